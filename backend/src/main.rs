@@ -1,0 +1,2 @@
+//! xen-virtiod
+fn main() {}

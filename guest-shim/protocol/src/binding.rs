@@ -1,0 +1,141 @@
+//! XenStore keys, states and limits of the Xen bus binding (SPEC sections 2 and 7).
+
+/// The virtio-msg revision both sides must name [2.3].
+pub const REVISION: u32 = 1;
+/// The smallest maximum message size that may be offered [2.3].
+pub const MIN_MESSAGE_SIZE: u32 = 52;
+/// The size offered unless there is a reason for another: 256 bytes of config behind a header.
+pub const RECOMMENDED_MESSAGE_SIZE: u32 = 264;
+/// The device number of the one device behind a frontend/backend pair [1.2].
+pub const DEVICE_NUMBER: u16 = 0;
+
+/// Keys the backend writes into its own directory before state 2 [2.3].
+pub mod backend_key {
+    /// virtio-msg revision, decimal.
+    pub const REVISION: &str = "virtio-msg-revision";
+    /// Largest message, in bytes, that either side may send, decimal.
+    pub const MAX_MESSAGE_SIZE: &str = "virtio-msg-max-size";
+    /// Bus feature bits, decimal; none is defined yet.
+    pub const BUS_FEATURES: &str = "virtio-msg-bus-features";
+}
+
+/// Keys the frontend writes into its own directory before state 3 [2.4].
+pub mod frontend_key {
+    /// Grant reference of the message page, decimal.
+    pub const MESSAGE_PAGE: &str = "message-page-ref";
+    /// Event channel of the message page, decimal.
+    pub const EVENT_CHANNEL: &str = "event-channel";
+}
+
+/// A xenbus end's state, as the `state` key holds it in decimal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum XenbusState {
+    /// No state: the key is missing, or something else stands in it.
+    Unknown = 0,
+    /// Being set up by the toolstack, or starting again.
+    Initialising = 1,
+    /// Backend: negotiation keys are written.
+    InitWait = 2,
+    /// Frontend: page and port are written.
+    Initialised = 3,
+    /// Messages flow.
+    Connected = 4,
+    /// Going down.
+    Closing = 5,
+    /// Down; nothing of the peer's is held.
+    Closed = 6,
+}
+
+impl XenbusState {
+    /// The state with this number; [`XenbusState::Unknown`] for any other number, since the peer
+    /// wrote it.
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            1 => Self::Initialising,
+            2 => Self::InitWait,
+            3 => Self::Initialised,
+            4 => Self::Connected,
+            5 => Self::Closing,
+            6 => Self::Closed,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// What both sides work with once the negotiation keys are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    /// Largest message that either side may send, in bytes.
+    pub max_message_size: u32,
+}
+
+/// Why a driver cannot work with what a backend offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NegotiationError {
+    /// Another revision than [`REVISION`].
+    Revision(u32),
+    /// A maximum message size below [`MIN_MESSAGE_SIZE`].
+    MessageSize(u32),
+    /// A bus feature that this revision of the binding does not define.
+    BusFeatures(u32),
+}
+
+/// Checks what the backend offers [2.3]. A larger maximum than a slot of the message page holds is
+/// cut down to the slot.
+///
+/// # Errors
+/// [`NegotiationError`] names the key that does not fit.
+pub const fn negotiate(
+    revision: u32,
+    max_message_size: u32,
+    bus_features: u32,
+) -> Result<Negotiated, NegotiationError> {
+    if revision != REVISION {
+        return Err(NegotiationError::Revision(revision));
+    }
+    if max_message_size < MIN_MESSAGE_SIZE {
+        return Err(NegotiationError::MessageSize(max_message_size));
+    }
+    if bus_features != 0 {
+        return Err(NegotiationError::BusFeatures(bus_features));
+    }
+    let slot = crate::page::SLOT_SIZE as u32;
+    let max_message_size = if max_message_size > slot {
+        slot
+    } else {
+        max_message_size
+    };
+    Ok(Negotiated { max_message_size })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spec_2_3_negotiation_refuses_what_it_does_not_know() {
+        assert_eq!(
+            negotiate(1, 264, 0),
+            Ok(Negotiated {
+                max_message_size: 264
+            })
+        );
+        assert_eq!(
+            negotiate(1, 65535, 0),
+            Ok(Negotiated {
+                max_message_size: 480
+            })
+        );
+        assert_eq!(negotiate(2, 264, 0), Err(NegotiationError::Revision(2)));
+        assert_eq!(negotiate(1, 51, 0), Err(NegotiationError::MessageSize(51)));
+        assert_eq!(negotiate(1, 264, 4), Err(NegotiationError::BusFeatures(4)));
+    }
+
+    #[test]
+    fn states_of_any_number_decode() {
+        assert_eq!(XenbusState::from_number(4), XenbusState::Connected);
+        assert_eq!(XenbusState::from_number(7), XenbusState::Unknown);
+        assert_eq!(XenbusState::from_number(u32::MAX), XenbusState::Unknown);
+    }
+}

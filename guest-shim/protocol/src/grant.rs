@@ -1,0 +1,222 @@
+//! Grant references and the DMA addresses made of them (SPEC section 3).
+
+use core::fmt;
+
+/// Bytes in a granted page. Xen grants 4 KiB pages whatever the kernel's own page size is.
+pub const PAGE_SIZE: u64 = 4096;
+
+const GRANT_BIT: u64 = 1 << 63;
+const OFFSET_MASK: u64 = PAGE_SIZE - 1;
+
+/// An entry of the granting domain's grant table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct GrantRef(pub u32);
+
+impl GrantRef {
+    /// The reference `pages` after this one, or `None` past the last there can be.
+    pub fn checked_add(self, pages: u32) -> Option<Self> {
+        self.0.checked_add(pages).map(Self)
+    }
+}
+
+impl fmt::Display for GrantRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "grant {}", self.0)
+    }
+}
+
+/// Why a number is not the address of granted memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressError {
+    /// Bit 63 is clear: a raw guest address, which no device here can reach [3.2].
+    Raw(u64),
+    /// Bits 62 to 44 are not zero: more than a 32-bit grant reference [3.2].
+    Reserved(u64),
+    /// The range runs past the last grant reference.
+    Overflow {
+        /// Where it starts.
+        address: u64,
+        /// Its length in bytes.
+        length: u64,
+    },
+    /// A range of no bytes names no page.
+    Empty(u64),
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Raw(a) => write!(f, "address {a:#x} is not a grant (bit 63 is clear)"),
+            Self::Reserved(a) => write!(f, "address {a:#x} has reserved bits 62 to 44 set"),
+            Self::Overflow { address, length } => {
+                write!(
+                    f,
+                    "{length} bytes at {address:#x} run past the last grant reference"
+                )
+            }
+            Self::Empty(a) => write!(f, "empty range at {a:#x}"),
+        }
+    }
+}
+
+impl core::error::Error for AddressError {}
+
+/// A DMA address: a byte of a granted page. Bit 63 set, bits 43 to 12 the grant reference, bits 11
+/// to 0 the offset in the page [3.1].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrantAddress {
+    /// The page.
+    pub reference: GrantRef,
+    offset: u16,
+}
+
+impl GrantAddress {
+    /// The address of the first byte of a granted page.
+    pub const fn page(reference: GrantRef) -> Self {
+        Self {
+            reference,
+            offset: 0,
+        }
+    }
+
+    /// The address of byte `offset` (taken modulo the page size) of a granted page.
+    pub const fn new(reference: GrantRef, offset: u64) -> Self {
+        Self {
+            reference,
+            offset: (offset & OFFSET_MASK) as u16,
+        }
+    }
+
+    /// The byte's offset in its page, below [`PAGE_SIZE`].
+    pub const fn offset(self) -> u64 {
+        self.offset as u64
+    }
+
+    /// The address as it stands in descriptors and messages.
+    pub const fn encode(self) -> u64 {
+        GRANT_BIT | ((self.reference.0 as u64) << 12) | self.offset as u64
+    }
+
+    /// Takes an address apart.
+    ///
+    /// # Errors
+    /// [`AddressError::Raw`] and [`AddressError::Reserved`] for what is not a grant address.
+    pub const fn decode(address: u64) -> Result<Self, AddressError> {
+        if address & GRANT_BIT == 0 {
+            return Err(AddressError::Raw(address));
+        }
+        let reference = (address & !GRANT_BIT) >> 12;
+        if reference > u32::MAX as u64 {
+            return Err(AddressError::Reserved(address));
+        }
+        Ok(Self::new(GrantRef(reference as u32), address))
+    }
+}
+
+/// How many pages `length` bytes touch that start at `offset` in their first page.
+///
+/// The offset counts: two bytes at offset 4095 touch two pages.
+///
+/// ```
+/// # use protocol::grant::pages_spanned;
+/// assert_eq!(pages_spanned(0, 4096), 1);
+/// assert_eq!(pages_spanned(4095, 2), 2);
+/// ```
+pub const fn pages_spanned(offset: u64, length: u64) -> u64 {
+    if length == 0 {
+        return 0;
+    }
+    let last = (offset & OFFSET_MASK).saturating_add(length - 1);
+    last / PAGE_SIZE + 1
+}
+
+/// A buffer in granted memory: consecutive references, one a page [3.3].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrantRange {
+    /// Where it starts.
+    pub start: GrantAddress,
+    /// Its length in bytes, at least 1.
+    pub length: u64,
+    /// The pages it touches, at least 1.
+    pub pages: u32,
+}
+
+impl GrantRange {
+    /// Takes apart `length` bytes at `address`.
+    ///
+    /// # Errors
+    /// [`AddressError`] if the range is empty, is not of grants, or leaves the 32-bit references.
+    pub fn decode(address: u64, length: u64) -> Result<Self, AddressError> {
+        let start = GrantAddress::decode(address)?;
+        let overflow = AddressError::Overflow { address, length };
+        let pages = u32::try_from(pages_spanned(start.offset(), length)).map_err(|_| overflow)?;
+        let last = pages.checked_sub(1).ok_or(AddressError::Empty(address))?;
+        start.reference.checked_add(last).ok_or(overflow)?;
+        Ok(Self {
+            start,
+            length,
+            pages,
+        })
+    }
+
+    /// The references of its pages, in order.
+    pub fn references(self) -> impl Iterator<Item = GrantRef> {
+        (0..self.pages).filter_map(move |page| self.start.reference.checked_add(page))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spec_3_1_address_round_trips() {
+        for (reference, offset) in [(0, 0), (1, 4095), (u32::MAX, 17)] {
+            let address = GrantAddress::new(GrantRef(reference), offset);
+            assert_eq!(GrantAddress::decode(address.encode()), Ok(address));
+        }
+        assert_eq!(
+            GrantAddress::new(GrantRef(5), 7).encode(),
+            0x8000_0000_0000_5007
+        );
+    }
+
+    #[test]
+    fn spec_3_2_raw_and_reserved_are_refused() {
+        assert_eq!(GrantAddress::decode(0x1000), Err(AddressError::Raw(0x1000)));
+        let reserved = (1 << 63) | (1 << 44);
+        assert_eq!(
+            GrantAddress::decode(reserved),
+            Err(AddressError::Reserved(reserved))
+        );
+    }
+
+    #[test]
+    fn spec_3_3_offset_counts_towards_the_pages() {
+        let straddling = GrantAddress::new(GrantRef(9), 4000).encode();
+        assert_eq!(GrantRange::decode(straddling, 96).map(|r| r.pages), Ok(1));
+        assert_eq!(GrantRange::decode(straddling, 97).map(|r| r.pages), Ok(2));
+        let range = GrantRange::decode(straddling, 97 + 4096).unwrap();
+        assert!(
+            range
+                .references()
+                .eq([GrantRef(9), GrantRef(10), GrantRef(11)])
+        );
+    }
+
+    #[test]
+    fn ranges_that_leave_the_references_are_refused() {
+        let last = GrantAddress::page(GrantRef(u32::MAX)).encode();
+        assert!(GrantRange::decode(last, 4096).is_ok());
+        assert!(matches!(
+            GrantRange::decode(last, 4097),
+            Err(AddressError::Overflow { .. })
+        ));
+        assert!(matches!(
+            GrantRange::decode(last, u64::MAX),
+            Err(AddressError::Overflow { .. })
+        ));
+        assert_eq!(GrantRange::decode(last, 0), Err(AddressError::Empty(last)));
+    }
+}

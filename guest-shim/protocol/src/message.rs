@@ -1,0 +1,267 @@
+//! The virtio-msg revision 1 messages, and the one codec for them (SPEC section 5).
+//!
+//! Decoding takes a byte slice and gives a value that borrows from it, or an error; it never reads
+//! past the slice and never panics. What a peer sent is decoded from a private copy, never in place
+//! in the shared page ([`crate::page`]).
+
+mod event;
+mod header;
+mod request;
+mod response;
+#[cfg(test)]
+mod tests;
+
+use core::fmt;
+
+pub use event::Event;
+pub use header::{HEADER_SIZE, Header};
+pub use request::{Request, VqueueFlags, VqueueUpdate};
+pub use response::{BindOutcome, DeviceInfo, Response, VqueueState};
+
+use crate::wire::{Reader, Writer};
+
+/// Message numbers. Transport messages and bus messages count apart.
+pub(crate) mod id {
+    pub(crate) const GET_DEVICE_INFO: u8 = 0x02;
+    pub(crate) const GET_DEVICE_FEATURES: u8 = 0x03;
+    pub(crate) const SET_DRIVER_FEATURES: u8 = 0x04;
+    pub(crate) const GET_CONFIG: u8 = 0x05;
+    pub(crate) const SET_CONFIG: u8 = 0x06;
+    pub(crate) const GET_DEVICE_STATUS: u8 = 0x07;
+    pub(crate) const SET_DEVICE_STATUS: u8 = 0x08;
+    pub(crate) const GET_VQUEUE: u8 = 0x09;
+    pub(crate) const SET_VQUEUE: u8 = 0x0a;
+    pub(crate) const RESET_VQUEUE: u8 = 0x0b;
+    pub(crate) const GET_SHM: u8 = 0x0c;
+    pub(crate) const EVENT_CONFIG: u8 = 0x40;
+    pub(crate) const EVENT_AVAIL: u8 = 0x41;
+    pub(crate) const EVENT_USED: u8 = 0x42;
+
+    pub(crate) const BUS_PING: u8 = 0x03;
+    pub(crate) const BUS_BIND_QUEUE: u8 = 0x80;
+}
+
+/// Why bytes are not a message, or a message does not fit its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageError {
+    /// Ends before a field it must have.
+    Truncated,
+    /// Its header gives another size than was received.
+    Size {
+        /// What the header says.
+        header: u16,
+        /// What arrived.
+        received: usize,
+    },
+    /// No message of this binding has this kind and number.
+    Unknown {
+        /// Whether it is a bus message.
+        bus: bool,
+        /// Its number.
+        id: u8,
+    },
+    /// A field holds a value that the message does not allow.
+    Field(&'static str),
+    /// Longer than the buffer, or than a message may be.
+    TooLong,
+}
+
+impl fmt::Display for MessageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Truncated => f.write_str("message ends before its last field"),
+            Self::Size { header, received } => {
+                write!(f, "message of {received} bytes says that it has {header}")
+            }
+            Self::Unknown { bus: true, id } => write!(f, "unknown bus message {id:#04x}"),
+            Self::Unknown { bus: false, id } => write!(f, "unknown transport message {id:#04x}"),
+            Self::Field(name) => write!(f, "field {name} holds a value that is not allowed"),
+            Self::TooLong => f.write_str("message is longer than the maximum size"),
+        }
+    }
+}
+
+impl core::error::Error for MessageError {}
+
+/// Feature bits in blocks of 32, as GET_DEVICE_FEATURES and SET_DRIVER_FEATURES carry them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FeatureBlocks<'a> {
+    /// Number of the first block.
+    pub first: u32,
+    bytes: &'a [u8],
+}
+
+impl<'a> FeatureBlocks<'a> {
+    /// Blocks from their little-endian bytes; what does not fill a block is left out.
+    pub fn new(first: u32, bytes: &'a [u8]) -> Self {
+        let whole = bytes.len() & !3;
+        Self {
+            first,
+            bytes: bytes.get(..whole).unwrap_or(&[]),
+        }
+    }
+
+    /// How many blocks there are.
+    pub fn count(&self) -> u32 {
+        (self.bytes.len() / 4) as u32
+    }
+
+    /// The first 64 feature bits of what the blocks hold; those beyond are dropped.
+    pub fn low_bits(&self) -> u64 {
+        let mut bits = 0;
+        for (position, block) in self.bytes.chunks_exact(4).enumerate() {
+            let number = u64::from(self.first).saturating_add(position as u64);
+            if let (0 | 1, Ok(block)) = (number, block.try_into()) {
+                bits |= u64::from(u32::from_le_bytes(block)) << (32 * number);
+            }
+        }
+        bits
+    }
+
+    fn read(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
+        let first = reader.u32()?;
+        let count = reader.u32()?;
+        let bytes = count.checked_mul(4).ok_or(MessageError::Truncated)?;
+        Ok(Self {
+            first,
+            bytes: reader.counted(bytes)?,
+        })
+    }
+
+    fn write(&self, writer: &mut Writer<'_>) -> Result<(), MessageError> {
+        writer.u32s([self.first, self.count()])?;
+        writer.bytes(self.bytes)
+    }
+}
+
+/// A piece of the device's configuration space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfigData<'a> {
+    /// Configuration generation that the bytes belong to.
+    pub generation: u32,
+    /// Offset of the first byte.
+    pub offset: u32,
+    /// The bytes.
+    pub data: &'a [u8],
+}
+
+impl<'a> ConfigData<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
+        let generation = reader.u32()?;
+        let offset = reader.u32()?;
+        let size = reader.u32()?;
+        Ok(Self {
+            generation,
+            offset,
+            data: reader.counted(size)?,
+        })
+    }
+
+    fn write(&self, writer: &mut Writer<'_>) -> Result<(), MessageError> {
+        writer.u32s([self.generation, self.offset, self.data.len() as u32])?;
+        writer.bytes(self.data)
+    }
+}
+
+/// A message's content by the part it plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body<'a> {
+    /// From the driver; gets exactly one response.
+    Request(Request<'a>),
+    /// From the device, to a request.
+    Response(Response<'a>),
+    /// From either side; gets no response.
+    Event(Event<'a>),
+}
+
+/// A whole message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// Ties a response to its request; 0 in events.
+    pub token: u16,
+    /// What it says.
+    pub body: Body<'a>,
+}
+
+impl<'a> Message<'a> {
+    /// A request under `token`.
+    pub const fn request(token: u16, request: Request<'a>) -> Self {
+        Self {
+            token,
+            body: Body::Request(request),
+        }
+    }
+
+    /// The response to the request that carried `token`.
+    pub const fn response(token: u16, response: Response<'a>) -> Self {
+        Self {
+            token,
+            body: Body::Response(response),
+        }
+    }
+
+    /// An event.
+    pub const fn event(event: Event<'a>) -> Self {
+        Self {
+            token: 0,
+            body: Body::Event(event),
+        }
+    }
+
+    /// Writes the message into `buffer` and gives its size in bytes.
+    ///
+    /// # Errors
+    /// [`MessageError::TooLong`] if it does not fit; part of the buffer is written then.
+    pub fn encode(&self, buffer: &mut [u8]) -> Result<usize, MessageError> {
+        let mut writer = Writer::new(buffer);
+        let (kind, id) = match &self.body {
+            Body::Request(request) => request.number(),
+            Body::Response(response) => response.number(),
+            Body::Event(event) => event.number(),
+        };
+        Header {
+            kind,
+            id,
+            device: crate::binding::DEVICE_NUMBER,
+            token: self.token,
+            size: 0,
+        }
+        .write(&mut writer)?;
+        match &self.body {
+            Body::Request(request) => request.write(&mut writer)?,
+            Body::Response(response) => response.write(&mut writer)?,
+            Body::Event(event) => event.write(&mut writer)?,
+        }
+        let size = u16::try_from(writer.used()).map_err(|_| MessageError::TooLong)?;
+        Header::patch_size(&mut writer, size);
+        Ok(usize::from(size))
+    }
+
+    /// Reads one message that fills `bytes`.
+    ///
+    /// # Errors
+    /// [`MessageError`] says what is malformed; such a message is dropped and counted [5.3].
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, MessageError> {
+        let mut reader = Reader(bytes);
+        let header = Header::read(&mut reader)?;
+        if usize::from(header.size) != bytes.len() {
+            return Err(MessageError::Size {
+                header: header.size,
+                received: bytes.len(),
+            });
+        }
+        if header.device != crate::binding::DEVICE_NUMBER {
+            return Err(MessageError::Field("dev_num"));
+        }
+        let body = match (header.is_event(), header.kind.response) {
+            (true, true) => return Err(header.unknown()),
+            (true, false) => Body::Event(Event::read(&header, &mut reader)?),
+            (false, true) => Body::Response(Response::read(&header, &mut reader)?),
+            (false, false) => Body::Request(Request::read(&header, &mut reader)?),
+        };
+        Ok(Self {
+            token: header.token,
+            body,
+        })
+    }
+}

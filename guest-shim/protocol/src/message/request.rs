@@ -1,0 +1,213 @@
+//! What the driver asks.
+
+use super::header::{Header, Kind};
+use super::{ConfigData, FeatureBlocks, MessageError, id};
+use crate::wire::{Reader, Writer};
+
+/// What SET_VQUEUE does to a queue and which of its fields count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VqueueFlags(pub u32);
+
+impl VqueueFlags {
+    /// State: enable the queue.
+    pub const ENABLE: u32 = 1;
+    const STATE: u32 = 3;
+    const IGNORE_SIZE: u32 = 1 << 2;
+    const IGNORE_DESCRIPTOR: u32 = 1 << 3;
+    const IGNORE_DRIVER: u32 = 1 << 4;
+    const IGNORE_DEVICE: u32 = 1 << 5;
+    const KNOWN: u32 = 0x3f;
+    const RESERVED_STATE: u32 = 3;
+
+    /// Whether only defined bits are set and the state is not the reserved one.
+    pub const fn is_valid(self) -> bool {
+        self.0 & !Self::KNOWN == 0 && self.0 & Self::STATE != Self::RESERVED_STATE
+    }
+
+    /// Whether the queue is to be enabled.
+    pub const fn enables(self) -> bool {
+        self.0 & Self::STATE == Self::ENABLE
+    }
+
+    /// Whether the size field counts.
+    pub const fn has_size(self) -> bool {
+        self.0 & Self::IGNORE_SIZE == 0
+    }
+
+    /// Whether the descriptor area's address counts.
+    pub const fn has_descriptor(self) -> bool {
+        self.0 & Self::IGNORE_DESCRIPTOR == 0
+    }
+
+    /// Whether the driver area's address counts.
+    pub const fn has_driver(self) -> bool {
+        self.0 & Self::IGNORE_DRIVER == 0
+    }
+
+    /// Whether the device area's address counts.
+    pub const fn has_device(self) -> bool {
+        self.0 & Self::IGNORE_DEVICE == 0
+    }
+}
+
+/// SET_VQUEUE: where a queue lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VqueueUpdate {
+    /// Queue number.
+    pub index: u32,
+    /// What to do and which fields count.
+    pub flags: VqueueFlags,
+    /// Entries.
+    pub size: u32,
+    /// DMA address of the descriptor area.
+    pub descriptor: u64,
+    /// DMA address of the driver area (split ring: available ring).
+    pub driver: u64,
+    /// DMA address of the device area (split ring: used ring).
+    pub device: u64,
+}
+
+/// What the driver asks of the device, or of the bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// What kind of device is it, and how large?
+    GetDeviceInfo,
+    /// Blocks of 32 of the device's feature bits.
+    GetDeviceFeatures {
+        /// Number of the first block.
+        first: u32,
+        /// How many blocks.
+        count: u32,
+    },
+    /// The feature bits that the driver accepts.
+    SetDriverFeatures(FeatureBlocks<'a>),
+    /// A piece of configuration space.
+    GetConfig {
+        /// Offset of the first byte.
+        offset: u32,
+        /// Bytes.
+        size: u32,
+    },
+    /// Write a piece of configuration space.
+    SetConfig(ConfigData<'a>),
+    /// The status byte.
+    GetDeviceStatus,
+    /// Set the status byte; 0 resets the device.
+    SetDeviceStatus(u32),
+    /// How queue `index` is set up.
+    GetVqueue {
+        /// Queue number.
+        index: u32,
+    },
+    /// Set a queue up.
+    SetVqueue(VqueueUpdate),
+    /// Disable one queue and forget its set-up.
+    ResetVqueue {
+        /// Queue number.
+        index: u32,
+    },
+    /// A shared memory region.
+    GetShm {
+        /// Region number.
+        shmid: u32,
+    },
+    /// Bus: answer with the same number.
+    Ping(u32),
+    /// Bus, Xen: this event channel is queue `index`'s doorbell, both ways [5.6].
+    BindQueue {
+        /// Queue number.
+        index: u32,
+        /// The driver's end of the event channel.
+        port: u32,
+    },
+}
+
+impl<'a> Request<'a> {
+    pub(super) const fn number(&self) -> (Kind, u8) {
+        let (bus, id) = match self {
+            Self::GetDeviceInfo => (false, id::GET_DEVICE_INFO),
+            Self::GetDeviceFeatures { .. } => (false, id::GET_DEVICE_FEATURES),
+            Self::SetDriverFeatures(_) => (false, id::SET_DRIVER_FEATURES),
+            Self::GetConfig { .. } => (false, id::GET_CONFIG),
+            Self::SetConfig(_) => (false, id::SET_CONFIG),
+            Self::GetDeviceStatus => (false, id::GET_DEVICE_STATUS),
+            Self::SetDeviceStatus(_) => (false, id::SET_DEVICE_STATUS),
+            Self::GetVqueue { .. } => (false, id::GET_VQUEUE),
+            Self::SetVqueue(_) => (false, id::SET_VQUEUE),
+            Self::ResetVqueue { .. } => (false, id::RESET_VQUEUE),
+            Self::GetShm { .. } => (false, id::GET_SHM),
+            Self::Ping(_) => (true, id::BUS_PING),
+            Self::BindQueue { .. } => (true, id::BUS_BIND_QUEUE),
+        };
+        (
+            Kind {
+                bus,
+                response: false,
+            },
+            id,
+        )
+    }
+
+    pub(super) fn write(&self, w: &mut Writer<'_>) -> Result<(), MessageError> {
+        match *self {
+            Self::GetDeviceInfo | Self::GetDeviceStatus => Ok(()),
+            Self::SetDriverFeatures(blocks) => blocks.write(w),
+            Self::SetConfig(config) => config.write(w),
+            Self::SetVqueue(update) => {
+                w.u32s([update.index, update.flags.0, update.size, 0])?;
+                w.u64(update.descriptor)?;
+                w.u64(update.driver)?;
+                w.u64(update.device)
+            }
+            Self::GetDeviceFeatures { first: a, count: b }
+            | Self::GetConfig { offset: a, size: b }
+            | Self::BindQueue { index: a, port: b } => w.u32s([a, b]),
+            Self::SetDeviceStatus(value)
+            | Self::GetVqueue { index: value }
+            | Self::ResetVqueue { index: value }
+            | Self::GetShm { shmid: value }
+            | Self::Ping(value) => w.u32(value),
+        }
+    }
+
+    pub(super) fn read(header: &Header, r: &mut Reader<'a>) -> Result<Self, MessageError> {
+        Ok(match (header.kind.bus, header.id) {
+            (false, id::GET_DEVICE_INFO) => Self::GetDeviceInfo,
+            (false, id::GET_DEVICE_FEATURES) => Self::GetDeviceFeatures {
+                first: r.u32()?,
+                count: r.u32()?,
+            },
+            (false, id::SET_DRIVER_FEATURES) => Self::SetDriverFeatures(FeatureBlocks::read(r)?),
+            (false, id::GET_CONFIG) => Self::GetConfig {
+                offset: r.u32()?,
+                size: r.u32()?,
+            },
+            (false, id::SET_CONFIG) => Self::SetConfig(ConfigData::read(r)?),
+            (false, id::GET_DEVICE_STATUS) => Self::GetDeviceStatus,
+            (false, id::SET_DEVICE_STATUS) => Self::SetDeviceStatus(r.u32()?),
+            (false, id::GET_VQUEUE) => Self::GetVqueue { index: r.u32()? },
+            (false, id::SET_VQUEUE) => Self::SetVqueue(read_update(r)?),
+            (false, id::RESET_VQUEUE) => Self::ResetVqueue { index: r.u32()? },
+            (false, id::GET_SHM) => Self::GetShm { shmid: r.u32()? },
+            (true, id::BUS_PING) => Self::Ping(r.u32()?),
+            (true, id::BUS_BIND_QUEUE) => Self::BindQueue {
+                index: r.u32()?,
+                port: r.u32()?,
+            },
+            _ => return Err(header.unknown()),
+        })
+    }
+}
+
+fn read_update(r: &mut Reader<'_>) -> Result<VqueueUpdate, MessageError> {
+    let (index, flags, size) = (r.u32()?, VqueueFlags(r.u32()?), r.u32()?);
+    let _reserved = r.u32()?;
+    Ok(VqueueUpdate {
+        index,
+        flags,
+        size,
+        descriptor: r.u64()?,
+        driver: r.u64()?,
+        device: r.u64()?,
+    })
+}

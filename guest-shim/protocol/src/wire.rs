@@ -1,0 +1,106 @@
+//! Little-endian fields in and out of byte slices, bounds checked.
+
+use crate::message::MessageError;
+
+/// Takes fields off the front of a received message.
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(crate) fn bytes(&mut self, count: usize) -> Result<&'a [u8], MessageError> {
+        let (head, rest) = self
+            .0
+            .split_at_checked(count)
+            .ok_or(MessageError::Truncated)?;
+        self.0 = rest;
+        Ok(head)
+    }
+
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], MessageError> {
+        self.bytes(N)?
+            .try_into()
+            .map_err(|_| MessageError::Truncated)
+    }
+
+    pub(crate) fn u8(&mut self) -> Result<u8, MessageError> {
+        Ok(u8::from_le_bytes(self.array()?))
+    }
+
+    pub(crate) fn u16(&mut self) -> Result<u16, MessageError> {
+        Ok(u16::from_le_bytes(self.array()?))
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, MessageError> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64, MessageError> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    /// `count` bytes, where the peer wrote the count.
+    pub(crate) fn counted(&mut self, count: u32) -> Result<&'a [u8], MessageError> {
+        self.bytes(usize::try_from(count).map_err(|_| MessageError::Truncated)?)
+    }
+}
+
+/// Puts fields behind one another into a buffer.
+pub(crate) struct Writer<'a> {
+    buffer: &'a mut [u8],
+    used: usize,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) fn new(buffer: &'a mut [u8]) -> Self {
+        Self { buffer, used: 0 }
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        self.used
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), MessageError> {
+        let end = self
+            .used
+            .checked_add(bytes.len())
+            .ok_or(MessageError::TooLong)?;
+        let room = self
+            .buffer
+            .get_mut(self.used..end)
+            .ok_or(MessageError::TooLong)?;
+        // Zipped, not copy_from_slice, whose length check is a panic the optimiser may keep.
+        room.iter_mut()
+            .zip(bytes)
+            .for_each(|(to, from)| *to = *from);
+        self.used = end;
+        Ok(())
+    }
+
+    pub(crate) fn u8(&mut self, value: u8) -> Result<(), MessageError> {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    pub(crate) fn u16(&mut self, value: u16) -> Result<(), MessageError> {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    pub(crate) fn u32(&mut self, value: u32) -> Result<(), MessageError> {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    pub(crate) fn u32s<const N: usize>(&mut self, values: [u32; N]) -> Result<(), MessageError> {
+        values.into_iter().try_for_each(|value| self.u32(value))
+    }
+
+    pub(crate) fn u64(&mut self, value: u64) -> Result<(), MessageError> {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    /// Writes over a field that was left open.
+    pub(crate) fn patch(&mut self, at: usize, bytes: &[u8]) {
+        self.buffer
+            .iter_mut()
+            .skip(at)
+            .zip(bytes)
+            .for_each(|(to, from)| *to = *from);
+    }
+}
