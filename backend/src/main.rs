@@ -1,2 +1,76 @@
-//! xen-virtiod
-fn main() {}
+//! xen-virtiod: the command line of the daemon in the `backend` library.
+#![forbid(unsafe_code)]
+
+mod command_line;
+mod stat;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use backend::control::{self, Control, ControlError};
+use backend::registry::Registry;
+use backend::server::{Server, ServerError};
+use backend::xen::host::Host;
+use clap::Parser;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::command_line::{Action, CommandLine};
+
+/// Why the program ends without having done its work.
+#[derive(Debug, thiserror::Error)]
+enum MainError {
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error("cannot wait for signals: {0}")]
+    Signals(#[from] nix::Error),
+    #[error("cannot print: {0}")]
+    Print(#[from] std::io::Error),
+}
+
+fn main() -> ExitCode {
+    let command_line = CommandLine::parse();
+    let outcome = match command_line.action {
+        None => serve(&command_line),
+        Some(Action::Stat { json }) => show(&command_line, json),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xen-virtiod: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(command_line: &CommandLine) -> Result<(), MainError> {
+    tracing_subscriber::fmt()
+        .with_max_level(command_line.log)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .init();
+    // Blocked before any thread starts, so that they reach the descriptor and nothing else.
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    signals.thread_block()?;
+    let stop = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
+
+    let registry = Arc::new(Registry::default());
+    let server = Server::new(Host, Arc::clone(&registry))?;
+    let _control = Control::listen(&command_line.socket, registry)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "systemd was not told");
+    }
+    server.run(&stop)?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn show(command_line: &CommandLine, json: bool) -> Result<(), MainError> {
+    let report = control::ask(&command_line.socket)?;
+    stat::print(&mut std::io::stdout().lock(), &report, json)?;
+    Ok(())
+}

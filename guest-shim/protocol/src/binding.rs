@@ -101,11 +101,7 @@ pub const fn negotiate(
         return Err(NegotiationError::BusFeatures(bus_features));
     }
     let slot = crate::page::SLOT_SIZE as u32;
-    let max_message_size = if max_message_size > slot {
-        slot
-    } else {
-        max_message_size
-    };
+    let max_message_size = if max_message_size > slot { slot } else { max_message_size };
     Ok(Negotiated { max_message_size })
 }
 
@@ -115,18 +111,8 @@ mod tests {
 
     #[test]
     fn spec_2_3_negotiation_refuses_what_it_does_not_know() {
-        assert_eq!(
-            negotiate(1, 264, 0),
-            Ok(Negotiated {
-                max_message_size: 264
-            })
-        );
-        assert_eq!(
-            negotiate(1, 65535, 0),
-            Ok(Negotiated {
-                max_message_size: 480
-            })
-        );
+        assert_eq!(negotiate(1, 264, 0), Ok(Negotiated { max_message_size: 264 }));
+        assert_eq!(negotiate(1, 65535, 0), Ok(Negotiated { max_message_size: 480 }));
         assert_eq!(negotiate(2, 264, 0), Err(NegotiationError::Revision(2)));
         assert_eq!(negotiate(1, 51, 0), Err(NegotiationError::MessageSize(51)));
         assert_eq!(negotiate(1, 264, 4), Err(NegotiationError::BusFeatures(4)));

@@ -50,10 +50,7 @@ impl fmt::Display for AddressError {
             Self::Raw(a) => write!(f, "address {a:#x} is not a grant (bit 63 is clear)"),
             Self::Reserved(a) => write!(f, "address {a:#x} has reserved bits 62 to 44 set"),
             Self::Overflow { address, length } => {
-                write!(
-                    f,
-                    "{length} bytes at {address:#x} run past the last grant reference"
-                )
+                write!(f, "{length} bytes at {address:#x} run past the last grant reference")
             }
             Self::Empty(a) => write!(f, "empty range at {a:#x}"),
         }
@@ -74,18 +71,12 @@ pub struct GrantAddress {
 impl GrantAddress {
     /// The address of the first byte of a granted page.
     pub const fn page(reference: GrantRef) -> Self {
-        Self {
-            reference,
-            offset: 0,
-        }
+        Self { reference, offset: 0 }
     }
 
     /// The address of byte `offset` (taken modulo the page size) of a granted page.
     pub const fn new(reference: GrantRef, offset: u64) -> Self {
-        Self {
-            reference,
-            offset: (offset & OFFSET_MASK) as u16,
-        }
+        Self { reference, offset: (offset & OFFSET_MASK) as u16 }
     }
 
     /// The byte's offset in its page, below [`PAGE_SIZE`].
@@ -153,11 +144,7 @@ impl GrantRange {
         let pages = u32::try_from(pages_spanned(start.offset(), length)).map_err(|_| overflow)?;
         let last = pages.checked_sub(1).ok_or(AddressError::Empty(address))?;
         start.reference.checked_add(last).ok_or(overflow)?;
-        Ok(Self {
-            start,
-            length,
-            pages,
-        })
+        Ok(Self { start, length, pages })
     }
 
     /// The references of its pages, in order.
@@ -176,20 +163,14 @@ mod tests {
             let address = GrantAddress::new(GrantRef(reference), offset);
             assert_eq!(GrantAddress::decode(address.encode()), Ok(address));
         }
-        assert_eq!(
-            GrantAddress::new(GrantRef(5), 7).encode(),
-            0x8000_0000_0000_5007
-        );
+        assert_eq!(GrantAddress::new(GrantRef(5), 7).encode(), 0x8000_0000_0000_5007);
     }
 
     #[test]
     fn spec_3_2_raw_and_reserved_are_refused() {
         assert_eq!(GrantAddress::decode(0x1000), Err(AddressError::Raw(0x1000)));
         let reserved = (1 << 63) | (1 << 44);
-        assert_eq!(
-            GrantAddress::decode(reserved),
-            Err(AddressError::Reserved(reserved))
-        );
+        assert_eq!(GrantAddress::decode(reserved), Err(AddressError::Reserved(reserved)));
     }
 
     #[test]
@@ -198,25 +179,15 @@ mod tests {
         assert_eq!(GrantRange::decode(straddling, 96).map(|r| r.pages), Ok(1));
         assert_eq!(GrantRange::decode(straddling, 97).map(|r| r.pages), Ok(2));
         let range = GrantRange::decode(straddling, 97 + 4096).unwrap();
-        assert!(
-            range
-                .references()
-                .eq([GrantRef(9), GrantRef(10), GrantRef(11)])
-        );
+        assert!(range.references().eq([GrantRef(9), GrantRef(10), GrantRef(11)]));
     }
 
     #[test]
     fn ranges_that_leave_the_references_are_refused() {
         let last = GrantAddress::page(GrantRef(u32::MAX)).encode();
         assert!(GrantRange::decode(last, 4096).is_ok());
-        assert!(matches!(
-            GrantRange::decode(last, 4097),
-            Err(AddressError::Overflow { .. })
-        ));
-        assert!(matches!(
-            GrantRange::decode(last, u64::MAX),
-            Err(AddressError::Overflow { .. })
-        ));
+        assert!(matches!(GrantRange::decode(last, 4097), Err(AddressError::Overflow { .. })));
+        assert!(matches!(GrantRange::decode(last, u64::MAX), Err(AddressError::Overflow { .. })));
         assert_eq!(GrantRange::decode(last, 0), Err(AddressError::Empty(last)));
     }
 }

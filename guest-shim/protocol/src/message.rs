@@ -95,10 +95,7 @@ impl<'a> FeatureBlocks<'a> {
     /// Blocks from their little-endian bytes; what does not fill a block is left out.
     pub fn new(first: u32, bytes: &'a [u8]) -> Self {
         let whole = bytes.len() & !3;
-        Self {
-            first,
-            bytes: bytes.get(..whole).unwrap_or(&[]),
-        }
+        Self { first, bytes: bytes.get(..whole).unwrap_or(&[]) }
     }
 
     /// How many blocks there are.
@@ -122,10 +119,7 @@ impl<'a> FeatureBlocks<'a> {
         let first = reader.u32()?;
         let count = reader.u32()?;
         let bytes = count.checked_mul(4).ok_or(MessageError::Truncated)?;
-        Ok(Self {
-            first,
-            bytes: reader.counted(bytes)?,
-        })
+        Ok(Self { first, bytes: reader.counted(bytes)? })
     }
 
     fn write(&self, writer: &mut Writer<'_>) -> Result<(), MessageError> {
@@ -150,11 +144,7 @@ impl<'a> ConfigData<'a> {
         let generation = reader.u32()?;
         let offset = reader.u32()?;
         let size = reader.u32()?;
-        Ok(Self {
-            generation,
-            offset,
-            data: reader.counted(size)?,
-        })
+        Ok(Self { generation, offset, data: reader.counted(size)? })
     }
 
     fn write(&self, writer: &mut Writer<'_>) -> Result<(), MessageError> {
@@ -186,26 +176,17 @@ pub struct Message<'a> {
 impl<'a> Message<'a> {
     /// A request under `token`.
     pub const fn request(token: u16, request: Request<'a>) -> Self {
-        Self {
-            token,
-            body: Body::Request(request),
-        }
+        Self { token, body: Body::Request(request) }
     }
 
     /// The response to the request that carried `token`.
     pub const fn response(token: u16, response: Response<'a>) -> Self {
-        Self {
-            token,
-            body: Body::Response(response),
-        }
+        Self { token, body: Body::Response(response) }
     }
 
     /// An event.
     pub const fn event(event: Event<'a>) -> Self {
-        Self {
-            token: 0,
-            body: Body::Event(event),
-        }
+        Self { token: 0, body: Body::Event(event) }
     }
 
     /// Writes the message into `buffer` and gives its size in bytes.
@@ -219,14 +200,8 @@ impl<'a> Message<'a> {
             Body::Response(response) => response.number(),
             Body::Event(event) => event.number(),
         };
-        Header {
-            kind,
-            id,
-            device: crate::binding::DEVICE_NUMBER,
-            token: self.token,
-            size: 0,
-        }
-        .write(&mut writer)?;
+        Header { kind, id, device: crate::binding::DEVICE_NUMBER, token: self.token, size: 0 }
+            .write(&mut writer)?;
         match &self.body {
             Body::Request(request) => request.write(&mut writer)?,
             Body::Response(response) => response.write(&mut writer)?,
@@ -245,10 +220,7 @@ impl<'a> Message<'a> {
         let mut reader = Reader(bytes);
         let header = Header::read(&mut reader)?;
         if usize::from(header.size) != bytes.len() {
-            return Err(MessageError::Size {
-                header: header.size,
-                received: bytes.len(),
-            });
+            return Err(MessageError::Size { header: header.size, received: bytes.len() });
         }
         if header.device != crate::binding::DEVICE_NUMBER {
             return Err(MessageError::Field("dev_num"));
@@ -259,9 +231,6 @@ impl<'a> Message<'a> {
             (false, true) => Body::Response(Response::read(&header, &mut reader)?),
             (false, false) => Body::Request(Request::read(&header, &mut reader)?),
         };
-        Ok(Self {
-            token: header.token,
-            body,
-        })
+        Ok(Self { token: header.token, body })
     }
 }

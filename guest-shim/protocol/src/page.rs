@@ -70,10 +70,7 @@ pub struct Corrupt {
 impl fmt::Display for Corrupt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { ours, theirs } = self;
-        write!(
-            f,
-            "message queue index {theirs} is not within {SLOTS} of {ours}"
-        )
+        write!(f, "message queue index {theirs} is not within {SLOTS} of {ours}")
     }
 }
 
@@ -115,10 +112,7 @@ impl Producer {
         let consumer = load(page, self.direction.consumer_word(), Ordering::Acquire);
         let used = self.next.wrapping_sub(consumer);
         if used > SLOTS {
-            return Err(PushError::Corrupt(Corrupt {
-                ours: self.next,
-                theirs: consumer,
-            }));
+            return Err(PushError::Corrupt(Corrupt { ours: self.next, theirs: consumer }));
         }
         if used == SLOTS {
             return Err(PushError::Full);
@@ -126,12 +120,7 @@ impl Producer {
         write_words(self.direction.slot(page, self.next), message);
         self.next = self.next.wrapping_add(1);
         // Release pairs with the consumer's Acquire: the slot is written before the index says so.
-        store(
-            page,
-            self.direction.producer_word(),
-            self.next,
-            Ordering::Release,
-        );
+        store(page, self.direction.producer_word(), self.next, Ordering::Release);
         Ok(())
     }
 }
@@ -164,11 +153,7 @@ pub struct Consumer {
 impl Consumer {
     /// The receiving end of a queue in a page that was zeroed.
     pub const fn new(direction: Direction) -> Self {
-        Self {
-            direction,
-            next: 0,
-            saw_full: false,
-        }
+        Self { direction, next: 0, saw_full: false }
     }
 
     /// Copies the oldest message into `buffer` and frees its slot.
@@ -187,10 +172,7 @@ impl Consumer {
         let producer = load(page, self.direction.producer_word(), Ordering::Acquire);
         let waiting = producer.wrapping_sub(self.next);
         if waiting > SLOTS {
-            return Err(Corrupt {
-                ours: self.next,
-                theirs: producer,
-            });
+            return Err(Corrupt { ours: self.next, theirs: producer });
         }
         if waiting == 0 {
             return Ok(Popped::Empty);
@@ -203,27 +185,14 @@ impl Consumer {
         let well_sized = (HEADER_SIZE..=max_size.min(SLOT_SIZE)).contains(&size);
         if let (true, Some((head, body))) = (well_sized, buffer.split_at_mut_checked(HEADER_SIZE)) {
             // The header that was checked is the header that is used: read once, never again.
-            head.iter_mut()
-                .zip(header)
-                .for_each(|(to, from)| *to = from);
-            let rest = body
-                .get_mut(..size.saturating_sub(HEADER_SIZE))
-                .unwrap_or(&mut []);
+            head.iter_mut().zip(header).for_each(|(to, from)| *to = from);
+            let rest = body.get_mut(..size.saturating_sub(HEADER_SIZE)).unwrap_or(&mut []);
             read_words(slot.get(HEADER_SIZE / 4..).unwrap_or(&[]), rest);
         }
         self.next = self.next.wrapping_add(1);
         // Release pairs with the producer's Acquire: we have done reading the slot.
-        store(
-            page,
-            self.direction.consumer_word(),
-            self.next,
-            Ordering::Release,
-        );
-        Ok(if well_sized {
-            Popped::Message { size }
-        } else {
-            Popped::Malformed { size }
-        })
+        store(page, self.direction.consumer_word(), self.next, Ordering::Release);
+        Ok(if well_sized { Popped::Message { size } } else { Popped::Malformed { size } })
     }
 
     /// Whether the producer may be waiting for a free slot, and so must be signalled [4.5]. Asked
@@ -239,8 +208,7 @@ const fn word_at(byte: usize) -> usize {
 }
 
 fn load(page: &PageWords, word: usize, order: Ordering) -> u32 {
-    page.get(word)
-        .map_or(0, |word| u32::from_le(word.load(order)))
+    page.get(word).map_or(0, |word| u32::from_le(word.load(order)))
 }
 
 fn store(page: &PageWords, word: usize, value: u32, order: Ordering) {
@@ -253,10 +221,7 @@ fn store(page: &PageWords, word: usize, value: u32, order: Ordering) {
 fn write_words(slot: &[AtomicU32], bytes: &[u8]) {
     for (word, chunk) in slot.iter().zip(bytes.chunks(4)) {
         let mut value = [0; 4];
-        value
-            .iter_mut()
-            .zip(chunk)
-            .for_each(|(to, from)| *to = *from);
+        value.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
         word.store(u32::from_ne_bytes(value), Ordering::Relaxed);
     }
 }
@@ -265,10 +230,7 @@ fn write_words(slot: &[AtomicU32], bytes: &[u8]) {
 fn read_words(slot: &[AtomicU32], bytes: &mut [u8]) {
     for (word, chunk) in slot.iter().zip(bytes.chunks_mut(4)) {
         let value = word.load(Ordering::Relaxed).to_ne_bytes();
-        chunk
-            .iter_mut()
-            .zip(value)
-            .for_each(|(to, from)| *to = from);
+        chunk.iter_mut().zip(value).for_each(|(to, from)| *to = from);
     }
 }
 
@@ -288,9 +250,7 @@ mod tests {
 
     fn ping(number: u32) -> Vec<u8> {
         let mut buffer = [0; SLOT_SIZE];
-        let size = Message::request(1, Request::Ping(number))
-            .encode(&mut buffer)
-            .unwrap();
+        let size = Message::request(1, Request::Ping(number)).encode(&mut buffer).unwrap();
         buffer[..size].to_vec()
     }
 
@@ -308,15 +268,10 @@ mod tests {
                 let slot = direction.slot(&page, index);
                 assert_eq!(slot.len(), SLOT_WORDS);
                 let start = slot.as_ptr_range().start as usize - page.as_ptr() as usize;
-                seen[start / 4..start / 4 + SLOT_WORDS]
-                    .iter_mut()
-                    .for_each(|n| *n += 1);
+                seen[start / 4..start / 4 + SLOT_WORDS].iter_mut().for_each(|n| *n += 1);
             }
         }
-        assert!(
-            seen[..64].iter().all(|n| *n == 0),
-            "indices have the first 256 bytes"
-        );
+        assert!(seen[..64].iter().all(|n| *n == 0), "indices have the first 256 bytes");
         assert!(seen[64..].iter().all(|n| *n == 1));
     }
 
@@ -337,12 +292,7 @@ mod tests {
     fn spec_4_2_the_index_itself_may_wrap() {
         let (page, (mut producer, mut consumer)) = (page(), ends());
         (producer.next, consumer.next) = (u32::MAX, u32::MAX);
-        store(
-            &page,
-            Direction::DriverToDevice.consumer_word(),
-            u32::MAX,
-            Ordering::Relaxed,
-        );
+        store(&page, Direction::DriverToDevice.consumer_word(), u32::MAX, Ordering::Relaxed);
         let mut buffer = [0; SLOT_SIZE];
         for number in 0..3 {
             producer.push(&page, &ping(number)).unwrap();
@@ -372,12 +322,7 @@ mod tests {
     fn spec_4_4_impossible_indices_are_corrupt() {
         let (page, (mut producer, mut consumer)) = (page(), ends());
         let direction = Direction::DriverToDevice;
-        store(
-            &page,
-            direction.producer_word(),
-            SLOTS + 1,
-            Ordering::Relaxed,
-        );
+        store(&page, direction.producer_word(), SLOTS + 1, Ordering::Relaxed);
         assert_eq!(
             consumer.pop(&page, 264, &mut [0; SLOT_SIZE]),
             Err(Corrupt { ours: 0, theirs: 5 })
@@ -400,19 +345,13 @@ mod tests {
             let mut buffer = [0; SLOT_SIZE];
             let popped = consumer.pop(&page, 264, &mut buffer);
             assert_eq!(popped, Ok(Popped::Malformed { size: size.into() }));
-            assert_eq!(
-                consumer.pop(&page, 264, &mut buffer),
-                Ok(Popped::Message { size: 12 })
-            );
+            assert_eq!(consumer.pop(&page, 264, &mut buffer), Ok(Popped::Message { size: 12 }));
         }
     }
 
     #[test]
     fn a_message_longer_than_a_slot_is_not_sent() {
         let (page, (mut producer, _)) = (page(), ends());
-        assert_eq!(
-            producer.push(&page, &[0; SLOT_SIZE + 1]),
-            Err(PushError::TooLong)
-        );
+        assert_eq!(producer.push(&page, &[0; SLOT_SIZE + 1]), Err(PushError::TooLong));
     }
 }

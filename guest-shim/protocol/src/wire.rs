@@ -7,18 +7,13 @@ pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
     pub(crate) fn bytes(&mut self, count: usize) -> Result<&'a [u8], MessageError> {
-        let (head, rest) = self
-            .0
-            .split_at_checked(count)
-            .ok_or(MessageError::Truncated)?;
+        let (head, rest) = self.0.split_at_checked(count).ok_or(MessageError::Truncated)?;
         self.0 = rest;
         Ok(head)
     }
 
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], MessageError> {
-        self.bytes(N)?
-            .try_into()
-            .map_err(|_| MessageError::Truncated)
+        self.bytes(N)?.try_into().map_err(|_| MessageError::Truncated)
     }
 
     pub(crate) fn u8(&mut self) -> Result<u8, MessageError> {
@@ -59,18 +54,10 @@ impl<'a> Writer<'a> {
     }
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), MessageError> {
-        let end = self
-            .used
-            .checked_add(bytes.len())
-            .ok_or(MessageError::TooLong)?;
-        let room = self
-            .buffer
-            .get_mut(self.used..end)
-            .ok_or(MessageError::TooLong)?;
+        let end = self.used.checked_add(bytes.len()).ok_or(MessageError::TooLong)?;
+        let room = self.buffer.get_mut(self.used..end).ok_or(MessageError::TooLong)?;
         // Zipped, not copy_from_slice, whose length check is a panic the optimiser may keep.
-        room.iter_mut()
-            .zip(bytes)
-            .for_each(|(to, from)| *to = *from);
+        room.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
         self.used = end;
         Ok(())
     }
@@ -97,10 +84,6 @@ impl<'a> Writer<'a> {
 
     /// Writes over a field that was left open.
     pub(crate) fn patch(&mut self, at: usize, bytes: &[u8]) {
-        self.buffer
-            .iter_mut()
-            .skip(at)
-            .zip(bytes)
-            .for_each(|(to, from)| *to = *from);
+        self.buffer.iter_mut().skip(at).zip(bytes).for_each(|(to, from)| *to = *from);
     }
 }

@@ -35,13 +35,7 @@ impl<'a> Event<'a> {
             Self::Avail { .. } => id::EVENT_AVAIL,
             Self::Used { .. } => id::EVENT_USED,
         };
-        (
-            Kind {
-                bus: false,
-                response: false,
-            },
-            id,
-        )
+        (Kind { bus: false, response: false }, id)
     }
 
     pub(super) fn write(&self, w: &mut Writer<'_>) -> Result<(), MessageError> {
@@ -50,24 +44,17 @@ impl<'a> Event<'a> {
                 w.u32(status)?;
                 config.write(w)
             }
-            Self::Avail {
-                index,
-                next_offset_wrap,
-            } => w.u32s([index, next_offset_wrap]),
+            Self::Avail { index, next_offset_wrap } => w.u32s([index, next_offset_wrap]),
             Self::Used { index } => w.u32(index),
         }
     }
 
     pub(super) fn read(header: &Header, r: &mut Reader<'a>) -> Result<Self, MessageError> {
         Ok(match (header.kind.bus, header.id) {
-            (false, id::EVENT_CONFIG) => Self::Config {
-                status: r.u32()?,
-                config: ConfigData::read(r)?,
-            },
-            (false, id::EVENT_AVAIL) => Self::Avail {
-                index: r.u32()?,
-                next_offset_wrap: r.u32()?,
-            },
+            (false, id::EVENT_CONFIG) => {
+                Self::Config { status: r.u32()?, config: ConfigData::read(r)? }
+            }
+            (false, id::EVENT_AVAIL) => Self::Avail { index: r.u32()?, next_offset_wrap: r.u32()? },
             (false, id::EVENT_USED) => Self::Used { index: r.u32()? },
             _ => return Err(header.unknown()),
         })

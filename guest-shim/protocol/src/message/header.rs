@@ -40,10 +40,7 @@ impl Header {
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
         let kind = reader.u8()?;
         Ok(Self {
-            kind: Kind {
-                bus: kind & BUS != 0,
-                response: kind & RESPONSE != 0,
-            },
+            kind: Kind { bus: kind & BUS != 0, response: kind & RESPONSE != 0 },
             id: reader.u8()?,
             device: reader.u16()?,
             token: reader.u16()?,
@@ -75,9 +72,6 @@ impl Header {
     }
 
     pub(super) const fn unknown(&self) -> MessageError {
-        MessageError::Unknown {
-            bus: self.kind.bus,
-            id: self.id,
-        }
+        MessageError::Unknown { bus: self.kind.bus, id: self.id }
     }
 }

@@ -139,13 +139,7 @@ impl<'a> Request<'a> {
             Self::Ping(_) => (true, id::BUS_PING),
             Self::BindQueue { .. } => (true, id::BUS_BIND_QUEUE),
         };
-        (
-            Kind {
-                bus,
-                response: false,
-            },
-            id,
-        )
+        (Kind { bus, response: false }, id)
     }
 
     pub(super) fn write(&self, w: &mut Writer<'_>) -> Result<(), MessageError> {
@@ -173,15 +167,11 @@ impl<'a> Request<'a> {
     pub(super) fn read(header: &Header, r: &mut Reader<'a>) -> Result<Self, MessageError> {
         Ok(match (header.kind.bus, header.id) {
             (false, id::GET_DEVICE_INFO) => Self::GetDeviceInfo,
-            (false, id::GET_DEVICE_FEATURES) => Self::GetDeviceFeatures {
-                first: r.u32()?,
-                count: r.u32()?,
-            },
+            (false, id::GET_DEVICE_FEATURES) => {
+                Self::GetDeviceFeatures { first: r.u32()?, count: r.u32()? }
+            }
             (false, id::SET_DRIVER_FEATURES) => Self::SetDriverFeatures(FeatureBlocks::read(r)?),
-            (false, id::GET_CONFIG) => Self::GetConfig {
-                offset: r.u32()?,
-                size: r.u32()?,
-            },
+            (false, id::GET_CONFIG) => Self::GetConfig { offset: r.u32()?, size: r.u32()? },
             (false, id::SET_CONFIG) => Self::SetConfig(ConfigData::read(r)?),
             (false, id::GET_DEVICE_STATUS) => Self::GetDeviceStatus,
             (false, id::SET_DEVICE_STATUS) => Self::SetDeviceStatus(r.u32()?),
@@ -190,10 +180,7 @@ impl<'a> Request<'a> {
             (false, id::RESET_VQUEUE) => Self::ResetVqueue { index: r.u32()? },
             (false, id::GET_SHM) => Self::GetShm { shmid: r.u32()? },
             (true, id::BUS_PING) => Self::Ping(r.u32()?),
-            (true, id::BUS_BIND_QUEUE) => Self::BindQueue {
-                index: r.u32()?,
-                port: r.u32()?,
-            },
+            (true, id::BUS_BIND_QUEUE) => Self::BindQueue { index: r.u32()?, port: r.u32()? },
             _ => return Err(header.unknown()),
         })
     }

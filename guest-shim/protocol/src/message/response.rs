@@ -113,13 +113,7 @@ impl<'a> Response<'a> {
             Self::Ping(_) => (true, id::BUS_PING),
             Self::BindQueue { .. } => (true, id::BUS_BIND_QUEUE),
         };
-        (
-            Kind {
-                bus,
-                response: true,
-            },
-            id,
-        )
+        (Kind { bus, response: true }, id)
     }
 
     pub(super) fn write(&self, w: &mut Writer<'_>) -> Result<(), MessageError> {
@@ -132,21 +126,12 @@ impl<'a> Response<'a> {
                 w.u32(value)
             }
             Self::GetVqueue(queue) => {
-                w.u32s([
-                    queue.index,
-                    queue.max_size,
-                    queue.size,
-                    u32::from(queue.enabled),
-                ])?;
+                w.u32s([queue.index, queue.max_size, queue.size, u32::from(queue.enabled)])?;
                 w.u64(queue.descriptor)?;
                 w.u64(queue.driver)?;
                 w.u64(queue.device)
             }
-            Self::GetShm {
-                shmid,
-                length,
-                address,
-            } => {
+            Self::GetShm { shmid, length, address } => {
                 w.u32s([shmid, 0])?;
                 w.u64(length)?;
                 w.u64(address)
@@ -171,17 +156,12 @@ impl<'a> Response<'a> {
             (false, id::RESET_VQUEUE) => Self::ResetVqueue,
             (false, id::GET_SHM) => {
                 let (shmid, _reserved) = (r.u32()?, r.u32()?);
-                Self::GetShm {
-                    shmid,
-                    length: r.u64()?,
-                    address: r.u64()?,
-                }
+                Self::GetShm { shmid, length: r.u64()?, address: r.u64()? }
             }
             (true, id::BUS_PING) => Self::Ping(r.u32()?),
-            (true, id::BUS_BIND_QUEUE) => Self::BindQueue {
-                index: r.u32()?,
-                outcome: read_outcome(r)?,
-            },
+            (true, id::BUS_BIND_QUEUE) => {
+                Self::BindQueue { index: r.u32()?, outcome: read_outcome(r)? }
+            }
             _ => return Err(header.unknown()),
         })
     }

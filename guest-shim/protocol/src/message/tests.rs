@@ -14,11 +14,7 @@ const UPDATE: VqueueUpdate = VqueueUpdate {
     driver: 0x8000_0000_0000_2000,
     device: 0x8000_0000_0000_3000,
 };
-const CONFIG: ConfigData<'_> = ConfigData {
-    generation: 5,
-    offset: 8,
-    data: &[1, 2, 3],
-};
+const CONFIG: ConfigData<'_> = ConfigData { generation: 5, offset: 8, data: &[1, 2, 3] };
 const INFO: DeviceInfo = DeviceInfo {
     device_id: 2,
     vendor_id: 0x5853,
@@ -74,47 +70,16 @@ fn every_message() -> Vec<(Message<'static>, usize)> {
         (Response::GetVqueue(QUEUE), 40),
         (Response::SetVqueue, 0),
         (Response::ResetVqueue, 0),
-        (
-            Response::GetShm {
-                shmid: 9,
-                length: 0,
-                address: 0,
-            },
-            24,
-        ),
+        (Response::GetShm { shmid: 9, length: 0, address: 0 }, 24),
         (Response::Ping(77), 4),
-        (
-            Response::BindQueue {
-                index: 2,
-                outcome: BindOutcome::Bound,
-            },
-            8,
-        ),
-        (
-            Response::BindQueue {
-                index: 2,
-                outcome: BindOutcome::Refused,
-            },
-            8,
-        ),
+        (Response::BindQueue { index: 2, outcome: BindOutcome::Bound }, 8),
+        (Response::BindQueue { index: 2, outcome: BindOutcome::Refused }, 8),
     ] {
         all.push((Message::response(0x1234, response), HEADER_SIZE + payload));
     }
     for (event, payload) in [
-        (
-            Event::Config {
-                status: 79,
-                config: CONFIG,
-            },
-            19,
-        ),
-        (
-            Event::Avail {
-                index: 1,
-                next_offset_wrap: 0,
-            },
-            8,
-        ),
+        (Event::Config { status: 79, config: CONFIG }, 19),
+        (Event::Avail { index: 1, next_offset_wrap: 0 }, 8),
         (Event::Used { index: 1 }, 4),
     ] {
         all.push((Message::event(event), HEADER_SIZE + payload));
@@ -142,18 +107,12 @@ fn spec_5_3_every_truncation_is_an_error() {
     for (message, size) in every_message() {
         let bytes = encoded(&message);
         for cut in 0..size {
-            assert!(
-                Message::decode(&bytes[..cut]).is_err(),
-                "{message:?} cut to {cut}"
-            );
+            assert!(Message::decode(&bytes[..cut]).is_err(), "{message:?} cut to {cut}");
             // A header that agrees with the cut must not help it.
             let mut honest = bytes[..cut].to_vec();
             if let Some(field) = honest.get_mut(6..8) {
                 field.copy_from_slice(&(cut as u16).to_le_bytes());
-                assert!(
-                    Message::decode(&honest).is_err(),
-                    "{message:?} claims {cut}"
-                );
+                assert!(Message::decode(&honest).is_err(), "{message:?} claims {cut}");
             }
         }
     }
@@ -163,28 +122,19 @@ fn spec_5_3_every_truncation_is_an_error() {
 fn spec_5_2_unknown_type_bits_are_ignored_and_dev_num_is_not() {
     let mut bytes = encoded(&Message::request(1, Request::GetDeviceInfo));
     bytes[0] |= 0xfc;
-    assert_eq!(
-        Message::decode(&bytes),
-        Ok(Message::request(1, Request::GetDeviceInfo))
-    );
+    assert_eq!(Message::decode(&bytes), Ok(Message::request(1, Request::GetDeviceInfo)));
     bytes[2] = 1;
     assert_eq!(Message::decode(&bytes), Err(MessageError::Field("dev_num")));
 }
 
 #[test]
 fn spec_5_3_unknown_numbers_are_errors() {
-    let known: Vec<_> = every_message()
-        .iter()
-        .map(|(m, _)| encoded(m)[..2].to_vec())
-        .collect();
+    let known: Vec<_> = every_message().iter().map(|(m, _)| encoded(m)[..2].to_vec()).collect();
     for kind in 0..4u8 {
         for id in 0..=255u8 {
             let bytes = [kind, id, 0, 0, 0, 0, 8, 0];
             if !known.contains(&[kind, id].to_vec()) {
-                let unknown = MessageError::Unknown {
-                    bus: kind & 2 != 0,
-                    id,
-                };
+                let unknown = MessageError::Unknown { bus: kind & 2 != 0, id };
                 assert_eq!(Message::decode(&bytes), Err(unknown));
             }
         }
@@ -201,10 +151,7 @@ fn lengths_that_the_peer_invents_are_errors() {
     assert_eq!(Message::decode(&features), Err(MessageError::Truncated));
     let mut bind = encoded(&Message::response(
         1,
-        Response::BindQueue {
-            index: 0,
-            outcome: BindOutcome::Bound,
-        },
+        Response::BindQueue { index: 0, outcome: BindOutcome::Bound },
     ));
     bind[12] = 2;
     assert_eq!(Message::decode(&bind), Err(MessageError::Field("status")));
@@ -239,26 +186,16 @@ fn arbitrary_bytes_never_panic() {
 fn a_message_that_does_not_fit_its_buffer_is_an_error() {
     for (message, size) in every_message() {
         let mut short = std::vec![0; size - 1];
-        assert_eq!(
-            message.encode(&mut short),
-            Err(MessageError::TooLong),
-            "{message:?}"
-        );
+        assert_eq!(message.encode(&mut short), Err(MessageError::TooLong), "{message:?}");
     }
 }
 
 #[test]
 fn feature_blocks_give_the_low_64_bits() {
     assert_eq!(blocks().low_bits(), 0x3_0000_0200);
-    assert_eq!(
-        FeatureBlocks::new(1, &[1, 0, 0, 0, 9, 9, 9, 9]).low_bits(),
-        1 << 32
-    );
+    assert_eq!(FeatureBlocks::new(1, &[1, 0, 0, 0, 9, 9, 9, 9]).low_bits(), 1 << 32);
     assert_eq!(FeatureBlocks::new(2, &[1, 0, 0, 0]).low_bits(), 0);
-    assert_eq!(
-        FeatureBlocks::new(u32::MAX, &[1, 0, 0, 0, 1, 0, 0, 0]).low_bits(),
-        0
-    );
+    assert_eq!(FeatureBlocks::new(u32::MAX, &[1, 0, 0, 0, 1, 0, 0, 0]).low_bits(), 0);
 }
 
 #[test]

@@ -1,0 +1,235 @@
+//! The message page and its event channel: messages in, responses and events out.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use protocol::grant::GrantRef;
+use protocol::message::{ConfigData, Event, Message};
+use protocol::page::{Consumer, Corrupt, Direction, Popped, Producer, PushError, SLOT_SIZE};
+
+use crate::stats::DeviceStats;
+use crate::xen::mapped::MappedRange;
+use crate::xen::{Access, EventChannels, EventError, GrantTable, LocalPort, MapError, RemotePort};
+
+/// Why a channel cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The page.
+    #[error("message page: {0}")]
+    Page(#[from] MapError),
+    /// The event channel.
+    #[error("message event channel: {0}")]
+    Event(#[from] EventError),
+}
+
+/// What waits for room in the queue to the driver. Bounded: at most one of each [4.5].
+#[derive(Debug, Default)]
+struct Waiting {
+    response: Option<Vec<u8>>,
+    config: Option<(u32, u32)>,
+    used: BTreeSet<u32>,
+}
+
+/// The device's end of the message page.
+pub struct Channel<P> {
+    page: P,
+    port: LocalPort,
+    from_driver: Consumer,
+    to_driver: Producer,
+    max_size: usize,
+    waiting: Waiting,
+    stats: Arc<DeviceStats>,
+}
+
+impl<P: AsRef<MappedRange>> Channel<P> {
+    /// Maps the page and binds the event channel [2.5].
+    ///
+    /// # Errors
+    /// [`ChannelError`]; nothing is held then.
+    pub fn open<G: GrantTable<Pages = P>>(
+        grants: &G,
+        events: &mut impl EventChannels,
+        page: GrantRef,
+        port: RemotePort,
+        max_size: u32,
+        stats: Arc<DeviceStats>,
+    ) -> Result<Self, ChannelError> {
+        let page = grants.map(&[page], Access::ReadWrite)?;
+        let port = events.bind(port)?;
+        stats.grants_mapped.fetch_add(1, Ordering::Relaxed);
+        Ok(Self {
+            page,
+            port,
+            from_driver: Consumer::new(Direction::DriverToDevice),
+            to_driver: Producer::new(Direction::DeviceToDriver),
+            max_size: (max_size as usize).min(SLOT_SIZE),
+            waiting: Waiting::default(),
+            stats,
+        })
+    }
+
+    /// Its event channel.
+    pub fn port(&self) -> LocalPort {
+        self.port
+    }
+
+    /// The longest message, in bytes.
+    pub fn max_size(&self) -> usize {
+        self.max_size
+    }
+
+    /// Closes the event channel; dropping the channel unmaps the page.
+    pub fn close(self, events: &mut impl EventChannels) {
+        events.unbind(self.port);
+    }
+
+    /// The next message, copied out of the page. `None` when there is none, or while a response
+    /// waits for room: then nothing more is taken, so that the driver's queue fills, not our memory.
+    ///
+    /// # Errors
+    /// [`Corrupt`]: the page is not to be read any more [4.4].
+    pub fn receive<'b>(
+        &mut self,
+        buffer: &'b mut [u8; SLOT_SIZE],
+    ) -> Result<Option<Message<'b>>, Corrupt> {
+        while self.waiting.response.is_none() {
+            let Some(words) = self.page.as_ref().page_words() else {
+                return Ok(None);
+            };
+            let popped = self.from_driver.pop(words, self.max_size, buffer)?;
+            if popped != Popped::Empty {
+                DeviceStats::count(&self.stats.messages);
+            }
+            let size = match popped {
+                Popped::Empty => return Ok(None),
+                Popped::Message { size } => size,
+                Popped::Malformed { size } => {
+                    self.drop_message(&format_args!("its header gives {size} bytes"));
+                    continue;
+                }
+            };
+            // Decoded twice where it is good: a value cannot be lent out of a loop that goes on.
+            if let Err(error) = Message::decode(buffer.get(..size).unwrap_or(&[])) {
+                self.drop_message(&error);
+                continue;
+            }
+            return Ok(Message::decode(buffer.get(..size).unwrap_or(&[])).ok());
+        }
+        Ok(None)
+    }
+
+    /// Notes a message that gets no answer [5.3].
+    pub fn drop_message(&self, why: &dyn std::fmt::Display) {
+        DeviceStats::count(&self.stats.malformed_messages);
+        tracing::debug!("message dropped: {why}");
+    }
+
+    /// Sends a response, now or when there is room.
+    pub fn respond(&mut self, message: &Message<'_>) {
+        let mut buffer = [0; SLOT_SIZE];
+        match message.encode(buffer.get_mut(..self.max_size).unwrap_or(&mut [])) {
+            Ok(size) => self.waiting.response = buffer.get(..size).map(<[u8]>::to_vec),
+            Err(error) => tracing::error!(%error, "response lost"),
+        }
+    }
+
+    /// Announces the status and configuration generation by EVENT_CONFIG, now or when there is room.
+    pub fn announce(&mut self, status: u32, generation: u32) {
+        self.waiting.config = Some((status, generation));
+    }
+
+    /// Announces used buffers of a queue without a doorbell.
+    pub fn announce_used(&mut self, index: u32) {
+        self.waiting.used.insert(index);
+    }
+
+    /// Forgets announcements of a device that was reset.
+    pub fn forget_events(&mut self) {
+        (self.waiting.config, self.waiting.used) = (None, BTreeSet::new());
+    }
+
+    /// Sends what waits as far as there is room, and signals the driver where it must hear of it.
+    ///
+    /// # Errors
+    /// [`FlushError`]: the page or the event channel is broken.
+    pub fn flush(&mut self, events: &mut impl EventChannels) -> Result<(), FlushError> {
+        let mut signal = self.from_driver.take_saw_full();
+        let outcome = loop {
+            match self.send_one() {
+                Ok(true) => signal = true,
+                Ok(false) => break Ok(()),
+                Err(corrupt) => break Err(corrupt),
+            }
+        };
+        if signal {
+            events.notify(self.port)?;
+        }
+        Ok(outcome?)
+    }
+
+    /// Sends the most urgent message that waits; `false` when none is left or there is no room.
+    fn send_one(&mut self) -> Result<bool, Corrupt> {
+        if let Some(response) = &self.waiting.response {
+            let sent = push(&mut self.to_driver, &self.page, response)?;
+            if sent {
+                self.waiting.response = None;
+            }
+            return Ok(sent);
+        }
+        if let Some((status, generation)) = self.waiting.config {
+            let config = ConfigData { generation, offset: 0, data: &[] };
+            let sent = self.send_event(Event::Config { status, config })?;
+            if sent {
+                self.waiting.config = None;
+            }
+            return Ok(sent);
+        }
+        let Some(index) = self.waiting.used.first().copied() else {
+            return Ok(false);
+        };
+        let sent = self.send_event(Event::Used { index })?;
+        if sent {
+            self.waiting.used.remove(&index);
+        }
+        Ok(sent)
+    }
+
+    fn send_event(&mut self, event: Event<'_>) -> Result<bool, Corrupt> {
+        let mut buffer = [0; SLOT_SIZE];
+        let size = Message::event(event).encode(&mut buffer).unwrap_or(0);
+        push(&mut self.to_driver, &self.page, buffer.get(..size).unwrap_or(&[]))
+    }
+}
+
+impl<P> Drop for Channel<P> {
+    fn drop(&mut self) {
+        self.stats.grants_mapped.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why the driver could not be told.
+#[derive(Debug, thiserror::Error)]
+pub enum FlushError {
+    /// The page.
+    #[error(transparent)]
+    Page(#[from] Corrupt),
+    /// The event channel.
+    #[error(transparent)]
+    Event(#[from] EventError),
+}
+
+fn push(
+    to_driver: &mut Producer,
+    page: &impl AsRef<MappedRange>,
+    message: &[u8],
+) -> Result<bool, Corrupt> {
+    let Some(words) = page.as_ref().page_words() else {
+        return Ok(false);
+    };
+    match to_driver.push(words, message) {
+        Ok(()) => Ok(true),
+        Err(PushError::Full | PushError::TooLong) => Ok(false),
+        Err(PushError::Corrupt(corrupt)) => Err(corrupt),
+    }
+}

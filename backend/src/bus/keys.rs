@@ -1,0 +1,169 @@
+//! What stands in XenStore for one device.
+
+use std::fmt;
+
+use protocol::binding::{
+    RECOMMENDED_MESSAGE_SIZE, REVISION, XenbusState, backend_key, frontend_key,
+};
+use protocol::grant::GrantRef;
+
+use super::state::Toolstack;
+use crate::xen::{DomId, RemotePort, StoreError, XenStore};
+
+/// A device's place: `backend/CLASS/DOMID/DEVID`, relative to the daemon's own domain.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DevicePath {
+    /// Device class as the toolstack names it: `virtio_disk` or `virtio`.
+    pub class: String,
+    /// The guest.
+    pub guest: DomId,
+    /// The device's number in its class.
+    pub number: u32,
+}
+
+impl DevicePath {
+    /// Its name without the guest, as `stat` shows it: `virtio_disk/51712`.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.class, self.number)
+    }
+
+    /// The path of one of the backend's keys.
+    pub fn key(&self, key: &str) -> String {
+        format!("{self}/{key}")
+    }
+}
+
+impl fmt::Display for DevicePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "backend/{}/{}/{}", self.class, self.guest.0, self.number)
+    }
+}
+
+/// What a frontend says to be connected with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrontendKeys {
+    /// The message page.
+    pub page: GrantRef,
+    /// Its event channel.
+    pub port: RemotePort,
+}
+
+/// Why a frontend's keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// XenStore's fault.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A key is missing or not a number.
+    #[error("the frontend's {key} is {value:?}, not a number")]
+    NotANumber {
+        /// The key's path.
+        key: String,
+        /// What stands there.
+        value: Option<String>,
+    },
+}
+
+/// The keys of one device, on both sides.
+pub struct Keys<S> {
+    store: S,
+    backend: DevicePath,
+    frontend: String,
+}
+
+impl<S: XenStore> Keys<S> {
+    /// Keys of the device at `backend`, whose frontend's directory the toolstack noted there. Watches
+    /// both sides.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn open(mut store: S, backend: DevicePath) -> Result<Self, StoreError> {
+        let frontend = store.read(&backend.key("frontend"))?.unwrap_or_default();
+        store.watch(&backend.key("state"))?;
+        store.watch(&backend.key("online"))?;
+        store.watch(&format!("{frontend}/state"))?;
+        Ok(Self { store, backend, frontend })
+    }
+
+    /// The connection, to be polled and asked for events.
+    pub fn store(&mut self) -> &mut S {
+        &mut self.store
+    }
+
+    /// The connection, for its file descriptor.
+    pub fn store_ref(&self) -> &S {
+        &self.store
+    }
+
+    /// One of the backend's keys, written by the toolstack.
+    pub fn backend(&mut self, key: &str) -> Result<Option<String>, StoreError> {
+        self.store.read(&self.backend.key(key))
+    }
+
+    /// The frontend's state; [`XenbusState::Unknown`] when it is gone or no number.
+    pub fn frontend_state(&mut self) -> Result<XenbusState, StoreError> {
+        let state = self.store.read(&format!("{}/state", self.frontend))?;
+        let number = state.and_then(|text| text.trim().parse().ok());
+        Ok(XenbusState::from_number(number.unwrap_or(0)))
+    }
+
+    /// What the toolstack wants. `own` is the state that this backend wrote last: a 5 that it did not
+    /// write is the toolstack's.
+    pub fn toolstack(&mut self, own: XenbusState) -> Result<Toolstack, StoreError> {
+        let Some(state) = self.backend("state")? else {
+            return Ok(Toolstack::Gone);
+        };
+        let asked = state.trim() == "5" && own != XenbusState::Closing;
+        let offline = self.backend("online")?.is_some_and(|online| online.trim() == "0");
+        Ok(if asked || offline { Toolstack::Leaving } else { Toolstack::Online })
+    }
+
+    /// Writes the negotiation keys [2.3].
+    pub fn offer(&mut self) -> Result<(), StoreError> {
+        let size = RECOMMENDED_MESSAGE_SIZE.to_string();
+        self.write(backend_key::REVISION, &REVISION.to_string())?;
+        self.write(backend_key::MAX_MESSAGE_SIZE, &size)?;
+        self.write(backend_key::BUS_FEATURES, "0")
+    }
+
+    /// Reads what the frontend wrote before state 3 [2.4].
+    pub fn frontend(&mut self) -> Result<FrontendKeys, KeyError> {
+        let page = self.frontend_number(frontend_key::MESSAGE_PAGE)?;
+        let port = self.frontend_number(frontend_key::EVENT_CHANNEL)?;
+        Ok(FrontendKeys { page: GrantRef(page), port: RemotePort(port) })
+    }
+
+    fn frontend_number(&mut self, key: &str) -> Result<u32, KeyError> {
+        let key = format!("{}/{key}", self.frontend);
+        let value = self.store.read(&key)?;
+        let number = value.as_ref().and_then(|text| text.trim().parse().ok());
+        number.ok_or(KeyError::NotANumber { key, value })
+    }
+
+    /// Writes the backend's state, unless the toolstack took the directory away meanwhile: writing
+    /// would bring it back.
+    pub fn set_state(&mut self, state: XenbusState) -> Result<(), StoreError> {
+        if self.backend("state")?.is_some() {
+            self.write("state", &(state as u32).to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Writes why the device cannot be served [2.6].
+    pub fn set_error(&mut self, text: &str) -> Result<(), StoreError> {
+        if self.backend("state")?.is_some() {
+            self.write("error", text)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses the device: a toolstack that waits for state 2 fails at once [2.6].
+    pub fn refuse(&mut self, text: &str) -> Result<(), StoreError> {
+        self.set_error(text)?;
+        self.store.remove(&self.backend.key("state"))
+    }
+
+    fn write(&mut self, key: &str, value: &str) -> Result<(), StoreError> {
+        self.store.write(&self.backend.key(key), value)
+    }
+}

@@ -1,0 +1,300 @@
+//! One device's thread: follows the states of SPEC section 2, and between them waits for events.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+use protocol::binding::{RECOMMENDED_MESSAGE_SIZE, XenbusState};
+use protocol::message::{Body, Message, Request};
+use protocol::page::{Corrupt, SLOT_SIZE};
+use tracing::Level;
+
+use super::channel::{Channel, ChannelError, FlushError};
+use super::keys::{DevicePath, KeyError, Keys};
+use super::state::{self, Stage, Step};
+use super::transport::{Served, Transport};
+use crate::device::VirtioDevice;
+use crate::grant::GrantMemory;
+use crate::stats::DeviceStats;
+use crate::xen::{EventChannels, EventError, GrantTable, StoreError, Xen, XenStore};
+
+/// Messages answered before queues get their turn.
+const MESSAGES_A_TURN: usize = 16;
+
+/// What ends a session, or a connection within it.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// XenStore cannot be reached: nothing more can be done for this device.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The kernel cannot be waited for.
+    #[error("cannot wait for events: {0}")]
+    Poll(#[source] nix::Error),
+}
+
+/// What ends a connection; the frontend may start again [2.9].
+#[derive(Debug, thiserror::Error)]
+enum ConnectionError {
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error(transparent)]
+    Page(#[from] Corrupt),
+    #[error(transparent)]
+    Flush(#[from] FlushError),
+    #[error(transparent)]
+    Event(#[from] EventError),
+    #[error(transparent)]
+    Door(#[from] io::Error),
+}
+
+type Device<X> = Box<dyn VirtioDevice<GrantMemory<<X as Xen>::Grants>>>;
+
+/// What messages flow through.
+struct Connection<X: Xen> {
+    events: X::Events,
+    channel: Channel<<X::Grants as GrantTable>::Pages>,
+    transport: Transport<X::Grants>,
+    /// Work is left that no event will tell of.
+    more: bool,
+}
+
+/// One device's life.
+pub struct Session<X: Xen> {
+    xen: X,
+    path: DevicePath,
+    keys: Keys<X::Store>,
+    stop: Arc<EventFd>,
+    stats: Arc<DeviceStats>,
+    stage: Stage,
+    own_state: XenbusState,
+    /// Between connections; a connection has it meanwhile.
+    device: Option<Device<X>>,
+    connection: Option<Connection<X>>,
+}
+
+impl<X: Xen> Session<X> {
+    /// A session for the device at `path`. `stop` becoming readable ends it.
+    pub fn new(
+        xen: X,
+        path: DevicePath,
+        keys: Keys<X::Store>,
+        device: Device<X>,
+        stop: Arc<EventFd>,
+        stats: Arc<DeviceStats>,
+    ) -> Self {
+        Self {
+            xen,
+            path,
+            keys,
+            stop,
+            stats,
+            stage: Stage::Idle,
+            own_state: XenbusState::Initialising,
+            device: Some(device),
+            connection: None,
+        }
+    }
+
+    /// Runs until the toolstack removes the device, or the daemon ends.
+    ///
+    /// # Errors
+    /// [`SessionError`]; the guest's pages are unmapped in any case.
+    pub fn run(mut self) -> Result<(), SessionError> {
+        let outcome = self.follow();
+        // Whatever went wrong, what is the guest's is given back before the thread ends.
+        self.disconnect();
+        self.stats.update(|state| state.state = "closed".to_owned());
+        outcome
+    }
+
+    fn follow(&mut self) -> Result<(), SessionError> {
+        loop {
+            let frontend = self.keys.frontend_state()?;
+            let toolstack = self.keys.toolstack(self.own_state)?;
+            match state::next(self.stage, frontend, toolstack) {
+                Step::Wait => {
+                    if !self.wait()? {
+                        return self.close();
+                    }
+                }
+                Step::Offer => self.offer()?,
+                Step::Connect => self.connect()?,
+                Step::Close => self.close()?,
+                Step::End => return self.close(),
+            }
+        }
+    }
+
+    fn offer(&mut self) -> Result<(), SessionError> {
+        self.keys.offer()?;
+        self.stats.update(|state| state.state = "waiting".to_owned());
+        self.enter(Stage::Offered, XenbusState::InitWait)
+    }
+
+    fn enter(&mut self, stage: Stage, state: XenbusState) -> Result<(), SessionError> {
+        tracing::debug!(?stage, "state {}", state as u32);
+        (self.stage, self.own_state) = (stage, state);
+        Ok(self.keys.set_state(state)?)
+    }
+
+    fn connect(&mut self) -> Result<(), SessionError> {
+        match self.open_connection() {
+            Ok(()) => {
+                self.stats.update(|state| {
+                    (state.state, state.needs_reset) = ("connected".to_owned(), None);
+                });
+                self.stats.log.line(Level::INFO, format_args!("connected"));
+                self.enter(Stage::Connected, XenbusState::Connected)
+            }
+            Err(error) => self.give_up(&error),
+        }
+    }
+
+    fn open_connection(&mut self) -> Result<(), ConnectionError> {
+        let keys = self.keys.frontend()?;
+        let grants = self.xen.grants(self.path.guest)?;
+        let mut events = self.xen.events(self.path.guest)?;
+        let size = RECOMMENDED_MESSAGE_SIZE;
+        let stats = Arc::clone(&self.stats);
+        let channel =
+            Channel::open(&grants, &mut events, keys.page, keys.port, size, Arc::clone(&stats))?;
+        let Some(device) = self.device.take() else {
+            return Ok(());
+        };
+        let memory = GrantMemory::new(grants, Arc::clone(&stats));
+        let transport = Transport::new(device, memory, channel.max_size(), stats);
+        self.connection = Some(Connection { events, channel, transport, more: false });
+        Ok(())
+    }
+
+    /// Ends a connection that cannot go on; the frontend may start again.
+    fn give_up(&mut self, error: &ConnectionError) -> Result<(), SessionError> {
+        self.stats.log.line(Level::WARN, format_args!("connection ended: {error}"));
+        self.keys.set_error(&error.to_string())?;
+        self.close()
+    }
+
+    fn close(&mut self) -> Result<(), SessionError> {
+        if self.disconnect() {
+            self.enter(self.stage, XenbusState::Closing)?;
+            self.stats.log.line(Level::INFO, format_args!("disconnected"));
+        }
+        self.stats.update(|state| state.state = "closed".to_owned());
+        self.enter(Stage::Closed, XenbusState::Closed)
+    }
+
+    /// Gives back everything of the guest's; whether there was anything.
+    fn disconnect(&mut self) -> bool {
+        let Some(Connection { mut events, channel, transport, .. }) = self.connection.take() else {
+            return false;
+        };
+        self.device = Some(transport.close(&mut events));
+        channel.close(&mut events);
+        true
+    }
+
+    /// Waits for the next events and deals with those of the connection. `false` when the daemon
+    /// ends.
+    fn wait(&mut self) -> Result<bool, SessionError> {
+        let ready = self.poll().map_err(SessionError::Poll)?;
+        if ready.stop {
+            return Ok(false);
+        }
+        // What changed is looked up by the caller, whoever's watch it was.
+        self.keys.store().take_events()?;
+        if let Some(connection) = &mut self.connection {
+            if let Err(error) = connection.turn() {
+                self.give_up(&error)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn poll(&self) -> Result<Ready, nix::Error> {
+        let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut fds = vec![entry(self.stop.as_fd()), entry(self.keys.store_ref().as_fd())];
+        fds.extend(self.connection.iter().map(|connection| entry(connection.events.as_fd())));
+        let more = self.connection.as_ref().is_some_and(|connection| connection.more);
+        let timeout = if more { PollTimeout::ZERO } else { PollTimeout::NONE };
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        Ok(Ready { stop: fds.first().and_then(PollFd::any).unwrap_or(false) })
+    }
+}
+
+/// What a wait ended with, beside events.
+struct Ready {
+    stop: bool,
+}
+
+impl<X: Xen> Connection<X> {
+    /// Deals with everything that is pending: a turn of each queue and of the messages.
+    fn turn(&mut self) -> Result<(), ConnectionError> {
+        let mut rung = Vec::new();
+        while let Some(port) = self.events.pending()? {
+            rung.push(port);
+        }
+        // Everything that is left over is looked at, then everything that was signalled.
+        if std::mem::take(&mut self.more) {
+            self.messages()?;
+            let served = self.transport.serve_all(&mut self.events);
+            self.tell(served);
+        }
+        for port in rung {
+            if port == self.channel.port() {
+                self.messages()?;
+            } else {
+                let served = self.transport.ring(port, &mut self.events);
+                self.tell(served);
+            }
+            // Late: the guest's next event arrives only now. A doorbell may have been closed since.
+            if let Err(error) = self.events.unmask(port) {
+                tracing::debug!(%error, "port closed while its event was pending");
+            }
+        }
+        Ok(self.channel.flush(&mut self.events)?)
+    }
+
+    /// Answers messages, up to a turn's worth.
+    fn messages(&mut self) -> Result<(), ConnectionError> {
+        let (mut buffer, mut scratch) = ([0; SLOT_SIZE], [0; SLOT_SIZE]);
+        for _ in 0..MESSAGES_A_TURN {
+            let Some(Message { token, body }) = self.channel.receive(&mut buffer)? else {
+                return Ok(());
+            };
+            match body {
+                Body::Request(request) => {
+                    if request == Request::SetDeviceStatus(0) {
+                        self.channel.forget_events();
+                    }
+                    let response = self.transport.answer(request, &mut self.events, &mut scratch);
+                    self.channel.respond(&Message::response(token, response));
+                    self.channel.flush(&mut self.events)?;
+                }
+                Body::Event(event) => {
+                    let served = self.transport.hear(event, &mut self.events);
+                    self.tell(served);
+                }
+                Body::Response(_) => self.channel.drop_message(&"a response, which nobody awaits"),
+            }
+        }
+        self.more = true;
+        Ok(())
+    }
+
+    /// Tells the driver, in band, what serving a queue came to.
+    fn tell(&mut self, served: Served) {
+        self.more |= served.more;
+        served.used.into_iter().for_each(|index| self.channel.announce_used(index));
+        if served.faulted {
+            let (status, generation) = self.transport.announcement();
+            self.channel.announce(status, generation);
+        }
+    }
+}

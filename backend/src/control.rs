@@ -1,0 +1,110 @@
+//! The control socket: whoever connects is sent a [`Report`] as JSON, and that is all there is to say.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crate::registry::{Registry, Report};
+
+/// Where the socket lies unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/xen-virtiod.sock";
+/// The longest that either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why the socket cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The daemon's side.
+    #[error("cannot listen on {path:?}: {source}")]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Another daemon has it.
+    #[error("another xen-virtiod listens on {0:?}; stop it, or give --socket")]
+    Taken(PathBuf),
+    /// The asking side.
+    #[error("no xen-virtiod answers on {path:?}: {source}")]
+    Ask {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The answer is not a report.
+    #[error("the answer on {path:?} is no report: {source}")]
+    Answer {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+}
+
+/// The socket; removed when dropped.
+#[derive(Debug)]
+pub struct Control(PathBuf);
+
+impl Control {
+    /// Listens, and answers in a thread of its own.
+    ///
+    /// # Errors
+    /// [`ControlError::Listen`], [`ControlError::Taken`].
+    pub fn listen(path: &Path, registry: Arc<Registry>) -> Result<Self, ControlError> {
+        if UnixStream::connect(path).is_ok() {
+            return Err(ControlError::Taken(path.to_owned()));
+        }
+        let failed = |source| ControlError::Listen { path: path.to_owned(), source };
+        // A socket that nobody answers on was left by a daemon that was killed.
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        let control = Self(path.to_owned());
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let answer_all = move || {
+            for stream in listener.incoming() {
+                if let Err(error) = stream.and_then(|stream| answer(stream, &registry)) {
+                    tracing::debug!(%error, "control connection");
+                }
+            }
+        };
+        thread::Builder::new().name("control".to_owned()).spawn(answer_all).map_err(failed)?;
+        Ok(control)
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            tracing::debug!(%error, "socket {:?} not removed", self.0);
+        }
+    }
+}
+
+fn answer(mut stream: UnixStream, registry: &Registry) -> io::Result<()> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(&serde_json::to_vec(&registry.report())?)
+}
+
+/// Asks the daemon that listens on `path`.
+///
+/// # Errors
+/// [`ControlError::Ask`], [`ControlError::Answer`].
+pub fn ask(path: &Path) -> Result<Report, ControlError> {
+    let failed = |source| ControlError::Ask { path: path.to_owned(), source };
+    let mut stream = UnixStream::connect(path).map_err(failed)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).map_err(failed)?;
+    serde_json::from_slice(&text)
+        .map_err(|source| ControlError::Answer { path: path.to_owned(), source })
+}

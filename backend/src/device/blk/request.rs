@@ -1,0 +1,81 @@
+//! Block requests (virtio 1.3 section 5.2.6): a header of 16 bytes, data, a status byte. The framing
+//! is the driver's choice, so parts are cut out of byte streams, not taken by descriptor.
+
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_FLUSH,
+    VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+};
+
+use crate::device::{Buffers, DeviceMemory, Fault, Request};
+
+/// Bytes in a sector, the unit of addresses whatever the block size.
+pub const SECTOR_SIZE: u64 = 512;
+
+const HEADER_SIZE: usize = 16;
+
+/// How a request went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Status {
+    Ok = VIRTIO_BLK_S_OK as u8,
+    IoError = VIRTIO_BLK_S_IOERR as u8,
+    Unsupported = VIRTIO_BLK_S_UNSUPP as u8,
+}
+
+/// What a request asks for.
+pub(super) enum Operation {
+    Read { sector: u64, data: Buffers },
+    Write { sector: u64, data: Buffers },
+    Flush,
+    GetId { data: Buffers },
+    Unsupported,
+}
+
+impl Operation {
+    /// Data bytes written into the request's buffers when it succeeds.
+    pub(super) fn bytes_in(&self) -> u32 {
+        match self {
+            Self::Read { data, .. } => u32::try_from(data.length()).unwrap_or(u32::MAX),
+            _ => 0,
+        }
+    }
+}
+
+/// A request taken apart.
+pub(super) struct BlockRequest {
+    pub(super) operation: Operation,
+    /// One byte, where the status goes.
+    pub(super) status: Buffers,
+}
+
+impl BlockRequest {
+    /// Reads the header, once, and cuts the parts out.
+    ///
+    /// # Errors
+    /// [`Fault::Chain`] for a request without room for header or status; [`Fault::Memory`] if the
+    /// header cannot be reached.
+    pub(super) fn parse<M: DeviceMemory>(request: &Request, memory: &M) -> Result<Self, Fault> {
+        let malformed =
+            |reason: &str| Fault::Chain { head: request.head, reason: reason.to_owned() };
+        let mut out = request.readable.clone();
+        let header = out.split_front(HEADER_SIZE as u64);
+        let header = header.ok_or_else(|| malformed("no block request header of 16 bytes"))?;
+        let mut status = request.writable.clone();
+        let data_length = status.length().checked_sub(1);
+        let data_length = data_length.ok_or_else(|| malformed("no room for the status byte"))?;
+        let input = status.split_front(data_length).unwrap_or_default();
+
+        let mut bytes = [0; HEADER_SIZE];
+        header.copy_to(memory, &mut bytes)?;
+        let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = bytes;
+        let sector = u64::from_le_bytes(sector);
+        let operation = match u32::from_le_bytes([t0, t1, t2, t3]) {
+            VIRTIO_BLK_T_IN => Operation::Read { sector, data: input },
+            VIRTIO_BLK_T_OUT => Operation::Write { sector, data: out },
+            VIRTIO_BLK_T_FLUSH => Operation::Flush,
+            VIRTIO_BLK_T_GET_ID => Operation::GetId { data: input },
+            _ => Operation::Unsupported,
+        };
+        Ok(Self { operation, status })
+    }
+}

@@ -1,0 +1,51 @@
+//! Feature bits by name, for people.
+
+use protocol::status::{F_ACCESS_PLATFORM, F_VERSION_1};
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO,
+    VIRTIO_BLK_F_SEG_MAX,
+};
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+
+use crate::device::DeviceId;
+
+/// Bits that mean the same on every device.
+const COMMON: &[(u32, &str)] = &[
+    (VIRTIO_RING_F_INDIRECT_DESC, "VIRTIO_F_INDIRECT_DESC"),
+    (VIRTIO_RING_F_EVENT_IDX, "VIRTIO_F_EVENT_IDX"),
+    (F_VERSION_1, "VIRTIO_F_VERSION_1"),
+    (F_ACCESS_PLATFORM, "VIRTIO_F_ACCESS_PLATFORM"),
+];
+
+const BLOCK: &[(u32, &str)] = &[
+    (VIRTIO_BLK_F_SEG_MAX, "VIRTIO_BLK_F_SEG_MAX"),
+    (VIRTIO_BLK_F_RO, "VIRTIO_BLK_F_RO"),
+    (VIRTIO_BLK_F_BLK_SIZE, "VIRTIO_BLK_F_BLK_SIZE"),
+    (VIRTIO_BLK_F_FLUSH, "VIRTIO_BLK_F_FLUSH"),
+    (VIRTIO_BLK_F_MQ, "VIRTIO_BLK_F_MQ"),
+];
+
+/// Names of the bits that are set, lowest first; a bit without a name is `bit N`.
+pub fn names(bits: u64, device: DeviceId) -> Vec<String> {
+    let own = match device {
+        DeviceId::Block => BLOCK,
+    };
+    let name = |bit| {
+        let known = own.iter().chain(COMMON).find(|(number, _)| *number == bit);
+        known.map_or_else(|| format!("bit {bit}"), |(_, name)| (*name).to_owned())
+    };
+    (0..u64::BITS).filter(|bit| bits & 1 << bit != 0).map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_have_the_names_of_the_specification() {
+        let bits = 1 << F_VERSION_1 | 1 << F_ACCESS_PLATFORM | 1 << VIRTIO_BLK_F_RO | 1 << 50;
+        let expected =
+            ["VIRTIO_BLK_F_RO", "VIRTIO_F_VERSION_1", "VIRTIO_F_ACCESS_PLATFORM", "bit 50"];
+        assert_eq!(names(bits, DeviceId::Block), expected);
+    }
+}

@@ -1,0 +1,54 @@
+//! Why a guest address could not be reached.
+
+use protocol::grant::AddressError;
+use vm_memory::GuestMemoryError;
+
+use crate::xen::MapError;
+
+/// Why a guest address could not be reached. All but [`GrantFault::Map`] with
+/// [`MapError::NoRoom`] are the guest's doing.
+#[derive(Debug, thiserror::Error)]
+pub enum GrantFault {
+    /// The address is not of granted memory.
+    #[error("not granted memory: {0}")]
+    Address(#[from] AddressError),
+    /// The grant could not be mapped.
+    #[error("cannot reach granted memory at {address:#x}: {source}")]
+    Map {
+        /// The address asked for.
+        address: u64,
+        /// What the hypervisor said.
+        source: MapError,
+    },
+    /// More at once than the device reaches for one request.
+    #[error("{length} bytes at {address:#x} are more than {limit} pages")]
+    TooLong {
+        /// The address asked for.
+        address: u64,
+        /// Bytes asked for.
+        length: u64,
+        /// The most pages there may be.
+        limit: u32,
+    },
+}
+
+impl GrantFault {
+    /// Whether it is this domain that is short of something, so that a later try may succeed.
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, Self::Map { source: MapError::NoRoom { .. }, .. })
+    }
+
+    /// The fault inside an error of vm-memory's, if [`super::GrantMemory`] put one there.
+    pub fn of(error: &GuestMemoryError) -> Option<&Self> {
+        match error {
+            GuestMemoryError::IOError(error) => error.get_ref()?.downcast_ref(),
+            _ => None,
+        }
+    }
+}
+
+impl From<GrantFault> for GuestMemoryError {
+    fn from(fault: GrantFault) -> Self {
+        Self::IOError(std::io::Error::other(fault))
+    }
+}

@@ -1,0 +1,264 @@
+//! `GrantMemory`: vm-memory's `GuestMemory` over grant references.
+//!
+//! Nothing is mapped before it is asked for. What is mapped is either *pinned*, for a ring, until it
+//! is unpinned, or belongs to the requests at hand and is unmapped by [`GrantMemory::release`]. That
+//! takes `&mut self`: no slice into the pages can be alive then, which is what keeps a stale pointer
+//! from being a value one could have.
+
+use std::cell::RefCell;
+use std::iter::FusedIterator;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use elsa::FrozenVec;
+use protocol::grant::{AddressError, GrantRange, GrantRef, PAGE_SIZE};
+use vm_memory::guest_memory::GuestMemorySliceIterator;
+use vm_memory::{
+    GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Permissions, VolatileSlice,
+};
+
+use super::GrantFault;
+use crate::stats::DeviceStats;
+use crate::xen::mapped::MappedRange;
+use crate::xen::{Access, GrantTable};
+
+/// Most pages that one address range may touch.
+pub const MAX_RANGE_PAGES: u32 = 4097;
+
+/// A buffer to be reached, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Guest address of its first byte.
+    pub address: u64,
+    /// Bytes.
+    pub length: u64,
+    /// What will be done with it.
+    pub access: Access,
+}
+
+/// Names pinned ranges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PinId(u64);
+
+/// Consecutive references that are mapped, from `page` of a mapping on.
+#[derive(Debug)]
+struct Run {
+    first: GrantRef,
+    pages: u32,
+    page: usize,
+}
+
+/// One mapping, of one or more runs. Counted as long as it is there.
+struct Mapping<P> {
+    pages: P,
+    runs: Vec<Run>,
+    stats: Arc<DeviceStats>,
+}
+
+impl<P> Mapping<P> {
+    fn new(pages: P, runs: Vec<Run>, stats: Arc<DeviceStats>) -> Self {
+        let mapping = Self { pages, runs, stats };
+        mapping.stats.grants_mapped.fetch_add(mapping.count(), Ordering::Relaxed);
+        mapping
+    }
+
+    fn count(&self) -> u64 {
+        self.runs.iter().map(|run| u64::from(run.pages)).sum()
+    }
+}
+
+impl<P> Drop for Mapping<P> {
+    fn drop(&mut self) {
+        self.stats.grants_mapped.fetch_sub(self.count(), Ordering::Relaxed);
+    }
+}
+
+impl<P: AsRef<MappedRange>> Mapping<P> {
+    /// Where `range` lies in the mapping, if it is there whole and `access` is allowed.
+    fn find(&self, range: GrantRange, access: Access) -> Option<VolatileSlice<'_>> {
+        let mapped = self.pages.as_ref();
+        if access > mapped.access() {
+            return None;
+        }
+        let wanted = range.start.reference.0;
+        let run = self.runs.iter().find(|run| {
+            let skipped = wanted.checked_sub(run.first.0);
+            skipped.is_some_and(|skipped| range.pages <= run.pages.saturating_sub(skipped))
+        })?;
+        let page = run.page + (wanted - run.first.0) as usize;
+        let offset = page * PAGE_SIZE as usize + range.start.offset() as usize;
+        mapped.slice(offset, usize::try_from(range.length).ok()?)
+    }
+}
+
+/// A guest's memory, as far as it was granted.
+pub struct GrantMemory<G: GrantTable> {
+    grants: G,
+    pinned: Vec<(PinId, Mapping<G::Pages>)>,
+    next_pin: u64,
+    /// Of the requests at hand. Append-only while shared, so that slices into it stay good.
+    current: FrozenVec<Box<Mapping<G::Pages>>>,
+    last_fault: RefCell<Option<String>>,
+    stats: Arc<DeviceStats>,
+}
+
+impl<G: GrantTable> GrantMemory<G> {
+    /// A view in which nothing is mapped yet.
+    pub fn new(grants: G, stats: Arc<DeviceStats>) -> Self {
+        Self {
+            grants,
+            pinned: Vec::new(),
+            next_pin: 0,
+            current: FrozenVec::new(),
+            last_fault: RefCell::new(None),
+            stats,
+        }
+    }
+
+    /// Maps ranges until [`GrantMemory::unpin`]; all of them, or none.
+    ///
+    /// # Errors
+    /// [`GrantFault`] for the first that cannot be mapped.
+    pub fn pin(&mut self, wanted: &[Reach]) -> Result<PinId, GrantFault> {
+        self.try_pin(wanted).inspect_err(|fault| self.refuse(fault))
+    }
+
+    fn try_pin(&mut self, wanted: &[Reach]) -> Result<PinId, GrantFault> {
+        let id = PinId(self.next_pin);
+        let decoded = wanted.iter().map(|reach| self.decode(reach.address, reach.length));
+        let decoded = decoded.collect::<Result<Vec<_>, _>>()?;
+        let mapped =
+            wanted.iter().zip(decoded).map(|(reach, range)| self.map(&[range], reach.access));
+        let mapped = mapped.collect::<Result<Vec<_>, _>>()?;
+        self.next_pin += 1;
+        self.pinned.extend(mapped.into_iter().map(|mapping| (id, mapping)));
+        Ok(id)
+    }
+
+    /// Unmaps what was pinned under `id`.
+    pub fn unpin(&mut self, id: PinId) {
+        self.pinned.retain(|(pinned, _)| *pinned != id);
+    }
+
+    /// Maps the buffers of the requests at hand together, one mapping for each kind of access.
+    ///
+    /// A hint: what it cannot map is left for the access itself to find and name.
+    pub fn prepare(&self, wanted: &[Reach]) {
+        for access in [Access::ReadOnly, Access::ReadWrite] {
+            let ranges = wanted.iter().filter(|reach| reach.access == access);
+            let ranges = ranges.filter_map(|reach| self.decode(reach.address, reach.length).ok());
+            let missing = |range: &GrantRange| self.find(*range, access).is_none();
+            let ranges: Vec<_> = ranges.filter(missing).collect();
+            if ranges.is_empty() {
+                continue;
+            }
+            if let Ok(mapping) = self.map(&ranges, access) {
+                self.current.push(Box::new(mapping));
+            }
+        }
+    }
+
+    /// Unmaps everything that is not pinned. To be called before a request's buffers are given back
+    /// [3.5].
+    pub fn release(&mut self) {
+        self.last_fault.replace(None);
+        self.current.as_mut().clear();
+    }
+
+    /// Unmaps everything [6.4].
+    pub fn release_all(&mut self) {
+        self.release();
+        self.pinned.clear();
+    }
+
+    fn decode(&self, address: u64, length: u64) -> Result<GrantRange, GrantFault> {
+        let range = GrantRange::decode(address, length)?;
+        if range.pages > MAX_RANGE_PAGES {
+            return Err(GrantFault::TooLong { address, length, limit: MAX_RANGE_PAGES });
+        }
+        Ok(range)
+    }
+
+    fn map(&self, ranges: &[GrantRange], access: Access) -> Result<Mapping<G::Pages>, GrantFault> {
+        let references: Vec<_> = ranges.iter().flat_map(|range| range.references()).collect();
+        let address = ranges.first().map_or(0, |range| range.start.encode());
+        let pages = self.grants.map(&references, access);
+        let pages = pages.map_err(|source| GrantFault::Map { address, source })?;
+        let mut page = 0;
+        let runs = ranges.iter().map(|range| {
+            let run = Run { first: range.start.reference, pages: range.pages, page };
+            page += range.pages as usize;
+            run
+        });
+        let runs = runs.collect();
+        self.stats.grant_addresses.fetch_add(ranges.len() as u64, Ordering::Relaxed);
+        Ok(Mapping::new(pages, runs, Arc::clone(&self.stats)))
+    }
+
+    fn find(&self, range: GrantRange, access: Access) -> Option<VolatileSlice<'_>> {
+        let pinned = self.pinned.iter().find_map(|(_, mapping)| mapping.find(range, access));
+        // By index: iterating a FrozenVec would keep it from growing.
+        let current = (0..self.current.len()).filter_map(|at| self.current.get(at));
+        pinned.or_else(|| current.filter_map(|mapping| mapping.find(range, access)).next())
+    }
+
+    /// The bytes at an address, mapped now if they are not yet.
+    fn reach(&self, reach: Reach) -> Result<VolatileSlice<'_>, GrantFault> {
+        let range = self.decode(reach.address, reach.length)?;
+        if let Some(slice) = self.find(range, reach.access) {
+            return Ok(slice);
+        }
+        let mapping = self.current.push_get(Box::new(self.map(&[range], reach.access)?));
+        let outside = AddressError::Overflow { address: reach.address, length: reach.length };
+        mapping.find(range, reach.access).ok_or(GrantFault::Address(outside))
+    }
+
+    /// Why the latest access failed, if one did since the last [`GrantMemory::release`]. The ring's
+    /// iterators end without a word where an access fails; this is the word.
+    pub fn last_fault(&self) -> Option<String> {
+        self.last_fault.borrow().clone()
+    }
+
+    fn refuse(&self, fault: &GrantFault) {
+        DeviceStats::count(&self.stats.refused_addresses);
+        *self.last_fault.borrow_mut() = Some(fault.to_string());
+    }
+}
+
+/// A range is one slice, since its pages are mapped together.
+pub struct OneSlice<'a>(Option<VolatileSlice<'a>>);
+
+impl<'a> Iterator for OneSlice<'a> {
+    type Item = Result<VolatileSlice<'a>, GuestMemoryError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.take().map(Ok)
+    }
+}
+
+impl FusedIterator for OneSlice<'_> {}
+impl<'a> GuestMemorySliceIterator<'a, ()> for OneSlice<'a> {}
+
+impl<G: GrantTable> GuestMemory for GrantMemory<G> {
+    /// Never there: no physical memory of the guest's can be reached, only what it granted.
+    type PhysicalMemory = GuestMemoryMmap<()>;
+    type Bitmap = ();
+
+    fn check_range(&self, address: GuestAddress, count: usize, access: Permissions) -> bool {
+        count == 0 || self.get_slices(address, count, access).is_ok()
+    }
+
+    fn get_slices<'a>(
+        &'a self,
+        address: GuestAddress,
+        count: usize,
+        access: Permissions,
+    ) -> Result<impl GuestMemorySliceIterator<'a, ()>, GuestMemoryError> {
+        if count == 0 {
+            return Ok(OneSlice(None));
+        }
+        let access = if access.has_write() { Access::ReadWrite } else { Access::ReadOnly };
+        let reached = self.reach(Reach { address: address.0, length: count as u64, access });
+        Ok(OneSlice(Some(reached.inspect_err(|fault| self.refuse(fault))?)))
+    }
+}

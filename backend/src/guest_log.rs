@@ -1,0 +1,80 @@
+//! Log lines that a guest can cause, at a rate that a log can bear.
+
+use std::fmt;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use tracing::Level;
+
+/// Lines that may come at once.
+const BURST: u32 = 20;
+/// After which time one more may come.
+const REFILL: Duration = Duration::from_secs(5);
+
+/// A bucket of lines: guests that misbehave in a loop fill no disk.
+#[derive(Debug)]
+pub struct GuestLog(Mutex<Bucket>);
+
+#[derive(Debug)]
+struct Bucket {
+    left: u32,
+    since: Instant,
+    dropped: u64,
+}
+
+impl Default for GuestLog {
+    fn default() -> Self {
+        Self(Mutex::new(Bucket { left: BURST, since: Instant::now(), dropped: 0 }))
+    }
+}
+
+impl GuestLog {
+    /// Logs a line at INFO, or at WARN for any other level, unless there were too many.
+    pub fn line(&self, level: Level, what: fmt::Arguments<'_>) {
+        let mut bucket = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let Some(dropped) = bucket.take(Instant::now()) else {
+            return;
+        };
+        drop(bucket);
+        if dropped > 0 {
+            tracing::warn!("{dropped} line(s) about this guest were left out");
+        }
+        match level {
+            Level::INFO => tracing::info!("{what}"),
+            _ => tracing::warn!("{what}"),
+        }
+    }
+}
+
+impl Bucket {
+    /// Takes a line if there is one; gives how many were refused since the last.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        let periods = now.duration_since(self.since).as_secs() / REFILL.as_secs();
+        if periods > 0 {
+            let refill = u32::try_from(periods).unwrap_or(BURST);
+            self.left = self.left.saturating_add(refill).min(BURST);
+            self.since = now;
+        }
+        let Some(left) = self.left.checked_sub(1) else {
+            self.dropped += 1;
+            return None;
+        };
+        self.left = left;
+        Some(std::mem::take(&mut self.dropped))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storm_of_lines_is_cut_and_the_cut_is_counted() {
+        let start = Instant::now();
+        let mut bucket = Bucket { left: BURST, since: start, dropped: 0 };
+        let taken = (0..1000).filter(|_| bucket.take(start).is_some()).count();
+        assert_eq!(taken, BURST as usize);
+        assert_eq!(bucket.take(start + REFILL), Some(1000 - u64::from(BURST)));
+        assert_eq!(bucket.take(start + REFILL), None);
+    }
+}

@@ -1,0 +1,22 @@
+//! Virtio devices for Xen guests, reached only through what they granted.
+//!
+//! The daemon runs in Dom0 or in an unprivileged driver domain. Data flows one way through it:
+//! [`server`] finds devices in XenStore, [`toolstack`] opens them, [`bus`] speaks virtio-msg with the
+//! guest, [`device`] serves requests, [`grant`] reaches the guest's pages, and only [`xen`] knows how.
+#![deny(unsafe_code)]
+
+pub mod bus;
+pub mod control;
+pub mod device;
+pub mod features;
+pub mod grant;
+pub mod guest_log;
+pub mod registry;
+pub mod server;
+pub mod stats;
+pub mod toolstack;
+#[allow(unsafe_code, reason = "the doors to Xen")]
+pub mod xen;
+
+#[cfg(test)]
+mod tests;

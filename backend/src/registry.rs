@@ -1,0 +1,78 @@
+//! All devices, those there and the latest of those gone, for `xen-virtiod stat`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde::{Deserialize, Serialize};
+
+use crate::bus::DevicePath;
+use crate::stats::{DeviceStats, Snapshot};
+
+/// Devices that are gone and still shown; the oldest make room.
+const HISTORY: usize = 64;
+
+/// Every device by its place.
+#[derive(Debug, Default)]
+pub struct Registry(Mutex<Devices>);
+
+#[derive(Debug, Default)]
+struct Devices {
+    there: BTreeMap<DevicePath, Arc<DeviceStats>>,
+    gone: VecDeque<(DevicePath, Arc<DeviceStats>)>,
+}
+
+/// One device, as `stat` shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    /// The guest.
+    pub domid: u16,
+    /// Class and number, as in XenStore.
+    pub device: String,
+    /// Numbers and states.
+    #[serde(flatten)]
+    pub stats: Snapshot,
+}
+
+/// The answer to `stat`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The oldest of those gone first, those there last.
+    pub devices: Vec<Device>,
+}
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, Devices> {
+        // Poisoned by a panic elsewhere: the list itself is whole after every step.
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// A device appears; gives what its thread counts into.
+    pub fn begin(&self, path: &DevicePath) -> Arc<DeviceStats> {
+        let stats = Arc::new(DeviceStats::default());
+        self.lock().there.insert(path.clone(), Arc::clone(&stats));
+        stats
+    }
+
+    /// A device is gone.
+    pub fn end(&self, path: &DevicePath) {
+        let mut devices = self.lock();
+        if let Some(stats) = devices.there.remove(path) {
+            devices.gone.push_back((path.clone(), stats));
+        }
+        while devices.gone.len() > HISTORY {
+            devices.gone.pop_front();
+        }
+    }
+
+    /// All devices as they are now.
+    pub fn report(&self) -> Report {
+        let devices = self.lock();
+        let gone = devices.gone.iter().map(|(path, stats)| (path, stats));
+        let device = |(path, stats): (&DevicePath, &Arc<DeviceStats>)| Device {
+            domid: path.guest.0,
+            device: path.name(),
+            stats: stats.snapshot(),
+        };
+        Report { devices: gone.chain(&devices.there).map(device).collect() }
+    }
+}

@@ -1,0 +1,226 @@
+//! Watches XenStore for devices and runs one session, in a thread of its own, for each.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+
+use crate::bus::session::Session;
+use crate::bus::{DevicePath, Keys};
+use crate::registry::Registry;
+use crate::stats::DeviceStats;
+use crate::toolstack::{self, CLASSES, DeviceError};
+use crate::xen::{DomId, StoreError, Xen, XenStore};
+
+/// Why the daemon cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// XenStore cannot be reached.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The kernel refuses something a daemon needs.
+    #[error("cannot {0}: {1}")]
+    System(&'static str, #[source] io::Error),
+}
+
+/// A device's thread.
+struct Running {
+    stop: Arc<EventFd>,
+    thread: JoinHandle<()>,
+}
+
+/// All devices of this domain.
+pub struct Server<X: Xen> {
+    xen: X,
+    store: X::Store,
+    registry: Arc<Registry>,
+    running: BTreeMap<DevicePath, Running>,
+    ended: Receiver<DevicePath>,
+    ending: Sender<DevicePath>,
+    woken: Arc<EventFd>,
+}
+
+impl<X: Xen> Server<X> {
+    /// Connects to XenStore and watches the directories that devices appear in.
+    ///
+    /// # Errors
+    /// [`ServerError`].
+    pub fn new(xen: X, registry: Arc<Registry>) -> Result<Self, ServerError> {
+        let mut store = xen.store()?;
+        for class in CLASSES {
+            store.watch(&format!("backend/{class}"))?;
+        }
+        let (ending, ended) = mpsc::channel();
+        let woken = Arc::new(event_fd()?);
+        Ok(Self { xen, store, registry, running: BTreeMap::new(), ended, ending, woken })
+    }
+
+    /// Serves until `stop` becomes readable, then ends every session.
+    ///
+    /// # Errors
+    /// [`ServerError`]; the sessions are ended all the same.
+    pub fn run(mut self, stop: impl AsFd) -> Result<(), ServerError> {
+        let outcome = self.serve(stop);
+        for (path, running) in std::mem::take(&mut self.running) {
+            if let Err(error) = running.stop.write(1) {
+                tracing::error!(%path, %error, "cannot stop the device");
+                continue;
+            }
+            join(&path, running.thread);
+        }
+        outcome
+    }
+
+    fn serve(&mut self, stop: impl AsFd) -> Result<(), ServerError> {
+        loop {
+            self.reap();
+            self.look()?;
+            if self.wait(&stop)? {
+                return Ok(());
+            }
+            self.store.take_events()?;
+        }
+    }
+
+    /// Waits for XenStore or for a session's end; `true` when the daemon is to stop.
+    fn wait(&self, stop: &impl AsFd) -> Result<bool, ServerError> {
+        let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut fds = [entry(stop.as_fd()), entry(self.store.as_fd()), entry(self.woken.as_fd())];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(errno) => return Err(ServerError::System("wait for events", errno.into())),
+        }
+        Ok(fds.first().and_then(PollFd::any).unwrap_or(false))
+    }
+
+    /// Joins the threads of sessions that ended.
+    fn reap(&mut self) {
+        // Emptied first: a session that ends from now on makes it readable again.
+        if let Err(error) = self.woken.read() {
+            if error != nix::Error::EAGAIN {
+                tracing::warn!(%error, "cannot read the wake-up counter");
+            }
+        }
+        while let Ok(path) = self.ended.try_recv() {
+            self.registry.end(&path);
+            if let Some(running) = self.running.remove(&path) {
+                join(&path, running.thread);
+            }
+        }
+    }
+
+    /// Starts a session for every device that waits for one.
+    fn look(&mut self) -> Result<(), ServerError> {
+        for class in CLASSES {
+            for guest in self.store.list(&format!("backend/{class}"))? {
+                for number in self.store.list(&format!("backend/{class}/{guest}"))? {
+                    let (Ok(guest), Ok(number)) = (guest.parse(), number.parse()) else {
+                        continue;
+                    };
+                    let path = DevicePath { class: class.to_owned(), guest: DomId(guest), number };
+                    self.consider(path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn consider(&mut self, path: DevicePath) -> Result<(), ServerError> {
+        if self.running.contains_key(&path) {
+            return Ok(());
+        }
+        let state = self.store.read(&path.key("state"))?;
+        match state.as_deref() {
+            // 2: offered by a daemon before this one, and nobody has connected since.
+            Some("1" | "2") => self.start(path),
+            // 3 to 5: connected to a daemon that is gone. Its frontend must not wait for ever.
+            Some("3" | "4" | "5") => {
+                tracing::warn!(%path, "device of an earlier daemon closed; its guest has lost it");
+                Ok(self.store.write(&path.key("state"), "6")?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn start(&mut self, path: DevicePath) -> Result<(), ServerError> {
+        let stop = Arc::new(event_fd()?);
+        let stats = self.registry.begin(&path);
+        let (xen, place) = (self.xen.clone(), path.clone());
+        let (stopped, ending, woken) =
+            (Arc::clone(&stop), self.ending.clone(), Arc::clone(&self.woken));
+        let body = move || {
+            // Dropped last, and in a panic too: tells the server that the thread ends.
+            let _farewell = Farewell { path: place.clone(), ending, woken };
+            let span = tracing::info_span!("device", guest = place.guest.0, name = place.name());
+            span.in_scope(|| run_device(xen, place, stopped, &stats));
+        };
+        let name = format!("{}-{}", path.guest.0, path.number);
+        let thread = thread::Builder::new().name(name).spawn(body);
+        let thread = thread.map_err(|error| ServerError::System("start a thread", error))?;
+        self.running.insert(path, Running { stop, thread });
+        Ok(())
+    }
+}
+
+/// The whole life of a device's thread. What goes wrong in it is this device's alone.
+fn run_device<X: Xen>(xen: X, path: DevicePath, stop: Arc<EventFd>, stats: &Arc<DeviceStats>) {
+    let mut keys = match xen.store().and_then(|store| Keys::open(store, path.clone())) {
+        Ok(keys) => keys,
+        Err(error) => return tracing::error!(%error, "device not served"),
+    };
+    match toolstack::open(&mut keys, &path, stats) {
+        Ok(device) => {
+            stats.update(|state| {
+                (state.kind, state.state) = (device.kind().to_owned(), "starting".to_owned());
+            });
+            let session = Session::new(xen, path, keys, device, stop, Arc::clone(stats));
+            if let Err(error) = session.run() {
+                tracing::error!(%error, "device lost");
+            }
+        }
+        Err(error) => refuse(&mut keys, &error, stats),
+    }
+}
+
+fn refuse<S: XenStore>(keys: &mut Keys<S>, error: &DeviceError, stats: &DeviceStats) {
+    tracing::error!("device refused: {error}");
+    stats.update(|state| state.state = "failed".to_owned());
+    if let Err(error) = keys.refuse(&error.to_string()) {
+        tracing::error!(%error, "the toolstack could not be told");
+    }
+}
+
+/// Tells the server that a thread ends, however it ends.
+struct Farewell {
+    path: DevicePath,
+    ending: Sender<DevicePath>,
+    woken: Arc<EventFd>,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        // Either fails only when the server is gone, and then nobody waits for it.
+        let told = self.ending.send(self.path.clone()).is_ok();
+        if told && self.woken.write(1).is_err() {
+            tracing::error!(path = %self.path, "the server was not woken");
+        }
+    }
+}
+
+fn join(path: &DevicePath, thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        tracing::error!(%path, "the device's thread panicked; its guest has lost the device");
+    }
+}
+
+fn event_fd() -> Result<EventFd, ServerError> {
+    use nix::sys::eventfd::EfdFlags;
+    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+    EventFd::from_value_and_flags(0, flags)
+        .map_err(|errno| ServerError::System("make an eventfd", errno.into()))
+}

@@ -1,0 +1,48 @@
+//! `xen-virtiod stat` as a person reads it.
+
+use std::io::{self, Write};
+
+use backend::registry::{Device, Report};
+
+/// Prints a report.
+///
+/// # Errors
+/// The output's.
+pub fn print(out: &mut impl Write, report: &Report, json: bool) -> io::Result<()> {
+    if json {
+        serde_json::to_writer(&mut *out, report)?;
+        return writeln!(out);
+    }
+    if report.devices.is_empty() {
+        return writeln!(out, "no devices");
+    }
+    report.devices.iter().try_for_each(|device| print_device(out, device))
+}
+
+fn print_device(out: &mut impl Write, device: &Device) -> io::Result<()> {
+    let stats = &device.stats;
+    let requests = &stats.requests;
+    writeln!(out, "domain {} {}: {}", device.domid, device.device, stats.state.state)?;
+    writeln!(out, "  features   {}", stats.state.features.join(" "))?;
+    writeln!(
+        out,
+        "  requests   {} read, {} write, {} flush, {} get-id, {} failed",
+        requests.read, requests.write, requests.flush, requests.get_id, requests.failed
+    )?;
+    writeln!(out, "  bytes      {} read, {} written", stats.bytes.read, stats.bytes.written)?;
+    writeln!(
+        out,
+        "  addresses  {} by grant, {} refused",
+        stats.addresses.grant, stats.addresses.refused
+    )?;
+    writeln!(out, "  mapped     {} page(s)", stats.grants_mapped)?;
+    writeln!(
+        out,
+        "  messages   {} received, {} malformed",
+        stats.messages.received, stats.messages.malformed
+    )?;
+    match &stats.state.needs_reset {
+        Some(why) => writeln!(out, "  needs reset: {why}"),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,150 @@
+//! What a device did, counted; the numbers behind `xen-virtiod stat`.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::guest_log::GuestLog;
+
+/// Counters of one device. The device's thread adds, anyone reads; each counter stands for itself,
+/// so all orderings are relaxed.
+#[derive(Debug, Default)]
+pub struct DeviceStats {
+    /// Pages of the guest's that are mapped now, the message page among them.
+    pub grants_mapped: AtomicU64,
+    /// Addresses that were reached through a grant.
+    pub grant_addresses: AtomicU64,
+    /// Addresses that were refused: raw, not granted, or not for writing.
+    pub refused_addresses: AtomicU64,
+    /// Messages received, malformed ones among them.
+    pub messages: AtomicU64,
+    /// Messages dropped as malformed or unknown.
+    pub malformed_messages: AtomicU64,
+    /// Read requests served.
+    pub reads: AtomicU64,
+    /// Write requests served.
+    pub writes: AtomicU64,
+    /// Flush requests served.
+    pub flushes: AtomicU64,
+    /// Identity requests served.
+    pub identities: AtomicU64,
+    /// Requests answered with an error.
+    pub failed: AtomicU64,
+    /// Bytes the guest read from the device.
+    pub bytes_read: AtomicU64,
+    /// Bytes the guest wrote to the device.
+    pub bytes_written: AtomicU64,
+    /// Log lines that the guest can cause.
+    pub log: GuestLog,
+    state: Mutex<State>,
+}
+
+/// The part that is not a number.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// What kind of device it is: blk. Empty until it is opened.
+    pub kind: String,
+    /// What the device is doing, in a word: starting, waiting, connected, closed, failed.
+    pub state: String,
+    /// Negotiated features by name.
+    pub features: Vec<String>,
+    /// The fault that made the device need a reset, if one did since it was connected.
+    pub needs_reset: Option<String>,
+}
+
+impl DeviceStats {
+    /// Adds one.
+    pub fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Changes the part that is not a number.
+    pub fn update(&self, change: impl FnOnce(&mut State)) {
+        // A poisoned lock still holds a state worth showing.
+        change(&mut self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+    }
+
+    /// The numbers and states as they are now.
+    pub fn snapshot(&self) -> Snapshot {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut state = State::default();
+        self.update(|current| state = current.clone());
+        Snapshot {
+            state,
+            requests: Requests {
+                read: read(&self.reads),
+                write: read(&self.writes),
+                flush: read(&self.flushes),
+                get_id: read(&self.identities),
+                failed: read(&self.failed),
+            },
+            bytes: Bytes { read: read(&self.bytes_read), written: read(&self.bytes_written) },
+            addresses: Addresses {
+                grant: read(&self.grant_addresses),
+                refused: read(&self.refused_addresses),
+            },
+            grants_mapped: read(&self.grants_mapped),
+            messages: Messages {
+                received: read(&self.messages),
+                malformed: read(&self.malformed_messages),
+            },
+        }
+    }
+}
+
+/// A moment of a device's life, as `xen-virtiod stat --json` prints it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// State, features, fault.
+    #[serde(flatten)]
+    pub state: State,
+    /// Requests by kind.
+    pub requests: Requests,
+    /// Bytes of disk data moved.
+    pub bytes: Bytes,
+    /// Guest addresses seen.
+    pub addresses: Addresses,
+    /// Pages of the guest's that are mapped now.
+    pub grants_mapped: u64,
+    /// virtio-msg messages received.
+    pub messages: Messages,
+}
+
+/// Requests by kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names of the requests say it")]
+pub struct Requests {
+    pub read: u64,
+    pub write: u64,
+    pub flush: u64,
+    pub get_id: u64,
+    pub failed: u64,
+}
+
+/// Bytes of disk data moved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bytes {
+    /// To the guest.
+    pub read: u64,
+    /// From the guest.
+    pub written: u64,
+}
+
+/// Guest addresses seen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// Reached through a grant.
+    pub grant: u64,
+    /// Refused.
+    pub refused: u64,
+}
+
+/// virtio-msg messages received.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Messages {
+    /// All.
+    pub received: u64,
+    /// Of these, dropped.
+    pub malformed: u64,
+}

@@ -1,0 +1,13 @@
+//! The whole backend against the module's own driver core, on the simulated hypervisor.
+//!
+//! [`host`] plays the toolstack and runs the server; [`driver`] is a guest: the `guest_shim` core
+//! over a split ring that can also be told to write nonsense. A test ends with
+//! [`host::Host::finish`], which fails it for anything that was left behind.
+
+mod block;
+mod driver;
+mod faults;
+mod host;
+mod lifecycle;
+mod messages;
+mod ring;

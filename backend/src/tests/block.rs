@@ -1,0 +1,222 @@
+//! Block I/O that goes right.
+
+use std::fs;
+
+use protocol::status::{F_ACCESS_PLATFORM, F_VERSION_1};
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_RO, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_FLUSH,
+    VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+};
+
+use super::driver::Driver;
+use super::host::{Host, XVDA, numbered_disk};
+use crate::xen::{Access, DomId};
+
+pub(super) const OK: u8 = VIRTIO_BLK_S_OK as u8;
+const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
+const UNSUPPORTED: u8 = VIRTIO_BLK_S_UNSUPP as u8;
+
+pub(super) fn header(kind: u32, sector: u64) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&kind.to_le_bytes());
+    bytes[8..].copy_from_slice(&sector.to_le_bytes());
+    bytes
+}
+
+/// One request with `out` for the device and room for `room` bytes of answer; gives status and
+/// answer. Ends all its grants, which fails the test if one is still mapped.
+pub(super) fn request(
+    driver: &mut Driver,
+    kind: u32,
+    sector: u64,
+    out: &[u8],
+    room: usize,
+) -> (u8, Vec<u8>) {
+    let header = driver.share(&header(kind, sector), Access::ReadOnly);
+    let out = (!out.is_empty()).then(|| driver.share(out, Access::ReadOnly));
+    let input = (room > 0).then(|| driver.share(&vec![0xee; room], Access::ReadWrite));
+    let status = driver.share(&[0xff], Access::ReadWrite);
+    let mut chain = vec![header.readable()];
+    chain.extend(out.iter().map(|shared| shared.readable()));
+    chain.extend(input.iter().map(|shared| shared.writable()));
+    chain.push(status.writable());
+    let head = driver.submit(&chain);
+    assert_eq!(driver.wait_used().0, head);
+    driver.unshare(&header);
+    out.iter().for_each(|out| drop(driver.unshare(out)));
+    let answer = input.map(|input| driver.unshare(&input)).unwrap_or_default();
+    (driver.unshare(&status)[0], answer)
+}
+
+#[test]
+fn what_is_written_is_read_back_and_stands_in_the_file() {
+    let (host, disk) = (Host::start(), numbered_disk(64));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let data: Vec<u8> = (0..3 * 4096u32).map(|n| (n * 7) as u8).collect();
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, 8, &data, 0).0, OK);
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_FLUSH, 0, &[], 0).0, OK);
+    let (status, read) = request(&mut driver, VIRTIO_BLK_T_IN, 7, &[], 512 + data.len());
+    assert_eq!(status, OK);
+    assert_eq!(read[..512], [7; 512]);
+    assert_eq!(read[512..], data);
+    assert_eq!(fs::read(disk.path()).unwrap()[8 * 512..][..data.len()], data);
+
+    let stat = host.stat(DomId(1)).stats;
+    assert_eq!((stat.requests.read, stat.requests.write, stat.requests.flush), (1, 1, 1));
+    assert_eq!((stat.bytes.read, stat.bytes.written), (512 + 12288, 12288));
+    assert_eq!(stat.addresses.refused, 0);
+    assert_eq!(stat.state.state, "connected");
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_3_5_only_rings_and_message_page_stay_mapped_between_requests() {
+    let (host, disk) = (Host::start(), numbered_disk(64));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
+    driver.start();
+    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 4, "and three ring areas");
+    for sector in 0..32 {
+        let (status, read) = request(&mut driver, VIRTIO_BLK_T_IN, sector, &[], 512);
+        assert_eq!((status, read), (OK, vec![sector as u8; 512]));
+        assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 4);
+    }
+    assert_eq!(host.stat(DomId(1)).stats.grants_mapped, 4);
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn the_identity_is_the_device_name() {
+    let (host, disk) = (Host::start(), numbered_disk(1));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let (status, name) = request(&mut driver, VIRTIO_BLK_T_GET_ID, 0, &[], 20);
+    assert_eq!((status, &name[..5]), (OK, &b"xvda\0"[..]));
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn a_read_only_disk_says_so_and_refuses_writes() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "r");
+    let mut driver = host.connect(&ends);
+    assert_ne!(driver.offered() & 1 << VIRTIO_BLK_F_RO, 0);
+    driver.start();
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, 1, &[9; 512], 0).0, IOERR);
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![1; 512]));
+    assert_eq!(fs::read(disk.path()).unwrap()[512..1024], [1; 512]);
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn requests_outside_the_disk_or_of_unknown_type_fail_and_the_device_goes_on() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    for sector in [8, 7 + 1, u64::MAX, u64::MAX / 512] {
+        assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, sector, &[], 512).0, IOERR);
+        assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, sector, &[1; 512], 0).0, IOERR);
+    }
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 7, &[], 1024).0, IOERR, "runs over the end");
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 0, &[], 511).0, IOERR, "no whole sector");
+    assert_eq!(request(&mut driver, 77, 0, &[], 0).0, UNSUPPORTED);
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 7, &[], 512), (OK, vec![7; 512]));
+    assert_eq!(fs::metadata(disk.path()).unwrap().len(), 8 * 512, "the file did not grow");
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn an_indirect_table_is_followed() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let head = driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
+    let input = driver.share(&[0; 512], Access::ReadWrite);
+    let status = driver.share(&[0xff], Access::ReadWrite);
+    let mut table = Vec::new();
+    let chain = [head.readable(), input.writable(), status.writable()];
+    for (position, descriptor) in chain.iter().enumerate() {
+        let next = position < 2;
+        table.extend(descriptor.address.to_le_bytes());
+        table.extend(descriptor.length.to_le_bytes());
+        table.extend((u16::from(next) | u16::from(descriptor.writable) << 1).to_le_bytes());
+        table.extend((position as u16 + 1).to_le_bytes());
+    }
+    let table = driver.share(&table, Access::ReadOnly);
+    let (ring, guest) = driver.ring();
+    ring.write(guest, 0, table.readable(), 4, 0);
+    ring.offer(guest, 0);
+    ring.doorbell.notify();
+    assert_eq!(driver.wait_used(), (0, 513));
+    assert_eq!(driver.unshare(&input), [3; 512]);
+    assert_eq!(driver.unshare(&status), [OK]);
+    driver.unshare(&head);
+    driver.unshare(&table);
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn many_requests_at_once_are_all_answered() {
+    let (host, disk) = (Host::start(), numbered_disk(64));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    for round in 0..20u64 {
+        let requests: Vec<_> = (0..5)
+            .map(|number| {
+                let head = driver.share(&header(VIRTIO_BLK_T_IN, round + number), Access::ReadOnly);
+                let input = driver.share(&[0; 512], Access::ReadWrite);
+                let status = driver.share(&[0xff], Access::ReadWrite);
+                let chain = [head.readable(), input.writable(), status.writable()];
+                let (ring, guest) = driver.ring();
+                ring.add(guest, &chain);
+                (head, input, status, round + number)
+            })
+            .collect();
+        driver.ring().0.doorbell.notify();
+        for _ in &requests {
+            driver.wait_used();
+        }
+        for (head, input, status, sector) in requests {
+            driver.unshare(&head);
+            assert_eq!(driver.unshare(&input), [sector as u8; 512]);
+            assert_eq!(driver.unshare(&status), [OK]);
+        }
+    }
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_6_2_the_two_features_are_always_offered() {
+    let (host, disk) = (Host::start(), numbered_disk(1));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    let both = 1 << F_VERSION_1 | 1 << F_ACCESS_PLATFORM;
+    assert_eq!(driver.offered() & both, both);
+    driver.start();
+    let names = host.stat(DomId(1)).stats.state.features;
+    assert!(names.iter().any(|name| name == "VIRTIO_F_ACCESS_PLATFORM"), "{names:?}");
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}

@@ -1,0 +1,258 @@
+//! A guest's side of one device, on the module's own core.
+
+use guest_shim::transport::{Received, Transport};
+use protocol::binding::{backend_key, frontend_key, negotiate};
+use protocol::grant::{GrantAddress, GrantRef};
+use protocol::message::{FeatureBlocks, Request, Response, VqueueFlags, VqueueUpdate};
+use protocol::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
+
+use super::host::Ends;
+use super::ring::{Descriptor, Ring};
+use crate::xen::Access;
+use crate::xen::sim::{Guest, GuestPage, GuestPort, Hypervisor};
+
+/// Memory that was granted for a request.
+pub(super) struct Shared {
+    pub(super) pages: Vec<GuestPage>,
+    pub(super) first: GrantRef,
+    pub(super) length: usize,
+}
+
+impl Shared {
+    pub(super) fn address(&self) -> u64 {
+        GrantAddress::page(self.first).encode()
+    }
+
+    pub(super) fn readable(&self) -> Descriptor {
+        Descriptor { address: self.address(), length: self.length as u32, writable: false }
+    }
+
+    pub(super) fn writable(&self) -> Descriptor {
+        Descriptor { writable: true, ..self.readable() }
+    }
+}
+
+pub(super) struct Driver {
+    pub(super) hypervisor: Hypervisor,
+    pub(super) ends: Ends,
+    pub(super) guest: Guest,
+    pub(super) page: GuestPage,
+    page_grant: GrantRef,
+    pub(super) port: GuestPort,
+    transport: Transport,
+    rings: Vec<Ring>,
+    kept: Vec<Shared>,
+}
+
+impl Driver {
+    /// Follows SPEC section 2 until both sides are connected.
+    pub(super) fn connect(hypervisor: Hypervisor, ends: Ends, mut guest: Guest) -> Self {
+        let key = |key: &str| format!("{}/{key}", ends.backend);
+        hypervisor.store_wait(&key("state"), Some("2"));
+        let number = |name| hypervisor.store_read(&key(name)).unwrap().parse().unwrap();
+        let negotiated = negotiate(
+            number(backend_key::REVISION),
+            number(backend_key::MAX_MESSAGE_SIZE),
+            number(backend_key::BUS_FEATURES),
+        );
+        let page = guest.allocate();
+        let page_grant = guest.grant(&[page], Access::ReadWrite);
+        let port = guest.port();
+        let write = |key: &str, value: String| {
+            hypervisor.store_write(&format!("{}/{key}", ends.frontend), &value);
+        };
+        write(frontend_key::MESSAGE_PAGE, page_grant.0.to_string());
+        write(frontend_key::EVENT_CHANNEL, port.port.0.to_string());
+        write("state", "3".to_owned());
+        hypervisor.store_wait(&key("state"), Some("4"));
+        write("state", "4".to_owned());
+        let transport = Transport::new(negotiated.unwrap());
+        Self {
+            hypervisor,
+            ends,
+            guest,
+            page,
+            page_grant,
+            port,
+            transport,
+            rings: Vec::new(),
+            kept: Vec::new(),
+        }
+    }
+
+    /// Asks, and gives what `take` makes of the answer.
+    pub(super) fn ask<R>(
+        &mut self,
+        request: Request<'_>,
+        take: impl FnOnce(Response<'_>) -> R,
+    ) -> R {
+        let words = self.guest.words(self.page);
+        self.transport.send(words, request).unwrap();
+        self.port.notify();
+        loop {
+            match self.transport.receive(words) {
+                Received::Answer => break,
+                Received::Drained { signal } => {
+                    if signal {
+                        self.port.notify();
+                    }
+                    self.port.wait(&format!("the answer to {request:?}"));
+                }
+                Received::Broken => panic!("the message page is corrupt"),
+                Received::Dropped | Received::ConfigChanged { .. } | Received::Used { .. } => {}
+            }
+        }
+        take(self.transport.take_answer().unwrap().unwrap())
+    }
+
+    /// Waits for EVENT_CONFIG; gives the status that it tells.
+    pub(super) fn wait_config_event(&mut self) -> u32 {
+        loop {
+            match self.transport.receive(self.guest.words(self.page)) {
+                Received::ConfigChanged { status } => return status,
+                Received::Drained { .. } => self.port.wait("EVENT_CONFIG"),
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn set_status(&mut self, status: u32) -> u32 {
+        self.ask(Request::SetDeviceStatus(status), |answer| match answer {
+            Response::SetDeviceStatus(status) => status,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    pub(super) fn status(&mut self) -> u32 {
+        self.ask(Request::GetDeviceStatus, |answer| match answer {
+            Response::GetDeviceStatus(status) => status,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    pub(super) fn offered(&mut self) -> u64 {
+        self.ask(Request::GetDeviceFeatures { first: 0, count: 2 }, |answer| match answer {
+            Response::GetDeviceFeatures(blocks) => blocks.low_bits(),
+            other => panic!("{other:?}"),
+        })
+    }
+
+    /// Up to FEATURES_OK with these features; gives the status that came of it.
+    pub(super) fn negotiate(&mut self, features: u64) -> u32 {
+        assert_eq!(self.set_status(0), 0);
+        self.set_status(ACKNOWLEDGE | DRIVER);
+        let bytes = features.to_le_bytes();
+        self.ask(Request::SetDriverFeatures(FeatureBlocks::new(0, &bytes)), |_| ());
+        self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK)
+    }
+
+    /// Everything up to DRIVER_OK, with all features and one queue.
+    pub(super) fn start(&mut self) {
+        let offered = self.offered();
+        assert_ne!(self.negotiate(offered) & FEATURES_OK, 0);
+        self.add_ring(0);
+        self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+    }
+
+    /// Sets up a queue of 16 entries with a doorbell.
+    pub(super) fn add_ring(&mut self, index: u32) {
+        let ring = Ring::new(&mut self.guest);
+        let update = VqueueUpdate {
+            index,
+            flags: VqueueFlags(VqueueFlags::ENABLE),
+            size: Ring::SIZE.into(),
+            descriptor: ring.descriptors.address(),
+            driver: ring.available.address(),
+            device: ring.used.address(),
+        };
+        self.ask(Request::SetVqueue(update), |_| ());
+        self.ask(Request::GetVqueue { index }, |answer| match answer {
+            Response::GetVqueue(queue) => assert!(queue.enabled, "{queue:?}"),
+            other => panic!("{other:?}"),
+        });
+        self.ask(Request::BindQueue { index, port: ring.doorbell.port.0 }, |answer| match answer {
+            Response::BindQueue { outcome, .. } => {
+                assert_eq!(outcome, protocol::message::BindOutcome::Bound);
+            }
+            other => panic!("{other:?}"),
+        });
+        self.rings.push(ring);
+    }
+
+    /// Grants pages with these bytes in them.
+    pub(super) fn share(&mut self, bytes: &[u8], access: Access) -> Shared {
+        let pages: Vec<_> = bytes.chunks(4096).map(|_| self.guest.allocate()).collect();
+        for (page, chunk) in pages.iter().zip(bytes.chunks(4096)) {
+            self.guest.slice(*page, 0, chunk.len()).copy_from(chunk);
+        }
+        let first = self.guest.grant(&pages, access);
+        Shared { pages, first, length: bytes.len() }
+    }
+
+    /// Ends the grants and gives what the pages hold. Fails the test if one is still mapped.
+    pub(super) fn unshare(&mut self, shared: &Shared) -> Vec<u8> {
+        self.guest.revoke(shared.first, shared.pages.len());
+        let mut bytes = vec![0; shared.length];
+        for (page, chunk) in shared.pages.iter().zip(bytes.chunks_mut(4096)) {
+            self.guest.slice(*page, 0, chunk.len()).copy_to(chunk);
+        }
+        bytes
+    }
+
+    /// Leaves the end of these grants to the driver's own end.
+    pub(super) fn keep(&mut self, shared: Shared) {
+        self.kept.push(shared);
+    }
+
+    /// Puts a chain into the first queue and rings; gives its head.
+    pub(super) fn submit(&mut self, chain: &[Descriptor]) -> u16 {
+        let head = self.rings[0].add(&self.guest, chain);
+        self.rings[0].doorbell.notify();
+        head
+    }
+
+    /// Waits for the first queue's next used element: head and bytes written.
+    pub(super) fn wait_used(&mut self) -> (u16, u32) {
+        self.rings[0].wait_used(&self.guest)
+    }
+
+    pub(super) fn ring(&mut self) -> (&mut Ring, &Guest) {
+        (&mut self.rings[0], &self.guest)
+    }
+
+    /// The driver leaves as the module does: resets, ends its grants, closes.
+    pub(super) fn close(mut self) -> Guest {
+        if self.transport.is_broken() {
+            self.release();
+            return self.guest;
+        }
+        assert_eq!(self.set_status(0), 0);
+        self.free_rings();
+        self.write_state("5");
+        self.hypervisor.store_wait(&format!("{}/state", self.ends.backend), Some("6"));
+        self.release();
+        self.guest
+    }
+
+    pub(super) fn write_state(&self, state: &str) {
+        self.hypervisor.store_write(&format!("{}/state", self.ends.frontend), state);
+    }
+
+    /// Ends the grants that the device holds while it is connected; it must not any more.
+    pub(super) fn release(&mut self) {
+        for shared in std::mem::take(&mut self.kept) {
+            self.unshare(&shared);
+        }
+        self.free_rings();
+        self.guest.revoke(self.page_grant, 1);
+        self.write_state("6");
+    }
+
+    fn free_rings(&mut self) {
+        for ring in std::mem::take(&mut self.rings) {
+            for area in [&ring.descriptors, &ring.available, &ring.used] {
+                self.guest.revoke(area.first, 1);
+            }
+        }
+    }
+}

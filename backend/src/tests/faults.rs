@@ -1,0 +1,310 @@
+//! What a guest must not do, and what it gets: DEVICE_NEEDS_RESET with the reason, once, and the
+//! daemon and its other devices go on.
+
+use protocol::grant::{GrantAddress, GrantRef};
+use protocol::message::{Request, Response, VqueueFlags, VqueueUpdate};
+use protocol::status::{
+    ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, F_ACCESS_PLATFORM, F_VERSION_1, FEATURES_OK,
+};
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
+
+use super::block::{OK, header, request};
+use super::driver::{Driver, Shared};
+use super::host::{Host, XVDA, numbered_disk};
+use super::ring::Descriptor;
+use crate::xen::{Access, DomId};
+
+/// A read request of which one part was changed by `spoil`.
+fn spoiled_read(driver: &mut Driver, spoil: impl FnOnce(&mut Driver, &mut [Descriptor; 3])) {
+    let head = driver.share(&header(VIRTIO_BLK_T_IN, 1), Access::ReadOnly);
+    let input = driver.share(&[0xee; 512], Access::ReadWrite);
+    let status = driver.share(&[0xff], Access::ReadWrite);
+    let mut chain = [head.readable(), input.writable(), status.writable()];
+    spoil(driver, &mut chain);
+    driver.submit(&chain);
+    assert_ne!(driver.wait_config_event() & DEVICE_NEEDS_RESET, 0);
+    assert_eq!(driver.unshare(&input), [0xee; 512], "no byte was moved");
+    driver.unshare(&head);
+    driver.unshare(&status);
+}
+
+/// Runs `spoil` on a fresh device; the fault's text must hold every one of `words`. Another guest's
+/// device goes on meanwhile, and this one works again after a reset.
+fn faults(words: &[&str], spoil: impl FnOnce(&mut Driver)) {
+    let (host, disk) = (Host::start(), numbered_disk(64));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let other_ends = host.add_disk(2, XVDA, disk.path(), "r");
+    let (mut driver, mut other) = (host.connect(&ends), host.connect(&other_ends));
+    driver.start();
+    other.start();
+    spoil(&mut driver);
+    let why = host.stat(DomId(1)).stats.state.needs_reset.unwrap();
+    words.iter().for_each(|word| assert!(why.contains(word), "{word:?} is not in {why:?}"));
+    assert_ne!(driver.status() & DEVICE_NEEDS_RESET, 0);
+    assert_eq!(request(&mut other, VIRTIO_BLK_T_IN, 5, &[], 512), (OK, vec![5; 512]));
+
+    let guest = driver.close();
+    driver_again(&host, &ends, guest);
+    other.close();
+    host.remove(&ends);
+    host.remove(&other_ends);
+    host.finish();
+}
+
+/// Connects again and reads a sector.
+fn driver_again(host: &Host, ends: &super::host::Ends, guest: crate::xen::sim::Guest) {
+    host.hypervisor.store_write(&format!("{}/state", ends.frontend), "1");
+    let mut driver = Driver::connect(host.hypervisor.clone(), ends.clone(), guest);
+    driver.start();
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 6, &[], 512), (OK, vec![6; 512]));
+    driver.close();
+}
+
+#[test]
+fn spec_3_2_a_raw_address_is_refused() {
+    faults(&["descriptor 1", "0x1000", "bit 63"], |driver| {
+        spoiled_read(driver, |_, chain| chain[1].address = 0x1000);
+    });
+}
+
+#[test]
+fn spec_3_2_reserved_address_bits_are_refused() {
+    faults(&["descriptor 0", "reserved"], |driver| {
+        spoiled_read(driver, |_, chain| chain[0].address |= 1 << 50);
+    });
+}
+
+#[test]
+fn spec_6_5_an_unknown_grant_is_refused() {
+    faults(&["descriptor 1", "grant 99999"], |driver| {
+        spoiled_read(driver, |_, chain| {
+            chain[1].address = GrantAddress::page(GrantRef(99_999)).encode();
+        });
+    });
+}
+
+#[test]
+fn spec_3_4_a_write_through_a_read_only_grant_is_refused() {
+    faults(&["descriptor 1", "ReadWrite"], |driver| {
+        let read_only: Shared = driver.share(&[0; 512], Access::ReadOnly);
+        spoiled_read(driver, |_, chain| chain[1].address = read_only.address());
+        assert_eq!(driver.unshare(&read_only), [0; 512]);
+    });
+}
+
+#[test]
+fn spec_3_5_a_grant_that_ended_is_refused() {
+    faults(&["descriptor 1"], |driver| {
+        let ended = driver.share(&[0; 512], Access::ReadWrite);
+        driver.unshare(&ended);
+        spoiled_read(driver, |_, chain| chain[1].address = ended.address());
+    });
+}
+
+#[test]
+fn spec_3_3_a_buffer_that_runs_over_its_grants_is_refused() {
+    faults(&["descriptor 1", "2 page(s)"], |driver| {
+        spoiled_read(driver, |driver, chain| {
+            // The latest grant: behind it there is none.
+            let last = driver.share(&[0; 512], Access::ReadWrite);
+            chain[1] = Descriptor { length: 2 * 4096, ..last.writable() };
+            driver.keep(last);
+        });
+    });
+}
+
+#[test]
+fn a_chain_of_more_than_four_gigabytes_is_refused_without_mapping() {
+    faults(&["followed to its end"], |driver| {
+        spoiled_read(driver, |_, chain| chain[0].length = u32::MAX);
+    });
+}
+
+#[test]
+fn a_readable_buffer_behind_a_writable_one_is_refused() {
+    faults(&["device-readable buffer behind"], |driver| {
+        spoiled_read(driver, |_, chain| chain[2].writable = false);
+    });
+}
+
+#[test]
+fn a_request_without_room_for_the_status_is_refused() {
+    faults(&["status byte"], |driver| {
+        let head = driver.share(&header(VIRTIO_BLK_T_OUT, 1), Access::ReadOnly);
+        driver.submit(&[head.readable()]);
+        driver.wait_config_event();
+        driver.unshare(&head);
+    });
+}
+
+#[test]
+fn a_chain_that_loops_is_refused() {
+    faults(&["followed to its end"], |driver| {
+        let head = driver.share(&header(VIRTIO_BLK_T_IN, 1), Access::ReadOnly);
+        let (ring, guest) = driver.ring();
+        ring.write(guest, 0, head.readable(), 1, 0);
+        ring.offer(guest, 0);
+        ring.doorbell.notify();
+        driver.wait_config_event();
+        driver.unshare(&head);
+    });
+}
+
+#[test]
+fn an_indirect_table_that_was_not_granted_is_refused() {
+    faults(&["followed to its end", "bit 63"], |driver| {
+        let (ring, guest) = driver.ring();
+        let table = Descriptor { address: 0x8000, length: 48, writable: false };
+        ring.write(guest, 0, table, 4, 0);
+        ring.offer(guest, 0);
+        ring.doorbell.notify();
+        driver.wait_config_event();
+    });
+}
+
+#[test]
+fn a_head_that_is_no_descriptor_is_refused() {
+    faults(&["chain 700"], |driver| {
+        let (ring, guest) = driver.ring();
+        ring.offer(guest, 700);
+        ring.doorbell.notify();
+        driver.wait_config_event();
+    });
+}
+
+#[test]
+fn an_available_index_that_is_too_far_is_refused() {
+    faults(&["ring"], |driver| {
+        let (ring, guest) = driver.ring();
+        ring.set_available(guest, 17);
+        ring.doorbell.notify();
+        driver.wait_config_event();
+    });
+}
+
+#[test]
+fn what_was_served_before_a_fault_is_given_back() {
+    faults(&["descriptor 1"], |driver| {
+        let head = driver.share(&header(VIRTIO_BLK_T_IN, 4), Access::ReadOnly);
+        let input = driver.share(&[0; 512], Access::ReadWrite);
+        let status = driver.share(&[0xff], Access::ReadWrite);
+        let good = [head.readable(), input.writable(), status.writable()];
+        let mut bad = good;
+        bad[1].address = 0;
+        let (ring, guest) = driver.ring();
+        ring.add(guest, &good);
+        ring.add(guest, &bad);
+        ring.doorbell.notify();
+        assert_eq!(driver.wait_used().0, 0);
+        driver.wait_config_event();
+        let (ring, guest) = driver.ring();
+        assert_eq!(ring.used_index(guest), 1);
+        assert_eq!(driver.unshare(&input), [4; 512]);
+        driver.unshare(&head);
+        driver.unshare(&status);
+    });
+}
+
+#[test]
+fn spec_6_5_a_faulted_device_serves_nothing_until_reset() {
+    faults(&["descriptor 1"], |driver| {
+        spoiled_read(driver, |_, chain| chain[1].address = 0x1000);
+        let head = driver.share(&header(VIRTIO_BLK_T_IN, 1), Access::ReadOnly);
+        let input = driver.share(&[0xee; 512], Access::ReadWrite);
+        let status = driver.share(&[0xff], Access::ReadWrite);
+        driver.submit(&[head.readable(), input.writable(), status.writable()]);
+        // A message goes through the same thread behind the doorbell: when it is answered, the
+        // doorbell has been dealt with.
+        driver.status();
+        driver.status();
+        let (ring, guest) = driver.ring();
+        assert_eq!(ring.used_index(guest), 0);
+        assert_eq!(driver.unshare(&input), [0xee; 512]);
+        driver.unshare(&head);
+        driver.unshare(&status);
+    });
+}
+
+#[test]
+fn spec_6_2_features_ok_is_refused_without_access_platform() {
+    let (host, disk) = (Host::start(), numbered_disk(1));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    let offered = driver.offered();
+    for features in
+        [offered & !(1 << F_ACCESS_PLATFORM), offered & !(1 << F_VERSION_1), offered | 1 << 62, 0]
+    {
+        assert_eq!(driver.negotiate(features), ACKNOWLEDGE | DRIVER, "{features:#x}");
+        // Queues come after FEATURES_OK: this set-up is ignored [6.1].
+        let update = VqueueUpdate {
+            index: 0,
+            flags: VqueueFlags(VqueueFlags::ENABLE),
+            size: 16,
+            descriptor: 1 << 63,
+            driver: 1 << 63,
+            device: 1 << 63,
+        };
+        driver.ask(Request::SetVqueue(update), |_| ());
+        assert!(!queue_enabled(&mut driver));
+    }
+    assert_ne!(driver.negotiate(offered) & FEATURES_OK, 0);
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+fn queue_enabled(driver: &mut Driver) -> bool {
+    driver.ask(Request::GetVqueue { index: 0 }, |answer| match answer {
+        Response::GetVqueue(queue) => queue.enabled,
+        other => panic!("{other:?}"),
+    })
+}
+
+#[test]
+fn spec_6_3_an_invalid_queue_set_up_changes_nothing() {
+    let (host, disk) = (Host::start(), numbered_disk(1));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    let offered = driver.offered();
+    driver.negotiate(offered);
+    let pages = driver.share(&[0; 3 * 4096], Access::ReadWrite);
+    let read_only = driver.share(&[0; 4096], Access::ReadOnly);
+    let good = VqueueUpdate {
+        index: 0,
+        flags: VqueueFlags(VqueueFlags::ENABLE),
+        size: 16,
+        descriptor: pages.address(),
+        driver: pages.address() + 4096,
+        device: pages.address() + 8192,
+    };
+    for bad in [
+        VqueueUpdate { index: 4, ..good },
+        VqueueUpdate { index: u32::MAX, ..good },
+        VqueueUpdate { flags: VqueueFlags(3), ..good },
+        VqueueUpdate { flags: VqueueFlags(0x41), ..good },
+        VqueueUpdate { flags: VqueueFlags(1 | 1 << 3), ..good },
+        VqueueUpdate { size: 0, ..good },
+        VqueueUpdate { size: 15, ..good },
+        VqueueUpdate { size: 512, ..good },
+        VqueueUpdate { descriptor: 0x1000, ..good },
+        VqueueUpdate { descriptor: pages.address() + 8, ..good },
+        VqueueUpdate { driver: pages.address() + 1, ..good },
+        VqueueUpdate { device: pages.address() + 2, ..good },
+        VqueueUpdate { device: read_only.address(), ..good },
+        VqueueUpdate { device: pages.address() + 3 * 4096, ..good },
+    ] {
+        driver.ask(Request::SetVqueue(bad), |_| ());
+        assert!(!queue_enabled(&mut driver), "{bad:x?}");
+        assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1, "{bad:x?}");
+    }
+    driver.ask(Request::SetVqueue(good), |_| ());
+    assert!(queue_enabled(&mut driver));
+    driver.ask(Request::ResetVqueue { index: 0 }, |_| ());
+    assert!(!queue_enabled(&mut driver));
+    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1);
+    driver.unshare(&pages);
+    driver.unshare(&read_only);
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}

@@ -1,0 +1,135 @@
+//! Dom0: the server in a thread, and a toolstack that writes what xl writes.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use nix::sys::eventfd::EventFd;
+use tempfile::NamedTempFile;
+
+use super::driver::Driver;
+use crate::registry::{Device, Registry};
+use crate::server::{Server, ServerError};
+use crate::xen::DomId;
+use crate::xen::sim::Hypervisor;
+
+/// xvda's number, as xl gives it.
+pub(super) const XVDA: u32 = 51712;
+/// Pages of a test guest.
+const GUEST_PAGES: usize = 1024;
+
+pub(super) struct Host {
+    pub(super) hypervisor: Hypervisor,
+    registry: Arc<Registry>,
+    stop: Arc<EventFd>,
+    server: JoinHandle<Result<(), ServerError>>,
+}
+
+/// Where one device's two ends stand in XenStore.
+#[derive(Clone)]
+pub(super) struct Ends {
+    pub(super) guest: DomId,
+    pub(super) backend: String,
+    pub(super) frontend: String,
+}
+
+impl Host {
+    pub(super) fn start() -> Self {
+        Self::start_on(Hypervisor::default())
+    }
+
+    /// Starts where something stands in XenStore already.
+    pub(super) fn start_on(hypervisor: Hypervisor) -> Self {
+        let registry = Arc::new(Registry::default());
+        let stop = Arc::new(EventFd::new().unwrap());
+        let server = Server::new(hypervisor.clone(), Arc::clone(&registry)).unwrap();
+        let stopped = Arc::clone(&stop);
+        let server = thread::spawn(move || server.run(&*stopped));
+        Self { hypervisor, registry, stop, server }
+    }
+
+    /// Adds a disk as xl does.
+    pub(super) fn add_disk(&self, guest: u16, number: u32, target: &Path, mode: &str) -> Ends {
+        let params = target.to_str().unwrap();
+        let keys = [("params", params), ("mode", mode), ("device-type", "disk"), ("dev", "xvda")];
+        self.add("virtio_disk", guest, number, &keys)
+    }
+
+    pub(super) fn add(&self, class: &str, guest: u16, number: u32, keys: &[(&str, &str)]) -> Ends {
+        let ends = Ends {
+            guest: DomId(guest),
+            backend: format!("/local/domain/0/backend/{class}/{guest}/{number}"),
+            frontend: format!("/local/domain/{guest}/device/{class}/{number}"),
+        };
+        let write = |path: &str, value: &str| self.hypervisor.store_write(path, value);
+        write(&format!("{}/backend", ends.frontend), &ends.backend);
+        write(&format!("{}/state", ends.frontend), "1");
+        write(&format!("{}/frontend", ends.backend), &ends.frontend);
+        write(&format!("{}/online", ends.backend), "1");
+        for (key, value) in keys {
+            write(&format!("{}/{key}", ends.backend), value);
+        }
+        write(&format!("{}/state", ends.backend), "1");
+        ends
+    }
+
+    /// Removes a device as `xl destroy` does, and waits for the backend as xl does.
+    pub(super) fn remove(&self, ends: &Ends) {
+        self.hypervisor.store_write(&format!("{}/online", ends.backend), "0");
+        self.hypervisor.store_write(&format!("{}/state", ends.backend), "5");
+        self.wait_state(ends, "6");
+        self.hypervisor.store_remove(&ends.frontend);
+        self.hypervisor.store_remove(&ends.backend);
+    }
+
+    pub(super) fn wait_state(&self, ends: &Ends, state: &str) {
+        self.hypervisor.store_wait(&format!("{}/state", ends.backend), Some(state));
+    }
+
+    pub(super) fn error(&self, ends: &Ends) -> Option<String> {
+        self.hypervisor.store_read(&format!("{}/error", ends.backend))
+    }
+
+    /// A guest that has found the device and is connected.
+    pub(super) fn connect(&self, ends: &Ends) -> Driver {
+        let guest = self.hypervisor.guest(ends.guest.0, GUEST_PAGES);
+        Driver::connect(self.hypervisor.clone(), ends.clone(), guest)
+    }
+
+    /// The same guest's other driver, with grant references of its own.
+    pub(super) fn connect_beside(&self, ends: &Ends) -> Driver {
+        let mut guest = self.hypervisor.guest(ends.guest.0, GUEST_PAGES);
+        guest.skip_references(10_000);
+        Driver::connect(self.hypervisor.clone(), ends.clone(), guest)
+    }
+
+    /// What `stat` says of a guest's first device.
+    pub(super) fn stat(&self, guest: DomId) -> Device {
+        let devices = self.registry.report().devices;
+        devices.into_iter().find(|device| device.domid == guest.0).unwrap()
+    }
+
+    /// Stops the server; fails the test if anything was left behind.
+    pub(super) fn finish(self) {
+        let hypervisor = self.hypervisor.clone();
+        self.finish_with_guests();
+        hypervisor.assert_clean();
+    }
+
+    /// Stops the server; fails the test if it holds anything of a guest's.
+    pub(super) fn finish_with_guests(self) {
+        self.stop.write(1).unwrap();
+        self.server.join().unwrap().unwrap();
+        for device in self.registry.report().devices {
+            assert_eq!(device.stats.grants_mapped, 0, "{}", device.device);
+        }
+    }
+}
+
+/// A disk of `sectors` sectors, each filled with its own number.
+pub(super) fn numbered_disk(sectors: u64) -> NamedTempFile {
+    let file = NamedTempFile::new().unwrap();
+    let bytes: Vec<u8> = (0..sectors).flat_map(|sector| [sector as u8; 512]).collect();
+    std::fs::write(file.path(), bytes).unwrap();
+    file
+}

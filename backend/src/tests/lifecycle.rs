@@ -1,0 +1,154 @@
+//! Devices that come, are refused, leave, and come again.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
+
+use super::block::{OK, header, request};
+use super::driver::Driver;
+use super::host::{Host, XVDA, numbered_disk};
+use crate::xen::{Access, DomId};
+
+#[test]
+fn spec_2_6_a_device_that_cannot_be_served_loses_its_state_and_says_why() {
+    let host = Host::start();
+    let cases = [
+        (host.add_disk(1, XVDA, Path::new("/nonexistent/disk.img"), "w"), "/nonexistent/disk.img"),
+        (host.add_disk(2, XVDA, Path::new("/dev/null"), "w"), "neither a file nor a block device"),
+        (host.add_disk(3, XVDA, Path::new("/proc/version"), "w"), "/proc/version"),
+        (host.add_disk(4, XVDA, Path::new(""), "w"), "target="),
+        (host.add("virtio", 5, 0, &[("type", "virtio,device63")]), "virtio,device63"),
+        (host.add("virtio_disk", 6, XVDA, &[("params", "/x"), ("device-type", "cdrom")]), "cdrom"),
+    ];
+    for (ends, word) in cases {
+        host.hypervisor.store_wait(&format!("{}/state", ends.backend), None);
+        let error = host.error(&ends).unwrap();
+        assert!(error.contains(word), "{word:?} is not in {error:?}");
+        host.hypervisor.store_remove(&ends.backend);
+    }
+    host.finish();
+}
+
+#[test]
+fn an_unreadable_target_is_refused() {
+    if nix::unistd::geteuid().is_root() {
+        // Root reads everything; the refusal is then shown with a directory.
+        let (host, directory) = (Host::start(), tempfile::tempdir().unwrap());
+        let ends = host.add_disk(1, XVDA, directory.path(), "r");
+        host.hypervisor.store_wait(&format!("{}/state", ends.backend), None);
+        return host.finish();
+    }
+    let (host, disk) = (Host::start(), numbered_disk(1));
+    std::fs::set_permissions(disk.path(), std::fs::Permissions::from_mode(0o000)).unwrap();
+    let ends = host.add_disk(1, XVDA, disk.path(), "r");
+    host.hypervisor.store_wait(&format!("{}/state", ends.backend), None);
+    assert!(host.error(&ends).unwrap().contains("cannot open"));
+    host.finish();
+}
+
+#[test]
+fn spec_2_9_a_frontend_that_leaves_may_come_again() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    for _ in 0..5 {
+        driver.start();
+        assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 2, &[], 512), (OK, vec![2; 512]));
+        let guest = driver.close();
+        assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 0);
+        host.hypervisor.store_write(&format!("{}/state", ends.frontend), "1");
+        driver = Driver::connect(host.hypervisor.clone(), ends.clone(), guest);
+    }
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_2_8_a_guest_that_is_destroyed_in_the_middle_of_requests_leaves_nothing_mapped() {
+    let (host, disk) = (Host::start(), numbered_disk(64));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let mut shared = Vec::new();
+    for sector in 0..5 {
+        let head = driver.share(&header(VIRTIO_BLK_T_IN, sector), Access::ReadOnly);
+        let input = driver.share(&[0; 4096], Access::ReadWrite);
+        let status = driver.share(&[0xff], Access::ReadWrite);
+        driver.submit(&[head.readable(), input.writable(), status.writable()]);
+        shared.extend([head, input, status]);
+    }
+    // The toolstack does not ask the guest.
+    host.remove(&ends);
+    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 0);
+    shared.iter().for_each(|shared| drop(driver.unshare(shared)));
+    driver.release();
+
+    // The same domain number comes again, as after a reboot.
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 3, &[], 512), (OK, vec![3; 512]));
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_2_7_a_guest_that_vanishes_without_a_word_is_let_go() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    host.hypervisor.store_remove(&ends.frontend);
+    host.wait_state(&ends, "6");
+    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 0);
+    driver.release();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn a_daemon_that_stops_lets_every_guest_go() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends: Vec<_> = (1..=3).map(|id| host.add_disk(id, XVDA, disk.path(), "r")).collect();
+    let mut drivers: Vec<_> = ends.iter().map(|ends| host.connect(ends)).collect();
+    drivers.iter_mut().for_each(Driver::start);
+    let hypervisor = host.hypervisor.clone();
+    let stop = std::thread::spawn(move || host.finish_with_guests());
+    for (ends, driver) in ends.iter().zip(&mut drivers) {
+        hypervisor.store_wait(&format!("{}/state", ends.backend), Some("6"));
+        driver.release();
+    }
+    stop.join().unwrap();
+    hypervisor.assert_clean();
+}
+
+#[test]
+fn two_disks_of_one_guest_stand_apart() {
+    let (host, first, second) = (Host::start(), numbered_disk(8), numbered_disk(16));
+    let ends = host.add_disk(1, XVDA, first.path(), "w");
+    let more = host.add_disk(1, XVDA + 16, second.path(), "r");
+    let (mut one, mut two) = (host.connect(&ends), host.connect_beside(&more));
+    one.start();
+    two.start();
+    assert_eq!(request(&mut one, VIRTIO_BLK_T_IN, 7, &[], 512), (OK, vec![7; 512]));
+    assert_eq!(request(&mut two, VIRTIO_BLK_T_IN, 15, &[], 512), (OK, vec![15; 512]));
+    one.close();
+    host.remove(&ends);
+    assert_eq!(request(&mut two, VIRTIO_BLK_T_IN, 14, &[], 512), (OK, vec![14; 512]));
+    two.close();
+    host.remove(&more);
+    host.finish();
+}
+
+#[test]
+fn devices_of_an_earlier_daemon_are_closed() {
+    let hypervisor = crate::xen::sim::Hypervisor::default();
+    let state = "/local/domain/0/backend/virtio_disk/7/51712/state";
+    hypervisor.store_write(state, "4");
+    let host = Host::start_on(hypervisor);
+    host.hypervisor.store_wait(state, Some("6"));
+    host.finish();
+}

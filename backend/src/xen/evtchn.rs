@@ -1,0 +1,117 @@
+//! `/dev/xen/evtchn`: event channels to one guest.
+//!
+//! ABI: Linux `include/uapi/xen/evtchn.h`. Reading gives ports that were signalled and masks them;
+//! writing a port unmasks it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use super::{DomId, EventChannels, EventError, LocalPort, RemotePort};
+
+const DEVICE: &str = "/dev/xen/evtchn";
+
+/// `struct ioctl_evtchn_bind_interdomain`.
+#[repr(C)]
+struct RawBind {
+    remote_domain: u32,
+    remote_port: u32,
+}
+
+/// `struct ioctl_evtchn_unbind` and `_notify`.
+#[repr(C)]
+struct RawPort {
+    port: u32,
+}
+
+/// `struct ioctl_evtchn_restrict_domid`.
+#[repr(C)]
+struct RawRestrict {
+    domid: u16,
+}
+
+mod ioctl {
+    use super::{RawBind, RawPort, RawRestrict};
+
+    const fn code(number: u8, size: usize) -> u64 {
+        nix::request_code_none!(b'E', number) | (size as u64) << 16
+    }
+
+    nix::ioctl_write_ptr_bad!(bind_interdomain, code(1, size_of::<RawBind>()), RawBind);
+    nix::ioctl_write_ptr_bad!(unbind, code(3, size_of::<RawPort>()), RawPort);
+    nix::ioctl_write_ptr_bad!(notify, code(4, size_of::<RawPort>()), RawPort);
+    nix::ioctl_write_ptr_bad!(restrict, code(6, size_of::<RawRestrict>()), RawRestrict);
+}
+
+/// The door to event channels with one guest.
+#[derive(Debug)]
+pub struct Evtchn {
+    file: File,
+    guest: DomId,
+}
+
+impl Evtchn {
+    /// Opens the door, and has the kernel hold it to `guest`.
+    pub(super) fn open(guest: DomId) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+        let file = options.open(DEVICE).map_err(|error| {
+            let hint = "is this a Xen domain, and is the module xen-evtchn loaded?";
+            io::Error::new(error.kind(), format!("cannot open {DEVICE}: {error} ({hint})"))
+        })?;
+        let request = RawRestrict { domid: guest.0 };
+        // SAFETY: the ioctl reads one RawRestrict, which lives past the call.
+        unsafe { ioctl::restrict(file.as_raw_fd(), &request) }?;
+        Ok(Self { file, guest })
+    }
+}
+
+impl AsFd for Evtchn {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn failed(operation: &'static str, port: u32, source: impl Into<io::Error>) -> EventError {
+    EventError { operation, port, source: source.into() }
+}
+
+impl EventChannels for Evtchn {
+    fn bind(&mut self, port: RemotePort) -> Result<LocalPort, EventError> {
+        let request = RawBind { remote_domain: self.guest.0.into(), remote_port: port.0 };
+        // SAFETY: the ioctl reads one RawBind, which lives past the call.
+        let local = unsafe { ioctl::bind_interdomain(self.file.as_raw_fd(), &request) };
+        let local = local.map_err(|errno| failed("bind", port.0, errno))?;
+        u32::try_from(local).map(LocalPort).map_err(|e| failed("bind", port.0, io::Error::other(e)))
+    }
+
+    fn unbind(&mut self, port: LocalPort) {
+        // SAFETY: the ioctl reads one RawPort, which lives past the call.
+        let done = unsafe { ioctl::unbind(self.file.as_raw_fd(), &RawPort { port: port.0 }) };
+        if let Err(error) = done {
+            tracing::warn!(%error, "cannot close event channel {}", port.0);
+        }
+    }
+
+    fn notify(&mut self, port: LocalPort) -> Result<(), EventError> {
+        // SAFETY: the ioctl reads one RawPort, which lives past the call.
+        let done = unsafe { ioctl::notify(self.file.as_raw_fd(), &RawPort { port: port.0 }) };
+        done.map(drop).map_err(|errno| failed("signal", port.0, errno))
+    }
+
+    fn pending(&mut self) -> Result<Option<LocalPort>, EventError> {
+        let mut port = [0; 4];
+        match self.file.read(&mut port) {
+            Ok(4) => Ok(Some(LocalPort(u32::from_ne_bytes(port)))),
+            Ok(_) => Err(failed("read", 0, io::ErrorKind::UnexpectedEof)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(failed("read", 0, error)),
+        }
+    }
+
+    fn unmask(&mut self, port: LocalPort) -> Result<(), EventError> {
+        let written = self.file.write_all(&port.0.to_ne_bytes());
+        written.map_err(|error| failed("unmask", port.0, error))
+    }
+}

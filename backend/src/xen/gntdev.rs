@@ -1,0 +1,184 @@
+//! `/dev/xen/gntdev`: maps pages that a guest granted to this domain.
+//!
+//! ABI: Linux `include/uapi/xen/gntdev.h`. A map is two steps: an ioctl notes the references and gives
+//! an index, and an mmap at that index makes the one hypercall that maps them all, or none.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use protocol::grant::{GrantRef, PAGE_SIZE};
+
+use super::mapped::MappedRange;
+use super::{Access, DomId, GrantTable, MapError};
+
+const DEVICE: &str = "/dev/xen/gntdev";
+
+/// `struct ioctl_gntdev_grant_ref`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RawReference {
+    domid: u32,
+    reference: u32,
+}
+
+/// `struct ioctl_gntdev_map_grant_ref`, of which the references follow directly.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RawMap {
+    count: u32,
+    padding: u32,
+    index: u64,
+    first: RawReference,
+}
+
+/// `struct ioctl_gntdev_unmap_grant_ref`.
+#[repr(C)]
+struct RawUnmap {
+    index: u64,
+    count: u32,
+    padding: u32,
+}
+
+mod ioctl {
+    use super::{RawMap, RawUnmap};
+
+    nix::ioctl_write_ptr_bad!(
+        map,
+        nix::request_code_none!(b'G', 0) | (size_of::<RawMap>() as u64) << 16,
+        RawMap
+    );
+    nix::ioctl_write_ptr_bad!(
+        unmap,
+        nix::request_code_none!(b'G', 1) | (size_of::<RawUnmap>() as u64) << 16,
+        RawUnmap
+    );
+}
+
+/// The door to one guest's grants.
+#[derive(Debug)]
+pub struct Gntdev {
+    file: Arc<File>,
+    guest: DomId,
+}
+
+impl Gntdev {
+    /// Opens the door.
+    pub(super) fn open(guest: DomId) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|error| {
+            let hint = "is this a Xen domain, and is the module xen-gntdev loaded?";
+            io::Error::new(error.kind(), format!("cannot open {DEVICE}: {error} ({hint})"))
+        })?;
+        Ok(Self { file: Arc::new(file), guest })
+    }
+
+    /// Notes `references` with the kernel; gives the index under which mmap finds them.
+    fn reserve(&self, references: &[GrantRef]) -> Result<u64, MapError> {
+        let no_room = |source| MapError::NoRoom { count: references.len(), source };
+        let count = u32::try_from(references.len()).map_err(|e| no_room(io::Error::other(e)))?;
+        // One RawMap holds the header and the first reference; a Vec of 8-byte records behind an
+        // 16-byte header keeps the layout: 16 bytes of header are two records.
+        let record = |domid, reference| RawReference { domid, reference };
+        let mut request = vec![record(count, 0), record(0, 0)];
+        let domid = u32::from(self.guest.0);
+        request.extend(references.iter().map(|reference| record(domid, reference.0)));
+        // SAFETY: range: the ioctl reads and writes 16 bytes of header and reads `count` records of 8
+        // bytes; the Vec holds 2 + count records. Alignment: the kernel copies bytes. Aliasing and
+        // lifetime: the Vec is ours alone and lives past the call.
+        let done = unsafe {
+            ioctl::map(self.file.as_raw_fd(), request.as_mut_ptr().cast::<RawMap>().cast_const())
+        };
+        done.map_err(|errno| no_room(errno.into()))?;
+        let [_, index, ..] = request.as_slice() else {
+            return Err(no_room(io::ErrorKind::InvalidData.into()));
+        };
+        Ok(u64::from(index.domid) | u64::from(index.reference) << 32)
+    }
+}
+
+/// Ends what `reserve` noted.
+fn forget(file: &File, index: u64, pages: usize) -> io::Result<()> {
+    let request = RawUnmap { index, count: pages as u32, padding: 0 };
+    // SAFETY: the ioctl reads one RawUnmap, which lives past the call.
+    unsafe { ioctl::unmap(file.as_raw_fd(), &request) }?;
+    Ok(())
+}
+
+impl GrantTable for Gntdev {
+    type Pages = GntdevPages;
+
+    fn map(&self, references: &[GrantRef], access: Access) -> Result<GntdevPages, MapError> {
+        let (count, first) = (references.len(), references.first().copied());
+        let empty = || MapError::NoRoom { count, source: io::ErrorKind::InvalidInput.into() };
+        let first = first.ok_or_else(empty)?;
+        let bytes = count.checked_mul(PAGE_SIZE as usize).and_then(NonZeroUsize::new);
+        let bytes = bytes.ok_or_else(empty)?;
+        let protection = match access {
+            Access::ReadOnly => ProtFlags::PROT_READ,
+            Access::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+        };
+        let index = self.reserve(references)?;
+        // SAFETY: no address is asked for, so no other mapping is touched; the kernel checks the
+        // length against what was reserved under this index.
+        let mapped = unsafe {
+            mmap(None, bytes, protection, MapFlags::MAP_SHARED, &*self.file, index as libc::off_t)
+        };
+        match mapped {
+            Ok(address) => {
+                // SAFETY: mmap gave `bytes` bytes, page aligned, with this protection. They stay
+                // mapped until GntdevPages is dropped, which owns the range. Nothing else refers to
+                // them.
+                let range = unsafe { MappedRange::new(address.cast(), bytes.get(), access) };
+                Ok(GntdevPages { range, file: Arc::clone(&self.file), index })
+            }
+            Err(errno) => {
+                if let Err(error) = forget(&self.file, index, count) {
+                    tracing::error!(%error, "gntdev keeps {count} reference(s) that failed to map");
+                }
+                Err(map_error(errno, first, count, access))
+            }
+        }
+    }
+}
+
+fn map_error(errno: nix::Error, first: GrantRef, count: usize, access: Access) -> MapError {
+    match errno {
+        nix::Error::ENOMEM | nix::Error::EAGAIN | nix::Error::ENOSPC => {
+            MapError::NoRoom { count, source: errno.into() }
+        }
+        _ => MapError::Refused { first, count, access, source: errno.into() },
+    }
+}
+
+/// Pages mapped through gntdev.
+#[derive(Debug)]
+pub struct GntdevPages {
+    range: MappedRange,
+    file: Arc<File>,
+    index: u64,
+}
+
+impl AsRef<MappedRange> for GntdevPages {
+    fn as_ref(&self) -> &MappedRange {
+        &self.range
+    }
+}
+
+impl Drop for GntdevPages {
+    fn drop(&mut self) {
+        let (address, length): (NonNull<u8>, usize) = (self.range.address(), self.range.length());
+        // SAFETY: exactly the range that `map` got from mmap; whatever borrows it borrows self, which
+        // is being dropped, so nothing does.
+        if let Err(error) = unsafe { munmap(address.cast(), length) } {
+            tracing::error!(%error, "cannot unmap {length} granted bytes");
+            return;
+        }
+        if let Err(error) = forget(&self.file, self.index, length / PAGE_SIZE as usize) {
+            tracing::error!(%error, "gntdev keeps the references of {length} unmapped bytes");
+        }
+    }
+}

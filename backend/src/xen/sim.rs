@@ -1,0 +1,78 @@
+//! A simulated hypervisor behind the doors: grant tables with permissions and revocation, event
+//! channels, XenStore with watches.
+//!
+//! Guests' pages are real shared memory and mappings are real mappings, so an access that the
+//! hypervisor would not allow is a fault of the test process. What a guest or a backend must not do
+//! is noted, and [`Hypervisor::assert_clean`] fails the test for it.
+
+mod events;
+mod grants;
+mod guest;
+mod store;
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+pub use self::events::{GuestPort, SimEvents};
+pub use self::grants::SimGrants;
+pub use self::guest::{Guest, GuestPage};
+pub use self::store::SimStore;
+use super::{DomId, StoreError, Xen};
+
+/// What the hypervisor knows.
+#[derive(Default)]
+struct World {
+    grants: grants::GrantTables,
+    channels: events::Channels,
+    store: store::Tree,
+    violations: Vec<String>,
+}
+
+/// The hypervisor; clones are the same one.
+#[derive(Clone, Default)]
+pub struct Hypervisor(Arc<Mutex<World>>);
+
+impl Hypervisor {
+    fn world(&self) -> MutexGuard<'_, World> {
+        // A test that failed with the lock held must not fail everything that cleans up after it.
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A new domain with `pages` pages of memory.
+    pub fn guest(&self, id: u16, pages: usize) -> Guest {
+        Guest::new(self.clone(), DomId(id), pages)
+    }
+
+    /// Pages of `guest` that are mapped by this domain, a page counting as often as it is mapped.
+    pub fn mapped_pages(&self, guest: DomId) -> usize {
+        self.world().grants.mapped(guest)
+    }
+
+    /// Fails the test if a grant is still there or mapped, a port is still bound, or a rule was
+    /// broken.
+    pub fn assert_clean(&self) {
+        let world = self.world();
+        assert_eq!(world.violations, Vec::<String>::new(), "rules broken");
+        assert_eq!(world.grants.describe(), Vec::<String>::new(), "grants left");
+        assert_eq!(world.channels.bound(), 0, "event channels left bound");
+    }
+}
+
+/// Dom0's doors.
+impl Xen for Hypervisor {
+    type Grants = SimGrants;
+    type Events = SimEvents;
+    type Store = SimStore;
+
+    fn grants(&self, guest: DomId) -> io::Result<SimGrants> {
+        Ok(SimGrants::new(self.clone(), guest))
+    }
+
+    fn events(&self, guest: DomId) -> io::Result<SimEvents> {
+        SimEvents::new(self.clone(), guest)
+    }
+
+    fn store(&self) -> Result<SimStore, StoreError> {
+        SimStore::new(self.clone())
+    }
+}

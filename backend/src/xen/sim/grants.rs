@@ -1,0 +1,136 @@
+//! Grant tables, and mapping by them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous};
+use protocol::grant::{GrantRef, PAGE_SIZE};
+
+use super::Hypervisor;
+use crate::xen::mapped::MappedRange;
+use crate::xen::{Access, DomId, GrantTable, MapError};
+
+/// One entry of a grant table.
+pub(super) struct Grant {
+    pub(super) memory: Arc<File>,
+    pub(super) page: usize,
+    pub(super) access: Access,
+    pub(super) mapped: usize,
+}
+
+/// The grant tables of all domains.
+#[derive(Default)]
+pub(super) struct GrantTables(pub(super) BTreeMap<(DomId, GrantRef), Grant>);
+
+impl GrantTables {
+    pub(super) fn mapped(&self, guest: DomId) -> usize {
+        self.0.iter().filter(|((owner, _), _)| *owner == guest).map(|(_, g)| g.mapped).sum()
+    }
+
+    pub(super) fn describe(&self) -> Vec<String> {
+        let one = |((owner, reference), grant): (&(DomId, GrantRef), &Grant)| {
+            format!("{owner}'s {reference}, mapped {} time(s)", grant.mapped)
+        };
+        self.0.iter().map(one).collect()
+    }
+}
+
+/// The door to one guest's grants.
+pub struct SimGrants {
+    hypervisor: Hypervisor,
+    guest: DomId,
+}
+
+impl SimGrants {
+    pub(super) fn new(hypervisor: Hypervisor, guest: DomId) -> Self {
+        Self { hypervisor, guest }
+    }
+}
+
+impl GrantTable for SimGrants {
+    type Pages = SimPages;
+
+    fn map(&self, references: &[GrantRef], access: Access) -> Result<SimPages, MapError> {
+        let mut world = self.hypervisor.world();
+        let refused = |first| MapError::Refused {
+            first,
+            count: references.len(),
+            access,
+            source: io::ErrorKind::InvalidInput.into(),
+        };
+        let key = |reference: &GrantRef| (self.guest, *reference);
+        // Every element has its own status (XSA-361): one that is refused refuses the whole.
+        for reference in references {
+            let grant = world.grants.0.get(&key(reference));
+            grant.filter(|grant| access <= grant.access).ok_or_else(|| refused(*reference))?;
+        }
+        let bytes = NonZeroUsize::new(references.len() * PAGE_SIZE as usize).unwrap();
+        // SAFETY: no address is asked for, so no other mapping is touched.
+        let base = unsafe {
+            mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE).unwrap()
+        };
+        for (position, reference) in references.iter().enumerate() {
+            let grant = world.grants.0.get_mut(&key(reference)).unwrap();
+            grant.mapped += 1;
+            // SAFETY: position is within the pages reserved above, which nothing refers to yet.
+            unsafe { place(base.cast(), position, grant, access) };
+        }
+        drop(world);
+        // SAFETY: `bytes` bytes are mapped at base with `access`, until SimPages is dropped.
+        let range = unsafe { MappedRange::new(base.cast(), bytes.get(), access) };
+        let (hypervisor, guest) = (self.hypervisor.clone(), self.guest);
+        Ok(SimPages { range, hypervisor, guest, references: references.to_vec() })
+    }
+}
+
+/// Maps a grant's page at the `position`th page from `base`.
+///
+/// # Safety
+/// That page must be part of a mapping that nothing refers to.
+unsafe fn place(base: NonNull<u8>, position: usize, grant: &Grant, access: Access) {
+    let page = NonZeroUsize::new(PAGE_SIZE as usize).unwrap();
+    let protection = match access {
+        Access::ReadOnly => ProtFlags::PROT_READ,
+        Access::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+    };
+    let address = NonZeroUsize::new(base.as_ptr() as usize + position * page.get());
+    let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+    let offset = (grant.page * page.get()) as libc::off_t;
+    // SAFETY: replaces one page that the caller says nothing refers to.
+    unsafe { mmap(address, page, protection, flags, &*grant.memory, offset).unwrap() };
+}
+
+/// Pages mapped in the simulation.
+pub struct SimPages {
+    range: MappedRange,
+    hypervisor: Hypervisor,
+    guest: DomId,
+    references: Vec<GrantRef>,
+}
+
+impl AsRef<MappedRange> for SimPages {
+    fn as_ref(&self) -> &MappedRange {
+        &self.range
+    }
+}
+
+impl Drop for SimPages {
+    fn drop(&mut self) {
+        let length = NonZeroUsize::new(self.range.length()).unwrap();
+        let address = NonZeroUsize::new(self.range.address().as_ptr() as usize);
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
+        // SAFETY: replaces exactly the range that `map` made, and whatever borrows it borrows self.
+        // The addresses stay reserved without access: a pointer kept past this point faults, always.
+        unsafe { mmap_anonymous(address, length, ProtFlags::PROT_NONE, flags).unwrap() };
+        let mut world = self.hypervisor.world();
+        for reference in &self.references {
+            if let Some(grant) = world.grants.0.get_mut(&(self.guest, *reference)) {
+                grant.mapped -= 1;
+            }
+        }
+    }
+}

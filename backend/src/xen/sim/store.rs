@@ -1,0 +1,145 @@
+//! XenStore: a tree of values, and watches.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::EventFd;
+
+use super::Hypervisor;
+use super::events::event_fd;
+use crate::xen::{StoreError, XenStore};
+
+/// Values by absolute path, and who watches what.
+#[derive(Default)]
+pub(super) struct Tree {
+    values: BTreeMap<String, String>,
+    watches: Vec<(String, Arc<EventFd>)>,
+}
+
+/// Whether `path` is `top` or below it.
+fn is_below(path: &str, top: &str) -> bool {
+    path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+impl Tree {
+    fn changed(&self, path: &str) {
+        // A watch fires for what is below it, and when something above it goes.
+        let fires = |watch: &str| is_below(path, watch) || is_below(watch, path);
+        for (watch, fired) in &self.watches {
+            if fires(watch) {
+                fired.write(1).unwrap();
+            }
+        }
+    }
+
+    fn write(&mut self, path: &str, value: &str) {
+        self.values.insert(path.to_owned(), value.to_owned());
+        self.changed(path);
+    }
+
+    fn remove(&mut self, path: &str) {
+        self.values.retain(|key, _| !is_below(key, path));
+        self.changed(path);
+    }
+}
+
+/// The toolstack's and the guests' view, by absolute path. They write what a test makes them write.
+impl Hypervisor {
+    /// Writes a value.
+    pub fn store_write(&self, path: &str, value: &str) {
+        self.world().store.write(path, value);
+    }
+
+    /// Removes a node and what is below.
+    pub fn store_remove(&self, path: &str) {
+        self.world().store.remove(path);
+    }
+
+    /// A value.
+    pub fn store_read(&self, path: &str) -> Option<String> {
+        self.world().store.values.get(path).cloned()
+    }
+
+    /// Waits until a value is as it should be; fails the test after ten seconds, naming path and
+    /// value.
+    pub fn store_wait(&self, path: &str, wanted: Option<&str>) {
+        let fired = Arc::new(event_fd());
+        self.world().store.watches.push((path.to_owned(), Arc::clone(&fired)));
+        let end = Instant::now() + Duration::from_secs(10);
+        while self.store_read(path).as_deref() != wanted {
+            assert!(Instant::now() < end, "{path} is {:?}, not {wanted:?}", self.store_read(path));
+            let mut fds = [nix::poll::PollFd::new(fired.as_fd(), nix::poll::PollFlags::POLLIN)];
+            nix::poll::poll(&mut fds, 100u16).unwrap();
+            let _ = fired.read();
+        }
+        self.world().store.watches.retain(|(_, watcher)| !Arc::ptr_eq(watcher, &fired));
+    }
+}
+
+/// Dom0's connection.
+pub struct SimStore {
+    hypervisor: Hypervisor,
+    fired: Arc<EventFd>,
+}
+
+impl SimStore {
+    pub(super) fn new(hypervisor: Hypervisor) -> Result<Self, StoreError> {
+        Ok(Self { hypervisor, fired: Arc::new(event_fd()) })
+    }
+}
+
+fn absolute(path: &str) -> String {
+    if path.starts_with('/') { path.to_owned() } else { format!("/local/domain/0/{path}") }
+}
+
+impl AsFd for SimStore {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fired.as_fd()
+    }
+}
+
+impl XenStore for SimStore {
+    fn read(&mut self, path: &str) -> Result<Option<String>, StoreError> {
+        Ok(self.hypervisor.store_read(&absolute(path)))
+    }
+
+    fn list(&mut self, path: &str) -> Result<Vec<String>, StoreError> {
+        let top = format!("{}/", absolute(path));
+        let world = self.hypervisor.world();
+        let below = world.store.values.keys().filter_map(|key| key.strip_prefix(&top));
+        let mut names: Vec<_> =
+            below.filter_map(|rest| rest.split('/').next()).map(str::to_owned).collect();
+        names.dedup();
+        Ok(names)
+    }
+
+    fn write(&mut self, path: &str, value: &str) -> Result<(), StoreError> {
+        self.hypervisor.store_write(&absolute(path), value);
+        Ok(())
+    }
+
+    fn remove(&mut self, path: &str) -> Result<(), StoreError> {
+        self.hypervisor.store_remove(&absolute(path));
+        Ok(())
+    }
+
+    fn watch(&mut self, path: &str) -> Result<(), StoreError> {
+        let watch = (absolute(path), Arc::clone(&self.fired));
+        self.hypervisor.world().store.watches.push(watch);
+        self.fired.write(1).unwrap();
+        Ok(())
+    }
+
+    fn take_events(&mut self) -> Result<bool, StoreError> {
+        Ok(self.fired.read().is_ok())
+    }
+}
+
+impl Drop for SimStore {
+    fn drop(&mut self) {
+        let fired = &self.fired;
+        self.hypervisor.world().store.watches.retain(|(_, other)| !Arc::ptr_eq(fired, other));
+    }
+}
