@@ -5,6 +5,8 @@
 
 mod fault;
 mod memory;
+#[cfg(test)]
+mod tests;
 
 pub use fault::GrantFault;
 pub use memory::{GrantMemory, PinId, Reach};

@@ -71,7 +71,8 @@ impl<X: Xen> Server<X> {
                 tracing::error!(%path, %error, "cannot stop the device");
                 continue;
             }
-            join(&path, running.thread);
+            // A panic is logged there; nobody is left to be told.
+            let _ = join(&path, running.thread);
         }
         outcome
     }
@@ -108,9 +109,19 @@ impl<X: Xen> Server<X> {
         }
         while let Ok(path) = self.ended.try_recv() {
             self.registry.end(&path);
-            if let Some(running) = self.running.remove(&path) {
-                join(&path, running.thread);
+            let Some(running) = self.running.remove(&path) else { continue };
+            if join(&path, running.thread).is_err() {
+                self.bury(&path);
             }
+        }
+    }
+
+    /// Closes a device whose thread panicked: its frontend must not wait for ever. What the thread
+    /// had mapped was unmapped while it unwound.
+    fn bury(&mut self, path: &DevicePath) {
+        let told = self.store.write(&path.key("error"), "xen-virtiod failed; its log says where");
+        if let Err(error) = told.and_then(|()| self.store.write(&path.key("state"), "6")) {
+            tracing::error!(%path, %error, "the guest could not be told");
         }
     }
 
@@ -212,10 +223,11 @@ impl Drop for Farewell {
     }
 }
 
-fn join(path: &DevicePath, thread: JoinHandle<()>) {
-    if thread.join().is_err() {
+/// Waits for a thread that is ending; an error if it panicked.
+fn join(path: &DevicePath, thread: JoinHandle<()>) -> thread::Result<()> {
+    thread.join().inspect_err(|_| {
         tracing::error!(%path, "the device's thread panicked; its guest has lost the device");
-    }
+    })
 }
 
 fn event_fd() -> Result<EventFd, ServerError> {

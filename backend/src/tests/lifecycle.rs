@@ -152,3 +152,24 @@ fn devices_of_an_earlier_daemon_are_closed() {
     host.hypervisor.store_wait(state, Some("6"));
     host.finish();
 }
+
+#[test]
+fn a_panic_costs_one_device_and_leaves_nothing_mapped() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let other_ends = host.add_disk(2, XVDA, disk.path(), "r");
+    let (mut driver, mut other) = (host.connect(&ends), host.connect(&other_ends));
+    driver.start();
+    other.start();
+    host.hypervisor.store_trap(&format!("{}/online", ends.backend));
+    driver.write_state("5");
+    host.wait_state(&ends, "6");
+    assert!(host.error(&ends).unwrap().contains("xen-virtiod failed"));
+    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 0);
+    assert_eq!(request(&mut other, VIRTIO_BLK_T_IN, 2, &[], 512), (OK, vec![2; 512]));
+    driver.release();
+    other.close();
+    host.remove(&other_ends);
+    host.hypervisor.store_remove(&ends.backend);
+    host.finish();
+}

@@ -24,18 +24,21 @@ pub(super) struct Grant {
 
 /// The grant tables of all domains.
 #[derive(Default)]
-pub(super) struct GrantTables(pub(super) BTreeMap<(DomId, GrantRef), Grant>);
+pub(super) struct GrantTables {
+    pub(super) entries: BTreeMap<(DomId, GrantRef), Grant>,
+    pub(super) map_calls: usize,
+}
 
 impl GrantTables {
     pub(super) fn mapped(&self, guest: DomId) -> usize {
-        self.0.iter().filter(|((owner, _), _)| *owner == guest).map(|(_, g)| g.mapped).sum()
+        self.entries.iter().filter(|((owner, _), _)| *owner == guest).map(|(_, g)| g.mapped).sum()
     }
 
     pub(super) fn describe(&self) -> Vec<String> {
         let one = |((owner, reference), grant): (&(DomId, GrantRef), &Grant)| {
             format!("{owner}'s {reference}, mapped {} time(s)", grant.mapped)
         };
-        self.0.iter().map(one).collect()
+        self.entries.iter().map(one).collect()
     }
 }
 
@@ -65,16 +68,17 @@ impl GrantTable for SimGrants {
         let key = |reference: &GrantRef| (self.guest, *reference);
         // Every element has its own status (XSA-361): one that is refused refuses the whole.
         for reference in references {
-            let grant = world.grants.0.get(&key(reference));
+            let grant = world.grants.entries.get(&key(reference));
             grant.filter(|grant| access <= grant.access).ok_or_else(|| refused(*reference))?;
         }
+        world.grants.map_calls += 1;
         let bytes = NonZeroUsize::new(references.len() * PAGE_SIZE as usize).unwrap();
         // SAFETY: no address is asked for, so no other mapping is touched.
         let base = unsafe {
             mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE).unwrap()
         };
         for (position, reference) in references.iter().enumerate() {
-            let grant = world.grants.0.get_mut(&key(reference)).unwrap();
+            let grant = world.grants.entries.get_mut(&key(reference)).unwrap();
             grant.mapped += 1;
             // SAFETY: position is within the pages reserved above, which nothing refers to yet.
             unsafe { place(base.cast(), position, grant, access) };
@@ -128,7 +132,7 @@ impl Drop for SimPages {
         unsafe { mmap_anonymous(address, length, ProtFlags::PROT_NONE, flags).unwrap() };
         let mut world = self.hypervisor.world();
         for reference in &self.references {
-            if let Some(grant) = world.grants.0.get_mut(&(self.guest, *reference)) {
+            if let Some(grant) = world.grants.entries.get_mut(&(self.guest, *reference)) {
                 grant.mapped -= 1;
             }
         }

@@ -90,7 +90,7 @@ impl Guest {
             self.next_reference += 1;
             let memory = Arc::clone(&self.memory);
             let grant = Grant { memory, page: page.0, access, mapped: 0 };
-            self.hypervisor.world().grants.0.insert((self.id, reference), grant);
+            self.hypervisor.world().grants.entries.insert((self.id, reference), grant);
         }
         first
     }
@@ -100,7 +100,7 @@ impl Guest {
         let mut world = self.hypervisor.world();
         for number in first.0..first.0 + count as u32 {
             let reference = GrantRef(number);
-            match world.grants.0.remove(&(self.id, reference)) {
+            match world.grants.entries.remove(&(self.id, reference)) {
                 Some(grant) if grant.mapped > 0 => {
                     world.violations.push(format!("{reference} was still mapped when it ended"));
                 }

@@ -16,6 +16,7 @@ use crate::xen::{StoreError, XenStore};
 pub(super) struct Tree {
     values: BTreeMap<String, String>,
     watches: Vec<(String, Arc<EventFd>)>,
+    trap: Option<String>,
 }
 
 /// Whether `path` is `top` or below it.
@@ -50,6 +51,11 @@ impl Hypervisor {
     /// Writes a value.
     pub fn store_write(&self, path: &str, value: &str) {
         self.world().store.write(path, value);
+    }
+
+    /// Has the thread panic that next reads this path from Dom0: a programming error, played.
+    pub fn store_trap(&self, path: &str) {
+        self.world().store.trap = Some(path.to_owned());
     }
 
     /// Removes a node and what is below.
@@ -102,7 +108,10 @@ impl AsFd for SimStore {
 
 impl XenStore for SimStore {
     fn read(&mut self, path: &str) -> Result<Option<String>, StoreError> {
-        Ok(self.hypervisor.store_read(&absolute(path)))
+        let path = absolute(path);
+        let trapped = self.hypervisor.world().store.trap.take_if(|trap| *trap == path);
+        assert!(trapped.is_none(), "{path} is a trap");
+        Ok(self.hypervisor.store_read(&path))
     }
 
     fn list(&mut self, path: &str) -> Result<Vec<String>, StoreError> {
