@@ -191,22 +191,18 @@ impl<G: GrantTable> Transport<G> {
             }
             Err(fault) => {
                 tell_used(index, doorbell, events, &mut served);
-                served.more = false;
-                served.faulted = self.fail(&format!("queue {index}: {fault}"));
+                served.faulted = true;
+                self.fail(&format!("queue {index}: {fault}"));
             }
         }
         served
     }
 
-    /// Sets DEVICE_NEEDS_RESET; says why, once [6.5]. Whether it was not set before.
-    pub fn fail(&mut self, why: &str) -> bool {
-        if self.status & DEVICE_NEEDS_RESET != 0 {
-            return false;
-        }
+    /// Sets DEVICE_NEEDS_RESET and says why [6.5]: once, since nothing is served from then on.
+    fn fail(&mut self, why: &str) {
         self.stats.log.line(Level::WARN, format_args!("device needs reset: {why}"));
         self.status |= DEVICE_NEEDS_RESET;
         self.stats.update(|state| state.needs_reset = Some(why.to_owned()));
-        true
     }
 
     /// Says what the driver did wrong.
@@ -364,7 +360,6 @@ impl<G: GrantTable> Transport<G> {
                 events.unbind(port);
             }
         }
-        self.memory.release_all();
         (self.status, self.driver_features) = (0, 0);
     }
 }

@@ -165,12 +165,6 @@ impl<G: GrantTable> GrantMemory<G> {
         self.current.as_mut().clear();
     }
 
-    /// Unmaps everything [6.4].
-    pub fn release_all(&mut self) {
-        self.release();
-        self.pinned.clear();
-    }
-
     fn decode(&self, address: u64, length: u64) -> Result<GrantRange, GrantFault> {
         let range = GrantRange::decode(address, length)?;
         if range.pages > MAX_RANGE_PAGES {

@@ -220,3 +220,54 @@ fn spec_6_2_the_two_features_are_always_offered() {
     host.remove(&ends);
     host.finish();
 }
+
+#[test]
+fn every_queue_is_served() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start_with(4);
+    for round in 0..8 {
+        driver.use_queue(round % 4);
+        let (status, read) = request(&mut driver, VIRTIO_BLK_T_IN, round as u64, &[], 512);
+        assert_eq!((status, read), (OK, vec![round as u8; 512]));
+    }
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn a_request_costs_one_mapping_for_each_direction() {
+    let (host, disk) = (Host::start(), numbered_disk(64));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let before = host.hypervisor.map_calls();
+    request(&mut driver, VIRTIO_BLK_T_OUT, 0, &[1; 4 * 4096], 0);
+    assert_eq!(host.hypervisor.map_calls() - before, 2, "header and data, status");
+    request(&mut driver, VIRTIO_BLK_T_IN, 0, &[], 4 * 4096);
+    assert_eq!(host.hypervisor.map_calls() - before, 4, "header, data and status");
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_6_4_a_reset_leaves_nothing_but_the_message_page_and_its_channel() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    for queues in 1..=4 {
+        driver.start_with(queues);
+        assert_eq!(host.hypervisor.bound_ports(), 1 + queues as usize);
+        assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1 + 3 * queues as usize);
+        assert_eq!(driver.set_status(0), 0);
+        assert_eq!(host.hypervisor.bound_ports(), 1);
+        assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1);
+        driver.free_rings();
+    }
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}

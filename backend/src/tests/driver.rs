@@ -42,6 +42,7 @@ pub(super) struct Driver {
     transport: Transport,
     rings: Vec<Ring>,
     kept: Vec<Shared>,
+    current: usize,
 }
 
 impl Driver {
@@ -77,6 +78,7 @@ impl Driver {
             transport,
             rings: Vec::new(),
             kept: Vec::new(),
+            current: 0,
         }
     }
 
@@ -148,9 +150,14 @@ impl Driver {
 
     /// Everything up to DRIVER_OK, with all features and one queue.
     pub(super) fn start(&mut self) {
+        self.start_with(1);
+    }
+
+    /// Everything up to DRIVER_OK, with all features and some queues.
+    pub(super) fn start_with(&mut self, queues: u32) {
         let offered = self.offered();
         assert_ne!(self.negotiate(offered) & FEATURES_OK, 0);
-        self.add_ring(0);
+        (0..queues).for_each(|index| self.add_ring(index));
         self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
     }
 
@@ -204,20 +211,25 @@ impl Driver {
         self.kept.push(shared);
     }
 
-    /// Puts a chain into the first queue and rings; gives its head.
+    /// Has [`Driver::submit`] and what follows use another queue.
+    pub(super) fn use_queue(&mut self, position: usize) {
+        self.current = position;
+    }
+
+    /// Puts a chain into the queue and rings; gives its head.
     pub(super) fn submit(&mut self, chain: &[Descriptor]) -> u16 {
-        let head = self.rings[0].add(&self.guest, chain);
-        self.rings[0].doorbell.notify();
+        let head = self.rings[self.current].add(&self.guest, chain);
+        self.rings[self.current].doorbell.notify();
         head
     }
 
-    /// Waits for the first queue's next used element: head and bytes written.
+    /// Waits for the queue's next used element: head and bytes written.
     pub(super) fn wait_used(&mut self) -> (u16, u32) {
-        self.rings[0].wait_used(&self.guest)
+        self.rings[self.current].wait_used(&self.guest)
     }
 
     pub(super) fn ring(&mut self) -> (&mut Ring, &Guest) {
-        (&mut self.rings[0], &self.guest)
+        (&mut self.rings[self.current], &self.guest)
     }
 
     /// The driver leaves as the module does: resets, ends its grants, closes.
@@ -248,7 +260,8 @@ impl Driver {
         self.write_state("6");
     }
 
-    fn free_rings(&mut self) {
+    pub(super) fn free_rings(&mut self) {
+        self.current = 0;
         for ring in std::mem::take(&mut self.rings) {
             for area in [&ring.descriptors, &ring.available, &ring.used] {
                 self.guest.revoke(area.first, 1);

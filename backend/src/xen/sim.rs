@@ -53,6 +53,11 @@ impl Hypervisor {
         self.world().grants.map_calls
     }
 
+    /// Event channels that are bound to this domain.
+    pub fn bound_ports(&self) -> usize {
+        self.world().channels.bound()
+    }
+
     /// Fails the test if a grant is still there or mapped, a port is still bound, or a rule was
     /// broken.
     pub fn assert_clean(&self) {
