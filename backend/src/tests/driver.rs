@@ -3,7 +3,7 @@
 use guest_shim::transport::{Received, Transport};
 use protocol::binding::{backend_key, frontend_key, negotiate};
 use protocol::grant::{GrantAddress, GrantRef};
-use protocol::message::{FeatureBlocks, Request, Response, VqueueFlags, VqueueUpdate};
+use protocol::message::{BindOutcome, FeatureBlocks, Request, Response, VqueueFlags, VqueueUpdate};
 use protocol::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
 
 use super::host::Ends;
@@ -107,6 +107,23 @@ impl Driver {
         take(self.transport.take_answer().unwrap().unwrap())
     }
 
+    /// Tells the device of available buffers in band.
+    pub(super) fn send_avail(&mut self, index: u32) {
+        self.transport.event_avail(self.guest.words(self.page), index).unwrap();
+        self.port.notify();
+    }
+
+    /// Waits for EVENT_USED; gives the queue that it tells of.
+    pub(super) fn wait_used_event(&mut self) -> u32 {
+        loop {
+            match self.transport.receive(self.guest.words(self.page)) {
+                Received::Used { index } => return index,
+                Received::Drained { .. } => self.port.wait("EVENT_USED"),
+                _ => {}
+            }
+        }
+    }
+
     /// Waits for EVENT_CONFIG; gives the status that it tells.
     pub(super) fn wait_config_event(&mut self) -> u32 {
         loop {
@@ -163,6 +180,22 @@ impl Driver {
 
     /// Sets up a queue of 16 entries with a doorbell.
     pub(super) fn add_ring(&mut self, index: u32) {
+        self.add_silent_ring(index);
+        let outcome = self.bind_doorbell(index);
+        assert_eq!(outcome, BindOutcome::Bound);
+    }
+
+    /// Binds the doorbell of a queue that was set up.
+    pub(super) fn bind_doorbell(&mut self, index: u32) -> BindOutcome {
+        let port = self.rings[index as usize].doorbell.port.0;
+        self.ask(Request::BindQueue { index, port }, |answer| match answer {
+            Response::BindQueue { outcome, .. } => outcome,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    /// Sets up a queue of 16 entries.
+    pub(super) fn add_silent_ring(&mut self, index: u32) {
         let ring = Ring::new(&mut self.guest);
         let update = VqueueUpdate {
             index,
@@ -175,12 +208,6 @@ impl Driver {
         self.ask(Request::SetVqueue(update), |_| ());
         self.ask(Request::GetVqueue { index }, |answer| match answer {
             Response::GetVqueue(queue) => assert!(queue.enabled, "{queue:?}"),
-            other => panic!("{other:?}"),
-        });
-        self.ask(Request::BindQueue { index, port: ring.doorbell.port.0 }, |answer| match answer {
-            Response::BindQueue { outcome, .. } => {
-                assert_eq!(outcome, protocol::message::BindOutcome::Bound);
-            }
             other => panic!("{other:?}"),
         });
         self.rings.push(ring);

@@ -31,6 +31,18 @@ fn spec_2_6_a_device_that_cannot_be_served_loses_its_state_and_says_why() {
 }
 
 #[test]
+fn spec_2_1_both_device_classes_are_looked_at() {
+    let host = Host::start();
+    let ends = host.add("virtio", 1, 0, &[("type", "virtio,device3f")]);
+    host.hypervisor.store_wait(&format!("{}/state", ends.backend), None);
+    let disk = numbered_disk(1);
+    let ends = host.add_disk(1, XVDA, disk.path(), "r");
+    host.wait_state(&ends, "2");
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
 fn an_unreadable_target_is_refused() {
     if nix::unistd::geteuid().is_root() {
         // Root reads everything; the refusal is then shown with a directory.

@@ -2,12 +2,16 @@
 
 use std::sync::atomic::Ordering;
 
-use protocol::message::{Message, Request, Response};
+use protocol::message::{BindOutcome, ConfigData, FeatureBlocks, Message, Request, Response};
 use protocol::page::{Direction, Producer};
+use protocol::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
+use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
+use virtio_bindings::virtio_config::VIRTIO_F_NOTIFICATION_DATA;
 
+use super::block::header;
 use super::driver::Driver;
 use super::host::{Host, XVDA, numbered_disk};
-use crate::xen::DomId;
+use crate::xen::{Access, DomId};
 
 /// Puts bytes into the queue to the device behind the back of the driver's own transport. Only for
 /// messages that get no answer and are the first in the page.
@@ -102,6 +106,98 @@ fn spec_5_5_what_does_not_fit_a_message_is_answered_with_less() {
     assert_eq!(config(0, 60).len(), 60);
     assert_eq!(config(0, 61), [0; 0], "beyond the end");
     assert_eq!(config(u32::MAX, u32::MAX), [0; 0]);
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_5_6_without_a_doorbell_queue_events_go_in_band() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    let offered = driver.offered();
+    driver.negotiate(offered);
+    driver.add_silent_ring(0);
+    let ready = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
+    assert_eq!(driver.set_status(ready), ready);
+    assert_eq!(driver.bind_doorbell(0), BindOutcome::Refused, "too late after DRIVER_OK");
+
+    let head = driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
+    let input = driver.share(&[0; 512], Access::ReadWrite);
+    let status = driver.share(&[0xff], Access::ReadWrite);
+    driver.submit(&[head.readable(), input.writable(), status.writable()]);
+    driver.send_avail(0);
+    assert_eq!(driver.wait_used_event(), 0);
+    assert_eq!(driver.wait_used(), (0, 513));
+    assert_eq!(driver.unshare(&input), [3; 512]);
+    driver.unshare(&head);
+    driver.unshare(&status);
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_6_1_nothing_is_served_before_driver_ok() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    let offered = driver.offered();
+    driver.negotiate(offered);
+    driver.add_ring(0);
+    let head = driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
+    let input = driver.share(&[0; 512], Access::ReadWrite);
+    let status = driver.share(&[0xff], Access::ReadWrite);
+    driver.submit(&[head.readable(), input.writable(), status.writable()]);
+    driver.status();
+    driver.status();
+    let (ring, guest) = driver.ring();
+    assert_eq!(ring.used_index(guest), 0);
+
+    // Features that come after FEATURES_OK are ignored, so this takes nothing back.
+    let none = FeatureBlocks::new(0, &[0; 8]);
+    driver.ask(Request::SetDriverFeatures(none), |_| ());
+    let ready = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
+    assert_eq!(driver.set_status(ready), ready);
+    driver.ring().0.doorbell.notify();
+    assert_eq!(driver.wait_used(), (0, 513));
+    for shared in [head, input, status] {
+        driver.unshare(&shared);
+    }
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_6_6_configuration_that_cannot_be_written_is_not() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    for generation in [0, 1] {
+        let config = ConfigData { generation, offset: 0, data: &[0xff; 8] };
+        let accepted = driver.ask(Request::SetConfig(config), |answer| match answer {
+            Response::SetConfig(config) => config.data.len(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(accepted, 0);
+    }
+    driver.ask(Request::GetConfig { offset: 0, size: 8 }, |answer| match answer {
+        Response::GetConfig(config) => assert_eq!(config.data, 8u64.to_le_bytes()),
+        other => panic!("{other:?}"),
+    });
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_5_7_notification_data_is_not_offered() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    assert_eq!(driver.offered() & 1 << VIRTIO_F_NOTIFICATION_DATA, 0);
     driver.close();
     host.remove(&ends);
     host.finish();

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn states_of_any_number_decode() {
+    fn spec_2_2_states_of_any_number_decode() {
         assert_eq!(XenbusState::from_number(4), XenbusState::Connected);
         assert_eq!(XenbusState::from_number(7), XenbusState::Unknown);
         assert_eq!(XenbusState::from_number(u32::MAX), XenbusState::Unknown);

@@ -319,6 +319,21 @@ mod tests {
     }
 
     #[test]
+    fn spec_4_3_what_the_peer_does_to_our_own_index_changes_nothing() {
+        let (page, (mut producer, mut consumer)) = (page(), ends());
+        let direction = Direction::DriverToDevice;
+        producer.push(&page, &ping(1)).unwrap();
+        store(&page, direction.producer_word(), 77, Ordering::Relaxed);
+        producer.push(&page, &ping(2)).unwrap();
+        let mut buffer = [0; SLOT_SIZE];
+        for number in [1, 2] {
+            store(&page, direction.consumer_word(), 99, Ordering::Relaxed);
+            assert_eq!(consumer.pop(&page, 264, &mut buffer), Ok(Popped::Message { size: 12 }));
+            assert_eq!(buffer[..12], ping(number));
+        }
+    }
+
+    #[test]
     fn spec_4_4_impossible_indices_are_corrupt() {
         let (page, (mut producer, mut consumer)) = (page(), ends());
         let direction = Direction::DriverToDevice;

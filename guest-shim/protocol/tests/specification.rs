@@ -1,0 +1,56 @@
+//! The written specification and the tests that name its clauses agree.
+
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Clauses without a test of their own: terms and principles, and 3.6, which is kernel code (the
+/// module's `dma.c`).
+const WITHOUT_TEST: [&str; 5] = ["1.1", "1.2", "1.3", "1.4", "3.6"];
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// `spec_3_2_words` names clause 3.2.
+fn clause_of(line: &str) -> Option<String> {
+    let mut parts = line.trim_start().strip_prefix("fn spec_")?.split('_');
+    let (section, number) = (parts.next()?, parts.next()?);
+    let numbers = section.parse::<u32>().is_ok() && number.parse::<u32>().is_ok();
+    numbers.then(|| format!("{section}.{number}"))
+}
+
+#[test]
+fn every_clause_has_a_test_and_every_test_a_clause() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(here.join("SPEC.md")).unwrap();
+    let clauses: BTreeSet<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("* **[")?.split_once(']'))
+        .map(|(clause, _)| clause.to_owned())
+        .collect();
+    assert!(clauses.len() > 30, "the specification was not understood: {clauses:?}");
+
+    let mut files = Vec::new();
+    for folder in ["src", "../src", "../../backend/src"] {
+        sources(&here.join(folder), &mut files);
+    }
+    let lines: Vec<String> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let tested: BTreeSet<String> =
+        lines.iter().flat_map(|text| text.lines()).filter_map(clause_of).collect();
+
+    let unknown: Vec<_> = tested.difference(&clauses).collect();
+    assert!(unknown.is_empty(), "tests name clauses that do not exist: {unknown:?}");
+    let untested = clauses.difference(&tested).filter(|c| !WITHOUT_TEST.contains(&c.as_str()));
+    let untested: Vec<_> = untested.collect();
+    assert!(untested.is_empty(), "clauses without a test: {untested:?}");
+}
