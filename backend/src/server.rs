@@ -81,10 +81,10 @@ impl<X: Xen> Server<X> {
         loop {
             self.reap();
             self.look()?;
-            if self.wait(&stop)? {
+            // Something may have changed since it was looked at: looked at again before any wait.
+            if !self.store.take_events()? && self.wait(&stop)? {
                 return Ok(());
             }
-            self.store.take_events()?;
         }
     }
 

@@ -192,8 +192,9 @@ pub trait XenStore: AsFd + Send + 'static {
     /// [`StoreError`].
     fn watch(&mut self, path: &str) -> Result<(), StoreError>;
 
-    /// Takes all watch events that have arrived, without waiting, and says whether there were any.
-    /// Which path changed is not told: whoever watches looks at everything it depends on, so events
+    /// Takes all watch events that have arrived, without waiting, and says whether there were any. To
+    /// be asked before every wait: an event that came with an answer is not on the descriptor any
+    /// more. Which path changed is not told: whoever watches looks at everything it depends on, so events
     /// that pile up cost one look (XSA-349).
     ///
     /// # Errors

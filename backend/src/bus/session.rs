@@ -200,12 +200,12 @@ impl<X: Xen> Session<X> {
     /// Waits for the next events and deals with those of the connection. `false` when the daemon
     /// ends.
     fn wait(&mut self) -> Result<bool, SessionError> {
-        let ready = self.poll().map_err(SessionError::Poll)?;
+        // What changed is looked up by the caller; if something did since the last look, now.
+        let changed = self.keys.store().take_events()?;
+        let ready = self.poll(changed).map_err(SessionError::Poll)?;
         if ready.stop {
             return Ok(false);
         }
-        // What changed is looked up by the caller, whoever's watch it was.
-        self.keys.store().take_events()?;
         if let Some(connection) = &mut self.connection {
             if let Err(error) = connection.turn() {
                 self.give_up(&error)?;
@@ -214,12 +214,12 @@ impl<X: Xen> Session<X> {
         Ok(true)
     }
 
-    fn poll(&self) -> Result<Ready, nix::Error> {
+    fn poll(&self, at_once: bool) -> Result<Ready, nix::Error> {
         let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds = vec![entry(self.stop.as_fd()), entry(self.keys.store_ref().as_fd())];
         fds.extend(self.connection.iter().map(|connection| entry(connection.events.as_fd())));
         let more = self.connection.as_ref().is_some_and(|connection| connection.more);
-        let timeout = if more { PollTimeout::ZERO } else { PollTimeout::NONE };
+        let timeout = if more || at_once { PollTimeout::ZERO } else { PollTimeout::NONE };
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(errno) => return Err(errno),

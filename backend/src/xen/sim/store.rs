@@ -88,11 +88,14 @@ impl Hypervisor {
 pub struct SimStore {
     hypervisor: Hypervisor,
     fired: Arc<EventFd>,
+    /// As on the real connection: a watch event that arrives while an answer is waited for is taken
+    /// off the descriptor with it.
+    noted: bool,
 }
 
 impl SimStore {
     pub(super) fn new(hypervisor: Hypervisor) -> Result<Self, StoreError> {
-        Ok(Self { hypervisor, fired: Arc::new(event_fd()) })
+        Ok(Self { hypervisor, fired: Arc::new(event_fd()), noted: false })
     }
 }
 
@@ -111,7 +114,9 @@ impl XenStore for SimStore {
         let path = absolute(path);
         let trapped = self.hypervisor.world().store.trap.take_if(|trap| *trap == path);
         assert!(trapped.is_none(), "{path} is a trap");
-        Ok(self.hypervisor.store_read(&path))
+        let value = self.hypervisor.store_read(&path);
+        self.noted |= self.fired.read().is_ok();
+        Ok(value)
     }
 
     fn list(&mut self, path: &str) -> Result<Vec<String>, StoreError> {
@@ -142,7 +147,7 @@ impl XenStore for SimStore {
     }
 
     fn take_events(&mut self) -> Result<bool, StoreError> {
-        Ok(self.fired.read().is_ok())
+        Ok(std::mem::take(&mut self.noted) | self.fired.read().is_ok())
     }
 }
 
