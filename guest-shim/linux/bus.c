@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
+/*
+ * The message page and its event channel: requests that wait for their answer,
+ * and the device's events [sections 4 and 5].
+ *
+ * What stands in the page is written and read by the core alone.
+ */
+#include <linux/interrupt.h>
+#include <linux/jiffies.h>
+#include <linux/slab.h>
+#include <xen/page.h>
+
+#include "virtio_msg_xen.h"
+
+/* How long a device may take for an answer [section 7]. */
+#define ANSWER_TIMEOUT (10 * HZ)
+
+/*
+ * Messages handled before others get the CPU: several times what the page
+ * holds, so that only a backend that writes without pause exceeds it.
+ */
+#define DRAIN_BUDGET 16
+
+static int try_send(struct xvm_bus *bus, const struct shim_request *request)
+{
+	unsigned long flags;
+	int err = -EIO;
+
+	spin_lock_irqsave(&bus->lock, flags);
+	if (!bus->broken)
+		err = shim_send(bus->transport, bus->page, request);
+	spin_unlock_irqrestore(&bus->lock, flags);
+	return err;
+}
+
+static int try_take(struct xvm_bus *bus, struct shim_answer *answer, void *data,
+		    u32 room)
+{
+	unsigned long flags;
+	int err = -EIO;
+
+	spin_lock_irqsave(&bus->lock, flags);
+	if (!bus->broken)
+		err = shim_take_answer(bus->transport, answer, data, room);
+	spin_unlock_irqrestore(&bus->lock, flags);
+	return err;
+}
+
+/*
+ * Asks the device, and waits for the answer. An error is final: the device is
+ * broken then, and every later request fails at once.
+ */
+int xvm_bus_request(struct xvm_device *xvm, const struct shim_request *request,
+		    struct shim_answer *answer, void *data, u32 room)
+{
+	struct xvm_bus *bus = &xvm->bus;
+	long left = ANSWER_TIMEOUT;
+	int err;
+
+	mutex_lock(&bus->exchange);
+	left = wait_event_timeout(bus->wait,
+				  (err = try_send(bus, request)) != -EAGAIN,
+				  left);
+	if (!err) {
+		notify_remote_via_irq(bus->irq);
+		wait_event_timeout(bus->wait,
+				   (err = try_take(bus, answer, data, room)) != -EAGAIN,
+				   left);
+	}
+	mutex_unlock(&bus->exchange);
+
+	if (err == -EAGAIN) {
+		err = -ETIMEDOUT;
+		xvm_fail(xvm, "no answer to a request");
+	} else if (err == -EPROTO) {
+		xvm_fail(xvm, "an answer does not fit its request");
+	} else if (err && err != -EIO) {
+		xvm_fail(xvm, "a request could not be sent");
+	}
+	return err;
+}
+
+/* Tells the device in band that a queue has buffers; in any context. */
+bool xvm_bus_avail(struct xvm_device *xvm, unsigned int index)
+{
+	struct xvm_bus *bus = &xvm->bus;
+	unsigned long flags;
+	int signal = -EIO;
+
+	spin_lock_irqsave(&bus->lock, flags);
+	if (!bus->broken)
+		signal = shim_event_avail(bus->transport, bus->page, index);
+	spin_unlock_irqrestore(&bus->lock, flags);
+	if (signal > 0)
+		notify_remote_via_irq(bus->irq);
+	return signal >= 0;
+}
+
+static void config_changed(struct xvm_device *xvm, u32 status)
+{
+	struct xvm_bus *bus = &xvm->bus;
+	unsigned long flags;
+	bool ready;
+
+	if (status & VIRTIO_CONFIG_S_NEEDS_RESET) {
+		xvm_fail(xvm, "the device reported a fault (DEVICE_NEEDS_RESET)");
+		return;
+	}
+	/* While the device is being registered there is nobody to tell yet. */
+	spin_lock_irqsave(&bus->lock, flags);
+	ready = xvm->ready;
+	bus->config_changed = !ready;
+	spin_unlock_irqrestore(&bus->lock, flags);
+	if (ready)
+		virtio_config_changed(&xvm->virtio->vdev);
+}
+
+/* Handles one message; false when none is left. */
+static bool receive_one(struct xvm_device *xvm)
+{
+	struct xvm_bus *bus = &xvm->bus;
+	struct shim_received received;
+	unsigned long flags;
+
+	spin_lock_irqsave(&bus->lock, flags);
+	shim_receive(bus->transport, bus->page, &received);
+	spin_unlock_irqrestore(&bus->lock, flags);
+
+	switch (received.what) {
+	case SHIM_DRAINED:
+		if (received.signal)
+			notify_remote_via_irq(bus->irq);
+		return false;
+	case SHIM_CONFIG_CHANGED:
+		config_changed(xvm, received.status);
+		return true;
+	case SHIM_USED:
+		xvm_queue_used(xvm, received.index);
+		return true;
+	case SHIM_BROKEN:
+		xvm_fail(xvm, "the message page is corrupt");
+		return false;
+	default:
+		return true;
+	}
+}
+
+/*
+ * Handles what has arrived, up to a budget. The event channel stays masked
+ * until xen_irq_lateeoi(), so that this never runs twice at a time.
+ */
+static void drain(struct xvm_device *xvm)
+{
+	struct xvm_bus *bus = &xvm->bus;
+	unsigned int handled = 0;
+
+	while (handled < DRAIN_BUDGET && receive_one(xvm))
+		handled++;
+	/* For an answer that came, or for room in a page that was full. */
+	wake_up(&bus->wait);
+
+	if (handled == DRAIN_BUDGET)
+		schedule_work(&bus->drain);
+	else
+		xen_irq_lateeoi(bus->irq, handled ? 0 : XEN_EOI_FLAG_SPURIOUS);
+}
+
+static void drain_work(struct work_struct *work)
+{
+	drain(container_of(work, struct xvm_device, bus.drain));
+}
+
+static irqreturn_t bus_interrupt(int irq, void *data)
+{
+	drain(data);
+	return IRQ_HANDLED;
+}
+
+void xvm_bus_init(struct xvm_device *xvm)
+{
+	struct xvm_bus *bus = &xvm->bus;
+
+	bus->broken = true;	/* until it is open */
+	mutex_init(&bus->exchange);
+	spin_lock_init(&bus->lock);
+	init_waitqueue_head(&bus->wait);
+	INIT_WORK(&bus->drain, drain_work);
+}
+
+/* Nothing is sent or received from here on. */
+static void free_transport(struct xvm_bus *bus)
+{
+	struct shim_transport *transport = bus->transport;
+	unsigned long flags;
+
+	spin_lock_irqsave(&bus->lock, flags);
+	bus->broken = true;
+	bus->transport = NULL;
+	spin_unlock_irqrestore(&bus->lock, flags);
+	kfree(transport);
+}
+
+static int open_page(struct xvm_device *xvm)
+{
+	struct xvm_bus *bus = &xvm->bus;
+	int ref;
+
+	bus->page = (void *)get_zeroed_page(GFP_KERNEL);
+	if (!bus->page)
+		return -ENOMEM;
+	ref = gnttab_grant_foreign_access(xvm->xdev->otherend_id,
+					  virt_to_gfn(bus->page), 0);
+	if (ref < 0) {
+		free_page((unsigned long)bus->page);
+		bus->page = NULL;
+		return ref;
+	}
+	bus->gref = ref;
+	return 0;
+}
+
+/* A page that the backend still has mapped is freed once it has not [3.6]. */
+static void close_page(struct xvm_device *xvm)
+{
+	struct xvm_bus *bus = &xvm->bus;
+
+	if (gnttab_try_end_foreign_access(bus->gref)) {
+		free_page((unsigned long)bus->page);
+	} else {
+		dev_alert(&xvm->xdev->dev,
+			  "backend still uses the message page; it is withheld\n");
+		gnttab_end_foreign_access(bus->gref, virt_to_page(bus->page));
+	}
+	bus->page = NULL;
+}
+
+static int open_channel(struct xvm_device *xvm)
+{
+	struct xvm_bus *bus = &xvm->bus;
+	int ret;
+
+	ret = xenbus_alloc_evtchn(xvm->xdev, &bus->port);
+	if (ret)
+		return ret;
+	ret = bind_evtchn_to_irqhandler_lateeoi(bus->port, bus_interrupt, 0,
+						dev_name(&xvm->xdev->dev), xvm);
+	if (ret < 0) {
+		xenbus_free_evtchn(xvm->xdev, bus->port);
+		return ret;
+	}
+	bus->irq = ret;
+	return 0;
+}
+
+/* Makes what the frontend offers [2.4]. */
+int xvm_bus_open(struct xvm_device *xvm, u32 max_message_size)
+{
+	struct xvm_bus *bus = &xvm->bus;
+	int err;
+
+	bus->transport = kzalloc(shim_transport_size(), GFP_KERNEL);
+	if (!bus->transport)
+		return -ENOMEM;
+	shim_transport_init(bus->transport, max_message_size);
+	bus->max_config = shim_max_config_bytes(bus->transport);
+	bus->broken = false;
+	err = open_page(xvm);
+	if (err)
+		goto free_transport;
+	err = open_channel(xvm);
+	if (err)
+		goto close_page;
+	return 0;
+
+close_page:
+	close_page(xvm);
+free_transport:
+	free_transport(bus);
+	return err;
+}
+
+/* When this returns, no event of the device is being handled. */
+void xvm_bus_quiesce(struct xvm_device *xvm)
+{
+	if (!xvm->bus.irq)
+		return;
+	synchronize_irq(xvm->bus.irq);
+	flush_work(&xvm->bus.drain);
+}
+
+void xvm_bus_close(struct xvm_device *xvm)
+{
+	struct xvm_bus *bus = &xvm->bus;
+
+	if (!bus->irq)
+		return;
+	/* First no interrupt that could start the work, then no work. */
+	disable_irq(bus->irq);
+	cancel_work_sync(&bus->drain);
+	unbind_from_irqhandler(bus->irq, xvm);
+	bus->irq = 0;
+	free_transport(bus);
+	close_page(xvm);
+}
+
+/* How many messages of the device meant nothing [5.3, 5.4]. */
+u64 xvm_bus_dropped(struct xvm_device *xvm)
+{
+	struct shim_counters counters = {};
+
+	spin_lock_irq(&xvm->bus.lock);
+	if (xvm->bus.transport)
+		shim_counters(xvm->bus.transport, &counters);
+	spin_unlock_irq(&xvm->bus.lock);
+	return counters.malformed + counters.unexpected;
+}

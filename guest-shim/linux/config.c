@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
+/*
+ * The virtio core's view of the device: each operation is one message or a few.
+ *
+ * Operations that cannot report an error leave the device broken, and give the
+ * core values that end what it is doing.
+ */
+#include <linux/minmax.h>
+#include <linux/string.h>
+#include <linux/virtio_ring.h>
+
+#include "virtio_msg_xen.h"
+
+#define REQUIRED_FEATURES \
+	(BIT_ULL(VIRTIO_F_VERSION_1) | BIT_ULL(VIRTIO_F_ACCESS_PLATFORM))
+
+static int ask(struct virtio_device *vdev, const struct shim_request *request,
+	       struct shim_answer *answer)
+{
+	return xvm_bus_request(vdev_to_xvm(vdev), request, answer, NULL, 0);
+}
+
+static int get_piece(struct virtio_device *vdev, u32 offset, void *buf, u32 len)
+{
+	struct shim_request get = {
+		.kind = SHIM_GET_CONFIG,
+		.offset = offset,
+		.size = len,
+	};
+	struct shim_answer answer;
+	int err;
+
+	err = xvm_bus_request(vdev_to_xvm(vdev), &get, &answer, buf, len);
+	if (err)
+		return err;
+	return answer.config_size == len ? 0 : -ERANGE;
+}
+
+static void xvm_get(struct virtio_device *vdev, unsigned int offset, void *buf,
+		    unsigned int len)
+{
+	u32 most = vdev_to_xvm(vdev)->bus.max_config;
+
+	while (len) {
+		u32 piece = min(len, most);
+
+		/* Zeroes for what the device does not have. */
+		if (get_piece(vdev, offset, buf, piece))
+			memset(buf, 0, piece);
+		offset += piece;
+		buf += piece;
+		len -= piece;
+	}
+}
+
+/* The core asks before and after it reads, to see whether it must read again. */
+static u32 xvm_generation(struct virtio_device *vdev)
+{
+	struct shim_request get = { .kind = SHIM_GET_CONFIG };
+	struct shim_answer answer;
+
+	/*
+	 * Of no bytes: an answer with the generation and nothing else. A device
+	 * that is broken has one generation, so that the core does not go on.
+	 */
+	return ask(vdev, &get, &answer) ? 0 : answer.config_generation;
+}
+
+static int set_piece(struct virtio_device *vdev, u32 offset, const void *buf,
+		     u32 len)
+{
+	struct shim_request set = {
+		.kind = SHIM_SET_CONFIG,
+		.offset = offset,
+		.size = len,
+		.data = buf,
+	};
+	struct shim_answer answer;
+	int err = ask(vdev, &set, &answer);
+
+	if (err)
+		return err;
+	return answer.config_size == len ? 0 : -EAGAIN;
+}
+
+static void xvm_set(struct virtio_device *vdev, unsigned int offset,
+		    const void *buf, unsigned int len)
+{
+	u32 most = vdev_to_xvm(vdev)->bus.max_config;
+
+	while (len) {
+		u32 piece = min(len, most);
+		int err = set_piece(vdev, offset, buf, piece);
+
+		/* Rejected for an old generation [6.6]: learn it, try once more. */
+		if (err == -EAGAIN) {
+			xvm_generation(vdev);
+			err = set_piece(vdev, offset, buf, piece);
+		}
+		if (err)
+			dev_warn(&vdev->dev,
+				 "device rejected %u bytes of configuration at %u\n",
+				 piece, offset);
+		offset += piece;
+		buf += piece;
+		len -= piece;
+	}
+}
+
+static u8 xvm_get_status(struct virtio_device *vdev)
+{
+	struct shim_request get = { .kind = SHIM_GET_STATUS };
+	struct shim_answer answer;
+
+	/* 0 for a device that does not answer: nothing was accepted. */
+	return ask(vdev, &get, &answer) ? 0 : answer.status;
+}
+
+static void xvm_set_status(struct virtio_device *vdev, u8 status)
+{
+	struct shim_request set = { .kind = SHIM_SET_STATUS, .status = status };
+	struct shim_answer answer;
+
+	ask(vdev, &set, &answer);
+}
+
+/* When the answer is there, the device holds no page of ours [6.4]. */
+static void xvm_reset(struct virtio_device *vdev)
+{
+	xvm_set_status(vdev, 0);
+	xvm_synchronize_cbs(vdev);
+}
+
+static u64 xvm_get_features(struct virtio_device *vdev)
+{
+	struct shim_request get = { .kind = SHIM_GET_FEATURES };
+	struct shim_answer answer;
+
+	return ask(vdev, &get, &answer) ? 0 : answer.features;
+}
+
+static int xvm_finalize_features(struct virtio_device *vdev)
+{
+	struct shim_request set = { .kind = SHIM_SET_FEATURES };
+	struct shim_answer answer;
+
+	vring_transport_features(vdev);
+	if ((vdev->features & REQUIRED_FEATURES) != REQUIRED_FEATURES) {
+		dev_err(&vdev->dev,
+			"device does not offer VIRTIO_F_VERSION_1 and VIRTIO_F_ACCESS_PLATFORM\n");
+		return -EINVAL;
+	}
+	set.features = vdev->features;
+	return ask(vdev, &set, &answer);
+}
+
+static const char *xvm_bus_name(struct virtio_device *vdev)
+{
+	return dev_name(vdev->dev.parent);
+}
+
+const struct virtio_config_ops xvm_config_ops = {
+	.get = xvm_get,
+	.set = xvm_set,
+	.generation = xvm_generation,
+	.get_status = xvm_get_status,
+	.set_status = xvm_set_status,
+	.reset = xvm_reset,
+	.find_vqs = xvm_find_vqs,
+	.del_vqs = xvm_del_vqs,
+	.synchronize_cbs = xvm_synchronize_cbs,
+	.get_features = xvm_get_features,
+	.finalize_features = xvm_finalize_features,
+	.bus_name = xvm_bus_name,
+};

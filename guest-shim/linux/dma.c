@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
+/*
+ * DMA operations whose addresses are grant references [section 3].
+ *
+ * Which pages a buffer touches, how they are granted and what address comes of
+ * it is planned by the core; here the grant table is written.
+ *
+ * There are no sync operations: the backend reaches the very pages of the
+ * buffer through coherent memory, and nothing is bounced.
+ */
+#include <linux/bitmap.h>
+#include <linux/dma-map-ops.h>
+#include <linux/scatterlist.h>
+#include <linux/slab.h>
+#include <xen/page.h>
+
+#include "virtio_msg_xen.h"
+
+/* Version 1 entries are the smaller ones, so that this is never too few. */
+#define REFERENCES_PER_FRAME (XEN_PAGE_SIZE / sizeof(struct grant_entry_v1))
+
+/*
+ * Grants the pages of a buffer. Called in any context. A buffer that cannot be
+ * granted is a mapping error, to be tried again by whoever asked [3.7].
+ */
+static dma_addr_t xvm_grant(struct xvm_device *xvm, phys_addr_t phys,
+			    size_t size, enum dma_data_direction dir,
+			    atomic_t *count)
+{
+	struct xvm_dma *dma = &xvm->dma;
+	struct shim_plan plan;
+	grant_ref_t first;
+	u64 address;
+	u32 i;
+
+	if (shim_dma_plan(phys, size, dir, &plan))
+		return DMA_MAPPING_ERROR;
+	if (gnttab_alloc_grant_reference_seq(plan.pages, &first)) {
+		dev_warn_ratelimited(&xvm->xdev->dev,
+				     "no %u grant references are free\n",
+				     plan.pages);
+		return DMA_MAPPING_ERROR;
+	}
+	address = shim_dma_address(phys, size, first);
+	if (!address || first + plan.pages > dma->references) {
+		gnttab_free_grant_reference_seq(first, plan.pages);
+		return DMA_MAPPING_ERROR;
+	}
+
+	for (i = 0; i < plan.pages; i++) {
+		gnttab_grant_foreign_access_ref(first + i,
+						xvm->xdev->otherend_id,
+						pfn_to_gfn(XEN_PFN_DOWN(phys) + i),
+						plan.read_only);
+		set_bit(first + i, dma->live);
+	}
+	atomic_add(plan.pages, count);
+	return address;
+}
+
+/*
+ * Ends one grant. If the backend still uses it, the grant stays, its page is
+ * kept from any other use until that ends, and the device is done with [3.6].
+ */
+static void xvm_revoke_one(struct xvm_device *xvm, grant_ref_t ref)
+{
+	if (gnttab_try_end_foreign_access(ref))
+		return;
+
+	if (!xchg(&xvm->dma.in_use, true))
+		dev_alert(&xvm->xdev->dev,
+			  "backend still uses grant %u of a buffer that was returned; the page is withheld\n",
+			  ref);
+	gnttab_end_foreign_access(ref, NULL);
+	xvm_fail(xvm, "backend did not let go of a grant");
+}
+
+static void xvm_revoke(struct xvm_device *xvm, dma_addr_t address, size_t size,
+		       atomic_t *count)
+{
+	struct shim_grants grants;
+	u32 i;
+
+	if (shim_dma_release(address, size, &grants) ||
+	    grants.first + grants.pages > xvm->dma.references) {
+		dev_alert(&xvm->xdev->dev, "%zu bytes at %pad were never mapped\n",
+			  size, &address);
+		return;
+	}
+	for (i = 0; i < grants.pages; i++) {
+		/* Clear if xvm_dma_revoke_all() came first. */
+		if (!test_and_clear_bit(grants.first + i, xvm->dma.live))
+			continue;
+		xvm_revoke_one(xvm, grants.first + i);
+		atomic_dec(count);
+	}
+}
+
+static void *xvm_dma_alloc(struct device *dev, size_t size, dma_addr_t *handle,
+			   gfp_t gfp, unsigned long attrs)
+{
+	struct xvm_device *xvm = dev_get_drvdata(dev);
+	void *memory;
+
+	/* Whole pages of their own: nothing else lies in what is granted. */
+	size = PAGE_ALIGN(size);
+	memory = alloc_pages_exact(size, gfp | __GFP_ZERO);
+	if (!memory)
+		return NULL;
+	*handle = xvm_grant(xvm, virt_to_phys(memory), size, DMA_BIDIRECTIONAL,
+			    &xvm->dma.rings);
+	if (*handle == DMA_MAPPING_ERROR) {
+		free_pages_exact(memory, size);
+		return NULL;
+	}
+	return memory;
+}
+
+static void xvm_dma_free(struct device *dev, size_t size, void *memory,
+			 dma_addr_t handle, unsigned long attrs)
+{
+	struct xvm_device *xvm = dev_get_drvdata(dev);
+
+	size = PAGE_ALIGN(size);
+	xvm_revoke(xvm, handle, size, &xvm->dma.rings);
+	free_pages_exact(memory, size);
+}
+
+static dma_addr_t xvm_dma_map_page(struct device *dev, struct page *page,
+				   unsigned long offset, size_t size,
+				   enum dma_data_direction dir,
+				   unsigned long attrs)
+{
+	struct xvm_device *xvm = dev_get_drvdata(dev);
+
+	return xvm_grant(xvm, page_to_phys(page) + offset, size, dir,
+			 &xvm->dma.requests);
+}
+
+static void xvm_dma_unmap_page(struct device *dev, dma_addr_t handle,
+			       size_t size, enum dma_data_direction dir,
+			       unsigned long attrs)
+{
+	struct xvm_device *xvm = dev_get_drvdata(dev);
+
+	xvm_revoke(xvm, handle, size, &xvm->dma.requests);
+}
+
+static void xvm_dma_unmap_sg(struct device *dev, struct scatterlist *list,
+			     int nents, enum dma_data_direction dir,
+			     unsigned long attrs)
+{
+	struct scatterlist *sg;
+	int i;
+
+	for_each_sg(list, sg, nents, i)
+		xvm_dma_unmap_page(dev, sg_dma_address(sg), sg_dma_len(sg), dir,
+				   attrs);
+}
+
+static int xvm_dma_map_sg(struct device *dev, struct scatterlist *list,
+			  int nents, enum dma_data_direction dir,
+			  unsigned long attrs)
+{
+	struct scatterlist *sg;
+	int i;
+
+	for_each_sg(list, sg, nents, i) {
+		sg->dma_address = xvm_dma_map_page(dev, sg_page(sg), sg->offset,
+						   sg->length, dir, attrs);
+		if (sg->dma_address == DMA_MAPPING_ERROR) {
+			xvm_dma_unmap_sg(dev, list, i, dir, attrs);
+			sg_dma_len(list) = 0;
+			return -ENOMEM;
+		}
+		sg_dma_len(sg) = sg->length;
+	}
+	return nents;
+}
+
+/* A grant address has bit 63 set. */
+static int xvm_dma_supported(struct device *dev, u64 mask)
+{
+	return mask == DMA_BIT_MASK(64);
+}
+
+static size_t xvm_dma_max_mapping_size(struct device *dev)
+{
+	return shim_dma_max_bytes();
+}
+
+static const struct dma_map_ops xvm_dma_ops = {
+	.alloc = xvm_dma_alloc,
+	.free = xvm_dma_free,
+	.map_page = xvm_dma_map_page,
+	.unmap_page = xvm_dma_unmap_page,
+	.map_sg = xvm_dma_map_sg,
+	.unmap_sg = xvm_dma_unmap_sg,
+	.dma_supported = xvm_dma_supported,
+	.max_mapping_size = xvm_dma_max_mapping_size,
+};
+
+/* The virtio core maps for the parent of a virtio device: the xenbus device. */
+int xvm_dma_open(struct xvm_device *xvm)
+{
+	struct device *dev = &xvm->xdev->dev;
+	struct xvm_dma *dma = &xvm->dma;
+	int err;
+
+	dma->references = gnttab_max_grant_frames() * REFERENCES_PER_FRAME;
+	dma->live = bitmap_zalloc(dma->references, GFP_KERNEL);
+	if (!dma->live)
+		return -ENOMEM;
+	set_dma_ops(dev, &xvm_dma_ops);
+	err = dma_coerce_mask_and_coherent(dev, DMA_BIT_MASK(64));
+	if (err)
+		xvm_dma_close(xvm);
+	return err;
+}
+
+/* For a backend that is gone while buffers are still mapped [2.7]. */
+void xvm_dma_revoke_all(struct xvm_device *xvm)
+{
+	struct xvm_dma *dma = &xvm->dma;
+	unsigned int ref;
+
+	for_each_set_bit(ref, dma->live, dma->references)
+		if (test_and_clear_bit(ref, dma->live))
+			xvm_revoke_one(xvm, ref);
+	atomic_set(&dma->requests, 0);
+	atomic_set(&dma->rings, 0);
+}
+
+unsigned int xvm_dma_outstanding(const struct xvm_device *xvm)
+{
+	return atomic_read(&xvm->dma.requests) + atomic_read(&xvm->dma.rings);
+}
+
+void xvm_dma_close(struct xvm_device *xvm)
+{
+	struct device *dev = &xvm->xdev->dev;
+	unsigned int outstanding = xvm_dma_outstanding(xvm);
+
+	if (!xvm->dma.live)
+		return;
+	if (outstanding) {
+		dev_warn(dev, "%u grants were never unmapped; ending them\n",
+			 outstanding);
+		xvm_dma_revoke_all(xvm);
+	}
+	set_dma_ops(dev, NULL);
+	dev->dma_mask = NULL;
+	bitmap_free(xvm->dma.live);
+	xvm->dma.live = NULL;
+}

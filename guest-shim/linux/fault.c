@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
+/*
+ * Giving a device up: nothing is sent to it, nothing it sends counts, and its
+ * driver gets errors for what it tries. Only this device is affected.
+ */
+#include "virtio_msg_xen.h"
+
+/* In process context: the virtio core takes a lock here that interrupts do not. */
+static void fault_work(struct work_struct *work)
+{
+	struct xvm_device *xvm = container_of(work, struct xvm_device, fault);
+
+	if (READ_ONCE(xvm->ready))
+		virtio_break_device(&xvm->virtio->vdev);
+}
+
+void xvm_fault_init(struct xvm_device *xvm)
+{
+	INIT_WORK(&xvm->fault, fault_work);
+}
+
+/* In any context; the first reason counts. */
+void xvm_fail(struct xvm_device *xvm, const char *why)
+{
+	struct xvm_bus *bus = &xvm->bus;
+	unsigned long flags;
+	bool first;
+
+	spin_lock_irqsave(&bus->lock, flags);
+	first = !bus->broken;
+	bus->broken = true;
+	if (first)
+		shim_give_up(bus->transport);
+	spin_unlock_irqrestore(&bus->lock, flags);
+	if (!first)
+		return;
+
+	dev_err(&xvm->xdev->dev, "device given up: %s\n", why);
+	wake_up_all(&bus->wait);
+	schedule_work(&xvm->fault);
+}

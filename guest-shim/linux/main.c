@@ -1,0 +1,432 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
+/*
+ * virtio-msg over Xen, driver side: the xenbus frontend [section 2].
+ *
+ * A watch on the backend's state starts a step: look both states up in the
+ * core's table, do what it says. Steps of a device run one at a time in a
+ * workqueue, since registering a virtio device waits for messages and for I/O.
+ */
+#include <linux/dma-mapping.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <linux/sysfs.h>
+#include <xen/xen.h>
+
+#include "virtio_msg_xen.h"
+
+/* How long an unbind waits for the backend to let go of the message page. */
+#define CLOSE_TIMEOUT (5 * HZ)
+
+static struct workqueue_struct *xvm_workqueue;
+
+/* Checks the backend's keys [2.3]; the message size to use, or an error. */
+static int read_keys(struct xvm_device *xvm)
+{
+	static const char * const keys[] = {
+		"virtio-msg-revision", "virtio-msg-max-size",
+		"virtio-msg-bus-features",
+	};
+	struct xenbus_device *xdev = xvm->xdev;
+	unsigned int values[ARRAY_SIZE(keys)];
+	unsigned int i;
+	int size;
+
+	for (i = 0; i < ARRAY_SIZE(keys); i++)
+		if (xenbus_scanf(XBT_NIL, xdev->otherend, keys[i], "%u",
+				 &values[i]) != 1) {
+			xenbus_dev_fatal(xdev, -ENOENT, "reading %s/%s",
+					 xdev->otherend, keys[i]);
+			return -ENOENT;
+		}
+	size = shim_negotiate(values[0], values[1], values[2]);
+	if (size < 0) {
+		i = -size - 1;
+		xenbus_dev_fatal(xdev, -EPROTO, "%s %u of the backend is not supported",
+				 keys[i], values[i]);
+		return -EPROTO;
+	}
+	return size;
+}
+
+/* [2.4] */
+static int write_keys(struct xvm_device *xvm)
+{
+	struct xenbus_device *xdev = xvm->xdev;
+	int err;
+
+	err = xenbus_printf(XBT_NIL, xdev->nodename, "message-page-ref", "%u",
+			    xvm->bus.gref);
+	if (!err)
+		err = xenbus_printf(XBT_NIL, xdev->nodename, "event-channel",
+				    "%u", xvm->bus.port);
+	if (err)
+		xenbus_dev_fatal(xdev, err, "writing to %s", xdev->nodename);
+	return err;
+}
+
+/* SHIM_OFFER: show the backend the message page. */
+static void offer(struct xvm_device *xvm)
+{
+	int size, err;
+
+	/* After a resume, the connection that was given up is still there. */
+	if (xvm->bus.irq)
+		return;
+	size = read_keys(xvm);
+	if (size < 0)
+		return;
+	err = xvm_bus_open(xvm, size);
+	if (err) {
+		xenbus_dev_fatal(xvm->xdev, err, "setting the message page up");
+		return;
+	}
+	if (write_keys(xvm))
+		return;
+	xenbus_switch_state(xvm->xdev, XenbusStateInitialised);
+}
+
+static void release_virtio(struct device *dev)
+{
+	kfree(container_of(dev_to_virtio(dev), struct xvm_virtio, vdev));
+}
+
+static struct xvm_virtio *new_virtio(struct xvm_device *xvm)
+{
+	struct shim_request get = { .kind = SHIM_DEVICE_INFO };
+	struct shim_answer info;
+	struct xvm_virtio *virtio;
+	int err;
+
+	err = xvm_bus_request(xvm, &get, &info, NULL, 0);
+	if (err)
+		return ERR_PTR(err);
+	virtio = kzalloc(sizeof(*virtio), GFP_KERNEL);
+	if (!virtio)
+		return ERR_PTR(-ENOMEM);
+	virtio->xvm = xvm;
+	virtio->vdev.id.device = info.device_id;
+	virtio->vdev.id.vendor = info.vendor_id;
+	virtio->vdev.config = &xvm_config_ops;
+	virtio->vdev.dev.parent = &xvm->xdev->dev;
+	virtio->vdev.dev.release = release_virtio;
+	return virtio;
+}
+
+static int register_virtio(struct xvm_device *xvm)
+{
+	struct xvm_virtio *virtio;
+	int err;
+
+	virtio = new_virtio(xvm);
+	if (IS_ERR(virtio))
+		return PTR_ERR(virtio);
+	xvm->virtio = virtio;
+	err = register_virtio_device(&virtio->vdev);
+	if (err) {
+		xvm->virtio = NULL;
+		put_device(&virtio->vdev.dev);
+		return err;
+	}
+	return 0;
+}
+
+/* Tells the virtio core what happened while the device was being registered. */
+static void catch_up(struct xvm_device *xvm)
+{
+	bool broken, changed;
+
+	spin_lock_irq(&xvm->bus.lock);
+	xvm->ready = true;
+	broken = xvm->bus.broken;
+	changed = xvm->bus.config_changed;
+	spin_unlock_irq(&xvm->bus.lock);
+
+	if (broken)
+		schedule_work(&xvm->fault);
+	else if (changed)
+		virtio_config_changed(&xvm->virtio->vdev);
+}
+
+/* SHIM_CONNECT: messages flow; the device is the virtio core's from here on. */
+static void connect(struct xvm_device *xvm)
+{
+	struct xenbus_device *xdev = xvm->xdev;
+	int err;
+
+	xenbus_switch_state(xdev, XenbusStateConnected);
+	err = xvm_dma_open(xvm);
+	if (!err)
+		err = register_virtio(xvm);
+	if (err) {
+		xenbus_dev_fatal(xdev, err, "registering the virtio device");
+		return;
+	}
+	catch_up(xvm);
+	dev_info(&xdev->dev, "%s is virtio device %u of domain %d, over grants\n",
+		 dev_name(&xvm->virtio->vdev.dev), xvm->virtio->vdev.id.device,
+		 xdev->otherend_id);
+}
+
+/*
+ * Takes the device away from the virtio core. That waits for requests that are
+ * in flight; if the backend will never finish them, it would wait for ever:
+ * false then, and all stays in place but the grants.
+ */
+static bool stop_virtio(struct xvm_device *xvm)
+{
+	unsigned int requests;
+
+	if (!xvm->ready)
+		return true;
+	/* Once the virtio core knows of a failure, no new request is started. */
+	flush_work(&xvm->fault);
+	requests = atomic_read(&xvm->dma.requests);
+	if (READ_ONCE(xvm->bus.broken) && requests && !xvm->stuck) {
+		dev_alert(&xvm->xdev->dev,
+			  "backend left requests unfinished (%u grants); the device stays dead\n",
+			  requests);
+		xvm->stuck = true;
+		__module_get(THIS_MODULE);
+		xvm_dma_revoke_all(xvm);
+	}
+	if (xvm->stuck)
+		return false;
+
+	/* Events may come until the channel is closed. */
+	get_device(&xvm->virtio->vdev.dev);
+	unregister_virtio_device(&xvm->virtio->vdev);
+	return true;
+}
+
+/* Frees what offer() and connect() made, whatever there is of it. */
+static void release(struct xvm_device *xvm)
+{
+	xvm_bus_close(xvm);
+	cancel_work_sync(&xvm->fault);
+	if (xvm->ready)
+		put_device(&xvm->virtio->vdev.dev);
+	xvm->ready = false;
+	xvm->virtio = NULL;
+	xvm_dma_close(xvm);
+}
+
+/* SHIM_CLOSE: the backend has left. */
+static void close(struct xvm_device *xvm)
+{
+	if (stop_virtio(xvm))
+		release(xvm);
+	xenbus_frontend_closed(xvm->xdev);
+}
+
+/*
+ * SHIM_FINISH: a start that failed is undone; a guest that shuts down is told
+ * that the backend is done, and nothing else is worth the time.
+ */
+static void finish(struct xvm_device *xvm)
+{
+	if (system_state <= SYSTEM_RUNNING && stop_virtio(xvm))
+		release(xvm);
+	xenbus_frontend_closed(xvm->xdev);
+}
+
+static void step(struct work_struct *work)
+{
+	struct xvm_device *xvm = container_of(work, struct xvm_device, step);
+	struct xenbus_device *xdev = xvm->xdev;
+	u32 action = shim_next_action(xdev->state,
+				      xenbus_read_driver_state(xdev->otherend));
+
+	/* While the guest shuts down, devices are no longer set up or closed. */
+	if (system_state > SYSTEM_RUNNING && action != SHIM_FINISH)
+		return;
+
+	switch (action) {
+	case SHIM_OFFER:
+		offer(xvm);
+		break;
+	case SHIM_CONNECT:
+		connect(xvm);
+		break;
+	case SHIM_CLOSE:
+		close(xvm);
+		break;
+	case SHIM_FINISH:
+		finish(xvm);
+		break;
+	}
+}
+
+/*
+ * A watch of our own: xenbus' own one does not tell drivers of a guest that
+ * shuts down, nor of a device that is being removed.
+ */
+static void backend_changed(struct xenbus_watch *watch, const char *path,
+			    const char *token)
+{
+	struct xvm_device *xvm = container_of(watch, struct xvm_device, watch);
+	enum xenbus_state state = xenbus_read_driver_state(xvm->xdev->otherend);
+
+	WRITE_ONCE(xvm->backend, state);
+	wake_up(&xvm->backend_changed);
+	/* Somebody may be waiting for an answer that cannot come any more. */
+	if (shim_next_action(xvm->xdev->state, state) == SHIM_CLOSE)
+		xvm_fail(xvm, "the backend left");
+	if (!READ_ONCE(xvm->removing))
+		queue_work(xvm_workqueue, &xvm->step);
+}
+
+static bool backend_let_go(struct xvm_device *xvm)
+{
+	enum xenbus_state state = READ_ONCE(xvm->backend);
+
+	return state == XenbusStateClosed || state == XenbusStateUnknown;
+}
+
+/* Closing by our side [2.7]; the core writes Closed after us. */
+static void close_first(struct xvm_device *xvm)
+{
+	struct xenbus_device *xdev = xvm->xdev;
+
+	if (xdev->state == XenbusStateInitialised ||
+	    xdev->state == XenbusStateConnected)
+		xenbus_switch_state(xdev, XenbusStateClosing);
+	if (xdev->state != XenbusStateClosing)
+		return;
+	WRITE_ONCE(xvm->backend, xenbus_read_driver_state(xdev->otherend));
+	if (!wait_event_timeout(xvm->backend_changed, backend_let_go(xvm),
+				CLOSE_TIMEOUT))
+		dev_warn(&xdev->dev, "backend has not closed, going on without it\n");
+}
+
+static int xvm_probe(struct xenbus_device *xdev,
+		     const struct xenbus_device_id *id)
+{
+	struct xvm_device *xvm;
+	int err;
+
+	xvm = kzalloc(sizeof(*xvm), GFP_KERNEL);
+	if (!xvm)
+		return -ENOMEM;
+	xvm->xdev = xdev;
+	INIT_WORK(&xvm->step, step);
+	init_waitqueue_head(&xvm->backend_changed);
+	xvm_fault_init(xvm);
+	xvm_bus_init(xvm);
+	dev_set_drvdata(&xdev->dev, xvm);
+
+	/* Not the first driver of this device: start again [2.9]. */
+	err = xenbus_switch_state(xdev, XenbusStateInitialising);
+	if (err)
+		goto free;
+	err = xenbus_watch_pathfmt(xdev, &xvm->watch, NULL, backend_changed,
+				   "%s/state", xdev->otherend);
+	if (err)
+		goto free;
+	return 0;
+
+free:
+	dev_set_drvdata(&xdev->dev, NULL);
+	kfree(xvm);
+	return err;
+}
+
+static void xvm_remove(struct xenbus_device *xdev)
+{
+	struct xvm_device *xvm = dev_get_drvdata(&xdev->dev);
+	bool stopped;
+
+	WRITE_ONCE(xvm->removing, true);
+	cancel_work_sync(&xvm->step);
+	stopped = stop_virtio(xvm);
+	if (stopped)
+		close_first(xvm);
+	unregister_xenbus_watch(&xvm->watch);
+	kfree(xvm->watch.node);
+	if (!stopped)
+		return;
+	release(xvm);
+	kfree(xvm);
+}
+
+/* For a boot that waits for its disks. */
+static int xvm_is_ready(struct xenbus_device *xdev)
+{
+	struct xvm_device *xvm = dev_get_drvdata(&xdev->dev);
+
+	return xvm && READ_ONCE(xvm->ready);
+}
+
+/* Grants do not survive a move to another host, and requests have theirs. */
+static int xvm_resume(struct xenbus_device *xdev)
+{
+	xvm_fail(dev_get_drvdata(&xdev->dev), "the guest was suspended and resumed");
+	return -EOPNOTSUPP;
+}
+
+static ssize_t grants_outstanding_show(struct device *dev,
+				       struct device_attribute *attr, char *buf)
+{
+	struct xvm_device *xvm = dev_get_drvdata(dev);
+
+	return sysfs_emit(buf, "%u\n", xvm_dma_outstanding(xvm));
+}
+static DEVICE_ATTR_RO(grants_outstanding);
+
+static ssize_t messages_dropped_show(struct device *dev,
+				     struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%llu\n", xvm_bus_dropped(dev_get_drvdata(dev)));
+}
+static DEVICE_ATTR_RO(messages_dropped);
+
+static struct attribute *xvm_attrs[] = {
+	&dev_attr_grants_outstanding.attr,
+	&dev_attr_messages_dropped.attr,
+	NULL,
+};
+ATTRIBUTE_GROUPS(xvm);
+
+static const struct xenbus_device_id xvm_ids[] = {
+	{ "virtio_disk" },
+	{ "virtio" },
+	{ "" },
+};
+
+static struct xenbus_driver xvm_driver = {
+	.name = "virtio_msg_xen",
+	.ids = xvm_ids,
+	.not_essential = true,
+	.probe = xvm_probe,
+	.remove = xvm_remove,
+	.resume = xvm_resume,
+	.is_ready = xvm_is_ready,
+	.driver.dev_groups = xvm_groups,
+};
+
+static int __init xvm_init(void)
+{
+	int err;
+
+	if (!xen_domain())
+		return -ENODEV;
+	xvm_workqueue = alloc_workqueue("virtio_msg_xen", WQ_UNBOUND, 0);
+	if (!xvm_workqueue)
+		return -ENOMEM;
+	err = xenbus_register_frontend(&xvm_driver);
+	if (err)
+		destroy_workqueue(xvm_workqueue);
+	return err;
+}
+module_init(xvm_init);
+
+static void __exit xvm_exit(void)
+{
+	xenbus_unregister_driver(&xvm_driver);
+	destroy_workqueue(xvm_workqueue);
+}
+module_exit(xvm_exit);
+
+MODULE_DESCRIPTION("virtio-msg over Xen: a virtio transport with grants");
+MODULE_LICENSE("Dual MIT/GPL");
+MODULE_ALIAS("xen:virtio_disk");
+MODULE_ALIAS("xen:virtio");

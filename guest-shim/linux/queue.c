@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
+/*
+ * Virtqueues: their rings, and a doorbell for each [5.6].
+ */
+#include <linux/interrupt.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <linux/virtio_ring.h>
+
+#include "virtio_msg_xen.h"
+
+static bool doorbells = true;
+module_param(doorbells, bool, 0444);
+MODULE_PARM_DESC(doorbells, "An event channel for each queue; without, events go through the message page");
+
+static bool xvm_notify(struct virtqueue *vq)
+{
+	struct xvm_queue *queue = vq->priv;
+
+	if (!queue->irq)
+		return xvm_bus_avail(vdev_to_xvm(vq->vdev), queue->index);
+	notify_remote_via_irq(queue->irq);
+	return true;
+}
+
+static irqreturn_t queue_interrupt(int irq, void *data)
+{
+	irqreturn_t worked = vring_interrupt(irq, data);
+
+	xen_irq_lateeoi(irq, worked == IRQ_HANDLED ? 0 : XEN_EOI_FLAG_SPURIOUS);
+	/* Xen slows a backend down that signals for nothing: never "nobody cared". */
+	return IRQ_HANDLED;
+}
+
+/* The device says in band that it used buffers; the number is its own. */
+void xvm_queue_used(struct xvm_device *xvm, unsigned int index)
+{
+	struct virtqueue *vq = NULL;
+	unsigned long flags;
+	unsigned int i;
+
+	spin_lock_irqsave(&xvm->bus.lock, flags);
+	for (i = 0; i < xvm->nr_queues; i++)
+		if (xvm->queues[i].vq && xvm->queues[i].index == index)
+			vq = xvm->queues[i].vq;
+	spin_unlock_irqrestore(&xvm->bus.lock, flags);
+
+	/* Kept until xvm_del_vqs() has seen the last event handled. */
+	if (vq)
+		vring_interrupt(0, vq);
+}
+
+/* Sets the queue up in the device, and looks whether it is. */
+static int enable_queue(struct xvm_device *xvm, struct virtqueue *vq)
+{
+	struct shim_request set = {
+		.kind = SHIM_SET_VQUEUE,
+		.index = vq->index,
+		.size = virtqueue_get_vring_size(vq),
+		.descriptor = virtqueue_get_desc_addr(vq),
+		.driver = virtqueue_get_avail_addr(vq),
+		.device = virtqueue_get_used_addr(vq),
+	};
+	struct shim_request get = { .kind = SHIM_GET_VQUEUE, .index = vq->index };
+	struct shim_answer answer;
+	int err;
+
+	err = xvm_bus_request(xvm, &set, &answer, NULL, 0);
+	if (!err)
+		err = xvm_bus_request(xvm, &get, &answer, NULL, 0);
+	if (err)
+		return err;
+	if (!answer.queue_enabled || answer.queue_size != set.size) {
+		dev_err(&xvm->xdev->dev, "device refused queue %u with %u entries\n",
+			vq->index, set.size);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+/* An event channel of our own for the queue; negative if there is none left. */
+static int open_doorbell(struct xvm_device *xvm, struct virtqueue *vq,
+			 evtchn_port_t *port)
+{
+	int irq, err;
+
+	err = xenbus_alloc_evtchn(xvm->xdev, port);
+	if (err)
+		return err;
+	irq = bind_evtchn_to_irqhandler_lateeoi(*port, queue_interrupt, 0,
+						vq->name, vq);
+	if (irq < 0)
+		xenbus_free_evtchn(xvm->xdev, *port);
+	return irq;
+}
+
+/* Where there is no doorbell, the queue's events go in band. */
+static int bind_doorbell(struct xvm_device *xvm, struct xvm_queue *queue)
+{
+	struct shim_request bind = {
+		.kind = SHIM_BIND_QUEUE,
+		.index = queue->index,
+	};
+	struct shim_answer answer = {};
+	int irq, err;
+
+	if (!doorbells)
+		return 0;
+	irq = open_doorbell(xvm, queue->vq, &bind.port);
+	if (irq < 0)
+		return 0;
+	err = xvm_bus_request(xvm, &bind, &answer, NULL, 0);
+	if (answer.bound) {
+		queue->irq = irq;
+		return 0;
+	}
+	unbind_from_irqhandler(irq, queue->vq);
+	return err;
+}
+
+static void close_queue(struct xvm_device *xvm, struct xvm_queue *queue)
+{
+	struct virtqueue *vq = queue->vq;
+
+	if (!vq)
+		return;
+	spin_lock_irq(&xvm->bus.lock);
+	queue->vq = NULL;
+	spin_unlock_irq(&xvm->bus.lock);
+
+	if (queue->irq)
+		unbind_from_irqhandler(queue->irq, vq);
+	xvm_bus_quiesce(xvm);
+	vring_del_virtqueue(vq);
+}
+
+static int open_queue(struct xvm_device *xvm, struct xvm_queue *queue,
+		      const struct virtqueue_info *info)
+{
+	struct shim_request get = {
+		.kind = SHIM_GET_VQUEUE,
+		.index = queue->index,
+	};
+	struct shim_answer answer;
+	struct virtqueue *vq;
+	int err;
+
+	err = xvm_bus_request(xvm, &get, &answer, NULL, 0);
+	if (err)
+		return err;
+	if (!answer.queue_max_size)
+		return -ENOENT;
+
+	/*
+	 * Aligned to pages: the area that the device writes shares none with
+	 * those that it only reads.
+	 */
+	vq = vring_create_virtqueue(queue->index, answer.queue_max_size,
+				    XEN_PAGE_SIZE, &xvm->virtio->vdev, true, true,
+				    info->ctx, xvm_notify, info->callback,
+				    info->name);
+	if (!vq)
+		return -ENOMEM;
+	vq->priv = queue;
+	spin_lock_irq(&xvm->bus.lock);
+	queue->vq = vq;
+	spin_unlock_irq(&xvm->bus.lock);
+
+	err = enable_queue(xvm, vq);
+	return err ?: bind_doorbell(xvm, queue);
+}
+
+void xvm_del_vqs(struct virtio_device *vdev)
+{
+	struct xvm_device *xvm = vdev_to_xvm(vdev);
+	struct xvm_queue *queues = xvm->queues;
+	unsigned int i;
+
+	for (i = 0; i < xvm->nr_queues; i++)
+		close_queue(xvm, &queues[i]);
+
+	spin_lock_irq(&xvm->bus.lock);
+	xvm->queues = NULL;
+	xvm->nr_queues = 0;
+	spin_unlock_irq(&xvm->bus.lock);
+	kfree(queues);
+}
+
+int xvm_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
+		 struct virtqueue *vqs[], struct virtqueue_info info[],
+		 struct irq_affinity *affinity)
+{
+	struct xvm_device *xvm = vdev_to_xvm(vdev);
+	struct xvm_queue *queues;
+	unsigned int i, index = 0;
+	int err;
+
+	queues = kcalloc(nvqs, sizeof(*queues), GFP_KERNEL);
+	if (!queues)
+		return -ENOMEM;
+	spin_lock_irq(&xvm->bus.lock);
+	xvm->queues = queues;
+	xvm->nr_queues = nvqs;
+	spin_unlock_irq(&xvm->bus.lock);
+
+	for (i = 0; i < nvqs; i++) {
+		vqs[i] = NULL;
+		/* A queue without a name is one that the driver does not use. */
+		if (!info[i].name)
+			continue;
+		queues[i].index = index++;
+		err = open_queue(xvm, &queues[i], &info[i]);
+		if (err)
+			goto del_vqs;
+		vqs[i] = queues[i].vq;
+	}
+	return 0;
+
+del_vqs:
+	/* The device lets go of the rings before they are freed [6.4]. */
+	vdev->config->reset(vdev);
+	xvm_del_vqs(vdev);
+	return err;
+}
+
+/* When this returns, no callback of a queue is running. */
+void xvm_synchronize_cbs(struct virtio_device *vdev)
+{
+	struct xvm_device *xvm = vdev_to_xvm(vdev);
+	unsigned int i;
+
+	for (i = 0; i < xvm->nr_queues; i++)
+		if (xvm->queues[i].irq)
+			synchronize_irq(xvm->queues[i].irq);
+	xvm_bus_quiesce(xvm);
+}

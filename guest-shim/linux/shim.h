@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only */
+/*
+ * C ABI of the Rust core. src/ffi.rs is the other side of it, field by field.
+ *
+ * A transport is used under one lock. page is the whole message page. Errors
+ * are negative errno numbers. None of these functions sleeps or allocates.
+ */
+#ifndef SHIM_H
+#define SHIM_H
+
+#include <linux/types.h>
+
+struct shim_transport;	/* opaque: shim_transport_size() bytes */
+
+enum shim_request_kind {
+	SHIM_DEVICE_INFO,
+	SHIM_GET_FEATURES,
+	SHIM_SET_FEATURES,	/* features */
+	SHIM_GET_CONFIG,	/* offset, size */
+	SHIM_SET_CONFIG,	/* offset, size, data */
+	SHIM_GET_STATUS,
+	SHIM_SET_STATUS,	/* status; 0 resets the device */
+	SHIM_GET_VQUEUE,	/* index */
+	SHIM_SET_VQUEUE,	/* index, size, descriptor, driver, device */
+	SHIM_RESET_VQUEUE,	/* index */
+	SHIM_BIND_QUEUE,	/* index, port */
+};
+
+struct shim_request {
+	u32 kind;
+	u32 index;
+	u32 offset;
+	u32 size;
+	u32 status;
+	u32 port;
+	u64 features;
+	u64 descriptor;
+	u64 driver;
+	u64 device;
+	const void *data;
+};
+
+struct shim_answer {
+	u32 device_id;
+	u32 vendor_id;
+	u32 max_virtqueues;
+	u32 status;
+	u32 config_generation;
+	u32 config_size;	/* bytes of data that came with it, or of all */
+	u32 queue_size;
+	u32 queue_max_size;	/* a power of two; 0: no such queue */
+	u32 queue_enabled;
+	u32 bound;
+	u64 features;
+};
+
+enum shim_what {
+	SHIM_DRAINED,		/* signal: the backend must be signalled */
+	SHIM_DROPPED,
+	SHIM_ANSWERED,
+	SHIM_CONFIG_CHANGED,	/* status */
+	SHIM_USED,		/* index, not checked against the queues */
+	SHIM_BROKEN,
+};
+
+struct shim_received {
+	u32 what;
+	u32 index;
+	u32 status;
+	u32 signal;
+};
+
+struct shim_counters {
+	u64 malformed;
+	u64 unexpected;
+};
+
+enum shim_action {
+	SHIM_NOTHING,
+	SHIM_OFFER,
+	SHIM_CONNECT,
+	SHIM_CLOSE,
+	SHIM_FINISH,
+};
+
+struct shim_plan {
+	u32 pages;
+	u32 read_only;
+};
+
+struct shim_grants {
+	u32 first;
+	u32 pages;
+};
+
+size_t shim_transport_size(void);
+void shim_transport_init(struct shim_transport *transport,
+			 u32 max_message_size);
+
+/* The message size to use; -1 revision, -2 size, -3 bus features unfit. */
+int shim_negotiate(u32 revision, u32 max_message_size, u32 bus_features);
+
+u32 shim_next_action(u32 own_state, u32 backend_state);
+
+/* -EAGAIN: the page is full, try again when signalled. */
+int shim_send(struct shim_transport *transport, const void *page,
+	      const struct shim_request *request);
+
+void shim_receive(struct shim_transport *transport, const void *page,
+		  struct shim_received *received);
+
+/*
+ * -EAGAIN: not there yet, -EPROTO: does not fit, -EIO: given up. data takes
+ * the bytes of configuration that came with it, unless it is NULL.
+ */
+int shim_take_answer(struct shim_transport *transport,
+		     struct shim_answer *answer, void *data, u32 room);
+
+/* 1: signal the backend; 0: held back until the page has room. */
+int shim_event_avail(struct shim_transport *transport, const void *page,
+		     u32 index);
+
+void shim_give_up(struct shim_transport *transport);
+u32 shim_generation(const struct shim_transport *transport);
+u32 shim_max_config_bytes(const struct shim_transport *transport);
+void shim_counters(const struct shim_transport *transport,
+		   struct shim_counters *counters);
+
+u64 shim_dma_max_bytes(void);
+
+/* direction: enum dma_data_direction. -EINVAL: cannot be granted. */
+int shim_dma_plan(u64 physical, u64 length, u32 direction,
+		  struct shim_plan *plan);
+
+/* 0: there are not that many references. */
+u64 shim_dma_address(u64 physical, u64 length, u32 first);
+
+/* -EINVAL: not an address that shim_dma_address() made. */
+int shim_dma_release(u64 address, u64 length, struct shim_grants *grants);
+
+#endif /* SHIM_H */

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only */
+/*
+ * virtio-msg over Xen, driver side: what the files of the module share.
+ *
+ * [n.m] in a comment is a clause of guest-shim/protocol/SPEC.md.
+ */
+#ifndef VIRTIO_MSG_XEN_H
+#define VIRTIO_MSG_XEN_H
+
+#include <linux/atomic.h>
+#include <linux/mutex.h>
+#include <linux/spinlock.h>
+#include <linux/virtio.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+#include <xen/events.h>
+#include <xen/grant_table.h>
+#include <xen/xenbus.h>
+
+#include "compat.h"
+#include "shim.h"
+
+/* The message page, its event channel and the one exchange on it. */
+struct xvm_bus {
+	void *page;
+	grant_ref_t gref;
+	evtchn_port_t port;
+	unsigned int irq;		/* 0: not open */
+	u32 max_config;			/* bytes of configuration in a message */
+	struct mutex exchange;		/* one request at a time [5.4] */
+	wait_queue_head_t wait;		/* for an answer, or for room */
+	struct work_struct drain;	/* goes on where the interrupt stopped */
+
+	spinlock_t lock;		/* these; ready and queues of the device */
+	struct shim_transport *transport;
+	bool broken;			/* no request, no event any more */
+	bool config_changed;		/* while nobody could be told */
+};
+
+/* The grants that the DMA API holds for the device. */
+struct xvm_dma {
+	unsigned long *live;		/* a bit for each grant reference */
+	unsigned int references;	/* bits in it */
+	atomic_t requests;		/* live grants of mapped buffers */
+	atomic_t rings;			/* live grants of coherent memory */
+	bool in_use;			/* [3.6] was reported */
+};
+
+struct xvm_queue {
+	struct virtqueue *vq;
+	unsigned int index;
+	unsigned int irq;		/* 0: no doorbell, events go in band */
+};
+
+/* Freed when the last reference to the virtio device is gone. */
+struct xvm_virtio {
+	struct virtio_device vdev;
+	struct xvm_device *xvm;
+};
+
+/* One frontend/backend pair. */
+struct xvm_device {
+	struct xenbus_device *xdev;
+	struct xenbus_watch watch;	/* on the backend's state */
+	enum xenbus_state backend;	/* as the watch last saw it */
+	wait_queue_head_t backend_changed;
+	struct work_struct step;	/* all changes of state, one at a time */
+	struct work_struct fault;	/* tells the virtio core of a failure */
+	bool removing;			/* no more steps */
+	bool ready;			/* the virtio device is registered */
+	bool stuck;			/* it can never be unregistered */
+	struct xvm_bus bus;
+	struct xvm_dma dma;
+	struct xvm_virtio *virtio;
+	struct xvm_queue *queues;	/* those of the virtio device */
+	unsigned int nr_queues;
+};
+
+static inline struct xvm_device *vdev_to_xvm(struct virtio_device *vdev)
+{
+	return container_of(vdev, struct xvm_virtio, vdev)->xvm;
+}
+
+/* fault.c */
+void xvm_fault_init(struct xvm_device *xvm);
+void xvm_fail(struct xvm_device *xvm, const char *why);
+
+/* bus.c */
+void xvm_bus_init(struct xvm_device *xvm);
+int xvm_bus_open(struct xvm_device *xvm, u32 max_message_size);
+void xvm_bus_close(struct xvm_device *xvm);
+int xvm_bus_request(struct xvm_device *xvm, const struct shim_request *request,
+		    struct shim_answer *answer, void *data, u32 room);
+bool xvm_bus_avail(struct xvm_device *xvm, unsigned int index);
+void xvm_bus_quiesce(struct xvm_device *xvm);
+u64 xvm_bus_dropped(struct xvm_device *xvm);
+
+/* config.c */
+extern const struct virtio_config_ops xvm_config_ops;
+
+/* queue.c */
+int xvm_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
+		 struct virtqueue *vqs[], struct virtqueue_info info[],
+		 struct irq_affinity *affinity);
+void xvm_del_vqs(struct virtio_device *vdev);
+void xvm_synchronize_cbs(struct virtio_device *vdev);
+void xvm_queue_used(struct xvm_device *xvm, unsigned int index);
+
+/* dma.c */
+int xvm_dma_open(struct xvm_device *xvm);
+void xvm_dma_revoke_all(struct xvm_device *xvm);
+void xvm_dma_close(struct xvm_device *xvm);
+unsigned int xvm_dma_outstanding(const struct xvm_device *xvm);
+
+#endif /* VIRTIO_MSG_XEN_H */

@@ -1,0 +1,461 @@
+//! The door to the module's C glue: `linux/shim.h` is the other side of it, field by field.
+//!
+//! Each function turns C's numbers and pointers into the core's types and its results back; there
+//! is no logic here. Errors are negative `errno` numbers.
+//!
+//! What every caller owes, and every SAFETY comment below relies on: a `transport` points to memory
+//! that `shim_transport_init` set up, `page` to a whole page of 4096 bytes that stays mapped during
+//! the call; the glue holds its lock during calls with the same transport; all other pointers are to
+//! valid objects of their type that nothing else uses during the call.
+
+use core::ffi::c_int;
+use core::slice;
+
+use protocol::binding::{Negotiated, NegotiationError, XenbusState, negotiate};
+use protocol::grant::GrantRef;
+use protocol::message::{
+    BindOutcome, ConfigData, FeatureBlocks, Request, Response, VqueueFlags, VqueueUpdate,
+};
+use protocol::page::PageWords;
+
+use crate::dma::{self, Access, Direction, MAX_MAPPING_BYTES, Plan};
+use crate::state::{self, Action};
+use crate::transport::{Mismatch, Received, SendError, Transport, ring_size};
+
+const EIO: c_int = -5;
+const EAGAIN: c_int = -11;
+const EBUSY: c_int = -16;
+const EINVAL: c_int = -22;
+const EPROTO: c_int = -71;
+const EMSGSIZE: c_int = -90;
+
+/// `struct shim_request`: what to ask; only the fields of its kind count.
+#[repr(C)]
+pub(crate) struct ShimRequest {
+    kind: u32,
+    index: u32,
+    offset: u32,
+    size: u32,
+    status: u32,
+    port: u32,
+    features: u64,
+    descriptor: u64,
+    driver: u64,
+    device: u64,
+    data: *const u8,
+}
+
+/// `enum shim_request_kind`.
+mod kind {
+    pub(super) const DEVICE_INFO: u32 = 0;
+    pub(super) const GET_FEATURES: u32 = 1;
+    pub(super) const SET_FEATURES: u32 = 2;
+    pub(super) const GET_CONFIG: u32 = 3;
+    pub(super) const SET_CONFIG: u32 = 4;
+    pub(super) const GET_STATUS: u32 = 5;
+    pub(super) const SET_STATUS: u32 = 6;
+    pub(super) const GET_VQUEUE: u32 = 7;
+    pub(super) const SET_VQUEUE: u32 = 8;
+    pub(super) const RESET_VQUEUE: u32 = 9;
+    pub(super) const BIND_QUEUE: u32 = 10;
+}
+
+/// `struct shim_answer`: what was answered; fields of another kind are 0.
+#[derive(Default)]
+#[repr(C)]
+pub(crate) struct ShimAnswer {
+    device_id: u32,
+    vendor_id: u32,
+    max_virtqueues: u32,
+    status: u32,
+    config_generation: u32,
+    config_size: u32,
+    queue_size: u32,
+    queue_max_size: u32,
+    queue_enabled: u32,
+    bound: u32,
+    features: u64,
+}
+
+/// `struct shim_received`: what became of one message.
+#[repr(C)]
+pub(crate) struct ShimReceived {
+    what: u32,
+    index: u32,
+    status: u32,
+    signal: u32,
+}
+
+/// `struct shim_plan`: how to grant a buffer.
+#[repr(C)]
+pub(crate) struct ShimPlan {
+    pages: u32,
+    read_only: u32,
+}
+
+/// `struct shim_grants`: what an address is made of.
+#[repr(C)]
+pub(crate) struct ShimGrants {
+    first: u32,
+    pages: u32,
+}
+
+/// `struct shim_counters`.
+#[repr(C)]
+pub(crate) struct ShimCounters {
+    malformed: u64,
+    unexpected: u64,
+}
+
+/// Bytes that a transport needs; aligned as the kernel allocates, to 8.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn shim_transport_size() -> usize {
+    const { assert!(align_of::<Transport>() <= 8) };
+    size_of::<Transport>()
+}
+
+/// Sets a transport up, for a page that was zeroed.
+///
+/// # Safety
+/// `transport` points to `shim_transport_size()` writable bytes, aligned to 8.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn shim_transport_init(
+    transport: *mut Transport,
+    max_message_size: u32,
+) {
+    let new = Transport::new(Negotiated { max_message_size });
+    // SAFETY: the caller owes size, alignment and sole use; `write` drops nothing that stood there.
+    unsafe { transport.write(new) };
+}
+
+/// Checks the backend's keys [2.3]; gives the message size to use, or a negative number that says
+/// which key does not fit: -1 revision, -2 size, -3 bus features.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn shim_negotiate(
+    revision: u32,
+    max_message_size: u32,
+    bus_features: u32,
+) -> c_int {
+    match negotiate(revision, max_message_size, bus_features) {
+        Ok(negotiated) => negotiated.max_message_size as c_int,
+        Err(NegotiationError::Revision(_)) => -1,
+        Err(NegotiationError::MessageSize(_)) => -2,
+        Err(NegotiationError::BusFeatures(_)) => -3,
+    }
+}
+
+/// What the frontend does in these xenbus states: `enum shim_action`.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn shim_next_action(own: u32, backend: u32) -> u32 {
+    match state::next(XenbusState::from_number(own), XenbusState::from_number(backend)) {
+        Action::Nothing => 0,
+        Action::Offer => 1,
+        Action::Connect => 2,
+        Action::Close => 3,
+        Action::Finish => 4,
+    }
+}
+
+/// Sends a request; 0, or -EAGAIN when the page is full.
+///
+/// # Safety
+/// As for the module; `request.data` points to `request.size` bytes where the kind is SET_CONFIG.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn shim_send(
+    transport: *mut Transport,
+    page: *const PageWords,
+    request: *const ShimRequest,
+) -> c_int {
+    // SAFETY: valid by the module's contract; the lock makes the borrow of the transport the only
+    // one. The page is only ever seen as atomics, so the peer's writes are no data race.
+    let (transport, page, request) = unsafe { (&mut *transport, &*page, &*request) };
+    // SAFETY: the caller owes the bytes behind `data`.
+    unsafe {
+        with_request(transport, request, |transport, request| {
+            error_of(transport.send(page, request))
+        })
+    }
+}
+
+/// Calls `then` with the core's form of a C request.
+///
+/// # Safety
+/// `request.data` points to `request.size` bytes where the kind is SET_CONFIG.
+unsafe fn with_request(
+    transport: &mut Transport,
+    request: &ShimRequest,
+    then: impl FnOnce(&mut Transport, Request<'_>) -> c_int,
+) -> c_int {
+    let features = request.features.to_le_bytes();
+    let index = request.index;
+    let request = match request.kind {
+        kind::DEVICE_INFO => Request::GetDeviceInfo,
+        kind::GET_FEATURES => Request::GetDeviceFeatures { first: 0, count: 2 },
+        kind::SET_FEATURES => Request::SetDriverFeatures(FeatureBlocks::new(0, &features)),
+        kind::GET_CONFIG => Request::GetConfig { offset: request.offset, size: request.size },
+        kind::SET_CONFIG => Request::SetConfig(ConfigData {
+            generation: transport.generation(),
+            offset: request.offset,
+            // SAFETY: the caller owes `size` readable bytes that nobody changes during the call.
+            data: unsafe { slice::from_raw_parts(request.data, request.size as usize) },
+        }),
+        kind::GET_STATUS => Request::GetDeviceStatus,
+        kind::SET_STATUS => Request::SetDeviceStatus(request.status),
+        kind::GET_VQUEUE => Request::GetVqueue { index },
+        kind::SET_VQUEUE => Request::SetVqueue(VqueueUpdate {
+            index,
+            flags: VqueueFlags(VqueueFlags::ENABLE),
+            size: request.size,
+            descriptor: request.descriptor,
+            driver: request.driver,
+            device: request.device,
+        }),
+        kind::RESET_VQUEUE => Request::ResetVqueue { index },
+        kind::BIND_QUEUE => Request::BindQueue { index, port: request.port },
+        _ => return EINVAL,
+    };
+    then(transport, request)
+}
+
+fn error_of(sent: Result<(), SendError>) -> c_int {
+    match sent {
+        Ok(()) => 0,
+        Err(SendError::Busy) => EBUSY,
+        Err(SendError::Full) => EAGAIN,
+        Err(SendError::TooLong) => EMSGSIZE,
+        Err(SendError::NoSuchQueue) => EINVAL,
+        Err(SendError::Broken) => EIO,
+    }
+}
+
+/// Takes one message out of the page.
+///
+/// # Safety
+/// As for the module.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn shim_receive(
+    transport: *mut Transport,
+    page: *const PageWords,
+    received: *mut ShimReceived,
+) {
+    // SAFETY: as in `shim_send`.
+    let (transport, page) = unsafe { (&mut *transport, &*page) };
+    let mut out = ShimReceived { what: 0, index: 0, status: 0, signal: 0 };
+    match transport.receive(page) {
+        Received::Drained { signal } => out.signal = signal.into(),
+        Received::Dropped => out.what = 1,
+        Received::Answer => out.what = 2,
+        Received::ConfigChanged { status } => (out.what, out.status) = (3, status),
+        Received::Used { index } => (out.what, out.index) = (4, index),
+        Received::Broken => out.what = 5,
+    }
+    // SAFETY: a valid `struct shim_received` by the module's contract.
+    unsafe { received.write(out) };
+}
+
+/// Takes the answer to the outstanding request, and its configuration bytes into `data`: 0,
+/// -EAGAIN while there is none, -EPROTO if it does not fit, -EIO when the device was given up.
+///
+/// # Safety
+/// As for the module; `data` points to `room` writable bytes, or is NULL where they are not wanted.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn shim_take_answer(
+    transport: *mut Transport,
+    answer: *mut ShimAnswer,
+    data: *mut u8,
+    room: u32,
+) -> c_int {
+    // SAFETY: as in `shim_send`.
+    let transport = unsafe { &mut *transport };
+    let broken = transport.is_broken();
+    let (out, bytes) = match transport.take_answer() {
+        Some(Ok(response)) => flatten(&response),
+        Some(Err(Mismatch)) => return EPROTO,
+        None if broken => return EIO,
+        None => return EAGAIN,
+    };
+    if !data.is_null() {
+        if bytes.len() > room as usize {
+            return EPROTO;
+        }
+        // SAFETY: the bytes are in the core's own buffer, disjoint from the caller's, and were
+        // found to fit `room`.
+        unsafe { data.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+    // SAFETY: a valid `struct shim_answer` by the module's contract.
+    unsafe { answer.write(out) };
+    0
+}
+
+/// A response as C sees it, and its configuration bytes.
+fn flatten<'a>(response: &Response<'a>) -> (ShimAnswer, &'a [u8]) {
+    let mut out = ShimAnswer::default();
+    let mut bytes: &[u8] = &[];
+    match *response {
+        Response::GetDeviceInfo(info) => {
+            out.device_id = info.device_id;
+            out.vendor_id = info.vendor_id;
+            out.config_size = info.config_size;
+            out.max_virtqueues = info.max_virtqueues;
+        }
+        Response::GetDeviceFeatures(blocks) => out.features = blocks.low_bits(),
+        Response::GetConfig(config) | Response::SetConfig(config) => {
+            out.config_generation = config.generation;
+            out.config_size = config.data.len() as u32;
+            bytes = config.data;
+        }
+        Response::GetDeviceStatus(status) | Response::SetDeviceStatus(status) => {
+            out.status = status;
+        }
+        Response::GetVqueue(queue) => {
+            out.queue_size = queue.size;
+            out.queue_max_size = ring_size(queue.max_size);
+            out.queue_enabled = queue.enabled.into();
+        }
+        Response::BindQueue { outcome, .. } => out.bound = (outcome == BindOutcome::Bound).into(),
+        Response::SetDriverFeatures
+        | Response::SetVqueue
+        | Response::ResetVqueue
+        | Response::GetShm { .. }
+        | Response::Ping(_) => {}
+    }
+    (out, bytes)
+}
+
+/// Tells the device in band that a queue has buffers: 1 if the event channel is to be signalled.
+///
+/// # Safety
+/// As for the module.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn shim_event_avail(
+    transport: *mut Transport,
+    page: *const PageWords,
+    index: u32,
+) -> c_int {
+    // SAFETY: as in `shim_send`.
+    let (transport, page) = unsafe { (&mut *transport, &*page) };
+    match transport.event_avail(page, index) {
+        Ok(signal) => signal.into(),
+        Err(error) => error_of(Err(error)),
+    }
+}
+
+/// Gives the device up.
+///
+/// # Safety
+/// As for the module.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn shim_give_up(transport: *mut Transport) {
+    // SAFETY: as in `shim_send`.
+    unsafe { &mut *transport }.give_up();
+}
+
+/// The configuration generation that the device last told.
+///
+/// # Safety
+/// As for the module.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn shim_generation(transport: *const Transport) -> u32 {
+    // SAFETY: as in `shim_send`, and only read.
+    unsafe { &*transport }.generation()
+}
+
+/// The most bytes of configuration that one request can carry.
+///
+/// # Safety
+/// As for the module.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn shim_max_config_bytes(transport: *const Transport) -> u32 {
+    // SAFETY: as in `shim_send`, and only read.
+    unsafe { &*transport }.max_config_bytes()
+}
+
+/// What was dropped so far.
+///
+/// # Safety
+/// As for the module.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn shim_counters(
+    transport: *const Transport,
+    counters: *mut ShimCounters,
+) {
+    // SAFETY: as in `shim_send`, and only read.
+    let found = unsafe { &*transport }.counters();
+    // SAFETY: a valid `struct shim_counters` by the module's contract.
+    unsafe {
+        counters.write(ShimCounters { malformed: found.malformed, unexpected: found.unexpected });
+    }
+}
+
+/// The longest buffer that can be granted wherever in its page it starts.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn shim_dma_max_bytes() -> u64 {
+    MAX_MAPPING_BYTES
+}
+
+/// How to grant a buffer; `direction` is an `enum dma_data_direction`. -EINVAL if it cannot be.
+///
+/// # Safety
+/// `plan` is a valid `struct shim_plan`.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn shim_dma_plan(
+    physical: u64,
+    length: u64,
+    direction: u32,
+    plan: *mut ShimPlan,
+) -> c_int {
+    let Some(made) =
+        direction_of(direction).and_then(|direction| Plan::new(physical, length, direction).ok())
+    else {
+        return EINVAL;
+    };
+    // SAFETY: the caller owes a valid place.
+    unsafe {
+        plan.write(ShimPlan {
+            pages: made.pages,
+            read_only: (made.access == Access::ReadOnly).into(),
+        });
+    }
+    0
+}
+
+/// The DMA address of the buffer at `physical` once granted from `first` on; 0, which is no grant
+/// address, if there are not that many references.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn shim_dma_address(physical: u64, length: u64, first: u32) -> u64 {
+    // The address does not depend on the direction.
+    Plan::new(physical, length, Direction::Bidirectional)
+        .ok()
+        .and_then(|plan| plan.address(GrantRef(first)))
+        .map_or(0, |address| address.encode())
+}
+
+/// The references behind an address; -EINVAL if it cannot have been made here.
+///
+/// # Safety
+/// `grants` is a valid `struct shim_grants`.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn shim_dma_release(
+    address: u64,
+    length: u64,
+    grants: *mut ShimGrants,
+) -> c_int {
+    let Ok(range) = dma::release(address, length) else {
+        return EINVAL;
+    };
+    // SAFETY: the caller owes a valid place.
+    unsafe {
+        grants.write(ShimGrants { first: range.start.reference.0, pages: range.pages });
+    }
+    0
+}
+
+/// `enum dma_data_direction` of the kernel; its DMA_NONE is no direction.
+const fn direction_of(number: u32) -> Option<Direction> {
+    match number {
+        0 => Some(Direction::Bidirectional),
+        1 => Some(Direction::ToDevice),
+        2 => Some(Direction::FromDevice),
+        _ => None,
+    }
+}

@@ -1,0 +1,44 @@
+//! Driver side of virtio-msg over Xen: what the Linux module `virtio_msg_xen` decides and parses.
+//!
+//! * [`dma`]: which pages of a buffer to grant, how, and the DMA address that comes of it;
+//! * [`transport`]: requests to the device, matching of its responses, its events;
+//! * [`state`]: what the frontend does in which xenbus states.
+//!
+//! The core sees neither a kernel nor a hypervisor: it works on a shared page that is passed in and
+//! says what is to be done. The module's C glue does it, through the door in `ffi`, the only
+//! module with unsafe code. Nothing here panics on any input, which the module's build checks in
+//! the linked object.
+//!
+//! `[n.m]` in a comment or a test name (`spec_n_m_…`) is a clause of `protocol/SPEC.md`.
+//!
+//! A request, the device's answer, and what the driver makes of it:
+//!
+//! ```
+//! use core::sync::atomic::AtomicU32;
+//! use guest_shim::transport::{Received, Transport};
+//! use protocol::binding::negotiate;
+//! use protocol::message::{Message, Request, Response};
+//! use protocol::page::{Consumer, Direction, PageWords, Producer, SLOT_SIZE};
+//!
+//! let page: PageWords = core::array::from_fn(|_| AtomicU32::new(0));
+//! let mut transport = Transport::new(negotiate(1, 264, 0).unwrap());
+//! transport.send(&page, Request::GetDeviceStatus).unwrap();
+//!
+//! // The device's side: take the request out of the page, put the answer in.
+//! let mut bytes = [0; SLOT_SIZE];
+//! Consumer::new(Direction::DriverToDevice).pop(&page, 264, &mut bytes).unwrap();
+//! let token = Message::decode(&bytes[..8]).unwrap().token;
+//! let size = Message::response(token, Response::GetDeviceStatus(3)).encode(&mut bytes).unwrap();
+//! Producer::new(Direction::DeviceToDriver).push(&page, &bytes[..size]).unwrap();
+//!
+//! assert_eq!(transport.receive(&page), Received::Answer);
+//! assert_eq!(transport.take_answer(), Some(Ok(Response::GetDeviceStatus(3))));
+//! ```
+#![no_std]
+#![deny(unsafe_code)]
+
+pub mod dma;
+#[allow(unsafe_code)]
+mod ffi;
+pub mod state;
+pub mod transport;

@@ -1,0 +1,94 @@
+//! The frontend's state machine (SPEC section 2): a table over its own state and the backend's.
+
+use protocol::binding::XenbusState::{self, *};
+
+/// What the frontend does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Wait for the backend, or there is nothing left to do.
+    Nothing,
+    /// Check the backend's keys, write one's own, go to Initialised [2.3, 2.4].
+    Offer,
+    /// Go to Connected and register the virtio device [2.5].
+    Connect,
+    /// Stop the driver, end all grants, go to Closed [2.7].
+    Close,
+    /// Go to Closed: someone else has written Closing and stops the driver, and the backend is done.
+    Finish,
+}
+
+/// Looks the two states up.
+///
+/// A frontend that has offered nothing yet waits for the backend in any state: after a restart the
+/// backend may still be closing the earlier connection [2.9].
+pub const fn next(own: XenbusState, backend: XenbusState) -> Action {
+    match (own, backend) {
+        (Initialising, InitWait) => Action::Offer,
+        (Initialised, Connected) => Action::Connect,
+        (Initialised, Closing | Closed | Unknown) => Action::Close,
+        (Connected, Connected) => Action::Nothing,
+        // Not only Closing, Closed and gone: a backend that starts over has left the connection too.
+        (Connected, _) => Action::Close,
+        (Closing, Closed | Unknown) => Action::Finish,
+        _ => Action::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [XenbusState; 7] =
+        [Unknown, Initialising, InitWait, Initialised, Connected, Closing, Closed];
+
+    /// The backend states in which `own` leads to `action`.
+    fn backends(own: XenbusState, action: Action) -> impl Iterator<Item = XenbusState> {
+        ALL.into_iter().filter(move |backend| next(own, *backend) == action)
+    }
+
+    #[test]
+    fn spec_2_4_an_offer_is_made_once_and_only_to_a_backend_that_waits() {
+        for own in ALL {
+            let expected: &[_] = if own == Initialising { &[InitWait] } else { &[] };
+            assert!(backends(own, Action::Offer).eq(expected.iter().copied()));
+        }
+    }
+
+    #[test]
+    fn spec_2_5_the_frontend_connects_after_the_backend() {
+        for own in ALL {
+            let expected: &[_] = if own == Initialised { &[Connected] } else { &[] };
+            assert!(backends(own, Action::Connect).eq(expected.iter().copied()));
+        }
+    }
+
+    #[test]
+    fn spec_2_7_a_backend_that_leaves_ends_the_connection() {
+        for backend in [Closing, Closed, Unknown] {
+            assert_eq!(next(Connected, backend), Action::Close);
+            assert_eq!(next(Initialised, backend), Action::Close);
+        }
+        assert_eq!(next(Connected, InitWait), Action::Close);
+        assert_eq!(next(Connected, Connected), Action::Nothing);
+    }
+
+    #[test]
+    fn spec_2_7_a_frontend_that_closes_waits_for_the_backend_to_let_go() {
+        assert_eq!(next(Closing, Connected), Action::Nothing);
+        assert_eq!(next(Closing, Closing), Action::Nothing);
+        assert_eq!(next(Closing, Closed), Action::Finish);
+        assert_eq!(next(Closing, Unknown), Action::Finish);
+    }
+
+    #[test]
+    fn spec_2_9_a_restarted_frontend_waits_while_the_backend_closes() {
+        for backend in [Connected, Closing, Closed, Initialising, Unknown] {
+            assert_eq!(next(Initialising, backend), Action::Nothing);
+        }
+    }
+
+    #[test]
+    fn a_closed_frontend_does_nothing() {
+        assert!(backends(Closed, Action::Nothing).eq(ALL));
+    }
+}

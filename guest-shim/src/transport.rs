@@ -1,0 +1,316 @@
+//! The driver's end of the message page (SPEC sections 4 and 5): one request at a time, its answer,
+//! and the device's events.
+//!
+//! Everything the device wrote is decoded from a private copy and checked against what was asked
+//! before a caller sees it. A page whose indices are impossible breaks the transport for good.
+
+mod answer;
+mod queue_set;
+#[cfg(test)]
+mod tests;
+
+use protocol::binding::Negotiated;
+use protocol::message::{Body, Event, HEADER_SIZE, Message, Request, Response};
+use protocol::page::{Consumer, Direction, PageWords, Popped, Producer, PushError, SLOT_SIZE};
+
+use queue_set::QueueSet;
+pub use queue_set::{MAX_QUEUES, ring_size};
+
+/// Fields before the bytes of GET_CONFIG's response and of SET_CONFIG: generation, offset, size.
+const CONFIG_FIELDS: usize = 12;
+
+/// Why a message was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendError {
+    /// The earlier request's answer has not been taken [5.4].
+    Busy,
+    /// All slots are taken; the device signals when it has made room [4.5].
+    Full,
+    /// Longer than the negotiated maximum.
+    TooLong,
+    /// Above [`MAX_QUEUES`].
+    NoSuchQueue,
+    /// The page is corrupt, or the driver gave the device up.
+    Broken,
+}
+
+/// What [`Transport::receive`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// No message is left. `signal`: the device waits for room that there now is, or has new
+    /// messages, and must be signalled.
+    Drained {
+        /// Whether to signal the event channel.
+        signal: bool,
+    },
+    /// A message that means nothing was dropped and counted [5.3].
+    Dropped,
+    /// The outstanding request has its answer.
+    Answer,
+    /// The device's status or configuration changed.
+    ConfigChanged {
+        /// The status byte as it now is.
+        status: u32,
+    },
+    /// A queue without a doorbell has used buffers.
+    Used {
+        /// Queue number, not checked against the queues there are.
+        index: u32,
+    },
+    /// The page is corrupt or the device was given up: no more can be received.
+    Broken,
+}
+
+/// The device answered something else than was asked; not worth going on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mismatch;
+
+/// Messages from the device that were dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Malformed, or of a kind that a device does not send [5.3].
+    pub malformed: u64,
+    /// Responses that no request waits for [5.4].
+    pub unexpected: u64,
+}
+
+/// Where the one request that may be outstanding stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exchange {
+    Idle,
+    /// Sent; `size` bytes of it are kept to check the answer against.
+    Waiting {
+        token: u16,
+        size: usize,
+    },
+    /// Answered by `size` bytes, which were checked.
+    Answered {
+        size: usize,
+    },
+    /// Answered by something that does not fit.
+    Mismatched,
+}
+
+/// The driver's end of a message page.
+#[derive(Debug)]
+pub struct Transport {
+    to_device: Producer,
+    from_device: Consumer,
+    max_size: usize,
+    token: u16,
+    exchange: Exchange,
+    generation: u32,
+    held_back: QueueSet,
+    counters: Counters,
+    broken: bool,
+    request: [u8; SLOT_SIZE],
+    inbox: [u8; SLOT_SIZE],
+    answer: [u8; SLOT_SIZE],
+}
+
+impl Transport {
+    /// The driver's end of a page that was zeroed.
+    pub const fn new(negotiated: Negotiated) -> Self {
+        Self {
+            to_device: Producer::new(Direction::DriverToDevice),
+            from_device: Consumer::new(Direction::DeviceToDriver),
+            max_size: negotiated.max_message_size as usize,
+            token: 0,
+            exchange: Exchange::Idle,
+            generation: 0,
+            held_back: QueueSet::EMPTY,
+            counters: Counters { malformed: 0, unexpected: 0 },
+            broken: false,
+            request: [0; SLOT_SIZE],
+            inbox: [0; SLOT_SIZE],
+            answer: [0; SLOT_SIZE],
+        }
+    }
+
+    /// Sends a request. The caller signals the event channel, calls [`Transport::receive`] on each
+    /// signal from the device until it gives [`Received::Answer`], and takes the answer.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was sent.
+    pub fn send(&mut self, page: &PageWords, request: Request<'_>) -> Result<(), SendError> {
+        if self.broken {
+            return Err(SendError::Broken);
+        }
+        if self.exchange != Exchange::Idle {
+            return Err(SendError::Busy);
+        }
+        let token = self.token.wrapping_add(1);
+        let size = Message::request(token, request)
+            .encode(front_mut(&mut self.request, self.max_size))
+            .map_err(|_| SendError::TooLong)?;
+        let pushed = self.to_device.push(page, front(&self.request, size));
+        self.check(pushed)?;
+        self.token = token;
+        self.exchange = Exchange::Waiting { token, size };
+        Ok(())
+    }
+
+    /// Tells the device in band that a queue has buffers [5.6]; `true` if the event channel is to
+    /// be signalled. Where the page is full the event is held back and sent by
+    /// [`Transport::receive`] once the device has made room; one per queue is enough.
+    ///
+    /// # Errors
+    /// [`SendError::NoSuchQueue`] and [`SendError::Broken`].
+    pub fn event_avail(&mut self, page: &PageWords, index: u32) -> Result<bool, SendError> {
+        if self.broken {
+            return Err(SendError::Broken);
+        }
+        match self.push_avail(page, index) {
+            Err(SendError::Full) if self.held_back.insert(index) => Ok(false),
+            Err(SendError::Full) => Err(SendError::NoSuchQueue),
+            pushed => pushed.map(|()| true),
+        }
+    }
+
+    /// Takes one message out of the page. To be called on each signal until it gives
+    /// [`Received::Drained`] or [`Received::Broken`].
+    pub fn receive(&mut self, page: &PageWords) -> Received {
+        if self.broken {
+            return Received::Broken;
+        }
+        match self.from_device.pop(page, self.max_size, &mut self.inbox) {
+            Ok(Popped::Message { size }) => self.accept(size),
+            Ok(Popped::Malformed { .. }) => self.drop_malformed(),
+            Ok(Popped::Empty) => self.settle(page),
+            Err(_) => self.fail(),
+        }
+    }
+
+    /// The outstanding request's answer, once: it fits the request in every field that the request
+    /// determined. `None` while there is none.
+    pub fn take_answer(&mut self) -> Option<Result<Response<'_>, Mismatch>> {
+        let size = match self.exchange {
+            Exchange::Idle | Exchange::Waiting { .. } => return None,
+            Exchange::Answered { size } => Some(size),
+            Exchange::Mismatched => None,
+        };
+        self.exchange = Exchange::Idle;
+        Some(size.map_or(Err(Mismatch), |size| {
+            answer::response(front(&self.answer, size)).ok_or(Mismatch)
+        }))
+    }
+
+    /// Gives the device up: nothing is sent or received any more.
+    pub fn give_up(&mut self) {
+        self.broken = true;
+    }
+
+    /// Whether nothing is sent or received any more.
+    pub const fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// The configuration generation that the device last told.
+    pub const fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// What was dropped so far.
+    pub const fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The most bytes of configuration that one GET_CONFIG or SET_CONFIG can carry [5.5].
+    pub const fn max_config_bytes(&self) -> u32 {
+        self.max_size.saturating_sub(HEADER_SIZE + CONFIG_FIELDS) as u32
+    }
+
+    fn push_avail(&mut self, page: &PageWords, index: u32) -> Result<(), SendError> {
+        let mut bytes = [0; HEADER_SIZE + 8];
+        let event = Event::Avail { index, next_offset_wrap: 0 };
+        let size = Message::event(event).encode(&mut bytes).map_err(|_| SendError::TooLong)?;
+        let pushed = self.to_device.push(page, front(&bytes, size));
+        self.check(pushed)
+    }
+
+    /// Breaks the transport on a corrupt page [4.4].
+    fn check(&mut self, pushed: Result<(), PushError>) -> Result<(), SendError> {
+        pushed.map_err(|error| match error {
+            PushError::Full => SendError::Full,
+            PushError::TooLong => SendError::TooLong,
+            PushError::Corrupt(_) => {
+                self.broken = true;
+                SendError::Broken
+            }
+        })
+    }
+
+    fn fail(&mut self) -> Received {
+        self.broken = true;
+        Received::Broken
+    }
+
+    fn drop_malformed(&mut self) -> Received {
+        self.counters.malformed = self.counters.malformed.saturating_add(1);
+        Received::Dropped
+    }
+
+    /// Nothing is left to receive: send what was held back, and see whether the device must know.
+    fn settle(&mut self, page: &PageWords) -> Received {
+        let mut signal = self.from_device.take_saw_full();
+        while let Some(index) = self.held_back.first() {
+            match self.push_avail(page, index) {
+                Ok(()) => self.held_back.remove(index),
+                Err(SendError::Broken) => return Received::Broken,
+                Err(_) => break,
+            }
+            signal = true;
+        }
+        Received::Drained { signal }
+    }
+
+    /// Acts on the message in the inbox.
+    fn accept(&mut self, size: usize) -> Received {
+        let Ok(message) = Message::decode(front(&self.inbox, size)) else {
+            return self.drop_malformed();
+        };
+        match message.body {
+            Body::Event(Event::Config { status, config }) => {
+                self.generation = config.generation;
+                Received::ConfigChanged { status }
+            }
+            Body::Event(Event::Used { index }) => Received::Used { index },
+            // What only a driver sends.
+            Body::Event(Event::Avail { .. }) | Body::Request(_) => self.drop_malformed(),
+            Body::Response(_) => self.accept_response(message.token, size),
+        }
+    }
+
+    /// Acts on the response in the inbox.
+    fn accept_response(&mut self, token: u16, size: usize) -> Received {
+        let asked = match self.exchange {
+            Exchange::Waiting { token: sent, size } if sent == token => size,
+            _ => {
+                self.counters.unexpected = self.counters.unexpected.saturating_add(1);
+                return Received::Dropped;
+            }
+        };
+        let request = front(&self.request, asked);
+        let response = front(&self.inbox, size);
+        self.exchange = match answer::check(request, response) {
+            Ok(generation) => {
+                self.generation = generation.unwrap_or(self.generation);
+                self.answer = self.inbox;
+                Exchange::Answered { size }
+            }
+            Err(Mismatch) => Exchange::Mismatched,
+        };
+        Received::Answer
+    }
+}
+
+/// The first `size` bytes, or all there are.
+fn front(bytes: &[u8], size: usize) -> &[u8] {
+    bytes.get(..size).unwrap_or(bytes)
+}
+
+/// The first `size` bytes, or all there are.
+fn front_mut(bytes: &mut [u8], size: usize) -> &mut [u8] {
+    let size = size.min(bytes.len());
+    bytes.get_mut(..size).unwrap_or(&mut [])
+}

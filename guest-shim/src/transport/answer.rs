@@ -1,0 +1,75 @@
+//! Whether a response answers the request it carries the token of.
+//!
+//! Request and response are both kept in encoded form, in private memory: decoding them again is
+//! cheaper to reason about than a second set of types without borrowed bytes.
+
+use protocol::message::{Body, ConfigData, Message, Request, Response};
+
+use super::Mismatch;
+
+/// Compares the fields that the request determines; gives the configuration generation if the
+/// response carries one.
+pub(super) fn check(request: &[u8], response: &[u8]) -> Result<Option<u32>, Mismatch> {
+    let request = self::request(request).ok_or(Mismatch)?;
+    let response = self::response(response).ok_or(Mismatch)?;
+    if !answers(&request, &response) {
+        return Err(Mismatch);
+    }
+    Ok(match response {
+        Response::GetConfig(config) | Response::SetConfig(config) => Some(config.generation),
+        _ => None,
+    })
+}
+
+/// The request that a message holds.
+fn request(bytes: &[u8]) -> Option<Request<'_>> {
+    match Message::decode(bytes).ok()?.body {
+        Body::Request(request) => Some(request),
+        _ => None,
+    }
+}
+
+/// The response that a message holds.
+pub(super) fn response(bytes: &[u8]) -> Option<Response<'_>> {
+    match Message::decode(bytes).ok()?.body {
+        Body::Response(response) => Some(response),
+        _ => None,
+    }
+}
+
+fn answers(request: &Request<'_>, response: &Response<'_>) -> bool {
+    match (*request, *response) {
+        (Request::GetDeviceInfo, Response::GetDeviceInfo(_))
+        | (Request::SetDriverFeatures(_), Response::SetDriverFeatures)
+        | (Request::GetDeviceStatus, Response::GetDeviceStatus(_))
+        | (Request::SetVqueue(_), Response::SetVqueue)
+        | (Request::ResetVqueue { .. }, Response::ResetVqueue) => true,
+        // A reset is complete when its response is sent [6.4]: no other status is possible then.
+        (Request::SetDeviceStatus(asked), Response::SetDeviceStatus(is)) => asked != 0 || is == 0,
+        (Request::GetDeviceFeatures { first, count }, Response::GetDeviceFeatures(blocks)) => {
+            blocks.first == first && whole_or_none(blocks.count(), count)
+        }
+        (Request::GetConfig { offset, size }, Response::GetConfig(config)) => {
+            is_piece(&config, offset, size)
+        }
+        (Request::SetConfig(written), Response::SetConfig(config)) => {
+            is_piece(&config, written.offset, written.data.len() as u32)
+        }
+        (Request::GetVqueue { index }, Response::GetVqueue(queue)) => queue.index == index,
+        (Request::GetShm { shmid: asked }, Response::GetShm { shmid, .. }) => shmid == asked,
+        (Request::Ping(sent), Response::Ping(echoed)) => sent == echoed,
+        (Request::BindQueue { index: asked, .. }, Response::BindQueue { index, .. }) => {
+            index == asked
+        }
+        _ => false,
+    }
+}
+
+/// All that was asked for, or nothing, where it does not fit or was rejected [5.5, 6.6].
+fn whole_or_none(got: u32, asked: u32) -> bool {
+    got == asked || got == 0
+}
+
+fn is_piece(config: &ConfigData<'_>, offset: u32, size: u32) -> bool {
+    config.offset == offset && whole_or_none(config.data.len() as u32, size)
+}

@@ -1,0 +1,79 @@
+//! Sets and sizes of queues.
+
+/// Queues above this number cannot be told apart in a set and so have no in-band events.
+pub const MAX_QUEUES: u32 = 256;
+
+/// The most entries a queue is set up with (SPEC section 7).
+const MAX_ENTRIES: u32 = 256;
+
+/// The entries to set a queue up with where the device allows `max_size`: a power of two, as a split
+/// ring needs, or 0 where there is no such queue.
+pub const fn ring_size(max_size: u32) -> u32 {
+    let most = if max_size < MAX_ENTRIES { max_size } else { MAX_ENTRIES };
+    match most.checked_ilog2() {
+        Some(exponent) => 1 << exponent,
+        None => 0,
+    }
+}
+
+const WORDS: usize = MAX_QUEUES as usize / 64;
+
+/// A set of queue numbers below [`MAX_QUEUES`].
+#[derive(Debug)]
+pub(super) struct QueueSet([u64; WORDS]);
+
+impl QueueSet {
+    pub(super) const EMPTY: Self = Self([0; WORDS]);
+
+    /// Whether the number is one that a set can hold; it then does.
+    pub(super) fn insert(&mut self, index: u32) -> bool {
+        self.word(index).is_some_and(|word| {
+            *word |= 1 << (index % 64);
+            true
+        })
+    }
+
+    pub(super) fn remove(&mut self, index: u32) {
+        if let Some(word) = self.word(index) {
+            *word &= !(1 << (index % 64));
+        }
+    }
+
+    /// The lowest number in the set.
+    pub(super) fn first(&self) -> Option<u32> {
+        self.0
+            .iter()
+            .zip((0..).step_by(64))
+            .find_map(|(word, base)| (*word != 0).then(|| base + word.trailing_zeros()))
+    }
+
+    fn word(&mut self, index: u32) -> Option<&mut u64> {
+        self.0.get_mut((index / 64) as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spec_7_rings_have_a_power_of_two_of_entries() {
+        let sizes = [0, 1, 2, 3, 255, 256, 257, u32::MAX].map(ring_size);
+        assert_eq!(sizes, [0, 1, 2, 2, 128, 256, 256, 256]);
+    }
+
+    #[test]
+    fn numbers_come_out_in_order() {
+        let mut set = QueueSet::EMPTY;
+        assert_eq!(set.first(), None);
+        for index in [255, 64, 0, 63] {
+            assert!(set.insert(index));
+        }
+        assert!(!set.insert(MAX_QUEUES));
+        for index in [0, 63, 64, 255] {
+            assert_eq!(set.first(), Some(index));
+            set.remove(index);
+        }
+        assert_eq!(set.first(), None);
+    }
+}

@@ -1,0 +1,133 @@
+# Functions for the Dom0 half of a scenario, and for scripts of `cargo lab run`:
+#     . /lab/dom0/lib.sh
+# GUEST says which kind of guest to start, pv or pvh.
+
+GUEST=${GUEST:-pv}
+consoles=/var/log/xen/console
+daemon_log=/var/log/xen-virtiod.log
+
+# fail MESSAGE…: ends the script, saying why.
+fail() {
+    echo "FAILED: $*" >&2
+    exit 1
+}
+
+# wait_for WHAT LIMIT CHECK PROGRAM…: runs PROGRAM, which prints a line whenever something may
+# have changed, until the shell command CHECK succeeds after one ($line has it); fails, naming
+# WHAT, when that takes longer than LIMIT seconds.
+wait_for() {
+    local what=$1 limit=$2 check=$3 fifo program met line
+    shift 3
+    fifo=$(mktemp -u)
+    mkfifo "$fifo"
+    timeout "$limit" "$@" >"$fifo" 2>/dev/null &
+    program=$!
+    met=no
+    while read -r line; do
+        if eval "$check"; then
+            met=yes
+            break
+        fi
+    done <"$fifo"
+    kill $program 2>/dev/null || true
+    wait $program 2>/dev/null || true
+    rm "$fifo"
+    [ $met = yes ] || fail "waited $limit s for $what"
+}
+
+# make_disk FILE MIB: a disk image of zeros.
+make_disk() {
+    truncate -s "$2M" "$1"
+}
+
+# make_initrd FILE SCRIPT [CPIO…]: the guest's initrd with SCRIPT for its init to run, and with
+# what further archives hold.
+make_initrd() {
+    local initrd=$1 script=$2 staging
+    shift 2
+    staging=$(mktemp -d)
+    cp "$script" "$staging/script"
+    cat /lab/guest/initrd "$@" >"$initrd"
+    (cd "$staging" && echo script | busybox cpio -o -H newc 2>/dev/null) >>"$initrd"
+    rm -r "$staging"
+}
+
+# start_guest NAME INITRD DISK…: starts a guest by the example configuration; $domid is then its
+# domain's number. Each DISK is an image file, which the configuration's disk line is used for;
+# with :r behind it the disk is read-only. XL_FLAGS: flags for xl itself, as -vvv.
+start_guest() {
+    local guest=$1 initrd=$2 example=/lab/xen-configs/blk-$GUEST.cfg config=/run/$1.cfg
+    local line letters=abcdefgh letter access disks=
+    shift 2
+    line=$(sed -n 's/^disk = \["\(.*\)"\]$/\1/p' "$example")
+    for disk; do
+        access=rw letter=${letters%"${letters#?}"} letters=${letters#?}
+        case $disk in *:r) access=r disk=${disk%:r} ;; esac
+        disks="$disks\"$(echo "$line" | sed -e "s|vdev=xvda|vdev=xvd$letter|" \
+            -e "s|access=rw|access=$access|" -e "s|target=.*|target=$disk|")\", "
+    done
+    sed -e "s|^name = .*|name = \"$guest\"|" -e "s|^ramdisk = .*|ramdisk = \"$initrd\"|" \
+        -e "s|^disk = .*|disk = [$disks]|" "$example" >"$config"
+    # shellcheck disable=SC2086 # flags are words
+    xl ${XL_FLAGS:-} create -q "$config" || return 1
+    domid=$(xl domid "$guest")
+}
+
+# wait_gone DOMID LIMIT: waits until the domain is gone from the hypervisor. Xen keeps a domain
+# as long as somebody has a page of it mapped.
+wait_gone() {
+    wait_for "domain $1 to be gone" "$2" "! xl list $1 >/dev/null 2>&1" \
+        xenstore-watch @releaseDomain
+}
+
+# wait_console NAME LIMIT WORDS: waits until the guest prints a line that has WORDS.
+wait_console() {
+    wait_for "the guest $1 to print '$3'" "$2" "case \"\$line\" in *'$3'*) ;; *) false ;; esac" \
+        tail -n +1 -F "$consoles/guest-$1.log"
+}
+
+# run_guest LIMIT NAME INITRD DISK…: starts a guest as start_guest does, and sees it to its end.
+run_guest() {
+    local limit=$1
+    shift
+    start_guest "$@" || fail "xl could not create the guest $1"
+    end_guest "$1" "$limit"
+}
+
+# end_guest NAME LIMIT: waits until the guest's script has ended, and until the guest is gone; fails,
+# showing the console, unless the script ended well.
+end_guest() {
+    wait_console "$1" "$2" 'lab: exit'
+    tell_guest "$domid" 'the console is read'
+    wait_gone "$domid" 20
+    [ "$(guest_said "$1" exit)" = 0 ] || fail "the guest's script ended badly; its console:
+$(tail -n 40 "$consoles/guest-$1.log" | tr -d '\r')"
+}
+
+# tell_guest DOMID LINE: writes a line to the guest's console.
+tell_guest() {
+    echo "$2" >"$(xenstore-read "/local/domain/$1/console/tty")"
+}
+
+# check_nothing_mapped [DOMID]: fails if the daemon counts grants that it has mapped (all guests),
+# or the hypervisor grants of DOMID that somebody has mapped beside those of the toolstack: the
+# console (0) and XenStore (1).
+check_nothing_mapped() {
+    ! xen-virtiod stat --json | grep -o '"grants_mapped":[1-9][0-9]*' ||
+        fail "xen-virtiod has grants mapped: $(xen-virtiod stat --json)"
+    [ $# = 0 ] || [ -z "$(mapped_grants "$1")" ] ||
+        fail "Xen has grants of domain $1 mapped: $(mapped_grants "$1")"
+}
+
+# mapped_grants DOMID: the grants of a running domain that are mapped, as Xen lists them.
+mapped_grants() {
+    xl dmesg -c >/dev/null
+    xl debug-keys g
+    xl dmesg | sed -n "s/^(XEN) *//; /grant-table for remote d$1 /,/grant-table for remote/p" |
+        grep -E '^\[0x[0-9a-f]+\]' | grep -vE '^\[0x0*[01]\]' || true
+}
+
+# guest_said NAME KEY: what the guest printed as `lab: KEY VALUE`.
+guest_said() {
+    tr -d '\r' <"$consoles/guest-$1.log" | sed -n "s/^.*lab: $2 //p" | tail -n 1
+}

@@ -1,0 +1,2 @@
+wait_for "the disk /dev/vda" 20 test -b /dev/vda
+[ "$(cat /sys/block/vda/size)" = 2048 ]

@@ -1,0 +1,12 @@
+# A disk with access=r can be read, and not written.
+# limit: 60
+. /lab/dom0/lib.sh
+
+head -c 4M /dev/urandom >disk.img
+before=$(sha256sum <disk.img)
+make_initrd initrd /lab/scenarios/read-only/guest.sh
+run_guest 50 "$GUEST-read-only" "$PWD/initrd" "$PWD/disk.img:r"
+check_nothing_mapped
+
+[ "$(guest_said "$GUEST-read-only" disk)" = "$before" ] || fail "the guest read something else"
+[ "$(sha256sum <disk.img)" = "$before" ] || fail "the image changed"

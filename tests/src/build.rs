@@ -1,0 +1,53 @@
+//! What is built from the project, into `target/lab`.
+
+mod daemon;
+mod module;
+mod payload;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use anyhow::Result;
+
+use crate::cpio::Cpio;
+use crate::dirs::Dirs;
+use crate::fetch::{Guest, join};
+use crate::progress::Progress;
+
+pub(crate) use module::MOUNT_POINTS;
+pub(crate) use payload::{Payload, write_payload};
+
+/// What a boot needs of the project.
+pub(crate) struct Built {
+    /// The daemon `xen-virtiod`.
+    pub(crate) daemon: PathBuf,
+    /// The guests' initrd, with the module.
+    pub(crate) guest_initrd: PathBuf,
+}
+
+/// Builds all, side by side.
+pub(crate) fn all(dirs: &Dirs, guest: &Guest, logs: &Path, progress: &Progress) -> Result<Built> {
+    thread::scope(|scope| {
+        let daemon = scope.spawn(|| daemon::build(dirs, logs, progress));
+        let module = module::build(dirs, guest.build_root(), logs, progress)?;
+        Ok(Built {
+            guest_initrd: guest_initrd(dirs, guest, module.as_deref())?,
+            daemon: join(daemon)?,
+        })
+    })
+}
+
+/// The distribution's part of the guest's initrd, the module, and what runs first in the guest.
+fn guest_initrd(dirs: &Dirs, guest: &Guest, module: Option<&Path>) -> Result<PathBuf> {
+    let mut ours = Cpio::default();
+    ours.copy("init", &dirs.tests().join("guest/init"))?;
+    if let Some(module) = module {
+        ours.copy("lib/modules/virtio_msg_xen.ko", module)?;
+    }
+    let mut initrd = fs::read(guest.initrd())?;
+    initrd.extend(ours.finish());
+    let path = dirs.lab.join("guest-initrd");
+    fs::write(&path, initrd)?;
+    Ok(path)
+}

@@ -1,0 +1,86 @@
+//! What one boot brings into Dom0: an archive on a disk of its own, unpacked there as `/lab`.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use tar::{Builder, Header, HeaderMode};
+
+use super::Built;
+use crate::dirs::Dirs;
+use crate::fetch::Guest;
+
+/// What differs from boot to boot.
+pub(crate) struct Payload<'a> {
+    /// A shell script: what Dom0 is to do once it is up.
+    pub(crate) job: String,
+    /// Files of the host for `/lab/files`.
+    pub(crate) files: &'a [PathBuf],
+}
+
+/// Writes the archive for one boot to `image`.
+pub(crate) fn write_payload(
+    image: &Path,
+    dirs: &Dirs,
+    guest: &Guest,
+    built: &Built,
+    payload: &Payload,
+) -> Result<()> {
+    let file = File::create(image).with_context(|| format!("cannot create {}", image.display()))?;
+    let mut builder = Builder::new(BufWriter::new(file));
+    builder.mode(HeaderMode::Deterministic);
+    builder.sparse(false); // busybox knows no sparse files
+    let mut archive = Archive(builder);
+    archive.script("job", &payload.job)?;
+    archive.file("bin/xen-virtiod", &built.daemon)?;
+    archive.file("guest/vmlinuz", &guest.kernel())?;
+    archive.file("guest/initrd", &built.guest_initrd)?;
+    archive.file("guest/tree.cpio", &guest.tree())?;
+    archive.tree("xen-configs", &dirs.project.join("xen-configs"))?;
+    archive.tree("dom0", &dirs.tests().join("dom0"))?;
+    archive.tree("scenarios", &dirs.tests().join("scenarios"))?;
+    archive.directory("files")?;
+    for file in payload.files {
+        let name = file.file_name().with_context(|| format!("{} names no file", file.display()))?;
+        let inside = Path::new("files").join(name);
+        match file.is_dir() {
+            true => archive.tree(inside, file)?,
+            false => archive.file(inside, file)?,
+        }
+    }
+    archive.0.into_inner()?.into_inner()?.sync_all()?;
+    Ok(())
+}
+
+/// A tar archive in which everything belongs to root.
+struct Archive(Builder<BufWriter<File>>);
+
+impl Archive {
+    fn file(&mut self, inside: impl AsRef<Path>, source: &Path) -> Result<()> {
+        self.0
+            .append_path_with_name(source, inside)
+            .with_context(|| format!("cannot copy {}", source.display()))
+    }
+
+    fn tree(&mut self, inside: impl AsRef<Path>, source: &Path) -> Result<()> {
+        self.0
+            .append_dir_all(inside, source)
+            .with_context(|| format!("cannot copy {}", source.display()))
+    }
+
+    fn script(&mut self, inside: &str, text: &str) -> Result<()> {
+        let mut header = Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o755);
+        Ok(self.0.append_data(&mut header, inside, text.as_bytes())?)
+    }
+
+    fn directory(&mut self, inside: &str) -> Result<()> {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_size(0);
+        header.set_mode(0o755);
+        Ok(self.0.append_data(&mut header, inside, std::io::empty())?)
+    }
+}

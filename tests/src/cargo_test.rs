@@ -1,0 +1,67 @@
+//! Sums up what `cargo test` prints.
+
+/// The tests of a workspace, counted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sum {
+    /// How many passed.
+    pub(crate) passed: usize,
+    /// The names of those that failed.
+    pub(crate) failed: Vec<String>,
+    /// Those that were skipped, with their reasons.
+    pub(crate) skipped: Vec<String>,
+}
+
+impl Sum {
+    /// Reads the lines `test NAME ... RESULT` of `output`.
+    pub(crate) fn of(output: &str) -> Sum {
+        let mut sum = Sum::default();
+        for line in output.lines() {
+            let Some((name, result)) =
+                line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... "))
+            else {
+                continue;
+            };
+            match result {
+                "ok" => sum.passed += 1,
+                "FAILED" => sum.failed.push(name.to_owned()),
+                _ if result.starts_with("ignored") => sum.skipped.push(skip(name, result)),
+                _ => (),
+            }
+        }
+        sum
+    }
+}
+
+fn skip(name: &str, result: &str) -> String {
+    match result.split_once(", ") {
+        Some((_, reason)) => format!("{name}: {reason}"),
+        None => format!("{name}: no reason given"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_of_all_packages_are_counted() {
+        let sum = Sum::of(
+            "running 3 tests\n\
+             test a::one ... ok\n\
+             test a::two ... FAILED\n\
+             test a::three ... ignored, needs a quiet machine\n\
+             test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured\n\
+             test src/lib.rs - example (line 3) ... ok\n\
+             test b::should ... panic - should panic ... ok\n\
+             test c ... ignored\n",
+        );
+        assert_eq!(sum.passed, 3);
+        assert_eq!(sum.failed, ["a::two"]);
+        assert_eq!(sum.skipped, ["a::three: needs a quiet machine", "c: no reason given"]);
+    }
+
+    #[test]
+    fn no_tests_are_no_tests() {
+        assert_eq!(Sum::of("error: could not compile\n"), Sum::default());
+    }
+}

@@ -1,0 +1,11 @@
+//! What a user can ask the lab for.
+
+mod demo;
+mod run;
+mod shell;
+mod test;
+
+pub(crate) use demo::demo;
+pub(crate) use run::run;
+pub(crate) use shell::shell;
+pub(crate) use test::test;

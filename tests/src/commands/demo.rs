@@ -1,0 +1,206 @@
+//! `cargo lab demo`: the whole in one go, with a table of what happened.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::dirs::Dirs;
+use crate::e2e::{self, Outcome};
+use crate::lab::Lab;
+use crate::progress::Progress;
+use crate::scenario;
+use crate::stat::{Device, Stat};
+use crate::table;
+
+/// The scenario that is the demo's work.
+const SCENARIO: &str = "files";
+
+/// The features that a device must have negotiated.
+const REQUIRED: [&str; 2] = ["VIRTIO_F_VERSION_1", "VIRTIO_F_ACCESS_PLATFORM"];
+
+/// Runs the demo; its status is 0 only if all held.
+pub(crate) fn demo() -> Result<i32> {
+    let progress = Progress::new();
+    let mut scenarios = scenario::all(&Dirs::find()?.tests().join("scenarios"))?;
+    scenarios.retain(|scenario| scenario.name == SCENARIO);
+    let lab = Lab::prepare("demo", &progress)?;
+    let mut columns = Vec::new();
+    let mut problems = Vec::new();
+    e2e::run(&lab, &scenarios, &progress, |outcome| {
+        let guest = outcome.scenario.guest.to_uppercase();
+        match report(&outcome) {
+            Ok((column, found)) => {
+                columns.push(column);
+                problems.extend(found.into_iter().map(|what| format!("{guest}: {what}")));
+            }
+            Err(error) => problems.push(format!("{guest}: {error:#}")),
+        }
+    });
+    if !columns.is_empty() {
+        println!("\n{}", table::format(&rows(columns)));
+    }
+    for problem in &problems {
+        println!("FAILED  {problem}");
+    }
+    if problems.is_empty() {
+        println!("Every address was a grant reference, and nothing is mapped any more.");
+    }
+    Ok(i32::from(!problems.is_empty()))
+}
+
+/// The table's column for one guest, and what did not hold.
+fn report(outcome: &Outcome) -> Result<(Vec<String>, Vec<String>)> {
+    if let Some(failure) = &outcome.failure {
+        anyhow::bail!("{failure}");
+    }
+    let domid = fs::read_to_string(outcome.results.join("domid"))
+        .context("the scenario left no domid")?
+        .trim()
+        .parse()?;
+    let devices = Stat::read(&outcome.results.join("stat.json"))?.of_domain(domid);
+    let mut column = vec![outcome.scenario.guest.to_uppercase()];
+    column.extend(cells(&devices));
+    column.push(work(&outcome.results));
+    column.push(format!("{:.0} s", outcome.time.as_secs_f32()));
+    Ok((column, problems(&devices)))
+}
+
+/// The table's rows: the labels, and one column a guest.
+fn rows(columns: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    let labels = [
+        "",
+        "devices",
+        "features",
+        "requests",
+        "bytes",
+        "addresses",
+        "grants still mapped",
+        "checked",
+        "time",
+    ];
+    let row = |(number, label): (usize, &&str)| {
+        let cells = columns.iter().filter_map(|column| column.get(number));
+        [(*label).to_owned()].into_iter().chain(cells.cloned()).collect()
+    };
+    labels.iter().enumerate().map(row).collect()
+}
+
+/// The cells from `devices` to `grants still mapped`.
+fn cells(devices: &[Device]) -> Vec<String> {
+    let sum = |of: fn(&Device) -> u64| devices.iter().map(of).sum::<u64>();
+    let names: Vec<&str> = devices.iter().map(|device| device.device.as_str()).collect();
+    let mut features: Vec<&str> = Vec::new();
+    for feature in devices.iter().flat_map(|device| &device.features) {
+        if !features.contains(&feature.as_str()) {
+            features.push(feature);
+        }
+    }
+    vec![
+        names.join("\n"),
+        features.join("\n"),
+        format!(
+            "{} reads, {} writes, {} flushes\n{} failed",
+            sum(|device| device.requests.read),
+            sum(|device| device.requests.write),
+            sum(|device| device.requests.flush),
+            sum(|device| device.requests.failed)
+        ),
+        format!(
+            "{} read, {} written",
+            mebibytes(sum(|device| device.bytes.read)),
+            mebibytes(sum(|device| device.bytes.written))
+        ),
+        format!(
+            "{} grant references\n{} raw",
+            sum(|device| device.addresses.grant),
+            sum(|device| device.addresses.refused)
+        ),
+        sum(|device| device.grants_mapped).to_string(),
+    ]
+}
+
+/// What the scenario says it checked.
+fn work(results: &Path) -> String {
+    fs::read_to_string(results.join("checked")).unwrap_or_default()
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// What must hold of the devices of one guest, and does not.
+fn problems(devices: &[Device]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if devices.is_empty() {
+        problems.push("xen-virtiod knows no device of this guest".to_owned());
+    }
+    for device in devices {
+        let mut problem = |what: String| problems.push(format!("{}: {what}", device.device));
+        for feature in REQUIRED {
+            if !device.features.iter().any(|negotiated| negotiated == feature) {
+                problem(format!("{feature} was not negotiated"));
+            }
+        }
+        if device.requests.read == 0 || device.addresses.grant == 0 {
+            problem("nothing was read through grants".to_owned());
+        }
+        for (count, what) in [
+            (device.requests.failed, "requests failed"),
+            (device.addresses.refused, "addresses were no grant references"),
+            (device.grants_mapped, "grants are still mapped"),
+        ] {
+            if count > 0 {
+                problem(format!("{count} {what}"));
+            }
+        }
+        if let Some(why) = &device.needs_reset {
+            problem(format!("the device needs a reset: {why}"));
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stat::tests::EXAMPLE;
+
+    fn devices(domid: u32) -> Vec<Device> {
+        let stat: Stat = serde_json::from_str(EXAMPLE).unwrap();
+        stat.of_domain(domid)
+    }
+
+    #[test]
+    fn a_guest_whose_devices_are_in_order_has_no_problems() {
+        assert_eq!(problems(&devices(1)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_problem_is_named_with_its_device() {
+        let mut device = devices(1).remove(0);
+        device.features.pop();
+        device.addresses.refused = 2;
+        device.grants_mapped = 7;
+        let found = problems(&[device]).join("\n");
+        for part in [
+            "virtio_disk/51712: VIRTIO_F_ACCESS_PLATFORM was not negotiated",
+            "2 addresses were no grant references",
+            "7 grants are still mapped",
+        ] {
+            assert!(found.contains(part), "{found}");
+        }
+        assert!(problems(&devices(2)).join("\n").contains("descriptor 5: no grant"));
+        assert_eq!(problems(&[]).len(), 1);
+    }
+
+    #[test]
+    fn the_table_sums_the_devices_of_a_guest() {
+        let cells = cells(&devices(1));
+        assert_eq!(cells[0], "virtio_disk/51712\nvirtio_disk/51728");
+        assert_eq!(cells[1], "VIRTIO_F_VERSION_1\nVIRTIO_F_ACCESS_PLATFORM");
+        assert_eq!(cells[2], "11 reads, 20 writes, 3 flushes\n0 failed");
+        assert_eq!(cells[3], "0.0 MiB read, 1.0 MiB written");
+        assert_eq!(cells[4], "102 grant references\n0 raw");
+    }
+}

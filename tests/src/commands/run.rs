@@ -1,0 +1,64 @@
+//! `cargo lab run SCRIPT [FILE…]`: a script of the user's in Dom0.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::boot::Event;
+use crate::build::Payload;
+use crate::lab::Lab;
+use crate::progress::Progress;
+
+/// Runs the script, and gives its exit status.
+pub(crate) fn run(script: PathBuf, mut files: Vec<PathBuf>, limit: Duration) -> Result<i32> {
+    let name = script
+        .file_name()
+        .and_then(|name| name.to_str())
+        .with_context(|| format!("{} names no script", script.display()))?
+        .to_owned();
+    files.insert(0, script);
+    for file in &files {
+        ensure!(file.exists(), "there is no file {}", file.display());
+    }
+    let progress = Progress::new();
+    let lab = Lab::prepare("run", &progress)?;
+    let machine = lab.boot(&Payload { job: job(&name), files: &files }, false, &progress)?;
+    match machine.next(&format!("the end of {name}"), limit)? {
+        Event::Exit { status } => {
+            machine.wait_off()?;
+            Ok(status)
+        }
+        other => bail!("expected the end of {name}, but Dom0 said {other:?}"),
+    }
+}
+
+/// The shell script that runs the file `name` of `/lab/files`: as what its first line says, or
+/// else by sh.
+fn job(name: &str) -> String {
+    let name = name.replace('\'', r"'\''");
+    format!(
+        "#!/bin/sh\n\
+         exec 9>&-\n\
+         read -r first <'{name}'\n\
+         case $first in '#!'*) chmod +x '{name}'; exec './{name}' ;; esac\n\
+         exec sh './{name}'\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn scripts_run_with_and_without_a_first_line_that_names_a_program() {
+        let dir = tempfile::tempdir().unwrap();
+        for script in ["#!/bin/bash\nexit 7\n", "exit 7\n"] {
+            std::fs::write(dir.path().join("it's"), script).unwrap();
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &job("it's")]).current_dir(dir.path());
+            assert_eq!(shell.status().unwrap().code(), Some(7));
+        }
+    }
+}

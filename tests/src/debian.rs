@@ -1,0 +1,4 @@
+//! What comes from the distribution: package sources, and roots made of packages.
+
+pub(crate) mod mirror;
+pub(crate) mod root;

@@ -1,0 +1,103 @@
+//! Which package sources to fetch from: the mirror this host already uses for Debian.
+
+use std::process::Command;
+
+use crate::command;
+
+/// The Debian release that Dom0, the guests and the lab's own QEMU come from.
+pub(crate) const SUITE: &str = "trixie";
+
+/// The keys that the packages must be signed by.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// One line a source of the host's: origin, label and address, separated by bars.
+const FORMAT: &str = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
+
+/// The lines of a sources.list for [`SUITE`], or none: then mmdebstrap's own default is right.
+pub(crate) fn sources() -> Vec<String> {
+    let mut list = Command::new("apt-get");
+    list.args(["indextargets", "--format", FORMAT, "Created-By: Packages"]);
+    match command::output(&mut list, "listing apt's sources") {
+        Ok(targets) => sources_from(&targets),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Options that make mmdebstrap use the proxy which the host's apt uses, if any.
+pub(crate) fn proxy_options() -> Vec<String> {
+    let mut dump = Command::new("apt-config");
+    dump.args(["dump", "--no-empty", "Acquire"]);
+    let config = command::output(&mut dump, "reading apt's configuration").unwrap_or_default();
+    config
+        .lines()
+        .filter(|line| line.contains("::Proxy"))
+        .map(|line| format!("--aptopt={line}"))
+        .collect()
+}
+
+fn sources_from(targets: &str) -> Vec<String> {
+    let Some(main) = find(targets, "Debian", "/debian/") else {
+        return Vec::new();
+    };
+    let mut lines = vec![line(&main, SUITE), line(&main, &format!("{SUITE}-updates"))];
+    if let Some(security) = find(targets, "Debian-Security", "/debian-security/") {
+        lines.push(line(&security, &format!("{SUITE}-security")));
+    }
+    lines
+}
+
+fn line(uri: &str, suite: &str) -> String {
+    format!("deb [signed-by={KEYRING}] {uri} {suite} main")
+}
+
+/// The first address that Debian itself labels `label`. Where apt has no lists yet it cannot
+/// tell the label; there the usual end of the address decides.
+fn find(targets: &str, label: &str, usual_end: &str) -> Option<String> {
+    targets.lines().find_map(|line| {
+        let mut fields = line.split('|');
+        let (origin, its_label, uri) = (fields.next()?, fields.next()?, fields.next()?);
+        let labelled = origin == "Debian" && its_label == label;
+        let unlabelled = !uri.is_empty() && origin.is_empty() && uri.ends_with(usual_end);
+        let fetchable = uri.starts_with("http://") || uri.starts_with("https://");
+        (fetchable && (labelled || unlabelled)).then(|| uri.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_debian_mirrors_are_taken() {
+        let lines = sources_from(
+            "Other|Other|https://packages.example/apt/\n\
+             Debian|Debian|http://mirror.example/debian/\n\
+             Debian|Debian-Security|http://mirror.example/debian-security/\n",
+        );
+        let expected = [
+            ("/debian/", "trixie"),
+            ("/debian/", "trixie-updates"),
+            ("/debian-security/", "trixie-security"),
+        ];
+        assert_eq!(lines.len(), expected.len());
+        for (line, (path, suite)) in lines.iter().zip(expected) {
+            let wanted = format!(" http://mirror.example{path} {suite} main");
+            assert!(line.ends_with(&wanted), "{line}");
+            assert!(line.contains("signed-by=/"), "{line}");
+        }
+    }
+
+    #[test]
+    fn before_apt_has_lists_the_address_decides() {
+        let lines = sources_from("||http://mirror.example/debian/\n||http://else.example/x/\n");
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].contains("mirror.example"));
+    }
+
+    #[test]
+    fn a_host_without_debian_sources_leaves_the_choice_to_mmdebstrap() {
+        assert!(sources_from("Ubuntu|Ubuntu|http://mirror.example/ubuntu/\n").is_empty());
+        assert!(sources_from("Debian|Debian|cdrom://disc/debian/\n").is_empty());
+        assert!(sources_from("nonsense\n\n").is_empty());
+    }
+}

@@ -1,0 +1,125 @@
+//! A root: a directory with the files of some Debian packages and of all they depend on.
+//!
+//! The packages are unpacked, their scripts are not run: that is fast, works for everybody and is
+//! enough for what the lab does with them. What a script would have set up is in [`SETUP`].
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::mirror;
+use crate::command;
+use crate::host;
+use crate::progress::Step;
+
+/// Run by mmdebstrap in the empty root, before packages are unpacked: the links of a merged /usr.
+pub(crate) const SETUP: &str = r#"mkdir -p "$1/usr/bin" "$1/usr/sbin" "$1/usr/lib" "$1/usr/lib64"
+for dir in bin sbin lib lib64; do ln -s "usr/$dir" "$1/$dir"; done
+ln -s mawk "$1/usr/bin/awk""#;
+
+/// What nobody needs in a lab.
+const PRUNED: &[&str] = &["usr/share/doc", "usr/share/locale", "usr/share/man"];
+
+/// A root in the cache.
+pub(crate) struct Root {
+    path: PathBuf,
+}
+
+impl Root {
+    /// The root that stands at `path`.
+    pub(crate) fn at(path: PathBuf) -> Root {
+        Root { path }
+    }
+
+    /// Fetches `packages` into a new root at `path`.
+    pub(crate) fn fetch(path: PathBuf, packages: &[&str], step: &Step, log: &Path) -> Result<Root> {
+        let mut mmdebstrap = as_root("mmdebstrap");
+        mmdebstrap
+            .args(["--variant=extract", "--mode=root", "--format=directory"])
+            .arg("--skip=chroot/mount,output/dev") // nothing runs in the root, nor needs devices
+            .env("TAR_OPTIONS", "--no-same-owner") // the only user a user namespace has is root
+            .arg(format!("--include={}", packages.join(",")))
+            .arg(format!("--setup-hook={SETUP}"))
+            .args(mirror::proxy_options())
+            .arg(mirror::SUITE)
+            .arg(&path)
+            .args(mirror::sources());
+        let what = format!("fetching Debian packages into {}", path.display());
+        command::run_watched(&mut mmdebstrap, &what, log, |line| {
+            if let Some(at) = line.strip_prefix("I: ") {
+                step.at(at);
+            }
+        })?;
+        let root = Root { path };
+        root.prune(PRUNED)?;
+        Ok(root)
+    }
+
+    /// Where the root stands.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file `name` of the root.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// A command that runs the root's own program `name` on this host, with the root's libraries.
+    pub(crate) fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(self.file("lib64/ld-linux-x86-64.so.2"));
+        command
+            .arg("--library-path")
+            .arg(self.file("usr/lib/x86_64-linux-gnu"))
+            .arg(self.file(name));
+        command
+    }
+
+    /// What the root's static busybox makes of the compressed file `name` with `applet`.
+    pub(crate) fn unpacked(&self, applet: &str, name: &Path) -> Result<Vec<u8>> {
+        let output =
+            Command::new(self.file("usr/bin/busybox")).args([applet, "-c"]).arg(name).output()?;
+        anyhow::ensure!(
+            output.status.success(),
+            "{applet} {}: {}",
+            name.display(),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(output.stdout)
+    }
+
+    /// The release of the one kernel that is installed in the root.
+    pub(crate) fn kernel_release(&self) -> Result<String> {
+        let modules = self.file("usr/lib/modules");
+        let entry = fs::read_dir(&modules)?
+            .next()
+            .with_context(|| format!("no kernel in {}", modules.display()))??;
+        Ok(entry.file_name().to_string_lossy().into_owned())
+    }
+
+    /// Removes the directories `names`.
+    pub(crate) fn prune(&self, names: &[&str]) -> Result<()> {
+        for dir in names.iter().map(|name| self.file(name)) {
+            if dir.exists() {
+                fs::remove_dir_all(&dir)
+                    .with_context(|| format!("cannot remove {}", dir.display()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `program`, run as root or, for other users, as the root of a user namespace: files then belong
+/// to root in archives and images made of them. It has mounts of its own, and ends with the
+/// thread that starts it.
+pub(crate) fn as_root(program: &str) -> Command {
+    let mut command = Command::new("unshare");
+    command.arg("--mount");
+    if !host::is_root() {
+        command.arg("--map-root-user");
+    }
+    command.args(["--", "setpriv", "--pdeathsig", "TERM", "--", program]);
+    command
+}

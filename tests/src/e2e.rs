@@ -1,0 +1,111 @@
+//! Runs scenarios, all in one machine.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::boot::{Event, Machine};
+use crate::build::Payload;
+use crate::lab::Lab;
+use crate::progress::Progress;
+use crate::scenario::{self, Scenario};
+
+/// How one scenario went.
+pub(crate) struct Outcome {
+    /// The scenario.
+    pub(crate) scenario: Scenario,
+    /// Why it failed, if it did.
+    pub(crate) failure: Option<String>,
+    /// How long it took in Dom0.
+    pub(crate) time: Duration,
+    /// What it left: its output, consoles, the daemon's log and counters.
+    pub(crate) results: PathBuf,
+}
+
+/// Runs `scenarios` and gives each outcome to `report` as it comes. Those that a failed machine
+/// keeps from running have failed too.
+pub(crate) fn run(
+    lab: &Lab,
+    scenarios: &[Scenario],
+    progress: &Progress,
+    mut report: impl FnMut(Outcome),
+) {
+    let mut waiting = VecDeque::from(scenarios.to_vec());
+    let ran = run_waiting(lab, &mut waiting, progress, &mut report);
+    let mut failure = ran.err().map(|error| format!("{error:#}"));
+    for scenario in waiting {
+        let why = failure.replace("not run: the machine had failed before".to_owned());
+        report(Outcome {
+            results: lab.logs().join(scenario.to_string()),
+            scenario,
+            failure: why,
+            time: Duration::ZERO,
+        });
+    }
+}
+
+/// As [`run`], taking from `waiting` what ran, up to the first failure of the machine.
+fn run_waiting(
+    lab: &Lab,
+    waiting: &mut VecDeque<Scenario>,
+    progress: &Progress,
+    report: &mut impl FnMut(Outcome),
+) -> Result<()> {
+    let payload = Payload { job: scenario::job(waiting.make_contiguous()), files: &[] };
+    let machine = lab.boot(&payload, false, progress)?;
+    while let Some(scenario) = waiting.front().cloned() {
+        let step = progress.step(&scenario.to_string());
+        let outcome = run_one(&machine, scenario, lab.logs())?;
+        if outcome.failure.is_none() {
+            step.done();
+        } else {
+            drop(step);
+        }
+        waiting.pop_front();
+        report(outcome);
+    }
+    match machine.next("the end of all scenarios", Duration::from_secs(30))? {
+        Event::Exit { .. } => machine.wait_off(),
+        other => bail!("expected the end of all scenarios, but Dom0 said {other:?}"),
+    }
+}
+
+fn run_one(machine: &Machine, scenario: Scenario, logs: &Path) -> Result<Outcome> {
+    let name = scenario.to_string();
+    let what = format!("the end of the scenario {name}");
+    let begun = machine.next(&what, scenario.patience())?;
+    let ended = machine.next(&what, scenario.patience())?;
+    match (begun, ended) {
+        (
+            Event::Begin { name: begun },
+            Event::End { name: ended, status, time, results: archive },
+        ) if begun == name && ended == name => {
+            let results = logs.join(&name);
+            unpack(&archive, &results)?;
+            let failure = (status != 0).then(|| output(&results));
+            Ok(Outcome { scenario, failure, time, results })
+        }
+        other => bail!("expected {what}, but Dom0 said {other:?}"),
+    }
+}
+
+fn unpack(archive: &[u8], dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir)?;
+    tar::Archive::new(Cursor::new(archive))
+        .unpack(dir)
+        .with_context(|| format!("cannot unpack what a scenario left into {}", dir.display()))
+}
+
+/// What a failed scenario printed, and where the rest is.
+fn output(results: &Path) -> String {
+    let text = fs::read(results.join("output")).unwrap_or_default();
+    format!(
+        "{}\nConsoles, the daemon's log and its counters: {}",
+        String::from_utf8_lossy(&text).trim_end(),
+        results.display()
+    )
+}

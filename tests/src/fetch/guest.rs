@@ -1,0 +1,176 @@
+//! The guests: the distribution's kernel for virtual machines, a few programs, and what builds
+//! modules for exactly that kernel. It is one root, so that kernel and headers cannot differ.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::{Recipe, modules};
+use crate::command;
+use crate::cpio::Cpio;
+use crate::debian::root::Root;
+use crate::progress::{Progress, Step};
+
+const RECIPE: Recipe = Recipe {
+    name: "guest",
+    packages: &[
+        // the guest
+        "linux-image-cloud-amd64",
+        "busybox-static",
+        "e2fsprogs",
+        // the module build
+        "linux-headers-cloud-amd64",
+        "bash",
+        "binutils",
+        "coreutils",
+        "dash",
+        "diffutils",
+        "findutils",
+        "gcc",
+        "grep",
+        "kmod",
+        "make",
+        "mawk",
+        "rust-src",
+        "rustc",
+        "sed",
+        "xz-utils",
+    ],
+    revision: "2",
+    finish,
+};
+
+/// The stock modules that a guest loads beside `virtio_msg_xen`.
+const GUEST_MODULES: &[&str] = &["virtio_blk"];
+
+/// What loads the libraries of a program.
+const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
+
+/// What stays of `usr/src/rustc-VERSION`.
+const RUST_SOURCES: &str = "library";
+
+/// A tree of real files for the guests to copy: the sources of Rust's `core`.
+const TREE: &str = "library/core";
+
+/// The fetched guest system.
+pub(crate) struct Guest {
+    entry: PathBuf,
+    root: Root,
+}
+
+impl Guest {
+    pub(super) fn fetch(cache: &Path, logs: &Path, progress: &Progress) -> Result<Guest> {
+        let entry = RECIPE.entry(cache, logs, progress)?;
+        let root = Root::at(entry.join("root"));
+        Ok(Guest { entry, root })
+    }
+
+    /// The root that modules are built in.
+    pub(crate) fn build_root(&self) -> &Root {
+        &self.root
+    }
+
+    /// The guest's kernel.
+    pub(crate) fn kernel(&self) -> PathBuf {
+        self.entry.join("vmlinuz")
+    }
+
+    /// The part of the guest's initrd that comes from the distribution.
+    pub(crate) fn initrd(&self) -> PathBuf {
+        self.entry.join("initrd")
+    }
+
+    /// An archive that puts a directory `tree` of real files into an initrd.
+    pub(crate) fn tree(&self) -> PathBuf {
+        self.entry.join("tree.cpio")
+    }
+}
+
+fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
+    let release = root.kernel_release()?;
+    step.at("making the guest's initrd");
+    fs::copy(root.file(&format!("boot/vmlinuz-{release}")), dir.join("vmlinuz"))?;
+    let mut depmod = root.program("usr/sbin/depmod");
+    depmod.arg("-b").arg(root.path()).arg(&release);
+    command::run(&mut depmod, "listing the guest's kernel modules", log)?;
+    fs::write(dir.join("initrd"), initrd(&root)?)?;
+    let sources = rust_sources(&root)?;
+    let mut tree = Cpio::default();
+    tree.copy_tree("tree", &sources.join(TREE))?;
+    fs::write(dir.join("tree.cpio"), tree.finish())?;
+    for entry in fs::read_dir(&sources)? {
+        let entry = entry?;
+        if entry.file_name() != RUST_SOURCES && entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    for mount_point in crate::build::MOUNT_POINTS {
+        fs::create_dir_all(root.file(mount_point))?;
+    }
+    Ok(())
+}
+
+/// `usr/src/rustc-VERSION` of the root.
+fn rust_sources(root: &Root) -> Result<PathBuf> {
+    for entry in fs::read_dir(root.file("usr/src"))? {
+        let path = entry?.path();
+        if path.join(TREE).is_dir() {
+            return Ok(path);
+        }
+    }
+    anyhow::bail!("rust-src put no {TREE} below usr/src")
+}
+
+fn initrd(root: &Root) -> Result<Vec<u8>> {
+    let mut cpio = Cpio::default();
+    cpio.directories(&["bin", "dev", "lib", "lib64", "mnt", "proc", "sys", "tmp"]);
+    cpio.copy("bin/busybox", &root.file("usr/bin/busybox"))?;
+    cpio.link("bin/sh", "busybox");
+    cpio.link("sbin", "bin");
+    cpio.directories(&["usr", "usr/sbin"]);
+    cpio.copy("usr/sbin/mke2fs", &root.file("usr/sbin/mke2fs"))?;
+    cpio.copy("lib64/ld-linux-x86-64.so.2", &root.file(LOADER))?;
+    for library in libraries(root, "usr/sbin/mke2fs")? {
+        let name = library.rsplit('/').next().unwrap_or(&library);
+        cpio.copy(&format!("lib/{name}"), Path::new(&library))?;
+    }
+    modules::add(&mut cpio, root, GUEST_MODULES)?;
+    Ok(cpio.finish())
+}
+
+/// The libraries that the root's program `name` is linked with.
+fn libraries(root: &Root, name: &str) -> Result<Vec<String>> {
+    let mut list = Command::new(root.file(LOADER));
+    list.arg("--library-path")
+        .arg(root.file("usr/lib/x86_64-linux-gnu"))
+        .arg("--list")
+        .arg(root.file(name));
+    let listing = command::output(&mut list, "listing the libraries of mke2fs")?;
+    Ok(listed(&listing))
+}
+
+/// The paths in lines such as `libc.so.6 => /root/lib/libc.so.6 (0x1234)`. The loader is listed
+/// too; it has its own place.
+fn listed(listing: &str) -> Vec<String> {
+    listing
+        .lines()
+        .filter_map(|line| line.split_once(" => ")?.1.split(" (").next())
+        .filter(|path| !path.contains("/ld-linux"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_read_from_the_loaders_listing() {
+        let listing = "\tlinux-vdso.so.1 (0x1)\n\
+                       \tlibc.so.6 => /r/lib/libc.so.6 (0x2)\n\
+                       \t/lib64/ld-linux-x86-64.so.2 => /r/lib64/ld-linux-x86-64.so.2 (0x3)\n";
+        assert_eq!(listed(listing), ["/r/lib/libc.so.6"]);
+    }
+}

@@ -1,0 +1,76 @@
+//! Kernel modules out of a root: which to load, in which order.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::cpio::Cpio;
+use crate::debian::root::Root;
+
+/// The directory of an initrd with its modules, named in `order` as they are to be loaded.
+const DIRECTORY: &str = "lib/modules";
+
+/// Puts the modules `wanted` of the root's kernel and all they need into an initrd.
+pub(super) fn add(cpio: &mut Cpio, root: &Root, wanted: &[&str]) -> Result<()> {
+    let tree = root.file("usr/lib/modules").join(root.kernel_release()?);
+    let dependencies = tree.join("modules.dep");
+    let dependencies = fs::read_to_string(&dependencies)
+        .with_context(|| format!("cannot read {}", dependencies.display()))?;
+    cpio.directories(&["lib", DIRECTORY]);
+    let mut order = String::new();
+    for path in load_order(&dependencies, wanted)? {
+        let file = format!("{}.ko", name(path));
+        let module = root.unpacked("unxz", &tree.join(path))?;
+        cpio.file(&format!("{DIRECTORY}/{file}"), 0o644, &module);
+        order.push_str(&format!("{file}\n"));
+    }
+    cpio.file(&format!("{DIRECTORY}/order"), 0o644, order.as_bytes());
+    Ok(())
+}
+
+/// The paths of the modules `wanted` and of what they need, each after what it needs itself,
+/// by the lines `PATH: PATH…` of a modules.dep, where what is needed first stands last.
+fn load_order<'a>(dependencies: &'a str, wanted: &[&str]) -> Result<Vec<&'a str>> {
+    let mut order: Vec<&str> = Vec::new();
+    for module in wanted {
+        let (path, needs) = dependencies
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(path, _)| name(path) == *module)
+            .with_context(|| format!("the kernel has no module {module}"))?;
+        for path in needs.split_whitespace().rev().chain([path]) {
+            if !order.contains(&path) {
+                order.push(path);
+            }
+        }
+    }
+    Ok(order)
+}
+
+/// The name of the module in the file `path`.
+fn name(path: &str) -> &str {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    file.split('.').next().unwrap_or(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEPENDENCIES: &str = "kernel/fs/ext4/ext4.ko.xz: kernel/fs/jbd2.ko.xz kernel/crc.ko.xz\n\
+                                kernel/fs/jbd2.ko.xz: kernel/crc.ko.xz\n\
+                                kernel/crc.ko.xz:\n";
+
+    #[test]
+    fn what_a_module_needs_is_loaded_before_it_and_once() {
+        let order = load_order(DEPENDENCIES, &["jbd2", "ext4"]).unwrap();
+        let names: Vec<_> = order.into_iter().map(name).collect();
+        assert_eq!(names, ["crc", "jbd2", "ext4"]);
+    }
+
+    #[test]
+    fn a_module_that_does_not_exist_is_named() {
+        let error = load_order(DEPENDENCIES, &["nosuch"]).unwrap_err();
+        assert!(error.to_string().contains("nosuch"));
+    }
+}

@@ -1,0 +1,92 @@
+//! The lab made ready: everything fetched and built, to boot machines from.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::fcntl::Flock;
+
+use crate::boot::{Machine, Setup};
+use crate::build::{self, Built, Payload};
+use crate::cpio::Cpio;
+use crate::dirs::Dirs;
+use crate::fetch::{self, Fetched};
+use crate::host;
+use crate::lock;
+use crate::progress::Progress;
+
+/// How long Xen and Dom0 may take until xen-virtiod runs: ten times what they take under emulation.
+const READY_LIMIT: Duration = Duration::from_secs(180);
+
+/// The lab, ready to boot. One at a time holds `target/lab`.
+pub(crate) struct Lab {
+    dirs: Dirs,
+    fetched: Fetched,
+    built: Built,
+    logs: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Lab {
+    /// Fetches and builds what is missing; `command` names the directory of the logs.
+    pub(crate) fn prepare(command: &str, progress: &Progress) -> Result<Lab> {
+        let dirs = Dirs::find()?;
+        let lock = lock::take(&dirs.lab.join("lock"), || {
+            progress.line("waiting for another `cargo lab` that is using target/lab");
+        })?;
+        let logs = dirs.fresh_logs(command)?;
+        host::ensure_tools(progress, &logs.join("install.log"))?;
+        let fetched = fetch::all(&dirs.cache, &logs, progress)?;
+        let built = build::all(&dirs, &fetched.guest, &logs, progress)?;
+        Ok(Lab { dirs, fetched, built, logs, _lock: lock })
+    }
+
+    /// Where the logs of this command are.
+    pub(crate) fn logs(&self) -> &Path {
+        &self.logs
+    }
+
+    /// Boots a machine and waits until its Dom0 is ready for the job.
+    pub(crate) fn boot(
+        &self,
+        payload: &Payload,
+        terminal: bool,
+        progress: &Progress,
+    ) -> Result<Machine> {
+        progress.line(crate::boot::accel_line());
+        let step = progress.step("boot Xen and Dom0");
+        let payload_image = self.dirs.lab.join("payload.tar");
+        build::write_payload(
+            &payload_image,
+            &self.dirs,
+            &self.fetched.guest,
+            &self.built,
+            payload,
+        )?;
+        let machine = Machine::start(&Setup {
+            tools: &self.fetched.tools,
+            dom0: &self.fetched.dom0,
+            initrd: &self.dom0_initrd()?,
+            payload: &payload_image,
+            logs: &self.logs,
+            terminal,
+        })?;
+        machine.wait_ready(READY_LIMIT)?;
+        step.done();
+        Ok(machine)
+    }
+
+    /// The distribution's part of Dom0's initrd, and the script that runs first in it.
+    fn dom0_initrd(&self) -> Result<PathBuf> {
+        let mut ours = Cpio::default();
+        ours.copy("init", &self.dirs.tests().join("dom0/initrd-init"))?;
+        let theirs = self.fetched.dom0.initrd();
+        let mut initrd =
+            fs::read(&theirs).with_context(|| format!("cannot read {}", theirs.display()))?;
+        initrd.extend(ours.finish());
+        let path = self.dirs.lab.join("dom0-initrd");
+        fs::write(&path, initrd)?;
+        Ok(path)
+    }
+}

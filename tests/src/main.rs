@@ -1,0 +1,110 @@
+//! `cargo lab`: runs this project on Xen in a nested machine.
+//!
+//! It fetches what the distribution has (QEMU, Xen, Debian), builds what the project has
+//! (xen-virtiod, the guest module), boots Xen in QEMU and works in its Dom0. See `cargo lab --help`.
+
+mod boot;
+mod build;
+mod cargo_test;
+mod command;
+mod commands;
+mod cpio;
+mod debian;
+mod dirs;
+mod e2e;
+mod fetch;
+mod host;
+mod lab;
+mod lock;
+mod progress;
+mod scenario;
+mod signals;
+mod stat;
+mod store;
+mod table;
+mod tally;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+/// Runs this project on Xen, in a nested machine
+///
+/// Fetches QEMU, Xen and Debian 13 into ~/.cache/virtio-msg-xen (once), builds xen-virtiod and the
+/// guest module into target/lab, boots Xen and its Dom0 in QEMU and starts xen-virtiod there.
+/// Needs no hardware virtualisation. Logs of the last run of each command are kept in
+/// target/lab/logs/COMMAND: console.log (Xen and Dom0), xen-virtiod.log, and those of the builds.
+#[derive(Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab", max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Shows the whole at work: a PV and a PVH guest with a virtio disk, and a table of the facts
+    ///
+    /// Each guest is started by stock xl with xen-configs/blk-pv.cfg or blk-pvh.cfg. In it the stock
+    /// virtio_blk driver finds /dev/vda; the guest makes a file system, copies files, reads them
+    /// back from the disk and compares, and hashes a second disk. When the guest is gone Dom0
+    /// checks the images by itself. The exit status is 0 only if all held.
+    Demo,
+    /// Checks everything: formatting, clippy, unit tests, end-to-end scenarios
+    ///
+    /// FILTER selects by part of a name: fmt, clippy, unit, e2e/GUEST/SCENARIO, where GUEST is pv or
+    /// pvh and SCENARIO a folder of tests/scenarios. So `cargo lab test e2e/pv/` runs all scenarios
+    /// with a PV guest, and `cargo lab test files` one scenario with both. All scenarios share one
+    /// machine. What each left is in target/lab/logs/test/GUEST/SCENARIO.
+    #[command(verbatim_doc_comment)]
+    Test {
+        /// Part of the names of the checks to run; without it all run
+        #[arg(default_value = "", hide_default_value = true)]
+        filter: String,
+    },
+    /// Runs a script of yours in Dom0
+    ///
+    /// The script runs as root in /lab/files, where the files stand too; its output is shown as it
+    /// comes, and its exit status is the command's. xen-virtiod runs. Dom0 starts afresh each time
+    /// and has:
+    ///
+    ///   /lab/guest/vmlinuz        a guest's kernel: Debian's, unchanged
+    ///   /lab/guest/initrd         its initrd: busybox, mke2fs, virtio_msg_xen.ko
+    ///   /lab/xen-configs/         the example configurations
+    ///   /lab/dom0/lib.sh          shell functions that start guests and wait for them
+    ///   /var/log/xen-virtiod.log  the daemon's log
+    ///   /var/log/xen/console/     what guests printed
+    #[command(verbatim_doc_comment)]
+    Run {
+        /// A shell script, or a program that Debian 13 can run
+        script: PathBuf,
+        /// Files and directories to copy to /lab/files
+        files: Vec<PathBuf>,
+        /// Seconds the script may take
+        #[arg(long, default_value_t = 1800)]
+        limit: u64,
+    },
+    /// Opens a console in Dom0, with all that `run` describes
+    Shell,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = signals::end_with_children().and_then(|()| match arguments.command {
+        Command::Demo => commands::demo(),
+        Command::Test { filter } => commands::test(&filter),
+        Command::Run { script, files, limit } => {
+            commands::run(script, files, Duration::from_secs(limit))
+        }
+        Command::Shell => commands::shell(),
+    });
+    match result {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("cargo lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

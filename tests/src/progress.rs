@@ -1,0 +1,91 @@
+//! What the user sees while something takes long: a spinner a step on a terminal, plain lines
+//! elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+/// How often a spinner turns.
+const TICK: Duration = Duration::from_millis(200);
+
+/// The display; steps may run at the same time.
+pub(crate) struct Progress {
+    bars: Option<MultiProgress>,
+}
+
+impl Progress {
+    /// A display on standard error, fitting what standard error is.
+    pub(crate) fn new() -> Progress {
+        let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
+        Progress { bars }
+    }
+
+    /// Starts the step `name`. It counts as failed unless `done` is called.
+    pub(crate) fn step(&self, name: &str) -> Step {
+        let bar = self.bars.as_ref().map(|bars| bars.add(spinner(name)));
+        if bar.is_none() {
+            eprintln!("{name} …");
+        }
+        Step { name: name.to_owned(), bar, start: Instant::now(), finished: false }
+    }
+
+    /// Prints a line above the steps.
+    pub(crate) fn line(&self, text: &str) {
+        match &self.bars {
+            Some(bars) => bars.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+}
+
+fn spinner(name: &str) -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_message(name.to_owned());
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(TICK);
+    bar
+}
+
+/// One thing in the making.
+pub(crate) struct Step {
+    name: String,
+    bar: Option<ProgressBar>,
+    start: Instant,
+    finished: bool,
+}
+
+impl Step {
+    /// Says what the step is at. Shown on a terminal only.
+    pub(crate) fn at(&self, what: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{}: {what}", self.name));
+        }
+    }
+
+    /// Ends the step well.
+    pub(crate) fn done(mut self) {
+        self.finished = true;
+        self.end("done in");
+    }
+
+    fn end(&self, how: &str) {
+        let line = format!("{}: {how} {:.0} s", self.name, self.start.elapsed().as_secs_f32());
+        match &self.bar {
+            Some(bar) => {
+                bar.suspend(|| eprintln!("{line}"));
+                bar.finish_and_clear();
+            }
+            None => eprintln!("{line}"),
+        }
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.end("failed after");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The end-to-end scenarios: folders of `tests/scenarios`, each run with every kind of guest.
+//!
+//! `dom0.sh` is the half that runs in Dom0; the halves of guests stand beside it. Its first lines
+//! are comments: what it shows, and `# limit: SECONDS`.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// The kinds of guest that every scenario runs with.
+const GUESTS: [&str; 2] = ["pv", "pvh"];
+
+/// Beyond a scenario's own limit, which holds in Dom0: the time to clean up after it.
+const CLEAN_UP: Duration = Duration::from_secs(60);
+
+/// One scenario with one kind of guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Scenario {
+    /// `pv` or `pvh`.
+    pub(crate) guest: &'static str,
+    /// The name of its folder.
+    pub(crate) name: String,
+    /// How long it may take.
+    pub(crate) limit: Duration,
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.guest, self.name)
+    }
+}
+
+impl Scenario {
+    /// How long the lab waits for the end of it.
+    pub(crate) fn patience(&self) -> Duration {
+        self.limit + CLEAN_UP
+    }
+}
+
+/// All scenarios of the directory `dir`, in order of name and kind of guest.
+pub(crate) fn all(dir: &Path) -> Result<Vec<Scenario>> {
+    let mut names = fs::read_dir(dir)
+        .with_context(|| format!("cannot list the scenarios in {}", dir.display()))?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<Vec<_>>>()?;
+    names.sort();
+    let mut scenarios = Vec::new();
+    for name in names {
+        let script = dir.join(&name).join("dom0.sh");
+        let text = fs::read_to_string(&script)
+            .with_context(|| format!("cannot read {}", script.display()))?;
+        let limit = limit(&text)
+            .with_context(|| format!("no line `# limit: SECONDS` in {name}/dom0.sh"))?;
+        scenarios.extend(GUESTS.map(|guest| Scenario { guest, name: name.clone(), limit }));
+    }
+    Ok(scenarios)
+}
+
+/// The job that runs `scenarios` in Dom0, one after the other.
+pub(crate) fn job(scenarios: &[Scenario]) -> String {
+    let runs = scenarios
+        .iter()
+        .map(|scenario| {
+            let limit = scenario.limit.as_secs();
+            format!("/lab/dom0/run-scenario {scenario} {limit}\n")
+        })
+        .collect::<String>();
+    format!("#!/bin/sh\n{runs}")
+}
+
+fn limit(script: &str) -> Option<Duration> {
+    let seconds = script
+        .lines()
+        .take_while(|line| line.starts_with('#'))
+        .find_map(|line| line.strip_prefix("# limit: "))?;
+    Some(Duration::from_secs(seconds.trim().parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(scripts: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in scripts {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name).join("dom0.sh"), text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn every_folder_is_a_scenario_for_every_guest() {
+        let dir = folder(&[("b", "# B.\n# limit: 5\n"), ("a", "# A.\n# limit: 7\n")]);
+        let scenarios = all(dir.path()).unwrap();
+        let names: Vec<_> = scenarios.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["pv/a", "pvh/a", "pv/b", "pvh/b"]);
+        assert_eq!(scenarios[0].limit, Duration::from_secs(7));
+        assert_eq!(
+            job(&scenarios[..2]),
+            "#!/bin/sh\n/lab/dom0/run-scenario pv/a 7\n/lab/dom0/run-scenario pvh/a 7\n"
+        );
+    }
+
+    #[test]
+    fn a_scenario_without_a_limit_is_named() {
+        for text in ["# A.\n", "# limit: soon\n", "true\n# limit: 5\n"] {
+            let dir = folder(&[("a", text)]);
+            let error = all(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("a/dom0.sh"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_projects_own_scenarios_are_well_formed() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        assert!(all(&dir).unwrap().len() >= 2);
+    }
+}
