@@ -7,10 +7,15 @@
 pub mod blk;
 mod buffer;
 mod memory;
-pub mod queue;
+mod queue;
 
 pub use buffer::{Buffers, Request};
 pub use memory::{Buffer, DeviceMemory, Direction};
+pub use queue::{Queues, Rings};
+
+use std::os::fd::BorrowedFd;
+
+use nix::poll::PollFlags;
 
 /// Virtio device ids (virtio 1.3 section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +51,26 @@ pub enum Fault {
     Ring(#[from] virtio_queue::Error),
 }
 
+/// Something to wait for besides the driver: a file descriptor and what it should be ready for.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The descriptor.
+    pub fd: BorrowedFd<'a>,
+    /// Readable, writable or both.
+    pub events: PollFlags,
+}
+
+impl<'a> Source<'a> {
+    /// Waits for something to read.
+    pub fn readable(fd: BorrowedFd<'a>) -> Self {
+        Self { fd, events: PollFlags::POLLIN }
+    }
+}
+
 /// A virtio device over some guest memory.
+///
+/// It is told when a queue's doorbell rang and when one of its sources is ready, and does a turn's
+/// worth of work then: about one batch. What it leaves it asks for by [`Queues::again`].
 pub trait VirtioDevice<M: DeviceMemory>: Send {
     /// What kind of device it is.
     fn id(&self) -> DeviceId;
@@ -63,9 +87,42 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     /// Its configuration space.
     fn config(&self) -> &[u8];
 
-    /// Serves one request of queue `queue`; gives the number of bytes written into its buffers.
+    /// Writes into the configuration space; `false` where that is not allowed. None is, by default.
+    fn write_config(&mut self, offset: usize, data: &[u8]) -> bool {
+        let _ = (offset, data);
+        false
+    }
+
+    /// The driver is ready, with these features.
+    fn start(&mut self, features: u64) {
+        let _ = features;
+    }
+
+    /// The driver is gone, or starts again.
+    fn reset(&mut self) {}
+
+    /// Serves queue `index`, whose doorbell rang or which has work left.
     ///
     /// # Errors
-    /// [`Fault`] if the request cannot even be answered.
-    fn serve(&mut self, queue: usize, request: &Request, memory: &M) -> Result<u32, Fault>;
+    /// [`Fault`] if the device cannot go on until it is reset.
+    fn serve(&mut self, index: usize, queues: &mut Queues<'_, M>) -> Result<(), Fault>;
+
+    /// What to wait for now, while the driver is ready.
+    fn sources(&self) -> Vec<Source<'_>> {
+        Vec::new()
+    }
+
+    /// Does what can be done now that a source may be ready.
+    ///
+    /// # Errors
+    /// As [`VirtioDevice::serve`].
+    fn wake(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+        let _ = queues;
+        Ok(())
+    }
+
+    /// Whether the configuration space changed since this was asked last.
+    fn take_config_change(&mut self) -> bool {
+        false
+    }
 }

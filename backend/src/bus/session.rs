@@ -58,8 +58,8 @@ struct Connection<X: Xen> {
     events: X::Events,
     channel: Channel<<X::Grants as GrantTable>::Pages>,
     transport: Transport<X::Grants>,
-    /// Work is left that no event will tell of.
-    more: bool,
+    /// Messages are left that no event will tell of.
+    more_messages: bool,
 }
 
 /// One device's life.
@@ -167,7 +167,7 @@ impl<X: Xen> Session<X> {
         };
         let memory = GrantMemory::new(grants, Arc::clone(&stats));
         let transport = Transport::new(device, memory, channel.max_size(), stats);
-        self.connection = Some(Connection { events, channel, transport, more: false });
+        self.connection = Some(Connection { events, channel, transport, more_messages: false });
         Ok(())
     }
 
@@ -207,7 +207,7 @@ impl<X: Xen> Session<X> {
             return Ok(false);
         }
         if let Some(connection) = &mut self.connection {
-            if let Err(error) = connection.turn() {
+            if let Err(error) = connection.turn(ready.sources) {
                 self.give_up(&error)?;
             }
         }
@@ -217,33 +217,57 @@ impl<X: Xen> Session<X> {
     fn poll(&self, at_once: bool) -> Result<Ready, nix::Error> {
         let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds = vec![entry(self.stop.as_fd()), entry(self.keys.store_ref().as_fd())];
-        fds.extend(self.connection.iter().map(|connection| entry(connection.events.as_fd())));
-        let more = self.connection.as_ref().is_some_and(|connection| connection.more);
+        if let Some(connection) = &self.connection {
+            fds.push(entry(connection.events.as_fd()));
+            let sources = connection.transport.sources();
+            fds.extend(sources.iter().map(|source| PollFd::new(source.fd, source.events)));
+        }
+        let more = self.connection.as_ref().is_some_and(Connection::has_work);
         let timeout = if more || at_once { PollTimeout::ZERO } else { PollTimeout::NONE };
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(errno) => return Err(errno),
         }
-        Ok(Ready { stop: fds.first().and_then(PollFd::any).unwrap_or(false) })
+        let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
+        Ok(Ready {
+            stop: fds.first().is_some_and(is_ready),
+            sources: fds.iter().skip(OWN_DESCRIPTORS).any(is_ready),
+        })
     }
 }
+
+/// Stop, XenStore, event channels: what is waited for besides the device's own sources.
+const OWN_DESCRIPTORS: usize = 3;
 
 /// What a wait ended with, beside events.
 struct Ready {
     stop: bool,
+    sources: bool,
 }
 
 impl<X: Xen> Connection<X> {
-    /// Deals with everything that is pending: a turn of each queue and of the messages.
-    fn turn(&mut self) -> Result<(), ConnectionError> {
+    /// Whether something is left to do that nothing will tell of.
+    fn has_work(&self) -> bool {
+        self.more_messages || self.transport.is_waiting()
+    }
+
+    /// Deals with everything that is pending: a turn of each queue and of the messages. `sources`:
+    /// one of the device's own is ready.
+    fn turn(&mut self, sources: bool) -> Result<(), ConnectionError> {
         let mut rung = Vec::new();
         while let Some(port) = self.events.pending()? {
             rung.push(port);
         }
-        // Everything that is left over is looked at, then everything that was signalled.
-        if std::mem::take(&mut self.more) {
+        // What is left over, then what was signalled.
+        if std::mem::take(&mut self.more_messages) {
             self.messages()?;
-            let served = self.transport.serve_all(&mut self.events);
+        }
+        if self.transport.is_waiting() {
+            let served = self.transport.serve_waiting(&mut self.events);
+            self.tell(served);
+        }
+        if sources {
+            let served = self.transport.wake(&mut self.events);
             self.tell(served);
         }
         for port in rung {
@@ -284,15 +308,14 @@ impl<X: Xen> Connection<X> {
                 Body::Response(_) => self.channel.drop_message(&"a response, which nobody awaits"),
             }
         }
-        self.more = true;
+        self.more_messages = true;
         Ok(())
     }
 
     /// Tells the driver, in band, what serving a queue came to.
     fn tell(&mut self, served: Served) {
-        self.more |= served.more;
         served.used.into_iter().for_each(|index| self.channel.announce_used(index));
-        if served.faulted {
+        if served.announce {
             let (status, generation) = self.transport.announcement();
             self.channel.announce(status, generation);
         }

@@ -1,9 +1,12 @@
 //! One device as virtio-msg sees it: status, features, configuration, queues (SPEC sections 5 and 6).
 
+mod service;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use protocol::message::{
-    BindOutcome, ConfigData, DeviceInfo, Event, FeatureBlocks, Request, Response, VqueueState,
+    BindOutcome, ConfigData, DeviceInfo, FeatureBlocks, Request, Response, VqueueState,
     VqueueUpdate,
 };
 use protocol::status::{
@@ -12,12 +15,13 @@ use protocol::status::{
 use tracing::Level;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
+pub use self::service::Served;
 use super::virtqueue::Virtqueue;
-use crate::device::{VirtioDevice, queue};
+use crate::device::VirtioDevice;
 use crate::features;
 use crate::grant::GrantMemory;
 use crate::stats::DeviceStats;
-use crate::xen::{EventChannels, EventError, GrantTable, LocalPort, RemotePort};
+use crate::xen::{EventChannels, GrantTable, RemotePort};
 
 /// "XS" as on Xen's PCI devices (Xen's PCI vendor id).
 const VENDOR_ID: u32 = 0x5853;
@@ -34,22 +38,13 @@ pub struct Transport<G: GrantTable> {
     device: Box<dyn VirtioDevice<GrantMemory<G>>>,
     memory: GrantMemory<G>,
     queues: Vec<Virtqueue>,
+    /// Queues that want another turn.
+    waiting: BTreeSet<usize>,
     status: u32,
     driver_features: u64,
     generation: u32,
     max_size: usize,
     stats: Arc<DeviceStats>,
-}
-
-/// What to tell the driver after queues were served.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Served {
-    /// Queues without a doorbell in which buffers were used.
-    pub used: Vec<u32>,
-    /// Requests are still waiting.
-    pub more: bool,
-    /// The device has just faulted: the driver must hear of its status.
-    pub faulted: bool,
 }
 
 impl<G: GrantTable> Transport<G> {
@@ -65,6 +60,7 @@ impl<G: GrantTable> Transport<G> {
             device,
             memory,
             queues,
+            waiting: BTreeSet::new(),
             status: 0,
             driver_features: 0,
             generation: 0,
@@ -114,11 +110,7 @@ impl<G: GrantTable> Transport<G> {
             Request::GetConfig { offset, size } => {
                 Response::GetConfig(self.config(offset, size, scratch))
             }
-            Request::SetConfig(config) => {
-                // No device here has a writable field: rejected by giving no bytes [6.6].
-                let (generation, offset) = (self.generation, config.offset);
-                Response::SetConfig(ConfigData { generation, offset, data: &[] })
-            }
+            Request::SetConfig(config) => Response::SetConfig(self.set_config(config, scratch)),
             Request::GetDeviceStatus => Response::GetDeviceStatus(self.status),
             Request::SetDeviceStatus(status) => {
                 self.set_status(status, events);
@@ -140,69 +132,6 @@ impl<G: GrantTable> Transport<G> {
                 Response::BindQueue { index, outcome }
             }
         }
-    }
-
-    /// Serves what an event of the driver's asks for.
-    pub fn hear(&mut self, event: Event<'_>, events: &mut impl EventChannels) -> Served {
-        match event {
-            Event::Avail { index, .. } => self.serve(index as usize, events),
-            // Events of the device's own kinds mean nothing when they come from the driver.
-            Event::Config { .. } | Event::Used { .. } => Served::default(),
-        }
-    }
-
-    /// Serves the queue whose doorbell rang.
-    pub fn ring(&mut self, port: LocalPort, events: &mut impl EventChannels) -> Served {
-        let index = self.queues.iter().position(|queue| queue.doorbell() == Some(port));
-        index.map(|index| self.serve(index, events)).unwrap_or_default()
-    }
-
-    /// Serves every queue a turn.
-    pub fn serve_all(&mut self, events: &mut impl EventChannels) -> Served {
-        let mut all = Served::default();
-        for index in 0..self.queues.len() {
-            let served = self.serve(index, events);
-            all.used.extend(served.used);
-            all.more |= served.more;
-            all.faulted |= served.faulted;
-        }
-        all
-    }
-
-    /// Serves a turn of one queue, if the driver is ready and the device well.
-    fn serve(&mut self, index: usize, events: &mut impl EventChannels) -> Served {
-        let mut served = Served::default();
-        if self.status & DRIVER_OK == 0 || self.status & DEVICE_NEEDS_RESET != 0 {
-            return served;
-        }
-        let Some(virtqueue) = self.queues.get_mut(index) else {
-            return served;
-        };
-        let doorbell = virtqueue.doorbell();
-        let Some(ring) = virtqueue.ring() else {
-            return served;
-        };
-        match queue::serve(self.device.as_mut(), index, ring, &mut self.memory) {
-            Ok(turn) => {
-                served.more = turn.more;
-                if turn.notify {
-                    tell_used(index, doorbell, events, &mut served);
-                }
-            }
-            Err(fault) => {
-                tell_used(index, doorbell, events, &mut served);
-                served.faulted = true;
-                self.fail(&format!("queue {index}: {fault}"));
-            }
-        }
-        served
-    }
-
-    /// Sets DEVICE_NEEDS_RESET and says why [6.5]: once, since nothing is served from then on.
-    fn fail(&mut self, why: &str) {
-        self.stats.log.line(Level::WARN, format_args!("device needs reset: {why}"));
-        self.status |= DEVICE_NEEDS_RESET;
-        self.stats.update(|state| state.needs_reset = Some(why.to_owned()));
     }
 
     /// Says what the driver did wrong.
@@ -263,6 +192,15 @@ impl<G: GrantTable> Transport<G> {
         ConfigData { generation: self.generation, offset, data: room }
     }
 
+    /// Writes configuration; no bytes in the answer if that is rejected [6.6].
+    fn set_config<'s>(&mut self, new: ConfigData<'_>, scratch: &'s mut Scratch) -> ConfigData<'s> {
+        let current = new.generation == self.generation;
+        if current && self.device.write_config(new.offset as usize, new.data) {
+            return self.config(new.offset, new.data.len() as u32, scratch);
+        }
+        ConfigData { generation: self.generation, offset: new.offset, data: &[] }
+    }
+
     fn set_status(&mut self, status: u32, events: &mut impl EventChannels) {
         if status == 0 {
             self.reset(events);
@@ -276,7 +214,11 @@ impl<G: GrantTable> Transport<G> {
         if accepted & FEATURES_OK == 0 {
             accepted &= !DRIVER_OK;
         }
+        let starts = accepted & !self.status & DRIVER_OK != 0;
         self.status = accepted;
+        if starts {
+            self.device.start(self.driver_features);
+        }
     }
 
     /// Whether the driver's features are a choice that the device can work with [6.2].
@@ -360,22 +302,8 @@ impl<G: GrantTable> Transport<G> {
                 events.unbind(port);
             }
         }
+        self.device.reset();
+        self.waiting.clear();
         (self.status, self.driver_features) = (0, 0);
-    }
-}
-
-/// Tells the driver of used buffers: by the doorbell, or later in band.
-fn tell_used(
-    index: usize,
-    doorbell: Option<LocalPort>,
-    events: &mut impl EventChannels,
-    served: &mut Served,
-) {
-    let Some(port) = doorbell else {
-        served.used.push(index as u32);
-        return;
-    };
-    if let Err(EventError { source, .. }) = events.notify(port) {
-        tracing::warn!(%source, "cannot ring the doorbell of queue {index}");
     }
 }

@@ -16,7 +16,7 @@ use virtio_bindings::virtio_blk::{
 pub use self::request::SECTOR_SIZE;
 use self::request::{BlockRequest, Operation, Status};
 pub use self::target::{AccessMode, Target, TargetError};
-use super::{DeviceId, DeviceMemory, Fault, Request, VirtioDevice};
+use super::{DeviceId, DeviceMemory, Fault, Queues, VirtioDevice};
 use crate::stats::DeviceStats;
 
 /// Queues offered; the driver uses one a CPU, at most these.
@@ -129,10 +129,12 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         &self.config
     }
 
-    fn serve(&mut self, _queue: usize, request: &Request, memory: &M) -> Result<u32, Fault> {
-        let request = BlockRequest::parse(request, memory)?;
-        let (status, data) = self.execute(&request, memory)?;
-        self.count(&request.operation, status);
-        Ok(data + request.status.copy_from(memory, &[status as u8])?)
+    fn serve(&mut self, index: usize, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+        queues.serve_each(index, |request, memory| {
+            let request = BlockRequest::parse(request, memory)?;
+            let (status, data) = self.execute(&request, memory)?;
+            self.count(&request.operation, status);
+            Ok(data + request.status.copy_from(memory, &[status as u8])?)
+        })
     }
 }

@@ -1,70 +1,149 @@
-//! Serving a queue: the loop that all devices share.
+//! Queues as a device sees them: requests out, answers back.
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
-use super::{DeviceMemory, Fault, Request, VirtioDevice};
+use super::{DeviceMemory, Fault, Request};
 
 /// Requests taken from a ring at once: their pages are mapped and unmapped together, and other queues
 /// and messages get their turn between two batches.
 const BATCH: usize = 32;
 
-/// What a turn did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Turn {
-    /// The driver wants to hear of it.
-    pub notify: bool,
-    /// Something is still waiting in the ring.
-    pub more: bool,
+/// Where the rings are.
+pub trait Rings {
+    /// The ring of queue `index`, while it is enabled.
+    fn ring(&mut self, index: usize) -> Option<&mut Queue>;
 }
 
-/// Serves up to a batch of requests.
-///
-/// # Errors
-/// [`Fault`]; what was served before it has been given back.
-pub fn serve<M: DeviceMemory>(
-    device: &mut dyn VirtioDevice<M>,
-    number: usize,
-    queue: &mut Queue,
-    memory: &mut M,
-) -> Result<Turn, Fault> {
-    let (batch, mut fault) = take(queue, memory);
-    if batch.is_empty() && fault.is_none() {
-        return Ok(Turn { notify: false, more: queue.enable_notification(memory)? });
+/// What became of a queue in a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// Queue number.
+    pub index: usize,
+    /// The driver wants to hear of used buffers.
+    pub notify: bool,
+    /// The queue wants another turn.
+    pub again: bool,
+}
+
+/// A device's queues, for a turn.
+pub struct Queues<'a, M> {
+    rings: &'a mut dyn Rings,
+    memory: &'a mut M,
+    touched: Vec<Touched>,
+}
+
+impl<'a, M: DeviceMemory> Queues<'a, M> {
+    /// The queues of a device over `memory`.
+    pub fn new(rings: &'a mut dyn Rings, memory: &'a mut M) -> Self {
+        Self { rings, memory, touched: Vec::new() }
     }
-    memory.prepare(&mut batch.iter().flat_map(Request::buffers));
-    let mut done = Vec::with_capacity(batch.len());
-    for request in &batch {
-        match device.serve(number, request, memory) {
-            Ok(written) => done.push((request.head, written)),
-            Err(first) => {
-                fault = Some(first);
-                break;
+
+    /// The guest's memory, where requests' buffers are.
+    pub fn memory(&self) -> &M {
+        self.memory
+    }
+
+    /// Takes up to a batch of requests, at most `limit`, and makes their buffers reachable. With them
+    /// comes the fault of the first that is malformed, if one is: those before it are good.
+    pub fn take(&mut self, index: usize, limit: usize) -> (Vec<Request>, Option<Fault>) {
+        let mut requests = Vec::new();
+        let Some(ring) = self.rings.ring(index) else { return (requests, None) };
+        let memory = &*self.memory;
+        let chains = match ring.iter(memory) {
+            Ok(chains) => chains,
+            Err(error) => return (requests, Some(error.into())),
+        };
+        let mut fault = None;
+        for chain in chains.take(limit.min(BATCH)) {
+            match Request::collect(chain.head_index(), chain, || memory.last_fault()) {
+                Ok(request) => requests.push(request),
+                Err(first) => {
+                    fault = Some(first);
+                    break;
+                }
             }
         }
+        memory.prepare(&mut requests.iter().flat_map(Request::buffers));
+        (requests, fault)
     }
-    // Before the driver hears of it: a grant it gets back must not be mapped any more.
-    memory.release();
-    for (head, written) in done {
-        queue.add_used(memory, head, written)?;
-    }
-    match fault {
-        Some(fault) => Err(fault),
-        None => Ok(Turn { notify: queue.needs_notification(memory)?, more: true }),
-    }
-}
 
-/// Copies up to a batch of requests out of the ring, up to the first that is malformed.
-fn take<M: DeviceMemory>(queue: &mut Queue, memory: &M) -> (Vec<Request>, Option<Fault>) {
-    let mut batch = Vec::new();
-    let chains = match queue.iter(memory) {
-        Ok(chains) => chains,
-        Err(error) => return (batch, Some(error.into())),
-    };
-    for chain in chains.take(BATCH) {
-        match Request::collect(chain.head_index(), chain, || memory.last_fault()) {
-            Ok(request) => batch.push(request),
-            Err(fault) => return (batch, Some(fault)),
+    /// Gives requests back, with the number of bytes written into each. All access to buffers ends
+    /// before the driver hears of it: a grant it gets back must not be mapped any more.
+    ///
+    /// # Errors
+    /// [`Fault::Ring`].
+    pub fn give_back(&mut self, index: usize, done: &[(u16, u32)]) -> Result<(), Fault> {
+        self.memory.release();
+        let Some(ring) = self.rings.ring(index) else { return Ok(()) };
+        for (head, written) in done {
+            ring.add_used(&*self.memory, *head, *written)?;
         }
+        if !done.is_empty() && ring.needs_notification(&*self.memory)? {
+            self.touch(index).notify = true;
+        }
+        Ok(())
     }
-    (batch, None)
+
+    /// Has the queue served again soon: work is left that no doorbell will tell of.
+    pub fn again(&mut self, index: usize) {
+        self.touch(index).again = true;
+    }
+
+    /// Waits for the queue's doorbell: nothing is left in it. If something came meanwhile, it is
+    /// served again.
+    ///
+    /// # Errors
+    /// [`Fault::Ring`].
+    pub fn rest(&mut self, index: usize) -> Result<(), Fault> {
+        let Some(ring) = self.rings.ring(index) else { return Ok(()) };
+        if ring.enable_notification(&*self.memory)? {
+            self.again(index);
+        }
+        Ok(())
+    }
+
+    /// Serves a batch of requests one after the other, and asks for another turn or rests.
+    ///
+    /// # Errors
+    /// The first [`Fault`]; what was served before it has been given back.
+    pub fn serve_each(
+        &mut self,
+        index: usize,
+        mut serve: impl FnMut(&Request, &M) -> Result<u32, Fault>,
+    ) -> Result<(), Fault> {
+        let (requests, mut fault) = self.take(index, BATCH);
+        if requests.is_empty() && fault.is_none() {
+            return self.rest(index);
+        }
+        let mut done = Vec::with_capacity(requests.len());
+        for request in &requests {
+            match serve(request, self.memory) {
+                Ok(written) => done.push((request.head, written)),
+                Err(first) => {
+                    fault = Some(first);
+                    break;
+                }
+            }
+        }
+        self.give_back(index, &done)?;
+        self.again(index);
+        fault.map_or(Ok(()), Err)
+    }
+
+    /// What became of each queue that was used.
+    pub fn finish(self) -> Vec<Touched> {
+        self.memory.release();
+        self.touched
+    }
+
+    fn touch(&mut self, index: usize) -> &mut Touched {
+        let known = self.touched.iter().position(|touched| touched.index == index);
+        let position = known.unwrap_or(self.touched.len());
+        if known.is_none() {
+            self.touched.push(Touched { index, notify: false, again: false });
+        }
+        // Just made sure that it is there; the vector's own bounds check is not needed.
+        #[allow(clippy::indexing_slicing)]
+        &mut self.touched[position]
+    }
 }

@@ -1,0 +1,136 @@
+//! Serving the queues: who is served when, and what the driver is told of it.
+
+use protocol::message::Event;
+use protocol::status::{DEVICE_NEEDS_RESET, DRIVER_OK};
+use tracing::Level;
+use virtio_queue::Queue;
+
+use super::Transport;
+use crate::bus::virtqueue::Virtqueue;
+use crate::device::{Fault, Queues, Rings, Source, VirtioDevice};
+use crate::grant::GrantMemory;
+use crate::xen::{EventChannels, GrantTable, LocalPort};
+
+/// What to tell the driver, in band, after queues were served.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// Queues without a doorbell in which buffers were used.
+    pub used: Vec<u32>,
+    /// The status or the configuration changed: EVENT_CONFIG.
+    pub announce: bool,
+}
+
+impl Rings for [Virtqueue] {
+    fn ring(&mut self, index: usize) -> Option<&mut Queue> {
+        self.get_mut(index)?.ring()
+    }
+}
+
+/// As a sized value behind `dyn Rings`.
+struct All<'a>(&'a mut [Virtqueue]);
+
+impl Rings for All<'_> {
+    fn ring(&mut self, index: usize) -> Option<&mut Queue> {
+        self.0.ring(index)
+    }
+}
+
+type Work<'a, G> = &'a mut dyn FnMut(
+    &mut dyn VirtioDevice<GrantMemory<G>>,
+    &mut Queues<'_, GrantMemory<G>>,
+) -> Result<(), Fault>;
+
+impl<G: GrantTable> Transport<G> {
+    /// Serves what an event of the driver's asks for.
+    pub fn hear(&mut self, event: Event<'_>, events: &mut impl EventChannels) -> Served {
+        match event {
+            Event::Avail { index, .. } => self.serve(index as usize, events),
+            // Events of the device's own kinds mean nothing when they come from the driver.
+            Event::Config { .. } | Event::Used { .. } => Served::default(),
+        }
+    }
+
+    /// Serves the queue whose doorbell rang.
+    pub fn ring(&mut self, port: LocalPort, events: &mut impl EventChannels) -> Served {
+        let index = self.queues.iter().position(|queue| queue.doorbell() == Some(port));
+        index.map(|index| self.serve(index, events)).unwrap_or_default()
+    }
+
+    /// Whether a queue wants another turn.
+    pub fn is_waiting(&self) -> bool {
+        self.is_running() && !self.waiting.is_empty()
+    }
+
+    /// Gives every queue that wants it another turn.
+    pub fn serve_waiting(&mut self, events: &mut impl EventChannels) -> Served {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.work(events, &mut |device, queues| {
+            waiting.iter().try_for_each(|index| device.serve(*index, queues))
+        })
+    }
+
+    /// What the device waits for besides the driver.
+    pub fn sources(&self) -> Vec<Source<'_>> {
+        if self.is_running() { self.device.sources() } else { Vec::new() }
+    }
+
+    /// Has the device look at its sources.
+    pub fn wake(&mut self, events: &mut impl EventChannels) -> Served {
+        self.work(events, &mut |device, queues| device.wake(queues))
+    }
+
+    fn serve(&mut self, index: usize, events: &mut impl EventChannels) -> Served {
+        self.work(events, &mut |device, queues| device.serve(index, queues))
+    }
+
+    /// Whether the driver is ready and the device well.
+    fn is_running(&self) -> bool {
+        self.status & DRIVER_OK != 0 && self.status & DEVICE_NEEDS_RESET == 0
+    }
+
+    /// Has the device do some work, and tells the driver what came of it.
+    fn work(&mut self, events: &mut impl EventChannels, work: Work<'_, G>) -> Served {
+        let mut served = Served::default();
+        if !self.is_running() {
+            return served;
+        }
+        let mut rings = All(&mut self.queues);
+        let mut queues = Queues::new(&mut rings, &mut self.memory);
+        let outcome = work(self.device.as_mut(), &mut queues);
+        for touched in queues.finish() {
+            if touched.again {
+                self.waiting.insert(touched.index);
+            }
+            if touched.notify {
+                self.tell_used(touched.index, events, &mut served);
+            }
+        }
+        if let Err(fault) = outcome {
+            self.fail(&fault);
+            served.announce = true;
+        }
+        if self.device.take_config_change() {
+            self.generation = self.generation.wrapping_add(1);
+            served.announce = true;
+        }
+        served
+    }
+
+    /// Tells the driver of used buffers: by the doorbell, or later in band.
+    fn tell_used(&self, index: usize, events: &mut impl EventChannels, served: &mut Served) {
+        let Some(port) = self.queues.get(index).and_then(Virtqueue::doorbell) else {
+            served.used.push(index as u32);
+            return;
+        };
+        if let Err(error) = events.notify(port) {
+            self.warn(format_args!("cannot ring the doorbell of queue {index}: {error}"));
+        }
+    }
+
+    /// Sets DEVICE_NEEDS_RESET and says why [6.5]: once, since nothing is served from then on.
+    fn fail(&mut self, fault: &Fault) {
+        self.stats.log.line(Level::WARN, format_args!("device needs reset: {fault}"));
+        self.status |= DEVICE_NEEDS_RESET;
+        self.stats.update(|state| state.needs_reset = Some(fault.to_string()));
+    }
+}
