@@ -9,7 +9,7 @@ mod buffer;
 mod memory;
 mod queue;
 
-pub use buffer::{Buffers, Request};
+pub use buffer::{Buffers, Readable, Request, Writable};
 pub use memory::{Buffer, DeviceMemory, Direction};
 pub use queue::{Queues, Rings};
 

@@ -26,8 +26,13 @@ fn print_device(out: &mut impl Write, device: &Device) -> io::Result<()> {
     writeln!(out, "  features   {}", stats.state.features.join(" "))?;
     writeln!(
         out,
-        "  requests   {} read, {} write, {} flush, {} get-id, {} failed",
-        requests.read, requests.write, requests.flush, requests.get_id, requests.failed
+        "  requests   {} read, {} write, {} flush, {} discard, {} get-id, {} failed",
+        requests.read,
+        requests.write,
+        requests.flush,
+        requests.discard,
+        requests.get_id,
+        requests.failed
     )?;
     writeln!(out, "  bytes      {} read, {} written", stats.bytes.read, stats.bytes.written)?;
     writeln!(

@@ -27,6 +27,8 @@ pub struct DeviceStats {
     pub writes: AtomicU64,
     /// Flush requests served.
     pub flushes: AtomicU64,
+    /// Discard and write-zeroes requests served.
+    pub discards: AtomicU64,
     /// Identity requests served.
     pub identities: AtomicU64,
     /// Requests answered with an error.
@@ -76,6 +78,7 @@ impl DeviceStats {
                 read: read(&self.reads),
                 write: read(&self.writes),
                 flush: read(&self.flushes),
+                discard: read(&self.discards),
                 get_id: read(&self.identities),
                 failed: read(&self.failed),
             },
@@ -118,6 +121,7 @@ pub struct Requests {
     pub read: u64,
     pub write: u64,
     pub flush: u64,
+    pub discard: u64,
     pub get_id: u64,
     pub failed: u64,
 }

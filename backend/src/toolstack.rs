@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::bus::DevicePath;
 use crate::bus::Keys;
-use crate::device::blk::{AccessMode, Block, Target, TargetError};
+use crate::device::blk::{AccessMode, Block, Discard, Target, TargetError};
 use crate::device::{DeviceMemory, VirtioDevice};
 use crate::stats::DeviceStats;
 use crate::xen::{StoreError, XenStore};
@@ -71,6 +71,10 @@ fn open_disk<S: XenStore>(
     };
     let target = Target::open(Path::new(&path), mode)?;
     let serial = keys.backend("dev")?.unwrap_or_default();
-    tracing::info!(path, ?mode, sectors = target.sectors(), "disk opened");
-    Ok(Block::new(target, &serial, Arc::clone(stats)))
+    let discard = match keys.backend("discard-enable")?.as_deref() {
+        Some("1") => Discard::Allowed,
+        _ => Discard::Refused,
+    };
+    tracing::info!(path, ?mode, ?discard, sectors = target.sectors(), "disk opened");
+    Ok(Block::new(target, discard, &serial, Arc::clone(stats)))
 }

@@ -1,6 +1,7 @@
 //! The block device (virtio 1.3 section 5.2).
 
 mod config;
+mod image;
 mod request;
 mod target;
 
@@ -9,14 +10,14 @@ use std::sync::atomic::Ordering;
 
 use tracing::Level;
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO,
-    VIRTIO_BLK_F_SEG_MAX,
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ,
+    VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 
 pub use self::request::SECTOR_SIZE;
 use self::request::{BlockRequest, Operation, Status};
 pub use self::target::{AccessMode, Target, TargetError};
-use super::{DeviceId, DeviceMemory, Fault, Queues, VirtioDevice};
+use super::{DeviceId, DeviceMemory, Fault, Queues, Source, VirtioDevice};
 use crate::stats::DeviceStats;
 
 /// Queues offered; the driver uses one a CPU, at most these.
@@ -26,21 +27,32 @@ const QUEUE_SIZE: u16 = 256;
 /// Bytes in the answer to an identity request.
 const SERIAL_SIZE: usize = 20;
 
+/// Whether a guest may give storage back: `discard` in its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discard {
+    /// Discard is not offered, and zeros are written.
+    Refused,
+    /// Discard and write-zeroes punch holes.
+    Allowed,
+}
+
 /// A disk.
 pub struct Block {
     target: Target,
+    discard: Discard,
     config: [u8; config::SIZE],
+    config_changed: bool,
     serial: [u8; SERIAL_SIZE],
     stats: Arc<DeviceStats>,
 }
 
 impl Block {
     /// A disk on `target` that calls itself `serial`, of which 20 bytes count.
-    pub fn new(target: Target, serial: &str, stats: Arc<DeviceStats>) -> Self {
+    pub fn new(target: Target, discard: Discard, serial: &str, stats: Arc<DeviceStats>) -> Self {
         let config = config::bytes(&target, QUEUES, QUEUE_SIZE);
         let mut name = [0; SERIAL_SIZE];
         name.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
-        Self { target, config, serial: name, stats }
+        Self { target, discard, config, config_changed: false, serial: name, stats }
     }
 
     /// Does what a request asks; gives the status and the number of data bytes written into its
@@ -54,6 +66,16 @@ impl Block {
             Operation::Read { sector, data } => self.target.read(*sector, data, memory),
             Operation::Write { sector, data } => self.target.write(*sector, data, memory),
             Operation::Flush => self.target.flush(),
+            Operation::Discard(_) if self.discard == Discard::Refused => {
+                Err(TargetError::Unsupported)
+            }
+            Operation::Discard(ranges) => {
+                ranges.iter().try_for_each(|range| self.target.discard(range.sector, range.sectors))
+            }
+            Operation::WriteZeroes(ranges) => ranges.iter().try_for_each(|range| {
+                let unmap = range.unmap() && self.discard == Discard::Allowed;
+                self.target.write_zeroes(range.sector, range.sectors, unmap)
+            }),
             Operation::GetId { data } => {
                 let written = data.copy_from(memory, &self.serial);
                 return written.map(|count| (Status::Ok, count));
@@ -95,6 +117,9 @@ impl Block {
                 add(&self.stats.bytes_written, data.length());
             }
             Operation::Flush => DeviceStats::count(&self.stats.flushes),
+            Operation::Discard(_) | Operation::WriteZeroes(_) => {
+                DeviceStats::count(&self.stats.discards);
+            }
             Operation::GetId { .. } => DeviceStats::count(&self.stats.identities),
             Operation::Unsupported => {}
         }
@@ -111,14 +136,19 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     }
 
     fn features(&self) -> u64 {
-        let mut bits = 1 << VIRTIO_BLK_F_SEG_MAX
+        let always = 1 << VIRTIO_BLK_F_SEG_MAX
             | 1 << VIRTIO_BLK_F_BLK_SIZE
+            | 1 << VIRTIO_BLK_F_TOPOLOGY
             | 1 << VIRTIO_BLK_F_FLUSH
             | 1 << VIRTIO_BLK_F_MQ;
-        if self.target.mode() == AccessMode::ReadOnly {
-            bits |= 1 << VIRTIO_BLK_F_RO;
-        }
-        bits
+        let by_mode = match (self.target.mode(), self.discard) {
+            (AccessMode::ReadOnly, _) => 1 << VIRTIO_BLK_F_RO,
+            (AccessMode::ReadWrite, Discard::Refused) => 1 << VIRTIO_BLK_F_WRITE_ZEROES,
+            (AccessMode::ReadWrite, Discard::Allowed) => {
+                1 << VIRTIO_BLK_F_WRITE_ZEROES | 1 << VIRTIO_BLK_F_DISCARD
+            }
+        };
+        always | by_mode
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -136,5 +166,30 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
             self.count(&request.operation, status);
             Ok(data + request.status.copy_from(memory, &[status as u8])?)
         })
+    }
+
+    fn sources(&self) -> Vec<Source<'_>> {
+        self.target.size_source().into_iter().collect()
+    }
+
+    /// The target's size may have changed: the guest is told by its configuration.
+    fn wake(&mut self, _queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+        match self.target.refresh() {
+            Ok(true) => {
+                self.config = config::bytes(&self.target, QUEUES, QUEUE_SIZE);
+                self.config_changed = true;
+                let sectors = self.target.sectors();
+                self.stats.log.line(Level::INFO, format_args!("disk has {sectors} sectors now"));
+            }
+            Ok(false) => {}
+            Err(error) => {
+                self.stats.log.line(Level::WARN, format_args!("size not known: {error}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn take_config_change(&mut self) -> bool {
+        std::mem::take(&mut self.config_changed)
     }
 }

@@ -18,6 +18,11 @@ use super::{Buffer, DeviceMemory, Direction, Fault};
 pub struct Readable<'a>(VolatileSlice<'a>);
 
 impl Readable<'_> {
+    /// Bytes.
+    pub fn length(&self) -> usize {
+        self.0.len()
+    }
+
     /// Copies the bytes out; `bytes` has the buffer's length.
     pub fn copy_to(&self, bytes: &mut [u8]) {
         self.0.copy_to(bytes);
@@ -36,6 +41,11 @@ impl Readable<'_> {
 pub struct Writable<'a>(VolatileSlice<'a>);
 
 impl Writable<'_> {
+    /// Bytes.
+    pub fn length(&self) -> usize {
+        self.0.len()
+    }
+
     /// Copies bytes in, as many as there are or fit.
     pub fn copy_from(&mut self, bytes: &[u8]) {
         self.0.copy_from(bytes);

@@ -51,7 +51,13 @@ impl Host {
     /// Adds a disk as xl does.
     pub(super) fn add_disk(&self, guest: u16, number: u32, target: &Path, mode: &str) -> Ends {
         let params = target.to_str().unwrap();
-        let keys = [("params", params), ("mode", mode), ("device-type", "disk"), ("dev", "xvda")];
+        let keys = [
+            ("params", params),
+            ("mode", mode),
+            ("device-type", "disk"),
+            ("dev", "xvda"),
+            ("discard-enable", "1"),
+        ];
         self.add("virtio_disk", guest, number, &keys)
     }
 

@@ -2,8 +2,9 @@
 //! is the driver's choice, so parts are cut out of byte streams, not taken by descriptor.
 
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_FLUSH,
-    VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD,
+    VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
 use crate::device::{Buffers, DeviceMemory, Fault, Request};
@@ -11,7 +12,14 @@ use crate::device::{Buffers, DeviceMemory, Fault, Request};
 /// Bytes in a sector, the unit of addresses whatever the block size.
 pub const SECTOR_SIZE: u64 = 512;
 
+/// Ranges that one discard or write-zeroes request may name.
+pub(super) const MAX_RANGES: u32 = 16;
+/// Sectors that one of them may have: 1 GiB.
+pub(super) const MAX_RANGE_SECTORS: u32 = 1 << 21;
+
 const HEADER_SIZE: usize = 16;
+const RANGE_SIZE: usize = 16;
+const RANGE_UNMAP: u32 = 1;
 
 /// How a request went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +36,33 @@ pub(super) enum Operation {
     Write { sector: u64, data: Buffers },
     Flush,
     GetId { data: Buffers },
+    Discard(Vec<Range>),
+    WriteZeroes(Vec<Range>),
     Unsupported,
+}
+
+/// `struct virtio_blk_discard_write_zeroes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) sector: u64,
+    pub(super) sectors: u32,
+    pub(super) flags: u32,
+}
+
+impl Range {
+    /// Whether the storage may be given back.
+    pub(super) fn unmap(self) -> bool {
+        self.flags & RANGE_UNMAP != 0
+    }
+
+    fn parse(bytes: &[u8; RANGE_SIZE]) -> Self {
+        let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, f0, f1, f2, f3] = *bytes;
+        Self {
+            sector: u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]),
+            sectors: u32::from_le_bytes([n0, n1, n2, n3]),
+            flags: u32::from_le_bytes([f0, f1, f2, f3]),
+        }
+    }
 }
 
 impl Operation {
@@ -74,8 +108,30 @@ impl BlockRequest {
             VIRTIO_BLK_T_OUT => Operation::Write { sector, data: out },
             VIRTIO_BLK_T_FLUSH => Operation::Flush,
             VIRTIO_BLK_T_GET_ID => Operation::GetId { data: input },
+            VIRTIO_BLK_T_DISCARD => ranges(&out, memory)?
+                .filter(|ranges| ranges.iter().all(|range| range.flags == 0))
+                .map_or(Operation::Unsupported, Operation::Discard),
+            VIRTIO_BLK_T_WRITE_ZEROES => ranges(&out, memory)?
+                .filter(|ranges| ranges.iter().all(|range| range.flags & !RANGE_UNMAP == 0))
+                .map_or(Operation::Unsupported, Operation::WriteZeroes),
             _ => Operation::Unsupported,
         };
         Ok(Self { operation, status })
     }
+}
+
+/// The ranges of a discard or write-zeroes request, read once; `None` if they are not whole, or too
+/// many or too long.
+fn ranges<M: DeviceMemory>(data: &Buffers, memory: &M) -> Result<Option<Vec<Range>>, Fault> {
+    let length = data.length();
+    let most = u64::from(MAX_RANGES) * RANGE_SIZE as u64;
+    if length == 0 || length > most || length % RANGE_SIZE as u64 != 0 {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; length as usize];
+    data.copy_to(memory, &mut bytes)?;
+    let whole = bytes.chunks_exact(RANGE_SIZE).filter_map(|chunk| chunk.try_into().ok());
+    let ranges: Vec<_> = whole.map(Range::parse).collect();
+    let fit = ranges.iter().all(|range| range.sectors <= MAX_RANGE_SECTORS);
+    Ok(fit.then_some(ranges))
 }

@@ -1,12 +1,12 @@
-//! What a disk is stored in: a raw file or a block device.
+//! A disk's target: an image, with the checks that every request must pass.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::SECTOR_SIZE;
-use crate::device::{Buffers, DeviceMemory, Fault};
+use super::image::{self, BlockSize, Image};
+use crate::device::{Buffers, DeviceMemory, Fault, Source};
 
 /// Most data one request may carry; what is longer is an I/O error (SPEC section 7).
 const MAX_REQUEST_BYTES: u64 = 16 << 20;
@@ -33,7 +33,7 @@ pub enum TargetError {
         path: PathBuf,
         /// How it was opened.
         mode: AccessMode,
-        /// What the kernel said.
+        /// What the kernel, or the image format, said.
         source: io::Error,
     },
     /// It is neither file nor block device.
@@ -43,12 +43,14 @@ pub enum TargetError {
         path: PathBuf,
     },
     /// It is too small to be a disk.
-    #[error("disk target {path:?} holds {bytes} bytes, less than one sector of 512")]
+    #[error("disk target {path:?} holds {bytes} bytes, less than one block of {block}")]
     TooSmall {
         /// The target.
         path: PathBuf,
         /// Its size.
         bytes: u64,
+        /// Its logical block size.
+        block: u32,
     },
     /// The request lies outside the disk, is not in whole sectors, or is too long.
     #[error("{bytes} bytes at sector {sector} are not whole sectors of the disk")]
@@ -64,7 +66,7 @@ pub enum TargetError {
     /// A write to a read-only disk.
     #[error("write to a read-only disk")]
     ReadOnly,
-    /// The file's own error.
+    /// The image's own error.
     #[error("disk target: {0}")]
     Io(#[from] io::Error),
     /// The guest's buffers.
@@ -73,15 +75,20 @@ pub enum TargetError {
 }
 
 /// An open target.
-#[derive(Debug)]
 pub struct Target {
-    file: File,
+    image: Box<dyn Image>,
     mode: AccessMode,
-    sectors: u64,
+}
+
+/// A part of a disk, checked to be inside.
+#[derive(Clone, Copy)]
+struct Extent {
+    offset: u64,
+    bytes: u64,
 }
 
 impl Target {
-    /// Opens a raw file or a block device.
+    /// Opens a file or a block device.
     ///
     /// # Errors
     /// [`TargetError`] names the path and what is wrong with it.
@@ -92,14 +99,12 @@ impl Target {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(TargetError::Kind { path: path.to_owned() });
         }
-        let write = mode == AccessMode::ReadWrite;
-        let mut file = OpenOptions::new().read(true).write(write).open(path).map_err(failed)?;
-        let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
-        let sectors = bytes / SECTOR_SIZE;
-        if sectors == 0 {
-            return Err(TargetError::TooSmall { path: path.to_owned(), bytes });
+        let target = Self { image: image::open(path, mode).map_err(failed)?, mode };
+        let (bytes, block) = (target.image.size(), target.block_size().logical);
+        if bytes < u64::from(block) {
+            return Err(TargetError::TooSmall { path: path.to_owned(), bytes, block });
         }
-        Ok(Self { file, mode, sectors })
+        Ok(target)
     }
 
     /// Whether the guest may write.
@@ -107,9 +112,28 @@ impl Target {
         self.mode
     }
 
-    /// Its size in sectors of 512 bytes; what does not fill one is left out.
+    /// Its size in sectors of 512 bytes, in whole logical blocks.
     pub fn sectors(&self) -> u64 {
-        self.sectors
+        let block = u64::from(self.block_size().logical);
+        self.image.size() / block * block / SECTOR_SIZE
+    }
+
+    /// Preferred sizes.
+    pub fn block_size(&self) -> BlockSize {
+        self.image.block_size()
+    }
+
+    /// What becomes ready when the size may have changed.
+    pub fn size_source(&self) -> Option<Source<'_>> {
+        self.image.size_source()
+    }
+
+    /// Looks the size up again; whether it changed.
+    ///
+    /// # Errors
+    /// [`TargetError::Io`].
+    pub fn refresh(&mut self) -> Result<bool, TargetError> {
+        Ok(self.image.refresh()?)
     }
 
     /// Reads from `sector` on into the guest's buffers.
@@ -119,11 +143,9 @@ impl Target {
         data: &Buffers,
         memory: &M,
     ) -> Result<(), TargetError> {
-        self.seek(sector, data.length())?;
-        for bytes in data.writable(memory) {
-            bytes?.read_from(&mut self.file)?;
-        }
-        Ok(())
+        let extent = self.data_extent(sector, data)?;
+        let mut buffers = data.writable(memory).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.image.read(extent.offset, &mut buffers)?)
     }
 
     /// Writes the guest's buffers from `sector` on.
@@ -133,29 +155,58 @@ impl Target {
         data: &Buffers,
         memory: &M,
     ) -> Result<(), TargetError> {
-        if self.mode == AccessMode::ReadOnly {
-            return Err(TargetError::ReadOnly);
-        }
-        self.seek(sector, data.length())?;
-        for bytes in data.readable(memory) {
-            bytes?.write_to(&mut self.file)?;
-        }
-        Ok(())
+        self.check_writable()?;
+        let extent = self.data_extent(sector, data)?;
+        let buffers = data.readable(memory).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.image.write(extent.offset, &buffers)?)
     }
 
     /// Makes what was written last.
     pub(super) fn flush(&mut self) -> Result<(), TargetError> {
-        Ok(self.file.sync_data()?)
+        Ok(self.image.flush()?)
     }
 
-    /// Puts the cursor at `sector`, if `bytes` from there on are whole sectors of the disk.
-    fn seek(&mut self, sector: u64, bytes: u64) -> Result<(), TargetError> {
-        let end = sector.checked_add(bytes / SECTOR_SIZE);
-        let inside = end.is_some_and(|end| end <= self.sectors);
-        if !inside || bytes % SECTOR_SIZE != 0 || bytes > MAX_REQUEST_BYTES {
+    /// Gives the storage of a range back.
+    pub(super) fn discard(&mut self, sector: u64, sectors: u32) -> Result<(), TargetError> {
+        self.check_writable()?;
+        let extent = self.extent(sector, u64::from(sectors) * SECTOR_SIZE)?;
+        Ok(self.image.discard(extent.offset, extent.bytes)?)
+    }
+
+    /// Makes a range read as zeros.
+    pub(super) fn write_zeroes(
+        &mut self,
+        sector: u64,
+        sectors: u32,
+        unmap: bool,
+    ) -> Result<(), TargetError> {
+        self.check_writable()?;
+        let extent = self.extent(sector, u64::from(sectors) * SECTOR_SIZE)?;
+        Ok(self.image.write_zeroes(extent.offset, extent.bytes, unmap)?)
+    }
+
+    fn check_writable(&self) -> Result<(), TargetError> {
+        match self.mode {
+            AccessMode::ReadOnly => Err(TargetError::ReadOnly),
+            AccessMode::ReadWrite => Ok(()),
+        }
+    }
+
+    fn data_extent(&self, sector: u64, data: &Buffers) -> Result<Extent, TargetError> {
+        let bytes = data.length();
+        if bytes > MAX_REQUEST_BYTES {
             return Err(TargetError::Range { sector, bytes });
         }
-        self.file.seek(SeekFrom::Start(sector * SECTOR_SIZE))?;
-        Ok(())
+        self.extent(sector, bytes)
+    }
+
+    /// `bytes` from `sector` on, if they are whole sectors of the disk.
+    fn extent(&self, sector: u64, bytes: u64) -> Result<Extent, TargetError> {
+        let end = sector.checked_add(bytes / SECTOR_SIZE);
+        let inside = end.is_some_and(|end| end <= self.sectors());
+        if !inside || bytes == 0 || bytes % SECTOR_SIZE != 0 {
+            return Err(TargetError::Range { sector, bytes });
+        }
+        Ok(Extent { offset: sector * SECTOR_SIZE, bytes })
     }
 }
