@@ -54,7 +54,7 @@ make_initrd() {
 
 # start_guest NAME INITRD DISK…: starts a guest by the example configuration; $domid is then its
 # domain's number. Each DISK is an image file, which the configuration's disk line is used for;
-# with :r behind it the disk is read-only. XL_FLAGS: flags for xl itself, as -vvv.
+# with :r behind it the disk is read-only, with :discard the guest may give storage back. XL_FLAGS: flags for xl itself, as -vvv.
 start_guest() {
     local guest=$1 initrd=$2 example=/lab/xen-configs/blk-$GUEST.cfg config=/run/$1.cfg
     local line letters=abcdefgh letter access disks=
@@ -62,7 +62,10 @@ start_guest() {
     line=$(sed -n 's/^disk = \["\(.*\)"\]$/\1/p' "$example")
     for disk; do
         access=rw letter=${letters%"${letters#?}"} letters=${letters#?}
-        case $disk in *:r) access=r disk=${disk%:r} ;; esac
+        case $disk in
+        *:r) access=r disk=${disk%:r} ;;
+        *:discard) access=rw,discard disk=${disk%:discard} ;;
+        esac
         disks="$disks\"$(echo "$line" | sed -e "s|vdev=xvda|vdev=xvd$letter|" \
             -e "s|access=rw|access=$access|" -e "s|target=.*|target=$disk|")\", "
     done

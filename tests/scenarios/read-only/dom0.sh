@@ -8,5 +8,6 @@ make_initrd initrd /lab/scenarios/read-only/guest.sh
 run_guest 50 "$GUEST-read-only" "$PWD/initrd" "$PWD/disk.img:r"
 check_nothing_mapped
 
-[ "$(guest_said "$GUEST-read-only" disk)" = "$before" ] || fail "the guest read something else"
+seen=$(guest_said "$GUEST-read-only" disk)
+[ "$seen" = "$before" ] || fail "the guest read $seen, the image was $before"
 [ "$(sha256sum <disk.img)" = "$before" ] || fail "the image changed"

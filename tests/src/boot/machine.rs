@@ -148,11 +148,15 @@ impl Drop for Machine {
     }
 }
 
+/// Xen's options. A processor with emulated SVM must not switch between a PVH guest and another
+/// domain: guests then triple-fault, and vector registers leak from one domain to another. So Dom0
+/// has processor 0 for itself, guests have processor 1 (see `dom0/init`), and vector registers are
+/// switched at once, not when first used.
+const XEN_OPTIONS: &str = "console=com1 com1=115200,8n1 guest_loglvl=all \
+                           dom0_max_vcpus=1 dom0_vcpus_pin spec-ctrl=eager-fpu";
+
 fn add_machine(qemu: &mut Command, setup: &Setup, console: &Path) {
-    let xen = format!(
-        "console=com1 com1=115200,8n1 guest_loglvl=all \
-         dom0_mem={DOM0_MEMORY}M,max:{DOM0_MEMORY}M dom0_max_vcpus=2 spec-ctrl=eager-fpu"
-    );
+    let xen = format!("{XEN_OPTIONS} dom0_mem={DOM0_MEMORY}M,max:{DOM0_MEMORY}M");
     qemu.args(Accel::detect().0.options())
         .args(["-machine", "q35", "-smp", "2", "-m", &MEMORY.to_string()])
         .args(["-display", "none", "-nodefaults", "-no-reboot"])
