@@ -8,6 +8,8 @@ pub mod blk;
 mod buffer;
 mod memory;
 mod queue;
+pub mod rate;
+pub mod rng;
 
 pub use buffer::{Buffers, Readable, Request, Writable};
 pub use memory::{Buffer, DeviceMemory, Direction};
@@ -23,9 +25,12 @@ use nix::poll::PollFlags;
 pub enum DeviceId {
     /// Block device.
     Block = 2,
+    /// Entropy device.
+    Entropy = 4,
 }
 
-/// Why a device cannot go on until it is reset: the guest's doing, or a ring that cannot be reached.
+/// Why a device cannot go on until it is reset: the guest's doing, a ring that cannot be reached, or
+/// something that fails on this side.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// A buffer that is not where its descriptor says, or not for this use.
@@ -49,6 +54,9 @@ pub enum Fault {
     /// The ring itself.
     #[error("ring: {0}")]
     Ring(#[from] virtio_queue::Error),
+    /// Something of this side's that the device cannot do without.
+    #[error("{0}: {1}")]
+    Host(&'static str, #[source] std::io::Error),
 }
 
 /// Something to wait for besides the driver: a file descriptor and what it should be ready for.

@@ -32,6 +32,8 @@ const BLOCK: &[(u32, &str)] = &[
 pub fn names(bits: u64, device: DeviceId) -> Vec<String> {
     let own = match device {
         DeviceId::Block => BLOCK,
+        // None of its own (virtio 1.3 section 5.4.3).
+        DeviceId::Entropy => &[],
     };
     let name = |bit| {
         let known = own.iter().chain(COMMON).find(|(number, _)| *number == bit);
@@ -50,5 +52,6 @@ mod tests {
         let expected =
             ["VIRTIO_BLK_F_RO", "VIRTIO_F_VERSION_1", "VIRTIO_F_ACCESS_PLATFORM", "bit 50"];
         assert_eq!(names(bits, DeviceId::Block), expected);
+        assert_eq!(names(1 << 5 | 1 << F_VERSION_1, DeviceId::Entropy), ["bit 5", expected[1]]);
     }
 }

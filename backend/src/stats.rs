@@ -45,7 +45,7 @@ pub struct DeviceStats {
 /// The part that is not a number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// What kind of device it is: blk. Empty until it is opened.
+    /// What kind of device it is: blk, rng. Empty until it is opened.
     pub kind: String,
     /// What the device is doing, in a word: starting, waiting, connected, closed, failed.
     pub state: String,
@@ -104,7 +104,7 @@ pub struct Snapshot {
     pub state: State,
     /// Requests by kind.
     pub requests: Requests,
-    /// Bytes of disk data moved.
+    /// Bytes of data moved.
     pub bytes: Bytes,
     /// Guest addresses seen.
     pub addresses: Addresses,
@@ -126,7 +126,7 @@ pub struct Requests {
     pub failed: u64,
 }
 
-/// Bytes of disk data moved.
+/// Bytes of data moved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bytes {
     /// To the guest.

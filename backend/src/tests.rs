@@ -7,6 +7,7 @@
 mod block;
 mod disk_options;
 mod driver;
+mod entropy;
 mod faults;
 mod host;
 mod lifecycle;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::bus::DevicePath;
 use crate::bus::Keys;
 use crate::device::blk::{AccessMode, Block, Discard, Target, TargetError};
-use crate::device::{DeviceMemory, VirtioDevice};
+use crate::device::rng::{Entropy, EntropyError};
+use crate::device::{DeviceId, DeviceMemory, VirtioDevice};
 use crate::stats::DeviceStats;
 use crate::xen::{StoreError, XenStore};
 
@@ -31,9 +32,13 @@ pub enum DeviceError {
     /// Not a disk.
     #[error("a {0} cannot be served: only devtype=disk can")]
     DeviceType(String),
+    /// The entropy device.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
     /// A device type that nothing here serves.
     #[error(
-        "virtio device type {0:?} is not supported; supported is a disk (specification=virtio)"
+        "virtio device type {0:?} is not supported; supported are \"virtio,device4\" (entropy) and a \
+         disk (in a disk line with specification=virtio)"
     )]
     Unsupported(String),
 }
@@ -50,7 +55,22 @@ pub fn open<S: XenStore, M: DeviceMemory>(
     if path.class == "virtio_disk" {
         return Ok(Box::new(open_disk(keys, stats)?));
     }
-    Err(DeviceError::Unsupported(keys.backend("type")?.unwrap_or_default()))
+    let kind = keys.backend("type")?.unwrap_or_default();
+    match device_id(&kind) {
+        Some(DeviceId::Entropy) => Ok(Box::new(Entropy::open(None, Arc::clone(stats))?)),
+        // A disk has a line and a class of its own.
+        Some(DeviceId::Block) | None => Err(DeviceError::Unsupported(kind)),
+    }
+}
+
+/// The device that xl's `type=virtio,deviceN` asks for, N in hexadecimal, if there is such a device
+/// here.
+fn device_id(kind: &str) -> Option<DeviceId> {
+    let digits = kind.strip_prefix("virtio,device")?;
+    // Parsing alone would take a sign.
+    let plain = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let number = u32::from_str_radix(digits, 16).ok().filter(|_| plain)?;
+    [DeviceId::Block, DeviceId::Entropy].into_iter().find(|id| *id as u32 == number)
 }
 
 fn open_disk<S: XenStore>(
@@ -77,4 +97,19 @@ fn open_disk<S: XenStore>(
     };
     tracing::info!(path, ?mode, ?discard, sectors = target.sectors(), "disk opened");
     Ok(Block::new(target, discard, &serial, Arc::clone(stats)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_type_is_its_number_in_hexadecimal() {
+        assert_eq!(device_id("virtio,device4"), Some(DeviceId::Entropy));
+        assert_eq!(device_id("virtio,device04"), Some(DeviceId::Entropy));
+        for kind in ["", "virtio", "virtio,device", "virtio,device+4", "virtio,device40", "device4"]
+        {
+            assert_eq!(device_id(kind), None, "{kind}");
+        }
+    }
 }

@@ -109,9 +109,22 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
     pub fn serve_each(
         &mut self,
         index: usize,
+        serve: impl FnMut(&Request, &M) -> Result<u32, Fault>,
+    ) -> Result<(), Fault> {
+        self.serve_some(index, BATCH, serve)
+    }
+
+    /// As [`Queues::serve_each`], with at most `limit` requests.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn serve_some(
+        &mut self,
+        index: usize,
+        limit: usize,
         mut serve: impl FnMut(&Request, &M) -> Result<u32, Fault>,
     ) -> Result<(), Fault> {
-        let (requests, mut fault) = self.take(index, BATCH);
+        let (requests, mut fault) = self.take(index, limit);
         if requests.is_empty() && fault.is_none() {
             return self.rest(index);
         }

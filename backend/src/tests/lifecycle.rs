@@ -19,6 +19,8 @@ fn spec_2_6_a_device_that_cannot_be_served_loses_its_state_and_says_why() {
         (host.add_disk(3, XVDA, Path::new("/proc/version"), "w"), "/proc/version"),
         (host.add_disk(4, XVDA, Path::new(""), "w"), "target="),
         (host.add("virtio", 5, 0, &[("type", "virtio,device63")]), "virtio,device63"),
+        (host.add("virtio", 7, 0, &[("type", "virtio,device2")]), "specification=virtio"),
+        (host.add("virtio", 8, 0, &[]), "not supported"),
         (host.add("virtio_disk", 6, XVDA, &[("params", "/x"), ("device-type", "cdrom")]), "cdrom"),
     ];
     for (ends, word) in cases {

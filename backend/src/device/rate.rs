@@ -1,0 +1,208 @@
+//! How many bytes a second a device may move, and the waiting that this asks for.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::os::fd::AsFd;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+use super::Source;
+
+/// What an idle device may save up.
+const BURST: Duration = Duration::from_secs(1);
+/// Suffixes of a rate, the longer before those that they end in.
+const UNITS: &[(&str, u64)] = &[
+    ("KiB/s", 1 << 10),
+    ("MiB/s", 1 << 20),
+    ("GiB/s", 1 << 30),
+    ("kB/s", 1_000),
+    ("MB/s", 1_000_000),
+    ("GB/s", 1_000_000_000),
+    ("B/s", 1),
+];
+
+/// Bytes a second; never none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate(NonZeroU64);
+
+/// What was given as a rate is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a rate: a whole number above 0 with B/s, kB/s, KiB/s, MB/s, MiB/s, GB/s or \
+         GiB/s behind it, as in \"64KiB/s\""
+)]
+pub struct NotARate(String);
+
+impl Rate {
+    /// The time that `bytes` take.
+    fn time(self, bytes: u64) -> Duration {
+        let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(self.0.get());
+        Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+    }
+}
+
+impl FromStr for Rate {
+    type Err = NotARate;
+
+    fn from_str(text: &str) -> Result<Self, NotARate> {
+        let split = UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, bytes)));
+        let parsed = split.and_then(|(number, bytes)| {
+            let number = number.trim_end();
+            // parse() alone would take a sign.
+            let plain = number.bytes().all(|digit| digit.is_ascii_digit());
+            let number: u64 = number.parse().ok().filter(|_| plain)?;
+            NonZeroU64::new(number.checked_mul(*bytes)?)
+        });
+        parsed.map(Self).ok_or_else(|| NotARate(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} B/s", self.0)
+    }
+}
+
+/// A token bucket. What is in it is told by one moment: when all that was moved is paid for. A debt is
+/// allowed, so that a request larger than the bucket is served too, and waited for afterwards.
+#[derive(Debug)]
+struct Bucket {
+    rate: Rate,
+    paid: Instant,
+}
+
+impl Bucket {
+    /// A full bucket.
+    fn new(rate: Rate, now: Instant) -> Self {
+        Self { rate, paid: now.checked_sub(BURST).unwrap_or(now) }
+    }
+
+    /// Takes bytes out.
+    fn spend(&mut self, bytes: u64, now: Instant) {
+        let earliest = now.checked_sub(BURST).unwrap_or(now);
+        let paid = self.paid.max(earliest);
+        self.paid = paid.checked_add(self.rate.time(bytes)).unwrap_or(paid);
+    }
+
+    /// How long nothing may be moved; `None` if something may be now.
+    fn wait(&self, now: Instant) -> Option<Duration> {
+        self.paid.checked_duration_since(now).filter(|left| !left.is_zero())
+    }
+}
+
+/// Holds a device to a rate, without sleeping: a timer becomes ready when it may go on.
+#[derive(Debug)]
+pub struct Limiter {
+    bucket: Bucket,
+    timer: TimerFd,
+}
+
+impl Limiter {
+    /// A limiter that lets one second's worth through at once.
+    ///
+    /// # Errors
+    /// The kernel gives no timer.
+    pub fn new(rate: Rate) -> nix::Result<Self> {
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
+        Ok(Self { bucket: Bucket::new(rate, Instant::now()), timer })
+    }
+
+    /// Whether something may be moved now. If not, the source will become ready when it may.
+    ///
+    /// # Errors
+    /// The timer's.
+    pub fn is_open(&mut self) -> nix::Result<bool> {
+        let Some(left) = self.bucket.wait(Instant::now()) else {
+            // Ends what it was set to, so that it does not stay ready.
+            self.timer.unset()?;
+            return Ok(true);
+        };
+        let expiration = Expiration::OneShot(TimeSpec::from_duration(left));
+        self.timer.set(expiration, TimerSetTimeFlags::empty())?;
+        Ok(false)
+    }
+
+    /// Counts what was moved.
+    pub fn spend(&mut self, bytes: u64) {
+        self.bucket.spend(bytes, Instant::now());
+    }
+
+    /// The timer.
+    pub fn source(&self) -> Source<'_> {
+        Source::readable(self.timer.as_fd())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rate(text: &str) -> Rate {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_rate_is_a_number_with_a_unit() {
+        for (text, bytes) in [
+            ("1B/s", 1),
+            ("64KiB/s", 65536),
+            ("64 KiB/s", 65536),
+            ("2kB/s", 2000),
+            ("3MiB/s", 3 << 20),
+            ("3MB/s", 3_000_000),
+            ("1GiB/s", 1 << 30),
+            ("1GB/s", 1_000_000_000),
+        ] {
+            assert_eq!(rate(text).0.get(), bytes, "{text}");
+        }
+        for text in ["", "64", "0B/s", "B/s", "+1B/s", "-1B/s", "1.5MiB/s", "1KiB", "1 /s", "x"] {
+            assert_eq!(text.parse::<Rate>(), Err(NotARate(text.to_owned())), "{text}");
+        }
+        assert!("18446744073709551615KiB/s".parse::<Rate>().is_err(), "more than 64 bits");
+    }
+
+    #[test]
+    fn a_full_bucket_lets_a_second_through_at_once_and_then_keeps_to_the_rate() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(rate("1000B/s"), start);
+        bucket.spend(1000, start);
+        assert_eq!(bucket.wait(start), None);
+        bucket.spend(500, start);
+        assert_eq!(bucket.wait(start), Some(Duration::from_millis(500)));
+        let later = start + Duration::from_millis(500);
+        assert_eq!(bucket.wait(later), None);
+        bucket.spend(100, later);
+        assert_eq!(bucket.wait(later), Some(Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn idle_time_saves_up_no_more_than_a_second() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(rate("1000B/s"), start);
+        bucket.spend(10, start);
+        let later = start + Duration::from_secs(3600);
+        bucket.spend(1000, later);
+        assert_eq!(bucket.wait(later), None);
+        bucket.spend(1, later);
+        assert_eq!(bucket.wait(later), Some(Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn the_timer_tells_when_a_closed_limiter_opens() {
+        use nix::poll::{PollFd, poll};
+        let mut limiter = Limiter::new(rate("1000B/s")).unwrap();
+        assert!(limiter.is_open().unwrap());
+        limiter.spend(1050);
+        assert!(!limiter.is_open().unwrap());
+        let source = limiter.source();
+        let mut fds = [PollFd::new(source.fd, source.events)];
+        assert_eq!(poll(&mut fds, 10_000u16).unwrap(), 1, "the timer fires");
+        assert!(limiter.is_open().unwrap());
+        let source = limiter.source();
+        assert_eq!(poll(&mut [PollFd::new(source.fd, source.events)], 0u8).unwrap(), 0);
+    }
+}
