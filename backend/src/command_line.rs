@@ -35,6 +35,10 @@ pub struct CommandLine {
     /// The control socket, that `stat` asks.
     #[arg(long, default_value = DEFAULT_SOCKET, value_name = "PATH", global = true)]
     pub socket: PathBuf,
+
+    /// The configuration file [default: /etc/xen-virtiod.toml, which may be missing].
+    #[arg(long, value_name = "PATH", global = true)]
+    pub config: Option<PathBuf>,
 }
 
 /// What to do instead of serving.
@@ -47,6 +51,11 @@ pub enum Action {
         /// One JSON object, for programs.
         #[arg(long)]
         json: bool,
+    },
+    /// Checks the configuration file: says "ok", or in a line which file, line and key is wrong.
+    Check {
+        /// The file, if it is not the one that the daemon reads.
+        path: Option<PathBuf>,
     },
 }
 
@@ -66,5 +75,12 @@ mod tests {
         assert!(parsed.action.is_none());
         assert_eq!(parsed.log, Level::DEBUG);
         assert!(CommandLine::try_parse_from(["xen-virtiod", "--log", "loud"]).is_err());
+    }
+
+    #[test]
+    fn the_help_names_the_default_configuration_file() {
+        use clap::CommandFactory;
+        let help = CommandLine::command().render_long_help().to_string();
+        assert!(help.contains(backend::config::DEFAULT_PATH), "{help}");
     }
 }

@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod bus;
+pub mod config;
 pub mod control;
 pub mod device;
 pub mod features;

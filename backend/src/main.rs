@@ -4,9 +4,12 @@
 mod command_line;
 mod stat;
 
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use backend::config::{ConfigError, ConfigFile};
 use backend::control::{self, Control, ControlError};
 use backend::registry::Registry;
 use backend::server::{Server, ServerError};
@@ -23,6 +26,8 @@ enum MainError {
     #[error(transparent)]
     Server(#[from] ServerError),
     #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
     Control(#[from] ControlError),
     #[error("cannot wait for signals: {0}")]
     Signals(#[from] nix::Error),
@@ -32,9 +37,10 @@ enum MainError {
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
-    let outcome = match command_line.action {
+    let outcome = match &command_line.action {
         None => serve(&command_line),
-        Some(Action::Stat { json }) => show(&command_line, json),
+        Some(Action::Stat { json }) => show(&command_line, *json),
+        Some(Action::Check { path }) => check(path.as_ref().or(command_line.config.as_ref())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -57,8 +63,11 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     signals.thread_block()?;
     let stop = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
 
+    let config = ConfigFile::new(command_line.config.clone());
+    // Read again for each device; what is wrong now is better said now.
+    config.load()?;
     let registry = Arc::new(Registry::default());
-    let server = Server::new(Host, Arc::clone(&registry))?;
+    let server = Server::new(Host, Arc::clone(&registry), config)?;
     let _control = Control::listen(&command_line.socket, registry)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
@@ -72,5 +81,17 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
 fn show(command_line: &CommandLine, json: bool) -> Result<(), MainError> {
     let report = control::ask(&command_line.socket)?;
     stat::print(&mut std::io::stdout().lock(), &report, json)?;
+    Ok(())
+}
+
+/// Says whether a configuration file can be used.
+fn check(named: Option<&PathBuf>) -> Result<(), MainError> {
+    let config = ConfigFile::new(named.cloned());
+    let path = config.path().display();
+    let mut out = std::io::stdout().lock();
+    match config.load()? {
+        Some(_) => writeln!(out, "{path}: ok")?,
+        None => writeln!(out, "{path} is not there: every device has its defaults")?,
+    }
     Ok(())
 }

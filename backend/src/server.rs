@@ -12,6 +12,7 @@ use nix::sys::eventfd::EventFd;
 
 use crate::bus::session::Session;
 use crate::bus::{DevicePath, Keys};
+use crate::config::ConfigFile;
 use crate::registry::Registry;
 use crate::stats::DeviceStats;
 use crate::toolstack::{self, CLASSES, DeviceError};
@@ -39,6 +40,7 @@ pub struct Server<X: Xen> {
     xen: X,
     store: X::Store,
     registry: Arc<Registry>,
+    config: ConfigFile,
     running: BTreeMap<DevicePath, Running>,
     ended: Receiver<DevicePath>,
     ending: Sender<DevicePath>,
@@ -50,14 +52,14 @@ impl<X: Xen> Server<X> {
     ///
     /// # Errors
     /// [`ServerError`].
-    pub fn new(xen: X, registry: Arc<Registry>) -> Result<Self, ServerError> {
+    pub fn new(xen: X, registry: Arc<Registry>, config: ConfigFile) -> Result<Self, ServerError> {
         let mut store = xen.store()?;
         for class in CLASSES {
             store.watch(&format!("backend/{class}"))?;
         }
         let (ending, ended) = mpsc::channel();
         let woken = Arc::new(event_fd()?);
-        Ok(Self { xen, store, registry, running: BTreeMap::new(), ended, ending, woken })
+        Ok(Self { xen, store, registry, config, running: BTreeMap::new(), ended, ending, woken })
     }
 
     /// Serves until `stop` becomes readable, then ends every session.
@@ -161,14 +163,14 @@ impl<X: Xen> Server<X> {
     fn start(&mut self, path: DevicePath) -> Result<(), ServerError> {
         let stop = Arc::new(event_fd()?);
         let stats = self.registry.begin(&path);
-        let (xen, place) = (self.xen.clone(), path.clone());
+        let (xen, place, config) = (self.xen.clone(), path.clone(), self.config.clone());
         let (stopped, ending, woken) =
             (Arc::clone(&stop), self.ending.clone(), Arc::clone(&self.woken));
         let body = move || {
             // Dropped last, and in a panic too: tells the server that the thread ends.
             let _farewell = Farewell { path: place.clone(), ending, woken };
             let span = tracing::info_span!("device", guest = place.guest.0, name = place.name());
-            span.in_scope(|| run_device(xen, place, stopped, &stats));
+            span.in_scope(|| run_device(xen, place, stopped, &config, &stats));
         };
         let name = format!("{}-{}", path.guest.0, path.number);
         let thread = thread::Builder::new().name(name).spawn(body);
@@ -179,12 +181,18 @@ impl<X: Xen> Server<X> {
 }
 
 /// The whole life of a device's thread. What goes wrong in it is this device's alone.
-fn run_device<X: Xen>(xen: X, path: DevicePath, stop: Arc<EventFd>, stats: &Arc<DeviceStats>) {
+fn run_device<X: Xen>(
+    xen: X,
+    path: DevicePath,
+    stop: Arc<EventFd>,
+    config: &ConfigFile,
+    stats: &Arc<DeviceStats>,
+) {
     let mut keys = match xen.store().and_then(|store| Keys::open(store, path.clone())) {
         Ok(keys) => keys,
         Err(error) => return tracing::error!(%error, "device not served"),
     };
-    match toolstack::open(&mut keys, &path, stats) {
+    match toolstack::open(&mut keys, &path, config, stats) {
         Ok(device) => {
             stats.update(|state| {
                 (state.kind, state.state) = (device.kind().to_owned(), "starting".to_owned());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::bus::DevicePath;
 use crate::bus::Keys;
+use crate::config::{ConfigError, ConfigFile, DeviceSettings, RateLimit};
 use crate::device::blk::{AccessMode, Block, Discard, Target, TargetError};
 use crate::device::rng::{Entropy, EntropyError};
 use crate::device::{DeviceId, DeviceMemory, VirtioDevice};
@@ -32,6 +33,9 @@ pub enum DeviceError {
     /// Not a disk.
     #[error("a {0} cannot be served: only devtype=disk can")]
     DeviceType(String),
+    /// The configuration file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The entropy device.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
@@ -50,6 +54,7 @@ pub enum DeviceError {
 pub fn open<S: XenStore, M: DeviceMemory>(
     keys: &mut Keys<S>,
     path: &DevicePath,
+    config: &ConfigFile,
     stats: &Arc<DeviceStats>,
 ) -> Result<Box<dyn VirtioDevice<M>>, DeviceError> {
     if path.class == "virtio_disk" {
@@ -57,10 +62,30 @@ pub fn open<S: XenStore, M: DeviceMemory>(
     }
     let kind = keys.backend("type")?.unwrap_or_default();
     match device_id(&kind) {
-        Some(DeviceId::Entropy) => Ok(Box::new(Entropy::open(None, Arc::clone(stats))?)),
+        Some(DeviceId::Entropy) => {
+            let rate = settings(keys, path, config)?.rng.rate.and_then(RateLimit::rate);
+            tracing::info!(rate = rate.map(tracing::field::display), "entropy device opened");
+            Ok(Box::new(Entropy::open(rate, Arc::clone(stats))?))
+        }
         // A disk has a line and a class of its own.
         Some(DeviceId::Block) | None => Err(DeviceError::Unsupported(kind)),
     }
+}
+
+/// What the configuration file says of the device at `path`.
+fn settings<S: XenStore>(
+    keys: &mut Keys<S>,
+    path: &DevicePath,
+    config: &ConfigFile,
+) -> Result<DeviceSettings, DeviceError> {
+    let config = config.load()?.unwrap_or_default();
+    let name = keys.guest_name()?;
+    if name.is_none() && config.names_domains() {
+        tracing::warn!(
+            "the guest's name cannot be read: only [default] of the configuration counts"
+        );
+    }
+    Ok(config.device(name.as_deref(), path.number))
 }
 
 /// The device that xl's `type=virtio,deviceN` asks for, N in hexadecimal, if there is such a device

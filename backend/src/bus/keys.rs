@@ -100,6 +100,14 @@ impl<S: XenStore> Keys<S> {
         self.store.read(&self.backend.key(key))
     }
 
+    /// The guest's name; `None` where this domain may not read it, as in a driver domain.
+    pub fn guest_name(&mut self) -> Result<Option<String>, StoreError> {
+        match self.store.read(&format!("/local/domain/{}/name", self.backend.guest.0)) {
+            Err(StoreError::Refused { errno, .. }) if errno == "EACCES" => Ok(None),
+            name => name,
+        }
+    }
+
     /// The frontend's state; [`XenbusState::Unknown`] when it is gone or no number.
     pub fn frontend_state(&mut self) -> Result<XenbusState, StoreError> {
         let state = self.store.read(&format!("{}/state", self.frontend))?;

@@ -1,5 +1,7 @@
 //! The entropy device (virtio 1.3 section 5.4).
 
+use std::time::{Duration, Instant};
+
 use protocol::message::{Request, Response};
 use protocol::status::DEVICE_NEEDS_RESET;
 
@@ -97,6 +99,120 @@ fn a_readable_buffer_is_a_fault_and_a_reset_heals_it() {
     driver.start();
     random(&mut driver, 64);
     driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+/// What a guest named web1 has to be told of its device's rate.
+const LIMITED: &str = "[domain.web1.virtio.0.rng]\nrate = \"8KiB/s\"";
+
+/// A host on which the guest is called web1, and its device.
+fn limited() -> (Host, Ends) {
+    let host = Host::start();
+    host.configure(LIMITED);
+    host.hypervisor.store_write("/local/domain/1/name", "web1");
+    let ends = add(&host);
+    (host, ends)
+}
+
+#[test]
+fn a_rate_holds_requests_back_in_the_ring_until_the_timer_fires() {
+    let (host, ends) = limited();
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let start = Instant::now();
+    // Half a second more than was saved up.
+    random(&mut driver, 3 * 4096);
+    let rooms = [(); 2].map(|()| driver.share(&[0; 4096], Access::ReadWrite));
+    for room in &rooms {
+        driver.submit(&[room.writable()]);
+    }
+    // Answered messages and doorbells in between do not let them through.
+    for _ in 0..20 {
+        driver.status();
+        driver.ring().0.doorbell.notify();
+    }
+    driver.wait_used();
+    assert!(start.elapsed() >= Duration::from_millis(500), "{:?}", start.elapsed());
+    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 4, "the other is still in the ring");
+    driver.wait_used();
+    assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(rooms.iter().all(|room| driver.unshare(room).iter().any(|byte| *byte != 0)));
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn a_reset_drops_what_waits_and_refills_nothing() {
+    let (host, ends) = limited();
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let start = Instant::now();
+    // A second and a half more than was saved up.
+    random(&mut driver, 5 * 4096);
+    let room = driver.share(&[0; 4096], Access::ReadWrite);
+    driver.submit(&[room.writable()]);
+    driver.status();
+    assert_eq!(driver.set_status(0), 0);
+    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
+    assert_eq!(driver.unshare(&room), [0; 4096], "dropped, not answered");
+    driver.free_rings();
+    driver.start();
+    random(&mut driver, 64);
+    assert!(start.elapsed() >= Duration::from_millis(1500), "{:?}", start.elapsed());
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn a_rate_is_for_the_domain_and_the_device_that_it_names() {
+    let host = Host::start();
+    host.configure(LIMITED);
+    for (guest, name, number) in [(1, "web2", 0), (2, "web1", 1)] {
+        host.hypervisor.store_write(&format!("/local/domain/{guest}/name"), name);
+        let ends = host.add("virtio", guest, number, &[("type", "virtio,device4")]);
+        let mut driver = host.connect(&ends);
+        driver.start();
+        let start = Instant::now();
+        (0..10).for_each(|_| drop(random(&mut driver, 4 * 4096)));
+        // Would take 19 seconds at the other one's rate.
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        driver.close();
+        host.remove(&ends);
+    }
+    host.finish();
+}
+
+#[test]
+fn in_a_driver_domain_that_may_not_read_the_name_the_default_counts() {
+    let host = Host::start();
+    host.configure(&format!("{LIMITED}\n[default.rng]\nrate = \"16KiB/s\""));
+    host.hypervisor.store_deny("/local/domain/1/name");
+    let ends = add(&host);
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let start = Instant::now();
+    (0..3).for_each(|_| drop(random(&mut driver, 3 * 4096)));
+    assert!(start.elapsed() >= Duration::from_millis(500), "{:?}", start.elapsed());
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn a_file_that_was_spoiled_refuses_the_device_and_names_the_key() {
+    let host = Host::start();
+    host.configure("[default.rng]\nrate = \"much\"");
+    let ends = add(&host);
+    host.hypervisor.store_wait(&format!("{}/state", ends.backend), None);
+    let error = host.error(&ends).unwrap();
+    assert!(error.contains(":2: default.rng.rate: \"much\" is not a rate"), "{error}");
+    host.hypervisor.store_remove(&ends.backend);
+    host.configure("");
+    let ends = add(&host);
+    host.wait_state(&ends, "2");
     host.remove(&ends);
     host.finish();
 }

@@ -8,6 +8,7 @@ use nix::sys::eventfd::EventFd;
 use tempfile::NamedTempFile;
 
 use super::driver::Driver;
+use crate::config::ConfigFile;
 use crate::registry::{Device, Registry};
 use crate::server::{Server, ServerError};
 use crate::xen::DomId;
@@ -21,6 +22,7 @@ const GUEST_PAGES: usize = 1024;
 pub(super) struct Host {
     pub(super) hypervisor: Hypervisor,
     registry: Arc<Registry>,
+    config: NamedTempFile,
     stop: Arc<EventFd>,
     server: JoinHandle<Result<(), ServerError>>,
 }
@@ -42,10 +44,17 @@ impl Host {
     pub(super) fn start_on(hypervisor: Hypervisor) -> Self {
         let registry = Arc::new(Registry::default());
         let stop = Arc::new(EventFd::new().unwrap());
-        let server = Server::new(hypervisor.clone(), Arc::clone(&registry)).unwrap();
+        let config = NamedTempFile::new().unwrap();
+        let file = ConfigFile::new(Some(config.path().to_owned()));
+        let server = Server::new(hypervisor.clone(), Arc::clone(&registry), file).unwrap();
         let stopped = Arc::clone(&stop);
         let server = thread::spawn(move || server.run(&*stopped));
-        Self { hypervisor, registry, stop, server }
+        Self { hypervisor, registry, config, stop, server }
+    }
+
+    /// Writes the configuration file, which is empty at first.
+    pub(super) fn configure(&self, text: &str) {
+        std::fs::write(self.config.path(), text).unwrap();
     }
 
     /// Adds a disk as xl does.

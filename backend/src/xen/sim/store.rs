@@ -17,6 +17,7 @@ pub(super) struct Tree {
     values: BTreeMap<String, String>,
     watches: Vec<(String, Arc<EventFd>)>,
     trap: Option<String>,
+    denied: Option<String>,
 }
 
 /// Whether `path` is `top` or below it.
@@ -56,6 +57,11 @@ impl Hypervisor {
     /// Has the thread panic that next reads this path from Dom0: a programming error, played.
     pub fn store_trap(&self, path: &str) {
         self.world().store.trap = Some(path.to_owned());
+    }
+
+    /// Lets Dom0 no longer read this path, as a driver domain may not read everything.
+    pub fn store_deny(&self, path: &str) {
+        self.world().store.denied = Some(path.to_owned());
     }
 
     /// Removes a node and what is below.
@@ -114,6 +120,9 @@ impl XenStore for SimStore {
         let path = absolute(path);
         let trapped = self.hypervisor.world().store.trap.take_if(|trap| *trap == path);
         assert!(trapped.is_none(), "{path} is a trap");
+        if self.hypervisor.world().store.denied.as_ref() == Some(&path) {
+            return Err(StoreError::Refused { operation: "read", path, errno: "EACCES".into() });
+        }
         let value = self.hypervisor.store_read(&path);
         self.noted |= self.fired.read().is_ok();
         Ok(value)

@@ -1,0 +1,109 @@
+//! The configuration file: what a guest's `xl` configuration has no room for.
+//!
+//! `xen-virtiod.toml` beside this crate's manifest explains every key to the person who writes one.
+
+mod file;
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error};
+
+pub use self::file::{ConfigError, ConfigFile, DEFAULT_PATH};
+use crate::device::rate::Rate;
+
+/// A whole file. What is left out has a value that needs no explaining: without a file all devices
+/// work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    default: DeviceSettings,
+    domain: BTreeMap<String, DomainSettings>,
+}
+
+/// One domain's devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct DomainSettings {
+    virtio: BTreeMap<DeviceIndex, DeviceSettings>,
+}
+
+/// Position of a device in a guest's `virtio = [ … ]`, from 0: its number in XenStore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct DeviceIndex(u32);
+
+/// What can be said of a device, by its type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeviceSettings {
+    /// For the entropy device.
+    pub rng: EntropySettings,
+}
+
+/// What can be said of an entropy device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EntropySettings {
+    /// What it gives at most.
+    pub rate: Option<RateLimit>,
+}
+
+/// A rate, or in words that there is none: to except a device from the default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateLimit {
+    /// `"unlimited"`.
+    Unlimited,
+    /// As in `"64KiB/s"`.
+    Limited(Rate),
+}
+
+impl Config {
+    /// What is said of device `index` of the domain with this name: key by key the device's own, then
+    /// the default.
+    pub fn device(&self, domain: Option<&str>, index: u32) -> DeviceSettings {
+        let domain = domain.and_then(|name| self.domain.get(name));
+        let own = domain.and_then(|domain| domain.virtio.get(&DeviceIndex(index)));
+        let own = own.copied().unwrap_or_default();
+        DeviceSettings { rng: EntropySettings { rate: own.rng.rate.or(self.default.rng.rate) } }
+    }
+
+    /// Whether it says something about some domain in particular.
+    pub fn names_domains(&self) -> bool {
+        !self.domain.is_empty()
+    }
+}
+
+impl RateLimit {
+    /// The rate, if there is one.
+    pub fn rate(self) -> Option<Rate> {
+        match self {
+            Self::Unlimited => None,
+            Self::Limited(rate) => Some(rate),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for DeviceIndex {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        // One way to write a number: two ways would be two devices.
+        let number = text.parse().ok().filter(|number: &u32| number.to_string() == text);
+        number.map(Self).ok_or_else(|| {
+            D::Error::custom(format_args!(
+                "{text:?} is not the position of a device in virtio = [ ... ], 0 for the first"
+            ))
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for RateLimit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "unlimited" {
+            return Ok(Self::Unlimited);
+        }
+        let rate = text.parse();
+        rate.map(Self::Limited)
+            .map_err(|error| D::Error::custom(format_args!("{error}, or \"unlimited\"")))
+    }
+}

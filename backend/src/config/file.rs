@@ -1,0 +1,188 @@
+//! Where the configuration stands, and what is wrong with it, in a line that names the place.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Config;
+
+/// Where the file is looked for if nothing else is said.
+pub const DEFAULT_PATH: &str = "/etc/xen-virtiod.toml";
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file.
+    #[error("cannot read {path}: {source}", path = .path.display())]
+    Read {
+        /// Its path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// What stands in it.
+    #[error("{path}:{line}: {key}{message}", path = .path.display(), key = Prefix(.key))]
+    Content {
+        /// Its path.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key with the tables that it is in; empty if no key could be made out.
+        key: String,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+/// A key in front of what is said of it.
+struct Prefix<'a>(&'a str);
+
+impl fmt::Display for Prefix<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(f, "{}: ", self.0) }
+    }
+}
+
+/// A configuration file. It is read again for every device that is set up, so that a change needs no
+/// restart, which would cost every guest its devices.
+#[derive(Clone, Debug)]
+pub struct ConfigFile {
+    path: PathBuf,
+    required: bool,
+}
+
+impl ConfigFile {
+    /// The file that a person named, which has to be there, or else the usual one, which need not.
+    pub fn new(named: Option<PathBuf>) -> Self {
+        let required = named.is_some();
+        Self { path: named.unwrap_or_else(|| DEFAULT_PATH.into()), required }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads it; `None` if it is not there and need not be.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(&self) -> Result<Option<Config>, ConfigError> {
+        match fs::read_to_string(&self.path) {
+            Ok(text) => parse(&text, &self.path).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.required => Ok(None),
+            Err(source) => Err(ConfigError::Read { path: self.path.clone(), source }),
+        }
+    }
+}
+
+/// Reads a file's text.
+pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+    let wrong = |error: &toml::de::Error, key: String| ConfigError::Content {
+        path: path.to_owned(),
+        line: line_of(text, error.span().map_or(0, |span| span.start)),
+        key,
+        message: error.message().lines().collect::<Vec<_>>().join(", "),
+    };
+    let syntax = toml::Deserializer::parse(text).map_err(|error| {
+        let offset = error.span().map_or(0, |span| span.start);
+        wrong(&error, key_in_line(text, offset))
+    })?;
+    serde_path_to_error::deserialize(syntax).map_err(|error| {
+        let key = error.path().to_string();
+        // "." stands for the whole file.
+        wrong(error.inner(), if key == "." { String::new() } else { key })
+    })
+}
+
+/// The line that a byte is in, from 1.
+fn line_of(text: &str, offset: usize) -> usize {
+    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+}
+
+/// What looks like a key in the line that a byte is in, where the syntax is too broken to tell.
+fn key_in_line(text: &str, offset: usize) -> String {
+    let line = text.lines().nth(line_of(text, offset) - 1).unwrap_or_default();
+    line.split('=').next().unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RateLimit;
+
+    /// The complaint about a file of these lines, without the path.
+    fn complaint(text: &str) -> String {
+        let error = parse(text, Path::new("f")).unwrap_err().to_string();
+        assert!(!error.contains('\n'), "one line: {error}");
+        error.strip_prefix("f:").unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_example_is_valid_and_says_what_it_explains() {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/xen-virtiod.toml");
+        let config = ConfigFile::new(Some(example.into())).load().unwrap().unwrap();
+        let rate = |domain, index| config.device(domain, index).rng.rate;
+        let limited = |text: &str| Some(RateLimit::Limited(text.parse().unwrap()));
+        assert_eq!(rate(Some("web1"), 0), limited("64KiB/s"));
+        assert_eq!(rate(Some("web1"), 1), Some(RateLimit::Unlimited));
+        assert_eq!(rate(Some("web1"), 2), limited("1MiB/s"));
+        assert_eq!(rate(Some("other"), 0), limited("1MiB/s"));
+        assert_eq!(rate(None, 0), limited("1MiB/s"));
+    }
+
+    #[test]
+    fn an_empty_file_is_no_limit() {
+        let config = parse("# nothing\n", Path::new("f")).unwrap();
+        assert_eq!(config, Config::default());
+        assert_eq!(config.device(Some("web1"), 0).rng.rate, None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_line_and_key() {
+        let cases = [
+            (
+                "\n[domain.web1.virtio.0.rng]\nraet = \"1B/s\"",
+                "3: domain.web1.virtio.0.rng.raet: unknown",
+            ),
+            (
+                "[domain.web1.virtio.0]\n\nrng.rate = \"fast\"",
+                "3: domain.web1.virtio.0.rng.rate: \"fast\" is not a rate",
+            ),
+            ("[default.rng]\nrate = 5", "2: default.rng.rate: invalid type: integer `5`"),
+            ("\n\n[default.net]\nx = 1", "3: default.net: unknown"),
+            (
+                "[domain.web1.virtio.first.rng]\nrate = \"1B/s\"",
+                "1: domain.web1.virtio.first: \"first\" is not the position",
+            ),
+            ("[domain.web1.virtio.00]\n", "1: domain.web1.virtio.00: \"00\" is not the position"),
+            ("[domain.web1.disk.0]\n", "1: domain.web1.disk: unknown"),
+            ("domains = 1", "1: domains: unknown"),
+            ("default = 1", "1: default: invalid type"),
+            ("a = 1\n[default.rng]\nrate = \"x", "3: rate: "),
+            ("[default.rng]\nrate = \"1B/s\"\nrate = \"2B/s\"", "3: rate: duplicate key"),
+        ];
+        for (text, start) in cases {
+            let said = complaint(text);
+            assert!(said.starts_with(start), "{said:?} does not start with {start:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_file_that_was_named_has_to_be_there() {
+        let path = PathBuf::from("/nonexistent/xen-virtiod.toml");
+        let missing = ConfigFile { path: path.clone(), required: false };
+        assert_eq!(missing.load().unwrap(), None);
+        let error = ConfigFile::new(Some(path)).load().unwrap_err().to_string();
+        assert!(error.starts_with("cannot read /nonexistent/xen-virtiod.toml: "), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_text_is_an_error_that_names_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), b"\xff\xfe").unwrap();
+        let error = ConfigFile::new(Some(file.path().to_owned())).load().unwrap_err().to_string();
+        assert!(error.contains(file.path().to_str().unwrap()), "{error}");
+    }
+}
