@@ -6,6 +6,7 @@
 
 pub mod blk;
 mod buffer;
+pub mod console;
 mod memory;
 mod queue;
 pub mod rate;
@@ -25,6 +26,8 @@ use nix::poll::PollFlags;
 pub enum DeviceId {
     /// Block device.
     Block = 2,
+    /// Console device.
+    Console = 3,
     /// Entropy device.
     Entropy = 4,
 }

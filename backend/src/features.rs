@@ -32,8 +32,8 @@ const BLOCK: &[(u32, &str)] = &[
 pub fn names(bits: u64, device: DeviceId) -> Vec<String> {
     let own = match device {
         DeviceId::Block => BLOCK,
-        // None of its own (virtio 1.3 section 5.4.3).
-        DeviceId::Entropy => &[],
+        // The console offers none of its own; the entropy device has none (virtio 1.3 section 5.4.3).
+        DeviceId::Console | DeviceId::Entropy => &[],
     };
     let name = |bit| {
         let known = own.iter().chain(COMMON).find(|(number, _)| *number == bit);

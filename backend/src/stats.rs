@@ -45,7 +45,7 @@ pub struct DeviceStats {
 /// The part that is not a number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// What kind of device it is: blk, rng. Empty until it is opened.
+    /// What kind of device it is: blk, console, rng. Empty until it is opened.
     pub kind: String,
     /// What the device is doing, in a word: starting, waiting, connected, closed, failed.
     pub state: String,

@@ -5,6 +5,7 @@
 //! [`host::Host::finish`], which fails it for anything that was left behind.
 
 mod block;
+mod console;
 mod disk_options;
 mod driver;
 mod entropy;

@@ -7,6 +7,7 @@ use crate::bus::DevicePath;
 use crate::bus::Keys;
 use crate::config::{ConfigError, ConfigFile, DeviceSettings, RateLimit};
 use crate::device::blk::{AccessMode, Block, Discard, Target, TargetError};
+use crate::device::console::{Console, ConsoleError};
 use crate::device::rng::{Entropy, EntropyError};
 use crate::device::{DeviceId, DeviceMemory, VirtioDevice};
 use crate::stats::DeviceStats;
@@ -36,12 +37,15 @@ pub enum DeviceError {
     /// The configuration file.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The console.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
     /// The entropy device.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
     /// A device type that nothing here serves.
     #[error(
-        "virtio device type {0:?} is not supported; supported are \"virtio,device4\" (entropy) and a \
+        "virtio device type {0:?} is not supported; supported are \"virtio,device3\" (console), \"virtio,device4\" (entropy) and a \
          disk (in a disk line with specification=virtio)"
     )]
     Unsupported(String),
@@ -62,6 +66,7 @@ pub fn open<S: XenStore, M: DeviceMemory>(
     }
     let kind = keys.backend("type")?.unwrap_or_default();
     match device_id(&kind) {
+        Some(DeviceId::Console) => Ok(Box::new(open_console(keys, stats)?)),
         Some(DeviceId::Entropy) => {
             let rate = settings(keys, path, config)?.rng.rate.and_then(RateLimit::rate);
             tracing::info!(rate = rate.map(tracing::field::display), "entropy device opened");
@@ -95,7 +100,21 @@ fn device_id(kind: &str) -> Option<DeviceId> {
     // Parsing alone would take a sign.
     let plain = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     let number = u32::from_str_radix(digits, 16).ok().filter(|_| plain)?;
-    [DeviceId::Block, DeviceId::Entropy].into_iter().find(|id| *id as u32 == number)
+    [DeviceId::Block, DeviceId::Console, DeviceId::Entropy]
+        .into_iter()
+        .find(|id| *id as u32 == number)
+}
+
+/// A console, and the path of its terminal where a person looks for it: the backend's `tty`.
+fn open_console<S: XenStore>(
+    keys: &mut Keys<S>,
+    stats: &Arc<DeviceStats>,
+) -> Result<Console, DeviceError> {
+    let console = Console::open(Arc::clone(stats))?;
+    let tty = console.path().display().to_string();
+    keys.publish("tty", &tty)?;
+    tracing::info!(tty, "console opened");
+    Ok(console)
 }
 
 fn open_disk<S: XenStore>(
@@ -132,6 +151,7 @@ mod tests {
     fn a_device_type_is_its_number_in_hexadecimal() {
         assert_eq!(device_id("virtio,device4"), Some(DeviceId::Entropy));
         assert_eq!(device_id("virtio,device04"), Some(DeviceId::Entropy));
+        assert_eq!(device_id("virtio,device3"), Some(DeviceId::Console));
         for kind in ["", "virtio", "virtio,device", "virtio,device+4", "virtio,device40", "device4"]
         {
             assert_eq!(device_id(kind), None, "{kind}");

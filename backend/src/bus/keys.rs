@@ -165,6 +165,11 @@ impl<S: XenStore> Keys<S> {
         Ok(())
     }
 
+    /// Writes one of the backend's keys, for people and tools to read.
+    pub fn publish(&mut self, key: &str, value: &str) -> Result<(), StoreError> {
+        self.write(key, value)
+    }
+
     /// Refuses the device: a toolstack that waits for state 2 fails at once [2.6].
     pub fn refuse(&mut self, text: &str) -> Result<(), StoreError> {
         self.set_error(text)?;

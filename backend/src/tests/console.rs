@@ -1,0 +1,218 @@
+//! The console device (virtio 1.3 section 5.3) and its terminal.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, poll};
+use protocol::status::DEVICE_NEEDS_RESET;
+
+use super::driver::{Driver, Shared};
+use super::host::{Ends, Host};
+use crate::xen::{Access, DomId};
+
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+
+/// A console whose driver is ready.
+fn console() -> (Host, Ends, Driver) {
+    let host = Host::start();
+    let ends = host.add("virtio", 1, 0, &[("type", "virtio,device3")]);
+    let mut driver = host.connect(&ends);
+    driver.start_with(2);
+    (host, ends, driver)
+}
+
+/// The terminal, as a person's program opens it.
+fn terminal(host: &Host, ends: &Ends) -> File {
+    let path = host.hypervisor.store_read(&format!("{}/tty", ends.backend)).unwrap();
+    let flags = (OFlag::O_NOCTTY | OFlag::O_NONBLOCK).bits();
+    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).unwrap()
+}
+
+/// Prints in the guest, and waits until the device took it.
+fn print(driver: &mut Driver, bytes: &[u8]) {
+    driver.use_queue(TRANSMIT);
+    let text = driver.share(bytes, Access::ReadOnly);
+    let head = driver.submit(&[text.readable()]);
+    assert_eq!(driver.wait_used(), (head, 0));
+    driver.unshare(&text);
+}
+
+/// Gives the device a buffer for what is typed.
+fn offer(driver: &mut Driver, length: usize) -> Shared {
+    driver.use_queue(RECEIVE);
+    let room = driver.share(&vec![0; length], Access::ReadWrite);
+    driver.submit(&[room.writable()]);
+    room
+}
+
+/// What was typed into the oldest buffer, once something was.
+fn typed(driver: &mut Driver, room: &Shared) -> Vec<u8> {
+    driver.use_queue(RECEIVE);
+    let (_, written) = driver.wait_used();
+    let mut bytes = driver.unshare(room);
+    bytes.truncate(written as usize);
+    bytes
+}
+
+/// Reads `count` bytes off the terminal; fails the test after ten seconds without one.
+fn read(terminal: &mut File, count: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < count {
+        let source = terminal.try_clone().unwrap();
+        let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(&source), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, 10_000u16).unwrap(), 1, "{} of {count} bytes", bytes.len());
+        let mut chunk = vec![0; (count - bytes.len()).min(1000)];
+        let read = terminal.read(&mut chunk).unwrap();
+        bytes.extend_from_slice(&chunk[..read]);
+    }
+    bytes
+}
+
+/// Bytes of which each place is told from its neighbours'.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|place| (place * 7 + place / 256) as u8).collect()
+}
+
+fn end(host: Host, ends: &Ends, driver: Driver) {
+    driver.close();
+    host.remove(ends);
+    host.finish();
+}
+
+#[test]
+fn bytes_pass_both_ways_as_they_are() {
+    let (host, ends, mut driver) = console();
+    let mut terminal = terminal(&host, &ends);
+    let room = offer(&mut driver, 300);
+    // All 256 values: no echo, no end of line changed, no signal, no flow control.
+    let all: Vec<u8> = (0..=255).collect();
+    print(&mut driver, &all);
+    assert_eq!(read(&mut terminal, 256), all);
+    terminal.write_all(&all).unwrap();
+    assert_eq!(typed(&mut driver, &room), all);
+    let stat = host.stat(DomId(1)).stats;
+    assert_eq!(
+        (stat.bytes.read, stat.bytes.written, stat.state.kind.as_str()),
+        (256, 256, "console")
+    );
+    end(host, &ends, driver);
+}
+
+#[test]
+fn what_is_typed_while_there_is_no_buffer_waits_and_comes_in_order() {
+    let (host, ends, mut driver) = console();
+    let mut terminal = terminal(&host, &ends);
+    // As much as the terminal takes: more than the device keeps.
+    let all = pattern(1 << 20);
+    let mut sent = 0;
+    let idle = Instant::now();
+    while idle.elapsed() < Duration::from_millis(300) {
+        match terminal.write(&all[sent..]) {
+            Ok(count) => sent += count,
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+        }
+        driver.status();
+    }
+    assert!(sent > 4096, "{sent} bytes");
+    let mut got = Vec::new();
+    while got.len() < sent {
+        let room = offer(&mut driver, 1500);
+        got.extend(typed(&mut driver, &room));
+    }
+    assert!(got == all[..sent], "{sent} bytes in order");
+    end(host, &ends, driver);
+}
+
+#[test]
+fn a_slow_reader_loses_nothing() {
+    let (host, ends, mut driver) = console();
+    let mut terminal = terminal(&host, &ends);
+    let all = pattern(256 << 10);
+    let expected = all.clone();
+    let reader = thread::spawn(move || {
+        let mut got = Vec::new();
+        while got.len() < expected.len() {
+            if got.len() % (64 << 10) == 0 {
+                thread::sleep(Duration::from_millis(200));
+            }
+            let count = (expected.len() - got.len()).min(4096);
+            got.extend(read(&mut terminal, count));
+        }
+        assert!(got == expected, "all bytes in order");
+    });
+    all.chunks(4096).for_each(|chunk| print(&mut driver, chunk));
+    reader.join().unwrap();
+    end(host, &ends, driver);
+}
+
+#[test]
+fn a_terminal_that_nobody_reads_holds_the_guest_up_once_and_the_device_never() {
+    let (host, ends, mut driver) = console();
+    let (start, mut slowest) = (Instant::now(), Duration::ZERO);
+    for chunk in pattern(1 << 20).chunks(4096) {
+        driver.use_queue(TRANSMIT);
+        let text = driver.share(chunk, Access::ReadOnly);
+        driver.submit(&[text.readable()]);
+        // The device's thread answers, whatever its terminal does.
+        let asked = Instant::now();
+        driver.status();
+        slowest = slowest.max(asked.elapsed());
+        driver.wait_used();
+        driver.unshare(&text);
+    }
+    assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    assert!(slowest < Duration::from_millis(900), "{slowest:?}");
+    // Who comes late reads the beginning, and then what is printed from now on.
+    let mut terminal = terminal(&host, &ends);
+    assert_eq!(read(&mut terminal, 4096), pattern(4096));
+    while terminal.read(&mut [0; 4096]).is_ok() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    print(&mut driver, b"login: ");
+    assert_eq!(read(&mut terminal, 7), b"login: ");
+    end(host, &ends, driver);
+}
+
+#[test]
+fn buffers_of_the_wrong_direction_and_huge_ones_are_faults() {
+    let cases: [(usize, usize, bool, &str); 3] = [
+        (RECEIVE, 16, false, "receive queue"),
+        (TRANSMIT, 16, true, "transmit queue"),
+        (TRANSMIT, (64 << 10) + 1, false, "64 KiB"),
+    ];
+    for (queue, length, writable, word) in cases {
+        let (host, ends, mut driver) = console();
+        driver.use_queue(queue);
+        let buffer = driver.share(&vec![1; length], Access::ReadWrite);
+        driver.submit(&[if writable { buffer.writable() } else { buffer.readable() }]);
+        terminal(&host, &ends).write_all(b"x").unwrap();
+        assert_ne!(driver.wait_config_event() & DEVICE_NEEDS_RESET, 0);
+        let why = host.stat(DomId(1)).stats.state.needs_reset.unwrap();
+        assert!(why.contains(word), "{word:?} is not in {why:?}");
+        driver.unshare(&buffer);
+        end(host, &ends, driver);
+    }
+}
+
+#[test]
+fn a_reset_keeps_the_terminal_and_what_was_typed() {
+    let (host, ends, mut driver) = console();
+    let mut terminal = terminal(&host, &ends);
+    terminal.write_all(b"typed early").unwrap();
+    driver.status();
+    assert_eq!(driver.set_status(0), 0);
+    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
+    driver.free_rings();
+    driver.start_with(2);
+    let room = offer(&mut driver, 64);
+    assert_eq!(typed(&mut driver, &room), b"typed early");
+    print(&mut driver, b"hello");
+    assert_eq!(read(&mut terminal, 5), b"hello");
+    end(host, &ends, driver);
+}
