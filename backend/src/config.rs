@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
 pub use self::file::{ConfigError, ConfigFile, DEFAULT_PATH};
+use crate::device::DeviceId;
 use crate::device::rate::Rate;
 
 /// A whole file. What is left out has a value that needs no explaining: without a file all devices
@@ -40,6 +41,14 @@ pub struct DeviceSettings {
     pub rng: EntropySettings,
 }
 
+/// A section that is for another type of device than the one that it names.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the configuration file's {section} does not fit: the device is of type {number:x} (hexadecimal)", number = *.id as u32)]
+pub struct Misplaced {
+    section: String,
+    id: DeviceId,
+}
+
 /// What can be said of an entropy device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -58,13 +67,25 @@ pub enum RateLimit {
 }
 
 impl Config {
-    /// What is said of device `index` of the domain with this name: key by key the device's own, then
-    /// the default.
-    pub fn device(&self, domain: Option<&str>, index: u32) -> DeviceSettings {
-        let domain = domain.and_then(|name| self.domain.get(name));
-        let own = domain.and_then(|domain| domain.virtio.get(&DeviceIndex(index)));
-        let own = own.copied().unwrap_or_default();
-        DeviceSettings { rng: EntropySettings { rate: own.rng.rate.or(self.default.rng.rate) } }
+    /// What is said of device `index` of the domain with this name, which is of type `id`: key by key
+    /// the device's own, then the default.
+    ///
+    /// # Errors
+    /// [`Misplaced`], of the device's own.
+    pub fn device(
+        &self,
+        domain: Option<&str>,
+        index: u32,
+        id: DeviceId,
+    ) -> Result<DeviceSettings, Misplaced> {
+        let domain = domain.and_then(|name| Some((name, self.domain.get(name)?)));
+        let own = domain
+            .and_then(|(name, settings)| Some((name, settings.virtio.get(&DeviceIndex(index))?)));
+        let Some((name, own)) = own else { return Ok(self.default) };
+        if own.rng != EntropySettings::default() && id != DeviceId::Entropy {
+            return Err(Misplaced { section: format!("domain.{name}.virtio.{index}.rng"), id });
+        }
+        Ok(DeviceSettings { rng: EntropySettings { rate: own.rng.rate.or(self.default.rng.rate) } })
     }
 
     /// Whether it says something about some domain in particular.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::bus::DevicePath;
 use crate::bus::Keys;
-use crate::config::{ConfigError, ConfigFile, DeviceSettings, RateLimit};
+use crate::config::{ConfigError, ConfigFile, DeviceSettings, Misplaced, RateLimit};
 use crate::device::blk::{AccessMode, Block, Discard, Target, TargetError};
 use crate::device::console::{Console, ConsoleError};
 use crate::device::rng::{Entropy, EntropyError};
@@ -37,6 +37,9 @@ pub enum DeviceError {
     /// The configuration file.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// What stands in it does not fit the device.
+    #[error(transparent)]
+    Misplaced(#[from] Misplaced),
     /// The console.
     #[error(transparent)]
     Console(#[from] ConsoleError),
@@ -65,15 +68,17 @@ pub fn open<S: XenStore, M: DeviceMemory>(
         return Ok(Box::new(open_disk(keys, stats)?));
     }
     let kind = keys.backend("type")?.unwrap_or_default();
-    match device_id(&kind) {
-        Some(DeviceId::Console) => Ok(Box::new(open_console(keys, stats)?)),
-        Some(DeviceId::Entropy) => {
-            let rate = settings(keys, path, config)?.rng.rate.and_then(RateLimit::rate);
+    let Some(id) = device_id(&kind) else { return Err(DeviceError::Unsupported(kind)) };
+    let settings = settings(keys, path, config, id)?;
+    match id {
+        DeviceId::Console => Ok(Box::new(open_console(keys, stats)?)),
+        DeviceId::Entropy => {
+            let rate = settings.rng.rate.and_then(RateLimit::rate);
             tracing::info!(rate = rate.map(tracing::field::display), "entropy device opened");
             Ok(Box::new(Entropy::open(rate, Arc::clone(stats))?))
         }
         // A disk has a line and a class of its own.
-        Some(DeviceId::Block) | None => Err(DeviceError::Unsupported(kind)),
+        DeviceId::Block => Err(DeviceError::Unsupported(kind)),
     }
 }
 
@@ -82,6 +87,7 @@ fn settings<S: XenStore>(
     keys: &mut Keys<S>,
     path: &DevicePath,
     config: &ConfigFile,
+    id: DeviceId,
 ) -> Result<DeviceSettings, DeviceError> {
     let config = config.load()?.unwrap_or_default();
     let name = keys.guest_name()?;
@@ -90,7 +96,7 @@ fn settings<S: XenStore>(
             "the guest's name cannot be read: only [default] of the configuration counts"
         );
     }
-    Ok(config.device(name.as_deref(), path.number))
+    Ok(config.device(name.as_deref(), path.number, id)?)
 }
 
 /// The device that xl's `type=virtio,deviceN` asks for, N in hexadecimal, if there is such a device

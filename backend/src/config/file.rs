@@ -111,6 +111,7 @@ fn key_in_line(text: &str, offset: usize) -> String {
 mod tests {
     use super::*;
     use crate::config::RateLimit;
+    use crate::device::DeviceId;
 
     /// The complaint about a file of these lines, without the path.
     fn complaint(text: &str) -> String {
@@ -123,7 +124,8 @@ mod tests {
     fn the_example_is_valid_and_says_what_it_explains() {
         let example = concat!(env!("CARGO_MANIFEST_DIR"), "/xen-virtiod.toml");
         let config = ConfigFile::new(Some(example.into())).load().unwrap().unwrap();
-        let rate = |domain, index| config.device(domain, index).rng.rate;
+        let rate =
+            |domain, index| config.device(domain, index, DeviceId::Entropy).unwrap().rng.rate;
         let limited = |text: &str| Some(RateLimit::Limited(text.parse().unwrap()));
         assert_eq!(rate(Some("web1"), 0), limited("64KiB/s"));
         assert_eq!(rate(Some("web1"), 1), Some(RateLimit::Unlimited));
@@ -136,7 +138,18 @@ mod tests {
     fn an_empty_file_is_no_limit() {
         let config = parse("# nothing\n", Path::new("f")).unwrap();
         assert_eq!(config, Config::default());
-        assert_eq!(config.device(Some("web1"), 0).rng.rate, None);
+        let device = config.device(Some("web1"), 0, DeviceId::Entropy).unwrap();
+        assert_eq!(device.rng.rate, None);
+    }
+
+    #[test]
+    fn a_section_for_another_type_does_not_fit_unless_it_is_the_default() {
+        let text = "[default.rng]\nrate = \"2B/s\"\n[domain.web1.virtio.1.rng]\nrate = \"1B/s\"";
+        let config = parse(text, Path::new("f")).unwrap();
+        let device = |index| config.device(Some("web1"), index, DeviceId::Console);
+        assert!(device(0).is_ok());
+        let error = device(1).unwrap_err().to_string();
+        assert!(error.contains("domain.web1.virtio.1.rng"), "{error}");
     }
 
     #[test]
