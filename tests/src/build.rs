@@ -6,15 +6,15 @@ mod payload;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use anyhow::Result;
 
 use crate::cpio::Cpio;
 use crate::dirs::Dirs;
-use crate::fetch::{Guest, join};
+use crate::fetch::Guest;
 use crate::progress::Progress;
 
+pub(crate) use daemon::build as daemon;
 pub(crate) use module::MOUNT_POINTS;
 pub(crate) use payload::{Payload, write_payload};
 
@@ -26,16 +26,15 @@ pub(crate) struct Built {
     pub(crate) guest_initrd: PathBuf,
 }
 
-/// Builds all, side by side.
-pub(crate) fn all(dirs: &Dirs, guest: &Guest, logs: &Path, progress: &Progress) -> Result<Built> {
-    thread::scope(|scope| {
-        let daemon = scope.spawn(|| daemon::build(dirs, logs, progress));
-        let module = module::build(dirs, guest.build_root(), logs, progress)?;
-        Ok(Built {
-            guest_initrd: guest_initrd(dirs, guest, module.as_deref())?,
-            daemon: join(daemon)?,
-        })
-    })
+/// Builds the guests' initrd, with the module.
+pub(crate) fn guest(
+    dirs: &Dirs,
+    guest: &Guest,
+    logs: &Path,
+    progress: &Progress,
+) -> Result<PathBuf> {
+    let module = module::build(dirs, guest.build_root(), logs, progress)?;
+    guest_initrd(dirs, guest, module.as_deref())
 }
 
 /// The distribution's part of the guest's initrd, the module, and what runs first in the guest.

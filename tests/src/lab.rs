@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -37,8 +38,13 @@ impl Lab {
         })?;
         let logs = dirs.fresh_logs(command)?;
         host::ensure_tools(progress, &logs.join("install.log"))?;
-        let fetched = fetch::all(&dirs.cache, &logs, progress)?;
-        let built = build::all(&dirs, &fetched.guest, &logs, progress)?;
+        let (fetched, built) = thread::scope(|scope| {
+            // The daemon needs nothing of what is fetched.
+            let daemon = scope.spawn(|| build::daemon(&dirs, &logs, progress));
+            let fetched = fetch::all(&dirs.cache, &logs, progress)?;
+            let guest_initrd = build::guest(&dirs, &fetched.guest, &logs, progress)?;
+            Ok::<_, anyhow::Error>((fetched, Built { daemon: fetch::join(daemon)?, guest_initrd }))
+        })?;
         Ok(Lab { dirs, fetched, built, logs, _lock: lock })
     }
 

@@ -10,7 +10,8 @@ use crate::command;
 use crate::dirs::Dirs;
 use crate::progress::Progress;
 
-pub(super) fn build(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<PathBuf> {
+/// Builds the daemon; gives the program's path.
+pub(crate) fn build(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<PathBuf> {
     let step = progress.step("build xen-virtiod");
     let target = dirs.project.join("target");
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
