@@ -155,8 +155,11 @@ static void connect(struct xvm_device *xvm)
 
 	xenbus_switch_state(xdev, XenbusStateConnected);
 	err = xvm_dma_open(xvm);
-	if (!err)
+	if (!err) {
+		xvm_turn_wait(xvm);
 		err = register_virtio(xvm);
+	}
+	xvm_turn_leave(xvm);
 	if (err) {
 		xenbus_dev_fatal(xdev, err, "registering the virtio device");
 		return;
@@ -201,6 +204,7 @@ static bool stop_virtio(struct xvm_device *xvm)
 /* Frees what offer() and connect() made, whatever there is of it. */
 static void release(struct xvm_device *xvm)
 {
+	xvm_turn_leave(xvm);
 	xvm_bus_close(xvm);
 	cancel_work_sync(&xvm->fault);
 	if (xvm->ready)
@@ -313,6 +317,7 @@ static int xvm_probe(struct xenbus_device *xdev,
 	xvm_fault_init(xvm);
 	xvm_bus_init(xvm);
 	dev_set_drvdata(&xdev->dev, xvm);
+	xvm_turn_enter(xvm);
 
 	/* Not the first driver of this device: start again [2.9]. */
 	err = xenbus_switch_state(xdev, XenbusStateInitialising);
@@ -325,6 +330,7 @@ static int xvm_probe(struct xenbus_device *xdev,
 	return 0;
 
 free:
+	xvm_turn_leave(xvm);
 	dev_set_drvdata(&xdev->dev, NULL);
 	kfree(xvm);
 	return err;
@@ -336,6 +342,7 @@ static void xvm_remove(struct xenbus_device *xdev)
 	bool stopped;
 
 	WRITE_ONCE(xvm->removing, true);
+	xvm_turn_leave(xvm);
 	cancel_work_sync(&xvm->step);
 	stopped = stop_virtio(xvm);
 	if (stopped)

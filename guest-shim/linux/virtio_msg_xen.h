@@ -8,6 +8,7 @@
 #define VIRTIO_MSG_XEN_H
 
 #include <linux/atomic.h>
+#include <linux/list.h>
 #include <linux/mutex.h>
 #include <linux/spinlock.h>
 #include <linux/virtio.h>
@@ -66,6 +67,7 @@ struct xvm_device {
 	wait_queue_head_t backend_changed;
 	struct work_struct step;	/* all changes of state, one at a time */
 	struct work_struct fault;	/* tells the virtio core of a failure */
+	struct list_head turn;		/* among those that are starting */
 	bool removing;			/* no more steps */
 	bool ready;			/* the virtio device is registered */
 	bool stuck;			/* it can never be unregistered */
@@ -84,6 +86,11 @@ static inline struct xvm_device *vdev_to_xvm(struct virtio_device *vdev)
 /* fault.c */
 void xvm_fault_init(struct xvm_device *xvm);
 void xvm_fail(struct xvm_device *xvm, const char *why);
+
+/* turn.c */
+void xvm_turn_enter(struct xvm_device *xvm);
+void xvm_turn_leave(struct xvm_device *xvm);
+void xvm_turn_wait(struct xvm_device *xvm);
 
 /* bus.c */
 void xvm_bus_init(struct xvm_device *xvm);

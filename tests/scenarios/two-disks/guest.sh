@@ -1,6 +1,9 @@
 wait_for "the disks /dev/vda and /dev/vdb" 20 test -b /dev/vda -a -b /dev/vdb
+# In the order of the configuration, whichever the daemon answers first.
 [ "$(cat /sys/block/vda/size)" = 16384 ]
 [ "$(cat /sys/block/vdb/size)" = 32768 ]
+[ "$(cat /sys/block/vda/serial)" = xvda ]
+[ "$(cat /sys/block/vdb/serial)" = xvdb ]
 
 dd if=/dev/urandom of=/tmp/one bs=1M count=8 2>/dev/null
 dd if=/dev/urandom of=/tmp/two bs=1M count=16 2>/dev/null

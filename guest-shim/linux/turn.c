@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
+/*
+ * Devices are registered in the order in which they were probed, which is that
+ * of the guest's configuration: the first disk is /dev/vda, whichever backend
+ * answers first. A backend that does not answer delays the others, and does not
+ * stop them.
+ */
+#include <linux/jiffies.h>
+#include <linux/list.h>
+
+#include "virtio_msg_xen.h"
+
+/* The longest that a device waits for those before it. */
+#define TURN_TIMEOUT (5 * HZ)
+
+/* Devices that are probed and not yet registered, the first first. */
+static LIST_HEAD(starting);
+static DEFINE_SPINLOCK(starting_lock);
+static DECLARE_WAIT_QUEUE_HEAD(starting_changed);
+
+void xvm_turn_enter(struct xvm_device *xvm)
+{
+	spin_lock(&starting_lock);
+	list_add_tail(&xvm->turn, &starting);
+	spin_unlock(&starting_lock);
+}
+
+/* Registered, or given up; may be called again. */
+void xvm_turn_leave(struct xvm_device *xvm)
+{
+	spin_lock(&starting_lock);
+	list_del_init(&xvm->turn);
+	spin_unlock(&starting_lock);
+	wake_up_all(&starting_changed);
+}
+
+static bool is_next(struct xvm_device *xvm)
+{
+	bool next;
+
+	spin_lock(&starting_lock);
+	next = list_empty(&xvm->turn) || list_is_first(&xvm->turn, &starting);
+	spin_unlock(&starting_lock);
+	return next || READ_ONCE(xvm->removing);
+}
+
+void xvm_turn_wait(struct xvm_device *xvm)
+{
+	if (!wait_event_timeout(starting_changed, is_next(xvm), TURN_TIMEOUT))
+		dev_warn(&xvm->xdev->dev,
+			 "a device before this one does not start, going on without it\n");
+}
