@@ -38,7 +38,7 @@ const RECIPE: Recipe = Recipe {
         "sed",
         "xz-utils",
     ],
-    revision: "2",
+    revision: "3",
     finish,
 };
 
@@ -52,7 +52,7 @@ const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 const RUST_SOURCES: &str = "library";
 
 /// A tree of real files for the guests to copy: the sources of Rust's `core`.
-const TREE: &str = "library/core";
+const TREE: &str = "library/core/src";
 
 /// The fetched guest system.
 pub(crate) struct Guest {
