@@ -53,7 +53,8 @@ fn terminal_size() -> Option<(u16, u16)> {
     let output = stty.arg("size").stdin(Stdio::inherit()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     let (rows, columns) = text.trim().split_once(' ')?;
-    Some((rows.parse().ok()?, columns.parse().ok()?))
+    let size = (rows.parse().ok()?, columns.parse().ok()?);
+    Some(size).filter(|&(rows, columns)| rows > 0 && columns > 0)
 }
 
 /// Carries bytes both ways until Dom0 closes the terminal or the user presses [`LEAVE`].
