@@ -1,6 +1,6 @@
 # Functions for the Dom0 half of a scenario, and for scripts of `cargo lab run`:
 #     . /lab/dom0/lib.sh
-# GUEST says which kind of guest to start, pv or pvh.
+# GUEST says which kind of guest to start: pv, pvh or hvm.
 
 GUEST=${GUEST:-pv}
 consoles=/var/log/xen/console
@@ -52,14 +52,29 @@ make_initrd() {
     rm -r "$staging"
 }
 
-# start_guest NAME INITRD DISK…: starts a guest by the example configuration; $domid is then its
-# domain's number. Each DISK is an image file, which the configuration's disk line is used for;
-# with :r behind it the disk is read-only, with :discard the guest may give storage back. XL_FLAGS: flags for xl itself, as -vvv.
+# start_example EXAMPLE NAME INITRD SED…: starts a guest by xen-configs/EXAMPLE.cfg, with its name and
+# its initrd replaced and each SED, a command of sed, applied; $domid is then its domain's number.
+# XL_FLAGS: flags for xl itself, as -vvv.
+start_example() {
+    local example=/lab/xen-configs/$1.cfg guest=$2 initrd=$3 config=/run/$2.cfg edit
+    shift 3
+    sed -e "s|^name = .*|name = \"$guest\"|" -e "s|^ramdisk = .*|ramdisk = \"$initrd\"|" \
+        "$example" >"$config"
+    for edit; do
+        sed -i -e "$edit" "$config"
+    done
+    # shellcheck disable=SC2086 # flags are words
+    xl ${XL_FLAGS:-} create -q "$config" || return 1
+    domid=$(xl domid "$guest")
+}
+
+# start_guest NAME INITRD DISK…: starts a guest by the example configuration of its kind with other
+# disks. Each DISK is an image file, which the configuration's disk line is used for; with :r behind
+# it the disk is read-only, with :discard the guest may give storage back.
 start_guest() {
-    local guest=$1 initrd=$2 example=/lab/xen-configs/blk-$GUEST.cfg config=/run/$1.cfg
-    local line letters=abcdefgh letter access disks=
+    local guest=$1 initrd=$2 letters=abcdefgh line letter access disk disks=
     shift 2
-    line=$(sed -n 's/^disk = \["\(.*\)"\]$/\1/p' "$example")
+    line=$(sed -n 's/^disk = \["\(.*\)"\]$/\1/p' "/lab/xen-configs/blk-$GUEST.cfg")
     for disk; do
         access=rw letter=${letters%"${letters#?}"} letters=${letters#?}
         case $disk in
@@ -69,11 +84,7 @@ start_guest() {
         disks="$disks\"$(echo "$line" | sed -e "s|vdev=xvda|vdev=xvd$letter|" \
             -e "s|access=rw|access=$access|" -e "s|target=.*|target=$disk|")\", "
     done
-    sed -e "s|^name = .*|name = \"$guest\"|" -e "s|^ramdisk = .*|ramdisk = \"$initrd\"|" \
-        -e "s|^disk = .*|disk = [$disks]|" "$example" >"$config"
-    # shellcheck disable=SC2086 # flags are words
-    xl ${XL_FLAGS:-} create -q "$config" || return 1
-    domid=$(xl domid "$guest")
+    start_example "blk-$GUEST" "$guest" "$initrd" "s|^disk = .*|disk = [$disks]|"
 }
 
 # wait_gone DOMID LIMIT: waits until the domain is gone from the hypervisor. Xen keeps a domain

@@ -3,6 +3,7 @@
 mod daemon;
 mod module;
 mod payload;
+mod probe;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ pub(crate) struct Built {
     pub(crate) guest_initrd: PathBuf,
 }
 
-/// Builds the guests' initrd, with the module.
+/// Builds the guests' initrd, with the module and `probe`.
 pub(crate) fn guest(
     dirs: &Dirs,
     guest: &Guest,
@@ -34,13 +35,21 @@ pub(crate) fn guest(
     progress: &Progress,
 ) -> Result<PathBuf> {
     let module = module::build(dirs, guest.build_root(), logs, progress)?;
-    guest_initrd(dirs, guest, module.as_deref())
+    let probe = probe::build(dirs, logs, progress)?;
+    guest_initrd(dirs, guest, module.as_deref(), &probe)
 }
 
-/// The distribution's part of the guest's initrd, the module, and what runs first in the guest.
-fn guest_initrd(dirs: &Dirs, guest: &Guest, module: Option<&Path>) -> Result<PathBuf> {
+/// The distribution's part of the guest's initrd, the module, `probe`, and what runs first in the
+/// guest.
+fn guest_initrd(
+    dirs: &Dirs,
+    guest: &Guest,
+    module: Option<&Path>,
+    probe: &Path,
+) -> Result<PathBuf> {
     let mut ours = Cpio::default();
     ours.copy("init", &dirs.tests().join("guest/init"))?;
+    ours.copy("bin/probe", probe)?;
     if let Some(module) = module {
         ours.copy("lib/modules/virtio_msg_xen.ko", module)?;
     }

@@ -1,7 +1,8 @@
-//! The end-to-end scenarios: folders of `tests/scenarios`, each run with every kind of guest.
+//! The end-to-end scenarios: folders of `tests/scenarios`, each run with some kinds of guest.
 //!
 //! `dom0.sh` is the half that runs in Dom0; the halves of guests stand beside it. Its first lines
-//! are comments: what it shows, and `# limit: SECONDS`.
+//! are comments: what it shows, `# limit: SECONDS` and, if the kinds of guest are not PV and PVH,
+//! `# guests: KIND…`.
 
 use std::fmt;
 use std::fs;
@@ -10,8 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// The kinds of guest that every scenario runs with.
-const GUESTS: [&str; 2] = ["pv", "pvh"];
+/// The kinds of guest that there are, and those that a scenario runs with unless it names others.
+const KINDS: [&str; 3] = ["pv", "pvh", "hvm"];
+const GUESTS: &str = "pv pvh";
 
 /// Beyond a scenario's own limit, which holds in Dom0: the time to clean up after it.
 const CLEAN_UP: Duration = Duration::from_secs(60);
@@ -19,7 +21,7 @@ const CLEAN_UP: Duration = Duration::from_secs(60);
 /// One scenario with one kind of guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scenario {
-    /// `pv` or `pvh`.
+    /// `pv`, `pvh` or `hvm`.
     pub(crate) guest: &'static str,
     /// The name of its folder.
     pub(crate) name: String,
@@ -54,7 +56,9 @@ pub(crate) fn all(dir: &Path) -> Result<Vec<Scenario>> {
             .with_context(|| format!("cannot read {}", script.display()))?;
         let limit = limit(&text)
             .with_context(|| format!("no line `# limit: SECONDS` in {name}/dom0.sh"))?;
-        scenarios.extend(GUESTS.map(|guest| Scenario { guest, name: name.clone(), limit }));
+        for guest in guests(&text).with_context(|| format!("in {name}/dom0.sh"))? {
+            scenarios.push(Scenario { guest, name: name.clone(), limit });
+        }
     }
     Ok(scenarios)
 }
@@ -72,11 +76,30 @@ pub(crate) fn job(scenarios: &[Scenario]) -> String {
 }
 
 fn limit(script: &str) -> Option<Duration> {
-    let seconds = script
+    Some(Duration::from_secs(header(script, "limit")?.parse().ok()?))
+}
+
+/// The kinds of guest that a script names, or those that it need not name.
+fn guests(script: &str) -> Result<Vec<&'static str>> {
+    header(script, "guests")
+        .unwrap_or(GUESTS)
+        .split_whitespace()
+        .map(|name| {
+            let kind = KINDS.into_iter().find(|kind| *kind == name);
+            kind.with_context(|| {
+                format!("`# guests:` names {name}: known are {}", KINDS.join(", "))
+            })
+        })
+        .collect()
+}
+
+/// What a script's first comments say as `# KEY: VALUE`.
+fn header<'a>(script: &'a str, key: &str) -> Option<&'a str> {
+    script
         .lines()
         .take_while(|line| line.starts_with('#'))
-        .find_map(|line| line.strip_prefix("# limit: "))?;
-    Some(Duration::from_secs(seconds.trim().parse().ok()?))
+        .find_map(|line| line.strip_prefix("# ")?.strip_prefix(key)?.strip_prefix(": "))
+        .map(str::trim)
 }
 
 #[cfg(test)]
@@ -103,6 +126,16 @@ mod tests {
             job(&scenarios[..2]),
             "#!/bin/sh\n/lab/dom0/run-scenario pv/a 7\n/lab/dom0/run-scenario pvh/a 7\n"
         );
+    }
+
+    #[test]
+    fn a_scenario_may_name_its_guests() {
+        let dir = folder(&[("a", "# A.\n# guests: hvm pv\n# limit: 5\n")]);
+        let names: Vec<_> = all(dir.path()).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["hvm/a", "pv/a"]);
+        let dir = folder(&[("a", "# A.\n# guests: vax\n# limit: 5\n")]);
+        let error = format!("{:#}", all(dir.path()).unwrap_err());
+        assert!(error.contains("a/dom0.sh") && error.contains("vax"), "{error}");
     }
 
     #[test]

@@ -33,12 +33,15 @@ const RECIPE: Recipe = Recipe {
         "mawk",
         "mount",
         "procps",
+        "qemu-system-xen",
+        "qemu-utils",
         "sed",
+        "socat",
         "strace",
         "tar",
         "util-linux",
     ],
-    revision: "3",
+    revision: "4",
     finish,
 };
 
@@ -112,7 +115,7 @@ fn initrd(root: &Root) -> Result<Vec<u8>> {
     cpio.directories(&["bin", "dev", "proc", "sys", "root"]);
     cpio.copy("bin/busybox", &root.file("usr/bin/busybox"))?;
     cpio.link("bin/sh", "busybox");
-    modules::add(&mut cpio, root, DISK_MODULES)?;
+    modules::add(&mut cpio, root, DISK_MODULES, &[])?;
     Ok(cpio.finish())
 }
 

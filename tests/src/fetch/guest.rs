@@ -38,12 +38,25 @@ const RECIPE: Recipe = Recipe {
         "sed",
         "xz-utils",
     ],
-    revision: "3",
+    revision: "4",
     finish,
 };
 
-/// The stock modules that a guest loads beside `virtio_msg_xen`.
+/// The stock modules that a guest loads beside `virtio_msg_xen`, and those that its script may
+/// load: drivers of other devices, and what a driver domain needs.
 const GUEST_MODULES: &[&str] = &["virtio_blk"];
+const OPTIONAL_MODULES: &[&str] = &[
+    "virtio_net",
+    "virtio-rng",
+    "vmw_vsock_virtio_transport",
+    "xen-evtchn",
+    "xen-gntalloc",
+    "xen-gntdev",
+    "xen-privcmd",
+    "xenfs",
+    "bridge",
+    "tun",
+];
 
 /// What loads the libraries of a program.
 const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
@@ -136,7 +149,7 @@ fn initrd(root: &Root) -> Result<Vec<u8>> {
         let name = library.rsplit('/').next().unwrap_or(&library);
         cpio.copy(&format!("lib/{name}"), Path::new(&library))?;
     }
-    modules::add(&mut cpio, root, GUEST_MODULES)?;
+    modules::add(&mut cpio, root, GUEST_MODULES, OPTIONAL_MODULES)?;
     Ok(cpio.finish())
 }
 

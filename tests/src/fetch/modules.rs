@@ -1,5 +1,6 @@
 //! Kernel modules out of a root: which to load, in which order.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -7,24 +8,35 @@ use anyhow::{Context, Result};
 use crate::cpio::Cpio;
 use crate::debian::root::Root;
 
-/// The directory of an initrd with its modules, named in `order` as they are to be loaded.
+/// The directory of an initrd with its modules; the file `order` names those to load at once, in
+/// their order, and `NAME.order` those to load for the module NAME when it is asked for.
 const DIRECTORY: &str = "lib/modules";
 
-/// Puts the modules `wanted` of the root's kernel and all they need into an initrd.
-pub(super) fn add(cpio: &mut Cpio, root: &Root, wanted: &[&str]) -> Result<()> {
+/// Puts the modules `wanted` and `optional` of the root's kernel and all they need into an initrd.
+pub(super) fn add(cpio: &mut Cpio, root: &Root, wanted: &[&str], optional: &[&str]) -> Result<()> {
     let tree = root.file("usr/lib/modules").join(root.kernel_release()?);
     let dependencies = tree.join("modules.dep");
     let dependencies = fs::read_to_string(&dependencies)
         .with_context(|| format!("cannot read {}", dependencies.display()))?;
     cpio.directories(&["lib", DIRECTORY]);
-    let mut order = String::new();
-    for path in load_order(&dependencies, wanted)? {
-        let file = format!("{}.ko", name(path));
-        let module = root.unpacked("unxz", &tree.join(path))?;
-        cpio.file(&format!("{DIRECTORY}/{file}"), 0o644, &module);
-        order.push_str(&format!("{file}\n"));
+    let mut added = BTreeSet::new();
+    let mut add_list = |list: &str, modules: &[&str]| -> Result<()> {
+        let mut order = String::new();
+        for path in load_order(&dependencies, modules)? {
+            let file = format!("{}.ko", name(path));
+            if added.insert(path) {
+                let module = root.unpacked("unxz", &tree.join(path))?;
+                cpio.file(&format!("{DIRECTORY}/{file}"), 0o644, &module);
+            }
+            order.push_str(&format!("{file}\n"));
+        }
+        cpio.file(&format!("{DIRECTORY}/{list}"), 0o644, order.as_bytes());
+        Ok(())
+    };
+    add_list("order", wanted)?;
+    for module in optional {
+        add_list(&format!("{module}.order"), &[module])?;
     }
-    cpio.file(&format!("{DIRECTORY}/order"), 0o644, order.as_bytes());
     Ok(())
 }
 
