@@ -5,6 +5,7 @@
 GUEST=${GUEST:-pv}
 consoles=/var/log/xen/console
 daemon_log=/var/log/xen-virtiod.log
+daemon_pid=/run/xen-virtiod.pid
 
 # fail MESSAGE…: ends the script, saying why.
 fail() {
@@ -33,6 +34,34 @@ wait_for() {
     wait $program 2>/dev/null || true
     rm "$fifo"
     [ $met = yes ] || fail "waited $limit s for $what"
+}
+
+# start_daemon PROGRAM…: starts what serves the devices, xen-virtiod or something in its place, and
+# waits until it says that it is ready. It outlives the scenario.
+start_daemon() {
+    local logged
+    touch $daemon_log
+    logged=$(wc -c <$daemon_log)
+    setsid "$@" >>$daemon_log 2>&1 </dev/null 9>&- &
+    echo $! >$daemon_pid
+    wait_for "$1 to say that it is ready" 20 \
+        "case \"\$line\" in *' ready '*) ;; *) false ;; esac" tail -c "+$((logged + 1))" -F $daemon_log
+}
+
+# stop_daemon: stops what start_daemon started last, and waits for its end.
+stop_daemon() {
+    local pid
+    pid=$(cat $daemon_pid)
+    kill "$pid" 2>/dev/null || true
+    timeout 20 tail --pid="$pid" -s 0.1 -f /dev/null || fail "waited 20 s for process $pid to end"
+}
+
+# restore_daemon: sees to it that xen-virtiod runs, after a scenario that put something else in its
+# place or that ended while there was nothing.
+restore_daemon() {
+    [ "$(cat "/proc/$(cat $daemon_pid)/comm" 2>/dev/null)" = xen-virtiod ] && return
+    stop_daemon
+    start_daemon xen-virtiod
 }
 
 # make_disk FILE MIB: a disk image of zeros.
