@@ -126,20 +126,16 @@ static void xvm_dma_free(struct device *dev, size_t size, void *memory,
 	free_pages_exact(memory, size);
 }
 
-static dma_addr_t xvm_dma_map_page(struct device *dev, struct page *page,
-				   unsigned long offset, size_t size,
-				   enum dma_data_direction dir,
-				   unsigned long attrs)
+dma_addr_t xvm_dma_map_phys(struct device *dev, phys_addr_t phys, size_t size,
+			    enum dma_data_direction dir, unsigned long attrs)
 {
 	struct xvm_device *xvm = dev_get_drvdata(dev);
 
-	return xvm_grant(xvm, page_to_phys(page) + offset, size, dir,
-			 &xvm->dma.requests);
+	return xvm_grant(xvm, phys, size, dir, &xvm->dma.requests);
 }
 
-static void xvm_dma_unmap_page(struct device *dev, dma_addr_t handle,
-			       size_t size, enum dma_data_direction dir,
-			       unsigned long attrs)
+void xvm_dma_unmap_phys(struct device *dev, dma_addr_t handle, size_t size,
+			enum dma_data_direction dir, unsigned long attrs)
 {
 	struct xvm_device *xvm = dev_get_drvdata(dev);
 
@@ -154,7 +150,7 @@ static void xvm_dma_unmap_sg(struct device *dev, struct scatterlist *list,
 	int i;
 
 	for_each_sg(list, sg, nents, i)
-		xvm_dma_unmap_page(dev, sg_dma_address(sg), sg_dma_len(sg), dir,
+		xvm_dma_unmap_phys(dev, sg_dma_address(sg), sg_dma_len(sg), dir,
 				   attrs);
 }
 
@@ -166,8 +162,8 @@ static int xvm_dma_map_sg(struct device *dev, struct scatterlist *list,
 	int i;
 
 	for_each_sg(list, sg, nents, i) {
-		sg->dma_address = xvm_dma_map_page(dev, sg_page(sg), sg->offset,
-						   sg->length, dir, attrs);
+		sg->dma_address = xvm_dma_map_phys(dev, sg_phys(sg), sg->length,
+						   dir, attrs);
 		if (sg->dma_address == DMA_MAPPING_ERROR) {
 			xvm_dma_unmap_sg(dev, list, i, dir, attrs);
 			sg_dma_len(list) = 0;
@@ -192,8 +188,7 @@ static size_t xvm_dma_max_mapping_size(struct device *dev)
 static const struct dma_map_ops xvm_dma_ops = {
 	.alloc = xvm_dma_alloc,
 	.free = xvm_dma_free,
-	.map_page = xvm_dma_map_page,
-	.unmap_page = xvm_dma_unmap_page,
+	COMPAT_MAP_OPS,
 	.map_sg = xvm_dma_map_sg,
 	.unmap_sg = xvm_dma_unmap_sg,
 	.dma_supported = xvm_dma_supported,

@@ -233,12 +233,16 @@ static void finish(struct xvm_device *xvm)
 	xenbus_frontend_closed(xvm->xdev);
 }
 
+static enum xenbus_state backend_state(const struct xenbus_device *xdev)
+{
+	return xenbus_read_driver_state(xdev, xdev->otherend);
+}
+
 static void step(struct work_struct *work)
 {
 	struct xvm_device *xvm = container_of(work, struct xvm_device, step);
 	struct xenbus_device *xdev = xvm->xdev;
-	u32 action = shim_next_action(xdev->state,
-				      xenbus_read_driver_state(xdev->otherend));
+	u32 action = shim_next_action(xdev->state, backend_state(xdev));
 
 	/* While the guest shuts down, devices are no longer set up or closed. */
 	if (system_state > SYSTEM_RUNNING && action != SHIM_FINISH)
@@ -268,7 +272,7 @@ static void backend_changed(struct xenbus_watch *watch, const char *path,
 			    const char *token)
 {
 	struct xvm_device *xvm = container_of(watch, struct xvm_device, watch);
-	enum xenbus_state state = xenbus_read_driver_state(xvm->xdev->otherend);
+	enum xenbus_state state = backend_state(xvm->xdev);
 
 	WRITE_ONCE(xvm->backend, state);
 	wake_up(&xvm->backend_changed);
@@ -296,7 +300,7 @@ static void close_first(struct xvm_device *xvm)
 		xenbus_switch_state(xdev, XenbusStateClosing);
 	if (xdev->state != XenbusStateClosing)
 		return;
-	WRITE_ONCE(xvm->backend, xenbus_read_driver_state(xdev->otherend));
+	WRITE_ONCE(xvm->backend, backend_state(xdev));
 	if (!wait_event_timeout(xvm->backend_changed, backend_let_go(xvm),
 				CLOSE_TIMEOUT))
 		dev_warn(&xdev->dev, "backend has not closed, going on without it\n");

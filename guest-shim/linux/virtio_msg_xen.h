@@ -106,9 +106,6 @@ u64 xvm_bus_dropped(struct xvm_device *xvm);
 extern const struct virtio_config_ops xvm_config_ops;
 
 /* queue.c */
-int xvm_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
-		 struct virtqueue *vqs[], struct virtqueue_info info[],
-		 struct irq_affinity *affinity);
 void xvm_del_vqs(struct virtio_device *vdev);
 void xvm_synchronize_cbs(struct virtio_device *vdev);
 void xvm_queue_used(struct xvm_device *xvm, unsigned int index);
