@@ -5,8 +5,8 @@
  * Which pages a buffer touches, how they are granted and what address comes of
  * it is planned by the core; here the grant table is written.
  *
- * There are no sync operations: the backend reaches the very pages of the
- * buffer through coherent memory, and nothing is bounced.
+ * Syncing is for buffers that are bounced (bounce.c): otherwise the backend
+ * reaches the very pages of the buffer, through coherent memory.
  */
 #include <linux/bitmap.h>
 #include <linux/dma-map-ops.h>
@@ -18,6 +18,17 @@
 
 /* Version 1 entries are the smaller ones, so that this is never too few. */
 #define REFERENCES_PER_FRAME (XEN_PAGE_SIZE / sizeof(struct grant_entry_v1))
+
+/* The page to grant for page i of a buffer that is granted from first on. */
+static unsigned long frame_of(struct xvm_dma *dma, grant_ref_t first,
+			      phys_addr_t phys, u32 i)
+{
+	struct page **bounced = dma->bounce.pages;
+
+	if (bounced && bounced[first + i])
+		return page_to_xen_pfn(bounced[first + i]);
+	return XEN_PFN_DOWN(phys) + i;
+}
 
 /*
  * Grants the pages of a buffer. Called in any context. A buffer that cannot be
@@ -42,7 +53,8 @@ static dma_addr_t xvm_grant(struct xvm_device *xvm, phys_addr_t phys,
 		return DMA_MAPPING_ERROR;
 	}
 	address = shim_dma_address(phys, size, first);
-	if (!address || first + plan.pages > dma->references) {
+	if (!address || first + plan.pages > dma->references ||
+	    xvm_bounce_map(xvm, first, phys, size)) {
 		gnttab_free_grant_reference_seq(first, plan.pages);
 		return DMA_MAPPING_ERROR;
 	}
@@ -50,7 +62,7 @@ static dma_addr_t xvm_grant(struct xvm_device *xvm, phys_addr_t phys,
 	for (i = 0; i < plan.pages; i++) {
 		gnttab_grant_foreign_access_ref(first + i,
 						xvm->xdev->otherend_id,
-						pfn_to_gfn(XEN_PFN_DOWN(phys) + i),
+						pfn_to_gfn(frame_of(dma, first, phys, i)),
 						plan.read_only);
 		set_bit(first + i, dma->live);
 	}
@@ -64,14 +76,20 @@ static dma_addr_t xvm_grant(struct xvm_device *xvm, phys_addr_t phys,
  */
 static void xvm_revoke_one(struct xvm_device *xvm, grant_ref_t ref)
 {
-	if (gnttab_try_end_foreign_access(ref))
+	/* First of all: the reference may soon be another buffer's. */
+	struct page *bounced = xvm_bounce_take(xvm, ref);
+
+	if (gnttab_try_end_foreign_access(ref)) {
+		if (bounced)
+			xvm_bounce_free(xvm, bounced);
 		return;
+	}
 
 	if (!xchg(&xvm->dma.in_use, true))
 		dev_alert(&xvm->xdev->dev,
 			  "backend still uses grant %u of a buffer that was returned; the page is withheld\n",
 			  ref);
-	gnttab_end_foreign_access(ref, NULL);
+	gnttab_end_foreign_access(ref, bounced);
 	xvm_fail(xvm, "backend did not let go of a grant");
 }
 
@@ -139,6 +157,8 @@ void xvm_dma_unmap_phys(struct device *dev, dma_addr_t handle, size_t size,
 {
 	struct xvm_device *xvm = dev_get_drvdata(dev);
 
+	if (!(attrs & DMA_ATTR_SKIP_CPU_SYNC))
+		xvm_bounce_sync(xvm, handle, size, dir, XVM_DRIVER);
 	xvm_revoke(xvm, handle, size, &xvm->dma.requests);
 }
 
@@ -174,6 +194,44 @@ static int xvm_dma_map_sg(struct device *dev, struct scatterlist *list,
 	return nents;
 }
 
+static void xvm_dma_sync_single_for_cpu(struct device *dev, dma_addr_t handle,
+					size_t size,
+					enum dma_data_direction dir)
+{
+	xvm_bounce_sync(dev_get_drvdata(dev), handle, size, dir, XVM_DRIVER);
+}
+
+static void xvm_dma_sync_single_for_device(struct device *dev,
+					   dma_addr_t handle, size_t size,
+					   enum dma_data_direction dir)
+{
+	xvm_bounce_sync(dev_get_drvdata(dev), handle, size, dir, XVM_BACKEND);
+}
+
+static void xvm_dma_sync_sg_for_cpu(struct device *dev,
+				    struct scatterlist *list, int nents,
+				    enum dma_data_direction dir)
+{
+	struct scatterlist *sg;
+	int i;
+
+	for_each_sg(list, sg, nents, i)
+		xvm_dma_sync_single_for_cpu(dev, sg_dma_address(sg),
+					    sg_dma_len(sg), dir);
+}
+
+static void xvm_dma_sync_sg_for_device(struct device *dev,
+				       struct scatterlist *list, int nents,
+				       enum dma_data_direction dir)
+{
+	struct scatterlist *sg;
+	int i;
+
+	for_each_sg(list, sg, nents, i)
+		xvm_dma_sync_single_for_device(dev, sg_dma_address(sg),
+					       sg_dma_len(sg), dir);
+}
+
 /* A grant address has bit 63 set. */
 static int xvm_dma_supported(struct device *dev, u64 mask)
 {
@@ -191,6 +249,10 @@ static const struct dma_map_ops xvm_dma_ops = {
 	COMPAT_MAP_OPS,
 	.map_sg = xvm_dma_map_sg,
 	.unmap_sg = xvm_dma_unmap_sg,
+	.sync_single_for_cpu = xvm_dma_sync_single_for_cpu,
+	.sync_single_for_device = xvm_dma_sync_single_for_device,
+	.sync_sg_for_cpu = xvm_dma_sync_sg_for_cpu,
+	.sync_sg_for_device = xvm_dma_sync_sg_for_device,
 	.dma_supported = xvm_dma_supported,
 	.max_mapping_size = xvm_dma_max_mapping_size,
 };
@@ -206,6 +268,12 @@ int xvm_dma_open(struct xvm_device *xvm)
 	dma->live = bitmap_zalloc(dma->references, GFP_KERNEL);
 	if (!dma->live)
 		return -ENOMEM;
+	err = xvm_bounce_open(xvm);
+	if (err) {
+		bitmap_free(dma->live);
+		dma->live = NULL;
+		return err;
+	}
 	set_dma_ops(dev, &xvm_dma_ops);
 	err = dma_coerce_mask_and_coherent(dev, DMA_BIT_MASK(64));
 	if (err)
@@ -245,6 +313,7 @@ void xvm_dma_close(struct xvm_device *xvm)
 	}
 	set_dma_ops(dev, NULL);
 	dev->dma_mask = NULL;
+	xvm_bounce_close(xvm);
 	bitmap_free(xvm->dma.live);
 	xvm->dma.live = NULL;
 }

@@ -165,9 +165,10 @@ static void connect(struct xvm_device *xvm)
 		return;
 	}
 	catch_up(xvm);
-	dev_info(&xdev->dev, "%s is virtio device %u of domain %d, over grants\n",
+	dev_info(&xdev->dev, "%s is virtio device %u of domain %d, over grants%s\n",
 		 dev_name(&xvm->virtio->vdev.dev), xvm->virtio->vdev.id.device,
-		 xdev->otherend_id);
+		 xdev->otherend_id,
+		 xvm->dma.bounce.pages ? ", bounced" : "");
 }
 
 /*
@@ -383,6 +384,15 @@ static ssize_t grants_outstanding_show(struct device *dev,
 }
 static DEVICE_ATTR_RO(grants_outstanding);
 
+static ssize_t bounce_show(struct device *dev, struct device_attribute *attr,
+			   char *buf)
+{
+	struct xvm_device *xvm = dev_get_drvdata(dev);
+
+	return sysfs_emit(buf, "%d\n", !!xvm->dma.bounce.pages);
+}
+static DEVICE_ATTR_RO(bounce);
+
 static ssize_t messages_dropped_show(struct device *dev,
 				     struct device_attribute *attr, char *buf)
 {
@@ -391,6 +401,7 @@ static ssize_t messages_dropped_show(struct device *dev,
 static DEVICE_ATTR_RO(messages_dropped);
 
 static struct attribute *xvm_attrs[] = {
+	&dev_attr_bounce.attr,
 	&dev_attr_grants_outstanding.attr,
 	&dev_attr_messages_dropped.attr,
 	NULL,
@@ -420,6 +431,9 @@ static int __init xvm_init(void)
 
 	if (!xen_domain())
 		return -ENODEV;
+	err = xvm_bounce_init();
+	if (err)
+		return err;
 	xvm_workqueue = alloc_workqueue("virtio_msg_xen", WQ_UNBOUND, 0);
 	if (!xvm_workqueue)
 		return -ENOMEM;

@@ -93,6 +93,19 @@ struct shim_grants {
 	u32 pages;
 };
 
+/* The bytes of a buffer in one of its pages. */
+struct shim_piece {
+	u32 offset;
+	u32 length;
+	u32 fills_page;
+};
+
+enum shim_bounce {
+	SHIM_BOUNCE_AUTO,
+	SHIM_BOUNCE_ALWAYS,
+	SHIM_BOUNCE_NEVER,
+};
+
 size_t shim_transport_size(void);
 void shim_transport_init(struct shim_transport *transport,
 			 u32 max_message_size);
@@ -137,5 +150,16 @@ u64 shim_dma_address(u64 physical, u64 length, u32 first);
 
 /* -EINVAL: not an address that shim_dma_address() made. */
 int shim_dma_release(u64 address, u64 length, struct shim_grants *grants);
+
+/* address: physical or DMA address. -EINVAL: the buffer has fewer pages. */
+int shim_dma_piece(u64 address, u64 length, u32 index,
+		   struct shim_piece *piece);
+
+/* direction: enum dma_data_direction. */
+u32 shim_dma_device_reads(u32 direction);
+u32 shim_dma_device_writes(u32 direction);
+
+/* policy: enum shim_bounce. trusted: what the toolstack says of the backend. */
+u32 shim_bounces(u32 policy, u32 trusted, u16 backend);
 
 #endif /* SHIM_H */

@@ -8,7 +8,9 @@
 #define VIRTIO_MSG_XEN_H
 
 #include <linux/atomic.h>
+#include <linux/dma-direction.h>
 #include <linux/list.h>
+#include <linux/mempool.h>
 #include <linux/mutex.h>
 #include <linux/spinlock.h>
 #include <linux/virtio.h>
@@ -38,6 +40,20 @@ struct xvm_bus {
 	bool config_changed;		/* while nobody could be told */
 };
 
+/* Pages granted in place of those that buffers do not fill. */
+struct xvm_bounce {
+	struct page **pages;		/* by grant; NULL: nothing is bounced */
+	mempool_t *reserve;
+	atomic_t held;			/* bounce pages there are */
+	spinlock_t lock;		/* a page is not freed while it is copied */
+};
+
+/* Who may use a mapped buffer. */
+enum xvm_owner {
+	XVM_DRIVER,
+	XVM_BACKEND,
+};
+
 /* The grants that the DMA API holds for the device. */
 struct xvm_dma {
 	unsigned long *live;		/* a bit for each grant reference */
@@ -45,6 +61,7 @@ struct xvm_dma {
 	atomic_t requests;		/* live grants of mapped buffers */
 	atomic_t rings;			/* live grants of coherent memory */
 	bool in_use;			/* [3.6] was reported */
+	struct xvm_bounce bounce;
 };
 
 struct xvm_queue {
@@ -109,6 +126,17 @@ extern const struct virtio_config_ops xvm_config_ops;
 void xvm_del_vqs(struct virtio_device *vdev);
 void xvm_synchronize_cbs(struct virtio_device *vdev);
 void xvm_queue_used(struct xvm_device *xvm, unsigned int index);
+
+/* bounce.c */
+int xvm_bounce_init(void);
+int xvm_bounce_open(struct xvm_device *xvm);
+void xvm_bounce_close(struct xvm_device *xvm);
+int xvm_bounce_map(struct xvm_device *xvm, grant_ref_t first, phys_addr_t phys,
+		   size_t size);
+struct page *xvm_bounce_take(struct xvm_device *xvm, grant_ref_t ref);
+void xvm_bounce_free(struct xvm_device *xvm, struct page *page);
+void xvm_bounce_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
+		     enum dma_data_direction dir, enum xvm_owner owner);
 
 /* dma.c */
 int xvm_dma_open(struct xvm_device *xvm);

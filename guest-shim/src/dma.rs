@@ -31,12 +31,19 @@ pub enum Access {
 }
 
 impl Direction {
+    /// Whether the device reads what the driver writes to the buffer while it is mapped.
+    pub const fn device_reads(self) -> bool {
+        matches!(self, Self::ToDevice | Self::Bidirectional)
+    }
+
+    /// Whether the driver reads what the device wrote.
+    pub const fn device_writes(self) -> bool {
+        matches!(self, Self::FromDevice | Self::Bidirectional)
+    }
+
     /// The least that the device needs [3.4].
     pub const fn access(self) -> Access {
-        match self {
-            Self::ToDevice => Access::ReadOnly,
-            Self::FromDevice | Self::Bidirectional => Access::ReadWrite,
-        }
+        if self.device_writes() { Access::ReadWrite } else { Access::ReadOnly }
     }
 }
 
@@ -138,6 +145,14 @@ mod tests {
         assert_eq!(Direction::ToDevice.access(), Access::ReadOnly);
         assert_eq!(Direction::FromDevice.access(), Access::ReadWrite);
         assert_eq!(Direction::Bidirectional.access(), Access::ReadWrite);
+    }
+
+    #[test]
+    fn spec_3_9_what_is_copied_back_is_what_the_device_may_have_written() {
+        assert!(Direction::ToDevice.device_reads() && !Direction::ToDevice.device_writes());
+        assert!(!Direction::FromDevice.device_reads() && Direction::FromDevice.device_writes());
+        assert!(Direction::Bidirectional.device_reads());
+        assert!(Direction::Bidirectional.device_writes());
     }
 
     #[test]

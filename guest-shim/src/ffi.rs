@@ -8,17 +8,17 @@
 //! the call; the glue holds its lock during calls with the same transport; all other pointers are to
 //! valid objects of their type that nothing else uses during the call.
 
+mod dma;
+
 use core::ffi::c_int;
 use core::slice;
 
 use protocol::binding::{Negotiated, NegotiationError, XenbusState, negotiate};
-use protocol::grant::GrantRef;
 use protocol::message::{
     BindOutcome, ConfigData, FeatureBlocks, Request, Response, VqueueFlags, VqueueUpdate,
 };
 use protocol::page::PageWords;
 
-use crate::dma::{self, Access, Direction, MAX_MAPPING_BYTES, Plan};
 use crate::state::{self, Action};
 use crate::transport::{Mismatch, Received, SendError, Transport, ring_size};
 
@@ -84,20 +84,6 @@ pub(crate) struct ShimReceived {
     index: u32,
     status: u32,
     signal: u32,
-}
-
-/// `struct shim_plan`: how to grant a buffer.
-#[repr(C)]
-pub(crate) struct ShimPlan {
-    pages: u32,
-    read_only: u32,
-}
-
-/// `struct shim_grants`: what an address is made of.
-#[repr(C)]
-pub(crate) struct ShimGrants {
-    first: u32,
-    pages: u32,
 }
 
 /// `struct shim_counters`.
@@ -384,78 +370,5 @@ pub(crate) unsafe extern "C" fn shim_counters(
     // SAFETY: a valid `struct shim_counters` by the module's contract.
     unsafe {
         counters.write(ShimCounters { malformed: found.malformed, unexpected: found.unexpected });
-    }
-}
-
-/// The longest buffer that can be granted wherever in its page it starts.
-#[unsafe(no_mangle)]
-pub(crate) extern "C" fn shim_dma_max_bytes() -> u64 {
-    MAX_MAPPING_BYTES
-}
-
-/// How to grant a buffer; `direction` is an `enum dma_data_direction`. -EINVAL if it cannot be.
-///
-/// # Safety
-/// `plan` is a valid `struct shim_plan`.
-#[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn shim_dma_plan(
-    physical: u64,
-    length: u64,
-    direction: u32,
-    plan: *mut ShimPlan,
-) -> c_int {
-    let Some(made) =
-        direction_of(direction).and_then(|direction| Plan::new(physical, length, direction).ok())
-    else {
-        return EINVAL;
-    };
-    // SAFETY: the caller owes a valid place.
-    unsafe {
-        plan.write(ShimPlan {
-            pages: made.pages,
-            read_only: (made.access == Access::ReadOnly).into(),
-        });
-    }
-    0
-}
-
-/// The DMA address of the buffer at `physical` once granted from `first` on; 0, which is no grant
-/// address, if there are not that many references.
-#[unsafe(no_mangle)]
-pub(crate) extern "C" fn shim_dma_address(physical: u64, length: u64, first: u32) -> u64 {
-    // The address does not depend on the direction.
-    Plan::new(physical, length, Direction::Bidirectional)
-        .ok()
-        .and_then(|plan| plan.address(GrantRef(first)))
-        .map_or(0, |address| address.encode())
-}
-
-/// The references behind an address; -EINVAL if it cannot have been made here.
-///
-/// # Safety
-/// `grants` is a valid `struct shim_grants`.
-#[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn shim_dma_release(
-    address: u64,
-    length: u64,
-    grants: *mut ShimGrants,
-) -> c_int {
-    let Ok(range) = dma::release(address, length) else {
-        return EINVAL;
-    };
-    // SAFETY: the caller owes a valid place.
-    unsafe {
-        grants.write(ShimGrants { first: range.start.reference.0, pages: range.pages });
-    }
-    0
-}
-
-/// `enum dma_data_direction` of the kernel; its DMA_NONE is no direction.
-const fn direction_of(number: u32) -> Option<Direction> {
-    match number {
-        0 => Some(Direction::Bidirectional),
-        1 => Some(Direction::ToDevice),
-        2 => Some(Direction::FromDevice),
-        _ => None,
     }
 }

@@ -1,6 +1,7 @@
 //! Driver side of virtio-msg over Xen: what the Linux module `virtio_msg_xen` decides and parses.
 //!
 //! * [`dma`]: which pages of a buffer to grant, how, and the DMA address that comes of it;
+//! * [`bounce`]: what of a buffer is copied to a page of its own instead, and for which backends;
 //! * [`transport`]: requests to the device, matching of its responses, its events;
 //! * [`state`]: what the frontend does in which xenbus states.
 //!
@@ -37,6 +38,7 @@
 #![no_std]
 #![deny(unsafe_code)]
 
+pub mod bounce;
 pub mod dma;
 #[allow(unsafe_code)]
 mod ffi;

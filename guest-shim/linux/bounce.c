@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
+/*
+ * Bouncing: a backend that is not trusted gets no page that holds other data
+ * beside the buffer [3.8, 3.9]. It gets a page of its own instead, with the
+ * buffer's bytes in the same place and zeros around them.
+ *
+ * Only the first and the last page of a buffer can need it. What fills its
+ * pages, as the page cache's blocks do, is granted as it is and never copied.
+ */
+#include <linux/dma-direction.h>
+#include <linux/gfp.h>
+#include <linux/mempool.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <xen/page.h>
+
+#include "virtio_msg_xen.h"
+
+/*
+ * Kept for when memory is short, so that the device gets slow and does not
+ * stop: a block request for whole pages takes one page for its header, one for
+ * its status and at most two for its descriptors.
+ */
+#define RESERVED_PAGES 4
+
+/* Most bounce pages of one device; more is a mapping error [section 7]. */
+#define MAX_PAGES 4096
+
+static char *policy_name = "auto";
+module_param_named(bounce, policy_name, charp, 0444);
+MODULE_PARM_DESC(bounce, "Copy buffers that share a page with other data: auto (if the backend is not trusted), always or never");
+
+static const char * const policies[] = {
+	[SHIM_BOUNCE_AUTO] = "auto",
+	[SHIM_BOUNCE_ALWAYS] = "always",
+	[SHIM_BOUNCE_NEVER] = "never",
+};
+
+static int policy;
+
+/* Checks the module's parameter. */
+int __init xvm_bounce_init(void)
+{
+	policy = sysfs_match_string(policies, policy_name);
+	if (policy >= 0)
+		return 0;
+	pr_err("virtio_msg_xen: bounce=%s is none of auto, always, never\n",
+	       policy_name);
+	return policy;
+}
+
+/* Looks whether the backend is trusted [3.8], and makes ready if it is not. */
+int xvm_bounce_open(struct xvm_device *xvm)
+{
+	struct xenbus_device *xdev = xvm->xdev;
+	struct xvm_bounce *bounce = &xvm->dma.bounce;
+	u32 trusted = xenbus_read_unsigned(xdev->nodename, "trusted", 1);
+
+	if (!shim_bounces(policy, trusted, xdev->otherend_id))
+		return 0;
+	spin_lock_init(&bounce->lock);
+	bounce->reserve = mempool_create_page_pool(RESERVED_PAGES, 0);
+	if (!bounce->reserve)
+		return -ENOMEM;
+	bounce->pages = kvcalloc(xvm->dma.references, sizeof(*bounce->pages),
+				 GFP_KERNEL);
+	if (!bounce->pages) {
+		xvm_bounce_close(xvm);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+/* All grants have been ended. */
+void xvm_bounce_close(struct xvm_device *xvm)
+{
+	struct xvm_bounce *bounce = &xvm->dma.bounce;
+
+	kvfree(bounce->pages);
+	bounce->pages = NULL;
+	mempool_destroy(bounce->reserve);
+	bounce->reserve = NULL;
+}
+
+static void *original_of(struct page *page)
+{
+	phys_addr_t frame = page_private(page);
+
+	return phys_to_virt(frame << XEN_PAGE_SHIFT);
+}
+
+static struct page *new_page(struct xvm_bounce *bounce, unsigned long frame)
+{
+	struct page *page = NULL;
+
+	if (atomic_inc_return(&bounce->held) <= MAX_PAGES)
+		page = mempool_alloc(bounce->reserve, GFP_ATOMIC | __GFP_NOWARN);
+	if (!page) {
+		atomic_dec(&bounce->held);
+		return NULL;
+	}
+	set_page_private(page, frame);
+	return page;
+}
+
+/* For a page that no grant is left to. */
+void xvm_bounce_free(struct xvm_device *xvm, struct page *page)
+{
+	mempool_free(page, xvm->dma.bounce.reserve);
+	atomic_dec(&xvm->dma.bounce.held);
+}
+
+/*
+ * The buffer's bytes as they are, whichever way the data goes: where the device
+ * is to write and does not, the driver finds what was there before.
+ */
+static void fill(struct page *page, const struct shim_piece *piece)
+{
+	u32 end = piece->offset + piece->length;
+	void *to = page_address(page);
+
+	memset(to, 0, piece->offset);
+	memcpy(to + piece->offset, original_of(page) + piece->offset,
+	       piece->length);
+	memset(to + end, 0, XEN_PAGE_SIZE - end);
+}
+
+/*
+ * Makes the bounce pages for a buffer that is to be granted from first on, if
+ * it needs any. In any context; all of them, or none.
+ */
+int xvm_bounce_map(struct xvm_device *xvm, grant_ref_t first, phys_addr_t phys,
+		   size_t size)
+{
+	struct xvm_bounce *bounce = &xvm->dma.bounce;
+	struct shim_piece piece;
+	struct page *page;
+	u32 i;
+
+	if (!bounce->pages)
+		return 0;
+	for (i = 0; !shim_dma_piece(phys, size, i, &piece); i++) {
+		if (piece.fills_page)
+			continue;
+		page = new_page(bounce, XEN_PFN_DOWN(phys) + i);
+		if (!page)
+			goto free;
+		fill(page, &piece);
+		bounce->pages[first + i] = page;
+	}
+	return 0;
+
+free:
+	while (i--) {
+		page = xvm_bounce_take(xvm, first + i);
+		if (page)
+			xvm_bounce_free(xvm, page);
+	}
+	return -ENOMEM;
+}
+
+/* Forgets the bounce page behind a reference, which is the caller's then. */
+struct page *xvm_bounce_take(struct xvm_device *xvm, grant_ref_t ref)
+{
+	struct xvm_bounce *bounce = &xvm->dma.bounce;
+	unsigned long flags;
+	struct page *page;
+
+	if (!bounce->pages)
+		return NULL;
+	spin_lock_irqsave(&bounce->lock, flags);
+	page = bounce->pages[ref];
+	bounce->pages[ref] = NULL;
+	spin_unlock_irqrestore(&bounce->lock, flags);
+	return page;
+}
+
+static void copy(struct page *page, const struct shim_piece *piece,
+		 enum xvm_owner owner)
+{
+	void *original = original_of(page) + piece->offset;
+	void *bounced = page_address(page) + piece->offset;
+
+	if (owner == XVM_DRIVER)
+		memcpy(original, bounced, piece->length);
+	else
+		memcpy(bounced, original, piece->length);
+}
+
+/* Hands a mapped buffer, or a part of one, to its next owner. */
+void xvm_bounce_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
+		     enum dma_data_direction dir, enum xvm_owner owner)
+{
+	struct xvm_bounce *bounce = &xvm->dma.bounce;
+	struct shim_grants grants;
+	struct shim_piece piece;
+	unsigned long flags;
+	struct page *page;
+	u32 i;
+
+	if (!bounce->pages)
+		return;
+	if (owner == XVM_DRIVER ? !shim_dma_device_writes(dir) :
+				  !shim_dma_device_reads(dir))
+		return;
+	if (shim_dma_release(address, size, &grants) ||
+	    grants.first + grants.pages > xvm->dma.references)
+		return;
+	for (i = 0; i < grants.pages; i++) {
+		if (shim_dma_piece(address, size, i, &piece))
+			return;
+		/* xvm_dma_revoke_all() takes pages away at any time. */
+		spin_lock_irqsave(&bounce->lock, flags);
+		page = bounce->pages[grants.first + i];
+		if (page)
+			copy(page, &piece, owner);
+		spin_unlock_irqrestore(&bounce->lock, flags);
+	}
+}
