@@ -5,7 +5,7 @@
 //! queues ([`virtqueue`]) of one device.
 
 mod channel;
-mod keys;
+pub mod keys;
 mod memory;
 pub mod session;
 mod state;

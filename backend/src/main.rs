@@ -15,6 +15,7 @@ use backend::registry::Registry;
 use backend::server::{Server, ServerError};
 use backend::xen::host::Host;
 use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -63,6 +64,7 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     signals.thread_block()?;
     let stop = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
 
+    raise_descriptor_limit();
     let config = ConfigFile::new(command_line.config.clone());
     // Read again for each device; what is wrong now is better said now.
     config.load()?;
@@ -76,6 +78,16 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     server.run(&stop)?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Each device takes about six file descriptors, and most systems start a daemon with room for
+/// 1024. One that finds no room is refused, so a failure here is not one of the daemon's.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of file descriptors stays as it is");
+    }
 }
 
 fn show(command_line: &CommandLine, json: bool) -> Result<(), MainError> {

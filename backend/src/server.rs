@@ -1,6 +1,7 @@
 //! Watches XenStore for devices and runs one session, in a thread of its own, for each.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
 use crate::bus::session::Session;
-use crate::bus::{DevicePath, Keys};
+use crate::bus::{DevicePath, Keys, keys};
 use crate::config::ConfigFile;
 use crate::registry::Registry;
 use crate::stats::DeviceStats;
@@ -29,10 +30,27 @@ pub enum ServerError {
     System(&'static str, #[source] io::Error),
 }
 
+/// Why a device's thread could not be started.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("no file descriptor for one more device: {0}")]
+    Descriptor(#[source] io::Error),
+    #[error("no thread for one more device: {0}")]
+    Thread(#[source] io::Error),
+}
+
 /// A device's thread.
 struct Running {
     stop: Arc<EventFd>,
     thread: JoinHandle<()>,
+    stats: Arc<DeviceStats>,
+}
+
+/// A device's thread ended.
+struct Ended {
+    path: DevicePath,
+    /// Why the device was not served at all, if it was not and the toolstack was not told.
+    refusal: Option<StoreError>,
 }
 
 /// All devices of this domain.
@@ -42,8 +60,8 @@ pub struct Server<X: Xen> {
     registry: Arc<Registry>,
     config: ConfigFile,
     running: BTreeMap<DevicePath, Running>,
-    ended: Receiver<DevicePath>,
-    ending: Sender<DevicePath>,
+    ended: Receiver<Ended>,
+    ending: Sender<Ended>,
     woken: Arc<EventFd>,
 }
 
@@ -58,7 +76,8 @@ impl<X: Xen> Server<X> {
             store.watch(&format!("backend/{class}"))?;
         }
         let (ending, ended) = mpsc::channel();
-        let woken = Arc::new(event_fd()?);
+        let woken = event_fd().map_err(|error| ServerError::System("make an eventfd", error))?;
+        let woken = Arc::new(woken);
         Ok(Self { xen, store, registry, config, running: BTreeMap::new(), ended, ending, woken })
     }
 
@@ -109,12 +128,27 @@ impl<X: Xen> Server<X> {
                 tracing::warn!(%error, "cannot read the wake-up counter");
             }
         }
-        while let Ok(path) = self.ended.try_recv() {
-            self.registry.end(&path);
-            let Some(running) = self.running.remove(&path) else { continue };
-            if join(&path, running.thread).is_err() {
-                self.bury(&path);
+        while let Ok(Ended { path, refusal }) = self.ended.try_recv() {
+            if let Some(Running { stop, thread, stats }) = self.running.remove(&path) {
+                if join(&path, thread).is_err() {
+                    self.bury(&path);
+                }
+                drop(stop);
+                if let Some(error) = refusal {
+                    self.refuse(&path, &stats, &error);
+                }
             }
+            self.registry.end(&path);
+        }
+    }
+
+    /// Refuses a device that did not come so far as to refuse itself. That may be for want of file
+    /// descriptors, so its own connection to XenStore cannot be what tells the toolstack.
+    fn refuse(&mut self, path: &DevicePath, stats: &DeviceStats, error: &dyn Error) {
+        tracing::error!(%path, "device refused: {error}");
+        stats.fail(error);
+        if let Err(error) = keys::refuse(&mut self.store, path, &error.to_string()) {
+            tracing::error!(%path, %error, "the toolstack could not be told");
         }
     }
 
@@ -150,7 +184,10 @@ impl<X: Xen> Server<X> {
         let state = self.store.read(&path.key("state"))?;
         match state.as_deref() {
             // 2: offered by a daemon before this one, and nobody has connected since.
-            Some("1" | "2") => self.start(path),
+            Some("1" | "2") => {
+                self.start(path);
+                Ok(())
+            }
             // 3 to 5: connected to a daemon that is gone. Its frontend must not wait for ever.
             Some("3" | "4" | "5") => {
                 tracing::warn!(%path, "device of an earlier daemon closed; its guest has lost it");
@@ -160,38 +197,48 @@ impl<X: Xen> Server<X> {
         }
     }
 
-    fn start(&mut self, path: DevicePath) -> Result<(), ServerError> {
-        let stop = Arc::new(event_fd()?);
+    /// Starts the thread of a device. Where there is no room for one more, that device is refused.
+    fn start(&mut self, path: DevicePath) {
         let stats = self.registry.begin(&path);
+        match self.spawn(&path, &stats) {
+            Ok(running) => drop(self.running.insert(path, running)),
+            Err(error) => {
+                self.refuse(&path, &stats, &error);
+                self.registry.end(&path);
+            }
+        }
+    }
+
+    fn spawn(&self, path: &DevicePath, stats: &Arc<DeviceStats>) -> Result<Running, StartError> {
+        let stop = Arc::new(event_fd().map_err(StartError::Descriptor)?);
         let (xen, place, config) = (self.xen.clone(), path.clone(), self.config.clone());
-        let (stopped, ending, woken) =
-            (Arc::clone(&stop), self.ending.clone(), Arc::clone(&self.woken));
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(stats));
+        let (ending, woken) = (self.ending.clone(), Arc::clone(&self.woken));
         let body = move || {
             // Dropped last, and in a panic too: tells the server that the thread ends.
-            let _farewell = Farewell { path: place.clone(), ending, woken };
+            let mut farewell = Farewell { path: place.clone(), refusal: None, ending, woken };
             let span = tracing::info_span!("device", guest = place.guest.0, name = place.name());
-            span.in_scope(|| run_device(xen, place, stopped, &config, &stats));
+            let ran = span.in_scope(|| run_device(xen, place, stopped, &config, &counted));
+            farewell.refusal = ran.err();
         };
         let name = format!("{}-{}", path.guest.0, path.number);
-        let thread = thread::Builder::new().name(name).spawn(body);
-        let thread = thread.map_err(|error| ServerError::System("start a thread", error))?;
-        self.running.insert(path, Running { stop, thread });
-        Ok(())
+        let thread = thread::Builder::new().name(name).spawn(body).map_err(StartError::Thread)?;
+        Ok(Running { stop, thread, stats: Arc::clone(stats) })
     }
 }
 
 /// The whole life of a device's thread. What goes wrong in it is this device's alone.
+///
+/// # Errors
+/// XenStore cannot be reached: the device was not served, and the toolstack was not told.
 fn run_device<X: Xen>(
     xen: X,
     path: DevicePath,
     stop: Arc<EventFd>,
     config: &ConfigFile,
     stats: &Arc<DeviceStats>,
-) {
-    let mut keys = match xen.store().and_then(|store| Keys::open(store, path.clone())) {
-        Ok(keys) => keys,
-        Err(error) => return tracing::error!(%error, "device not served"),
-    };
+) -> Result<(), StoreError> {
+    let mut keys = Keys::open(xen.store()?, path.clone())?;
     match toolstack::open(&mut keys, &path, config, stats) {
         Ok(device) => {
             stats.update(|state| {
@@ -204,11 +251,12 @@ fn run_device<X: Xen>(
         }
         Err(error) => refuse(&mut keys, &error, stats),
     }
+    Ok(())
 }
 
 fn refuse<S: XenStore>(keys: &mut Keys<S>, error: &DeviceError, stats: &DeviceStats) {
     tracing::error!("device refused: {error}");
-    stats.update(|state| state.state = "failed".to_owned());
+    stats.fail(error);
     if let Err(error) = keys.refuse(&error.to_string()) {
         tracing::error!(%error, "the toolstack could not be told");
     }
@@ -217,14 +265,16 @@ fn refuse<S: XenStore>(keys: &mut Keys<S>, error: &DeviceError, stats: &DeviceSt
 /// Tells the server that a thread ends, however it ends.
 struct Farewell {
     path: DevicePath,
-    ending: Sender<DevicePath>,
+    refusal: Option<StoreError>,
+    ending: Sender<Ended>,
     woken: Arc<EventFd>,
 }
 
 impl Drop for Farewell {
     fn drop(&mut self) {
         // Either fails only when the server is gone, and then nobody waits for it.
-        let told = self.ending.send(self.path.clone()).is_ok();
+        let ended = Ended { path: self.path.clone(), refusal: self.refusal.take() };
+        let told = self.ending.send(ended).is_ok();
         if told && self.woken.write(1).is_err() {
             tracing::error!(path = %self.path, "the server was not woken");
         }
@@ -238,9 +288,8 @@ fn join(path: &DevicePath, thread: JoinHandle<()>) -> thread::Result<()> {
     })
 }
 
-fn event_fd() -> Result<EventFd, ServerError> {
+fn event_fd() -> io::Result<EventFd> {
     use nix::sys::eventfd::EfdFlags;
     let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-    EventFd::from_value_and_flags(0, flags)
-        .map_err(|errno| ServerError::System("make an eventfd", errno.into()))
+    Ok(EventFd::from_value_and_flags(0, flags)?)
 }

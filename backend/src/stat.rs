@@ -23,6 +23,9 @@ fn print_device(out: &mut impl Write, device: &Device) -> io::Result<()> {
     let stats = &device.stats;
     let requests = &stats.requests;
     writeln!(out, "domain {} {}: {}", device.domid, device.device, stats.state.state)?;
+    if let Some(error) = &stats.state.error {
+        writeln!(out, "  error      {error}")?;
+    }
     writeln!(out, "  features   {}", stats.state.features.join(" "))?;
     writeln!(
         out,

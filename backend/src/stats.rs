@@ -1,5 +1,6 @@
 //! What a device did, counted; the numbers behind `xen-virtiod stat`.
 
+use std::error::Error;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -53,6 +54,8 @@ pub struct State {
     pub features: Vec<String>,
     /// The fault that made the device need a reset, if one did since it was connected.
     pub needs_reset: Option<String>,
+    /// Why it is not served, as in the key `error` of the backend's directory.
+    pub error: Option<String>,
 }
 
 impl DeviceStats {
@@ -65,6 +68,12 @@ impl DeviceStats {
     pub fn update(&self, change: impl FnOnce(&mut State)) {
         // A poisoned lock still holds a state worth showing.
         change(&mut self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+    }
+
+    /// The device cannot be served.
+    pub fn fail(&self, error: &dyn Error) {
+        let text = error.to_string();
+        self.update(|state| (state.state, state.error) = ("failed".to_owned(), Some(text)));
     }
 
     /// The numbers and states as they are now.

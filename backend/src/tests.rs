@@ -14,3 +14,4 @@ mod host;
 mod lifecycle;
 mod messages;
 mod ring;
+mod shortage;

@@ -126,8 +126,9 @@ impl<S: XenStore> Keys<S> {
         Ok(if asked || offline { Toolstack::Leaving } else { Toolstack::Online })
     }
 
-    /// Writes the negotiation keys [2.3].
+    /// Writes the negotiation keys [2.3]. What an earlier connection ended with counts no more.
     pub fn offer(&mut self) -> Result<(), StoreError> {
+        self.store.remove(&self.backend.key("error"))?;
         let size = RECOMMENDED_MESSAGE_SIZE.to_string();
         self.write(backend_key::REVISION, &REVISION.to_string())?;
         self.write(backend_key::MAX_MESSAGE_SIZE, &size)?;
@@ -159,10 +160,7 @@ impl<S: XenStore> Keys<S> {
 
     /// Writes why the device cannot be served [2.6].
     pub fn set_error(&mut self, text: &str) -> Result<(), StoreError> {
-        if self.backend("state")?.is_some() {
-            self.write("error", text)?;
-        }
-        Ok(())
+        set_error(&mut self.store, &self.backend, text)
     }
 
     /// Writes one of the backend's keys, for people and tools to read.
@@ -172,11 +170,26 @@ impl<S: XenStore> Keys<S> {
 
     /// Refuses the device: a toolstack that waits for state 2 fails at once [2.6].
     pub fn refuse(&mut self, text: &str) -> Result<(), StoreError> {
-        self.set_error(text)?;
-        self.store.remove(&self.backend.key("state"))
+        refuse(&mut self.store, &self.backend, text)
     }
 
     fn write(&mut self, key: &str, value: &str) -> Result<(), StoreError> {
         self.store.write(&self.backend.key(key), value)
     }
+}
+
+/// Refuses the device at `path` over a connection that is not its own [2.6].
+///
+/// # Errors
+/// [`StoreError`].
+pub fn refuse(store: &mut impl XenStore, path: &DevicePath, text: &str) -> Result<(), StoreError> {
+    set_error(store, path, text)?;
+    store.remove(&path.key("state"))
+}
+
+fn set_error(store: &mut impl XenStore, path: &DevicePath, text: &str) -> Result<(), StoreError> {
+    if store.read(&path.key("state"))?.is_some() {
+        store.write(&path.key("error"), text)?;
+    }
+    Ok(())
 }

@@ -145,7 +145,8 @@ impl<X: Xen> Session<X> {
         match self.open_connection() {
             Ok(()) => {
                 self.stats.update(|state| {
-                    (state.state, state.needs_reset) = ("connected".to_owned(), None);
+                    state.state = "connected".to_owned();
+                    (state.needs_reset, state.error) = (None, None);
                 });
                 self.stats.log.line(Level::INFO, format_args!("connected"));
                 self.enter(Stage::Connected, XenbusState::Connected)
@@ -175,7 +176,9 @@ impl<X: Xen> Session<X> {
     fn give_up(&mut self, error: &ConnectionError) -> Result<(), SessionError> {
         self.stats.log.line(Level::WARN, format_args!("connection ended: {error}"));
         self.keys.set_error(&error.to_string())?;
-        self.close()
+        self.close()?;
+        self.stats.fail(error);
+        Ok(())
     }
 
     fn close(&mut self) -> Result<(), SessionError> {

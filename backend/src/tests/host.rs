@@ -12,7 +12,7 @@ use crate::config::ConfigFile;
 use crate::registry::{Device, Registry};
 use crate::server::{Server, ServerError};
 use crate::xen::DomId;
-use crate::xen::sim::Hypervisor;
+use crate::xen::sim::{Hypervisor, Watch};
 
 /// xvda's number, as xl gives it.
 pub(super) const XVDA: u32 = 51712;
@@ -86,6 +86,12 @@ impl Host {
         }
         write(&format!("{}/state", ends.backend), "1");
         ends
+    }
+
+    /// A watch on the backend's state.
+    pub(super) fn watch_state(&self, guest: u16, number: u32) -> Watch {
+        let path = format!("/local/domain/0/backend/virtio_disk/{guest}/{number}/state");
+        self.hypervisor.store_watch(&path)
     }
 
     /// Removes a device as `xl destroy` does, and waits for the backend as xl does.

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub use self::events::{GuestPort, SimEvents};
 pub use self::grants::SimGrants;
 pub use self::guest::{Guest, GuestPage};
-pub use self::store::SimStore;
+pub use self::store::{SimStore, Watch};
 use super::{DomId, StoreError, Xen};
 
 /// What the hypervisor knows.

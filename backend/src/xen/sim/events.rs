@@ -11,8 +11,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::Hypervisor;
 use crate::xen::{DomId, EventChannels, EventError, LocalPort, RemotePort};
 
-pub(super) fn event_fd() -> EventFd {
-    EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).unwrap()
+pub(super) fn event_fd() -> io::Result<EventFd> {
+    Ok(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?)
 }
 
 /// Dom0's end of a bound channel.
@@ -62,7 +62,7 @@ pub struct GuestPort {
 
 impl GuestPort {
     pub(super) fn new(hypervisor: Hypervisor, guest: DomId) -> Self {
-        let signalled = Arc::new(event_fd());
+        let signalled = Arc::new(event_fd().unwrap());
         let port = {
             let channels = &mut hypervisor.world().channels.all;
             let port = RemotePort(channels.len() as u32 + 1);
@@ -119,7 +119,7 @@ pub struct SimEvents {
 
 impl SimEvents {
     pub(super) fn new(hypervisor: Hypervisor, guest: DomId) -> io::Result<Self> {
-        Ok(Self { hypervisor, guest, door: Arc::new(event_fd()), ports: Vec::new() })
+        Ok(Self { hypervisor, guest, door: Arc::new(event_fd()?), ports: Vec::new() })
     }
 }
 

@@ -77,16 +77,42 @@ impl Hypervisor {
     /// Waits until a value is as it should be; fails the test after ten seconds, naming path and
     /// value.
     pub fn store_wait(&self, path: &str, wanted: Option<&str>) {
-        let fired = Arc::new(event_fd());
+        self.store_watch(path).wait(wanted);
+    }
+
+    /// Watches a value, to wait for it later.
+    pub fn store_watch(&self, path: &str) -> Watch {
+        let (hypervisor, fired) = (self.clone(), Arc::new(event_fd().unwrap()));
         self.world().store.watches.push((path.to_owned(), Arc::clone(&fired)));
+        Watch { hypervisor, path: path.to_owned(), fired }
+    }
+}
+
+/// A test's watch on a value.
+pub struct Watch {
+    hypervisor: Hypervisor,
+    path: String,
+    fired: Arc<EventFd>,
+}
+
+impl Watch {
+    /// As [`Hypervisor::store_wait`].
+    pub fn wait(&self, wanted: Option<&str>) {
+        let value = || self.hypervisor.store_read(&self.path);
         let end = Instant::now() + Duration::from_secs(10);
-        while self.store_read(path).as_deref() != wanted {
-            assert!(Instant::now() < end, "{path} is {:?}, not {wanted:?}", self.store_read(path));
-            let mut fds = [nix::poll::PollFd::new(fired.as_fd(), nix::poll::PollFlags::POLLIN)];
-            nix::poll::poll(&mut fds, 100u16).unwrap();
-            let _ = fired.read();
+        while value().as_deref() != wanted {
+            assert!(Instant::now() < end, "{} is {:?}, not {wanted:?}", self.path, value());
+            let entry = nix::poll::PollFd::new(self.fired.as_fd(), nix::poll::PollFlags::POLLIN);
+            nix::poll::poll(&mut [entry], 100u16).unwrap();
+            let _ = self.fired.read();
         }
-        self.world().store.watches.retain(|(_, watcher)| !Arc::ptr_eq(watcher, &fired));
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let fired = &self.fired;
+        self.hypervisor.world().store.watches.retain(|(_, other)| !Arc::ptr_eq(fired, other));
     }
 }
 
@@ -101,7 +127,12 @@ pub struct SimStore {
 
 impl SimStore {
     pub(super) fn new(hypervisor: Hypervisor) -> Result<Self, StoreError> {
-        Ok(Self { hypervisor, fired: Arc::new(event_fd()), noted: false })
+        let fired = event_fd().map_err(|source| StoreError::Connection {
+            operation: "open",
+            path: "the simulated XenStore".to_owned(),
+            source,
+        })?;
+        Ok(Self { hypervisor, fired: Arc::new(fired), noted: false })
     }
 }
 

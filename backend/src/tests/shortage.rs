@@ -1,0 +1,117 @@
+//! What happens when this domain runs out of something: it costs the device that does not fit.
+
+use std::env;
+use std::fs::File;
+use std::process::Command;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
+
+use super::block::{OK, request};
+use super::host::{Ends, Host, XVDA, numbered_disk};
+use crate::xen::Access;
+use crate::xen::sim::Guest;
+
+/// Set for the process of its own that a test runs in.
+const ALONE: &str = "XEN_VIRTIOD_TEST_ALONE";
+/// File descriptors that the process may have; few, so that they are soon filled.
+const DESCRIPTORS: u64 = 256;
+/// Those that a device takes until it is offered: stop, XenStore, target, timer.
+const UNTIL_OFFERED: usize = 4;
+
+/// Runs the test `name` in a process of its own, since what it does would fail others beside it.
+/// Whether this is that process.
+fn is_alone(name: &str) -> bool {
+    if env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut test = Command::new(env::current_exe().unwrap());
+    let ran = test.args(["--exact", name]).env(ALONE, "1").output().unwrap();
+    let (said, failed) = (String::from_utf8_lossy(&ran.stdout), ran.stderr);
+    assert!(ran.status.success(), "{said}{}", String::from_utf8_lossy(&failed));
+    assert!(said.contains("1 passed"), "{said}");
+    false
+}
+
+/// Takes every descriptor there is, and leaves `left`.
+fn fill_descriptors(left: usize) -> Vec<File> {
+    let mut taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    taken.truncate(taken.len() - left);
+    taken
+}
+
+/// What a guest has ready before it connects.
+struct Frontend {
+    guest: Guest,
+    keys: [(&'static str, String); 2],
+}
+
+impl Frontend {
+    fn new(host: &Host, id: u16) -> Self {
+        let mut guest = host.hypervisor.guest(id, 1);
+        let page = guest.allocate();
+        let reference = guest.grant(&[page], Access::ReadWrite);
+        let port = guest.port();
+        let keys = [
+            ("message-page-ref", reference.0.to_string()),
+            ("event-channel", port.port.0.to_string()),
+        ];
+        Self { guest, keys }
+    }
+
+    fn connect(&self, host: &Host, ends: &Ends) {
+        for (key, value) in &self.keys {
+            host.hypervisor.store_write(&format!("{}/{key}", ends.frontend), value);
+        }
+        host.hypervisor.store_write(&format!("{}/state", ends.frontend), "3");
+    }
+
+    fn leave(self) {
+        let reference = self.keys[0].1.parse().unwrap();
+        self.guest.revoke(protocol::grant::GrantRef(reference), 1);
+    }
+}
+
+#[test]
+fn a_device_without_file_descriptors_is_refused_and_others_go_on() {
+    if !is_alone("tests::shortage::a_device_without_file_descriptors_is_refused_and_others_go_on") {
+        return;
+    }
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, most).unwrap();
+    for left in 0..=UNTIL_OFFERED {
+        let (host, disk) = (Host::start(), numbered_disk(8));
+        let other_ends = host.add_disk(1, XVDA, disk.path(), "r");
+        let mut other = host.connect(&other_ends);
+        other.start();
+
+        let (state, frontend) = (host.watch_state(2, XVDA), Frontend::new(&host, 2));
+        let taken = fill_descriptors(left);
+        let ends = host.add_disk(2, XVDA, disk.path(), "r");
+        if left < UNTIL_OFFERED {
+            state.wait(None);
+        } else {
+            // It is offered, and there is no descriptor for its connection.
+            state.wait(Some("2"));
+            frontend.connect(&host, &ends);
+            state.wait(Some("6"));
+        }
+        let error = host.error(&ends).unwrap();
+        assert!(error.contains("Too many open files"), "{left} left: {error}");
+        assert_eq!(request(&mut other, VIRTIO_BLK_T_IN, 3, &[], 512), (OK, vec![3; 512]));
+
+        drop(taken);
+        frontend.leave();
+        host.hypervisor.store_remove(&ends.backend);
+        // There is room again: the next device is served.
+        let next_ends = host.add_disk(3, XVDA, disk.path(), "r");
+        let mut next = host.connect(&next_ends);
+        next.start();
+        assert_eq!(request(&mut next, VIRTIO_BLK_T_IN, 5, &[], 512), (OK, vec![5; 512]));
+        for (driver, ends) in [(next, &next_ends), (other, &other_ends)] {
+            driver.close();
+            host.remove(ends);
+        }
+        host.finish();
+    }
+}
