@@ -13,5 +13,6 @@ mod faults;
 mod host;
 mod lifecycle;
 mod messages;
+mod qcow2;
 mod ring;
 mod shortage;

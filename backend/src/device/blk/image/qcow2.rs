@@ -1,19 +1,19 @@
 //! A qcow2 image, by the imago library.
 
+mod chain;
+
 use std::io;
 use std::path::Path;
 
+use imago::FormatAccess;
 use imago::file::File;
-use imago::qcow2::Qcow2;
-use imago::{FormatAccess, FormatDriverBuilder, PermissiveImplicitOpenGate};
 
 use super::{BlockSize, Image};
 use crate::device::blk::SECTOR_SIZE;
 use crate::device::blk::target::AccessMode;
 use crate::device::{Readable, Writable};
 
-/// An open qcow2 image. Its backing files, if it has any, are opened as it names them: whoever made
-/// the image chose them, not the guest.
+/// An open qcow2 image, with the images that it is based on.
 pub(super) struct Qcow2Image {
     image: FormatAccess<File>,
     /// Holds a request's data on its way: the library takes slices, which a guest's memory is not.
@@ -22,8 +22,7 @@ pub(super) struct Qcow2Image {
 
 impl Qcow2Image {
     pub(super) fn open(path: &Path, mode: AccessMode) -> io::Result<Self> {
-        let builder = Qcow2::<File>::builder_path(path).write(mode == AccessMode::ReadWrite);
-        let image = FormatAccess::new(builder.open(PermissiveImplicitOpenGate::default())?);
+        let image = FormatAccess::new(chain::open(path, mode == AccessMode::ReadWrite)?);
         Ok(Self { image, buffer: Vec::new() })
     }
 

@@ -1,0 +1,133 @@
+//! Disks in qcow2 images, and what an image may name.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use imago::file::File;
+use imago::qcow2::Qcow2;
+use imago::{FormatAccess, FormatCreateBuilder, Storage, StorageCreateOptions};
+use tempfile::TempDir;
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
+};
+
+use super::block::{OK, request};
+use super::disk_options::{config_u64, range};
+use super::host::{Host, XVDA};
+
+/// Bytes of every image here.
+const SIZE: u64 = 8 << 20;
+
+/// An image without data; `backing`: name and format.
+fn create(path: &Path, backing: Option<(&str, &str)>) {
+    let file = File::create_open(StorageCreateOptions::new().filename(path)).unwrap();
+    let mut image = Qcow2::<File, FormatAccess<File>>::create_builder(file).size(SIZE);
+    if let Some((name, format)) = backing {
+        image = image.backing(name.to_owned(), format.to_owned());
+    }
+    image.create().unwrap();
+}
+
+/// A directory with an image `disk.qcow2` in it.
+fn image(backing: Option<(&str, &str)>) -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk.qcow2");
+    create(&path, backing);
+    (directory, path)
+}
+
+/// The image must be refused, with a reason that has `words`.
+fn refused(path: &Path, words: &str) {
+    let host = Host::start();
+    let ends = host.add_disk(1, XVDA, path, "w");
+    host.hypervisor.store_wait(&format!("{}/state", ends.backend), None);
+    let error = host.error(&ends).unwrap();
+    assert!(error.contains(words), "{words:?} is not in {error:?}");
+    host.hypervisor.store_remove(&ends.backend);
+    host.finish();
+}
+
+#[test]
+fn a_qcow2_image_is_a_disk_like_any_other() {
+    let (_directory, path) = image(None);
+    let host = Host::start();
+    let data: Vec<u8> = (0..8192u32).map(|n| (n * 31) as u8).collect();
+    for turn in 0..2 {
+        let ends = host.add_disk(1, XVDA, &path, "w");
+        let mut driver = host.connect(&ends);
+        driver.start();
+        assert_eq!(config_u64(&mut driver, 0), SIZE / 512);
+        if turn == 0 {
+            assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, 1001, &data, 0).0, OK);
+            assert_eq!(request(&mut driver, VIRTIO_BLK_T_FLUSH, 0, &[], 0).0, OK);
+            let out = range(1001, 8, 1);
+            assert_eq!(request(&mut driver, VIRTIO_BLK_T_WRITE_ZEROES, 0, &out, 0).0, OK);
+        }
+        let (_, read) = request(&mut driver, VIRTIO_BLK_T_IN, 1001, &[], data.len());
+        assert_eq!((&read[..4096], &read[4096..]), (&[0; 4096][..], &data[4096..]));
+        driver.close();
+        host.remove(&ends);
+    }
+    host.finish();
+    assert!(fs::metadata(&path).unwrap().len() < SIZE / 2, "the file is sparse by its format");
+}
+
+#[test]
+fn what_was_not_written_is_read_from_the_backing_files_beside_the_image() {
+    let (directory, path) = image(Some(("middle.qcow2", "qcow2")));
+    create(&directory.path().join("middle.qcow2"), Some(("base.raw", "raw")));
+    let base = directory.path().join("base.raw");
+    fs::write(&base, [0x5a; 1 << 20]).unwrap();
+    let host = Host::start();
+    let ends = host.add_disk(1, XVDA, &path, "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, 8, &[1; 512], 0).0, OK);
+    let (_, read) = request(&mut driver, VIRTIO_BLK_T_IN, 7, &[], 3 * 512);
+    assert_eq!(read, [[0x5a; 512], [1; 512], [0x5a; 512]].concat());
+    let (_, read) = request(&mut driver, VIRTIO_BLK_T_IN, (1 << 20) / 512, &[], 512);
+    assert_eq!(read, [0; 512], "the backing file is shorter");
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+    assert!(fs::read(&base).unwrap().iter().all(|byte| *byte == 0x5a), "it is only read");
+}
+
+#[test]
+fn a_backing_file_elsewhere_is_refused() {
+    let words = "beside the image";
+    let elsewhere = tempfile::NamedTempFile::new().unwrap();
+    fs::write(elsewhere.path(), "what the guest must not read").unwrap();
+    let (_directory, path) = image(Some((elsewhere.path().to_str().unwrap(), "raw")));
+    refused(&path, words);
+
+    let (directory, path) = image(Some(("link.raw", "raw")));
+    symlink(elsewhere.path(), directory.path().join("link.raw")).unwrap();
+    refused(&path, words);
+
+    let (_directory, path) = image(Some(("/dev/null", "raw")));
+    refused(&path, words);
+    let (_directory, path) = image(Some(("missing.raw", "raw")));
+    refused(&path, words);
+}
+
+#[test]
+fn a_backing_file_of_another_format_is_refused() {
+    let (directory, path) = image(Some(("base.vmdk", "vmdk")));
+    fs::write(directory.path().join("base.vmdk"), [0; 4096]).unwrap();
+    refused(&path, "neither raw nor qcow2");
+}
+
+#[test]
+fn an_image_that_is_based_on_itself_is_refused() {
+    let (_directory, path) = image(Some(("disk.qcow2", "qcow2")));
+    refused(&path, "more than 16 images");
+}
+
+#[test]
+fn what_is_no_qcow2_image_is_refused() {
+    let (_directory, path) = image(None);
+    fs::write(&path, [7; 65536]).unwrap();
+    refused(&path, "cannot open disk target");
+}
