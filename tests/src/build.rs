@@ -1,9 +1,9 @@
 //! What is built from the project, into `target/lab`.
 
-mod daemon;
 mod module;
 mod payload;
 mod probe;
+mod programs;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,14 +15,14 @@ use crate::dirs::Dirs;
 use crate::fetch::Guest;
 use crate::progress::Progress;
 
-pub(crate) use daemon::build as daemon;
 pub(crate) use module::MOUNT_POINTS;
 pub(crate) use payload::{Payload, write_payload};
+pub(crate) use programs::build as programs;
 
 /// What a boot needs of the project.
 pub(crate) struct Built {
-    /// The daemon `xen-virtiod`.
-    pub(crate) daemon: PathBuf,
+    /// The programs for Dom0.
+    pub(crate) programs: Vec<PathBuf>,
     /// The guests' initrd, with the module.
     pub(crate) guest_initrd: PathBuf,
 }

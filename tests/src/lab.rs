@@ -39,11 +39,14 @@ impl Lab {
         let logs = dirs.fresh_logs(command)?;
         host::ensure_tools(progress, &logs.join("install.log"))?;
         let (fetched, built) = thread::scope(|scope| {
-            // The daemon needs nothing of what is fetched.
-            let daemon = scope.spawn(|| build::daemon(&dirs, &logs, progress));
+            // Dom0's programs need nothing of what is fetched.
+            let programs = scope.spawn(|| build::programs(&dirs, &logs, progress));
             let fetched = fetch::all(&dirs.cache, &logs, progress)?;
             let guest_initrd = build::guest(&dirs, &fetched.guest, &logs, progress)?;
-            Ok::<_, anyhow::Error>((fetched, Built { daemon: fetch::join(daemon)?, guest_initrd }))
+            Ok::<_, anyhow::Error>((
+                fetched,
+                Built { programs: fetch::join(programs)?, guest_initrd },
+            ))
         })?;
         Ok(Lab { dirs, fetched, built, logs, _lock: lock })
     }

@@ -13,9 +13,18 @@ use clap::Parser;
 /// Does one thing that a scenario needs, and says what went wrong.
 #[derive(Debug, Parser)]
 enum Probe {
-    /// Writes the first 512 bytes of a page to a disk, past the kernel's cache, while SECRET stands in
-    /// the same page behind them.
+    /// Writes 11 sectors of letters to a disk, past the kernel's cache, from buffers that share their
+    /// pages with SECRET: the first sector from the beginning of a page, the others from the end of
+    /// a page, a whole page, and the beginning of a third.
     WriteBeside {
+        /// The disk.
+        disk: PathBuf,
+        /// What must not leave the guest.
+        secret: String,
+    },
+    /// Reads what write-beside wrote into buffers that lie the same way, and checks it and that SECRET is
+    /// still beside it.
+    ReadBeside {
         /// The disk.
         disk: PathBuf,
         /// What must not leave the guest.
@@ -26,6 +35,7 @@ enum Probe {
 fn main() -> ExitCode {
     let done: Result<()> = match Probe::parse() {
         Probe::WriteBeside { disk, secret } => beside::write(&disk, &secret),
+        Probe::ReadBeside { disk, secret } => beside::read(&disk, &secret),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

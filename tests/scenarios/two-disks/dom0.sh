@@ -12,4 +12,4 @@ for disk in one two; do
     written=$(guest_said "$GUEST-two-disks" "$disk")
     [ "$written" = "$(sha256sum <$disk.img)" ] || fail "$disk.img is not what the guest wrote"
 done
-cmp -s -n 8388608 one.img two.img && fail "both disks hold the same" || true
+! busybox cmp -s -n 8388608 one.img two.img || fail "both disks hold the same"

@@ -1,5 +1,6 @@
 //! What one boot brings into Dom0: an archive on a disk of its own, unpacked there as `/lab`.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,9 @@ pub(crate) fn write_payload(
     builder.sparse(false); // busybox knows no sparse files
     let mut archive = Archive(builder);
     archive.script("job", &payload.job)?;
-    archive.file("bin/xen-virtiod", &built.daemon)?;
+    for program in &built.programs {
+        archive.file(Path::new("bin").join(file_name(program)?), program)?;
+    }
     archive.file("guest/vmlinuz", &guest.kernel())?;
     archive.file("guest/initrd", &built.guest_initrd)?;
     archive.file("guest/tree.cpio", &guest.tree())?;
@@ -42,8 +45,7 @@ pub(crate) fn write_payload(
     archive.tree("scenarios", &dirs.tests().join("scenarios"))?;
     archive.directory("files")?;
     for file in payload.files {
-        let name = file.file_name().with_context(|| format!("{} names no file", file.display()))?;
-        let inside = Path::new("files").join(name);
+        let inside = Path::new("files").join(file_name(file)?);
         match file.is_dir() {
             true => archive.tree(inside, file)?,
             false => archive.file(inside, file)?,
@@ -51,6 +53,10 @@ pub(crate) fn write_payload(
     }
     archive.0.into_inner()?.into_inner()?.sync_all()?;
     Ok(())
+}
+
+fn file_name(path: &Path) -> Result<&OsStr> {
+    path.file_name().with_context(|| format!("{} names no file", path.display()))
 }
 
 /// A tar archive in which everything belongs to root.
