@@ -3,6 +3,7 @@
 //! `xen-virtiod.toml` beside this crate's manifest explains every key to the person who writes one.
 
 mod file;
+mod network;
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
 pub use self::file::{ConfigError, ConfigFile, DEFAULT_PATH};
+use self::network::NetworkDefaults;
+pub use self::network::NetworkSettings;
 use crate::device::DeviceId;
 use crate::device::rate::Rate;
 
@@ -18,7 +21,7 @@ use crate::device::rate::Rate;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    default: DeviceSettings,
+    default: DefaultSettings,
     domain: BTreeMap<String, DomainSettings>,
 }
 
@@ -33,12 +36,22 @@ struct DomainSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct DeviceIndex(u32);
 
+/// What can be said of all devices of a type.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct DefaultSettings {
+    rng: EntropySettings,
+    net: NetworkDefaults,
+}
+
 /// What can be said of a device, by its type.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeviceSettings {
     /// For the entropy device.
     pub rng: EntropySettings,
+    /// For the network device.
+    pub net: NetworkSettings,
 }
 
 /// A section that is for another type of device than the one that it names.
@@ -81,16 +94,37 @@ impl Config {
         let domain = domain.and_then(|name| Some((name, self.domain.get(name)?)));
         let own = domain
             .and_then(|(name, settings)| Some((name, settings.virtio.get(&DeviceIndex(index))?)));
-        let Some((name, own)) = own else { return Ok(self.default) };
-        if own.rng != EntropySettings::default() && id != DeviceId::Entropy {
-            return Err(Misplaced { section: format!("domain.{name}.virtio.{index}.rng"), id });
-        }
-        Ok(DeviceSettings { rng: EntropySettings { rate: own.rng.rate.or(self.default.rng.rate) } })
+        let own = match own {
+            Some((name, own)) => own.for_type(id).map_err(|section| Misplaced {
+                section: format!("domain.{name}.virtio.{index}.{section}"),
+                id,
+            })?,
+            None => DeviceSettings::default(),
+        };
+        Ok(DeviceSettings {
+            rng: EntropySettings { rate: own.rng.rate.or(self.default.rng.rate) },
+            net: self.default.net.under(own.net),
+        })
     }
 
     /// Whether it says something about some domain in particular.
     pub fn names_domains(&self) -> bool {
         !self.domain.is_empty()
+    }
+}
+
+impl DeviceSettings {
+    /// These settings, unless one of them is for another type of device: its section's name then.
+    fn for_type(&self, id: DeviceId) -> Result<Self, &'static str> {
+        let none = Self::default();
+        let sections = [
+            ("rng", self.rng != none.rng, DeviceId::Entropy),
+            ("net", self.net != none.net, DeviceId::Network),
+        ];
+        match sections.into_iter().find(|(_, is_there, of)| *is_there && *of != id) {
+            Some((section, ..)) => Err(section),
+            None => Ok(self.clone()),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod blk;
 mod buffer;
 pub mod console;
 mod memory;
+pub mod net;
 mod queue;
 pub mod rate;
 pub mod rng;
@@ -24,6 +25,8 @@ use nix::poll::PollFlags;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum DeviceId {
+    /// Network device.
+    Network = 1,
     /// Block device.
     Block = 2,
     /// Console device.
@@ -105,8 +108,12 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     }
 
     /// The driver is ready, with these features.
-    fn start(&mut self, features: u64) {
+    ///
+    /// # Errors
+    /// As [`VirtioDevice::serve`].
+    fn start(&mut self, features: u64) -> Result<(), Fault> {
         let _ = features;
+        Ok(())
     }
 
     /// The driver is gone, or starts again.

@@ -5,6 +5,12 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ,
     VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
 };
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN,
+    VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN,
+    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
+    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
+};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use crate::device::DeviceId;
@@ -28,9 +34,27 @@ const BLOCK: &[(u32, &str)] = &[
     (VIRTIO_BLK_F_WRITE_ZEROES, "VIRTIO_BLK_F_WRITE_ZEROES"),
 ];
 
+const NETWORK: &[(u32, &str)] = &[
+    (VIRTIO_NET_F_CSUM, "VIRTIO_NET_F_CSUM"),
+    (VIRTIO_NET_F_GUEST_CSUM, "VIRTIO_NET_F_GUEST_CSUM"),
+    (VIRTIO_NET_F_MTU, "VIRTIO_NET_F_MTU"),
+    (VIRTIO_NET_F_MAC, "VIRTIO_NET_F_MAC"),
+    (VIRTIO_NET_F_GUEST_TSO4, "VIRTIO_NET_F_GUEST_TSO4"),
+    (VIRTIO_NET_F_GUEST_TSO6, "VIRTIO_NET_F_GUEST_TSO6"),
+    (VIRTIO_NET_F_GUEST_ECN, "VIRTIO_NET_F_GUEST_ECN"),
+    (VIRTIO_NET_F_HOST_TSO4, "VIRTIO_NET_F_HOST_TSO4"),
+    (VIRTIO_NET_F_HOST_TSO6, "VIRTIO_NET_F_HOST_TSO6"),
+    (VIRTIO_NET_F_HOST_ECN, "VIRTIO_NET_F_HOST_ECN"),
+    (VIRTIO_NET_F_MRG_RXBUF, "VIRTIO_NET_F_MRG_RXBUF"),
+    (VIRTIO_NET_F_STATUS, "VIRTIO_NET_F_STATUS"),
+    (VIRTIO_NET_F_CTRL_VQ, "VIRTIO_NET_F_CTRL_VQ"),
+    (VIRTIO_NET_F_MQ, "VIRTIO_NET_F_MQ"),
+];
+
 /// Names of the bits that are set, lowest first; a bit without a name is `bit N`.
 pub fn names(bits: u64, device: DeviceId) -> Vec<String> {
     let own = match device {
+        DeviceId::Network => NETWORK,
         DeviceId::Block => BLOCK,
         // The console offers none of its own; the entropy device has none (virtio 1.3 section 5.4.3).
         DeviceId::Console | DeviceId::Entropy => &[],

@@ -2,7 +2,8 @@
 //!
 //! The daemon runs in Dom0 or in an unprivileged driver domain. Data flows one way through it:
 //! [`server`] finds devices in XenStore, [`toolstack`] opens them, [`bus`] speaks virtio-msg with the
-//! guest, [`device`] serves requests, [`grant`] reaches the guest's pages, and only [`xen`] knows how.
+//! guest, [`device`] serves requests, [`grant`] reaches the guest's pages, and only [`xen`] knows how. What a
+//! device uses of the domain that it is served from, beside files, is [`host`]'s.
 #![deny(unsafe_code)]
 
 pub mod bus;
@@ -12,6 +13,7 @@ pub mod device;
 pub mod features;
 pub mod grant;
 pub mod guest_log;
+pub mod host;
 pub mod registry;
 pub mod server;
 pub mod stats;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use backend::config::{ConfigError, ConfigFile};
 use backend::control::{self, Control, ControlError};
+use backend::host::network::HostNetwork;
 use backend::registry::Registry;
 use backend::server::{Server, ServerError};
 use backend::xen::host::Host;
@@ -69,7 +70,7 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     // Read again for each device; what is wrong now is better said now.
     config.load()?;
     let registry = Arc::new(Registry::default());
-    let server = Server::new(Host, Arc::clone(&registry), config)?;
+    let server = Server::new(Host, Arc::clone(&registry), config, Arc::new(HostNetwork))?;
     let _control = Control::listen(&command_line.socket, registry)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {

@@ -14,6 +14,7 @@ use nix::sys::eventfd::EventFd;
 use crate::bus::session::Session;
 use crate::bus::{DevicePath, Keys, keys};
 use crate::config::ConfigFile;
+use crate::host::network::Network;
 use crate::registry::Registry;
 use crate::stats::DeviceStats;
 use crate::toolstack::{self, CLASSES, DeviceError};
@@ -59,6 +60,7 @@ pub struct Server<X: Xen> {
     store: X::Store,
     registry: Arc<Registry>,
     config: ConfigFile,
+    network: Arc<dyn Network>,
     running: BTreeMap<DevicePath, Running>,
     ended: Receiver<Ended>,
     ending: Sender<Ended>,
@@ -70,15 +72,20 @@ impl<X: Xen> Server<X> {
     ///
     /// # Errors
     /// [`ServerError`].
-    pub fn new(xen: X, registry: Arc<Registry>, config: ConfigFile) -> Result<Self, ServerError> {
+    pub fn new(
+        xen: X,
+        registry: Arc<Registry>,
+        config: ConfigFile,
+        network: Arc<dyn Network>,
+    ) -> Result<Self, ServerError> {
         let mut store = xen.store()?;
         for class in CLASSES {
             store.watch(&format!("backend/{class}"))?;
         }
         let (ending, ended) = mpsc::channel();
         let woken = event_fd().map_err(|error| ServerError::System("make an eventfd", error))?;
-        let woken = Arc::new(woken);
-        Ok(Self { xen, store, registry, config, running: BTreeMap::new(), ended, ending, woken })
+        let (woken, running) = (Arc::new(woken), BTreeMap::new());
+        Ok(Self { xen, store, registry, config, network, running, ended, ending, woken })
     }
 
     /// Serves until `stop` becomes readable, then ends every session.
@@ -212,13 +219,15 @@ impl<X: Xen> Server<X> {
     fn spawn(&self, path: &DevicePath, stats: &Arc<DeviceStats>) -> Result<Running, StartError> {
         let stop = Arc::new(event_fd().map_err(StartError::Descriptor)?);
         let (xen, place, config) = (self.xen.clone(), path.clone(), self.config.clone());
+        let network = Arc::clone(&self.network);
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(stats));
         let (ending, woken) = (self.ending.clone(), Arc::clone(&self.woken));
         let body = move || {
             // Dropped last, and in a panic too: tells the server that the thread ends.
             let mut farewell = Farewell { path: place.clone(), refusal: None, ending, woken };
             let span = tracing::info_span!("device", guest = place.guest.0, name = place.name());
-            let ran = span.in_scope(|| run_device(xen, place, stopped, &config, &counted));
+            let ran =
+                span.in_scope(|| run_device(xen, place, stopped, &config, &*network, &counted));
             farewell.refusal = ran.err();
         };
         let name = format!("{}-{}", path.guest.0, path.number);
@@ -236,10 +245,11 @@ fn run_device<X: Xen>(
     path: DevicePath,
     stop: Arc<EventFd>,
     config: &ConfigFile,
+    network: &dyn Network,
     stats: &Arc<DeviceStats>,
 ) -> Result<(), StoreError> {
     let mut keys = Keys::open(xen.store()?, path.clone())?;
-    match toolstack::open(&mut keys, &path, config, stats) {
+    match toolstack::open(&mut keys, &path, config, network, stats) {
         Ok(device) => {
             stats.update(|state| {
                 (state.kind, state.state) = (device.kind().to_owned(), "starting".to_owned());

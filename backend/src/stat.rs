@@ -37,6 +37,14 @@ fn print_device(out: &mut impl Write, device: &Device) -> io::Result<()> {
         requests.get_id,
         requests.failed
     )?;
+    if stats.state.kind == "net" {
+        let dropped = &stats.dropped;
+        writeln!(
+            out,
+            "  dropped    {} to the guest, {} from the guest",
+            dropped.to_guest, dropped.from_guest
+        )?;
+    }
     writeln!(out, "  bytes      {} read, {} written", stats.bytes.read, stats.bytes.written)?;
     writeln!(
         out,

@@ -34,6 +34,10 @@ pub struct DeviceStats {
     pub identities: AtomicU64,
     /// Requests answered with an error.
     pub failed: AtomicU64,
+    /// Packets for the guest that it was not given.
+    pub dropped_to_guest: AtomicU64,
+    /// Packets of the guest's that were not sent on.
+    pub dropped_from_guest: AtomicU64,
     /// Bytes the guest read from the device.
     pub bytes_read: AtomicU64,
     /// Bytes the guest wrote to the device.
@@ -46,7 +50,7 @@ pub struct DeviceStats {
 /// The part that is not a number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// What kind of device it is: blk, console, rng. Empty until it is opened.
+    /// What kind of device it is: blk, console, net, rng. Empty until it is opened.
     pub kind: String,
     /// What the device is doing, in a word: starting, waiting, connected, closed, failed.
     pub state: String,
@@ -91,6 +95,10 @@ impl DeviceStats {
                 get_id: read(&self.identities),
                 failed: read(&self.failed),
             },
+            dropped: Dropped {
+                to_guest: read(&self.dropped_to_guest),
+                from_guest: read(&self.dropped_from_guest),
+            },
             bytes: Bytes { read: read(&self.bytes_read), written: read(&self.bytes_written) },
             addresses: Addresses {
                 grant: read(&self.grant_addresses),
@@ -113,6 +121,8 @@ pub struct Snapshot {
     pub state: State,
     /// Requests by kind.
     pub requests: Requests,
+    /// Packets lost by a network device, of which a packet is a request.
+    pub dropped: Dropped,
     /// Bytes of data moved.
     pub bytes: Bytes,
     /// Guest addresses seen.
@@ -133,6 +143,15 @@ pub struct Requests {
     pub discard: u64,
     pub get_id: u64,
     pub failed: u64,
+}
+
+/// Packets lost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// For the guest: too large for its buffers, or these could not be reached.
+    pub to_guest: u64,
+    /// Of the guest's: malformed, or the host did not take them.
+    pub from_guest: u64,
 }
 
 /// Bytes of data moved.

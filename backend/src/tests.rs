@@ -5,6 +5,7 @@
 //! [`host::Host::finish`], which fails it for anything that was left behind.
 
 mod block;
+mod cable;
 mod console;
 mod disk_options;
 mod driver;
@@ -13,6 +14,8 @@ mod faults;
 mod host;
 mod lifecycle;
 mod messages;
+mod network;
+mod network_options;
 mod qcow2;
 mod ring;
 mod shortage;

@@ -1,5 +1,8 @@
 //! What the toolstack wrote for a device, turned into the device.
 
+mod network;
+
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,6 +13,7 @@ use crate::device::blk::{AccessMode, Block, Discard, Target, TargetError};
 use crate::device::console::{Console, ConsoleError};
 use crate::device::rng::{Entropy, EntropyError};
 use crate::device::{DeviceId, DeviceMemory, VirtioDevice};
+use crate::host::network::{Network, NetworkError};
 use crate::stats::DeviceStats;
 use crate::xen::{StoreError, XenStore};
 
@@ -46,10 +50,16 @@ pub enum DeviceError {
     /// The entropy device.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
+    /// The host's network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// An address for a network device.
+    #[error("cannot make up a MAC address: {0}")]
+    Address(#[source] io::Error),
     /// A device type that nothing here serves.
     #[error(
-        "virtio device type {0:?} is not supported; supported are \"virtio,device3\" (console), \"virtio,device4\" (entropy) and a \
-         disk (in a disk line with specification=virtio)"
+        "virtio device type {0:?} is not supported; supported are \"virtio,device1\" (network), \"virtio,device3\" (console), \
+         \"virtio,device4\" (entropy) and a disk (in a disk line with specification=virtio)"
     )]
     Unsupported(String),
 }
@@ -62,6 +72,7 @@ pub fn open<S: XenStore, M: DeviceMemory>(
     keys: &mut Keys<S>,
     path: &DevicePath,
     config: &ConfigFile,
+    network: &dyn Network,
     stats: &Arc<DeviceStats>,
 ) -> Result<Box<dyn VirtioDevice<M>>, DeviceError> {
     if path.class == "virtio_disk" {
@@ -71,6 +82,7 @@ pub fn open<S: XenStore, M: DeviceMemory>(
     let Some(id) = device_id(&kind) else { return Err(DeviceError::Unsupported(kind)) };
     let settings = settings(keys, path, config, id)?;
     match id {
+        DeviceId::Network => Ok(Box::new(network::open(keys, path, settings.net, network, stats)?)),
         DeviceId::Console => Ok(Box::new(open_console(keys, stats)?)),
         DeviceId::Entropy => {
             let rate = settings.rng.rate.and_then(RateLimit::rate);
@@ -106,7 +118,7 @@ fn device_id(kind: &str) -> Option<DeviceId> {
     // Parsing alone would take a sign.
     let plain = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     let number = u32::from_str_radix(digits, 16).ok().filter(|_| plain)?;
-    [DeviceId::Block, DeviceId::Console, DeviceId::Entropy]
+    [DeviceId::Network, DeviceId::Block, DeviceId::Console, DeviceId::Entropy]
         .into_iter()
         .find(|id| *id as u32 == number)
 }
@@ -158,6 +170,7 @@ mod tests {
         assert_eq!(device_id("virtio,device4"), Some(DeviceId::Entropy));
         assert_eq!(device_id("virtio,device04"), Some(DeviceId::Entropy));
         assert_eq!(device_id("virtio,device3"), Some(DeviceId::Console));
+        assert_eq!(device_id("virtio,device1"), Some(DeviceId::Network));
         for kind in ["", "virtio", "virtio,device", "virtio,device+4", "virtio,device40", "device4"]
         {
             assert_eq!(device_id(kind), None, "{kind}");

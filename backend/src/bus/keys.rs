@@ -10,6 +10,9 @@ use protocol::grant::GrantRef;
 use super::state::Toolstack;
 use crate::xen::{DomId, RemotePort, StoreError, XenStore};
 
+/// Characters of a UUID.
+const UUID_LENGTH: usize = 36;
+
 /// A device's place: `backend/CLASS/DOMID/DEVID`, relative to the daemon's own domain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DevicePath {
@@ -102,9 +105,21 @@ impl<S: XenStore> Keys<S> {
 
     /// The guest's name; `None` where this domain may not read it, as in a driver domain.
     pub fn guest_name(&mut self) -> Result<Option<String>, StoreError> {
-        match self.store.read(&format!("/local/domain/{}/name", self.backend.guest.0)) {
+        self.guest_key("name")
+    }
+
+    /// The guest's UUID as text, which stays the same when the guest reboots; `None` as for the name.
+    pub fn guest_uuid(&mut self) -> Result<Option<String>, StoreError> {
+        // "/vm/UUID", with more behind it where the guest was there before.
+        let vm = self.guest_key("vm")?;
+        let uuid = vm.as_deref().and_then(|path| path.strip_prefix("/vm/")?.get(..UUID_LENGTH));
+        Ok(uuid.map(str::to_owned))
+    }
+
+    fn guest_key(&mut self, key: &str) -> Result<Option<String>, StoreError> {
+        match self.store.read(&format!("/local/domain/{}/{key}", self.backend.guest.0)) {
             Err(StoreError::Refused { errno, .. }) if errno == "EACCES" => Ok(None),
-            name => name,
+            value => value,
         }
     }
 

@@ -118,13 +118,13 @@ impl<X: Xen> Session<X> {
             match state::next(self.stage, frontend, toolstack) {
                 Step::Wait => {
                     if !self.wait()? {
-                        return self.close();
+                        return self.end();
                     }
                 }
                 Step::Offer => self.offer()?,
                 Step::Connect => self.connect()?,
                 Step::Close => self.close()?,
-                Step::End => return self.close(),
+                Step::End => return self.end(),
             }
         }
     }
@@ -181,11 +181,29 @@ impl<X: Xen> Session<X> {
         Ok(())
     }
 
+    /// Ends the connection, if there is one; the frontend may start again [2.9].
     fn close(&mut self) -> Result<(), SessionError> {
+        self.leave()?;
+        self.closed()
+    }
+
+    /// As [`Session::close`], for good. What the device holds of the host, such as an interface's name,
+    /// is free for another device before the toolstack hears of it.
+    fn end(&mut self) -> Result<(), SessionError> {
+        self.leave()?;
+        self.device = None;
+        self.closed()
+    }
+
+    fn leave(&mut self) -> Result<(), SessionError> {
         if self.disconnect() {
             self.enter(self.stage, XenbusState::Closing)?;
             self.stats.log.line(Level::INFO, format_args!("disconnected"));
         }
+        Ok(())
+    }
+
+    fn closed(&mut self) -> Result<(), SessionError> {
         self.stats.update(|state| state.state = "closed".to_owned());
         self.enter(Stage::Closed, XenbusState::Closed)
     }

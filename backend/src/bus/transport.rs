@@ -217,7 +217,9 @@ impl<G: GrantTable> Transport<G> {
         let starts = accepted & !self.status & DRIVER_OK != 0;
         self.status = accepted;
         if starts {
-            self.device.start(self.driver_features);
+            if let Err(fault) = self.device.start(self.driver_features) {
+                self.fail(&fault);
+            }
         }
     }
 

@@ -112,6 +112,8 @@ mod tests {
     use super::*;
     use crate::config::RateLimit;
     use crate::device::DeviceId;
+    use crate::device::net::QueuePairs;
+    use crate::host::network::Bridge;
 
     /// The complaint about a file of these lines, without the path.
     fn complaint(text: &str) -> String {
@@ -135,6 +137,21 @@ mod tests {
     }
 
     #[test]
+    fn the_examples_network_devices_are_what_it_explains() {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/xen-virtiod.toml");
+        let config = ConfigFile::new(Some(example.into())).load().unwrap().unwrap();
+        let net = |domain, index| config.device(domain, index, DeviceId::Network).unwrap().net;
+        let (other, first, second) = (net(None, 0), net(Some("router"), 0), net(Some("router"), 1));
+        assert_eq!(other.bridge, Some(Bridge::Named("xenbr0".parse().unwrap())));
+        assert_eq!(other.queues.map(QueuePairs::count), Some(1));
+        assert_eq!((other.mac, other.tap), (None, None));
+        assert_eq!((first.bridge, first.queues.map(QueuePairs::count)), (other.bridge, Some(2)));
+        assert_eq!((second.bridge, second.queues), (Some(Bridge::Alone), other.queues));
+        assert_eq!(second.tap.unwrap().as_str(), "router-inside");
+        assert_eq!(second.mac.unwrap().to_string(), "00:16:3e:11:22:33");
+    }
+
+    #[test]
     fn an_empty_file_is_no_limit() {
         let config = parse("# nothing\n", Path::new("f")).unwrap();
         assert_eq!(config, Config::default());
@@ -150,6 +167,11 @@ mod tests {
         assert!(device(0).is_ok());
         let error = device(1).unwrap_err().to_string();
         assert!(error.contains("domain.web1.virtio.1.rng"), "{error}");
+        let text = "[default.net]\nqueues = 2\n[domain.web1.virtio.1.net]\nqueues = 1";
+        let config = parse(text, Path::new("f")).unwrap();
+        assert!(config.device(Some("web1"), 0, DeviceId::Entropy).is_ok());
+        let error = config.device(Some("web1"), 1, DeviceId::Entropy).unwrap_err().to_string();
+        assert!(error.contains("domain.web1.virtio.1.net"), "{error}");
     }
 
     #[test]
@@ -164,7 +186,21 @@ mod tests {
                 "3: domain.web1.virtio.0.rng.rate: \"fast\" is not a rate",
             ),
             ("[default.rng]\nrate = 5", "2: default.rng.rate: invalid type: integer `5`"),
-            ("\n\n[default.net]\nx = 1", "3: default.net: unknown"),
+            (
+                "[default.net]\nqueues = 9",
+                "2: default.net.queues: 9 is not a number of queue pairs",
+            ),
+            ("[default.net]\nbridge = \"a b\"", "2: default.net.bridge: \"a b\" is not a network"),
+            ("[default.net]\nmac = \"00:16:3e:00:00:01\"", "2: default.net.mac: unknown"),
+            (
+                "[domain.web1.virtio.0.net]\nmac = \"01:16:3e:00:00:01\"",
+                "2: domain.web1.virtio.0.net.mac: \"01:16:3e:00:00:01\" is not the MAC",
+            ),
+            (
+                "[domain.web1.virtio.0.net]\n\ntap = \"sixteen-letters-\"",
+                "3: domain.web1.virtio.0.net.tap: \"sixteen-letters-\" is not a network",
+            ),
+            ("\n\n[default.gpu]\nx = 1", "3: default.gpu: unknown"),
             (
                 "[domain.web1.virtio.first.rng]\nrate = \"1B/s\"",
                 "1: domain.web1.virtio.first: \"first\" is not the position",

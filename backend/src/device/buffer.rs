@@ -87,6 +87,16 @@ impl Buffers {
         self.parts.iter().map(|part| u64::from(part.buffer.length)).sum()
     }
 
+    /// Keeps the first `length` bytes, if there are more.
+    pub fn truncate(&mut self, length: u64) {
+        let mut left = length;
+        self.parts.retain_mut(|part| {
+            part.buffer.length = left.min(u64::from(part.buffer.length)) as u32;
+            left -= u64::from(part.buffer.length);
+            part.buffer.length > 0
+        });
+    }
+
     /// Takes `count` bytes off the front; `None`, and nothing taken, if there are fewer.
     pub fn split_front(&mut self, count: u64) -> Option<Self> {
         if count > self.length() {

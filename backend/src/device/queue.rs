@@ -43,9 +43,27 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         self.memory
     }
 
+    /// Entries of queue `index`; none while it is not enabled.
+    pub fn size(&mut self, index: usize) -> usize {
+        self.rings.ring(index).map_or(0, |ring| usize::from(ring.size()))
+    }
+
     /// Takes up to a batch of requests, at most `limit`, and makes their buffers reachable. With them
     /// comes the fault of the first that is malformed, if one is: those before it are good.
     pub fn take(&mut self, index: usize, limit: usize) -> (Vec<Request>, Option<Fault>) {
+        let (requests, fault) = self.fetch(index, limit);
+        self.prepare(&requests);
+        (requests, fault)
+    }
+
+    /// Makes the buffers of requests reachable together.
+    pub fn prepare(&self, requests: &[Request]) {
+        self.memory.prepare(&mut requests.iter().flat_map(Request::buffers));
+    }
+
+    /// As [`Queues::take`], without making buffers reachable: for a device that must look at requests to
+    /// know which it will use, and keeps the others.
+    pub fn fetch(&mut self, index: usize, limit: usize) -> (Vec<Request>, Option<Fault>) {
         let mut requests = Vec::new();
         let Some(ring) = self.rings.ring(index) else { return (requests, None) };
         let memory = &*self.memory;
@@ -63,7 +81,6 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
                 }
             }
         }
-        memory.prepare(&mut requests.iter().flat_map(Request::buffers));
         (requests, fault)
     }
 

@@ -156,6 +156,14 @@ impl Driver {
         })
     }
 
+    /// Bytes of the configuration space.
+    pub(super) fn config(&mut self, offset: u32, size: u32) -> Vec<u8> {
+        self.ask(Request::GetConfig { offset, size }, |answer| match answer {
+            Response::GetConfig(config) => config.data.to_vec(),
+            other => panic!("{other:?}"),
+        })
+    }
+
     /// Up to FEATURES_OK with these features; gives the status that came of it.
     pub(super) fn negotiate(&mut self, features: u64) -> u32 {
         assert_eq!(self.set_status(0), 0);
@@ -173,7 +181,12 @@ impl Driver {
     /// Everything up to DRIVER_OK, with all features and some queues.
     pub(super) fn start_with(&mut self, queues: u32) {
         let offered = self.offered();
-        assert_ne!(self.negotiate(offered) & FEATURES_OK, 0);
+        self.start_accepting(offered, queues);
+    }
+
+    /// Everything up to DRIVER_OK, with these features and some queues.
+    pub(super) fn start_accepting(&mut self, features: u64, queues: u32) {
+        assert_ne!(self.negotiate(features) & FEATURES_OK, 0);
         (0..queues).for_each(|index| self.add_ring(index));
         self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
     }

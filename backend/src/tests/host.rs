@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use nix::sys::eventfd::EventFd;
 use tempfile::NamedTempFile;
 
+use super::cable::FakeNetwork;
 use super::driver::Driver;
 use crate::config::ConfigFile;
 use crate::registry::{Device, Registry};
@@ -21,6 +22,7 @@ const GUEST_PAGES: usize = 1024;
 
 pub(super) struct Host {
     pub(super) hypervisor: Hypervisor,
+    pub(super) network: FakeNetwork,
     registry: Arc<Registry>,
     config: NamedTempFile,
     stop: Arc<EventFd>,
@@ -46,10 +48,12 @@ impl Host {
         let stop = Arc::new(EventFd::new().unwrap());
         let config = NamedTempFile::new().unwrap();
         let file = ConfigFile::new(Some(config.path().to_owned()));
-        let server = Server::new(hypervisor.clone(), Arc::clone(&registry), file).unwrap();
+        let network = FakeNetwork::default();
+        let cables = Arc::new(network.clone());
+        let server = Server::new(hypervisor.clone(), Arc::clone(&registry), file, cables).unwrap();
         let stopped = Arc::clone(&stop);
         let server = thread::spawn(move || server.run(&*stopped));
-        Self { hypervisor, registry, config, stop, server }
+        Self { hypervisor, network, registry, config, stop, server }
     }
 
     /// Writes the configuration file, which is empty at first.

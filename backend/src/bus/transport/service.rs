@@ -128,7 +128,7 @@ impl<G: GrantTable> Transport<G> {
     }
 
     /// Sets DEVICE_NEEDS_RESET and says why [6.5]: once, since nothing is served from then on.
-    fn fail(&mut self, fault: &Fault) {
+    pub(super) fn fail(&mut self, fault: &Fault) {
         self.stats.log.line(Level::WARN, format_args!("device needs reset: {fault}"));
         self.status |= DEVICE_NEEDS_RESET;
         self.stats.update(|state| state.needs_reset = Some(fault.to_string()));

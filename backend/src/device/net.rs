@@ -1,0 +1,244 @@
+//! The network device (virtio 1.3 section 5.1).
+
+mod config;
+mod control;
+mod features;
+pub mod interface;
+mod mac;
+mod pairs;
+mod receive;
+mod transmit;
+
+use std::io;
+use std::sync::Arc;
+
+use tracing::Level;
+use virtio_bindings::virtio_net::{VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MRG_RXBUF};
+
+use self::config::Fields;
+use self::control::{Command, Status};
+pub use self::interface::{Interface, LinkState};
+pub use self::mac::MacAddress;
+pub use self::pairs::QueuePairs;
+use self::receive::{Format, HeaderFlags, PacketBuffers, Receiver};
+use self::transmit::Transmitter;
+use super::{DeviceId, DeviceMemory, Fault, Queues, Source, VirtioDevice};
+use crate::stats::DeviceStats;
+
+/// Entries in each queue.
+const QUEUE_SIZE: u16 = 256;
+
+/// What a queue is for (section 5.1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Receive(usize),
+    Transmit(usize),
+    Control,
+}
+
+/// A network device.
+pub struct Net {
+    interface: Box<dyn Interface>,
+    fields: Fields,
+    config: [u8; config::SIZE],
+    config_changed: bool,
+    queue_sizes: Vec<u16>,
+    /// Of the driver that is ready.
+    features: u64,
+    /// Pairs that the driver uses; none while it is not ready.
+    active: usize,
+    receivers: Vec<Receiver>,
+    transmitter: Transmitter,
+    stats: Arc<DeviceStats>,
+}
+
+impl Net {
+    /// A device at `interface`, with that many queue pairs.
+    pub fn new(
+        interface: Box<dyn Interface>,
+        mac: MacAddress,
+        pairs: QueuePairs,
+        stats: Arc<DeviceStats>,
+    ) -> Self {
+        let fields = Fields { mac, link: LinkState::Down, pairs, mtu: interface.mtu() };
+        let count = usize::from(pairs.count());
+        let control = usize::from(count > 1);
+        Self {
+            interface,
+            fields,
+            config: fields.bytes(),
+            config_changed: false,
+            queue_sizes: vec![QUEUE_SIZE; 2 * count + control],
+            features: 0,
+            active: 0,
+            receivers: (0..count).map(|pair| Receiver::new(2 * pair)).collect(),
+            transmitter: Transmitter::default(),
+            stats,
+        }
+    }
+
+    fn role(&self, index: usize) -> Role {
+        if features::control_queue(self.features, self.fields.pairs) == Some(index) {
+            return Role::Control;
+        }
+        if index % 2 == 0 { Role::Receive(index / 2) } else { Role::Transmit(index / 2) }
+    }
+
+    fn format(&self) -> Format {
+        let has = |number| features::has(self.features, number);
+        Format {
+            buffers: if has(VIRTIO_NET_F_MRG_RXBUF) {
+                PacketBuffers::Mergeable
+            } else {
+                PacketBuffers::One
+            },
+            flags: if has(VIRTIO_NET_F_GUEST_CSUM) {
+                HeaderFlags::Checksum
+            } else {
+                HeaderFlags::Zero
+            },
+        }
+    }
+
+    /// Gives the guest the packets that are there: a turn's worth.
+    fn receive<M: DeviceMemory>(
+        &mut self,
+        pair: usize,
+        queues: &mut Queues<'_, M>,
+    ) -> Result<(), Fault> {
+        let format = self.format();
+        let receiver = self.receivers.get_mut(pair).filter(|_| pair < self.active);
+        let Some(receiver) = receiver else { return Ok(()) };
+        receiver.fill(self.interface.as_mut(), pair).map_err(interface_fault)?;
+        receiver.deliver(queues, format, &self.stats)
+    }
+
+    fn transmit<M: DeviceMemory>(
+        &mut self,
+        index: usize,
+        pair: usize,
+        queues: &mut Queues<'_, M>,
+    ) -> Result<(), Fault> {
+        // What stands in a queue that is not used any more still goes out.
+        let pair = pair.min(self.active.saturating_sub(1));
+        let interface = self.interface.as_mut();
+        self.transmitter.transmit(index, queues, &self.stats, |packet| interface.send(pair, packet))
+    }
+
+    fn control<M: DeviceMemory>(
+        &mut self,
+        index: usize,
+        queues: &mut Queues<'_, M>,
+    ) -> Result<(), Fault> {
+        queues.serve_each(index, |request, memory| {
+            let status = match Command::parse(request, memory)? {
+                Command::UsePairs(count) => self.use_pairs(count),
+                Command::Unsupported => Status::Refused,
+            };
+            request.writable.copy_from(memory, &[status as u8])
+        })
+    }
+
+    /// Uses the first `count` pairs, as the driver asks (section 5.1.6.5.6).
+    fn use_pairs(&mut self, count: u16) -> Status {
+        if !(1..=self.fields.pairs.count()).contains(&count) {
+            return Status::Refused;
+        }
+        let count = usize::from(count);
+        if let Err(error) = self.interface.use_pairs(count) {
+            let what = format_args!("{count} queue pair(s) refused: {error}");
+            self.stats.log.line(Level::WARN, what);
+            return Status::Refused;
+        }
+        self.active = count;
+        self.receivers.iter_mut().skip(count).for_each(Receiver::drop_packets);
+        Status::Done
+    }
+
+    fn look_at_link(&mut self) -> io::Result<()> {
+        let now = self.interface.take_link_change()?.unwrap_or(self.fields.link);
+        if std::mem::replace(&mut self.fields.link, now) != now {
+            self.config = self.fields.bytes();
+            self.config_changed = true;
+            self.stats.log.line(Level::INFO, format_args!("link is {now}"));
+        }
+        Ok(())
+    }
+}
+
+fn interface_fault(error: io::Error) -> Fault {
+    Fault::Host("network interface", error)
+}
+
+impl<M: DeviceMemory> VirtioDevice<M> for Net {
+    fn id(&self) -> DeviceId {
+        DeviceId::Network
+    }
+
+    fn kind(&self) -> &'static str {
+        "net"
+    }
+
+    fn features(&self) -> u64 {
+        features::offered(self.fields.pairs)
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    /// What the host may hand over is what this driver accepted, from its first packet on.
+    fn start(&mut self, features: u64) -> Result<(), Fault> {
+        self.features = features;
+        self.look_at_link().map_err(interface_fault)?;
+        let offloads = features::offloads(features);
+        self.interface.set_offloads(&offloads).map_err(interface_fault)?;
+        self.interface.use_pairs(1).map_err(interface_fault)?;
+        self.active = 1;
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        (self.features, self.active) = (0, 0);
+        self.receivers.iter_mut().for_each(Receiver::reset);
+        if let Err(error) = self.interface.use_pairs(0) {
+            self.stats.log.line(Level::WARN, format_args!("interface still in use: {error}"));
+        }
+    }
+
+    fn serve(&mut self, index: usize, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+        match self.role(index) {
+            Role::Receive(pair) => {
+                self.receivers.iter_mut().skip(pair).take(1).for_each(Receiver::feed);
+                self.receive(pair, queues)
+            }
+            Role::Transmit(pair) => self.transmit(index, pair, queues),
+            Role::Control => self.control(index, queues),
+        }
+    }
+
+    fn sources(&self) -> Vec<Source<'_>> {
+        let pairs = self.receivers.iter().take(self.active).enumerate();
+        let hungry = pairs.filter(|(_, receiver)| !receiver.is_starved());
+        hungry
+            .filter_map(|(pair, _)| self.interface.packets(pair))
+            .chain([self.interface.link_changes()])
+            .collect()
+    }
+
+    fn wake(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+        self.look_at_link().map_err(interface_fault)?;
+        let hungry =
+            |(pair, receiver): (usize, &Receiver)| (!receiver.is_starved()).then_some(pair);
+        let pairs: Vec<_> = self.receivers.iter().enumerate().filter_map(hungry).collect();
+        pairs.into_iter().try_for_each(|pair| self.receive(pair, queues))
+    }
+
+    fn take_config_change(&mut self) -> bool {
+        std::mem::take(&mut self.config_changed)
+    }
+}

@@ -1,0 +1,32 @@
+//! The network device's configuration space (virtio 1.3 section 5.1.4, `struct virtio_net_config`).
+
+use virtio_bindings::virtio_net::VIRTIO_NET_S_LINK_UP;
+
+use super::{LinkState, MacAddress, QueuePairs};
+
+/// Bytes up to and including `mtu`, the last field of any feature offered.
+pub(super) const SIZE: usize = 12;
+
+/// What the fields say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fields {
+    pub(super) mac: MacAddress,
+    pub(super) link: LinkState,
+    pub(super) pairs: QueuePairs,
+    pub(super) mtu: u16,
+}
+
+impl Fields {
+    /// As the driver reads them.
+    pub(super) fn bytes(self) -> [u8; SIZE] {
+        let status = match self.link {
+            LinkState::Down => 0,
+            LinkState::Up => VIRTIO_NET_S_LINK_UP as u16,
+        };
+        let [m0, m1, m2, m3, m4, m5] = self.mac.bytes();
+        let [s0, s1] = status.to_le_bytes();
+        let [p0, p1] = self.pairs.count().to_le_bytes();
+        let [u0, u1] = self.mtu.to_le_bytes();
+        [m0, m1, m2, m3, m4, m5, s0, s1, p0, p1, u0, u1]
+    }
+}

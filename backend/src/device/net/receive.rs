@@ -1,0 +1,288 @@
+//! Packets for the guest, from the host's interface into the guest's buffers (virtio 1.3 section
+//! 5.1.6.3).
+//!
+//! A turn takes some packets from the interface, finds buffers for them, and maps, fills and gives
+//! back all of these together. Buffers are looked at before they are mapped, so that no more is
+//! mapped than what is written.
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use super::interface::{HEADER_SIZE, Interface, MAX_PACKET};
+use crate::device::{DeviceMemory, Fault, Queues, Request};
+use crate::stats::DeviceStats;
+
+/// Packets that are taken from the interface in a turn.
+const PACKETS: usize = 64;
+/// Room for them: for that many of a usual length, and for four of the greatest.
+const ROOM: usize = 4 * MAX_PACKET;
+/// Place of `flags` in the header.
+const FLAGS: usize = 0;
+/// Place of `num_buffers` in the header.
+const NUM_BUFFERS: Range<usize> = 10..12;
+
+/// How the driver wants a packet and its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Format {
+    pub(super) buffers: PacketBuffers,
+    pub(super) flags: HeaderFlags,
+}
+
+/// How many of the driver's requests a packet takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PacketBuffers {
+    /// One, or the packet is dropped.
+    One,
+    /// As many as it needs: VIRTIO_NET_F_MRG_RXBUF.
+    Mergeable,
+}
+
+/// What the header's flags may say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeaderFlags {
+    /// Nothing: the driver knows nothing of checksums.
+    Zero,
+    /// What the host says of the checksum: VIRTIO_NET_F_GUEST_CSUM.
+    Checksum,
+}
+
+/// One receive queue.
+pub(super) struct Receiver {
+    index: usize,
+    bytes: Vec<u8>,
+    /// Packets in `bytes` that the guest has not got yet.
+    waiting: VecDeque<Range<usize>>,
+    /// Requests of the driver's that were taken from the ring and not filled yet. As many as the
+    /// ring has entries at most.
+    stock: VecDeque<Request>,
+    starved: bool,
+}
+
+/// A packet and the number of requests that it will fill.
+struct Delivery {
+    packet: Range<usize>,
+    requests: usize,
+}
+
+/// What was found for a packet.
+enum Gathered {
+    Enough(usize),
+    /// Not before the driver adds buffers.
+    NotYet,
+    Never,
+}
+
+impl Receiver {
+    /// The receive queue with this number.
+    pub(super) fn new(index: usize) -> Self {
+        Self {
+            index,
+            bytes: vec![0; ROOM],
+            waiting: VecDeque::new(),
+            stock: VecDeque::new(),
+            starved: false,
+        }
+    }
+
+    /// Whether packets wait for buffers, which a doorbell will tell of.
+    pub(super) fn is_starved(&self) -> bool {
+        self.starved
+    }
+
+    /// The driver added buffers.
+    pub(super) fn feed(&mut self) {
+        self.starved = false;
+    }
+
+    /// Forgets the packets that wait.
+    pub(super) fn drop_packets(&mut self) {
+        self.waiting.clear();
+        self.starved = false;
+    }
+
+    /// Forgets everything.
+    pub(super) fn reset(&mut self) {
+        self.drop_packets();
+        self.stock.clear();
+    }
+
+    /// Takes packets from the interface, unless some still wait.
+    pub(super) fn fill(&mut self, interface: &mut dyn Interface, pair: usize) -> io::Result<()> {
+        if !self.waiting.is_empty() {
+            return Ok(());
+        }
+        let mut start = 0;
+        while let Some(room) = self.bytes.get_mut(start..start + MAX_PACKET) {
+            if self.waiting.len() == PACKETS {
+                break;
+            }
+            let Some(length) = interface.receive(pair, room)? else { break };
+            self.waiting.push_back(start..start + length);
+            start += length;
+        }
+        Ok(())
+    }
+
+    /// Gives the guest what there are buffers for.
+    pub(super) fn deliver<M: DeviceMemory>(
+        &mut self,
+        queues: &mut Queues<'_, M>,
+        format: Format,
+        stats: &DeviceStats,
+    ) -> Result<(), Fault> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let (plan, mut fault) = self.plan(queues, format.buffers, stats);
+        let count = plan.iter().map(|delivery| delivery.requests).sum();
+        let mut requests: Vec<_> = self.stock.drain(..count).collect();
+        trim(&mut requests, &plan);
+        queues.prepare(&requests);
+        let mut done = Vec::with_capacity(count);
+        let mut rest = requests.as_slice();
+        for delivery in plan {
+            let Some((now, later)) = rest.split_at_checked(delivery.requests) else { break };
+            rest = later;
+            let Some(packet) = self.bytes.get_mut(delivery.packet) else { break };
+            finish_header(packet, now.len(), format.flags);
+            if let Err(first) = write(packet, now, queues.memory(), &mut done, stats) {
+                fault = Some(first);
+                break;
+            }
+        }
+        queues.give_back(self.index, &done)?;
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+        if !self.waiting.is_empty() {
+            self.starved = true;
+            queues.rest(self.index)?;
+        }
+        Ok(())
+    }
+
+    /// Finds requests for as many packets as possible. With them comes the fault that ended the
+    /// search, if one did.
+    fn plan<M: DeviceMemory>(
+        &mut self,
+        queues: &mut Queues<'_, M>,
+        buffers: PacketBuffers,
+        stats: &DeviceStats,
+    ) -> (Vec<Delivery>, Option<Fault>) {
+        let mut plan = Vec::with_capacity(self.waiting.len());
+        let mut planned = 0;
+        while let Some(packet) = self.waiting.pop_front() {
+            match self.gather(packet.len() as u64, planned, queues, buffers) {
+                Ok(Gathered::Enough(requests)) => {
+                    planned += requests;
+                    plan.push(Delivery { packet, requests });
+                }
+                Ok(Gathered::Never) => DeviceStats::count(&stats.dropped_to_guest),
+                Ok(Gathered::NotYet) => {
+                    self.waiting.push_front(packet);
+                    break;
+                }
+                Err(fault) => return (plan, Some(fault)),
+            }
+        }
+        (plan, None)
+    }
+
+    /// Counts the requests, behind those planned with, that `length` bytes need.
+    fn gather<M: DeviceMemory>(
+        &mut self,
+        length: u64,
+        planned: usize,
+        queues: &mut Queues<'_, M>,
+        buffers: PacketBuffers,
+    ) -> Result<Gathered, Fault> {
+        let (mut count, mut room) = (0, 0);
+        while room < length {
+            if count == 1 && buffers == PacketBuffers::One {
+                return Ok(Gathered::Never);
+            }
+            if planned + count == self.stock.len() && !self.restock(queues)? {
+                let whole_ring = planned == 0 && count >= queues.size(self.index);
+                return Ok(if whole_ring { Gathered::Never } else { Gathered::NotYet });
+            }
+            let next = self.stock.get(planned + count);
+            room += next.map_or(0, |request| request.writable.length());
+            count += 1;
+        }
+        Ok(Gathered::Enough(count))
+    }
+
+    /// Takes requests from the ring; whether there were any.
+    fn restock<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<bool, Fault> {
+        let room = queues.size(self.index).saturating_sub(self.stock.len());
+        let (requests, fault) = queues.fetch(self.index, room);
+        let found = !requests.is_empty();
+        for request in requests {
+            if request.readable.length() > 0 {
+                let reason = "a device-readable buffer in a receive queue".to_owned();
+                return Err(Fault::Chain { head: request.head, reason });
+            }
+            self.stock.push_back(request);
+        }
+        fault.map_or(Ok(found), Err)
+    }
+}
+
+/// Cuts off what will not be written: it need not be mapped.
+fn trim(requests: &mut [Request], plan: &[Delivery]) {
+    let mut rest = requests;
+    for delivery in plan {
+        let (now, later) = rest.split_at_mut(delivery.requests.min(rest.len()));
+        let mut left = delivery.packet.len() as u64;
+        for request in now {
+            request.writable.truncate(left);
+            left -= request.writable.length();
+        }
+        rest = later;
+    }
+}
+
+/// What the kernel leaves to the device.
+fn finish_header(packet: &mut [u8], requests: usize, flags: HeaderFlags) {
+    let count = (requests as u16).to_le_bytes();
+    packet.iter_mut().skip(NUM_BUFFERS.start).zip(count).for_each(|(to, from)| *to = from);
+    if flags == HeaderFlags::Zero {
+        packet.iter_mut().skip(FLAGS).take(1).for_each(|flags| *flags = 0);
+    }
+}
+
+/// Writes a packet into its requests. If they cannot be reached just now they go back empty, which the
+/// driver takes for packets that were cut off.
+fn write<M: DeviceMemory>(
+    packet: &[u8],
+    requests: &[Request],
+    memory: &M,
+    done: &mut Vec<(u16, u32)>,
+    stats: &DeviceStats,
+) -> Result<(), Fault> {
+    let (mut rest, first) = (packet, done.len());
+    for request in requests {
+        match request.writable.copy_from(memory, rest) {
+            Ok(count) => {
+                done.push((request.head, count));
+                rest = rest.get(count as usize..).unwrap_or(&[]);
+            }
+            Err(Fault::Memory { source, .. }) if memory.is_shortage(&source) => {
+                done.truncate(first);
+                done.extend(requests.iter().map(|request| (request.head, 0)));
+                DeviceStats::count(&stats.dropped_to_guest);
+                return Ok(());
+            }
+            Err(fault) => {
+                done.truncate(first);
+                return Err(fault);
+            }
+        }
+    }
+    DeviceStats::count(&stats.reads);
+    let frame = packet.len().saturating_sub(HEADER_SIZE) as u64;
+    stats.bytes_read.fetch_add(frame, Ordering::Relaxed);
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! The host's network interfaces, looked at and set up over rtnetlink.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use super::name::InterfaceName;
+
+/// Notices taken at once; others keep the socket readable.
+const NOTICES_A_TURN: usize = 64;
+
+/// An interface, as it is now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) mtu: u32,
+    /// Whether somebody set it up, not whether anything is at its other end.
+    pub(super) is_up: bool,
+    pub(super) is_bridge: bool,
+}
+
+/// How a port of a bridge is set up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LinkSetup {
+    /// The bridge's index.
+    pub(super) bridge: u32,
+    pub(super) mtu: u32,
+    pub(super) address: [u8; 6],
+}
+
+/// Asks the kernel.
+pub(super) struct Links(Socket);
+
+impl Links {
+    pub(super) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self(socket))
+    }
+
+    /// The interface with this name, if there is one.
+    pub(super) fn find(&self, name: &InterfaceName) -> io::Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.as_str().to_owned()));
+        self.get(message)
+    }
+
+    /// The interface with this index, if there is one.
+    pub(super) fn by_index(&self, index: u32) -> io::Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.get(message)
+    }
+
+    fn get(&self, message: LinkMessage) -> io::Result<Option<Link>> {
+        match self.ask(RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST) {
+            Ok(answer) => Ok(answer.map(|message| link(&message))),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sets an interface up, first as a port of a bridge if it is to be one.
+    pub(super) fn set_up(&self, index: u32, port: Option<LinkSetup>) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        if let Some(LinkSetup { bridge, mtu, address }) = port {
+            message.attributes.push(LinkAttribute::Address(address.to_vec()));
+            message.attributes.push(LinkAttribute::Mtu(mtu));
+            message.attributes.push(LinkAttribute::Controller(bridge));
+        }
+        self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_REQUEST | NLM_F_ACK).map(drop)
+    }
+
+    /// Sends a request and waits for its answer: the kernel gives one before it returns from the sending.
+    fn ask(&self, request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<LinkMessage>> {
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.0.send(&bytes, 0)?;
+        let (answer, _) = self.0.recv_from_full()?;
+        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer);
+        match answer.map_err(io::Error::other)?.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Ok(Some(link)),
+            NetlinkPayload::Error(error) if error.code.is_none() => Ok(None),
+            NetlinkPayload::Error(error) => Err(error.to_io()),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+fn link(message: &LinkMessage) -> Link {
+    let attributes = || message.attributes.iter();
+    let mtu = attributes().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
+    let is_bridge = attributes().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Bridge)),
+        _ => false,
+    });
+    Link {
+        index: message.header.index,
+        mtu: mtu.unwrap_or(0),
+        is_up: message.header.flags.contains(LinkFlags::Up),
+        is_bridge,
+    }
+}
+
+/// Tells that interfaces changed, not how: whoever listens looks at what it depends on, so that notices
+/// that pile up or are lost cost one look.
+pub(super) struct Monitor(Socket);
+
+impl Monitor {
+    pub(super) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.add_membership(libc::RTNLGRP_LINK)?;
+        socket.set_non_blocking(true)?;
+        Ok(Self(socket))
+    }
+
+    /// Becomes readable when something changed.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Takes the notices that are there; whether there were any.
+    pub(super) fn take_changes(&self) -> io::Result<bool> {
+        for taken in 0..NOTICES_A_TURN {
+            // What does not fit is cut off: nothing of it is looked at.
+            let mut first = [0; 1];
+            match self.0.recv(&mut first.as_mut_slice(), 0) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(taken > 0),
+                // Some were lost.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,164 @@
+//! TAP interfaces: the kernel's side is an Ethernet interface, this side is file descriptors, one a
+//! queue, that packets are read from and written to.
+//!
+//! ABI: Linux `include/uapi/linux/if_tun.h`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::libc::{self, c_int, c_short, c_uint};
+
+use super::name::InterfaceName;
+use crate::device::net::QueuePairs;
+use crate::device::net::interface::{HEADER_SIZE, Offload};
+
+const DEVICE: &str = "/dev/net/tun";
+
+/// Ethernet frames, with nothing but a `virtio_net_hdr` in front, in several queues.
+const FLAGS: c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+
+/// `struct ifreq`, of which these ioctls use a name and flags.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; libc::IFNAMSIZ],
+    flags: c_short,
+    padding: [u8; 22],
+}
+
+// As large as the kernel's, which copies the whole.
+const _: () = assert!(size_of::<InterfaceRequest>() == size_of::<libc::ifreq>());
+
+mod ioctl {
+    use super::{InterfaceRequest, c_int};
+
+    const INT: usize = size_of::<c_int>();
+
+    nix::ioctl_readwrite_bad!(
+        set_interface,
+        nix::request_code_write!(b'T', 202, INT),
+        InterfaceRequest
+    );
+    nix::ioctl_write_int_bad!(set_offload, nix::request_code_write!(b'T', 208, INT));
+    nix::ioctl_write_ptr_bad!(set_header_size, nix::request_code_write!(b'T', 216, INT), c_int);
+    nix::ioctl_write_ptr_bad!(
+        set_queue,
+        nix::request_code_write!(b'T', 217, INT),
+        InterfaceRequest
+    );
+    nix::ioctl_write_ptr_bad!(set_little_endian, nix::request_code_write!(b'T', 220, INT), c_int);
+}
+
+impl InterfaceRequest {
+    fn new(name: &str, flags: c_int) -> Self {
+        let mut request =
+            Self { name: [0; libc::IFNAMSIZ], flags: flags as c_short, padding: [0; 22] };
+        // The last byte stays zero.
+        let room = request.name.iter_mut().take(libc::IFNAMSIZ - 1);
+        room.zip(name.bytes()).for_each(|(to, from)| *to = from);
+        request
+    }
+}
+
+/// A TAP interface, which is gone when this is.
+#[derive(Debug)]
+pub(super) struct Tap {
+    queues: Vec<File>,
+    /// Queues that the kernel puts packets into: so many of the first.
+    used: usize,
+}
+
+impl Tap {
+    /// Makes an interface that was not there, with none of its queues used.
+    pub(super) fn create(name: &InterfaceName, pairs: QueuePairs) -> io::Result<Self> {
+        let mut tap = Self { queues: Vec::new(), used: 0 };
+        for queue in 0..pairs.count() {
+            // Only the first makes the interface; the others join it.
+            let exclusive = if queue == 0 { libc::IFF_TUN_EXCL } else { 0 };
+            tap.queues.push(open_queue(name, FLAGS | exclusive)?);
+            tap.used += 1;
+        }
+        tap.use_queues(0)?;
+        Ok(tap)
+    }
+
+    /// Has the kernel use the first `count` queues. Packets in the others are dropped.
+    pub(super) fn use_queues(&mut self, count: usize) -> io::Result<()> {
+        while self.used > count {
+            self.set_queue(self.used - 1, libc::IFF_DETACH_QUEUE)?;
+            self.used -= 1;
+        }
+        while self.used < count {
+            self.set_queue(self.used, libc::IFF_ATTACH_QUEUE)?;
+            self.used += 1;
+        }
+        Ok(())
+    }
+
+    fn set_queue(&self, queue: usize, flag: c_int) -> io::Result<()> {
+        let file = self.queue(queue)?;
+        let request = InterfaceRequest::new("", flag);
+        // SAFETY: the ioctl reads one struct ifreq, as large as the request, which lives past the call.
+        unsafe { ioctl::set_queue(file.as_raw_fd(), &request) }?;
+        Ok(())
+    }
+
+    /// Has the kernel hand over packets with nothing left to be done but these.
+    pub(super) fn set_offloads(&self, offloads: &[Offload]) -> io::Result<()> {
+        let flags = offloads.iter().fold(0, |flags: c_uint, offload| flags | flag(*offload));
+        let file = self.queue(0)?;
+        // SAFETY: the argument is a number; the ioctl touches none of our memory.
+        unsafe { ioctl::set_offload(file.as_raw_fd(), flags as c_int) }?;
+        Ok(())
+    }
+
+    /// Reads the next packet; `None` if there is none.
+    pub(super) fn receive(&self, queue: usize, into: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.queue(queue)?.read(into) {
+            Ok(length) => Ok(Some(length)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes a packet.
+    pub(super) fn send(&self, queue: usize, packet: &[u8]) -> io::Result<()> {
+        // One write is one packet, whole or not at all.
+        self.queue(queue)?.write(packet).map(drop)
+    }
+
+    /// Becomes readable when a packet is there.
+    pub(super) fn packets(&self, queue: usize) -> Option<BorrowedFd<'_>> {
+        self.queues.get(queue).map(AsFd::as_fd)
+    }
+
+    fn queue(&self, queue: usize) -> io::Result<&File> {
+        self.queues.get(queue).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+fn flag(offload: Offload) -> c_uint {
+    match offload {
+        Offload::Checksum => libc::TUN_F_CSUM,
+        Offload::Tso4 => libc::TUN_F_TSO4,
+        Offload::Tso6 => libc::TUN_F_TSO6,
+        Offload::TsoEcn => libc::TUN_F_TSO_ECN,
+    }
+}
+
+fn open_queue(name: &InterfaceName, flags: c_int) -> io::Result<File> {
+    let file =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE)?;
+    let mut request = InterfaceRequest::new(name.as_str(), flags);
+    let (header, little_endian) = (HEADER_SIZE as c_int, 1);
+    let fd = file.as_raw_fd();
+    // SAFETY: the ioctl reads and writes one struct ifreq, as large as the request, which is ours alone
+    // and lives past the call.
+    unsafe { ioctl::set_interface(fd, &mut request) }?;
+    // SAFETY: the ioctl reads one int, which lives past the call.
+    unsafe { ioctl::set_header_size(fd, &header) }?;
+    // SAFETY: as above. Devices of version 1 are little-endian whatever the host is.
+    unsafe { ioctl::set_little_endian(fd, &little_endian) }?;
+    Ok(file)
+}

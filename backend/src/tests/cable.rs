@@ -1,0 +1,205 @@
+//! A host's network that a test holds the other end of.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::device::Source;
+use crate::device::net::interface::{Interface, LinkState, Offload};
+use crate::host::network::{Attached, Bridge, Network, NetworkError, Request};
+
+/// Mebibytes do not wait in a cable: packets on their way to the guest.
+const CABLE_LENGTH: usize = 256;
+
+/// Cables by the names of their interfaces. It has a bridge `xenbr0` and no other.
+#[derive(Clone, Default)]
+pub(super) struct FakeNetwork(Arc<Mutex<BTreeMap<String, Arc<Cable>>>>);
+
+/// What a test and the device see of a cable.
+pub(super) struct Cable {
+    state: Mutex<State>,
+    sent: Condvar,
+    link_changed: EventFd,
+    arrived: Vec<EventFd>,
+}
+
+#[derive(Default)]
+struct State {
+    to_guest: Vec<VecDeque<Vec<u8>>>,
+    from_guest: VecDeque<(usize, Vec<u8>)>,
+    pairs: usize,
+    offloads: Vec<Offload>,
+    is_down: bool,
+    is_broken: bool,
+}
+
+fn event_fd() -> EventFd {
+    EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).unwrap()
+}
+
+impl FakeNetwork {
+    /// The cable of the interface with this name.
+    pub(super) fn cable(&self, name: &str) -> Arc<Cable> {
+        Arc::clone(self.0.lock().unwrap().get(name).expect(name))
+    }
+
+    /// Names of all interfaces.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.0.lock().unwrap().keys().cloned().collect()
+    }
+}
+
+impl Network for FakeNetwork {
+    fn attach(&self, request: Request) -> Result<Attached, NetworkError> {
+        let bridge = match request.bridge {
+            Bridge::Alone => None,
+            Bridge::Usual => Some("xenbr0".parse().unwrap()),
+            Bridge::Named(name) if name.as_str() == "xenbr0" => Some(name),
+            Bridge::Named(name) => return Err(NetworkError::NoBridge(name)),
+        };
+        let pairs = usize::from(request.pairs.count());
+        let to_guest = (0..pairs).map(|_| VecDeque::new()).collect();
+        let cable = Arc::new(Cable {
+            state: Mutex::new(State { to_guest, ..State::default() }),
+            sent: Condvar::new(),
+            link_changed: event_fd(),
+            arrived: (0..pairs).map(|_| event_fd()).collect(),
+        });
+        cable.link_changed.write(1).unwrap();
+        let name = request.name.to_string();
+        self.0.lock().unwrap().insert(name.clone(), Arc::clone(&cable));
+        let interface = Box::new(Plug { network: self.clone(), name, cable });
+        Ok(Attached { interface, bridge })
+    }
+}
+
+/// The test's end.
+impl Cable {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Sends a packet to the guest through a pair of queues; whether it is kept for the guest.
+    pub(super) fn send(&self, pair: usize, packet: &[u8]) -> bool {
+        let mut state = self.state();
+        if pair >= state.pairs || state.to_guest[pair].len() == CABLE_LENGTH {
+            return false;
+        }
+        state.to_guest[pair].push_back(packet.to_vec());
+        self.arrived[pair].write(1).unwrap();
+        true
+    }
+
+    /// The guest's next packet, and the pair that it came through; fails the test after ten seconds.
+    pub(super) fn next(&self) -> (usize, Vec<u8>) {
+        let wait = Duration::from_secs(10);
+        let empty = |state: &mut State| state.from_guest.is_empty();
+        let (mut state, waited) = self.sent.wait_timeout_while(self.state(), wait, empty).unwrap();
+        assert!(!waited.timed_out(), "waited 10 s for a packet of the guest's");
+        state.from_guest.pop_front().unwrap()
+    }
+
+    /// Packets for the guest that it has not got.
+    pub(super) fn backlog(&self) -> usize {
+        self.state().to_guest.iter().map(VecDeque::len).sum()
+    }
+
+    /// Pulls the cable out, or puts it in.
+    pub(super) fn set_link(&self, link: LinkState) {
+        self.state().is_down = link == LinkState::Down;
+        self.link_changed.write(1).unwrap();
+    }
+
+    /// Has every use of the interface fail from now on, as if it had been removed.
+    pub(super) fn tear(&self) {
+        self.state().is_broken = true;
+        for arrived in &self.arrived {
+            arrived.write(1).unwrap();
+        }
+    }
+
+    /// What the guest takes over.
+    pub(super) fn offloads(&self) -> Vec<Offload> {
+        self.state().offloads.clone()
+    }
+
+    /// Pairs that packets for the guest may come through.
+    pub(super) fn pairs(&self) -> usize {
+        self.state().pairs
+    }
+}
+
+/// The device's end.
+struct Plug {
+    network: FakeNetwork,
+    name: String,
+    cable: Arc<Cable>,
+}
+
+impl Plug {
+    fn state(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.cable.state();
+        if state.is_broken { Err(io::Error::other("torn")) } else { Ok(state) }
+    }
+}
+
+impl Interface for Plug {
+    fn mtu(&self) -> u16 {
+        1500
+    }
+
+    fn use_pairs(&mut self, count: usize) -> io::Result<()> {
+        let mut state = self.state()?;
+        state.pairs = count;
+        state.to_guest.iter_mut().skip(count).for_each(VecDeque::clear);
+        Ok(())
+    }
+
+    fn set_offloads(&mut self, offloads: &[Offload]) -> io::Result<()> {
+        self.state()?.offloads = offloads.to_vec();
+        Ok(())
+    }
+
+    fn receive(&mut self, pair: usize, into: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut state = self.state()?;
+        let Some(packet) = state.to_guest[pair].pop_front() else {
+            let _ = self.cable.arrived[pair].read();
+            return Ok(None);
+        };
+        into[..packet.len()].copy_from_slice(&packet);
+        Ok(Some(packet.len()))
+    }
+
+    fn send(&mut self, pair: usize, packet: &[u8]) -> io::Result<()> {
+        let mut state = self.state()?;
+        if state.is_down {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        state.from_guest.push_back((pair, packet.to_vec()));
+        self.cable.sent.notify_all();
+        Ok(())
+    }
+
+    fn packets(&self, pair: usize) -> Option<Source<'_>> {
+        Some(Source::readable(self.cable.arrived[pair].as_fd()))
+    }
+
+    fn link_changes(&self) -> Source<'_> {
+        Source::readable(self.cable.link_changed.as_fd())
+    }
+
+    fn take_link_change(&mut self) -> io::Result<Option<LinkState>> {
+        let link = if self.state()?.is_down { LinkState::Down } else { LinkState::Up };
+        Ok(self.cable.link_changed.read().is_ok().then_some(link))
+    }
+}
+
+impl Drop for Plug {
+    fn drop(&mut self) {
+        self.network.0.lock().unwrap().remove(&self.name);
+    }
+}

@@ -1,0 +1,310 @@
+//! The network device (virtio 1.3 section 5.1): packets both ways.
+
+use std::sync::Arc;
+
+use protocol::status::{DEVICE_NEEDS_RESET, F_ACCESS_PLATFORM, F_VERSION_1};
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF,
+};
+
+use super::cable::Cable;
+use super::driver::{Driver, Shared};
+use super::host::{Ends, Host};
+use crate::device::net::LinkState;
+use crate::device::net::interface::MAX_PACKET;
+use crate::xen::{Access, DomId};
+
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+const HEADER: usize = 12;
+
+/// A network device whose driver knows nothing yet, and the other end of its cable.
+pub(super) fn add(host: &Host, guest: u16) -> (Ends, Driver, Arc<Cable>) {
+    let ends = host.add("virtio", guest, 0, &[("type", "virtio,device1")]);
+    let driver = host.connect(&ends);
+    let cable = host.network.cable(&format!("virtio{guest}.0"));
+    (ends, driver, cable)
+}
+
+/// A packet of `length` bytes behind a header of zeros.
+pub(super) fn packet(length: usize, seed: u8) -> Vec<u8> {
+    let frame = (0..length).map(|place| (place * 7 + place / 256) as u8 ^ seed);
+    [0; HEADER].into_iter().chain(frame).collect()
+}
+
+/// The packet as a driver gets it in so many buffers.
+fn in_buffers(packet: &[u8], count: u8) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    packet[10] = count;
+    packet
+}
+
+/// Gives the device a buffer for what comes.
+fn offer(driver: &mut Driver, length: usize) -> Shared {
+    driver.use_queue(RECEIVE);
+    let room = driver.share(&vec![0xee; length], Access::ReadWrite);
+    driver.submit(&[room.writable()]);
+    room
+}
+
+/// What came in these buffers, in order; the last may have more room.
+pub(super) fn received(driver: &mut Driver, rooms: &[Shared]) -> Vec<u8> {
+    driver.use_queue(RECEIVE);
+    let mut packet = Vec::new();
+    for room in rooms {
+        let (_, written) = driver.wait_used();
+        let bytes = driver.unshare(room);
+        packet.extend_from_slice(&bytes[..written as usize]);
+    }
+    packet
+}
+
+/// Sends a packet of the guest's, in buffers of these lengths.
+fn send(driver: &mut Driver, packet: &[u8], lengths: &[usize]) {
+    driver.use_queue(TRANSMIT);
+    let mut rest = packet;
+    let mut parts = Vec::new();
+    for length in lengths {
+        let (now, later) = rest.split_at(*length);
+        parts.push(driver.share(now, Access::ReadOnly));
+        rest = later;
+    }
+    assert!(rest.is_empty());
+    let chain: Vec<_> = parts.iter().map(Shared::readable).collect();
+    let head = driver.submit(&chain);
+    assert_eq!(driver.wait_used(), (head, 0));
+    parts.iter().for_each(|part| drop(driver.unshare(part)));
+}
+
+fn end(host: Host, ends: &Ends, driver: Driver) {
+    driver.close();
+    host.remove(ends);
+    // Free for another device before the toolstack hears that this one has closed.
+    assert_eq!(host.network.names(), [""; 0], "interfaces left");
+    host.finish();
+}
+
+#[test]
+fn packets_pass_both_ways_whole_and_are_counted() {
+    let host = Host::start();
+    let (ends, mut driver, cable) = add(&host, 1);
+    driver.start_with(2);
+    let (small, large) = (packet(60, 1), packet(MAX_PACKET - HEADER, 2));
+    send(&mut driver, &small, &[HEADER, 60]);
+    send(&mut driver, &large, &[100, 4096, MAX_PACKET - 4196]);
+    assert_eq!(cable.next(), (0, small.clone()));
+    assert!(cable.next() == (0, large.clone()), "the large one");
+
+    let room = offer(&mut driver, 2000);
+    assert!(cable.send(0, &small));
+    assert_eq!(received(&mut driver, &[room]), in_buffers(&small, 1));
+    let room = offer(&mut driver, MAX_PACKET);
+    assert!(cable.send(0, &large));
+    assert!(received(&mut driver, &[room]) == in_buffers(&large, 1), "the large one");
+
+    let stats = host.stat(DomId(1)).stats;
+    let bytes = (60 + MAX_PACKET - HEADER) as u64;
+    assert_eq!((stats.requests.read, stats.requests.write), (2, 2));
+    assert_eq!((stats.bytes.read, stats.bytes.written), (bytes, bytes));
+    assert_eq!((stats.dropped.to_guest, stats.dropped.from_guest), (0, 0));
+    assert_eq!(stats.state.kind, "net");
+    end(host, &ends, driver);
+}
+
+#[test]
+fn a_packet_takes_as_many_mergeable_buffers_as_it_needs() {
+    let host = Host::start();
+    let (ends, mut driver, cable) = add(&host, 1);
+    driver.start_with(2);
+    let rooms: Vec<_> = (0..7).map(|_| offer(&mut driver, 1000)).collect();
+    let (large, exact, small) = (packet(2500, 3), packet(2000 - HEADER, 4), packet(60, 5));
+    for packet in [&large, &exact, &small] {
+        assert!(cable.send(0, packet));
+    }
+    assert_eq!(received(&mut driver, &rooms[..3]), in_buffers(&large, 3));
+    assert_eq!(received(&mut driver, &rooms[3..5]), in_buffers(&exact, 2));
+    assert_eq!(received(&mut driver, &rooms[5..6]), in_buffers(&small, 1));
+    // The last buffer waits for the next packet, and is not mapped meanwhile.
+    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1 + 2 * 3);
+    assert!(cable.send(0, &small));
+    assert_eq!(received(&mut driver, &rooms[6..]), in_buffers(&small, 1));
+    end(host, &ends, driver);
+}
+
+#[test]
+fn packets_that_come_together_are_given_together() {
+    let host = Host::start();
+    let (ends, mut driver, cable) = add(&host, 1);
+    driver.start_with(2);
+    // They wait for the first buffer, so that all are there when it comes.
+    (0..10).for_each(|seed| assert!(cable.send(0, &packet(700, seed))));
+    while cable.backlog() > 0 {
+        driver.status();
+    }
+    driver.use_queue(RECEIVE);
+    let rooms: Vec<_> = (0..10).map(|_| driver.share(&[0; 1000], Access::ReadWrite)).collect();
+    let before = host.hypervisor.map_calls();
+    let (ring, guest) = driver.ring();
+    for room in &rooms {
+        ring.add(guest, &[room.writable()]);
+    }
+    ring.doorbell.notify();
+    for (seed, room) in rooms.into_iter().enumerate() {
+        let expected = in_buffers(&packet(700, seed as u8), 1);
+        assert_eq!(received(&mut driver, &[room]), expected);
+    }
+    assert_eq!(host.hypervisor.map_calls() - before, 1);
+    end(host, &ends, driver);
+}
+
+#[test]
+fn what_the_buffers_can_never_hold_is_dropped_and_the_next_is_not() {
+    let host = Host::start();
+    let (ends, mut driver, cable) = add(&host, 1);
+    let features = 1 << F_VERSION_1 | 1 << F_ACCESS_PLATFORM | 1 << VIRTIO_NET_F_MAC;
+    // Without mergeable buffers a packet has one; with them, a ring has 16.
+    for (features, length) in [(features, 100), (features | 1 << VIRTIO_NET_F_MRG_RXBUF, 1601)] {
+        let dropped = host.stat(DomId(1)).stats.dropped.to_guest;
+        driver.start_accepting(features, 2);
+        let rooms: Vec<_> = (0..16).map(|_| offer(&mut driver, 100)).collect();
+        assert!(cable.send(0, &packet(length, 1)));
+        assert!(cable.send(0, &packet(80, 2)));
+        let (first, rest) = rooms.split_first().unwrap();
+        driver.use_queue(RECEIVE);
+        let (_, written) = driver.wait_used();
+        let bytes = driver.unshare(first);
+        assert_eq!(bytes[..written as usize], in_buffers(&packet(80, 2), 1));
+        assert_eq!(host.stat(DomId(1)).stats.dropped.to_guest, dropped + 1);
+        assert_eq!(driver.set_status(0), 0);
+        rest.iter().for_each(|room| drop(driver.unshare(room)));
+        driver.free_rings();
+    }
+    driver.start_with(2);
+    end(host, &ends, driver);
+}
+
+#[test]
+fn a_driver_without_checksums_gets_no_flags() {
+    let host = Host::start();
+    let (ends, mut driver, cable) = add(&host, 1);
+    let least = 1 << F_VERSION_1 | 1 << F_ACCESS_PLATFORM;
+    for (features, flags) in [(least, 0), (least | 1 << VIRTIO_NET_F_GUEST_CSUM, 2)] {
+        driver.start_accepting(features, 2);
+        let room = offer(&mut driver, 2000);
+        let mut valid = packet(60, 1);
+        // VIRTIO_NET_HDR_F_DATA_VALID, which the kernel says of its own accord.
+        valid[0] = 2;
+        assert!(cable.send(0, &valid));
+        assert_eq!(received(&mut driver, &[room])[0], flags);
+        assert_eq!(driver.set_status(0), 0);
+        driver.free_rings();
+    }
+    driver.start_with(2);
+    end(host, &ends, driver);
+}
+
+#[test]
+fn a_guest_without_buffers_costs_a_bounded_number_of_packets_and_goes_on() {
+    let host = Host::start();
+    let (ends, mut driver, cable) = add(&host, 1);
+    driver.start_with(2);
+    // Until the cable itself is full: the device takes a turn's worth and no more.
+    let mut kept = 0u32;
+    let mut refused = 0;
+    while refused < 1000 {
+        if cable.send(0, &packet(60, kept as u8)) {
+            kept += 1
+        } else {
+            refused += 1
+        }
+        driver.status();
+    }
+    assert!(kept < 1000, "{kept} packets kept");
+    for seed in 0..kept {
+        let room = offer(&mut driver, 1000);
+        assert_eq!(received(&mut driver, &[room]), in_buffers(&packet(60, seed as u8), 1));
+    }
+    end(host, &ends, driver);
+}
+
+#[test]
+fn what_cannot_be_sent_is_lost_and_the_buffer_comes_back() {
+    let host = Host::start();
+    let (ends, mut driver, cable) = add(&host, 1);
+    driver.start_with(2);
+    cable.set_link(LinkState::Down);
+    send(&mut driver, &packet(60, 1), &[HEADER + 60]);
+    cable.set_link(LinkState::Up);
+    // No frame behind the header, and a frame that is too long.
+    send(&mut driver, &packet(0, 1), &[HEADER]);
+    send(&mut driver, &packet(MAX_PACKET + 1 - HEADER, 1), &[MAX_PACKET + 1]);
+    send(&mut driver, &packet(61, 2), &[HEADER + 61]);
+    assert_eq!(cable.next(), (0, packet(61, 2)));
+    assert_eq!(host.stat(DomId(1)).stats.dropped.from_guest, 3);
+    end(host, &ends, driver);
+}
+
+#[test]
+fn buffers_of_the_wrong_direction_are_faults_of_that_device_alone() {
+    for (queue, word) in [(RECEIVE, "receive queue"), (TRANSMIT, "transmit queue")] {
+        let host = Host::start();
+        let (ends, mut driver, cable) = add(&host, 1);
+        let (other_ends, mut other, other_cable) = add(&host, 2);
+        driver.start_with(2);
+        other.start_with(2);
+        driver.use_queue(queue);
+        let buffer = driver.share(&[0; 100], Access::ReadWrite);
+        let wrong = if queue == RECEIVE { buffer.readable() } else { buffer.writable() };
+        driver.submit(&[wrong]);
+        cable.send(0, &packet(60, 1));
+        while driver.wait_config_event() & DEVICE_NEEDS_RESET == 0 {}
+        let why = host.stat(DomId(1)).stats.state.needs_reset.unwrap();
+        assert!(why.contains(word), "{word:?} is not in {why:?}");
+        driver.unshare(&buffer);
+        send(&mut other, &packet(60, 1), &[HEADER + 60]);
+        assert_eq!(other_cable.next().0, 0);
+        other.close();
+        host.remove(&other_ends);
+        // A reset heals it.
+        assert_eq!(driver.set_status(0), 0);
+        driver.free_rings();
+        driver.start_with(2);
+        send(&mut driver, &packet(60, 2), &[HEADER + 60]);
+        assert_eq!(cable.next(), (0, packet(60, 2)));
+        end(host, &ends, driver);
+    }
+}
+
+#[test]
+fn an_interface_that_is_taken_away_is_a_fault() {
+    let host = Host::start();
+    let (ends, mut driver, cable) = add(&host, 1);
+    driver.start_with(2);
+    cable.tear();
+    while driver.wait_config_event() & DEVICE_NEEDS_RESET == 0 {}
+    let why = host.stat(DomId(1)).stats.state.needs_reset.unwrap();
+    assert!(why.contains("network interface"), "{why}");
+    end(host, &ends, driver);
+}
+
+#[test]
+fn a_reset_keeps_nothing_for_the_next_driver() {
+    let host = Host::start();
+    let (ends, mut driver, cable) = add(&host, 1);
+    assert!(!cable.send(0, &packet(60, 1)), "nobody is there yet");
+    driver.start_with(2);
+    let room = offer(&mut driver, 100);
+    (0..5).for_each(|seed| assert!(cable.send(0, &packet(60, seed))));
+    assert_eq!(received(&mut driver, &[room])[HEADER..], packet(60, 0)[HEADER..]);
+    let left = offer(&mut driver, 50);
+    assert_eq!(driver.set_status(0), 0);
+    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
+    driver.unshare(&left);
+    driver.free_rings();
+    assert!(!cable.send(0, &packet(60, 9)), "nobody is there any more");
+    driver.start_with(2);
+    let room = offer(&mut driver, 100);
+    assert!(cable.send(0, &packet(60, 10)));
+    assert_eq!(received(&mut driver, &[room]), in_buffers(&packet(60, 10), 1));
+    end(host, &ends, driver);
+}

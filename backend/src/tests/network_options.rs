@@ -1,0 +1,220 @@
+//! What a network device is, and what a person can say of it: address, bridge, queues, link.
+
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_MQ,
+};
+
+use super::driver::Driver;
+use super::host::{Ends, Host};
+use super::network::{add, packet, received};
+use crate::device::net::interface::Offload;
+use crate::device::net::{LinkState, MacAddress};
+use crate::xen::Access;
+
+const UUID: &str = "3b6a5f0c-9d52-4a3f-8d55-1e2f4c6b7a89";
+/// Numbers of the queues of a device with three pairs.
+const RECEIVE_1: usize = 2;
+const TRANSMIT_1: usize = 3;
+const CONTROL: usize = 6;
+
+fn published(host: &Host, ends: &Ends, key: &str) -> Option<String> {
+    host.hypervisor.store_read(&format!("{}/{key}", ends.backend))
+}
+
+fn end(host: Host, ends: &Ends, driver: Driver) {
+    driver.close();
+    host.remove(ends);
+    host.finish();
+}
+
+/// A control command; gives the status byte, if there was room for one.
+fn command(driver: &mut Driver, bytes: &[u8]) -> u8 {
+    driver.use_queue(CONTROL);
+    let (question, status) =
+        (driver.share(bytes, Access::ReadOnly), driver.share(&[0xff], Access::ReadWrite));
+    let head = driver.submit(&[question.readable(), status.writable()]);
+    assert_eq!(driver.wait_used(), (head, 1));
+    driver.unshare(&question);
+    driver.unshare(&status)[0]
+}
+
+#[test]
+fn the_address_is_the_guests_own_and_stands_where_a_person_looks() {
+    let host = Host::start();
+    host.hypervisor.store_write("/local/domain/1/vm", &format!("/vm/{UUID}-1"));
+    let (ends, mut driver, _) = add(&host, 1);
+    let mac = MacAddress::of_device(UUID, 0);
+    let config = driver.config(0, 12);
+    assert_eq!(config[..6], mac.bytes());
+    assert_eq!(config[8..], [1, 0, 0xdc, 0x05], "one pair, an MTU of 1500");
+    assert_eq!(published(&host, &ends, "mac"), Some(mac.to_string()));
+    assert_eq!(published(&host, &ends, "tap").as_deref(), Some("virtio1.0"));
+    assert_eq!(published(&host, &ends, "bridge").as_deref(), Some("xenbr0"));
+    end(host, &ends, driver);
+}
+
+#[test]
+fn in_a_driver_domain_that_may_not_read_the_uuid_the_address_is_made_up() {
+    let host = Host::start();
+    host.hypervisor.store_write("/local/domain/1/vm", &format!("/vm/{UUID}"));
+    host.hypervisor.store_deny("/local/domain/1/vm");
+    let (ends, mut driver, _) = add(&host, 1);
+    let config = driver.config(0, 6);
+    assert_eq!(config[0] & 3, 2, "a local address of one station");
+    assert_ne!(config, MacAddress::of_device(UUID, 0).bytes());
+    end(host, &ends, driver);
+}
+
+#[test]
+fn the_configuration_file_names_address_interface_bridge_and_queues() {
+    let host = Host::start();
+    host.configure(
+        "[default.net]\nbridge = \"nosuch\"\nqueues = 2\n\
+         [domain.web1.virtio.0.net]\nmac = \"00:16:3e:01:02:03\"\ntap = \"web1\"\nbridge = \"none\"",
+    );
+    host.hypervisor.store_write("/local/domain/1/name", "web1");
+    let ends = host.add("virtio", 1, 0, &[("type", "virtio,device1")]);
+    let mut driver = host.connect(&ends);
+    assert_eq!(host.network.names(), ["web1"]);
+    assert_eq!(driver.config(0, 10), [0, 0x16, 0x3e, 1, 2, 3, 0, 0, 2, 0]);
+    assert_eq!(published(&host, &ends, "bridge"), None);
+    end(host, &ends, driver);
+}
+
+#[test]
+fn a_bridge_that_is_not_there_refuses_the_device_and_is_named() {
+    let host = Host::start();
+    host.configure("[default.net]\nbridge = \"xenbr7\"");
+    let ends = host.add("virtio", 1, 0, &[("type", "virtio,device1")]);
+    host.hypervisor.store_wait(&format!("{}/state", ends.backend), None);
+    let error = host.error(&ends).unwrap();
+    assert!(error.contains("no bridge xenbr7"), "{error}");
+    assert_eq!(host.network.names(), [""; 0]);
+    host.hypervisor.store_remove(&ends.backend);
+    host.finish();
+}
+
+#[test]
+fn the_host_hands_over_what_this_driver_accepted() {
+    let host = Host::start();
+    let (ends, mut driver, cable) = add(&host, 1);
+    let offered = driver.offered();
+    let (tso4, tso6, ecn) =
+        (1 << VIRTIO_NET_F_GUEST_TSO4, 1 << VIRTIO_NET_F_GUEST_TSO6, 1 << VIRTIO_NET_F_GUEST_ECN);
+    let cases: [(u64, &[Offload]); 3] = [
+        (offered, &[Offload::Checksum, Offload::Tso4, Offload::Tso6, Offload::TsoEcn]),
+        (offered & !(tso6 | ecn), &[Offload::Checksum, Offload::Tso4]),
+        (offered & !(tso4 | tso6 | ecn | 1 << VIRTIO_NET_F_GUEST_CSUM), &[]),
+    ];
+    for (features, offloads) in cases {
+        driver.start_accepting(features, 2);
+        assert_eq!(cable.offloads(), offloads);
+        assert_eq!(driver.set_status(0), 0);
+        driver.free_rings();
+    }
+    driver.start_with(2);
+    end(host, &ends, driver);
+}
+
+#[test]
+fn a_device_of_one_pair_has_no_control_queue() {
+    let host = Host::start();
+    let (ends, mut driver, _) = add(&host, 1);
+    let several = 1 << VIRTIO_NET_F_MQ | 1 << VIRTIO_NET_F_CTRL_VQ;
+    assert_eq!(driver.offered() & several, 0);
+    end(host, &ends, driver);
+}
+
+#[test]
+fn the_driver_says_how_many_pairs_it_uses() {
+    let host = Host::start();
+    host.configure("[default.net]\nqueues = 3");
+    let (ends, mut driver, cable) = add(&host, 1);
+    driver.start_with(7);
+    assert_eq!(cable.pairs(), 1, "one until the driver says more");
+    assert_eq!(command(&mut driver, &[4, 0, 3, 0]), 0);
+    assert_eq!(cable.pairs(), 3);
+
+    driver.use_queue(RECEIVE_1);
+    let room = driver.share(&[0; 100], Access::ReadWrite);
+    driver.submit(&[room.writable()]);
+    assert!(cable.send(1, &packet(60, 1)));
+    driver.wait_used();
+    assert_eq!(driver.unshare(&room)[12..72], packet(60, 1)[12..]);
+    driver.use_queue(TRANSMIT_1);
+    let sent = driver.share(&packet(60, 2), Access::ReadOnly);
+    driver.submit(&[sent.readable()]);
+    driver.wait_used();
+    assert_eq!(cable.next(), (1, packet(60, 2)));
+
+    // Fewer again: what is left in the second transmit queue goes out through the first pair.
+    assert_eq!(command(&mut driver, &[4, 0, 1, 0]), 0);
+    assert!(!cable.send(1, &packet(60, 3)));
+    driver.use_queue(TRANSMIT_1);
+    driver.submit(&[sent.readable()]);
+    driver.wait_used();
+    assert_eq!(cable.next(), (0, packet(60, 2)));
+    driver.unshare(&sent);
+    end(host, &ends, driver);
+}
+
+#[test]
+fn commands_that_are_wrong_or_unknown_are_refused_and_change_nothing() {
+    let host = Host::start();
+    host.configure("[default.net]\nqueues = 3");
+    let (ends, mut driver, cable) = add(&host, 1);
+    driver.start_with(7);
+    assert_eq!(command(&mut driver, &[4, 0, 2, 0]), 0);
+    let cases: [&[u8]; 7] = [
+        &[4, 0, 0, 0],
+        &[4, 0, 4, 0],
+        &[4, 0, 2, 1],
+        &[4, 0, 2],
+        &[4],
+        &[4, 0, 2, 0, 0],
+        &[0, 0, 1],
+    ];
+    for wrong in cases {
+        assert_eq!(command(&mut driver, wrong), 1, "{wrong:?}");
+    }
+    assert_eq!(cable.pairs(), 2);
+    end(host, &ends, driver);
+}
+
+#[test]
+fn without_several_pairs_the_control_queue_is_the_third() {
+    let host = Host::start();
+    host.configure("[default.net]\nqueues = 3");
+    let (ends, mut driver, cable) = add(&host, 1);
+    let offered = driver.offered();
+    driver.start_accepting(offered & !(1 << VIRTIO_NET_F_MQ), 3);
+    driver.use_queue(2);
+    let (question, status) =
+        (driver.share(&[0, 0, 1], Access::ReadOnly), driver.share(&[9], Access::ReadWrite));
+    driver.submit(&[question.readable(), status.writable()]);
+    driver.wait_used();
+    driver.unshare(&question);
+    assert_eq!(driver.unshare(&status), [1]);
+    driver.use_queue(0);
+    let room = driver.share(&[0; 100], Access::ReadWrite);
+    driver.submit(&[room.writable()]);
+    assert!(cable.send(0, &packet(60, 1)));
+    assert_eq!(received(&mut driver, &[room])[12..], packet(60, 1)[12..]);
+    end(host, &ends, driver);
+}
+
+#[test]
+fn a_cable_that_is_pulled_is_announced_and_so_is_its_return() {
+    let host = Host::start();
+    let (ends, mut driver, cable) = add(&host, 1);
+    driver.start_with(2);
+    assert_eq!(driver.config(6, 2), [1, 0]);
+    for (link, status) in [(LinkState::Down, 0), (LinkState::Up, 1)] {
+        cable.set_link(link);
+        while driver.config(6, 2) != [status, 0] {
+            driver.wait_config_event();
+        }
+    }
+    end(host, &ends, driver);
+}

@@ -1,0 +1,48 @@
+//! A network device, and what a person needs to find it: in the backend's directory `tap`, `mac` and, if
+//! its interface is a bridge's port, `bridge`.
+
+use std::sync::Arc;
+
+use super::DeviceError;
+use crate::bus::{DevicePath, Keys};
+use crate::config::NetworkSettings;
+use crate::device::net::{MacAddress, Net};
+use crate::host::name::InterfaceName;
+use crate::host::network::{Network, NetworkError, Request};
+use crate::stats::DeviceStats;
+use crate::xen::XenStore;
+
+pub(super) fn open<S: XenStore>(
+    keys: &mut Keys<S>,
+    path: &DevicePath,
+    settings: NetworkSettings,
+    network: &dyn Network,
+    stats: &Arc<DeviceStats>,
+) -> Result<Net, DeviceError> {
+    let usual_name = || InterfaceName::of_device(path.guest, path.number);
+    let name = settings.tap.map_or_else(usual_name, Ok).map_err(NetworkError::Name)?;
+    let mac = match settings.mac {
+        Some(mac) => mac,
+        None => address(keys, path)?,
+    };
+    let (bridge, pairs) =
+        (settings.bridge.unwrap_or_default(), settings.queues.unwrap_or_default());
+    let attached = network.attach(Request { name: name.clone(), bridge, pairs })?;
+    keys.publish("tap", name.as_str())?;
+    keys.publish("mac", &mac.to_string())?;
+    if let Some(bridge) = &attached.bridge {
+        keys.publish("bridge", bridge.as_str())?;
+    }
+    let bridge = attached.bridge.as_ref().map(tracing::field::display);
+    tracing::info!(tap = %name, bridge, %mac, queues = pairs.count(), "network device opened");
+    Ok(Net::new(attached.interface, mac, pairs, Arc::clone(stats)))
+}
+
+/// The address of a device that was given none.
+fn address<S: XenStore>(keys: &mut Keys<S>, path: &DevicePath) -> Result<MacAddress, DeviceError> {
+    if let Some(uuid) = keys.guest_uuid()? {
+        return Ok(MacAddress::of_device(&uuid, path.number));
+    }
+    tracing::warn!("the guest's UUID cannot be read: its MAC address is another one each time");
+    MacAddress::random().map_err(DeviceError::Address)
+}
