@@ -218,21 +218,26 @@ impl<X: Xen> Session<X> {
         true
     }
 
-    /// Waits for the next events and deals with those of the connection. `false` when the daemon
-    /// ends.
+    /// Deals with the connection's events until something changed in XenStore, which the caller looks
+    /// up: each look is questions to XenStore, too many to ask at every doorbell. `false` when the
+    /// daemon ends.
     fn wait(&mut self) -> Result<bool, SessionError> {
-        // What changed is looked up by the caller; if something did since the last look, now.
-        let changed = self.keys.store().take_events()?;
-        let ready = self.poll(changed).map_err(SessionError::Poll)?;
-        if ready.stop {
-            return Ok(false);
-        }
-        if let Some(connection) = &mut self.connection {
-            if let Err(error) = connection.turn(ready.sources) {
-                self.give_up(&error)?;
+        loop {
+            let changed = self.keys.store().take_events()?;
+            let ready = self.poll(changed).map_err(SessionError::Poll)?;
+            if ready.stop {
+                return Ok(false);
+            }
+            if let Some(connection) = &mut self.connection {
+                if let Err(error) = connection.turn(ready.sources) {
+                    self.give_up(&error)?;
+                    return Ok(true);
+                }
+            }
+            if changed {
+                return Ok(true);
             }
         }
-        Ok(true)
     }
 
     fn poll(&self, at_once: bool) -> Result<Ready, nix::Error> {
