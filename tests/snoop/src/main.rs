@@ -13,6 +13,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use backend::config::ConfigFile;
 use backend::control::{Control, DEFAULT_SOCKET};
+use backend::host::network::HostNetwork;
 use backend::registry::Registry;
 use backend::server::Server;
 use backend::xen::host::Host;
@@ -58,7 +59,8 @@ fn serve(command_line: &CommandLine) -> Result<()> {
     let search = Arc::new(search);
     let registry = Arc::new(Registry::default());
     let xen = Snoop::new(Host, Arc::clone(&search));
-    let server = Server::new(xen, Arc::clone(&registry), ConfigFile::new(None))?;
+    let (config, network) = (ConfigFile::new(None), Arc::new(HostNetwork));
+    let server = Server::new(xen, Arc::clone(&registry), config, network)?;
     let _control = Control::listen(Path::new(DEFAULT_SOCKET), registry)?;
     println!("snoop: ready to serve");
     server.run(&stop)?;
