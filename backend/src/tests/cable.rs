@@ -85,11 +85,16 @@ impl Cable {
 
     /// Sends a packet to the guest through a pair of queues; whether it is kept for the guest.
     pub(super) fn send(&self, pair: usize, packet: &[u8]) -> bool {
+        self.send_together(pair, &[packet.to_vec()])
+    }
+
+    /// Sends packets to the guest, of which it sees all or none; whether they are kept.
+    pub(super) fn send_together(&self, pair: usize, packets: &[Vec<u8>]) -> bool {
         let mut state = self.state();
-        if pair >= state.pairs || state.to_guest[pair].len() == CABLE_LENGTH {
+        if pair >= state.pairs || state.to_guest[pair].len() + packets.len() > CABLE_LENGTH {
             return false;
         }
-        state.to_guest[pair].push_back(packet.to_vec());
+        state.to_guest[pair].extend(packets.iter().cloned());
         self.arrived[pair].write(1).unwrap();
         true
     }
@@ -101,11 +106,6 @@ impl Cable {
         let (mut state, waited) = self.sent.wait_timeout_while(self.state(), wait, empty).unwrap();
         assert!(!waited.timed_out(), "waited 10 s for a packet of the guest's");
         state.from_guest.pop_front().unwrap()
-    }
-
-    /// Packets for the guest that it has not got.
-    pub(super) fn backlog(&self) -> usize {
-        self.state().to_guest.iter().map(VecDeque::len).sum()
     }
 
     /// Pulls the cable out, or puts it in.

@@ -136,11 +136,10 @@ fn packets_that_come_together_are_given_together() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
     driver.start_with(2);
-    // They wait for the first buffer, so that all are there when it comes.
-    (0..10).for_each(|seed| assert!(cable.send(0, &packet(700, seed))));
-    while cable.backlog() > 0 {
-        driver.status();
-    }
+    // They wait for the first buffer.
+    let packets: Vec<_> = (0..10).map(|seed| packet(700, seed)).collect();
+    assert!(cable.send_together(0, &packets));
+    driver.status();
     driver.use_queue(RECEIVE);
     let rooms: Vec<_> = (0..10).map(|_| driver.share(&[0; 1000], Access::ReadWrite)).collect();
     let before = host.hypervisor.map_calls();
