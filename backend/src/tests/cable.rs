@@ -12,8 +12,8 @@ use crate::device::Source;
 use crate::device::net::interface::{Interface, LinkState, Offload};
 use crate::host::network::{Attached, Bridge, Network, NetworkError, Request};
 
-/// Mebibytes do not wait in a cable: packets on their way to the guest.
-const CABLE_LENGTH: usize = 256;
+/// Packets that wait in a cable on their way to the guest, at most.
+pub(super) const CABLE_LENGTH: usize = 256;
 
 /// Cables by the names of their interfaces. It has a bridge `xenbr0` and no other.
 #[derive(Clone, Default)]
