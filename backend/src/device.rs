@@ -14,7 +14,7 @@ pub mod rate;
 pub mod rng;
 
 pub use buffer::{Buffers, Readable, Request, Writable};
-pub use memory::{Buffer, DeviceMemory, Direction};
+pub use memory::{Buffer, DeviceMemory, Direction, Room};
 pub use queue::{Queues, Rings};
 
 use std::os::fd::BorrowedFd;

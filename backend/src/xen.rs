@@ -64,7 +64,7 @@ pub enum MapError {
         source: io::Error,
     },
     /// This domain is short of something: memory, mapping slots, grant frames.
-    #[error("this domain has no room to map {count} granted page(s)")]
+    #[error("this domain has no room to map {count} granted page(s): {source}")]
     NoRoom {
         /// Pages asked for.
         count: usize,

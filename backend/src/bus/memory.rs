@@ -2,14 +2,17 @@
 
 use vm_memory::GuestMemoryError;
 
-use crate::device::{Buffer, DeviceMemory, Direction};
+use crate::device::{Buffer, DeviceMemory, Direction, Room};
 use crate::grant::{GrantFault, GrantMemory, Reach};
 use crate::xen::{Access, GrantTable};
 
 impl<G: GrantTable> DeviceMemory for GrantMemory<G> {
-    fn prepare(&self, buffers: &mut dyn Iterator<Item = Buffer>) {
+    fn prepare(&self, buffers: &mut dyn Iterator<Item = Buffer>) -> Room {
         let wanted: Vec<_> = buffers.map(reach).collect();
-        GrantMemory::prepare(self, &wanted);
+        match GrantMemory::prepare(self, &wanted) {
+            Ok(()) => Room::Enough,
+            Err(_) => Room::Short,
+        }
     }
 
     fn release(&mut self) {

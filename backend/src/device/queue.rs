@@ -2,7 +2,7 @@
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
-use super::{DeviceMemory, Fault, Request};
+use super::{DeviceMemory, Fault, Request, Room};
 
 /// Requests taken from a ring at once: their pages are mapped and unmapped together, and other queues
 /// and messages get their turn between two batches.
@@ -57,8 +57,8 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
     }
 
     /// Makes the buffers of requests reachable together.
-    pub fn prepare(&self, requests: &[Request]) {
-        self.memory.prepare(&mut requests.iter().flat_map(Request::buffers));
+    pub fn prepare(&self, requests: &[Request]) -> Room {
+        self.memory.prepare(&mut requests.iter().flat_map(Request::buffers))
     }
 
     /// As [`Queues::take`], without making buffers reachable: for a device that must look at requests to
@@ -141,12 +141,37 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         limit: usize,
         mut serve: impl FnMut(&Request, &M) -> Result<u32, Fault>,
     ) -> Result<(), Fault> {
-        let (requests, mut fault) = self.take(index, limit);
+        let (requests, mut fault) = self.fetch(index, limit);
         if requests.is_empty() && fault.is_none() {
             return self.rest(index);
         }
+        let room = self.prepare(&requests);
+        let together = if room == Room::Enough { requests.len().max(1) } else { 1 };
+        for some in requests.chunks(together) {
+            if room == Room::Short {
+                // Where there is no room for all, each has what there is for itself.
+                self.memory.release();
+                self.prepare(some);
+            }
+            if let Err(first) = self.serve_prepared(index, some, &mut serve) {
+                fault = Some(first);
+                break;
+            }
+        }
+        self.again(index);
+        fault.map_or(Ok(()), Err)
+    }
+
+    /// Serves requests and gives them back, up to the first fault.
+    fn serve_prepared(
+        &mut self,
+        index: usize,
+        requests: &[Request],
+        serve: &mut impl FnMut(&Request, &M) -> Result<u32, Fault>,
+    ) -> Result<(), Fault> {
         let mut done = Vec::with_capacity(requests.len());
-        for request in &requests {
+        let mut fault = None;
+        for request in requests {
             match serve(request, self.memory) {
                 Ok(written) => done.push((request.head, written)),
                 Err(first) => {
@@ -156,7 +181,6 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
             }
         }
         self.give_back(index, &done)?;
-        self.again(index);
         fault.map_or(Ok(()), Err)
     }
 

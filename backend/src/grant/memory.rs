@@ -143,7 +143,10 @@ impl<G: GrantTable> GrantMemory<G> {
     /// Maps the buffers of the requests at hand together, one mapping for each kind of access.
     ///
     /// A hint: what it cannot map is left for the access itself to find and name.
-    pub fn prepare(&self, wanted: &[Reach]) {
+    ///
+    /// # Errors
+    /// This domain has no room for all of them; the other faults are the accesses' to find.
+    pub fn prepare(&self, wanted: &[Reach]) -> Result<(), GrantFault> {
         for access in [Access::ReadOnly, Access::ReadWrite] {
             let ranges = wanted.iter().filter(|reach| reach.access == access);
             let ranges = ranges.filter_map(|reach| self.decode(reach.address, reach.length).ok());
@@ -152,10 +155,13 @@ impl<G: GrantTable> GrantMemory<G> {
             if ranges.is_empty() {
                 continue;
             }
-            if let Ok(mapping) = self.map(&ranges, access) {
-                self.current.push(Box::new(mapping));
+            match self.map(&ranges, access) {
+                Ok(mapping) => self.current.push(Box::new(mapping)),
+                Err(fault) if fault.is_shortage() => return Err(fault),
+                Err(_) => {}
             }
         }
+        Ok(())
     }
 
     /// Unmaps everything that is not pinned. To be called before a request's buffers are given back

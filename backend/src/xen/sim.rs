@@ -53,6 +53,11 @@ impl Hypervisor {
         self.world().grants.map_calls
     }
 
+    /// Lets this domain have no more than `pages` pages mapped, as its map tracking does.
+    pub fn limit_mapped(&self, pages: usize) {
+        self.world().grants.room = Some(pages);
+    }
+
     /// Event channels that are bound to this domain.
     pub fn bound_ports(&self) -> usize {
         self.world().channels.bound()

@@ -27,6 +27,8 @@ pub(super) struct Grant {
 pub(super) struct GrantTables {
     pub(super) entries: BTreeMap<(DomId, GrantRef), Grant>,
     pub(super) map_calls: usize,
+    /// Most pages that Dom0 can have mapped, if there is a limit.
+    pub(super) room: Option<usize>,
 }
 
 impl GrantTables {
@@ -70,6 +72,11 @@ impl GrantTable for SimGrants {
         for reference in references {
             let grant = world.grants.entries.get(&key(reference));
             grant.filter(|grant| access <= grant.access).ok_or_else(|| refused(*reference))?;
+        }
+        let mapped: usize = world.grants.entries.values().map(|grant| grant.mapped).sum();
+        if world.grants.room.is_some_and(|room| mapped + references.len() > room) {
+            let source = io::ErrorKind::OutOfMemory.into();
+            return Err(MapError::NoRoom { count: references.len(), source });
         }
         world.grants.map_calls += 1;
         let bytes = NonZeroUsize::new(references.len() * PAGE_SIZE as usize).unwrap();
