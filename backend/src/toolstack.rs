@@ -20,6 +20,10 @@ use crate::xen::{StoreError, XenStore};
 /// Device classes that xl writes for virtio devices, and that this daemon serves.
 pub const CLASSES: [&str; 2] = ["virtio_disk", "virtio"];
 
+/// Numbers of the disks beyond xvdp start here. Linux guests ignore a device whose class and number
+/// have 20 characters or more (`XEN_BUS_ID_SIZE`), and `virtio_disk/268439552` has 21.
+const EXTENDED_DISKS: u32 = 1 << 28;
+
 /// Why a device cannot be served. The text stands in the backend's `error` key and in the log.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
@@ -76,6 +80,9 @@ pub fn open<S: XenStore, M: DeviceMemory>(
     stats: &Arc<DeviceStats>,
 ) -> Result<Box<dyn VirtioDevice<M>>, DeviceError> {
     if path.class == "virtio_disk" {
+        if path.number >= EXTENDED_DISKS {
+            tracing::warn!("no disk beyond xvdp is found by Linux guests; name it xvda1 to xvdp15");
+        }
         return Ok(Box::new(open_disk(keys, stats)?));
     }
     let kind = keys.backend("type")?.unwrap_or_default();

@@ -13,6 +13,9 @@ use crate::xen::{DomId, RemotePort, StoreError, XenStore};
 /// Characters of a UUID.
 const UUID_LENGTH: usize = 36;
 
+/// Characters of a guest's own words that are shown.
+const LONGEST_ERROR: usize = 200;
+
 /// A device's place: `backend/CLASS/DOMID/DEVID`, relative to the daemon's own domain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DevicePath {
@@ -114,6 +117,16 @@ impl<S: XenStore> Keys<S> {
         let vm = self.guest_key("vm")?;
         let uuid = vm.as_deref().and_then(|path| path.strip_prefix("/vm/")?.get(..UUID_LENGTH));
         Ok(uuid.map(str::to_owned))
+    }
+
+    /// Why the frontend gave up, in the guest's words, made fit for a log. `None` if it says nothing,
+    /// or as for the name.
+    pub fn frontend_error(&mut self) -> Result<Option<String>, StoreError> {
+        let home = format!("/local/domain/{}/", self.backend.guest.0);
+        let Some(device) = self.frontend.strip_prefix(&home) else { return Ok(None) };
+        let key = format!("error/{device}/error");
+        let cut = |text: String| text.chars().take(LONGEST_ERROR).collect::<String>();
+        Ok(self.guest_key(&key)?.map(|text| format!("{:?}", cut(text))))
     }
 
     fn guest_key(&mut self, key: &str) -> Result<Option<String>, StoreError> {

@@ -124,6 +124,7 @@ impl<X: Xen> Session<X> {
                 Step::Offer => self.offer()?,
                 Step::Connect => self.connect()?,
                 Step::Close => self.close()?,
+                Step::Abandon => self.abandon()?,
                 Step::End => return self.end(),
             }
         }
@@ -176,9 +177,19 @@ impl<X: Xen> Session<X> {
     fn give_up(&mut self, error: &ConnectionError) -> Result<(), SessionError> {
         self.stats.log.line(Level::WARN, format_args!("connection ended: {error}"));
         self.keys.set_error(&error.to_string())?;
-        self.close()?;
+        self.leave()?;
         self.stats.fail(error);
-        Ok(())
+        self.enter(Stage::Closed, XenbusState::Closed)
+    }
+
+    /// Lets a frontend go that could not connect. xenbus drivers write their reason into XenStore.
+    fn abandon(&mut self) -> Result<(), SessionError> {
+        let reason = self.keys.frontend_error()?;
+        let reason = reason.as_deref().unwrap_or("it does not say why");
+        self.stats.log.line(Level::WARN, format_args!("the guest cannot connect: {reason}"));
+        let error = format!("the guest cannot connect: {reason}");
+        self.stats.update(|state| state.error = Some(error));
+        self.close()
     }
 
     /// Ends the connection, if there is one; the frontend may start again [2.9].

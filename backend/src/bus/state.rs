@@ -38,6 +38,8 @@ pub enum Step {
     Connect,
     /// Reset the device, give everything back, write 5 and 6.
     Close,
+    /// As [`Step::Close`], for a frontend that never connected, and the reason it left is looked up.
+    Abandon,
     /// As [`Step::Close`], and the session is over.
     End,
 }
@@ -49,6 +51,8 @@ pub fn next(stage: Stage, frontend: XenbusState, toolstack: Toolstack) -> Step {
         (Toolstack::Gone | Toolstack::Leaving, _, _) => Step::End,
         (Toolstack::Online, Stage::Idle, _) => Step::Offer,
         (Toolstack::Online, Stage::Offered, Initialised) => Step::Connect,
+        // It could not show its page: something ran out there.
+        (Toolstack::Online, Stage::Offered, Closing) => Step::Abandon,
         // The frontend may still stand in 6 from before; it starts by writing 1.
         (Toolstack::Online, Stage::Offered, _) => Step::Wait,
         (Toolstack::Online, Stage::Connected, Closing | Closed | Initialising | Unknown) => {
@@ -102,6 +106,12 @@ mod tests {
             assert_eq!(next(Stage::Connected, frontend, Toolstack::Online), Step::Close);
         }
         assert_eq!(next(Stage::Connected, Connected, Toolstack::Online), Step::Wait);
+    }
+
+    #[test]
+    fn spec_2_7_a_frontend_that_leaves_before_it_connected_is_let_go() {
+        let step = next(Stage::Offered, XenbusState::Closing, Toolstack::Online);
+        assert_eq!(step, Step::Abandon);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use protocol::message::{
     VqueueUpdate,
 };
 use protocol::status::{
-    DEVICE_NEEDS_RESET, DRIVER_OK, F_ACCESS_PLATFORM, F_VERSION_1, FEATURES_OK, REQUIRED_FEATURES,
+    DEVICE_NEEDS_RESET, DRIVER_OK, F_ACCESS_PLATFORM, F_VERSION_1, FAILED, FEATURES_OK,
+    REQUIRED_FEATURES,
 };
 use tracing::Level;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
@@ -213,6 +214,11 @@ impl<G: GrantTable> Transport<G> {
         // DRIVER_OK before FEATURES_OK is out of order [6.1].
         if accepted & FEATURES_OK == 0 {
             accepted &= !DRIVER_OK;
+        }
+        if accepted & FAILED & !self.status != 0 {
+            self.warn(format_args!(
+                "the guest's driver gave the device up; the guest's log says why"
+            ));
         }
         let starts = accepted & !self.status & DRIVER_OK != 0;
         self.status = accepted;

@@ -5,12 +5,13 @@ use std::fs::File;
 use std::process::Command;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_IN};
 
-use super::block::{OK, request};
+use super::block::{OK, header, request};
+use super::driver::{Driver, Shared};
 use super::host::{Ends, Host, XVDA, numbered_disk};
-use crate::xen::Access;
 use crate::xen::sim::Guest;
+use crate::xen::{Access, DomId};
 
 /// Set for the process of its own that a test runs in.
 const ALONE: &str = "XEN_VIRTIOD_TEST_ALONE";
@@ -70,6 +71,87 @@ impl Frontend {
         let reference = self.keys[0].1.parse().unwrap();
         self.guest.revoke(protocol::grant::GrantRef(reference), 1);
     }
+}
+
+#[test]
+fn a_guest_that_cannot_connect_is_let_go_and_its_reason_is_shown() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "r");
+    host.wait_state(&ends, "2");
+    let said = "/local/domain/1/error/device/virtio_disk/51712/error";
+    host.hypervisor.store_write(said, "28 no event channel\n is free");
+    host.hypervisor.store_write(&format!("{}/state", ends.frontend), "5");
+    host.wait_state(&ends, "6");
+    let error = host.stat(DomId(1)).stats.state.error.unwrap();
+    assert_eq!(error, r#"the guest cannot connect: "28 no event channel\n is free""#);
+    // It may try again.
+    host.hypervisor.store_write(&format!("{}/state", ends.frontend), "1");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 5, &[], 512), (OK, vec![5; 512]));
+    assert_eq!(host.stat(DomId(1)).stats.state.error, None);
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+/// Reads of `pages` pages each, all offered to the device at once; gives their status bytes.
+fn read_together(driver: &mut Driver, requests: usize, pages: usize) -> Vec<u8> {
+    let shared: Vec<_> = (0..requests)
+        .map(|_| {
+            let head = driver.share(&header(VIRTIO_BLK_T_IN, 0), Access::ReadOnly);
+            let input = driver.share(&vec![0; pages * 4096], Access::ReadWrite);
+            let status = driver.share(&[0xff], Access::ReadWrite);
+            let (ring, guest) = driver.ring();
+            ring.add(guest, &[head.readable(), input.writable(), status.writable()]);
+            [head, input, status]
+        })
+        .collect();
+    driver.ring().0.doorbell.notify();
+    for _ in &shared {
+        driver.wait_used();
+    }
+    let one = |[head, input, status]: &[Shared; 3]| {
+        driver.unshare(head);
+        driver.unshare(input);
+        driver.unshare(status)[0]
+    };
+    shared.iter().map(one).collect()
+}
+
+#[test]
+fn a_batch_for_which_there_is_no_room_is_served_one_by_one() {
+    let (host, disk) = (Host::start(), numbered_disk(1024));
+    let ends = host.add_disk(1, XVDA, disk.path(), "r");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    // Message page and rings, and a request of four pages with header and status.
+    host.hypervisor.limit_mapped(4 + 6);
+    assert_eq!(read_together(&mut driver, 5, 4), [OK; 5]);
+    // Alone it does not fit either: its own fault, and the device goes on.
+    assert_eq!(read_together(&mut driver, 1, 8), [VIRTIO_BLK_S_IOERR as u8]);
+    assert_eq!(read_together(&mut driver, 2, 1), [OK; 2]);
+    assert_eq!(host.stat(DomId(1)).stats.requests.failed, 1);
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn a_guest_that_cannot_be_connected_for_want_of_room_is_told_so() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    host.hypervisor.limit_mapped(0);
+    let (state, frontend) = (host.watch_state(1, XVDA), Frontend::new(&host, 1));
+    let ends = host.add_disk(1, XVDA, disk.path(), "r");
+    state.wait(Some("2"));
+    frontend.connect(&host, &ends);
+    state.wait(Some("6"));
+    let error = host.error(&ends).unwrap();
+    assert!(error.contains("no room to map 1 granted page"), "{error}");
+    assert_eq!(host.stat(DomId(1)).stats.state.error, Some(error));
+    frontend.leave();
+    host.remove(&ends);
+    host.finish();
 }
 
 #[test]
