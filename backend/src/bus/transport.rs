@@ -224,7 +224,7 @@ impl<G: GrantTable> Transport<G> {
         self.status = accepted;
         if starts {
             if let Err(fault) = self.device.start(self.driver_features) {
-                self.fail(&fault);
+                self.fail(None, &fault);
             }
         }
     }

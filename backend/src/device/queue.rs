@@ -30,12 +30,13 @@ pub struct Queues<'a, M> {
     rings: &'a mut dyn Rings,
     memory: &'a mut M,
     touched: Vec<Touched>,
+    latest: Option<usize>,
 }
 
 impl<'a, M: DeviceMemory> Queues<'a, M> {
     /// The queues of a device over `memory`.
     pub fn new(rings: &'a mut dyn Rings, memory: &'a mut M) -> Self {
-        Self { rings, memory, touched: Vec::new() }
+        Self { rings, memory, touched: Vec::new(), latest: None }
     }
 
     /// The guest's memory, where requests' buffers are.
@@ -65,6 +66,7 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
     /// know which it will use, and keeps the others.
     pub fn fetch(&mut self, index: usize, limit: usize) -> (Vec<Request>, Option<Fault>) {
         let mut requests = Vec::new();
+        self.latest = Some(index);
         let Some(ring) = self.rings.ring(index) else { return (requests, None) };
         let memory = &*self.memory;
         let chains = match ring.iter(memory) {
@@ -91,6 +93,7 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
     /// [`Fault::Ring`].
     pub fn give_back(&mut self, index: usize, done: &[(u16, u32)]) -> Result<(), Fault> {
         self.memory.release();
+        self.latest = Some(index);
         let Some(ring) = self.rings.ring(index) else { return Ok(()) };
         for (head, written) in done {
             ring.add_used(&*self.memory, *head, *written)?;
@@ -182,6 +185,11 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         }
         self.give_back(index, &done)?;
         fault.map_or(Ok(()), Err)
+    }
+
+    /// The queue that was worked on last, which is the one that a fault is of.
+    pub fn latest(&self) -> Option<usize> {
+        self.latest
     }
 
     /// What became of each queue that was used.

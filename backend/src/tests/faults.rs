@@ -39,6 +39,7 @@ fn faults(words: &[&str], spoil: impl FnOnce(&mut Driver)) {
     other.start();
     spoil(&mut driver);
     let why = host.stat(DomId(1)).stats.state.needs_reset.unwrap();
+    assert!(why.starts_with("queue 0: "), "{why:?}");
     words.iter().for_each(|word| assert!(why.contains(word), "{word:?} is not in {why:?}"));
     assert_ne!(driver.status() & DEVICE_NEEDS_RESET, 0);
     assert_eq!(request(&mut other, VIRTIO_BLK_T_IN, 5, &[], 512), (OK, vec![5; 512]));

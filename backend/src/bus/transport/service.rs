@@ -97,6 +97,7 @@ impl<G: GrantTable> Transport<G> {
         let mut rings = All(&mut self.queues);
         let mut queues = Queues::new(&mut rings, &mut self.memory);
         let outcome = work(self.device.as_mut(), &mut queues);
+        let latest = queues.latest();
         for touched in queues.finish() {
             if touched.again {
                 self.waiting.insert(touched.index);
@@ -106,7 +107,7 @@ impl<G: GrantTable> Transport<G> {
             }
         }
         if let Err(fault) = outcome {
-            self.fail(&fault);
+            self.fail(latest, &fault);
             served.announce = true;
         }
         if self.device.take_config_change() {
@@ -127,10 +128,15 @@ impl<G: GrantTable> Transport<G> {
         }
     }
 
-    /// Sets DEVICE_NEEDS_RESET and says why [6.5]: once, since nothing is served from then on.
-    pub(super) fn fail(&mut self, fault: &Fault) {
-        self.stats.log.line(Level::WARN, format_args!("device needs reset: {fault}"));
+    /// Sets DEVICE_NEEDS_RESET and says why [6.5]: once, since nothing is served from then on. `queue`:
+    /// the one that was being served.
+    pub(super) fn fail(&mut self, queue: Option<usize>, fault: &Fault) {
+        let why = match queue {
+            Some(index) => format!("queue {index}: {fault}"),
+            None => fault.to_string(),
+        };
+        self.stats.log.line(Level::WARN, format_args!("device needs reset: {why}"));
         self.status |= DEVICE_NEEDS_RESET;
-        self.stats.update(|state| state.needs_reset = Some(fault.to_string()));
+        self.stats.update(|state| state.needs_reset = Some(why));
     }
 }
