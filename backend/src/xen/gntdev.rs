@@ -3,6 +3,8 @@
 //! ABI: Linux `include/uapi/xen/gntdev.h`. A map is two steps: an ioctl notes the references and gives
 //! an index, and an mmap at that index makes the one hypercall that maps them all, or none.
 
+mod refused;
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZeroUsize;
@@ -108,15 +110,12 @@ fn forget(file: &File, index: u64, pages: usize) -> io::Result<()> {
     Ok(())
 }
 
-impl GrantTable for Gntdev {
-    type Pages = GntdevPages;
-
-    fn map(&self, references: &[GrantRef], access: Access) -> Result<GntdevPages, MapError> {
-        let (count, first) = (references.len(), references.first().copied());
-        let empty = || MapError::NoRoom { count, source: io::ErrorKind::InvalidInput.into() };
-        let first = first.ok_or_else(empty)?;
+impl Gntdev {
+    /// Maps, or says what the kernel said.
+    fn try_map(&self, references: &[GrantRef], access: Access) -> Result<GntdevPages, TryError> {
+        let count = references.len();
         let bytes = count.checked_mul(PAGE_SIZE as usize).and_then(NonZeroUsize::new);
-        let bytes = bytes.ok_or_else(empty)?;
+        let bytes = bytes.ok_or(nix::Error::EINVAL).map_err(TryError::Map)?;
         let protection = match access {
             Access::ReadOnly => ProtFlags::PROT_READ,
             Access::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
@@ -139,18 +138,68 @@ impl GrantTable for Gntdev {
                 if let Err(error) = forget(&self.file, index, count) {
                     tracing::error!(%error, "gntdev keeps {count} reference(s) that failed to map");
                 }
-                Err(map_error(errno, first, count, access))
+                Err(TryError::Map(errno))
+            }
+        }
+    }
+
+    /// Whether a map failed by the guest's doing or for want of room here: the kernel says EINVAL
+    /// for both.
+    fn explain(&self, references: &[GrantRef], access: Access, errno: nix::Error) -> MapError {
+        let (first, count) = (references.first().copied().unwrap_or(GrantRef(0)), references.len());
+        let no_room = |source| MapError::NoRoom { count, source };
+        let refused =
+            |first, count| MapError::Refused { first, count, access, source: errno.into() };
+        if matches!(errno, nix::Error::ENOMEM | nix::Error::EAGAIN | nix::Error::ENOSPC) {
+            return no_room(errno.into());
+        }
+        match refused::first(&self.file, self.guest, references) {
+            Ok(Some(reference)) => refused(reference, 1),
+            Ok(None) if access == Access::ReadOnly => no_room(NoTracking.into()),
+            // All can be read. If they can be mapped for that, it is writing that is refused.
+            Ok(None) => match self.try_map(references, Access::ReadOnly) {
+                Ok(_) => refused(first, count),
+                Err(_) => no_room(NoTracking.into()),
+            },
+            Err(error) => {
+                tracing::debug!(%error, "the hypervisor does not say why it refuses to map");
+                refused(first, count)
             }
         }
     }
 }
 
-fn map_error(errno: nix::Error, first: GrantRef, count: usize, access: Access) -> MapError {
-    match errno {
-        nix::Error::ENOMEM | nix::Error::EAGAIN | nix::Error::ENOSPC => {
-            MapError::NoRoom { count, source: errno.into() }
-        }
-        _ => MapError::Refused { first, count, access, source: errno.into() },
+/// Why the kernel did not map.
+enum TryError {
+    Reserve(MapError),
+    Map(nix::Error),
+}
+
+impl From<MapError> for TryError {
+    fn from(error: MapError) -> Self {
+        Self::Reserve(error)
+    }
+}
+
+/// Xen counts what a domain has mapped in a table of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("its map tracking is full; Xen's option gnttab_max_maptrack_frames makes it larger")]
+struct NoTracking;
+
+impl From<NoTracking> for io::Error {
+    fn from(error: NoTracking) -> Self {
+        Self::new(io::ErrorKind::OutOfMemory, error)
+    }
+}
+
+impl GrantTable for Gntdev {
+    type Pages = GntdevPages;
+
+    fn map(&self, references: &[GrantRef], access: Access) -> Result<GntdevPages, MapError> {
+        self.try_map(references, access).map_err(|error| match error {
+            TryError::Reserve(error) => error,
+            TryError::Map(errno) => self.explain(references, access, errno),
+        })
     }
 }
 
