@@ -180,6 +180,13 @@ pub trait XenStore: AsFd + Send + 'static {
     /// [`StoreError`].
     fn write(&mut self, path: &str, value: &str) -> Result<(), StoreError>;
 
+    /// Writes a node if `existing`, another or the same, is there at that moment: what was removed is
+    /// not brought back.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn write_beside(&mut self, existing: &str, path: &str, value: &str) -> Result<(), StoreError>;
+
     /// Removes a node and what is below; it may be missing.
     ///
     /// # Errors

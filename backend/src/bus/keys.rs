@@ -180,10 +180,8 @@ impl<S: XenStore> Keys<S> {
     /// Writes the backend's state, unless the toolstack took the directory away meanwhile: writing
     /// would bring it back.
     pub fn set_state(&mut self, state: XenbusState) -> Result<(), StoreError> {
-        if self.backend("state")?.is_some() {
-            self.write("state", &(state as u32).to_string())?;
-        }
-        Ok(())
+        let key = self.backend.key("state");
+        self.store.write_beside(&key, &key, &(state as u32).to_string())
     }
 
     /// Writes why the device cannot be served [2.6].
@@ -216,8 +214,5 @@ pub fn refuse(store: &mut impl XenStore, path: &DevicePath, text: &str) -> Resul
 }
 
 fn set_error(store: &mut impl XenStore, path: &DevicePath, text: &str) -> Result<(), StoreError> {
-    if store.read(&path.key("state"))?.is_some() {
-        store.write(&path.key("error"), text)?;
-    }
-    Ok(())
+    store.write_beside(&path.key("state"), &path.key("error"), text)
 }

@@ -140,6 +140,24 @@ fn a_daemon_that_stops_lets_every_guest_go() {
 }
 
 #[test]
+fn a_device_that_the_toolstack_removed_is_not_brought_back() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let gone = host.hypervisor.store_watch(&format!("{}/state", ends.backend));
+    // The backend looks once whether it is still wanted. Whoever looks again before it writes is wrong
+    // to write.
+    host.hypervisor.store_remove_after_reads(&format!("{}/state", ends.backend), 2, &ends.backend);
+    driver.write_state("5");
+    gone.wait(None);
+    host.finish_with_guests();
+    let left = driver.hypervisor.store_read(&format!("{}/state", ends.backend));
+    assert_eq!(left, None, "it was written again");
+    driver.release();
+}
+
+#[test]
 fn two_disks_of_one_guest_stand_apart() {
     let (host, first, second) = (Host::start(), numbered_disk(8), numbered_disk(16));
     let ends = host.add_disk(1, XVDA, first.path(), "w");

@@ -20,6 +20,8 @@ mod kind {
     pub(super) const DIRECTORY: u32 = 1;
     pub(super) const READ: u32 = 2;
     pub(super) const WATCH: u32 = 4;
+    pub(super) const TRANSACTION_START: u32 = 6;
+    pub(super) const TRANSACTION_END: u32 = 7;
     pub(super) const WRITE: u32 = 11;
     pub(super) const RM: u32 = 13;
     pub(super) const WATCH_EVENT: u32 = 15;
@@ -32,6 +34,8 @@ pub struct Connection {
     device: File,
     received: Vec<u8>,
     watch_fired: bool,
+    /// The transaction that requests are part of; 0: none.
+    transaction: u32,
 }
 
 /// One whole message from XenStore.
@@ -45,10 +49,11 @@ impl Connection {
     pub(super) fn open() -> Result<Self, StoreError> {
         let device = OpenOptions::new().read(true).write(true).open(DEVICE);
         let device = device.map_err(|source| broken("open", source))?;
-        Ok(Self { device, received: Vec::new(), watch_fired: false })
+        Ok(Self { device, received: Vec::new(), watch_fired: false, transaction: 0 })
     }
 
-    /// Sends a request whose payload is `parts`, and waits for its answer.
+    /// Sends a request whose payload is `parts`, and waits for its answer. Outside a transaction,
+    /// unless one was begun.
     fn ask(
         &mut self,
         kind: u32,
@@ -60,7 +65,7 @@ impl Connection {
         if payload.len() > MAX_PAYLOAD || path.contains('\0') {
             return Err(StoreError::TooLong(path.to_owned()));
         }
-        let fields = [kind, 0, 0, payload.len() as u32];
+        let fields = [kind, 0, self.transaction, payload.len() as u32];
         let mut message: Vec<u8> = fields.iter().flat_map(|field| field.to_ne_bytes()).collect();
         message.extend_from_slice(&payload);
         self.device.write_all(&message).map_err(|source| broken("write to", source))?;
@@ -75,6 +80,34 @@ impl Connection {
                 answered if answered == kind => return Ok(reply.payload),
                 _ => return Err(StoreError::Protocol("an answer to another request")),
             }
+        }
+    }
+
+    /// Begins a transaction. A driver domain may have ten at a time: where there is none to be had,
+    /// requests go on without, each by itself.
+    fn begin(&mut self, path: &str) -> Result<(), StoreError> {
+        let begun = self.ask(kind::TRANSACTION_START, "begin a transaction on", path, &[b"\0"]);
+        self.transaction = match begun {
+            Ok(number) => text(&number)
+                .parse()
+                .map_err(|_| StoreError::Protocol("a transaction that is no number"))?,
+            Err(StoreError::Refused { errno, .. }) if errno == "ENOSPC" => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(())
+    }
+
+    /// Ends the transaction; `false` if somebody else changed what it looked at, and nothing was done.
+    fn commit(&mut self, path: &str) -> Result<bool, StoreError> {
+        if self.transaction == 0 {
+            return Ok(true);
+        }
+        let ended = self.ask(kind::TRANSACTION_END, "end a transaction on", path, &[b"T\0"]);
+        self.transaction = 0;
+        match ended {
+            Ok(_) => Ok(true),
+            Err(StoreError::Refused { errno, .. }) if errno == "EAGAIN" => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -169,6 +202,18 @@ impl XenStore for Connection {
     fn write(&mut self, path: &str, value: &str) -> Result<(), StoreError> {
         let parts: &[&[u8]] = &[path.as_bytes(), b"\0", value.as_bytes()];
         self.ask(kind::WRITE, "write", path, parts).map(drop)
+    }
+
+    fn write_beside(&mut self, existing: &str, path: &str, value: &str) -> Result<(), StoreError> {
+        loop {
+            self.begin(path)?;
+            let there = self.read(existing);
+            let written = there.and_then(|there| there.map_or(Ok(()), |_| self.write(path, value)));
+            // Ended in any case; where an operation failed, there is nothing to commit.
+            if self.commit(path)? {
+                return written;
+            }
+        }
     }
 
     fn remove(&mut self, path: &str) -> Result<(), StoreError> {

@@ -17,7 +17,15 @@ pub(super) struct Tree {
     values: BTreeMap<String, String>,
     watches: Vec<(String, Arc<EventFd>)>,
     trap: Option<String>,
+    vanishing: Option<Vanishing>,
     denied: Option<String>,
+}
+
+/// A removal at the worst moment.
+struct Vanishing {
+    path: String,
+    reads_left: usize,
+    top: String,
 }
 
 /// Whether `path` is `top` or below it.
@@ -57,6 +65,12 @@ impl Hypervisor {
     /// Has the thread panic that next reads this path from Dom0: a programming error, played.
     pub fn store_trap(&self, path: &str) {
         self.world().store.trap = Some(path.to_owned());
+    }
+
+    /// Has the toolstack remove `top` just when Dom0 has read `path`, `reads` times from now.
+    pub fn store_remove_after_reads(&self, path: &str, reads: usize, top: &str) {
+        let (path, top) = (path.to_owned(), top.to_owned());
+        self.world().store.vanishing = Some(Vanishing { path, reads_left: reads, top });
     }
 
     /// Lets Dom0 no longer read this path, as a driver domain may not read everything.
@@ -155,6 +169,13 @@ impl XenStore for SimStore {
             return Err(StoreError::Refused { operation: "read", path, errno: "EACCES".into() });
         }
         let value = self.hypervisor.store_read(&path);
+        let vanishing = self.hypervisor.world().store.vanishing.take_if(|vanishing| {
+            vanishing.reads_left -= usize::from(vanishing.path == path);
+            vanishing.reads_left == 0
+        });
+        if let Some(Vanishing { top, .. }) = vanishing {
+            self.hypervisor.store_remove(&top);
+        }
         self.noted |= self.fired.read().is_ok();
         Ok(value)
     }
@@ -171,6 +192,14 @@ impl XenStore for SimStore {
 
     fn write(&mut self, path: &str, value: &str) -> Result<(), StoreError> {
         self.hypervisor.store_write(&absolute(path), value);
+        Ok(())
+    }
+
+    fn write_beside(&mut self, existing: &str, path: &str, value: &str) -> Result<(), StoreError> {
+        let store = &mut self.hypervisor.world().store;
+        if store.values.contains_key(&absolute(existing)) {
+            store.write(&absolute(path), value);
+        }
         Ok(())
     }
 
