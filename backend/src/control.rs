@@ -16,6 +16,10 @@ pub const DEFAULT_SOCKET: &str = "/run/xen-virtiod.sock";
 /// The longest that either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long to leave a connection that cannot be accepted, as when no file descriptor is left. Nothing
+/// tells when there is one again.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Why the socket cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
@@ -72,8 +76,12 @@ impl Control {
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
         let answer_all = move || {
             for stream in listener.incoming() {
+                let accepted = stream.is_ok();
                 if let Err(error) = stream.and_then(|stream| answer(stream, &registry)) {
                     tracing::debug!(%error, "control connection");
+                }
+                if !accepted {
+                    thread::sleep(RETRY);
                 }
             }
         };
