@@ -103,6 +103,8 @@ start_example() {
 start_guest() {
     local guest=$1 initrd=$2 letters=abcdefgh line letter access disk disks=
     shift 2
+    # QEMU emulates an HVM guest's first four disks too: see xen-configs/blk-hvm.cfg.
+    [ "$GUEST" != hvm ] || letters=efgh
     line=$(sed -n 's/^disk = \["\(.*\)"\]$/\1/p' "/lab/xen-configs/blk-$GUEST.cfg")
     for disk; do
         access=rw letter=${letters%"${letters#?}"} letters=${letters#?}
@@ -110,7 +112,7 @@ start_guest() {
         *:r) access=r disk=${disk%:r} ;;
         *:discard) access=rw,discard disk=${disk%:discard} ;;
         esac
-        disks="$disks\"$(echo "$line" | sed -e "s|vdev=xvda|vdev=xvd$letter|" \
+        disks="$disks\"$(echo "$line" | sed -e "s|vdev=xvd.|vdev=xvd$letter|" \
             -e "s|access=rw|access=$access|" -e "s|target=.*|target=$disk|")\", "
     done
     start_example "blk-$GUEST" "$guest" "$initrd" "s|^disk = .*|disk = [$disks]|"
@@ -168,6 +170,11 @@ mapped_grants() {
     xl debug-keys g
     xl dmesg | sed -n "s/^(XEN) *//; /grant-table for remote d$1 /,/grant-table for remote/p" |
         grep -E '^\[0x[0-9a-f]+\]' | grep -vE '^\[0x0*[01]\]' || true
+}
+
+# opened_by FILE: the names of Dom0's programs that have the file open.
+opened_by() {
+    find /proc/[0-9]*/fd -lname "$1" 2>/dev/null | sed 's|/fd/.*|/comm|' | xargs -r cat | sort -u
 }
 
 # guest_said NAME KEY: what the guest printed as `lab: KEY VALUE`.

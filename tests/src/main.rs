@@ -54,9 +54,9 @@ enum Command {
     Demo,
     /// Checks everything: formatting, clippy, unit tests, end-to-end scenarios
     ///
-    /// FILTER selects by part of a name: fmt, clippy, unit, e2e/GUEST/SCENARIO, where GUEST is pv or
-    /// pvh and SCENARIO a folder of tests/scenarios. So `cargo lab test e2e/pv/` runs all scenarios
-    /// with a PV guest, and `cargo lab test files` one scenario with both. All scenarios share one
+    /// FILTER selects by part of a name: fmt, clippy, unit, e2e/GUEST/SCENARIO, where GUEST is pv, pvh
+    /// or hvm and SCENARIO a folder of tests/scenarios. So `cargo lab test e2e/pv/` runs all scenarios
+    /// with a PV guest, and `cargo lab test files` one scenario with each kind. All scenarios share one
     /// machine. What each left is in target/lab/logs/test/GUEST/SCENARIO.
     #[command(verbatim_doc_comment)]
     Test {

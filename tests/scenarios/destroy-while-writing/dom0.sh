@@ -1,4 +1,5 @@
 # xl destroy in the middle of writes: no zombie, nothing mapped, and the next guest is served.
+# guests: pv pvh hvm
 # limit: 90
 . /lab/dom0/lib.sh
 
@@ -6,6 +7,9 @@ make_disk "$PWD/disk.img" 32
 make_initrd writing /lab/scenarios/destroy-while-writing/guest.sh
 start_guest "$GUEST-destroyed" "$PWD/writing" "$PWD/disk.img" || fail "xl could not create the guest"
 wait_console "$GUEST-destroyed" 40 'lab: writing 3'
+# Nobody else has the image, an HVM guest's QEMU least of all.
+[ "$(opened_by "$PWD/disk.img")" = xen-virtiod ] ||
+    fail "the image is open in: $(opened_by "$PWD/disk.img")"
 xl destroy "$domid"
 wait_gone "$domid" 15
 check_nothing_mapped

@@ -1,4 +1,5 @@
 # The demo's work: a file system on one disk, and another disk read whole.
+# guests: pv pvh hvm
 # limit: 120
 . /lab/dom0/lib.sh
 

@@ -13,8 +13,9 @@ use crate::scenario;
 use crate::stat::{Device, Stat};
 use crate::table;
 
-/// The scenario that is the demo's work.
+/// The scenario that is the demo's work, and the kinds of guest that are shown side by side.
 const SCENARIO: &str = "files";
+const GUESTS: [&str; 2] = ["pv", "pvh"];
 
 /// The features that a device must have negotiated.
 const REQUIRED: [&str; 2] = ["VIRTIO_F_VERSION_1", "VIRTIO_F_ACCESS_PLATFORM"];
@@ -23,7 +24,7 @@ const REQUIRED: [&str; 2] = ["VIRTIO_F_VERSION_1", "VIRTIO_F_ACCESS_PLATFORM"];
 pub(crate) fn demo() -> Result<i32> {
     let progress = Progress::new();
     let mut scenarios = scenario::all(&Dirs::find()?.tests().join("scenarios"))?;
-    scenarios.retain(|scenario| scenario.name == SCENARIO);
+    scenarios.retain(|scenario| scenario.name == SCENARIO && GUESTS.contains(&scenario.guest));
     let lab = Lab::prepare("demo", &progress)?;
     let mut columns = Vec::new();
     let mut problems = Vec::new();
