@@ -162,13 +162,13 @@ pub enum StoreError {
 /// XenStore, as this domain sees it. Relative paths start at the domain's own directory. Readable
 /// (poll) when a watch may have fired.
 pub trait XenStore: AsFd + Send + 'static {
-    /// A node's value; `None` where there is no node.
+    /// A node's value; `None` where there is no node that this domain may read.
     ///
     /// # Errors
     /// [`StoreError`] for anything but a missing node.
     fn read(&mut self, path: &str) -> Result<Option<String>, StoreError>;
 
-    /// Names of a node's children; none where there is no node.
+    /// Names of a node's children; none where there is no node that this domain may read.
     ///
     /// # Errors
     /// [`StoreError`] for anything but a missing node.

@@ -70,6 +70,18 @@ pub enum KeyError {
     },
 }
 
+/// The number of the domain that the toolstack runs in, as libxl has it.
+const TOOLSTACK_DOMAIN: &str = "0";
+
+/// Who removes a backend's directory [2.10].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remover {
+    /// The toolstack: the backend is in its domain.
+    Toolstack,
+    /// The backend: it is in a driver domain, of which the toolstack expects that.
+    Backend,
+}
+
 /// The keys of one device, on both sides.
 pub struct Keys<S> {
     store: S,
@@ -130,9 +142,24 @@ impl<S: XenStore> Keys<S> {
     }
 
     fn guest_key(&mut self, key: &str) -> Result<Option<String>, StoreError> {
-        match self.store.read(&format!("/local/domain/{}/{key}", self.backend.guest.0)) {
-            Err(StoreError::Refused { errno, .. }) if errno == "EACCES" => Ok(None),
-            value => value,
+        self.store.read(&format!("/local/domain/{}/{key}", self.backend.guest.0))
+    }
+
+    /// Whose the backend's directory is to remove when the device is gone.
+    pub fn remover(&mut self) -> Result<Remover, StoreError> {
+        // The toolstack writes it for every domain, its own included.
+        let own = self.store.read("domid")?;
+        Ok(match own.as_deref().map(str::trim) {
+            None | Some(TOOLSTACK_DOMAIN) => Remover::Toolstack,
+            Some(_) => Remover::Backend,
+        })
+    }
+
+    /// Removes the backend's directory, if the toolstack still wants the device gone.
+    pub fn remove(&mut self) -> Result<(), StoreError> {
+        match self.toolstack(XenbusState::Closed)? {
+            Toolstack::Leaving => self.store.remove(&self.backend.to_string()),
+            Toolstack::Online | Toolstack::Gone => Ok(()),
         }
     }
 

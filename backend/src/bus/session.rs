@@ -12,7 +12,7 @@ use protocol::page::{Corrupt, SLOT_SIZE};
 use tracing::Level;
 
 use super::channel::{Channel, ChannelError, FlushError};
-use super::keys::{DevicePath, KeyError, Keys};
+use super::keys::{DevicePath, KeyError, Keys, Remover};
 use super::state::{self, Stage, Step};
 use super::transport::{Served, Transport};
 use crate::device::VirtioDevice;
@@ -22,6 +22,9 @@ use crate::xen::{EventChannels, EventError, GrantTable, StoreError, Xen, XenStor
 
 /// Messages answered before queues get their turn.
 const MESSAGES_A_TURN: usize = 16;
+
+/// How long state 6 stands before the backend removes its directory [2.10], in milliseconds.
+const STATE_6_STANDS: u16 = 1000;
 
 /// What ends a session, or a connection within it.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +128,7 @@ impl<X: Xen> Session<X> {
                 Step::Connect => self.connect()?,
                 Step::Close => self.close()?,
                 Step::Abandon => self.abandon()?,
-                Step::End => return self.end(),
+                Step::End => return self.remove(),
             }
         }
     }
@@ -217,6 +220,22 @@ impl<X: Xen> Session<X> {
     fn closed(&mut self) -> Result<(), SessionError> {
         self.stats.update(|state| state.state = "closed".to_owned());
         self.enter(Stage::Closed, XenbusState::Closed)
+    }
+
+    /// Ends a device that the toolstack wants gone, and removes its directory where that is the
+    /// backend's to do [2.10].
+    fn remove(&mut self) -> Result<(), SessionError> {
+        self.end()?;
+        if self.keys.remover()? == Remover::Toolstack {
+            return Ok(());
+        }
+        // A toolstack that finds the directory gone before it has read state 6 says that the device
+        // failed, and nothing tells when it has read it.
+        let mut fds = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, STATE_6_STANDS) {
+            Ok(_) | Err(nix::Error::EINTR) => Ok(self.keys.remove()?),
+            Err(errno) => Err(SessionError::Poll(errno)),
+        }
     }
 
     /// Gives back everything of the guest's; whether there was anything.

@@ -124,6 +124,36 @@ fn spec_2_7_a_guest_that_vanishes_without_a_word_is_let_go() {
 }
 
 #[test]
+fn spec_2_10_in_a_driver_domain_the_backend_removes_its_directory() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    host.hypervisor.store_write("/local/domain/0/domid", "5");
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let beside = host.add_disk(2, XVDA, disk.path(), "r");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    driver.close();
+    host.wait_state(&ends, "6");
+    host.hypervisor.store_write(&format!("{}/online", ends.backend), "0");
+    host.hypervisor.store_wait(&format!("{}/state", ends.backend), None);
+    assert_eq!(host.hypervisor.store_read(&format!("{}/params", ends.backend)), None);
+    host.wait_state(&beside, "2");
+    host.finish();
+}
+
+#[test]
+fn spec_2_10_in_its_own_domain_the_toolstack_removes_the_directory() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    host.hypervisor.store_write("/local/domain/0/domid", "0");
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    host.wait_state(&ends, "2");
+    host.hypervisor.store_write(&format!("{}/online", ends.backend), "0");
+    host.wait_state(&ends, "6");
+    let hypervisor = host.hypervisor.clone();
+    host.finish();
+    assert_eq!(hypervisor.store_read(&format!("{}/state", ends.backend)).as_deref(), Some("6"));
+}
+
+#[test]
 fn a_daemon_that_stops_lets_every_guest_go() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends: Vec<_> = (1..=3).map(|id| host.add_disk(id, XVDA, disk.path(), "r")).collect();

@@ -171,11 +171,14 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.get(..end).unwrap_or(bytes)).into_owned()
 }
 
-/// A missing node is an answer like any other.
+/// A missing node is an answer like any other. Of what is missing in a directory that the asker may
+/// not read XenStore says EACCES, so what may not be seen counts as missing.
 fn found<T>(result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(StoreError::Refused { errno, .. }) if errno == "ENOENT" => Ok(None),
+        Err(StoreError::Refused { errno, .. }) if errno == "ENOENT" || errno == "EACCES" => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
@@ -217,7 +220,10 @@ impl XenStore for Connection {
     }
 
     fn remove(&mut self, path: &str) -> Result<(), StoreError> {
-        found(self.ask(kind::RM, "remove", path, &[path.as_bytes(), b"\0"])).map(drop)
+        match self.ask(kind::RM, "remove", path, &[path.as_bytes(), b"\0"]) {
+            Err(StoreError::Refused { errno, .. }) if errno == "ENOENT" => Ok(()),
+            answer => answer.map(drop),
+        }
     }
 
     fn watch(&mut self, path: &str) -> Result<(), StoreError> {
@@ -271,6 +277,17 @@ mod tests {
         let mut received = message(kind::READ, b"");
         received[12..16].copy_from_slice(&4097u32.to_ne_bytes());
         assert!(matches!(take_reply(&mut received), Err(StoreError::Protocol(_))));
+    }
+
+    #[test]
+    fn what_may_not_be_seen_counts_as_missing() {
+        let refused = |errno: &str| -> Result<(), StoreError> {
+            let path = "/local/domain/1/device/virtio_disk/51712/state".to_owned();
+            Err(StoreError::Refused { operation: "read", path, errno: errno.to_owned() })
+        };
+        assert!(found(refused("ENOENT")).unwrap().is_none());
+        assert!(found(refused("EACCES")).unwrap().is_none());
+        assert!(found(refused("EINVAL")).is_err());
     }
 
     #[test]

@@ -166,7 +166,7 @@ impl XenStore for SimStore {
         let trapped = self.hypervisor.world().store.trap.take_if(|trap| *trap == path);
         assert!(trapped.is_none(), "{path} is a trap");
         if self.hypervisor.world().store.denied.as_ref() == Some(&path) {
-            return Err(StoreError::Refused { operation: "read", path, errno: "EACCES".into() });
+            return Ok(None);
         }
         let value = self.hypervisor.store_read(&path);
         let vanishing = self.hypervisor.world().store.vanishing.take_if(|vanishing| {
