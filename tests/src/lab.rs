@@ -40,13 +40,15 @@ impl Lab {
         host::ensure_tools(progress, &logs.join("install.log"))?;
         let (fetched, built) = thread::scope(|scope| {
             // Dom0's programs need nothing of what is fetched.
-            let programs = scope.spawn(|| build::programs(&dirs, &logs, progress));
+            let programs = scope.spawn(|| build::dom0_programs(&dirs, &logs, progress));
             let fetched = fetch::all(&dirs.cache, &logs, progress)?;
-            let guest_initrd = build::guest(&dirs, &fetched.guest, &logs, progress)?;
-            Ok::<_, anyhow::Error>((
-                fetched,
-                Built { programs: fetch::join(programs)?, guest_initrd },
-            ))
+            let (guest_initrd, guest_programs) =
+                build::guest(&dirs, &fetched.guest, &logs, progress)?;
+            let dom0_programs = fetch::join(programs)?;
+            let daemon = &dom0_programs.xen_virtiod;
+            let driver_domain = build::driver_domain(&dirs, &fetched.guest, daemon)?;
+            let built = Built { dom0_programs, guest_programs, guest_initrd, driver_domain };
+            Ok::<_, anyhow::Error>((fetched, built))
         })?;
         Ok(Lab { dirs, fetched, built, logs, _lock: lock })
     }

@@ -1,6 +1,5 @@
 //! What one boot brings into Dom0: an archive on a disk of its own, unpacked there as `/lab`.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -34,18 +33,20 @@ pub(crate) fn write_payload(
     builder.sparse(false); // busybox knows no sparse files
     let mut archive = Archive(builder);
     archive.script("job", &payload.job)?;
-    for program in &built.programs {
-        archive.file(Path::new("bin").join(file_name(program)?), program)?;
-    }
+    archive.file("bin/xen-virtiod", &built.dom0_programs.xen_virtiod)?;
+    archive.file("bin/snoop", &built.dom0_programs.snoop)?;
+    archive.file("bin/foreign-map", &built.guest_programs.foreign_map)?;
     archive.file("guest/vmlinuz", &guest.kernel())?;
     archive.file("guest/initrd", &built.guest_initrd)?;
+    archive.file("guest/driver-domain.cpio", &built.driver_domain)?;
     archive.file("guest/tree.cpio", &guest.tree())?;
     archive.tree("xen-configs", &dirs.project.join("xen-configs"))?;
     archive.tree("dom0", &dirs.tests().join("dom0"))?;
     archive.tree("scenarios", &dirs.tests().join("scenarios"))?;
     archive.directory("files")?;
     for file in payload.files {
-        let inside = Path::new("files").join(file_name(file)?);
+        let name = file.file_name().with_context(|| format!("{} names no file", file.display()))?;
+        let inside = Path::new("files").join(name);
         match file.is_dir() {
             true => archive.tree(inside, file)?,
             false => archive.file(inside, file)?,
@@ -53,10 +54,6 @@ pub(crate) fn write_payload(
     }
     archive.0.into_inner()?.into_inner()?.sync_all()?;
     Ok(())
-}
-
-fn file_name(path: &Path) -> Result<&OsStr> {
-    path.file_name().with_context(|| format!("{} names no file", path.display()))
 }
 
 /// A tar archive in which everything belongs to root.

@@ -1,5 +1,4 @@
-//! The programs for Dom0: `xen-virtiod`, as a user would build it, and the peers that scenarios put
-//! in its place.
+//! The programs: `xen-virtiod`, as a user would build it, and the scenarios' own.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -11,34 +10,68 @@ use crate::command;
 use crate::dirs::Dirs;
 use crate::progress::Progress;
 
-/// Packages, and the program that each is built to.
-const PROGRAMS: &[(&str, &str)] = &[("backend", "xen-virtiod"), ("snoop", "snoop")];
+/// Named for what is linked statically, although it is the host's own: flags for it then spare build
+/// scripts and macros, which cannot be static.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Builds the programs; gives their paths.
-pub(crate) fn build(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Vec<PathBuf>> {
-    PROGRAMS
-        .iter()
-        .map(|(package, program)| build_one(dirs, package, program, logs, progress))
-        .collect()
+/// Programs that run in Dom0 only, or bring their libraries.
+pub(crate) struct Dom0Programs {
+    /// The daemon.
+    pub(crate) xen_virtiod: PathBuf,
+    /// A backend that looks through what it maps.
+    pub(crate) snoop: PathBuf,
 }
 
-fn build_one(
+/// Programs for guests, which have no libraries for them: linked statically.
+pub(crate) struct GuestPrograms {
+    /// What a scenario does inside a guest and no shell tool can do.
+    pub(crate) probe: PathBuf,
+    /// What maps a page without a grant.
+    pub(crate) foreign_map: PathBuf,
+}
+
+/// Builds the programs for Dom0.
+pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0Programs> {
+    let build = |package, program: &str| -> Result<PathBuf> {
+        let step = progress.step(&format!("build {program}"));
+        let built = cargo_build(dirs, logs, package, &[package], |_| {})?;
+        step.done();
+        Ok(built.join("release").join(program))
+    };
+    Ok(Dom0Programs {
+        xen_virtiod: build("backend", "xen-virtiod")?,
+        snoop: build("snoop", "snoop")?,
+    })
+}
+
+/// Builds the programs for guests.
+pub(super) fn guest(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<GuestPrograms> {
+    let step = progress.step("build the guests' programs");
+    let built = cargo_build(dirs, logs, "guest-programs", &["probe", "foreign-map"], |cargo| {
+        cargo.args(["--target", TARGET]).env("RUSTFLAGS", "-C target-feature=+crt-static");
+    })?;
+    step.done();
+    let built = built.join(TARGET).join("release");
+    Ok(GuestPrograms { probe: built.join("probe"), foreign_map: built.join("foreign-map") })
+}
+
+/// Builds packages for release, with what `adjust` adds; gives the target directory. `what` names
+/// the log.
+fn cargo_build(
     dirs: &Dirs,
-    package: &str,
-    program: &str,
     logs: &Path,
-    progress: &Progress,
+    what: &str,
+    packages: &[&str],
+    adjust: impl FnOnce(&mut Command),
 ) -> Result<PathBuf> {
-    let step = progress.step(&format!("build {program}"));
     let target = dirs.project.join("target");
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
-    cargo
-        .args(["build", "--release", "--package", package])
-        .arg("--target-dir")
-        .arg(&target)
-        .current_dir(&dirs.project);
-    let log = logs.join(format!("build-{program}.log"));
-    command::run(&mut cargo, &format!("building {program}"), &log)?;
-    step.done();
-    Ok(target.join("release").join(program))
+    cargo.args(["build", "--release", "--target-dir"]).arg(&target).current_dir(&dirs.project);
+    for package in packages {
+        cargo.args(["--package", package]);
+    }
+    adjust(&mut cargo);
+    let log = logs.join(format!("build-{what}.log"));
+    command::run(&mut cargo, &format!("building {what}"), &log)?;
+    Ok(target)
 }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 
 use super::mirror;
 use crate::command;
+use crate::cpio::Cpio;
 use crate::host;
 use crate::progress::Step;
 
@@ -18,6 +19,9 @@ use crate::progress::Step;
 pub(crate) const SETUP: &str = r#"mkdir -p "$1/usr/bin" "$1/usr/sbin" "$1/usr/lib" "$1/usr/lib64"
 for dir in bin sbin lib lib64; do ln -s "usr/$dir" "$1/$dir"; done
 ln -s mawk "$1/usr/bin/awk""#;
+
+/// What loads the libraries of a program.
+pub(crate) const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 
 /// What nobody needs in a lab.
 const PRUNED: &[&str] = &["usr/share/doc", "usr/share/locale", "usr/share/man"];
@@ -69,11 +73,28 @@ impl Root {
 
     /// A command that runs the root's own program `name` on this host, with the root's libraries.
     pub(crate) fn program(&self, name: &str) -> Command {
-        let mut command = Command::new(self.file("lib64/ld-linux-x86-64.so.2"));
+        let mut command = self.loader();
+        command.arg(self.file(name));
         command
-            .arg("--library-path")
-            .arg(self.file("usr/lib/x86_64-linux-gnu"))
-            .arg(self.file(name));
+    }
+
+    /// Puts the root's libraries that `program` is linked with into an initrd: those of a program of
+    /// the root's, or of one that was built for an older distribution.
+    pub(crate) fn add_libraries(&self, cpio: &mut Cpio, program: &Path) -> Result<()> {
+        let mut list = self.loader();
+        list.arg("--list").arg(program);
+        let what = format!("listing the libraries of {}", program.display());
+        for library in listed(&command::output(&mut list, &what)?) {
+            let name = library.rsplit('/').next().unwrap_or(&library);
+            cpio.copy(&format!("lib/{name}"), Path::new(&library))?;
+        }
+        Ok(())
+    }
+
+    /// A command that loads a program with the root's libraries.
+    fn loader(&self) -> Command {
+        let mut command = Command::new(self.file(LOADER));
+        command.arg("--library-path").arg(self.file("usr/lib/x86_64-linux-gnu"));
         command
     }
 
@@ -122,4 +143,28 @@ pub(crate) fn as_root(program: &str) -> Command {
     }
     command.args(["--", "setpriv", "--pdeathsig", "TERM", "--", program]);
     command
+}
+
+/// The paths in lines such as `libc.so.6 => /root/lib/libc.so.6 (0x1234)`. The loader is listed
+/// too; it has its own place.
+fn listed(listing: &str) -> Vec<String> {
+    listing
+        .lines()
+        .filter_map(|line| line.split_once(" => ")?.1.split(" (").next())
+        .filter(|path| !path.contains("/ld-linux"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_read_from_the_loaders_listing() {
+        let listing = "\tlinux-vdso.so.1 (0x1)\n\
+                       \tlibc.so.6 => /r/lib/libc.so.6 (0x2)\n\
+                       \t/lib64/ld-linux-x86-64.so.2 => /r/lib64/ld-linux-x86-64.so.2 (0x3)\n";
+        assert_eq!(listed(listing), ["/r/lib/libc.so.6"]);
+    }
 }

@@ -3,14 +3,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::Result;
 
 use super::{Recipe, modules};
 use crate::command;
 use crate::cpio::Cpio;
-use crate::debian::root::Root;
+use crate::debian::root::{LOADER, Root};
 use crate::progress::{Progress, Step};
 
 const RECIPE: Recipe = Recipe {
@@ -57,9 +56,6 @@ const OPTIONAL_MODULES: &[&str] = &[
     "bridge",
     "tun",
 ];
-
-/// What loads the libraries of a program.
-const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 
 /// What stays of `usr/src/rustc-VERSION`.
 const RUST_SOURCES: &str = "library";
@@ -143,47 +139,10 @@ fn initrd(root: &Root) -> Result<Vec<u8>> {
     cpio.link("bin/sh", "busybox");
     cpio.link("sbin", "bin");
     cpio.directories(&["usr", "usr/sbin"]);
-    cpio.copy("usr/sbin/mke2fs", &root.file("usr/sbin/mke2fs"))?;
-    cpio.copy("lib64/ld-linux-x86-64.so.2", &root.file(LOADER))?;
-    for library in libraries(root, "usr/sbin/mke2fs")? {
-        let name = library.rsplit('/').next().unwrap_or(&library);
-        cpio.copy(&format!("lib/{name}"), Path::new(&library))?;
-    }
+    let mke2fs = root.file("usr/sbin/mke2fs");
+    cpio.copy("usr/sbin/mke2fs", &mke2fs)?;
+    cpio.copy(LOADER, &root.file(LOADER))?;
+    root.add_libraries(&mut cpio, &mke2fs)?;
     modules::add(&mut cpio, root, GUEST_MODULES, OPTIONAL_MODULES)?;
     Ok(cpio.finish())
-}
-
-/// The libraries that the root's program `name` is linked with.
-fn libraries(root: &Root, name: &str) -> Result<Vec<String>> {
-    let mut list = Command::new(root.file(LOADER));
-    list.arg("--library-path")
-        .arg(root.file("usr/lib/x86_64-linux-gnu"))
-        .arg("--list")
-        .arg(root.file(name));
-    let listing = command::output(&mut list, "listing the libraries of mke2fs")?;
-    Ok(listed(&listing))
-}
-
-/// The paths in lines such as `libc.so.6 => /root/lib/libc.so.6 (0x1234)`. The loader is listed
-/// too; it has its own place.
-fn listed(listing: &str) -> Vec<String> {
-    listing
-        .lines()
-        .filter_map(|line| line.split_once(" => ")?.1.split(" (").next())
-        .filter(|path| !path.contains("/ld-linux"))
-        .map(str::to_owned)
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn libraries_are_read_from_the_loaders_listing() {
-        let listing = "\tlinux-vdso.so.1 (0x1)\n\
-                       \tlibc.so.6 => /r/lib/libc.so.6 (0x2)\n\
-                       \t/lib64/ld-linux-x86-64.so.2 => /r/lib64/ld-linux-x86-64.so.2 (0x3)\n";
-        assert_eq!(listed(listing), ["/r/lib/libc.so.6"]);
-    }
 }
