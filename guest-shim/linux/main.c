@@ -4,7 +4,8 @@
  *
  * A watch on the backend's state starts a step: look both states up in the
  * core's table, do what it says. Steps of a device run one at a time in a
- * workqueue, since registering a virtio device waits for messages and for I/O.
+ * workqueue, since registering a virtio device waits for messages and for I/O;
+ * but for the first of them, which begin() explains.
  */
 #include <linux/dma-mapping.h>
 #include <linux/module.h>
@@ -250,9 +251,6 @@ static void step(struct work_struct *work)
 		return;
 
 	switch (action) {
-	case SHIM_OFFER:
-		offer(xvm);
-		break;
 	case SHIM_CONNECT:
 		connect(xvm);
 		break;
@@ -263,6 +261,25 @@ static void step(struct work_struct *work)
 		finish(xvm);
 		break;
 	}
+}
+
+/*
+ * Enters Initialising and leaves it. That is done in a watch alone, as watches
+ * run one at a time and xenbus looks at the device in one of its own: where the
+ * state is Initialising in XenStore and is not in struct xenbus_device, it takes
+ * it (since 7.0) for another device in the place of this one.
+ */
+static void begin(struct xvm_device *xvm, enum xenbus_state backend)
+{
+	struct xenbus_device *xdev = xvm->xdev;
+
+	/* Not the first driver of this device: start again [2.9]. */
+	if (!xvm->begun)
+		xenbus_switch_state(xdev, XenbusStateInitialising);
+	xvm->begun = true;
+	if (shim_next_action(xdev->state, backend) == SHIM_OFFER &&
+	    system_state <= SYSTEM_RUNNING)
+		offer(xvm);
 }
 
 /*
@@ -280,8 +297,12 @@ static void backend_changed(struct xenbus_watch *watch, const char *path,
 	/* Somebody may be waiting for an answer that cannot come any more. */
 	if (shim_next_action(xvm->xdev->state, state) == SHIM_CLOSE)
 		xvm_fail(xvm, "the backend left");
-	if (!READ_ONCE(xvm->removing))
+	mutex_lock(&xvm->beginning);
+	if (!xvm->removing) {
+		begin(xvm, state);
 		queue_work(xvm_workqueue, &xvm->step);
+	}
+	mutex_unlock(&xvm->beginning);
 }
 
 static bool backend_let_go(struct xvm_device *xvm)
@@ -318,26 +339,20 @@ static int xvm_probe(struct xenbus_device *xdev,
 		return -ENOMEM;
 	xvm->xdev = xdev;
 	INIT_WORK(&xvm->step, step);
+	mutex_init(&xvm->beginning);
 	init_waitqueue_head(&xvm->backend_changed);
 	xvm_fault_init(xvm);
 	xvm_bus_init(xvm);
 	dev_set_drvdata(&xdev->dev, xvm);
 	xvm_turn_enter(xvm);
 
-	/* Not the first driver of this device: start again [2.9]. */
-	err = xenbus_switch_state(xdev, XenbusStateInitialising);
-	if (err)
-		goto free;
 	err = xenbus_watch_pathfmt(xdev, &xvm->watch, NULL, backend_changed,
 				   "%s/state", xdev->otherend);
-	if (err)
-		goto free;
-	return 0;
-
-free:
-	xvm_turn_leave(xvm);
-	dev_set_drvdata(&xdev->dev, NULL);
-	kfree(xvm);
+	if (err) {
+		xvm_turn_leave(xvm);
+		dev_set_drvdata(&xdev->dev, NULL);
+		kfree(xvm);
+	}
 	return err;
 }
 
@@ -346,7 +361,9 @@ static void xvm_remove(struct xenbus_device *xdev)
 	struct xvm_device *xvm = dev_get_drvdata(&xdev->dev);
 	bool stopped;
 
+	mutex_lock(&xvm->beginning);
 	WRITE_ONCE(xvm->removing, true);
+	mutex_unlock(&xvm->beginning);
 	xvm_turn_leave(xvm);
 	cancel_work_sync(&xvm->step);
 	stopped = stop_virtio(xvm);

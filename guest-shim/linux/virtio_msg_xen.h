@@ -82,9 +82,11 @@ struct xvm_device {
 	struct xenbus_watch watch;	/* on the backend's state */
 	enum xenbus_state backend;	/* as the watch last saw it */
 	wait_queue_head_t backend_changed;
-	struct work_struct step;	/* all changes of state, one at a time */
+	struct work_struct step;	/* changes of state, one at a time */
 	struct work_struct fault;	/* tells the virtio core of a failure */
 	struct list_head turn;		/* among those that are starting */
+	struct mutex beginning;		/* these, while the watch uses them */
+	bool begun;			/* Initialising was entered */
 	bool removing;			/* no more steps */
 	bool ready;			/* the virtio device is registered */
 	bool stuck;			/* it can never be unregistered */
