@@ -1,8 +1,10 @@
 # Functions for the Dom0 half of a scenario, and for scripts of `cargo lab run`:
 #     . /lab/dom0/lib.sh
-# GUEST says which kind of guest to start: pv, pvh or hvm.
+# GUEST says which kind of guest to start: pv, pvh or hvm; KERNEL, if set, of which release of Debian
+# its kernel is.
 
 GUEST=${GUEST:-pv}
+guest_files=/lab/guest${KERNEL:+/$KERNEL}
 consoles=/var/log/xen/console
 daemon_log=/var/log/xen-virtiod.log
 daemon_pid=/run/xen-virtiod.pid
@@ -76,19 +78,19 @@ make_initrd() {
     shift 2
     staging=$(mktemp -d)
     cp "$script" "$staging/script"
-    cat /lab/guest/initrd "$@" >"$initrd"
+    cat "$guest_files/initrd" "$@" >"$initrd"
     (cd "$staging" && echo script | busybox cpio -o -H newc 2>/dev/null) >>"$initrd"
     rm -r "$staging"
 }
 
-# start_example EXAMPLE NAME INITRD SED…: starts a guest by xen-configs/EXAMPLE.cfg, with its name and
-# its initrd replaced and each SED, a command of sed, applied; $domid is then its domain's number.
+# start_example EXAMPLE NAME INITRD SED…: starts a guest by xen-configs/EXAMPLE.cfg, with its name, its
+# kernel and its initrd replaced and each SED, a command of sed, applied; $domid is then its domain's number.
 # XL_FLAGS: flags for xl itself, as -vvv.
 start_example() {
     local example=/lab/xen-configs/$1.cfg guest=$2 initrd=$3 config=/run/$2.cfg edit
     shift 3
     sed -e "s|^name = .*|name = \"$guest\"|" -e "s|^ramdisk = .*|ramdisk = \"$initrd\"|" \
-        "$example" >"$config"
+        -e "s|^kernel = .*|kernel = \"$guest_files/vmlinuz\"|" "$example" >"$config"
     for edit; do
         sed -i -e "$edit" "$config"
     done

@@ -2,3 +2,6 @@
 
 pub(crate) mod mirror;
 pub(crate) mod root;
+mod suite;
+
+pub(crate) use suite::Suite;

@@ -2,6 +2,7 @@
 
 mod dom0;
 mod guest;
+mod kernel;
 mod modules;
 mod tools;
 
@@ -10,13 +11,14 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::debian::mirror;
+use crate::debian::Suite;
 use crate::debian::root::{self, Root};
 use crate::progress::{Progress, Step};
 use crate::store;
 
 pub(crate) use dom0::Dom0;
 pub(crate) use guest::Guest;
+pub(crate) use kernel::Kernel;
 pub(crate) use tools::Tools;
 
 /// Everything that is fetched.
@@ -27,22 +29,26 @@ pub(crate) struct Fetched {
     pub(crate) dom0: Dom0,
     /// The kernel and the programs of the guests, and what builds modules for that kernel.
     pub(crate) guest: Guest,
+    /// Other kernels for guests, each by itself: one that cannot be had concerns no other.
+    pub(crate) others: Vec<(Suite, Result<Kernel>)>,
 }
 
 /// How an entry of the cache is made from Debian packages.
-struct Recipe {
-    name: &'static str,
-    packages: &'static [&'static str],
+struct Recipe<'a> {
+    name: &'a str,
+    suite: Suite,
+    /// In lists, of which several recipes may have one.
+    packages: &'a [&'a [&'a str]],
     /// To be raised when `finish` makes something else of the same packages.
     revision: &'static str,
     /// Turns the root `root` of the new entry's directory into what the entry holds.
     finish: fn(&Path, Root, &Step, &Path) -> Result<()>,
 }
 
-impl Recipe {
+impl Recipe<'_> {
     fn key(&self) -> String {
-        let parts = [mirror::SUITE, root::SETUP, self.revision];
-        store::key(parts.into_iter().chain(self.packages.iter().copied()))
+        let parts = [self.suite.name(), root::SETUP, self.revision];
+        store::key(parts.into_iter().chain(self.packages.iter().copied().flatten().copied()))
     }
 
     /// The entry's directory, made if it is not there yet.
@@ -50,7 +56,8 @@ impl Recipe {
         store::entry(cache, self.name, &self.key(), |dir| {
             let step = progress.step(&format!("fetch {}", self.name));
             let log = logs.join(format!("fetch-{}.log", self.name));
-            let root = Root::fetch(dir.join("root"), self.packages, &step, &log)?;
+            let packages = self.packages.concat();
+            let root = Root::fetch(dir.join("root"), self.suite, &packages, &step, &log)?;
             (self.finish)(dir, root, &step, &log)?;
             step.done();
             Ok(())
@@ -59,13 +66,23 @@ impl Recipe {
     }
 }
 
-/// Gets everything, side by side.
-pub(crate) fn all(cache: &Path, logs: &Path, progress: &Progress) -> Result<Fetched> {
+/// Gets everything, and the kernels of the releases `others`, side by side.
+pub(crate) fn all(
+    others: &[Suite],
+    cache: &Path,
+    logs: &Path,
+    progress: &Progress,
+) -> Result<Fetched> {
     thread::scope(|scope| {
         let tools = scope.spawn(|| Tools::fetch(cache, logs, progress));
         let dom0 = scope.spawn(|| Dom0::fetch(cache, logs, progress));
+        let others: Vec<_> = others
+            .iter()
+            .map(|&suite| (suite, scope.spawn(move || Kernel::fetch(suite, cache, logs, progress))))
+            .collect();
         let guest = Guest::fetch(cache, logs, progress);
-        Ok(Fetched { tools: join(tools)?, dom0: join(dom0)?, guest: guest? })
+        let others = others.into_iter().map(|(suite, thread)| (suite, join(thread))).collect();
+        Ok(Fetched { tools: join(tools)?, dom0: join(dom0)?, guest: guest?, others })
     })
 }
 
@@ -78,16 +95,19 @@ pub(crate) fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result
 mod tests {
     use super::*;
 
-    const RECIPE: Recipe = Recipe {
+    const RECIPE: Recipe<'static> = Recipe {
         name: "thing",
-        packages: &["one", "two"],
+        suite: Suite::LAB,
+        packages: &[&["one"], &["two"]],
         revision: "1",
         finish: |_, _, _, _| Ok(()),
     };
 
     #[test]
-    fn the_key_follows_packages_and_revision() {
-        let packages = Recipe { packages: &["one"], ..RECIPE };
+    fn the_key_follows_release_packages_and_revision() {
+        let suite = Recipe { suite: Suite::Sid, ..RECIPE };
+        assert_ne!(RECIPE.key(), suite.key());
+        let packages = Recipe { packages: &[&["one"]], ..RECIPE };
         let revision = Recipe { revision: "2", ..RECIPE };
         assert_ne!(RECIPE.key(), packages.key());
         assert_ne!(RECIPE.key(), revision.key());

@@ -56,8 +56,9 @@ enum Command {
     ///
     /// FILTER selects by part of a name: fmt, clippy, unit, e2e/GUEST/SCENARIO, where GUEST is pv, pvh
     /// or hvm and SCENARIO a folder of tests/scenarios. So `cargo lab test e2e/pv/` runs all scenarios
-    /// with a PV guest, and `cargo lab test files` one scenario with each kind. All scenarios share one
-    /// machine. What each left is in target/lab/logs/test/GUEST/SCENARIO.
+    /// with a PV guest, and `cargo lab test files` one scenario with each kind. Guests have Debian 13's
+    /// kernel; GUEST is pv-bookworm, pvh-sid and so on where they have that of another release. All
+    /// scenarios share one machine. What each left is in target/lab/logs/test/GUEST/SCENARIO.
     #[command(verbatim_doc_comment)]
     Test {
         /// Part of the names of the checks to run; without it all run

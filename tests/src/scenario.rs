@@ -2,7 +2,7 @@
 //!
 //! `dom0.sh` is the half that runs in Dom0; the halves of guests stand beside it. Its first lines
 //! are comments: what it shows, `# limit: SECONDS` and, if the kinds of guest are not PV and PVH,
-//! `# guests: KIND…`.
+//! `# guests: KIND…`. `KIND-SUITE` is a guest with the kernel of another release of Debian.
 
 use std::fmt;
 use std::fs;
@@ -10,6 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+
+use crate::debian::Suite;
 
 /// The kinds of guest that there are, and those that a scenario runs with unless it names others.
 const KINDS: [&str; 3] = ["pv", "pvh", "hvm"];
@@ -23,6 +25,8 @@ const CLEAN_UP: Duration = Duration::from_secs(60);
 pub(crate) struct Scenario {
     /// `pv`, `pvh` or `hvm`.
     pub(crate) guest: &'static str,
+    /// The release that the guest's kernel is of.
+    pub(crate) kernel: Suite,
     /// The name of its folder.
     pub(crate) name: String,
     /// How long it may take.
@@ -31,7 +35,10 @@ pub(crate) struct Scenario {
 
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.guest, self.name)
+        match self.kernel {
+            Suite::LAB => write!(f, "{}/{}", self.guest, self.name),
+            other => write!(f, "{}-{other}/{}", self.guest, self.name),
+        }
     }
 }
 
@@ -56,8 +63,8 @@ pub(crate) fn all(dir: &Path) -> Result<Vec<Scenario>> {
             .with_context(|| format!("cannot read {}", script.display()))?;
         let limit = limit(&text)
             .with_context(|| format!("no line `# limit: SECONDS` in {name}/dom0.sh"))?;
-        for guest in guests(&text).with_context(|| format!("in {name}/dom0.sh"))? {
-            scenarios.push(Scenario { guest, name: name.clone(), limit });
+        for (guest, kernel) in guests(&text).with_context(|| format!("in {name}/dom0.sh"))? {
+            scenarios.push(Scenario { guest, kernel, name: name.clone(), limit });
         }
     }
     Ok(scenarios)
@@ -79,18 +86,25 @@ fn limit(script: &str) -> Option<Duration> {
     Some(Duration::from_secs(header(script, "limit")?.parse().ok()?))
 }
 
-/// The kinds of guest that a script names, or those that it need not name.
-fn guests(script: &str) -> Result<Vec<&'static str>> {
+/// The kinds of guest that a script names, with their kernels, or those that it need not name.
+fn guests(script: &str) -> Result<Vec<(&'static str, Suite)>> {
     header(script, "guests")
         .unwrap_or(GUESTS)
         .split_whitespace()
         .map(|name| {
-            let kind = KINDS.into_iter().find(|kind| *kind == name);
-            kind.with_context(|| {
-                format!("`# guests:` names {name}: known are {}", KINDS.join(", "))
+            guest(name).with_context(|| {
+                let (kinds, suites) = (KINDS.join(", "), Suite::ALL.map(Suite::name).join(", "));
+                format!("`# guests:` names {name}: kinds are {kinds}; kernels are {suites}")
             })
         })
         .collect()
+}
+
+/// `KIND` or `KIND-SUITE`.
+fn guest(name: &str) -> Option<(&'static str, Suite)> {
+    let (kind, suite) = name.split_once('-').unwrap_or((name, Suite::LAB.name()));
+    let kind = KINDS.into_iter().find(|known| *known == kind)?;
+    Some((kind, Suite::ALL.into_iter().find(|known| known.name() == suite)?))
 }
 
 /// What a script's first comments say as `# KEY: VALUE`.
@@ -133,9 +147,20 @@ mod tests {
         let dir = folder(&[("a", "# A.\n# guests: hvm pv\n# limit: 5\n")]);
         let names: Vec<_> = all(dir.path()).unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(names, ["hvm/a", "pv/a"]);
-        let dir = folder(&[("a", "# A.\n# guests: vax\n# limit: 5\n")]);
-        let error = format!("{:#}", all(dir.path()).unwrap_err());
-        assert!(error.contains("a/dom0.sh") && error.contains("vax"), "{error}");
+        for guest in ["vax", "pv-potato"] {
+            let dir = folder(&[("a", &format!("# A.\n# guests: {guest}\n# limit: 5\n"))]);
+            let error = format!("{:#}", all(dir.path()).unwrap_err());
+            assert!(error.contains("a/dom0.sh") && error.contains(guest), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_guest_may_have_the_kernel_of_another_release() {
+        let dir = folder(&[("a", "# A.\n# guests: pv-trixie pvh-sid\n# limit: 5\n")]);
+        let scenarios = all(dir.path()).unwrap();
+        let names: Vec<_> = scenarios.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["pv/a", "pvh-sid/a"]);
+        assert_eq!(scenarios[1].guest, "pvh");
     }
 
     #[test]

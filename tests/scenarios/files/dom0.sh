@@ -1,6 +1,6 @@
-# The demo's work: a file system on one disk, and another disk read whole.
-# guests: pv pvh hvm
+# The demo's work: a file system on one disk, and another disk read whole; with other kernels too.
 # limit: 120
+# guests: pv pvh hvm pv-bookworm pvh-sid
 . /lab/dom0/lib.sh
 
 make_disk "$PWD/files.img" 64

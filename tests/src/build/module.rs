@@ -1,72 +1,120 @@
-//! `virtio_msg_xen.ko`, built in the guest's root against the headers of the guest's kernel.
+//! `virtio_msg_xen.ko`: its core, in Rust, is built once in the guests' root; the rest of it for each
+//! kernel, in that kernel's root and against its headers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::command;
 use crate::debian::root::{self, Root};
 use crate::dirs::Dirs;
+use crate::fetch::Kernel;
 use crate::progress::Progress;
 use crate::store;
 
 /// Directories of the root that the build mounts over: the project, read-only, and the output.
 pub(crate) const MOUNT_POINTS: &[&str] = &["project", "out"];
 
-/// Run in mounts of its own. Arguments: the root, the project, the output, the kernel's release.
-const BUILD: &str = r#"set -e
-mount --bind "$2" "$1/project"
-mount -o remount,bind,ro "$1/project"
-mount --bind "$3" "$1/out"
-mount --rbind /dev "$1/dev"
-mount --rbind /proc "$1/proc"
-PATH=/usr/sbin:/usr/bin exec chroot "$1" \
-    make -C /project/guest-shim/linux KDIR="/usr/src/linux-headers-$4" OUT=/out module"#;
+/// Run in mounts of its own. Arguments: the root, the project, the output, and those of make.
+const MAKE: &str = r#"set -e
+root=$1
+mount --bind "$2" "$root/project"
+mount -o remount,bind,ro "$root/project"
+mount --bind "$3" "$root/out"
+mount --rbind /dev "$root/dev"
+mount --rbind /proc "$root/proc"
+shift 3
+PATH=/usr/sbin:/usr/bin exec chroot "$root" make -C /project/guest-shim/linux "$@""#;
 
-/// Builds the module if its sources or the root changed since the last time.
+/// Builds the core in `root` if its sources or the root changed since the last time.
+pub(super) fn build_core(dirs: &Dirs, root: &Root, logs: &Path, progress: &Progress) -> Result<()> {
+    once(dirs, &[root], &output(dirs)?.join("shim_core.o"), || {
+        let step = progress.step("build the core of virtio_msg_xen");
+        make(dirs, root, &["OUT=/out", "core"], &logs.join("build-module-core.log"))?;
+        step.done();
+        Ok(())
+    })
+}
+
+/// Builds the module for `kernel`, of the core that was built in `core_root`, if the sources or a root
+/// changed since the last time; gives its path. What the compiler, objtool or modpost warn of is an
+/// error.
 pub(super) fn build(
     dirs: &Dirs,
-    root: &Root,
+    core_root: &Root,
+    kernel: &Kernel,
     logs: &Path,
     progress: &Progress,
-) -> Result<Option<PathBuf>> {
-    let sources = dirs.project.join("guest-shim");
-    let makefile = sources.join("linux/Makefile");
-    if !makefile.exists() {
-        progress.line(&format!("no guest module: {} is missing", makefile.display()));
-        return Ok(None);
-    }
-    let out = dirs.lab.join("module");
-    fs::create_dir_all(&out)?;
+) -> Result<PathBuf> {
+    let (suite, root) = (kernel.suite(), kernel.build_root());
+    let out = output(dirs)?.join(suite.name());
     let module = out.join("virtio_msg_xen.ko");
-    let stamp = out.join("built-from");
-    let key = key_of(&sources, root)?;
-    if module.exists() && fs::read_to_string(&stamp).is_ok_and(|built| built == key) {
-        return Ok(Some(module));
-    }
-    let step = progress.step("build virtio_msg_xen.ko");
-    make(dirs, root, &out, &logs.join("build-module.log"))?;
-    ensure!(module.exists(), "make built no {}", module.display());
-    fs::write(&stamp, key)?;
-    step.done();
-    Ok(Some(module))
+    once(dirs, &[core_root, root], &module, || {
+        let release = root.kernel_release()?;
+        let step = progress.step(&format!("build virtio_msg_xen.ko for {release}"));
+        let log = logs.join(format!("build-module-{suite}.log"));
+        let arguments = [
+            &format!("KDIR=/usr/src/linux-headers-{release}"),
+            &format!("OUT=/out/{suite}"),
+            "CORE=/out/shim_core.o",
+            "module",
+        ];
+        make(dirs, root, &arguments, &log)?;
+        if let Some(warning) = warning(&fs::read_to_string(&log)?) {
+            fs::remove_dir_all(&out)?; // what is not compiled again does not warn again
+            bail!("virtio_msg_xen.ko is not built cleanly for {release}: {warning}");
+        }
+        step.done();
+        Ok(())
+    })?;
+    Ok(module)
 }
 
-fn make(dirs: &Dirs, root: &Root, out: &Path, log: &Path) -> Result<()> {
-    let mut build = root::as_root("sh");
-    build
-        .args(["-c", BUILD, "build-module"])
+/// Where all of it goes.
+fn output(dirs: &Dirs) -> Result<PathBuf> {
+    let out = dirs.lab.join("module");
+    fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    Ok(out)
+}
+
+/// Has `make` build `product`, unless it stands there and neither the sources nor `roots` have
+/// changed since.
+fn once(
+    dirs: &Dirs,
+    roots: &[&Root],
+    product: &Path,
+    make: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let stamp = product.with_extension("built-from");
+    let key = key_of(&dirs.project.join("guest-shim"), roots)?;
+    if product.exists() && fs::read_to_string(&stamp).is_ok_and(|built| built == key) {
+        return Ok(());
+    }
+    make()?;
+    ensure!(product.exists(), "make built no {}", product.display());
+    Ok(fs::write(&stamp, key)?)
+}
+
+fn make(dirs: &Dirs, root: &Root, arguments: &[&str], log: &Path) -> Result<()> {
+    let mut make = root::as_root("sh");
+    make.args(["-c", MAKE, "build-module"])
         .arg(root.path())
         .arg(&dirs.project)
-        .arg(out)
-        .arg(root.kernel_release()?);
-    command::run(&mut build, "building virtio_msg_xen.ko", log)
+        .arg(output(dirs)?)
+        .args(arguments);
+    command::run(&mut make, "building virtio_msg_xen", log)
 }
 
-/// A hash of every source file and of the root it is built in.
-fn key_of(sources: &Path, root: &Root) -> Result<String> {
-    let mut parts = vec![root.path().display().to_string()];
+/// The first line of a build's log that warns of something in a file. Warnings of kbuild itself
+/// name none: it has one for a compiler that is newer than the kernel.
+fn warning(log: &str) -> Option<&str> {
+    log.lines().find(|line| line.contains(": warning: ") || line.contains("WARNING: "))
+}
+
+/// A hash of every source file and of the roots they are built in.
+fn key_of(sources: &Path, roots: &[&Root]) -> Result<String> {
+    let mut parts: Vec<_> = roots.iter().map(|root| root.path().display().to_string()).collect();
     add_files(sources, &mut parts)?;
     Ok(store::key(parts.iter().map(String::as_str)))
 }
@@ -92,16 +140,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn warnings_of_compiler_and_objtool_are_found_and_those_of_kbuild_are_not() {
+        assert_eq!(warning("  CC [M]  dma.o\nwarning: the compiler differs\n"), None);
+        for line in [
+            "dma.c:3:1: warning: unused variable",
+            "dma.o: warning: objtool: f+0x1: no return",
+            "WARNING: modpost: missing MODULE_LICENSE()",
+        ] {
+            assert_eq!(warning(&format!("  CC [M]  dma.o\n{line}\n")), Some(line));
+        }
+    }
+
+    #[test]
     fn the_key_follows_contents_and_names_of_files() {
         let dir = tempfile::tempdir().unwrap();
-        let root = Root::at("/r".into());
+        let roots = [&Root::at("/r".into())];
         let file = dir.path().join("a");
         fs::write(&file, "1").unwrap();
-        let first = key_of(dir.path(), &root).unwrap();
+        let first = key_of(dir.path(), &roots).unwrap();
         fs::write(&file, "2").unwrap();
-        let second = key_of(dir.path(), &root).unwrap();
+        let second = key_of(dir.path(), &roots).unwrap();
         fs::rename(&file, dir.path().join("b")).unwrap();
-        let third = key_of(dir.path(), &root).unwrap();
+        let third = key_of(dir.path(), &roots).unwrap();
         assert!(first != second && second != third);
     }
 }

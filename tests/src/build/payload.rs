@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tar::{Builder, Header, HeaderMode};
 
-use super::Built;
+use super::{Built, GuestFiles};
+use crate::debian::Suite;
 use crate::dirs::Dirs;
 use crate::fetch::Guest;
 
@@ -36,8 +37,11 @@ pub(crate) fn write_payload(
     archive.file("bin/xen-virtiod", &built.dom0_programs.xen_virtiod)?;
     archive.file("bin/snoop", &built.dom0_programs.snoop)?;
     archive.file("bin/foreign-map", &built.guest_programs.foreign_map)?;
-    archive.file("guest/vmlinuz", &guest.kernel())?;
-    archive.file("guest/initrd", &built.guest_initrd)?;
+    for files in &built.guests {
+        let dir = guest_directory(files);
+        archive.file(dir.join("vmlinuz"), &files.kernel)?;
+        archive.file(dir.join("initrd"), &files.initrd)?;
+    }
     archive.file("guest/driver-domain.cpio", &built.driver_domain)?;
     archive.file("guest/tree.cpio", &guest.tree())?;
     archive.tree("xen-configs", &dirs.project.join("xen-configs"))?;
@@ -54,6 +58,14 @@ pub(crate) fn write_payload(
     }
     archive.0.into_inner()?.into_inner()?.sync_all()?;
     Ok(())
+}
+
+/// `guest` for the kernel that guests have unless a scenario names another, `guest/SUITE` for others.
+fn guest_directory(files: &GuestFiles) -> PathBuf {
+    match files.suite {
+        Suite::LAB => PathBuf::from("guest"),
+        other => Path::new("guest").join(other.name()),
+    }
 }
 
 /// A tar archive in which everything belongs to root.

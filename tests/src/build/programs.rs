@@ -45,7 +45,7 @@ pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0
 }
 
 /// Builds the programs for guests.
-pub(super) fn guest(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<GuestPrograms> {
+pub(crate) fn guest(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<GuestPrograms> {
     let step = progress.step("build the guests' programs");
     let built = cargo_build(dirs, logs, "guest-programs", &["probe", "foreign-map"], |cargo| {
         cargo.args(["--target", TARGET]).env("RUSTFLAGS", "-C target-feature=+crt-static");

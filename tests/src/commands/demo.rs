@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::debian::Suite;
 use crate::dirs::Dirs;
 use crate::e2e::{self, Outcome};
 use crate::lab::Lab;
@@ -24,8 +25,11 @@ const REQUIRED: [&str; 2] = ["VIRTIO_F_VERSION_1", "VIRTIO_F_ACCESS_PLATFORM"];
 pub(crate) fn demo() -> Result<i32> {
     let progress = Progress::new();
     let mut scenarios = scenario::all(&Dirs::find()?.tests().join("scenarios"))?;
-    scenarios.retain(|scenario| scenario.name == SCENARIO && GUESTS.contains(&scenario.guest));
-    let lab = Lab::prepare("demo", &progress)?;
+    scenarios.retain(|scenario| {
+        let wanted = GUESTS.contains(&scenario.guest) && scenario.kernel == Suite::LAB;
+        wanted && scenario.name == SCENARIO
+    });
+    let lab = Lab::prepare("demo", &[], &progress)?;
     let mut columns = Vec::new();
     let mut problems = Vec::new();
     e2e::run(&lab, &scenarios, &progress, |outcome| {

@@ -22,7 +22,7 @@ pub(crate) fn run(script: PathBuf, mut files: Vec<PathBuf>, limit: Duration) -> 
         ensure!(file.exists(), "there is no file {}", file.display());
     }
     let progress = Progress::new();
-    let lab = Lab::prepare("run", &progress)?;
+    let lab = Lab::prepare("run", &[], &progress)?;
     let machine = lab.boot(&Payload { job: job(&name), files: &files }, false, &progress)?;
     match machine.next(&format!("the end of {name}"), limit)? {
         Event::Exit { status } => {

@@ -23,7 +23,7 @@ pub(crate) fn shell() -> Result<i32> {
         "`cargo lab shell` needs a terminal; to run a script use `cargo lab run SCRIPT`"
     );
     let progress = Progress::new();
-    let lab = Lab::prepare("shell", &progress)?;
+    let lab = Lab::prepare("shell", &[], &progress)?;
     let payload = Payload { job: job(terminal_size().unwrap_or((24, 80))), files: &[] };
     let mut machine = lab.boot(&payload, true, &progress)?;
     let terminal = machine.terminal.take().context("Dom0 has no terminal")?;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::cargo_test::Sum;
 use crate::command;
+use crate::debian::Suite;
 use crate::dirs::Dirs;
 use crate::e2e;
 use crate::lab::Lab;
@@ -53,7 +54,7 @@ pub(crate) fn test(filter: &str) -> Result<i32> {
         .filter(|scenario| name(scenario).contains(filter))
         .collect();
     if !scenarios.is_empty() {
-        end_to_end(&scenarios, &progress, &mut tally);
+        end_to_end(scenarios, &progress, &mut tally);
     }
     if tally.empty() {
         tally.fail(filter, "no check has this in its name: see `cargo lab test --help`");
@@ -88,23 +89,39 @@ fn unit(dirs: &Dirs, logs: &Path, progress: &Progress, tally: &mut Tally) {
     }
 }
 
-fn end_to_end(scenarios: &[Scenario], progress: &Progress, tally: &mut Tally) {
-    let lab = match Lab::prepare("test", progress) {
+fn end_to_end(mut scenarios: Vec<Scenario>, progress: &Progress, tally: &mut Tally) {
+    let lab = match Lab::prepare("test", &other_kernels(&scenarios), progress) {
         Ok(lab) => lab,
         Err(error) => {
-            for scenario in scenarios {
+            for scenario in &scenarios {
                 tally.fail(&name(scenario), &format!("not run: {error:#}"));
             }
             return;
         }
     };
-    e2e::run(&lab, scenarios, progress, |outcome| {
+    scenarios.retain(|scenario| match lab.lacks(scenario.kernel) {
+        None => true,
+        Some(why) => {
+            tally.fail(&name(scenario), &format!("not run: {why}"));
+            false
+        }
+    });
+    if scenarios.is_empty() {
+        return;
+    }
+    e2e::run(&lab, &scenarios, progress, |outcome| {
         let name = name(&outcome.scenario);
         match outcome.failure {
             None => tally.pass(&format!("{name} ({:.0} s)", outcome.time.as_secs_f32()), 1),
             Some(why) => tally.fail(&name, &why),
         }
     });
+}
+
+/// The kernels that `scenarios` name beside the usual one.
+fn other_kernels(scenarios: &[Scenario]) -> Vec<Suite> {
+    let named = |suite| scenarios.iter().any(|scenario| scenario.kernel == suite);
+    Suite::ALL.into_iter().filter(|&suite| suite != Suite::LAB && named(suite)).collect()
 }
 
 /// Runs cargo in the workspace, its output going to the log that `name` names.

@@ -2,10 +2,8 @@
 
 use std::process::Command;
 
+use super::Suite;
 use crate::command;
-
-/// The Debian release that Dom0, the guests and the lab's own QEMU come from.
-pub(crate) const SUITE: &str = "trixie";
 
 /// The keys that the packages must be signed by.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -13,12 +11,12 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// One line a source of the host's: origin, label and address, separated by bars.
 const FORMAT: &str = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
 
-/// The lines of a sources.list for [`SUITE`], or none: then mmdebstrap's own default is right.
-pub(crate) fn sources() -> Vec<String> {
+/// The lines of a sources.list for `suite`, or none: then mmdebstrap's own default is right.
+pub(crate) fn sources(suite: Suite) -> Vec<String> {
     let mut list = Command::new("apt-get");
     list.args(["indextargets", "--format", FORMAT, "Created-By: Packages"]);
     match command::output(&mut list, "listing apt's sources") {
-        Ok(targets) => sources_from(&targets),
+        Ok(targets) => sources_from(&targets, suite),
         Err(_) => Vec::new(),
     }
 }
@@ -35,13 +33,22 @@ pub(crate) fn proxy_options() -> Vec<String> {
         .collect()
 }
 
-fn sources_from(targets: &str) -> Vec<String> {
+/// Options of mmdebstrap for `suite` itself. A mirror may keep sid as it was on some day, for longer
+/// than the week that sid says its lists are good for; they are signed all the same.
+pub(crate) fn suite_options(suite: Suite) -> &'static [&'static str] {
+    if suite.is_released() { &[] } else { &["--aptopt=Acquire::Check-Valid-Until \"false\""] }
+}
+
+fn sources_from(targets: &str, suite: Suite) -> Vec<String> {
     let Some(main) = find(targets, "Debian", "/debian/") else {
         return Vec::new();
     };
-    let mut lines = vec![line(&main, SUITE), line(&main, &format!("{SUITE}-updates"))];
-    if let Some(security) = find(targets, "Debian-Security", "/debian-security/") {
-        lines.push(line(&security, &format!("{SUITE}-security")));
+    let mut lines = vec![line(&main, suite.name())];
+    if suite.is_released() {
+        lines.push(line(&main, &format!("{suite}-updates")));
+        if let Some(security) = find(targets, "Debian-Security", "/debian-security/") {
+            lines.push(line(&security, &format!("{suite}-security")));
+        }
     }
     lines
 }
@@ -73,6 +80,7 @@ mod tests {
             "Other|Other|https://packages.example/apt/\n\
              Debian|Debian|http://mirror.example/debian/\n\
              Debian|Debian-Security|http://mirror.example/debian-security/\n",
+            Suite::Trixie,
         );
         let expected = [
             ("/debian/", "trixie"),
@@ -89,15 +97,29 @@ mod tests {
 
     #[test]
     fn before_apt_has_lists_the_address_decides() {
-        let lines = sources_from("||http://mirror.example/debian/\n||http://else.example/x/\n");
+        let targets = "||http://mirror.example/debian/\n||http://else.example/x/\n";
+        let lines = sources_from(targets, Suite::Bookworm);
         assert_eq!(lines.len(), 2);
-        assert!(lines[0].contains("mirror.example"));
+        assert!(lines[0].ends_with("http://mirror.example/debian/ bookworm main"));
+    }
+
+    #[test]
+    fn sid_has_no_updates_beside_it() {
+        let targets = "Debian|Debian|http://mirror.example/debian/\n\
+                       Debian|Debian-Security|http://mirror.example/debian-security/\n";
+        let lines = sources_from(targets, Suite::Sid);
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].ends_with(" sid main"));
     }
 
     #[test]
     fn a_host_without_debian_sources_leaves_the_choice_to_mmdebstrap() {
-        assert!(sources_from("Ubuntu|Ubuntu|http://mirror.example/ubuntu/\n").is_empty());
-        assert!(sources_from("Debian|Debian|cdrom://disc/debian/\n").is_empty());
-        assert!(sources_from("nonsense\n\n").is_empty());
+        for targets in [
+            "Ubuntu|Ubuntu|http://mirror.example/ubuntu/\n",
+            "Debian|Debian|cdrom://disc/debian/\n",
+            "nonsense\n\n",
+        ] {
+            assert!(sources_from(targets, Suite::LAB).is_empty());
+        }
     }
 }

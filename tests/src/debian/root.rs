@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::mirror;
+use super::{Suite, mirror};
 use crate::command;
 use crate::cpio::Cpio;
 use crate::host;
@@ -37,8 +37,14 @@ impl Root {
         Root { path }
     }
 
-    /// Fetches `packages` into a new root at `path`.
-    pub(crate) fn fetch(path: PathBuf, packages: &[&str], step: &Step, log: &Path) -> Result<Root> {
+    /// Fetches `packages` of `suite` into a new root at `path`.
+    pub(crate) fn fetch(
+        path: PathBuf,
+        suite: Suite,
+        packages: &[&str],
+        step: &Step,
+        log: &Path,
+    ) -> Result<Root> {
         let mut mmdebstrap = as_root("mmdebstrap");
         mmdebstrap
             .args(["--variant=extract", "--mode=root", "--format=directory"])
@@ -47,9 +53,10 @@ impl Root {
             .arg(format!("--include={}", packages.join(",")))
             .arg(format!("--setup-hook={SETUP}"))
             .args(mirror::proxy_options())
-            .arg(mirror::SUITE)
+            .args(mirror::suite_options(suite))
+            .arg(suite.name())
             .arg(&path)
-            .args(mirror::sources());
+            .args(mirror::sources(suite));
         let what = format!("fetching Debian packages into {}", path.display());
         command::run_watched(&mut mmdebstrap, &what, log, |line| {
             if let Some(at) = line.strip_prefix("I: ") {
@@ -118,6 +125,19 @@ impl Root {
             .next()
             .with_context(|| format!("no kernel in {}", modules.display()))??;
         Ok(entry.file_name().to_string_lossy().into_owned())
+    }
+
+    /// The kernel that is installed in the root: it lies in /boot or, in releases after Debian 13,
+    /// beside its modules.
+    pub(crate) fn kernel_image(&self) -> Result<PathBuf> {
+        let release = self.kernel_release()?;
+        let places =
+            [format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")];
+        places
+            .iter()
+            .map(|place| self.file(place))
+            .find(|image| image.exists())
+            .with_context(|| format!("the kernel is at none of {}", places.join(", ")))
     }
 
     /// Removes the directories `names`.

@@ -9,12 +9,14 @@ use anyhow::{Context, Result};
 use super::{Recipe, modules};
 use crate::command;
 use crate::cpio::Cpio;
+use crate::debian::Suite;
 use crate::debian::root::{self, Root};
 use crate::progress::{Progress, Step};
 
-const RECIPE: Recipe = Recipe {
+const RECIPE: Recipe<'static> = Recipe {
     name: "dom0",
-    packages: &[
+    suite: Suite::LAB,
+    packages: &[&[
         "xen-hypervisor-4.20-amd64",
         "xen-utils-4.20",
         "xen-utils-common",
@@ -40,7 +42,7 @@ const RECIPE: Recipe = Recipe {
         "strace",
         "tar",
         "util-linux",
-    ],
+    ]],
     revision: "4",
     finish,
 };

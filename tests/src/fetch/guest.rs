@@ -1,61 +1,24 @@
-//! The guests: the distribution's kernel for virtual machines, a few programs, and what builds
-//! modules for exactly that kernel. It is one root, so that kernel and headers cannot differ.
+//! The guests: a kernel, a few programs that run on every kernel, and what builds the module's core,
+//! which suits every kernel too.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::{Recipe, modules};
-use crate::command;
+use super::{Kernel, Recipe, kernel};
 use crate::cpio::Cpio;
+use crate::debian::Suite;
 use crate::debian::root::{LOADER, Root};
 use crate::progress::{Progress, Step};
 
-const RECIPE: Recipe = Recipe {
+const RECIPE: Recipe<'static> = Recipe {
     name: "guest",
-    packages: &[
-        // the guest
-        "linux-image-cloud-amd64",
-        "busybox-static",
-        "e2fsprogs",
-        // the module build
-        "linux-headers-cloud-amd64",
-        "bash",
-        "binutils",
-        "coreutils",
-        "dash",
-        "diffutils",
-        "findutils",
-        "gcc",
-        "grep",
-        "kmod",
-        "make",
-        "mawk",
-        "rust-src",
-        "rustc",
-        "sed",
-        "xz-utils",
-    ],
-    revision: "4",
+    suite: Suite::LAB,
+    packages: &[kernel::PACKAGES, &["e2fsprogs", "rust-src", "rustc"]],
+    revision: "10",
     finish,
 };
-
-/// The stock modules that a guest loads beside `virtio_msg_xen`, and those that its script may
-/// load: drivers of other devices, and what a driver domain needs.
-const GUEST_MODULES: &[&str] = &["virtio_blk"];
-const OPTIONAL_MODULES: &[&str] = &[
-    "virtio_net",
-    "virtio-rng",
-    "vmw_vsock_virtio_transport",
-    "xen-evtchn",
-    "xen-gntalloc",
-    "xen-gntdev",
-    "xen-privcmd",
-    "xenfs",
-    "bridge",
-    "tun",
-];
 
 /// What stays of `usr/src/rustc-VERSION`.
 const RUST_SOURCES: &str = "library";
@@ -66,27 +29,22 @@ const TREE: &str = "library/core/src";
 /// The fetched guest system.
 pub(crate) struct Guest {
     entry: PathBuf,
-    root: Root,
+    kernel: Kernel,
 }
 
 impl Guest {
     pub(super) fn fetch(cache: &Path, logs: &Path, progress: &Progress) -> Result<Guest> {
         let entry = RECIPE.entry(cache, logs, progress)?;
-        let root = Root::at(entry.join("root"));
-        Ok(Guest { entry, root })
+        let kernel = Kernel::at(Suite::LAB, entry.clone());
+        Ok(Guest { entry, kernel })
     }
 
-    /// The root that modules are built in.
-    pub(crate) fn build_root(&self) -> &Root {
-        &self.root
+    /// The kernel that guests have unless a scenario names another.
+    pub(crate) fn kernel(&self) -> &Kernel {
+        &self.kernel
     }
 
-    /// The guest's kernel.
-    pub(crate) fn kernel(&self) -> PathBuf {
-        self.entry.join("vmlinuz")
-    }
-
-    /// The part of the guest's initrd that comes from the distribution.
+    /// The part of the guest's initrd that holds the distribution's programs.
     pub(crate) fn initrd(&self) -> PathBuf {
         self.entry.join("initrd")
     }
@@ -98,12 +56,7 @@ impl Guest {
 }
 
 fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
-    let release = root.kernel_release()?;
     step.at("making the guest's initrd");
-    fs::copy(root.file(&format!("boot/vmlinuz-{release}")), dir.join("vmlinuz"))?;
-    let mut depmod = root.program("usr/sbin/depmod");
-    depmod.arg("-b").arg(root.path()).arg(&release);
-    command::run(&mut depmod, "listing the guest's kernel modules", log)?;
     fs::write(dir.join("initrd"), initrd(&root)?)?;
     let sources = rust_sources(&root)?;
     let mut tree = Cpio::default();
@@ -115,10 +68,7 @@ fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
             fs::remove_dir_all(entry.path())?;
         }
     }
-    for mount_point in crate::build::MOUNT_POINTS {
-        fs::create_dir_all(root.file(mount_point))?;
-    }
-    Ok(())
+    kernel::finish(dir, root, step, log)
 }
 
 /// `usr/src/rustc-VERSION` of the root.
@@ -143,6 +93,5 @@ fn initrd(root: &Root) -> Result<Vec<u8>> {
     cpio.copy("usr/sbin/mke2fs", &mke2fs)?;
     cpio.copy(LOADER, &root.file(LOADER))?;
     root.add_libraries(&mut cpio, &mke2fs)?;
-    modules::add(&mut cpio, root, GUEST_MODULES, OPTIONAL_MODULES)?;
     Ok(cpio.finish())
 }

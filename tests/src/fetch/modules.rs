@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -25,7 +26,7 @@ pub(super) fn add(cpio: &mut Cpio, root: &Root, wanted: &[&str], optional: &[&st
         for path in load_order(&dependencies, modules)? {
             let file = format!("{}.ko", name(path));
             if added.insert(path) {
-                let module = root.unpacked("unxz", &tree.join(path))?;
+                let module = contents(root, &tree.join(path))?;
                 cpio.file(&format!("{DIRECTORY}/{file}"), 0o644, &module);
             }
             order.push_str(&format!("{file}\n"));
@@ -57,6 +58,15 @@ fn load_order<'a>(dependencies: &'a str, wanted: &[&str]) -> Result<Vec<&'a str>
         }
     }
     Ok(order)
+}
+
+/// The module in `file`, which may be compressed.
+fn contents(root: &Root, file: &Path) -> Result<Vec<u8>> {
+    if file.extension().is_some_and(|extension| extension == "xz") {
+        root.unpacked("unxz", file)
+    } else {
+        fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+    }
 }
 
 /// The name of the module in the file `path`.

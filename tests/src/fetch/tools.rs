@@ -7,12 +7,14 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::Recipe;
+use crate::debian::Suite;
 use crate::debian::root::Root;
 use crate::progress::Progress;
 
-const RECIPE: Recipe = Recipe {
+const RECIPE: Recipe<'static> = Recipe {
     name: "tools",
-    packages: &["qemu-system-x86"],
+    suite: Suite::LAB,
+    packages: &[&["qemu-system-x86"]],
     revision: "1",
     finish: |_, _, _, _| Ok(()),
 };
