@@ -4,6 +4,7 @@
 
 mod file;
 mod network;
+mod socket;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use serde::de::{Deserializer, Error};
 pub use self::file::{ConfigError, ConfigFile, DEFAULT_PATH};
 use self::network::NetworkDefaults;
 pub use self::network::NetworkSettings;
+pub use self::socket::{Cid, SocketPath, SocketSettings};
 use crate::device::DeviceId;
 use crate::device::rate::Rate;
 
@@ -52,6 +54,8 @@ pub struct DeviceSettings {
     pub rng: EntropySettings,
     /// For the network device.
     pub net: NetworkSettings,
+    /// For the socket device.
+    pub vsock: SocketSettings,
 }
 
 /// A section that is for another type of device than the one that it names.
@@ -104,6 +108,7 @@ impl Config {
         Ok(DeviceSettings {
             rng: EntropySettings { rate: own.rng.rate.or(self.default.rng.rate) },
             net: self.default.net.under(own.net),
+            ..own
         })
     }
 
@@ -120,6 +125,7 @@ impl DeviceSettings {
         let sections = [
             ("rng", self.rng != none.rng, DeviceId::Entropy),
             ("net", self.net != none.net, DeviceId::Network),
+            ("vsock", self.vsock != none.vsock, DeviceId::Socket),
         ];
         match sections.into_iter().find(|(_, is_there, of)| *is_there && *of != id) {
             Some((section, ..)) => Err(section),

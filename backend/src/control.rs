@@ -1,14 +1,13 @@
 //! The control socket: whoever connects is sent a [`Report`] as JSON, and that is all there is to say.
 
-use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use crate::listener::{self, ListenError, SocketFile};
 use crate::registry::{Registry, Report};
 
 /// Where the socket lies unless told otherwise.
@@ -24,16 +23,14 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// The daemon's side.
-    #[error("cannot listen on {path:?}: {source}")]
-    Listen {
-        /// The socket.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// Another daemon has it.
     #[error("another xen-virtiod listens on {0:?}; stop it, or give --socket")]
     Taken(PathBuf),
+    /// Nobody can answer on it.
+    #[error("cannot start a thread that answers: {0}")]
+    Thread(#[source] io::Error),
     /// The asking side.
     #[error("no xen-virtiod answers on {path:?}: {source}")]
     Ask {
@@ -54,26 +51,18 @@ pub enum ControlError {
 
 /// The socket; removed when dropped.
 #[derive(Debug)]
-pub struct Control(PathBuf);
+pub struct Control(#[expect(dead_code, reason = "kept for its drop")] SocketFile);
 
 impl Control {
     /// Listens, and answers in a thread of its own.
     ///
     /// # Errors
-    /// [`ControlError::Listen`], [`ControlError::Taken`].
+    /// [`ControlError::Listen`], [`ControlError::Taken`], [`ControlError::Thread`].
     pub fn listen(path: &Path, registry: Arc<Registry>) -> Result<Self, ControlError> {
-        if UnixStream::connect(path).is_ok() {
-            return Err(ControlError::Taken(path.to_owned()));
-        }
-        let failed = |source| ControlError::Listen { path: path.to_owned(), source };
-        // A socket that nobody answers on was left by a daemon that was killed.
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        let listener = UnixListener::bind(path).map_err(failed)?;
-        let control = Self(path.to_owned());
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let (listener, file) = match listener::listen(path) {
+            Err(ListenError::Taken(path)) => return Err(ControlError::Taken(path)),
+            listening => listening?,
+        };
         let answer_all = move || {
             for stream in listener.incoming() {
                 let accepted = stream.is_ok();
@@ -85,16 +74,9 @@ impl Control {
                 }
             }
         };
-        thread::Builder::new().name("control".to_owned()).spawn(answer_all).map_err(failed)?;
-        Ok(control)
-    }
-}
-
-impl Drop for Control {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            tracing::debug!(%error, "socket {:?} not removed", self.0);
-        }
+        let thread = thread::Builder::new().name("control".to_owned());
+        thread.spawn(answer_all).map_err(ControlError::Thread)?;
+        Ok(Self(file))
     }
 }
 

@@ -12,6 +12,7 @@ pub mod net;
 mod queue;
 pub mod rate;
 pub mod rng;
+pub mod vsock;
 
 pub use buffer::{Buffers, Readable, Request, Writable};
 pub use memory::{Buffer, DeviceMemory, Direction, Room};
@@ -33,6 +34,8 @@ pub enum DeviceId {
     Console = 3,
     /// Entropy device.
     Entropy = 4,
+    /// Socket device.
+    Socket = 19,
 }
 
 /// Why a device cannot go on until it is reset: the guest's doing, a ring that cannot be reached, or

@@ -14,6 +14,7 @@ pub mod features;
 pub mod grant;
 pub mod guest_log;
 pub mod host;
+pub mod listener;
 pub mod registry;
 pub mod server;
 pub mod stats;

@@ -26,6 +26,9 @@ fn print_device(out: &mut impl Write, device: &Device) -> io::Result<()> {
     if let Some(error) = &stats.state.error {
         writeln!(out, "  error      {error}")?;
     }
+    for (key, value) in &stats.state.details {
+        writeln!(out, "  {key:<10} {value}")?;
+    }
     writeln!(out, "  features   {}", stats.state.features.join(" "))?;
     writeln!(
         out,
@@ -46,6 +49,13 @@ fn print_device(out: &mut impl Write, device: &Device) -> io::Result<()> {
         )?;
     }
     writeln!(out, "  bytes      {} read, {} written", stats.bytes.read, stats.bytes.written)?;
+    if stats.connections.made > 0 {
+        let connections = &stats.connections;
+        writeln!(out, "  streams    {} made, {} open", connections.made, connections.open)?;
+    }
+    if stats.waits > 0 {
+        writeln!(out, "  waits      {} for its rate", stats.waits)?;
+    }
     writeln!(
         out,
         "  addresses  {} by grant, {} refused",

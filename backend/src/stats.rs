@@ -1,5 +1,6 @@
 //! What a device did, counted; the numbers behind `xen-virtiod stat`.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,10 +39,16 @@ pub struct DeviceStats {
     pub dropped_to_guest: AtomicU64,
     /// Packets of the guest's that were not sent on.
     pub dropped_from_guest: AtomicU64,
+    /// Times that a rate held the device up.
+    pub waits: AtomicU64,
     /// Bytes the guest read from the device.
     pub bytes_read: AtomicU64,
     /// Bytes the guest wrote to the device.
     pub bytes_written: AtomicU64,
+    /// Connections that a socket device made.
+    pub connections: AtomicU64,
+    /// Of these, those that are there now.
+    pub connections_open: AtomicU64,
     /// Log lines that the guest can cause.
     pub log: GuestLog,
     state: Mutex<State>,
@@ -50,10 +57,12 @@ pub struct DeviceStats {
 /// The part that is not a number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// What kind of device it is: blk, console, net, rng. Empty until it is opened.
+    /// What kind of device it is: blk, console, net, rng, vsock. Empty until it is opened.
     pub kind: String,
     /// What the device is doing, in a word: starting, waiting, connected, closed, failed.
     pub state: String,
+    /// What a person needs to know to use the device, or set for it: its terminal, its rate.
+    pub details: BTreeMap<String, String>,
     /// Negotiated features by name.
     pub features: Vec<String>,
     /// The fault that made the device need a reset, if one did since it was connected.
@@ -80,6 +89,11 @@ impl DeviceStats {
         self.update(|state| (state.state, state.error) = ("failed".to_owned(), Some(text)));
     }
 
+    /// Notes what a person is to know of the device.
+    pub fn note(&self, key: &str, value: &str) {
+        self.update(|state| drop(state.details.insert(key.to_owned(), value.to_owned())));
+    }
+
     /// The numbers and states as they are now.
     pub fn snapshot(&self) -> Snapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -100,6 +114,11 @@ impl DeviceStats {
                 from_guest: read(&self.dropped_from_guest),
             },
             bytes: Bytes { read: read(&self.bytes_read), written: read(&self.bytes_written) },
+            waits: read(&self.waits),
+            connections: Connections {
+                made: read(&self.connections),
+                open: read(&self.connections_open),
+            },
             addresses: Addresses {
                 grant: read(&self.grant_addresses),
                 refused: read(&self.refused_addresses),
@@ -125,6 +144,10 @@ pub struct Snapshot {
     pub dropped: Dropped,
     /// Bytes of data moved.
     pub bytes: Bytes,
+    /// Times that a rate held the device up.
+    pub waits: u64,
+    /// A socket device's connections.
+    pub connections: Connections,
     /// Guest addresses seen.
     pub addresses: Addresses,
     /// Pages of the guest's that are mapped now.
@@ -161,6 +184,15 @@ pub struct Bytes {
     pub read: u64,
     /// From the guest.
     pub written: u64,
+}
+
+/// A socket device's connections.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Connections {
+    /// All so far.
+    pub made: u64,
+    /// Those there now.
+    pub open: u64,
 }
 
 /// Guest addresses seen.

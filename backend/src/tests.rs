@@ -19,3 +19,4 @@ mod network_options;
 mod qcow2;
 mod ring;
 mod shortage;
+mod vsock;

@@ -8,10 +8,13 @@ use std::sync::Arc;
 
 use crate::bus::DevicePath;
 use crate::bus::Keys;
-use crate::config::{ConfigError, ConfigFile, DeviceSettings, Misplaced, RateLimit};
+use crate::config::{
+    Cid, ConfigError, ConfigFile, DeviceSettings, Misplaced, RateLimit, SocketPath, SocketSettings,
+};
 use crate::device::blk::{AccessMode, Block, Discard, Target, TargetError};
 use crate::device::console::{Console, ConsoleError};
 use crate::device::rng::{Entropy, EntropyError};
+use crate::device::vsock::{Host, HostError, Socket};
 use crate::device::{DeviceId, DeviceMemory, VirtioDevice};
 use crate::host::network::{Network, NetworkError};
 use crate::stats::DeviceStats;
@@ -60,10 +63,17 @@ pub enum DeviceError {
     /// An address for a network device.
     #[error("cannot make up a MAC address: {0}")]
     Address(#[source] io::Error),
+    /// The socket device.
+    #[error(transparent)]
+    Socket(#[from] HostError),
+    /// No file can have the guest's name in its own.
+    #[error("no socket can be named after the guest {0:?}: give `path` in the configuration file")]
+    SocketName(String),
     /// A device type that nothing here serves.
     #[error(
-        "virtio device type {0:?} is not supported; supported are \"virtio,device1\" (network), \"virtio,device3\" (console), \
-         \"virtio,device4\" (entropy) and a disk (in a disk line with specification=virtio)"
+        "virtio device type {0:?} is not supported; supported are \"virtio,device1\" (network), \
+         \"virtio,device3\" (console), \"virtio,device4\" (entropy), \"virtio,device13\" (vsock) and \
+         a disk (in a disk line with specification=virtio)"
     )]
     Unsupported(String),
 }
@@ -94,8 +104,11 @@ pub fn open<S: XenStore, M: DeviceMemory>(
         DeviceId::Entropy => {
             let rate = settings.rng.rate.and_then(RateLimit::rate);
             tracing::info!(rate = rate.map(tracing::field::display), "entropy device opened");
+            let said = rate.map_or_else(|| "unlimited".to_owned(), |rate| rate.to_string());
+            stats.note("rate", &said);
             Ok(Box::new(Entropy::open(rate, Arc::clone(stats))?))
         }
+        DeviceId::Socket => Ok(Box::new(open_socket(keys, path, settings.vsock, stats)?)),
         // A disk has a line and a class of its own.
         DeviceId::Block => Err(DeviceError::Unsupported(kind)),
     }
@@ -125,7 +138,7 @@ fn device_id(kind: &str) -> Option<DeviceId> {
     // Parsing alone would take a sign.
     let plain = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     let number = u32::from_str_radix(digits, 16).ok().filter(|_| plain)?;
-    [DeviceId::Network, DeviceId::Block, DeviceId::Console, DeviceId::Entropy]
+    [DeviceId::Network, DeviceId::Block, DeviceId::Console, DeviceId::Entropy, DeviceId::Socket]
         .into_iter()
         .find(|id| *id as u32 == number)
 }
@@ -138,8 +151,40 @@ fn open_console<S: XenStore>(
     let console = Console::open(Arc::clone(stats))?;
     let tty = console.path().display().to_string();
     keys.publish("tty", &tty)?;
+    stats.note("tty", &tty);
     tracing::info!(tty, "console opened");
     Ok(console)
+}
+
+/// Where a guest's socket is made unless the configuration file says it.
+const SOCKETS: &str = "/run/xen-virtiod/vsock";
+
+/// A socket device; how the two sides reach each other is published.
+fn open_socket<S: XenStore>(
+    keys: &mut Keys<S>,
+    path: &DevicePath,
+    settings: SocketSettings,
+    stats: &Arc<DeviceStats>,
+) -> Result<Socket, DeviceError> {
+    let cid = settings.cid.unwrap_or_else(|| Cid::of_domain(path.guest.0)).number();
+    let socket = match settings.path {
+        Some(SocketPath(socket)) => socket,
+        None => {
+            let guest = keys.guest_name()?.unwrap_or_else(|| format!("domain-{}", path.guest.0));
+            if guest.is_empty() || guest.contains('/') {
+                return Err(DeviceError::SocketName(guest));
+            }
+            Path::new(SOCKETS).join(format!("{guest}-{}.sock", path.number))
+        }
+    };
+    let device = Socket::new(cid, Host::listen(&socket)?, Arc::clone(stats));
+    let socket = device.path().display().to_string();
+    for (key, value) in [("cid", cid.to_string()), ("socket", socket)] {
+        keys.publish(key, &value)?;
+        stats.note(key, &value);
+    }
+    tracing::info!(cid, "socket device opened");
+    Ok(device)
 }
 
 fn open_disk<S: XenStore>(
@@ -178,6 +223,7 @@ mod tests {
         assert_eq!(device_id("virtio,device04"), Some(DeviceId::Entropy));
         assert_eq!(device_id("virtio,device3"), Some(DeviceId::Console));
         assert_eq!(device_id("virtio,device1"), Some(DeviceId::Network));
+        assert_eq!(device_id("virtio,device13"), Some(DeviceId::Socket));
         for kind in ["", "virtio", "virtio,device", "virtio,device+4", "virtio,device40", "device4"]
         {
             assert_eq!(device_id(kind), None, "{kind}");

@@ -37,6 +37,8 @@ pub struct Entropy {
     generator: File,
     /// Kept over resets: a guest gains nothing by one.
     limiter: Option<Limiter>,
+    /// Whether the limiter holds it up now.
+    waits: bool,
     stats: Arc<DeviceStats>,
 }
 
@@ -48,17 +50,19 @@ impl Entropy {
     pub fn open(rate: Option<Rate>, stats: Arc<DeviceStats>) -> Result<Self, EntropyError> {
         let generator = File::open(GENERATOR).map_err(EntropyError::Generator)?;
         let limiter = rate.map(Limiter::new).transpose()?;
-        Ok(Self { generator, limiter, stats })
+        Ok(Self { generator, limiter, waits: false, stats })
     }
 
     /// How many requests may be served now. Others wait in the ring.
     fn allowance(&mut self) -> Result<usize, Fault> {
         let Some(limiter) = &mut self.limiter else { return Ok(usize::MAX) };
-        match limiter.is_open() {
-            // One, since what it costs is known only when it has been looked at.
-            Ok(open) => Ok(usize::from(open)),
-            Err(errno) => Err(Fault::Host("timer", errno.into())),
+        let open = limiter.is_open().map_err(|errno| Fault::Host("timer", errno.into()))?;
+        if !open && !self.waits {
+            DeviceStats::count(&self.stats.waits);
         }
+        self.waits = !open;
+        // One, since what it costs is known only when it has been looked at.
+        Ok(usize::from(open))
     }
 }
 

@@ -138,6 +138,9 @@ fn a_rate_holds_requests_back_in_the_ring_until_the_timer_fires() {
     driver.wait_used();
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
     assert!(rooms.iter().all(|room| driver.unshare(room).iter().any(|byte| *byte != 0)));
+    let stat = host.stat(DomId(1)).stats;
+    assert!(stat.waits >= 2, "{}", stat.waits);
+    assert_eq!(stat.state.details["rate"], "8192 B/s");
     driver.close();
     host.remove(&ends);
     host.finish();
@@ -179,6 +182,8 @@ fn a_rate_is_for_the_domain_and_the_device_that_it_names() {
         (0..10).for_each(|_| drop(random(&mut driver, 4 * 4096)));
         // Would take 19 seconds at the other one's rate.
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        let stat = host.stat(DomId(guest)).stats;
+        assert_eq!((stat.waits, stat.state.details["rate"].as_str()), (0, "unlimited"));
         driver.close();
         host.remove(&ends);
     }

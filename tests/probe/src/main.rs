@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod beside;
+mod stream;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,12 +31,28 @@ enum Probe {
         /// What must not leave the guest.
         secret: String,
     },
+    /// Connects to a vsock port and copies standard input to it, and it to standard output, each to its
+    /// end.
+    VsockConnect {
+        /// Context id of the other end; the host's is 2.
+        cid: u32,
+        /// Its port.
+        port: u32,
+    },
+    /// Takes one connection to a vsock port and copies as vsock-connect does. Says on standard error
+    /// when it listens, as CID:PORT.
+    VsockListen {
+        /// The port.
+        port: u32,
+    },
 }
 
 fn main() -> ExitCode {
     let done: Result<()> = match Probe::parse() {
         Probe::WriteBeside { disk, secret } => beside::write(&disk, &secret),
         Probe::ReadBeside { disk, secret } => beside::read(&disk, &secret),
+        Probe::VsockConnect { cid, port } => stream::connect(cid, port),
+        Probe::VsockListen { port } => stream::listen(port),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,198 @@
+//! The socket device (virtio 1.3 section 5.10): streams between ports of the guest's and Unix sockets
+//! of this domain's.
+
+mod connection;
+mod credit;
+mod header;
+mod host;
+mod muxer;
+mod outbox;
+mod stage;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tracing::Level;
+
+use self::header::{HEADER_SIZE, Header, Received};
+pub use self::host::{Host, HostError};
+use self::muxer::Muxer;
+use super::{DeviceId, DeviceMemory, Fault, Queues, Request, Source, VirtioDevice};
+use crate::stats::DeviceStats;
+
+/// Feature bit: streams (section 5.10.3).
+pub const VIRTIO_VSOCK_F_STREAM: u32 = 0;
+/// The queue for packets to the guest (section 5.10.2).
+const RECEIVE: usize = 0;
+/// The queue for packets from the guest.
+const TRANSMIT: usize = 1;
+/// Queues; the third is for events, of which there are none: no guest is moved with its connections.
+const QUEUES: usize = 3;
+/// Entries in each.
+const QUEUE_SIZE: u16 = 128;
+/// Most bytes of data in a packet from the guest; Linux sends no more.
+const MAX_DATA_SIZE: u64 = 64 << 10;
+
+/// A socket device.
+#[derive(Debug)]
+pub struct Socket {
+    cid: u64,
+    /// The configuration space: the guest's context id.
+    config: [u8; 8],
+    muxer: Muxer,
+    /// The driver gave no buffer for a packet; its doorbell tells of the next.
+    starved: bool,
+    /// Packets of the guest's stay in the ring until some to it have left.
+    held: bool,
+    stats: Arc<DeviceStats>,
+}
+
+impl Socket {
+    /// The socket device of the guest with this context id.
+    pub fn new(cid: u32, host: Host, stats: Arc<DeviceStats>) -> Self {
+        let cid = u64::from(cid);
+        let muxer = Muxer::new(host, Arc::clone(&stats));
+        Self { cid, config: cid.to_le_bytes(), muxer, starved: false, held: false, stats }
+    }
+
+    /// What programs connect to.
+    pub fn path(&self) -> &Path {
+        self.muxer.host().path()
+    }
+
+    /// Gives the guest what waits for it: a batch.
+    fn receive<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+        let waiting = self.muxer.outbox.count();
+        if waiting == 0 {
+            return Ok(());
+        }
+        let (requests, fault) = queues.take(RECEIVE, waiting);
+        if requests.is_empty() && fault.is_none() {
+            self.starved = true;
+            return queues.rest(RECEIVE);
+        }
+        let mut done = Vec::with_capacity(requests.len());
+        for request in &requests {
+            done.push((request.head, self.fill(request, queues.memory())?));
+        }
+        DeviceStats::count(&self.stats.reads);
+        queues.give_back(RECEIVE, &done)?;
+        queues.again(RECEIVE);
+        if std::mem::take(&mut self.held) {
+            queues.again(TRANSMIT);
+        }
+        fault.map_or(Ok(()), Err)
+    }
+
+    /// Puts the next packet, or a part of it, into a buffer; gives the number of bytes.
+    fn fill<M: DeviceMemory>(&mut self, request: &Request, memory: &M) -> Result<u32, Fault> {
+        if request.readable.length() > 0 {
+            return Err(wrong(request, "a device-readable buffer in the receive queue"));
+        }
+        match self.muxer.outbox.next(request.writable.length(), self.cid) {
+            Some(bytes) => request.writable.copy_from(memory, &bytes),
+            None => Err(wrong(request, "a buffer that no packet fits in")),
+        }
+    }
+
+    /// Takes the guest's packets: a batch.
+    fn transmit<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+        if self.muxer.outbox.is_full() {
+            self.held = true;
+            return Ok(());
+        }
+        let (muxer, stats, cid) = (&mut self.muxer, &self.stats, self.cid);
+        queues.serve_each(TRANSMIT, |request, memory| {
+            take_packet(request, memory, cid, muxer, stats)?;
+            DeviceStats::count(&stats.writes);
+            Ok(0)
+        })
+    }
+}
+
+/// Copies a packet of the guest's and does what it says. A packet that makes no sense costs the guest
+/// the connection that it names; a chain that holds no packet is a fault.
+fn take_packet<M: DeviceMemory>(
+    request: &Request,
+    memory: &M,
+    cid: u64,
+    muxer: &mut Muxer,
+    stats: &DeviceStats,
+) -> Result<(), Fault> {
+    if request.writable.length() > 0 {
+        return Err(wrong(request, "a device-writable buffer in the transmit queue"));
+    }
+    let mut rest = request.readable.clone();
+    let Some(front) = rest.split_front(HEADER_SIZE as u64) else {
+        return Err(wrong(request, "less than a packet's header"));
+    };
+    let mut bytes = [0; HEADER_SIZE];
+    front.copy_to(memory, &mut bytes)?;
+    match Header::decode(&bytes, cid) {
+        Received::Astray => {
+            DeviceStats::count(&stats.failed);
+            stats.log.line(Level::WARN, format_args!("packet from or for somebody else dropped"));
+        }
+        Received::OtherType(header) => muxer.refuse(header.ports),
+        Received::Stream(header) => {
+            let length = u64::from(header.length);
+            let data = rest.split_front(length).filter(|_| length <= MAX_DATA_SIZE);
+            let data =
+                data.ok_or_else(|| wrong(request, "a packet with less data than it says"))?;
+            let mut bytes = vec![0; header.length as usize];
+            data.copy_to(memory, &mut bytes)?;
+            muxer.receive(&header, &bytes);
+        }
+    }
+    Ok(())
+}
+
+fn wrong(request: &Request, reason: &str) -> Fault {
+    Fault::Chain { head: request.head, reason: reason.to_owned() }
+}
+
+impl<M: DeviceMemory> VirtioDevice<M> for Socket {
+    fn id(&self) -> DeviceId {
+        DeviceId::Socket
+    }
+
+    fn kind(&self) -> &'static str {
+        "vsock"
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_VSOCK_F_STREAM
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE; QUEUES]
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    /// Every connection ends: the driver has forgotten them.
+    fn reset(&mut self) {
+        self.muxer.clear();
+        (self.starved, self.held) = (false, false);
+    }
+
+    fn serve(&mut self, index: usize, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+        match index {
+            RECEIVE => self.starved = false,
+            TRANSMIT => self.transmit(queues)?,
+            _ => return Ok(()),
+        }
+        if self.starved { Ok(()) } else { self.receive(queues) }
+    }
+
+    fn sources(&self) -> Vec<Source<'_>> {
+        self.muxer.sources()
+    }
+
+    fn wake(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+        self.muxer.wake().map_err(|error| Fault::Host("sockets", error))?;
+        if self.starved { Ok(()) } else { self.receive(queues) }
+    }
+}

@@ -1,0 +1,185 @@
+//! The host's side: a Unix socket for connections to the guest, and those of programs that the guest
+//! connects to.
+//!
+//! Programs use it as they use those of other hypervisors: who wants to reach the guest's port 52
+//! connects to PATH and says `CONNECT 52`; who wants to be reached at the host's port 52 listens on
+//! `PATH_52`.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
+use super::connection::would_wait;
+use crate::device::Source;
+use crate::listener::{ListenError, SocketFile, listen};
+
+/// Longest line that a program may say: the word, a port and the end of the line.
+const LINE_SIZE: usize = "CONNECT 4294967295\n".len();
+
+/// Why there is no socket for a guest.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The directory.
+    #[error("cannot make the directory {path:?}: {source}")]
+    Directory {
+        /// Its path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The socket.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The kernel cannot have it not wait.
+    #[error("cannot set up the socket {0:?}: {1}")]
+    Mode(PathBuf, #[source] io::Error),
+}
+
+/// The socket that programs connect to.
+#[derive(Debug)]
+pub struct Host {
+    listener: UnixListener,
+    file: SocketFile,
+}
+
+impl Host {
+    /// Listens on `path`. Makes its directory if that is missing, for this daemon's user alone.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    pub fn listen(path: &Path) -> Result<Self, HostError> {
+        if let Some(directory) = path.parent() {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+            made.map_err(|source| HostError::Directory { path: directory.to_owned(), source })?;
+        }
+        let (listener, file) = listen(path)?;
+        let waitless = listener.set_nonblocking(true);
+        waitless.map_err(|source| HostError::Mode(path.to_owned(), source))?;
+        Ok(Self { listener, file })
+    }
+
+    /// The socket's path.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Becomes ready when a program connects.
+    pub fn source(&self) -> Source<'_> {
+        Source::readable(self.listener.as_fd())
+    }
+
+    /// A program that connected, if one did.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn accept(&self) -> io::Result<Option<Greeting>> {
+        let socket = match self.listener.accept() {
+            Ok((socket, _)) => socket,
+            Err(error) if would_wait(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        socket.set_nonblocking(true)?;
+        Ok(Some(Greeting { socket, line: Vec::new() }))
+    }
+
+    /// Connects to the program that listens for the guest on `port`.
+    ///
+    /// # Errors
+    /// The kernel's: nobody listens, or so many wait for it that no more can.
+    pub fn connect(&self, port: u32) -> io::Result<UnixStream> {
+        let mut path = self.path().as_os_str().to_owned();
+        path.push(format!("_{port}"));
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        connect(&socket, &SocketAddrUnix::new(&path)?)?;
+        Ok(UnixStream::from(socket))
+    }
+}
+
+/// A program that has connected and is yet to say to which port.
+#[derive(Debug)]
+pub struct Greeting {
+    socket: UnixStream,
+    line: Vec<u8>,
+}
+
+/// What has come of a greeting.
+#[derive(Debug)]
+pub enum Greeted {
+    /// The line has not ended.
+    NotYet(Greeting),
+    /// It wants to reach this port of the guest's.
+    Wants(u32, UnixStream),
+    /// It is gone, or said something else.
+    Nothing,
+}
+
+impl Greeting {
+    /// Becomes ready when the program says something.
+    pub fn source(&self) -> Source<'_> {
+        Source::readable(self.socket.as_fd())
+    }
+
+    /// Reads on.
+    pub fn wake(mut self) -> Greeted {
+        // Byte by byte: what follows the line is for the guest.
+        let mut byte = [0];
+        while self.line.len() < LINE_SIZE {
+            match self.socket.read(&mut byte) {
+                Ok(0) => return Greeted::Nothing,
+                Ok(_) => self.line.extend_from_slice(&byte),
+                Err(error) if would_wait(&error) => return Greeted::NotYet(self),
+                Err(_) => return Greeted::Nothing,
+            }
+            if byte == *b"\n" {
+                break;
+            }
+        }
+        match port_of(&self.line) {
+            Some(port) => Greeted::Wants(port, self.socket),
+            None => Greeted::Nothing,
+        }
+    }
+}
+
+/// The port in `CONNECT PORT`.
+fn port_of(line: &[u8]) -> Option<u32> {
+    let digits = line.strip_prefix(b"CONNECT ")?.strip_suffix(b"\n")?;
+    // Parsing alone would take a sign.
+    let plain = digits.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(digits).ok().filter(|_| plain)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_a_port_in_one_way() {
+        assert_eq!(port_of(b"CONNECT 52\n"), Some(52));
+        assert_eq!(port_of(b"CONNECT 4294967295\n"), Some(u32::MAX));
+        for line in ["", "CONNECT", "CONNECT \n", "CONNECT 52", "connect 52\n", "CONNECT +52\n"] {
+            assert_eq!(port_of(line.as_bytes()), None, "{line:?}");
+        }
+        assert_eq!(port_of(b"CONNECT 4294967296\n"), None);
+        assert_eq!(port_of(b"CONNECT 52 \n"), None);
+    }
+
+    #[test]
+    fn what_follows_the_line_is_left_for_the_guest() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let greeting = Greeting { socket: ours, line: Vec::new() };
+        let Greeted::NotYet(greeting) = greeting.wake() else { panic!("nothing was said") };
+        io::Write::write_all(&mut theirs, b"CONNECT 7\nhello").unwrap();
+        let Greeted::Wants(7, mut socket) = greeting.wake() else { panic!("it was said") };
+        let mut bytes = [0; 9];
+        assert_eq!(socket.read(&mut bytes).unwrap(), 5);
+        assert_eq!(&bytes[..5], b"hello");
+    }
+}

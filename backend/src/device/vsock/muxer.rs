@@ -1,0 +1,225 @@
+//! All connections of a guest.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing::Level;
+
+use super::connection::Connection;
+use super::header::{Header, Operation, Ports, Room};
+use super::host::{Greeted, Greeting, Host};
+use super::outbox::{Outbox, Packet};
+use crate::device::Source;
+use crate::stats::DeviceStats;
+
+/// Most connections of a guest at once, those that are being made included.
+pub const MAX_CONNECTIONS: usize = 128;
+/// The first of the host's ports for connections that programs make.
+const FIRST_PORT: u32 = 1 << 30;
+
+/// All connections of a guest, and what they have to say to it.
+#[derive(Debug)]
+pub struct Muxer {
+    host: Host,
+    greetings: Vec<Greeting>,
+    connections: BTreeMap<Ports, Connection>,
+    /// Who was read last: the next turn begins behind it.
+    after: Ports,
+    next_port: u32,
+    /// What waits for buffers.
+    pub outbox: Outbox,
+    stats: Arc<DeviceStats>,
+}
+
+/// Something that was ready.
+enum Ready {
+    Host,
+    Greeting,
+    Connection(Ports, PollFlags),
+}
+
+impl Muxer {
+    /// No connection yet.
+    pub fn new(host: Host, stats: Arc<DeviceStats>) -> Self {
+        Self {
+            host,
+            greetings: Vec::new(),
+            connections: BTreeMap::new(),
+            after: Ports { host: 0, guest: 0 },
+            next_port: FIRST_PORT,
+            outbox: Outbox::default(),
+            stats,
+        }
+    }
+
+    /// The host's side.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Ends all connections, without a word to the guest.
+    pub fn clear(&mut self) {
+        self.greetings.clear();
+        self.connections.clear();
+        self.outbox.clear();
+        self.count();
+    }
+
+    fn has_room(&self) -> bool {
+        self.greetings.len() + self.connections.len() < MAX_CONNECTIONS
+    }
+
+    /// Takes a packet of the guest's.
+    pub fn receive(&mut self, header: &Header, data: &[u8]) {
+        let ports = header.ports;
+        match (self.connections.get_mut(&ports), header.operation) {
+            (Some(connection), _) => {
+                let bytes = connection.hear(header, data, &mut self.outbox);
+                self.stats.bytes_written.fetch_add(bytes, Ordering::Relaxed);
+                if connection.is_closed() {
+                    self.connections.remove(&ports);
+                }
+            }
+            (None, Some(Operation::Request)) => self.admit(header),
+            // What was underway when the connection ended.
+            (None, Some(Operation::Reset)) => {}
+            (None, _) => self.refuse(ports),
+        }
+        self.count();
+    }
+
+    /// Makes the connection that the guest asks for.
+    fn admit(&mut self, header: &Header) {
+        let ports = header.ports;
+        if !self.has_room() {
+            let limit = format_args!("more than {MAX_CONNECTIONS} connections refused");
+            self.stats.log.line(Level::WARN, limit);
+            return self.refuse(ports);
+        }
+        match self.host.connect(ports.host) {
+            Ok(socket) => {
+                let connection = Connection::grant(ports, socket, header.room, &mut self.outbox);
+                self.insert(ports, connection);
+            }
+            Err(error) => {
+                tracing::debug!(port = ports.host, %error, "nobody listens for the guest");
+                self.refuse(ports);
+            }
+        }
+    }
+
+    /// Answers by a reset what belongs to no connection.
+    pub fn refuse(&mut self, ports: Ports) {
+        DeviceStats::count(&self.stats.failed);
+        let room = Room { buf_alloc: 0, fwd_cnt: 0 };
+        let operation = Some(Operation::Reset);
+        let header = Header { ports, operation, length: 0, flags: 0, room };
+        self.outbox.push(Packet { header, data: Vec::new() });
+    }
+
+    fn insert(&mut self, ports: Ports, connection: Connection) {
+        DeviceStats::count(&self.stats.connections);
+        self.connections.insert(ports, connection);
+    }
+
+    /// What to wait for.
+    pub fn sources(&self) -> Vec<Source<'_>> {
+        self.watched().into_iter().map(|(_, source)| source).collect()
+    }
+
+    /// What to wait for, and whose it is: `Ready` with no events yet.
+    fn watched(&self) -> Vec<(Ready, Source<'_>)> {
+        let mut watched = Vec::new();
+        if self.has_room() && self.outbox.takes_data() {
+            watched.push((Ready::Host, self.host.source()));
+        }
+        let greetings = self.greetings.iter().map(Greeting::source);
+        watched.extend(greetings.map(|source| (Ready::Greeting, source)));
+        let (before, behind) =
+            self.connections.iter().partition::<Vec<_>, _>(|(ports, _)| **ports <= self.after);
+        for (ports, connection) in behind.into_iter().chain(before) {
+            let ready = Ready::Connection(*ports, PollFlags::empty());
+            watched.extend(connection.source(&self.outbox).map(|source| (ready, source)));
+        }
+        watched
+    }
+
+    /// Does what sources are ready for.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn wake(&mut self) -> io::Result<()> {
+        for ready in self.ready()? {
+            match ready {
+                Ready::Host => self.greetings.extend(self.host.accept()?),
+                Ready::Greeting => self.greet(),
+                Ready::Connection(ports, events) => self.serve(ports, events),
+            }
+        }
+        self.count();
+        Ok(())
+    }
+
+    fn ready(&mut self) -> io::Result<Vec<Ready>> {
+        let watched = self.watched();
+        let mut fds: Vec<_> =
+            watched.iter().map(|(_, source)| PollFd::new(source.fd, source.events)).collect();
+        match poll(&mut fds, PollTimeout::ZERO) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let events = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let ready = watched.into_iter().zip(events).filter(|(_, events)| !events.is_empty());
+        Ok(ready
+            .map(|((whose, _), events)| match whose {
+                Ready::Connection(ports, _) => Ready::Connection(ports, events),
+                other => other,
+            })
+            .collect())
+    }
+
+    /// Lets programs that have connected say what they want.
+    fn greet(&mut self) {
+        for greeting in std::mem::take(&mut self.greetings) {
+            match greeting.wake() {
+                Greeted::NotYet(greeting) => self.greetings.push(greeting),
+                Greeted::Nothing => tracing::debug!("a program said no CONNECT PORT"),
+                Greeted::Wants(port, socket) => {
+                    let ports = Ports { host: self.free_port(port), guest: port };
+                    let connection = Connection::request(ports, socket, &mut self.outbox);
+                    self.insert(ports, connection);
+                }
+            }
+        }
+    }
+
+    /// A port of the host's that has no connection with this one of the guest's.
+    fn free_port(&mut self, guest: u32) -> u32 {
+        loop {
+            let host = self.next_port;
+            self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_PORT);
+            if !self.connections.contains_key(&Ports { host, guest }) {
+                return host;
+            }
+        }
+    }
+
+    fn serve(&mut self, ports: Ports, events: PollFlags) {
+        let Some(connection) = self.connections.get_mut(&ports) else { return };
+        let bytes = connection.wake(events, &mut self.outbox);
+        self.stats.bytes_read.fetch_add(bytes, Ordering::Relaxed);
+        if connection.is_closed() {
+            self.connections.remove(&ports);
+        }
+        if bytes > 0 {
+            self.after = ports;
+        }
+    }
+
+    fn count(&self) {
+        self.stats.connections_open.store(self.connections.len() as u64, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,112 @@
+//! Packets that wait for a buffer of the guest's.
+//!
+//! Those in the ring cannot be answered without room here, so when there is none they stay there:
+//! a guest that gives no buffers holds up itself (virtio 1.3 section 5.10.6.2).
+
+use std::collections::VecDeque;
+
+use super::header::{HEADER_SIZE, Header};
+
+/// Packets with which no more is taken from the guest.
+const FULL: usize = 256;
+/// Packets with which no more is read from the host's programs.
+const ENOUGH: usize = 32;
+
+/// A packet to the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// What stands in front of the data; its length is that of the data.
+    pub header: Header,
+    /// The data.
+    pub data: Vec<u8>,
+}
+
+/// Packets to the guest, in order.
+#[derive(Debug, Default)]
+pub struct Outbox(VecDeque<Packet>);
+
+impl Outbox {
+    /// Adds a packet.
+    pub fn push(&mut self, packet: Packet) {
+        self.0.push_back(packet);
+    }
+
+    /// Packets waiting.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing more is to be taken from the guest.
+    pub fn is_full(&self) -> bool {
+        self.count() >= FULL
+    }
+
+    /// Whether data is to be read from the host's programs.
+    pub fn takes_data(&self) -> bool {
+        self.count() < ENOUGH
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// The bytes of the next packet for a buffer of `size` bytes: of a packet with more data than fits,
+    /// the front part. `None` if there is no packet, or no room for even a byte of it.
+    pub fn next(&mut self, size: u64, cid: u64) -> Option<Vec<u8>> {
+        let room = usize::try_from(size).unwrap_or(usize::MAX).checked_sub(HEADER_SIZE)?;
+        let first = self.0.front_mut()?;
+        if room == 0 && !first.data.is_empty() {
+            return None;
+        }
+        let behind = first.data.split_off(first.data.len().min(room));
+        let data = std::mem::replace(&mut first.data, behind);
+        let header = Header { length: data.len() as u32, ..first.header };
+        if first.data.is_empty() {
+            self.0.pop_front();
+        }
+        let mut bytes = header.encode(cid).to_vec();
+        bytes.extend_from_slice(&data);
+        Some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::vsock::header::{Operation, Ports, Room};
+
+    fn packet(data: &[u8]) -> Packet {
+        let header = Header {
+            ports: Ports { host: 1, guest: 2 },
+            operation: Some(Operation::Data),
+            length: data.len() as u32,
+            flags: 0,
+            room: Room { buf_alloc: 1, fwd_cnt: 0 },
+        };
+        Packet { header, data: data.to_vec() }
+    }
+
+    #[test]
+    fn a_packet_longer_than_a_buffer_goes_in_parts_that_say_their_own_length() {
+        let mut outbox = Outbox::default();
+        outbox.push(packet(b"abcde"));
+        outbox.push(packet(b"f"));
+        let next = |outbox: &mut Outbox| {
+            let bytes = outbox.next(HEADER_SIZE as u64 + 2, 3)?;
+            assert_eq!(usize::from(bytes[24]), bytes.len() - HEADER_SIZE);
+            Some(bytes[HEADER_SIZE..].to_vec())
+        };
+        let parts: Vec<_> = std::iter::from_fn(|| next(&mut outbox)).collect();
+        assert_eq!(parts, [&b"ab"[..], b"cd", b"e", b"f"]);
+    }
+
+    #[test]
+    fn a_buffer_that_holds_no_data_takes_none() {
+        let mut outbox = Outbox::default();
+        outbox.push(packet(b"a"));
+        assert_eq!(outbox.next(HEADER_SIZE as u64 - 1, 3), None);
+        assert_eq!(outbox.next(HEADER_SIZE as u64, 3), None);
+        assert_eq!(outbox.count(), 1);
+    }
+}

@@ -1,0 +1,62 @@
+//! Unix sockets that this daemon listens on.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Why nobody can be listened for.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// What the kernel said.
+    #[error("cannot listen on {path:?}: {source}")]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Somebody else does.
+    #[error("somebody else listens on {0:?}")]
+    Taken(PathBuf),
+}
+
+/// The file of a socket; removed when dropped.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl SocketFile {
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            tracing::debug!(%error, "socket {:?} not removed", self.0);
+        }
+    }
+}
+
+/// Listens on `path`, which only this daemon's user may connect to.
+///
+/// # Errors
+/// [`ListenError`].
+pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
+    if UnixStream::connect(path).is_ok() {
+        return Err(ListenError::Taken(path.to_owned()));
+    }
+    let failed = |source| ListenError::Listen { path: path.to_owned(), source };
+    // A socket that nobody answers on was left by a daemon that was killed. Any other file stays, and
+    // has the next call fail.
+    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        fs::remove_file(path).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    let file = SocketFile(path.to_owned());
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok((listener, file))
+}

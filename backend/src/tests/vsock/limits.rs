@@ -1,0 +1,163 @@
+//! What a guest must not do, and what it must not get.
+
+use std::io::{Read, Write};
+
+use protocol::status::DEVICE_NEEDS_RESET;
+
+use super::guest::{Packet, RECEIVE, REQUEST, RESET, RESPONSE, Setting, TRANSMIT, read};
+use crate::xen::{Access, DomId};
+
+#[test]
+fn a_guest_that_sends_more_than_there_is_room_for_loses_that_connection_only() {
+    let mut setting = Setting::new();
+    let listener = setting.listen(52);
+    let _program = setting.guest_connects(&listener, 52);
+    let other = setting.listen(53);
+    let mut neighbour = setting.guest_connects(&other, 53);
+    // More than any socket's buffer and the device's together.
+    for _ in 0..64 {
+        setting.send(&Packet::data(52, &[7; 32 << 10]));
+    }
+    while setting.receive().operation != RESET {}
+    setting.send(&Packet::data(53, b"unharmed"));
+    assert_eq!(read(&mut neighbour, 8), b"unharmed");
+    setting.end();
+}
+
+#[test]
+fn packets_that_make_no_sense_harm_nobody_else() {
+    let mut setting = Setting::new();
+    let listener = setting.listen(52);
+    let mut program = setting.guest_connects(&listener, 52);
+    // Data for no connection, another type: a reset. A reset for no connection, and what is not
+    // from this guest or not for the host: nothing.
+    setting.send(&Packet::data(99, b"x"));
+    assert_eq!(setting.expect(RESET).host, 99);
+    let mut seqpacket = Packet::new(REQUEST, 52).bytes();
+    seqpacket[28] = 2;
+    seqpacket[16] = 1;
+    setting.send_bytes(&seqpacket);
+    assert_ne!(setting.expect(RESET).guest, 1000);
+    setting.send(&Packet::new(RESET, 98));
+    let mut forged = Packet::data(52, b"forged").bytes();
+    forged[0] = 9;
+    setting.send_bytes(&forged);
+    let mut elsewhere = Packet::data(52, b"elsewhere").bytes();
+    elsewhere[8] = 9;
+    setting.send_bytes(&elsewhere);
+    setting.send(&Packet::data(52, b"good"));
+    assert_eq!(read(&mut program, 4), b"good");
+    // An operation that is none costs the connection.
+    setting.send(&Packet::new(77, 52));
+    setting.expect(RESET);
+    assert_eq!(program.read(&mut [0]).unwrap(), 0);
+    assert_eq!(setting.driver.status() & DEVICE_NEEDS_RESET, 0);
+    setting.end();
+}
+
+#[test]
+fn a_second_request_for_a_connection_ends_it() {
+    let mut setting = Setting::new();
+    let listener = setting.listen(52);
+    let mut program = setting.guest_connects(&listener, 52);
+    setting.send(&Packet::new(REQUEST, 52));
+    setting.expect(RESET);
+    assert_eq!(program.read(&mut [0]).unwrap(), 0);
+    setting.end();
+}
+
+#[test]
+fn chains_that_hold_no_packet_are_faults_and_a_reset_ends_all_connections() {
+    let cases: [(usize, usize, bool, &str); 5] = [
+        (TRANSMIT, 43, false, "less than a packet's header"),
+        (TRANSMIT, 50, false, "less data than it says"),
+        (TRANSMIT, 64, true, "transmit queue"),
+        (RECEIVE, 64, false, "receive queue"),
+        (RECEIVE, 43, true, "no packet fits"),
+    ];
+    for (queue, length, writable, word) in cases {
+        let mut setting = Setting::new();
+        let listener = setting.listen(52);
+        let mut program = setting.guest_connects(&listener, 52);
+        let mut bytes = Packet::data(52, &[0; 20]).bytes();
+        bytes.truncate(length);
+        setting.driver.use_queue(queue);
+        let buffer = setting.driver.share(&bytes, Access::ReadWrite);
+        setting.driver.submit(&[if writable { buffer.writable() } else { buffer.readable() }]);
+        program.write_all(b"x").unwrap();
+        assert_ne!(setting.driver.wait_config_event() & DEVICE_NEEDS_RESET, 0, "{word}");
+        let why = setting.host.stat(DomId(1)).stats.state.needs_reset.unwrap();
+        assert!(why.contains(word), "{word:?} is not in {why:?}");
+        setting.driver.unshare(&buffer);
+        assert_eq!(setting.driver.set_status(0), 0);
+        assert_ne!(program.read(&mut [0]).ok(), Some(1), "the connection is over");
+        setting.driver.free_rings();
+        setting.driver.start_with(3);
+        setting.guest_connects(&listener, 52);
+        setting.end();
+    }
+}
+
+#[test]
+fn connections_are_limited() {
+    let mut setting = Setting::new();
+    let listener = setting.listen(52);
+    let programs: Vec<_> = (0..128)
+        .map(|guest| {
+            setting.send(&Packet { guest, ..Packet::new(REQUEST, 52) });
+            setting.expect(RESPONSE);
+            listener.accept().unwrap().0
+        })
+        .collect();
+    setting.send(&Packet { guest: 128, ..Packet::new(REQUEST, 52) });
+    setting.expect(RESET);
+    assert_eq!(setting.host.stat(DomId(1)).stats.connections.open, 128);
+    drop(programs);
+    (0..2 * 128).for_each(|_| drop(setting.receive()));
+    setting.guest_connects(&listener, 52);
+    setting.end();
+}
+
+#[test]
+fn a_guest_that_takes_nothing_is_held_up_and_nothing_is_lost() {
+    let mut setting = Setting::new();
+    // Each is answered by a reset, and so many of those may wait.
+    (0..256).for_each(|host| setting.send(&Packet::data(host, b"")));
+    let more: Vec<_> = (256..266)
+        .map(|host| {
+            let bytes = Packet::data(host, b"").bytes();
+            let shared = setting.driver.share(&bytes, Access::ReadOnly);
+            setting.driver.submit(&[shared.readable()]);
+            shared
+        })
+        .collect();
+    for _ in 0..20 {
+        setting.driver.status();
+    }
+    let (ring, guest) = setting.driver.ring();
+    assert_eq!(ring.used_index(guest), 256, "the others stay in the ring");
+    for host in 0..266 {
+        assert_eq!(setting.expect(RESET).host, host);
+    }
+    setting.driver.use_queue(TRANSMIT);
+    for shared in more {
+        setting.driver.wait_used();
+        setting.driver.unshare(&shared);
+    }
+    setting.end();
+}
+
+#[test]
+fn a_socket_that_somebody_listens_on_refuses_the_device() {
+    let setting = Setting::new();
+    setting.host.configure(&format!(
+        "[domain.web1.virtio.1.vsock]\npath = {:?}\ncid = 77",
+        setting.path("")
+    ));
+    let second = setting.host.add("virtio", 1, 1, &[("type", "virtio,device13")]);
+    setting.host.hypervisor.store_wait(&format!("{}/state", second.backend), None);
+    let error = setting.host.error(&second).unwrap();
+    assert!(error.contains("somebody else listens on"), "{error}");
+    setting.host.hypervisor.store_remove(&second.backend);
+    setting.end();
+}
