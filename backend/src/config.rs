@@ -2,6 +2,7 @@
 //!
 //! `xen-virtiod.toml` beside this crate's manifest explains every key to the person who writes one.
 
+mod console;
 mod file;
 mod network;
 mod socket;
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
+pub use self::console::{ConsoleSettings, PortName};
 pub use self::file::{ConfigError, ConfigFile, DEFAULT_PATH};
 use self::network::NetworkDefaults;
 pub use self::network::NetworkSettings;
@@ -54,6 +56,8 @@ pub struct DeviceSettings {
     pub rng: EntropySettings,
     /// For the network device.
     pub net: NetworkSettings,
+    /// For the console device.
+    pub console: ConsoleSettings,
     /// For the socket device.
     pub vsock: SocketSettings,
 }
@@ -125,6 +129,7 @@ impl DeviceSettings {
         let sections = [
             ("rng", self.rng != none.rng, DeviceId::Entropy),
             ("net", self.net != none.net, DeviceId::Network),
+            ("console", self.console != none.console, DeviceId::Console),
             ("vsock", self.vsock != none.vsock, DeviceId::Socket),
         ];
         match sections.into_iter().find(|(_, is_there, of)| *is_there && *of != id) {

@@ -14,6 +14,7 @@ use virtio_bindings::virtio_net::{
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use crate::device::DeviceId;
+use crate::device::console::{VIRTIO_CONSOLE_F_MULTIPORT, VIRTIO_CONSOLE_F_SIZE};
 use crate::device::vsock::VIRTIO_VSOCK_F_STREAM;
 
 /// Bits that mean the same on every device.
@@ -52,6 +53,11 @@ const NETWORK: &[(u32, &str)] = &[
     (VIRTIO_NET_F_MQ, "VIRTIO_NET_F_MQ"),
 ];
 
+const CONSOLE: &[(u32, &str)] = &[
+    (VIRTIO_CONSOLE_F_SIZE, "VIRTIO_CONSOLE_F_SIZE"),
+    (VIRTIO_CONSOLE_F_MULTIPORT, "VIRTIO_CONSOLE_F_MULTIPORT"),
+];
+
 const SOCKET: &[(u32, &str)] = &[(VIRTIO_VSOCK_F_STREAM, "VIRTIO_VSOCK_F_STREAM")];
 
 /// Names of the bits that are set, lowest first; a bit without a name is `bit N`.
@@ -59,8 +65,9 @@ pub fn names(bits: u64, device: DeviceId) -> Vec<String> {
     let own = match device {
         DeviceId::Network => NETWORK,
         DeviceId::Block => BLOCK,
-        // The console offers none of its own; the entropy device has none (virtio 1.3 section 5.4.3).
-        DeviceId::Console | DeviceId::Entropy => &[],
+        DeviceId::Console => CONSOLE,
+        // It has none (virtio 1.3 section 5.4.3).
+        DeviceId::Entropy => &[],
         DeviceId::Socket => SOCKET,
     };
     let name = |bit| {

@@ -60,3 +60,8 @@ pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
     Ok((listener, file))
 }
+
+/// Whether a socket has nothing to say now, and will say when it has.
+pub fn would_wait(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}

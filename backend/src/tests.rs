@@ -16,6 +16,7 @@ mod lifecycle;
 mod messages;
 mod network;
 mod network_options;
+mod ports;
 mod qcow2;
 mod ring;
 mod shortage;

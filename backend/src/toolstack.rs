@@ -1,20 +1,20 @@
 //! What the toolstack wrote for a device, turned into the device.
 
+mod console;
 mod network;
+mod socket;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::bus::DevicePath;
 use crate::bus::Keys;
-use crate::config::{
-    Cid, ConfigError, ConfigFile, DeviceSettings, Misplaced, RateLimit, SocketPath, SocketSettings,
-};
+use crate::config::{ConfigError, ConfigFile, DeviceSettings, Misplaced, RateLimit};
 use crate::device::blk::{AccessMode, Block, Discard, Target, TargetError};
-use crate::device::console::{Console, ConsoleError};
+use crate::device::console::ConsoleError;
 use crate::device::rng::{Entropy, EntropyError};
-use crate::device::vsock::{Host, HostError, Socket};
+use crate::device::vsock::HostError;
 use crate::device::{DeviceId, DeviceMemory, VirtioDevice};
 use crate::host::network::{Network, NetworkError};
 use crate::stats::DeviceStats;
@@ -67,8 +67,16 @@ pub enum DeviceError {
     #[error(transparent)]
     Socket(#[from] HostError),
     /// No file can have the guest's name in its own.
-    #[error("no socket can be named after the guest {0:?}: give `path` in the configuration file")]
+    #[error("no socket can be named after the guest {0:?}: rename it")]
     SocketName(String),
+    /// A directory for sockets.
+    #[error("cannot make the directory {path:?}: {source}")]
+    Directory {
+        /// Its path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A device type that nothing here serves.
     #[error(
         "virtio device type {0:?} is not supported; supported are \"virtio,device1\" (network), \
@@ -100,7 +108,7 @@ pub fn open<S: XenStore, M: DeviceMemory>(
     let settings = settings(keys, path, config, id)?;
     match id {
         DeviceId::Network => Ok(Box::new(network::open(keys, path, settings.net, network, stats)?)),
-        DeviceId::Console => Ok(Box::new(open_console(keys, stats)?)),
+        DeviceId::Console => Ok(Box::new(console::open(keys, path, settings.console, stats)?)),
         DeviceId::Entropy => {
             let rate = settings.rng.rate.and_then(RateLimit::rate);
             tracing::info!(rate = rate.map(tracing::field::display), "entropy device opened");
@@ -108,7 +116,7 @@ pub fn open<S: XenStore, M: DeviceMemory>(
             stats.note("rate", &said);
             Ok(Box::new(Entropy::open(rate, Arc::clone(stats))?))
         }
-        DeviceId::Socket => Ok(Box::new(open_socket(keys, path, settings.vsock, stats)?)),
+        DeviceId::Socket => Ok(Box::new(socket::open(keys, path, settings.vsock, stats)?)),
         // A disk has a line and a class of its own.
         DeviceId::Block => Err(DeviceError::Unsupported(kind)),
     }
@@ -141,50 +149,6 @@ fn device_id(kind: &str) -> Option<DeviceId> {
     [DeviceId::Network, DeviceId::Block, DeviceId::Console, DeviceId::Entropy, DeviceId::Socket]
         .into_iter()
         .find(|id| *id as u32 == number)
-}
-
-/// A console, and the path of its terminal where a person looks for it: the backend's `tty`.
-fn open_console<S: XenStore>(
-    keys: &mut Keys<S>,
-    stats: &Arc<DeviceStats>,
-) -> Result<Console, DeviceError> {
-    let console = Console::open(Arc::clone(stats))?;
-    let tty = console.path().display().to_string();
-    keys.publish("tty", &tty)?;
-    stats.note("tty", &tty);
-    tracing::info!(tty, "console opened");
-    Ok(console)
-}
-
-/// Where a guest's socket is made unless the configuration file says it.
-const SOCKETS: &str = "/run/xen-virtiod/vsock";
-
-/// A socket device; how the two sides reach each other is published.
-fn open_socket<S: XenStore>(
-    keys: &mut Keys<S>,
-    path: &DevicePath,
-    settings: SocketSettings,
-    stats: &Arc<DeviceStats>,
-) -> Result<Socket, DeviceError> {
-    let cid = settings.cid.unwrap_or_else(|| Cid::of_domain(path.guest.0)).number();
-    let socket = match settings.path {
-        Some(SocketPath(socket)) => socket,
-        None => {
-            let guest = keys.guest_name()?.unwrap_or_else(|| format!("domain-{}", path.guest.0));
-            if guest.is_empty() || guest.contains('/') {
-                return Err(DeviceError::SocketName(guest));
-            }
-            Path::new(SOCKETS).join(format!("{guest}-{}.sock", path.number))
-        }
-    };
-    let device = Socket::new(cid, Host::listen(&socket)?, Arc::clone(stats));
-    let socket = device.path().display().to_string();
-    for (key, value) in [("cid", cid.to_string()), ("socket", socket)] {
-        keys.publish(key, &value)?;
-        stats.note(key, &value);
-    }
-    tracing::info!(cid, "socket device opened");
-    Ok(device)
 }
 
 fn open_disk<S: XenStore>(

@@ -134,6 +134,13 @@ mod tests {
         assert_eq!(rate(Some("web1"), 2), limited("1MiB/s"));
         assert_eq!(rate(Some("other"), 0), limited("1MiB/s"));
         assert_eq!(rate(None, 0), limited("1MiB/s"));
+        let console = config.device(Some("web2"), 0, DeviceId::Console).unwrap().console;
+        let ports: Vec<_> = console.ports.0.iter().map(ToString::to_string).collect();
+        assert_eq!(ports, ["org.example.agent", "org.example.log"]);
+        assert_eq!(console.directory.unwrap().0, Path::new("/run/web2"));
+        let socket = config.device(Some("web2"), 1, DeviceId::Socket).unwrap().vsock;
+        assert_eq!(socket.cid.unwrap().number(), 42);
+        assert_eq!(socket.path.unwrap().0, Path::new("/run/web2/vsock"));
     }
 
     #[test]
@@ -207,6 +214,23 @@ mod tests {
             ),
             ("[domain.web1.virtio.00]\n", "1: domain.web1.virtio.00: \"00\" is not the position"),
             ("[domain.web1.disk.0]\n", "1: domain.web1.disk: unknown"),
+            (
+                "[domain.a.virtio.0.console]\nports = [\"agent\", \"a/b\"]",
+                "2: domain.a.virtio.0.console.ports[1]: \"a/b\" is not the name of a port",
+            ),
+            (
+                "[domain.a.virtio.0.console]\nports = [\"x\", \"x\"]",
+                "2: domain.a.virtio.0.console.ports: port \"x\" stands twice",
+            ),
+            (
+                "[domain.a.virtio.0.vsock]\ncid = 2",
+                "2: domain.a.virtio.0.vsock.cid: 2 is no guest's context id",
+            ),
+            (
+                "[domain.a.virtio.0.vsock]\npath = \"here\"",
+                "2: domain.a.virtio.0.vsock.path: \"here\" is not the path of a socket",
+            ),
+            ("[default.vsock]\ncid = 5", "1: default.vsock: unknown"),
             ("domains = 1", "1: domains: unknown"),
             ("default = 1", "1: default: invalid type"),
             ("a = 1\n[default.rng]\nrate = \"x", "3: rate: "),

@@ -1,33 +1,45 @@
-//! The console device (virtio 1.3 section 5.3), with one port: a pseudo-terminal.
+//! The console device (virtio 1.3 section 5.3): a pseudo-terminal, and further ports with names.
 
+mod control;
+mod input;
+mod named;
 mod output;
 mod pty;
+mod size;
+mod terminal;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use nix::poll::PollFlags;
-use tracing::Level;
-
-use self::output::{Notice, Output};
-use self::pty::Pty;
-use super::{DeviceId, DeviceMemory, Fault, Queues, Request, Source, VirtioDevice};
+use self::control::{CONTROL_RECEIVE, CONTROL_TRANSMIT, Control, FromDriver, ToDriver};
+use self::named::{NamedPort, PortQueues};
+use self::pty::Size;
+use self::size::SizeWatch;
+use self::terminal::Terminal;
+use super::{DeviceId, DeviceMemory, Fault, Queues, Source, VirtioDevice};
+use crate::listener::ListenError;
 use crate::stats::DeviceStats;
 
+/// Feature bit: the configuration space has the terminal's size (section 5.3.3).
+pub const VIRTIO_CONSOLE_F_SIZE: u32 = 0;
+/// Feature bit: there is more than one port, and the queues for control messages.
+pub const VIRTIO_CONSOLE_F_MULTIPORT: u32 = 1;
 /// The queue for what is typed (section 5.3.2).
 const RECEIVE: usize = 0;
 /// The queue for what is printed.
 const TRANSMIT: usize = 1;
+/// Queues of a console that has no further port.
+const QUEUES: usize = 2;
+/// The first queue of the first further port; every port has two.
+const NAMED_QUEUES: usize = 4;
 /// Entries in each.
 const QUEUE_SIZE: u16 = 64;
-/// Bytes of the configuration space (section 5.3.4); none of its fields counts without a feature.
+/// Bytes of the configuration space (section 5.3.4): columns, rows, ports, and a field that counts
+/// only with a feature that is not offered.
 const CONFIG_SIZE: usize = 12;
-/// Most bytes that one request may print. Linux prints a page, and user space 64 KiB, at once.
-const MAX_REQUEST_BYTES: u64 = 64 << 10;
-/// Most bytes of what was typed that wait here for a buffer; the others wait in the terminal.
-const INPUT_SIZE: usize = 4096;
+/// The port that is the console proper.
+const TERMINAL: u32 = 0;
 
 /// Why a console cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -38,127 +50,144 @@ pub enum ConsoleError {
     /// The timer.
     #[error("cannot make a timer: {0}")]
     Timer(#[from] nix::Error),
+    /// A port's socket.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
 }
 
 /// A console.
+#[derive(Debug)]
 pub struct Console {
-    pty: Pty,
-    /// What was typed and waits for a buffer.
-    input: Vec<u8>,
-    /// The driver gave no buffer for it; its doorbell tells of the next.
-    starved: bool,
-    output: Output,
-    stats: Arc<DeviceStats>,
+    terminal: Terminal,
+    size: SizeWatch,
+    named: Vec<NamedPort>,
+    control: Control,
+    queue_sizes: Vec<u16>,
+    config: [u8; CONFIG_SIZE],
+    /// The configuration space changed since that was asked last.
+    changed: bool,
+    /// What the driver accepted.
+    features: u64,
 }
 
 impl Console {
-    /// A console on a pseudo-terminal of its own.
+    /// A console on a pseudo-terminal of its own, with further ports: the name and socket of each.
     ///
     /// # Errors
     /// [`ConsoleError`].
-    pub fn open(stats: Arc<DeviceStats>) -> Result<Self, ConsoleError> {
-        let pty = Pty::open().map_err(ConsoleError::Terminal)?;
-        Ok(Self { pty, input: Vec::new(), starved: false, output: Output::new()?, stats })
+    pub fn open(
+        ports: &[(String, PathBuf)],
+        stats: &Arc<DeviceStats>,
+    ) -> Result<Self, ConsoleError> {
+        let named = ports.iter().map(|(name, path)| NamedPort::open(name, path, Arc::clone(stats)));
+        let named = named.collect::<Result<Vec<_>, _>>()?;
+        let queues = if named.is_empty() { QUEUES } else { NAMED_QUEUES + 2 * named.len() };
+        let mut console = Self {
+            terminal: Terminal::open(Arc::clone(stats))?,
+            size: SizeWatch::new()?,
+            named,
+            control: Control::default(),
+            queue_sizes: vec![QUEUE_SIZE; queues],
+            config: [0; CONFIG_SIZE],
+            changed: false,
+            features: 0,
+        };
+        console.write_config();
+        Ok(console)
     }
 
     /// What a terminal program opens.
     pub fn path(&self) -> &Path {
-        self.pty.path()
+        self.terminal.path()
     }
 
-    /// Takes what was typed, unless something taken before still waits.
-    fn take_input(&mut self) -> Result<(), Fault> {
-        if !self.input.is_empty() {
-            return Ok(());
-        }
-        let mut bytes = [0; INPUT_SIZE];
-        let count = self.pty.read(&mut bytes).map_err(terminal_fault)?.unwrap_or(0);
-        self.input.extend_from_slice(bytes.get(..count).unwrap_or(&[]));
-        Ok(())
+    /// The further ports: name and socket of each.
+    pub fn ports(&self) -> impl Iterator<Item = (&str, &Path)> {
+        self.named.iter().map(|port| (port.name(), port.path()))
     }
 
-    /// Gives the driver what was typed: a buffer's worth.
-    fn receive<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
-        self.take_input()?;
-        if self.input.is_empty() {
-            return Ok(());
-        }
-        let (requests, fault) = queues.take(RECEIVE, 1);
-        let Some(request) = requests.first() else {
-            self.starved = true;
-            return fault.map_or_else(|| queues.rest(RECEIVE), Err);
-        };
-        if request.readable.length() > 0 {
-            return Err(wrong(request, "a device-readable buffer in the receive queue"));
-        }
-        let count = request.writable.copy_from(queues.memory(), &self.input)?;
-        self.input.drain(..self.input.len().min(count as usize));
-        DeviceStats::count(&self.stats.reads);
-        self.stats.bytes_read.fetch_add(count.into(), Ordering::Relaxed);
-        queues.give_back(RECEIVE, &[(request.head, count)])?;
-        queues.again(RECEIVE);
-        Ok(())
+    fn write_config(&mut self) {
+        let Size { columns, rows } = self.size.known();
+        let ports = 1 + self.named.len() as u32;
+        let fields: [&[u8]; 3] =
+            [&columns.to_le_bytes(), &rows.to_le_bytes(), &ports.to_le_bytes()];
+        let bytes = fields.into_iter().flatten();
+        self.config.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
     }
 
-    /// Prints: a request, if what was taken before has left. Others wait in the ring.
-    fn transmit<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
-        self.flush()?;
-        if !self.output.is_done() {
-            return Ok(());
-        }
-        let (output, stats) = (&mut self.output, &self.stats);
-        queues.serve_some(TRANSMIT, 1, |request, memory| {
-            let bytes = take_output(request, memory, output)?;
-            DeviceStats::count(&stats.writes);
-            stats.bytes_written.fetch_add(bytes, Ordering::Relaxed);
-            Ok(0)
-        })?;
-        self.flush()
+    fn has(&self, feature: u32) -> bool {
+        self.features & 1 << feature != 0
     }
 
-    fn flush(&mut self) -> Result<(), Fault> {
-        let notice = self.output.flush(&self.pty).map_err(terminal_fault)?;
-        let path = self.pty.path().display();
-        match notice {
-            Some(Notice::NobodyReads) => self.stats.log.line(
-                Level::INFO,
-                format_args!("nobody reads {path}: what finds no room there is dropped"),
-            ),
-            Some(Notice::Lost(bytes)) => self.stats.log.line(
-                Level::INFO,
-                format_args!("{path} is read again; {bytes} byte(s) were dropped"),
-            ),
-            None => {}
+    /// Looks whether the terminal's window changed, and has the driver told.
+    fn look_at_size(&mut self) -> Result<(), Fault> {
+        let size = self.terminal.size()?;
+        let changed = self.size.look(size).map_err(|errno| Fault::Host("timer", errno.into()))?;
+        if let Some(size) = changed {
+            self.write_config();
+            self.changed = true;
+            if self.has(VIRTIO_CONSOLE_F_MULTIPORT) {
+                self.control.tell(TERMINAL, ToDriver::Resize(size));
+            }
         }
         Ok(())
     }
-}
 
-/// Copies what a request prints.
-fn take_output<M: DeviceMemory>(
-    request: &Request,
-    memory: &M,
-    output: &mut Output,
-) -> Result<u64, Fault> {
-    if request.writable.length() > 0 {
-        return Err(wrong(request, "a device-writable buffer in the transmit queue"));
+    /// The port of queue `index`, if it is one of a further port's, with its number among these.
+    fn named_at(&self, index: usize) -> Option<usize> {
+        let position = index.checked_sub(NAMED_QUEUES)? / 2;
+        (position < self.named.len()).then_some(position)
     }
-    let length = request.readable.length();
-    if length > MAX_REQUEST_BYTES {
-        return Err(wrong(request, "more than 64 KiB to print at once"));
+
+    /// Does what the driver's control messages ask for.
+    fn hear(&mut self, message: FromDriver) {
+        match message {
+            FromDriver::DeviceReady => {
+                let ports = 0..=self.named.len() as u32;
+                ports.for_each(|port| self.control.tell(port, ToDriver::PortAdd));
+            }
+            FromDriver::PortReady(TERMINAL) => {
+                self.control.tell(TERMINAL, ToDriver::ConsolePort);
+                self.control.tell(TERMINAL, ToDriver::PortOpen(true));
+                if self.size.known() != Size::default() {
+                    self.control.tell(TERMINAL, ToDriver::Resize(self.size.known()));
+                }
+            }
+            FromDriver::PortReady(number) => {
+                if let Some(port) = named(&mut self.named, number) {
+                    port.set_ready();
+                    self.control.tell(number, ToDriver::PortName(port.name()));
+                }
+            }
+            FromDriver::PortOpen(number, open) => {
+                if let Some(port) = named(&mut self.named, number) {
+                    port.set_guest_open(open);
+                }
+            }
+            FromDriver::Unknown => {}
+        }
     }
-    let mut bytes = vec![0; length as usize];
-    request.readable.copy_to(memory, &mut bytes)?;
-    output.push(&bytes);
-    Ok(length)
+
+    /// Tells the driver of programs that came and went.
+    fn tell_news<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+        for (port, number) in self.named.iter_mut().zip(1..) {
+            if let Some(open) = port.news() {
+                self.control.tell(number, ToDriver::PortOpen(open));
+            }
+        }
+        self.control.send(queues)
+    }
 }
 
-fn wrong(request: &Request, reason: &str) -> Fault {
-    Fault::Chain { head: request.head, reason: reason.to_owned() }
+/// The further port with this number, from 1.
+fn named(ports: &mut [NamedPort], number: u32) -> Option<&mut NamedPort> {
+    ports.get_mut((number as usize).checked_sub(1)?)
 }
 
-fn terminal_fault(error: io::Error) -> Fault {
-    Fault::Host("terminal", error)
+/// The queues of the further port at this position, from 0.
+fn queues_of(position: usize) -> PortQueues {
+    let receive = NAMED_QUEUES + 2 * position;
+    PortQueues { receive, transmit: receive + 1 }
 }
 
 impl<M: DeviceMemory> VirtioDevice<M> for Console {
@@ -171,43 +200,72 @@ impl<M: DeviceMemory> VirtioDevice<M> for Console {
     }
 
     fn features(&self) -> u64 {
-        0
+        let multiport = u64::from(!self.named.is_empty());
+        1 << VIRTIO_CONSOLE_F_SIZE | multiport << VIRTIO_CONSOLE_F_MULTIPORT
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE; 2]
+        &self.queue_sizes
     }
 
     fn config(&self) -> &[u8] {
-        &[0; CONFIG_SIZE]
+        &self.config
     }
 
-    /// What was typed and what was printed stay: neither is the driver's any more.
+    fn start(&mut self, features: u64) -> Result<(), Fault> {
+        self.features = features;
+        Ok(())
+    }
+
+    /// What was typed and what was printed stay: neither is the driver's any more. So do programs.
     fn reset(&mut self) {
-        self.starved = false;
+        self.features = 0;
+        self.terminal.reset();
+        self.control.reset();
+        self.named.iter_mut().for_each(NamedPort::reset);
     }
 
     fn serve(&mut self, index: usize, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
-        if index == RECEIVE {
-            self.starved = false;
-            return self.receive(queues);
+        match index {
+            RECEIVE => self.terminal.feed(queues)?,
+            TRANSMIT => self.terminal.transmit(queues)?,
+            CONTROL_RECEIVE => self.control.feed(queues)?,
+            CONTROL_TRANSMIT => {
+                let heard = self.control.receive(queues)?;
+                heard.into_iter().for_each(|message| self.hear(message));
+            }
+            _ => {
+                let Some(position) = self.named_at(index) else { return Ok(()) };
+                let Some(port) = self.named.get_mut(position) else { return Ok(()) };
+                let at = queues_of(position);
+                if index == at.receive {
+                    port.feed(at, queues)?;
+                } else {
+                    port.transmit(at, queues)?;
+                }
+            }
         }
-        self.transmit(queues)
+        self.tell_news(queues)
     }
 
     fn sources(&self) -> Vec<Source<'_>> {
-        let mut events = PollFlags::empty();
-        events.set(PollFlags::POLLIN, !self.starved);
-        events.set(PollFlags::POLLOUT, !self.output.is_done());
-        // A descriptor is ready for a hang-up even if nothing is asked of it.
-        let pty = (!events.is_empty()).then(|| self.pty.source(events));
-        pty.into_iter().chain([self.output.source()]).collect()
+        let size = self.has(VIRTIO_CONSOLE_F_SIZE).then(|| self.size.source());
+        let named = self.named.iter().filter_map(NamedPort::source);
+        self.terminal.sources().chain(size).chain(named).collect()
     }
 
     fn wake(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
-        if !self.starved {
-            self.receive(queues)?;
+        if self.has(VIRTIO_CONSOLE_F_SIZE) {
+            self.look_at_size()?;
         }
-        self.transmit(queues)
+        self.terminal.wake(queues)?;
+        for (position, port) in self.named.iter_mut().enumerate() {
+            port.wake(queues_of(position), queues)?;
+        }
+        self.tell_news(queues)
+    }
+
+    fn take_config_change(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 }

@@ -18,7 +18,7 @@ const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 
 /// A console whose driver is ready.
-fn console() -> (Host, Ends, Driver) {
+pub(super) fn console() -> (Host, Ends, Driver) {
     let host = Host::start();
     let ends = host.add("virtio", 1, 0, &[("type", "virtio,device3")]);
     let mut driver = host.connect(&ends);
@@ -27,7 +27,7 @@ fn console() -> (Host, Ends, Driver) {
 }
 
 /// The terminal, as a person's program opens it.
-fn terminal(host: &Host, ends: &Ends) -> File {
+pub(super) fn terminal(host: &Host, ends: &Ends) -> File {
     let path = host.hypervisor.store_read(&format!("{}/tty", ends.backend)).unwrap();
     let flags = (OFlag::O_NOCTTY | OFlag::O_NONBLOCK).bits();
     OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).unwrap()
@@ -74,11 +74,11 @@ fn read(terminal: &mut File, count: usize) -> Vec<u8> {
 }
 
 /// Bytes of which each place is told from its neighbours'.
-fn pattern(length: usize) -> Vec<u8> {
+pub(super) fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|place| (place * 7 + place / 256) as u8).collect()
 }
 
-fn end(host: Host, ends: &Ends, driver: Driver) {
+pub(super) fn end(host: Host, ends: &Ends, driver: Driver) {
     driver.close();
     host.remove(ends);
     host.finish();

@@ -12,8 +12,18 @@ use nix::poll::PollFlags;
 use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd;
+use rustix::termios::tcgetwinsize;
 
 use crate::device::Source;
+
+/// A window's size in characters; zeros if it is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Characters in a row.
+    pub columns: u16,
+    /// Rows.
+    pub rows: u16,
+}
 
 /// A pseudo-terminal that moves bytes as they are.
 #[derive(Debug)]
@@ -48,6 +58,12 @@ impl Pty {
     /// What a terminal program opens.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The size that the other side was given: by a terminal program, or by `stty`.
+    pub(super) fn size(&self) -> io::Result<Size> {
+        let size = tcgetwinsize(&self.ours)?;
+        Ok(Size { columns: size.ws_col, rows: size.ws_row })
     }
 
     /// Takes what was typed, as far as it fits; `None` if nothing was.

@@ -1,7 +1,7 @@
 //! One connection: a stream between a port of the guest's and a Unix socket.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -13,6 +13,7 @@ use super::header::{Header, Operation, Ports, Room, Shutdown};
 use super::outbox::{Outbox, Packet};
 use super::stage::{Answer, Happening, Stage};
 use crate::device::Source;
+use crate::listener::would_wait;
 
 /// Most bytes that are read from a program at once.
 const CHUNK: usize = 16 << 10;
@@ -223,9 +224,4 @@ impl Connection {
         let room = self.window.tell();
         Header { ports: self.ports, operation: Some(operation), length: 0, flags, room }
     }
-}
-
-/// Whether a socket has nothing to say now, and will say when it has.
-pub fn would_wait(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -5,18 +5,15 @@
 //! connects to PATH and says `CONNECT 52`; who wants to be reached at the host's port 52 listens on
 //! `PATH_52`.
 
-use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use super::connection::would_wait;
 use crate::device::Source;
-use crate::listener::{ListenError, SocketFile, listen};
+use crate::listener::{ListenError, SocketFile, listen, would_wait};
 
 /// Longest line that a program may say: the word, a port and the end of the line.
 const LINE_SIZE: usize = "CONNECT 4294967295\n".len();
@@ -24,14 +21,6 @@ const LINE_SIZE: usize = "CONNECT 4294967295\n".len();
 /// Why there is no socket for a guest.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// The directory.
-    #[error("cannot make the directory {path:?}: {source}")]
-    Directory {
-        /// Its path.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
     /// The socket.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -48,15 +37,11 @@ pub struct Host {
 }
 
 impl Host {
-    /// Listens on `path`. Makes its directory if that is missing, for this daemon's user alone.
+    /// Listens on `path`.
     ///
     /// # Errors
     /// [`HostError`].
     pub fn listen(path: &Path) -> Result<Self, HostError> {
-        if let Some(directory) = path.parent() {
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-            made.map_err(|source| HostError::Directory { path: directory.to_owned(), source })?;
-        }
         let (listener, file) = listen(path)?;
         let waitless = listener.set_nonblocking(true);
         waitless.map_err(|source| HostError::Mode(path.to_owned(), source))?;

@@ -1,0 +1,248 @@
+//! The console's window, and its further ports with names.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
+
+use protocol::message::{Request, Response};
+use rustix::termios::{Winsize, tcsetwinsize};
+use tempfile::TempDir;
+
+use super::console::{console, end, pattern, terminal};
+use super::driver::Driver;
+use super::host::{Ends, Host};
+use crate::xen::Access;
+
+/// One control message of the driver's, or the device's: port, event, value and what follows.
+type Message = (u32, u16, u16, Vec<u8>);
+
+const CONTROL_RECEIVE: usize = 2;
+const CONTROL_TRANSMIT: usize = 3;
+const READY: u16 = 0;
+const ADD: u16 = 1;
+const PORT_READY: u16 = 3;
+const CONSOLE_PORT: u16 = 4;
+const RESIZE: u16 = 5;
+const OPEN: u16 = 6;
+const NAME: u16 = 7;
+
+fn say(driver: &mut Driver, port: u32, event: u16, value: u16) {
+    driver.use_queue(CONTROL_TRANSMIT);
+    let mut bytes = port.to_le_bytes().to_vec();
+    bytes.extend(event.to_le_bytes().into_iter().chain(value.to_le_bytes()));
+    let message = driver.share(&bytes, Access::ReadOnly);
+    driver.submit(&[message.readable()]);
+    driver.wait_used();
+    driver.unshare(&message);
+}
+
+fn hear(driver: &mut Driver) -> Message {
+    driver.use_queue(CONTROL_RECEIVE);
+    let room = driver.share(&[0; 4096], Access::ReadWrite);
+    driver.submit(&[room.writable()]);
+    let (_, written) = driver.wait_used();
+    let bytes = driver.unshare(&room)[..written as usize].to_vec();
+    let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+    (u32::from(half(0)), half(4), half(6), bytes[8..].to_vec())
+}
+
+/// A console with ports "agent" and "log", of which the driver knows.
+fn ports(directory: &TempDir) -> (Host, Ends, Driver) {
+    let host = Host::start();
+    host.hypervisor.store_write("/local/domain/1/name", "web1");
+    host.configure(&format!(
+        "[domain.web1.virtio.0.console]\nports = [\"agent\", \"log\"]\ndirectory = {:?}",
+        directory.path()
+    ));
+    let ends = host.add("virtio", 1, 0, &[("type", "virtio,device3")]);
+    let mut driver = host.connect(&ends);
+    driver.start_with(8);
+    say(&mut driver, 0, READY, 1);
+    assert_eq!([(); 3].map(|()| hear(&mut driver)), [0, 1, 2].map(|port| (port, ADD, 1, vec![])));
+    (host, ends, driver)
+}
+
+/// Columns, rows and ports, as the configuration space has them.
+fn config(driver: &mut Driver) -> (u16, u16, u32) {
+    driver.ask(Request::GetConfig { offset: 0, size: 8 }, |answer| match answer {
+        Response::GetConfig(config) => {
+            let half = |at: usize| u16::from_le_bytes([config.data[at], config.data[at + 1]]);
+            (half(0), half(2), u32::from(half(4)))
+        }
+        other => panic!("{other:?}"),
+    })
+}
+
+fn resize(terminal: &File, columns: u16, rows: u16) {
+    let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(terminal, size).unwrap();
+}
+
+#[test]
+fn a_window_that_changes_is_announced() {
+    let (host, ends, mut driver) = console();
+    assert_eq!(config(&mut driver), (0, 0, 1), "not known yet");
+    let terminal = terminal(&host, &ends);
+    for (columns, rows) in [(80, 25), (132, 50)] {
+        resize(&terminal, columns, rows);
+        driver.wait_config_event();
+        assert_eq!(config(&mut driver), (columns, rows, 1));
+    }
+    end(host, &ends, driver);
+}
+
+#[test]
+fn the_driver_hears_of_the_ports_their_names_and_the_consoles_size() {
+    let directory = TempDir::new().unwrap();
+    let (host, ends, mut driver) = ports(&directory);
+    assert_eq!(config(&mut driver), (0, 0, 3));
+    say(&mut driver, 0, PORT_READY, 1);
+    assert_eq!(hear(&mut driver), (0, CONSOLE_PORT, 1, vec![]));
+    assert_eq!(hear(&mut driver), (0, OPEN, 1, vec![]));
+    resize(&terminal(&host, &ends), 132, 50);
+    assert_eq!(hear(&mut driver), (0, RESIZE, 0, vec![50, 0, 132, 0]));
+    // After a reset the driver starts from nothing, and hears of the size at once.
+    driver.set_status(0);
+    driver.free_rings();
+    driver.start_with(8);
+    say(&mut driver, 0, PORT_READY, 1);
+    let heard = [(); 3].map(|()| hear(&mut driver));
+    assert_eq!(heard[2], (0, RESIZE, 0, vec![50, 0, 132, 0]));
+    say(&mut driver, 2, PORT_READY, 1);
+    assert_eq!(hear(&mut driver), (2, NAME, 1, b"log".to_vec()));
+    // What there is no port for, and what means nothing, is ignored.
+    say(&mut driver, 77, PORT_READY, 1);
+    say(&mut driver, 77, OPEN, 1);
+    say(&mut driver, 1, 99, 1);
+    say(&mut driver, 1, PORT_READY, 1);
+    assert_eq!(hear(&mut driver), (1, NAME, 1, b"agent".to_vec()));
+    end(host, &ends, driver);
+}
+
+#[test]
+fn a_named_port_is_a_socket_and_each_side_hears_of_the_other() {
+    let directory = TempDir::new().unwrap();
+    let (host, ends, mut driver) = ports(&directory);
+    let socket = directory.path().join("web1-0-log.sock");
+    let key = |key: &str| host.hypervisor.store_read(&format!("{}/{key}", ends.backend)).unwrap();
+    assert_eq!(
+        (key("port/2/name"), key("port/2/socket")),
+        ("log".into(), socket.display().to_string())
+    );
+    // The program is there before the guest, and what it says waits for an application.
+    let mut program = UnixStream::connect(&socket).unwrap();
+    program.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    program.write_all(b"early").unwrap();
+    say(&mut driver, 2, PORT_READY, 1);
+    assert_eq!(hear(&mut driver), (2, NAME, 1, b"log".to_vec()));
+    assert_eq!(hear(&mut driver), (2, OPEN, 1, vec![]));
+    let (receive, transmit) = (8 - 2, 8 - 1);
+    driver.use_queue(receive);
+    let room = driver.share(&[0; 64], Access::ReadWrite);
+    driver.submit(&[room.writable()]);
+    say(&mut driver, 2, OPEN, 1);
+    driver.use_queue(receive);
+    let (_, written) = driver.wait_used();
+    assert_eq!(&driver.unshare(&room)[..written as usize], b"early");
+    // The guest's words, more than a socket holds: the program reads late, and nothing is lost.
+    let all = pattern(1 << 20);
+    let expected = all.clone();
+    let mut reading = program.try_clone().unwrap();
+    let reader = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(1500));
+        let mut got = vec![0; expected.len()];
+        reading.read_exact(&mut got).unwrap();
+        assert!(got == expected, "all bytes in order");
+    });
+    for chunk in all.chunks(32 << 10) {
+        driver.use_queue(transmit);
+        let text = driver.share(chunk, Access::ReadOnly);
+        driver.submit(&[text.readable()]);
+        driver.wait_used();
+        driver.unshare(&text);
+    }
+    reader.join().unwrap();
+    // A program that says nothing more may still listen.
+    program.write_all(b"bye").unwrap();
+    program.shutdown(Shutdown::Write).unwrap();
+    driver.use_queue(receive);
+    let room = driver.share(&[0; 64], Access::ReadWrite);
+    driver.submit(&[room.writable()]);
+    driver.wait_used();
+    assert_eq!(&driver.unshare(&room)[..3], b"bye");
+    driver.use_queue(transmit);
+    let text = driver.share(b"still here", Access::ReadOnly);
+    driver.submit(&[text.readable()]);
+    driver.wait_used();
+    driver.unshare(&text);
+    let mut last = [0; 10];
+    program.read_exact(&mut last).unwrap();
+    assert_eq!(&last, b"still here");
+    drop(program);
+    assert_eq!(hear(&mut driver), (2, OPEN, 0, vec![]));
+    // One that leaves: the guest hears of it after its last words. Another may come.
+    let mut program = UnixStream::connect(&socket).unwrap();
+    assert_eq!(hear(&mut driver), (2, OPEN, 1, vec![]));
+    program.write_all(b"bye").unwrap();
+    drop(program);
+    driver.use_queue(CONTROL_RECEIVE);
+    let news = driver.share(&[0; 64], Access::ReadWrite);
+    driver.submit(&[news.writable()]);
+    let (ring, guest) = driver.ring();
+    let heard = ring.used_index(guest);
+    for _ in 0..20 {
+        driver.status();
+    }
+    let (ring, guest) = driver.ring();
+    assert_eq!(ring.used_index(guest), heard, "not before its last words");
+    driver.use_queue(receive);
+    let room = driver.share(&[0; 64], Access::ReadWrite);
+    driver.submit(&[room.writable()]);
+    driver.wait_used();
+    assert_eq!(&driver.unshare(&room)[..3], b"bye");
+    driver.use_queue(CONTROL_RECEIVE);
+    driver.wait_used();
+    assert_eq!(driver.unshare(&news)[..8], [2, 0, 0, 0, OPEN as u8, 0, 0, 0]);
+    let _next = UnixStream::connect(&socket).unwrap();
+    assert_eq!(hear(&mut driver), (2, OPEN, 1, vec![]));
+    end(host, &ends, driver);
+}
+
+#[test]
+fn a_program_that_leaves_while_the_guests_end_is_closed_is_noticed() {
+    let directory = TempDir::new().unwrap();
+    let (host, ends, mut driver) = ports(&directory);
+    say(&mut driver, 1, PORT_READY, 1);
+    hear(&mut driver);
+    let mut program = UnixStream::connect(directory.path().join("web1-0-agent.sock")).unwrap();
+    assert_eq!(hear(&mut driver), (1, OPEN, 1, vec![]));
+    program.write_all(b"nobody hears this").unwrap();
+    drop(program);
+    assert_eq!(hear(&mut driver), (1, OPEN, 0, vec![]));
+    end(host, &ends, driver);
+}
+
+#[test]
+fn a_driver_that_takes_no_control_messages_is_held_up() {
+    let directory = TempDir::new().unwrap();
+    let (host, ends, mut driver) = ports(&directory);
+    // Each is answered by a name.
+    (0..64).for_each(|_| say(&mut driver, 1, PORT_READY, 1));
+    driver.use_queue(CONTROL_TRANSMIT);
+    let bytes = [1, 0, 0, 0, 3, 0, 1, 0];
+    let message = driver.share(&bytes, Access::ReadOnly);
+    driver.submit(&[message.readable()]);
+    for _ in 0..20 {
+        driver.status();
+    }
+    let (ring, guest) = driver.ring();
+    assert_eq!(ring.used_index(guest), 1 + 64, "the last stays in the ring");
+    (0..65).for_each(|_| assert_eq!(hear(&mut driver).1, NAME));
+    driver.use_queue(CONTROL_TRANSMIT);
+    driver.wait_used();
+    driver.unshare(&message);
+    end(host, &ends, driver);
+}
