@@ -1,0 +1,50 @@
+# random DEVICE BYTES: reads two blocks of one entropy device, which must differ and not be zeros.
+random() {
+    echo "$1" >/sys/class/misc/hw_random/rng_current
+    [ "$(cat /sys/class/misc/hw_random/rng_current)" = "$1" ]
+    for block in 1 2; do
+        head -c "$2" /dev/hwrng >/tmp/block$block
+        # One byte in 256 is zero by chance.
+        [ "$(tr -d '\0' </tmp/block$block | wc -c)" -gt $(($2 * 9 / 10)) ]
+    done
+    ! cmp -s /tmp/block1 /tmp/block2
+}
+
+wait_for "the console /dev/hvc1" 20 test -c /dev/hvc1
+exec 3<>/dev/hvc1
+stty raw -echo <&3
+echo "lab: console"
+head -c 65536 <&3 >/tmp/typed
+cat /tmp/typed >&3
+
+wait_for "the console's size" 20 sh -c '[ "$(stty size <&3)" = "40 100" ]'
+echo "lab: size $(stty size <&3)"
+
+port=$(grep -lx org.example.agent /sys/class/virtio-ports/*/name)
+port=${port%/name}
+exec 4<>"/dev/${port##*/}"
+head -c $((2 << 20)) /dev/urandom >/tmp/heard
+cat /tmp/heard >&4 &
+head -c $((2 << 20)) <&4 >/tmp/told
+wait $!
+echo "lab: told $(sha256sum </tmp/told)"
+echo "lab: heard $(sha256sum </tmp/heard)"
+echo "lab: agent"
+exec 4>&-
+
+head -c $((4 << 20)) /dev/urandom >/tmp/up
+load vmw_vsock_virtio_transport
+probe vsock-listen 1000 </tmp/up >/tmp/down-1
+probe vsock-connect 2 2000 </tmp/up >/tmp/down-2
+! probe vsock-connect 2 2001 </dev/null 2>/tmp/refused
+grep -q 'cannot connect to 2:2001' /tmp/refused
+echo "lab: up $(sha256sum </tmp/up)"
+echo "lab: down-1 $(sha256sum </tmp/down-1)"
+echo "lab: down-2 $(sha256sum </tmp/down-2)"
+echo "lab: streams"
+
+load virtio-rng
+wait_for "/dev/hwrng" 20 test -c /dev/hwrng
+random virtio_rng.1 8192
+random virtio_rng.0 2048
+echo "lab: entropy"
