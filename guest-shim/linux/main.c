@@ -225,8 +225,9 @@ static void close(struct xvm_device *xvm)
 }
 
 /*
- * SHIM_FINISH: a start that failed is undone; a guest that shuts down is told
- * that the backend is done, and nothing else is worth the time.
+ * SHIM_FINISH: a start that failed is undone, a device that was refused given
+ * up, which ends the wait of a guest that boots; a guest that shuts down is
+ * told that the backend is done, and nothing else is worth the time.
  */
 static void finish(struct xvm_device *xvm)
 {

@@ -13,17 +13,20 @@ pub enum Action {
     Connect,
     /// Stop the driver, end all grants, go to Closed [2.7].
     Close,
-    /// Go to Closed: someone else has written Closing and stops the driver, and the backend is done.
+    /// Go to Closed: someone else has written Closing and stops the driver, and the backend is done; or
+    /// the device was refused.
     Finish,
 }
 
 /// Looks the two states up.
 ///
 /// A frontend that has offered nothing yet waits for the backend in any state: after a restart the
-/// backend may still be closing the earlier connection [2.9].
+/// backend may still be closing the earlier connection [2.9]. Without a state it has refused the
+/// device [2.6], and a guest that boots must not wait for that.
 pub const fn next(own: XenbusState, backend: XenbusState) -> Action {
     match (own, backend) {
         (Initialising, InitWait) => Action::Offer,
+        (Initialising, Unknown) => Action::Finish,
         (Initialised, Connected) => Action::Connect,
         (Initialised, Closing | Closed | Unknown) => Action::Close,
         (Connected, Connected) => Action::Nothing,
@@ -82,9 +85,14 @@ mod tests {
 
     #[test]
     fn spec_2_9_a_restarted_frontend_waits_while_the_backend_closes() {
-        for backend in [Connected, Closing, Closed, Initialising, Unknown] {
+        for backend in [Connected, Closing, Closed, Initialising] {
             assert_eq!(next(Initialising, backend), Action::Nothing);
         }
+    }
+
+    #[test]
+    fn spec_2_6_a_device_that_was_refused_is_not_waited_for() {
+        assert_eq!(next(Initialising, Unknown), Action::Finish);
     }
 
     #[test]
