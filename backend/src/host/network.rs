@@ -73,8 +73,8 @@ pub enum NetworkError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The set-up.
-    #[error("cannot set up the network interface {name}: {source}")]
+    /// The kernel does not tell of an interface, or does not set it up.
+    #[error("cannot look at or set up the network interface {name}: {source}")]
     SetUp {
         /// Its name.
         name: InterfaceName,
@@ -100,7 +100,7 @@ impl Network for HostNetwork {
     fn attach(&self, Request { name, bridge, pairs }: Request) -> Result<Attached, NetworkError> {
         let failed = |source| NetworkError::SetUp { name: name.clone(), source };
         let links = Links::open().map_err(failed)?;
-        let found = find_bridge(&links, bridge).map_err(failed)??;
+        let found = find_bridge(&links, bridge)?;
         if links.find(&name).map_err(failed)?.is_some() {
             return Err(NetworkError::Taken(name));
         }
@@ -121,20 +121,18 @@ impl Network for HostNetwork {
     }
 }
 
-/// The bridge that is meant, and how its ports are set up.
+/// The bridge that is meant, if one is, and how its ports are set up.
 fn find_bridge(
     links: &Links,
     wanted: Bridge,
-) -> io::Result<Result<Option<(InterfaceName, LinkSetup)>, NetworkError>> {
+) -> Result<Option<(InterfaceName, LinkSetup)>, NetworkError> {
     let (name, required) = match wanted {
-        Bridge::Alone => return Ok(Ok(None)),
+        Bridge::Alone => return Ok(None),
         Bridge::Named(name) => (name, true),
-        Bridge::Usual => match USUAL_BRIDGE.parse() {
-            Ok(name) => (name, false),
-            Err(error) => return Ok(Err(NetworkError::Name(error))),
-        },
+        Bridge::Usual => (USUAL_BRIDGE.parse()?, false),
     };
-    Ok(match links.find(&name)? {
+    let found = links.find(&name);
+    match found.map_err(|source| NetworkError::SetUp { name: name.clone(), source })? {
         Some(link) if link.is_bridge => {
             let setup = LinkSetup { bridge: link.index, mtu: link.mtu, address: PORT_ADDRESS };
             Ok(Some((name, setup)))
@@ -142,7 +140,7 @@ fn find_bridge(
         Some(_) => Err(NetworkError::NotABridge(name)),
         None if required => Err(NetworkError::NoBridge(name)),
         None => Ok(None),
-    })
+    }
 }
 
 /// A TAP interface that is looked after.
