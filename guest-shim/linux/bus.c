@@ -8,7 +8,9 @@
 #include <linux/interrupt.h>
 #include <linux/jiffies.h>
 #include <linux/slab.h>
+#include <xen/interface/event_channel.h>
 #include <xen/page.h>
+#include <asm/xen/hypercall.h>
 
 #include "virtio_msg_xen.h"
 
@@ -206,11 +208,15 @@ static int open_page(struct xvm_device *xvm)
 	int ref;
 
 	bus->page = (void *)get_zeroed_page(GFP_KERNEL);
-	if (!bus->page)
+	if (!bus->page) {
+		xenbus_dev_fatal(xvm->xdev, -ENOMEM, "no message page");
 		return -ENOMEM;
+	}
 	ref = gnttab_grant_foreign_access(xvm->xdev->otherend_id,
 					  virt_to_gfn(bus->page), 0);
 	if (ref < 0) {
+		xenbus_dev_fatal(xvm->xdev, ref,
+				 "no grant reference is free for the message page");
 		free_page((unsigned long)bus->page);
 		bus->page = NULL;
 		return ref;
@@ -234,17 +240,38 @@ static void close_page(struct xvm_device *xvm)
 	bus->page = NULL;
 }
 
+/*
+ * As xenbus_alloc_evtchn(), which closes the device when no event channel is
+ * left. A queue can do without.
+ */
+int xvm_alloc_evtchn(struct xvm_device *xvm, evtchn_port_t *port)
+{
+	struct evtchn_alloc_unbound alloc = {
+		.dom = DOMID_SELF,
+		.remote_dom = xvm->xdev->otherend_id,
+	};
+	int err = HYPERVISOR_event_channel_op(EVTCHNOP_alloc_unbound, &alloc);
+
+	if (!err)
+		*port = alloc.port;
+	return err;
+}
+
 static int open_channel(struct xvm_device *xvm)
 {
 	struct xvm_bus *bus = &xvm->bus;
 	int ret;
 
-	ret = xenbus_alloc_evtchn(xvm->xdev, &bus->port);
-	if (ret)
+	ret = xvm_alloc_evtchn(xvm, &bus->port);
+	if (ret) {
+		xenbus_dev_fatal(xvm->xdev, ret,
+				 "no event channel is free for messages");
 		return ret;
+	}
 	ret = bind_evtchn_to_irqhandler_lateeoi(bus->port, bus_interrupt, 0,
 						dev_name(&xvm->xdev->dev), xvm);
 	if (ret < 0) {
+		xenbus_dev_fatal(xvm->xdev, ret, "no interrupt for messages");
 		xenbus_free_evtchn(xvm->xdev, bus->port);
 		return ret;
 	}
@@ -252,15 +279,17 @@ static int open_channel(struct xvm_device *xvm)
 	return 0;
 }
 
-/* Makes what the frontend offers [2.4]. */
+/* Makes what the frontend offers [2.4], or says why it cannot. */
 int xvm_bus_open(struct xvm_device *xvm, u32 max_message_size)
 {
 	struct xvm_bus *bus = &xvm->bus;
 	int err;
 
 	bus->transport = kzalloc(shim_transport_size(), GFP_KERNEL);
-	if (!bus->transport)
+	if (!bus->transport) {
+		xenbus_dev_fatal(xvm->xdev, -ENOMEM, "no transport");
 		return -ENOMEM;
+	}
 	shim_transport_init(bus->transport, max_message_size);
 	bus->max_config = shim_max_config_bytes(bus->transport);
 	bus->broken = false;

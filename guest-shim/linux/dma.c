@@ -48,7 +48,7 @@ static dma_addr_t xvm_grant(struct xvm_device *xvm, phys_addr_t phys,
 		return DMA_MAPPING_ERROR;
 	if (gnttab_alloc_grant_reference_seq(plan.pages, &first)) {
 		dev_warn_ratelimited(&xvm->xdev->dev,
-				     "no %u grant references are free\n",
+				     "no %u grant references in a row are free\n",
 				     plan.pages);
 		return DMA_MAPPING_ERROR;
 	}

@@ -8,6 +8,7 @@
  * but for the first of them, which begin() explains.
  */
 #include <linux/dma-mapping.h>
+#include <linux/minmax.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/sysfs.h>
@@ -17,6 +18,9 @@
 
 /* How long an unbind waits for the backend to let go of the message page. */
 #define CLOSE_TIMEOUT (5 * HZ)
+
+/* Bytes of a backend's own words that are shown. */
+#define LONGEST_REPORT 200u
 
 static struct workqueue_struct *xvm_workqueue;
 
@@ -65,25 +69,31 @@ static int write_keys(struct xvm_device *xvm)
 	return err;
 }
 
-/* SHIM_OFFER: show the backend the message page. */
-static void offer(struct xvm_device *xvm)
+static int show_page(struct xvm_device *xvm)
 {
 	int size, err;
 
+	size = read_keys(xvm);
+	if (size < 0)
+		return size;
+	err = xvm_bus_open(xvm, size);
+	if (err)
+		return err;
+	err = write_keys(xvm);
+	if (err)
+		return err;
+	return xenbus_switch_state(xvm->xdev, XenbusStateInitialised);
+}
+
+/* SHIM_OFFER: show the backend the message page. */
+static void offer(struct xvm_device *xvm)
+{
 	/* After a resume, the connection that was given up is still there. */
 	if (xvm->bus.irq)
 		return;
-	size = read_keys(xvm);
-	if (size < 0)
-		return;
-	err = xvm_bus_open(xvm, size);
-	if (err) {
-		xenbus_dev_fatal(xvm->xdev, err, "setting the message page up");
-		return;
-	}
-	if (write_keys(xvm))
-		return;
-	xenbus_switch_state(xvm->xdev, XenbusStateInitialised);
+	/* Those behind it need not wait for a device that cannot start. */
+	if (show_page(xvm))
+		xvm_turn_leave(xvm);
 }
 
 static void release_virtio(struct device *dev)
@@ -216,9 +226,24 @@ static void release(struct xvm_device *xvm)
 	xvm_dma_close(xvm);
 }
 
+/* What a backend that left says of it [2.6]. */
+static void report(const struct xenbus_device *xdev)
+{
+	unsigned int length;
+	char *text = xenbus_read(XBT_NIL, xdev->otherend, "error", &length);
+
+	if (IS_ERR(text))
+		return;
+	/* Escaped and cut: it is the backend's text. */
+	dev_err(&xdev->dev, "the backend says: %*pE\n",
+		(int)min(length, LONGEST_REPORT), text);
+	kfree(text);
+}
+
 /* SHIM_CLOSE: the backend has left. */
 static void close(struct xvm_device *xvm)
 {
+	report(xvm->xdev);
 	if (stop_virtio(xvm))
 		release(xvm);
 	xenbus_frontend_closed(xvm->xdev);
@@ -283,14 +308,9 @@ static void begin(struct xvm_device *xvm, enum xenbus_state backend)
 		offer(xvm);
 }
 
-/*
- * A watch of our own: xenbus' own one does not tell drivers of a guest that
- * shuts down, nor of a device that is being removed.
- */
-static void backend_changed(struct xenbus_watch *watch, const char *path,
-			    const char *token)
+/* In a watch: the backend's state may have changed. */
+void xvm_backend_changed(struct xvm_device *xvm)
 {
-	struct xvm_device *xvm = container_of(watch, struct xvm_device, watch);
 	enum xenbus_state state = backend_state(xvm->xdev);
 
 	WRITE_ONCE(xvm->backend, state);
@@ -347,9 +367,9 @@ static int xvm_probe(struct xenbus_device *xdev,
 	dev_set_drvdata(&xdev->dev, xvm);
 	xvm_turn_enter(xvm);
 
-	err = xenbus_watch_pathfmt(xdev, &xvm->watch, NULL, backend_changed,
-				   "%s/state", xdev->otherend);
+	err = xvm_watch_enter(xvm);
 	if (err) {
+		xenbus_dev_fatal(xdev, err, "watching %s", xdev->otherend);
 		xvm_turn_leave(xvm);
 		dev_set_drvdata(&xdev->dev, NULL);
 		kfree(xvm);
@@ -370,12 +390,18 @@ static void xvm_remove(struct xenbus_device *xdev)
 	stopped = stop_virtio(xvm);
 	if (stopped)
 		close_first(xvm);
-	unregister_xenbus_watch(&xvm->watch);
-	kfree(xvm->watch.node);
+	xvm_watch_leave(xvm);
 	if (!stopped)
 		return;
 	release(xvm);
 	kfree(xvm);
+}
+
+/* xenbus' own watch, with its first event after the probe. */
+static void xvm_otherend_changed(struct xenbus_device *xdev,
+				 enum xenbus_state state)
+{
+	xvm_backend_changed(dev_get_drvdata(&xdev->dev));
 }
 
 /* For a boot that waits for its disks. */
@@ -439,6 +465,7 @@ static struct xenbus_driver xvm_driver = {
 	.probe = xvm_probe,
 	.remove = xvm_remove,
 	.resume = xvm_resume,
+	.otherend_changed = xvm_otherend_changed,
 	.is_ready = xvm_is_ready,
 	.driver.dev_groups = xvm_groups,
 };

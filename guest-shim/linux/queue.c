@@ -84,7 +84,7 @@ static int open_doorbell(struct xvm_device *xvm, struct virtqueue *vq,
 {
 	int irq, err;
 
-	err = xenbus_alloc_evtchn(xvm->xdev, port);
+	err = xvm_alloc_evtchn(xvm, port);
 	if (err)
 		return err;
 	irq = bind_evtchn_to_irqhandler_lateeoi(*port, queue_interrupt, 0,
@@ -94,7 +94,6 @@ static int open_doorbell(struct xvm_device *xvm, struct virtqueue *vq,
 	return irq;
 }
 
-/* Where there is no doorbell, the queue's events go in band. */
 static int bind_doorbell(struct xvm_device *xvm, struct xvm_queue *queue)
 {
 	struct shim_request bind = {
@@ -104,18 +103,32 @@ static int bind_doorbell(struct xvm_device *xvm, struct xvm_queue *queue)
 	struct shim_answer answer = {};
 	int irq, err;
 
-	if (!doorbells)
-		return 0;
 	irq = open_doorbell(xvm, queue->vq, &bind.port);
 	if (irq < 0)
-		return 0;
+		return irq;
 	err = xvm_bus_request(xvm, &bind, &answer, NULL, 0);
 	if (answer.bound) {
 		queue->irq = irq;
 		return 0;
 	}
 	unbind_from_irqhandler(irq, queue->vq);
-	return err;
+	return err ?: -ENXIO;
+}
+
+/* Where there is no doorbell, the queue's events go in band. */
+static int prepare_events(struct xvm_device *xvm, struct xvm_queue *queue)
+{
+	int err;
+
+	if (!doorbells)
+		return 0;
+	err = bind_doorbell(xvm, queue);
+	if (!err || READ_ONCE(xvm->bus.broken))
+		return err;
+	dev_warn(&xvm->xdev->dev,
+		 "no event channel for queue %u (%d): its events go through the message page, slower\n",
+		 queue->index, err);
+	return 0;
 }
 
 static void close_queue(struct xvm_device *xvm, struct xvm_queue *queue)
@@ -167,7 +180,7 @@ static int open_queue(struct xvm_device *xvm, struct xvm_queue *queue,
 	spin_unlock_irq(&xvm->bus.lock);
 
 	err = enable_queue(xvm, vq);
-	return err ?: bind_doorbell(xvm, queue);
+	return err ?: prepare_events(xvm, queue);
 }
 
 void xvm_del_vqs(struct virtio_device *vdev)

@@ -10,11 +10,12 @@
 
 #include "virtio_msg_xen.h"
 
-/* The longest that a device waits for those before it. */
+/* The longest that a device waits for the next of those before it. */
 #define TURN_TIMEOUT (5 * HZ)
 
 /* Devices that are probed and not yet registered, the first first. */
 static LIST_HEAD(starting);
+static unsigned int departures;		/* devices that left the list */
 static DEFINE_SPINLOCK(starting_lock);
 static DECLARE_WAIT_QUEUE_HEAD(starting_changed);
 
@@ -29,6 +30,8 @@ void xvm_turn_enter(struct xvm_device *xvm)
 void xvm_turn_leave(struct xvm_device *xvm)
 {
 	spin_lock(&starting_lock);
+	if (!list_empty(&xvm->turn))
+		WRITE_ONCE(departures, departures + 1);
 	list_del_init(&xvm->turn);
 	spin_unlock(&starting_lock);
 	wake_up_all(&starting_changed);
@@ -44,9 +47,23 @@ static bool is_next(struct xvm_device *xvm)
 	return next || READ_ONCE(xvm->removing);
 }
 
+/* Many devices take long: it is one that does not start that is given up on. */
+static bool one_left(struct xvm_device *xvm)
+{
+	unsigned int seen = READ_ONCE(departures);
+
+	return wait_event_timeout(starting_changed,
+				  is_next(xvm) || READ_ONCE(departures) != seen,
+				  TURN_TIMEOUT);
+}
+
 void xvm_turn_wait(struct xvm_device *xvm)
 {
-	if (!wait_event_timeout(starting_changed, is_next(xvm), TURN_TIMEOUT))
+	while (!is_next(xvm)) {
+		if (one_left(xvm))
+			continue;
 		dev_warn(&xvm->xdev->dev,
 			 "a device before this one does not start, going on without it\n");
+		return;
+	}
 }

@@ -79,7 +79,8 @@ struct xvm_virtio {
 /* One frontend/backend pair. */
 struct xvm_device {
 	struct xenbus_device *xdev;
-	struct xenbus_watch watch;	/* on the backend's state */
+	struct xvm_watch *watch;	/* on the backend's state */
+	struct list_head watched;	/* among those that share it */
 	enum xenbus_state backend;	/* as the watch last saw it */
 	wait_queue_head_t backend_changed;
 	struct work_struct step;	/* changes of state, one at a time */
@@ -102,6 +103,13 @@ static inline struct xvm_device *vdev_to_xvm(struct virtio_device *vdev)
 	return container_of(vdev, struct xvm_virtio, vdev)->xvm;
 }
 
+/* main.c */
+void xvm_backend_changed(struct xvm_device *xvm);
+
+/* watch.c */
+int xvm_watch_enter(struct xvm_device *xvm);
+void xvm_watch_leave(struct xvm_device *xvm);
+
 /* fault.c */
 void xvm_fault_init(struct xvm_device *xvm);
 void xvm_fail(struct xvm_device *xvm, const char *why);
@@ -118,6 +126,7 @@ void xvm_bus_close(struct xvm_device *xvm);
 int xvm_bus_request(struct xvm_device *xvm, const struct shim_request *request,
 		    struct shim_answer *answer, void *data, u32 room);
 bool xvm_bus_avail(struct xvm_device *xvm, unsigned int index);
+int xvm_alloc_evtchn(struct xvm_device *xvm, evtchn_port_t *port);
 void xvm_bus_quiesce(struct xvm_device *xvm);
 u64 xvm_bus_dropped(struct xvm_device *xvm);
 
