@@ -1,10 +1,11 @@
 //! virtio-msg over Xen, the device side (`guest-shim/protocol/SPEC.md`).
 //!
-//! Data goes one way through this folder: [`session`] brings a connection up and waits for events;
-//! [`channel`] turns the message page into messages; [`transport`] answers them and serves the
-//! queues ([`virtqueue`]) of one device.
+//! Data goes one way through this folder: [`session`] follows the states in XenStore and waits for
+//! events; [`connection`] deals with them while there is one; [`channel`] turns the message page into
+//! messages; [`transport`] answers them and serves the queues ([`virtqueue`]) of one device.
 
 mod channel;
+mod connection;
 pub mod keys;
 mod memory;
 pub mod session;

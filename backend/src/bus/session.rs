@@ -1,32 +1,23 @@
 //! One device's thread: follows the states of SPEC section 2, and between them waits for events.
 
-use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
-use protocol::binding::{RECOMMENDED_MESSAGE_SIZE, XenbusState};
-use protocol::message::{Body, Message, Request};
-use protocol::page::{Corrupt, SLOT_SIZE};
+use protocol::binding::XenbusState;
 use tracing::Level;
 
-use super::channel::{Channel, ChannelError, FlushError};
-use super::keys::{DevicePath, KeyError, Keys, Remover};
+use super::connection::{Connection, ConnectionError, Device};
+use super::keys::{DevicePath, Keys, Remover};
 use super::state::{self, Stage, Step};
-use super::transport::{Served, Transport};
-use crate::device::VirtioDevice;
-use crate::grant::GrantMemory;
 use crate::stats::DeviceStats;
-use crate::xen::{EventChannels, EventError, GrantTable, StoreError, Xen, XenStore};
-
-/// Messages answered before queues get their turn.
-const MESSAGES_A_TURN: usize = 16;
+use crate::xen::{StoreError, Xen, XenStore};
 
 /// How long state 6 stands before the backend removes its directory [2.10], in milliseconds.
 const STATE_6_STANDS: u16 = 1000;
 
-/// What ends a session, or a connection within it.
+/// What ends a session.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// XenStore cannot be reached: nothing more can be done for this device.
@@ -35,34 +26,6 @@ pub enum SessionError {
     /// The kernel cannot be waited for.
     #[error("cannot wait for events: {0}")]
     Poll(#[source] nix::Error),
-}
-
-/// What ends a connection; the frontend may start again [2.9].
-#[derive(Debug, thiserror::Error)]
-enum ConnectionError {
-    #[error(transparent)]
-    Keys(#[from] KeyError),
-    #[error(transparent)]
-    Channel(#[from] ChannelError),
-    #[error(transparent)]
-    Page(#[from] Corrupt),
-    #[error(transparent)]
-    Flush(#[from] FlushError),
-    #[error(transparent)]
-    Event(#[from] EventError),
-    #[error(transparent)]
-    Door(#[from] io::Error),
-}
-
-type Device<X> = Box<dyn VirtioDevice<GrantMemory<<X as Xen>::Grants>>>;
-
-/// What messages flow through.
-struct Connection<X: Xen> {
-    events: X::Events,
-    channel: Channel<<X::Grants as GrantTable>::Pages>,
-    transport: Transport<X::Grants>,
-    /// Messages are left that no event will tell of.
-    more_messages: bool,
 }
 
 /// One device's life.
@@ -161,18 +124,8 @@ impl<X: Xen> Session<X> {
 
     fn open_connection(&mut self) -> Result<(), ConnectionError> {
         let keys = self.keys.frontend()?;
-        let grants = self.xen.grants(self.path.guest)?;
-        let mut events = self.xen.events(self.path.guest)?;
-        let size = RECOMMENDED_MESSAGE_SIZE;
-        let stats = Arc::clone(&self.stats);
-        let channel =
-            Channel::open(&grants, &mut events, keys.page, keys.port, size, Arc::clone(&stats))?;
-        let Some(device) = self.device.take() else {
-            return Ok(());
-        };
-        let memory = GrantMemory::new(grants, Arc::clone(&stats));
-        let transport = Transport::new(device, memory, channel.max_size(), stats);
-        self.connection = Some(Connection { events, channel, transport, more_messages: false });
+        let (guest, stats) = (self.path.guest, Arc::clone(&self.stats));
+        self.connection = Connection::open(&self.xen, guest, keys, &mut self.device, stats)?;
         Ok(())
     }
 
@@ -240,11 +193,10 @@ impl<X: Xen> Session<X> {
 
     /// Gives back everything of the guest's; whether there was anything.
     fn disconnect(&mut self) -> bool {
-        let Some(Connection { mut events, channel, transport, .. }) = self.connection.take() else {
+        let Some(connection) = self.connection.take() else {
             return false;
         };
-        self.device = Some(transport.close(&mut events));
-        channel.close(&mut events);
+        self.device = Some(connection.close());
         true
     }
 
@@ -274,8 +226,8 @@ impl<X: Xen> Session<X> {
         let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds = vec![entry(self.stop.as_fd()), entry(self.keys.store_ref().as_fd())];
         if let Some(connection) = &self.connection {
-            fds.push(entry(connection.events.as_fd()));
-            let sources = connection.transport.sources();
+            fds.push(entry(connection.as_fd()));
+            let sources = connection.sources();
             fds.extend(sources.iter().map(|source| PollFd::new(source.fd, source.events)));
         }
         let more = self.connection.as_ref().is_some_and(Connection::has_work);
@@ -299,81 +251,4 @@ const OWN_DESCRIPTORS: usize = 3;
 struct Ready {
     stop: bool,
     sources: bool,
-}
-
-impl<X: Xen> Connection<X> {
-    /// Whether something is left to do that nothing will tell of.
-    fn has_work(&self) -> bool {
-        self.more_messages || self.transport.is_waiting()
-    }
-
-    /// Deals with everything that is pending: a turn of each queue and of the messages. `sources`:
-    /// one of the device's own is ready.
-    fn turn(&mut self, sources: bool) -> Result<(), ConnectionError> {
-        let mut rung = Vec::new();
-        while let Some(port) = self.events.pending()? {
-            rung.push(port);
-        }
-        // What is left over, then what was signalled.
-        if std::mem::take(&mut self.more_messages) {
-            self.messages()?;
-        }
-        if self.transport.is_waiting() {
-            let served = self.transport.serve_waiting(&mut self.events);
-            self.tell(served);
-        }
-        if sources {
-            let served = self.transport.wake(&mut self.events);
-            self.tell(served);
-        }
-        for port in rung {
-            if port == self.channel.port() {
-                self.messages()?;
-            } else {
-                let served = self.transport.ring(port, &mut self.events);
-                self.tell(served);
-            }
-            // Late: the guest's next event arrives only now. A doorbell may have been closed since.
-            if let Err(error) = self.events.unmask(port) {
-                tracing::debug!(%error, "port closed while its event was pending");
-            }
-        }
-        Ok(self.channel.flush(&mut self.events)?)
-    }
-
-    /// Answers messages, up to a turn's worth.
-    fn messages(&mut self) -> Result<(), ConnectionError> {
-        let (mut buffer, mut scratch) = ([0; SLOT_SIZE], [0; SLOT_SIZE]);
-        for _ in 0..MESSAGES_A_TURN {
-            let Some(Message { token, body }) = self.channel.receive(&mut buffer)? else {
-                return Ok(());
-            };
-            match body {
-                Body::Request(request) => {
-                    if request == Request::SetDeviceStatus(0) {
-                        self.channel.forget_events();
-                    }
-                    let response = self.transport.answer(request, &mut self.events, &mut scratch);
-                    self.channel.respond(&Message::response(token, response));
-                    self.channel.flush(&mut self.events)?;
-                }
-                Body::Event(event) => {
-                    let served = self.transport.hear(event, &mut self.events);
-                    self.tell(served);
-                }
-                Body::Response(_) => self.channel.drop_message(&"a response, which nobody awaits"),
-            }
-        }
-        self.more_messages = true;
-        Ok(())
-    }
-
-    /// Tells the driver, in band, what serving a queue came to.
-    fn tell(&mut self, served: Served) {
-        served.used.into_iter().for_each(|index| self.channel.announce_used(index));
-        if served.announce {
-            let (status, generation) = self.transport.announcement();
-            self.channel.announce(status, generation);
-        }
-    }
 }
