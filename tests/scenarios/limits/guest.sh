@@ -1,0 +1,28 @@
+# Six disks were given, and event channels for four.
+found() {
+    [ "$(ls -d /sys/block/vd* | wc -l)" = 4 ]
+}
+
+# said COUNT WORDS: the kernel's log must have that many lines with these words.
+said() {
+    [ "$(dmesg | grep -c "$2")" = "$1" ] || {
+        echo "lab: not $1 lines with '$2'"
+        dmesg | grep virtio
+        false
+    }
+}
+
+wait_for "four disks" 30 found
+said 2 'no event channel is free for messages'
+said 4 'no event channel for queue 0'
+
+# All that the page cache has goes to the disks at once.
+dd if=/dev/urandom of=/tmp/data bs=1M count=8 2>/dev/null
+for disk in /dev/vd?; do
+    dd if=/tmp/data of="$disk" bs=1M conv=fsync 2>/dev/null &
+done
+wait
+dmesg | grep -q 'grant references in a row are free'
+! dmesg | grep -q 'I/O error'
+echo "lab: data $(sha256sum </tmp/data)"
+echo "lab: disks $(for disk in /sys/block/vd*; do cat "$disk/serial" && echo; done | tr '\n' ' ')"
