@@ -173,6 +173,23 @@ mod tests {
     }
 
     #[test]
+    fn every_example_configuration_is_started_by_a_scenario() {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let scripts = fs::read_dir(tests.join("scenarios"))
+            .unwrap()
+            .map(|dir| fs::read_to_string(dir.unwrap().path().join("dom0.sh")).unwrap())
+            .collect::<String>();
+        for config in fs::read_dir(tests.join("../xen-configs")).unwrap() {
+            let file = config.unwrap().file_name().into_string().unwrap();
+            let name = file.strip_suffix(".cfg").unwrap();
+            // start_guest and run_guest take the example of the scenario's kind of guest.
+            let kind = KINDS.into_iter().any(|kind| name == format!("blk-{kind}"));
+            let named = scripts.contains(&format!("start_example {name} "));
+            assert!(kind || named, "no scenario starts a guest by {file}");
+        }
+    }
+
+    #[test]
     fn the_projects_own_scenarios_are_well_formed() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
         assert!(all(&dir).unwrap().len() >= 2);
