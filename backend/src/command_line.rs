@@ -21,6 +21,7 @@ A disk line it serves (target last):
   disk = [\"format=raw,vdev=xvda,access=rw,backendtype=standalone,specification=virtio,target=/path\"]
 A network device, at the bridge xenbr0 if it is there:
   virtio = [\"type=virtio,device1,transport=mmio\"]
+Likewise device3 is a console, device4 an entropy device, device13 a socket device (vsock).
 
 A device that cannot be served says why in the log and in the key `error` of its backend's
 directory (xenstore-ls backend)."
