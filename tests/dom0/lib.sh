@@ -85,7 +85,7 @@ make_initrd() {
 
 # start_example EXAMPLE NAME INITRD SED…: starts a guest by xen-configs/EXAMPLE.cfg, with its name, its
 # kernel and its initrd replaced and each SED, a command of sed, applied; $domid is then its domain's number.
-# XL_FLAGS: flags for xl itself, as -vvv.
+# XL_FLAGS: flags for xl itself, as -vvv; CREATE_FLAGS: for xl create, as -p.
 start_example() {
     local example=/lab/xen-configs/$1.cfg guest=$2 initrd=$3 config=/run/$2.cfg edit
     shift 3
@@ -95,7 +95,7 @@ start_example() {
         sed -i -e "$edit" "$config"
     done
     # shellcheck disable=SC2086 # flags are words
-    xl ${XL_FLAGS:-} create -q "$config" || return 1
+    xl ${XL_FLAGS:-} create -q ${CREATE_FLAGS:-} "$config" || return 1
     domid=$(xl domid "$guest")
 }
 
