@@ -11,7 +11,7 @@ booting=
 CREATE_FLAGS=-p
 for guest in 1 2 3 4 5 6 7 8 9 10; do
     make_disk "$guest.img" 2
-    start_example blk-pv "pv-ten-$guest" "$PWD/initrd" "s|^memory = .*|memory = 96|" \
+    start_example blk-pv "pv-ten-$guest" "$PWD/initrd" "s|^memory = .*|memory = 128|" \
         "s|panic=-1|panic=-1 quiet|" "s|target=[^\"]*|target=$PWD/$guest.img|" ||
         fail "xl could not create guest $guest"
     [ -z "$booting" ] || wait_console "$booting" 60 'lab: ready'
