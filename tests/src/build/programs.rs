@@ -44,11 +44,13 @@ pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0
     })
 }
 
-/// Builds the programs for guests.
+/// Builds the programs for guests. Stripped: they are in the initrd of every guest that boots.
 pub(crate) fn guest(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<GuestPrograms> {
     let step = progress.step("build the guests' programs");
     let built = cargo_build(dirs, logs, "guest-programs", &["probe", "foreign-map"], |cargo| {
-        cargo.args(["--target", TARGET]).env("RUSTFLAGS", "-C target-feature=+crt-static");
+        cargo
+            .args(["--target", TARGET])
+            .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols");
     })?;
     step.done();
     let built = built.join(TARGET).join("release");
