@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use nix::fcntl::Flock;
 
 use crate::boot::{Machine, Setup};
-use crate::build::{self, Built, GuestParts, Payload};
+use crate::build::{self, Built, Payload};
 use crate::cpio::Cpio;
 use crate::debian::Suite;
 use crate::dirs::Dirs;
@@ -26,7 +26,6 @@ pub(crate) struct Lab {
     dirs: Dirs,
     fetched: Fetched,
     built: Built,
-    lacks: Vec<(Suite, String)>,
     logs: PathBuf,
     _lock: Flock<File>,
 }
@@ -41,36 +40,24 @@ impl Lab {
         })?;
         let logs = dirs.fresh_logs(command)?;
         host::ensure_tools(progress, &logs.join("install.log"))?;
-        let mut lacks = Vec::new();
         let (fetched, built) = thread::scope(|scope| {
             // Dom0's programs need nothing of what is fetched.
             let dom0_programs = scope.spawn(|| build::dom0_programs(&dirs, &logs, progress));
             let fetched = fetch::all(others, &dirs.cache, &logs, progress)?;
             let guest_programs = build::guest_programs(&dirs, &logs, progress)?;
-            let parts = GuestParts::build(&dirs, &fetched.guest, &guest_programs, &logs, progress)?;
-            let mut guests = vec![parts.files_for(fetched.guest.kernel(), &logs, progress)?];
-            for (suite, kernel) in &fetched.others {
-                let files = match kernel {
-                    Ok(kernel) => parts.files_for(kernel, &logs, progress),
-                    Err(error) => Err(anyhow!("{error:#}")),
-                };
-                match files {
-                    Ok(files) => guests.push(files),
-                    Err(error) => lacks.push((*suite, format!("{error:#}"))),
-                }
-            }
+            let guests = build::guests(&dirs, &fetched, &guest_programs, &logs, progress)?;
             let dom0_programs = fetch::join(dom0_programs)?;
             let daemon = &dom0_programs.xen_virtiod;
             let driver_domain = build::driver_domain(&dirs, &fetched.guest, daemon)?;
             let built = Built { dom0_programs, guest_programs, guests, driver_domain };
             Ok::<_, anyhow::Error>((fetched, built))
         })?;
-        Ok(Lab { dirs, fetched, built, lacks, logs, _lock: lock })
+        Ok(Lab { dirs, fetched, built, logs, _lock: lock })
     }
 
     /// Why guests cannot have the kernel of `suite`, if so.
     pub(crate) fn lacks(&self, suite: Suite) -> Option<&str> {
-        self.lacks.iter().find(|(lacking, _)| *lacking == suite).map(|(_, why)| why.as_str())
+        self.built.guests.lacks(suite)
     }
 
     /// Where the logs of this command are.

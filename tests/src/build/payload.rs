@@ -37,7 +37,7 @@ pub(crate) fn write_payload(
     archive.file("bin/xen-virtiod", &built.dom0_programs.xen_virtiod)?;
     archive.file("bin/snoop", &built.dom0_programs.snoop)?;
     archive.file("bin/foreign-map", &built.guest_programs.foreign_map)?;
-    for files in &built.guests {
+    for files in &built.guests.files {
         let dir = guest_directory(files);
         archive.file(dir.join("vmlinuz"), &files.kernel)?;
         archive.file(dir.join("initrd"), &files.initrd)?;
