@@ -24,6 +24,8 @@ use crate::stats::DeviceStats;
 const QUEUES: u16 = 4;
 /// Entries in a queue.
 const QUEUE_SIZE: u16 = 256;
+/// Bytes of a request's status.
+const STATUS_SIZE: u32 = 1;
 /// Bytes in the answer to an identity request.
 const SERIAL_SIZE: usize = 20;
 
@@ -162,9 +164,12 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     fn serve(&mut self, index: usize, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
         queues.serve_each(index, |request, memory| {
             let request = BlockRequest::parse(request, memory)?;
+            // Before the data: a driver whose data finds no room is told so.
+            let place = request.status.writable(memory).collect::<Result<Vec<_>, _>>()?;
             let (status, data) = self.execute(&request, memory)?;
             self.count(&request.operation, status);
-            Ok(data + request.status.copy_from(memory, &[status as u8])?)
+            place.into_iter().for_each(|mut byte| byte.copy_from(&[status as u8]));
+            Ok(data + STATUS_SIZE)
         })
     }
 

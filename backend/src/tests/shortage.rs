@@ -138,6 +138,31 @@ fn a_batch_for_which_there_is_no_room_is_served_one_by_one() {
 }
 
 #[test]
+fn a_request_whose_data_takes_all_the_room_is_answered() {
+    let (host, disk) = (Host::start(), numbered_disk(1024));
+    let ends = host.add_disk(1, XVDA, disk.path(), "r");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    // As many pages as there are after the header, each a buffer of its own.
+    host.hypervisor.limit_mapped(4 + 5);
+    let head = driver.share(&header(VIRTIO_BLK_T_IN, 0), Access::ReadOnly);
+    let pages: Vec<_> = (0..4).map(|_| driver.share(&[0; 4096], Access::ReadWrite)).collect();
+    let status = driver.share(&[0xff], Access::ReadWrite);
+    let mut chain = vec![head.readable()];
+    chain.extend(pages.iter().map(Shared::writable));
+    chain.push(status.writable());
+    driver.submit(&chain);
+    driver.wait_used();
+    driver.unshare(&head);
+    pages.iter().for_each(|page| drop(driver.unshare(page)));
+    assert_eq!(driver.unshare(&status), [VIRTIO_BLK_S_IOERR as u8]);
+    assert_eq!(read_together(&mut driver, 2, 1), [OK; 2]);
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
 fn a_guest_that_cannot_be_connected_for_want_of_room_is_told_so() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     host.hypervisor.limit_mapped(0);
