@@ -5,6 +5,7 @@
 #include <linux/interrupt.h>
 #include <linux/module.h>
 #include <linux/slab.h>
+#include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
 
 #include "virtio_msg_xen.h"
@@ -23,11 +24,28 @@ static bool xvm_notify(struct virtqueue *vq)
 	return true;
 }
 
+/*
+ * Whether the device used buffers since the last event. A network driver may
+ * have taken them before the event came: it was not for nothing then, and were
+ * it counted as such, the kernel would put off the next one, for up to a second.
+ */
+static bool device_worked(struct virtqueue *vq)
+{
+	struct xvm_queue *queue = vq->priv;
+	u16 used = virtio16_to_cpu(vq->vdev,
+				   READ_ONCE(virtqueue_get_vring(vq)->used->idx));
+	bool worked = used != queue->used;
+
+	queue->used = used;
+	return worked;
+}
+
 static irqreturn_t queue_interrupt(int irq, void *data)
 {
-	irqreturn_t worked = vring_interrupt(irq, data);
+	bool worked = device_worked(data);
 
-	xen_irq_lateeoi(irq, worked == IRQ_HANDLED ? 0 : XEN_EOI_FLAG_SPURIOUS);
+	vring_interrupt(irq, data);
+	xen_irq_lateeoi(irq, worked ? 0 : XEN_EOI_FLAG_SPURIOUS);
 	/* Xen slows a backend down that signals for nothing: never "nobody cared". */
 	return IRQ_HANDLED;
 }

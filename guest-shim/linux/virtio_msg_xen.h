@@ -68,6 +68,7 @@ struct xvm_queue {
 	struct virtqueue *vq;
 	unsigned int index;
 	unsigned int irq;		/* 0: no doorbell, events go in band */
+	u16 used;			/* the used index at the last event */
 };
 
 /* Freed when the last reference to the virtio device is gone. */
