@@ -103,14 +103,14 @@ fn the_driver_hears_of_the_ports_their_names_and_the_consoles_size() {
     assert_eq!(hear(&mut driver), (0, CONSOLE_PORT, 1, vec![]));
     assert_eq!(hear(&mut driver), (0, OPEN, 1, vec![]));
     resize(&terminal(&host, &ends), 132, 50);
-    assert_eq!(hear(&mut driver), (0, RESIZE, 0, vec![50, 0, 132, 0]));
+    assert_eq!(hear(&mut driver), (0, RESIZE, 0, vec![132, 0, 50, 0]));
     // After a reset the driver starts from nothing, and hears of the size at once.
     driver.set_status(0);
     driver.free_rings();
     driver.start_with(8);
     say(&mut driver, 0, PORT_READY, 1);
     let heard = [(); 3].map(|()| hear(&mut driver));
-    assert_eq!(heard[2], (0, RESIZE, 0, vec![50, 0, 132, 0]));
+    assert_eq!(heard[2], (0, RESIZE, 0, vec![132, 0, 50, 0]));
     say(&mut driver, 2, PORT_READY, 1);
     assert_eq!(hear(&mut driver), (2, NAME, 1, b"log".to_vec()));
     // What there is no port for, and what means nothing, is ignored.

@@ -45,7 +45,8 @@ busybox cmp typed printed || fail "the console changed what was typed"
 
 # The window of the terminal, which the guest waits to see.
 stty -F "$tty" rows 40 cols 100
-wait_console $name 40 'lab: size 40 100'
+wait_console $name 40 'lab: size'
+[ "$(guest_said $name size)" = '40 100' ] || fail "rows and columns are $(guest_said $name size)"
 
 # The further port: more data than anything between keeps, both ways at once.
 head -c 2M /dev/urandom >told

@@ -79,10 +79,10 @@ impl ToDriver<'_> {
         bytes.extend(event.to_le_bytes());
         bytes.extend(u16::to_le_bytes(value));
         match self {
-            // Rows first: so Linux and QEMU have it, whatever the order in the specification's text.
+            // Columns first, as the specification has it; Linux once took the rows first.
             Self::Resize(size) => {
-                bytes.extend(size.rows.to_le_bytes());
                 bytes.extend(size.columns.to_le_bytes());
+                bytes.extend(size.rows.to_le_bytes());
             }
             Self::PortName(name) => bytes.extend(name.as_bytes()),
             Self::PortAdd | Self::ConsolePort | Self::PortOpen(_) => {}
