@@ -2,7 +2,7 @@
 # position; a console both ways, its window's size, and a further port of it; vsock streams both ways, made by either side; a type that nobody
 # serves.
 # guests: pv
-# limit: 90
+# limit: 120
 . /lab/dom0/lib.sh
 
 name=devices
@@ -92,4 +92,3 @@ counted() {
     fail "device 3's bytes: $(counted 3 bytes)"
 end_guest $name 30
 check_nothing_mapped
-xenstore-ls backend/virtio

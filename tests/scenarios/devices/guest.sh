@@ -26,7 +26,10 @@ port=${port%/name}
 exec 4<>"/dev/${port##*/}"
 head -c $((2 << 20)) /dev/urandom >/tmp/heard
 cat /tmp/heard >&4 &
-head -c $((2 << 20)) <&4 >/tmp/told
+# Nobody at the host's end reads as an end of file.
+wait_for "a program at the port" 40 \
+    sh -c 'dd bs=1 count=1 <&4 >/tmp/told 2>/dev/null && [ -s /tmp/told ]'
+head -c $(((2 << 20) - 1)) <&4 >>/tmp/told
 wait $!
 echo "lab: told $(sha256sum </tmp/told)"
 echo "lab: heard $(sha256sum </tmp/heard)"
