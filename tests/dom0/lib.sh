@@ -129,8 +129,9 @@ wait_gone() {
 
 # wait_console NAME LIMIT WORDS: waits until the guest prints a line that has WORDS.
 wait_console() {
-    wait_for "the guest $1 to print '$3'" "$2" "case \"\$line\" in *'$3'*) ;; *) false ;; esac" \
-        tail -n +1 -F "$consoles/guest-$1.log"
+    # grep looks for the words: a shell reads byte by byte, and a console's log is long.
+    wait_for "the guest $1 to print '$3'" "$2" true sh -c \
+        'tail -n +1 -F "$1" | grep --line-buffered -aF -e "$2"' sh "$consoles/guest-$1.log" "$3"
 }
 
 # run_guest LIMIT NAME INITRD DISK…: starts a guest as start_guest does, and sees it to its end.
