@@ -65,3 +65,24 @@ pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
 pub fn would_wait(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_nobody_answers_on_is_replaced_and_any_other_file_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "left by a daemon that was killed");
+        let (listener, file) = listen(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(listen(&path), Err(ListenError::Taken(_))));
+        drop((listener, file));
+        assert!(!path.exists());
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(listen(&path), Err(ListenError::Listen { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+}
