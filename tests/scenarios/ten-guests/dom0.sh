@@ -26,10 +26,19 @@ wait_console "$booting" 60 'lab: ready'
 for guest in 1 2 3 4 5 6 7 8 9 10; do
     tell_guest "$(xl domid "pv-ten-$guest")" go
 done
+domids=
 for guest in 1 2 3 4 5 6 7 8 9 10; do
+    wait_console "pv-ten-$guest" 60 'lab: exit'
+    [ "$(guest_said "pv-ten-$guest" exit)" = 0 ] || fail "the script of guest $guest ended badly"
     domid=$(xl domid "pv-ten-$guest")
-    end_guest "pv-ten-$guest" 60
+    domids="$domids $domid"
+    tell_guest "$domid" 'the console is read'
+done
+for domid in $domids; do
+    wait_gone "$domid" 30
+done
+check_nothing_mapped
+for guest in 1 2 3 4 5 6 7 8 9 10; do
     [ "$(guest_said "pv-ten-$guest" disk)" = "$(sha256sum <"$guest.img")" ] ||
         fail "guest $guest's image is not what it wrote"
 done
-check_nothing_mapped
