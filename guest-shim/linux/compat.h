@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only */
 /*
  * What differs between kernels, and nothing else. The code is written for the
- * newest; older ones are made to look like it here. Built and run on 6.1, 6.12
- * and 7.2: Debian 12's, Debian 13's and sid's.
+ * newest; older ones are made to look like it here, by names that begin with
+ * compat. Built and run on 6.1, 6.12 and 7.2: Debian 12's, Debian 13's, sid's.
  */
 #ifndef COMPAT_H
 #define COMPAT_H
@@ -25,7 +25,13 @@
 
 /* 7.0 wants to know whose state is read: that of a device that is gone is Unknown. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
-#define xenbus_read_driver_state(xdev, path) xenbus_read_driver_state(path)
+static inline enum xenbus_state
+compat_read_driver_state(const struct xenbus_device *xdev, const char *path)
+{
+	return xenbus_read_driver_state(path);
+}
+#else
+#define compat_read_driver_state xenbus_read_driver_state
 #endif
 
 /* 6.11 put what find_vqs() is told of each queue into one array. */

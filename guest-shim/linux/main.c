@@ -263,7 +263,7 @@ static void finish(struct xvm_device *xvm)
 
 static enum xenbus_state backend_state(const struct xenbus_device *xdev)
 {
-	return xenbus_read_driver_state(xdev, xdev->otherend);
+	return compat_read_driver_state(xdev, xdev->otherend);
 }
 
 static void step(struct work_struct *work)
@@ -308,6 +308,13 @@ static void begin(struct xvm_device *xvm, enum xenbus_state backend)
 		offer(xvm);
 }
 
+/* Somebody may be waiting for what cannot come any more. */
+static void give_up_without(struct xvm_device *xvm, enum xenbus_state backend)
+{
+	if (shim_next_action(xvm->xdev->state, backend) == SHIM_CLOSE)
+		xvm_fail(xvm, "the backend left");
+}
+
 /* In a watch: the backend's state may have changed. */
 void xvm_backend_changed(struct xvm_device *xvm)
 {
@@ -315,9 +322,7 @@ void xvm_backend_changed(struct xvm_device *xvm)
 
 	WRITE_ONCE(xvm->backend, state);
 	wake_up(&xvm->backend_changed);
-	/* Somebody may be waiting for an answer that cannot come any more. */
-	if (shim_next_action(xvm->xdev->state, state) == SHIM_CLOSE)
-		xvm_fail(xvm, "the backend left");
+	give_up_without(xvm, state);
 	mutex_lock(&xvm->beginning);
 	if (!xvm->removing) {
 		begin(xvm, state);
@@ -386,6 +391,8 @@ static void xvm_remove(struct xenbus_device *xdev)
 	WRITE_ONCE(xvm->removing, true);
 	mutex_unlock(&xvm->beginning);
 	xvm_turn_leave(xvm);
+	/* In xenbus' own watch, ours has not run yet. */
+	give_up_without(xvm, backend_state(xdev));
 	cancel_work_sync(&xvm->step);
 	stopped = stop_virtio(xvm);
 	if (stopped)
