@@ -1,0 +1,57 @@
+# A network device without a bridge, with name, address and no more from the configuration file; and
+# a bridge that is not there: the guest starts without the device, and it is said why. (For devices of the
+# class `virtio`, xl does not wait for a backend.)
+# limit: 60
+# guests: pvh
+. /lab/dom0/lib.sh
+
+clean_up() {
+    kill "$server" 2>/dev/null || true
+    rm -f /etc/xen-virtiod.toml
+}
+server=
+trap clean_up EXIT
+modprobe tun
+
+echo '[default.net]
+bridge = "nosuch"' >/etc/xen-virtiod.toml
+start_example net-pvh pvh-net-refused /lab/guest/initrd || fail "xl could not create the guest"
+error=/local/domain/0/backend/virtio/$domid/0/error
+wait_for "the reason in $error" 10 "xenstore-read $error >why 2>/dev/null" xenstore-watch $error
+grep -qF 'there is no bridge nosuch' why || fail "the reason is $(cat why)"
+grep -qF 'device refused: there is no bridge nosuch' $daemon_log || fail "the log does not say why"
+xl destroy "$domid"
+wait_gone "$domid" 15
+
+echo '[domain.pvh-net-alone.virtio.0.net]
+bridge = "none"
+mac = "00:16:3e:12:34:56"
+tap = "alone"
+queues = 9' >/etc/xen-virtiod.toml
+! xen-virtiod check 2>check-says || fail "nine queue pairs are accepted"
+grep -qF '/etc/xen-virtiod.toml:5: domain.pvh-net-alone.virtio.0.net.queues: 9 is not' check-says ||
+    fail "check says: $(cat check-says)"
+sed -i '$d' /etc/xen-virtiod.toml
+xen-virtiod check
+
+{ echo 'address=10.9.1.2'; cat /lab/scenarios/net/guest.sh; } >script
+make_initrd initrd script
+start_example net-pvh pvh-net-alone "$PWD/initrd" || fail "xl could not create the guest"
+ip address add 10.9.1.1/24 dev alone
+mkdir www
+head -c 2M /dev/urandom >www/noise
+busybox httpd -f -p 10.9.1.1:80 -h www &
+server=$!
+
+wait_console pvh-net-alone 40 'lab: serving'
+[ "$(guest_said pvh-net-alone mac)" = 00:16:3e:12:34:56 ] || fail "the address is $(guest_said pvh-net-alone mac)"
+[ "$(xenstore-read "/local/domain/0/backend/virtio/$domid/0/tap")" = alone ] || fail "tap is not published"
+[ "$(busybox wget -q -T 20 -O - http://10.9.1.2/noise | sha256sum)" = "$(guest_said pvh-net-alone noise)" ] ||
+    fail "Dom0 got something else from the guest"
+tell_guest "$domid" 'fetch 10.9.1.1 1'
+wait_console pvh-net-alone 30 'lab: fetch-1 '
+[ "$(guest_said pvh-net-alone fetch-1)" = "$(sha256sum <www/noise)" ] || fail "the guest got something else"
+tell_guest "$domid" end
+end_guest pvh-net-alone 30
+check_nothing_mapped
+[ ! -e /sys/class/net/alone ] || fail "the interface is left"

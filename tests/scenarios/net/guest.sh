@@ -1,0 +1,50 @@
+# Serves random bytes over HTTP, and does what Dom0 says on the console. Dom0 puts a line
+# `address=ADDRESS` in front.
+
+carrier() {
+    [ "$(cat /sys/class/net/eth0/carrier)" = "$1" ]
+}
+
+# fetch HOST: what it serves, hashed. Not through a pipe: what is not fetched whole has no sum.
+fetch() {
+    wget -q -T 20 -O /tmp/fetched "http://$1/noise"
+    sha256sum </tmp/fetched
+}
+
+load virtio_net
+wait_for "the network device eth0" 20 test -e /sys/class/net/eth0
+ip address add "$address/24" dev eth0
+ip link set eth0 up
+wait_for "the link" 10 carrier 1
+
+mkdir /www
+dd if=/dev/urandom of=/www/noise bs=1M count=2 2>/dev/null
+httpd -p 80 -h /www
+echo "lab: mac $(cat /sys/class/net/eth0/address)"
+echo "lab: mtu $(cat /sys/class/net/eth0/mtu)"
+echo "lab: queues $(ls /sys/class/net/eth0/queues | tr '\n' ' ')"
+echo "lab: features $(cat /sys/class/net/eth0/device/features)"
+echo "lab: noise $(sha256sum </www/noise)"
+echo "lab: serving"
+
+while read -r word host number; do
+    case $word in
+    fetch)
+        echo "lab: fetch-$number $(fetch "$host")"
+        ;;
+    link)
+        wait_for "the link to be down" 10 carrier 0
+        echo "lab: link down"
+        wait_for "the link to be up again" 10 carrier 1
+        echo "lab: link up"
+        ;;
+    flow)
+        turn=0
+        while wget -q -T 20 -O /dev/null "http://$host/noise"; do
+            turn=$((turn + 1))
+            echo "lab: flowing $turn"
+        done
+        ;;
+    end) break ;;
+    esac
+done
