@@ -160,6 +160,16 @@ free:
 	return -ENOMEM;
 }
 
+/*
+ * Whether a reference is to a bounce page. It stays so until somebody takes the
+ * page, and never becomes so while the buffer is mapped: most pages of long
+ * buffers cost no lock.
+ */
+static bool is_bounced(const struct xvm_bounce *bounce, grant_ref_t ref)
+{
+	return bounce->pages && READ_ONCE(bounce->pages[ref]);
+}
+
 /* Forgets the bounce page behind a reference, which is the caller's then. */
 struct page *xvm_bounce_take(struct xvm_device *xvm, grant_ref_t ref)
 {
@@ -167,11 +177,11 @@ struct page *xvm_bounce_take(struct xvm_device *xvm, grant_ref_t ref)
 	unsigned long flags;
 	struct page *page;
 
-	if (!bounce->pages)
+	if (!is_bounced(bounce, ref))
 		return NULL;
 	spin_lock_irqsave(&bounce->lock, flags);
 	page = bounce->pages[ref];
-	bounce->pages[ref] = NULL;
+	WRITE_ONCE(bounce->pages[ref], NULL);
 	spin_unlock_irqrestore(&bounce->lock, flags);
 	return page;
 }
@@ -208,8 +218,9 @@ void xvm_bounce_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
 	    grants.first + grants.pages > xvm->dma.references)
 		return;
 	for (i = 0; i < grants.pages; i++) {
-		if (shim_dma_piece(address, size, i, &piece))
-			return;
+		if (!is_bounced(bounce, grants.first + i) ||
+		    shim_dma_piece(address, size, i, &piece))
+			continue;
 		/* xvm_dma_revoke_all() takes pages away at any time. */
 		spin_lock_irqsave(&bounce->lock, flags);
 		page = bounce->pages[grants.first + i];
