@@ -1,6 +1,6 @@
 # The devices of a guest's `virtio = [...]`: entropy at a rate, by the guest's name and the device's
-# position; a console both ways, its window's size, and a further port of it; vsock streams both ways, made by either side; a type that nobody
-# serves.
+# position; a console both ways, its window's size, and a further port of it; vsock streams both
+# ways, made by either side; a type that nobody serves.
 # guests: pv
 # limit: 120
 . /lab/dom0/lib.sh

@@ -18,7 +18,7 @@ head -c 65536 <&3 >/tmp/typed
 cat /tmp/typed >&3
 
 # Before it is known, there is none.
-wait_for "the console's size" 20 sh -c 'stty size <&3 2>/dev/null'
+wait_for "the console's size" 20 sh -c '[ -n "$(stty size <&3 2>/dev/null)" ]'
 echo "lab: size $(stty size <&3)"
 
 port=$(grep -lx org.example.agent /sys/class/virtio-ports/*/name)
