@@ -1,0 +1,29 @@
+# The driver domain: serves guests from its own memory until it is destroyed.
+load xen-gntdev
+load xen-evtchn
+mkdir /run /srv
+dd if=/dev/urandom of=/srv/disk.img bs=1M count=4 2>/dev/null
+echo "lab: image $(sha256sum </srv/disk.img)"
+xen-virtiod >/dev/console 2>&1 &
+daemon=$!
+wait_for "xen-virtiod to answer" 20 xen-virtiod stat >/dev/null
+echo "lab: serving"
+
+# A page of a guest's, by its frame number. That this kernel's privcmd asks the hypervisor at all in a
+# domain that is not Dom0 must be said when it is loaded.
+read -r guest frame
+opened=$(ls -l /proc/$daemon/fd | sed -n 's|.* -> \(/dev/xen/.*\)|\1|p' | sort -u | xargs)
+[ ! -e /dev/xen/privcmd ]
+while read -r module; do
+    insmod "/lib/modules/$module" unrestricted=1
+done </lib/modules/xen-privcmd.order
+foreign-map "$guest" "$frame" >/tmp/page 2>/tmp/refusal || true
+[ ! -s /tmp/page ]
+echo "lab: opened $opened"
+echo "lab: refusal $(cat /tmp/refusal)"
+echo "lab: tried"
+
+read -r _
+echo "lab: mapped $(xen-virtiod stat --json | grep -o '"grants_mapped":[1-9][0-9]*')"
+echo "lab: disk $(sha256sum </srv/disk.img)"
+read -r _
