@@ -6,10 +6,11 @@
 make_disk "$PWD/disk.img" 32
 make_initrd writing /lab/scenarios/destroy-while-writing/guest.sh
 start_guest "$GUEST-destroyed" "$PWD/writing" "$PWD/disk.img" || fail "xl could not create the guest"
-wait_console "$GUEST-destroyed" 40 'lab: writing 3'
-# Nobody else has the image, an HVM guest's QEMU least of all.
+# Nobody else has the image, not even an HVM guest's QEMU, before the guest's kernel unplugs what QEMU
+# emulates.
 [ "$(opened_by "$PWD/disk.img")" = xen-virtiod ] ||
     fail "the image is open in: $(opened_by "$PWD/disk.img")"
+wait_console "$GUEST-destroyed" 40 'lab: writing 3'
 xl destroy "$domid"
 wait_gone "$domid" 15
 check_nothing_mapped
