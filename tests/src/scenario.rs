@@ -173,6 +173,23 @@ mod tests {
     }
 
     #[test]
+    fn the_readmes_table_names_every_scenario_and_no_other() {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let readme = fs::read_to_string(tests.join("../README.md")).unwrap();
+        let mut named: Vec<_> = readme
+            .lines()
+            .filter_map(|line| line.split_once("| on Xen: ")?.1.strip_suffix(" |"))
+            .flat_map(|names| names.split(", "))
+            .collect();
+        let mut there: Vec<_> = fs::read_dir(tests.join("scenarios"))
+            .unwrap()
+            .map(|dir| dir.unwrap().file_name().into_string().unwrap())
+            .collect();
+        (named.sort_unstable(), named.dedup(), there.sort());
+        assert_eq!(named, there);
+    }
+
+    #[test]
     fn every_example_configuration_is_started_by_a_scenario() {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
         let scripts = fs::read_dir(tests.join("scenarios"))
