@@ -185,7 +185,9 @@ mod tests {
             .unwrap()
             .map(|dir| dir.unwrap().file_name().into_string().unwrap())
             .collect();
-        (named.sort_unstable(), named.dedup(), there.sort());
+        named.sort_unstable();
+        named.dedup();
+        there.sort();
         assert_eq!(named, there);
     }
 
