@@ -1,4 +1,5 @@
 # A disk with access=r can be read, and not written.
+# guests: pvh
 # limit: 60
 . /lab/dom0/lib.sh
 

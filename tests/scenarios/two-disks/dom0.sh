@@ -1,4 +1,5 @@
 # Two disks of one guest, written at the same time, do not mix.
+# guests: pv
 # limit: 60
 . /lab/dom0/lib.sh
 
