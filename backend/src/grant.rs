@@ -1,12 +1,44 @@
-//! How granted pages are reached.
-//!
-//! [`GrantMemory`] is the device's whole view of the guest: an address is a grant or it is nothing.
-//! This folder knows grants and mappings; it knows no virtqueue and no device.
+//! Grants as the platform's mechanism: an address is a granted page and an offset, or it is nothing
+//! (SPEC section 3).
 
-mod fault;
-mod memory;
-#[cfg(test)]
-mod tests;
+use protocol::grant::{GrantRange, GrantRef};
+use protocol::status::F_ACCESS_PLATFORM;
 
-pub use fault::GrantFault;
-pub use memory::{GrantMemory, PinId, Reach};
+use crate::platform::{AddressFault, PageNumber, PageRange, Platform};
+use crate::xen::{Access, GrantTable, MapError};
+
+/// What one guest granted.
+#[derive(Debug)]
+pub struct Grants<G>(G);
+
+impl<G: GrantTable> Grants<G> {
+    /// What can be reached through this door.
+    pub fn new(door: G) -> Self {
+        Self(door)
+    }
+}
+
+impl<G: GrantTable> Platform for Grants<G> {
+    type Pages = G::Pages;
+
+    fn decode(&self, address: u64, length: u64) -> Result<PageRange, AddressFault> {
+        let GrantRange { start, length, pages } = GrantRange::decode(address, length)?;
+        let first = PageNumber(start.reference.0.into());
+        Ok(PageRange { address, first, pages, offset: start.offset(), length })
+    }
+
+    fn map(&self, pages: &[PageNumber], access: Access) -> Result<G::Pages, MapError> {
+        // They come from `decode`, which gives references and nothing wider.
+        let references: Vec<_> = pages.iter().map(|page| GrantRef(page.0 as u32)).collect();
+        self.0.map(&references, access)
+    }
+
+    fn offered(&self) -> u64 {
+        1 << F_ACCESS_PLATFORM
+    }
+
+    /// A driver that does not know of the platform's mechanism would not use grants [6.2].
+    fn accepts(&mut self, features: u64) -> bool {
+        features & 1 << F_ACCESS_PLATFORM != 0
+    }
+}

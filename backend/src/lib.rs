@@ -2,7 +2,8 @@
 //!
 //! The daemon runs in Dom0 or in an unprivileged driver domain. Data flows one way through it:
 //! [`server`] finds devices in XenStore, [`toolstack`] opens them, [`bus`] speaks virtio-msg with the
-//! guest, [`device`] serves requests, [`grant`] reaches the guest's pages, and only [`xen`] knows how. What a
+//! guest, [`device`] serves requests, [`platform`] reaches the
+//! guest's pages, by what it granted ([`grant`]), and only [`xen`] knows how. What a
 //! device uses of the domain that it is served from, beside files, is [`host`]'s.
 #![deny(unsafe_code)]
 
@@ -15,6 +16,7 @@ pub mod grant;
 pub mod guest_log;
 pub mod host;
 pub mod listener;
+pub mod platform;
 pub mod registry;
 pub mod server;
 pub mod stats;

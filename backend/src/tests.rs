@@ -16,6 +16,7 @@ mod lifecycle;
 mod messages;
 mod network;
 mod network_options;
+mod platforms;
 mod ports;
 mod qcow2;
 mod ring;

@@ -20,6 +20,7 @@ use std::os::fd::AsFd;
 use protocol::grant::GrantRef;
 
 use self::mapped::MappedRange;
+use crate::platform::Platform;
 
 /// A domain's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -213,6 +214,8 @@ pub trait XenStore: AsFd + Send + 'static {
 pub trait Xen: Clone + Send + 'static {
     /// Maps grants.
     type Grants: GrantTable;
+    /// What the addresses are that a driver gives its device.
+    type Platform: Platform;
     /// Signals.
     type Events: EventChannels;
     /// Reads and writes XenStore.
@@ -223,6 +226,12 @@ pub trait Xen: Clone + Send + 'static {
     /// # Errors
     /// The device could not be opened; the message names it and the kernel module that is missing.
     fn grants(&self, guest: DomId) -> io::Result<Self::Grants>;
+
+    /// How a device of `guest`'s reaches its memory. The message page is granted in any case.
+    ///
+    /// # Errors
+    /// As [`Xen::grants`].
+    fn platform(&self, guest: DomId) -> io::Result<Self::Platform>;
 
     /// A door to event channels with `guest`.
     ///

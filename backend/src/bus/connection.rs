@@ -13,7 +13,7 @@ use super::channel::{Channel, ChannelError, FlushError};
 use super::keys::{FrontendKeys, KeyError};
 use super::transport::{Served, Transport};
 use crate::device::{Source, VirtioDevice};
-use crate::grant::GrantMemory;
+use crate::platform::PlatformMemory;
 use crate::stats::DeviceStats;
 use crate::xen::{DomId, EventChannels, EventError, GrantTable, Xen};
 
@@ -43,14 +43,14 @@ pub enum ConnectionError {
     Door(#[from] io::Error),
 }
 
-/// A device over the grants of one guest.
-pub type Device<X> = Box<dyn VirtioDevice<GrantMemory<<X as Xen>::Grants>>>;
+/// A device over the memory of one guest.
+pub type Device<X> = Box<dyn VirtioDevice<PlatformMemory<<X as Xen>::Platform>>>;
 
 /// What messages flow through. Readable (poll) while events are pending.
 pub struct Connection<X: Xen> {
     events: X::Events,
     channel: Channel<<X::Grants as GrantTable>::Pages>,
-    transport: Transport<X::Grants>,
+    transport: Transport<X::Platform>,
     /// Messages are left that no event will tell of.
     more_messages: bool,
 }
@@ -75,6 +75,7 @@ impl<X: Xen> Connection<X> {
         stats: Arc<DeviceStats>,
     ) -> Result<Option<Self>, ConnectionError> {
         let grants = xen.grants(guest)?;
+        let platform = xen.platform(guest)?;
         let mut events = xen.events(guest)?;
         let size = RECOMMENDED_MESSAGE_SIZE;
         let channel =
@@ -82,7 +83,7 @@ impl<X: Xen> Connection<X> {
         let Some(device) = device.take() else {
             return Ok(None);
         };
-        let memory = GrantMemory::new(grants, Arc::clone(&stats));
+        let memory = PlatformMemory::new(platform, Arc::clone(&stats));
         let transport = Transport::new(device, memory, channel.max_size(), stats);
         Ok(Some(Self { events, channel, transport, more_messages: false }))
     }

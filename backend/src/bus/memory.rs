@@ -3,28 +3,28 @@
 use vm_memory::GuestMemoryError;
 
 use crate::device::{Buffer, DeviceMemory, Direction, Room};
-use crate::grant::{GrantFault, GrantMemory, Reach};
-use crate::xen::{Access, GrantTable};
+use crate::platform::{AccessFault, Platform, PlatformMemory, Reach};
+use crate::xen::Access;
 
-impl<G: GrantTable> DeviceMemory for GrantMemory<G> {
+impl<P: Platform> DeviceMemory for PlatformMemory<P> {
     fn prepare(&self, buffers: &mut dyn Iterator<Item = Buffer>) -> Room {
         let wanted: Vec<_> = buffers.map(reach).collect();
-        match GrantMemory::prepare(self, &wanted) {
+        match PlatformMemory::prepare(self, &wanted) {
             Ok(()) => Room::Enough,
             Err(_) => Room::Short,
         }
     }
 
     fn release(&mut self) {
-        GrantMemory::release(self);
+        PlatformMemory::release(self);
     }
 
     fn last_fault(&self) -> Option<String> {
-        GrantMemory::last_fault(self)
+        PlatformMemory::last_fault(self)
     }
 
     fn is_shortage(&self, error: &GuestMemoryError) -> bool {
-        GrantFault::of(error).is_some_and(GrantFault::is_shortage)
+        AccessFault::of(error).is_some_and(AccessFault::is_shortage)
     }
 }
 

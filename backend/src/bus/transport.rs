@@ -9,10 +9,7 @@ use protocol::message::{
     BindOutcome, ConfigData, DeviceInfo, FeatureBlocks, Request, Response, VqueueState,
     VqueueUpdate,
 };
-use protocol::status::{
-    DEVICE_NEEDS_RESET, DRIVER_OK, F_ACCESS_PLATFORM, F_VERSION_1, FAILED, FEATURES_OK,
-    REQUIRED_FEATURES,
-};
+use protocol::status::{DEVICE_NEEDS_RESET, DRIVER_OK, F_VERSION_1, FAILED, FEATURES_OK};
 use tracing::Level;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
@@ -20,9 +17,9 @@ pub use self::service::Served;
 use super::virtqueue::Virtqueue;
 use crate::device::VirtioDevice;
 use crate::features;
-use crate::grant::GrantMemory;
+use crate::platform::{Platform, PlatformMemory};
 use crate::stats::DeviceStats;
-use crate::xen::{EventChannels, GrantTable, RemotePort};
+use crate::xen::{EventChannels, RemotePort};
 
 /// "XS" as on Xen's PCI devices (Xen's PCI vendor id).
 const VENDOR_ID: u32 = 0x5853;
@@ -35,9 +32,9 @@ const DATA_OFFSET: usize = 8 + 12;
 pub type Scratch = [u8; protocol::page::SLOT_SIZE];
 
 /// A device on the bus.
-pub struct Transport<G: GrantTable> {
-    device: Box<dyn VirtioDevice<GrantMemory<G>>>,
-    memory: GrantMemory<G>,
+pub struct Transport<P: Platform> {
+    device: Box<dyn VirtioDevice<PlatformMemory<P>>>,
+    memory: PlatformMemory<P>,
     queues: Vec<Virtqueue>,
     /// Queues that want another turn.
     waiting: BTreeSet<usize>,
@@ -48,11 +45,11 @@ pub struct Transport<G: GrantTable> {
     stats: Arc<DeviceStats>,
 }
 
-impl<G: GrantTable> Transport<G> {
+impl<P: Platform> Transport<P> {
     /// A device that was just reset. `max_size` bounds the messages that answer.
     pub fn new(
-        device: Box<dyn VirtioDevice<GrantMemory<G>>>,
-        memory: GrantMemory<G>,
+        device: Box<dyn VirtioDevice<PlatformMemory<P>>>,
+        memory: PlatformMemory<P>,
         max_size: usize,
         stats: Arc<DeviceStats>,
     ) -> Self {
@@ -74,7 +71,7 @@ impl<G: GrantTable> Transport<G> {
     pub fn close(
         mut self,
         events: &mut impl EventChannels,
-    ) -> Box<dyn VirtioDevice<GrantMemory<G>>> {
+    ) -> Box<dyn VirtioDevice<PlatformMemory<P>>> {
         self.reset(events);
         self.device
     }
@@ -84,10 +81,11 @@ impl<G: GrantTable> Transport<G> {
         (self.status, self.generation)
     }
 
-    /// Features offered: the device's, the ring's, and always the two that this binding demands [6.2].
+    /// Features offered: the device's, the platform's, the ring's, and version 1 always [6.2].
     fn offered(&self) -> u64 {
         self.device.features()
-            | REQUIRED_FEATURES
+            | self.memory.platform().offered()
+            | 1 << F_VERSION_1
             | 1 << VIRTIO_RING_F_EVENT_IDX
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
     }
@@ -230,20 +228,21 @@ impl<G: GrantTable> Transport<G> {
     }
 
     /// Whether the driver's features are a choice that the device can work with [6.2].
-    fn features_agree(&self) -> bool {
+    fn features_agree(&mut self) -> bool {
         let (offered, accepted) = (self.offered(), self.driver_features);
         let unknown = accepted & !offered;
-        let missing = REQUIRED_FEATURES & !accepted;
+        let behind_platform = self.memory.platform_mut().accepts(accepted);
+        let versioned = accepted & 1 << F_VERSION_1 != 0;
         if unknown != 0 {
             self.warn(format_args!("FEATURES_OK refused: bits {unknown:#x} were not offered"));
         }
-        if missing & 1 << F_ACCESS_PLATFORM != 0 {
+        if !behind_platform {
             self.warn(format_args!("FEATURES_OK refused: no VIRTIO_F_ACCESS_PLATFORM"));
         }
-        if missing & 1 << F_VERSION_1 != 0 {
+        if !versioned {
             self.warn(format_args!("FEATURES_OK refused: no VIRTIO_F_VERSION_1"));
         }
-        let agree = unknown == 0 && missing == 0;
+        let agree = unknown == 0 && behind_platform && versioned;
         if agree {
             let names = features::names(accepted, self.device.id());
             self.stats.log.line(Level::INFO, format_args!("features: {}", names.join(" ")));

@@ -5,8 +5,8 @@ use protocol::message::{VqueueState, VqueueUpdate};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 
-use crate::grant::{GrantFault, GrantMemory, PinId, Reach};
-use crate::xen::{Access, GrantTable, LocalPort};
+use crate::platform::{AccessFault, PinId, Platform, PlatformMemory, Reach};
+use crate::xen::{Access, LocalPort};
 
 /// Most pages of one ring area (SPEC section 7).
 const MAX_RING_PAGES: u64 = 16;
@@ -28,7 +28,7 @@ pub enum UpdateError {
     Alignment(u64),
     /// A ring cannot be mapped.
     #[error(transparent)]
-    Ring(#[from] GrantFault),
+    Ring(#[from] AccessFault),
     /// The queue's own check failed.
     #[error("the ring is refused: {0}")]
     Queue(#[from] virtio_queue::Error),
@@ -137,11 +137,11 @@ impl Virtqueue {
     ///
     /// # Errors
     /// [`UpdateError`]; the queue is as it was.
-    pub fn update<G: GrantTable>(
+    pub fn update<P: Platform>(
         &mut self,
         update: &VqueueUpdate,
         event_idx: bool,
-        memory: &mut GrantMemory<G>,
+        memory: &mut PlatformMemory<P>,
     ) -> Result<(), UpdateError> {
         if self.enabled.is_some() {
             return Err(UpdateError::Enabled);
@@ -155,7 +155,7 @@ impl Virtqueue {
     }
 
     /// RESET_VQUEUE: disables it and forgets its set-up; gives the doorbell to be closed.
-    pub fn reset<G: GrantTable>(&mut self, memory: &mut GrantMemory<G>) -> Option<LocalPort> {
+    pub fn reset<P: Platform>(&mut self, memory: &mut PlatformMemory<P>) -> Option<LocalPort> {
         if let Some(enabled) = self.enabled.take() {
             memory.unpin(enabled.rings);
         }
@@ -164,11 +164,11 @@ impl Virtqueue {
     }
 }
 
-fn enable<G: GrantTable>(
+fn enable<P: Platform>(
     setup: Setup,
     max_size: u16,
     event_idx: bool,
-    memory: &mut GrantMemory<G>,
+    memory: &mut PlatformMemory<P>,
 ) -> Result<Enabled, UpdateError> {
     if setup.size == 0 {
         return Err(UpdateError::Size(0));

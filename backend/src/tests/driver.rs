@@ -2,7 +2,7 @@
 
 use guest_shim::transport::{Received, Transport};
 use protocol::binding::{backend_key, frontend_key, negotiate};
-use protocol::grant::{GrantAddress, GrantRef};
+use protocol::grant::GrantRef;
 use protocol::message::{BindOutcome, FeatureBlocks, Request, Response, VqueueFlags, VqueueUpdate};
 use protocol::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
 
@@ -16,11 +16,12 @@ pub(super) struct Shared {
     pub(super) pages: Vec<GuestPage>,
     pub(super) first: GrantRef,
     pub(super) length: usize,
+    address: u64,
 }
 
 impl Shared {
     pub(super) fn address(&self) -> u64 {
-        GrantAddress::page(self.first).encode()
+        self.address
     }
 
     pub(super) fn readable(&self) -> Descriptor {
@@ -233,7 +234,8 @@ impl Driver {
             self.guest.slice(*page, 0, chunk.len()).copy_from(chunk);
         }
         let first = self.guest.grant(&pages, access);
-        Shared { pages, first, length: bytes.len() }
+        let address = self.guest.address(pages[0], first);
+        Shared { pages, first, length: bytes.len(), address }
     }
 
     /// Ends the grants and gives what the pages hold. Fails the test if one is still mapped.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use protocol::grant::{GrantAddress, GrantRef};
+use protocol::grant::GrantRef;
 use vm_memory::Bytes;
 
 use crate::xen::Access;
@@ -20,16 +20,18 @@ pub(super) struct Descriptor {
 pub(super) struct Area {
     pub(super) page: GuestPage,
     pub(super) first: GrantRef,
+    address: u64,
 }
 
 impl Area {
     fn new(guest: &mut Guest, access: Access) -> Self {
         let page = guest.allocate();
-        Self { page, first: guest.grant(&[page], access) }
+        let first = guest.grant(&[page], access);
+        Self { page, first, address: guest.address(page, first) }
     }
 
     pub(super) fn address(&self) -> u64 {
-        GrantAddress::page(self.first).encode()
+        self.address
     }
 }
 

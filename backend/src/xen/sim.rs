@@ -6,18 +6,22 @@
 //! is noted, and [`Hypervisor::assert_clean`] fails the test for it.
 
 mod events;
+mod frames;
 mod grants;
 mod guest;
 mod store;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use self::events::{GuestPort, SimEvents};
+pub use self::frames::SimFrames;
 pub use self::grants::SimGrants;
-pub use self::guest::{Guest, GuestPage};
+pub use self::guest::{Addresses, Guest, GuestPage};
 pub use self::store::{SimStore, Watch};
 use super::{DomId, StoreError, Xen};
+use crate::grant::Grants;
 
 /// What the hypervisor knows.
 #[derive(Default)]
@@ -25,6 +29,7 @@ struct World {
     grants: grants::GrantTables,
     channels: events::Channels,
     store: store::Tree,
+    memories: BTreeMap<DomId, SimFrames>,
     violations: Vec<String>,
 }
 
@@ -43,7 +48,12 @@ impl Hypervisor {
         Guest::new(self.clone(), DomId(id), pages)
     }
 
-    /// Pages of `guest` that are mapped by this domain, a page counting as often as it is mapped.
+    /// The memory of a domain that was made, for a platform that does without grants.
+    pub fn frames(&self, guest: DomId) -> SimFrames {
+        self.world().memories[&guest].clone()
+    }
+
+    /// Pages of `guest` that are mapped by this domain by grants, a page counting as often as it is mapped.
     pub fn mapped_pages(&self, guest: DomId) -> usize {
         self.world().grants.mapped(guest)
     }
@@ -76,11 +86,16 @@ impl Hypervisor {
 /// Dom0's doors.
 impl Xen for Hypervisor {
     type Grants = SimGrants;
+    type Platform = Grants<SimGrants>;
     type Events = SimEvents;
     type Store = SimStore;
 
     fn grants(&self, guest: DomId) -> io::Result<SimGrants> {
         Ok(SimGrants::new(self.clone(), guest))
+    }
+
+    fn platform(&self, guest: DomId) -> io::Result<Grants<SimGrants>> {
+        self.grants(guest).map(Grants::new)
     }
 
     fn events(&self, guest: DomId) -> io::Result<SimEvents> {

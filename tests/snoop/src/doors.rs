@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use backend::grant::Grants;
 use backend::xen::mapped::MappedRange;
 use backend::xen::{Access, DomId, GrantTable, MapError, StoreError, Xen};
 use protocol::grant::{GrantRef, PAGE_SIZE};
@@ -24,11 +25,16 @@ impl<X: Xen> Snoop<X> {
 
 impl<X: Xen> Xen for Snoop<X> {
     type Grants = SnoopGrants<X::Grants>;
+    type Platform = Grants<SnoopGrants<X::Grants>>;
     type Events = X::Events;
     type Store = X::Store;
 
     fn grants(&self, guest: DomId) -> io::Result<Self::Grants> {
         Ok(SnoopGrants { grants: self.xen.grants(guest)?, search: Arc::clone(&self.search) })
+    }
+
+    fn platform(&self, guest: DomId) -> io::Result<Self::Platform> {
+        self.grants(guest).map(Grants::new)
     }
 
     fn events(&self, guest: DomId) -> io::Result<X::Events> {

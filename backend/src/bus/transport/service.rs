@@ -8,8 +8,8 @@ use virtio_queue::Queue;
 use super::Transport;
 use crate::bus::virtqueue::Virtqueue;
 use crate::device::{Fault, Queues, Rings, Source, VirtioDevice};
-use crate::grant::GrantMemory;
-use crate::xen::{EventChannels, GrantTable, LocalPort};
+use crate::platform::{Platform, PlatformMemory};
+use crate::xen::{EventChannels, LocalPort};
 
 /// What to tell the driver, in band, after queues were served.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -35,12 +35,12 @@ impl Rings for All<'_> {
     }
 }
 
-type Work<'a, G> = &'a mut dyn FnMut(
-    &mut dyn VirtioDevice<GrantMemory<G>>,
-    &mut Queues<'_, GrantMemory<G>>,
+type Work<'a, P> = &'a mut dyn FnMut(
+    &mut dyn VirtioDevice<PlatformMemory<P>>,
+    &mut Queues<'_, PlatformMemory<P>>,
 ) -> Result<(), Fault>;
 
-impl<G: GrantTable> Transport<G> {
+impl<P: Platform> Transport<P> {
     /// Serves what an event of the driver's asks for.
     pub fn hear(&mut self, event: Event<'_>, events: &mut impl EventChannels) -> Served {
         match event {
@@ -89,7 +89,7 @@ impl<G: GrantTable> Transport<G> {
     }
 
     /// Has the device do some work, and tells the driver what came of it.
-    fn work(&mut self, events: &mut impl EventChannels, work: Work<'_, G>) -> Served {
+    fn work(&mut self, events: &mut impl EventChannels, work: Work<'_, P>) -> Served {
         let mut served = Served::default();
         if !self.is_running() {
             return served;

@@ -88,7 +88,7 @@ impl GrantTable for SimGrants {
             let grant = world.grants.entries.get_mut(&key(reference)).unwrap();
             grant.mapped += 1;
             // SAFETY: position is within the pages reserved above, which nothing refers to yet.
-            unsafe { place(base.cast(), position, grant, access) };
+            unsafe { place(base.cast(), position, &grant.memory, grant.page, access) };
         }
         drop(world);
         // SAFETY: `bytes` bytes are mapped at base with `access`, until SimPages is dropped.
@@ -98,21 +98,27 @@ impl GrantTable for SimGrants {
     }
 }
 
-/// Maps a grant's page at the `position`th page from `base`.
+/// Maps page `page` of `memory` at the `position`th page from `base`.
 ///
 /// # Safety
 /// That page must be part of a mapping that nothing refers to.
-unsafe fn place(base: NonNull<u8>, position: usize, grant: &Grant, access: Access) {
-    let page = NonZeroUsize::new(PAGE_SIZE as usize).unwrap();
+pub(super) unsafe fn place(
+    base: NonNull<u8>,
+    position: usize,
+    memory: &File,
+    page: usize,
+    access: Access,
+) {
+    let bytes = NonZeroUsize::new(PAGE_SIZE as usize).unwrap();
     let protection = match access {
         Access::ReadOnly => ProtFlags::PROT_READ,
         Access::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
     };
-    let address = NonZeroUsize::new(base.as_ptr() as usize + position * page.get());
+    let address = NonZeroUsize::new(base.as_ptr() as usize + position * bytes.get());
     let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
-    let offset = (grant.page * page.get()) as libc::off_t;
+    let offset = (page * bytes.get()) as libc::off_t;
     // SAFETY: replaces one page that the caller says nothing refers to.
-    unsafe { mmap(address, page, protection, flags, &*grant.memory, offset).unwrap() };
+    unsafe { mmap(address, bytes, protection, flags, memory, offset).unwrap() };
 }
 
 /// Pages mapped in the simulation.

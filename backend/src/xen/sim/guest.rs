@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use protocol::grant::{GrantRef, PAGE_SIZE};
+use protocol::grant::{GrantAddress, GrantRef, PAGE_SIZE};
 use protocol::page::PageWords;
 use vm_memory::VolatileSlice;
 
 use super::Hypervisor;
+use super::SimFrames;
 use super::events::GuestPort;
 use super::grants::Grant;
 use crate::xen::{Access, DomId};
@@ -34,6 +35,17 @@ pub struct Guest {
     pages: usize,
     next_page: usize,
     next_reference: u32,
+    /// What its drivers put into rings.
+    pub addresses: Addresses,
+}
+
+/// What the addresses are that a device is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// Grants.
+    Grants,
+    /// The guest's own plus this.
+    Window(u64),
 }
 
 impl Guest {
@@ -44,10 +56,14 @@ impl Guest {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: no address is asked for, so no other mapping is touched.
         let base = unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, &memory, 0) };
+        let memory = Arc::new(memory);
+        let frames = SimFrames { memory: Arc::clone(&memory), count: pages };
+        hypervisor.world().memories.insert(id, frames);
         Self {
             hypervisor,
             id,
-            memory: Arc::new(memory),
+            memory,
+            addresses: Addresses::Grants,
             base: base.unwrap().cast(),
             pages,
             next_page: 0,
@@ -93,6 +109,14 @@ impl Guest {
             self.hypervisor.world().grants.entries.insert((self.id, reference), grant);
         }
         first
+    }
+
+    /// The address for a device of pages that follow one another and were granted from `first` on.
+    pub fn address(&self, page: GuestPage, first: GrantRef) -> u64 {
+        match self.addresses {
+            Addresses::Grants => GrantAddress::page(first).encode(),
+            Addresses::Window(offset) => offset + page.0 as u64 * PAGE_SIZE,
+        }
     }
 
     /// Ends grants. Ending one that is still mapped breaks a rule of the backend's [3.5].

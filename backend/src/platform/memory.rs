@@ -1,7 +1,7 @@
-//! `GrantMemory`: vm-memory's `GuestMemory` over grant references.
+//! `PlatformMemory`: vm-memory's `GuestMemory` over a platform's addresses.
 //!
 //! Nothing is mapped before it is asked for. What is mapped is either *pinned*, for a ring, until it
-//! is unpinned, or belongs to the requests at hand and is unmapped by [`GrantMemory::release`]. That
+//! is unpinned, or belongs to the requests at hand and is unmapped by [`PlatformMemory::release`]. That
 //! takes `&mut self`: no slice into the pages can be alive then, which is what keeps a stale pointer
 //! from being a value one could have.
 
@@ -11,16 +11,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use elsa::FrozenVec;
-use protocol::grant::{AddressError, GrantRange, GrantRef, PAGE_SIZE};
+use protocol::grant::PAGE_SIZE;
 use vm_memory::guest_memory::GuestMemorySliceIterator;
 use vm_memory::{
     GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Permissions, VolatileSlice,
 };
 
-use super::GrantFault;
+use super::{AccessFault, AddressFault, PageNumber, PageRange, Platform};
 use crate::stats::DeviceStats;
+use crate::xen::Access;
 use crate::xen::mapped::MappedRange;
-use crate::xen::{Access, GrantTable};
 
 /// Most pages that one address range may touch.
 pub const MAX_RANGE_PAGES: u32 = 4097;
@@ -40,10 +40,10 @@ pub struct Reach {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PinId(u64);
 
-/// Consecutive references that are mapped, from `page` of a mapping on.
+/// Consecutive pages that are mapped, from `page` of a mapping on.
 #[derive(Debug)]
 struct Run {
-    first: GrantRef,
+    first: PageNumber,
     pages: u32,
     page: usize,
 }
@@ -75,38 +75,39 @@ impl<P> Drop for Mapping<P> {
 
 impl<P: AsRef<MappedRange>> Mapping<P> {
     /// Where `range` lies in the mapping, if it is there whole and `access` is allowed.
-    fn find(&self, range: GrantRange, access: Access) -> Option<VolatileSlice<'_>> {
+    fn find(&self, range: PageRange, access: Access) -> Option<VolatileSlice<'_>> {
         let mapped = self.pages.as_ref();
         if access > mapped.access() {
             return None;
         }
-        let wanted = range.start.reference.0;
+        let wanted = range.first.0;
         let run = self.runs.iter().find(|run| {
             let skipped = wanted.checked_sub(run.first.0);
-            skipped.is_some_and(|skipped| range.pages <= run.pages.saturating_sub(skipped))
+            let room = skipped.and_then(|skipped| u64::from(run.pages).checked_sub(skipped));
+            room.is_some_and(|room| u64::from(range.pages) <= room)
         })?;
         let page = run.page + (wanted - run.first.0) as usize;
-        let offset = page * PAGE_SIZE as usize + range.start.offset() as usize;
+        let offset = page * PAGE_SIZE as usize + range.offset as usize;
         mapped.slice(offset, usize::try_from(range.length).ok()?)
     }
 }
 
-/// A guest's memory, as far as it was granted.
-pub struct GrantMemory<G: GrantTable> {
-    grants: G,
-    pinned: Vec<(PinId, Mapping<G::Pages>)>,
+/// A guest's memory, as far as the platform lets a device reach it.
+pub struct PlatformMemory<P: Platform> {
+    platform: P,
+    pinned: Vec<(PinId, Mapping<P::Pages>)>,
     next_pin: u64,
     /// Of the requests at hand. Append-only while shared, so that slices into it stay good.
-    current: FrozenVec<Box<Mapping<G::Pages>>>,
+    current: FrozenVec<Box<Mapping<P::Pages>>>,
     last_fault: RefCell<Option<String>>,
     stats: Arc<DeviceStats>,
 }
 
-impl<G: GrantTable> GrantMemory<G> {
+impl<P: Platform> PlatformMemory<P> {
     /// A view in which nothing is mapped yet.
-    pub fn new(grants: G, stats: Arc<DeviceStats>) -> Self {
+    pub fn new(platform: P, stats: Arc<DeviceStats>) -> Self {
         Self {
-            grants,
+            platform,
             pinned: Vec::new(),
             next_pin: 0,
             current: FrozenVec::new(),
@@ -115,15 +116,25 @@ impl<G: GrantTable> GrantMemory<G> {
         }
     }
 
-    /// Maps ranges until [`GrantMemory::unpin`]; all of them, or none.
+    /// What translates addresses.
+    pub fn platform(&self) -> &P {
+        &self.platform
+    }
+
+    /// As [`PlatformMemory::platform`], to tell it of a driver.
+    pub fn platform_mut(&mut self) -> &mut P {
+        &mut self.platform
+    }
+
+    /// Maps ranges until [`PlatformMemory::unpin`]; all of them, or none.
     ///
     /// # Errors
-    /// [`GrantFault`] for the first that cannot be mapped.
-    pub fn pin(&mut self, wanted: &[Reach]) -> Result<PinId, GrantFault> {
+    /// [`AccessFault`] for the first that cannot be mapped.
+    pub fn pin(&mut self, wanted: &[Reach]) -> Result<PinId, AccessFault> {
         self.try_pin(wanted).inspect_err(|fault| self.refuse(fault))
     }
 
-    fn try_pin(&mut self, wanted: &[Reach]) -> Result<PinId, GrantFault> {
+    fn try_pin(&mut self, wanted: &[Reach]) -> Result<PinId, AccessFault> {
         let id = PinId(self.next_pin);
         let decoded = wanted.iter().map(|reach| self.decode(reach.address, reach.length));
         let decoded = decoded.collect::<Result<Vec<_>, _>>()?;
@@ -146,11 +157,11 @@ impl<G: GrantTable> GrantMemory<G> {
     ///
     /// # Errors
     /// This domain has no room for all of them; the other faults are the accesses' to find.
-    pub fn prepare(&self, wanted: &[Reach]) -> Result<(), GrantFault> {
+    pub fn prepare(&self, wanted: &[Reach]) -> Result<(), AccessFault> {
         for access in [Access::ReadOnly, Access::ReadWrite] {
             let ranges = wanted.iter().filter(|reach| reach.access == access);
             let ranges = ranges.filter_map(|reach| self.decode(reach.address, reach.length).ok());
-            let missing = |range: &GrantRange| self.find(*range, access).is_none();
+            let missing = |range: &PageRange| self.find(*range, access).is_none();
             let ranges: Vec<_> = ranges.filter(missing).collect();
             if ranges.is_empty() {
                 continue;
@@ -171,22 +182,22 @@ impl<G: GrantTable> GrantMemory<G> {
         self.current.as_mut().clear();
     }
 
-    fn decode(&self, address: u64, length: u64) -> Result<GrantRange, GrantFault> {
-        let range = GrantRange::decode(address, length)?;
+    fn decode(&self, address: u64, length: u64) -> Result<PageRange, AccessFault> {
+        let range = self.platform.decode(address, length)?;
         if range.pages > MAX_RANGE_PAGES {
-            return Err(GrantFault::TooLong { address, length, limit: MAX_RANGE_PAGES });
+            return Err(AccessFault::TooLong { address, length, limit: MAX_RANGE_PAGES });
         }
         Ok(range)
     }
 
-    fn map(&self, ranges: &[GrantRange], access: Access) -> Result<Mapping<G::Pages>, GrantFault> {
-        let references: Vec<_> = ranges.iter().flat_map(|range| range.references()).collect();
-        let address = ranges.first().map_or(0, |range| range.start.encode());
-        let pages = self.grants.map(&references, access);
-        let pages = pages.map_err(|source| GrantFault::Map { address, source })?;
+    fn map(&self, ranges: &[PageRange], access: Access) -> Result<Mapping<P::Pages>, AccessFault> {
+        let numbers: Vec<_> = ranges.iter().flat_map(|range| range.numbers()).collect();
+        let address = ranges.first().map_or(0, |range| range.address);
+        let pages = self.platform.map(&numbers, access);
+        let pages = pages.map_err(|source| AccessFault::Map { address, source })?;
         let mut page = 0;
         let runs = ranges.iter().map(|range| {
-            let run = Run { first: range.start.reference, pages: range.pages, page };
+            let run = Run { first: range.first, pages: range.pages, page };
             page += range.pages as usize;
             run
         });
@@ -195,7 +206,7 @@ impl<G: GrantTable> GrantMemory<G> {
         Ok(Mapping::new(pages, runs, Arc::clone(&self.stats)))
     }
 
-    fn find(&self, range: GrantRange, access: Access) -> Option<VolatileSlice<'_>> {
+    fn find(&self, range: PageRange, access: Access) -> Option<VolatileSlice<'_>> {
         let pinned = self.pinned.iter().find_map(|(_, mapping)| mapping.find(range, access));
         // By index: iterating a FrozenVec would keep it from growing.
         let current = (0..self.current.len()).filter_map(|at| self.current.get(at));
@@ -203,23 +214,23 @@ impl<G: GrantTable> GrantMemory<G> {
     }
 
     /// The bytes at an address, mapped now if they are not yet.
-    fn reach(&self, reach: Reach) -> Result<VolatileSlice<'_>, GrantFault> {
+    fn reach(&self, reach: Reach) -> Result<VolatileSlice<'_>, AccessFault> {
         let range = self.decode(reach.address, reach.length)?;
         if let Some(slice) = self.find(range, reach.access) {
             return Ok(slice);
         }
         let mapping = self.current.push_get(Box::new(self.map(&[range], reach.access)?));
-        let outside = AddressError::Overflow { address: reach.address, length: reach.length };
-        mapping.find(range, reach.access).ok_or(GrantFault::Address(outside))
+        let outside = AddressFault::Outside { address: reach.address, length: reach.length };
+        mapping.find(range, reach.access).ok_or(AccessFault::Address(outside))
     }
 
-    /// Why the latest access failed, if one did since the last [`GrantMemory::release`]. The ring's
+    /// Why the latest access failed, if one did since the last [`PlatformMemory::release`]. The ring's
     /// iterators end without a word where an access fails; this is the word.
     pub fn last_fault(&self) -> Option<String> {
         self.last_fault.borrow().clone()
     }
 
-    fn refuse(&self, fault: &GrantFault) {
+    fn refuse(&self, fault: &AccessFault) {
         DeviceStats::count(&self.stats.refused_addresses);
         *self.last_fault.borrow_mut() = Some(fault.to_string());
     }
@@ -239,7 +250,7 @@ impl<'a> Iterator for OneSlice<'a> {
 impl FusedIterator for OneSlice<'_> {}
 impl<'a> GuestMemorySliceIterator<'a, ()> for OneSlice<'a> {}
 
-impl<G: GrantTable> GuestMemory for GrantMemory<G> {
+impl<P: Platform> GuestMemory for PlatformMemory<P> {
     /// Never there: no physical memory of the guest's can be reached, only what it granted.
     type PhysicalMemory = GuestMemoryMmap<()>;
     type Bitmap = ();

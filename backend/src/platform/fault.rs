@@ -1,19 +1,19 @@
 //! Why a guest address could not be reached.
 
-use protocol::grant::AddressError;
 use vm_memory::GuestMemoryError;
 
+use super::AddressFault;
 use crate::xen::MapError;
 
-/// Why a guest address could not be reached. All but [`GrantFault::Map`] with
+/// Why a guest address could not be reached. All but [`AccessFault::Map`] with
 /// [`MapError::NoRoom`] are the guest's doing.
 #[derive(Debug, thiserror::Error)]
-pub enum GrantFault {
-    /// The address is not of granted memory.
-    #[error("not granted memory: {0}")]
-    Address(#[from] AddressError),
-    /// The grant could not be mapped.
-    #[error("cannot reach granted memory at {address:#x}: {source}")]
+pub enum AccessFault {
+    /// The address means nothing.
+    #[error(transparent)]
+    Address(#[from] AddressFault),
+    /// The pages could not be mapped.
+    #[error("cannot reach memory at {address:#x}: {source}")]
     Map {
         /// The address asked for.
         address: u64,
@@ -32,13 +32,13 @@ pub enum GrantFault {
     },
 }
 
-impl GrantFault {
+impl AccessFault {
     /// Whether it is this domain that is short of something, so that a later try may succeed.
     pub fn is_shortage(&self) -> bool {
         matches!(self, Self::Map { source: MapError::NoRoom { .. }, .. })
     }
 
-    /// The fault inside an error of vm-memory's, if [`super::GrantMemory`] put one there.
+    /// The fault inside an error of vm-memory's, if [`super::PlatformMemory`] put one there.
     pub fn of(error: &GuestMemoryError) -> Option<&Self> {
         match error {
             GuestMemoryError::IOError(error) => error.get_ref()?.downcast_ref(),
@@ -47,8 +47,8 @@ impl GrantFault {
     }
 }
 
-impl From<GrantFault> for GuestMemoryError {
-    fn from(fault: GrantFault) -> Self {
+impl From<AccessFault> for GuestMemoryError {
+    fn from(fault: AccessFault) -> Self {
         Self::IOError(std::io::Error::other(fault))
     }
 }

@@ -1,4 +1,4 @@
-//! `GrantMemory` alone: permissions, when things are mapped, when not.
+//! `PlatformMemory` over grants, alone: permissions, when things are mapped, when not.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use protocol::grant::{GrantAddress, GrantRef};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
-use super::{GrantFault, GrantMemory, Reach};
+use super::{AccessFault, PlatformMemory, Reach};
+use crate::grant::Grants;
 use crate::stats::DeviceStats;
 use crate::xen::sim::{Guest, Hypervisor, SimGrants};
 use crate::xen::{Access, DomId, Xen};
@@ -14,14 +15,15 @@ use crate::xen::{Access, DomId, Xen};
 struct Bench {
     hypervisor: Hypervisor,
     guest: Guest,
-    memory: GrantMemory<SimGrants>,
+    memory: PlatformMemory<Grants<SimGrants>>,
     stats: Arc<DeviceStats>,
 }
 
 fn bench() -> Bench {
     let (hypervisor, stats) = (Hypervisor::default(), Arc::new(DeviceStats::default()));
     let guest = hypervisor.guest(1, 16);
-    let memory = GrantMemory::new(hypervisor.grants(DomId(1)).unwrap(), Arc::clone(&stats));
+    let memory =
+        PlatformMemory::new(Grants::new(hypervisor.grants(DomId(1)).unwrap()), Arc::clone(&stats));
     Bench { hypervisor, guest, memory, stats }
 }
 
@@ -62,8 +64,8 @@ fn a_read_only_grant_can_be_read_and_not_written() {
     let first = bench.grant(1, Access::ReadOnly);
     assert_eq!(bench.memory.read_obj::<u64>(at(first, 0)).unwrap(), 0);
     let error = bench.memory.write_obj(1u64, at(first, 0)).unwrap_err();
-    assert!(matches!(GrantFault::of(&error), Some(GrantFault::Map { .. })), "{error}");
-    assert!(!GrantFault::of(&error).unwrap().is_shortage());
+    assert!(matches!(AccessFault::of(&error), Some(AccessFault::Map { .. })), "{error}");
+    assert!(!AccessFault::of(&error).unwrap().is_shortage());
     assert!(bench.memory.check_range(at(first, 0), 8, Permissions::Read));
     assert!(!bench.memory.check_range(at(first, 0), 8, Permissions::ReadWrite));
     assert!(bench.memory.last_fault().unwrap().contains("ReadWrite"));

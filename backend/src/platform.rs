@@ -1,0 +1,89 @@
+//! The platform's mechanism between a device and its driver's memory: what an address means, and how
+//! the pages behind it are reached.
+//!
+//! Whether a device is behind that mechanism is a property of the platform, not of the device and not
+//! of the driver: the same devices run over any [`Platform`]. xen-virtiod only ever makes one,
+//! [`crate::grant::Grants`]. This folder knows pages and mappings; it knows no virtqueue and no device.
+
+mod fault;
+mod memory;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub mod window;
+
+use protocol::grant::AddressError;
+
+pub use self::fault::AccessFault;
+pub use self::memory::{PinId, PlatformMemory, Reach};
+use crate::xen::mapped::MappedRange;
+use crate::xen::{Access, MapError};
+
+/// A page as the platform names it: a grant reference, or a frame of the guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PageNumber(pub u64);
+
+/// Consecutive pages, and the bytes in them that an address and a length mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRange {
+    /// What it was decoded from.
+    pub address: u64,
+    /// The first page.
+    pub first: PageNumber,
+    /// How many there are, at least 1.
+    pub pages: u32,
+    /// Where in the first page the bytes start.
+    pub offset: u64,
+    /// How many bytes, at least 1.
+    pub length: u64,
+}
+
+impl PageRange {
+    /// Its pages, in order.
+    pub fn numbers(self) -> impl Iterator<Item = PageNumber> {
+        // `Platform::decode` sees to it that the last one is a number.
+        (0..u64::from(self.pages)).map(move |page| PageNumber(self.first.0.wrapping_add(page)))
+    }
+}
+
+/// An address that means nothing on the platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressFault {
+    /// No granted memory.
+    #[error("not granted memory: {0}")]
+    Grant(#[from] AddressError),
+    /// Outside what the platform translates.
+    #[error("{length} bytes at {address:#x} are not in the platform's window")]
+    Outside {
+        /// The address.
+        address: u64,
+        /// The number of bytes.
+        length: u64,
+    },
+}
+
+/// How a device reaches the memory of one guest.
+pub trait Platform: Send + 'static {
+    /// Mapped pages; dropping it unmaps them.
+    type Pages: AsRef<MappedRange> + Send;
+
+    /// What `length` bytes at `address` are. The pages need not be there.
+    ///
+    /// # Errors
+    /// [`AddressFault`]; for no bytes, too.
+    fn decode(&self, address: u64, length: u64) -> Result<PageRange, AddressFault>;
+
+    /// Maps pages, one after another in this domain's address space.
+    ///
+    /// # Errors
+    /// [`MapError`]; nothing is mapped then, not even a part.
+    fn map(&self, pages: &[PageNumber], access: Access) -> Result<Self::Pages, MapError>;
+
+    /// Of the feature bits that say how a device reaches memory (`VIRTIO_F_ACCESS_PLATFORM`), those
+    /// that are offered.
+    fn offered(&self) -> u64;
+
+    /// Whether the device works with a driver that accepted `features`. Asked for each driver, before
+    /// any address of its is looked at.
+    fn accepts(&mut self, features: u64) -> bool;
+}

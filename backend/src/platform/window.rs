@@ -1,0 +1,124 @@
+//! A platform that translates by a window: the address that a device is given is the guest's own plus
+//! an offset, as on PPC and SPARC. With an offset of 0 it is the plain 1:1 of a machine without an IOMMU.
+//!
+//! For tests: Xen has no such platform, and nothing in the daemon makes one.
+
+use protocol::grant::{PAGE_SIZE, pages_spanned};
+use protocol::status::F_ACCESS_PLATFORM;
+
+use super::{AddressFault, PageNumber, PageRange, Platform};
+use crate::xen::mapped::MappedRange;
+use crate::xen::{Access, MapError};
+
+/// What reaches a guest's memory by its frames.
+pub trait Frames: Send + 'static {
+    /// Mapped pages; dropping it unmaps them.
+    type Pages: AsRef<MappedRange> + Send;
+
+    /// How many there are.
+    fn count(&self) -> u64;
+
+    /// Maps frames that are there.
+    ///
+    /// # Errors
+    /// [`MapError`].
+    fn map(&self, frames: &[PageNumber], access: Access) -> Result<Self::Pages, MapError>;
+}
+
+/// All of a guest's memory, seen through a window.
+pub struct Window<F> {
+    frames: F,
+    offset: u64,
+}
+
+impl<F: Frames> Window<F> {
+    /// A window that starts at the address `offset`.
+    pub fn new(frames: F, offset: u64) -> Self {
+        Self { frames, offset }
+    }
+}
+
+impl<F: Frames> Platform for Window<F> {
+    type Pages = F::Pages;
+
+    fn decode(&self, address: u64, length: u64) -> Result<PageRange, AddressFault> {
+        let outside = AddressFault::Outside { address, length };
+        let inside = address.checked_sub(self.offset).ok_or(outside)?;
+        let end = inside.checked_add(length).filter(|_| length > 0).ok_or(outside)?;
+        if end > self.frames.count().saturating_mul(PAGE_SIZE) {
+            return Err(outside);
+        }
+        let (first, offset) = (PageNumber(inside / PAGE_SIZE), inside % PAGE_SIZE);
+        let pages = u32::try_from(pages_spanned(offset, length)).map_err(|_| outside)?;
+        Ok(PageRange { address, first, pages, offset, length })
+    }
+
+    fn map(&self, pages: &[PageNumber], access: Access) -> Result<F::Pages, MapError> {
+        self.frames.map(pages, access)
+    }
+
+    /// Offered also where the platform's mechanism changes nothing about an address: it is the
+    /// platform's to say what the mechanism is.
+    fn offered(&self) -> u64 {
+        1 << F_ACCESS_PLATFORM
+    }
+
+    /// With 1:1, a driver that does not know of the mechanism does what the mechanism does.
+    fn accepts(&mut self, features: u64) -> bool {
+        self.offset == 0 || features & 1 << F_ACCESS_PLATFORM != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct NoFrames(u64);
+
+    impl Frames for NoFrames {
+        type Pages = Nothing;
+
+        fn count(&self) -> u64 {
+            self.0
+        }
+
+        fn map(&self, _: &[PageNumber], _: Access) -> Result<Nothing, MapError> {
+            unreachable!("nothing is mapped by decoding")
+        }
+    }
+
+    struct Nothing;
+
+    impl AsRef<MappedRange> for Nothing {
+        fn as_ref(&self) -> &MappedRange {
+            unreachable!("nothing was mapped")
+        }
+    }
+
+    #[test]
+    fn an_address_is_the_guests_plus_the_offset() {
+        for offset in [0, 1 << 32, 0x8000_0000_0000_0000] {
+            let window = Window::new(NoFrames(4), offset);
+            let range = window.decode(offset + 2 * PAGE_SIZE + 7, 4096).unwrap();
+            assert_eq!((range.first, range.pages, range.offset), (PageNumber(2), 2, 7));
+        }
+    }
+
+    #[test]
+    fn what_is_outside_the_window_is_refused() {
+        let window = Window::new(NoFrames(4), 1 << 32);
+        let outside = [
+            (0, 1),
+            ((1 << 32) - 1, 2),
+            ((1 << 32) + 4 * PAGE_SIZE - 1, 2),
+            (u64::MAX, 1),
+            (1 << 32, 0),
+        ];
+        for (address, length) in outside {
+            assert_eq!(
+                window.decode(address, length),
+                Err(AddressFault::Outside { address, length })
+            );
+        }
+    }
+}

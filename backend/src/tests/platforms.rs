@@ -1,0 +1,114 @@
+//! The same device over other platforms than grants: the platform's mechanism is a window at an offset,
+//! or plain 1:1.
+
+use std::io;
+
+use protocol::status::{
+    DEVICE_NEEDS_RESET, F_ACCESS_PLATFORM, F_VERSION_1, FEATURES_OK, REQUIRED_FEATURES,
+};
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
+
+use super::block::{OK, header, request};
+use super::driver::Driver;
+use super::host::{Ends, Host, XVDA, numbered_disk};
+use crate::platform::window::Window;
+use crate::xen::sim::{Addresses, Hypervisor, SimEvents, SimFrames, SimGrants, SimStore};
+use crate::xen::{Access, DomId, StoreError, Xen};
+
+/// The simulated hypervisor's doors, for devices behind a window.
+#[derive(Clone)]
+struct Windowed {
+    hypervisor: Hypervisor,
+    offset: u64,
+}
+
+impl Xen for Windowed {
+    type Grants = SimGrants;
+    type Platform = Window<SimFrames>;
+    type Events = SimEvents;
+    type Store = SimStore;
+
+    fn grants(&self, guest: DomId) -> io::Result<SimGrants> {
+        self.hypervisor.grants(guest)
+    }
+
+    fn platform(&self, guest: DomId) -> io::Result<Window<SimFrames>> {
+        Ok(Window::new(self.hypervisor.frames(guest), self.offset))
+    }
+
+    fn events(&self, guest: DomId) -> io::Result<SimEvents> {
+        self.hypervisor.events(guest)
+    }
+
+    fn store(&self) -> Result<SimStore, StoreError> {
+        self.hypervisor.store()
+    }
+}
+
+/// As on PPC's and SPARC's buses: somewhere above the memory that there can be.
+const OFFSET: u64 = 1 << 59;
+
+/// A guest whose disk is behind a window, and which knows of the window at `believed`.
+fn connect(offset: u64, believed: Addresses) -> (Host, tempfile::NamedTempFile, Ends, Driver) {
+    let hypervisor = Hypervisor::default();
+    let doors = Windowed { hypervisor: hypervisor.clone(), offset };
+    let (host, disk) = (Host::start_with(hypervisor, doors), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.guest.addresses = believed;
+    (host, disk, ends, driver)
+}
+
+#[test]
+fn a_disk_works_behind_a_window_as_it_does_over_grants() {
+    for offset in [0, OFFSET] {
+        let (host, disk, ends, mut driver) = connect(offset, Addresses::Window(offset));
+        driver.start();
+        let written = [0xa5; 3 * 512];
+        assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, 2, &written, 0).0, OK);
+        assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![1; 512]));
+        let (status, read) = request(&mut driver, VIRTIO_BLK_T_IN, 2, &[], 3 * 512);
+        assert_eq!((status, read.as_slice()), (OK, written.as_slice()), "offset {offset:#x}");
+        assert_eq!(host.hypervisor.map_calls(), 1, "of grants, the message page's alone is used");
+        driver.close();
+        host.remove(&ends);
+        host.finish();
+        drop(disk);
+    }
+}
+
+#[test]
+fn addresses_outside_the_window_are_refused() {
+    // The guest's own addresses, and grants, which mean nothing here.
+    for believed in [Addresses::Window(0), Addresses::Grants] {
+        let (host, disk, ends, mut driver) = connect(OFFSET, Addresses::Window(OFFSET));
+        driver.start();
+        driver.guest.addresses = believed;
+        let header = driver.share(&header(VIRTIO_BLK_T_IN, 1), Access::ReadOnly);
+        let status = driver.share(&[0xff], Access::ReadWrite);
+        driver.submit(&[header.readable(), status.writable()]);
+        let told = driver.wait_config_event();
+        assert_ne!(told & DEVICE_NEEDS_RESET, 0, "{believed:?}");
+        assert_eq!(driver.unshare(&status), [0xff], "nothing was written");
+        driver.unshare(&header);
+        driver.close();
+        host.remove(&ends);
+        host.finish();
+        drop(disk);
+    }
+}
+
+#[test]
+fn only_one_to_one_works_for_a_driver_that_does_not_know_of_the_platform() {
+    for (offset, works) in [(0, true), (OFFSET, false)] {
+        let (host, disk, ends, mut driver) = connect(offset, Addresses::Window(0));
+        assert_ne!(driver.offered() & 1 << F_ACCESS_PLATFORM, 0);
+        let status = driver.negotiate(1 << F_VERSION_1);
+        assert_eq!(status & FEATURES_OK != 0, works, "offset {offset:#x}");
+        assert_ne!(driver.negotiate(REQUIRED_FEATURES) & FEATURES_OK, 0);
+        driver.close();
+        host.remove(&ends);
+        host.finish();
+        drop(disk);
+    }
+}

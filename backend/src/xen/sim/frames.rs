@@ -1,0 +1,60 @@
+//! Mapping a guest's memory by its frames, as a platform without grants does.
+
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use protocol::grant::PAGE_SIZE;
+
+use super::grants::place;
+use crate::platform::PageNumber;
+use crate::platform::window::Frames;
+use crate::xen::mapped::MappedRange;
+use crate::xen::{Access, MapError};
+
+/// All of one guest's memory.
+#[derive(Clone)]
+pub struct SimFrames {
+    pub(super) memory: Arc<File>,
+    pub(super) count: usize,
+}
+
+impl Frames for SimFrames {
+    type Pages = FramePages;
+
+    fn count(&self) -> u64 {
+        self.count as u64
+    }
+
+    fn map(&self, frames: &[PageNumber], access: Access) -> Result<FramePages, MapError> {
+        let bytes = NonZeroUsize::new(frames.len() * PAGE_SIZE as usize).unwrap();
+        // SAFETY: no address is asked for, so no other mapping is touched.
+        let base = unsafe {
+            mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE).unwrap()
+        };
+        for (position, frame) in frames.iter().enumerate() {
+            assert!(frame.0 < self.count(), "the platform checks what it decodes");
+            // SAFETY: position is within the pages reserved above, which nothing refers to yet.
+            unsafe { place(base.cast(), position, &self.memory, frame.0 as usize, access) };
+        }
+        // SAFETY: `bytes` bytes are mapped at base with `access`, until FramePages is dropped.
+        Ok(FramePages(unsafe { MappedRange::new(base.cast(), bytes.get(), access) }))
+    }
+}
+
+/// Frames that are mapped.
+pub struct FramePages(MappedRange);
+
+impl AsRef<MappedRange> for FramePages {
+    fn as_ref(&self) -> &MappedRange {
+        &self.0
+    }
+}
+
+impl Drop for FramePages {
+    fn drop(&mut self) {
+        // SAFETY: exactly the range that `map` made; whatever borrows it borrows self.
+        unsafe { munmap(self.0.address().cast(), self.0.length()) }.unwrap();
+    }
+}
