@@ -21,7 +21,6 @@ pub mod registry;
 pub mod server;
 pub mod stats;
 pub mod toolstack;
-#[allow(unsafe_code, reason = "the doors to Xen")]
 pub mod xen;
 
 #[cfg(test)]

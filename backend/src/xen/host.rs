@@ -2,9 +2,8 @@
 
 use std::io;
 
-use super::evtchn::Evtchn;
-use super::gntdev::Gntdev;
-use super::xenstore::Connection;
+use doors::{Connection, Evtchn, Gntdev};
+
 use super::{DomId, StoreError, Xen};
 use crate::grant::Grants;
 

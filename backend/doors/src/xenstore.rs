@@ -46,7 +46,7 @@ struct Reply {
 
 impl Connection {
     /// Connects.
-    pub(super) fn open() -> Result<Self, StoreError> {
+    pub fn open() -> Result<Self, StoreError> {
         let device = OpenOptions::new().read(true).write(true).open(DEVICE);
         let device = device.map_err(|source| broken("open", source))?;
         Ok(Self { device, received: Vec::new(), watch_fired: false, transaction: 0 })

@@ -28,7 +28,7 @@ impl MappedRange {
     /// From `address`, page aligned, `length` bytes, a multiple of the page size, must stay mapped
     /// with `access` until the returned value is dropped, and no Rust reference to them may be made
     /// elsewhere.
-    pub(super) unsafe fn new(address: NonNull<u8>, length: usize, access: Access) -> Self {
+    pub unsafe fn new(address: NonNull<u8>, length: usize, access: Access) -> Self {
         Self { address, length, access }
     }
 
@@ -38,12 +38,12 @@ impl MappedRange {
     }
 
     /// Bytes mapped.
-    pub(super) fn length(&self) -> usize {
+    pub fn length(&self) -> usize {
         self.length
     }
 
     /// Where it is mapped.
-    pub(super) fn address(&self) -> NonNull<u8> {
+    pub fn address(&self) -> NonNull<u8> {
         self.address
     }
 

@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 
 use protocol::grant::GrantRef;
 
-use crate::xen::DomId;
+use crate::DomId;
 
 /// `GNTCOPY_source_gref`: the source is a grant, the destination is ours.
 const SOURCE_IS_GRANT: u16 = 1;

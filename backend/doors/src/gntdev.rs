@@ -15,8 +15,8 @@ use std::sync::Arc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use protocol::grant::{GrantRef, PAGE_SIZE};
 
-use super::mapped::MappedRange;
 use super::{Access, DomId, GrantTable, MapError};
+use crate::mapped::MappedRange;
 
 const DEVICE: &str = "/dev/xen/gntdev";
 
@@ -70,7 +70,7 @@ pub struct Gntdev {
 
 impl Gntdev {
     /// Opens the door.
-    pub(super) fn open(guest: DomId) -> io::Result<Self> {
+    pub fn open(guest: DomId) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|error| {
             let hint = "is this a Xen domain, and is the module xen-gntdev loaded?";
             io::Error::new(error.kind(), format!("cannot open {DEVICE}: {error} ({hint})"))

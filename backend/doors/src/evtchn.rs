@@ -53,7 +53,7 @@ pub struct Evtchn {
 
 impl Evtchn {
     /// Opens the door, and has the kernel hold it to `guest`.
-    pub(super) fn open(guest: DomId) -> io::Result<Self> {
+    pub fn open(guest: DomId) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
         let file = options.open(DEVICE).map_err(|error| {
