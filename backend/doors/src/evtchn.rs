@@ -1,4 +1,4 @@
-//! `/dev/xen/evtchn`: event channels to one guest.
+//! `/dev/xen/evtchn`: event channels to one other domain.
 //!
 //! ABI: Linux `include/uapi/xen/evtchn.h`. Reading gives ports that were signalled and masks them;
 //! writing a port unmasks it.
@@ -19,6 +19,12 @@ struct RawBind {
     remote_port: u32,
 }
 
+/// `struct ioctl_evtchn_bind_unbound_port`.
+#[repr(C)]
+struct RawAllocate {
+    remote_domain: u32,
+}
+
 /// `struct ioctl_evtchn_unbind` and `_notify`.
 #[repr(C)]
 struct RawPort {
@@ -32,13 +38,14 @@ struct RawRestrict {
 }
 
 mod ioctl {
-    use super::{RawBind, RawPort, RawRestrict};
+    use super::{RawAllocate, RawBind, RawPort, RawRestrict};
 
     const fn code(number: u8, size: usize) -> u64 {
         nix::request_code_none!(b'E', number) | (size as u64) << 16
     }
 
     nix::ioctl_write_ptr_bad!(bind_interdomain, code(1, size_of::<RawBind>()), RawBind);
+    nix::ioctl_write_ptr_bad!(bind_unbound, code(2, size_of::<RawAllocate>()), RawAllocate);
     nix::ioctl_write_ptr_bad!(unbind, code(3, size_of::<RawPort>()), RawPort);
     nix::ioctl_write_ptr_bad!(notify, code(4, size_of::<RawPort>()), RawPort);
     nix::ioctl_write_ptr_bad!(restrict, code(6, size_of::<RawRestrict>()), RawRestrict);
@@ -64,6 +71,20 @@ impl Evtchn {
         // SAFETY: the ioctl reads one RawRestrict, which lives past the call.
         unsafe { ioctl::restrict(file.as_raw_fd(), &request) }?;
         Ok(Self { file, guest })
+    }
+}
+
+impl Evtchn {
+    /// Makes a port for the other domain to bind; it names it by the same number.
+    ///
+    /// # Errors
+    /// [`EventError`] if this domain has no port left.
+    pub fn allocate(&mut self) -> Result<LocalPort, EventError> {
+        let request = RawAllocate { remote_domain: self.guest.0.into() };
+        // SAFETY: the ioctl reads one RawAllocate, which lives past the call.
+        let local = unsafe { ioctl::bind_unbound(self.file.as_raw_fd(), &request) };
+        let local = local.map_err(|errno| failed("allocate", 0, errno))?;
+        u32::try_from(local).map(LocalPort).map_err(|e| failed("allocate", 0, io::Error::other(e)))
     }
 }
 

@@ -5,6 +5,7 @@
 //! is no call for it.
 
 mod evtchn;
+mod gntalloc;
 mod gntdev;
 pub mod mapped;
 mod xenstore;
@@ -16,6 +17,7 @@ use std::os::fd::AsFd;
 use protocol::grant::GrantRef;
 
 pub use self::evtchn::Evtchn;
+pub use self::gntalloc::{Gntalloc, SharedPages};
 pub use self::gntdev::{Gntdev, GntdevPages};
 use self::mapped::MappedRange;
 pub use self::xenstore::Connection;

@@ -1,0 +1,174 @@
+//! `/dev/xen/gntalloc`: pages of this process that another domain is granted.
+//!
+//! ABI: Linux `include/uapi/xen/gntalloc.h`. The kernel picks pages and references, and a page's
+//! offset in the device is what it is mapped by.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use protocol::grant::{GrantRef, PAGE_SIZE};
+
+use crate::mapped::MappedRange;
+use crate::{Access, DomId};
+
+const DEVICE: &str = "/dev/xen/gntalloc";
+/// `GNTALLOC_FLAG_WRITABLE`.
+const WRITABLE: u16 = 1;
+/// Words of 32 bits in front of the references in `struct ioctl_gntalloc_alloc_gref`.
+const HEADER_WORDS: usize = 4;
+/// `sizeof(struct ioctl_gntalloc_alloc_gref)`, in such words.
+const LEAST_WORDS: usize = 6;
+
+/// `struct ioctl_gntalloc_dealloc_gref`.
+#[repr(C)]
+struct RawDeallocate {
+    index: u64,
+    count: u32,
+    padding: u32,
+}
+
+mod ioctl {
+    use super::{LEAST_WORDS, RawDeallocate};
+
+    nix::ioctl_readwrite_bad!(
+        allocate,
+        nix::request_code_none!(b'G', 5) | (4 * LEAST_WORDS as u64) << 16,
+        u32
+    );
+    nix::ioctl_write_ptr_bad!(
+        deallocate,
+        nix::request_code_none!(b'G', 6) | (size_of::<RawDeallocate>() as u64) << 16,
+        RawDeallocate
+    );
+}
+
+/// The door by which one other domain is granted pages.
+#[derive(Debug)]
+pub struct Gntalloc {
+    peer: DomId,
+}
+
+impl Gntalloc {
+    /// For grants to `peer`.
+    pub fn new(peer: DomId) -> Self {
+        Self { peer }
+    }
+
+    /// Grants `count` new pages, zeroed, for reading and writing or for reading only. Here they are
+    /// writable in any case, one after another in the order of their references.
+    ///
+    /// # Errors
+    /// The device is missing, or the kernel is out of pages or references; the message names the
+    /// module that may be missing.
+    pub fn share(&self, count: u16, access: Access) -> io::Result<SharedPages> {
+        let file = OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|error| {
+            let hint = "is this a Xen domain, and is the module xen-gntalloc loaded?";
+            io::Error::new(error.kind(), format!("cannot open {DEVICE}: {error} ({hint})"))
+        })?;
+        let allocated = allocate(&file, self.peer, count, access)?;
+        let mut pages: Vec<(GrantRef, u64)> = allocated
+            .references
+            .iter()
+            .zip((allocated.index..).step_by(PAGE_SIZE as usize))
+            .map(|(reference, offset)| (GrantRef(*reference), offset))
+            .collect();
+        pages.sort_by_key(|(reference, _)| reference.0);
+        let references = pages.iter().map(|(reference, _)| *reference).collect();
+        let range = map(&file, pages.iter().map(|(_, offset)| *offset))?;
+        Ok(SharedPages { range, references, index: allocated.index, file })
+    }
+}
+
+/// What the kernel picked.
+struct Allocated {
+    index: u64,
+    references: Vec<u32>,
+}
+
+fn allocate(file: &File, peer: DomId, count: u16, access: Access) -> io::Result<Allocated> {
+    let flags = if access == Access::ReadWrite { WRITABLE } else { 0 };
+    let ([d0, d1], [f0, f1]) = (peer.0.to_ne_bytes(), flags.to_ne_bytes());
+    let mut request = vec![u32::from_ne_bytes([d0, d1, f0, f1]), count.into(), 0, 0];
+    request.resize(LEAST_WORDS.max(HEADER_WORDS + usize::from(count)), 0);
+    // SAFETY: range: the ioctl reads and writes the structure's 24 bytes and writes `count` references
+    // behind its first 16; the Vec has at least as many. Alignment: the kernel copies bytes. Aliasing
+    // and lifetime: the Vec is ours alone and lives past the call.
+    unsafe { ioctl::allocate(file.as_raw_fd(), request.as_mut_ptr()) }?;
+    let [_, _, low, high, references @ ..] = request.as_slice() else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let references = references.iter().take(count.into()).copied().collect();
+    Ok(Allocated { index: u64::from(*low) | u64::from(*high) << 32, references })
+}
+
+/// Maps the pages at `offsets` of the device one after another.
+fn map(file: &File, offsets: impl ExactSizeIterator<Item = u64>) -> io::Result<MappedRange> {
+    let page = NonZeroUsize::new(PAGE_SIZE as usize).ok_or(io::ErrorKind::InvalidInput)?;
+    let bytes = NonZeroUsize::new(offsets.len() * page.get()).ok_or(io::ErrorKind::InvalidInput)?;
+    // SAFETY: no address is asked for, so no other mapping is touched.
+    let base = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE) }?;
+    for (position, offset) in offsets.enumerate() {
+        let address = NonZeroUsize::new(base.as_ptr() as usize + position * page.get());
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+        // SAFETY: replaces one page of the range reserved above, which nothing refers to yet.
+        let mapped = unsafe { mmap(address, page, protection, flags, file, offset as libc::off_t) };
+        if let Err(errno) = mapped {
+            // SAFETY: exactly the range reserved above, which nothing refers to.
+            unsafe { unmap(base.cast(), bytes.get()) };
+            return Err(errno.into());
+        }
+    }
+    // SAFETY: `bytes` bytes are mapped at base for reading and writing, until SharedPages is dropped,
+    // which owns the range; nothing else refers to them.
+    Ok(unsafe { MappedRange::new(base.cast(), bytes.get(), Access::ReadWrite) })
+}
+
+/// # Safety
+/// The bytes must be a whole range that [`map`] reserved, and nothing may refer to them.
+unsafe fn unmap(address: NonNull<u8>, length: usize) {
+    // SAFETY: the caller owes a range of ours that is not in use.
+    if let Err(error) = unsafe { munmap(address.cast(), length) } {
+        tracing::error!(%error, "cannot unmap {length} bytes that were shared");
+    }
+}
+
+/// Pages that another domain is granted. Dropping this ends the grants; the kernel keeps a page that
+/// the other domain still has mapped.
+#[derive(Debug)]
+pub struct SharedPages {
+    range: MappedRange,
+    references: Vec<GrantRef>,
+    index: u64,
+    file: File,
+}
+
+impl SharedPages {
+    /// The references, in rising order: that of the first page, and so on.
+    pub fn references(&self) -> &[GrantRef] {
+        &self.references
+    }
+}
+
+impl AsRef<MappedRange> for SharedPages {
+    fn as_ref(&self) -> &MappedRange {
+        &self.range
+    }
+}
+
+impl Drop for SharedPages {
+    fn drop(&mut self) {
+        // SAFETY: exactly the range that `map` made; whatever borrows it borrows self.
+        unsafe { unmap(self.range.address(), self.range.length()) };
+        let count = self.references.len() as u32;
+        let request = RawDeallocate { index: self.index, count, padding: 0 };
+        // SAFETY: the ioctl reads one RawDeallocate, which lives past the call.
+        if let Err(error) = unsafe { ioctl::deallocate(self.file.as_raw_fd(), &request) } {
+            tracing::error!(%error, "gntalloc keeps {count} page(s)");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Granted memory for virtio-drivers.
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard, OnceLock};
+
+use doors::{Access, DomId, Gntalloc, SharedPages};
+use protocol::grant::{GrantAddress, GrantRef, PAGE_SIZE, pages_spanned};
+use virtio_drivers::{BufferDirection, Hal, PhysAddr};
+
+use crate::pool::Pool;
+
+/// An address that is no grant: what stands for memory that is not to be had. A device refuses it.
+const NOTHING: PhysAddr = 0;
+
+/// The pool of this process. virtio-drivers asks a type for memory and not a value, so there is one,
+/// for devices of one backend.
+static MEMORY: OnceLock<Mutex<Memory>> = OnceLock::new();
+
+struct Memory {
+    pages: SharedPages,
+    pool: Pool,
+}
+
+/// Memory that the backend is granted, and nothing else of this process's: queues lie in it, and
+/// buffers are copied into it and out of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Grants;
+
+impl Grants {
+    /// Grants `count` pages to `backend`, for all devices that this process drives.
+    ///
+    /// # Errors
+    /// The kernel's; or there is a pool already.
+    pub fn init(backend: DomId, count: u16) -> io::Result<()> {
+        let pages = Gntalloc::new(backend).share(count, Access::ReadWrite)?;
+        let pool = Pool::new(pages.references());
+        let taken = |_| io::Error::new(io::ErrorKind::AlreadyExists, "there is a pool already");
+        MEMORY.set(Mutex::new(Memory { pages, pool })).map_err(taken)
+    }
+}
+
+fn memory() -> Option<MutexGuard<'static, Memory>> {
+    // Poisoned by a panic elsewhere: the pool is whole after every step.
+    MEMORY.get().map(|memory| memory.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+}
+
+impl Memory {
+    /// Takes zeroed pages: their address for the device, and their position.
+    fn take(&mut self, count: usize) -> Option<(PhysAddr, usize)> {
+        let run = self.pool.take(count)?;
+        let (offset, length) = (run.first * PAGE, count * PAGE);
+        self.pages.as_ref().slice(offset, length)?.copy_from(&vec![0u8; length]);
+        Some((GrantAddress::page(run.reference).encode(), run.first))
+    }
+
+    /// The position of the page that an address is of.
+    fn position(&self, address: PhysAddr) -> Option<(GrantRef, usize)> {
+        let reference = GrantAddress::decode(address).ok()?.reference;
+        Some((reference, self.pool.position(reference)?))
+    }
+}
+
+const PAGE: usize = PAGE_SIZE as usize;
+
+fn page_count(length: usize) -> usize {
+    pages_spanned(0, length as u64) as usize
+}
+
+// SAFETY: each method keeps what the trait demands of it, as said there.
+unsafe impl Hal for Grants {
+    /// Zeroed, page aligned, and given to nobody else until `dma_dealloc`: they are taken from the
+    /// pool, whose pages stay mapped as long as the process lives.
+    fn dma_alloc(pages: usize, _direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
+        let taken = memory().and_then(|mut memory| {
+            let (address, first) = memory.take(pages)?;
+            // SAFETY: the page is inside the mapping, which starts at `address()` and is never unmapped.
+            let pointer = unsafe { memory.pages.as_ref().address().add(first * PAGE) };
+            Some((address, pointer))
+        });
+        // An address of 0 is virtio-drivers' word for no memory.
+        taken.unwrap_or((NOTHING, NonNull::dangling()))
+    }
+
+    unsafe fn dma_dealloc(address: PhysAddr, _pointer: NonNull<u8>, pages: usize) -> i32 {
+        if let Some(mut memory) = memory() {
+            if let Some((reference, _)) = memory.position(address) {
+                memory.pool.give_back(reference, pages);
+            }
+        }
+        0
+    }
+
+    /// Never called: there is no MMIO on this transport.
+    unsafe fn mmio_phys_to_virt(_address: PhysAddr, _size: usize) -> NonNull<u8> {
+        NonNull::dangling()
+    }
+
+    /// Where the pool has no room, the address is one that the device refuses: the request fails, and
+    /// nothing is shared.
+    unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> PhysAddr {
+        let shared = memory().and_then(|mut memory| {
+            let (address, first) = memory.take(page_count(buffer.len()))?;
+            if direction != BufferDirection::DeviceToDriver {
+                // SAFETY: the caller owes a valid buffer that nothing else uses during the call.
+                let bytes = unsafe { buffer.as_ref() };
+                memory.pages.as_ref().slice(first * PAGE, bytes.len())?.copy_from(bytes);
+            }
+            Some(address)
+        });
+        shared.unwrap_or(NOTHING)
+    }
+
+    unsafe fn unshare(address: PhysAddr, mut buffer: NonNull<[u8]>, direction: BufferDirection) {
+        let Some(mut memory) = memory() else { return };
+        let Some((reference, first)) = memory.position(address) else { return };
+        if direction != BufferDirection::DriverToDevice {
+            // SAFETY: the caller owes a valid buffer that nothing else uses during the call.
+            let bytes = unsafe { buffer.as_mut() };
+            if let Some(shared) = memory.pages.as_ref().slice(first * PAGE, bytes.len()) {
+                shared.copy_to(bytes);
+            }
+        }
+        memory.pool.give_back(reference, page_count(buffer.len()));
+    }
+}

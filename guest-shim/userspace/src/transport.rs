@@ -1,0 +1,220 @@
+//! A device on the Xen bus as virtio-drivers sees it.
+
+use std::cell::RefCell;
+
+use protocol::message::{
+    ConfigData, DeviceInfo, FeatureBlocks, Request, Response, VqueueFlags, VqueueState,
+    VqueueUpdate,
+};
+use protocol::status::{DEVICE_NEEDS_RESET, F_ACCESS_PLATFORM};
+use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
+use virtio_drivers::{Error, PhysAddr};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::frontend::Frontend;
+use crate::messages::MessageError;
+
+/// A device. What fails where virtio-drivers knows no failure is logged, and the device is in need of
+/// a reset from then on.
+pub struct XenTransport {
+    frontend: RefCell<Frontend>,
+    device_type: DeviceType,
+    broken: bool,
+}
+
+impl XenTransport {
+    /// The device behind a connected frontend.
+    ///
+    /// # Errors
+    /// [`MessageError`]; [`MessageError::Mismatch`] for a type that virtio-drivers does not know.
+    pub fn new(mut frontend: Frontend) -> Result<Self, MessageError> {
+        let info: DeviceInfo = frontend.ask(Request::GetDeviceInfo, |answer| match answer {
+            Response::GetDeviceInfo(info) => Some(info),
+            _ => None,
+        })?;
+        let device_type =
+            DeviceType::try_from(info.device_id).map_err(|_| MessageError::Mismatch)?;
+        Ok(Self { frontend: RefCell::new(frontend), device_type, broken: false })
+    }
+
+    fn ask<R>(
+        &self,
+        request: Request<'_>,
+        take: impl FnOnce(Response<'_>) -> Option<R>,
+    ) -> Option<R> {
+        let answer = self.frontend.borrow_mut().ask(request, take);
+        answer.inspect_err(|error| tracing::error!(%error, ?request, "the device fails")).ok()
+    }
+
+    fn queue(&self, queue: u16) -> Option<VqueueState> {
+        self.ask(Request::GetVqueue { index: queue.into() }, |answer| match answer {
+            Response::GetVqueue(state) => Some(state),
+            _ => None,
+        })
+    }
+
+    fn checked(&mut self, done: Result<(), MessageError>) {
+        if let Err(error) = done {
+            tracing::error!(%error, "the device fails");
+            self.broken = true;
+        }
+    }
+}
+
+impl Transport for XenTransport {
+    fn device_type(&self) -> DeviceType {
+        self.device_type
+    }
+
+    fn read_device_features(&mut self) -> u64 {
+        let features =
+            self.ask(Request::GetDeviceFeatures { first: 0, count: 2 }, |answer| match answer {
+                Response::GetDeviceFeatures(blocks) => Some(blocks.low_bits()),
+                _ => None,
+            });
+        features.unwrap_or(0)
+    }
+
+    /// With `VIRTIO_F_ACCESS_PLATFORM`, of which drivers need not know: this transport's addresses are
+    /// grants, which are the platform's mechanism.
+    fn write_driver_features(&mut self, features: u64) {
+        let bytes = (features | 1 << F_ACCESS_PLATFORM).to_le_bytes();
+        let blocks = FeatureBlocks::new(0, &bytes);
+        if self.ask(Request::SetDriverFeatures(blocks), |_| Some(())).is_none() {
+            self.broken = true;
+        }
+    }
+
+    fn max_queue_size(&mut self, queue: u16) -> u32 {
+        self.queue(queue).map_or(0, |state| state.max_size)
+    }
+
+    fn notify(&mut self, queue: u16) {
+        let rung = self.frontend.get_mut().messages().ring(queue);
+        self.checked(rung);
+    }
+
+    fn get_status(&self) -> DeviceStatus {
+        let status = self.ask(Request::GetDeviceStatus, |answer| match answer {
+            Response::GetDeviceStatus(status) => Some(status),
+            _ => None,
+        });
+        let broken = if self.broken { DEVICE_NEEDS_RESET } else { 0 };
+        DeviceStatus::from_bits_retain(status.unwrap_or(DEVICE_NEEDS_RESET) | broken)
+    }
+
+    fn set_status(&mut self, status: DeviceStatus) {
+        let set = self.ask(Request::SetDeviceStatus(status.bits()), |answer| match answer {
+            Response::SetDeviceStatus(status) => Some(status),
+            _ => None,
+        });
+        if status.is_empty() {
+            self.broken = false;
+        }
+        // A device that refuses the features, too, is of no use to a driver that does not look.
+        let refused = set.is_none_or(|set| status.bits() & !set != 0);
+        if refused {
+            tracing::error!(?status, ?set, "the device does not take the status");
+            self.broken = true;
+        }
+    }
+
+    fn set_guest_page_size(&mut self, _size: u32) {}
+
+    fn requires_legacy_layout(&self) -> bool {
+        false
+    }
+
+    fn queue_set(
+        &mut self,
+        queue: u16,
+        size: u32,
+        descriptors: PhysAddr,
+        driver_area: PhysAddr,
+        device_area: PhysAddr,
+    ) {
+        let update = VqueueUpdate {
+            index: queue.into(),
+            flags: VqueueFlags(VqueueFlags::ENABLE),
+            size,
+            descriptor: descriptors,
+            driver: driver_area,
+            device: device_area,
+        };
+        let set = self.ask(Request::SetVqueue(update), |_| Some(()));
+        // The answer is the same whether it was taken or not [6.3].
+        if set.is_none() || !self.queue(queue).is_some_and(|state| state.enabled) {
+            tracing::error!(queue, "the device does not take the queue");
+            self.broken = true;
+            return;
+        }
+        let bound = self.frontend.get_mut().messages().bind(queue);
+        self.checked(bound);
+    }
+
+    fn queue_unset(&mut self, queue: u16) {
+        let reset = self.ask(Request::ResetVqueue { index: queue.into() }, |_| Some(()));
+        self.broken |= reset.is_none();
+        self.frontend.get_mut().messages().unbind(queue);
+    }
+
+    fn queue_used(&mut self, queue: u16) -> bool {
+        self.queue(queue).is_some_and(|state| state.enabled)
+    }
+
+    fn ack_interrupt(&mut self) -> InterruptStatus {
+        let told = self.frontend.get_mut().messages().take_told();
+        let told = told.unwrap_or_else(|error| {
+            tracing::error!(%error, "the device fails");
+            self.broken = true;
+            Default::default()
+        });
+        let mut status = InterruptStatus::empty();
+        status.set(InterruptStatus::QUEUE_INTERRUPT, told.used);
+        status.set(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT, told.config);
+        status
+    }
+
+    fn read_config_generation(&self) -> u32 {
+        self.frontend.borrow_mut().messages().generation()
+    }
+
+    fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> Result<T, Error> {
+        let mut value = T::new_zeroed();
+        let size = size_of::<T>();
+        if size > self.frontend.borrow_mut().messages().max_config_bytes() {
+            return Err(Error::ConfigSpaceTooSmall);
+        }
+        let request = Request::GetConfig { offset: offset as u32, size: size as u32 };
+        let read = self.ask(request, |answer| match answer {
+            Response::GetConfig(ConfigData { data, .. }) if data.len() == size => {
+                value.as_mut_bytes().copy_from_slice(data);
+                Some(())
+            }
+            _ => None,
+        });
+        read.map(|()| value).ok_or(Error::ConfigSpaceTooSmall)
+    }
+
+    fn write_config_space<T: IntoBytes + Immutable>(
+        &mut self,
+        offset: usize,
+        value: T,
+    ) -> Result<(), Error> {
+        let generation = self.read_config_generation();
+        let data = value.as_bytes();
+        let config = ConfigData { generation, offset: offset as u32, data };
+        let written = self.ask(Request::SetConfig(config), |answer| match answer {
+            Response::SetConfig(ConfigData { data, .. }) if !data.is_empty() => Some(()),
+            _ => None,
+        });
+        written.ok_or(Error::ConfigSpaceTooSmall)
+    }
+}
+
+impl Drop for XenTransport {
+    /// The device lets go of queues and buffers before their pages go [6.4].
+    fn drop(&mut self) {
+        self.set_status(DeviceStatus::empty());
+    }
+}
