@@ -67,9 +67,12 @@ impl Evtchn {
             let hint = "is this a Xen domain, and is the module xen-evtchn loaded?";
             io::Error::new(error.kind(), format!("cannot open {DEVICE}: {error} ({hint})"))
         })?;
-        let request = RawRestrict { domid: guest.0 };
-        // SAFETY: the ioctl reads one RawRestrict, which lives past the call.
-        unsafe { ioctl::restrict(file.as_raw_fd(), &request) }?;
+        // The kernel refuses to hold anybody to domain 0, which is a driver's peer as a rule.
+        if guest.0 != 0 {
+            let request = RawRestrict { domid: guest.0 };
+            // SAFETY: the ioctl reads one RawRestrict, which lives past the call.
+            unsafe { ioctl::restrict(file.as_raw_fd(), &request) }?;
+        }
         Ok(Self { file, guest })
     }
 }
