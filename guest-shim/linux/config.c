@@ -8,6 +8,7 @@
 #include <linux/minmax.h>
 #include <linux/string.h>
 #include <linux/virtio_ring.h>
+#include <uapi/linux/virtio_config.h>
 
 #include "virtio_msg_xen.h"
 
@@ -151,6 +152,8 @@ static int xvm_finalize_features(struct virtio_device *vdev)
 		return -EINVAL;
 	}
 	set.features = vdev->features;
+	if (xvm_debug(XVM_DEBUG_NO_ACCESS_PLATFORM))
+		set.features &= ~BIT_ULL(VIRTIO_F_ACCESS_PLATFORM);
 	return ask(vdev, &set, &answer);
 }
 

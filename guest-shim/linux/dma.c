@@ -149,6 +149,8 @@ dma_addr_t xvm_dma_map_phys(struct device *dev, phys_addr_t phys, size_t size,
 {
 	struct xvm_device *xvm = dev_get_drvdata(dev);
 
+	if (xvm_debug(XVM_DEBUG_RAW_ADDRESSES))
+		return phys;
 	return xvm_grant(xvm, phys, size, dir, &xvm->dma.requests);
 }
 
@@ -157,6 +159,8 @@ void xvm_dma_unmap_phys(struct device *dev, dma_addr_t handle, size_t size,
 {
 	struct xvm_device *xvm = dev_get_drvdata(dev);
 
+	if (xvm_debug(XVM_DEBUG_RAW_ADDRESSES))
+		return;
 	if (!(attrs & DMA_ATTR_SKIP_CPU_SYNC))
 		xvm_bounce_sync(xvm, handle, size, dir, XVM_DRIVER);
 	xvm_revoke(xvm, handle, size, &xvm->dma.requests);

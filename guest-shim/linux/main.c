@@ -486,6 +486,9 @@ static int __init xvm_init(void)
 	err = xvm_bounce_init();
 	if (err)
 		return err;
+	err = xvm_debug_init();
+	if (err)
+		return err;
 	xvm_workqueue = alloc_workqueue("virtio_msg_xen", WQ_UNBOUND, 0);
 	if (!xvm_workqueue)
 		return -ENOMEM;

@@ -107,6 +107,16 @@ static inline struct xvm_device *vdev_to_xvm(struct virtio_device *vdev)
 /* main.c */
 void xvm_backend_changed(struct xvm_device *xvm);
 
+/* debug.c */
+enum xvm_debug_mode {
+	XVM_DEBUG_NONE,
+	XVM_DEBUG_RAW_ADDRESSES,
+	XVM_DEBUG_NO_ACCESS_PLATFORM,
+};
+
+int xvm_debug_init(void);
+bool xvm_debug(enum xvm_debug_mode asked);
+
 /* watch.c */
 int xvm_watch_enter(struct xvm_device *xvm);
 void xvm_watch_leave(struct xvm_device *xvm);
