@@ -28,6 +28,8 @@ pub(crate) struct GuestPrograms {
     pub(crate) probe: PathBuf,
     /// What maps a page without a grant.
     pub(crate) foreign_map: PathBuf,
+    /// What drives a disk without a kernel module.
+    pub(crate) user_driver: PathBuf,
 }
 
 /// Builds the programs for Dom0.
@@ -47,14 +49,19 @@ pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0
 /// Builds the programs for guests. Stripped: they are in the initrd of every guest that boots.
 pub(crate) fn guest(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<GuestPrograms> {
     let step = progress.step("build the guests' programs");
-    let built = cargo_build(dirs, logs, "guest-programs", &["probe", "foreign-map"], |cargo| {
+    let packages = ["probe", "foreign-map", "user-driver"];
+    let built = cargo_build(dirs, logs, "guest-programs", &packages, |cargo| {
         cargo
             .args(["--target", TARGET])
             .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols");
     })?;
     step.done();
     let built = built.join(TARGET).join("release");
-    Ok(GuestPrograms { probe: built.join("probe"), foreign_map: built.join("foreign-map") })
+    Ok(GuestPrograms {
+        probe: built.join("probe"),
+        foreign_map: built.join("foreign-map"),
+        user_driver: built.join("user-driver"),
+    })
 }
 
 /// Builds packages for release, with what `adjust` adds; gives the target directory. `what` names
