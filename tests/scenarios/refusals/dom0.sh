@@ -1,5 +1,6 @@
 # What a driver must not do is refused, and costs its device alone: to drive a device without
 # VIRTIO_F_ACCESS_PLATFORM, and to give it guest-physical addresses.
+# guests: pvh
 # limit: 90
 . /lab/dom0/lib.sh
 
