@@ -1,17 +1,16 @@
 //! The frontend's states in XenStore (SPEC section 2), and the connection that comes of them.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use doors::{Access, Connection, DomId, EventError, Evtchn, Gntalloc, StoreError, XenStore};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::binding::{
     Negotiated, NegotiationError, XenbusState, backend_key, frontend_key, negotiate,
 };
 use protocol::message::{Request, Response};
 
 use crate::messages::{MessageError, Messages};
+use crate::wait::wait;
 
 /// How long the backend may take for its next state.
 const STATE_LIMIT: Duration = Duration::from_secs(10);
@@ -181,12 +180,7 @@ fn wait_state(
         }
         // What changed while it was looked at is looked at again before any wait.
         if !store.take_events()? {
-            let mut fds = [PollFd::new(store.as_fd(), PollFlags::POLLIN)];
-            let limit = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            match poll(&mut fds, limit) {
-                Ok(_) | Err(nix::Error::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+            wait(store, left)?;
         }
     }
 }

@@ -30,6 +30,7 @@ mod grants;
 mod messages;
 mod pool;
 mod transport;
+mod wait;
 
 pub use frontend::{Frontend, FrontendError};
 pub use grants::Grants;

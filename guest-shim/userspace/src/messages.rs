@@ -1,15 +1,15 @@
 //! Messages to the device, and its events (SPEC sections 4 and 5).
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use doors::{Access, EventChannels, EventError, Evtchn, LocalPort, SharedPages};
+use doors::{EventChannels, EventError, Evtchn, LocalPort, SharedPages};
 use guest_shim::transport::{Received, SendError, Transport};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::binding::Negotiated;
 use protocol::message::{BindOutcome, Request, Response};
 use protocol::page::PageWords;
+
+use crate::wait::wait;
 
 /// How long the device may take for a response [5.4].
 const RESPONSE_LIMIT: Duration = Duration::from_secs(10);
@@ -86,7 +86,7 @@ impl Messages {
                 self.transport.give_up();
                 return Err(MessageError::Late(RESPONSE_LIMIT.as_secs()));
             }
-            self.wait(left)?;
+            wait(&self.events, left)?;
             self.take_signals()?;
         }
         match self.transport.take_answer() {
@@ -111,14 +111,6 @@ impl Messages {
                 Received::Dropped => {}
                 Received::Broken => return Err(MessageError::Broken),
             }
-        }
-    }
-
-    fn wait(&self, limit: Duration) -> Result<(), nix::Error> {
-        let mut fds = [PollFd::new(self.events.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)) {
-            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
-            Err(errno) => Err(errno),
         }
     }
 
@@ -194,7 +186,6 @@ impl Messages {
 }
 
 fn words(page: &SharedPages) -> Result<&PageWords, MessageError> {
-    debug_assert_eq!(page.as_ref().access(), Access::ReadWrite);
     // A whole page that can be written, or there would be no `Messages`.
     page.as_ref().page_words().ok_or(MessageError::Broken)
 }
