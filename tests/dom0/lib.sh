@@ -184,3 +184,11 @@ opened_by() {
 guest_said() {
     tr -d '\r' <"$consoles/guest-$1.log" | sed -n "s/^.*lab: $2 //p" | tail -n 1
 }
+
+# cell ROW HOST BACKEND WHERE GUEST DMA OUTCOME EVIDENCE: a cell of the matrix (see `cargo lab matrix`).
+# OUTCOME is what was observed, in words that README's table has too; EVIDENCE is what was seen, which may
+# differ from run to run.
+cell() {
+    [ $# = 8 ] || fail "a cell of the matrix has 8 parts, not $#: $*"
+    (IFS='	' && echo "$*" | tr -d '\r') >>"$RESULTS/cells"
+}
