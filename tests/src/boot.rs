@@ -2,10 +2,12 @@
 
 mod accel;
 mod event;
+mod hardware;
 mod machine;
 mod port;
 
 pub(crate) use event::Event;
+pub(crate) use hardware::MachineKind;
 pub(crate) use machine::{Machine, Setup, Terminal};
 
 /// One line that says how QEMU runs the machine, and why.

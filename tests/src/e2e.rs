@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::boot::{Event, Machine};
+use crate::boot::{Event, Machine, MachineKind};
 use crate::build::Payload;
 use crate::lab::Lab;
 use crate::progress::Progress;
@@ -56,7 +56,7 @@ fn run_waiting(
     report: &mut impl FnMut(Outcome),
 ) -> Result<()> {
     let payload = Payload { job: scenario::job(waiting.make_contiguous()), files: &[] };
-    let machine = lab.boot(&payload, false, progress)?;
+    let machine = lab.boot(MachineKind::default(), &payload, false, progress)?;
     while let Some(scenario) = waiting.front().cloned() {
         let step = progress.step(&scenario.to_string());
         let outcome = run_one(&machine, scenario, lab.logs())?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::fcntl::Flock;
 
-use crate::boot::{Machine, Setup};
+use crate::boot::{Machine, MachineKind, Setup};
 use crate::build::{self, Built, Payload};
 use crate::cpio::Cpio;
 use crate::debian::Suite;
@@ -65,9 +65,10 @@ impl Lab {
         &self.logs
     }
 
-    /// Boots a machine and waits until its Dom0 is ready for the job.
+    /// Boots the machine `kind` and waits until its Dom0 is ready for the job.
     pub(crate) fn boot(
         &self,
+        kind: MachineKind,
         payload: &Payload,
         terminal: bool,
         progress: &Progress,
@@ -83,6 +84,7 @@ impl Lab {
             payload,
         )?;
         let machine = Machine::start(&Setup {
+            kind,
             tools: &self.fetched.tools,
             dom0: &self.fetched.dom0,
             initrd: &self.dom0_initrd()?,

@@ -30,6 +30,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::boot::MachineKind;
+
 /// Runs this project on Xen, in a nested machine
 ///
 /// Fetches QEMU, Xen and Debian 13 into ~/.cache/virtio-msg-xen (once), builds xen-virtiod and the
@@ -88,9 +90,16 @@ enum Command {
         /// Seconds the script may take
         #[arg(long, default_value_t = 1800)]
         limit: u64,
+        /// The machine: default, three-processors, disk-platform, intel-iommu or amd-iommu
+        #[arg(long, default_value_t)]
+        machine: MachineKind,
     },
     /// Opens a console in Dom0, with all that `run` describes
-    Shell,
+    Shell {
+        /// The machine, as with `run`
+        #[arg(long, default_value_t)]
+        machine: MachineKind,
+    },
 }
 
 fn main() -> ExitCode {
@@ -98,10 +107,10 @@ fn main() -> ExitCode {
     let result = signals::end_with_children().and_then(|()| match arguments.command {
         Command::Demo => commands::demo(),
         Command::Test { filter } => commands::test(&filter),
-        Command::Run { script, files, limit } => {
-            commands::run(script, files, Duration::from_secs(limit))
+        Command::Run { script, files, limit, machine } => {
+            commands::run(machine, script, files, Duration::from_secs(limit))
         }
-        Command::Shell => commands::shell(),
+        Command::Shell { machine } => commands::shell(machine),
     });
     match result {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),

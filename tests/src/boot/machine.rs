@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::accel::Accel;
 use super::event::{self, Event};
+use super::hardware::{Access, MachineKind, SpareCard};
 use super::port::{self, QemuEnd};
 use crate::command;
 use crate::fetch::{Dom0, Tools};
@@ -25,6 +26,8 @@ const DOM0_MEMORY: u32 = 1536;
 
 /// What a machine is made of.
 pub(crate) struct Setup<'a> {
+    /// Which machine it is.
+    pub(crate) kind: MachineKind,
     /// QEMU.
     pub(crate) tools: &'a Tools,
     /// Xen and Dom0.
@@ -158,7 +161,8 @@ const XEN_OPTIONS: &str = "console=com1 com1=115200,8n1 guest_loglvl=all \
 fn add_machine(qemu: &mut Command, setup: &Setup, console: &Path) {
     let xen = format!("{XEN_OPTIONS} dom0_mem={DOM0_MEMORY}M,max:{DOM0_MEMORY}M");
     qemu.args(Accel::detect().0.options())
-        .args(["-machine", "q35", "-smp", "2", "-m", &MEMORY.to_string()])
+        .args(setup.kind.chipset())
+        .args(["-smp", &setup.kind.processors().to_string(), "-m", &MEMORY.to_string()])
         .args(["-display", "none", "-nodefaults", "-no-reboot"])
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
@@ -171,16 +175,29 @@ fn add_machine(qemu: &mut Command, setup: &Setup, console: &Path) {
             setup.dom0.kernel().display(),
             setup.initrd.display()
         ));
-    add_disk(qemu, "root", setup.dom0.disk(), "snapshot=on");
-    add_disk(qemu, "payload", setup.payload.into(), "readonly=on");
+    let access = setup.kind.disk_access();
+    add_disk(qemu, "root", setup.dom0.disk(), "snapshot=on", access);
+    add_disk(qemu, "payload", setup.payload.into(), "readonly=on", access);
+    for card in setup.kind.spare_cards() {
+        add_spare_card(qemu, card);
+    }
     qemu.args(["-device", "virtio-serial-pci,max_ports=8"]);
 }
 
-fn add_disk(qemu: &mut Command, name: &str, image: PathBuf, access: &str) {
+fn add_disk(qemu: &mut Command, name: &str, image: PathBuf, mode: &str, access: Access) {
     qemu.arg("-drive")
-        .arg(format!("file={},if=none,id={name},format=raw,{access}", image.display()))
+        .arg(format!("file={},if=none,id={name},format=raw,{mode}", image.display()))
         .arg("-device")
-        .arg(format!("virtio-blk-pci,drive={name},serial={name}"));
+        .arg(format!("virtio-blk-pci,drive={name},serial={name},{}", access.options()));
+}
+
+/// Adds a card with a disk of zeros, which keeps what is written to it as long as the machine runs.
+fn add_spare_card(qemu: &mut Command, SpareCard { serial, access, slot }: &SpareCard) {
+    let access = access.options();
+    qemu.arg("-drive")
+        .arg(format!("driver=null-co,read-zeroes=on,size=16M,if=none,id={serial},snapshot=on"))
+        .arg("-device")
+        .arg(format!("virtio-blk-pci,drive={serial},serial={serial},addr={slot:#x},{access}"));
 }
 
 /// Reads events in a thread of its own, so that waiting for one can have a limit.

@@ -5,13 +5,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::boot::Event;
+use crate::boot::{Event, MachineKind};
 use crate::build::Payload;
 use crate::lab::Lab;
 use crate::progress::Progress;
 
 /// Runs the script, and gives its exit status.
-pub(crate) fn run(script: PathBuf, mut files: Vec<PathBuf>, limit: Duration) -> Result<i32> {
+pub(crate) fn run(
+    kind: MachineKind,
+    script: PathBuf,
+    mut files: Vec<PathBuf>,
+    limit: Duration,
+) -> Result<i32> {
     let name = script
         .file_name()
         .and_then(|name| name.to_str())
@@ -23,7 +28,8 @@ pub(crate) fn run(script: PathBuf, mut files: Vec<PathBuf>, limit: Duration) -> 
     }
     let progress = Progress::new();
     let lab = Lab::prepare("run", &[], &progress)?;
-    let machine = lab.boot(&Payload { job: job(&name), files: &files }, false, &progress)?;
+    let payload = Payload { job: job(&name), files: &files };
+    let machine = lab.boot(kind, &payload, false, &progress)?;
     match machine.next(&format!("the end of {name}"), limit)? {
         Event::Exit { status } => {
             machine.wait_off()?;

@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use nix::sys::termios::{self, SetArg, Termios};
 
-use crate::boot::Terminal;
+use crate::boot::{MachineKind, Terminal};
 use crate::build::Payload;
 use crate::lab::Lab;
 use crate::progress::Progress;
@@ -17,7 +17,7 @@ use crate::progress::Progress;
 const LEAVE: u8 = 0x1d;
 
 /// Shows Dom0's console until the user leaves it.
-pub(crate) fn shell() -> Result<i32> {
+pub(crate) fn shell(kind: MachineKind) -> Result<i32> {
     ensure!(
         std::io::stdin().is_terminal(),
         "`cargo lab shell` needs a terminal; to run a script use `cargo lab run SCRIPT`"
@@ -25,7 +25,7 @@ pub(crate) fn shell() -> Result<i32> {
     let progress = Progress::new();
     let lab = Lab::prepare("shell", &[], &progress)?;
     let payload = Payload { job: job(terminal_size().unwrap_or((24, 80))), files: &[] };
-    let mut machine = lab.boot(&payload, true, &progress)?;
+    let mut machine = lab.boot(kind, &payload, true, &progress)?;
     let terminal = machine.terminal.take().context("Dom0 has no terminal")?;
     eprintln!("A shell in Dom0. To leave it and stop the machine: exit, or Ctrl-].");
     let raw = RawTerminal::enter()?;
