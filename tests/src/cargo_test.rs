@@ -3,8 +3,8 @@
 /// The tests of a workspace, counted.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sum {
-    /// How many passed.
-    pub(crate) passed: usize,
+    /// The names of those that passed.
+    pub(crate) passed: Vec<String>,
     /// The names of those that failed.
     pub(crate) failed: Vec<String>,
     /// Those that were skipped, with their reasons.
@@ -22,7 +22,7 @@ impl Sum {
                 continue;
             };
             match result {
-                "ok" => sum.passed += 1,
+                "ok" => sum.passed.push(name.to_owned()),
                 "FAILED" => sum.failed.push(name.to_owned()),
                 _ if result.starts_with("ignored") => sum.skipped.push(skip(name, result)),
                 _ => (),
@@ -55,7 +55,8 @@ mod tests {
              test b::should ... panic - should panic ... ok\n\
              test c ... ignored\n",
         );
-        assert_eq!(sum.passed, 3);
+        assert_eq!(sum.passed.len(), 3);
+        assert_eq!(sum.passed[0], "a::one");
         assert_eq!(sum.failed, ["a::two"]);
         assert_eq!(sum.skipped, ["a::three: needs a quiet machine", "c: no reason given"]);
     }

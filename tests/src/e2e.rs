@@ -26,16 +26,32 @@ pub(crate) struct Outcome {
     pub(crate) results: PathBuf,
 }
 
-/// Runs `scenarios` and gives each outcome to `report` as it comes. Those that a failed machine
-/// keeps from running have failed too.
+/// Runs `scenarios`, machine by machine, and gives each outcome to `report` as it comes. Those that a
+/// failed machine keeps from running have failed too.
 pub(crate) fn run(
     lab: &Lab,
     scenarios: &[Scenario],
     progress: &Progress,
     mut report: impl FnMut(Outcome),
 ) {
-    let mut waiting = VecDeque::from(scenarios.to_vec());
-    let ran = run_waiting(lab, &mut waiting, progress, &mut report);
+    for kind in MachineKind::ALL {
+        let of_kind = scenarios.iter().filter(|scenario| scenario.machine == kind);
+        let of_kind: VecDeque<_> = of_kind.cloned().collect();
+        if !of_kind.is_empty() {
+            run_on(lab, kind, of_kind, progress, &mut report);
+        }
+    }
+}
+
+/// Runs `waiting` on one machine.
+fn run_on(
+    lab: &Lab,
+    kind: MachineKind,
+    mut waiting: VecDeque<Scenario>,
+    progress: &Progress,
+    report: &mut impl FnMut(Outcome),
+) {
+    let ran = run_waiting(lab, kind, &mut waiting, progress, report);
     let mut failure = ran.err().map(|error| format!("{error:#}"));
     for scenario in waiting {
         let why = failure.replace("not run: the machine had failed before".to_owned());
@@ -48,15 +64,16 @@ pub(crate) fn run(
     }
 }
 
-/// As [`run`], taking from `waiting` what ran, up to the first failure of the machine.
+/// As [`run_on`], taking from `waiting` what ran, up to the first failure of the machine.
 fn run_waiting(
     lab: &Lab,
+    kind: MachineKind,
     waiting: &mut VecDeque<Scenario>,
     progress: &Progress,
     report: &mut impl FnMut(Outcome),
 ) -> Result<()> {
     let payload = Payload { job: scenario::job(waiting.make_contiguous()), files: &[] };
-    let machine = lab.boot(MachineKind::default(), &payload, false, progress)?;
+    let machine = lab.boot(kind, &payload, false, progress)?;
     while let Some(scenario) = waiting.front().cloned() {
         let step = progress.step(&scenario.to_string());
         let outcome = run_one(&machine, scenario, lab.logs())?;

@@ -74,7 +74,11 @@ impl Lab {
         progress: &Progress,
     ) -> Result<Machine> {
         progress.line(crate::boot::accel_line());
-        let step = progress.step("boot Xen and Dom0");
+        let step = progress.step(&match kind {
+            MachineKind::Default => "boot Xen and Dom0".to_owned(),
+            other => format!("boot Xen and Dom0 on the machine {other}"),
+        });
+        let logs = self.machine_logs(kind)?;
         let payload_image = self.dirs.lab.join("payload.tar");
         build::write_payload(
             &payload_image,
@@ -89,12 +93,22 @@ impl Lab {
             dom0: &self.fetched.dom0,
             initrd: &self.dom0_initrd()?,
             payload: &payload_image,
-            logs: &self.logs,
+            logs: &logs,
             terminal,
         })?;
         machine.wait_ready(READY_LIMIT)?;
         step.done();
         Ok(machine)
+    }
+
+    /// Where the logs of a machine go: those of other machines than the usual one stand apart.
+    fn machine_logs(&self, kind: MachineKind) -> Result<PathBuf> {
+        let logs = match kind {
+            MachineKind::Default => self.logs.clone(),
+            other => self.logs.join(other.name()),
+        };
+        fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+        Ok(logs)
     }
 
     /// The distribution's part of Dom0's initrd, and the script that runs first in it.

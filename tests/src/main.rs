@@ -16,6 +16,7 @@ mod fetch;
 mod host;
 mod lab;
 mod lock;
+mod matrix;
 mod progress;
 mod scenario;
 mod signals;
@@ -67,6 +68,19 @@ enum Command {
         #[arg(default_value = "", hide_default_value = true)]
         filter: String,
     },
+    /// Shows the three types of virtio host on Xen: what each comes to, and what was seen
+    ///
+    /// Boots one machine after another, with and without an IOMMU, and on each runs the scenarios that
+    /// make the table's cells: hosts of all types, served by xen-virtiod, by QEMU and by peers that bypass
+    /// grants, in Dom0 and in a driver domain, to guests of all kinds. Prints the table and the evidence,
+    /// writes both to target/lab/matrix.md, and fails if a cell came to something else than README.md says.
+    /// FILTER runs only the scenarios that have it in their name, as `cargo lab test` does.
+    #[command(verbatim_doc_comment)]
+    Matrix {
+        /// Part of the names of the scenarios to run; without it all run
+        #[arg(default_value = "", hide_default_value = true)]
+        filter: String,
+    },
     /// Runs a script of yours in Dom0
     ///
     /// The script runs as root in /lab/files, where the files stand too; its output is shown as it
@@ -107,6 +121,7 @@ fn main() -> ExitCode {
     let result = signals::end_with_children().and_then(|()| match arguments.command {
         Command::Demo => commands::demo(),
         Command::Test { filter } => commands::test(&filter),
+        Command::Matrix { filter } => commands::matrix(&filter),
         Command::Run { script, files, limit, machine } => {
             commands::run(machine, script, files, Duration::from_secs(limit))
         }

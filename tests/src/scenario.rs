@@ -2,7 +2,11 @@
 //!
 //! `dom0.sh` is the half that runs in Dom0; the halves of guests stand beside it. Its first lines
 //! are comments: what it shows, `# limit: SECONDS` and, if the kinds of guest are not PV and PVH,
-//! `# guests: KIND…`. `KIND-SUITE` is a guest with the kernel of another release of Debian.
+//! `# guests: KIND…`. `KIND-SUITE` is a guest with the kernel of another release of Debian. `# machine:
+//! NAME` is for another machine than the usual one.
+//!
+//! Scenarios make the cells of the matrix: all in `tests/matrix`, which run for it alone, and those in
+//! `tests/scenarios` that say `# matrix: KIND…`, with those kinds of guest.
 
 use std::fmt;
 use std::fs;
@@ -11,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::boot::MachineKind;
 use crate::debian::Suite;
 
 /// The kinds of guest that there are, and those that a scenario runs with unless it names others.
@@ -27,6 +32,8 @@ pub(crate) struct Scenario {
     pub(crate) guest: &'static str,
     /// The release that the guest's kernel is of.
     pub(crate) kernel: Suite,
+    /// What it runs on.
+    pub(crate) machine: MachineKind,
     /// The name of its folder.
     pub(crate) name: String,
     /// How long it may take.
@@ -51,6 +58,19 @@ impl Scenario {
 
 /// All scenarios of the directory `dir`, in order of name and kind of guest.
 pub(crate) fn all(dir: &Path) -> Result<Vec<Scenario>> {
+    read(dir, |script| Some(header(script, "guests").unwrap_or(GUESTS)))
+}
+
+/// The scenarios of the matrix, in the directory `tests`.
+pub(crate) fn matrix(tests: &Path) -> Result<Vec<Scenario>> {
+    let mut scenarios = read(&tests.join("scenarios"), |script| header(script, "matrix"))?;
+    scenarios.extend(all(&tests.join("matrix"))?);
+    Ok(scenarios)
+}
+
+/// The scenarios of the directory `dir`, with the kinds of guest that `guests_of` finds named in a
+/// script, if it finds any.
+fn read(dir: &Path, guests_of: fn(&str) -> Option<&str>) -> Result<Vec<Scenario>> {
     let mut names = fs::read_dir(dir)
         .with_context(|| format!("cannot list the scenarios in {}", dir.display()))?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
@@ -63,8 +83,11 @@ pub(crate) fn all(dir: &Path) -> Result<Vec<Scenario>> {
             .with_context(|| format!("cannot read {}", script.display()))?;
         let limit = limit(&text)
             .with_context(|| format!("no line `# limit: SECONDS` in {name}/dom0.sh"))?;
-        for (guest, kernel) in guests(&text).with_context(|| format!("in {name}/dom0.sh"))? {
-            scenarios.push(Scenario { guest, kernel, name: name.clone(), limit });
+        let here = || format!("in {name}/dom0.sh");
+        let machine = header(&text, "machine").unwrap_or(MachineKind::default().name());
+        let machine = machine.parse().with_context(here)?;
+        for (guest, kernel) in guests(guests_of(&text).unwrap_or("")).with_context(here)? {
+            scenarios.push(Scenario { guest, kernel, machine, name: name.clone(), limit });
         }
     }
     Ok(scenarios)
@@ -86,15 +109,14 @@ fn limit(script: &str) -> Option<Duration> {
     Some(Duration::from_secs(header(script, "limit")?.parse().ok()?))
 }
 
-/// The kinds of guest that a script names, with their kernels, or those that it need not name.
-fn guests(script: &str) -> Result<Vec<(&'static str, Suite)>> {
-    header(script, "guests")
-        .unwrap_or(GUESTS)
+/// The kinds of guest that are named, with their kernels.
+fn guests(names: &str) -> Result<Vec<(&'static str, Suite)>> {
+    names
         .split_whitespace()
         .map(|name| {
             guest(name).with_context(|| {
                 let (kinds, suites) = (KINDS.join(", "), Suite::ALL.map(Suite::name).join(", "));
-                format!("`# guests:` names {name}: kinds are {kinds}; kernels are {suites}")
+                format!("there is no guest {name}: kinds are {kinds}; kernels are {suites}")
             })
         })
         .collect()
@@ -161,6 +183,33 @@ mod tests {
         let names: Vec<_> = scenarios.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["pv/a", "pvh-sid/a"]);
         assert_eq!(scenarios[1].guest, "pvh");
+    }
+
+    #[test]
+    fn a_scenario_may_name_its_machine() {
+        let dir =
+            folder(&[("a", "# A.\n# limit: 5\n# machine: amd-iommu\n"), ("b", "# limit: 5\n")]);
+        let scenarios = all(dir.path()).unwrap();
+        assert_eq!(scenarios[0].machine, MachineKind::AmdIommu);
+        assert_eq!(scenarios[2].machine, MachineKind::Default);
+        let dir = folder(&[("a", "# limit: 5\n# machine: vax\n")]);
+        let error = format!("{:#}", all(dir.path()).unwrap_err());
+        assert!(error.contains("a/dom0.sh") && error.contains("vax"), "{error}");
+    }
+
+    #[test]
+    fn the_matrix_is_made_by_its_own_scenarios_and_by_those_that_say_so() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("scenarios/a", "# limit: 5\n# guests: pv\n# matrix: pv hvm\n"),
+            ("scenarios/b", "# limit: 5\n"),
+            ("matrix/c", "# limit: 5\n# guests: pvh\n"),
+        ] {
+            fs::create_dir_all(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name).join("dom0.sh"), text).unwrap();
+        }
+        let names: Vec<_> = matrix(dir.path()).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["pv/a", "hvm/a", "pvh/c"]);
     }
 
     #[test]

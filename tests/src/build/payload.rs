@@ -46,7 +46,9 @@ pub(crate) fn write_payload(
     archive.file("guest/tree.cpio", &guest.tree())?;
     archive.tree("xen-configs", &dirs.project.join("xen-configs"))?;
     archive.tree("dom0", &dirs.tests().join("dom0"))?;
-    archive.tree("scenarios", &dirs.tests().join("scenarios"))?;
+    for scenarios in ["scenarios", "matrix"] {
+        archive.tree("scenarios", &dirs.tests().join(scenarios))?;
+    }
     archive.directory("files")?;
     for file in payload.files {
         let name = file.file_name().with_context(|| format!("{} names no file", file.display()))?;

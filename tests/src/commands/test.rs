@@ -72,8 +72,9 @@ fn unit(dirs: &Dirs, logs: &Path, progress: &Progress, tally: &mut Tally) {
     let ran = cargo(dirs, UNIT, &arguments, logs, progress);
     let output = fs::read(logs.join("unit.log")).unwrap_or_default();
     let sum = Sum::of(&String::from_utf8_lossy(&output));
-    if sum.passed > 0 {
-        tally.pass(&format!("{UNIT}: {} tests", sum.passed), sum.passed);
+    let passed = sum.passed.len();
+    if passed > 0 {
+        tally.pass(&format!("{UNIT}: {passed} tests"), passed);
     }
     for name in &sum.skipped {
         tally.skip(&format!("{UNIT}/{name}"));

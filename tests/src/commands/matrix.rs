@@ -1,0 +1,107 @@
+//! `cargo lab matrix [FILTER]`: the types of virtio host, on Xen.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::command;
+use crate::dirs::Dirs;
+use crate::e2e::{self, Outcome};
+use crate::lab::Lab;
+use crate::matrix::{self, Cell};
+use crate::progress::Progress;
+use crate::scenario;
+
+/// What a scenario's cells are in, among what it left.
+const CELLS: &str = "cells";
+
+/// Runs the scenarios whose name contains `filter`, prints their cells and compares them with the
+/// README's; all of them only if there is no filter.
+pub(crate) fn matrix(filter: &str) -> Result<i32> {
+    let progress = Progress::new();
+    let dirs = Dirs::find()?;
+    let readme = fs::read_to_string(dirs.project.join("README.md"))?;
+    let expected = matrix::table(&readme).context("in README.md")?;
+    let mut run = Run::default();
+    if filter.is_empty() {
+        run.cells = simulated(&dirs, &progress)?;
+    }
+    let mut scenarios = scenario::matrix(&dirs.tests())?;
+    scenarios.retain(|scenario| scenario.to_string().contains(filter));
+    ensure!(!scenarios.is_empty(), "no scenario of the matrix has {filter} in its name");
+    let lab = Lab::prepare("matrix", &[], &progress)?;
+    e2e::run(&lab, &scenarios, &progress, |outcome| run.take(&outcome));
+    run.cells.sort_by_key(Cell::row);
+    run.show(&dirs, &expected, filter.is_empty())
+}
+
+/// The platforms that only tests have.
+fn simulated(dirs: &Dirs, progress: &Progress) -> Result<Vec<Cell>> {
+    let logs = dirs.fresh_logs("matrix-simulated")?;
+    let log = logs.join("test.log");
+    let step = progress.step("platforms on the simulated hypervisor");
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
+    cargo
+        .args(["test", "--package", matrix::PACKAGE, "--lib", matrix::TESTS])
+        .current_dir(&dirs.project);
+    // A test that fails is a cell that differs.
+    match command::run(&mut cargo, "testing the platforms", &log) {
+        Ok(()) => step.done(),
+        Err(_) => drop(step),
+    }
+    Ok(matrix::simulated(&String::from_utf8_lossy(&fs::read(&log)?)))
+}
+
+/// What came of a run.
+#[derive(Default)]
+struct Run {
+    cells: Vec<Cell>,
+    failures: Vec<String>,
+}
+
+impl Run {
+    fn take(&mut self, outcome: &Outcome) {
+        let mut fail = |why: &str| self.failures.push(format!("{}: {why}", outcome.scenario));
+        if let Some(why) = &outcome.failure {
+            fail(why);
+        }
+        match read_cells(&outcome.results) {
+            Ok(cells) => self.cells.extend(cells),
+            Err(error) => fail(&format!("{error:#}")),
+        }
+    }
+
+    /// Prints everything and writes the table; the status is 0 if `expected` is what was seen.
+    fn show(&self, dirs: &Dirs, expected: &[Cell], whole: bool) -> Result<i32> {
+        println!("\n{}", matrix::plain(&self.cells));
+        let file = dirs.lab.join("matrix.md");
+        fs::write(&file, matrix::markdown(&self.cells, true))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        let mut differences = matrix::differences(&self.cells, expected);
+        differences.retain(|difference| whole || !difference.is_missing());
+        for failure in &self.failures {
+            println!("FAILED  {failure}");
+        }
+        for difference in &differences {
+            println!("DIFFERS {difference}");
+        }
+        println!("{} cells; the table with its evidence: {}", self.cells.len(), file.display());
+        let good = self.failures.is_empty() && differences.is_empty();
+        if good {
+            println!("Each came to what the README says.");
+        }
+        Ok(i32::from(!good))
+    }
+}
+
+/// The cells that a scenario left, none if it did not come to any.
+fn read_cells(results: &Path) -> Result<Vec<Cell>> {
+    let file = results.join(CELLS);
+    match file.exists() {
+        true => Cell::read_all(&fs::read_to_string(&file)?),
+        false => Ok(Vec::new()),
+    }
+}
