@@ -1,0 +1,66 @@
+# Reads two disks, writes them and reads them again; then has the driver do what a device must refuse, of
+# which it says what became of each disk. Before each part but the first, Dom0 sends a line.
+
+# disk PLACE: the xenbus device of the first or second disk.
+disk() {
+    ls /sys/bus/xen/devices | grep virtio_disk- | sed -n "$1p"
+}
+
+# block PLACE: that disk's block device, if it has one.
+block() {
+    ls "/sys/bus/xen/devices/$(disk "$1")"/virtio*/block 2>/dev/null
+}
+
+both() {
+    [ -b "/dev/$(block 1)" ] && [ -b "/dev/$(block 2)" ]
+}
+
+# again MODE: has the driver start again, as the module's parameter debug says.
+again() {
+    for place in 1 2; do
+        echo "$(disk $place)" >/sys/bus/xen/drivers/virtio_msg_xen/unbind
+    done
+    rmmod virtio_msg_xen
+    dmesg -c >/dev/null
+    insmod /lib/modules/virtio_msg_xen.ko debug="$1"
+}
+
+# line PLACE WORDS: what the kernel says of a disk or of its virtio device, if it has WORDS.
+line() {
+    virtio=$(basename "/sys/bus/xen/devices/$(disk "$1")"/virtio*)
+    dmesg | grep -e "$(disk "$1"): " -e "$virtio: " | grep -e "$2" | sed 's/^\[[ 0-9.]*\] //' | head -n 1
+}
+
+# said WORDS: whether the kernel says that of both disks.
+said() {
+    [ -n "$(line 1 "$1")" ] && [ -n "$(line 2 "$1")" ]
+}
+
+wait_for "two disks" 20 both
+dd if=/dev/urandom of=/tmp/noise bs=64k count=16 2>/dev/null
+for place in 1 2; do
+    device=/dev/$(block $place)
+    echo "lab: found-$place $(sha256sum <"$device")"
+    dd if=/tmp/noise of="$device" bs=64k conv=fsync 2>/dev/null
+    echo 3 >/proc/sys/vm/drop_caches
+    echo "lab: written-$place $(sha256sum </tmp/noise)"
+    echo "lab: read-$place $(sha256sum <"$device")"
+done
+echo "lab: data-done"
+
+read -r _
+again no-access-platform
+wait_for "the kernel to say that the features are refused" 20 said 'refuses features' || true
+for place in 1 2; do
+    echo "lab: platform-$place $(line $place 'refuses features')"
+    echo "lab: platform-disk-$place $(block $place)"
+done
+echo "lab: platform-done"
+
+read -r _
+again raw-addresses
+wait_for "the kernel to say that the devices failed" 20 said DEVICE_NEEDS_RESET || true
+for place in 1 2; do
+    echo "lab: raw-$place $(line $place DEVICE_NEEDS_RESET)"
+done
+echo "lab: raw-done"
