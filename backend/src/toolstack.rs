@@ -97,6 +97,7 @@ pub fn open<S: XenStore, M: DeviceMemory>(
     network: &dyn Network,
     stats: &Arc<DeviceStats>,
 ) -> Result<Box<dyn VirtioDevice<M>>, DeviceError> {
+    note_grant_usage(keys)?;
     if path.class == "virtio_disk" {
         if path.number >= EXTENDED_DISKS {
             tracing::warn!("no disk beyond xvdp is found by Linux guests; name it xvda1 to xvdp15");
@@ -120,6 +121,15 @@ pub fn open<S: XenStore, M: DeviceMemory>(
         // A disk has a line and a class of its own.
         DeviceId::Block => Err(DeviceError::Unsupported(kind)),
     }
+}
+
+/// Says so where the toolstack's table does not ask for grants. It decides nothing: there is no other way to
+/// the guest's memory here, so a device that is served is served by grants [3.10].
+fn note_grant_usage<S: XenStore>(keys: &mut Keys<S>) -> Result<(), StoreError> {
+    if keys.backend("grant_usage")?.is_some_and(|usage| usage.trim() == "0") {
+        tracing::info!("grant_usage=0 changes nothing: only what the guest grants is reached");
+    }
+    Ok(())
 }
 
 /// What the configuration file says of the device at `path`.

@@ -254,6 +254,26 @@ fn spec_6_2_features_ok_is_refused_without_access_platform() {
     host.finish();
 }
 
+#[test]
+fn spec_3_10_the_toolstacks_grant_usage_changes_nothing() {
+    let (host, disk) = (Host::start(), numbered_disk(64));
+    let params = disk.path().to_str().unwrap();
+    for usage in ["0", "1"] {
+        let keys = [("params", params), ("mode", "w"), ("grant_usage", usage)];
+        let ends = host.add("virtio_disk", 1, XVDA, &keys);
+        let mut driver = host.connect(&ends);
+        let offered = driver.offered();
+        let without = driver.negotiate(offered & !(1 << F_ACCESS_PLATFORM));
+        assert_eq!(without, ACKNOWLEDGE | DRIVER, "grant_usage={usage}");
+        driver.start();
+        assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 5, &[], 512), (OK, vec![5; 512]));
+        spoiled_read(&mut driver, |_, chain| chain[1].address = 0x1000);
+        driver.close();
+        host.remove(&ends);
+    }
+    host.finish();
+}
+
 fn queue_enabled(driver: &mut Driver) -> bool {
     driver.ask(Request::GetVqueue { index: 0 }, |answer| match answer {
         Response::GetVqueue(queue) => queue.enabled,
