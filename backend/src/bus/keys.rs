@@ -5,7 +5,7 @@ use std::fmt;
 use protocol::binding::{
     RECOMMENDED_MESSAGE_SIZE, REVISION, XenbusState, backend_key, frontend_key,
 };
-use protocol::grant::GrantRef;
+use protocol::grant::{GrantRef, TOOLSTACK_REFERENCES};
 
 use super::state::Toolstack;
 use crate::xen::{DomId, RemotePort, StoreError, XenStore};
@@ -60,6 +60,9 @@ pub enum KeyError {
     /// XenStore's fault.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The message page is none that a driver can have granted [3.11].
+    #[error("the frontend's message page is {0}, which is the toolstack's")]
+    Toolstack(GrantRef),
     /// A key is missing or not a number.
     #[error("the frontend's {key} is {value:?}, not a number")]
     NotANumber {
@@ -192,9 +195,12 @@ impl<S: XenStore> Keys<S> {
 
     /// Reads what the frontend wrote before state 3 [2.4].
     pub fn frontend(&mut self) -> Result<FrontendKeys, KeyError> {
-        let page = self.frontend_number(frontend_key::MESSAGE_PAGE)?;
+        let page = GrantRef(self.frontend_number(frontend_key::MESSAGE_PAGE)?);
+        if page.0 < TOOLSTACK_REFERENCES {
+            return Err(KeyError::Toolstack(page));
+        }
         let port = self.frontend_number(frontend_key::EVENT_CHANNEL)?;
-        Ok(FrontendKeys { page: GrantRef(page), port: RemotePort(port) })
+        Ok(FrontendKeys { page, port: RemotePort(port) })
     }
 
     fn frontend_number(&mut self, key: &str) -> Result<u32, KeyError> {

@@ -76,6 +76,15 @@ fn spec_3_2_reserved_address_bits_are_refused() {
 }
 
 #[test]
+fn spec_3_11_the_toolstacks_grants_are_refused() {
+    faults(&["descriptor 0", "grant 1 is the toolstack's"], |driver| {
+        spoiled_read(driver, |_, chain| {
+            chain[0].address = GrantAddress::page(GrantRef(1)).encode()
+        });
+    });
+}
+
+#[test]
 fn spec_6_5_an_unknown_grant_is_refused() {
     faults(&["descriptor 1", "grant 99999"], |driver| {
         spoiled_read(driver, |_, chain| {

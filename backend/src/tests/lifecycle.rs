@@ -33,6 +33,20 @@ fn spec_2_6_a_device_that_cannot_be_served_loses_its_state_and_says_why() {
 }
 
 #[test]
+fn spec_3_11_a_message_page_of_the_toolstacks_is_refused() {
+    let (host, disk) = (Host::start(), numbered_disk(1));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    host.wait_state(&ends, "2");
+    for (key, value) in [("message-page-ref", "1"), ("event-channel", "9"), ("state", "3")] {
+        host.hypervisor.store_write(&format!("{}/{key}", ends.frontend), value);
+    }
+    host.wait_state(&ends, "6");
+    assert!(host.error(&ends).unwrap().contains("grant 1, which is the toolstack's"));
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
 fn spec_2_1_both_device_classes_are_looked_at() {
     let host = Host::start();
     let ends = host.add("virtio", 1, 0, &[("type", "virtio,device3f")]);

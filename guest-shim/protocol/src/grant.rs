@@ -5,6 +5,10 @@ use core::fmt;
 /// Bytes in a granted page. Xen grants 4 KiB pages whatever the kernel's own page size is.
 pub const PAGE_SIZE: u64 = 4096;
 
+/// The first references of every grant table. The toolstack grants by them what every guest shares with it, its
+/// console and its XenStore ring, to the domains that serve those: no driver's buffer is there [3.11].
+pub const TOOLSTACK_REFERENCES: u32 = 8;
+
 const GRANT_BIT: u64 = 1 << 63;
 const OFFSET_MASK: u64 = PAGE_SIZE - 1;
 
@@ -33,6 +37,8 @@ pub enum AddressError {
     Raw(u64),
     /// Bits 62 to 44 are not zero: more than a 32-bit grant reference [3.2].
     Reserved(u64),
+    /// A reference that no driver can have been given [3.11].
+    Toolstack(GrantRef),
     /// The range runs past the last grant reference.
     Overflow {
         /// Where it starts.
@@ -49,6 +55,9 @@ impl fmt::Display for AddressError {
         match self {
             Self::Raw(a) => write!(f, "address {a:#x} is not a grant (bit 63 is clear)"),
             Self::Reserved(a) => write!(f, "address {a:#x} has reserved bits 62 to 44 set"),
+            Self::Toolstack(reference) => {
+                write!(f, "{reference} is the toolstack's, not a driver's")
+            }
             Self::Overflow { address, length } => {
                 write!(f, "{length} bytes at {address:#x} run past the last grant reference")
             }
@@ -92,7 +101,8 @@ impl GrantAddress {
     /// Takes an address apart.
     ///
     /// # Errors
-    /// [`AddressError::Raw`] and [`AddressError::Reserved`] for what is not a grant address.
+    /// [`AddressError::Raw`], [`AddressError::Reserved`] and [`AddressError::Toolstack`] for what is not a driver's
+    /// grant address.
     pub const fn decode(address: u64) -> Result<Self, AddressError> {
         if address & GRANT_BIT == 0 {
             return Err(AddressError::Raw(address));
@@ -101,7 +111,11 @@ impl GrantAddress {
         if reference > u32::MAX as u64 {
             return Err(AddressError::Reserved(address));
         }
-        Ok(Self::new(GrantRef(reference as u32), address))
+        let reference = GrantRef(reference as u32);
+        if reference.0 < TOOLSTACK_REFERENCES {
+            return Err(AddressError::Toolstack(reference));
+        }
+        Ok(Self::new(reference, address))
     }
 }
 
@@ -159,7 +173,7 @@ mod tests {
 
     #[test]
     fn spec_3_1_address_round_trips() {
-        for (reference, offset) in [(0, 0), (1, 4095), (u32::MAX, 17)] {
+        for (reference, offset) in [(8, 0), (9, 4095), (u32::MAX, 17)] {
             let address = GrantAddress::new(GrantRef(reference), offset);
             assert_eq!(GrantAddress::decode(address.encode()), Ok(address));
         }
@@ -171,6 +185,15 @@ mod tests {
         assert_eq!(GrantAddress::decode(0x1000), Err(AddressError::Raw(0x1000)));
         let reserved = (1 << 63) | (1 << 44);
         assert_eq!(GrantAddress::decode(reserved), Err(AddressError::Reserved(reserved)));
+    }
+
+    #[test]
+    fn spec_3_11_the_toolstacks_grants_are_refused() {
+        for reference in [GrantRef(0), GrantRef(1), GrantRef(TOOLSTACK_REFERENCES - 1)] {
+            let address = GrantAddress::page(reference).encode();
+            assert_eq!(GrantAddress::decode(address), Err(AddressError::Toolstack(reference)));
+        }
+        assert!(GrantAddress::decode(GrantAddress::page(GrantRef(8)).encode()).is_ok());
     }
 
     #[test]
