@@ -68,7 +68,7 @@ cat >commands <<END
 { "execute": "qmp_capabilities" }
 { "execute": "pmemsave", "id": "saved", "arguments": { "val": 0, "size": $((memory << 20)), "filename": "$PWD/memory" } }
 END
-wait_for "the device model to read the guest's memory" 60 "case \"\$line\" in *saved*) ;; *) false ;; esac" \
+wait_for "the device model to read the guest's memory" 60 "case \"\$line\" in *return*saved*) ;; *) false ;; esac" \
     sh -c 'socat -t 60 - "UNIX-CONNECT:$1/qmp" <"$1/commands"' sh "$PWD"
 granted=$(mapped_grants "$domid" | wc -l)
 tell_guest "$domid" 'go on'

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod beside;
+mod store;
 mod stream;
 
 use std::path::PathBuf;
@@ -39,6 +40,18 @@ enum Probe {
         /// Its port.
         port: u32,
     },
+    /// Prints what stands in XenStore.
+    StoreRead {
+        /// Where; relative to this domain's directory, unless it starts with a slash.
+        path: String,
+    },
+    /// Writes to XenStore.
+    StoreWrite {
+        /// Where, as for store-read.
+        path: String,
+        /// What.
+        value: String,
+    },
     /// Takes one connection to a vsock port and copies as vsock-connect does. Says on standard error
     /// when it listens, as CID:PORT.
     VsockListen {
@@ -53,6 +66,8 @@ fn main() -> ExitCode {
         Probe::ReadBeside { disk, secret } => beside::read(&disk, &secret),
         Probe::VsockConnect { cid, port } => stream::connect(cid, port),
         Probe::VsockListen { port } => stream::listen(port),
+        Probe::StoreRead { path } => store::read(&path),
+        Probe::StoreWrite { path, value } => store::write(&path, &value),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
