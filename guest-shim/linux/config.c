@@ -140,19 +140,29 @@ static u64 xvm_get_features(struct virtio_device *vdev)
 	return ask(vdev, &get, &answer) ? 0 : answer.features;
 }
 
+/* Without these, the device is not driven. */
+static u64 required_features(void)
+{
+	if (xvm_debug(XVM_DEBUG_BYPASS))
+		return BIT_ULL(VIRTIO_F_VERSION_1);
+	return REQUIRED_FEATURES;
+}
+
 static int xvm_finalize_features(struct virtio_device *vdev)
 {
 	struct shim_request set = { .kind = SHIM_SET_FEATURES };
+	u64 required = required_features();
 	struct shim_answer answer;
 
 	vring_transport_features(vdev);
-	if ((vdev->features & REQUIRED_FEATURES) != REQUIRED_FEATURES) {
+	if ((vdev->features & required) != required) {
 		dev_err(&vdev->dev,
 			"device does not offer VIRTIO_F_VERSION_1 and VIRTIO_F_ACCESS_PLATFORM\n");
 		return -EINVAL;
 	}
 	set.features = vdev->features;
-	if (xvm_debug(XVM_DEBUG_NO_ACCESS_PLATFORM))
+	if (xvm_debug(XVM_DEBUG_NO_ACCESS_PLATFORM) ||
+	    xvm_debug(XVM_DEBUG_BYPASS))
 		set.features &= ~BIT_ULL(VIRTIO_F_ACCESS_PLATFORM);
 	return ask(vdev, &set, &answer);
 }

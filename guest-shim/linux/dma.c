@@ -114,6 +114,12 @@ static void xvm_revoke(struct xvm_device *xvm, dma_addr_t address, size_t size,
 	}
 }
 
+/* Whether buffers are not granted, and the device is given their addresses. */
+static bool raw_buffers(void)
+{
+	return xvm_debug(XVM_DEBUG_RAW_ADDRESSES) || xvm_debug(XVM_DEBUG_BYPASS);
+}
+
 static void *xvm_dma_alloc(struct device *dev, size_t size, dma_addr_t *handle,
 			   gfp_t gfp, unsigned long attrs)
 {
@@ -125,6 +131,10 @@ static void *xvm_dma_alloc(struct device *dev, size_t size, dma_addr_t *handle,
 	memory = alloc_pages_exact(size, gfp | __GFP_ZERO);
 	if (!memory)
 		return NULL;
+	if (xvm_debug(XVM_DEBUG_BYPASS)) {
+		*handle = virt_to_phys(memory);
+		return memory;
+	}
 	*handle = xvm_grant(xvm, virt_to_phys(memory), size, DMA_BIDIRECTIONAL,
 			    &xvm->dma.rings);
 	if (*handle == DMA_MAPPING_ERROR) {
@@ -140,7 +150,8 @@ static void xvm_dma_free(struct device *dev, size_t size, void *memory,
 	struct xvm_device *xvm = dev_get_drvdata(dev);
 
 	size = PAGE_ALIGN(size);
-	xvm_revoke(xvm, handle, size, &xvm->dma.rings);
+	if (!xvm_debug(XVM_DEBUG_BYPASS))
+		xvm_revoke(xvm, handle, size, &xvm->dma.rings);
 	free_pages_exact(memory, size);
 }
 
@@ -149,7 +160,7 @@ dma_addr_t xvm_dma_map_phys(struct device *dev, phys_addr_t phys, size_t size,
 {
 	struct xvm_device *xvm = dev_get_drvdata(dev);
 
-	if (xvm_debug(XVM_DEBUG_RAW_ADDRESSES))
+	if (raw_buffers())
 		return phys;
 	return xvm_grant(xvm, phys, size, dir, &xvm->dma.requests);
 }
@@ -159,7 +170,7 @@ void xvm_dma_unmap_phys(struct device *dev, dma_addr_t handle, size_t size,
 {
 	struct xvm_device *xvm = dev_get_drvdata(dev);
 
-	if (xvm_debug(XVM_DEBUG_RAW_ADDRESSES))
+	if (raw_buffers())
 		return;
 	if (!(attrs & DMA_ATTR_SKIP_CPU_SYNC))
 		xvm_bounce_sync(xvm, handle, size, dir, XVM_DRIVER);

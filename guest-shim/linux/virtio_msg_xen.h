@@ -112,6 +112,7 @@ enum xvm_debug_mode {
 	XVM_DEBUG_NONE,
 	XVM_DEBUG_RAW_ADDRESSES,
 	XVM_DEBUG_NO_ACCESS_PLATFORM,
+	XVM_DEBUG_BYPASS,
 };
 
 int xvm_debug_init(void);
