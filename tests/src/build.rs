@@ -31,14 +31,23 @@ pub(crate) struct Built {
     pub(crate) guests: Guests,
     /// What a driver domain's initrd has beside a guest's: the daemon.
     pub(crate) driver_domain: PathBuf,
+    /// As that, with another backend in the daemon's place.
+    pub(crate) vm_memory_xen: PathBuf,
 }
 
-/// An archive that makes an initrd of the guests' one for a driver domain: it adds the daemon.
-pub(crate) fn driver_domain(dirs: &Dirs, guest: &Guest, daemon: &Path) -> Result<PathBuf> {
+/// An archive, `NAME.cpio`, that makes an initrd of the guests' one for a driver domain: it adds what
+/// serves the devices.
+pub(crate) fn backend_archive(
+    dirs: &Dirs,
+    guest: &Guest,
+    name: &str,
+    program: &Path,
+) -> Result<PathBuf> {
     let mut cpio = Cpio::default();
-    cpio.copy("bin/xen-virtiod", daemon)?;
-    guest.kernel().build_root().add_libraries(&mut cpio, daemon)?;
-    let path = dirs.lab.join("driver-domain.cpio");
+    let file = program.file_name().unwrap_or_default().to_string_lossy();
+    cpio.copy(&format!("bin/{file}"), program)?;
+    guest.kernel().build_root().add_libraries(&mut cpio, program)?;
+    let path = dirs.lab.join(format!("{name}.cpio"));
     fs::write(&path, cpio.finish())?;
     Ok(path)
 }

@@ -47,9 +47,12 @@ impl Lab {
             let guest_programs = build::guest_programs(&dirs, &logs, progress)?;
             let guests = build::guests(&dirs, &fetched, &guest_programs, &logs, progress)?;
             let dom0_programs = fetch::join(dom0_programs)?;
-            let daemon = &dom0_programs.xen_virtiod;
-            let driver_domain = build::driver_domain(&dirs, &fetched.guest, daemon)?;
-            let built = Built { dom0_programs, guest_programs, guests, driver_domain };
+            let archive =
+                |name, program: &Path| build::backend_archive(&dirs, &fetched.guest, name, program);
+            let driver_domain = archive("driver-domain", &dom0_programs.xen_virtiod)?;
+            let vm_memory_xen = archive("vm-memory-xen", &dom0_programs.vm_memory_xen)?;
+            let built =
+                Built { dom0_programs, guest_programs, guests, driver_domain, vm_memory_xen };
             Ok::<_, anyhow::Error>((fetched, built))
         })?;
         Ok(Lab { dirs, fetched, built, logs, _lock: lock })

@@ -36,6 +36,7 @@ pub(crate) fn write_payload(
     archive.script("job", &payload.job)?;
     archive.file("bin/xen-virtiod", &built.dom0_programs.xen_virtiod)?;
     archive.file("bin/snoop", &built.dom0_programs.snoop)?;
+    archive.file("bin/vm-memory-xen", &built.dom0_programs.vm_memory_xen)?;
     archive.file("bin/foreign-map", &built.guest_programs.foreign_map)?;
     for files in &built.guests.files {
         let dir = guest_directory(files);
@@ -43,6 +44,7 @@ pub(crate) fn write_payload(
         archive.file(dir.join("initrd"), &files.initrd)?;
     }
     archive.file("guest/driver-domain.cpio", &built.driver_domain)?;
+    archive.file("guest/vm-memory-xen.cpio", &built.vm_memory_xen)?;
     archive.file("guest/tree.cpio", &guest.tree())?;
     archive.tree("xen-configs", &dirs.project.join("xen-configs"))?;
     archive.tree("dom0", &dirs.tests().join("dom0"))?;

@@ -20,6 +20,8 @@ pub(crate) struct Dom0Programs {
     pub(crate) xen_virtiod: PathBuf,
     /// A backend that looks through what it maps.
     pub(crate) snoop: PathBuf,
+    /// A backend that reaches memory without grants.
+    pub(crate) vm_memory_xen: PathBuf,
 }
 
 /// Programs for guests, which have no libraries for them: linked statically.
@@ -34,12 +36,17 @@ pub(crate) struct GuestPrograms {
 
 /// Builds the programs for Dom0.
 pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0Programs> {
-    let step = progress.step("build xen-virtiod and snoop");
-    // In one call, so that what both are made of is built once.
-    let built = cargo_build(dirs, logs, "dom0-programs", &["backend", "snoop"], |_| {})?;
+    let step = progress.step("build xen-virtiod and other backends");
+    // In one call, so that what all are made of is built once.
+    let packages = ["backend", "snoop", "vm-memory-xen"];
+    let built = cargo_build(dirs, logs, "dom0-programs", &packages, |_| {})?;
     step.done();
     let built = built.join("release");
-    Ok(Dom0Programs { xen_virtiod: built.join("xen-virtiod"), snoop: built.join("snoop") })
+    Ok(Dom0Programs {
+        xen_virtiod: built.join("xen-virtiod"),
+        snoop: built.join("snoop"),
+        vm_memory_xen: built.join("vm-memory-xen"),
+    })
 }
 
 /// Builds the programs for guests. Stripped: they are in the initrd of every guest that boots.

@@ -3,15 +3,12 @@
 //! has no code for this: scenarios use it to show to whom the hypervisor allows it. It is linked
 //! statically: guests have no libraries for it.
 
-mod privcmd;
-
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-
-use crate::privcmd::Privcmd;
+use foreign_map::Privcmd;
 
 /// Maps a page of another domain without a grant, and writes it to standard output.
 #[derive(Debug, Parser)]

@@ -35,17 +35,25 @@ nix::ioctl_readwrite_bad!(
 );
 
 /// The open device.
-pub(crate) struct Privcmd(File);
+#[derive(Debug)]
+pub struct Privcmd(File);
 
 impl Privcmd {
     /// Opens the device.
-    pub(crate) fn open() -> Result<Privcmd> {
+    ///
+    /// # Errors
+    /// The kernel's: the module is not loaded, or the caller is not root.
+    pub fn open() -> Result<Privcmd> {
         let file = OpenOptions::new().read(true).write(true).open(DEVICE);
         Ok(Privcmd(file.with_context(|| format!("cannot open {DEVICE}"))?))
     }
 
-    /// A copy of one page of the domain `domid`.
-    pub(crate) fn read_page(&self, domid: u16, frame: u64) -> Result<Vec<u8>> {
+    /// A copy of one page of the domain `domid`. Of a PV guest `frame` is the machine's frame, of others
+    /// the guest's.
+    ///
+    /// # Errors
+    /// The kernel's, or the hypervisor's, which refuses the frame.
+    pub fn read_page(&self, domid: u16, frame: u64) -> Result<Vec<u8>> {
         let length = NonZeroUsize::new(PAGE).context("a page is empty")?;
         // SAFETY: no address is asked for, so no other mapping is touched.
         let reserved =
