@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod beside;
+mod page;
 mod store;
 mod stream;
 
@@ -32,6 +33,9 @@ enum Probe {
         /// What must not leave the guest.
         secret: String,
     },
+    /// Fills a page of its memory from standard input, writes the number of the page's frame to standard
+    /// output, and keeps the page until it is killed. Only root is told frames.
+    HoldPage,
     /// Connects to a vsock port and copies standard input to it, and it to standard output, each to its
     /// end.
     VsockConnect {
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
     let done: Result<()> = match Probe::parse() {
         Probe::WriteBeside { disk, secret } => beside::write(&disk, &secret),
         Probe::ReadBeside { disk, secret } => beside::read(&disk, &secret),
+        Probe::HoldPage => page::hold(),
         Probe::VsockConnect { cid, port } => stream::connect(cid, port),
         Probe::VsockListen { port } => stream::listen(port),
         Probe::StoreRead { path } => store::read(&path),

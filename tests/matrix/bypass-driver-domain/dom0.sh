@@ -1,0 +1,60 @@
+# Row 5: the host of row 4 in a driver domain: it may try what it likes, and the hypervisor lets it map
+# nothing that was not granted.
+# guests: pv pvh
+# limit: 120
+. /lab/dom0/lib.sh
+
+# row DMA OUTCOME EVIDENCE: a cell of row 5.
+row() {
+    cell 5 a 'foreign mapping' 'driver domain' "$(echo "$GUEST" | tr a-z A-Z)" "$@"
+}
+
+make_initrd backend-initrd /lab/scenarios/bypass-driver-domain/backend.sh /lab/guest/vm-memory-xen.cpio
+make_initrd guest-initrd /lab/scenarios/bypass/guest.sh
+name=$GUEST-bypass
+start_example driver-domain driver-domain "$PWD/backend-initrd" ||
+    fail "xl could not create the driver domain"
+backend=$domid
+# On Dom0's processor, so that a guest and its backend need not take turns on one.
+xl vcpu-pin -i driver-domain 0 0
+wait_console driver-domain 60 'lab: serving'
+start_example blk-driver-domain "$name" "$PWD/guest-initrd" "s|^type = .*|type = \"$GUEST\"|" \
+    '/^virtio = /d' || fail "xl could not create a guest"
+wait_console "$name" 60 'lab: frame'
+
+# Dom0 tells it what it could not know: which of the machine's frames a PV guest's frame is.
+frame=$(guest_said "$name" frame)
+if [ "$GUEST" = pv ]; then
+    xen-mfndump dump-p2m "$domid" >p2m 2>mfndump-says || fail "xen-mfndump: $(cat mfndump-says)"
+    machine=$(sed -n "s/^ *pfn=0x$(printf %x "$frame") ==> mfn=\(0x[0-9a-f]*\).*/\1/p" p2m)
+    [ -n "$machine" ] || fail "xen-mfndump does not say which frame $frame is: $(head -n 5 p2m)"
+    frame=$(printf %d "$machine")
+fi
+# The page is the guest's and there: Dom0 may map it.
+foreign-map "$domid" "$frame" >page || fail "Dom0 cannot map the frame $frame"
+[ "$(sha256sum <page)" = "$(guest_said "$name" secret)" ] || fail "the frame $frame is not the secret's"
+
+tell_guest "$backend" "$domid $frame"
+wait_console driver-domain 20 'lab: disk'
+refusal=$(guest_said driver-domain refusal)
+if [ -n "$(guest_said "$name" read)" ]; then
+    row 'raw addresses' 'works' "the guest read $(guest_said "$name" read)"
+elif [ -z "$refusal" ]; then
+    fail "the guest has no disk, and the backend does not say why"
+elif [ "$(guest_said driver-domain disk)" = "$(guest_said driver-domain image)" ]; then
+    row 'raw addresses' 'refused by the hypervisor, no byte moved' \
+        "$refusal; the guest: $(guest_said "$name" refused)"
+else
+    row 'raw addresses' 'refused by the hypervisor, and the image is not what it was' "$refusal"
+fi
+answer=$(guest_said driver-domain answer)
+case $answer in
+refused:*EPERM*) row 'a page never shared' 'refused by the hypervisor' "frame $frame: $answer" ;;
+"$(guest_said "$name" secret)") row 'a page never shared' 'reads a page never shared' "sha256 $answer" ;;
+*) row 'a page never shared' 'reads something else' "$answer" ;;
+esac
+
+tell_guest "$domid" done
+end_guest "$name" 20
+xl destroy "$backend" || fail "xl could not destroy the driver domain"
+wait_gone "$backend" 20

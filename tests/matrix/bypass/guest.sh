@@ -1,0 +1,37 @@
+# A guest of a host that bypasses the platform's mechanism: what our driver says of it, what one can do
+# that goes along with it, and a page that no driver knows of.
+said() {
+    dmesg | grep -q "$1"
+}
+
+device=$(basename /sys/bus/xen/devices/virtio_disk-*)
+wait_for "the kernel to say that the device is not driven" 20 said 'device does not offer'
+[ ! -b /dev/vda ]
+echo "lab: ordinary $(dmesg | sed -n 's/.*\(device does not offer.*\)/\1/p')"
+
+echo "$device" >/sys/bus/xen/drivers/virtio_msg_xen/unbind
+rmmod virtio_msg_xen
+insmod /lib/modules/virtio_msg_xen.ko debug=bypass
+driven() {
+    [ -b /dev/vda ] || said 'device refused queue'
+}
+wait_for "the disk /dev/vda, or why it is not there" 20 driven
+if [ -b /dev/vda ]; then
+    echo "lab: read $(sha256sum </dev/vda)"
+    dd if=/dev/urandom of=/tmp/written bs=64k count=16 2>/dev/null
+    dd if=/tmp/written of=/dev/vda bs=64k conv=fsync 2>/dev/null
+    echo 3 >/proc/sys/vm/drop_caches
+    cmp /tmp/written /dev/vda
+    echo "lab: written $(sha256sum </tmp/written)"
+else
+    echo "lab: refused $(dmesg | sed -n 's/.*\(device refused queue.*\)/\1/p')"
+fi
+echo "lab: grants $(cat "/sys/bus/xen/devices/$device/grants_outstanding")"
+
+head -c 4096 /dev/urandom >/tmp/secret
+probe hold-page </tmp/secret >/tmp/frame &
+wait_for "the process that holds the page" 10 test -s /tmp/frame
+echo "lab: secret $(sha256sum </tmp/secret)"
+rm /tmp/secret
+echo "lab: frame $(cat /tmp/frame)"
+read -r _

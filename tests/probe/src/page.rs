@@ -1,0 +1,41 @@
+//! A page of this process's memory, by the number of its frame.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+
+const PAGE: usize = 4096;
+
+/// Bytes of an entry in `pagemap`; in it, that the page is in memory, and its frame, which only root is shown.
+const ENTRY: usize = 8;
+const PRESENT: u64 = 1 << 63;
+const FRAME: u64 = (1 << 55) - 1;
+
+#[repr(align(4096))]
+struct Page([u8; PAGE]);
+
+/// Fills a page from standard input, says in which frame it is, and stays. Guests have no swap, so the page
+/// stays, too.
+pub(crate) fn hold() -> Result<()> {
+    let mut page = Box::new(Page([0; PAGE]));
+    io::stdin().lock().read_exact(&mut page.0).context("cannot read a page")?;
+    println!("{}", frame(&page)?);
+    io::stdout().flush()?;
+    loop {
+        thread::park();
+        std::hint::black_box(&page);
+    }
+}
+
+fn frame(page: &Page) -> Result<u64> {
+    let number = page.0.as_ptr() as usize / PAGE;
+    let mut entry = [0; ENTRY];
+    let pagemap = File::open("/proc/self/pagemap").context("cannot open /proc/self/pagemap")?;
+    pagemap.read_exact_at(&mut entry, (number * ENTRY) as u64)?;
+    let entry = u64::from_ne_bytes(entry);
+    ensure!(entry & PRESENT != 0 && entry & FRAME != 0, "the kernel does not say where a page is");
+    Ok(entry & FRAME)
+}
