@@ -26,11 +26,12 @@ pub(crate) struct Outcome {
     pub(crate) results: PathBuf,
 }
 
-/// Runs `scenarios`, machine by machine, and gives each outcome to `report` as it comes. Those that a
-/// failed machine keeps from running have failed too.
+/// Runs `scenarios`, machine by machine, with `files` in `/lab/files`, and gives each outcome to `report`
+/// as it comes. Those that a failed machine keeps from running have failed too.
 pub(crate) fn run(
     lab: &Lab,
     scenarios: &[Scenario],
+    files: &[PathBuf],
     progress: &Progress,
     mut report: impl FnMut(Outcome),
 ) {
@@ -38,7 +39,7 @@ pub(crate) fn run(
         let of_kind = scenarios.iter().filter(|scenario| scenario.machine == kind);
         let of_kind: VecDeque<_> = of_kind.cloned().collect();
         if !of_kind.is_empty() {
-            run_on(lab, kind, of_kind, progress, &mut report);
+            run_on(lab, kind, of_kind, files, progress, &mut report);
         }
     }
 }
@@ -48,10 +49,11 @@ fn run_on(
     lab: &Lab,
     kind: MachineKind,
     mut waiting: VecDeque<Scenario>,
+    files: &[PathBuf],
     progress: &Progress,
     report: &mut impl FnMut(Outcome),
 ) {
-    let ran = run_waiting(lab, kind, &mut waiting, progress, report);
+    let ran = run_waiting(lab, kind, &mut waiting, files, progress, report);
     let mut failure = ran.err().map(|error| format!("{error:#}"));
     for scenario in waiting {
         let why = failure.replace("not run: the machine had failed before".to_owned());
@@ -69,10 +71,11 @@ fn run_waiting(
     lab: &Lab,
     kind: MachineKind,
     waiting: &mut VecDeque<Scenario>,
+    files: &[PathBuf],
     progress: &Progress,
     report: &mut impl FnMut(Outcome),
 ) -> Result<()> {
-    let payload = Payload { job: scenario::job(waiting.make_contiguous()), files: &[] };
+    let payload = Payload { job: scenario::job(waiting.make_contiguous()), files };
     let machine = lab.boot(kind, &payload, false, progress)?;
     while let Some(scenario) = waiting.front().cloned() {
         let step = progress.step(&scenario.to_string());

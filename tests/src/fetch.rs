@@ -1,5 +1,6 @@
 //! What the lab takes from the distribution, made once and kept in the user's cache.
 
+mod bench;
 mod dom0;
 mod guest;
 mod kernel;
@@ -16,6 +17,7 @@ use crate::debian::root::{self, Root};
 use crate::progress::{Progress, Step};
 use crate::store;
 
+pub(crate) use bench::BenchPrograms;
 pub(crate) use dom0::Dom0;
 pub(crate) use guest::Guest;
 pub(crate) use kernel::Kernel;

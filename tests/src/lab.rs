@@ -63,6 +63,16 @@ impl Lab {
         self.built.guests.lacks(suite)
     }
 
+    /// Where the lab reads and writes.
+    pub(crate) fn dirs(&self) -> &Dirs {
+        &self.dirs
+    }
+
+    /// What was fetched.
+    pub(crate) fn fetched(&self) -> &Fetched {
+        &self.fetched
+    }
+
     /// Where the logs of this command are.
     pub(crate) fn logs(&self) -> &Path {
         &self.logs

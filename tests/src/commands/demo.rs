@@ -32,7 +32,7 @@ pub(crate) fn demo() -> Result<i32> {
     let lab = Lab::prepare("demo", &[], &progress)?;
     let mut columns = Vec::new();
     let mut problems = Vec::new();
-    e2e::run(&lab, &scenarios, &progress, |outcome| {
+    e2e::run(&lab, &scenarios, &[], &progress, |outcome| {
         let guest = outcome.scenario.guest.to_uppercase();
         match report(&outcome) {
             Ok((column, found)) => {

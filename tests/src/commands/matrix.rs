@@ -33,7 +33,7 @@ pub(crate) fn matrix(filter: &str) -> Result<i32> {
     scenarios.retain(|scenario| scenario.to_string().contains(filter));
     ensure!(!scenarios.is_empty(), "no scenario of the matrix has {filter} in its name");
     let lab = Lab::prepare("matrix", &[], &progress)?;
-    e2e::run(&lab, &scenarios, &progress, |outcome| run.take(&outcome));
+    e2e::run(&lab, &scenarios, &[], &progress, |outcome| run.take(&outcome));
     run.cells.sort_by_key(Cell::row);
     run.show(&dirs, &expected, filter.is_empty())
 }

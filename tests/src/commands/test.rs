@@ -110,7 +110,7 @@ fn end_to_end(mut scenarios: Vec<Scenario>, progress: &Progress, tally: &mut Tal
     if scenarios.is_empty() {
         return;
     }
-    e2e::run(&lab, &scenarios, progress, |outcome| {
+    e2e::run(&lab, &scenarios, &[], progress, |outcome| {
         let name = name(&outcome.scenario);
         match outcome.failure {
             None => tally.pass(&format!("{name} ({:.0} s)", outcome.time.as_secs_f32()), 1),

@@ -99,6 +99,13 @@ impl Kernel {
     pub(crate) fn modules(&self) -> PathBuf {
         self.entry.join("modules.cpio")
     }
+
+    /// An archive that adds further modules of the kernel's to a guest's initrd, for a script to load.
+    pub(crate) fn further_modules(&self, names: &[&str]) -> Result<Vec<u8>> {
+        let mut cpio = Cpio::default();
+        modules::add_optional(&mut cpio, &self.root, names)?;
+        Ok(cpio.finish())
+    }
 }
 
 /// Takes the kernel out of `root`.

@@ -15,13 +15,26 @@ const DIRECTORY: &str = "lib/modules";
 
 /// Puts the modules `wanted` and `optional` of the root's kernel and all they need into an initrd.
 pub(super) fn add(cpio: &mut Cpio, root: &Root, wanted: &[&str], optional: &[&str]) -> Result<()> {
+    let each = optional.iter().map(|module| (format!("{module}.order"), vec![*module]));
+    let lists: Vec<_> = [("order".to_owned(), wanted.to_vec())].into_iter().chain(each).collect();
+    add_lists(cpio, root, &lists)
+}
+
+/// As [`add`], for an initrd that has its modules to load at once already.
+pub(super) fn add_optional(cpio: &mut Cpio, root: &Root, optional: &[&str]) -> Result<()> {
+    let each = optional.iter().map(|module| (format!("{module}.order"), vec![*module]));
+    add_lists(cpio, root, &each.collect::<Vec<_>>())
+}
+
+/// Adds modules by lists, each of which is a file's name and what is to be loaded by it.
+fn add_lists(cpio: &mut Cpio, root: &Root, lists: &[(String, Vec<&str>)]) -> Result<()> {
     let tree = root.file("usr/lib/modules").join(root.kernel_release()?);
     let dependencies = tree.join("modules.dep");
     let dependencies = fs::read_to_string(&dependencies)
         .with_context(|| format!("cannot read {}", dependencies.display()))?;
     cpio.directories(&["lib", DIRECTORY]);
     let mut added = BTreeSet::new();
-    let mut add_list = |list: &str, modules: &[&str]| -> Result<()> {
+    for (list, modules) in lists {
         let mut order = String::new();
         for path in load_order(&dependencies, modules)? {
             let file = format!("{}.ko", name(path));
@@ -32,11 +45,6 @@ pub(super) fn add(cpio: &mut Cpio, root: &Root, wanted: &[&str], optional: &[&st
             order.push_str(&format!("{file}\n"));
         }
         cpio.file(&format!("{DIRECTORY}/{list}"), 0o644, order.as_bytes());
-        Ok(())
-    };
-    add_list("order", wanted)?;
-    for module in optional {
-        add_list(&format!("{module}.order"), &[module])?;
     }
     Ok(())
 }
