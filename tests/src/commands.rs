@@ -1,11 +1,13 @@
 //! What a user can ask the lab for.
 
+mod bench;
 mod demo;
 mod matrix;
 mod run;
 mod shell;
 mod test;
 
+pub(crate) use bench::{Record, bench};
 pub(crate) use demo::demo;
 pub(crate) use matrix::matrix;
 pub(crate) use run::run;

@@ -3,6 +3,7 @@
 //! It fetches what the distribution has (QEMU, Xen, Debian), builds what the project has
 //! (xen-virtiod, the guest module), boots Xen in QEMU and works in its Dom0. See `cargo lab --help`.
 
+mod bench;
 mod boot;
 mod build;
 mod cargo_test;
@@ -31,7 +32,9 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::bench::block::Extent;
 use crate::boot::MachineKind;
+use crate::commands::Record;
 
 /// Runs this project on Xen, in a nested machine
 ///
@@ -81,6 +84,22 @@ enum Command {
         #[arg(default_value = "", hide_default_value = true)]
         filter: String,
     },
+    /// Measures ours beside others, in turns in the same guest, and writes a report
+    ///
+    /// FILTER selects by part of GUEST/SCENARIO, where SCENARIO is a folder of tests/bench/scenarios. The
+    /// report is target/lab/bench/report.md, and report.json for programs.
+    #[command(verbatim_doc_comment)]
+    Bench {
+        /// Part of the names of the measurements to make; without it all are made
+        #[arg(default_value = "", hide_default_value = true)]
+        filter: String,
+        /// Fewer rounds of fewer works, to see where things are going
+        #[arg(long)]
+        quick: bool,
+        /// Keeps the report in tests/bench: later runs say what they differ in
+        #[arg(long)]
+        record: bool,
+    },
     /// Runs a script of yours in Dom0
     ///
     /// The script runs as root in /lab/files, where the files stand too; its output is shown as it
@@ -122,6 +141,11 @@ fn main() -> ExitCode {
         Command::Demo => commands::demo(),
         Command::Test { filter } => commands::test(&filter),
         Command::Matrix { filter } => commands::matrix(&filter),
+        Command::Bench { filter, quick, record } => {
+            let extent = if quick { Extent::Quick } else { Extent::Full };
+            let record = if record { Record::Yes } else { Record::No };
+            commands::bench(&filter, extent, record)
+        }
         Command::Run { script, files, limit, machine } => {
             commands::run(machine, script, files, Duration::from_secs(limit))
         }

@@ -6,6 +6,7 @@ mod beside;
 mod page;
 mod store;
 mod stream;
+mod trips;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -62,6 +63,19 @@ enum Probe {
         /// The port.
         port: u32,
     },
+    /// Answers TCP requests of a byte with that byte.
+    Answer {
+        /// Where to listen, as ADDRESS:PORT.
+        address: String,
+    },
+    /// Counts the round trips of a byte over TCP to what answers, and prints how many a second there
+    /// were.
+    RoundTrips {
+        /// Who answers, as ADDRESS:PORT.
+        address: String,
+        /// How long to count.
+        milliseconds: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -73,6 +87,8 @@ fn main() -> ExitCode {
         Probe::VsockListen { port } => stream::listen(port),
         Probe::StoreRead { path } => store::read(&path),
         Probe::StoreWrite { path, value } => store::write(&path, &value),
+        Probe::Answer { address } => trips::serve(&address),
+        Probe::RoundTrips { address, milliseconds } => trips::measure(&address, milliseconds),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -37,6 +37,7 @@ pub(crate) fn write_payload(
     archive.file("bin/xen-virtiod", &built.dom0_programs.xen_virtiod)?;
     archive.file("bin/snoop", &built.dom0_programs.snoop)?;
     archive.file("bin/vm-memory-xen", &built.dom0_programs.vm_memory_xen)?;
+    archive.file("bin/probe", &built.guest_programs.probe)?;
     archive.file("bin/foreign-map", &built.guest_programs.foreign_map)?;
     for files in &built.guests.files {
         let dir = guest_directory(files);
@@ -48,7 +49,7 @@ pub(crate) fn write_payload(
     archive.file("guest/tree.cpio", &guest.tree())?;
     archive.tree("xen-configs", &dirs.project.join("xen-configs"))?;
     archive.tree("dom0", &dirs.tests().join("dom0"))?;
-    for scenarios in ["scenarios", "matrix"] {
+    for scenarios in ["scenarios", "matrix", "bench/scenarios"] {
         archive.tree("scenarios", &dirs.tests().join(scenarios))?;
     }
     archive.directory("files")?;

@@ -1,0 +1,33 @@
+# What a guest that is measured does with its disks.
+
+# known SERVER-TARGET NAME: the disk that a driver (by its name) or virtio (by its serial number) found as
+# NAME is /dev/bench/SERVER-TARGET.
+known() {
+    if [ -b "/dev/$2" ]; then
+        ln -s "/dev/$2" "/dev/bench/$1"
+        return
+    fi
+    for serial in /sys/block/vd*/serial; do
+        if [ "$(cat "$serial")" = "$2" ]; then
+            serial=${serial%/serial}
+            ln -s "/dev/${serial##*/}" "/dev/bench/$1"
+            return
+        fi
+    done
+    return 1
+}
+
+# find_disks: waits for those that Dom0 named.
+find_disks() {
+    mkdir -p /dev/bench
+    while read -r disk name; do
+        wait_for "the disk $disk, which is $name" 20 known "$disk" "$name"
+    done </jobs/disks
+}
+
+# leave DIRECTORY: leaves that directory of /tmp on the disk for it.
+leave() {
+    tar -c -C /tmp "$1" | dd of=/dev/bench/results bs=64k conv=fsync 2>/dev/null
+}
+
+echo "lab: kernel Linux $(uname -r), $(nproc) virtual processor(s), $(awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo) MiB"

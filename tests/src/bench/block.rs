@@ -1,0 +1,218 @@
+//! The block measurements: what is done, by whom it is served, and fio's jobs for it.
+
+use std::fmt::Write;
+
+use anyhow::{Context, Result};
+
+use super::fio;
+use super::sample::{Sample, Task};
+use super::work::{Unit, Work};
+
+/// All work there is.
+pub(crate) const WORKS: &[Work] = &[
+    Work {
+        key: "randread-4k-qd1",
+        name: "4 KiB random read, depth 1",
+        unit: Unit::Count,
+        quick: true,
+        options: &["rw=randread", "bs=4k", "iodepth=1"],
+    },
+    Work {
+        key: "randwrite-4k-qd1",
+        name: "4 KiB random write, depth 1",
+        unit: Unit::Count,
+        quick: false,
+        options: &["rw=randwrite", "bs=4k", "iodepth=1"],
+    },
+    Work {
+        key: "randread-4k-qd32",
+        name: "4 KiB random read, depth 32",
+        unit: Unit::Count,
+        quick: true,
+        options: &["rw=randread", "bs=4k", "iodepth=32"],
+    },
+    Work {
+        key: "randwrite-4k-qd32",
+        name: "4 KiB random write, depth 32",
+        unit: Unit::Count,
+        quick: true,
+        options: &["rw=randwrite", "bs=4k", "iodepth=32"],
+    },
+    Work {
+        key: "randrw-64k-qd8",
+        name: "64 KiB random read and write, depth 8",
+        unit: Unit::Bytes,
+        quick: false,
+        options: &["rw=randrw", "bs=64k", "iodepth=8"],
+    },
+    Work {
+        key: "read-1m-qd4",
+        name: "1 MiB sequential read, depth 4",
+        unit: Unit::Bytes,
+        quick: true,
+        options: &["rw=read", "bs=1m", "iodepth=4"],
+    },
+    Work {
+        key: "write-1m-qd4",
+        name: "1 MiB sequential write, depth 4",
+        unit: Unit::Bytes,
+        quick: true,
+        options: &["rw=write", "bs=1m", "iodepth=4"],
+    },
+    Work {
+        key: "fsync-4k",
+        name: "4 KiB write, each with fsync",
+        unit: Unit::Count,
+        quick: false,
+        options: &["rw=randwrite", "bs=4k", "iodepth=1", "fsync=1"],
+    },
+];
+
+/// What the data goes to: a RAM disk of Dom0's, or a disk that moves no data.
+pub(crate) const RAM: &str = "ram";
+pub(crate) const NULL: &str = "null";
+
+/// Us.
+pub(crate) const OURS: &str = "ours";
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All works, as often as a report of record needs.
+    Full,
+    /// Some works, fewer rounds.
+    Quick,
+}
+
+impl Extent {
+    /// How often each work is done by each server.
+    pub(crate) fn rounds(self) -> usize {
+        match self {
+            Extent::Full => 5,
+            Extent::Quick => 2,
+        }
+    }
+
+    /// How long each work is measured, in milliseconds.
+    pub(crate) fn runtime(self) -> u32 {
+        match self {
+            Extent::Full => 1500,
+            Extent::Quick => 1000,
+        }
+    }
+
+    /// Whether it has this work.
+    pub(crate) fn has(self, work: &Work) -> bool {
+        self == Extent::Full || work.quick
+    }
+}
+
+/// The disks of a guest, each named `SERVER-TARGET` as its device node in `/dev/bench` is.
+pub(crate) fn disks(guest: &str) -> &'static [(&'static str, &'static str)] {
+    match guest {
+        "hvm" => &[
+            (OURS, RAM),
+            ("blkback", RAM),
+            ("virtio-pci", RAM),
+            ("nvme", RAM),
+            ("ahci", RAM),
+            ("ide", RAM),
+        ],
+        "dom0" => &[("floor", RAM), ("floor", NULL)],
+        _ => &[(OURS, RAM), ("blkback", RAM), ("qdisk", RAM), (OURS, NULL), ("blkback", NULL)],
+    }
+}
+
+/// The order in which the servers take their turns: in every other round the last is first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// As they are listed.
+    Forward,
+    /// The other way round.
+    Backward,
+}
+
+/// fio's jobs for one round of a guest's: for each work all servers in turn, one at a time.
+pub(crate) fn round(guest: &str, extent: Extent, order: Order) -> String {
+    let mut jobs = format!(
+        "[global]\nioengine=libaio\ndirect=1\nthread=1\nstonewall\ntime_based=1\nruntime={}ms\n\
+         ramp_time=200ms\nsize=64m\n",
+        extent.runtime()
+    );
+    for target in [RAM, NULL] {
+        for work in WORKS.iter().filter(|work| extent.has(work)) {
+            let mut servers: Vec<_> = disks(guest).iter().filter(|(_, of)| *of == target).collect();
+            if order == Order::Backward {
+                servers.reverse();
+            }
+            for (server, _) in servers {
+                let (key, options) = (work.key, work.options.join("\n"));
+                // Writing to a string cannot fail.
+                let _ = write!(
+                    jobs,
+                    "\n[{key}@{server}-{target}]\nfilename=/dev/bench/{server}-{target}\n{options}\n"
+                );
+            }
+        }
+    }
+    jobs
+}
+
+/// What fio measured in one round of a guest's.
+pub(crate) fn samples(guest: &str, output: &str) -> Result<Vec<Sample>> {
+    let sample = |job: fio::JobRate| -> Result<Sample> {
+        let parts = job.name.split_once('@').and_then(|(key, disk)| {
+            let work = WORKS.iter().find(|work| work.key == key)?;
+            Some((work, disk.rsplit_once('-')?))
+        });
+        let (work, (server, target)) =
+            parts.with_context(|| format!("{} is no job of the bench's", job.name))?;
+        let rate = match work.unit {
+            Unit::Count => job.requests,
+            Unit::Bytes => job.bytes,
+        };
+        let (target, work) = (target.to_owned(), work.key.to_owned());
+        let task = Task { guest: guest.to_owned(), target, work };
+        Ok(Sample { task, server: server.to_owned(), rate })
+    };
+    fio::jobs(output)?.into_iter().map(sample).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_take_turns_within_each_work() {
+        let jobs = round("pvh", Extent::Full, Order::Forward);
+        let at = |name: &str| jobs.find(&format!("[{name}]")).unwrap();
+        assert!(at("randread-4k-qd1@ours-ram") < at("randread-4k-qd1@blkback-ram"));
+        assert!(at("randread-4k-qd1@qdisk-ram") < at("randwrite-4k-qd1@ours-ram"));
+        let back = round("pvh", Extent::Full, Order::Backward);
+        let at = |name: &str| back.find(&format!("[{name}]")).unwrap();
+        assert!(at("randread-4k-qd1@blkback-ram") < at("randread-4k-qd1@ours-ram"));
+    }
+
+    #[test]
+    fn both_orders_have_the_same_jobs_and_each_is_alone() {
+        let count = |order| round("pv", Extent::Full, order).matches("filename=").count();
+        assert_eq!(count(Order::Forward), WORKS.len() * disks("pv").len());
+        assert_eq!(count(Order::Forward), count(Order::Backward));
+        assert!(round("pv", Extent::Quick, Order::Forward).contains("\nstonewall\n"));
+    }
+
+    #[test]
+    fn a_sample_has_its_works_unit() {
+        let samples = samples("pv", fio::tests::EXAMPLE).unwrap();
+        assert_eq!(samples[0].rate, 500.0);
+        assert_eq!(samples[0].server, "ours");
+        assert_eq!(samples[0].task.target, "ram");
+        assert_eq!(samples[1].rate, 9_830_400.0);
+    }
+
+    #[test]
+    fn a_job_that_nobody_asked_for_is_an_error() {
+        let strange = fio::tests::EXAMPLE.replace("randread-4k-qd1@", "other@");
+        assert!(samples("pv", &strange).unwrap_err().to_string().contains("other@ours-ram"));
+    }
+}

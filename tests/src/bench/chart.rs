@@ -1,0 +1,187 @@
+//! The report as one picture: a row a work, and on it a dot for each of the others at the ratio of ours
+//! to theirs, on a logarithmic scale.
+
+use std::fmt::Write;
+
+use super::report::{Comparison, Report, Server};
+use super::work;
+
+/// In pixels.
+const WIDTH: f64 = 960.0;
+const LEFT: f64 = 300.0;
+const RIGHT: f64 = 30.0;
+const ROW: f64 = 22.0;
+const TOP: f64 = 84.0;
+
+/// The scale's ends and marks.
+const LEAST: f64 = 0.1;
+const MOST: f64 = 100.0;
+const MARKS: &[f64] = &[0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
+
+/// Everyone who is in the picture, with a colour that tells them apart for the colour-blind too.
+const COLOURS: &[(&str, &str)] = &[
+    ("blkback", "#0072b2"),
+    ("qdisk", "#e69f00"),
+    ("virtio-pci", "#cc79a7"),
+    ("nvme", "#009e73"),
+    ("ahci", "#56b4e9"),
+    ("ide", "#d55e00"),
+    ("netback", "#0072b2"),
+    ("e1000", "#d55e00"),
+    ("rtl8139", "#e69f00"),
+];
+
+/// The picture, in SVG.
+pub(crate) fn svg(report: &Report) -> String {
+    let rows = rows(report);
+    let height = TOP + ROW * rows.len() as f64 + 40.0;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
+         font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"white\"/>\n\
+         <text x=\"20\" y=\"26\" font-size=\"16\" font-weight=\"bold\">How many times as fast \
+         xen-virtiod is as others, in the same guest</text>\n"
+    );
+    // Writing to a string cannot fail.
+    let _ = legend(&mut svg, &rows);
+    let _ = scale(&mut svg, height - 40.0);
+    for (number, row) in rows.iter().enumerate() {
+        let _ = draw(&mut svg, row, TOP + ROW * (number as f64 + 0.5));
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+/// A line of the picture.
+enum Row<'a> {
+    Heading(String),
+    Work(&'a Comparison),
+}
+
+fn rows(report: &Report) -> Vec<Row<'_>> {
+    let mut rows = Vec::new();
+    let mut section = None;
+    for comparison in &report.comparisons {
+        if !comparison.servers.iter().any(|server| !server.is_ours() && server.ratio.is_some()) {
+            continue;
+        }
+        let here = (&comparison.task.guest, &comparison.task.target);
+        if section.replace(here) != Some(here) {
+            rows.push(Row::Heading(format!("{} guest, {}", here.0.to_uppercase(), here.1)));
+        }
+        rows.push(Row::Work(comparison));
+    }
+    rows
+}
+
+/// Where a ratio is on the scale.
+fn place(ratio: f64) -> f64 {
+    let part = (ratio.clamp(LEAST, MOST) / LEAST).ln() / (MOST / LEAST).ln();
+    LEFT + part * (WIDTH - LEFT - RIGHT)
+}
+
+fn colour(server: &Server) -> &'static str {
+    COLOURS.iter().find(|(name, _)| *name == server.name).map_or("#555555", |(_, colour)| colour)
+}
+
+fn legend(svg: &mut String, rows: &[Row<'_>]) -> std::fmt::Result {
+    let shown = rows.iter().flat_map(|row| match row {
+        Row::Work(comparison) => comparison.servers.as_slice(),
+        Row::Heading(_) => &[],
+    });
+    let mut named: Vec<&Server> = Vec::new();
+    for server in shown.filter(|server| !server.is_ours()) {
+        if !named.iter().any(|known| known.name == server.name) {
+            named.push(server);
+        }
+    }
+    let mut x = 20.0;
+    for server in named {
+        let name = work::server_name(&server.name);
+        writeln!(svg, "<circle cx=\"{x}\" cy=\"46\" r=\"5\" fill=\"{}\"/>", colour(server))?;
+        writeln!(svg, "<text x=\"{}\" y=\"50\">{name}</text>", x + 10.0)?;
+        x += 30.0 + 6.5 * name.len() as f64;
+    }
+    Ok(())
+}
+
+fn scale(svg: &mut String, bottom: f64) -> std::fmt::Result {
+    for mark in MARKS {
+        let (x, one) = (place(*mark), *mark == 1.0);
+        let (stroke, width) = if one { ("#000000", 1.5) } else { ("#dddddd", 1.0) };
+        writeln!(
+            svg,
+            "<line x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"{stroke}\" \
+             stroke-width=\"{width}\"/>"
+        )?;
+        for y in [TOP - 8.0, bottom + 16.0] {
+            writeln!(svg, "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{mark}</text>")?;
+        }
+    }
+    Ok(())
+}
+
+fn draw(svg: &mut String, row: &Row<'_>, y: f64) -> std::fmt::Result {
+    let comparison = match row {
+        Row::Heading(text) => {
+            let y = y + 4.0;
+            return writeln!(svg, "<text x=\"20\" y=\"{y}\" font-weight=\"bold\">{text}</text>");
+        }
+        Row::Work(comparison) => comparison,
+    };
+    let key = comparison.task.work.as_str();
+    let name = work::find(key).map_or(key, |work| work.name);
+    writeln!(
+        svg,
+        "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{name}</text>",
+        LEFT - 12.0,
+        y + 4.0
+    )?;
+    for server in comparison.servers.iter().filter(|server| !server.is_ours()) {
+        if let Some(ratio) = server.ratio {
+            writeln!(
+                svg,
+                "<circle cx=\"{:.1}\" cy=\"{y}\" r=\"5\" fill=\"{}\"><title>{}: {ratio:.2}</title></circle>",
+                place(ratio),
+                colour(server),
+                work::server_name(&server.name)
+            )?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::report::comparisons;
+    use crate::bench::report::tests::sample;
+
+    #[test]
+    fn a_ratio_is_a_dot_on_its_works_row() {
+        let samples = [sample("read-1m-qd4", "ours", 20.0), sample("read-1m-qd4", "ide", 2.0)];
+        let svg = svg(&Report { machine: Vec::new(), comparisons: comparisons(&samples) });
+        let x = format!("{:.1}", place(10.0));
+        for part in
+            ["1 MiB sequential read, depth 4", "PVH guest, ram", "QEMU's IDE: 10.00", x.as_str()]
+        {
+            assert!(svg.contains(part), "{part} is not in {svg}");
+        }
+        assert_eq!(svg.matches("<title>").count(), 1);
+    }
+
+    #[test]
+    fn the_scale_is_logarithmic_and_nothing_is_beyond_its_ends() {
+        assert_eq!(place(0.001), LEFT);
+        assert_eq!(place(1e9), WIDTH - RIGHT);
+        let steps = [place(1.0) - place(0.1), place(10.0) - place(1.0)];
+        assert!((steps[0] - steps[1]).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_nobody_else_did_is_not_in_the_picture() {
+        let samples = [sample("read-1m-qd4", "floor", 20.0)];
+        let svg = svg(&Report { machine: Vec::new(), comparisons: comparisons(&samples) });
+        assert!(!svg.contains("1 MiB"));
+    }
+}

@@ -1,0 +1,96 @@
+//! The report as Markdown.
+
+use std::fmt::Write;
+
+use super::bar;
+use super::report::{Comparison, Report, Server};
+use super::work::{self, Unit};
+
+/// How the figures came about, and what they are.
+const HOW: &str = "\
+Made by `cargo lab bench`. Each line's servers were measured in the same guest and the same boot, one at a time \
+and in turns, and in every other round in reverse order. Medians and quartiles are over the rounds; more is \
+better. \"ours / theirs\" is the ratio of the medians: above 1, xen-virtiod is faster.";
+
+/// The whole report.
+pub(crate) fn text(report: &Report) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_machine(&mut text, report);
+    let mut section = None;
+    for comparison in &report.comparisons {
+        let task = &comparison.task;
+        let here = (task.guest.as_str(), task.target.as_str());
+        if section.replace(here) != Some(here) {
+            let _ = write_heading(&mut text, here);
+        }
+        let _ = write_comparison(&mut text, comparison);
+    }
+    let missed = bar::missed(report);
+    if !missed.is_empty() {
+        text.push_str("\n## What is not reached yet\n\n");
+        missed.iter().for_each(|line| text.push_str(&format!("* {line}\n")));
+    }
+    text
+}
+
+fn write_machine(text: &mut String, report: &Report) -> std::fmt::Result {
+    writeln!(text, "# How fast xen-virtiod is, beside others\n\n{HOW}\n")?;
+    report.machine.iter().try_for_each(|(what, which)| writeln!(text, "* {what}: {which}"))
+}
+
+fn write_heading(text: &mut String, (guest, target): (&str, &str)) -> std::fmt::Result {
+    writeln!(text, "\n## {}, {target}\n", guest.to_uppercase())?;
+    writeln!(text, "| work | served by | median | quartiles | rounds | ours / theirs | wanted |")?;
+    writeln!(text, "|---|---|---:|---:|---:|---:|---:|")
+}
+
+fn write_comparison(text: &mut String, comparison: &Comparison) -> std::fmt::Result {
+    let work = work::find(&comparison.task.work);
+    let name = work.map_or(comparison.task.work.as_str(), |work| work.name);
+    let unit = work.map_or(Unit::Count, |work| work.unit);
+    comparison.servers.iter().enumerate().try_for_each(|(number, server)| {
+        let Server { name: by, rate, ratio } = server;
+        writeln!(
+            text,
+            "| {} | {} | {} | {} to {} | {} | {} | {} |",
+            if number == 0 { name } else { "" },
+            work::server_name(by),
+            unit.show(rate.median),
+            unit.show(rate.low),
+            unit.show(rate.high),
+            rate.rounds,
+            ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
+            bar::least(&comparison.task, by).map(|least| least.to_string()).unwrap_or_default()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::report::comparisons;
+    use crate::bench::report::tests::task;
+    use crate::bench::sample::Sample;
+
+    #[test]
+    fn a_row_says_who_was_how_fast_and_the_ratio() {
+        let sample =
+            |server: &str, rate| Sample { task: task("read-1m-qd4"), server: server.into(), rate };
+        let mib = f64::from(1 << 20);
+        let samples = [sample("ours", 300.0 * mib), sample("blkback", 200.0 * mib)];
+        let report = Report {
+            machine: vec![("Xen".into(), "4.20".into())],
+            comparisons: comparisons(&samples),
+        };
+        let text = text(&report);
+        for part in [
+            "* Xen: 4.20\n",
+            "## PVH, ram\n",
+            "| 1 MiB sequential read, depth 4 | xen-virtiod | 300 MiB/s |",
+            "|  | xen-blkback | 200 MiB/s | 200 MiB/s to 200 MiB/s | 1 | 1.50 | 1 |",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+}

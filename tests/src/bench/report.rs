@@ -1,0 +1,114 @@
+//! The report: every comparison with its medians, spreads and ratios.
+
+use serde::{Deserialize, Serialize};
+
+use super::block::OURS;
+use super::sample::{Sample, Task};
+use super::summary::Summary;
+
+/// What a run of the bench came to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// What it ran on, line by line: what, and which.
+    pub(crate) machine: Vec<(String, String)>,
+    /// The comparisons, in order of their tasks.
+    pub(crate) comparisons: Vec<Comparison>,
+}
+
+/// Who was how fast at one task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Comparison {
+    /// The task.
+    pub(crate) task: Task,
+    /// Everyone who did it, in the order in which they were measured.
+    pub(crate) servers: Vec<Server>,
+}
+
+/// How fast one was.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Server {
+    /// By its key.
+    pub(crate) name: String,
+    /// Of its rates.
+    pub(crate) rate: Summary,
+    /// Our median by its median, where we did the same; 1 for us.
+    pub(crate) ratio: Option<f64>,
+}
+
+impl Server {
+    /// Whether this is us.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.name == OURS
+    }
+}
+
+/// Sums up samples: those of one task and server are its rounds. The order is that of the first of each.
+pub(crate) fn comparisons(samples: &[Sample]) -> Vec<Comparison> {
+    let mut tasks: Vec<(&Task, Vec<&Sample>)> = Vec::new();
+    for sample in samples {
+        add(&mut tasks, &sample.task, sample);
+    }
+    tasks.into_iter().map(|(task, samples)| compare(task, &samples)).collect()
+}
+
+/// Adds `value` to those under `key`.
+fn add<K: PartialEq, V>(groups: &mut Vec<(K, Vec<V>)>, key: K, value: V) {
+    match groups.iter_mut().find(|(known, _)| *known == key) {
+        Some((_, values)) => values.push(value),
+        None => groups.push((key, vec![value])),
+    }
+}
+
+fn compare(task: &Task, samples: &[&Sample]) -> Comparison {
+    let mut rates: Vec<(&str, Vec<f64>)> = Vec::new();
+    for sample in samples {
+        add(&mut rates, sample.server.as_str(), sample.rate);
+    }
+    let rates: Vec<_> =
+        rates.iter().filter_map(|(name, rates)| Some((*name, Summary::of(rates)?))).collect();
+    let ours = rates.iter().find(|(name, _)| *name == OURS).map(|(_, rate)| rate.median);
+    let servers = rates.iter().map(|(name, rate)| {
+        let ratio = ours.filter(|_| rate.median > 0.0).map(|ours| ours / rate.median);
+        Server { name: (*name).to_owned(), rate: *rate, ratio }
+    });
+    Comparison { task: task.clone(), servers: servers.collect() }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn task(work: &str) -> Task {
+        Task { guest: "pvh".into(), target: "ram".into(), work: work.into() }
+    }
+
+    pub(crate) fn sample(work: &str, server: &str, rate: f64) -> Sample {
+        Sample { task: task(work), server: server.into(), rate }
+    }
+
+    #[test]
+    fn rounds_are_gathered_whatever_their_order() {
+        let comparisons = comparisons(&[
+            sample("b", "ours", 100.0),
+            sample("b", "blkback", 50.0),
+            sample("a", "ours", 1.0),
+            sample("b", "blkback", 30.0),
+            sample("b", "ours", 120.0),
+            sample("b", "blkback", 40.0),
+            sample("b", "ours", 80.0),
+        ]);
+        assert_eq!(comparisons.len(), 2);
+        assert_eq!(comparisons[0].task, task("b"));
+        let [ours, blkback] = &comparisons[0].servers[..] else { panic!("two servers") };
+        assert_eq!((ours.rate.median, ours.ratio), (100.0, Some(1.0)));
+        assert_eq!((blkback.rate.median, blkback.ratio), (40.0, Some(2.5)));
+        assert_eq!(blkback.rate.rounds, 3);
+    }
+
+    #[test]
+    fn without_us_there_is_no_ratio() {
+        let comparisons = comparisons(&[sample("a", "floor", 10.0), sample("b", "x", 0.0)]);
+        assert_eq!(comparisons[0].servers[0].ratio, None);
+        assert_eq!(comparisons[1].servers[0].ratio, None);
+    }
+}

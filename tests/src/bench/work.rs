@@ -1,0 +1,84 @@
+//! The kinds of work that are measured, by whatever tool.
+
+/// What a rate is counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Requests, packets or round trips a second.
+    Count,
+    /// Bytes a second.
+    Bytes,
+}
+
+impl Unit {
+    /// A rate, as a person reads it.
+    pub(crate) fn show(self, rate: f64) -> String {
+        match self {
+            Unit::Count if rate < 10.0 => format!("{rate:.2}/s"),
+            Unit::Count => format!("{rate:.0}/s"),
+            Unit::Bytes => {
+                let mebibytes = rate / f64::from(1 << 20);
+                let digits = usize::from(mebibytes < 10.0);
+                format!("{mebibytes:.digits$} MiB/s")
+            }
+        }
+    }
+}
+
+/// One kind of work.
+#[derive(Debug)]
+pub(crate) struct Work {
+    /// Names it in jobs and in reports for programs.
+    pub(crate) key: &'static str,
+    /// As a person calls it.
+    pub(crate) name: &'static str,
+    /// What its rate is counted in.
+    pub(crate) unit: Unit,
+    /// Whether a quick run has it.
+    pub(crate) quick: bool,
+    /// Options of the tool that does it.
+    pub(crate) options: &'static [&'static str],
+}
+
+/// The work called `key`.
+pub(crate) fn find(key: &str) -> Option<&'static Work> {
+    super::block::WORKS.iter().chain(super::net::WORKS).find(|work| work.key == key)
+}
+
+/// Who serves, as a person calls it.
+pub(crate) fn server_name(key: &str) -> &str {
+    match key {
+        "ours" => "xen-virtiod",
+        "blkback" => "xen-blkback",
+        "qdisk" => "QEMU's qdisk",
+        "virtio-pci" => "QEMU's virtio-blk-pci",
+        "nvme" => "QEMU's NVMe",
+        "ahci" => "QEMU's AHCI",
+        "ide" => "QEMU's IDE",
+        "floor" => "Dom0 itself",
+        "netback" => "xen-netback",
+        "e1000" => "QEMU's e1000",
+        "rtl8139" => "QEMU's rtl8139",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_shown_in_their_units() {
+        assert_eq!(Unit::Count.show(1234.5), "1234/s");
+        assert_eq!(Unit::Count.show(1.25), "1.25/s");
+        assert_eq!(Unit::Bytes.show(f64::from(5 << 19)), "2.5 MiB/s");
+        assert_eq!(Unit::Bytes.show(f64::from(300 << 20)), "300 MiB/s");
+    }
+
+    #[test]
+    fn keys_are_unique() {
+        let all = || crate::bench::block::WORKS.iter().chain(crate::bench::net::WORKS);
+        assert!(all().all(|work| all().filter(|other| other.key == work.key).count() == 1));
+        assert_eq!(find("randread-4k-qd1").unwrap().name, "4 KiB random read, depth 1");
+        assert!(find("nosuch").is_none());
+    }
+}

@@ -1,0 +1,181 @@
+//! `cargo lab bench [FILTER]`: how fast we are, beside others.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::bench::block::{self, Extent, Order};
+use crate::bench::report::{self, Report};
+use crate::bench::sample::Sample;
+use crate::bench::{chart, difference, machine, markdown, net};
+use crate::dirs::Dirs;
+use crate::e2e::{self, Outcome};
+use crate::fetch::BenchPrograms;
+use crate::lab::Lab;
+use crate::progress::Progress;
+use crate::scenario::{self, Scenario};
+
+/// Modules of the guests' kernel that drive the others' devices.
+const MODULES: &[&str] = &["xen-blkfront", "xen-netfront", "ata_piix", "ahci", "sd_mod"];
+
+/// What the report's files are called.
+const REPORT: &str = "report";
+
+/// Whether a run's report becomes the one that later runs are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Record {
+    /// It stays in `target/lab/bench`.
+    No,
+    /// It is written to `tests/bench` too.
+    Yes,
+}
+
+/// Measures what has `filter` in its name, and writes the report.
+pub(crate) fn bench(filter: &str, extent: Extent, record: Record) -> Result<i32> {
+    let progress = Progress::new();
+    let home = Dirs::find()?.tests().join("bench");
+    let mut scenarios = scenario::all(&home.join("scenarios"))?;
+    scenarios.retain(|scenario| scenario.to_string().contains(filter));
+    ensure!(!scenarios.is_empty(), "nothing that is measured has {filter} in its name");
+    let last = last(&home)?;
+    let lab = Lab::prepare("bench", &[], &progress)?;
+    let files = files(&lab, &scenarios, extent, &progress)?;
+    let mut run = Run { machine: machine::host(&lab.fetched().tools)?, ..Run::default() };
+    e2e::run(&lab, &scenarios, &files, &progress, |outcome| run.take(&outcome));
+    let report = Report { machine: run.machine, comparisons: report::comparisons(&run.samples) };
+    write(&report, &lab.dirs().lab.join("bench"))?;
+    print!("{}", markdown::text(&report));
+    if let Some(last) = last {
+        print_differences(&last, &report);
+    }
+    for failure in &run.failures {
+        println!("FAILED  {failure}");
+    }
+    if record == Record::Yes && run.failures.is_empty() {
+        write(&report, &home)?;
+    }
+    Ok(i32::from(!run.failures.is_empty()))
+}
+
+/// What came of a run.
+#[derive(Default)]
+struct Run {
+    machine: Vec<(String, String)>,
+    samples: Vec<Sample>,
+    failures: Vec<String>,
+}
+
+impl Run {
+    fn take(&mut self, outcome: &Outcome) {
+        machine::add(&mut self.machine, &outcome.results);
+        match read(outcome) {
+            Ok(samples) => self.samples.extend(samples),
+            Err(error) => self.failures.push(format!("{}: {error:#}", outcome.scenario)),
+        }
+    }
+}
+
+/// The report of record in the directory `home`, if there is one.
+fn last(home: &Path) -> Result<Option<Report>> {
+    let file = home.join(REPORT).with_extension("json");
+    if !file.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&file)?;
+    let report = serde_json::from_str(&text);
+    report.map(Some).with_context(|| format!("{} is no report", file.display()))
+}
+
+fn print_differences(last: &Report, report: &Report) {
+    let differences = difference::differences(last, report);
+    let (moved, same): (Vec<_>, Vec<_>) =
+        differences.iter().partition(|difference| difference.is_noticeable());
+    println!("\nBeside the report of record, {} ratios are about the same.", same.len());
+    for difference in moved {
+        println!("{}  {difference}", if difference.is_worse() { "WORSE " } else { "better" });
+    }
+}
+
+/// What the machine is to find in `/lab/files`: programs, modules, and the guests' jobs.
+fn files(
+    lab: &Lab,
+    scenarios: &[Scenario],
+    extent: Extent,
+    progress: &Progress,
+) -> Result<Vec<PathBuf>> {
+    let programs = BenchPrograms::fetch(&lab.dirs().cache, lab.logs(), progress)?;
+    let directory = lab.dirs().lab.join("bench-files");
+    let jobs = directory.join("jobs");
+    if directory.exists() {
+        fs::remove_dir_all(&directory)?;
+    }
+    fs::create_dir_all(&jobs).with_context(|| format!("cannot create {}", jobs.display()))?;
+    let modules = directory.join("modules.cpio");
+    fs::write(&modules, lab.fetched().guest.kernel().further_modules(MODULES)?)?;
+    for guest in scenarios.iter().map(|scenario| scenario.guest).chain(["dom0"]) {
+        write_jobs(&jobs.join(guest), guest, extent)?;
+    }
+    Ok(programs.archives().chain([modules, jobs]).collect())
+}
+
+/// A guest's jobs: `forward.fio` and `backward.fio`, `rounds`, which names them in turn, and `net`, the work for
+/// the network.
+fn write_jobs(directory: &Path, guest: &str, extent: Extent) -> Result<()> {
+    fs::create_dir_all(directory)?;
+    let orders = [("forward", Order::Forward), ("backward", Order::Backward)];
+    for (name, order) in orders {
+        fs::write(directory.join(format!("{name}.fio")), block::round(guest, extent, order))?;
+    }
+    let turns = orders.iter().cycle().take(extent.rounds());
+    let rounds: String = turns.map(|(name, _)| format!("{name}\n")).collect();
+    fs::write(directory.join("rounds"), rounds)?;
+    Ok(fs::write(directory.join("net"), net::list(extent))?)
+}
+
+/// What a scenario measured: a file a round of fio's, or one a figure of the network's.
+fn read(outcome: &Outcome) -> Result<Vec<Sample>> {
+    if let Some(failure) = &outcome.failure {
+        bail!("{failure}");
+    }
+    let guest = outcome.scenario.guest;
+    let mut samples = Vec::new();
+    for (name, text) in read_all(&outcome.results.join("rounds"))? {
+        let found = block::samples(guest, &text);
+        samples.extend(found.with_context(|| format!("in the round {name}"))?);
+    }
+    for (name, text) in read_all(&outcome.results.join("net"))? {
+        let found = net::sample(guest, &name, &text);
+        samples.push(found.with_context(|| format!("in the result {name}"))?);
+    }
+    ensure!(!samples.is_empty(), "it left no figures");
+    Ok(samples)
+}
+
+/// The files in a directory, by name; none if there is no such directory.
+fn read_all(directory: &Path) -> Result<Vec<(String, String)>> {
+    if !directory.exists() {
+        return Ok(Vec::new());
+    }
+    let mut files = fs::read_dir(directory)?
+        .map(|entry| {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            Ok((name, fs::read_to_string(entry.path())?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    files.sort();
+    Ok(files)
+}
+
+/// Leaves the report in the directory, for people and for programs.
+fn write(report: &Report, directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory)?;
+    let write = |kind: &str, text: String| {
+        let file = directory.join(REPORT).with_extension(kind);
+        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
+    };
+    write("json", serde_json::to_string_pretty(report)? + "\n")?;
+    write("svg", chart::svg(report))?;
+    write("md", markdown::text(report))
+}
