@@ -19,7 +19,7 @@ look() {
     guest_said driver-domain "$1-image" >"$1-2"
 }
 
-# short FILE|-: the first digits of a checksum.
+# short FILE: the first digits of a checksum.
 short() {
     head -c 8 "$@"
 }
