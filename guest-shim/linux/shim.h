@@ -110,7 +110,7 @@ size_t shim_transport_size(void);
 void shim_transport_init(struct shim_transport *transport,
 			 u32 max_message_size);
 
-/* The message size to use; -1 revision, -2 size, -3 bus features unfit. */
+/* The message size to use; -1 revision, -2 size unfit. */
 int shim_negotiate(u32 revision, u32 max_message_size, u32 bus_features);
 
 u32 shim_next_action(u32 own_state, u32 backend_state);

@@ -109,13 +109,13 @@ pub(crate) unsafe extern "C" fn shim_transport_init(
     transport: *mut Transport,
     max_message_size: u32,
 ) {
-    let new = Transport::new(Negotiated { max_message_size });
+    let new = Transport::new(Negotiated { max_message_size, shared_pool: false });
     // SAFETY: the caller owes size, alignment and sole use; `write` drops nothing that stood there.
     unsafe { transport.write(new) };
 }
 
 /// Checks the backend's keys [2.3]; gives the message size to use, or a negative number that says
-/// which key does not fit: -1 revision, -2 size, -3 bus features.
+/// which key does not fit: -1 revision, -2 size.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_negotiate(
     revision: u32,
@@ -126,7 +126,6 @@ pub(crate) extern "C" fn shim_negotiate(
         Ok(negotiated) => negotiated.max_message_size as c_int,
         Err(NegotiationError::Revision(_)) => -1,
         Err(NegotiationError::MessageSize(_)) => -2,
-        Err(NegotiationError::BusFeatures(_)) => -3,
     }
 }
 
@@ -299,7 +298,8 @@ fn flatten<'a>(response: &Response<'a>) -> (ShimAnswer, &'a [u8]) {
             out.queue_enabled = queue.enabled.into();
         }
         Response::BindQueue { outcome, .. } => out.bound = (outcome == BindOutcome::Bound).into(),
-        Response::SetDriverFeatures
+        Response::SharePages { .. }
+        | Response::SetDriverFeatures
         | Response::SetVqueue
         | Response::ResetVqueue
         | Response::GetShm { .. }

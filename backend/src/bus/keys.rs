@@ -60,7 +60,7 @@ pub enum KeyError {
     /// XenStore's fault.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The message page is none that a driver can have granted [3.11].
+    /// The message page is none that a driver can have granted [3.13].
     #[error("the frontend's message page is {0}, which is the toolstack's")]
     Toolstack(GrantRef),
     /// A key is missing or not a number.

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use protocol::message::{
-    BindOutcome, ConfigData, DeviceInfo, FeatureBlocks, Request, Response, VqueueState,
-    VqueueUpdate,
+    BindOutcome, ConfigData, DeviceInfo, FeatureBlocks, Request, Response, ShareOutcome,
+    VqueueState, VqueueUpdate,
 };
 use protocol::status::{DEVICE_NEEDS_RESET, DRIVER_OK, F_VERSION_1, FAILED, FEATURES_OK};
 use tracing::Level;
@@ -129,6 +129,9 @@ impl<P: Platform> Transport<P> {
             Request::BindQueue { index, port } => {
                 let outcome = self.bind_queue(index, RemotePort(port), events);
                 Response::BindQueue { index, outcome }
+            }
+            Request::SharePages { first, .. } => {
+                Response::SharePages { first, outcome: ShareOutcome::Refused }
             }
         }
     }

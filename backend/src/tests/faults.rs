@@ -76,7 +76,7 @@ fn spec_3_2_reserved_address_bits_are_refused() {
 }
 
 #[test]
-fn spec_3_11_the_toolstacks_grants_are_refused() {
+fn spec_3_13_the_toolstacks_grants_are_refused() {
     faults(&["descriptor 0", "grant 1 is the toolstack's"], |driver| {
         spoiled_read(driver, |_, chain| {
             chain[0].address = GrantAddress::page(GrantRef(1)).encode()
@@ -264,7 +264,7 @@ fn spec_6_2_features_ok_is_refused_without_access_platform() {
 }
 
 #[test]
-fn spec_3_10_the_toolstacks_grant_usage_changes_nothing() {
+fn spec_3_12_the_toolstacks_grant_usage_changes_nothing() {
     let (host, disk) = (Host::start(), numbered_disk(64));
     let params = disk.path().to_str().unwrap();
     for usage in ["0", "1"] {

@@ -33,7 +33,7 @@ fn spec_2_6_a_device_that_cannot_be_served_loses_its_state_and_says_why() {
 }
 
 #[test]
-fn spec_3_11_a_message_page_of_the_toolstacks_is_refused() {
+fn spec_3_13_a_message_page_of_the_toolstacks_is_refused() {
     let (host, disk) = (Host::start(), numbered_disk(1));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
     host.wait_state(&ends, "2");

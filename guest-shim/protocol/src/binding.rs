@@ -9,13 +9,16 @@ pub const RECOMMENDED_MESSAGE_SIZE: u32 = 264;
 /// The device number of the one device behind a frontend/backend pair [1.2].
 pub const DEVICE_NUMBER: u16 = 0;
 
+/// Bus feature bit: the device keeps pages mapped that the driver shares with it [3.10].
+pub const F_SHARED_POOL: u32 = 1 << 0;
+
 /// Keys the backend writes into its own directory before state 2 [2.3].
 pub mod backend_key {
     /// virtio-msg revision, decimal.
     pub const REVISION: &str = "virtio-msg-revision";
     /// Largest message, in bytes, that either side may send, decimal.
     pub const MAX_MESSAGE_SIZE: &str = "virtio-msg-max-size";
-    /// Bus feature bits, decimal; none is defined yet.
+    /// Bus feature bits that the backend offers, decimal: [`super::F_SHARED_POOL`].
     pub const BUS_FEATURES: &str = "virtio-msg-bus-features";
 }
 
@@ -68,6 +71,8 @@ impl XenbusState {
 pub struct Negotiated {
     /// Largest message that either side may send, in bytes.
     pub max_message_size: u32,
+    /// Whether the driver may share pages [3.10].
+    pub shared_pool: bool,
 }
 
 /// Why a driver cannot work with what a backend offers.
@@ -77,11 +82,9 @@ pub enum NegotiationError {
     Revision(u32),
     /// A maximum message size below [`MIN_MESSAGE_SIZE`].
     MessageSize(u32),
-    /// A bus feature that this revision of the binding does not define.
-    BusFeatures(u32),
 }
 
-/// Checks what the backend offers [2.3]. A larger maximum than a slot of the message page holds is
+/// Checks what the backend offers [2.3]. Bus features beyond those known here are not used. A larger maximum than a slot of the message page holds is
 /// cut down to the slot.
 ///
 /// # Errors
@@ -97,12 +100,9 @@ pub const fn negotiate(
     if max_message_size < MIN_MESSAGE_SIZE {
         return Err(NegotiationError::MessageSize(max_message_size));
     }
-    if bus_features != 0 {
-        return Err(NegotiationError::BusFeatures(bus_features));
-    }
     let slot = crate::page::SLOT_SIZE as u32;
     let max_message_size = if max_message_size > slot { slot } else { max_message_size };
-    Ok(Negotiated { max_message_size })
+    Ok(Negotiated { max_message_size, shared_pool: bus_features & F_SHARED_POOL != 0 })
 }
 
 #[cfg(test)]
@@ -111,11 +111,19 @@ mod tests {
 
     #[test]
     fn spec_2_3_negotiation_refuses_what_it_does_not_know() {
-        assert_eq!(negotiate(1, 264, 0), Ok(Negotiated { max_message_size: 264 }));
-        assert_eq!(negotiate(1, 65535, 0), Ok(Negotiated { max_message_size: 480 }));
+        let size = |offered| negotiate(1, offered, 0).map(|agreed| agreed.max_message_size);
+        assert_eq!((size(264), size(65535)), (Ok(264), Ok(480)));
         assert_eq!(negotiate(2, 264, 0), Err(NegotiationError::Revision(2)));
         assert_eq!(negotiate(1, 51, 0), Err(NegotiationError::MessageSize(51)));
-        assert_eq!(negotiate(1, 264, 4), Err(NegotiationError::BusFeatures(4)));
+    }
+
+    #[test]
+    fn spec_2_3_of_the_bus_features_those_are_used_that_are_known() {
+        let pool = |features| negotiate(1, 264, features).map(|agreed| agreed.shared_pool);
+        assert_eq!(
+            (pool(0), pool(1), pool(6), pool(7)),
+            (Ok(false), Ok(true), Ok(false), Ok(true))
+        );
     }
 
     #[test]

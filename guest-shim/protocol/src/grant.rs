@@ -6,7 +6,7 @@ use core::fmt;
 pub const PAGE_SIZE: u64 = 4096;
 
 /// The first references of every grant table. The toolstack grants by them what every guest shares with it, its
-/// console and its XenStore ring, to the domains that serve those: no driver's buffer is there [3.11].
+/// console and its XenStore ring, to the domains that serve those: no driver's buffer is there [3.13].
 pub const TOOLSTACK_REFERENCES: u32 = 8;
 
 const GRANT_BIT: u64 = 1 << 63;
@@ -37,7 +37,7 @@ pub enum AddressError {
     Raw(u64),
     /// Bits 62 to 44 are not zero: more than a 32-bit grant reference [3.2].
     Reserved(u64),
-    /// A reference that no driver can have been given [3.11].
+    /// A reference that no driver can have been given [3.13].
     Toolstack(GrantRef),
     /// The range runs past the last grant reference.
     Overflow {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_3_11_the_toolstacks_grants_are_refused() {
+    fn spec_3_13_the_toolstacks_grants_are_refused() {
         for reference in [GrantRef(0), GrantRef(1), GrantRef(TOOLSTACK_REFERENCES - 1)] {
             let address = GrantAddress::page(reference).encode();
             assert_eq!(GrantAddress::decode(address), Err(AddressError::Toolstack(reference)));

@@ -6,6 +6,7 @@
 //! * [`message`]: the virtio-msg revision 1 messages and their encoding;
 //! * [`page`]: the shared page that carries them, two single-producer single-consumer queues;
 //! * [`grant`]: grant references and the DMA addresses made of them;
+//! * [`pool`]: the shared pool, and DMA addresses in it;
 //! * [`binding`]: XenStore keys, states and limits of the Xen bus binding;
 //! * [`status`]: the device status byte and the feature bits the transport itself cares about.
 //!
@@ -30,5 +31,6 @@ pub mod binding;
 pub mod grant;
 pub mod message;
 pub mod page;
+pub mod pool;
 pub mod status;
 mod wire;

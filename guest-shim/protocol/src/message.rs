@@ -16,7 +16,7 @@ use core::fmt;
 pub use event::Event;
 pub use header::{HEADER_SIZE, Header};
 pub use request::{Request, VqueueFlags, VqueueUpdate};
-pub use response::{BindOutcome, DeviceInfo, Response, VqueueState};
+pub use response::{BindOutcome, DeviceInfo, Response, ShareOutcome, VqueueState};
 
 use crate::wire::{Reader, Writer};
 
@@ -39,6 +39,7 @@ pub(crate) mod id {
 
     pub(crate) const BUS_PING: u8 = 0x03;
     pub(crate) const BUS_BIND_QUEUE: u8 = 0x80;
+    pub(crate) const BUS_SHARE_PAGES: u8 = 0x81;
 }
 
 /// Why bytes are not a message, or a message does not fit its bytes.

@@ -61,6 +61,9 @@ fn answers(request: &Request<'_>, response: &Response<'_>) -> bool {
         (Request::BindQueue { index: asked, .. }, Response::BindQueue { index, .. }) => {
             index == asked
         }
+        (Request::SharePages { first: asked, .. }, Response::SharePages { first, .. }) => {
+            first == asked
+        }
         _ => false,
     }
 }

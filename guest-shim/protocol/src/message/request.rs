@@ -2,6 +2,8 @@
 
 use super::header::{Header, Kind};
 use super::{ConfigData, FeatureBlocks, MessageError, id};
+use crate::grant::GrantRef;
+use crate::pool::PoolPage;
 use crate::wire::{Reader, Writer};
 
 /// What SET_VQUEUE does to a queue and which of its fields count.
@@ -113,6 +115,15 @@ pub enum Request<'a> {
     },
     /// Bus: answer with the same number.
     Ping(u32),
+    /// Bus, Xen: these pages are the pool's, to be kept mapped [3.10].
+    SharePages {
+        /// Number in the pool of the first.
+        first: PoolPage,
+        /// How many.
+        count: u32,
+        /// The first one's grant; the others' follow.
+        reference: GrantRef,
+    },
     /// Bus, Xen: this event channel is queue `index`'s doorbell, both ways [5.6].
     BindQueue {
         /// Queue number.
@@ -138,6 +149,7 @@ impl<'a> Request<'a> {
             Self::GetShm { .. } => (false, id::GET_SHM),
             Self::Ping(_) => (true, id::BUS_PING),
             Self::BindQueue { .. } => (true, id::BUS_BIND_QUEUE),
+            Self::SharePages { .. } => (true, id::BUS_SHARE_PAGES),
         };
         (Kind { bus, response: false }, id)
     }
@@ -156,6 +168,7 @@ impl<'a> Request<'a> {
             Self::GetDeviceFeatures { first: a, count: b }
             | Self::GetConfig { offset: a, size: b }
             | Self::BindQueue { index: a, port: b } => w.u32s([a, b]),
+            Self::SharePages { first, count, reference } => w.u32s([first.0, count, reference.0]),
             Self::SetDeviceStatus(value)
             | Self::GetVqueue { index: value }
             | Self::ResetVqueue { index: value }
@@ -181,6 +194,11 @@ impl<'a> Request<'a> {
             (false, id::GET_SHM) => Self::GetShm { shmid: r.u32()? },
             (true, id::BUS_PING) => Self::Ping(r.u32()?),
             (true, id::BUS_BIND_QUEUE) => Self::BindQueue { index: r.u32()?, port: r.u32()? },
+            (true, id::BUS_SHARE_PAGES) => Self::SharePages {
+                first: PoolPage(r.u32()?),
+                count: r.u32()?,
+                reference: GrantRef(r.u32()?),
+            },
             _ => return Err(header.unknown()),
         })
     }

@@ -2,6 +2,7 @@
 
 use super::header::{Header, Kind};
 use super::{ConfigData, FeatureBlocks, MessageError, id};
+use crate::pool::PoolPage;
 use crate::wire::{Reader, Writer};
 
 /// GET_DEVICE_INFO's answer.
@@ -53,6 +54,15 @@ pub enum BindOutcome {
     Refused,
 }
 
+/// What became of SHARE_PAGES.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShareOutcome {
+    /// The pages are mapped: buffers may lie in them.
+    Shared,
+    /// They are not; the driver takes them back.
+    Refused,
+}
+
 /// What the device, or the bus, answers to the request of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Response<'a> {
@@ -94,6 +104,13 @@ pub enum Response<'a> {
         /// Whether it is bound.
         outcome: BindOutcome,
     },
+    /// Bus, Xen: whether the pages are the pool's [3.10].
+    SharePages {
+        /// Number in the pool of the first.
+        first: PoolPage,
+        /// Whether they are.
+        outcome: ShareOutcome,
+    },
 }
 
 impl<'a> Response<'a> {
@@ -112,6 +129,7 @@ impl<'a> Response<'a> {
             Self::GetShm { .. } => (false, id::GET_SHM),
             Self::Ping(_) => (true, id::BUS_PING),
             Self::BindQueue { .. } => (true, id::BUS_BIND_QUEUE),
+            Self::SharePages { .. } => (true, id::BUS_SHARE_PAGES),
         };
         (Kind { bus, response: true }, id)
     }
@@ -139,6 +157,9 @@ impl<'a> Response<'a> {
             Self::BindQueue { index, outcome } => {
                 w.u32s([index, u32::from(outcome == BindOutcome::Refused)])
             }
+            Self::SharePages { first, outcome } => {
+                w.u32s([first.0, u32::from(outcome == ShareOutcome::Refused)])
+            }
         }
     }
 
@@ -160,7 +181,14 @@ impl<'a> Response<'a> {
             }
             (true, id::BUS_PING) => Self::Ping(r.u32()?),
             (true, id::BUS_BIND_QUEUE) => {
-                Self::BindQueue { index: r.u32()?, outcome: read_outcome(r)? }
+                let (index, done) = (r.u32()?, read_status(r)?);
+                let outcome = if done { BindOutcome::Bound } else { BindOutcome::Refused };
+                Self::BindQueue { index, outcome }
+            }
+            (true, id::BUS_SHARE_PAGES) => {
+                let (first, done) = (PoolPage(r.u32()?), read_status(r)?);
+                let outcome = if done { ShareOutcome::Shared } else { ShareOutcome::Refused };
+                Self::SharePages { first, outcome }
             }
             _ => return Err(header.unknown()),
         })
@@ -199,10 +227,11 @@ fn read_queue(r: &mut Reader<'_>) -> Result<VqueueState, MessageError> {
     })
 }
 
-fn read_outcome(r: &mut Reader<'_>) -> Result<BindOutcome, MessageError> {
+/// Whether it was done.
+fn read_status(r: &mut Reader<'_>) -> Result<bool, MessageError> {
     match r.u32()? {
-        0 => Ok(BindOutcome::Bound),
-        1 => Ok(BindOutcome::Refused),
+        0 => Ok(true),
+        1 => Ok(false),
         _ => Err(MessageError::Field("status")),
     }
 }

@@ -5,6 +5,8 @@ extern crate std;
 use std::vec::Vec;
 
 use super::*;
+use crate::grant::GrantRef;
+use crate::pool::PoolPage;
 
 const UPDATE: VqueueUpdate = VqueueUpdate {
     index: 3,
@@ -56,6 +58,7 @@ fn every_message() -> Vec<(Message<'static>, usize)> {
         (Request::GetShm { shmid: 9 }, 4),
         (Request::Ping(77), 4),
         (Request::BindQueue { index: 2, port: 31 }, 8),
+        (Request::SharePages { first: PoolPage(64), count: 64, reference: GrantRef(9) }, 12),
     ] {
         all.push((Message::request(0x1234, request), HEADER_SIZE + payload));
     }
@@ -74,6 +77,8 @@ fn every_message() -> Vec<(Message<'static>, usize)> {
         (Response::Ping(77), 4),
         (Response::BindQueue { index: 2, outcome: BindOutcome::Bound }, 8),
         (Response::BindQueue { index: 2, outcome: BindOutcome::Refused }, 8),
+        (Response::SharePages { first: PoolPage(64), outcome: ShareOutcome::Shared }, 8),
+        (Response::SharePages { first: PoolPage(64), outcome: ShareOutcome::Refused }, 8),
     ] {
         all.push((Message::response(0x1234, response), HEADER_SIZE + payload));
     }
@@ -171,8 +176,8 @@ fn arbitrary_bytes_never_panic() {
         }
         let length = 8 + (round as usize % 57);
         bytes[0] &= 3;
-        bytes[1] =
-            [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x40, 0x41, 0x42, 0x80][bytes[1] as usize % 15];
+        bytes[1] = [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x40, 0x41, 0x42, 0x80, 0x81]
+            [bytes[1] as usize % 16];
         bytes[2..4].fill(0);
         bytes[6..8].copy_from_slice(&(length as u16).to_le_bytes());
         if let Ok(message) = Message::decode(&bytes[..length]) {

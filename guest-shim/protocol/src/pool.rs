@@ -1,0 +1,130 @@
+//! The shared pool: pages that are granted and mapped once, and the DMA addresses in them (SPEC
+//! section 3).
+
+use core::fmt;
+
+use crate::grant::{AddressError, GrantRange, PAGE_SIZE, pages_spanned};
+
+/// The most pages of one device's pool (SPEC section 7).
+pub const MAX_POOL_PAGES: u32 = 4096;
+
+const POOL_BITS: u64 = 0b11 << 62;
+const OFFSET_MASK: u64 = PAGE_SIZE - 1;
+
+/// A page by its number in the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct PoolPage(pub u32);
+
+impl PoolPage {
+    /// The address of byte `offset` (taken modulo the page size) of the page: bits 63 and 62 set,
+    /// bits 43 to 12 the number, bits 11 to 0 the offset [3.10].
+    pub const fn address(self, offset: u64) -> u64 {
+        POOL_BITS | (self.0 as u64) << 12 | offset & OFFSET_MASK
+    }
+}
+
+impl fmt::Display for PoolPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "page {} of the pool", self.0)
+    }
+}
+
+/// A buffer in the pool: consecutive pages of it [3.10].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolRange {
+    /// The first page.
+    pub first: PoolPage,
+    /// Where in it the buffer starts, below [`PAGE_SIZE`].
+    pub offset: u64,
+    /// Its length in bytes, at least 1.
+    pub length: u64,
+    /// The pages it touches, at least 1; none is beyond [`MAX_POOL_PAGES`].
+    pub pages: u32,
+}
+
+impl PoolRange {
+    fn decode(address: u64, length: u64) -> Result<Self, AddressError> {
+        let number = (address & !POOL_BITS) >> 12;
+        let first = u32::try_from(number).map_err(|_| AddressError::Reserved(address))?;
+        let offset = address & OFFSET_MASK;
+        let overflow = AddressError::Overflow { address, length };
+        let pages = u32::try_from(pages_spanned(offset, length)).map_err(|_| overflow)?;
+        if pages == 0 {
+            return Err(AddressError::Empty(address));
+        }
+        let end = first.checked_add(pages).filter(|end| *end <= MAX_POOL_PAGES);
+        end.ok_or(overflow)?;
+        Ok(Self { first: PoolPage(first), offset, length, pages })
+    }
+}
+
+/// A buffer, by where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DmaRange {
+    /// In pages that are granted for it.
+    Granted(GrantRange),
+    /// In the pool.
+    Pool(PoolRange),
+}
+
+impl DmaRange {
+    /// Takes apart `length` bytes at `address`.
+    ///
+    /// # Errors
+    /// [`AddressError`] if the range is empty, is of neither kind, or leaves the references or the pool.
+    pub fn decode(address: u64, length: u64) -> Result<Self, AddressError> {
+        if address & POOL_BITS == POOL_BITS {
+            PoolRange::decode(address, length).map(Self::Pool)
+        } else {
+            GrantRange::decode(address, length).map(Self::Granted)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(address: u64, length: u64) -> Result<PoolRange, AddressError> {
+        match DmaRange::decode(address, length)? {
+            DmaRange::Pool(range) => Ok(range),
+            DmaRange::Granted(_) => Err(AddressError::Raw(address)),
+        }
+    }
+
+    #[test]
+    fn spec_3_10_bit_62_tells_the_pool_from_grants() {
+        assert_eq!(PoolPage(5).address(7), 0xc000_0000_0000_5007);
+        let range = pool(PoolPage(5).address(7), 1).unwrap();
+        assert_eq!((range.first, range.offset, range.pages), (PoolPage(5), 7, 1));
+        let granted = DmaRange::decode(0x8000_0000_0000_5007, 1);
+        assert!(matches!(granted, Ok(DmaRange::Granted(range)) if range.start.reference.0 == 5));
+        for raw in [0x5007, 0x4000_0000_0000_5007] {
+            assert_eq!(DmaRange::decode(raw, 1), Err(AddressError::Raw(raw)));
+        }
+    }
+
+    #[test]
+    fn spec_3_10_a_buffer_is_in_consecutive_pages() {
+        assert_eq!(pool(PoolPage(1).address(4095), 2).map(|range| range.pages), Ok(2));
+        assert_eq!(pool(PoolPage(1).address(0), 8192).map(|range| range.pages), Ok(2));
+    }
+
+    #[test]
+    fn spec_3_10_what_leaves_the_pool_is_refused() {
+        let last = PoolPage(MAX_POOL_PAGES - 1).address(0);
+        assert!(pool(last, 4096).is_ok());
+        assert!(matches!(pool(last, 4097), Err(AddressError::Overflow { .. })));
+        assert!(matches!(pool(last, u64::MAX), Err(AddressError::Overflow { .. })));
+        let beyond = PoolPage(MAX_POOL_PAGES).address(0);
+        assert!(matches!(pool(beyond, 1), Err(AddressError::Overflow { .. })));
+        assert!(matches!(
+            pool(PoolPage(u32::MAX).address(0), 1),
+            Err(AddressError::Overflow { .. })
+        ));
+        assert_eq!(pool(last, 0), Err(AddressError::Empty(last)));
+        let reserved = PoolPage(0).address(0) | 1 << 44;
+        assert_eq!(pool(reserved, 1), Err(AddressError::Reserved(reserved)));
+    }
+}
