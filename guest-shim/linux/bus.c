@@ -280,7 +280,8 @@ static int open_channel(struct xvm_device *xvm)
 }
 
 /* Makes what the frontend offers [2.4], or says why it cannot. */
-int xvm_bus_open(struct xvm_device *xvm, u32 max_message_size)
+int xvm_bus_open(struct xvm_device *xvm,
+		 const struct shim_negotiated *negotiated)
 {
 	struct xvm_bus *bus = &xvm->bus;
 	int err;
@@ -290,7 +291,8 @@ int xvm_bus_open(struct xvm_device *xvm, u32 max_message_size)
 		xenbus_dev_fatal(xvm->xdev, -ENOMEM, "no transport");
 		return -ENOMEM;
 	}
-	shim_transport_init(bus->transport, max_message_size);
+	shim_transport_init(bus->transport, negotiated);
+	bus->shared_pool = negotiated->shared_pool;
 	bus->max_config = shim_max_config_bytes(bus->transport);
 	bus->broken = false;
 	err = open_page(xvm);

@@ -117,18 +117,30 @@ static u8 xvm_get_status(struct virtio_device *vdev)
 	return ask(vdev, &get, &answer) ? 0 : answer.status;
 }
 
-static void xvm_set_status(struct virtio_device *vdev, u8 status)
+static int set_status(struct virtio_device *vdev, u8 status)
 {
 	struct shim_request set = { .kind = SHIM_SET_STATUS, .status = status };
 	struct shim_answer answer;
 
-	ask(vdev, &set, &answer);
+	return ask(vdev, &set, &answer);
 }
 
-/* When the answer is there, the device holds no page of ours [6.4]. */
+static void xvm_set_status(struct virtio_device *vdev, u8 status)
+{
+	set_status(vdev, status);
+}
+
+/*
+ * When the answer is there, the device holds no page of ours [6.4]. Without, what
+ * was shared with it stays granted until the connection ends.
+ */
 static void xvm_reset(struct virtio_device *vdev)
 {
-	xvm_set_status(vdev, 0);
+	struct xvm_device *xvm = vdev_to_xvm(vdev);
+
+	xvm_pool_stop(xvm);
+	if (!set_status(vdev, 0))
+		xvm_pool_revoke(xvm);
 	xvm_synchronize_cbs(vdev);
 }
 

@@ -5,8 +5,9 @@
  * Which pages a buffer touches, how they are granted and what address comes of
  * it is planned by the core; here the grant table is written.
  *
- * Syncing is for buffers that are bounced (bounce.c): otherwise the backend
- * reaches the very pages of the buffer, through coherent memory.
+ * Syncing is for buffers that are copied, to the pool (pool.c) or to a page in
+ * place of their own (bounce.c): otherwise the backend reaches the very pages of
+ * the buffer, through coherent memory.
  */
 #include <linux/bitmap.h>
 #include <linux/dma-map-ops.h>
@@ -71,26 +72,31 @@ static dma_addr_t xvm_grant(struct xvm_device *xvm, phys_addr_t phys,
 }
 
 /*
- * Ends one grant. If the backend still uses it, the grant stays, its page is
- * kept from any other use until that ends, and the device is done with [3.6].
+ * Ends one grant. If the backend still uses it, false: the grant stays, its page
+ * is kept from any other use until that ends, and the device is done with [3.6].
+ * The page's reference, if a page is given, is then no longer the caller's.
  */
+bool xvm_end_grant(struct xvm_device *xvm, grant_ref_t ref, struct page *page)
+{
+	if (gnttab_try_end_foreign_access(ref))
+		return true;
+
+	if (!xchg(&xvm->dma.in_use, true))
+		dev_alert(&xvm->xdev->dev,
+			  "backend still uses grant %u of memory that was returned; the page is withheld\n",
+			  ref);
+	gnttab_end_foreign_access(ref, page);
+	xvm_fail(xvm, "backend did not let go of a grant");
+	return false;
+}
+
 static void xvm_revoke_one(struct xvm_device *xvm, grant_ref_t ref)
 {
 	/* First of all: the reference may soon be another buffer's. */
 	struct page *bounced = xvm_bounce_take(xvm, ref);
 
-	if (gnttab_try_end_foreign_access(ref)) {
-		if (bounced)
-			xvm_bounce_free(xvm, bounced);
-		return;
-	}
-
-	if (!xchg(&xvm->dma.in_use, true))
-		dev_alert(&xvm->xdev->dev,
-			  "backend still uses grant %u of a buffer that was returned; the page is withheld\n",
-			  ref);
-	gnttab_end_foreign_access(ref, bounced);
-	xvm_fail(xvm, "backend did not let go of a grant");
+	if (xvm_end_grant(xvm, ref, bounced) && bounced)
+		xvm_bounce_free(xvm, bounced);
 }
 
 static void xvm_revoke(struct xvm_device *xvm, dma_addr_t address, size_t size,
@@ -159,9 +165,13 @@ dma_addr_t xvm_dma_map_phys(struct device *dev, phys_addr_t phys, size_t size,
 			    enum dma_data_direction dir, unsigned long attrs)
 {
 	struct xvm_device *xvm = dev_get_drvdata(dev);
+	dma_addr_t address;
 
 	if (raw_buffers())
 		return phys;
+	address = xvm_pool_map(xvm, phys, size, dir, attrs);
+	if (address != DMA_MAPPING_ERROR)
+		return address;
 	return xvm_grant(xvm, phys, size, dir, &xvm->dma.requests);
 }
 
@@ -171,6 +181,8 @@ void xvm_dma_unmap_phys(struct device *dev, dma_addr_t handle, size_t size,
 	struct xvm_device *xvm = dev_get_drvdata(dev);
 
 	if (raw_buffers())
+		return;
+	if (xvm_pool_unmap(xvm, handle, size, dir, attrs))
 		return;
 	if (!(attrs & DMA_ATTR_SKIP_CPU_SYNC))
 		xvm_bounce_sync(xvm, handle, size, dir, XVM_DRIVER);
@@ -209,18 +221,25 @@ static int xvm_dma_map_sg(struct device *dev, struct scatterlist *list,
 	return nents;
 }
 
+static void sync(struct xvm_device *xvm, dma_addr_t handle, size_t size,
+		 enum dma_data_direction dir, enum xvm_owner owner)
+{
+	if (!xvm_pool_sync(xvm, handle, size, dir, owner))
+		xvm_bounce_sync(xvm, handle, size, dir, owner);
+}
+
 static void xvm_dma_sync_single_for_cpu(struct device *dev, dma_addr_t handle,
 					size_t size,
 					enum dma_data_direction dir)
 {
-	xvm_bounce_sync(dev_get_drvdata(dev), handle, size, dir, XVM_DRIVER);
+	sync(dev_get_drvdata(dev), handle, size, dir, XVM_DRIVER);
 }
 
 static void xvm_dma_sync_single_for_device(struct device *dev,
 					   dma_addr_t handle, size_t size,
 					   enum dma_data_direction dir)
 {
-	xvm_bounce_sync(dev_get_drvdata(dev), handle, size, dir, XVM_BACKEND);
+	sync(dev_get_drvdata(dev), handle, size, dir, XVM_BACKEND);
 }
 
 static void xvm_dma_sync_sg_for_cpu(struct device *dev,
@@ -255,7 +274,7 @@ static int xvm_dma_supported(struct device *dev, u64 mask)
 
 static size_t xvm_dma_max_mapping_size(struct device *dev)
 {
-	return shim_dma_max_bytes();
+	return shim_dma_max_bytes(xvm_pool_pages(dev_get_drvdata(dev)) > 0);
 }
 
 static const struct dma_map_ops xvm_dma_ops = {
@@ -284,15 +303,22 @@ int xvm_dma_open(struct xvm_device *xvm)
 	if (!dma->live)
 		return -ENOMEM;
 	err = xvm_bounce_open(xvm);
-	if (err) {
-		bitmap_free(dma->live);
-		dma->live = NULL;
-		return err;
-	}
+	if (err)
+		goto free_live;
+	err = xvm_pool_open(xvm);
+	if (err)
+		goto close_bounce;
 	set_dma_ops(dev, &xvm_dma_ops);
 	err = dma_coerce_mask_and_coherent(dev, DMA_BIT_MASK(64));
 	if (err)
 		xvm_dma_close(xvm);
+	return err;
+
+close_bounce:
+	xvm_bounce_close(xvm);
+free_live:
+	bitmap_free(dma->live);
+	dma->live = NULL;
 	return err;
 }
 
@@ -302,6 +328,7 @@ void xvm_dma_revoke_all(struct xvm_device *xvm)
 	struct xvm_dma *dma = &xvm->dma;
 	unsigned int ref;
 
+	xvm_pool_revoke(xvm);
 	for_each_set_bit(ref, dma->live, dma->references)
 		if (test_and_clear_bit(ref, dma->live))
 			xvm_revoke_one(xvm, ref);
@@ -309,15 +336,27 @@ void xvm_dma_revoke_all(struct xvm_device *xvm)
 	atomic_set(&dma->rings, 0);
 }
 
-unsigned int xvm_dma_outstanding(const struct xvm_device *xvm)
+/* Pages of buffers that are mapped. */
+unsigned int xvm_dma_requests(const struct xvm_device *xvm)
+{
+	return atomic_read(&xvm->dma.requests) + xvm_pool_in_use(xvm);
+}
+
+static unsigned int mapped_grants(const struct xvm_device *xvm)
 {
 	return atomic_read(&xvm->dma.requests) + atomic_read(&xvm->dma.rings);
+}
+
+/* Grants of all kinds. */
+unsigned int xvm_dma_outstanding(const struct xvm_device *xvm)
+{
+	return mapped_grants(xvm) + xvm_pool_pages(xvm);
 }
 
 void xvm_dma_close(struct xvm_device *xvm)
 {
 	struct device *dev = &xvm->xdev->dev;
-	unsigned int outstanding = xvm_dma_outstanding(xvm);
+	unsigned int outstanding = mapped_grants(xvm);
 
 	if (!xvm->dma.live)
 		return;
@@ -328,6 +367,7 @@ void xvm_dma_close(struct xvm_device *xvm)
 	}
 	set_dma_ops(dev, NULL);
 	dev->dma_mask = NULL;
+	xvm_pool_close(xvm);
 	xvm_bounce_close(xvm);
 	bitmap_free(xvm->dma.live);
 	xvm->dma.live = NULL;

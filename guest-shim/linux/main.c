@@ -24,8 +24,8 @@
 
 static struct workqueue_struct *xvm_workqueue;
 
-/* Checks the backend's keys [2.3]; the message size to use, or an error. */
-static int read_keys(struct xvm_device *xvm)
+/* Checks the backend's keys [2.3]. */
+static int read_keys(struct xvm_device *xvm, struct shim_negotiated *negotiated)
 {
 	static const char * const keys[] = {
 		"virtio-msg-revision", "virtio-msg-max-size",
@@ -34,7 +34,7 @@ static int read_keys(struct xvm_device *xvm)
 	struct xenbus_device *xdev = xvm->xdev;
 	unsigned int values[ARRAY_SIZE(keys)];
 	unsigned int i;
-	int size;
+	int unfit;
 
 	for (i = 0; i < ARRAY_SIZE(keys); i++)
 		if (xenbus_scanf(XBT_NIL, xdev->otherend, keys[i], "%u",
@@ -43,14 +43,14 @@ static int read_keys(struct xvm_device *xvm)
 					 xdev->otherend, keys[i]);
 			return -ENOENT;
 		}
-	size = shim_negotiate(values[0], values[1], values[2]);
-	if (size < 0) {
-		i = -size - 1;
+	unfit = shim_negotiate(values[0], values[1], values[2], negotiated);
+	if (unfit) {
+		i = -unfit - 1;
 		xenbus_dev_fatal(xdev, -EPROTO, "%s %u of the backend is not supported",
 				 keys[i], values[i]);
 		return -EPROTO;
 	}
-	return size;
+	return 0;
 }
 
 /* [2.4] */
@@ -71,12 +71,13 @@ static int write_keys(struct xvm_device *xvm)
 
 static int show_page(struct xvm_device *xvm)
 {
-	int size, err;
+	struct shim_negotiated negotiated;
+	int err;
 
-	size = read_keys(xvm);
-	if (size < 0)
-		return size;
-	err = xvm_bus_open(xvm, size);
+	err = read_keys(xvm, &negotiated);
+	if (err)
+		return err;
+	err = xvm_bus_open(xvm, &negotiated);
 	if (err)
 		return err;
 	err = write_keys(xvm);
@@ -195,10 +196,10 @@ static bool stop_virtio(struct xvm_device *xvm)
 		return true;
 	/* Once the virtio core knows of a failure, no new request is started. */
 	flush_work(&xvm->fault);
-	requests = atomic_read(&xvm->dma.requests);
+	requests = xvm_dma_requests(xvm);
 	if (READ_ONCE(xvm->bus.broken) && requests && !xvm->stuck) {
 		dev_alert(&xvm->xdev->dev,
-			  "backend left requests unfinished (%u grants); the device stays dead\n",
+			  "backend left requests unfinished (%u pages); the device stays dead\n",
 			  requests);
 		xvm->stuck = true;
 		__module_get(THIS_MODULE);
@@ -369,6 +370,7 @@ static int xvm_probe(struct xenbus_device *xdev,
 	init_waitqueue_head(&xvm->backend_changed);
 	xvm_fault_init(xvm);
 	xvm_bus_init(xvm);
+	xvm_pool_init(xvm);
 	dev_set_drvdata(&xdev->dev, xvm);
 	xvm_turn_enter(xvm);
 
@@ -444,6 +446,13 @@ static ssize_t bounce_show(struct device *dev, struct device_attribute *attr,
 }
 static DEVICE_ATTR_RO(bounce);
 
+static ssize_t pool_show(struct device *dev, struct device_attribute *attr,
+			 char *buf)
+{
+	return xvm_pool_show(dev_get_drvdata(dev), buf);
+}
+static DEVICE_ATTR_RO(pool);
+
 static ssize_t messages_dropped_show(struct device *dev,
 				     struct device_attribute *attr, char *buf)
 {
@@ -455,6 +464,7 @@ static struct attribute *xvm_attrs[] = {
 	&dev_attr_bounce.attr,
 	&dev_attr_grants_outstanding.attr,
 	&dev_attr_messages_dropped.attr,
+	&dev_attr_pool.attr,
 	NULL,
 };
 ATTRIBUTE_GROUPS(xvm);

@@ -233,6 +233,7 @@ int xvm_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 	xvm->queues = queues;
 	xvm->nr_queues = nvqs;
 	spin_unlock_irq(&xvm->bus.lock);
+	xvm_pool_start(xvm);
 
 	for (i = 0; i < nvqs; i++) {
 		vqs[i] = NULL;

@@ -11,6 +11,12 @@
 #include <linux/types.h>
 
 struct shim_transport;	/* opaque: shim_transport_size() bytes */
+struct shim_pool;	/* opaque: shim_pool_size() bytes */
+
+struct shim_negotiated {
+	u32 max_message_size;
+	u32 shared_pool;	/* the backend offers it */
+};
 
 enum shim_request_kind {
 	SHIM_DEVICE_INFO,
@@ -24,6 +30,7 @@ enum shim_request_kind {
 	SHIM_SET_VQUEUE,	/* index, size, descriptor, driver, device */
 	SHIM_RESET_VQUEUE,	/* index */
 	SHIM_BIND_QUEUE,	/* index, port */
+	SHIM_SHARE_PAGES,	/* index, count, reference */
 };
 
 struct shim_request {
@@ -33,6 +40,8 @@ struct shim_request {
 	u32 size;
 	u32 status;
 	u32 port;
+	u32 count;
+	u32 reference;
 	u64 features;
 	u64 descriptor;
 	u64 driver;
@@ -51,6 +60,7 @@ struct shim_answer {
 	u32 queue_max_size;	/* a power of two; 0: no such queue */
 	u32 queue_enabled;
 	u32 bound;
+	u32 shared;
 	u64 features;
 };
 
@@ -108,10 +118,11 @@ enum shim_bounce {
 
 size_t shim_transport_size(void);
 void shim_transport_init(struct shim_transport *transport,
-			 u32 max_message_size);
+			 const struct shim_negotiated *negotiated);
 
-/* The message size to use; -1 revision, -2 size unfit. */
-int shim_negotiate(u32 revision, u32 max_message_size, u32 bus_features);
+/* -1: revision unfit, -2: size unfit. */
+int shim_negotiate(u32 revision, u32 max_message_size, u32 bus_features,
+		   struct shim_negotiated *negotiated);
 
 u32 shim_next_action(u32 own_state, u32 backend_state);
 
@@ -139,7 +150,8 @@ u32 shim_max_config_bytes(const struct shim_transport *transport);
 void shim_counters(const struct shim_transport *transport,
 		   struct shim_counters *counters);
 
-u64 shim_dma_max_bytes(void);
+/* pooled: whether there is a pool. */
+u64 shim_dma_max_bytes(u32 pooled);
 
 /* direction: enum dma_data_direction. -EINVAL: cannot be granted. */
 int shim_dma_plan(u64 physical, u64 length, u32 direction,
@@ -161,5 +173,39 @@ u32 shim_dma_device_writes(u32 direction);
 
 /* policy: enum shim_bounce. trusted: what the toolstack says of the backend. */
 u32 shim_bounces(u32 policy, u32 trusted, u16 backend);
+
+/* The pages of a chunk, which are shared at a time, and the chunks of a pool. */
+#define SHIM_CHUNK_PAGES 64
+#define SHIM_MAX_CHUNKS 64
+
+/* A buffer in the pool, part of a mapped one or all of it. */
+struct shim_pages {
+	u32 first;
+	u32 pages;
+	u32 offset;	/* of the first byte in the first page */
+};
+
+/* These are used without a lock. */
+size_t shim_pool_size(void);
+void shim_pool_init(struct shim_pool *pool);
+
+/* The most chunks, where pages are asked for and there are so many references. */
+u32 shim_pool_chunk_limit(u32 pages, u32 references);
+
+/* Pages are taken from the first chunks. */
+void shim_pool_open(const struct shim_pool *pool, u32 chunks);
+u32 shim_pool_chunks(const struct shim_pool *pool);
+u32 shim_pool_in_use(const struct shim_pool *pool);
+
+/* The first page; -EINVAL: not a buffer for the pool, -ENOSPC: no room. */
+int shim_pool_take(const struct shim_pool *pool, u64 length, u32 processor);
+
+/* -EINVAL: the pages were not taken. */
+int shim_pool_give_back(const struct shim_pool *pool, u32 first, u32 pages);
+
+u64 shim_pool_address(u32 page);
+
+/* -EINVAL: not an address in the pool. */
+int shim_pool_find(u64 address, u64 length, struct shim_pages *found);
 
 #endif /* SHIM_H */

@@ -30,6 +30,7 @@ struct xvm_bus {
 	evtchn_port_t port;
 	unsigned int irq;		/* 0: not open */
 	u32 max_config;			/* bytes of configuration in a message */
+	bool shared_pool;		/* the backend offers it */
 	struct mutex exchange;		/* one request at a time [5.4] */
 	wait_queue_head_t wait;		/* for an answer, or for room */
 	struct work_struct drain;	/* goes on where the interrupt stopped */
@@ -54,6 +55,26 @@ enum xvm_owner {
 	XVM_BACKEND,
 };
 
+/* Pages that were granted together and shared with one message. */
+struct xvm_chunk {
+	void *memory;
+	grant_ref_t first;
+	bool granted;
+	/* Where the bytes of each page come from, or go to. */
+	phys_addr_t original[SHIM_CHUNK_PAGES];
+};
+
+/* Pages that the device keeps mapped, for buffers to be copied to [3.10]. */
+struct xvm_pool {
+	struct shim_pool *map;		/* which are taken; NULL: no pool */
+	struct xvm_chunk *chunks[SHIM_MAX_CHUNKS];
+	unsigned int limit;		/* chunks that there may be */
+	bool running;			/* between start and reset */
+	struct mutex lock;		/* sharing and what ends it */
+	struct work_struct grow;
+	atomic_t fallbacks;		/* buffers that were granted instead */
+};
+
 /* The grants that the DMA API holds for the device. */
 struct xvm_dma {
 	unsigned long *live;		/* a bit for each grant reference */
@@ -62,6 +83,7 @@ struct xvm_dma {
 	atomic_t rings;			/* live grants of coherent memory */
 	bool in_use;			/* [3.6] was reported */
 	struct xvm_bounce bounce;
+	struct xvm_pool pool;
 };
 
 struct xvm_queue {
@@ -133,7 +155,8 @@ void xvm_turn_wait(struct xvm_device *xvm);
 
 /* bus.c */
 void xvm_bus_init(struct xvm_device *xvm);
-int xvm_bus_open(struct xvm_device *xvm, u32 max_message_size);
+int xvm_bus_open(struct xvm_device *xvm,
+		 const struct shim_negotiated *negotiated);
 void xvm_bus_close(struct xvm_device *xvm);
 int xvm_bus_request(struct xvm_device *xvm, const struct shim_request *request,
 		    struct shim_answer *answer, void *data, u32 room);
@@ -161,10 +184,29 @@ void xvm_bounce_free(struct xvm_device *xvm, struct page *page);
 void xvm_bounce_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
 		     enum dma_data_direction dir, enum xvm_owner owner);
 
+/* pool.c */
+void xvm_pool_init(struct xvm_device *xvm);
+int xvm_pool_open(struct xvm_device *xvm);
+void xvm_pool_start(struct xvm_device *xvm);
+void xvm_pool_stop(struct xvm_device *xvm);
+void xvm_pool_revoke(struct xvm_device *xvm);
+void xvm_pool_close(struct xvm_device *xvm);
+dma_addr_t xvm_pool_map(struct xvm_device *xvm, phys_addr_t phys, size_t size,
+			enum dma_data_direction dir, unsigned long attrs);
+bool xvm_pool_unmap(struct xvm_device *xvm, dma_addr_t address, size_t size,
+		    enum dma_data_direction dir, unsigned long attrs);
+bool xvm_pool_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
+		   enum dma_data_direction dir, enum xvm_owner owner);
+unsigned int xvm_pool_pages(const struct xvm_device *xvm);
+unsigned int xvm_pool_in_use(const struct xvm_device *xvm);
+ssize_t xvm_pool_show(struct xvm_device *xvm, char *buf);
+
 /* dma.c */
+bool xvm_end_grant(struct xvm_device *xvm, grant_ref_t ref, struct page *page);
 int xvm_dma_open(struct xvm_device *xvm);
 void xvm_dma_revoke_all(struct xvm_device *xvm);
 void xvm_dma_close(struct xvm_device *xvm);
+unsigned int xvm_dma_requests(const struct xvm_device *xvm);
 unsigned int xvm_dma_outstanding(const struct xvm_device *xvm);
 
 #endif /* VIRTIO_MSG_XEN_H */

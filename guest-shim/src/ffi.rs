@@ -9,15 +9,19 @@
 //! valid objects of their type that nothing else uses during the call.
 
 mod dma;
+mod pool;
 
 use core::ffi::c_int;
 use core::slice;
 
 use protocol::binding::{Negotiated, NegotiationError, XenbusState, negotiate};
+use protocol::grant::GrantRef;
 use protocol::message::{
-    BindOutcome, ConfigData, FeatureBlocks, Request, Response, VqueueFlags, VqueueUpdate,
+    BindOutcome, ConfigData, FeatureBlocks, Request, Response, ShareOutcome, VqueueFlags,
+    VqueueUpdate,
 };
 use protocol::page::PageWords;
+use protocol::pool::PoolPage;
 
 use crate::state::{self, Action};
 use crate::transport::{Mismatch, Received, SendError, Transport, ring_size};
@@ -29,6 +33,13 @@ const EINVAL: c_int = -22;
 const EPROTO: c_int = -71;
 const EMSGSIZE: c_int = -90;
 
+/// `struct shim_negotiated`: what both sides work with.
+#[repr(C)]
+pub(crate) struct ShimNegotiated {
+    max_message_size: u32,
+    shared_pool: u32,
+}
+
 /// `struct shim_request`: what to ask; only the fields of its kind count.
 #[repr(C)]
 pub(crate) struct ShimRequest {
@@ -38,6 +49,8 @@ pub(crate) struct ShimRequest {
     size: u32,
     status: u32,
     port: u32,
+    count: u32,
+    reference: u32,
     features: u64,
     descriptor: u64,
     driver: u64,
@@ -58,6 +71,7 @@ mod kind {
     pub(super) const SET_VQUEUE: u32 = 8;
     pub(super) const RESET_VQUEUE: u32 = 9;
     pub(super) const BIND_QUEUE: u32 = 10;
+    pub(super) const SHARE_PAGES: u32 = 11;
 }
 
 /// `struct shim_answer`: what was answered; fields of another kind are 0.
@@ -74,6 +88,7 @@ pub(crate) struct ShimAnswer {
     queue_max_size: u32,
     queue_enabled: u32,
     bound: u32,
+    shared: u32,
     features: u64,
 }
 
@@ -103,30 +118,45 @@ pub(crate) extern "C" fn shim_transport_size() -> usize {
 /// Sets a transport up, for a page that was zeroed.
 ///
 /// # Safety
-/// `transport` points to `shim_transport_size()` writable bytes, aligned to 8.
+/// `transport` points to `shim_transport_size()` writable bytes, aligned to 8; `negotiated` is what
+/// `shim_negotiate` gave.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_transport_init(
     transport: *mut Transport,
-    max_message_size: u32,
+    negotiated: *const ShimNegotiated,
 ) {
-    let new = Transport::new(Negotiated { max_message_size, shared_pool: false });
+    // SAFETY: valid by the function's contract.
+    let ShimNegotiated { max_message_size, shared_pool } = unsafe { negotiated.read() };
+    let new = Transport::new(Negotiated { max_message_size, shared_pool: shared_pool != 0 });
     // SAFETY: the caller owes size, alignment and sole use; `write` drops nothing that stood there.
     unsafe { transport.write(new) };
 }
 
-/// Checks the backend's keys [2.3]; gives the message size to use, or a negative number that says
-/// which key does not fit: -1 revision, -2 size.
+/// Checks the backend's keys [2.3]; 0, or a negative number that says which key does not fit: -1
+/// revision, -2 size.
+///
+/// # Safety
+/// As for the module.
 #[unsafe(no_mangle)]
-pub(crate) extern "C" fn shim_negotiate(
+pub(crate) unsafe extern "C" fn shim_negotiate(
     revision: u32,
     max_message_size: u32,
     bus_features: u32,
+    negotiated: *mut ShimNegotiated,
 ) -> c_int {
-    match negotiate(revision, max_message_size, bus_features) {
-        Ok(negotiated) => negotiated.max_message_size as c_int,
-        Err(NegotiationError::Revision(_)) => -1,
-        Err(NegotiationError::MessageSize(_)) => -2,
+    let found = match negotiate(revision, max_message_size, bus_features) {
+        Ok(found) => found,
+        Err(NegotiationError::Revision(_)) => return -1,
+        Err(NegotiationError::MessageSize(_)) => return -2,
+    };
+    // SAFETY: a valid `struct shim_negotiated` by the module's contract.
+    unsafe {
+        negotiated.write(ShimNegotiated {
+            max_message_size: found.max_message_size,
+            shared_pool: found.shared_pool.into(),
+        });
     }
+    0
 }
 
 /// What the frontend does in these xenbus states: `enum shim_action`.
@@ -197,6 +227,11 @@ unsafe fn with_request(
         }),
         kind::RESET_VQUEUE => Request::ResetVqueue { index },
         kind::BIND_QUEUE => Request::BindQueue { index, port: request.port },
+        kind::SHARE_PAGES => Request::SharePages {
+            first: PoolPage(index),
+            count: request.count,
+            reference: GrantRef(request.reference),
+        },
         _ => return EINVAL,
     };
     then(transport, request)
@@ -298,8 +333,10 @@ fn flatten<'a>(response: &Response<'a>) -> (ShimAnswer, &'a [u8]) {
             out.queue_enabled = queue.enabled.into();
         }
         Response::BindQueue { outcome, .. } => out.bound = (outcome == BindOutcome::Bound).into(),
-        Response::SharePages { .. }
-        | Response::SetDriverFeatures
+        Response::SharePages { outcome, .. } => {
+            out.shared = (outcome == ShareOutcome::Shared).into();
+        }
+        Response::SetDriverFeatures
         | Response::SetVqueue
         | Response::ResetVqueue
         | Response::GetShm { .. }

@@ -2,6 +2,7 @@
 //!
 //! * [`dma`]: which pages of a buffer to grant, how, and the DMA address that comes of it;
 //! * [`bounce`]: what of a buffer is copied to a page of its own instead, and for which backends;
+//! * [`pool`]: which buffers go by way of pages that are shared once, and which of these are taken;
 //! * [`transport`]: requests to the device, matching of its responses, its events;
 //! * [`state`]: what the frontend does in which xenbus states.
 //!
@@ -42,5 +43,6 @@ pub mod bounce;
 pub mod dma;
 #[allow(unsafe_code)]
 mod ffi;
+pub mod pool;
 pub mod state;
 pub mod transport;

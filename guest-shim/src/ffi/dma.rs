@@ -7,6 +7,7 @@ use protocol::grant::GrantRef;
 use super::EINVAL;
 use crate::bounce::{Piece, Policy};
 use crate::dma::{self, Access, Direction, MAX_MAPPING_BYTES, Plan};
+use crate::pool::MAX_POOLED_BYTES;
 
 /// `struct shim_plan`: how to grant a buffer.
 #[repr(C)]
@@ -30,10 +31,11 @@ pub(crate) struct ShimPiece {
     fills_page: u32,
 }
 
-/// The longest buffer that can be granted wherever in its page it starts.
+/// The longest buffer to ask for: what the pool takes where there is one, or else what can be granted
+/// wherever in its page it starts.
 #[unsafe(no_mangle)]
-pub(crate) extern "C" fn shim_dma_max_bytes() -> u64 {
-    MAX_MAPPING_BYTES
+pub(crate) extern "C" fn shim_dma_max_bytes(pooled: u32) -> u64 {
+    if pooled != 0 { MAX_POOLED_BYTES } else { MAX_MAPPING_BYTES }
 }
 
 /// How to grant a buffer; `direction` is an `enum dma_data_direction`. -EINVAL if it cannot be.

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
+/*
+ * The shared pool [3.10, 3.11]: pages that are granted once and that the device
+ * keeps mapped. A buffer is copied to pages that are taken for it, or out of them,
+ * so that no request needs a grant.
+ *
+ * Which pages are taken is for the core to say, without a lock; here they are
+ * allocated, shared and copied. The pool grows while it proves too small, and
+ * what finds no room in it is granted as if there were none (dma.c).
+ */
+#include <linux/gfp.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <linux/smp.h>
+#include <linux/string.h>
+#include <linux/sysfs.h>
+#include <xen/page.h>
+
+#include "virtio_msg_xen.h"
+
+#define CHUNK_BYTES (SHIM_CHUNK_PAGES * XEN_PAGE_SIZE)
+
+static unsigned int most_pages = 1024;
+module_param_named(pool, most_pages, uint, 0444);
+MODULE_PARM_DESC(pool, "Pages of 4 KiB that a device may keep mapped, in steps of 64; 0: buffers are granted one by one");
+
+/* Grants a chunk's pages under consecutive references. */
+static int grant(struct xvm_device *xvm, struct xvm_chunk *chunk)
+{
+	unsigned int i;
+	int err;
+
+	err = gnttab_alloc_grant_reference_seq(SHIM_CHUNK_PAGES, &chunk->first);
+	if (err)
+		return err;
+	/* Nothing of what the pages held before is the device's to see [3.11]. */
+	memset(chunk->memory, 0, CHUNK_BYTES);
+	for (i = 0; i < SHIM_CHUNK_PAGES; i++)
+		gnttab_grant_foreign_access_ref(chunk->first + i,
+						xvm->xdev->otherend_id,
+						virt_to_gfn(chunk->memory +
+							    i * XEN_PAGE_SIZE),
+						0);
+	chunk->granted = true;
+	return 0;
+}
+
+/* Takes a chunk's pages back; those that the backend still uses stay its [3.6]. */
+static void revoke(struct xvm_device *xvm, struct xvm_chunk *chunk)
+{
+	struct page *page;
+	unsigned int i;
+
+	if (!chunk->granted)
+		return;
+	chunk->granted = false;
+	for (i = 0; i < SHIM_CHUNK_PAGES; i++) {
+		page = virt_to_page(chunk->memory + i * XEN_PAGE_SIZE);
+		get_page(page);
+		if (xvm_end_grant(xvm, chunk->first + i, page))
+			put_page(page);
+	}
+}
+
+/* Shows the device a chunk [5.8]. A device that is broken keeps what it has. */
+static int share(struct xvm_device *xvm, struct xvm_chunk *chunk, u32 number)
+{
+	struct shim_request share = {
+		.kind = SHIM_SHARE_PAGES,
+		.index = number * SHIM_CHUNK_PAGES,
+		.count = SHIM_CHUNK_PAGES,
+	};
+	struct shim_answer answer;
+	int err;
+
+	err = grant(xvm, chunk);
+	if (err)
+		return err;
+	share.reference = chunk->first;
+	err = xvm_bus_request(xvm, &share, &answer, NULL, 0);
+	if (!err && !answer.shared) {
+		revoke(xvm, chunk);
+		err = -ENXIO;
+	}
+	return err;
+}
+
+static struct xvm_chunk *new_chunk(void)
+{
+	struct xvm_chunk *chunk = kzalloc(sizeof(*chunk), GFP_KERNEL);
+
+	if (!chunk)
+		return NULL;
+	chunk->memory = alloc_pages_exact(CHUNK_BYTES, GFP_KERNEL |
+					  __GFP_NORETRY | __GFP_NOWARN);
+	if (!chunk->memory) {
+		kfree(chunk);
+		return NULL;
+	}
+	return chunk;
+}
+
+/* Under the pool's lock. If it fails, the pool stays as it is. */
+static void add_chunk(struct xvm_device *xvm)
+{
+	struct xvm_pool *pool = &xvm->dma.pool;
+	u32 number = shim_pool_chunks(pool->map);
+	struct xvm_chunk **chunk = &pool->chunks[number];
+
+	if (number >= pool->limit)
+		return;
+	/* After a reset, the memory is still there. */
+	if (!*chunk)
+		*chunk = new_chunk();
+	if (!*chunk || share(xvm, *chunk, number))
+		WRITE_ONCE(pool->limit, number);
+	else
+		shim_pool_open(pool->map, number + 1);
+}
+
+static void grow(struct work_struct *work)
+{
+	struct xvm_device *xvm = container_of(work, struct xvm_device,
+					      dma.pool.grow);
+	struct xvm_pool *pool = &xvm->dma.pool;
+
+	mutex_lock(&pool->lock);
+	if (pool->running)
+		add_chunk(xvm);
+	mutex_unlock(&pool->lock);
+}
+
+void xvm_pool_init(struct xvm_device *xvm)
+{
+	mutex_init(&xvm->dma.pool.lock);
+	INIT_WORK(&xvm->dma.pool.grow, grow);
+}
+
+int xvm_pool_open(struct xvm_device *xvm)
+{
+	struct xvm_pool *pool = &xvm->dma.pool;
+
+	if (!xvm->bus.shared_pool || !most_pages)
+		return 0;
+	pool->map = kmalloc(shim_pool_size(), GFP_KERNEL);
+	if (!pool->map)
+		return -ENOMEM;
+	shim_pool_init(pool->map);
+	return 0;
+}
+
+/* The device is being set up: it gets what suffices as long as little is asked. */
+void xvm_pool_start(struct xvm_device *xvm)
+{
+	struct xvm_pool *pool = &xvm->dma.pool;
+
+	if (!pool->map)
+		return;
+	mutex_lock(&pool->lock);
+	pool->limit = shim_pool_chunk_limit(most_pages, xvm->dma.references);
+	pool->running = true;
+	add_chunk(xvm);
+	mutex_unlock(&pool->lock);
+}
+
+/* From here on nothing is shared, and no page is taken. */
+void xvm_pool_stop(struct xvm_device *xvm)
+{
+	struct xvm_pool *pool = &xvm->dma.pool;
+
+	if (!pool->map)
+		return;
+	mutex_lock(&pool->lock);
+	pool->running = false;
+	shim_pool_open(pool->map, 0);
+	mutex_unlock(&pool->lock);
+}
+
+/*
+ * Takes all pages back, from a device that was reset or is gone. They keep what
+ * buffers that are still mapped may want copied out of them.
+ */
+void xvm_pool_revoke(struct xvm_device *xvm)
+{
+	struct xvm_pool *pool = &xvm->dma.pool;
+	unsigned int i;
+
+	xvm_pool_stop(xvm);
+	for (i = 0; i < SHIM_MAX_CHUNKS; i++)
+		if (pool->chunks[i])
+			revoke(xvm, pool->chunks[i]);
+}
+
+void xvm_pool_close(struct xvm_device *xvm)
+{
+	struct xvm_pool *pool = &xvm->dma.pool;
+	unsigned int i;
+
+	xvm_pool_revoke(xvm);
+	cancel_work_sync(&pool->grow);
+	for (i = 0; i < SHIM_MAX_CHUNKS; i++) {
+		if (!pool->chunks[i])
+			continue;
+		free_pages_exact(pool->chunks[i]->memory, CHUNK_BYTES);
+		kfree(pool->chunks[i]);
+		pool->chunks[i] = NULL;
+	}
+	mutex_lock(&pool->lock);
+	kfree(pool->map);
+	pool->map = NULL;
+	mutex_unlock(&pool->lock);
+}
+
+/* A buffer is to be granted. If it is for want of room, there may be more soon. */
+static void fall_back(struct xvm_pool *pool, int why)
+{
+	atomic_inc(&pool->fallbacks);
+	if (why == -ENOSPC && READ_ONCE(pool->running) &&
+	    shim_pool_chunks(pool->map) < READ_ONCE(pool->limit))
+		schedule_work(&pool->grow);
+}
+
+/* Hands a buffer's bytes, those that lie in found, to its next owner. */
+static void copy(struct xvm_pool *pool, const struct shim_pages *found,
+		 size_t size, enum xvm_owner owner)
+{
+	struct xvm_chunk *chunk = pool->chunks[found->first / SHIM_CHUNK_PAGES];
+	unsigned int page = found->first % SHIM_CHUNK_PAGES;
+	void *original = phys_to_virt(chunk->original[page] + found->offset);
+	void *pooled = chunk->memory + page * XEN_PAGE_SIZE + found->offset;
+
+	if (owner == XVM_DRIVER)
+		memcpy(original, pooled, size);
+	else
+		memcpy(pooled, original, size);
+}
+
+/* Notes for each page of a buffer what it stands in for. */
+static void remember(struct xvm_pool *pool, const struct shim_pages *found,
+		     phys_addr_t phys)
+{
+	struct xvm_chunk *chunk = pool->chunks[found->first / SHIM_CHUNK_PAGES];
+	unsigned int page = found->first % SHIM_CHUNK_PAGES;
+	unsigned int i;
+
+	for (i = 0; i < found->pages; i++)
+		chunk->original[page + i] = phys + i * XEN_PAGE_SIZE;
+}
+
+/*
+ * Puts a buffer into the pool. What the device is only to write is not copied
+ * there [3.11]. DMA_MAPPING_ERROR: it is to be granted. In any context.
+ */
+dma_addr_t xvm_pool_map(struct xvm_device *xvm, phys_addr_t phys, size_t size,
+			enum dma_data_direction dir, unsigned long attrs)
+{
+	struct xvm_pool *pool = &xvm->dma.pool;
+	struct shim_pages found = {};
+	int first;
+
+	if (!pool->map)
+		return DMA_MAPPING_ERROR;
+	first = shim_pool_take(pool->map, size, raw_smp_processor_id());
+	if (first < 0) {
+		fall_back(pool, first);
+		return DMA_MAPPING_ERROR;
+	}
+	found.first = first;
+	found.pages = XEN_PFN_UP(size);
+	remember(pool, &found, phys);
+	if (!(attrs & DMA_ATTR_SKIP_CPU_SYNC) && shim_dma_device_reads(dir))
+		copy(pool, &found, size, XVM_BACKEND);
+	return shim_pool_address(first);
+}
+
+/* False: the address is not in the pool. */
+bool xvm_pool_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
+		   enum dma_data_direction dir, enum xvm_owner owner)
+{
+	struct xvm_pool *pool = &xvm->dma.pool;
+	struct shim_pages found;
+
+	if (!pool->map || shim_pool_find(address, size, &found) ||
+	    !pool->chunks[found.first / SHIM_CHUNK_PAGES])
+		return false;
+	if (owner == XVM_DRIVER ? shim_dma_device_writes(dir) :
+				  shim_dma_device_reads(dir))
+		copy(pool, &found, size, owner);
+	return true;
+}
+
+/* False: the address is not in the pool. */
+bool xvm_pool_unmap(struct xvm_device *xvm, dma_addr_t address, size_t size,
+		    enum dma_data_direction dir, unsigned long attrs)
+{
+	struct xvm_pool *pool = &xvm->dma.pool;
+	struct shim_pages found;
+
+	if (!pool->map || shim_pool_find(address, size, &found) ||
+	    !pool->chunks[found.first / SHIM_CHUNK_PAGES])
+		return false;
+	if (!(attrs & DMA_ATTR_SKIP_CPU_SYNC) && shim_dma_device_writes(dir))
+		copy(pool, &found, size, XVM_DRIVER);
+	return !shim_pool_give_back(pool->map, found.first, found.pages);
+}
+
+/* Pages that the device has. */
+unsigned int xvm_pool_pages(const struct xvm_device *xvm)
+{
+	const struct xvm_pool *pool = &xvm->dma.pool;
+
+	return pool->map ? shim_pool_chunks(pool->map) * SHIM_CHUNK_PAGES : 0;
+}
+
+unsigned int xvm_pool_in_use(const struct xvm_device *xvm)
+{
+	const struct xvm_pool *pool = &xvm->dma.pool;
+
+	return pool->map ? shim_pool_in_use(pool->map) : 0;
+}
+
+/* For sysfs. */
+ssize_t xvm_pool_show(struct xvm_device *xvm, char *buf)
+{
+	struct xvm_pool *pool = &xvm->dma.pool;
+	ssize_t length;
+
+	mutex_lock(&pool->lock);
+	length = sysfs_emit(buf, "shared %u\nin_use %u\nfallbacks %u\n",
+			    xvm_pool_pages(xvm), xvm_pool_in_use(xvm),
+			    atomic_read(&pool->fallbacks));
+	mutex_unlock(&pool->lock);
+	return length;
+}
