@@ -1,10 +1,12 @@
 //! Grants as the platform's mechanism: an address is a granted page and an offset, or it is nothing
 //! (SPEC section 3).
 
+use protocol::binding::F_SHARED_POOL;
 use protocol::grant::{GrantRange, GrantRef};
+use protocol::pool::DmaRange;
 use protocol::status::F_ACCESS_PLATFORM;
 
-use crate::platform::{AddressFault, PageNumber, PageRange, Platform};
+use crate::platform::{AddressFault, PageNumber, PageRange, Place, Platform};
 use crate::xen::{Access, GrantTable, MapError};
 
 /// What one guest granted.
@@ -21,10 +23,15 @@ impl<G: GrantTable> Grants<G> {
 impl<G: GrantTable> Platform for Grants<G> {
     type Pages = G::Pages;
 
-    fn decode(&self, address: u64, length: u64) -> Result<PageRange, AddressFault> {
-        let GrantRange { start, length, pages } = GrantRange::decode(address, length)?;
+    const BUS_FEATURES: u32 = F_SHARED_POOL;
+
+    fn decode(&self, address: u64, length: u64) -> Result<Place, AddressFault> {
+        let GrantRange { start, length, pages } = match DmaRange::decode(address, length)? {
+            DmaRange::Granted(range) => range,
+            DmaRange::Pool(range) => return Ok(Place::Pool(range)),
+        };
         let first = PageNumber(start.reference.0.into());
-        Ok(PageRange { address, first, pages, offset: start.offset(), length })
+        Ok(Place::Pages(PageRange { address, first, pages, offset: start.offset(), length }))
     }
 
     fn map(&self, pages: &[PageNumber], access: Access) -> Result<G::Pages, MapError> {

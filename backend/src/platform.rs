@@ -7,15 +7,18 @@
 
 mod fault;
 mod memory;
+mod pool;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 pub mod window;
 
 use protocol::grant::AddressError;
+use protocol::pool::PoolRange;
 
 pub use self::fault::AccessFault;
 pub use self::memory::{PinId, PlatformMemory, Reach};
+pub use self::pool::ShareError;
 use crate::xen::mapped::MappedRange;
 use crate::xen::{Access, MapError};
 
@@ -46,12 +49,27 @@ impl PageRange {
     }
 }
 
+/// What an address and a length mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Bytes in pages that are to be mapped for them.
+    Pages(PageRange),
+    /// Bytes in pages that the driver shared before, if it did.
+    Pool(PoolRange),
+}
+
 /// An address that means nothing on the platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressFault {
     /// No granted memory.
     #[error("not granted memory: {0}")]
     Grant(#[from] AddressError),
+    /// In the pool, where nothing was shared.
+    #[error("{length} bytes at {first} were not shared with one message", length = .0.length, first = .0.first)]
+    NotShared(PoolRange),
+    /// In the pool, where no ring may be.
+    #[error("a ring in the pool, from {first} on", first = .0.first)]
+    PooledRing(PoolRange),
     /// Outside what the platform translates.
     #[error("{length} bytes at {address:#x} are not in the platform's window")]
     Outside {
@@ -67,11 +85,15 @@ pub trait Platform: Send + 'static {
     /// Mapped pages; dropping it unmaps them.
     type Pages: AsRef<MappedRange> + Send;
 
+    /// Bus features that are offered (SPEC clause 2.3): with [`protocol::binding::F_SHARED_POOL`], page
+    /// numbers are grant references.
+    const BUS_FEATURES: u32 = 0;
+
     /// What `length` bytes at `address` are. The pages need not be there.
     ///
     /// # Errors
     /// [`AddressFault`]; for no bytes, too.
-    fn decode(&self, address: u64, length: u64) -> Result<PageRange, AddressFault>;
+    fn decode(&self, address: u64, length: u64) -> Result<Place, AddressFault>;
 
     /// Maps pages, one after another in this domain's address space.
     ///

@@ -61,7 +61,11 @@ fn print_device(out: &mut impl Write, device: &Device) -> io::Result<()> {
         "  addresses  {} by grant, {} refused",
         stats.addresses.grant, stats.addresses.refused
     )?;
-    writeln!(out, "  mapped     {} page(s)", stats.grants_mapped)?;
+    writeln!(
+        out,
+        "  mapped     {} page(s), {} of them the pool's",
+        stats.grants_mapped, stats.pool_pages
+    )?;
     writeln!(
         out,
         "  messages   {} received, {} malformed",

@@ -15,6 +15,8 @@ use crate::guest_log::GuestLog;
 pub struct DeviceStats {
     /// Pages of the guest's that are mapped now, the message page among them.
     pub grants_mapped: AtomicU64,
+    /// Of these, pages of the pool.
+    pub pool_pages: AtomicU64,
     /// Addresses that were reached through a grant.
     pub grant_addresses: AtomicU64,
     /// Addresses that were refused: raw, not granted, or not for writing.
@@ -124,6 +126,7 @@ impl DeviceStats {
                 refused: read(&self.refused_addresses),
             },
             grants_mapped: read(&self.grants_mapped),
+            pool_pages: read(&self.pool_pages),
             messages: Messages {
                 received: read(&self.messages),
                 malformed: read(&self.malformed_messages),
@@ -152,6 +155,8 @@ pub struct Snapshot {
     pub addresses: Addresses,
     /// Pages of the guest's that are mapped now.
     pub grants_mapped: u64,
+    /// Of these, pages of the pool.
+    pub pool_pages: u64,
     /// virtio-msg messages received.
     pub messages: Messages,
 }

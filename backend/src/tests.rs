@@ -17,6 +17,7 @@ mod messages;
 mod network;
 mod network_options;
 mod platforms;
+mod pool;
 mod ports;
 mod qcow2;
 mod ring;

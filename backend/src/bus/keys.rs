@@ -184,13 +184,14 @@ impl<S: XenStore> Keys<S> {
         Ok(if asked || offline { Toolstack::Leaving } else { Toolstack::Online })
     }
 
-    /// Writes the negotiation keys [2.3]. What an earlier connection ended with counts no more.
-    pub fn offer(&mut self) -> Result<(), StoreError> {
+    /// Writes the negotiation keys, with these bus features [2.3]. What an earlier connection ended with
+    /// counts no more.
+    pub fn offer(&mut self, bus_features: u32) -> Result<(), StoreError> {
         self.store.remove(&self.backend.key("error"))?;
         let size = RECOMMENDED_MESSAGE_SIZE.to_string();
         self.write(backend_key::REVISION, &REVISION.to_string())?;
         self.write(backend_key::MAX_MESSAGE_SIZE, &size)?;
-        self.write(backend_key::BUS_FEATURES, "0")
+        self.write(backend_key::BUS_FEATURES, &bus_features.to_string())
     }
 
     /// Reads what the frontend wrote before state 3 [2.4].

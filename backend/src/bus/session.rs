@@ -11,6 +11,7 @@ use tracing::Level;
 use super::connection::{Connection, ConnectionError, Device};
 use super::keys::{DevicePath, Keys, Remover};
 use super::state::{self, Stage, Step};
+use crate::platform::Platform;
 use crate::stats::DeviceStats;
 use crate::xen::{StoreError, Xen, XenStore};
 
@@ -97,7 +98,7 @@ impl<X: Xen> Session<X> {
     }
 
     fn offer(&mut self) -> Result<(), SessionError> {
-        self.keys.offer()?;
+        self.keys.offer(X::Platform::BUS_FEATURES)?;
         self.stats.update(|state| state.state = "waiting".to_owned());
         self.enter(Stage::Offered, XenbusState::InitWait)
     }

@@ -5,10 +5,12 @@ mod service;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use protocol::grant::GrantRef;
 use protocol::message::{
     BindOutcome, ConfigData, DeviceInfo, FeatureBlocks, Request, Response, ShareOutcome,
     VqueueState, VqueueUpdate,
 };
+use protocol::pool::PoolPage;
 use protocol::status::{DEVICE_NEEDS_RESET, DRIVER_OK, F_VERSION_1, FAILED, FEATURES_OK};
 use tracing::Level;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
@@ -130,8 +132,9 @@ impl<P: Platform> Transport<P> {
                 let outcome = self.bind_queue(index, RemotePort(port), events);
                 Response::BindQueue { index, outcome }
             }
-            Request::SharePages { first, .. } => {
-                Response::SharePages { first, outcome: ShareOutcome::Refused }
+            Request::SharePages { first, count, reference } => {
+                let outcome = self.share_pages(first, count, reference);
+                Response::SharePages { first, outcome }
             }
         }
     }
@@ -305,6 +308,20 @@ impl<P: Platform> Transport<P> {
         }
     }
 
+    /// SHARE_PAGES [5.8].
+    fn share_pages(&mut self, first: PoolPage, count: u32, reference: GrantRef) -> ShareOutcome {
+        if self.status & DEVICE_NEEDS_RESET != 0 {
+            return ShareOutcome::Refused;
+        }
+        match self.memory.share(first, count, reference) {
+            Ok(()) => ShareOutcome::Shared,
+            Err(error) => {
+                self.warn(format_args!("nothing is added to the pool: {error}"));
+                ShareOutcome::Refused
+            }
+        }
+    }
+
     /// As if nothing had been set up: no mapping, no doorbell, no feature [6.4].
     fn reset(&mut self, events: &mut impl EventChannels) {
         for queue in &mut self.queues {
@@ -313,6 +330,7 @@ impl<P: Platform> Transport<P> {
             }
         }
         self.device.reset();
+        self.memory.unshare();
         self.waiting.clear();
         (self.status, self.driver_features) = (0, 0);
     }

@@ -1,8 +1,8 @@
 //! `PlatformMemory`: vm-memory's `GuestMemory` over a platform's addresses.
 //!
 //! Nothing is mapped before it is asked for. What is mapped is either *pinned*, for a ring, until it
-//! is unpinned, or belongs to the requests at hand and is unmapped by [`PlatformMemory::release`]. That
-//! takes `&mut self`: no slice into the pages can be alive then, which is what keeps a stale pointer
+//! is unpinned, or in the pool, until the device is reset, or belongs to the requests at hand and is
+//! unmapped by [`PlatformMemory::release`]. These take `&mut self`: no slice into the pages can be alive then, which is what keeps a stale pointer
 //! from being a value one could have.
 
 use std::cell::RefCell;
@@ -11,13 +11,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use elsa::FrozenVec;
-use protocol::grant::PAGE_SIZE;
+use protocol::binding::F_SHARED_POOL;
+use protocol::grant::{GrantRef, PAGE_SIZE};
+use protocol::pool::PoolPage;
 use vm_memory::guest_memory::GuestMemorySliceIterator;
 use vm_memory::{
     GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Permissions, VolatileSlice,
 };
 
-use super::{AccessFault, AddressFault, PageNumber, PageRange, Platform};
+use super::pool::Pool;
+use super::{AccessFault, AddressFault, PageNumber, PageRange, Place, Platform, ShareError};
 use crate::stats::DeviceStats;
 use crate::xen::Access;
 use crate::xen::mapped::MappedRange;
@@ -97,6 +100,7 @@ pub struct PlatformMemory<P: Platform> {
     platform: P,
     pinned: Vec<(PinId, Mapping<P::Pages>)>,
     next_pin: u64,
+    pool: Pool<P::Pages>,
     /// Of the requests at hand. Append-only while shared, so that slices into it stay good.
     current: FrozenVec<Box<Mapping<P::Pages>>>,
     last_fault: RefCell<Option<String>>,
@@ -110,6 +114,7 @@ impl<P: Platform> PlatformMemory<P> {
             platform,
             pinned: Vec::new(),
             next_pin: 0,
+            pool: Pool::new(Arc::clone(&stats)),
             current: FrozenVec::new(),
             last_fault: RefCell::new(None),
             stats,
@@ -136,8 +141,12 @@ impl<P: Platform> PlatformMemory<P> {
 
     fn try_pin(&mut self, wanted: &[Reach]) -> Result<PinId, AccessFault> {
         let id = PinId(self.next_pin);
-        let decoded = wanted.iter().map(|reach| self.decode(reach.address, reach.length));
-        let decoded = decoded.collect::<Result<Vec<_>, _>>()?;
+        let decoded =
+            wanted.iter().map(|reach| match self.decode(reach.address, reach.length)? {
+                Place::Pages(range) => Ok(range),
+                Place::Pool(range) => Err(AddressFault::PooledRing(range).into()),
+            });
+        let decoded = decoded.collect::<Result<Vec<_>, AccessFault>>()?;
         let mapped =
             wanted.iter().zip(decoded).map(|(reach, range)| self.map(&[range], reach.access));
         let mapped = mapped.collect::<Result<Vec<_>, _>>()?;
@@ -151,6 +160,28 @@ impl<P: Platform> PlatformMemory<P> {
         self.pinned.retain(|(pinned, _)| *pinned != id);
     }
 
+    /// Takes pages into the pool, mapped until [`PlatformMemory::unshare`]: all of them, or none.
+    ///
+    /// # Errors
+    /// [`ShareError`].
+    pub fn share(
+        &mut self,
+        first: PoolPage,
+        count: u32,
+        reference: GrantRef,
+    ) -> Result<(), ShareError> {
+        if P::BUS_FEATURES & F_SHARED_POOL == 0 {
+            return Err(ShareError::NotOffered);
+        }
+        let platform = &self.platform;
+        self.pool.share(first, count, reference, |pages, access| platform.map(pages, access))
+    }
+
+    /// Unmaps the pool.
+    pub fn unshare(&mut self) {
+        self.pool.clear();
+    }
+
     /// Maps the buffers of the requests at hand together, one mapping for each kind of access.
     ///
     /// A hint: what it cannot map is left for the access itself to find and name.
@@ -161,6 +192,10 @@ impl<P: Platform> PlatformMemory<P> {
         for access in [Access::ReadOnly, Access::ReadWrite] {
             let ranges = wanted.iter().filter(|reach| reach.access == access);
             let ranges = ranges.filter_map(|reach| self.decode(reach.address, reach.length).ok());
+            let ranges = ranges.filter_map(|place| match place {
+                Place::Pages(range) => Some(range),
+                Place::Pool(_) => None,
+            });
             let missing = |range: &PageRange| self.find(*range, access).is_none();
             let ranges: Vec<_> = ranges.filter(missing).collect();
             if ranges.is_empty() {
@@ -182,12 +217,12 @@ impl<P: Platform> PlatformMemory<P> {
         self.current.as_mut().clear();
     }
 
-    fn decode(&self, address: u64, length: u64) -> Result<PageRange, AccessFault> {
-        let range = self.platform.decode(address, length)?;
-        if range.pages > MAX_RANGE_PAGES {
+    fn decode(&self, address: u64, length: u64) -> Result<Place, AccessFault> {
+        let place = self.platform.decode(address, length)?;
+        if matches!(place, Place::Pages(range) if range.pages > MAX_RANGE_PAGES) {
             return Err(AccessFault::TooLong { address, length, limit: MAX_RANGE_PAGES });
         }
-        Ok(range)
+        Ok(place)
     }
 
     fn map(&self, ranges: &[PageRange], access: Access) -> Result<Mapping<P::Pages>, AccessFault> {
@@ -215,7 +250,13 @@ impl<P: Platform> PlatformMemory<P> {
 
     /// The bytes at an address, mapped now if they are not yet.
     fn reach(&self, reach: Reach) -> Result<VolatileSlice<'_>, AccessFault> {
-        let range = self.decode(reach.address, reach.length)?;
+        let range = match self.decode(reach.address, reach.length)? {
+            Place::Pages(range) => range,
+            Place::Pool(range) => {
+                let slice = self.pool.find(range);
+                return slice.ok_or(AccessFault::Address(AddressFault::NotShared(range)));
+            }
+        };
         if let Some(slice) = self.find(range, reach.access) {
             return Ok(slice);
         }

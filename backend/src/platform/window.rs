@@ -6,7 +6,7 @@
 use protocol::grant::{PAGE_SIZE, pages_spanned};
 use protocol::status::F_ACCESS_PLATFORM;
 
-use super::{AddressFault, PageNumber, PageRange, Platform};
+use super::{AddressFault, PageNumber, PageRange, Place, Platform};
 use crate::xen::mapped::MappedRange;
 use crate::xen::{Access, MapError};
 
@@ -41,7 +41,7 @@ impl<F: Frames> Window<F> {
 impl<F: Frames> Platform for Window<F> {
     type Pages = F::Pages;
 
-    fn decode(&self, address: u64, length: u64) -> Result<PageRange, AddressFault> {
+    fn decode(&self, address: u64, length: u64) -> Result<Place, AddressFault> {
         let outside = AddressFault::Outside { address, length };
         let inside = address.checked_sub(self.offset).ok_or(outside)?;
         let end = inside.checked_add(length).filter(|_| length > 0).ok_or(outside)?;
@@ -50,7 +50,7 @@ impl<F: Frames> Platform for Window<F> {
         }
         let (first, offset) = (PageNumber(inside / PAGE_SIZE), inside % PAGE_SIZE);
         let pages = u32::try_from(pages_spanned(offset, length)).map_err(|_| outside)?;
-        Ok(PageRange { address, first, pages, offset, length })
+        Ok(Place::Pages(PageRange { address, first, pages, offset, length }))
     }
 
     fn map(&self, pages: &[PageNumber], access: Access) -> Result<F::Pages, MapError> {
@@ -99,8 +99,10 @@ mod tests {
     fn an_address_is_the_guests_plus_the_offset() {
         for offset in [0, 1 << 32, 0x8000_0000_0000_0000] {
             let window = Window::new(NoFrames(4), offset);
-            let range = window.decode(offset + 2 * PAGE_SIZE + 7, 4096).unwrap();
-            assert_eq!((range.first, range.pages, range.offset), (PageNumber(2), 2, 7));
+            let address = offset + 2 * PAGE_SIZE + 7;
+            let (first, length) = (PageNumber(2), 4096);
+            let range = PageRange { address, first, pages: 2, offset: 7, length };
+            assert_eq!(window.decode(address, length), Ok(Place::Pages(range)));
         }
     }
 

@@ -1,11 +1,16 @@
 //! A guest's side of one device, on the module's own core.
 
+mod pool;
+
 use guest_shim::transport::{Received, Transport};
 use protocol::binding::{backend_key, frontend_key, negotiate};
 use protocol::grant::GrantRef;
-use protocol::message::{BindOutcome, FeatureBlocks, Request, Response, VqueueFlags, VqueueUpdate};
+use protocol::message::{
+    BindOutcome, FeatureBlocks, Request, Response, VqueueFlags, VqueueState, VqueueUpdate,
+};
 use protocol::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
 
+pub(super) use self::pool::Pooled;
 use super::host::Ends;
 use super::ring::{Descriptor, Ring};
 use crate::xen::Access;
@@ -43,6 +48,7 @@ pub(super) struct Driver {
     transport: Transport,
     rings: Vec<Ring>,
     kept: Vec<Shared>,
+    pool: Vec<Pooled>,
     current: usize,
 }
 
@@ -79,6 +85,7 @@ impl Driver {
             transport,
             rings: Vec::new(),
             kept: Vec::new(),
+            pool: Vec::new(),
             current: 0,
         }
     }
@@ -219,12 +226,19 @@ impl Driver {
             driver: ring.available.address(),
             device: ring.used.address(),
         };
+        let queue = self.set_queue(update);
+        assert!(queue.enabled, "{queue:?}");
+        self.rings.push(ring);
+    }
+
+    /// Sets a queue up; gives what it then is.
+    pub(super) fn set_queue(&mut self, update: VqueueUpdate) -> VqueueState {
+        let index = update.index;
         self.ask(Request::SetVqueue(update), |_| ());
         self.ask(Request::GetVqueue { index }, |answer| match answer {
-            Response::GetVqueue(queue) => assert!(queue.enabled, "{queue:?}"),
+            Response::GetVqueue(queue) => queue,
             other => panic!("{other:?}"),
-        });
-        self.rings.push(ring);
+        })
     }
 
     /// Grants pages with these bytes in them.
@@ -298,6 +312,7 @@ impl Driver {
             self.unshare(&shared);
         }
         self.free_rings();
+        self.free_pool();
         self.guest.revoke(self.page_grant, 1);
         self.write_state("6");
     }

@@ -1,0 +1,62 @@
+//! The driver's pool.
+
+use protocol::grant::GrantRef;
+use protocol::message::{Request, Response, ShareOutcome};
+use protocol::pool::PoolPage;
+
+use super::Driver;
+use crate::xen::Access;
+use crate::xen::sim::GuestPage;
+
+/// Pages that were shared for the pool.
+#[derive(Clone)]
+pub(in crate::tests) struct Pooled {
+    pub(in crate::tests) first: PoolPage,
+    pub(in crate::tests) pages: Vec<GuestPage>,
+    reference: GrantRef,
+}
+
+impl Driver {
+    /// Asks for pages to be taken into the pool.
+    pub(in crate::tests) fn ask_share(
+        &mut self,
+        first: PoolPage,
+        count: u32,
+        reference: GrantRef,
+    ) -> ShareOutcome {
+        let request = Request::SharePages { first, count, reference };
+        self.ask(request, |answer| match answer {
+            Response::SharePages { outcome, .. } => outcome,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    /// Grants pages and offers them for the pool. Their grants end with the driver's own.
+    pub(in crate::tests) fn try_share_pool(
+        &mut self,
+        first: PoolPage,
+        count: u32,
+        access: Access,
+    ) -> (Pooled, ShareOutcome) {
+        let pages: Vec<_> = (0..count).map(|_| self.guest.allocate()).collect();
+        let reference = self.guest.grant(&pages, access);
+        let pooled = Pooled { first, pages, reference };
+        self.pool.push(pooled.clone());
+        let outcome = self.ask_share(first, count, reference);
+        (pooled, outcome)
+    }
+
+    /// Adds pages to the pool.
+    pub(in crate::tests) fn share_pool(&mut self, first: PoolPage, count: u32) -> Pooled {
+        let (pooled, outcome) = self.try_share_pool(first, count, Access::ReadWrite);
+        assert_eq!(outcome, ShareOutcome::Shared);
+        pooled
+    }
+
+    /// Ends the grants of the pool, which must not be mapped any more.
+    pub(in crate::tests) fn free_pool(&mut self) {
+        for pooled in std::mem::take(&mut self.pool) {
+            self.guest.revoke(pooled.reference, pooled.pages.len());
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The shared pool: pages that are granted and mapped once.
+
+use protocol::grant::GrantRef;
+use protocol::message::{ShareOutcome, VqueueFlags, VqueueUpdate};
+use protocol::pool::{MAX_POOL_PAGES, PoolPage};
+use protocol::status::{ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, FEATURES_OK};
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
+
+use super::block::{OK, header};
+use super::driver::{Driver, Pooled};
+use super::host::{Host, XVDA, numbered_disk};
+use super::ring::Descriptor;
+use crate::xen::sim::GuestPage;
+use crate::xen::{Access, DomId};
+
+/// Pages that stay mapped beside the pool: the message page and one queue's rings.
+const OWN: usize = 4;
+
+/// A descriptor of bytes in the pool.
+fn descriptor(page: u32, offset: u64, length: u32, writable: bool) -> Descriptor {
+    Descriptor { address: PoolPage(page).address(offset), length, writable }
+}
+
+/// A read of one sector, all of it at `page` of the pool: header, data over the page's end, status.
+fn read_sector(driver: &mut Driver, pool: &Pooled, sector: u64) -> (u8, Vec<u8>) {
+    let first = pool.first.0;
+    driver.guest.slice(pool.pages[0], 8, 16).copy_from(&header(VIRTIO_BLK_T_IN, sector));
+    driver.guest.slice(pool.pages[1], 1000, 1).copy_from(&[0xff]);
+    driver.submit(&[
+        descriptor(first, 8, 16, false),
+        descriptor(first, 4000, 512, true),
+        descriptor(first + 1, 1000, 1, true),
+    ]);
+    assert_eq!(driver.wait_used().1, 513);
+    let mut data = vec![0; 512];
+    driver.guest.slice(pool.pages[0], 4000, 96).copy_to(&mut data[..96]);
+    driver.guest.slice(pool.pages[1], 0, 416).copy_to(&mut data[96..]);
+    let mut status = [0xff];
+    driver.guest.slice(pool.pages[1], 1000, 1).copy_to(&mut status);
+    (status[0], data)
+}
+
+#[test]
+fn spec_3_10_buffers_in_the_pool_are_reached_without_mapping_anything() {
+    let (host, disk) = (Host::start(), numbered_disk(64));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    // Two chunks, the second with a gap in the numbers before it.
+    let chunks = [driver.share_pool(PoolPage(0), 2), driver.share_pool(PoolPage(64), 3)];
+    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), OWN + 5);
+    let before = host.hypervisor.map_calls();
+    for sector in 0..32 {
+        let pool = &chunks[sector as usize % 2];
+        assert_eq!(read_sector(&mut driver, pool, sector), (OK, vec![sector as u8; 512]));
+    }
+    assert_eq!(host.hypervisor.map_calls(), before);
+    let stats = host.stat(DomId(1)).stats;
+    assert_eq!((stats.grants_mapped, stats.pool_pages), (OWN as u64 + 5, 5));
+
+    // A buffer may be granted for the request beside others in the pool.
+    let data = driver.share(&[7; 512], Access::ReadOnly);
+    let pool = &chunks[0];
+    driver.guest.slice(pool.pages[0], 0, 16).copy_from(&header(VIRTIO_BLK_T_OUT, 9));
+    let (request, status) = (descriptor(0, 0, 16, false), descriptor(1, 0, 1, true));
+    driver.submit(&[request, data.readable(), status]);
+    driver.wait_used();
+    driver.unshare(&data);
+    assert_eq!(read_sector(&mut driver, pool, 9), (OK, vec![7; 512]));
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_3_10_what_was_not_shared_or_not_with_one_message_is_refused() {
+    // Behind what was shared, over its end, over the seam of two chunks, and far away.
+    let wrong = [
+        descriptor(4, 0, 512, true),
+        descriptor(3, 4000, 512, true),
+        descriptor(1, 4000, 512, true),
+        descriptor(MAX_POOL_PAGES - 1, 0, 512, true),
+        descriptor(MAX_POOL_PAGES, 0, 512, true),
+        descriptor(0, 0, 5 * 4096, true),
+        Descriptor { address: 1 << 62, length: 512, writable: true },
+    ];
+    for wrong in wrong {
+        let (host, disk) = (Host::start(), numbered_disk(64));
+        let ends = host.add_disk(1, XVDA, disk.path(), "w");
+        let mut driver = host.connect(&ends);
+        driver.start();
+        let pool = driver.share_pool(PoolPage(0), 2);
+        driver.share_pool(PoolPage(2), 2);
+        driver.guest.slice(pool.pages[0], 0, 16).copy_from(&header(VIRTIO_BLK_T_IN, 1));
+        driver.submit(&[descriptor(0, 0, 16, false), wrong, descriptor(0, 16, 1, true)]);
+        let told = driver.wait_config_event();
+        assert_ne!(told & DEVICE_NEEDS_RESET, 0, "{wrong:x?}");
+        let (_, outcome) = driver.try_share_pool(PoolPage(9), 1, Access::ReadWrite);
+        assert_eq!(outcome, ShareOutcome::Refused, "a device in need of a reset takes nothing");
+        driver.close();
+        host.remove(&ends);
+        host.finish();
+    }
+}
+
+#[test]
+fn spec_5_8_pages_are_shared_all_of_them_or_none() {
+    let (host, disk) = (Host::start(), numbered_disk(64));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let shared = driver.share_pool(PoolPage(8), 4);
+    let read_only = driver.try_share_pool(PoolPage(0), 2, Access::ReadOnly);
+    assert_eq!(read_only.1, ShareOutcome::Refused, "pages that cannot be written");
+    let granted: Vec<GuestPage> = (0..8).map(|_| driver.guest.allocate()).collect();
+    let granted = (driver.guest.grant(&granted, Access::ReadWrite), granted.len());
+    let mut refused = |first, count, reference| {
+        let outcome = driver.ask_share(PoolPage(first), count, reference);
+        assert_eq!(outcome, ShareOutcome::Refused, "{count} from {first}");
+    };
+    refused(0, 0, granted.0);
+    refused(MAX_POOL_PAGES, 1, granted.0);
+    refused(MAX_POOL_PAGES - 7, 8, granted.0);
+    refused(u32::MAX, 8, granted.0);
+    refused(1, u32::MAX, granted.0);
+    refused(8, 1, granted.0);
+    refused(7, 2, granted.0);
+    refused(11, 2, granted.0);
+    refused(6, 8, granted.0);
+    refused(0, 8, GrantRef(granted.0.0 + 1));
+    refused(0, 8, GrantRef(u32::MAX - 2));
+    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), OWN + 4, "nothing was taken in part");
+    assert_eq!(driver.ask_share(PoolPage(0), 8, granted.0), ShareOutcome::Shared);
+    assert_eq!(read_sector(&mut driver, &shared, 5), (OK, vec![5; 512]));
+    assert_eq!(driver.set_status(0), 0);
+    driver.guest.revoke(granted.0, granted.1);
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_5_8_a_domain_short_of_room_refuses_pages_and_the_device_goes_on() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let pool = driver.share_pool(PoolPage(0), 2);
+    host.hypervisor.limit_mapped(OWN + 4);
+    let (_, outcome) = driver.try_share_pool(PoolPage(2), 3, Access::ReadWrite);
+    assert_eq!(outcome, ShareOutcome::Refused);
+    assert_eq!(read_sector(&mut driver, &pool, 5), (OK, vec![5; 512]));
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_6_4_a_reset_gives_the_pool_back() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    for pages in 2..5 {
+        driver.start();
+        let pool = driver.share_pool(PoolPage(0), pages);
+        assert_eq!(read_sector(&mut driver, &pool, 5), (OK, vec![5; 512]));
+        assert_eq!(driver.set_status(0), 0);
+        assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
+        assert_eq!(host.stat(DomId(1)).stats.pool_pages, 0);
+        driver.free_rings();
+        driver.free_pool();
+    }
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn the_pool_is_given_back_when_the_toolstack_ends_the_device() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    driver.share_pool(PoolPage(0), 64);
+    host.remove(&ends);
+    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 0);
+    driver.release();
+    host.finish();
+}
+
+#[test]
+fn spec_6_3_a_ring_in_the_pool_is_refused() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    let offered = driver.offered();
+    assert_ne!(driver.negotiate(offered) & FEATURES_OK, 0);
+    let pool = driver.share_pool(PoolPage(0), 3);
+    let update = VqueueUpdate {
+        index: 0,
+        flags: VqueueFlags(VqueueFlags::ENABLE),
+        size: 16,
+        descriptor: PoolPage(0).address(0),
+        driver: PoolPage(1).address(0),
+        device: PoolPage(2).address(0),
+    };
+    assert!(!driver.set_queue(update).enabled);
+    driver.add_ring(0);
+    driver.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+    assert_eq!(read_sector(&mut driver, &pool, 5), (OK, vec![5; 512]));
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
