@@ -10,6 +10,7 @@ pub mod console;
 mod memory;
 pub mod net;
 mod queue;
+mod queue_set;
 pub mod rate;
 pub mod rng;
 pub mod vsock;
@@ -17,6 +18,7 @@ pub mod vsock;
 pub use buffer::{Buffers, Readable, Request, Writable};
 pub use memory::{Buffer, DeviceMemory, Direction, Room};
 pub use queue::{Queues, Rings};
+pub use queue_set::QueueSet;
 
 use std::os::fd::BorrowedFd;
 

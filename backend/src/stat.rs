@@ -66,6 +66,17 @@ fn print_device(out: &mut impl Write, device: &Device) -> io::Result<()> {
         "  mapped     {} page(s), {} of them the pool's",
         stats.grants_mapped, stats.pool_pages
     )?;
+    let counts = &stats.counts;
+    writeln!(
+        out,
+        "  cost       {} mapping(s) of {} page(s), {} signal(s) sent, {} taken, {} wait(s), {} byte(s) copied",
+        counts.maps,
+        counts.maps_pages,
+        counts.events_sent,
+        counts.events_received,
+        counts.sleeps,
+        counts.bytes_copied
+    )?;
     writeln!(
         out,
         "  messages   {} received, {} malformed",

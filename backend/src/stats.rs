@@ -19,6 +19,18 @@ pub struct DeviceStats {
     pub pool_pages: AtomicU64,
     /// Addresses that were reached through a grant.
     pub grant_addresses: AtomicU64,
+    /// Mappings made of granted pages; each is a hypercall or two, and as many again when it ends.
+    pub maps: AtomicU64,
+    /// Pages that were mapped by them.
+    pub maps_pages: AtomicU64,
+    /// Signals sent to the driver.
+    pub events_sent: AtomicU64,
+    /// Signals of the driver's that were taken.
+    pub events_received: AtomicU64,
+    /// Times that the thread waited for something to do.
+    pub sleeps: AtomicU64,
+    /// Bytes copied from or into buffers, beside what the kernel moves.
+    pub bytes_copied: AtomicU64,
     /// Addresses that were refused: raw, not granted, or not for writing.
     pub refused_addresses: AtomicU64,
     /// Messages received, malformed ones among them.
@@ -127,6 +139,14 @@ impl DeviceStats {
             },
             grants_mapped: read(&self.grants_mapped),
             pool_pages: read(&self.pool_pages),
+            counts: Counts {
+                maps: read(&self.maps),
+                maps_pages: read(&self.maps_pages),
+                events_sent: read(&self.events_sent),
+                events_received: read(&self.events_received),
+                sleeps: read(&self.sleeps),
+                bytes_copied: read(&self.bytes_copied),
+            },
             messages: Messages {
                 received: read(&self.messages),
                 malformed: read(&self.malformed_messages),
@@ -157,6 +177,8 @@ pub struct Snapshot {
     pub grants_mapped: u64,
     /// Of these, pages of the pool.
     pub pool_pages: u64,
+    /// What serving the device cost.
+    pub counts: Counts,
     /// virtio-msg messages received.
     pub messages: Messages,
 }
@@ -207,6 +229,23 @@ pub struct Addresses {
     pub grant: u64,
     /// Refused.
     pub refused: u64,
+}
+
+/// What serving the device cost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Mappings made of granted pages; each is a hypercall or two, and as many again when it ends.
+    pub maps: u64,
+    /// Pages that were mapped by them.
+    pub maps_pages: u64,
+    /// Signals sent to the driver.
+    pub events_sent: u64,
+    /// Signals of the driver's that were taken.
+    pub events_received: u64,
+    /// Times that the thread waited for something to do.
+    pub sleeps: u64,
+    /// Bytes copied from or into buffers, beside what the kernel moves.
+    pub bytes_copied: u64,
 }
 
 /// virtio-msg messages received.

@@ -3,6 +3,7 @@
 //! ABI: Linux `include/uapi/xen/evtchn.h`. Reading gives ports that were signalled and masks them;
 //! writing a port unmasks it.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -51,11 +52,20 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(restrict, code(6, size_of::<RawRestrict>()), RawRestrict);
 }
 
+/// Bytes of a port's number.
+const PORT_SIZE: usize = 4;
+/// Ports that are read at once.
+const PORTS: usize = 32;
+
 /// The door to event channels with one guest.
 #[derive(Debug)]
 pub struct Evtchn {
     file: File,
     guest: DomId,
+    /// Ports that were read and not given yet.
+    read: VecDeque<LocalPort>,
+    /// The latest read gave all there were.
+    drained: bool,
 }
 
 impl Evtchn {
@@ -73,11 +83,26 @@ impl Evtchn {
             // SAFETY: the ioctl reads one RawRestrict, which lives past the call.
             unsafe { ioctl::restrict(file.as_raw_fd(), &request) }?;
         }
-        Ok(Self { file, guest })
+        Ok(Self { file, guest, read: VecDeque::with_capacity(PORTS), drained: false })
     }
 }
 
 impl Evtchn {
+    /// Reads the ports that were signalled, up to so many; none is left if they are fewer.
+    fn read_ports(&mut self) -> io::Result<()> {
+        let mut bytes = [0; PORTS * PORT_SIZE];
+        let length = match self.file.read(&mut bytes) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let ports = bytes.get(..length).unwrap_or(&[]).chunks_exact(PORT_SIZE);
+        let ports = ports.filter_map(|port| Some(u32::from_ne_bytes(port.try_into().ok()?)));
+        self.read.extend(ports.map(LocalPort));
+        self.drained = length < bytes.len();
+        Ok(())
+    }
+
     /// Makes a port for the other domain to bind; it names it by the same number.
     ///
     /// # Errors
@@ -116,6 +141,7 @@ impl EventChannels for Evtchn {
         if let Err(error) = done {
             tracing::warn!(%error, "cannot close event channel {}", port.0);
         }
+        self.read.retain(|read| *read != port);
     }
 
     fn notify(&mut self, port: LocalPort) -> Result<(), EventError> {
@@ -125,13 +151,10 @@ impl EventChannels for Evtchn {
     }
 
     fn pending(&mut self) -> Result<Option<LocalPort>, EventError> {
-        let mut port = [0; 4];
-        match self.file.read(&mut port) {
-            Ok(4) => Ok(Some(LocalPort(u32::from_ne_bytes(port)))),
-            Ok(_) => Err(failed("read", 0, io::ErrorKind::UnexpectedEof)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(failed("read", 0, error)),
+        if self.read.is_empty() && !std::mem::take(&mut self.drained) {
+            self.read_ports().map_err(|error| failed("read", 0, error))?;
         }
+        Ok(self.read.pop_front())
     }
 
     fn unmask(&mut self, port: LocalPort) -> Result<(), EventError> {

@@ -163,6 +163,7 @@ impl<P: AsRef<MappedRange>> Channel<P> {
             }
         };
         if signal {
+            DeviceStats::count(&self.stats.events_sent);
             events.notify(self.port)?;
         }
         Ok(outcome?)

@@ -4,6 +4,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use protocol::binding::RECOMMENDED_MESSAGE_SIZE;
 use protocol::message::{Body, Message, Request};
@@ -11,14 +13,21 @@ use protocol::page::{Corrupt, SLOT_SIZE};
 
 use super::channel::{Channel, ChannelError, FlushError};
 use super::keys::{FrontendKeys, KeyError};
+use super::patience::Patience;
 use super::transport::{Served, Transport};
 use crate::device::{Source, VirtioDevice};
 use crate::platform::PlatformMemory;
 use crate::stats::DeviceStats;
-use crate::xen::{DomId, EventChannels, EventError, GrantTable, Xen};
+use crate::xen::{DomId, EventChannels, EventError, GrantTable, LocalPort, Xen};
 
 /// Messages answered before queues get their turn.
 const MESSAGES_A_TURN: usize = 16;
+/// Rounds of queues before XenStore, the message page and the device's own sources get their turn.
+const ROUNDS_A_TURN: usize = 64;
+/// Longest time that idle queues are looked at.
+const LONGEST_LOOK: Duration = Duration::from_millis(1);
+/// Looks at the rings between two at the clock.
+const LOOKS: usize = 8;
 
 /// What ends a connection; the frontend may start again [2.9].
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +62,21 @@ pub struct Connection<X: Xen> {
     transport: Transport<X::Platform>,
     /// Messages are left that no event will tell of.
     more_messages: bool,
+    patience: Patience,
+    /// When the queues were last found empty, for the signal that comes next.
+    empty_since: Option<Instant>,
+    /// Ports that were signalled and not dealt with yet.
+    rung: Vec<LocalPort>,
+    stats: Arc<DeviceStats>,
+}
+
+/// What a connection's thread woke up for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ready {
+    /// Events are pending.
+    pub events: bool,
+    /// One of the device's own sources is ready.
+    pub sources: bool,
 }
 
 impl<X: Xen> AsFd for Connection<X> {
@@ -84,8 +108,17 @@ impl<X: Xen> Connection<X> {
             return Ok(None);
         };
         let memory = PlatformMemory::new(platform, Arc::clone(&stats));
-        let transport = Transport::new(device, memory, channel.max_size(), stats);
-        Ok(Some(Self { events, channel, transport, more_messages: false }))
+        let transport = Transport::new(device, memory, channel.max_size(), Arc::clone(&stats));
+        Ok(Some(Self {
+            events,
+            channel,
+            transport,
+            more_messages: false,
+            patience: Patience::new(LONGEST_LOOK),
+            empty_since: None,
+            rung: Vec::new(),
+            stats,
+        }))
     }
 
     /// Gives back everything of the guest's, and the device.
@@ -105,41 +138,88 @@ impl<X: Xen> Connection<X> {
         self.more_messages || self.transport.is_waiting()
     }
 
-    /// Deals with everything that is pending: a turn of each queue and of the messages. `sources`:
-    /// one of the device's own is ready.
+    /// Deals with everything that is pending: messages, and queues until they are found empty, for a
+    /// while.
     ///
     /// # Errors
     /// [`ConnectionError`]: the connection is over.
-    pub fn turn(&mut self, sources: bool) -> Result<(), ConnectionError> {
-        let mut rung = Vec::new();
-        while let Some(port) = self.events.pending()? {
-            rung.push(port);
+    pub fn turn(&mut self, ready: Ready) -> Result<(), ConnectionError> {
+        self.rung.clear();
+        if ready.events {
+            self.take_events()?;
         }
         // What is left over, then what was signalled.
         if std::mem::take(&mut self.more_messages) {
             self.messages()?;
         }
-        if self.transport.is_waiting() {
-            let served = self.transport.serve_waiting(&mut self.events);
-            self.tell(served);
-        }
-        if sources {
+        if ready.sources {
             let served = self.transport.wake(&mut self.events);
             self.tell(served);
         }
-        for port in rung {
+        for position in 0..self.rung.len() {
+            let Some(port) = self.rung.get(position).copied() else { break };
             if port == self.channel.port() {
                 self.messages()?;
             } else {
                 let served = self.transport.ring(port, &mut self.events);
                 self.tell(served);
             }
-            // Late: the guest's next event arrives only now. A doorbell may have been closed since.
-            if let Err(error) = self.events.unmask(port) {
+        }
+        self.serve();
+        // Late: the guest's next events arrive only now. A doorbell may have been closed since.
+        for port in &self.rung {
+            if let Err(error) = self.events.unmask(*port) {
                 tracing::debug!(%error, "port closed while its event was pending");
             }
         }
         Ok(self.channel.flush(&mut self.events)?)
+    }
+
+    /// Takes the events that are pending.
+    fn take_events(&mut self) -> Result<(), EventError> {
+        while let Some(port) = self.events.pending()? {
+            self.rung.push(port);
+        }
+        self.stats.events_received.fetch_add(self.rung.len() as u64, Ordering::Relaxed);
+        let doorbell = self.rung.iter().any(|port| *port != self.channel.port());
+        if let Some(since) = self.empty_since.take_if(|_| doorbell) {
+            self.patience.woken(since.elapsed());
+        }
+        Ok(())
+    }
+
+    /// Serves queues until they are found empty and stay so as long as it is worth looking; only then
+    /// does the driver have to signal again.
+    fn serve(&mut self) {
+        for _ in 0..ROUNDS_A_TURN {
+            let more = self.transport.is_waiting() || self.transport.has_empty() && self.look();
+            let served = match more {
+                true => self.transport.serve_waiting(&mut self.events),
+                false => self.transport.settle(),
+            };
+            self.tell(served);
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// Looks at empty queues for a while; whether something came.
+    fn look(&mut self) -> bool {
+        let window = self.patience.window();
+        let start = Instant::now();
+        loop {
+            for _ in 0..LOOKS {
+                if self.transport.look() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if start.elapsed() >= window {
+                self.empty_since = Some(start);
+                return false;
+            }
+        }
     }
 
     /// Answers messages, up to a turn's worth.

@@ -1,5 +1,7 @@
 //! Devices speak of buffers, grants of references: this is where the two meet.
 
+use std::sync::atomic::Ordering;
+
 use vm_memory::GuestMemoryError;
 
 use crate::device::{Buffer, DeviceMemory, Direction, Room};
@@ -17,6 +19,10 @@ impl<P: Platform> DeviceMemory for PlatformMemory<P> {
 
     fn release(&mut self) {
         PlatformMemory::release(self);
+    }
+
+    fn copied(&self, bytes: u64) {
+        self.stats().bytes_copied.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn last_fault(&self) -> Option<String> {

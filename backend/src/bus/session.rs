@@ -8,7 +8,7 @@ use nix::sys::eventfd::EventFd;
 use protocol::binding::XenbusState;
 use tracing::Level;
 
-use super::connection::{Connection, ConnectionError, Device};
+use super::connection::{Connection, ConnectionError, Device, Ready};
 use super::keys::{DevicePath, Keys, Remover};
 use super::state::{self, Stage, Step};
 use crate::platform::Platform;
@@ -205,25 +205,27 @@ impl<X: Xen> Session<X> {
     /// up: each look is questions to XenStore, too many to ask at every doorbell. `false` when the
     /// daemon ends.
     fn wait(&mut self) -> Result<bool, SessionError> {
+        // An event that came with an answer to the questions before is not on the descriptor.
+        let mut changed = self.keys.store().take_events()?;
         loop {
-            let changed = self.keys.store().take_events()?;
-            let ready = self.poll(changed).map_err(SessionError::Poll)?;
-            if ready.stop {
+            let woken = self.poll(changed).map_err(SessionError::Poll)?;
+            if woken.stop {
                 return Ok(false);
             }
             if let Some(connection) = &mut self.connection {
-                if let Err(error) = connection.turn(ready.sources) {
+                if let Err(error) = connection.turn(woken.connection) {
                     self.give_up(&error)?;
                     return Ok(true);
                 }
             }
+            changed = changed || woken.store && self.keys.store().take_events()?;
             if changed {
                 return Ok(true);
             }
         }
     }
 
-    fn poll(&self, at_once: bool) -> Result<Ready, nix::Error> {
+    fn poll(&self, at_once: bool) -> Result<Woken, nix::Error> {
         let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds = vec![entry(self.stop.as_fd()), entry(self.keys.store_ref().as_fd())];
         if let Some(connection) = &self.connection {
@@ -233,23 +235,22 @@ impl<X: Xen> Session<X> {
         }
         let more = self.connection.as_ref().is_some_and(Connection::has_work);
         let timeout = if more || at_once { PollTimeout::ZERO } else { PollTimeout::NONE };
+        DeviceStats::count(&self.stats.sleeps);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(errno) => return Err(errno),
         }
-        let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
-        Ok(Ready {
-            stop: fds.first().is_some_and(is_ready),
-            sources: fds.iter().skip(OWN_DESCRIPTORS).any(is_ready),
-        })
+        let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
+        let mut next = || ready.next().unwrap_or(false);
+        let (stop, store, events) = (next(), next(), next());
+        let connection = Ready { events, sources: ready.any(|ready| ready) };
+        Ok(Woken { stop, store, connection })
     }
 }
 
-/// Stop, XenStore, event channels: what is waited for besides the device's own sources.
-const OWN_DESCRIPTORS: usize = 3;
-
-/// What a wait ended with, beside events.
-struct Ready {
+/// What a wait ended with.
+struct Woken {
     stop: bool,
-    sources: bool,
+    store: bool,
+    connection: Ready,
 }

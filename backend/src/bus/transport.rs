@@ -2,7 +2,6 @@
 
 mod service;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use protocol::grant::GrantRef;
@@ -17,7 +16,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 
 pub use self::service::Served;
 use super::virtqueue::Virtqueue;
-use crate::device::VirtioDevice;
+use crate::device::{QueueSet, VirtioDevice};
 use crate::features;
 use crate::platform::{Platform, PlatformMemory};
 use crate::stats::DeviceStats;
@@ -39,7 +38,9 @@ pub struct Transport<P: Platform> {
     memory: PlatformMemory<P>,
     queues: Vec<Virtqueue>,
     /// Queues that want another turn.
-    waiting: BTreeSet<usize>,
+    waiting: QueueSet,
+    /// Queues in which nothing was left, and whose doorbell is not asked for yet.
+    empty: QueueSet,
     status: u32,
     driver_features: u64,
     generation: u32,
@@ -55,12 +56,14 @@ impl<P: Platform> Transport<P> {
         max_size: usize,
         stats: Arc<DeviceStats>,
     ) -> Self {
+        debug_assert!(device.queue_sizes().len() <= QueueSet::LIMIT);
         let queues = device.queue_sizes().iter().map(|size| Virtqueue::new(*size)).collect();
         Self {
             device,
             memory,
             queues,
-            waiting: BTreeSet::new(),
+            waiting: QueueSet::default(),
+            empty: QueueSet::default(),
             status: 0,
             driver_features: 0,
             generation: 0,
@@ -331,7 +334,7 @@ impl<P: Platform> Transport<P> {
         }
         self.device.reset();
         self.memory.unshare();
-        self.waiting.clear();
+        (self.waiting, self.empty) = (QueueSet::default(), QueueSet::default());
         (self.status, self.driver_features) = (0, 0);
     }
 }

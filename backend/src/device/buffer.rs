@@ -133,6 +133,7 @@ impl Buffers {
             Readable(self.reach(memory, part, Permissions::Read)?).copy_to(now);
             rest = later;
         }
+        memory.copied(self.length());
         Ok(())
     }
 
@@ -147,6 +148,7 @@ impl Buffers {
             Writable(self.reach(memory, part, Permissions::Write)?).copy_from(now);
             rest = later;
         }
+        memory.copied((bytes.len() - rest.len()) as u64);
         Ok((bytes.len() - rest.len()) as u32)
     }
 

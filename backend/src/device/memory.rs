@@ -40,6 +40,9 @@ pub trait DeviceMemory: GuestMemory<Bitmap = ()> {
     /// Ends all access to buffers. They may be given back to the driver afterwards, not before.
     fn release(&mut self);
 
+    /// Notes that bytes were copied from or into buffers.
+    fn copied(&self, bytes: u64);
+
     /// Why the latest access failed, if one did since the last release.
     fn last_fault(&self) -> Option<String>;
 

@@ -2,7 +2,7 @@
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
-use super::{DeviceMemory, Fault, Request, Room};
+use super::{DeviceMemory, Fault, QueueSet, Request, Room};
 
 /// Requests taken from a ring at once: their pages are mapped and unmapped together, and other queues
 /// and messages get their turn between two batches.
@@ -14,29 +14,29 @@ pub trait Rings {
     fn ring(&mut self, index: usize) -> Option<&mut Queue>;
 }
 
-/// What became of a queue in a turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What became of the queues in a turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
-    /// Queue number.
-    pub index: usize,
-    /// The driver wants to hear of used buffers.
-    pub notify: bool,
-    /// The queue wants another turn.
-    pub again: bool,
+    /// Those of which the driver wants to hear: buffers were used.
+    pub notify: QueueSet,
+    /// Those that want another turn.
+    pub again: QueueSet,
+    /// Those in which nothing is left.
+    pub empty: QueueSet,
 }
 
 /// A device's queues, for a turn.
 pub struct Queues<'a, M> {
     rings: &'a mut dyn Rings,
     memory: &'a mut M,
-    touched: Vec<Touched>,
+    touched: Touched,
     latest: Option<usize>,
 }
 
 impl<'a, M: DeviceMemory> Queues<'a, M> {
     /// The queues of a device over `memory`.
     pub fn new(rings: &'a mut dyn Rings, memory: &'a mut M) -> Self {
-        Self { rings, memory, touched: Vec::new(), latest: None }
+        Self { rings, memory, touched: Touched::default(), latest: None }
     }
 
     /// The guest's memory, where requests' buffers are.
@@ -99,27 +99,19 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
             ring.add_used(&*self.memory, *head, *written)?;
         }
         if !done.is_empty() && ring.needs_notification(&*self.memory)? {
-            self.touch(index).notify = true;
+            self.touched.notify.insert(index);
         }
         Ok(())
     }
 
     /// Has the queue served again soon: work is left that no doorbell will tell of.
     pub fn again(&mut self, index: usize) {
-        self.touch(index).again = true;
+        self.touched.again.insert(index);
     }
 
-    /// Waits for the queue's doorbell: nothing is left in it. If something came meanwhile, it is
-    /// served again.
-    ///
-    /// # Errors
-    /// [`Fault::Ring`].
-    pub fn rest(&mut self, index: usize) -> Result<(), Fault> {
-        let Some(ring) = self.rings.ring(index) else { return Ok(()) };
-        if ring.enable_notification(&*self.memory)? {
-            self.again(index);
-        }
-        Ok(())
+    /// Nothing is left in the queue: it is served again when the driver has put something there.
+    pub fn rest(&mut self, index: usize) {
+        self.touched.empty.insert(index);
     }
 
     /// Serves a batch of requests one after the other, and asks for another turn or rests.
@@ -146,7 +138,8 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
     ) -> Result<(), Fault> {
         let (requests, mut fault) = self.fetch(index, limit);
         if requests.is_empty() && fault.is_none() {
-            return self.rest(index);
+            self.rest(index);
+            return Ok(());
         }
         let room = self.prepare(&requests);
         let together = if room == Room::Enough { requests.len().max(1) } else { 1 };
@@ -192,20 +185,9 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         self.latest
     }
 
-    /// What became of each queue that was used.
-    pub fn finish(self) -> Vec<Touched> {
+    /// What became of the queues.
+    pub fn finish(self) -> Touched {
         self.memory.release();
         self.touched
-    }
-
-    fn touch(&mut self, index: usize) -> &mut Touched {
-        let known = self.touched.iter().position(|touched| touched.index == index);
-        let position = known.unwrap_or(self.touched.len());
-        if known.is_none() {
-            self.touched.push(Touched { index, notify: false, again: false });
-        }
-        // Just made sure that it is there; the vector's own bounds check is not needed.
-        #[allow(clippy::indexing_slicing)]
-        &mut self.touched[position]
     }
 }

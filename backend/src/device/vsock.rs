@@ -69,7 +69,8 @@ impl Socket {
         let (requests, fault) = queues.take(RECEIVE, waiting);
         if requests.is_empty() && fault.is_none() {
             self.starved = true;
-            return queues.rest(RECEIVE);
+            queues.rest(RECEIVE);
+            return Ok(());
         }
         let mut done = Vec::with_capacity(requests.len());
         for request in &requests {

@@ -121,6 +121,11 @@ impl<P: Platform> PlatformMemory<P> {
         }
     }
 
+    /// Where the device is counted.
+    pub fn stats(&self) -> &DeviceStats {
+        &self.stats
+    }
+
     /// What translates addresses.
     pub fn platform(&self) -> &P {
         &self.platform
@@ -237,6 +242,8 @@ impl<P: Platform> PlatformMemory<P> {
             run
         });
         let runs = runs.collect();
+        DeviceStats::count(&self.stats.maps);
+        self.stats.maps_pages.fetch_add(numbers.len() as u64, Ordering::Relaxed);
         self.stats.grant_addresses.fetch_add(ranges.len() as u64, Ordering::Relaxed);
         Ok(Mapping::new(pages, runs, Arc::clone(&self.stats)))
     }

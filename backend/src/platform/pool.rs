@@ -87,6 +87,8 @@ impl<P: AsRef<MappedRange>> Pool<P> {
         self.chunks.push(Chunk { first: first.0, count, pages });
         self.table.resize(self.table.len().max(end), None);
         self.table.iter_mut().take(end).skip(start).for_each(|entry| *entry = Some(position));
+        DeviceStats::count(&self.stats.maps);
+        self.stats.maps_pages.fetch_add(count.into(), Ordering::Relaxed);
         self.stats.grants_mapped.fetch_add(count.into(), Ordering::Relaxed);
         self.stats.pool_pages.fetch_add(count.into(), Ordering::Relaxed);
         Ok(())

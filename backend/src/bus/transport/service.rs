@@ -1,14 +1,17 @@
 //! Serving the queues: who is served when, and what the driver is told of it.
 
+use std::sync::atomic::Ordering;
+
 use protocol::message::Event;
 use protocol::status::{DEVICE_NEEDS_RESET, DRIVER_OK};
 use tracing::Level;
-use virtio_queue::Queue;
+use virtio_queue::{Queue, QueueT};
 
 use super::Transport;
 use crate::bus::virtqueue::Virtqueue;
 use crate::device::{Fault, Queues, Rings, Source, VirtioDevice};
 use crate::platform::{Platform, PlatformMemory};
+use crate::stats::DeviceStats;
 use crate::xen::{EventChannels, LocalPort};
 
 /// What to tell the driver, in band, after queues were served.
@@ -63,10 +66,53 @@ impl<P: Platform> Transport<P> {
 
     /// Gives every queue that wants it another turn.
     pub fn serve_waiting(&mut self, events: &mut impl EventChannels) -> Served {
-        let waiting = std::mem::take(&mut self.waiting);
+        let waiting = self.waiting.take();
         self.work(events, &mut |device, queues| {
-            waiting.iter().try_for_each(|index| device.serve(*index, queues))
+            waiting.iter().try_for_each(|index| device.serve(index, queues))
         })
+    }
+
+    /// Whether the driver has put something into a queue in which nothing was left. That queue then wants
+    /// another turn.
+    pub fn look(&mut self) -> bool {
+        for index in self.empty.iter() {
+            let ring = self.queues.get_mut(index).and_then(Virtqueue::ring);
+            // What is wrong with a ring is found when it is served.
+            let news = ring.is_some_and(|ring| {
+                let available = ring.avail_idx(&self.memory, Ordering::Acquire);
+                available.map_or(true, |available| available.0 != ring.next_avail())
+            });
+            if news {
+                self.empty.remove(index);
+                self.waiting.insert(index);
+            }
+        }
+        self.is_waiting()
+    }
+
+    /// Whether there are queues in which nothing was left, and whose doorbells are not asked for yet.
+    pub fn has_empty(&self) -> bool {
+        self.is_running() && !self.empty.is_empty()
+    }
+
+    /// Asks for the doorbells of the queues in which nothing is left. What came before that was asked
+    /// wants another turn.
+    pub fn settle(&mut self) -> Served {
+        let mut served = Served::default();
+        for index in self.empty.take().iter() {
+            let Some(ring) = self.queues.get_mut(index).and_then(Virtqueue::ring) else {
+                continue;
+            };
+            match ring.enable_notification(&self.memory) {
+                Ok(true) => self.waiting.insert(index),
+                Ok(false) => {}
+                Err(error) => {
+                    self.fail(Some(index), &error.into());
+                    served.announce = true;
+                }
+            }
+        }
+        served
     }
 
     /// What the device waits for besides the driver.
@@ -98,13 +144,12 @@ impl<P: Platform> Transport<P> {
         let mut queues = Queues::new(&mut rings, &mut self.memory);
         let outcome = work(self.device.as_mut(), &mut queues);
         let latest = queues.latest();
-        for touched in queues.finish() {
-            if touched.again {
-                self.waiting.insert(touched.index);
-            }
-            if touched.notify {
-                self.tell_used(touched.index, events, &mut served);
-            }
+        let touched = queues.finish();
+        self.waiting.extend(touched.again);
+        self.empty = self.empty.without(touched.again);
+        self.empty.extend(touched.empty.without(touched.again));
+        for index in touched.notify.iter() {
+            self.tell_used(index, events, &mut served);
         }
         if let Err(fault) = outcome {
             self.fail(latest, &fault);
@@ -123,6 +168,7 @@ impl<P: Platform> Transport<P> {
             served.used.push(index as u32);
             return;
         };
+        DeviceStats::count(&self.stats.events_sent);
         if let Err(error) = events.notify(port) {
             self.warn(format_args!("cannot ring the doorbell of queue {index}: {error}"));
         }

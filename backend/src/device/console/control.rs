@@ -132,7 +132,8 @@ impl Control {
         let (requests, fault) = queues.take(CONTROL_RECEIVE, self.waiting.len());
         if requests.is_empty() && fault.is_none() {
             self.starved = true;
-            return queues.rest(CONTROL_RECEIVE);
+            queues.rest(CONTROL_RECEIVE);
+            return Ok(());
         }
         let mut done = Vec::with_capacity(requests.len());
         for request in &requests {

@@ -66,7 +66,8 @@ impl Input {
         let (requests, fault) = queues.take(queue, 1);
         let Some(request) = requests.first() else {
             self.starved = true;
-            return fault.map_or_else(|| queues.rest(queue), Err);
+            queues.rest(queue);
+            return fault.map_or(Ok(()), Err);
         };
         let count = fill(request, queues.memory(), &self.bytes)?;
         self.bytes.drain(..self.bytes.len().min(count as usize));

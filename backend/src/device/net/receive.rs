@@ -158,7 +158,7 @@ impl Receiver {
         }
         if !self.waiting.is_empty() {
             self.starved = true;
-            queues.rest(self.index)?;
+            queues.rest(self.index);
         }
         Ok(())
     }

@@ -1,0 +1,76 @@
+//! Some of a device's queues.
+
+/// A set of queue numbers. No device has more than 64 queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueSet(u64);
+
+impl QueueSet {
+    /// Most queues that a device may have.
+    pub const LIMIT: usize = u64::BITS as usize;
+
+    fn bit(index: usize) -> u64 {
+        debug_assert!(index < Self::LIMIT);
+        u32::try_from(index).ok().and_then(|index| 1u64.checked_shl(index)).unwrap_or(0)
+    }
+
+    /// Adds a queue.
+    pub fn insert(&mut self, index: usize) {
+        self.0 |= Self::bit(index);
+    }
+
+    /// Takes a queue out; whether it was there.
+    pub fn remove(&mut self, index: usize) -> bool {
+        let before = self.0;
+        self.0 &= !Self::bit(index);
+        self.0 != before
+    }
+
+    /// Adds those of another set.
+    pub fn extend(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    /// Those that are not in another set.
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Takes all of them out.
+    pub fn take(&mut self) -> Self {
+        std::mem::take(self)
+    }
+
+    /// Their numbers, upwards.
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let lowest = (left != 0).then(|| left.trailing_zeros() as usize)?;
+            left &= left - 1;
+            Some(lowest)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_in_comes_out_once_and_in_order() {
+        let mut set = QueueSet::default();
+        [63, 0, 5, 0].into_iter().for_each(|index| set.insert(index));
+        assert_eq!(set.iter().collect::<Vec<_>>(), [0, 5, 63]);
+        assert!(set.remove(5) && !set.remove(5));
+        let mut other = QueueSet::default();
+        other.insert(63);
+        assert_eq!(set.without(other).iter().collect::<Vec<_>>(), [0]);
+        other.extend(set.take());
+        assert!(set.is_empty());
+        assert_eq!(other.iter().collect::<Vec<_>>(), [0, 63]);
+    }
+}
