@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use protocol::grant::{GrantRef, PAGE_SIZE};
+use protocol::grant::{GrantRef, PAGE_SIZE, TOOLSTACK_REFERENCES};
 use protocol::pool::{MAX_POOL_PAGES, PoolPage, PoolRange};
 use vm_memory::VolatileSlice;
 
@@ -34,6 +34,9 @@ pub enum ShareError {
     /// A page by that number is there.
     #[error("{0} was shared before")]
     Again(PoolPage),
+    /// A page that the toolstack granted [3.13].
+    #[error("{0} is the toolstack's, not a driver's")]
+    Toolstack(GrantRef),
     /// They cannot be mapped.
     #[error(transparent)]
     Map(#[from] MapError),
@@ -69,6 +72,9 @@ impl<P: AsRef<MappedRange>> Pool<P> {
     ) -> Result<(), ShareError> {
         if count == 0 {
             return Err(ShareError::Empty);
+        }
+        if reference.0 < TOOLSTACK_REFERENCES {
+            return Err(ShareError::Toolstack(reference));
         }
         let beyond = || ShareError::Beyond { first, count, reference };
         let end = first.0.checked_add(count).filter(|end| *end <= MAX_POOL_PAGES);

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use protocol::grant::{GrantAddress, GrantRef};
+use protocol::pool::PoolPage;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
-use super::{AccessFault, PlatformMemory, Reach};
+use super::{AccessFault, PlatformMemory, Reach, ShareError};
 use crate::grant::Grants;
 use crate::stats::DeviceStats;
 use crate::xen::sim::{Guest, Hypervisor, SimGrants};
@@ -40,6 +41,13 @@ impl Bench {
 
 fn at(reference: GrantRef, offset: u64) -> GuestAddress {
     GuestAddress(GrantAddress::new(reference, offset).encode())
+}
+
+#[test]
+fn spec_3_13_the_pool_takes_no_page_of_the_toolstacks() {
+    let mut bench = bench();
+    let refused = bench.memory.share(PoolPage(0), 1, GrantRef(1));
+    assert!(matches!(refused, Err(ShareError::Toolstack(GrantRef(1)))), "{refused:?}");
 }
 
 #[test]

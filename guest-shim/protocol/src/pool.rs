@@ -98,8 +98,8 @@ mod tests {
         assert_eq!(PoolPage(5).address(7), 0xc000_0000_0000_5007);
         let range = pool(PoolPage(5).address(7), 1).unwrap();
         assert_eq!((range.first, range.offset, range.pages), (PoolPage(5), 7, 1));
-        let granted = DmaRange::decode(0x8000_0000_0000_5007, 1);
-        assert!(matches!(granted, Ok(DmaRange::Granted(range)) if range.start.reference.0 == 5));
+        let granted = DmaRange::decode(0x8000_0000_0000_9007, 1);
+        assert!(matches!(granted, Ok(DmaRange::Granted(range)) if range.start.reference.0 == 9));
         for raw in [0x5007, 0x4000_0000_0000_5007] {
             assert_eq!(DmaRange::decode(raw, 1), Err(AddressError::Raw(raw)));
         }

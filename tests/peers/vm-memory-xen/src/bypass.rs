@@ -3,7 +3,7 @@
 
 use std::io;
 
-use backend::platform::{AddressFault, PageNumber, PageRange, Platform};
+use backend::platform::{AddressFault, PageNumber, PageRange, Place, Platform};
 use backend::xen::{Access, DomId, MapError};
 use protocol::grant::{PAGE_SIZE, pages_spanned};
 
@@ -22,8 +22,8 @@ impl Open for Bypass {
 impl Platform for Bypass {
     type Pages = ForeignPages;
 
-    fn decode(&self, address: u64, length: u64) -> Result<PageRange, AddressFault> {
-        raw(address, length)
+    fn decode(&self, address: u64, length: u64) -> Result<Place, AddressFault> {
+        raw(address, length).map(Place::Pages)
     }
 
     fn map(&self, pages: &[PageNumber], access: Access) -> Result<ForeignPages, MapError> {

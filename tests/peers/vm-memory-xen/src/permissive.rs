@@ -6,7 +6,7 @@
 use std::io;
 
 use backend::grant::Grants;
-use backend::platform::{AddressFault, PageNumber, PageRange, Platform};
+use backend::platform::{AddressFault, PageNumber, PageRange, Place, Platform};
 use backend::xen::mapped::MappedRange;
 use backend::xen::{Access, DomId, MapError};
 use doors::{Gntdev, GntdevPages};
@@ -38,11 +38,12 @@ impl Open for Permissive {
 impl Platform for Permissive {
     type Pages = Pages;
 
-    fn decode(&self, address: u64, length: u64) -> Result<PageRange, AddressFault> {
+    fn decode(&self, address: u64, length: u64) -> Result<Place, AddressFault> {
         match self.grants.decode(address, length) {
             Err(_) if self.bypassed => {
                 let range = raw(address, length)?;
-                Ok(PageRange { first: PageNumber(RAW | range.first.0), ..range })
+                let first = PageNumber(RAW | range.first.0);
+                Ok(Place::Pages(PageRange { first, ..range }))
             }
             decoded => decoded,
         }
