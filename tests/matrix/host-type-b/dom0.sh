@@ -129,12 +129,12 @@ data 1 Dom0
 data 2 'driver domain'
 
 tell_guest "$domid" platform
-wait_console "$name" 60 'lab: platform-done'
+wait_console "$name" 120 'lab: platform-done'
 platform 1 Dom0
 platform 2 'driver domain'
 
 tell_guest "$domid" raw
-wait_console "$name" 60 'lab: raw-done'
+wait_console "$name" 120 'lab: raw-done'
 look raw
 # The kernel's requests are stuck with the devices, so the guest cannot power off.
 xl destroy "$domid"

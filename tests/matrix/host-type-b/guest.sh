@@ -31,9 +31,18 @@ line() {
     dmesg | grep -e "$(disk "$1"): " -e "$virtio: " | grep -e "$2" | sed 's/^\[[ 0-9.]*\] //' | head -n 1
 }
 
-# said WORDS: whether the kernel says that of both disks.
+# said WORDS: how many lines of the kernel's have WORDS.
 said() {
-    [ -n "$(line 1 "$1")" ] && [ -n "$(line 2 "$1")" ]
+    dmesg | grep -c -e "$1"
+}
+
+# Each has been refused, or is there.
+settled() {
+    [ $(($(said 'refuses features') + $(ls /sys/block | grep -c '^vd'))) -ge 2 ]
+}
+
+both_failed() {
+    [ "$(said DEVICE_NEEDS_RESET)" -ge 2 ]
 }
 
 wait_for "two disks" 20 both
@@ -50,7 +59,7 @@ echo "lab: data-done"
 
 read -r _
 again no-access-platform
-wait_for "the kernel to say that the features are refused" 20 said 'refuses features' || true
+wait_for "the features to be accepted or refused" 20 settled || true
 for place in 1 2; do
     echo "lab: platform-$place $(line $place 'refuses features')"
     echo "lab: platform-disk-$place $(block $place)"
@@ -59,7 +68,7 @@ echo "lab: platform-done"
 
 read -r _
 again raw-addresses
-wait_for "the kernel to say that the devices failed" 20 said DEVICE_NEEDS_RESET || true
+wait_for "the kernel to say that the devices failed" 20 both_failed || true
 for place in 1 2; do
     echo "lab: raw-$place $(line $place DEVICE_NEEDS_RESET)"
 done

@@ -26,8 +26,10 @@ outcome='works, data right, only its grants mapped'
 [ "$mapped" -ge 1 ] && [ "$mapped" -le $granted ] || outcome="$mapped pages mapped of $granted granted"
 guest_said "$name" read >read
 guest_said "$name" written >written
+guest_said "$name" read-back >read-back
 sha256sum <disk.img >after
 busybox cmp -s read before || outcome='works, data read is wrong'
+busybox cmp -s read-back written || outcome='works, data read back is wrong'
 busybox cmp -s written after || outcome='works, data written is wrong'
 opened=$(guest_said "$name" opened)
 [ "$opened" = "evtchn gntalloc xenbus" ] || outcome="the process has opened $opened"
@@ -39,5 +41,5 @@ cell 8 b xen-virtiod Dom0 "$(echo "$GUEST" | tr '[:lower:]' '[:upper:]')" "an un
     "$outcome" "uid $(guest_said "$name" uid), capabilities $(guest_said "$name" capabilities), opened of /dev/xen: \
 $opened; granted $granted pages; of the guest's pages mapped: 0 before, $mapped while it drives the disk; 1 MiB \
 read: sha256 $(head -c 8 read) there, $(head -c 8 before) in the image; 1 MiB written: $(head -c 8 written) there, \
-$(head -c 8 after) in the image"
+read back $(head -c 8 read-back), $(head -c 8 after) in the image"
 [ "$outcome" = 'works, data right, only its grants mapped' ] || fail "$outcome"

@@ -37,5 +37,4 @@ echo "lab: read $(sha256sum </tmp/read)"
 head -c 1048576 /dev/urandom >/tmp/written
 drive write </tmp/written
 echo "lab: written $(sha256sum </tmp/written)"
-drive read >/tmp/read
-cmp /tmp/read /tmp/written
+echo "lab: read-back $(drive read | sha256sum)"
