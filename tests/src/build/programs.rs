@@ -22,6 +22,8 @@ pub(crate) struct Dom0Programs {
     pub(crate) snoop: PathBuf,
     /// A backend that reaches memory without grants.
     pub(crate) vm_memory_xen: PathBuf,
+    /// What shows whose memory a card uses.
+    pub(crate) planted_rings: PathBuf,
 }
 
 /// Programs for guests, which have no libraries for them: linked statically.
@@ -36,9 +38,9 @@ pub(crate) struct GuestPrograms {
 
 /// Builds the programs for Dom0.
 pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0Programs> {
-    let step = progress.step("build xen-virtiod and other backends");
+    let step = progress.step("build xen-virtiod and Dom0's other programs");
     // In one call, so that what all are made of is built once.
-    let packages = ["backend", "snoop", "vm-memory-xen"];
+    let packages = ["backend", "snoop", "vm-memory-xen", "planted-rings"];
     let built = cargo_build(dirs, logs, "dom0-programs", &packages, |_| {})?;
     step.done();
     let built = built.join("release");
@@ -46,6 +48,7 @@ pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0
         xen_virtiod: built.join("xen-virtiod"),
         snoop: built.join("snoop"),
         vm_memory_xen: built.join("vm-memory-xen"),
+        planted_rings: built.join("planted-rings"),
     })
 }
 

@@ -16,7 +16,7 @@ const RECIPE: Recipe<'static> = Recipe {
     name: "guest",
     suite: Suite::LAB,
     packages: &[kernel::PACKAGES, &["e2fsprogs", "rust-src", "rustc"]],
-    revision: "10",
+    revision: "11",
     finish,
 };
 

@@ -34,7 +34,7 @@ pub(super) const PACKAGES: &[&str] = &[
 ];
 
 /// The stock modules that a guest loads beside `virtio_msg_xen`, and those that its script may
-/// load: drivers of other devices, and what a driver domain needs.
+/// load: drivers of other devices and of cards, and what a driver domain needs.
 const GUEST_MODULES: &[&str] = &["virtio_blk"];
 const OPTIONAL_MODULES: &[&str] = &[
     "virtio_net",
@@ -43,6 +43,7 @@ const OPTIONAL_MODULES: &[&str] = &[
     "xen-evtchn",
     "xen-gntalloc",
     "xen-gntdev",
+    "xen-pcifront",
     "xen-privcmd",
     "xenfs",
     "bridge",
@@ -68,7 +69,7 @@ impl Kernel {
             name: &format!("kernel-{suite}"),
             suite,
             packages: &[PACKAGES],
-            revision: "1",
+            revision: "2",
             finish,
         };
         Ok(Kernel::at(suite, recipe.entry(cache, logs, progress)?))

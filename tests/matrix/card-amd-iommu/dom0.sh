@@ -1,0 +1,5 @@
+# As card-intel-iommu, behind an IOMMU of AMD's.
+# machine: amd-iommu
+# guests: pv hvm
+# limit: 240
+. /lab/scenarios/card-intel-iommu/steps.sh

@@ -1,0 +1,11 @@
+# Drives the card that it was given with the kernel's own virtio_pci and virtio_blk: reads what Dom0 has
+# put on its disk, and writes something else behind that.
+if [ "$(cat /sys/hypervisor/guest_type)" = PV ]; then
+    load xen-pcifront
+fi
+wait_for "the disk /dev/vda" 30 test -b /dev/vda
+echo "lab: platform $(cut -c34 /sys/block/vda/device/features)"
+echo "lab: found $(dd if=/dev/vda bs=64k count=16 iflag=direct 2>/dev/null | sha256sum)"
+dd if=/dev/urandom of=/tmp/ours bs=64k count=16 2>/dev/null
+dd if=/tmp/ours of=/dev/vda bs=64k seek=32 oflag=direct conv=fsync 2>/dev/null
+echo "lab: wrote $(sha256sum </tmp/ours)"

@@ -1,0 +1,107 @@
+//! `planted-rings`: shows what a card does that takes a guest's addresses for the machine's. It fills
+//! the memory of a domain that has nothing to do with the card, at every address where the guest's
+//! driver may believe its own virtqueue to be, with a virtqueue that asks for two things: to write
+//! words of that domain's memory to the card's disk, and to read a sector of the disk into that
+//! memory. Afterwards it tells which of them a card has used. It runs in Dom0, before and after.
+
+mod memory;
+mod ring;
+
+use std::fmt;
+use std::ops::Range;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use clap::{Parser, ValueEnum};
+
+use crate::memory::{Memory, Window};
+use crate::ring::BLOCK;
+
+/// Addresses looked at in one go; whole blocks.
+const WINDOW: u64 = 1 << 20;
+
+/// Plants virtqueues in a PV domain's memory, or tells which of them a card has used.
+#[derive(Parser)]
+struct Arguments {
+    /// What to do.
+    action: Action,
+    /// The PV domain whose memory it is.
+    domid: u16,
+    /// Only the machine's addresses below this, in MiB.
+    below: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Action {
+    /// Plants them, and prints how many and where.
+    Plant,
+    /// Prints a line for each that was used: its address, how many requests were served, their status
+    /// bytes, and what was read from the disk.
+    Look,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("planted-rings: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(Arguments { action, domid, below }: &Arguments) -> Result<()> {
+    let memory = Memory::open()?;
+    let mut planted = Ranges::default();
+    for start in (0..below << 20).step_by(WINDOW as usize) {
+        let window = memory.map(*domid, start, WINDOW)?;
+        for offset in (0..WINDOW).step_by(BLOCK as usize) {
+            if !window.has(offset, BLOCK) {
+                continue;
+            }
+            match action {
+                Action::Plant => plant(&window, offset, *domid),
+                Action::Look => look(&window, offset),
+            }
+            planted.add(start + offset);
+        }
+    }
+    ensure!(!planted.0.is_empty(), "domain {domid} has no memory below {below} MiB");
+    if let Action::Plant = action {
+        println!("virtqueues planted at {planted}");
+    }
+    Ok(())
+}
+
+/// Where blocks stand, those beside each other taken together.
+#[derive(Default)]
+struct Ranges(Vec<Range<u64>>);
+
+impl Ranges {
+    /// Adds a block behind all others.
+    fn add(&mut self, block: u64) {
+        match self.0.last_mut() {
+            Some(last) if last.end == block => last.end += BLOCK,
+            _ => self.0.push(block..block + BLOCK),
+        }
+    }
+}
+
+impl fmt::Display for Ranges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|Range { start, end }| write!(f, "{start:#x}-{end:#x} "))
+    }
+}
+
+fn plant(window: &Window, offset: u64, domid: u16) {
+    let address = window.start() + offset;
+    for (at, bytes) in ring::planted(address, &format!("secret of domain {domid}")) {
+        window.write(offset + at, &bytes);
+    }
+}
+
+fn look(window: &Window, offset: u64) {
+    if let Some(used) = ring::used(|at, bytes| window.read(offset + at, bytes)) {
+        println!("ring at {:#x}: {used}", window.start() + offset);
+    }
+}
