@@ -4,7 +4,7 @@
 pub const MAX_QUEUES: u32 = 256;
 
 /// The most entries a queue is set up with (SPEC section 7).
-const MAX_ENTRIES: u32 = 256;
+const MAX_ENTRIES: u32 = 1024;
 
 /// The entries to set a queue up with where the device allows `max_size`: a power of two, as a split
 /// ring needs, or 0 where there is no such queue.
@@ -58,8 +58,8 @@ mod tests {
 
     #[test]
     fn spec_7_rings_have_a_power_of_two_of_entries() {
-        let sizes = [0, 1, 2, 3, 255, 256, 257, u32::MAX].map(ring_size);
-        assert_eq!(sizes, [0, 1, 2, 2, 128, 256, 256, 256]);
+        let sizes = [0, 1, 2, 3, 255, 256, 1023, 1025, u32::MAX].map(ring_size);
+        assert_eq!(sizes, [0, 1, 2, 2, 128, 256, 512, 1024, 1024]);
     }
 
     #[test]
