@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 /*
  * The shared pool [3.10, 3.11]: pages that are granted once and that the device
- * keeps mapped. A buffer is copied to pages that are taken for it, or out of them,
- * so that no request needs a grant.
+ * keeps mapped. A buffer is copied to a place that is taken for it there, or out of
+ * it, so that no request needs a grant.
  *
- * Which pages are taken is for the core to say, without a lock; here they are
+ * What is taken is for the core to say, without a lock; here they are
  * allocated, shared and copied. The pool grows while it proves too small, and
  * what finds no room in it is granted as if there were none (dma.c).
  */
@@ -85,10 +85,12 @@ static int share(struct xvm_device *xvm, struct xvm_chunk *chunk, u32 number)
 	return err;
 }
 
-static struct xvm_chunk *new_chunk(void)
+static struct xvm_chunk *new_chunk(u32 number)
 {
-	struct xvm_chunk *chunk = kzalloc(sizeof(*chunk), GFP_KERNEL);
+	struct xvm_chunk *chunk;
 
+	chunk = kzalloc(struct_size(chunk, original, shim_pool_notes(number)),
+			GFP_KERNEL);
 	if (!chunk)
 		return NULL;
 	chunk->memory = alloc_pages_exact(CHUNK_BYTES, GFP_KERNEL |
@@ -111,7 +113,7 @@ static void add_chunk(struct xvm_device *xvm)
 		return;
 	/* After a reset, the memory is still there. */
 	if (!*chunk)
-		*chunk = new_chunk();
+		*chunk = new_chunk(number);
 	if (!*chunk || share(xvm, *chunk, number))
 		WRITE_ONCE(pool->limit, number);
 	else
@@ -163,7 +165,7 @@ void xvm_pool_start(struct xvm_device *xvm)
 	mutex_unlock(&pool->lock);
 }
 
-/* From here on nothing is shared, and no page is taken. */
+/* From here on nothing is shared, and nothing is taken. */
 void xvm_pool_stop(struct xvm_device *xvm)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
@@ -220,14 +222,14 @@ static void fall_back(struct xvm_pool *pool, int why)
 		schedule_work(&pool->grow);
 }
 
-/* Hands a buffer's bytes, those that lie in found, to its next owner. */
-static void copy(struct xvm_pool *pool, const struct shim_pages *found,
+/* Hands a buffer's bytes, or some of them, to their next owner. */
+static void copy(struct xvm_pool *pool, const struct shim_place *place,
 		 size_t size, enum xvm_owner owner)
 {
-	struct xvm_chunk *chunk = pool->chunks[found->first / SHIM_CHUNK_PAGES];
-	unsigned int page = found->first % SHIM_CHUNK_PAGES;
-	void *original = phys_to_virt(chunk->original[page] + found->offset);
-	void *pooled = chunk->memory + page * XEN_PAGE_SIZE + found->offset;
+	struct xvm_chunk *chunk = pool->chunks[place->chunk];
+	void *original = phys_to_virt(chunk->original[place->note] +
+				      place->offset);
+	void *pooled = chunk->memory + place->start;
 
 	if (owner == XVM_DRIVER)
 		memcpy(original, pooled, size);
@@ -235,16 +237,14 @@ static void copy(struct xvm_pool *pool, const struct shim_pages *found,
 		memcpy(pooled, original, size);
 }
 
-/* Notes for each page of a buffer what it stands in for. */
-static void remember(struct xvm_pool *pool, const struct shim_pages *found,
+static void remember(struct xvm_pool *pool, const struct shim_place *place,
 		     phys_addr_t phys)
 {
-	struct xvm_chunk *chunk = pool->chunks[found->first / SHIM_CHUNK_PAGES];
-	unsigned int page = found->first % SHIM_CHUNK_PAGES;
-	unsigned int i;
+	phys_addr_t *note = &pool->chunks[place->chunk]->original[place->note];
+	u32 i;
 
-	for (i = 0; i < found->pages; i++)
-		chunk->original[page + i] = phys + i * XEN_PAGE_SIZE;
+	for (i = 0; i < place->notes; i++)
+		note[i] = phys + i * place->stride;
 }
 
 /*
@@ -255,22 +255,27 @@ dma_addr_t xvm_pool_map(struct xvm_device *xvm, phys_addr_t phys, size_t size,
 			enum dma_data_direction dir, unsigned long attrs)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
-	struct shim_pages found = {};
-	int first;
+	struct shim_place place;
+	int err;
 
 	if (!pool->map)
 		return DMA_MAPPING_ERROR;
-	first = shim_pool_take(pool->map, size, raw_smp_processor_id());
-	if (first < 0) {
-		fall_back(pool, first);
+	err = shim_pool_take(pool->map, size, raw_smp_processor_id(), &place);
+	if (err) {
+		fall_back(pool, err);
 		return DMA_MAPPING_ERROR;
 	}
-	found.first = first;
-	found.pages = XEN_PFN_UP(size);
-	remember(pool, &found, phys);
+	remember(pool, &place, phys);
 	if (!(attrs & DMA_ATTR_SKIP_CPU_SYNC) && shim_dma_device_reads(dir))
-		copy(pool, &found, size, XVM_BACKEND);
-	return shim_pool_address(first);
+		copy(pool, &place, size, XVM_BACKEND);
+	return place.address;
+}
+
+static bool find(struct xvm_pool *pool, dma_addr_t address, size_t size,
+		 struct shim_place *place)
+{
+	return pool->map && !shim_pool_find(address, size, place) &&
+	       pool->chunks[place->chunk];
 }
 
 /* False: the address is not in the pool. */
@@ -278,14 +283,13 @@ bool xvm_pool_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
 		   enum dma_data_direction dir, enum xvm_owner owner)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
-	struct shim_pages found;
+	struct shim_place place;
 
-	if (!pool->map || shim_pool_find(address, size, &found) ||
-	    !pool->chunks[found.first / SHIM_CHUNK_PAGES])
+	if (!find(pool, address, size, &place))
 		return false;
 	if (owner == XVM_DRIVER ? shim_dma_device_writes(dir) :
 				  shim_dma_device_reads(dir))
-		copy(pool, &found, size, owner);
+		copy(pool, &place, size, owner);
 	return true;
 }
 
@@ -294,14 +298,13 @@ bool xvm_pool_unmap(struct xvm_device *xvm, dma_addr_t address, size_t size,
 		    enum dma_data_direction dir, unsigned long attrs)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
-	struct shim_pages found;
+	struct shim_place place;
 
-	if (!pool->map || shim_pool_find(address, size, &found) ||
-	    !pool->chunks[found.first / SHIM_CHUNK_PAGES])
+	if (!find(pool, address, size, &place))
 		return false;
 	if (!(attrs & DMA_ATTR_SKIP_CPU_SYNC) && shim_dma_device_writes(dir))
-		copy(pool, &found, size, XVM_DRIVER);
-	return !shim_pool_give_back(pool->map, found.first, found.pages);
+		copy(pool, &place, size, XVM_DRIVER);
+	return !shim_pool_give_back(pool->map, address, size);
 }
 
 /* Pages that the device has. */

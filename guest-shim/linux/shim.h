@@ -178,11 +178,18 @@ u32 shim_bounces(u32 policy, u32 trusted, u16 backend);
 #define SHIM_CHUNK_PAGES 64
 #define SHIM_MAX_CHUNKS 64
 
-/* A buffer in the pool, part of a mapped one or all of it. */
-struct shim_pages {
-	u32 first;
-	u32 pages;
-	u32 offset;	/* of the first byte in the first page */
+/*
+ * Where a buffer lies in the pool, or a part of one. For what it takes of a chunk
+ * the glue keeps notes: of where the bytes come from that stand stride bytes apart.
+ */
+struct shim_place {
+	u64 address;
+	u32 chunk;
+	u32 start;	/* byte of the chunk */
+	u32 note;	/* the first */
+	u32 notes;
+	u32 stride;
+	u32 offset;	/* of the buffer, from where the first note's bytes begin */
 };
 
 /* These are used without a lock. */
@@ -192,20 +199,22 @@ void shim_pool_init(struct shim_pool *pool);
 /* The most chunks, where pages are asked for and there are so many references. */
 u32 shim_pool_chunk_limit(u32 pages, u32 references);
 
-/* Pages are taken from the first chunks. */
+/* The first chunks are taken from. */
 void shim_pool_open(const struct shim_pool *pool, u32 chunks);
 u32 shim_pool_chunks(const struct shim_pool *pool);
 u32 shim_pool_in_use(const struct shim_pool *pool);
 
-/* The first page; -EINVAL: not a buffer for the pool, -ENOSPC: no room. */
-int shim_pool_take(const struct shim_pool *pool, u64 length, u32 processor);
+/* Notes to be kept on a chunk. */
+u32 shim_pool_notes(u32 chunk);
 
-/* -EINVAL: the pages were not taken. */
-int shim_pool_give_back(const struct shim_pool *pool, u32 first, u32 pages);
+/* -EINVAL: not a buffer for the pool, -ENOSPC: no room. */
+int shim_pool_take(const struct shim_pool *pool, u64 length, u32 processor,
+		   struct shim_place *place);
 
-u64 shim_pool_address(u32 page);
+/* -EINVAL: it was not taken. */
+int shim_pool_give_back(const struct shim_pool *pool, u64 address, u64 length);
 
 /* -EINVAL: not an address in the pool. */
-int shim_pool_find(u64 address, u64 length, struct shim_pages *found);
+int shim_pool_find(u64 address, u64 length, struct shim_place *place);
 
 #endif /* SHIM_H */

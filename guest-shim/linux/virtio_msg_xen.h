@@ -60,8 +60,7 @@ struct xvm_chunk {
 	void *memory;
 	grant_ref_t first;
 	bool granted;
-	/* Where the bytes of each page come from, or go to. */
-	phys_addr_t original[SHIM_CHUNK_PAGES];
+	phys_addr_t original[];		/* where its bytes come from, or go to */
 };
 
 /* Pages that the device keeps mapped, for buffers to be copied to [3.10]. */

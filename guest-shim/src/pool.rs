@@ -1,13 +1,21 @@
-//! The shared pool: which buffers go by way of it, and which of its pages are taken (SPEC section 3).
+//! The shared pool: which buffers go by way of it, and what of it is taken (SPEC section 3).
 //!
-//! Pages are shared with the device in chunks of [`CHUNK_PAGES`], each a word with a bit for each page;
-//! a buffer lies in consecutive pages of one chunk. There is no lock: pages are taken and given back by
-//! compare and exchange, in any context, and each processor begins to look at another chunk.
+//! Pages are shared with the device in chunks of [`CHUNK_PAGES`]; a buffer lies in consecutive pages of
+//! one chunk. The first pages are divided into slots for what is small, as the headers and descriptors
+//! of requests are: these then lie together. A word has a bit for each page of a chunk, or for each slot
+//! of a page. There is no lock: units are taken and given back by compare and exchange, in any context,
+//! and each processor begins to look at another word.
+
+mod place;
+#[cfg(test)]
+mod tests;
+mod units;
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use protocol::grant::PAGE_SIZE;
-use protocol::pool::{DmaRange, MAX_POOL_PAGES, PoolPage, PoolRange};
+use protocol::pool::MAX_POOL_PAGES;
+
+pub use place::{Place, Unit, find};
 
 /// Pages that are shared with one message, under consecutive references.
 pub const CHUNK_PAGES: u32 = u64::BITS;
@@ -15,11 +23,20 @@ pub const CHUNK_PAGES: u32 = u64::BITS;
 /// The most chunks of a pool.
 pub const MAX_CHUNKS: u32 = MAX_POOL_PAGES / CHUNK_PAGES;
 
+/// Pages of the first chunk that are divided into slots.
+const SLOT_PAGES: u32 = 8;
+
+/// Slots of a pool.
+pub const SLOTS: u32 = SLOT_PAGES * u64::BITS;
+
 /// The longest buffer that goes by way of the pool, in bytes: what fits a chunk.
 ///
-/// Copying costs the guest less than mapping and unmapping cost both sides, whatever the length; so
-/// all go that can.
-pub const MAX_POOLED_BYTES: u64 = CHUNK_PAGES as u64 * PAGE_SIZE;
+/// To copy it costs the guest less than to map and to unmap it costs both sides, whatever its length;
+/// so all go that can.
+pub const MAX_POOLED_BYTES: u64 = (CHUNK_PAGES * Unit::Page.bytes()) as u64;
+
+/// The longest buffer that is put into slots.
+const MAX_SLOT_BYTES: u64 = 512;
 
 /// One device takes no more than one in so many of the guest's grant references for its pool: rings,
 /// buffers that do not go by way of it, and other devices need some.
@@ -43,78 +60,89 @@ pub enum TakeError {
     Exhausted,
 }
 
-/// The pages were not taken, or are none of the pool's.
+/// It was not taken, or is not in the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotTaken;
 
-/// Which pages of a pool are taken.
+/// What of a pool is taken.
 #[derive(Debug)]
 pub struct Pool {
-    /// A bit for each page: set while it is taken.
-    taken: [AtomicU64; MAX_CHUNKS as usize],
-    /// Chunks from the first on that pages may be taken from.
+    /// Chunks from the first on that may be taken from.
     open: AtomicU32,
+    /// The slots of each page that has some.
+    slots: [AtomicU64; SLOT_PAGES as usize],
+    /// The pages of each chunk; those that are divided are never free.
+    pages: [AtomicU64; MAX_CHUNKS as usize],
 }
 
 impl Pool {
     /// A pool of no chunks.
     pub const fn new() -> Self {
-        Self { taken: [const { AtomicU64::new(0) }; MAX_CHUNKS as usize], open: AtomicU32::new(0) }
+        let mut pages = [const { AtomicU64::new(0) }; MAX_CHUNKS as usize];
+        pages[0] = AtomicU64::new(units::run(SLOT_PAGES));
+        Self {
+            open: AtomicU32::new(0),
+            slots: [const { AtomicU64::new(0) }; SLOT_PAGES as usize],
+            pages,
+        }
     }
 
-    /// From now on pages are taken from the first `chunks` chunks. What is taken of others stays so
-    /// until it is given back.
+    /// From now on the first `chunks` chunks are taken from. What is taken of others stays so until it
+    /// is given back.
     pub fn open(&self, chunks: u32) {
         self.open.store(chunks, Ordering::Release);
     }
 
-    /// Chunks that pages may be taken from.
+    /// Chunks that are taken from.
     pub fn chunks(&self) -> u32 {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Takes pages for a buffer of `length` bytes, looking first at the chunk that `processor` prefers.
+    /// Takes a place for a buffer of `length` bytes, looking first where `processor` prefers.
     ///
     /// # Errors
     /// [`TakeError`]; nothing was taken.
-    pub fn take(&self, length: u64, processor: u32) -> Result<PoolPage, TakeError> {
+    pub fn take(&self, length: u64, processor: u32) -> Result<Place, TakeError> {
         if length == 0 || length > MAX_POOLED_BYTES {
             return Err(TakeError::Unfit);
         }
-        let pages = length.div_ceil(PAGE_SIZE) as u32;
-        let chunks = self.taken.get(..self.chunks() as usize).unwrap_or(&[]);
-        let preferred = processor.checked_rem(chunks.len() as u32).unwrap_or(0);
-        let (before, from) = chunks.split_at_checked(preferred as usize).unwrap_or((&[], chunks));
-        let in_order = (preferred..).zip(from).chain((0..).zip(before));
-        for (number, chunk) in in_order {
-            if let Some(page) = claim(chunk, pages) {
-                return Ok(PoolPage(number * CHUNK_PAGES + page));
-            }
-        }
-        Err(TakeError::Exhausted)
+        let small =
+            if length <= MAX_SLOT_BYTES { self.claim(Unit::Slot, length, processor) } else { None };
+        small.or_else(|| self.claim(Unit::Page, length, processor)).ok_or(TakeError::Exhausted)
     }
 
     /// Gives back what was taken for a buffer.
     ///
     /// # Errors
     /// [`NotTaken`], if it was not; the pool is as before.
-    pub fn give_back(&self, first: PoolPage, pages: u32) -> Result<(), NotTaken> {
-        let (chunk, page) = (first.0 / CHUNK_PAGES, first.0 % CHUNK_PAGES);
-        let taken = self.taken.get(chunk as usize).ok_or(NotTaken)?;
-        if pages == 0 || page + pages > CHUNK_PAGES {
-            return Err(NotTaken);
-        }
-        let run = run_of(pages) << page;
-        if taken.load(Ordering::Relaxed) & run != run {
-            return Err(NotTaken);
-        }
-        taken.fetch_and(!run, Ordering::Release);
-        Ok(())
+    pub fn give_back(&self, place: Place) -> Result<(), NotTaken> {
+        let (word, first) = place.bits();
+        let words: &[AtomicU64] = match place.unit {
+            Unit::Page => &self.pages,
+            Unit::Slot => &self.slots,
+        };
+        let taken = words.get(word as usize).ok_or(NotTaken)?;
+        if units::free(taken, first, place.count) { Ok(()) } else { Err(NotTaken) }
     }
 
-    /// How many pages are taken.
+    /// How many pages are taken, or have slots that are.
     pub fn in_use(&self) -> u32 {
-        self.taken.iter().map(|chunk| chunk.load(Ordering::Relaxed).count_ones()).sum()
+        let pages: u32 = self.pages.iter().map(units::count).sum();
+        let slots = self.slots.iter().filter(|page| units::count(page) != 0).count();
+        pages - SLOT_PAGES + slots as u32
+    }
+
+    fn claim(&self, unit: Unit, length: u64, processor: u32) -> Option<Place> {
+        let count = length.div_ceil(unit.bytes().into()) as u32;
+        let chunks = self.pages.get(..self.chunks() as usize)?;
+        let words = match unit {
+            Unit::Page => chunks,
+            // They are of the first chunk.
+            Unit::Slot if chunks.is_empty() => return None,
+            Unit::Slot => &self.slots,
+        };
+        let (word, first) = units::claim(words, processor, count)?;
+        Some(Place::of_bits(unit, word, first, count))
     }
 }
 
@@ -123,47 +151,3 @@ impl Default for Pool {
         Self::new()
     }
 }
-
-/// The pages that a buffer lies in, part of a mapped one or all of it; `None` if it is not in a pool.
-pub fn find(address: u64, length: u64) -> Option<PoolRange> {
-    match DmaRange::decode(address, length) {
-        Ok(DmaRange::Pool(range)) => {
-            (range.first.0 % CHUNK_PAGES + range.pages <= CHUNK_PAGES).then_some(range)
-        }
-        _ => None,
-    }
-}
-
-/// `pages` bits in a row, from the lowest on; `pages` is 1 to 64.
-const fn run_of(pages: u32) -> u64 {
-    u64::MAX >> (CHUNK_PAGES - pages)
-}
-
-/// Sets `pages` clear bits in a row; gives the lowest one's number.
-fn claim(chunk: &AtomicU64, pages: u32) -> Option<u32> {
-    let mut taken = chunk.load(Ordering::Relaxed);
-    loop {
-        let page = first_run(!taken, pages)?;
-        let with = taken | run_of(pages) << page;
-        // Acquire: what was copied out of these pages was copied before they were given back.
-        match chunk.compare_exchange_weak(taken, with, Ordering::Acquire, Ordering::Relaxed) {
-            Ok(_) => return Some(page),
-            Err(now) => taken = now,
-        }
-    }
-}
-
-/// The lowest place in `free` of `pages` set bits in a row.
-fn first_run(free: u64, pages: u32) -> Option<u32> {
-    // A bit that stays begins a run of `length`.
-    let (mut starts, mut length) = (free, 1);
-    while length < pages {
-        let step = length.min(pages - length);
-        starts &= starts >> step;
-        length += step;
-    }
-    (starts != 0).then(|| starts.trailing_zeros())
-}
-
-#[cfg(test)]
-mod tests;

@@ -3,17 +3,39 @@
 use core::ffi::c_int;
 
 use super::EINVAL;
-use crate::pool::{self, Pool, TakeError, chunk_limit};
-use protocol::pool::PoolPage;
+use crate::pool::{self, CHUNK_PAGES, Place, Pool, SLOTS, TakeError, Unit, chunk_limit};
 
 const ENOSPC: c_int = -28;
 
-/// `struct shim_pages`: a buffer in the pool.
+/// `struct shim_place`: where a buffer, or a part of one, lies in the pool.
 #[repr(C)]
-pub(crate) struct ShimPages {
-    first: u32,
-    pages: u32,
+pub(crate) struct ShimPlace {
+    address: u64,
+    chunk: u32,
+    start: u32,
+    note: u32,
+    notes: u32,
+    stride: u32,
     offset: u32,
+}
+
+impl ShimPlace {
+    /// Notes on pages come before notes on slots.
+    fn new(place: Place) -> Self {
+        let before = match place.unit {
+            Unit::Page => 0,
+            Unit::Slot => CHUNK_PAGES,
+        };
+        Self {
+            address: place.address(),
+            chunk: place.chunk,
+            start: place.start(),
+            note: before + place.first,
+            notes: place.count,
+            stride: place.unit.bytes(),
+            offset: place.offset,
+        }
+    }
 }
 
 /// Bytes that a pool needs; aligned as the kernel allocates, to 8.
@@ -31,6 +53,12 @@ pub(crate) extern "C" fn shim_pool_size() -> usize {
 pub(crate) unsafe extern "C" fn shim_pool_init(pool: *mut Pool) {
     // SAFETY: the caller owes size, alignment and sole use; `write` drops nothing that stood there.
     unsafe { pool.write(Pool::new()) };
+}
+
+/// Notes to be kept on a chunk: one for each page, and each slot of the first.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn shim_pool_notes(chunk: u32) -> u32 {
+    if chunk == 0 { CHUNK_PAGES + SLOTS } else { CHUNK_PAGES }
 }
 
 /// How many chunks a pool may have.
@@ -59,37 +87,42 @@ pub(crate) unsafe extern "C" fn shim_pool_chunks(pool: *const Pool) -> u32 {
     unsafe { &*pool }.chunks()
 }
 
-/// Takes pages for a buffer: the first one's number, -EINVAL if the buffer is not one for the pool,
-/// -ENOSPC if the pool has no room.
+/// Takes a place for a buffer: 0, -EINVAL if the buffer is not one for the pool, -ENOSPC if the pool
+/// has no room.
 ///
 /// # Safety
-/// `pool` was set up by `shim_pool_init`.
+/// `pool` was set up by `shim_pool_init`; `place` is a valid `struct shim_place`.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_pool_take(
     pool: *const Pool,
     length: u64,
     processor: u32,
+    place: *mut ShimPlace,
 ) -> c_int {
     // SAFETY: as in `shim_pool_open`.
-    match unsafe { &*pool }.take(length, processor) {
-        Ok(page) => page.0 as c_int,
-        Err(TakeError::Unfit) => EINVAL,
-        Err(TakeError::Exhausted) => ENOSPC,
-    }
+    let taken = match unsafe { &*pool }.take(length, processor) {
+        Ok(taken) => taken,
+        Err(TakeError::Unfit) => return EINVAL,
+        Err(TakeError::Exhausted) => return ENOSPC,
+    };
+    // SAFETY: the caller owes a valid place.
+    unsafe { place.write(ShimPlace::new(taken)) };
+    0
 }
 
-/// Gives pages back; -EINVAL if they were not taken.
+/// Gives back what was taken for a buffer; -EINVAL if it was not.
 ///
 /// # Safety
 /// `pool` was set up by `shim_pool_init`.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_pool_give_back(
     pool: *const Pool,
-    first: u32,
-    pages: u32,
+    address: u64,
+    length: u64,
 ) -> c_int {
     // SAFETY: as in `shim_pool_open`.
-    let given = unsafe { &*pool }.give_back(PoolPage(first), pages);
+    let pool = unsafe { &*pool };
+    let given = pool::find(address, length).and_then(|place| pool.give_back(place).ok());
     given.map_or(EINVAL, |()| 0)
 }
 
@@ -103,32 +136,20 @@ pub(crate) unsafe extern "C" fn shim_pool_in_use(pool: *const Pool) -> u32 {
     unsafe { &*pool }.in_use()
 }
 
-/// The DMA address of the first byte of a page.
-#[unsafe(no_mangle)]
-pub(crate) extern "C" fn shim_pool_address(page: u32) -> u64 {
-    PoolPage(page).address(0)
-}
-
-/// The pages of a buffer, part of a mapped one or all of it; -EINVAL if it is not in a pool.
+/// Where a buffer lies, part of a mapped one or all of it; -EINVAL if it is not in a pool.
 ///
 /// # Safety
-/// `found` is a valid `struct shim_pages`.
+/// `place` is a valid `struct shim_place`.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_pool_find(
     address: u64,
     length: u64,
-    found: *mut ShimPages,
+    place: *mut ShimPlace,
 ) -> c_int {
-    let Some(range) = pool::find(address, length) else {
+    let Some(found) = pool::find(address, length) else {
         return EINVAL;
     };
     // SAFETY: the caller owes a valid place.
-    unsafe {
-        found.write(ShimPages {
-            first: range.first.0,
-            pages: range.pages,
-            offset: range.offset as u32,
-        });
-    }
+    unsafe { place.write(ShimPlace::new(found)) };
     0
 }

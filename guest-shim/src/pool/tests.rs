@@ -4,6 +4,9 @@ use std::sync::Mutex;
 use std::thread;
 use std::vec::Vec;
 
+use protocol::grant::PAGE_SIZE;
+use protocol::pool::PoolPage;
+
 use super::*;
 
 const PAGE: u64 = PAGE_SIZE;
@@ -14,74 +17,94 @@ fn pool(chunks: u32) -> Pool {
     pool
 }
 
-/// Takes what is asked for, by one processor; gives the first pages.
+/// Takes what is asked for, by one processor; gives the numbers of the first pages.
 fn taken(pool: &Pool, lengths: &[u64]) -> Vec<u32> {
-    lengths.iter().map(|length| pool.take(*length, 0).unwrap().0).collect()
+    let pages = |place: Place| place.chunk * CHUNK_PAGES + place.start() / Unit::Page.bytes();
+    lengths.iter().map(|length| pages(pool.take(*length, 0).unwrap())).collect()
+}
+
+/// Gives back `pages` pages from `first` on.
+fn give_back(pool: &Pool, first: u32, pages: u64) -> Result<(), NotTaken> {
+    pool.give_back(find(PoolPage(first).address(0), pages * PAGE).unwrap())
 }
 
 #[test]
 fn spec_3_10_a_buffer_lies_in_consecutive_pages_of_one_chunk() {
     let pool = pool(2);
-    assert_eq!(taken(&pool, &[1, PAGE, PAGE + 1, 61 * PAGE]), [0, 1, 2, 64]);
-    assert_eq!(taken(&pool, &[60 * PAGE, 3 * PAGE]), [4, 125], "what is free is found");
-    assert_eq!(pool.take(1, 0), Err(TakeError::Exhausted));
-    assert_eq!(pool.in_use(), 128);
+    assert_eq!(taken(&pool, &[513, PAGE, PAGE + 1, 53 * PAGE]), [8, 9, 10, 64]);
+    assert_eq!(taken(&pool, &[52 * PAGE, 11 * PAGE]), [12, 117], "what is free is found");
+    assert_eq!(pool.take(PAGE, 0), Err(TakeError::Exhausted));
+    assert_eq!(pool.in_use(), 120);
 }
 
 #[test]
-fn spec_3_10_pages_are_taken_of_chunks_that_are_shared() {
+fn spec_3_10_what_is_taken_is_of_chunks_that_are_shared() {
     let pool = Pool::new();
     assert_eq!(pool.take(1, 0), Err(TakeError::Exhausted));
+    assert_eq!(pool.take(PAGE, 0), Err(TakeError::Exhausted));
     pool.open(1);
-    assert_eq!(taken(&pool, &[64 * PAGE]), [0]);
-    assert_eq!(pool.take(1, 1), Err(TakeError::Exhausted));
+    assert_eq!(taken(&pool, &[1, 56 * PAGE]), [0, 8]);
+    assert_eq!(pool.take(PAGE, 1), Err(TakeError::Exhausted));
     pool.open(2);
-    assert_eq!(taken(&pool, &[PAGE]), [64]);
+    assert_eq!(taken(&pool, &[64 * PAGE]), [64]);
     // The device was reset: no more is taken, and what was taken is given back.
     pool.open(0);
-    assert_eq!(pool.give_back(PoolPage(0), 64), Ok(()));
-    assert_eq!((pool.take(1, 0), pool.in_use()), (Err(TakeError::Exhausted), 1));
+    assert_eq!(give_back(&pool, 8, 56), Ok(()));
+    assert_eq!((pool.take(1, 0), pool.in_use()), (Err(TakeError::Exhausted), 65));
+}
+
+#[test]
+fn spec_3_10_small_buffers_share_a_page_and_no_byte() {
+    let pool = pool(1);
+    let address = |length| pool.take(length, 0).map(Place::address);
+    let lengths = [1, 16, 64, 65, 512, 48];
+    let starts = [0, 64, 128, 192, 320, 832].map(|offset| Ok(PoolPage(0).address(offset)));
+    assert_eq!(lengths.map(address), starts);
+    assert_eq!(pool.in_use(), 1, "page");
+    let place = find(PoolPage(0).address(200), 57).unwrap();
+    assert_eq!((place.unit, place.first, place.count, place.offset), (Unit::Slot, 3, 2, 8));
+    for (length, start) in lengths.into_iter().zip(starts) {
+        assert_eq!(pool.give_back(find(start.unwrap(), length).unwrap()), Ok(()));
+    }
+    assert_eq!(pool.in_use(), 0);
+}
+
+#[test]
+fn what_finds_no_slot_gets_a_page() {
+    let pool = pool(1);
+    for _ in 0..u64::from(SLOT_PAGES) * 8 {
+        assert!(pool.take(512, 0).is_ok_and(|place| place.unit == Unit::Slot));
+    }
+    assert_eq!(taken(&pool, &[1, 512]), [8, 9]);
+    assert_eq!(pool.in_use(), SLOT_PAGES + 2);
 }
 
 #[test]
 fn what_is_given_back_is_taken_again() {
     let pool = pool(1);
-    taken(&pool, &[PAGE, 3 * PAGE, 60 * PAGE]);
-    assert_eq!(pool.give_back(PoolPage(1), 3), Ok(()));
+    taken(&pool, &[PAGE, 3 * PAGE, 52 * PAGE]);
+    assert_eq!(give_back(&pool, 9, 3), Ok(()));
+    assert_eq!(give_back(&pool, 9, 3), Err(NotTaken), "twice");
     assert_eq!(pool.take(4 * PAGE, 0), Err(TakeError::Exhausted));
-    assert_eq!(taken(&pool, &[PAGE, 2 * PAGE]), [1, 2]);
+    assert_eq!(taken(&pool, &[PAGE, 2 * PAGE]), [9, 10]);
 }
 
 #[test]
-fn what_was_not_taken_is_not_given_back() {
-    let pool = pool(1);
-    taken(&pool, &[2 * PAGE]);
-    for (first, pages) in [(1, 2), (2, 1), (0, 0), (63, 2), (0, 65), (0, u32::MAX), (64, 1)] {
-        assert_eq!(pool.give_back(PoolPage(first), pages), Err(NotTaken), "{pages} from {first}");
-    }
-    assert_eq!(pool.give_back(PoolPage(u32::MAX), 1), Err(NotTaken));
-    assert_eq!(pool.in_use(), 2);
-    assert_eq!(pool.give_back(PoolPage(0), 2), Ok(()));
-    assert_eq!(pool.give_back(PoolPage(0), 2), Err(NotTaken), "twice");
-}
-
-#[test]
-fn each_processor_begins_at_another_chunk() {
+fn each_processor_begins_elsewhere() {
     let pool = pool(3);
-    let firsts = [0, 1, 2, 3, u32::MAX].map(|processor| pool.take(1, processor).unwrap().0);
-    assert_eq!(firsts, [0, 64, 128, 1, 2]);
-    assert_eq!(pool.take(64 * PAGE, 1), Err(TakeError::Exhausted));
-    pool.give_back(PoolPage(128), 1).unwrap();
-    assert_eq!(pool.take(64 * PAGE, 0).unwrap(), PoolPage(128));
+    let chunks = [0, 1, 2, 3].map(|processor| pool.take(PAGE, processor).unwrap().chunk);
+    assert_eq!(chunks, [0, 1, 2, 0]);
+    let pages = [0, 1, 8].map(|processor| pool.take(1, processor).unwrap().first / 64);
+    assert_eq!(pages, [0, 1, 0]);
 }
 
 #[test]
 fn buffers_that_fit_no_chunk_are_granted() {
-    let pool = pool(1);
+    let pool = pool(2);
     for length in [0, MAX_POOLED_BYTES + 1, u64::MAX] {
         assert_eq!(pool.take(length, 0), Err(TakeError::Unfit));
     }
-    assert_eq!(pool.take(MAX_POOLED_BYTES, 0), Ok(PoolPage(0)));
+    assert_eq!(taken(&pool, &[MAX_POOLED_BYTES]), [64]);
 }
 
 #[test]
@@ -98,10 +121,10 @@ fn spec_7_the_pool_is_bounded() {
 #[test]
 fn spec_3_10_a_mapped_buffer_does_not_leave_its_chunk() {
     let pages = |first, offset, length| {
-        find(PoolPage(first).address(offset), length).map(|range| range.pages)
+        find(PoolPage(first).address(offset), length).map(|place| place.count)
     };
-    assert_eq!(pages(0, 0, MAX_POOLED_BYTES), Some(64));
-    assert_eq!(pages(0, 1, MAX_POOLED_BYTES), None);
+    assert_eq!(pages(64, 0, MAX_POOLED_BYTES), Some(64));
+    assert_eq!(pages(64, 1, MAX_POOLED_BYTES), None);
     assert_eq!(pages(63, 0, PAGE), Some(1));
     assert_eq!(pages(63, 4095, 2), None);
     assert_eq!(pages(0, 0, u64::from(MAX_POOL_PAGES) * PAGE), None);
@@ -110,41 +133,39 @@ fn spec_3_10_a_mapped_buffer_does_not_leave_its_chunk() {
 }
 
 #[test]
-fn the_lowest_run_is_found() {
-    assert_eq!(first_run(u64::MAX, 64), Some(0));
-    assert_eq!(first_run(u64::MAX << 1, 64), None);
-    assert_eq!(first_run(u64::MAX << 1, 63), Some(1));
-    assert_eq!(first_run(0b1_1110_1101, 3), Some(5));
-    assert_eq!(first_run(1 << 63, 1), Some(63));
-    assert_eq!(first_run(1 << 63, 2), None, "a run does not go round");
-    assert_eq!(first_run(0, 1), None);
-    for pages in 1..=64 {
-        assert_eq!(first_run(run_of(pages) << (64 - pages), pages), Some(64 - pages));
+fn what_was_taken_is_found_by_its_address() {
+    let pool = pool(3);
+    for length in [1, 64, 65, 512, 513, PAGE, PAGE + 1, 9 * PAGE] {
+        let place = pool.take(length, 1).unwrap();
+        assert_eq!(find(place.address(), length), Some(place), "{length} bytes");
     }
 }
 
 #[test]
-fn no_page_is_taken_twice_at_a_time() {
+fn nothing_is_taken_twice_at_a_time() {
     let pool = pool(2);
     let held = Mutex::new(BTreeSet::new());
     thread::scope(|scope| {
-        for thread in 0..4_u32 {
+        for thread in 0..4_u64 {
             let (pool, held) = (&pool, &held);
             scope.spawn(move || {
-                for turn in 0..2000_u32 {
-                    let count = 1 + (turn * 7 + thread) % 40;
-                    let Ok(first) = pool.take(u64::from(count) * PAGE, thread) else { continue };
-                    let pages = first.0..first.0 + count;
+                for turn in 0..300_u64 {
+                    let length = [1 + turn % 700, (1 + (turn * 7 + thread) % 40) * PAGE];
+                    let Ok(place) = pool.take(length[turn as usize % 2], thread as u32) else {
+                        continue;
+                    };
+                    let first = place.chunk * CHUNK_PAGES * 64 + place.start() / 64;
+                    let slots = first..first + place.count * place.unit.bytes() / 64;
                     {
                         let mut held = held.lock().unwrap();
-                        assert!(pages.clone().all(|page| held.insert(page)), "{pages:?}");
+                        assert!(slots.clone().all(|slot| held.insert(slot)), "{place:?}");
                     }
                     thread::yield_now();
                     {
                         let mut held = held.lock().unwrap();
-                        assert!(pages.clone().all(|page| held.remove(&page)));
+                        assert!(slots.clone().all(|slot| held.remove(&slot)));
                     }
-                    pool.give_back(first, count).unwrap();
+                    pool.give_back(place).unwrap();
                 }
             });
         }
