@@ -13,12 +13,14 @@ mod queue;
 mod queue_set;
 pub mod rate;
 pub mod rng;
+mod transfer;
 pub mod vsock;
 
 pub use buffer::{Buffers, Readable, Request, Writable};
 pub use memory::{Buffer, DeviceMemory, Direction, Room};
-pub use queue::{Queues, Rings};
+pub use queue::{Queues, Rings, Spare};
 pub use queue_set::QueueSet;
+pub use transfer::{Gather, Scatter};
 
 use std::os::fd::BorrowedFd;
 

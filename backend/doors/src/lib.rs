@@ -8,6 +8,7 @@ mod evtchn;
 mod gntalloc;
 mod gntdev;
 pub mod mapped;
+pub mod pieces;
 mod xenstore;
 
 use std::fmt;

@@ -10,8 +10,7 @@ use crate::xen::Access;
 
 impl<P: Platform> DeviceMemory for PlatformMemory<P> {
     fn prepare(&self, buffers: &mut dyn Iterator<Item = Buffer>) -> Room {
-        let wanted: Vec<_> = buffers.map(reach).collect();
-        match PlatformMemory::prepare(self, &wanted) {
+        match PlatformMemory::prepare(self, buffers.map(reach)) {
             Ok(()) => Room::Enough,
             Err(_) => Room::Short,
         }

@@ -16,7 +16,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 
 pub use self::service::Served;
 use super::virtqueue::Virtqueue;
-use crate::device::{QueueSet, VirtioDevice};
+use crate::device::{QueueSet, Spare, VirtioDevice};
 use crate::features;
 use crate::platform::{Platform, PlatformMemory};
 use crate::stats::DeviceStats;
@@ -41,6 +41,7 @@ pub struct Transport<P: Platform> {
     waiting: QueueSet,
     /// Queues in which nothing was left, and whose doorbell is not asked for yet.
     empty: QueueSet,
+    spare: Spare,
     status: u32,
     driver_features: u64,
     generation: u32,
@@ -64,6 +65,7 @@ impl<P: Platform> Transport<P> {
             queues,
             waiting: QueueSet::default(),
             empty: QueueSet::default(),
+            spare: Spare::default(),
             status: 0,
             driver_features: 0,
             generation: 0,

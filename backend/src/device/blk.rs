@@ -61,12 +61,12 @@ impl Block {
     /// buffers.
     fn execute<M: DeviceMemory>(
         &mut self,
-        request: &BlockRequest,
+        request: &BlockRequest<'_>,
         memory: &M,
     ) -> Result<(Status, u32), Fault> {
         let outcome = match &request.operation {
-            Operation::Read { sector, data } => self.target.read(*sector, data, memory),
-            Operation::Write { sector, data } => self.target.write(*sector, data, memory),
+            Operation::Read { sector, data } => self.target.read(*sector, *data, memory),
+            Operation::Write { sector, data } => self.target.write(*sector, *data, memory),
             Operation::Flush => self.target.flush(),
             Operation::Discard(_) if self.discard == Discard::Refused => {
                 Err(TargetError::Unsupported)
@@ -101,7 +101,7 @@ impl Block {
         }
     }
 
-    fn count(&self, operation: &Operation, status: Status) {
+    fn count(&self, operation: &Operation<'_>, status: Status) {
         if status != Status::Ok {
             DeviceStats::count(&self.stats.failed);
             return;
@@ -165,10 +165,11 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         queues.serve_each(index, |request, memory| {
             let request = BlockRequest::parse(request, memory)?;
             // Before the data: a driver whose data finds no room is told so.
-            let place = request.status.writable(memory).collect::<Result<Vec<_>, _>>()?;
+            let place = request.status.writable(memory).next().transpose()?;
             let (status, data) = self.execute(&request, memory)?;
             self.count(&request.operation, status);
             place.into_iter().for_each(|mut byte| byte.copy_from(&[status as u8]));
+            memory.copied(STATUS_SIZE.into());
             Ok(data + STATUS_SIZE)
         })
     }

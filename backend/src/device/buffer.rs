@@ -3,49 +3,22 @@
 //! [`Readable`] and [`Writable`] bytes are different types: what the driver gave for reading cannot
 //! be written here, whatever the mapping behind it would allow.
 
-use std::collections::VecDeque;
 use std::io;
 
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{
     GuestAddress, GuestMemoryError, Permissions, ReadVolatile, VolatileMemoryError, VolatileSlice,
-    WriteVolatile,
 };
 
 use super::{Buffer, DeviceMemory, Direction, Fault};
 
 /// Bytes that the driver wrote for the device.
-pub struct Readable<'a>(VolatileSlice<'a>);
-
-impl Readable<'_> {
-    /// Bytes.
-    pub fn length(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Copies the bytes out; `bytes` has the buffer's length.
-    pub fn copy_to(&self, bytes: &mut [u8]) {
-        self.0.copy_to(bytes);
-    }
-
-    /// Writes the bytes to a file, at its cursor.
-    ///
-    /// # Errors
-    /// The file's.
-    pub fn write_to(&self, file: &mut impl WriteVolatile) -> io::Result<()> {
-        file.write_all_volatile(&self.0).map_err(io_error)
-    }
-}
+pub struct Readable<'a>(pub(super) VolatileSlice<'a>);
 
 /// Bytes that the device may write for the driver.
-pub struct Writable<'a>(VolatileSlice<'a>);
+pub struct Writable<'a>(pub(super) VolatileSlice<'a>);
 
 impl Writable<'_> {
-    /// Bytes.
-    pub fn length(&self) -> usize {
-        self.0.len()
-    }
-
     /// Copies bytes in, as many as there are or fit.
     pub fn copy_from(&mut self, bytes: &[u8]) {
         self.0.copy_from(bytes);
@@ -67,13 +40,6 @@ fn io_error(error: VolatileMemoryError) -> io::Error {
     }
 }
 
-/// Buffers of one direction, in order, as a stream of bytes.
-#[derive(Clone, Debug, Default)]
-pub struct Buffers {
-    head: u16,
-    parts: VecDeque<Part>,
-}
-
 /// A buffer, or what is left of it.
 #[derive(Clone, Copy, Debug)]
 struct Part {
@@ -81,56 +47,61 @@ struct Part {
     buffer: Buffer,
 }
 
-impl Buffers {
-    /// Bytes in all.
-    pub fn length(&self) -> u64 {
-        self.parts.iter().map(|part| u64::from(part.buffer.length)).sum()
-    }
+/// Buffers of one direction, in order, as a stream of bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Buffers<'r> {
+    head: u16,
+    parts: &'r [Part],
+    /// Bytes of the first part that are taken off.
+    skip: u64,
+    length: u64,
+}
 
-    /// Keeps the first `length` bytes, if there are more.
-    pub fn truncate(&mut self, length: u64) {
-        let mut left = length;
-        self.parts.retain_mut(|part| {
-            part.buffer.length = left.min(u64::from(part.buffer.length)) as u32;
-            left -= u64::from(part.buffer.length);
-            part.buffer.length > 0
-        });
+impl<'r> Buffers<'r> {
+    /// Bytes in all.
+    pub fn length(self) -> u64 {
+        self.length
     }
 
     /// Takes `count` bytes off the front; `None`, and nothing taken, if there are fewer.
     pub fn split_front(&mut self, count: u64) -> Option<Self> {
-        if count > self.length() {
-            return None;
-        }
-        let mut front = Self { head: self.head, parts: VecDeque::new() };
-        let mut left = count;
-        while let Some(mut part) = self.parts.pop_front() {
-            let taken = left.min(u64::from(part.buffer.length)) as u32;
-            left -= u64::from(taken);
-            let mut first = part;
-            first.buffer.length = taken;
-            front.parts.extend((taken > 0).then_some(first));
-            part.buffer.length -= taken;
-            if part.buffer.length > 0 {
-                part.buffer.address =
-                    GuestAddress(part.buffer.address.0.wrapping_add(taken.into()));
-                self.parts.push_front(part);
+        let length = self.length.checked_sub(count)?;
+        let front = Self { length: count, ..*self };
+        let mut skip = self.skip + count;
+        while let Some((first, rest)) = self.parts.split_first() {
+            let whole = u64::from(first.buffer.length);
+            if skip < whole {
                 break;
             }
+            skip -= whole;
+            self.parts = rest;
         }
+        (self.skip, self.length) = (skip, length);
         Some(front)
+    }
+
+    /// The parts, without what is taken off.
+    fn parts(self) -> impl Iterator<Item = Part> {
+        let (mut skip, mut left) = (self.skip, self.length);
+        self.parts.iter().map_while(move |part| {
+            let count = left.min(u64::from(part.buffer.length).saturating_sub(skip));
+            let address = GuestAddress(part.buffer.address.0.wrapping_add(skip));
+            (skip, left) = (0, left - count);
+            let buffer = Buffer { address, length: count as u32, ..part.buffer };
+            (count > 0).then_some(Part { buffer, ..*part })
+        })
     }
 
     /// Copies the bytes out; `bytes` has their length.
     ///
     /// # Errors
     /// [`Fault::Memory`].
-    pub fn copy_to<M: DeviceMemory>(&self, memory: &M, bytes: &mut [u8]) -> Result<(), Fault> {
+    pub fn copy_to<M: DeviceMemory>(self, memory: &M, bytes: &mut [u8]) -> Result<(), Fault> {
         let mut rest = bytes;
-        for part in &self.parts {
+        for part in self.parts() {
             let count = rest.len().min(part.buffer.length as usize);
             let (now, later) = rest.split_at_mut(count);
-            Readable(self.reach(memory, part, Permissions::Read)?).copy_to(now);
+            self.reach(memory, part, Permissions::Read)?.copy_to(now);
             rest = later;
         }
         memory.copied(self.length());
@@ -141,11 +112,11 @@ impl Buffers {
     ///
     /// # Errors
     /// [`Fault::Memory`].
-    pub fn copy_from<M: DeviceMemory>(&self, memory: &M, bytes: &[u8]) -> Result<u32, Fault> {
+    pub fn copy_from<M: DeviceMemory>(self, memory: &M, bytes: &[u8]) -> Result<u32, Fault> {
         let mut rest = bytes;
-        for part in &self.parts {
+        for part in self.parts() {
             let (now, later) = rest.split_at(rest.len().min(part.buffer.length as usize));
-            Writable(self.reach(memory, part, Permissions::Write)?).copy_from(now);
+            self.reach(memory, part, Permissions::Write)?.copy_from(now);
             rest = later;
         }
         memory.copied((bytes.len() - rest.len()) as u64);
@@ -154,24 +125,24 @@ impl Buffers {
 
     /// The bytes, for reading.
     pub fn readable<'a, M: DeviceMemory>(
-        &'a self,
+        self,
         memory: &'a M,
-    ) -> impl Iterator<Item = Result<Readable<'a>, Fault>> {
-        self.parts.iter().map(|part| self.reach(memory, part, Permissions::Read).map(Readable))
+    ) -> impl Iterator<Item = Result<Readable<'a>, Fault>> + use<'a, 'r, M> {
+        self.parts().map(move |part| self.reach(memory, part, Permissions::Read).map(Readable))
     }
 
     /// The bytes, for writing.
     pub fn writable<'a, M: DeviceMemory>(
-        &'a self,
+        self,
         memory: &'a M,
-    ) -> impl Iterator<Item = Result<Writable<'a>, Fault>> {
-        self.parts.iter().map(|part| self.reach(memory, part, Permissions::Write).map(Writable))
+    ) -> impl Iterator<Item = Result<Writable<'a>, Fault>> + use<'a, 'r, M> {
+        self.parts().map(move |part| self.reach(memory, part, Permissions::Write).map(Writable))
     }
 
     fn reach<'a, M: DeviceMemory>(
-        &self,
+        self,
         memory: &'a M,
-        part: &Part,
+        part: Part,
         access: Permissions,
     ) -> Result<VolatileSlice<'a>, Fault> {
         let fault = |source| Fault::Memory { head: self.head, descriptor: part.descriptor, source };
@@ -184,58 +155,81 @@ impl Buffers {
 }
 
 /// One request of the driver's.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Request {
     /// Index of its first descriptor, which names it in the used ring.
     pub head: u16,
-    /// What the driver says.
-    pub readable: Buffers,
-    /// Where the answer goes.
-    pub writable: Buffers,
+    /// First those that the device reads, then those that it writes.
+    parts: Vec<Part>,
+    /// Parts that the device reads.
+    readable: usize,
+    readable_length: u64,
+    writable_length: u64,
 }
 
 impl Request {
-    /// Copies and checks a chain.
+    /// Becomes a copy of a chain that was checked.
     ///
     /// # Errors
     /// [`Fault::Chain`] for a chain that does not end, is empty, has an empty buffer, or a readable
     /// buffer behind a writable one (virtio 1.3 section 2.7.4.2). `why` tells why the chain's iterator
     /// may have ended early.
     pub fn collect(
+        &mut self,
         head: u16,
         chain: impl Iterator<Item = Descriptor>,
         why: impl FnOnce() -> Option<String>,
-    ) -> Result<Self, Fault> {
+    ) -> Result<(), Fault> {
         let malformed = |reason: &str| Fault::Chain { head, reason: reason.to_owned() };
-        let empty = || Buffers { head, parts: VecDeque::new() };
-        let mut request = Self { head, readable: empty(), writable: empty() };
+        self.parts.clear();
+        *self = Self { head, parts: std::mem::take(&mut self.parts), ..Self::default() };
         let mut goes_on = true;
         for (position, descriptor) in chain.enumerate() {
             goes_on = descriptor.has_next();
             let part = Part { descriptor: position, buffer: buffer_of(descriptor) };
-            if part.buffer.length == 0 {
+            let length = u64::from(part.buffer.length);
+            if length == 0 {
                 return Err(malformed("a buffer of no bytes"));
             }
             match part.buffer.direction {
-                Direction::Writable => request.writable.parts.push_back(part),
-                Direction::Readable if request.writable.parts.is_empty() => {
-                    request.readable.parts.push_back(part);
+                Direction::Writable => self.writable_length += length,
+                Direction::Readable if self.writable_length == 0 => {
+                    self.readable += 1;
+                    self.readable_length += length;
                 }
                 Direction::Readable => {
                     return Err(malformed("a device-readable buffer behind a device-writable one"));
                 }
             }
+            self.parts.push(part);
         }
         if goes_on {
             let why = why().unwrap_or_else(|| "a bad index, a loop or a bad indirect table".into());
             return Err(malformed(&format!("it cannot be followed to its end: {why}")));
         }
-        Ok(request)
+        Ok(())
+    }
+
+    /// What the driver says.
+    pub fn readable(&self) -> Buffers<'_> {
+        let parts = self.parts.get(..self.readable).unwrap_or(&[]);
+        Buffers { head: self.head, parts, skip: 0, length: self.readable_length }
+    }
+
+    /// Where the answer goes.
+    pub fn writable(&self) -> Buffers<'_> {
+        let parts = self.parts.get(self.readable..).unwrap_or(&[]);
+        Buffers { head: self.head, parts, skip: 0, length: self.writable_length }
+    }
+
+    /// Keeps the first `length` bytes of where the answer goes, if there are more.
+    pub fn truncate_writable(&mut self, length: u64) {
+        self.writable_length = self.writable_length.min(length);
     }
 
     /// Its buffers, as its descriptors gave them.
     pub fn buffers(&self) -> impl Iterator<Item = Buffer> {
-        self.readable.parts.iter().chain(&self.writable.parts).map(|part| part.buffer)
+        self.readable().parts().chain(self.writable().parts()).map(|part| part.buffer)
     }
 }
 

@@ -135,7 +135,7 @@ impl Net {
                 Command::UsePairs(count) => self.use_pairs(count),
                 Command::Unsupported => Status::Refused,
             };
-            request.writable.copy_from(memory, &[status as u8])
+            request.writable().copy_from(memory, &[status as u8])
         })
     }
 

@@ -7,6 +7,8 @@ use super::{DeviceMemory, Fault, QueueSet, Request, Room};
 /// Requests taken from a ring at once: their pages are mapped and unmapped together, and other queues
 /// and messages get their turn between two batches.
 const BATCH: usize = 32;
+/// Requests of which the room is kept.
+const SPARE: usize = 64;
 
 /// Where the rings are.
 pub trait Rings {
@@ -25,18 +27,27 @@ pub struct Touched {
     pub empty: QueueSet,
 }
 
+/// Room for requests that is used again and again.
+#[derive(Debug, Default)]
+pub struct Spare {
+    list: Vec<Request>,
+    requests: Vec<Request>,
+    done: Vec<(u16, u32)>,
+}
+
 /// A device's queues, for a turn.
 pub struct Queues<'a, M> {
     rings: &'a mut dyn Rings,
     memory: &'a mut M,
+    spare: &'a mut Spare,
     touched: Touched,
     latest: Option<usize>,
 }
 
 impl<'a, M: DeviceMemory> Queues<'a, M> {
     /// The queues of a device over `memory`.
-    pub fn new(rings: &'a mut dyn Rings, memory: &'a mut M) -> Self {
-        Self { rings, memory, touched: Touched::default(), latest: None }
+    pub fn new(rings: &'a mut dyn Rings, memory: &'a mut M, spare: &'a mut Spare) -> Self {
+        Self { rings, memory, spare, touched: Touched::default(), latest: None }
     }
 
     /// The guest's memory, where requests' buffers are.
@@ -65,7 +76,7 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
     /// As [`Queues::take`], without making buffers reachable: for a device that must look at requests to
     /// know which it will use, and keeps the others.
     pub fn fetch(&mut self, index: usize, limit: usize) -> (Vec<Request>, Option<Fault>) {
-        let mut requests = Vec::new();
+        let mut requests = std::mem::take(&mut self.spare.list);
         self.latest = Some(index);
         let Some(ring) = self.rings.ring(index) else { return (requests, None) };
         let memory = &*self.memory;
@@ -75,8 +86,9 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         };
         let mut fault = None;
         for chain in chains.take(limit.min(BATCH)) {
-            match Request::collect(chain.head_index(), chain, || memory.last_fault()) {
-                Ok(request) => requests.push(request),
+            let mut request = self.spare.requests.pop().unwrap_or_default();
+            match request.collect(chain.head_index(), chain, || memory.last_fault()) {
+                Ok(()) => requests.push(request),
                 Err(first) => {
                     fault = Some(first);
                     break;
@@ -84,6 +96,13 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
             }
         }
         (requests, fault)
+    }
+
+    /// Takes back the room of requests that were given back to the driver.
+    pub fn recycle(&mut self, mut requests: Vec<Request>) {
+        self.spare.requests.append(&mut requests);
+        self.spare.requests.truncate(SPARE);
+        self.spare.list = requests;
     }
 
     /// Gives requests back, with the number of bytes written into each. All access to buffers ends
@@ -138,6 +157,7 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
     ) -> Result<(), Fault> {
         let (requests, mut fault) = self.fetch(index, limit);
         if requests.is_empty() && fault.is_none() {
+            self.recycle(requests);
             self.rest(index);
             return Ok(());
         }
@@ -154,6 +174,7 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
                 break;
             }
         }
+        self.recycle(requests);
         self.again(index);
         fault.map_or(Ok(()), Err)
     }
@@ -165,7 +186,8 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         requests: &[Request],
         serve: &mut impl FnMut(&Request, &M) -> Result<u32, Fault>,
     ) -> Result<(), Fault> {
-        let mut done = Vec::with_capacity(requests.len());
+        let mut done = std::mem::take(&mut self.spare.done);
+        done.clear();
         let mut fault = None;
         for request in requests {
             match serve(request, self.memory) {
@@ -177,6 +199,7 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
             }
         }
         self.give_back(index, &done)?;
+        self.spare.done = done;
         fault.map_or(Ok(()), Err)
     }
 

@@ -118,12 +118,12 @@ fn fill<M: DeviceMemory>(
     memory: &M,
     stats: &DeviceStats,
 ) -> Result<u32, Fault> {
-    if request.readable.length() > 0 {
+    if request.readable().length() > 0 {
         let reason = "a device-readable buffer in a request for entropy".to_owned();
         return Err(Fault::Chain { head: request.head, reason });
     }
-    let length = request.writable.length().min(MAX_REQUEST_BYTES);
-    let Some(room) = request.writable.clone().split_front(length) else { return Ok(0) };
+    let length = request.writable().length().min(MAX_REQUEST_BYTES);
+    let Some(room) = request.writable().split_front(length) else { return Ok(0) };
     for buffer in room.writable(memory) {
         match buffer {
             Ok(mut buffer) => {

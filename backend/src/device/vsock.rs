@@ -87,11 +87,11 @@ impl Socket {
 
     /// Puts the next packet, or a part of it, into a buffer; gives the number of bytes.
     fn fill<M: DeviceMemory>(&mut self, request: &Request, memory: &M) -> Result<u32, Fault> {
-        if request.readable.length() > 0 {
+        if request.readable().length() > 0 {
             return Err(wrong(request, "a device-readable buffer in the receive queue"));
         }
-        match self.muxer.outbox.next(request.writable.length(), self.cid) {
-            Some(bytes) => request.writable.copy_from(memory, &bytes),
+        match self.muxer.outbox.next(request.writable().length(), self.cid) {
+            Some(bytes) => request.writable().copy_from(memory, &bytes),
             None => Err(wrong(request, "a buffer that no packet fits in")),
         }
     }
@@ -120,10 +120,10 @@ fn take_packet<M: DeviceMemory>(
     muxer: &mut Muxer,
     stats: &DeviceStats,
 ) -> Result<(), Fault> {
-    if request.writable.length() > 0 {
+    if request.writable().length() > 0 {
         return Err(wrong(request, "a device-writable buffer in the transmit queue"));
     }
-    let mut rest = request.readable.clone();
+    let mut rest = request.readable();
     let Some(front) = rest.split_front(HEADER_SIZE as u64) else {
         return Err(wrong(request, "less than a packet's header"));
     };

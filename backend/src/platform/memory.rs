@@ -193,16 +193,20 @@ impl<P: Platform> PlatformMemory<P> {
     ///
     /// # Errors
     /// This domain has no room for all of them; the other faults are the accesses' to find.
-    pub fn prepare(&self, wanted: &[Reach]) -> Result<(), AccessFault> {
-        for access in [Access::ReadOnly, Access::ReadWrite] {
-            let ranges = wanted.iter().filter(|reach| reach.access == access);
-            let ranges = ranges.filter_map(|reach| self.decode(reach.address, reach.length).ok());
-            let ranges = ranges.filter_map(|place| match place {
-                Place::Pages(range) => Some(range),
-                Place::Pool(_) => None,
-            });
-            let missing = |range: &PageRange| self.find(*range, access).is_none();
-            let ranges: Vec<_> = ranges.filter(missing).collect();
+    pub fn prepare(&self, wanted: impl Iterator<Item = Reach>) -> Result<(), AccessFault> {
+        let (mut read, mut write) = (Vec::new(), Vec::new());
+        for reach in wanted {
+            let Ok(Place::Pages(range)) = self.decode(reach.address, reach.length) else {
+                continue;
+            };
+            if self.find(range, reach.access).is_none() {
+                match reach.access {
+                    Access::ReadOnly => read.push(range),
+                    Access::ReadWrite => write.push(range),
+                }
+            }
+        }
+        for (ranges, access) in [(read, Access::ReadOnly), (write, Access::ReadWrite)] {
             if ranges.is_empty() {
                 continue;
             }

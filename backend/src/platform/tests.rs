@@ -93,7 +93,7 @@ fn a_batch_is_two_mappings_whatever_its_buffers() {
             [reach(read, Access::ReadOnly), reach(write, Access::ReadWrite)]
         })
         .collect();
-    bench.memory.prepare(&wanted).unwrap();
+    bench.memory.prepare(wanted.iter().copied()).unwrap();
     assert_eq!((bench.mapped(), bench.hypervisor.map_calls()), (6, 2));
     for reach in wanted {
         bench.memory.read_obj::<u8>(GuestAddress(reach.address)).unwrap();
@@ -107,7 +107,7 @@ fn a_batch_with_one_bad_buffer_leaves_the_good_ones_reachable() {
     let first = bench.grant(1, Access::ReadOnly);
     let reach =
         |address: GuestAddress| Reach { address: address.0, length: 64, access: Access::ReadOnly };
-    bench.memory.prepare(&[reach(at(first, 0)), reach(at(GrantRef(999), 0))]).unwrap();
+    bench.memory.prepare([reach(at(first, 0)), reach(at(GrantRef(999), 0))].into_iter()).unwrap();
     assert_eq!(bench.mapped(), 0, "one bad element refuses its mapping");
     assert!(bench.memory.read_obj::<u8>(at(first, 0)).is_ok());
     assert!(bench.memory.read_obj::<u8>(at(GrantRef(999), 0)).is_err());

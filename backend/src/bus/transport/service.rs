@@ -141,7 +141,7 @@ impl<P: Platform> Transport<P> {
             return served;
         }
         let mut rings = All(&mut self.queues);
-        let mut queues = Queues::new(&mut rings, &mut self.memory);
+        let mut queues = Queues::new(&mut rings, &mut self.memory, &mut self.spare);
         let outcome = work(self.device.as_mut(), &mut queues);
         let latest = queues.latest();
         let touched = queues.finish();

@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 
 use super::target::AccessMode;
-use crate::device::{Readable, Source, Writable};
+use crate::device::{Gather, Scatter, Source};
 
 /// Block sizes that an image would like requests to have, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,13 +30,13 @@ pub trait Image: Send {
     ///
     /// # Errors
     /// The storage's.
-    fn read(&mut self, offset: u64, into: &mut [Writable<'_>]) -> io::Result<()>;
+    fn read(&mut self, offset: u64, into: &Scatter<'_>) -> io::Result<()>;
 
     /// Writes the buffers from `offset` on.
     ///
     /// # Errors
     /// The storage's.
-    fn write(&mut self, offset: u64, from: &[Readable<'_>]) -> io::Result<()>;
+    fn write(&mut self, offset: u64, from: &Gather<'_>) -> io::Result<()>;
 
     /// Makes what was written last.
     ///

@@ -31,11 +31,11 @@ pub(super) enum Status {
 }
 
 /// What a request asks for.
-pub(super) enum Operation {
-    Read { sector: u64, data: Buffers },
-    Write { sector: u64, data: Buffers },
+pub(super) enum Operation<'r> {
+    Read { sector: u64, data: Buffers<'r> },
+    Write { sector: u64, data: Buffers<'r> },
     Flush,
-    GetId { data: Buffers },
+    GetId { data: Buffers<'r> },
     Discard(Vec<Range>),
     WriteZeroes(Vec<Range>),
     Unsupported,
@@ -65,7 +65,7 @@ impl Range {
     }
 }
 
-impl Operation {
+impl Operation<'_> {
     /// Data bytes written into the request's buffers when it succeeds.
     pub(super) fn bytes_in(&self) -> u32 {
         match self {
@@ -76,25 +76,25 @@ impl Operation {
 }
 
 /// A request taken apart.
-pub(super) struct BlockRequest {
-    pub(super) operation: Operation,
+pub(super) struct BlockRequest<'r> {
+    pub(super) operation: Operation<'r>,
     /// One byte, where the status goes.
-    pub(super) status: Buffers,
+    pub(super) status: Buffers<'r>,
 }
 
-impl BlockRequest {
+impl<'r> BlockRequest<'r> {
     /// Reads the header, once, and cuts the parts out.
     ///
     /// # Errors
     /// [`Fault::Chain`] for a request without room for header or status; [`Fault::Memory`] if the
     /// header cannot be reached.
-    pub(super) fn parse<M: DeviceMemory>(request: &Request, memory: &M) -> Result<Self, Fault> {
+    pub(super) fn parse<M: DeviceMemory>(request: &'r Request, memory: &M) -> Result<Self, Fault> {
         let malformed =
             |reason: &str| Fault::Chain { head: request.head, reason: reason.to_owned() };
-        let mut out = request.readable.clone();
+        let mut out = request.readable();
         let header = out.split_front(HEADER_SIZE as u64);
         let header = header.ok_or_else(|| malformed("no block request header of 16 bytes"))?;
-        let mut status = request.writable.clone();
+        let mut status = request.writable();
         let data_length = status.length().checked_sub(1);
         let data_length = data_length.ok_or_else(|| malformed("no room for the status byte"))?;
         let input = status.split_front(data_length).unwrap_or_default();
@@ -108,10 +108,10 @@ impl BlockRequest {
             VIRTIO_BLK_T_OUT => Operation::Write { sector, data: out },
             VIRTIO_BLK_T_FLUSH => Operation::Flush,
             VIRTIO_BLK_T_GET_ID => Operation::GetId { data: input },
-            VIRTIO_BLK_T_DISCARD => ranges(&out, memory)?
+            VIRTIO_BLK_T_DISCARD => ranges(out, memory)?
                 .filter(|ranges| ranges.iter().all(|range| range.flags == 0))
                 .map_or(Operation::Unsupported, Operation::Discard),
-            VIRTIO_BLK_T_WRITE_ZEROES => ranges(&out, memory)?
+            VIRTIO_BLK_T_WRITE_ZEROES => ranges(out, memory)?
                 .filter(|ranges| ranges.iter().all(|range| range.flags & !RANGE_UNMAP == 0))
                 .map_or(Operation::Unsupported, Operation::WriteZeroes),
             _ => Operation::Unsupported,
@@ -122,7 +122,7 @@ impl BlockRequest {
 
 /// The ranges of a discard or write-zeroes request, read once; `None` if they are not whole, or too
 /// many or too long.
-fn ranges<M: DeviceMemory>(data: &Buffers, memory: &M) -> Result<Option<Vec<Range>>, Fault> {
+fn ranges<M: DeviceMemory>(data: Buffers<'_>, memory: &M) -> Result<Option<Vec<Range>>, Fault> {
     let length = data.length();
     let most = u64::from(MAX_RANGES) * RANGE_SIZE as u64;
     if length == 0 || length > most || length % RANGE_SIZE as u64 != 0 {

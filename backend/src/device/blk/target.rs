@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::SECTOR_SIZE;
 use super::image::{self, BlockSize, Image};
-use crate::device::{Buffers, DeviceMemory, Fault, Source};
+use crate::device::{Buffers, DeviceMemory, Fault, Gather, Scatter, Source};
 
 /// Most data one request may carry; what is longer is an I/O error (SPEC section 7).
 const MAX_REQUEST_BYTES: u64 = 16 << 20;
@@ -140,25 +140,45 @@ impl Target {
     pub(super) fn read<M: DeviceMemory>(
         &mut self,
         sector: u64,
-        data: &Buffers,
+        data: Buffers<'_>,
         memory: &M,
     ) -> Result<(), TargetError> {
-        let extent = self.data_extent(sector, data)?;
-        let mut buffers = data.writable(memory).collect::<Result<Vec<_>, _>>()?;
-        Ok(self.image.read(extent.offset, &mut buffers)?)
+        let mut offset = self.data_extent(sector, data)?.offset;
+        let mut scatter = Scatter::default();
+        for buffer in data.writable(memory) {
+            if let Err(buffer) = scatter.push(buffer?) {
+                self.image.read(offset, &scatter)?;
+                offset += scatter.length() as u64;
+                scatter = Scatter::default();
+                // There is room in what is empty.
+                drop(scatter.push(buffer));
+            }
+        }
+        Ok(self.image.read(offset, &scatter)?)
     }
 
     /// Writes the guest's buffers from `sector` on.
     pub(super) fn write<M: DeviceMemory>(
         &mut self,
         sector: u64,
-        data: &Buffers,
+        data: Buffers<'_>,
         memory: &M,
     ) -> Result<(), TargetError> {
         self.check_writable()?;
-        let extent = self.data_extent(sector, data)?;
-        let buffers = data.readable(memory).collect::<Result<Vec<_>, _>>()?;
-        Ok(self.image.write(extent.offset, &buffers)?)
+        let mut offset = self.data_extent(sector, data)?.offset;
+        // A request that is malformed in its last buffer changes nothing of the disk.
+        data.readable(memory).try_for_each(|buffer| buffer.map(drop))?;
+        let mut gather = Gather::default();
+        for buffer in data.readable(memory) {
+            if let Err(buffer) = gather.push(buffer?) {
+                self.image.write(offset, &gather)?;
+                offset += gather.length() as u64;
+                gather = Gather::default();
+                // There is room in what is empty.
+                drop(gather.push(buffer));
+            }
+        }
+        Ok(self.image.write(offset, &gather)?)
     }
 
     /// Makes what was written last.
@@ -192,7 +212,7 @@ impl Target {
         }
     }
 
-    fn data_extent(&self, sector: u64, data: &Buffers) -> Result<Extent, TargetError> {
+    fn data_extent(&self, sector: u64, data: Buffers<'_>) -> Result<Extent, TargetError> {
         let bytes = data.length();
         if bytes > MAX_REQUEST_BYTES {
             return Err(TargetError::Range { sector, bytes });

@@ -175,7 +175,7 @@ impl Control {
 
 fn take<M: DeviceMemory>(request: &Request, memory: &M) -> Result<FromDriver, Fault> {
     let mut bytes = [0; 8];
-    let front = request.readable.clone().split_front(bytes.len() as u64);
+    let front = request.readable().split_front(bytes.len() as u64);
     let front = front.ok_or_else(|| wrong(request, "less than a control message"))?;
     front.copy_to(memory, &mut bytes)?;
     Ok(FromDriver::parse(bytes))

@@ -84,10 +84,10 @@ impl Input {
 /// # Errors
 /// [`Fault`]: not a buffer for this use.
 pub fn fill<M: DeviceMemory>(request: &Request, memory: &M, bytes: &[u8]) -> Result<u32, Fault> {
-    if request.readable.length() > 0 {
+    if request.readable().length() > 0 {
         return Err(wrong(request, "a device-readable buffer in the receive queue"));
     }
-    request.writable.copy_from(memory, bytes)
+    request.writable().copy_from(memory, bytes)
 }
 
 /// A fault of a chain's.

@@ -136,15 +136,15 @@ pub fn take_output<M: DeviceMemory>(
     memory: &M,
     stats: &DeviceStats,
 ) -> Result<Vec<u8>, Fault> {
-    if request.writable.length() > 0 {
+    if request.writable().length() > 0 {
         return Err(wrong(request, "a device-writable buffer in the transmit queue"));
     }
-    let length = request.readable.length();
+    let length = request.readable().length();
     if length > MAX_REQUEST_BYTES {
         return Err(wrong(request, "more than 64 KiB to print at once"));
     }
     let mut bytes = vec![0; length as usize];
-    request.readable.copy_to(memory, &mut bytes)?;
+    request.readable().copy_to(memory, &mut bytes)?;
     DeviceStats::count(&stats.writes);
     stats.bytes_written.fetch_add(length, Ordering::Relaxed);
     Ok(bytes)

@@ -29,16 +29,16 @@ impl Command {
     /// # Errors
     /// [`Fault::Chain`] for a request without room for the status; [`Fault::Memory`].
     pub(super) fn parse<M: DeviceMemory>(request: &Request, memory: &M) -> Result<Self, Fault> {
-        if request.writable.length() == 0 {
+        if request.writable().length() == 0 {
             let reason = "no room for the status of a control command".to_owned();
             return Err(Fault::Chain { head: request.head, reason });
         }
         // As long as the one command that there is.
         let mut bytes = [0; 4];
-        if request.readable.length() != bytes.len() as u64 {
+        if request.readable().length() != bytes.len() as u64 {
             return Ok(Self::Unsupported);
         }
-        request.readable.copy_to(memory, &mut bytes)?;
+        request.readable().copy_to(memory, &mut bytes)?;
         let [class, command, low, high] = bytes;
         Ok(match (u32::from(class), u32::from(command)) {
             (VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET) => {

@@ -208,7 +208,7 @@ impl Receiver {
                 return Ok(if whole_ring { Gathered::Never } else { Gathered::NotYet });
             }
             let next = self.stock.get(planned + count);
-            room += next.map_or(0, |request| request.writable.length());
+            room += next.map_or(0, |request| request.writable().length());
             count += 1;
         }
         Ok(Gathered::Enough(count))
@@ -220,7 +220,7 @@ impl Receiver {
         let (requests, fault) = queues.fetch(self.index, room);
         let found = !requests.is_empty();
         for request in requests {
-            if request.readable.length() > 0 {
+            if request.readable().length() > 0 {
                 let reason = "a device-readable buffer in a receive queue".to_owned();
                 return Err(Fault::Chain { head: request.head, reason });
             }
@@ -237,8 +237,8 @@ fn trim(requests: &mut [Request], plan: &[Delivery]) {
         let (now, later) = rest.split_at_mut(delivery.requests.min(rest.len()));
         let mut left = delivery.packet.len() as u64;
         for request in now {
-            request.writable.truncate(left);
-            left -= request.writable.length();
+            request.truncate_writable(left);
+            left -= request.writable().length();
         }
         rest = later;
     }
@@ -264,7 +264,7 @@ fn write<M: DeviceMemory>(
 ) -> Result<(), Fault> {
     let (mut rest, first) = (packet, done.len());
     for request in requests {
-        match request.writable.copy_from(memory, rest) {
+        match request.writable().copy_from(memory, rest) {
             Ok(count) => {
                 done.push((request.head, count));
                 rest = rest.get(count as usize..).unwrap_or(&[]);

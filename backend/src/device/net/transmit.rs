@@ -45,14 +45,14 @@ impl Transmitter {
         request: &Request,
         memory: &M,
     ) -> Result<Option<&[u8]>, Fault> {
-        if request.writable.length() > 0 {
+        if request.writable().length() > 0 {
             let reason = "a device-writable buffer in a transmit queue".to_owned();
             return Err(Fault::Chain { head: request.head, reason });
         }
-        let length = usize::try_from(request.readable.length()).unwrap_or(usize::MAX);
+        let length = usize::try_from(request.readable().length()).unwrap_or(usize::MAX);
         let room = self.0.get_mut(..length).filter(|_| length > HEADER_SIZE);
         let Some(packet) = room else { return Ok(None) };
-        match request.readable.copy_to(memory, packet) {
+        match request.readable().copy_to(memory, packet) {
             Ok(()) => Ok(Some(packet)),
             Err(Fault::Memory { source, .. }) if memory.is_shortage(&source) => Ok(None),
             Err(fault) => Err(fault),

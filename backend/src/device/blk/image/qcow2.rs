@@ -11,7 +11,7 @@ use imago::file::File;
 use super::{BlockSize, Image};
 use crate::device::blk::SECTOR_SIZE;
 use crate::device::blk::target::AccessMode;
-use crate::device::{Readable, Writable};
+use crate::device::{Gather, Scatter};
 
 /// An open qcow2 image, with the images that it is based on.
 pub(super) struct Qcow2Image {
@@ -41,26 +41,16 @@ impl Image for Qcow2Image {
         BlockSize { logical: SECTOR_SIZE as u32, physical: 4096 }
     }
 
-    fn read(&mut self, offset: u64, into: &mut [Writable<'_>]) -> io::Result<()> {
-        self.buffer(into.iter().map(Writable::length).sum());
+    fn read(&mut self, offset: u64, into: &Scatter<'_>) -> io::Result<()> {
+        self.buffer(into.length());
         self.image.read(self.buffer.as_mut_slice(), offset)?;
-        let mut rest = self.buffer.as_slice();
-        for bytes in into {
-            let (now, later) = rest.split_at(rest.len().min(bytes.length()));
-            bytes.copy_from(now);
-            rest = later;
-        }
+        into.copy_from(&self.buffer);
         Ok(())
     }
 
-    fn write(&mut self, offset: u64, from: &[Readable<'_>]) -> io::Result<()> {
-        self.buffer(from.iter().map(Readable::length).sum());
-        let mut rest = self.buffer.as_mut_slice();
-        for bytes in from {
-            let (now, later) = rest.split_at_mut(rest.len().min(bytes.length()));
-            bytes.copy_to(now);
-            rest = later;
-        }
+    fn write(&mut self, offset: u64, from: &Gather<'_>) -> io::Result<()> {
+        self.buffer(from.length());
+        from.copy_to(&mut self.buffer);
         self.image.write(self.buffer.as_slice(), offset)
     }
 

@@ -14,7 +14,7 @@ use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 use super::{BlockSize, Image};
 use crate::device::blk::SECTOR_SIZE;
 use crate::device::blk::target::AccessMode;
-use crate::device::{Readable, Source, Writable};
+use crate::device::{Gather, Scatter, Source};
 
 /// How often the size is looked up: the kernel tells of a file's growth as of any write, and of a block
 /// device's not at all.
@@ -80,14 +80,12 @@ impl Image for RawImage {
         self.block_size
     }
 
-    fn read(&mut self, offset: u64, into: &mut [Writable<'_>]) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(offset))?;
-        into.iter_mut().try_for_each(|bytes| bytes.read_from(&mut self.file))
+    fn read(&mut self, offset: u64, into: &Scatter<'_>) -> io::Result<()> {
+        into.fill(self.file.as_fd(), offset)
     }
 
-    fn write(&mut self, offset: u64, from: &[Readable<'_>]) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(offset))?;
-        from.iter().try_for_each(|bytes| bytes.write_to(&mut self.file))
+    fn write(&mut self, offset: u64, from: &Gather<'_>) -> io::Result<()> {
+        from.store(self.file.as_fd(), offset)
     }
 
     fn flush(&mut self) -> io::Result<()> {

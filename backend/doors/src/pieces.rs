@@ -1,0 +1,209 @@
+//! A file's bytes, straight from and into memory that another domain can change: several pieces of it
+//! with one system call.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use vm_memory::VolatileSlice;
+
+/// Most pieces of one call.
+const MOST: usize = 64;
+
+const NOTHING: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+
+/// Pieces of memory, in order. Those that follow one another are one.
+pub struct Pieces<'a> {
+    vectors: [libc::iovec; MOST],
+    count: usize,
+    length: usize,
+    memory: PhantomData<VolatileSlice<'a>>,
+}
+
+impl Default for Pieces<'_> {
+    fn default() -> Self {
+        Self { vectors: [NOTHING; MOST], count: 0, length: 0, memory: PhantomData }
+    }
+}
+
+impl<'a> Pieces<'a> {
+    /// Adds a piece; `false` if there is no room for more.
+    pub fn push(&mut self, piece: &VolatileSlice<'a>) -> bool {
+        let (start, length) = (piece.ptr_guard_mut().as_ptr(), piece.len());
+        let last = self.count.checked_sub(1).and_then(|last| self.vectors.get_mut(last));
+        let end = |last: &libc::iovec| last.iov_base as usize + last.iov_len;
+        if let Some(last) = last.filter(|last| end(last) == start as usize) {
+            last.iov_len += length;
+        } else if let Some(next) = self.vectors.get_mut(self.count) {
+            *next = libc::iovec { iov_base: start.cast(), iov_len: length };
+            self.count += 1;
+        } else {
+            return false;
+        }
+        self.length += length;
+        true
+    }
+
+    /// Bytes in all.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// The pieces.
+    pub fn slices(&self) -> impl Iterator<Item = VolatileSlice<'a>> {
+        self.vectors.iter().take(self.count).map(|vector| {
+            // SAFETY: range and lifetime: the vector is one slice that was given to `push`, or several
+            // that follow one another, and all live for 'a. Aliasing: as theirs, accesses are volatile.
+            unsafe { VolatileSlice::new(vector.iov_base.cast(), vector.iov_len) }
+        })
+    }
+
+    /// Fills the pieces with the file's bytes from `offset` on.
+    ///
+    /// # Errors
+    /// The kernel's; the file may end early, which is [`io::ErrorKind::UnexpectedEof`].
+    pub fn fill(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
+        self.transfer(offset, io::ErrorKind::UnexpectedEof, |vectors, offset| {
+            // SAFETY: the kernel writes into memory that each vector says: bytes of the slices that were
+            // given to `push` and live for 'a, which are for writing or it fails. No reference to them is
+            // there: volatile slices make none.
+            unsafe {
+                libc::preadv(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32, offset)
+            }
+        })
+    }
+
+    /// Writes the pieces to the file from `offset` on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn store(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
+        self.transfer(offset, io::ErrorKind::WriteZero, |vectors, offset| {
+            // SAFETY: the kernel reads the memory that each vector says: bytes of the slices that were
+            // given to `push` and live for 'a.
+            unsafe {
+                libc::pwritev(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32, offset)
+            }
+        })
+    }
+
+    /// Calls until everything is moved; `end`: what it is when nothing moves any more.
+    fn transfer(
+        &self,
+        offset: u64,
+        end: io::ErrorKind,
+        call: impl Fn(&[libc::iovec], libc::off_t) -> isize,
+    ) -> io::Result<()> {
+        let mut left = Left { vectors: self.vectors, first: 0, count: self.count };
+        let mut moved = 0;
+        while moved < self.length {
+            let at = offset.checked_add(moved as u64).and_then(|at| i64::try_from(at).ok());
+            let at = at.ok_or(io::ErrorKind::InvalidInput)?;
+            match usize::try_from(call(left.vectors(), at)) {
+                Ok(0) => return Err(end.into()),
+                Ok(count) => {
+                    moved += count;
+                    left.skip(count);
+                }
+                Err(_) => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is left to be moved.
+struct Left {
+    vectors: [libc::iovec; MOST],
+    first: usize,
+    count: usize,
+}
+
+impl Left {
+    fn vectors(&self) -> &[libc::iovec] {
+        self.vectors.get(self.first..self.count).unwrap_or(&[])
+    }
+
+    /// Takes bytes off the front.
+    fn skip(&mut self, count: usize) {
+        let mut count = count;
+        for vector in self.vectors.iter_mut().take(self.count).skip(self.first) {
+            let taken = count.min(vector.iov_len);
+            vector.iov_base = vector.iov_base.wrapping_byte_add(taken);
+            vector.iov_len -= taken;
+            count -= taken;
+            if vector.iov_len > 0 {
+                return;
+            }
+            self.first += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, SeekFrom, Write};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn slice(bytes: &mut [u8]) -> VolatileSlice<'_> {
+        VolatileSlice::from(bytes)
+    }
+
+    #[test]
+    fn bytes_go_through_several_pieces_in_order() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"0123456789").unwrap();
+        let (mut first, mut second) = ([0; 3], [0; 4]);
+        {
+            let mut pieces = Pieces::default();
+            assert!(pieces.push(&slice(&mut first)) && pieces.push(&slice(&mut second)));
+            assert_eq!(pieces.length(), 7);
+            pieces.fill(file.as_fd(), 2).unwrap();
+            pieces.store(file.as_fd(), 0).unwrap();
+            let past = pieces.fill(file.as_fd(), 5).unwrap_err();
+            assert_eq!(past.kind(), io::ErrorKind::UnexpectedEof);
+        }
+        let mut now = Vec::new();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file.read_to_end(&mut now).unwrap();
+        assert_eq!(now, b"2345678789");
+    }
+
+    #[test]
+    fn pieces_that_follow_one_another_are_one_and_there_are_only_so_many_others() {
+        let mut bytes = [0; 4 * MOST];
+        let whole = slice(&mut bytes);
+        let piece = |at| whole.subslice(at, 2).unwrap();
+        let mut pieces = Pieces::default();
+        assert!((0..2 * MOST).all(|number| pieces.push(&piece(2 * number))));
+        assert_eq!(pieces.slices().map(|slice| slice.len()).collect::<Vec<_>>(), [4 * MOST]);
+        let mut pieces = Pieces::default();
+        assert!((0..MOST).all(|number| pieces.push(&piece(4 * number))));
+        assert!(!pieces.push(&piece(0)));
+        assert_eq!(pieces.length(), 2 * MOST);
+    }
+
+    #[test]
+    fn what_is_moved_in_part_goes_on_where_it_stopped() {
+        let mut bytes = [0; 16];
+        let whole = slice(&mut bytes);
+        let mut pieces = Pieces::default();
+        for at in [0, 6, 12] {
+            pieces.push(&whole.subslice(at, 4).unwrap());
+        }
+        let seen = std::cell::RefCell::new(Vec::new());
+        let moved = pieces.transfer(100, io::ErrorKind::WriteZero, |vectors, offset| {
+            seen.borrow_mut().push((vectors.len(), vectors[0].iov_len, offset));
+            5
+        });
+        moved.unwrap();
+        assert_eq!(*seen.borrow(), [(3, 4, 100), (2, 3, 105), (1, 2, 110)]);
+    }
+}

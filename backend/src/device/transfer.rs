@@ -1,0 +1,82 @@
+//! Buffers that a file's bytes go to or come from with one system call.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use doors::pieces::Pieces;
+
+use super::{Readable, Writable};
+
+/// Buffers to be filled.
+#[derive(Default)]
+pub struct Scatter<'a>(Pieces<'a>);
+
+impl<'a> Scatter<'a> {
+    /// Adds a buffer behind the others, or gives it back if there is no room for more.
+    ///
+    /// # Errors
+    /// The buffer.
+    pub fn push(&mut self, buffer: Writable<'a>) -> Result<(), Writable<'a>> {
+        if self.0.push(&buffer.0) { Ok(()) } else { Err(buffer) }
+    }
+
+    /// Bytes in all.
+    pub fn length(&self) -> usize {
+        self.0.length()
+    }
+
+    /// Fills them with a file's bytes from `offset` on.
+    ///
+    /// # Errors
+    /// The file's; it may end early, which is [`io::ErrorKind::UnexpectedEof`].
+    pub fn fill(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
+        self.0.fill(file, offset)
+    }
+
+    /// Copies bytes in, as many as there are or fit.
+    pub fn copy_from(&self, bytes: &[u8]) {
+        let mut rest = bytes;
+        for slice in self.0.slices() {
+            let (now, later) = rest.split_at(rest.len().min(slice.len()));
+            slice.copy_from(now);
+            rest = later;
+        }
+    }
+}
+
+/// Buffers to be stored.
+#[derive(Default)]
+pub struct Gather<'a>(Pieces<'a>);
+
+impl<'a> Gather<'a> {
+    /// Adds a buffer behind the others, or gives it back if there is no room for more.
+    ///
+    /// # Errors
+    /// The buffer.
+    pub fn push(&mut self, buffer: Readable<'a>) -> Result<(), Readable<'a>> {
+        if self.0.push(&buffer.0) { Ok(()) } else { Err(buffer) }
+    }
+
+    /// Bytes in all.
+    pub fn length(&self) -> usize {
+        self.0.length()
+    }
+
+    /// Writes them to a file from `offset` on.
+    ///
+    /// # Errors
+    /// The file's.
+    pub fn store(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
+        self.0.store(file, offset)
+    }
+
+    /// Copies the bytes out, as many as there are or fit.
+    pub fn copy_to(&self, bytes: &mut [u8]) {
+        let mut rest = bytes;
+        for slice in self.0.slices() {
+            let (now, later) = rest.split_at_mut(rest.len().min(slice.len()));
+            slice.copy_to(now);
+            rest = later;
+        }
+    }
+}
