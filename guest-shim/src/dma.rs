@@ -156,6 +156,12 @@ mod tests {
     }
 
     #[test]
+    fn spec_3_11_nothing_is_copied_into_the_pool_that_the_device_is_only_to_write() {
+        assert!(Direction::ToDevice.device_reads() && Direction::Bidirectional.device_reads());
+        assert!(!Direction::FromDevice.device_reads());
+    }
+
+    #[test]
     fn spec_3_7_what_cannot_be_granted_is_an_error() {
         assert_eq!(pages(0x1000, 0), Err(PlanError::Empty));
         assert_eq!(pages(u64::MAX, 2), Err(PlanError::Wraps));
