@@ -23,7 +23,7 @@ use crate::stats::DeviceStats;
 /// Queues offered; the driver uses one a CPU, at most these.
 const QUEUES: u16 = 4;
 /// Entries in a queue.
-const QUEUE_SIZE: u16 = 256;
+const QUEUE_SIZE: u16 = 512;
 /// Bytes of a request's status.
 const STATUS_SIZE: u32 = 1;
 /// Bytes in the answer to an identity request.
