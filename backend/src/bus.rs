@@ -8,6 +8,7 @@ mod channel;
 mod connection;
 pub mod keys;
 mod memory;
+mod pace;
 mod patience;
 pub mod session;
 mod state;

@@ -126,6 +126,11 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     /// The driver is gone, or starts again.
     fn reset(&mut self) {}
 
+    /// Whether its driver may be told of used buffers a moment later, of several at once.
+    fn may_hold_back(&self) -> bool {
+        false
+    }
+
     /// Serves queue `index`, whose doorbell rang or which has work left.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use protocol::page::{Corrupt, SLOT_SIZE};
 
 use super::channel::{Channel, ChannelError, FlushError};
 use super::keys::{FrontendKeys, KeyError};
+use super::pace::Pace;
 use super::patience::Patience;
 use super::transport::{Served, Transport};
 use crate::device::{Source, VirtioDevice};
@@ -26,6 +27,8 @@ const MESSAGES_A_TURN: usize = 16;
 const ROUNDS_A_TURN: usize = 64;
 /// Longest time that idle queues are looked at.
 const LONGEST_LOOK: Duration = Duration::from_millis(1);
+/// Longest time that used buffers are held back while more is being served.
+const LONGEST_HOLD: Duration = Duration::from_micros(500);
 /// Looks at the rings between two at the clock.
 const LOOKS: usize = 8;
 
@@ -63,6 +66,9 @@ pub struct Connection<X: Xen> {
     /// Messages are left that no event will tell of.
     more_messages: bool,
     patience: Patience,
+    pace: Pace,
+    /// Since when used buffers are held back.
+    held_since: Option<Instant>,
     /// When the queues were last found empty, for the signal that comes next.
     empty_since: Option<Instant>,
     /// Ports that were signalled and not dealt with yet.
@@ -115,6 +121,8 @@ impl<X: Xen> Connection<X> {
             transport,
             more_messages: false,
             patience: Patience::new(LONGEST_LOOK),
+            pace: Pace::default(),
+            held_since: None,
             empty_since: None,
             rung: Vec::new(),
             stats,
@@ -192,34 +200,67 @@ impl<X: Xen> Connection<X> {
     /// does the driver have to signal again.
     fn serve(&mut self) {
         for _ in 0..ROUNDS_A_TURN {
-            let more = self.transport.is_waiting() || self.transport.has_empty() && self.look();
-            let served = match more {
-                true => self.transport.serve_waiting(&mut self.events),
-                false => self.transport.settle(),
-            };
-            self.tell(served);
-            if !more {
-                return;
+            if !self.transport.is_waiting() && !self.look() {
+                break;
             }
+            let served = self.transport.serve_waiting(&mut self.events);
+            self.tell(served);
+            self.announce_if_due();
+        }
+        self.announce();
+        if !self.transport.is_waiting() {
+            let served = self.transport.settle();
+            self.tell(served);
         }
     }
 
-    /// Looks at empty queues for a while; whether something came.
+    /// Looks at empty queues for a while; whether something came. Tells the driver of what was held back
+    /// when it seems to have no more.
     fn look(&mut self) -> bool {
-        let window = self.patience.window();
+        if !self.transport.has_empty() {
+            return false;
+        }
+        let (window, hold) = (self.patience.window(), self.pace.patience());
         let start = Instant::now();
         loop {
             for _ in 0..LOOKS {
                 if self.transport.look() {
+                    self.pace.came(start.elapsed());
                     return true;
                 }
                 std::hint::spin_loop();
             }
-            if start.elapsed() >= window {
+            let passed = start.elapsed();
+            if passed >= window {
                 self.empty_since = Some(start);
                 return false;
             }
+            if self.transport.held() > 0 && passed >= hold {
+                self.pace.alone(self.transport.held());
+                self.announce();
+            }
         }
+    }
+
+    /// Tells the driver of used buffers if they are as many as it should hear of at once, or if it waits
+    /// for the first of them for long.
+    fn announce_if_due(&mut self) {
+        if self.transport.held() == 0 {
+            return;
+        }
+        if self.pace.is_due(self.transport.held()) {
+            self.pace.full();
+            self.announce();
+        } else if self.held_since.get_or_insert_with(Instant::now).elapsed() >= LONGEST_HOLD {
+            self.announce();
+        }
+    }
+
+    /// Tells the driver of used buffers.
+    fn announce(&mut self) {
+        self.held_since = None;
+        let served = self.transport.announce(&mut self.events);
+        self.tell(served);
     }
 
     /// Answers messages, up to a turn's worth.

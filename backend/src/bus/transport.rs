@@ -41,6 +41,10 @@ pub struct Transport<P: Platform> {
     waiting: QueueSet,
     /// Queues in which nothing was left, and whose doorbell is not asked for yet.
     empty: QueueSet,
+    /// Queues in which requests were given back, of which the driver was not told yet.
+    unannounced: QueueSet,
+    /// How many requests.
+    held: u32,
     spare: Spare,
     status: u32,
     driver_features: u64,
@@ -65,6 +69,8 @@ impl<P: Platform> Transport<P> {
             queues,
             waiting: QueueSet::default(),
             empty: QueueSet::default(),
+            unannounced: QueueSet::default(),
+            held: 0,
             spare: Spare::default(),
             status: 0,
             driver_features: 0,
@@ -337,6 +343,7 @@ impl<P: Platform> Transport<P> {
         self.device.reset();
         self.memory.unshare();
         (self.waiting, self.empty) = (QueueSet::default(), QueueSet::default());
+        (self.unannounced, self.held) = (QueueSet::default(), 0);
         (self.status, self.driver_features) = (0, 0);
     }
 }

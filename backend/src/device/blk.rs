@@ -161,6 +161,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         &self.config
     }
 
+    fn may_hold_back(&self) -> bool {
+        true
+    }
+
     fn serve(&mut self, index: usize, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
         queues.serve_each(index, |request, memory| {
             let request = BlockRequest::parse(request, memory)?;

@@ -19,8 +19,10 @@ pub trait Rings {
 /// What became of the queues in a turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
-    /// Those of which the driver wants to hear: buffers were used.
-    pub notify: QueueSet,
+    /// Those in which requests were given back.
+    pub used: QueueSet,
+    /// How many requests.
+    pub count: u32,
     /// Those that want another turn.
     pub again: QueueSet,
     /// Those in which nothing is left.
@@ -117,8 +119,9 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         for (head, written) in done {
             ring.add_used(&*self.memory, *head, *written)?;
         }
-        if !done.is_empty() && ring.needs_notification(&*self.memory)? {
-            self.touched.notify.insert(index);
+        if !done.is_empty() {
+            self.touched.used.insert(index);
+            self.touched.count += done.len() as u32;
         }
         Ok(())
     }

@@ -95,6 +95,31 @@ impl<P: Platform> Transport<P> {
         self.is_running() && !self.empty.is_empty()
     }
 
+    /// Requests that were given back and of which the driver was not told yet.
+    pub fn held(&self) -> u32 {
+        self.held
+    }
+
+    /// Tells the driver of what was given back, where it wants to hear of it.
+    pub fn announce(&mut self, events: &mut impl EventChannels) -> Served {
+        let mut served = Served::default();
+        self.held = 0;
+        for index in self.unannounced.take().iter() {
+            let Some(ring) = self.queues.get_mut(index).and_then(Virtqueue::ring) else {
+                continue;
+            };
+            match ring.needs_notification(&self.memory) {
+                Ok(true) => self.tell_used(index, events, &mut served),
+                Ok(false) => {}
+                Err(error) => {
+                    self.fail(Some(index), &error.into());
+                    served.announce = true;
+                }
+            }
+        }
+        served
+    }
+
     /// Asks for the doorbells of the queues in which nothing is left. What came before that was asked
     /// wants another turn.
     pub fn settle(&mut self) -> Served {
@@ -148,8 +173,10 @@ impl<P: Platform> Transport<P> {
         self.waiting.extend(touched.again);
         self.empty = self.empty.without(touched.again);
         self.empty.extend(touched.empty.without(touched.again));
-        for index in touched.notify.iter() {
-            self.tell_used(index, events, &mut served);
+        self.unannounced.extend(touched.used);
+        self.held += touched.count;
+        if outcome.is_err() || !self.device.may_hold_back() {
+            served = self.announce(events);
         }
         if let Err(fault) = outcome {
             self.fail(latest, &fault);
