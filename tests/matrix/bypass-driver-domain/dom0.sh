@@ -1,7 +1,7 @@
 # Row 5: the host of row 4 in a driver domain: it may try what it likes, and the hypervisor lets it map
 # nothing that was not granted.
 # guests: pv pvh
-# limit: 120
+# limit: 300
 . /lab/dom0/lib.sh
 
 # row DMA OUTCOME EVIDENCE: a cell of row 5.
@@ -17,10 +17,10 @@ start_example driver-domain driver-domain "$PWD/backend-initrd" ||
 backend=$domid
 # On Dom0's processor, so that a guest and its backend need not take turns on one.
 xl vcpu-pin -i driver-domain 0 0
-wait_console driver-domain 60 'lab: serving'
+wait_console driver-domain 150 'lab: serving'
 start_example blk-driver-domain "$name" "$PWD/guest-initrd" "s|^type = .*|type = \"$GUEST\"|" \
     '/^virtio = /d' || fail "xl could not create a guest"
-wait_console "$name" 60 'lab: frame'
+wait_console "$name" 150 'lab: frame'
 
 # Dom0 tells it what it could not know: which of the machine's frames a PV guest's frame is.
 frame=$(guest_said "$name" frame)
@@ -55,6 +55,6 @@ refused:*EPERM*) row 'a page never shared' 'refused by the hypervisor' "frame $f
 esac
 
 tell_guest "$domid" done
-end_guest "$name" 20
+end_guest "$name" 60
 xl destroy "$backend" || fail "xl could not destroy the driver domain"
 wait_gone "$backend" 20

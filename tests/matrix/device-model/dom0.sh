@@ -3,7 +3,7 @@
 # the device model, a process of root's, maps what it likes. What that is worth is shown by the guest's whole memory
 # as the device model reads it, with a secret in it that was given to no device (row 6).
 # guests: hvm
-# limit: 200
+# limit: 360
 . /lab/dom0/lib.sh
 
 name=device-model
@@ -53,7 +53,7 @@ make_initrd initrd /lab/scenarios/device-model/guest.sh
 start_example blk-hvm $name "$PWD/initrd" "s|^cmdline = \"|&xen_emul_unplug=unnecessary |" "s|^memory = .*|memory = $memory|" \
     "s|^disk = .*|device_model_args_hvm = [$(disk off), $(disk on), \"-qmp\", \"unix:$PWD/qmp,server=on,wait=off\"]|" ||
     fail "xl could not create the guest"
-wait_console $name 120 'lab: data-done'
+wait_console $name 200 'lab: data-done'
 
 model=$(xenstore-read "/local/domain/$domid/image/device-model-pid")
 uid=$(sed -n 's/^Uid:\t\([0-9]*\).*/\1/p' "/proc/$model/status")
@@ -72,7 +72,7 @@ wait_for "the device model to read the guest's memory" 60 "case \"\$line\" in *r
     sh -c 'socat -t 60 - "UNIX-CONNECT:$1/qmp" <"$1/commands"' sh "$PWD"
 granted=$(mapped_grants "$domid" | wc -l)
 tell_guest "$domid" 'go on'
-end_guest $name 30
+end_guest $name 60
 
 secret=$(guest_said $name secret)
 address=$(grep -abo -e "$secret" memory | head -n 1 | cut -d : -f 1)

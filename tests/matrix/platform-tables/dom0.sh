@@ -1,7 +1,7 @@
 # "Unless the platform's tables say so": what the toolstack says of a disk in XenStore, grant_usage and trusted; who
 # reads which, what comes of it, and that the guest can change only what is its own to say (row 12).
 # guests: pv
-# limit: 150
+# limit: 300
 . /lab/dom0/lib.sh
 
 name=platform-tables
@@ -64,7 +64,7 @@ start_example blk-pv $name "$PWD/initrd" "s|^disk = .*|disk = [$(disk xvda grant
 $(disk xvdb grant_usage=0,untrusted "$PWD/two.img")]|" || fail "xl could not create the guest"
 backends=/local/domain/0/backend/virtio_disk/$domid
 frontends=/local/domain/$domid/device/virtio_disk
-wait_console $name 60 'lab: disks-done'
+wait_console $name 150 'lab: disks-done'
 xenstore-control log off >/dev/null
 usage one 51712
 usage two 51728
@@ -73,7 +73,7 @@ trust 2 51728
 
 before="$(key "$backends/51712" grant_usage), $(key "$frontends/51712" trusted)"
 tell_guest "$domid" 'write to the tables'
-wait_console $name 60 'lab: tries-done'
+wait_console $name 150 'lab: tries-done'
 after="$(key "$backends/51712" grant_usage), $(key "$frontends/51712" trusted)"
 tell_guest "$domid" 'look again'
 end_guest $name 60
