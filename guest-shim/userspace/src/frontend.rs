@@ -115,6 +115,14 @@ impl Frontend {
         self.messages.ask(request, take)
     }
 
+    /// Tells the device that a queue has available buffers.
+    ///
+    /// # Errors
+    /// [`MessageError`].
+    pub fn ring(&mut self, queue: u16) -> Result<(), MessageError> {
+        self.messages.ring(queue)
+    }
+
     /// The messages, for doorbells and events.
     pub(crate) fn messages(&mut self) -> &mut Messages {
         &mut self.messages

@@ -90,7 +90,7 @@ impl Transport for XenTransport {
     }
 
     fn notify(&mut self, queue: u16) {
-        let rung = self.frontend.get_mut().messages().ring(queue);
+        let rung = self.frontend.get_mut().ring(queue);
         self.checked(rung);
     }
 

@@ -81,6 +81,7 @@ fn guest_files(
     ours.copy("bin/probe", &programs.probe)?;
     ours.copy("bin/foreign-map", &programs.foreign_map)?;
     ours.copy("bin/user-driver", &programs.user_driver)?;
+    ours.copy("bin/hostile-driver", &programs.hostile_driver)?;
     ours.copy("lib/modules/virtio_msg_xen.ko", module)?;
     let mut bytes = fs::read(guest.initrd())?;
     bytes.extend(fs::read(kernel.modules())?);

@@ -34,6 +34,8 @@ pub(crate) struct GuestPrograms {
     pub(crate) foreign_map: PathBuf,
     /// What drives a disk without a kernel module.
     pub(crate) user_driver: PathBuf,
+    /// What has a disk reach memory that is not its own.
+    pub(crate) hostile_driver: PathBuf,
 }
 
 /// Builds the programs for Dom0.
@@ -55,7 +57,7 @@ pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0
 /// Builds the programs for guests. Stripped: they are in the initrd of every guest that boots.
 pub(crate) fn guest(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<GuestPrograms> {
     let step = progress.step("build the guests' programs");
-    let packages = ["probe", "foreign-map", "user-driver"];
+    let packages = ["probe", "foreign-map", "user-driver", "hostile-driver"];
     let built = cargo_build(dirs, logs, "guest-programs", &packages, |cargo| {
         cargo
             .args(["--target", TARGET])
@@ -67,6 +69,7 @@ pub(crate) fn guest(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Gue
         probe: built.join("probe"),
         foreign_map: built.join("foreign-map"),
         user_driver: built.join("user-driver"),
+        hostile_driver: built.join("hostile-driver"),
     })
 }
 
