@@ -175,6 +175,16 @@ mapped_grants() {
         grep -E '^\[0x[0-9a-f]+\]' | grep -vE '^\[0x0*[01]\]' || true
 }
 
+# machine_frame DOMID FRAME: the frame of the machine behind a PV guest's frame. It stands in the guest's own
+# memory, and Xen's tools read it there.
+machine_frame() {
+    local found
+    found=$(xen-mfndump dump-p2m "$1" 2>&1 |
+        sed -n "s/^ *pfn=0x$(printf %x "$2") ==> mfn=\(0x[0-9a-f]*\).*/\1/p")
+    [ -n "$found" ] || fail "xen-mfndump does not say which of the machine's frames is $2 of domain $1"
+    printf '%d\n' "$found"
+}
+
 # opened_by FILE: the names of Dom0's programs that have the file open.
 opened_by() {
     find /proc/[0-9]*/fd -lname "$1" 2>/dev/null | sed 's|/fd/.*|/comm|' | xargs -r cat | sort -u

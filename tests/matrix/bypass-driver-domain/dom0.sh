@@ -24,12 +24,7 @@ wait_console "$name" 150 'lab: frame'
 
 # Dom0 tells it what it could not know: which of the machine's frames a PV guest's frame is.
 frame=$(guest_said "$name" frame)
-if [ "$GUEST" = pv ]; then
-    xen-mfndump dump-p2m "$domid" >p2m 2>mfndump-says || fail "xen-mfndump: $(cat mfndump-says)"
-    machine=$(sed -n "s/^ *pfn=0x$(printf %x "$frame") ==> mfn=\(0x[0-9a-f]*\).*/\1/p" p2m)
-    [ -n "$machine" ] || fail "xen-mfndump does not say which frame $frame is: $(head -n 5 p2m)"
-    frame=$(printf %d "$machine")
-fi
+[ "$GUEST" != pv ] || frame=$(machine_frame "$domid" "$frame")
 # The page is the guest's and there: Dom0 may map it.
 foreign-map "$domid" "$frame" >page || fail "Dom0 cannot map the frame $frame"
 [ "$(sha256sum <page)" = "$(guest_said "$name" secret)" ] || fail "the frame $frame is not the secret's"

@@ -61,12 +61,9 @@ row grants "refused by the guest's driver" "the guest's kernel: $(guest_said "$n
 peek "$frame"
 row_of_page 'a page never shared' "frame $frame"
 if [ "$GUEST" = pv ]; then
-    # The guest's frames are not the machine's: which is which stands in the guest's own memory, and Xen's
-    # tools read it there.
-    xen-mfndump dump-p2m "$domid" >p2m 2>mfndump-says || fail "xen-mfndump: $(cat mfndump-says)"
-    machine=$(sed -n "s/^ *pfn=0x$(printf %x "$frame") ==> mfn=\(0x[0-9a-f]*\).*/\1/p" p2m)
-    [ -n "$machine" ] || fail "xen-mfndump does not say which frame $frame is: $(head -n 5 p2m)"
-    peek "$(printf %d "$machine")"
+    # The guest's frames are not the machine's.
+    machine=$(machine_frame "$domid" "$frame")
+    peek "$machine"
     row_of_page "a page never shared, by the guest's p2m" "frame $frame is the machine's $machine"
 fi
 

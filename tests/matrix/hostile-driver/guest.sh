@@ -1,0 +1,38 @@
+# Root's process holds a secret; the other gets a disk to drive, and the number of a frame.
+device=$(basename /sys/bus/xen/devices/virtio_disk-*)
+wait_for "the disk /dev/vda" 20 test -b /dev/vda
+echo "$device" >/sys/bus/xen/drivers/virtio_msg_xen/unbind
+rmmod virtio_msg_xen
+for module in xen-evtchn xen-gntalloc xenfs; do
+    load $module
+done
+
+# All that the process gets are these devices.
+mkdir -p /etc
+echo 'driver:x:1000:1000::/:/bin/sh' >/etc/passwd
+for name in evtchn gntalloc xenbus; do
+    chown 1000 "/dev/xen/$name"
+done
+
+head -c 4096 /dev/urandom >/tmp/secret
+probe hold-page </tmp/secret >/tmp/frame &
+wait_for "the process that holds the page" 10 test -s /tmp/frame
+echo "lab: secret $(sha256sum </tmp/secret)"
+rm /tmp/secret
+echo "lab: frame $(cat /tmp/frame)"
+read -r frame
+
+# attempt WORD OPTION…: what the process says and gets, as lines with WORD.
+attempt() {
+    word=$1
+    shift
+    su driver -c "/bin/hostile-driver $* device/$(echo "$device" | tr - /) $frame" \
+        </dev/null >/tmp/got 2>/tmp/says || true
+    echo "lab: $word-says $(grep '^hostile-driver: ' /tmp/says)"
+    echo "lab: $word-got $(sha256sum </tmp/got)"
+}
+
+attempt accepting --accept-platform
+read -r _
+attempt ignoring
+read -r _
