@@ -8,7 +8,8 @@ use backend::xen::{Access, DomId, MapError};
 use protocol::grant::{PAGE_SIZE, pages_spanned};
 
 use crate::doors::Open;
-use crate::foreign::{Foreign, ForeignPages};
+use crate::foreign::Foreign;
+use crate::region::RegionPages;
 
 /// All addresses are raw.
 pub(crate) struct Bypass(Foreign);
@@ -20,13 +21,13 @@ impl Open for Bypass {
 }
 
 impl Platform for Bypass {
-    type Pages = ForeignPages;
+    type Pages = RegionPages;
 
     fn decode(&self, address: u64, length: u64) -> Result<Place, AddressFault> {
         raw(address, length).map(Place::Pages)
     }
 
-    fn map(&self, pages: &[PageNumber], access: Access) -> Result<ForeignPages, MapError> {
+    fn map(&self, pages: &[PageNumber], access: Access) -> Result<RegionPages, MapError> {
         self.0.map(pages, access)
     }
 

@@ -1,15 +1,17 @@
 //! `vm-memory-xen`: a backend of another type than xen-virtiod. It serves devices by the same library,
-//! but for how a device reaches the guest's memory: by frame numbers, which vm-memory maps as Xen's tools
-//! map a domain that they build. Scenarios use it to show what that needs, to whom the hypervisor refuses
-//! it, and what else it reaches.
+//! but for how a device reaches the guest's memory: by what vm-memory has for Xen. Scenarios use it to show
+//! what foreign mapping, by frame numbers, needs, to whom the hypervisor refuses it, and what else it
+//! reaches; measurements, to have something to compare with.
 #![deny(unsafe_code)]
 
 mod bypass;
 mod doors;
-#[allow(unsafe_code, reason = "vm-memory hands over a pointer to what it mapped")]
 mod foreign;
+mod map_per_access;
 mod peek;
 mod permissive;
+#[allow(unsafe_code, reason = "vm-memory hands over a pointer to what it mapped")]
+mod region;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,6 +30,7 @@ use nix::sys::signalfd::SignalFd;
 
 use crate::bypass::Bypass;
 use crate::doors::Doors;
+use crate::map_per_access::MapPerAccess;
 use crate::permissive::Permissive;
 
 /// Serves devices as xen-virtiod does, until SIGTERM, but reaches memory otherwise.
@@ -48,6 +51,8 @@ enum HostType {
     /// Type (c): by grants for a driver that accepts VIRTIO_F_ACCESS_PLATFORM, else as the driver likes:
     /// an address that is no grant is raw.
     Permissive,
+    /// Type (b): by grants, each buffer mapped when it is accessed.
+    MapPerAccess,
 }
 
 fn main() -> ExitCode {
@@ -55,6 +60,7 @@ fn main() -> ExitCode {
     let served = match host {
         HostType::Bypass => serve(Doors::<Bypass>::new(), peek),
         HostType::Permissive => serve(Doors::<Permissive>::new(), peek),
+        HostType::MapPerAccess => serve(Doors::<MapPerAccess>::new(), peek),
     };
     match served {
         Ok(()) => ExitCode::SUCCESS,

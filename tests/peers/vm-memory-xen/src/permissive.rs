@@ -14,7 +14,8 @@ use protocol::status::F_ACCESS_PLATFORM;
 
 use crate::bypass::raw;
 use crate::doors::Open;
-use crate::foreign::{Foreign, ForeignPages, refused};
+use crate::foreign::Foreign;
+use crate::region::{RegionPages, refused};
 
 /// Added to the number of a page that was named by a raw address. No grant reference and no frame of a
 /// machine is as large.
@@ -75,7 +76,7 @@ pub(crate) enum Pages {
     /// As granted.
     Granted(GntdevPages),
     /// As frames.
-    Foreign(ForeignPages),
+    Foreign(RegionPages),
 }
 
 impl AsRef<MappedRange> for Pages {
