@@ -1,5 +1,5 @@
 # As card-intel-iommu, behind an IOMMU of AMD's.
 # machine: amd-iommu
 # guests: pv hvm
-# limit: 240
+# limit: 560
 . /lab/scenarios/card-intel-iommu/steps.sh

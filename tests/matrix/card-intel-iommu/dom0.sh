@@ -2,5 +2,5 @@
 # differ in VIRTIO_F_ACCESS_PLATFORM alone, each passed through to a guest. See steps.sh.
 # machine: intel-iommu
 # guests: pv hvm
-# limit: 240
+# limit: 560
 . /lab/scenarios/card-intel-iommu/steps.sh
