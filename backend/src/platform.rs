@@ -10,7 +10,7 @@ mod memory;
 mod pool;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulated"))]
 pub mod window;
 
 use protocol::grant::AddressError;

@@ -4,6 +4,7 @@
 //! over a split ring that can also be told to write nonsense. A test ends with
 //! [`host::Host::finish`], which fails it for anything that was left behind.
 
+mod allocations;
 mod block;
 mod cable;
 mod console;

@@ -4,8 +4,9 @@
 //! behind the same traits, on which the whole backend runs inside `cargo test`.
 
 pub mod host;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulated"))]
 #[allow(unsafe_code, reason = "guests' memory is real shared memory")]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "it is for tests and benchmarks")]
 pub mod sim;
 
 use std::io;

@@ -1,0 +1,128 @@
+//! What serving a disk's requests allocates, on the simulated hypervisor: nothing, once there is room for a
+//! batch, where the buffers are in pages that stay mapped.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::device::blk::{AccessMode, Block, Discard, Target};
+use crate::device::{Queues, Rings, Spare, VirtioDevice};
+use crate::grant::Grants;
+use crate::platform::{PlatformMemory, Reach};
+use crate::stats::DeviceStats;
+use crate::xen::sim::{Guest, GuestPage, Hypervisor, SimGrants};
+use crate::xen::{Access, DomId, Xen};
+use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+
+/// Requests in a batch, and entries of the ring: three buffers a request.
+const REQUESTS: u16 = 32;
+const ENTRIES: u16 = 128;
+const DATA: u32 = 4096;
+
+/// The pages: two for descriptors, one for each of the other areas, one for headers and status bytes, and then one
+/// of data for each request.
+const AVAILABLE: usize = 2;
+const USED: usize = 3;
+const HEADERS: usize = 4;
+const DATA_PAGES: usize = 5;
+
+struct OneRing(Queue);
+
+impl Rings for OneRing {
+    fn ring(&mut self, index: usize) -> Option<&mut Queue> {
+        (index == 0).then_some(&mut self.0)
+    }
+}
+
+struct Bench {
+    guest: Guest,
+    memory: PlatformMemory<Grants<SimGrants>>,
+    disk: Block,
+    ring: OneRing,
+    spare: Spare,
+    pages: Vec<GuestPage>,
+    available: u16,
+    _file: tempfile::NamedTempFile,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let hypervisor = Hypervisor::default();
+        let mut guest = hypervisor.guest(1, DATA_PAGES + usize::from(REQUESTS));
+        let stats = Arc::new(DeviceStats::default());
+        let grants = Grants::new(hypervisor.grants(DomId(1)).unwrap());
+        let mut memory = PlatformMemory::new(grants, Arc::clone(&stats));
+        let pages: Vec<_> =
+            (0..DATA_PAGES + usize::from(REQUESTS)).map(|_| guest.allocate()).collect();
+        let first = guest.grant(&pages, Access::ReadWrite);
+        let base = guest.address(pages[0], first);
+        let length = pages.len() as u64 * 4096;
+        memory.pin(&[Reach { address: base, length, access: Access::ReadWrite }]).unwrap();
+        let mut queue = Queue::new(ENTRIES).unwrap();
+        let area = |page: usize| GuestAddress(base + page as u64 * 4096);
+        queue.try_set_desc_table_address(area(0)).unwrap();
+        queue.try_set_avail_ring_address(area(AVAILABLE)).unwrap();
+        queue.try_set_used_ring_address(area(USED)).unwrap();
+        queue.set_ready(true);
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&[7; 1 << 20]).unwrap();
+        let target = Target::open(file.path(), AccessMode::ReadWrite).unwrap();
+        let disk = Block::new(target, Discard::Allowed, "xvda", stats);
+        let (ring, spare) = (OneRing(queue), Spare::default());
+        let mut bench = Self { guest, memory, disk, ring, spare, pages, available: 0, _file: file };
+        bench.write_requests(base);
+        bench
+    }
+
+    /// Reads, each of a page, as chains of a header, data and a status byte.
+    fn write_requests(&mut self, base: u64) {
+        for request in 0..REQUESTS {
+            let header = u64::from(request) * 32;
+            let page = self.guest.slice(self.pages[HEADERS], header as usize, 16);
+            page.write_obj(VIRTIO_BLK_T_IN, 0).unwrap();
+            page.write_obj(u64::from(request) * 8, 8).unwrap();
+            let headers = base + HEADERS as u64 * 4096;
+            let data = base + (DATA_PAGES as u64 + u64::from(request)) * 4096;
+            self.descriptor(request * 3, headers + header, 16, 1);
+            self.descriptor(request * 3 + 1, data, DATA, 3);
+            self.descriptor(request * 3 + 2, headers + header + 16, 1, 2);
+        }
+        for entry in 0..ENTRIES {
+            let ring = self.guest.slice(self.pages[AVAILABLE], 0, 4096);
+            ring.write_obj(entry % REQUESTS * 3, 4 + 2 * usize::from(entry)).unwrap();
+        }
+    }
+
+    /// An entry of the table; every one but a chain's last names the next.
+    fn descriptor(&self, index: u16, address: u64, length: u32, flags: u16) {
+        let at = usize::from(index) * 16;
+        let entry = self.guest.slice(self.pages[at / 4096], at % 4096, 16);
+        entry.write_obj(address, 0).unwrap();
+        entry.write_obj(length, 8).unwrap();
+        entry.write_obj(flags, 12).unwrap();
+        entry.write_obj(if flags & 1 == 1 { index + 1 } else { 0 }, 14).unwrap();
+    }
+
+    /// Has the disk serve all requests once more.
+    fn serve(&mut self) {
+        self.available = self.available.wrapping_add(REQUESTS);
+        let ring = self.guest.slice(self.pages[AVAILABLE], 0, 4096);
+        ring.store(self.available, 2, Ordering::Release).unwrap();
+        let mut queues = Queues::new(&mut self.ring, &mut self.memory, &mut self.spare);
+        self.disk.serve(0, &mut queues).unwrap();
+        assert_eq!(queues.finish().count, u32::from(REQUESTS));
+    }
+}
+
+#[test]
+fn a_batch_of_reads_allocates_nothing() {
+    let mut bench = Bench::new();
+    let first = allocation_counter::measure(|| bench.serve());
+    assert!(first.count_total > 0, "room is made for a batch, and allocations are counted");
+    let allocations = allocation_counter::measure(|| bench.serve());
+    let data = bench.guest.slice(bench.pages[DATA_PAGES + 31], 0, 4096);
+    assert_eq!(data.read_obj::<u8>(4095).unwrap(), 7, "the requests were served");
+    assert_eq!(allocations.count_total, 0, "of {REQUESTS} requests");
+}
