@@ -5,6 +5,7 @@
 mod console;
 mod file;
 mod network;
+mod poll;
 mod socket;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ pub use self::console::{ConsoleSettings, PortName};
 pub use self::file::{ConfigError, ConfigFile, DEFAULT_PATH};
 use self::network::NetworkDefaults;
 pub use self::network::NetworkSettings;
+pub use self::poll::PollTime;
 pub use self::socket::{Cid, SocketPath, SocketSettings};
 use crate::device::DeviceId;
 use crate::device::rate::Rate;
@@ -44,6 +46,7 @@ struct DeviceIndex(u32);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct DefaultSettings {
+    poll: PollTime,
     rng: EntropySettings,
     net: NetworkDefaults,
 }
@@ -114,6 +117,11 @@ impl Config {
             net: self.default.net.under(own.net),
             ..own
         })
+    }
+
+    /// How long a device's thread may look at its driver's queues before it sleeps.
+    pub fn poll(&self) -> PollTime {
+        self.default.poll
     }
 
     /// Whether it says something about some domain in particular.

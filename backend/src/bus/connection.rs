@@ -16,6 +16,7 @@ use super::keys::{FrontendKeys, KeyError};
 use super::pace::Pace;
 use super::patience::Patience;
 use super::transport::{Served, Transport};
+use crate::config::PollTime;
 use crate::device::{Source, VirtioDevice};
 use crate::platform::PlatformMemory;
 use crate::stats::DeviceStats;
@@ -25,8 +26,6 @@ use crate::xen::{DomId, EventChannels, EventError, GrantTable, LocalPort, Xen};
 const MESSAGES_A_TURN: usize = 16;
 /// Rounds of queues before XenStore, the message page and the device's own sources get their turn.
 const ROUNDS_A_TURN: usize = 64;
-/// Longest time that idle queues are looked at.
-const LONGEST_LOOK: Duration = Duration::from_millis(1);
 /// Longest time that used buffers are held back while more is being served.
 const LONGEST_HOLD: Duration = Duration::from_micros(500);
 /// Looks at the rings between two at the clock.
@@ -102,6 +101,7 @@ impl<X: Xen> Connection<X> {
         guest: DomId,
         keys: FrontendKeys,
         device: &mut Option<Device<X>>,
+        poll: PollTime,
         stats: Arc<DeviceStats>,
     ) -> Result<Option<Self>, ConnectionError> {
         let grants = xen.grants(guest)?;
@@ -120,7 +120,7 @@ impl<X: Xen> Connection<X> {
             channel,
             transport,
             more_messages: false,
-            patience: Patience::new(LONGEST_LOOK),
+            patience: Patience::new(poll.0),
             pace: Pace::default(),
             held_since: None,
             empty_since: None,

@@ -11,6 +11,7 @@ use tracing::Level;
 use super::connection::{Connection, ConnectionError, Device, Ready};
 use super::keys::{DevicePath, Keys, Remover};
 use super::state::{self, Stage, Step};
+use crate::config::PollTime;
 use crate::platform::Platform;
 use crate::stats::DeviceStats;
 use crate::xen::{StoreError, Xen, XenStore};
@@ -34,6 +35,7 @@ pub struct Session<X: Xen> {
     xen: X,
     path: DevicePath,
     keys: Keys<X::Store>,
+    poll: PollTime,
     stop: Arc<EventFd>,
     stats: Arc<DeviceStats>,
     stage: Stage,
@@ -44,12 +46,14 @@ pub struct Session<X: Xen> {
 }
 
 impl<X: Xen> Session<X> {
-    /// A session for the device at `path`. `stop` becoming readable ends it.
+    /// A session for the device at `path`, which looks at idle queues for `poll` at most. `stop` becoming
+    /// readable ends it.
     pub fn new(
         xen: X,
         path: DevicePath,
         keys: Keys<X::Store>,
         device: Device<X>,
+        poll: PollTime,
         stop: Arc<EventFd>,
         stats: Arc<DeviceStats>,
     ) -> Self {
@@ -57,6 +61,7 @@ impl<X: Xen> Session<X> {
             xen,
             path,
             keys,
+            poll,
             stop,
             stats,
             stage: Stage::Idle,
@@ -126,7 +131,8 @@ impl<X: Xen> Session<X> {
     fn open_connection(&mut self) -> Result<(), ConnectionError> {
         let keys = self.keys.frontend()?;
         let (guest, stats) = (self.path.guest, Arc::clone(&self.stats));
-        self.connection = Connection::open(&self.xen, guest, keys, &mut self.device, stats)?;
+        let device = &mut self.device;
+        self.connection = Connection::open(&self.xen, guest, keys, device, self.poll, stats)?;
         Ok(())
     }
 

@@ -110,7 +110,7 @@ fn key_in_line(text: &str, offset: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::RateLimit;
+    use crate::config::{PollTime, RateLimit};
     use crate::device::DeviceId;
     use crate::device::net::QueuePairs;
     use crate::host::network::Bridge;
@@ -141,6 +141,15 @@ mod tests {
         let socket = config.device(Some("web2"), 1, DeviceId::Socket).unwrap().vsock;
         assert_eq!(socket.cid.unwrap().number(), 42);
         assert_eq!(socket.path.unwrap().0, Path::new("/run/web2/vsock"));
+    }
+
+    #[test]
+    fn the_examples_time_to_look_is_what_holds_without_it() {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/xen-virtiod.toml");
+        let config = ConfigFile::new(Some(example.into())).load().unwrap().unwrap();
+        assert_eq!(config.poll(), Config::default().poll());
+        let config = parse("[default]\npoll = \"never\"", Path::new("f")).unwrap();
+        assert_eq!(config.poll(), PollTime::NEVER);
     }
 
     #[test]
@@ -192,6 +201,7 @@ mod tests {
                 "[domain.web1.virtio.0]\n\nrng.rate = \"fast\"",
                 "3: domain.web1.virtio.0.rng.rate: \"fast\" is not a rate",
             ),
+            ("[default]\npoll = \"1s\"", "2: default.poll: \"1s\" is not a time to look"),
             ("[default.rng]\nrate = 5", "2: default.rng.rate: invalid type: integer `5`"),
             (
                 "[default.net]\nqueues = 9",

@@ -1,0 +1,63 @@
+//! How long a device's thread may look at its driver's queues before it sleeps.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error};
+
+/// The longest time that a thread may look at idle queues, as in `"200us"` or `"1ms"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PollTime(pub Duration);
+
+impl PollTime {
+    /// A thread that never looks.
+    pub const NEVER: Self = Self(Duration::ZERO);
+
+    const LONGEST: Duration = Duration::from_millis(10);
+
+    fn parse(text: &str) -> Option<Self> {
+        if text == "never" {
+            return Some(Self::NEVER);
+        }
+        let (number, unit): (_, fn(u64) -> Duration) = match text.strip_suffix("us") {
+            Some(number) => (number, Duration::from_micros),
+            None => (text.strip_suffix("ms")?, Duration::from_millis),
+        };
+        let time = unit(number.trim_end().parse().ok()?);
+        (time <= Self::LONGEST).then_some(Self(time))
+    }
+}
+
+impl Default for PollTime {
+    fn default() -> Self {
+        Self(Duration::from_millis(1))
+    }
+}
+
+impl<'de> Deserialize<'de> for PollTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| {
+            D::Error::custom(format_args!(
+                "{text:?} is not a time to look, as in \"200us\" or \"1ms\", at most \"10ms\", or \"never\""
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_unit_and_a_bound() {
+        let parse = |text| PollTime::parse(text).map(|time| time.0.as_micros());
+        assert_eq!(
+            (parse("200us"), parse("1 ms"), parse("never")),
+            (Some(200), Some(1000), Some(0))
+        );
+        for wrong in ["", "1", "us", "-1us", "11ms", "18446744073709551615us", "1s"] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+    }
+}
