@@ -7,6 +7,7 @@
 mod channel;
 mod connection;
 pub mod keys;
+mod looks;
 mod memory;
 mod pace;
 mod patience;

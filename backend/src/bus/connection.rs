@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use protocol::binding::RECOMMENDED_MESSAGE_SIZE;
 use protocol::message::{Body, Message, Request};
@@ -13,6 +13,7 @@ use protocol::page::{Corrupt, SLOT_SIZE};
 
 use super::channel::{Channel, ChannelError, FlushError};
 use super::keys::{FrontendKeys, KeyError};
+use super::looks::Looks;
 use super::pace::Pace;
 use super::patience::Patience;
 use super::transport::{Served, Transport};
@@ -26,10 +27,8 @@ use crate::xen::{DomId, EventChannels, EventError, GrantTable, LocalPort, Xen};
 const MESSAGES_A_TURN: usize = 16;
 /// Rounds of queues before XenStore, the message page and the device's own sources get their turn.
 const ROUNDS_A_TURN: usize = 64;
-/// Longest time that used buffers are held back while more is being served.
-const LONGEST_HOLD: Duration = Duration::from_micros(500);
-/// Looks at the rings between two at the clock.
-const LOOKS: usize = 8;
+/// Most bytes of requests that the driver is told of together: to look at these is work enough.
+const MOST_HELD: u64 = 256 << 10;
 
 /// What ends a connection; the frontend may start again [2.9].
 #[derive(Debug, thiserror::Error)]
@@ -66,8 +65,7 @@ pub struct Connection<X: Xen> {
     more_messages: bool,
     patience: Patience,
     pace: Pace,
-    /// Since when used buffers are held back.
-    held_since: Option<Instant>,
+    looks: Looks,
     /// When the queues were last found empty, for the signal that comes next.
     empty_since: Option<Instant>,
     /// Ports that were signalled and not dealt with yet.
@@ -122,7 +120,7 @@ impl<X: Xen> Connection<X> {
             more_messages: false,
             patience: Patience::new(poll.0),
             pace: Pace::default(),
-            held_since: None,
+            looks: Looks::default(),
             empty_since: None,
             rung: Vec::new(),
             stats,
@@ -220,45 +218,46 @@ impl<X: Xen> Connection<X> {
         if !self.transport.has_empty() {
             return false;
         }
-        let (window, hold) = (self.patience.window(), self.pace.patience());
-        let start = Instant::now();
-        loop {
-            for _ in 0..LOOKS {
-                if self.transport.look() {
-                    self.pace.came(start.elapsed());
-                    return true;
-                }
-                std::hint::spin_loop();
+        let window = self.looks.within(self.patience.window());
+        let hold = self.looks.within(self.pace.patience());
+        for looks in 0..=window {
+            if self.transport.look() {
+                self.pace.came(self.looks.time(looks));
+                return true;
             }
-            let passed = start.elapsed();
-            if passed >= window {
-                self.empty_since = Some(start);
-                return false;
-            }
-            if self.transport.held() > 0 && passed >= hold {
-                self.pace.alone(self.transport.held());
+            if looks == hold && looks < window && self.transport.held().requests > 0 {
+                self.pace.alone(self.transport.held().requests);
                 self.announce();
             }
+            std::hint::spin_loop();
         }
+        self.announce();
+        if self.patience.is_ever() {
+            let transport = &mut self.transport;
+            if window > 0 && self.looks.measure(|| transport.look()) {
+                return true;
+            }
+            self.empty_since = Some(Instant::now());
+        }
+        false
     }
 
-    /// Tells the driver of used buffers if they are as many as it should hear of at once, or if it waits
-    /// for the first of them for long.
+    /// Tells the driver of used buffers if they are as many, or as much, as it should hear of at once.
     fn announce_if_due(&mut self) {
-        if self.transport.held() == 0 {
+        let held = self.transport.held();
+        if held.requests == 0 {
             return;
         }
-        if self.pace.is_due(self.transport.held()) {
+        if self.pace.is_due(held.requests) {
             self.pace.full();
             self.announce();
-        } else if self.held_since.get_or_insert_with(Instant::now).elapsed() >= LONGEST_HOLD {
+        } else if held.bytes >= MOST_HELD {
             self.announce();
         }
     }
 
     /// Tells the driver of used buffers.
     fn announce(&mut self) {
-        self.held_since = None;
         let served = self.transport.announce(&mut self.events);
         self.tell(served);
     }

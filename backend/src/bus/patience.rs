@@ -23,6 +23,11 @@ impl Patience {
         Self { most, window: Duration::ZERO }
     }
 
+    /// Whether the thread ever looks.
+    pub fn is_ever(self) -> bool {
+        !self.most.is_zero()
+    }
+
     /// How long to look.
     pub fn window(self) -> Duration {
         self.window

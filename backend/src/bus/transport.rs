@@ -14,7 +14,7 @@ use protocol::status::{DEVICE_NEEDS_RESET, DRIVER_OK, F_VERSION_1, FAILED, FEATU
 use tracing::Level;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-pub use self::service::Served;
+pub use self::service::{Held, Served};
 use super::virtqueue::Virtqueue;
 use crate::device::{QueueSet, Spare, VirtioDevice};
 use crate::features;
@@ -43,8 +43,7 @@ pub struct Transport<P: Platform> {
     empty: QueueSet,
     /// Queues in which requests were given back, of which the driver was not told yet.
     unannounced: QueueSet,
-    /// How many requests.
-    held: u32,
+    held: Held,
     spare: Spare,
     status: u32,
     driver_features: u64,
@@ -70,7 +69,7 @@ impl<P: Platform> Transport<P> {
             waiting: QueueSet::default(),
             empty: QueueSet::default(),
             unannounced: QueueSet::default(),
-            held: 0,
+            held: Held::default(),
             spare: Spare::default(),
             status: 0,
             driver_features: 0,
@@ -343,7 +342,7 @@ impl<P: Platform> Transport<P> {
         self.device.reset();
         self.memory.unshare();
         (self.waiting, self.empty) = (QueueSet::default(), QueueSet::default());
-        (self.unannounced, self.held) = (QueueSet::default(), 0);
+        (self.unannounced, self.held) = (QueueSet::default(), Held::default());
         (self.status, self.driver_features) = (0, 0);
     }
 }

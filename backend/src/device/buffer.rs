@@ -222,6 +222,11 @@ impl Request {
         Buffers { head: self.head, parts, skip: 0, length: self.writable_length }
     }
 
+    /// Bytes in all.
+    pub fn length(&self) -> u64 {
+        self.readable_length + self.writable_length
+    }
+
     /// Keeps the first `length` bytes of where the answer goes, if there are more.
     pub fn truncate_writable(&mut self, length: u64) {
         self.writable_length = self.writable_length.min(length);

@@ -23,6 +23,8 @@ pub struct Touched {
     pub used: QueueSet,
     /// How many requests.
     pub count: u32,
+    /// How long those were together that were served each by itself, in bytes.
+    pub bytes: u64,
     /// Those that want another turn.
     pub again: QueueSet,
     /// Those in which nothing is left.
@@ -194,7 +196,10 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         let mut fault = None;
         for request in requests {
             match serve(request, self.memory) {
-                Ok(written) => done.push((request.head, written)),
+                Ok(written) => {
+                    done.push((request.head, written));
+                    self.touched.bytes += request.length();
+                }
                 Err(first) => {
                     fault = Some(first);
                     break;

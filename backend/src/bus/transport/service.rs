@@ -23,6 +23,15 @@ pub struct Served {
     pub announce: bool,
 }
 
+/// Requests that the driver was not told of yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// How many.
+    pub requests: u32,
+    /// Their lengths together.
+    pub bytes: u64,
+}
+
 impl Rings for [Virtqueue] {
     fn ring(&mut self, index: usize) -> Option<&mut Queue> {
         self.get_mut(index)?.ring()
@@ -96,14 +105,14 @@ impl<P: Platform> Transport<P> {
     }
 
     /// Requests that were given back and of which the driver was not told yet.
-    pub fn held(&self) -> u32 {
+    pub fn held(&self) -> Held {
         self.held
     }
 
     /// Tells the driver of what was given back, where it wants to hear of it.
     pub fn announce(&mut self, events: &mut impl EventChannels) -> Served {
         let mut served = Served::default();
-        self.held = 0;
+        self.held = Held::default();
         for index in self.unannounced.take().iter() {
             let Some(ring) = self.queues.get_mut(index).and_then(Virtqueue::ring) else {
                 continue;
@@ -174,7 +183,8 @@ impl<P: Platform> Transport<P> {
         self.empty = self.empty.without(touched.again);
         self.empty.extend(touched.empty.without(touched.again));
         self.unannounced.extend(touched.used);
-        self.held += touched.count;
+        self.held.requests += touched.count;
+        self.held.bytes += touched.bytes;
         if outcome.is_err() || !self.device.may_hold_back() {
             served = self.announce(events);
         }
