@@ -3,7 +3,7 @@
 # driver that names guest-physical addresses (row 2) and one that does not accept ACCESS_PLATFORM (row 3) are
 # refused, and the next guest is served.
 # guests: pv pvh hvm
-# limit: 300
+# limit: 600
 . /lab/dom0/lib.sh
 
 name=$GUEST-type-b
