@@ -1,0 +1,70 @@
+device=/sys/bus/xen/devices/virtio_disk-51712
+
+# pool KEY: a number of the pool's.
+pool() {
+    sed -n "s/^$1 //p" $device/pool
+}
+
+# is NAME NUMBER VALUE: the number must be that.
+is() {
+    [ "$2" = "$3" ] || {
+        echo "lab: $1: $2, not $3"
+        cat $device/pool
+        false
+    }
+}
+
+# exercise: writes to all of the disk at once and reads it again.
+exercise() {
+    head -c 8388608 /dev/urandom >/tmp/data
+    for part in 0 1 2 3; do
+        dd if=/tmp/data of=/dev/vda bs=1M seek=$((part * 8)) oflag=direct 2>/dev/null &
+    done
+    wait
+    for part in 0 1 2 3; do
+        dd if=/dev/vda bs=1M skip=$((part * 8)) count=8 iflag=direct 2>/dev/null | cmp - /tmp/data &&
+            : >/tmp/same$part &
+    done
+    wait
+    rm /tmp/same0 /tmp/same1 /tmp/same2 /tmp/same3
+    is "pages in use" "$(pool in_use)" 0
+}
+
+# reload PARAMETER: the module with another size of pool.
+reload() {
+    echo virtio_disk-51712 >/sys/bus/xen/drivers/virtio_msg_xen/unbind
+    rmmod virtio_msg_xen
+    insmod /lib/modules/virtio_msg_xen.ko "$1"
+    wait_for "the disk /dev/vda" 20 test -b /dev/vda
+}
+
+wait_for "the disk /dev/vda" 20 test -b /dev/vda
+is "pages at first" "$(pool shared)" 64
+exercise
+[ "$(pool shared)" -gt 64 ]
+[ "$(pool fallbacks)" -gt 0 ]
+before=$(pool fallbacks)
+dd if=/dev/vda of=/dev/null bs=4k count=100 iflag=direct 2>/dev/null
+is "buffers granted for small reads" "$(($(pool fallbacks) - before))" 0
+
+# Without its driver, a device is reset.
+disk=$(basename $device/virtio*)
+echo "$disk" >/sys/bus/virtio/drivers/virtio_blk/unbind
+is "pages after a reset" "$(pool shared)" 0
+is "grants after a reset" "$(cat $device/grants_outstanding)" 0
+echo "lab: reset"
+read -r _
+echo "$disk" >/sys/bus/virtio/drivers/virtio_blk/bind
+wait_for "the disk /dev/vda" 20 test -b /dev/vda
+is "pages for the next driver" "$(pool shared)" 64
+exercise
+
+reload pool=64
+exercise
+is "pages, with pool=64" "$(pool shared)" 64
+[ "$(pool fallbacks)" -gt 0 ]
+
+reload pool=0
+exercise
+is "pages, with pool=0" "$(pool shared)" 0
+echo "lab: disk $(sha256sum </dev/vda)"
