@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 /*
  * The shared pool [3.10, 3.11]: pages that are granted once and that the device
- * keeps mapped. A buffer is copied to a place that is taken for it there, or out of
- * it, so that no request needs a grant.
+ * keeps mapped (chunk.c). A buffer is copied to a place there that is taken for
+ * it, or out of it, so that no request needs a grant.
  *
- * What is taken is for the core to say, without a lock; here they are
- * allocated, shared and copied. The pool grows while it proves too small, and
- * what finds no room in it is granted as if there were none (dma.c).
+ * What is taken is for the core to say, without a lock. The pool grows while it
+ * proves too small, and what finds no room in it is granted as if there were no
+ * pool (dma.c).
  */
-#include <linux/gfp.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
@@ -18,106 +17,27 @@
 
 #include "virtio_msg_xen.h"
 
-#define CHUNK_BYTES (SHIM_CHUNK_PAGES * XEN_PAGE_SIZE)
-
-static unsigned int most_pages = 1024;
+static unsigned int most_pages = 2048;
 module_param_named(pool, most_pages, uint, 0444);
 MODULE_PARM_DESC(pool, "Pages of 4 KiB that a device may keep mapped, in steps of 64; 0: buffers are granted one by one");
-
-/* Grants a chunk's pages under consecutive references. */
-static int grant(struct xvm_device *xvm, struct xvm_chunk *chunk)
-{
-	unsigned int i;
-	int err;
-
-	err = gnttab_alloc_grant_reference_seq(SHIM_CHUNK_PAGES, &chunk->first);
-	if (err)
-		return err;
-	/* Nothing of what the pages held before is the device's to see [3.11]. */
-	memset(chunk->memory, 0, CHUNK_BYTES);
-	for (i = 0; i < SHIM_CHUNK_PAGES; i++)
-		gnttab_grant_foreign_access_ref(chunk->first + i,
-						xvm->xdev->otherend_id,
-						virt_to_gfn(chunk->memory +
-							    i * XEN_PAGE_SIZE),
-						0);
-	chunk->granted = true;
-	return 0;
-}
-
-/* Takes a chunk's pages back; those that the backend still uses stay its [3.6]. */
-static void revoke(struct xvm_device *xvm, struct xvm_chunk *chunk)
-{
-	struct page *page;
-	unsigned int i;
-
-	if (!chunk->granted)
-		return;
-	chunk->granted = false;
-	for (i = 0; i < SHIM_CHUNK_PAGES; i++) {
-		page = virt_to_page(chunk->memory + i * XEN_PAGE_SIZE);
-		get_page(page);
-		if (xvm_end_grant(xvm, chunk->first + i, page))
-			put_page(page);
-	}
-}
-
-/* Shows the device a chunk [5.8]. A device that is broken keeps what it has. */
-static int share(struct xvm_device *xvm, struct xvm_chunk *chunk, u32 number)
-{
-	struct shim_request share = {
-		.kind = SHIM_SHARE_PAGES,
-		.index = number * SHIM_CHUNK_PAGES,
-		.count = SHIM_CHUNK_PAGES,
-	};
-	struct shim_answer answer;
-	int err;
-
-	err = grant(xvm, chunk);
-	if (err)
-		return err;
-	share.reference = chunk->first;
-	err = xvm_bus_request(xvm, &share, &answer, NULL, 0);
-	if (!err && !answer.shared) {
-		revoke(xvm, chunk);
-		err = -ENXIO;
-	}
-	return err;
-}
-
-static struct xvm_chunk *new_chunk(u32 number)
-{
-	struct xvm_chunk *chunk;
-
-	chunk = kzalloc(struct_size(chunk, original, shim_pool_notes(number)),
-			GFP_KERNEL);
-	if (!chunk)
-		return NULL;
-	chunk->memory = alloc_pages_exact(CHUNK_BYTES, GFP_KERNEL |
-					  __GFP_NORETRY | __GFP_NOWARN);
-	if (!chunk->memory) {
-		kfree(chunk);
-		return NULL;
-	}
-	return chunk;
-}
 
 /* Under the pool's lock. If it fails, the pool stays as it is. */
 static void add_chunk(struct xvm_device *xvm)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
 	u32 number = shim_pool_chunks(pool->map);
-	struct xvm_chunk **chunk = &pool->chunks[number];
+	int err;
 
 	if (number >= pool->limit)
 		return;
-	/* After a reset, the memory is still there. */
-	if (!*chunk)
-		*chunk = new_chunk(number);
-	if (!*chunk || share(xvm, *chunk, number))
-		WRITE_ONCE(pool->limit, number);
-	else
+	err = xvm_chunk_share(xvm, number);
+	if (!err) {
 		shim_pool_open(pool->map, number + 1);
+		return;
+	}
+	WRITE_ONCE(pool->limit, number);
+	dev_info(&xvm->xdev->dev, "the pool stays at %u pages (%d)\n",
+		 xvm_pool_pages(xvm), err);
 }
 
 static void grow(struct work_struct *work)
@@ -190,7 +110,7 @@ void xvm_pool_revoke(struct xvm_device *xvm)
 	xvm_pool_stop(xvm);
 	for (i = 0; i < SHIM_MAX_CHUNKS; i++)
 		if (pool->chunks[i])
-			revoke(xvm, pool->chunks[i]);
+			xvm_chunk_revoke(xvm, pool->chunks[i]);
 }
 
 void xvm_pool_close(struct xvm_device *xvm)
@@ -203,8 +123,7 @@ void xvm_pool_close(struct xvm_device *xvm)
 	for (i = 0; i < SHIM_MAX_CHUNKS; i++) {
 		if (!pool->chunks[i])
 			continue;
-		free_pages_exact(pool->chunks[i]->memory, CHUNK_BYTES);
-		kfree(pool->chunks[i]);
+		xvm_chunk_free(pool->chunks[i]);
 		pool->chunks[i] = NULL;
 	}
 	mutex_lock(&pool->lock);

@@ -183,6 +183,11 @@ void xvm_bounce_free(struct xvm_device *xvm, struct page *page);
 void xvm_bounce_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
 		     enum dma_data_direction dir, enum xvm_owner owner);
 
+/* chunk.c */
+int xvm_chunk_share(struct xvm_device *xvm, u32 number);
+void xvm_chunk_revoke(struct xvm_device *xvm, struct xvm_chunk *chunk);
+void xvm_chunk_free(struct xvm_chunk *chunk);
+
 /* pool.c */
 void xvm_pool_init(struct xvm_device *xvm);
 int xvm_pool_open(struct xvm_device *xvm);

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
+/*
+ * The pages of the pool, in chunks: allocated, granted, shared with the device
+ * by one message [5.8] and taken back.
+ */
+#include <linux/gfp.h>
+#include <linux/mm.h>
+#include <linux/overflow.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <xen/page.h>
+
+#include "virtio_msg_xen.h"
+
+#define CHUNK_BYTES (SHIM_CHUNK_PAGES * XEN_PAGE_SIZE)
+
+static struct xvm_chunk *new_chunk(u32 number)
+{
+	struct xvm_chunk *chunk;
+
+	chunk = kzalloc(struct_size(chunk, original, shim_pool_notes(number)),
+			GFP_KERNEL);
+	if (!chunk)
+		return NULL;
+	chunk->memory = alloc_pages_exact(CHUNK_BYTES, GFP_KERNEL |
+					  __GFP_NORETRY | __GFP_NOWARN);
+	if (!chunk->memory) {
+		kfree(chunk);
+		return NULL;
+	}
+	return chunk;
+}
+
+/* Grants a chunk's pages under consecutive references. */
+static int grant(struct xvm_device *xvm, struct xvm_chunk *chunk)
+{
+	unsigned int i;
+	int err;
+
+	err = gnttab_alloc_grant_reference_seq(SHIM_CHUNK_PAGES, &chunk->first);
+	if (err)
+		return err;
+	/* Nothing of what the pages held before is the device's to see [3.11]. */
+	memset(chunk->memory, 0, CHUNK_BYTES);
+	for (i = 0; i < SHIM_CHUNK_PAGES; i++)
+		gnttab_grant_foreign_access_ref(chunk->first + i,
+						xvm->xdev->otherend_id,
+						virt_to_gfn(chunk->memory +
+							    i * XEN_PAGE_SIZE),
+						0);
+	chunk->granted = true;
+	return 0;
+}
+
+/* A device that is broken keeps what it has. */
+static int share(struct xvm_device *xvm, struct xvm_chunk *chunk, u32 number)
+{
+	struct shim_request share = {
+		.kind = SHIM_SHARE_PAGES,
+		.index = number * SHIM_CHUNK_PAGES,
+		.count = SHIM_CHUNK_PAGES,
+	};
+	struct shim_answer answer;
+	int err;
+
+	err = grant(xvm, chunk);
+	if (err)
+		return err;
+	share.reference = chunk->first;
+	err = xvm_bus_request(xvm, &share, &answer, NULL, 0);
+	if (!err && !answer.shared) {
+		xvm_chunk_revoke(xvm, chunk);
+		err = -ENXIO;
+	}
+	return err;
+}
+
+/* Shares the chunk of that number with the device. */
+int xvm_chunk_share(struct xvm_device *xvm, u32 number)
+{
+	struct xvm_chunk **chunk = &xvm->dma.pool.chunks[number];
+
+	/* After a reset, the memory is still there. */
+	if (!*chunk)
+		*chunk = new_chunk(number);
+	return *chunk ? share(xvm, *chunk, number) : -ENOMEM;
+}
+
+/* Takes a chunk's pages back; those that the backend still uses stay its [3.6]. */
+void xvm_chunk_revoke(struct xvm_device *xvm, struct xvm_chunk *chunk)
+{
+	struct page *page;
+	unsigned int i;
+
+	if (!chunk->granted)
+		return;
+	chunk->granted = false;
+	for (i = 0; i < SHIM_CHUNK_PAGES; i++) {
+		page = virt_to_page(chunk->memory + i * XEN_PAGE_SIZE);
+		get_page(page);
+		if (xvm_end_grant(xvm, chunk->first + i, page))
+			put_page(page);
+	}
+}
+
+/* After it was revoked. */
+void xvm_chunk_free(struct xvm_chunk *chunk)
+{
+	free_pages_exact(chunk->memory, CHUNK_BYTES);
+	kfree(chunk);
+}
