@@ -126,8 +126,9 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     /// The driver is gone, or starts again.
     fn reset(&mut self) {}
 
-    /// Whether its driver may be told of used buffers a moment later, of several at once.
-    fn may_hold_back(&self) -> bool {
+    /// Whether nobody but the driver gives it work that is urgent: its thread may then look for the driver's next
+    /// request without looking at its sources, and tell the driver of several used buffers at once.
+    fn serves_driver_alone(&self) -> bool {
         false
     }
 

@@ -118,7 +118,7 @@ impl<X: Xen> Connection<X> {
             channel,
             transport,
             more_messages: false,
-            patience: Patience::new(poll.0),
+            patience: Patience::new(poll),
             pace: Pace::default(),
             looks: Looks::default(),
             empty_since: None,
@@ -218,8 +218,9 @@ impl<X: Xen> Connection<X> {
         if !self.transport.has_empty() {
             return false;
         }
-        let window = self.looks.within(self.patience.window());
-        let hold = self.looks.within(self.pace.patience());
+        let alone = self.transport.serves_driver_alone();
+        let window = if alone { self.looks.within(self.patience.window()) } else { 0 };
+        let hold = self.looks.within(self.pace.patience().min(self.patience.limit() / 2));
         for looks in 0..=window {
             if self.transport.look() {
                 self.pace.came(self.looks.time(looks));
@@ -232,7 +233,7 @@ impl<X: Xen> Connection<X> {
             std::hint::spin_loop();
         }
         self.announce();
-        if self.patience.is_ever() {
+        if alone && self.patience.is_ever() {
             let transport = &mut self.transport;
             if window > 0 && self.looks.measure(|| transport.look()) {
                 return true;
@@ -259,6 +260,9 @@ impl<X: Xen> Connection<X> {
     /// Tells the driver of used buffers.
     fn announce(&mut self) {
         let served = self.transport.announce(&mut self.events);
+        if let Some(took) = self.transport.take_signal_time() {
+            self.patience.signalled(took);
+        }
         self.tell(served);
     }
 

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 /// Most requests that the driver is told of at once: it has others to go on with.
 const MOST: u32 = 16;
-/// Longest and shortest time to hold a completion back.
-const LONGEST: Duration = Duration::from_micros(500);
+/// Shortest time to hold a completion back.
 const SHORTEST: Duration = Duration::from_micros(10);
 /// Most announcements between two attempts.
 const RAREST: u32 = 256;
@@ -43,14 +42,14 @@ impl Pace {
         held >= self.aim()
     }
 
-    /// How long to wait for more before it is told.
+    /// How long to wait for more before it is told: a few times what it usually takes.
     pub fn patience(self) -> Duration {
-        (self.gap * 4).clamp(SHORTEST, LONGEST)
+        (self.gap * 4).max(SHORTEST)
     }
 
     /// Another request came, that long after the ring was found empty.
     pub fn came(&mut self, after: Duration) {
-        self.gap = (self.gap * 7 + after.min(LONGEST)) / 8;
+        self.gap = (self.gap * 7 + after) / 8;
     }
 
     /// The driver is told of as many requests as was aimed at.
@@ -125,11 +124,11 @@ mod tests {
     }
 
     #[test]
-    fn the_time_to_wait_follows_the_driver_and_is_bounded() {
+    fn the_time_to_wait_follows_the_driver() {
         let mut pace = Pace::default();
         (0..100).for_each(|_| pace.came(Duration::from_micros(50)));
         assert!((150..=200).contains(&pace.patience().as_micros()));
-        (0..100).for_each(|_| pace.came(Duration::from_secs(1)));
-        assert_eq!(pace.patience(), LONGEST);
+        (0..100).for_each(|_| pace.came(Duration::ZERO));
+        assert_eq!(pace.patience(), SHORTEST);
     }
 }

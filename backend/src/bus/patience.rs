@@ -4,28 +4,40 @@
 //! A driver that is about to put the next request into its ring is therefore waited for by looking at the
 //! ring. How long is learnt, as KVM does for halting processors: the window grows while the driver's
 //! signals come soon after the thread fell asleep, and is gone once they do not.
+//!
+//! To look is not worth more than what it saves. So unless somebody set a limit, that is a number of signals,
+//! by what one takes here: little on hardware, much where the processor is emulated.
 
 use std::time::Duration;
 
+use crate::config::PollTime;
+
 /// The first window.
 const FIRST: Duration = Duration::from_micros(20);
+/// The signals whose time is worth looking for.
+const SIGNALS: u32 = 64;
+/// The limit is in between these, whatever a signal takes.
+const LEAST: Duration = Duration::from_micros(200);
+const MOST: Duration = Duration::from_millis(10);
 
 /// What was learnt of a driver.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    most: Duration,
+    limit: PollTime,
+    /// What a signal takes.
+    signal: Duration,
     window: Duration,
 }
 
 impl Patience {
-    /// Nothing is known yet. `most`: the longest window; none for a thread that always sleeps.
-    pub fn new(most: Duration) -> Self {
-        Self { most, window: Duration::ZERO }
+    /// Nothing is known yet.
+    pub fn new(limit: PollTime) -> Self {
+        Self { limit, signal: Duration::ZERO, window: Duration::ZERO }
     }
 
     /// Whether the thread ever looks.
     pub fn is_ever(self) -> bool {
-        !self.most.is_zero()
+        !self.limit().is_zero()
     }
 
     /// How long to look.
@@ -33,12 +45,27 @@ impl Patience {
         self.window
     }
 
+    /// The longest time to look.
+    pub fn limit(self) -> Duration {
+        match self.limit {
+            PollTime::Fixed(limit) => limit,
+            PollTime::Learnt => (self.signal * SIGNALS).clamp(LEAST, MOST),
+        }
+    }
+
+    /// A signal took that long, or longer for something that came between: what it takes is the least of late.
+    pub fn signalled(&mut self, took: Duration) {
+        let before = self.signal;
+        let rising = before + before / 16;
+        self.signal = if before.is_zero() { took } else { took.min(rising) };
+    }
+
     /// The driver's signal came that long after the rings were last found empty.
     pub fn woken(&mut self, after: Duration) {
-        self.window = if after > self.most {
+        self.window = if after > self.limit() {
             Duration::ZERO
         } else {
-            (self.window * 2).max(FIRST).min(self.most)
+            (self.window * 2).max(FIRST).min(self.limit())
         };
     }
 }
@@ -48,24 +75,38 @@ mod tests {
     use super::*;
 
     const SOON: Duration = Duration::from_micros(50);
-    const MOST: Duration = Duration::from_micros(100);
+    const LIMIT: Duration = Duration::from_micros(100);
 
     #[test]
     fn the_window_grows_while_signals_come_soon_and_is_gone_when_they_do_not() {
-        let mut patience = Patience::new(MOST);
+        let mut patience = Patience::new(PollTime::Fixed(LIMIT));
         assert_eq!(patience.window(), Duration::ZERO);
         patience.woken(SOON);
         assert_eq!(patience.window(), FIRST);
         (0..10).for_each(|_| patience.woken(SOON));
-        assert_eq!(patience.window(), MOST);
-        patience.woken(2 * MOST);
+        assert_eq!(patience.window(), LIMIT);
+        patience.woken(2 * LIMIT);
         assert_eq!(patience.window(), Duration::ZERO);
     }
 
     #[test]
     fn without_a_window_a_thread_always_sleeps() {
-        let mut patience = Patience::new(Duration::ZERO);
+        let mut patience = Patience::new(PollTime::NEVER);
         patience.woken(Duration::ZERO);
-        assert_eq!(patience.window(), Duration::ZERO);
+        assert_eq!((patience.window(), patience.is_ever()), (Duration::ZERO, false));
+    }
+
+    #[test]
+    fn the_limit_follows_what_a_signal_takes_and_not_what_came_between() {
+        let mut patience = Patience::new(PollTime::Learnt);
+        assert_eq!(patience.limit(), LEAST);
+        patience.signalled(SOON);
+        assert_eq!(patience.limit(), SOON * SIGNALS);
+        patience.signalled(Duration::from_secs(1));
+        assert!(patience.limit() < SOON * (SIGNALS + 5));
+        patience.signalled(Duration::from_nanos(1));
+        assert_eq!(patience.limit(), LEAST);
+        (0..1000).for_each(|_| patience.signalled(Duration::from_secs(1)));
+        assert_eq!(patience.limit(), LEAST, "a nanosecond's sixteenth is none");
     }
 }

@@ -14,6 +14,7 @@ use protocol::status::{DEVICE_NEEDS_RESET, DRIVER_OK, F_VERSION_1, FAILED, FEATU
 use tracing::Level;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
+use self::service::Signals;
 pub use self::service::{Held, Served};
 use super::virtqueue::Virtqueue;
 use crate::device::{QueueSet, Spare, VirtioDevice};
@@ -44,6 +45,7 @@ pub struct Transport<P: Platform> {
     /// Queues in which requests were given back, of which the driver was not told yet.
     unannounced: QueueSet,
     held: Held,
+    signals: Signals,
     spare: Spare,
     status: u32,
     driver_features: u64,
@@ -70,6 +72,7 @@ impl<P: Platform> Transport<P> {
             empty: QueueSet::default(),
             unannounced: QueueSet::default(),
             held: Held::default(),
+            signals: Signals::default(),
             spare: Spare::default(),
             status: 0,
             driver_features: 0,

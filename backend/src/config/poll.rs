@@ -5,13 +5,19 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
-/// The longest time that a thread may look at idle queues, as in `"200us"` or `"1ms"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PollTime(pub Duration);
+/// The longest time that a thread may look at idle queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PollTime {
+    /// As long as it is worth while here.
+    #[default]
+    Learnt,
+    /// As in `"200us"` or `"1ms"`.
+    Fixed(Duration),
+}
 
 impl PollTime {
     /// A thread that never looks.
-    pub const NEVER: Self = Self(Duration::ZERO);
+    pub const NEVER: Self = Self::Fixed(Duration::ZERO);
 
     const LONGEST: Duration = Duration::from_millis(10);
 
@@ -24,13 +30,7 @@ impl PollTime {
             None => (text.strip_suffix("ms")?, Duration::from_millis),
         };
         let time = unit(number.trim_end().parse().ok()?);
-        (time <= Self::LONGEST).then_some(Self(time))
-    }
-}
-
-impl Default for PollTime {
-    fn default() -> Self {
-        Self(Duration::from_millis(1))
+        (time <= Self::LONGEST).then_some(Self::Fixed(time))
     }
 }
 
@@ -51,7 +51,11 @@ mod tests {
 
     #[test]
     fn times_have_a_unit_and_a_bound() {
-        let parse = |text| PollTime::parse(text).map(|time| time.0.as_micros());
+        let fixed = |time| match time {
+            PollTime::Fixed(time) => Some(time.as_micros()),
+            PollTime::Learnt => None,
+        };
+        let parse = |text| PollTime::parse(text).and_then(fixed);
         assert_eq!(
             (parse("200us"), parse("1 ms"), parse("never")),
             (Some(200), Some(1000), Some(0))

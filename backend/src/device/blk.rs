@@ -161,7 +161,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         &self.config
     }
 
-    fn may_hold_back(&self) -> bool {
+    fn serves_driver_alone(&self) -> bool {
         true
     }
 

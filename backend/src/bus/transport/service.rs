@@ -1,6 +1,7 @@
 //! Serving the queues: who is served when, and what the driver is told of it.
 
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use protocol::message::Event;
 use protocol::status::{DEVICE_NEEDS_RESET, DRIVER_OK};
@@ -30,6 +31,30 @@ pub struct Held {
     pub requests: u32,
     /// Their lengths together.
     pub bytes: u64,
+}
+
+/// Signals between two of which the time is taken: to ask for it may cost as much.
+const UNTIMED: u32 = 32;
+
+/// What signals take.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Signals {
+    untimed: u32,
+    took: Option<Duration>,
+}
+
+impl Signals {
+    /// Sends a signal, and takes the time now and then.
+    fn send<R>(&mut self, signal: impl FnOnce() -> R) -> R {
+        if self.untimed > 0 {
+            self.untimed -= 1;
+            return signal();
+        }
+        let start = Instant::now();
+        let sent = signal();
+        (self.took, self.untimed) = (Some(start.elapsed()), UNTIMED);
+        sent
+    }
 }
 
 impl Rings for [Virtqueue] {
@@ -104,6 +129,11 @@ impl<P: Platform> Transport<P> {
         self.is_running() && !self.empty.is_empty()
     }
 
+    /// What a signal took, if that is known anew.
+    pub fn take_signal_time(&mut self) -> Option<Duration> {
+        self.signals.took.take()
+    }
+
     /// Requests that were given back and of which the driver was not told yet.
     pub fn held(&self) -> Held {
         self.held
@@ -127,6 +157,11 @@ impl<P: Platform> Transport<P> {
             }
         }
         served
+    }
+
+    /// Whether the thread may look for the driver's next request, and nothing else, for a while.
+    pub fn serves_driver_alone(&self) -> bool {
+        self.device.serves_driver_alone()
     }
 
     /// Asks for the doorbells of the queues in which nothing is left. What came before that was asked
@@ -185,7 +220,7 @@ impl<P: Platform> Transport<P> {
         self.unannounced.extend(touched.used);
         self.held.requests += touched.count;
         self.held.bytes += touched.bytes;
-        if outcome.is_err() || !self.device.may_hold_back() {
+        if outcome.is_err() || !self.device.serves_driver_alone() {
             served = self.announce(events);
         }
         if let Err(fault) = outcome {
@@ -200,13 +235,13 @@ impl<P: Platform> Transport<P> {
     }
 
     /// Tells the driver of used buffers: by the doorbell, or later in band.
-    fn tell_used(&self, index: usize, events: &mut impl EventChannels, served: &mut Served) {
+    fn tell_used(&mut self, index: usize, events: &mut impl EventChannels, served: &mut Served) {
         let Some(port) = self.queues.get(index).and_then(Virtqueue::doorbell) else {
             served.used.push(index as u32);
             return;
         };
         DeviceStats::count(&self.stats.events_sent);
-        if let Err(error) = events.notify(port) {
+        if let Err(error) = self.signals.send(|| events.notify(port)) {
             self.warn(format_args!("cannot ring the doorbell of queue {index}: {error}"));
         }
     }
