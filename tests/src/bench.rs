@@ -6,12 +6,15 @@
 pub(crate) mod bar;
 pub(crate) mod block;
 pub(crate) mod chart;
+pub(crate) mod counts;
 pub(crate) mod difference;
+pub(crate) mod figure;
 pub(crate) mod fio;
 pub(crate) mod machine;
 pub(crate) mod markdown;
 pub(crate) mod net;
 pub(crate) mod report;
 pub(crate) mod sample;
+pub(crate) mod scale;
 pub(crate) mod summary;
 pub(crate) mod work;

@@ -86,13 +86,15 @@ enum Command {
     },
     /// Measures ours beside others, in turns in the same guest, and writes a report
     ///
-    /// FILTER selects by part of GUEST/SCENARIO, where SCENARIO is a folder of tests/bench/scenarios. The
-    /// report is target/lab/bench/report.md, and report.json for programs.
+    /// Each FILTER selects by part of GUEST/SCENARIO, where SCENARIO is a folder of
+    /// tests/bench/scenarios. The report is target/lab/bench/report.md, with a picture in report.svg,
+    /// and report.json for programs. At the end stands what differs from the report of record in
+    /// tests/bench.
     #[command(verbatim_doc_comment)]
     Bench {
-        /// Part of the names of the measurements to make; without it all are made
-        #[arg(default_value = "", hide_default_value = true)]
-        filter: String,
+        /// Parts of the names of the measurements to make; without any all are made
+        #[arg(value_name = "FILTER")]
+        filters: Vec<String>,
         /// Fewer rounds of fewer works, to see where things are going
         #[arg(long)]
         quick: bool,
@@ -141,10 +143,10 @@ fn main() -> ExitCode {
         Command::Demo => commands::demo(),
         Command::Test { filter } => commands::test(&filter),
         Command::Matrix { filter } => commands::matrix(&filter),
-        Command::Bench { filter, quick, record } => {
+        Command::Bench { filters, quick, record } => {
             let extent = if quick { Extent::Quick } else { Extent::Full };
             let record = if record { Record::Yes } else { Record::No };
-            commands::bench(&filter, extent, record)
+            commands::bench(&filters, extent, record)
         }
         Command::Run { script, files, limit, machine } => {
             commands::run(machine, script, files, Duration::from_secs(limit))

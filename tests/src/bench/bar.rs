@@ -1,5 +1,6 @@
-//! What the project wants to reach: the least ratio of ours to theirs, by work.
+//! What the project wants to reach: the least ratio of ours to theirs, and the most that a request may cost.
 
+use super::counts::Counts;
 use super::report::Report;
 use super::sample::Task;
 use super::work;
@@ -30,6 +31,11 @@ const BARS: &[Bar] = &[
     Bar { servers: &["netback"], works: Part::Any, least: 1.0 },
     Bar { servers: &["e1000"], works: Part::Begins("tcp"), least: 5.0 },
 ];
+
+/// The most of a counter that there may be for a 4 KiB request at depth 32: mappings, of which each is two hypercalls
+/// at least, one to make it and one to end it, and signals to the driver.
+const MOST: &[(&str, f64)] = &[("maps", 0.025), ("events_sent", 0.2)];
+const MOST_FOR: Part = Part::Contains("-4k-qd32");
 
 impl Part {
     fn has(&self, key: &str) -> bool {
@@ -69,14 +75,26 @@ pub(crate) fn missed(report: &Report) -> Vec<String> {
             }
         }
     }
+    lines.extend(report.counts.iter().flat_map(too_costly));
     lines
+}
+
+/// The counters that are above what is wanted, a line each.
+fn too_costly(counts: &Counts) -> Vec<String> {
+    let name = work::find(&counts.work).map_or(counts.work.as_str(), |work| work.name);
+    let guest = counts.guest.to_uppercase();
+    let bars = MOST.iter().filter(|_| MOST_FOR.has(&counts.work));
+    let above = bars.filter_map(|(counter, most)| {
+        let count = counts.per_request.get(*counter).filter(|count| *count > most)?;
+        Some(format!("{guest}, {name}: {count:.3} {counter} a request, wanted {most} at most"))
+    });
+    above.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::report::comparisons;
-    use crate::bench::report::tests::{sample, task};
+    use crate::bench::report::tests::{report, sample, task};
 
     #[test]
     fn the_highest_bar_that_applies_counts() {
@@ -95,10 +113,26 @@ mod tests {
             sample("randread-4k-qd1", "ours", 12.0),
             sample("randread-4k-qd1", "blkback", 10.0),
         ];
-        let report = Report { machine: Vec::new(), comparisons: comparisons(&samples) };
+        let report = report(&samples);
         assert_eq!(
             missed(&report),
             ["PVH, ram, 4 KiB random read, depth 32: 1.20 times xen-blkback, wanted 1.3"]
+        );
+    }
+
+    #[test]
+    fn what_costs_more_than_is_wanted_is_named() {
+        let counts = |work: &str| Counts {
+            guest: "pv".into(),
+            work: work.into(),
+            requests: 100,
+            per_request: [("maps".to_owned(), 1.0), ("events_sent".to_owned(), 0.2)].into(),
+        };
+        let counts = vec![counts("randread-4k-qd32"), counts("read-1m-qd4")];
+        let report = Report { counts, ..Report::default() };
+        assert_eq!(
+            missed(&report),
+            ["PV, 4 KiB random read, depth 32: 1.000 maps a request, wanted 0.025 at most"]
         );
     }
 }

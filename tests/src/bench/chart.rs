@@ -154,13 +154,12 @@ fn draw(svg: &mut String, row: &Row<'_>, y: f64) -> std::fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::report::comparisons;
-    use crate::bench::report::tests::sample;
+    use crate::bench::report::tests::{report, sample};
 
     #[test]
     fn a_ratio_is_a_dot_on_its_works_row() {
         let samples = [sample("read-1m-qd4", "ours", 20.0), sample("read-1m-qd4", "ide", 2.0)];
-        let svg = svg(&Report { machine: Vec::new(), comparisons: comparisons(&samples) });
+        let svg = svg(&report(&samples));
         let x = format!("{:.1}", place(10.0));
         for part in
             ["1 MiB sequential read, depth 4", "PVH guest, ram", "QEMU's IDE: 10.00", x.as_str()]
@@ -181,7 +180,7 @@ mod tests {
     #[test]
     fn what_nobody_else_did_is_not_in_the_picture() {
         let samples = [sample("read-1m-qd4", "floor", 20.0)];
-        let svg = svg(&Report { machine: Vec::new(), comparisons: comparisons(&samples) });
+        let svg = svg(&report(&samples));
         assert!(!svg.contains("1 MiB"));
     }
 }

@@ -61,18 +61,17 @@ fn describe(comparison: &Comparison, server: &Server) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::report::comparisons;
-    use crate::bench::report::tests::sample;
+    use crate::bench::report::tests::{report, sample};
 
-    fn report(ours: f64) -> Report {
+    fn of(ours: f64) -> Report {
         let samples =
             [sample("randread-4k-qd1", "ours", ours), sample("randread-4k-qd1", "ide", 10.0)];
-        Report { machine: Vec::new(), comparisons: comparisons(&samples) }
+        report(&samples)
     }
 
     #[test]
     fn a_slower_run_is_worse_by_its_ratio() {
-        let found = differences(&report(40.0), &report(20.0));
+        let found = differences(&of(40.0), &of(20.0));
         assert_eq!(found.len(), 1);
         assert!(found[0].is_worse() && found[0].is_noticeable());
         assert_eq!(
@@ -83,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_little_is_noise_and_what_was_not_measured_before_is_no_difference() {
-        assert!(!differences(&report(40.0), &report(41.0))[0].is_noticeable());
-        assert!(differences(&Report::default(), &report(40.0)).is_empty());
+        assert!(!differences(&of(40.0), &of(41.0))[0].is_noticeable());
+        assert!(differences(&Report::default(), &of(40.0)).is_empty());
     }
 }

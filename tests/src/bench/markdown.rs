@@ -1,5 +1,6 @@
 //! The report as Markdown.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::bar;
@@ -11,6 +12,11 @@ const HOW: &str = "\
 Made by `cargo lab bench`. Each line's servers were measured in the same guest and the same boot, one at a time \
 and in turns, and in every other round in reverse order. Medians and quartiles are over the rounds; more is \
 better. \"ours / theirs\" is the ratio of the medians: above 1, xen-virtiod is faster.";
+
+/// What the counts are.
+const COUNTED: &str = "\
+Counted over a fixed number of requests, for each request: by the daemon itself (`xen-virtiod stat --json`), and by \
+strace in a run of its own.";
 
 /// The whole report.
 pub(crate) fn text(report: &Report) -> String {
@@ -26,6 +32,7 @@ pub(crate) fn text(report: &Report) -> String {
         }
         let _ = write_comparison(&mut text, comparison);
     }
+    let _ = write_counts(&mut text, report);
     let missed = bar::missed(report);
     if !missed.is_empty() {
         text.push_str("\n## What is not reached yet\n\n");
@@ -66,11 +73,33 @@ fn write_comparison(text: &mut String, comparison: &Comparison) -> std::fmt::Res
     })
 }
 
+/// A column a counter, in each guest and work's row.
+fn write_counts(text: &mut String, report: &Report) -> std::fmt::Result {
+    let columns: BTreeSet<_> =
+        report.counts.iter().flat_map(|counts| counts.per_request.keys()).collect();
+    if columns.is_empty() {
+        return Ok(());
+    }
+    writeln!(text, "\n## What a request costs xen-virtiod\n\n{COUNTED}\n")?;
+    let heading: String = columns.iter().map(|name| format!(" {name} |")).collect();
+    writeln!(text, "| guest | work | requests |{heading}")?;
+    writeln!(text, "|---|---|---:|{}", "---:|".repeat(columns.len()))?;
+    report.counts.iter().try_for_each(|counts| {
+        let name = work::find(&counts.work).map_or(counts.work.as_str(), |work| work.name);
+        let cell = |column: &&String| match counts.per_request.get(*column) {
+            Some(value) if *value >= 100.0 => format!(" {value:.0} |"),
+            Some(value) => format!(" {value:.2} |"),
+            None => " |".to_owned(),
+        };
+        let cells: String = columns.iter().map(cell).collect();
+        writeln!(text, "| {} | {name} | {} |{cells}", counts.guest.to_uppercase(), counts.requests)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::report::comparisons;
-    use crate::bench::report::tests::task;
+    use crate::bench::report::tests::{report, task};
     use crate::bench::sample::Sample;
 
     #[test]
@@ -79,10 +108,8 @@ mod tests {
             |server: &str, rate| Sample { task: task("read-1m-qd4"), server: server.into(), rate };
         let mib = f64::from(1 << 20);
         let samples = [sample("ours", 300.0 * mib), sample("blkback", 200.0 * mib)];
-        let report = Report {
-            machine: vec![("Xen".into(), "4.20".into())],
-            comparisons: comparisons(&samples),
-        };
+        let mut report = report(&samples);
+        report.machine = vec![("Xen".into(), "4.20".into())];
         let text = text(&report);
         for part in [
             "* Xen: 4.20\n",

@@ -1,17 +1,10 @@
-//! The network measurements: what is done, and how its tools' output is read.
-//!
-//! A round of a guest's is a file of results: `ROUND-WORK@SERVER.json` of iperf3's, and `.rate`, a number of round
-//! trips a second, of the request-response loop's.
+//! The network measurements: what is done, and how iperf3's output is read.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::block::Extent;
-use super::sample::{Sample, Task};
 use super::work::{Unit, Work};
-
-/// The bridge that a guest's packets go to: the only target there is.
-const TARGET: &str = "bridge";
 
 /// All work there is; the options are those of the guest's iperf3.
 pub(crate) const WORKS: &[Work] = &[
@@ -99,25 +92,8 @@ struct Received {
     bits_per_second: f64,
 }
 
-/// What the file `name` says.
-pub(crate) fn sample(guest: &str, name: &str, text: &str) -> Result<Sample> {
-    let parts = name.rsplit_once('.').and_then(|(stem, kind)| {
-        let (work, server) = stem.split_once('-')?.1.split_once('@')?;
-        Some((WORKS.iter().find(|known| known.key == work)?, server, kind))
-    });
-    let (work, server, kind) = parts.with_context(|| format!("{name} names no work"))?;
-    let rate = match kind {
-        "json" => iperf(work, text)?,
-        "rate" => text.trim().parse().with_context(|| format!("no rate: {text}"))?,
-        _ => bail!("{name} is no result"),
-    };
-    ensure!(rate > 0.0, "nothing came through");
-    let (guest, target, work) = (guest.to_owned(), TARGET.to_owned(), work.key.to_owned());
-    Ok(Sample { task: Task { guest, target, work }, server: server.to_owned(), rate })
-}
-
 /// What arrived, of what iperf3 tells.
-fn iperf(work: &Work, text: &str) -> Result<f64> {
+pub(super) fn iperf(work: &Work, text: &str) -> Result<f64> {
     let output: Output = serde_json::from_str(text).context("this is not what iperf3 prints")?;
     if let Some(error) = output.error {
         bail!("iperf3 says: {error}");
@@ -142,29 +118,21 @@ mod tests {
     const UDP: &str = r#"{"end":{"sum":{"seconds":2.0,"packets":1000,"lost_packets":400,
         "lost_percent":40.0},"sum_received":{"bits_per_second":1.0}}}"#;
 
-    #[test]
-    fn a_stream_is_counted_where_it_arrives() {
-        let sample = sample("pv", "3-tcp-8-out@netback.json", TCP).unwrap();
-        assert_eq!((sample.rate, sample.server.as_str()), (1000.0, "netback"));
-        assert_eq!((sample.task.work.as_str(), sample.task.target.as_str()), ("tcp-8-out", TARGET));
+    fn work(key: &str) -> &'static Work {
+        WORKS.iter().find(|work| work.key == key).unwrap()
     }
 
     #[test]
-    fn lost_packets_do_not_count() {
-        assert_eq!(sample("pv", "1-udp-64-in@ours.json", UDP).unwrap().rate, 300.0);
-    }
-
-    #[test]
-    fn round_trips_are_a_number() {
-        assert_eq!(sample("pv", "1-tcp-rr@ours.rate", "812.5\n").unwrap().rate, 812.5);
-        assert!(sample("pv", "1-tcp-rr@ours.rate", "0").is_err());
+    fn bytes_are_counted_where_they_arrive_and_lost_packets_not_at_all() {
+        assert_eq!(iperf(work("tcp-8-out"), TCP).unwrap(), 1000.0);
+        assert_eq!(iperf(work("udp-64-in"), UDP).unwrap(), 300.0);
     }
 
     #[test]
     fn what_went_wrong_is_said() {
-        let refused = sample("pv", "1-tcp-in@ours.json", r#"{"error":"refused"}"#).unwrap_err();
+        let refused = iperf(work("tcp-in"), r#"{"error":"refused"}"#).unwrap_err();
         assert!(refused.to_string().contains("refused"));
-        assert!(sample("pv", "1-nosuch@ours.json", TCP).is_err());
-        assert!(sample("pv", "1-tcp-in@ours.json", UDP).is_ok());
+        assert!(iperf(work("udp-64-in"), r#"{"end":{}}"#).is_err());
+        assert!(iperf(work("udp-64-in"), "iperf3: no such host").is_err());
     }
 }

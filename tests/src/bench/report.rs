@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::block::OURS;
+use super::counts::Counts;
 use super::sample::{Sample, Task};
 use super::summary::Summary;
 
@@ -13,6 +14,9 @@ pub(crate) struct Report {
     pub(crate) machine: Vec<(String, String)>,
     /// The comparisons, in order of their tasks.
     pub(crate) comparisons: Vec<Comparison>,
+    /// What requests cost.
+    #[serde(default)]
+    pub(crate) counts: Vec<Counts>,
 }
 
 /// Who was how fast at one task.
@@ -84,6 +88,11 @@ pub(crate) mod tests {
 
     pub(crate) fn sample(work: &str, server: &str, rate: f64) -> Sample {
         Sample { task: task(work), server: server.into(), rate }
+    }
+
+    /// A report of these samples.
+    pub(crate) fn report(samples: &[Sample]) -> Report {
+        Report { comparisons: comparisons(samples), ..Report::default() }
     }
 
     #[test]

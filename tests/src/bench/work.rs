@@ -1,5 +1,7 @@
 //! The kinds of work that are measured, by whatever tool.
 
+use super::{block, net, scale};
+
 /// What a rate is counted in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
@@ -39,9 +41,13 @@ pub(crate) struct Work {
     pub(crate) options: &'static [&'static str],
 }
 
+fn all() -> impl Iterator<Item = &'static Work> {
+    block::WORKS.iter().chain([&block::SHELL]).chain(net::WORKS).chain(scale::WORKS)
+}
+
 /// The work called `key`.
 pub(crate) fn find(key: &str) -> Option<&'static Work> {
-    super::block::WORKS.iter().chain(super::net::WORKS).find(|work| work.key == key)
+    all().find(|work| work.key == key)
 }
 
 /// Who serves, as a person calls it.
@@ -76,7 +82,6 @@ mod tests {
 
     #[test]
     fn keys_are_unique() {
-        let all = || crate::bench::block::WORKS.iter().chain(crate::bench::net::WORKS);
         assert!(all().all(|work| all().filter(|other| other.key == work.key).count() == 1));
         assert_eq!(find("randread-4k-qd1").unwrap().name, "4 KiB random read, depth 1");
         assert!(find("nosuch").is_none());

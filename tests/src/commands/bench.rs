@@ -1,4 +1,4 @@
-//! `cargo lab bench [FILTER]`: how fast we are, beside others.
+//! `cargo lab bench [FILTER…]`: how fast we are, beside others.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::bench::block::{self, Extent, Order};
+use crate::bench::counts::Counts;
 use crate::bench::report::{self, Report};
 use crate::bench::sample::Sample;
-use crate::bench::{chart, difference, machine, markdown, net};
+use crate::bench::{chart, counts, difference, figure, machine, markdown, net};
 use crate::dirs::Dirs;
 use crate::e2e::{self, Outcome};
 use crate::fetch::BenchPrograms;
@@ -31,19 +32,23 @@ pub(crate) enum Record {
     Yes,
 }
 
-/// Measures what has `filter` in its name, and writes the report.
-pub(crate) fn bench(filter: &str, extent: Extent, record: Record) -> Result<i32> {
+/// Measures what has one of `filters` in its name, or all if there are none, and writes the report.
+pub(crate) fn bench(filters: &[String], extent: Extent, record: Record) -> Result<i32> {
     let progress = Progress::new();
     let home = Dirs::find()?.tests().join("bench");
     let mut scenarios = scenario::all(&home.join("scenarios"))?;
-    scenarios.retain(|scenario| scenario.to_string().contains(filter));
-    ensure!(!scenarios.is_empty(), "nothing that is measured has {filter} in its name");
+    scenarios.retain(|scenario| {
+        let name = scenario.to_string();
+        filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
+    });
+    ensure!(!scenarios.is_empty(), "nothing that is measured has {filters:?} in its name");
     let last = last(&home)?;
     let lab = Lab::prepare("bench", &[], &progress)?;
     let files = files(&lab, &scenarios, extent, &progress)?;
     let mut run = Run { machine: machine::host(&lab.fetched().tools)?, ..Run::default() };
     e2e::run(&lab, &scenarios, &files, &progress, |outcome| run.take(&outcome));
-    let report = Report { machine: run.machine, comparisons: report::comparisons(&run.samples) };
+    let comparisons = report::comparisons(&run.samples);
+    let report = Report { machine: run.machine, comparisons, counts: run.counts };
     write(&report, &lab.dirs().lab.join("bench"))?;
     print!("{}", markdown::text(&report));
     if let Some(last) = last {
@@ -63,16 +68,27 @@ pub(crate) fn bench(filter: &str, extent: Extent, record: Record) -> Result<i32>
 struct Run {
     machine: Vec<(String, String)>,
     samples: Vec<Sample>,
+    counts: Vec<Counts>,
     failures: Vec<String>,
 }
 
 impl Run {
     fn take(&mut self, outcome: &Outcome) {
         machine::add(&mut self.machine, &outcome.results);
-        match read(outcome) {
-            Ok(samples) => self.samples.extend(samples),
-            Err(error) => self.failures.push(format!("{}: {error:#}", outcome.scenario)),
+        if let Err(error) = self.try_take(outcome) {
+            self.failures.push(format!("{}: {error:#}", outcome.scenario));
         }
+    }
+
+    fn try_take(&mut self, outcome: &Outcome) -> Result<()> {
+        if let Some(failure) = &outcome.failure {
+            bail!("{failure}");
+        }
+        let (samples, counts) = (read_samples(outcome)?, read_counts(outcome)?);
+        ensure!(!samples.is_empty() || !counts.is_empty(), "it left no figures");
+        self.samples.extend(samples);
+        self.counts.extend(counts);
+        Ok(())
     }
 }
 
@@ -116,11 +132,16 @@ fn files(
     for guest in scenarios.iter().map(|scenario| scenario.guest).chain(["dom0"]) {
         write_jobs(&jobs.join(guest), guest, extent)?;
     }
-    Ok(programs.archives().chain([modules, jobs]).collect())
+    if extent == Extent::Quick {
+        fs::write(jobs.join("quick"), "")?;
+    }
+    // For a guest with the devices that the guests' kernel has no drivers for.
+    let dom0_kernel = lab.fetched().dom0.kernel();
+    Ok(vec![programs.image(), modules, jobs, dom0_kernel])
 }
 
-/// A guest's jobs: `forward.fio` and `backward.fio`, `rounds`, which names them in turn, and `net`, the work for
-/// the network.
+/// A guest's jobs: `forward.fio` and `backward.fio`, `rounds`, which names them in turn, and the
+/// works of other tools.
 fn write_jobs(directory: &Path, guest: &str, extent: Extent) -> Result<()> {
     fs::create_dir_all(directory)?;
     let orders = [("forward", Order::Forward), ("backward", Order::Backward)];
@@ -130,26 +151,40 @@ fn write_jobs(directory: &Path, guest: &str, extent: Extent) -> Result<()> {
     let turns = orders.iter().cycle().take(extent.rounds());
     let rounds: String = turns.map(|(name, _)| format!("{name}\n")).collect();
     fs::write(directory.join("rounds"), rounds)?;
+    fs::write(directory.join("counts"), counts::list())?;
     Ok(fs::write(directory.join("net"), net::list(extent))?)
 }
 
-/// What a scenario measured: a file a round of fio's, or one a figure of the network's.
-fn read(outcome: &Outcome) -> Result<Vec<Sample>> {
-    if let Some(failure) = &outcome.failure {
-        bail!("{failure}");
-    }
+/// What a scenario measured: a file a round of fio's, and one a figure of others.
+fn read_samples(outcome: &Outcome) -> Result<Vec<Sample>> {
     let guest = outcome.scenario.guest;
     let mut samples = Vec::new();
     for (name, text) in read_all(&outcome.results.join("rounds"))? {
         let found = block::samples(guest, &text);
         samples.extend(found.with_context(|| format!("in the round {name}"))?);
     }
-    for (name, text) in read_all(&outcome.results.join("net"))? {
-        let found = net::sample(guest, &name, &text);
-        samples.push(found.with_context(|| format!("in the result {name}"))?);
+    for (name, text) in read_all(&outcome.results.join("figures"))? {
+        let found = figure::read(guest, &name, &text);
+        samples.push(found.with_context(|| format!("in the figure {name}"))?);
     }
-    ensure!(!samples.is_empty(), "it left no figures");
     Ok(samples)
+}
+
+/// What a scenario counted: for each work three files, `WORK.before`, `.after` and `.calls`.
+fn read_counts(outcome: &Outcome) -> Result<Vec<Counts>> {
+    let files = read_all(&outcome.results.join("counts"))?;
+    let text = |name: String| {
+        let file = files.iter().find(|(known, _)| *known == name);
+        file.map(|(_, text)| text.as_str()).with_context(|| format!("it left no {name}"))
+    };
+    let works = files.iter().filter_map(|(name, _)| name.strip_suffix(".before"));
+    works
+        .map(|work| {
+            let file = |kind| text(format!("{work}.{kind}"));
+            let (before, after, calls) = (file("before")?, file("after")?, file("calls")?);
+            counts::counts(outcome.scenario.guest, work, before, after, calls)
+        })
+        .collect()
 }
 
 /// The files in a directory, by name; none if there is no such directory.

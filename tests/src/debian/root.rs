@@ -88,14 +88,19 @@ impl Root {
     /// Puts the root's libraries that `program` is linked with into an initrd: those of a program of
     /// the root's, or of one that was built for an older distribution.
     pub(crate) fn add_libraries(&self, cpio: &mut Cpio, program: &Path) -> Result<()> {
+        for library in self.libraries(program)? {
+            let name = library.file_name().unwrap_or_default().to_string_lossy();
+            cpio.copy(&format!("lib/{name}"), &library)?;
+        }
+        Ok(())
+    }
+
+    /// The root's libraries that `program` is linked with.
+    pub(crate) fn libraries(&self, program: &Path) -> Result<Vec<PathBuf>> {
         let mut list = self.loader();
         list.arg("--list").arg(program);
         let what = format!("listing the libraries of {}", program.display());
-        for library in listed(&command::output(&mut list, &what)?) {
-            let name = library.rsplit('/').next().unwrap_or(&library);
-            cpio.copy(&format!("lib/{name}"), Path::new(&library))?;
-        }
-        Ok(())
+        Ok(listed(&command::output(&mut list, &what)?).into_iter().map(PathBuf::from).collect())
     }
 
     /// A command that loads a program with the root's libraries.

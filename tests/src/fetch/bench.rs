@@ -1,22 +1,22 @@
-//! The programs that measure: fio and iperf3. They are in no ordinary guest's initrd, being large with
-//! their libraries.
+//! The programs that measure: fio and iperf3. With their libraries they are large, so that they stand on a disk
+//! image, for a guest to mount, and in no initrd.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::Recipe;
-use crate::cpio::Cpio;
+use crate::command;
 use crate::debian::Suite;
-use crate::debian::root::Root;
+use crate::debian::root::{self, Root};
 use crate::progress::{Progress, Step};
 
 const RECIPE: Recipe<'static> = Recipe {
     name: "bench",
     suite: Suite::LAB,
-    packages: &[&["fio", "iperf3"]],
-    revision: "1",
+    packages: &[&["e2fsprogs", "fio", "iperf3"]],
+    revision: "2",
     finish,
 };
 
@@ -25,6 +25,9 @@ const PROGRAMS: [&str; 2] = ["fio", "iperf3"];
 /// Of the libraries, the one that lies in a directory of its own.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 const APART: (&str, &str) = ("ceph", "libceph-common.so.2");
+
+/// Twice what the programs and their libraries take.
+const IMAGE_SIZE: u64 = 128 << 20;
 
 /// The fetched programs.
 pub(crate) struct BenchPrograms {
@@ -38,24 +41,46 @@ impl BenchPrograms {
         Ok(BenchPrograms { entry })
     }
 
-    /// Archives, one a program, with the program and its libraries: for the initrd of a guest that
-    /// the loader is in, or to be unpacked in Dom0.
-    pub(crate) fn archives(&self) -> impl Iterator<Item = PathBuf> {
-        PROGRAMS.into_iter().map(|program| self.entry.join(format!("{program}.cpio")))
+    /// A file system with `bin` and `lib`.
+    pub(crate) fn image(&self) -> PathBuf {
+        self.entry.join("programs.img")
     }
 }
 
-fn finish(dir: &Path, root: Root, step: &Step, _log: &Path) -> Result<()> {
+fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
     step.at("taking the programs and their libraries");
     let libraries = root.file(LIBRARIES);
     let (directory, library) = APART;
     fs::rename(libraries.join(directory).join(library), libraries.join(library))?;
-    for program in PROGRAMS {
-        let mut cpio = Cpio::default();
-        let file = root.file(&format!("usr/bin/{program}"));
-        cpio.copy(&format!("bin/{program}"), &file)?;
-        root.add_libraries(&mut cpio, &file)?;
-        fs::write(dir.join(format!("{program}.cpio")), cpio.finish())?;
+    let programs = dir.join("programs");
+    for directory in ["bin", "lib"] {
+        fs::create_dir_all(programs.join(directory))?;
     }
+    for program in PROGRAMS {
+        let file = root.file(&format!("usr/bin/{program}"));
+        fs::copy(&file, programs.join("bin").join(program))?;
+        let libraries = root.libraries(&file)?;
+        ensure!(!libraries.is_empty(), "{program} is linked with no library");
+        for library in libraries {
+            let name = library.file_name().unwrap_or_default();
+            fs::copy(&library, programs.join("lib").join(name))?;
+        }
+    }
+    make_image(&root, &programs, &dir.join("programs.img"), log)?;
+    fs::remove_dir_all(&programs)?;
     Ok(fs::remove_dir_all(root.path())?)
+}
+
+fn make_image(root: &Root, contents: &Path, image: &Path, log: &Path) -> Result<()> {
+    File::create(image)?.set_len(IMAGE_SIZE)?;
+    let mke2fs = root.program("usr/sbin/mke2fs");
+    let mut as_root = root::as_root("env");
+    as_root
+        .arg("MKE2FS_CONFIG=/dev/null")
+        .arg(mke2fs.get_program())
+        .args(mke2fs.get_args())
+        .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"])
+        .arg(contents)
+        .arg(image);
+    command::run(&mut as_root, "making the image of the programs that measure", log)
 }

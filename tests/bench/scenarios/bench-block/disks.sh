@@ -17,17 +17,24 @@ known() {
     return 1
 }
 
-# find_disks: waits for those that Dom0 named.
+# find_disks: waits for those that Dom0 named, and mounts the one with the programs.
 find_disks() {
     mkdir -p /dev/bench
     while read -r disk name; do
         wait_for "the disk $disk, which is $name" 20 known "$disk" "$name"
     done </jobs/disks
+    mount -t ext4 -o ro /dev/bench/programs /mnt
+    mkdir -p /tmp/results/rounds /tmp/results/figures
 }
 
-# leave DIRECTORY: leaves that directory of /tmp on the disk for it.
+# leave: leaves what was found in /tmp/results on the disk for it.
 leave() {
-    tar -c -C /tmp "$1" | dd of=/dev/bench/results bs=64k conv=fsync 2>/dev/null
+    tar -c -C /tmp/results . | dd of=/dev/bench/results bs=64k conv=fsync 2>/dev/null
+}
+
+# tool NAME ARGUMENT…: runs a program that measures, of the disk that has them.
+tool() {
+    LD_LIBRARY_PATH=/mnt/lib "/mnt/bin/$@"
 }
 
 echo "lab: kernel Linux $(uname -r), $(nproc) virtual processor(s), $(awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo) MiB"

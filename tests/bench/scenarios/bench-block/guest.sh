@@ -17,11 +17,36 @@ for disk in /dev/bench/*; do
         "requests $(cat "$queue/nr_requests") largest $(cat "$queue/max_sectors_kb") cache $(cat "$queue/write_cache")"
 done
 
-mkdir /tmp/rounds
+# shell_work DISK: makes a file system, and uses it as a shell does; prints how often a second that can be done.
+shell_work() {
+    start=$(cut -d ' ' -f 1 /proc/uptime)
+    /usr/sbin/mke2fs -q -t ext4 "$1"
+    mount -t ext4 "$1" /data
+    tar -x -C /data -f /tmp/tree.tar
+    sync
+    find /data -type f -exec cat {} + >/dev/null
+    dd if=/dev/zero of=/data/zeros bs=64k count=160 conv=fsync 2>/dev/null
+    umount /data
+    mount -t ext4 "$1" /data
+    cat $(find /data -type f) >/dev/null
+    rm -r /data/*
+    umount /data
+    awk -v start="$start" '{ printf "%.4f\n", 1 / ($1 - start) }' /proc/uptime
+}
+
+mkdir /data
+[ ! -e /tree ] || tar -c -f /tmp/tree.tar /tree 2>/dev/null
 round=1
 while read -r order; do
     echo "lab: round $round $order"
-    fio --eta=never --output-format=json --output="/tmp/rounds/$round.json" "/jobs/$order.fio"
+    tool fio --eta=never --output-format=json --output="/tmp/results/rounds/$round.json" "/jobs/$order.fio"
+    if [ -e /tree ]; then
+        disks=$(ls -d /dev/bench/*-ram)
+        [ "$order" = forward ] || disks=$(ls -r -d /dev/bench/*-ram)
+        for disk in $disks; do
+            shell_work "$disk" >"/tmp/results/figures/$round-shell@${disk##*/}.rate"
+        done
+    fi
     round=$((round + 1))
 done </jobs/rounds
-leave rounds
+leave

@@ -1,12 +1,16 @@
 # The disks that are compared, and what they are on. In xl's words, a line of `disk` each.
 
-# make_targets: RAM disks of 64 MiB with every page there, and disks that move no data.
+# make_targets [NUMBER MIB]: RAM disks with every page there, 8 of 64 MiB if not said otherwise, and disks that
+# move no data.
 make_targets() {
-    modprobe brd rd_nr=8 rd_size=65536
+    local number=${1:-8} size=${2:-64} target=0
+    modprobe -r brd null_blk
+    modprobe brd rd_nr="$number" rd_size=$((size * 1024))
     modprobe null_blk nr_devices=4 gb=1 memory_backed=0
     modprobe xen-blkback
-    for target in 0 1 2 3 4 5 6 7; do
-        dd if=/dev/zero of=/dev/ram$target bs=1M count=64 oflag=direct 2>/dev/null
+    while [ $target -lt "$number" ]; do
+        dd if=/dev/zero of=/dev/ram$target bs=1M count="$size" oflag=direct 2>/dev/null
+        target=$((target + 1))
     done
 }
 
@@ -46,23 +50,68 @@ netback() {
     echo "\"type=vif,bridge=$1,script=/lab/scenarios/bench-net/hotplug\""
 }
 
-# make_jobs FILE GUEST LINE…: an archive of the jobs for a guest of that kind; each LINE is a disk that they
-# name and the name by which the guest finds it.
+# card MODEL NUMBER: a network card that an HVM guest's QEMU emulates, at the bridge xenbrNUMBER, as arguments for
+# it in xl's words.
+card() {
+    echo "\"-netdev\",\"tap,id=net$2,ifname=bench$2,script=/lab/scenarios/bench-net/tap,downscript=no\","\
+        "\"-device\",\"$1,netdev=net$2,mac=00:16:3e:00:00:0$2\""
+}
+
+# make_jobs FILE GUEST DISK… [-- INTERFACE…]: an archive of the jobs for a guest of that kind; each DISK is one that
+# they name and the name by which the guest finds it, each INTERFACE its name, its module and BRIDGE@SERVER.
 make_jobs() {
-    local archive=$PWD/$1 guest=$2 staging
+    local archive=$PWD/$1 guest=$2 list=disks staging line
     shift 2
     staging=$(mktemp -d)
     cp -r "/lab/files/jobs/$guest" "$staging/jobs"
     cp /lab/scenarios/bench-block/disks.sh "$staging"
-    printf '%s\n' "$@" >"$staging/jobs/disks"
+    for line; do
+        case $line in
+        --) list=interfaces ;;
+        *) echo "$line" >>"$staging/jobs/$list" ;;
+        esac
+    done
     (cd "$staging" && find . | busybox cpio -o -H newc 2>/dev/null) >"$archive"
     rm -r "$staging"
 }
 
-# unpack ARCHIVE DIRECTORY: a program and its libraries, for Dom0.
-unpack() {
-    mkdir -p "$2/bin" "$2/lib"
-    (cd "$2" && busybox cpio -i -d 2>/dev/null) <"$1"
+# dom0_modules FILE NAME…: an archive of modules of Dom0's kernel, for a guest that has that kernel.
+dom0_modules() {
+    local archive=$PWD/$1 staging module action path file
+    shift
+    staging=$(mktemp -d)
+    mkdir -p "$staging/lib/modules"
+    for module; do
+        modprobe --show-depends "$module" | while read -r action path _; do
+            [ "$action" = insmod ] || continue
+            file=${path##*/}
+            file=${file%.xz}
+            busybox unxz -c "$path" >"$staging/lib/modules/$file"
+            echo "$file" >>"$staging/lib/modules/$module.order"
+        done
+    done
+    (cd "$staging" && find . | busybox cpio -o -H newc 2>/dev/null) >"$archive"
+    rm -r "$staging"
+}
+
+# programs: the disk with the programs that measure, in xl's words.
+programs() {
+    own xvdp /lab/files/programs.img | sed 's/access=rw/access=r/'
+}
+
+# mount_programs: the same for Dom0, and tool NAME ARGUMENT…, which runs one.
+mount_programs() {
+    mkdir programs
+    mount -o loop,ro /lab/files/programs.img programs
+}
+tool() {
+    LD_LIBRARY_PATH=$PWD/programs/lib "$PWD/programs/bin/$@"
+}
+
+# tree: the archive with files to copy, unless this is a quick run, or one with the slow disks that QEMU emulates,
+# which do without.
+tree() {
+    [ -e /lab/files/jobs/quick ] || [ "$GUEST" = hvm ] || echo /lab/guest/tree.cpio
 }
 
 # machine_facts NAME: what the guest NAME was measured on.

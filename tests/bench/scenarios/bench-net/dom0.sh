@@ -1,37 +1,68 @@
 # Network interfaces of one guest, each at a bridge of its own in Dom0, measured in turns: by xen-virtiod and by
-# xen-netback.
-# limit: 900
+# xen-netback. An HVM guest is followed by another that has e1000 and rtl8139 cards, which QEMU emulates, beside
+# xen-netback: with the kernel that Dom0 has, since the other has no drivers for them.
+# guests: pv pvh hvm
+# limit: 1200
 . /lab/dom0/lib.sh
 . /lab/scenarios/bench-block/servers.sh
 
 clean_up() {
     kill $servers
-    ip link delete xenbr0
-    ip link delete xenbr1
+    for bridge in 0 1 2 3; do
+        ip link delete xenbr$bridge
+    done
+    umount -l programs
+    [ -z "$loops" ] || losetup -d $loops
 }
 
-modprobe xen-netback
-for bridge in 0 1; do
+# take: takes what the guest left.
+take() {
+    mkdir -p "$RESULTS/figures"
+    tar -x -C "$RESULTS" -f results.img
+    machine_facts $name
+}
+
+servers= loops=
+trap clean_up EXIT
+modprobe -a xen-netback xen-blkback tun
+mount_programs
+for bridge in 0 1 2 3; do
     ip link add xenbr$bridge type bridge
     ip address add 10.9.$bridge.1/24 dev xenbr$bridge
     ip link set xenbr$bridge up
 done
-unpack /lab/files/iperf3.cpio programs
 LD_LIBRARY_PATH=$PWD/programs/lib programs/bin/iperf3 -s >iperf3.log 2>&1 &
 servers=$!
 probe answer 0.0.0.0:7 &
 servers="$servers $!"
-trap clean_up EXIT
 
 make_disk results.img 32
-make_jobs jobs.cpio "$GUEST" 'results xvdo'
-make_initrd initrd /lab/scenarios/bench-net/guest.sh /lab/files/modules.cpio /lab/files/iperf3.cpio \
-    jobs.cpio
 name=$GUEST-bench-net
-start_example "net-$GUEST" $name "$PWD/initrd" "s|^memory = .*|memory = 512|" \
-    "s|^virtio = .*|&\nvif = [$(netback xenbr1)]\ndisk = [$(own xvdo "$PWD/results.img")]|" ||
+disks="$(own xvdo "$PWD/results.img"), $(programs)"
+network='virtio = ["type=virtio,device1,transport=mmio,grant_usage=1"]'
+make_jobs jobs.cpio "$GUEST" 'results xvdo' 'programs xvdp' -- 'eth0 virtio_net 0@ours' \
+    'eth1 xen-netfront 1@netback'
+make_initrd initrd /lab/scenarios/bench-net/guest.sh /lab/files/modules.cpio jobs.cpio
+start_example "blk-$GUEST" $name "$PWD/initrd" "s|^memory = .*|memory = 320|" \
+    "s|^disk = .*|disk = [$disks]\n$network\nvif = [$(netback xenbr1)]|" ||
     fail "xl could not create the guest"
 end_guest $name 800
-xen-virtiod stat --json >"$RESULTS/counters"
-tar -x -C "$RESULTS" -f results.img
-machine_facts $name
+take
+[ "$GUEST" = hvm ] || exit 0
+
+# The second guest has no driver of ours.
+name=hvm-bench-net-emulated
+make_disk results.img 32
+loops="$(losetup -f --show results.img)"
+loops="$loops $(losetup -r -f --show /lab/files/programs.img)"
+disks="$(blkback xvdo "${loops% *}"), $(blkback xvdp "${loops#* }" | sed 's/access=rw/access=r/')"
+dom0_modules dom0-modules.cpio xen-blkfront xen-netfront e1000 8139cp
+make_jobs jobs.cpio hvm 'results xvdo' 'programs xvdp' -- 'eth0 xen-netfront 1@netback' \
+    'eth1 e1000 2@e1000' 'eth2 8139cp 3@rtl8139'
+make_initrd initrd /lab/scenarios/bench-net/guest.sh dom0-modules.cpio jobs.cpio
+start_example blk-hvm $name "$PWD/initrd" "s|^memory = .*|memory = 320|" \
+    "s|^kernel = .*|kernel = \"/lab/files/vmlinuz\"|" "s|panic=-1|& xen_emul_unplug=unnecessary|" \
+    "s|^disk = .*|disk = [$disks]\nvif = [$(netback xenbr1)]\ndevice_model_args_hvm = [$(card e1000 2), $(card rtl8139 3)]|" ||
+    fail "xl could not create the guest"
+end_guest $name 800
+take

@@ -2,35 +2,51 @@
 # on the disk for it.
 . /disks.sh
 
-# interface NAME MODULE SERVER: the module's interface, at SERVER's bridge.
+# interface NAME MODULE BRIDGE@SERVER: the module's interface, at that bridge.
 interface() {
     load "$2"
     wait_for "the interface $1" 20 test -e "/sys/class/net/$1"
-    ip address add "10.9.$3.2/24" dev "$1"
+    ip address add "10.9.${3%@*}.2/24" dev "$1"
     ip link set "$1" up
-    wait_for "the other end of $1" 20 ping -c 1 -W 1 "10.9.$3.1"
+    wait_for "the other end of $1" 20 ping -q -c 1 -W 1 "10.9.${3%@*}.1"
 }
 
+# measured FILE OPTION…: what iperf3 says of its work. The server may be busy yet with the end of the last.
+measured() {
+    file=$1 tries=3
+    shift
+    until tool iperf3 -J -t 1 "$@" >"$file"; do
+        tries=$((tries - 1))
+        echo "lab: iperf3 says: $(grep '"error"' "$file")"
+        [ $tries != 0 ] || return 1
+        sleep 1
+    done
+}
+
+load xen-blkfront
 find_disks
 ip link set lo up
-interface eth0 virtio_net 0
-interface eth1 xen-netfront 1
-mkdir /tmp/net
+forward= backward=
+while read -r name module server; do
+    interface "$name" "$module" "$server"
+    forward="$forward $server" backward="$server $backward"
+done </jobs/interfaces
 round=1
 while read -r order; do
     echo "lab: round $round $order"
-    servers="0@ours 1@netback"
-    [ "$order" = forward ] || servers="1@netback 0@ours"
+    servers=$forward
+    [ "$order" = forward ] || servers=$backward
     while read -r work options; do
         for server in $servers; do
-            to=10.9.${server%@*}.1 result=/tmp/net/$round-$work@${server#*@}
+            to=10.9.${server%@*}.1 result=/tmp/results/figures/$round-$work@${server#*@}-bridge
             case $work in
+            tcp-rr) probe round-trips "$to:7" 1000 >"$result.rate" ;;
             # shellcheck disable=SC2086 # options are words
-            tcp-rr) probe round-trips "$to:7" 1500 >"$result.rate" ;;
-            *) iperf3 -J -t 2 -c "$to" $options >"$result.json" ;;
+            *) measured "$result.json" -c "$to" $options ;;
             esac
+            echo "lab: did $work $server at $(cut -d ' ' -f 1 /proc/uptime)"
         done
     done </jobs/net
     round=$((round + 1))
 done </jobs/rounds
-leave net
+leave

@@ -1,0 +1,38 @@
+# What a request costs, counted and not timed: a fixed number of requests of each kind, with xen-virtiod's counters
+# before and after, and its system calls.
+# limit: 400
+. /lab/dom0/lib.sh
+. /lab/scenarios/bench-block/servers.sh
+
+make_targets
+make_disk results.img 1
+make_jobs jobs.cpio "$GUEST" 'ours-ram xvdm' 'results xvdo' 'programs xvdp'
+make_initrd initrd /lab/scenarios/bench-counts/guest.sh jobs.cpio
+name=$GUEST-bench-counts
+disks="$(own xvdm /dev/ram0), $(own xvdo "$PWD/results.img"), $(programs)"
+start_example "blk-$GUEST" $name "$PWD/initrd" "s|^memory = .*|memory = 320|" \
+    "s|^disk = .*|disk = [$disks]|" || fail "xl could not create the guest"
+mkdir "$RESULTS/counts"
+
+# counted WORK WHEN: the daemon's counters, once the guest waits.
+counted() {
+    wait_console $name 120 "lab: $2 $1"
+    xen-virtiod stat --json >"$RESULTS/counts/$1.$2"
+}
+
+while read -r work options; do
+    counted "$work" before
+    tell_guest "$domid" go
+    counted "$work" after
+    strace -c -f -p "$(cat $daemon_pid)" -o "$RESULTS/counts/$work.calls" 2>strace.says &
+    tracer=$!
+    wait_for "strace to trace xen-virtiod" 20 true \
+        sh -c 'tail -n +1 -F strace.says | grep --line-buffered attached'
+    tell_guest "$domid" go
+    wait_console $name 200 "lab: traced $work"
+    kill -INT $tracer
+    wait $tracer || true
+    tell_guest "$domid" go
+done </lab/files/jobs/$GUEST/counts
+end_guest $name 60
+machine_facts $name

@@ -1,0 +1,18 @@
+# The floor: the same work by fio in Dom0, straight on the backing store.
+# guests: pv
+# limit: 300
+. /lab/dom0/lib.sh
+. /lab/scenarios/bench-block/servers.sh
+
+make_targets
+mount_programs
+trap 'umount -l programs; rm -r /dev/bench' EXIT
+mkdir -p /dev/bench "$RESULTS/rounds"
+ln -s /dev/ram7 /dev/bench/floor-ram
+ln -s /dev/nullb3 /dev/bench/floor-null
+round=1
+while read -r order; do
+    tool fio --eta=never --output-format=json --output="$RESULTS/rounds/$round.json" \
+        "/lab/files/jobs/dom0/$order.fio"
+    round=$((round + 1))
+done </lab/files/jobs/dom0/rounds

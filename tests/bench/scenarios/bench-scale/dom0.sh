@@ -1,0 +1,77 @@
+# How it scales: 1, 2, 4 and 8 guests that read at the same time, each its own disk; and one guest that reads by
+# 1, 2 and 4 queues of one disk.
+# guests: pv
+# limit: 600
+. /lab/dom0/lib.sh
+. /lab/scenarios/bench-block/servers.sh
+
+# guest NAME VCPUS OWN BLKBACK: starts a guest with these two RAM disks.
+guest() {
+    local name=$1 disks
+    disks="$(own xvdm "/dev/ram$3"), $(blkback xvde "/dev/ram$4"), $(programs)"
+    start_example blk-pv "$name" "$PWD/initrd" "s|^memory = .*|memory = 160|" \
+        "s|^vcpus = .*|vcpus = $2|" "s|panic=-1|& quiet|" "s|^disk = .*|disk = [$disks]|" ||
+        fail "xl could not create the guest $name"
+    wait_console "$name" 90 'lab: ready'
+    domids="$domids $domid"
+}
+
+# measure FIGURE JOBS NUMBER: has the first NUMBER guests read at once, by JOBS jobs each, and sums their rates.
+measure() {
+    local figure=$1 jobs=$2 number=$3 server=${1#*@} guest=0 sum=0
+    server=${server%-ram}
+    for domid in $(echo $domids | cut -d ' ' -f "1-$number"); do
+        tell_guest "$domid" "$figure $server $jobs"
+    done
+    while [ $guest -lt "$number" ]; do
+        guest=$((guest + 1))
+        wait_console "$prefix-$guest" 60 "lab: $figure "
+        sum=$(echo "$sum $(guest_said "$prefix-$guest" "$figure")" | awk '{ print $1 + $2 }')
+    done
+    echo "$sum" >"$RESULTS/figures/$figure.rate"
+}
+
+# end_guests: ends all of them.
+end_guests() {
+    for domid in $domids; do
+        tell_guest "$domid" end
+    done
+    for guest in $(seq $(echo $domids | wc -w)); do
+        wait_console "$prefix-$guest" 60 'lab: exit'
+        domid=$(xl domid "$prefix-$guest")
+        tell_guest "$domid" 'the console is read'
+        wait_gone "$domid" 30
+    done
+    domids=
+}
+
+make_targets 16 16
+make_jobs jobs.cpio pv 'ours-ram xvdm' 'blkback-ram xvde' 'programs xvdp'
+make_initrd initrd /lab/scenarios/bench-scale/guest.sh /lab/files/modules.cpio jobs.cpio
+mkdir "$RESULTS/figures"
+rounds=$(wc -l </lab/files/jobs/pv/rounds)
+
+domids= prefix=pv-bench-scale
+for guest in 1 2 3 4 5 6 7 8; do
+    guest $prefix-$guest 1 $((guest * 2 - 2)) $((guest * 2 - 1))
+done
+for round in $(seq "$rounds"); do
+    for number in 1 2 4 8; do
+        for server in ours blkback; do
+            measure "$round-guests-$number@$server-ram" 1 $number
+        done
+    done
+done
+end_guests
+
+prefix=pv-bench-queues
+guest $prefix-1 4 0 1
+for round in $(seq "$rounds"); do
+    for number in 1 2 4; do
+        for server in ours blkback; do
+            measure "$round-queues-$number@$server-ram" $number 1
+        done
+    done
+done
+machine_facts $prefix-1
+end_guests

@@ -1,0 +1,46 @@
+//! Single figures, each a file: `ROUND-WORK@SERVER-TARGET.json` is what iperf3 printed, `.rate` a number.
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::sample::{Sample, Task};
+use super::{net, work};
+
+/// The figure in the file `name`, with what it says.
+pub(crate) fn read(guest: &str, name: &str, text: &str) -> Result<Sample> {
+    let parts = name.rsplit_once('.').and_then(|(stem, kind)| {
+        let (key, disk) = stem.split_once('-')?.1.split_once('@')?;
+        Some((work::find(key)?, disk.rsplit_once('-')?, kind))
+    });
+    let (work, (server, target), kind) = parts.with_context(|| format!("{name} is no figure"))?;
+    let rate = match kind {
+        "json" => net::iperf(work, text)?,
+        "rate" => text.trim().parse().with_context(|| format!("no rate: {text}"))?,
+        _ => bail!("{name} is no figure"),
+    };
+    ensure!(rate > 0.0, "nothing came through");
+    let (target, work) = (target.to_owned(), work.key.to_owned());
+    let task = Task { guest: guest.to_owned(), target, work };
+    Ok(Sample { task, server: server.to_owned(), rate })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_files_name_says_what_was_measured() {
+        let sample = read("pv", "3-tcp-rr@netback-bridge.rate", "812.5\n").unwrap();
+        assert_eq!((sample.rate, sample.server.as_str()), (812.5, "netback"));
+        assert_eq!((sample.task.work.as_str(), sample.task.target.as_str()), ("tcp-rr", "bridge"));
+        let sample = read("hvm", "1-shell@virtio-pci-ram.rate", "0.5").unwrap();
+        assert_eq!((sample.task.target.as_str(), sample.server.as_str()), ("ram", "virtio-pci"));
+    }
+
+    #[test]
+    fn a_strange_name_or_no_figure_is_an_error() {
+        assert!(read("pv", "1-nosuch@ours-ram.rate", "1").is_err());
+        assert!(read("pv", "1-shell@ours-ram.txt", "1").is_err());
+        assert!(read("pv", "1-shell@ours-ram.rate", "0").is_err());
+        assert!(read("pv", "1-shell@ours-ram.rate", "soon").is_err());
+    }
+}
