@@ -2,7 +2,7 @@
 # xen-virtiod, which does not. A process without privilege drives the disk, and has it write a page of memory
 # that is another process's, of which it knows the frame and nothing else.
 # guests: pv pvh
-# limit: 120
+# limit: 300
 . /lab/dom0/lib.sh
 
 # row HOST BACKEND DMA OUTCOME EVIDENCE: a cell of row 7.
