@@ -58,8 +58,8 @@ fn print_device(out: &mut impl Write, device: &Device) -> io::Result<()> {
     }
     writeln!(
         out,
-        "  addresses  {} by grant, {} refused",
-        stats.addresses.grant, stats.addresses.refused
+        "  addresses  {} by grant, {} in the pool, {} refused",
+        stats.addresses.grant, stats.addresses.pool, stats.addresses.refused
     )?;
     writeln!(
         out,

@@ -19,6 +19,8 @@ pub struct DeviceStats {
     pub pool_pages: AtomicU64,
     /// Addresses that were reached through a grant.
     pub grant_addresses: AtomicU64,
+    /// Addresses in the pool.
+    pub pool_addresses: AtomicU64,
     /// Mappings made of granted pages; each is a hypercall or two, and as many again when it ends.
     pub maps: AtomicU64,
     /// Pages that were mapped by them.
@@ -135,6 +137,7 @@ impl DeviceStats {
             },
             addresses: Addresses {
                 grant: read(&self.grant_addresses),
+                pool: read(&self.pool_addresses),
                 refused: read(&self.refused_addresses),
             },
             grants_mapped: read(&self.grants_mapped),
@@ -227,6 +230,8 @@ pub struct Connections {
 pub struct Addresses {
     /// Reached through a grant.
     pub grant: u64,
+    /// In the pool.
+    pub pool: u64,
     /// Refused.
     pub refused: u64,
 }

@@ -59,6 +59,8 @@ pub(crate) struct Bytes {
 pub(crate) struct Addresses {
     /// Grant references.
     pub(crate) grant: u64,
+    /// Addresses in the pool.
+    pub(crate) pool: u64,
     /// Addresses that were none.
     pub(crate) refused: u64,
 }
@@ -88,7 +90,7 @@ pub(crate) mod tests {
         {"domid":1,"device":"virtio_disk/51712","kind":"blk","state":"closed",
          "features":["VIRTIO_F_VERSION_1","VIRTIO_F_ACCESS_PLATFORM"],
          "requests":{"read":10,"write":20,"flush":3,"get_id":1,"failed":0},
-         "bytes":{"read":4096,"written":1048576},"addresses":{"grant":99,"refused":0},
+         "bytes":{"read":4096,"written":1048576},"addresses":{"grant":90,"pool":9,"refused":0},
          "grants_mapped":0,"messages":{"received":50,"malformed":0},"needs_reset":null},
         {"domid":1,"device":"virtio_disk/51728","features":["VIRTIO_F_VERSION_1",
          "VIRTIO_F_ACCESS_PLATFORM"],"requests":{"read":1},"addresses":{"grant":3}},

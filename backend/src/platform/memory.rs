@@ -195,9 +195,15 @@ impl<P: Platform> PlatformMemory<P> {
     /// This domain has no room for all of them; the other faults are the accesses' to find.
     pub fn prepare(&self, wanted: impl Iterator<Item = Reach>) -> Result<(), AccessFault> {
         let (mut read, mut write) = (Vec::new(), Vec::new());
+        let mut pooled = 0;
         for reach in wanted {
-            let Ok(Place::Pages(range)) = self.decode(reach.address, reach.length) else {
-                continue;
+            let range = match self.decode(reach.address, reach.length) {
+                Ok(Place::Pages(range)) => range,
+                Ok(Place::Pool(_)) => {
+                    pooled += 1;
+                    continue;
+                }
+                Err(_) => continue,
             };
             if self.find(range, reach.access).is_none() {
                 match reach.access {
@@ -206,6 +212,7 @@ impl<P: Platform> PlatformMemory<P> {
                 }
             }
         }
+        self.stats.pool_addresses.fetch_add(pooled, Ordering::Relaxed);
         for (ranges, access) in [(read, Access::ReadOnly), (write, Access::ReadWrite)] {
             if ranges.is_empty() {
                 continue;

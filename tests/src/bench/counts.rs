@@ -73,7 +73,8 @@ pub(crate) fn counts(
 
 /// Whether a counter tells what requests cost, and not what they were.
 fn is_cost(name: &str) -> bool {
-    name.starts_with("counts.") || ["addresses.grant", "messages.received"].contains(&name)
+    name.starts_with("counts.")
+        || ["addresses.grant", "addresses.pool", "messages.received"].contains(&name)
 }
 
 /// The device's numbers, by names such as `requests.read`.
