@@ -4,7 +4,7 @@
 # limit: 90
 . /lab/dom0/lib.sh
 
-make_disk "$PWD/disk.img" 32
+make_disk "$PWD/disk.img" 16
 make_initrd initrd /lab/scenarios/pool/guest.sh
 name=$GUEST-pool
 start_guest "$name" "$PWD/initrd" "$PWD/disk.img" || fail "xl could not create the guest"

@@ -16,13 +16,13 @@ is() {
 
 # exercise: writes to all of the disk at once and reads it again.
 exercise() {
-    head -c 8388608 /dev/urandom >/tmp/data
+    head -c 4194304 /dev/urandom >/tmp/data
     for part in 0 1 2 3; do
-        dd if=/tmp/data of=/dev/vda bs=1M seek=$((part * 8)) oflag=direct 2>/dev/null &
+        dd if=/tmp/data of=/dev/vda bs=1M seek=$((part * 4)) oflag=direct 2>/dev/null &
     done
     wait
     for part in 0 1 2 3; do
-        dd if=/dev/vda bs=1M skip=$((part * 8)) count=8 iflag=direct 2>/dev/null | cmp - /tmp/data &&
+        dd if=/dev/vda bs=1M skip=$((part * 4)) count=4 iflag=direct 2>/dev/null | cmp - /tmp/data &&
             : >/tmp/same$part &
     done
     wait
