@@ -1,6 +1,5 @@
 extern crate std;
-use std::collections::BTreeSet;
-use std::sync::Mutex;
+use core::sync::atomic::AtomicBool;
 use std::thread;
 use std::vec::Vec;
 
@@ -141,30 +140,29 @@ fn what_was_taken_is_found_by_its_address() {
     }
 }
 
+/// Marks what lies at `place`, slot by slot; fails if it is marked already.
+fn mark(held: &[AtomicBool], place: Place, taken: bool) {
+    let first = (place.chunk * CHUNK_PAGES * Unit::Page.bytes() + place.start()) / 64;
+    let slots = place.count * place.unit.bytes() / 64;
+    for slot in held.iter().skip(first as usize).take(slots as usize) {
+        assert_ne!(slot.swap(taken, Ordering::Relaxed), taken, "{place:?}");
+    }
+}
+
 #[test]
 fn nothing_is_taken_twice_at_a_time() {
     let pool = pool(2);
-    let held = Mutex::new(BTreeSet::new());
+    let held: Vec<_> = (0..2 * 64 * 64).map(|_| AtomicBool::new(false)).collect();
     thread::scope(|scope| {
         for thread in 0..4_u64 {
             let (pool, held) = (&pool, &held);
             scope.spawn(move || {
-                for turn in 0..300_u64 {
-                    let length = [1 + turn % 700, (1 + (turn * 7 + thread) % 40) * PAGE];
-                    let Ok(place) = pool.take(length[turn as usize % 2], thread as u32) else {
-                        continue;
-                    };
-                    let first = place.chunk * CHUNK_PAGES * 64 + place.start() / 64;
-                    let slots = first..first + place.count * place.unit.bytes() / 64;
-                    {
-                        let mut held = held.lock().unwrap();
-                        assert!(slots.clone().all(|slot| held.insert(slot)), "{place:?}");
-                    }
-                    thread::yield_now();
-                    {
-                        let mut held = held.lock().unwrap();
-                        assert!(slots.clone().all(|slot| held.remove(&slot)));
-                    }
+                for turn in 0..30_000_u64 {
+                    // Mostly what is short, so that they meet at the word and not at the marks.
+                    let length = if turn % 50 == thread { 20 * PAGE } else { 1 + turn % 300 };
+                    let Ok(place) = pool.take(length, 0) else { continue };
+                    mark(held, place, true);
+                    mark(held, place, false);
                     pool.give_back(place).unwrap();
                 }
             });
