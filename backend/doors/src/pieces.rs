@@ -87,6 +87,23 @@ impl<'a> Pieces<'a> {
         })
     }
 
+    /// Writes the pieces to what takes them as one message, such as a TAP interface.
+    ///
+    /// # Errors
+    /// The kernel's; what was not taken whole is [`io::ErrorKind::WriteZero`].
+    pub fn send(&self, file: BorrowedFd<'_>) -> io::Result<()> {
+        let vectors = self.vectors.get(..self.count).unwrap_or(&[]);
+        // SAFETY: the kernel reads the memory that each vector says: bytes of the slices that were given
+        // to `push` and live for 'a.
+        let sent =
+            unsafe { libc::writev(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32) };
+        match usize::try_from(sent) {
+            Ok(count) if count == self.length => Ok(()),
+            Ok(_) => Err(io::ErrorKind::WriteZero.into()),
+            Err(_) => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Calls until everything is moved; `end`: what it is when nothing moves any more.
     fn transfer(
         &self,
@@ -94,16 +111,20 @@ impl<'a> Pieces<'a> {
         end: io::ErrorKind,
         call: impl Fn(&[libc::iovec], libc::off_t) -> isize,
     ) -> io::Result<()> {
-        let mut left = Left { vectors: self.vectors, first: 0, count: self.count };
         let mut moved = 0;
+        // Only what was moved in part is looked at again.
+        let mut left: Option<Left> = None;
         while moved < self.length {
             let at = offset.checked_add(moved as u64).and_then(|at| i64::try_from(at).ok());
             let at = at.ok_or(io::ErrorKind::InvalidInput)?;
-            match usize::try_from(call(left.vectors(), at)) {
+            let all = self.vectors.get(..self.count).unwrap_or(&[]);
+            match usize::try_from(call(left.as_ref().map_or(all, Left::vectors), at)) {
                 Ok(0) => return Err(end.into()),
                 Ok(count) => {
                     moved += count;
-                    left.skip(count);
+                    if moved < self.length {
+                        left.get_or_insert_with(|| Left::of(self)).skip(count);
+                    }
                 }
                 Err(_) => {
                     let error = io::Error::last_os_error();
@@ -125,6 +146,10 @@ struct Left {
 }
 
 impl Left {
+    fn of(pieces: &Pieces<'_>) -> Self {
+        Self { vectors: pieces.vectors, first: 0, count: pieces.count }
+    }
+
     fn vectors(&self) -> &[libc::iovec] {
         self.vectors.get(self.first..self.count).unwrap_or(&[])
     }
@@ -174,6 +199,20 @@ mod tests {
         file.seek(SeekFrom::Start(0)).unwrap();
         file.read_to_end(&mut now).unwrap();
         assert_eq!(now, b"2345678789");
+    }
+
+    #[test]
+    fn a_message_goes_whole_or_not_at_all() {
+        let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        let (mut first, mut second) = (*b"01", *b"234");
+        let mut pieces = Pieces::default();
+        assert!(pieces.push(&slice(&mut first)) && pieces.push(&slice(&mut second)));
+        pieces.send(ours.as_fd()).unwrap();
+        let mut message = [0; 8];
+        assert_eq!(theirs.recv(&mut message).unwrap(), 5);
+        assert_eq!(&message[..5], b"01234");
+        drop(theirs);
+        assert!(pieces.send(ours.as_fd()).is_err());
     }
 
     #[test]

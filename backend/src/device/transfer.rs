@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use doors::pieces::Pieces;
+use vm_memory::VolatileSlice;
 
 use super::{Readable, Writable};
 
@@ -49,6 +50,14 @@ impl<'a> Scatter<'a> {
 pub struct Gather<'a>(Pieces<'a>);
 
 impl<'a> Gather<'a> {
+    /// Bytes of this side's as a buffer.
+    pub fn of(bytes: &'a mut [u8]) -> Self {
+        let mut pieces = Pieces::default();
+        // There is room in what is empty.
+        pieces.push(&VolatileSlice::from(bytes));
+        Self(pieces)
+    }
+
     /// Adds a buffer behind the others, or gives it back if there is no room for more.
     ///
     /// # Errors
@@ -68,6 +77,14 @@ impl<'a> Gather<'a> {
     /// The file's.
     pub fn store(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
         self.0.store(file, offset)
+    }
+
+    /// Writes them as one message.
+    ///
+    /// # Errors
+    /// What takes them does not take them whole.
+    pub fn send(&self, file: BorrowedFd<'_>) -> io::Result<()> {
+        self.0.send(file)
     }
 
     /// Copies the bytes out, as many as there are or fit.

@@ -8,7 +8,7 @@ use super::links::{LinkSetup, Links, Monitor};
 use super::name::{InterfaceName, NotAName};
 use super::tap::Tap;
 use crate::device::net::interface::{Interface, LinkState, Offload};
-use crate::device::{Source, net::QueuePairs};
+use crate::device::{Gather, Source, net::QueuePairs};
 
 /// The bridge that Xen's own tools use unless something else is said.
 const USUAL_BRIDGE: &str = "xenbr0";
@@ -170,7 +170,7 @@ impl Interface for TapInterface {
         self.tap.receive(pair, into)
     }
 
-    fn send(&mut self, pair: usize, packet: &[u8]) -> io::Result<()> {
+    fn send(&mut self, pair: usize, packet: &Gather<'_>) -> io::Result<()> {
         self.tap.send(pair, packet)
     }
 

@@ -4,13 +4,14 @@
 //! ABI: Linux `include/uapi/linux/if_tun.h`.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::libc::{self, c_int, c_short, c_uint};
 
 use super::name::InterfaceName;
+use crate::device::Gather;
 use crate::device::net::QueuePairs;
 use crate::device::net::interface::{HEADER_SIZE, Offload};
 
@@ -123,9 +124,9 @@ impl Tap {
     }
 
     /// Writes a packet.
-    pub(super) fn send(&self, queue: usize, packet: &[u8]) -> io::Result<()> {
+    pub(super) fn send(&self, queue: usize, packet: &Gather<'_>) -> io::Result<()> {
         // One write is one packet, whole or not at all.
-        self.queue(queue)?.write(packet).map(drop)
+        packet.send(self.queue(queue)?.as_fd())
     }
 
     /// Becomes readable when a packet is there.

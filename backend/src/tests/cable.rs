@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::device::Source;
 use crate::device::net::interface::{Interface, LinkState, Offload};
+use crate::device::{Gather, Source};
 use crate::host::network::{Attached, Bridge, Network, NetworkError, Request};
 
 /// Packets that wait in a cable on their way to the guest, at most.
@@ -174,12 +174,14 @@ impl Interface for Plug {
         Ok(Some(packet.len()))
     }
 
-    fn send(&mut self, pair: usize, packet: &[u8]) -> io::Result<()> {
+    fn send(&mut self, pair: usize, packet: &Gather<'_>) -> io::Result<()> {
         let mut state = self.state()?;
         if state.is_down {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        state.from_guest.push_back((pair, packet.to_vec()));
+        let mut bytes = vec![0; packet.length()];
+        packet.copy_to(&mut bytes);
+        state.from_guest.push_back((pair, bytes));
         self.cable.sent.notify_all();
         Ok(())
     }

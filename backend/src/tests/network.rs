@@ -76,6 +76,39 @@ fn send(driver: &mut Driver, packet: &[u8], lengths: &[usize]) {
     parts.iter().for_each(|part| drop(driver.unshare(part)));
 }
 
+#[test]
+fn a_packet_in_more_pieces_than_go_out_together_is_sent_all_the_same() {
+    let host = Host::start();
+    let (ends, mut driver, cable) = add(&host, 1);
+    driver.start_with(2);
+    driver.use_queue(TRANSMIT);
+    // Every other two bytes of a page, so that no piece follows another.
+    let sent = packet(188, 3);
+    let mut spread = vec![0xee; 2 * sent.len()];
+    for (place, two) in sent.chunks(2).enumerate() {
+        spread[4 * place..4 * place + 2].copy_from_slice(two);
+    }
+    let data = driver.share(&spread, Access::ReadOnly);
+    let pieces = sent.len() / 2;
+    let mut table = Vec::new();
+    for place in 0..pieces {
+        table.extend((data.address() + 4 * place as u64).to_le_bytes());
+        table.extend(2u32.to_le_bytes());
+        table.extend(u16::from(place + 1 < pieces).to_le_bytes());
+        table.extend((place as u16 + 1).to_le_bytes());
+    }
+    let table = driver.share(&table, Access::ReadOnly);
+    let (ring, guest) = driver.ring();
+    ring.write(guest, 0, table.readable(), 4, 0);
+    ring.offer(guest, 0);
+    ring.doorbell.notify();
+    assert_eq!(driver.wait_used(), (0, 0));
+    assert_eq!(cable.next(), (0, sent));
+    driver.unshare(&data);
+    driver.unshare(&table);
+    end(host, &ends, driver);
+}
+
 fn end(host: Host, ends: &Ends, driver: Driver) {
     driver.close();
     host.remove(ends);

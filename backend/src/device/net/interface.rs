@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::device::Source;
+use crate::device::{Gather, Source};
 
 /// Bytes of `struct virtio_net_hdr` in front of every frame (virtio 1.3 section 5.1.6), with
 /// `num_buffers`, as every device of version 1 has it.
@@ -72,7 +72,7 @@ pub trait Interface: Send {
     ///
     /// # Errors
     /// It is lost: there is no room, the link is down, or the kernel does not like the packet.
-    fn send(&mut self, pair: usize, packet: &[u8]) -> io::Result<()>;
+    fn send(&mut self, pair: usize, packet: &Gather<'_>) -> io::Result<()>;
 
     /// Becomes ready when a packet for the guest is there.
     fn packets(&self, pair: usize) -> Option<Source<'_>>;

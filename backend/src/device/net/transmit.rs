@@ -4,10 +4,11 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use super::interface::{HEADER_SIZE, MAX_PACKET};
-use crate::device::{DeviceMemory, Fault, Queues, Request};
+use crate::device::{DeviceMemory, Fault, Gather, Queues, Request};
 use crate::stats::DeviceStats;
 
-/// Sends packets, through room for one.
+/// Sends packets as they lie in the guest's buffers; only what is in too many pieces is copied, through room for
+/// one.
 pub(super) struct Transmitter(Vec<u8>);
 
 impl Default for Transmitter {
@@ -23,14 +24,14 @@ impl Transmitter {
         index: usize,
         queues: &mut Queues<'_, M>,
         stats: &DeviceStats,
-        mut send: impl FnMut(&[u8]) -> io::Result<()>,
+        mut send: impl FnMut(&Gather<'_>) -> io::Result<()>,
     ) -> Result<(), Fault> {
         queues.serve_each(index, |request, memory| {
-            let packet = self.copy(request, memory)?;
+            let packet = self.packet(request, memory)?;
             match packet.filter(|packet| send(packet).is_ok()) {
                 Some(packet) => {
                     DeviceStats::count(&stats.writes);
-                    let frame = packet.len() - HEADER_SIZE;
+                    let frame = packet.length() - HEADER_SIZE;
                     stats.bytes_written.fetch_add(frame as u64, Ordering::Relaxed);
                 }
                 None => DeviceStats::count(&stats.dropped_from_guest),
@@ -39,23 +40,39 @@ impl Transmitter {
         })
     }
 
-    /// Copies a packet, once; `None` if it has no frame, is too long, or cannot be reached just now.
-    fn copy<M: DeviceMemory>(
-        &mut self,
+    /// A packet; `None` if it has no frame, is too long, or cannot be reached just now.
+    fn packet<'a, M: DeviceMemory>(
+        &'a mut self,
         request: &Request,
-        memory: &M,
-    ) -> Result<Option<&[u8]>, Fault> {
+        memory: &'a M,
+    ) -> Result<Option<Gather<'a>>, Fault> {
         if request.writable().length() > 0 {
             let reason = "a device-writable buffer in a transmit queue".to_owned();
             return Err(Fault::Chain { head: request.head, reason });
         }
         let length = usize::try_from(request.readable().length()).unwrap_or(usize::MAX);
         let room = self.0.get_mut(..length).filter(|_| length > HEADER_SIZE);
-        let Some(packet) = room else { return Ok(None) };
-        match request.readable().copy_to(memory, packet) {
-            Ok(()) => Ok(Some(packet)),
+        let Some(room) = room else { return Ok(None) };
+        match gather(request, memory, room) {
+            Ok(packet) => Ok(Some(packet)),
             Err(Fault::Memory { source, .. }) if memory.is_shortage(&source) => Ok(None),
             Err(fault) => Err(fault),
         }
     }
+}
+
+/// A packet where it lies, or a copy of it in `room`, which has its length.
+fn gather<'a, M: DeviceMemory>(
+    request: &Request,
+    memory: &'a M,
+    room: &'a mut [u8],
+) -> Result<Gather<'a>, Fault> {
+    let mut packet = Gather::default();
+    for buffer in request.readable().readable(memory) {
+        if packet.push(buffer?).is_err() {
+            request.readable().copy_to(memory, room)?;
+            return Ok(Gather::of(room));
+        }
+    }
+    Ok(packet)
 }
