@@ -221,18 +221,20 @@ impl<X: Xen> Connection<X> {
         let alone = self.transport.serves_driver_alone();
         let window = if alone { self.looks.within(self.patience.window()) } else { 0 };
         let hold = self.looks.within(self.pace.patience().min(self.patience.limit() / 2));
+        let hold = hold.min(window);
         for looks in 0..=window {
             if self.transport.look() {
                 self.pace.came(self.looks.time(looks));
                 return true;
             }
-            if looks == hold && looks < window && self.transport.held().requests > 0 {
-                self.pace.alone(self.transport.held().requests);
+            if looks == hold && self.transport.held().requests > 0 {
+                if window > 0 {
+                    self.pace.alone(self.transport.held().requests);
+                }
                 self.announce();
             }
             std::hint::spin_loop();
         }
-        self.announce();
         if alone && self.patience.is_ever() {
             let transport = &mut self.transport;
             if window > 0 && self.looks.measure(|| transport.look()) {
