@@ -222,6 +222,25 @@ fn spec_6_2_the_two_features_are_always_offered() {
 }
 
 #[test]
+fn a_queue_in_which_nothing_is_left_asks_for_its_doorbell() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    for sector in 0..8 {
+        assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, sector, &[], 512).0, OK);
+    }
+    // A message is answered before the queues are served; the second one thus when they have been.
+    driver.status();
+    driver.status();
+    let (ring, guest) = driver.ring();
+    assert!(ring.doorbell_is_asked_for(guest));
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
 fn every_queue_is_served() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");

@@ -123,6 +123,13 @@ impl Ring {
         (ring.read_obj::<u32>(slot).unwrap() as u16, ring.read_obj(slot + 4).unwrap())
     }
 
+    /// Whether the device wants to hear of the next chain: the event index is where the next one goes.
+    pub(super) fn doorbell_is_asked_for(&self, guest: &Guest) -> bool {
+        let event = 4 + 8 * usize::from(Self::SIZE);
+        let ring = guest.slice(self.used.page, 0, 4096);
+        ring.load::<u16>(event, Ordering::Acquire).unwrap() == self.next_available
+    }
+
     /// Used elements so far, looked at without waiting.
     pub(super) fn used_index(&self, guest: &Guest) -> u16 {
         guest.slice(self.used.page, 0, 4096).load(2, Ordering::Acquire).unwrap()
