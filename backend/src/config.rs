@@ -6,6 +6,7 @@ mod console;
 mod file;
 mod network;
 mod poll;
+mod service;
 mod socket;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ pub use self::file::{ConfigError, ConfigFile, DEFAULT_PATH};
 use self::network::NetworkDefaults;
 pub use self::network::NetworkSettings;
 pub use self::poll::PollTime;
+pub use self::service::{PoolLimit, ServiceSettings};
 pub use self::socket::{Cid, SocketPath, SocketSettings};
 use crate::device::DeviceId;
 use crate::device::rate::Rate;
@@ -47,6 +49,7 @@ struct DeviceIndex(u32);
 #[serde(default, deny_unknown_fields)]
 struct DefaultSettings {
     poll: PollTime,
+    pool: PoolLimit,
     rng: EntropySettings,
     net: NetworkDefaults,
 }
@@ -119,9 +122,9 @@ impl Config {
         })
     }
 
-    /// How long a device's thread may look at its driver's queues before it sleeps.
-    pub fn poll(&self) -> PollTime {
-        self.default.poll
+    /// What holds for every device, of whatever type.
+    pub fn service(&self) -> ServiceSettings {
+        ServiceSettings { poll: self.default.poll, pool: self.default.pool }
     }
 
     /// Whether it says something about some domain in particular.

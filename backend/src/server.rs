@@ -255,8 +255,8 @@ fn run_device<X: Xen>(
                 (state.kind, state.state) = (device.kind().to_owned(), "starting".to_owned());
             });
             // A file that is wrong is complained of where a device cannot do without it.
-            let poll = config.load().ok().flatten().unwrap_or_default().poll();
-            let session = Session::new(xen, path, keys, device, poll, stop, Arc::clone(stats));
+            let service = config.load().ok().flatten().unwrap_or_default().service();
+            let session = Session::new(xen, path, keys, device, service, stop, Arc::clone(stats));
             if let Err(error) = session.run() {
                 tracing::error!(%error, "device lost");
             }

@@ -17,7 +17,7 @@ use super::looks::Looks;
 use super::pace::Pace;
 use super::patience::Patience;
 use super::transport::{Served, Transport};
-use crate::config::PollTime;
+use crate::config::ServiceSettings;
 use crate::device::{Source, VirtioDevice};
 use crate::platform::PlatformMemory;
 use crate::stats::DeviceStats;
@@ -99,7 +99,7 @@ impl<X: Xen> Connection<X> {
         guest: DomId,
         keys: FrontendKeys,
         device: &mut Option<Device<X>>,
-        poll: PollTime,
+        service: ServiceSettings,
         stats: Arc<DeviceStats>,
     ) -> Result<Option<Self>, ConnectionError> {
         let grants = xen.grants(guest)?;
@@ -111,14 +111,15 @@ impl<X: Xen> Connection<X> {
         let Some(device) = device.take() else {
             return Ok(None);
         };
-        let memory = PlatformMemory::new(platform, Arc::clone(&stats));
+        let mut memory = PlatformMemory::new(platform, Arc::clone(&stats));
+        memory.limit_pool(service.pool.pages());
         let transport = Transport::new(device, memory, channel.max_size(), Arc::clone(&stats));
         Ok(Some(Self {
             events,
             channel,
             transport,
             more_messages: false,
-            patience: Patience::new(poll),
+            patience: Patience::new(service.poll),
             pace: Pace::default(),
             looks: Looks::default(),
             empty_since: None,

@@ -11,7 +11,7 @@ use tracing::Level;
 use super::connection::{Connection, ConnectionError, Device, Ready};
 use super::keys::{DevicePath, Keys, Remover};
 use super::state::{self, Stage, Step};
-use crate::config::PollTime;
+use crate::config::ServiceSettings;
 use crate::platform::Platform;
 use crate::stats::DeviceStats;
 use crate::xen::{StoreError, Xen, XenStore};
@@ -35,7 +35,7 @@ pub struct Session<X: Xen> {
     xen: X,
     path: DevicePath,
     keys: Keys<X::Store>,
-    poll: PollTime,
+    service: ServiceSettings,
     stop: Arc<EventFd>,
     stats: Arc<DeviceStats>,
     stage: Stage,
@@ -46,14 +46,14 @@ pub struct Session<X: Xen> {
 }
 
 impl<X: Xen> Session<X> {
-    /// A session for the device at `path`, which looks at idle queues for `poll` at most. `stop` becoming
+    /// A session for the device at `path`, served as `service` says. `stop` becoming
     /// readable ends it.
     pub fn new(
         xen: X,
         path: DevicePath,
         keys: Keys<X::Store>,
         device: Device<X>,
-        poll: PollTime,
+        service: ServiceSettings,
         stop: Arc<EventFd>,
         stats: Arc<DeviceStats>,
     ) -> Self {
@@ -61,7 +61,7 @@ impl<X: Xen> Session<X> {
             xen,
             path,
             keys,
-            poll,
+            service,
             stop,
             stats,
             stage: Stage::Idle,
@@ -132,7 +132,7 @@ impl<X: Xen> Session<X> {
         let keys = self.keys.frontend()?;
         let (guest, stats) = (self.path.guest, Arc::clone(&self.stats));
         let device = &mut self.device;
-        self.connection = Connection::open(&self.xen, guest, keys, device, self.poll, stats)?;
+        self.connection = Connection::open(&self.xen, guest, keys, device, self.service, stats)?;
         Ok(())
     }
 

@@ -144,12 +144,15 @@ mod tests {
     }
 
     #[test]
-    fn the_time_to_look_is_what_the_file_says() {
+    fn what_holds_for_every_device_is_what_the_file_says() {
         let example = concat!(env!("CARGO_MANIFEST_DIR"), "/xen-virtiod.toml");
         let config = ConfigFile::new(Some(example.into())).load().unwrap().unwrap();
-        assert_eq!(config.poll(), PollTime::Fixed(std::time::Duration::from_millis(1)));
+        let service = config.service();
+        assert_eq!(service.poll, PollTime::Fixed(std::time::Duration::from_millis(1)));
+        assert_eq!(service.pool.pages(), 1024);
         let config = parse("[default]\npoll = \"never\"", Path::new("f")).unwrap();
-        assert_eq!(config.poll(), PollTime::NEVER);
+        let service = config.service();
+        assert_eq!((service.poll, service.pool.pages()), (PollTime::NEVER, 4096));
     }
 
     #[test]
@@ -202,6 +205,7 @@ mod tests {
                 "3: domain.web1.virtio.0.rng.rate: \"fast\" is not a rate",
             ),
             ("[default]\npoll = \"1s\"", "2: default.poll: \"1s\" is not a time to look"),
+            ("[default]\npool = 4097", "2: default.pool: 4097 is not a number of pages"),
             ("[default.rng]\nrate = 5", "2: default.rng.rate: invalid type: integer `5`"),
             (
                 "[default.net]\nqueues = 9",

@@ -182,6 +182,11 @@ impl<P: Platform> PlatformMemory<P> {
         self.pool.share(first, count, reference, |pages, access| platform.map(pages, access))
     }
 
+    /// Takes no more than `pages` pages into the pool from now on.
+    pub fn limit_pool(&mut self, pages: u32) {
+        self.pool.limit(pages);
+    }
+
     /// Unmaps the pool.
     pub fn unshare(&mut self) {
         self.pool.clear();

@@ -31,6 +31,14 @@ pub enum ShareError {
         /// The first page's grant.
         reference: GrantRef,
     },
+    /// More than the driver may share.
+    #[error("{pages} page(s) with these are more than the configured {limit}")]
+    Full {
+        /// All pages then.
+        pages: u32,
+        /// As many as there may be.
+        limit: u32,
+    },
     /// A page by that number is there.
     #[error("{0} was shared before")]
     Again(PoolPage),
@@ -54,12 +62,20 @@ pub(super) struct Pool<P> {
     chunks: Vec<Chunk<P>>,
     /// By page number, the position of its chunk; as long as the highest page needs.
     table: Vec<Option<u16>>,
+    /// Pages in all, and the most there may be.
+    pages: u32,
+    limit: u32,
     stats: Arc<DeviceStats>,
 }
 
 impl<P: AsRef<MappedRange>> Pool<P> {
     pub(super) fn new(stats: Arc<DeviceStats>) -> Self {
-        Self { chunks: Vec::new(), table: Vec::new(), stats }
+        Self { chunks: Vec::new(), table: Vec::new(), pages: 0, limit: MAX_POOL_PAGES, stats }
+    }
+
+    /// Takes no more than `pages` pages from now on.
+    pub(super) fn limit(&mut self, pages: u32) {
+        self.limit = pages;
     }
 
     /// Takes pages in, mapped by `map`: all of them, or none.
@@ -80,6 +96,11 @@ impl<P: AsRef<MappedRange>> Pool<P> {
         let end = first.0.checked_add(count).filter(|end| *end <= MAX_POOL_PAGES);
         let end = end.ok_or_else(beyond)?;
         reference.0.checked_add(count - 1).ok_or_else(beyond)?;
+        // Both are bounded by the pool's size.
+        let all = self.pages + count;
+        if all > self.limit {
+            return Err(ShareError::Full { pages: all, limit: self.limit });
+        }
         let (start, end) = (first.0 as usize, end as usize);
         let known = self.table.iter().enumerate().take(end).skip(start);
         let again = known.filter(|(_, chunk)| chunk.is_some()).map(|(page, _)| page).next();
@@ -90,6 +111,7 @@ impl<P: AsRef<MappedRange>> Pool<P> {
         let pages = map(&references.map(PageNumber).collect::<Vec<_>>(), Access::ReadWrite)?;
         // A chunk has a page at least, so there are no more of them than there may be pages.
         let position = self.chunks.len() as u16;
+        self.pages = all;
         self.chunks.push(Chunk { first: first.0, count, pages });
         self.table.resize(self.table.len().max(end), None);
         self.table.iter_mut().take(end).skip(start).for_each(|entry| *entry = Some(position));
@@ -116,6 +138,7 @@ impl<P> Pool<P> {
     pub(super) fn clear(&mut self) {
         let count: u64 = self.chunks.drain(..).map(|chunk| u64::from(chunk.count)).sum();
         self.table.clear();
+        self.pages = 0;
         self.stats.grants_mapped.fetch_sub(count, Ordering::Relaxed);
         self.stats.pool_pages.fetch_sub(count, Ordering::Relaxed);
     }

@@ -156,6 +156,28 @@ fn spec_5_8_a_domain_short_of_room_refuses_pages_and_the_device_goes_on() {
 }
 
 #[test]
+fn a_driver_shares_no_more_than_the_configuration_lets_it() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    host.configure("[default]\npool = 4");
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    for _ in 0..2 {
+        driver.start();
+        let pool = driver.share_pool(PoolPage(0), 3);
+        let (_, outcome) = driver.try_share_pool(PoolPage(64), 2, Access::ReadWrite);
+        assert_eq!(outcome, ShareOutcome::Refused);
+        driver.share_pool(PoolPage(64), 1);
+        assert_eq!(read_sector(&mut driver, &pool, 5), (OK, vec![5; 512]));
+        assert_eq!(driver.set_status(0), 0);
+        driver.free_rings();
+        driver.free_pool();
+    }
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
 fn spec_6_4_a_reset_gives_the_pool_back() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
