@@ -84,6 +84,10 @@ pub(crate) const NULL: &str = "null";
 /// Us.
 pub(crate) const OURS: &str = "ours";
 
+/// Nobody: Dom0 itself, straight on the backing store.
+const FLOOR: &str = "floor";
+pub(crate) const DOM0: &str = "dom0";
+
 /// How much is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
@@ -127,7 +131,7 @@ pub(crate) fn disks(guest: &str) -> &'static [(&'static str, &'static str)] {
             ("ahci", RAM),
             ("ide", RAM),
         ],
-        "dom0" => &[("floor", RAM), ("floor", NULL)],
+        DOM0 => &[(FLOOR, RAM), (FLOOR, NULL)],
         _ => &[(OURS, RAM), ("blkback", RAM), ("qdisk", RAM), (OURS, NULL), ("blkback", NULL)],
     }
 }
@@ -182,6 +186,7 @@ pub(crate) fn samples(guest: &str, output: &str) -> Result<Vec<Sample>> {
             Unit::Count => job.requests,
             Unit::Bytes => job.bytes,
         };
+        let guest = if server == FLOOR { DOM0 } else { guest };
         let (target, work) = (target.to_owned(), work.key.to_owned());
         let task = Task { guest: guest.to_owned(), target, work };
         Ok(Sample { task, server: server.to_owned(), rate })

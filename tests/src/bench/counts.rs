@@ -17,7 +17,7 @@ const COUNTED: &[(&str, u32)] = &[
     ("randread-4k-qd1", 500),
     ("randread-4k-qd32", 2000),
     ("randwrite-4k-qd32", 2000),
-    ("read-1m-qd4", 100),
+    ("read-1m-qd4", 60),
     ("fsync-4k", 300),
 ];
 

@@ -6,6 +6,7 @@ use super::block::OURS;
 use super::counts::Counts;
 use super::sample::{Sample, Task};
 use super::summary::Summary;
+use super::work;
 
 /// What a run of the bench came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,13 +47,29 @@ impl Server {
     }
 }
 
-/// Sums up samples: those of one task and server are its rounds. The order is that of the first of each.
+/// Sums up samples: those of one task and server are its rounds. The tasks stand in order of guest and target as they
+/// came, and of works as they are listed; we stand first.
 pub(crate) fn comparisons(samples: &[Sample]) -> Vec<Comparison> {
     let mut tasks: Vec<(&Task, Vec<&Sample>)> = Vec::new();
     for sample in samples {
         add(&mut tasks, &sample.task, sample);
     }
+    let mut sections: Vec<(&str, &str)> = Vec::new();
+    for (task, _) in &tasks {
+        if !sections.contains(&section(task)) {
+            sections.push(section(task));
+        }
+    }
+    tasks.sort_by_key(|(task, _)| {
+        let section = sections.iter().position(|known| *known == section(task));
+        (section, work::place(&task.work))
+    });
     tasks.into_iter().map(|(task, samples)| compare(task, &samples)).collect()
+}
+
+/// What a part of the report is about.
+fn section(task: &Task) -> (&str, &str) {
+    (&task.guest, &task.target)
 }
 
 /// Adds `value` to those under `key`.
@@ -68,6 +85,7 @@ fn compare(task: &Task, samples: &[&Sample]) -> Comparison {
     for sample in samples {
         add(&mut rates, sample.server.as_str(), sample.rate);
     }
+    rates.sort_by_key(|(name, _)| *name != OURS);
     let rates: Vec<_> =
         rates.iter().filter_map(|(name, rates)| Some((*name, Summary::of(rates)?))).collect();
     let ours = rates.iter().find(|(name, _)| *name == OURS).map(|(_, rate)| rate.median);
@@ -98,8 +116,8 @@ pub(crate) mod tests {
     #[test]
     fn rounds_are_gathered_whatever_their_order() {
         let comparisons = comparisons(&[
-            sample("b", "ours", 100.0),
             sample("b", "blkback", 50.0),
+            sample("b", "ours", 100.0),
             sample("a", "ours", 1.0),
             sample("b", "blkback", 30.0),
             sample("b", "ours", 120.0),
@@ -112,6 +130,21 @@ pub(crate) mod tests {
         assert_eq!((ours.rate.median, ours.ratio), (100.0, Some(1.0)));
         assert_eq!((blkback.rate.median, blkback.ratio), (40.0, Some(2.5)));
         assert_eq!(blkback.rate.rounds, 3);
+    }
+
+    #[test]
+    fn works_stand_in_their_order_within_their_section() {
+        let of = |guest: &str, work: &str| Sample {
+            task: Task { guest: guest.into(), ..task(work) },
+            ..sample(work, "ours", 1.0)
+        };
+        let samples =
+            [of("pvh", "tcp-in"), of("pv", "tcp-in"), of("pvh", "tcp-out"), of("pv", "tcp-out")];
+        let comparisons = comparisons(&samples);
+        let tasks: Vec<_> =
+            comparisons.iter().map(|c| (c.task.guest.as_str(), c.task.work.as_str())).collect();
+        let expected = [("pvh", "tcp-out"), ("pvh", "tcp-in"), ("pv", "tcp-out"), ("pv", "tcp-in")];
+        assert_eq!(tasks, expected);
     }
 
     #[test]

@@ -50,6 +50,11 @@ pub(crate) fn find(key: &str) -> Option<&'static Work> {
     all().find(|work| work.key == key)
 }
 
+/// Where the work called `key` stands among all; what is unknown stands last.
+pub(crate) fn place(key: &str) -> usize {
+    all().position(|work| work.key == key).unwrap_or(usize::MAX)
+}
+
 /// Who serves, as a person calls it.
 pub(crate) fn server_name(key: &str) -> &str {
     match key {

@@ -129,7 +129,7 @@ fn files(
     fs::create_dir_all(&jobs).with_context(|| format!("cannot create {}", jobs.display()))?;
     let modules = directory.join("modules.cpio");
     fs::write(&modules, lab.fetched().guest.kernel().further_modules(MODULES)?)?;
-    for guest in scenarios.iter().map(|scenario| scenario.guest).chain(["dom0"]) {
+    for guest in scenarios.iter().map(|scenario| scenario.guest).chain([block::DOM0]) {
         write_jobs(&jobs.join(guest), guest, extent)?;
     }
     if extent == Extent::Quick {
