@@ -8,4 +8,5 @@ echo "lab: platform $(cut -c34 /sys/block/vda/device/features)"
 echo "lab: found $(dd if=/dev/vda bs=64k count=16 iflag=direct 2>/dev/null | sha256sum)"
 dd if=/dev/urandom of=/tmp/ours bs=64k count=16 2>/dev/null
 dd if=/tmp/ours of=/dev/vda bs=64k seek=32 oflag=direct conv=fsync 2>/dev/null
+echo "lab: reread $(dd if=/dev/vda bs=64k skip=32 count=16 iflag=direct 2>/dev/null | sha256sum)"
 echo "lab: wrote $(sha256sum </tmp/ours)"
