@@ -100,17 +100,18 @@ impl Net {
         }
     }
 
-    /// Gives the guest the packets that are there: a turn's worth.
+    /// Gives the guest the packets that are there, a turn's worth; whether there were any.
     fn receive<M: DeviceMemory>(
         &mut self,
         pair: usize,
         queues: &mut Queues<'_, M>,
-    ) -> Result<(), Fault> {
+    ) -> Result<bool, Fault> {
         let format = self.format();
         let receiver = self.receivers.get_mut(pair).filter(|_| pair < self.active);
-        let Some(receiver) = receiver else { return Ok(()) };
-        receiver.fill(self.interface.as_mut(), pair).map_err(interface_fault)?;
-        receiver.deliver(queues, format, &self.stats)
+        let Some(receiver) = receiver else { return Ok(false) };
+        let found = receiver.fill(self.interface.as_mut(), pair).map_err(interface_fault)?;
+        receiver.deliver(queues, format, &self.stats)?;
+        Ok(found)
     }
 
     fn transmit<M: DeviceMemory>(
@@ -214,7 +215,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
         match self.role(index) {
             Role::Receive(pair) => {
                 self.receivers.iter_mut().skip(pair).take(1).for_each(Receiver::feed);
-                self.receive(pair, queues)
+                self.receive(pair, queues).map(drop)
             }
             Role::Transmit(pair) => self.transmit(index, pair, queues),
             Role::Control => self.control(index, queues),
@@ -231,11 +232,17 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
     }
 
     fn wake(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
-        self.look_at_link().map_err(interface_fault)?;
-        let hungry =
-            |(pair, receiver): (usize, &Receiver)| (!receiver.is_starved()).then_some(pair);
-        let pairs: Vec<_> = self.receivers.iter().enumerate().filter_map(hungry).collect();
-        pairs.into_iter().try_for_each(|pair| self.receive(pair, queues))
+        let mut found = false;
+        for pair in 0..self.receivers.len() {
+            if self.receivers.get(pair).is_some_and(|receiver| !receiver.is_starved()) {
+                found |= self.receive(pair, queues)?;
+            }
+        }
+        // Where packets were, it was they that were waited for; what changed of the link stays to be seen.
+        if !found {
+            self.look_at_link().map_err(interface_fault)?;
+        }
+        Ok(())
     }
 
     fn take_config_change(&mut self) -> bool {

@@ -108,10 +108,10 @@ impl Receiver {
         self.stock.clear();
     }
 
-    /// Takes packets from the interface, unless some still wait.
-    pub(super) fn fill(&mut self, interface: &mut dyn Interface, pair: usize) -> io::Result<()> {
+    /// Takes packets from the interface, unless some still wait; whether there are any then.
+    pub(super) fn fill(&mut self, interface: &mut dyn Interface, pair: usize) -> io::Result<bool> {
         if !self.waiting.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let mut start = 0;
         while let Some(room) = self.bytes.get_mut(start..start + MAX_PACKET) {
@@ -122,7 +122,7 @@ impl Receiver {
             self.waiting.push_back(start..start + length);
             start += length;
         }
-        Ok(())
+        Ok(!self.waiting.is_empty())
     }
 
     /// Gives the guest what there are buffers for.
