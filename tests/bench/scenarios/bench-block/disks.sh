@@ -23,6 +23,10 @@ find_disks() {
     while read -r disk name; do
         wait_for "the disk $disk, which is $name" 20 known "$disk" "$name"
     done </jobs/disks
+    # Built into the kernel that most guests have.
+    for module in crc32c_generic ext4; do
+        [ ! -e /lib/modules/$module.order ] || load $module
+    done
     mount -t ext4 -o ro /dev/bench/programs /mnt
     mkdir -p /tmp/results/rounds /tmp/results/figures
 }

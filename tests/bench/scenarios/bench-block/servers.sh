@@ -54,7 +54,7 @@ netback() {
 # it in xl's words.
 card() {
     echo "\"-netdev\",\"tap,id=net$2,ifname=bench$2,script=/lab/scenarios/bench-net/tap,downscript=no\","\
-        "\"-device\",\"$1,netdev=net$2,mac=00:16:3e:00:00:0$2\""
+        "\"-device\",\"$1,netdev=net$2,mac=00:16:3e:00:00:0$2,romfile=\""
 }
 
 # make_jobs FILE GUEST DISK… [-- INTERFACE…]: an archive of the jobs for a guest of that kind; each DISK is one that
@@ -121,5 +121,5 @@ machine_facts() {
         echo "Dom0: Linux $(uname -r), $(xl info | sed -n 's/^virt_caps *: /hypervisor offers /p')"
         echo "guest: $(guest_said "$1" kernel)"
         tr -d '\r' <"$consoles/guest-$1.log" | sed -n "s/^.*lab: disk \([^ ]*\) /$GUEST disk \1: /p"
-    } >"$RESULTS/machine"
+    } >>"$RESULTS/machine"
 }

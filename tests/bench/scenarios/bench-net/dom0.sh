@@ -15,10 +15,14 @@ clean_up() {
     [ -z "$loops" ] || losetup -d $loops
 }
 
-# take: takes what the guest left.
+# take NUMBER: takes what the guest of that number left; its rounds are others than another guest's.
 take() {
-    mkdir -p "$RESULTS/figures"
-    tar -x -C "$RESULTS" -f results.img
+    local left=left-$1 figure
+    mkdir -p "$left" "$RESULTS/figures"
+    tar -x -C "$left" -f results.img
+    for figure in "$left"/figures/*; do
+        mv "$figure" "$RESULTS/figures/$1${figure##*/}"
+    done
     machine_facts $name
 }
 
@@ -47,7 +51,7 @@ start_example "blk-$GUEST" $name "$PWD/initrd" "s|^memory = .*|memory = 320|" \
     "s|^disk = .*|disk = [$disks]\n$network\nvif = [$(netback xenbr1)]|" ||
     fail "xl could not create the guest"
 end_guest $name 800
-take
+take 1
 [ "$GUEST" = hvm ] || exit 0
 
 # The second guest has no driver of ours.
@@ -56,7 +60,8 @@ make_disk results.img 32
 loops="$(losetup -f --show results.img)"
 loops="$loops $(losetup -r -f --show /lab/files/programs.img)"
 disks="$(blkback xvdo "${loops% *}"), $(blkback xvdp "${loops#* }" | sed 's/access=rw/access=r/')"
-dom0_modules dom0-modules.cpio xen-blkfront xen-netfront e1000 8139cp
+dom0_modules dom0-modules.cpio crc32c_generic ext4 xen-blkfront xen-netfront e1000 \
+    8139cp
 make_jobs jobs.cpio hvm 'results xvdo' 'programs xvdp' -- 'eth0 xen-netfront 1@netback' \
     'eth1 e1000 2@e1000' 'eth2 8139cp 3@rtl8139'
 make_initrd initrd /lab/scenarios/bench-net/guest.sh dom0-modules.cpio jobs.cpio
@@ -65,4 +70,4 @@ start_example blk-hvm $name "$PWD/initrd" "s|^memory = .*|memory = 320|" \
     "s|^disk = .*|disk = [$disks]\nvif = [$(netback xenbr1)]\ndevice_model_args_hvm = [$(card e1000 2), $(card rtl8139 3)]|" ||
     fail "xl could not create the guest"
 end_guest $name 800
-take
+take 2
