@@ -221,8 +221,7 @@ impl<X: Xen> Connection<X> {
         }
         let alone = self.transport.serves_driver_alone();
         let window = if alone { self.looks.within(self.patience.window()) } else { 0 };
-        let hold = self.looks.within(self.pace.patience().min(self.patience.limit() / 2));
-        let hold = hold.min(window);
+        let hold = self.looks.within(self.pace.patience()).min(window);
         for looks in 0..=window {
             if self.transport.look() {
                 self.pace.came(self.looks.time(looks));

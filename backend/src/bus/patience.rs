@@ -15,7 +15,7 @@ use crate::config::PollTime;
 /// The first window.
 const FIRST: Duration = Duration::from_micros(20);
 /// The signals whose time is worth looking for.
-const SIGNALS: u32 = 64;
+const SIGNALS: u32 = 128;
 /// The limit is in between these, whatever a signal takes.
 const LEAST: Duration = Duration::from_micros(200);
 const MOST: Duration = Duration::from_millis(10);
@@ -103,7 +103,7 @@ mod tests {
         patience.signalled(SOON);
         assert_eq!(patience.limit(), SOON * SIGNALS);
         patience.signalled(Duration::from_secs(1));
-        assert!(patience.limit() < SOON * (SIGNALS + 5));
+        assert!(patience.limit() < SOON * (SIGNALS + SIGNALS / 10));
         patience.signalled(Duration::from_nanos(1));
         assert_eq!(patience.limit(), LEAST);
         (0..1000).for_each(|_| patience.signalled(Duration::from_secs(1)));
