@@ -1,6 +1,6 @@
 # A backend that is not trusted sees the buffers of requests and nothing beside them, while all of them are
 # carried out rightly. What it can see is told by one that looks: snoop, in xen-virtiod's place.
-# limit: 90
+# limit: 120
 . /lab/dom0/lib.sh
 
 # disks: the disks for the guest: the configuration's, one whose backend is trusted, and one more whose
@@ -20,7 +20,8 @@ make_initrd initrd /lab/scenarios/bounce/guest.sh /lab/guest/tree.cpio
 name=$GUEST-bounce
 
 stop_daemon
-start_daemon snoop "$PWD/report" concealed-by-trust overlooked-by-trust concealed-by-parameter
+start_daemon snoop "$PWD/report" concealed-by-pool concealed-by-trust overlooked-by-trust \
+    concealed-by-parameter
 start_example blk-untrusted "$name" "$PWD/initrd" "s|^type = .*|type = \"$GUEST\"|" \
     "s|^disk = .*|disk = [$(disks | paste -sd,)]|" || fail "xl could not create the guest"
 end_guest "$name" 70

@@ -3,7 +3,22 @@ bounces() {
     [ "$(cat "/sys/bus/xen/devices/virtio_disk-$1/bounce")" = "$2" ]
 }
 
+# reload PARAMETER…: loads the module again.
+reload() {
+    for device in 51712 51728 51744; do
+        echo virtio_disk-$device >/sys/bus/xen/drivers/virtio_msg_xen/unbind
+    done
+    rmmod virtio_msg_xen
+    insmod /lib/modules/virtio_msg_xen.ko "$@"
+    wait_for "the disks" 20 test -b /dev/vda -a -b /dev/vdb -a -b /dev/vdc
+}
+
 wait_for "the disks" 20 test -b /dev/vda -a -b /dev/vdb -a -b /dev/vdc
+# What goes by way of the pool is copied, and nothing beside it is, whatever the backend.
+probe write-beside /dev/vdb concealed-by-pool
+probe read-beside /dev/vdb concealed-by-pool
+
+reload pool=0
 bounces 51712 1
 bounces 51728 0
 bounces 51744 1
@@ -25,12 +40,7 @@ diff -r /tree/slice /mnt/slice
 umount /mnt
 
 # Who runs the guest may decide otherwise than the toolstack.
-for device in 51712 51728 51744; do
-    echo virtio_disk-$device >/sys/bus/xen/drivers/virtio_msg_xen/unbind
-done
-rmmod virtio_msg_xen
-insmod /lib/modules/virtio_msg_xen.ko bounce=always
-wait_for "the disks" 20 test -b /dev/vda -a -b /dev/vdb -a -b /dev/vdc
+reload pool=0 bounce=always
 bounces 51728 1
 probe write-beside /dev/vdb concealed-by-parameter
 probe read-beside /dev/vdb concealed-by-parameter
