@@ -8,12 +8,11 @@ use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, mmap};
+
+use crate::window::{Access, PAGE, Window};
 
 const DEVICE: &str = "/dev/xen/privcmd";
-
-/// Bytes of a page.
-const PAGE: usize = 4096;
 
 /// `struct privcmd_mmapbatch_v2`.
 #[repr(C)]
@@ -54,39 +53,41 @@ impl Privcmd {
     /// # Errors
     /// The kernel's, or the hypervisor's, which refuses the frame.
     pub fn read_page(&self, domid: u16, frame: u64) -> Result<Vec<u8>> {
-        let length = NonZeroUsize::new(PAGE).context("a page is empty")?;
-        // SAFETY: no address is asked for, so no other mapping is touched.
-        let reserved =
-            unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, &self.0, 0) };
-        let address = reserved.with_context(|| format!("cannot reserve a page of {DEVICE}"))?;
-        let page = self.map(address.as_ptr() as u64, domid, frame).map(|()| {
-            // SAFETY: range and alignment: `address` is a page of this process, which `map` has just
-            // put the frame behind, readable. The other domain may write to it meanwhile, so it is
-            // read byte by byte with volatile reads, and no reference to it is made.
-            let byte = |at| unsafe { address.cast::<u8>().add(at).read_volatile() };
-            (0..PAGE).map(byte).collect()
-        });
-        // SAFETY: the range that mmap gave; nothing refers to it any more.
-        unsafe { munmap(address, PAGE) }.context("cannot unmap the page")?;
-        page
+        let window = self.map(domid, &[frame], Access::Read)?;
+        if let Some(refusal) = window.refusal(0) {
+            bail!("the hypervisor refuses frame {frame:#x} of domain {domid}: {refusal}");
+        }
+        let mut page = vec![0; PAGE as usize];
+        window.read(0, &mut page);
+        Ok(page)
     }
 
-    /// Puts one frame of the domain `domid` behind the reserved page at `address`.
-    fn map(&self, address: u64, domid: u16, frame: u64) -> Result<()> {
-        let mut error = 0;
-        let mut batch =
-            MapBatch { count: 1, domid, address, frames: &raw const frame, errors: &raw mut error };
-        // SAFETY: the kernel reads one MapBatch and one frame number and writes one error, all of which
-        // live past the call and are nobody else's; it changes the mapping of nothing but the page at
-        // `address`, which it checks to be a page that was reserved with this descriptor.
-        let done = unsafe { map_batch(self.0.as_raw_fd(), &raw mut batch) };
-        // ENOENT: the frame is paged out; the frame's own error says so too.
-        match done {
-            Ok(_) | Err(Errno::ENOENT) if error != 0 => {
-                let refusal = Errno::from_raw(-error);
-                bail!("the hypervisor refuses frame {frame:#x} of domain {domid}: {refusal}")
-            }
-            Ok(_) => Ok(()),
+    /// Maps those of the domain's frames, numbered as for [`Privcmd::read_page`], that the hypervisor does
+    /// not refuse; at least one must be asked for.
+    ///
+    /// # Errors
+    /// The kernel's, where it maps nothing at all.
+    pub fn map(&self, domid: u16, frames: &[u64], access: Access) -> Result<Window> {
+        let bytes = NonZeroUsize::new(frames.len() * PAGE as usize).context("a window is empty")?;
+        let count = u32::try_from(frames.len()).context("a window is too long")?;
+        // SAFETY: no address is asked for, so no other mapping is touched.
+        let reserved =
+            unsafe { mmap(None, bytes, access.protection(), MapFlags::MAP_SHARED, &self.0, 0) };
+        let address = reserved.with_context(|| format!("cannot reserve pages of {DEVICE}"))?;
+        let mut window = Window { address, access, errors: vec![0; frames.len()] };
+        let mut batch = MapBatch {
+            count,
+            domid,
+            address: address.as_ptr() as u64,
+            frames: frames.as_ptr(),
+            errors: window.errors.as_mut_ptr(),
+        };
+        // SAFETY: the kernel reads one MapBatch and `count` frame numbers and writes `count` errors, all
+        // of which live past the call and are nobody else's; it changes the mapping of nothing but the
+        // `count` pages at `address`, which it checks to be pages reserved with this descriptor.
+        match unsafe { map_batch(self.0.as_raw_fd(), &raw mut batch) } {
+            // ENOENT: a frame is paged out; its own error says so too.
+            Ok(_) | Err(Errno::ENOENT) => Ok(window),
             Err(errno) => Err(errno).with_context(|| format!("{DEVICE} maps nothing")),
         }
     }

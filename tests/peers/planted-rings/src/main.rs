@@ -4,7 +4,6 @@
 //! words of that domain's memory to the card's disk, and to read a sector of the disk into that
 //! memory. Afterwards it tells which of them a card has used. It runs in Dom0, before and after.
 
-mod memory;
 mod ring;
 
 use std::fmt;
@@ -13,8 +12,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
+use foreign_map::{Access, PAGE, Privcmd, Window};
 
-use crate::memory::{Memory, Window};
 use crate::ring::BLOCK;
 
 /// Addresses looked at in one go; whole blocks.
@@ -51,17 +50,18 @@ fn main() -> ExitCode {
 }
 
 fn run(Arguments { action, domid, below }: &Arguments) -> Result<()> {
-    let memory = Memory::open()?;
+    let memory = Privcmd::open()?;
     let mut planted = Ranges::default();
     for start in (0..below << 20).step_by(WINDOW as usize) {
-        let window = memory.map(*domid, start, WINDOW)?;
+        let frames: Vec<u64> = (start / PAGE..(start + WINDOW) / PAGE).collect();
+        let window = memory.map(*domid, &frames, Access::ReadWrite)?;
         for offset in (0..WINDOW).step_by(BLOCK as usize) {
             if !window.has(offset, BLOCK) {
                 continue;
             }
             match action {
-                Action::Plant => plant(&window, offset, *domid),
-                Action::Look => look(&window, offset),
+                Action::Plant => plant(&window, start, offset, *domid),
+                Action::Look => look(&window, start, offset),
             }
             planted.add(start + offset);
         }
@@ -93,15 +93,14 @@ impl fmt::Display for Ranges {
     }
 }
 
-fn plant(window: &Window, offset: u64, domid: u16) {
-    let address = window.start() + offset;
-    for (at, bytes) in ring::planted(address, &format!("secret of domain {domid}")) {
+fn plant(window: &Window, start: u64, offset: u64, domid: u16) {
+    for (at, bytes) in ring::planted(start + offset, &format!("secret of domain {domid}")) {
         window.write(offset + at, &bytes);
     }
 }
 
-fn look(window: &Window, offset: u64) {
+fn look(window: &Window, start: u64, offset: u64) {
     if let Some(used) = ring::used(|at, bytes| window.read(offset + at, bytes)) {
-        println!("ring at {:#x}: {used}", window.start() + offset);
+        println!("ring at {:#x}: {used}", start + offset);
     }
 }
