@@ -3,7 +3,7 @@
 //! The packages are unpacked, their scripts are not run: that is fast, works for everybody and is
 //! enough for what the lab does with them. What a script would have set up is in [`SETUP`].
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -154,6 +154,28 @@ impl Root {
             }
         }
         Ok(())
+    }
+
+    /// Makes `image`, an ext4 file system of `size` bytes with what the directory `contents` holds. The
+    /// root has e2fsprogs.
+    pub(crate) fn make_ext4(
+        &self,
+        contents: &Path,
+        image: &Path,
+        size: u64,
+        log: &Path,
+    ) -> Result<()> {
+        File::create(image)?.set_len(size)?;
+        let mke2fs = self.program("usr/sbin/mke2fs");
+        let mut as_root = as_root("env");
+        as_root
+            .arg("MKE2FS_CONFIG=/dev/null")
+            .arg(mke2fs.get_program())
+            .args(mke2fs.get_args())
+            .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"])
+            .arg(contents)
+            .arg(image);
+        command::run(&mut as_root, &format!("making {}", image.display()), log)
     }
 }
 

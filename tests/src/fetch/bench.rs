@@ -1,15 +1,14 @@
 //! The programs that measure: fio and iperf3. With their libraries they are large, so that they stand on a disk
 //! image, for a guest to mount, and in no initrd.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
 use super::Recipe;
-use crate::command;
 use crate::debian::Suite;
-use crate::debian::root::{self, Root};
+use crate::debian::root::Root;
 use crate::progress::{Progress, Step};
 
 const RECIPE: Recipe<'static> = Recipe {
@@ -66,21 +65,7 @@ fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
             fs::copy(&library, programs.join("lib").join(name))?;
         }
     }
-    make_image(&root, &programs, &dir.join("programs.img"), log)?;
+    root.make_ext4(&programs, &dir.join("programs.img"), IMAGE_SIZE, log)?;
     fs::remove_dir_all(&programs)?;
     Ok(fs::remove_dir_all(root.path())?)
-}
-
-fn make_image(root: &Root, contents: &Path, image: &Path, log: &Path) -> Result<()> {
-    File::create(image)?.set_len(IMAGE_SIZE)?;
-    let mke2fs = root.program("usr/sbin/mke2fs");
-    let mut as_root = root::as_root("env");
-    as_root
-        .arg("MKE2FS_CONFIG=/dev/null")
-        .arg(mke2fs.get_program())
-        .args(mke2fs.get_args())
-        .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"])
-        .arg(contents)
-        .arg(image);
-    command::run(&mut as_root, "making the image of the programs that measure", log)
 }

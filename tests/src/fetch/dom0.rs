@@ -1,6 +1,6 @@
 //! The hypervisor and the system of Dom0: a disk image that every boot starts from afresh.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::{Recipe, modules};
 use crate::command;
 use crate::cpio::Cpio;
 use crate::debian::Suite;
-use crate::debian::root::{self, Root};
+use crate::debian::root::Root;
 use crate::progress::{Progress, Step};
 
 const RECIPE: Recipe<'static> = Recipe {
@@ -108,7 +108,7 @@ fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
     fs::write(dir.join("initrd"), initrd(&root)?)?;
     root.prune(PRUNED)?;
     step.at("making the disk image");
-    make_disk(&root, &dir.join("disk.img"), log)?;
+    root.make_ext4(root.path(), &dir.join("disk.img"), DISK_SIZE, log)?;
     Ok(fs::remove_dir_all(root.path())?)
 }
 
@@ -119,18 +119,4 @@ fn initrd(root: &Root) -> Result<Vec<u8>> {
     cpio.link("bin/sh", "busybox");
     modules::add(&mut cpio, root, DISK_MODULES, &[])?;
     Ok(cpio.finish())
-}
-
-fn make_disk(root: &Root, image: &Path, log: &Path) -> Result<()> {
-    File::create(image)?.set_len(DISK_SIZE)?;
-    let mke2fs = root.program("usr/sbin/mke2fs");
-    let mut as_root = root::as_root("env");
-    as_root
-        .arg("MKE2FS_CONFIG=/dev/null")
-        .arg(mke2fs.get_program())
-        .args(mke2fs.get_args())
-        .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-d"])
-        .arg(root.path())
-        .arg(image);
-    command::run(&mut as_root, "making Dom0's disk image", log)
 }
