@@ -28,10 +28,5 @@ else
 fi
 echo "lab: grants $(cat "/sys/bus/xen/devices/$device/grants_outstanding")"
 
-head -c 4096 /dev/urandom >/tmp/secret
-probe hold-page </tmp/secret >/tmp/frame &
-wait_for "the process that holds the page" 10 test -s /tmp/frame
-echo "lab: secret $(sha256sum </tmp/secret)"
-rm /tmp/secret
-echo "lab: frame $(cat /tmp/frame)"
+hold_secret
 read -r _

@@ -14,12 +14,7 @@ for name in evtchn gntalloc xenbus; do
     chown 1000 "/dev/xen/$name"
 done
 
-head -c 4096 /dev/urandom >/tmp/secret
-probe hold-page </tmp/secret >/tmp/frame &
-wait_for "the process that holds the page" 10 test -s /tmp/frame
-echo "lab: secret $(sha256sum </tmp/secret)"
-rm /tmp/secret
-echo "lab: frame $(cat /tmp/frame)"
+hold_secret
 read -r frame
 
 # attempt WORD OPTION…: what the process says and gets, as lines with WORD.
