@@ -18,9 +18,9 @@ pub mod vsock;
 
 pub use buffer::{Buffers, Readable, Request, Writable};
 pub use memory::{Buffer, DeviceMemory, Direction, Room};
-pub use queue::{Queues, Rings, Spare};
+pub use queue::{Answers, BATCH, Queues, Rings, Spare};
 pub use queue_set::QueueSet;
-pub use transfer::{Gather, Scatter};
+pub use transfer::{Gather, Moved, Scatter, TransferBatch, Transfers};
 
 use std::os::fd::BorrowedFd;
 

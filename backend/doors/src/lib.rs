@@ -9,6 +9,7 @@ mod gntalloc;
 mod gntdev;
 pub mod mapped;
 pub mod pieces;
+pub mod transfers;
 mod xenstore;
 
 use std::fmt;

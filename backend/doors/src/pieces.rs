@@ -49,6 +49,11 @@ impl<'a> Pieces<'a> {
         self.length
     }
 
+    /// The pieces, as the kernel takes them.
+    pub(crate) fn vectors(&self) -> &[libc::iovec] {
+        self.vectors.get(..self.count).unwrap_or(&[])
+    }
+
     /// The pieces.
     pub fn slices(&self) -> impl Iterator<Item = VolatileSlice<'a>> {
         self.vectors.iter().take(self.count).map(|vector| {
@@ -92,7 +97,7 @@ impl<'a> Pieces<'a> {
     /// # Errors
     /// The kernel's; what was not taken whole is [`io::ErrorKind::WriteZero`].
     pub fn send(&self, file: BorrowedFd<'_>) -> io::Result<()> {
-        let vectors = self.vectors.get(..self.count).unwrap_or(&[]);
+        let vectors = self.vectors();
         // SAFETY: the kernel reads the memory that each vector says: bytes of the slices that were given
         // to `push` and live for 'a.
         let sent =
@@ -117,8 +122,8 @@ impl<'a> Pieces<'a> {
         while moved < self.length {
             let at = offset.checked_add(moved as u64).and_then(|at| i64::try_from(at).ok());
             let at = at.ok_or(io::ErrorKind::InvalidInput)?;
-            let all = self.vectors.get(..self.count).unwrap_or(&[]);
-            match usize::try_from(call(left.as_ref().map_or(all, Left::vectors), at)) {
+            let vectors = left.as_ref().map_or(self.vectors(), Left::vectors);
+            match usize::try_from(call(vectors, at)) {
                 Ok(0) => return Err(end.into()),
                 Ok(count) => {
                     moved += count;

@@ -15,9 +15,12 @@ use virtio_bindings::virtio_blk::{
 };
 
 pub use self::request::SECTOR_SIZE;
-use self::request::{BlockRequest, Operation, Status};
+use self::request::{BlockRequest, Operation, SERIAL_SIZE, Status};
 pub use self::target::{AccessMode, Target, TargetError};
-use super::{DeviceId, DeviceMemory, Fault, Queues, Source, VirtioDevice};
+use super::{
+    Answers, BATCH, DeviceId, DeviceMemory, Fault, Moved, Queues, Request, Source, Transfers,
+    VirtioDevice, Writable,
+};
 use crate::stats::DeviceStats;
 
 /// Queues offered; the driver uses one a CPU, at most these.
@@ -26,8 +29,6 @@ const QUEUES: u16 = 4;
 const QUEUE_SIZE: u16 = 512;
 /// Bytes of a request's status.
 const STATUS_SIZE: u32 = 1;
-/// Bytes in the answer to an identity request.
-const SERIAL_SIZE: usize = 20;
 
 /// Whether a guest may give storage back: `discard` in its configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,26 @@ pub struct Block {
     config: [u8; config::SIZE],
     config_changed: bool,
     serial: [u8; SERIAL_SIZE],
+    transfers: Transfers,
     stats: Arc<DeviceStats>,
+}
+
+/// A request that was taken apart, on its way through a batch.
+struct Parsed<'r, 'm> {
+    request: BlockRequest<'r>,
+    /// Where the status goes.
+    place: Option<Writable<'m>>,
+    /// What was found wrong with its data before any was moved.
+    wrong: Option<TargetError>,
+}
+
+impl<'r, 'm> Parsed<'r, 'm> {
+    /// Before the data: a driver whose data finds no room is told so.
+    fn new<M: DeviceMemory>(request: &'r Request, memory: &'m M) -> Result<Self, Fault> {
+        let request = BlockRequest::parse(request, memory)?;
+        let place = request.status.writable(memory).next().transpose()?;
+        Ok(Self { request, place, wrong: None })
+    }
 }
 
 impl Block {
@@ -54,17 +74,74 @@ impl Block {
         let config = config::bytes(&target, QUEUES, QUEUE_SIZE);
         let mut name = [0; SERIAL_SIZE];
         name.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
-        Self { target, discard, config, config_changed: false, serial: name, stats }
+        let transfers = Transfers::default();
+        Self { target, discard, config, config_changed: false, serial: name, transfers, stats }
     }
 
-    /// Does what a request asks; gives the status and the number of data bytes written into its
-    /// buffers.
+    /// Serves a batch. What reads and writes move is moved together first, if that can be.
+    fn serve_batch<M: DeviceMemory>(
+        &mut self,
+        requests: &[Request],
+        memory: &M,
+        answers: &mut Answers<'_>,
+    ) -> Result<(), Fault> {
+        let mut batch = [const { None }; BATCH];
+        let mut fault = None;
+        for (place, request) in batch.iter_mut().zip(requests) {
+            match Parsed::new(request, memory) {
+                Ok(parsed) => *place = Some(parsed),
+                Err(first) => {
+                    fault = Some(first);
+                    break;
+                }
+            }
+        }
+        let moved = self.transfer(&mut batch, memory);
+        for (number, (request, parsed)) in
+            requests.iter().zip(batch.into_iter().flatten()).enumerate()
+        {
+            let Parsed { request: BlockRequest { operation, .. }, place, wrong } = parsed;
+            let outcome = match wrong {
+                Some(wrong) => Err(wrong),
+                None if moved.has(number) => Ok(()),
+                None => self.execute(&operation, memory),
+            };
+            let status = self.status(outcome, memory)?;
+            self.count(&operation, status);
+            place.into_iter().for_each(|mut byte| byte.copy_from(&[status as u8]));
+            memory.copied(STATUS_SIZE.into());
+            let data = if status == Status::Ok { operation.bytes_in() } else { 0 };
+            answers.push(request, data + STATUS_SIZE);
+        }
+        fault.map_or(Ok(()), Err)
+    }
+
+    /// Moves the data of reads and writes together, up to the first with which something is wrong.
+    fn transfer<M: DeviceMemory>(
+        &mut self,
+        batch: &mut [Option<Parsed<'_, '_>>],
+        memory: &M,
+    ) -> Moved {
+        let mut transfers = self.transfers.batch();
+        if batch.iter().flatten().nth(1).is_some() && self.target.has_file() {
+            for (number, parsed) in batch.iter_mut().flatten().enumerate() {
+                let operation = &parsed.request.operation;
+                if let Err(wrong) = self.target.add(number, operation, memory, &mut transfers) {
+                    parsed.wrong = Some(wrong);
+                    break;
+                }
+            }
+        }
+        self.target.run(transfers)
+    }
+
+    /// Does what a request asks.
     fn execute<M: DeviceMemory>(
         &mut self,
-        request: &BlockRequest<'_>,
+        operation: &Operation<'_>,
         memory: &M,
-    ) -> Result<(Status, u32), Fault> {
-        let outcome = match &request.operation {
+    ) -> Result<(), TargetError> {
+        match operation {
             Operation::Read { sector, data } => self.target.read(*sector, *data, memory),
             Operation::Write { sector, data } => self.target.write(*sector, *data, memory),
             Operation::Flush => self.target.flush(),
@@ -78,25 +155,30 @@ impl Block {
                 let unmap = range.unmap() && self.discard == Discard::Allowed;
                 self.target.write_zeroes(range.sector, range.sectors, unmap)
             }),
-            Operation::GetId { data } => {
-                let written = data.copy_from(memory, &self.serial);
-                return written.map(|count| (Status::Ok, count));
-            }
+            Operation::GetId { data } => Ok(data.copy_from(memory, &self.serial).map(drop)?),
             Operation::Unsupported => Err(TargetError::Unsupported),
-        };
+        }
+    }
+
+    /// What the driver is told of an outcome. A fault that is the guest's own costs it the device.
+    fn status<M: DeviceMemory>(
+        &self,
+        outcome: Result<(), TargetError>,
+        memory: &M,
+    ) -> Result<Status, Fault> {
         match outcome {
-            Ok(()) => Ok((Status::Ok, request.operation.bytes_in())),
+            Ok(()) => Ok(Status::Ok),
             Err(TargetError::Guest(Fault::Memory { source, .. }))
                 if memory.is_shortage(&source) =>
             {
                 self.stats.log.line(Level::WARN, format_args!("request failed: {source}"));
-                Ok((Status::IoError, 0))
+                Ok(Status::IoError)
             }
             Err(TargetError::Guest(fault)) => Err(fault),
-            Err(TargetError::Unsupported) => Ok((Status::Unsupported, 0)),
+            Err(TargetError::Unsupported) => Ok(Status::Unsupported),
             Err(error) => {
                 self.stats.log.line(Level::WARN, format_args!("request failed: {error}"));
-                Ok((Status::IoError, 0))
+                Ok(Status::IoError)
             }
         }
     }
@@ -166,15 +248,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     }
 
     fn serve(&mut self, index: usize, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
-        queues.serve_each(index, |request, memory| {
-            let request = BlockRequest::parse(request, memory)?;
-            // Before the data: a driver whose data finds no room is told so.
-            let place = request.status.writable(memory).next().transpose()?;
-            let (status, data) = self.execute(&request, memory)?;
-            self.count(&request.operation, status);
-            place.into_iter().for_each(|mut byte| byte.copy_from(&[status as u8]));
-            memory.copied(STATUS_SIZE.into());
-            Ok(data + STATUS_SIZE)
+        queues.serve_together(index, BATCH, |requests, memory, answers| {
+            self.serve_batch(requests, memory, answers)
         })
     }
 

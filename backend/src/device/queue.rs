@@ -6,7 +6,7 @@ use super::{DeviceMemory, Fault, QueueSet, Request, Room};
 
 /// Requests taken from a ring at once: their pages are mapped and unmapped together, and other queues
 /// and messages get their turn between two batches.
-const BATCH: usize = 32;
+pub const BATCH: usize = 32;
 /// Requests of which the room is kept.
 const SPARE: usize = 64;
 
@@ -37,6 +37,20 @@ pub struct Spare {
     list: Vec<Request>,
     requests: Vec<Request>,
     done: Vec<(u16, u32)>,
+}
+
+/// Answers to requests of a batch, in their order.
+pub struct Answers<'a> {
+    done: &'a mut Vec<(u16, u32)>,
+    bytes: &'a mut u64,
+}
+
+impl Answers<'_> {
+    /// The request may be given back, with that many bytes written into its buffers.
+    pub fn push(&mut self, request: &Request, written: u32) {
+        self.done.push((request.head, written));
+        *self.bytes += request.length();
+    }
 }
 
 /// A device's queues, for a turn.
@@ -160,6 +174,25 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         limit: usize,
         mut serve: impl FnMut(&Request, &M) -> Result<u32, Fault>,
     ) -> Result<(), Fault> {
+        self.serve_together(index, limit, |requests, memory, answers| {
+            requests.iter().try_for_each(|request| {
+                answers.push(request, serve(request, memory)?);
+                Ok(())
+            })
+        })
+    }
+
+    /// As [`Queues::serve_some`], but `serve` has the requests of a batch together, of which it answers those up to
+    /// its first fault.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn serve_together(
+        &mut self,
+        index: usize,
+        limit: usize,
+        mut serve: impl FnMut(&[Request], &M, &mut Answers<'_>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let (requests, mut fault) = self.fetch(index, limit);
         if requests.is_empty() && fault.is_none() {
             self.recycle(requests);
@@ -184,31 +217,20 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         fault.map_or(Ok(()), Err)
     }
 
-    /// Serves requests and gives them back, up to the first fault.
+    /// Serves requests and gives back those that are answered.
     fn serve_prepared(
         &mut self,
         index: usize,
         requests: &[Request],
-        serve: &mut impl FnMut(&Request, &M) -> Result<u32, Fault>,
+        serve: &mut impl FnMut(&[Request], &M, &mut Answers<'_>) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         let mut done = std::mem::take(&mut self.spare.done);
         done.clear();
-        let mut fault = None;
-        for request in requests {
-            match serve(request, self.memory) {
-                Ok(written) => {
-                    done.push((request.head, written));
-                    self.touched.bytes += request.length();
-                }
-                Err(first) => {
-                    fault = Some(first);
-                    break;
-                }
-            }
-        }
+        let mut answers = Answers { done: &mut done, bytes: &mut self.touched.bytes };
+        let outcome = serve(requests, self.memory, &mut answers);
         self.give_back(index, &done)?;
         self.spare.done = done;
-        fault.map_or(Ok(()), Err)
+        outcome
     }
 
     /// The queue that was worked on last, which is the one that a fault is of.

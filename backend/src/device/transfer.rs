@@ -4,9 +4,42 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use doors::pieces::Pieces;
+pub use doors::transfers::Moved;
+use doors::transfers::{self, Way};
 use vm_memory::VolatileSlice;
 
 use super::{Readable, Writable};
+
+/// Room for transfers that are done together, batch after batch.
+#[derive(Default)]
+pub struct Transfers(transfers::Transfers);
+
+impl Transfers {
+    /// An empty batch.
+    pub fn batch<'m>(&mut self) -> TransferBatch<'_, 'm> {
+        TransferBatch(self.0.batch())
+    }
+}
+
+/// Transfers between one file and the guest's buffers that are done together.
+pub struct TransferBatch<'t, 'm>(transfers::Batch<'t, 'm>);
+
+impl<'m> TransferBatch<'_, 'm> {
+    /// Adds one from the file's bytes from `offset` on. `number`, below 64, names it.
+    pub fn fill(&mut self, number: usize, offset: u64, into: &Scatter<'m>) {
+        self.0.add(number, Way::Fill, offset, &into.0);
+    }
+
+    /// Adds one to the file's bytes from `offset` on.
+    pub fn store(&mut self, number: usize, offset: u64, from: &Gather<'m>) {
+        self.0.add(number, Way::Store, offset, &from.0);
+    }
+
+    /// Does them, as far as it can and is worth it; the rest is to be done one by one.
+    pub fn run(self, file: BorrowedFd<'_>) -> Moved {
+        self.0.run(file)
+    }
+}
 
 /// Buffers to be filled.
 #[derive(Default)]

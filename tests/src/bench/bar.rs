@@ -69,7 +69,7 @@ pub(crate) fn missed(report: &Report) -> Vec<String> {
                 lines.push(format!(
                     "{}, {}, {name}: {ratio:.2} times {}, wanted {least}",
                     task.guest.to_uppercase(),
-                    task.target,
+                    work::target_name(&task.target),
                     work::server_name(&server.name)
                 ));
             }
@@ -116,7 +116,7 @@ mod tests {
         let report = report(&samples);
         assert_eq!(
             missed(&report),
-            ["PVH, ram, 4 KiB random read, depth 32: 1.20 times xen-blkback, wanted 1.3"]
+            ["PVH, a RAM disk, 4 KiB random read, depth 32: 1.20 times xen-blkback, wanted 1.3"]
         );
     }
 

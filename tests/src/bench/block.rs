@@ -77,7 +77,11 @@ pub(crate) const SHELL: Work = Work {
     options: &[],
 };
 
-/// What the data goes to: a RAM disk of Dom0's, or a disk that moves no data.
+/// Works that are done where not disks are compared but what lies between: see `do_works` in bench-block/disks.sh.
+const FEW: &[&str] = &["randread-4k-qd1", "randread-4k-qd32", "randwrite-4k-qd32", "read-1m-qd4"];
+
+/// What the data goes to: a file in Dom0's RAM, a RAM disk of Dom0's, or a disk that moves no data.
+pub(crate) const FILE: &str = "file";
 pub(crate) const RAM: &str = "ram";
 pub(crate) const NULL: &str = "null";
 
@@ -124,15 +128,23 @@ impl Extent {
 pub(crate) fn disks(guest: &str) -> &'static [(&'static str, &'static str)] {
     match guest {
         "hvm" => &[
+            (OURS, FILE),
+            ("blkback", FILE),
+            ("virtio-pci", FILE),
+            ("nvme", FILE),
+            ("ahci", FILE),
+            ("ide", FILE),
+        ],
+        DOM0 => &[(FLOOR, FILE), (FLOOR, RAM), (FLOOR, NULL)],
+        _ => &[
+            (OURS, FILE),
+            ("blkback", FILE),
+            ("qdisk", FILE),
             (OURS, RAM),
             ("blkback", RAM),
-            ("virtio-pci", RAM),
-            ("nvme", RAM),
-            ("ahci", RAM),
-            ("ide", RAM),
+            (OURS, NULL),
+            ("blkback", NULL),
         ],
-        DOM0 => &[(FLOOR, RAM), (FLOOR, NULL)],
-        _ => &[(OURS, RAM), ("blkback", RAM), ("qdisk", RAM), (OURS, NULL), ("blkback", NULL)],
     }
 }
 
@@ -152,7 +164,7 @@ pub(crate) fn round(guest: &str, extent: Extent, order: Order) -> String {
          ramp_time=200ms\nsize=64m\n",
         extent.runtime()
     );
-    for target in [RAM, NULL] {
+    for target in [FILE, RAM, NULL] {
         // On what moves no data the works of a quick run say all there is to say.
         let wanted = if target == NULL { Extent::Quick } else { extent };
         for work in WORKS.iter().filter(|work| wanted.has(work)) {
@@ -171,6 +183,16 @@ pub(crate) fn round(guest: &str, extent: Extent, order: Order) -> String {
         }
     }
     jobs
+}
+
+/// The few works, a line each: the key, and fio's options.
+pub(crate) fn few(extent: Extent) -> String {
+    let works = WORKS.iter().filter(|work| FEW.contains(&work.key));
+    let line = |work: &Work| {
+        let options: String = work.options.iter().map(|option| format!(" --{option}")).collect();
+        format!("{}{options} --runtime={}ms\n", work.key, extent.runtime())
+    };
+    works.map(line).collect()
 }
 
 /// What fio measured in one round of a guest's.
@@ -202,11 +224,11 @@ mod tests {
     fn servers_take_turns_within_each_work() {
         let jobs = round("pvh", Extent::Full, Order::Forward);
         let at = |name: &str| jobs.find(&format!("[{name}]")).unwrap();
-        assert!(at("randread-4k-qd1@ours-ram") < at("randread-4k-qd1@blkback-ram"));
-        assert!(at("randread-4k-qd1@qdisk-ram") < at("randwrite-4k-qd1@ours-ram"));
+        assert!(at("randread-4k-qd1@ours-file") < at("randread-4k-qd1@blkback-file"));
+        assert!(at("randread-4k-qd1@qdisk-file") < at("randwrite-4k-qd1@ours-file"));
         let back = round("pvh", Extent::Full, Order::Backward);
         let at = |name: &str| back.find(&format!("[{name}]")).unwrap();
-        assert!(at("randread-4k-qd1@blkback-ram") < at("randread-4k-qd1@ours-ram"));
+        assert!(at("randread-4k-qd1@blkback-file") < at("randread-4k-qd1@ours-file"));
     }
 
     #[test]
@@ -214,9 +236,16 @@ mod tests {
         let count = |order| round("pv", Extent::Full, order).matches("filename=").count();
         let of = |target| disks("pv").iter().filter(|(_, of)| *of == target).count();
         let quick = WORKS.iter().filter(|work| work.quick).count();
-        assert_eq!(count(Order::Forward), WORKS.len() * of(RAM) + quick * of(NULL));
+        assert_eq!(count(Order::Forward), WORKS.len() * (of(FILE) + of(RAM)) + quick * of(NULL));
         assert_eq!(count(Order::Forward), count(Order::Backward));
         assert!(round("pv", Extent::Quick, Order::Forward).contains("\nstonewall\n"));
+    }
+
+    #[test]
+    fn the_few_works_are_a_line_each() {
+        let few = few(Extent::Full);
+        assert_eq!(few.lines().count(), FEW.len());
+        assert!(few.contains("read-1m-qd4 --rw=read --bs=1m --iodepth=4 --runtime=1000ms\n"));
     }
 
     #[test]

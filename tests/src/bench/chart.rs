@@ -26,6 +26,10 @@ const COLOURS: &[(&str, &str)] = &[
     ("nvme", "#009e73"),
     ("ahci", "#56b4e9"),
     ("ide", "#d55e00"),
+    ("per-access", "#000000"),
+    ("pool-0", "#d55e00"),
+    ("pool-64", "#e69f00"),
+    ("pool-512", "#56b4e9"),
     ("netback", "#0072b2"),
     ("e1000", "#d55e00"),
     ("rtl8139", "#e69f00"),
@@ -67,7 +71,11 @@ fn rows(report: &Report) -> Vec<Row<'_>> {
         }
         let here = (&comparison.task.guest, &comparison.task.target);
         if section.replace(here) != Some(here) {
-            rows.push(Row::Heading(format!("{} guest, {}", here.0.to_uppercase(), here.1)));
+            rows.push(Row::Heading(format!(
+                "{} guest, {}",
+                here.0.to_uppercase(),
+                work::target_name(here.1)
+            )));
         }
         rows.push(Row::Work(comparison));
     }
@@ -161,9 +169,12 @@ mod tests {
         let samples = [sample("read-1m-qd4", "ours", 20.0), sample("read-1m-qd4", "ide", 2.0)];
         let svg = svg(&report(&samples));
         let x = format!("{:.1}", place(10.0));
-        for part in
-            ["1 MiB sequential read, depth 4", "PVH guest, ram", "QEMU's IDE: 10.00", x.as_str()]
-        {
+        for part in [
+            "1 MiB sequential read, depth 4",
+            "PVH guest, a RAM disk",
+            "QEMU's IDE: 10.00",
+            x.as_str(),
+        ] {
             assert!(svg.contains(part), "{part} is not in {svg}");
         }
         assert_eq!(svg.matches("<title>").count(), 1);

@@ -54,7 +54,7 @@ pub(crate) fn differences(then: &Report, now: &Report) -> Vec<Difference> {
 fn describe(comparison: &Comparison, server: &Server) -> String {
     let task = &comparison.task;
     let work = work::find(&task.work).map_or(task.work.as_str(), |work| work.name);
-    let (guest, target) = (task.guest.to_uppercase(), &task.target);
+    let (guest, target) = (task.guest.to_uppercase(), work::target_name(&task.target));
     format!("{guest}, {target}, {work}, {}", work::server_name(&server.name))
 }
 
@@ -76,7 +76,7 @@ mod tests {
         assert!(found[0].is_worse() && found[0].is_noticeable());
         assert_eq!(
             found[0].to_string(),
-            "PVH, ram, 4 KiB random read, depth 1, QEMU's IDE: 2.00 times theirs, 4.00 before (-50 %)"
+            "PVH, a RAM disk, 4 KiB random read, depth 1, QEMU's IDE: 2.00 times theirs, 4.00 before (-50 %)"
         );
     }
 

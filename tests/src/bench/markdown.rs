@@ -47,7 +47,7 @@ fn write_machine(text: &mut String, report: &Report) -> std::fmt::Result {
 }
 
 fn write_heading(text: &mut String, (guest, target): (&str, &str)) -> std::fmt::Result {
-    writeln!(text, "\n## {}, {target}\n", guest.to_uppercase())?;
+    writeln!(text, "\n## {}, {}\n", guest.to_uppercase(), work::target_name(target))?;
     writeln!(text, "| work | served by | median | quartiles | rounds | ours / theirs | wanted |")?;
     writeln!(text, "|---|---|---:|---:|---:|---:|---:|")
 }
@@ -113,7 +113,7 @@ mod tests {
         let text = text(&report);
         for part in [
             "* Xen: 4.20\n",
-            "## PVH, ram\n",
+            "## PVH, a RAM disk\n",
             "| 1 MiB sequential read, depth 4 | xen-virtiod | 300 MiB/s |",
             "|  | xen-blkback | 200 MiB/s | 200 MiB/s to 200 MiB/s | 1 | 1.50 | 1 |",
         ] {

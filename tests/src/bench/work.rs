@@ -65,10 +65,27 @@ pub(crate) fn server_name(key: &str) -> &str {
         "nvme" => "QEMU's NVMe",
         "ahci" => "QEMU's AHCI",
         "ide" => "QEMU's IDE",
+        "per-access" => "vm-memory's grant mapping",
+        "pool-0" => "xen-virtiod, no pool",
+        "pool-64" => "xen-virtiod, a pool of 256 KiB",
+        "pool-512" => "xen-virtiod, a pool of 2 MiB",
         "floor" => "Dom0 itself",
         "netback" => "xen-netback",
         "e1000" => "QEMU's e1000",
         "rtl8139" => "QEMU's rtl8139",
+        other => other,
+    }
+}
+
+/// What the data goes to, or what else the figures of a section have in common, as a person calls it.
+pub(crate) fn target_name(key: &str) -> &str {
+    match key {
+        block::FILE => "a file in RAM",
+        block::RAM => "a RAM disk",
+        block::NULL => "a disk that moves no data",
+        "bridge" => "a bridge in Dom0",
+        "pool" => "sizes of the pool",
+        "alone" => "ways to map",
         other => other,
     }
 }

@@ -152,6 +152,7 @@ fn write_jobs(directory: &Path, guest: &str, extent: Extent) -> Result<()> {
     let rounds: String = turns.map(|(name, _)| format!("{name}\n")).collect();
     fs::write(directory.join("rounds"), rounds)?;
     fs::write(directory.join("counts"), counts::list())?;
+    fs::write(directory.join("few"), block::few(extent))?;
     Ok(fs::write(directory.join("net"), net::list(extent))?)
 }
 

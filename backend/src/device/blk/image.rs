@@ -4,6 +4,7 @@ mod qcow2;
 mod raw;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use super::target::AccessMode;
@@ -55,6 +56,11 @@ pub trait Image: Send {
     /// # Errors
     /// The storage's.
     fn write_zeroes(&mut self, offset: u64, length: u64, unmap: bool) -> io::Result<()>;
+
+    /// A file that has the image's bytes at the same offsets, if there is one: for transfers that are done together.
+    fn file(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// What becomes ready when the size may have changed.
     fn size_source(&self) -> Option<Source<'_>> {

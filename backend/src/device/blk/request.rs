@@ -17,6 +17,9 @@ pub(super) const MAX_RANGES: u32 = 16;
 /// Sectors that one of them may have: 1 GiB.
 pub(super) const MAX_RANGE_SECTORS: u32 = 1 << 21;
 
+/// Bytes in the answer to an identity request.
+pub(super) const SERIAL_SIZE: usize = 20;
+
 const HEADER_SIZE: usize = 16;
 const RANGE_SIZE: usize = 16;
 const RANGE_UNMAP: u32 = 1;
@@ -70,6 +73,7 @@ impl Operation<'_> {
     pub(super) fn bytes_in(&self) -> u32 {
         match self {
             Self::Read { data, .. } => u32::try_from(data.length()).unwrap_or(u32::MAX),
+            Self::GetId { data } => data.length().min(SERIAL_SIZE as u64) as u32,
             _ => 0,
         }
     }

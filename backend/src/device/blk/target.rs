@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::SECTOR_SIZE;
 use super::image::{self, BlockSize, Image};
-use crate::device::{Buffers, DeviceMemory, Fault, Gather, Scatter, Source};
+use super::request::Operation;
+use crate::device::{Buffers, DeviceMemory, Fault, Gather, Moved, Scatter, Source, TransferBatch};
 
 /// Most data one request may carry; what is longer is an I/O error (SPEC section 7).
 const MAX_REQUEST_BYTES: u64 = 16 << 20;
@@ -134,6 +135,53 @@ impl Target {
     /// [`TargetError::Io`].
     pub fn refresh(&mut self) -> Result<bool, TargetError> {
         Ok(self.image.refresh()?)
+    }
+
+    /// Whether transfers can be done together.
+    pub(super) fn has_file(&self) -> bool {
+        self.image.file().is_some()
+    }
+
+    /// Adds what a read or write moves to a batch. Other operations are not for a batch, nor are buffers in too many
+    /// pieces: these are left out.
+    ///
+    /// # Errors
+    /// As of [`Target::read`] and [`Target::write`], but for the image's own.
+    pub(super) fn add<'m, M: DeviceMemory>(
+        &self,
+        number: usize,
+        operation: &Operation<'_>,
+        memory: &'m M,
+        batch: &mut TransferBatch<'_, 'm>,
+    ) -> Result<(), TargetError> {
+        match operation {
+            Operation::Read { sector, data } => {
+                let (extent, mut into) = (self.data_extent(*sector, *data)?, Scatter::default());
+                for buffer in data.writable(memory) {
+                    if into.push(buffer?).is_err() {
+                        return Ok(());
+                    }
+                }
+                batch.fill(number, extent.offset, &into);
+            }
+            Operation::Write { sector, data } => {
+                self.check_writable()?;
+                let (extent, mut from) = (self.data_extent(*sector, *data)?, Gather::default());
+                for buffer in data.readable(memory) {
+                    if from.push(buffer?).is_err() {
+                        return Ok(());
+                    }
+                }
+                batch.store(number, extent.offset, &from);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Does a batch, as far as it can.
+    pub(super) fn run(&self, batch: TransferBatch<'_, '_>) -> Moved {
+        self.image.file().map(|file| batch.run(file)).unwrap_or_default()
     }
 
     /// Reads from `sector` on into the guest's buffers.

@@ -41,4 +41,14 @@ tool() {
     LD_LIBRARY_PATH=/mnt/lib "/mnt/bin/$@"
 }
 
+# do_works NAME DISK [PREFIX]: each of the few works, once, as those of the server and target NAME.
+do_works() {
+    while read -r work options; do
+        # shellcheck disable=SC2086 # options are words
+        tool fio --eta=never --output-format=json --output="/tmp/results/rounds/${3:-}$work@$1.json" \
+            --name="$work@$1" --filename="$2" --ioengine=libaio --direct=1 --thread=1 --size=64m \
+            --time_based=1 --ramp_time=200ms $options
+    done </jobs/few
+}
+
 echo "lab: kernel Linux $(uname -r), $(nproc) virtual processor(s), $(awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo) MiB"

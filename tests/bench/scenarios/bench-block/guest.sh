@@ -41,8 +41,8 @@ while read -r order; do
     echo "lab: round $round $order"
     tool fio --eta=never --output-format=json --output="/tmp/results/rounds/$round.json" "/jobs/$order.fio"
     if [ -e /tree ]; then
-        disks=$(ls -d /dev/bench/*-ram)
-        [ "$order" = forward ] || disks=$(ls -r -d /dev/bench/*-ram)
+        disks=$(ls -d /dev/bench/*-file)
+        [ "$order" = forward ] || disks=$(ls -r -d /dev/bench/*-file)
         for disk in $disks; do
             shell_work "$disk" >"/tmp/results/figures/$round-shell@${disk##*/}.rate"
         done

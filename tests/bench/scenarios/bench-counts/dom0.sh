@@ -4,14 +4,13 @@
 . /lab/dom0/lib.sh
 . /lab/scenarios/bench-block/servers.sh
 
-make_targets
+make_files 1
 make_disk results.img 1
-make_jobs jobs.cpio "$GUEST" 'ours-ram xvdm' 'results xvdo' 'programs xvdp'
+make_jobs jobs.cpio "$GUEST" 'ours-file xvdm' 'results xvdo' 'programs xvdp'
 make_initrd initrd /lab/scenarios/bench-counts/guest.sh jobs.cpio
 name=$GUEST-bench-counts
-disks="$(own xvdm /dev/ram0), $(own xvdo "$PWD/results.img"), $(programs)"
-start_example "blk-$GUEST" $name "$PWD/initrd" "s|^memory = .*|memory = 320|" \
-    "s|^disk = .*|disk = [$disks]|" || fail "xl could not create the guest"
+disks="$(own xvdm /run/bench/0), $(own xvdo "$PWD/results.img"), $(programs)"
+start_bench "$name" "$disks"
 mkdir "$RESULTS/counts"
 
 # counted WORK WHEN: the daemon's counters, once the guest waits.

@@ -7,7 +7,7 @@ while read -r work options; do
         [ $when = traced ] || echo "lab: before $work"
         read -r _ <&3
         # shellcheck disable=SC2086 # options are words
-        tool fio --eta=never --output=/tmp/fio --name="$work" --filename=/dev/bench/ours-ram \
+        tool fio --eta=never --output=/tmp/fio --name="$work" --filename=/dev/bench/ours-file \
             --ioengine=libaio --direct=1 --thread=1 --size=64m $options
         [ $when = traced ] || echo "lab: after $work"
     done

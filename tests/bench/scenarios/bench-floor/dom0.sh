@@ -4,11 +4,13 @@
 . /lab/dom0/lib.sh
 . /lab/scenarios/bench-block/servers.sh
 
-make_targets
+make_files 1
+make_devices 1
 mount_programs
 trap 'umount -l programs; rm -r /dev/bench' EXIT
 mkdir -p /dev/bench "$RESULTS/rounds"
-ln -s /dev/ram7 /dev/bench/floor-ram
+ln -s /run/bench/0 /dev/bench/floor-file
+ln -s /dev/ram0 /dev/bench/floor-ram
 ln -s /dev/nullb3 /dev/bench/floor-null
 round=1
 while read -r order; do

@@ -12,7 +12,6 @@ clean_up() {
         ip link delete xenbr$bridge
     done
     umount -l programs
-    [ -z "$loops" ] || losetup -d $loops
 }
 
 # take NUMBER: takes what the guest of that number left; its rounds are others than another guest's.
@@ -26,7 +25,7 @@ take() {
     machine_facts $name
 }
 
-servers= loops=
+servers=
 trap clean_up EXIT
 modprobe -a xen-netback xen-blkback tun
 mount_programs
@@ -47,9 +46,7 @@ network='virtio = ["type=virtio,device1,transport=mmio,grant_usage=1"]'
 make_jobs jobs.cpio "$GUEST" 'results xvdo' 'programs xvdp' -- 'eth0 virtio_net 0@ours' \
     'eth1 xen-netfront 1@netback'
 make_initrd initrd /lab/scenarios/bench-net/guest.sh /lab/files/modules.cpio jobs.cpio
-start_example "blk-$GUEST" $name "$PWD/initrd" "s|^memory = .*|memory = 320|" \
-    "s|^disk = .*|disk = [$disks]\n$network\nvif = [$(netback xenbr1)]|" ||
-    fail "xl could not create the guest"
+start_bench "$name" "$disks" "s|^disk = .*|&\n$network\nvif = [$(netback xenbr1)]|"
 end_guest $name 800
 take 1
 [ "$GUEST" = hvm ] || exit 0
@@ -57,17 +54,14 @@ take 1
 # The second guest has no driver of ours.
 name=hvm-bench-net-emulated
 make_disk results.img 32
-loops="$(losetup -f --show results.img)"
-loops="$loops $(losetup -r -f --show /lab/files/programs.img)"
-disks="$(blkback xvdo "${loops% *}"), $(blkback xvdp "${loops#* }" | sed 's/access=rw/access=r/')"
+disks="$(blkback xvdo "$PWD/results.img"), $(programs blkback)"
 dom0_modules dom0-modules.cpio crc32c_generic ext4 xen-blkfront xen-netfront e1000 \
     8139cp
 make_jobs jobs.cpio hvm 'results xvdo' 'programs xvdp' -- 'eth0 xen-netfront 1@netback' \
     'eth1 e1000 2@e1000' 'eth2 8139cp 3@rtl8139'
 make_initrd initrd /lab/scenarios/bench-net/guest.sh dom0-modules.cpio jobs.cpio
-start_example blk-hvm $name "$PWD/initrd" "s|^memory = .*|memory = 320|" \
-    "s|^kernel = .*|kernel = \"/lab/files/vmlinuz\"|" "s|panic=-1|& xen_emul_unplug=unnecessary|" \
-    "s|^disk = .*|disk = [$disks]\nvif = [$(netback xenbr1)]\ndevice_model_args_hvm = [$(card e1000 2), $(card rtl8139 3)]|" ||
-    fail "xl could not create the guest"
+start_bench "$name" "$disks" "s|^kernel = .*|kernel = \"/lab/files/vmlinuz\"|" \
+    "s|panic=-1|& xen_emul_unplug=unnecessary|" \
+    "s|^disk = .*|&\nvif = [$(netback xenbr1)]\ndevice_model_args_hvm = [$(card e1000 2), $(card rtl8139 3)]|"
 end_guest $name 800
 take 2

@@ -5,13 +5,12 @@
 . /lab/dom0/lib.sh
 . /lab/scenarios/bench-block/servers.sh
 
-# guest NAME VCPUS OWN BLKBACK: starts a guest with these two RAM disks.
+# guest NAME VCPUS OWN BLKBACK: starts a guest with these two files as disks.
 guest() {
     local name=$1 disks
-    disks="$(own xvdm "/dev/ram$3"), $(blkback xvde "/dev/ram$4"), $(programs)"
-    start_example blk-pv "$name" "$PWD/initrd" "s|^memory = .*|memory = 160|" \
-        "s|^vcpus = .*|vcpus = $2|" "s|panic=-1|& quiet|" "s|^disk = .*|disk = [$disks]|" ||
-        fail "xl could not create the guest $name"
+    disks="$(own xvdm "/run/bench/$3"), $(blkback xvde "/run/bench/$4"), $(programs)"
+    start_bench "$name" "$disks" "s|^memory = .*|memory = 160|" "s|^vcpus = .*|vcpus = $2|" \
+        "s|panic=-1|& quiet|"
     wait_console "$name" 90 'lab: ready'
     domids="$domids $domid"
 }
@@ -19,7 +18,7 @@ guest() {
 # measure FIGURE JOBS NUMBER: has the first NUMBER guests read at once, by JOBS jobs each, and sums their rates.
 measure() {
     local figure=$1 jobs=$2 number=$3 server=${1#*@} guest=0 sum=0
-    server=${server%-ram}
+    server=${server%-file}
     for domid in $(echo $domids | cut -d ' ' -f "1-$number"); do
         tell_guest "$domid" "$figure $server $jobs"
     done
@@ -45,8 +44,8 @@ end_guests() {
     domids=
 }
 
-make_targets 16 16
-make_jobs jobs.cpio pv 'ours-ram xvdm' 'blkback-ram xvde' 'programs xvdp'
+make_files 16 16
+make_jobs jobs.cpio pv 'ours-file xvdm' 'blkback-file xvde' 'programs xvdp'
 make_initrd initrd /lab/scenarios/bench-scale/guest.sh /lab/files/modules.cpio jobs.cpio
 mkdir "$RESULTS/figures"
 rounds=$(wc -l </lab/files/jobs/pv/rounds)
@@ -58,7 +57,7 @@ done
 for round in $(seq "$rounds"); do
     for number in 1 2 4 8; do
         for server in ours blkback; do
-            measure "$round-guests-$number@$server-ram" 1 $number
+            measure "$round-guests-$number@$server-file" 1 $number
         done
     done
 done
@@ -69,7 +68,7 @@ guest $prefix-1 4 0 1
 for round in $(seq "$rounds"); do
     for number in 1 2 4; do
         for server in ours blkback; do
-            measure "$round-queues-$number@$server-ram" $number 1
+            measure "$round-queues-$number@$server-file" $number 1
         done
     done
 done

@@ -1,0 +1,284 @@
+//! Several transfers between a file and memory that another domain can change, with one system call, and side by
+//! side where the storage takes time: io_uring.
+//!
+//! Whoever asks is told what was moved whole, and moves the rest one by one: that also is what happens where the
+//! kernel has no io_uring or refuses it.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use io_uring::{IoUring, opcode, squeue, types};
+use vm_memory::VolatileSlice;
+
+use crate::pieces::Pieces;
+
+/// Most transfers of a batch.
+pub const CAPACITY: usize = 32;
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the file into the pieces.
+    Fill,
+    /// From the pieces to the file.
+    Store,
+}
+
+/// Which transfers of a batch, by the numbers that they were added with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved(u64);
+
+impl Moved {
+    /// Whether the transfer of that number was moved whole.
+    pub fn has(self, number: usize) -> bool {
+        self.0 & bit(number) != 0
+    }
+}
+
+fn bit(number: usize) -> u64 {
+    u32::try_from(number).ok().and_then(|number| 1u64.checked_shl(number)).unwrap_or(0)
+}
+
+/// The kernel's side.
+enum Ring {
+    Untried,
+    Ready(Box<IoUring>),
+    Refused,
+}
+
+/// One transfer; its pieces follow those of the one before.
+struct Transfer {
+    number: usize,
+    way: Way,
+    offset: u64,
+    pieces: usize,
+    length: usize,
+}
+
+/// Room for batches, one after the other.
+pub struct Transfers {
+    ring: Ring,
+    vectors: Vec<libc::iovec>,
+    transfers: Vec<Transfer>,
+}
+
+// SAFETY: what the vectors point to is looked at by a batch alone, which has their lifetime; between two batches
+// they are leftovers that nobody follows.
+unsafe impl Send for Transfers {}
+
+impl Default for Transfers {
+    fn default() -> Self {
+        Self { ring: Ring::Untried, vectors: Vec::new(), transfers: Vec::new() }
+    }
+}
+
+impl Transfers {
+    /// An empty batch.
+    pub fn batch<'m>(&mut self) -> Batch<'_, 'm> {
+        self.vectors.clear();
+        self.transfers.clear();
+        Batch { room: self, memory: PhantomData }
+    }
+}
+
+/// Transfers to be done together.
+pub struct Batch<'t, 'm> {
+    room: &'t mut Transfers,
+    memory: PhantomData<VolatileSlice<'m>>,
+}
+
+impl<'m> Batch<'_, 'm> {
+    /// Adds a transfer of all the pieces, from or to the file's bytes from `offset` on. What finds no room is not
+    /// moved. `number`, below 64, names it.
+    pub fn add(&mut self, number: usize, way: Way, offset: u64, pieces: &Pieces<'m>) {
+        let vectors = pieces.vectors();
+        if vectors.is_empty() || self.room.transfers.len() == CAPACITY {
+            return;
+        }
+        self.room.vectors.extend_from_slice(vectors);
+        let (pieces, length) = (vectors.len(), pieces.length());
+        self.room.transfers.push(Transfer { number, way, offset, pieces, length });
+    }
+
+    /// Does them in any order, if there are two at least, and gives those that were moved whole. One alone is as well
+    /// done by itself.
+    pub fn run(self, file: BorrowedFd<'_>) -> Moved {
+        let Transfers { ring, vectors, transfers } = self.room;
+        if transfers.len() < 2 {
+            return Moved::default();
+        }
+        if matches!(ring, Ring::Untried) {
+            *ring = open();
+        }
+        let Ring::Ready(ready) = ring else { return Moved::default() };
+        match run(ready, file, vectors, transfers) {
+            Ok(moved) => moved,
+            Err(error) => {
+                tracing::warn!(%error, "io_uring fails; requests are served one by one from now on");
+                // Nothing is under way, and what was not taken up never will be.
+                *ring = Ring::Refused;
+                Moved::default()
+            }
+        }
+    }
+}
+
+fn open() -> Ring {
+    match IoUring::new(CAPACITY as u32) {
+        Ok(ring) => Ring::Ready(Box::new(ring)),
+        Err(error) => {
+            tracing::debug!(%error, "no io_uring; requests are served one by one");
+            Ring::Refused
+        }
+    }
+}
+
+/// Hands all transfers to the kernel and waits for every one.
+///
+/// # Errors
+/// The kernel's, with none under way any more.
+fn run(
+    ring: &mut IoUring,
+    file: BorrowedFd<'_>,
+    vectors: &[libc::iovec],
+    transfers: &[Transfer],
+) -> io::Result<Moved> {
+    let mut rest = vectors;
+    for transfer in transfers {
+        let (own, later) = rest.split_at_checked(transfer.pieces).unwrap_or_default();
+        rest = later;
+        let entry = entry(transfer, file, own);
+        // SAFETY: the kernel reads the vectors and reads or writes the memory that they say: bytes of the
+        // slices that were given to the batch's pieces and live for 'm, as the batch does, and which are
+        // for writing or the kernel's access fails. No reference to them is there: volatile slices make
+        // none. `wait` does not return before the kernel has done with them.
+        unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
+    }
+    wait(ring, transfers)
+}
+
+fn entry(transfer: &Transfer, file: BorrowedFd<'_>, vectors: &[libc::iovec]) -> squeue::Entry {
+    let (file, count) = (types::Fd(file.as_raw_fd()), vectors.len() as u32);
+    let entry = match transfer.way {
+        Way::Fill => {
+            opcode::Readv::new(file, vectors.as_ptr(), count).offset(transfer.offset).build()
+        }
+        Way::Store => {
+            opcode::Writev::new(file, vectors.as_ptr(), count).offset(transfer.offset).build()
+        }
+    };
+    entry.user_data(transfer.number as u64)
+}
+
+/// Waits until the kernel has done with everything that it took up.
+fn wait(ring: &mut IoUring, transfers: &[Transfer]) -> io::Result<Moved> {
+    let (mut moved, mut done) = (Moved::default(), 0);
+    loop {
+        let waited = ring.submit_and_wait(transfers.len() - done);
+        for completion in ring.completion() {
+            done += 1;
+            let number = completion.user_data();
+            let transfer = transfers.iter().find(|transfer| transfer.number as u64 == number);
+            let whole = transfer.is_some_and(|transfer| {
+                usize::try_from(completion.result()).is_ok_and(|length| length == transfer.length)
+            });
+            if whole {
+                moved.0 |= bit(number as usize);
+            }
+        }
+        if done >= transfers.len() {
+            return Ok(moved);
+        }
+        match waited.map_err(|error| (error.kind(), error)) {
+            Ok(_) | Err((io::ErrorKind::Interrupted, _)) => {}
+            // Left alone, the kernel would write into memory that is the guest's again.
+            Err(_) if done + ring.submission().len() < transfers.len() => std::thread::yield_now(),
+            Err((_, error)) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, SeekFrom, Write};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn pieces<'m>(parts: &mut [&'m mut [u8]]) -> Pieces<'m> {
+        let mut pieces = Pieces::default();
+        for part in parts {
+            // Each part is used by this alone.
+            let part: &'m mut [u8] = std::mem::take(part);
+            assert!(pieces.push(&VolatileSlice::from(part)));
+        }
+        pieces
+    }
+
+    /// Whether this kernel lets us.
+    fn allowed() -> bool {
+        let allowed = matches!(open(), Ring::Ready(_));
+        if !allowed {
+            println!("skipped in part: the kernel refuses io_uring");
+        }
+        allowed
+    }
+
+    #[test]
+    fn transfers_of_both_ways_are_done_together() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"0123456789").unwrap();
+        let (mut first, mut second, mut third) = ([0; 2], [0; 3], *b"ab");
+        let mut transfers = Transfers::default();
+        let mut batch = transfers.batch();
+        batch.add(7, Way::Fill, 1, &pieces(&mut [&mut first, &mut second]));
+        batch.add(63, Way::Store, 8, &pieces(&mut [&mut third]));
+        let moved = batch.run(file.as_fd());
+        assert_eq!((moved.has(7), moved.has(63), moved.has(0)), (allowed(), allowed(), false));
+        if allowed() {
+            let mut now = String::new();
+            file.seek(SeekFrom::Start(0)).unwrap();
+            file.read_to_string(&mut now).unwrap();
+            assert_eq!((now.as_str(), &first, &second), ("01234567ab", b"12", b"345"));
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_or_refused_is_not_moved_and_the_next_batch_is_its_own() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"0123456789").unwrap();
+        let mut bytes = [[0; 4]; 4];
+        let [cut, past, whole, other] = &mut bytes;
+        let mut transfers = Transfers::default();
+        let mut batch = transfers.batch();
+        batch.add(0, Way::Fill, 8, &pieces(&mut [cut]));
+        batch.add(1, Way::Fill, u64::MAX / 2 + 1, &pieces(&mut [past]));
+        batch.add(2, Way::Fill, 6, &pieces(&mut [whole]));
+        let moved = batch.run(file.as_fd());
+        assert_eq!([0, 1, 2].map(|number| moved.has(number)), [false, false, allowed()]);
+        let mut batch = transfers.batch();
+        batch.add(0, Way::Fill, 0, &pieces(&mut [other]));
+        assert_eq!(batch.run(file.as_fd()), Moved::default(), "one alone is not worth it");
+    }
+
+    #[test]
+    fn there_is_room_for_so_many() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[1; CAPACITY + 1]).unwrap();
+        let mut bytes = [[0]; CAPACITY + 1];
+        let mut transfers = Transfers::default();
+        for _ in 0..3 {
+            let mut batch = transfers.batch();
+            for (number, byte) in bytes.iter_mut().enumerate() {
+                *byte = [0];
+                batch.add(number, Way::Fill, number as u64, &pieces(&mut [byte]));
+            }
+            let moved = batch.run(file.as_fd());
+            assert!(!moved.has(CAPACITY));
+            assert!((0..CAPACITY).all(|number| moved.has(number) == allowed()));
+            let filled = bytes.iter().filter(|byte| **byte == [1]).count();
+            assert_eq!(filled, if allowed() { CAPACITY } else { 0 });
+        }
+    }
+}

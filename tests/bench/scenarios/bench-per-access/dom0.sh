@@ -1,0 +1,39 @@
+# The same disk of the same guest, served in turns by xen-virtiod and by a backend that has grants from vm-memory's
+# own support for Xen, which maps each buffer when it is accessed. Both serve all disks of their kind, so each turn
+# has a guest of its own.
+# guests: pvh
+# limit: 900
+. /lab/dom0/lib.sh
+. /lab/scenarios/bench-block/servers.sh
+
+# turn ROUND SERVER PROGRAM…: has the guest do its works, the disk served by that program.
+turn() {
+    local round=$1 server=$2 file
+    shift 2
+    stop_daemon
+    start_daemon "$@"
+    make_jobs jobs.cpio "$GUEST" "$server-alone xvdm" 'results xvdo' 'programs xvdp'
+    make_initrd initrd /lab/scenarios/bench-per-access/guest.sh /lab/files/modules.cpio jobs.cpio
+    start_bench "$name" "$disks"
+    end_guest "$name" 150
+    rm -rf left
+    mkdir left
+    tar -x -C left -f results.img
+    for file in left/rounds/*; do
+        mv "$file" "$RESULTS/rounds/$round-$server-${file##*/}"
+    done
+    machine_facts "$name"
+}
+
+make_files 1
+make_disk results.img 8
+disks="$(own xvdm /run/bench/0), $(blkback xvdo "$PWD/results.img"), $(programs blkback)"
+name=$GUEST-bench-per-access
+mkdir "$RESULTS/rounds"
+round=1
+while read -r order <&3; do
+    [ "$order" = backward ] || turn $round ours xen-virtiod
+    turn $round per-access vm-memory-xen map-per-access
+    [ "$order" = forward ] || turn $round ours xen-virtiod
+    round=$((round + 1))
+done 3</lab/files/jobs/"$GUEST"/rounds

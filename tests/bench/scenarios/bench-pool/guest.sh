@@ -1,0 +1,29 @@
+# Reads and writes with each size of pool in turn, in every other round in reverse order.
+. /disks.sh
+
+# reload PARAMETER…: the driver anew, with another pool.
+reload() {
+    echo virtio_disk-51904 >/sys/bus/xen/drivers/virtio_msg_xen/unbind
+    rmmod virtio_msg_xen
+    insmod /lib/modules/virtio_msg_xen.ko "$@"
+    rm /dev/bench/ours-pool
+    wait_for "the disk with another pool" 20 known ours-pool xvdm
+}
+
+load xen-blkfront
+find_disks
+round=1
+while read -r order; do
+    pools='0 64 512 default'
+    [ "$order" = forward ] || pools='default 512 64 0'
+    for pool in $pools; do
+        case $pool in
+        default) server=ours && reload ;;
+        *) server=pool-$pool && reload "pool=$pool" ;;
+        esac
+        do_works "$server-pool" /dev/bench/ours-pool "$round-"
+        echo "lab: did round $round, $server"
+    done
+    round=$((round + 1))
+done </jobs/rounds
+leave
