@@ -18,7 +18,7 @@ pub mod vsock;
 
 pub use buffer::{Buffers, Readable, Request, Writable};
 pub use memory::{Buffer, DeviceMemory, Direction, Room};
-pub use queue::{Answers, BATCH, Queues, Rings, Spare};
+pub use queue::{Answers, BATCH, BATCH_BYTES, Queues, Rings, Spare};
 pub use queue_set::QueueSet;
 pub use transfer::{Gather, Moved, Scatter, TransferBatch, Transfers};
 

@@ -18,7 +18,7 @@ use super::pace::Pace;
 use super::patience::Patience;
 use super::transport::{Served, Transport};
 use crate::config::ServiceSettings;
-use crate::device::{Source, VirtioDevice};
+use crate::device::{BATCH_BYTES, Source, VirtioDevice};
 use crate::platform::PlatformMemory;
 use crate::stats::DeviceStats;
 use crate::xen::{DomId, EventChannels, EventError, GrantTable, LocalPort, Xen};
@@ -27,8 +27,6 @@ use crate::xen::{DomId, EventChannels, EventError, GrantTable, LocalPort, Xen};
 const MESSAGES_A_TURN: usize = 16;
 /// Rounds of queues before XenStore, the message page and the device's own sources get their turn.
 const ROUNDS_A_TURN: usize = 64;
-/// Most bytes of requests that the driver is told of together: to look at these is work enough.
-const MOST_HELD: u64 = 256 << 10;
 
 /// What ends a connection; the frontend may start again [2.9].
 #[derive(Debug, thiserror::Error)]
@@ -254,7 +252,7 @@ impl<X: Xen> Connection<X> {
         if self.pace.is_due(held.requests) {
             self.pace.full();
             self.announce();
-        } else if held.bytes >= MOST_HELD {
+        } else if held.bytes >= BATCH_BYTES {
             self.announce();
         }
     }

@@ -7,6 +7,9 @@ use super::{DeviceMemory, Fault, QueueSet, Request, Room};
 /// Requests taken from a ring at once: their pages are mapped and unmapped together, and other queues
 /// and messages get their turn between two batches.
 pub const BATCH: usize = 32;
+/// Bytes of the requests in a batch: what is larger is a batch of its own, which the driver can look at while the
+/// next one is served.
+pub const BATCH_BYTES: u64 = 256 << 10;
 /// Requests of which the room is kept.
 const SPARE: usize = 64;
 
@@ -102,11 +105,17 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
             Ok(chains) => chains,
             Err(error) => return (requests, Some(error.into())),
         };
-        let mut fault = None;
+        let (mut fault, mut bytes) = (None, 0);
         for chain in chains.take(limit.min(BATCH)) {
             let mut request = self.spare.requests.pop().unwrap_or_default();
             match request.collect(chain.head_index(), chain, || memory.last_fault()) {
-                Ok(()) => requests.push(request),
+                Ok(()) => {
+                    bytes += request.length();
+                    requests.push(request);
+                    if bytes >= BATCH_BYTES {
+                        break;
+                    }
+                }
                 Err(first) => {
                     fault = Some(first);
                     break;
