@@ -10,8 +10,8 @@ pub const BATCH: usize = 32;
 /// Bytes of the requests in a batch: what is larger is a batch of its own, which the driver can look at while the
 /// next one is served.
 pub const BATCH_BYTES: u64 = 256 << 10;
-/// Requests of which the room is kept.
-const SPARE: usize = 64;
+/// Requests of which the room is kept: for a whole turn's of a network device.
+const SPARE: usize = 256;
 
 /// Where the rings are.
 pub trait Rings {
@@ -97,7 +97,7 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
     /// As [`Queues::take`], without making buffers reachable: for a device that must look at requests to
     /// know which it will use, and keeps the others.
     pub fn fetch(&mut self, index: usize, limit: usize) -> (Vec<Request>, Option<Fault>) {
-        let mut requests = std::mem::take(&mut self.spare.list);
+        let mut requests = self.room();
         self.latest = Some(index);
         let Some(ring) = self.rings.ring(index) else { return (requests, None) };
         let memory = &*self.memory;
@@ -123,6 +123,11 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
             }
         }
         (requests, fault)
+    }
+
+    /// Room for requests; to be taken back by [`Queues::recycle`].
+    pub fn room(&mut self) -> Vec<Request> {
+        std::mem::take(&mut self.spare.list)
     }
 
     /// Takes back the room of requests that were given back to the driver.

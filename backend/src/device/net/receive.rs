@@ -137,7 +137,8 @@ impl Receiver {
         }
         let (plan, mut fault) = self.plan(queues, format.buffers, stats);
         let count = plan.iter().map(|delivery| delivery.requests).sum();
-        let mut requests: Vec<_> = self.stock.drain(..count).collect();
+        let mut requests = queues.room();
+        requests.extend(self.stock.drain(..count));
         trim(&mut requests, &plan);
         queues.prepare(&requests);
         let mut done = Vec::with_capacity(count);
@@ -153,6 +154,7 @@ impl Receiver {
             }
         }
         queues.give_back(self.index, &done)?;
+        queues.recycle(requests);
         if let Some(fault) = fault {
             return Err(fault);
         }
@@ -217,15 +219,15 @@ impl Receiver {
     /// Takes requests from the ring; whether there were any.
     fn restock<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<bool, Fault> {
         let room = queues.size(self.index).saturating_sub(self.stock.len());
-        let (requests, fault) = queues.fetch(self.index, room);
+        let (mut requests, fault) = queues.fetch(self.index, room);
         let found = !requests.is_empty();
-        for request in requests {
-            if request.readable().length() > 0 {
-                let reason = "a device-readable buffer in a receive queue".to_owned();
-                return Err(Fault::Chain { head: request.head, reason });
-            }
-            self.stock.push_back(request);
+        let wrong = requests.iter().find(|request| request.readable().length() > 0);
+        if let Some(Request { head, .. }) = wrong {
+            let reason = "a device-readable buffer in a receive queue".to_owned();
+            return Err(Fault::Chain { head: *head, reason });
         }
+        self.stock.extend(requests.drain(..));
+        queues.recycle(requests);
         fault.map_or(Ok(found), Err)
     }
 }
