@@ -37,6 +37,12 @@ enum Probe {
     /// Fills a page of its memory from standard input, writes the number of the page's frame to standard
     /// output, and keeps the page until it is killed. Only root is told frames.
     HoldPage,
+    /// Grants pages to domain 0, filled with numbers, writes their references to standard output, a line of words, and
+    /// keeps them until it is killed.
+    SharePages {
+        /// How many.
+        count: u16,
+    },
     /// Connects to a vsock port and copies standard input to it, and it to standard output, each to its
     /// end.
     VsockConnect {
@@ -83,6 +89,7 @@ fn main() -> ExitCode {
         Probe::WriteBeside { disk, secret } => beside::write(&disk, &secret),
         Probe::ReadBeside { disk, secret } => beside::read(&disk, &secret),
         Probe::HoldPage => page::hold(),
+        Probe::SharePages { count } => page::share(count),
         Probe::VsockConnect { cid, port } => stream::connect(cid, port),
         Probe::VsockListen { port } => stream::listen(port),
         Probe::StoreRead { path } => store::read(&path),

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use doors::{Access, DomId, Gntalloc};
 
 const PAGE: usize = 4096;
 
@@ -27,6 +28,22 @@ pub(crate) fn hold() -> Result<()> {
     loop {
         thread::park();
         std::hint::black_box(&page);
+    }
+}
+
+/// Grants pages and stays.
+pub(crate) fn share(count: u16) -> Result<()> {
+    let pages = Gntalloc::new(DomId(0)).share(count, Access::ReadWrite)?;
+    let bytes: Vec<u8> = (0..usize::from(count) * PAGE).map(|at| (at / 3) as u8).collect();
+    let slice = pages.as_ref().slice(0, bytes.len()).context("not all pages are mapped")?;
+    slice.copy_from(&bytes);
+    let references: Vec<_> =
+        pages.references().iter().map(|reference| reference.0.to_string()).collect();
+    println!("{}", references.join(" "));
+    io::stdout().flush()?;
+    loop {
+        thread::park();
+        std::hint::black_box(&pages);
     }
 }
 

@@ -41,8 +41,26 @@ pub(crate) struct Work {
     pub(crate) options: &'static [&'static str],
 }
 
+/// Pages that a guest granted, read without a device: see bench-reach/dom0.sh.
+const REACH: &[Work] = &[
+    Work {
+        key: "reach-1",
+        name: "one page at a time",
+        unit: Unit::Count,
+        quick: true,
+        options: &[],
+    },
+    Work {
+        key: "reach-32",
+        name: "32 pages at a time",
+        unit: Unit::Count,
+        quick: true,
+        options: &[],
+    },
+];
+
 fn all() -> impl Iterator<Item = &'static Work> {
-    block::WORKS.iter().chain([&block::SHELL]).chain(net::WORKS).chain(scale::WORKS)
+    block::WORKS.iter().chain([&block::SHELL]).chain(net::WORKS).chain(scale::WORKS).chain(REACH)
 }
 
 /// The work called `key`.
@@ -59,6 +77,7 @@ pub(crate) fn place(key: &str) -> usize {
 pub(crate) fn server_name(key: &str) -> &str {
     match key {
         "ours" => "xen-virtiod",
+        "mapped" => "mapped once, as a pool's",
         "blkback" => "xen-blkback",
         "qdisk" => "QEMU's qdisk",
         "virtio-pci" => "QEMU's virtio-blk-pci",
@@ -69,6 +88,8 @@ pub(crate) fn server_name(key: &str) -> &str {
         "pool-0" => "xen-virtiod, no pool",
         "pool-64" => "xen-virtiod, a pool of 256 KiB",
         "pool-512" => "xen-virtiod, a pool of 2 MiB",
+        "grant-copy" => "copied by the hypervisor",
+        "map" => "mapped each time",
         "floor" => "Dom0 itself",
         "netback" => "xen-netback",
         "e1000" => "QEMU's e1000",
@@ -86,6 +107,7 @@ pub(crate) fn target_name(key: &str) -> &str {
         "bridge" => "a bridge in Dom0",
         "pool" => "sizes of the pool",
         "alone" => "ways to map",
+        "pages" => "pages read in Dom0",
         other => other,
     }
 }

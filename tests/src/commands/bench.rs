@@ -18,7 +18,8 @@ use crate::progress::Progress;
 use crate::scenario::{self, Scenario};
 
 /// Modules of the guests' kernel that drive the others' devices.
-const MODULES: &[&str] = &["xen-blkfront", "xen-netfront", "ata_piix", "ahci", "sd_mod"];
+const MODULES: &[&str] =
+    &["xen-blkfront", "xen-netfront", "xen-gntalloc", "ata_piix", "ahci", "sd_mod"];
 
 /// What the report's files are called.
 const REPORT: &str = "report";

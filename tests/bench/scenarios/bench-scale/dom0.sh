@@ -1,7 +1,7 @@
 # How it scales: 1, 2, 4 and 8 guests that read at the same time, each its own disk; and one guest that reads by
 # 1, 2 and 4 queues of one disk.
 # guests: pv
-# limit: 600
+# limit: 1200
 . /lab/dom0/lib.sh
 . /lab/scenarios/bench-block/servers.sh
 
