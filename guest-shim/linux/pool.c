@@ -13,6 +13,7 @@
 #include <linux/smp.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
+#include <uapi/linux/virtio_ids.h>
 #include <xen/page.h>
 
 #include "virtio_msg_xen.h"
@@ -71,17 +72,30 @@ int xvm_pool_open(struct xvm_device *xvm)
 	return 0;
 }
 
-/* The device is being set up: it gets what suffices as long as little is asked. */
+/*
+ * What suffices as long as little is asked. A network driver fills its receive
+ * queue of 256 entries, with a page each, before anything can grow.
+ */
+static unsigned int first_chunks(const struct xvm_device *xvm)
+{
+	u32 device = xvm->virtio->vdev.id.device;
+
+	return device == VIRTIO_ID_NET ? 1 + 256 / SHIM_CHUNK_PAGES : 1;
+}
+
+/* The device is being set up. */
 void xvm_pool_start(struct xvm_device *xvm)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
+	unsigned int i;
 
 	if (!pool->map)
 		return;
 	mutex_lock(&pool->lock);
 	pool->limit = shim_pool_chunk_limit(most_pages, xvm->dma.references);
 	pool->running = true;
-	add_chunk(xvm);
+	for (i = 0; i < first_chunks(xvm); i++)
+		add_chunk(xvm);
 	mutex_unlock(&pool->lock);
 }
 

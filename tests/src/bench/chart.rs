@@ -11,7 +11,10 @@ const WIDTH: f64 = 960.0;
 const LEFT: f64 = 300.0;
 const RIGHT: f64 = 30.0;
 const ROW: f64 = 22.0;
-const TOP: f64 = 84.0;
+/// Where the legend begins, and what is below it.
+const LEGEND: f64 = 46.0;
+const LEGEND_LINE: f64 = 20.0;
+const BELOW_LEGEND: f64 = 38.0;
 
 /// The scale's ends and marks.
 const LEAST: f64 = 0.1;
@@ -27,9 +30,6 @@ const COLOURS: &[(&str, &str)] = &[
     ("ahci", "#56b4e9"),
     ("ide", "#d55e00"),
     ("per-access", "#000000"),
-    ("pool-0", "#d55e00"),
-    ("pool-64", "#e69f00"),
-    ("pool-512", "#56b4e9"),
     ("netback", "#0072b2"),
     ("e1000", "#d55e00"),
     ("rtl8139", "#e69f00"),
@@ -38,7 +38,9 @@ const COLOURS: &[(&str, &str)] = &[
 /// The picture, in SVG.
 pub(crate) fn svg(report: &Report) -> String {
     let rows = rows(report);
-    let height = TOP + ROW * rows.len() as f64 + 40.0;
+    let (names, lines) = legend(&rows);
+    let top = LEGEND + LEGEND_LINE * lines as f64 + BELOW_LEGEND - LEGEND_LINE;
+    let height = top + ROW * rows.len() as f64 + 40.0;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n\
@@ -47,10 +49,10 @@ pub(crate) fn svg(report: &Report) -> String {
          xen-virtiod is as others, in the same guest</text>\n"
     );
     // Writing to a string cannot fail.
-    let _ = legend(&mut svg, &rows);
-    let _ = scale(&mut svg, height - 40.0);
+    svg.push_str(&names);
+    let _ = scale(&mut svg, top, height - 40.0);
     for (number, row) in rows.iter().enumerate() {
-        let _ = draw(&mut svg, row, TOP + ROW * (number as f64 + 0.5));
+        let _ = draw(&mut svg, row, top + ROW * (number as f64 + 0.5));
     }
     svg.push_str("</svg>\n");
     svg
@@ -66,7 +68,7 @@ fn rows(report: &Report) -> Vec<Row<'_>> {
     let mut rows = Vec::new();
     let mut section = None;
     for comparison in &report.comparisons {
-        if !comparison.servers.iter().any(|server| !server.is_ours() && server.ratio.is_some()) {
+        if !others(comparison).any(|server| server.ratio.is_some()) {
             continue;
         }
         let here = (&comparison.task.guest, &comparison.task.target);
@@ -82,6 +84,12 @@ fn rows(report: &Report) -> Vec<Row<'_>> {
     rows
 }
 
+/// Those with whom we are compared. What is only another setting of ours stands in the tables.
+fn others(comparison: &Comparison) -> impl Iterator<Item = &Server> {
+    let servers = comparison.servers.iter();
+    servers.filter(|server| !server.is_ours() && !server.name.starts_with("pool-"))
+}
+
 /// Where a ratio is on the scale.
 fn place(ratio: f64) -> f64 {
     let part = (ratio.clamp(LEAST, MOST) / LEAST).ln() / (MOST / LEAST).ln();
@@ -92,37 +100,48 @@ fn colour(server: &Server) -> &'static str {
     COLOURS.iter().find(|(name, _)| *name == server.name).map_or("#555555", |(_, colour)| colour)
 }
 
-fn legend(svg: &mut String, rows: &[Row<'_>]) -> std::fmt::Result {
-    let shown = rows.iter().flat_map(|row| match row {
-        Row::Work(comparison) => comparison.servers.as_slice(),
-        Row::Heading(_) => &[],
+/// The servers' names and colours, and how many lines they take.
+fn legend(rows: &[Row<'_>]) -> (String, usize) {
+    let shown = rows.iter().filter_map(|row| match row {
+        Row::Work(comparison) => Some(others(comparison)),
+        Row::Heading(_) => None,
     });
     let mut named: Vec<&Server> = Vec::new();
-    for server in shown.filter(|server| !server.is_ours()) {
+    for server in shown.flatten() {
         if !named.iter().any(|known| known.name == server.name) {
             named.push(server);
         }
     }
-    let mut x = 20.0;
+    let (mut svg, mut x, mut line) = (String::new(), 20.0, 0);
     for server in named {
         let name = work::server_name(&server.name);
-        writeln!(svg, "<circle cx=\"{x}\" cy=\"46\" r=\"5\" fill=\"{}\"/>", colour(server))?;
-        writeln!(svg, "<text x=\"{}\" y=\"50\">{name}</text>", x + 10.0)?;
-        x += 30.0 + 6.5 * name.len() as f64;
+        let width = 30.0 + 6.5 * name.len() as f64;
+        if x + width > WIDTH {
+            (x, line) = (20.0, line + 1);
+        }
+        let (y, colour) = (LEGEND + LEGEND_LINE * line as f64, colour(server));
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            svg,
+            "<circle cx=\"{x}\" cy=\"{y}\" r=\"5\" fill=\"{colour}\"/>\n<text x=\"{}\" y=\"{}\">{name}</text>",
+            x + 10.0,
+            y + 4.0
+        );
+        x += width;
     }
-    Ok(())
+    (svg, line + 1)
 }
 
-fn scale(svg: &mut String, bottom: f64) -> std::fmt::Result {
+fn scale(svg: &mut String, top: f64, bottom: f64) -> std::fmt::Result {
     for mark in MARKS {
         let (x, one) = (place(*mark), *mark == 1.0);
         let (stroke, width) = if one { ("#000000", 1.5) } else { ("#dddddd", 1.0) };
         writeln!(
             svg,
-            "<line x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"{stroke}\" \
+            "<line x1=\"{x:.1}\" y1=\"{top}\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"{stroke}\" \
              stroke-width=\"{width}\"/>"
         )?;
-        for y in [TOP - 8.0, bottom + 16.0] {
+        for y in [top - 8.0, bottom + 16.0] {
             writeln!(svg, "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{mark}</text>")?;
         }
     }
@@ -145,7 +164,7 @@ fn draw(svg: &mut String, row: &Row<'_>, y: f64) -> std::fmt::Result {
         LEFT - 12.0,
         y + 4.0
     )?;
-    for server in comparison.servers.iter().filter(|server| !server.is_ours()) {
+    for server in others(comparison) {
         if let Some(ratio) = server.ratio {
             writeln!(
                 svg,
@@ -186,6 +205,26 @@ mod tests {
         assert_eq!(place(1e9), WIDTH - RIGHT);
         let steps = [place(1.0) - place(0.1), place(10.0) - place(1.0)];
         assert!((steps[0] - steps[1]).abs() < 1e-6);
+    }
+
+    #[test]
+    fn many_servers_take_lines_and_settings_of_ours_are_not_among_them() {
+        let servers = [
+            "ours",
+            "blkback",
+            "qdisk",
+            "virtio-pci",
+            "nvme",
+            "ahci",
+            "ide",
+            "netback",
+            "e1000",
+            "pool-0",
+        ];
+        let samples = servers.map(|server| sample("read-1m-qd4", server, 1.0));
+        let report = report(&samples);
+        let (names, lines) = legend(&rows(&report));
+        assert_eq!((lines, names.matches("<circle").count()), (2, servers.len() - 2));
     }
 
     #[test]

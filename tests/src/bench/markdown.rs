@@ -11,7 +11,8 @@ use super::work::{self, Unit};
 const HOW: &str = "\
 Made by `cargo lab bench`. Each line's servers were measured in the same guest and the same boot, one at a time \
 and in turns, and in every other round in reverse order. Medians and quartiles are over the rounds; more is \
-better. \"ours / theirs\" is the ratio of the medians: above 1, xen-virtiod is faster.";
+better. \"ours / theirs\" is the ratio of the medians: above 1, xen-virtiod is faster. What was tried to make it so, and \
+why it is not everywhere, stands in [notes.md](notes.md); the same as a picture in [report.svg](report.svg).";
 
 /// What the counts are.
 const COUNTED: &str = "\
