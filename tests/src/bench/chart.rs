@@ -219,6 +219,8 @@ mod tests {
             "ide",
             "netback",
             "e1000",
+            "rtl8139",
+            "per-access",
             "pool-0",
         ];
         let samples = servers.map(|server| sample("read-1m-qd4", server, 1.0));
