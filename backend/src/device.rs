@@ -17,7 +17,7 @@ mod transfer;
 pub mod vsock;
 
 pub use buffer::{Buffers, Readable, Request, Writable};
-pub use memory::{Buffer, DeviceMemory, Direction, Room};
+pub use memory::{Buffer, DeviceMemory, Direction};
 pub use queue::{Answers, BATCH, BATCH_BYTES, Queues, Rings, Spare};
 pub use queue_set::QueueSet;
 pub use transfer::{Gather, Moved, Scatter, TransferBatch, Transfers};
@@ -64,6 +64,9 @@ pub enum Fault {
         /// What is wrong with it.
         reason: String,
     },
+    /// What was written into buffers cannot be brought there.
+    #[error("a buffer for the device to write: {0}")]
+    WriteBack(#[source] vm_memory::GuestMemoryError),
     /// The ring itself.
     #[error("ring: {0}")]
     Ring(#[from] virtio_queue::Error),

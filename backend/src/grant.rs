@@ -6,8 +6,8 @@ use protocol::grant::{GrantRange, GrantRef};
 use protocol::pool::DmaRange;
 use protocol::status::F_ACCESS_PLATFORM;
 
-use crate::platform::{AddressFault, PageNumber, PageRange, Place, Platform};
-use crate::xen::{Access, GrantTable, MapError};
+use crate::platform::{AddressFault, PageNumber, PagePart, PageRange, Place, Platform};
+use crate::xen::{Access, CopyError, CopySegment, CopyWay, GrantTable, MapError};
 
 /// What one guest granted.
 #[derive(Debug)]
@@ -38,6 +38,21 @@ impl<G: GrantTable> Platform for Grants<G> {
         // They come from `decode`, which gives references and nothing wider.
         let references: Vec<_> = pages.iter().map(|page| GrantRef(page.0 as u32)).collect();
         self.0.map(&references, access)
+    }
+
+    fn copy(
+        &self,
+        way: CopyWay,
+        parts: &mut dyn Iterator<Item = PagePart<'_>>,
+    ) -> Option<Result<(), CopyError>> {
+        let segments: Vec<_> = parts
+            .map(|PagePart { page, offset, here }| CopySegment {
+                reference: GrantRef(page.0 as u32),
+                offset,
+                here,
+            })
+            .collect();
+        Some(if segments.is_empty() { Ok(()) } else { self.0.copy(way, &segments) })
     }
 
     fn offered(&self) -> u64 {

@@ -8,6 +8,7 @@
 mod fault;
 mod memory;
 mod pool;
+mod staged;
 #[cfg(test)]
 mod tests;
 #[cfg(any(test, feature = "simulated"))]
@@ -15,12 +16,13 @@ pub mod window;
 
 use protocol::grant::AddressError;
 use protocol::pool::PoolRange;
+use vm_memory::VolatileSlice;
 
 pub use self::fault::AccessFault;
 pub use self::memory::{PinId, PlatformMemory, Reach};
 pub use self::pool::ShareError;
 use crate::xen::mapped::MappedRange;
-use crate::xen::{Access, MapError};
+use crate::xen::{Access, CopyError, CopyWay, MapError};
 
 /// A page as the platform names it: a grant reference, or a frame of the guest's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +49,17 @@ impl PageRange {
         // `Platform::decode` sees to it that the last one is a number.
         (0..u64::from(self.pages)).map(move |page| PageNumber(self.first.0.wrapping_add(page)))
     }
+}
+
+/// A part of a page, and the bytes here that are copied from it or to it.
+#[derive(Clone, Copy, Debug)]
+pub struct PagePart<'a> {
+    /// The page.
+    pub page: PageNumber,
+    /// Where in the page.
+    pub offset: u16,
+    /// As many bytes.
+    pub here: VolatileSlice<'a>,
 }
 
 /// What an address and a length mean.
@@ -100,6 +113,20 @@ pub trait Platform: Send + 'static {
     /// # Errors
     /// [`MapError`]; nothing is mapped then, not even a part.
     fn map(&self, pages: &[PageNumber], access: Access) -> Result<Self::Pages, MapError>;
+
+    /// Has bytes copied between pages and memory of ours, all by one call; nothing is mapped for it.
+    /// `None` where the platform has no such call.
+    ///
+    /// # Errors
+    /// [`CopyError`]; some may have been copied then.
+    fn copy(
+        &self,
+        way: CopyWay,
+        parts: &mut dyn Iterator<Item = PagePart<'_>>,
+    ) -> Option<Result<(), CopyError>> {
+        let _ = (way, parts);
+        None
+    }
 
     /// Of the feature bits that say how a device reaches memory (`VIRTIO_F_ACCESS_PLATFORM`), those
     /// that are offered.

@@ -69,9 +69,11 @@ fn print_device(out: &mut impl Write, device: &Device) -> io::Result<()> {
     let counts = &stats.counts;
     writeln!(
         out,
-        "  cost       {} mapping(s) of {} page(s), {} signal(s) sent, {} taken, {} wait(s), {} byte(s) copied",
+        "  cost       {} mapping(s) of {} page(s), {} copies of {} page(s), {} signal(s) sent, {} taken, {} wait(s), {} byte(s) copied",
         counts.maps,
         counts.maps_pages,
+        counts.copies,
+        counts.copies_pages,
         counts.events_sent,
         counts.events_received,
         counts.sleeps,

@@ -25,6 +25,11 @@ pub struct DeviceStats {
     pub maps: AtomicU64,
     /// Pages that were mapped by them.
     pub maps_pages: AtomicU64,
+    /// Copies that the hypervisor made between granted pages and this side; each is a system call,
+    /// and in it a hypercall for every 16 parts of pages.
+    pub copies: AtomicU64,
+    /// Pages that were copied by them.
+    pub copies_pages: AtomicU64,
     /// Signals sent to the driver.
     pub events_sent: AtomicU64,
     /// Signals of the driver's that were taken.
@@ -145,6 +150,8 @@ impl DeviceStats {
             counts: Counts {
                 maps: read(&self.maps),
                 maps_pages: read(&self.maps_pages),
+                copies: read(&self.copies),
+                copies_pages: read(&self.copies_pages),
                 events_sent: read(&self.events_sent),
                 events_received: read(&self.events_received),
                 sleeps: read(&self.sleeps),
@@ -243,6 +250,11 @@ pub struct Counts {
     pub maps: u64,
     /// Pages that were mapped by them.
     pub maps_pages: u64,
+    /// Copies that the hypervisor made between granted pages and this side; each is a system call,
+    /// and in it a hypercall for every 16 parts of pages.
+    pub copies: u64,
+    /// Pages that were copied by them.
+    pub copies_pages: u64,
     /// Signals sent to the driver.
     pub events_sent: u64,
     /// Signals of the driver's that were taken.

@@ -12,8 +12,8 @@ pub mod sim;
 use std::io;
 
 pub use doors::{
-    Access, DomId, EventChannels, EventError, GrantTable, LocalPort, MapError, RemotePort,
-    StoreError, XenStore, mapped,
+    Access, CopyError, CopySegment, CopyWay, DomId, EventChannels, EventError, GrantTable,
+    LocalPort, MapError, RemotePort, StoreError, XenStore, mapped,
 };
 
 use crate::platform::Platform;

@@ -3,6 +3,7 @@
 //! ABI: Linux `include/uapi/xen/gntdev.h`. A map is two steps: an ioctl notes the references and gives
 //! an index, and an mmap at that index makes the one hypercall that maps them all, or none.
 
+mod copy;
 mod refused;
 
 use std::fs::{File, OpenOptions};
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use protocol::grant::{GrantRef, PAGE_SIZE};
 
-use super::{Access, DomId, GrantTable, MapError};
+use super::{Access, CopyError, CopySegment, CopyWay, DomId, GrantTable, MapError};
 use crate::mapped::MappedRange;
 
 const DEVICE: &str = "/dev/xen/gntdev";
@@ -200,6 +201,10 @@ impl GrantTable for Gntdev {
             TryError::Reserve(error) => error,
             TryError::Map(errno) => self.explain(references, access, errno),
         })
+    }
+
+    fn copy(&self, way: CopyWay, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
+        copy::copy(&self.file, self.guest, way, segments)
     }
 }
 

@@ -9,6 +9,7 @@ mod gntalloc;
 mod gntdev;
 pub mod mapped;
 pub mod pieces;
+pub mod staging;
 pub mod transfers;
 mod xenstore;
 
@@ -17,6 +18,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use protocol::grant::GrantRef;
+use vm_memory::VolatileSlice;
 
 pub use self::evtchn::Evtchn;
 pub use self::gntalloc::{Gntalloc, SharedPages};
@@ -76,6 +78,45 @@ pub enum MapError {
     },
 }
 
+/// Which way the hypervisor copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyWay {
+    /// Out of granted pages.
+    FromGuest,
+    /// Into pages that were granted for writing.
+    ToGuest,
+}
+
+/// A part of a granted page, and the bytes here that are copied from it or to it.
+#[derive(Clone, Copy, Debug)]
+pub struct CopySegment<'a> {
+    /// The page.
+    pub reference: GrantRef,
+    /// Where in the page.
+    pub offset: u16,
+    /// As many bytes, at most up to the page's end.
+    pub here: VolatileSlice<'a>,
+}
+
+/// Why bytes were not copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The hypervisor refuses: no such grant, not for this domain, or not for writing.
+    #[error("the hypervisor refuses to copy from or to {reference} (status {status})")]
+    Refused {
+        /// The first that is refused.
+        reference: GrantRef,
+        /// `GNTST_…`.
+        status: i16,
+    },
+    /// A segment leaves its page, or there are too many.
+    #[error("a part to be copied leaves its page")]
+    Beyond,
+    /// The hypervisor was not asked.
+    #[error("cannot have granted pages copied: {0}")]
+    Failed(#[source] io::Error),
+}
+
 /// Maps what one guest granted to this domain.
 pub trait GrantTable: Send + 'static {
     /// Mapped pages; dropping it unmaps them.
@@ -86,6 +127,12 @@ pub trait GrantTable: Send + 'static {
     /// # Errors
     /// [`MapError`]; nothing is mapped then, not even a part.
     fn map(&self, references: &[GrantRef], access: Access) -> Result<Self::Pages, MapError>;
+
+    /// Has the hypervisor copy bytes, all by one call. Nothing is mapped for it.
+    ///
+    /// # Errors
+    /// [`CopyError`]; some may have been copied then.
+    fn copy(&self, way: CopyWay, segments: &[CopySegment<'_>]) -> Result<(), CopyError>;
 }
 
 /// Why an event channel operation failed.

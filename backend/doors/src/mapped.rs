@@ -27,7 +27,7 @@ impl MappedRange {
     /// # Safety
     /// From `address`, page aligned, `length` bytes, a multiple of the page size, must stay mapped
     /// with `access` until the returned value is dropped, and no Rust reference to them may be made
-    /// elsewhere.
+    /// elsewhere. Neither alignment nor size matter where [`MappedRange::page_words`] is not called.
     pub unsafe fn new(address: NonNull<u8>, length: usize, access: Access) -> Self {
         Self { address, length, access }
     }

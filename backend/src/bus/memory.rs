@@ -4,16 +4,17 @@ use std::sync::atomic::Ordering;
 
 use vm_memory::GuestMemoryError;
 
-use crate::device::{Buffer, DeviceMemory, Direction, Room};
+use crate::device::{Buffer, DeviceMemory, Direction};
 use crate::platform::{AccessFault, Platform, PlatformMemory, Reach};
 use crate::xen::Access;
 
 impl<P: Platform> DeviceMemory for PlatformMemory<P> {
-    fn prepare(&self, buffers: &mut dyn Iterator<Item = Buffer>) -> Room {
-        match PlatformMemory::prepare(self, buffers.map(reach)) {
-            Ok(()) => Room::Enough,
-            Err(_) => Room::Short,
-        }
+    fn prepare(&self, buffers: &mut dyn Iterator<Item = Buffer>) {
+        PlatformMemory::prepare(self, buffers.map(reach));
+    }
+
+    fn write_back(&mut self) -> Result<(), GuestMemoryError> {
+        Ok(PlatformMemory::write_back(self)?)
     }
 
     fn release(&mut self) {

@@ -22,20 +22,17 @@ pub struct Buffer {
     pub direction: Direction,
 }
 
-/// Whether this side had room for a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
-    /// It had; buffers that the guest did not grant as it says do not count.
-    Enough,
-    /// Not for all of it: fewer requests at a time may fit.
-    Short,
-}
-
 /// A guest's memory, reached for the time of a batch of requests.
 pub trait DeviceMemory: GuestMemory<Bitmap = ()> {
     /// Makes the buffers of a batch reachable together, as far as they can be. What cannot be reached
     /// shows when it is accessed.
-    fn prepare(&self, buffers: &mut dyn Iterator<Item = Buffer>) -> Room;
+    fn prepare(&self, buffers: &mut dyn Iterator<Item = Buffer>);
+
+    /// Sees to it that what was written into buffers is the driver's. To be called before they are given back.
+    ///
+    /// # Errors
+    /// A buffer is not the device's to write.
+    fn write_back(&mut self) -> Result<(), GuestMemoryError>;
 
     /// Ends all access to buffers. They may be given back to the driver afterwards, not before.
     fn release(&mut self);

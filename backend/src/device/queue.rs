@@ -2,7 +2,7 @@
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
-use super::{DeviceMemory, Fault, QueueSet, Request, Room};
+use super::{DeviceMemory, Fault, QueueSet, Request};
 
 /// Requests taken from a ring at once: their pages are mapped and unmapped together, and other queues
 /// and messages get their turn between two batches.
@@ -90,8 +90,8 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
     }
 
     /// Makes the buffers of requests reachable together.
-    pub fn prepare(&self, requests: &[Request]) -> Room {
-        self.memory.prepare(&mut requests.iter().flat_map(Request::buffers))
+    pub fn prepare(&self, requests: &[Request]) {
+        self.memory.prepare(&mut requests.iter().flat_map(Request::buffers));
     }
 
     /// As [`Queues::take`], without making buffers reachable: for a device that must look at requests to
@@ -141,10 +141,13 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
     /// before the driver hears of it: a grant it gets back must not be mapped any more.
     ///
     /// # Errors
-    /// [`Fault::Ring`].
+    /// [`Fault::WriteBack`], [`Fault::Ring`].
     pub fn give_back(&mut self, index: usize, done: &[(u16, u32)]) -> Result<(), Fault> {
-        self.memory.release();
         self.latest = Some(index);
+        if !done.is_empty() {
+            self.memory.write_back().map_err(Fault::WriteBack)?;
+        }
+        self.memory.release();
         let Some(ring) = self.rings.ring(index) else { return Ok(()) };
         for (head, written) in done {
             ring.add_used(&*self.memory, *head, *written)?;
@@ -213,18 +216,9 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
             self.rest(index);
             return Ok(());
         }
-        let room = self.prepare(&requests);
-        let together = if room == Room::Enough { requests.len().max(1) } else { 1 };
-        for some in requests.chunks(together) {
-            if room == Room::Short {
-                // Where there is no room for all, each has what there is for itself.
-                self.memory.release();
-                self.prepare(some);
-            }
-            if let Err(first) = self.serve_prepared(index, some, &mut serve) {
-                fault = Some(first);
-                break;
-            }
+        self.prepare(&requests);
+        if let Err(first) = self.serve_prepared(index, &requests, &mut serve) {
+            fault = Some(first);
         }
         self.recycle(requests);
         self.again(index);

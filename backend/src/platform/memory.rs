@@ -1,9 +1,13 @@
 //! `PlatformMemory`: vm-memory's `GuestMemory` over a platform's addresses.
 //!
+//! How a buffer is reached is decided here, by [`PlatformMemory::prepare`]: in the pool if it lies there, which costs
+//! nothing; else by a copy of the hypervisor's (`staged.rs` has the figures); mapped if that is too much to be
+//! copied, or was not asked for before it is used.
+//!
 //! Nothing is mapped before it is asked for. What is mapped is either *pinned*, for a ring, until it
 //! is unpinned, or in the pool, until the device is reset, or belongs to the requests at hand and is
-//! unmapped by [`PlatformMemory::release`]. These take `&mut self`: no slice into the pages can be alive then, which is what keeps a stale pointer
-//! from being a value one could have.
+//! unmapped by [`PlatformMemory::release`]. These take `&mut self`: no slice into the pages can be alive
+//! then, which is what keeps a stale pointer from being a value one could have.
 
 use std::cell::RefCell;
 use std::iter::FusedIterator;
@@ -20,6 +24,7 @@ use vm_memory::{
 };
 
 use super::pool::Pool;
+use super::staged::{self, Staged};
 use super::{AccessFault, AddressFault, PageNumber, PageRange, Place, Platform, ShareError};
 use crate::stats::DeviceStats;
 use crate::xen::Access;
@@ -101,7 +106,9 @@ pub struct PlatformMemory<P: Platform> {
     pinned: Vec<(PinId, Mapping<P::Pages>)>,
     next_pin: u64,
     pool: Pool<P::Pages>,
-    /// Of the requests at hand. Append-only while shared, so that slices into it stay good.
+    /// Of the requests at hand, what is copied. Append-only while shared, so that slices into it stay good.
+    staged: FrozenVec<Box<Staged>>,
+    /// What is mapped, likewise.
     current: FrozenVec<Box<Mapping<P::Pages>>>,
     last_fault: RefCell<Option<String>>,
     stats: Arc<DeviceStats>,
@@ -115,6 +122,7 @@ impl<P: Platform> PlatformMemory<P> {
             pinned: Vec::new(),
             next_pin: 0,
             pool: Pool::new(Arc::clone(&stats)),
+            staged: FrozenVec::new(),
             current: FrozenVec::new(),
             last_fault: RefCell::new(None),
             stats,
@@ -192,13 +200,11 @@ impl<P: Platform> PlatformMemory<P> {
         self.pool.clear();
     }
 
-    /// Maps the buffers of the requests at hand together, one mapping for each kind of access.
+    /// Makes the buffers of the requests at hand reachable together: by one copy, or by one mapping for each kind of
+    /// access. What is written into them reaches the guest with [`PlatformMemory::write_back`].
     ///
-    /// A hint: what it cannot map is left for the access itself to find and name.
-    ///
-    /// # Errors
-    /// This domain has no room for all of them; the other faults are the accesses' to find.
-    pub fn prepare(&self, wanted: impl Iterator<Item = Reach>) -> Result<(), AccessFault> {
+    /// A hint: what it cannot do is left for the access itself to find and name.
+    pub fn prepare(&self, wanted: impl Iterator<Item = Reach>) {
         let (mut read, mut write) = (Vec::new(), Vec::new());
         let mut pooled = 0;
         for reach in wanted {
@@ -218,15 +224,65 @@ impl<P: Platform> PlatformMemory<P> {
             }
         }
         self.stats.pool_addresses.fetch_add(pooled, Ordering::Relaxed);
+        if self.stage(&read, &write) {
+            return;
+        }
         for (ranges, access) in [(read, Access::ReadOnly), (write, Access::ReadWrite)] {
             if ranges.is_empty() {
                 continue;
             }
-            match self.map(&ranges, access) {
-                Ok(mapping) => self.current.push(Box::new(mapping)),
-                Err(fault) if fault.is_shortage() => return Err(fault),
-                Err(_) => {}
+            if let Ok(mapping) = self.map(&ranges, access) {
+                self.current.push(Box::new(mapping));
             }
+        }
+    }
+
+    /// Has buffers copied; whether that was possible.
+    fn stage(&self, read: &[PageRange], write: &[PageRange]) -> bool {
+        let all = || read.iter().chain(write);
+        let pages: u64 = all().map(|range| u64::from(range.pages)).sum();
+        if pages == 0 || pages > staged::MOST_PAGES {
+            return false;
+        }
+        let Some(staged) = Staged::new(&self.platform, read, write) else { return false };
+        let addresses = (read.len() + write.len()) as u64;
+        self.stats.grant_addresses.fetch_add(addresses, Ordering::Relaxed);
+        if !read.is_empty() {
+            self.count_copy(read.iter());
+        }
+        self.staged.push(Box::new(staged));
+        true
+    }
+
+    fn count_copy<'r>(&self, ranges: impl Iterator<Item = &'r PageRange>) {
+        let pages = ranges.map(|range| u64::from(range.pages)).sum();
+        DeviceStats::count(&self.stats.copies);
+        self.stats.copies_pages.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    /// Brings what was written into copies of buffers to the guest. To be called before requests are given back.
+    ///
+    /// # Errors
+    /// [`AccessFault`], of the first that the guest did not grant for writing.
+    pub fn write_back(&mut self) -> Result<(), AccessFault> {
+        let all = (0..self.staged.len()).filter_map(|at| self.staged.get(at));
+        all.filter(|staged| staged.written().next().is_some())
+            .try_for_each(|staged| self.write_one_back(staged))
+            .inspect_err(|fault| self.refuse(fault))
+    }
+
+    fn write_one_back(&self, staged: &Staged) -> Result<(), AccessFault> {
+        if let Some(Ok(())) = staged.write_back(&self.platform) {
+            let ranges: Vec<_> = staged.written().map(|(range, _)| range).collect();
+            self.count_copy(ranges.iter());
+            return Ok(());
+        }
+        // To map them says of which the hypervisor refuses what.
+        for (range, here) in staged.written() {
+            let mapping = self.map(&[range], Access::ReadWrite)?;
+            let there = mapping.find(range, Access::ReadWrite);
+            let outside = AddressFault::Outside { address: range.address, length: range.length };
+            here.copy_to_volatile_slice(there.ok_or(AccessFault::Address(outside))?);
         }
         Ok(())
     }
@@ -235,6 +291,7 @@ impl<P: Platform> PlatformMemory<P> {
     /// [3.5].
     pub fn release(&mut self) {
         self.last_fault.replace(None);
+        self.staged.as_mut().clear();
         self.current.as_mut().clear();
     }
 
@@ -268,7 +325,10 @@ impl<P: Platform> PlatformMemory<P> {
         let pinned = self.pinned.iter().find_map(|(_, mapping)| mapping.find(range, access));
         // By index: iterating a FrozenVec would keep it from growing.
         let current = (0..self.current.len()).filter_map(|at| self.current.get(at));
-        pinned.or_else(|| current.filter_map(|mapping| mapping.find(range, access)).next())
+        let staged = (0..self.staged.len()).filter_map(|at| self.staged.get(at));
+        pinned
+            .or_else(|| staged.filter_map(|staged| staged.find(range, access)).next())
+            .or_else(|| current.filter_map(|mapping| mapping.find(range, access)).next())
     }
 
     /// The bytes at an address, mapped now if they are not yet.

@@ -21,8 +21,13 @@ struct Bench {
 }
 
 fn bench() -> Bench {
+    bench_of(16)
+}
+
+/// With a guest of so many pages.
+fn bench_of(pages: usize) -> Bench {
     let (hypervisor, stats) = (Hypervisor::default(), Arc::new(DeviceStats::default()));
-    let guest = hypervisor.guest(1, 16);
+    let guest = hypervisor.guest(1, pages);
     let memory =
         PlatformMemory::new(Grants::new(hypervisor.grants(DomId(1)).unwrap()), Arc::clone(&stats));
     Bench { hypervisor, guest, memory, stats }
@@ -79,22 +84,56 @@ fn a_read_only_grant_can_be_read_and_not_written() {
     assert!(bench.memory.last_fault().unwrap().contains("ReadWrite"));
 }
 
+/// Reaches for whole pages, one by one, of `pages` pages from each reference.
+fn page_by_page(pages: u32, firsts: [(GrantRef, Access); 2]) -> Vec<Reach> {
+    let reach = |page: u32, (first, access): (GrantRef, Access)| Reach {
+        address: at(GrantRef(first.0 + page), 0).0,
+        length: 4096,
+        access,
+    };
+    (0..pages).flat_map(|page| firsts.map(|first| reach(page, first))).collect()
+}
+
 #[test]
-fn a_batch_is_two_mappings_whatever_its_buffers() {
+fn a_batch_is_a_copy_each_way_and_nothing_is_mapped() {
     let mut bench = bench();
-    let (read, write) = (bench.grant(3, Access::ReadOnly), bench.grant(3, Access::ReadWrite));
-    let wanted: Vec<_> = (0..3)
-        .flat_map(|page| {
-            let reach = |first: GrantRef, access| Reach {
-                address: at(GrantRef(first.0 + page), 0).0,
-                length: 4096,
-                access,
-            };
-            [reach(read, Access::ReadOnly), reach(write, Access::ReadWrite)]
-        })
-        .collect();
-    bench.memory.prepare(wanted.iter().copied()).unwrap();
-    assert_eq!((bench.mapped(), bench.hypervisor.map_calls()), (6, 2));
+    let (source, target) = (bench.guest.allocate(), bench.guest.allocate());
+    bench.guest.slice(source, 0, 4096).write_obj(0x55u8, 4095).unwrap();
+    let read = bench.guest.grant(&[source], Access::ReadOnly);
+    let write = bench.guest.grant(&[target], Access::ReadWrite);
+    let wanted = page_by_page(1, [(read, Access::ReadOnly), (write, Access::ReadWrite)]);
+    bench.memory.prepare(wanted.into_iter());
+    assert_eq!(bench.memory.read_obj::<u8>(at(read, 4095)).unwrap(), 0x55);
+    bench.memory.write_obj(0x77u8, at(write, 1)).unwrap();
+    let now = |bench: &Bench| bench.guest.slice(target, 0, 4096).read_obj::<u8>(1).unwrap();
+    assert_eq!(now(&bench), 0, "it is the driver's when it is given back");
+    bench.memory.write_back().unwrap();
+    bench.memory.release();
+    assert_eq!(now(&bench), 0x77);
+    assert_eq!((bench.mapped(), bench.hypervisor.map_calls()), (0, 0));
+    let copies = [&bench.stats.copies, &bench.stats.copies_pages];
+    assert_eq!(copies.map(|count| count.load(Ordering::Relaxed)), [2, 2]);
+}
+
+#[test]
+fn what_was_written_to_a_page_that_is_read_only_is_refused_by_name() {
+    let mut bench = bench();
+    let first = bench.grant(1, Access::ReadOnly);
+    let reach = Reach { address: at(first, 8).0, length: 8, access: Access::ReadWrite };
+    bench.memory.prepare([reach].into_iter());
+    bench.memory.write_obj(1u64, at(first, 8)).unwrap();
+    let fault = bench.memory.write_back().unwrap_err();
+    assert!(matches!(fault, AccessFault::Map { .. }) && !fault.is_shortage(), "{fault}");
+    assert!(fault.to_string().contains(&first.to_string()) || bench.memory.last_fault().is_some());
+}
+
+#[test]
+fn what_is_too_much_to_be_copied_is_two_mappings_whatever_its_buffers() {
+    let mut bench = bench_of(600);
+    let (read, write) = (bench.grant(300, Access::ReadOnly), bench.grant(300, Access::ReadWrite));
+    let wanted = page_by_page(300, [(read, Access::ReadOnly), (write, Access::ReadWrite)]);
+    bench.memory.prepare(wanted.iter().copied());
+    assert_eq!((bench.mapped(), bench.hypervisor.map_calls()), (600, 2));
     for reach in wanted {
         bench.memory.read_obj::<u8>(GuestAddress(reach.address)).unwrap();
     }
@@ -107,7 +146,7 @@ fn a_batch_with_one_bad_buffer_leaves_the_good_ones_reachable() {
     let first = bench.grant(1, Access::ReadOnly);
     let reach =
         |address: GuestAddress| Reach { address: address.0, length: 64, access: Access::ReadOnly };
-    bench.memory.prepare([reach(at(first, 0)), reach(at(GrantRef(999), 0))].into_iter()).unwrap();
+    bench.memory.prepare([reach(at(first, 0)), reach(at(GrantRef(999), 0))].into_iter());
     assert_eq!(bench.mapped(), 0, "one bad element refuses its mapping");
     assert!(bench.memory.read_obj::<u8>(at(first, 0)).is_ok());
     assert!(bench.memory.read_obj::<u8>(at(GrantRef(999), 0)).is_err());

@@ -86,7 +86,7 @@ fn spec_3_13_the_toolstacks_grants_are_refused() {
 
 #[test]
 fn spec_6_5_an_unknown_grant_is_refused() {
-    faults(&["descriptor 1", "grant 99999"], |driver| {
+    faults(&["buffer for the device to write", "grant 99999"], |driver| {
         spoiled_read(driver, |_, chain| {
             chain[1].address = GrantAddress::page(GrantRef(99_999)).encode();
         });
@@ -95,7 +95,7 @@ fn spec_6_5_an_unknown_grant_is_refused() {
 
 #[test]
 fn spec_3_4_a_write_through_a_read_only_grant_is_refused() {
-    faults(&["descriptor 1", "ReadWrite"], |driver| {
+    faults(&["buffer for the device to write", "ReadWrite"], |driver| {
         let read_only: Shared = driver.share(&[0; 512], Access::ReadOnly);
         spoiled_read(driver, |_, chain| chain[1].address = read_only.address());
         assert_eq!(driver.unshare(&read_only), [0; 512]);
@@ -104,7 +104,7 @@ fn spec_3_4_a_write_through_a_read_only_grant_is_refused() {
 
 #[test]
 fn spec_3_5_a_grant_that_ended_is_refused() {
-    faults(&["descriptor 1"], |driver| {
+    faults(&["buffer for the device to write"], |driver| {
         let ended = driver.share(&[0; 512], Access::ReadWrite);
         driver.unshare(&ended);
         spoiled_read(driver, |_, chain| chain[1].address = ended.address());
@@ -113,7 +113,7 @@ fn spec_3_5_a_grant_that_ended_is_refused() {
 
 #[test]
 fn spec_3_3_a_buffer_that_runs_over_its_grants_is_refused() {
-    faults(&["descriptor 1", "2 page(s)"], |driver| {
+    faults(&["buffer for the device to write", "2 page(s)"], |driver| {
         spoiled_read(driver, |driver, chain| {
             // The latest grant: behind it there is none.
             let last = driver.share(&[0; 512], Access::ReadWrite);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use backend::grant::Grants;
 use backend::xen::mapped::MappedRange;
-use backend::xen::{Access, DomId, GrantTable, MapError, StoreError, Xen};
+use backend::xen::{
+    Access, CopyError, CopySegment, CopyWay, DomId, GrantTable, MapError, StoreError, Xen,
+};
 use protocol::grant::{GrantRef, PAGE_SIZE};
 
 use crate::search::Search;
@@ -60,6 +62,15 @@ impl<G: GrantTable> GrantTable for SnoopGrants<G> {
         let pages = SnoopPages { pages, count: references.len(), search: Arc::clone(&self.search) };
         pages.look();
         Ok(pages)
+    }
+
+    /// What may be copied may be mapped as well, and is looked at whole.
+    fn copy(&self, way: CopyWay, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
+        for segment in segments {
+            // What cannot be mapped cannot be looked at.
+            drop(self.map(&[segment.reference], Access::ReadOnly));
+        }
+        self.grants.copy(way, segments)
     }
 }
 

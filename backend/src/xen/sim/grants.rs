@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use protocol::grant::{GrantRef, PAGE_SIZE};
 
 use super::Hypervisor;
 use crate::xen::mapped::MappedRange;
-use crate::xen::{Access, DomId, GrantTable, MapError};
+use crate::xen::{Access, CopyError, CopySegment, CopyWay, DomId, GrantTable, MapError};
 
 /// One entry of a grant table.
 pub(super) struct Grant {
@@ -96,7 +97,36 @@ impl GrantTable for SimGrants {
         let (hypervisor, guest) = (self.hypervisor.clone(), self.guest);
         Ok(SimPages { range, hypervisor, guest, references: references.to_vec() })
     }
+
+    fn copy(&self, way: CopyWay, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
+        let world = self.hypervisor.world();
+        for segment in segments {
+            let grant = world.grants.entries.get(&(self.guest, segment.reference));
+            let needed = match way {
+                CopyWay::FromGuest => Access::ReadOnly,
+                CopyWay::ToGuest => Access::ReadWrite,
+            };
+            let refused = CopyError::Refused { reference: segment.reference, status: BAD_GRANT };
+            let grant = grant.filter(|grant| needed <= grant.access).ok_or(refused)?;
+            let mut bytes = vec![0; segment.here.len()];
+            let offset = (grant.page * PAGE_SIZE as usize) as u64 + u64::from(segment.offset);
+            match way {
+                CopyWay::FromGuest => {
+                    grant.memory.read_exact_at(&mut bytes, offset).unwrap();
+                    segment.here.copy_from(&bytes);
+                }
+                CopyWay::ToGuest => {
+                    segment.here.copy_to(&mut bytes);
+                    grant.memory.write_all_at(&bytes, offset).unwrap();
+                }
+            }
+        }
+        Ok(())
+    }
 }
+
+/// `GNTST_bad_gntref`.
+const BAD_GRANT: i16 = -3;
 
 /// Maps page `page` of `memory` at the `position`th page from `base`.
 ///
