@@ -46,9 +46,13 @@ static void grow(struct work_struct *work)
 	struct xvm_device *xvm = container_of(work, struct xvm_device,
 					      dma.pool.grow);
 	struct xvm_pool *pool = &xvm->dma.pool;
+	u32 more = 0;
 
 	mutex_lock(&pool->lock);
+	/* By half as much again: what falls back meanwhile is dear. */
 	if (pool->running)
+		more = 1 + shim_pool_chunks(pool->map) / 2;
+	for (; more; more--)
 		add_chunk(xvm);
 	mutex_unlock(&pool->lock);
 }
