@@ -147,7 +147,7 @@ run_guest() {
 end_guest() {
     wait_console "$1" "$2" 'lab: exit'
     tell_guest "$domid" 'the console is read'
-    wait_gone "$domid" 20
+    wait_gone "$domid" 60
     [ "$(guest_said "$1" exit)" = 0 ] || fail "the guest's script ended badly; its console:
 $(tail -n 40 "$consoles/guest-$1.log" | tr -d '\r')"
 }
