@@ -248,13 +248,13 @@ impl<P: Platform> PlatformMemory<P> {
         let addresses = (read.len() + write.len()) as u64;
         self.stats.grant_addresses.fetch_add(addresses, Ordering::Relaxed);
         if !read.is_empty() {
-            self.count_copy(read.iter());
+            self.count_copy(read.iter().copied());
         }
         self.staged.push(Box::new(staged));
         true
     }
 
-    fn count_copy<'r>(&self, ranges: impl Iterator<Item = &'r PageRange>) {
+    fn count_copy(&self, ranges: impl Iterator<Item = PageRange>) {
         let pages = ranges.map(|range| u64::from(range.pages)).sum();
         DeviceStats::count(&self.stats.copies);
         self.stats.copies_pages.fetch_add(pages, Ordering::Relaxed);
@@ -273,8 +273,7 @@ impl<P: Platform> PlatformMemory<P> {
 
     fn write_one_back(&self, staged: &Staged) -> Result<(), AccessFault> {
         if let Some(Ok(())) = staged.write_back(&self.platform) {
-            let ranges: Vec<_> = staged.written().map(|(range, _)| range).collect();
-            self.count_copy(ranges.iter());
+            self.count_copy(staged.written().map(|(range, _)| range));
             return Ok(());
         }
         // To map them says of which the hypervisor refuses what.
