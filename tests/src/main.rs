@@ -98,8 +98,9 @@ enum Command {
         /// Fewer rounds of fewer works, to see where things are going
         #[arg(long)]
         quick: bool,
-        /// Keeps the report in tests/bench: later runs say what they differ in
-        #[arg(long)]
+        /// Keeps what was measured in tests/bench, in the place of what it is anew: later runs say
+        /// what they differ in
+        #[arg(long, conflicts_with = "quick")]
         record: bool,
     },
     /// Runs a script of yours in Dom0

@@ -12,12 +12,13 @@ pub(crate) fn read(guest: &str, name: &str, text: &str) -> Result<Sample> {
         Some((work::find(key)?, disk.rsplit_once('-')?, kind))
     });
     let (work, (server, target), kind) = parts.with_context(|| format!("{name} is no figure"))?;
-    let rate = match kind {
+    let rate: f64 = match kind {
         "json" => net::iperf(work, text)?,
         "rate" => text.trim().parse().with_context(|| format!("no rate: {text}"))?,
         _ => bail!("{name} is no figure"),
     };
-    ensure!(rate > 0.0, "nothing came through");
+    // That nothing came through in a round is a figure too.
+    ensure!(rate.is_finite() && rate >= 0.0, "{rate} is no rate");
     let (target, work) = (target.to_owned(), work.key.to_owned());
     let task = Task { guest: guest.to_owned(), target, work };
     Ok(Sample { task, server: server.to_owned(), rate })
@@ -34,13 +35,15 @@ mod tests {
         assert_eq!((sample.task.work.as_str(), sample.task.target.as_str()), ("tcp-rr", "bridge"));
         let sample = read("hvm", "1-shell@virtio-pci-ram.rate", "0.5").unwrap();
         assert_eq!((sample.task.target.as_str(), sample.server.as_str()), ("ram", "virtio-pci"));
+        assert_eq!(read("hvm", "2-tcp-in@rtl8139-bridge.rate", "0").unwrap().rate, 0.0);
     }
 
     #[test]
     fn a_strange_name_or_no_figure_is_an_error() {
         assert!(read("pv", "1-nosuch@ours-ram.rate", "1").is_err());
         assert!(read("pv", "1-shell@ours-ram.txt", "1").is_err());
-        assert!(read("pv", "1-shell@ours-ram.rate", "0").is_err());
+        assert!(read("pv", "1-shell@ours-ram.rate", "-1").is_err());
+        assert!(read("pv", "1-shell@ours-ram.rate", "NaN").is_err());
         assert!(read("pv", "1-shell@ours-ram.rate", "soon").is_err());
     }
 }

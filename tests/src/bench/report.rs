@@ -20,6 +20,33 @@ pub(crate) struct Report {
     pub(crate) counts: Vec<Counts>,
 }
 
+impl Report {
+    /// This report with everything in it that a later one has anew: whole comparisons, each of one run.
+    pub(crate) fn renewed_by(mut self, later: &Report) -> Self {
+        for fact in &later.machine {
+            if !self.machine.contains(fact) {
+                self.machine.push(fact.clone());
+            }
+        }
+        for new in &later.comparisons {
+            put(&mut self.comparisons, new, |old| old.task == new.task);
+        }
+        sort(&mut self.comparisons);
+        for new in &later.counts {
+            put(&mut self.counts, new, |old| (&old.guest, &old.work) == (&new.guest, &new.work));
+        }
+        self
+    }
+}
+
+/// Puts `new` in the place of what it is anew, or at the end.
+fn put<T: Clone>(all: &mut Vec<T>, new: &T, is_old: impl Fn(&T) -> bool) {
+    match all.iter_mut().find(|old| is_old(old)) {
+        Some(old) => *old = new.clone(),
+        None => all.push(new.clone()),
+    }
+}
+
 /// Who was how fast at one task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Comparison {
@@ -54,22 +81,29 @@ pub(crate) fn comparisons(samples: &[Sample]) -> Vec<Comparison> {
     for sample in samples {
         add(&mut tasks, &sample.task, sample);
     }
-    let mut sections: Vec<(&str, &str)> = Vec::new();
-    for (task, _) in &tasks {
+    let mut comparisons: Vec<_> =
+        tasks.into_iter().map(|(task, samples)| compare(task, &samples)).collect();
+    sort(&mut comparisons);
+    comparisons
+}
+
+/// Puts comparisons in the order of their sections as they came, and of works as they are listed.
+fn sort(comparisons: &mut [Comparison]) {
+    let mut sections: Vec<(String, String)> = Vec::new();
+    for Comparison { task, .. } in comparisons.iter() {
         if !sections.contains(&section(task)) {
             sections.push(section(task));
         }
     }
-    tasks.sort_by_key(|(task, _)| {
+    comparisons.sort_by_key(|Comparison { task, .. }| {
         let section = sections.iter().position(|known| *known == section(task));
         (section, work::place(&task.work))
     });
-    tasks.into_iter().map(|(task, samples)| compare(task, &samples)).collect()
 }
 
 /// What a part of the report is about.
-fn section(task: &Task) -> (&str, &str) {
-    (&task.guest, &task.target)
+fn section(task: &Task) -> (String, String) {
+    (task.guest.clone(), task.target.clone())
 }
 
 /// Adds `value` to those under `key`.
@@ -145,6 +179,26 @@ pub(crate) mod tests {
             comparisons.iter().map(|c| (c.task.guest.as_str(), c.task.work.as_str())).collect();
         let expected = [("pvh", "tcp-out"), ("pvh", "tcp-in"), ("pv", "tcp-out"), ("pv", "tcp-in")];
         assert_eq!(tasks, expected);
+    }
+
+    #[test]
+    fn a_later_report_renews_what_it_has_and_leaves_the_rest() {
+        let old = Report {
+            machine: vec![("QEMU".into(), "10".into())],
+            ..report(&[sample("a", "ours", 1.0), sample("a", "x", 1.0), sample("b", "ours", 2.0)])
+        };
+        let later = Report {
+            machine: vec![("QEMU".into(), "10".into()), ("guest".into(), "6.12".into())],
+            ..report(&[sample("a", "ours", 3.0), sample("c", "ours", 4.0)])
+        };
+        let now = old.renewed_by(&later);
+        let rates: Vec<_> = now
+            .comparisons
+            .iter()
+            .map(|c| (c.task.work.as_str(), c.servers.len(), c.servers[0].rate.median))
+            .collect();
+        assert_eq!(rates, [("a", 1, 3.0), ("b", 1, 2.0), ("c", 1, 4.0)]);
+        assert_eq!(now.machine.len(), 2);
     }
 
     #[test]

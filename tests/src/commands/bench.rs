@@ -24,12 +24,12 @@ const MODULES: &[&str] =
 /// What the report's files are called.
 const REPORT: &str = "report";
 
-/// Whether a run's report becomes the one that later runs are compared with.
+/// Whether what a run measured becomes what later runs are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
     /// It stays in `target/lab/bench`.
     No,
-    /// It is written to `tests/bench` too.
+    /// It is written to `tests/bench` too, in the place of what it is anew.
     Yes,
 }
 
@@ -52,14 +52,14 @@ pub(crate) fn bench(filters: &[String], extent: Extent, record: Record) -> Resul
     let report = Report { machine: run.machine, comparisons, counts: run.counts };
     write(&report, &lab.dirs().lab.join("bench"))?;
     print!("{}", markdown::text(&report));
-    if let Some(last) = last {
-        print_differences(&last, &report);
+    if let Some(last) = &last {
+        print_differences(last, &report);
     }
     for failure in &run.failures {
         println!("FAILED  {failure}");
     }
-    if record == Record::Yes && run.failures.is_empty() {
-        write(&report, &home)?;
+    if record == Record::Yes {
+        write(&last.unwrap_or_default().renewed_by(&report), &home)?;
     }
     Ok(i32::from(!run.failures.is_empty()))
 }
