@@ -9,7 +9,7 @@
 //! unmapped by [`PlatformMemory::release`]. These take `&mut self`: no slice into the pages can be alive
 //! then, which is what keeps a stale pointer from being a value one could have.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::iter::FusedIterator;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -100,10 +100,46 @@ impl<P: AsRef<MappedRange>> Mapping<P> {
     }
 }
 
+/// A range that stays mapped.
+struct Area<P> {
+    reach: Reach,
+    /// Offset of its first byte in the mapping.
+    offset: usize,
+    mapping: Mapping<P>,
+}
+
+impl<P: AsRef<MappedRange>> Area<P> {
+    /// Where `wanted` lies in the area. Addresses that follow one another do so in the mapping too.
+    fn find(&self, wanted: Reach) -> Option<VolatileSlice<'_>> {
+        let skipped = wanted.address.checked_sub(self.reach.address)?;
+        if wanted.length > self.reach.length.checked_sub(skipped)?
+            || wanted.access > self.reach.access
+        {
+            return None;
+        }
+        let offset = self.offset + usize::try_from(skipped).ok()?;
+        self.mapping.pages.as_ref().slice(offset, usize::try_from(wanted.length).ok()?)
+    }
+}
+
+/// What was pinned together, such as a ring's areas.
+struct Pinned<P> {
+    id: PinId,
+    areas: Vec<Area<P>>,
+}
+
+impl<P: AsRef<MappedRange>> Pinned<P> {
+    fn find(&self, wanted: Reach) -> Option<VolatileSlice<'_>> {
+        self.areas.iter().find_map(|area| area.find(wanted))
+    }
+}
+
 /// A guest's memory, as far as the platform lets a device reach it.
 pub struct PlatformMemory<P: Platform> {
     platform: P,
-    pinned: Vec<(PinId, Mapping<P::Pages>)>,
+    pinned: Vec<Pinned<P::Pages>>,
+    /// Position of the pinned ranges that were used last: most likely the next ones too.
+    recent: Cell<usize>,
     next_pin: u64,
     pool: Pool<P::Pages>,
     /// Of the requests at hand, what is copied. Append-only while shared, so that slices into it stay good.
@@ -120,6 +156,7 @@ impl<P: Platform> PlatformMemory<P> {
         Self {
             platform,
             pinned: Vec::new(),
+            recent: Cell::new(0),
             next_pin: 0,
             pool: Pool::new(Arc::clone(&stats)),
             staged: FrozenVec::new(),
@@ -160,17 +197,19 @@ impl<P: Platform> PlatformMemory<P> {
                 Place::Pool(range) => Err(AddressFault::PooledRing(range).into()),
             });
         let decoded = decoded.collect::<Result<Vec<_>, AccessFault>>()?;
-        let mapped =
-            wanted.iter().zip(decoded).map(|(reach, range)| self.map(&[range], reach.access));
-        let mapped = mapped.collect::<Result<Vec<_>, _>>()?;
+        let areas = wanted.iter().zip(decoded).map(|(reach, range)| {
+            let mapping = self.map(&[range], reach.access)?;
+            Ok(Area { reach: *reach, offset: range.offset as usize, mapping })
+        });
+        let areas = areas.collect::<Result<Vec<_>, AccessFault>>()?;
         self.next_pin += 1;
-        self.pinned.extend(mapped.into_iter().map(|mapping| (id, mapping)));
+        self.pinned.push(Pinned { id, areas });
         Ok(id)
     }
 
     /// Unmaps what was pinned under `id`.
     pub fn unpin(&mut self, id: PinId) {
-        self.pinned.retain(|(pinned, _)| *pinned != id);
+        self.pinned.retain(|pinned| pinned.id != id);
     }
 
     /// Takes pages into the pool, mapped until [`PlatformMemory::unshare`]: all of them, or none.
@@ -216,7 +255,7 @@ impl<P: Platform> PlatformMemory<P> {
                 }
                 Err(_) => continue,
             };
-            if self.find(range, reach.access).is_none() {
+            if self.find_pinned(reach).is_none() && self.find(range, reach.access).is_none() {
                 match reach.access {
                     Access::ReadOnly => read.push(range),
                     Access::ReadWrite => write.push(range),
@@ -321,17 +360,29 @@ impl<P: Platform> PlatformMemory<P> {
     }
 
     fn find(&self, range: PageRange, access: Access) -> Option<VolatileSlice<'_>> {
-        let pinned = self.pinned.iter().find_map(|(_, mapping)| mapping.find(range, access));
         // By index: iterating a FrozenVec would keep it from growing.
         let current = (0..self.current.len()).filter_map(|at| self.current.get(at));
         let staged = (0..self.staged.len()).filter_map(|at| self.staged.get(at));
-        pinned
-            .or_else(|| staged.filter_map(|staged| staged.find(range, access)).next())
-            .or_else(|| current.filter_map(|mapping| mapping.find(range, access)).next())
+        let staged = staged.filter_map(|staged| staged.find(range, access)).next();
+        staged.or_else(|| current.filter_map(|mapping| mapping.find(range, access)).next())
+    }
+
+    fn find_pinned(&self, wanted: Reach) -> Option<VolatileSlice<'_>> {
+        let recent = self.pinned.get(self.recent.get()).and_then(|pinned| pinned.find(wanted));
+        recent.or_else(|| {
+            self.pinned.iter().enumerate().find_map(|(at, pinned)| {
+                let slice = pinned.find(wanted)?;
+                self.recent.set(at);
+                Some(slice)
+            })
+        })
     }
 
     /// The bytes at an address, mapped now if they are not yet.
     fn reach(&self, reach: Reach) -> Result<VolatileSlice<'_>, AccessFault> {
+        if let Some(slice) = self.find_pinned(reach) {
+            return Ok(slice);
+        }
         let range = match self.decode(reach.address, reach.length)? {
             Place::Pages(range) => range,
             Place::Pool(range) => {
