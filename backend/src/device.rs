@@ -20,7 +20,7 @@ pub use buffer::{Buffers, Readable, Request, Writable};
 pub use memory::{Buffer, DeviceMemory, Direction};
 pub use queue::{Answers, BATCH, BATCH_BYTES, Queues, Rings, Spare};
 pub use queue_set::QueueSet;
-pub use transfer::{Gather, Moved, Scatter, TransferBatch, Transfers};
+pub use transfer::{Exchanged, Gather, Moved, Scatter, TransferBatch, Transfers};
 
 use std::os::fd::BorrowedFd;
 

@@ -1,5 +1,5 @@
 //! Several transfers between a file and memory that another domain can change, with one system call, and side by
-//! side where the storage takes time: io_uring.
+//! side where the storage takes time: io_uring. The file may also be one of messages, such as a TAP interface.
 //!
 //! Whoever asks is told what was moved whole, and moves the rest one by one: that also is what happens where the
 //! kernel has no io_uring or refuses it.
@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::{IoUring, opcode, squeue, types};
+use libc::RWF_NOWAIT;
 use vm_memory::VolatileSlice;
 
 use crate::pieces::Pieces;
@@ -36,6 +37,18 @@ impl Moved {
     }
 }
 
+/// What became of messages, by the numbers that they were added with.
+#[derive(Clone, Copy, Debug)]
+pub struct Exchanged([Option<i32>; CAPACITY]);
+
+impl Exchanged {
+    /// The length of the message of that number, or why there is none; `None` if it was not tried.
+    pub fn of(&self, number: usize) -> Option<io::Result<usize>> {
+        let result = self.0.get(number).copied().flatten()?;
+        Some(usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result)))
+    }
+}
+
 fn bit(number: usize) -> u64 {
     u32::try_from(number).ok().and_then(|number| 1u64.checked_shl(number)).unwrap_or(0)
 }
@@ -59,6 +72,8 @@ struct Transfer {
 /// Room for batches, one after the other.
 pub struct Transfers {
     ring: Ring,
+    /// The kernel cannot be told not to wait for messages.
+    waits: bool,
     vectors: Vec<libc::iovec>,
     transfers: Vec<Transfer>,
 }
@@ -69,7 +84,7 @@ unsafe impl Send for Transfers {}
 
 impl Default for Transfers {
     fn default() -> Self {
-        Self { ring: Ring::Untried, vectors: Vec::new(), transfers: Vec::new() }
+        Self { ring: Ring::Untried, waits: false, vectors: Vec::new(), transfers: Vec::new() }
     }
 }
 
@@ -104,22 +119,50 @@ impl<'m> Batch<'_, 'm> {
     /// Does them in any order, if there are two at least, and gives those that were moved whole. One alone is as well
     /// done by itself.
     pub fn run(self, file: BorrowedFd<'_>) -> Moved {
-        let Transfers { ring, vectors, transfers } = self.room;
+        let mut moved = Moved::default();
+        self.room.carry_out(file, 0, |transfer, result| {
+            if usize::try_from(result).is_ok_and(|length| length == transfer.length) {
+                moved.0 |= bit(transfer.number);
+            }
+        });
+        moved
+    }
+
+    /// As [`Batch::run`] with a file of messages: each transfer takes or gives one, in their order, and waits for
+    /// none. Numbers are below [`CAPACITY`].
+    pub fn exchange(self, file: BorrowedFd<'_>) -> Exchanged {
+        let mut exchanged = Exchanged([None; CAPACITY]);
+        if self.room.waits {
+            return exchanged;
+        }
+        let mut waits = false;
+        self.room.carry_out(file, RWF_NOWAIT, |transfer, result| {
+            // Before Linux 6.4 TAP interfaces knew no such flag.
+            waits |= result == -libc::EOPNOTSUPP;
+            let place = exchanged.0.iter_mut().skip(transfer.number).take(1);
+            place.for_each(|at| *at = Some(result).filter(|_| !waits));
+        });
+        self.room.waits = waits;
+        exchanged
+    }
+}
+
+impl Transfers {
+    /// Tells `done` the kernel's result of each transfer, of none if they are not to be done together. `flags`: of
+    /// preadv2 and pwritev2.
+    fn carry_out(&mut self, file: BorrowedFd<'_>, flags: i32, done: impl FnMut(&Transfer, i32)) {
+        let Self { ring, vectors, transfers, .. } = self;
         if transfers.len() < 2 {
-            return Moved::default();
+            return;
         }
         if matches!(ring, Ring::Untried) {
             *ring = open();
         }
-        let Ring::Ready(ready) = ring else { return Moved::default() };
-        match run(ready, file, vectors, transfers) {
-            Ok(moved) => moved,
-            Err(error) => {
-                tracing::warn!(%error, "io_uring fails; requests are served one by one from now on");
-                // Nothing is under way, and what was not taken up never will be.
-                *ring = Ring::Refused;
-                Moved::default()
-            }
+        let Ring::Ready(ready) = ring else { return };
+        if let Err(error) = run(ready, (file, flags), vectors, transfers, done) {
+            tracing::warn!(%error, "io_uring fails; requests are served one by one from now on");
+            // Nothing is under way, and what was not taken up never will be.
+            *ring = Ring::Refused;
         }
     }
 }
@@ -140,10 +183,11 @@ fn open() -> Ring {
 /// The kernel's, with none under way any more.
 fn run(
     ring: &mut IoUring,
-    file: BorrowedFd<'_>,
+    file: (BorrowedFd<'_>, i32),
     vectors: &[libc::iovec],
     transfers: &[Transfer],
-) -> io::Result<Moved> {
+    done: impl FnMut(&Transfer, i32),
+) -> io::Result<()> {
     let mut rest = vectors;
     for transfer in transfers {
         let (own, later) = rest.split_at_checked(transfer.pieces).unwrap_or_default();
@@ -155,45 +199,51 @@ fn run(
         // none. `wait` does not return before the kernel has done with them.
         unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
     }
-    wait(ring, transfers)
+    wait(ring, transfers, done)
 }
 
-fn entry(transfer: &Transfer, file: BorrowedFd<'_>, vectors: &[libc::iovec]) -> squeue::Entry {
+fn entry(
+    transfer: &Transfer,
+    (file, flags): (BorrowedFd<'_>, i32),
+    vectors: &[libc::iovec],
+) -> squeue::Entry {
     let (file, count) = (types::Fd(file.as_raw_fd()), vectors.len() as u32);
+    let (vectors, offset) = (vectors.as_ptr(), transfer.offset);
     let entry = match transfer.way {
         Way::Fill => {
-            opcode::Readv::new(file, vectors.as_ptr(), count).offset(transfer.offset).build()
+            opcode::Readv::new(file, vectors, count).offset(offset).rw_flags(flags).build()
         }
         Way::Store => {
-            opcode::Writev::new(file, vectors.as_ptr(), count).offset(transfer.offset).build()
+            opcode::Writev::new(file, vectors, count).offset(offset).rw_flags(flags).build()
         }
     };
     entry.user_data(transfer.number as u64)
 }
 
-/// Waits until the kernel has done with everything that it took up.
-fn wait(ring: &mut IoUring, transfers: &[Transfer]) -> io::Result<Moved> {
-    let (mut moved, mut done) = (Moved::default(), 0);
+/// Waits until the kernel has done with everything that it took up, and tells `done` of each.
+fn wait(
+    ring: &mut IoUring,
+    transfers: &[Transfer],
+    mut done: impl FnMut(&Transfer, i32),
+) -> io::Result<()> {
+    let mut count = 0;
     loop {
-        let waited = ring.submit_and_wait(transfers.len() - done);
+        let waited = ring.submit_and_wait(transfers.len() - count);
         for completion in ring.completion() {
-            done += 1;
+            count += 1;
             let number = completion.user_data();
             let transfer = transfers.iter().find(|transfer| transfer.number as u64 == number);
-            let whole = transfer.is_some_and(|transfer| {
-                usize::try_from(completion.result()).is_ok_and(|length| length == transfer.length)
-            });
-            if whole {
-                moved.0 |= bit(number as usize);
-            }
+            transfer.into_iter().for_each(|transfer| done(transfer, completion.result()));
         }
-        if done >= transfers.len() {
-            return Ok(moved);
+        if count >= transfers.len() {
+            return Ok(());
         }
         match waited.map_err(|error| (error.kind(), error)) {
             Ok(_) | Err((io::ErrorKind::Interrupted, _)) => {}
             // Left alone, the kernel would write into memory that is the guest's again.
-            Err(_) if done + ring.submission().len() < transfers.len() => std::thread::yield_now(),
+            Err(_) if count + ring.submission().len() < transfers.len() => {
+                std::thread::yield_now();
+            }
             Err((_, error)) => return Err(error),
         }
     }
@@ -260,6 +310,35 @@ mod tests {
         let mut batch = transfers.batch();
         batch.add(0, Way::Fill, 0, &pieces(&mut [other]));
         assert_eq!(batch.run(file.as_fd()), Moved::default(), "one alone is not worth it");
+    }
+
+    #[test]
+    fn messages_keep_their_order_and_their_lengths_and_those_that_are_missing_are_known() {
+        let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let (mut first, mut second) = (*b"one", *b"three");
+        let mut transfers = Transfers::default();
+        let mut batch = transfers.batch();
+        batch.add(0, Way::Store, 0, &pieces(&mut [&mut first]));
+        batch.add(1, Way::Store, 0, &pieces(&mut [&mut second]));
+        let sent = batch.exchange(ours.as_fd());
+        if !allowed() {
+            assert!(sent.of(0).is_none() && sent.of(1).is_none());
+            return;
+        }
+        assert_eq!([0, 1].map(|number| sent.of(number).unwrap().unwrap()), [3, 5]);
+        let mut rooms = [[0; 8]; 3];
+        let [one, two, three] = &mut rooms;
+        let mut batch = transfers.batch();
+        for (number, room) in [one, two, three].into_iter().enumerate() {
+            batch.add(number, Way::Fill, 0, &pieces(&mut [room]));
+        }
+        let taken = batch.exchange(theirs.as_fd());
+        assert_eq!([0, 1].map(|number| taken.of(number).unwrap().unwrap()), [3, 5]);
+        let missing = taken.of(2).unwrap().unwrap_err();
+        assert_eq!((missing.kind(), taken.of(3).is_none()), (io::ErrorKind::WouldBlock, true));
+        assert_eq!((&rooms[0][..3], &rooms[1][..5]), (&b"one"[..], &b"three"[..]));
     }
 
     #[test]

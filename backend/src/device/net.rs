@@ -21,8 +21,8 @@ pub use self::interface::{Interface, LinkState};
 pub use self::mac::MacAddress;
 pub use self::pairs::QueuePairs;
 use self::receive::{Format, HeaderFlags, PacketBuffers, Receiver};
-use self::transmit::Transmitter;
-use super::{DeviceId, DeviceMemory, Fault, Queues, Source, VirtioDevice};
+use self::transmit::{Transmitter, Way};
+use super::{DeviceId, DeviceMemory, Fault, Queues, Source, Transfers, VirtioDevice};
 use crate::stats::DeviceStats;
 
 /// Entries in each queue.
@@ -49,6 +49,7 @@ pub struct Net {
     active: usize,
     receivers: Vec<Receiver>,
     transmitter: Transmitter,
+    transfers: Transfers,
     stats: Arc<DeviceStats>,
 }
 
@@ -73,6 +74,7 @@ impl Net {
             active: 0,
             receivers: (0..count).map(|pair| Receiver::new(2 * pair)).collect(),
             transmitter: Transmitter::default(),
+            transfers: Transfers::default(),
             stats,
         }
     }
@@ -109,7 +111,8 @@ impl Net {
         let format = self.format();
         let receiver = self.receivers.get_mut(pair).filter(|_| pair < self.active);
         let Some(receiver) = receiver else { return Ok(false) };
-        let found = receiver.fill(self.interface.as_mut(), pair).map_err(interface_fault)?;
+        let (interface, transfers) = (self.interface.as_mut(), &mut self.transfers);
+        let found = receiver.fill(interface, pair, transfers).map_err(interface_fault)?;
         receiver.deliver(queues, format, &self.stats)?;
         Ok(found)
     }
@@ -122,8 +125,8 @@ impl Net {
     ) -> Result<(), Fault> {
         // What stands in a queue that is not used any more still goes out.
         let pair = pair.min(self.active.saturating_sub(1));
-        let interface = self.interface.as_mut();
-        self.transmitter.transmit(index, queues, &self.stats, |packet| interface.send(pair, packet))
+        let (interface, transfers) = (self.interface.as_mut(), &mut self.transfers);
+        self.transmitter.transmit(index, queues, Way { interface, pair, transfers }, &self.stats)
     }
 
     fn control<M: DeviceMemory>(

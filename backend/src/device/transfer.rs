@@ -4,8 +4,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use doors::pieces::Pieces;
-pub use doors::transfers::Moved;
 use doors::transfers::{self, Way};
+pub use doors::transfers::{Exchanged, Moved};
 use vm_memory::VolatileSlice;
 
 use super::{Readable, Writable};
@@ -39,6 +39,31 @@ impl<'m> TransferBatch<'_, 'm> {
     pub fn run(self, file: BorrowedFd<'_>) -> Moved {
         self.0.run(file)
     }
+
+    /// Adds the taking of a message into bytes of this side's. `number`, below [`BATCH`], names it.
+    ///
+    /// [`BATCH`]: super::BATCH
+    pub fn take(&mut self, number: usize, into: &'m mut [u8]) {
+        self.0.add(number, Way::Fill, 0, &alone(into));
+    }
+
+    /// Adds the sending of a message, named likewise.
+    pub fn send(&mut self, number: usize, message: &Gather<'m>) {
+        self.0.add(number, Way::Store, 0, &message.0);
+    }
+
+    /// As [`TransferBatch::run`], with a file of messages.
+    pub fn exchange(self, file: BorrowedFd<'_>) -> Exchanged {
+        self.0.exchange(file)
+    }
+}
+
+/// Bytes of this side's, as the only piece.
+fn alone(bytes: &mut [u8]) -> Pieces<'_> {
+    let mut pieces = Pieces::default();
+    // There is room in what is empty.
+    pieces.push(&VolatileSlice::from(bytes));
+    pieces
 }
 
 /// Buffers to be filled.
@@ -85,10 +110,7 @@ pub struct Gather<'a>(Pieces<'a>);
 impl<'a> Gather<'a> {
     /// Bytes of this side's as a buffer.
     pub fn of(bytes: &'a mut [u8]) -> Self {
-        let mut pieces = Pieces::default();
-        // There is room in what is empty.
-        pieces.push(&VolatileSlice::from(bytes));
-        Self(pieces)
+        Self(alone(bytes))
     }
 
     /// Adds a buffer behind the others, or gives it back if there is no room for more.

@@ -1,6 +1,7 @@
 //! A guest's interface in the host's network: a TAP interface, as a port of a bridge or alone.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -172,6 +173,10 @@ impl Interface for TapInterface {
 
     fn send(&mut self, pair: usize, packet: &Gather<'_>) -> io::Result<()> {
         self.tap.send(pair, packet)
+    }
+
+    fn messages(&self, pair: usize) -> Option<BorrowedFd<'_>> {
+        self.tap.packets(pair)
     }
 
     fn packets(&self, pair: usize) -> Option<Source<'_>> {

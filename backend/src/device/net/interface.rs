@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use crate::device::{Gather, Source};
 
@@ -73,6 +74,13 @@ pub trait Interface: Send {
     /// # Errors
     /// It is lost: there is no room, the link is down, or the kernel does not like the packet.
     fn send(&mut self, pair: usize, packet: &Gather<'_>) -> io::Result<()>;
+
+    /// A file that never waits and of which each message is a packet, if there is one: for packets that are moved
+    /// together.
+    fn messages(&self, pair: usize) -> Option<BorrowedFd<'_>> {
+        let _ = pair;
+        None
+    }
 
     /// Becomes ready when a packet for the guest is there.
     fn packets(&self, pair: usize) -> Option<Source<'_>>;

@@ -11,13 +11,11 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::interface::{HEADER_SIZE, Interface, MAX_PACKET};
-use crate::device::{DeviceMemory, Fault, Queues, Request};
+use crate::device::{DeviceMemory, Fault, Queues, Request, Transfers};
 use crate::stats::DeviceStats;
 
 /// Packets that are taken from the interface in a turn.
-const PACKETS: usize = 64;
-/// Room for them: for that many of a usual length, and for four of the greatest.
-const ROOM: usize = 4 * MAX_PACKET;
+const PACKETS: usize = 32;
 /// Place of `flags` in the header.
 const FLAGS: usize = 0;
 /// Place of `num_buffers` in the header.
@@ -51,7 +49,10 @@ pub(super) enum HeaderFlags {
 /// One receive queue.
 pub(super) struct Receiver {
     index: usize,
+    /// Room for a turn's packets, of the greatest length each.
     bytes: Vec<u8>,
+    /// Packets that were there in the latest turn.
+    latest: usize,
     /// Packets in `bytes` that the guest has not got yet.
     waiting: VecDeque<Range<usize>>,
     /// Requests of the driver's that were taken from the ring and not filled yet. As many as the
@@ -79,7 +80,8 @@ impl Receiver {
     pub(super) fn new(index: usize) -> Self {
         Self {
             index,
-            bytes: vec![0; ROOM],
+            bytes: vec![0; PACKETS * MAX_PACKET],
+            latest: 0,
             waiting: VecDeque::new(),
             stock: VecDeque::new(),
             starved: false,
@@ -108,21 +110,58 @@ impl Receiver {
         self.stock.clear();
     }
 
-    /// Takes packets from the interface, unless some still wait; whether there are any then.
-    pub(super) fn fill(&mut self, interface: &mut dyn Interface, pair: usize) -> io::Result<bool> {
+    /// Takes packets from the interface, unless some still wait; whether there are any then. Tries to take one more
+    /// than there were in the turn before: so what is missing is known without asking again.
+    pub(super) fn fill(
+        &mut self,
+        interface: &mut dyn Interface,
+        pair: usize,
+        transfers: &mut Transfers,
+    ) -> io::Result<bool> {
         if !self.waiting.is_empty() {
             return Ok(true);
         }
-        let mut start = 0;
-        while let Some(room) = self.bytes.get_mut(start..start + MAX_PACKET) {
-            if self.waiting.len() == PACKETS {
+        let (mut tried, mut more) = (0, self.latest + 1);
+        while tried < PACKETS {
+            let slots = tried..PACKETS.min(tried + more.max(2));
+            more = slots.len();
+            tried = slots.end;
+            if self.take(slots, interface, pair, transfers)? < more {
                 break;
             }
-            let Some(length) = interface.receive(pair, room)? else { break };
-            self.waiting.push_back(start..start + length);
-            start += length;
         }
+        self.latest = self.waiting.len();
         Ok(!self.waiting.is_empty())
+    }
+
+    /// Takes packets into these slots of the room, by one system call if the interface can; how many there were.
+    fn take(
+        &mut self,
+        slots: Range<usize>,
+        interface: &mut dyn Interface,
+        pair: usize,
+        transfers: &mut Transfers,
+    ) -> io::Result<usize> {
+        let before = self.waiting.len();
+        let room = self.bytes.chunks_exact_mut(MAX_PACKET).skip(slots.start).take(slots.len());
+        let exchanged = interface.messages(pair).map(|file| {
+            let mut batch = transfers.batch();
+            room.enumerate().for_each(|(number, slot)| batch.take(number, slot));
+            batch.exchange(file)
+        });
+        for (number, slot) in slots.enumerate() {
+            let start = slot * MAX_PACKET;
+            let taken = match exchanged.as_ref().and_then(|exchanged| exchanged.of(number)) {
+                Some(taken) => taken.map(Some).or_else(none_there)?,
+                None => {
+                    let room = self.bytes.get_mut(start..start + MAX_PACKET);
+                    interface.receive(pair, room.unwrap_or_default())?
+                }
+            };
+            // One may have come while the others were looked for.
+            self.waiting.extend(taken.map(|length| start..start + length));
+        }
+        Ok(self.waiting.len() - before)
     }
 
     /// Gives the guest what there are buffers for.
@@ -230,6 +269,11 @@ impl Receiver {
         queues.recycle(requests);
         fault.map_or(Ok(found), Err)
     }
+}
+
+/// What it means that a packet would have to be waited for.
+fn none_there(error: io::Error) -> io::Result<Option<usize>> {
+    if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) }
 }
 
 /// Cuts off what will not be written: it need not be mapped.

@@ -1,11 +1,17 @@
 //! The guest's packets, on their way out.
 
-use std::io;
 use std::sync::atomic::Ordering;
 
-use super::interface::{HEADER_SIZE, MAX_PACKET};
-use crate::device::{DeviceMemory, Fault, Gather, Queues, Request};
+use super::interface::{HEADER_SIZE, Interface, MAX_PACKET};
+use crate::device::{BATCH, DeviceMemory, Exchanged, Fault, Gather, Queues, Request, Transfers};
 use crate::stats::DeviceStats;
+
+/// Where packets go.
+pub(super) struct Way<'i> {
+    pub(super) interface: &'i mut dyn Interface,
+    pub(super) pair: usize,
+    pub(super) transfers: &'i mut Transfers,
+}
 
 /// Sends packets as they lie in the guest's buffers; only what is in too many pieces is copied, through room for
 /// one.
@@ -23,56 +29,103 @@ impl Transmitter {
         &mut self,
         index: usize,
         queues: &mut Queues<'_, M>,
+        mut way: Way<'_>,
         stats: &DeviceStats,
-        mut send: impl FnMut(&Gather<'_>) -> io::Result<()>,
     ) -> Result<(), Fault> {
-        queues.serve_each(index, |request, memory| {
-            let packet = self.packet(request, memory)?;
-            match packet.filter(|packet| send(packet).is_ok()) {
-                Some(packet) => {
-                    DeviceStats::count(&stats.writes);
-                    let frame = packet.length() - HEADER_SIZE;
-                    stats.bytes_written.fetch_add(frame as u64, Ordering::Relaxed);
-                }
-                None => DeviceStats::count(&stats.dropped_from_guest),
+        queues.serve_together(index, BATCH, |requests, memory, answers| {
+            let exchanged = send_together(requests, memory, &mut way);
+            for (number, request) in requests.iter().enumerate() {
+                let length = request.readable().length();
+                let sent = match exchanged.as_ref().and_then(|exchanged| exchanged.of(number)) {
+                    Some(sent) => sent.is_ok_and(|sent| sent as u64 == length),
+                    None => self.send(request, memory, &mut way)?,
+                };
+                count(sent, length, stats);
+                answers.push(request, 0);
             }
-            Ok(0)
+            Ok(())
         })
     }
 
-    /// A packet; `None` if it has no frame, is too long, or cannot be reached just now.
-    fn packet<'a, M: DeviceMemory>(
-        &'a mut self,
+    /// Sends one packet; whether that could be done.
+    fn send<M: DeviceMemory>(
+        &mut self,
         request: &Request,
-        memory: &'a M,
-    ) -> Result<Option<Gather<'a>>, Fault> {
-        if request.writable().length() > 0 {
-            let reason = "a device-writable buffer in a transmit queue".to_owned();
-            return Err(Fault::Chain { head: request.head, reason });
-        }
-        let length = usize::try_from(request.readable().length()).unwrap_or(usize::MAX);
-        let room = self.0.get_mut(..length).filter(|_| length > HEADER_SIZE);
-        let Some(room) = room else { return Ok(None) };
-        match gather(request, memory, room) {
-            Ok(packet) => Ok(Some(packet)),
-            Err(Fault::Memory { source, .. }) if memory.is_shortage(&source) => Ok(None),
-            Err(fault) => Err(fault),
-        }
+        memory: &M,
+        Way { interface, pair, .. }: &mut Way<'_>,
+    ) -> Result<bool, Fault> {
+        let packet = match packet(request, memory)? {
+            Packet::Lies(packet) => packet,
+            Packet::Scattered => {
+                let room = self.0.get_mut(..request.readable().length() as usize);
+                let Some(room) = room else { return Ok(false) };
+                request.readable().copy_to(memory, room)?;
+                Gather::of(room)
+            }
+            Packet::Lost => return Ok(false),
+        };
+        Ok(interface.send(*pair, &packet).is_ok())
     }
 }
 
-/// A packet where it lies, or a copy of it in `room`, which has its length.
-fn gather<'a, M: DeviceMemory>(
-    request: &Request,
-    memory: &'a M,
-    room: &'a mut [u8],
-) -> Result<Gather<'a>, Fault> {
+/// Sends packets by one system call, if the interface can: up to the first that must be copied or is wrong.
+fn send_together<M: DeviceMemory>(
+    requests: &[Request],
+    memory: &M,
+    way: &mut Way<'_>,
+) -> Option<Exchanged> {
+    let file = way.interface.messages(way.pair).filter(|_| requests.len() > 1)?;
+    let mut batch = way.transfers.batch();
+    for (number, request) in requests.iter().enumerate() {
+        match packet(request, memory) {
+            Ok(Packet::Lies(packet)) => batch.send(number, &packet),
+            Ok(Packet::Lost) => {}
+            Ok(Packet::Scattered) | Err(_) => break,
+        }
+    }
+    Some(batch.exchange(file))
+}
+
+fn count(sent: bool, length: u64, stats: &DeviceStats) {
+    if sent {
+        DeviceStats::count(&stats.writes);
+        stats.bytes_written.fetch_add(length - HEADER_SIZE as u64, Ordering::Relaxed);
+    } else {
+        DeviceStats::count(&stats.dropped_from_guest);
+    }
+}
+
+/// A packet of the guest's.
+#[expect(clippy::large_enum_variant, reason = "none is kept")]
+enum Packet<'a> {
+    /// In its buffers.
+    Lies(Gather<'a>),
+    /// In more pieces than are sent at once.
+    Scattered,
+    /// Without a frame, too long, or not to be reached just now.
+    Lost,
+}
+
+fn packet<'a, M: DeviceMemory>(request: &Request, memory: &'a M) -> Result<Packet<'a>, Fault> {
+    if request.writable().length() > 0 {
+        let reason = "a device-writable buffer in a transmit queue".to_owned();
+        return Err(Fault::Chain { head: request.head, reason });
+    }
+    if !(HEADER_SIZE as u64 + 1..=MAX_PACKET as u64).contains(&request.readable().length()) {
+        return Ok(Packet::Lost);
+    }
+    match gather(request, memory) {
+        Err(Fault::Memory { source, .. }) if memory.is_shortage(&source) => Ok(Packet::Lost),
+        outcome => outcome,
+    }
+}
+
+fn gather<'a, M: DeviceMemory>(request: &Request, memory: &'a M) -> Result<Packet<'a>, Fault> {
     let mut packet = Gather::default();
     for buffer in request.readable().readable(memory) {
         if packet.push(buffer?).is_err() {
-            request.readable().copy_to(memory, room)?;
-            return Ok(Gather::of(room));
+            return Ok(Packet::Scattered);
         }
     }
-    Ok(packet)
+    Ok(Packet::Lies(packet))
 }
