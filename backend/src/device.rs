@@ -18,7 +18,7 @@ pub mod vsock;
 
 pub use buffer::{Buffers, Readable, Request, Writable};
 pub use memory::{Buffer, DeviceMemory, Direction};
-pub use queue::{Answers, BATCH, BATCH_BYTES, Queues, Rings, Spare};
+pub use queue::{Answers, BATCH, BATCH_BYTES, Queues, Rings, Spare, Touched};
 pub use queue_set::QueueSet;
 pub use transfer::{Exchanged, Gather, Moved, Scatter, TransferBatch, Transfers};
 
@@ -132,6 +132,13 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     /// Whether nobody but the driver gives it work that is urgent: its thread may then look for the driver's next
     /// request without looking at its sources, and tell the driver of several used buffers at once.
     fn serves_driver_alone(&self) -> bool {
+        false
+    }
+
+    /// Whether nothing waits for queue `index`'s requests to come back, while they are few and short: the driver may
+    /// be told a moment later.
+    fn can_tell_later(&self, index: usize) -> bool {
+        let _ = index;
         false
     }
 

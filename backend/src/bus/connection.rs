@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use protocol::binding::RECOMMENDED_MESSAGE_SIZE;
 use protocol::message::{Body, Message, Request};
@@ -27,6 +27,8 @@ use crate::xen::{DomId, EventChannels, EventError, GrantTable, LocalPort, Xen};
 const MESSAGES_A_TURN: usize = 16;
 /// Rounds of queues before XenStore, the message page and the device's own sources get their turn.
 const ROUNDS_A_TURN: usize = 64;
+/// How long the driver is not told of what nothing seems to wait for.
+const DEFERRED: Duration = Duration::from_millis(1);
 
 /// What ends a connection; the frontend may start again [2.9].
 #[derive(Debug, thiserror::Error)]
@@ -138,9 +140,12 @@ impl<X: Xen> Connection<X> {
         self.transport.sources()
     }
 
-    /// Whether something is left to do that nothing will tell of.
-    pub fn has_work(&self) -> bool {
-        self.more_messages || self.transport.is_waiting()
+    /// How long there is nothing to do unless something happens; `None` for ever.
+    pub fn idle_time(&self) -> Option<Duration> {
+        if self.more_messages || self.transport.is_waiting() {
+            return Some(Duration::ZERO);
+        }
+        self.transport.has_deferred().then_some(DEFERRED)
     }
 
     /// Deals with everything that is pending: messages, and queues until they are found empty, for a
@@ -150,6 +155,9 @@ impl<X: Xen> Connection<X> {
     /// [`ConnectionError`]: the connection is over.
     pub fn turn(&mut self, ready: Ready) -> Result<(), ConnectionError> {
         self.rung.clear();
+        let idle = !ready.events && !ready.sources;
+        let served = self.transport.begin_turn(idle, &mut self.events);
+        self.tell(served);
         if ready.events {
             self.take_events()?;
         }

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
@@ -239,8 +240,11 @@ impl<X: Xen> Session<X> {
             let sources = connection.sources();
             fds.extend(sources.iter().map(|source| PollFd::new(source.fd, source.events)));
         }
-        let more = self.connection.as_ref().is_some_and(Connection::has_work);
-        let timeout = if more || at_once { PollTimeout::ZERO } else { PollTimeout::NONE };
+        let idle = self.connection.as_ref().and_then(Connection::idle_time);
+        let idle = if at_once { Some(Duration::ZERO) } else { idle };
+        let timeout = idle.map_or(PollTimeout::NONE, |time| {
+            PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX)
+        });
         DeviceStats::count(&self.stats.sleeps);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}

@@ -1,5 +1,6 @@
 //! One device as virtio-msg sees it: status, features, configuration, queues (SPEC sections 5 and 6).
 
+mod deferred;
 mod service;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use protocol::status::{DEVICE_NEEDS_RESET, DRIVER_OK, F_VERSION_1, FAILED, FEATU
 use tracing::Level;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
+use self::deferred::Deferred;
 use self::service::Signals;
 pub use self::service::{Held, Served};
 use super::virtqueue::Virtqueue;
@@ -45,6 +47,7 @@ pub struct Transport<P: Platform> {
     /// Queues in which requests were given back, of which the driver was not told yet.
     unannounced: QueueSet,
     held: Held,
+    deferred: Deferred,
     signals: Signals,
     spare: Spare,
     status: u32,
@@ -72,6 +75,7 @@ impl<P: Platform> Transport<P> {
             empty: QueueSet::default(),
             unannounced: QueueSet::default(),
             held: Held::default(),
+            deferred: Deferred::default(),
             signals: Signals::default(),
             spare: Spare::default(),
             status: 0,
@@ -346,6 +350,7 @@ impl<P: Platform> Transport<P> {
         self.memory.unshare();
         (self.waiting, self.empty) = (QueueSet::default(), QueueSet::default());
         (self.unannounced, self.held) = (QueueSet::default(), Held::default());
+        self.deferred.take();
         (self.status, self.driver_features) = (0, 0);
     }
 }

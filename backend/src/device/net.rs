@@ -214,6 +214,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
         }
     }
 
+    fn can_tell_later(&self, index: usize) -> bool {
+        matches!(self.role(index), Role::Transmit(_))
+    }
+
     fn serve(&mut self, index: usize, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
         match self.role(index) {
             Role::Receive(pair) => {

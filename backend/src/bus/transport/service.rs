@@ -10,7 +10,7 @@ use virtio_queue::{Queue, QueueT};
 
 use super::Transport;
 use crate::bus::virtqueue::Virtqueue;
-use crate::device::{Fault, Queues, Rings, Source, VirtioDevice};
+use crate::device::{Fault, Queues, Rings, Source, Touched, VirtioDevice};
 use crate::platform::{Platform, PlatformMemory};
 use crate::stats::DeviceStats;
 use crate::xen::{EventChannels, LocalPort};
@@ -22,6 +22,14 @@ pub struct Served {
     pub used: Vec<u32>,
     /// The status or the configuration changed: EVENT_CONFIG.
     pub announce: bool,
+}
+
+impl Served {
+    /// Adds what came of something else.
+    fn add(&mut self, other: Self) {
+        self.used.extend(other.used);
+        self.announce |= other.announce;
+    }
 }
 
 /// Requests that the driver was not told of yet.
@@ -90,7 +98,15 @@ impl<P: Platform> Transport<P> {
     /// Serves the queue whose doorbell rang.
     pub fn ring(&mut self, port: LocalPort, events: &mut impl EventChannels) -> Served {
         let index = self.queues.iter().position(|queue| queue.doorbell() == Some(port));
-        index.map(|index| self.serve(index, events)).unwrap_or_default()
+        let Some(index) = index else { return Served::default() };
+        // Before more is given back: then the driver may have found by itself what it was not told of.
+        if self.deferred.remove(index) {
+            self.unannounced.insert(index);
+            let mut served = self.announce(events);
+            served.add(self.serve(index, events));
+            return served;
+        }
+        self.serve(index, events)
     }
 
     /// Whether a queue wants another turn.
@@ -159,6 +175,17 @@ impl<P: Platform> Transport<P> {
         served
     }
 
+    /// Whether there is something that the driver is told of later.
+    pub fn has_deferred(&self) -> bool {
+        !self.deferred.is_empty()
+    }
+
+    /// A turn begins, in which nothing happened if it is `idle`. Tells the driver of what was put off long enough.
+    pub fn begin_turn(&mut self, idle: bool, events: &mut impl EventChannels) -> Served {
+        self.unannounced.extend(self.deferred.pass(idle));
+        self.announce(events)
+    }
+
     /// Whether the thread may look for the driver's next request, and nothing else, for a while.
     pub fn serves_driver_alone(&self) -> bool {
         self.device.serves_driver_alone()
@@ -217,9 +244,7 @@ impl<P: Platform> Transport<P> {
         self.waiting.extend(touched.again);
         self.empty = self.empty.without(touched.again);
         self.empty.extend(touched.empty.without(touched.again));
-        self.unannounced.extend(touched.used);
-        self.held.requests += touched.count;
-        self.held.bytes += touched.bytes;
+        self.note_used(&touched);
         if outcome.is_err() || !self.device.serves_driver_alone() {
             served = self.announce(events);
         }
@@ -232,6 +257,18 @@ impl<P: Platform> Transport<P> {
             served.announce = true;
         }
         served
+    }
+
+    /// Notes what is to be announced, now or later.
+    fn note_used(&mut self, touched: &Touched) {
+        let patient = !touched.used.is_empty()
+            && touched.used.iter().all(|index| self.device.can_tell_later(index));
+        if patient && self.deferred.add(touched) {
+            return;
+        }
+        self.unannounced.extend(touched.used);
+        self.held.requests += touched.count;
+        self.held.bytes += touched.bytes;
     }
 
     /// Tells the driver of used buffers: by the doorbell, or later in band.
