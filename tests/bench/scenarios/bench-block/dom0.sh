@@ -6,9 +6,9 @@
 . /lab/dom0/lib.sh
 . /lab/scenarios/bench-block/servers.sh
 
-make_disk results.img 32
+make_left
 set --
-disks="$(own xvdm /run/bench/0), $(blkback xvde /run/bench/1), $(own xvdo "$PWD/results.img"), $(programs)"
+disks="$(own xvdm /run/bench/0), $(blkback xvde /run/bench/1), $(own xvdo $LEFT), $(programs)"
 case $GUEST in
 hvm)
     make_files 6
@@ -33,5 +33,5 @@ name=$GUEST-bench-block
 start_bench "$name" "$disks" "s|^memory = .*|memory = 512|" "$@"
 end_guest $name 1700
 xen-virtiod stat --json >"$RESULTS/counters"
-tar -x -C "$RESULTS" -f results.img
+take_left "$RESULTS"
 machine_facts $name

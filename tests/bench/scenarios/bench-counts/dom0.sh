@@ -5,11 +5,11 @@
 . /lab/scenarios/bench-block/servers.sh
 
 make_files 1
-make_disk results.img 1
+make_left
 make_jobs jobs.cpio "$GUEST" 'ours-file xvdm' 'results xvdo' 'programs xvdp'
 make_initrd initrd /lab/scenarios/bench-counts/guest.sh jobs.cpio
 name=$GUEST-bench-counts
-disks="$(own xvdm /run/bench/0), $(own xvdo "$PWD/results.img"), $(programs)"
+disks="$(own xvdm /run/bench/0), $(own xvdo $LEFT), $(programs)"
 start_bench "$name" "$disks"
 mkdir "$RESULTS/counts"
 

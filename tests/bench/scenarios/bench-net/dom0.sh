@@ -18,7 +18,7 @@ clean_up() {
 take() {
     local left=left-$1 figure
     mkdir -p "$left" "$RESULTS/figures"
-    tar -x -C "$left" -f results.img
+    take_left "$left"
     for figure in "$left"/figures/*; do
         mv "$figure" "$RESULTS/figures/$1${figure##*/}"
     done
@@ -39,9 +39,9 @@ servers=$!
 probe answer 0.0.0.0:7 &
 servers="$servers $!"
 
-make_disk results.img 32
+make_left
 name=$GUEST-bench-net
-disks="$(own xvdo "$PWD/results.img"), $(programs)"
+disks="$(own xvdo $LEFT), $(programs)"
 network='virtio = ["type=virtio,device1,transport=mmio,grant_usage=1"]'
 make_jobs jobs.cpio "$GUEST" 'results xvdo' 'programs xvdp' -- 'eth0 virtio_net 0@ours' \
     'eth1 xen-netfront 1@netback'
@@ -53,8 +53,8 @@ take 1
 
 # The second guest has no driver of ours.
 name=hvm-bench-net-emulated
-make_disk results.img 32
-disks="$(blkback xvdo "$PWD/results.img"), $(programs blkback)"
+make_left
+disks="$(blkback xvdo $LEFT), $(programs blkback)"
 dom0_modules dom0-modules.cpio crc32c_generic ext4 xen-blkfront xen-netfront e1000 \
     8139cp
 make_jobs jobs.cpio hvm 'results xvdo' 'programs xvdp' -- 'eth0 xen-netfront 1@netback' \

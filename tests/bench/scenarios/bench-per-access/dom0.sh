@@ -18,7 +18,7 @@ turn() {
     end_guest "$name" 150
     rm -rf left
     mkdir left
-    tar -x -C left -f /run/bench/results
+    take_left left
     for file in left/rounds/*; do
         mv "$file" "$RESULTS/rounds/$round-$server-${file##*/}"
     done
@@ -26,8 +26,8 @@ turn() {
 }
 
 make_files 1
-make_disk /run/bench/results 8
-disks="$(own xvdm /run/bench/0), $(blkback xvdo /run/bench/results), $(programs blkback)"
+make_left
+disks="$(own xvdm /run/bench/0), $(blkback xvdo $LEFT), $(programs blkback)"
 name=$GUEST-bench-per-access
 mkdir "$RESULTS/rounds"
 round=1

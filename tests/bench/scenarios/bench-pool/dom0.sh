@@ -6,13 +6,13 @@
 . /lab/scenarios/bench-block/servers.sh
 
 make_files 1
-make_disk /run/bench/results 8
+make_left
 # The driver of the other disks stays.
-disks="$(own xvdm /run/bench/0), $(blkback xvdo /run/bench/results), $(programs blkback)"
+disks="$(own xvdm /run/bench/0), $(blkback xvdo $LEFT), $(programs blkback)"
 make_jobs jobs.cpio "$GUEST" 'ours-pool xvdm' 'results xvdo' 'programs xvdp'
 make_initrd initrd /lab/scenarios/bench-pool/guest.sh /lab/files/modules.cpio jobs.cpio
 name=$GUEST-bench-pool
 start_bench "$name" "$disks"
 end_guest "$name" 500
-tar -x -C "$RESULTS" -f /run/bench/results
+take_left "$RESULTS"
 machine_facts "$name"
