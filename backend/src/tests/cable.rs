@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::AsFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -25,6 +26,8 @@ pub(super) struct Cable {
     sent: Condvar,
     link_changed: EventFd,
     arrived: Vec<EventFd>,
+    /// In the place of all that, a file of messages.
+    messages: OnceLock<UnixDatagram>,
 }
 
 #[derive(Default)]
@@ -68,6 +71,7 @@ impl Network for FakeNetwork {
             sent: Condvar::new(),
             link_changed: event_fd(),
             arrived: (0..pairs).map(|_| event_fd()).collect(),
+            messages: OnceLock::new(),
         });
         cable.link_changed.write(1).unwrap();
         let name = request.name.to_string();
@@ -106,6 +110,16 @@ impl Cable {
         let (mut state, waited) = self.sent.wait_timeout_while(self.state(), wait, empty).unwrap();
         assert!(!waited.timed_out(), "waited 10 s for a packet of the guest's");
         state.from_guest.pop_front().unwrap()
+    }
+
+    /// Has packets be messages of a file, as a TAP interface's are, of which this is the other end. There is room
+    /// for ten.
+    pub(super) fn use_messages(&self) -> UnixDatagram {
+        let (theirs, ours) = UnixDatagram::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        self.messages.set(theirs).expect("only once");
+        ours
     }
 
     /// Pulls the cable out, or puts it in.
@@ -165,6 +179,9 @@ impl Interface for Plug {
     }
 
     fn receive(&mut self, pair: usize, into: &mut [u8]) -> io::Result<Option<usize>> {
+        if let Some(messages) = self.cable.messages.get() {
+            return Ok(messages.recv(into).ok());
+        }
         let mut state = self.state()?;
         let Some(packet) = state.to_guest[pair].pop_front() else {
             let _ = self.cable.arrived[pair].read();
@@ -181,13 +198,21 @@ impl Interface for Plug {
         }
         let mut bytes = vec![0; packet.length()];
         packet.copy_to(&mut bytes);
+        if let Some(messages) = self.cable.messages.get() {
+            return messages.send(&bytes).map(drop);
+        }
         state.from_guest.push_back((pair, bytes));
         self.cable.sent.notify_all();
         Ok(())
     }
 
+    fn messages(&self, _pair: usize) -> Option<BorrowedFd<'_>> {
+        self.cable.messages.get().map(AsFd::as_fd)
+    }
+
     fn packets(&self, pair: usize) -> Option<Source<'_>> {
-        Some(Source::readable(self.cable.arrived[pair].as_fd()))
+        let arrived = || self.cable.arrived[pair].as_fd();
+        Some(Source::readable(self.messages(pair).unwrap_or_else(arrived)))
     }
 
     fn link_changes(&self) -> Source<'_> {
