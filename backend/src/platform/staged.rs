@@ -1,8 +1,8 @@
 //! Buffers that the hypervisor copies, instead of mapping their pages.
 //!
-//! For what is not in the pool that is the cheaper way: a page costs 17 to 19 µs among 32 that are copied together and
-//! 95 to 111 µs alone, where to map and unmap it costs 38 to 45 µs, or 550 to 790 µs alone (tests/bench/report.md,
-//! "pages read in Dom0"). A page that stays mapped costs 1.6 µs, or 5 to 7 µs alone, which is why there is a pool.
+//! For what is not in the pool that is the cheaper way: a page costs 18 to 19 µs among 32 that are copied together and
+//! 105 to 108 µs alone, where to map and unmap it costs 28 to 32 µs, or 580 to 630 µs alone (tests/bench/report.md,
+//! "pages read in Dom0"). A page that stays mapped costs 1.2 to 1.5 µs, which is why there is a pool.
 
 use doors::staging::Staging;
 use protocol::grant::PAGE_SIZE;
