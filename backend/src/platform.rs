@@ -6,7 +6,9 @@
 //! [`crate::grant::Grants`]. This folder knows pages and mappings; it knows no virtqueue and no device.
 
 mod fault;
+mod mapping;
 mod memory;
+mod pinned;
 mod pool;
 mod staged;
 #[cfg(test)]
@@ -19,7 +21,8 @@ use protocol::pool::PoolRange;
 use vm_memory::VolatileSlice;
 
 pub use self::fault::AccessFault;
-pub use self::memory::{PinId, PlatformMemory, Reach};
+pub use self::memory::{PlatformMemory, Reach};
+pub use self::pinned::PinId;
 pub use self::pool::ShareError;
 use crate::xen::mapped::MappedRange;
 use crate::xen::{Access, CopyError, CopyWay, MapError};

@@ -9,26 +9,27 @@
 //! unmapped by [`PlatformMemory::release`]. These take `&mut self`: no slice into the pages can be alive
 //! then, which is what keeps a stale pointer from being a value one could have.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::iter::FusedIterator;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use elsa::FrozenVec;
 use protocol::binding::F_SHARED_POOL;
-use protocol::grant::{GrantRef, PAGE_SIZE};
+use protocol::grant::GrantRef;
 use protocol::pool::PoolPage;
 use vm_memory::guest_memory::GuestMemorySliceIterator;
 use vm_memory::{
     GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Permissions, VolatileSlice,
 };
 
+use super::mapping::{Mapping, Run};
+use super::pinned::{Area, PinId, Pinned};
 use super::pool::Pool;
 use super::staged::{self, Staged};
-use super::{AccessFault, AddressFault, PageNumber, PageRange, Place, Platform, ShareError};
+use super::{AccessFault, AddressFault, PageRange, Place, Platform, ShareError};
 use crate::stats::DeviceStats;
 use crate::xen::Access;
-use crate::xen::mapped::MappedRange;
 
 /// Most pages that one address range may touch.
 pub const MAX_RANGE_PAGES: u32 = 4097;
@@ -44,103 +45,10 @@ pub struct Reach {
     pub access: Access,
 }
 
-/// Names pinned ranges.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PinId(u64);
-
-/// Consecutive pages that are mapped, from `page` of a mapping on.
-#[derive(Debug)]
-struct Run {
-    first: PageNumber,
-    pages: u32,
-    page: usize,
-}
-
-/// One mapping, of one or more runs. Counted as long as it is there.
-struct Mapping<P> {
-    pages: P,
-    runs: Vec<Run>,
-    stats: Arc<DeviceStats>,
-}
-
-impl<P> Mapping<P> {
-    fn new(pages: P, runs: Vec<Run>, stats: Arc<DeviceStats>) -> Self {
-        let mapping = Self { pages, runs, stats };
-        mapping.stats.grants_mapped.fetch_add(mapping.count(), Ordering::Relaxed);
-        mapping
-    }
-
-    fn count(&self) -> u64 {
-        self.runs.iter().map(|run| u64::from(run.pages)).sum()
-    }
-}
-
-impl<P> Drop for Mapping<P> {
-    fn drop(&mut self) {
-        self.stats.grants_mapped.fetch_sub(self.count(), Ordering::Relaxed);
-    }
-}
-
-impl<P: AsRef<MappedRange>> Mapping<P> {
-    /// Where `range` lies in the mapping, if it is there whole and `access` is allowed.
-    fn find(&self, range: PageRange, access: Access) -> Option<VolatileSlice<'_>> {
-        let mapped = self.pages.as_ref();
-        if access > mapped.access() {
-            return None;
-        }
-        let wanted = range.first.0;
-        let run = self.runs.iter().find(|run| {
-            let skipped = wanted.checked_sub(run.first.0);
-            let room = skipped.and_then(|skipped| u64::from(run.pages).checked_sub(skipped));
-            room.is_some_and(|room| u64::from(range.pages) <= room)
-        })?;
-        let page = run.page + (wanted - run.first.0) as usize;
-        let offset = page * PAGE_SIZE as usize + range.offset as usize;
-        mapped.slice(offset, usize::try_from(range.length).ok()?)
-    }
-}
-
-/// A range that stays mapped.
-struct Area<P> {
-    reach: Reach,
-    /// Offset of its first byte in the mapping.
-    offset: usize,
-    mapping: Mapping<P>,
-}
-
-impl<P: AsRef<MappedRange>> Area<P> {
-    /// Where `wanted` lies in the area. Addresses that follow one another do so in the mapping too.
-    fn find(&self, wanted: Reach) -> Option<VolatileSlice<'_>> {
-        let skipped = wanted.address.checked_sub(self.reach.address)?;
-        if wanted.length > self.reach.length.checked_sub(skipped)?
-            || wanted.access > self.reach.access
-        {
-            return None;
-        }
-        let offset = self.offset + usize::try_from(skipped).ok()?;
-        self.mapping.pages.as_ref().slice(offset, usize::try_from(wanted.length).ok()?)
-    }
-}
-
-/// What was pinned together, such as a ring's areas.
-struct Pinned<P> {
-    id: PinId,
-    areas: Vec<Area<P>>,
-}
-
-impl<P: AsRef<MappedRange>> Pinned<P> {
-    fn find(&self, wanted: Reach) -> Option<VolatileSlice<'_>> {
-        self.areas.iter().find_map(|area| area.find(wanted))
-    }
-}
-
 /// A guest's memory, as far as the platform lets a device reach it.
 pub struct PlatformMemory<P: Platform> {
     platform: P,
-    pinned: Vec<Pinned<P::Pages>>,
-    /// Position of the pinned ranges that were used last: most likely the next ones too.
-    recent: Cell<usize>,
-    next_pin: u64,
+    pinned: Pinned<P::Pages>,
     pool: Pool<P::Pages>,
     /// Of the requests at hand, what is copied. Append-only while shared, so that slices into it stay good.
     staged: FrozenVec<Box<Staged>>,
@@ -155,9 +63,7 @@ impl<P: Platform> PlatformMemory<P> {
     pub fn new(platform: P, stats: Arc<DeviceStats>) -> Self {
         Self {
             platform,
-            pinned: Vec::new(),
-            recent: Cell::new(0),
-            next_pin: 0,
+            pinned: Pinned::default(),
             pool: Pool::new(Arc::clone(&stats)),
             staged: FrozenVec::new(),
             current: FrozenVec::new(),
@@ -190,7 +96,6 @@ impl<P: Platform> PlatformMemory<P> {
     }
 
     fn try_pin(&mut self, wanted: &[Reach]) -> Result<PinId, AccessFault> {
-        let id = PinId(self.next_pin);
         let decoded =
             wanted.iter().map(|reach| match self.decode(reach.address, reach.length)? {
                 Place::Pages(range) => Ok(range),
@@ -202,14 +107,12 @@ impl<P: Platform> PlatformMemory<P> {
             Ok(Area { reach: *reach, offset: range.offset as usize, mapping })
         });
         let areas = areas.collect::<Result<Vec<_>, AccessFault>>()?;
-        self.next_pin += 1;
-        self.pinned.push(Pinned { id, areas });
-        Ok(id)
+        Ok(self.pinned.add(areas))
     }
 
     /// Unmaps what was pinned under `id`.
     pub fn unpin(&mut self, id: PinId) {
-        self.pinned.retain(|pinned| pinned.id != id);
+        self.pinned.remove(id);
     }
 
     /// Takes pages into the pool, mapped until [`PlatformMemory::unshare`]: all of them, or none.
@@ -255,7 +158,7 @@ impl<P: Platform> PlatformMemory<P> {
                 }
                 Err(_) => continue,
             };
-            if self.find_pinned(reach).is_none() && self.find(range, reach.access).is_none() {
+            if self.pinned.find(reach).is_none() && self.find(range, reach.access).is_none() {
                 match reach.access {
                     Access::ReadOnly => read.push(range),
                     Access::ReadWrite => write.push(range),
@@ -367,20 +270,9 @@ impl<P: Platform> PlatformMemory<P> {
         staged.or_else(|| current.filter_map(|mapping| mapping.find(range, access)).next())
     }
 
-    fn find_pinned(&self, wanted: Reach) -> Option<VolatileSlice<'_>> {
-        let recent = self.pinned.get(self.recent.get()).and_then(|pinned| pinned.find(wanted));
-        recent.or_else(|| {
-            self.pinned.iter().enumerate().find_map(|(at, pinned)| {
-                let slice = pinned.find(wanted)?;
-                self.recent.set(at);
-                Some(slice)
-            })
-        })
-    }
-
     /// The bytes at an address, mapped now if they are not yet.
     fn reach(&self, reach: Reach) -> Result<VolatileSlice<'_>, AccessFault> {
-        if let Some(slice) = self.find_pinned(reach) {
+        if let Some(slice) = self.pinned.find(reach) {
             return Ok(slice);
         }
         let range = match self.decode(reach.address, reach.length)? {

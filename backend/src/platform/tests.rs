@@ -171,6 +171,48 @@ fn pins_survive_release_and_fail_whole() {
 }
 
 #[test]
+fn what_is_pinned_is_found_whole_for_its_access_and_until_it_is_unpinned() {
+    let mut bench = bench();
+    let first = bench.grant(4, Access::ReadWrite);
+    let start = at(first, 100).0;
+    let reach = |address, access| Reach { address, length: 4096, access };
+    let pins = [0, 2].map(|page: u64| {
+        let address = start + (page << 12);
+        bench.memory.pin(&[reach(address, Access::ReadOnly)]).unwrap()
+    });
+    assert_eq!(bench.mapped(), 4, "each over two pages");
+    let mapped_for = |bench: &mut Bench, address: u64, length: usize, access| {
+        assert!(bench.memory.check_range(GuestAddress(address), length, access));
+        let more = bench.mapped() - 4;
+        bench.memory.release();
+        more
+    };
+    for page in [2, 0, 2] {
+        let address = start + (page << 12);
+        assert_eq!(mapped_for(&mut bench, address, 4096, Permissions::Read), 0, "page {page}");
+        assert_eq!(mapped_for(&mut bench, address + 4095, 1, Permissions::Read), 0);
+        assert_ne!(
+            mapped_for(&mut bench, address + 4095, 2, Permissions::Read),
+            0,
+            "beyond its end"
+        );
+        assert_ne!(
+            mapped_for(&mut bench, address - 1, 2, Permissions::Read),
+            0,
+            "before its start"
+        );
+        assert_ne!(mapped_for(&mut bench, address, 1, Permissions::Write), 0, "for reading alone");
+    }
+    let [gone, kept] = pins;
+    bench.memory.unpin(gone);
+    assert_eq!(bench.mapped(), 2);
+    assert!(bench.memory.check_range(GuestAddress(start + (2 << 12)), 4096, Permissions::Read));
+    assert_eq!(bench.mapped(), 2);
+    bench.memory.unpin(kept);
+    assert_eq!(bench.mapped(), 0);
+}
+
+#[test]
 fn ranges_that_are_too_long_are_refused_before_the_hypervisor_is_asked() {
     let mut bench = bench();
     let first = bench.grant(1, Access::ReadOnly);

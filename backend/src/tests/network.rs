@@ -218,7 +218,9 @@ fn packets_that_move_together_keep_their_order_both_ways() {
 
     let rooms: Vec<_> = (0..8).map(|_| offer(&mut driver, 2000)).collect();
     let packets: Vec<_> = (1..=8).map(|seed| packet(100 * seed, seed as u8)).collect();
-    packets.iter().for_each(|packet| drop(other.send(packet).unwrap()));
+    for packet in &packets {
+        assert_eq!(other.send(packet).unwrap(), packet.len());
+    }
     for (room, packet) in rooms.into_iter().zip(&packets) {
         assert_eq!(received(&mut driver, &[room]), in_buffers(packet, 1));
     }
