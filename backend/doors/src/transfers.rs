@@ -89,6 +89,11 @@ impl Default for Transfers {
 }
 
 impl Transfers {
+    /// Whether messages can be exchanged, as far as is known.
+    pub fn can_exchange(&self) -> bool {
+        !self.waits && !matches!(self.ring, Ring::Refused)
+    }
+
     /// An empty batch.
     pub fn batch<'m>(&mut self) -> Batch<'_, 'm> {
         self.vectors.clear();
@@ -132,9 +137,6 @@ impl<'m> Batch<'_, 'm> {
     /// none. Numbers are below [`CAPACITY`].
     pub fn exchange(self, file: BorrowedFd<'_>) -> Exchanged {
         let mut exchanged = Exchanged([None; CAPACITY]);
-        if self.room.waits {
-            return exchanged;
-        }
         let mut waits = false;
         self.room.carry_out(file, RWF_NOWAIT, |transfer, result| {
             // Before Linux 6.4 TAP interfaces knew no such flag.

@@ -15,6 +15,11 @@ use super::{Readable, Writable};
 pub struct Transfers(transfers::Transfers);
 
 impl Transfers {
+    /// Whether messages can be exchanged, as far as is known: where not, to add them to a batch is in vain.
+    pub fn can_exchange(&self) -> bool {
+        self.0.can_exchange()
+    }
+
     /// An empty batch.
     pub fn batch<'m>(&mut self) -> TransferBatch<'_, 'm> {
         TransferBatch(self.0.batch())

@@ -55,7 +55,7 @@ impl Deferred {
 
     /// Another turn begins; takes all of them out if it was put off long enough, or if nothing else happened.
     pub(super) fn pass(&mut self, idle: bool) -> QueueSet {
-        self.turns += 1;
+        self.turns += u32::from(!self.is_empty());
         if idle || self.turns > TURNS { self.take() } else { QueueSet::default() }
     }
 }
@@ -83,6 +83,8 @@ mod tests {
     #[test]
     fn they_wait_for_an_idle_moment_or_so_many_turns() {
         let mut deferred = Deferred::default();
+        // Turns without any do not count.
+        assert!((0..2 * TURNS).all(|_| deferred.pass(false).is_empty()));
         deferred.add(&touched(3, 1, 64));
         assert!(deferred.pass(false).is_empty());
         assert_eq!(deferred.pass(true).iter().collect::<Vec<_>>(), [3]);

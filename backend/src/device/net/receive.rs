@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 
 use super::interface::{HEADER_SIZE, Interface, MAX_PACKET};
@@ -110,8 +111,7 @@ impl Receiver {
         self.stock.clear();
     }
 
-    /// Takes packets from the interface, unless some still wait; whether there are any then. Tries to take one more
-    /// than there were in the turn before: so what is missing is known without asking again.
+    /// Takes packets from the interface, unless some still wait; whether there are any then.
     pub(super) fn fill(
         &mut self,
         interface: &mut dyn Interface,
@@ -121,47 +121,63 @@ impl Receiver {
         if !self.waiting.is_empty() {
             return Ok(true);
         }
+        // What could not be exchanged after all is still there, and is taken in the next turn.
+        match interface.messages(pair).filter(|_| transfers.can_exchange()) {
+            Some(file) => self.take_together(file, transfers)?,
+            None => self.take_each(interface, pair)?,
+        }
+        Ok(!self.waiting.is_empty())
+    }
+
+    /// Takes packets by few system calls. Tries to take one more than there were in the turn before: so what is
+    /// missing is known without asking again.
+    fn take_together(&mut self, file: BorrowedFd<'_>, transfers: &mut Transfers) -> io::Result<()> {
         let (mut tried, mut more) = (0, self.latest + 1);
         while tried < PACKETS {
             let slots = tried..PACKETS.min(tried + more.max(2));
             more = slots.len();
             tried = slots.end;
-            if self.take(slots, interface, pair, transfers)? < more {
+            if self.take_some(slots, file, transfers)? < more {
                 break;
             }
         }
         self.latest = self.waiting.len();
-        Ok(!self.waiting.is_empty())
+        Ok(())
     }
 
-    /// Takes packets into these slots of the room, by one system call if the interface can; how many there were.
-    fn take(
+    /// Takes packets into these slots of the room by one system call; how many there were.
+    fn take_some(
         &mut self,
         slots: Range<usize>,
-        interface: &mut dyn Interface,
-        pair: usize,
+        file: BorrowedFd<'_>,
         transfers: &mut Transfers,
     ) -> io::Result<usize> {
         let before = self.waiting.len();
         let room = self.bytes.chunks_exact_mut(MAX_PACKET).skip(slots.start).take(slots.len());
-        let exchanged = interface.messages(pair).map(|file| {
-            let mut batch = transfers.batch();
-            room.enumerate().for_each(|(number, slot)| batch.take(number, slot));
-            batch.exchange(file)
-        });
+        let mut batch = transfers.batch();
+        room.enumerate().for_each(|(number, slot)| batch.take(number, slot));
+        let exchanged = batch.exchange(file);
         for (number, slot) in slots.enumerate() {
             let start = slot * MAX_PACKET;
-            let taken = match exchanged.as_ref().and_then(|exchanged| exchanged.of(number)) {
-                Some(taken) => taken.map(Some).or_else(none_there)?,
-                None => {
-                    let room = self.bytes.get_mut(start..start + MAX_PACKET);
-                    interface.receive(pair, room.unwrap_or_default())?
-                }
-            };
-            // One may have come while the others were looked for.
-            self.waiting.extend(taken.map(|length| start..start + length));
+            match exchanged.of(number) {
+                Some(Ok(length)) => self.waiting.push_back(start..start + length),
+                // One may have come while the others were looked for.
+                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Some(Err(error)) => return Err(error),
+                None => {}
+            }
         }
         Ok(self.waiting.len() - before)
+    }
+
+    /// Takes packets one by one.
+    fn take_each(&mut self, interface: &mut dyn Interface, pair: usize) -> io::Result<()> {
+        for (number, slot) in self.bytes.chunks_exact_mut(MAX_PACKET).enumerate() {
+            let Some(length) = interface.receive(pair, slot)? else { break };
+            let start = number * MAX_PACKET;
+            self.waiting.push_back(start..start + length);
+        }
+        Ok(())
     }
 
     /// Gives the guest what there are buffers for.
@@ -269,11 +285,6 @@ impl Receiver {
         queues.recycle(requests);
         fault.map_or(Ok(found), Err)
     }
-}
-
-/// What it means that a packet would have to be waited for.
-fn none_there(error: io::Error) -> io::Result<Option<usize>> {
-    if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) }
 }
 
 /// Cuts off what will not be written: it need not be mapped.

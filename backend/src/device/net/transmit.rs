@@ -74,7 +74,8 @@ fn send_together<M: DeviceMemory>(
     memory: &M,
     way: &mut Way<'_>,
 ) -> Option<Exchanged> {
-    let file = way.interface.messages(way.pair).filter(|_| requests.len() > 1)?;
+    let several = requests.len() > 1 && way.transfers.can_exchange();
+    let file = way.interface.messages(way.pair).filter(|_| several)?;
     let mut batch = way.transfers.batch();
     for (number, request) in requests.iter().enumerate() {
         match packet(request, memory) {
