@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::bus::DevicePath;
 use crate::bus::Keys;
 use crate::config::{ConfigError, ConfigFile, DeviceSettings, Misplaced, RateLimit};
-use crate::device::blk::{AccessMode, Block, Discard, Target, TargetError};
+use crate::device::blk::{AccessMode, Block, Caching, Discard, Target, TargetError};
 use crate::device::console::ConsoleError;
 use crate::device::rng::{Entropy, EntropyError};
 use crate::device::vsock::HostError;
@@ -177,13 +177,17 @@ fn open_disk<S: XenStore>(
         "w" => AccessMode::ReadWrite,
         _ => return Err(DeviceError::Mode(mode)),
     };
-    let target = Target::open(Path::new(&path), mode)?;
+    let caching = match keys.backend("direct-io-safe")?.as_deref() {
+        Some("1") => Caching::Direct,
+        _ => Caching::PageCache,
+    };
+    let target = Target::open(Path::new(&path), mode, caching)?;
     let serial = keys.backend("dev")?.unwrap_or_default();
     let discard = match keys.backend("discard-enable")?.as_deref() {
         Some("1") => Discard::Allowed,
         _ => Discard::Refused,
     };
-    tracing::info!(path, ?mode, ?discard, sectors = target.sectors(), "disk opened");
+    tracing::info!(path, ?mode, ?caching, ?discard, sectors = target.sectors(), "disk opened");
     Ok(Block::new(target, discard, &serial, Arc::clone(stats)))
 }
 

@@ -16,7 +16,7 @@ use virtio_bindings::virtio_blk::{
 
 pub use self::request::SECTOR_SIZE;
 use self::request::{BlockRequest, Operation, SERIAL_SIZE, Status};
-pub use self::target::{AccessMode, Target, TargetError};
+pub use self::target::{AccessMode, Caching, Target, TargetError};
 use super::{
     Answers, BATCH, DeviceId, DeviceMemory, Fault, Moved, Queues, Request, Source, Transfers,
     VirtioDevice, Writable,

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::device::blk::{AccessMode, Block, Discard, Target};
+use crate::device::blk::{AccessMode, Block, Caching, Discard, Target};
 use crate::device::{Queues, Rings, Spare, VirtioDevice};
 use crate::grant::Grants;
 use crate::platform::{PlatformMemory, Reach};
@@ -68,7 +68,7 @@ impl Bench {
         queue.set_ready(true);
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&[7; 1 << 20]).unwrap();
-        let target = Target::open(file.path(), AccessMode::ReadWrite).unwrap();
+        let target = Target::open(file.path(), AccessMode::ReadWrite, Caching::PageCache).unwrap();
         let disk = Block::new(target, Discard::Allowed, "xvda", stats);
         let (ring, spare) = (OneRing(queue), Spare::default());
         let mut bench = Self { guest, memory, disk, ring, spare, pages, available: 0, _file: file };

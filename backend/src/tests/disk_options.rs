@@ -1,7 +1,7 @@
 //! What a disk line can ask for beyond reading and writing.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use protocol::message::{Request, Response};
@@ -118,6 +118,52 @@ fn discard_is_refused_where_the_toolstack_does_not_allow_it() {
     assert_eq!(allocated(disk.path()), before);
     driver.close();
     host.remove(&ends);
+    host.finish();
+}
+
+/// Whether this process has the file open past the page cache.
+fn is_open_direct(path: &Path) -> bool {
+    let path = path.canonicalize().unwrap();
+    let open = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap());
+    open.filter(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path)).any(
+        |entry| {
+            let about = Path::new("/proc/self/fdinfo").join(entry.file_name());
+            let about = fs::read_to_string(about).unwrap_or_default();
+            let flags = about.lines().find_map(|line| line.strip_prefix("flags:"));
+            let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+            flags.is_some_and(|flags| flags & libc::O_DIRECT != 0)
+        },
+    )
+}
+
+#[test]
+fn a_disk_past_the_page_cache_holds_what_is_written_however_it_lies() {
+    let (host, disk) = (Host::start(), numbered_disk(64));
+    let directly = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(disk.path());
+    let possible = directly.is_ok();
+    drop(directly);
+    if !possible {
+        println!("skipped in part: this file system knows no direct I/O");
+    }
+    for (value, wanted) in [("1", possible), ("0", false)] {
+        let path = disk.path().to_str().unwrap();
+        let keys = [("params", path), ("mode", "w"), ("direct-io-safe", value)];
+        let ends = host.add("virtio_disk", 1, XVDA, &keys);
+        let mut driver = host.connect(&ends);
+        driver.start();
+        assert_eq!(is_open_direct(disk.path()), wanted);
+        // A page's worth where pages begin, and one sector where none does.
+        for (sector, length) in [(8, 4096), (13, 512)] {
+            let data = vec![value.as_bytes()[0] + length as u8; length];
+            assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, sector, &data, 0).0, OK);
+            let answer = request(&mut driver, VIRTIO_BLK_T_IN, sector, &[], length);
+            assert_eq!(answer, (OK, data.clone()));
+            let start = sector as usize * 512;
+            assert_eq!(fs::read(disk.path()).unwrap()[start..start + length], data);
+        }
+        driver.close();
+        host.remove(&ends);
+    }
     host.finish();
 }
 

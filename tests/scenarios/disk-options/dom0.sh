@@ -39,8 +39,14 @@ refused 'its backing file "/etc/passwd" is not a file in' 's/disk.qcow2/stranger
 make_initrd initrd /lab/scenarios/disk-options/guest.sh
 name=pv-disk-options
 example $name "$PWD/initrd" || fail "xl could not create the guest"
-end_guest $name 80
+# What was written past the page cache of the block device is in the file behind it already.
+wait_console $name 60 "lab: wrote the volume"
+in_time=$(sha256sum <volume.img)
+tell_guest "$domid" go
+end_guest $name 60
 check_nothing_mapped
+[ "$(guest_said $name volume)" = "$in_time" ] ||
+    fail "the file behind the volume had not what the guest wrote: Dom0's page cache had it"
 
 # same WHAT KEY: what the guest hashed under KEY must be what is on standard input.
 same() {

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use super::target::AccessMode;
+use super::target::{AccessMode, Caching};
 use crate::device::{Gather, Scatter, Source};
 
 /// Block sizes that an image would like requests to have, in bytes.
@@ -82,9 +82,12 @@ pub trait Image: Send {
 ///
 /// # Errors
 /// The storage's, or the format's.
-pub(super) fn open(path: &Path, mode: AccessMode) -> io::Result<Box<dyn Image>> {
+pub(super) fn open(path: &Path, mode: AccessMode, caching: Caching) -> io::Result<Box<dyn Image>> {
     if path.extension().is_some_and(|extension| extension == "qcow2") {
+        if caching == Caching::Direct {
+            tracing::info!("direct-io-safe changes nothing for a qcow2 image");
+        }
         return Ok(Box::new(qcow2::Qcow2Image::open(path, mode)?));
     }
-    Ok(Box::new(raw::RawImage::open(path, mode)?))
+    Ok(Box::new(raw::RawImage::open(path, mode, caching)?))
 }

@@ -21,6 +21,16 @@ pub enum AccessMode {
     ReadWrite,
 }
 
+/// How a raw target's bytes are moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caching {
+    /// Through this domain's page cache: what was read once is read from memory.
+    PageCache,
+    /// `direct-io-safe` in the guest's configuration: past it, where the storage can. The guest has a page cache of
+    /// its own, and this domain little memory.
+    Direct,
+}
+
 /// Why a target cannot be used, or a request on it fails.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
@@ -93,14 +103,15 @@ impl Target {
     ///
     /// # Errors
     /// [`TargetError`] names the path and what is wrong with it.
-    pub fn open(path: &Path, mode: AccessMode) -> Result<Self, TargetError> {
+    pub fn open(path: &Path, mode: AccessMode, caching: Caching) -> Result<Self, TargetError> {
         let failed = |source| TargetError::Open { path: path.to_owned(), mode, source };
         // Looked at before it is opened: opening a FIFO would wait for its other end.
         let kind = path.metadata().map_err(failed)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(TargetError::Kind { path: path.to_owned() });
         }
-        let target = Self { image: image::open(path, mode).map_err(failed)?, mode };
+        let image = image::open(path, mode, caching).map_err(failed)?;
+        let target = Self { image, mode };
         let (bytes, block) = (target.image.size(), target.block_size().logical);
         if bytes < u64::from(block) {
             return Err(TargetError::TooSmall { path: path.to_owned(), bytes, block });

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 
 use super::{BlockSize, Image};
 use crate::device::blk::SECTOR_SIZE;
-use crate::device::blk::target::AccessMode;
+use crate::device::blk::target::{AccessMode, Caching};
 use crate::device::{Gather, Scatter, Source};
 
 /// How often the size is looked up: the kernel tells of a file's growth as of any write, and of a block
@@ -23,13 +23,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// An open raw image.
 pub(super) struct RawImage {
     file: File,
+    /// The same past the page cache, where that is wanted and possible.
+    direct: Option<File>,
     size: u64,
     block_size: BlockSize,
     timer: TimerFd,
 }
 
 impl RawImage {
-    pub(super) fn open(path: &Path, mode: AccessMode) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, mode: AccessMode, caching: Caching) -> io::Result<Self> {
         let write = mode == AccessMode::ReadWrite;
         let mut file = OpenOptions::new().read(true).write(write).open(path)?;
         let size = file.seek(SeekFrom::End(0))?;
@@ -37,8 +39,37 @@ impl RawImage {
         let is_device = metadata.file_type().is_block_device();
         let block_size =
             if is_device { device_block_size(metadata.rdev()) } else { file_block_size(&metadata) };
-        Ok(Self { file, size, block_size, timer: timer()? })
+        let direct = match caching {
+            Caching::PageCache => None,
+            Caching::Direct => open_direct(path, write),
+        };
+        Ok(Self { file, direct, size, block_size, timer: timer()? })
     }
+
+    /// Moves bytes past the page cache where that is wanted, and through it if these cannot be moved so: buffers or a
+    /// range that do not lie as the storage needs. The kernel keeps the two alike.
+    fn transfer(&self, transfer: impl Fn(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()> {
+        match self.direct.as_ref().map(|direct| transfer(direct.as_fd())) {
+            Some(Err(error))
+                if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EFAULT)) => {}
+            Some(outcome) => return outcome,
+            None => {}
+        }
+        transfer(self.file.as_fd())
+    }
+}
+
+fn open_direct(path: &Path, write: bool) -> Option<File> {
+    let mut options = OpenOptions::new();
+    let direct = options.read(true).write(write).custom_flags(libc::O_DIRECT).open(path);
+    direct
+        .inspect_err(|error| {
+            tracing::warn!(
+                %error,
+                "direct-io-safe changes nothing: the file system of {path:?} knows no direct I/O"
+            );
+        })
+        .ok()
 }
 
 fn timer() -> io::Result<TimerFd> {
@@ -81,11 +112,11 @@ impl Image for RawImage {
     }
 
     fn read(&mut self, offset: u64, into: &Scatter<'_>) -> io::Result<()> {
-        into.fill(self.file.as_fd(), offset)
+        self.transfer(|file| into.fill(file, offset))
     }
 
     fn write(&mut self, offset: u64, from: &Gather<'_>) -> io::Result<()> {
-        from.store(self.file.as_fd(), offset)
+        self.transfer(|file| from.store(file, offset))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -108,7 +139,7 @@ impl Image for RawImage {
     }
 
     fn file(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.file.as_fd())
+        Some(self.direct.as_ref().unwrap_or(&self.file).as_fd())
     }
 
     fn size_source(&self) -> Option<Source<'_>> {
@@ -135,5 +166,34 @@ impl RawImage {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         Ok(fallocate(&self.file, how | FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, length)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_go_past_the_page_cache_goes_through_it_and_other_errors_stay() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let mut image =
+            RawImage::open(path.path(), AccessMode::ReadWrite, Caching::PageCache).unwrap();
+        image.direct = Some(path.reopen().unwrap());
+        let direct = image.direct.as_ref().unwrap().as_raw_fd();
+        let tried = |errno| {
+            let tried = RefCell::new(Vec::new());
+            let outcome = image.transfer(|file| {
+                let is_direct = file.as_raw_fd() == direct;
+                tried.borrow_mut().push(is_direct);
+                if is_direct { Err(io::Error::from_raw_os_error(errno)) } else { Ok(()) }
+            });
+            (outcome.map_err(|error| error.raw_os_error().unwrap()), tried.into_inner())
+        };
+        assert_eq!(tried(libc::EINVAL), (Ok(()), vec![true, false]));
+        assert_eq!(tried(libc::EFAULT), (Ok(()), vec![true, false]));
+        assert_eq!(tried(libc::EIO), (Err(libc::EIO), vec![true]));
     }
 }
