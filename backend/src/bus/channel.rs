@@ -84,6 +84,13 @@ impl<P: AsRef<MappedRange>> Channel<P> {
         events.unbind(self.port);
     }
 
+    /// Whether [`Channel::receive`] would find something.
+    pub fn has_news(&self) -> bool {
+        let words = self.page.as_ref().page_words();
+        self.waiting.response.is_none()
+            && words.is_some_and(|words| self.from_driver.has_news(words))
+    }
+
     /// The next message, copied out of the page. `None` when there is none, or while a response
     /// waits for room: then nothing more is taken, so that the driver's queue fills, not our memory.
     ///

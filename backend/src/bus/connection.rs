@@ -25,7 +25,7 @@ use crate::xen::{DomId, EventChannels, EventError, GrantTable, LocalPort, Xen};
 
 /// Messages answered before queues get their turn.
 const MESSAGES_A_TURN: usize = 16;
-/// Rounds of queues before XenStore, the message page and the device's own sources get their turn.
+/// Rounds of queues before XenStore and the device's own sources get their turn.
 const ROUNDS_A_TURN: usize = 64;
 /// How long the driver is not told of what nothing seems to wait for.
 const DEFERRED: Duration = Duration::from_millis(1);
@@ -178,7 +178,7 @@ impl<X: Xen> Connection<X> {
                 self.tell(served);
             }
         }
-        self.serve();
+        self.serve()?;
         // Late: the guest's next events arrive only now. A doorbell may have been closed since.
         for port in &self.rung {
             if let Err(error) = self.events.unmask(*port) {
@@ -202,9 +202,13 @@ impl<X: Xen> Connection<X> {
     }
 
     /// Serves queues until they are found empty and stay so as long as it is worth looking; only then
-    /// does the driver have to signal again.
-    fn serve(&mut self) {
+    /// does the driver have to signal again. Messages are answered between: a driver whose queues are never empty asks
+    /// for more pages of its pool, which serving them waits for.
+    fn serve(&mut self) -> Result<(), ConnectionError> {
         for _ in 0..ROUNDS_A_TURN {
+            if self.channel.has_news() {
+                self.messages()?;
+            }
             if !self.transport.is_waiting() && !self.look() {
                 break;
             }
@@ -217,6 +221,7 @@ impl<X: Xen> Connection<X> {
             let served = self.transport.settle();
             self.tell(served);
         }
+        Ok(())
     }
 
     /// Looks at empty queues for a while; whether something came. Tells the driver of what was held back

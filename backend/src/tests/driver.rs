@@ -96,9 +96,19 @@ impl Driver {
         request: Request<'_>,
         take: impl FnOnce(Response<'_>) -> R,
     ) -> R {
-        let words = self.guest.words(self.page);
-        self.transport.send(words, request).unwrap();
+        self.send_silently(request);
         self.port.notify();
+        self.wait_answer(&format!("the answer to {request:?}"), take)
+    }
+
+    /// Puts a request into the page, and signals nothing.
+    pub(super) fn send_silently(&mut self, request: Request<'_>) {
+        self.transport.send(self.guest.words(self.page), request).unwrap();
+    }
+
+    /// Waits for the answer, which is `what` is waited for, and gives what `take` makes of it.
+    pub(super) fn wait_answer<R>(&mut self, what: &str, take: impl FnOnce(Response<'_>) -> R) -> R {
+        let words = self.guest.words(self.page);
         loop {
             match self.transport.receive(words) {
                 Received::Answer => break,
@@ -106,7 +116,7 @@ impl Driver {
                     if signal {
                         self.port.notify();
                     }
-                    self.port.wait(&format!("the answer to {request:?}"));
+                    self.port.wait(what);
                 }
                 Received::Broken => panic!("the message page is corrupt"),
                 Received::Dropped | Received::ConfigChanged { .. } | Received::Used { .. } => {}

@@ -92,6 +92,33 @@ fn a_storm_of_signals_and_messages_neither_hangs_nor_grows_the_device() {
 }
 
 #[test]
+fn a_message_is_answered_while_a_queue_is_served() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let header = driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
+    let input = driver.share(&[0; 512], Access::ReadWrite);
+    let status = driver.share(&[0xff], Access::ReadWrite);
+    // The doorbell is all that is signalled.
+    driver.send_silently(Request::Ping(7));
+    driver.submit(&[header.readable(), input.writable(), status.writable()]);
+    let number =
+        driver.wait_answer("the answer to a message without a signal", |answer| match answer {
+            Response::Ping(number) => number,
+            other => panic!("{other:?}"),
+        });
+    assert_eq!(number, 7);
+    assert_eq!(driver.wait_used(), (0, 513));
+    for shared in [header, input, status] {
+        driver.unshare(&shared);
+    }
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
 fn spec_5_5_what_does_not_fit_a_message_is_answered_with_less() {
     let (host, disk) = (Host::start(), numbered_disk(1));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");

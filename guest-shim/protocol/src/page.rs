@@ -156,6 +156,12 @@ impl Consumer {
         Self { direction, next: 0, saw_full: false }
     }
 
+    /// Whether [`Consumer::pop`] would find something, good or not.
+    pub fn has_news(&self, page: &PageWords) -> bool {
+        // Relaxed: nothing is read of the queue for it; `pop` looks again.
+        load(page, self.direction.producer_word(), Ordering::Relaxed) != self.next
+    }
+
     /// Copies the oldest message into `buffer` and frees its slot.
     ///
     /// `max_size` is the negotiated maximum message size.
