@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use backend::budget::GuestBudget;
 use backend::grant::Grants;
 use backend::platform::{PlatformMemory, Reach};
 use backend::stats::DeviceStats;
@@ -32,7 +33,8 @@ impl Setup {
         let hypervisor = Hypervisor::default();
         let guest = hypervisor.guest(1, 256);
         let grants = Grants::new(hypervisor.grants(DomId(1)).ok()?);
-        let memory = PlatformMemory::new(grants, Arc::new(DeviceStats::default()));
+        let memory =
+            PlatformMemory::new(grants, Arc::new(DeviceStats::default()), GuestBudget::alone());
         Some(Self { guest, memory })
     }
 

@@ -4,6 +4,7 @@
 //! events; [`connection`] deals with them while there is one; [`channel`] turns the message page into
 //! messages; [`transport`] answers them and serves the queues ([`virtqueue`]) of one device.
 
+mod announcement;
 mod channel;
 mod connection;
 pub mod keys;
@@ -17,3 +18,4 @@ mod transport;
 mod virtqueue;
 
 pub use keys::{DevicePath, Keys};
+pub use state::Toolstack;

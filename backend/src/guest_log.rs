@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use tracing::Level;
 
+use crate::excerpt::excerpt;
+
 /// Lines that may come at once.
 const BURST: u32 = 20;
 /// After which time one more may come.
 const REFILL: Duration = Duration::from_secs(5);
 
-/// A bucket of lines: guests that misbehave in a loop fill no disk.
+/// A bucket of lines, one for all devices of a guest: guests that misbehave in a loop fill no disk,
+/// whether their devices stay or come and go.
 #[derive(Debug)]
 pub struct GuestLog(Mutex<Bucket>);
 
@@ -29,7 +32,7 @@ impl Default for GuestLog {
 }
 
 impl GuestLog {
-    /// Logs a line at INFO, or at WARN for any other level, unless there were too many.
+    /// Logs the beginning of a line at ERROR, WARN or INFO, unless there were too many.
     pub fn line(&self, level: Level, what: fmt::Arguments<'_>) {
         let mut bucket = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let Some(dropped) = bucket.take(Instant::now()) else {
@@ -39,9 +42,11 @@ impl GuestLog {
         if dropped > 0 {
             tracing::warn!("{dropped} line(s) about this guest were left out");
         }
+        let what = excerpt(&what.to_string());
         match level {
-            Level::INFO => tracing::info!("{what}"),
-            _ => tracing::warn!("{what}"),
+            Level::ERROR => tracing::error!("{what}"),
+            Level::WARN => tracing::warn!("{what}"),
+            _ => tracing::info!("{what}"),
         }
     }
 }

@@ -7,12 +7,16 @@
 //! device uses of the domain that it is served from, beside files, is [`host`]'s.
 #![deny(unsafe_code)]
 
+pub mod backoff;
+pub mod budget;
 pub mod bus;
 pub mod config;
 pub mod control;
 pub mod device;
+pub mod excerpt;
 pub mod features;
 pub mod grant;
+pub mod guest;
 pub mod guest_log;
 pub mod host;
 pub mod listener;
@@ -20,6 +24,7 @@ pub mod platform;
 pub mod registry;
 pub mod server;
 pub mod stats;
+pub mod timeout;
 pub mod toolstack;
 pub mod xen;
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use crate::bus::DevicePath;
+use crate::guest_log::GuestLog;
 use crate::stats::{DeviceStats, Snapshot};
 
 /// Devices that are gone and still shown; the oldest make room.
@@ -46,9 +47,9 @@ impl Registry {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// A device appears; gives what its thread counts into.
-    pub fn begin(&self, path: &DevicePath) -> Arc<DeviceStats> {
-        let stats = Arc::new(DeviceStats::default());
+    /// A device appears, of a guest with this log; gives what its thread counts into.
+    pub fn begin(&self, path: &DevicePath, log: Arc<GuestLog>) -> Arc<DeviceStats> {
+        let stats = Arc::new(DeviceStats::new(log));
         self.lock().there.insert(path.clone(), Arc::clone(&stats));
         stats
     }

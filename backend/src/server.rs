@@ -1,26 +1,42 @@
 //! Watches XenStore for devices and runs one session, in a thread of its own, for each.
+//!
+//! Nothing that XenStore refuses ends the daemon. A device that cannot be started is tried again after
+//! waits that grow, and so is a connection to xenstored that was lost; devices that are served go on.
 
-use std::collections::BTreeMap;
+mod retries;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::eventfd::EventFd;
+use protocol::binding::XenbusState;
+use tracing::Level;
 
-use crate::bus::session::Session;
-use crate::bus::{DevicePath, Keys, keys};
+use self::retries::Retries;
+use crate::backoff::Backoff;
+use crate::budget::DaemonBudget;
+use crate::bus::session::{Context, Origin, Session};
+use crate::bus::{DevicePath, Keys, Toolstack, keys};
 use crate::config::ConfigFile;
+use crate::guest::{Guest, Guests};
 use crate::host::network::Network;
 use crate::registry::Registry;
 use crate::stats::DeviceStats;
+use crate::timeout::poll_timeout;
 use crate::toolstack::{self, CLASSES, DeviceError};
 use crate::xen::{DomId, StoreError, Xen, XenStore};
 
-/// Why the daemon cannot go on.
+/// Waits before XenStore is looked at again after it failed.
+const STORE_RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+
+/// Why the daemon cannot start, or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// XenStore cannot be reached.
@@ -50,8 +66,25 @@ struct Running {
 /// A device's thread ended.
 struct Ended {
     path: DevicePath,
-    /// Why the device was not served at all, if it was not and the toolstack was not told.
-    refusal: Option<StoreError>,
+    outcome: Outcome,
+}
+
+/// Where a device is, and whose.
+struct Place {
+    path: DevicePath,
+    origin: Origin,
+    guest: Guest,
+}
+
+/// What a device's thread came to.
+#[derive(Debug)]
+enum Outcome {
+    /// The device has ended, or was refused.
+    Over,
+    /// It cannot be served now, and may be later.
+    Failed,
+    /// It was not served, and the toolstack was not told.
+    Untold(StoreError),
 }
 
 /// All devices of this domain.
@@ -61,7 +94,11 @@ pub struct Server<X: Xen> {
     registry: Arc<Registry>,
     config: ConfigFile,
     network: Arc<dyn Network>,
+    guests: Guests,
     running: BTreeMap<DevicePath, Running>,
+    /// Devices whose threads failed or could not be started.
+    failed: Retries<DevicePath>,
+    store_retry: Backoff,
     ended: Receiver<Ended>,
     ending: Sender<Ended>,
     woken: Arc<EventFd>,
@@ -78,14 +115,23 @@ impl<X: Xen> Server<X> {
         config: ConfigFile,
         network: Arc<dyn Network>,
     ) -> Result<Self, ServerError> {
-        let mut store = xen.store()?;
-        for class in CLASSES {
-            store.watch(&format!("backend/{class}"))?;
-        }
+        let store = watching(&xen)?;
         let (ending, ended) = mpsc::channel();
         let woken = event_fd().map_err(|error| ServerError::System("make an eventfd", error))?;
-        let (woken, running) = (Arc::new(woken), BTreeMap::new());
-        Ok(Self { xen, store, registry, config, network, running, ended, ending, woken })
+        Ok(Self {
+            xen,
+            store,
+            registry,
+            config,
+            network,
+            guests: Guests::new(DaemonBudget::of_this_process()),
+            running: BTreeMap::new(),
+            failed: Retries::default(),
+            store_retry: STORE_RETRY,
+            ended,
+            ending,
+            woken: Arc::new(woken),
+        })
     }
 
     /// Serves until `stop` becomes readable, then ends every session.
@@ -94,13 +140,17 @@ impl<X: Xen> Server<X> {
     /// [`ServerError`]; the sessions are ended all the same.
     pub fn run(mut self, stop: impl AsFd) -> Result<(), ServerError> {
         let outcome = self.serve(stop);
-        for (path, running) in std::mem::take(&mut self.running) {
-            if let Err(error) = running.stop.write(1) {
-                tracing::error!(%path, %error, "cannot stop the device");
-                continue;
-            }
+        let running = std::mem::take(&mut self.running);
+        // All are told before any is waited for: they end side by side.
+        let stopping = running.into_iter().filter_map(|(path, running)| {
+            let told = running.stop.write(1);
+            told.inspect_err(|error| tracing::error!(%path, %error, "cannot stop the device"))
+                .is_ok()
+                .then_some((path, running.thread))
+        });
+        for (path, thread) in stopping.collect::<Vec<_>>() {
             // A panic is logged there; nobody is left to be told.
-            let _ = join(&path, running.thread);
+            let _ = join(&path, thread);
         }
         outcome
     }
@@ -108,19 +158,63 @@ impl<X: Xen> Server<X> {
     fn serve(&mut self, stop: impl AsFd) -> Result<(), ServerError> {
         loop {
             self.reap();
-            self.look()?;
             // Something may have changed since it was looked at: looked at again before any wait.
-            if !self.store.take_events()? && self.wait(&stop)? {
+            let looked = self.look().and_then(|()| self.store.take_events());
+            let stopped = match looked {
+                Ok(true) => false,
+                Ok(false) => {
+                    self.store_retry.reset();
+                    let limit = self.failed.until_next(Instant::now());
+                    self.wait(&stop, Some(self.store.as_fd()), limit)?
+                }
+                Err(error) => self.recover(&stop, &error)?,
+            };
+            if stopped {
                 return Ok(());
             }
         }
     }
 
-    /// Waits for XenStore or for a session's end; `true` when the daemon is to stop.
-    fn wait(&self, stop: &impl AsFd) -> Result<bool, ServerError> {
+    /// After XenStore did not do what it was asked: waits, and makes a new connection in place of one
+    /// that is lost. `true` when the daemon is to stop.
+    fn recover(&mut self, stop: &impl AsFd, error: &StoreError) -> Result<bool, ServerError> {
+        let wait = self.store_retry.take();
+        tracing::warn!("{error}; tried again in {wait:?}");
+        let end = Instant::now() + wait;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if self.wait(stop, None, left)? {
+                return Ok(true);
+            }
+            self.reap();
+            if left.is_zero() {
+                break;
+            }
+        }
+        if error.is_lost() {
+            match watching(&self.xen) {
+                Ok(store) => {
+                    self.store = store;
+                    tracing::info!("connected to XenStore again");
+                }
+                Err(error) => tracing::debug!(%error, "XenStore is still lost"),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Waits for a session's end, or for XenStore if it is given, no longer than `limit`; `true` when
+    /// the daemon is to stop.
+    fn wait(
+        &self,
+        stop: &impl AsFd,
+        store: Option<BorrowedFd<'_>>,
+        limit: Duration,
+    ) -> Result<bool, ServerError> {
+        let fds = [Some(stop.as_fd()), Some(self.woken.as_fd()), store];
         let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds = [entry(stop.as_fd()), entry(self.store.as_fd()), entry(self.woken.as_fd())];
-        match poll(&mut fds, PollTimeout::NONE) {
+        let mut fds: Vec<_> = fds.into_iter().flatten().map(entry).collect();
+        match poll(&mut fds, poll_timeout(limit)) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(errno) => return Err(ServerError::System("wait for events", errno.into())),
         }
@@ -135,14 +229,15 @@ impl<X: Xen> Server<X> {
                 tracing::warn!(%error, "cannot read the wake-up counter");
             }
         }
-        while let Ok(Ended { path, refusal }) = self.ended.try_recv() {
+        while let Ok(Ended { path, outcome }) = self.ended.try_recv() {
             if let Some(Running { stop, thread, stats }) = self.running.remove(&path) {
-                if join(&path, thread).is_err() {
-                    self.bury(&path);
-                }
+                let joined = join(&path, thread);
                 drop(stop);
-                if let Some(error) = refusal {
-                    self.refuse(&path, &stats, &error);
+                match (joined, outcome) {
+                    (Err(_), _) => self.bury(&path),
+                    (Ok(()), Outcome::Over) => {}
+                    (Ok(()), Outcome::Failed) => self.failed.note(&path, Instant::now()),
+                    (Ok(()), Outcome::Untold(error)) => self.refuse(&path, &stats, &error),
                 }
             }
             self.registry.end(&path);
@@ -152,24 +247,32 @@ impl<X: Xen> Server<X> {
     /// Refuses a device that did not come so far as to refuse itself. That may be for want of file
     /// descriptors, so its own connection to XenStore cannot be what tells the toolstack.
     fn refuse(&mut self, path: &DevicePath, stats: &DeviceStats, error: &dyn Error) {
-        tracing::error!(%path, "device refused: {error}");
+        self.failed.note(path, Instant::now());
+        stats.log.line(Level::ERROR, format_args!("{path}: device refused: {error}"));
         stats.fail(error);
         if let Err(error) = keys::refuse(&mut self.store, path, &error.to_string()) {
-            tracing::error!(%path, %error, "the toolstack could not be told");
+            let untold = format_args!("{path}: the toolstack could not be told: {error}");
+            stats.log.line(Level::ERROR, untold);
         }
     }
 
     /// Closes a device whose thread panicked: its frontend must not wait for ever. What the thread
     /// had mapped was unmapped while it unwound.
     fn bury(&mut self, path: &DevicePath) {
-        let told = self.store.write(&path.key("error"), "xen-virtiod failed; its log says where");
-        if let Err(error) = told.and_then(|()| self.store.write(&path.key("state"), "6")) {
+        self.failed.note(path, Instant::now());
+        let said = keys::set_error(&mut self.store, path, "xen-virtiod failed; its log says where");
+        let closed = keys::set_state(&mut self.store, path, XenbusState::Closed);
+        if let Err(error) = said.and(closed) {
             tracing::error!(%path, %error, "the guest could not be told");
         }
     }
 
     /// Starts a session for every device that waits for one.
-    fn look(&mut self) -> Result<(), ServerError> {
+    ///
+    /// # Errors
+    /// The first [`StoreError`]; all others were looked at, unless the connection is lost.
+    fn look(&mut self) -> Result<(), StoreError> {
+        let (mut there, mut outcome) = (BTreeSet::new(), Ok(()));
         for class in CLASSES {
             for guest in self.store.list(&format!("backend/{class}"))? {
                 for number in self.store.list(&format!("backend/{class}/{guest}"))? {
@@ -177,37 +280,48 @@ impl<X: Xen> Server<X> {
                         continue;
                     };
                     let path = DevicePath { class: class.to_owned(), guest: DomId(guest), number };
-                    self.consider(path)?;
+                    there.insert(path.clone());
+                    match self.start_if_waiting(path) {
+                        Err(error) if error.is_lost() => return Err(error),
+                        considered => outcome = outcome.and(considered),
+                    }
                 }
             }
         }
-        Ok(())
+        self.failed.keep(|path| there.contains(path));
+        let devices = there.iter().chain(self.running.keys());
+        let guests: BTreeSet<_> = devices.map(|path| path.guest).collect();
+        self.guests.keep(|id| guests.contains(&id));
+        outcome
     }
 
-    fn consider(&mut self, path: DevicePath) -> Result<(), ServerError> {
-        if self.running.contains_key(&path) {
+    fn start_if_waiting(&mut self, path: DevicePath) -> Result<(), StoreError> {
+        if self.running.contains_key(&path) || !self.failed.is_due(&path, Instant::now()) {
             return Ok(());
         }
         let state = self.store.read(&path.key("state"))?;
         match state.as_deref() {
             // 2: offered by a daemon before this one, and nobody has connected since.
-            Some("1" | "2") => {
-                self.start(path);
-                Ok(())
-            }
-            // 3 to 5: connected to a daemon that is gone. Its frontend must not wait for ever.
+            Some("1" | "2") => self.start(path, Origin::New),
+            // Connected to a daemon that is gone. Its frontend must not wait for ever.
             Some("3" | "4" | "5") => {
-                tracing::warn!(%path, "device of an earlier daemon closed; its guest has lost it");
-                Ok(self.store.write(&path.key("state"), "6")?)
+                tracing::warn!(%path, "device of an earlier daemon closed; its guest may bind it anew");
+                self.start(path, Origin::Left);
             }
-            _ => Ok(()),
+            // Closed, and not ended: its frontend may start again [2.9].
+            Some("6") if self.store.read(&path.key("online"))?.as_deref() == Some("1") => {
+                self.start(path, Origin::Left);
+            }
+            _ => {}
         }
+        Ok(())
     }
 
     /// Starts the thread of a device. Where there is no room for one more, that device is refused.
-    fn start(&mut self, path: DevicePath) {
-        let stats = self.registry.begin(&path);
-        match self.spawn(&path, &stats) {
+    fn start(&mut self, path: DevicePath, origin: Origin) {
+        let guest = self.guests.get(path.guest);
+        let stats = self.registry.begin(&path, Arc::clone(&guest.log));
+        match self.spawn(&path, origin, guest, &stats) {
             Ok(running) => drop(self.running.insert(path, running)),
             Err(error) => {
                 self.refuse(&path, &stats, &error);
@@ -216,7 +330,13 @@ impl<X: Xen> Server<X> {
         }
     }
 
-    fn spawn(&self, path: &DevicePath, stats: &Arc<DeviceStats>) -> Result<Running, StartError> {
+    fn spawn(
+        &self,
+        path: &DevicePath,
+        origin: Origin,
+        guest: Guest,
+        stats: &Arc<DeviceStats>,
+    ) -> Result<Running, StartError> {
         let stop = Arc::new(event_fd().map_err(StartError::Descriptor)?);
         let (xen, place, config) = (self.xen.clone(), path.clone(), self.config.clone());
         let network = Arc::clone(&self.network);
@@ -224,16 +344,28 @@ impl<X: Xen> Server<X> {
         let (ending, woken) = (self.ending.clone(), Arc::clone(&self.woken));
         let body = move || {
             // Dropped last, and in a panic too: tells the server that the thread ends.
-            let mut farewell = Farewell { path: place.clone(), refusal: None, ending, woken };
+            let mut farewell =
+                Farewell { path: place.clone(), outcome: Outcome::Over, ending, woken };
             let span = tracing::info_span!("device", guest = place.guest.0, name = place.name());
-            let ran =
-                span.in_scope(|| run_device(xen, place, stopped, &config, &*network, &counted));
-            farewell.refusal = ran.err();
+            let ran = span.in_scope(|| {
+                let place = Place { path: place, origin, guest };
+                run_device(xen, place, stopped, &config, &*network, &counted)
+            });
+            farewell.outcome = ran.unwrap_or_else(Outcome::Untold);
         };
         let name = format!("{}-{}", path.guest.0, path.number);
         let thread = thread::Builder::new().name(name).spawn(body).map_err(StartError::Thread)?;
         Ok(Running { stop, thread, stats: Arc::clone(stats) })
     }
+}
+
+/// A connection to XenStore that tells of the directories in which devices appear.
+fn watching<X: Xen>(xen: &X) -> Result<X::Store, StoreError> {
+    let mut store = xen.store()?;
+    for class in CLASSES {
+        store.watch(&format!("backend/{class}"))?;
+    }
+    Ok(store)
 }
 
 /// The whole life of a device's thread. What goes wrong in it is this device's alone.
@@ -242,42 +374,62 @@ impl<X: Xen> Server<X> {
 /// XenStore cannot be reached: the device was not served, and the toolstack was not told.
 fn run_device<X: Xen>(
     xen: X,
-    path: DevicePath,
+    Place { path, origin, guest }: Place,
     stop: Arc<EventFd>,
     config: &ConfigFile,
     network: &dyn Network,
     stats: &Arc<DeviceStats>,
-) -> Result<(), StoreError> {
+) -> Result<Outcome, StoreError> {
     let mut keys = Keys::open(xen.store()?, path.clone())?;
-    match toolstack::open(&mut keys, &path, config, network, stats) {
-        Ok(device) => {
-            stats.update(|state| {
-                (state.kind, state.state) = (device.kind().to_owned(), "starting".to_owned());
-            });
-            // A file that is wrong is complained of where a device cannot do without it.
-            let service = config.load().ok().flatten().unwrap_or_default().service();
-            let session = Session::new(xen, path, keys, device, service, stop, Arc::clone(stats));
-            if let Err(error) = session.run() {
-                tracing::error!(%error, "device lost");
-            }
-        }
-        Err(error) => refuse(&mut keys, &error, stats),
+    // What the toolstack wants gone is ended, not opened.
+    let device = match keys.toolstack(XenbusState::Initialising)? {
+        Toolstack::Online => match toolstack::open(&mut keys, &path, config, network, stats) {
+            Ok(device) => Some(device),
+            Err(error) => return refuse(&mut keys, origin, &error, stats),
+        },
+        Toolstack::Leaving | Toolstack::Gone => None,
+    };
+    stats.update(|state| {
+        state.kind = device.as_ref().map_or("", |device| device.kind()).to_owned();
+        state.state = "starting".to_owned();
+    });
+    // A file that is wrong is complained of where a device cannot do without it.
+    let service = config.load().ok().flatten().unwrap_or_default().service();
+    let context = Context { path, guest, service, stats: Arc::clone(stats) };
+    let session = Session::new(xen, keys, device, context, stop);
+    if let Err(error) = session.run(origin) {
+        tracing::error!(%error, "device lost");
     }
-    Ok(())
+    Ok(Outcome::Over)
 }
 
-fn refuse<S: XenStore>(keys: &mut Keys<S>, error: &DeviceError, stats: &DeviceStats) {
-    tracing::error!("device refused: {error}");
+/// Refuses a device that cannot be opened. One that a guest had before is closed instead, and tried
+/// again: it may be there later, and the toolstack waits for nothing.
+fn refuse<S: XenStore>(
+    keys: &mut Keys<S>,
+    origin: Origin,
+    error: &DeviceError,
+    stats: &DeviceStats,
+) -> Result<Outcome, StoreError> {
+    stats.log.line(Level::ERROR, format_args!("device refused: {error}"));
     stats.fail(error);
-    if let Err(error) = keys.refuse(&error.to_string()) {
-        tracing::error!(%error, "the toolstack could not be told");
+    match origin {
+        Origin::New => {
+            keys.refuse(&error.to_string())?;
+            Ok(Outcome::Over)
+        }
+        Origin::Left => {
+            keys.set_state(XenbusState::Closed)?;
+            keys.set_error(&error.to_string())?;
+            Ok(Outcome::Failed)
+        }
     }
 }
 
 /// Tells the server that a thread ends, however it ends.
 struct Farewell {
     path: DevicePath,
-    refusal: Option<StoreError>,
+    outcome: Outcome,
     ending: Sender<Ended>,
     woken: Arc<EventFd>,
 }
@@ -285,7 +437,8 @@ struct Farewell {
 impl Drop for Farewell {
     fn drop(&mut self) {
         // Either fails only when the server is gone, and then nobody waits for it.
-        let ended = Ended { path: self.path.clone(), refusal: self.refusal.take() };
+        let outcome = std::mem::replace(&mut self.outcome, Outcome::Over);
+        let ended = Ended { path: self.path.clone(), outcome };
         let told = self.ending.send(ended).is_ok();
         if told && self.woken.write(1).is_err() {
             tracing::error!(path = %self.path, "the server was not woken");

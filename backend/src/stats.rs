@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
+use crate::excerpt::excerpt;
 use crate::guest_log::GuestLog;
 
 /// Counters of one device. The device's thread adds, anyone reads; each counter stands for itself,
@@ -71,7 +72,7 @@ pub struct DeviceStats {
     /// Of these, those that are there now.
     pub connections_open: AtomicU64,
     /// Log lines that the guest can cause.
-    pub log: GuestLog,
+    pub log: Arc<GuestLog>,
     state: Mutex<State>,
 }
 
@@ -93,6 +94,11 @@ pub struct State {
 }
 
 impl DeviceStats {
+    /// Nothing counted yet, of a device of the guest that has this log.
+    pub fn new(log: Arc<GuestLog>) -> Self {
+        Self { log, ..Self::default() }
+    }
+
     /// Adds one.
     pub fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
@@ -106,7 +112,7 @@ impl DeviceStats {
 
     /// The device cannot be served.
     pub fn fail(&self, error: &dyn Error) {
-        let text = error.to_string();
+        let text = excerpt(&error.to_string());
         self.update(|state| (state.state, state.error) = ("failed".to_owned(), Some(text)));
     }
 

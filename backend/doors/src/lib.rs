@@ -209,6 +209,17 @@ pub enum StoreError {
     TooLong(String),
 }
 
+impl StoreError {
+    /// Whether the connection is of no more use, so that a new one is needed. Otherwise only the
+    /// operation at hand failed.
+    pub fn is_lost(&self) -> bool {
+        match self {
+            Self::Connection { .. } | Self::Protocol(_) => true,
+            Self::Refused { .. } | Self::TooLong(_) => false,
+        }
+    }
+}
+
 /// XenStore, as this domain sees it. Relative paths start at the domain's own directory. Readable
 /// (poll) when a watch may have fired.
 pub trait XenStore: AsFd + Send + 'static {

@@ -2,10 +2,14 @@
 //!
 //! One request at a time; watch events that arrive in between are noted. The device is the same in
 //! Dom0 and in a driver domain.
+//!
+//! xenstored may die or hang, and the kernel then lets a request wait for ever. So each wait for an
+//! answer has a limit, after which the connection counts as lost ([`StoreError::is_lost`]).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -14,6 +18,11 @@ use super::{StoreError, XenStore};
 const DEVICE: &str = "/dev/xen/xenbus";
 const HEADER: usize = 16;
 const MAX_PAYLOAD: usize = 4096;
+/// How long xenstored may take for an answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// Most reads of the device for one [`XenStore::take_events`]: whoever makes events without end keeps
+/// nobody here.
+const MAX_READS: usize = 64;
 
 /// Message types.
 mod kind {
@@ -48,8 +57,13 @@ impl Connection {
     /// Connects.
     pub fn open() -> Result<Self, StoreError> {
         let device = OpenOptions::new().read(true).write(true).open(DEVICE);
-        let device = device.map_err(|source| broken("open", source))?;
-        Ok(Self { device, received: Vec::new(), watch_fired: false, transaction: 0 })
+        Ok(Self::over(device.map_err(|source| broken("open", source))?))
+    }
+
+    /// A connection over a stream of bytes to xenstored that is open.
+    pub fn over(stream: impl Into<OwnedFd>) -> Self {
+        let device = File::from(stream.into());
+        Self { device, received: Vec::new(), watch_fired: false, transaction: 0 }
     }
 
     /// Sends a request whose payload is `parts`, and waits for its answer. Outside a transaction,
@@ -69,8 +83,9 @@ impl Connection {
         let mut message: Vec<u8> = fields.iter().flat_map(|field| field.to_ne_bytes()).collect();
         message.extend_from_slice(&payload);
         self.device.write_all(&message).map_err(|source| broken("write to", source))?;
+        let end = Instant::now() + ANSWER_LIMIT;
         loop {
-            let reply = self.receive()?;
+            let reply = self.receive(end)?;
             match reply.kind {
                 kind::WATCH_EVENT => self.watch_fired = true,
                 kind::ERROR => {
@@ -111,20 +126,29 @@ impl Connection {
         }
     }
 
-    /// Waits for one whole message.
-    fn receive(&mut self) -> Result<Reply, StoreError> {
+    /// Waits for one whole message, until `end`.
+    fn receive(&mut self, end: Instant) -> Result<Reply, StoreError> {
         loop {
             if let Some(reply) = take_reply(&mut self.received)? {
                 return Ok(reply);
             }
-            self.read_some()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(broken("wait for an answer from", io::ErrorKind::TimedOut.into()));
+            }
+            if self.readable(left)? {
+                self.read_some()?;
+            }
         }
     }
 
-    /// Waits for bytes, at least one.
+    /// Takes bytes, at least one: waits if there is none.
     fn read_some(&mut self) -> Result<(), StoreError> {
         let mut bytes = [0; HEADER + MAX_PAYLOAD];
-        let count = self.device.read(&mut bytes).map_err(|source| broken("read from", source))?;
+        let count = match self.device.read(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            count => count.map_err(|source| broken("read from", source))?,
+        };
         let read = bytes.get(..count).unwrap_or(&[]);
         if read.is_empty() {
             return Err(broken("read from", io::ErrorKind::UnexpectedEof.into()));
@@ -133,11 +157,28 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether a read would give something at once.
-    fn readable(&self) -> Result<bool, StoreError> {
+    /// Whether a read gives something, now or within `limit`.
+    fn readable(&self, limit: Duration) -> Result<bool, StoreError> {
         let mut fds = [PollFd::new(self.device.as_fd(), PollFlags::POLLIN)];
-        let ready = poll(&mut fds, PollTimeout::ZERO);
-        Ok(ready.map_err(|errno| broken("poll", errno.into()))? > 0)
+        // Rounded up, so that a wait is not cut short to none.
+        let milliseconds = limit.as_micros().div_ceil(1000);
+        let limit = u16::try_from(milliseconds).map_or(PollTimeout::MAX, PollTimeout::from);
+        match poll(&mut fds, limit) {
+            Ok(ready) => Ok(ready > 0),
+            Err(nix::Error::EINTR) => Ok(false),
+            Err(errno) => Err(broken("poll", errno.into())),
+        }
+    }
+
+    /// Takes the events that have arrived whole. Between requests nothing else may arrive.
+    fn take_whole_events(&mut self) -> Result<(), StoreError> {
+        while let Some(reply) = take_reply(&mut self.received)? {
+            if reply.kind != kind::WATCH_EVENT {
+                return Err(StoreError::Protocol("an answer that nobody asked for"));
+            }
+            self.watch_fired = true;
+        }
+        Ok(())
     }
 }
 
@@ -232,14 +273,13 @@ impl XenStore for Connection {
     }
 
     fn take_events(&mut self) -> Result<bool, StoreError> {
-        while self.readable()? {
-            self.read_some()?;
-        }
-        while let Some(reply) = take_reply(&mut self.received)? {
-            if reply.kind != kind::WATCH_EVENT {
-                return Err(StoreError::Protocol("an answer that nobody asked for"));
+        self.take_whole_events()?;
+        for _ in 0..MAX_READS {
+            if !self.readable(Duration::ZERO)? {
+                break;
             }
-            self.watch_fired = true;
+            self.read_some()?;
+            self.take_whole_events()?;
         }
         Ok(std::mem::take(&mut self.watch_fired))
     }
@@ -247,6 +287,9 @@ impl XenStore for Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
     use super::*;
 
     fn message(kind: u32, payload: &[u8]) -> Vec<u8> {
@@ -270,6 +313,49 @@ mod tests {
             assert_eq!(kinds, [kind::READ, kind::WATCH_EVENT]);
             assert!(received.is_empty());
         }
+    }
+
+    /// A connection, and xenstored's end of it.
+    fn connection() -> (Connection, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Connection::over(ours), theirs)
+    }
+
+    #[test]
+    fn many_events_are_taken_bit_by_bit_and_keep_no_bytes() {
+        let (mut connection, mut xenstored) = connection();
+        let event = message(kind::WATCH_EVENT, &[b'x'; 100]);
+        let writer = thread::spawn(move || {
+            (0..20_000).for_each(|_| xenstored.write_all(&event).unwrap());
+            xenstored
+        });
+        let mut most = 0;
+        while !writer.is_finished() || connection.readable(Duration::ZERO).unwrap() {
+            connection.take_events().unwrap();
+            most = most.max(connection.received.len());
+        }
+        // No more than a message that has not arrived whole, however many came before it.
+        assert!(most < 116, "{most}");
+        let mut xenstored = writer.join().unwrap();
+        xenstored.write_all(&message(kind::READ, b"")).unwrap();
+        assert!(matches!(connection.take_events(), Err(StoreError::Protocol(_))));
+    }
+
+    #[test]
+    fn a_connection_that_ends_or_speaks_out_of_turn_is_lost_and_a_refusal_is_not() {
+        let (mut ended, xenstored) = connection();
+        drop(xenstored);
+        assert!(ended.read("x").unwrap_err().is_lost());
+        assert!(ended.take_events().unwrap_err().is_lost());
+
+        let (mut refused, mut xenstored) = connection();
+        xenstored.write_all(&message(kind::ERROR, b"ENOSPC\0")).unwrap();
+        let error = refused.write("x", "y").unwrap_err();
+        assert!(!error.is_lost(), "{error}");
+        assert!(!refused.write("x", &"y".repeat(4096)).unwrap_err().is_lost());
+
+        xenstored.write_all(&message(kind::RM, b"OK\0")).unwrap();
+        assert!(refused.write("x", "y").unwrap_err().is_lost());
     }
 
     #[test]

@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use protocol::grant::GrantRef;
+use protocol::binding::RECOMMENDED_MESSAGE_SIZE;
 use protocol::message::{ConfigData, Event, Message};
 use protocol::page::{Consumer, Corrupt, Direction, Popped, Producer, PushError, SLOT_SIZE};
 
+use super::keys::FrontendKeys;
+use crate::budget::{BudgetError, GuestBudget, Purpose, Reservation};
 use crate::stats::DeviceStats;
 use crate::xen::mapped::MappedRange;
-use crate::xen::{Access, EventChannels, EventError, GrantTable, LocalPort, MapError, RemotePort};
+use crate::xen::{Access, EventChannels, EventError, GrantTable, LocalPort, MapError};
 
 /// Why a channel cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,9 @@ pub enum ChannelError {
     /// The event channel.
     #[error("message event channel: {0}")]
     Event(#[from] EventError),
+    /// Room for the page.
+    #[error("no room for the message page: {0}")]
+    Budget(#[from] BudgetError),
 }
 
 /// What waits for room in the queue to the driver. Bounded: at most one of each [4.5].
@@ -34,6 +39,7 @@ struct Waiting {
 /// The device's end of the message page.
 pub struct Channel<P> {
     page: P,
+    _room: Reservation,
     port: LocalPort,
     from_driver: Consumer,
     to_driver: Producer,
@@ -50,20 +56,21 @@ impl<P: AsRef<MappedRange>> Channel<P> {
     pub fn open<G: GrantTable<Pages = P>>(
         grants: &G,
         events: &mut impl EventChannels,
-        page: GrantRef,
-        port: RemotePort,
-        max_size: u32,
+        keys: FrontendKeys,
+        budget: &Arc<GuestBudget>,
         stats: Arc<DeviceStats>,
     ) -> Result<Self, ChannelError> {
-        let page = grants.map(&[page], Access::ReadWrite)?;
-        let port = events.bind(port)?;
+        let room = budget.reserve(1, Purpose::Rings)?;
+        let page = grants.map(&[keys.page], Access::ReadWrite)?;
+        let port = events.bind(keys.port)?;
         stats.grants_mapped.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
             page,
+            _room: room,
             port,
             from_driver: Consumer::new(Direction::DriverToDevice),
             to_driver: Producer::new(Direction::DeviceToDriver),
-            max_size: (max_size as usize).min(SLOT_SIZE),
+            max_size: (RECOMMENDED_MESSAGE_SIZE as usize).min(SLOT_SIZE),
             waiting: Waiting::default(),
             stats,
         })

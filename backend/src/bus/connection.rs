@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use protocol::binding::RECOMMENDED_MESSAGE_SIZE;
 use protocol::message::{Body, Message, Request};
 use protocol::page::{Corrupt, SLOT_SIZE};
 
@@ -16,12 +15,13 @@ use super::keys::{FrontendKeys, KeyError};
 use super::looks::Looks;
 use super::pace::Pace;
 use super::patience::Patience;
+use super::session::Context;
 use super::transport::{Served, Transport};
-use crate::config::ServiceSettings;
 use crate::device::{BATCH_BYTES, Source, VirtioDevice};
+use crate::guest::Guest;
 use crate::platform::PlatformMemory;
 use crate::stats::DeviceStats;
-use crate::xen::{DomId, EventChannels, EventError, GrantTable, LocalPort, Xen};
+use crate::xen::{EventChannels, EventError, GrantTable, LocalPort, Xen};
 
 /// Messages answered before queues get their turn.
 const MESSAGES_A_TURN: usize = 16;
@@ -96,24 +96,22 @@ impl<X: Xen> Connection<X> {
     /// [`ConnectionError`]; nothing of the guest's is held then.
     pub fn open(
         xen: &X,
-        guest: DomId,
+        context: &Context,
         keys: FrontendKeys,
         device: &mut Option<Device<X>>,
-        service: ServiceSettings,
-        stats: Arc<DeviceStats>,
     ) -> Result<Option<Self>, ConnectionError> {
+        let Context { path, guest: Guest { budget, .. }, service, stats } = context;
+        let guest = path.guest;
         let grants = xen.grants(guest)?;
         let platform = xen.platform(guest)?;
         let mut events = xen.events(guest)?;
-        let size = RECOMMENDED_MESSAGE_SIZE;
-        let channel =
-            Channel::open(&grants, &mut events, keys.page, keys.port, size, Arc::clone(&stats))?;
+        let channel = Channel::open(&grants, &mut events, keys, budget, Arc::clone(stats))?;
         let Some(device) = device.take() else {
             return Ok(None);
         };
-        let mut memory = PlatformMemory::new(platform, Arc::clone(&stats));
+        let mut memory = PlatformMemory::new(platform, Arc::clone(stats), Arc::clone(budget));
         memory.limit_pool(service.pool.pages());
-        let transport = Transport::new(device, memory, channel.max_size(), Arc::clone(&stats));
+        let transport = Transport::new(device, memory, channel.max_size(), Arc::clone(stats));
         Ok(Some(Self {
             events,
             channel,
@@ -124,7 +122,7 @@ impl<X: Xen> Connection<X> {
             looks: Looks::default(),
             empty_since: None,
             rung: Vec::new(),
-            stats,
+            stats: Arc::clone(stats),
         }))
     }
 

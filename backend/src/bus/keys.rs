@@ -8,13 +8,11 @@ use protocol::binding::{
 use protocol::grant::{GrantRef, TOOLSTACK_REFERENCES};
 
 use super::state::Toolstack;
+use crate::excerpt::{Quote, excerpt};
 use crate::xen::{DomId, RemotePort, StoreError, XenStore};
 
 /// Characters of a UUID.
 const UUID_LENGTH: usize = 36;
-
-/// Characters of a guest's own words that are shown.
-const LONGEST_ERROR: usize = 200;
 
 /// A device's place: `backend/CLASS/DOMID/DEVID`, relative to the daemon's own domain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,13 +61,16 @@ pub enum KeyError {
     /// The message page is none that a driver can have granted [3.13].
     #[error("the frontend's message page is {0}, which is the toolstack's")]
     Toolstack(GrantRef),
-    /// A key is missing or not a number.
-    #[error("the frontend's {key} is {value:?}, not a number")]
+    /// A key is missing.
+    #[error("the frontend has not written {0}")]
+    Missing(&'static str),
+    /// A key is not a number.
+    #[error("the frontend's {key} is {value}, not a number")]
     NotANumber {
-        /// The key's path.
-        key: String,
-        /// What stands there.
-        value: Option<String>,
+        /// The key's name.
+        key: &'static str,
+        /// The frontend's value.
+        value: Quote,
     },
 }
 
@@ -100,10 +101,24 @@ impl<S: XenStore> Keys<S> {
     /// [`StoreError`].
     pub fn open(mut store: S, backend: DevicePath) -> Result<Self, StoreError> {
         let frontend = store.read(&backend.key("frontend"))?.unwrap_or_default();
-        store.watch(&backend.key("state"))?;
-        store.watch(&backend.key("online"))?;
-        store.watch(&format!("{frontend}/state"))?;
-        Ok(Self { store, backend, frontend })
+        let mut keys = Self { store, backend, frontend };
+        keys.watch()?;
+        Ok(keys)
+    }
+
+    /// Goes on over another connection, in place of one that is lost.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the connection is the one before, then.
+    pub fn reconnect(&mut self, store: S) -> Result<(), StoreError> {
+        let before = std::mem::replace(&mut self.store, store);
+        self.watch().inspect_err(|_| self.store = before)
+    }
+
+    fn watch(&mut self) -> Result<(), StoreError> {
+        self.store.watch(&self.backend.key("state"))?;
+        self.store.watch(&self.backend.key("online"))?;
+        self.store.watch(&format!("{}/state", self.frontend))
     }
 
     /// The connection, to be polled and asked for events.
@@ -136,12 +151,10 @@ impl<S: XenStore> Keys<S> {
 
     /// Why the frontend gave up, in the guest's words, made fit for a log. `None` if it says nothing,
     /// or as for the name.
-    pub fn frontend_error(&mut self) -> Result<Option<String>, StoreError> {
+    pub fn frontend_error(&mut self) -> Result<Option<Quote>, StoreError> {
         let home = format!("/local/domain/{}/", self.backend.guest.0);
         let Some(device) = self.frontend.strip_prefix(&home) else { return Ok(None) };
-        let key = format!("error/{device}/error");
-        let cut = |text: String| text.chars().take(LONGEST_ERROR).collect::<String>();
-        Ok(self.guest_key(&key)?.map(|text| format!("{:?}", cut(text))))
+        Ok(self.guest_key(&format!("error/{device}/error"))?.map(|text| Quote::of(&text)))
     }
 
     fn guest_key(&mut self, key: &str) -> Result<Option<String>, StoreError> {
@@ -204,18 +217,17 @@ impl<S: XenStore> Keys<S> {
         Ok(FrontendKeys { page, port: RemotePort(port) })
     }
 
-    fn frontend_number(&mut self, key: &str) -> Result<u32, KeyError> {
-        let key = format!("{}/{key}", self.frontend);
-        let value = self.store.read(&key)?;
-        let number = value.as_ref().and_then(|text| text.trim().parse().ok());
-        number.ok_or(KeyError::NotANumber { key, value })
+    fn frontend_number(&mut self, key: &'static str) -> Result<u32, KeyError> {
+        let value = self.store.read(&format!("{}/{key}", self.frontend))?;
+        let value = value.ok_or(KeyError::Missing(key))?;
+        let number = value.trim().parse();
+        number.map_err(|_| KeyError::NotANumber { key, value: Quote::of(&value) })
     }
 
     /// Writes the backend's state, unless the toolstack took the directory away meanwhile: writing
     /// would bring it back.
     pub fn set_state(&mut self, state: XenbusState) -> Result<(), StoreError> {
-        let key = self.backend.key("state");
-        self.store.write_beside(&key, &key, &(state as u32).to_string())
+        set_state(&mut self.store, &self.backend, state)
     }
 
     /// Writes why the device cannot be served [2.6].
@@ -243,10 +255,33 @@ impl<S: XenStore> Keys<S> {
 /// # Errors
 /// [`StoreError`].
 pub fn refuse(store: &mut impl XenStore, path: &DevicePath, text: &str) -> Result<(), StoreError> {
-    set_error(store, path, text)?;
-    store.remove(&path.key("state"))
+    // Without its reason the refusal still spares the toolstack a wait.
+    let said = set_error(store, path, text);
+    store.remove(&path.key("state"))?;
+    said
 }
 
-fn set_error(store: &mut impl XenStore, path: &DevicePath, text: &str) -> Result<(), StoreError> {
-    store.write_beside(&path.key("state"), &path.key("error"), text)
+/// Writes why the device at `path` cannot be served, unless its directory is gone [2.6].
+///
+/// # Errors
+/// [`StoreError`].
+pub fn set_error(
+    store: &mut impl XenStore,
+    path: &DevicePath,
+    text: &str,
+) -> Result<(), StoreError> {
+    store.write_beside(&path.key("state"), &path.key("error"), &excerpt(text))
+}
+
+/// Writes the state of the device at `path`, unless its directory is gone.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn set_state(
+    store: &mut impl XenStore,
+    path: &DevicePath,
+    state: XenbusState,
+) -> Result<(), StoreError> {
+    let key = path.key("state");
+    store.write_beside(&key, &key, &(state as u32).to_string())
 }

@@ -1,74 +1,130 @@
 //! One device's thread: follows the states of SPEC section 2, and between them waits for events.
+//!
+//! No write to XenStore is worth a device. A state that could not be written is written later, a step
+//! that XenStore refused is taken again after a wait that grows, and a connection to xenstored that is
+//! lost is made anew; the guest's requests are served meanwhile.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::eventfd::EventFd;
 use protocol::binding::XenbusState;
 use tracing::Level;
 
+use super::announcement::Announcement;
 use super::connection::{Connection, ConnectionError, Device, Ready};
-use super::keys::{DevicePath, Keys, Remover};
-use super::state::{self, Stage, Step};
+use super::keys::{DevicePath, KeyError, Keys, Remover};
+use super::state::{self, Stage, Step, Toolstack};
+use crate::backoff::Backoff;
 use crate::config::ServiceSettings;
+use crate::excerpt::excerpt;
+use crate::guest::Guest;
 use crate::platform::Platform;
 use crate::stats::DeviceStats;
+use crate::timeout::poll_timeout;
 use crate::xen::{StoreError, Xen, XenStore};
 
 /// How long state 6 stands before the backend removes its directory [2.10], in milliseconds.
 const STATE_6_STANDS: u16 = 1000;
+/// Waits after XenStore refused something, or was lost.
+const STORE_RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+/// Waits before a frontend that could not be served is offered the device again.
+const OFFER_RETRY: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(10));
+/// A connection that lasted so long was a good one.
+const GOOD_CONNECTION: Duration = Duration::from_secs(10);
 
-/// What ends a session.
+/// What ends a session, whatever its device does.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// XenStore cannot be reached: nothing more can be done for this device.
+    /// The kernel cannot be waited for.
+    #[error("cannot wait for events")]
+    Poll(#[source] nix::Error),
+}
+
+/// What ends a step that a session takes.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    /// XenStore: the step is taken again later.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The kernel cannot be waited for.
-    #[error("cannot wait for events: {0}")]
-    Poll(#[source] nix::Error),
+    /// The session is over.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+/// What a step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// There may be another.
+    Next,
+    /// The session is over.
+    Over,
+}
+
+/// Where a session begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The device is new, or was offered and nobody connected.
+    New,
+    /// A connection of an earlier daemon's is over: the frontend may start again [2.9].
+    Left,
+}
+
+/// What surrounds a device.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Its place in XenStore.
+    pub path: DevicePath,
+    /// What its guest's devices share.
+    pub guest: Guest,
+    /// How it is served.
+    pub service: ServiceSettings,
+    /// Where it is counted.
+    pub stats: Arc<DeviceStats>,
 }
 
 /// One device's life.
 pub struct Session<X: Xen> {
     xen: X,
-    path: DevicePath,
     keys: Keys<X::Store>,
-    service: ServiceSettings,
+    context: Context,
     stop: Arc<EventFd>,
     stats: Arc<DeviceStats>,
     stage: Stage,
-    own_state: XenbusState,
-    /// Between connections; a connection has it meanwhile.
+    announcement: Announcement,
+    /// Between connections; a connection has it meanwhile. None once the device has ended.
     device: Option<Device<X>>,
     connection: Option<Connection<X>>,
+    connected_at: Option<Instant>,
+    /// Waits after connections that failed, and when the present one is over.
+    offers: Backoff,
+    offer_at: Option<Instant>,
 }
 
 impl<X: Xen> Session<X> {
-    /// A session for the device at `path`, served as `service` says. `stop` becoming
-    /// readable ends it.
+    /// A session for `device`. `stop` becoming readable ends it.
     pub fn new(
         xen: X,
-        path: DevicePath,
         keys: Keys<X::Store>,
-        device: Device<X>,
-        service: ServiceSettings,
+        device: Option<Device<X>>,
+        context: Context,
         stop: Arc<EventFd>,
-        stats: Arc<DeviceStats>,
     ) -> Self {
         Self {
             xen,
-            path,
             keys,
-            service,
+            stats: Arc::clone(&context.stats),
+            context,
             stop,
-            stats,
             stage: Stage::Idle,
-            own_state: XenbusState::Initialising,
-            device: Some(device),
+            announcement: Announcement::default(),
+            device,
             connection: None,
+            connected_at: None,
+            offers: OFFER_RETRY,
+            offer_at: None,
         }
     }
 
@@ -76,7 +132,10 @@ impl<X: Xen> Session<X> {
     ///
     /// # Errors
     /// [`SessionError`]; the guest's pages are unmapped in any case.
-    pub fn run(mut self) -> Result<(), SessionError> {
+    pub fn run(mut self, origin: Origin) -> Result<(), SessionError> {
+        if origin == Origin::Left {
+            self.closed();
+        }
         let outcome = self.follow();
         // Whatever went wrong, what is the guest's is given back before the thread ends.
         self.disconnect();
@@ -85,37 +144,87 @@ impl<X: Xen> Session<X> {
     }
 
     fn follow(&mut self) -> Result<(), SessionError> {
+        let mut retries = STORE_RETRY;
         loop {
-            let frontend = self.keys.frontend_state()?;
-            let toolstack = self.keys.toolstack(self.own_state)?;
-            match state::next(self.stage, frontend, toolstack) {
-                Step::Wait => {
-                    if !self.wait()? {
-                        return self.end();
+            match self.step() {
+                Ok(Progress::Next) => retries.reset(),
+                Ok(Progress::Over) => return Ok(()),
+                Err(StepError::Session(error)) => return Err(error),
+                Err(StepError::Store(error)) => {
+                    if !self.recover(&error, retries.take())? {
+                        return Ok(());
                     }
                 }
-                Step::Offer => self.offer()?,
-                Step::Connect => self.connect()?,
-                Step::Close => self.close()?,
-                Step::Abandon => self.abandon()?,
-                Step::End => return self.remove(),
             }
         }
     }
 
-    fn offer(&mut self) -> Result<(), SessionError> {
+    /// Does what XenStore says is next.
+    fn step(&mut self) -> Result<Progress, StepError> {
+        self.announce()?;
+        let frontend = self.keys.frontend_state()?;
+        let toolstack = self.keys.toolstack(self.announcement.written())?;
+        if self.is_over(toolstack) {
+            return Ok(Progress::Over);
+        }
+        match state::next(self.stage, frontend, toolstack) {
+            Step::Offer if self.offer_at.is_none() => self.offer()?,
+            Step::Wait | Step::Offer => return self.wait(),
+            Step::Connect => self.connect()?,
+            Step::Close => self.close(),
+            Step::Abandon => self.abandon()?,
+            Step::End => return self.remove(),
+        }
+        Ok(Progress::Next)
+    }
+
+    /// Whether a device that has ended is wanted again, which is another session's to serve.
+    fn is_over(&self, toolstack: Toolstack) -> bool {
+        toolstack == Toolstack::Online && self.device.is_none() && self.connection.is_none()
+    }
+
+    /// After XenStore did not do what it was asked: goes on serving for a while, and makes a new
+    /// connection in place of one that is lost. `false` when the daemon ends.
+    fn recover(&mut self, error: &StoreError, wait: Duration) -> Result<bool, SessionError> {
+        self.stats.log.line(Level::WARN, format_args!("{error}; tried again in {wait:?}"));
+        if !self.serve_until(Instant::now() + wait)? {
+            self.end();
+            return Ok(false);
+        }
+        if error.is_lost() {
+            let anew = self.xen.store().and_then(|store| self.keys.reconnect(store));
+            match anew {
+                Ok(()) => tracing::info!("connected to XenStore again"),
+                Err(error) => tracing::debug!(%error, "XenStore is still lost"),
+            }
+        }
+        Ok(true)
+    }
+
+    fn offer(&mut self) -> Result<(), StoreError> {
         self.keys.offer(X::Platform::BUS_FEATURES)?;
         self.stats.update(|state| state.state = "waiting".to_owned());
-        self.enter(Stage::Offered, XenbusState::InitWait)
+        self.enter(Stage::Offered, XenbusState::InitWait);
+        Ok(())
     }
 
-    fn enter(&mut self, stage: Stage, state: XenbusState) -> Result<(), SessionError> {
+    /// The state is written with the next step.
+    fn enter(&mut self, stage: Stage, state: XenbusState) {
         tracing::debug!(?stage, "state {}", state as u32);
-        (self.stage, self.own_state) = (stage, state);
-        Ok(self.keys.set_state(state)?)
+        self.stage = stage;
+        self.announcement.add(state);
     }
 
-    fn connect(&mut self) -> Result<(), SessionError> {
+    /// Writes the states that were entered and not written yet.
+    fn announce(&mut self) -> Result<(), StoreError> {
+        while let Some(state) = self.announcement.next() {
+            self.keys.set_state(state)?;
+            self.announcement.done(state);
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self) -> Result<(), StoreError> {
         match self.open_connection() {
             Ok(()) => {
                 self.stats.update(|state| {
@@ -123,80 +232,100 @@ impl<X: Xen> Session<X> {
                     (state.needs_reset, state.error) = (None, None);
                 });
                 self.stats.log.line(Level::INFO, format_args!("connected"));
-                self.enter(Stage::Connected, XenbusState::Connected)
+                self.connected_at = Some(Instant::now());
+                self.enter(Stage::Connected, XenbusState::Connected);
             }
+            Err(ConnectionError::Keys(KeyError::Store(error))) => return Err(error),
             Err(error) => self.give_up(&error),
         }
+        Ok(())
     }
 
     fn open_connection(&mut self) -> Result<(), ConnectionError> {
         let keys = self.keys.frontend()?;
-        let (guest, stats) = (self.path.guest, Arc::clone(&self.stats));
-        let device = &mut self.device;
-        self.connection = Connection::open(&self.xen, guest, keys, device, self.service, stats)?;
+        self.connection = Connection::open(&self.xen, &self.context, keys, &mut self.device)?;
         Ok(())
     }
 
-    /// Ends a connection that cannot go on; the frontend may start again.
-    fn give_up(&mut self, error: &ConnectionError) -> Result<(), SessionError> {
+    /// Ends a connection that cannot go on; the frontend may start again, after a while.
+    fn give_up(&mut self, error: &ConnectionError) {
         self.stats.log.line(Level::WARN, format_args!("connection ended: {error}"));
-        self.keys.set_error(&error.to_string())?;
-        self.leave()?;
+        self.say(&error.to_string());
+        if self.connected_at.take().is_some_and(|since| since.elapsed() >= GOOD_CONNECTION) {
+            self.offers.reset();
+        }
+        self.offer_at = Some(Instant::now() + self.offers.take());
+        self.leave();
         self.stats.fail(error);
-        self.enter(Stage::Closed, XenbusState::Closed)
+        self.enter(Stage::Closed, XenbusState::Closed);
+    }
+
+    /// Writes why the guest has no device, for people. A reason that XenStore does not take is in the
+    /// log all the same.
+    fn say(&mut self, error: &str) {
+        if let Err(error) = self.keys.set_error(error) {
+            self.stats.log.line(Level::WARN, format_args!("the reason was not written: {error}"));
+        }
     }
 
     /// Lets a frontend go that could not connect. xenbus drivers write their reason into XenStore.
-    fn abandon(&mut self) -> Result<(), SessionError> {
+    fn abandon(&mut self) -> Result<(), StoreError> {
         let reason = self.keys.frontend_error()?;
-        let reason = reason.as_deref().unwrap_or("it does not say why");
-        self.stats.log.line(Level::WARN, format_args!("the guest cannot connect: {reason}"));
+        let reason = reason.map_or_else(|| "it does not say why".to_owned(), |it| it.to_string());
         let error = format!("the guest cannot connect: {reason}");
-        self.stats.update(|state| state.error = Some(error));
-        self.close()
-    }
-
-    /// Ends the connection, if there is one; the frontend may start again [2.9].
-    fn close(&mut self) -> Result<(), SessionError> {
-        self.leave()?;
-        self.closed()
-    }
-
-    /// As [`Session::close`], for good. What the device holds of the host, such as an interface's name,
-    /// is free for another device before the toolstack hears of it.
-    fn end(&mut self) -> Result<(), SessionError> {
-        self.leave()?;
-        self.device = None;
-        self.closed()
-    }
-
-    fn leave(&mut self) -> Result<(), SessionError> {
-        if self.disconnect() {
-            self.enter(self.stage, XenbusState::Closing)?;
-            self.stats.log.line(Level::INFO, format_args!("disconnected"));
-        }
+        self.stats.log.line(Level::WARN, format_args!("{error}"));
+        self.stats.update(|state| state.error = Some(excerpt(&error)));
+        self.close();
         Ok(())
     }
 
-    fn closed(&mut self) -> Result<(), SessionError> {
+    /// Ends the connection, if there is one; the frontend may start again [2.9].
+    fn close(&mut self) {
+        self.leave();
+        self.closed();
+    }
+
+    /// As [`Session::close`], for good. What the device holds of the host, such as an interface's name,
+    /// is free for another device before the toolstack hears of it. Where XenStore does not take the
+    /// state, nothing more can be done.
+    fn end(&mut self) {
+        self.leave();
+        self.device = None;
+        self.closed();
+        if let Err(error) = self.announce() {
+            self.stats.log.line(Level::WARN, format_args!("the end was not written: {error}"));
+        }
+    }
+
+    fn leave(&mut self) {
+        if self.disconnect() {
+            self.enter(self.stage, XenbusState::Closing);
+            self.stats.log.line(Level::INFO, format_args!("disconnected"));
+        }
+    }
+
+    fn closed(&mut self) {
         self.stats.update(|state| state.state = "closed".to_owned());
-        self.enter(Stage::Closed, XenbusState::Closed)
+        self.enter(Stage::Closed, XenbusState::Closed);
     }
 
     /// Ends a device that the toolstack wants gone, and removes its directory where that is the
     /// backend's to do [2.10].
-    fn remove(&mut self) -> Result<(), SessionError> {
-        self.end()?;
-        if self.keys.remover()? == Remover::Toolstack {
-            return Ok(());
+    fn remove(&mut self) -> Result<Progress, StepError> {
+        self.leave();
+        self.device = None;
+        self.closed();
+        self.announce()?;
+        if self.keys.remover()? == Remover::Backend {
+            // A toolstack that finds the directory gone before it has read state 6 says that the
+            // device failed, and nothing tells when it has read it.
+            let mut fds = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, STATE_6_STANDS) {
+                Ok(_) | Err(nix::Error::EINTR) => self.keys.remove()?,
+                Err(errno) => return Err(SessionError::Poll(errno).into()),
+            }
         }
-        // A toolstack that finds the directory gone before it has read state 6 says that the device
-        // failed, and nothing tells when it has read it.
-        let mut fds = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, STATE_6_STANDS) {
-            Ok(_) | Err(nix::Error::EINTR) => Ok(self.keys.remove()?),
-            Err(errno) => Err(SessionError::Poll(errno)),
-        }
+        Ok(Progress::Over)
     }
 
     /// Gives back everything of the guest's; whether there was anything.
@@ -209,53 +338,97 @@ impl<X: Xen> Session<X> {
     }
 
     /// Deals with the connection's events until something changed in XenStore, which the caller looks
-    /// up: each look is questions to XenStore, too many to ask at every doorbell. `false` when the
-    /// daemon ends.
-    fn wait(&mut self) -> Result<bool, SessionError> {
+    /// up: each look is questions to XenStore, too many to ask at every doorbell.
+    fn wait(&mut self) -> Result<Progress, StepError> {
         // An event that came with an answer to the questions before is not on the descriptor.
         let mut changed = self.keys.store().take_events()?;
         loop {
-            let woken = self.poll(changed).map_err(SessionError::Poll)?;
+            let woken = self.poll(changed, StoreWatch::Yes).map_err(SessionError::Poll)?;
+            if woken.stop {
+                self.end();
+                return Ok(Progress::Over);
+            }
+            if !self.iterate(woken.connection) {
+                return Ok(Progress::Next);
+            }
+            changed = changed || woken.store && self.keys.store().take_events()?;
+            if changed || self.may_offer_again() {
+                return Ok(Progress::Next);
+            }
+        }
+    }
+
+    /// Deals with the connection's events alone until `end`; `false` when the daemon ends.
+    fn serve_until(&mut self, end: Instant) -> Result<bool, SessionError> {
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let woken = self.poll_within(left, StoreWatch::No).map_err(SessionError::Poll)?;
             if woken.stop {
                 return Ok(false);
             }
-            if let Some(connection) = &mut self.connection {
-                if let Err(error) = connection.turn(woken.connection) {
-                    self.give_up(&error)?;
-                    return Ok(true);
-                }
-            }
-            changed = changed || woken.store && self.keys.store().take_events()?;
-            if changed {
+            self.iterate(woken.connection);
+            if left.is_zero() {
                 return Ok(true);
             }
         }
     }
 
-    fn poll(&self, at_once: bool) -> Result<Woken, nix::Error> {
+    /// Serves the connection, if there is one; `false` if that ended it.
+    fn iterate(&mut self, ready: Ready) -> bool {
+        let Some(connection) = &mut self.connection else { return true };
+        match connection.turn(ready) {
+            Ok(()) => true,
+            Err(error) => {
+                self.give_up(&error);
+                false
+            }
+        }
+    }
+
+    /// Whether the wait that followed a connection which failed has just ended.
+    fn may_offer_again(&mut self) -> bool {
+        self.offer_at.take_if(|at| *at <= Instant::now()).is_some()
+    }
+
+    fn poll(&self, at_once: bool, watch: StoreWatch) -> Result<Woken, nix::Error> {
+        let until_offer = self.offer_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let limit = if at_once { Duration::ZERO } else { until_offer.unwrap_or(Duration::MAX) };
+        self.poll_within(limit, watch)
+    }
+
+    fn poll_within(&self, limit: Duration, watch: StoreWatch) -> Result<Woken, nix::Error> {
         let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds = vec![entry(self.stop.as_fd()), entry(self.keys.store_ref().as_fd())];
+        let mut fds = vec![entry(self.stop.as_fd())];
         if let Some(connection) = &self.connection {
             fds.push(entry(connection.as_fd()));
             let sources = connection.sources();
             fds.extend(sources.iter().map(|source| PollFd::new(source.fd, source.events)));
         }
+        let ours = fds.len();
+        if watch == StoreWatch::Yes {
+            fds.push(entry(self.keys.store_ref().as_fd()));
+        }
         let idle = self.connection.as_ref().and_then(Connection::idle_time);
-        let idle = if at_once { Some(Duration::ZERO) } else { idle };
-        let timeout = idle.map_or(PollTimeout::NONE, |time| {
-            PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX)
-        });
+        let timeout = poll_timeout(idle.unwrap_or(Duration::MAX).min(limit));
         DeviceStats::count(&self.stats.sleeps);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(errno) => return Err(errno),
         }
         let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
-        let mut next = || ready.next().unwrap_or(false);
-        let (stop, store, events) = (next(), next(), next());
-        let connection = Ready { events, sources: ready.any(|ready| ready) };
-        Ok(Woken { stop, store, connection })
+        let (stop, events) = (ready.next(), self.connection.as_ref().and_then(|_| ready.next()));
+        let sources = ready.by_ref().take(ours.saturating_sub(2)).filter(|ready| *ready).count();
+        let connection = Ready { events: events.unwrap_or(false), sources: sources > 0 };
+        let store = ready.next().unwrap_or(false);
+        Ok(Woken { stop: stop.unwrap_or(false), store, connection })
     }
+}
+
+/// Whether a wait ends with an event of XenStore's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StoreWatch {
+    Yes,
+    No,
 }
 
 /// What a wait ended with.

@@ -3,10 +3,11 @@
 use vm_memory::GuestMemoryError;
 
 use super::AddressFault;
+use crate::budget::BudgetError;
 use crate::xen::MapError;
 
-/// Why a guest address could not be reached. All but [`AccessFault::Map`] with
-/// [`MapError::NoRoom`] are the guest's doing.
+/// Why a guest address could not be reached. [`AccessFault::is_shortage`] says which are not the
+/// guest's doing, or may not be.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessFault {
     /// The address means nothing.
@@ -19,6 +20,14 @@ pub enum AccessFault {
         address: u64,
         /// What the hypervisor said.
         source: MapError,
+    },
+    /// There is no room to map the pages.
+    #[error("cannot reach memory at {address:#x}: {source}")]
+    Budget {
+        /// The address asked for.
+        address: u64,
+        /// Whose room is used up.
+        source: BudgetError,
     },
     /// More at once than the device reaches for one request.
     #[error("{length} bytes at {address:#x} are more than {limit} pages")]
@@ -35,7 +44,7 @@ pub enum AccessFault {
 impl AccessFault {
     /// Whether it is this domain that is short of something, so that a later try may succeed.
     pub fn is_shortage(&self) -> bool {
-        matches!(self, Self::Map { source: MapError::NoRoom { .. }, .. })
+        matches!(self, Self::Map { source: MapError::NoRoom { .. }, .. } | Self::Budget { .. })
     }
 
     /// The fault inside an error of vm-memory's, if [`super::PlatformMemory`] put one there.

@@ -7,6 +7,7 @@ use protocol::grant::PAGE_SIZE;
 use vm_memory::VolatileSlice;
 
 use super::{PageNumber, PageRange};
+use crate::budget::Reservation;
 use crate::stats::DeviceStats;
 use crate::xen::Access;
 use crate::xen::mapped::MappedRange;
@@ -23,12 +24,18 @@ pub(super) struct Run {
 pub(super) struct Mapping<P> {
     pages: P,
     runs: Vec<Run>,
+    _room: Reservation,
     stats: Arc<DeviceStats>,
 }
 
 impl<P> Mapping<P> {
-    pub(super) fn new(pages: P, runs: Vec<Run>, stats: Arc<DeviceStats>) -> Self {
-        let mapping = Self { pages, runs, stats };
+    pub(super) fn new(
+        pages: P,
+        runs: Vec<Run>,
+        room: Reservation,
+        stats: Arc<DeviceStats>,
+    ) -> Self {
+        let mapping = Self { pages, runs, _room: room, stats };
         mapping.stats.grants_mapped.fetch_add(mapping.count(), Ordering::Relaxed);
         mapping
     }

@@ -28,6 +28,7 @@ use super::pinned::{Area, PinId, Pinned};
 use super::pool::Pool;
 use super::staged::{self, Staged};
 use super::{AccessFault, AddressFault, PageRange, Place, Platform, ShareError};
+use crate::budget::{GuestBudget, Purpose, Reservation};
 use crate::stats::DeviceStats;
 use crate::xen::Access;
 
@@ -56,11 +57,12 @@ pub struct PlatformMemory<P: Platform> {
     current: FrozenVec<Box<Mapping<P::Pages>>>,
     last_fault: RefCell<Option<String>>,
     stats: Arc<DeviceStats>,
+    budget: Arc<GuestBudget>,
 }
 
 impl<P: Platform> PlatformMemory<P> {
-    /// A view in which nothing is mapped yet.
-    pub fn new(platform: P, stats: Arc<DeviceStats>) -> Self {
+    /// A view in which nothing is mapped yet. What will be takes its room from `budget`.
+    pub fn new(platform: P, stats: Arc<DeviceStats>, budget: Arc<GuestBudget>) -> Self {
         Self {
             platform,
             pinned: Pinned::default(),
@@ -69,6 +71,7 @@ impl<P: Platform> PlatformMemory<P> {
             current: FrozenVec::new(),
             last_fault: RefCell::new(None),
             stats,
+            budget,
         }
     }
 
@@ -103,7 +106,7 @@ impl<P: Platform> PlatformMemory<P> {
             });
         let decoded = decoded.collect::<Result<Vec<_>, AccessFault>>()?;
         let areas = wanted.iter().zip(decoded).map(|(reach, range)| {
-            let mapping = self.map(&[range], reach.access)?;
+            let mapping = self.map(&[range], reach.access, Purpose::Rings)?;
             Ok(Area { reach: *reach, offset: range.offset as usize, mapping })
         });
         let areas = areas.collect::<Result<Vec<_>, AccessFault>>()?;
@@ -129,7 +132,9 @@ impl<P: Platform> PlatformMemory<P> {
             return Err(ShareError::NotOffered);
         }
         let platform = &self.platform;
-        self.pool.share(first, count, reference, |pages, access| platform.map(pages, access))
+        self.pool.share(first, count, reference, &self.budget, |pages, access| {
+            platform.map(pages, access)
+        })
     }
 
     /// Takes no more than `pages` pages into the pool from now on.
@@ -173,7 +178,7 @@ impl<P: Platform> PlatformMemory<P> {
             if ranges.is_empty() {
                 continue;
             }
-            if let Ok(mapping) = self.map(&ranges, access) {
+            if let Ok(mapping) = self.map(&ranges, access, Purpose::Requests) {
                 self.current.push(Box::new(mapping));
             }
         }
@@ -220,7 +225,7 @@ impl<P: Platform> PlatformMemory<P> {
         }
         // To map them says of which the hypervisor refuses what.
         for (range, here) in staged.written() {
-            let mapping = self.map(&[range], Access::ReadWrite)?;
+            let mapping = self.map(&[range], Access::ReadWrite, Purpose::Requests)?;
             let there = mapping.find(range, Access::ReadWrite);
             let outside = AddressFault::Outside { address: range.address, length: range.length };
             here.copy_to_volatile_slice(there.ok_or(AccessFault::Address(outside))?);
@@ -244,9 +249,16 @@ impl<P: Platform> PlatformMemory<P> {
         Ok(place)
     }
 
-    fn map(&self, ranges: &[PageRange], access: Access) -> Result<Mapping<P::Pages>, AccessFault> {
-        let numbers: Vec<_> = ranges.iter().flat_map(|range| range.numbers()).collect();
+    fn map(
+        &self,
+        ranges: &[PageRange],
+        access: Access,
+        purpose: Purpose,
+    ) -> Result<Mapping<P::Pages>, AccessFault> {
         let address = ranges.first().map_or(0, |range| range.address);
+        let count = ranges.iter().map(|range| u64::from(range.pages)).sum();
+        let room = self.reserve(address, count, purpose)?;
+        let numbers: Vec<_> = ranges.iter().flat_map(|range| range.numbers()).collect();
         let pages = self.platform.map(&numbers, access);
         let pages = pages.map_err(|source| AccessFault::Map { address, source })?;
         let mut page = 0;
@@ -259,7 +271,19 @@ impl<P: Platform> PlatformMemory<P> {
         DeviceStats::count(&self.stats.maps);
         self.stats.maps_pages.fetch_add(numbers.len() as u64, Ordering::Relaxed);
         self.stats.grant_addresses.fetch_add(ranges.len() as u64, Ordering::Relaxed);
-        Ok(Mapping::new(pages, runs, Arc::clone(&self.stats)))
+        Ok(Mapping::new(pages, runs, room, Arc::clone(&self.stats)))
+    }
+
+    fn reserve(
+        &self,
+        address: u64,
+        pages: u64,
+        purpose: Purpose,
+    ) -> Result<Reservation, AccessFault> {
+        // As many as there are do not fit into any budget.
+        let pages = u32::try_from(pages).unwrap_or(u32::MAX);
+        let room = self.budget.reserve(pages, purpose);
+        room.map_err(|source| AccessFault::Budget { address, source })
     }
 
     fn find(&self, range: PageRange, access: Access) -> Option<VolatileSlice<'_>> {
@@ -285,7 +309,8 @@ impl<P: Platform> PlatformMemory<P> {
         if let Some(slice) = self.find(range, reach.access) {
             return Ok(slice);
         }
-        let mapping = self.current.push_get(Box::new(self.map(&[range], reach.access)?));
+        let mapping = self.map(&[range], reach.access, Purpose::Requests)?;
+        let mapping = self.current.push_get(Box::new(mapping));
         let outside = AddressFault::Outside { address: reach.address, length: reach.length };
         mapping.find(range, reach.access).ok_or(AccessFault::Address(outside))
     }

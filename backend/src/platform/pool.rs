@@ -8,6 +8,7 @@ use protocol::pool::{MAX_POOL_PAGES, PoolPage, PoolRange};
 use vm_memory::VolatileSlice;
 
 use super::PageNumber;
+use crate::budget::{BudgetError, GuestBudget, Purpose, Reservation};
 use crate::stats::DeviceStats;
 use crate::xen::mapped::MappedRange;
 use crate::xen::{Access, MapError};
@@ -48,6 +49,9 @@ pub enum ShareError {
     /// They cannot be mapped.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// There is no room to map them.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
 }
 
 /// Pages that were shared with one message, contiguous here.
@@ -55,6 +59,7 @@ struct Chunk<P> {
     first: u32,
     count: u32,
     pages: P,
+    _room: Reservation,
 }
 
 /// All that one driver shared.
@@ -84,6 +89,7 @@ impl<P: AsRef<MappedRange>> Pool<P> {
         first: PoolPage,
         count: u32,
         reference: GrantRef,
+        budget: &Arc<GuestBudget>,
         map: impl FnOnce(&[PageNumber], Access) -> Result<P, MapError>,
     ) -> Result<(), ShareError> {
         if count == 0 {
@@ -107,12 +113,13 @@ impl<P: AsRef<MappedRange>> Pool<P> {
         if let Some(page) = again {
             return Err(ShareError::Again(PoolPage(page as u32)));
         }
+        let room = budget.reserve(count, Purpose::Pool)?;
         let references = u64::from(reference.0)..u64::from(reference.0) + u64::from(count);
         let pages = map(&references.map(PageNumber).collect::<Vec<_>>(), Access::ReadWrite)?;
         // A chunk has a page at least, so there are no more of them than there may be pages.
         let position = self.chunks.len() as u16;
         self.pages = all;
-        self.chunks.push(Chunk { first: first.0, count, pages });
+        self.chunks.push(Chunk { first: first.0, count, pages, _room: room });
         self.table.resize(self.table.len().max(end), None);
         self.table.iter_mut().take(end).skip(start).for_each(|entry| *entry = Some(position));
         DeviceStats::count(&self.stats.maps);

@@ -8,6 +8,7 @@ use protocol::pool::PoolPage;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
 use super::{AccessFault, PlatformMemory, Reach, ShareError};
+use crate::budget::GuestBudget;
 use crate::grant::Grants;
 use crate::stats::DeviceStats;
 use crate::xen::sim::{Guest, Hypervisor, SimGrants};
@@ -28,8 +29,11 @@ fn bench() -> Bench {
 fn bench_of(pages: usize) -> Bench {
     let (hypervisor, stats) = (Hypervisor::default(), Arc::new(DeviceStats::default()));
     let guest = hypervisor.guest(1, pages);
-    let memory =
-        PlatformMemory::new(Grants::new(hypervisor.grants(DomId(1)).unwrap()), Arc::clone(&stats));
+    let memory = PlatformMemory::new(
+        Grants::new(hypervisor.grants(DomId(1)).unwrap()),
+        Arc::clone(&stats),
+        GuestBudget::alone(),
+    );
     Bench { hypervisor, guest, memory, stats }
 }
 

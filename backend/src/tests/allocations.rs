@@ -5,6 +5,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::budget::GuestBudget;
 use crate::device::blk::{AccessMode, Block, Caching, Discard, Target};
 use crate::device::{Queues, Rings, Spare, VirtioDevice};
 use crate::grant::Grants;
@@ -53,7 +54,7 @@ impl Bench {
         let mut guest = hypervisor.guest(1, DATA_PAGES + usize::from(REQUESTS));
         let stats = Arc::new(DeviceStats::default());
         let grants = Grants::new(hypervisor.grants(DomId(1)).unwrap());
-        let mut memory = PlatformMemory::new(grants, Arc::clone(&stats));
+        let mut memory = PlatformMemory::new(grants, Arc::clone(&stats), GuestBudget::alone());
         let pages: Vec<_> =
             (0..DATA_PAGES + usize::from(REQUESTS)).map(|_| guest.allocate()).collect();
         let first = guest.grant(&pages, Access::ReadWrite);

@@ -1,0 +1,80 @@
+//! The backend's state as it is in XenStore, and as it is to be.
+
+use protocol::binding::XenbusState;
+
+/// States that are to be written, in their order, and the last that was.
+#[derive(Debug)]
+pub(super) struct Announcement {
+    written: XenbusState,
+    /// Of states that could not be written, the last alone is of interest, and Closing before Closed.
+    closing: bool,
+    latest: Option<XenbusState>,
+}
+
+impl Default for Announcement {
+    fn default() -> Self {
+        Self { written: XenbusState::Initialising, closing: false, latest: None }
+    }
+}
+
+impl Announcement {
+    /// The last state that was written: what is in XenStore, unless the toolstack changed it.
+    pub(super) fn written(&self) -> XenbusState {
+        self.written
+    }
+
+    /// `state` is to be written, in place of those that were not written yet.
+    pub(super) fn add(&mut self, state: XenbusState) {
+        match state {
+            XenbusState::Closing => (self.closing, self.latest) = (true, None),
+            XenbusState::Closed => self.latest = Some(state),
+            _ => (self.closing, self.latest) = (false, Some(state)),
+        }
+    }
+
+    /// The state to be written next, if there is one.
+    pub(super) fn next(&self) -> Option<XenbusState> {
+        if self.closing { Some(XenbusState::Closing) } else { self.latest }
+    }
+
+    /// `state` was written.
+    pub(super) fn done(&mut self, state: XenbusState) {
+        self.written = state;
+        match state {
+            XenbusState::Closing => self.closing = false,
+            _ => self.latest = None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use XenbusState::{Closed, Closing, Connected, InitWait};
+
+    fn written(announcement: &mut Announcement) -> Vec<XenbusState> {
+        let mut all = Vec::new();
+        while let Some(state) = announcement.next() {
+            announcement.done(state);
+            all.push(state);
+        }
+        all
+    }
+
+    #[test]
+    fn states_that_were_not_written_make_room_for_later_ones() {
+        let mut announcement = Announcement::default();
+        announcement.add(InitWait);
+        assert_eq!(written(&mut announcement), [InitWait]);
+        for state in [Connected, Closing, Closed] {
+            announcement.add(state);
+        }
+        assert_eq!(announcement.written(), InitWait);
+        assert_eq!(written(&mut announcement), [Closing, Closed]);
+        for state in [Closing, Closed, InitWait] {
+            announcement.add(state);
+        }
+        assert_eq!(written(&mut announcement), [InitWait]);
+        assert_eq!(announcement.written(), InitWait);
+    }
+}
