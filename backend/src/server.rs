@@ -381,8 +381,13 @@ fn run_device<X: Xen>(
     stats: &Arc<DeviceStats>,
 ) -> Result<Outcome, StoreError> {
     let mut keys = Keys::open(xen.store()?, path.clone())?;
+    // A 5 may be an earlier daemon's own.
+    let written = match origin {
+        Origin::New => XenbusState::Initialising,
+        Origin::Left => XenbusState::Closing,
+    };
     // What the toolstack wants gone is ended, not opened.
-    let device = match keys.toolstack(XenbusState::Initialising)? {
+    let device = match keys.toolstack(written)? {
         Toolstack::Online => match toolstack::open(&mut keys, &path, config, network, stats) {
             Ok(device) => Some(device),
             Err(error) => return refuse(&mut keys, origin, &error, stats),
@@ -419,8 +424,9 @@ fn refuse<S: XenStore>(
             Ok(Outcome::Over)
         }
         Origin::Left => {
+            let said = keys.set_error(&error.to_string());
             keys.set_state(XenbusState::Closed)?;
-            keys.set_error(&error.to_string())?;
+            said?;
             Ok(Outcome::Failed)
         }
     }

@@ -66,6 +66,18 @@ impl Host {
         std::fs::write(self.config.path(), text).unwrap();
     }
 
+    /// What is left of a disk that an earlier daemon served, for reading.
+    pub(super) fn add_disk_in_state(
+        &self,
+        guest: u16,
+        number: u32,
+        target: &Path,
+        state: &str,
+    ) -> Ends {
+        let keys = [("params", target.to_str().unwrap()), ("mode", "r"), ("device-type", "disk")];
+        self.add_in_state("virtio_disk", guest, number, &keys, state)
+    }
+
     /// Adds a disk as xl does.
     pub(super) fn add_disk(&self, guest: u16, number: u32, target: &Path, mode: &str) -> Ends {
         let params = target.to_str().unwrap();
@@ -80,6 +92,17 @@ impl Host {
     }
 
     pub(super) fn add(&self, class: &str, guest: u16, number: u32, keys: &[(&str, &str)]) -> Ends {
+        self.add_in_state(class, guest, number, keys, "1")
+    }
+
+    fn add_in_state(
+        &self,
+        class: &str,
+        guest: u16,
+        number: u32,
+        keys: &[(&str, &str)],
+        state: &str,
+    ) -> Ends {
         let ends = Ends {
             guest: DomId(guest),
             backend: format!("/local/domain/0/backend/{class}/{guest}/{number}"),
@@ -93,7 +116,7 @@ impl Host {
         for (key, value) in keys {
             write(&format!("{}/{key}", ends.backend), value);
         }
-        write(&format!("{}/state", ends.backend), "1");
+        write(&format!("{}/state", ends.backend), state);
         ends
     }
 
@@ -137,6 +160,12 @@ impl Host {
     pub(super) fn stat(&self, guest: DomId) -> Device {
         let devices = self.registry.report().devices;
         devices.into_iter().find(|device| device.domid == guest.0).unwrap()
+    }
+
+    /// How many devices a guest has or had.
+    pub(super) fn devices(&self, guest: DomId) -> usize {
+        let devices = self.registry.report().devices;
+        devices.iter().filter(|device| device.domid == guest.0).count()
     }
 
     /// Stops the server; fails the test if anything was left behind.

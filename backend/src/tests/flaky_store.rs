@@ -1,0 +1,175 @@
+//! XenStore that refuses writes, or is lost, when a test says so.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::grant::Grants;
+use crate::xen::sim::{Hypervisor, SimEvents, SimGrants, SimStore};
+use crate::xen::{DomId, StoreError, Xen, XenStore};
+
+/// How long to wait for a refusal.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// What is wrong with XenStore now.
+#[derive(Default)]
+struct State {
+    /// Writes to keys that end so are refused: the end, the error, how often.
+    refused: Option<(String, &'static str, usize)>,
+    /// Connections made before this many are lost.
+    lost_below: usize,
+    /// No connection can be made.
+    is_down: bool,
+    connections: usize,
+    refusals: usize,
+}
+
+/// The simulated hypervisor with a XenStore that fails.
+#[derive(Clone, Default)]
+pub(super) struct FlakyXen {
+    pub(super) hypervisor: Hypervisor,
+    state: Arc<Mutex<State>>,
+    refused: Arc<Condvar>,
+}
+
+impl FlakyXen {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Refuses the next `times` changes of keys that end with `end`.
+    pub(super) fn refuse(&self, end: &str, errno: &'static str, times: usize) {
+        self.state().refused = Some((end.to_owned(), errno, times));
+    }
+
+    /// How many changes were refused so far.
+    pub(super) fn refusals(&self) -> usize {
+        self.state().refusals
+    }
+
+    /// Waits until so many changes were refused.
+    pub(super) fn wait_refusals(&self, count: usize) {
+        let fewer = |state: &mut State| state.refusals < count;
+        let (state, waited) = self.refused.wait_timeout_while(self.state(), LIMIT, fewer).unwrap();
+        assert!(!waited.timed_out(), "{} of {count} changes refused", state.refusals);
+    }
+
+    /// How many connections were made so far.
+    pub(super) fn connections(&self) -> usize {
+        self.state().connections
+    }
+
+    /// xenstored dies.
+    pub(super) fn lose(&self) {
+        let mut state = self.state();
+        (state.lost_below, state.is_down) = (state.connections, true);
+    }
+
+    /// xenstored is there again.
+    pub(super) fn restore(&self) {
+        self.state().is_down = false;
+    }
+}
+
+impl Xen for FlakyXen {
+    type Grants = SimGrants;
+    type Platform = Grants<SimGrants>;
+    type Events = SimEvents;
+    type Store = FlakyStore;
+
+    fn grants(&self, guest: DomId) -> io::Result<SimGrants> {
+        self.hypervisor.grants(guest)
+    }
+
+    fn platform(&self, guest: DomId) -> io::Result<Grants<SimGrants>> {
+        self.hypervisor.platform(guest)
+    }
+
+    fn events(&self, guest: DomId) -> io::Result<SimEvents> {
+        self.hypervisor.events(guest)
+    }
+
+    fn store(&self) -> Result<FlakyStore, StoreError> {
+        if self.state().is_down {
+            return Err(lost("connect to"));
+        }
+        let store = self.hypervisor.store()?;
+        let mut state = self.state();
+        state.connections += 1;
+        Ok(FlakyStore { store, number: state.connections - 1, xen: self.clone() })
+    }
+}
+
+fn lost(operation: &'static str) -> StoreError {
+    let (path, source) = ("the simulated XenStore".to_owned(), io::ErrorKind::BrokenPipe.into());
+    StoreError::Connection { operation, path, source }
+}
+
+/// One connection.
+pub(super) struct FlakyStore {
+    store: SimStore,
+    number: usize,
+    xen: FlakyXen,
+}
+
+impl FlakyStore {
+    /// The connection, unless it is lost.
+    fn there(&mut self) -> Result<&mut SimStore, StoreError> {
+        if self.number < self.xen.state().lost_below {
+            return Err(lost("read from"));
+        }
+        Ok(&mut self.store)
+    }
+
+    /// As [`FlakyStore::there`], to change `path`.
+    fn to_change(&mut self, path: &str) -> Result<&mut SimStore, StoreError> {
+        let mut state = self.xen.state();
+        let State { refused, refusals, .. } = &mut *state;
+        let refused = refused.as_mut().filter(|(end, _, left)| path.ends_with(&**end) && *left > 0);
+        if let Some((_, errno, left)) = refused {
+            (*left, *refusals) = (*left - 1, *refusals + 1);
+            self.xen.refused.notify_all();
+            let (operation, errno) = ("change", (*errno).to_owned());
+            return Err(StoreError::Refused { operation, path: path.to_owned(), errno });
+        }
+        drop(state);
+        self.there()
+    }
+}
+
+impl AsFd for FlakyStore {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.store.as_fd()
+    }
+}
+
+impl XenStore for FlakyStore {
+    fn read(&mut self, path: &str) -> Result<Option<String>, StoreError> {
+        self.there()?.read(path)
+    }
+
+    fn list(&mut self, path: &str) -> Result<Vec<String>, StoreError> {
+        self.there()?.list(path)
+    }
+
+    fn write(&mut self, path: &str, value: &str) -> Result<(), StoreError> {
+        self.to_change(path)?.write(path, value)
+    }
+
+    fn write_beside(&mut self, existing: &str, path: &str, value: &str) -> Result<(), StoreError> {
+        self.to_change(path)?.write_beside(existing, path, value)
+    }
+
+    fn remove(&mut self, path: &str) -> Result<(), StoreError> {
+        self.to_change(path)?.remove(path)
+    }
+
+    fn watch(&mut self, path: &str) -> Result<(), StoreError> {
+        self.there()?.watch(path)
+    }
+
+    fn take_events(&mut self) -> Result<bool, StoreError> {
+        self.there()?.take_events()
+    }
+}

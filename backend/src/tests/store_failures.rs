@@ -1,0 +1,234 @@
+//! What XenStore refuses, and what happens while it is lost: no device ends for it, nothing is done
+//! over and over, and the daemon goes on.
+
+use std::path::Path;
+
+use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
+
+use super::block::{OK, request};
+use super::driver::Driver;
+use super::flaky_store::FlakyXen;
+use super::host::{Ends, Host, XVDA, numbered_disk};
+use crate::xen::DomId;
+
+fn start() -> (FlakyXen, Host) {
+    let xen = FlakyXen::default();
+    (xen.clone(), Host::start_with(xen.hypervisor.clone(), xen))
+}
+
+/// A frontend that offers these keys and says that it is ready.
+fn offer(host: &Host, ends: &Ends, page: &str, port: &str) {
+    for (key, value) in [("message-page-ref", page), ("event-channel", port), ("state", "3")] {
+        host.hypervisor.store_write(&format!("{}/{key}", ends.frontend), value);
+    }
+}
+
+fn reads_a_sector(driver: &mut Driver) {
+    assert_eq!(request(driver, VIRTIO_BLK_T_IN, 3, &[], 512), (OK, vec![3; 512]));
+}
+
+/// The frontend starts again, properly.
+fn connects_again(host: &Host, ends: &Ends) -> Driver {
+    host.hypervisor.store_write(&format!("{}/state", ends.frontend), "1");
+    let mut driver = host.connect(ends);
+    driver.start();
+    reads_a_sector(&mut driver);
+    driver
+}
+
+#[test]
+fn garbage_in_a_key_costs_one_connection_and_a_short_sentence() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    for (page, port) in [("x".repeat(2048), "1".to_owned()), ("9".to_owned(), "ä\n".repeat(1000))]
+    {
+        let ends = host.add_disk(1, XVDA, disk.path(), "r");
+        host.wait_state(&ends, "2");
+        offer(&host, &ends, &page, &port);
+        host.wait_state(&ends, "6");
+        let error = host.error(&ends).unwrap();
+        assert!(error.contains("not a number") && error.len() <= 1024, "{error}");
+        assert!(!error.contains('\n'), "{error}");
+        connects_again(&host, &ends).close();
+        host.remove(&ends);
+    }
+    host.finish();
+}
+
+#[test]
+fn a_reason_that_cannot_be_written_is_done_without() {
+    let ((xen, host), disk) = (start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "r");
+    host.wait_state(&ends, "2");
+    xen.refuse("/error", "ENOSPC", usize::MAX);
+    offer(&host, &ends, "nonsense", "1");
+    host.wait_state(&ends, "6");
+    assert_eq!((host.error(&ends), xen.refusals()), (None, 1));
+    xen.refuse("/error", "ENOSPC", 0);
+    connects_again(&host, &ends).close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn a_state_that_is_refused_is_written_later() {
+    for (errno, state) in [("ENOSPC", "2"), ("EQUOTA", "4"), ("EACCES", "6")] {
+        let ((xen, host), disk) = (start(), numbered_disk(8));
+        let ends = host.add_disk(1, XVDA, disk.path(), "r");
+        if state == "2" {
+            xen.refuse("/state", errno, 2);
+        }
+        host.wait_state(&ends, "2");
+        if state == "4" {
+            xen.refuse("/state", errno, 2);
+        }
+        let mut driver = host.connect(&ends);
+        driver.start();
+        reads_a_sector(&mut driver);
+        if state == "6" {
+            xen.refuse("/state", errno, 2);
+        }
+        driver.close();
+        host.remove(&ends);
+        assert_eq!(xen.refusals(), 2, "state {state}");
+        host.finish();
+    }
+}
+
+#[test]
+fn a_device_that_can_never_be_offered_is_tried_ever_more_rarely() {
+    let ((xen, host), disk) = (start(), numbered_disk(8));
+    xen.refuse("virtio-msg-max-size", "ENOSPC", usize::MAX);
+    let ends = host.add_disk(1, XVDA, disk.path(), "r");
+    xen.wait_refusals(2);
+    host.remove(&ends);
+    // The session waits between attempts and does not start anew: a few at most before it was ended.
+    let refusals = xen.refusals();
+    assert!((1..=10).contains(&refusals), "{refusals}");
+    host.finish();
+}
+
+#[test]
+fn a_refusal_that_cannot_be_written_ends_neither_the_daemon_nor_is_it_repeated_at_once() {
+    let ((xen, host), disk) = (start(), numbered_disk(8));
+    xen.refuse("1/51712/state", "EQUOTA", 2);
+    let refused = host.add_disk(1, XVDA, Path::new("/nonexistent"), "r");
+    let ends = host.add_disk(2, XVDA, disk.path(), "r");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    reads_a_sector(&mut driver);
+    // By the device's own thread and by the server; then it is tried again after a while.
+    host.hypervisor.store_wait(&format!("{}/state", refused.backend), None);
+    assert_eq!(xen.refusals(), 2);
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn a_panicked_device_that_cannot_be_closed_costs_the_daemon_nothing() {
+    let ((xen, host), disk) = (start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "r");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    xen.refuse("/state", "ENOSPC", 1);
+    host.hypervisor.store_trap(&format!("{}/online", ends.backend));
+    driver.write_state("5");
+    // Tried again a second later, since its state is still 4.
+    host.wait_state(&ends, "6");
+    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 0);
+    driver.release();
+    connects_again(&host, &ends).close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn devices_go_on_while_xenstore_is_lost_and_follow_it_again_when_it_is_back() {
+    let ((xen, host), disk) = (start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "r");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    xen.lose();
+    let before = xen.connections();
+    // Something happens, so that the loss is noticed.
+    driver.write_state("4");
+    let new = host.add_disk(2, XVDA, disk.path(), "r");
+    for _ in 0..100 {
+        reads_a_sector(&mut driver);
+    }
+    assert_eq!(xen.connections(), before);
+    xen.restore();
+    let mut other = host.connect(&new);
+    other.start();
+    reads_a_sector(&mut other);
+    reads_a_sector(&mut driver);
+    for (driver, ends) in [(driver, &ends), (other, &new)] {
+        driver.close();
+        host.remove(ends);
+    }
+    host.finish();
+}
+
+#[test]
+fn a_daemon_stops_at_once_though_xenstore_is_lost() {
+    let ((xen, host), disk) = (start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "r");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    xen.lose();
+    driver.write_state("4");
+    reads_a_sector(&mut driver);
+    let hypervisor = host.hypervisor.clone();
+    host.finish_with_guests();
+    assert_eq!(hypervisor.mapped_pages(DomId(1)), 0);
+    driver.release();
+}
+
+#[test]
+fn spec_2_9_after_a_restart_of_the_daemon_a_guest_may_bind_its_driver_anew() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "r");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let hypervisor = host.hypervisor.clone();
+    host.finish_with_guests();
+    assert_eq!(hypervisor.store_read(&format!("{}/state", ends.backend)).as_deref(), Some("6"));
+    driver.release();
+
+    let host = Host::start_on(hypervisor);
+    connects_again(&host, &ends).close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_2_9_a_guest_may_bind_its_driver_anew_though_the_daemon_was_killed() {
+    for left in ["3", "4", "5"] {
+        // What a daemon that was killed left behind, with its target missing at first.
+        let (host, disk) = (Host::start(), numbered_disk(8));
+        let missing = disk.path().with_extension("later");
+        let ends = host.add_disk_in_state(1, XVDA, &missing, left);
+        host.wait_state(&ends, "6");
+        assert!(host.error(&ends).unwrap().contains("No such file"));
+        std::fs::rename(disk.path(), &missing).unwrap();
+        connects_again(&host, &ends).close();
+        host.remove(&ends);
+        std::fs::rename(&missing, disk.path()).unwrap();
+        host.finish();
+    }
+}
+
+#[test]
+fn a_device_that_ended_is_not_started_again() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "r");
+    host.wait_state(&ends, "2");
+    host.hypervisor.store_write(&format!("{}/online", ends.backend), "0");
+    host.wait_state(&ends, "6");
+    let other = host.add_disk(2, XVDA, disk.path(), "r");
+    host.wait_state(&other, "2");
+    let devices = host.devices(DomId(1));
+    assert_eq!(devices, 1, "started again");
+    host.remove(&other);
+    host.finish();
+}
