@@ -18,7 +18,7 @@ pub mod vsock;
 
 pub use buffer::{Buffers, Readable, Request, Writable};
 pub use memory::{Buffer, DeviceMemory, Direction};
-pub use queue::{Answers, BATCH, BATCH_BYTES, Queues, Rings, Spare, Touched};
+pub use queue::{Answers, BATCH, BATCH_BYTES, BATCH_PAGES, Queues, Rings, Spare, Touched};
 pub use queue_set::QueueSet;
 pub use transfer::{Exchanged, Gather, Moved, Scatter, TransferBatch, Transfers};
 
@@ -104,6 +104,10 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
 
     /// Feature bits of its own, without the transport's.
     fn features(&self) -> u64;
+
+    /// Bytes of the longest request that it does, buffers of both directions together. Of a longer one
+    /// it looks at a part at most, which is made reachable when it is looked at.
+    fn longest_request(&self) -> u64;
 
     /// Most entries of each of its queues.
     fn queue_sizes(&self) -> &[u16];

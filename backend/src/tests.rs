@@ -6,6 +6,7 @@
 
 mod allocations;
 mod block;
+mod budgets;
 mod cable;
 mod console;
 mod disk_options;

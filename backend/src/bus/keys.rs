@@ -235,9 +235,19 @@ impl<S: XenStore> Keys<S> {
         set_error(&mut self.store, &self.backend, text)
     }
 
-    /// Writes one of the backend's keys, for people and tools to read.
+    /// Writes one of the backend's keys, for people and tools to read. One that XenStore does not take
+    /// costs them that, and the guest nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the connection is lost.
     pub fn publish(&mut self, key: &str, value: &str) -> Result<(), StoreError> {
-        self.write(key, value)
+        match self.write(key, value) {
+            Err(error) if !error.is_lost() => {
+                tracing::warn!("{value} is not published: {error}");
+                Ok(())
+            }
+            written => written,
+        }
     }
 
     /// Refuses the device: a toolstack that waits for state 2 fails at once [2.6].

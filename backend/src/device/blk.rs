@@ -235,6 +235,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         always | by_mode
     }
 
+    fn longest_request(&self) -> u64 {
+        request::LONGEST
+    }
+
     fn queue_sizes(&self) -> &[u16] {
         &[QUEUE_SIZE; QUEUES as usize]
     }

@@ -80,6 +80,11 @@ impl<'r> Buffers<'r> {
         Some(front)
     }
 
+    /// Pages that the bytes touch, each counted as often as a buffer touches it.
+    pub fn pages(self) -> u64 {
+        self.parts().map(|part| part.buffer.pages()).sum()
+    }
+
     /// The parts, without what is taken off.
     fn parts(self) -> impl Iterator<Item = Part> {
         let (mut skip, mut left) = (self.skip, self.length);
@@ -171,12 +176,14 @@ impl Request {
     /// Becomes a copy of a chain that was checked.
     ///
     /// # Errors
-    /// [`Fault::Chain`] for a chain that does not end, is empty, has an empty buffer, or a readable
-    /// buffer behind a writable one (virtio 1.3 section 2.7.4.2). `why` tells why the chain's iterator
-    /// may have ended early.
+    /// [`Fault::Chain`] for a chain that does not end, is empty, has an empty buffer, a readable
+    /// buffer behind a writable one (virtio 1.3 section 2.7.4.2), or more buffers than the `queue_size`
+    /// that a driver must keep to (section 2.7.5.3.1). `why` tells why the chain's iterator may have
+    /// ended early.
     pub fn collect(
         &mut self,
         head: u16,
+        queue_size: u16,
         chain: impl Iterator<Item = Descriptor>,
         why: impl FnOnce() -> Option<String>,
     ) -> Result<(), Fault> {
@@ -185,6 +192,9 @@ impl Request {
         *self = Self { head, parts: std::mem::take(&mut self.parts), ..Self::default() };
         let mut goes_on = true;
         for (position, descriptor) in chain.enumerate() {
+            if position >= usize::from(queue_size) {
+                return Err(malformed(&format!("more than the queue's {queue_size} descriptors")));
+            }
             goes_on = descriptor.has_next();
             let part = Part { descriptor: position, buffer: buffer_of(descriptor) };
             let length = u64::from(part.buffer.length);
@@ -225,6 +235,16 @@ impl Request {
     /// Bytes in all.
     pub fn length(&self) -> u64 {
         self.readable_length + self.writable_length
+    }
+
+    /// Pages that its buffers touch, each counted as often as a buffer touches it.
+    pub fn pages(&self) -> u64 {
+        self.readable().pages() + self.writable().pages()
+    }
+
+    /// Descriptors that there is room for.
+    pub(super) fn capacity(&self) -> usize {
+        self.parts.capacity()
     }
 
     /// Keeps the first `length` bytes of where the answer goes, if there are more.

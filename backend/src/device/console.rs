@@ -16,7 +16,7 @@ use self::control::{CONTROL_RECEIVE, CONTROL_TRANSMIT, Control, FromDriver, ToDr
 use self::named::{NamedPort, PortQueues};
 use self::pty::Size;
 use self::size::SizeWatch;
-use self::terminal::Terminal;
+use self::terminal::{MAX_REQUEST_BYTES, Terminal};
 use super::{DeviceId, DeviceMemory, Fault, Queues, Source, VirtioDevice};
 use crate::listener::ListenError;
 use crate::stats::DeviceStats;
@@ -202,6 +202,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Console {
     fn features(&self) -> u64 {
         let multiport = u64::from(!self.named.is_empty());
         1 << VIRTIO_CONSOLE_F_SIZE | multiport << VIRTIO_CONSOLE_F_MULTIPORT
+    }
+
+    fn longest_request(&self) -> u64 {
+        MAX_REQUEST_BYTES
     }
 
     fn queue_sizes(&self) -> &[u16] {

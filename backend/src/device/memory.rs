@@ -1,5 +1,6 @@
 //! What a device needs of a guest's memory.
 
+use protocol::grant::{PAGE_SIZE, pages_spanned};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryError};
 
 /// Which way a buffer's data goes (virtio 1.3 section 2.6, device-readable and device-writable).
@@ -20,6 +21,13 @@ pub struct Buffer {
     pub length: u32,
     /// Which way its data goes.
     pub direction: Direction,
+}
+
+impl Buffer {
+    /// Pages that it touches.
+    pub fn pages(self) -> u64 {
+        pages_spanned(self.address.0 % PAGE_SIZE, self.length.into())
+    }
 }
 
 /// A guest's memory, reached for the time of a batch of requests.

@@ -17,6 +17,7 @@ use virtio_bindings::virtio_net::{VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MRG_RXBU
 
 use self::config::Fields;
 use self::control::{Command, Status};
+use self::interface::MAX_PACKET;
 pub use self::interface::{Interface, LinkState};
 pub use self::mac::MacAddress;
 pub use self::pairs::QueuePairs;
@@ -185,6 +186,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
 
     fn features(&self) -> u64 {
         features::offered(self.fields.pairs)
+    }
+
+    fn longest_request(&self) -> u64 {
+        MAX_PACKET as u64
     }
 
     fn queue_sizes(&self) -> &[u16] {

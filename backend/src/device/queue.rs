@@ -10,8 +10,13 @@ pub const BATCH: usize = 32;
 /// Bytes of the requests in a batch: what is larger is a batch of its own, which the driver can look at while the
 /// next one is served.
 pub const BATCH_BYTES: u64 = 256 << 10;
+/// Pages that the requests of a batch touch, for which a batch ends as for its bytes: bytes alone say
+/// little of a driver's many small buffers.
+pub const BATCH_PAGES: u64 = 1024;
 /// Requests of which the room is kept: for a whole turn's of a network device.
 const SPARE: usize = 256;
+/// Descriptors of which the room is kept, in all these requests together.
+const SPARE_DESCRIPTORS: usize = 8192;
 
 /// Where the rings are.
 pub trait Rings {
@@ -39,7 +44,26 @@ pub struct Touched {
 pub struct Spare {
     list: Vec<Request>,
     requests: Vec<Request>,
+    /// Descriptors that these have room for.
+    descriptors: usize,
     done: Vec<(u16, u32)>,
+}
+
+impl Spare {
+    fn request(&mut self) -> Request {
+        let request = self.requests.pop().unwrap_or_default();
+        self.descriptors -= request.capacity();
+        request
+    }
+
+    /// Keeps the room of a request, unless there is enough: what a long chain took is given back.
+    fn keep(&mut self, request: Request) {
+        let descriptors = self.descriptors + request.capacity();
+        if self.requests.len() < SPARE && descriptors <= SPARE_DESCRIPTORS {
+            self.descriptors = descriptors;
+            self.requests.push(request);
+        }
+    }
 }
 
 /// Answers to requests of a batch, in their order.
@@ -61,14 +85,20 @@ pub struct Queues<'a, M> {
     rings: &'a mut dyn Rings,
     memory: &'a mut M,
     spare: &'a mut Spare,
+    longest: u64,
     touched: Touched,
     latest: Option<usize>,
 }
 
 impl<'a, M: DeviceMemory> Queues<'a, M> {
-    /// The queues of a device over `memory`.
-    pub fn new(rings: &'a mut dyn Rings, memory: &'a mut M, spare: &'a mut Spare) -> Self {
-        Self { rings, memory, spare, touched: Touched::default(), latest: None }
+    /// The queues of a device over `memory` that does what requests of up to `longest` bytes ask.
+    pub fn new(
+        rings: &'a mut dyn Rings,
+        memory: &'a mut M,
+        spare: &'a mut Spare,
+        longest: u64,
+    ) -> Self {
+        Self { rings, memory, spare, longest, touched: Touched::default(), latest: None }
     }
 
     /// The guest's memory, where requests' buffers are.
@@ -89,9 +119,11 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         (requests, fault)
     }
 
-    /// Makes the buffers of requests reachable together.
+    /// Makes the buffers of requests reachable together: not of those that are longer than the device
+    /// takes, since it will look at little of them.
     pub fn prepare(&self, requests: &[Request]) {
-        self.memory.prepare(&mut requests.iter().flat_map(Request::buffers));
+        let requests = requests.iter().filter(|request| request.length() <= self.longest);
+        self.memory.prepare(&mut requests.flat_map(Request::buffers));
     }
 
     /// As [`Queues::take`], without making buffers reachable: for a device that must look at requests to
@@ -100,19 +132,20 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         let mut requests = self.room();
         self.latest = Some(index);
         let Some(ring) = self.rings.ring(index) else { return (requests, None) };
-        let memory = &*self.memory;
+        let (memory, queue_size) = (&*self.memory, ring.size());
         let chains = match ring.iter(memory) {
             Ok(chains) => chains,
             Err(error) => return (requests, Some(error.into())),
         };
-        let (mut fault, mut bytes) = (None, 0);
+        let (mut fault, mut bytes, mut pages) = (None, 0, 0);
         for chain in chains.take(limit.min(BATCH)) {
-            let mut request = self.spare.requests.pop().unwrap_or_default();
-            match request.collect(chain.head_index(), chain, || memory.last_fault()) {
+            let mut request = self.spare.request();
+            match request.collect(chain.head_index(), queue_size, chain, || memory.last_fault()) {
                 Ok(()) => {
                     bytes += request.length();
+                    pages += request.pages();
                     requests.push(request);
-                    if bytes >= BATCH_BYTES {
+                    if bytes >= BATCH_BYTES || pages >= BATCH_PAGES {
                         break;
                     }
                 }
@@ -132,8 +165,7 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
 
     /// Takes back the room of requests that were given back to the driver.
     pub fn recycle(&mut self, mut requests: Vec<Request>) {
-        self.spare.requests.append(&mut requests);
-        self.spare.requests.truncate(SPARE);
+        requests.drain(..).for_each(|request| self.spare.keep(request));
         self.spare.list = requests;
     }
 

@@ -79,6 +79,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Entropy {
         0
     }
 
+    fn longest_request(&self) -> u64 {
+        MAX_REQUEST_BYTES
+    }
+
     fn queue_sizes(&self) -> &[u16] {
         &[QUEUE_SIZE]
     }

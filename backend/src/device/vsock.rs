@@ -165,6 +165,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Socket {
         1 << VIRTIO_VSOCK_F_STREAM
     }
 
+    fn longest_request(&self) -> u64 {
+        HEADER_SIZE as u64 + MAX_DATA_SIZE
+    }
+
     fn queue_sizes(&self) -> &[u16] {
         &[QUEUE_SIZE; QUEUES]
     }

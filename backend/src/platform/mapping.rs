@@ -20,7 +20,8 @@ pub(super) struct Run {
     pub(super) page: usize,
 }
 
-/// One mapping, of one or more runs. Counted as long as it is there.
+/// One mapping, of one or more runs in the order of their first pages and then their lengths. Counted
+/// as long as it is there.
 pub(super) struct Mapping<P> {
     pages: P,
     runs: Vec<Run>,
@@ -31,10 +32,11 @@ pub(super) struct Mapping<P> {
 impl<P> Mapping<P> {
     pub(super) fn new(
         pages: P,
-        runs: Vec<Run>,
+        mut runs: Vec<Run>,
         room: Reservation,
         stats: Arc<DeviceStats>,
     ) -> Self {
+        runs.sort_unstable_by_key(|run| (run.first, run.pages));
         let mapping = Self { pages, runs, _room: room, stats };
         mapping.stats.grants_mapped.fetch_add(mapping.count(), Ordering::Relaxed);
         mapping
@@ -52,19 +54,21 @@ impl<P> Drop for Mapping<P> {
 }
 
 impl<P: AsRef<MappedRange>> Mapping<P> {
-    /// Where `range` lies in the mapping, if it is there whole and `access` is allowed.
+    /// Where `range` lies in the mapping, if it is there whole and `access` is allowed. Of runs that
+    /// overlap the last that begins before the range is looked at: what is not found is mapped again.
     pub(super) fn find(&self, range: PageRange, access: Access) -> Option<VolatileSlice<'_>> {
         let mapped = self.pages.as_ref();
         if access > mapped.access() {
             return None;
         }
-        let wanted = range.first.0;
-        let run = self.runs.iter().find(|run| {
-            let skipped = wanted.checked_sub(run.first.0);
-            let room = skipped.and_then(|skipped| u64::from(run.pages).checked_sub(skipped));
-            room.is_some_and(|room| u64::from(range.pages) <= room)
-        })?;
-        let page = run.page + (wanted - run.first.0) as usize;
+        let position = self.runs.partition_point(|run| run.first <= range.first).checked_sub(1)?;
+        let run = self.runs.get(position)?;
+        let skipped = range.first.0.checked_sub(run.first.0)?;
+        let room = u64::from(run.pages).checked_sub(skipped)?;
+        if u64::from(range.pages) > room {
+            return None;
+        }
+        let page = run.page + skipped as usize;
         let offset = page * PAGE_SIZE as usize + range.offset as usize;
         mapped.slice(offset, usize::try_from(range.length).ok()?)
     }

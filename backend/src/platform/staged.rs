@@ -21,7 +21,14 @@ struct Buffer {
     at: usize,
 }
 
-/// Buffers of the requests at hand.
+impl Buffer {
+    /// What buffers are sorted and found by.
+    fn key(&self) -> (Access, u64) {
+        (self.access, self.range.address)
+    }
+}
+
+/// Buffers of the requests at hand, in the order of their keys and then their lengths.
 pub(super) struct Staged {
     staging: Staging,
     buffers: Vec<Buffer>,
@@ -43,23 +50,26 @@ impl Staged {
             length += range.length as usize;
             Buffer { range, access, at }
         });
-        let buffers: Vec<_> = buffers.collect();
+        let mut buffers: Vec<_> = buffers.collect();
+        buffers.sort_unstable_by_key(|buffer| (buffer.key(), buffer.range.length));
         let staged = Self { staging: Staging::new(length), buffers };
         let copied = staged.copy(platform, CopyWay::FromGuest)?;
         copied.is_ok().then_some(staged)
     }
 
-    /// The bytes of a range that lies in a buffer, for that kind of access.
+    /// The bytes of a range that lies in a buffer, for that kind of access. Of buffers that overlap the
+    /// last that begins before the range is looked at: what is not found is mapped.
     pub(super) fn find(&self, range: PageRange, access: Access) -> Option<VolatileSlice<'_>> {
-        self.buffers.iter().filter(|buffer| buffer.access == access).find_map(|buffer| {
-            let skipped = range.address.checked_sub(buffer.range.address)?;
-            let end = skipped.checked_add(range.length)?;
-            if end > buffer.range.length {
-                return None;
-            }
-            let at = buffer.at + skipped as usize;
-            self.staging.as_ref().slice(at, range.length as usize)
-        })
+        let behind = |buffer: &Buffer| buffer.key() <= (access, range.address);
+        let position = self.buffers.partition_point(behind).checked_sub(1)?;
+        let buffer = self.buffers.get(position).filter(|buffer| buffer.access == access)?;
+        let skipped = range.address.checked_sub(buffer.range.address)?;
+        let end = skipped.checked_add(range.length)?;
+        if end > buffer.range.length {
+            return None;
+        }
+        let at = buffer.at + skipped as usize;
+        self.staging.as_ref().slice(at, range.length as usize)
     }
 
     /// Copies what the device wrote to the guest, if it was to write anything.

@@ -111,7 +111,7 @@ impl Bench {
         self.available = self.available.wrapping_add(REQUESTS);
         let ring = self.guest.slice(self.pages[AVAILABLE], 0, 4096);
         ring.store(self.available, 2, Ordering::Release).unwrap();
-        let mut queues = Queues::new(&mut self.ring, &mut self.memory, &mut self.spare);
+        let mut queues = Queues::new(&mut self.ring, &mut self.memory, &mut self.spare, u64::MAX);
         self.disk.serve(0, &mut queues).unwrap();
         assert_eq!(queues.finish().count, u32::from(REQUESTS));
     }

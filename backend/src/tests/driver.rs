@@ -47,6 +47,8 @@ pub(super) struct Driver {
     pub(super) port: GuestPort,
     transport: Transport,
     rings: Vec<Ring>,
+    /// Entries of the rings that are set up from now on.
+    pub(super) ring_size: u16,
     kept: Vec<Shared>,
     pool: Vec<Pooled>,
     current: usize,
@@ -84,6 +86,7 @@ impl Driver {
             port,
             transport,
             rings: Vec::new(),
+            ring_size: Ring::SIZE,
             kept: Vec::new(),
             pool: Vec::new(),
             current: 0,
@@ -209,7 +212,7 @@ impl Driver {
         self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
     }
 
-    /// Sets up a queue of 16 entries with a doorbell.
+    /// Sets up a queue with a doorbell.
     pub(super) fn add_ring(&mut self, index: u32) {
         self.add_silent_ring(index);
         let outcome = self.bind_doorbell(index);
@@ -225,13 +228,13 @@ impl Driver {
         })
     }
 
-    /// Sets up a queue of 16 entries.
+    /// Sets up a queue.
     pub(super) fn add_silent_ring(&mut self, index: u32) {
-        let ring = Ring::new(&mut self.guest);
+        let ring = Ring::new(&mut self.guest, self.ring_size);
         let update = VqueueUpdate {
             index,
             flags: VqueueFlags(VqueueFlags::ENABLE),
-            size: Ring::SIZE.into(),
+            size: self.ring_size.into(),
             descriptor: ring.descriptors.address(),
             driver: ring.available.address(),
             device: ring.used.address(),

@@ -80,6 +80,7 @@ fn send(driver: &mut Driver, packet: &[u8], lengths: &[usize]) {
 fn a_packet_in_more_pieces_than_go_out_together_is_sent_all_the_same() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
+    driver.ring_size = 128;
     driver.start_with(2);
     driver.use_queue(TRANSMIT);
     // Every other two bytes of a page, so that no piece follows another.

@@ -40,16 +40,20 @@ pub(super) struct Ring {
     pub(super) available: Area,
     pub(super) used: Area,
     pub(super) doorbell: GuestPort,
+    pub(super) size: u16,
     next_descriptor: u16,
     next_available: u16,
     next_used: u16,
 }
 
 impl Ring {
+    /// Entries, unless a test asks for another number.
     pub(super) const SIZE: u16 = 16;
 
-    pub(super) fn new(guest: &mut Guest) -> Self {
+    /// A ring of `size` entries, at most 128: each area is a page.
+    pub(super) fn new(guest: &mut Guest, size: u16) -> Self {
         Self {
+            size,
             // What the device only reads is granted read-only [3.4].
             descriptors: Area::new(guest, Access::ReadOnly),
             available: Area::new(guest, Access::ReadOnly),
@@ -65,12 +69,12 @@ impl Ring {
     pub(super) fn add(&mut self, guest: &Guest, chain: &[Descriptor]) -> u16 {
         let head = self.next_descriptor;
         for (position, descriptor) in chain.iter().enumerate() {
-            let index = (head + position as u16) % Self::SIZE;
-            let next = (position + 1 < chain.len()).then_some((index + 1) % Self::SIZE);
+            let index = (head + position as u16) % self.size;
+            let next = (position + 1 < chain.len()).then_some((index + 1) % self.size);
             let flags = u16::from(next.is_some()) | u16::from(descriptor.writable) << 1;
             self.write(guest, index, *descriptor, flags, next.unwrap_or(0));
         }
-        self.next_descriptor = (head + chain.len() as u16) % Self::SIZE;
+        self.next_descriptor = (head + chain.len() as u16) % self.size;
         self.offer(guest, head);
         head
     }
@@ -94,7 +98,7 @@ impl Ring {
     /// Makes any head available.
     pub(super) fn offer(&mut self, guest: &Guest, head: u16) {
         let ring = guest.slice(self.available.page, 0, 4096);
-        let slot = 4 + 2 * usize::from(self.next_available % Self::SIZE);
+        let slot = 4 + 2 * usize::from(self.next_available % self.size);
         ring.write_obj(head, slot).unwrap();
         self.next_available = self.next_available.wrapping_add(1);
         self.set_available(guest, self.next_available);
@@ -112,20 +116,20 @@ impl Ring {
         while ring.load::<u16>(2, Ordering::Acquire).unwrap() == self.next_used {
             // Event index: the next element is to be told of.
             let event = guest.slice(self.available.page, 0, 4096);
-            event.write_obj(self.next_used, 4 + 2 * usize::from(Self::SIZE)).unwrap();
+            event.write_obj(self.next_used, 4 + 2 * usize::from(self.size)).unwrap();
             std::sync::atomic::fence(Ordering::SeqCst);
             if ring.load::<u16>(2, Ordering::Acquire).unwrap() == self.next_used {
                 self.doorbell.wait("a used buffer");
             }
         }
-        let slot = 4 + 8 * usize::from(self.next_used % Self::SIZE);
+        let slot = 4 + 8 * usize::from(self.next_used % self.size);
         self.next_used = self.next_used.wrapping_add(1);
         (ring.read_obj::<u32>(slot).unwrap() as u16, ring.read_obj(slot + 4).unwrap())
     }
 
     /// Whether the device wants to hear of the next chain: the event index is where the next one goes.
     pub(super) fn doorbell_is_asked_for(&self, guest: &Guest) -> bool {
-        let event = 4 + 8 * usize::from(Self::SIZE);
+        let event = 4 + 8 * usize::from(self.size);
         let ring = guest.slice(self.used.page, 0, 4096);
         ring.load::<u16>(event, Ordering::Acquire).unwrap() == self.next_available
     }

@@ -237,7 +237,8 @@ impl<P: Platform> Transport<P> {
             return served;
         }
         let mut rings = All(&mut self.queues);
-        let mut queues = Queues::new(&mut rings, &mut self.memory, &mut self.spare);
+        let longest = self.device.longest_request();
+        let mut queues = Queues::new(&mut rings, &mut self.memory, &mut self.spare, longest);
         let outcome = work(self.device.as_mut(), &mut queues);
         let latest = queues.latest();
         let touched = queues.finish();

@@ -20,6 +20,11 @@ pub(super) const MAX_RANGE_SECTORS: u32 = 1 << 21;
 /// Bytes in the answer to an identity request.
 pub(super) const SERIAL_SIZE: usize = 20;
 
+/// Most data that one request may carry; what is longer is an I/O error (SPEC section 7).
+pub(super) const MAX_DATA: u64 = 16 << 20;
+/// Most bytes of a request: header, data, status.
+pub(super) const LONGEST: u64 = HEADER_SIZE as u64 + MAX_DATA + 1;
+
 const HEADER_SIZE: usize = 16;
 const RANGE_SIZE: usize = 16;
 const RANGE_UNMAP: u32 = 1;

@@ -6,11 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::SECTOR_SIZE;
 use super::image::{self, BlockSize, Image};
-use super::request::Operation;
+use super::request::{MAX_DATA, Operation};
 use crate::device::{Buffers, DeviceMemory, Fault, Gather, Moved, Scatter, Source, TransferBatch};
-
-/// Most data one request may carry; what is longer is an I/O error (SPEC section 7).
-const MAX_REQUEST_BYTES: u64 = 16 << 20;
 
 /// Whether the guest may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,7 +270,7 @@ impl Target {
 
     fn data_extent(&self, sector: u64, data: Buffers<'_>) -> Result<Extent, TargetError> {
         let bytes = data.length();
-        if bytes > MAX_REQUEST_BYTES {
+        if bytes > MAX_DATA {
             return Err(TargetError::Range { sector, bytes });
         }
         self.extent(sector, bytes)

@@ -16,7 +16,7 @@ use crate::device::{DeviceMemory, Fault, Queues, Request, Source};
 use crate::stats::DeviceStats;
 
 /// Most bytes that one request may print. Linux prints a page, and user space 64 KiB, at once.
-const MAX_REQUEST_BYTES: u64 = 64 << 10;
+pub(super) const MAX_REQUEST_BYTES: u64 = 64 << 10;
 
 /// The console's terminal.
 #[derive(Debug)]

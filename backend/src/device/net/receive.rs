@@ -12,7 +12,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 
 use super::interface::{HEADER_SIZE, Interface, MAX_PACKET};
-use crate::device::{DeviceMemory, Fault, Queues, Request, Transfers};
+use crate::device::{BATCH_PAGES, Buffers, DeviceMemory, Fault, Queues, Request, Transfers};
 use crate::stats::DeviceStats;
 
 /// Packets that are taken from the interface in a turn.
@@ -68,11 +68,21 @@ struct Delivery {
     requests: usize,
 }
 
+/// What is planned, as far as the next packet depends on it.
+#[derive(Clone, Copy, Default)]
+struct Planned {
+    requests: usize,
+    /// Pages that the buffers to be filled touch.
+    pages: u64,
+}
+
 /// What was found for a packet.
 enum Gathered {
     Enough(usize),
     /// Not before the driver adds buffers.
     NotYet,
+    /// Not together with the packets before it, whose buffers touch many pages.
+    Later,
     Never,
 }
 
@@ -213,9 +223,10 @@ impl Receiver {
         if let Some(fault) = fault {
             return Err(fault);
         }
-        if !self.waiting.is_empty() {
-            self.starved = true;
+        if self.starved {
             queues.rest(self.index);
+        } else if !self.waiting.is_empty() {
+            queues.again(self.index);
         }
         Ok(())
     }
@@ -229,15 +240,13 @@ impl Receiver {
         stats: &DeviceStats,
     ) -> (Vec<Delivery>, Option<Fault>) {
         let mut plan = Vec::with_capacity(self.waiting.len());
-        let mut planned = 0;
+        let mut planned = Planned::default();
         while let Some(packet) = self.waiting.pop_front() {
-            match self.gather(packet.len() as u64, planned, queues, buffers) {
-                Ok(Gathered::Enough(requests)) => {
-                    planned += requests;
-                    plan.push(Delivery { packet, requests });
-                }
+            match self.gather(packet.len() as u64, &mut planned, queues, buffers) {
+                Ok(Gathered::Enough(requests)) => plan.push(Delivery { packet, requests }),
                 Ok(Gathered::Never) => DeviceStats::count(&stats.dropped_to_guest),
-                Ok(Gathered::NotYet) => {
+                Ok(later @ (Gathered::NotYet | Gathered::Later)) => {
+                    self.starved = matches!(later, Gathered::NotYet);
                     self.waiting.push_front(packet);
                     break;
                 }
@@ -247,28 +256,38 @@ impl Receiver {
         (plan, None)
     }
 
-    /// Counts the requests, behind those planned with, that `length` bytes need.
+    /// Finds the requests, behind those planned with, that `length` bytes need, and plans with them.
     fn gather<M: DeviceMemory>(
         &mut self,
         length: u64,
-        planned: usize,
+        planned: &mut Planned,
         queues: &mut Queues<'_, M>,
         buffers: PacketBuffers,
     ) -> Result<Gathered, Fault> {
-        let (mut count, mut room) = (0, 0);
-        while room < length {
+        let (alone, mut left) = (planned.requests == 0, length);
+        let mut with = *planned;
+        while left > 0 {
+            let count = with.requests - planned.requests;
             if count == 1 && buffers == PacketBuffers::One {
                 return Ok(Gathered::Never);
             }
-            if planned + count == self.stock.len() && !self.restock(queues)? {
-                let whole_ring = planned == 0 && count >= queues.size(self.index);
+            if with.requests == self.stock.len() && !self.restock(queues)? {
+                let whole_ring = alone && count >= queues.size(self.index);
                 return Ok(if whole_ring { Gathered::Never } else { Gathered::NotYet });
             }
-            let next = self.stock.get(planned + count);
-            room += next.map_or(0, |request| request.writable().length());
-            count += 1;
+            let Some(next) = self.stock.get(with.requests) else { return Ok(Gathered::NotYet) };
+            let mut room = next.writable();
+            let taken = room.length().min(left);
+            with.pages += room.split_front(taken).map_or(0, Buffers::pages);
+            with.requests += 1;
+            left -= taken;
+            if with.pages > BATCH_PAGES {
+                return Ok(if alone { Gathered::Never } else { Gathered::Later });
+            }
         }
-        Ok(Gathered::Enough(count))
+        let requests = with.requests - planned.requests;
+        *planned = with;
+        Ok(Gathered::Enough(requests))
     }
 
     /// Takes requests from the ring; whether there were any.

@@ -1,0 +1,156 @@
+//! Requests that ask for more than they may have: what they cost is known before it is spent.
+
+use protocol::grant::{GrantAddress, GrantRef};
+use protocol::message::ShareOutcome;
+use protocol::pool::PoolPage;
+use protocol::status::DEVICE_NEEDS_RESET;
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_IN};
+
+use super::block::{OK, header, request};
+use super::driver::Driver;
+use super::host::{Host, XVDA, numbered_disk};
+use super::ring::{Descriptor, Ring};
+use crate::xen::{Access, DomId};
+
+/// Message page and three ring areas.
+const OWN: u64 = 4;
+/// Flag of a descriptor that names a table of descriptors.
+const INDIRECT: u16 = 4;
+
+/// Pages mapped and copied for the device's requests so far.
+fn spent(host: &Host) -> u64 {
+    let counts = host.stat(DomId(1)).stats.counts;
+    counts.maps_pages + counts.copies_pages
+}
+
+#[test]
+fn a_request_that_is_too_long_is_answered_unmapped() {
+    let (host, disk) = (Host::start(), numbered_disk(64));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let before = spent(&host);
+    // 24 MiB in 12 parts, of which the guest has granted none.
+    let part = |number: u32| Descriptor {
+        address: GrantAddress::new(GrantRef(5000 + 512 * number), 0).encode(),
+        length: 2 << 20,
+        writable: true,
+    };
+    let head = driver.share(&header(VIRTIO_BLK_T_IN, 0), Access::ReadOnly);
+    let status = driver.share(&[0xff], Access::ReadWrite);
+    let parts = (0..12).map(part);
+    let chain: Vec<_> =
+        [head.readable()].into_iter().chain(parts).chain([status.writable()]).collect();
+    driver.submit(&chain);
+    assert_eq!(driver.wait_used().1, 1);
+    driver.unshare(&head);
+    assert_eq!(driver.unshare(&status), [VIRTIO_BLK_S_IOERR as u8]);
+    assert_eq!(spent(&host) - before, 2, "its header and its status");
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+/// Makes a chain available whose indirect table has `count` entries, all of them the same page.
+fn submit_table(driver: &mut Driver, count: u32, entry: Descriptor) {
+    let bytes: Vec<u8> = (0..count)
+        .flat_map(|index| {
+            let next = u16::from(index + 1 < count);
+            let flags = next | u16::from(entry.writable) << 1;
+            let mut bytes = entry.address.to_le_bytes().to_vec();
+            bytes.extend(entry.length.to_le_bytes());
+            bytes.extend(flags.to_le_bytes());
+            bytes.extend((index as u16 + 1).to_le_bytes());
+            bytes
+        })
+        .collect();
+    let table = driver.share(&bytes, Access::ReadOnly);
+    let (ring, guest) = driver.ring();
+    let descriptor = Descriptor { length: bytes.len() as u32, ..table.readable() };
+    ring.write(guest, 0, descriptor, INDIRECT, 0);
+    ring.offer(guest, 0);
+    ring.doorbell.notify();
+    driver.keep(table);
+}
+
+#[test]
+fn a_chain_longer_than_its_queue_is_a_fault_and_nothing_of_it_is_reached() {
+    for count in [u32::from(Ring::SIZE) + 1, 65_535] {
+        let (host, disk) = (Host::start(), numbered_disk(64));
+        let ends = host.add_disk(1, XVDA, disk.path(), "w");
+        let mut driver = host.connect(&ends);
+        driver.start();
+        let page = driver.share(&[0; 4096], Access::ReadWrite);
+        let before = spent(&host);
+        submit_table(&mut driver, count, page.readable());
+        assert_ne!(driver.wait_config_event() & DEVICE_NEEDS_RESET, 0);
+        let why = host.stat(DomId(1)).stats.state.needs_reset.unwrap();
+        assert!(why.contains("more than the queue's 16 descriptors"), "{why}");
+        // The table itself is read through one mapping.
+        assert!(spent(&host) - before <= u64::from(count).div_ceil(256), "{}", spent(&host));
+        driver.keep(page);
+        driver.close();
+        host.remove(&ends);
+        host.finish();
+    }
+}
+
+#[test]
+fn a_chain_as_long_as_its_queue_is_served() {
+    let (host, disk) = (Host::start(), numbered_disk(64));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let head = driver.share(&header(VIRTIO_BLK_T_IN, 0), Access::ReadOnly);
+    let data: Vec<_> =
+        (2..Ring::SIZE).map(|_| driver.share(&[0; 512], Access::ReadWrite)).collect();
+    let status = driver.share(&[0xff], Access::ReadWrite);
+    let data_parts = data.iter().map(|part| part.writable());
+    let chain: Vec<_> =
+        [head.readable()].into_iter().chain(data_parts).chain([status.writable()]).collect();
+    driver.submit(&chain);
+    driver.wait_used();
+    for (sector, part) in data.iter().enumerate() {
+        assert_eq!(driver.unshare(part), [sector as u8; 512]);
+    }
+    driver.unshare(&head);
+    assert_eq!(driver.unshare(&status), [OK]);
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn pages_shared_one_by_one_are_bounded_for_the_guest_and_cost_others_nothing() {
+    let (host, disk) = (Host::start(), numbered_disk(64));
+    let disks = [XVDA, XVDA + 16].map(|number| host.add_disk(1, number, disk.path(), "r"));
+    let other_ends = host.add_disk(2, XVDA, disk.path(), "r");
+    let mut greedy = host.connect(&disks[0]);
+    let mut beside = host.connect_beside(&disks[1]);
+    greedy.start();
+    beside.start();
+    let page = greedy.share(&[0; 4096], Access::ReadWrite);
+    let shared = (0..4096)
+        .take_while(|number| {
+            greedy.ask_share(PoolPage(*number), 1, page.first) == ShareOutcome::Shared
+        })
+        .count();
+    assert!((500..=1024).contains(&shared), "{shared}");
+    // The same guest's other disk has no pool, and is served.
+    let more = beside.share(&[0; 4096], Access::ReadWrite);
+    assert_eq!(beside.ask_share(PoolPage(0), 1, more.first), ShareOutcome::Refused);
+    assert_eq!(request(&mut beside, VIRTIO_BLK_T_IN, 4, &[], 512), (OK, vec![4; 512]));
+    let mut other = host.connect(&other_ends);
+    other.start();
+    assert_eq!(request(&mut other, VIRTIO_BLK_T_IN, 5, &[], 512), (OK, vec![5; 512]));
+    let pool = other.share_pool(PoolPage(0), 2);
+    assert_eq!(host.stat(DomId(2)).stats.grants_mapped, OWN + 2);
+    drop(pool);
+    greedy.keep(page);
+    beside.keep(more);
+    for (driver, ends) in [(greedy, &disks[0]), (beside, &disks[1]), (other, &other_ends)] {
+        driver.close();
+        host.remove(ends);
+    }
+    host.finish();
+}
