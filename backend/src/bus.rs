@@ -5,8 +5,10 @@
 //! messages; [`transport`] answers them and serves the queues ([`virtqueue`]) of one device.
 
 mod announcement;
+mod brake;
 mod channel;
 mod connection;
+mod deadline;
 pub mod keys;
 mod looks;
 mod memory;

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use protocol::message::{Body, Message, Request};
 use protocol::page::{Corrupt, SLOT_SIZE};
 
+use super::brake::{Brake, Progress};
 use super::channel::{Channel, ChannelError, FlushError};
+use super::deadline::Deadline;
 use super::keys::{FrontendKeys, KeyError};
 use super::looks::Looks;
 use super::pace::Pace;
@@ -25,8 +27,9 @@ use crate::xen::{EventChannels, EventError, GrantTable, LocalPort, Xen};
 
 /// Messages answered before queues get their turn.
 const MESSAGES_A_TURN: usize = 16;
-/// Rounds of queues before XenStore and the device's own sources get their turn.
-const ROUNDS_A_TURN: usize = 64;
+/// How long queues are served before XenStore, the end of the daemon and the device's own sources get
+/// their turn.
+const ITERATION: Duration = Duration::from_millis(20);
 /// How long the driver is not told of what nothing seems to wait for.
 const DEFERRED: Duration = Duration::from_millis(1);
 
@@ -63,13 +66,18 @@ pub struct Connection<X: Xen> {
     transport: Transport<X::Platform>,
     /// Messages are left that no event will tell of.
     more_messages: bool,
+    /// A request was answered since ports were opened last.
+    has_answered: bool,
     patience: Patience,
     pace: Pace,
     looks: Looks,
     /// When the queues were last found empty, for the signal that comes next.
     empty_since: Option<Instant>,
+    /// How long after that a doorbell rang of which it is not known yet whether it brought something.
+    woken_after: Option<Duration>,
     /// Ports that were signalled and not dealt with yet.
     rung: Vec<LocalPort>,
+    brake: Brake,
     stats: Arc<DeviceStats>,
 }
 
@@ -117,11 +125,14 @@ impl<X: Xen> Connection<X> {
             channel,
             transport,
             more_messages: false,
+            has_answered: false,
             patience: Patience::new(service.poll),
             pace: Pace::default(),
             looks: Looks::default(),
             empty_since: None,
+            woken_after: None,
             rung: Vec::new(),
+            brake: Brake::default(),
             stats: Arc::clone(stats),
         }))
     }
@@ -143,7 +154,9 @@ impl<X: Xen> Connection<X> {
         if self.more_messages || self.transport.is_waiting() {
             return Some(Duration::ZERO);
         }
-        self.transport.has_deferred().then_some(DEFERRED)
+        let deferred = self.transport.has_deferred().then_some(DEFERRED);
+        let closed = self.brake.until_open(Instant::now);
+        [deferred, closed].into_iter().flatten().min()
     }
 
     /// Deals with everything that is pending: messages, and queues until they are found empty, for a
@@ -176,14 +189,33 @@ impl<X: Xen> Connection<X> {
                 self.tell(served);
             }
         }
+        self.judge_doorbells();
         self.serve()?;
-        // Late: the guest's next events arrive only now. A doorbell may have been closed since.
+        self.open_ports(ready);
+        Ok(self.channel.flush(&mut self.events)?)
+    }
+
+    /// Learns from doorbells that were answered whether it is worth while to look for what follows them.
+    fn judge_doorbells(&mut self) {
+        let Some(after) = self.woken_after.take() else { return };
+        match self.transport.has_progressed() {
+            true => self.patience.woken(after),
+            false => self.patience.in_vain(),
+        }
+    }
+
+    /// Lets ports signal again whose events were dealt with. Late: the guest's next events arrive only
+    /// now, and later still if those brought nothing.
+    fn open_ports(&mut self, ready: Ready) {
+        let worked = self.transport.take_progress() || std::mem::take(&mut self.has_answered);
+        let progress = if worked || ready.sources { Progress::Some } else { Progress::None };
+        self.brake.pass(&mut self.rung, progress, Instant::now);
         for port in &self.rung {
+            // A doorbell may have been closed since.
             if let Err(error) = self.events.unmask(*port) {
                 tracing::debug!(%error, "port closed while its event was pending");
             }
         }
-        Ok(self.channel.flush(&mut self.events)?)
     }
 
     /// Takes the events that are pending.
@@ -193,9 +225,7 @@ impl<X: Xen> Connection<X> {
         }
         self.stats.events_received.fetch_add(self.rung.len() as u64, Ordering::Relaxed);
         let doorbell = self.rung.iter().any(|port| *port != self.channel.port());
-        if let Some(since) = self.empty_since.take_if(|_| doorbell) {
-            self.patience.woken(since.elapsed());
-        }
+        self.woken_after = self.empty_since.take_if(|_| doorbell).map(|since| since.elapsed());
         Ok(())
     }
 
@@ -203,7 +233,8 @@ impl<X: Xen> Connection<X> {
     /// does the driver have to signal again. Messages are answered between: a driver whose queues are never empty asks
     /// for more pages of its pool, which serving them waits for.
     fn serve(&mut self) -> Result<(), ConnectionError> {
-        for _ in 0..ROUNDS_A_TURN {
+        let end = Deadline::within(ITERATION);
+        loop {
             if self.channel.has_news() {
                 self.messages()?;
             }
@@ -213,6 +244,9 @@ impl<X: Xen> Connection<X> {
             let served = self.transport.serve_waiting(&mut self.events);
             self.tell(served);
             self.announce_if_due();
+            if end.has_come() {
+                break;
+            }
         }
         self.announce();
         if !self.transport.is_waiting() {
@@ -286,6 +320,7 @@ impl<X: Xen> Connection<X> {
             };
             match body {
                 Body::Request(request) => {
+                    self.has_answered = true;
                     if request == Request::SetDeviceStatus(0) {
                         self.channel.forget_events();
                     }

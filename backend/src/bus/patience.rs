@@ -60,7 +60,12 @@ impl Patience {
         self.signal = if before.is_zero() { took } else { took.min(rising) };
     }
 
-    /// The driver's signal came that long after the rings were last found empty.
+    /// The driver's signal brought nothing: to look for what may follow it is worth less.
+    pub fn in_vain(&mut self) {
+        self.window /= 2;
+    }
+
+    /// The driver's signal, which brought a request, came that long after the rings were last found empty.
     pub fn woken(&mut self, after: Duration) {
         self.window = if after > self.limit() {
             Duration::ZERO
@@ -86,6 +91,14 @@ mod tests {
         (0..10).for_each(|_| patience.woken(SOON));
         assert_eq!(patience.window(), LIMIT);
         patience.woken(2 * LIMIT);
+        assert_eq!(patience.window(), Duration::ZERO);
+    }
+
+    #[test]
+    fn signals_that_bring_nothing_shrink_the_window() {
+        let mut patience = Patience::new(PollTime::Fixed(LIMIT));
+        (0..10).for_each(|_| patience.woken(SOON));
+        (0..40).for_each(|_| patience.in_vain());
         assert_eq!(patience.window(), Duration::ZERO);
     }
 

@@ -50,6 +50,8 @@ pub struct Transport<P: Platform> {
     deferred: Deferred,
     signals: Signals,
     spare: Spare,
+    /// Requests were taken or given back since that was asked last.
+    progressed: bool,
     status: u32,
     driver_features: u64,
     generation: u32,
@@ -78,6 +80,7 @@ impl<P: Platform> Transport<P> {
             deferred: Deferred::default(),
             signals: Signals::default(),
             spare: Spare::default(),
+            progressed: false,
             status: 0,
             driver_features: 0,
             generation: 0,

@@ -123,7 +123,7 @@ impl FlakyStore {
     }
 
     /// As [`FlakyStore::there`], to change `path`.
-    fn to_change(&mut self, path: &str) -> Result<&mut SimStore, StoreError> {
+    fn changing(&mut self, path: &str) -> Result<&mut SimStore, StoreError> {
         let mut state = self.xen.state();
         let State { refused, refusals, .. } = &mut *state;
         let refused = refused.as_mut().filter(|(end, _, left)| path.ends_with(&**end) && *left > 0);
@@ -154,15 +154,15 @@ impl XenStore for FlakyStore {
     }
 
     fn write(&mut self, path: &str, value: &str) -> Result<(), StoreError> {
-        self.to_change(path)?.write(path, value)
+        self.changing(path)?.write(path, value)
     }
 
     fn write_beside(&mut self, existing: &str, path: &str, value: &str) -> Result<(), StoreError> {
-        self.to_change(path)?.write_beside(existing, path, value)
+        self.changing(path)?.write_beside(existing, path, value)
     }
 
     fn remove(&mut self, path: &str) -> Result<(), StoreError> {
-        self.to_change(path)?.remove(path)
+        self.changing(path)?.remove(path)
     }
 
     fn watch(&mut self, path: &str) -> Result<(), StoreError> {

@@ -145,6 +145,16 @@ impl<P: Platform> Transport<P> {
         self.is_running() && !self.empty.is_empty()
     }
 
+    /// Whether requests were taken or given back since [`Transport::take_progress`].
+    pub fn has_progressed(&self) -> bool {
+        self.progressed
+    }
+
+    /// As [`Transport::has_progressed`], and begins anew.
+    pub fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progressed)
+    }
+
     /// What a signal took, if that is known anew.
     pub fn take_signal_time(&mut self) -> Option<Duration> {
         self.signals.took.take()
@@ -242,6 +252,7 @@ impl<P: Platform> Transport<P> {
         let outcome = work(self.device.as_mut(), &mut queues);
         let latest = queues.latest();
         let touched = queues.finish();
+        self.progressed |= touched.count > 0 || !touched.again.is_empty();
         self.waiting.extend(touched.again);
         self.empty = self.empty.without(touched.again);
         self.empty.extend(touched.empty.without(touched.again));
