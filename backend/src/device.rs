@@ -23,6 +23,7 @@ pub use queue_set::QueueSet;
 pub use transfer::{Exchanged, Gather, Moved, Scatter, TransferBatch, Transfers};
 
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use nix::poll::PollFlags;
 
@@ -157,7 +158,12 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
         Vec::new()
     }
 
-    /// Does what can be done now that a source may be ready.
+    /// When it wants to be woken though no source is ready.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Does what can be done now that a source may be ready, or the deadline has come.
     ///
     /// # Errors
     /// As [`VirtioDevice::serve`].

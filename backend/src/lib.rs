@@ -7,6 +7,7 @@
 //! device uses of the domain that it is served from, beside files, is [`host`]'s.
 #![deny(unsafe_code)]
 
+pub mod acceptor;
 pub mod backoff;
 pub mod budget;
 pub mod bus;

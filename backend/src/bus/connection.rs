@@ -156,7 +156,9 @@ impl<X: Xen> Connection<X> {
         }
         let deferred = self.transport.has_deferred().then_some(DEFERRED);
         let closed = self.brake.until_open(Instant::now);
-        [deferred, closed].into_iter().flatten().min()
+        let deadline = self.transport.deadline();
+        let deadline = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        [deferred, closed, deadline].into_iter().flatten().min()
     }
 
     /// Deals with everything that is pending: messages, and queues until they are found empty, for a
@@ -176,7 +178,8 @@ impl<X: Xen> Connection<X> {
         if std::mem::take(&mut self.more_messages) {
             self.messages()?;
         }
-        if ready.sources {
+        let is_due = self.transport.deadline().is_some_and(|at| at <= Instant::now());
+        if ready.sources || is_due {
             let served = self.transport.wake(&mut self.events);
             self.tell(served);
         }

@@ -11,6 +11,7 @@ mod terminal;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use self::control::{CONTROL_RECEIVE, CONTROL_TRANSMIT, Control, FromDriver, ToDriver};
 use self::named::{NamedPort, PortQueues};
@@ -256,6 +257,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Console {
         let size = self.has(VIRTIO_CONSOLE_F_SIZE).then(|| self.size.source());
         let named = self.named.iter().filter_map(NamedPort::source);
         self.terminal.sources().chain(size).chain(named).collect()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.named.iter().filter_map(NamedPort::deadline).min()
     }
 
     fn wake(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {

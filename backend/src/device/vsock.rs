@@ -11,6 +11,7 @@ mod stage;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tracing::Level;
 
@@ -194,6 +195,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Socket {
 
     fn sources(&self) -> Vec<Source<'_>> {
         self.muxer.sources()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.muxer.deadline()
     }
 
     fn wake(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {

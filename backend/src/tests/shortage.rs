@@ -2,14 +2,17 @@
 
 use std::env;
 use std::fs::File;
+use std::io::Write;
 use std::process::Command;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use protocol::status::DEVICE_NEEDS_RESET;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_IN};
 
 use super::block::{OK, header, request};
 use super::driver::{Driver, Shared};
 use super::host::{Ends, Host, XVDA, numbered_disk};
+use super::vsock::guest::{Packet, REQUEST, Setting, read};
 use crate::xen::sim::Guest;
 use crate::xen::{Access, DomId};
 
@@ -200,4 +203,28 @@ fn a_device_without_file_descriptors_is_refused_and_others_go_on() {
         }
         host.finish();
     }
+}
+
+#[test]
+fn a_program_for_which_there_is_no_descriptor_waits_and_the_device_goes_on() {
+    let name =
+        "tests::shortage::a_program_for_which_there_is_no_descriptor_waits_and_the_device_goes_on";
+    if !is_alone(name) {
+        return;
+    }
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, most).unwrap();
+    let mut setting = Setting::new();
+    let listener = setting.listen(52);
+    let mut program = setting.guest_connects(&listener, 52);
+    // One is left, which the program takes that connects.
+    let taken = fill_descriptors(1);
+    let mut late = setting.program();
+    setting.send(&Packet::data(52, b"goes on"));
+    assert_eq!(read(&mut program, 7), b"goes on");
+    assert_eq!(setting.driver.status() & DEVICE_NEEDS_RESET, 0);
+    drop(taken);
+    late.write_all(b"CONNECT 7\n").unwrap();
+    assert_eq!(setting.expect(REQUEST).guest, 7);
+    setting.end();
 }

@@ -1,6 +1,6 @@
 //! The socket device (virtio 1.3 section 5.10), between a guest's driver and programs of the host's.
 
-mod guest;
+pub(super) mod guest;
 mod limits;
 
 use std::io::{Read, Write};

@@ -226,6 +226,11 @@ impl<P: Platform> Transport<P> {
         if self.is_running() { self.device.sources() } else { Vec::new() }
     }
 
+    /// When the device is to be woken though no source of its is ready.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.is_running() { self.device.deadline() } else { None }
+    }
+
     /// Has the device look at its sources.
     pub fn wake(&mut self, events: &mut impl EventChannels) -> Served {
         self.work(events, &mut |device, queues| device.wake(queues))

@@ -1,18 +1,20 @@
 //! A further port, with a name, for a program such as an agent: a Unix socket that one program at a
 //! time connects to.
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::poll::PollFlags;
 
 use super::input::Input;
 use super::terminal::take_output;
+use crate::acceptor::Acceptor;
 use crate::device::{DeviceMemory, Fault, Queues, Source};
-use crate::listener::{self, ListenError, SocketFile, would_wait};
+use crate::listener::{ListenError, would_wait};
 use crate::stats::DeviceStats;
 
 /// Where a port's two queues are.
@@ -28,8 +30,7 @@ pub struct PortQueues {
 #[derive(Debug)]
 pub struct NamedPort {
     name: String,
-    listener: UnixListener,
-    file: SocketFile,
+    acceptor: Acceptor,
     program: Option<Program>,
     input: Input,
     /// What the guest sent and the program has not taken yet.
@@ -63,13 +64,9 @@ impl NamedPort {
     /// # Errors
     /// [`ListenError`].
     pub fn open(name: &str, path: &Path, stats: Arc<DeviceStats>) -> Result<Self, ListenError> {
-        let (listener, file) = listener::listen(path)?;
-        let failed = |source| ListenError::Listen { path: path.to_owned(), source };
-        listener.set_nonblocking(true).map_err(failed)?;
         Ok(Self {
             name: name.to_owned(),
-            listener,
-            file,
+            acceptor: Acceptor::listen(path)?,
             program: None,
             input: Input::default(),
             output: Vec::new(),
@@ -85,7 +82,7 @@ impl NamedPort {
 
     /// What a program connects to.
     pub fn path(&self) -> &Path {
-        self.file.path()
+        self.acceptor.path()
     }
 
     /// The driver is gone. The program stays.
@@ -119,7 +116,7 @@ impl NamedPort {
     /// whose words wait for the guest.
     pub fn source(&self) -> Option<Source<'_>> {
         let Some(program) = &self.program else {
-            return Some(Source::readable(self.listener.as_fd()));
+            return self.acceptor.source();
         };
         let mut events = PollFlags::empty();
         events.set(PollFlags::POLLIN, self.reads());
@@ -127,6 +124,11 @@ impl NamedPort {
         // A hang-up is told even if nothing is asked for.
         let wanted = !events.is_empty() || !self.may_speak();
         wanted.then(|| Source { fd: program.socket.as_fd(), events })
+    }
+
+    /// When a program may be accepted again, after that failed.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.program.is_none() { self.acceptor.deadline() } else { None }
     }
 
     /// Whether the program may have something for the guest, now or later.
@@ -217,7 +219,8 @@ impl NamedPort {
         queues: &mut Queues<'_, M>,
     ) -> Result<(), Fault> {
         if self.program.is_none() {
-            self.accept().map_err(|error| Fault::Host("port's socket", error))?;
+            let accepted = self.acceptor.accept();
+            self.program = accepted.map(|socket| Program { socket, silent: false });
         }
         if !self.may_speak() && self.has_left() {
             // What it said is with the guest, unless no application there listened.
@@ -227,18 +230,6 @@ impl NamedPort {
         }
         self.receive(at, queues)?;
         self.transmit(at, queues)
-    }
-
-    fn accept(&mut self) -> io::Result<()> {
-        match self.listener.accept() {
-            Ok((socket, _)) => {
-                socket.set_nonblocking(true)?;
-                self.program = Some(Program { socket, silent: false });
-                Ok(())
-            }
-            Err(error) if would_wait(&error) => Ok(()),
-            Err(error) => Err(error),
-        }
     }
 
     /// Whether the program is gone.

@@ -7,16 +7,21 @@
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
+use crate::acceptor::Acceptor;
 use crate::device::Source;
-use crate::listener::{ListenError, SocketFile, listen, would_wait};
+use crate::listener::{ListenError, would_wait};
 
 /// Longest line that a program may say: the word, a port and the end of the line.
 const LINE_SIZE: usize = "CONNECT 4294967295\n".len();
+
+/// How long a program may take to say it.
+const GREETING_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why there is no socket for a guest.
 #[derive(Debug, thiserror::Error)]
@@ -24,17 +29,11 @@ pub enum HostError {
     /// The socket.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The kernel cannot have it not wait.
-    #[error("cannot set up the socket {0:?}: {1}")]
-    Mode(PathBuf, #[source] io::Error),
 }
 
 /// The socket that programs connect to.
 #[derive(Debug)]
-pub struct Host {
-    listener: UnixListener,
-    file: SocketFile,
-}
+pub struct Host(Acceptor);
 
 impl Host {
     /// Listens on `path`.
@@ -42,34 +41,27 @@ impl Host {
     /// # Errors
     /// [`HostError`].
     pub fn listen(path: &Path) -> Result<Self, HostError> {
-        let (listener, file) = listen(path)?;
-        let waitless = listener.set_nonblocking(true);
-        waitless.map_err(|source| HostError::Mode(path.to_owned(), source))?;
-        Ok(Self { listener, file })
+        Ok(Self(Acceptor::listen(path)?))
     }
 
     /// The socket's path.
     pub fn path(&self) -> &Path {
-        self.file.path()
+        self.0.path()
     }
 
-    /// Becomes ready when a program connects.
-    pub fn source(&self) -> Source<'_> {
-        Source::readable(self.listener.as_fd())
+    /// Becomes ready when a program connects; `None` while none can be accepted.
+    pub fn source(&self) -> Option<Source<'_>> {
+        self.0.source()
+    }
+
+    /// When programs can be accepted again.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.deadline()
     }
 
     /// A program that connected, if one did.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn accept(&self) -> io::Result<Option<Greeting>> {
-        let socket = match self.listener.accept() {
-            Ok((socket, _)) => socket,
-            Err(error) if would_wait(&error) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        socket.set_nonblocking(true)?;
-        Ok(Some(Greeting { socket, line: Vec::new() }))
+    pub fn accept(&mut self) -> Option<Greeting> {
+        self.0.accept().map(Greeting::new)
     }
 
     /// Connects to the program that listens for the guest on `port`.
@@ -91,6 +83,7 @@ impl Host {
 pub struct Greeting {
     socket: UnixStream,
     line: Vec<u8>,
+    until: Instant,
 }
 
 /// What has come of a greeting.
@@ -100,14 +93,27 @@ pub enum Greeted {
     NotYet(Greeting),
     /// It wants to reach this port of the guest's.
     Wants(u32, UnixStream),
-    /// It is gone, or said something else.
+    /// It is gone, said something else, or nothing in time.
     Nothing,
 }
 
 impl Greeting {
+    fn new(socket: UnixStream) -> Self {
+        Self { socket, line: Vec::new(), until: Instant::now() + GREETING_LIMIT }
+    }
+
+    /// When it must have said to which port.
+    pub fn deadline(&self) -> Instant {
+        self.until
+    }
+
     /// Becomes ready when the program says something.
     pub fn source(&self) -> Source<'_> {
         Source::readable(self.socket.as_fd())
+    }
+
+    fn wait(self) -> Greeted {
+        if self.until <= Instant::now() { Greeted::Nothing } else { Greeted::NotYet(self) }
     }
 
     /// Reads on.
@@ -118,7 +124,7 @@ impl Greeting {
             match self.socket.read(&mut byte) {
                 Ok(0) => return Greeted::Nothing,
                 Ok(_) => self.line.extend_from_slice(&byte),
-                Err(error) if would_wait(&error) => return Greeted::NotYet(self),
+                Err(error) if would_wait(&error) => return self.wait(),
                 Err(_) => return Greeted::Nothing,
             }
             if byte == *b"\n" {
@@ -156,10 +162,18 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_says_nothing_in_time_is_let_go() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let greeting = Greeting { until: Instant::now(), ..Greeting::new(ours) };
+        assert!(matches!(greeting.wake(), Greeted::Nothing));
+    }
+
+    #[test]
     fn what_follows_the_line_is_left_for_the_guest() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let greeting = Greeting { socket: ours, line: Vec::new() };
+        let greeting = Greeting::new(ours);
         let Greeted::NotYet(greeting) = greeting.wake() else { panic!("nothing was said") };
         io::Write::write_all(&mut theirs, b"CONNECT 7\nhello").unwrap();
         let Greeted::Wants(7, mut socket) = greeting.wake() else { panic!("it was said") };

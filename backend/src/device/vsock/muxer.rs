@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::Level;
@@ -15,8 +16,11 @@ use super::outbox::{Outbox, Packet};
 use crate::device::Source;
 use crate::stats::DeviceStats;
 
-/// Most connections of a guest at once, those that are being made included.
+/// Most connections of a guest at once.
 pub const MAX_CONNECTIONS: usize = 128;
+/// Most programs at once that have connected and are yet to say to which port. Others wait in the
+/// socket's queue.
+pub const MAX_GREETINGS: usize = 32;
 /// The first of the host's ports for connections that programs make.
 const FIRST_PORT: u32 = 1 << 30;
 
@@ -69,7 +73,7 @@ impl Muxer {
     }
 
     fn has_room(&self) -> bool {
-        self.greetings.len() + self.connections.len() < MAX_CONNECTIONS
+        self.connections.len() < MAX_CONNECTIONS
     }
 
     /// Takes a packet of the guest's.
@@ -95,8 +99,7 @@ impl Muxer {
     fn admit(&mut self, header: &Header) {
         let ports = header.ports;
         if !self.has_room() {
-            let limit = format_args!("more than {MAX_CONNECTIONS} connections refused");
-            self.stats.log.line(Level::WARN, limit);
+            self.warn_of_limit();
             return self.refuse(ports);
         }
         match self.host.connect(ports.host) {
@@ -109,6 +112,11 @@ impl Muxer {
                 self.refuse(ports);
             }
         }
+    }
+
+    fn warn_of_limit(&self) {
+        let limit = format_args!("more than {MAX_CONNECTIONS} connections refused");
+        self.stats.log.line(Level::WARN, limit);
     }
 
     /// Answers by a reset what belongs to no connection.
@@ -133,8 +141,8 @@ impl Muxer {
     /// What to wait for, and whose it is: `Ready` with no events yet.
     fn watched(&self) -> Vec<(Ready, Source<'_>)> {
         let mut watched = Vec::new();
-        if self.has_room() && self.outbox.takes_data() {
-            watched.push((Ready::Host, self.host.source()));
+        if self.greetings.len() < MAX_GREETINGS && self.outbox.takes_data() {
+            watched.extend(self.host.source().map(|source| (Ready::Host, source)));
         }
         let greetings = self.greetings.iter().map(Greeting::source);
         watched.extend(greetings.map(|source| (Ready::Greeting, source)));
@@ -147,14 +155,23 @@ impl Muxer {
         watched
     }
 
-    /// Does what sources are ready for.
+    /// When something is to be done though no source is ready.
+    pub fn deadline(&self) -> Option<Instant> {
+        let greetings = self.greetings.iter().map(Greeting::deadline);
+        greetings.chain(self.host.deadline()).min()
+    }
+
+    /// Does what sources are ready for, and what is due.
     ///
     /// # Errors
     /// The kernel's.
     pub fn wake(&mut self) -> io::Result<()> {
+        if self.deadline().is_some_and(|at| at <= Instant::now()) {
+            self.greet();
+        }
         for ready in self.ready()? {
             match ready {
-                Ready::Host => self.greetings.extend(self.host.accept()?),
+                Ready::Host => self.greetings.extend(self.host.accept()),
                 Ready::Greeting => self.greet(),
                 Ready::Connection(ports, events) => self.serve(ports, events),
             }
@@ -187,6 +204,7 @@ impl Muxer {
             match greeting.wake() {
                 Greeted::NotYet(greeting) => self.greetings.push(greeting),
                 Greeted::Nothing => tracing::debug!("a program said no CONNECT PORT"),
+                Greeted::Wants(..) if !self.has_room() => self.warn_of_limit(),
                 Greeted::Wants(port, socket) => {
                     let ports = Ports { host: self.free_port(port), guest: port };
                     let connection = Connection::request(ports, socket, &mut self.outbox);

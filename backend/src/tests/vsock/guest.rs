@@ -11,50 +11,50 @@ use crate::tests::driver::Driver;
 use crate::tests::host::{Ends, Host};
 use crate::xen::Access;
 
-pub(super) const RECEIVE: usize = 0;
-pub(super) const TRANSMIT: usize = 1;
+pub(in crate::tests) const RECEIVE: usize = 0;
+pub(in crate::tests) const TRANSMIT: usize = 1;
 /// The guest's context id: its domain's number and 2.
-pub(super) const CID: u64 = 3;
+pub(in crate::tests) const CID: u64 = 3;
 /// Room that the guest says it has.
-pub(super) const ROOM: u32 = 1 << 20;
+pub(in crate::tests) const ROOM: u32 = 1 << 20;
 /// What the device keeps for a connection whose program does not read.
-pub(super) const BUFFER_SIZE: usize = 128 << 10;
+pub(in crate::tests) const BUFFER_SIZE: usize = 128 << 10;
 
-pub(super) const REQUEST: u16 = 1;
-pub(super) const RESPONSE: u16 = 2;
-pub(super) const RESET: u16 = 3;
-pub(super) const SHUTDOWN: u16 = 4;
-pub(super) const DATA: u16 = 5;
-pub(super) const UPDATE: u16 = 6;
-pub(super) const ASK: u16 = 7;
+pub(in crate::tests) const REQUEST: u16 = 1;
+pub(in crate::tests) const RESPONSE: u16 = 2;
+pub(in crate::tests) const RESET: u16 = 3;
+pub(in crate::tests) const SHUTDOWN: u16 = 4;
+pub(in crate::tests) const DATA: u16 = 5;
+pub(in crate::tests) const UPDATE: u16 = 6;
+pub(in crate::tests) const ASK: u16 = 7;
 
 /// A packet, whichever way it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Packet {
-    pub(super) operation: u16,
-    pub(super) host: u32,
-    pub(super) guest: u32,
-    pub(super) flags: u32,
-    pub(super) forwarded: u32,
-    pub(super) room: u32,
-    pub(super) data: Vec<u8>,
+pub(in crate::tests) struct Packet {
+    pub(in crate::tests) operation: u16,
+    pub(in crate::tests) host: u32,
+    pub(in crate::tests) guest: u32,
+    pub(in crate::tests) flags: u32,
+    pub(in crate::tests) forwarded: u32,
+    pub(in crate::tests) room: u32,
+    pub(in crate::tests) data: Vec<u8>,
 }
 
 impl Packet {
     /// A packet of the guest's port 1000 for the host's port `host`.
-    pub(super) fn new(operation: u16, host: u32) -> Self {
+    pub(in crate::tests) fn new(operation: u16, host: u32) -> Self {
         Self { operation, host, guest: 1000, flags: 0, forwarded: 0, room: ROOM, data: Vec::new() }
     }
 
-    pub(super) fn data(host: u32, data: &[u8]) -> Self {
+    pub(in crate::tests) fn data(host: u32, data: &[u8]) -> Self {
         Self { data: data.to_vec(), ..Self::new(DATA, host) }
     }
 
-    pub(super) fn shutdown(host: u32, flags: u32) -> Self {
+    pub(in crate::tests) fn shutdown(host: u32, flags: u32) -> Self {
         Self { flags, ..Self::new(SHUTDOWN, host) }
     }
 
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(in crate::tests) fn bytes(&self) -> Vec<u8> {
         let mut bytes = [CID.to_le_bytes(), 2u64.to_le_bytes()].concat();
         for field in [self.guest, self.host, self.data.len() as u32] {
             bytes.extend(field.to_le_bytes());
@@ -68,7 +68,7 @@ impl Packet {
         bytes
     }
 
-    pub(super) fn parse(bytes: &[u8]) -> Self {
+    pub(in crate::tests) fn parse(bytes: &[u8]) -> Self {
         let field = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
         assert_eq!(bytes[..16], [2u64.to_le_bytes(), CID.to_le_bytes()].concat(), "the ends");
         assert_eq!(field(24) as usize, bytes.len() - 44, "the length");
@@ -86,15 +86,15 @@ impl Packet {
 }
 
 /// A guest with a socket device, whose driver is ready.
-pub(super) struct Setting {
-    pub(super) host: Host,
-    pub(super) ends: Ends,
-    pub(super) driver: Driver,
-    pub(super) directory: TempDir,
+pub(in crate::tests) struct Setting {
+    pub(in crate::tests) host: Host,
+    pub(in crate::tests) ends: Ends,
+    pub(in crate::tests) driver: Driver,
+    pub(in crate::tests) directory: TempDir,
 }
 
 impl Setting {
-    pub(super) fn new() -> Self {
+    pub(in crate::tests) fn new() -> Self {
         let host = Host::start();
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("guest");
@@ -106,16 +106,16 @@ impl Setting {
         Self { host, ends, driver, directory }
     }
 
-    pub(super) fn path(&self, suffix: &str) -> PathBuf {
+    pub(in crate::tests) fn path(&self, suffix: &str) -> PathBuf {
         self.directory.path().join(format!("guest{suffix}"))
     }
 
-    pub(super) fn listen(&self, port: u32) -> UnixListener {
+    pub(in crate::tests) fn listen(&self, port: u32) -> UnixListener {
         UnixListener::bind(self.path(&format!("_{port}"))).unwrap()
     }
 
     /// Sends bytes as a packet, and waits until the device took them.
-    pub(super) fn send_bytes(&mut self, bytes: &[u8]) {
+    pub(in crate::tests) fn send_bytes(&mut self, bytes: &[u8]) {
         self.driver.use_queue(TRANSMIT);
         let shared = self.driver.share(bytes, Access::ReadOnly);
         let head = self.driver.submit(&[shared.readable()]);
@@ -123,12 +123,12 @@ impl Setting {
         self.driver.unshare(&shared);
     }
 
-    pub(super) fn send(&mut self, packet: &Packet) {
+    pub(in crate::tests) fn send(&mut self, packet: &Packet) {
         self.send_bytes(&packet.bytes());
     }
 
     /// The device's next packet, in a buffer as Linux gives them.
-    pub(super) fn receive(&mut self) -> Packet {
+    pub(in crate::tests) fn receive(&mut self) -> Packet {
         self.driver.use_queue(RECEIVE);
         let room = self.driver.share(&[0; 4096], Access::ReadWrite);
         self.driver.submit(&[room.writable()]);
@@ -136,14 +136,18 @@ impl Setting {
         Packet::parse(&self.driver.unshare(&room)[..written as usize])
     }
 
-    pub(super) fn expect(&mut self, operation: u16) -> Packet {
+    pub(in crate::tests) fn expect(&mut self, operation: u16) -> Packet {
         let packet = self.receive();
         assert_eq!(packet.operation, operation, "{packet:?}");
         packet
     }
 
     /// The guest connects to a program that listens on `port`.
-    pub(super) fn guest_connects(&mut self, listener: &UnixListener, port: u32) -> UnixStream {
+    pub(in crate::tests) fn guest_connects(
+        &mut self,
+        listener: &UnixListener,
+        port: u32,
+    ) -> UnixStream {
         self.send(&Packet::new(REQUEST, port));
         let packet = self.expect(RESPONSE);
         assert_eq!((packet.host, packet.guest), (port, 1000));
@@ -151,9 +155,14 @@ impl Setting {
         patient(listener.accept().unwrap().0)
     }
 
+    /// A program that connects, and says nothing yet.
+    pub(in crate::tests) fn program(&self) -> UnixStream {
+        patient(UnixStream::connect(self.path("")).unwrap())
+    }
+
     /// A program connects to the guest's port 1000; gives the host's port with it.
-    pub(super) fn host_connects(&mut self) -> (UnixStream, u32) {
-        let mut program = patient(UnixStream::connect(self.path("")).unwrap());
+    pub(in crate::tests) fn host_connects(&mut self) -> (UnixStream, u32) {
+        let mut program = self.program();
         program.write_all(b"CONNECT 1000\n").unwrap();
         let packet = self.expect(REQUEST);
         assert_eq!(packet.guest, 1000);
@@ -163,7 +172,7 @@ impl Setting {
         (program, packet.host)
     }
 
-    pub(super) fn end(self) {
+    pub(in crate::tests) fn end(self) {
         self.driver.close();
         self.host.remove(&self.ends);
         self.host.finish();
@@ -172,17 +181,17 @@ impl Setting {
 }
 
 /// With a limit to waiting.
-pub(super) fn patient(stream: UnixStream) -> UnixStream {
+pub(in crate::tests) fn patient(stream: UnixStream) -> UnixStream {
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     stream
 }
 
-pub(super) fn read(stream: &mut UnixStream, count: usize) -> Vec<u8> {
+pub(in crate::tests) fn read(stream: &mut UnixStream, count: usize) -> Vec<u8> {
     let mut bytes = vec![0; count];
     stream.read_exact(&mut bytes).unwrap();
     bytes
 }
 
-pub(super) fn pattern(length: usize) -> Vec<u8> {
+pub(in crate::tests) fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|place| (place * 7 + place / 256) as u8).collect()
 }

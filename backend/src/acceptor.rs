@@ -1,0 +1,85 @@
+//! A Unix socket on which a device waits for programs, for as long as this process can take one more.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::backoff::Backoff;
+use crate::device::Source;
+use crate::listener::{self, ListenError, SocketFile};
+
+/// Waits after a program could not be taken. Nothing tells when there is a descriptor again.
+const PAUSE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+
+/// The socket. Where the kernel refuses to hand a program over, as for want of file descriptors, it
+/// pauses: the device goes on, and programs wait in the socket's queue.
+#[derive(Debug)]
+pub struct Acceptor {
+    listener: UnixListener,
+    file: SocketFile,
+    pauses: Backoff,
+    paused_until: Option<Instant>,
+}
+
+impl Acceptor {
+    /// Listens on `path`.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn listen(path: &Path) -> Result<Self, ListenError> {
+        let (listener, file) = listener::listen(path)?;
+        let failed = |source| ListenError::Listen { path: path.to_owned(), source };
+        listener.set_nonblocking(true).map_err(failed)?;
+        Ok(Self { listener, file, pauses: PAUSE, paused_until: None })
+    }
+
+    /// The socket's path.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Becomes ready when a program connects; `None` while it pauses.
+    pub fn source(&self) -> Option<Source<'_>> {
+        self.deadline().is_none().then(|| Source::readable(self.listener.as_fd()))
+    }
+
+    /// When a pause is over, if there is one.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.paused_until.filter(|until| *until > Instant::now())
+    }
+
+    /// A program that connected, if one did, as a socket that does not wait. Begins a pause if it cannot
+    /// be taken.
+    pub fn accept(&mut self) -> Option<UnixStream> {
+        if self.deadline().is_some() {
+            return None;
+        }
+        self.paused_until = None;
+        match self.try_accept() {
+            Ok(socket) => {
+                self.pauses.reset();
+                Some(socket)
+            }
+            Err(error) if is_nothing(&error) => None,
+            Err(error) => {
+                let pause = self.pauses.take();
+                tracing::debug!(%error, ?pause, "cannot accept on {:?}", self.path());
+                self.paused_until = Some(Instant::now() + pause);
+                None
+            }
+        }
+    }
+
+    fn try_accept(&self) -> io::Result<UnixStream> {
+        let (socket, _) = self.listener.accept()?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+}
+
+/// Whether nobody connected, or has gone again.
+fn is_nothing(error: &io::Error) -> bool {
+    listener::would_wait(error) || error.kind() == io::ErrorKind::ConnectionAborted
+}
