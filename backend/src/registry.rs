@@ -65,6 +65,17 @@ impl Registry {
         }
     }
 
+    /// Other devices that are there and of which the same was noted under `key` as of the one at `path`.
+    pub fn others_with_same(&self, key: &str, path: &DevicePath) -> Vec<DevicePath> {
+        let devices = self.lock();
+        let Some(noted) = devices.there.get(path).and_then(|stats| stats.noted(key)) else {
+            return Vec::new();
+        };
+        let others = devices.there.iter().filter(|(other, _)| *other != path);
+        let same = others.filter(|(_, stats)| stats.noted(key).as_ref() == Some(&noted));
+        same.map(|(other, _)| other.clone()).collect()
+    }
+
     /// All devices as they are now.
     pub fn report(&self) -> Report {
         let devices = self.lock();

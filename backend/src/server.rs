@@ -339,7 +339,7 @@ impl<X: Xen> Server<X> {
     ) -> Result<Running, StartError> {
         let stop = Arc::new(event_fd().map_err(StartError::Descriptor)?);
         let (xen, place, config) = (self.xen.clone(), path.clone(), self.config.clone());
-        let network = Arc::clone(&self.network);
+        let (network, registry) = (Arc::clone(&self.network), Arc::clone(&self.registry));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(stats));
         let (ending, woken) = (self.ending.clone(), Arc::clone(&self.woken));
         let body = move || {
@@ -349,7 +349,7 @@ impl<X: Xen> Server<X> {
             let span = tracing::info_span!("device", guest = place.guest.0, name = place.name());
             let ran = span.in_scope(|| {
                 let place = Place { path: place, origin, guest };
-                run_device(xen, place, stopped, &config, &*network, &counted)
+                run_device(xen, place, stopped, &config, &*network, &registry, &counted)
             });
             farewell.outcome = ran.unwrap_or_else(Outcome::Untold);
         };
@@ -378,6 +378,7 @@ fn run_device<X: Xen>(
     stop: Arc<EventFd>,
     config: &ConfigFile,
     network: &dyn Network,
+    registry: &Registry,
     stats: &Arc<DeviceStats>,
 ) -> Result<Outcome, StoreError> {
     let mut keys = Keys::open(xen.store()?, path.clone())?;
@@ -394,6 +395,7 @@ fn run_device<X: Xen>(
         },
         Toolstack::Leaving | Toolstack::Gone => None,
     };
+    toolstack::network::warn_of_same_address(registry, &path, stats);
     stats.update(|state| {
         state.kind = device.as_ref().map_or("", |device| device.kind()).to_owned();
         state.state = "starting".to_owned();

@@ -121,6 +121,13 @@ impl DeviceStats {
         self.update(|state| drop(state.details.insert(key.to_owned(), value.to_owned())));
     }
 
+    /// What was noted under `key`.
+    pub fn noted(&self, key: &str) -> Option<String> {
+        let mut value = None;
+        self.update(|state| value = state.details.get(key).cloned());
+        value
+    }
+
     /// The numbers and states as they are now.
     pub fn snapshot(&self) -> Snapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

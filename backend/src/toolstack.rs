@@ -1,7 +1,7 @@
 //! What the toolstack wrote for a device, turned into the device.
 
 mod console;
-mod network;
+pub mod network;
 mod socket;
 
 use std::io;

@@ -11,6 +11,7 @@ use super::network::{add, packet, received};
 use crate::device::net::interface::Offload;
 use crate::device::net::{LinkState, MacAddress};
 use crate::xen::Access;
+use crate::xen::DomId;
 
 const UUID: &str = "3b6a5f0c-9d52-4a3f-8d55-1e2f4c6b7a89";
 /// Numbers of the queues of a device with three pairs.
@@ -217,4 +218,28 @@ fn a_cable_that_is_pulled_is_announced_and_so_is_its_return() {
         }
     }
     end(host, &ends, driver);
+}
+
+#[test]
+fn guests_with_one_uuid_are_served_and_it_is_said_that_they_have_one_address() {
+    let host = Host::start();
+    let uuid = "3b6a5f0c-9d52-4a3f-8d55-1e2f4c6b7a89";
+    let ends = [1, 2].map(|guest| {
+        host.hypervisor.store_write(&format!("/local/domain/{guest}/vm"), &format!("/vm/{uuid}"));
+        let ends = host.add("virtio", guest, 0, &[("type", "virtio,device1")]);
+        host.wait_state(&ends, "2");
+        ends
+    });
+    let said = |guest| host.stat(DomId(guest)).stats.state.details.get("same mac as").cloned();
+    assert_eq!(said(1), None);
+    assert_eq!(said(2).unwrap(), "virtio/0 of domain 1");
+    // One that is gone is nobody's twin.
+    host.remove(&ends[0]);
+    host.hypervisor.store_write("/local/domain/3/vm", &format!("/vm/{uuid}"));
+    let third = host.add("virtio", 3, 0, &[("type", "virtio,device1")]);
+    host.wait_state(&third, "2");
+    assert_eq!(said(3).unwrap(), "virtio/0 of domain 2");
+    host.remove(&ends[1]);
+    host.remove(&third);
+    host.finish();
 }
