@@ -47,3 +47,20 @@ impl Guests {
         self.all.retain(|id, _| has_devices(*id));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_is_the_same_however_often_its_devices_come_and_until_all_are_gone() {
+        let mut guests = Guests::new(DaemonBudget::of_this_process());
+        let (first, other) = (guests.get(DomId(1)), guests.get(DomId(2)));
+        guests.keep(|_| true);
+        let again = guests.get(DomId(1));
+        assert!(Arc::ptr_eq(&first.log, &again.log) && Arc::ptr_eq(&first.budget, &again.budget));
+        assert!(!Arc::ptr_eq(&first.log, &other.log));
+        guests.keep(|id| id == DomId(2));
+        assert!(!Arc::ptr_eq(&first.log, &guests.get(DomId(1)).log));
+    }
+}
