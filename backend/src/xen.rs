@@ -6,7 +6,12 @@
 pub mod host;
 #[cfg(any(test, feature = "simulated"))]
 #[allow(unsafe_code, reason = "guests' memory is real shared memory")]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "it is for tests and benchmarks")]
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "it is for tests and benchmarks"
+)]
 pub mod sim;
 
 use std::io;

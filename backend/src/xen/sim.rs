@@ -3,12 +3,15 @@
 //!
 //! Guests' pages are real shared memory and mappings are real mappings, so an access that the
 //! hypervisor would not allow is a fault of the test process. What a guest or a backend must not do
-//! is noted, and [`Hypervisor::assert_clean`] fails the test for it.
+//! is noted, and [`Hypervisor::assert_clean`] fails the test for it. The doors have the limits of the
+//! real ones ([`Limits`]), and answer late at random where the environment asks for it.
 
+mod delays;
 mod events;
 mod frames;
 mod grants;
 mod guest;
+mod limits;
 mod store;
 
 use std::collections::BTreeMap;
@@ -19,6 +22,7 @@ pub use self::events::{GuestPort, SimEvents};
 pub use self::frames::SimFrames;
 pub use self::grants::SimGrants;
 pub use self::guest::{Addresses, Guest, GuestPage};
+pub use self::limits::{Limits, StoreQuota};
 pub use self::store::{SimStore, Watch};
 use super::{DomId, StoreError, Xen};
 use crate::grant::Grants;
@@ -30,6 +34,7 @@ struct World {
     channels: events::Channels,
     store: store::Tree,
     memories: BTreeMap<DomId, SimFrames>,
+    limits: Limits,
     violations: Vec<String>,
 }
 
@@ -65,7 +70,12 @@ impl Hypervisor {
 
     /// Lets this domain have no more than `pages` pages mapped, as its map tracking does.
     pub fn limit_mapped(&self, pages: usize) {
-        self.world().grants.room = Some(pages);
+        self.limit(|limits| limits.tracked_pages = pages);
+    }
+
+    /// Changes what this domain's doors have room for.
+    pub fn limit(&self, change: impl FnOnce(&mut Limits)) {
+        change(&mut self.world().limits);
     }
 
     /// Event channels that are bound to this domain.

@@ -9,6 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::Hypervisor;
+use super::delays::pause;
 use crate::xen::{DomId, EventChannels, EventError, LocalPort, RemotePort};
 
 pub(super) fn event_fd() -> io::Result<EventFd> {
@@ -75,6 +76,7 @@ impl GuestPort {
 
     /// Signals Dom0.
     pub fn notify(&self) {
+        pause();
         let mut world = self.hypervisor.world();
         let mine =
             |channel: &&mut Channel| (channel.guest, channel.port) == (self.guest, self.port);
@@ -135,7 +137,13 @@ impl AsFd for SimEvents {
 
 impl EventChannels for SimEvents {
     fn bind(&mut self, port: RemotePort) -> Result<LocalPort, EventError> {
-        let channels = &mut self.hypervisor.world().channels;
+        pause();
+        let mut world = self.hypervisor.world();
+        let (ports, channels) = (world.limits.ports, &mut world.channels);
+        if channels.bound() >= ports {
+            let source = io::Error::from_raw_os_error(libc::ENOSPC);
+            return Err(EventError { operation: "bind", port: port.0, source });
+        }
         channels.last_local += 1;
         let local = LocalPort(channels.last_local);
         let unbound = |channel: &&mut Channel| {
@@ -152,6 +160,7 @@ impl EventChannels for SimEvents {
     }
 
     fn unbind(&mut self, port: LocalPort) {
+        pause();
         self.ports.retain(|bound| *bound != port);
         for channel in &mut self.hypervisor.world().channels.all {
             channel.local.take_if(|end| end.port == port);
@@ -159,6 +168,7 @@ impl EventChannels for SimEvents {
     }
 
     fn notify(&mut self, port: LocalPort) -> Result<(), EventError> {
+        pause();
         let mut world = self.hypervisor.world();
         let (to_guest, _) =
             world.channels.local(port).ok_or_else(|| no_such_port("signal", port.0))?;
@@ -167,6 +177,7 @@ impl EventChannels for SimEvents {
     }
 
     fn pending(&mut self) -> Result<Option<LocalPort>, EventError> {
+        pause();
         let channels = &mut self.hypervisor.world().channels;
         for port in &self.ports {
             let Some((_, end)) = channels.local(*port) else {
@@ -183,6 +194,7 @@ impl EventChannels for SimEvents {
     }
 
     fn unmask(&mut self, port: LocalPort) -> Result<(), EventError> {
+        pause();
         let mut world = self.hypervisor.world();
         let (_, end) = world.channels.local(port).ok_or_else(|| no_such_port("unmask", port.0))?;
         end.masked = false;

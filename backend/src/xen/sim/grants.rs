@@ -11,7 +11,8 @@ use std::sync::Arc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous};
 use protocol::grant::{GrantRef, PAGE_SIZE};
 
-use super::Hypervisor;
+use super::delays::pause;
+use super::{Hypervisor, Limits};
 use crate::xen::mapped::MappedRange;
 use crate::xen::{Access, CopyError, CopySegment, CopyWay, DomId, GrantTable, MapError};
 
@@ -21,6 +22,15 @@ pub(super) struct Grant {
     pub(super) page: usize,
     pub(super) access: Access,
     pub(super) mapped: usize,
+    /// Its guest ended it, and does not care that it is mapped.
+    pub(super) ended: bool,
+}
+
+impl Grant {
+    /// Whether it allows that.
+    fn allows(&self, access: Access) -> bool {
+        !self.ended && access <= self.access
+    }
 }
 
 /// The grant tables of all domains.
@@ -28,13 +38,28 @@ pub(super) struct Grant {
 pub(super) struct GrantTables {
     pub(super) entries: BTreeMap<(DomId, GrantRef), Grant>,
     pub(super) map_calls: usize,
-    /// Most pages that Dom0 can have mapped, if there is a limit.
-    pub(super) room: Option<usize>,
+    /// Mappings that Dom0 has.
+    mappings: usize,
 }
 
 impl GrantTables {
     pub(super) fn mapped(&self, guest: DomId) -> usize {
         self.entries.iter().filter(|((owner, _), _)| *owner == guest).map(|(_, g)| g.mapped).sum()
+    }
+
+    /// Whether there is room for a mapping of so many pages; the kernel's error where there is none. gntdev says
+    /// EINVAL for most of what Xen does, and its door finds out more: see `doors`.
+    fn check_room(&self, pages: usize, limits: &Limits) -> Result<(), MapError> {
+        let tracked: usize = self.entries.values().map(|grant| grant.mapped).sum();
+        let errno = if pages == 0 || pages > limits.pages_a_map {
+            libc::EINVAL
+        } else if tracked + pages > limits.tracked_pages || self.mappings >= limits.mappings {
+            libc::ENOMEM
+        } else {
+            return Ok(());
+        };
+        let source = io::Error::from_raw_os_error(errno);
+        Err(MapError::NoRoom { count: pages, source })
     }
 
     pub(super) fn describe(&self) -> Vec<String> {
@@ -61,6 +86,7 @@ impl GrantTable for SimGrants {
     type Pages = SimPages;
 
     fn map(&self, references: &[GrantRef], access: Access) -> Result<SimPages, MapError> {
+        pause();
         let mut world = self.hypervisor.world();
         let refused = |first| MapError::Refused {
             first,
@@ -72,14 +98,12 @@ impl GrantTable for SimGrants {
         // Every element has its own status (XSA-361): one that is refused refuses the whole.
         for reference in references {
             let grant = world.grants.entries.get(&key(reference));
-            grant.filter(|grant| access <= grant.access).ok_or_else(|| refused(*reference))?;
+            grant.filter(|grant| grant.allows(access)).ok_or_else(|| refused(*reference))?;
         }
-        let mapped: usize = world.grants.entries.values().map(|grant| grant.mapped).sum();
-        if world.grants.room.is_some_and(|room| mapped + references.len() > room) {
-            let source = io::ErrorKind::OutOfMemory.into();
-            return Err(MapError::NoRoom { count: references.len(), source });
-        }
+        let limits = world.limits;
+        world.grants.check_room(references.len(), &limits)?;
         world.grants.map_calls += 1;
+        world.grants.mappings += 1;
         let bytes = NonZeroUsize::new(references.len() * PAGE_SIZE as usize).unwrap();
         // SAFETY: no address is asked for, so no other mapping is touched.
         let base = unsafe {
@@ -99,15 +123,19 @@ impl GrantTable for SimGrants {
     }
 
     fn copy(&self, way: CopyWay, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
+        pause();
         let world = self.hypervisor.world();
         for segment in segments {
+            if usize::from(segment.offset) + segment.here.len() > PAGE_SIZE as usize {
+                return Err(CopyError::Beyond);
+            }
             let grant = world.grants.entries.get(&(self.guest, segment.reference));
             let needed = match way {
                 CopyWay::FromGuest => Access::ReadOnly,
                 CopyWay::ToGuest => Access::ReadWrite,
             };
             let refused = CopyError::Refused { reference: segment.reference, status: BAD_GRANT };
-            let grant = grant.filter(|grant| needed <= grant.access).ok_or(refused)?;
+            let grant = grant.filter(|grant| grant.allows(needed)).ok_or(refused)?;
             let mut bytes = vec![0; segment.here.len()];
             let offset = (grant.page * PAGE_SIZE as usize) as u64 + u64::from(segment.offset);
             match way {
@@ -174,9 +202,13 @@ impl Drop for SimPages {
         // The addresses stay reserved without access: a pointer kept past this point faults, always.
         unsafe { mmap_anonymous(address, length, ProtFlags::PROT_NONE, flags).unwrap() };
         let mut world = self.hypervisor.world();
+        world.grants.mappings -= 1;
         for reference in &self.references {
-            if let Some(grant) = world.grants.entries.get_mut(&(self.guest, *reference)) {
-                grant.mapped -= 1;
+            let key = (self.guest, *reference);
+            let Some(grant) = world.grants.entries.get_mut(&key) else { continue };
+            grant.mapped -= 1;
+            if grant.ended && grant.mapped == 0 {
+                world.grants.entries.remove(&key);
             }
         }
     }

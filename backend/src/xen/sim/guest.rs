@@ -105,7 +105,7 @@ impl Guest {
             let reference = GrantRef(self.next_reference);
             self.next_reference += 1;
             let memory = Arc::clone(&self.memory);
-            let grant = Grant { memory, page: page.0, access, mapped: 0 };
+            let grant = Grant { memory, page: page.0, access, mapped: 0, ended: false };
             self.hypervisor.world().grants.entries.insert((self.id, reference), grant);
         }
         first
@@ -132,6 +132,18 @@ impl Guest {
                 None => world.violations.push(format!("{reference} ended twice")),
             }
         }
+    }
+
+    /// Ends grants whether they are mapped or not, as a guest's kernel can that does not care what becomes of its
+    /// pages. What is mapped stays so, and nothing can be mapped any more.
+    pub fn end_grants(&self, first: GrantRef, count: usize) {
+        let entries = &mut self.hypervisor.world().grants.entries;
+        for number in (first.0..).take(count) {
+            if let Some(grant) = entries.get_mut(&(self.id, GrantRef(number))) {
+                grant.ended = true;
+            }
+        }
+        entries.retain(|_, grant| !grant.ended || grant.mapped > 0);
     }
 
     /// A new event channel for Dom0.

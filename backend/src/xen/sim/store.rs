@@ -7,9 +7,20 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
 
-use super::Hypervisor;
+use super::delays::pause;
 use super::events::event_fd;
+use super::{Hypervisor, StoreQuota};
 use crate::xen::{StoreError, XenStore};
+
+/// Bytes of a request or an answer, behind its header (`XENSTORE_PAYLOAD_MAX`).
+const MAX_PAYLOAD: usize = 4096;
+/// What of that the kernel's device takes of a request: it keeps it in as many bytes, the header's 16 among them.
+const MAX_REQUEST: usize = MAX_PAYLOAD - 16;
+/// Characters of a path (`XENSTORE_ABS_PATH_MAX`), and of one that is relative (`XENSTORE_REL_PATH_MAX`).
+const MAX_ABSOLUTE: usize = 3072;
+const MAX_RELATIVE: usize = 2048;
+/// The directory that counts against this domain's quota.
+const OWN: &str = "/local/domain/0";
 
 /// Values by absolute path, and who watches what.
 #[derive(Default)]
@@ -83,6 +94,11 @@ impl Hypervisor {
         self.world().store.remove(path);
     }
 
+    /// Watches that this domain has, those of tests among them.
+    pub fn store_watches(&self) -> usize {
+        self.world().store.watches.len()
+    }
+
     /// A value.
     pub fn store_read(&self, path: &str) -> Option<String> {
         self.world().store.values.get(path).cloned()
@@ -150,8 +166,58 @@ impl SimStore {
     }
 }
 
-fn absolute(path: &str) -> String {
-    if path.starts_with('/') { path.to_owned() } else { format!("/local/domain/0/{path}") }
+/// The path as xenstored knows it.
+///
+/// # Errors
+/// The client's for a request that is too long, xenstored's for what is no path.
+fn absolute(operation: &'static str, path: &str, value: &str) -> Result<String, StoreError> {
+    if path.len() + 1 + value.len() > MAX_REQUEST || path.contains('\0') {
+        return Err(StoreError::TooLong(path.to_owned()));
+    }
+    let (whole, limit) = match path.starts_with('/') {
+        true => (path.to_owned(), MAX_ABSOLUTE),
+        false => (format!("{OWN}/{path}"), MAX_RELATIVE),
+    };
+    let known = |letter: char| letter.is_ascii_alphanumeric() || "-/_@".contains(letter);
+    let is_path = path.len() <= limit
+        && whole.chars().all(known)
+        && !whole.contains("//")
+        && !whole.ends_with('/');
+    if is_path { Ok(whole) } else { Err(refused(operation, path, "EINVAL")) }
+}
+
+fn refused(operation: &'static str, path: &str, errno: &str) -> StoreError {
+    StoreError::Refused { operation, path: path.to_owned(), errno: errno.to_owned() }
+}
+
+impl Tree {
+    /// Whether this domain may have that value there.
+    fn check_quota(
+        &self,
+        quota: Option<StoreQuota>,
+        path: &str,
+        value: &str,
+    ) -> Result<(), StoreError> {
+        let Some(quota) = quota else { return Ok(()) };
+        let nodes = || self.values.keys().filter(|key| is_below(key, OWN)).count();
+        let is_new = !self.values.contains_key(path) && is_below(path, OWN);
+        if value.len() >= quota.node_size || is_new && nodes() >= quota.nodes {
+            return Err(refused("write", path, "ENOSPC"));
+        }
+        Ok(())
+    }
+
+    /// As [`Tree::write`], of this domain.
+    fn write_own(
+        &mut self,
+        quota: Option<StoreQuota>,
+        path: &str,
+        value: &str,
+    ) -> Result<(), StoreError> {
+        self.check_quota(quota, path, value)?;
+        self.write(path, value);
+        Ok(())
+    }
 }
 
 impl AsFd for SimStore {
@@ -162,7 +228,8 @@ impl AsFd for SimStore {
 
 impl XenStore for SimStore {
     fn read(&mut self, path: &str) -> Result<Option<String>, StoreError> {
-        let path = absolute(path);
+        pause();
+        let path = absolute("read", path, "")?;
         let trapped = self.hypervisor.world().store.trap.take_if(|trap| *trap == path);
         assert!(trapped.is_none(), "{path} is a trap");
         if self.hypervisor.world().store.denied.as_ref() == Some(&path) {
@@ -181,41 +248,59 @@ impl XenStore for SimStore {
     }
 
     fn list(&mut self, path: &str) -> Result<Vec<String>, StoreError> {
-        let top = format!("{}/", absolute(path));
+        pause();
+        let top = format!("{}/", absolute("list", path, "")?);
         let world = self.hypervisor.world();
         let below = world.store.values.keys().filter_map(|key| key.strip_prefix(&top));
         let mut names: Vec<_> =
             below.filter_map(|rest| rest.split('/').next()).map(str::to_owned).collect();
         names.dedup();
-        Ok(names)
+        let bytes: usize = names.iter().map(|name| name.len() + 1).sum();
+        if bytes > MAX_PAYLOAD { Err(refused("list", path, "E2BIG")) } else { Ok(names) }
     }
 
     fn write(&mut self, path: &str, value: &str) -> Result<(), StoreError> {
-        self.hypervisor.store_write(&absolute(path), value);
-        Ok(())
+        pause();
+        let path = absolute("write", path, value)?;
+        let mut world = self.hypervisor.world();
+        let quota = world.limits.store;
+        world.store.write_own(quota, &path, value)
     }
 
     fn write_beside(&mut self, existing: &str, path: &str, value: &str) -> Result<(), StoreError> {
-        let store = &mut self.hypervisor.world().store;
-        if store.values.contains_key(&absolute(existing)) {
-            store.write(&absolute(path), value);
+        pause();
+        let existing = absolute("read", existing, "")?;
+        let path = absolute("write", path, value)?;
+        let mut world = self.hypervisor.world();
+        let quota = world.limits.store;
+        if world.store.values.contains_key(&existing) {
+            world.store.write_own(quota, &path, value)?;
         }
         Ok(())
     }
 
     fn remove(&mut self, path: &str) -> Result<(), StoreError> {
-        self.hypervisor.store_remove(&absolute(path));
+        pause();
+        self.hypervisor.store_remove(&absolute("remove", path, "")?);
         Ok(())
     }
 
     fn watch(&mut self, path: &str) -> Result<(), StoreError> {
-        let watch = (absolute(path), Arc::clone(&self.fired));
-        self.hypervisor.world().store.watches.push(watch);
+        pause();
+        let watched = absolute("watch", path, "watch\0")?;
+        let mut world = self.hypervisor.world();
+        let quota = world.limits.store;
+        if quota.is_some_and(|quota| world.store.watches.len() >= quota.watches) {
+            return Err(refused("watch", path, "E2BIG"));
+        }
+        world.store.watches.push((watched, Arc::clone(&self.fired)));
+        drop(world);
         self.fired.write(1).unwrap();
         Ok(())
     }
 
     fn take_events(&mut self) -> Result<bool, StoreError> {
+        pause();
         Ok(std::mem::take(&mut self.noted) | self.fired.read().is_ok())
     }
 }
