@@ -107,18 +107,20 @@ fn bytes_pass_both_ways_as_they_are() {
 fn what_is_typed_while_there_is_no_buffer_waits_and_comes_in_order() {
     let (host, ends, mut driver) = console();
     let mut terminal = terminal(&host, &ends);
-    // As much as the terminal takes: more than the device keeps.
+    // As much as the terminal and the device take: more than the terminal alone.
     let all = pattern(1 << 20);
-    let mut sent = 0;
-    let idle = Instant::now();
-    while idle.elapsed() < Duration::from_millis(300) {
+    let (mut sent, mut refused) = (0, 0);
+    let mut taken = |_: &mut Driver| {
         match terminal.write(&all[sent..]) {
-            Ok(count) => sent += count,
-            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            Ok(count) => (sent, refused) = (sent + count, 0),
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                refused += 1;
+            }
         }
-        driver.status();
-    }
-    assert!(sent > 4096, "{sent} bytes");
+        sent > 4096 && refused > 20
+    };
+    driver.until("the terminal to be full", &mut taken);
     let mut got = Vec::new();
     while got.len() < sent {
         let room = offer(&mut driver, 1500);
@@ -138,7 +140,8 @@ fn a_slow_reader_loses_nothing() {
         let mut got = Vec::new();
         while got.len() < expected.len() {
             if got.len() % (64 << 10) == 0 {
-                thread::sleep(Duration::from_millis(200));
+                // Much less than what the device waits for a reader.
+                thread::sleep(Duration::from_millis(100));
             }
             let count = (expected.len() - got.len()).min(4096);
             got.extend(read(&mut terminal, count));
@@ -150,32 +153,42 @@ fn a_slow_reader_loses_nothing() {
     end(host, &ends, driver);
 }
 
+/// Messages that the device answers while it holds a request up, at least; otherwise it answers one or two until the
+/// request is done.
+const MANY: usize = 16;
+/// Requests that are held up, at most: the kernel moves what is in a terminal on at a time of its own, so that it may
+/// have room once more.
+const FEW: usize = 16;
+
 #[test]
-fn a_terminal_that_nobody_reads_holds_the_guest_up_once_and_the_device_never() {
+fn a_terminal_that_nobody_reads_holds_the_guest_up_for_a_while_and_the_device_never() {
     let (host, ends, mut driver) = console();
-    let (start, mut slowest) = (Instant::now(), Duration::ZERO);
-    for chunk in pattern(1 << 20).chunks(4096) {
+    let (start, mut held_up) = (Instant::now(), 0);
+    for (done, chunk) in (1..).zip(pattern(1 << 20).chunks(4096)) {
         driver.use_queue(TRANSMIT);
         let text = driver.share(chunk, Access::ReadOnly);
         driver.submit(&[text.readable()]);
         // The device's thread answers, whatever its terminal does.
-        let asked = Instant::now();
-        driver.status();
-        slowest = slowest.max(asked.elapsed());
+        let mut answered = 0;
+        driver.until("the guest to be let go", |driver| {
+            answered += 1;
+            let (ring, guest) = driver.ring();
+            ring.used_index(guest) == done
+        });
+        held_up += usize::from(answered > MANY);
         driver.wait_used();
         driver.unshare(&text);
     }
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
-    assert!(slowest < Duration::from_millis(900), "{slowest:?}");
+    assert!((1..=FEW).contains(&held_up), "{held_up} of 256 requests");
     // Who comes late reads the beginning, and then what is printed from now on.
     let mut terminal = terminal(&host, &ends);
     assert_eq!(read(&mut terminal, 4096), pattern(4096));
-    while terminal.read(&mut [0; 4096]).is_ok() {
-        thread::sleep(Duration::from_millis(1));
-    }
     print(&mut driver, b"login: ");
-    assert_eq!(read(&mut terminal, 7), b"login: ");
+    let mut late = Vec::new();
+    while !late.ends_with(b"login: ") {
+        late.extend(read(&mut terminal, 1));
+    }
     end(host, &ends, driver);
 }
 

@@ -2,6 +2,8 @@
 
 mod pool;
 
+use std::time::{Duration, Instant};
+
 use guest_shim::transport::{Received, Transport};
 use protocol::binding::{backend_key, frontend_key, negotiate};
 use protocol::grant::GrantRef;
@@ -168,6 +170,16 @@ impl Driver {
             Response::GetDeviceStatus(status) => status,
             other => panic!("{other:?}"),
         })
+    }
+
+    /// Has the device answer messages until something holds that it does at a time of its own; fails the test after
+    /// ten seconds, naming `what`.
+    pub(super) fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !holds(self) {
+            assert!(Instant::now() < end, "waited 10 s for {what}");
+            self.status();
+        }
     }
 
     pub(super) fn offered(&mut self) -> u64 {
