@@ -10,6 +10,7 @@ mod budgets;
 mod cable;
 mod console;
 mod disk_options;
+mod door_faults;
 mod driver;
 mod entropy;
 mod events;

@@ -1,0 +1,207 @@
+//! Every call of a door to Xen fails in turn, once and for ever, by every error that the kernel, xenstored or the
+//! hypervisor can give, in the whole life of a device.
+//!
+//! Whatever fails: the daemon goes on and stops when it is told to, nothing of the guest's stays mapped or bound,
+//! nothing is tried without end, and the log has a sentence about it.
+
+mod doors;
+mod guest;
+mod log;
+mod plan;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::eventfd::EventFd;
+use tempfile::NamedTempFile;
+
+use self::doors::FaultyDoors;
+use self::guest::ImpatientGuest;
+use self::plan::{Call, Counts, Lasting, Plan, plans};
+use super::cable::FakeNetwork;
+use super::host::numbered_disk;
+use crate::config::ConfigFile;
+use crate::registry::Registry;
+use crate::server::Server;
+use crate::xen::DomId;
+use crate::xen::sim::Hypervisor;
+
+/// The longest that the daemon may take to stop.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Runs at the same time: they mostly wait.
+const WORKERS: usize = 24;
+
+/// What happens to the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    /// The guest's driver leaves and comes again; then the toolstack ends the device.
+    Reconnected,
+    /// The toolstack ends the device in the middle of requests.
+    Destroyed,
+    /// The daemon stops in the middle of requests.
+    Stopped,
+}
+
+/// What a run broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Broken {
+    /// The daemon ended by itself.
+    Ended,
+    /// The daemon did not stop when it was told to.
+    Hangs,
+    /// A thread panicked.
+    Panicked,
+    /// Pages stay mapped or ports bound.
+    Leaks,
+    /// Many more door calls than without the fault.
+    Loops,
+    /// Nothing in the log.
+    Silent,
+}
+
+/// One run.
+struct Run {
+    broken: Vec<Broken>,
+    counts: Counts,
+}
+
+/// A guest's number that no other run has: the log is told apart by it.
+fn next_guest() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(1000);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Plays a life, with a fault if there is one; `usual` is what it takes without.
+fn play(life: Life, plan: Option<Plan>, usual: usize) -> Run {
+    let (id, hypervisor) = (next_guest(), Hypervisor::default());
+    let doors = FaultyDoors::new(hypervisor.clone(), plan);
+    let faults = doors.faults.clone();
+    let (disk, config) = (numbered_disk(64), NamedTempFile::new().unwrap());
+    let file = ConfigFile::new(Some(config.path().to_owned()));
+    let network = Arc::new(FakeNetwork::default());
+    let server = Server::new(doors, Arc::new(Registry::default()), file, network);
+    // A daemon that cannot start says why, and that is all.
+    let Ok(server) = server else { return Run { broken: Vec::new(), counts: faults.counts() } };
+    let stop = Arc::new(EventFd::new().unwrap());
+    let (stopped, (end, ended)) = (Arc::clone(&stop), mpsc::channel());
+    let thread = thread::Builder::new().name(log::server_thread(id));
+    let thread = thread.spawn(move || drop(end.send(server.run(&*stopped)))).unwrap();
+
+    let mut guest = ImpatientGuest::add(&hypervisor, id, disk.path());
+    guest.use_disk();
+    if life == Life::Reconnected {
+        guest.leave();
+        guest.come_again();
+        guest.use_disk();
+    }
+    guest.ask_without_waiting();
+    if life != Life::Stopped {
+        guest.destroy();
+    }
+    let silent = faults.needs_sentence() && !log::wait(id);
+    let mut broken = Vec::new();
+    // What the daemon ends with is said by its main function.
+    let mut said = false;
+    if thread.is_finished() {
+        broken.push(Broken::Ended);
+    } else {
+        stop.write(1).unwrap();
+        match ended.recv_timeout(LIMIT) {
+            Ok(outcome) => said = outcome.is_err(),
+            Err(mpsc::RecvTimeoutError::Timeout) => broken.push(Broken::Hangs),
+            Err(mpsc::RecvTimeoutError::Disconnected) => broken.push(Broken::Panicked),
+        }
+    }
+    let log = log::take(id);
+    let mapped = hypervisor.mapped_pages(DomId(id));
+    let checks = [
+        (Broken::Panicked, log.iter().any(|line| line.contains("panicked"))),
+        (Broken::Leaks, mapped > 0 || hypervisor.bound_ports() > 0),
+        (Broken::Loops, usual > 0 && faults.counts().total() > 8 * usual + 400),
+        (Broken::Silent, silent && log.is_empty() && !said && broken.is_empty()),
+    ];
+    let found = checks.iter().filter(|(_, is)| *is).map(|(broken, _)| *broken);
+    broken.extend(found);
+    Run { broken, counts: faults.counts() }
+}
+
+/// A fault and what it broke.
+struct Complaint {
+    plan: Plan,
+    broken: Vec<Broken>,
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {:?}", self.plan, self.broken)
+    }
+}
+
+/// Plays a life with every fault, and fails for what one of them broke.
+fn survives(life: Life) {
+    log::capture();
+    let usual = play(life, None, 0);
+    assert_eq!(usual.broken, [], "without a fault");
+    let calls = usual.counts.total();
+    let waiting = Mutex::new(plans(&usual.counts).into_iter());
+    let complaints = Mutex::new(Vec::new());
+    let ran = Mutex::new(0);
+    thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                loop {
+                    let next = waiting.lock().unwrap().next();
+                    let Some(plan) = next else { break };
+                    let run = play(life, Some(plan), calls);
+                    *ran.lock().unwrap() += 1;
+                    if !run.broken.is_empty() {
+                        complaints.lock().unwrap().push(Complaint { plan, broken: run.broken });
+                    }
+                }
+            });
+        }
+    });
+    let complaints = complaints.into_inner().unwrap();
+    println!(
+        "{life:?}: {} runs, {calls} door calls in one without a fault",
+        ran.into_inner().unwrap()
+    );
+    assert!(complaints.is_empty(), "{}", summary(&complaints));
+}
+
+/// Complaints by call and by what was broken, with examples.
+fn summary(complaints: &[Complaint]) -> String {
+    let mut kinds: BTreeMap<(Call, Lasting, Vec<Broken>), Vec<&Complaint>> = BTreeMap::new();
+    for complaint in complaints {
+        let key = (complaint.plan.call, complaint.plan.lasting, complaint.broken.clone());
+        kinds.entry(key).or_default().push(complaint);
+    }
+    let line =
+        |((call, lasting, broken), all): (&(Call, Lasting, Vec<Broken>), &Vec<&Complaint>)| {
+            format!("\n{call:?} {lasting:?}: {broken:?} in {} runs, as {}", all.len(), all[0])
+        };
+    format!(
+        "{} faults broke something:{}",
+        complaints.len(),
+        kinds.iter().map(line).collect::<String>()
+    )
+}
+
+#[test]
+fn a_device_that_is_connected_twice_survives_every_fault() {
+    survives(Life::Reconnected);
+}
+
+#[test]
+fn a_device_that_is_destroyed_survives_every_fault() {
+    survives(Life::Destroyed);
+}
+
+#[test]
+fn a_daemon_that_stops_survives_every_fault() {
+    survives(Life::Stopped);
+}
