@@ -1,14 +1,15 @@
 //! Grant tables, and mapping by them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use protocol::grant::{GrantRef, PAGE_SIZE};
 
 use super::delays::pause;
@@ -40,6 +41,42 @@ pub(super) struct GrantTables {
     pub(super) map_calls: usize,
     /// Mappings that Dom0 has.
     mappings: usize,
+    /// Addresses at which there was a mapping not long ago: whoever still has one meets nothing there.
+    quarantine: Quarantine,
+}
+
+/// Address ranges without access, so that a pointer kept past its mapping faults. The oldest make room.
+#[derive(Default)]
+struct Quarantine(VecDeque<Range<usize>>);
+
+impl Quarantine {
+    const MOST: usize = 512;
+
+    /// Takes the range of a mapping that nobody refers to.
+    fn take(&mut self, range: Range<usize>) {
+        let length = NonZeroUsize::new(range.len()).unwrap();
+        let address = NonZeroUsize::new(range.start).unwrap();
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
+        // SAFETY: replaces exactly a range that a mapping had, of which the caller says that nobody refers to it.
+        unsafe { mmap_anonymous(address.into(), length, ProtFlags::PROT_NONE, flags).unwrap() };
+        self.0.push_back(range);
+        if self.0.len() > Self::MOST {
+            self.0.pop_front().into_iter().for_each(release);
+        }
+    }
+}
+
+impl Drop for Quarantine {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(release);
+    }
+}
+
+/// Ends a reservation of [`Quarantine`]'s.
+fn release(range: Range<usize>) {
+    let address = NonNull::new(range.start as *mut libc::c_void).unwrap();
+    // SAFETY: exactly a range that the quarantine reserved and has just forgotten; nothing was ever lent out of it.
+    unsafe { munmap(address, range.len()) }.unwrap();
 }
 
 impl GrantTables {
@@ -195,13 +232,10 @@ impl AsRef<MappedRange> for SimPages {
 
 impl Drop for SimPages {
     fn drop(&mut self) {
-        let length = NonZeroUsize::new(self.range.length()).unwrap();
-        let address = NonZeroUsize::new(self.range.address().as_ptr() as usize);
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
-        // SAFETY: replaces exactly the range that `map` made, and whatever borrows it borrows self.
-        // The addresses stay reserved without access: a pointer kept past this point faults, always.
-        unsafe { mmap_anonymous(address, length, ProtFlags::PROT_NONE, flags).unwrap() };
+        let start = self.range.address().as_ptr() as usize;
         let mut world = self.hypervisor.world();
+        // Whatever borrows the range borrows self.
+        world.grants.quarantine.take(start..start + self.range.length());
         world.grants.mappings -= 1;
         for reference in &self.references {
             let key = (self.guest, *reference);

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::poll::PollTimeout;
 use nix::sys::eventfd::EventFd;
 
 use super::delays::pause;
@@ -125,17 +126,30 @@ pub struct Watch {
     fired: Arc<EventFd>,
 }
 
+/// The longest that a test waits for a value.
+const LIMIT: Duration = Duration::from_secs(10);
+
 impl Watch {
     /// As [`Hypervisor::store_wait`].
     pub fn wait(&self, wanted: Option<&str>) {
-        let value = || self.hypervisor.store_read(&self.path);
-        let end = Instant::now() + Duration::from_secs(10);
-        while value().as_deref() != wanted {
-            assert!(Instant::now() < end, "{} is {:?}, not {wanted:?}", self.path, value());
+        let met = self.wait_for(LIMIT, |value| value == wanted);
+        let value = self.hypervisor.store_read(&self.path);
+        assert!(met, "{} is {value:?}, not {wanted:?}", self.path);
+    }
+
+    /// Waits until the value is as `holds` has it, as long as `limit`; whether it is.
+    pub fn wait_for(&self, limit: Duration, holds: impl Fn(Option<&str>) -> bool) -> bool {
+        let end = Instant::now() + limit;
+        while !holds(self.hypervisor.store_read(&self.path).as_deref()) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
             let entry = nix::poll::PollFd::new(self.fired.as_fd(), nix::poll::PollFlags::POLLIN);
-            nix::poll::poll(&mut [entry], 100u16).unwrap();
+            nix::poll::poll(&mut [entry], PollTimeout::try_from(left).unwrap()).unwrap();
             let _ = self.fired.read();
         }
+        true
     }
 }
 
