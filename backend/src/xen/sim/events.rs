@@ -16,6 +16,15 @@ pub(super) fn event_fd() -> io::Result<EventFd> {
     Ok(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?)
 }
 
+/// Waits until the counter is not 0, as long as `limit` or until a signal comes to this thread.
+pub(super) fn wait_readable(counter: &EventFd, limit: Duration) {
+    let mut fds = [PollFd::new(counter.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut fds, PollTimeout::try_from(limit).unwrap()) {
+        Ok(_) | Err(nix::Error::EINTR) => {}
+        Err(error) => panic!("cannot wait: {error}"),
+    }
+}
+
 /// Dom0's end of a bound channel.
 struct LocalEnd {
     port: LocalPort,
@@ -99,8 +108,7 @@ impl GuestPort {
         let end = Instant::now() + limit;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let mut fds = [PollFd::new(self.signalled.as_fd(), PollFlags::POLLIN)];
-            poll(&mut fds, PollTimeout::try_from(left).unwrap()).unwrap();
+            wait_readable(&self.signalled, left);
             if self.signalled.read().is_ok() {
                 return true;
             }

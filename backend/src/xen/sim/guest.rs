@@ -137,12 +137,10 @@ impl Guest {
     /// Ends grants whether they are mapped or not, as a guest's kernel can that does not care what becomes of its
     /// pages. What is mapped stays so, and nothing can be mapped any more.
     pub fn end_grants(&self, first: GrantRef, count: usize) {
+        let last = first.0.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
         let entries = &mut self.hypervisor.world().grants.entries;
-        for number in (first.0..).take(count) {
-            if let Some(grant) = entries.get_mut(&(self.id, GrantRef(number))) {
-                grant.ended = true;
-            }
-        }
+        let ended = entries.range_mut((self.id, first)..(self.id, GrantRef(last)));
+        ended.for_each(|(_, grant)| grant.ended = true);
         entries.retain(|_, grant| !grant.ended || grant.mapped > 0);
     }
 

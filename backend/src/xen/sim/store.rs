@@ -5,11 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::poll::PollTimeout;
 use nix::sys::eventfd::EventFd;
 
 use super::delays::pause;
-use super::events::event_fd;
+use super::events::{event_fd, wait_readable};
 use super::{Hypervisor, StoreQuota};
 use crate::xen::{StoreError, XenStore};
 
@@ -145,8 +144,7 @@ impl Watch {
             if left.is_zero() {
                 return false;
             }
-            let entry = nix::poll::PollFd::new(self.fired.as_fd(), nix::poll::PollFlags::POLLIN);
-            nix::poll::poll(&mut [entry], PollTimeout::try_from(left).unwrap()).unwrap();
+            wait_readable(&self.fired, left);
             let _ = self.fired.read();
         }
         true
