@@ -194,7 +194,7 @@ impl<X: Xen> Connection<X> {
         }
         self.judge_doorbells();
         self.serve()?;
-        self.open_ports(ready);
+        self.open_ports(ready)?;
         Ok(self.channel.flush(&mut self.events)?)
     }
 
@@ -209,16 +209,20 @@ impl<X: Xen> Connection<X> {
 
     /// Lets ports signal again whose events were dealt with. Late: the guest's next events arrive only
     /// now, and later still if those brought nothing.
-    fn open_ports(&mut self, ready: Ready) {
+    ///
+    /// # Errors
+    /// [`EventError`]: a port stays deaf, and nobody would notice.
+    fn open_ports(&mut self, ready: Ready) -> Result<(), EventError> {
         let worked = self.transport.take_progress() || std::mem::take(&mut self.has_answered);
         let progress = if worked || ready.sources { Progress::Some } else { Progress::None };
         self.brake.pass(&mut self.rung, progress, Instant::now);
         for port in &self.rung {
             // A doorbell may have been closed since.
-            if let Err(error) = self.events.unmask(*port) {
-                tracing::debug!(%error, "port closed while its event was pending");
+            if *port == self.channel.port() || self.transport.has_doorbell(*port) {
+                self.events.unmask(*port)?;
             }
         }
+        Ok(())
     }
 
     /// Takes the events that are pending.

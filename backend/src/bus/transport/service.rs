@@ -95,6 +95,11 @@ impl<P: Platform> Transport<P> {
         }
     }
 
+    /// Whether a queue has this doorbell.
+    pub fn has_doorbell(&self, port: LocalPort) -> bool {
+        self.queues.iter().any(|queue| queue.doorbell() == Some(port))
+    }
+
     /// Serves the queue whose doorbell rang.
     pub fn ring(&mut self, port: LocalPort, events: &mut impl EventChannels) -> Served {
         let index = self.queues.iter().position(|queue| queue.doorbell() == Some(port));
