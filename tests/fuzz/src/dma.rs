@@ -1,0 +1,176 @@
+//! What a driver grants of a buffer, what it copies, and which places of the pool it takes, against a model.
+
+use std::collections::BTreeMap;
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use guest_shim::bounce::Piece;
+use guest_shim::dma::{Direction, MAX_MAPPING_PAGES, Plan, release};
+use guest_shim::pool::{MAX_CHUNKS, MAX_POOLED_BYTES, Place, Pool, TakeError, find};
+use protocol::grant::{GrantRange, GrantRef, PAGE_SIZE};
+use protocol::pool::DmaRange;
+
+#[derive(Arbitrary, Debug)]
+enum Step {
+    Plan {
+        physical: u64,
+        length: u64,
+        first: u32,
+        shift: u8,
+    },
+    Decode {
+        address: u64,
+        length: u64,
+    },
+    Open {
+        chunks: u8,
+    },
+    Take {
+        length: u32,
+        processor: u32,
+    },
+    GiveBack {
+        which: u8,
+    },
+    /// A place that may never have been taken.
+    GiveBackAny {
+        address: u64,
+        length: u32,
+    },
+}
+
+pub(crate) fn run(bytes: &[u8]) {
+    // What an input lacks at its end is no step.
+    let _ = play(&mut Unstructured::new(bytes));
+}
+
+fn play(input: &mut Unstructured<'_>) -> Result<()> {
+    let mut pool = Model::default();
+    while !input.is_empty() {
+        match input.arbitrary()? {
+            Step::Plan { physical, length, first, shift } => {
+                plan(physical, length >> (shift % 64), GrantRef(first));
+            }
+            Step::Decode { address, length } => decode(address, length),
+            Step::Open { chunks } => pool.pool.open(u32::from(chunks) % (MAX_CHUNKS + 1)),
+            Step::Take { length, processor } => pool.take(length.into(), processor),
+            Step::GiveBack { which } => pool.give_back(which),
+            Step::GiveBackAny { address, length } => pool.give_back_any(address, length.into()),
+        }
+    }
+    Ok(())
+}
+
+/// A buffer is granted page by page, copied page by page, and released as it was granted.
+fn plan(physical: u64, length: u64, first: GrantRef) {
+    for direction in [Direction::ToDevice, Direction::FromDevice, Direction::Bidirectional] {
+        let Ok(plan) = Plan::new(physical, length, direction) else { continue };
+        assert!((1..=MAX_MAPPING_PAGES).contains(&plan.pages));
+        let pieces: Vec<_> = (0..).map_while(|index| Piece::of(physical, length, index)).collect();
+        assert_eq!(pieces.len(), plan.pages as usize);
+        assert_eq!(pieces.iter().map(|piece| u64::from(piece.length)).sum::<u64>(), length);
+        let within = |piece: &Piece| u64::from(piece.offset + piece.length) <= PAGE_SIZE;
+        assert!(pieces.iter().all(within));
+        let Some(address) = plan.address(first) else { continue };
+        let Ok(range) = release(address.encode(), length) else {
+            assert!(first.0 < protocol::grant::TOOLSTACK_REFERENCES, "{address:?}");
+            continue;
+        };
+        assert_eq!((range.start, range.pages), (address, plan.pages));
+        assert!(find(address.encode(), length).is_none(), "no place of the pool");
+    }
+}
+
+/// What an address decodes to is where it says.
+fn decode(address: u64, length: u64) {
+    let _ = release(address, length);
+    let _ = find(address, length);
+    match DmaRange::decode(address, length) {
+        Ok(DmaRange::Granted(range)) => {
+            assert_eq!(GrantRange::decode(address, length), Ok(range));
+            assert_eq!(range.start.encode(), address);
+            let last = range.start.reference.checked_add(range.pages - 1);
+            assert!(last.is_some(), "it leaves the references");
+        }
+        Ok(DmaRange::Pool(range)) => {
+            assert_eq!(range.first.address(range.offset), address);
+            assert!(range.first.0 + range.pages <= protocol::pool::MAX_POOL_PAGES);
+        }
+        Err(_) => {}
+    }
+}
+
+/// A pool, and the bytes of it that are taken.
+#[derive(Default)]
+struct Model {
+    pool: Pool,
+    /// By their first byte: where they end, and the place.
+    taken: BTreeMap<u64, (u64, Place)>,
+}
+
+impl Model {
+    fn take(&mut self, length: u64, processor: u32) {
+        let chunks = self.pool.chunks();
+        match self.pool.take(length, processor) {
+            Ok(place) => {
+                assert!(place.chunk < chunks, "a chunk that is not open");
+                let start = place.address();
+                let end = start + u64::from(place.count * place.unit.bytes());
+                assert!(end - start >= length);
+                let before = self.taken.range(..end).next_back();
+                assert!(before.is_none_or(|(_, (ended, _))| *ended <= start), "taken twice");
+                self.taken.insert(start, (end, place));
+                let found = find(start, length).expect("what is taken is found");
+                assert_eq!((found.chunk, found.first), (place.chunk, place.first));
+            }
+            Err(TakeError::Unfit) => assert!(length == 0 || length > MAX_POOLED_BYTES),
+            Err(TakeError::Exhausted) => {}
+        }
+        self.check();
+    }
+
+    fn give_back(&mut self, which: u8) {
+        let nth = usize::from(which) % self.taken.len().max(1);
+        let Some((start, (_, place))) = self.taken.iter().nth(nth).map(|(s, e)| (*s, *e)) else {
+            return;
+        };
+        self.pool.give_back(place).expect("it was taken");
+        self.taken.remove(&start);
+        self.check();
+    }
+
+    /// It is given back only if all of it is taken, whoever took it.
+    fn give_back_any(&mut self, address: u64, length: u64) {
+        let Some(place) = find(address, length) else { return };
+        let start = Place { offset: 0, ..place }.address();
+        let end = start + u64::from(place.count * place.unit.bytes());
+        let whole = self.taken.get(&start).is_some_and(|(ended, _)| *ended == end);
+        if whole {
+            self.pool.give_back(place).expect("it was taken");
+            self.taken.remove(&start);
+        } else if !self.covers(start, end) {
+            self.pool.give_back(place).expect_err("not all of it was taken");
+        }
+        self.check();
+    }
+
+    /// Whether all these bytes are taken, by however many.
+    fn covers(&self, start: u64, end: u64) -> bool {
+        let mut at = start;
+        while at < end {
+            let before = self.taken.range(..=at).next_back();
+            match before {
+                Some((_, (ended, _))) if *ended > at => at = *ended,
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    fn check(&self) {
+        let pages =
+            |(start, (end, _)): (&u64, &(u64, Place))| start / PAGE_SIZE..end.div_ceil(PAGE_SIZE);
+        let mut used: Vec<u64> = self.taken.iter().flat_map(pages).collect();
+        used.dedup();
+        assert_eq!(self.pool.in_use() as usize, used.len());
+    }
+}

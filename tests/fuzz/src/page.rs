@@ -1,0 +1,112 @@
+//! The message page, of which the other side writes what it likes, when it likes.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use protocol::page::{
+    Consumer, Direction, PageWords, Popped, Producer, PushError, SLOT_SIZE, SLOTS,
+};
+
+/// A message's header, the least that a slot can hold.
+const HEADER: usize = 8;
+
+#[derive(Arbitrary, Debug)]
+enum Step {
+    Push {
+        length: u16,
+        fill: u8,
+    },
+    Pop {
+        max_size: u16,
+    },
+    HasNews,
+    TakeSawFull,
+    /// The peer writes a word, as a rule one of the four indices.
+    Write {
+        index: u8,
+        value: u32,
+    },
+    WriteAnywhere {
+        word: u16,
+        value: u32,
+    },
+    /// The peer moves an index by a little.
+    Move {
+        index: u8,
+        by: i8,
+    },
+}
+
+pub(crate) fn run(bytes: &[u8]) {
+    // What an input lacks at its end is no step.
+    let _ = play(&mut Unstructured::new(bytes));
+}
+
+fn play(input: &mut Unstructured<'_>) -> Result<()> {
+    let page: Box<PageWords> = Box::new(std::array::from_fn(|_| AtomicU32::new(0)));
+    let mut producer = Producer::new(Direction::DeviceToDriver);
+    let mut consumer = Consumer::new(Direction::DriverToDevice);
+    let mut corrupt = false;
+    while !input.is_empty() && !corrupt {
+        match input.arbitrary()? {
+            Step::Push { length, fill } => corrupt = push(&page, &mut producer, length, fill),
+            Step::Pop { max_size } => corrupt = pop(&page, &mut consumer, max_size),
+            Step::HasNews => drop(consumer.has_news(&page)),
+            Step::TakeSawFull => drop(consumer.take_saw_full()),
+            Step::Write { index, value } => index_of(&page, index).store(value, Ordering::Relaxed),
+            Step::WriteAnywhere { word, value } => {
+                page[usize::from(word) % page.len()].store(value, Ordering::Relaxed);
+            }
+            Step::Move { index, by } => {
+                index_of(&page, index).fetch_add(by as u32, Ordering::Relaxed);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One of the four indices: they are 64 bytes apart.
+fn index_of(page: &PageWords, index: u8) -> &AtomicU32 {
+    &page[usize::from(index % 4) * 16]
+}
+
+/// Whether the page was found corrupt. Nothing but the producer's own slots and index may change.
+fn push(page: &PageWords, producer: &mut Producer, length: u16, fill: u8) -> bool {
+    let before = snapshot(page);
+    let message = vec![fill; usize::from(length)];
+    let outcome = producer.push(page, &message);
+    let changed = |word: usize| page[word].load(Ordering::Relaxed) != before[word];
+    let own = |word: &usize| *word == 0x80 / 4 || *word >= 0x880 / 4;
+    assert!((0..page.len()).filter(|word| changed(*word)).all(|word| own(&word)));
+    assert_eq!(outcome == Err(PushError::TooLong), message.len() > SLOT_SIZE);
+    if outcome.is_err() {
+        assert!(!(0..page.len()).any(changed), "an error changes nothing");
+    }
+    matches!(outcome, Err(PushError::Corrupt(_)))
+}
+
+fn pop(page: &PageWords, consumer: &mut Consumer, max_size: u16) -> bool {
+    let mut buffer = [0xee; SLOT_SIZE];
+    let max_size = usize::from(max_size);
+    match consumer.pop(page, max_size, &mut buffer) {
+        Ok(Popped::Message { size }) => {
+            assert!((HEADER..=max_size.min(SLOT_SIZE)).contains(&size));
+            assert_eq!(usize::from(u16::from_le_bytes([buffer[6], buffer[7]])), size);
+            assert!(buffer[size..].iter().all(|byte| *byte == 0xee), "beyond the message");
+        }
+        Ok(Popped::Malformed { size }) => {
+            assert!(!(HEADER..=max_size.min(SLOT_SIZE)).contains(&size));
+            assert_eq!(buffer, [0xee; SLOT_SIZE]);
+        }
+        Ok(Popped::Empty) => {}
+        Err(corrupt) => {
+            assert!(corrupt.theirs.wrapping_sub(corrupt.ours) > SLOTS);
+            return true;
+        }
+    }
+    false
+}
+
+fn snapshot(page: &PageWords) -> Vec<u32> {
+    page.iter().map(|word| word.load(Ordering::Relaxed)).collect()
+}

@@ -1,0 +1,110 @@
+//! The client of XenStore, whose server answers what it likes.
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use doors::{Connection, StoreError, XenStore};
+
+/// What is asked of it, in order.
+#[derive(Arbitrary, Debug)]
+enum Question {
+    Read,
+    List,
+    Write,
+    WriteBeside,
+    Remove,
+    Watch,
+    TakeEvents,
+}
+
+/// A part of what the server says.
+#[derive(Arbitrary, Debug)]
+enum Saying<'a> {
+    /// A message of a known kind, and its payload.
+    Message { kind: u8, payload: &'a [u8] },
+    /// A refusal by name.
+    Refusal { errno: u8 },
+    /// A message as long as none can be.
+    Long { kind: u8, length: u32 },
+    /// No message.
+    Bytes(&'a [u8]),
+}
+
+const ERRNOS: [&str; 10] = [
+    "ENOENT",
+    "EACCES",
+    "EAGAIN",
+    "ENOSPC",
+    "EINVAL",
+    "E2BIG",
+    "EIO",
+    "ENOMEM",
+    "EBUSY",
+    "E\u{fffd}",
+];
+
+/// Requests of one connection: as many as a socket holds that nobody reads.
+const MOST: usize = 64;
+
+pub(crate) fn run(bytes: &[u8]) {
+    // What an input lacks at its end is nothing said.
+    let _ = play(&mut Unstructured::new(bytes));
+}
+
+fn play(input: &mut Unstructured<'_>) -> Result<()> {
+    let questions: Vec<Question> = input.arbitrary()?;
+    let mut answers = Vec::new();
+    while !input.is_empty() {
+        match input.arbitrary()? {
+            Saying::Message { kind, payload } => message(&mut answers, kind, payload),
+            Saying::Refusal { errno } => {
+                let name = ERRNOS[usize::from(errno) % ERRNOS.len()];
+                message(&mut answers, 16, format!("{name}\0").as_bytes());
+            }
+            Saying::Long { kind, length } => header(&mut answers, kind, length),
+            Saying::Bytes(bytes) => answers.extend_from_slice(bytes),
+        }
+    }
+    ask(&questions, &answers);
+    Ok(())
+}
+
+/// All that the server will ever say is there before the first question, and then the end.
+fn ask(questions: &[Question], answers: &[u8]) {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let _ = theirs.write_all(&answers[..answers.len().min(64 << 10)]);
+    theirs.shutdown(Shutdown::Write).unwrap();
+    let mut store = Connection::over(ours);
+    for question in questions.iter().take(MOST) {
+        let path = "backend/virtio_disk/1/51712/state";
+        let answered = match question {
+            Question::Read => store.read(path).map(drop),
+            Question::List => store.list(path).map(drop),
+            Question::Write => store.write(path, "4"),
+            Question::WriteBeside => store.write_beside(path, path, "4"),
+            Question::Remove => store.remove(path),
+            Question::Watch => store.watch(path),
+            Question::TakeEvents => store.take_events().map(drop),
+        };
+        match answered {
+            Ok(()) | Err(StoreError::Refused { .. }) => {}
+            // Whoever uses it has to connect anew.
+            Err(StoreError::Connection { .. } | StoreError::Protocol(_)) => return,
+            Err(StoreError::TooLong(path)) => panic!("{path} is not too long"),
+        }
+    }
+}
+
+fn message(answers: &mut Vec<u8>, kind: u8, payload: &[u8]) {
+    header(answers, kind, payload.len() as u32);
+    answers.extend_from_slice(payload);
+}
+
+fn header(answers: &mut Vec<u8>, kind: u8, length: u32) {
+    for field in [u32::from(kind % 20), 0, 0, length] {
+        answers.extend(field.to_ne_bytes());
+    }
+}

@@ -1,0 +1,42 @@
+//! What the fuzz targets found worth keeping, run once more: in every `cargo test`, without libFuzzer.
+#![allow(missing_docs, clippy::unwrap_used, reason = "it is a test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use fuzz::TARGETS;
+
+/// The corpus of a target, in order of names.
+fn corpus(name: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+    let mut files: Vec<_> =
+        fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn every_target_deals_with_its_corpus() {
+    for target in TARGETS {
+        let files = corpus(target.name);
+        assert!(!files.is_empty(), "the corpus of {target:?} is empty");
+        for file in files {
+            // Shown if the target panics.
+            println!("{target:?} with {}", file.display());
+            (target.run)(&fs::read(&file).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_folder_of_the_corpus_is_a_targets() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let mut known: Vec<_> = TARGETS.iter().map(|target| target.name.to_owned()).collect();
+    known.sort();
+    assert_eq!(names, known);
+}
