@@ -1,9 +1,10 @@
 # Functions for the Dom0 half of a scenario, and for scripts of `cargo lab run`:
 #     . /lab/dom0/lib.sh
 # GUEST says which kind of guest to start: pv, pvh or hvm; KERNEL, if set, of which release of Debian
-# its kernel is.
+# its kernel is. PATIENCE, if set, how many times longer than they say everything may take.
 
 GUEST=${GUEST:-pv}
+PATIENCE=${PATIENCE:-1}
 guest_files=/lab/guest${KERNEL:+/$KERNEL}
 consoles=/var/log/xen/console
 daemon_log=/var/log/xen-virtiod.log
@@ -19,7 +20,7 @@ fail() {
 # have changed, until the shell command CHECK succeeds after one ($line has it); fails, naming
 # WHAT, when that takes longer than LIMIT seconds.
 wait_for() {
-    local what=$1 limit=$2 check=$3 fifo program met line
+    local what=$1 limit=$(($2 * PATIENCE)) check=$3 fifo program met line
     shift 3
     fifo=$(mktemp -u)
     mkfifo "$fifo"
@@ -78,8 +79,9 @@ make_initrd() {
     shift 2
     staging=$(mktemp -d)
     cp "$script" "$staging/script"
+    echo "$PATIENCE" >"$staging/patience"
     cat "$guest_files/initrd" "$@" >"$initrd"
-    (cd "$staging" && echo script | busybox cpio -o -H newc 2>/dev/null) >>"$initrd"
+    (cd "$staging" && printf 'script\npatience\n' | busybox cpio -o -H newc 2>/dev/null) >>"$initrd"
     rm -r "$staging"
 }
 

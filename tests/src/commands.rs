@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod matrix;
 mod run;
 mod shell;
@@ -9,7 +10,8 @@ mod test;
 
 pub(crate) use bench::{Record, bench};
 pub(crate) use demo::demo;
+pub(crate) use fuzz::{Keep, fuzz};
 pub(crate) use matrix::matrix;
 pub(crate) use run::run;
 pub(crate) use shell::shell;
-pub(crate) use test::test;
+pub(crate) use test::{Busyness, test};

@@ -21,6 +21,9 @@ const TOOLS: &[Tool] = &[
     Tool { program: "setpriv", package: "util-linux" },
 ];
 
+/// What builds C++.
+const CPP_COMPILER: &[Tool] = &[Tool { program: "c++", package: "g++" }];
+
 /// Whether the lab runs as root.
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
@@ -28,8 +31,17 @@ pub(crate) fn is_root() -> bool {
 
 /// Makes sure that every tool is there: installs what is not when run as root.
 pub(crate) fn ensure_tools(progress: &Progress, log: &Path) -> Result<()> {
+    ensure(TOOLS, progress, log)
+}
+
+/// As [`ensure_tools`], of what builds C++.
+pub(crate) fn ensure_cpp_compiler(progress: &Progress, log: &Path) -> Result<()> {
+    ensure(CPP_COMPILER, progress, log)
+}
+
+fn ensure(tools: &[Tool], progress: &Progress, log: &Path) -> Result<()> {
     let path = env::var("PATH").unwrap_or_default();
-    let missing = missing_packages(TOOLS, |program| {
+    let missing = missing_packages(tools, |program| {
         env::split_paths(&path).any(|dir| dir.join(program).is_file())
     });
     if missing.is_empty() {

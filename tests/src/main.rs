@@ -14,6 +14,7 @@ mod debian;
 mod dirs;
 mod e2e;
 mod fetch;
+mod fuzz;
 mod host;
 mod lab;
 mod lock;
@@ -23,6 +24,7 @@ mod scenario;
 mod signals;
 mod stat;
 mod store;
+mod stress;
 mod table;
 mod tally;
 
@@ -34,7 +36,8 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::block::Extent;
 use crate::boot::MachineKind;
-use crate::commands::Record;
+use crate::commands::{Busyness, Keep, Record};
+use crate::fuzz::Sanitizer;
 
 /// Runs this project on Xen, in a nested machine
 ///
@@ -58,9 +61,9 @@ enum Command {
     /// back from the disk and compares, and hashes a second disk. When the guest is gone Dom0
     /// checks the images by itself. The exit status is 0 only if all held.
     Demo,
-    /// Checks everything: formatting, clippy, unit tests, end-to-end scenarios
+    /// Checks everything: formatting, clippy, unit tests, fuzz targets, end-to-end scenarios
     ///
-    /// FILTER selects by part of a name: fmt, clippy, unit, e2e/GUEST/SCENARIO, where GUEST is pv, pvh
+    /// FILTER selects by part of a name: fmt, clippy, unit, fuzz/TARGET, e2e/GUEST/SCENARIO, where GUEST is pv, pvh
     /// or hvm and SCENARIO a folder of tests/scenarios. So `cargo lab test e2e/pv/` runs all scenarios
     /// with a PV guest, and `cargo lab test files` one scenario with each kind. Guests have Debian 13's
     /// kernel; GUEST is pv-bookworm, pvh-sid and so on where they have that of another release. All
@@ -70,6 +73,34 @@ enum Command {
         /// Part of the names of the checks to run; without it all run
         #[arg(default_value = "", hide_default_value = true)]
         filter: String,
+        /// Keeps all processors busy meanwhile, and has the simulated hypervisor answer late at random: tests that
+        /// pass only on a quiet machine fail. SEED repeats the delays of another run
+        #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+        stress: Option<u64>,
+        /// How often to run the unit tests, and each scenario
+        #[arg(long, default_value_t = 1)]
+        runs: u32,
+    },
+    /// Looks for what is not dealt with: libFuzzer tries what guests, backends and others may say
+    ///
+    /// TARGET is a folder of tests/fuzz/corpus, whose inputs it starts from. What it finds worth keeping goes to
+    /// target/lab/fuzz/found, what fails to target/lab/fuzz/crashes: an input given as FILE is tried once more.
+    /// Needs a C++ compiler beside Rust, and installs it if run as root. tests/fuzz/README.md tells more.
+    #[command(verbatim_doc_comment)]
+    Fuzz {
+        /// The target; without it all run, one after another
+        target: Option<String>,
+        /// Inputs to try once more
+        files: Vec<PathBuf>,
+        /// Seconds for each target
+        #[arg(long, default_value_t = 60)]
+        time: u64,
+        /// Has AddressSanitizer look after memory: several times slower
+        #[arg(long)]
+        address_sanitizer: bool,
+        /// Adds what leads to code not reached before to tests/fuzz/corpus
+        #[arg(long, conflicts_with = "files")]
+        keep: bool,
     },
     /// Shows the three types of virtio host on Xen: what each comes to, and what was seen
     ///
@@ -142,7 +173,15 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = signals::end_with_children().and_then(|()| match arguments.command {
         Command::Demo => commands::demo(),
-        Command::Test { filter } => commands::test(&filter),
+        Command::Test { filter, stress, runs } => {
+            commands::test(&filter, Busyness { stress, runs })
+        }
+        Command::Fuzz { target, files, time, address_sanitizer, keep } => {
+            let sanitizer = if address_sanitizer { Sanitizer::Address } else { Sanitizer::None };
+            let keep = if keep { Keep::Yes } else { Keep::No };
+            let time = Duration::from_secs(time);
+            commands::fuzz(target.as_deref(), &files, time, sanitizer, keep)
+        }
         Command::Matrix { filter } => commands::matrix(&filter),
         Command::Bench { filters, quick, record } => {
             let extent = if quick { Extent::Quick } else { Extent::Full };

@@ -3,7 +3,7 @@
 //! `dom0.sh` is the half that runs in Dom0; the halves of guests stand beside it. Its first lines
 //! are comments: what it shows, `# limit: SECONDS` and, if the kinds of guest are not PV and PVH,
 //! `# guests: KIND…`. `KIND-SUITE` is a guest with the kernel of another release of Debian. `# machine:
-//! NAME` is for another machine than the usual one.
+//! NAME` is for another machine than the usual one. `# needs: fio` has the programs that measure brought.
 //!
 //! Scenarios make the cells of the matrix: all in `tests/matrix`, which run for it alone, and those in
 //! `tests/scenarios` that say `# matrix: KIND…`, with those kinds of guest.
@@ -38,6 +38,10 @@ pub(crate) struct Scenario {
     pub(crate) name: String,
     /// How long it may take.
     pub(crate) limit: Duration,
+    /// How many times longer than usual it may wait for something.
+    pub(crate) stretch: u32,
+    /// Whether it needs the programs that measure, in `/lab/files`.
+    pub(crate) measures: bool,
 }
 
 impl fmt::Display for Scenario {
@@ -50,6 +54,11 @@ impl fmt::Display for Scenario {
 }
 
 impl Scenario {
+    /// The same with so many times as much time for everything.
+    pub(crate) fn patient(self, times: u32) -> Self {
+        Scenario { limit: self.limit * times, stretch: times, ..self }
+    }
+
     /// How long the lab waits for the end of it.
     pub(crate) fn patience(&self) -> Duration {
         self.limit + CLEAN_UP
@@ -86,8 +95,10 @@ fn read(dir: &Path, guests_of: fn(&str) -> Option<&str>) -> Result<Vec<Scenario>
         let here = || format!("in {name}/dom0.sh");
         let machine = header(&text, "machine").unwrap_or(MachineKind::default().name());
         let machine = machine.parse().with_context(here)?;
+        let measures = header(&text, "needs") == Some("fio");
         for (guest, kernel) in guests(guests_of(&text).unwrap_or("")).with_context(here)? {
-            scenarios.push(Scenario { guest, kernel, machine, name: name.clone(), limit });
+            let (name, stretch) = (name.clone(), 1);
+            scenarios.push(Scenario { guest, kernel, machine, name, limit, stretch, measures });
         }
     }
     Ok(scenarios)
@@ -98,8 +109,10 @@ pub(crate) fn job(scenarios: &[Scenario]) -> String {
     let runs = scenarios
         .iter()
         .map(|scenario| {
-            let limit = scenario.limit.as_secs();
-            format!("/lab/dom0/run-scenario {scenario} {limit}\n")
+            let Scenario { limit, stretch, .. } = scenario;
+            let patient =
+                if *stretch == 1 { String::new() } else { format!("PATIENCE={stretch} ") };
+            format!("{patient}/lab/dom0/run-scenario {scenario} {}\n", limit.as_secs())
         })
         .collect::<String>();
     format!("#!/bin/sh\n{runs}")
@@ -162,6 +175,14 @@ mod tests {
             job(&scenarios[..2]),
             "#!/bin/sh\n/lab/dom0/run-scenario pv/a 7\n/lab/dom0/run-scenario pvh/a 7\n"
         );
+    }
+
+    #[test]
+    fn a_patient_scenario_waits_longer_for_everything() {
+        let dir = folder(&[("a", "# A.\n# guests: pv\n# limit: 7\n# needs: fio\n")]);
+        let scenario = all(dir.path()).unwrap().remove(0).patient(4);
+        assert!(scenario.measures);
+        assert_eq!(job(&[scenario]), "#!/bin/sh\nPATIENCE=4 /lab/dom0/run-scenario pv/a 28\n");
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::env;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -12,9 +13,12 @@ use crate::command;
 use crate::debian::Suite;
 use crate::dirs::Dirs;
 use crate::e2e;
+use crate::fetch::BenchPrograms;
+use crate::fuzz::{self, Fuzzer, Sanitizer};
 use crate::lab::Lab;
 use crate::progress::Progress;
 use crate::scenario::{self, Scenario};
+use crate::stress::{self, Stress};
 use crate::tally::Tally;
 
 /// A check that is one call of cargo.
@@ -34,27 +38,50 @@ const CHECKS: &[Check] = &[
 /// The name of the unit tests' check.
 const UNIT: &str = "unit";
 
+/// How long each fuzz target looks for something wrong, and what it starts from: the same for everybody, so that a
+/// change is not blamed for what the next run does not find.
+const FUZZ_TIME: Duration = Duration::from_secs(4);
+const FUZZ_SEED: u32 = 1;
+
+/// How busy the machine is meanwhile, and how often the same is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Busyness {
+    /// The seed of the delays, if there are to be any; see [`Stress::start`].
+    pub(crate) stress: Option<u64>,
+    /// Runs of the unit tests, and of each scenario.
+    pub(crate) runs: u32,
+}
+
 /// Runs the checks whose name contains `filter`.
-pub(crate) fn test(filter: &str) -> Result<i32> {
+pub(crate) fn test(filter: &str, busyness: Busyness) -> Result<i32> {
     let progress = Progress::new();
     let dirs = Dirs::find()?;
     let logs = dirs.fresh_logs("checks")?;
     let mut tally = Tally::default();
     for check in CHECKS.iter().filter(|check| check.name.contains(filter)) {
-        match cargo(&dirs, check.name, check.arguments, &logs, &progress) {
+        match cargo(&dirs, check.name, check.arguments, None, &logs, &progress) {
             Ok(()) => tally.pass(check.name, 1),
             Err(error) => tally.fail(check.name, &format!("{error:#}")),
         }
     }
-    if UNIT.contains(filter) {
-        unit(&dirs, &logs, &progress, &mut tally);
+    let stress = busyness.stress.map(Stress::start);
+    for run in (0..busyness.runs).filter(|_| UNIT.contains(filter)) {
+        let delays = stress.as_ref().map(|stress| stress.seed(run));
+        unit(&dirs, delays, &logs, &progress, &mut tally);
     }
+    if stress.is_none() {
+        short_fuzz(&dirs, filter, &logs, &progress, &mut tally)?;
+    }
+    let times = if stress.is_some() { stress::PATIENCE } else { 1 };
     let scenarios: Vec<Scenario> = scenario::all(&dirs.tests().join("scenarios"))?
         .into_iter()
         .filter(|scenario| name(scenario).contains(filter))
+        // What measures measures nothing beside others.
+        .filter(|scenario| stress.is_none() || !scenario.measures)
+        .map(|scenario| scenario.patient(times))
         .collect();
-    if !scenarios.is_empty() {
-        end_to_end(scenarios, &progress, &mut tally);
+    for _ in (0..busyness.runs).filter(|_| !scenarios.is_empty()) {
+        end_to_end(scenarios.clone(), &progress, &mut tally);
     }
     if tally.empty() {
         tally.fail(filter, "no check has this in its name: see `cargo lab test --help`");
@@ -67,9 +94,41 @@ fn name(scenario: &Scenario) -> String {
     format!("e2e/{scenario}")
 }
 
-fn unit(dirs: &Dirs, logs: &Path, progress: &Progress, tally: &mut Tally) {
+/// A short run of each fuzz target whose check has `filter` in its name.
+fn short_fuzz(
+    dirs: &Dirs,
+    filter: &str,
+    logs: &Path,
+    progress: &Progress,
+    tally: &mut Tally,
+) -> Result<()> {
+    let mut targets = fuzz::targets(dirs)?;
+    targets.retain(|target| format!("fuzz/{target}").contains(filter));
+    if targets.is_empty() {
+        return Ok(());
+    }
+    let fuzzer = match Fuzzer::build(dirs, Sanitizer::None, logs, progress) {
+        Ok(fuzzer) => fuzzer,
+        Err(error) => {
+            tally.fail("fuzz", &format!("{error:#}"));
+            return Ok(());
+        }
+    };
+    let step = progress.step("fuzz");
+    for target in &targets {
+        step.at(target);
+        super::fuzz::report(tally, target, fuzzer.run(target, FUZZ_TIME, Some(FUZZ_SEED))?);
+    }
+    step.done();
+    Ok(())
+}
+
+/// The unit tests; with a seed, while the simulated hypervisor answers late at random.
+fn unit(dirs: &Dirs, delays: Option<u64>, logs: &Path, progress: &Progress, tally: &mut Tally) {
+    // Appended to by each run.
+    let _ = fs::remove_file(logs.join("unit.log"));
     let arguments = ["test", "--workspace", "--no-fail-fast"];
-    let ran = cargo(dirs, UNIT, &arguments, logs, progress);
+    let ran = cargo(dirs, UNIT, &arguments, delays, logs, progress);
     let output = fs::read(logs.join("unit.log")).unwrap_or_default();
     let sum = Sum::of(&String::from_utf8_lossy(&output));
     let passed = sum.passed.len();
@@ -110,7 +169,11 @@ fn end_to_end(mut scenarios: Vec<Scenario>, progress: &Progress, tally: &mut Tal
     if scenarios.is_empty() {
         return;
     }
-    e2e::run(&lab, &scenarios, &[], progress, |outcome| {
+    let files = match files(&lab, &scenarios, progress) {
+        Ok(files) => files,
+        Err(error) => return tally.fail("e2e", &format!("not run: {error:#}")),
+    };
+    e2e::run(&lab, &scenarios, &files, progress, |outcome| {
         let name = name(&outcome.scenario);
         match outcome.failure {
             None => tally.pass(&format!("{name} ({:.0} s)", outcome.time.as_secs_f32()), 1),
@@ -119,23 +182,34 @@ fn end_to_end(mut scenarios: Vec<Scenario>, progress: &Progress, tally: &mut Tal
     });
 }
 
+/// What `scenarios` need in `/lab/files`.
+fn files(lab: &Lab, scenarios: &[Scenario], progress: &Progress) -> Result<Vec<PathBuf>> {
+    if !scenarios.iter().any(|scenario| scenario.measures) {
+        return Ok(Vec::new());
+    }
+    Ok(vec![BenchPrograms::fetch(&lab.dirs().cache, lab.logs(), progress)?.image()])
+}
+
 /// The kernels that `scenarios` name beside the usual one.
 fn other_kernels(scenarios: &[Scenario]) -> Vec<Suite> {
     let named = |suite| scenarios.iter().any(|scenario| scenario.kernel == suite);
     Suite::ALL.into_iter().filter(|&suite| suite != Suite::LAB && named(suite)).collect()
 }
 
-/// Runs cargo in the workspace, its output going to the log that `name` names.
+/// Runs cargo in the workspace, its output going to the log that `name` names; `delays` is a seed for those of the
+/// simulated hypervisor.
 fn cargo(
     dirs: &Dirs,
     name: &str,
     arguments: &[&str],
+    delays: Option<u64>,
     logs: &Path,
     progress: &Progress,
 ) -> Result<()> {
     let step = progress.step(name);
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
     cargo.args(arguments).current_dir(&dirs.project);
+    cargo.envs(delays.map(|seed| (stress::DELAYS, seed.to_string())));
     let log = logs.join(format!("{name}.log"));
     command::run(&mut cargo, &format!("cargo {}", arguments.join(" ")), &log)
         .with_context(|| format!("the check {name} failed"))?;
