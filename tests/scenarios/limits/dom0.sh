@@ -31,8 +31,8 @@ xen-virtiod stat | grep -q '^  error .*Too many open files' || fail "stat does n
 stop_daemon
 start_daemon xen-virtiod
 
-# Of 11 event channels the guest's kernel takes 7: four disks get the one that they must have, and none
-# for their queues. 1024 grant references are fewer than 8 MiB of writes at once want.
+# Of 11 event channels the guest's kernel takes 7: four disks get the one that they must have, and none is left
+# for queues. 1024 grant references are fewer than 8 MiB of writes at once want.
 make_initrd initrd /lab/scenarios/limits/guest.sh
 name=pv-limits
 limited $name "$PWD/initrd" 'max_event_channels = 11' 'max_grant_frames = 2' ||

@@ -1,12 +1,13 @@
-# Six disks were given, and event channels for four.
+# Six disks were given, and event channels for four: a disk that can do with one is not left without because another
+# took a second for its queue. Which four it is depends on who is quicker.
 found() {
     [ "$(ls -d /sys/block/vd* | wc -l)" = 4 ]
 }
 
-# said COUNT WORDS: the kernel's log must have that many lines with these words.
+# said COUNT WORDS: the kernel's log must have so many lines with these words, or more.
 said() {
-    [ "$(dmesg | grep -c "$2")" = "$1" ] || {
-        echo "lab: not $1 lines with '$2'"
+    [ "$(dmesg | grep -c "$2")" -ge "$1" ] || {
+        echo "lab: fewer than $1 lines with '$2'"
         dmesg | grep virtio
         false
     }
@@ -14,7 +15,8 @@ said() {
 
 wait_for "four disks" 30 found
 said 2 'no event channel is free for messages'
-said 4 'no event channel for queue 0'
+# Who finds none for a queue does without.
+said 1 'no event channel for queue 0'
 
 # All that the page cache has goes to the disks at once.
 dd if=/dev/urandom of=/tmp/data bs=1M count=8 2>/dev/null

@@ -1,0 +1,35 @@
+# Reads and writes as long as Dom0 says, verifies all that it reads, and says how it went.
+wait_for "the disk with the programs" 30 test -b /dev/vdb
+for module in crc32c_generic ext4; do
+    [ ! -e /lib/modules/$module.order ] || load $module
+done
+mount -t ext4 -o ro /dev/vdb /mnt
+
+# summary FILE: requests a second, the median and the 99th percentile of their times in ns, and errors, of writes and
+# the reads that verify them.
+summary() {
+    awk '
+        /"(read|write|trim)" : \{/ { section = $1 }
+        /"iops" :/ && section != "\"trim\"" { gsub(",", ""); requests += $3 }
+        /"clat_ns" :/ { latency = 1 }
+        /"(slat_ns|lat_ns)" :/ { latency = 0 }
+        /"(50|99)\.000000" :/ && latency && section == "\"write\"" {
+            gsub(/[",]/, "")
+            if ($1 < 60) p50 = $3; else p99 = $3
+        }
+        /"(error|total_err)" :/ { gsub(",", ""); errors += $3 }
+        END { print int(requests), p50, p99, errors + 0 }' "$1"
+}
+
+echo "lab: ready"
+while read -r number kind seconds; do
+    [ "$number" != end ] || break
+    status=0
+    LD_LIBRARY_PATH=/mnt/lib /mnt/bin/fio --eta=never --output-format=json --output=/tmp/fio --name=verified \
+        --filename=/dev/vda --rw=randwrite --bs=4k --iodepth=4 --ioengine=libaio --direct=1 --thread=1 --size=16m \
+        --verify=crc32c --verify_backlog=256 --verify_fatal=1 --time_based=1 --ramp_time=500ms \
+        --runtime="${seconds}s" --percentile_list=50:99 || status=$?
+    [ $status = 0 ] || cat /tmp/fio
+    set -- $(summary /tmp/fio)
+    echo "lab: round $number $kind $1 $2 $3 $(($4 + status))"
+done
