@@ -85,7 +85,6 @@ impl GuestPort {
 
     /// Signals Dom0.
     pub fn notify(&self) {
-        pause();
         let mut world = self.hypervisor.world();
         let mine =
             |channel: &&mut Channel| (channel.guest, channel.port) == (self.guest, self.port);
