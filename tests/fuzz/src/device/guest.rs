@@ -219,6 +219,10 @@ impl<'s> HostileGuest<'s> {
             Step::Doorbell { ring, times } => self.with_ring(ring, |_, ring| {
                 (0..times % 8).for_each(|_| ring.doorbell.notify());
             }),
+            Step::Available { index } => {
+                let _ = self.transport.event_avail(self.guest.words(self.page), index);
+                self.port.notify();
+            }
             Step::Signal => self.port.notify(),
             Step::EndGrants { which, count } => {
                 let first = GrantRef(self.granted.writable.0 + u32::from(which));

@@ -59,6 +59,10 @@ pub(super) enum Step<'a> {
         ring: u8,
         times: u8,
     },
+    /// A queue's news in band, of whichever queue.
+    Available {
+        index: u32,
+    },
     /// The message page's event channel.
     Signal,
     /// Grants end, whether they are mapped or not.
