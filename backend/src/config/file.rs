@@ -82,8 +82,8 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
     let wrong = |error: &toml::de::Error, key: String| ConfigError::Content {
         path: path.to_owned(),
         line: line_of(text, error.span().map_or(0, |span| span.start)),
-        key,
-        message: error.message().lines().collect::<Vec<_>>().join(", "),
+        key: one_line(&key),
+        message: one_line(&error.message().lines().collect::<Vec<_>>().join(", ")),
     };
     let syntax = toml::Deserializer::parse(text).map_err(|error| {
         let offset = error.span().map_or(0, |span| span.start);
@@ -94,6 +94,18 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         // "." stands for the whole file.
         wrong(error.inner(), if key == "." { String::new() } else { key })
     })
+}
+
+/// What a log can show: of what the file names, a line break too is shown as it is written there.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter.is_control() {
+            true => line.extend(letter.escape_default()),
+            false => line.push(letter),
+        }
+    }
+    line
 }
 
 /// The line that a byte is in, from 1.
@@ -120,6 +132,14 @@ mod tests {
         let error = parse(text, Path::new("f")).unwrap_err().to_string();
         assert!(!error.contains('\n'), "one line: {error}");
         error.strip_prefix("f:").unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_name_with_a_line_break_is_complained_of_in_one_line() {
+        let said = complaint("[default]\n\"a\\nb\" = 1");
+        assert!(said.starts_with("2: default.a\\nb: unknown field"), "{said}");
+        let said = complaint("[domain.\"a\\nb\".virtio.0.rng]\nrate = \"x\"");
+        assert!(said.contains("domain.a\\nb.virtio.0.rng.rate"), "{said}");
     }
 
     #[test]
