@@ -7,7 +7,7 @@ use guest_shim::bounce::Piece;
 use guest_shim::dma::{Direction, MAX_MAPPING_PAGES, Plan, release};
 use guest_shim::pool::{MAX_CHUNKS, MAX_POOLED_BYTES, Place, Pool, TakeError, find};
 use protocol::grant::{GrantRange, GrantRef, PAGE_SIZE};
-use protocol::pool::DmaRange;
+use protocol::pool::{DmaRange, PoolPage};
 
 #[derive(Arbitrary, Debug)]
 enum Step {
@@ -33,8 +33,9 @@ enum Step {
     },
     /// A place that may never have been taken.
     GiveBackAny {
-        address: u64,
-        length: u32,
+        page: u16,
+        offset: u16,
+        length: u16,
     },
 }
 
@@ -54,7 +55,10 @@ fn play(input: &mut Unstructured<'_>) -> Result<()> {
             Step::Open { chunks } => pool.pool.open(u32::from(chunks) % (MAX_CHUNKS + 1)),
             Step::Take { length, processor } => pool.take(length.into(), processor),
             Step::GiveBack { which } => pool.give_back(which),
-            Step::GiveBackAny { address, length } => pool.give_back_any(address, length.into()),
+            Step::GiveBackAny { page, offset, length } => {
+                let address = PoolPage(page.into()).address(offset.into());
+                pool.give_back_any(address, length.into());
+            }
         }
     }
     Ok(())

@@ -21,6 +21,11 @@ enum Step {
     },
     HasNews,
     TakeSawFull,
+    /// The peer puts a message into the next slot, whose header gives that size, and says so.
+    Send {
+        size: u16,
+        fill: u8,
+    },
     /// The peer writes a word, as a rule one of the four indices.
     Write {
         index: u8,
@@ -46,11 +51,21 @@ fn play(input: &mut Unstructured<'_>) -> Result<()> {
     let page: Box<PageWords> = Box::new(std::array::from_fn(|_| AtomicU32::new(0)));
     let mut producer = Producer::new(Direction::DeviceToDriver);
     let mut consumer = Consumer::new(Direction::DriverToDevice);
-    let mut corrupt = false;
+    let (mut corrupt, mut sent) = (false, 0u32);
     while !input.is_empty() && !corrupt {
         match input.arbitrary()? {
             Step::Push { length, fill } => corrupt = push(&page, &mut producer, length, fill),
             Step::Pop { max_size } => corrupt = pop(&page, &mut consumer, max_size),
+            Step::Send { size, fill } => {
+                let slot = 0x100 / 4 + (sent % SLOTS) as usize * SLOT_SIZE / 4;
+                let words = &page[slot..slot + SLOT_SIZE / 4];
+                let fill = u32::from_ne_bytes([fill; 4]);
+                words.iter().for_each(|word| word.store(fill, Ordering::Relaxed));
+                // The size is the header's last field.
+                words[1].store(u32::from(size).to_le() << 16, Ordering::Relaxed);
+                sent = sent.wrapping_add(1);
+                page[0].store(sent.to_le(), Ordering::Release);
+            }
             Step::HasNews => drop(consumer.has_news(&page)),
             Step::TakeSawFull => drop(consumer.take_saw_full()),
             Step::Write { index, value } => index_of(&page, index).store(value, Ordering::Relaxed),
