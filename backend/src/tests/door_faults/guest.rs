@@ -141,7 +141,7 @@ impl ImpatientGuest {
     }
 
     fn add_ring(&mut self) -> bool {
-        let ring = Ring::new(&mut self.guest);
+        let ring = Ring::new(&mut self.guest, Ring::SIZE);
         let update = VqueueUpdate {
             index: 0,
             flags: VqueueFlags(VqueueFlags::ENABLE),
