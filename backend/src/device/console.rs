@@ -18,7 +18,7 @@ use self::named::{NamedPort, PortQueues};
 use self::pty::Size;
 use self::size::SizeWatch;
 use self::terminal::{MAX_REQUEST_BYTES, Terminal};
-use super::{DeviceId, DeviceMemory, Fault, Queues, Source, VirtioDevice};
+use super::{BATCH, DeviceId, DeviceMemory, Fault, Queues, Source, VirtioDevice};
 use crate::listener::ListenError;
 use crate::stats::DeviceStats;
 
@@ -67,6 +67,8 @@ pub struct Console {
     config: [u8; CONFIG_SIZE],
     /// The configuration space changed since that was asked last.
     changed: bool,
+    /// The driver is to be told of the size by a control message.
+    resized: bool,
     /// What the driver accepted.
     features: u64,
 }
@@ -91,6 +93,7 @@ impl Console {
             queue_sizes: vec![QUEUE_SIZE; queues],
             config: [0; CONFIG_SIZE],
             changed: false,
+            resized: false,
             features: 0,
         };
         console.write_config();
@@ -124,12 +127,10 @@ impl Console {
     fn look_at_size(&mut self) -> Result<(), Fault> {
         let size = self.terminal.size()?;
         let changed = self.size.look(size).map_err(|errno| Fault::Host("timer", errno.into()))?;
-        if let Some(size) = changed {
+        if changed.is_some() {
             self.write_config();
             self.changed = true;
-            if self.has(VIRTIO_CONSOLE_F_MULTIPORT) {
-                self.control.tell(TERMINAL, ToDriver::Resize(size));
-            }
+            self.resized = self.has(VIRTIO_CONSOLE_F_MULTIPORT);
         }
         Ok(())
     }
@@ -140,7 +141,30 @@ impl Console {
         (position < self.named.len()).then_some(position)
     }
 
-    /// Does what the driver's control messages ask for.
+    /// Takes the driver's control messages, a turn's worth, as long as there is room for the answers.
+    fn hear_driver<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+        for _ in 0..BATCH {
+            let Some(message) = self.control.next(queues)? else { break };
+            if self.answers(message) > self.control.room() {
+                self.control.put_back(message);
+                break;
+            }
+            self.hear(message);
+        }
+        Ok(())
+    }
+
+    /// How many messages [`Console::hear`] answers with, at most.
+    fn answers(&self, message: FromDriver) -> usize {
+        match message {
+            FromDriver::DeviceReady => 1 + self.named.len(),
+            FromDriver::PortReady(TERMINAL) => 3,
+            FromDriver::PortReady(_) => 1,
+            FromDriver::PortOpen(..) | FromDriver::Unknown => 0,
+        }
+    }
+
+    /// Does what a control message of the driver's asks for.
     fn hear(&mut self, message: FromDriver) {
         match message {
             FromDriver::DeviceReady => {
@@ -169,12 +193,20 @@ impl Console {
         }
     }
 
-    /// Tells the driver of programs that came and went.
+    /// Tells the driver of programs that came and went, and of the size; later, and of how it is then, where no more
+    /// messages may wait.
     fn tell_news<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
         for (port, number) in self.named.iter_mut().zip(1..) {
+            if self.control.room() == 0 {
+                break;
+            }
             if let Some(open) = port.news() {
                 self.control.tell(number, ToDriver::PortOpen(open));
             }
+        }
+        if self.resized && self.control.room() > 0 {
+            self.control.tell(TERMINAL, ToDriver::Resize(self.size.known()));
+            self.resized = false;
         }
         self.control.send(queues)
     }
@@ -224,7 +256,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Console {
 
     /// What was typed and what was printed stay: neither is the driver's any more. So do programs.
     fn reset(&mut self) {
-        self.features = 0;
+        (self.features, self.resized) = (0, false);
         self.terminal.reset();
         self.control.reset();
         self.named.iter_mut().for_each(NamedPort::reset);
@@ -235,10 +267,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Console {
             RECEIVE => self.terminal.feed(queues)?,
             TRANSMIT => self.terminal.transmit(queues)?,
             CONTROL_RECEIVE => self.control.feed(queues)?,
-            CONTROL_TRANSMIT => {
-                let heard = self.control.receive(queues)?;
-                heard.into_iter().for_each(|message| self.hear(message));
-            }
+            CONTROL_TRANSMIT => self.hear_driver(queues)?,
             _ => {
                 let Some(position) = self.named_at(index) else { return Ok(()) };
                 let Some(port) = self.named.get_mut(position) else { return Ok(()) };

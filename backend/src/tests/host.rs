@@ -168,6 +168,18 @@ impl Host {
         devices.iter().filter(|device| device.domid == guest.0).count()
     }
 
+    /// Waits until the guest's first device has dealt with everything that is ready now: what its driver signalled and
+    /// what it waits for beside that.
+    pub(super) fn settle(&self, driver: &mut Driver) {
+        let guest = driver.ends.guest;
+        let waits = || self.stat(guest).stats.counts.sleeps;
+        // The first may have begun before; the next ends what it found.
+        let enough = waits() + 2;
+        while waits() < enough {
+            driver.status();
+        }
+    }
+
     /// Stops the server; fails the test if anything was left behind.
     pub(super) fn finish(self) {
         let hypervisor = self.hypervisor.clone();

@@ -12,7 +12,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use tempfile::TempDir;
 
 use super::console::{console, end, pattern, terminal};
-use super::driver::Driver;
+use super::driver::{Driver, Shared};
 use super::host::{Ends, Host};
 use crate::xen::Access;
 
@@ -244,5 +244,81 @@ fn a_driver_that_takes_no_control_messages_is_held_up() {
     driver.use_queue(CONTROL_TRANSMIT);
     driver.wait_used();
     driver.unshare(&message);
+    end(host, &ends, driver);
+}
+
+/// A console with 15 further ports, of which the driver knows nothing yet; the first four queues are set up.
+fn many_ports(directory: &TempDir) -> (Host, Ends, Driver) {
+    let host = Host::start();
+    host.hypervisor.store_write("/local/domain/1/name", "web1");
+    let names: Vec<_> = (0..15).map(|number| format!("port{number}")).collect();
+    host.configure(&format!(
+        "[domain.web1.virtio.0.console]\nports = {names:?}\ndirectory = {:?}",
+        directory.path()
+    ));
+    let ends = host.add("virtio", 1, 0, &[("type", "virtio,device3")]);
+    let mut driver = host.connect(&ends);
+    driver.start_with(4);
+    (host, ends, driver)
+}
+
+/// Puts the same control message into the queue several times.
+fn say_together(driver: &mut Driver, message: &Shared, count: usize) {
+    driver.use_queue(CONTROL_TRANSMIT);
+    let (ring, guest) = driver.ring();
+    for _ in 0..count {
+        ring.add(guest, &[message.readable()]);
+    }
+    ring.doorbell.notify();
+}
+
+/// What the device has taken of the driver's control messages.
+fn taken(host: &Host, driver: &mut Driver) -> u16 {
+    host.settle(driver);
+    driver.use_queue(CONTROL_TRANSMIT);
+    let (ring, guest) = driver.ring();
+    ring.used_index(guest)
+}
+
+#[test]
+fn messages_of_many_answers_are_taken_only_as_long_as_these_find_room() {
+    let directory = TempDir::new().unwrap();
+    let (host, ends, mut driver) = many_ports(&directory);
+    // Each is answered by 16 messages, of which 64 may wait.
+    let ready = driver.share(&[0, 0, 0, 0, READY as u8, 0, 1, 0], Access::ReadOnly);
+    say_together(&mut driver, &ready, 15);
+    assert_eq!(taken(&host, &mut driver), 4);
+    // One that leaves makes no room for 16: the next is taken, and waits itself.
+    assert_eq!(hear(&mut driver).1, ADD);
+    assert_eq!(taken(&host, &mut driver), 5);
+    for number in 1..15 * 16 {
+        assert_eq!(hear(&mut driver), (number % 16, ADD, 1, vec![]));
+    }
+    assert_eq!(taken(&host, &mut driver), 15);
+    driver.unshare(&ready);
+    end(host, &ends, driver);
+}
+
+#[test]
+fn programs_that_come_and_go_cost_a_driver_that_does_not_listen_a_bounded_number_of_messages() {
+    let directory = TempDir::new().unwrap();
+    let (host, ends, mut driver) = many_ports(&directory);
+    say(&mut driver, 1, PORT_READY, 1);
+    let path = directory.path().join("web1-0-port0.sock");
+    for _ in 0..100 {
+        let program = UnixStream::connect(&path).unwrap();
+        host.settle(&mut driver);
+        drop(program);
+        host.settle(&mut driver);
+    }
+    let _last = UnixStream::connect(&path).unwrap();
+    host.settle(&mut driver);
+    assert_eq!(hear(&mut driver).1, NAME);
+    // 63 waited behind it: every other of them says that somebody came. That somebody is there is told last.
+    for place in 0..63 {
+        assert_eq!(hear(&mut driver), (1, OPEN, 1 - place % 2, vec![]));
+    }
+    say(&mut driver, 2, PORT_READY, 1);
+    assert_eq!(hear(&mut driver), (2, NAME, 1, b"port1".to_vec()));
     end(host, &ends, driver);
 }

@@ -10,8 +10,8 @@ use crate::device::{DeviceMemory, Fault, Queues, Request};
 pub const CONTROL_RECEIVE: usize = 2;
 /// The queue for messages from the driver.
 pub const CONTROL_TRANSMIT: usize = 3;
-/// Messages to the driver with which no more is taken from it.
-const FULL: usize = 64;
+/// Messages to the driver that may wait for a buffer (SPEC section 7).
+const MOST_WAITING: usize = 64;
 
 /// What happens to a port, as numbers.
 mod event {
@@ -94,7 +94,10 @@ impl ToDriver<'_> {
 /// Messages on their way to the driver.
 #[derive(Debug, Default)]
 pub struct Control {
+    /// At most [`MOST_WAITING`].
     waiting: VecDeque<Vec<u8>>,
+    /// A message of the driver's that was taken from the ring, and whose answers have found no room.
+    heard: Option<FromDriver>,
     /// The driver gave no buffer; its doorbell tells of the next.
     starved: bool,
     /// Messages of the driver's stay in the ring until some to it have left.
@@ -107,9 +110,16 @@ impl Control {
         *self = Self::default();
     }
 
-    /// Has the driver told.
+    /// How many messages more may wait.
+    pub fn room(&self) -> usize {
+        MOST_WAITING.saturating_sub(self.waiting.len())
+    }
+
+    /// Has the driver told. To be called only while there is room: what finds none is lost.
     pub fn tell(&mut self, port: u32, what: ToDriver<'_>) {
-        self.waiting.push_back(what.encode(port));
+        if self.room() > 0 {
+            self.waiting.push_back(what.encode(port));
+        }
     }
 
     /// The doorbell of the receive queue rang.
@@ -152,24 +162,31 @@ impl Control {
         fault.map_or(Ok(()), Err)
     }
 
-    /// Takes the driver's messages: a batch, unless too much waits for it.
+    /// The driver's next message, if there is one and there is room for an answer.
     ///
     /// # Errors
-    /// [`Fault`]; what came before it is lost, as all is until the reset.
-    pub fn receive<M: DeviceMemory>(
+    /// [`Fault`].
+    pub fn next<M: DeviceMemory>(
         &mut self,
         queues: &mut Queues<'_, M>,
-    ) -> Result<Vec<FromDriver>, Fault> {
-        let mut heard = Vec::new();
-        if self.waiting.len() >= FULL {
+    ) -> Result<Option<FromDriver>, Fault> {
+        if self.room() == 0 {
             self.held = true;
-            return Ok(heard);
+            return Ok(None);
         }
-        queues.serve_each(CONTROL_TRANSMIT, |request, memory| {
-            heard.push(take(request, memory)?);
-            Ok(0)
-        })?;
+        let mut heard = self.heard.take();
+        if heard.is_none() {
+            queues.serve_some(CONTROL_TRANSMIT, 1, |request, memory| {
+                heard = Some(take(request, memory)?);
+                Ok(0)
+            })?;
+        }
         Ok(heard)
+    }
+
+    /// Keeps a message until there is more room.
+    pub fn put_back(&mut self, message: FromDriver) {
+        (self.heard, self.held) = (Some(message), true);
     }
 }
 
