@@ -99,12 +99,13 @@ impl Socket {
 
     /// Takes the guest's packets: a batch.
     fn transmit<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
-        if self.muxer.outbox.is_full() {
+        let room = self.muxer.outbox.room();
+        if room == 0 {
             self.held = true;
             return Ok(());
         }
         let (muxer, stats, cid) = (&mut self.muxer, &self.stats, self.cid);
-        queues.serve_each(TRANSMIT, |request, memory| {
+        queues.serve_some(TRANSMIT, room, |request, memory| {
             take_packet(request, memory, cid, muxer, stats)?;
             DeviceStats::count(&stats.writes);
             Ok(0)

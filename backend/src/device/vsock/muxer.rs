@@ -141,6 +141,9 @@ impl Muxer {
     /// What to wait for, and whose it is: `Ready` with no events yet.
     fn watched(&self) -> Vec<(Ready, Source<'_>)> {
         let mut watched = Vec::new();
+        if self.outbox.is_full() {
+            return watched;
+        }
         if self.greetings.len() < MAX_GREETINGS && self.outbox.takes_data() {
             watched.extend(self.host.source().map(|source| (Ready::Host, source)));
         }
@@ -170,6 +173,10 @@ impl Muxer {
             self.greet();
         }
         for ready in self.ready()? {
+            // What is left is ready still when the guest has taken some.
+            if self.outbox.is_full() {
+                break;
+            }
             match ready {
                 Ready::Host => self.greetings.extend(self.host.accept()),
                 Ready::Greeting => self.greet(),
@@ -201,6 +208,10 @@ impl Muxer {
     /// Lets programs that have connected say what they want.
     fn greet(&mut self) {
         for greeting in std::mem::take(&mut self.greetings) {
+            if self.outbox.is_full() {
+                self.greetings.push(greeting);
+                continue;
+            }
             match greeting.wake() {
                 Greeted::NotYet(greeting) => self.greetings.push(greeting),
                 Greeted::Nothing => tracing::debug!("a program said no CONNECT PORT"),

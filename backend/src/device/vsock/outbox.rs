@@ -7,8 +7,12 @@ use std::collections::VecDeque;
 
 use super::header::{HEADER_SIZE, Header};
 
-/// Packets with which no more is taken from the guest.
+/// Packets with which no more is taken from the guest, and nothing more is asked of the host's programs (SPEC
+/// section 7).
 const FULL: usize = 256;
+/// Packets that one of the guest's is answered with, at most: a request for credit gets an update, and a reset too
+/// where the connection ends with it.
+const ANSWERS: usize = 2;
 /// Packets with which no more is read from the host's programs.
 const ENOUGH: usize = 32;
 
@@ -34,6 +38,12 @@ impl Outbox {
     /// Packets waiting.
     pub fn count(&self) -> usize {
         self.0.len()
+    }
+
+    /// Packets that may be taken from the guest at once: at least one, unless it is full.
+    pub fn room(&self) -> usize {
+        let left = FULL.saturating_sub(self.count());
+        left.div_ceil(ANSWERS)
     }
 
     /// Whether nothing more is to be taken from the guest.

@@ -150,6 +150,34 @@ fn a_guest_that_takes_nothing_is_held_up_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_batch_of_packets_that_are_all_answered_is_taken_as_far_as_there_is_room() {
+    let mut setting = Setting::new();
+    (0..250).for_each(|host| setting.send(&Packet::data(host, b"")));
+    // At once, where each may have two answers.
+    let packets = (250..264)
+        .map(|host| setting.driver.share(&Packet::data(host, b"").bytes(), Access::ReadOnly));
+    let packets: Vec<_> = packets.collect();
+    setting.driver.use_queue(TRANSMIT);
+    let (ring, guest) = setting.driver.ring();
+    for packet in &packets {
+        ring.add(guest, &[packet.readable()]);
+    }
+    ring.doorbell.notify();
+    setting.host.settle(&mut setting.driver);
+    let (ring, guest) = setting.driver.ring();
+    assert_eq!(ring.used_index(guest), 256, "the others stay in the ring");
+    for host in 0..264 {
+        assert_eq!(setting.expect(RESET).host, host);
+    }
+    setting.driver.use_queue(TRANSMIT);
+    for packet in packets {
+        setting.driver.wait_used();
+        setting.driver.unshare(&packet);
+    }
+    setting.end();
+}
+
+#[test]
 fn a_socket_that_somebody_listens_on_refuses_the_device() {
     let setting = Setting::new();
     setting.host.configure(&format!(
