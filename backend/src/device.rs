@@ -116,7 +116,8 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     /// Its configuration space.
     fn config(&self) -> &[u8];
 
-    /// Writes into the configuration space; `false` where that is not allowed. None is, by default.
+    /// Writes into the configuration space, in which all of `data` lies: all of it, or `false` and nothing, where
+    /// that is not allowed. None is, by default.
     fn write_config(&mut self, offset: usize, data: &[u8]) -> bool {
         let _ = (offset, data);
         false
@@ -133,6 +134,13 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
 
     /// The driver is gone, or starts again.
     fn reset(&mut self) {}
+
+    /// The driver has queue `index` back, and every request in it [6.7]. A device that keeps requests over turns
+    /// forgets those of this queue, and writes nothing into their buffers any more. The queue may be set up anew,
+    /// and is then served as if its doorbell rang.
+    fn reset_queue(&mut self, index: usize) {
+        let _ = index;
+    }
 
     /// Whether nobody but the driver gives it work that is urgent: its thread may then look for the driver's next
     /// request without looking at its sources, and tell the driver of several used buffers at once.

@@ -1,6 +1,6 @@
 //! Feature bits by name, for people.
 
-use protocol::status::{F_ACCESS_PLATFORM, F_VERSION_1};
+use protocol::status::{F_ACCESS_PLATFORM, F_RING_RESET, F_VERSION_1};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ,
     VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
@@ -23,6 +23,7 @@ const COMMON: &[(u32, &str)] = &[
     (VIRTIO_RING_F_EVENT_IDX, "VIRTIO_F_EVENT_IDX"),
     (F_VERSION_1, "VIRTIO_F_VERSION_1"),
     (F_ACCESS_PLATFORM, "VIRTIO_F_ACCESS_PLATFORM"),
+    (F_RING_RESET, "VIRTIO_F_RING_RESET"),
 ];
 
 const BLOCK: &[(u32, &str)] = &[

@@ -25,6 +25,7 @@ mod platforms;
 mod pool;
 mod ports;
 mod qcow2;
+mod queue_reset;
 mod ring;
 mod shortage;
 mod slow_device;

@@ -221,6 +221,7 @@ unsafe fn with_request(
             index,
             flags: VqueueFlags(VqueueFlags::ENABLE),
             size: request.size,
+            reserved: 0,
             descriptor: request.descriptor,
             driver: request.driver,
             device: request.device,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use protocol::binding::RECOMMENDED_MESSAGE_SIZE;
-use protocol::message::{ConfigData, Event, Message};
+use protocol::message::{ConfigChange, Event, Message};
 use protocol::page::{Consumer, Corrupt, Direction, Popped, Producer, PushError, SLOT_SIZE};
 
 use super::keys::FrontendKeys;
@@ -163,6 +163,11 @@ impl<P: AsRef<MappedRange>> Channel<P> {
         (self.waiting.config, self.waiting.used) = (None, BTreeSet::new());
     }
 
+    /// Forgets announcements of a queue that was reset.
+    pub fn forget_used(&mut self, index: u32) {
+        self.waiting.used.remove(&index);
+    }
+
     /// Sends what waits as far as there is room, and signals the driver where it must hear of it.
     ///
     /// # Errors
@@ -193,7 +198,8 @@ impl<P: AsRef<MappedRange>> Channel<P> {
             return Ok(sent);
         }
         if let Some((status, generation)) = self.waiting.config {
-            let config = ConfigData { generation, offset: 0, data: &[] };
+            // Without a range, since several changes may have been folded [4.5].
+            let config = ConfigChange::anywhere(generation);
             let sent = self.send_event(Event::Config { status, config })?;
             if sent {
                 self.waiting.config = None;

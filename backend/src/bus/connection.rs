@@ -18,7 +18,7 @@ use super::looks::Looks;
 use super::pace::Pace;
 use super::patience::Patience;
 use super::session::Context;
-use super::transport::{Served, Transport};
+use super::transport::{Answered, Served, Transport};
 use crate::device::{BATCH_BYTES, Source, VirtioDevice};
 use crate::guest::Guest;
 use crate::platform::PlatformMemory;
@@ -331,19 +331,31 @@ impl<X: Xen> Connection<X> {
                     if request == Request::SetDeviceStatus(0) {
                         self.channel.forget_events();
                     }
-                    let response = self.transport.answer(request, &mut self.events, &mut scratch);
+                    let Answered { response, served } =
+                        self.transport.answer(request, &mut self.events, &mut scratch);
                     self.channel.respond(&Message::response(token, response));
+                    if let Request::ResetVqueue { index } = request {
+                        self.forget_reset_queue(index);
+                    }
+                    self.tell(served);
                     self.channel.flush(&mut self.events)?;
                 }
-                Body::Event(event) => {
-                    let served = self.transport.hear(event, &mut self.events);
-                    self.tell(served);
-                }
+                Body::Event(event) => match self.transport.hear(event, &mut self.events) {
+                    Ok(served) => self.tell(served),
+                    Err(why) => self.channel.drop_message(&why),
+                },
                 Body::Response(_) => self.channel.drop_message(&"a response, which nobody awaits"),
             }
         }
         self.more_messages = true;
         Ok(())
+    }
+
+    /// What was used in a queue that was reset is nobody's news any more.
+    fn forget_reset_queue(&mut self, index: u32) {
+        if !self.transport.is_enabled(index as usize) {
+            self.channel.forget_used(index);
+        }
     }
 
     /// Tells the driver, in band, what serving a queue came to.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use protocol::binding::{
-    RECOMMENDED_MESSAGE_SIZE, REVISION, XenbusState, backend_key, frontend_key,
+    RECOMMENDED_MESSAGE_SIZE, REVISION, TRANSPORT_FEATURES, XenbusState, backend_key, frontend_key,
 };
 use protocol::grant::{GrantRef, TOOLSTACK_REFERENCES};
 
@@ -61,6 +61,9 @@ pub enum KeyError {
     /// The message page is none that a driver can have granted [3.13].
     #[error("the frontend's message page is {0}, which is the toolstack's")]
     Toolstack(GrantRef),
+    /// Transport features that were not offered [2.11].
+    #[error("the frontend takes transport features {0:#x}, and is offered {TRANSPORT_FEATURES:#x}")]
+    TransportFeatures(u32),
     /// A key is missing.
     #[error("the frontend has not written {0}")]
     Missing(&'static str),
@@ -204,6 +207,7 @@ impl<S: XenStore> Keys<S> {
         let size = RECOMMENDED_MESSAGE_SIZE.to_string();
         self.write(backend_key::REVISION, &REVISION.to_string())?;
         self.write(backend_key::MAX_MESSAGE_SIZE, &size)?;
+        self.write(backend_key::TRANSPORT_FEATURES, &TRANSPORT_FEATURES.to_string())?;
         self.write(backend_key::BUS_FEATURES, &bus_features.to_string())
     }
 
@@ -214,14 +218,24 @@ impl<S: XenStore> Keys<S> {
             return Err(KeyError::Toolstack(page));
         }
         let port = self.frontend_number(frontend_key::EVENT_CHANNEL)?;
+        let taken = self.frontend_number_if_there(frontend_key::TRANSPORT_FEATURES)?.unwrap_or(0);
+        if taken & !TRANSPORT_FEATURES != 0 {
+            return Err(KeyError::TransportFeatures(taken));
+        }
         Ok(FrontendKeys { page, port: RemotePort(port) })
     }
 
     fn frontend_number(&mut self, key: &'static str) -> Result<u32, KeyError> {
-        let value = self.store.read(&format!("{}/{key}", self.frontend))?;
-        let value = value.ok_or(KeyError::Missing(key))?;
+        self.frontend_number_if_there(key)?.ok_or(KeyError::Missing(key))
+    }
+
+    /// The number in a key that the frontend need not write.
+    fn frontend_number_if_there(&mut self, key: &'static str) -> Result<Option<u32>, KeyError> {
+        let Some(value) = self.store.read(&format!("{}/{key}", self.frontend))? else {
+            return Ok(None);
+        };
         let number = value.trim().parse();
-        number.map_err(|_| KeyError::NotANumber { key, value: Quote::of(&value) })
+        number.map(Some).map_err(|_| KeyError::NotANumber { key, value: Quote::of(&value) })
     }
 
     /// Writes the backend's state, unless the toolstack took the directory away meanwhile: writing

@@ -1,7 +1,10 @@
 //! One device as virtio-msg sees it: status, features, configuration, queues (SPEC sections 5 and 6).
 
 mod deferred;
+mod features;
 mod service;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -11,29 +14,39 @@ use protocol::message::{
     VqueueState, VqueueUpdate,
 };
 use protocol::pool::PoolPage;
-use protocol::status::{DEVICE_NEEDS_RESET, DRIVER_OK, F_VERSION_1, FAILED, FEATURES_OK};
+use protocol::status::{
+    DEVICE_NEEDS_RESET, DRIVER_BITS, DRIVER_OK, F_RING_RESET, F_VERSION_1, FAILED, FEATURES_OK,
+};
 use tracing::Level;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use self::deferred::Deferred;
+use self::features::AcceptedFeatures;
 use self::service::Signals;
 pub use self::service::{Held, Served};
-use super::virtqueue::Virtqueue;
+use super::virtqueue::{Updated, Virtqueue};
 use crate::device::{QueueSet, Spare, VirtioDevice};
-use crate::features;
+use crate::features as feature_names;
 use crate::platform::{Platform, PlatformMemory};
 use crate::stats::DeviceStats;
 use crate::xen::{EventChannels, RemotePort};
 
 /// "XS" as on Xen's PCI devices (Xen's PCI vendor id).
 const VENDOR_ID: u32 = 0x5853;
-/// Blocks of 32 feature bits.
-const FEATURE_BLOCKS: u32 = 2;
 /// Bytes of a message in front of the data that it carries: header and three fields at most.
 const DATA_OFFSET: usize = 8 + 12;
 
 /// Room for the data that a response borrows.
 pub type Scratch = [u8; protocol::page::SLOT_SIZE];
+
+/// What a request led to.
+#[derive(Debug)]
+pub struct Answered<'s> {
+    /// Its response.
+    pub response: Response<'s>,
+    /// What else to tell the driver, after the response.
+    pub served: Served,
+}
 
 /// A device on the bus.
 pub struct Transport<P: Platform> {
@@ -53,7 +66,7 @@ pub struct Transport<P: Platform> {
     /// Requests were taken or given back since that was asked last.
     progressed: bool,
     status: u32,
-    driver_features: u64,
+    driver_features: AcceptedFeatures,
     generation: u32,
     max_size: usize,
     stats: Arc<DeviceStats>,
@@ -82,7 +95,7 @@ impl<P: Platform> Transport<P> {
             spare: Spare::default(),
             progressed: false,
             status: 0,
-            driver_features: 0,
+            driver_features: AcceptedFeatures::default(),
             generation: 0,
             max_size,
             stats,
@@ -103,11 +116,13 @@ impl<P: Platform> Transport<P> {
         (self.status, self.generation)
     }
 
-    /// Features offered: the device's, the platform's, the ring's, and version 1 always [6.2].
+    /// Features offered: the device's, the platform's, the ring's, and always version 1 [6.2] and the reset of a
+    /// queue [6.7].
     fn offered(&self) -> u64 {
         self.device.features()
             | self.memory.platform().offered()
             | 1 << F_VERSION_1
+            | 1 << F_RING_RESET
             | 1 << VIRTIO_RING_F_EVENT_IDX
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
     }
@@ -118,8 +133,9 @@ impl<P: Platform> Transport<P> {
         request: Request<'_>,
         events: &mut impl EventChannels,
         scratch: &'s mut Scratch,
-    ) -> Response<'s> {
-        match request {
+    ) -> Answered<'s> {
+        let mut served = Served::default();
+        let response = match request {
             Request::GetDeviceInfo => Response::GetDeviceInfo(self.info()),
             Request::GetDeviceFeatures { first, count } => {
                 Response::GetDeviceFeatures(self.feature_blocks(first, count, scratch))
@@ -134,7 +150,7 @@ impl<P: Platform> Transport<P> {
             Request::SetConfig(config) => Response::SetConfig(self.set_config(config, scratch)),
             Request::GetDeviceStatus => Response::GetDeviceStatus(self.status),
             Request::SetDeviceStatus(status) => {
-                self.set_status(status, events);
+                served = self.set_status(status, events);
                 Response::SetDeviceStatus(self.status)
             }
             Request::GetVqueue { index } => Response::GetVqueue(self.queue_state(index)),
@@ -156,7 +172,8 @@ impl<P: Platform> Transport<P> {
                 let outcome = self.share_pages(first, count, reference);
                 Response::SharePages { first, outcome }
             }
-        }
+        };
+        Answered { response, served }
     }
 
     /// Says what the driver did wrong.
@@ -169,7 +186,7 @@ impl<P: Platform> Transport<P> {
             device_id: self.device.id() as u32,
             vendor_id: VENDOR_ID,
             uuid: [0; 16],
-            feature_blocks: FEATURE_BLOCKS,
+            feature_blocks: features::BLOCKS,
             config_size: self.device.config().len() as u32,
             max_virtqueues: self.queues.len() as u32,
             admin_queue_start: 0,
@@ -188,7 +205,7 @@ impl<P: Platform> Transport<P> {
         let fits = bytes <= self.max_size.saturating_sub(DATA_OFFSET);
         let room = scratch.get_mut(..if fits { bytes } else { 0 }).unwrap_or(&mut []);
         for (block, number) in room.chunks_exact_mut(4).zip(u64::from(first)..) {
-            let shift = 32 * number.min(u64::from(FEATURE_BLOCKS)) as u32;
+            let shift = 32 * number.min(features::BLOCKS.into()) as u32;
             let bits = self.offered().checked_shr(shift).unwrap_or(0) as u32;
             block.copy_from_slice(&bits.to_le_bytes());
         }
@@ -200,11 +217,7 @@ impl<P: Platform> Transport<P> {
             self.warn(format_args!("features after FEATURES_OK ignored"));
             return;
         }
-        let mask = (0..u64::from(blocks.count()))
-            .map(|position| u64::from(blocks.first).saturating_add(position))
-            .filter(|number| *number < u64::from(FEATURE_BLOCKS))
-            .fold(0, |mask, number| mask | 0xffff_ffff << (32 * number));
-        self.driver_features = self.driver_features & !mask | blocks.low_bits();
+        self.driver_features.update(blocks);
     }
 
     fn config<'s>(&self, offset: u32, size: u32, scratch: &'s mut Scratch) -> ConfigData<'s> {
@@ -217,50 +230,71 @@ impl<P: Platform> Transport<P> {
         ConfigData { generation: self.generation, offset, data: room }
     }
 
-    /// Writes configuration; no bytes in the answer if that is rejected [6.6].
+    /// Writes configuration, whatever generation the driver names [6.6]: all of the bytes, which are the answer's
+    /// then, or none.
     fn set_config<'s>(&mut self, new: ConfigData<'_>, scratch: &'s mut Scratch) -> ConfigData<'s> {
-        let current = new.generation == self.generation;
-        if current && self.device.write_config(new.offset as usize, new.data) {
-            return self.config(new.offset, new.data.len() as u32, scratch);
+        let offset = new.offset as usize;
+        let end = offset.checked_add(new.data.len());
+        let inside = end.is_some_and(|end| end <= self.device.config().len());
+        let applied = inside && !new.data.is_empty() && self.device.write_config(offset, new.data);
+        if applied {
+            self.generation = self.generation.wrapping_add(1);
         }
-        ConfigData { generation: self.generation, offset: new.offset, data: &[] }
+        let data = if applied { new.data } else { &[] };
+        let room = scratch.get_mut(..data.len()).unwrap_or(&mut []);
+        room.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
+        ConfigData { generation: self.generation, offset: new.offset, data: room }
     }
 
-    fn set_status(&mut self, status: u32, events: &mut impl EventChannels) {
+    /// A driver's write adds to the status what it may [6.8]; 0 resets the device.
+    fn set_status(&mut self, status: u32, events: &mut impl EventChannels) -> Served {
         if status == 0 {
             self.reset(events);
-            return;
+            return Served::default();
         }
-        let mut accepted = status & 0xff & !DEVICE_NEEDS_RESET | self.status & DEVICE_NEEDS_RESET;
-        if accepted & FEATURES_OK & !self.status != 0 && !self.features_agree() {
-            accepted &= !FEATURES_OK;
+        let mut added = status & DRIVER_BITS & !self.status;
+        if added & FEATURES_OK != 0 && !self.features_agree() {
+            added &= !FEATURES_OK;
         }
         // DRIVER_OK before FEATURES_OK is out of order [6.1].
-        if accepted & FEATURES_OK == 0 {
-            accepted &= !DRIVER_OK;
+        if (self.status | added) & FEATURES_OK == 0 {
+            added &= !DRIVER_OK;
         }
-        if accepted & FAILED & !self.status != 0 {
+        if added & FAILED != 0 {
             self.warn(format_args!(
                 "the guest's driver gave the device up; the guest's log says why"
             ));
         }
-        let starts = accepted & !self.status & DRIVER_OK != 0;
-        self.status = accepted;
-        if starts {
-            if let Err(fault) = self.device.start(self.driver_features) {
+        self.status |= added;
+        if added & DRIVER_OK != 0 { self.start() } else { Served::default() }
+    }
+
+    /// The driver is ready: the device begins with what is in the queues already [6.1].
+    fn start(&mut self) -> Served {
+        let mut served = Served::default();
+        match self.device.start(self.driver_features.bits()) {
+            Ok(()) => self.waiting.extend(self.enabled()),
+            Err(fault) => {
                 self.fail(None, &fault);
+                served.announce = true;
             }
         }
+        served.announce |= self.take_config_change();
+        served
     }
 
     /// Whether the driver's features are a choice that the device can work with [6.2].
     fn features_agree(&mut self) -> bool {
-        let (offered, accepted) = (self.offered(), self.driver_features);
+        let (offered, accepted) = (self.offered(), self.driver_features.bits());
+        let further = self.driver_features.has_further();
         let unknown = accepted & !offered;
         let behind_platform = self.memory.platform_mut().accepts(accepted);
         let versioned = accepted & 1 << F_VERSION_1 != 0;
         if unknown != 0 {
             self.warn(format_args!("FEATURES_OK refused: bits {unknown:#x} were not offered"));
+        }
+        if further {
+            self.warn(format_args!("FEATURES_OK refused: bits from 64 on were not offered"));
         }
         if !behind_platform {
             self.warn(format_args!("FEATURES_OK refused: no VIRTIO_F_ACCESS_PLATFORM"));
@@ -268,9 +302,9 @@ impl<P: Platform> Transport<P> {
         if !versioned {
             self.warn(format_args!("FEATURES_OK refused: no VIRTIO_F_VERSION_1"));
         }
-        let agree = unknown == 0 && behind_platform && versioned;
+        let agree = unknown == 0 && !further && behind_platform && versioned;
         if agree {
-            let names = features::names(accepted, self.device.id());
+            let names = feature_names::names(accepted, self.device.id());
             self.stats.log.line(Level::INFO, format_args!("features: {}", names.join(" ")));
             self.stats.update(|state| state.features = names);
         }
@@ -284,24 +318,39 @@ impl<P: Platform> Transport<P> {
 
     fn set_queue(&mut self, update: &VqueueUpdate) {
         let early = self.status & FEATURES_OK == 0;
-        let event_idx = self.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+        let event_idx = self.driver_features.has(VIRTIO_RING_F_EVENT_IDX);
         let index = update.index;
-        match self.queues.get_mut(index as usize) {
-            Some(_) if early => self.warn(format_args!("set-up of queue {index} too early")),
+        let updated = match self.queues.get_mut(index as usize) {
+            Some(_) if early => Err("it comes before FEATURES_OK".to_owned()),
             Some(queue) => {
-                if let Err(error) = queue.update(update, event_idx, &mut self.memory) {
-                    self.warn(format_args!("set-up of queue {index} refused: {error}"));
-                }
+                queue.update(update, event_idx, &mut self.memory).map_err(|error| error.to_string())
             }
-            None => self.warn(format_args!("set-up of queue {index}, which is not there")),
+            None => Err("there is no such queue".to_owned()),
+        };
+        match updated {
+            Ok(Updated::Enabled) if self.status & DRIVER_OK != 0 => {
+                self.waiting.insert(index as usize);
+            }
+            Ok(_) => {}
+            Err(why) => self.warn(format_args!("set-up of queue {index} refused: {why}")),
         }
     }
 
+    /// RESET_VQUEUE, if it was negotiated: the driver has the queue back, and whatever is in it [6.7].
     fn reset_queue(&mut self, index: u32, events: &mut impl EventChannels) {
-        let queue = self.queues.get_mut(index as usize);
-        if let Some(port) = queue.and_then(|queue| queue.reset(&mut self.memory)) {
-            events.unbind(port);
+        let negotiated = self.status & FEATURES_OK != 0 && self.driver_features.has(F_RING_RESET);
+        let index = index as usize;
+        let Some(queue) = self.queues.get_mut(index).filter(|_| negotiated) else {
+            self.warn(format_args!("reset of queue {index} ignored: it was not negotiated"));
+            return;
+        };
+        let doorbell = queue.reset(&mut self.memory);
+        self.device.reset_queue(index);
+        doorbell.into_iter().for_each(|port| events.unbind(port));
+        for queues in [&mut self.waiting, &mut self.empty, &mut self.unannounced] {
+            queues.remove(index);
         }
+        self.deferred.remove(index);
     }
 
     fn bind_queue(
@@ -311,7 +360,8 @@ impl<P: Platform> Transport<P> {
         events: &mut impl EventChannels,
     ) -> BindOutcome {
         let ready = self.status & DRIVER_OK != 0;
-        let Some(queue) = self.queues.get_mut(index as usize).filter(|_| !ready) else {
+        let queue = self.queues.get_mut(index as usize);
+        let Some(queue) = queue.filter(|queue| !ready || !queue.is_enabled()) else {
             return BindOutcome::Refused;
         };
         match events.bind(port) {
@@ -354,6 +404,28 @@ impl<P: Platform> Transport<P> {
         (self.waiting, self.empty) = (QueueSet::default(), QueueSet::default());
         (self.unannounced, self.held) = (QueueSet::default(), Held::default());
         self.deferred.take();
-        (self.status, self.driver_features) = (0, 0);
+        (self.status, self.driver_features) = (0, AcceptedFeatures::default());
+    }
+
+    /// The queues that are enabled.
+    fn enabled(&self) -> QueueSet {
+        let mut enabled = QueueSet::default();
+        let numbers = self.queues.iter().enumerate().filter(|(_, queue)| queue.is_enabled());
+        numbers.for_each(|(index, _)| enabled.insert(index));
+        enabled
+    }
+
+    /// Whether queue `index` is there and enabled.
+    pub fn is_enabled(&self, index: usize) -> bool {
+        self.queues.get(index).is_some_and(Virtqueue::is_enabled)
+    }
+
+    /// Whether the configuration changed, which then has another generation [6.6].
+    fn take_config_change(&mut self) -> bool {
+        let changed = self.device.take_config_change();
+        if changed {
+            self.generation = self.generation.wrapping_add(1);
+        }
+        changed
     }
 }

@@ -1,7 +1,7 @@
 //! One virtqueue: where its rings lie, whether it is enabled, and its doorbell.
 
 use protocol::grant::PAGE_SIZE;
-use protocol::message::{VqueueState, VqueueUpdate};
+use protocol::message::{StateOperation, VqueueState, VqueueUpdate};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 
@@ -17,9 +17,12 @@ pub enum UpdateError {
     /// The queue is enabled.
     #[error("the queue is enabled; only a reset changes it")]
     Enabled,
-    /// Reserved flags are set.
+    /// Reserved flags are set, or the reserved state.
     #[error("reserved flags {0:#x}")]
     Flags(u32),
+    /// The reserved field is not 0.
+    #[error("the reserved field holds {0:#x}")]
+    Reserved(u32),
     /// The size is not a power of two up to the maximum.
     #[error("size {0} is not a power of two up to the queue's maximum")]
     Size(u32),
@@ -32,6 +35,15 @@ pub enum UpdateError {
     /// The queue's own check failed.
     #[error("the ring is refused: {0}")]
     Queue(#[from] virtio_queue::Error),
+}
+
+/// What SET_VQUEUE led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Updated {
+    /// The queue is enabled, and was not.
+    Enabled,
+    /// Its state is as before.
+    Unchanged,
 }
 
 /// Addresses and size, as the driver set them so far.
@@ -47,9 +59,6 @@ impl Setup {
     /// The set-up with an update's fields, as far as they count.
     fn with(mut self, update: &VqueueUpdate, max_size: u16) -> Result<Self, UpdateError> {
         let flags = update.flags;
-        if !flags.is_valid() {
-            return Err(UpdateError::Flags(flags.0));
-        }
         if flags.has_size() {
             let size = u16::try_from(update.size).ok();
             let size = size.filter(|size| size.is_power_of_two() && *size <= max_size);
@@ -115,6 +124,11 @@ impl Virtqueue {
         self.doorbell.replace(port)
     }
 
+    /// Whether it runs.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled.is_some()
+    }
+
     /// The ring, while the queue is enabled.
     pub fn ring(&mut self) -> Option<&mut Queue> {
         self.enabled.as_mut().map(|enabled| &mut enabled.queue)
@@ -142,16 +156,23 @@ impl Virtqueue {
         update: &VqueueUpdate,
         event_idx: bool,
         memory: &mut PlatformMemory<P>,
-    ) -> Result<(), UpdateError> {
-        if self.enabled.is_some() {
-            return Err(UpdateError::Enabled);
+    ) -> Result<Updated, UpdateError> {
+        let flags = update.flags;
+        let operation = flags.operation().ok_or(UpdateError::Flags(flags.0))?;
+        if update.reserved != 0 {
+            return Err(UpdateError::Reserved(update.reserved));
+        }
+        if self.is_enabled() {
+            let changes = flags.has_fields() || operation == StateOperation::KeepDisabled;
+            return if changes { Err(UpdateError::Enabled) } else { Ok(Updated::Unchanged) };
         }
         let setup = self.setup.with(update, self.max_size)?;
-        if update.flags.enables() {
+        let enables = operation == StateOperation::Enable;
+        if enables {
             self.enabled = Some(enable(setup, self.max_size, event_idx, memory)?);
         }
         self.setup = setup;
-        Ok(())
+        Ok(if enables { Updated::Enabled } else { Updated::Unchanged })
     }
 
     /// RESET_VQUEUE: disables it and forgets its set-up; gives the doorbell to be closed.

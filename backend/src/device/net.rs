@@ -219,6 +219,13 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
         }
     }
 
+    /// Of a transmit queue and the control queue nothing is kept over turns.
+    fn reset_queue(&mut self, index: usize) {
+        if let Role::Receive(pair) = self.role(index) {
+            self.receivers.get_mut(pair).into_iter().for_each(Receiver::return_buffers);
+        }
+    }
+
     fn can_tell_later(&self, index: usize) -> bool {
         matches!(self.role(index), Role::Transmit(_))
     }

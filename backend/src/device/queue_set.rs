@@ -35,6 +35,11 @@ impl QueueSet {
         Self(self.0 & !other.0)
     }
 
+    /// Those that are in another set too.
+    pub fn within(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// Whether it has none.
     pub fn is_empty(self) -> bool {
         self.0 == 0
@@ -69,6 +74,7 @@ mod tests {
         let mut other = QueueSet::default();
         other.insert(63);
         assert_eq!(set.without(other).iter().collect::<Vec<_>>(), [0]);
+        assert_eq!(set.within(other).iter().collect::<Vec<_>>(), [63]);
         other.extend(set.take());
         assert!(set.is_empty());
         assert_eq!(other.iter().collect::<Vec<_>>(), [0, 63]);

@@ -242,18 +242,43 @@ impl Driver {
 
     /// Sets up a queue.
     pub(super) fn add_silent_ring(&mut self, index: u32) {
-        let ring = Ring::new(&mut self.guest, self.ring_size);
-        let update = VqueueUpdate {
-            index,
-            flags: VqueueFlags(VqueueFlags::ENABLE),
-            size: self.ring_size.into(),
-            descriptor: ring.descriptors.address(),
-            driver: ring.available.address(),
-            device: ring.used.address(),
-        };
-        let queue = self.set_queue(update);
+        assert_eq!(self.rings.len(), index as usize, "rings are added in order");
+        self.rings.push(Ring::new(&mut self.guest, self.ring_size));
+        self.enable_ring(index);
+    }
+
+    fn enable_ring(&mut self, index: u32) {
+        let queue = self.set_queue(update_of(index, &self.rings[index as usize]));
         assert!(queue.enabled, "{queue:?}");
-        self.rings.push(ring);
+    }
+
+    /// Resets a queue, and takes its ring's pages back, which must not be mapped any more.
+    pub(super) fn reset_queue(&mut self, index: u32) {
+        self.ask(Request::ResetVqueue { index }, |_| ());
+        let ring = &self.rings[index as usize];
+        self.free_ring(ring);
+    }
+
+    /// Sets a queue that was reset up anew, with another ring and another doorbell.
+    pub(super) fn renew_ring(&mut self, index: u32) {
+        self.rings[index as usize] = Ring::new(&mut self.guest, self.ring_size);
+        assert_eq!(self.bind_doorbell(index), BindOutcome::Bound);
+        self.enable_ring(index);
+    }
+
+    /// As [`Driver::renew_ring`], without a doorbell.
+    pub(super) fn renew_silent_ring(&mut self, index: u32) {
+        self.rings[index as usize] = Ring::new(&mut self.guest, self.ring_size);
+        self.enable_ring(index);
+    }
+
+    /// The bytes that pages hold which the device may still reach.
+    pub(super) fn peek(&self, shared: &Shared) -> Vec<u8> {
+        let mut bytes = vec![0; shared.length];
+        for (page, chunk) in shared.pages.iter().zip(bytes.chunks_mut(4096)) {
+            self.guest.slice(*page, 0, chunk.len()).copy_to(chunk);
+        }
+        bytes
     }
 
     /// Sets a queue up; gives what it then is.
@@ -280,11 +305,7 @@ impl Driver {
     /// Ends the grants and gives what the pages hold. Fails the test if one is still mapped.
     pub(super) fn unshare(&mut self, shared: &Shared) -> Vec<u8> {
         self.guest.revoke(shared.first, shared.pages.len());
-        let mut bytes = vec![0; shared.length];
-        for (page, chunk) in shared.pages.iter().zip(bytes.chunks_mut(4096)) {
-            self.guest.slice(*page, 0, chunk.len()).copy_to(chunk);
-        }
-        bytes
+        self.peek(shared)
     }
 
     /// Leaves the end of these grants to the driver's own end.
@@ -345,9 +366,26 @@ impl Driver {
     pub(super) fn free_rings(&mut self) {
         self.current = 0;
         for ring in std::mem::take(&mut self.rings) {
-            for area in [&ring.descriptors, &ring.available, &ring.used] {
-                self.guest.revoke(area.first, 1);
-            }
+            self.free_ring(&ring);
         }
+    }
+
+    fn free_ring(&self, ring: &Ring) {
+        for area in [&ring.descriptors, &ring.available, &ring.used] {
+            self.guest.revoke(area.first, 1);
+        }
+    }
+}
+
+/// What enables queue `index` with this ring.
+fn update_of(index: u32, ring: &Ring) -> VqueueUpdate {
+    VqueueUpdate {
+        index,
+        flags: VqueueFlags(VqueueFlags::ENABLE),
+        size: ring.size.into(),
+        reserved: 0,
+        descriptor: ring.descriptors.address(),
+        driver: ring.available.address(),
+        device: ring.used.address(),
     }
 }

@@ -47,6 +47,34 @@ fn spec_3_13_a_message_page_of_the_toolstacks_is_refused() {
 }
 
 #[test]
+fn spec_2_11_a_frontend_takes_no_transport_feature_that_is_not_offered() {
+    let (host, disk) = (Host::start(), numbered_disk(1));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    host.wait_state(&ends, "2");
+    let key = "virtio-msg-transport-features";
+    let offered = host.hypervisor.store_read(&format!("{}/{key}", ends.backend));
+    assert_eq!(offered.as_deref(), Some("0"));
+    for (taken, word) in [("1", "transport features 0x1"), ("strict", "not a number")] {
+        for (key, value) in [("message-page-ref", "99"), ("event-channel", "9"), (key, taken)] {
+            host.hypervisor.store_write(&format!("{}/{key}", ends.frontend), value);
+        }
+        host.hypervisor.store_write(&format!("{}/state", ends.frontend), "3");
+        host.wait_state(&ends, "6");
+        let error = host.error(&ends).unwrap();
+        assert!(error.contains(word), "{word:?} is not in {error:?}");
+        host.hypervisor.store_write(&format!("{}/state", ends.frontend), "1");
+        host.wait_state(&ends, "2");
+    }
+    // A frontend that says that it takes none is served as one that says nothing.
+    host.hypervisor.store_write(&format!("{}/{key}", ends.frontend), "0");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
 fn spec_2_1_both_device_classes_are_looked_at() {
     let host = Host::start();
     let ends = host.add("virtio", 1, 0, &[("type", "virtio,device3f")]);

@@ -4,11 +4,11 @@ use std::sync::atomic::Ordering;
 
 use protocol::message::{BindOutcome, ConfigData, FeatureBlocks, Message, Request, Response};
 use protocol::page::{Direction, Producer};
-use protocol::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
+use protocol::status::{ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, FEATURES_OK};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
-use virtio_bindings::virtio_config::VIRTIO_F_NOTIFICATION_DATA;
+use virtio_bindings::virtio_config::{VIRTIO_F_NOTIF_CONFIG_DATA, VIRTIO_F_NOTIFICATION_DATA};
 
-use super::block::header;
+use super::block::{OK, header, request};
 use super::driver::Driver;
 use super::host::{Host, XVDA, numbered_disk};
 use crate::xen::{Access, DomId};
@@ -187,10 +187,70 @@ fn spec_6_1_nothing_is_served_before_driver_ok() {
     driver.ask(Request::SetDriverFeatures(none), |_| ());
     let ready = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
     assert_eq!(driver.set_status(ready), ready);
-    driver.ring().0.doorbell.notify();
+    // And then without another word.
     assert_eq!(driver.wait_used(), (0, 513));
     for shared in [head, input, status] {
         driver.unshare(&shared);
+    }
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_5_3_an_event_of_a_queue_that_is_not_there_is_dropped_and_counted() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    for index in [4, 63, 64, 255] {
+        driver.send_avail(index);
+        driver.status();
+    }
+    let malformed = || host.stat(DomId(1)).stats.messages.malformed;
+    assert_eq!(malformed(), 4);
+    // One that is there and not enabled has nothing to serve.
+    driver.send_avail(3);
+    driver.status();
+    assert_eq!(malformed(), 4);
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 5, &[], 512), (OK, vec![5; 512]));
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_5_10_signals_that_merge_are_one_notification_for_all_buffers() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let head = driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
+    let input = driver.share(&[0; 512], Access::ReadWrite);
+    let status = driver.share(&[0xff], Access::ReadWrite);
+    let chain = [head.readable(), input.writable(), status.writable()];
+    // Five requests and one signal; no request and some signals.
+    let (ring, guest) = driver.ring();
+    let heads: Vec<_> = (0..5).map(|_| ring.add(guest, &chain)).collect();
+    ring.doorbell.notify();
+    heads.into_iter().for_each(|head| assert_eq!(driver.wait_used(), (head, 513)));
+    (0..5).for_each(|_| driver.ring().0.doorbell.notify());
+    assert_eq!(driver.status() & DEVICE_NEEDS_RESET, 0);
+    for shared in [head, input, status] {
+        driver.unshare(&shared);
+    }
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_5_9_a_ping_is_answered_with_its_number() {
+    let (host, disk) = (Host::start(), numbered_disk(1));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    for number in [0, 7, u32::MAX] {
+        driver.ask(Request::Ping(number), |answer| assert_eq!(answer, Response::Ping(number)));
     }
     driver.close();
     host.remove(&ends);
@@ -220,11 +280,12 @@ fn spec_6_6_configuration_that_cannot_be_written_is_not() {
 }
 
 #[test]
-fn spec_5_7_notification_data_is_not_offered() {
+fn spec_5_7_what_notifications_cannot_carry_is_not_offered() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
     let mut driver = host.connect(&ends);
-    assert_eq!(driver.offered() & 1 << VIRTIO_F_NOTIFICATION_DATA, 0);
+    let bits = 1 << VIRTIO_F_NOTIFICATION_DATA | 1 << VIRTIO_F_NOTIF_CONFIG_DATA;
+    assert_eq!(driver.offered() & bits, 0);
     driver.close();
     host.remove(&ends);
     host.finish();

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use protocol::status::{DEVICE_NEEDS_RESET, F_ACCESS_PLATFORM, F_VERSION_1};
+use protocol::status::{
+    ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, F_ACCESS_PLATFORM, F_VERSION_1, FEATURES_OK,
+};
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF,
 };
@@ -346,6 +348,21 @@ fn buffers_of_the_wrong_direction_are_faults_of_that_device_alone() {
         assert_eq!(cable.next(), (0, packet(60, 2)));
         end(host, &ends, driver);
     }
+}
+
+#[test]
+fn spec_6_5_an_interface_that_is_gone_when_the_driver_is_ready_is_announced() {
+    let host = Host::start();
+    let (ends, mut driver, cable) = add(&host, 1);
+    let offered = driver.offered();
+    driver.negotiate(offered);
+    (0..2).for_each(|index| driver.add_ring(index));
+    cable.tear();
+    let ready = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
+    assert_eq!(driver.set_status(ready), ready | DEVICE_NEEDS_RESET);
+    // Though the response shows it: the driver need not look there.
+    assert_eq!(driver.wait_config_event(), ready | DEVICE_NEEDS_RESET);
+    end(host, &ends, driver);
 }
 
 #[test]

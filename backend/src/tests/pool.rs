@@ -222,6 +222,7 @@ fn spec_6_3_a_ring_in_the_pool_is_refused() {
         index: 0,
         flags: VqueueFlags(VqueueFlags::ENABLE),
         size: 16,
+        reserved: 0,
         descriptor: PoolPage(0).address(0),
         driver: PoolPage(1).address(0),
         device: PoolPage(2).address(0),

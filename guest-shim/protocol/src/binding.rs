@@ -12,6 +12,12 @@ pub const DEVICE_NUMBER: u16 = 0;
 /// Bus feature bit: the device keeps pages mapped that the driver shares with it [3.10].
 pub const F_SHARED_POOL: u32 = 1 << 0;
 
+/// Transport feature bit: SET_CONFIG with another generation than the current is rejected [2.11].
+pub const F_STRICT_CONFIG_GENERATION: u32 = 1 << 0;
+
+/// The transport features that the two sides of this project know: none.
+pub const TRANSPORT_FEATURES: u32 = 0;
+
 /// Keys the backend writes into its own directory before state 2 [2.3].
 pub mod backend_key {
     /// virtio-msg revision, decimal.
@@ -20,6 +26,8 @@ pub mod backend_key {
     pub const MAX_MESSAGE_SIZE: &str = "virtio-msg-max-size";
     /// Bus feature bits that the backend offers, decimal: [`super::F_SHARED_POOL`].
     pub const BUS_FEATURES: &str = "virtio-msg-bus-features";
+    /// Transport feature bits that the backend offers, decimal; without the key, none [2.11].
+    pub const TRANSPORT_FEATURES: &str = "virtio-msg-transport-features";
 }
 
 /// Keys the frontend writes into its own directory before state 3 [2.4].
@@ -28,6 +36,9 @@ pub mod frontend_key {
     pub const MESSAGE_PAGE: &str = "message-page-ref";
     /// Event channel of the message page, decimal.
     pub const EVENT_CHANNEL: &str = "event-channel";
+    /// Of the transport feature bits that the backend offers those that the frontend takes, decimal;
+    /// without the key, none [2.11].
+    pub const TRANSPORT_FEATURES: &str = "virtio-msg-transport-features";
 }
 
 /// A xenbus end's state, as the `state` key holds it in decimal.
@@ -105,9 +116,21 @@ pub const fn negotiate(
     Ok(Negotiated { max_message_size, shared_pool: bus_features & F_SHARED_POOL != 0 })
 }
 
+/// The transport features that a frontend takes of those that are offered [2.11].
+pub const fn taken_transport_features(offered: u32) -> u32 {
+    offered & TRANSPORT_FEATURES
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spec_2_11_no_transport_feature_is_taken_that_is_not_known() {
+        for offered in [0, F_STRICT_CONFIG_GENERATION, 0x8000_0000, u32::MAX] {
+            assert_eq!(taken_transport_features(offered), 0, "{offered:#x}");
+        }
+    }
 
     #[test]
     fn spec_2_3_negotiation_refuses_what_it_does_not_know() {

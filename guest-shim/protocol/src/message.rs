@@ -13,9 +13,9 @@ mod tests;
 
 use core::fmt;
 
-pub use event::Event;
+pub use event::{ChangedBytes, ConfigChange, Event};
 pub use header::{HEADER_SIZE, Header};
-pub use request::{Request, VqueueFlags, VqueueUpdate};
+pub use request::{Request, StateOperation, VqueueFlags, VqueueUpdate};
 pub use response::{BindOutcome, DeviceInfo, Response, ShareOutcome, VqueueState};
 
 use crate::wire::{Reader, Writer};
@@ -104,16 +104,20 @@ impl<'a> FeatureBlocks<'a> {
         (self.bytes.len() / 4) as u32
     }
 
+    /// Number and bits of each block. Numbers may exceed what the messages' fields can hold.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u32)> + 'a {
+        let blocks = self.bytes.chunks_exact(4).zip(u64::from(self.first)..);
+        blocks
+            .filter_map(|(bits, number)| Some((number, u32::from_le_bytes(bits.try_into().ok()?))))
+    }
+
     /// The first 64 feature bits of what the blocks hold; those beyond are dropped.
     pub fn low_bits(&self) -> u64 {
-        let mut bits = 0;
-        for (position, block) in self.bytes.chunks_exact(4).enumerate() {
-            let number = u64::from(self.first).saturating_add(position as u64);
-            if let (0 | 1, Ok(block)) = (number, block.try_into()) {
-                bits |= u64::from(u32::from_le_bytes(block)) << (32 * number);
-            }
-        }
-        bits
+        self.iter().fold(0, |low, (number, bits)| match number {
+            0 => low | u64::from(bits),
+            1 => low | u64::from(bits) << 32,
+            _ => low,
+        })
     }
 
     fn read(reader: &mut Reader<'a>) -> Result<Self, MessageError> {

@@ -6,6 +6,11 @@ use crate::message::MessageError;
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
+    /// Whether no byte is left.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(crate) fn bytes(&mut self, count: usize) -> Result<&'a [u8], MessageError> {
         let (head, rest) = self.0.split_at_checked(count).ok_or(MessageError::Truncated)?;
         self.0 = rest;

@@ -9,7 +9,8 @@ use std::vec::Vec;
 
 use protocol::binding::negotiate;
 use protocol::message::{
-    BindOutcome, ConfigData, DeviceInfo, FeatureBlocks, VqueueFlags, VqueueState, VqueueUpdate,
+    BindOutcome, ChangedBytes, ConfigChange, ConfigData, DeviceInfo, FeatureBlocks, VqueueFlags,
+    VqueueState, VqueueUpdate,
 };
 use protocol::page::SLOTS;
 
@@ -110,6 +111,7 @@ fn fitting<'a>() -> Vec<(Request<'a>, Response<'a>)> {
         index: 1,
         flags: VqueueFlags(VqueueFlags::ENABLE),
         size: 256,
+        reserved: 0,
         descriptor: 1 << 63,
         driver: 1 << 63,
         device: 1 << 63,
@@ -245,7 +247,11 @@ fn events_reach_the_driver_while_it_waits_for_an_answer() {
     bench.device_sends(Message::event(Event::Used { index: 6 }));
     bench.device_sends(Message::event(Event::Config {
         status: 64,
-        config: config(5, 0, b"overwritten?"),
+        config: ConfigChange {
+            generation: 5,
+            offset: 0,
+            bytes: ChangedBytes::Sent(b"overwritten?"),
+        },
     }));
     assert_eq!(bench.receive(), Received::Answer);
     assert_eq!(bench.driver.generation(), 4);

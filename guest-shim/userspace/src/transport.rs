@@ -137,6 +137,7 @@ impl Transport for XenTransport {
             index: queue.into(),
             flags: VqueueFlags(VqueueFlags::ENABLE),
             size,
+            reserved: 0,
             descriptor: descriptors,
             driver: driver_area,
             device: device_area,

@@ -32,6 +32,17 @@ impl Served {
     }
 }
 
+/// An event of the driver's that means nothing.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Meaningless {
+    /// The device has fewer queues.
+    #[error("EVENT_AVAIL of queue {0}, which is not there")]
+    NoSuchQueue(u32),
+    /// A device's, not a driver's.
+    #[error("an event that only a device sends")]
+    OfADevice,
+}
+
 /// Requests that the driver was not told of yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
@@ -87,11 +98,20 @@ type Work<'a, P> = &'a mut dyn FnMut(
 
 impl<P: Platform> Transport<P> {
     /// Serves what an event of the driver's asks for.
-    pub fn hear(&mut self, event: Event<'_>, events: &mut impl EventChannels) -> Served {
+    ///
+    /// # Errors
+    /// [`Meaningless`]; nothing was done.
+    pub fn hear(
+        &mut self,
+        event: Event<'_>,
+        events: &mut impl EventChannels,
+    ) -> Result<Served, Meaningless> {
         match event {
-            Event::Avail { index, .. } => self.serve(index as usize, events),
-            // Events of the device's own kinds mean nothing when they come from the driver.
-            Event::Config { .. } | Event::Used { .. } => Served::default(),
+            Event::Avail { index, .. } if index as usize >= self.queues.len() => {
+                Err(Meaningless::NoSuchQueue(index))
+            }
+            Event::Avail { index, .. } => Ok(self.serve(index as usize, events)),
+            Event::Config { .. } | Event::Used { .. } => Err(Meaningless::OfADevice),
         }
     }
 
@@ -121,7 +141,8 @@ impl<P: Platform> Transport<P> {
 
     /// Gives every queue that wants it another turn.
     pub fn serve_waiting(&mut self, events: &mut impl EventChannels) -> Served {
-        let waiting = self.waiting.take();
+        // A device may ask for a queue that was reset since, or was never enabled.
+        let waiting = self.waiting.take().within(self.enabled());
         self.work(events, &mut |device, queues| {
             waiting.iter().try_for_each(|index| device.serve(index, queues))
         })
@@ -242,6 +263,9 @@ impl<P: Platform> Transport<P> {
     }
 
     fn serve(&mut self, index: usize, events: &mut impl EventChannels) -> Served {
+        if !self.is_enabled(index) {
+            return Served::default();
+        }
         self.work(events, &mut |device, queues| device.serve(index, queues))
     }
 
@@ -274,10 +298,7 @@ impl<P: Platform> Transport<P> {
             self.fail(latest, &fault);
             served.announce = true;
         }
-        if self.device.take_config_change() {
-            self.generation = self.generation.wrapping_add(1);
-            served.announce = true;
-        }
+        served.announce |= self.take_config_change();
         served
     }
 

@@ -115,6 +115,12 @@ impl Receiver {
         self.starved = false;
     }
 
+    /// The driver has its buffers back. Packets wait until the queue is set up anew.
+    pub(super) fn return_buffers(&mut self) {
+        self.stock.clear();
+        self.starved = true;
+    }
+
     /// Forgets everything.
     pub(super) fn reset(&mut self) {
         self.drop_packets();
@@ -272,7 +278,9 @@ impl Receiver {
                 return Ok(Gathered::Never);
             }
             if with.requests == self.stock.len() && !self.restock(queues)? {
-                let whole_ring = alone && count >= queues.size(self.index);
+                // No entries: the queue is not set up, or was reset.
+                let size = queues.size(self.index);
+                let whole_ring = alone && (1..=count).contains(&size);
                 return Ok(if whole_ring { Gathered::Never } else { Gathered::NotYet });
             }
             let Some(next) = self.stock.get(with.requests) else { return Ok(Gathered::NotYet) };

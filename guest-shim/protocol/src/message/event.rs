@@ -1,8 +1,54 @@
 //! What either side tells the other without waiting for an answer.
 
 use super::header::{Header, Kind};
-use super::{ConfigData, MessageError, id};
+use super::{MessageError, id};
 use crate::wire::{Reader, Writer};
+
+/// The bytes of a configuration change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangedBytes<'a> {
+    /// As they now are; at least one.
+    Sent(&'a [u8]),
+    /// So many, which the driver reads by GET_CONFIG. 0: anything may have changed.
+    Omitted(u32),
+}
+
+/// What EVENT_CONFIG says of the configuration space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfigChange<'a> {
+    /// The generation that the change led to.
+    pub generation: u32,
+    /// Offset of the first byte that changed.
+    pub offset: u32,
+    /// The bytes that changed.
+    pub bytes: ChangedBytes<'a>,
+}
+
+impl<'a> ConfigChange<'a> {
+    /// A change without a range, or of the status alone.
+    pub const fn anywhere(generation: u32) -> Self {
+        Self { generation, offset: 0, bytes: ChangedBytes::Omitted(0) }
+    }
+
+    fn write(&self, w: &mut Writer<'_>) -> Result<(), MessageError> {
+        let (length, data) = match self.bytes {
+            ChangedBytes::Sent(data) => (data.len() as u32, data),
+            ChangedBytes::Omitted(length) => (length, [].as_slice()),
+        };
+        w.u32s([self.generation, self.offset, length])?;
+        w.bytes(data)
+    }
+
+    fn read(r: &mut Reader<'a>) -> Result<Self, MessageError> {
+        let (generation, offset, length) = (r.u32()?, r.u32()?, r.u32()?);
+        let bytes = if length == 0 || r.is_empty() {
+            ChangedBytes::Omitted(length)
+        } else {
+            ChangedBytes::Sent(r.counted(length)?)
+        };
+        Ok(Self { generation, offset, bytes })
+    }
+}
 
 /// News; no answer is ever sent, not even to a malformed one [5.3].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,8 +57,8 @@ pub enum Event<'a> {
     Config {
         /// The status byte as it now is.
         status: u32,
-        /// The configuration that changed; may carry no bytes.
-        config: ConfigData<'a>,
+        /// The configuration that changed.
+        config: ConfigChange<'a>,
     },
     /// From the driver: buffers are available in a queue without a doorbell.
     Avail {
@@ -52,7 +98,7 @@ impl<'a> Event<'a> {
     pub(super) fn read(header: &Header, r: &mut Reader<'a>) -> Result<Self, MessageError> {
         Ok(match (header.kind.bus, header.id) {
             (false, id::EVENT_CONFIG) => {
-                Self::Config { status: r.u32()?, config: ConfigData::read(r)? }
+                Self::Config { status: r.u32()?, config: ConfigChange::read(r)? }
             }
             (false, id::EVENT_AVAIL) => Self::Avail { index: r.u32()?, next_offset_wrap: r.u32()? },
             (false, id::EVENT_USED) => Self::Used { index: r.u32()? },

@@ -6,6 +6,17 @@ use crate::grant::GrantRef;
 use crate::pool::PoolPage;
 use crate::wire::{Reader, Writer};
 
+/// What SET_VQUEUE does to a queue's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateOperation {
+    /// Keep a disabled queue disabled; an enabled one is not for this operation.
+    KeepDisabled,
+    /// Enable it.
+    Enable,
+    /// Keep it as it is.
+    Keep,
+}
+
 /// What SET_VQUEUE does to a queue and which of its fields count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VqueueFlags(pub u32);
@@ -13,22 +24,29 @@ pub struct VqueueFlags(pub u32);
 impl VqueueFlags {
     /// State: enable the queue.
     pub const ENABLE: u32 = 1;
+    /// State: keep it as it is.
+    pub const KEEP: u32 = 2;
     const STATE: u32 = 3;
     const IGNORE_SIZE: u32 = 1 << 2;
     const IGNORE_DESCRIPTOR: u32 = 1 << 3;
     const IGNORE_DRIVER: u32 = 1 << 4;
     const IGNORE_DEVICE: u32 = 1 << 5;
+    const IGNORE_ALL: u32 = 0x3c;
     const KNOWN: u32 = 0x3f;
-    const RESERVED_STATE: u32 = 3;
 
-    /// Whether only defined bits are set and the state is not the reserved one.
-    pub const fn is_valid(self) -> bool {
-        self.0 & !Self::KNOWN == 0 && self.0 & Self::STATE != Self::RESERVED_STATE
+    /// The state operation; `None` if it is the reserved one, or a reserved bit is set.
+    pub const fn operation(self) -> Option<StateOperation> {
+        match self.0 & (Self::STATE | !Self::KNOWN) {
+            0 => Some(StateOperation::KeepDisabled),
+            Self::ENABLE => Some(StateOperation::Enable),
+            Self::KEEP => Some(StateOperation::Keep),
+            _ => None,
+        }
     }
 
-    /// Whether the queue is to be enabled.
-    pub const fn enables(self) -> bool {
-        self.0 & Self::STATE == Self::ENABLE
+    /// Whether a field counts, the size or an address.
+    pub const fn has_fields(self) -> bool {
+        self.0 & Self::IGNORE_ALL != Self::IGNORE_ALL
     }
 
     /// Whether the size field counts.
@@ -61,6 +79,8 @@ pub struct VqueueUpdate {
     pub flags: VqueueFlags,
     /// Entries.
     pub size: u32,
+    /// 0 from a driver; an update with anything else changes nothing.
+    pub reserved: u32,
     /// DMA address of the descriptor area.
     pub descriptor: u64,
     /// DMA address of the driver area (split ring: available ring).
@@ -90,7 +110,7 @@ pub enum Request<'a> {
         /// Bytes.
         size: u32,
     },
-    /// Write a piece of configuration space.
+    /// Write a piece of configuration space. The generation is 0 [2.11].
     SetConfig(ConfigData<'a>),
     /// The status byte.
     GetDeviceStatus,
@@ -103,7 +123,7 @@ pub enum Request<'a> {
     },
     /// Set a queue up.
     SetVqueue(VqueueUpdate),
-    /// Disable one queue and forget its set-up.
+    /// Disable one queue and forget its set-up, if VIRTIO_F_RING_RESET was negotiated.
     ResetVqueue {
         /// Queue number.
         index: u32,
@@ -160,7 +180,7 @@ impl<'a> Request<'a> {
             Self::SetDriverFeatures(blocks) => blocks.write(w),
             Self::SetConfig(config) => config.write(w),
             Self::SetVqueue(update) => {
-                w.u32s([update.index, update.flags.0, update.size, 0])?;
+                w.u32s([update.index, update.flags.0, update.size, update.reserved])?;
                 w.u64(update.descriptor)?;
                 w.u64(update.driver)?;
                 w.u64(update.device)
@@ -205,12 +225,11 @@ impl<'a> Request<'a> {
 }
 
 fn read_update(r: &mut Reader<'_>) -> Result<VqueueUpdate, MessageError> {
-    let (index, flags, size) = (r.u32()?, VqueueFlags(r.u32()?), r.u32()?);
-    let _reserved = r.u32()?;
     Ok(VqueueUpdate {
-        index,
-        flags,
-        size,
+        index: r.u32()?,
+        flags: VqueueFlags(r.u32()?),
+        size: r.u32()?,
+        reserved: r.u32()?,
         descriptor: r.u64()?,
         driver: r.u64()?,
         device: r.u64()?,

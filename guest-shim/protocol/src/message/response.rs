@@ -74,7 +74,7 @@ pub enum Response<'a> {
     SetDriverFeatures,
     /// A piece of configuration space.
     GetConfig(ConfigData<'a>),
-    /// What stands there now; no bytes if the write was rejected.
+    /// The bytes that were written; none if none was.
     SetConfig(ConfigData<'a>),
     /// The status byte.
     GetDeviceStatus(u32),
@@ -84,7 +84,7 @@ pub enum Response<'a> {
     GetVqueue(VqueueState),
     /// The update was looked at; GET_VQUEUE tells what holds.
     SetVqueue,
-    /// The queue is disabled.
+    /// The queue is disabled, or stays as it is.
     ResetVqueue,
     /// The region.
     GetShm {

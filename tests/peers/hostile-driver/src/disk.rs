@@ -46,6 +46,7 @@ impl Disk {
             index: 0,
             flags: VqueueFlags(VqueueFlags::ENABLE),
             size: SIZE.into(),
+            reserved: 0,
             descriptor: self.ring.descriptor_area(),
             driver: self.ring.driver_area(),
             device: self.ring.device_area(),

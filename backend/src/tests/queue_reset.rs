@@ -1,0 +1,205 @@
+//! A queue that is reset by itself (virtio 1.3 section 2.6.1): its buffers are the driver's again, whichever
+//! device had them; the device's other queues go on, and so does this one once it is set up anew.
+
+use std::io::Write;
+
+use protocol::message::{Request, Response};
+use protocol::status::{DEVICE_NEEDS_RESET, F_RING_RESET};
+use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
+
+use super::block::{OK, header, request};
+use super::driver::{Driver, Shared};
+use super::host::{Host, XVDA, numbered_disk};
+use super::vsock::guest::{Packet, RESET, Setting};
+use super::{console, network};
+use crate::xen::{Access, DomId};
+
+const RECEIVE: u32 = 0;
+const TRANSMIT: u32 = 1;
+/// What a buffer holds in which nothing was written.
+const UNTOUCHED: u8 = 0xee;
+
+/// Puts buffers into a queue, and rings its doorbell.
+fn post(driver: &mut Driver, queue: u32, count: usize) -> Vec<Shared> {
+    driver.use_queue(queue as usize);
+    let buffers = (0..count).map(|_| driver.share(&[UNTOUCHED; 2000], Access::ReadWrite));
+    let buffers: Vec<_> = buffers.collect();
+    for buffer in &buffers {
+        driver.submit(&[buffer.writable()]);
+    }
+    buffers
+}
+
+/// Nothing was written into these buffers, of which the device knows nothing any more. They stay granted until here,
+/// so that a device that did not forget them would have written.
+fn untouched(host: &Host, driver: &mut Driver, buffers: &[Shared]) {
+    host.settle(driver);
+    assert_eq!(driver.status() & DEVICE_NEEDS_RESET, 0);
+    for buffer in buffers {
+        assert!(driver.unshare(buffer).iter().all(|byte| *byte == UNTOUCHED));
+    }
+}
+
+/// What the device wrote into the first of the queue's buffers.
+fn first_used(driver: &mut Driver, queue: u32, buffers: &[Shared]) -> Vec<u8> {
+    driver.use_queue(queue as usize);
+    let (_, written) = driver.wait_used();
+    let bytes = driver.unshare(&buffers[0]);
+    buffers[1..].iter().for_each(|buffer| drop(driver.unshare(buffer)));
+    bytes[..written as usize].to_vec()
+}
+
+#[test]
+fn spec_6_7_a_network_device_forgets_the_buffers_of_a_queue_that_is_reset() {
+    let host = Host::start();
+    let (ends, mut driver, cable) = network::add(&host, 1);
+    driver.start_with(2);
+    let buffers = post(&mut driver, RECEIVE, 8);
+    // With the first packet the device takes all of them.
+    assert!(cable.send(0, &network::packet(60, 1)));
+    driver.wait_used();
+    let (first, kept) = buffers.split_first().unwrap();
+    driver.unshare(first);
+    driver.reset_queue(RECEIVE);
+    for seed in 2..7 {
+        assert!(cable.send(0, &network::packet(60, seed)));
+    }
+    untouched(&host, &mut driver, kept);
+    // The other direction goes on.
+    driver.use_queue(TRANSMIT as usize);
+    let sent = network::packet(100, 9);
+    let buffer = driver.share(&sent, Access::ReadOnly);
+    driver.submit(&[buffer.readable()]);
+    driver.wait_used();
+    driver.unshare(&buffer);
+    assert_eq!(cable.next(), (0, sent));
+
+    // What came meanwhile waits for buffers.
+    driver.renew_ring(RECEIVE);
+    for seed in 2..7 {
+        let buffers = post(&mut driver, RECEIVE, 1);
+        let received = first_used(&mut driver, RECEIVE, &buffers);
+        assert_eq!(received[12..], network::packet(60, seed)[12..]);
+    }
+    assert_eq!(host.stat(DomId(1)).stats.dropped.to_guest, 0);
+    driver.reset_queue(TRANSMIT);
+    driver.renew_ring(TRANSMIT);
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_6_7_a_console_forgets_the_buffers_of_a_queue_that_is_reset() {
+    let (host, ends, mut driver) = console::console();
+    let mut terminal = console::terminal(&host, &ends);
+    let buffers = post(&mut driver, RECEIVE, 2);
+    terminal.write_all(b"one").unwrap();
+    driver.use_queue(RECEIVE as usize);
+    assert_eq!(driver.wait_used().1, 3);
+    let (first, kept) = buffers.split_first().unwrap();
+    driver.unshare(first);
+    driver.reset_queue(RECEIVE);
+    terminal.write_all(b"two").unwrap();
+    untouched(&host, &mut driver, kept);
+    driver.renew_ring(RECEIVE);
+    let buffers = post(&mut driver, RECEIVE, 1);
+    assert_eq!(first_used(&mut driver, RECEIVE, &buffers), b"two");
+    console::end(host, &ends, driver);
+}
+
+#[test]
+fn spec_6_7_a_socket_device_forgets_the_buffers_of_a_queue_that_is_reset() {
+    let mut setting = Setting::new();
+    let buffers = post(&mut setting.driver, RECEIVE, 2);
+    setting.driver.reset_queue(RECEIVE);
+    // Answered by a reset of the connection that it names.
+    setting.send(&Packet::data(99, b""));
+    untouched(&setting.host, &mut setting.driver, &buffers);
+    setting.driver.renew_ring(RECEIVE);
+    assert_eq!(setting.expect(RESET).host, 99);
+    setting.end();
+}
+
+#[test]
+fn spec_6_7_an_entropy_device_forgets_what_waits_for_its_rate() {
+    let host = Host::start();
+    host.configure("[domain.web1.virtio.0.rng]\nrate = \"8KiB/s\"");
+    host.hypervisor.store_write("/local/domain/1/name", "web1");
+    let ends = host.add("virtio", 1, 0, &[("type", "virtio,device4")]);
+    let mut driver = host.connect(&ends);
+    driver.start();
+    // More than was saved up: what follows waits in the ring until the timer fires.
+    let room = driver.share(&[0; 3 * 4096], Access::ReadWrite);
+    driver.submit(&[room.writable()]);
+    driver.wait_used();
+    driver.unshare(&room);
+    let buffers = post(&mut driver, 0, 2);
+    host.settle(&mut driver);
+    driver.reset_queue(0);
+    driver.renew_ring(0);
+    let others = post(&mut driver, 0, 1);
+    assert_eq!(first_used(&mut driver, 0, &others).len(), 2000);
+    untouched(&host, &mut driver, &buffers);
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_6_7_a_disk_does_nothing_in_a_queue_that_was_reset() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    assert_ne!(driver.offered() & 1 << F_RING_RESET, 0);
+    driver.start_with(2);
+    for queue in [0, 1, 0] {
+        driver.use_queue(queue);
+        assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 5, &[], 512), (OK, vec![5; 512]));
+        // In the ring when the reset comes, if it was not served before.
+        let head = driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
+        let input = driver.share(&[UNTOUCHED; 512], Access::ReadWrite);
+        let status = driver.share(&[0xff], Access::ReadWrite);
+        let chain = [head.readable(), input.writable(), status.writable()];
+        let (ring, guest) = driver.ring();
+        ring.add(guest, &chain);
+        driver.reset_queue(queue as u32);
+        let before = driver.peek(&input);
+        host.settle(&mut driver);
+        assert_eq!(driver.unshare(&input), before);
+        driver.unshare(&head);
+        driver.unshare(&status);
+        assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1 + 3, "the other queue's rings");
+        driver.renew_ring(queue as u32);
+    }
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 6, &[], 512), (OK, vec![6; 512]));
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn spec_6_7_a_queue_may_have_its_events_in_band_after_its_reset() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    driver.reset_queue(0);
+    driver.renew_silent_ring(0);
+    let head = driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
+    let input = driver.share(&[0; 512], Access::ReadWrite);
+    let status = driver.share(&[0xff], Access::ReadWrite);
+    driver.submit(&[head.readable(), input.writable(), status.writable()]);
+    driver.send_avail(0);
+    assert_eq!((driver.wait_used_event(), driver.wait_used()), (0, (0, 513)));
+    for shared in [head, input, status] {
+        driver.unshare(&shared);
+    }
+    // A queue beyond those that there are, in every message that names one.
+    driver.ask(Request::ResetVqueue { index: u32::MAX }, |answer| {
+        assert_eq!(answer, Response::ResetVqueue);
+    });
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
