@@ -14,7 +14,9 @@ mod pool;
 use core::ffi::c_int;
 use core::slice;
 
-use protocol::binding::{Negotiated, NegotiationError, XenbusState, negotiate};
+use protocol::binding::{
+    Negotiated, NegotiationError, XenbusState, negotiate, taken_transport_features,
+};
 use protocol::grant::GrantRef;
 use protocol::message::{
     BindOutcome, ConfigData, FeatureBlocks, Request, Response, ShareOutcome, VqueueFlags,
@@ -30,6 +32,7 @@ const EIO: c_int = -5;
 const EAGAIN: c_int = -11;
 const EBUSY: c_int = -16;
 const EINVAL: c_int = -22;
+const ERANGE: c_int = -34;
 const EPROTO: c_int = -71;
 const EMSGSIZE: c_int = -90;
 
@@ -159,6 +162,12 @@ pub(crate) unsafe extern "C" fn shim_negotiate(
     0
 }
 
+/// The transport features that the frontend takes of those that the backend offers [2.11].
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn shim_transport_features(offered: u32) -> u32 {
+    taken_transport_features(offered)
+}
+
 /// What the frontend does in these xenbus states: `enum shim_action`.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_next_action(own: u32, backend: u32) -> u32 {
@@ -171,7 +180,7 @@ pub(crate) extern "C" fn shim_next_action(own: u32, backend: u32) -> u32 {
     }
 }
 
-/// Sends a request; 0, or -EAGAIN when the page is full.
+/// Sends a request; 0, -EAGAIN when the page is full, or -ERANGE for configuration that the device does not have.
 ///
 /// # Safety
 /// As for the module; `request.data` points to `request.size` bytes where the kind is SET_CONFIG.
@@ -185,22 +194,14 @@ pub(crate) unsafe extern "C" fn shim_send(
     // one. The page is only ever seen as atomics, so the peer's writes are no data race.
     let (transport, page, request) = unsafe { (&mut *transport, &*page, &*request) };
     // SAFETY: the caller owes the bytes behind `data`.
-    unsafe {
-        with_request(transport, request, |transport, request| {
-            error_of(transport.send(page, request))
-        })
-    }
+    unsafe { with_request(request, |request| error_of(transport.send(page, request))) }
 }
 
 /// Calls `then` with the core's form of a C request.
 ///
 /// # Safety
 /// `request.data` points to `request.size` bytes where the kind is SET_CONFIG.
-unsafe fn with_request(
-    transport: &mut Transport,
-    request: &ShimRequest,
-    then: impl FnOnce(&mut Transport, Request<'_>) -> c_int,
-) -> c_int {
+unsafe fn with_request(request: &ShimRequest, then: impl FnOnce(Request<'_>) -> c_int) -> c_int {
     let features = request.features.to_le_bytes();
     let index = request.index;
     let request = match request.kind {
@@ -209,7 +210,8 @@ unsafe fn with_request(
         kind::SET_FEATURES => Request::SetDriverFeatures(FeatureBlocks::new(0, &features)),
         kind::GET_CONFIG => Request::GetConfig { offset: request.offset, size: request.size },
         kind::SET_CONFIG => Request::SetConfig(ConfigData {
-            generation: transport.generation(),
+            // As the baseline profile has it [6.6].
+            generation: 0,
             offset: request.offset,
             // SAFETY: the caller owes `size` readable bytes that nobody changes during the call.
             data: unsafe { slice::from_raw_parts(request.data, request.size as usize) },
@@ -235,7 +237,7 @@ unsafe fn with_request(
         },
         _ => return EINVAL,
     };
-    then(transport, request)
+    then(request)
 }
 
 fn error_of(sent: Result<(), SendError>) -> c_int {
@@ -245,6 +247,7 @@ fn error_of(sent: Result<(), SendError>) -> c_int {
         Err(SendError::Full) => EAGAIN,
         Err(SendError::TooLong) => EMSGSIZE,
         Err(SendError::NoSuchQueue) => EINVAL,
+        Err(SendError::OutsideConfig) => ERANGE,
         Err(SendError::Broken) => EIO,
     }
 }
@@ -269,6 +272,7 @@ pub(crate) unsafe extern "C" fn shim_receive(
         Received::ConfigChanged { status } => (out.what, out.status) = (3, status),
         Received::Used { index } => (out.what, out.index) = (4, index),
         Received::Broken => out.what = 5,
+        Received::Pinged => out.what = 6,
     }
     // SAFETY: a valid `struct shim_received` by the module's contract.
     unsafe { received.write(out) };

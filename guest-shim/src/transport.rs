@@ -1,5 +1,5 @@
 //! The driver's end of the message page (SPEC sections 4 and 5): one request at a time, its answer,
-//! and the device's events.
+//! the device's events and its PING.
 //!
 //! Everything the device wrote is decoded from a private copy and checked against what was asked
 //! before a caller sees it. A page whose indices are impossible breaks the transport for good.
@@ -30,6 +30,8 @@ pub enum SendError {
     TooLong,
     /// Above [`MAX_QUEUES`].
     NoSuchQueue,
+    /// Not within the configuration space that the device has [6.6].
+    OutsideConfig,
     /// The page is corrupt, or the driver gave the device up.
     Broken,
 }
@@ -52,6 +54,8 @@ pub enum Received {
         /// The status byte as it now is.
         status: u32,
     },
+    /// The device wants to know whether the driver is there. It is answered when the page is drained [5.9].
+    Pinged,
     /// A queue without a doorbell has used buffers.
     Used {
         /// Queue number, not checked against the queues there are.
@@ -70,7 +74,7 @@ pub struct Mismatch;
 pub struct Counters {
     /// Malformed, or of a kind that a device does not send [5.3].
     pub malformed: u64,
-    /// Responses that no request waits for [5.4].
+    /// Responses that no request waits for [5.4], and PINGs that came before an earlier one was answered [5.9].
     pub unexpected: u64,
 }
 
@@ -91,6 +95,13 @@ enum Exchange {
     Mismatched,
 }
 
+/// A PING of the device's that is yet to be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ping {
+    token: u16,
+    number: u32,
+}
+
 /// The driver's end of a message page.
 #[derive(Debug)]
 pub struct Transport {
@@ -100,6 +111,9 @@ pub struct Transport {
     token: u16,
     exchange: Exchange,
     generation: u32,
+    /// Bytes of configuration space, once the device has told.
+    config_size: Option<u32>,
+    ping: Option<Ping>,
     held_back: QueueSet,
     counters: Counters,
     broken: bool,
@@ -118,6 +132,8 @@ impl Transport {
             token: 0,
             exchange: Exchange::Idle,
             generation: 0,
+            config_size: None,
+            ping: None,
             held_back: QueueSet::EMPTY,
             counters: Counters { malformed: 0, unexpected: 0 },
             broken: false,
@@ -138,6 +154,9 @@ impl Transport {
         }
         if self.exchange != Exchange::Idle {
             return Err(SendError::Busy);
+        }
+        if self.is_outside_config(&request) {
+            return Err(SendError::OutsideConfig);
         }
         let token = self.token.wrapping_add(1);
         let size = Message::request(token, request)
@@ -220,6 +239,25 @@ impl Transport {
         self.max_size.saturating_sub(HEADER_SIZE + CONFIG_FIELDS) as u32
     }
 
+    /// Whether a request is for configuration that the device does not have, as far as is known.
+    fn is_outside_config(&self, request: &Request<'_>) -> bool {
+        let (offset, size) = match *request {
+            Request::GetConfig { offset, size } => (offset, size),
+            Request::SetConfig(config) => (config.offset, config.data.len() as u32),
+            _ => return false,
+        };
+        let end = u64::from(offset) + u64::from(size);
+        self.config_size.is_some_and(|known| end > u64::from(known))
+    }
+
+    fn push_pong(&mut self, page: &PageWords, ping: Ping) -> Result<(), SendError> {
+        let mut bytes = [0; HEADER_SIZE + 4];
+        let pong = Message::response(ping.token, Response::Ping(ping.number));
+        let size = pong.encode(&mut bytes).map_err(|_| SendError::TooLong)?;
+        let pushed = self.to_device.push(page, front(&bytes, size));
+        self.check(pushed)
+    }
+
     fn push_avail(&mut self, page: &PageWords, index: u32) -> Result<(), SendError> {
         let mut bytes = [0; HEADER_SIZE + 8];
         let event = Event::Avail { index, next_offset_wrap: 0 };
@@ -253,6 +291,14 @@ impl Transport {
     /// Nothing is left to receive: send what was held back, and see whether the device must know.
     fn settle(&mut self, page: &PageWords) -> Received {
         let mut signal = self.from_device.take_saw_full();
+        if let Some(ping) = self.ping {
+            match self.push_pong(page, ping) {
+                Ok(()) => (self.ping, signal) = (None, true),
+                Err(SendError::Broken) => return Received::Broken,
+                // There will be room.
+                Err(_) => {}
+            }
+        }
         while let Some(index) = self.held_back.first() {
             match self.push_avail(page, index) {
                 Ok(()) => self.held_back.remove(index),
@@ -275,26 +321,41 @@ impl Transport {
                 Received::ConfigChanged { status }
             }
             Body::Event(Event::Used { index }) => Received::Used { index },
+            Body::Request(Request::Ping(number)) => {
+                self.accept_ping(Ping { token: message.token, number })
+            }
             // What only a driver sends.
             Body::Event(Event::Avail { .. }) | Body::Request(_) => self.drop_malformed(),
             Body::Response(_) => self.accept_response(message.token, size),
         }
     }
 
+    /// One at a time: a device that does not wait for the answer gets none to the others.
+    fn accept_ping(&mut self, ping: Ping) -> Received {
+        if self.ping.is_some() {
+            return self.drop_unexpected();
+        }
+        self.ping = Some(ping);
+        Received::Pinged
+    }
+
+    fn drop_unexpected(&mut self) -> Received {
+        self.counters.unexpected = self.counters.unexpected.saturating_add(1);
+        Received::Dropped
+    }
+
     /// Acts on the response in the inbox.
     fn accept_response(&mut self, token: u16, size: usize) -> Received {
         let asked = match self.exchange {
             Exchange::Waiting { token: sent, size } if sent == token => size,
-            _ => {
-                self.counters.unexpected = self.counters.unexpected.saturating_add(1);
-                return Received::Dropped;
-            }
+            _ => return self.drop_unexpected(),
         };
         let request = front(&self.request, asked);
         let response = front(&self.inbox, size);
         self.exchange = match answer::check(request, response) {
-            Ok(generation) => {
-                self.generation = generation.unwrap_or(self.generation);
+            Ok(learnt) => {
+                self.generation = learnt.generation.unwrap_or(self.generation);
+                self.config_size = learnt.config_size.or(self.config_size);
                 self.answer = self.inbox;
                 Exchange::Answered { size }
             }

@@ -124,7 +124,10 @@ impl Driver {
                     self.port.wait(what);
                 }
                 Received::Broken => panic!("the message page is corrupt"),
-                Received::Dropped | Received::ConfigChanged { .. } | Received::Used { .. } => {}
+                Received::Dropped
+                | Received::ConfigChanged { .. }
+                | Received::Pinged
+                | Received::Used { .. } => {}
             }
         }
         take(self.transport.take_answer().unwrap().unwrap())

@@ -7,18 +7,31 @@ use protocol::message::{Body, ConfigData, Message, Request, Response};
 
 use super::Mismatch;
 
-/// Compares the fields that the request determines; gives the configuration generation if the
-/// response carries one.
-pub(super) fn check(request: &[u8], response: &[u8]) -> Result<Option<u32>, Mismatch> {
+/// What a response tells beside what was asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Learnt {
+    /// The configuration's generation.
+    pub(super) generation: Option<u32>,
+    /// Bytes of configuration space.
+    pub(super) config_size: Option<u32>,
+}
+
+/// Compares the fields that the request determines.
+pub(super) fn check(request: &[u8], response: &[u8]) -> Result<Learnt, Mismatch> {
     let request = self::request(request).ok_or(Mismatch)?;
     let response = self::response(response).ok_or(Mismatch)?;
     if !answers(&request, &response) {
         return Err(Mismatch);
     }
-    Ok(match response {
-        Response::GetConfig(config) | Response::SetConfig(config) => Some(config.generation),
-        _ => None,
-    })
+    let mut learnt = Learnt::default();
+    match response {
+        Response::GetConfig(config) | Response::SetConfig(config) => {
+            learnt.generation = Some(config.generation);
+        }
+        Response::GetDeviceInfo(info) => learnt.config_size = Some(info.config_size),
+        _ => {}
+    }
+    Ok(learnt)
 }
 
 /// The request that a message holds.
@@ -42,10 +55,10 @@ fn answers(request: &Request<'_>, response: &Response<'_>) -> bool {
         (Request::GetDeviceInfo, Response::GetDeviceInfo(_))
         | (Request::SetDriverFeatures(_), Response::SetDriverFeatures)
         | (Request::GetDeviceStatus, Response::GetDeviceStatus(_))
+        // Whatever it then is: even a reset may complete later [6.4].
+        | (Request::SetDeviceStatus(_), Response::SetDeviceStatus(_))
         | (Request::SetVqueue(_), Response::SetVqueue)
         | (Request::ResetVqueue { .. }, Response::ResetVqueue) => true,
-        // A reset is complete when its response is sent [6.4]: no other status is possible then.
-        (Request::SetDeviceStatus(asked), Response::SetDeviceStatus(is)) => asked != 0 || is == 0,
         (Request::GetDeviceFeatures { first, count }, Response::GetDeviceFeatures(blocks)) => {
             blocks.first == first && whole_or_none(blocks.count(), count)
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use doors::{Access, Connection, DomId, EventError, Evtchn, Gntalloc, StoreError, XenStore};
 use protocol::binding::{
     Negotiated, NegotiationError, XenbusState, backend_key, frontend_key, negotiate,
+    taken_transport_features,
 };
 use protocol::message::{Request, Response};
 
@@ -82,14 +83,20 @@ impl Frontend {
         store.write(&key("state"), &state_number(XenbusState::Initialising))?;
         wait_state(&mut store, &backend, XenbusState::InitWait)?;
         let negotiated = negotiated(&mut store, &backend)?;
+        let features = transport_features(&mut store, &backend)?;
 
         let page =
             Gntalloc::new(backend_id).share(1, Access::ReadWrite).map_err(FrontendError::Grants)?;
         let mut events = Evtchn::open(backend_id)?;
         let port = events.allocate()?;
         let reference = page.references().first().map_or(0, |reference| reference.0);
-        store.write(&key(frontend_key::MESSAGE_PAGE), &reference.to_string())?;
-        store.write(&key(frontend_key::EVENT_CHANNEL), &port.0.to_string())?;
+        for (name, number) in [
+            (frontend_key::MESSAGE_PAGE, reference),
+            (frontend_key::EVENT_CHANNEL, port.0),
+            (frontend_key::TRANSPORT_FEATURES, features),
+        ] {
+            store.write(&key(name), &number.to_string())?;
+        }
         store.write(&key("state"), &state_number(XenbusState::Initialised))?;
         let messages = Messages::new(page, events, port, negotiated);
         let mut frontend = Self { store, path: path.to_owned(), backend, backend_id, messages };
@@ -166,6 +173,12 @@ fn negotiated(store: &mut Connection, backend: &str) -> Result<Negotiated, Front
     let (revision, size) = (read(backend_key::REVISION)?, read(backend_key::MAX_MESSAGE_SIZE)?);
     let features = read(backend_key::BUS_FEATURES)?;
     negotiate(revision, size, features).map_err(FrontendError::Negotiation)
+}
+
+/// The transport features that this frontend takes [2.11].
+fn transport_features(store: &mut Connection, backend: &str) -> Result<u32, StoreError> {
+    let offered = number(store, &format!("{backend}/{}", backend_key::TRANSPORT_FEATURES))?;
+    Ok(taken_transport_features(offered.unwrap_or(0)))
 }
 
 /// Waits until the backend is in a state.

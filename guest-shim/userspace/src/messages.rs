@@ -1,6 +1,7 @@
 //! Messages to the device, and its events (SPEC sections 4 and 5).
 
 use std::collections::BTreeMap;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use doors::{EventChannels, EventError, Evtchn, LocalPort, SharedPages};
@@ -8,11 +9,15 @@ use guest_shim::transport::{Received, SendError, Transport};
 use protocol::binding::Negotiated;
 use protocol::message::{BindOutcome, Request, Response};
 use protocol::page::PageWords;
+use protocol::status::DEVICE_NEEDS_RESET;
 
 use crate::wait::wait;
 
-/// How long the device may take for a response [5.4].
+/// How long the device may take for a response [5.4], and for a reset [6.4].
 const RESPONSE_LIMIT: Duration = Duration::from_secs(10);
+/// How long to wait before the device is asked whether its reset is complete: the first time, and at most. It tells of
+/// that by no event.
+const RESET_PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(100)];
 
 /// Why the device did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +31,9 @@ pub enum MessageError {
     /// It took too long.
     #[error("waited {0} s for the device to answer")]
     Late(u64),
+    /// It did not complete a reset.
+    #[error("waited {0} s for the device to complete its reset")]
+    ResetLate(u64),
     /// It answered something else.
     #[error("the device's answer does not fit what it was asked")]
     Mismatch,
@@ -55,6 +63,8 @@ pub(crate) struct Messages {
     /// By queue.
     doorbells: BTreeMap<u16, LocalPort>,
     told: Told,
+    /// The device told DEVICE_NEEDS_RESET, in whatever message.
+    needs_reset: bool,
 }
 
 impl Messages {
@@ -67,7 +77,7 @@ impl Messages {
     ) -> Self {
         let transport = Transport::new(negotiated);
         let (doorbells, told) = (BTreeMap::new(), Told::default());
-        Self { page, events, port, transport, doorbells, told }
+        Self { page, events, port, transport, doorbells, told, needs_reset: false }
     }
 
     /// Asks, and gives what `take` makes of the answer; `None` is an answer that does not fit.
@@ -90,9 +100,42 @@ impl Messages {
             self.take_signals()?;
         }
         match self.transport.take_answer() {
-            Some(Ok(answer)) => take(answer).ok_or(MessageError::Mismatch),
+            Some(Ok(answer)) => {
+                if let Response::GetDeviceStatus(status) | Response::SetDeviceStatus(status) =
+                    answer
+                {
+                    self.needs_reset |= status & DEVICE_NEEDS_RESET != 0;
+                }
+                take(answer).ok_or(MessageError::Mismatch)
+            }
             Some(Err(_)) | None => Err(MessageError::Mismatch),
         }
+    }
+
+    /// Resets the device, and waits until it has let go of everything [6.4].
+    pub(crate) fn reset(&mut self) -> Result<(), MessageError> {
+        let [mut pause, longest] = RESET_PAUSES;
+        let end = Instant::now() + RESPONSE_LIMIT;
+        let mut status = self.ask(Request::SetDeviceStatus(0), status_of)?;
+        while status != 0 {
+            if Instant::now() >= end {
+                self.transport.give_up();
+                return Err(MessageError::ResetLate(RESPONSE_LIMIT.as_secs()));
+            }
+            thread::sleep(pause);
+            pause = longest.min(2 * pause);
+            status = self.ask(Request::GetDeviceStatus, status_of)?;
+        }
+        self.needs_reset = false;
+        for (_, port) in std::mem::take(&mut self.doorbells) {
+            self.events.unbind(port);
+        }
+        Ok(())
+    }
+
+    /// Whether the device told that only a reset helps it.
+    pub(crate) fn needs_reset(&self) -> bool {
+        self.needs_reset
     }
 
     /// Takes what is in the page, up to an answer; whether there was one.
@@ -106,9 +149,12 @@ impl Messages {
                     }
                     return Ok(false);
                 }
-                Received::ConfigChanged { .. } => self.told.config = true,
+                Received::ConfigChanged { status } => {
+                    self.told.config = true;
+                    self.needs_reset |= status & DEVICE_NEEDS_RESET != 0;
+                }
                 Received::Used { .. } => self.told.used = true,
-                Received::Dropped => {}
+                Received::Dropped | Received::Pinged => {}
                 Received::Broken => return Err(MessageError::Broken),
             }
         }
@@ -182,6 +228,14 @@ impl Messages {
     /// Bytes of configuration that fit into a message.
     pub(crate) fn max_config_bytes(&self) -> usize {
         self.transport.max_config_bytes() as usize
+    }
+}
+
+/// The status in an answer.
+pub(crate) fn status_of(answer: Response<'_>) -> Option<u32> {
+    match answer {
+        Response::GetDeviceStatus(status) | Response::SetDeviceStatus(status) => Some(status),
+        _ => None,
     }
 }
 

@@ -6,19 +6,21 @@ use protocol::message::{
     ConfigData, DeviceInfo, FeatureBlocks, Request, Response, VqueueFlags, VqueueState,
     VqueueUpdate,
 };
-use protocol::status::{DEVICE_NEEDS_RESET, F_ACCESS_PLATFORM};
+use protocol::status::{DEVICE_NEEDS_RESET, F_ACCESS_PLATFORM, F_RING_RESET};
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 use virtio_drivers::{Error, PhysAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::frontend::Frontend;
-use crate::messages::MessageError;
+use crate::messages::{MessageError, status_of};
 
 /// A device. What fails where virtio-drivers knows no failure is logged, and the device is in need of
 /// a reset from then on.
 pub struct XenTransport {
     frontend: RefCell<Frontend>,
     device_type: DeviceType,
+    /// `VIRTIO_F_RING_RESET`, if the device offers it.
+    queue_reset: u64,
     broken: bool,
 }
 
@@ -34,7 +36,7 @@ impl XenTransport {
         })?;
         let device_type =
             DeviceType::try_from(info.device_id).map_err(|_| MessageError::Mismatch)?;
-        Ok(Self { frontend: RefCell::new(frontend), device_type, broken: false })
+        Ok(Self { frontend: RefCell::new(frontend), device_type, queue_reset: 0, broken: false })
     }
 
     fn ask<R>(
@@ -72,13 +74,16 @@ impl Transport for XenTransport {
                 Response::GetDeviceFeatures(blocks) => Some(blocks.low_bits()),
                 _ => None,
             });
-        features.unwrap_or(0)
+        let features = features.unwrap_or(0);
+        self.queue_reset = features & 1 << F_RING_RESET;
+        features
     }
 
-    /// With `VIRTIO_F_ACCESS_PLATFORM`, of which drivers need not know: this transport's addresses are
-    /// grants, which are the platform's mechanism.
+    /// With `VIRTIO_F_ACCESS_PLATFORM` and `VIRTIO_F_RING_RESET`, of which drivers need not know: this transport's
+    /// addresses are grants, which are the platform's mechanism, and [`Transport::queue_unset`] is the reset of a
+    /// queue.
     fn write_driver_features(&mut self, features: u64) {
-        let bytes = (features | 1 << F_ACCESS_PLATFORM).to_le_bytes();
+        let bytes = (features | 1 << F_ACCESS_PLATFORM | self.queue_reset).to_le_bytes();
         let blocks = FeatureBlocks::new(0, &bytes);
         if self.ask(Request::SetDriverFeatures(blocks), |_| Some(())).is_none() {
             self.broken = true;
@@ -95,24 +100,22 @@ impl Transport for XenTransport {
     }
 
     fn get_status(&self) -> DeviceStatus {
-        let status = self.ask(Request::GetDeviceStatus, |answer| match answer {
-            Response::GetDeviceStatus(status) => Some(status),
-            _ => None,
-        });
-        let broken = if self.broken { DEVICE_NEEDS_RESET } else { 0 };
+        let status = self.ask(Request::GetDeviceStatus, status_of);
+        let broken = self.broken || self.frontend.borrow_mut().messages().needs_reset();
+        let broken = if broken { DEVICE_NEEDS_RESET } else { 0 };
         DeviceStatus::from_bits_retain(status.unwrap_or(DEVICE_NEEDS_RESET) | broken)
     }
 
     fn set_status(&mut self, status: DeviceStatus) {
-        let set = self.ask(Request::SetDeviceStatus(status.bits()), |answer| match answer {
-            Response::SetDeviceStatus(status) => Some(status),
-            _ => None,
-        });
         if status.is_empty() {
             self.broken = false;
+            let reset = self.frontend.get_mut().messages().reset();
+            return self.checked(reset);
         }
-        // A device that refuses the features, too, is of no use to a driver that does not look.
-        let refused = set.is_none_or(|set| status.bits() & !set != 0);
+        let set = self.ask(Request::SetDeviceStatus(status.bits()), status_of);
+        // A device that refuses the features, or cannot start, is of no use to a driver that does not look.
+        let unfit = |set: u32| status.bits() & !set != 0 || set & DEVICE_NEEDS_RESET != 0;
+        let refused = set.is_none_or(unfit);
         if refused {
             tracing::error!(?status, ?set, "the device does not take the status");
             self.broken = true;
@@ -153,7 +156,11 @@ impl Transport for XenTransport {
         self.checked(bound);
     }
 
+    /// Where the device cannot reset one queue, it resets all: the queue's memory is the driver's then, too.
     fn queue_unset(&mut self, queue: u16) {
+        if self.queue_reset == 0 {
+            return self.set_status(DeviceStatus::empty());
+        }
         let reset = self.ask(Request::ResetVqueue { index: queue.into() }, |_| Some(()));
         self.broken |= reset.is_none();
         self.frontend.get_mut().messages().unbind(queue);
@@ -202,9 +209,9 @@ impl Transport for XenTransport {
         offset: usize,
         value: T,
     ) -> Result<(), Error> {
-        let generation = self.read_config_generation();
         let data = value.as_bytes();
-        let config = ConfigData { generation, offset: offset as u32, data };
+        // The generation does not count [6.6].
+        let config = ConfigData { generation: 0, offset: offset as u32, data };
         let written = self.ask(Request::SetConfig(config), |answer| match answer {
             Response::SetConfig(ConfigData { data, .. }) if !data.is_empty() => Some(()),
             _ => None,
