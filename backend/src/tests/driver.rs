@@ -54,6 +54,8 @@ pub(super) struct Driver {
     kept: Vec<Shared>,
     pool: Vec<Pooled>,
     current: usize,
+    /// Queues that EVENT_USED told of while an answer was waited for.
+    used: Vec<u32>,
 }
 
 impl Driver {
@@ -92,6 +94,7 @@ impl Driver {
             kept: Vec::new(),
             pool: Vec::new(),
             current: 0,
+            used: Vec::new(),
         }
     }
 
@@ -124,10 +127,8 @@ impl Driver {
                     self.port.wait(what);
                 }
                 Received::Broken => panic!("the message page is corrupt"),
-                Received::Dropped
-                | Received::ConfigChanged { .. }
-                | Received::Pinged
-                | Received::Used { .. } => {}
+                Received::Used { index } => self.used.push(index),
+                Received::Dropped | Received::ConfigChanged { .. } | Received::Pinged => {}
             }
         }
         take(self.transport.take_answer().unwrap().unwrap())
@@ -137,6 +138,11 @@ impl Driver {
     pub(super) fn send_avail(&mut self, index: u32) {
         self.transport.event_avail(self.guest.words(self.page), index).unwrap();
         self.port.notify();
+    }
+
+    /// The queues that EVENT_USED told of while answers were waited for.
+    pub(super) fn used_events(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.used)
     }
 
     /// Waits for EVENT_USED; gives the queue that it tells of.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
 use tempfile::NamedTempFile;
@@ -166,6 +167,16 @@ impl Host {
     pub(super) fn devices(&self, guest: DomId) -> usize {
         let devices = self.registry.report().devices;
         devices.iter().filter(|device| device.domid == guest.0).count()
+    }
+
+    /// Waits until the first guest's first device has served so many requests to read, though it can tell its driver
+    /// nothing.
+    pub(super) fn wait_requests_read(&self, count: u64) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while self.stat(DomId(1)).stats.requests.read < count {
+            assert!(Instant::now() < end, "waited 10 s for {count} request(s) to be served");
+            thread::yield_now();
+        }
     }
 
     /// Waits until the guest's first device has dealt with everything that is ready now: what its driver signalled and
