@@ -100,6 +100,8 @@ impl VirtioDevice<PlatformMemory<Grants<SimGrants>>> for Notes {
     ) -> Result<(), Fault> {
         self.note(Call::Serve(index));
         queues.rest(index);
+        // Asks for a queue that cannot be served, as where one was reset since.
+        queues.again(QUEUES as usize);
         Ok(())
     }
 
