@@ -116,8 +116,8 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     /// Its configuration space.
     fn config(&self) -> &[u8];
 
-    /// Writes into the configuration space, in which all of `data` lies: all of it, or `false` and nothing, where
-    /// that is not allowed. None is, by default.
+    /// Writes into the configuration space, in which all of `data` lies: all of it, or `false` and
+    /// nothing, where that is not allowed. None is, by default.
     fn write_config(&mut self, offset: usize, data: &[u8]) -> bool {
         let _ = (offset, data);
         false
@@ -135,9 +135,9 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     /// The driver is gone, or starts again.
     fn reset(&mut self) {}
 
-    /// The driver has queue `index` back, and every request in it [6.7]. A device that keeps requests over turns
-    /// forgets those of this queue, and writes nothing into their buffers any more. The queue may be set up anew,
-    /// and is then served as if its doorbell rang.
+    /// The driver has queue `index` back, and every request in it [6.7]. A device that keeps
+    /// requests over turns forgets those of this queue, and writes nothing into their buffers any
+    /// more. The queue may be set up anew, and is then served as if its doorbell rang.
     fn reset_queue(&mut self, index: usize) {
         let _ = index;
     }

@@ -180,7 +180,8 @@ pub(crate) extern "C" fn shim_next_action(own: u32, backend: u32) -> u32 {
     }
 }
 
-/// Sends a request; 0, -EAGAIN when the page is full, or -ERANGE for configuration that the device does not have.
+/// Sends a request; 0, -EAGAIN when the page is full, or -ERANGE for configuration that the device
+/// does not have.
 ///
 /// # Safety
 /// As for the module; `request.data` points to `request.size` bytes where the kind is SET_CONFIG.

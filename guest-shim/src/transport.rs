@@ -54,7 +54,8 @@ pub enum Received {
         /// The status byte as it now is.
         status: u32,
     },
-    /// The device wants to know whether the driver is there. It is answered when the page is drained [5.9].
+    /// The device wants to know whether the driver is there. It is answered when the page is
+    /// drained [5.9].
     Pinged,
     /// A queue without a doorbell has used buffers.
     Used {
@@ -74,7 +75,8 @@ pub struct Mismatch;
 pub struct Counters {
     /// Malformed, or of a kind that a device does not send [5.3].
     pub malformed: u64,
-    /// Responses that no request waits for [5.4], and PINGs that came before an earlier one was answered [5.9].
+    /// Responses that no request waits for [5.4], and PINGs that came before an earlier one was
+    /// answered [5.9].
     pub unexpected: u64,
 }
 

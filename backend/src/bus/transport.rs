@@ -116,8 +116,8 @@ impl<P: Platform> Transport<P> {
         (self.status, self.generation)
     }
 
-    /// Features offered: the device's, the platform's, the ring's, and always version 1 [6.2] and the reset of a
-    /// queue [6.7].
+    /// Features offered: the device's, the platform's, the ring's, and always version 1 [6.2] and
+    /// the reset of a queue [6.7].
     fn offered(&self) -> u64 {
         self.device.features()
             | self.memory.platform().offered()
@@ -230,8 +230,8 @@ impl<P: Platform> Transport<P> {
         ConfigData { generation: self.generation, offset, data: room }
     }
 
-    /// Writes configuration, whatever generation the driver names [6.6]: all of the bytes, which are the answer's
-    /// then, or none.
+    /// Writes configuration, whatever generation the driver names [6.6]: all of the bytes, which
+    /// are the answer's then, or none.
     fn set_config<'s>(&mut self, new: ConfigData<'_>, scratch: &'s mut Scratch) -> ConfigData<'s> {
         let offset = new.offset as usize;
         let end = offset.checked_add(new.data.len());
@@ -336,7 +336,8 @@ impl<P: Platform> Transport<P> {
         }
     }
 
-    /// RESET_VQUEUE, if it was negotiated: the driver has the queue back, and whatever is in it [6.7].
+    /// RESET_VQUEUE, if it was negotiated: the driver has the queue back, and whatever is in it
+    /// [6.7].
     fn reset_queue(&mut self, index: u32, events: &mut impl EventChannels) {
         let negotiated = self.status & FEATURES_OK != 0 && self.driver_features.has(F_RING_RESET);
         let index = index as usize;

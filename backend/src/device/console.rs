@@ -141,7 +141,8 @@ impl Console {
         (position < self.named.len()).then_some(position)
     }
 
-    /// Takes the driver's control messages, a turn's worth, as long as there is room for the answers.
+    /// Takes the driver's control messages, a turn's worth, as long as there is room for the
+    /// answers.
     fn hear_driver<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
         for _ in 0..BATCH {
             let Some(message) = self.control.next(queues)? else { break };
@@ -193,8 +194,8 @@ impl Console {
         }
     }
 
-    /// Tells the driver of programs that came and went, and of the size; later, and of how it is then, where no more
-    /// messages may wait.
+    /// Tells the driver of programs that came and went, and of the size; later, and of how it is
+    /// then, where no more messages may wait.
     fn tell_news<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
         for (port, number) in self.named.iter_mut().zip(1..) {
             if self.control.room() == 0 {

@@ -169,8 +169,8 @@ impl Host {
         devices.iter().filter(|device| device.domid == guest.0).count()
     }
 
-    /// Waits until the first guest's first device has served so many requests to read, though it can tell its driver
-    /// nothing.
+    /// Waits until the first guest's first device has served so many requests to read, though it
+    /// can tell its driver nothing.
     pub(super) fn wait_requests_read(&self, count: u64) {
         let end = Instant::now() + Duration::from_secs(10);
         while self.stat(DomId(1)).stats.requests.read < count {
@@ -179,8 +179,8 @@ impl Host {
         }
     }
 
-    /// Waits until the guest's first device has dealt with everything that is ready now: what its driver signalled and
-    /// what it waits for beside that.
+    /// Waits until the guest's first device has dealt with everything that is ready now: what its
+    /// driver signalled and what it waits for beside that.
     pub(super) fn settle(&self, driver: &mut Driver) {
         let guest = driver.ends.guest;
         let waits = || self.stat(guest).stats.counts.sleeps;

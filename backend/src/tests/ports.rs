@@ -247,7 +247,8 @@ fn a_driver_that_takes_no_control_messages_is_held_up() {
     end(host, &ends, driver);
 }
 
-/// A console with 15 further ports, of which the driver knows nothing yet; the first four queues are set up.
+/// A console with 15 further ports, of which the driver knows nothing yet; the first four queues
+/// are set up.
 fn many_ports(directory: &TempDir) -> (Host, Ends, Driver) {
     let host = Host::start();
     host.hypervisor.store_write("/local/domain/1/name", "web1");
@@ -314,7 +315,8 @@ fn programs_that_come_and_go_cost_a_driver_that_does_not_listen_a_bounded_number
     let _last = UnixStream::connect(&path).unwrap();
     host.settle(&mut driver);
     assert_eq!(hear(&mut driver).1, NAME);
-    // 63 waited behind it: every other of them says that somebody came. That somebody is there is told last.
+    // 63 waited behind it: every other of them says that somebody came. That somebody is there is
+    // told last.
     for place in 0..63 {
         assert_eq!(hear(&mut driver), (1, OPEN, 1 - place % 2, vec![]));
     }

@@ -1,5 +1,6 @@
-//! A queue that is reset by itself (virtio 1.3 section 2.6.1): its buffers are the driver's again, whichever
-//! device had them; the device's other queues go on, and so does this one once it is set up anew.
+//! A queue that is reset by itself (virtio 1.3 section 2.6.1): its buffers are the driver's again,
+//! whichever device had them; the device's other queues go on, and so does this one once it is set
+//! up anew.
 
 use std::io::Write;
 
@@ -33,8 +34,8 @@ fn post(driver: &mut Driver, queue: u32, count: usize) -> Vec<Shared> {
     buffers
 }
 
-/// Nothing was written into these buffers, of which the device knows nothing any more. They stay granted until here,
-/// so that a device that did not forget them would have written.
+/// Nothing was written into these buffers, of which the device knows nothing any more. They stay
+/// granted until here, so that a device that did not forget them would have written.
 fn untouched(host: &Host, driver: &mut Driver, buffers: &[Shared]) {
     host.settle(driver);
     assert_eq!(driver.status() & DEVICE_NEEDS_RESET, 0);

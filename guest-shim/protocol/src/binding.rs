@@ -36,8 +36,8 @@ pub mod frontend_key {
     pub const MESSAGE_PAGE: &str = "message-page-ref";
     /// Event channel of the message page, decimal.
     pub const EVENT_CHANNEL: &str = "event-channel";
-    /// Of the transport feature bits that the backend offers those that the frontend takes, decimal;
-    /// without the key, none [2.11].
+    /// Of the transport feature bits that the backend offers those that the frontend takes,
+    /// decimal; without the key, none [2.11].
     pub const TRANSPORT_FEATURES: &str = "virtio-msg-transport-features";
 }
 

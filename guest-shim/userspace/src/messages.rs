@@ -15,8 +15,8 @@ use crate::wait::wait;
 
 /// How long the device may take for a response [5.4], and for a reset [6.4].
 const RESPONSE_LIMIT: Duration = Duration::from_secs(10);
-/// How long to wait before the device is asked whether its reset is complete: the first time, and at most. It tells of
-/// that by no event.
+/// How long to wait before the device is asked whether its reset is complete: the first time, and
+/// at most. It tells of that by no event.
 const RESET_PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(100)];
 
 /// Why the device did not answer.

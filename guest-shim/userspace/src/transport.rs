@@ -79,9 +79,9 @@ impl Transport for XenTransport {
         features
     }
 
-    /// With `VIRTIO_F_ACCESS_PLATFORM` and `VIRTIO_F_RING_RESET`, of which drivers need not know: this transport's
-    /// addresses are grants, which are the platform's mechanism, and [`Transport::queue_unset`] is the reset of a
-    /// queue.
+    /// With `VIRTIO_F_ACCESS_PLATFORM` and `VIRTIO_F_RING_RESET`, of which drivers need not know:
+    /// this transport's addresses are grants, which are the platform's mechanism, and
+    /// [`Transport::queue_unset`] is the reset of a queue.
     fn write_driver_features(&mut self, features: u64) {
         let bytes = (features | 1 << F_ACCESS_PLATFORM | self.queue_reset).to_le_bytes();
         let blocks = FeatureBlocks::new(0, &bytes);
@@ -113,7 +113,8 @@ impl Transport for XenTransport {
             return self.checked(reset);
         }
         let set = self.ask(Request::SetDeviceStatus(status.bits()), status_of);
-        // A device that refuses the features, or cannot start, is of no use to a driver that does not look.
+        // A device that refuses the features, or cannot start, is of no use to a driver that does
+        // not look.
         let unfit = |set: u32| status.bits() & !set != 0 || set & DEVICE_NEEDS_RESET != 0;
         let refused = set.is_none_or(unfit);
         if refused {
@@ -156,7 +157,8 @@ impl Transport for XenTransport {
         self.checked(bound);
     }
 
-    /// Where the device cannot reset one queue, it resets all: the queue's memory is the driver's then, too.
+    /// Where the device cannot reset one queue, it resets all: the queue's memory is the driver's
+    /// then, too.
     fn queue_unset(&mut self, queue: u16) {
         if self.queue_reset == 0 {
             return self.set_status(DeviceStatus::empty());

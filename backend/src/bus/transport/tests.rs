@@ -535,7 +535,8 @@ fn spec_6_4_a_reset_gives_everything_back() {
     assert_eq!(bench.set_status(READY).0, ACKNOWLEDGE | DRIVER);
 }
 
-/// Whatever number stands in whatever field, in every state: every request has its answer, nothing panics.
+/// Whatever number stands in whatever field, in every state: every request has its answer, nothing
+/// panics.
 #[test]
 fn any_number_in_any_field_is_survived() {
     let numbers =

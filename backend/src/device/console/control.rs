@@ -96,7 +96,8 @@ impl ToDriver<'_> {
 pub struct Control {
     /// At most [`MOST_WAITING`].
     waiting: VecDeque<Vec<u8>>,
-    /// A message of the driver's that was taken from the ring, and whose answers have found no room.
+    /// A message of the driver's that was taken from the ring, and whose answers have found no
+    /// room.
     heard: Option<FromDriver>,
     /// The driver gave no buffer; its doorbell tells of the next.
     starved: bool,

@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 
 use super::header::{HEADER_SIZE, Header};
 
-/// Packets with which no more is taken from the guest, and nothing more is asked of the host's programs (SPEC
-/// section 7).
+/// Packets with which no more is taken from the guest, and nothing more is asked of the host's
+/// programs (SPEC section 7).
 const FULL: usize = 256;
-/// Packets that one of the guest's is answered with, at most: a request for credit gets an update, and a reset too
-/// where the connection ends with it.
+/// Packets that one of the guest's is answered with, at most: a request for credit gets an update,
+/// and a reset too where the connection ends with it.
 const ANSWERS: usize = 2;
 /// Packets with which no more is read from the host's programs.
 const ENOUGH: usize = 32;
