@@ -24,7 +24,7 @@ use self::deferred::Deferred;
 use self::features::AcceptedFeatures;
 use self::service::Signals;
 pub use self::service::{Held, Served};
-use super::virtqueue::{Updated, Virtqueue};
+use super::virtqueue::{UpdateError, Updated, Virtqueue};
 use crate::device::{QueueSet, Spare, VirtioDevice};
 use crate::features as feature_names;
 use crate::platform::{Platform, PlatformMemory};
@@ -224,10 +224,8 @@ impl<P: Platform> Transport<P> {
         let (start, length) = (offset as usize, size as usize);
         let wanted = start.checked_add(length).and_then(|end| self.device.config().get(start..end));
         let wanted = wanted.filter(|data| data.len() <= self.max_size.saturating_sub(DATA_OFFSET));
-        let wanted = wanted.unwrap_or(&[]);
-        let room = scratch.get_mut(..wanted.len()).unwrap_or(&mut []);
-        room.iter_mut().zip(wanted).for_each(|(to, from)| *to = *from);
-        ConfigData { generation: self.generation, offset, data: room }
+        let data = copied(wanted.unwrap_or(&[]), scratch);
+        ConfigData { generation: self.generation, offset, data }
     }
 
     /// Writes configuration, whatever generation the driver names [6.6]: all of the bytes, which
@@ -240,10 +238,8 @@ impl<P: Platform> Transport<P> {
         if applied {
             self.generation = self.generation.wrapping_add(1);
         }
-        let data = if applied { new.data } else { &[] };
-        let room = scratch.get_mut(..data.len()).unwrap_or(&mut []);
-        room.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
-        ConfigData { generation: self.generation, offset: new.offset, data: room }
+        let data = copied(if applied { new.data } else { &[] }, scratch);
+        ConfigData { generation: self.generation, offset: new.offset, data }
     }
 
     /// A driver's write adds to the status what it may [6.8]; 0 resets the device.
@@ -321,18 +317,16 @@ impl<P: Platform> Transport<P> {
         let event_idx = self.driver_features.has(VIRTIO_RING_F_EVENT_IDX);
         let index = update.index;
         let updated = match self.queues.get_mut(index as usize) {
-            Some(_) if early => Err("it comes before FEATURES_OK".to_owned()),
-            Some(queue) => {
-                queue.update(update, event_idx, &mut self.memory).map_err(|error| error.to_string())
-            }
-            None => Err("there is no such queue".to_owned()),
+            Some(_) if early => Err(UpdateError::Early),
+            Some(queue) => queue.update(update, event_idx, &mut self.memory),
+            None => Err(UpdateError::NoSuchQueue),
         };
         match updated {
             Ok(Updated::Enabled) if self.status & DRIVER_OK != 0 => {
                 self.waiting.insert(index as usize);
             }
             Ok(_) => {}
-            Err(why) => self.warn(format_args!("set-up of queue {index} refused: {why}")),
+            Err(error) => self.warn(format_args!("set-up of queue {index} refused: {error}")),
         }
     }
 
@@ -342,7 +336,9 @@ impl<P: Platform> Transport<P> {
         let negotiated = self.status & FEATURES_OK != 0 && self.driver_features.has(F_RING_RESET);
         let index = index as usize;
         let Some(queue) = self.queues.get_mut(index).filter(|_| negotiated) else {
-            self.warn(format_args!("reset of queue {index} ignored: it was not negotiated"));
+            self.warn(format_args!(
+                "reset of queue {index} ignored: no such queue, or VIRTIO_F_RING_RESET not negotiated"
+            ));
             return;
         };
         let doorbell = queue.reset(&mut self.memory);
@@ -429,4 +425,11 @@ impl<P: Platform> Transport<P> {
         }
         changed
     }
+}
+
+/// `data` where a response can borrow it; a message's data fits.
+fn copied<'s>(data: &[u8], scratch: &'s mut Scratch) -> &'s [u8] {
+    let room = scratch.get_mut(..data.len()).unwrap_or(&mut []);
+    room.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
+    room
 }

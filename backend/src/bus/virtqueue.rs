@@ -14,6 +14,12 @@ const MAX_RING_PAGES: u64 = 16;
 /// Why SET_VQUEUE changed nothing [6.3].
 #[derive(Debug, thiserror::Error)]
 pub enum UpdateError {
+    /// The features are not agreed upon yet [6.1].
+    #[error("it comes before FEATURES_OK")]
+    Early,
+    /// The device has fewer queues.
+    #[error("there is no such queue")]
+    NoSuchQueue,
     /// The queue is enabled.
     #[error("the queue is enabled; only a reset changes it")]
     Enabled,
