@@ -90,6 +90,7 @@ impl Pair {
             index: first,
             flags: VqueueFlags(second),
             size: second,
+            reserved: first,
             descriptor: first.into(),
             driver: second.into(),
             device: first.into(),
@@ -154,7 +155,10 @@ impl Pair {
                     return;
                 }
                 Received::Answer => assert!(self.asked.is_some(), "nothing was asked"),
-                Received::Dropped | Received::ConfigChanged { .. } | Received::Used { .. } => {}
+                Received::Dropped
+                | Received::ConfigChanged { .. }
+                | Received::Pinged
+                | Received::Used { .. } => {}
             }
         }
         panic!("more messages than there are slots");

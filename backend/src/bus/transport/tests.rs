@@ -7,6 +7,7 @@ use protocol::status::{ACKNOWLEDGE, DRIVER, REQUIRED_FEATURES};
 
 use super::service::Meaningless;
 use super::*;
+use crate::budget::GuestBudget;
 use crate::device::{DeviceId, Fault, Queues};
 use crate::grant::Grants;
 use crate::xen::sim::{Guest, Hypervisor, SimEvents, SimGrants};
@@ -61,6 +62,10 @@ impl VirtioDevice<PlatformMemory<Grants<SimGrants>>> for Notes {
 
     fn features(&self) -> u64 {
         1
+    }
+
+    fn longest_request(&self) -> u64 {
+        u64::MAX
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -126,7 +131,7 @@ impl Bench {
         let platform = Grants::new(hypervisor.grants(id).unwrap());
         let calls = Arc::default();
         let device = Notes { calls: Arc::clone(&calls), config: CONFIG, starts, changed: false };
-        let memory = PlatformMemory::new(platform, Arc::clone(&stats));
+        let memory = PlatformMemory::new(platform, Arc::clone(&stats), GuestBudget::alone());
         let transport = Transport::new(Box::new(device), memory, 264, stats);
         Self { hypervisor, guest, events, transport, calls }
     }

@@ -146,6 +146,7 @@ impl ImpatientGuest {
             index: 0,
             flags: VqueueFlags(VqueueFlags::ENABLE),
             size: Ring::SIZE.into(),
+            reserved: 0,
             descriptor: ring.descriptors.address(),
             driver: ring.available.address(),
             device: ring.used.address(),

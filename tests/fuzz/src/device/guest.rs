@@ -145,6 +145,7 @@ impl<'s> HostileGuest<'s> {
             index,
             flags: VqueueFlags(VqueueFlags::ENABLE),
             size: ENTRIES.into(),
+            reserved: 0,
             descriptor: address(0),
             driver: address(1),
             device: address(2),
@@ -182,7 +183,10 @@ impl<'s> HostileGuest<'s> {
                     }
                 }
                 Received::Broken => return,
-                Received::Dropped | Received::ConfigChanged { .. } | Received::Used { .. } => {}
+                Received::Dropped
+                | Received::ConfigChanged { .. }
+                | Received::Pinged
+                | Received::Used { .. } => {}
             }
         }
         if let Some(Ok(answer)) = self.transport.take_answer() {
@@ -288,6 +292,7 @@ impl<'s> HostileGuest<'s> {
             index,
             flags: VqueueFlags(second & 0x3f),
             size: 1 << (second >> 6 & 15),
+            reserved: u32::from(second == u32::MAX),
             descriptor: address,
             driver: address.wrapping_add(u64::from(second >> 10 & 0xfff)),
             device: address.wrapping_add(u64::from(second >> 16)),

@@ -130,6 +130,7 @@ impl Disk {
             index: 0,
             flags: VqueueFlags(VqueueFlags::ENABLE),
             size: SIZE.into(),
+            reserved: 0,
             descriptor: self.address(0, 0),
             driver: self.address(1, 0),
             device: self.address(2, 0),
