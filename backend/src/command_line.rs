@@ -15,6 +15,7 @@ use backend::control::DEFAULT_SOCKET;
 /// it works the same in Dom0 and in a driver domain.
 #[derive(Debug, Parser)]
 #[command(
+    name = "xen-virtiod",
     version,
     after_help = "\
 A disk line it serves (target last):
@@ -70,6 +71,13 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn the_version_is_the_programs_own() {
+        use clap::CommandFactory;
+        let version = CommandLine::command().render_version();
+        assert_eq!(version, format!("xen-virtiod {}\n", env!("CARGO_PKG_VERSION")));
     }
 
     #[test]
