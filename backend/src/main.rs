@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod command_line;
+mod logging;
 mod stat;
 
 use std::io::Write;
@@ -37,6 +38,19 @@ enum MainError {
     Print(#[from] std::io::Error),
 }
 
+/// The status of a configuration that cannot be used, as sysexits(3) has it: the unit does not start
+/// the daemon again with the same file.
+const CONFIGURATION: u8 = 78;
+
+impl MainError {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            MainError::Config(_) => ExitCode::from(CONFIGURATION),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
     let outcome = match &command_line.action {
@@ -47,19 +61,14 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("xen-virtiod: {error}");
-            ExitCode::FAILURE
+            logging::last_words(&error);
+            error.exit_code()
         }
     }
 }
 
 fn serve(command_line: &CommandLine) -> Result<(), MainError> {
-    tracing_subscriber::fmt()
-        .with_max_level(command_line.log)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .init();
+    logging::start(command_line.log);
     // Blocked before any thread starts, so that they reach the descriptor and nothing else.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     signals.thread_block()?;
