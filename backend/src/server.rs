@@ -224,10 +224,10 @@ impl<X: Xen> Server<X> {
     /// Joins the threads of sessions that ended.
     fn reap(&mut self) {
         // Emptied first: a session that ends from now on makes it readable again.
-        if let Err(error) = self.woken.read() {
-            if error != nix::Error::EAGAIN {
-                tracing::warn!(%error, "cannot read the wake-up counter");
-            }
+        if let Err(error) = self.woken.read()
+            && error != nix::Error::EAGAIN
+        {
+            tracing::warn!(%error, "cannot read the wake-up counter");
         }
         while let Ok(Ended { path, outcome }) = self.ended.try_recv() {
             if let Some(Running { stop, thread, stats }) = self.running.remove(&path) {

@@ -95,7 +95,7 @@ impl Setup {
 }
 
 fn aligned(address: u64, to: u64) -> Result<u64, UpdateError> {
-    if address % to == 0 { Ok(address) } else { Err(UpdateError::Alignment(address)) }
+    if address.is_multiple_of(to) { Ok(address) } else { Err(UpdateError::Alignment(address)) }
 }
 
 /// A queue that runs.

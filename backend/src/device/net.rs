@@ -84,7 +84,7 @@ impl Net {
         if features::control_queue(self.features, self.fields.pairs) == Some(index) {
             return Role::Control;
         }
-        if index % 2 == 0 { Role::Receive(index / 2) } else { Role::Transmit(index / 2) }
+        if index.is_multiple_of(2) { Role::Receive(index / 2) } else { Role::Transmit(index / 2) }
     }
 
     fn format(&self) -> Format {

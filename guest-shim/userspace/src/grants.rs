@@ -83,10 +83,10 @@ unsafe impl Hal for Grants {
     }
 
     unsafe fn dma_dealloc(address: PhysAddr, _pointer: NonNull<u8>, pages: usize) -> i32 {
-        if let Some(mut memory) = memory() {
-            if let Some((reference, _)) = memory.position(address) {
-                memory.pool.give_back(reference, pages);
-            }
+        if let Some(mut memory) = memory()
+            && let Some((reference, _)) = memory.position(address)
+        {
+            memory.pool.give_back(reference, pages);
         }
         0
     }

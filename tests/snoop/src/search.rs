@@ -40,10 +40,8 @@ impl Search {
         *bytes += pages.len() as u64;
         words.retain(|word| {
             let found = memmem::find(pages, word.as_bytes()).is_some();
-            if found {
-                if let Err(error) = writeln!(report, "found {word}") {
-                    failure.get_or_insert(error);
-                }
+            if found && let Err(error) = writeln!(report, "found {word}") {
+                failure.get_or_insert(error);
             }
             !found
         });

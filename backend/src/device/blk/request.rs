@@ -134,7 +134,7 @@ impl<'r> BlockRequest<'r> {
 fn ranges<M: DeviceMemory>(data: Buffers<'_>, memory: &M) -> Result<Option<Vec<Range>>, Fault> {
     let length = data.length();
     let most = u64::from(MAX_RANGES) * RANGE_SIZE as u64;
-    if length == 0 || length > most || length % RANGE_SIZE as u64 != 0 {
+    if length == 0 || length > most || !length.is_multiple_of(RANGE_SIZE as u64) {
         return Ok(None);
     }
     let mut bytes = vec![0; length as usize];

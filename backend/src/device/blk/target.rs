@@ -280,7 +280,7 @@ impl Target {
     fn extent(&self, sector: u64, bytes: u64) -> Result<Extent, TargetError> {
         let end = sector.checked_add(bytes / SECTOR_SIZE);
         let inside = end.is_some_and(|end| end <= self.sectors());
-        if !inside || bytes == 0 || bytes % SECTOR_SIZE != 0 {
+        if !inside || bytes == 0 || !bytes.is_multiple_of(SECTOR_SIZE) {
             return Err(TargetError::Range { sector, bytes });
         }
         Ok(Extent { offset: sector * SECTOR_SIZE, bytes })
