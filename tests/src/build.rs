@@ -1,5 +1,6 @@
 //! What is built from the project, into `target/lab`.
 
+mod debian;
 mod guests;
 mod module;
 mod payload;
@@ -14,8 +15,9 @@ use crate::cpio::Cpio;
 use crate::dirs::Dirs;
 use crate::fetch::Guest;
 
+pub(crate) use debian::DebianBuild;
 pub(crate) use guests::{GuestFiles, Guests, build as guests};
-pub(crate) use module::MOUNT_POINTS;
+pub(crate) use module::{MOUNT_POINTS, build_core as module_core};
 pub(crate) use payload::{Payload, write_payload};
 pub(crate) use programs::{
     Dom0Programs, GuestPrograms, dom0 as dom0_programs, guest as guest_programs,

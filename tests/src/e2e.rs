@@ -53,7 +53,10 @@ fn run_on(
     progress: &Progress,
     report: &mut impl FnMut(Outcome),
 ) {
-    let ran = run_waiting(lab, kind, &mut waiting, files, progress, report);
+    let part = format!("scenarios on the machine {kind}");
+    let ran = progress
+        .minutes()
+        .part(&part, || run_waiting(lab, kind, &mut waiting, files, progress, report));
     let mut failure = ran.err().map(|error| format!("{error:#}"));
     for scenario in waiting {
         let why = failure.replace("not run: the machine had failed before".to_owned());

@@ -5,6 +5,7 @@ mod dom0;
 mod guest;
 mod kernel;
 mod modules;
+mod rust;
 mod tools;
 
 use std::path::Path;
@@ -21,6 +22,7 @@ pub(crate) use bench::BenchPrograms;
 pub(crate) use dom0::Dom0;
 pub(crate) use guest::Guest;
 pub(crate) use kernel::Kernel;
+pub(crate) use rust::root as rust_root;
 pub(crate) use tools::Tools;
 
 /// Everything that is fetched.

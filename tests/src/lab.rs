@@ -2,14 +2,14 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::fcntl::Flock;
 
 use crate::boot::{Machine, MachineKind, Setup};
-use crate::build::{self, Built, Payload};
+use crate::build::{self, Built, Dom0Programs, Payload};
 use crate::cpio::Cpio;
 use crate::debian::Suite;
 use crate::dirs::Dirs;
@@ -20,6 +20,13 @@ use crate::progress::Progress;
 
 /// How long Xen and Dom0 may take until xen-virtiod runs: ten times what they take under emulation.
 const READY_LIMIT: Duration = Duration::from_secs(180);
+
+/// Takes `target/lab` for this process.
+pub(crate) fn lock(dirs: &Dirs, progress: &Progress) -> Result<Flock<File>> {
+    lock::take(&dirs.lab.join("lock"), || {
+        progress.line("waiting for another `cargo lab` that is using target/lab");
+    })
+}
 
 /// The lab, ready to boot. One at a time holds `target/lab`.
 pub(crate) struct Lab {
@@ -35,24 +42,17 @@ impl Lab {
     /// the kernels of the releases `others` beside the usual one, but see [`Lab::lacks`].
     pub(crate) fn prepare(command: &str, others: &[Suite], progress: &Progress) -> Result<Lab> {
         let dirs = Dirs::find()?;
-        let lock = lock::take(&dirs.lab.join("lock"), || {
-            progress.line("waiting for another `cargo lab` that is using target/lab");
-        })?;
+        let lock = lock(&dirs, progress)?;
         let logs = dirs.fresh_logs(command)?;
         host::ensure_tools(progress, &logs.join("install.log"))?;
+        let minutes = progress.minutes();
         let (fetched, built) = thread::scope(|scope| {
             // Dom0's programs need nothing of what is fetched.
             let dom0_programs = scope.spawn(|| build::dom0_programs(&dirs, &logs, progress));
-            let fetched = fetch::all(others, &dirs.cache, &logs, progress)?;
-            let guest_programs = build::guest_programs(&dirs, &logs, progress)?;
-            let guests = build::guests(&dirs, &fetched, &guest_programs, &logs, progress)?;
-            let dom0_programs = fetch::join(dom0_programs)?;
-            let archive =
-                |name, program: &Path| build::backend_archive(&dirs, &fetched.guest, name, program);
-            let driver_domain = archive("driver-domain", &dom0_programs.xen_virtiod)?;
-            let vm_memory_xen = archive("vm-memory-xen", &dom0_programs.vm_memory_xen)?;
-            let built =
-                Built { dom0_programs, guest_programs, guests, driver_domain, vm_memory_xen };
+            let fetched =
+                minutes.part("fetch", || fetch::all(others, &dirs.cache, &logs, progress))?;
+            let build = || build_with(dom0_programs, &dirs, &fetched, &logs, progress);
+            let built = minutes.part("build", build)?;
             Ok::<_, anyhow::Error>((fetched, built))
         })?;
         Ok(Lab { dirs, fetched, built, logs, _lock: lock })
@@ -136,4 +136,22 @@ impl Lab {
         fs::write(&path, initrd)?;
         Ok(path)
     }
+}
+
+/// Builds what needs something of what was fetched, and waits for what does not.
+fn build_with(
+    dom0_programs: ScopedJoinHandle<'_, Result<Dom0Programs>>,
+    dirs: &Dirs,
+    fetched: &Fetched,
+    logs: &Path,
+    progress: &Progress,
+) -> Result<Built> {
+    let guest_programs = build::guest_programs(dirs, logs, progress)?;
+    let guests = build::guests(dirs, fetched, &guest_programs, logs, progress)?;
+    let dom0_programs = fetch::join(dom0_programs)?;
+    let archive =
+        |name, program: &Path| build::backend_archive(dirs, &fetched.guest, name, program);
+    let driver_domain = archive("driver-domain", &dom0_programs.xen_virtiod)?;
+    let vm_memory_xen = archive("vm-memory-xen", &dom0_programs.vm_memory_xen)?;
+    Ok(Built { dom0_programs, guest_programs, guests, driver_domain, vm_memory_xen })
 }

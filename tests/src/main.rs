@@ -19,7 +19,9 @@ mod host;
 mod lab;
 mod lock;
 mod matrix;
+mod minutes;
 mod progress;
+mod readme;
 mod scenario;
 mod signals;
 mod stat;
@@ -61,10 +63,10 @@ enum Command {
     /// back from the disk and compares, and hashes a second disk. When the guest is gone Dom0
     /// checks the images by itself. The exit status is 0 only if all held.
     Demo,
-    /// Checks everything: formatting, clippy, unit tests, fuzz targets, end-to-end scenarios
+    /// Checks everything: formatting, clippy, unit tests, fuzz targets, compilers, end-to-end scenarios
     ///
-    /// FILTER selects by part of a name: fmt, clippy, unit, fuzz/TARGET, e2e/GUEST/SCENARIO, where GUEST is pv, pvh
-    /// or hvm and SCENARIO a folder of tests/scenarios. So `cargo lab test e2e/pv/` runs all scenarios
+    /// FILTER selects by part of a name: fmt, clippy, unit, fuzz/TARGET, compiler/WHICH, e2e/GUEST/SCENARIO,
+    /// where GUEST is pv, pvh or hvm and SCENARIO a folder of tests/scenarios. So `cargo lab test e2e/pv/` runs all scenarios
     /// with a PV guest, and `cargo lab test files` one scenario with each kind. Guests have Debian 13's
     /// kernel; GUEST is pv-bookworm, pvh-sid and so on where they have that of another release. All
     /// scenarios share one machine. What each left is in target/lab/logs/test/GUEST/SCENARIO.

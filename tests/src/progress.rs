@@ -6,19 +6,22 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::minutes::Minutes;
+
 /// How often a spinner turns.
 const TICK: Duration = Duration::from_millis(200);
 
 /// The display; steps may run at the same time.
 pub(crate) struct Progress {
     bars: Option<MultiProgress>,
+    minutes: Minutes,
 }
 
 impl Progress {
     /// A display on standard error, fitting what standard error is.
     pub(crate) fn new() -> Progress {
         let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
-        Progress { bars }
+        Progress { bars, minutes: Minutes::default() }
     }
 
     /// Starts the step `name`. It counts as failed unless `done` is called.
@@ -28,6 +31,11 @@ impl Progress {
             eprintln!("{name} …");
         }
         Step { name: name.to_owned(), bar, start: Instant::now(), finished: false }
+    }
+
+    /// How long the parts of the command took.
+    pub(crate) fn minutes(&self) -> &Minutes {
+        &self.minutes
     }
 
     /// Prints a line above the steps.

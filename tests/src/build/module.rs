@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::command;
-use crate::debian::root::{self, Root};
+use crate::debian::inside::{Access, Inside};
+use crate::debian::root::Root;
 use crate::dirs::Dirs;
 use crate::fetch::Kernel;
 use crate::progress::Progress;
@@ -16,19 +17,8 @@ use crate::store;
 /// Directories of the root that the build mounts over: the project, read-only, and the output.
 pub(crate) const MOUNT_POINTS: &[&str] = &["project", "out"];
 
-/// Run in mounts of its own. Arguments: the root, the project, the output, and those of make.
-const MAKE: &str = r#"set -e
-root=$1
-mount --bind "$2" "$root/project"
-mount -o remount,bind,ro "$root/project"
-mount --bind "$3" "$root/out"
-mount --rbind /dev "$root/dev"
-mount --rbind /proc "$root/proc"
-shift 3
-PATH=/usr/sbin:/usr/bin exec chroot "$root" make -C /project/guest-shim/linux "$@""#;
-
 /// Builds the core in `root` if its sources or the root changed since the last time.
-pub(super) fn build_core(dirs: &Dirs, root: &Root, logs: &Path, progress: &Progress) -> Result<()> {
+pub(crate) fn build_core(dirs: &Dirs, root: &Root, logs: &Path, progress: &Progress) -> Result<()> {
     once(dirs, &[root], &output(dirs)?.join("shim_core.o"), || {
         let step = progress.step("build the core of virtio_msg_xen");
         make(dirs, root, &["OUT=/out", "core"], &logs.join("build-module-core.log"))?;
@@ -97,12 +87,10 @@ fn once(
 }
 
 fn make(dirs: &Dirs, root: &Root, arguments: &[&str], log: &Path) -> Result<()> {
-    let mut make = root::as_root("sh");
-    make.args(["-c", MAKE, "build-module"])
-        .arg(root.path())
-        .arg(&dirs.project)
-        .arg(output(dirs)?)
-        .args(arguments);
+    let mut make = Inside::new(root)
+        .mount(Access::Read, &dirs.project, "project")
+        .mount(Access::Write, &output(dirs)?, "out")
+        .shell(&format!("make -C /project/guest-shim/linux {}", arguments.join(" ")));
     command::run(&mut make, "building virtio_msg_xen", log)
 }
 

@@ -1,5 +1,7 @@
 //! `cargo lab test [FILTER]`: everything there is to check.
 
+mod compilers;
+
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use self::compilers::{COMPILERS, Compiler, Tried};
 use crate::cargo_test::Sum;
 use crate::command;
 use crate::debian::Suite;
@@ -15,7 +18,7 @@ use crate::dirs::Dirs;
 use crate::e2e;
 use crate::fetch::BenchPrograms;
 use crate::fuzz::{self, Fuzzer, Sanitizer};
-use crate::lab::Lab;
+use crate::lab::{self, Lab};
 use crate::progress::Progress;
 use crate::scenario::{self, Scenario};
 use crate::stress::{self, Stress};
@@ -59,7 +62,8 @@ pub(crate) fn test(filter: &str, busyness: Busyness) -> Result<i32> {
     let logs = dirs.fresh_logs("checks")?;
     let mut tally = Tally::default();
     for check in CHECKS.iter().filter(|check| check.name.contains(filter)) {
-        match cargo(&dirs, check.name, check.arguments, None, &logs, &progress) {
+        let cargo = || cargo(&dirs, check.name, check.arguments, None, &logs, &progress);
+        match progress.minutes().part(check.name, cargo) {
             Ok(()) => tally.pass(check.name, 1),
             Err(error) => tally.fail(check.name, &format!("{error:#}")),
         }
@@ -67,10 +71,13 @@ pub(crate) fn test(filter: &str, busyness: Busyness) -> Result<i32> {
     let stress = busyness.stress.map(Stress::start);
     for run in (0..busyness.runs).filter(|_| UNIT.contains(filter)) {
         let delays = stress.as_ref().map(|stress| stress.seed(run));
-        unit(&dirs, delays, &logs, &progress, &mut tally);
+        let unit = || unit(&dirs, delays, &logs, &progress, &mut tally);
+        progress.minutes().part(UNIT, unit);
     }
     if stress.is_none() {
-        short_fuzz(&dirs, filter, &logs, &progress, &mut tally)?;
+        let fuzz = || short_fuzz(&dirs, filter, &logs, &progress, &mut tally);
+        progress.minutes().part("fuzz", fuzz)?;
+        compilers(filter, &dirs, &logs, &progress, &mut tally);
     }
     let times = if stress.is_some() { stress::PATIENCE } else { 1 };
     let scenarios: Vec<Scenario> = scenario::all(&dirs.tests().join("scenarios"))?
@@ -86,7 +93,7 @@ pub(crate) fn test(filter: &str, busyness: Busyness) -> Result<i32> {
     if tally.empty() {
         tally.fail(filter, "no check has this in its name: see `cargo lab test --help`");
     }
-    println!("{tally}");
+    println!("{}\n{tally}", progress.minutes());
     Ok(i32::from(!tally.good()))
 }
 
@@ -142,9 +149,22 @@ fn unit(dirs: &Dirs, delays: Option<u64>, logs: &Path, progress: &Progress, tall
         let log = logs.join("unit.log");
         tally.fail(&format!("{UNIT}/{name}"), &format!("see {}", log.display()));
     }
-    if let Err(error) = ran {
-        if sum.failed.is_empty() {
-            tally.fail(UNIT, &format!("{error:#}"));
+    if let Err(error) = ran
+        && sum.failed.is_empty()
+    {
+        tally.fail(UNIT, &format!("{error:#}"));
+    }
+}
+
+/// Tries the compilers whose checks' names contain `filter`.
+fn compilers(filter: &str, dirs: &Dirs, logs: &Path, progress: &Progress, tally: &mut Tally) {
+    let bench = compilers::Bench { dirs, logs, progress };
+    for Compiler { name, check } in COMPILERS.iter().filter(|tried| tried.name.contains(filter)) {
+        let check = || lab::lock(dirs, progress).and_then(|_lock| check(&bench));
+        match progress.minutes().part(name, check) {
+            Ok(Tried::By(compiler)) => tally.pass(&format!("{name}: {compiler}"), 1),
+            Ok(Tried::Not(why)) => tally.skip(&format!("{name}: {why}")),
+            Err(error) => tally.fail(name, &format!("{error:#}")),
         }
     }
 }

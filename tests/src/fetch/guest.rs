@@ -33,7 +33,8 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    pub(super) fn fetch(cache: &Path, logs: &Path, progress: &Progress) -> Result<Guest> {
+    /// Fetches it.
+    pub(crate) fn fetch(cache: &Path, logs: &Path, progress: &Progress) -> Result<Guest> {
         let entry = RECIPE.entry(cache, logs, progress)?;
         let kernel = Kernel::at(Suite::LAB, entry.clone());
         Ok(Guest { entry, kernel })

@@ -1,0 +1,45 @@
+//! What builds xen-virtiod on Debian: the packages that README names, and nothing beside them.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::Recipe;
+use crate::debian::Suite;
+use crate::debian::root::Root;
+use crate::progress::Progress;
+
+/// What every Debian system has, as far as a shell needs it.
+const ESSENTIAL: &[&str] = &["base-files", "coreutils", "dash"];
+
+/// Directories of the root that a build mounts over, or needs to be there.
+const DIRECTORIES: [&str; 4] = ["project", "crates", "root/.cargo", "tmp"];
+
+/// Fetches `packages` into a root.
+pub(crate) fn root(
+    packages: &[String],
+    cache: &Path,
+    logs: &Path,
+    progress: &Progress,
+) -> Result<Root> {
+    let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+    let recipe = Recipe {
+        name: "rust",
+        suite: Suite::LAB,
+        packages: &[ESSENTIAL, &packages],
+        revision: "1",
+        finish: |_, root, _, _| finish(&root),
+    };
+    Ok(Root::at(recipe.entry(cache, logs, progress)?.join("root")))
+}
+
+fn finish(root: &Root) -> Result<()> {
+    for directory in DIRECTORIES.map(|name| root.file(name)) {
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+    }
+    // As gcc's own script does when the package is installed.
+    symlink("gcc", root.file("usr/bin/cc")).context("cannot link the C compiler")
+}
