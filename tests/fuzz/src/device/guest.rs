@@ -153,7 +153,7 @@ impl<'s> HostileGuest<'s> {
         let port = ring.doorbell.port.0;
         self.ask(Request::SetVqueue(update));
         // Every other queue's events go in band.
-        if index % 2 == 0 {
+        if index.is_multiple_of(2) {
             self.ask(Request::BindQueue { index, port });
         }
         self.rings.push(ring);

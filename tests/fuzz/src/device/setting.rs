@@ -174,7 +174,7 @@ impl Setting {
         let files = Files::get();
         let stream = |name: &str| UnixStream::connect(files.path(name)).ok().map(Program::Stream);
         let program = match self.kind {
-            Kind::Console if self.programs.len() % 2 == 0 => stream("web1-0-agent.sock"),
+            Kind::Console if self.programs.len().is_multiple_of(2) => stream("web1-0-agent.sock"),
             Kind::Console => self.open_terminal(),
             Kind::Socket if self.listener.is_none() => {
                 let _ = fs::remove_file(files.path("guest_52"));

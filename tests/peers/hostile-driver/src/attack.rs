@@ -286,7 +286,7 @@ fn scribble(disk: &mut Disk, end: Instant) -> Result<()> {
             disk.put(at / PAGE, at % PAGE, &value.to_le_bytes())?;
         }
         disk.offer(1)?;
-        if state % 16 == 0 {
+        if state.is_multiple_of(16) {
             disk.start()?;
         }
     }
