@@ -17,26 +17,34 @@ const NOTHING: PhysAddr = 0;
 /// for devices of one backend.
 static MEMORY: OnceLock<Mutex<Memory>> = OnceLock::new();
 
+/// The pages of the pool, by what the backend is granted [3.4].
 struct Memory {
+    read_only: Area,
+    writable: Area,
+}
+
+/// Pages that are all granted alike.
+struct Area {
     pages: SharedPages,
     pool: Pool,
 }
 
 /// Memory that the backend is granted, and nothing else of this process's: queues lie in it, and
-/// buffers are copied into it and out of it.
+/// buffers are copied into it and out of it. Half of it is the backend's to read only.
 #[derive(Clone, Copy, Debug)]
 pub struct Grants;
 
 impl Grants {
-    /// Grants `count` pages to `backend`, for all devices that this process drives.
+    /// Grants `count` pages to `backend`, for all devices that this process drives: one half read-only, for
+    /// what devices only read, the other writable.
     ///
     /// # Errors
     /// The kernel's; or there is a pool already.
     pub fn init(backend: DomId, count: u16) -> io::Result<()> {
-        let pages = Gntalloc::new(backend).share(count, Access::ReadWrite)?;
-        let pool = Pool::new(pages.references());
+        let read_only = Area::new(backend, count / 2, Access::ReadOnly)?;
+        let writable = Area::new(backend, count - count / 2, Access::ReadWrite)?;
         let taken = |_| io::Error::new(io::ErrorKind::AlreadyExists, "there is a pool already");
-        MEMORY.set(Mutex::new(Memory { pages, pool })).map_err(taken)
+        MEMORY.set(Mutex::new(Memory { read_only, writable })).map_err(taken)
     }
 }
 
@@ -46,6 +54,31 @@ fn memory() -> Option<MutexGuard<'static, Memory>> {
 }
 
 impl Memory {
+    /// Where memory is taken from that data goes through in this direction.
+    fn area(&mut self, direction: BufferDirection) -> &mut Area {
+        match access(direction) {
+            Access::ReadOnly => &mut self.read_only,
+            Access::ReadWrite => &mut self.writable,
+        }
+    }
+
+    /// The page that an address is of: where it is, its reference, and its position there.
+    fn find(&mut self, address: PhysAddr) -> Option<(&mut Area, GrantRef, usize)> {
+        let reference = GrantAddress::decode(address).ok()?.reference;
+        [&mut self.read_only, &mut self.writable].into_iter().find_map(|area| {
+            let position = area.pool.position(reference)?;
+            Some((area, reference, position))
+        })
+    }
+}
+
+impl Area {
+    fn new(backend: DomId, count: u16, access: Access) -> io::Result<Self> {
+        let pages = Gntalloc::new(backend).share(count, access)?;
+        let pool = Pool::new(pages.references());
+        Ok(Self { pages, pool })
+    }
+
     /// Takes zeroed pages: their address for the device, and their position.
     fn take(&mut self, count: usize) -> Option<(PhysAddr, usize)> {
         let run = self.pool.take(count)?;
@@ -53,11 +86,13 @@ impl Memory {
         self.pages.as_ref().slice(offset, length)?.copy_from(&vec![0u8; length]);
         Some((GrantAddress::page(run.reference).encode(), run.first))
     }
+}
 
-    /// The position of the page that an address is of.
-    fn position(&self, address: PhysAddr) -> Option<(GrantRef, usize)> {
-        let reference = GrantAddress::decode(address).ok()?.reference;
-        Some((reference, self.pool.position(reference)?))
+/// The least that a device needs to memory that data goes through in this direction.
+fn access(direction: BufferDirection) -> Access {
+    match direction {
+        BufferDirection::DriverToDevice => Access::ReadOnly,
+        BufferDirection::DeviceToDriver | BufferDirection::Both => Access::ReadWrite,
     }
 }
 
@@ -70,12 +105,13 @@ fn page_count(length: usize) -> usize {
 // SAFETY: each method keeps what the trait demands of it, as said there.
 unsafe impl Hal for Grants {
     /// Zeroed, page aligned, and given to nobody else until `dma_dealloc`: they are taken from the
-    /// pool, whose pages stay mapped as long as the process lives.
-    fn dma_alloc(pages: usize, _direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
+    /// pool, whose pages stay mapped as long as the process lives, writable here in any case.
+    fn dma_alloc(pages: usize, direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         let taken = memory().and_then(|mut memory| {
-            let (address, first) = memory.take(pages)?;
+            let area = memory.area(direction);
+            let (address, first) = area.take(pages)?;
             // SAFETY: the page is inside the mapping, which starts at `address()` and is never unmapped.
-            let pointer = unsafe { memory.pages.as_ref().address().add(first * PAGE) };
+            let pointer = unsafe { area.pages.as_ref().address().add(first * PAGE) };
             Some((address, pointer))
         });
         // An address of 0 is virtio-drivers' word for no memory.
@@ -84,9 +120,9 @@ unsafe impl Hal for Grants {
 
     unsafe fn dma_dealloc(address: PhysAddr, _pointer: NonNull<u8>, pages: usize) -> i32 {
         if let Some(mut memory) = memory()
-            && let Some((reference, _)) = memory.position(address)
+            && let Some((area, reference, _)) = memory.find(address)
         {
-            memory.pool.give_back(reference, pages);
+            area.pool.give_back(reference, pages);
         }
         0
     }
@@ -100,11 +136,12 @@ unsafe impl Hal for Grants {
     /// nothing is shared.
     unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> PhysAddr {
         let shared = memory().and_then(|mut memory| {
-            let (address, first) = memory.take(page_count(buffer.len()))?;
+            let area = memory.area(direction);
+            let (address, first) = area.take(page_count(buffer.len()))?;
             if direction != BufferDirection::DeviceToDriver {
                 // SAFETY: the caller owes a valid buffer that nothing else uses during the call.
                 let bytes = unsafe { buffer.as_ref() };
-                memory.pages.as_ref().slice(first * PAGE, bytes.len())?.copy_from(bytes);
+                area.pages.as_ref().slice(first * PAGE, bytes.len())?.copy_from(bytes);
             }
             Some(address)
         });
@@ -113,14 +150,26 @@ unsafe impl Hal for Grants {
 
     unsafe fn unshare(address: PhysAddr, mut buffer: NonNull<[u8]>, direction: BufferDirection) {
         let Some(mut memory) = memory() else { return };
-        let Some((reference, first)) = memory.position(address) else { return };
+        let Some((area, reference, first)) = memory.find(address) else { return };
         if direction != BufferDirection::DriverToDevice {
             // SAFETY: the caller owes a valid buffer that nothing else uses during the call.
             let bytes = unsafe { buffer.as_mut() };
-            if let Some(shared) = memory.pages.as_ref().slice(first * PAGE, bytes.len()) {
+            if let Some(shared) = area.pages.as_ref().slice(first * PAGE, bytes.len()) {
                 shared.copy_to(bytes);
             }
         }
-        memory.pool.give_back(reference, page_count(buffer.len()));
+        area.pool.give_back(reference, page_count(buffer.len()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spec_3_4_what_a_device_only_reads_is_granted_read_only() {
+        assert_eq!(access(BufferDirection::DriverToDevice), Access::ReadOnly);
+        assert_eq!(access(BufferDirection::DeviceToDriver), Access::ReadWrite);
+        assert_eq!(access(BufferDirection::Both), Access::ReadWrite);
     }
 }
