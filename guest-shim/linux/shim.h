@@ -110,6 +110,62 @@ struct shim_piece {
 	u32 fills_page;
 };
 
+/* A queue's ring: where its areas are, and how its pages are granted. */
+struct shim_ring {
+	u64 descriptor;
+	u64 driver;
+	u64 device;
+	u32 entries;
+	u32 first;
+	u32 pages;
+	u32 read_only;	/* so many, from the first on */
+};
+
+/* What came with one interrupt of the message channel. All zeros at its start. */
+struct shim_interrupt {
+	u32 handled;
+	u32 useful;
+};
+
+enum shim_message {
+	SHIM_NONE,		/* none is left */
+	SHIM_USELESS,
+	SHIM_USEFUL,
+};
+
+enum shim_next {
+	SHIM_NEXT,		/* the next message */
+	SHIM_LATER,		/* there is more, others first */
+	SHIM_DONE,
+	SHIM_DONE_FOR_NOTHING,	/* the interrupt was spurious */
+};
+
+/* What the last EVENT_CONFIG told. All zeros at first. */
+struct shim_announced {
+	u32 any;
+	u32 status;
+	u32 generation;
+};
+
+/* What looks at the generation found. All zeros at first. */
+struct shim_generations {
+	u32 last;
+	u32 changing;
+	u64 since;
+};
+
+enum shim_connection {
+	SHIM_OPEN,
+	SHIM_ANSWERING,		/* a request was answered just now */
+	SHIM_LOST,
+};
+
+enum shim_removal {
+	SHIM_REMOVE,
+	SHIM_ASK_DEVICE,	/* for an answer, before it is decided */
+	SHIM_KEEP,		/* the driver would wait for ever */
+};
+
 enum shim_bounce {
 	SHIM_BOUNCE_AUTO,
 	SHIM_BOUNCE_ALWAYS,
@@ -163,6 +219,9 @@ u64 shim_dma_address(u64 physical, u64 length, u32 first);
 /* -EINVAL: not an address that shim_dma_address() made. */
 int shim_dma_release(u64 address, u64 length, struct shim_grants *grants);
 
+/* -EINVAL: not a ring to be granted. */
+int shim_ring_plan(struct shim_ring *ring);
+
 /* address: physical or DMA address. -EINVAL: the buffer has fewer pages. */
 int shim_dma_piece(u64 address, u64 length, u32 index,
 		   struct shim_piece *piece);
@@ -173,6 +232,20 @@ u32 shim_dma_device_writes(u32 direction);
 
 /* policy: enum shim_bounce. trusted: what the toolstack says of the backend. */
 u32 shim_bounces(u32 policy, u32 trusted, u16 backend);
+
+/* message: enum shim_message. enum shim_next is what comes. */
+u32 shim_interrupt_count(struct shim_interrupt *interrupt, u32 message);
+
+/* 1: the event tells something that the one before did not. */
+u32 shim_config_is_news(struct shim_announced *announced, u32 status,
+			u32 generation);
+
+/* now: in milliseconds. 1: the generation will never stand still. */
+u32 shim_generation_look(struct shim_generations *generations, u32 generation,
+			 u64 now);
+
+/* pages: of unfinished requests. connection: enum shim_connection. */
+u32 shim_removal(u32 device_id, u32 pages, u32 connection);
 
 /* The pages of a chunk, which are shared at a time, and the chunks of a pool. */
 #define SHIM_CHUNK_PAGES 64

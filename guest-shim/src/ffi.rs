@@ -8,6 +8,7 @@
 //! the call; the glue holds its lock during calls with the same transport; all other pointers are to
 //! valid objects of their type that nothing else uses during the call.
 
+mod device;
 mod dma;
 mod pool;
 

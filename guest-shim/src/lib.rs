@@ -3,8 +3,12 @@
 //! * [`dma`]: which pages of a buffer to grant, how, and the DMA address that comes of it;
 //! * [`bounce`]: what of a buffer is copied to a page of its own instead, and for which backends;
 //! * [`pool`]: which buffers go by way of pages that are shared once, and which of these are taken;
+//! * [`ring`]: which pages of a queue's ring the device may write;
 //! * [`transport`]: requests to the device, matching of its responses, its events;
-//! * [`state`]: what the frontend does in which xenbus states.
+//! * [`interrupt`]: how long the channel of messages is served at a time, and what came for nothing;
+//! * [`config`]: whether a configuration that changes can be read at all;
+//! * [`state`]: what the frontend does in which xenbus states;
+//! * [`removal`]: whether a device can be taken from its driver.
 //!
 //! The core sees neither a kernel nor a hypervisor: it works on a shared page that is passed in and
 //! says what is to be done. The module's C glue does it, through the door in `ffi`, the only
@@ -40,9 +44,13 @@
 #![deny(unsafe_code)]
 
 pub mod bounce;
+pub mod config;
 pub mod dma;
 #[allow(unsafe_code)]
 mod ffi;
+pub mod interrupt;
 pub mod pool;
+pub mod removal;
+pub mod ring;
 pub mod state;
 pub mod transport;

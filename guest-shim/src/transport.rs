@@ -14,7 +14,7 @@ use protocol::message::{Body, Event, HEADER_SIZE, Message, Request, Response};
 use protocol::page::{Consumer, Direction, PageWords, Popped, Producer, PushError, SLOT_SIZE};
 
 use queue_set::QueueSet;
-pub use queue_set::{MAX_QUEUES, ring_size};
+pub use queue_set::{MAX_ENTRIES, MAX_QUEUES, ring_size};
 
 /// Fields before the bytes of GET_CONFIG's response and of SET_CONFIG: generation, offset, size.
 const CONFIG_FIELDS: usize = 12;

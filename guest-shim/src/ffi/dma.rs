@@ -8,6 +8,7 @@ use super::EINVAL;
 use crate::bounce::{Piece, Policy};
 use crate::dma::{self, Access, Direction, MAX_MAPPING_BYTES, Plan};
 use crate::pool::MAX_POOLED_BYTES;
+use crate::ring::{RingAddresses, RingGrants};
 
 /// `struct shim_plan`: how to grant a buffer.
 #[repr(C)]
@@ -21,6 +22,18 @@ pub(crate) struct ShimPlan {
 pub(crate) struct ShimGrants {
     first: u32,
     pages: u32,
+}
+
+/// `struct shim_ring`: a queue's ring, and how it is to be granted.
+#[repr(C)]
+pub(crate) struct ShimRing {
+    descriptor: u64,
+    driver: u64,
+    device: u64,
+    entries: u32,
+    first: u32,
+    pages: u32,
+    read_only: u32,
 }
 
 /// `struct shim_piece`: the bytes of a buffer in one of its pages.
@@ -93,6 +106,25 @@ pub(crate) unsafe extern "C" fn shim_dma_release(
         grants.write(ShimGrants { first: range.start.reference.0, pages: range.pages });
     }
     0
+}
+
+/// How to grant a ring's pages, by the addresses of its areas; -EINVAL if it is not to be granted.
+///
+/// # Safety
+/// `ring` is a valid `struct shim_ring`.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn shim_ring_plan(ring: *mut ShimRing) -> c_int {
+    // SAFETY: valid, and used by nothing else during the call, by the function's contract.
+    let ring = unsafe { &mut *ring };
+    let ShimRing { descriptor, driver, device, entries, .. } = *ring;
+    match RingGrants::new(RingAddresses { descriptor, driver, device }, entries) {
+        Ok(grants) => {
+            (ring.first, ring.pages) = (grants.first.0, grants.pages);
+            ring.read_only = grants.read_only;
+            0
+        }
+        Err(_) => EINVAL,
+    }
 }
 
 /// What of `length` bytes at `address`, a physical or a DMA address, lies in their page `index`;

@@ -4,7 +4,7 @@
 pub const MAX_QUEUES: u32 = 256;
 
 /// The most entries a queue is set up with (SPEC section 7).
-const MAX_ENTRIES: u32 = 1024;
+pub const MAX_ENTRIES: u32 = 1024;
 
 /// The entries to set a queue up with where the device allows `max_size`: a power of two, as a split
 /// ring needs, or 0 where there is no such queue.

@@ -1,0 +1,101 @@
+//! Whether a device can be taken from its driver while requests are unfinished.
+//!
+//! A driver waits for some requests when it is removed, and takes others back. Those that it takes
+//! back are no reason to keep a device whose backend died: the driver unmaps them, each grant that the
+//! backend no longer uses ends, and a page that it still uses is withheld [3.6].
+
+/// What is known of the device at the other end of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// Nothing was found wrong with it. Its backend may have died unseen.
+    Open,
+    /// It has just answered a request.
+    Answering,
+    /// It was given up, or its backend left: it finishes no request any more.
+    Broken,
+}
+
+/// What to do with a device that is to be taken from its driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// Remove it: the driver's part of that ends.
+    Remove,
+    /// Send the device a request first, and ask again with what became of it.
+    AskDevice,
+    /// Keep it, dead: its driver would wait for ever.
+    Keep,
+}
+
+/// What a stock driver does with unfinished requests when it is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unfinished {
+    TakenBack,
+    WaitedFor,
+}
+
+// Device ids (virtio 1.3 section 5).
+const NETWORK: u32 = 1;
+const CONSOLE: u32 = 3;
+const ENTROPY: u32 = 4;
+const VSOCK: u32 = 19;
+
+/// Drivers of these devices post buffers in advance, which wait in the queue until something arrives,
+/// and take back what is left there. Of a driver that is not known to do so, the worst is assumed.
+const fn unfinished(device_id: u32) -> Unfinished {
+    match device_id {
+        NETWORK | CONSOLE | ENTROPY | VSOCK => Unfinished::TakenBack,
+        _ => Unfinished::WaitedFor,
+    }
+}
+
+/// What to do with a device of type `device_id` that has `pages` pages of unfinished requests.
+pub const fn next(device_id: u32, pages: u32, connection: Connection) -> Removal {
+    match (unfinished(device_id), pages, connection) {
+        (Unfinished::TakenBack, ..) | (_, 0, _) | (_, _, Connection::Answering) => Removal::Remove,
+        (Unfinished::WaitedFor, _, Connection::Open) => Removal::AskDevice,
+        (Unfinished::WaitedFor, _, Connection::Broken) => Removal::Keep,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: u32 = 2;
+    const UNKNOWN: u32 = 77;
+    const CONNECTIONS: [Connection; 3] =
+        [Connection::Open, Connection::Answering, Connection::Broken];
+
+    #[test]
+    fn posted_receive_buffers_do_not_keep_a_device_whose_backend_died() {
+        for device in [NETWORK, CONSOLE, ENTROPY, VSOCK] {
+            for connection in CONNECTIONS {
+                assert_eq!(next(device, 256, connection), Removal::Remove, "device {device}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_disk_with_requests_that_nobody_finishes_is_kept() {
+        for device in [BLOCK, UNKNOWN] {
+            assert_eq!(next(device, 1, Connection::Broken), Removal::Keep);
+        }
+    }
+
+    #[test]
+    fn a_backend_that_may_have_died_unseen_is_asked_before_its_disk_is_waited_for() {
+        for device in [BLOCK, UNKNOWN] {
+            assert_eq!(next(device, 1, Connection::Open), Removal::AskDevice);
+            assert_eq!(next(device, 1, Connection::Answering), Removal::Remove);
+        }
+    }
+
+    #[test]
+    fn a_device_without_requests_is_removed_whatever_it_is() {
+        for device in 0..64 {
+            for connection in CONNECTIONS {
+                assert_eq!(next(device, 0, connection), Removal::Remove);
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! How the pages of a queue's ring are granted: those that the device only reads are read-only (SPEC
+//! section 3).
+
+use protocol::grant::{AddressError, GrantRange, GrantRef};
+
+use crate::dma::Access;
+use crate::transport::MAX_ENTRIES;
+
+/// Bytes of one descriptor.
+const DESCRIPTOR: u64 = 16;
+/// Bytes of the driver area beside its entries: flags, index and the event index.
+const DRIVER_FIELDS: u64 = 6;
+/// Bytes of one entry of the driver area.
+const DRIVER_ENTRY: u64 = 2;
+/// As [`DRIVER_FIELDS`], of the device area.
+const DEVICE_FIELDS: u64 = 6;
+/// Bytes of one entry of the device area.
+const DEVICE_ENTRY: u64 = 8;
+
+/// Why a ring cannot be granted; its queue is not set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingError {
+    /// It has no entries, or more than a queue is set up with.
+    Entries(u32),
+    /// An area is not at an address that was made for granted memory.
+    Address(AddressError),
+    /// The areas do not follow one another, each in pages of the ring: descriptors first, then what the
+    /// driver writes, then what the device writes.
+    Order,
+    /// The device area does not begin a page, so that the device could write what is before it.
+    DeviceArea,
+}
+
+impl From<AddressError> for RingError {
+    fn from(error: AddressError) -> Self {
+        Self::Address(error)
+    }
+}
+
+/// The addresses of a split ring's areas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingAddresses {
+    /// The descriptor table.
+    pub descriptor: u64,
+    /// What the driver writes beside it, the available ring.
+    pub driver: u64,
+    /// What the device writes, the used ring.
+    pub device: u64,
+}
+
+/// The grants of a split ring that lies in one run of pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingGrants {
+    /// The first page's reference; that of the descriptor area.
+    pub first: GrantRef,
+    /// Pages, at least 2.
+    pub pages: u32,
+    /// So many of them, from the first on, are the device's to read only [3.4].
+    pub read_only: u32,
+}
+
+impl RingGrants {
+    /// Plans for a ring of `entries` entries.
+    ///
+    /// # Errors
+    /// [`RingError`] if the device area shares a page with the others, or the ring is none.
+    pub fn new(ring: RingAddresses, entries: u32) -> Result<Self, RingError> {
+        if entries == 0 || entries > MAX_ENTRIES {
+            return Err(RingError::Entries(entries));
+        }
+        let area = |address, fields, entry| {
+            GrantRange::decode(address, fields + entry * u64::from(entries))
+        };
+        let descriptors = area(ring.descriptor, 0, DESCRIPTOR)?;
+        let driver = area(ring.driver, DRIVER_FIELDS, DRIVER_ENTRY)?;
+        let device = area(ring.device, DEVICE_FIELDS, DEVICE_ENTRY)?;
+        if device.start.offset() != 0 {
+            return Err(RingError::DeviceArea);
+        }
+        let first = descriptors.start.reference;
+        let before = |range: GrantRange| past(range) <= device.start.reference.0;
+        if !before(descriptors) || !before(driver) || driver.start.reference < first {
+            return Err(RingError::Order);
+        }
+        let (pages, read_only) = (past(device) - first.0, device.start.reference.0 - first.0);
+        Ok(Self { first, pages, read_only })
+    }
+
+    /// What the grant of the ring's page `index`, counted from 0, allows.
+    pub const fn access(self, index: u32) -> Access {
+        if index < self.read_only { Access::ReadOnly } else { Access::ReadWrite }
+    }
+}
+
+/// The reference behind a range's last.
+const fn past(range: GrantRange) -> u32 {
+    range.start.reference.0.saturating_add(range.pages)
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
+    use protocol::grant::GrantAddress;
+
+    use super::*;
+
+    const FIRST: u32 = 40;
+
+    fn address(page: u32, offset: u64) -> u64 {
+        GrantAddress::new(GrantRef(FIRST + page), offset).encode()
+    }
+
+    /// As Linux lays a ring out that is aligned to pages.
+    fn ring(entries: u32) -> RingAddresses {
+        let driver = u64::from(entries) * DESCRIPTOR;
+        let end = driver + DRIVER_FIELDS + u64::from(entries) * DRIVER_ENTRY;
+        let at = |byte: u64| address((byte / 4096) as u32, byte % 4096);
+        RingAddresses {
+            descriptor: address(0, 0),
+            driver: at(driver),
+            device: address(end.div_ceil(4096) as u32, 0),
+        }
+    }
+
+    fn grants(entries: u32) -> (u32, u32) {
+        let made = RingGrants::new(ring(entries), entries).unwrap();
+        assert_eq!(made.first, GrantRef(FIRST));
+        (made.pages, made.read_only)
+    }
+
+    #[test]
+    fn spec_3_4_only_the_device_area_of_a_ring_is_granted_writable() {
+        let made = RingGrants::new(ring(256), 256).unwrap();
+        let access: Vec<_> = (0..made.pages).map(|page| made.access(page)).collect();
+        assert_eq!(access, [Access::ReadOnly, Access::ReadOnly, Access::ReadWrite]);
+    }
+
+    #[test]
+    fn spec_7_rings_of_all_sizes_take_the_pages_of_their_areas() {
+        assert_eq!(grants(1), (2, 1));
+        assert_eq!(grants(128), (2, 1));
+        assert_eq!(grants(256), (3, 2));
+        assert_eq!(grants(512), (5, 3), "4102 bytes of the device area");
+        assert_eq!(grants(1024), (8, 5));
+    }
+
+    #[test]
+    fn spec_3_4_a_ring_whose_device_area_shares_a_page_is_not_granted() {
+        let packed = RingAddresses { device: address(0, 2048), ..ring(16) };
+        assert_eq!(RingGrants::new(packed, 16), Err(RingError::DeviceArea));
+        let at_a_page_of_another = RingAddresses { device: address(0, 0), ..ring(16) };
+        assert_eq!(RingGrants::new(at_a_page_of_another, 16), Err(RingError::Order));
+        let inside = RingAddresses { device: address(4, 0), ..ring(1024) };
+        assert_eq!(RingGrants::new(inside, 1024), Err(RingError::Order));
+    }
+
+    #[test]
+    fn areas_in_another_order_are_no_ring() {
+        let before = RingAddresses { driver: address(0, 0), descriptor: address(1, 0), ..ring(16) };
+        let device = RingAddresses { device: address(2, 0), ..before };
+        assert_eq!(RingGrants::new(device, 16), Err(RingError::Order));
+        let behind = RingAddresses { driver: address(1, 0), ..ring(16) };
+        assert_eq!(RingGrants::new(behind, 16), Err(RingError::Order));
+    }
+
+    #[test]
+    fn what_is_not_granted_memory_is_no_ring() {
+        let raw = RingAddresses { driver: 0x1000, ..ring(16) };
+        let refused = RingGrants::new(raw, 16);
+        assert_eq!(refused, Err(RingError::Address(AddressError::Raw(0x1000))));
+        let last = GrantAddress::page(GrantRef(u32::MAX)).encode();
+        let past_the_end = RingAddresses { device: last, ..ring(16) };
+        assert!(RingGrants::new(past_the_end, 1024).is_err());
+    }
+
+    #[test]
+    fn a_ring_has_entries_and_not_too_many() {
+        for entries in [0, MAX_ENTRIES + 1, u32::MAX] {
+            assert_eq!(RingGrants::new(ring(16), entries), Err(RingError::Entries(entries)));
+        }
+    }
+}
