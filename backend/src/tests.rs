@@ -27,6 +27,7 @@ mod ports;
 mod qcow2;
 mod queue_reset;
 mod ring;
+mod rings;
 mod shortage;
 mod slow_device;
 mod store_failures;

@@ -13,12 +13,23 @@
 #include <linux/dma-map-ops.h>
 #include <linux/scatterlist.h>
 #include <linux/slab.h>
+#include <linux/virtio_ring.h>
 #include <xen/page.h>
 
 #include "virtio_msg_xen.h"
 
 /* Version 1 entries are the smaller ones, so that this is never too few. */
 #define REFERENCES_PER_FRAME (XEN_PAGE_SIZE / sizeof(struct grant_entry_v1))
+
+/*
+ * The device behind these operations. It is not the driver data of the xenbus
+ * device, which goes when that is unbound: a virtio device whose driver waits
+ * for ever stays, and goes on to map and unmap (main.c).
+ */
+static struct xvm_device *to_xvm(struct device *dev)
+{
+	return dev_get_platdata(dev);
+}
 
 /* The page to grant for page i of a buffer that is granted from first on. */
 static unsigned long frame_of(struct xvm_dma *dma, grant_ref_t first,
@@ -31,13 +42,40 @@ static unsigned long frame_of(struct xvm_dma *dma, grant_ref_t first,
 	return XEN_PFN_DOWN(phys) + i;
 }
 
+/* Takes consecutive references for a buffer. 0: there are none to be had. */
+static u64 take_references(struct xvm_device *xvm, phys_addr_t phys,
+			   size_t size, u32 pages, grant_ref_t *first)
+{
+	u64 address;
+
+	if (gnttab_alloc_grant_reference_seq(pages, first)) {
+		dev_warn_ratelimited(&xvm->xdev->dev,
+				     "no %u grant references in a row are free\n",
+				     pages);
+		return 0;
+	}
+	address = shim_dma_address(phys, size, *first);
+	if (address && *first + pages <= xvm->dma.references)
+		return address;
+	gnttab_free_grant_reference_seq(*first, pages);
+	return 0;
+}
+
+static void grant_page(struct xvm_device *xvm, grant_ref_t ref,
+		       unsigned long frame, bool read_only)
+{
+	gnttab_grant_foreign_access_ref(ref, xvm->xdev->otherend_id,
+					pfn_to_gfn(frame), read_only);
+	atomic_inc(&xvm->dma.granted);
+	set_bit(ref, xvm->dma.live);
+}
+
 /*
  * Grants the pages of a buffer. Called in any context. A buffer that cannot be
  * granted is a mapping error, to be tried again by whoever asked [3.7].
  */
 static dma_addr_t xvm_grant(struct xvm_device *xvm, phys_addr_t phys,
-			    size_t size, enum dma_data_direction dir,
-			    atomic_t *count)
+			    size_t size, enum dma_data_direction dir)
 {
 	struct xvm_dma *dma = &xvm->dma;
 	struct shim_plan plan;
@@ -47,27 +85,17 @@ static dma_addr_t xvm_grant(struct xvm_device *xvm, phys_addr_t phys,
 
 	if (shim_dma_plan(phys, size, dir, &plan))
 		return DMA_MAPPING_ERROR;
-	if (gnttab_alloc_grant_reference_seq(plan.pages, &first)) {
-		dev_warn_ratelimited(&xvm->xdev->dev,
-				     "no %u grant references in a row are free\n",
-				     plan.pages);
+	address = take_references(xvm, phys, size, plan.pages, &first);
+	if (!address)
 		return DMA_MAPPING_ERROR;
-	}
-	address = shim_dma_address(phys, size, first);
-	if (!address || first + plan.pages > dma->references ||
-	    xvm_bounce_map(xvm, first, phys, size)) {
+	if (xvm_bounce_map(xvm, first, phys, size)) {
 		gnttab_free_grant_reference_seq(first, plan.pages);
 		return DMA_MAPPING_ERROR;
 	}
-
-	for (i = 0; i < plan.pages; i++) {
-		gnttab_grant_foreign_access_ref(first + i,
-						xvm->xdev->otherend_id,
-						pfn_to_gfn(frame_of(dma, first, phys, i)),
-						plan.read_only);
-		set_bit(first + i, dma->live);
-	}
-	atomic_add(plan.pages, count);
+	for (i = 0; i < plan.pages; i++)
+		grant_page(xvm, first + i, frame_of(dma, first, phys, i),
+			   plan.read_only);
+	atomic_add(plan.pages, &dma->requests);
 	return address;
 }
 
@@ -90,34 +118,42 @@ bool xvm_end_grant(struct xvm_device *xvm, grant_ref_t ref, struct page *page)
 	return false;
 }
 
-static void xvm_revoke_one(struct xvm_device *xvm, grant_ref_t ref)
+/* The references behind an address that was made here; false for any other. */
+static bool find(struct xvm_device *xvm, dma_addr_t address, size_t size,
+		 struct shim_grants *grants)
 {
-	/* First of all: the reference may soon be another buffer's. */
-	struct page *bounced = xvm_bounce_take(xvm, ref);
+	if (!shim_dma_release(address, size, grants) &&
+	    grants->first + grants->pages <= xvm->dma.references)
+		return true;
+	dev_alert(&xvm->xdev->dev, "%zu bytes at %pad were never mapped\n",
+		  size, &address);
+	return false;
+}
 
+/* Ends the grant of a page, unless xvm_dma_revoke_all() came first. */
+static void revoke_page(struct xvm_device *xvm, grant_ref_t ref)
+{
+	struct page *bounced;
+
+	if (!test_and_clear_bit(ref, xvm->dma.live))
+		return;
+	atomic_dec(&xvm->dma.granted);
+	/* First of all: the reference may soon be another buffer's. */
+	bounced = xvm_bounce_take(xvm, ref);
 	if (xvm_end_grant(xvm, ref, bounced) && bounced)
 		xvm_bounce_free(xvm, bounced);
 }
 
-static void xvm_revoke(struct xvm_device *xvm, dma_addr_t address, size_t size,
-		       atomic_t *count)
+static void xvm_revoke(struct xvm_device *xvm, dma_addr_t address, size_t size)
 {
 	struct shim_grants grants;
 	u32 i;
 
-	if (shim_dma_release(address, size, &grants) ||
-	    grants.first + grants.pages > xvm->dma.references) {
-		dev_alert(&xvm->xdev->dev, "%zu bytes at %pad were never mapped\n",
-			  size, &address);
+	if (!find(xvm, address, size, &grants))
 		return;
-	}
-	for (i = 0; i < grants.pages; i++) {
-		/* Clear if xvm_dma_revoke_all() came first. */
-		if (!test_and_clear_bit(grants.first + i, xvm->dma.live))
-			continue;
-		xvm_revoke_one(xvm, grants.first + i);
-		atomic_dec(count);
-	}
+	for (i = 0; i < grants.pages; i++)
+		revoke_page(xvm, grants.first + i);
+	atomic_sub(grants.pages, &xvm->dma.requests);
 }
 
 /* Whether buffers are not granted, and the device is given their addresses. */
@@ -126,10 +162,85 @@ static bool raw_buffers(void)
 	return xvm_debug(XVM_DEBUG_RAW_ADDRESSES) || xvm_debug(XVM_DEBUG_BYPASS);
 }
 
+/*
+ * Takes references for the pages of a ring. Nothing is granted yet: which of the
+ * areas lies where is known when the ring has been laid out.
+ */
+static dma_addr_t reserve(struct xvm_device *xvm, phys_addr_t phys, size_t size)
+{
+	struct shim_plan plan;
+	grant_ref_t first;
+	u64 address;
+	u32 i;
+
+	if (shim_dma_plan(phys, size, DMA_BIDIRECTIONAL, &plan))
+		return DMA_MAPPING_ERROR;
+	address = take_references(xvm, phys, size, plan.pages, &first);
+	if (!address)
+		return DMA_MAPPING_ERROR;
+	for (i = 0; i < plan.pages; i++)
+		set_bit(first + i, xvm->dma.reserved);
+	return address;
+}
+
+/*
+ * Grants the pages of a queue's ring, before the device is told of them: those
+ * that it only reads read-only [3.4]. A ring that was granted before stays so.
+ */
+int xvm_dma_grant_ring(struct xvm_device *xvm, struct virtqueue *vq)
+{
+	struct shim_ring ring = {
+		.descriptor = virtqueue_get_desc_addr(vq),
+		.driver = virtqueue_get_avail_addr(vq),
+		.device = virtqueue_get_used_addr(vq),
+		.entries = virtqueue_get_vring_size(vq),
+	};
+	unsigned long frame = virt_to_phys(virtqueue_get_vring(vq)->desc) >>
+			      XEN_PAGE_SHIFT;
+	struct xvm_dma *dma = &xvm->dma;
+	u32 i;
+
+	if (xvm_debug(XVM_DEBUG_BYPASS))
+		return 0;
+	if (shim_ring_plan(&ring) ||
+	    ring.first + ring.pages > dma->references) {
+		dev_err(&xvm->xdev->dev,
+			"the ring of queue %u is not laid out to be granted\n",
+			vq->index);
+		return -EINVAL;
+	}
+	for (i = 0; i < ring.pages; i++) {
+		if (test_and_clear_bit(ring.first + i, dma->reserved))
+			grant_page(xvm, ring.first + i, frame + i,
+				   i < ring.read_only);
+		else if (!test_bit(ring.first + i, dma->live))
+			return -EIO;
+	}
+	return 0;
+}
+
+/* Ends what there is of a ring's grants. */
+static void release_ring(struct xvm_device *xvm, dma_addr_t address,
+			 size_t size)
+{
+	struct shim_grants grants;
+	u32 i;
+
+	if (!find(xvm, address, size, &grants))
+		return;
+	for (i = 0; i < grants.pages; i++) {
+		if (test_and_clear_bit(grants.first + i, xvm->dma.reserved))
+			gnttab_free_grant_reference(grants.first + i);
+		else
+			revoke_page(xvm, grants.first + i);
+	}
+}
+
+/* Coherent memory is for rings: no driver of a device that we have asks for other. */
 static void *xvm_dma_alloc(struct device *dev, size_t size, dma_addr_t *handle,
 			   gfp_t gfp, unsigned long attrs)
 {
-	struct xvm_device *xvm = dev_get_drvdata(dev);
+	struct xvm_device *xvm = to_xvm(dev);
 	void *memory;
 
 	/* Whole pages of their own: nothing else lies in what is granted. */
@@ -137,12 +248,9 @@ static void *xvm_dma_alloc(struct device *dev, size_t size, dma_addr_t *handle,
 	memory = alloc_pages_exact(size, gfp | __GFP_ZERO);
 	if (!memory)
 		return NULL;
-	if (xvm_debug(XVM_DEBUG_BYPASS)) {
-		*handle = virt_to_phys(memory);
-		return memory;
-	}
-	*handle = xvm_grant(xvm, virt_to_phys(memory), size, DMA_BIDIRECTIONAL,
-			    &xvm->dma.rings);
+	*handle = virt_to_phys(memory);
+	if (!xvm_debug(XVM_DEBUG_BYPASS))
+		*handle = reserve(xvm, virt_to_phys(memory), size);
 	if (*handle == DMA_MAPPING_ERROR) {
 		free_pages_exact(memory, size);
 		return NULL;
@@ -153,18 +261,16 @@ static void *xvm_dma_alloc(struct device *dev, size_t size, dma_addr_t *handle,
 static void xvm_dma_free(struct device *dev, size_t size, void *memory,
 			 dma_addr_t handle, unsigned long attrs)
 {
-	struct xvm_device *xvm = dev_get_drvdata(dev);
-
 	size = PAGE_ALIGN(size);
 	if (!xvm_debug(XVM_DEBUG_BYPASS))
-		xvm_revoke(xvm, handle, size, &xvm->dma.rings);
+		release_ring(to_xvm(dev), handle, size);
 	free_pages_exact(memory, size);
 }
 
 dma_addr_t xvm_dma_map_phys(struct device *dev, phys_addr_t phys, size_t size,
 			    enum dma_data_direction dir, unsigned long attrs)
 {
-	struct xvm_device *xvm = dev_get_drvdata(dev);
+	struct xvm_device *xvm = to_xvm(dev);
 	dma_addr_t address;
 
 	if (raw_buffers())
@@ -172,13 +278,13 @@ dma_addr_t xvm_dma_map_phys(struct device *dev, phys_addr_t phys, size_t size,
 	address = xvm_pool_map(xvm, phys, size, dir, attrs);
 	if (address != DMA_MAPPING_ERROR)
 		return address;
-	return xvm_grant(xvm, phys, size, dir, &xvm->dma.requests);
+	return xvm_grant(xvm, phys, size, dir);
 }
 
 void xvm_dma_unmap_phys(struct device *dev, dma_addr_t handle, size_t size,
 			enum dma_data_direction dir, unsigned long attrs)
 {
-	struct xvm_device *xvm = dev_get_drvdata(dev);
+	struct xvm_device *xvm = to_xvm(dev);
 
 	if (raw_buffers())
 		return;
@@ -186,7 +292,7 @@ void xvm_dma_unmap_phys(struct device *dev, dma_addr_t handle, size_t size,
 		return;
 	if (!(attrs & DMA_ATTR_SKIP_CPU_SYNC))
 		xvm_bounce_sync(xvm, handle, size, dir, XVM_DRIVER);
-	xvm_revoke(xvm, handle, size, &xvm->dma.requests);
+	xvm_revoke(xvm, handle, size);
 }
 
 static void xvm_dma_unmap_sg(struct device *dev, struct scatterlist *list,
@@ -232,14 +338,14 @@ static void xvm_dma_sync_single_for_cpu(struct device *dev, dma_addr_t handle,
 					size_t size,
 					enum dma_data_direction dir)
 {
-	sync(dev_get_drvdata(dev), handle, size, dir, XVM_DRIVER);
+	sync(to_xvm(dev), handle, size, dir, XVM_DRIVER);
 }
 
 static void xvm_dma_sync_single_for_device(struct device *dev,
 					   dma_addr_t handle, size_t size,
 					   enum dma_data_direction dir)
 {
-	sync(dev_get_drvdata(dev), handle, size, dir, XVM_BACKEND);
+	sync(to_xvm(dev), handle, size, dir, XVM_BACKEND);
 }
 
 static void xvm_dma_sync_sg_for_cpu(struct device *dev,
@@ -274,7 +380,7 @@ static int xvm_dma_supported(struct device *dev, u64 mask)
 
 static size_t xvm_dma_max_mapping_size(struct device *dev)
 {
-	return shim_dma_max_bytes(xvm_pool_pages(dev_get_drvdata(dev)) > 0);
+	return shim_dma_max_bytes(xvm_pool_pages(to_xvm(dev)) > 0);
 }
 
 static const struct dma_map_ops xvm_dma_ops = {
@@ -291,6 +397,25 @@ static const struct dma_map_ops xvm_dma_ops = {
 	.max_mapping_size = xvm_dma_max_mapping_size,
 };
 
+static void free_bitmaps(struct xvm_dma *dma)
+{
+	bitmap_free(dma->reserved);
+	dma->reserved = NULL;
+	bitmap_free(dma->live);
+	dma->live = NULL;
+}
+
+static int allocate_bitmaps(struct xvm_dma *dma)
+{
+	dma->references = gnttab_max_grant_frames() * REFERENCES_PER_FRAME;
+	dma->live = bitmap_zalloc(dma->references, GFP_KERNEL);
+	dma->reserved = bitmap_zalloc(dma->references, GFP_KERNEL);
+	if (dma->live && dma->reserved)
+		return 0;
+	free_bitmaps(dma);
+	return -ENOMEM;
+}
+
 /* The virtio core maps for the parent of a virtio device: the xenbus device. */
 int xvm_dma_open(struct xvm_device *xvm)
 {
@@ -298,16 +423,18 @@ int xvm_dma_open(struct xvm_device *xvm)
 	struct xvm_dma *dma = &xvm->dma;
 	int err;
 
-	dma->references = gnttab_max_grant_frames() * REFERENCES_PER_FRAME;
-	dma->live = bitmap_zalloc(dma->references, GFP_KERNEL);
-	if (!dma->live)
-		return -ENOMEM;
+	err = allocate_bitmaps(dma);
+	if (err)
+		return err;
 	err = xvm_bounce_open(xvm);
 	if (err)
-		goto free_live;
+		goto free_bitmaps;
 	err = xvm_pool_open(xvm);
 	if (err)
 		goto close_bounce;
+	atomic_set(&dma->requests, 0);
+	dma->in_use = false;
+	dev->platform_data = xvm;
 	set_dma_ops(dev, &xvm_dma_ops);
 	err = dma_coerce_mask_and_coherent(dev, DMA_BIT_MASK(64));
 	if (err)
@@ -316,24 +443,19 @@ int xvm_dma_open(struct xvm_device *xvm)
 
 close_bounce:
 	xvm_bounce_close(xvm);
-free_live:
-	bitmap_free(dma->live);
-	dma->live = NULL;
+free_bitmaps:
+	free_bitmaps(dma);
 	return err;
 }
 
 /* For a backend that is gone while buffers are still mapped [2.7]. */
 void xvm_dma_revoke_all(struct xvm_device *xvm)
 {
-	struct xvm_dma *dma = &xvm->dma;
 	unsigned int ref;
 
 	xvm_pool_revoke(xvm);
-	for_each_set_bit(ref, dma->live, dma->references)
-		if (test_and_clear_bit(ref, dma->live))
-			xvm_revoke_one(xvm, ref);
-	atomic_set(&dma->requests, 0);
-	atomic_set(&dma->rings, 0);
+	for_each_set_bit(ref, xvm->dma.live, xvm->dma.references)
+		revoke_page(xvm, ref);
 }
 
 /* Pages of buffers that are mapped. */
@@ -342,33 +464,24 @@ unsigned int xvm_dma_requests(const struct xvm_device *xvm)
 	return atomic_read(&xvm->dma.requests) + xvm_pool_in_use(xvm);
 }
 
-static unsigned int mapped_grants(const struct xvm_device *xvm)
-{
-	return atomic_read(&xvm->dma.requests) + atomic_read(&xvm->dma.rings);
-}
-
 /* Grants of all kinds. */
-unsigned int xvm_dma_outstanding(const struct xvm_device *xvm)
+unsigned int xvm_dma_outstanding(struct xvm_device *xvm)
 {
-	return mapped_grants(xvm) + xvm_pool_pages(xvm);
+	return atomic_read(&xvm->dma.granted) + xvm_pool_shared(xvm);
 }
 
 void xvm_dma_close(struct xvm_device *xvm)
 {
 	struct device *dev = &xvm->xdev->dev;
-	unsigned int outstanding = mapped_grants(xvm);
 
 	if (!xvm->dma.live)
 		return;
-	if (outstanding) {
-		dev_warn(dev, "%u grants were never unmapped; ending them\n",
-			 outstanding);
-		xvm_dma_revoke_all(xvm);
-	}
+	/* Some drivers never unmap what they posted: entropy, vsock. */
+	xvm_dma_revoke_all(xvm);
 	set_dma_ops(dev, NULL);
 	dev->dma_mask = NULL;
+	dev->platform_data = NULL;
 	xvm_pool_close(xvm);
 	xvm_bounce_close(xvm);
-	bitmap_free(xvm->dma.live);
-	xvm->dma.live = NULL;
+	free_bitmaps(&xvm->dma);
 }

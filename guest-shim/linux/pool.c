@@ -66,13 +66,17 @@ void xvm_pool_init(struct xvm_device *xvm)
 int xvm_pool_open(struct xvm_device *xvm)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
+	struct shim_pool *map;
 
 	if (!xvm->bus.shared_pool || !most_pages)
 		return 0;
-	pool->map = kmalloc(shim_pool_size(), GFP_KERNEL);
-	if (!pool->map)
+	map = kmalloc(shim_pool_size(), GFP_KERNEL);
+	if (!map)
 		return -ENOMEM;
-	shim_pool_init(pool->map);
+	shim_pool_init(map);
+	mutex_lock(&pool->lock);
+	pool->map = map;
+	mutex_unlock(&pool->lock);
 	return 0;
 }
 
@@ -250,6 +254,18 @@ unsigned int xvm_pool_pages(const struct xvm_device *xvm)
 	const struct xvm_pool *pool = &xvm->dma.pool;
 
 	return pool->map ? shim_pool_chunks(pool->map) * SHIM_CHUNK_PAGES : 0;
+}
+
+/* As xvm_pool_pages(), while the connection may come and go. */
+unsigned int xvm_pool_shared(struct xvm_device *xvm)
+{
+	struct xvm_pool *pool = &xvm->dma.pool;
+	unsigned int pages;
+
+	mutex_lock(&pool->lock);
+	pages = xvm_pool_pages(xvm);
+	mutex_unlock(&pool->lock);
+	return pages;
 }
 
 unsigned int xvm_pool_in_use(const struct xvm_device *xvm)

@@ -97,6 +97,9 @@ static int enable_queue(struct xvm_device *xvm, struct virtqueue *vq)
 }
 
 /* An event channel of our own for the queue; negative if there is none left. */
+	err = xvm_dma_grant_ring(xvm, vq);
+	if (err)
+		return err;
 static int open_doorbell(struct xvm_device *xvm, struct virtqueue *vq,
 			 evtchn_port_t *port)
 {

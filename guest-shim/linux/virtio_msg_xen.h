@@ -76,10 +76,11 @@ struct xvm_pool {
 
 /* The grants that the DMA API holds for the device. */
 struct xvm_dma {
-	unsigned long *live;		/* a bit for each grant reference */
-	unsigned int references;	/* bits in it */
-	atomic_t requests;		/* live grants of mapped buffers */
-	atomic_t rings;			/* live grants of coherent memory */
+	unsigned long *live;		/* a bit for each reference granted */
+	unsigned long *reserved;	/* a bit for each to be granted */
+	unsigned int references;	/* bits in each */
+	atomic_t granted;		/* bits set in live */
+	atomic_t requests;		/* pages of buffers that are mapped */
 	bool in_use;			/* [3.6] was reported */
 	struct xvm_bounce bounce;
 	struct xvm_pool pool;
@@ -210,7 +211,9 @@ bool xvm_end_grant(struct xvm_device *xvm, grant_ref_t ref, struct page *page);
 int xvm_dma_open(struct xvm_device *xvm);
 void xvm_dma_revoke_all(struct xvm_device *xvm);
 void xvm_dma_close(struct xvm_device *xvm);
+unsigned int xvm_pool_shared(struct xvm_device *xvm);
 unsigned int xvm_dma_requests(const struct xvm_device *xvm);
-unsigned int xvm_dma_outstanding(const struct xvm_device *xvm);
+unsigned int xvm_dma_outstanding(struct xvm_device *xvm);
 
 #endif /* VIRTIO_MSG_XEN_H */
+int xvm_dma_grant_ring(struct xvm_device *xvm, struct virtqueue *vq);

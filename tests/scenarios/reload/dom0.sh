@@ -1,4 +1,5 @@
-# The module is unloaded and loaded again: it leaves no grant behind, and the disk comes back.
+# The module is unloaded and loaded again: it leaves no grant behind, and the disk comes back. Of a queue's ring,
+# the device is granted its own area for writing and nothing else.
 # limit: 90
 . /lab/dom0/lib.sh
 
@@ -6,6 +7,13 @@ make_disk "$PWD/disk.img" 8
 make_initrd initrd /lab/scenarios/reload/guest.sh
 start_guest "$GUEST-reload" "$PWD/initrd" "$PWD/disk.img" || fail "xl could not create the guest"
 for turn in 1 2 3; do
+    wait_console "$GUEST-reload" 40 "lab: loaded $turn"
+    # Of flags, 4 is: granted read-only; 16: mapped for writing. A ring of 256 entries has two pages that the
+    # driver writes. Beside it, the message page and those of the pool are mapped.
+    mapped_grants "$domid" >mapped
+    flags=$(awk '{ print $NF }' mapped | sort | uniq -c | xargs)
+    echo "mapped pages by flags: $flags"
+    tell_guest "$domid" go
     wait_console "$GUEST-reload" 40 "lab: unloaded $turn"
     check_nothing_mapped "$domid"
     tell_guest "$domid" go
