@@ -8,6 +8,7 @@
 #include <linux/interrupt.h>
 #include <linux/jiffies.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 #include <xen/interface/event_channel.h>
 #include <xen/page.h>
 #include <asm/xen/hypercall.h>
@@ -16,12 +17,6 @@
 
 /* How long a device may take for an answer [section 7]. */
 #define ANSWER_TIMEOUT (10 * HZ)
-
-/*
- * Messages handled before others get the CPU: several times what the page
- * holds, so that only a backend that writes without pause exceeds it.
- */
-#define DRAIN_BUDGET 16
 
 static int try_send(struct xvm_bus *bus, const struct shim_request *request)
 {
@@ -98,27 +93,30 @@ bool xvm_bus_avail(struct xvm_device *xvm, unsigned int index)
 	return signal >= 0;
 }
 
-static void config_changed(struct xvm_device *xvm, u32 status)
+/* Whether the event told anything new. */
+static bool config_changed(struct xvm_device *xvm, u32 status)
 {
 	struct xvm_bus *bus = &xvm->bus;
 	unsigned long flags;
-	bool ready;
+	bool ready, news;
 
-	if (status & VIRTIO_CONFIG_S_NEEDS_RESET) {
-		xvm_fail(xvm, "the device reported a fault (DEVICE_NEEDS_RESET)");
-		return;
-	}
 	/* While the device is being registered there is nobody to tell yet. */
 	spin_lock_irqsave(&bus->lock, flags);
+	news = shim_config_is_news(&bus->announced, status,
+				   shim_generation(bus->transport));
 	ready = xvm->ready;
 	bus->config_changed = !ready;
 	spin_unlock_irqrestore(&bus->lock, flags);
-	if (ready)
+
+	if (status & VIRTIO_CONFIG_S_NEEDS_RESET)
+		xvm_fail(xvm, "the device reported a fault (DEVICE_NEEDS_RESET)");
+	else if (ready)
 		virtio_config_changed(&xvm->virtio->vdev);
+	return news;
 }
 
-/* Handles one message; false when none is left. */
-static bool receive_one(struct xvm_device *xvm)
+/* Handles one message. What it was worth is an enum shim_message. */
+static u32 receive_one(struct xvm_device *xvm)
 {
 	struct xvm_bus *bus = &xvm->bus;
 	struct shim_received received;
@@ -132,18 +130,20 @@ static bool receive_one(struct xvm_device *xvm)
 	case SHIM_DRAINED:
 		if (received.signal)
 			notify_remote_via_irq(bus->irq);
-		return false;
+		return SHIM_NONE;
+	case SHIM_ANSWERED:
+		return SHIM_USEFUL;
 	case SHIM_CONFIG_CHANGED:
-		config_changed(xvm, received.status);
-		return true;
+		return config_changed(xvm, received.status) ? SHIM_USEFUL :
+							      SHIM_USELESS;
 	case SHIM_USED:
-		xvm_queue_used(xvm, received.index);
-		return true;
+		return xvm_queue_used(xvm, received.index) ? SHIM_USEFUL :
+							     SHIM_USELESS;
 	case SHIM_BROKEN:
 		xvm_fail(xvm, "the message page is corrupt");
-		return false;
+		return SHIM_NONE;
 	default:
-		return true;
+		return SHIM_USELESS;
 	}
 }
 
@@ -153,18 +153,21 @@ static bool receive_one(struct xvm_device *xvm)
  */
 static void drain(struct xvm_device *xvm)
 {
+	struct shim_interrupt interrupt = {};
 	struct xvm_bus *bus = &xvm->bus;
-	unsigned int handled = 0;
+	u32 next;
 
-	while (handled < DRAIN_BUDGET && receive_one(xvm))
-		handled++;
+	do {
+		next = shim_interrupt_count(&interrupt, receive_one(xvm));
+	} while (next == SHIM_NEXT);
 	/* For an answer that came, or for room in a page that was full. */
 	wake_up(&bus->wait);
 
-	if (handled == DRAIN_BUDGET)
+	if (next == SHIM_LATER)
 		schedule_work(&bus->drain);
 	else
-		xen_irq_lateeoi(bus->irq, handled ? 0 : XEN_EOI_FLAG_SPURIOUS);
+		xen_irq_lateeoi(bus->irq, next == SHIM_DONE ?
+					  0 : XEN_EOI_FLAG_SPURIOUS);
 }
 
 static void drain_work(struct work_struct *work)
@@ -292,8 +295,11 @@ int xvm_bus_open(struct xvm_device *xvm,
 		return -ENOMEM;
 	}
 	shim_transport_init(bus->transport, negotiated);
+	memset(&bus->announced, 0, sizeof(bus->announced));
+	memset(&bus->generations, 0, sizeof(bus->generations));
 	bus->shared_pool = negotiated->shared_pool;
 	bus->max_config = shim_max_config_bytes(bus->transport);
+	bus->config_changed = false;
 	bus->broken = false;
 	err = open_page(xvm);
 	if (err)

@@ -5,6 +5,7 @@
  * Operations that cannot report an error leave the device broken, and give the
  * core values that end what it is doing.
  */
+#include <linux/ktime.h>
 #include <linux/minmax.h>
 #include <linux/string.h>
 #include <linux/virtio_ring.h>
@@ -54,17 +55,35 @@ static void xvm_get(struct virtio_device *vdev, unsigned int offset, void *buf,
 	}
 }
 
-/* The core asks before and after it reads, to see whether it must read again. */
+/* Whether the generation that was found may stand still some time. */
+static bool may_stand_still(struct xvm_device *xvm, u32 generation)
+{
+	struct xvm_bus *bus = &xvm->bus;
+	u64 now = ktime_to_ms(ktime_get());
+	bool never;
+
+	spin_lock_irq(&bus->lock);
+	never = shim_generation_look(&bus->generations, generation, now);
+	spin_unlock_irq(&bus->lock);
+	if (never)
+		xvm_fail(xvm, "the configuration changes whenever it is read");
+	return !never;
+}
+
+/*
+ * The core asks before and after it reads, to see whether it must read again. A
+ * device that is broken has one generation, so that the core does not go on.
+ */
 static u32 xvm_generation(struct virtio_device *vdev)
 {
 	struct shim_request get = { .kind = SHIM_GET_CONFIG };
 	struct shim_answer answer;
 
-	/*
-	 * Of no bytes: an answer with the generation and nothing else. A device
-	 * that is broken has one generation, so that the core does not go on.
-	 */
-	return ask(vdev, &get, &answer) ? 0 : answer.config_generation;
+	/* Of no bytes: an answer with the generation and nothing else. */
+	if (ask(vdev, &get, &answer) ||
+	    !may_stand_still(vdev_to_xvm(vdev), answer.config_generation))
+		return 0;
+	return answer.config_generation;
 }
 
 static int set_piece(struct virtio_device *vdev, u32 offset, const void *buf,

@@ -28,30 +28,42 @@ static bool xvm_notify(struct virtqueue *vq)
  * Whether the device used buffers since the last event. A network driver may
  * have taken them before the event came: it was not for nothing then, and were
  * it counted as such, the kernel would put off the next one, for up to a second.
+ * What a device does that was given up is for nothing.
  */
 static bool device_worked(struct virtqueue *vq)
 {
 	struct xvm_queue *queue = vq->priv;
 	u16 used = virtio16_to_cpu(vq->vdev,
 				   READ_ONCE(virtqueue_get_vring(vq)->used->idx));
-	bool worked = used != queue->used;
+	bool worked = used != queue->used && !virtqueue_is_broken(vq);
 
 	queue->used = used;
 	return worked;
 }
 
+/* Tells the driver; whether there was anything to tell. */
+static bool tell_driver(int irq, struct virtqueue *vq)
+{
+	bool worked = device_worked(vq);
+
+	vring_interrupt(irq, vq);
+	return worked;
+}
+
 static irqreturn_t queue_interrupt(int irq, void *data)
 {
-	bool worked = device_worked(data);
+	bool worked = tell_driver(irq, data);
 
-	vring_interrupt(irq, data);
 	xen_irq_lateeoi(irq, worked ? 0 : XEN_EOI_FLAG_SPURIOUS);
 	/* Xen slows a backend down that signals for nothing: never "nobody cared". */
 	return IRQ_HANDLED;
 }
 
-/* The device says in band that it used buffers; the number is its own. */
-void xvm_queue_used(struct xvm_device *xvm, unsigned int index)
+/*
+ * The device says in band that it used buffers; the number is its own. Whether
+ * it did.
+ */
+bool xvm_queue_used(struct xvm_device *xvm, unsigned int index)
 {
 	struct virtqueue *vq = NULL;
 	unsigned long flags;
@@ -64,8 +76,7 @@ void xvm_queue_used(struct xvm_device *xvm, unsigned int index)
 	spin_unlock_irqrestore(&xvm->bus.lock, flags);
 
 	/* Kept until xvm_del_vqs() has seen the last event handled. */
-	if (vq)
-		vring_interrupt(0, vq);
+	return vq && tell_driver(0, vq);
 }
 
 /* Sets the queue up in the device, and looks whether it is. */
@@ -83,6 +94,9 @@ static int enable_queue(struct xvm_device *xvm, struct virtqueue *vq)
 	struct shim_answer answer;
 	int err;
 
+	err = xvm_dma_grant_ring(xvm, vq);
+	if (err)
+		return err;
 	err = xvm_bus_request(xvm, &set, &answer, NULL, 0);
 	if (!err)
 		err = xvm_bus_request(xvm, &get, &answer, NULL, 0);
@@ -97,9 +111,6 @@ static int enable_queue(struct xvm_device *xvm, struct virtqueue *vq)
 }
 
 /* An event channel of our own for the queue; negative if there is none left. */
-	err = xvm_dma_grant_ring(xvm, vq);
-	if (err)
-		return err;
 static int open_doorbell(struct xvm_device *xvm, struct virtqueue *vq,
 			 evtchn_port_t *port)
 {

@@ -37,6 +37,8 @@ struct xvm_bus {
 
 	spinlock_t lock;		/* these; ready and queues of the device */
 	struct shim_transport *transport;
+	struct shim_announced announced;
+	struct shim_generations generations;
 	bool broken;			/* no request, no event any more */
 	bool config_changed;		/* while nobody could be told */
 };
@@ -171,7 +173,7 @@ extern const struct virtio_config_ops xvm_config_ops;
 /* queue.c */
 void xvm_del_vqs(struct virtio_device *vdev);
 void xvm_synchronize_cbs(struct virtio_device *vdev);
-void xvm_queue_used(struct xvm_device *xvm, unsigned int index);
+bool xvm_queue_used(struct xvm_device *xvm, unsigned int index);
 
 /* bounce.c */
 int xvm_bounce_init(void);
