@@ -23,6 +23,11 @@
 #error "this kernel has no dma_map_ops for each device (CONFIG_ARCH_HAS_DMA_OPS)"
 #endif
 
+/* 6.4 knows the feature. */
+#ifndef VIRTIO_F_NOTIFICATION_DATA
+#define VIRTIO_F_NOTIFICATION_DATA 38
+#endif
+
 /* 7.0 wants to know whose state is read: that of a device that is gone is Unknown. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
 static inline enum xenbus_state

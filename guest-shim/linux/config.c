@@ -186,6 +186,9 @@ static int xvm_finalize_features(struct virtio_device *vdev)
 	struct shim_answer answer;
 
 	vring_transport_features(vdev);
+	/* What this transport cannot do, whatever the device offers. */
+	__virtio_clear_bit(vdev, VIRTIO_F_RING_PACKED);
+	__virtio_clear_bit(vdev, VIRTIO_F_NOTIFICATION_DATA);
 	if ((vdev->features & required) != required) {
 		dev_err(&vdev->dev,
 			"device does not offer VIRTIO_F_VERSION_1 and VIRTIO_F_ACCESS_PLATFORM\n");
