@@ -3,6 +3,8 @@
  * Giving a device up: nothing is sent to it, nothing it sends counts, and its
  * driver gets errors for what it tries. Only this device is affected.
  */
+#include <linux/rcupdate.h>
+
 #include "virtio_msg_xen.h"
 
 /* In process context: the virtio core takes a lock here that interrupts do not. */
@@ -10,8 +12,11 @@ static void fault_work(struct work_struct *work)
 {
 	struct xvm_device *xvm = container_of(work, struct xvm_device, fault);
 
-	if (READ_ONCE(xvm->ready))
-		virtio_break_device(&xvm->virtio->vdev);
+	if (!READ_ONCE(xvm->ready))
+		return;
+	virtio_break_device(&xvm->virtio->vdev);
+	/* Drivers add buffers under spinlocks. When this returns, none is at it. */
+	synchronize_rcu();
 }
 
 void xvm_fault_init(struct xvm_device *xvm)

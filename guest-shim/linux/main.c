@@ -183,31 +183,69 @@ static void connect(struct xvm_device *xvm)
 		 xvm->dma.bounce.pages ? ", bounced" : "");
 }
 
+/* Whether the device answers a request. If not, it is given up. */
+static bool answers(struct xvm_device *xvm)
+{
+	struct shim_request get = { .kind = SHIM_GET_STATUS };
+	struct shim_answer answer;
+
+	return !xvm_bus_request(xvm, &get, &answer, NULL, 0);
+}
+
+/* What becomes of the virtio device: an enum shim_removal. */
+static u32 removal(struct xvm_device *xvm, enum shim_connection connection)
+{
+	if (READ_ONCE(xvm->bus.broken))
+		connection = SHIM_LOST;
+	return shim_removal(xvm->virtio->vdev.id.device, xvm_dma_requests(xvm),
+			    connection);
+}
+
+/* Whether its driver lets go of the virtio device, sooner or later. */
+static bool can_be_removed(struct xvm_device *xvm)
+{
+	enum shim_connection connection;
+	u32 what;
+
+	/* Once the virtio core knows of a failure, no new request is started. */
+	flush_work(&xvm->fault);
+	what = removal(xvm, SHIM_OPEN);
+	if (what == SHIM_ASK_DEVICE) {
+		connection = answers(xvm) ? SHIM_ANSWERING : SHIM_LOST;
+		flush_work(&xvm->fault);
+		what = removal(xvm, connection);
+	}
+	return what == SHIM_REMOVE;
+}
+
 /*
- * Takes the device away from the virtio core. That waits for requests that are
- * in flight; if the backend will never finish them, it would wait for ever:
- * false then, and all stays in place but the grants.
+ * Leaves a virtio device as it is that cannot be removed. Its driver and it stay
+ * for good, and this module with them; its grants end.
+ */
+static void give_up_for_good(struct xvm_device *xvm)
+{
+	if (xvm->stuck)
+		return;
+	dev_alert(&xvm->xdev->dev,
+		  "backend left requests unfinished (%u pages): whoever waits for them hangs, and %s stays dead until the guest reboots\n",
+		  xvm_dma_requests(xvm), dev_name(&xvm->virtio->vdev.dev));
+	xvm->stuck = true;
+	__module_get(THIS_MODULE);
+	xvm_dma_revoke_all(xvm);
+}
+
+/*
+ * Takes the device away from the virtio core. False: its driver would wait for
+ * ever; then all stays in place but the grants.
  */
 static bool stop_virtio(struct xvm_device *xvm)
 {
-	unsigned int requests;
-
 	if (!xvm->ready)
 		return true;
-	/* Once the virtio core knows of a failure, no new request is started. */
-	flush_work(&xvm->fault);
-	requests = xvm_dma_requests(xvm);
-	if (READ_ONCE(xvm->bus.broken) && requests && !xvm->stuck) {
-		dev_alert(&xvm->xdev->dev,
-			  "backend left requests unfinished (%u pages); the device stays dead\n",
-			  requests);
-		xvm->stuck = true;
-		__module_get(THIS_MODULE);
-		xvm_dma_revoke_all(xvm);
-	}
-	if (xvm->stuck)
+	if (xvm->stuck || !can_be_removed(xvm)) {
+		give_up_for_good(xvm);
 		return false;
-
+	}
 	/* Events may come until the channel is closed. */
 	get_device(&xvm->virtio->vdev.dev);
 	unregister_virtio_device(&xvm->virtio->vdev);
@@ -395,6 +433,11 @@ static void xvm_remove(struct xenbus_device *xdev)
 	xvm_turn_leave(xvm);
 	/* In xenbus' own watch, ours has not run yet. */
 	give_up_without(xvm, backend_state(xdev));
+	if (dev_get_platdata(&xdev->dev)) {
+		xenbus_dev_error(xdev, -EBUSY,
+				 "an earlier connection has unfinished requests; reboot the guest to use the device");
+		return -EBUSY;
+	}
 	cancel_work_sync(&xvm->step);
 	stopped = stop_virtio(xvm);
 	if (stopped)
