@@ -19,6 +19,9 @@
 /* How long an unbind waits for the backend to let go of the message page. */
 #define CLOSE_TIMEOUT (5 * HZ)
 
+/* How long a suspend waits for requests that were made before. */
+#define FINISH_TIMEOUT (5 * HZ)
+
 /* Bytes of a backend's own words that are shown. */
 #define LONGEST_REPORT 200u
 
@@ -89,9 +92,6 @@ static int show_page(struct xvm_device *xvm)
 /* SHIM_OFFER: show the backend the message page. */
 static void offer(struct xvm_device *xvm)
 {
-	/* After a resume, the connection that was given up is still there. */
-	if (xvm->bus.irq)
-		return;
 	/* Those behind it need not wait for a device that cannot start. */
 	if (show_page(xvm))
 		xvm_turn_leave(xvm);
@@ -255,7 +255,6 @@ static bool stop_virtio(struct xvm_device *xvm)
 /* Frees what offer() and connect() made, whatever there is of it. */
 static void release(struct xvm_device *xvm)
 {
-	xvm_turn_leave(xvm);
 	xvm_bus_close(xvm);
 	cancel_work_sync(&xvm->fault);
 	if (xvm->ready)
@@ -269,8 +268,11 @@ static void release(struct xvm_device *xvm)
 static void report(const struct xenbus_device *xdev)
 {
 	unsigned int length;
-	char *text = xenbus_read(XBT_NIL, xdev->otherend, "error", &length);
+	char *text;
 
+	if (!xdev->otherend)
+		return;
+	text = xenbus_read(XBT_NIL, xdev->otherend, "error", &length);
 	if (IS_ERR(text))
 		return;
 	/* Escaped and cut: it is the backend's text. */
@@ -282,6 +284,7 @@ static void report(const struct xenbus_device *xdev)
 /* SHIM_CLOSE: the backend has left. */
 static void close(struct xvm_device *xvm)
 {
+	xvm_turn_leave(xvm);
 	report(xvm->xdev);
 	if (stop_virtio(xvm))
 		release(xvm);
@@ -295,6 +298,7 @@ static void close(struct xvm_device *xvm)
  */
 static void finish(struct xvm_device *xvm)
 {
+	xvm_turn_leave(xvm);
 	if (system_state <= SYSTEM_RUNNING && stop_virtio(xvm))
 		release(xvm);
 	xenbus_frontend_closed(xvm->xdev);
@@ -302,15 +306,44 @@ static void finish(struct xvm_device *xvm)
 
 static enum xenbus_state backend_state(const struct xenbus_device *xdev)
 {
+	/* There is none if a guest was restored without the device. */
+	if (!xdev->otherend)
+		return XenbusStateUnknown;
 	return compat_read_driver_state(xdev, xdev->otherend);
+}
+
+/*
+ * After a restore: the connection that was is undone, and another begins. Who had
+ * the device open has a dead one, and gets errors.
+ */
+static void start_anew(struct xvm_device *xvm)
+{
+	if (!stop_virtio(xvm)) {
+		xvm_turn_leave(xvm);
+		xenbus_frontend_closed(xvm->xdev);
+		return;
+	}
+	release(xvm);
+	WRITE_ONCE(xvm->restored, false);
+	if (!xvm_watch_remind())
+		return;
+	xvm_turn_leave(xvm);
+	dev_err(&xvm->xdev->dev,
+		"no watch can be set to start the device anew: unbind and bind its driver\n");
 }
 
 static void step(struct work_struct *work)
 {
 	struct xvm_device *xvm = container_of(work, struct xvm_device, step);
 	struct xenbus_device *xdev = xvm->xdev;
-	u32 action = shim_next_action(xdev->state, backend_state(xdev));
+	u32 action;
 
+	if (READ_ONCE(xvm->restored)) {
+		if (system_state <= SYSTEM_RUNNING)
+			start_anew(xvm);
+		return;
+	}
+	action = shim_next_action(xdev->state, backend_state(xdev));
 	/* While the guest shuts down, devices are no longer set up or closed. */
 	if (system_state > SYSTEM_RUNNING && action != SHIM_FINISH)
 		return;
@@ -364,7 +397,8 @@ void xvm_backend_changed(struct xvm_device *xvm)
 	give_up_without(xvm, state);
 	mutex_lock(&xvm->beginning);
 	if (!xvm->removing) {
-		begin(xvm, state);
+		if (!READ_ONCE(xvm->restored))
+			begin(xvm, state);
 		queue_work(xvm_workqueue, &xvm->step);
 	}
 	mutex_unlock(&xvm->beginning);
@@ -399,6 +433,11 @@ static int xvm_probe(struct xenbus_device *xdev,
 	struct xvm_device *xvm;
 	int err;
 
+	if (dev_get_platdata(&xdev->dev)) {
+		xenbus_dev_error(xdev, -EBUSY,
+				 "an earlier connection has unfinished requests; reboot the guest to use the device");
+		return -EBUSY;
+	}
 	xvm = kzalloc(sizeof(*xvm), GFP_KERNEL);
 	if (!xvm)
 		return -ENOMEM;
@@ -406,6 +445,8 @@ static int xvm_probe(struct xenbus_device *xdev,
 	INIT_WORK(&xvm->step, step);
 	mutex_init(&xvm->beginning);
 	init_waitqueue_head(&xvm->backend_changed);
+	init_waitqueue_head(&xvm->finished);
+	xvm_turn_init(xvm);
 	xvm_fault_init(xvm);
 	xvm_bus_init(xvm);
 	xvm_pool_init(xvm);
@@ -433,11 +474,6 @@ static void xvm_remove(struct xenbus_device *xdev)
 	xvm_turn_leave(xvm);
 	/* In xenbus' own watch, ours has not run yet. */
 	give_up_without(xvm, backend_state(xdev));
-	if (dev_get_platdata(&xdev->dev)) {
-		xenbus_dev_error(xdev, -EBUSY,
-				 "an earlier connection has unfinished requests; reboot the guest to use the device");
-		return -EBUSY;
-	}
 	cancel_work_sync(&xvm->step);
 	stopped = stop_virtio(xvm);
 	if (stopped)
@@ -464,11 +500,47 @@ static int xvm_is_ready(struct xenbus_device *xdev)
 	return xvm && READ_ONCE(xvm->ready);
 }
 
-/* Grants do not survive a move to another host, and requests have theirs. */
+/*
+ * The guest is about to be suspended: to be saved or moved, if that does not fail.
+ * Nobody makes requests any more. Those that were made are lost with the
+ * connection, and their driver would wait for them: they are finished first. A
+ * suspend cannot be refused here.
+ */
+static int xvm_suspend(struct xenbus_device *xdev)
+{
+	struct xvm_device *xvm = dev_get_drvdata(&xdev->dev);
+
+	if (!READ_ONCE(xvm->ready))
+		return 0;
+	if (!wait_event_timeout(xvm->finished,
+				removal(xvm, SHIM_OPEN) != SHIM_ASK_DEVICE,
+				FINISH_TIMEOUT))
+		dev_warn(&xdev->dev,
+			 "suspended with requests unfinished (%u pages): a restored guest loses the device until it reboots\n",
+			 xvm_dma_requests(xvm));
+	return 0;
+}
+
+/*
+ * The guest was restored or moved. Its backend is another one, which has nothing of
+ * the connection that was. In the thread that runs the watches, and before the
+ * workqueue goes on.
+ */
 static int xvm_resume(struct xenbus_device *xdev)
 {
-	xvm_fail(dev_get_drvdata(&xdev->dev), "the guest was suspended and resumed");
-	return -EOPNOTSUPP;
+	struct xvm_device *xvm = dev_get_drvdata(&xdev->dev);
+	int err;
+
+	xvm_fail(xvm, "the guest was restored or moved; the device starts anew, and who had it open gets errors");
+	WRITE_ONCE(xvm->restored, true);
+	xvm_watch_leave(xvm);
+	err = xvm_watch_enter(xvm);
+	if (err)
+		xenbus_dev_error(xdev, err, "watching %s", xdev->otherend);
+	/* As at the start: they are registered in this order. */
+	xvm_turn_enter(xvm);
+	queue_work(xvm_workqueue, &xvm->step);
+	return err;
 }
 
 static ssize_t grants_outstanding_show(struct device *dev,
@@ -524,6 +596,7 @@ static struct xenbus_driver xvm_driver = {
 	.not_essential = true,
 	.probe = xvm_probe,
 	.remove = xvm_remove,
+	.suspend = xvm_suspend,
 	.resume = xvm_resume,
 	.otherend_changed = xvm_otherend_changed,
 	.is_ready = xvm_is_ready,
@@ -542,7 +615,9 @@ static int __init xvm_init(void)
 	err = xvm_debug_init();
 	if (err)
 		return err;
-	xvm_workqueue = alloc_workqueue("virtio_msg_xen", WQ_UNBOUND, 0);
+	/* Devices are not set up or closed while the guest is suspended. */
+	xvm_workqueue = alloc_workqueue("virtio_msg_xen",
+					WQ_UNBOUND | WQ_FREEZABLE, 0);
 	if (!xvm_workqueue)
 		return -ENOMEM;
 	err = xenbus_register_frontend(&xvm_driver);
@@ -555,6 +630,7 @@ module_init(xvm_init);
 static void __exit xvm_exit(void)
 {
 	xenbus_unregister_driver(&xvm_driver);
+	xvm_watch_exit();
 	destroy_workqueue(xvm_workqueue);
 }
 module_exit(xvm_exit);

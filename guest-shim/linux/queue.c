@@ -44,9 +44,12 @@ static bool device_worked(struct virtqueue *vq)
 /* Tells the driver; whether there was anything to tell. */
 static bool tell_driver(int irq, struct virtqueue *vq)
 {
+	struct xvm_device *xvm = vdev_to_xvm(vq->vdev);
 	bool worked = device_worked(vq);
 
 	vring_interrupt(irq, vq);
+	if (wq_has_sleeper(&xvm->finished))
+		wake_up(&xvm->finished);
 	return worked;
 }
 

@@ -19,10 +19,16 @@ static unsigned int departures;		/* devices that left the list */
 static DEFINE_SPINLOCK(starting_lock);
 static DECLARE_WAIT_QUEUE_HEAD(starting_changed);
 
+void xvm_turn_init(struct xvm_device *xvm)
+{
+	INIT_LIST_HEAD(&xvm->turn);
+}
+
+/* About to start; one that was before, and did not, is the last now. */
 void xvm_turn_enter(struct xvm_device *xvm)
 {
 	spin_lock(&starting_lock);
-	list_add_tail(&xvm->turn, &starting);
+	list_move_tail(&xvm->turn, &starting);
 	spin_unlock(&starting_lock);
 }
 

@@ -106,6 +106,7 @@ struct xvm_device {
 	struct xenbus_device *xdev;
 	struct xvm_watch *watch;	/* on the backend's state */
 	struct list_head watched;	/* among those that share it */
+	char *backend_path;		/* as it is watched */
 	enum xenbus_state backend;	/* as the watch last saw it */
 	wait_queue_head_t backend_changed;
 	struct work_struct step;	/* changes of state, one at a time */
@@ -114,8 +115,10 @@ struct xvm_device {
 	struct mutex beginning;		/* these, while the watch uses them */
 	bool begun;			/* Initialising was entered */
 	bool removing;			/* no more steps */
+	bool restored;			/* the connection was another guest's */
 	bool ready;			/* the virtio device is registered */
 	bool stuck;			/* it can never be unregistered */
+	wait_queue_head_t finished;	/* for requests, before a suspend */
 	struct xvm_bus bus;
 	struct xvm_dma dma;
 	struct xvm_virtio *virtio;
@@ -145,12 +148,15 @@ bool xvm_debug(enum xvm_debug_mode asked);
 /* watch.c */
 int xvm_watch_enter(struct xvm_device *xvm);
 void xvm_watch_leave(struct xvm_device *xvm);
+int xvm_watch_remind(void);
+void xvm_watch_exit(void);
 
 /* fault.c */
 void xvm_fault_init(struct xvm_device *xvm);
 void xvm_fail(struct xvm_device *xvm, const char *why);
 
 /* turn.c */
+void xvm_turn_init(struct xvm_device *xvm);
 void xvm_turn_enter(struct xvm_device *xvm);
 void xvm_turn_leave(struct xvm_device *xvm);
 void xvm_turn_wait(struct xvm_device *xvm);
@@ -205,17 +211,17 @@ bool xvm_pool_unmap(struct xvm_device *xvm, dma_addr_t address, size_t size,
 bool xvm_pool_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
 		   enum dma_data_direction dir, enum xvm_owner owner);
 unsigned int xvm_pool_pages(const struct xvm_device *xvm);
+unsigned int xvm_pool_shared(struct xvm_device *xvm);
 unsigned int xvm_pool_in_use(const struct xvm_device *xvm);
 ssize_t xvm_pool_show(struct xvm_device *xvm, char *buf);
 
 /* dma.c */
 bool xvm_end_grant(struct xvm_device *xvm, grant_ref_t ref, struct page *page);
 int xvm_dma_open(struct xvm_device *xvm);
+int xvm_dma_grant_ring(struct xvm_device *xvm, struct virtqueue *vq);
 void xvm_dma_revoke_all(struct xvm_device *xvm);
 void xvm_dma_close(struct xvm_device *xvm);
-unsigned int xvm_pool_shared(struct xvm_device *xvm);
 unsigned int xvm_dma_requests(const struct xvm_device *xvm);
 unsigned int xvm_dma_outstanding(struct xvm_device *xvm);
 
 #endif /* VIRTIO_MSG_XEN_H */
-int xvm_dma_grant_ring(struct xvm_device *xvm, struct virtqueue *vq);

@@ -43,7 +43,7 @@ static void changed(struct xenbus_watch *watch, const char *path,
 
 	mutex_lock(&watches_lock);
 	list_for_each_entry(xvm, &shared->devices, watched)
-		if (concerns(path, xvm->xdev->otherend))
+		if (concerns(path, xvm->backend_path))
 			xvm_backend_changed(xvm);
 	mutex_unlock(&watches_lock);
 }
@@ -82,31 +82,52 @@ free:
 	return ERR_PTR(err);
 }
 
-int xvm_watch_enter(struct xvm_device *xvm)
+/* The directory that a backend stands in. NULL: it stands in none. */
+static char *directory_of(const char *backend)
 {
-	const char *backend = xvm->xdev->otherend;
-	const char *number = strrchr(backend, '/');
-	struct xvm_watch *shared;
-	char *directory;
+	const char *number = backend ? strrchr(backend, '/') : NULL;
 
-	if (!number)
-		return -EINVAL;
-	directory = kstrndup(backend, number - backend, GFP_KERNEL);
-	if (!directory)
-		return -ENOMEM;
+	return number ? kstrndup(backend, number - backend, GFP_KERNEL) : NULL;
+}
 
-	mutex_lock(&watches_lock);
-	shared = find(directory);
+/* Under the lock. Takes over directory, in any case. */
+static int join(struct xvm_device *xvm, char *directory)
+{
+	struct xvm_watch *shared = find(directory);
+
 	if (shared)
 		kfree(directory);
 	else
 		shared = new(directory);
-	if (!IS_ERR(shared)) {
-		list_add(&xvm->watched, &shared->devices);
-		xvm->watch = shared;
+	if (IS_ERR(shared))
+		return PTR_ERR(shared);
+	list_add(&xvm->watched, &shared->devices);
+	xvm->watch = shared;
+	return 0;
+}
+
+/* Of where the backend is a copy is kept: xenbus' own goes while the guest is restored. */
+int xvm_watch_enter(struct xvm_device *xvm)
+{
+	const char *backend = xvm->xdev->otherend;
+	char *directory = directory_of(backend);
+	int err = -ENOMEM;
+
+	if (!directory)
+		return err;
+	xvm->backend_path = kstrdup(backend, GFP_KERNEL);
+	if (!xvm->backend_path) {
+		kfree(directory);
+		return err;
 	}
+	mutex_lock(&watches_lock);
+	err = join(xvm, directory);
 	mutex_unlock(&watches_lock);
-	return PTR_ERR_OR_ZERO(shared);
+	if (err) {
+		kfree(xvm->backend_path);
+		xvm->backend_path = NULL;
+	}
+	return err;
 }
 
 /* When this returns, the device is not being told of anything. */
@@ -115,16 +136,73 @@ void xvm_watch_leave(struct xvm_device *xvm)
 	struct xvm_watch *shared = xvm->watch;
 	bool last;
 
+	if (!shared)
+		return;
 	mutex_lock(&watches_lock);
 	list_del(&xvm->watched);
 	last = list_empty(&shared->devices);
 	if (last)
 		list_del(&shared->list);
 	mutex_unlock(&watches_lock);
+	xvm->watch = NULL;
+	kfree(xvm->backend_path);
+	xvm->backend_path = NULL;
 	if (!last)
 		return;
 	/* Without the lock: this waits for a callback that waits for it. */
 	unregister_xenbus_watch(&shared->watch);
 	kfree(shared->watch.node);
 	kfree(shared);
+}
+
+/*
+ * A watch that fires when it is registered and never again, since nothing is
+ * there: for a device that has become ready to start while no watch ran.
+ */
+static void reminded(struct xenbus_watch *watch, const char *path,
+		     const char *token)
+{
+	struct xvm_watch *shared;
+	struct xvm_device *xvm;
+
+	mutex_lock(&watches_lock);
+	list_for_each_entry(shared, &watches, list)
+		list_for_each_entry(xvm, &shared->devices, watched)
+			if (xvm->xdev->state == XenbusStateInitialising)
+				xvm_backend_changed(xvm);
+	mutex_unlock(&watches_lock);
+}
+
+static struct xenbus_watch reminder = {
+	.node = "device/virtio_msg_xen",
+	.callback = reminded,
+};
+static bool reminder_registered;
+static DEFINE_MUTEX(reminder_lock);
+
+static void unregister_reminder(void)
+{
+	if (reminder_registered)
+		unregister_xenbus_watch(&reminder);
+	reminder_registered = false;
+}
+
+/* Has the devices that may start looked at from a watch, soon. */
+int xvm_watch_remind(void)
+{
+	int err;
+
+	mutex_lock(&reminder_lock);
+	unregister_reminder();
+	err = register_xenbus_watch(&reminder);
+	reminder_registered = !err;
+	mutex_unlock(&reminder_lock);
+	return err;
+}
+
+void xvm_watch_exit(void)
+{
+	mutex_lock(&reminder_lock);
+	unregister_reminder();
+	mutex_unlock(&reminder_lock);
 }

@@ -312,6 +312,9 @@ impl<X: Xen> Session<X> {
     /// Ends a device that the toolstack wants gone, and removes its directory where that is the
     /// backend's to do [2.10].
     fn remove(&mut self) -> Result<Progress, StepError> {
+        if self.connection.is_some() {
+            self.say_what_a_saved_guest_loses();
+        }
         self.leave();
         self.device = None;
         self.closed();
@@ -326,6 +329,14 @@ impl<X: Xen> Session<X> {
             }
         }
         Ok(Progress::Over)
+    }
+
+    /// `xl save` and `xl migrate` end devices as `xl destroy` does, and nothing tells which it was.
+    fn say_what_a_saved_guest_loses(&self) {
+        let line = "the toolstack ended the device under its driver; if the guest was saved or \
+                    moved, the restored guest gets a new device, and errors where it had this one \
+                    open";
+        self.stats.log.line(Level::INFO, format_args!("{line}"));
     }
 
     /// Gives back everything of the guest's; whether there was anything.

@@ -1,0 +1,64 @@
+drivers=/sys/bus/xen/drivers/virtio_msg_xen
+
+there() {
+    [ -e /sys/class/net/eth0 ] && [ -c /dev/hvc1 ] && [ -c /dev/vsock ] && [ -b /dev/vda ] && [ -b /dev/vdb ] &&
+        [ "$(cat /sys/class/misc/hw_random/rng_current)" = virtio_rng.0 ]
+}
+
+gone() {
+    [ ! -e /sys/bus/virtio/devices ] || [ -z "$(ls /sys/bus/virtio/devices)" ]
+}
+
+healthy() {
+    ! dmesg | grep -E 'BUG|Oops|WARNING|blocked for more than'
+}
+
+load_drivers() {
+    for driver in virtio_net virtio-rng vmw_vsock_virtio_transport; do
+        load $driver
+    done
+}
+
+load_drivers
+wait_for "the devices" 30 there
+ip link set eth0 up
+exec 3<>/dev/hvc1
+echo "lab: devices 1"
+read -r killed
+
+# Nobody answers, and nobody says so: the driver is unbound after the time for an answer.
+echo virtio-0 >$drivers/unbind
+rmmod virtio_net
+healthy
+echo "lab: unloaded virtio_net"
+
+# The next daemon closes what is left.
+wait_for "the virtio devices to be given up" 30 gone
+! dmesg | grep 'requests unfinished'
+exec 3>&-
+for driver in virtio_rng vmw_vsock_virtio_transport; do
+    rmmod $driver
+done
+for device in $drivers/virtio*; do
+    echo "${device##*/}" >$drivers/unbind
+done
+rmmod virtio_msg_xen
+healthy
+echo "lab: unloaded all"
+
+insmod /lib/modules/virtio_msg_xen.ko
+load_drivers
+wait_for "the devices to be back" 30 there
+dd if=/dev/urandom of=/dev/vda bs=64k count=16 conv=fsync 2>/dev/null
+echo "lab: devices 2"
+
+(while dd if=/dev/zero of=/dev/vdb bs=64k count=64 oflag=direct 2>/dev/null; do echo "lab: writing"; done) &
+read -r killed
+echo virtio_disk-51728 >$drivers/unbind
+dmesg | grep -q 'requests unfinished'
+! echo virtio_disk-51728 >$drivers/bind
+echo virtio_disk-51712 >$drivers/unbind
+[ ! -b /dev/vda ]
+! rmmod virtio_msg_xen
+healthy
+echo "lab: kept"

@@ -1,0 +1,53 @@
+# name_of VDEV: what the disk is called now, if it is there.
+name_of() {
+    grep -lx "$1" /sys/block/vd*/serial 2>/dev/null | tail -n 1 | cut -d / -f 4
+}
+
+# renewed VDEV NUMBER: whether the disk is another than the one with this sequence number.
+renewed() {
+    now=$(name_of "$1") && [ -n "$now" ] && [ "$(cat "/sys/block/$now/diskseq")" != "$2" ]
+}
+
+number_of() {
+    cat "/sys/block/$(name_of "$1")/diskseq"
+}
+
+wait_for "three disks" 20 test -b /dev/vda -a -b /dev/vdb -a -b /dev/vdc
+for turn in 1 2; do
+    idle=$(number_of xvda) open=$(number_of xvdb) busy=$(number_of xvdc)
+    idle_name=$(name_of xvda)
+    dd if=/dev/urandom of="/dev/$idle_name" bs=64k count=16 conv=fsync 2>/dev/null
+    dd if=/dev/urandom of="/dev/$(name_of xvdb)" bs=64k count=16 conv=fsync 2>/dev/null
+    idle_sum=$(sha256sum <"/dev/$idle_name") open_sum=$(sha256sum <"/dev/$(name_of xvdb)")
+
+    exec 3<>"/dev/$(name_of xvdb)"
+    # Past the page cache: there is a request in flight at nearly any time.
+    (while dd if=/dev/zero of="/dev/$(name_of xvdc)" bs=64k count=64 oflag=direct 2>/dev/null; do
+        echo "lab: writing $turn"
+    done) &
+    writer=$!
+    read -r what
+    if [ "$what" = checkpoint ]; then
+        # Suspended, and not restored: nothing has changed.
+        dd if=/dev/zero of="/dev/$(name_of xvdc)" bs=64k count=1 oflag=direct 2>/dev/null
+        [ "$(number_of xvdc)" = "$busy" ]
+        echo "lab: went on"
+        read -r what
+    fi
+    wait_for "the disks to be back" 30 \
+        eval 'renewed xvda $idle && renewed xvdb $open && renewed xvdc $busy'
+    # It got its error, and nothing is left that would wait for ever.
+    kill $writer 2>/dev/null || true
+    wait $writer || true
+    ! dd if=/dev/zero bs=512 count=1 conv=fsync >&3 2>/dev/null
+    exec 3>&-
+
+    [ "$(name_of xvda)" = "$idle_name" ]
+    [ "$(sha256sum <"/dev/$idle_name")" = "$idle_sum" ]
+    [ "$(sha256sum <"/dev/$(name_of xvdb)")" = "$open_sum" ]
+    [ "$(dmesg | grep -c 'the guest was restored or moved')" = $((3 * turn)) ]
+    ! dmesg | grep -qE 'unfinished|BUG|Oops|WARNING'
+    echo "lab: back $turn"
+done
+echo "lab: idle $idle_sum"
+echo "lab: open $open_sum"
