@@ -636,6 +636,7 @@ static void __exit xvm_exit(void)
 module_exit(xvm_exit);
 
 MODULE_DESCRIPTION("virtio-msg over Xen: a virtio transport with grants");
+MODULE_VERSION("0.1.0");
 MODULE_LICENSE("Dual MIT/GPL");
 MODULE_ALIAS("xen:virtio_disk");
 MODULE_ALIAS("xen:virtio");

@@ -139,6 +139,53 @@ mod tests {
         }
     }
 
+    fn linux() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-shim/linux")
+    }
+
+    #[test]
+    fn the_module_has_one_version() {
+        let version = format!("\"{}\"", env!("CARGO_PKG_VERSION"));
+        for (file, line) in [("dkms.conf", "PACKAGE_VERSION={}"), ("main.c", "MODULE_VERSION({});")]
+        {
+            let line = line.replace("{}", &version);
+            let text = fs::read_to_string(linux().join(file)).unwrap();
+            assert!(text.lines().any(|found| found == line), "{file} has no line {line}");
+        }
+    }
+
+    /// Runs a script of the module's on the file system at `root`.
+    fn run(script: &str, arguments: &[&str], root: &Path) {
+        let mut script = std::process::Command::new(linux().join(script));
+        assert!(script.args(arguments).env("DESTDIR", root).status().unwrap().success());
+    }
+
+    #[test]
+    fn the_module_is_put_into_initrds_until_no_kernel_has_it() {
+        let root = tempfile::tempdir().unwrap();
+        let module = |release: &str| {
+            root.path().join(format!("lib/modules/{release}/updates/virtio_msg_xen.ko"))
+        };
+        let hooks = [
+            "etc/initramfs-tools/hooks/virtio_msg_xen",
+            "usr/lib/dracut/modules.d/90virtio-msg-xen",
+        ]
+        .map(|hook| root.path().join(hook));
+        for release in ["6.1.0", "6.12.0"] {
+            fs::create_dir_all(module(release).parent().unwrap()).unwrap();
+            fs::write(module(release), "").unwrap();
+            run("initrd/hooks", &["install", release], root.path());
+        }
+        assert!(hooks.iter().all(|hook| hook.exists()));
+        fs::remove_file(module("6.1.0")).unwrap();
+        run("initrd/hooks", &["remove", "6.1.0"], root.path());
+        assert!(hooks.iter().all(|hook| hook.exists()), "another kernel has the module");
+        run("uninstall", &[], root.path());
+        assert!(!module("6.12.0").exists());
+        assert!(!hooks.iter().any(|hook| hook.exists()));
+        run("uninstall", &[], root.path());
+    }
+
     #[test]
     fn the_key_follows_contents_and_names_of_files() {
         let dir = tempfile::tempdir().unwrap();
