@@ -65,7 +65,7 @@ where
 }
 
 /// Says why the program ends, whether or not the log was started.
-pub fn last_words(error: &dyn std::error::Error) {
+pub fn last_words(error: &str) {
     let priority = match Reader::of_standard_error() {
         Reader::Journal => Priority::of(Level::ERROR).to_string(),
         Reader::Person => String::new(),

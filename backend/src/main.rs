@@ -5,6 +5,7 @@ mod command_line;
 mod logging;
 mod stat;
 
+use std::error::Error;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,9 +33,9 @@ enum MainError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Control(#[from] ControlError),
-    #[error("cannot wait for signals: {0}")]
+    #[error("cannot wait for signals")]
     Signals(#[from] nix::Error),
-    #[error("cannot print: {0}")]
+    #[error("cannot print")]
     Print(#[from] std::io::Error),
 }
 
@@ -51,6 +52,14 @@ impl MainError {
     }
 }
 
+/// What went wrong and each of its causes, once: some errors print their cause themselves.
+fn with_causes(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.map(ToString::to_string).fold(error.to_string(), |said, cause| {
+        if said.contains(&cause) { said } else { format!("{said}: {cause}") }
+    })
+}
+
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
     let outcome = match &command_line.action {
@@ -61,7 +70,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            logging::last_words(&error);
+            logging::last_words(&with_causes(&error));
             error.exit_code()
         }
     }
@@ -116,4 +125,25 @@ fn check(named: Option<&PathBuf>) -> Result<(), MainError> {
         None => writeln!(out, "{path} is not there: every device has its defaults")?,
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot start: {0}")]
+    struct PrintsItsCause(#[source] MainError);
+
+    #[test]
+    fn causes_are_printed_once() {
+        let print = || MainError::Print(io::Error::other("the pipe broke"));
+        assert_eq!(with_causes(&print()), "cannot print: the pipe broke");
+        let printed = PrintsItsCause(print());
+        assert_eq!(with_causes(&printed), "cannot start: cannot print: the pipe broke");
+        let errno = MainError::Signals(nix::Error::EMFILE);
+        assert_eq!(with_causes(&errno).matches("EMFILE").count(), 1);
+    }
 }

@@ -57,7 +57,7 @@ impl Connection {
     /// Connects.
     pub fn open() -> Result<Self, StoreError> {
         let device = OpenOptions::new().read(true).write(true).open(DEVICE);
-        Ok(Self::over(device.map_err(|source| broken("open", source))?))
+        Ok(Self::over(device.map_err(not_opened)?))
     }
 
     /// A connection over a stream of bytes to xenstored that is open.
@@ -180,6 +180,12 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// Outside Xen there is no such device.
+fn not_opened(error: io::Error) -> StoreError {
+    let hint = "is this a Xen domain, and may this process open the device?";
+    broken("open", io::Error::new(error.kind(), format!("{error} ({hint})")))
 }
 
 fn broken(operation: &'static str, source: io::Error) -> StoreError {
@@ -356,6 +362,12 @@ mod tests {
 
         xenstored.write_all(&message(kind::RM, b"OK\0")).unwrap();
         assert!(refused.write("x", "y").unwrap_err().is_lost());
+    }
+
+    #[test]
+    fn outside_xen_the_error_asks_whether_this_is_a_xen_domain() {
+        let error = not_opened(io::ErrorKind::NotFound.into()).to_string();
+        assert!(error.contains(DEVICE) && error.contains("is this a Xen domain"), "{error}");
     }
 
     #[test]
