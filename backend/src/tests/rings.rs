@@ -43,7 +43,7 @@ fn grant(driver: &mut Driver) -> RingGrants {
 fn update(first: GrantRef) -> VqueueUpdate {
     let RingAddresses { descriptor, driver, device } = laid_out(first);
     let flags = VqueueFlags(VqueueFlags::ENABLE);
-    VqueueUpdate { index: 0, flags, size: ENTRIES, descriptor, driver, device }
+    VqueueUpdate { index: 0, flags, size: ENTRIES, reserved: 0, descriptor, driver, device }
 }
 
 #[test]
