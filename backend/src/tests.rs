@@ -18,6 +18,7 @@ mod faults;
 mod flaky_store;
 mod host;
 mod lifecycle;
+mod limits;
 mod messages;
 mod network;
 mod network_options;

@@ -18,6 +18,8 @@ use super::{StoreError, XenStore};
 const DEVICE: &str = "/dev/xen/xenbus";
 const HEADER: usize = 16;
 const MAX_PAYLOAD: usize = 4096;
+/// What the device takes of that: it keeps a request, its header too, in as many bytes.
+const MAX_REQUEST: usize = MAX_PAYLOAD - HEADER;
 /// How long xenstored may take for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Most reads of the device for one [`XenStore::take_events`]: whoever makes events without end keeps
@@ -76,13 +78,14 @@ impl Connection {
         parts: &[&[u8]],
     ) -> Result<Vec<u8>, StoreError> {
         let payload = parts.concat();
-        if payload.len() > MAX_PAYLOAD || path.contains('\0') {
+        if payload.len() > MAX_REQUEST || path.contains('\0') {
             return Err(StoreError::TooLong(path.to_owned()));
         }
         let fields = [kind, 0, self.transaction, payload.len() as u32];
         let mut message: Vec<u8> = fields.iter().flat_map(|field| field.to_ne_bytes()).collect();
         message.extend_from_slice(&payload);
-        self.device.write_all(&message).map_err(|source| broken("write to", source))?;
+        let written = self.device.write_all(&message);
+        written.map_err(|source| not_written(kind, operation, path, source))?;
         let end = Instant::now() + ANSWER_LIMIT;
         loop {
             let reply = self.receive(end)?;
@@ -190,6 +193,19 @@ fn not_opened(error: io::Error) -> StoreError {
 
 fn broken(operation: &'static str, source: io::Error) -> StoreError {
     StoreError::Connection { operation, path: DEVICE.to_owned(), source }
+}
+
+/// Why the device did not take a request. It answers a watch itself, and where xenstored refuses that, as for a quota,
+/// the write fails with what xenstored said.
+fn not_written(kind: u32, operation: &'static str, path: &str, source: io::Error) -> StoreError {
+    use nix::errno::Errno::{self, EIO, ENODEV, ENOTCONN, EPIPE};
+    let errno = source.raw_os_error().map(Errno::from_raw);
+    match errno {
+        Some(errno) if kind == kind::WATCH && ![EIO, ENODEV, ENOTCONN, EPIPE].contains(&errno) => {
+            StoreError::Refused { operation, path: path.to_owned(), errno: format!("{errno:?}") }
+        }
+        _ => broken("write to", source),
+    }
 }
 
 /// Takes the first whole message off the front of `received`.
@@ -386,6 +402,25 @@ mod tests {
         assert!(found(refused("ENOENT")).unwrap().is_none());
         assert!(found(refused("EACCES")).unwrap().is_none());
         assert!(found(refused("EINVAL")).is_err());
+    }
+
+    #[test]
+    fn a_watch_that_is_refused_is_no_broken_connection() {
+        let error = |kind, errno| {
+            not_written(kind, "watch", "backend/virtio", io::Error::from_raw_os_error(errno))
+        };
+        let refused = error(kind::WATCH, libc::E2BIG);
+        assert!(matches!(refused, StoreError::Refused { errno, .. } if errno == "E2BIG"));
+        for (kind, errno) in [(kind::WATCH, libc::EPIPE), (kind::WRITE, libc::E2BIG)] {
+            assert!(matches!(error(kind, errno), StoreError::Connection { .. }), "{errno}");
+        }
+    }
+
+    #[test]
+    fn what_the_device_does_not_take_is_not_given_to_it() {
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let written = Connection::over(ours).write("a", &"x".repeat(4096 - HEADER - 1));
+        assert!(matches!(written, Err(StoreError::TooLong(_))));
     }
 
     #[test]
