@@ -62,6 +62,10 @@ stop_daemon() {
 # restore_daemon: sees to it that xen-virtiod runs, after a scenario that put something else in its
 # place or that ended while there was nothing.
 restore_daemon() {
+    if [ -d /run/systemd/system ]; then
+        systemctl start xen-virtiod || fail "the unit xen-virtiod does not start"
+        return
+    fi
     [ "$(cat "/proc/$(cat $daemon_pid)/comm" 2>/dev/null)" = xen-virtiod ] && return
     stop_daemon
     start_daemon xen-virtiod

@@ -7,7 +7,7 @@ mod machine;
 mod port;
 
 pub(crate) use event::Event;
-pub(crate) use hardware::MachineKind;
+pub(crate) use hardware::{Init, MachineKind};
 pub(crate) use machine::{Machine, Setup, Terminal};
 
 /// One line that says how QEMU runs the machine, and why.

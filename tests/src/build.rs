@@ -18,7 +18,7 @@ use crate::fetch::Guest;
 pub(crate) use debian::DebianBuild;
 pub(crate) use guests::{GuestFiles, Guests, build as guests};
 pub(crate) use module::{MOUNT_POINTS, build_core as module_core};
-pub(crate) use payload::{Payload, write_payload};
+pub(crate) use payload::{Installation, Payload, write_payload};
 pub(crate) use programs::{
     Dom0Programs, GuestPrograms, dom0 as dom0_programs, guest as guest_programs,
 };

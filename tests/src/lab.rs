@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::fcntl::Flock;
 
-use crate::boot::{Machine, MachineKind, Setup};
-use crate::build::{self, Built, Dom0Programs, Payload};
+use crate::boot::{Init, Machine, MachineKind, Setup};
+use crate::build::{self, Built, DebianBuild, Dom0Programs, Installation, Payload};
 use crate::cpio::Cpio;
 use crate::debian::Suite;
 use crate::dirs::Dirs;
@@ -86,6 +86,10 @@ impl Lab {
         terminal: bool,
         progress: &Progress,
     ) -> Result<Machine> {
+        let installation = match kind.init() {
+            Init::Lab => None,
+            Init::Systemd => Some(self.installation(progress)?),
+        };
         progress.line(crate::boot::accel_line());
         let step = progress.step(&match kind {
             MachineKind::Default => "boot Xen and Dom0".to_owned(),
@@ -99,6 +103,7 @@ impl Lab {
             &self.fetched.guest,
             &self.built,
             payload,
+            installation.as_ref(),
         )?;
         let machine = Machine::start(&Setup {
             kind,
@@ -112,6 +117,17 @@ impl Lab {
         machine.wait_ready(READY_LIMIT)?;
         step.done();
         Ok(machine)
+    }
+
+    /// What README has a user install, built as README says.
+    fn installation(&self, progress: &Progress) -> Result<Installation> {
+        let build = DebianBuild::prepare(&self.dirs, &self.logs, progress)?;
+        Ok(Installation {
+            xen_virtiod: build.daemon(progress)?,
+            commands: build.install_commands().to_vec(),
+            kernel: self.fetched.dom0.kernel(),
+            initrd: self.fetched.dom0.initrd(),
+        })
     }
 
     /// Where the logs of a machine go: those of other machines than the usual one stand apart.

@@ -159,7 +159,7 @@ enum Command {
         /// Seconds the script may take
         #[arg(long, default_value_t = 1800)]
         limit: u64,
-        /// The machine: default, three-processors, disk-platform, intel-iommu or amd-iommu
+        /// The machine: default, three-processors, systemd, disk-platform, intel-iommu or amd-iommu
         #[arg(long, default_value_t)]
         machine: MachineKind,
     },

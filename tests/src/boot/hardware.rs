@@ -13,6 +13,9 @@ pub(crate) enum MachineKind {
     Default,
     /// A processor more, for guests.
     ThreeProcessors,
+    /// As the default one, and Dom0 boots as Debian does: systemd, with the units of Debian's packages,
+    /// and xen-virtiod installed as README says.
+    Systemd,
     /// As the default one, and Dom0's disks say VIRTIO_F_ACCESS_PLATFORM.
     DiskPlatform,
     /// An Intel IOMMU, which Xen drives, with Dom0's disks behind it, and cards to pass through.
@@ -23,9 +26,10 @@ pub(crate) enum MachineKind {
 
 impl MachineKind {
     /// All of them.
-    pub(crate) const ALL: [MachineKind; 5] = [
+    pub(crate) const ALL: [MachineKind; 6] = [
         MachineKind::Default,
         MachineKind::ThreeProcessors,
+        MachineKind::Systemd,
         MachineKind::DiskPlatform,
         MachineKind::IntelIommu,
         MachineKind::AmdIommu,
@@ -36,6 +40,7 @@ impl MachineKind {
         match self {
             MachineKind::Default => "default",
             MachineKind::ThreeProcessors => "three-processors",
+            MachineKind::Systemd => "systemd",
             MachineKind::DiskPlatform => "disk-platform",
             MachineKind::IntelIommu => "intel-iommu",
             MachineKind::AmdIommu => "amd-iommu",
@@ -53,9 +58,10 @@ impl MachineKind {
     /// QEMU's options for the chipset and what must be there before other devices.
     pub(super) fn chipset(self) -> &'static [&'static str] {
         match self {
-            MachineKind::Default | MachineKind::ThreeProcessors | MachineKind::DiskPlatform => {
-                &["-machine", "q35"]
-            }
+            MachineKind::Default
+            | MachineKind::ThreeProcessors
+            | MachineKind::Systemd
+            | MachineKind::DiskPlatform => &["-machine", "q35"],
             // Interrupts can be remapped only where QEMU itself is the I/O interrupt controller.
             MachineKind::IntelIommu => &[
                 "-machine",
@@ -69,10 +75,20 @@ impl MachineKind {
         }
     }
 
+    /// What runs first in Dom0's root file system.
+    pub(crate) fn init(self) -> Init {
+        match self {
+            MachineKind::Systemd => Init::Systemd,
+            _ => Init::Lab,
+        }
+    }
+
     /// What Dom0's disks are, as virtio devices.
     pub(super) fn disk_access(self) -> Access {
         match self {
-            MachineKind::Default | MachineKind::ThreeProcessors => Access::Bypass,
+            MachineKind::Default | MachineKind::ThreeProcessors | MachineKind::Systemd => {
+                Access::Bypass
+            }
             MachineKind::DiskPlatform | MachineKind::IntelIommu | MachineKind::AmdIommu => {
                 Access::Platform
             }
@@ -82,7 +98,10 @@ impl MachineKind {
     /// The cards that a guest can have.
     pub(super) fn spare_cards(self) -> &'static [SpareCard] {
         match self {
-            MachineKind::Default | MachineKind::ThreeProcessors | MachineKind::DiskPlatform => &[],
+            MachineKind::Default
+            | MachineKind::ThreeProcessors
+            | MachineKind::Systemd
+            | MachineKind::DiskPlatform => &[],
             MachineKind::IntelIommu | MachineKind::AmdIommu => &SPARE_CARDS,
         }
     }
@@ -104,6 +123,25 @@ impl FromStr for MachineKind {
                 let names = MachineKind::ALL.map(MachineKind::name).join(", ");
                 bail!("there is no machine {name}: machines are {names}")
             }
+        }
+    }
+}
+
+/// What runs first in Dom0's root file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Init {
+    /// The lab's own script, `dom0/init`.
+    Lab,
+    /// systemd, which starts `dom0/lab.service` beside what Debian's packages bring.
+    Systemd,
+}
+
+impl Init {
+    /// Options of Dom0's kernel: the first is for `dom0/initrd-init`.
+    pub(super) fn options(self) -> &'static str {
+        match self {
+            Init::Lab => "",
+            Init::Systemd => " lab.init=systemd systemd.wants=lab.service",
         }
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::accel::Accel;
 use super::event::{self, Event};
-use super::hardware::{Access, MachineKind, SpareCard};
+use super::hardware::{Access, Init, MachineKind, SpareCard};
 use super::port::{self, QemuEnd};
 use crate::command;
 use crate::fetch::{Dom0, Tools};
@@ -171,13 +171,18 @@ fn add_machine(qemu: &mut Command, setup: &Setup, console: &Path) {
         .args(["-append", &xen])
         .arg("-initrd")
         .arg(format!(
-            "{} console=hvc0 panic=-1,{}",
+            "{} console=hvc0 panic=-1{},{}",
             setup.dom0.kernel().display(),
+            setup.kind.init().options(),
             setup.initrd.display()
         ));
     let access = setup.kind.disk_access();
     add_disk(qemu, "root", setup.dom0.disk(), "snapshot=on", access);
     add_disk(qemu, "payload", setup.payload.into(), "readonly=on", access);
+    if setup.kind.init() == Init::Systemd {
+        // For a driver domain that boots the same system.
+        add_disk(qemu, "system", setup.dom0.disk(), "readonly=on", access);
+    }
     for card in setup.kind.spare_cards() {
         add_spare_card(qemu, card);
     }

@@ -59,6 +59,11 @@ impl<'a> DebianBuild<'a> {
         Ok(target(self.dirs).join("release/xen-virtiod"))
     }
 
+    /// The commands by which the daemon is installed when it is built.
+    pub(crate) fn install_commands(&self) -> &[String] {
+        &self.commands.install
+    }
+
     /// Builds the lab, and has it show its help.
     pub(crate) fn lab(&self, progress: &Progress) -> Result<()> {
         let step = progress.step("build the lab on Debian");

@@ -20,6 +20,19 @@ pub(crate) struct Payload<'a> {
     pub(crate) files: &'a [PathBuf],
 }
 
+/// What a user has in a clone after README's build, and types next; and what boots Dom0's system again,
+/// in a driver domain.
+pub(crate) struct Installation {
+    /// The program that was built.
+    pub(crate) xen_virtiod: PathBuf,
+    /// The commands, which run in the clone.
+    pub(crate) commands: Vec<String>,
+    /// Dom0's kernel.
+    pub(crate) kernel: PathBuf,
+    /// The distribution's part of its initrd.
+    pub(crate) initrd: PathBuf,
+}
+
 /// Writes the archive for one boot to `image`.
 pub(crate) fn write_payload(
     image: &Path,
@@ -27,6 +40,7 @@ pub(crate) fn write_payload(
     guest: &Guest,
     built: &Built,
     payload: &Payload,
+    installation: Option<&Installation>,
 ) -> Result<()> {
     let file = File::create(image).with_context(|| format!("cannot create {}", image.display()))?;
     let mut builder = Builder::new(BufWriter::new(file));
@@ -53,6 +67,9 @@ pub(crate) fn write_payload(
     archive.tree("dom0", &dirs.tests().join("dom0"))?;
     for scenarios in ["scenarios", "matrix", "bench/scenarios"] {
         archive.tree("scenarios", &dirs.tests().join(scenarios))?;
+    }
+    if let Some(installation) = installation {
+        archive.installation(dirs, installation)?;
     }
     archive.directory("files")?;
     for file in payload.files {
@@ -89,6 +106,17 @@ impl Archive {
         self.0
             .append_dir_all(inside, source)
             .with_context(|| format!("cannot copy {}", source.display()))
+    }
+
+    /// `install`: as much of a clone as the commands touch, and the commands. `boot`: kernel and initrd.
+    fn installation(&mut self, dirs: &Dirs, installation: &Installation) -> Result<()> {
+        let unit = "backend/xen-virtiod.service";
+        self.file("install/target/release/xen-virtiod", &installation.xen_virtiod)?;
+        self.file(Path::new("install").join(unit), &dirs.project.join(unit))?;
+        self.file("boot/vmlinuz", &installation.kernel)?;
+        self.file("boot/initrd", &installation.initrd)?;
+        let commands = installation.commands.join("\n");
+        self.script("install/commands", &format!("#!/bin/sh -eux\n{commands}\n"))
     }
 
     fn script(&mut self, inside: &str, text: &str) -> Result<()> {

@@ -24,9 +24,12 @@ const RECIPE: Recipe<'static> = Recipe {
         "linux-image-amd64",
         "base-files",
         "base-passwd",
+        "bash",
+        "bsdutils",
         "busybox-static",
         "coreutils",
         "dash",
+        "dpkg",
         "e2fsprogs",
         "findutils",
         "grep",
@@ -40,21 +43,29 @@ const RECIPE: Recipe<'static> = Recipe {
         "sed",
         "socat",
         "strace",
+        "systemd",
+        "sysvinit-utils",
         "tar",
         "util-linux",
     ]],
-    revision: "4",
+    revision: "5",
     finish,
 };
 
 /// Modules that Dom0 needs to reach its root file system.
 const DISK_MODULES: &[&str] = &["virtio_blk", "crc32c_generic", "ext4"];
 
+/// Modules with which a driver domain reaches the same file system, and keeps what it writes to itself.
+const DRIVER_DOMAIN_MODULES: &[&str] = &["xen-blkfront", "overlay"];
+
 /// The size of Dom0's root file system: what it holds, and room for the disks of guests.
 const DISK_SIZE: u64 = 4 << 30;
 
 /// Firmware for machines that have more devices than QEMU's, and what is copied out of the root.
-const PRUNED: &[&str] = &["boot", "usr/lib/udev/hwdb.d", "usr/lib/systemd"];
+const PRUNED: &[&str] = &["boot", "usr/lib/udev/hwdb.d"];
+
+/// What systemd would make up at its first boot, which it asks questions at.
+const MACHINE_ID: &str = "b9e38a4e1fd94b2f8c1f0a6c5d7e2b31\n";
 
 /// The fetched hypervisor and Dom0.
 pub(crate) struct Dom0 {
@@ -102,6 +113,7 @@ fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
         root.prune(&[link])?;
         symlink(target, root.file(link)).with_context(|| format!("cannot link /{link}"))?;
     }
+    set_up_systemd(&root)?;
     let mut depmod = root.program("usr/sbin/depmod");
     depmod.arg("-b").arg(root.path()).arg(&release);
     command::run(&mut depmod, "listing Dom0's kernel modules", log)?;
@@ -112,11 +124,28 @@ fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
     Ok(fs::remove_dir_all(root.path())?)
 }
 
+/// What scripts of Debian's packages do for a Dom0 that boots systemd, and what a person sets up there
+/// for guests' consoles to be logged. Nobody logs in.
+fn set_up_systemd(root: &Root) -> Result<()> {
+    let wants = root.file("etc/systemd/system/multi-user.target.wants");
+    for directory in [&wants, &root.file("usr/local/sbin")] {
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+    }
+    for unit in ["xen.service", "xendomains.service"] {
+        symlink(Path::new("/usr/lib/systemd/system").join(unit), wants.join(unit))?;
+    }
+    symlink("/dev/null", root.file("etc/systemd/system/getty.target"))?;
+    fs::write(root.file("etc/machine-id"), MACHINE_ID)?;
+    let logs = "XENCONSOLED_ARGS=\"--log=guest --log-dir=/var/log/xen/console\"\n";
+    Ok(fs::write(root.file("etc/default/xen"), logs)?)
+}
+
 fn initrd(root: &Root) -> Result<Vec<u8>> {
     let mut cpio = Cpio::default();
     cpio.directories(&["bin", "dev", "proc", "sys", "root"]);
     cpio.copy("bin/busybox", &root.file("usr/bin/busybox"))?;
     cpio.link("bin/sh", "busybox");
-    modules::add(&mut cpio, root, DISK_MODULES, &[])?;
+    modules::add(&mut cpio, root, DISK_MODULES, DRIVER_DOMAIN_MODULES)?;
     Ok(cpio.finish())
 }

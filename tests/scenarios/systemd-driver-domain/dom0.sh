@@ -1,0 +1,36 @@
+# A driver domain that boots systemd with xen-virtiod installed and nothing of Xen's own: the unit loads
+# the modules, and the daemon serves a guest.
+# guests: pv
+# machine: systemd
+# limit: 180
+. /lab/dom0/lib.sh
+
+# What was installed in Dom0, as after a reboot: files and links, and nothing done by hand.
+mkdir -p root/install/usr/local/sbin root/install/etc/systemd/system/multi-user.target.wants root/install/srv
+cp /usr/local/sbin/xen-virtiod root/install/usr/local/sbin/
+cp /etc/systemd/system/xen-virtiod.service root/install/etc/systemd/system/
+cp -a /etc/systemd/system/multi-user.target.wants/xen-virtiod.service \
+    root/install/etc/systemd/system/multi-user.target.wants/
+head -c 4M /dev/urandom >root/install/srv/disk.img
+image=$(sha256sum <root/install/srv/disk.img)
+cp /lab/scenarios/systemd-driver-domain/init root/init
+(cd root && find . | busybox cpio -o -H newc 2>/dev/null) >install.cpio
+cat /lab/boot/initrd install.cpio >backend-initrd
+
+system=$(dirname "$(grep -lx system /sys/block/vd*/serial)")
+options='console=hvc0 panic=-1 systemd.mask=xen.service systemd.mask=xendomains.service'
+options="$options systemd.journald.forward_to_console=1"
+start_example driver-domain driver-domain "$PWD/backend-initrd" \
+    's|^kernel = .*|kernel = "/lab/boot/vmlinuz"|' 's|^memory = .*|memory = 640|' \
+    "s|^extra = .*|extra = \"$options\"|" "\$adisk = [\"phy:/dev/${system##*/},xvda,r\"]" ||
+    fail "xl could not create the driver domain"
+backend=$domid
+xl vcpu-pin -i driver-domain 0 0
+wait_console driver-domain 120 'ready version'
+
+make_initrd guest-initrd /lab/scenarios/systemd-driver-domain/guest.sh
+start_example blk-driver-domain served "$PWD/guest-initrd" || fail "xl could not create a guest"
+end_guest served 60
+[ "$(guest_said served found)" = "$image" ] || fail "the guest found something else than the driver domain had"
+xl destroy "$backend"
+wait_gone "$backend" 20

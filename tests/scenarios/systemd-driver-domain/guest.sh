@@ -1,0 +1,5 @@
+# Reads its disk, and has randomness.
+wait_for "the disk /dev/vda" 20 test -b /dev/vda
+echo "lab: found $(sha256sum </dev/vda)"
+load virtio-rng
+[ "$(head -c 64 /dev/hwrng | wc -c)" = 64 ]
