@@ -54,7 +54,7 @@ impl MainError {
 
 /// What went wrong and each of its causes, once: some errors print their cause themselves.
 fn with_causes(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| Error::source(*cause));
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.map(ToString::to_string).fold(error.to_string(), |said, cause| {
         if said.contains(&cause) { said } else { format!("{said}: {cause}") }
     })
