@@ -3,6 +3,7 @@
 //! `xen-virtiod.toml` beside this crate's manifest explains every key to the person who writes one.
 
 mod console;
+mod disk;
 mod file;
 mod network;
 mod poll;
@@ -15,6 +16,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
 pub use self::console::{ConsoleSettings, PortName};
+pub use self::disk::DiskSettings;
+use self::disk::{DiskDefaults, DiskName};
 pub use self::file::{ConfigError, ConfigFile, DEFAULT_PATH};
 use self::network::NetworkDefaults;
 pub use self::network::NetworkSettings;
@@ -38,6 +41,7 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 struct DomainSettings {
     virtio: BTreeMap<DeviceIndex, DeviceSettings>,
+    disk: BTreeMap<DiskName, DiskSettings>,
 }
 
 /// Position of a device in a guest's `virtio = [ … ]`, from 0: its number in XenStore.
@@ -52,6 +56,7 @@ struct DefaultSettings {
     pool: PoolLimit,
     rng: EntropySettings,
     net: NetworkDefaults,
+    disk: DiskDefaults,
 }
 
 /// What can be said of a device, by its type.
@@ -120,6 +125,12 @@ impl Config {
             net: self.default.net.under(own.net),
             ..own
         })
+    }
+
+    /// What is said of the disk `vdev` of the domain with this name: key by key its own, then the default.
+    pub fn disk(&self, domain: Option<&str>, vdev: &str) -> DiskSettings {
+        let own = domain.and_then(|name| self.domain.get(name)?.disk.get(vdev));
+        self.default.disk.under(own.copied().unwrap_or_default())
     }
 
     /// What holds for every device, of whatever type.

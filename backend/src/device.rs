@@ -20,7 +20,7 @@ pub use buffer::{Buffers, Readable, Request, Writable};
 pub use memory::{Buffer, DeviceMemory, Direction};
 pub use queue::{Answers, BATCH, BATCH_BYTES, BATCH_PAGES, Queues, Rings, Spare, Touched};
 pub use queue_set::QueueSet;
-pub use transfer::{Exchanged, Gather, Moved, Scatter, TransferBatch, Transfers};
+pub use transfer::{Exchanged, Gather, Moved, Scatter, TransferBatch, Transfers, WriteMode};
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -130,6 +130,12 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     fn start(&mut self, features: u64) -> Result<(), Fault> {
         let _ = features;
         Ok(())
+    }
+
+    /// Feature bits that it can work with although it may not offer them: what a driver negotiated once, it keeps for
+    /// the life of its guest, which may be longer than that of what the device is made of.
+    fn accepted_features(&self) -> u64 {
+        self.features()
     }
 
     /// The driver is gone, or starts again.

@@ -1,17 +1,18 @@
 //! What the toolstack wrote for a device, turned into the device.
 
 mod console;
+mod disk;
 pub mod network;
 mod socket;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::bus::DevicePath;
 use crate::bus::Keys;
-use crate::config::{ConfigError, ConfigFile, DeviceSettings, Misplaced, RateLimit};
-use crate::device::blk::{AccessMode, Block, Caching, Discard, Target, TargetError};
+use crate::config::{Config, ConfigError, ConfigFile, DeviceSettings, Misplaced, RateLimit};
+use crate::device::blk::TargetError;
 use crate::device::console::ConsoleError;
 use crate::device::rng::{Entropy, EntropyError};
 use crate::device::vsock::HostError;
@@ -102,7 +103,7 @@ pub fn open<S: XenStore, M: DeviceMemory>(
         if path.number >= EXTENDED_DISKS {
             tracing::warn!("no disk beyond xvdp is found by Linux guests; name it xvda1 to xvdp15");
         }
-        return Ok(Box::new(open_disk(keys, stats)?));
+        return Ok(Box::new(disk::open(keys, path, config, stats)?));
     }
     let kind = keys.backend("type")?.unwrap_or_default();
     let Some(id) = device_id(&kind) else { return Err(DeviceError::Unsupported(kind)) };
@@ -139,6 +140,15 @@ fn settings<S: XenStore>(
     config: &ConfigFile,
     id: DeviceId,
 ) -> Result<DeviceSettings, DeviceError> {
+    let (config, name) = config_and_name(keys, config)?;
+    Ok(config.device(name.as_deref(), path.number, id)?)
+}
+
+/// The configuration, and the name by which it knows the guest.
+fn config_and_name<S: XenStore>(
+    keys: &mut Keys<S>,
+    config: &ConfigFile,
+) -> Result<(Config, Option<String>), DeviceError> {
     let config = config.load()?.unwrap_or_default();
     let name = keys.guest_name()?;
     if name.is_none() && config.names_domains() {
@@ -146,7 +156,7 @@ fn settings<S: XenStore>(
             "the guest's name cannot be read: only [default] of the configuration counts"
         );
     }
-    Ok(config.device(name.as_deref(), path.number, id)?)
+    Ok((config, name))
 }
 
 /// The device that xl's `type=virtio,deviceN` asks for, N in hexadecimal, if there is such a device
@@ -159,36 +169,6 @@ fn device_id(kind: &str) -> Option<DeviceId> {
     [DeviceId::Network, DeviceId::Block, DeviceId::Console, DeviceId::Entropy, DeviceId::Socket]
         .into_iter()
         .find(|id| *id as u32 == number)
-}
-
-fn open_disk<S: XenStore>(
-    keys: &mut Keys<S>,
-    stats: &Arc<DeviceStats>,
-) -> Result<Block, DeviceError> {
-    let kind = keys.backend("device-type")?.unwrap_or_else(|| "disk".to_owned());
-    if kind != "disk" {
-        return Err(DeviceError::DeviceType(kind));
-    }
-    let path = keys.backend("params")?.filter(|path| !path.is_empty());
-    let path = path.ok_or(DeviceError::NoTarget)?;
-    let mode = keys.backend("mode")?.unwrap_or_default();
-    let mode = match mode.as_str() {
-        "r" => AccessMode::ReadOnly,
-        "w" => AccessMode::ReadWrite,
-        _ => return Err(DeviceError::Mode(mode)),
-    };
-    let caching = match keys.backend("direct-io-safe")?.as_deref() {
-        Some("1") => Caching::Direct,
-        _ => Caching::PageCache,
-    };
-    let target = Target::open(Path::new(&path), mode, caching)?;
-    let serial = keys.backend("dev")?.unwrap_or_default();
-    let discard = match keys.backend("discard-enable")?.as_deref() {
-        Some("1") => Discard::Allowed,
-        _ => Discard::Refused,
-    };
-    tracing::info!(path, ?mode, ?caching, ?discard, sectors = target.sectors(), "disk opened");
-    Ok(Block::new(target, discard, &serial, Arc::clone(stats)))
 }
 
 #[cfg(test)]

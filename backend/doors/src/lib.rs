@@ -4,6 +4,7 @@
 //! Each module with unsafe code is one door. Nothing here can map memory that was not granted: there
 //! is no call for it.
 
+pub mod block_device;
 mod evtchn;
 mod gntalloc;
 mod gntdev;

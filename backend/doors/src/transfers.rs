@@ -12,7 +12,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 use libc::RWF_NOWAIT;
 use vm_memory::VolatileSlice;
 
-use crate::pieces::Pieces;
+use crate::pieces::{Pieces, WriteMode};
 
 /// Most transfers of a batch.
 pub const CAPACITY: usize = 32;
@@ -69,6 +69,13 @@ struct Transfer {
     length: usize,
 }
 
+/// Flags of preadv2 and pwritev2.
+#[derive(Clone, Copy)]
+struct Flags {
+    fill: i32,
+    store: i32,
+}
+
 /// Room for batches, one after the other.
 pub struct Transfers {
     ring: Ring,
@@ -123,9 +130,10 @@ impl<'m> Batch<'_, 'm> {
 
     /// Does them in any order, if there are two at least, and gives those that were moved whole. One alone is as well
     /// done by itself.
-    pub fn run(self, file: BorrowedFd<'_>) -> Moved {
+    pub fn run(self, file: BorrowedFd<'_>, mode: WriteMode) -> Moved {
         let mut moved = Moved::default();
-        self.room.carry_out(file, 0, |transfer, result| {
+        let flags = Flags { fill: 0, store: mode.flags() };
+        self.room.carry_out(file, flags, |transfer, result| {
             if usize::try_from(result).is_ok_and(|length| length == transfer.length) {
                 moved.0 |= bit(transfer.number);
             }
@@ -138,7 +146,8 @@ impl<'m> Batch<'_, 'm> {
     pub fn exchange(self, file: BorrowedFd<'_>) -> Exchanged {
         let mut exchanged = Exchanged([None; CAPACITY]);
         let mut waits = false;
-        self.room.carry_out(file, RWF_NOWAIT, |transfer, result| {
+        let flags = Flags { fill: RWF_NOWAIT, store: RWF_NOWAIT };
+        self.room.carry_out(file, flags, |transfer, result| {
             // Before Linux 6.4 TAP interfaces knew no such flag.
             waits |= result == -libc::EOPNOTSUPP;
             let place = exchanged.0.iter_mut().skip(transfer.number).take(1);
@@ -150,9 +159,8 @@ impl<'m> Batch<'_, 'm> {
 }
 
 impl Transfers {
-    /// Tells `done` the kernel's result of each transfer, of none if they are not to be done together. `flags`: of
-    /// preadv2 and pwritev2.
-    fn carry_out(&mut self, file: BorrowedFd<'_>, flags: i32, done: impl FnMut(&Transfer, i32)) {
+    /// Tells `done` the kernel's result of each transfer, of none if they are not to be done together.
+    fn carry_out(&mut self, file: BorrowedFd<'_>, flags: Flags, done: impl FnMut(&Transfer, i32)) {
         let Self { ring, vectors, transfers, .. } = self;
         if transfers.len() < 2 {
             return;
@@ -185,7 +193,7 @@ fn open() -> Ring {
 /// The kernel's, with none under way any more.
 fn run(
     ring: &mut IoUring,
-    file: (BorrowedFd<'_>, i32),
+    file: (BorrowedFd<'_>, Flags),
     vectors: &[libc::iovec],
     transfers: &[Transfer],
     done: impl FnMut(&Transfer, i32),
@@ -206,17 +214,17 @@ fn run(
 
 fn entry(
     transfer: &Transfer,
-    (file, flags): (BorrowedFd<'_>, i32),
+    (file, flags): (BorrowedFd<'_>, Flags),
     vectors: &[libc::iovec],
 ) -> squeue::Entry {
     let (file, count) = (types::Fd(file.as_raw_fd()), vectors.len() as u32);
     let (vectors, offset) = (vectors.as_ptr(), transfer.offset);
     let entry = match transfer.way {
         Way::Fill => {
-            opcode::Readv::new(file, vectors, count).offset(offset).rw_flags(flags).build()
+            opcode::Readv::new(file, vectors, count).offset(offset).rw_flags(flags.fill).build()
         }
         Way::Store => {
-            opcode::Writev::new(file, vectors, count).offset(offset).rw_flags(flags).build()
+            opcode::Writev::new(file, vectors, count).offset(offset).rw_flags(flags.store).build()
         }
     };
     entry.user_data(transfer.number as u64)
@@ -286,7 +294,7 @@ mod tests {
         let mut batch = transfers.batch();
         batch.add(7, Way::Fill, 1, &pieces(&mut [&mut first, &mut second]));
         batch.add(63, Way::Store, 8, &pieces(&mut [&mut third]));
-        let moved = batch.run(file.as_fd());
+        let moved = batch.run(file.as_fd(), WriteMode::Back);
         assert_eq!((moved.has(7), moved.has(63), moved.has(0)), (allowed(), allowed(), false));
         if allowed() {
             let mut now = String::new();
@@ -307,11 +315,15 @@ mod tests {
         batch.add(0, Way::Fill, 8, &pieces(&mut [cut]));
         batch.add(1, Way::Fill, u64::MAX / 2 + 1, &pieces(&mut [past]));
         batch.add(2, Way::Fill, 6, &pieces(&mut [whole]));
-        let moved = batch.run(file.as_fd());
+        let moved = batch.run(file.as_fd(), WriteMode::Back);
         assert_eq!([0, 1, 2].map(|number| moved.has(number)), [false, false, allowed()]);
         let mut batch = transfers.batch();
         batch.add(0, Way::Fill, 0, &pieces(&mut [other]));
-        assert_eq!(batch.run(file.as_fd()), Moved::default(), "one alone is not worth it");
+        assert_eq!(
+            batch.run(file.as_fd(), WriteMode::Back),
+            Moved::default(),
+            "one alone is not worth it"
+        );
     }
 
     #[test]
@@ -355,7 +367,7 @@ mod tests {
                 *byte = [0];
                 batch.add(number, Way::Fill, number as u64, &pieces(&mut [byte]));
             }
-            let moved = batch.run(file.as_fd());
+            let moved = batch.run(file.as_fd(), WriteMode::Back);
             assert!(!moved.has(CAPACITY));
             assert!((0..CAPACITY).all(|number| moved.has(number) == allowed()));
             let filled = bytes.iter().filter(|byte| **byte == [1]).count();

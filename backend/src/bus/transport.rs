@@ -283,7 +283,7 @@ impl<P: Platform> Transport<P> {
     fn features_agree(&mut self) -> bool {
         let (offered, accepted) = (self.offered(), self.driver_features.bits());
         let further = self.driver_features.has_further();
-        let unknown = accepted & !offered;
+        let unknown = accepted & !(offered | self.device.accepted_features());
         let behind_platform = self.memory.platform_mut().accepts(accepted);
         let versioned = accepted & 1 << F_VERSION_1 != 0;
         if unknown != 0 {

@@ -124,6 +124,7 @@ mod tests {
     use super::*;
     use crate::config::{PollTime, RateLimit};
     use crate::device::DeviceId;
+    use crate::device::blk::{Format, Sharing};
     use crate::device::net::QueuePairs;
     use crate::host::network::Bridge;
 
@@ -191,6 +192,22 @@ mod tests {
     }
 
     #[test]
+    fn the_examples_disks_are_what_it_explains() {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/xen-virtiod.toml");
+        let config = ConfigFile::new(Some(example.into())).load().unwrap().unwrap();
+        let disk = |domain, vdev| {
+            let settings = config.disk(domain, vdev);
+            (settings.format, settings.force_share)
+        };
+        assert_eq!(disk(Some("db1"), "xvda"), (Some(Format::Qcow2), Sharing::Safe));
+        assert_eq!(disk(Some("db1"), "xvdb"), (Some(Format::Raw), Sharing::Forced));
+        assert_eq!(disk(Some("db1"), "xvdc"), (None, Sharing::Safe));
+        assert_eq!(disk(None, "xvda"), (None, Sharing::Safe));
+        let config = parse("[default.disk]\nformat = \"raw\"", Path::new("f")).unwrap();
+        assert_eq!(config.disk(None, "xvda").format, Some(Format::Raw));
+    }
+
+    #[test]
     fn an_empty_file_is_no_limit() {
         let config = parse("# nothing\n", Path::new("f")).unwrap();
         assert_eq!(config, Config::default());
@@ -247,7 +264,17 @@ mod tests {
                 "1: domain.web1.virtio.first: \"first\" is not the position",
             ),
             ("[domain.web1.virtio.00]\n", "1: domain.web1.virtio.00: \"00\" is not the position"),
-            ("[domain.web1.disk.0]\n", "1: domain.web1.disk: unknown"),
+            ("[domain.web1.disk.0]\n", "1: domain.web1.disk.0: \"0\" is not the vdev of a disk"),
+            (
+                "[domain.web1.disk.xvda]\n\nformat = \"vmdk\"",
+                "3: domain.web1.disk.xvda.format: unknown variant `vmdk`, expected `raw` or `qcow2`",
+            ),
+            (
+                "[domain.web1.disk.xvda]\nforce-share = \"yes\"",
+                "2: domain.web1.disk.xvda.force-share: invalid type: string",
+            ),
+            ("[domain.web1.disk.xvda]\nshare = true", "2: domain.web1.disk.xvda.share: unknown"),
+            ("[default.disk]\nforce-share = true", "2: default.disk.force-share: unknown"),
             (
                 "[domain.a.virtio.0.console]\nports = [\"agent\", \"a/b\"]",
                 "2: domain.a.virtio.0.console.ports[1]: \"a/b\" is not the name of a port",

@@ -1,12 +1,19 @@
 //! The block device (virtio 1.3 section 5.2).
 
+mod claim;
 mod config;
+mod files;
 mod image;
+mod progress;
 mod request;
 mod target;
+#[cfg(test)]
+mod tests;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tracing::Level;
 use virtio_bindings::virtio_blk::{
@@ -14,12 +21,17 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 
+pub use self::claim::{ClaimError, Owner, Sharing};
+pub use self::image::Format;
+use self::progress::{Deadline, Progress};
 pub use self::request::SECTOR_SIZE;
-use self::request::{BlockRequest, Operation, SERIAL_SIZE, Status};
-pub use self::target::{AccessMode, Caching, Target, TargetError};
+use self::request::{BlockRequest, Command, Range, RangeChange, SERIAL_SIZE, Status, Task};
+#[cfg(any(test, feature = "simulated"))]
+pub use self::target::exercise::{Exercised, exercise_qcow2};
+pub use self::target::{AccessMode, Caching, Discard, Target, TargetError, TargetOptions};
 use super::{
     Answers, BATCH, DeviceId, DeviceMemory, Fault, Moved, Queues, Request, Source, Transfers,
-    VirtioDevice, Writable,
+    VirtioDevice, Writable, WriteMode,
 };
 use crate::stats::DeviceStats;
 
@@ -29,25 +41,29 @@ const QUEUES: u16 = 4;
 const QUEUE_SIZE: u16 = 512;
 /// Bytes of a request's status.
 const STATUS_SIZE: u32 = 1;
-
-/// Whether a guest may give storage back: `discard` in its configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Discard {
-    /// Discard is not offered, and zeros are written.
-    Refused,
-    /// Discard and write-zeroes punch holes.
-    Allowed,
-}
+/// How long a queue is served at once: then what is not done waits for the next time, and the bus looks at all else.
+const SLICE: Duration = Duration::from_millis(10);
 
 /// A disk.
 pub struct Block {
     target: Target,
-    discard: Discard,
     config: [u8; config::SIZE],
     config_changed: bool,
     serial: [u8; SERIAL_SIZE],
+    driver_features: u64,
     transfers: Transfers,
+    /// For each queue, what was taken from it and is not done.
+    suspended: [Option<Suspended>; QUEUES as usize],
     stats: Arc<DeviceStats>,
+}
+
+/// Requests for which the time did not suffice.
+struct Suspended {
+    requests: Vec<Request>,
+    /// What is left of the first, if it was begun.
+    task: Option<Task>,
+    /// What was wrong with the request behind the last.
+    fault: Option<Fault>,
 }
 
 /// A request that was taken apart, on its way through a batch.
@@ -60,60 +76,157 @@ struct Parsed<'r, 'm> {
 }
 
 impl<'r, 'm> Parsed<'r, 'm> {
-    /// Before the data: a driver whose data finds no room is told so.
-    fn new<M: DeviceMemory>(request: &'r Request, memory: &'m M) -> Result<Self, Fault> {
-        let request = BlockRequest::parse(request, memory)?;
+    /// Before the data: a driver whose data finds no room is told so. `task`: what is left of a request that was begun.
+    fn new<M: DeviceMemory>(
+        request: &'r Request,
+        task: Option<Task>,
+        memory: &'m M,
+    ) -> Result<Self, Fault> {
+        let request = match task {
+            Some(task) => BlockRequest::resume(request, task)?,
+            None => BlockRequest::parse(request, memory)?,
+        };
         let place = request.status.writable(memory).next().transpose()?;
         Ok(Self { request, place, wrong: None })
     }
 }
 
+/// What became of a batch.
+#[derive(Default)]
+struct Served {
+    /// Requests that were not malformed; the others are dropped.
+    good: usize,
+    /// Those of them that were answered, by their bits.
+    answered: u64,
+    /// What is left of the first that was not.
+    task: Option<Task>,
+    /// What was wrong with the request behind the good ones.
+    fault: Option<Fault>,
+}
+
+impl Served {
+    fn is_answered(&self, number: usize) -> bool {
+        self.answered & 1 << number != 0
+    }
+
+    fn is_whole(&self) -> bool {
+        self.answered.count_ones() as usize == self.good
+    }
+}
+
+// A bit for each request of a batch.
+const _: () = assert!(BATCH <= u64::BITS as usize);
+
 impl Block {
     /// A disk on `target` that calls itself `serial`, of which 20 bytes count.
-    pub fn new(target: Target, discard: Discard, serial: &str, stats: Arc<DeviceStats>) -> Self {
+    pub fn new(target: Target, serial: &str, stats: Arc<DeviceStats>) -> Self {
         let config = config::bytes(&target, QUEUES, QUEUE_SIZE);
         let mut name = [0; SERIAL_SIZE];
         name.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
-        let transfers = Transfers::default();
-        Self { target, discard, config, config_changed: false, serial: name, transfers, stats }
+        Self {
+            target,
+            config,
+            config_changed: false,
+            serial: name,
+            driver_features: 0,
+            transfers: Transfers::default(),
+            suspended: Default::default(),
+            stats,
+        }
     }
 
-    /// Serves a batch. What reads and writes move is moved together first, if that can be.
+    /// Serves requests of a queue, the first of which may have been begun, and keeps what the time does not suffice for.
+    fn serve_requests<M: DeviceMemory>(
+        &mut self,
+        index: usize,
+        mut waiting: Suspended,
+        queues: &mut Queues<'_, M>,
+    ) -> Result<(), Fault> {
+        let deadline = Deadline::after(SLICE);
+        let task = waiting.task.take();
+        // What was begun is done by itself: nothing is known of the others yet, whose buffers need not be reached for it.
+        let now = if task.is_some() { 1 } else { waiting.requests.len() };
+        let (batch, _) = waiting.requests.split_at(now.min(waiting.requests.len()));
+        let served = queues.serve_fetched(index, batch, |requests, memory, answers| {
+            self.serve_batch(requests, task, memory, answers, deadline)
+        })?;
+        queues.again(index);
+        let later = waiting.requests.split_off(now.min(waiting.requests.len()));
+        let mut rest = keep_unanswered(queues, waiting.requests, &served);
+        let fault = served.fault.or(waiting.fault);
+        rest.extend(later);
+        if !rest.is_empty() {
+            if let Some(place) = self.suspended.get_mut(index) {
+                *place = Some(Suspended { requests: rest, task: served.task, fault });
+            }
+            return Ok(());
+        }
+        fault.map_or(Ok(()), Err)
+    }
+}
+
+/// Takes back the room of requests that are answered, and gives the others.
+fn keep_unanswered<M: DeviceMemory>(
+    queues: &mut Queues<'_, M>,
+    mut requests: Vec<Request>,
+    served: &Served,
+) -> Vec<Request> {
+    let mut rest = Vec::new();
+    if !served.is_whole() {
+        let good = std::mem::take(&mut requests).into_iter().take(served.good);
+        for (number, request) in good.enumerate() {
+            let list = if served.is_answered(number) { &mut requests } else { &mut rest };
+            list.push(request);
+        }
+    }
+    queues.recycle(requests);
+    rest
+}
+
+impl Block {
+    /// Serves a batch, as far as there is time. What reads and writes move is moved together first, if that can be.
     fn serve_batch<M: DeviceMemory>(
         &mut self,
         requests: &[Request],
+        mut task: Option<Task>,
         memory: &M,
         answers: &mut Answers<'_>,
-    ) -> Result<(), Fault> {
+        deadline: Deadline,
+    ) -> Result<Served, Fault> {
         let mut batch = [const { None }; BATCH];
-        let mut fault = None;
+        let mut served = Served::default();
         for (place, request) in batch.iter_mut().zip(requests) {
-            match Parsed::new(request, memory) {
+            match Parsed::new(request, task.take(), memory) {
                 Ok(parsed) => *place = Some(parsed),
                 Err(first) => {
-                    fault = Some(first);
+                    served.fault = Some(first);
                     break;
                 }
             }
+            served.good += 1;
         }
         let moved = self.transfer(&mut batch, memory);
-        for (number, (request, parsed)) in
+        let mut progress = Progress::Done;
+        for (number, (request, mut parsed)) in
             requests.iter().zip(batch.into_iter().flatten()).enumerate()
         {
-            let Parsed { request: BlockRequest { operation, .. }, place, wrong } = parsed;
-            let outcome = match wrong {
+            let outcome = match parsed.wrong.take() {
                 Some(wrong) => Err(wrong),
-                None if moved.has(number) => Ok(()),
-                None => self.execute(&operation, memory),
+                None if moved.has(number) => Ok(Progress::Done),
+                None if progress == Progress::Unfinished => continue,
+                None => self.execute(&mut parsed.request, memory, deadline),
             };
-            let status = self.status(outcome, memory)?;
-            self.count(&operation, status);
-            place.into_iter().for_each(|mut byte| byte.copy_from(&[status as u8]));
-            memory.copied(STATUS_SIZE.into());
-            let data = if status == Status::Ok { operation.bytes_in() } else { 0 };
-            answers.push(request, data + STATUS_SIZE);
+            if matches!(outcome, Ok(Progress::Unfinished)) {
+                (progress, served.task) = (Progress::Unfinished, Some(parsed.request.task));
+                continue;
+            }
+            self.answer(request, parsed, outcome.map(drop), memory, answers)?;
+            served.answered |= 1 << number;
+            if !moved.has(number) && deadline.is_over() {
+                progress = Progress::Unfinished;
+            }
         }
-        fault.map_or(Ok(()), Err)
+        Ok(served)
     }
 
     /// Moves the data of reads and writes together, up to the first with which something is wrong.
@@ -125,8 +238,8 @@ impl Block {
         let mut transfers = self.transfers.batch();
         if batch.iter().flatten().nth(1).is_some() && self.target.has_file() {
             for (number, parsed) in batch.iter_mut().flatten().enumerate() {
-                let operation = &parsed.request.operation;
-                if let Err(wrong) = self.target.add(number, operation, memory, &mut transfers) {
+                let what = (&parsed.request.task.command, parsed.request.data);
+                if let Err(wrong) = self.target.add(number, what, memory, &mut transfers) {
                     parsed.wrong = Some(wrong);
                     break;
                 }
@@ -135,29 +248,76 @@ impl Block {
         self.target.run(transfers)
     }
 
-    /// Does what a request asks.
+    /// Does what a request asks, as far as there is time.
     fn execute<M: DeviceMemory>(
         &mut self,
-        operation: &Operation<'_>,
+        request: &mut BlockRequest<'_>,
         memory: &M,
-    ) -> Result<(), TargetError> {
-        match operation {
-            Operation::Read { sector, data } => self.target.read(*sector, *data, memory),
-            Operation::Write { sector, data } => self.target.write(*sector, *data, memory),
-            Operation::Flush => self.target.flush(),
-            Operation::Discard(_) if self.discard == Discard::Refused => {
+        deadline: Deadline,
+    ) -> Result<Progress, TargetError> {
+        let (data, Task { command, done }) = (request.data, &mut request.task);
+        match command {
+            Command::Read { sector } => self.target.read(*sector, data, done, memory, deadline),
+            Command::Write { sector } => self.target.write(*sector, data, done, memory, deadline),
+            Command::Flush => self.target.flush().map(|()| Progress::Done),
+            Command::GetId => {
+                data.copy_from(memory, &self.serial)?;
+                Ok(Progress::Done)
+            }
+            Command::Change { change: RangeChange::Discard, .. } if self.refuses_discard() => {
                 Err(TargetError::Unsupported)
             }
-            Operation::Discard(ranges) => {
-                ranges.iter().try_for_each(|range| self.target.discard(range.sector, range.sectors))
-            }
-            Operation::WriteZeroes(ranges) => ranges.iter().try_for_each(|range| {
-                let unmap = range.unmap() && self.discard == Discard::Allowed;
-                self.target.write_zeroes(range.sector, range.sectors, unmap)
-            }),
-            Operation::GetId { data } => Ok(data.copy_from(memory, &self.serial).map(drop)?),
-            Operation::Unsupported => Err(TargetError::Unsupported),
+            Command::Change { change, ranges } => self.change(*change, ranges, done, deadline),
+            Command::Unsupported => Err(TargetError::Unsupported),
         }
+    }
+
+    /// Whether a discard is an error: of a driver that was told so. One that negotiated it earlier has it done, by
+    /// doing nothing.
+    fn refuses_discard(&self) -> bool {
+        self.target.discard_mode() == Discard::Refused
+            && self.driver_features & 1 << VIRTIO_BLK_F_DISCARD == 0
+    }
+
+    /// Discards or zeroes ranges, and takes out those that are done. All of them are inside the disk, or none is
+    /// changed.
+    fn change(
+        &mut self,
+        change: RangeChange,
+        ranges: &mut VecDeque<Range>,
+        done: &mut u64,
+        deadline: Deadline,
+    ) -> Result<Progress, TargetError> {
+        ranges.iter().try_for_each(|range| self.target.check_range(*range))?;
+        while let Some(range) = ranges.front() {
+            if self.target.change(change, *range, done, deadline)? == Progress::Unfinished {
+                return Ok(Progress::Unfinished);
+            }
+            ranges.pop_front();
+            *done = 0;
+            if deadline.is_over() && !ranges.is_empty() {
+                return Ok(Progress::Unfinished);
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    /// Tells the driver how a request went.
+    fn answer<M: DeviceMemory>(
+        &self,
+        request: &Request,
+        parsed: Parsed<'_, '_>,
+        outcome: Result<(), TargetError>,
+        memory: &M,
+        answers: &mut Answers<'_>,
+    ) -> Result<(), Fault> {
+        let status = self.status(outcome, memory)?;
+        self.count(&parsed.request, status);
+        parsed.place.into_iter().for_each(|mut byte| byte.copy_from(&[status as u8]));
+        memory.copied(STATUS_SIZE.into());
+        let data = if status == Status::Ok { parsed.request.bytes_in() } else { 0 };
+        answers.push(request, data + STATUS_SIZE);
+        Ok(())
     }
 
     /// What the driver is told of an outcome. A fault that is the guest's own costs it the device.
@@ -183,7 +343,7 @@ impl Block {
         }
     }
 
-    fn count(&self, operation: &Operation<'_>, status: Status) {
+    fn count(&self, request: &BlockRequest<'_>, status: Status) {
         if status != Status::Ok {
             DeviceStats::count(&self.stats.failed);
             return;
@@ -191,21 +351,20 @@ impl Block {
         let add = |counter: &std::sync::atomic::AtomicU64, bytes| {
             counter.fetch_add(bytes, Ordering::Relaxed);
         };
-        match operation {
-            Operation::Read { data, .. } => {
+        let length = request.data.length();
+        match request.task.command {
+            Command::Read { .. } => {
                 DeviceStats::count(&self.stats.reads);
-                add(&self.stats.bytes_read, data.length());
+                add(&self.stats.bytes_read, length);
             }
-            Operation::Write { data, .. } => {
+            Command::Write { .. } => {
                 DeviceStats::count(&self.stats.writes);
-                add(&self.stats.bytes_written, data.length());
+                add(&self.stats.bytes_written, length);
             }
-            Operation::Flush => DeviceStats::count(&self.stats.flushes),
-            Operation::Discard(_) | Operation::WriteZeroes(_) => {
-                DeviceStats::count(&self.stats.discards);
-            }
-            Operation::GetId { .. } => DeviceStats::count(&self.stats.identities),
-            Operation::Unsupported => {}
+            Command::Flush => DeviceStats::count(&self.stats.flushes),
+            Command::Change { .. } => DeviceStats::count(&self.stats.discards),
+            Command::GetId => DeviceStats::count(&self.stats.identities),
+            Command::Unsupported => {}
         }
     }
 }
@@ -225,14 +384,23 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
             | 1 << VIRTIO_BLK_F_TOPOLOGY
             | 1 << VIRTIO_BLK_F_FLUSH
             | 1 << VIRTIO_BLK_F_MQ;
-        let by_mode = match (self.target.mode(), self.discard) {
+        let by_target = match (self.target.mode(), self.target.can_discard()) {
             (AccessMode::ReadOnly, _) => 1 << VIRTIO_BLK_F_RO,
-            (AccessMode::ReadWrite, Discard::Refused) => 1 << VIRTIO_BLK_F_WRITE_ZEROES,
-            (AccessMode::ReadWrite, Discard::Allowed) => {
+            (AccessMode::ReadWrite, false) => 1 << VIRTIO_BLK_F_WRITE_ZEROES,
+            (AccessMode::ReadWrite, true) => {
                 1 << VIRTIO_BLK_F_WRITE_ZEROES | 1 << VIRTIO_BLK_F_DISCARD
             }
         };
-        always | by_mode
+        always | by_target
+    }
+
+    /// Discards too where the target cannot: they are done by doing nothing.
+    fn accepted_features(&self) -> u64 {
+        let offered = VirtioDevice::<M>::features(self);
+        match self.target.mode() {
+            AccessMode::ReadOnly => offered,
+            AccessMode::ReadWrite => offered | 1 << VIRTIO_BLK_F_DISCARD,
+        }
     }
 
     fn longest_request(&self) -> u64 {
@@ -247,14 +415,47 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         &self.config
     }
 
+    /// A driver that cannot flush has every write last (virtio 1.3 section 5.2.6.2).
+    fn start(&mut self, features: u64) -> Result<(), Fault> {
+        self.driver_features = features;
+        let flushes = features & 1 << VIRTIO_BLK_F_FLUSH != 0;
+        let mode = if flushes { WriteMode::Back } else { WriteMode::Through };
+        if let Err(error) = self.target.start(mode) {
+            self.stats.log.line(Level::WARN, format_args!("requests will fail: {error}"));
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.suspended = Default::default();
+        self.driver_features = 0;
+        if let Err(error) = self.target.stop() {
+            self.stats.log.line(Level::WARN, format_args!("disk not written back: {error}"));
+        }
+    }
+
+    fn reset_queue(&mut self, index: usize) {
+        if let Some(place) = self.suspended.get_mut(index) {
+            *place = None;
+        }
+    }
+
     fn serves_driver_alone(&self) -> bool {
         true
     }
 
     fn serve(&mut self, index: usize, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
-        queues.serve_together(index, BATCH, |requests, memory, answers| {
-            self.serve_batch(requests, memory, answers)
-        })
+        let suspended = self.suspended.get_mut(index).and_then(Option::take);
+        let waiting = suspended.unwrap_or_else(|| {
+            let (requests, fault) = queues.fetch(index, BATCH);
+            Suspended { requests, task: None, fault }
+        });
+        if waiting.requests.is_empty() {
+            queues.recycle(waiting.requests);
+            queues.rest(index);
+            return waiting.fault.map_or(Ok(()), Err);
+        }
+        self.serve_requests(index, waiting, queues)
     }
 
     fn sources(&self) -> Vec<Source<'_>> {

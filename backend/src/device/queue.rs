@@ -248,8 +248,7 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
             self.rest(index);
             return Ok(());
         }
-        self.prepare(&requests);
-        if let Err(first) = self.serve_prepared(index, &requests, &mut serve) {
+        if let Err(first) = self.serve_fetched(index, &requests, &mut serve) {
             fault = Some(first);
         }
         self.recycle(requests);
@@ -257,13 +256,18 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         fault.map_or(Ok(()), Err)
     }
 
-    /// Serves requests and gives back those that are answered.
-    fn serve_prepared(
+    /// Has requests that were fetched served together, and gives back those that are answered, whatever the outcome.
+    /// The others stay the device's.
+    ///
+    /// # Errors
+    /// That of `serve`, or as of [`Queues::give_back`].
+    pub fn serve_fetched<R>(
         &mut self,
         index: usize,
         requests: &[Request],
-        serve: &mut impl FnMut(&[Request], &M, &mut Answers<'_>) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+        serve: impl FnOnce(&[Request], &M, &mut Answers<'_>) -> Result<R, Fault>,
+    ) -> Result<R, Fault> {
+        self.prepare(requests);
         let mut done = std::mem::take(&mut self.spare.done);
         done.clear();
         let mut answers = Answers { done: &mut done, bytes: &mut self.touched.bytes };

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use doors::pieces::Pieces;
+pub use doors::pieces::WriteMode;
 use doors::transfers::{self, Way};
 pub use doors::transfers::{Exchanged, Moved};
 use vm_memory::VolatileSlice;
@@ -41,8 +42,8 @@ impl<'m> TransferBatch<'_, 'm> {
     }
 
     /// Does them, as far as it can and is worth it; the rest is to be done one by one.
-    pub fn run(self, file: BorrowedFd<'_>) -> Moved {
-        self.0.run(file)
+    pub fn run(self, file: BorrowedFd<'_>, mode: WriteMode) -> Moved {
+        self.0.run(file, mode)
     }
 
     /// Adds the taking of a message into bytes of this side's. `number`, below [`BATCH`], names it.
@@ -76,6 +77,11 @@ fn alone(bytes: &mut [u8]) -> Pieces<'_> {
 pub struct Scatter<'a>(Pieces<'a>);
 
 impl<'a> Scatter<'a> {
+    /// Bytes of this side's as a buffer.
+    pub fn of(bytes: &'a mut [u8]) -> Self {
+        Self(alone(bytes))
+    }
+
     /// Adds a buffer behind the others, or gives it back if there is no room for more.
     ///
     /// # Errors
@@ -135,8 +141,8 @@ impl<'a> Gather<'a> {
     ///
     /// # Errors
     /// The file's.
-    pub fn store(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
-        self.0.store(file, offset)
+    pub fn store(&self, file: BorrowedFd<'_>, offset: u64, mode: WriteMode) -> io::Result<()> {
+        self.0.store(file, offset, mode)
     }
 
     /// Writes them as one message.

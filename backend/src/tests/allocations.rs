@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::budget::GuestBudget;
-use crate::device::blk::{AccessMode, Block, Caching, Discard, Target};
+use crate::device::blk::{Block, Target, TargetOptions};
 use crate::device::{Queues, Rings, Spare, VirtioDevice};
 use crate::grant::Grants;
 use crate::platform::{PlatformMemory, Reach};
 use crate::stats::DeviceStats;
 use crate::xen::sim::{Guest, GuestPage, Hypervisor, SimGrants};
 use crate::xen::{Access, DomId, Xen};
-use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_T_IN};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -37,9 +37,11 @@ impl Rings for OneRing {
     }
 }
 
+type Memory = PlatformMemory<Grants<SimGrants>>;
+
 struct Bench {
     guest: Guest,
-    memory: PlatformMemory<Grants<SimGrants>>,
+    memory: Memory,
     disk: Block,
     ring: OneRing,
     spare: Spare,
@@ -69,8 +71,10 @@ impl Bench {
         queue.set_ready(true);
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&[7; 1 << 20]).unwrap();
-        let target = Target::open(file.path(), AccessMode::ReadWrite, Caching::PageCache).unwrap();
-        let disk = Block::new(target, Discard::Allowed, "xvda", stats);
+        let target = Target::open(TargetOptions::for_test(file.path())).unwrap();
+        let mut disk = Block::new(target, "xvda", stats);
+        let features = 1 << VIRTIO_BLK_F_FLUSH;
+        VirtioDevice::<Memory>::start(&mut disk, features).unwrap();
         let (ring, spare) = (OneRing(queue), Spare::default());
         let mut bench = Self { guest, memory, disk, ring, spare, pages, available: 0, _file: file };
         bench.write_requests(base);

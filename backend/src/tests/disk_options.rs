@@ -1,8 +1,9 @@
 //! What a disk line can ask for beyond reading and writing.
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use protocol::message::{Request, Response};
 use tempfile::NamedTempFile;
@@ -12,8 +13,12 @@ use virtio_bindings::virtio_blk::{
 };
 
 use super::block::{OK, request};
+use super::disk_sharing::refusal;
 use super::driver::Driver;
 use super::host::{Host, XVDA, numbered_disk};
+use super::qcow2_image::{ImageBytes, Shape};
+use crate::device::blk::{Format, Target, TargetOptions};
+use crate::xen::DomId;
 
 /// One range of a discard or write-zeroes request.
 pub(super) fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
@@ -213,6 +218,172 @@ fn a_raw_disk_stays_raw_whatever_the_guest_writes_into_it() {
         driver.start();
         assert_eq!(config_u64(&mut driver, 0), 64);
         assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, 0, &header, 0).0, OK);
+        driver.close();
+        host.remove(&ends);
+    }
+    host.finish();
+}
+
+#[test]
+fn spec_6_2_a_driver_keeps_the_features_that_it_negotiated_elsewhere() {
+    let (host, disk) = (Host::start(), full_disk(1));
+    let keys = [("params", disk.path().to_str().unwrap()), ("mode", "w"), ("discard-enable", "0")];
+    let ends = host.add("virtio_disk", 1, XVDA, &keys);
+    let mut driver = host.connect(&ends);
+    let discard = 1 << VIRTIO_BLK_F_DISCARD;
+    let offered = driver.offered();
+    assert_eq!(offered & discard, 0);
+    driver.start_accepting(offered | discard, 1);
+    let before = allocated(disk.path());
+    let out = range(0, 2048, 0);
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_DISCARD, 0, &out, 0).0, OK);
+    assert_eq!(allocated(disk.path()), before, "it is done by doing nothing");
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn storage_stays_where_the_toolstack_does_not_allow_to_give_it_back() {
+    let (host, disk) = (Host::start(), full_disk(1));
+    let keys = [("params", disk.path().to_str().unwrap()), ("mode", "w"), ("discard-enable", "0")];
+    let ends = host.add("virtio_disk", 1, XVDA, &keys);
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let before = allocated(disk.path());
+    for flags in [0, 1] {
+        let out = range(0, 2048, flags);
+        assert_eq!(request(&mut driver, VIRTIO_BLK_T_WRITE_ZEROES, 0, &out, 0).0, OK);
+        disk.as_file().sync_all().unwrap();
+        assert!(allocated(disk.path()) >= before, "{flags}");
+    }
+    assert!(fs::read(disk.path()).unwrap().iter().all(|byte| *byte == 0));
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn a_relative_target_is_refused_wherever_it_would_be_found() {
+    let host = Host::start();
+    for path in ["Cargo.toml", "./Cargo.toml", "disk.img"] {
+        let reason = refusal(&host, &host.add_disk(1, XVDA, Path::new(path), "r"));
+        assert!(reason.contains("relative path") && reason.contains("target=/"), "{reason}");
+    }
+    host.finish();
+}
+
+#[test]
+fn the_last_bytes_of_a_file_are_a_sector_that_ends_in_zeros() {
+    let (host, disk) = (Host::start(), NamedTempFile::new().unwrap());
+    let (size, sectors) = (123_456_789u64, 241_127u64);
+    disk.as_file().set_len(size).unwrap();
+    disk.as_file().write_at(&[7; 277], size - 277).unwrap();
+    for (mode, uses) in [("r", 1), ("w", 2)] {
+        let ends = host.add_disk(1, XVDA, disk.path(), mode);
+        let mut driver = host.connect(&ends);
+        driver.start();
+        assert_eq!(config_u64(&mut driver, 0), sectors);
+        for _ in 0..uses {
+            let (status, read) = request(&mut driver, VIRTIO_BLK_T_IN, sectors - 2, &[], 1024);
+            assert_eq!(status, OK);
+            assert_eq!((&read[512..789], &read[789..]), (&[7; 277][..], &[0; 235][..]));
+            let beyond = request(&mut driver, VIRTIO_BLK_T_IN, sectors, &[], 512).0;
+            assert_eq!(beyond, VIRTIO_BLK_S_IOERR as u8);
+        }
+        if mode == "w" {
+            let data = [9; 1024];
+            let status = request(&mut driver, VIRTIO_BLK_T_OUT, sectors - 2, &data, 0).0;
+            assert_eq!(status, OK);
+            let (_, read) = request(&mut driver, VIRTIO_BLK_T_IN, sectors - 2, &[], 1024);
+            assert!(read == data, "what was written is not read");
+        }
+        assert_eq!(config_u64(&mut driver, 0), sectors);
+        driver.close();
+        host.remove(&ends);
+    }
+    assert_eq!(fs::metadata(disk.path()).unwrap().len(), sectors * 512);
+    host.finish();
+}
+
+#[test]
+fn a_file_that_shrinks_while_it_is_used_is_announced_and_fails_what_is_beyond() {
+    let (host, disk) = (Host::start(), numbered_disk(64));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    disk.as_file().set_len(8 * 512).unwrap();
+    let beyond = request(&mut driver, VIRTIO_BLK_T_IN, 32, &[], 512).0;
+    assert_eq!(beyond, VIRTIO_BLK_S_IOERR as u8);
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 7, &[], 512), (OK, vec![7; 512]));
+    driver.wait_config_event();
+    assert_eq!(config_u64(&mut driver, 0), 8);
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+/// What is logged while a target is opened.
+fn log_of(options: TargetOptions) -> (String, bool) {
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let opened = tracing::subscriber::with_default(subscriber, || Target::open(options).is_ok());
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    (text, opened)
+}
+
+#[test]
+fn a_qcow2_image_by_another_name_is_raw_with_a_warning_unless_the_format_is_said() {
+    let image = ImageBytes::new(Shape::default());
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["disk.img", "disk.QCOW2", "qcow2"] {
+        let path = directory.path().join(name);
+        image.store_at(&path);
+        let (log, opened) = log_of(TargetOptions::for_test(&path));
+        assert!(opened && log.contains("WARN") && log.contains("as a qcow2 image does"), "{log}");
+        assert!(log.contains("format = \"qcow2\""), "{log}");
+        for format in [Format::Raw, Format::Qcow2] {
+            let options = TargetOptions { format: Some(format), ..TargetOptions::for_test(&path) };
+            let (log, opened) = log_of(options);
+            assert!(opened && !log.contains("WARN"), "{log}");
+        }
+    }
+    let odd = directory.path().join("odd.img");
+    fs::write(&odd, [0; 1000]).unwrap();
+    let (log, _) = log_of(TargetOptions::for_test(&odd));
+    assert!(
+        log.contains("WARN") && log.contains("488 bytes beyond its last whole sector"),
+        "{log}"
+    );
+}
+
+#[test]
+fn the_configuration_names_the_format_of_a_target() {
+    let (host, directory) = (Host::start(), tempfile::tempdir().unwrap());
+    host.configure("[domain.db.disk.xvda]\nformat = \"qcow2\"");
+    host.hypervisor.store_write("/local/domain/1/name", "db");
+    let path = directory.path().join("disk.img");
+    let image = ImageBytes::new(Shape::default());
+    image.store_at(&path);
+    for (guest, sectors, format) in
+        [(1, image.shape.size / 512, "qcow2"), (2, image.bytes.len() as u64 / 512, "raw")]
+    {
+        let ends = host.add_disk(guest, XVDA, &path, "w");
+        let mut driver = host.connect(&ends);
+        assert_eq!(config_u64(&mut driver, 0), sectors);
+        assert_eq!(host.stat(DomId(guest)).stats.state.details["format"], format);
         driver.close();
         host.remove(&ends);
     }

@@ -31,9 +31,9 @@ fn spoiled_read(driver: &mut Driver, spoil: impl FnOnce(&mut Driver, &mut [Descr
 /// Runs `spoil` on a fresh device; the fault's text must hold every one of `words`. Another guest's
 /// device goes on meanwhile, and this one works again after a reset.
 fn faults(words: &[&str], spoil: impl FnOnce(&mut Driver)) {
-    let (host, disk) = (Host::start(), numbered_disk(64));
+    let (host, disk, other_disk) = (Host::start(), numbered_disk(64), numbered_disk(64));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let other_ends = host.add_disk(2, XVDA, disk.path(), "r");
+    let other_ends = host.add_disk(2, XVDA, other_disk.path(), "r");
     let (mut driver, mut other) = (host.connect(&ends), host.connect(&other_ends));
     driver.start();
     other.start();

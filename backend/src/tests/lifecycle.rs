@@ -170,7 +170,8 @@ fn spec_2_10_in_a_driver_domain_the_backend_removes_its_directory() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     host.hypervisor.store_write("/local/domain/0/domid", "5");
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let beside = host.add_disk(2, XVDA, disk.path(), "r");
+    let beside_disk = numbered_disk(8);
+    let beside = host.add_disk(2, XVDA, beside_disk.path(), "r");
     let mut driver = host.connect(&ends);
     driver.start();
     driver.close();
@@ -261,7 +262,8 @@ fn devices_of_an_earlier_daemon_are_closed() {
 fn a_panic_costs_one_device_and_leaves_nothing_mapped() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let other_ends = host.add_disk(2, XVDA, disk.path(), "r");
+    let other_disk = numbered_disk(8);
+    let other_ends = host.add_disk(2, XVDA, other_disk.path(), "r");
     let (mut driver, mut other) = (host.connect(&ends), host.connect(&other_ends));
     driver.start();
     other.start();

@@ -1,7 +1,7 @@
 //! The block device's configuration space (virtio 1.3 section 5.2.4, `struct virtio_blk_config`).
 
+use super::Target;
 use super::request::{MAX_RANGE_SECTORS, MAX_RANGES};
-use super::{SECTOR_SIZE, Target};
 
 /// Bytes up to and including `unused1`, behind the last field of any feature offered.
 pub(super) const SIZE: usize = 60;
@@ -33,10 +33,9 @@ pub(super) fn bytes(target: &Target, queues: u16, queue_size: u16) -> [u8; SIZE]
     put(NUM_QUEUES, &queues.to_le_bytes());
     put(MAX_DISCARD_SECTORS, &MAX_RANGE_SECTORS.to_le_bytes());
     put(MAX_DISCARD_SEG, &MAX_RANGES.to_le_bytes());
-    let alignment = block.physical / SECTOR_SIZE as u32;
-    put(DISCARD_SECTOR_ALIGNMENT, &alignment.to_le_bytes());
+    put(DISCARD_SECTOR_ALIGNMENT, &target.discard_alignment().to_le_bytes());
     put(MAX_WRITE_ZEROES_SECTORS, &MAX_RANGE_SECTORS.to_le_bytes());
     put(MAX_WRITE_ZEROES_SEG, &MAX_RANGES.to_le_bytes());
-    put(WRITE_ZEROES_MAY_UNMAP, &[1]);
+    put(WRITE_ZEROES_MAY_UNMAP, &[u8::from(target.can_discard())]);
     config
 }

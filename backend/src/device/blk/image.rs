@@ -1,14 +1,17 @@
 //! What a disk is stored in, whatever its format.
 
+mod format;
 mod qcow2;
 mod raw;
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 
-use super::target::{AccessMode, Caching};
-use crate::device::{Gather, Scatter, Source};
+pub use self::format::Format;
+use super::files::DiskFiles;
+use super::progress::{Deadline, Progress};
+use super::target::TargetOptions;
+use crate::device::{Gather, Scatter, Source, WriteMode};
 
 /// Block sizes that an image would like requests to have, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,9 +22,18 @@ pub struct BlockSize {
     pub physical: u32,
 }
 
+/// Whether what is zeroed or discarded keeps its storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// It stays as large as it is: a disk whose storage was set aside for it keeps that.
+    Keep,
+    /// It may be given back.
+    GiveBack,
+}
+
 /// An open image. Ranges that it is given are inside the size it told.
 pub trait Image: Send {
-    /// Bytes.
+    /// Bytes, in whole sectors.
     fn size(&self) -> u64;
 
     /// Preferred sizes.
@@ -33,29 +45,55 @@ pub trait Image: Send {
     /// The storage's.
     fn read(&mut self, offset: u64, into: &Scatter<'_>) -> io::Result<()>;
 
+    /// Does a part of what must be done before the image is written first.
+    ///
+    /// # Errors
+    /// Why it must not be written.
+    fn prepare_to_write(&mut self, deadline: Deadline) -> io::Result<Progress> {
+        let _ = deadline;
+        Ok(Progress::Done)
+    }
+
     /// Writes the buffers from `offset` on.
     ///
     /// # Errors
     /// The storage's.
-    fn write(&mut self, offset: u64, from: &Gather<'_>) -> io::Result<()>;
+    fn write(&mut self, offset: u64, from: &Gather<'_>, mode: WriteMode) -> io::Result<()>;
 
-    /// Makes what was written last.
+    /// Writes to its file what is kept in memory, so that whoever opens the file finds it. It may work when it is tried
+    /// again.
     ///
     /// # Errors
     /// The storage's.
-    fn flush(&mut self) -> io::Result<()>;
+    fn write_back(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 
-    /// Gives the storage of a range back; what it then reads as is not defined.
+    /// Makes what was written back last. What was not made to last by a call that failed may be lost, whatever a later
+    /// call says: the kernel does not keep it to try again.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn sync(&mut self) -> io::Result<()>;
+
+    /// Whether a discard gives storage back, as far as a try shows.
+    fn can_discard(&self) -> bool;
+
+    /// Gives the storage of a range back; what it then reads as is not defined. Storage that does not take it is no
+    /// error.
     ///
     /// # Errors
     /// The storage's.
     fn discard(&mut self, offset: u64, length: u64) -> io::Result<()>;
 
-    /// Makes a range read as zeros; `unmap`: its storage may be given back.
+    /// Makes a range read as zeros.
     ///
     /// # Errors
     /// The storage's.
-    fn write_zeroes(&mut self, offset: u64, length: u64, unmap: bool) -> io::Result<()>;
+    fn write_zeroes(&mut self, offset: u64, length: u64, storage: Storage) -> io::Result<()>;
+
+    /// Bytes at multiples of which a range is best divided.
+    fn granularity(&self) -> u64;
 
     /// A file that has the image's bytes at the same offsets, if there is one: for transfers that are done together.
     fn file(&self) -> Option<BorrowedFd<'_>> {
@@ -76,18 +114,13 @@ pub trait Image: Send {
     }
 }
 
-/// Opens an image: qcow2 if the file's name ends in `.qcow2`, raw otherwise. Never by its content,
-/// which the guest writes: a raw disk must not become another format because the guest made it look
-/// so.
+/// Opens the image in a file that was claimed, of the format that was named or else that its name says.
 ///
 /// # Errors
 /// The storage's, or the format's.
-pub(super) fn open(path: &Path, mode: AccessMode, caching: Caching) -> io::Result<Box<dyn Image>> {
-    if path.extension().is_some_and(|extension| extension == "qcow2") {
-        if caching == Caching::Direct {
-            tracing::info!("direct-io-safe changes nothing for a qcow2 image");
-        }
-        return Ok(Box::new(qcow2::Qcow2Image::open(path, mode)?));
+pub(super) fn open(options: &TargetOptions, files: &mut DiskFiles) -> io::Result<Box<dyn Image>> {
+    match options.format() {
+        Format::Qcow2 => Ok(Box::new(qcow2::Qcow2Image::open(options, files)?)),
+        Format::Raw => Ok(Box::new(raw::RawImage::open(options, files)?)),
     }
-    Ok(Box::new(raw::RawImage::open(path, mode, caching)?))
 }

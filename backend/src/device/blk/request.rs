@@ -1,6 +1,8 @@
 //! Block requests (virtio 1.3 section 5.2.6): a header of 16 bytes, data, a status byte. The framing
 //! is the driver's choice, so parts are cut out of byte streams, not taken by descriptor.
 
+use std::collections::VecDeque;
+
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD,
     VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
@@ -38,15 +40,41 @@ pub(super) enum Status {
     Unsupported = VIRTIO_BLK_S_UNSUPP as u8,
 }
 
-/// What a request asks for.
-pub(super) enum Operation<'r> {
-    Read { sector: u64, data: Buffers<'r> },
-    Write { sector: u64, data: Buffers<'r> },
+/// What a request asks for, read once.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    Read { sector: u64 },
+    Write { sector: u64 },
     Flush,
-    GetId { data: Buffers<'r> },
-    Discard(Vec<Range>),
-    WriteZeroes(Vec<Range>),
+    GetId,
+    Change { change: RangeChange, ranges: VecDeque<Range> },
     Unsupported,
+}
+
+/// What is done with ranges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RangeChange {
+    Discard,
+    WriteZeroes,
+}
+
+impl RangeChange {
+    /// Flags that a range may have.
+    fn flags(self) -> u32 {
+        match self {
+            Self::Discard => 0,
+            Self::WriteZeroes => RANGE_UNMAP,
+        }
+    }
+}
+
+/// A command, and how much of it is done.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Task {
+    /// Without the ranges that are done.
+    pub(super) command: Command,
+    /// Bytes that are done, of the data or of the first range.
+    pub(super) done: u64,
 }
 
 /// `struct virtio_blk_discard_write_zeroes`.
@@ -73,20 +101,36 @@ impl Range {
     }
 }
 
-impl Operation<'_> {
-    /// Data bytes written into the request's buffers when it succeeds.
-    pub(super) fn bytes_in(&self) -> u32 {
-        match self {
-            Self::Read { data, .. } => u32::try_from(data.length()).unwrap_or(u32::MAX),
-            Self::GetId { data } => data.length().min(SERIAL_SIZE as u64) as u32,
-            _ => 0,
-        }
+/// A request's buffers.
+struct Parts<'r> {
+    header: Buffers<'r>,
+    /// What the driver says behind the header.
+    out: Buffers<'r>,
+    /// Where the answer goes.
+    input: Buffers<'r>,
+    status: Buffers<'r>,
+}
+
+impl<'r> Parts<'r> {
+    fn of(request: &'r Request) -> Result<Self, Fault> {
+        let malformed =
+            |reason: &str| Fault::Chain { head: request.head, reason: reason.to_owned() };
+        let mut out = request.readable();
+        let header = out.split_front(HEADER_SIZE as u64);
+        let header = header.ok_or_else(|| malformed("no block request header of 16 bytes"))?;
+        let mut status = request.writable();
+        let data_length = status.length().checked_sub(1);
+        let data_length = data_length.ok_or_else(|| malformed("no room for the status byte"))?;
+        let input = status.split_front(data_length).unwrap_or_default();
+        Ok(Self { header, out, input, status })
     }
 }
 
 /// A request taken apart.
 pub(super) struct BlockRequest<'r> {
-    pub(super) operation: Operation<'r>,
+    pub(super) task: Task,
+    /// What is read into or written from.
+    pub(super) data: Buffers<'r>,
     /// One byte, where the status goes.
     pub(super) status: Buffers<'r>,
 }
@@ -98,49 +142,68 @@ impl<'r> BlockRequest<'r> {
     /// [`Fault::Chain`] for a request without room for header or status; [`Fault::Memory`] if the
     /// header cannot be reached.
     pub(super) fn parse<M: DeviceMemory>(request: &'r Request, memory: &M) -> Result<Self, Fault> {
-        let malformed =
-            |reason: &str| Fault::Chain { head: request.head, reason: reason.to_owned() };
-        let mut out = request.readable();
-        let header = out.split_front(HEADER_SIZE as u64);
-        let header = header.ok_or_else(|| malformed("no block request header of 16 bytes"))?;
-        let mut status = request.writable();
-        let data_length = status.length().checked_sub(1);
-        let data_length = data_length.ok_or_else(|| malformed("no room for the status byte"))?;
-        let input = status.split_front(data_length).unwrap_or_default();
-
+        let parts = Parts::of(request)?;
         let mut bytes = [0; HEADER_SIZE];
-        header.copy_to(memory, &mut bytes)?;
+        parts.header.copy_to(memory, &mut bytes)?;
         let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = bytes;
         let sector = u64::from_le_bytes(sector);
-        let operation = match u32::from_le_bytes([t0, t1, t2, t3]) {
-            VIRTIO_BLK_T_IN => Operation::Read { sector, data: input },
-            VIRTIO_BLK_T_OUT => Operation::Write { sector, data: out },
-            VIRTIO_BLK_T_FLUSH => Operation::Flush,
-            VIRTIO_BLK_T_GET_ID => Operation::GetId { data: input },
-            VIRTIO_BLK_T_DISCARD => ranges(out, memory)?
-                .filter(|ranges| ranges.iter().all(|range| range.flags == 0))
-                .map_or(Operation::Unsupported, Operation::Discard),
-            VIRTIO_BLK_T_WRITE_ZEROES => ranges(out, memory)?
-                .filter(|ranges| ranges.iter().all(|range| range.flags & !RANGE_UNMAP == 0))
-                .map_or(Operation::Unsupported, Operation::WriteZeroes),
-            _ => Operation::Unsupported,
+        let command = match u32::from_le_bytes([t0, t1, t2, t3]) {
+            VIRTIO_BLK_T_IN => Command::Read { sector },
+            VIRTIO_BLK_T_OUT => Command::Write { sector },
+            VIRTIO_BLK_T_FLUSH => Command::Flush,
+            VIRTIO_BLK_T_GET_ID => Command::GetId,
+            VIRTIO_BLK_T_DISCARD => change(RangeChange::Discard, parts.out, memory)?,
+            VIRTIO_BLK_T_WRITE_ZEROES => change(RangeChange::WriteZeroes, parts.out, memory)?,
+            _ => Command::Unsupported,
         };
-        Ok(Self { operation, status })
+        Ok(Self::with_task(parts, Task { command, done: 0 }))
+    }
+
+    /// A request that was parsed before, of which this is left to do.
+    ///
+    /// # Errors
+    /// As [`BlockRequest::parse`].
+    pub(super) fn resume(request: &'r Request, task: Task) -> Result<Self, Fault> {
+        Ok(Self::with_task(Parts::of(request)?, task))
+    }
+
+    fn with_task(parts: Parts<'r>, task: Task) -> Self {
+        let Parts { out, input, status, .. } = parts;
+        let data = if matches!(task.command, Command::Write { .. }) { out } else { input };
+        Self { task, data, status }
+    }
+
+    /// Data bytes written into the request's buffers when it succeeds.
+    pub(super) fn bytes_in(&self) -> u32 {
+        match self.task.command {
+            Command::Read { .. } => u32::try_from(self.data.length()).unwrap_or(u32::MAX),
+            Command::GetId => self.data.length().min(SERIAL_SIZE as u64) as u32,
+            _ => 0,
+        }
     }
 }
 
-/// The ranges of a discard or write-zeroes request, read once; `None` if they are not whole, or too
-/// many or too long.
-fn ranges<M: DeviceMemory>(data: Buffers<'_>, memory: &M) -> Result<Option<Vec<Range>>, Fault> {
+/// The ranges of a discard or write-zeroes request, read once. It is none that is supported if they are not whole, too
+/// many or too long, or have unknown flags.
+fn change<M: DeviceMemory>(
+    change: RangeChange,
+    data: Buffers<'_>,
+    memory: &M,
+) -> Result<Command, Fault> {
     let length = data.length();
     let most = u64::from(MAX_RANGES) * RANGE_SIZE as u64;
     if length == 0 || length > most || !length.is_multiple_of(RANGE_SIZE as u64) {
-        return Ok(None);
+        return Ok(Command::Unsupported);
     }
     let mut bytes = vec![0; length as usize];
     data.copy_to(memory, &mut bytes)?;
     let whole = bytes.chunks_exact(RANGE_SIZE).filter_map(|chunk| chunk.try_into().ok());
-    let ranges: Vec<_> = whole.map(Range::parse).collect();
-    let fit = ranges.iter().all(|range| range.sectors <= MAX_RANGE_SECTORS);
-    Ok(fit.then_some(ranges))
+    let ranges: VecDeque<_> = whole.map(Range::parse).collect();
+    let good =
+        |range: &Range| range.sectors <= MAX_RANGE_SECTORS && range.flags & !change.flags() == 0;
+    Ok(if ranges.iter().all(good) {
+        Command::Change { change, ranges }
+    } else {
+        Command::Unsupported
+    })
 }

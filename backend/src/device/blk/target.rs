@@ -1,13 +1,25 @@
 //! A disk's target: an image, with the checks that every request must pass.
 
+#[cfg(any(test, feature = "simulated"))]
+#[allow(clippy::panic, reason = "this is for tests, which it fails by panics")]
+pub mod exercise;
+
 use std::io;
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Instant;
 
 use super::SECTOR_SIZE;
-use super::image::{self, BlockSize, Image};
-use super::request::{MAX_DATA, Operation};
-use crate::device::{Buffers, DeviceMemory, Fault, Gather, Moved, Scatter, Source, TransferBatch};
+use super::claim::{ClaimError, Handover, Owner, Sharing};
+use super::files::DiskFiles;
+use super::image::{self, BlockSize, Format, Image, Storage};
+use super::progress::{Deadline, PartSize, Progress};
+use super::request::{Command, MAX_DATA, Range, RangeChange};
+use crate::device::{
+    Buffers, DeviceMemory, Fault, Gather, Moved, Scatter, Source, TransferBatch, WriteMode,
+};
+
+/// Most of a request's data that is moved at once.
+const PART_BYTES: u64 = 1 << 20;
 
 /// Whether the guest may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +40,54 @@ pub enum Caching {
     Direct,
 }
 
+/// Whether a guest may give storage back: `discard` in its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discard {
+    /// Discard is not offered, and zeros are written.
+    Refused,
+    /// Discard and write-zeroes punch holes.
+    Allowed,
+}
+
+/// What to open, and how.
+#[derive(Clone, Debug)]
+pub struct TargetOptions {
+    /// A file or block device, by its absolute path.
+    pub path: PathBuf,
+    /// Whether the guest may write.
+    pub mode: AccessMode,
+    /// How a raw target's bytes are moved.
+    pub caching: Caching,
+    /// Whether the guest may give storage back.
+    pub discard: Discard,
+    /// What it holds, if that was said; else its name says it.
+    pub format: Option<Format>,
+    /// Whether others may use it at the same time.
+    pub sharing: Sharing,
+    /// Whose it is.
+    pub owner: Owner,
+}
+
+impl TargetOptions {
+    /// What the target holds.
+    pub fn format(&self) -> Format {
+        self.format.unwrap_or_else(|| Format::by_name(&self.path))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(path: &std::path::Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            mode: AccessMode::ReadWrite,
+            caching: Caching::PageCache,
+            discard: Discard::Allowed,
+            format: None,
+            sharing: Sharing::Safe,
+            owner: Owner { domain: 1, vdev: "xvda".to_owned(), vm: None },
+        }
+    }
+}
+
 /// Why a target cannot be used, or a request on it fails.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
@@ -44,9 +104,24 @@ pub enum TargetError {
         /// What the kernel, or the image format, said.
         source: io::Error,
     },
-    /// It is neither file nor block device.
-    #[error("disk target {path:?} is neither a file nor a block device")]
-    Kind {
+    /// Its name depends on who reads it.
+    #[error(
+        "disk target {path:?} is a relative path, which xl and this daemon would look for in different directories: \
+         give target=/... from the root on"
+    )]
+    Relative {
+        /// The target.
+        path: PathBuf,
+    },
+    /// Somebody else has it.
+    #[error(transparent)]
+    Claim(ClaimError),
+    /// Two programs would corrupt it.
+    #[error(
+        "disk target {path:?} cannot be shared by force: two that write one qcow2 image destroy it; force-share is for \
+         raw targets, and for disks with access=r"
+    )]
+    Unshareable {
         /// The target.
         path: PathBuf,
     },
@@ -74,6 +149,18 @@ pub enum TargetError {
     /// A write to a read-only disk.
     #[error("write to a read-only disk")]
     ReadOnly,
+    /// The same guest uses it in another domain.
+    #[error("the guest uses the disk in another domain: {0}")]
+    Elsewhere(Owner),
+    /// An earlier sync failed.
+    #[error(
+        "disk target: what was written earlier may be lost, since making it last failed; so it stays until the disk is \
+         opened anew"
+    )]
+    Lost,
+    /// What was written could not be made to last.
+    #[error("disk target: cannot make what was written last: {0}")]
+    Sync(#[source] io::Error),
     /// The image's own error.
     #[error("disk target: {0}")]
     Io(#[from] io::Error),
@@ -82,10 +169,35 @@ pub enum TargetError {
     Guest(#[from] Fault),
 }
 
+/// What is known of the bytes that were written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Durability {
+    /// Those that were synced last.
+    Kept,
+    /// Some that a sync failed for may be lost.
+    Lost,
+}
+
+/// Whether a driver uses the disk, and here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Activity {
+    /// None does, or the guest's other domain has the disk.
+    Idle,
+    /// As [`Activity::Idle`], and somebody else has written the image meanwhile.
+    Stale,
+    /// One does.
+    Active,
+}
+
 /// An open target.
 pub struct Target {
     image: Box<dyn Image>,
-    mode: AccessMode,
+    files: DiskFiles,
+    options: TargetOptions,
+    write_mode: WriteMode,
+    durability: Durability,
+    activity: Activity,
+    part_size: PartSize,
 }
 
 /// A part of a disk, checked to be inside.
@@ -100,25 +212,66 @@ impl Target {
     ///
     /// # Errors
     /// [`TargetError`] names the path and what is wrong with it.
-    pub fn open(path: &Path, mode: AccessMode, caching: Caching) -> Result<Self, TargetError> {
-        let failed = |source| TargetError::Open { path: path.to_owned(), mode, source };
-        // Looked at before it is opened: opening a FIFO would wait for its other end.
-        let kind = path.metadata().map_err(failed)?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(TargetError::Kind { path: path.to_owned() });
+    pub fn open(options: TargetOptions) -> Result<Self, TargetError> {
+        let path = options.path.clone();
+        if !path.is_absolute() {
+            return Err(TargetError::Relative { path });
         }
-        let image = image::open(path, mode, caching).map_err(failed)?;
-        let target = Self { image, mode };
-        let (bytes, block) = (target.image.size(), target.block_size().logical);
+        let writes = options.mode == AccessMode::ReadWrite;
+        if writes && options.sharing == Sharing::Forced && options.format() == Format::Qcow2 {
+            return Err(TargetError::Unshareable { path });
+        }
+        let mode = options.mode;
+        let failed = |source| TargetError::Open { path: path.clone(), mode, source };
+        let claimed = DiskFiles::claim(&options);
+        let mut files = claimed.map_err(|error| match error {
+            ClaimError::Open(source) => failed(source),
+            error => TargetError::Claim(error),
+        })?;
+        let image = image::open(&options, &mut files).map_err(failed)?;
+        let (bytes, block) = (image.size(), image.block_size().logical);
         if bytes < u64::from(block) {
-            return Err(TargetError::TooSmall { path: path.to_owned(), bytes, block });
+            return Err(TargetError::TooSmall { path, bytes, block });
         }
-        Ok(target)
+        Ok(Self {
+            image,
+            files,
+            options,
+            write_mode: WriteMode::Back,
+            durability: Durability::Kept,
+            activity: Activity::Idle,
+            part_size: PartSize::default(),
+        })
+    }
+
+    /// What a sector holds.
+    #[cfg(test)]
+    pub(crate) fn read_for_test(&mut self, sector: u64) -> [u8; SECTOR_SIZE as usize] {
+        let mut bytes = [0; SECTOR_SIZE as usize];
+        let read = self.image.read(sector * SECTOR_SIZE, &Scatter::of(&mut bytes));
+        assert!(read.is_ok(), "{read:?}");
+        bytes
+    }
+
+    /// The target with another image in it.
+    #[cfg(test)]
+    pub(super) fn with_image(self, image: Box<dyn Image>) -> Self {
+        Self { image, ..self }
     }
 
     /// Whether the guest may write.
     pub fn mode(&self) -> AccessMode {
-        self.mode
+        self.options.mode
+    }
+
+    /// Whether the guest may give storage back.
+    pub fn discard_mode(&self) -> Discard {
+        self.options.discard
+    }
+
+    /// Whether a discard gives storage back, as far as a try showed.
+    pub fn can_discard(&self) -> bool {
+        self.image.can_discard()
     }
 
     /// Its size in sectors of 512 bytes, in whole logical blocks.
@@ -130,6 +283,12 @@ impl Target {
     /// Preferred sizes.
     pub fn block_size(&self) -> BlockSize {
         self.image.block_size()
+    }
+
+    /// Sectors at multiples of which a discard is best divided.
+    pub fn discard_alignment(&self) -> u32 {
+        let alignment = self.image.granularity().max(self.block_size().physical.into());
+        u32::try_from(alignment / SECTOR_SIZE).unwrap_or(u32::MAX)
     }
 
     /// What becomes ready when the size may have changed.
@@ -145,42 +304,99 @@ impl Target {
         Ok(self.image.refresh()?)
     }
 
-    /// Whether transfers can be done together.
-    pub(super) fn has_file(&self) -> bool {
-        self.image.file().is_some()
+    /// A driver begins to use the disk, and wants writes to last so.
+    ///
+    /// # Errors
+    /// [`TargetError::Elsewhere`], as long as requests come too early; [`TargetError::Io`].
+    pub(super) fn start(&mut self, mode: WriteMode) -> Result<(), TargetError> {
+        self.write_mode = mode;
+        self.activate()
     }
 
-    /// Adds what a read or write moves to a batch. Other operations are not for a batch, nor are buffers in too many
-    /// pieces: these are left out.
+    /// The driver is gone. What it wrote stands in the file, for whoever uses that next.
+    ///
+    /// # Errors
+    /// [`TargetError::Io`]; the disk stays this driver's then.
+    pub(super) fn stop(&mut self) -> Result<(), TargetError> {
+        if self.activity != Activity::Active {
+            return Ok(());
+        }
+        if self.mode() == AccessMode::ReadWrite {
+            self.image.write_back()?;
+        }
+        self.activity = Activity::Idle;
+        self.files.deactivate();
+        Ok(())
+    }
+
+    /// Has the disk used here, if the guest does not use it in another domain.
+    fn activate(&mut self) -> Result<(), TargetError> {
+        if self.activity == Activity::Active {
+            return Ok(());
+        }
+        let handover = self.files.activate().map_err(TargetError::Elsewhere)?;
+        if handover == Handover::FromOther || self.activity == Activity::Stale {
+            self.activity = Activity::Stale;
+            self.image = image::open(&self.options, &mut self.files)?;
+        }
+        self.activity = Activity::Active;
+        Ok(())
+    }
+
+    /// As [`Target::activate`], for a request: a raw target can be read wherever the guest writes it.
+    fn activate_for(&mut self, access: AccessMode) -> Result<(), TargetError> {
+        match self.activate() {
+            Err(TargetError::Elsewhere(_))
+                if access == AccessMode::ReadOnly && self.options.format() == Format::Raw =>
+            {
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Does what must be done before the first write; part by part, while there is time.
+    fn prepare_to_write(&mut self, deadline: Deadline) -> Result<Progress, TargetError> {
+        self.check_writable()?;
+        self.activate_for(AccessMode::ReadWrite)?;
+        self.check_write_durable()?;
+        Ok(self.image.prepare_to_write(deadline)?)
+    }
+
+    /// Whether transfers can be done together.
+    pub(super) fn has_file(&self) -> bool {
+        self.image.file().is_some() && self.activity == Activity::Active
+    }
+
+    /// Adds what a read or write moves to a batch. Other operations are not for a batch, nor is what is long or in too
+    /// many pieces: these are left out.
     ///
     /// # Errors
     /// As of [`Target::read`] and [`Target::write`], but for the image's own.
     pub(super) fn add<'m, M: DeviceMemory>(
         &self,
         number: usize,
-        operation: &Operation<'_>,
+        (command, data): (&Command, Buffers<'_>),
         memory: &'m M,
         batch: &mut TransferBatch<'_, 'm>,
     ) -> Result<(), TargetError> {
-        match operation {
-            Operation::Read { sector, data } => {
-                let (extent, mut into) = (self.data_extent(*sector, *data)?, Scatter::default());
-                for buffer in data.writable(memory) {
-                    if into.push(buffer?).is_err() {
-                        return Ok(());
-                    }
+        if data.length() > PART_BYTES {
+            return Ok(());
+        }
+        match command {
+            Command::Read { sector } => {
+                let extent = self.data_extent(*sector, data)?;
+                if let Some(into) = scatter(data, memory)? {
+                    batch.fill(number, extent.offset, &into);
                 }
-                batch.fill(number, extent.offset, &into);
             }
-            Operation::Write { sector, data } => {
+            Command::Write { sector } => {
                 self.check_writable()?;
-                let (extent, mut from) = (self.data_extent(*sector, *data)?, Gather::default());
-                for buffer in data.readable(memory) {
-                    if from.push(buffer?).is_err() {
-                        return Ok(());
-                    }
+                self.check_write_durable()?;
+                let extent = self.data_extent(*sector, data)?;
+                if let Some(from) = gather(data, memory)? {
+                    batch.store(number, extent.offset, &from);
                 }
-                batch.store(number, extent.offset, &from);
             }
             _ => {}
         }
@@ -189,17 +405,32 @@ impl Target {
 
     /// Does a batch, as far as it can.
     pub(super) fn run(&self, batch: TransferBatch<'_, '_>) -> Moved {
-        self.image.file().map(|file| batch.run(file)).unwrap_or_default()
+        let mode = self.write_mode;
+        self.image.file().map(|file| batch.run(file, mode)).unwrap_or_default()
     }
 
-    /// Reads from `sector` on into the guest's buffers.
+    /// Reads from `sector` on into the guest's buffers, from the byte `done` on, while there is time.
     pub(super) fn read<M: DeviceMemory>(
         &mut self,
         sector: u64,
         data: Buffers<'_>,
+        done: &mut u64,
+        memory: &M,
+        deadline: Deadline,
+    ) -> Result<Progress, TargetError> {
+        let extent = self.data_extent(sector, data)?;
+        self.activate_for(AccessMode::ReadOnly)?;
+        for_each_part(data, done, deadline, |part, done| {
+            self.read_part(extent.offset + done, part, memory)
+        })
+    }
+
+    fn read_part<M: DeviceMemory>(
+        &mut self,
+        mut offset: u64,
+        data: Buffers<'_>,
         memory: &M,
     ) -> Result<(), TargetError> {
-        let mut offset = self.data_extent(sector, data)?.offset;
         let mut scatter = Scatter::default();
         for buffer in data.writable(memory) {
             if let Err(buffer) = scatter.push(buffer?) {
@@ -213,58 +444,155 @@ impl Target {
         Ok(self.image.read(offset, &scatter)?)
     }
 
-    /// Writes the guest's buffers from `sector` on.
+    /// Writes the guest's buffers from `sector` on, from the byte `done` on, while there is time.
     pub(super) fn write<M: DeviceMemory>(
         &mut self,
         sector: u64,
         data: Buffers<'_>,
+        done: &mut u64,
         memory: &M,
-    ) -> Result<(), TargetError> {
-        self.check_writable()?;
-        let mut offset = self.data_extent(sector, data)?.offset;
+        deadline: Deadline,
+    ) -> Result<Progress, TargetError> {
+        let extent = self.data_extent(sector, data)?;
+        if self.prepare_to_write(deadline)? == Progress::Unfinished {
+            return Ok(Progress::Unfinished);
+        }
         // A request that is malformed in its last buffer changes nothing of the disk.
         data.readable(memory).try_for_each(|buffer| buffer.map(drop))?;
+        for_each_part(data, done, deadline, |part, done| {
+            self.write_part(extent.offset + done, part, memory)
+        })
+    }
+
+    fn write_part<M: DeviceMemory>(
+        &mut self,
+        mut offset: u64,
+        data: Buffers<'_>,
+        memory: &M,
+    ) -> Result<(), TargetError> {
         let mut gather = Gather::default();
         for buffer in data.readable(memory) {
             if let Err(buffer) = gather.push(buffer?) {
-                self.image.write(offset, &gather)?;
+                self.write_to_image(offset, &gather)?;
                 offset += gather.length() as u64;
                 gather = Gather::default();
                 // There is room in what is empty.
                 drop(gather.push(buffer));
             }
         }
-        Ok(self.image.write(offset, &gather)?)
+        self.write_to_image(offset, &gather)
+    }
+
+    pub(super) fn write_to_image(
+        &mut self,
+        offset: u64,
+        from: &Gather<'_>,
+    ) -> Result<(), TargetError> {
+        let outcome = self.image.write(offset, from, self.write_mode);
+        outcome.map_err(|error| self.note_write_error(error))
+    }
+
+    /// Of a write that was to last at once, the kernel does not tell whether it was the sync that failed: unless there
+    /// was no room, what other writes left may be gone too.
+    fn note_write_error(&mut self, error: io::Error) -> TargetError {
+        let no_room = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG];
+        let harmless = error.raw_os_error().is_some_and(|errno| no_room.contains(&errno));
+        if self.write_mode == WriteMode::Through && !harmless {
+            self.durability = Durability::Lost;
+        }
+        error.into()
     }
 
     /// Makes what was written last.
     pub(super) fn flush(&mut self) -> Result<(), TargetError> {
-        Ok(self.image.flush()?)
+        if self.mode() == AccessMode::ReadOnly {
+            return Ok(());
+        }
+        self.activate_for(AccessMode::ReadWrite)?;
+        self.check_durable()?;
+        self.image.write_back()?;
+        self.image.sync().map_err(|error| {
+            self.durability = Durability::Lost;
+            TargetError::Sync(error)
+        })
     }
 
-    /// Gives the storage of a range back.
-    pub(super) fn discard(&mut self, sector: u64, sectors: u32) -> Result<(), TargetError> {
+    /// Checks a range that is to be changed.
+    pub(super) fn check_range(&self, range: Range) -> Result<(), TargetError> {
         self.check_writable()?;
-        let extent = self.extent(sector, u64::from(sectors) * SECTOR_SIZE)?;
-        Ok(self.image.discard(extent.offset, extent.bytes)?)
+        self.range_extent(range).map(drop)
     }
 
-    /// Makes a range read as zeros.
-    pub(super) fn write_zeroes(
+    /// Discards or zeroes a range part by part, from its byte `done` on, while there is time.
+    pub(super) fn change(
         &mut self,
-        sector: u64,
-        sectors: u32,
-        unmap: bool,
-    ) -> Result<(), TargetError> {
-        self.check_writable()?;
-        let extent = self.extent(sector, u64::from(sectors) * SECTOR_SIZE)?;
-        Ok(self.image.write_zeroes(extent.offset, extent.bytes, unmap)?)
+        change: RangeChange,
+        range: Range,
+        done: &mut u64,
+        deadline: Deadline,
+    ) -> Result<Progress, TargetError> {
+        let Extent { offset, bytes } = self.range_extent(range)?;
+        if self.prepare_to_write(deadline)? == Progress::Unfinished {
+            return Ok(Progress::Unfinished);
+        }
+        let (end, granularity) = (offset + bytes, self.image.granularity());
+        while *done < bytes {
+            let (start, begun) = (offset + *done, Instant::now());
+            let part_end = self.part_size.end(start, end, granularity);
+            self.change_part(change, range, start, part_end - start)?;
+            self.part_size.learn(begun.elapsed());
+            *done = part_end - offset;
+            if *done < bytes && deadline.is_over() {
+                return Ok(Progress::Unfinished);
+            }
+        }
+        if self.write_mode == WriteMode::Through {
+            self.flush()?;
+        }
+        Ok(Progress::Done)
+    }
+
+    fn change_part(
+        &mut self,
+        change: RangeChange,
+        range: Range,
+        offset: u64,
+        bytes: u64,
+    ) -> io::Result<()> {
+        match (change, self.options.discard) {
+            (RangeChange::Discard, Discard::Allowed) => self.image.discard(offset, bytes),
+            // Of a driver that negotiated it elsewhere: what the storage does not take is done.
+            (RangeChange::Discard, Discard::Refused) => Ok(()),
+            (RangeChange::WriteZeroes, Discard::Allowed) if range.unmap() => {
+                self.image.write_zeroes(offset, bytes, Storage::GiveBack)
+            }
+            (RangeChange::WriteZeroes, _) => self.image.write_zeroes(offset, bytes, Storage::Keep),
+        }
+    }
+
+    fn range_extent(&self, range: Range) -> Result<Extent, TargetError> {
+        self.extent(range.sector, u64::from(range.sectors) * SECTOR_SIZE)
     }
 
     fn check_writable(&self) -> Result<(), TargetError> {
-        match self.mode {
+        match self.mode() {
             AccessMode::ReadOnly => Err(TargetError::ReadOnly),
             AccessMode::ReadWrite => Ok(()),
+        }
+    }
+
+    fn check_durable(&self) -> Result<(), TargetError> {
+        match self.durability {
+            Durability::Lost => Err(TargetError::Lost),
+            Durability::Kept => Ok(()),
+        }
+    }
+
+    /// Of a driver that does not flush, every write is to last: none does any more once one did not.
+    fn check_write_durable(&self) -> Result<(), TargetError> {
+        match self.write_mode {
+            WriteMode::Through => self.check_durable(),
+            WriteMode::Back => Ok(()),
         }
     }
 
@@ -285,4 +613,53 @@ impl Target {
         }
         Ok(Extent { offset: sector * SECTOR_SIZE, bytes })
     }
+}
+
+/// Moves data part by part, from the byte `done` on; one at least.
+fn for_each_part(
+    mut data: Buffers<'_>,
+    done: &mut u64,
+    deadline: Deadline,
+    mut each: impl FnMut(Buffers<'_>, u64) -> Result<(), TargetError>,
+) -> Result<Progress, TargetError> {
+    data.split_front(*done);
+    while let Some(part) = data.split_front(PART_BYTES.min(data.length())) {
+        each(part, *done)?;
+        *done += part.length();
+        if data.length() == 0 {
+            break;
+        }
+        if deadline.is_over() {
+            return Ok(Progress::Unfinished);
+        }
+    }
+    Ok(Progress::Done)
+}
+
+/// Buffers to be filled; `None` if they are in too many pieces.
+fn scatter<'m, M: DeviceMemory>(
+    data: Buffers<'_>,
+    memory: &'m M,
+) -> Result<Option<Scatter<'m>>, Fault> {
+    let mut scatter = Scatter::default();
+    for buffer in data.writable(memory) {
+        if scatter.push(buffer?).is_err() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(scatter))
+}
+
+/// Buffers to be stored; `None` if they are in too many pieces.
+fn gather<'m, M: DeviceMemory>(
+    data: Buffers<'_>,
+    memory: &'m M,
+) -> Result<Option<Gather<'m>>, Fault> {
+    let mut gather = Gather::default();
+    for buffer in data.readable(memory) {
+        if gather.push(buffer?).is_err() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(gather))
 }

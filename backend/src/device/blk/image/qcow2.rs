@@ -1,40 +1,186 @@
-//! A qcow2 image, by the imago library.
+//! A qcow2 image, by the imago library, behind checks of our own: see [`header`] and [`check`].
 
 mod chain;
+mod check;
+mod header;
 
-use std::io;
-use std::path::Path;
+use std::io::{self, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use imago::FormatAccess;
 use imago::file::File;
+use imago::{FormatAccess, Mapping};
 
-use super::{BlockSize, Image};
+use self::chain::Chain;
+use self::check::{Check, Damage};
+use self::header::Header;
+use super::{BlockSize, Image, Storage};
 use crate::device::blk::SECTOR_SIZE;
-use crate::device::blk::target::AccessMode;
-use crate::device::{Gather, Scatter};
+use crate::device::blk::files::DiskFiles;
+use crate::device::blk::progress::{Deadline, Progress};
+use crate::device::blk::target::{AccessMode, Caching, Discard, TargetOptions};
+use crate::device::{Gather, Scatter, WriteMode};
+
+/// How long an image is checked when it is opened: xl waits 10 s for the disk. What is left then is checked before the
+/// first write.
+const CHECK_TIME: Duration = Duration::from_secs(4);
+/// Bytes of zeros that are written at once.
+const ZEROS: u64 = 1 << 20;
+
+/// An image that must not be written.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it is damaged: {damage}; repair it: qemu-img check -r all {path:?}; if it is refused again, copy what can be \
+     read: qemu-img convert -O qcow2 {path:?} NEW"
+)]
+struct Damaged {
+    path: PathBuf,
+    damage: Damage,
+}
+
+/// What is known of an image that is to be written.
+enum Soundness {
+    Sound,
+    /// To be found out.
+    Unknown(Box<Check>),
+    /// In a sentence.
+    Damaged(String),
+}
 
 /// An open qcow2 image, with the images that it is based on.
 pub(super) struct Qcow2Image {
     image: FormatAccess<File>,
+    path: PathBuf,
+    soundness: Soundness,
+    cluster_size: u64,
+    clusters: Clusters,
+    discard: Discard,
     /// Holds a request's data on its way: the library takes slices, which a guest's memory is not.
     buffer: Vec<u8>,
 }
 
+/// What an image of its version can say of a cluster that has no data.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Clusters {
+    /// Version 3: that it reads as zeros.
+    Zero,
+    /// Version 2 without backing file: nothing, which reads as zeros.
+    Unallocated,
+    /// Version 2 with backing file: nothing, which reads as that does.
+    Backed,
+}
+
+impl Clusters {
+    fn of(header: &Header) -> Self {
+        match (header.version, &header.backing) {
+            (2, None) => Self::Unallocated,
+            (2, Some(_)) => Self::Backed,
+            _ => Self::Zero,
+        }
+    }
+}
+
 impl Qcow2Image {
-    pub(super) fn open(path: &Path, mode: AccessMode) -> io::Result<Self> {
-        let image = FormatAccess::new(chain::open(path, mode == AccessMode::ReadWrite)?);
-        Ok(Self { image, buffer: Vec::new() })
+    pub(super) fn open(options: &TargetOptions, files: &mut DiskFiles) -> io::Result<Self> {
+        if options.caching == Caching::Direct {
+            tracing::info!("direct-io-safe changes nothing for a qcow2 image");
+        }
+        let path = options.path.clone();
+        let mut file = files.target().file().map_err(io::Error::other)?;
+        let header = chain::header(&file, &path)?;
+        let soundness = match options.mode {
+            AccessMode::ReadOnly => Soundness::Sound,
+            AccessMode::ReadWrite => {
+                let length = file.seek(SeekFrom::End(0))?;
+                check(&file, length, &header).map_err(|damage| damaged(&path, damage))?
+            }
+        };
+        if header.size % SECTOR_SIZE != 0 {
+            tracing::warn!(
+                "the last {} bytes of {path:?} are no sector and out of reach",
+                header.size % SECTOR_SIZE
+            );
+        }
+        let image = Chain::new(files).open(file, &path, &header, options.mode)?;
+        Ok(Self {
+            image: FormatAccess::new(image),
+            path,
+            soundness,
+            cluster_size: header.cluster_size(),
+            clusters: Clusters::of(&header),
+            discard: options.discard,
+            buffer: Vec::new(),
+        })
     }
 
     fn buffer(&mut self, length: usize) {
         self.buffer.clear();
         self.buffer.resize(length, 0);
     }
+
+    /// The bytes at which the library is to begin and to end when the guest writes a range: at those of clusters that
+    /// read as zeros and have storage. The library would fill up such a cluster by giving the storage of its rest back.
+    fn widen(&self, offset: u64, end: u64) -> io::Result<(u64, u64)> {
+        let start_of = |at: u64| at - at % self.cluster_size;
+        let is_zero = |at: u64| -> io::Result<bool> {
+            let (mapping, _) = self.image.get_mapping(at, SECTOR_SIZE)?;
+            Ok(matches!(mapping, Mapping::Zero { explicit: true, .. }))
+        };
+        let (first, last) = (start_of(offset), start_of(end));
+        let offset = if first < offset && is_zero(first)? { first } else { offset };
+        let whole = (last + self.cluster_size).min(self.size());
+        let end = if last < end && end < whole && is_zero(last)? { whole } else { end };
+        Ok((offset, end))
+    }
+
+    /// Writes zeros where there are none.
+    fn write_zeros_as_data(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        self.buffer(length.min(ZEROS) as usize);
+        let (mut at, end) = (offset, offset + length);
+        while at < end {
+            let (mapping, count) = self.image.get_mapping(at, end - at)?;
+            let count = count.min(ZEROS);
+            if !matches!(mapping, Mapping::Zero { .. }) {
+                let zeros = self.buffer.get(..count as usize).unwrap_or_default();
+                self.image.write(zeros, at)?;
+            }
+            at += count;
+        }
+        Ok(())
+    }
+
+    /// Makes whole clusters unallocated, and writes zeros into what is left of the range.
+    fn discard_to_zeros(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        let end = offset + length;
+        let first = offset.next_multiple_of(self.cluster_size).min(end);
+        let last = (end - end % self.cluster_size).max(first);
+        if first < last {
+            self.image.discard_to_backing(first, last - first)?;
+        }
+        self.write_zeros_as_data(offset, first - offset)?;
+        self.write_zeros_as_data(last, end - last)
+    }
+}
+
+/// Checks an image that is to be written, for as long as xl can wait.
+fn check(file: &std::fs::File, length: u64, header: &Header) -> Result<Soundness, Damage> {
+    let mut check = Check::begin(file.try_clone()?, length, header)?;
+    Ok(match check.run(Deadline::after(CHECK_TIME))? {
+        Progress::Done => Soundness::Sound,
+        Progress::Unfinished => Soundness::Unknown(Box::new(check)),
+    })
+}
+
+fn damaged(path: &std::path::Path, damage: Damage) -> io::Error {
+    match damage {
+        Damage::Read(error) => error,
+        damage => io::Error::other(Damaged { path: path.to_owned(), damage }),
+    }
 }
 
 impl Image for Qcow2Image {
     fn size(&self) -> u64 {
-        self.image.size()
+        self.image.size() / SECTOR_SIZE * SECTOR_SIZE
     }
 
     fn block_size(&self) -> BlockSize {
@@ -48,26 +194,70 @@ impl Image for Qcow2Image {
         Ok(())
     }
 
-    fn write(&mut self, offset: u64, from: &Gather<'_>) -> io::Result<()> {
-        self.buffer(from.length());
-        from.copy_to(&mut self.buffer);
-        self.image.write(self.buffer.as_slice(), offset)
+    fn prepare_to_write(&mut self, deadline: Deadline) -> io::Result<Progress> {
+        let outcome = match &mut self.soundness {
+            Soundness::Sound => return Ok(Progress::Done),
+            Soundness::Damaged(why) => return Err(io::Error::other(why.clone())),
+            Soundness::Unknown(check) => check.run(deadline),
+        };
+        match outcome {
+            Ok(Progress::Done) => self.soundness = Soundness::Sound,
+            Ok(Progress::Unfinished) => return Ok(Progress::Unfinished),
+            Err(damage) => {
+                let error = damaged(&self.path, damage);
+                self.soundness = Soundness::Damaged(error.to_string());
+                return Err(error);
+            }
+        }
+        Ok(Progress::Done)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.image.flush()?;
+    fn write(&mut self, offset: u64, from: &Gather<'_>, mode: WriteMode) -> io::Result<()> {
+        let (start, end) = self.widen(offset, offset + from.length() as u64)?;
+        self.buffer((end - start) as usize);
+        let data = self.buffer.get_mut((offset - start) as usize..).unwrap_or_default();
+        from.copy_to(data);
+        self.image.write(self.buffer.as_slice(), start)?;
+        match mode {
+            WriteMode::Back => Ok(()),
+            WriteMode::Through => {
+                self.write_back()?;
+                self.sync()
+            }
+        }
+    }
+
+    fn write_back(&mut self) -> io::Result<()> {
+        self.image.flush()
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
         self.image.sync()
     }
 
-    fn discard(&mut self, offset: u64, length: u64) -> io::Result<()> {
-        self.image.discard_to_any(offset, length)
+    fn can_discard(&self) -> bool {
+        self.discard == Discard::Allowed && self.clusters != Clusters::Backed
     }
 
-    fn write_zeroes(&mut self, offset: u64, length: u64, unmap: bool) -> io::Result<()> {
-        if unmap {
-            self.image.discard_to_zero(offset, length)
-        } else {
-            self.image.write_zeroes(offset, length)
+    fn discard(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        match self.clusters {
+            Clusters::Zero => self.image.discard_to_any(offset, length),
+            Clusters::Unallocated => self.image.discard_to_backing(offset, length),
+            // What was written before would be seen again.
+            Clusters::Backed => Ok(()),
         }
+    }
+
+    fn write_zeroes(&mut self, offset: u64, length: u64, storage: Storage) -> io::Result<()> {
+        match (self.clusters, storage) {
+            (Clusters::Zero, Storage::GiveBack) => self.image.discard_to_zero(offset, length),
+            (Clusters::Zero, Storage::Keep) => self.image.write_zeroes(offset, length),
+            (Clusters::Unallocated, Storage::GiveBack) => self.discard_to_zeros(offset, length),
+            _ => self.write_zeros_as_data(offset, length),
+        }
+    }
+
+    fn granularity(&self) -> u64 {
+        self.cluster_size
     }
 }

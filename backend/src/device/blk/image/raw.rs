@@ -1,20 +1,22 @@
 //! A raw file or block device.
 
-use std::fs::{self, File, OpenOptions};
+mod ranges;
+
+use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::time::Duration;
 
-use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::timer::{Expiration, TimerSetTimeFlags};
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 
-use super::{BlockSize, Image};
+use self::ranges::{Medium, Ranges};
+use super::{BlockSize, Image, Storage, format};
 use crate::device::blk::SECTOR_SIZE;
-use crate::device::blk::target::{AccessMode, Caching};
-use crate::device::{Gather, Scatter, Source};
+use crate::device::blk::files::DiskFiles;
+use crate::device::blk::target::{AccessMode, Caching, Discard, TargetOptions};
+use crate::device::{Gather, Scatter, Source, WriteMode};
 
 /// How often the size is looked up: the kernel tells of a file's growth as of any write, and of a block
 /// device's not at all.
@@ -25,25 +27,38 @@ pub(super) struct RawImage {
     file: File,
     /// The same past the page cache, where that is wanted and possible.
     direct: Option<File>,
-    size: u64,
+    /// Of the file; the disk ends with the sector that the last of them is in.
+    bytes: u64,
     block_size: BlockSize,
+    ranges: Ranges,
+    can_discard: bool,
+    granularity: u64,
     timer: TimerFd,
 }
 
 impl RawImage {
-    pub(super) fn open(path: &Path, mode: AccessMode, caching: Caching) -> io::Result<Self> {
-        let write = mode == AccessMode::ReadWrite;
-        let mut file = OpenOptions::new().read(true).write(write).open(path)?;
-        let size = file.seek(SeekFrom::End(0))?;
+    pub(super) fn open(options: &TargetOptions, files: &DiskFiles) -> io::Result<Self> {
+        let mut file = files.target().file().map_err(io::Error::other)?;
+        let bytes = file.seek(SeekFrom::End(0))?;
         let metadata = file.metadata()?;
-        let is_device = metadata.file_type().is_block_device();
-        let block_size =
-            if is_device { device_block_size(metadata.rdev()) } else { file_block_size(&metadata) };
-        let direct = match caching {
+        let device = metadata.file_type().is_block_device().then(|| metadata.rdev());
+        let block_size = device.map_or_else(|| file_block_size(&metadata), device_block_size);
+        let granularity = device.and_then(|device| attribute(device, "discard_granularity"));
+        let direct = match options.caching {
             Caching::PageCache => None,
-            Caching::Direct => open_direct(path, write),
+            Caching::Direct => open_direct(options, files),
         };
-        Ok(Self { file, direct, size, block_size, timer: timer()? })
+        let mut ranges = Ranges::of(if device.is_some() { Medium::Device } else { Medium::File });
+        let can_discard = options.mode == AccessMode::ReadWrite
+            && options.discard == Discard::Allowed
+            && ranges.try_discard(&file, bytes);
+        if options.format.is_none() {
+            warn_of_another_format(options, &file);
+        }
+        warn_of_odd_size(options, bytes);
+        let granularity = granularity.unwrap_or(0).max(block_size.physical.into());
+        let timer = timer()?;
+        Ok(Self { file, direct, bytes, block_size, ranges, can_discard, granularity, timer })
     }
 
     /// Moves bytes past the page cache where that is wanted, and through it if these cannot be moved so: buffers or a
@@ -57,11 +72,58 @@ impl RawImage {
         }
         transfer(self.file.as_fd())
     }
+
+    /// Reads what ends in a sector of which the file has not all bytes, unless a write added them since: the others are
+    /// zeros.
+    fn read_to_end(&self, offset: u64, into: &Scatter<'_>) -> io::Result<()> {
+        let mut bytes = vec![0; into.length()];
+        let mut count = 0;
+        while let Some(rest) = bytes.get_mut(count..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, offset + count as u64) {
+                Ok(0) => break,
+                Ok(more) => count += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if offset + (count as u64) < self.bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        into.copy_from(&bytes);
+        Ok(())
+    }
 }
 
-fn open_direct(path: &Path, write: bool) -> Option<File> {
-    let mut options = OpenOptions::new();
-    let direct = options.read(true).write(write).custom_flags(libc::O_DIRECT).open(path);
+/// Says so where a target is served raw although it seems to hold something else.
+fn warn_of_another_format(options: &TargetOptions, file: &File) {
+    let Some(seems) = format::seems_to_be(file) else { return };
+    let path = &options.path;
+    tracing::warn!(
+        "{path:?} is served raw, since its name does not end in .qcow2, but it begins as a {seems} image does. If it \
+         is one, {}; if it is a disk of a guest that wrote this itself, format = \"raw\" there ends this warning",
+        match seems {
+            "qcow2" =>
+                "name its format in the configuration file: [domain.NAME.disk.VDEV] format = \"qcow2\"",
+            _ =>
+                "convert it: qemu-img convert -O raw FILE NEW; or name it in the configuration file",
+        }
+    );
+}
+
+/// Says so where the last sector is not all there.
+fn warn_of_odd_size(options: &TargetOptions, bytes: u64) {
+    let odd = bytes % SECTOR_SIZE;
+    if odd != 0 {
+        tracing::warn!(
+            "{:?} has {odd} bytes beyond its last whole sector: the disk has a sector for them, which ends in zeros",
+            options.path
+        );
+    }
+}
+
+fn open_direct(options: &TargetOptions, files: &DiskFiles) -> Option<File> {
+    let path = &options.path;
+    let direct = files.target().open_direct(options.mode);
     direct
         .inspect_err(|error| {
             tracing::warn!(
@@ -87,24 +149,27 @@ fn file_block_size(metadata: &fs::Metadata) -> BlockSize {
     BlockSize { logical, physical: if fits { physical } else { logical } }
 }
 
-/// As the kernel tells of the device's queue; of a partition, its disk's.
 fn device_block_size(device: u64) -> BlockSize {
-    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
-    let attribute = |name: &str| {
-        let read = |queue: &str| {
-            fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/{queue}/{name}"))
-        };
-        let text = read("queue").or_else(|_| read("../queue")).ok()?;
-        text.trim().parse::<u32>().ok().filter(|size| size.is_power_of_two())
+    let size = |name| {
+        let size = attribute(device, name).and_then(|size| u32::try_from(size).ok());
+        size.filter(|size| size.is_power_of_two())
     };
-    let logical = attribute("logical_block_size").unwrap_or(SECTOR_SIZE as u32);
-    let physical = attribute("physical_block_size").unwrap_or(logical).max(logical);
+    let logical = size("logical_block_size").unwrap_or(SECTOR_SIZE as u32);
+    let physical = size("physical_block_size").unwrap_or(logical).max(logical);
     BlockSize { logical, physical }
+}
+
+/// What the kernel tells of a device's queue; of a partition, its disk's.
+fn attribute(device: u64, name: &str) -> Option<u64> {
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let read =
+        |queue: &str| fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/{queue}/{name}"));
+    read("queue").or_else(|_| read("../queue")).ok()?.trim().parse().ok()
 }
 
 impl Image for RawImage {
     fn size(&self) -> u64 {
-        self.size
+        self.bytes.next_multiple_of(SECTOR_SIZE)
     }
 
     fn block_size(&self) -> BlockSize {
@@ -112,30 +177,42 @@ impl Image for RawImage {
     }
 
     fn read(&mut self, offset: u64, into: &Scatter<'_>) -> io::Result<()> {
+        let end = offset.saturating_add(into.length() as u64);
+        if end > self.bytes && end <= self.size() {
+            return self.read_to_end(offset, into);
+        }
         self.transfer(|file| into.fill(file, offset))
     }
 
-    fn write(&mut self, offset: u64, from: &Gather<'_>) -> io::Result<()> {
-        self.transfer(|file| from.store(file, offset))
+    fn write(&mut self, offset: u64, from: &Gather<'_>, mode: WriteMode) -> io::Result<()> {
+        match self.transfer(|file| from.store(file, offset, mode)) {
+            // A file system that knows no RWF_DSYNC.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                self.transfer(|file| from.store(file, offset, WriteMode::Back))?;
+                self.sync()
+            }
+            outcome => outcome,
+        }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()
     }
 
-    fn discard(&mut self, offset: u64, length: u64) -> io::Result<()> {
-        self.punch(FallocateFlags::FALLOC_FL_PUNCH_HOLE, offset, length)
+    fn can_discard(&self) -> bool {
+        self.can_discard
     }
 
-    fn write_zeroes(&mut self, offset: u64, length: u64, unmap: bool) -> io::Result<()> {
-        if !unmap {
-            match self.punch(FallocateFlags::FALLOC_FL_ZERO_RANGE, offset, length) {
-                // Not every file system can; a hole reads as zeros too.
-                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
-                outcome => return outcome,
-            }
-        }
-        self.discard(offset, length)
+    fn discard(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        self.ranges.discard(&self.file, offset, length)
+    }
+
+    fn write_zeroes(&mut self, offset: u64, length: u64, storage: Storage) -> io::Result<()> {
+        self.ranges.write_zeroes(&self.file, offset, length, storage)
+    }
+
+    fn granularity(&self) -> u64 {
+        self.granularity
     }
 
     fn file(&self) -> Option<BorrowedFd<'_>> {
@@ -153,19 +230,9 @@ impl Image for RawImage {
             Err(nix::Error::EAGAIN) => return Ok(false),
             Err(errno) => return Err(errno.into()),
         }
-        let size = self.file.seek(SeekFrom::End(0))?;
-        Ok(std::mem::replace(&mut self.size, size) != size)
-    }
-}
-
-impl RawImage {
-    /// Within the file's size, which stays as it is.
-    fn punch(&mut self, how: FallocateFlags, offset: u64, length: u64) -> io::Result<()> {
-        let (offset, length) = (i64::try_from(offset), i64::try_from(length));
-        let (Ok(offset), Ok(length)) = (offset, length) else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        Ok(fallocate(&self.file, how | FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, length)?)
+        let before = self.size();
+        self.bytes = self.file.seek(SeekFrom::End(0))?;
+        Ok(self.size() != before)
     }
 }
 
@@ -179,8 +246,9 @@ mod tests {
     #[test]
     fn what_cannot_go_past_the_page_cache_goes_through_it_and_other_errors_stay() {
         let path = tempfile::NamedTempFile::new().unwrap();
-        let mut image =
-            RawImage::open(path.path(), AccessMode::ReadWrite, Caching::PageCache).unwrap();
+        let options = TargetOptions::for_test(path.path());
+        let files = DiskFiles::claim(&options).unwrap();
+        let mut image = RawImage::open(&options, &files).unwrap();
         image.direct = Some(path.reopen().unwrap());
         let direct = image.direct.as_ref().unwrap().as_raw_fd();
         let tried = |errno| {

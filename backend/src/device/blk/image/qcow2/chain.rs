@@ -5,6 +5,7 @@
 //! only if it is that of a file beside the image. Nor is a backing file's format guessed: a raw one
 //! may have been a guest's disk.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,26 +15,37 @@ use imago::file::File;
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
 
-/// Most images in a chain; one that names itself has no end.
+use super::header::{Backing, Header, HeaderError};
+use crate::device::blk::claim::FileId;
+use crate::device::blk::files::DiskFiles;
+use crate::device::blk::target::AccessMode;
+
+/// Most images in a chain.
 const MAX_IMAGES: usize = 16;
 
 /// Why an image is not opened although it can be read.
 #[derive(Debug, thiserror::Error)]
 enum ChainError {
-    #[error("its data is in another file, which is not supported")]
-    DataFile,
     #[error(
-        "it names no format of its backing file {0:?}; give it one: qemu-img rebase -u -F FORMAT -b FILE"
+        "it names no format of its backing file {name:?}; give it one: qemu-img rebase -u -F FORMAT -b {name:?} \
+         {image:?}"
     )]
-    NoFormat(String),
-    #[error("the format {format:?} of its backing file {name:?} is neither raw nor qcow2")]
-    Format { name: String, format: String },
+    NoFormat { name: String, image: PathBuf },
+    #[error(
+        "the format {format:?} of its backing file {name:?} is neither raw nor qcow2; make one image of both: qemu-img \
+         convert -O qcow2 {image:?} NEW"
+    )]
+    Format { name: String, format: String, image: PathBuf },
     #[error(
         "its backing file {name:?} is not a file in {directory:?}, beside the image, and so is refused"
     )]
     Elsewhere { name: String, directory: PathBuf },
+    #[error("its chain of backing files comes back to {0:?}")]
+    Circle(PathBuf),
     #[error("its chain of backing files has more than {MAX_IMAGES} images")]
     TooLong,
+    #[error("its backing file {path:?}: {source}")]
+    Backing { path: PathBuf, source: io::Error },
 }
 
 impl From<ChainError> for io::Error {
@@ -42,44 +54,123 @@ impl From<ChainError> for io::Error {
     }
 }
 
-/// Opens the image at `path`, and what it is based on for reading.
+/// A refusal, with the image's name where it says FILE: for commands that can be copied.
+#[derive(Debug)]
+struct Refused {
+    path: PathBuf,
+    error: HeaderError,
+}
+
+impl std::error::Error for Refused {}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = format!("{:?}", self.path);
+        f.write_str(&self.error.to_string().replace("FILE", &path))
+    }
+}
+
+/// Reads the header of the image at `path`.
 ///
 /// # Errors
-/// The storage's, the format's, or that of a name which does not count.
-pub(super) fn open(path: &Path, write: bool) -> io::Result<Qcow2<File>> {
-    open_image(path, write, MAX_IMAGES)
+/// The storage's, or why the image is not served.
+pub(super) fn header(file: &fs::File, path: &Path) -> io::Result<Header> {
+    Header::read(file).map_err(|error| match error {
+        HeaderError::Read(error) => error,
+        error => io::Error::other(Refused { path: path.to_owned(), error }),
+    })
 }
 
-/// As [`open`], with at most `left` images.
-fn open_image(path: &Path, write: bool, left: usize) -> io::Result<Qcow2<File>> {
-    let left = left.checked_sub(1).ok_or(ChainError::TooLong)?;
-    let mut image = Qcow2::<File>::open_path(path, write)?;
-    if image.requires_external_data_file() {
-        return Err(ChainError::DataFile.into());
-    }
-    image.set_data_file(None);
-    let Some(name) = image.implicit_backing_file().cloned() else {
-        image.set_backing(None);
-        return Ok(image);
-    };
-    let format = image.implicit_backing_format().cloned();
-    image.set_backing(Some(open_backing(path, name, format, left)?));
-    Ok(image)
+/// The files of a chain, as far as it was followed.
+pub(super) struct Chain<'f> {
+    files: &'f mut DiskFiles,
+    seen: Vec<FileId>,
 }
 
-fn open_backing(
-    image: &Path,
-    name: String,
-    format: Option<String>,
-    left: usize,
-) -> io::Result<FormatAccess<File>> {
-    let path = beside(image, &name)?;
-    match format.as_deref() {
-        Some("qcow2") => Ok(FormatAccess::new(open_image(&path, false, left)?)),
-        Some("raw") => Ok(FormatAccess::new(Raw::<File>::open_path(&path, false)?)),
-        Some(format) => Err(ChainError::Format { name, format: format.to_owned() }.into()),
-        None => Err(ChainError::NoFormat(name).into()),
+impl<'f> Chain<'f> {
+    /// The chain of a target that was claimed.
+    pub(super) fn new(files: &'f mut DiskFiles) -> Self {
+        let seen = vec![files.target().id()];
+        Self { files, seen }
     }
+
+    /// Opens the image in `file`, whose header was read, and what it is based on for reading.
+    ///
+    /// # Errors
+    /// The storage's, the format's, or that of a name which does not count.
+    pub(super) fn open(
+        &mut self,
+        file: fs::File,
+        path: &Path,
+        header: &Header,
+        mode: AccessMode,
+    ) -> io::Result<Qcow2<File>> {
+        // What it is based on first: to open an image for writing may change it.
+        let backing = match &header.backing {
+            Some(backing) => Some(self.open_backing(path, backing)?),
+            None => None,
+        };
+        let write = mode == AccessMode::ReadWrite;
+        let mut image = Qcow2::<File>::open_image(File::try_from(file)?, write)?;
+        image.set_data_file(None);
+        image.set_backing(backing);
+        Ok(image)
+    }
+
+    fn open_backing(&mut self, image: &Path, backing: &Backing) -> io::Result<FormatAccess<File>> {
+        let Backing { name, format } = backing;
+        let (name, image) = (name.clone(), image.to_owned());
+        let format = match format.as_deref() {
+            None => return Err(ChainError::NoFormat { name, image }.into()),
+            Some("raw") => BackingFormat::Raw,
+            Some("qcow2") => BackingFormat::Qcow2,
+            Some(format) => {
+                return Err(ChainError::Format { name, format: format.to_owned(), image }.into());
+            }
+        };
+        let path = beside(&image, &name)?;
+        self.follow(&path)?;
+        let opened = self.open_format(&path, format);
+        opened.map_err(|source| ChainError::Backing { path, source }.into())
+    }
+
+    fn open_format(
+        &mut self,
+        path: &Path,
+        format: BackingFormat,
+    ) -> io::Result<FormatAccess<File>> {
+        let file = self.files.open_backing(path).map_err(io::Error::other)?;
+        match format {
+            BackingFormat::Raw => {
+                Ok(FormatAccess::new(Raw::<File>::open_image(File::try_from(file)?, false)?))
+            }
+            BackingFormat::Qcow2 => {
+                let header = header(&file, path)?;
+                let image = self.open(file, path, &header, AccessMode::ReadOnly)?;
+                Ok(FormatAccess::new(image))
+            }
+        }
+    }
+
+    /// Notes that the chain leads to a file.
+    fn follow(&mut self, path: &Path) -> io::Result<()> {
+        let id = FileId::of(path).map_err(io::Error::other)?;
+        if self.seen.contains(&id) {
+            return Err(ChainError::Circle(path.to_owned()).into());
+        }
+        if self.seen.len() == MAX_IMAGES {
+            return Err(ChainError::TooLong.into());
+        }
+        self.seen.push(id);
+        Ok(())
+    }
+}
+
+/// Formats of backing files.
+#[derive(Clone, Copy)]
+enum BackingFormat {
+    Raw,
+    Qcow2,
 }
 
 /// The file `name` as `image` names it, if it is one in the image's own directory.

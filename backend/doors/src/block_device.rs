@@ -1,0 +1,48 @@
+//! Requests to a block device that are no reads or writes.
+//!
+//! ABI: Linux `include/uapi/linux/fs.h`: each takes two u64, an offset and a length in bytes, which must be multiples
+//! of the device's logical block size.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+mod ioctl {
+    nix::ioctl_write_ptr_bad!(discard, nix::request_code_none!(0x12, 119), [u64; 2]);
+    nix::ioctl_write_ptr_bad!(zero_out, nix::request_code_none!(0x12, 127), [u64; 2]);
+}
+
+/// BLKDISCARD: gives the storage of a range back; what it then reads as is not defined.
+///
+/// # Errors
+/// The kernel's; EOPNOTSUPP, whatever the range, of a device that cannot.
+pub fn discard(device: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<()> {
+    // SAFETY: the ioctl reads two u64, which live past the call.
+    unsafe { ioctl::discard(device.as_raw_fd(), &[offset, length]) }?;
+    Ok(())
+}
+
+/// BLKZEROOUT: makes a range read as zeros and keeps its storage. Where the device cannot, the kernel writes zeros.
+///
+/// # Errors
+/// The kernel's.
+pub fn zero_out(device: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<()> {
+    // SAFETY: the ioctl reads two u64, which live past the call.
+    unsafe { ioctl::zero_out(device.as_raw_fd(), &[offset, length]) }?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_no_block_device() {
+        let file = tempfile::tempfile().unwrap();
+        for request in [discard, zero_out] {
+            let error = request(file.as_fd(), 0, 512).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ENOTTY));
+        }
+    }
+}

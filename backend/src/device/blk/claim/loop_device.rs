@@ -1,0 +1,114 @@
+//! Loop devices, which make a block device of a file: whoever mounts one writes to the file, and locks nothing.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::FileId;
+
+/// Where the kernel tells of devices.
+pub(super) const SYSFS: &str = "/sys";
+
+/// A loop device.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct LoopDevice {
+    /// Its name, as in /dev.
+    pub(super) name: String,
+    /// Whether nothing can be written by way of it.
+    pub(super) read_only: bool,
+}
+
+/// The loop devices over a file, by what stands in `sysfs`.
+///
+/// # Errors
+/// The directory of devices cannot be read.
+pub(super) fn over(sysfs: &Path, file: FileId) -> io::Result<Vec<LoopDevice>> {
+    let mut found = Vec::new();
+    for device in fs::read_dir(sysfs.join("block"))? {
+        let device = device?;
+        let name = device.file_name().to_string_lossy().into_owned();
+        if !name.starts_with("loop") {
+            continue;
+        }
+        // One without a file has no such attribute. A file that was removed since has another identity, if any.
+        let Ok(backing) = read(&device.path().join("loop/backing_file")) else { continue };
+        if FileId::of(Path::new(&backing)).is_ok_and(|id| id == file) {
+            let read_only = read(&device.path().join("ro")).is_ok_and(|text| text == "1");
+            found.push(LoopDevice { name, read_only });
+        }
+    }
+    Ok(found)
+}
+
+/// What is behind a loop device.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Behind {
+    /// The file.
+    pub(super) file: PathBuf,
+    /// The loop device's name.
+    pub(super) device: String,
+}
+
+/// What is behind the loop device with this number, or behind the one that a partition with this number is of; `None`
+/// for any other device.
+pub(super) fn behind(sysfs: &Path, number: u64) -> Option<Behind> {
+    let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
+    let device = fs::canonicalize(sysfs.join(format!("dev/block/{major}:{minor}"))).ok()?;
+    device.ancestors().take(2).find_map(|device| {
+        let file = read(&device.join("loop/backing_file")).ok()?.into();
+        Some(Behind { file, device: device.file_name()?.to_string_lossy().into_owned() })
+    })
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let text = fs::read_to_string(path)?;
+    Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tempfile::{NamedTempFile, TempDir};
+
+    use super::*;
+
+    /// A sysfs with one loop device.
+    fn sysfs(backing: &str, read_only: &str) -> TempDir {
+        let sysfs = tempfile::tempdir().unwrap();
+        let device = sysfs.path().join("block/loop3");
+        fs::create_dir_all(device.join("loop")).unwrap();
+        fs::create_dir_all(device.join("loop3p1")).unwrap();
+        fs::write(device.join("loop/backing_file"), format!("{backing}\n")).unwrap();
+        fs::write(device.join("ro"), read_only).unwrap();
+        fs::create_dir_all(sysfs.path().join("block/loop4")).unwrap();
+        fs::create_dir_all(sysfs.path().join("block/sda")).unwrap();
+        fs::create_dir_all(sysfs.path().join("dev/block")).unwrap();
+        symlink("../../block/loop3", sysfs.path().join("dev/block/7:3")).unwrap();
+        symlink("../../block/loop3/loop3p1", sysfs.path().join("dev/block/259:0")).unwrap();
+        symlink("../../block/sda", sysfs.path().join("dev/block/8:0")).unwrap();
+        sysfs
+    }
+
+    #[test]
+    fn a_loop_device_is_found_by_its_file() {
+        let (file, other) = (NamedTempFile::new().unwrap(), NamedTempFile::new().unwrap());
+        let sysfs = sysfs(file.path().to_str().unwrap(), "1\n");
+        let over = |file: &NamedTempFile| over(sysfs.path(), FileId::of(file.path()).unwrap());
+        let expected = LoopDevice { name: "loop3".to_owned(), read_only: true };
+        assert_eq!(over(&file).unwrap(), [expected]);
+        assert_eq!(over(&other).unwrap(), []);
+    }
+
+    #[test]
+    fn a_loop_devices_file_is_found_by_its_number_and_by_its_partitions() {
+        let sysfs = sysfs("/srv/disk.img", "0\n");
+        let behind = |major, minor| behind(sysfs.path(), nix::sys::stat::makedev(major, minor));
+        let device = "loop3".to_owned();
+        let expected = Some(Behind { file: "/srv/disk.img".into(), device });
+        assert_eq!(behind(7, 3), expected);
+        assert_eq!(behind(259, 0), expected);
+        assert_eq!(behind(8, 0), None);
+        assert_eq!(behind(1, 1), None);
+    }
+}

@@ -1,0 +1,66 @@
+//! The files that a disk is stored in.
+
+use std::fs::File;
+use std::path::Path;
+
+use super::claim::{
+    Claim, ClaimError, FileId, Handover, IMAGES, ImageRegistry, Owner, Sharing, Usage,
+};
+use super::target::{AccessMode, TargetOptions};
+
+/// A disk's files, claimed until this is dropped: its target, what that is based on, and what is behind loop devices.
+pub(super) struct DiskFiles {
+    registry: &'static ImageRegistry,
+    owner: Owner,
+    sharing: Sharing,
+    target: Claim,
+    others: Vec<Claim>,
+}
+
+impl DiskFiles {
+    /// Claims a target.
+    ///
+    /// # Errors
+    /// [`ClaimError`].
+    pub(super) fn claim(options: &TargetOptions) -> Result<Self, ClaimError> {
+        let (registry, owner) = (&*IMAGES, options.owner.clone());
+        let usage = Usage { access: options.mode, sharing: options.sharing };
+        let target = registry.claim(&options.path, usage, &owner)?;
+        let others = registry.claim_behind(&target, usage, &owner)?.into_iter().collect();
+        Ok(Self { registry, owner, sharing: options.sharing, target, others })
+    }
+
+    /// The target's.
+    pub(super) fn target(&self) -> &Claim {
+        &self.target
+    }
+
+    /// Opens a file that an image is based on, for reading. It stays claimed.
+    ///
+    /// # Errors
+    /// [`ClaimError`].
+    pub(super) fn open_backing(&mut self, path: &Path) -> Result<File, ClaimError> {
+        let id = FileId::of(path)?;
+        if let Some(known) = self.others.iter().find(|claim| claim.id() == id) {
+            return known.file();
+        }
+        let usage = Usage { access: AccessMode::ReadOnly, sharing: self.sharing };
+        let claim = self.registry.claim(path, usage, &self.owner)?;
+        let file = claim.file();
+        self.others.push(claim);
+        file
+    }
+
+    /// Notes that a driver uses the disk: see [`Claim::activate`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn activate(&self) -> Result<Handover, Owner> {
+        self.target.activate()
+    }
+
+    /// Notes that no driver uses the disk any more.
+    pub(super) fn deactivate(&self) {
+        self.target.deactivate();
+    }
+}

@@ -1,0 +1,305 @@
+//! How a raw target's storage is given back and zeroed. Not every storage knows every way, and some say so only when
+//! they are asked: what is refused is done in the next way, the last of which is to write zeros.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use doors::block_device;
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use super::super::Storage;
+
+/// What a raw target is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Medium {
+    /// A file.
+    File,
+    /// A block device.
+    Device,
+}
+
+/// A way to change a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Way {
+    /// FALLOC_FL_PUNCH_HOLE: reads as zeros, the storage is given back. Of a block device: its own write-zeroes command
+    /// or none.
+    PunchHole,
+    /// FALLOC_FL_ZERO_RANGE: reads as zeros, the storage stays.
+    ZeroRange,
+    /// BLKDISCARD: what it reads as is not defined.
+    Discard,
+    /// BLKZEROOUT: reads as zeros, the storage stays.
+    ZeroOut,
+    /// Zeros are written.
+    Write,
+}
+
+/// What becomes of a way that was tried.
+#[derive(Debug, PartialEq, Eq)]
+enum Refusal {
+    /// This storage never takes it.
+    Always,
+    /// It does not take it now, or not of this range.
+    Now,
+}
+
+/// Bytes of zeros that are written at once.
+static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
+
+/// Changes ranges of a file or block device.
+#[derive(Debug)]
+pub(super) struct Ranges {
+    medium: Medium,
+    /// The ways that are not tried any more, by their bits.
+    refused: u8,
+}
+
+impl Ranges {
+    /// Nothing was refused yet.
+    pub(super) fn of(medium: Medium) -> Self {
+        Self { medium, refused: 0 }
+    }
+
+    /// Whether storage can be given back: tries it where nothing is lost by it, behind the end of a file of `size`
+    /// bytes, or with no bytes of a device, which refuses those for another reason.
+    pub(super) fn try_discard(&mut self, file: &File, size: u64) -> bool {
+        let (offset, length) = match self.medium {
+            Medium::File => (size.next_multiple_of(65536), 65536),
+            Medium::Device => (0, 0),
+        };
+        let way = self.discard_way();
+        let refusal = apply(way, file, offset, length).err().as_ref().and_then(refusal);
+        if refusal == Some(Refusal::Always) {
+            self.refuse(way);
+        }
+        !self.is_refused(way)
+    }
+
+    /// Gives storage back, if it takes it.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub(super) fn discard(&mut self, file: &File, offset: u64, length: u64) -> io::Result<()> {
+        self.try_in_turn(&[self.discard_way()], file, offset, length).map(drop)
+    }
+
+    /// Makes a range read as zeros.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub(super) fn write_zeroes(
+        &mut self,
+        file: &File,
+        offset: u64,
+        length: u64,
+        storage: Storage,
+    ) -> io::Result<()> {
+        use Way::{PunchHole, Write, ZeroOut, ZeroRange};
+        let ways: &[Way] = match (self.medium, storage) {
+            (Medium::File, Storage::GiveBack) => &[PunchHole, ZeroRange, Write],
+            (Medium::File, Storage::Keep) => &[ZeroRange, Write],
+            (Medium::Device, Storage::GiveBack) => &[PunchHole, ZeroOut, Write],
+            (Medium::Device, Storage::Keep) => &[ZeroOut, Write],
+        };
+        match self.try_in_turn(ways, file, offset, length)? {
+            Outcome::Done => Ok(()),
+            Outcome::Refused => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    fn discard_way(&self) -> Way {
+        match self.medium {
+            Medium::File => Way::PunchHole,
+            Medium::Device => Way::Discard,
+        }
+    }
+
+    fn try_in_turn(
+        &mut self,
+        ways: &[Way],
+        file: &File,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<Outcome> {
+        for way in ways {
+            if self.is_refused(*way) {
+                continue;
+            }
+            match apply(*way, file, offset, length) {
+                Ok(()) => return Ok(Outcome::Done),
+                // Nothing comes after it that could do it.
+                Err(error) if *way == Way::Write => return Err(error),
+                Err(error) => match refusal(&error) {
+                    Some(Refusal::Always) => self.refuse(*way),
+                    Some(Refusal::Now) => {}
+                    None => return Err(error),
+                },
+            }
+        }
+        Ok(Outcome::Refused)
+    }
+
+    fn is_refused(&self, way: Way) -> bool {
+        self.refused & 1 << way as u8 != 0
+    }
+
+    fn refuse(&mut self, way: Way) {
+        self.refused |= 1 << way as u8;
+    }
+}
+
+/// What came of several ways.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    Refused,
+}
+
+/// What an error says of the way that was tried; `None` if it says something of the storage.
+fn refusal(error: &io::Error) -> Option<Refusal> {
+    match error.raw_os_error()? {
+        libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY | libc::ENODEV | libc::ENXIO => {
+            Some(Refusal::Always)
+        }
+        libc::EINVAL
+        | libc::ENOSPC
+        | libc::EDQUOT
+        | libc::EPERM
+        | libc::EACCES
+        | libc::EBUSY
+        | libc::ETXTBSY
+        | libc::EFBIG
+        // Of a device whose driver has found out just now that it cannot.
+        | libc::EREMOTEIO => Some(Refusal::Now),
+        _ => None,
+    }
+}
+
+fn apply(way: Way, file: &File, offset: u64, length: u64) -> io::Result<()> {
+    match way {
+        Way::PunchHole => change(file, FallocateFlags::FALLOC_FL_PUNCH_HOLE, offset, length),
+        Way::ZeroRange => change(file, FallocateFlags::FALLOC_FL_ZERO_RANGE, offset, length),
+        Way::Discard => block_device::discard(file.as_fd(), offset, length),
+        Way::ZeroOut => block_device::zero_out(file.as_fd(), offset, length),
+        Way::Write => write_zeros(file, offset, length),
+    }
+}
+
+/// Within the file's size, which stays as it is.
+fn change(file: &File, how: FallocateFlags, offset: u64, length: u64) -> io::Result<()> {
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    };
+    loop {
+        match fallocate(file, how | FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, length) {
+            Err(nix::Error::EINTR) => {}
+            outcome => return Ok(outcome?),
+        }
+    }
+}
+
+fn write_zeros(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let (mut at, mut left) = (offset, length);
+    while left > 0 {
+        let count = left.min(ZEROS.len() as u64);
+        file.write_all_at(ZEROS.get(..count as usize).unwrap_or(&ZEROS), at)?;
+        (at, left) = (at + count, left - count);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use tempfile::NamedTempFile;
+
+    use super::*;
+
+    const SIZE: usize = 1 << 20;
+
+    fn full() -> NamedTempFile {
+        let file = NamedTempFile::new().unwrap();
+        fs::write(file.path(), vec![0xaa; SIZE]).unwrap();
+        file.as_file().sync_all().unwrap();
+        file
+    }
+
+    fn opened(file: &NamedTempFile) -> File {
+        fs::OpenOptions::new().read(true).write(true).open(file.path()).unwrap()
+    }
+
+    /// Zeroes the middle, with these ways refused, and gives the bytes of storage that are left.
+    fn zero_middle(storage: Storage, refused: &[Way]) -> u64 {
+        let file = full();
+        let mut ranges = Ranges::of(Medium::File);
+        refused.iter().for_each(|way| ranges.refuse(*way));
+        let start = 65536 + 512;
+        ranges.write_zeroes(&opened(&file), start, 524_288, storage).unwrap();
+        let bytes = fs::read(file.path()).unwrap();
+        let (start, end) = (start as usize, start as usize + 524_288);
+        assert!(bytes[start..end].iter().all(|byte| *byte == 0));
+        assert!(bytes[..start].iter().chain(&bytes[end..]).all(|byte| *byte == 0xaa));
+        assert_eq!(bytes.len(), SIZE);
+        file.as_file().sync_all().unwrap();
+        file.as_file().metadata().unwrap().blocks() * 512
+    }
+
+    #[test]
+    fn zeros_keep_their_storage_by_whatever_way_they_come() {
+        for refused in [&[][..], &[Way::ZeroRange], &[Way::ZeroRange, Way::PunchHole]] {
+            assert!(zero_middle(Storage::Keep, refused) >= SIZE as u64, "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn zeros_may_give_their_storage_back_and_come_without_that_too() {
+        assert!(zero_middle(Storage::GiveBack, &[]) < SIZE as u64);
+        for refused in [&[Way::PunchHole][..], &[Way::PunchHole, Way::ZeroRange]] {
+            assert!(zero_middle(Storage::GiveBack, refused) >= SIZE as u64, "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_refused_discard_is_done_and_not_tried_again() {
+        let file = full();
+        // A file is no block device, so that this is refused by every kernel.
+        let mut ranges = Ranges::of(Medium::Device);
+        assert!(!ranges.try_discard(&opened(&file), SIZE as u64));
+        ranges.discard(&opened(&file), 0, 4096).unwrap();
+        assert!(ranges.is_refused(Way::Discard));
+        assert!(fs::read(file.path()).unwrap().iter().all(|byte| *byte == 0xaa));
+        // Zeros come all the same.
+        ranges.refuse(Way::PunchHole);
+        ranges.write_zeroes(&opened(&file), 0, 4096, Storage::GiveBack).unwrap();
+        assert_eq!(fs::read(file.path()).unwrap()[..4097], [&[0; 4096][..], &[0xaa]].concat());
+    }
+
+    #[test]
+    fn to_try_a_discard_changes_nothing() {
+        let file = full();
+        let before = file.as_file().metadata().unwrap().blocks();
+        Ranges::of(Medium::File).try_discard(&opened(&file), SIZE as u64);
+        assert_eq!(file.as_file().metadata().unwrap().blocks(), before);
+        assert!(fs::read(file.path()).unwrap().iter().all(|byte| *byte == 0xaa));
+        assert_eq!(file.as_file().metadata().unwrap().len(), SIZE as u64);
+    }
+
+    #[test]
+    fn errors_of_the_storage_are_no_refusals() {
+        let of = |errno| refusal(&io::Error::from_raw_os_error(errno));
+        for errno in [libc::EOPNOTSUPP, libc::ENOSYS, libc::ENOTTY] {
+            assert_eq!(of(errno), Some(Refusal::Always), "{errno}");
+        }
+        for errno in [libc::EINVAL, libc::ENOSPC, libc::EPERM, libc::EBUSY, libc::EREMOTEIO] {
+            assert_eq!(of(errno), Some(Refusal::Now), "{errno}");
+        }
+        for errno in [libc::EIO, libc::EBADF, libc::EROFS, libc::ENODATA] {
+            assert_eq!(of(errno), None, "{errno}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! A disk on storage that fails, is slow, or is not sound: as a test wants it.
+
+mod durability;
+mod parts;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tempfile::NamedTempFile;
+
+use super::image::{BlockSize, Image, Storage};
+use super::progress::{Deadline, Progress};
+use super::target::{Target, TargetOptions};
+use crate::device::{Gather, Scatter, WriteMode};
+
+/// Bytes of every disk here: 64 GiB, of which nothing is stored.
+const SIZE: u64 = 64 << 30;
+
+/// What an image was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Call {
+    Read(u64),
+    Write(u64, WriteMode),
+    WriteBack,
+    Sync,
+    Discard(u64, u64),
+    WriteZeroes(u64, u64, Storage),
+}
+
+/// What an image does.
+#[derive(Default)]
+struct Script {
+    calls: Vec<Call>,
+    /// What becomes of the next calls of a kind; of all others nothing bad.
+    writes: VecDeque<io::Result<()>>,
+    write_backs: VecDeque<io::Result<()>>,
+    syncs: VecDeque<io::Result<()>>,
+    preparations: VecDeque<io::Result<Progress>>,
+    /// What each call takes.
+    time: Duration,
+}
+
+/// An image that does as its script says.
+#[derive(Clone, Default)]
+struct Scripted(Arc<Mutex<Script>>);
+
+impl Scripted {
+    fn new(change: impl FnOnce(&mut Script)) -> Self {
+        let image = Self::default();
+        change(&mut image.0.lock().unwrap());
+        image
+    }
+
+    /// A target with this image, and the file that it would have otherwise.
+    fn target(&self, change: impl FnOnce(&mut TargetOptions)) -> (NamedTempFile, Target) {
+        let file = NamedTempFile::new().unwrap();
+        file.as_file().set_len(4096).unwrap();
+        let mut options = TargetOptions::for_test(file.path());
+        change(&mut options);
+        let target = Target::open(options).unwrap().with_image(Box::new(self.clone()));
+        (file, target)
+    }
+
+    fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.0.lock().unwrap().calls)
+    }
+
+    fn note<T>(
+        &mut self,
+        call: Call,
+        outcome: impl FnOnce(&mut Script) -> Option<io::Result<T>>,
+        good: T,
+    ) -> io::Result<T> {
+        let mut script = self.0.lock().unwrap();
+        script.calls.push(call);
+        let outcome = outcome(&mut script).unwrap_or(Ok(good));
+        let time = script.time;
+        drop(script);
+        std::thread::sleep(time);
+        outcome
+    }
+}
+
+impl Image for Scripted {
+    fn size(&self) -> u64 {
+        SIZE
+    }
+
+    fn block_size(&self) -> BlockSize {
+        BlockSize { logical: 512, physical: 4096 }
+    }
+
+    fn read(&mut self, offset: u64, into: &Scatter<'_>) -> io::Result<()> {
+        into.copy_from(&vec![7; into.length()]);
+        self.note(Call::Read(offset), |_| None, ())
+    }
+
+    fn prepare_to_write(&mut self, _: Deadline) -> io::Result<Progress> {
+        self.0.lock().unwrap().preparations.pop_front().unwrap_or(Ok(Progress::Done))
+    }
+
+    fn write(&mut self, offset: u64, _: &Gather<'_>, mode: WriteMode) -> io::Result<()> {
+        self.note(Call::Write(offset, mode), |script| script.writes.pop_front(), ())
+    }
+
+    fn write_back(&mut self) -> io::Result<()> {
+        self.note(Call::WriteBack, |script| script.write_backs.pop_front(), ())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.note(Call::Sync, |script| script.syncs.pop_front(), ())
+    }
+
+    fn can_discard(&self) -> bool {
+        true
+    }
+
+    fn discard(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        self.note(Call::Discard(offset, length), |_| None, ())
+    }
+
+    fn write_zeroes(&mut self, offset: u64, length: u64, storage: Storage) -> io::Result<()> {
+        self.note(Call::WriteZeroes(offset, length, storage), |_| None, ())
+    }
+
+    fn granularity(&self) -> u64 {
+        4096
+    }
+}
+
+fn failure(errno: i32) -> io::Result<()> {
+    Err(io::Error::from_raw_os_error(errno))
+}
+
+/// A time that is not over.
+fn later() -> Deadline {
+    Deadline::after(Duration::from_secs(3600))
+}
+
+/// A time that is.
+fn over() -> Deadline {
+    Deadline::after(Duration::ZERO)
+}

@@ -1,0 +1,105 @@
+//! What a guest is told of whether its data will last.
+
+use std::collections::VecDeque;
+
+use super::super::request::{Range, RangeChange};
+use super::super::target::{Discard, Target, TargetError, TargetOptions};
+use super::{Call, Scripted, Storage, failure, later};
+use crate::device::{Gather, WriteMode};
+
+const RANGE: Range = Range { sector: 8, sectors: 8, flags: 1 };
+
+fn change(target: &mut Target, change: RangeChange) -> Result<(), TargetError> {
+    target.change(change, RANGE, &mut 0, later()).map(drop)
+}
+
+fn write(target: &mut Target) -> Result<(), TargetError> {
+    target.write_to_image(0, &Gather::of(&mut [0; 512]))
+}
+
+#[test]
+fn a_sync_that_failed_stays_failed_until_the_target_is_opened_anew() {
+    let image = Scripted::new(|script| script.syncs.push_back(failure(libc::EIO)));
+    let (file, mut target) = image.target(|_| {});
+    target.start(WriteMode::Back).unwrap();
+    assert!(matches!(target.flush(), Err(TargetError::Sync(_))));
+    for _ in 0..3 {
+        assert!(matches!(target.flush(), Err(TargetError::Lost)));
+    }
+    // Another driver of the same guest is told too.
+    target.stop().unwrap();
+    target.start(WriteMode::Back).unwrap();
+    assert!(matches!(target.flush(), Err(TargetError::Lost)));
+    drop(target);
+    let mut target = Target::open(TargetOptions::for_test(file.path())).unwrap();
+    target.start(WriteMode::Back).unwrap();
+    target.flush().unwrap();
+}
+
+#[test]
+fn what_could_not_be_written_back_can_be_tried_again() {
+    let image = Scripted::new(|script| script.write_backs.push_back(failure(libc::ENOSPC)));
+    let (_file, mut target) = image.target(|_| {});
+    target.start(WriteMode::Back).unwrap();
+    assert!(matches!(target.flush(), Err(TargetError::Io(_))));
+    target.flush().unwrap();
+    assert_eq!(image.take_calls(), [Call::WriteBack, Call::WriteBack, Call::Sync]);
+}
+
+#[test]
+fn a_driver_that_cannot_flush_has_everything_last() {
+    let image = Scripted::default();
+    let (_file, mut target) = image.target(|_| {});
+    target.start(WriteMode::Through).unwrap();
+    write(&mut target).unwrap();
+    assert_eq!(image.take_calls(), [Call::Write(0, WriteMode::Through)]);
+    change(&mut target, RangeChange::Discard).unwrap();
+    assert_eq!(image.take_calls(), [Call::Discard(4096, 4096), Call::WriteBack, Call::Sync]);
+    change(&mut target, RangeChange::WriteZeroes).unwrap();
+    let zeroes = Call::WriteZeroes(4096, 4096, Storage::GiveBack);
+    assert_eq!(image.take_calls(), [zeroes, Call::WriteBack, Call::Sync]);
+    target.start(WriteMode::Back).unwrap();
+    write(&mut target).unwrap();
+    assert_eq!(image.take_calls(), [Call::Write(0, WriteMode::Back)]);
+}
+
+#[test]
+fn a_driver_that_cannot_flush_writes_nothing_more_after_a_failure() {
+    for (errno, goes_on) in [(libc::ENOSPC, true), (libc::EDQUOT, true), (libc::EIO, false)] {
+        let image = Scripted::new(|script| script.writes = VecDeque::from([failure(errno)]));
+        let (_file, mut target) = image.target(|_| {});
+        target.start(WriteMode::Through).unwrap();
+        assert!(matches!(write(&mut target), Err(TargetError::Io(_))));
+        assert_eq!(change(&mut target, RangeChange::Discard).is_ok(), goes_on, "{errno}");
+        assert_eq!(target.flush().is_ok(), goes_on, "{errno}");
+    }
+    // One that can is told by its flush.
+    let image = Scripted::new(|script| script.syncs.push_back(failure(libc::EIO)));
+    let (_file, mut target) = image.target(|_| {});
+    target.start(WriteMode::Back).unwrap();
+    target.flush().unwrap_err();
+    change(&mut target, RangeChange::Discard).unwrap();
+    target.flush().unwrap_err();
+}
+
+#[test]
+fn storage_is_given_back_only_where_both_sides_want_it() {
+    let cases = [
+        (Discard::Allowed, 1, Storage::GiveBack),
+        (Discard::Allowed, 0, Storage::Keep),
+        (Discard::Refused, 1, Storage::Keep),
+        (Discard::Refused, 0, Storage::Keep),
+    ];
+    for (discard, flags, storage) in cases {
+        let image = Scripted::default();
+        let (_file, mut target) = image.target(|options| options.discard = discard);
+        target.start(WriteMode::Back).unwrap();
+        let range = Range { flags, ..RANGE };
+        let zeroed = target.change(RangeChange::WriteZeroes, range, &mut 0, later());
+        zeroed.map(drop).unwrap();
+        assert_eq!(image.take_calls(), [Call::WriteZeroes(4096, 4096, storage)]);
+        change(&mut target, RangeChange::Discard).unwrap();
+        let discards = image.take_calls().len();
+        assert_eq!(discards, usize::from(discard == Discard::Allowed), "{discard:?}");
+    }
+}

@@ -1,0 +1,292 @@
+//! Long operations: each call does a part, and the rest waits for the next one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_T_WRITE_ZEROES,
+};
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::super::request::{Range, RangeChange};
+use super::super::{Block, Progress};
+use super::{Call, SIZE, Scripted, Storage, later, over};
+use crate::device::{Queues, Rings, Spare, Touched, VirtioDevice, WriteMode};
+use crate::grant::Grants;
+use crate::platform::{PlatformMemory, Reach};
+use crate::stats::DeviceStats;
+use crate::xen::sim::{Guest, GuestPage, Hypervisor, SimGrants};
+use crate::xen::{Access, DomId, Xen};
+
+/// The whole disk.
+const WHOLE: Range = Range { sector: 0, sectors: 1 << 21, flags: 0 };
+
+#[test]
+fn a_long_change_is_done_in_parts_that_follow_one_another() {
+    let image = Scripted::default();
+    let (_file, mut target) = image.target(|_| {});
+    target.start(WriteMode::Back).unwrap();
+    let (mut done, mut times) = (0, 0);
+    loop {
+        times += 1;
+        let progress = target.change(RangeChange::Discard, WHOLE, &mut done, over()).unwrap();
+        if progress == Progress::Done {
+            break;
+        }
+        assert_eq!(image.0.lock().unwrap().calls.len(), times, "one part when time is over");
+    }
+    let mut next = 0;
+    for call in image.take_calls() {
+        let Call::Discard(offset, length) = call else { panic!("{call:?}") };
+        assert_eq!(offset, next);
+        next = offset + length;
+    }
+    assert_eq!((next, done), (1 << 30, 1 << 30));
+    assert!(times > 2, "{times}");
+}
+
+#[test]
+fn a_change_that_has_time_is_done_at_once() {
+    let image = Scripted::default();
+    let (_file, mut target) = image.target(|_| {});
+    target.start(WriteMode::Back).unwrap();
+    let progress = target.change(RangeChange::WriteZeroes, WHOLE, &mut 0, later()).unwrap();
+    assert_eq!(progress, Progress::Done);
+    let first = Call::WriteZeroes(0, 4 << 20, Storage::Keep);
+    assert_eq!(image.take_calls().first(), Some(&first));
+}
+
+#[test]
+fn nothing_is_written_before_the_image_is_known_to_be_sound() {
+    let image = Scripted::new(|script| {
+        let damaged = || Err(std::io::Error::other("damaged"));
+        let unfinished = || Ok(Progress::Unfinished);
+        script.preparations = [unfinished(), unfinished(), damaged(), damaged()].into();
+    });
+    let (_file, mut target) = image.target(|_| {});
+    target.start(WriteMode::Back).unwrap();
+    let mut discard =
+        || target.change(RangeChange::Discard, WHOLE, &mut 0, over()).map_err(|e| e.to_string());
+    assert_eq!(discard(), Ok(Progress::Unfinished));
+    assert_eq!(discard(), Ok(Progress::Unfinished));
+    for _ in 0..2 {
+        assert_eq!(discard(), Err("disk target: damaged".to_owned()));
+    }
+    assert_eq!(image.take_calls(), []);
+}
+
+type Memory = PlatformMemory<Grants<SimGrants>>;
+
+struct OneRing(Queue);
+
+impl Rings for OneRing {
+    fn ring(&mut self, index: usize) -> Option<&mut Queue> {
+        (index == 0).then_some(&mut self.0)
+    }
+}
+
+/// Entries of the ring.
+const ENTRIES: u16 = 64;
+/// Pages: descriptors, available and used ring, headers and ranges, status bytes, and data.
+const PAGES: usize = 5 + DATA_PAGES;
+const DATA_PAGES: usize = 1024;
+/// Bytes of a header and what follows it.
+const HEADER: u64 = 64;
+
+/// A disk, and the one ring of its driver.
+struct Driver {
+    guest: Guest,
+    pages: Vec<GuestPage>,
+    base: u64,
+    memory: Memory,
+    disk: Block,
+    ring: OneRing,
+    spare: Spare,
+    requests: u16,
+    descriptors: u16,
+}
+
+impl Driver {
+    fn new(image: &Scripted) -> Self {
+        let hypervisor = Hypervisor::default();
+        let mut guest = hypervisor.guest(1, PAGES);
+        let stats = Arc::new(DeviceStats::default());
+        let grants = Grants::new(hypervisor.grants(DomId(1)).unwrap());
+        let mut memory = PlatformMemory::new(grants, Arc::clone(&stats));
+        let pages: Vec<_> = (0..PAGES).map(|_| guest.allocate()).collect();
+        let first = guest.grant(&pages, Access::ReadWrite);
+        let base = guest.address(pages[0], first);
+        let length = PAGES as u64 * 4096;
+        memory.pin(&[Reach { address: base, length, access: Access::ReadWrite }]).unwrap();
+        let mut queue = Queue::new(ENTRIES).unwrap();
+        let area = |page: u64| GuestAddress(base + page * 4096);
+        queue.try_set_desc_table_address(area(0)).unwrap();
+        queue.try_set_avail_ring_address(area(1)).unwrap();
+        queue.try_set_used_ring_address(area(2)).unwrap();
+        queue.set_ready(true);
+        let (_, target) = image.target(|_| {});
+        let mut disk = Block::new(target, "xvda", stats);
+        VirtioDevice::<Memory>::start(&mut disk, 1 << VIRTIO_BLK_F_FLUSH).unwrap();
+        let (ring, spare) = (OneRing(queue), Spare::default());
+        Self { guest, pages, base, memory, disk, ring, spare, requests: 0, descriptors: 0 }
+    }
+
+    /// Puts a request into the ring; `ranges`: what is behind its header; `data`: bytes of data, and whether the device
+    /// writes them.
+    fn add(&mut self, kind: u32, ranges: &[Range], data: Option<(u32, Access)>) {
+        let number = u64::from(self.requests);
+        let at = number * HEADER;
+        let headers = self.guest.slice(self.pages[3], 0, 4096);
+        headers.write_obj(kind, at as usize).unwrap();
+        headers.write_obj(0u64, at as usize + 8).unwrap();
+        for (range, place) in ranges.iter().zip((at as usize + 16..).step_by(16)) {
+            headers.write_obj(range.sector, place).unwrap();
+            headers.write_obj(range.sectors, place + 8).unwrap();
+            headers.write_obj(range.flags, place + 12).unwrap();
+        }
+        self.guest.slice(self.pages[4], number as usize, 1).write_obj(0xffu8, 0).unwrap();
+        let head = self.descriptors;
+        let out = 16 + 16 * ranges.len() as u32;
+        self.descriptor(self.base + 3 * 4096 + at, out, 1);
+        if let Some((length, access)) = data {
+            let write = if access == Access::ReadWrite { 2 } else { 0 };
+            self.descriptor(self.base + 5 * 4096, length, 1 | write);
+        }
+        self.descriptor(self.base + 4 * 4096 + number, 1, 2);
+        let available = self.guest.slice(self.pages[1], 0, 4096);
+        available.write_obj(head, 4 + 2 * usize::from(self.requests)).unwrap();
+        self.requests += 1;
+        available.write_obj(self.requests, 2).unwrap();
+    }
+
+    fn descriptor(&mut self, address: u64, length: u32, flags: u16) {
+        let entry = self.guest.slice(self.pages[0], usize::from(self.descriptors) * 16, 16);
+        self.descriptors += 1;
+        entry.write_obj(address, 0).unwrap();
+        entry.write_obj(length, 8).unwrap();
+        entry.write_obj(flags, 12).unwrap();
+        entry.write_obj(self.descriptors, 14).unwrap();
+    }
+
+    fn serve(&mut self) -> Touched {
+        let mut queues = Queues::new(&mut self.ring, &mut self.memory, &mut self.spare);
+        self.disk.serve(0, &mut queues).unwrap();
+        queues.finish()
+    }
+
+    /// Serves until nothing is left; gives the number of calls and what was answered in each.
+    fn serve_all(&mut self) -> Vec<u32> {
+        let mut counts = Vec::new();
+        while {
+            let touched = self.serve();
+            counts.push(touched.count);
+            !touched.again.is_empty()
+        } {
+            assert!(counts.len() < 10_000, "it never ends");
+        }
+        counts
+    }
+
+    fn status(&self, number: u16) -> u8 {
+        self.guest.slice(self.pages[4], number.into(), 1).read_obj(0).unwrap()
+    }
+
+    fn statuses(&self) -> Vec<u8> {
+        (0..self.requests).map(|number| self.status(number)).collect()
+    }
+}
+
+fn slow() -> Scripted {
+    Scripted::new(|script| script.time = Duration::from_millis(6))
+}
+
+#[test]
+fn a_slow_request_leaves_the_queue_between_its_parts_and_is_answered_once() {
+    let image = slow();
+    let mut driver = Driver::new(&image);
+    driver.add(VIRTIO_BLK_T_WRITE_ZEROES, &[WHOLE, WHOLE], None);
+    driver.add(VIRTIO_BLK_T_IN, &[], Some((512, Access::ReadWrite)));
+    driver.add(VIRTIO_BLK_T_WRITE_ZEROES, &[Range { sectors: 8, ..WHOLE }], None);
+    let counts = driver.serve_all();
+    assert!(counts.len() > 3, "{counts:?}");
+    assert_eq!(counts.iter().sum::<u32>(), 3, "{counts:?}");
+    assert_eq!(driver.statuses(), [0, 0, 0]);
+    let calls = image.take_calls();
+    let bytes = |calls: &[Call]| -> u64 {
+        let lengths = calls.iter().map(|call| match call {
+            Call::WriteZeroes(_, length, _) => *length,
+            _ => 0,
+        });
+        lengths.sum()
+    };
+    assert_eq!(bytes(&calls), (2 << 30) + 4096, "nothing is done twice");
+}
+
+#[test]
+fn a_header_is_read_once_however_long_its_request_takes() {
+    let image = slow();
+    let mut driver = Driver::new(&image);
+    driver.add(VIRTIO_BLK_T_WRITE_ZEROES, &[WHOLE], None);
+    assert_eq!(driver.serve().count, 0);
+    // The guest makes another request of it.
+    let headers = driver.guest.slice(driver.pages[3], 0, 4096);
+    headers.write_obj(VIRTIO_BLK_T_OUT, 0).unwrap();
+    headers.write_obj(SIZE, 16).unwrap();
+    driver.serve_all();
+    assert_eq!(driver.statuses(), [0]);
+    assert!(image.take_calls().iter().all(|call| matches!(call, Call::WriteZeroes(..))));
+}
+
+#[test]
+fn much_data_is_moved_in_parts_by_a_slow_storage() {
+    for (kind, access) in
+        [(VIRTIO_BLK_T_IN, Access::ReadWrite), (VIRTIO_BLK_T_OUT, Access::ReadOnly)]
+    {
+        let image = slow();
+        let mut driver = Driver::new(&image);
+        driver.add(kind, &[], Some((4 << 20, access)));
+        let counts = driver.serve_all();
+        assert!(counts.len() > 2, "{counts:?}");
+        assert_eq!((driver.statuses(), counts.iter().sum::<u32>()), (vec![0], 1));
+        let offsets: Vec<_> = image
+            .take_calls()
+            .iter()
+            .map(|call| match call {
+                Call::Read(offset) | Call::Write(offset, _) => *offset,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(offsets, [0, 1 << 20, 2 << 20, 3 << 20]);
+    }
+}
+
+#[test]
+fn an_error_in_a_later_part_is_the_requests() {
+    let image = slow();
+    image.0.lock().unwrap().writes = [Ok(()), Ok(()), super::failure(libc::EIO)].into();
+    let mut driver = Driver::new(&image);
+    driver.add(VIRTIO_BLK_T_OUT, &[], Some((4 << 20, Access::ReadOnly)));
+    driver.serve_all();
+    assert_eq!(driver.statuses(), [VIRTIO_BLK_S_IOERR as u8]);
+    assert_eq!(image.take_calls().len(), 3);
+}
+
+#[test]
+fn a_reset_drops_what_is_under_way() {
+    let reset_device = |disk: &mut Block| VirtioDevice::<Memory>::reset(disk);
+    let reset_queue = |disk: &mut Block| VirtioDevice::<Memory>::reset_queue(disk, 0);
+    for reset in [reset_device as fn(&mut Block), reset_queue] {
+        let image = slow();
+        let mut driver = Driver::new(&image);
+        driver.add(VIRTIO_BLK_T_WRITE_ZEROES, &[WHOLE], None);
+        assert_eq!(driver.serve().count, 0);
+        reset(&mut driver.disk);
+        image.take_calls();
+        let touched = driver.serve();
+        assert_eq!((touched.count, touched.again.is_empty()), (0, true));
+        assert_eq!(image.take_calls(), []);
+        assert_eq!(driver.statuses(), [0xff]);
+    }
+}

@@ -1,0 +1,69 @@
+//! A disk, as xl's disk line has it.
+
+use std::sync::Arc;
+
+use super::{DeviceError, config_and_name};
+use crate::bus::{DevicePath, Keys};
+use crate::config::ConfigFile;
+use crate::device::blk::{AccessMode, Block, Caching, Discard, Owner, Target, TargetOptions};
+use crate::stats::DeviceStats;
+use crate::xen::XenStore;
+
+/// A disk. Its target's format stands in `stat`.
+pub(super) fn open<S: XenStore>(
+    keys: &mut Keys<S>,
+    path: &DevicePath,
+    config: &ConfigFile,
+    stats: &Arc<DeviceStats>,
+) -> Result<Block, DeviceError> {
+    let kind = keys.backend("device-type")?.unwrap_or_else(|| "disk".to_owned());
+    if kind != "disk" {
+        return Err(DeviceError::DeviceType(kind));
+    }
+    let vdev = keys.backend("dev")?.unwrap_or_default();
+    let options = options(keys, path, config, &vdev)?;
+    let format = options.format();
+    let target = Target::open(options.clone())?;
+    stats.note("format", &format.to_string());
+    let TargetOptions { path, mode, caching, discard, sharing, .. } = options;
+    let sectors = target.sectors();
+    tracing::info!(?path, %format, ?mode, ?caching, ?discard, ?sharing, sectors, "disk opened");
+    Ok(Block::new(target, &vdev, Arc::clone(stats)))
+}
+
+/// What the disk line and the configuration file say.
+fn options<S: XenStore>(
+    keys: &mut Keys<S>,
+    path: &DevicePath,
+    config: &ConfigFile,
+    vdev: &str,
+) -> Result<TargetOptions, DeviceError> {
+    let target = keys.backend("params")?.filter(|path| !path.is_empty());
+    let target = target.ok_or(DeviceError::NoTarget)?;
+    let mode = keys.backend("mode")?.unwrap_or_default();
+    let mode = match mode.as_str() {
+        "r" => AccessMode::ReadOnly,
+        "w" => AccessMode::ReadWrite,
+        _ => return Err(DeviceError::Mode(mode)),
+    };
+    let caching = match keys.backend("direct-io-safe")?.as_deref() {
+        Some("1") => Caching::Direct,
+        _ => Caching::PageCache,
+    };
+    let discard = match keys.backend("discard-enable")?.as_deref() {
+        Some("1") => Discard::Allowed,
+        _ => Discard::Refused,
+    };
+    let (config, name) = config_and_name(keys, config)?;
+    let settings = config.disk(name.as_deref(), vdev);
+    let vdev = if vdev.is_empty() { path.name() } else { vdev.to_owned() };
+    Ok(TargetOptions {
+        path: target.into(),
+        mode,
+        caching,
+        discard,
+        format: settings.format,
+        sharing: settings.force_share,
+        owner: Owner { domain: path.guest.0, vdev, vm: keys.guest_uuid()? },
+    })
+}
