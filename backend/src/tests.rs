@@ -28,7 +28,7 @@ mod pool;
 mod ports;
 mod qcow2;
 mod qcow2_damage;
-mod qcow2_image;
+pub(crate) mod qcow2_image;
 mod queue_reset;
 mod ring;
 mod rings;

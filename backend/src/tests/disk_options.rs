@@ -389,3 +389,19 @@ fn the_configuration_names_the_format_of_a_target() {
     }
     host.finish();
 }
+
+#[test]
+fn a_file_is_a_disk_if_it_has_a_byte() {
+    let (host, disk) = (Host::start(), NamedTempFile::new().unwrap());
+    let reason = refusal(&host, &host.add_disk(1, XVDA, disk.path(), "w"));
+    assert!(reason.contains("holds 0 bytes, less than one block of 512"), "{reason}");
+    fs::write(disk.path(), b"x").unwrap();
+    let ends = host.add_disk(1, XVDA, disk.path(), "r");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let (status, read) = request(&mut driver, VIRTIO_BLK_T_IN, 0, &[], 512);
+    assert_eq!((status, &read[..2], config_u64(&mut driver, 0)), (OK, &b"x\0"[..], 1));
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}

@@ -7,14 +7,14 @@ use tempfile::TempDir;
 
 /// What an image is to be.
 #[derive(Clone, Copy)]
-pub(super) struct Shape {
-    pub(super) version: u32,
-    pub(super) cluster_bits: u32,
-    pub(super) refcount_order: u32,
+pub(crate) struct Shape {
+    pub(crate) version: u32,
+    pub(crate) cluster_bits: u32,
+    pub(crate) refcount_order: u32,
     /// The disk's bytes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// The disk's first clusters that have data: each the byte of its number.
-    pub(super) data: u64,
+    pub(crate) data: u64,
 }
 
 impl Default for Shape {
@@ -24,26 +24,26 @@ impl Default for Shape {
 }
 
 /// Where things are in every image here, in clusters.
-pub(super) mod place {
-    pub(in crate::tests) const REFCOUNT_TABLE: u64 = 1;
-    pub(in crate::tests) const REFCOUNT_BLOCK: u64 = 2;
-    pub(in crate::tests) const L1: u64 = 3;
-    pub(in crate::tests) const L2: u64 = 4;
-    pub(in crate::tests) const DATA: u64 = 5;
+pub(crate) mod place {
+    pub(crate) const REFCOUNT_TABLE: u64 = 1;
+    pub(crate) const REFCOUNT_BLOCK: u64 = 2;
+    pub(crate) const L1: u64 = 3;
+    pub(crate) const L2: u64 = 4;
+    pub(crate) const DATA: u64 = 5;
 }
 
 /// The mark of what is used once.
-pub(super) const COPIED: u64 = 1 << 63;
+pub(crate) const COPIED: u64 = 1 << 63;
 
 /// An image's bytes.
-pub(super) struct ImageBytes {
-    pub(super) shape: Shape,
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct ImageBytes {
+    pub(crate) shape: Shape,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl ImageBytes {
     /// A sound image with one level 2 table.
-    pub(super) fn new(shape: Shape) -> Self {
+    pub(crate) fn new(shape: Shape) -> Self {
         let cluster = 1 << shape.cluster_bits;
         let bytes = vec![0; ((place::DATA + shape.data) * cluster) as usize];
         let mut image = Self { shape, bytes };
@@ -80,31 +80,31 @@ impl ImageBytes {
     }
 
     /// The offset of a cluster.
-    pub(super) fn at(&self, cluster: u64) -> u64 {
+    pub(crate) fn at(&self, cluster: u64) -> u64 {
         cluster << self.shape.cluster_bits
     }
 
     /// The offset of an entry of the level 2 table.
-    pub(super) fn l2_entry(&self, number: u64) -> u64 {
+    pub(crate) fn l2_entry(&self, number: u64) -> u64 {
         self.at(place::L2) + 8 * number
     }
 
-    pub(super) fn put_u32(&mut self, at: u64, value: u32) {
+    pub(crate) fn put_u32(&mut self, at: u64, value: u32) {
         self.bytes[at as usize..][..4].copy_from_slice(&value.to_be_bytes());
     }
 
-    pub(super) fn put_u64(&mut self, at: u64, value: u64) {
+    pub(crate) fn put_u64(&mut self, at: u64, value: u64) {
         self.bytes[at as usize..][..8].copy_from_slice(&value.to_be_bytes());
     }
 
     /// Adds clusters of zeros at the end; gives the first one's number.
-    pub(super) fn add_clusters(&mut self, count: u64) -> u64 {
+    pub(crate) fn add_clusters(&mut self, count: u64) -> u64 {
         let first = (self.bytes.len() as u64).div_ceil(self.at(1));
         self.bytes.resize(self.at(first + count) as usize, 0);
         first
     }
 
-    pub(super) fn set_refcount(&mut self, cluster: u64, count: u64) {
+    pub(crate) fn set_refcount(&mut self, cluster: u64, count: u64) {
         let order = self.shape.refcount_order;
         let (bits, block) = (1u64 << order, self.at(place::REFCOUNT_BLOCK) as usize);
         let at = block + (cluster * bits / 8) as usize;
@@ -119,7 +119,7 @@ impl ImageBytes {
     }
 
     /// Adds a header extension behind those that are there; `at` is where it goes.
-    pub(super) fn add_extension(&mut self, at: u64, kind: u32, data: &[u8]) -> u64 {
+    pub(crate) fn add_extension(&mut self, at: u64, kind: u32, data: &[u8]) -> u64 {
         self.put_u32(at, kind);
         self.put_u32(at + 4, data.len() as u32);
         self.bytes[at as usize + 8..][..data.len()].copy_from_slice(data);
@@ -127,7 +127,7 @@ impl ImageBytes {
     }
 
     /// Names a backing file, and its format in an extension.
-    pub(super) fn set_backing(&mut self, name: &str, format: Option<&str>) {
+    pub(crate) fn set_backing(&mut self, name: &str, format: Option<&str>) {
         const BACKING_FORMAT: u32 = 0xe279_2aca;
         let mut at = if self.shape.version == 2 { 72 } else { 104 };
         if let Some(format) = format {
@@ -140,14 +140,14 @@ impl ImageBytes {
     }
 
     /// Writes it into a directory of its own.
-    pub(super) fn store(&self) -> (TempDir, PathBuf) {
+    pub(crate) fn store(&self) -> (TempDir, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("disk.qcow2");
         self.store_at(&path);
         (directory, path)
     }
 
-    pub(super) fn store_at(&self, path: &Path) {
+    pub(crate) fn store_at(&self, path: &Path) {
         fs::write(path, &self.bytes).unwrap();
     }
 }

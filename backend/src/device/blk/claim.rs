@@ -318,10 +318,7 @@ impl ImageRegistry {
     }
 
     fn check_loop_devices(&self, path: &Path, id: FileId, user: &User) -> Result<(), ClaimError> {
-        let devices = loop_device::over(&self.sysfs, id).unwrap_or_else(|error| {
-            tracing::warn!(%error, "loop devices over {path:?} are not looked for");
-            Vec::new()
-        });
+        let devices = loop_device::over(&self.sysfs, id)?;
         let harmless = |device: &loop_device::LoopDevice| {
             user.through.as_ref() == Some(&device.name) || device.read_only && !user.usage.writes()
         };
@@ -451,19 +448,19 @@ impl Claim {
         self.file
     }
 
-    /// The file, open for what it was claimed for. Locks are kept by the claim, not by this.
+    /// The file, open for what it was claimed for.
     ///
     /// # Errors
     /// [`ClaimError`].
-    pub(super) fn file(&self) -> Result<File, ClaimError> {
+    pub(super) fn file(&self) -> Result<Arc<File>, ClaimError> {
         let entry = lock(&self.entry);
         let access =
             entry.users.iter().find(|user| user.id == self.user).map(|user| user.usage.access);
         let access = access.unwrap_or(AccessMode::ReadOnly);
         match &entry.opened {
             // Of a block device, the one that has it exclusively: the kernel lets others discard nothing.
-            Some(opened) if opened.access == access => Ok(opened.locked.file.try_clone()?),
-            _ => open(&self.path, self.file, access, 0),
+            Some(opened) if opened.access == access => Ok(opened.locked.file()),
+            _ => open(&self.path, self.file, access, 0).map(Arc::new),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::claim::{
     Claim, ClaimError, FileId, Handover, IMAGES, ImageRegistry, Owner, Sharing, Usage,
@@ -39,7 +40,7 @@ impl DiskFiles {
     ///
     /// # Errors
     /// [`ClaimError`].
-    pub(super) fn open_backing(&mut self, path: &Path) -> Result<File, ClaimError> {
+    pub(super) fn open_backing(&mut self, path: &Path) -> Result<Arc<File>, ClaimError> {
         let id = FileId::of(path)?;
         if let Some(known) = self.others.iter().find(|claim| claim.id() == id) {
             return known.file();

@@ -1,6 +1,7 @@
 //! A disk on storage that fails, is slow, or is not sound: as a test wants it.
 
 mod durability;
+mod features;
 mod parts;
 
 use std::collections::VecDeque;
@@ -40,6 +41,8 @@ struct Script {
     preparations: VecDeque<io::Result<Progress>>,
     /// What each call takes.
     time: Duration,
+    /// Whether discards are refused.
+    no_discard: bool,
 }
 
 /// An image that does as its script says.
@@ -114,7 +117,7 @@ impl Image for Scripted {
     }
 
     fn can_discard(&self) -> bool {
-        true
+        !self.0.lock().unwrap().no_discard
     }
 
     fn discard(&mut self, offset: u64, length: u64) -> io::Result<()> {

@@ -21,19 +21,25 @@ pub(super) struct LoopDevice {
 /// The loop devices over a file, by what stands in `sysfs`.
 ///
 /// # Errors
-/// The directory of devices cannot be read.
+/// It cannot be read, for want of something here.
 pub(super) fn over(sysfs: &Path, file: FileId) -> io::Result<Vec<LoopDevice>> {
     let mut found = Vec::new();
-    for device in fs::read_dir(sysfs.join("block"))? {
+    let devices = match fs::read_dir(sysfs.join("block")) {
+        Ok(devices) => devices,
+        // A system without block devices.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(error),
+    };
+    for device in devices {
         let device = device?;
         let name = device.file_name().to_string_lossy().into_owned();
         if !name.starts_with("loop") {
             continue;
         }
-        // One without a file has no such attribute. A file that was removed since has another identity, if any.
-        let Ok(backing) = read(&device.path().join("loop/backing_file")) else { continue };
+        let Some(backing) = attribute(&device.path().join("loop/backing_file"))? else { continue };
+        // A file that was removed since has another identity, if any.
         if FileId::of(Path::new(&backing)).is_ok_and(|id| id == file) {
-            let read_only = read(&device.path().join("ro")).is_ok_and(|text| text == "1");
+            let read_only = attribute(&device.path().join("ro"))?.is_some_and(|text| text == "1");
             found.push(LoopDevice { name, read_only });
         }
     }
@@ -55,14 +61,20 @@ pub(super) fn behind(sysfs: &Path, number: u64) -> Option<Behind> {
     let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
     let device = fs::canonicalize(sysfs.join(format!("dev/block/{major}:{minor}"))).ok()?;
     device.ancestors().take(2).find_map(|device| {
-        let file = read(&device.join("loop/backing_file")).ok()?.into();
+        let file = attribute(&device.join("loop/backing_file")).ok()??.into();
         Some(Behind { file, device: device.file_name()?.to_string_lossy().into_owned() })
     })
 }
 
-fn read(path: &Path) -> io::Result<String> {
-    let text = fs::read_to_string(path)?;
-    Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
+/// What an attribute says; `None` if the device does not have it, as one without a file, or has it no more.
+fn attribute(path: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Err(error),
+            _ => Ok(None),
+        },
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 mod chain;
 mod check;
 mod header;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, Seek, SeekFrom};
 use std::path::PathBuf;
@@ -82,17 +84,27 @@ impl Clusters {
 
 impl Qcow2Image {
     pub(super) fn open(options: &TargetOptions, files: &mut DiskFiles) -> io::Result<Self> {
+        Self::open_within(options, files, Deadline::after(CHECK_TIME))
+    }
+
+    /// Opens an image, and checks it before that as far as there is time.
+    fn open_within(
+        options: &TargetOptions,
+        files: &mut DiskFiles,
+        deadline: Deadline,
+    ) -> io::Result<Self> {
         if options.caching == Caching::Direct {
             tracing::info!("direct-io-safe changes nothing for a qcow2 image");
         }
         let path = options.path.clone();
-        let mut file = files.target().file().map_err(io::Error::other)?;
+        let file = files.target().file().map_err(io::Error::other)?;
         let header = chain::header(&file, &path)?;
         let soundness = match options.mode {
             AccessMode::ReadOnly => Soundness::Sound,
             AccessMode::ReadWrite => {
-                let length = file.seek(SeekFrom::End(0))?;
-                check(&file, length, &header).map_err(|damage| damaged(&path, damage))?
+                let length = (&*file).seek(SeekFrom::End(0))?;
+                let checked = check(&file, length, &header, deadline);
+                checked.map_err(|damage| damaged(&path, damage))?
             }
         };
         if header.size % SECTOR_SIZE != 0 {
@@ -101,7 +113,7 @@ impl Qcow2Image {
                 header.size % SECTOR_SIZE
             );
         }
-        let image = Chain::new(files).open(file, &path, &header, options.mode)?;
+        let image = Chain::new(files).open(&file, &path, &header, options.mode)?;
         Ok(Self {
             image: FormatAccess::new(image),
             path,
@@ -162,10 +174,15 @@ impl Qcow2Image {
     }
 }
 
-/// Checks an image that is to be written, for as long as xl can wait.
-fn check(file: &std::fs::File, length: u64, header: &Header) -> Result<Soundness, Damage> {
+/// Checks an image that is to be written, as far as there is time.
+fn check(
+    file: &std::fs::File,
+    length: u64,
+    header: &Header,
+    deadline: Deadline,
+) -> Result<Soundness, Damage> {
     let mut check = Check::begin(file.try_clone()?, length, header)?;
-    Ok(match check.run(Deadline::after(CHECK_TIME))? {
+    Ok(match check.run(deadline)? {
         Progress::Done => Soundness::Sound,
         Progress::Unfinished => Soundness::Unknown(Box::new(check)),
     })

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::timer::{Expiration, TimerSetTimeFlags};
@@ -24,7 +25,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// An open raw image.
 pub(super) struct RawImage {
-    file: File,
+    file: Arc<File>,
     /// The same past the page cache, where that is wanted and possible.
     direct: Option<File>,
     /// Of the file; the disk ends with the sector that the last of them is in.
@@ -38,8 +39,8 @@ pub(super) struct RawImage {
 
 impl RawImage {
     pub(super) fn open(options: &TargetOptions, files: &DiskFiles) -> io::Result<Self> {
-        let mut file = files.target().file().map_err(io::Error::other)?;
-        let bytes = file.seek(SeekFrom::End(0))?;
+        let file = files.target().file().map_err(io::Error::other)?;
+        let bytes = (&*file).seek(SeekFrom::End(0))?;
         let metadata = file.metadata()?;
         let device = metadata.file_type().is_block_device().then(|| metadata.rdev());
         let block_size = device.map_or_else(|| file_block_size(&metadata), device_block_size);
@@ -231,7 +232,7 @@ impl Image for RawImage {
             Err(errno) => return Err(errno.into()),
         }
         let before = self.size();
-        self.bytes = self.file.seek(SeekFrom::End(0))?;
+        self.bytes = (&*self.file).seek(SeekFrom::End(0))?;
         Ok(self.size() != before)
     }
 }

@@ -110,6 +110,11 @@ struct Driver {
 
 impl Driver {
     fn new(image: &Scripted) -> Self {
+        Self::with_features(image, 1 << VIRTIO_BLK_F_FLUSH)
+    }
+
+    /// A driver that negotiated these features.
+    fn with_features(image: &Scripted, features: u64) -> Self {
         let hypervisor = Hypervisor::default();
         let mut guest = hypervisor.guest(1, PAGES);
         let stats = Arc::new(DeviceStats::default());
@@ -128,7 +133,7 @@ impl Driver {
         queue.set_ready(true);
         let (_, target) = image.target(|_| {});
         let mut disk = Block::new(target, "xvda", stats);
-        VirtioDevice::<Memory>::start(&mut disk, 1 << VIRTIO_BLK_F_FLUSH).unwrap();
+        VirtioDevice::<Memory>::start(&mut disk, features).unwrap();
         let (ring, spare) = (OneRing(queue), Spare::default());
         Self { guest, pages, base, memory, disk, ring, spare, requests: 0, descriptors: 0 }
     }
@@ -288,5 +293,17 @@ fn a_reset_drops_what_is_under_way() {
         assert_eq!((touched.count, touched.again.is_empty()), (0, true));
         assert_eq!(image.take_calls(), []);
         assert_eq!(driver.statuses(), [0xff]);
+    }
+}
+
+#[test]
+fn a_driver_without_flush_is_written_through() {
+    for (features, mode) in [(0, WriteMode::Through), (1 << VIRTIO_BLK_F_FLUSH, WriteMode::Back)] {
+        let image = Scripted::default();
+        let mut driver = Driver::with_features(&image, features);
+        driver.add(VIRTIO_BLK_T_OUT, &[], Some((512, Access::ReadOnly)));
+        driver.serve_all();
+        assert_eq!(driver.statuses(), [0]);
+        assert_eq!(image.take_calls(), [Call::Write(0, mode)]);
     }
 }

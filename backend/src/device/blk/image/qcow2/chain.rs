@@ -100,7 +100,7 @@ impl<'f> Chain<'f> {
     /// The storage's, the format's, or that of a name which does not count.
     pub(super) fn open(
         &mut self,
-        file: fs::File,
+        file: &fs::File,
         path: &Path,
         header: &Header,
         mode: AccessMode,
@@ -111,7 +111,7 @@ impl<'f> Chain<'f> {
             None => None,
         };
         let write = mode == AccessMode::ReadWrite;
-        let mut image = Qcow2::<File>::open_image(File::try_from(file)?, write)?;
+        let mut image = Qcow2::<File>::open_image(File::try_from(file.try_clone()?)?, write)?;
         image.set_data_file(None);
         image.set_backing(backing);
         Ok(image)
@@ -142,11 +142,12 @@ impl<'f> Chain<'f> {
         let file = self.files.open_backing(path).map_err(io::Error::other)?;
         match format {
             BackingFormat::Raw => {
-                Ok(FormatAccess::new(Raw::<File>::open_image(File::try_from(file)?, false)?))
+                let file = File::try_from(file.try_clone()?)?;
+                Ok(FormatAccess::new(Raw::<File>::open_image(file, false)?))
             }
             BackingFormat::Qcow2 => {
                 let header = header(&file, path)?;
-                let image = self.open(file, path, &header, AccessMode::ReadOnly)?;
+                let image = self.open(&file, path, &header, AccessMode::ReadOnly)?;
                 Ok(FormatAccess::new(image))
             }
         }

@@ -1,0 +1,179 @@
+//! What becomes of the clusters of an image, and of one that is known to be damaged only later.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::tests::qcow2_image::{ImageBytes, Shape, place};
+
+/// A cluster of the images here.
+const CLUSTER: u64 = 1 << 16;
+
+struct Opened {
+    image: Qcow2Image,
+    path: PathBuf,
+    _directory: TempDir,
+    _files: DiskFiles,
+}
+
+/// Opens an image; whether there is time to check it before.
+fn open_within(bytes: &ImageBytes, time: Duration) -> Opened {
+    let (directory, path) = bytes.store();
+    fs::write(directory.path().join("base.raw"), vec![0x5a; 1 << 20]).unwrap();
+    let options = TargetOptions::for_test(&path);
+    let mut files = DiskFiles::claim(&options).unwrap();
+    let image = Qcow2Image::open_within(&options, &mut files, Deadline::after(time)).unwrap();
+    Opened { image, path, _directory: directory, _files: files }
+}
+
+fn open(bytes: &ImageBytes) -> Opened {
+    open_within(bytes, Duration::from_secs(60))
+}
+
+impl Opened {
+    fn read(&mut self, offset: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0xee; length];
+        self.image.read(offset, &Scatter::of(&mut bytes)).unwrap();
+        bytes
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        let mut bytes = bytes.to_vec();
+        self.image.write(offset, &Gather::of(&mut bytes), WriteMode::Back).unwrap();
+    }
+
+    /// Bytes of storage that the file takes.
+    fn allocated(&mut self) -> u64 {
+        self.image.write_back().unwrap();
+        self.image.sync().unwrap();
+        fs::metadata(&self.path).unwrap().blocks() * 512
+    }
+
+    fn prepare(&mut self) -> io::Result<Progress> {
+        self.image.prepare_to_write(Deadline::after(Duration::ZERO))
+    }
+}
+
+#[test]
+fn an_image_that_took_long_to_check_is_read_at_once_and_written_when_it_is_found_sound() {
+    let mut opened = open_within(&ImageBytes::new(Shape::default()), Duration::ZERO);
+    assert!(matches!(opened.image.soundness, Soundness::Unknown(_)));
+    assert_eq!(opened.read(CLUSTER, 512), [2; 512]);
+    let mut times = 0;
+    while opened.prepare().unwrap() == Progress::Unfinished {
+        times += 1;
+    }
+    assert!(times > 0, "it was done in parts");
+    opened.write(CLUSTER, &[9; 512]);
+    assert_eq!(opened.read(CLUSTER, 512), [9; 512]);
+}
+
+#[test]
+fn an_image_that_is_found_damaged_later_is_read_and_never_written() {
+    let mut bytes = ImageBytes::new(Shape::default());
+    bytes.put_u64(bytes.l2_entry(7), bytes.at(place::L1));
+    let mut opened = open_within(&bytes, Duration::ZERO);
+    let reason = loop {
+        match opened.prepare() {
+            Ok(progress) => assert_eq!(progress, Progress::Unfinished),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(reason.contains("two purposes") && reason.contains("qemu-img check"), "{reason}");
+    assert_eq!(opened.prepare().unwrap_err().to_string(), reason);
+    assert_eq!(opened.read(0, 512), [1; 512]);
+    assert!(fs::read(&opened.path).unwrap() == bytes.bytes, "it was changed");
+}
+
+#[test]
+fn zeros_and_what_is_written_over_them_keep_the_storage_that_was_there() {
+    let mut opened = open(&ImageBytes::new(Shape { data: 8, ..Shape::default() }));
+    let before = opened.allocated();
+    opened.image.write_zeroes(0, 8 * CLUSTER, Storage::Keep).unwrap();
+    assert!(opened.allocated() >= before);
+    // In the middle, to the end, and over the border of clusters.
+    opened.write(4096, &[7; 512]);
+    opened.write(2 * CLUSTER - 512, &[7; 512]);
+    opened.write(4 * CLUSTER - 512, &[7; 1024]);
+    opened.image.write_zeroes(6 * CLUSTER - 512, 1024, Storage::Keep).unwrap();
+    assert!(opened.allocated() >= before, "{} of {before}", opened.allocated());
+    let bytes = opened.read(0, 8 * CLUSTER as usize);
+    let sevens: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at] == 7).collect();
+    let expected = (4096..4608)
+        .chain(2 * CLUSTER as usize - 512..2 * CLUSTER as usize)
+        .chain(4 * CLUSTER as usize - 512..4 * CLUSTER as usize + 512);
+    assert_eq!(sevens, expected.collect::<Vec<_>>());
+    assert!(bytes.iter().all(|byte| [0, 7].contains(byte)));
+}
+
+fn version_2(backing: Option<(&str, Option<&str>)>) -> ImageBytes {
+    let mut image = ImageBytes::new(Shape { version: 2, data: 4, ..Shape::default() });
+    if let Some((name, format)) = backing {
+        image.set_backing(name, format);
+    }
+    image
+}
+
+#[test]
+fn an_image_of_version_2_discards_whole_clusters_and_zeroes_all() {
+    for storage in [Storage::Keep, Storage::GiveBack] {
+        let mut opened = open(&version_2(None));
+        assert!(opened.image.can_discard());
+        opened.image.discard(512, 2 * CLUSTER).unwrap();
+        assert_eq!(opened.read(0, 512), [1; 512]);
+        assert_eq!(opened.read(CLUSTER, 512), [0; 512]);
+        assert_eq!(opened.read(2 * CLUSTER, 1024), [3; 1024]);
+        opened.image.write_zeroes(512, 4 * CLUSTER - 1024, storage).unwrap();
+        let bytes = opened.read(0, 4 * CLUSTER as usize);
+        let (first, rest) = bytes.split_at(512);
+        let (zeros, last) = rest.split_at(rest.len() - 512);
+        assert_eq!((first, last), (&[1; 512][..], &[4; 512][..]));
+        assert!(zeros.iter().all(|byte| *byte == 0), "{storage:?}");
+    }
+}
+
+#[test]
+fn an_image_of_version_2_with_a_backing_file_shows_nothing_of_it_again() {
+    for storage in [Storage::Keep, Storage::GiveBack] {
+        let mut opened = open(&version_2(Some(("base.raw", Some("raw")))));
+        assert_eq!(opened.read(4 * CLUSTER, 512), [0x5a; 512]);
+        assert!(!opened.image.can_discard());
+        opened.image.discard(0, CLUSTER).unwrap();
+        assert_ne!(opened.read(0, 512), [0x5a; 512]);
+        opened.image.write_zeroes(CLUSTER, 4 * CLUSTER, storage).unwrap();
+        assert!(opened.read(CLUSTER, 4 * CLUSTER as usize).iter().all(|byte| *byte == 0));
+        assert_eq!(opened.read(5 * CLUSTER, 512), [0x5a; 512]);
+    }
+}
+
+fn refusal(bytes: &ImageBytes, path: impl Fn(&Path) -> String) -> String {
+    let (directory, image) = bytes.store();
+    fs::write(directory.path().join("base.raw"), [0; 4096]).unwrap();
+    let options = TargetOptions::for_test(&image);
+    let mut files = DiskFiles::claim(&options).unwrap();
+    let error = Qcow2Image::open(&options, &mut files).err().unwrap().to_string();
+    let words = path(&image);
+    assert!(error.contains(&words), "{words:?} is not in {error:?}");
+    error
+}
+
+#[test]
+fn a_backing_file_without_a_format_is_refused_with_a_command_that_names_one() {
+    for version in [2, 3] {
+        let mut image = ImageBytes::new(Shape { version, ..Shape::default() });
+        image.set_backing("base.raw", None);
+        refusal(&image, |path| format!("qemu-img rebase -u -F FORMAT -b \"base.raw\" {path:?}"));
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_backing_image_is_said_of_that() {
+    let mut image = ImageBytes::new(Shape { data: 0, ..Shape::default() });
+    image.set_backing("base.raw", Some("qcow2"));
+    let error = refusal(&image, |path| format!("{:?}: ", path.with_file_name("base.raw")));
+    assert!(error.contains("not a qcow2 image"), "{error}");
+}

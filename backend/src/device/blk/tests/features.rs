@@ -1,0 +1,45 @@
+//! What a driver is offered, by what the target can do.
+
+use std::sync::Arc;
+
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_WRITE_ZEROES,
+};
+
+use super::super::Block;
+use super::super::target::AccessMode;
+use super::Scripted;
+use crate::device::VirtioDevice;
+use crate::grant::Grants;
+use crate::platform::PlatformMemory;
+use crate::stats::DeviceStats;
+use crate::xen::sim::SimGrants;
+
+type Memory = PlatformMemory<Grants<SimGrants>>;
+
+/// Where the configuration says that zeroed storage may be given back (virtio 1.3 section 5.2.4).
+const WRITE_ZEROES_MAY_UNMAP: usize = 56;
+
+const DISCARD: u64 = 1 << VIRTIO_BLK_F_DISCARD;
+const ZEROES: u64 = 1 << VIRTIO_BLK_F_WRITE_ZEROES;
+const READ_ONLY: u64 = 1 << VIRTIO_BLK_F_RO;
+
+#[test]
+fn what_is_offered_is_what_the_target_can_do_and_more_is_accepted() {
+    let cases = [
+        (AccessMode::ReadWrite, false, DISCARD | ZEROES, DISCARD | ZEROES),
+        (AccessMode::ReadWrite, true, ZEROES, DISCARD | ZEROES),
+        (AccessMode::ReadOnly, false, READ_ONLY, READ_ONLY),
+    ];
+    for (mode, no_discard, offered, accepted) in cases {
+        let image = Scripted::new(|script| script.no_discard = no_discard);
+        let (_file, target) = image.target(|options| options.mode = mode);
+        let disk = Block::new(target, "xvda", Arc::new(DeviceStats::default()));
+        let these = DISCARD | ZEROES | READ_ONLY;
+        assert_eq!(VirtioDevice::<Memory>::features(&disk) & these, offered);
+        assert_eq!(VirtioDevice::<Memory>::accepted_features(&disk) & these, accepted);
+        assert_ne!(VirtioDevice::<Memory>::features(&disk) & 1 << VIRTIO_BLK_F_FLUSH, 0);
+        let may_unmap = VirtioDevice::<Memory>::config(&disk)[WRITE_ZEROES_MAY_UNMAP];
+        assert_eq!(may_unmap, u8::from(!no_discard));
+    }
+}
