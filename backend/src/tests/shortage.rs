@@ -169,14 +169,15 @@ fn a_device_without_file_descriptors_is_refused_and_others_go_on() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, most).unwrap();
     for left in 0..=UNTIL_OFFERED {
-        let (host, disk) = (Host::start(), numbered_disk(8));
+        // Not one image: the devices would share a descriptor.
+        let (host, disk, image) = (Host::start(), numbered_disk(8), numbered_disk(8));
         let other_ends = host.add_disk(1, XVDA, disk.path(), "r");
         let mut other = host.connect(&other_ends);
         other.start();
 
         let (state, frontend) = (host.watch_state(2, XVDA), Frontend::new(&host, 2));
         let taken = fill_descriptors(left);
-        let ends = host.add_disk(2, XVDA, disk.path(), "r");
+        let ends = host.add_disk(2, XVDA, image.path(), "r");
         if left < UNTIL_OFFERED {
             state.wait(None);
         } else {

@@ -491,10 +491,10 @@ impl Drop for Claim {
         let mut entry = lock(&self.entry);
         entry.users.retain(|user| user.id != self.user);
         // Of the last one the file is closed, which ends all locks.
-        if !entry.users.is_empty() {
-            if let Err(error) = entry.set_locks(None) {
-                tracing::warn!(%error, "the locks on {:?} stay as they were", self.path);
-            }
+        if !entry.users.is_empty()
+            && let Err(error) = entry.set_locks(None)
+        {
+            tracing::warn!(%error, "the locks on {:?} stay as they were", self.path);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixDatagram;
 
 use backend::device::net::LinkState;
 use backend::device::net::interface::{Interface, Offload};
-use backend::device::{Gather, Source};
+use backend::device::{Gather, Source, WriteMode};
 use backend::host::network::{Attached, Network, NetworkError, Request};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -56,7 +56,7 @@ impl Interface for Plug {
     }
 
     fn send(&mut self, _pair: usize, packet: &Gather<'_>) -> io::Result<()> {
-        packet.store(self.packets.as_fd(), 0)
+        packet.store(self.packets.as_fd(), 0, WriteMode::Back)
     }
 
     fn messages(&self, _pair: usize) -> Option<BorrowedFd<'_>> {

@@ -13,6 +13,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::super::request::{Range, RangeChange};
 use super::super::{Block, Progress};
 use super::{Call, SIZE, Scripted, Storage, later, over};
+use crate::budget::GuestBudget;
 use crate::device::{Queues, Rings, Spare, Touched, VirtioDevice, WriteMode};
 use crate::grant::Grants;
 use crate::platform::{PlatformMemory, Reach};
@@ -119,7 +120,7 @@ impl Driver {
         let mut guest = hypervisor.guest(1, PAGES);
         let stats = Arc::new(DeviceStats::default());
         let grants = Grants::new(hypervisor.grants(DomId(1)).unwrap());
-        let mut memory = PlatformMemory::new(grants, Arc::clone(&stats));
+        let mut memory = PlatformMemory::new(grants, Arc::clone(&stats), GuestBudget::alone());
         let pages: Vec<_> = (0..PAGES).map(|_| guest.allocate()).collect();
         let first = guest.grant(&pages, Access::ReadWrite);
         let base = guest.address(pages[0], first);
@@ -176,7 +177,7 @@ impl Driver {
     }
 
     fn serve(&mut self) -> Touched {
-        let mut queues = Queues::new(&mut self.ring, &mut self.memory, &mut self.spare);
+        let mut queues = Queues::new(&mut self.ring, &mut self.memory, &mut self.spare, u64::MAX);
         self.disk.serve(0, &mut queues).unwrap();
         queues.finish()
     }

@@ -100,7 +100,7 @@ impl Layout {
 
     /// The number of the cluster that begins at `offset`.
     fn cluster(&self, what: &'static str, offset: u64) -> Result<u64, Damage> {
-        if offset % self.cluster_size() != 0 {
+        if !offset.is_multiple_of(self.cluster_size()) {
             return Err(Damage::Unaligned { what, offset });
         }
         let cluster = offset >> self.cluster_bits;
