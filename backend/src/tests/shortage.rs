@@ -20,8 +20,9 @@ use crate::xen::{Access, DomId};
 const ALONE: &str = "XEN_VIRTIOD_TEST_ALONE";
 /// File descriptors that the process may have; few, so that they are soon filled.
 const DESCRIPTORS: u64 = 256;
-/// Those that a device takes until it is offered: stop, XenStore, target, timer.
-const UNTIL_OFFERED: usize = 4;
+/// Those that a device takes, at most at once, until it is offered: stop, XenStore, target, and a look
+/// at what is behind it.
+const UNTIL_OFFERED: usize = 5;
 
 /// Runs the test `name` in a process of its own, since what it does would fail others beside it.
 /// Whether this is that process.
@@ -176,13 +177,14 @@ fn a_device_without_file_descriptors_is_refused_and_others_go_on() {
         other.start();
 
         let (state, frontend) = (host.watch_state(2, XVDA), Frontend::new(&host, 2));
-        let taken = fill_descriptors(left);
+        let mut taken = fill_descriptors(left);
         let ends = host.add_disk(2, XVDA, image.path(), "r");
         if left < UNTIL_OFFERED {
             state.wait(None);
         } else {
             // It is offered, and there is no descriptor for its connection.
             state.wait(Some("2"));
+            taken.extend(fill_descriptors(0));
             frontend.connect(&host, &ends);
             state.wait(Some("6"));
         }
