@@ -260,12 +260,41 @@ int xvm_alloc_evtchn(struct xvm_device *xvm, evtchn_port_t *port)
 	return err;
 }
 
+/*
+ * A device cannot do without an event channel for messages. It takes one when it is
+ * found, before any device takes one for a queue, which can do without. Where none
+ * is free now, there may be one when it is opened.
+ */
+void xvm_bus_reserve(struct xvm_device *xvm)
+{
+	if (xvm_alloc_evtchn(xvm, &xvm->bus.reserved))
+		xvm->bus.reserved = 0;
+}
+
+void xvm_bus_unreserve(struct xvm_device *xvm)
+{
+	if (xvm->bus.reserved)
+		xenbus_free_evtchn(xvm->xdev, xvm->bus.reserved);
+	xvm->bus.reserved = 0;
+}
+
+static int take_port(struct xvm_device *xvm)
+{
+	struct xvm_bus *bus = &xvm->bus;
+
+	if (!bus->reserved)
+		return xvm_alloc_evtchn(xvm, &bus->port);
+	bus->port = bus->reserved;
+	bus->reserved = 0;
+	return 0;
+}
+
 static int open_channel(struct xvm_device *xvm)
 {
 	struct xvm_bus *bus = &xvm->bus;
 	int ret;
 
-	ret = xvm_alloc_evtchn(xvm, &bus->port);
+	ret = take_port(xvm);
 	if (ret) {
 		xenbus_dev_fatal(xvm->xdev, ret,
 				 "no event channel is free for messages");

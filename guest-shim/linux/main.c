@@ -452,10 +452,12 @@ static int xvm_probe(struct xenbus_device *xdev,
 	xvm_pool_init(xvm);
 	dev_set_drvdata(&xdev->dev, xvm);
 	xvm_turn_enter(xvm);
+	xvm_bus_reserve(xvm);
 
 	err = xvm_watch_enter(xvm);
 	if (err) {
 		xenbus_dev_fatal(xdev, err, "watching %s", xdev->otherend);
+		xvm_bus_unreserve(xvm);
 		xvm_turn_leave(xvm);
 		dev_set_drvdata(&xdev->dev, NULL);
 		kfree(xvm);
@@ -479,6 +481,7 @@ static void xvm_remove(struct xenbus_device *xdev)
 	if (stopped)
 		close_first(xvm);
 	xvm_watch_leave(xvm);
+	xvm_bus_unreserve(xvm);
 	if (!stopped)
 		return;
 	release(xvm);
@@ -539,6 +542,7 @@ static int xvm_resume(struct xenbus_device *xdev)
 		xenbus_dev_error(xdev, err, "watching %s", xdev->otherend);
 	/* As at the start: they are registered in this order. */
 	xvm_turn_enter(xvm);
+	xvm_bus_reserve(xvm);
 	queue_work(xvm_workqueue, &xvm->step);
 	return err;
 }
@@ -621,6 +625,7 @@ static int __init xvm_init(void)
 	if (!xvm_workqueue)
 		return -ENOMEM;
 	err = xenbus_register_frontend(&xvm_driver);
+	xvm_turn_all_found();
 	if (err)
 		destroy_workqueue(xvm_workqueue);
 	return err;

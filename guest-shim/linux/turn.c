@@ -5,6 +5,7 @@
  * answers first. A backend that does not answer delays the others, and does not
  * stop them.
  */
+#include <linux/completion.h>
 #include <linux/jiffies.h>
 #include <linux/list.h>
 
@@ -25,6 +26,20 @@ void xvm_turn_init(struct xvm_device *xvm)
 }
 
 /* About to start; one that was before, and did not, is the last now. */
+/* The devices that were there when the driver was registered are found. */
+static DECLARE_COMPLETION(all_found);
+
+void xvm_turn_all_found(void)
+{
+	complete_all(&all_found);
+}
+
+/* Before a device takes what others cannot do without. */
+void xvm_turn_wait_all_found(void)
+{
+	wait_for_completion_timeout(&all_found, TURN_TIMEOUT);
+}
+
 void xvm_turn_enter(struct xvm_device *xvm)
 {
 	spin_lock(&starting_lock);

@@ -28,6 +28,7 @@ struct xvm_bus {
 	void *page;
 	grant_ref_t gref;
 	evtchn_port_t port;
+	evtchn_port_t reserved;		/* for the next port; 0: none */
 	unsigned int irq;		/* 0: not open */
 	u32 max_config;			/* bytes of configuration in a message */
 	bool shared_pool;		/* the backend offers it */
@@ -160,9 +161,13 @@ void xvm_turn_init(struct xvm_device *xvm);
 void xvm_turn_enter(struct xvm_device *xvm);
 void xvm_turn_leave(struct xvm_device *xvm);
 void xvm_turn_wait(struct xvm_device *xvm);
+void xvm_turn_all_found(void);
+void xvm_turn_wait_all_found(void);
 
 /* bus.c */
 void xvm_bus_init(struct xvm_device *xvm);
+void xvm_bus_reserve(struct xvm_device *xvm);
+void xvm_bus_unreserve(struct xvm_device *xvm);
 int xvm_bus_open(struct xvm_device *xvm,
 		 const struct shim_negotiated *negotiated);
 void xvm_bus_close(struct xvm_device *xvm);

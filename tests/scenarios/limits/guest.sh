@@ -1,5 +1,5 @@
-# Six disks were given, and event channels for four: a disk that can do with one is not left without because another
-# took a second for its queue. Which four it is depends on who is quicker.
+# Six disks were given, and event channels for four: each takes the one that it must have before another takes a
+# second for a queue, which can do without.
 found() {
     [ "$(ls -d /sys/block/vd* | wc -l)" = 4 ]
 }
@@ -15,8 +15,8 @@ said() {
 
 wait_for "four disks" 30 found
 said 2 'no event channel is free for messages'
-# Who finds none for a queue does without.
-said 1 'no event channel for queue 0'
+# None is left for queues, which do without.
+said 4 'no event channel for queue 0'
 
 # All that the page cache has goes to the disks at once.
 dd if=/dev/urandom of=/tmp/data bs=1M count=8 2>/dev/null
