@@ -41,6 +41,7 @@ pub(crate) enum Sanitizer {
 /// The targets, built.
 pub(crate) struct Fuzzer {
     program: PathBuf,
+    sanitizer: Sanitizer,
     /// What is kept.
     corpus: PathBuf,
     /// What was found so far, and what crashed.
@@ -104,6 +105,7 @@ impl Fuzzer {
         let fuzz = dirs.lab.join("fuzz");
         Ok(Fuzzer {
             program: target.join(TRIPLE).join("fuzz/fuzz"),
+            sanitizer,
             corpus: dirs.tests().join("fuzz/corpus"),
             found: fuzz.join("found"),
             crashes: fuzz.join("crashes"),
@@ -120,12 +122,14 @@ impl Fuzzer {
         let mut command = Command::new(&self.program);
         command
             .env("FUZZ_TARGET", target)
-            // What recurses as deep as a file says is found soon.
-            .env("RUST_MIN_STACK", SMALL_STACK)
             .arg(format!("-artifact_prefix={}/{target}-", self.crashes.display()))
             .args(["-timeout=60", "-rss_limit_mb=4096", "-print_final_stats=1"])
             // Devices need a few steps to get anywhere, so that long inputs are tried from the beginning.
             .args(["-len_control=0", "-max_len=1024"]);
+        // What recurses as deep as a file says is found soon. AddressSanitizer itself needs much of a stack.
+        if self.sanitizer == Sanitizer::None {
+            command.env("RUST_MIN_STACK", SMALL_STACK);
+        }
         Ok(command)
     }
 
