@@ -74,20 +74,25 @@ fn keys(device: &str, end: Instant) -> Result<()> {
     let garbage = "\u{1}x".repeat(GARBAGE / 2);
     while Instant::now() < end {
         for (key, value) in [
+            ("state", "1"),
             ("message-page-ref", garbage.as_str()),
             ("event-channel", &garbage),
             ("state", "3"),
-            ("state", "6"),
-            ("state", "1"),
         ] {
             store.write(&format!("{device}/{key}"), value)?;
         }
+        // Left alone for a while, and what is beside it changes.
+        for number in 0..100 {
+            store.write(&format!("{device}/other"), &number.to_string())?;
+        }
     }
+    store.write(&format!("{device}/state"), "6")?;
     Ok(())
 }
 
 /// A disk with one queue, set up as drivers do.
 struct Disk {
+    device: String,
     frontend: Frontend,
     events: Evtchn,
     doorbell: LocalPort,
@@ -113,7 +118,8 @@ impl Disk {
         let mut events = Evtchn::open(backend)?;
         let doorbell = events.allocate()?;
         let pages = Gntalloc::new(backend).share(PAGES, Access::ReadWrite)?;
-        let mut disk = Self { frontend, events, doorbell, pages, available: 0 };
+        let device = device.to_owned();
+        let mut disk = Self { device, frontend, events, doorbell, pages, available: 0 };
         disk.start()?;
         Ok(disk)
     }
@@ -258,7 +264,7 @@ fn messages(disk: &mut Disk, end: Instant) -> Result<()> {
             disk.ask(Request::Ping(number))?;
             disk.ask(Request::ResetVqueue { index: number })?;
             disk.ask(Request::GetConfig { offset: number, size: u32::MAX })?;
-            store.write("device/anything", "changed")?;
+            store.write(&format!("{}/other", disk.device), &number.to_string())?;
         }
         let beyond = u16::MAX;
         let _ = disk.frontend.ring(beyond);
