@@ -138,13 +138,27 @@ impl Fuzzer {
     pub(crate) fn run(&self, target: &str, time: Duration, seed: Option<u32>) -> Result<Outcome> {
         let mut command = self.libfuzzer(target)?;
         command.arg(format!("-max_total_time={}", time.as_secs()));
-        if let Some(seed) = seed {
-            command.arg(format!("-seed={seed}"));
-        } else {
-            command.arg(self.found.join(target));
-        }
-        command.arg(self.corpus.join(target));
+        // libFuzzer writes to the first directory what it finds, and reads all of them.
+        let found = match seed {
+            None => self.found.join(target),
+            Some(seed) => {
+                command.arg(format!("-seed={seed}"));
+                self.empty_directory(target)?
+            }
+        };
+        command.args([found, self.corpus.join(target)]);
         self.watch(&mut command, target)
+    }
+
+    /// For what is found by a run that is to be like every other.
+    fn empty_directory(&self, target: &str) -> Result<PathBuf> {
+        let directory = self.found.with_file_name("once").join(target);
+        if directory.exists() {
+            fs::remove_dir_all(&directory)?;
+        }
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+        Ok(directory)
     }
 
     /// Tries inputs once more.
