@@ -513,11 +513,12 @@ static int xvm_suspend(struct xenbus_device *xdev)
 {
 	struct xvm_device *xvm = dev_get_drvdata(&xdev->dev);
 
-	if (!READ_ONCE(xvm->ready))
+	if (!READ_ONCE(xvm->ready) ||
+	    !shim_waits_for_requests(xvm->virtio->vdev.id.device))
 		return 0;
 	if (!wait_event_timeout(xvm->finished,
-				removal(xvm, SHIM_OPEN) != SHIM_ASK_DEVICE,
-				FINISH_TIMEOUT))
+				!xvm_dma_requests(xvm) ||
+				READ_ONCE(xvm->bus.broken), FINISH_TIMEOUT))
 		dev_warn(&xdev->dev,
 			 "suspended with requests unfinished (%u pages): a restored guest loses the device until it reboots\n",
 			 xvm_dma_requests(xvm));

@@ -244,6 +244,9 @@ u32 shim_config_is_news(struct shim_announced *announced, u32 status,
 u32 shim_generation_look(struct shim_generations *generations, u32 generation,
 			 u64 now);
 
+/* 1: the driver of such a device waits for its requests when it is removed. */
+u32 shim_waits_for_requests(u32 device_id);
+
 /* pages: of unfinished requests. connection: enum shim_connection. */
 u32 shim_removal(u32 device_id, u32 pages, u32 connection);
 

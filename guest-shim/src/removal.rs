@@ -48,11 +48,18 @@ const fn unfinished(device_id: u32) -> Unfinished {
     }
 }
 
-/// What to do with a device of type `device_id` that has `pages` pages of unfinished requests.
+/// Whether the driver of a device of type `device_id` waits for its requests when it is removed.
+pub const fn waits_for_requests(device_id: u32) -> bool {
+    matches!(unfinished(device_id), Unfinished::WaitedFor)
+}
+
+/// What to do with a device of type `device_id` that has `pages` pages of unfinished requests. A driver
+/// that waits may have more to write when it is removed: the device is asked though it has none now.
 pub const fn next(device_id: u32, pages: u32, connection: Connection) -> Removal {
     match (unfinished(device_id), pages, connection) {
-        (Unfinished::TakenBack, ..) | (_, 0, _) | (_, _, Connection::Answering) => Removal::Remove,
+        (Unfinished::TakenBack, ..) | (_, _, Connection::Answering) => Removal::Remove,
         (Unfinished::WaitedFor, _, Connection::Open) => Removal::AskDevice,
+        (Unfinished::WaitedFor, 0, Connection::Broken) => Removal::Remove,
         (Unfinished::WaitedFor, _, Connection::Broken) => Removal::Keep,
     }
 }
@@ -85,17 +92,23 @@ mod tests {
     #[test]
     fn a_backend_that_may_have_died_unseen_is_asked_before_its_disk_is_waited_for() {
         for device in [BLOCK, UNKNOWN] {
-            assert_eq!(next(device, 1, Connection::Open), Removal::AskDevice);
-            assert_eq!(next(device, 1, Connection::Answering), Removal::Remove);
+            for pages in [0, 1] {
+                assert_eq!(next(device, pages, Connection::Open), Removal::AskDevice);
+                assert_eq!(next(device, pages, Connection::Answering), Removal::Remove);
+            }
         }
     }
 
     #[test]
-    fn a_device_without_requests_is_removed_whatever_it_is() {
+    fn a_device_without_requests_that_is_given_up_is_removed_whatever_it_is() {
         for device in 0..64 {
-            for connection in CONNECTIONS {
-                assert_eq!(next(device, 0, connection), Removal::Remove);
-            }
+            assert_eq!(next(device, 0, Connection::Broken), Removal::Remove);
         }
+    }
+
+    #[test]
+    fn a_suspend_waits_for_requests_that_a_driver_would_wait_for() {
+        assert!(waits_for_requests(BLOCK) && waits_for_requests(UNKNOWN));
+        assert!(![NETWORK, CONSOLE, ENTROPY, VSOCK].map(waits_for_requests).contains(&true));
     }
 }

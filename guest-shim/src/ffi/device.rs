@@ -57,6 +57,12 @@ pub(crate) unsafe extern "C" fn shim_generation_look(
     (reading == Reading::GiveUp).into()
 }
 
+/// 1 if the driver of such a device waits for its requests when it is removed.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn shim_waits_for_requests(device_id: u32) -> u32 {
+    removal::waits_for_requests(device_id).into()
+}
+
 /// What to do with a device that is to be taken from its driver: `enum shim_removal`. `connection` is an
 /// `enum shim_connection`.
 #[unsafe(no_mangle)]
