@@ -26,6 +26,8 @@ pub(crate) struct Dom0Programs {
     pub(crate) planted_rings: PathBuf,
     /// Reads granted pages, in every way that there is.
     pub(crate) reach_pages: PathBuf,
+    /// A backend that wears a guest's driver down.
+    pub(crate) hostile_backend: PathBuf,
 }
 
 /// Programs for guests, which have no libraries for them: linked statically.
@@ -44,7 +46,8 @@ pub(crate) struct GuestPrograms {
 pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0Programs> {
     let step = progress.step("build xen-virtiod and Dom0's other programs");
     // In one call, so that what all are made of is built once.
-    let packages = ["backend", "snoop", "vm-memory-xen", "planted-rings", "reach-pages"];
+    let packages =
+        ["backend", "snoop", "vm-memory-xen", "planted-rings", "reach-pages", "hostile-backend"];
     let built = cargo_build(dirs, logs, "dom0-programs", &packages, |_| {})?;
     step.done();
     let built = built.join("release");
@@ -54,6 +57,7 @@ pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0
         vm_memory_xen: built.join("vm-memory-xen"),
         planted_rings: built.join("planted-rings"),
         reach_pages: built.join("reach-pages"),
+        hostile_backend: built.join("hostile-backend"),
     })
 }
 
