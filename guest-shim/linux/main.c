@@ -535,7 +535,8 @@ static int xvm_resume(struct xenbus_device *xdev)
 	struct xvm_device *xvm = dev_get_drvdata(&xdev->dev);
 	int err;
 
-	xvm_fail(xvm, "the guest was restored or moved; the device starts anew, and who had it open gets errors");
+	xvm_fail(xvm,
+		 "the guest was restored or moved; the device starts anew, who had it open gets errors");
 	WRITE_ONCE(xvm->restored, true);
 	xvm_watch_leave(xvm);
 	err = xvm_watch_enter(xvm);

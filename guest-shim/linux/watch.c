@@ -82,12 +82,16 @@ free:
 	return ERR_PTR(err);
 }
 
-/* The directory that a backend stands in. NULL: it stands in none. */
+/* The directory that a backend stands in, to be freed. */
 static char *directory_of(const char *backend)
 {
-	const char *number = backend ? strrchr(backend, '/') : NULL;
+	const char *number = strrchr(backend, '/');
+	char *directory;
 
-	return number ? kstrndup(backend, number - backend, GFP_KERNEL) : NULL;
+	if (!number)
+		return ERR_PTR(-EINVAL);
+	directory = kstrndup(backend, number - backend, GFP_KERNEL);
+	return directory ?: ERR_PTR(-ENOMEM);
 }
 
 /* Under the lock. Takes over directory, in any case. */
@@ -109,24 +113,23 @@ static int join(struct xvm_device *xvm, char *directory)
 /* Of where the backend is a copy is kept: xenbus' own goes while the guest is restored. */
 int xvm_watch_enter(struct xvm_device *xvm)
 {
-	const char *backend = xvm->xdev->otherend;
-	char *directory = directory_of(backend);
-	int err = -ENOMEM;
+	char *directory = directory_of(xvm->xdev->otherend);
+	int err;
 
-	if (!directory)
-		return err;
-	xvm->backend_path = kstrdup(backend, GFP_KERNEL);
+	if (IS_ERR(directory))
+		return PTR_ERR(directory);
+	xvm->backend_path = kstrdup(xvm->xdev->otherend, GFP_KERNEL);
 	if (!xvm->backend_path) {
 		kfree(directory);
-		return err;
+		return -ENOMEM;
 	}
 	mutex_lock(&watches_lock);
 	err = join(xvm, directory);
 	mutex_unlock(&watches_lock);
-	if (err) {
-		kfree(xvm->backend_path);
-		xvm->backend_path = NULL;
-	}
+	if (!err)
+		return 0;
+	kfree(xvm->backend_path);
+	xvm->backend_path = NULL;
 	return err;
 }
 
