@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
 };
@@ -14,6 +15,27 @@ use super::qcow2_image::{ImageBytes, Shape};
 use crate::device::blk::{Target, TargetOptions};
 
 const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
+
+fn one_byte(byte: i64, kind: i32) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: byte,
+        l_len: 1,
+        l_pid: 0,
+    }
+}
+
+/// Bytes of a file, of those that stand for something, that another program finds locked.
+fn locked_bytes(path: &Path) -> Vec<i64> {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let is_locked = |byte: &i64| {
+        let mut lock = one_byte(*byte, libc::F_WRLCK);
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)).unwrap();
+        i32::from(lock.l_type) != libc::F_UNLCK
+    };
+    (98..208).filter(is_locked).collect()
+}
 
 /// The device must be refused; gives the reason.
 pub(super) fn refusal(host: &Host, ends: &Ends) -> String {
@@ -84,6 +106,7 @@ fn what_an_image_is_based_on_is_only_read_by_all() {
     fs::copy(&overlay, &other).unwrap();
     let ends = [host.add_disk(1, XVDA, &overlay, "w"), host.add_disk(2, XVDA, &other, "w")];
     ends.iter().for_each(|ends| host.wait_state(ends, "2"));
+    assert_eq!(locked_bytes(&base), [100, 201, 203]);
     let reason = refusal(&host, &host.add_disk(3, XVDA, &base, "w"));
     assert!(reason.contains("uses it for xvda"), "{reason}");
     let reader = host.add_disk(3, XVDA, &base, "r");
@@ -128,6 +151,9 @@ fn images_are_shared_by_force_where_the_configuration_says_so_for_all() {
     host.finish();
 }
 
+/// Sectors of a cluster of a qcow2 image.
+const APART: u64 = 128;
+
 /// Has two domains be one guest.
 fn same_guest(host: &Host) {
     let uuid = "0f5ca9a6-7b6a-4b8e-9c2a-0e8d9a3c7f11";
@@ -135,7 +161,10 @@ fn same_guest(host: &Host) {
     host.hypervisor.store_write("/local/domain/2/vm", &format!("/vm/{uuid}-1"));
 }
 
+/// Has two domains write one image in turn, each to sectors of which no two are in one cluster.
 fn hand_over(image: &Path) {
+    let write = |driver: &mut Driver, number: u64, value| write(driver, number * APART, value);
+    let read = |driver: &mut Driver, number: u64| read(driver, number * APART);
     let host = Host::start();
     same_guest(&host);
     let from = host.add_disk(1, XVDA, image, "w");
@@ -168,11 +197,11 @@ fn hand_over(image: &Path) {
 
 #[test]
 fn a_guest_that_is_two_domains_hands_a_raw_disk_over() {
-    let disk = numbered_disk(64);
+    let disk = numbered_disk(6 * APART);
     hand_over(disk.path());
     let bytes = fs::read(disk.path()).unwrap();
-    let written = [1, 2, 3, 4, 5].map(|sector| bytes[sector * 512]);
-    assert_eq!(written, [0xaa, 2, 0xcc, 0xdd, 0xee]);
+    let written = [1, 2, 3, 4, 5].map(|number| bytes[number * APART as usize * 512]);
+    assert_eq!(written, [0xaa, 0, 0xcc, 0xdd, 0xee]);
 }
 
 #[test]
@@ -181,11 +210,8 @@ fn a_guest_that_is_two_domains_hands_a_qcow2_disk_over_and_no_cluster_is_lost() 
     hand_over(&image);
     // Both allocated clusters: the image is sound all the same.
     let mut target = Target::open(TargetOptions::for_test(&image)).unwrap();
-    let read = |target: &mut Target, sector: u64| target.read_for_test(sector)[0];
-    assert_eq!(
-        [1, 2, 3, 4, 5].map(|sector| read(&mut target, sector)),
-        [0xaa, 0, 0xcc, 0xdd, 0xee]
-    );
+    let written = [1, 2, 3, 4, 5].map(|number| target.read_for_test(number * APART)[0]);
+    assert_eq!(written, [0xaa, 0, 0xcc, 0xdd, 0xee]);
 }
 
 #[test]
@@ -208,20 +234,11 @@ fn a_raw_disk_can_be_read_while_the_guests_other_domain_writes_it() {
 
 #[test]
 fn a_target_that_another_program_writes_is_refused_with_what_it_holds() {
-    use nix::fcntl::{FcntlArg, fcntl};
     let (host, disk) = (Host::start(), numbered_disk(8));
     // As QEMU: it writes (byte 101), and lets nobody else write (byte 201).
     let other = fs::File::open(disk.path()).unwrap();
-    let lock = |byte: i64, kind: i32| {
-        let lock = libc::flock {
-            l_type: kind as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: byte,
-            l_len: 1,
-            l_pid: 0,
-        };
-        fcntl(&other, FcntlArg::F_OFD_SETLK(&lock)).is_ok()
-    };
+    let lock =
+        |byte: i64, kind: i32| fcntl(&other, FcntlArg::F_OFD_SETLK(&one_byte(byte, kind))).is_ok();
     assert!(lock(101, libc::F_RDLCK) && lock(201, libc::F_RDLCK));
     for (mode, words) in
         [("w", "Failed to get \"write\" lock"), ("r", "Failed to get shared \"write\" lock")]
@@ -229,25 +246,12 @@ fn a_target_that_another_program_writes_is_refused_with_what_it_holds() {
         let reason = refusal(&host, &host.add_disk(1, XVDA, disk.path(), mode));
         assert!(reason.contains(words) && reason.contains("fuser -v"), "{reason}");
     }
-    // While a guest has it, another program finds out: who looks by a lock for writing is told of one.
+    // While a guest has it, another program finds out.
     assert!(lock(101, libc::F_UNLCK) && lock(201, libc::F_UNLCK));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
     host.wait_state(&ends, "2");
-    let writable = fs::OpenOptions::new().read(true).write(true).open(disk.path()).unwrap();
-    let is_locked = |byte: i64| {
-        let mut lock = libc::flock {
-            l_type: libc::F_WRLCK as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: byte,
-            l_len: 1,
-            l_pid: 0,
-        };
-        fcntl(&writable, FcntlArg::F_OFD_GETLK(&mut lock)).unwrap();
-        i32::from(lock.l_type) != libc::F_UNLCK
-    };
-    let locked: Vec<_> = (98..208).filter(|byte| is_locked(*byte)).collect();
-    assert_eq!(locked, [100, 101, 103, 201, 203]);
+    assert_eq!(locked_bytes(disk.path()), [100, 101, 103, 201, 203]);
     host.remove(&ends);
-    assert!(!(98..208).any(is_locked));
+    assert_eq!(locked_bytes(disk.path()), [0; 0]);
     host.finish();
 }

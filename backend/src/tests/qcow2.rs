@@ -131,3 +131,19 @@ fn what_is_no_qcow2_image_is_refused() {
     fs::write(&path, [7; 65536]).unwrap();
     refused(&path, "cannot open disk target");
 }
+
+#[test]
+fn a_chain_has_at_most_16_images() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |number: usize| directory.path().join(format!("{number}.qcow2"));
+    create(&path(0), None);
+    for number in 1..=16 {
+        create(&path(number), Some((&format!("{}.qcow2", number - 1), "qcow2")));
+    }
+    let host = Host::start();
+    let ends = host.add_disk(1, XVDA, &path(15), "w");
+    host.wait_state(&ends, "2");
+    host.remove(&ends);
+    host.finish();
+    refused(&path(16), "more than 16 images");
+}

@@ -8,7 +8,7 @@ use super::{Damage, Layout};
 use crate::device::blk::image::qcow2::header::{Header, Table, read_up_to};
 
 /// Most entries of the level 1 tables of all snapshots together.
-const MAX_SNAPSHOT_ENTRIES: u64 = 8 << 20;
+const MAX_SNAPSHOT_ENTRIES: u64 = 4 << 20;
 /// Bytes of a snapshot's entry without what varies.
 const SNAPSHOT_SIZE: u64 = 40;
 /// Bytes of a table that are read at once.
@@ -152,22 +152,21 @@ impl Tables {
     /// Makes one of the tables that several level 1 tables name.
     fn merge_l2(&mut self, layout: &Layout) -> Result<(), Damage> {
         self.l2.sort_unstable();
-        let mut merged: Vec<L2Table> = Vec::new();
-        for table in self.l2.drain(..) {
-            match merged.last_mut() {
-                Some(last) if last.cluster == table.cluster => {
-                    last.is_active |= table.is_active;
-                    last.in_place |= table.in_place;
-                    last.uses = last.uses.checked_add(1).ok_or(Damage::Count {
-                        offset: table.cluster << layout.cluster_bits,
-                        count: u64::from(u16::MAX) + 1,
-                    })?;
+        let mut too_many = None;
+        self.l2.dedup_by(|table, kept| {
+            let same = table.cluster == kept.cluster;
+            if same {
+                kept.is_active |= table.is_active;
+                kept.in_place |= table.in_place;
+                match kept.uses.checked_add(1) {
+                    Some(uses) => kept.uses = uses,
+                    None => too_many = Some(kept.cluster << layout.cluster_bits),
                 }
-                _ => merged.push(table),
             }
-        }
-        self.l2 = merged;
-        Ok(())
+            same
+        });
+        let count = u64::from(u16::MAX) + 1;
+        too_many.map_or(Ok(()), |offset| Err(Damage::Count { offset, count }))
     }
 }
 

@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::tables::L2Table;
 use super::{Damage, Layout};
 
-/// Most clusters of a window, each of which takes four bytes.
-const CLUSTERS: u64 = 4 << 20;
+/// Most clusters of a window, each of which takes four bytes: 1 TiB of an image with clusters of 64 KiB.
+const CLUSTERS: u64 = 16 << 20;
 /// Uses of a cluster that must have no other.
 const ALONE: u16 = u16::MAX;
 
@@ -15,6 +15,8 @@ pub(super) struct Window {
     /// The number of the first.
     first: u64,
     clusters: Vec<Cluster>,
+    /// The first cluster behind the window that is used.
+    beyond: Option<u64>,
 }
 
 /// A cluster of the file.
@@ -32,15 +34,14 @@ impl Window {
         Self::at(0, layout)
     }
 
-    /// The window behind this one, if the file has one.
+    /// The window on the next clusters behind this one that are used, if there are any.
     pub(super) fn next(&self, layout: &Layout) -> Option<Self> {
-        let first = self.first + self.clusters.len() as u64;
-        (first < layout.clusters).then(|| Self::at(first, layout))
+        self.beyond.map(|first| Self::at(first, layout))
     }
 
     fn at(first: u64, layout: &Layout) -> Self {
         let count = (layout.clusters - first).min(CLUSTERS);
-        Self { first, clusters: vec![Cluster::default(); count as usize] }
+        Self { first, clusters: vec![Cluster::default(); count as usize], beyond: None }
     }
 
     /// The number of the refcount block with the first cluster's count.
@@ -147,6 +148,10 @@ impl Window {
         mut each: impl FnMut(&mut Cluster, u64) -> Result<(), Damage>,
     ) -> Result<(), Damage> {
         let end = self.first + self.clusters.len() as u64;
+        if range.end > end {
+            let next = range.start.max(end);
+            self.beyond = Some(self.beyond.map_or(next, |before| before.min(next)));
+        }
         let (first, last) = (range.start.max(self.first), range.end.min(end));
         for number in first..last {
             let here = self.clusters.get_mut((number - self.first) as usize);
@@ -191,28 +196,42 @@ mod tests {
     }
 
     #[test]
-    fn windows_follow_one_another_over_the_whole_file_and_over_refcount_blocks() {
+    fn windows_are_on_what_is_used_and_go_over_refcount_blocks() {
         // A block of 512 bytes has 512 counts of 8 bits.
-        let layout = layout(3, CLUSTERS + 700);
+        let layout = layout(3, 5 * CLUSTERS);
         let mut window = Window::first(&layout);
         assert_eq!((window.first_block(&layout), window.clusters.len() as u64), (0, CLUSTERS));
         assert!(window.has_block(&layout, (CLUSTERS / 512 - 1) as usize));
         assert!(!window.has_block(&layout, (CLUSTERS / 512) as usize));
+        window.set_counts(&layout, 0, &[1; 512]).unwrap();
+        assert!(window.next(&layout).is_none());
+        let far = 3 * CLUSTERS + 100;
+        for range in [0..1, far + 5..far + 6, far..far + 1, 4 * CLUSTERS..4 * CLUSTERS + 1] {
+            window.use_often(range, 1, &layout).unwrap();
+        }
         window = window.next(&layout).unwrap();
+        assert_eq!((window.first, window.clusters.len() as u64), (far, CLUSTERS));
         let block = window.first_block(&layout);
-        assert_eq!((block as u64, window.clusters.len()), (CLUSTERS / 512, 700));
+        assert_eq!(block as u64, 3 * CLUSTERS / 512);
         window.set_counts(&layout, block, &[1; 512]).unwrap();
         window.set_counts(&layout, block + 1, &[2; 512]).unwrap();
         let counts: Vec<_> = window.clusters.iter().map(|cluster| cluster.count).collect();
-        assert_eq!((counts[0], counts[511], counts[512], counts[699]), (1, 1, 2, 2));
-        assert!(window.next(&layout).is_none());
+        assert_eq!(
+            (counts[0], counts[411], counts[412], counts[923], counts[924]),
+            (1, 1, 2, 2, 0)
+        );
+        // What lies across the border goes on in the next one.
+        window = Window::first(&layout);
+        window.set_counts(&layout, (CLUSTERS / 512 - 1) as usize, &[1; 512]).unwrap();
+        window.use_alone(CLUSTERS - 1..CLUSTERS + 1, &layout).unwrap();
+        assert_eq!(window.next(&layout).unwrap().first, CLUSTERS);
     }
 
     #[test]
     fn a_window_begins_inside_a_refcount_block() {
         // A block of 512 bytes has 4096 counts of 1 bit.
         let layout = layout(0, 10_000);
-        let mut window = Window { first: 5000, clusters: vec![Cluster::default(); 5000] };
+        let mut window = Window::at(5000, &layout);
         assert_eq!(window.first_block(&layout), 1);
         let mut bytes = [0; 512];
         bytes[(5000 - 4096) / 8] = 1;
