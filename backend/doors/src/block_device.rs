@@ -1,7 +1,7 @@
 //! Requests to a block device that are no reads or writes.
 //!
-//! ABI: Linux `include/uapi/linux/fs.h`: each takes two u64, an offset and a length in bytes, which must be multiples
-//! of the device's logical block size.
+//! ABI: Linux `include/uapi/linux/fs.h`: each takes two u64, an offset and a length in bytes, which
+//! must be multiples of the device's logical block size.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -21,7 +21,8 @@ pub fn discard(device: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<(
     Ok(())
 }
 
-/// BLKZEROOUT: makes a range read as zeros and keeps its storage. Where the device cannot, the kernel writes zeros.
+/// BLKZEROOUT: makes a range read as zeros and keeps its storage. Where the device cannot, the
+/// kernel writes zeros.
 ///
 /// # Errors
 /// The kernel's.

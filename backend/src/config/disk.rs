@@ -1,23 +1,23 @@
-//! What can be said of a disk.
+//! Settings of disks.
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
 use crate::device::blk::{Format, Sharing};
 
-/// What can be said of all disks.
+/// Settings of all disks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiskDefaults {
-    /// What targets hold.
+    /// The format of targets.
     pub format: Option<Format>,
 }
 
-/// What can be said of a disk.
+/// Settings of one disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DiskSettings {
-    /// What its target holds; if it is not said, the target's name says it.
+    /// The format of its target; `None`: the target's name says it.
     pub format: Option<Format>,
     /// Whether others may use the target at the same time.
     #[serde(deserialize_with = "sharing")]

@@ -41,7 +41,8 @@ const QUEUES: u16 = 4;
 const QUEUE_SIZE: u16 = 512;
 /// Bytes of a request's status.
 const STATUS_SIZE: u32 = 1;
-/// How long a queue is served at once: then what is not done waits for the next time, and the bus looks at all else.
+/// How long a queue is served at once: then what is not done waits for the next time, and the bus
+/// looks at all else.
 const SLICE: Duration = Duration::from_millis(10);
 
 /// A disk.
@@ -60,9 +61,9 @@ pub struct Block {
 /// Requests for which the time did not suffice.
 struct Suspended {
     requests: Vec<Request>,
-    /// What is left of the first, if it was begun.
+    /// The rest of the first, if it was begun.
     task: Option<Task>,
-    /// What was wrong with the request behind the last.
+    /// The fault of the request behind the last.
     fault: Option<Fault>,
 }
 
@@ -76,7 +77,8 @@ struct Parsed<'r, 'm> {
 }
 
 impl<'r, 'm> Parsed<'r, 'm> {
-    /// Before the data: a driver whose data finds no room is told so. `task`: what is left of a request that was begun.
+    /// Before the data: a driver whose data finds no room is told so. `task`: what is left of a
+    /// request that was begun.
     fn new<M: DeviceMemory>(
         request: &'r Request,
         task: Option<Task>,
@@ -91,16 +93,16 @@ impl<'r, 'm> Parsed<'r, 'm> {
     }
 }
 
-/// What became of a batch.
+/// The outcome of a batch.
 #[derive(Default)]
 struct Served {
     /// Requests that were not malformed; the others are dropped.
     good: usize,
     /// Those of them that were answered, by their bits.
     answered: u64,
-    /// What is left of the first that was not.
+    /// The rest of the first that was not, if it was begun.
     task: Option<Task>,
-    /// What was wrong with the request behind the good ones.
+    /// The fault of the request behind the good ones.
     fault: Option<Fault>,
 }
 
@@ -135,7 +137,8 @@ impl Block {
         }
     }
 
-    /// Serves requests of a queue, the first of which may have been begun, and keeps what the time does not suffice for.
+    /// Serves requests of a queue, the first of which may have been begun, and keeps what the time
+    /// does not suffice for.
     fn serve_requests<M: DeviceMemory>(
         &mut self,
         index: usize,
@@ -144,7 +147,8 @@ impl Block {
     ) -> Result<(), Fault> {
         let deadline = Deadline::after(SLICE);
         let task = waiting.task.take();
-        // What was begun is done by itself: nothing is known of the others yet, whose buffers need not be reached for it.
+        // A request that was begun is served alone: the buffers of the others need not be reached
+        // for it.
         let now = if task.is_some() { 1 } else { waiting.requests.len() };
         let (batch, _) = waiting.requests.split_at(now.min(waiting.requests.len()));
         let served = queues.serve_fetched(index, batch, |requests, memory, answers| {
@@ -184,7 +188,8 @@ fn keep_unanswered<M: DeviceMemory>(
 }
 
 impl Block {
-    /// Serves a batch, as far as there is time. What reads and writes move is moved together first, if that can be.
+    /// Serves a batch, as far as there is time. What reads and writes move is moved together first,
+    /// if that can be.
     fn serve_batch<M: DeviceMemory>(
         &mut self,
         requests: &[Request],
@@ -272,15 +277,15 @@ impl Block {
         }
     }
 
-    /// Whether a discard is an error: of a driver that was told so. One that negotiated it earlier has it done, by
-    /// doing nothing.
+    /// Whether a discard is an error: of a driver that was told so. One that negotiated it earlier
+    /// has it done, by doing nothing.
     fn refuses_discard(&self) -> bool {
         self.target.discard_mode() == Discard::Refused
             && self.driver_features & 1 << VIRTIO_BLK_F_DISCARD == 0
     }
 
-    /// Discards or zeroes ranges, and takes out those that are done. All of them are inside the disk, or none is
-    /// changed.
+    /// Discards or zeroes ranges, and takes out those that are done. All of them are inside the
+    /// disk, or none is changed.
     fn change(
         &mut self,
         change: RangeChange,

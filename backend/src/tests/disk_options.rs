@@ -323,7 +323,7 @@ fn a_file_that_shrinks_while_it_is_used_is_announced_and_fails_what_is_beyond() 
     host.finish();
 }
 
-/// What is logged while a target is opened.
+/// The log of the opening of a target.
 fn log_of(options: TargetOptions) -> (String, bool) {
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);

@@ -1,5 +1,5 @@
-//! qcow2 images that must not be served, or not be written: refused when they are opened, with what they are and what
-//! helps.
+//! qcow2 images that must not be served, or not be written: refused when they are opened, with what
+//! they are and what helps.
 
 use std::fs;
 
@@ -44,7 +44,7 @@ fn sound_images_of_every_shape_are_used() {
     assert_eq!(exercise_qcow2(&largest.bytes).unwrap(), Exercised::Used);
 }
 
-/// What damaged images are refused with: advice that repairs what can be repaired.
+/// The command in the refusal of a damaged image.
 const REPAIR: &str = "qemu-img check -r all \"/";
 
 #[test]
@@ -373,7 +373,8 @@ fn snapshots_that_would_take_for_ever_to_look_at_are_refused() {
     }
 }
 
-/// Puts the first data cluster in compressed form at the end of an image with clusters of 4096 bytes.
+/// Puts the first data cluster in compressed form at the end of an image with clusters of 4096
+/// bytes.
 fn compressed() -> ImageBytes {
     let mut image = ImageBytes::new(Shape { cluster_bits: 12, size: 1 << 20, ..Shape::default() });
     let first = image.add_clusters(2);
@@ -416,7 +417,8 @@ fn images_with_a_few_wrong_bytes_are_refused_or_stay_sound() {
     for _ in 0..200 {
         let mut bytes = images[random(images.len())].clone();
         for _ in 0..=random(3) {
-            // In the header or near the beginning of a table: most bytes are zeros that mean nothing.
+            // In the header or near the beginning of a table: most bytes are zeros that mean
+            // nothing.
             let cluster = [0, 0, 1, 2, 3, 4, 7, 8][random(8)]
                 * if bytes.len() > 1 << 17 { 65536 } else { 4096 };
             let at = (cluster + random(128)).min(bytes.len() - 1);

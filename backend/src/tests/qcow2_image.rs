@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-/// What an image is to be.
+/// The shape of an image.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
     pub(crate) version: u32,

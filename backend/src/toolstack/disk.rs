@@ -31,7 +31,7 @@ pub(super) fn open<S: XenStore>(
     Ok(Block::new(target, &vdev, Arc::clone(stats)))
 }
 
-/// What the disk line and the configuration file say.
+/// Reads the disk line and the configuration file.
 fn options<S: XenStore>(
     keys: &mut Keys<S>,
     path: &DevicePath,

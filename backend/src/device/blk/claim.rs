@@ -1,8 +1,9 @@
 //! Who has which image: a guest's disk must not be written by anybody else meanwhile.
 //!
-//! A file is claimed before it is used. Among the devices of this daemon the registry says whose a file is, and can name
-//! the owner; other programs are kept off by QEMU's [locks](lock), block devices by exclusive opening as well, which a
-//! mount respects. What neither stops is looked for: a [loop device](loop_device) over the file.
+//! A file is claimed before it is used. Among the devices of this daemon the registry says whose a
+//! file is, and can name the owner; other programs are kept off by QEMU's [locks](lock), block
+//! devices by exclusive opening as well, which a mount respects. Neither stops a
+//! [loop device](loop_device) over the file, so the registry looks for one.
 
 mod lock;
 mod loop_device;
@@ -30,7 +31,8 @@ pub struct Owner {
     pub domain: u16,
     /// The disk's name in the guest's configuration, as `xvda`.
     pub vdev: String,
-    /// The guest's UUID, if it is known. A guest that migrates within this host is two domains for a while.
+    /// The guest's UUID, if it is known. A guest that migrates within this host is two domains for
+    /// a while.
     pub vm: Option<String>,
 }
 
@@ -53,11 +55,12 @@ pub enum Sharing {
     /// Readers may, while nobody writes.
     #[default]
     Safe,
-    /// `force-share` in the configuration file: anybody may; whoever asks for it sees to it that it goes well.
+    /// `force-share` in the configuration file: anybody may; whoever asks for it sees to it that it
+    /// goes well.
     Forced,
 }
 
-/// What is done with a file.
+/// How a device uses a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// Whether it is written.
@@ -90,7 +93,10 @@ pub enum ClaimError {
     /// Another device of this daemon has it.
     #[error(
         "disk target {path:?} is in use: {owner}{how}; only what nobody writes can be shared",
-        how = if *.writes { " and may write it" } else { "" }
+        how = match .access {
+            AccessMode::ReadOnly => "",
+            AccessMode::ReadWrite => " and may write it",
+        }
     )]
     InUse {
         /// The file.
@@ -98,23 +104,24 @@ pub enum ClaimError {
         /// Whose it is.
         owner: Owner,
         /// Whether the owner may write it.
-        writes: bool,
+        access: AccessMode,
     },
     /// Another program has it.
     #[error(
-        "disk target {path:?} is in use by another program: {conflict}; this lists the programs that have it open: \
-         fuser -v {path:?}"
+        "disk target {path:?} is in use by another program: {conflict}; this lists the programs \
+         that have it open: fuser -v {path:?}"
     )]
     Locked {
         /// The file.
         path: PathBuf,
-        /// What is held, as QEMU words it.
+        /// The conflict, as QEMU words it.
         conflict: Conflict,
     },
     /// The kernel has it, or another program has it for itself.
     #[error(
-        "disk target {path:?} is in use: it is mounted, or part of a volume, an array or swap, or another program has \
-         it for itself; these show what has it: lsblk {path:?}; fuser -v {path:?}"
+        "disk target {path:?} is in use: it is mounted, or part of a volume, an array or swap, or \
+         another program has it for itself; these show what has it: lsblk {path:?}; fuser -v \
+         {path:?}"
     )]
     Busy {
         /// The block device.
@@ -122,8 +129,8 @@ pub enum ClaimError {
     },
     /// A loop device makes it a block device, which may be mounted.
     #[error(
-        "disk target {path:?} is in use: it is behind /dev/{device}; once that is not mounted any more, this ends it: \
-         losetup -d /dev/{device}"
+        "disk target {path:?} is in use: it is behind /dev/{device}; once that is not mounted any \
+         more, this ends it: losetup -d /dev/{device}"
     )]
     LoopDevice {
         /// The file.
@@ -160,12 +167,13 @@ pub(super) enum FileId {
 }
 
 impl FileId {
-    /// What the file or block device with this name is.
+    /// Identifies the file or block device with this name.
     ///
     /// # Errors
     /// [`ClaimError::Open`], [`ClaimError::Kind`].
     pub(super) fn of(path: &Path) -> Result<Self, ClaimError> {
-        // Looked at before it is opened: opening a FIFO would wait for its other end, and some devices do something.
+        // Looked at before it is opened: opening a FIFO would wait for its other end, and some
+        // devices do something.
         Self::from_metadata(&path.metadata()?)
             .ok_or_else(|| ClaimError::Kind { path: path.to_owned() })
     }
@@ -337,7 +345,7 @@ impl Entry {
             Some(other) => Err(ClaimError::InUse {
                 path: path.to_owned(),
                 owner: other.owner.clone(),
-                writes: other.usage.writes(),
+                access: other.usage.access,
             }),
             None => Ok(()),
         }
@@ -458,7 +466,8 @@ impl Claim {
             entry.users.iter().find(|user| user.id == self.user).map(|user| user.usage.access);
         let access = access.unwrap_or(AccessMode::ReadOnly);
         match &entry.opened {
-            // Of a block device, the one that has it exclusively: the kernel lets others discard nothing.
+            // Of a block device, the one that has it exclusively: the kernel lets others discard
+            // nothing.
             Some(opened) if opened.access == access => Ok(opened.locked.file()),
             _ => open(&self.path, self.file, access, 0).map(Arc::new),
         }

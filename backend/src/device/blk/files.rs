@@ -9,7 +9,8 @@ use super::claim::{
 };
 use super::target::{AccessMode, TargetOptions};
 
-/// A disk's files, claimed until this is dropped: its target, what that is based on, and what is behind loop devices.
+/// A disk's files, claimed until this is dropped: its target, what that is based on, and what is
+/// behind loop devices.
 pub(super) struct DiskFiles {
     registry: &'static ImageRegistry,
     owner: Owner,

@@ -60,8 +60,8 @@ pub trait Image: Send {
     /// The storage's.
     fn write(&mut self, offset: u64, from: &Gather<'_>, mode: WriteMode) -> io::Result<()>;
 
-    /// Writes to its file what is kept in memory, so that whoever opens the file finds it. It may work when it is tried
-    /// again.
+    /// Writes to its file what is kept in memory, so that whoever opens the file finds it. It may
+    /// work when it is tried again.
     ///
     /// # Errors
     /// The storage's.
@@ -69,8 +69,8 @@ pub trait Image: Send {
         Ok(())
     }
 
-    /// Makes what was written back last. What was not made to last by a call that failed may be lost, whatever a later
-    /// call says: the kernel does not keep it to try again.
+    /// Makes what was written back last. What was not made to last by a call that failed may be
+    /// lost, whatever a later call says: the kernel does not keep it to try again.
     ///
     /// # Errors
     /// The storage's.
@@ -79,8 +79,8 @@ pub trait Image: Send {
     /// Whether a discard gives storage back, as far as a try shows.
     fn can_discard(&self) -> bool;
 
-    /// Gives the storage of a range back; what it then reads as is not defined. Storage that does not take it is no
-    /// error.
+    /// Gives the storage of a range back; what it then reads as is not defined. Storage that does
+    /// not take it is no error.
     ///
     /// # Errors
     /// The storage's.
@@ -95,7 +95,8 @@ pub trait Image: Send {
     /// Bytes at multiples of which a range is best divided.
     fn granularity(&self) -> u64;
 
-    /// A file that has the image's bytes at the same offsets, if there is one: for transfers that are done together.
+    /// A file that has the image's bytes at the same offsets, if there is one: for transfers that
+    /// are done together.
     fn file(&self) -> Option<BorrowedFd<'_>> {
         None
     }
@@ -114,7 +115,8 @@ pub trait Image: Send {
     }
 }
 
-/// Opens the image in a file that was claimed, of the format that was named or else that its name says.
+/// Opens the image in a file that was claimed, of the format that was named or else that its name
+/// says.
 ///
 /// # Errors
 /// The storage's, or the format's.

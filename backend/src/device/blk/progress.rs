@@ -28,7 +28,8 @@ impl Deadline {
     }
 }
 
-/// How much of a range to do at once: as much as takes about a fixed time, learned from what the parts before took.
+/// How much of a range to do at once: as much as takes about a fixed time, learned from what the
+/// parts before took.
 #[derive(Clone, Copy, Debug)]
 pub struct PartSize(u64);
 
@@ -36,11 +37,13 @@ impl PartSize {
     const FIRST: u64 = 4 << 20;
     const LEAST: u64 = 1 << 20;
     const MOST: u64 = 1 << 30;
-    /// What a part should take: at least, lest what each call takes anyway is most of it, and at most.
+    /// What a part should take: at least, lest what each call takes anyway is most of it, and at
+    /// most.
     const SHORT: Duration = Duration::from_millis(10);
     const LONG: Duration = Duration::from_millis(50);
 
-    /// Where a part of the range from `start` to `end` ends: at a multiple of `granularity`, if it is not the last.
+    /// Where a part of the range from `start` to `end` ends: at a multiple of `granularity`, if it
+    /// is not the last.
     pub fn end(self, start: u64, end: u64, granularity: u64) -> u64 {
         let granularity = granularity.max(1);
         let wanted = start.saturating_add(self.0);

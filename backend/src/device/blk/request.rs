@@ -1,5 +1,5 @@
-//! Block requests (virtio 1.3 section 5.2.6): a header of 16 bytes, data, a status byte. The framing
-//! is the driver's choice, so parts are cut out of byte streams, not taken by descriptor.
+//! Block requests (virtio 1.3 section 5.2.6): a header of 16 bytes, data, a status byte. The
+//! framing is the driver's choice, so parts are cut out of byte streams, not taken by descriptor.
 
 use std::collections::VecDeque;
 
@@ -40,7 +40,7 @@ pub(super) enum Status {
     Unsupported = VIRTIO_BLK_S_UNSUPP as u8,
 }
 
-/// What a request asks for, read once.
+/// The command of a request, read once.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Command {
     Read { sector: u64 },
@@ -51,7 +51,7 @@ pub(super) enum Command {
     Unsupported,
 }
 
-/// What is done with ranges.
+/// A change of ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RangeChange {
     Discard,
@@ -104,7 +104,7 @@ impl Range {
 /// A request's buffers.
 struct Parts<'r> {
     header: Buffers<'r>,
-    /// What the driver says behind the header.
+    /// The readable bytes behind the header.
     out: Buffers<'r>,
     /// Where the answer goes.
     input: Buffers<'r>,
@@ -129,7 +129,7 @@ impl<'r> Parts<'r> {
 /// A request taken apart.
 pub(super) struct BlockRequest<'r> {
     pub(super) task: Task,
-    /// What is read into or written from.
+    /// The data buffers.
     pub(super) data: Buffers<'r>,
     /// One byte, where the status goes.
     pub(super) status: Buffers<'r>,
@@ -183,8 +183,8 @@ impl<'r> BlockRequest<'r> {
     }
 }
 
-/// The ranges of a discard or write-zeroes request, read once. It is none that is supported if they are not whole, too
-/// many or too long, or have unknown flags.
+/// The ranges of a discard or write-zeroes request, read once. It is none that is supported if they
+/// are not whole, too many or too long, or have unknown flags.
 fn change<M: DeviceMemory>(
     change: RangeChange,
     data: Buffers<'_>,

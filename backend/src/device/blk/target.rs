@@ -35,8 +35,8 @@ pub enum AccessMode {
 pub enum Caching {
     /// Through this domain's page cache: what was read once is read from memory.
     PageCache,
-    /// `direct-io-safe` in the guest's configuration: past it, where the storage can. The guest has a page cache of
-    /// its own, and this domain little memory.
+    /// `direct-io-safe` in the guest's configuration: past it, where the storage can. The guest has
+    /// a page cache of its own, and this domain little memory.
     Direct,
 }
 
@@ -49,7 +49,7 @@ pub enum Discard {
     Allowed,
 }
 
-/// What to open, and how.
+/// A target, and how to open it.
 #[derive(Clone, Debug)]
 pub struct TargetOptions {
     /// A file or block device, by its absolute path.
@@ -60,7 +60,7 @@ pub struct TargetOptions {
     pub caching: Caching,
     /// Whether the guest may give storage back.
     pub discard: Discard,
-    /// What it holds, if that was said; else its name says it.
+    /// Its format; `None`: its name says it.
     pub format: Option<Format>,
     /// Whether others may use it at the same time.
     pub sharing: Sharing,
@@ -69,7 +69,7 @@ pub struct TargetOptions {
 }
 
 impl TargetOptions {
-    /// What the target holds.
+    /// The target's format.
     pub fn format(&self) -> Format {
         self.format.unwrap_or_else(|| Format::by_name(&self.path))
     }
@@ -106,8 +106,8 @@ pub enum TargetError {
     },
     /// Its name depends on who reads it.
     #[error(
-        "disk target {path:?} is a relative path, which xl and this daemon would look for in different directories: \
-         give target=/... from the root on"
+        "disk target {path:?} is a relative path, which xl and this daemon would look for in \
+         different directories: give target=/... from the root on"
     )]
     Relative {
         /// The target.
@@ -118,8 +118,8 @@ pub enum TargetError {
     Claim(ClaimError),
     /// Two programs would corrupt it.
     #[error(
-        "disk target {path:?} cannot be shared by force: two that write one qcow2 image destroy it; force-share is for \
-         raw targets, and for disks with access=r"
+        "disk target {path:?} cannot be shared by force: two that write one qcow2 image destroy \
+         it; force-share is for raw targets, and for disks with access=r"
     )]
     Unshareable {
         /// The target.
@@ -154,11 +154,11 @@ pub enum TargetError {
     Elsewhere(Owner),
     /// An earlier sync failed.
     #[error(
-        "disk target: what was written earlier may be lost, since making it last failed; so it stays until the disk is \
-         opened anew"
+        "disk target: what was written earlier may be lost, since making it last failed; so it \
+         stays until the disk is opened anew"
     )]
     Lost,
-    /// What was written could not be made to last.
+    /// A sync failed.
     #[error("disk target: cannot make what was written last: {0}")]
     Sync(#[source] io::Error),
     /// The image's own error.
@@ -169,7 +169,7 @@ pub enum TargetError {
     Guest(#[from] Fault),
 }
 
-/// What is known of the bytes that were written.
+/// Whether written bytes last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Durability {
     /// Those that were synced last.
@@ -244,7 +244,7 @@ impl Target {
         })
     }
 
-    /// What a sector holds.
+    /// Reads a sector.
     #[cfg(test)]
     pub(crate) fn read_for_test(&mut self, sector: u64) -> [u8; SECTOR_SIZE as usize] {
         let mut bytes = [0; SECTOR_SIZE as usize];
@@ -343,7 +343,8 @@ impl Target {
         Ok(())
     }
 
-    /// As [`Target::activate`], for a request: a raw target can be read wherever the guest writes it.
+    /// As [`Target::activate`], for a request: a raw target can be read wherever the guest writes
+    /// it.
     fn activate_for(&mut self, access: AccessMode) -> Result<(), TargetError> {
         match self.activate() {
             Err(TargetError::Elsewhere(_))
@@ -368,8 +369,8 @@ impl Target {
         self.image.file().is_some() && self.activity == Activity::Active
     }
 
-    /// Adds what a read or write moves to a batch. Other operations are not for a batch, nor is what is long or in too
-    /// many pieces: these are left out.
+    /// Adds what a read or write moves to a batch. Other operations are not for a batch, nor is
+    /// what is long or in too many pieces: these are left out.
     ///
     /// # Errors
     /// As of [`Target::read`] and [`Target::write`], but for the image's own.
@@ -409,7 +410,8 @@ impl Target {
         self.image.file().map(|file| batch.run(file, mode)).unwrap_or_default()
     }
 
-    /// Reads from `sector` on into the guest's buffers, from the byte `done` on, while there is time.
+    /// Reads from `sector` on into the guest's buffers, from the byte `done` on, while there is
+    /// time.
     pub(super) fn read<M: DeviceMemory>(
         &mut self,
         sector: u64,
@@ -492,8 +494,8 @@ impl Target {
         outcome.map_err(|error| self.note_write_error(error))
     }
 
-    /// Of a write that was to last at once, the kernel does not tell whether it was the sync that failed: unless there
-    /// was no room, what other writes left may be gone too.
+    /// Of a write that was to last at once, the kernel does not tell whether it was the sync that
+    /// failed: unless there was no room, what other writes left may be gone too.
     fn note_write_error(&mut self, error: io::Error) -> TargetError {
         let no_room = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG];
         let harmless = error.raw_os_error().is_some_and(|errno| no_room.contains(&errno));
@@ -588,7 +590,8 @@ impl Target {
         }
     }
 
-    /// Of a driver that does not flush, every write is to last: none does any more once one did not.
+    /// Of a driver that does not flush, every write is to last: none does any more once one did
+    /// not.
     fn check_write_durable(&self) -> Result<(), TargetError> {
         match self.write_mode {
             WriteMode::Through => self.check_durable(),

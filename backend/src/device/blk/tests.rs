@@ -19,7 +19,7 @@ use crate::device::{Gather, Scatter, WriteMode};
 /// Bytes of every disk here: 64 GiB, of which nothing is stored.
 const SIZE: u64 = 64 << 30;
 
-/// What an image was asked for.
+/// A call that an image got.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Call {
     Read(u64),
@@ -30,16 +30,16 @@ enum Call {
     WriteZeroes(u64, u64, Storage),
 }
 
-/// What an image does.
+/// The script of an image.
 #[derive(Default)]
 struct Script {
     calls: Vec<Call>,
-    /// What becomes of the next calls of a kind; of all others nothing bad.
+    /// The results of the next calls of a kind; all others succeed.
     writes: VecDeque<io::Result<()>>,
     write_backs: VecDeque<io::Result<()>>,
     syncs: VecDeque<io::Result<()>>,
     preparations: VecDeque<io::Result<Progress>>,
-    /// What each call takes.
+    /// The time that each call takes.
     time: Duration,
     /// Whether discards are refused.
     no_discard: bool,

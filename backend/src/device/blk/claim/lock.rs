@@ -1,9 +1,11 @@
-//! Locks on an image file by which programs keep out of each other's way: QEMU's, which its tools respect too.
+//! Locks on an image file by which programs keep out of each other's way: QEMU's, which its tools
+//! respect too.
 //!
-//! Bytes of the file stand for permissions: that of number n is *used* by whoever has a read lock on byte 100 + n, and
-//! *refused* to others by whoever has one on byte 200 + n (QEMU, `block/file-posix.c`). No byte is read or written for
-//! it, and the file may be shorter. The locks belong to the open file (F_OFD_SETLK): they end with its last descriptor,
-//! and for the same reason the kernel names no process that holds one.
+//! Bytes of the file stand for permissions: that of number n is *used* by whoever has a read lock
+//! on byte 100 + n, and *refused* to others by whoever has one on byte 200 + n (QEMU,
+//! `block/file-posix.c`). No byte is read or written for it, and the file may be shorter. The locks
+//! belong to the open file (F_OFD_SETLK): they end with its last descriptor, and for the same
+//! reason the kernel names no process that holds one.
 
 use std::fs::File;
 use std::io;
@@ -16,7 +18,7 @@ const USED: i64 = 100;
 /// Byte of the first permission's refusal.
 const REFUSED: i64 = 200;
 
-/// What a program may do with an image. Numbers and names are QEMU's.
+/// A way to use an image. Numbers and names are QEMU's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Permission {
@@ -65,7 +67,7 @@ impl Permissions {
     }
 }
 
-/// What a program does with an image, and what nobody else may do meanwhile.
+/// The ways in which a program uses an image, and those that it denies to others meanwhile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct LockState {
     pub(super) used: Permissions,
@@ -118,7 +120,8 @@ impl LockedFile {
     /// [`LockError`]; it holds what it held before.
     pub(super) fn change(&mut self, wanted: LockState) -> Result<(), LockError> {
         let before = self.held;
-        // Set before they are looked for: of two programs that do so at a time, one sees the other at least.
+        // Set before they are looked for: of two programs that do so at a time, one sees the other
+        // at least.
         let outcome = self.set(wanted).and_then(|()| self.look_for_conflict(wanted));
         self.release_all_but(if outcome.is_ok() { wanted } else { before });
         outcome

@@ -1,4 +1,5 @@
-//! Loop devices, which make a block device of a file: whoever mounts one writes to the file, and locks nothing.
+//! Loop devices, which make a block device of a file: whoever mounts one writes to the file, and
+//! locks nothing.
 
 use std::fs;
 use std::io;
@@ -46,7 +47,7 @@ pub(super) fn over(sysfs: &Path, file: FileId) -> io::Result<Vec<LoopDevice>> {
     Ok(found)
 }
 
-/// What is behind a loop device.
+/// A loop device and its file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Behind {
     /// The file.
@@ -55,8 +56,8 @@ pub(super) struct Behind {
     pub(super) device: String,
 }
 
-/// What is behind the loop device with this number, or behind the one that a partition with this number is of; `None`
-/// for any other device.
+/// Finds the file behind the loop device with this number, or behind the one that has a partition
+/// with this number; `None` for any other device.
 pub(super) fn behind(sysfs: &Path, number: u64) -> Option<Behind> {
     let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
     let device = fs::canonicalize(sysfs.join(format!("dev/block/{major}:{minor}"))).ok()?;
@@ -66,7 +67,8 @@ pub(super) fn behind(sysfs: &Path, number: u64) -> Option<Behind> {
     })
 }
 
-/// What an attribute says; `None` if the device does not have it, as one without a file, or has it no more.
+/// Reads an attribute; `None` if the device does not have it, as one without a file, or has it no
+/// more.
 fn attribute(path: &Path) -> io::Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))),

@@ -1,4 +1,4 @@
-//! What a target holds.
+//! Formats of disk images.
 
 use std::fmt;
 use std::fs::File;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-/// Formats of disk images.
+/// A format of disk images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -18,8 +18,8 @@ pub enum Format {
 }
 
 impl Format {
-    /// What a target's name says. Its content says nothing: a guest writes that, and a raw disk must not become
-    /// another format because the guest made it look so.
+    /// The format by a target's name. The content decides nothing: a guest writes it, and a raw
+    /// disk must not become another format because the guest made it look so.
     pub(in crate::device::blk) fn by_name(path: &Path) -> Self {
         match path.extension() {
             Some(extension) if extension == "qcow2" => Self::Qcow2,
@@ -50,7 +50,8 @@ const MAGIC: [(u64, &[u8], &str); 9] = [
     (64, b"\x7f\x10\xda\xbe", "vdi"),
 ];
 
-/// The format other than raw that a target seems to have. A hint for people, no more: a guest can write it.
+/// The format other than raw that a target seems to have. A hint for people, no more: a guest can
+/// write it.
 pub(super) fn seems_to_be(file: &File) -> Option<&'static str> {
     let mut start = [0; 128];
     let length = file.read_at(&mut start, 0).ok()?;

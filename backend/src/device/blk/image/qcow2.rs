@@ -23,8 +23,8 @@ use crate::device::blk::progress::{Deadline, Progress};
 use crate::device::blk::target::{AccessMode, Caching, Discard, TargetOptions};
 use crate::device::{Gather, Scatter, WriteMode};
 
-/// How long an image is checked when it is opened: xl waits 10 s for the disk. What is left then is checked before the
-/// first write.
+/// How long an image is checked when it is opened: xl waits 10 s for the disk. The rest of the
+/// check is done before the first write.
 const CHECK_TIME: Duration = Duration::from_secs(4);
 /// Bytes of zeros that are written at once.
 const ZEROS: u64 = 1 << 20;
@@ -32,15 +32,15 @@ const ZEROS: u64 = 1 << 20;
 /// An image that must not be written.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "it is damaged: {damage}; repair it: qemu-img check -r all {path:?}; if it is refused again, copy what can be \
-     read: qemu-img convert -O qcow2 {path:?} NEW"
+    "it is damaged: {damage}; repair it: qemu-img check -r all {path:?}; if it is refused again, \
+     copy what can be read: qemu-img convert -O qcow2 {path:?} NEW"
 )]
 struct Damaged {
     path: PathBuf,
     damage: Damage,
 }
 
-/// What is known of an image that is to be written.
+/// The result of the check of an image.
 enum Soundness {
     Sound,
     /// To be found out.
@@ -61,7 +61,7 @@ pub(super) struct Qcow2Image {
     buffer: Vec<u8>,
 }
 
-/// What an image of its version can say of a cluster that has no data.
+/// How an image marks a cluster that has no data.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Clusters {
     /// Version 3: that it reads as zeros.
@@ -130,8 +130,9 @@ impl Qcow2Image {
         self.buffer.resize(length, 0);
     }
 
-    /// The bytes at which the library is to begin and to end when the guest writes a range: at those of clusters that
-    /// read as zeros and have storage. The library would fill up such a cluster by giving the storage of its rest back.
+    /// The bytes at which the library is to begin and to end when the guest writes a range: at
+    /// those of clusters that read as zeros and have storage. The library would fill up such a
+    /// cluster by giving the storage of its rest back.
     fn widen(&self, offset: u64, end: u64) -> io::Result<(u64, u64)> {
         let start_of = |at: u64| at - at % self.cluster_size;
         let is_zero = |at: u64| -> io::Result<bool> {
@@ -260,7 +261,7 @@ impl Image for Qcow2Image {
         match self.clusters {
             Clusters::Zero => self.image.discard_to_any(offset, length),
             Clusters::Unallocated => self.image.discard_to_backing(offset, length),
-            // What was written before would be seen again.
+            // The guest would see again what it had overwritten.
             Clusters::Backed => Ok(()),
         }
     }

@@ -19,8 +19,8 @@ use crate::device::blk::files::DiskFiles;
 use crate::device::blk::target::{AccessMode, Caching, Discard, TargetOptions};
 use crate::device::{Gather, Scatter, Source, WriteMode};
 
-/// How often the size is looked up: the kernel tells of a file's growth as of any write, and of a block
-/// device's not at all.
+/// How often the size is looked up: the kernel tells of a file's growth as of any write, and of a
+/// block device's not at all.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// An open raw image.
@@ -62,8 +62,9 @@ impl RawImage {
         Ok(Self { file, direct, bytes, block_size, ranges, can_discard, granularity, timer })
     }
 
-    /// Moves bytes past the page cache where that is wanted, and through it if these cannot be moved so: buffers or a
-    /// range that do not lie as the storage needs. The kernel keeps the two alike.
+    /// Moves bytes past the page cache where that is wanted, and through it if these cannot be
+    /// moved so: buffers or a range that do not lie as the storage needs. The kernel keeps the two
+    /// alike.
     fn transfer(&self, transfer: impl Fn(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()> {
         match self.direct.as_ref().map(|direct| transfer(direct.as_fd())) {
             Some(Err(error))
@@ -74,8 +75,8 @@ impl RawImage {
         transfer(self.file.as_fd())
     }
 
-    /// Reads what ends in a sector of which the file has not all bytes, unless a write added them since: the others are
-    /// zeros.
+    /// Reads what ends in a sector of which the file has not all bytes, unless a write added them
+    /// since: the others are zeros.
     fn read_to_end(&self, offset: u64, into: &Scatter<'_>) -> io::Result<()> {
         let mut bytes = vec![0; into.length()];
         let mut count = 0;
@@ -100,13 +101,16 @@ fn warn_of_another_format(options: &TargetOptions, file: &File) {
     let Some(seems) = format::seems_to_be(file) else { return };
     let path = &options.path;
     tracing::warn!(
-        "{path:?} is served raw, since its name does not end in .qcow2, but it begins as a {seems} image does. If it \
-         is one, {}; if it is a disk of a guest that wrote this itself, format = \"raw\" there ends this warning",
+        "{path:?} is served raw, since its name does not end in .qcow2, but it begins as a \
+         {seems} image does. If it is one, {}; if it is a disk of a guest that wrote this itself, \
+         format = \"raw\" there ends this warning",
         match seems {
             "qcow2" =>
-                "name its format in the configuration file: [domain.NAME.disk.VDEV] format = \"qcow2\"",
+                "name its format in the configuration file: [domain.NAME.disk.VDEV] format = \
+                 \"qcow2\"",
             _ =>
-                "convert it: qemu-img convert -O raw FILE NEW; or name it in the configuration file",
+                "convert it: qemu-img convert -O raw FILE NEW; or name it in the configuration \
+                 file",
         }
     );
 }
@@ -116,7 +120,8 @@ fn warn_of_odd_size(options: &TargetOptions, bytes: u64) {
     let odd = bytes % SECTOR_SIZE;
     if odd != 0 {
         tracing::warn!(
-            "{:?} has {odd} bytes beyond its last whole sector: the disk has a sector for them, which ends in zeros",
+            "{:?} has {odd} bytes beyond its last whole sector: the disk has a sector for them, \
+             which ends in zeros",
             options.path
         );
     }

@@ -1,4 +1,5 @@
-//! Uses an image as a guest would that knows nothing of what it is in: for tests with images that nobody made for use.
+//! Uses an image as a guest would that knows nothing of what it is in: for tests with images that
+//! nobody made for use.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,14 +17,15 @@ use super::super::progress::{Deadline, Progress};
 use super::{AccessMode, Caching, Discard, Target, TargetError, TargetOptions};
 use crate::device::{Gather, Scatter, WriteMode};
 
-/// Stack of the thread that uses the image, in bytes: what recurses without end, or deeply, ends in it soon.
+/// Stack of the thread that uses the image, in bytes: what recurses without end, or deeply, ends in
+/// it soon.
 const STACK: usize = 256 << 10;
 /// Operations on an image.
 const OPERATIONS: usize = 24;
 /// Most bytes of one.
 const MOST_BYTES: u64 = 80 << 10;
 
-/// What became of an image.
+/// The outcome for an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exercised {
     /// It was refused when it was opened.
@@ -32,12 +34,12 @@ pub enum Exercised {
     Used,
 }
 
-/// Opens an image of the format qcow2 as a disk's target is opened, reads and writes it here and there, and opens it
-/// again.
+/// Opens an image of the format qcow2 as a disk's target is opened, reads and writes it here and
+/// there, and opens it again.
 ///
 /// # Panics
-/// If something of this program's does, if what was written is not read again, or if an image that was sound is not so
-/// any more. A stack overflow aborts the process.
+/// If something of this program's does, if what was written is not read again, or if an image that
+/// was sound is not so any more. A stack overflow aborts the process.
 ///
 /// # Errors
 /// The kernel's: there is no file or thread for it.
@@ -68,7 +70,7 @@ fn exercise(image: &[u8], seed: u64) -> io::Result<Exercised> {
     for _ in 0..OPERATIONS {
         use_of.operate(&mut random);
     }
-    // What cannot be flushed need not stand in the file.
+    // After a failed flush the file may hold anything.
     let flushed = use_of.target.flush().is_ok();
     drop(use_of);
     if flushed {
@@ -79,7 +81,8 @@ fn exercise(image: &[u8], seed: u64) -> io::Result<Exercised> {
     Ok(Exercised::Used)
 }
 
-/// What was written where, in sectors; `None` where a discard or an error leaves nothing to be known.
+/// What was written where, in sectors; `None` where a discard or an error leaves nothing to be
+/// known.
 type Written = BTreeMap<u64, Option<u8>>;
 
 struct Use<'w> {

@@ -1,4 +1,4 @@
-//! What a guest is told of whether its data will last.
+//! Flushes, write-through, and failures of both.
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,4 @@
-//! What a driver is offered, by what the target can do.
+//! The features that a driver is offered, by the abilities of the target.
 
 use std::sync::Arc;
 

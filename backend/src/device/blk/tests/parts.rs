@@ -139,8 +139,8 @@ impl Driver {
         Self { guest, pages, base, memory, disk, ring, spare, requests: 0, descriptors: 0 }
     }
 
-    /// Puts a request into the ring; `ranges`: what is behind its header; `data`: bytes of data, and whether the device
-    /// writes them.
+    /// Puts a request into the ring; `ranges`: what is behind its header; `data`: bytes of data,
+    /// and whether the device writes them.
     fn add(&mut self, kind: u32, ranges: &[Range], data: Option<(u32, Access)>) {
         let number = u64::from(self.requests);
         let at = number * HEADER;

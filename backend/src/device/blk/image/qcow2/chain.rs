@@ -27,17 +27,18 @@ const MAX_IMAGES: usize = 16;
 #[derive(Debug, thiserror::Error)]
 enum ChainError {
     #[error(
-        "it names no format of its backing file {name:?}; give it one: qemu-img rebase -u -F FORMAT -b {name:?} \
-         {image:?}"
+        "it names no format of its backing file {name:?}; give it one: qemu-img rebase -u -F \
+         FORMAT -b {name:?} {image:?}"
     )]
     NoFormat { name: String, image: PathBuf },
     #[error(
-        "the format {format:?} of its backing file {name:?} is neither raw nor qcow2; make one image of both: qemu-img \
-         convert -O qcow2 {image:?} NEW"
+        "the format {format:?} of its backing file {name:?} is neither raw nor qcow2; make one \
+         image of both: qemu-img convert -O qcow2 {image:?} NEW"
     )]
     Format { name: String, format: String, image: PathBuf },
     #[error(
-        "its backing file {name:?} is not a file in {directory:?}, beside the image, and so is refused"
+        "its backing file {name:?} is not a file in {directory:?}, beside the image, and so is \
+         refused"
     )]
     Elsewhere { name: String, directory: PathBuf },
     #[error("its chain of backing files comes back to {0:?}")]
@@ -105,7 +106,7 @@ impl<'f> Chain<'f> {
         header: &Header,
         mode: AccessMode,
     ) -> io::Result<Qcow2<File>> {
-        // What it is based on first: to open an image for writing may change it.
+        // The backing file first: to open an image for writing may change it.
         let backing = match &header.backing {
             Some(backing) => Some(self.open_backing(path, backing)?),
             None => None,

@@ -1,13 +1,14 @@
-//! Whether a qcow2 image can be written without harm: what `qemu-img check` looks at, as far as the host's safety and
-//! the image's own depend on it.
+//! Whether a qcow2 image can be written without harm: what `qemu-img check` looks at, as far as the
+//! host's safety and the image's own depend on it.
 //!
-//! The library allocates by reference counts and writes where tables say. So of an image whose counts are too low, or
-//! whose tables lie on one another, a guest's write would change metadata, and by that anything: such an image is
-//! refused before the first write. A count that is too high costs room, and is left alone.
+//! The library allocates by reference counts and writes where tables say. So of an image whose
+//! counts are too low, or whose tables lie on one another, a guest's write would change metadata,
+//! and by that anything: such an image is refused before the first write. A count that is too high
+//! costs room, and is left alone.
 //!
-//! Every cluster of the file must be used no more often than its count says. Whatever is not data must be used once
-//! (level 2 tables: as often as level 1 tables name them). Clusters that are written in place, which their entries are
-//! marked for, must be used once too.
+//! Every cluster of the file must be used no more often than its count says. Whatever is not data
+//! must be used once (level 2 tables: as often as level 1 tables name them). Clusters that are
+//! written in place, which their entries are marked for, must be used once too.
 
 mod entry;
 mod tables;
@@ -22,7 +23,7 @@ use self::window::Window;
 use super::header::{Header, read_up_to};
 use crate::device::blk::progress::{Deadline, Progress};
 
-/// What is wrong with an image.
+/// A fault of an image.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Damage {
     /// Something is outside the file.
@@ -82,7 +83,7 @@ struct Layout {
     clusters: u64,
 }
 
-/// What is done next, for the clusters in the window.
+/// The next step, for the clusters in the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// To read the counts in the refcount block of this number.

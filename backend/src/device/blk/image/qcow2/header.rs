@@ -1,7 +1,8 @@
-//! The header of a qcow2 image, read by our own code before the library sees the image (QEMU, `docs/interop/qcow2.txt`).
+//! The header of a qcow2 image, read by our own code before the library sees the image (QEMU,
+//! `docs/interop/qcow2.txt`).
 //!
-//! What cannot be served is refused here, with what it is and what helps. That also holds for what the library does not
-//! look at (encryption) or trusts (the places and sizes of tables).
+//! An image that cannot be served is refused here, with what it is and a command that helps. The
+//! library itself does not look at encryption, and trusts the places and sizes of tables.
 
 use std::fs::File;
 use std::io;
@@ -46,7 +47,7 @@ mod incompatible {
     pub(super) const EXTENDED_L2: u64 = 1 << 4;
 }
 
-/// What of a header is used.
+/// The part of a header that the backend needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     /// 2 or 3.
@@ -99,23 +100,26 @@ pub(super) enum HeaderError {
     )]
     Magic,
     /// The format's first version, or one that came later.
-    #[error("it is a qcow image of version {0}, and only 2 and 3 are served; {convert}", convert = if *.0 == 1 {
-        "convert it: qemu-img convert -f qcow -O qcow2 FILE NEW"
-    } else {
-        "convert it with the QEMU that made it: qemu-img convert -O qcow2 -o compat=1.1 FILE NEW"
-    })]
+    #[error(
+        "it is a qcow image of version {0}, and only 2 and 3 are served; {convert}",
+        convert = match .0 {
+            1 => "convert it: qemu-img convert -f qcow -O qcow2 FILE NEW",
+            _ => "convert it with the QEMU that made it: \
+                  qemu-img convert -O qcow2 -o compat=1.1 FILE NEW",
+        }
+    )]
     Version(u32),
     /// Encrypted with AES.
     #[error(
-        "it is encrypted (AES), and encrypted images are not served; decrypt it: qemu-img convert --object \
-         secret,id=s,file=PASSPHRASE --image-opts \
+        "it is encrypted (AES), and encrypted images are not served; decrypt it: qemu-img convert \
+         --object secret,id=s,file=PASSPHRASE --image-opts \
          driver=qcow2,encrypt.format=aes,encrypt.key-secret=s,file.filename=FILE -O qcow2 NEW"
     )]
     Aes,
     /// Encrypted with LUKS.
     #[error(
-        "it is encrypted (LUKS), and encrypted images are not served; decrypt it: qemu-img convert --object \
-         secret,id=s,file=PASSPHRASE --image-opts \
+        "it is encrypted (LUKS), and encrypted images are not served; decrypt it: qemu-img \
+         convert --object secret,id=s,file=PASSPHRASE --image-opts \
          driver=qcow2,encrypt.format=luks,encrypt.key-secret=s,file.filename=FILE -O qcow2 NEW"
     )]
     Luks,
@@ -130,25 +134,27 @@ pub(super) enum HeaderError {
     Corrupt,
     /// It has only metadata.
     #[error(
-        "its data is in another file, which is not supported; put both into one: qemu-img convert -O qcow2 FILE NEW"
+        "its data is in another file, which is not supported; put both into one: qemu-img convert \
+         -O qcow2 FILE NEW"
     )]
     DataFile,
     /// Compressed with something else than deflate.
     #[error(
-        "its compression is {name}, and only zlib is supported; convert it: qemu-img convert -O qcow2 FILE NEW",
+        "its compression is {name}, and only zlib is supported; convert it: qemu-img convert -O \
+         qcow2 FILE NEW",
         name = if *.0 == 1 { "zstd".to_owned() } else { format!("of type {}", .0) }
     )]
     Compression(u8),
     /// Clusters with subclusters.
     #[error(
-        "it has extended level 2 entries, which are not supported; convert it: qemu-img convert -O qcow2 -o \
-         extended_l2=off FILE NEW"
+        "it has extended level 2 entries, which are not supported; convert it: qemu-img convert \
+         -O qcow2 -o extended_l2=off FILE NEW"
     )]
     ExtendedL2,
     /// Something that came later.
     #[error(
-        "it uses what came after this program (incompatible features {0:#x}); convert it with the QEMU that made it: \
-         qemu-img convert -O qcow2 FILE NEW"
+        "it uses what came after this program (incompatible features {0:#x}); convert it with the \
+         QEMU that made it: qemu-img convert -O qcow2 FILE NEW"
     )]
     Unknown(u64),
     /// No program opens it.
@@ -260,7 +266,7 @@ impl Header {
         1 << self.cluster_bits
     }
 
-    /// What no image has, whatever made it.
+    /// Refuses values that no program writes.
     fn check(&self) -> Result<(), HeaderError> {
         let Self { l1, refcount_table, snapshots, .. } = self;
         if self.refcount_order > MAX_REFCOUNT_ORDER {
@@ -328,7 +334,8 @@ fn check_features(bytes: &Bytes) -> Result<u64, HeaderError> {
     refusals.into_iter().find(|(found, _)| *found).map_or(Ok(length), |(_, error)| Err(error))
 }
 
-/// The backing file that the header names. Its format stands in an extension, behind headers of version 2 too.
+/// The backing file that the header names. Its format stands in an extension, behind headers of
+/// version 2 too.
 fn backing(bytes: &Bytes, length: u64) -> Result<Option<Backing>, HeaderError> {
     let (offset, name_length) = (bytes.u64(8)?, bytes.u32(16)?);
     // Extensions end where the name begins, if they have no end of their own.

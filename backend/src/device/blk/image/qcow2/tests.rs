@@ -1,4 +1,4 @@
-//! What becomes of the clusters of an image, and of one that is known to be damaged only later.
+//! Clusters of an image as they are zeroed and discarded, and an image that is found damaged late.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

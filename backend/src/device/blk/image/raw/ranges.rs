@@ -1,5 +1,6 @@
-//! How a raw target's storage is given back and zeroed. Not every storage knows every way, and some say so only when
-//! they are asked: what is refused is done in the next way, the last of which is to write zeros.
+//! How a raw target's storage is given back and zeroed. Not every storage knows every way, and some
+//! say so only when they are asked: what is refused is done in the next way, the last of which is
+//! to write zeros.
 
 use std::fs::File;
 use std::io;
@@ -11,7 +12,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::super::Storage;
 
-/// What a raw target is.
+/// The kind of a raw target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Medium {
     /// A file.
@@ -24,8 +25,8 @@ pub(super) enum Medium {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Way {
-    /// FALLOC_FL_PUNCH_HOLE: reads as zeros, the storage is given back. Of a block device: its own write-zeroes command
-    /// or none.
+    /// FALLOC_FL_PUNCH_HOLE: reads as zeros, the storage is given back. Of a block device: its own
+    /// write-zeroes command or none.
     PunchHole,
     /// FALLOC_FL_ZERO_RANGE: reads as zeros, the storage stays.
     ZeroRange,
@@ -37,7 +38,7 @@ enum Way {
     Write,
 }
 
-/// What becomes of a way that was tried.
+/// How a way that was tried was refused.
 #[derive(Debug, PartialEq, Eq)]
 enum Refusal {
     /// This storage never takes it.
@@ -63,8 +64,8 @@ impl Ranges {
         Self { medium, refused: 0 }
     }
 
-    /// Whether storage can be given back: tries it where nothing is lost by it, behind the end of a file of `size`
-    /// bytes, or with no bytes of a device, which refuses those for another reason.
+    /// Whether storage can be given back: tries it where nothing is lost by it, behind the end of a
+    /// file of `size` bytes, or with no bytes of a device, which refuses those for another reason.
     pub(super) fn try_discard(&mut self, file: &File, size: u64) -> bool {
         let (offset, length) = match self.medium {
             Medium::File => (size.next_multiple_of(65536), 65536),
@@ -151,14 +152,14 @@ impl Ranges {
     }
 }
 
-/// What came of several ways.
+/// The outcome of several ways.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Done,
     Refused,
 }
 
-/// What an error says of the way that was tried; `None` if it says something of the storage.
+/// Whether an error refuses the way that was tried; `None` if it is the storage's.
 fn refusal(error: &io::Error) -> Option<Refusal> {
     match error.raw_os_error()? {
         libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY | libc::ENODEV | libc::ENXIO => {

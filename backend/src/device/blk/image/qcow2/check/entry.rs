@@ -50,7 +50,7 @@ pub(super) struct Allocation {
 }
 
 impl L2Entry {
-    /// What it uses of the file.
+    /// The clusters of the file that it uses.
     pub(super) fn allocation(self, layout: &Layout) -> Result<Option<Allocation>, Damage> {
         if self.0 & COMPRESSED != 0 {
             return self.compressed(layout).map(Some);

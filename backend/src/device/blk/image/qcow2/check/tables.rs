@@ -27,7 +27,7 @@ pub(super) struct L2Table {
     pub(super) in_place: bool,
 }
 
-/// What was read.
+/// The tables of an image.
 pub(super) struct Tables {
     /// Clusters that must be used once: those of the header and of tables.
     pub(super) single: Vec<Range<u64>>,
@@ -170,7 +170,7 @@ impl Tables {
     }
 }
 
-/// What of a snapshot's entry is used.
+/// The part of a snapshot's entry that the check needs.
 struct Snapshot {
     l1: Table,
     /// Bytes of the entry.
@@ -194,7 +194,8 @@ impl Snapshot {
     }
 }
 
-/// Reads a table chunk by chunk, without what nothing is stored for: it may be large and mostly empty.
+/// Reads a table chunk by chunk, without what nothing is stored for: it may be large and mostly
+/// empty.
 fn for_each_entry(
     file: &File,
     table: Table,

@@ -5,7 +5,8 @@ use std::ops::Range;
 use super::tables::L2Table;
 use super::{Damage, Layout};
 
-/// Most clusters of a window, each of which takes four bytes: 1 TiB of an image with clusters of 64 KiB.
+/// Most clusters of a window, each of which takes four bytes: 1 TiB of an image with clusters of 64
+/// KiB.
 const CLUSTERS: u64 = 16 << 20;
 /// Uses of a cluster that must have no other.
 const ALONE: u16 = u16::MAX;
@@ -22,7 +23,7 @@ pub(super) struct Window {
 /// A cluster of the file.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cluster {
-    /// What its reference count is.
+    /// Its reference count.
     count: u16,
     /// How often it is used.
     uses: u16,
@@ -161,7 +162,8 @@ impl Window {
     }
 }
 
-/// The count of this number in a refcount block, of 2^`order` bits. Those smaller than a byte begin with its lowest bits.
+/// The count of this number in a refcount block, of 2^`order` bits. Those smaller than a byte begin
+/// with its lowest bits.
 fn count_of(block: &[u8], index: u64, order: u32) -> u64 {
     let bits = 1u64 << order;
     let at = (index * bits / 8) as usize;
