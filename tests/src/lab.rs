@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::thread::{self, ScopedJoinHandle};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::fcntl::Flock;
@@ -17,9 +16,6 @@ use crate::fetch::{self, Fetched};
 use crate::host;
 use crate::lock;
 use crate::progress::Progress;
-
-/// How long Xen and Dom0 may take until xen-virtiod runs: ten times what they take under emulation.
-const READY_LIMIT: Duration = Duration::from_secs(180);
 
 /// Takes `target/lab` for this process.
 pub(crate) fn lock(dirs: &Dirs, progress: &Progress) -> Result<Flock<File>> {
@@ -114,7 +110,7 @@ impl Lab {
             logs: &logs,
             terminal,
         })?;
-        machine.wait_ready(READY_LIMIT)?;
+        machine.wait_ready(kind.init().limit())?;
         step.done();
         Ok(machine)
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::bail;
 
@@ -58,10 +59,11 @@ impl MachineKind {
     /// QEMU's options for the chipset and what must be there before other devices.
     pub(super) fn chipset(self) -> &'static [&'static str] {
         match self {
-            MachineKind::Default
-            | MachineKind::ThreeProcessors
-            | MachineKind::Systemd
-            | MachineKind::DiskPlatform => &["-machine", "q35"],
+            MachineKind::Default | MachineKind::ThreeProcessors | MachineKind::DiskPlatform => {
+                &["-machine", "q35"]
+            }
+            // udev loads a driver for whatever there is.
+            MachineKind::Systemd => &["-machine", "q35,sata=off,smbus=off,i8042=off"],
             // Interrupts can be remapped only where QEMU itself is the I/O interrupt controller.
             MachineKind::IntelIommu => &[
                 "-machine",
@@ -137,11 +139,24 @@ pub(crate) enum Init {
 }
 
 impl Init {
-    /// Options of Dom0's kernel: the first is for `dom0/initrd-init`.
+    /// Options of Dom0's kernel: the first is for `dom0/initrd-init`. The services that are masked do what
+    /// a system needs at its first boot alone, and each boot is this one's first.
     pub(super) fn options(self) -> &'static str {
         match self {
             Init::Lab => "",
-            Init::Systemd => " lab.init=systemd systemd.wants=lab.service",
+            Init::Systemd => {
+                " lab.init=systemd systemd.wants=lab.service systemd.mask=ldconfig.service \
+                 systemd.mask=systemd-hwdb-update.service \
+                 systemd.mask=systemd-journal-catalog-update.service"
+            }
+        }
+    }
+
+    /// How long Xen and Dom0 may take until xen-virtiod runs: ten times what they take under emulation.
+    pub(crate) fn limit(self) -> Duration {
+        match self {
+            Init::Lab => Duration::from_secs(180),
+            Init::Systemd => Duration::from_secs(600),
         }
     }
 }
