@@ -45,7 +45,8 @@ static int try_take(struct xvm_bus *bus, struct shim_answer *answer, void *data,
 
 /*
  * Asks the device, and waits for the answer. An error is final: the device is
- * broken then, and every later request fails at once.
+ * broken then, and every later request fails at once. But for -ERANGE, of
+ * configuration that the device does not have: it was not asked.
  */
 int xvm_bus_request(struct xvm_device *xvm, const struct shim_request *request,
 		    struct shim_answer *answer, void *data, u32 room)
@@ -71,7 +72,7 @@ int xvm_bus_request(struct xvm_device *xvm, const struct shim_request *request,
 		xvm_fail(xvm, "no answer to a request");
 	} else if (err == -EPROTO) {
 		xvm_fail(xvm, "an answer does not fit its request");
-	} else if (err && err != -EIO) {
+	} else if (err && err != -EIO && err != -ERANGE) {
 		xvm_fail(xvm, "a request could not be sent");
 	}
 	return err;
@@ -108,9 +109,7 @@ static bool config_changed(struct xvm_device *xvm, u32 status)
 	bus->config_changed = !ready;
 	spin_unlock_irqrestore(&bus->lock, flags);
 
-	if (status & VIRTIO_CONFIG_S_NEEDS_RESET)
-		xvm_fail(xvm, "the device reported a fault (DEVICE_NEEDS_RESET)");
-	else if (ready)
+	if (xvm_check_status(xvm, status) && ready)
 		virtio_config_changed(&xvm->virtio->vdev);
 	return news;
 }

@@ -5,6 +5,8 @@
  * Operations that cannot report an error leave the device broken, and give the
  * core values that end what it is doing.
  */
+#include <linux/delay.h>
+#include <linux/jiffies.h>
 #include <linux/ktime.h>
 #include <linux/minmax.h>
 #include <linux/string.h>
@@ -15,6 +17,10 @@
 
 #define REQUIRED_FEATURES \
 	(BIT_ULL(VIRTIO_F_VERSION_1) | BIT_ULL(VIRTIO_F_ACCESS_PLATFORM))
+
+/* How long a device may take for a reset [section 7], and how often it is asked. */
+#define RESET_TIMEOUT (10 * HZ)
+#define RESET_PAUSE 10 /* ms */
 
 static int ask(struct virtio_device *vdev, const struct shim_request *request,
 	       struct shim_answer *answer)
@@ -100,7 +106,7 @@ static int set_piece(struct virtio_device *vdev, u32 offset, const void *buf,
 
 	if (err)
 		return err;
-	return answer.config_size == len ? 0 : -EAGAIN;
+	return answer.config_size == len ? 0 : -EPERM;
 }
 
 static void xvm_set(struct virtio_device *vdev, unsigned int offset,
@@ -110,16 +116,10 @@ static void xvm_set(struct virtio_device *vdev, unsigned int offset,
 
 	while (len) {
 		u32 piece = min(len, most);
-		int err = set_piece(vdev, offset, buf, piece);
 
-		/* Rejected for an old generation [6.6]: learn it, try once more. */
-		if (err == -EAGAIN) {
-			xvm_generation(vdev);
-			err = set_piece(vdev, offset, buf, piece);
-		}
-		if (err)
+		if (set_piece(vdev, offset, buf, piece))
 			dev_warn(&vdev->dev,
-				 "device rejected %u bytes of configuration at %u\n",
+				 "%u bytes of configuration at %u are not written\n",
 				 piece, offset);
 		offset += piece;
 		buf += piece;
@@ -133,32 +133,51 @@ static u8 xvm_get_status(struct virtio_device *vdev)
 	struct shim_answer answer;
 
 	/* 0 for a device that does not answer: nothing was accepted. */
-	return ask(vdev, &get, &answer) ? 0 : answer.status;
-}
-
-static int set_status(struct virtio_device *vdev, u8 status)
-{
-	struct shim_request set = { .kind = SHIM_SET_STATUS, .status = status };
-	struct shim_answer answer;
-
-	return ask(vdev, &set, &answer);
+	if (ask(vdev, &get, &answer))
+		return 0;
+	xvm_check_status(vdev_to_xvm(vdev), answer.status);
+	return answer.status;
 }
 
 static void xvm_set_status(struct virtio_device *vdev, u8 status)
 {
-	set_status(vdev, status);
+	struct shim_request set = { .kind = SHIM_SET_STATUS, .status = status };
+	struct shim_answer answer;
+
+	/* A start that failed is seen here, or nowhere [6.5]. */
+	if (!ask(vdev, &set, &answer))
+		xvm_check_status(vdev_to_xvm(vdev), answer.status);
+}
+
+/* Asks for the reset, then whether it is complete [6.4]. */
+static int reset_device(struct virtio_device *vdev)
+{
+	struct shim_request request = { .kind = SHIM_SET_STATUS, .status = 0 };
+	unsigned long end = jiffies + RESET_TIMEOUT;
+	struct shim_answer answer;
+	int err;
+
+	while (!(err = ask(vdev, &request, &answer)) && answer.status) {
+		if (time_after(jiffies, end)) {
+			xvm_fail(vdev_to_xvm(vdev), "its reset does not end");
+			return -ETIMEDOUT;
+		}
+		request.kind = SHIM_GET_STATUS;
+		msleep(RESET_PAUSE);
+	}
+	return err;
 }
 
 /*
- * When the answer is there, the device holds no page of ours [6.4]. Without, what
- * was shared with it stays granted until the connection ends.
+ * When it is reset, the device holds no page of ours [6.4]. Otherwise, what was
+ * shared with it stays granted until the connection ends.
  */
 static void xvm_reset(struct virtio_device *vdev)
 {
 	struct xvm_device *xvm = vdev_to_xvm(vdev);
 
 	xvm_pool_stop(xvm);
-	if (!set_status(vdev, 0))
+	if (!reset_device(vdev))
 		xvm_pool_revoke(xvm);
 	xvm_synchronize_cbs(vdev);
 }
@@ -183,12 +202,16 @@ static int xvm_finalize_features(struct virtio_device *vdev)
 {
 	struct shim_request set = { .kind = SHIM_SET_FEATURES };
 	u64 required = required_features();
+	u64 accepted = vdev->features;
 	struct shim_answer answer;
 
+	/* Leaves what it does not know of: the reset of a queue is ours. */
 	vring_transport_features(vdev);
 	/* What this transport cannot do, whatever the device offers. */
 	__virtio_clear_bit(vdev, VIRTIO_F_RING_PACKED);
 	__virtio_clear_bit(vdev, VIRTIO_F_NOTIFICATION_DATA);
+	if (accepted & BIT_ULL(VIRTIO_F_RING_RESET))
+		__virtio_set_bit(vdev, VIRTIO_F_RING_RESET);
 	if ((vdev->features & required) != required) {
 		dev_err(&vdev->dev,
 			"device does not offer VIRTIO_F_VERSION_1 and VIRTIO_F_ACCESS_PLATFORM\n");
@@ -216,6 +239,8 @@ const struct virtio_config_ops xvm_config_ops = {
 	.find_vqs = compat_find_vqs,
 	.del_vqs = xvm_del_vqs,
 	.synchronize_cbs = xvm_synchronize_cbs,
+	.disable_vq_and_reset = xvm_disable_vq,
+	.enable_vq_after_reset = xvm_enable_vq,
 	.get_features = xvm_get_features,
 	.finalize_features = xvm_finalize_features,
 	.bus_name = xvm_bus_name,

@@ -4,6 +4,7 @@
  * driver gets errors for what it tries. Only this device is affected.
  */
 #include <linux/rcupdate.h>
+#include <uapi/linux/virtio_config.h>
 
 #include "virtio_msg_xen.h"
 
@@ -43,4 +44,13 @@ void xvm_fail(struct xvm_device *xvm, const char *why)
 	dev_err(&xvm->xdev->dev, "device given up: %s\n", why);
 	wake_up_all(&bus->wait);
 	schedule_work(&xvm->fault);
+}
+
+/* Gives the device up if its status says that only a reset helps [6.5]. */
+bool xvm_check_status(struct xvm_device *xvm, u32 status)
+{
+	if (!(status & VIRTIO_CONFIG_S_NEEDS_RESET))
+		return true;
+	xvm_fail(xvm, "the device reported a fault (DEVICE_NEEDS_RESET)");
+	return false;
 }

@@ -22,6 +22,9 @@
 /* How long a suspend waits for requests that were made before. */
 #define FINISH_TIMEOUT (5 * HZ)
 
+/* The key of both sides [2.11]. */
+#define TRANSPORT_FEATURES "virtio-msg-transport-features"
+
 /* Bytes of a backend's own words that are shown. */
 #define LONGEST_REPORT 200u
 
@@ -56,6 +59,14 @@ static int read_keys(struct xvm_device *xvm, struct shim_negotiated *negotiated)
 	return 0;
 }
 
+/* [2.11]: a backend without the key offers none. */
+static u32 transport_features(const struct xenbus_device *xdev)
+{
+	return shim_transport_features(xenbus_read_unsigned(xdev->otherend,
+							    TRANSPORT_FEATURES,
+							    0));
+}
+
 /* [2.4] */
 static int write_keys(struct xvm_device *xvm)
 {
@@ -67,6 +78,9 @@ static int write_keys(struct xvm_device *xvm)
 	if (!err)
 		err = xenbus_printf(XBT_NIL, xdev->nodename, "event-channel",
 				    "%u", xvm->bus.port);
+	if (!err)
+		err = xenbus_printf(XBT_NIL, xdev->nodename, TRANSPORT_FEATURES,
+				    "%u", transport_features(xdev));
 	if (err)
 		xenbus_dev_fatal(xdev, err, "writing to %s", xdev->nodename);
 	return err;

@@ -74,11 +74,12 @@ bool xvm_queue_used(struct xvm_device *xvm, unsigned int index)
 
 	spin_lock_irqsave(&xvm->bus.lock, flags);
 	for (i = 0; i < xvm->nr_queues; i++)
-		if (xvm->queues[i].vq && xvm->queues[i].index == index)
+		if (xvm->queues[i].vq && !xvm->queues[i].vq->reset &&
+		    xvm->queues[i].index == index)
 			vq = xvm->queues[i].vq;
 	spin_unlock_irqrestore(&xvm->bus.lock, flags);
 
-	/* Kept until xvm_del_vqs() has seen the last event handled. */
+	/* Kept until xvm_del_vqs() or xvm_disable_vq() has seen the last event handled. */
 	return vq && tell_driver(0, vq);
 }
 
@@ -167,6 +168,73 @@ static int prepare_events(struct xvm_device *xvm, struct xvm_queue *queue)
 	return 0;
 }
 
+/* When this returns, no callback of the queue is running: it is hidden from events. */
+static void stop_events(struct xvm_device *xvm, struct xvm_queue *queue,
+			struct virtqueue *vq)
+{
+	if (queue->irq)
+		unbind_from_irqhandler(queue->irq, vq);
+	queue->irq = 0;
+	xvm_bus_quiesce(xvm);
+}
+
+/*
+ * The virtio core wants the queue back while others run, to give it another ring
+ * or to take its buffers out [6.7].
+ */
+int xvm_disable_vq(struct virtqueue *vq)
+{
+	struct xvm_device *xvm = vdev_to_xvm(vq->vdev);
+	struct xvm_queue *queue = vq->priv;
+	struct shim_request reset = {
+		.kind = SHIM_RESET_VQUEUE,
+		.index = queue->index,
+	};
+	struct shim_request get = {
+		.kind = SHIM_GET_VQUEUE,
+		.index = queue->index,
+	};
+	struct shim_answer answer;
+	int err;
+
+	if (!virtio_has_feature(vq->vdev, VIRTIO_F_RING_RESET))
+		return -ENOENT;
+	err = xvm_bus_request(xvm, &reset, &answer, NULL, 0);
+	if (!err)
+		err = xvm_bus_request(xvm, &get, &answer, NULL, 0);
+	if (err)
+		return err;
+	if (answer.queue_enabled)
+		return -EBUSY;
+
+	spin_lock_irq(&xvm->bus.lock);
+	vq->reset = true;
+	spin_unlock_irq(&xvm->bus.lock);
+	stop_events(xvm, queue, vq);
+	return 0;
+}
+
+int xvm_enable_vq(struct virtqueue *vq)
+{
+	struct xvm_device *xvm = vdev_to_xvm(vq->vdev);
+	struct xvm_queue *queue = vq->priv;
+	int err;
+
+	if (!vq->reset)
+		return -EBUSY;
+	queue->used = 0;
+	/* The doorbell first: a queue that runs gets none any more [5.6]. */
+	err = prepare_events(xvm, queue);
+	if (!err)
+		err = enable_queue(xvm, vq);
+	if (err)
+		return err;
+	spin_lock_irq(&xvm->bus.lock);
+	vq->reset = false;
+	spin_unlock_irq(&xvm->bus.lock);
+	return 0;
+}
+
 static void close_queue(struct xvm_device *xvm, struct xvm_queue *queue)
 {
 	struct virtqueue *vq = queue->vq;
@@ -177,9 +245,7 @@ static void close_queue(struct xvm_device *xvm, struct xvm_queue *queue)
 	queue->vq = NULL;
 	spin_unlock_irq(&xvm->bus.lock);
 
-	if (queue->irq)
-		unbind_from_irqhandler(queue->irq, vq);
-	xvm_bus_quiesce(xvm);
+	stop_events(xvm, queue, vq);
 	vring_del_virtqueue(vq);
 }
 
@@ -210,6 +276,7 @@ static int open_queue(struct xvm_device *xvm, struct xvm_queue *queue,
 				    info->name);
 	if (!vq)
 		return -ENOMEM;
+	vq->num_max = answer.queue_max_size;
 	vq->priv = queue;
 	spin_lock_irq(&xvm->bus.lock);
 	queue->vq = vq;

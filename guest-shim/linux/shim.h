@@ -71,6 +71,7 @@ enum shim_what {
 	SHIM_CONFIG_CHANGED,	/* status */
 	SHIM_USED,		/* index, not checked against the queues */
 	SHIM_BROKEN,
+	SHIM_PINGED,		/* answered when the page is drained */
 };
 
 struct shim_received {
@@ -180,9 +181,15 @@ void shim_transport_init(struct shim_transport *transport,
 int shim_negotiate(u32 revision, u32 max_message_size, u32 bus_features,
 		   struct shim_negotiated *negotiated);
 
+/* Of the transport features that the backend offers, those that are taken. */
+u32 shim_transport_features(u32 offered);
+
 u32 shim_next_action(u32 own_state, u32 backend_state);
 
-/* -EAGAIN: the page is full, try again when signalled. */
+/*
+ * -EAGAIN: the page is full, try again when signalled. -ERANGE: the device has
+ * no such configuration.
+ */
 int shim_send(struct shim_transport *transport, const void *page,
 	      const struct shim_request *request);
 

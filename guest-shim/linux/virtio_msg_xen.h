@@ -155,6 +155,7 @@ void xvm_watch_exit(void);
 /* fault.c */
 void xvm_fault_init(struct xvm_device *xvm);
 void xvm_fail(struct xvm_device *xvm, const char *why);
+bool xvm_check_status(struct xvm_device *xvm, u32 status);
 
 /* turn.c */
 void xvm_turn_init(struct xvm_device *xvm);
@@ -184,6 +185,8 @@ extern const struct virtio_config_ops xvm_config_ops;
 /* queue.c */
 void xvm_del_vqs(struct virtio_device *vdev);
 void xvm_synchronize_cbs(struct virtio_device *vdev);
+int xvm_disable_vq(struct virtqueue *vq);
+int xvm_enable_vq(struct virtqueue *vq);
 bool xvm_queue_used(struct xvm_device *xvm, unsigned int index);
 
 /* bounce.c */
