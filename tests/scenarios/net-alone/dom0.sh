@@ -1,7 +1,8 @@
 # A network device without a bridge, with name, address and no more from the configuration file; and
 # a bridge that is not there: the guest starts without the device, and it is said why. (For devices of the
-# class `virtio`, xl does not wait for a backend.)
-# limit: 60
+# class `virtio`, xl does not wait for a backend.) An interface that is gone when the driver is ready: the guest
+# says so.
+# limit: 100
 # guests: pvh
 . /lab/dom0/lib.sh
 
@@ -33,6 +34,20 @@ grep -qF '/etc/xen-virtiod.toml:5: domain.pvh-net-alone.virtio.0.net.queues: 9 i
     fail "check says: $(cat check-says)"
 sed -i '$d' /etc/xen-virtiod.toml
 xen-virtiod check
+
+echo '[domain.pvh-net-late.virtio.0.net]
+bridge = "none"
+tap = "late"' >>/etc/xen-virtiod.toml
+make_initrd initrd-late /lab/scenarios/net-alone/late.sh
+start_example net-pvh pvh-net-late "$PWD/initrd-late" || fail "xl could not create the guest"
+wait_console pvh-net-late 40 'lab: waiting'
+ip link delete late
+tell_guest "$domid" go
+end_guest pvh-net-late 30
+grep -q 'device needs reset: network interface' $daemon_log || fail "the log does not say that the interface is gone"
+guest_said pvh-net-late gone | grep -q 'device given up: .*DEVICE_NEEDS_RESET' ||
+    fail "the guest's kernel says: $(guest_said pvh-net-late gone)"
+check_nothing_mapped
 
 { echo 'address=10.9.1.2'; cat /lab/scenarios/net/guest.sh; } >script
 make_initrd initrd script

@@ -15,8 +15,8 @@ use crate::progress::{Progress, Step};
 const RECIPE: Recipe<'static> = Recipe {
     name: "guest",
     suite: Suite::LAB,
-    packages: &[kernel::PACKAGES, &["e2fsprogs", "rust-src", "rustc"]],
-    revision: "11",
+    packages: &[kernel::PACKAGES, &["e2fsprogs", "ethtool", "rust-src", "rustc"]],
+    revision: "12",
     finish,
 };
 
@@ -90,9 +90,11 @@ fn initrd(root: &Root) -> Result<Vec<u8>> {
     cpio.link("bin/sh", "busybox");
     cpio.link("sbin", "bin");
     cpio.directories(&["usr", "usr/sbin"]);
-    let mke2fs = root.file("usr/sbin/mke2fs");
-    cpio.copy("usr/sbin/mke2fs", &mke2fs)?;
     cpio.copy(LOADER, &root.file(LOADER))?;
-    root.add_libraries(&mut cpio, &mke2fs)?;
+    for program in ["usr/sbin/mke2fs", "usr/sbin/ethtool"] {
+        let file = root.file(program);
+        cpio.copy(program, &file)?;
+        root.add_libraries(&mut cpio, &file)?;
+    }
     Ok(cpio.finish())
 }
