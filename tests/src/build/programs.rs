@@ -28,6 +28,8 @@ pub(crate) struct Dom0Programs {
     pub(crate) reach_pages: PathBuf,
     /// A backend that wears a guest's driver down.
     pub(crate) hostile_backend: PathBuf,
+    /// A device that takes its time.
+    pub(crate) slow_device: PathBuf,
 }
 
 /// Programs for guests, which have no libraries for them: linked statically.
@@ -47,7 +49,15 @@ pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0
     let step = progress.step("build xen-virtiod and Dom0's other programs");
     // In one call, so that what all are made of is built once.
     let packages =
-        ["backend", "snoop", "vm-memory-xen", "planted-rings", "reach-pages", "hostile-backend"];
+        [
+            "backend",
+            "snoop",
+            "vm-memory-xen",
+            "planted-rings",
+            "reach-pages",
+            "hostile-backend",
+            "slow-device",
+        ];
     let built = cargo_build(dirs, logs, "dom0-programs", &packages, |_| {})?;
     step.done();
     let built = built.join("release");
@@ -58,6 +68,7 @@ pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0
         planted_rings: built.join("planted-rings"),
         reach_pages: built.join("reach-pages"),
         hostile_backend: built.join("hostile-backend"),
+        slow_device: built.join("slow-device"),
     })
 }
 
