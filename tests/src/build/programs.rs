@@ -48,16 +48,15 @@ pub(crate) struct GuestPrograms {
 pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0Programs> {
     let step = progress.step("build xen-virtiod and Dom0's other programs");
     // In one call, so that what all are made of is built once.
-    let packages =
-        [
-            "backend",
-            "snoop",
-            "vm-memory-xen",
-            "planted-rings",
-            "reach-pages",
-            "hostile-backend",
-            "slow-device",
-        ];
+    let packages = [
+        "backend",
+        "snoop",
+        "vm-memory-xen",
+        "planted-rings",
+        "reach-pages",
+        "hostile-backend",
+        "slow-device",
+    ];
     let built = cargo_build(dirs, logs, "dom0-programs", &packages, |_| {})?;
     step.done();
     let built = built.join("release");
