@@ -2,6 +2,7 @@
 
 mod pool;
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use guest_shim::transport::{Received, Transport};
@@ -188,6 +189,23 @@ impl Driver {
         while !holds(self) {
             assert!(Instant::now() < end, "waited 10 s for {what}");
             self.status();
+        }
+    }
+
+    /// Messages that the device has put into the page so far [4.2].
+    pub(super) fn sent_by_device(&self) -> u32 {
+        // Acquire pairs with the device's Release of its producer index.
+        u32::from_le(self.guest.words(self.page)[0x80 / 4].load(Ordering::Acquire))
+    }
+
+    /// Waits until the device has put so many messages into the page, and takes none; fails the test
+    /// after ten seconds.
+    pub(super) fn wait_sent_by_device(&self, count: u32) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while self.sent_by_device() != count {
+            let sent = self.sent_by_device();
+            assert!(Instant::now() < end, "waited 10 s for message {count}, {sent} were sent");
+            std::thread::yield_now();
         }
     }
 

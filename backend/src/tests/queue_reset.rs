@@ -223,11 +223,13 @@ fn spec_6_7_what_was_used_before_the_reset_is_not_told_after_it() {
     let status = driver.share(&[0xff], Access::ReadWrite);
     let chain = [head.readable(), input.writable(), status.writable()];
     // The page has room for four messages to the driver, which takes none: news of the fifth waits.
+    let before = driver.sent_by_device();
     for (queue, served) in [0, 1, 2, 3, 0].into_iter().zip(1..) {
         driver.use_queue(queue);
         driver.submit(&chain);
         driver.send_avail(queue as u32);
-        host.wait_requests_read(served);
+        host.wait_requests_read(served.into());
+        driver.wait_sent_by_device(before.wrapping_add(served.min(4)));
     }
     driver.reset_queue(0);
     driver.renew_silent_ring(0);
