@@ -6,6 +6,9 @@ mod files;
 mod image;
 mod progress;
 mod request;
+#[cfg(any(test, feature = "simulated"))]
+#[allow(clippy::indexing_slicing, clippy::panic, reason = "this is for tests, and fails them so")]
+pub mod sample;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -26,9 +29,12 @@ pub use self::image::Format;
 use self::progress::{Deadline, Progress};
 pub use self::request::SECTOR_SIZE;
 use self::request::{BlockRequest, Command, Range, RangeChange, SERIAL_SIZE, Status, Task};
-#[cfg(any(test, feature = "simulated"))]
-pub use self::target::exercise::{Exercised, exercise_qcow2};
 pub use self::target::{AccessMode, Caching, Discard, Target, TargetError, TargetOptions};
+#[cfg(any(test, feature = "simulated"))]
+pub use self::{
+    sample::qcow2_samples,
+    target::exercise::{Exercised, exercise_qcow2},
+};
 use super::{
     Answers, BATCH, DeviceId, DeviceMemory, Fault, Moved, Queues, Request, Source, Transfers,
     VirtioDevice, Writable, WriteMode,

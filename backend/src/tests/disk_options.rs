@@ -16,7 +16,7 @@ use super::block::{OK, request};
 use super::disk_sharing::refusal;
 use super::driver::Driver;
 use super::host::{Host, XVDA, numbered_disk};
-use super::qcow2_image::{ImageBytes, Shape};
+use crate::device::blk::sample::{ImageBytes, Shape};
 use crate::device::blk::{Format, Target, TargetOptions};
 use crate::xen::DomId;
 
@@ -350,7 +350,7 @@ fn a_qcow2_image_by_another_name_is_raw_with_a_warning_unless_the_format_is_said
     let directory = tempfile::tempdir().unwrap();
     for name in ["disk.img", "disk.QCOW2", "qcow2"] {
         let path = directory.path().join(name);
-        image.store_at(&path);
+        fs::write(&path, &image.bytes).unwrap();
         let (log, opened) = log_of(TargetOptions::for_test(&path));
         assert!(opened && log.contains("WARN") && log.contains("as a qcow2 image does"), "{log}");
         assert!(log.contains("format = \"qcow2\""), "{log}");
@@ -376,7 +376,7 @@ fn the_configuration_names_the_format_of_a_target() {
     host.hypervisor.store_write("/local/domain/1/name", "db");
     let path = directory.path().join("disk.img");
     let image = ImageBytes::new(Shape::default());
-    image.store_at(&path);
+    fs::write(&path, &image.bytes).unwrap();
     for (guest, sectors, format) in
         [(1, image.shape.size / 512, "qcow2"), (2, image.bytes.len() as u64 / 512, "raw")]
     {

@@ -11,7 +11,8 @@ use virtio_bindings::virtio_blk::{
 use super::block::{OK, request};
 use super::driver::Driver;
 use super::host::{Ends, Host, XVDA, numbered_disk};
-use super::qcow2_image::{ImageBytes, Shape};
+use super::qcow2::store;
+use crate::device::blk::sample::{ImageBytes, Shape};
 use crate::device::blk::{Target, TargetOptions};
 
 const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
@@ -93,14 +94,14 @@ fn based_on(directory: &Path, base: &Path) -> std::path::PathBuf {
     let mut image = ImageBytes::new(Shape { data: 0, ..Shape::default() });
     image.set_backing(base.file_name().unwrap().to_str().unwrap(), Some("qcow2"));
     let path = directory.join("overlay.qcow2");
-    image.store_at(&path);
+    fs::write(&path, &image.bytes).unwrap();
     path
 }
 
 #[test]
 fn what_an_image_is_based_on_is_only_read_by_all() {
     let host = Host::start();
-    let (directory, base) = ImageBytes::new(Shape::default()).store();
+    let (directory, base) = store(&ImageBytes::new(Shape::default()));
     let overlay = based_on(directory.path(), &base);
     let other = directory.path().join("other.qcow2");
     fs::copy(&overlay, &other).unwrap();
@@ -142,7 +143,7 @@ fn images_are_shared_by_force_where_the_configuration_says_so_for_all() {
     two.close();
     ends.iter().for_each(|ends| host.remove(ends));
 
-    let (_directory, image) = ImageBytes::new(Shape::default()).store();
+    let (_directory, image) = store(&ImageBytes::new(Shape::default()));
     let reason = refusal(&host, &host.add_disk(1, XVDA, &image, "w"));
     assert!(reason.contains("cannot be shared by force"), "{reason}");
     let reader = host.add_disk(1, XVDA, &image, "r");
@@ -206,7 +207,7 @@ fn a_guest_that_is_two_domains_hands_a_raw_disk_over() {
 
 #[test]
 fn a_guest_that_is_two_domains_hands_a_qcow2_disk_over_and_no_cluster_is_lost() {
-    let (_directory, image) = ImageBytes::new(Shape { data: 0, ..Shape::default() }).store();
+    let (_directory, image) = store(&ImageBytes::new(Shape { data: 0, ..Shape::default() }));
     hand_over(&image);
     // Both allocated clusters: the image is sound all the same.
     let mut target = Target::open(TargetOptions::for_test(&image)).unwrap();

@@ -15,6 +15,7 @@ use virtio_bindings::virtio_blk::{
 use super::block::{OK, request};
 use super::disk_options::{config_u64, range};
 use super::host::{Host, XVDA};
+use crate::device::blk::sample::ImageBytes;
 
 /// Bytes of every image here.
 const SIZE: u64 = 8 << 20;
@@ -34,6 +35,14 @@ fn image(backing: Option<(&str, &str)>) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk.qcow2");
     create(&path, backing);
+    (directory, path)
+}
+
+/// Writes an image into a directory of its own.
+pub(crate) fn store(image: &ImageBytes) -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk.qcow2");
+    fs::write(&path, &image.bytes).unwrap();
     (directory, path)
 }
 

@@ -3,12 +3,13 @@
 
 use std::fs;
 
-use super::qcow2_image::{COPIED, ImageBytes, Shape, place};
-use crate::device::blk::{Exercised, Target, TargetOptions, exercise_qcow2};
+use super::qcow2::store;
+use crate::device::blk::sample::{COPIED, ImageBytes, Shape, compressed, place, snapshotted};
+use crate::device::blk::{Exercised, Target, TargetOptions, exercise_qcow2, qcow2_samples};
 
 /// Opens an image as a disk that the guest may write; gives the reason if it is refused.
 fn open(image: &ImageBytes) -> Result<(), String> {
-    let (_directory, path) = image.store();
+    let (_directory, path) = store(image);
     let opened = Target::open(TargetOptions::for_test(&path)).map(drop);
     let stored = fs::read(&path).unwrap();
     assert!(stored == image.bytes, "to open it changed it");
@@ -313,27 +314,6 @@ fn images_of_another_kind_are_refused_with_what_they_are_and_what_helps() {
     refused(&image, &["not a qcow2 image", "format = \"raw\""]);
 }
 
-/// An image with a snapshot of all it has, as QEMU makes it.
-fn snapshotted() -> ImageBytes {
-    let mut image = image();
-    let table = image.add_clusters(2);
-    let (l1, place) = (table + 1, image.at(table));
-    image.put_u32(60, 1);
-    image.put_u64(64, place);
-    image.put_u64(place, image.at(l1));
-    image.put_u32(place + 8, 1);
-    image.put_u32(place + 12, 1 << 16 | 4);
-    image.put_u32(place + 36, 16);
-    image.bytes[place as usize + 56..][..5].copy_from_slice(b"1once");
-    // Nothing is marked any more, and everything is counted twice.
-    image.put_u64(image.at(place::L1), image.at(place::L2));
-    image.put_u64(image.at(l1), image.at(place::L2));
-    (0..2).for_each(|number| image.put_u64(image.l2_entry(number), image.at(place::DATA + number)));
-    [table, l1].into_iter().for_each(|cluster| image.set_refcount(cluster, 1));
-    (place::L2..place::DATA + 2).for_each(|cluster| image.set_refcount(cluster, 2));
-    image
-}
-
 #[test]
 fn an_image_with_snapshots_is_used_and_what_they_keep_is_checked() {
     let image = snapshotted();
@@ -373,22 +353,6 @@ fn snapshots_that_would_take_for_ever_to_look_at_are_refused() {
     }
 }
 
-/// Puts the first data cluster in compressed form at the end of an image with clusters of 4096
-/// bytes.
-fn compressed() -> ImageBytes {
-    let mut image = ImageBytes::new(Shape { cluster_bits: 12, size: 1 << 20, ..Shape::default() });
-    let first = image.add_clusters(2);
-    let at = image.at(first) as usize;
-    // One block that is stored: its length, the same with all bits turned over, and the bytes.
-    let block = [&[1, 0x00, 0x10, 0xff, 0xef][..], &[0x5a; 4096]].concat();
-    image.bytes[at..at + block.len()].copy_from_slice(&block);
-    let further_sectors = block.len() as u64 / 512;
-    image.put_u64(image.l2_entry(0), 1 << 62 | further_sectors << 58 | at as u64);
-    image.set_refcount(place::DATA, 0);
-    [first, first + 1].into_iter().for_each(|cluster| image.set_refcount(cluster, 1));
-    image
-}
-
 #[test]
 fn compressed_clusters_are_used_and_must_be_counted() {
     let image = compressed();
@@ -406,7 +370,7 @@ fn compressed_clusters_are_used_and_must_be_counted() {
 
 #[test]
 fn images_with_a_few_wrong_bytes_are_refused_or_stay_sound() {
-    let images = [image().bytes, snapshotted().bytes, compressed().bytes];
+    let images = qcow2_samples();
     let mut number = 0x1234_5678_u64;
     let mut random = |limit: usize| {
         number =

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::tests::qcow2_image::{ImageBytes, Shape, place};
+use crate::device::blk::sample::{ImageBytes, Shape, place};
+use crate::tests::qcow2::store;
 
 /// A cluster of the images here.
 const CLUSTER: u64 = 1 << 16;
@@ -22,7 +23,7 @@ struct Opened {
 
 /// Opens an image; whether there is time to check it before.
 fn open_within(bytes: &ImageBytes, time: Duration) -> Opened {
-    let (directory, path) = bytes.store();
+    let (directory, path) = store(bytes);
     fs::write(directory.path().join("base.raw"), vec![0x5a; 1 << 20]).unwrap();
     let options = TargetOptions::for_test(&path);
     let mut files = DiskFiles::claim(&options).unwrap();
@@ -151,7 +152,7 @@ fn an_image_of_version_2_with_a_backing_file_shows_nothing_of_it_again() {
 }
 
 fn refusal(bytes: &ImageBytes, path: impl Fn(&Path) -> String) -> String {
-    let (directory, image) = bytes.store();
+    let (directory, image) = store(bytes);
     fs::write(directory.path().join("base.raw"), [0; 4096]).unwrap();
     let options = TargetOptions::for_test(&image);
     let mut files = DiskFiles::claim(&options).unwrap();
