@@ -86,11 +86,12 @@ pub trait Image: Send {
     /// The storage's.
     fn discard(&mut self, offset: u64, length: u64) -> io::Result<()>;
 
-    /// Makes a range read as zeros.
+    /// Makes a range read as zeros, or the beginning of it, where zeros have to be written: that
+    /// takes time. Gives the bytes that are zeroed.
     ///
     /// # Errors
     /// The storage's.
-    fn write_zeroes(&mut self, offset: u64, length: u64, storage: Storage) -> io::Result<()>;
+    fn write_zeroes(&mut self, offset: u64, length: u64, storage: Storage) -> io::Result<u64>;
 
     /// Bytes at multiples of which a range is best divided.
     fn granularity(&self) -> u64;

@@ -197,7 +197,9 @@ pub struct Target {
     write_mode: WriteMode,
     durability: Durability,
     activity: Activity,
-    part_size: PartSize,
+    /// How much is discarded, and zeroed, at once.
+    discard_size: PartSize,
+    zero_size: PartSize,
 }
 
 /// A part of a disk, checked to be inside.
@@ -240,7 +242,8 @@ impl Target {
             write_mode: WriteMode::Back,
             durability: Durability::Kept,
             activity: Activity::Idle,
-            part_size: PartSize::default(),
+            discard_size: PartSize::default(),
+            zero_size: PartSize::default(),
         })
     }
 
@@ -540,10 +543,12 @@ impl Target {
         let (end, granularity) = (offset + bytes, self.image.granularity());
         while *done < bytes {
             let (start, begun) = (offset + *done, Instant::now());
-            let part_end = self.part_size.end(start, end, granularity);
-            self.change_part(change, range, start, part_end - start)?;
-            self.part_size.learn(begun.elapsed());
-            *done = part_end - offset;
+            let bytes_wanted = self.part_size(change).end(start, end, granularity) - start;
+            let changed = self.change_part(change, range, start, bytes_wanted)?;
+            if changed == bytes_wanted {
+                self.part_size(change).learn(begun.elapsed());
+            }
+            *done += changed;
             if *done < bytes && deadline.is_over() {
                 return Ok(Progress::Unfinished);
             }
@@ -560,15 +565,25 @@ impl Target {
         range: Range,
         offset: u64,
         bytes: u64,
-    ) -> io::Result<()> {
+    ) -> io::Result<u64> {
         match (change, self.options.discard) {
-            (RangeChange::Discard, Discard::Allowed) => self.image.discard(offset, bytes),
-            // Of a driver that negotiated it elsewhere: what the storage does not take is done.
-            (RangeChange::Discard, Discard::Refused) => Ok(()),
+            (RangeChange::Discard, Discard::Allowed) => {
+                self.image.discard(offset, bytes)?;
+                Ok(bytes)
+            }
+            // Of a driver that negotiated it elsewhere: a discard that is not taken is done.
+            (RangeChange::Discard, Discard::Refused) => Ok(bytes),
             (RangeChange::WriteZeroes, Discard::Allowed) if range.unmap() => {
                 self.image.write_zeroes(offset, bytes, Storage::GiveBack)
             }
             (RangeChange::WriteZeroes, _) => self.image.write_zeroes(offset, bytes, Storage::Keep),
+        }
+    }
+
+    fn part_size(&mut self, change: RangeChange) -> &mut PartSize {
+        match change {
+            RangeChange::Discard => &mut self.discard_size,
+            RangeChange::WriteZeroes => &mut self.zero_size,
         }
     }
 

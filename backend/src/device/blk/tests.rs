@@ -41,6 +41,8 @@ struct Script {
     preparations: VecDeque<io::Result<Progress>>,
     /// The time that each call takes.
     time: Duration,
+    /// Most bytes that are zeroed by one call.
+    most_zeros: Option<u64>,
     /// Whether discards are refused.
     no_discard: bool,
 }
@@ -124,8 +126,9 @@ impl Image for Scripted {
         self.note(Call::Discard(offset, length), |_| None, ())
     }
 
-    fn write_zeroes(&mut self, offset: u64, length: u64, storage: Storage) -> io::Result<()> {
-        self.note(Call::WriteZeroes(offset, length, storage), |_| None, ())
+    fn write_zeroes(&mut self, offset: u64, length: u64, storage: Storage) -> io::Result<u64> {
+        let most = self.0.lock().unwrap().most_zeros.unwrap_or(length);
+        self.note(Call::WriteZeroes(offset, length, storage), |_| None, length.min(most))
     }
 
     fn granularity(&self) -> u64 {

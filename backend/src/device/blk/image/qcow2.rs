@@ -26,7 +26,7 @@ use crate::device::{Gather, Scatter, WriteMode};
 /// How long an image is checked when it is opened: xl waits 10 s for the disk. The rest of the
 /// check is done before the first write.
 const CHECK_TIME: Duration = Duration::from_secs(4);
-/// Bytes of zeros that are written at once.
+/// Most bytes of zeros that are written for one call.
 const ZEROS: u64 = 1 << 20;
 
 /// An image that must not be written.
@@ -146,32 +146,38 @@ impl Qcow2Image {
         Ok((offset, end))
     }
 
-    /// Writes zeros where there are none.
-    fn write_zeros_as_data(&mut self, offset: u64, length: u64) -> io::Result<()> {
+    /// Writes zeros where there are none, up to a limit. Gives the bytes that are zeros now.
+    fn write_zeros_as_data(&mut self, offset: u64, length: u64) -> io::Result<u64> {
         self.buffer(length.min(ZEROS) as usize);
-        let (mut at, end) = (offset, offset + length);
-        while at < end {
+        let (mut at, end, mut written) = (offset, offset + length, 0);
+        while at < end && written < ZEROS {
             let (mapping, count) = self.image.get_mapping(at, end - at)?;
-            let count = count.min(ZEROS);
-            if !matches!(mapping, Mapping::Zero { .. }) {
-                let zeros = self.buffer.get(..count as usize).unwrap_or_default();
-                self.image.write(zeros, at)?;
+            if matches!(mapping, Mapping::Zero { .. }) {
+                at += count;
+                continue;
             }
-            at += count;
+            let count = count.min(ZEROS - written);
+            let zeros = self.buffer.get(..count as usize).unwrap_or_default();
+            self.image.write(zeros, at)?;
+            (at, written) = (at + count, written + count);
         }
-        Ok(())
+        Ok(at - offset)
     }
 
-    /// Makes whole clusters unallocated, and writes zeros into what is left of the range.
-    fn discard_to_zeros(&mut self, offset: u64, length: u64) -> io::Result<()> {
+    /// Makes whole clusters unallocated, and writes zeros into the rest of the range.
+    fn discard_to_zeros(&mut self, offset: u64, length: u64) -> io::Result<u64> {
         let end = offset + length;
         let first = offset.next_multiple_of(self.cluster_size).min(end);
         let last = (end - end % self.cluster_size).max(first);
         if first < last {
             self.image.discard_to_backing(first, last - first)?;
         }
-        self.write_zeros_as_data(offset, first - offset)?;
-        self.write_zeros_as_data(last, end - last)
+        let head = self.write_zeros_as_data(offset, first - offset)?;
+        if offset + head < first {
+            return Ok(head);
+        }
+        let tail = self.write_zeros_as_data(last, end - last)?;
+        Ok(last + tail - offset)
     }
 }
 
@@ -266,10 +272,16 @@ impl Image for Qcow2Image {
         }
     }
 
-    fn write_zeroes(&mut self, offset: u64, length: u64, storage: Storage) -> io::Result<()> {
+    fn write_zeroes(&mut self, offset: u64, length: u64, storage: Storage) -> io::Result<u64> {
         match (self.clusters, storage) {
-            (Clusters::Zero, Storage::GiveBack) => self.image.discard_to_zero(offset, length),
-            (Clusters::Zero, Storage::Keep) => self.image.write_zeroes(offset, length),
+            (Clusters::Zero, Storage::GiveBack) => {
+                self.image.discard_to_zero(offset, length)?;
+                Ok(length)
+            }
+            (Clusters::Zero, Storage::Keep) => {
+                self.image.write_zeroes(offset, length)?;
+                Ok(length)
+            }
             (Clusters::Unallocated, Storage::GiveBack) => self.discard_to_zeros(offset, length),
             _ => self.write_zeros_as_data(offset, length),
         }

@@ -49,7 +49,12 @@ impl RawImage {
             Caching::PageCache => None,
             Caching::Direct => open_direct(options, files),
         };
-        let mut ranges = Ranges::of(if device.is_some() { Medium::Device } else { Medium::File });
+        let zeroes = device.and_then(|device| attribute(device, "write_zeroes_max_bytes"));
+        let mut ranges = Ranges::of(match (device, zeroes) {
+            (None, _) => Medium::File,
+            (Some(_), None | Some(0)) => Medium::Device,
+            (Some(_), Some(_)) => Medium::ZeroingDevice,
+        });
         let can_discard = options.mode == AccessMode::ReadWrite
             && options.discard == Discard::Allowed
             && ranges.try_discard(&file, bytes);
@@ -213,7 +218,7 @@ impl Image for RawImage {
         self.ranges.discard(&self.file, offset, length)
     }
 
-    fn write_zeroes(&mut self, offset: u64, length: u64, storage: Storage) -> io::Result<()> {
+    fn write_zeroes(&mut self, offset: u64, length: u64, storage: Storage) -> io::Result<u64> {
         self.ranges.write_zeroes(&self.file, offset, length, storage)
     }
 

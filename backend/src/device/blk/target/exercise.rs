@@ -99,10 +99,10 @@ impl Use<'_> {
         match random.below(8) {
             0..=3 => self.write(sector, count, value),
             4 => self.change(sector, count, Some(0), |target, offset, bytes| {
-                target.image.write_zeroes(offset, bytes, Storage::Keep)
+                zero(target, offset, bytes, Storage::Keep)
             }),
             5 => self.change(sector, count, Some(0), |target, offset, bytes| {
-                target.image.write_zeroes(offset, bytes, Storage::GiveBack)
+                zero(target, offset, bytes, Storage::GiveBack)
             }),
             6 => self.change(sector, count, None, |target, offset, bytes| {
                 target.image.discard(offset, bytes)
@@ -160,6 +160,14 @@ impl Use<'_> {
             next = sector + count;
         }
     }
+}
+
+fn zero(target: &mut Target, mut offset: u64, length: u64, storage: Storage) -> io::Result<()> {
+    let end = offset + length;
+    while offset < end {
+        offset += target.image.write_zeroes(offset, end - offset, storage)?;
+    }
+    Ok(())
 }
 
 /// Numbers without a pattern, the same for the same seed.

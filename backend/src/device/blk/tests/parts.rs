@@ -60,6 +60,26 @@ fn a_change_that_has_time_is_done_at_once() {
 }
 
 #[test]
+fn zeros_that_have_to_be_written_go_on_where_the_image_stopped() {
+    let image = Scripted::new(|script| script.most_zeros = Some(3 << 20));
+    let (_file, mut target) = image.target(|_| {});
+    target.start(WriteMode::Back).unwrap();
+    let range = Range { sectors: 20 << 11, ..WHOLE };
+    let progress = target.change(RangeChange::WriteZeroes, range, &mut 0, later()).unwrap();
+    assert_eq!(progress, Progress::Done);
+    let calls = image.take_calls();
+    let parts: Vec<_> = calls
+        .iter()
+        .map(|call| match call {
+            Call::WriteZeroes(offset, length, _) => (offset >> 20, length >> 20),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = [(0, 4), (3, 4), (6, 4), (9, 4), (12, 4), (15, 4), (18, 2)];
+    assert_eq!(parts, expected);
+}
+
+#[test]
 fn nothing_is_written_before_the_image_is_known_to_be_sound() {
     let image = Scripted::new(|script| {
         let damaged = || Err(std::io::Error::other("damaged"));

@@ -17,8 +17,10 @@ use super::super::Storage;
 pub(super) enum Medium {
     /// A file.
     File,
-    /// A block device.
+    /// A block device, for which the kernel writes zeros.
     Device,
+    /// A block device that can zero by itself.
+    ZeroingDevice,
 }
 
 /// A way to change a range.
@@ -47,6 +49,8 @@ enum Refusal {
     Now,
 }
 
+/// Most bytes of zeros that are written for one call.
+const MOST_WRITTEN: u64 = 1 << 20;
 /// Bytes of zeros that are written at once.
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
@@ -69,7 +73,7 @@ impl Ranges {
     pub(super) fn try_discard(&mut self, file: &File, size: u64) -> bool {
         let (offset, length) = match self.medium {
             Medium::File => (size.next_multiple_of(65536), 65536),
-            Medium::Device => (0, 0),
+            Medium::Device | Medium::ZeroingDevice => (0, 0),
         };
         let way = self.discard_way();
         let refusal = apply(way, file, offset, length).err().as_ref().and_then(refusal);
@@ -84,10 +88,12 @@ impl Ranges {
     /// # Errors
     /// The storage's.
     pub(super) fn discard(&mut self, file: &File, offset: u64, length: u64) -> io::Result<()> {
-        self.try_in_turn(&[self.discard_way()], file, offset, length).map(drop)
+        let done = self.try_in_turn(&[self.discard_way()], file, offset, length);
+        done.map(drop)
     }
 
-    /// Makes a range read as zeros.
+    /// Makes a range read as zeros, or as much of it as is written at once. Gives the bytes that
+    /// are zeroed.
     ///
     /// # Errors
     /// The storage's.
@@ -97,16 +103,16 @@ impl Ranges {
         offset: u64,
         length: u64,
         storage: Storage,
-    ) -> io::Result<()> {
+    ) -> io::Result<u64> {
         use Way::{PunchHole, Write, ZeroOut, ZeroRange};
         let ways: &[Way] = match (self.medium, storage) {
             (Medium::File, Storage::GiveBack) => &[PunchHole, ZeroRange, Write],
             (Medium::File, Storage::Keep) => &[ZeroRange, Write],
-            (Medium::Device, Storage::GiveBack) => &[PunchHole, ZeroOut, Write],
-            (Medium::Device, Storage::Keep) => &[ZeroOut, Write],
+            (_, Storage::GiveBack) => &[PunchHole, ZeroOut, Write],
+            (_, Storage::Keep) => &[ZeroOut, Write],
         };
         match self.try_in_turn(ways, file, offset, length)? {
-            Outcome::Done => Ok(()),
+            Outcome::Done(bytes) => Ok(bytes),
             Outcome::Refused => Err(io::ErrorKind::Unsupported.into()),
         }
     }
@@ -114,7 +120,7 @@ impl Ranges {
     fn discard_way(&self) -> Way {
         match self.medium {
             Medium::File => Way::PunchHole,
-            Medium::Device => Way::Discard,
+            Medium::Device | Medium::ZeroingDevice => Way::Discard,
         }
     }
 
@@ -129,8 +135,9 @@ impl Ranges {
             if self.is_refused(*way) {
                 continue;
             }
+            let length = self.length_at_once(*way, length);
             match apply(*way, file, offset, length) {
-                Ok(()) => return Ok(Outcome::Done),
+                Ok(()) => return Ok(Outcome::Done(length)),
                 // Nothing comes after it that could do it.
                 Err(error) if *way == Way::Write => return Err(error),
                 Err(error) => match refusal(&error) {
@@ -141,6 +148,14 @@ impl Ranges {
             }
         }
         Ok(Outcome::Refused)
+    }
+
+    /// How much of a range is changed at once: a part, where zeros are written.
+    fn length_at_once(&self, way: Way, length: u64) -> u64 {
+        match (way, self.medium) {
+            (Way::Write, _) | (Way::ZeroOut, Medium::Device) => length.min(MOST_WRITTEN),
+            _ => length,
+        }
     }
 
     fn is_refused(&self, way: Way) -> bool {
@@ -155,7 +170,8 @@ impl Ranges {
 /// The outcome of several ways.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
-    Done,
+    /// These bytes are changed.
+    Done(u64),
     Refused,
 }
 
@@ -240,7 +256,8 @@ mod tests {
         let mut ranges = Ranges::of(Medium::File);
         refused.iter().for_each(|way| ranges.refuse(*way));
         let start = 65536 + 512;
-        ranges.write_zeroes(&opened(&file), start, 524_288, storage).unwrap();
+        let zeroed = ranges.write_zeroes(&opened(&file), start, 524_288, storage).unwrap();
+        assert_eq!(zeroed, 524_288);
         let bytes = fs::read(file.path()).unwrap();
         let (start, end) = (start as usize, start as usize + 524_288);
         assert!(bytes[start..end].iter().all(|byte| *byte == 0));
@@ -278,6 +295,21 @@ mod tests {
         ranges.refuse(Way::PunchHole);
         ranges.write_zeroes(&opened(&file), 0, 4096, Storage::GiveBack).unwrap();
         assert_eq!(fs::read(file.path()).unwrap()[..4097], [&[0; 4096][..], &[0xaa]].concat());
+    }
+
+    #[test]
+    fn so_many_zeros_are_written_for_one_call() {
+        let file = full();
+        file.as_file().set_len(3 << 20).unwrap();
+        let mut ranges = Ranges::of(Medium::File);
+        let zero = |ranges: &mut Ranges| {
+            ranges.write_zeroes(&opened(&file), 4096, 2 << 20, Storage::Keep).unwrap()
+        };
+        ranges.refuse(Way::ZeroRange);
+        assert_eq!(zero(&mut ranges), MOST_WRITTEN);
+        let at_once = |medium| Ranges::of(medium).length_at_once(Way::ZeroOut, 2 << 20);
+        assert_eq!(at_once(Medium::Device), MOST_WRITTEN);
+        assert_eq!(at_once(Medium::ZeroingDevice), 2 << 20);
     }
 
     #[test]
