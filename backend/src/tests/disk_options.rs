@@ -405,3 +405,12 @@ fn a_file_is_a_disk_if_it_has_a_byte() {
     host.remove(&ends);
     host.finish();
 }
+
+#[test]
+fn a_configuration_that_cannot_be_read_refuses_disks_too() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    host.configure("[domain.db.disk.xvda]\nformat = \"vmdk\"");
+    let reason = refusal(&host, &host.add_disk(1, XVDA, disk.path(), "w"));
+    assert!(reason.contains(":2: domain.db.disk.xvda.format: "), "{reason}");
+    host.finish();
+}
