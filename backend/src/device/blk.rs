@@ -155,13 +155,13 @@ impl Block {
         let task = waiting.task.take();
         // A request that was begun is served alone: the buffers of the others need not be reached
         // for it.
-        let now = if task.is_some() { 1 } else { waiting.requests.len() };
-        let (batch, _) = waiting.requests.split_at(now.min(waiting.requests.len()));
+        let now = if task.is_some() { 1 } else { BATCH };
+        let later = waiting.requests.split_off(now.min(waiting.requests.len()));
+        let batch = &waiting.requests;
         let served = queues.serve_fetched(index, batch, |requests, memory, answers| {
             self.serve_batch(requests, task, memory, answers, deadline)
         })?;
         queues.again(index);
-        let later = waiting.requests.split_off(now.min(waiting.requests.len()));
         let mut rest = keep_unanswered(queues, waiting.requests, &served);
         let fault = served.fault.or(waiting.fault);
         rest.extend(later);
@@ -173,6 +173,28 @@ impl Block {
         }
         fault.map_or(Ok(()), Err)
     }
+}
+
+/// Takes requests apart, up to the first that is malformed. `task`: the rest of the first of them,
+/// if it was begun.
+fn parse<'r, 'm, M: DeviceMemory>(
+    requests: &'r [Request],
+    mut task: Option<Task>,
+    memory: &'m M,
+    batch: &mut [Option<Parsed<'r, 'm>>; BATCH],
+) -> Served {
+    let mut served = Served::default();
+    for (place, request) in batch.iter_mut().zip(requests) {
+        match Parsed::new(request, task.take(), memory) {
+            Ok(parsed) => *place = Some(parsed),
+            Err(first) => {
+                served.fault = Some(first);
+                break;
+            }
+        }
+        served.good += 1;
+    }
+    served
 }
 
 /// Takes back the room of requests that are answered, and gives the others.
@@ -199,23 +221,13 @@ impl Block {
     fn serve_batch<M: DeviceMemory>(
         &mut self,
         requests: &[Request],
-        mut task: Option<Task>,
+        task: Option<Task>,
         memory: &M,
         answers: &mut Answers<'_>,
         deadline: Deadline,
     ) -> Result<Served, Fault> {
         let mut batch = [const { None }; BATCH];
-        let mut served = Served::default();
-        for (place, request) in batch.iter_mut().zip(requests) {
-            match Parsed::new(request, task.take(), memory) {
-                Ok(parsed) => *place = Some(parsed),
-                Err(first) => {
-                    served.fault = Some(first);
-                    break;
-                }
-            }
-            served.good += 1;
-        }
+        let mut served = parse(requests, task, memory, &mut batch);
         let moved = self.transfer(&mut batch, memory);
         let mut progress = Progress::Done;
         for (number, (request, mut parsed)) in

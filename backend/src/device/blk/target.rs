@@ -1,15 +1,18 @@
 //! A disk's target: an image, with the checks that every request must pass.
 
+mod error;
 #[cfg(any(test, feature = "simulated"))]
 #[allow(clippy::panic, reason = "this is for tests, which it fails by panics")]
 pub mod exercise;
+mod options;
 
 use std::io;
-use std::path::PathBuf;
 use std::time::Instant;
 
+pub use self::error::TargetError;
+pub use self::options::{AccessMode, Caching, Discard, TargetOptions};
 use super::SECTOR_SIZE;
-use super::claim::{ClaimError, Handover, Owner, Sharing};
+use super::claim::{ClaimError, Handover, Sharing};
 use super::files::DiskFiles;
 use super::image::{self, BlockSize, Format, Image, Storage};
 use super::progress::{Deadline, PartSize, Progress};
@@ -20,154 +23,6 @@ use crate::device::{
 
 /// Most of a request's data that is moved at once.
 const PART_BYTES: u64 = 1 << 20;
-
-/// Whether the guest may write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AccessMode {
-    /// `access=r` in the guest's configuration.
-    ReadOnly,
-    /// `access=rw`.
-    ReadWrite,
-}
-
-/// How a raw target's bytes are moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caching {
-    /// Through this domain's page cache: what was read once is read from memory.
-    PageCache,
-    /// `direct-io-safe` in the guest's configuration: past it, where the storage can. The guest has
-    /// a page cache of its own, and this domain little memory.
-    Direct,
-}
-
-/// Whether a guest may give storage back: `discard` in its configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Discard {
-    /// Discard is not offered, and zeros are written.
-    Refused,
-    /// Discard and write-zeroes punch holes.
-    Allowed,
-}
-
-/// A target, and how to open it.
-#[derive(Clone, Debug)]
-pub struct TargetOptions {
-    /// A file or block device, by its absolute path.
-    pub path: PathBuf,
-    /// Whether the guest may write.
-    pub mode: AccessMode,
-    /// How a raw target's bytes are moved.
-    pub caching: Caching,
-    /// Whether the guest may give storage back.
-    pub discard: Discard,
-    /// Its format; `None`: its name says it.
-    pub format: Option<Format>,
-    /// Whether others may use it at the same time.
-    pub sharing: Sharing,
-    /// Whose it is.
-    pub owner: Owner,
-}
-
-impl TargetOptions {
-    /// The target's format.
-    pub fn format(&self) -> Format {
-        self.format.unwrap_or_else(|| Format::by_name(&self.path))
-    }
-
-    #[cfg(test)]
-    pub(crate) fn for_test(path: &std::path::Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            mode: AccessMode::ReadWrite,
-            caching: Caching::PageCache,
-            discard: Discard::Allowed,
-            format: None,
-            sharing: Sharing::Safe,
-            owner: Owner { domain: 1, vdev: "xvda".to_owned(), vm: None },
-        }
-    }
-}
-
-/// Why a target cannot be used, or a request on it fails.
-#[derive(Debug, thiserror::Error)]
-pub enum TargetError {
-    /// It cannot be opened.
-    #[error("cannot open disk target {path:?} {mode}: {source}", mode = match .mode {
-        AccessMode::ReadOnly => "for reading",
-        AccessMode::ReadWrite => "for reading and writing",
-    })]
-    Open {
-        /// The target.
-        path: PathBuf,
-        /// How it was opened.
-        mode: AccessMode,
-        /// What the kernel, or the image format, said.
-        source: io::Error,
-    },
-    /// Its name depends on who reads it.
-    #[error(
-        "disk target {path:?} is a relative path, which xl and this daemon would look for in \
-         different directories: give target=/... from the root on"
-    )]
-    Relative {
-        /// The target.
-        path: PathBuf,
-    },
-    /// Somebody else has it.
-    #[error(transparent)]
-    Claim(ClaimError),
-    /// Two programs would corrupt it.
-    #[error(
-        "disk target {path:?} cannot be shared by force: two that write one qcow2 image destroy \
-         it; force-share is for raw targets, and for disks with access=r"
-    )]
-    Unshareable {
-        /// The target.
-        path: PathBuf,
-    },
-    /// It is too small to be a disk.
-    #[error("disk target {path:?} holds {bytes} bytes, less than one block of {block}")]
-    TooSmall {
-        /// The target.
-        path: PathBuf,
-        /// Its size.
-        bytes: u64,
-        /// Its logical block size.
-        block: u32,
-    },
-    /// The request lies outside the disk, is not in whole sectors, or is too long.
-    #[error("{bytes} bytes at sector {sector} are not whole sectors of the disk")]
-    Range {
-        /// First sector.
-        sector: u64,
-        /// Bytes.
-        bytes: u64,
-    },
-    /// The request is of a type that is not supported.
-    #[error("unsupported request type")]
-    Unsupported,
-    /// A write to a read-only disk.
-    #[error("write to a read-only disk")]
-    ReadOnly,
-    /// The same guest uses it in another domain.
-    #[error("the guest uses the disk in another domain: {0}")]
-    Elsewhere(Owner),
-    /// An earlier sync failed.
-    #[error(
-        "disk target: what was written earlier may be lost, since making it last failed; so it \
-         stays until the disk is opened anew"
-    )]
-    Lost,
-    /// A sync failed.
-    #[error("disk target: cannot make what was written last: {0}")]
-    Sync(#[source] io::Error),
-    /// The image's own error.
-    #[error("disk target: {0}")]
-    Io(#[from] io::Error),
-    /// The guest's buffers.
-    #[error(transparent)]
-    Guest(#[from] Fault),
-}
 
 /// Whether written bytes last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use std::fs;
 
 use tempfile::{NamedTempFile, TempDir};
 
+use super::lock::{LockState, LockedFile};
 use super::*;
 
 const READS: Usage = Usage { access: AccessMode::ReadOnly, sharing: Sharing::Safe };
@@ -192,6 +193,7 @@ fn a_loop_device_that_is_a_disk_takes_its_file_too() {
     let device = |user| Claim {
         path: "/dev/loop5".into(),
         file: FileId::Device(nix::sys::stat::makedev(7, 5)),
+        access: AccessMode::ReadWrite,
         entry: Arc::default(),
         user,
     };

@@ -7,7 +7,7 @@ mod header;
 mod tests;
 
 use std::io::{self, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use imago::file::File;
@@ -102,17 +102,10 @@ impl Qcow2Image {
         let soundness = match options.mode {
             AccessMode::ReadOnly => Soundness::Sound,
             AccessMode::ReadWrite => {
-                let length = (&*file).seek(SeekFrom::End(0))?;
-                let checked = check(&file, length, &header, deadline);
-                checked.map_err(|damage| damaged(&path, damage))?
+                check(&file, &header, deadline).map_err(|damage| damaged(&path, damage))?
             }
         };
-        if header.size % SECTOR_SIZE != 0 {
-            tracing::warn!(
-                "the last {} bytes of {path:?} are no sector and out of reach",
-                header.size % SECTOR_SIZE
-            );
-        }
+        warn_of_odd_size(&path, &header);
         let image = Chain::new(files).open(&file, &path, &header, options.mode)?;
         Ok(Self {
             image: FormatAccess::new(image),
@@ -183,11 +176,11 @@ impl Qcow2Image {
 
 /// Checks an image that is to be written, as far as there is time.
 fn check(
-    file: &std::fs::File,
-    length: u64,
+    mut file: &std::fs::File,
     header: &Header,
     deadline: Deadline,
 ) -> Result<Soundness, Damage> {
+    let length = file.seek(SeekFrom::End(0))?;
     let mut check = Check::begin(file.try_clone()?, length, header)?;
     Ok(match check.run(deadline)? {
         Progress::Done => Soundness::Sound,
@@ -195,7 +188,17 @@ fn check(
     })
 }
 
-fn damaged(path: &std::path::Path, damage: Damage) -> io::Error {
+/// Says so where the last sector is not all there.
+fn warn_of_odd_size(path: &Path, header: &Header) {
+    let odd = header.size % SECTOR_SIZE;
+    if odd != 0 {
+        tracing::warn!(
+            "the last {odd} bytes of {path:?} are no sector, and out of the guest's reach"
+        );
+    }
+}
+
+fn damaged(path: &Path, damage: Damage) -> io::Error {
     match damage {
         Damage::Read(error) => error,
         damage => io::Error::other(Damaged { path: path.to_owned(), damage }),

@@ -134,7 +134,7 @@ fn warn_of_odd_size(options: &TargetOptions, bytes: u64) {
 
 fn open_direct(options: &TargetOptions, files: &DiskFiles) -> Option<File> {
     let path = &options.path;
-    let direct = files.target().open_direct(options.mode);
+    let direct = files.target().open_direct();
     direct
         .inspect_err(|error| {
             tracing::warn!(

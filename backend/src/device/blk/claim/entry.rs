@@ -1,0 +1,206 @@
+//! One file that devices have.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::error::ClaimError;
+use super::file_id::{FileId, open};
+use super::lock::{LockError, LockState, LockedFile};
+use super::usage::{Owner, Sharing, Usage};
+use crate::device::blk::target::AccessMode;
+
+/// One file that devices have.
+#[derive(Default)]
+pub(super) struct Entry {
+    opened: Option<Opened>,
+    users: Vec<User>,
+    next_id: u64,
+    /// Who could write it last.
+    latest: Option<u64>,
+}
+
+/// The file, as it was opened first.
+struct Opened {
+    locked: LockedFile,
+    access: AccessMode,
+}
+
+/// A device that has the file.
+#[derive(Clone)]
+pub(super) struct User {
+    id: u64,
+    owner: Owner,
+    pub(super) usage: Usage,
+    /// The loop device by way of which it is used, if it is.
+    pub(super) through: Option<String>,
+    state: UserState,
+}
+
+/// Whether a driver uses the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum UserState {
+    Idle,
+    Active,
+}
+
+/// Who could write a file since it was used last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::device::blk) enum Handover {
+    /// Nobody else.
+    None,
+    /// Another of its users.
+    FromOther,
+}
+
+impl User {
+    /// Whether both may have the file.
+    fn goes_with(&self, other: &Self) -> bool {
+        let reads = !self.usage.writes() && !other.usage.writes();
+        let forced = self.is_forced() && other.is_forced();
+        let one_device = self.through.is_some() && self.through == other.through;
+        reads || forced || one_device || self.owner.is_same_guest(&other.owner)
+    }
+
+    /// Whether both may use the file at a time.
+    fn may_be_active_with(&self, other: &Self) -> bool {
+        let handed_over = self.owner.is_same_guest(&other.owner);
+        !handed_over || !self.usage.writes() && !other.usage.writes() || self.is_forced()
+    }
+
+    fn is_forced(&self) -> bool {
+        self.usage.sharing == Sharing::Forced
+    }
+}
+
+impl Entry {
+    /// A device that is to have the file, once it is added.
+    pub(super) fn new_user(&self, owner: &Owner, usage: Usage, through: Option<String>) -> User {
+        let (id, owner) = (self.next_id, owner.clone());
+        User { id, owner, usage, through, state: UserState::Idle }
+    }
+
+    /// Gives the file to a device that goes with all others; gives the number by which it is known
+    /// then.
+    ///
+    /// # Errors
+    /// [`ClaimError`].
+    pub(super) fn add(&mut self, path: &Path, id: FileId, user: User) -> Result<u64, ClaimError> {
+        self.open(path, id, user.usage)?;
+        self.lock_for(path, &user)?;
+        let number = user.id;
+        self.next_id += 1;
+        self.users.push(user);
+        Ok(number)
+    }
+
+    /// Takes the file from a device. With the last one its locks end, as the entry does.
+    pub(super) fn remove(&mut self, path: &Path, id: u64) {
+        self.users.retain(|user| user.id != id);
+        if self.users.is_empty() {
+            return;
+        }
+        if let Err(error) = self.set_locks(None) {
+            tracing::warn!(%error, "the locks on {path:?} stay as they were");
+        }
+    }
+
+    /// The file, open for what a device was given it for; `None` if it is not open so.
+    pub(super) fn file(&self, access: AccessMode) -> Option<Arc<File>> {
+        let opened = self.opened.as_ref().filter(|opened| opened.access == access)?;
+        Some(opened.locked.file())
+    }
+
+    /// Whether a device may have the file beside those that have it.
+    ///
+    /// # Errors
+    /// [`ClaimError::InUse`].
+    pub(super) fn check_users(&self, path: &Path, user: &User) -> Result<(), ClaimError> {
+        match self.users.iter().find(|other| !user.goes_with(other)) {
+            Some(other) => Err(ClaimError::InUse {
+                path: path.to_owned(),
+                owner: other.owner.clone(),
+                access: other.usage.access,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Opens the file, unless it is open.
+    fn open(&mut self, path: &Path, id: FileId, usage: Usage) -> Result<(), ClaimError> {
+        if self.opened.is_some() && !self.users.is_empty() {
+            return Ok(());
+        }
+        // Left by somebody who is just about to close it.
+        self.opened = None;
+        let exclusive = match (id, usage.sharing) {
+            (FileId::Device(_), Sharing::Safe) => libc::O_EXCL,
+            _ => 0,
+        };
+        let file = open(path, id, usage.access, exclusive).map_err(|error| match error {
+            ClaimError::Open(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                ClaimError::Busy { path: path.to_owned() }
+            }
+            other => other,
+        })?;
+        self.opened = Some(Opened { locked: LockedFile::new(file), access: usage.access });
+        Ok(())
+    }
+
+    /// Sets the locks for all users and one more.
+    fn lock_for(&mut self, path: &Path, user: &User) -> Result<(), ClaimError> {
+        match self.set_locks(Some(user)) {
+            Ok(()) => Ok(()),
+            Err(LockError::Held(conflict)) if user.is_forced() => {
+                tracing::warn!("{path:?} is shared by force with another program: {conflict}");
+                Ok(())
+            }
+            Err(LockError::Held(conflict)) => {
+                Err(ClaimError::Locked { path: path.to_owned(), conflict })
+            }
+            Err(LockError::System(error)) => {
+                tracing::warn!(
+                    %error,
+                    "{path:?} cannot be locked, so that no other program is kept from using it"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    fn set_locks(&mut self, one_more: Option<&User>) -> Result<(), LockError> {
+        let none = LockState::default();
+        let all = self.users.iter().chain(one_more).fold(none, |sum, user| {
+            let one = user.usage.locks();
+            LockState { used: sum.used.with(one.used), refused: sum.refused.with(one.refused) }
+        });
+        self.opened.as_mut().map_or(Ok(()), |opened| opened.locked.change(all))
+    }
+
+    /// Notes that a driver uses the disk.
+    ///
+    /// # Errors
+    /// The device whose driver uses it in the guest's other domain.
+    pub(super) fn activate(&mut self, id: u64) -> Result<Handover, Owner> {
+        let Some(user) = self.users.iter().find(|user| user.id == id).cloned() else {
+            return Ok(Handover::None);
+        };
+        let in_the_way = |other: &&User| {
+            other.id != id && other.state == UserState::Active && !user.may_be_active_with(other)
+        };
+        if let Some(other) = self.users.iter().find(in_the_way) {
+            return Err(other.owner.clone());
+        }
+        self.set_state(id, UserState::Active);
+        let by_other = self.latest.is_some_and(|latest| latest != id);
+        if user.usage.writes() {
+            self.latest = Some(id);
+        }
+        Ok(if by_other { Handover::FromOther } else { Handover::None })
+    }
+
+    pub(super) fn set_state(&mut self, id: u64, state: UserState) {
+        let own = self.users.iter_mut().find(|user| user.id == id);
+        own.into_iter().for_each(|user| user.state = state);
+    }
+}
