@@ -159,7 +159,7 @@ impl Block {
         let later = waiting.requests.split_off(now.min(waiting.requests.len()));
         let batch = &waiting.requests;
         let served = queues.serve_fetched(index, batch, |requests, memory, answers| {
-            self.serve_batch(requests, task, memory, answers, deadline)
+            self.serve_batch(requests, task, memory, answers, &deadline)
         })?;
         queues.again(index);
         let mut rest = keep_unanswered(queues, waiting.requests, &served);
@@ -224,7 +224,7 @@ impl Block {
         task: Option<Task>,
         memory: &M,
         answers: &mut Answers<'_>,
-        deadline: Deadline,
+        deadline: &Deadline,
     ) -> Result<Served, Fault> {
         let mut batch = [const { None }; BATCH];
         let mut served = parse(requests, task, memory, &mut batch);
@@ -245,7 +245,7 @@ impl Block {
             }
             self.answer(request, parsed, outcome.map(drop), memory, answers)?;
             served.answered |= 1 << number;
-            if !moved.has(number) && deadline.is_over() {
+            if !moved.has(number) && !served.is_whole() && deadline.is_over() {
                 progress = Progress::Unfinished;
             }
         }
@@ -276,7 +276,7 @@ impl Block {
         &mut self,
         request: &mut BlockRequest<'_>,
         memory: &M,
-        deadline: Deadline,
+        deadline: &Deadline,
     ) -> Result<Progress, TargetError> {
         let (data, Task { command, done }) = (request.data, &mut request.task);
         match command {
@@ -309,7 +309,7 @@ impl Block {
         change: RangeChange,
         ranges: &mut VecDeque<Range>,
         done: &mut u64,
-        deadline: Deadline,
+        deadline: &Deadline,
     ) -> Result<Progress, TargetError> {
         ranges.iter().try_for_each(|range| self.target.check_range(*range))?;
         while let Some(range) = ranges.front() {

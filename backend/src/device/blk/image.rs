@@ -49,7 +49,7 @@ pub trait Image: Send {
     ///
     /// # Errors
     /// Why it must not be written.
-    fn prepare_to_write(&mut self, deadline: Deadline) -> io::Result<Progress> {
+    fn prepare_to_write(&mut self, deadline: &Deadline) -> io::Result<Progress> {
         let _ = deadline;
         Ok(Progress::Done)
     }

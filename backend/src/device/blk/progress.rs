@@ -1,5 +1,6 @@
 //! Long operations, which are done in parts: between two of them the bus looks at everything else.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// Whether an operation is done.
@@ -12,19 +13,26 @@ pub enum Progress {
     Unfinished,
 }
 
-/// Until when the bus can wait.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadline(Instant);
+/// Until when the bus can wait. The time runs from the first time that it is asked for: most requests
+/// are done without that, and to ask the clock may cost as much as they do.
+#[derive(Debug)]
+pub struct Deadline {
+    time: Duration,
+    end: Cell<Option<Instant>>,
+}
 
 impl Deadline {
-    /// So long from now.
+    /// So long from the first time that it is asked for.
     pub fn after(time: Duration) -> Self {
-        Self(Instant::now() + time)
+        Self { time, end: Cell::new(None) }
     }
 
     /// Whether the time is over.
-    pub fn is_over(self) -> bool {
-        Instant::now() >= self.0
+    pub fn is_over(&self) -> bool {
+        let now = Instant::now();
+        let end = self.end.get().unwrap_or_else(|| now + self.time);
+        self.end.set(Some(end));
+        now >= end
     }
 }
 
@@ -73,6 +81,15 @@ impl Default for PartSize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_runs_when_it_is_asked_for() {
+        assert!(Deadline::after(Duration::ZERO).is_over());
+        let deadline = Deadline::after(Duration::from_millis(1));
+        assert!(!deadline.is_over());
+        while !deadline.is_over() {}
+        assert!(deadline.is_over());
+    }
 
     #[test]
     fn parts_grow_while_they_are_quick_and_shrink_while_they_are_slow() {

@@ -215,7 +215,7 @@ impl Target {
     }
 
     /// Does what must be done before the first write; part by part, while there is time.
-    fn prepare_to_write(&mut self, deadline: Deadline) -> Result<Progress, TargetError> {
+    fn prepare_to_write(&mut self, deadline: &Deadline) -> Result<Progress, TargetError> {
         self.check_writable()?;
         self.activate_for(AccessMode::ReadWrite)?;
         self.check_write_durable()?;
@@ -276,7 +276,7 @@ impl Target {
         data: Buffers<'_>,
         done: &mut u64,
         memory: &M,
-        deadline: Deadline,
+        deadline: &Deadline,
     ) -> Result<Progress, TargetError> {
         let extent = self.data_extent(sector, data)?;
         self.activate_for(AccessMode::ReadOnly)?;
@@ -311,7 +311,7 @@ impl Target {
         data: Buffers<'_>,
         done: &mut u64,
         memory: &M,
-        deadline: Deadline,
+        deadline: &Deadline,
     ) -> Result<Progress, TargetError> {
         let extent = self.data_extent(sector, data)?;
         if self.prepare_to_write(deadline)? == Progress::Unfinished {
@@ -389,7 +389,7 @@ impl Target {
         change: RangeChange,
         range: Range,
         done: &mut u64,
-        deadline: Deadline,
+        deadline: &Deadline,
     ) -> Result<Progress, TargetError> {
         let Extent { offset, bytes } = self.range_extent(range)?;
         if self.prepare_to_write(deadline)? == Progress::Unfinished {
@@ -492,7 +492,7 @@ impl Target {
 fn for_each_part(
     mut data: Buffers<'_>,
     done: &mut u64,
-    deadline: Deadline,
+    deadline: &Deadline,
     mut each: impl FnMut(Buffers<'_>, u64) -> Result<(), TargetError>,
 ) -> Result<Progress, TargetError> {
     data.split_front(*done);

@@ -102,7 +102,7 @@ impl Image for Scripted {
         self.note(Call::Read(offset), |_| None, ())
     }
 
-    fn prepare_to_write(&mut self, _: Deadline) -> io::Result<Progress> {
+    fn prepare_to_write(&mut self, _: &Deadline) -> io::Result<Progress> {
         self.0.lock().unwrap().preparations.pop_front().unwrap_or(Ok(Progress::Done))
     }
 

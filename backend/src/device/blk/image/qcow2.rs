@@ -84,14 +84,14 @@ impl Clusters {
 
 impl Qcow2Image {
     pub(super) fn open(options: &TargetOptions, files: &mut DiskFiles) -> io::Result<Self> {
-        Self::open_within(options, files, Deadline::after(CHECK_TIME))
+        Self::open_within(options, files, &Deadline::after(CHECK_TIME))
     }
 
     /// Opens an image, and checks it before that as far as there is time.
     fn open_within(
         options: &TargetOptions,
         files: &mut DiskFiles,
-        deadline: Deadline,
+        deadline: &Deadline,
     ) -> io::Result<Self> {
         if options.caching == Caching::Direct {
             tracing::info!("direct-io-safe changes nothing for a qcow2 image");
@@ -178,7 +178,7 @@ impl Qcow2Image {
 fn check(
     mut file: &std::fs::File,
     header: &Header,
-    deadline: Deadline,
+    deadline: &Deadline,
 ) -> Result<Soundness, Damage> {
     let length = file.seek(SeekFrom::End(0))?;
     let mut check = Check::begin(file.try_clone()?, length, header)?;
@@ -221,7 +221,7 @@ impl Image for Qcow2Image {
         Ok(())
     }
 
-    fn prepare_to_write(&mut self, deadline: Deadline) -> io::Result<Progress> {
+    fn prepare_to_write(&mut self, deadline: &Deadline) -> io::Result<Progress> {
         let outcome = match &mut self.soundness {
             Soundness::Sound => return Ok(Progress::Done),
             Soundness::Damaged(why) => return Err(io::Error::other(why.clone())),

@@ -136,7 +136,7 @@ impl Use<'_> {
 
     fn prepare(&mut self) -> Result<(), TargetError> {
         let later = || Deadline::after(Duration::from_secs(60));
-        while self.target.prepare_to_write(later())? == Progress::Unfinished {}
+        while self.target.prepare_to_write(&later())? == Progress::Unfinished {}
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use crate::device::{Gather, WriteMode};
 const RANGE: Range = Range { sector: 8, sectors: 8, flags: 1 };
 
 fn change(target: &mut Target, change: RangeChange) -> Result<(), TargetError> {
-    target.change(change, RANGE, &mut 0, later()).map(drop)
+    target.change(change, RANGE, &mut 0, &later()).map(drop)
 }
 
 fn write(target: &mut Target) -> Result<(), TargetError> {
@@ -95,7 +95,7 @@ fn storage_is_given_back_only_where_both_sides_want_it() {
         let (_file, mut target) = image.target(|options| options.discard = discard);
         target.start(WriteMode::Back).unwrap();
         let range = Range { flags, ..RANGE };
-        let zeroed = target.change(RangeChange::WriteZeroes, range, &mut 0, later());
+        let zeroed = target.change(RangeChange::WriteZeroes, range, &mut 0, &later());
         zeroed.map(drop).unwrap();
         assert_eq!(image.take_calls(), [Call::WriteZeroes(4096, 4096, storage)]);
         change(&mut target, RangeChange::Discard).unwrap();

@@ -32,7 +32,7 @@ fn a_long_change_is_done_in_parts_that_follow_one_another() {
     let (mut done, mut times) = (0, 0);
     loop {
         times += 1;
-        let progress = target.change(RangeChange::Discard, WHOLE, &mut done, over()).unwrap();
+        let progress = target.change(RangeChange::Discard, WHOLE, &mut done, &over()).unwrap();
         if progress == Progress::Done {
             break;
         }
@@ -53,7 +53,7 @@ fn a_change_that_has_time_is_done_at_once() {
     let image = Scripted::default();
     let (_file, mut target) = image.target(|_| {});
     target.start(WriteMode::Back).unwrap();
-    let progress = target.change(RangeChange::WriteZeroes, WHOLE, &mut 0, later()).unwrap();
+    let progress = target.change(RangeChange::WriteZeroes, WHOLE, &mut 0, &later()).unwrap();
     assert_eq!(progress, Progress::Done);
     let first = Call::WriteZeroes(0, 4 << 20, Storage::Keep);
     assert_eq!(image.take_calls().first(), Some(&first));
@@ -65,7 +65,7 @@ fn zeros_that_have_to_be_written_go_on_where_the_image_stopped() {
     let (_file, mut target) = image.target(|_| {});
     target.start(WriteMode::Back).unwrap();
     let range = Range { sectors: 20 << 11, ..WHOLE };
-    let progress = target.change(RangeChange::WriteZeroes, range, &mut 0, later()).unwrap();
+    let progress = target.change(RangeChange::WriteZeroes, range, &mut 0, &later()).unwrap();
     assert_eq!(progress, Progress::Done);
     let calls = image.take_calls();
     let parts: Vec<_> = calls
@@ -89,7 +89,7 @@ fn nothing_is_written_before_the_image_is_known_to_be_sound() {
     let (_file, mut target) = image.target(|_| {});
     target.start(WriteMode::Back).unwrap();
     let mut discard =
-        || target.change(RangeChange::Discard, WHOLE, &mut 0, over()).map_err(|e| e.to_string());
+        || target.change(RangeChange::Discard, WHOLE, &mut 0, &over()).map_err(|e| e.to_string());
     assert_eq!(discard(), Ok(Progress::Unfinished));
     assert_eq!(discard(), Ok(Progress::Unfinished));
     for _ in 0..2 {

@@ -140,7 +140,7 @@ impl Check {
     ///
     /// # Errors
     /// [`Damage`].
-    pub(super) fn run(&mut self, deadline: Deadline) -> Result<Progress, Damage> {
+    pub(super) fn run(&mut self, deadline: &Deadline) -> Result<Progress, Damage> {
         while self.stage != Stage::Done {
             self.step()?;
             if deadline.is_over() && self.stage != Stage::Done {

@@ -26,7 +26,7 @@ fn open_within(bytes: &ImageBytes, time: Duration) -> Opened {
     fs::write(directory.path().join("base.raw"), vec![0x5a; 1 << 20]).unwrap();
     let options = TargetOptions::for_test(&path);
     let mut files = DiskFiles::claim(&options).unwrap();
-    let image = Qcow2Image::open_within(&options, &mut files, Deadline::after(time)).unwrap();
+    let image = Qcow2Image::open_within(&options, &mut files, &Deadline::after(time)).unwrap();
     Opened { image, path, _directory: directory, _files: files }
 }
 
@@ -63,7 +63,7 @@ impl Opened {
     }
 
     fn prepare(&mut self) -> io::Result<Progress> {
-        self.image.prepare_to_write(Deadline::after(Duration::ZERO))
+        self.image.prepare_to_write(&Deadline::after(Duration::ZERO))
     }
 }
 
