@@ -186,6 +186,7 @@ pub fn qcow2_samples() -> Vec<Vec<u8>> {
     let shapes = [
         Shape::default(),
         Shape { version: 2, ..Shape::default() },
+        Shape { size: 8192, data: 1, ..Shape::default() },
         Shape { cluster_bits: 9, size: 32 << 10, ..Shape::default() },
         Shape { cluster_bits: 12, size: 1 << 20, refcount_order: 0, ..Shape::default() },
         Shape { cluster_bits: 12, size: 1 << 20, refcount_order: 6, ..Shape::default() },

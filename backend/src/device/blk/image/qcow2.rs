@@ -157,22 +157,30 @@ impl Qcow2Image {
         Ok(at - offset)
     }
 
-    /// Makes whole clusters unallocated, and writes zeros into the rest of the range.
-    fn discard_to_zeros(&mut self, offset: u64, length: u64) -> io::Result<u64> {
+    /// Zeroes whole clusters in one way, and writes zeros into the rest of the range. Gives the
+    /// bytes that are zeros now.
+    ///
+    /// The library is not asked for parts of clusters: it gets those of a disk wrong that has less
+    /// than one cluster.
+    fn zero_clusters(&mut self, offset: u64, length: u64, way: ZeroClusters) -> io::Result<u64> {
         let end = offset + length;
+        let last = if end == self.image.size() { end } else { end - end % self.cluster_size };
         let first = offset.next_multiple_of(self.cluster_size).min(end);
-        let last = (end - end % self.cluster_size).max(first);
-        if first < last {
-            self.image.discard_to_backing(first, last - first)?;
-        }
+        let last = last.max(first);
         let head = self.write_zeros_as_data(offset, first - offset)?;
         if offset + head < first {
             return Ok(head);
+        }
+        if first < last {
+            way(&mut self.image, first, last - first)?;
         }
         let tail = self.write_zeros_as_data(last, end - last)?;
         Ok(last + tail - offset)
     }
 }
+
+/// Makes the clusters of a range read as zeros.
+type ZeroClusters = fn(&mut FormatAccess<File>, offset: u64, length: u64) -> io::Result<()>;
 
 /// Checks an image that is to be written, as far as there is time.
 fn check(
@@ -276,18 +284,17 @@ impl Image for Qcow2Image {
     }
 
     fn write_zeroes(&mut self, offset: u64, length: u64, storage: Storage) -> io::Result<u64> {
-        match (self.clusters, storage) {
+        let way: ZeroClusters = match (self.clusters, storage) {
             (Clusters::Zero, Storage::GiveBack) => {
-                self.image.discard_to_zero(offset, length)?;
-                Ok(length)
+                |image, at, count| image.discard_to_zero(at, count)
             }
-            (Clusters::Zero, Storage::Keep) => {
-                self.image.write_zeroes(offset, length)?;
-                Ok(length)
+            (Clusters::Zero, Storage::Keep) => |image, at, count| image.write_zeroes(at, count),
+            (Clusters::Unallocated, Storage::GiveBack) => {
+                |image, at, count| image.discard_to_backing(at, count)
             }
-            (Clusters::Unallocated, Storage::GiveBack) => self.discard_to_zeros(offset, length),
-            _ => self.write_zeros_as_data(offset, length),
-        }
+            _ => return self.write_zeros_as_data(offset, length),
+        };
+        self.zero_clusters(offset, length, way)
     }
 
     fn granularity(&self) -> u64 {

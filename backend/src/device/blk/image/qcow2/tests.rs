@@ -119,6 +119,22 @@ fn zeros_and_what_is_written_over_them_keep_the_storage_that_was_there() {
     assert!(bytes.iter().all(|byte| [0, 7].contains(byte)));
 }
 
+#[test]
+fn a_part_of_a_cluster_is_zeroed_where_the_disk_ends_in_it() {
+    for (size, version) in [(8192, 3), (8192 + 100, 3), (8192, 2), (CLUSTER + 8192, 3)] {
+        for storage in [Storage::Keep, Storage::GiveBack] {
+            let shape = Shape { version, size, data: size.div_ceil(CLUSTER), ..Shape::default() };
+            let mut opened = open(&ImageBytes::new(shape));
+            let before = opened.read(0, size as usize / 512 * 512);
+            opened.zero(1024, size - 4096 - size % 512, storage);
+            let after = opened.read(0, before.len());
+            let kept = |bytes: &[u8]| [&bytes[..1024], &bytes[before.len() - 3072..]].concat();
+            assert_eq!(kept(&after), kept(&before), "{size} {version} {storage:?}");
+            assert!(after[1024..before.len() - 3072].iter().all(|byte| *byte == 0));
+        }
+    }
+}
+
 fn version_2(backing: Option<(&str, Option<&str>)>) -> ImageBytes {
     let mut image = ImageBytes::new(Shape { version: 2, data: 4, ..Shape::default() });
     if let Some((name, format)) = backing {
