@@ -8,11 +8,14 @@ mod store;
 mod stream;
 mod trips;
 
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
+use doors::block_device;
 
 /// Does one thing that a scenario needs, and says what went wrong.
 #[derive(Debug, Parser)]
@@ -33,6 +36,15 @@ enum Probe {
         disk: PathBuf,
         /// What must not leave the guest.
         secret: String,
+    },
+    /// Zeroes a part of a disk as blkdiscard -z does, with its storage kept.
+    ZeroOut {
+        /// The disk.
+        disk: PathBuf,
+        /// Where the part begins, in bytes.
+        offset: u64,
+        /// How many bytes it has.
+        length: u64,
     },
     /// Fills a page of its memory from standard input, writes the number of the page's frame to standard
     /// output, and keeps the page until it is killed. Only root is told frames.
@@ -84,10 +96,18 @@ enum Probe {
     },
 }
 
+fn zero_out(disk: &Path, offset: u64, length: u64) -> Result<()> {
+    let opened = OpenOptions::new().read(true).write(true).open(disk);
+    let opened = opened.with_context(|| format!("cannot open {}", disk.display()))?;
+    let done = block_device::zero_out(opened.as_fd(), offset, length);
+    done.with_context(|| format!("cannot zero {length} bytes at {offset} of {}", disk.display()))
+}
+
 fn main() -> ExitCode {
     let done: Result<()> = match Probe::parse() {
         Probe::WriteBeside { disk, secret } => beside::write(&disk, &secret),
         Probe::ReadBeside { disk, secret } => beside::read(&disk, &secret),
+        Probe::ZeroOut { disk, offset, length } => zero_out(&disk, offset, length),
         Probe::HoldPage => page::hold(),
         Probe::SharePages { count } => page::share(count),
         Probe::VsockConnect { cid, port } => stream::connect(cid, port),
