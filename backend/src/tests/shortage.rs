@@ -4,6 +4,7 @@ use std::env;
 use std::fs::File;
 use std::io::Write;
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use protocol::status::DEVICE_NEEDS_RESET;
@@ -20,9 +21,8 @@ use crate::xen::{Access, DomId};
 const ALONE: &str = "XEN_VIRTIOD_TEST_ALONE";
 /// File descriptors that the process may have; few, so that they are soon filled.
 const DESCRIPTORS: u64 = 256;
-/// Those that a device takes, at most at once, until it is offered: stop, XenStore, target, and a look
-/// at what is behind it.
-const UNTIL_OFFERED: usize = 5;
+/// More than a device takes until it is offered.
+const MORE_THAN_A_DEVICE: usize = 16;
 
 /// Runs the test `name` in a process of its own, since what it does would fail others beside it.
 /// Whether this is that process.
@@ -169,7 +169,8 @@ fn a_device_without_file_descriptors_is_refused_and_others_go_on() {
     }
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, most).unwrap();
-    for left in 0..=UNTIL_OFFERED {
+    let mut is_offered = false;
+    for left in 0..MORE_THAN_A_DEVICE {
         // Not one image: the devices would share a descriptor.
         let (host, disk, image) = (Host::start(), numbered_disk(8), numbered_disk(8));
         let other_ends = host.add_disk(1, XVDA, disk.path(), "r");
@@ -179,11 +180,11 @@ fn a_device_without_file_descriptors_is_refused_and_others_go_on() {
         let (state, frontend) = (host.watch_state(2, XVDA), Frontend::new(&host, 2));
         let mut taken = fill_descriptors(left);
         let ends = host.add_disk(2, XVDA, image.path(), "r");
-        if left < UNTIL_OFFERED {
-            state.wait(None);
-        } else {
-            // It is offered, and there is no descriptor for its connection.
-            state.wait(Some("2"));
+        let decided = |value: Option<&str>| matches!(value, None | Some("2"));
+        assert!(state.wait_for(Duration::from_secs(10), decided), "{left} left: undecided");
+        is_offered = host.hypervisor.store_read(&format!("{}/state", ends.backend)).is_some();
+        if is_offered {
+            // There is no descriptor for its connection.
             taken.extend(fill_descriptors(0));
             frontend.connect(&host, &ends);
             state.wait(Some("6"));
@@ -205,7 +206,11 @@ fn a_device_without_file_descriptors_is_refused_and_others_go_on() {
             host.remove(ends);
         }
         host.finish();
+        if is_offered {
+            break;
+        }
     }
+    assert!(is_offered, "{MORE_THAN_A_DEVICE} descriptors are not enough");
 }
 
 #[test]
