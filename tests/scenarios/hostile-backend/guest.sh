@@ -23,4 +23,4 @@ echo "lab: seen"
 read -r gone
 echo virtio_disk-51712 >/sys/bus/xen/drivers/virtio_msg_xen/unbind
 rmmod virtio_msg_xen
-! dmesg | grep -E 'BUG|Oops|WARNING|blocked for more than'
+! dmesg | grep -E 'BUG:|Oops|Call Trace|blocked for more than'

@@ -10,7 +10,7 @@ gone() {
 }
 
 healthy() {
-    ! dmesg | grep -E 'BUG|Oops|WARNING|blocked for more than'
+    ! dmesg | grep -E 'BUG:|Oops|Call Trace|blocked for more than'
 }
 
 load_drivers() {
@@ -22,6 +22,7 @@ load_drivers() {
 load_drivers
 wait_for "the devices" 30 there
 ip link set eth0 up
+wait_for "the console" 10 sh -c ': 2>/dev/null <>/dev/hvc1'
 exec 3<>/dev/hvc1
 echo "lab: devices 1"
 read -r killed

@@ -8,11 +8,11 @@ make_initrd initrd /lab/scenarios/reload/guest.sh
 start_guest "$GUEST-reload" "$PWD/initrd" "$PWD/disk.img" || fail "xl could not create the guest"
 for turn in 1 2 3; do
     wait_console "$GUEST-reload" 40 "lab: loaded $turn"
-    # Of flags, 4 is: granted read-only; 16: mapped for writing. A ring of 256 entries has two pages that the
-    # driver writes. Beside it, the message page and those of the pool are mapped.
+    # Of flags, 4 is: granted read-only; 16: mapped for writing. A ring of 512 entries takes three pages that the
+    # driver writes and two that the device does; the message page and 64 of the pool are mapped as well.
     mapped_grants "$domid" >mapped
     flags=$(awk '{ print $NF }' mapped | sort | uniq -c | xargs)
-    echo "mapped pages by flags: $flags"
+    [ "$flags" = '3 0x0d 67 0x19' ] || fail "mapped pages by their flags: $flags"
     tell_guest "$domid" go
     wait_console "$GUEST-reload" 40 "lab: unloaded $turn"
     check_nothing_mapped "$domid"

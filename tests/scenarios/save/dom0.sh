@@ -1,15 +1,21 @@
 # A guest is saved and goes on, and is saved and restored, twice. Requests that were made before are finished first;
 # then its disks come back by themselves, as new ones: a disk that nobody had open under its old name, and who had
-# one open gets I/O errors. What was flushed is there. The logs of guest and daemon say it.
+# one open gets I/O errors. What was flushed is there. Network, console, entropy and vsock devices come back as well.
+# The logs of guest and daemon say it.
 # limit: 240
 . /lab/dom0/lib.sh
 
 name=$GUEST-save
-for disk in idle open busy; do
-    make_disk "$PWD/$disk.img" 8
+modprobe tun
+line=$(sed -n 's/^disk = \["\(.*\)"\]$/\1/p' /lab/xen-configs/blk-pv.cfg)
+disks=
+for disk in a:idle b:open c:busy; do
+    make_disk "$PWD/${disk#*:}.img" 8
+    disks="$disks\"$(echo "$line" | sed "s|xvda|xvd${disk%:*}|; s|target=.*|target=$PWD/${disk#*:}.img|")\", "
 done
 make_initrd initrd /lab/scenarios/save/guest.sh
-start_guest "$name" "$PWD/initrd" "$PWD/idle.img" "$PWD/open.img" "$PWD/busy.img" ||
+start_example devices-pv "$name" "$PWD/initrd" "s|^type = .*|type = \"$GUEST\"|" "\$adisk = [$disks]" \
+    's|^virtio = \[|&"type=virtio,device1,transport=mmio,grant_usage=1",|' ||
     fail "xl could not create the guest"
 
 for turn in 1 2; do
