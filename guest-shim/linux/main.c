@@ -509,11 +509,15 @@ static void xvm_otherend_changed(struct xenbus_device *xdev,
 	xvm_backend_changed(dev_get_drvdata(&xdev->dev));
 }
 
-/* For a boot that waits for its disks. */
+/*
+ * For a boot that waits for its disks. xenbus asks when it has found them all,
+ * while it registers the driver.
+ */
 static int xvm_is_ready(struct xenbus_device *xdev)
 {
 	struct xvm_device *xvm = dev_get_drvdata(&xdev->dev);
 
+	xvm_turn_all_found();
 	return xvm && READ_ONCE(xvm->ready);
 }
 

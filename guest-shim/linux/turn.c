@@ -25,10 +25,10 @@ void xvm_turn_init(struct xvm_device *xvm)
 	INIT_LIST_HEAD(&xvm->turn);
 }
 
-/* About to start; one that was before, and did not, is the last now. */
 /* The devices that were there when the driver was registered are found. */
 static DECLARE_COMPLETION(all_found);
 
+/* May be called again. */
 void xvm_turn_all_found(void)
 {
 	complete_all(&all_found);
@@ -40,6 +40,7 @@ void xvm_turn_wait_all_found(void)
 	wait_for_completion_timeout(&all_found, TURN_TIMEOUT);
 }
 
+/* About to start; one that was before, and did not, is the last now. */
 void xvm_turn_enter(struct xvm_device *xvm)
 {
 	spin_lock(&starting_lock);
@@ -69,22 +70,42 @@ static bool is_next(struct xvm_device *xvm)
 }
 
 /* Many devices take long: it is one that does not start that is given up on. */
-static bool one_left(struct xvm_device *xvm)
+static bool one_left(struct xvm_device *xvm, unsigned int seen)
 {
-	unsigned int seen = READ_ONCE(departures);
-
 	return wait_event_timeout(starting_changed,
 				  is_next(xvm) || READ_ONCE(departures) != seen,
 				  TURN_TIMEOUT);
 }
 
+/*
+ * Gives up on the first of all, unless one left after all: those behind it keep
+ * their order, and one of them says so.
+ */
+static bool skip_first(struct xvm_device *xvm, unsigned int seen)
+{
+	struct xvm_device *first;
+	bool skipped = false;
+
+	spin_lock(&starting_lock);
+	first = list_first_entry_or_null(&starting, struct xvm_device, turn);
+	if (first && first != xvm && departures == seen) {
+		list_del_init(&first->turn);
+		WRITE_ONCE(departures, departures + 1);
+		skipped = true;
+	}
+	spin_unlock(&starting_lock);
+	if (skipped)
+		wake_up_all(&starting_changed);
+	return skipped;
+}
+
 void xvm_turn_wait(struct xvm_device *xvm)
 {
 	while (!is_next(xvm)) {
-		if (one_left(xvm))
-			continue;
-		dev_warn(&xvm->xdev->dev,
-			 "a device before this one does not start, going on without it\n");
-		return;
+		unsigned int seen = READ_ONCE(departures);
+
+		if (!one_left(xvm, seen) && skip_first(xvm, seen))
+			dev_warn(&xvm->xdev->dev,
+				 "a device before this one does not start, going on without it\n");
 	}
 }
