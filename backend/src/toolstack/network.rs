@@ -48,13 +48,14 @@ pub(super) fn open<S: XenStore>(
     let (bridge, pairs) =
         (settings.bridge.unwrap_or_default(), settings.queues.unwrap_or_default());
     let attached = network.attach(Request { name: name.clone(), bridge, pairs })?;
-    keys.publish("tap", name.as_str())?;
-    keys.publish("mac", &mac.to_string())?;
-    stats.note(MAC_NOTE, &mac.to_string());
-    if let Some(bridge) = &attached.bridge {
-        keys.publish("bridge", bridge.as_str())?;
+    let (mac_text, bridge) = (mac.to_string(), attached.bridge.as_ref());
+    let found = [("tap", Some(name.as_str())), (MAC_NOTE, Some(mac_text.as_str()))];
+    for (key, value) in found.into_iter().chain([("bridge", bridge.map(InterfaceName::as_str))]) {
+        let Some(value) = value else { continue };
+        keys.publish(key, value)?;
+        stats.note(key, value);
     }
-    let bridge = attached.bridge.as_ref().map(tracing::field::display);
+    let bridge = bridge.map(tracing::field::display);
     tracing::info!(tap = %name, bridge, %mac, queues = pairs.count(), "network device opened");
     Ok(Net::new(attached.interface, mac, pairs, Arc::clone(stats)))
 }
