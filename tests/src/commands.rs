@@ -14,4 +14,4 @@ pub(crate) use fuzz::{Keep, fuzz};
 pub(crate) use matrix::matrix;
 pub(crate) use run::run;
 pub(crate) use shell::shell;
-pub(crate) use test::{Busyness, test};
+pub(crate) use test::{Busyness, Extent, test};

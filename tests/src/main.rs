@@ -36,9 +36,9 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::bench::block::Extent;
+use crate::bench::block;
 use crate::boot::MachineKind;
-use crate::commands::{Busyness, Keep, Record};
+use crate::commands::{Busyness, Extent, Keep, Record};
 use crate::fuzz::Sanitizer;
 
 /// Runs this project on Xen, in a nested machine
@@ -71,18 +71,11 @@ enum Command {
     /// kernel; GUEST is pv-bookworm, pvh-sid and so on where they have that of another release. All
     /// scenarios share one machine. What each left is in target/lab/logs/test/GUEST/SCENARIO.
     #[command(verbatim_doc_comment)]
-    Test {
-        /// Part of the names of the checks to run; without it all run
-        #[arg(default_value = "", hide_default_value = true)]
-        filter: String,
-        /// Keeps all processors busy meanwhile, and has the simulated hypervisor answer late at random: tests that
-        /// pass only on a quiet machine fail. SEED repeats the delays of another run
-        #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
-        stress: Option<u64>,
-        /// How often to run the unit tests, and each scenario
-        #[arg(long, default_value_t = 1)]
-        runs: u32,
-    },
+    Test(Tested),
+    /// Checks everything that `test` does, fuzz targets for longer, and the scenarios that take too long for it
+    ///
+    /// Takes one or two hours. `test` names at its end what it has left to this.
+    Soak(Tested),
     /// Looks for what is not dealt with: libFuzzer tries what guests, backends and others may say
     ///
     /// TARGET is a folder of tests/fuzz/corpus, whose inputs it starts from. What it finds worth keeping goes to
@@ -171,13 +164,34 @@ enum Command {
     },
 }
 
+/// What is tested, and how.
+#[derive(clap::Args)]
+struct Tested {
+    /// Part of the names of the checks to run; without it all run
+    #[arg(default_value = "", hide_default_value = true)]
+    filter: String,
+    /// Keeps all processors busy meanwhile, and has the simulated hypervisor answer late at random: tests that
+    /// pass only on a quiet machine fail. SEED repeats the delays of another run
+    #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    stress: Option<u64>,
+    /// How often to run the unit tests, and each scenario
+    #[arg(long, default_value_t = 1)]
+    runs: u32,
+}
+
+impl Tested {
+    fn run(self, extent: Extent) -> anyhow::Result<i32> {
+        let Tested { filter, stress, runs } = self;
+        commands::test(&filter, extent, Busyness { stress, runs })
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = signals::end_with_children().and_then(|()| match arguments.command {
         Command::Demo => commands::demo(),
-        Command::Test { filter, stress, runs } => {
-            commands::test(&filter, Busyness { stress, runs })
-        }
+        Command::Test(tested) => tested.run(Extent::Test),
+        Command::Soak(tested) => tested.run(Extent::Soak),
         Command::Fuzz { target, files, time, address_sanitizer, keep } => {
             let sanitizer = if address_sanitizer { Sanitizer::Address } else { Sanitizer::None };
             let keep = if keep { Keep::Yes } else { Keep::No };
@@ -186,7 +200,7 @@ fn main() -> ExitCode {
         }
         Command::Matrix { filter } => commands::matrix(&filter),
         Command::Bench { filters, quick, record } => {
-            let extent = if quick { Extent::Quick } else { Extent::Full };
+            let extent = if quick { block::Extent::Quick } else { block::Extent::Full };
             let record = if record { Record::Yes } else { Record::No };
             commands::bench(&filters, extent, record)
         }

@@ -2,7 +2,7 @@
 //!
 //! `dom0.sh` is the half that runs in Dom0; the halves of guests stand beside it. Its first lines
 //! are comments: what it shows, `# limit: SECONDS` and, if the kinds of guest are not PV and PVH,
-//! `# guests: KIND…`. `KIND-SUITE` is a guest with the kernel of another release of Debian. `# machine:
+//! `# guests: KIND…`; `# soak: KIND…` are further ones, for `cargo lab soak` alone. `KIND-SUITE` is a guest with the kernel of another release of Debian. `# machine:
 //! NAME` is for another machine than the usual one. `# needs: fio` has the programs that measure brought.
 //!
 //! Scenarios make the cells of the matrix: all in `tests/matrix`, which run for it alone, and those in
@@ -40,6 +40,8 @@ pub(crate) struct Scenario {
     pub(crate) limit: Duration,
     /// How many times longer than usual it may wait for something.
     pub(crate) stretch: u32,
+    /// Whether `cargo lab test` leaves it to `cargo lab soak`.
+    pub(crate) soak: bool,
     /// Whether it needs the programs that measure, in `/lab/files`.
     pub(crate) measures: bool,
 }
@@ -74,6 +76,7 @@ pub(crate) fn all(dir: &Path) -> Result<Vec<Scenario>> {
 pub(crate) fn matrix(tests: &Path) -> Result<Vec<Scenario>> {
     let mut scenarios = read(&tests.join("scenarios"), |script| header(script, "matrix"))?;
     scenarios.extend(all(&tests.join("matrix"))?);
+    scenarios.retain(|scenario| !scenario.soak);
     Ok(scenarios)
 }
 
@@ -96,9 +99,14 @@ fn read(dir: &Path, guests_of: fn(&str) -> Option<&str>) -> Result<Vec<Scenario>
         let machine = header(&text, "machine").unwrap_or(MachineKind::default().name());
         let machine = machine.parse().with_context(here)?;
         let measures = header(&text, "needs") == Some("fio");
-        for (guest, kernel) in guests(guests_of(&text).unwrap_or("")).with_context(here)? {
-            let (name, stretch) = (name.clone(), 1);
-            scenarios.push(Scenario { guest, kernel, machine, name, limit, stretch, measures });
+        let usual = (guests_of(&text).unwrap_or(""), false);
+        for (names, soak) in [usual, (header(&text, "soak").unwrap_or(""), true)] {
+            for (guest, kernel) in guests(names).with_context(here)? {
+                let (name, stretch) = (name.clone(), 1);
+                let scenario =
+                    Scenario { guest, kernel, machine, name, limit, stretch, soak, measures };
+                scenarios.push(scenario);
+            }
         }
     }
     Ok(scenarios)
@@ -147,7 +155,7 @@ fn header<'a>(script: &'a str, key: &str) -> Option<&'a str> {
     script
         .lines()
         .take_while(|line| line.starts_with('#'))
-        .find_map(|line| line.strip_prefix("# ")?.strip_prefix(key)?.strip_prefix(": "))
+        .find_map(|line| line.strip_prefix("# ")?.strip_prefix(key)?.strip_prefix(':'))
         .map(str::trim)
 }
 
@@ -195,6 +203,18 @@ mod tests {
             let error = format!("{:#}", all(dir.path()).unwrap_err());
             assert!(error.contains("a/dom0.sh") && error.contains(guest), "{error}");
         }
+    }
+
+    #[test]
+    fn a_scenario_may_leave_guests_to_the_soak() {
+        let dir = folder(&[
+            ("a", "# A.\n# guests: pv\n# soak: pvh-sid\n# limit: 5\n"),
+            ("b", "# B.\n# guests:\n# soak: hvm\n# limit: 5\n"),
+        ]);
+        let scenarios = all(dir.path()).unwrap();
+        let named: Vec<_> = scenarios.iter().map(|one| (one.to_string(), one.soak)).collect();
+        let expected = [("pv/a", false), ("pvh-sid/a", true), ("hvm/b", true)];
+        assert_eq!(named, expected.map(|(name, soak)| (name.to_owned(), soak)));
     }
 
     #[test]

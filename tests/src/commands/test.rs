@@ -1,4 +1,5 @@
-//! `cargo lab test [FILTER]`: everything there is to check.
+//! `cargo lab test [FILTER]`: everything there is to check in the time that one waits for it; `cargo lab soak`:
+//! the same for longer, and what does not fit.
 
 mod compilers;
 
@@ -41,10 +42,28 @@ const CHECKS: &[Check] = &[
 /// The name of the unit tests' check.
 const UNIT: &str = "unit";
 
-/// How long each fuzz target looks for something wrong, and what it starts from: the same for everybody, so that a
-/// change is not blamed for what the next run does not find.
-const FUZZ_TIME: Duration = Duration::from_secs(4);
+/// What fuzz targets start from: the same for everybody, so that a change is not blamed for what the next run does
+/// not find.
 const FUZZ_SEED: u32 = 1;
+
+/// How much is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// What fits between a change and its commit.
+    Test,
+    /// Also the scenarios that the test leaves out.
+    Soak,
+}
+
+impl Extent {
+    /// How long each fuzz target looks for something wrong.
+    fn fuzz_time(self) -> Duration {
+        Duration::from_secs(match self {
+            Extent::Test => 4,
+            Extent::Soak => 60,
+        })
+    }
+}
 
 /// How busy the machine is meanwhile, and how often the same is run.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +75,7 @@ pub(crate) struct Busyness {
 }
 
 /// Runs the checks whose name contains `filter`.
-pub(crate) fn test(filter: &str, busyness: Busyness) -> Result<i32> {
+pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i32> {
     let progress = Progress::new();
     let dirs = Dirs::find()?;
     let logs = dirs.fresh_logs("checks")?;
@@ -75,20 +94,27 @@ pub(crate) fn test(filter: &str, busyness: Busyness) -> Result<i32> {
         progress.minutes().part(UNIT, unit);
     }
     if stress.is_none() {
-        let fuzz = || short_fuzz(&dirs, filter, &logs, &progress, &mut tally);
+        let fuzz = || short_fuzz(&dirs, filter, extent.fuzz_time(), &logs, &progress, &mut tally);
         progress.minutes().part("fuzz", fuzz)?;
         compilers(filter, &dirs, &logs, &progress, &mut tally);
     }
     let times = if stress.is_some() { stress::PATIENCE } else { 1 };
-    let scenarios: Vec<Scenario> = scenario::all(&dirs.tests().join("scenarios"))?
+    let (left, scenarios): (Vec<_>, Vec<_>) = scenario::all(&dirs.tests().join("scenarios"))?
         .into_iter()
         .filter(|scenario| name(scenario).contains(filter))
+        .partition(|scenario| scenario.soak && extent == Extent::Test);
+    let scenarios: Vec<Scenario> = scenarios
+        .into_iter()
         // What measures measures nothing beside others.
         .filter(|scenario| stress.is_none() || !scenario.measures)
         .map(|scenario| scenario.patient(times))
         .collect();
     for _ in (0..busyness.runs).filter(|_| !scenarios.is_empty()) {
         end_to_end(scenarios.clone(), &progress, &mut tally);
+    }
+    if !left.is_empty() {
+        let names: Vec<_> = left.iter().map(ToString::to_string).collect();
+        println!("left to `cargo lab soak`: {}", names.join(", "));
     }
     if tally.empty() {
         tally.fail(filter, "no check has this in its name: see `cargo lab test --help`");
@@ -105,6 +131,7 @@ fn name(scenario: &Scenario) -> String {
 fn short_fuzz(
     dirs: &Dirs,
     filter: &str,
+    time: Duration,
     logs: &Path,
     progress: &Progress,
     tally: &mut Tally,
@@ -124,7 +151,7 @@ fn short_fuzz(
     let step = progress.step("fuzz");
     for target in &targets {
         step.at(target);
-        super::fuzz::report(tally, target, fuzzer.run(target, FUZZ_TIME, Some(FUZZ_SEED))?);
+        super::fuzz::report(tally, target, fuzzer.run(target, time, Some(FUZZ_SEED))?);
     }
     step.done();
     Ok(())

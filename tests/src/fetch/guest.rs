@@ -16,7 +16,7 @@ const RECIPE: Recipe<'static> = Recipe {
     name: "guest",
     suite: Suite::LAB,
     packages: &[kernel::PACKAGES, &["e2fsprogs", "ethtool", "rust-src", "rustc"]],
-    revision: "12",
+    revision: "13",
     finish,
 };
 

@@ -37,6 +37,7 @@ pub(super) const PACKAGES: &[&str] = &[
 /// load: drivers of other devices and of cards, and what a driver domain needs.
 const GUEST_MODULES: &[&str] = &["virtio_blk"];
 const OPTIONAL_MODULES: &[&str] = &[
+    "virtio_console",
     "virtio_net",
     "virtio-rng",
     "vmw_vsock_virtio_transport",
@@ -69,7 +70,7 @@ impl Kernel {
             name: &format!("kernel-{suite}"),
             suite,
             packages: &[PACKAGES],
-            revision: "2",
+            revision: "3",
             finish,
         };
         Ok(Kernel::at(suite, recipe.entry(cache, logs, progress)?))

@@ -29,14 +29,16 @@ pub(super) fn add_optional(cpio: &mut Cpio, root: &Root, optional: &[&str]) -> R
 /// Adds modules by lists, each of which is a file's name and what is to be loaded by it.
 fn add_lists(cpio: &mut Cpio, root: &Root, lists: &[(String, Vec<&str>)]) -> Result<()> {
     let tree = root.file("usr/lib/modules").join(root.kernel_release()?);
-    let dependencies = tree.join("modules.dep");
-    let dependencies = fs::read_to_string(&dependencies)
-        .with_context(|| format!("cannot read {}", dependencies.display()))?;
+    let read = |name: &str| {
+        let path = tree.join(name);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let known = Known { dependencies: &read("modules.dep")?, built_in: &read("modules.builtin")? };
     cpio.directories(&["lib", DIRECTORY]);
     let mut added = BTreeSet::new();
     for (list, modules) in lists {
         let mut order = String::new();
-        for path in load_order(&dependencies, modules)? {
+        for path in known.load_order(modules)? {
             let file = format!("{}.ko", name(path));
             if added.insert(path) {
                 let module = contents(root, &tree.join(path))?;
@@ -49,23 +51,38 @@ fn add_lists(cpio: &mut Cpio, root: &Root, lists: &[(String, Vec<&str>)]) -> Res
     Ok(())
 }
 
-/// The paths of the modules `wanted` and of what they need, each after what it needs itself,
-/// by the lines `PATH: PATH…` of a modules.dep, where what is needed first stands last.
-fn load_order<'a>(dependencies: &'a str, wanted: &[&str]) -> Result<Vec<&'a str>> {
-    let mut order: Vec<&str> = Vec::new();
-    for module in wanted {
-        let (path, needs) = dependencies
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .find(|(path, _)| name(path) == *module)
-            .with_context(|| format!("the kernel has no module {module}"))?;
-        for path in needs.split_whitespace().rev().chain([path]) {
-            if !order.contains(&path) {
-                order.push(path);
+/// What depmod and the build know of a kernel's modules.
+struct Known<'a> {
+    /// Lines `PATH: PATH…`, where what is needed first stands last.
+    dependencies: &'a str,
+    /// Paths of what other kernels have as a module and this one has in itself.
+    built_in: &'a str,
+}
+
+impl<'a> Known<'a> {
+    /// The paths of the modules `wanted` and of what they need, each after what it needs itself. What the
+    /// kernel has in itself needs no loading.
+    fn load_order(&self, wanted: &[&str]) -> Result<Vec<&'a str>> {
+        let mut order: Vec<&str> = Vec::new();
+        for module in wanted.iter().filter(|module| !self.has_in_itself(module)) {
+            let (path, needs) = self
+                .dependencies
+                .lines()
+                .filter_map(|line| line.split_once(':'))
+                .find(|(path, _)| name(path) == *module)
+                .with_context(|| format!("the kernel has no module {module}"))?;
+            for path in needs.split_whitespace().rev().chain([path]) {
+                if !order.contains(&path) {
+                    order.push(path);
+                }
             }
         }
+        Ok(order)
     }
-    Ok(order)
+
+    fn has_in_itself(&self, module: &str) -> bool {
+        self.built_in.lines().any(|path| name(path) == module)
+    }
 }
 
 /// The module in `file`, which may be compressed.
@@ -87,20 +104,28 @@ fn name(path: &str) -> &str {
 mod tests {
     use super::*;
 
-    const DEPENDENCIES: &str = "kernel/fs/ext4/ext4.ko.xz: kernel/fs/jbd2.ko.xz kernel/crc.ko.xz\n\
-                                kernel/fs/jbd2.ko.xz: kernel/crc.ko.xz\n\
-                                kernel/crc.ko.xz:\n";
+    const KNOWN: Known<'static> = Known {
+        dependencies: "kernel/fs/ext4/ext4.ko.xz: kernel/fs/jbd2.ko.xz kernel/crc.ko.xz\n\
+                       kernel/fs/jbd2.ko.xz: kernel/crc.ko.xz\n\
+                       kernel/crc.ko.xz:\n",
+        built_in: "kernel/drivers/char/virtio_console.ko\n",
+    };
 
     #[test]
     fn what_a_module_needs_is_loaded_before_it_and_once() {
-        let order = load_order(DEPENDENCIES, &["jbd2", "ext4"]).unwrap();
+        let order = KNOWN.load_order(&["jbd2", "ext4"]).unwrap();
         let names: Vec<_> = order.into_iter().map(name).collect();
         assert_eq!(names, ["crc", "jbd2", "ext4"]);
     }
 
     #[test]
+    fn what_the_kernel_has_in_itself_is_not_loaded() {
+        assert_eq!(KNOWN.load_order(&["virtio_console"]).unwrap(), Vec::<&str>::new());
+    }
+
+    #[test]
     fn a_module_that_does_not_exist_is_named() {
-        let error = load_order(DEPENDENCIES, &["nosuch"]).unwrap_err();
+        let error = KNOWN.load_order(&["nosuch"]).unwrap_err();
         assert!(error.to_string().contains("nosuch"));
     }
 }
