@@ -24,5 +24,7 @@ for attack in nonsense changing-config; do
     interrupts=$(guest_said "$name" interrupts)
     echo "$signals signals, of which $interrupts interrupted the guest in 5 s"
     [ "${signals:-0}" -gt 1000 ] || fail "the backend has not sent as many signals as it was to"
-    [ "$interrupts" -lt 100 ] || fail "nonsense interrupts the guest $interrupts times in 5 s"
+    # Linux puts off every second interrupt that brings nothing, by one tick: these are two for each of 250 ticks a
+    # second, and some more for clocks that differ.
+    [ "$interrupts" -lt 3000 ] || fail "nonsense interrupts the guest $interrupts times in 5 s"
 done

@@ -1,6 +1,8 @@
 # One guest attacks by its disk, in every way that its driver has, while its neighbour reads and writes and verifies
 # what it reads. In turns with that, the same guest only computes: the neighbour gets as much done either way.
+# Each guest has a processor for itself: what they share is Dom0.
 # guests: pv
+# machine: three-processors
 # limit: 400
 # needs: fio
 . /lab/dom0/lib.sh
@@ -14,11 +16,11 @@ own() {
     echo "\"format=raw,vdev=$1,access=${3:-rw},backendtype=standalone,specification=virtio,grant_usage=1,target=$2\""
 }
 
-# start NAME SCRIPT DISKS: a guest with these disks, whose number is then $domid.
+# start NAME SCRIPT PROCESSOR DISKS: a guest with these disks, whose number is then $domid.
 start() {
     make_initrd "initrd-$1" "/lab/scenarios/hostile-neighbour/$2"
-    start_example blk-pv "$1" "$PWD/initrd-$1" "s|^memory = .*|memory = 256\ntsc_mode = \"native\"|" \
-        "s|panic=-1|& quiet|" "s|^disk = .*|disk = [$3]|" || fail "xl could not create the guest $1"
+    start_example blk-pv "$1" "$PWD/initrd-$1" "s|^memory = .*|memory = 256\ntsc_mode = \"native\"\ncpus = \"$3\"|" \
+        "s|panic=-1|& quiet|" "s|^disk = .*|disk = [$4]|" || fail "xl could not create the guest $1"
 }
 
 # In RAM, so that the store is no part of it.
@@ -27,10 +29,11 @@ trap 'rm -f "$neighbours"' EXIT
 dd if=/dev/zero of="$neighbours" bs=1M count=32 2>/dev/null
 qemu-img create -q -f qcow2 hostile.qcow2 64M
 
-start pv-hostile hostile.sh "$(own xvda "$PWD/hostile.qcow2")"
+sed -i '/^vm.cpumask/d' /etc/xen/xl.conf
+start pv-hostile hostile.sh 1 "$(own xvda "$PWD/hostile.qcow2")"
 hostile=$domid
 wait_console pv-hostile 60 'lab: ready'
-start pv-neighbour neighbour.sh "$(own xvda "$neighbours"), $(own xvdp /lab/files/programs.img r)"
+start pv-neighbour neighbour.sh 2 "$(own xvda "$neighbours"), $(own xvdp /lab/files/programs.img r)"
 neighbour=$domid
 wait_console pv-neighbour 60 'lab: ready'
 

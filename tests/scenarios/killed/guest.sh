@@ -14,7 +14,7 @@ healthy() {
 }
 
 load_drivers() {
-    for driver in virtio_net virtio-rng vmw_vsock_virtio_transport; do
+    for driver in virtio_console virtio_net virtio-rng vmw_vsock_virtio_transport; do
         load $driver
     done
 }

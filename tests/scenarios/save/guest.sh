@@ -22,7 +22,7 @@ others_work() {
     echo hello >/dev/hvc1
 }
 
-for driver in virtio_net virtio-rng vmw_vsock_virtio_transport; do
+for driver in virtio_console virtio_net virtio-rng vmw_vsock_virtio_transport; do
     load $driver
 done
 wait_for "three disks" 20 test -b /dev/vda -a -b /dev/vdb -a -b /dev/vdc
