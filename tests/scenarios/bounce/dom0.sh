@@ -1,5 +1,7 @@
 # A backend that is not trusted sees the buffers of requests and nothing beside them, while all of them are
 # carried out rightly. What it can see is told by one that looks: snoop, in xen-virtiod's place.
+# guests: pv
+# soak: pvh
 # limit: 120
 . /lab/dom0/lib.sh
 

@@ -1,5 +1,6 @@
 # xl destroy in the middle of writes: no zombie, nothing mapped, and the next guest is served.
-# guests: pv pvh
+# guests: pv
+# soak: pvh
 # limit: 90
 . /lab/dom0/lib.sh
 

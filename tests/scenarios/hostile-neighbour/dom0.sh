@@ -1,7 +1,8 @@
 # One guest attacks by its disk, in every way that its driver has, while its neighbour reads and writes and verifies
 # what it reads. In turns with that, the same guest only computes: the neighbour gets as much done either way.
 # Each guest has a processor for itself: what they share is Dom0.
-# guests: pv
+# guests:
+# soak: pv
 # machine: three-processors
 # limit: 400
 # needs: fio

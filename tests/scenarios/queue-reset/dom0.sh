@@ -1,7 +1,8 @@
 # The queues of a network device are reset and get rings of other sizes while packets pass (ethtool -G); what passes
 # is whole, and nothing of the old rings stays mapped. With other kernels too.
 # limit: 150
-# guests: pv pvh pv-bookworm pvh-sid
+# guests: pv pv-bookworm
+# soak: pvh pvh-sid
 . /lab/dom0/lib.sh
 
 clean_up() {

@@ -2,6 +2,8 @@
 # then its disks come back by themselves, as new ones: a disk that nobody had open under its old name, and who had
 # one open gets I/O errors. What was flushed is there. Network, console, entropy and vsock devices come back as well.
 # The logs of guest and daemon say it.
+# guests: pv
+# soak: pvh
 # limit: 240
 . /lab/dom0/lib.sh
 
