@@ -99,6 +99,10 @@ impl<'r, 'm> Parsed<'r, 'm> {
     }
 }
 
+/// The status of a request that is not done: no value of the specification's. What a driver gave to be
+/// written may be written at any time.
+const PENDING: u8 = 0xff;
+
 /// The outcome of a batch.
 #[derive(Default)]
 struct Served {
@@ -158,7 +162,8 @@ impl Block {
         let now = if task.is_some() { 1 } else { BATCH };
         let later = waiting.requests.split_off(now.min(waiting.requests.len()));
         let batch = &waiting.requests;
-        let served = queues.serve_fetched(index, batch, |requests, memory, answers| {
+        let written = task.as_ref().map_or(0, Task::written);
+        let served = queues.serve_fetched(index, batch, written, |requests, memory, answers| {
             self.serve_batch(requests, task, memory, answers, &deadline)
         })?;
         queues.again(index);
@@ -233,14 +238,18 @@ impl Block {
         for (number, (request, mut parsed)) in
             requests.iter().zip(batch.into_iter().flatten()).enumerate()
         {
+            let begun = progress == Progress::Unfinished;
             let outcome = match parsed.wrong.take() {
                 Some(wrong) => Err(wrong),
                 None if moved.has(number) => Ok(Progress::Done),
-                None if progress == Progress::Unfinished => continue,
+                None if begun => Ok(Progress::Unfinished),
                 None => self.execute(&mut parsed.request, memory, deadline),
             };
             if matches!(outcome, Ok(Progress::Unfinished)) {
-                (progress, served.task) = (Progress::Unfinished, Some(parsed.request.task));
+                parsed.place.into_iter().for_each(|mut byte| byte.copy_from(&[PENDING]));
+                if !begun {
+                    (progress, served.task) = (Progress::Unfinished, Some(parsed.request.task));
+                }
                 continue;
             }
             self.answer(request, parsed, outcome.map(drop), memory, answers)?;

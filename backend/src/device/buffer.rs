@@ -252,9 +252,11 @@ impl Request {
         self.writable_length = self.writable_length.min(length);
     }
 
-    /// Its buffers, as its descriptors gave them.
-    pub fn buffers(&self) -> impl Iterator<Item = Buffer> {
-        self.readable().parts().chain(self.writable().parts()).map(|part| part.buffer)
+    /// Its buffers, as its descriptors gave them, without the first `written` bytes that the device writes.
+    pub fn buffers(&self, written: u64) -> impl Iterator<Item = Buffer> {
+        let mut writable = self.writable();
+        writable.split_front(written);
+        self.readable().parts().chain(writable.parts()).map(|part| part.buffer)
     }
 }
 

@@ -122,8 +122,17 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
     /// Makes the buffers of requests reachable together: not of those that are longer than the device
     /// takes, since it will look at little of them.
     pub fn prepare(&self, requests: &[Request]) {
-        let requests = requests.iter().filter(|request| request.length() <= self.longest);
-        self.memory.prepare(&mut requests.flat_map(Request::buffers));
+        self.prepare_rest(requests, 0);
+    }
+
+    /// As [`Queues::prepare`], without the first `written` bytes that the device writes into the first request:
+    /// the driver's memory has them.
+    fn prepare_rest(&self, requests: &[Request], written: u64) {
+        let written = std::iter::once(written).chain(std::iter::repeat(0));
+        let requests = requests.iter().zip(written);
+        let requests = requests.filter(|(request, _)| request.length() <= self.longest);
+        let mut buffers = requests.flat_map(|(request, written)| request.buffers(written));
+        self.memory.prepare(&mut buffers);
     }
 
     /// As [`Queues::take`], without making buffers reachable: for a device that must look at requests to
@@ -176,9 +185,8 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
     /// [`Fault::WriteBack`], [`Fault::Ring`].
     pub fn give_back(&mut self, index: usize, done: &[(u16, u32)]) -> Result<(), Fault> {
         self.latest = Some(index);
-        if !done.is_empty() {
-            self.memory.write_back().map_err(Fault::WriteBack)?;
-        }
+        // Also of requests that go on later: their bytes are nowhere else.
+        self.memory.write_back().map_err(Fault::WriteBack)?;
         self.memory.release();
         let Some(ring) = self.rings.ring(index) else { return Ok(()) };
         for (head, written) in done {
@@ -248,7 +256,7 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
             self.rest(index);
             return Ok(());
         }
-        if let Err(first) = self.serve_fetched(index, &requests, &mut serve) {
+        if let Err(first) = self.serve_fetched(index, &requests, 0, &mut serve) {
             fault = Some(first);
         }
         self.recycle(requests);
@@ -257,7 +265,7 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
     }
 
     /// Has requests that were fetched served together, and gives back those that are answered, whatever the outcome.
-    /// The others stay the device's.
+    /// The others stay the device's. `written`: bytes that it wrote into the first of them before.
     ///
     /// # Errors
     /// That of `serve`, or as of [`Queues::give_back`].
@@ -265,9 +273,10 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         &mut self,
         index: usize,
         requests: &[Request],
+        written: u64,
         serve: impl FnOnce(&[Request], &M, &mut Answers<'_>) -> Result<R, Fault>,
     ) -> Result<R, Fault> {
-        self.prepare(requests);
+        self.prepare_rest(requests, written);
         let mut done = std::mem::take(&mut self.spare.done);
         done.clear();
         let mut answers = Answers { done: &mut done, bytes: &mut self.touched.bytes };

@@ -77,6 +77,16 @@ pub(super) struct Task {
     pub(super) done: u64,
 }
 
+impl Task {
+    /// Bytes of the driver's buffers that are written.
+    pub(super) fn written(&self) -> u64 {
+        match self.command {
+            Command::Read { .. } => self.done,
+            _ => 0,
+        }
+    }
+}
+
 /// `struct virtio_blk_discard_write_zeroes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Range {

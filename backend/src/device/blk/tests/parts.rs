@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
     VIRTIO_BLK_T_WRITE_ZEROES,
 };
 use virtio_queue::{Queue, QueueT};
@@ -113,6 +113,8 @@ const ENTRIES: u16 = 64;
 /// Pages: descriptors, available and used ring, headers and ranges, status bytes, and data.
 const PAGES: usize = 5 + DATA_PAGES;
 const DATA_PAGES: usize = 1024;
+/// The first of them, which stay mapped.
+const RING_PAGES: u64 = 3;
 /// Bytes of a header and what follows it.
 const HEADER: u64 = 64;
 
@@ -144,7 +146,7 @@ impl Driver {
         let pages: Vec<_> = (0..PAGES).map(|_| guest.allocate()).collect();
         let first = guest.grant(&pages, Access::ReadWrite);
         let base = guest.address(pages[0], first);
-        let length = PAGES as u64 * 4096;
+        let length = RING_PAGES * 4096;
         memory.pin(&[Reach { address: base, length, access: Access::ReadWrite }]).unwrap();
         let mut queue = Queue::new(ENTRIES).unwrap();
         let area = |page: u64| GuestAddress(base + page * 4096);
@@ -248,6 +250,28 @@ fn a_slow_request_leaves_the_queue_between_its_parts_and_is_answered_once() {
         lengths.sum()
     };
     assert_eq!(bytes(&calls), (2 << 30) + 4096, "nothing is done twice");
+}
+
+#[test]
+fn a_read_that_goes_on_after_others_keeps_what_it_has_read() {
+    // So long that it is copied, not mapped, and so many parts.
+    for (bytes, parts) in [(5 << 18, 2), (2 << 20, 2), (512 << 10, 1)] {
+        let image = Scripted::new(|script| script.time = Duration::from_millis(12));
+        let mut driver = Driver::new(&image);
+        driver.add(VIRTIO_BLK_T_FLUSH, &[], None);
+        driver.add(VIRTIO_BLK_T_IN, &[], Some((bytes, Access::ReadWrite)));
+        driver.serve_all();
+        assert_eq!(driver.statuses(), [0, 0]);
+        let reads = |call: &Call| matches!(call, Call::Read(_));
+        assert_eq!(image.take_calls().iter().filter(|call| reads(call)).count(), parts);
+        let wrong = (0..bytes as usize / 4096).find(|page| {
+            let page = driver.guest.slice(driver.pages[5 + page], 0, 4096);
+            let mut data = [0u8; 4096];
+            page.copy_to(&mut data);
+            data != [7; 4096]
+        });
+        assert_eq!(wrong, None, "a page of a read of {bytes} bytes");
+    }
 }
 
 #[test]
