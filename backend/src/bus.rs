@@ -14,10 +14,11 @@ mod looks;
 mod memory;
 mod pace;
 mod patience;
+pub mod reconnection;
 pub mod session;
 mod state;
 mod transport;
 mod virtqueue;
 
-pub use keys::{DevicePath, Keys};
+pub use keys::{DevicePath, Keys, Watches};
 pub use state::Toolstack;

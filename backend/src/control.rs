@@ -30,7 +30,7 @@ pub enum ControlError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// Another daemon has it.
-    #[error("another xen-virtiod listens on {0:?}; stop it, or give --socket")]
+    #[error("another xen-virtiod listens on {0:?}; stop it first")]
     Taken(PathBuf),
     /// Nobody can answer on it.
     #[error("cannot start a thread that answers: {0}")]

@@ -24,6 +24,7 @@ pub mod listener;
 pub mod platform;
 pub mod registry;
 pub mod server;
+pub mod sole;
 pub mod stats;
 pub mod timeout;
 pub mod toolstack;

@@ -3,8 +3,11 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 /// Why nobody can be listened for.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +49,10 @@ impl Drop for SocketFile {
 /// # Errors
 /// [`ListenError`].
 pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
-    if UnixStream::connect(path).is_ok() {
+    let failed = |source| ListenError::Listen { path: path.to_owned(), source };
+    if is_taken(path).map_err(failed)? {
         return Err(ListenError::Taken(path.to_owned()));
     }
-    let failed = |source| ListenError::Listen { path: path.to_owned(), source };
     // A socket that nobody answers on was left by a daemon that was killed. Any other file stays, and
     // has the next call fail.
     if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
@@ -61,6 +64,21 @@ pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
     Ok((listener, file))
 }
 
+/// Whether somebody listens on a socket, who may be too busy to answer: nobody waits for that.
+///
+/// # Errors
+/// It cannot be told, as when no file descriptor is left to ask with.
+fn is_taken(path: &Path) -> io::Result<bool> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let asking = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match connect(&asking, &address) {
+        Ok(()) | Err(Errno::AGAIN) => Ok(true),
+        Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// Whether a socket has nothing to say now, and will say when it has.
 pub fn would_wait(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
@@ -69,6 +87,26 @@ pub fn would_wait(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_whose_owner_is_busy_is_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let (_listener, _file) = listen(&path).unwrap();
+        // As many as wait to be accepted, and nobody accepts.
+        let mut waiting = 0;
+        while waiting < 5000 {
+            let address = SocketAddrUnix::new(&path).unwrap();
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+            if connect(&socket, &address).is_err() {
+                break;
+            }
+            std::mem::forget(socket);
+            waiting += 1;
+        }
+        assert!(matches!(listen(&path), Err(ListenError::Taken(_))), "{waiting} wait");
+    }
 
     #[test]
     fn a_socket_that_nobody_answers_on_is_replaced_and_any_other_file_stays() {

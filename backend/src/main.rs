@@ -7,7 +7,7 @@ mod stat;
 
 use std::error::Error;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use backend::control::{self, Control, ControlError};
 use backend::host::network::HostNetwork;
 use backend::registry::Registry;
 use backend::server::{Server, ServerError};
+use backend::sole::{LOCK, Sole, SoleError};
 use backend::xen::host::Host;
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -31,6 +32,8 @@ enum MainError {
     Server(#[from] ServerError),
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Sole(#[from] SoleError),
     #[error(transparent)]
     Control(#[from] ControlError),
     #[error("cannot wait for signals")]
@@ -87,6 +90,7 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     let config = ConfigFile::new(command_line.config.clone());
     // Read again for each device; what is wrong now is better said now.
     config.load()?;
+    let _sole = Sole::take(Path::new(LOCK))?;
     let registry = Arc::new(Registry::default());
     let server = Server::new(Host, Arc::clone(&registry), config, Arc::new(HostNetwork))?;
     let _control = Control::listen(&command_line.socket, registry)?;

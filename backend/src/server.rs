@@ -22,8 +22,9 @@ use tracing::Level;
 use self::retries::Retries;
 use crate::backoff::Backoff;
 use crate::budget::DaemonBudget;
+use crate::bus::reconnection::{self, Reconnection};
 use crate::bus::session::{Context, Origin, Session};
-use crate::bus::{DevicePath, Keys, Toolstack, keys};
+use crate::bus::{DevicePath, Keys, Toolstack, Watches, keys};
 use crate::config::ConfigFile;
 use crate::guest::{Guest, Guests};
 use crate::host::network::Network;
@@ -58,6 +59,7 @@ enum StartError {
 
 /// A device's thread.
 struct Running {
+    origin: Origin,
     stop: Arc<EventFd>,
     thread: JoinHandle<()>,
     stats: Arc<DeviceStats>,
@@ -115,7 +117,8 @@ impl<X: Xen> Server<X> {
         config: ConfigFile,
         network: Arc<dyn Network>,
     ) -> Result<Self, ServerError> {
-        let store = watching(&xen)?;
+        let mut store = xen.store()?;
+        watches().set(&mut store)?;
         let (ending, ended) = mpsc::channel();
         let woken = event_fd().map_err(|error| ServerError::System("make an eventfd", error))?;
         Ok(Self {
@@ -191,16 +194,36 @@ impl<X: Xen> Server<X> {
                 break;
             }
         }
-        if error.is_lost() {
-            match watching(&self.xen) {
-                Ok(store) => {
+        if error.is_lost() { self.reconnect(stop) } else { Ok(false) }
+    }
+
+    /// Makes a new connection to XenStore, if that can be. `true` when the daemon is to stop.
+    fn reconnect(&mut self, stop: &impl AsFd) -> Result<bool, ServerError> {
+        let connecting = match Reconnection::begin(self.xen.clone(), watches()) {
+            Ok(begun) => begun,
+            Err(error) => {
+                tracing::debug!(%error, "no thread to connect to XenStore in");
+                return Ok(false);
+            }
+        };
+        loop {
+            match connecting.outcome() {
+                None => {}
+                Some(Ok(store)) => {
                     self.store = store;
                     tracing::info!("connected to XenStore again");
+                    return Ok(false);
                 }
-                Err(error) => tracing::debug!(%error, "XenStore is still lost"),
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "XenStore is still lost");
+                    return Ok(false);
+                }
             }
+            if self.wait(stop, None, reconnection::LOOK)? {
+                return Ok(true);
+            }
+            self.reap();
         }
-        Ok(false)
     }
 
     /// Waits for a session's end, or for XenStore if it is given, no longer than `limit`; `true` when
@@ -230,14 +253,16 @@ impl<X: Xen> Server<X> {
             tracing::warn!(%error, "cannot read the wake-up counter");
         }
         while let Ok(Ended { path, outcome }) = self.ended.try_recv() {
-            if let Some(Running { stop, thread, stats }) = self.running.remove(&path) {
+            if let Some(Running { origin, stop, thread, stats }) = self.running.remove(&path) {
                 let joined = join(&path, thread);
                 drop(stop);
                 match (joined, outcome) {
                     (Err(_), _) => self.bury(&path),
                     (Ok(()), Outcome::Over) => {}
                     (Ok(()), Outcome::Failed) => self.failed.note(&path, Instant::now()),
-                    (Ok(()), Outcome::Untold(error)) => self.refuse(&path, &stats, &error),
+                    (Ok(()), Outcome::Untold(error)) => {
+                        self.refuse(&path, origin, &stats, &error);
+                    }
                 }
             }
             self.registry.end(&path);
@@ -245,12 +270,24 @@ impl<X: Xen> Server<X> {
     }
 
     /// Refuses a device that did not come so far as to refuse itself. That may be for want of file
-    /// descriptors, so its own connection to XenStore cannot be what tells the toolstack.
-    fn refuse(&mut self, path: &DevicePath, stats: &DeviceStats, error: &dyn Error) {
+    /// descriptors, so its own connection to XenStore cannot be what tells the toolstack. One that a guest
+    /// had before keeps its state, by which it is found again.
+    fn refuse(
+        &mut self,
+        path: &DevicePath,
+        origin: Origin,
+        stats: &DeviceStats,
+        error: &dyn Error,
+    ) {
         self.failed.note(path, Instant::now());
         stats.log.line(Level::ERROR, format_args!("{path}: device refused: {error}"));
         stats.fail(error);
-        if let Err(error) = keys::refuse(&mut self.store, path, &error.to_string()) {
+        let reason = error.to_string();
+        let told = match origin {
+            Origin::New => keys::refuse(&mut self.store, path, &reason),
+            Origin::Left => keys::set_error(&mut self.store, path, &reason),
+        };
+        if let Err(error) = told {
             let untold = format_args!("{path}: the toolstack could not be told: {error}");
             stats.log.line(Level::ERROR, untold);
         }
@@ -324,7 +361,7 @@ impl<X: Xen> Server<X> {
         match self.spawn(&path, origin, guest, &stats) {
             Ok(running) => drop(self.running.insert(path, running)),
             Err(error) => {
-                self.refuse(&path, &stats, &error);
+                self.refuse(&path, origin, &stats, &error);
                 self.registry.end(&path);
             }
         }
@@ -355,17 +392,13 @@ impl<X: Xen> Server<X> {
         };
         let name = format!("{}-{}", path.guest.0, path.number);
         let thread = thread::Builder::new().name(name).spawn(body).map_err(StartError::Thread)?;
-        Ok(Running { stop, thread, stats: Arc::clone(stats) })
+        Ok(Running { origin, stop, thread, stats: Arc::clone(stats) })
     }
 }
 
-/// A connection to XenStore that tells of the directories in which devices appear.
-fn watching<X: Xen>(xen: &X) -> Result<X::Store, StoreError> {
-    let mut store = xen.store()?;
-    for class in CLASSES {
-        store.watch(&format!("backend/{class}"))?;
-    }
-    Ok(store)
+/// The directories in which devices appear.
+fn watches() -> Watches {
+    Watches(CLASSES.iter().map(|class| format!("backend/{class}")).collect())
 }
 
 /// The whole life of a device's thread. What goes wrong in it is this device's alone.

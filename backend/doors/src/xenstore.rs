@@ -21,7 +21,7 @@ const MAX_PAYLOAD: usize = 4096;
 /// What the device takes of that: it keeps a request, its header too, in as many bytes.
 const MAX_REQUEST: usize = MAX_PAYLOAD - HEADER;
 /// How long xenstored may take for an answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// Most reads of the device for one [`XenStore::take_events`]: whoever makes events without end keeps
 /// nobody here.
 const MAX_READS: usize = 64;

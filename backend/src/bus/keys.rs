@@ -89,6 +89,20 @@ pub enum Remover {
     Backend,
 }
 
+/// Paths of which somebody is told when something changes at or below them.
+#[derive(Clone, Debug)]
+pub struct Watches(pub Vec<String>);
+
+impl Watches {
+    /// Has `store` tell of them.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn set<S: XenStore>(&self, store: &mut S) -> Result<(), StoreError> {
+        self.0.iter().try_for_each(|path| store.watch(path))
+    }
+}
+
 /// The keys of one device, on both sides.
 pub struct Keys<S> {
     store: S,
@@ -105,23 +119,20 @@ impl<S: XenStore> Keys<S> {
     pub fn open(mut store: S, backend: DevicePath) -> Result<Self, StoreError> {
         let frontend = store.read(&backend.key("frontend"))?.unwrap_or_default();
         let mut keys = Self { store, backend, frontend };
-        keys.watch()?;
+        keys.watches().set(&mut keys.store)?;
         Ok(keys)
     }
 
-    /// Goes on over another connection, in place of one that is lost.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the connection is the one before, then.
-    pub fn reconnect(&mut self, store: S) -> Result<(), StoreError> {
-        let before = std::mem::replace(&mut self.store, store);
-        self.watch().inspect_err(|_| self.store = before)
+    /// What tells of changes, for a connection of its own.
+    pub fn watches(&self) -> Watches {
+        let backend = ["state", "online"].map(|key| self.backend.key(key));
+        let frontend = format!("{}/state", self.frontend);
+        Watches(backend.into_iter().chain([frontend]).collect())
     }
 
-    fn watch(&mut self) -> Result<(), StoreError> {
-        self.store.watch(&self.backend.key("state"))?;
-        self.store.watch(&self.backend.key("online"))?;
-        self.store.watch(&format!("{}/state", self.frontend))
+    /// Goes on over another connection, which has the watches, in place of one that is lost.
+    pub fn reconnect(&mut self, store: S) {
+        self.store = store;
     }
 
     /// The connection, to be polled and asked for events.

@@ -16,6 +16,7 @@ use tracing::Level;
 use super::announcement::Announcement;
 use super::connection::{Connection, ConnectionError, Device, Ready};
 use super::keys::{DevicePath, KeyError, Keys, Remover};
+use super::reconnection::{self, Reconnection};
 use super::state::{self, Stage, Step, Toolstack};
 use crate::backoff::Backoff;
 use crate::config::ServiceSettings;
@@ -191,14 +192,36 @@ impl<X: Xen> Session<X> {
             self.end();
             return Ok(false);
         }
-        if error.is_lost() {
-            let anew = self.xen.store().and_then(|store| self.keys.reconnect(store));
-            match anew {
-                Ok(()) => tracing::info!("connected to XenStore again"),
-                Err(error) => tracing::debug!(%error, "XenStore is still lost"),
+        if error.is_lost() { self.reconnect() } else { Ok(true) }
+    }
+
+    /// Makes a new connection to XenStore, if that can be, and serves meanwhile. `false` when the daemon ends.
+    fn reconnect(&mut self) -> Result<bool, SessionError> {
+        let connecting = match Reconnection::begin(self.xen.clone(), self.keys.watches()) {
+            Ok(begun) => begun,
+            Err(error) => {
+                tracing::debug!(%error, "no thread to connect to XenStore in");
+                return Ok(true);
+            }
+        };
+        loop {
+            if !self.serve_until(Instant::now() + reconnection::LOOK)? {
+                self.end();
+                return Ok(false);
+            }
+            match connecting.outcome() {
+                None => {}
+                Some(Ok(store)) => {
+                    self.keys.reconnect(store);
+                    tracing::info!("connected to XenStore again");
+                    return Ok(true);
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "XenStore is still lost");
+                    return Ok(true);
+                }
             }
         }
-        Ok(true)
     }
 
     fn offer(&mut self) -> Result<(), StoreError> {
@@ -251,13 +274,19 @@ impl<X: Xen> Session<X> {
     fn give_up(&mut self, error: &ConnectionError) {
         self.stats.log.line(Level::WARN, format_args!("connection ended: {error}"));
         self.say(&error.to_string());
+        self.put_off();
+        self.leave();
+        self.stats.fail(error);
+        self.enter(Stage::Closed, XenbusState::Closed);
+    }
+
+    /// The device is offered again after a while: a longer one each time, unless the connection was a good one. A
+    /// frontend that comes and goes costs this domain and xenstored more than it.
+    fn put_off(&mut self) {
         if self.connected_at.take().is_some_and(|since| since.elapsed() >= GOOD_CONNECTION) {
             self.offers.reset();
         }
         self.offer_at = Some(Instant::now() + self.offers.take());
-        self.leave();
-        self.stats.fail(error);
-        self.enter(Stage::Closed, XenbusState::Closed);
     }
 
     /// Writes why the guest has no device, for people. A reason that XenStore does not take is in the
@@ -279,8 +308,9 @@ impl<X: Xen> Session<X> {
         Ok(())
     }
 
-    /// Ends the connection, if there is one; the frontend may start again [2.9].
+    /// Ends the connection, if there is one; the frontend may start again [2.9], after a while.
     fn close(&mut self) {
+        self.put_off();
         self.leave();
         self.closed();
     }

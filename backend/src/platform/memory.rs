@@ -2,7 +2,7 @@
 //!
 //! How a buffer is reached is decided here, by [`PlatformMemory::prepare`]: in the pool if it lies there, which costs
 //! nothing; else by a copy of the hypervisor's (`staged.rs` has the figures); mapped if that is too much to be
-//! copied, or was not asked for before it is used.
+//! copied, or was not asked for before it is used. Where there is no room to map it, it is copied after all.
 //!
 //! Nothing is mapped before it is asked for. What is mapped is either *pinned*, for a ring, until it
 //! is unpinned, or in the pool, until the device is reset, or belongs to the requests at hand and is
@@ -309,10 +309,27 @@ impl<P: Platform> PlatformMemory<P> {
         if let Some(slice) = self.find(range, reach.access) {
             return Ok(slice);
         }
-        let mapping = self.map(&[range], reach.access, Purpose::Requests)?;
-        let mapping = self.current.push_get(Box::new(mapping));
+        let mapping = match self.map(&[range], reach.access, Purpose::Requests) {
+            Err(fault) if fault.is_shortage() => {
+                return self.reach_copy(range, reach.access).ok_or(fault);
+            }
+            mapped => self.current.push_get(Box::new(mapped?)),
+        };
         let outside = AddressFault::Outside { address: reach.address, length: reach.length };
         mapping.find(range, reach.access).ok_or(AccessFault::Address(outside))
+    }
+
+    /// A copy of a buffer that there is no room to map: a header, a table of descriptors or a status costs no
+    /// request and no device because others have taken the room.
+    fn reach_copy(&self, range: PageRange, access: Access) -> Option<VolatileSlice<'_>> {
+        let (read, write): (&[_], &[_]) = match access {
+            Access::ReadOnly => (&[range], &[]),
+            Access::ReadWrite => (&[], &[range]),
+        };
+        if !self.stage(read, write) {
+            return None;
+        }
+        self.find(range, access)
     }
 
     /// Why the latest access failed, if one did since the last [`PlatformMemory::release`]. The ring's

@@ -12,6 +12,17 @@ use crate::xen::{DomId, StoreError, Xen, XenStore};
 /// How long to wait for a refusal.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// What becomes of who connects.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Connecting {
+    #[default]
+    Good,
+    /// There is nobody, or no descriptor to connect with.
+    Refused,
+    /// Nobody answers.
+    Hanging,
+}
+
 /// What is wrong with XenStore now.
 #[derive(Default)]
 struct State {
@@ -19,8 +30,8 @@ struct State {
     refused: Option<(String, &'static str, usize)>,
     /// Connections made before this many are lost.
     lost_below: usize,
-    /// No connection can be made.
-    is_down: bool,
+    /// What becomes of who connects.
+    connecting: Connecting,
     connections: usize,
     refusals: usize,
 }
@@ -31,6 +42,7 @@ pub(super) struct FlakyXen {
     pub(super) hypervisor: Hypervisor,
     state: Arc<Mutex<State>>,
     refused: Arc<Condvar>,
+    changed: Arc<Condvar>,
 }
 
 impl FlakyXen {
@@ -63,12 +75,24 @@ impl FlakyXen {
     /// xenstored dies.
     pub(super) fn lose(&self) {
         let mut state = self.state();
-        (state.lost_below, state.is_down) = (state.connections, true);
+        (state.lost_below, state.connecting) = (state.connections, Connecting::Refused);
+    }
+
+    /// xenstored stops without dying: who is connected gets no answer in time, and who connects waits.
+    pub(super) fn hang(&self) {
+        let mut state = self.state();
+        (state.lost_below, state.connecting) = (state.connections, Connecting::Hanging);
+    }
+
+    /// No more connections can be made; those that are there go on.
+    pub(super) fn refuse_connections(&self) {
+        self.state().connecting = Connecting::Refused;
     }
 
     /// xenstored is there again.
     pub(super) fn restore(&self) {
-        self.state().is_down = false;
+        self.state().connecting = Connecting::Good;
+        self.changed.notify_all();
     }
 }
 
@@ -91,11 +115,12 @@ impl Xen for FlakyXen {
     }
 
     fn store(&self) -> Result<FlakyStore, StoreError> {
-        if self.state().is_down {
+        let hangs = |state: &mut State| state.connecting == Connecting::Hanging;
+        let mut state = self.changed.wait_while(self.state(), hangs).unwrap();
+        if state.connecting == Connecting::Refused {
             return Err(lost("connect to"));
         }
         let store = self.hypervisor.store()?;
-        let mut state = self.state();
         state.connections += 1;
         Ok(FlakyStore { store, number: state.connections - 1, xen: self.clone() })
     }

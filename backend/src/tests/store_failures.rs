@@ -2,6 +2,7 @@
 //! over and over, and the daemon goes on.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 
@@ -166,6 +167,59 @@ fn devices_go_on_while_xenstore_is_lost_and_follow_it_again_when_it_is_back() {
         driver.close();
         host.remove(ends);
     }
+    host.finish();
+}
+
+#[test]
+fn devices_go_on_while_xenstored_does_not_answer() {
+    let ((xen, host), disk) = (start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "r");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    xen.hang();
+    driver.write_state("4");
+    for _ in 0..100 {
+        reads_a_sector(&mut driver);
+    }
+    xen.restore();
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn a_device_of_an_earlier_daemon_is_not_lost_for_a_moment_without_connections() {
+    let ((xen, host), disk) = (start(), numbered_disk(8));
+    xen.refuse_connections();
+    let ends = host.add_disk_in_state(1, XVDA, disk.path(), "4");
+    let said = host.hypervisor.store_watch(&format!("{}/error", ends.backend));
+    assert!(said.wait_for(Duration::from_secs(10), |value| value.is_some()), "nothing is said");
+    let state = host.hypervisor.store_read(&format!("{}/state", ends.backend));
+    assert_eq!(state.as_deref(), Some("4"), "by which it is found again");
+    xen.restore();
+    host.wait_state(&ends, "6");
+    connects_again(&host, &ends).close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn a_frontend_that_comes_and_goes_is_offered_its_device_ever_more_rarely() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    let ends = host.add_disk(1, XVDA, disk.path(), "r");
+    let state = format!("{}/state", ends.frontend);
+    host.wait_state(&ends, "2");
+    let begun = Instant::now();
+    for _ in 0..7 {
+        host.hypervisor.store_write(&state, "5");
+        host.wait_state(&ends, "6");
+        host.hypervisor.store_write(&state, "1");
+        host.wait_state(&ends, "2");
+    }
+    // 10 ms, 20, and so on: the waits are the least that it can take.
+    let least = Duration::from_millis((0..7).map(|turn| 10 << turn).sum());
+    assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
+    host.remove(&ends);
     host.finish();
 }
 
