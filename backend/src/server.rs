@@ -14,7 +14,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::EventFd;
 use protocol::binding::XenbusState;
 use tracing::Level;
@@ -30,7 +30,7 @@ use crate::guest::{Guest, Guests};
 use crate::host::network::Network;
 use crate::registry::Registry;
 use crate::stats::DeviceStats;
-use crate::timeout::poll_timeout;
+use crate::timeout::wait_for;
 use crate::toolstack::{self, CLASSES, DeviceError};
 use crate::xen::{DomId, StoreError, Xen, XenStore};
 
@@ -237,10 +237,8 @@ impl<X: Xen> Server<X> {
         let fds = [Some(stop.as_fd()), Some(self.woken.as_fd()), store];
         let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds: Vec<_> = fds.into_iter().flatten().map(entry).collect();
-        match poll(&mut fds, poll_timeout(limit)) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(errno) => return Err(ServerError::System("wait for events", errno.into())),
-        }
+        let waited = wait_for(&mut fds, limit);
+        waited.map_err(|errno| ServerError::System("wait for events", errno.into()))?;
         Ok(fds.first().and_then(PollFd::any).unwrap_or(false))
     }
 

@@ -274,7 +274,10 @@ impl<X: Xen> Connection<X> {
         let hold = self.looks.within(self.pace.patience()).min(window);
         for looks in 0..=window {
             if self.transport.look() {
-                self.pace.came(self.looks.time(looks));
+                let took = self.looks.time(looks);
+                self.pace.came(took);
+                self.patience.looked(took);
+                self.patience.came();
                 return true;
             }
             if looks == hold && self.transport.held().requests > 0 {
@@ -285,6 +288,7 @@ impl<X: Xen> Connection<X> {
             }
             std::hint::spin_loop();
         }
+        self.patience.looked(self.looks.time(window));
         if alone && self.patience.is_ever() {
             let transport = &mut self.transport;
             if window > 0 && self.looks.measure(|| transport.look()) {

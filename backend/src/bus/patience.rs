@@ -6,7 +6,9 @@
 //! signals come soon after the thread fell asleep, and is gone once they do not.
 //!
 //! To look is not worth more than what it saves. So unless somebody set a limit, that is a number of signals,
-//! by what one takes here: little on hardware, much where the processor is emulated.
+//! by what one takes here: little on hardware, much where the processor is emulated. And what comes earns only a
+//! part of that: a driver whose requests are far between, though near enough to be waited for each time, would
+//! have this domain look without a pause for hardly any work of its own.
 
 use std::time::Duration;
 
@@ -20,6 +22,9 @@ const SIGNALS: u32 = 128;
 const LEAST: Duration = Duration::from_micros(200);
 const MOST: Duration = Duration::from_millis(10);
 
+/// What comes earns one of so many parts of the limit to be looked for what follows.
+const EARNS: u32 = 8;
+
 /// What was learnt of a driver.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -27,12 +32,16 @@ pub struct Patience {
     /// What a signal takes.
     signal: Duration,
     window: Duration,
+    /// What was earned and not spent on looking, at most the limit.
+    earned: Duration,
 }
 
 impl Patience {
     /// Nothing is known yet.
     pub fn new(limit: PollTime) -> Self {
-        Self { limit, signal: Duration::ZERO, window: Duration::ZERO }
+        let patience =
+            Self { limit, signal: Duration::ZERO, window: Duration::ZERO, earned: Duration::ZERO };
+        Self { earned: patience.limit(), ..patience }
     }
 
     /// Whether the thread ever looks.
@@ -42,7 +51,17 @@ impl Patience {
 
     /// How long to look.
     pub fn window(self) -> Duration {
-        self.window
+        self.window.min(self.earned)
+    }
+
+    /// So long was looked.
+    pub fn looked(&mut self, time: Duration) {
+        self.earned = self.earned.saturating_sub(time);
+    }
+
+    /// A request came, by a signal or seen by looking.
+    pub fn came(&mut self) {
+        self.earned = (self.earned + self.limit() / EARNS).min(self.limit());
     }
 
     /// The longest time to look.
@@ -67,6 +86,7 @@ impl Patience {
 
     /// The driver's signal, which brought a request, came that long after the rings were last found empty.
     pub fn woken(&mut self, after: Duration) {
+        self.came();
         self.window = if after > self.limit() {
             Duration::ZERO
         } else {
@@ -100,6 +120,23 @@ mod tests {
         (0..10).for_each(|_| patience.woken(SOON));
         (0..40).for_each(|_| patience.in_vain());
         assert_eq!(patience.window(), Duration::ZERO);
+    }
+
+    #[test]
+    fn requests_far_between_are_not_looked_for_all_the_time() {
+        for (gap, share) in [(LIMIT / EARNS / 2, 1.0), (LIMIT / 2, 0.3), (LIMIT * 9 / 10, 0.2)] {
+            let mut patience = Patience::new(PollTime::Fixed(LIMIT));
+            (0..10).for_each(|_| patience.woken(SOON));
+            let mut looked = Duration::ZERO;
+            for _ in 0..1000 {
+                let window = patience.window().min(gap);
+                patience.looked(window);
+                looked += window;
+                if window == gap { patience.came() } else { patience.woken(gap) }
+            }
+            let looks = looked.as_secs_f64() / (gap * 1000).as_secs_f64();
+            assert!(looks <= share && (share < 1.0 || looks == share), "{gap:?}: {looks}");
+        }
     }
 
     #[test]

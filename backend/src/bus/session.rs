@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::EventFd;
 use protocol::binding::XenbusState;
 use tracing::Level;
@@ -24,11 +24,11 @@ use crate::excerpt::excerpt;
 use crate::guest::Guest;
 use crate::platform::Platform;
 use crate::stats::DeviceStats;
-use crate::timeout::poll_timeout;
+use crate::timeout::wait_for;
 use crate::xen::{StoreError, Xen, XenStore};
 
-/// How long state 6 stands before the backend removes its directory [2.10], in milliseconds.
-const STATE_6_STANDS: u16 = 1000;
+/// How long state 6 stands before the backend removes its directory [2.10].
+const STATE_6_STANDS: Duration = Duration::from_secs(1);
 /// Waits after XenStore refused something, or was lost.
 const STORE_RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 /// Waits before a frontend that could not be served is offered the device again.
@@ -353,10 +353,8 @@ impl<X: Xen> Session<X> {
             // A toolstack that finds the directory gone before it has read state 6 says that the
             // device failed, and nothing tells when it has read it.
             let mut fds = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, STATE_6_STANDS) {
-                Ok(_) | Err(nix::Error::EINTR) => self.keys.remove()?,
-                Err(errno) => return Err(SessionError::Poll(errno).into()),
-            }
+            wait_for(&mut fds, STATE_6_STANDS).map_err(SessionError::Poll)?;
+            self.keys.remove()?;
         }
         Ok(Progress::Over)
     }
@@ -450,12 +448,8 @@ impl<X: Xen> Session<X> {
             fds.push(entry(self.keys.store_ref().as_fd()));
         }
         let idle = self.connection.as_ref().and_then(Connection::idle_time);
-        let timeout = poll_timeout(idle.unwrap_or(Duration::MAX).min(limit));
         DeviceStats::count(&self.stats.sleeps);
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(errno) => return Err(errno),
-        }
+        wait_for(&mut fds, idle.unwrap_or(Duration::MAX).min(limit))?;
         let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
         let (stop, events) = (ready.next(), self.connection.as_ref().and_then(|_| ready.next()));
         let sources = ready.by_ref().take(ours.saturating_sub(2)).filter(|ready| *ready).count();

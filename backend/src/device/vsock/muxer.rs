@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use tracing::Level;
 
 use super::connection::Connection;
@@ -15,6 +15,7 @@ use super::host::{Greeted, Greeting, Host};
 use super::outbox::{Outbox, Packet};
 use crate::device::Source;
 use crate::stats::DeviceStats;
+use crate::timeout::wait_for;
 
 /// Most connections of a guest at once.
 pub const MAX_CONNECTIONS: usize = 128;
@@ -191,10 +192,7 @@ impl Muxer {
         let watched = self.watched();
         let mut fds: Vec<_> =
             watched.iter().map(|(_, source)| PollFd::new(source.fd, source.events)).collect();
-        match poll(&mut fds, PollTimeout::ZERO) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+        wait_for(&mut fds, Duration::ZERO)?;
         let events = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         let ready = watched.into_iter().zip(events).filter(|(_, events)| !events.is_empty());
         Ok(ready
