@@ -9,7 +9,7 @@ mod block;
 mod budgets;
 mod cable;
 mod console;
-mod disk_options;
+pub(crate) mod disk_options;
 mod disk_sharing;
 mod door_faults;
 mod driver;

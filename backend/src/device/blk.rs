@@ -258,6 +258,9 @@ impl Block {
                 progress = Progress::Unfinished;
             }
         }
+        if let Err(error) = self.target.settle() {
+            self.stats.log.line(Level::WARN, format_args!("disk not written back: {error}"));
+        }
         Ok(served)
     }
 

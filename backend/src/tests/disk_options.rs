@@ -323,8 +323,8 @@ fn a_file_that_shrinks_while_it_is_used_is_announced_and_fails_what_is_beyond() 
     host.finish();
 }
 
-/// The log of the opening of a target.
-fn log_of(options: TargetOptions) -> (String, bool) {
+/// What is logged meanwhile.
+pub(crate) fn logged(act: impl FnOnce()) -> String {
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
     impl std::io::Write for Log {
@@ -339,9 +339,16 @@ fn log_of(options: TargetOptions) -> (String, bool) {
     let writer = log.clone();
     let subscriber =
         tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let opened = tracing::subscriber::with_default(subscriber, || Target::open(options).is_ok());
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    (text, opened)
+    tracing::subscriber::with_default(subscriber, act);
+    let text = log.0.lock().unwrap().clone();
+    String::from_utf8(text).unwrap()
+}
+
+/// The log of the opening of a target.
+fn log_of(options: TargetOptions) -> (String, bool) {
+    let mut opened = false;
+    let log = logged(|| opened = Target::open(options).is_ok());
+    (log, opened)
 }
 
 #[test]

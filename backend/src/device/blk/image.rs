@@ -60,6 +60,15 @@ pub trait Image: Send {
     /// The storage's.
     fn write(&mut self, offset: u64, from: &Gather<'_>, mode: WriteMode) -> io::Result<()>;
 
+    /// Writes to its file what changes left in memory without which the file is not sound, if there
+    /// is any: this program may be killed. It may work when it is tried again.
+    ///
+    /// # Errors
+    /// The storage's.
+    fn settle(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Writes to its file what is kept in memory, so that whoever opens the file finds it. It may
     /// work when it is tried again.
     ///

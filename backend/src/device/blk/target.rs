@@ -363,6 +363,14 @@ impl Target {
         error.into()
     }
 
+    /// Leaves the image as it may be found when this program is killed: at the end of a batch.
+    ///
+    /// # Errors
+    /// [`TargetError::Io`]; the next flush tries again.
+    pub(super) fn settle(&mut self) -> Result<(), TargetError> {
+        Ok(self.image.settle()?)
+    }
+
     /// Makes what was written last.
     pub(super) fn flush(&mut self) -> Result<(), TargetError> {
         if self.mode() == AccessMode::ReadOnly {

@@ -39,6 +39,8 @@ struct Script {
     write_backs: VecDeque<io::Result<()>>,
     syncs: VecDeque<io::Result<()>>,
     preparations: VecDeque<io::Result<Progress>>,
+    /// How often the image was settled.
+    settled: usize,
     /// The time that each call takes.
     time: Duration,
     /// Most bytes that are zeroed by one call.
@@ -108,6 +110,11 @@ impl Image for Scripted {
 
     fn write(&mut self, offset: u64, _: &Gather<'_>, mode: WriteMode) -> io::Result<()> {
         self.note(Call::Write(offset, mode), |script| script.writes.pop_front(), ())
+    }
+
+    fn settle(&mut self) -> io::Result<()> {
+        self.0.lock().unwrap().settled += 1;
+        Ok(())
     }
 
     fn write_back(&mut self) -> io::Result<()> {

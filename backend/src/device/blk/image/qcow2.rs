@@ -6,7 +6,8 @@ mod header;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, Seek, SeekFrom};
+use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ struct Damaged {
 /// The result of the check of an image.
 enum Soundness {
     Sound,
-    /// To be found out.
+    /// To be found out, or to be repaired.
     Unknown(Box<Check>),
     /// In a sentence.
     Damaged(String),
@@ -57,6 +58,8 @@ pub(super) struct Qcow2Image {
     cluster_size: u64,
     clusters: Clusters,
     discard: Discard,
+    /// The level 2 table that changes were made in which the library may not have written yet.
+    unwritten: Option<u64>,
     /// Holds a request's data on its way: the library takes slices, which a guest's memory is not.
     buffer: Vec<u8>,
 }
@@ -102,7 +105,8 @@ impl Qcow2Image {
         let soundness = match options.mode {
             AccessMode::ReadOnly => Soundness::Sound,
             AccessMode::ReadWrite => {
-                check(&file, &header, deadline).map_err(|damage| damaged(&path, damage))?
+                let soundness = check(&file, &header, deadline)?;
+                soundness.map_err(|damage| damaged(&path, damage))?
             }
         };
         warn_of_odd_size(&path, &header);
@@ -114,13 +118,93 @@ impl Qcow2Image {
             cluster_size: header.cluster_size(),
             clusters: Clusters::of(&header),
             discard: options.discard,
+            unwritten: None,
             buffer: Vec::new(),
         })
+    }
+
+    /// Counts the clusters that the check found uncounted.
+    fn repair(&self) -> io::Result<()> {
+        let Soundness::Unknown(check) = &self.soundness else { return Ok(()) };
+        let clusters = check.uncounted();
+        if clusters == 0 {
+            return Ok(());
+        }
+        check.repair()?;
+        tracing::warn!(
+            clusters,
+            "{:?} was not closed properly: clusters that were used but not counted are counted now",
+            self.path
+        );
+        Ok(())
     }
 
     fn buffer(&mut self, length: usize) {
         self.buffer.clear();
         self.buffer.resize(length, 0);
+    }
+
+    /// Whether all of a range is in clusters that are written in place: no table changes then.
+    fn is_in_place(&self, range: Range<u64>) -> io::Result<bool> {
+        let mut at = range.start;
+        while at < range.end {
+            match self.image.get_mapping(at, range.end - at)? {
+                (Mapping::Raw { writable: true, .. }, count) if count > 0 => at += count,
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The parts of a range that are in different level 2 tables.
+    fn parts(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+        let table = self.table_bytes();
+        let numbers = range.start / table..range.end.div_ceil(table);
+        let parts = numbers.map(move |number| {
+            let start = number * table;
+            start.max(range.start)..start.saturating_add(table).min(range.end)
+        });
+        parts.filter(|part| !part.is_empty())
+    }
+
+    /// Bytes of the disk that a level 2 table is for.
+    fn table_bytes(&self) -> u64 {
+        self.cluster_size / 8 * self.cluster_size
+    }
+
+    /// Notes that the library is about to change a level 2 table; what it changed in another is
+    /// written before.
+    ///
+    /// The library writes a new table, and the entry that names it, at once: also into a cluster
+    /// that it has freed and that the file still uses.
+    fn begin_change(&mut self, offset: u64) -> io::Result<()> {
+        let table = offset / self.table_bytes();
+        if self.unwritten.is_some_and(|before| before != table) {
+            self.write_back()?;
+        }
+        self.unwritten = Some(table);
+        Ok(())
+    }
+
+    /// Writes what stands in the buffer, which begins at `start`, table by table.
+    fn write_buffer(&mut self, range: Range<u64>) -> io::Result<()> {
+        let start = range.start;
+        for part in self.parts(range) {
+            self.begin_change(part.start)?;
+            let bytes = (part.start - start) as usize..(part.end - start) as usize;
+            let data = self.buffer.get(bytes).ok_or(io::ErrorKind::InvalidInput)?;
+            self.image.write(data, part.start)?;
+        }
+        Ok(())
+    }
+
+    /// Changes whole clusters of a range, table by table.
+    fn change_clusters(&mut self, range: Range<u64>, change: ChangeClusters) -> io::Result<()> {
+        for part in self.parts(range) {
+            self.begin_change(part.start)?;
+            change(&mut self.image, part.start, part.end - part.start)?;
+        }
+        Ok(())
     }
 
     /// The bytes at which the library is to begin and to end when the guest writes a range: at
@@ -144,12 +228,14 @@ impl Qcow2Image {
         self.buffer(length.min(ZEROS) as usize);
         let (mut at, end, mut written) = (offset, offset + length, 0);
         while at < end && written < ZEROS {
-            let (mapping, count) = self.image.get_mapping(at, end - at)?;
+            let table_end = (at + 1).next_multiple_of(self.table_bytes());
+            let (mapping, count) = self.image.get_mapping(at, end.min(table_end) - at)?;
             if matches!(mapping, Mapping::Zero { .. }) {
                 at += count;
                 continue;
             }
             let count = count.min(ZEROS - written);
+            self.begin_change(at)?;
             let zeros = self.buffer.get(..count as usize).unwrap_or_default();
             self.image.write(zeros, at)?;
             (at, written) = (at + count, written + count);
@@ -162,7 +248,7 @@ impl Qcow2Image {
     ///
     /// The library is not asked for parts of clusters: it gets those of a disk wrong that has less
     /// than one cluster.
-    fn zero_clusters(&mut self, offset: u64, length: u64, way: ZeroClusters) -> io::Result<u64> {
+    fn zero_clusters(&mut self, offset: u64, length: u64, way: ChangeClusters) -> io::Result<u64> {
         let end = offset + length;
         let last = if end == self.image.size() { end } else { end - end % self.cluster_size };
         let first = offset.next_multiple_of(self.cluster_size).min(end);
@@ -171,28 +257,26 @@ impl Qcow2Image {
         if offset + head < first {
             return Ok(head);
         }
-        if first < last {
-            way(&mut self.image, first, last - first)?;
-        }
+        self.change_clusters(first..last, way)?;
         let tail = self.write_zeros_as_data(last, end - last)?;
         Ok(last + tail - offset)
     }
 }
 
-/// Makes the clusters of a range read as zeros.
-type ZeroClusters = fn(&mut FormatAccess<File>, offset: u64, length: u64) -> io::Result<()>;
+/// Zeroes or discards the clusters of a range.
+type ChangeClusters = fn(&mut FormatAccess<File>, offset: u64, length: u64) -> io::Result<()>;
 
 /// Checks an image that is to be written, as far as there is time.
 fn check(
-    mut file: &std::fs::File,
+    file: &std::fs::File,
     header: &Header,
     deadline: &Deadline,
-) -> Result<Soundness, Damage> {
-    let length = file.seek(SeekFrom::End(0))?;
-    let mut check = Check::begin(file.try_clone()?, length, header)?;
-    Ok(match check.run(deadline)? {
-        Progress::Done => Soundness::Sound,
-        Progress::Unfinished => Soundness::Unknown(Box::new(check)),
+) -> io::Result<Result<Soundness, Damage>> {
+    let mut check = Box::new(Check::new(file.try_clone()?, header.clone()));
+    Ok(match check.run(deadline) {
+        Ok(Progress::Done) if check.uncounted() == 0 => Ok(Soundness::Sound),
+        Ok(_) => Ok(Soundness::Unknown(check)),
+        Err(damage) => Err(damage),
     })
 }
 
@@ -236,23 +320,32 @@ impl Image for Qcow2Image {
             Soundness::Unknown(check) => check.run(deadline),
         };
         match outcome {
-            Ok(Progress::Done) => self.soundness = Soundness::Sound,
             Ok(Progress::Unfinished) => return Ok(Progress::Unfinished),
+            Ok(Progress::Done) => {}
             Err(damage) => {
                 let error = damaged(&self.path, damage);
                 self.soundness = Soundness::Damaged(error.to_string());
                 return Err(error);
             }
         }
+        self.repair()?;
+        self.soundness = Soundness::Sound;
         Ok(Progress::Done)
     }
 
     fn write(&mut self, offset: u64, from: &Gather<'_>, mode: WriteMode) -> io::Result<()> {
-        let (start, end) = self.widen(offset, offset + from.length() as u64)?;
-        self.buffer((end - start) as usize);
-        let data = self.buffer.get_mut((offset - start) as usize..).unwrap_or_default();
-        from.copy_to(data);
-        self.image.write(self.buffer.as_slice(), start)?;
+        let end = offset + from.length() as u64;
+        if self.is_in_place(offset..end)? {
+            self.buffer(from.length());
+            from.copy_to(&mut self.buffer);
+            self.image.write(self.buffer.as_slice(), offset)?;
+        } else {
+            let (start, end) = self.widen(offset, end)?;
+            self.buffer((end - start) as usize);
+            let data = self.buffer.get_mut((offset - start) as usize..).unwrap_or_default();
+            from.copy_to(data);
+            self.write_buffer(start..end)?;
+        }
         match mode {
             WriteMode::Back => Ok(()),
             WriteMode::Through => {
@@ -262,8 +355,14 @@ impl Image for Qcow2Image {
         }
     }
 
+    fn settle(&mut self) -> io::Result<()> {
+        if self.unwritten.is_some() { self.write_back() } else { Ok(()) }
+    }
+
     fn write_back(&mut self) -> io::Result<()> {
-        self.image.flush()
+        self.image.flush()?;
+        self.unwritten = None;
+        Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -275,16 +374,17 @@ impl Image for Qcow2Image {
     }
 
     fn discard(&mut self, offset: u64, length: u64) -> io::Result<()> {
-        match self.clusters {
-            Clusters::Zero => self.image.discard_to_any(offset, length),
-            Clusters::Unallocated => self.image.discard_to_backing(offset, length),
+        let way: ChangeClusters = match self.clusters {
+            Clusters::Zero => |image, at, count| image.discard_to_any(at, count),
+            Clusters::Unallocated => |image, at, count| image.discard_to_backing(at, count),
             // The guest would see again what it had overwritten.
-            Clusters::Backed => Ok(()),
-        }
+            Clusters::Backed => return Ok(()),
+        };
+        self.change_clusters(offset..offset + length, way)
     }
 
     fn write_zeroes(&mut self, offset: u64, length: u64, storage: Storage) -> io::Result<u64> {
-        let way: ZeroClusters = match (self.clusters, storage) {
+        let way: ChangeClusters = match (self.clusters, storage) {
             (Clusters::Zero, Storage::GiveBack) => {
                 |image, at, count| image.discard_to_zero(at, count)
             }

@@ -324,6 +324,17 @@ fn an_error_in_a_later_part_is_the_requests() {
 }
 
 #[test]
+fn the_image_is_settled_once_a_batch() {
+    let image = Scripted::default();
+    let mut driver = Driver::new(&image);
+    for turn in 1..3 {
+        (0..3).for_each(|_| driver.add(VIRTIO_BLK_T_OUT, &[], Some((512, Access::ReadOnly))));
+        assert_eq!(driver.serve().count, 3);
+        assert_eq!(image.0.lock().unwrap().settled, turn);
+    }
+}
+
+#[test]
 fn a_reset_drops_what_is_under_way() {
     let reset_device = |disk: &mut Block| VirtioDevice::<Memory>::reset(disk);
     let reset_queue = |disk: &mut Block| VirtioDevice::<Memory>::reset_queue(disk, 0);

@@ -9,16 +9,31 @@
 //! Every cluster of the file must be used no more often than its count says. Whatever is not data
 //! must be used once (level 2 tables: as often as level 1 tables name them). Clusters that are
 //! written in place, which their entries are marked for, must be used once too.
+//!
+//! A kill of this program is no damage. The library writes an entry of the level 1 table, or of the
+//! refcount table, before the count of the cluster that it names; the data of a power failure reaches
+//! the storage in any order. So one fault is repaired before the first write: a cluster that was new
+//! then is not counted. Such a cluster
+//!
+//! * has a count of zero, in a refcount block that exists;
+//! * is used once: as a level 2 table or as data, by an active entry that marks it as used once, or
+//!   as a refcount block that is not the one with its own count.
+//!
+//! Whatever the library counts before it is used must be counted: the header, level 1 tables, the
+//! refcount table, snapshots, and a refcount block that holds its own count. Where one of these is
+//! not, counts were overwritten, and those of other clusters are worth nothing either.
 
 mod entry;
 mod tables;
+mod uncounted;
 mod window;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 
 use self::entry::{Allocation, L2Entry};
-use self::tables::Tables;
+use self::tables::{L2Table, Tables};
+use self::uncounted::Uncounted;
 use self::window::Window;
 use super::header::{Header, read_up_to};
 use crate::device::blk::progress::{Deadline, Progress};
@@ -57,14 +72,31 @@ pub(super) enum Damage {
     /// There is too much to look at.
     #[error("its snapshots have level 1 tables of more than {limit} entries together")]
     TooMany { limit: u64 },
+    /// More is not counted than a kill leaves.
+    #[error("more than {limit} clusters are used but not counted")]
+    ManyUncounted { limit: usize },
     /// It cannot be read.
     #[error(transparent)]
     Read(#[from] io::Error),
 }
 
-/// A check under way.
+/// A check that is to be made, under way, or done.
 pub(super) struct Check {
     file: File,
+    header: Header,
+    state: State,
+    uncounted: Uncounted,
+}
+
+/// How far a check is.
+enum State {
+    New,
+    Begun(Box<Walk>),
+    Done,
+}
+
+/// The way through the image's tables.
+struct Walk {
     layout: Layout,
     tables: Tables,
     window: Window,
@@ -115,56 +147,85 @@ impl Layout {
     fn counts_per_block(&self) -> u64 {
         (self.cluster_size() * 8) >> self.refcount_order
     }
+
+    /// The number of the refcount block with a cluster's count.
+    fn block_of(&self, cluster: u64) -> usize {
+        (cluster / self.counts_per_block()) as usize
+    }
 }
 
 impl Check {
-    /// Reads all tables but those of level 2.
+    /// A check that nothing was read for yet.
+    pub(super) fn new(file: File, header: Header) -> Self {
+        Self { file, header, state: State::New, uncounted: Uncounted::default() }
+    }
+
+    /// Goes on until it is done or the time is over. Nothing is written.
     ///
     /// # Errors
     /// [`Damage`].
-    pub(super) fn begin(file: File, length: u64, header: &Header) -> Result<Self, Damage> {
+    pub(super) fn run(&mut self, deadline: &Deadline) -> Result<Progress, Damage> {
+        loop {
+            let (file, uncounted) = (&self.file, &mut self.uncounted);
+            self.state = match &mut self.state {
+                State::New => State::Begun(Box::new(Walk::begin(file, &self.header)?)),
+                State::Begun(walk) if walk.stage == Stage::Done => State::Done,
+                State::Begun(walk) => {
+                    walk.step(file, uncounted)?;
+                    if deadline.is_over() && walk.stage != Stage::Done {
+                        return Ok(Progress::Unfinished);
+                    }
+                    continue;
+                }
+                State::Done => return Ok(Progress::Done),
+            };
+        }
+    }
+
+    /// How many clusters the check found that are to be counted before the image is written.
+    pub(super) fn uncounted(&self) -> usize {
+        self.uncounted.len()
+    }
+
+    /// Counts them. Nobody may use the image meanwhile.
+    ///
+    /// # Errors
+    /// The storage's; it can be tried again.
+    pub(super) fn repair(&self) -> io::Result<()> {
+        self.uncounted.count(&self.file, self.header.refcount_order)
+    }
+}
+
+impl Walk {
+    /// Reads all tables but those of level 2.
+    fn begin(mut file: &File, header: &Header) -> Result<Self, Damage> {
+        let length = file.seek(SeekFrom::End(0))?;
         let layout = Layout {
             version: header.version,
             cluster_bits: header.cluster_bits,
             refcount_order: header.refcount_order,
             clusters: length.div_ceil(header.cluster_size()),
         };
-        let tables = Tables::read(&file, &layout, header)?;
+        let tables = Tables::read(file, &layout, header)?;
         let window = Window::first(&layout);
         let stage = Stage::Counts(window.first_block(&layout));
         let buffer = vec![0; layout.cluster_size() as usize];
-        Ok(Self { file, layout, tables, window, stage, buffer })
+        Ok(Self { layout, tables, window, stage, buffer })
     }
 
-    /// Goes on until it is done or the time is over.
-    ///
-    /// # Errors
-    /// [`Damage`].
-    pub(super) fn run(&mut self, deadline: &Deadline) -> Result<Progress, Damage> {
-        while self.stage != Stage::Done {
-            self.step()?;
-            if deadline.is_over() && self.stage != Stage::Done {
-                return Ok(Progress::Unfinished);
-            }
-        }
-        Ok(Progress::Done)
-    }
-
-    fn step(&mut self) -> Result<(), Damage> {
+    fn step(&mut self, file: &File, uncounted: &mut Uncounted) -> Result<(), Damage> {
         match self.stage {
             Stage::Counts(block) if self.window.has_block(&self.layout, block) => {
-                self.read_counts(block)?;
+                self.read_counts(file, block)?;
                 self.stage = Stage::Counts(block + 1);
             }
             Stage::Counts(_) => {
-                for extent in &self.tables.single {
-                    self.window.use_alone(extent.clone(), &self.layout)?;
-                }
+                self.use_tables(uncounted)?;
                 self.stage = Stage::Uses(0);
             }
             Stage::Uses(number) => match self.tables.l2.get(number).copied() {
                 Some(table) => {
-                    self.count_uses(table)?;
+                    self.count_uses(file, table, uncounted)?;
                     self.stage = Stage::Uses(number + 1);
                 }
                 None => {
@@ -182,30 +243,68 @@ impl Check {
         Ok(())
     }
 
-    fn read_counts(&mut self, block: usize) -> Result<(), Damage> {
+    fn read_counts(&mut self, file: &File, block: usize) -> Result<(), Damage> {
         // Where there is no block, all counts are zero, as they are in a new window.
-        let Some(offset) = self.tables.refcount_blocks.get(block).copied().filter(|at| *at != 0)
-        else {
-            return Ok(());
-        };
-        read_up_to(&self.file, &mut self.buffer, offset)?;
+        let Some(offset) = self.tables.refcount_block(block) else { return Ok(()) };
+        read_up_to(file, &mut self.buffer, offset)?;
         self.window.set_counts(&self.layout, block, &self.buffer)
     }
 
-    fn count_uses(&mut self, table: tables::L2Table) -> Result<(), Damage> {
+    /// Notes the uses of all tables but those of level 2.
+    fn use_tables(&mut self, uncounted: &mut Uncounted) -> Result<(), Damage> {
+        for extent in &self.tables.single {
+            self.window.use_alone(extent.clone(), &self.layout)?;
+        }
+        for block in 0..self.tables.refcount_blocks.len() {
+            let Some(offset) = self.tables.refcount_block(block) else { continue };
+            let cluster = offset >> self.layout.cluster_bits;
+            if self.layout.block_of(cluster) != block {
+                self.allow_uncounted(cluster, uncounted)?;
+            }
+            self.window.use_alone(cluster..cluster + 1, &self.layout)?;
+        }
+        Ok(())
+    }
+
+    fn count_uses(
+        &mut self,
+        file: &File,
+        table: L2Table,
+        uncounted: &mut Uncounted,
+    ) -> Result<(), Damage> {
         let own = table.cluster..table.cluster + 1;
+        let is_new = table.is_active && table.uses == 1;
+        if is_new && table.in_place {
+            self.allow_uncounted(table.cluster, uncounted)?;
+        }
         self.window.use_table(own, &table, &self.layout)?;
-        read_up_to(&self.file, &mut self.buffer, table.cluster << self.layout.cluster_bits)?;
-        for bytes in self.buffer.chunks_exact(8) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        read_up_to(file, &mut buffer, table.cluster << self.layout.cluster_bits)?;
+        for bytes in buffer.chunks_exact(8) {
             let entry = L2Entry(u64::from_be_bytes(bytes.try_into().unwrap_or_default()));
             let Some(Allocation { clusters, in_place }) = entry.allocation(&self.layout)? else {
                 continue;
             };
+            if is_new && in_place {
+                self.allow_uncounted(clusters.start, uncounted)?;
+            }
             self.window.use_often(clusters.clone(), table.uses, &self.layout)?;
             if in_place && table.is_active {
                 self.window.check_single(clusters, &self.layout)?;
             }
         }
+        self.buffer = buffer;
         Ok(())
+    }
+
+    /// Takes a cluster that is about to be used for counted, if it is not and can be.
+    fn allow_uncounted(&mut self, cluster: u64, uncounted: &mut Uncounted) -> Result<(), Damage> {
+        let Some(block) = self.tables.refcount_block(self.layout.block_of(cluster)) else {
+            return Ok(());
+        };
+        if !self.window.count_unused(cluster) {
+            return Ok(());
+        }
+        uncounted.add(block, cluster % self.layout.counts_per_block())
     }
 }

@@ -1,5 +1,7 @@
 //! Clusters of an image as they are zeroed and discarded, and an image that is found damaged late.
 
+mod killed;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
@@ -7,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::device::blk::sample::{ImageBytes, Shape, place};
+use crate::device::blk::sample::{COPIED, ImageBytes, Shape, place};
 use crate::tests::qcow2::store;
 
 /// A cluster of the images here.

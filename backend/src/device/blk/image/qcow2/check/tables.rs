@@ -29,7 +29,8 @@ pub(super) struct L2Table {
 
 /// The tables of an image.
 pub(super) struct Tables {
-    /// Clusters that must be used once: those of the header and of tables.
+    /// Clusters that must be used once: those of the header and of all tables but refcount blocks
+    /// and those of level 2.
     pub(super) single: Vec<Range<u64>>,
     /// Where refcount blocks begin in the file; 0 where there is none.
     pub(super) refcount_blocks: Vec<u64>,
@@ -56,6 +57,11 @@ impl Tables {
         Ok(tables)
     }
 
+    /// Where the refcount block of this number begins in the file, if there is one.
+    pub(super) fn refcount_block(&self, number: usize) -> Option<u64> {
+        self.refcount_blocks.get(number).copied().filter(|offset| *offset != 0)
+    }
+
     fn read_refcount_table(
         &mut self,
         file: &File,
@@ -65,8 +71,7 @@ impl Tables {
         self.add_table(layout, "the refcount table", table)?;
         for_each_entry(file, table, |offset| {
             if offset != 0 {
-                let cluster = layout.cluster("a refcount block", offset)?;
-                self.single.push(cluster..cluster + 1);
+                layout.cluster("a refcount block", offset)?;
             }
             self.refcount_blocks.push(offset);
             Ok(())

@@ -79,6 +79,18 @@ impl Window {
         Ok(())
     }
 
+    /// Counts a cluster once that is neither counted nor used, if it is here; whether it did.
+    pub(super) fn count_unused(&mut self, cluster: u64) -> bool {
+        let here = cluster.checked_sub(self.first);
+        match here.and_then(|index| self.clusters.get_mut(index as usize)) {
+            Some(Cluster { count: count @ 0, uses: 0 }) => {
+                *count = 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Notes the only use of clusters.
     pub(super) fn use_alone(&mut self, range: Range<u64>, layout: &Layout) -> Result<(), Damage> {
         self.for_each(range, layout, |cluster, offset| match *cluster {

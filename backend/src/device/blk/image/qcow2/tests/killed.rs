@@ -1,0 +1,331 @@
+//! An image whose daemon is killed: it is served by the next one.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+
+use imago::qcow2::Qcow2;
+use imago::{FormatCreateBuilder, Storage as _, StorageCreateOptions};
+
+use super::*;
+use crate::device::blk::sample::{compressed, snapshotted};
+use crate::tests::disk_options::logged;
+
+/// A new image as this version of the format has it, with one file of its own.
+fn create(path: &Path, cluster_size: usize, size: u64) {
+    let file = File::create_open(StorageCreateOptions::new().filename(path)).unwrap();
+    let builder = Qcow2::<File, FormatAccess<File>>::create_builder(file);
+    builder.cluster_size(cluster_size).size(size).create().unwrap();
+}
+
+/// The images that are tried, each in its directory.
+fn images() -> Vec<(&'static str, TempDir, PathBuf)> {
+    let created = |cluster_size, size| {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk.qcow2");
+        create(&path, cluster_size, size);
+        (directory, path)
+    };
+    let version_2 = ImageBytes::new(Shape { version: 2, ..Shape::default() });
+    let named = [
+        ("clusters of 512 bytes", created(512, 4 << 20)),
+        ("clusters of 4 KiB", created(4096, 32 << 20)),
+        ("clusters of 64 KiB", created(65536, 4 << 30)),
+        ("a snapshot", store(&snapshotted())),
+        ("compressed clusters", store(&compressed())),
+        ("version 2", store(&version_2)),
+    ];
+    named.map(|(name, (directory, path))| (name, directory, path)).into()
+}
+
+fn open_path(path: &Path) -> io::Result<(Qcow2Image, DiskFiles)> {
+    let options = TargetOptions::for_test(path);
+    let mut files = DiskFiles::claim(&options).unwrap();
+    let image =
+        Qcow2Image::open_within(&options, &mut files, &Deadline::after(Duration::from_secs(60)))?;
+    Ok((image, files))
+}
+
+/// Clusters that are to be counted in an image.
+fn uncounted(image: &Qcow2Image) -> usize {
+    match &image.soundness {
+        Soundness::Sound => 0,
+        Soundness::Unknown(check) => check.uncounted(),
+        Soundness::Damaged(why) => panic!("{why}"),
+    }
+}
+
+/// A copy of an image as a kill leaves it.
+fn copy(path: &Path) -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let to = directory.path().join("disk.qcow2");
+    fs::copy(path, &to).unwrap();
+    (directory, to)
+}
+
+/// Opens an image that was killed, writes it, and opens it again; gives how many clusters were not
+/// counted.
+fn reopen(path: &Path, what: &str) -> usize {
+    let (mut image, files) = open_path(path).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let count = uncounted(&image);
+    prepare(&mut image).unwrap();
+    let end = image.size();
+    for offset in [0, end / 3 / 512 * 512, end - 4096] {
+        write(&mut image, offset, 4096, 0x77);
+    }
+    image.write_back().unwrap();
+    drop((image, files));
+    let (mut image, _files) = open_path(path).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(uncounted(&image), 0, "{what}");
+    let mut bytes = [0; 4096];
+    image.read(0, &Scatter::of(&mut bytes)).unwrap();
+    assert!(bytes == [0x77; 4096], "{what}");
+    count
+}
+
+fn prepare(image: &mut Qcow2Image) -> io::Result<()> {
+    let progress = image.prepare_to_write(&Deadline::after(Duration::from_secs(60)))?;
+    assert_eq!(progress, Progress::Done);
+    Ok(())
+}
+
+fn write(image: &mut Qcow2Image, offset: u64, length: u64, value: u8) {
+    let mut bytes = vec![value; length as usize];
+    image.write(offset, &Gather::of(&mut bytes), WriteMode::Back).unwrap();
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+
+    /// Changes an image somewhere.
+    fn change(&mut self, image: &mut Qcow2Image) -> String {
+        let sectors = image.size() / 512;
+        let sector = self.below(sectors);
+        let count = (1 + self.below(300)).min(sectors - sector);
+        let (offset, length) = (sector * 512, count * 512);
+        let what = self.below(6);
+        match what {
+            0..=2 => write(image, offset, length, what as u8 + 1),
+            3 => image.discard(offset, length).unwrap(),
+            _ => {
+                let storage = if what == 4 { Storage::Keep } else { Storage::GiveBack };
+                image.write_zeroes(offset, length, storage).map(drop).unwrap();
+            }
+        }
+        format!("operation {what} on {count} sectors from {sector} on")
+    }
+}
+
+#[test]
+fn an_image_is_sound_between_any_two_batches() {
+    for (name, _directory, path) in images() {
+        let (mut image, _files) = open_path(&path).unwrap();
+        let mut random = Random(7919);
+        for step in 0..30 {
+            let what = random.change(&mut image);
+            let what = format!("{name}, step {step}: {what}");
+            image.settle().unwrap();
+            let (_directory, copy) = copy(&path);
+            assert_eq!(reopen(&copy, &what), 0, "{what}");
+        }
+    }
+}
+
+#[test]
+fn an_image_that_is_killed_inside_a_batch_is_repaired_before_it_is_written() {
+    let mut repaired = 0;
+    for (name, _directory, path) in images() {
+        let (mut image, _files) = open_path(&path).unwrap();
+        let mut random = Random(104_729);
+        for step in 0..30 {
+            let what = random.change(&mut image);
+            let (_directory, copy) = copy(&path);
+            repaired += reopen(&copy, &format!("{name}, step {step}: {what}"));
+            if random.below(8) == 0 {
+                image.settle().unwrap();
+            }
+        }
+    }
+    assert!(repaired > 0, "nothing was left uncounted");
+}
+
+/// A change of an image, with its name.
+type Change = (&'static str, fn(&mut Qcow2Image));
+
+#[test]
+fn a_freed_cluster_becomes_a_table_when_the_file_does_not_use_it_any_more() {
+    // A level 2 table is for 32 KiB.
+    let changes: [Change; 3] = [
+        ("a write after a discard", |image| {
+            image.discard(0, 8192).unwrap();
+            write(image, 1 << 20, 512, 2);
+        }),
+        ("a discard over two tables", |image| image.discard(0, 64 << 10).unwrap()),
+        ("zeros over two tables", |image| {
+            image.write_zeroes(0, 64 << 10, Storage::GiveBack).map(drop).unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk.qcow2");
+        create(&path, 512, 4 << 20);
+        let (mut image, _files) = open_path(&path).unwrap();
+        write(&mut image, 0, 8192, 1);
+        image.settle().unwrap();
+        change(&mut image);
+        let (_directory, copy) = copy(&path);
+        reopen(&copy, what);
+    }
+}
+
+#[test]
+fn what_was_written_before_a_kill_is_there_after_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk.qcow2");
+    create(&path, 4096, 32 << 20);
+    let (mut image, _files) = open_path(&path).unwrap();
+    let offsets: Vec<u64> = (0..15).map(|number| number * (2 << 20) + 4096).collect();
+    for offset in &offsets {
+        write(&mut image, *offset, 8192, (*offset >> 20) as u8 + 1);
+        image.settle().unwrap();
+    }
+    let (_directory, copy) = copy(&path);
+    let (mut image, _files) = open_path(&copy).unwrap();
+    for offset in offsets {
+        let mut bytes = [0; 8192];
+        image.read(offset, &Scatter::of(&mut bytes)).unwrap();
+        assert!(bytes == [(offset >> 20) as u8 + 1; 8192], "at {offset}");
+    }
+}
+
+/// Where the test below finds its image when it is the program to be killed.
+const VICTIM: &str = "XEN_VIRTIOD_TEST_VICTIM";
+
+/// Changes an image without end.
+fn change_for_ever(path: &Path) -> ! {
+    let (mut image, _files) = open_path(path).unwrap();
+    prepare(&mut image).unwrap();
+    let mut random = Random(u64::from(std::process::id()) * 31 + 1);
+    loop {
+        random.change(&mut image);
+        if random.below(4) == 0 {
+            image.settle().unwrap();
+        }
+    }
+}
+
+#[test]
+#[ignore = "a program that is being started holds other tests' locks for a moment: run it alone"]
+fn an_image_whose_program_is_killed_at_any_moment_is_served_again() {
+    if let Some(path) = std::env::var_os(VICTIM) {
+        change_for_ever(Path::new(&path));
+    }
+    let module = module_path!().split_once("::").unwrap().1;
+    let name = format!("{module}::an_image_whose_program_is_killed_at_any_moment_is_served_again");
+    let times = std::env::var("XEN_VIRTIOD_TEST_KILLS").map_or(2, |times| times.parse().unwrap());
+    for turn in 0..times {
+        for (what, _directory, path) in images() {
+            let mut victim = Command::new(std::env::current_exe().unwrap())
+                .args([&name, "--exact", "--ignored"])
+                .env(VICTIM, &path)
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(Duration::from_micros(30_000 + turn * 7919 % 50_000));
+            victim.kill().unwrap();
+            assert_eq!(victim.wait().unwrap().signal(), Some(libc::SIGKILL), "{what}");
+            reopen(&path, what);
+        }
+    }
+}
+
+/// Opens an image of which clusters were not counted.
+fn repair(bytes: &ImageBytes) -> (usize, Vec<u8>, String) {
+    let (_directory, path) = store(bytes);
+    let (mut image, _files) = open_path(&path).unwrap();
+    let count = uncounted(&image);
+    assert!(fs::read(&path).unwrap() == bytes.bytes, "to open it changed it");
+    let log = logged(|| prepare(&mut image).unwrap());
+    (count, fs::read(&path).unwrap(), log)
+}
+
+#[test]
+fn what_a_kill_leaves_uncounted_is_counted_and_logged() {
+    for refcount_order in 0..=6 {
+        let shape = Shape { refcount_order, ..Shape::default() };
+        let sound = ImageBytes::new(shape).bytes;
+        for clusters in [&[place::L2][..], &[place::DATA + 1], &[place::L2, place::DATA]] {
+            let mut image = ImageBytes::new(shape);
+            clusters.iter().for_each(|cluster| image.set_refcount(*cluster, 0));
+            let (count, bytes, log) = repair(&image);
+            assert_eq!(count, clusters.len());
+            assert!(bytes == sound, "counts of 2^{refcount_order} bits, {clusters:?}");
+            assert!(log.contains("not closed properly"), "{log}");
+            assert!(log.contains(&format!("clusters={}", clusters.len())), "{log}");
+        }
+    }
+    let (count, _, log) = repair(&ImageBytes::new(Shape::default()));
+    assert_eq!((count, log.as_str()), (0, ""));
+}
+
+#[test]
+fn a_refcount_block_may_be_uncounted_in_another() {
+    let shape = Shape { cluster_bits: 9, size: 32 << 10, ..Shape::default() };
+    let mut image = ImageBytes::new(shape);
+    let block = image.add_clusters(1);
+    let mut inside = ImageBytes::new(shape);
+    inside.add_clusters(1);
+    for (image, count) in [(&mut image, 0), (&mut inside, 1)] {
+        image.put_u64(image.at(place::REFCOUNT_TABLE) + 8, image.at(block));
+        image.set_refcount(block, count);
+    }
+    let (count, bytes, _) = repair(&image);
+    assert_eq!(count, 1);
+    assert!(bytes == inside.bytes);
+}
+
+/// The image must be refused with the usual advice, and stay as it is.
+fn refused(bytes: &ImageBytes) -> String {
+    let error = refusal(bytes, |path| format!("qemu-img check -r all {path:?}"));
+    assert!(error.contains("it is damaged"), "{error}");
+    error
+}
+
+#[test]
+fn what_no_kill_leaves_uncounted_is_damage() {
+    // Not marked as used once, or used twice.
+    let mut unmarked = ImageBytes::new(Shape::default());
+    unmarked.put_u64(unmarked.l2_entry(0), unmarked.at(place::DATA));
+    unmarked.set_refcount(place::DATA, 0);
+    refused(&unmarked);
+    let mut table = ImageBytes::new(Shape::default());
+    table.put_u64(table.at(place::L1), table.at(place::L2));
+    table.set_refcount(place::L2, 0);
+    refused(&table);
+    let mut twice = ImageBytes::new(Shape::default());
+    twice.put_u64(twice.l2_entry(9), COPIED | twice.at(place::DATA));
+    twice.set_refcount(place::DATA, 0);
+    refused(&twice);
+    let mut overlap = ImageBytes::new(Shape::default());
+    overlap.put_u64(overlap.l2_entry(9), COPIED | overlap.at(place::L2));
+    overlap.set_refcount(place::L2, 0);
+    refused(&overlap);
+    // Without a place for its count.
+    let shape = Shape { cluster_bits: 9, size: 32 << 10, data: 20, ..Shape::default() };
+    let mut nowhere = ImageBytes::new(shape);
+    nowhere.add_clusters(300);
+    let far = nowhere.at(280);
+    nowhere.put_u64(nowhere.l2_entry(0), COPIED | far);
+    refused(&nowhere);
+    // A cluster that a kill leaves, and damage behind it.
+    let mut both = ImageBytes::new(Shape::default());
+    both.set_refcount(place::L2, 0);
+    both.put_u64(both.l2_entry(9), 1 << 61);
+    refused(&both);
+}
