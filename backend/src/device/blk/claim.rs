@@ -157,6 +157,11 @@ impl Claim {
         open(&self.path, self.file, self.access, libc::O_DIRECT)
     }
 
+    /// Whether another device has the file that may write it.
+    pub(super) fn has_other_writer(&self) -> bool {
+        lock(&self.entry).has_other_writer(self.user)
+    }
+
     /// Notes that a driver uses the disk. Of a guest that is two domains for a while, one may.
     ///
     /// # Errors

@@ -111,6 +111,11 @@ impl Entry {
         Some(opened.locked.file())
     }
 
+    /// Whether a device other than this one may write the file.
+    pub(super) fn has_other_writer(&self, id: u64) -> bool {
+        self.users.iter().any(|user| user.id != id && user.usage.writes())
+    }
+
     /// Whether a device may have the file beside those that have it.
     ///
     /// # Errors

@@ -105,7 +105,7 @@ impl Qcow2Image {
         let soundness = match options.mode {
             AccessMode::ReadOnly => Soundness::Sound,
             AccessMode::ReadWrite => {
-                let soundness = check(&file, &header, deadline)?;
+                let soundness = check(&file, &header, files, deadline)?;
                 soundness.map_err(|damage| damaged(&path, damage))?
             }
         };
@@ -266,16 +266,24 @@ impl Qcow2Image {
 /// Zeroes or discards the clusters of a range.
 type ChangeClusters = fn(&mut FormatAccess<File>, offset: u64, length: u64) -> io::Result<()>;
 
-/// Checks an image that is to be written, as far as there is time.
+/// Checks an image that is to be written, as far as there is time. One that the guest's other domain
+/// may write is not judged: it is checked when it is written here.
 fn check(
     file: &std::fs::File,
     header: &Header,
+    files: &DiskFiles,
     deadline: &Deadline,
 ) -> io::Result<Result<Soundness, Damage>> {
-    let mut check = Box::new(Check::new(file.try_clone()?, header.clone()));
+    let new = || Ok::<_, io::Error>(Box::new(Check::new(file.try_clone()?, header.clone())));
+    let mut check = new()?;
+    if files.target().has_other_writer() {
+        return Ok(Ok(Soundness::Unknown(check)));
+    }
     Ok(match check.run(deadline) {
         Ok(Progress::Done) if check.uncounted() == 0 => Ok(Soundness::Sound),
         Ok(_) => Ok(Soundness::Unknown(check)),
+        // That domain came meanwhile.
+        Err(_) if files.target().has_other_writer() => Ok(Soundness::Unknown(new()?)),
         Err(damage) => Err(damage),
     })
 }

@@ -7,6 +7,7 @@ use imago::qcow2::Qcow2;
 use imago::{FormatCreateBuilder, Storage as _, StorageCreateOptions};
 
 use super::*;
+use crate::device::blk::claim::Owner;
 use crate::device::blk::sample::{compressed, snapshotted};
 use crate::tests::disk_options::logged;
 
@@ -328,4 +329,41 @@ fn what_no_kill_leaves_uncounted_is_damage() {
     both.set_refcount(place::L2, 0);
     both.put_u64(both.l2_entry(9), 1 << 61);
     refused(&both);
+}
+
+/// The guest in one of its domains.
+fn domain(path: &Path, domain: u16) -> TargetOptions {
+    let vm = Some("7a5f3b0e-0000-4000-8000-000000000001".to_owned());
+    TargetOptions {
+        owner: Owner { domain, vdev: "xvda".to_owned(), vm },
+        ..TargetOptions::for_test(path)
+    }
+}
+
+#[test]
+fn an_image_that_the_guests_other_domain_writes_is_judged_when_it_is_written_here() {
+    let (_directory, path) = store(&ImageBytes::new(Shape::default()));
+    let open = |number| {
+        let options = domain(&path, number);
+        let mut files = DiskFiles::claim(&options).unwrap();
+        let image = Qcow2Image::open(&options, &mut files).unwrap();
+        (image, files)
+    };
+    let (mut first, first_files) = open(1);
+    assert!(matches!(first.soundness, Soundness::Sound));
+    // As it may be for a moment: whoever looks at it now finds damage.
+    let entry = ImageBytes::new(Shape::default()).l2_entry(7);
+    let put = |value: u64| {
+        use std::os::unix::fs::FileExt;
+        let file = first_files.target().file().unwrap();
+        file.write_all_at(&value.to_be_bytes(), entry).unwrap();
+    };
+    put(3 << 16);
+    let (mut second, _second_files) = open(2);
+    put(0);
+    write(&mut first, 4 << 16, 512, 9);
+    first.write_back().unwrap();
+    drop((first, first_files));
+    prepare(&mut second).unwrap();
+    assert!(matches!(second.soundness, Soundness::Sound));
 }
