@@ -16,11 +16,12 @@ mod usage;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
 
 pub(super) use self::entry::Handover;
-use self::entry::{Entry, User, UserState};
+use self::entry::{Durability, Entry, User, UserState};
 pub use self::error::ClaimError;
 pub(super) use self::file_id::FileId;
 use self::file_id::open;
@@ -86,8 +87,10 @@ impl ImageRegistry {
             self.check_loop_devices(path, id, &user)?;
         }
         let user = locked.add(path, id, user)?;
+        let durability = locked.durability();
         drop(locked);
-        Ok(Claim { path: path.to_owned(), file: id, access: usage.access, entry, user })
+        let (path, access) = (path.to_owned(), usage.access);
+        Ok(Claim { path, file: id, access, entry, durability, user })
     }
 
     /// The entry of a file; no other is waited for meanwhile, whatever its storage does.
@@ -127,6 +130,7 @@ pub(super) struct Claim {
     file: FileId,
     access: AccessMode,
     entry: Arc<Mutex<Entry>>,
+    durability: Arc<Mutex<Durability>>,
     user: u64,
 }
 
@@ -160,6 +164,30 @@ impl Claim {
     /// Whether another device has the file that may write it.
     pub(super) fn has_other_writer(&self) -> bool {
         lock(&self.entry).has_other_writer(self.user)
+    }
+
+    /// Whether something that a device wrote to the file may be lost.
+    pub(super) fn is_lost(&self) -> bool {
+        *lock(&self.durability) == Durability::Lost
+    }
+
+    /// Notes that something which a device wrote to the file may be lost.
+    pub(super) fn note_loss(&self) {
+        *lock(&self.durability) = Durability::Lost;
+    }
+
+    /// Syncs the file, unless something is lost: gives `None` then. One device does at a time: the
+    /// kernel tells one of them of a failure, and the others must not take its silence for success.
+    pub(super) fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> Option<io::Result<()>> {
+        let mut durability = lock(&self.durability);
+        if *durability == Durability::Lost {
+            return None;
+        }
+        let outcome = sync();
+        if outcome.is_err() {
+            *durability = Durability::Lost;
+        }
+        Some(outcome)
     }
 
     /// Notes that a driver uses the disk. Of a guest that is two domains for a while, one may.

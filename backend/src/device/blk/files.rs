@@ -1,6 +1,7 @@
 //! The files that a disk is stored in.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -51,6 +52,21 @@ impl DiskFiles {
         let file = claim.file();
         self.others.push(claim);
         file
+    }
+
+    /// Whether something that was written may be lost: see [`Claim::is_lost`].
+    pub(super) fn is_lost(&self) -> bool {
+        self.target.is_lost()
+    }
+
+    /// As [`Claim::note_loss`].
+    pub(super) fn note_loss(&self) {
+        self.target.note_loss();
+    }
+
+    /// As [`Claim::sync`].
+    pub(super) fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> Option<io::Result<()>> {
+        self.target.sync(sync)
     }
 
     /// Notes that a driver uses the disk: see [`Claim::activate`].

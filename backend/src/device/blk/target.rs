@@ -24,15 +24,6 @@ use crate::device::{
 /// Most of a request's data that is moved at once.
 const PART_BYTES: u64 = 1 << 20;
 
-/// Whether written bytes last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Durability {
-    /// Those that were synced last.
-    Kept,
-    /// Some that a sync failed for may be lost.
-    Lost,
-}
-
 /// Whether a driver uses the disk, and here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Activity {
@@ -50,7 +41,6 @@ pub struct Target {
     files: DiskFiles,
     options: TargetOptions,
     write_mode: WriteMode,
-    durability: Durability,
     activity: Activity,
     /// How much is discarded, and zeroed, at once.
     discard_size: PartSize,
@@ -95,7 +85,6 @@ impl Target {
             files,
             options,
             write_mode: WriteMode::Back,
-            durability: Durability::Kept,
             activity: Activity::Idle,
             discard_size: PartSize::default(),
             zero_size: PartSize::default(),
@@ -358,7 +347,7 @@ impl Target {
         let no_room = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG];
         let harmless = error.raw_os_error().is_some_and(|errno| no_room.contains(&errno));
         if self.write_mode == WriteMode::Through && !harmless {
-            self.durability = Durability::Lost;
+            self.files.note_loss();
         }
         error.into()
     }
@@ -379,10 +368,8 @@ impl Target {
         self.activate_for(AccessMode::ReadWrite)?;
         self.check_durable()?;
         self.image.write_back()?;
-        self.image.sync().map_err(|error| {
-            self.durability = Durability::Lost;
-            TargetError::Sync(error)
-        })
+        let synced = self.files.sync(|| self.image.sync());
+        synced.ok_or(TargetError::Lost)?.map_err(TargetError::Sync)
     }
 
     /// Checks a range that is to be changed.
@@ -462,10 +449,7 @@ impl Target {
     }
 
     fn check_durable(&self) -> Result<(), TargetError> {
-        match self.durability {
-            Durability::Lost => Err(TargetError::Lost),
-            Durability::Kept => Ok(()),
-        }
+        if self.files.is_lost() { Err(TargetError::Lost) } else { Ok(()) }
     }
 
     /// Of a driver that does not flush, every write is to last: none does any more once one did

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::error::ClaimError;
 use super::file_id::{FileId, open};
@@ -18,6 +18,17 @@ pub(super) struct Entry {
     next_id: u64,
     /// Who could write it last.
     latest: Option<u64>,
+    durability: Arc<Mutex<Durability>>,
+}
+
+/// Whether what was written to a file lasts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::device::blk) enum Durability {
+    /// It does, once it is synced.
+    #[default]
+    Kept,
+    /// Some that a sync failed for may be lost.
+    Lost,
 }
 
 /// The file, as it was opened first.
@@ -111,6 +122,12 @@ impl Entry {
         Some(opened.locked.file())
     }
 
+    /// Whether what was written lasts: for all who have the file, since the kernel says once that it
+    /// does not.
+    pub(super) fn durability(&self) -> Arc<Mutex<Durability>> {
+        Arc::clone(&self.durability)
+    }
+
     /// Whether a device other than this one may write the file.
     pub(super) fn has_other_writer(&self, id: u64) -> bool {
         self.users.iter().any(|user| user.id != id && user.usage.writes())
@@ -138,6 +155,7 @@ impl Entry {
         }
         // Left by somebody who is just about to close it.
         self.opened = None;
+        self.durability = Arc::default();
         let exclusive = match (id, usage.sharing) {
             (FileId::Device(_), Sharing::Safe) => libc::O_EXCL,
             _ => 0,

@@ -195,6 +195,7 @@ fn a_loop_device_that_is_a_disk_takes_its_file_too() {
         file: FileId::Device(nix::sys::stat::makedev(7, 5)),
         access: AccessMode::ReadWrite,
         entry: Arc::default(),
+        durability: Arc::default(),
         user,
     };
     let behind = |owner: &Owner| images.registry.claim_behind(&device(0), WRITES, owner);

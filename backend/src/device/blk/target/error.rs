@@ -74,7 +74,7 @@ pub enum TargetError {
     /// An earlier sync failed.
     #[error(
         "disk target: what was written earlier may be lost, since making it last failed; so it \
-         stays until the disk is opened anew"
+         stays until all devices that have the disk are gone"
     )]
     Lost,
     /// A sync failed.

@@ -1,7 +1,12 @@
 //! Flushes, write-through, and failures of both.
 
 use std::collections::VecDeque;
+use std::path::Path;
+use std::time::Duration;
 
+use tempfile::NamedTempFile;
+
+use super::super::claim::{Owner, Sharing};
 use super::super::request::{Range, RangeChange};
 use super::super::target::{Discard, Target, TargetError, TargetOptions};
 use super::{Call, Scripted, Storage, failure, later};
@@ -34,6 +39,79 @@ fn a_sync_that_failed_stays_failed_until_the_target_is_opened_anew() {
     let mut target = Target::open(TargetOptions::for_test(file.path())).unwrap();
     target.start(WriteMode::Back).unwrap();
     target.flush().unwrap();
+}
+
+/// A device of this domain that has the file at `path`; of a guest, or by force.
+fn device(path: &Path, domain: u16, vm: Option<&str>) -> Target {
+    let sharing = if vm.is_some() { Sharing::Safe } else { Sharing::Forced };
+    let owner = Owner { domain, vdev: "xvda".to_owned(), vm: vm.map(str::to_owned) };
+    let options = TargetOptions { sharing, owner, ..TargetOptions::for_test(path) };
+    Target::open(options).unwrap()
+}
+
+/// Devices that have one file by force, with this image.
+fn devices<const N: usize>(path: &Path, image: &Scripted, modes: [WriteMode; N]) -> [Target; N] {
+    modes.map(|mode| {
+        let mut target = device(path, 1, None);
+        target.start(mode).unwrap();
+        target.with_image(Box::new(image.clone()))
+    })
+}
+
+/// A file, and an image of which one sync fails.
+fn failing() -> (NamedTempFile, Scripted) {
+    let file = NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    (file, Scripted::new(|script| script.syncs.push_back(failure(libc::EIO))))
+}
+
+#[test]
+fn a_sync_that_failed_is_told_to_all_who_have_the_file_until_the_last_is_gone() {
+    let (file, image) = failing();
+    let [mut first, mut second] = devices(file.path(), &image, [WriteMode::Back; 2]);
+    assert!(matches!(first.flush(), Err(TargetError::Sync(_))));
+    assert!(matches!(second.flush(), Err(TargetError::Lost)));
+    let [mut third] = devices(file.path(), &image, [WriteMode::Through]);
+    assert!(matches!(change(&mut third, RangeChange::Discard), Err(TargetError::Lost)));
+    drop((first, second));
+    assert!(matches!(third.flush(), Err(TargetError::Lost)));
+    drop(third);
+    let [mut next] = devices(file.path(), &image, [WriteMode::Back]);
+    next.flush().unwrap();
+}
+
+#[test]
+fn a_write_through_that_failed_is_told_to_all_who_have_the_file() {
+    let (file, image) = failing();
+    image.0.lock().unwrap().writes.push_back(failure(libc::EIO));
+    let modes = [WriteMode::Through, WriteMode::Back];
+    let [mut first, mut second] = devices(file.path(), &image, modes);
+    write(&mut first).unwrap_err();
+    assert!(matches!(second.flush(), Err(TargetError::Lost)));
+}
+
+#[test]
+fn a_sync_that_failed_is_told_where_the_disk_is_handed_over_to() {
+    let (file, image) = failing();
+    let [from, mut to] = [1, 2].map(|domain| device(file.path(), domain, Some("one")));
+    let mut from = from.with_image(Box::new(image));
+    from.start(WriteMode::Back).unwrap();
+    assert!(matches!(from.flush(), Err(TargetError::Sync(_))));
+    from.stop().unwrap();
+    to.start(WriteMode::Back).unwrap();
+    assert!(matches!(to.flush(), Err(TargetError::Lost)));
+}
+
+#[test]
+fn nobody_is_told_of_success_while_another_is_told_of_a_failure() {
+    let (file, image) = failing();
+    image.0.lock().unwrap().time = Duration::from_millis(100);
+    let devices = devices(file.path(), &image, [WriteMode::Back; 2]);
+    let outcomes = std::thread::scope(|scope| {
+        let threads = devices.map(|mut target| scope.spawn(move || target.flush()));
+        threads.map(|thread| thread.join().unwrap())
+    });
+    assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
 }
 
 #[test]
