@@ -3,6 +3,7 @@
 mod chain;
 mod check;
 mod header;
+mod memory;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +40,17 @@ const ZEROS: u64 = 1 << 20;
 struct Damaged {
     path: PathBuf,
     damage: Damage,
+}
+
+/// An image that is too large to be checked.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "its level 1 tables name more than {limit} level 2 tables; make one with larger clusters of it: \
+     qemu-img convert -O qcow2 -o cluster_size=64k {path:?} NEW"
+)]
+struct TooLarge {
+    path: PathBuf,
+    limit: usize,
 }
 
 /// The result of the check of an image.
@@ -110,7 +122,7 @@ impl Qcow2Image {
             }
         };
         warn_of_odd_size(&path, &header);
-        let image = Chain::new(files).open(&file, &path, &header, options.mode)?;
+        let image = Chain::new(files, &path).open(&file, &path, &header, options.mode)?;
         Ok(Self {
             image: FormatAccess::new(image),
             path,
@@ -301,6 +313,7 @@ fn warn_of_odd_size(path: &Path, header: &Header) {
 fn damaged(path: &Path, damage: Damage) -> io::Error {
     match damage {
         Damage::Read(error) => error,
+        Damage::ManyTables { limit } => io::Error::other(TooLarge { path: path.to_owned(), limit }),
         damage => io::Error::other(Damaged { path: path.to_owned(), damage }),
     }
 }

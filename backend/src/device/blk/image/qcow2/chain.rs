@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use imago::FormatAccess;
@@ -16,6 +16,7 @@ use imago::qcow2::Qcow2;
 use imago::raw::Raw;
 
 use super::header::{Backing, Header, HeaderError};
+use super::memory;
 use crate::device::blk::claim::FileId;
 use crate::device::blk::files::DiskFiles;
 use crate::device::blk::target::AccessMode;
@@ -45,6 +46,14 @@ enum ChainError {
     Circle(PathBuf),
     #[error("its chain of backing files has more than {MAX_IMAGES} images")]
     TooLong,
+    #[error(
+        "it and its backing files would take {needed} MiB of this domain's memory for tables, more \
+         than {most} MiB; make one image with smaller clusters of them: qemu-img convert -O qcow2 -o \
+         cluster_size=64k {image:?} NEW",
+        needed = .needed >> 20,
+        most = memory::MOST >> 20
+    )]
+    Memory { needed: u64, image: PathBuf },
     #[error("its backing file {path:?}: {source}")]
     Backing { path: PathBuf, source: io::Error },
 }
@@ -85,14 +94,18 @@ pub(super) fn header(file: &fs::File, path: &Path) -> io::Result<Header> {
 /// The files of a chain, as far as it was followed.
 pub(super) struct Chain<'f> {
     files: &'f mut DiskFiles,
+    /// The image that the chain begins with.
+    target: PathBuf,
     seen: Vec<FileId>,
+    /// Bytes that the library may take for the images.
+    memory: u64,
 }
 
 impl<'f> Chain<'f> {
     /// The chain of a target that was claimed.
-    pub(super) fn new(files: &'f mut DiskFiles) -> Self {
+    pub(super) fn new(files: &'f mut DiskFiles, target: &Path) -> Self {
         let seen = vec![files.target().id()];
-        Self { files, seen }
+        Self { files, target: target.to_owned(), seen, memory: 0 }
     }
 
     /// Opens the image in `file`, whose header was read, and what it is based on for reading.
@@ -106,6 +119,7 @@ impl<'f> Chain<'f> {
         header: &Header,
         mode: AccessMode,
     ) -> io::Result<Qcow2<File>> {
+        self.add_memory(file, header, mode)?;
         // The backing file first: to open an image for writing may change it.
         let backing = match &header.backing {
             Some(backing) => Some(self.open_backing(path, backing)?),
@@ -116,6 +130,21 @@ impl<'f> Chain<'f> {
         image.set_data_file(None);
         image.set_backing(backing);
         Ok(image)
+    }
+
+    fn add_memory(
+        &mut self,
+        mut file: &fs::File,
+        header: &Header,
+        mode: AccessMode,
+    ) -> io::Result<()> {
+        let length = file.seek(SeekFrom::End(0))?;
+        self.memory += memory::of_image(header, length, mode);
+        if self.memory > memory::MOST {
+            let (needed, image) = (self.memory, self.target.clone());
+            return Err(ChainError::Memory { needed, image }.into());
+        }
+        Ok(())
     }
 
     fn open_backing(&mut self, image: &Path, backing: &Backing) -> io::Result<FormatAccess<File>> {

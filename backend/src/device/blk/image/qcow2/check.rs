@@ -23,6 +23,11 @@
 //! refcount table, snapshots, and a refcount block that holds its own count. Where one of these is
 //! not, counts were overwritten, and those of other clusters are worth nothing either.
 
+//!
+//! A check takes at most 32 MiB for counts and uses, which are looked at window by window, 32 MiB for
+//! level 2 tables' places (48 MiB while the list grows), and 8 MiB for those of refcount blocks: each
+//! is bounded where it is collected.
+
 mod entry;
 mod tables;
 mod uncounted;
@@ -72,6 +77,9 @@ pub(super) enum Damage {
     /// There is too much to look at.
     #[error("its snapshots have level 1 tables of more than {limit} entries together")]
     TooMany { limit: u64 },
+    /// There are more level 2 tables than there is memory for.
+    #[error("its level 1 tables name more than {limit} level 2 tables")]
+    ManyTables { limit: usize },
     /// More is not counted than a kill leaves.
     #[error("more than {limit} clusters are used but not counted")]
     ManyUncounted { limit: usize },
@@ -228,15 +236,10 @@ impl Walk {
                     self.count_uses(file, table, uncounted)?;
                     self.stage = Stage::Uses(number + 1);
                 }
-                None => {
-                    self.stage = match self.window.next(&self.layout) {
-                        Some(next) => {
-                            self.window = next;
-                            Stage::Counts(self.window.first_block(&self.layout))
-                        }
-                        None => Stage::Done,
-                    };
+                None if self.window.next(&self.layout) => {
+                    self.stage = Stage::Counts(self.window.first_block(&self.layout));
                 }
+                None => self.stage = Stage::Done,
             },
             Stage::Done => {}
         }

@@ -1,6 +1,7 @@
 //! Clusters of an image as they are zeroed and discarded, and an image that is found damaged late.
 
 mod killed;
+mod memory;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -9,6 +9,9 @@ use crate::device::blk::image::qcow2::header::{Header, Table, read_up_to};
 
 /// Most entries of the level 1 tables of all snapshots together.
 const MAX_SNAPSHOT_ENTRIES: u64 = 4 << 20;
+/// Most level 2 tables, each of which takes 16 bytes: 128 TiB in clusters of 64 KiB are an eighth of
+/// them, 4 TiB in clusters of 4 KiB all.
+const MAX_L2_TABLES: usize = 2 << 20;
 /// Bytes of a snapshot's entry without what varies.
 const SNAPSHOT_SIZE: u64 = 40;
 /// Bytes of a table that are read at once.
@@ -89,6 +92,9 @@ impl Tables {
         for_each_entry(file, table, |entry| {
             let entry = L1Entry(entry);
             if let Some(cluster) = entry.table(layout)? {
+                if self.l2.len() == MAX_L2_TABLES {
+                    return Err(Damage::ManyTables { limit: MAX_L2_TABLES });
+                }
                 add(self, cluster, entry);
             }
             Ok(())

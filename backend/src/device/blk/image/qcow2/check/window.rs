@@ -5,9 +5,9 @@ use std::ops::Range;
 use super::tables::L2Table;
 use super::{Damage, Layout};
 
-/// Most clusters of a window, each of which takes four bytes: 1 TiB of an image with clusters of 64
+/// Most clusters of a window, each of which takes four bytes: 512 GiB of an image with clusters of 64
 /// KiB.
-const CLUSTERS: u64 = 16 << 20;
+const CLUSTERS: u64 = 8 << 20;
 /// Uses of a cluster that must have no other.
 const ALONE: u16 = u16::MAX;
 
@@ -35,9 +35,13 @@ impl Window {
         Self::at(0, layout)
     }
 
-    /// The window on the next clusters behind this one that are used, if there are any.
-    pub(super) fn next(&self, layout: &Layout) -> Option<Self> {
-        self.beyond.map(|first| Self::at(first, layout))
+    /// Moves on to the next clusters behind these that are used, if there are any; whether it did.
+    pub(super) fn next(&mut self, layout: &Layout) -> bool {
+        let Some(first) = self.beyond.take() else { return false };
+        // There is no memory for two windows.
+        self.clusters = Vec::new();
+        *self = Self::at(first, layout);
+        true
     }
 
     fn at(first: u64, layout: &Layout) -> Self {
@@ -218,12 +222,12 @@ mod tests {
         assert!(window.has_block(&layout, (CLUSTERS / 512 - 1) as usize));
         assert!(!window.has_block(&layout, (CLUSTERS / 512) as usize));
         window.set_counts(&layout, 0, &[1; 512]).unwrap();
-        assert!(window.next(&layout).is_none());
+        assert!(!window.next(&layout));
         let far = 3 * CLUSTERS + 100;
         for range in [0..1, far + 5..far + 6, far..far + 1, 4 * CLUSTERS..4 * CLUSTERS + 1] {
             window.use_often(range, 1, &layout).unwrap();
         }
-        window = window.next(&layout).unwrap();
+        assert!(window.next(&layout));
         assert_eq!((window.first, window.clusters.len() as u64), (far, CLUSTERS));
         let block = window.first_block(&layout);
         assert_eq!(block as u64, 3 * CLUSTERS / 512);
@@ -238,7 +242,8 @@ mod tests {
         window = Window::first(&layout);
         window.set_counts(&layout, (CLUSTERS / 512 - 1) as usize, &[1; 512]).unwrap();
         window.use_alone(CLUSTERS - 1..CLUSTERS + 1, &layout).unwrap();
-        assert_eq!(window.next(&layout).unwrap().first, CLUSTERS);
+        assert!(window.next(&layout));
+        assert_eq!(window.first, CLUSTERS);
     }
 
     #[test]
