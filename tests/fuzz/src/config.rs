@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 
-use backend::config::ConfigFile;
-use backend::device::DeviceId;
+use xen_virtiod::config::ConfigFile;
+use xen_virtiod::device::DeviceId;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 /// Longer files are no more of a kind.

@@ -3,7 +3,7 @@
 # An HVM guest gives a card guest-physical addresses. A card that goes past the IOMMU takes them for the
 # machine's. To see whose memory it uses then, a bystander, a PV domain that never runs, is given what memory is
 # left, so that it has what the machine's low addresses are; and at each of them stands a virtqueue that is not
-# the guest's (see tests/peers/planted-rings).
+# the guest's (see tests/programs/planted-rings).
 . /lab/dom0/lib.sh
 . /lab/dom0/cards.sh
 

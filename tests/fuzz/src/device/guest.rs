@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use backend::xen::Access;
-use backend::xen::sim::{Guest, GuestPage, GuestPort};
+use xen_virtiod::xen::Access;
+use xen_virtiod::xen::sim::{Guest, GuestPage, GuestPort};
 use guest_shim::transport::{Received, Transport};
 use protocol::binding::negotiate;
 use protocol::grant::GrantRef;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use backend::platform::PageNumber;
-use backend::platform::window::Frames;
-use backend::xen::Access;
-use backend::xen::sim::SimFrames;
+use xen_virtiod::platform::PageNumber;
+use xen_virtiod::platform::window::Frames;
+use xen_virtiod::xen::Access;
+use xen_virtiod::xen::sim::SimFrames;
 use vm_memory::Bytes;
 
 /// The thread; it ends when this is dropped.

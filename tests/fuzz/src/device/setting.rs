@@ -12,11 +12,11 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
-use backend::config::ConfigFile;
-use backend::registry::Registry;
-use backend::server::{Server, ServerError};
-use backend::xen::DomId;
-use backend::xen::sim::Hypervisor;
+use xen_virtiod::config::ConfigFile;
+use xen_virtiod::registry::Registry;
+use xen_virtiod::server::{Server, ServerError};
+use xen_virtiod::xen::DomId;
+use xen_virtiod::xen::sim::Hypervisor;
 use libc::{O_NOCTTY, O_NONBLOCK};
 use nix::sys::eventfd::EventFd;
 use tempfile::TempDir;

@@ -1,0 +1,93 @@
+//! What guests boot: a kernel, and an initrd with the module that was built for it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::{GuestPrograms, module};
+use crate::cpio::Cpio;
+use crate::debian::Suite;
+use crate::dirs::Dirs;
+use crate::fetch::{Fetched, Guest, Kernel};
+use crate::progress::Progress;
+
+/// What guests boot.
+pub(crate) struct Guests {
+    /// One for each kernel that could be had, the usual one first.
+    pub(crate) files: Vec<GuestFiles>,
+    /// The other kernels, and why they could not.
+    lacks: Vec<(Suite, String)>,
+}
+
+impl Guests {
+    /// Why guests cannot have the kernel of `suite`, if so.
+    pub(crate) fn lacks(&self, suite: Suite) -> Option<&str> {
+        self.lacks.iter().find(|(lacking, _)| *lacking == suite).map(|(_, why)| why.as_str())
+    }
+}
+
+/// What a guest boots.
+pub(crate) struct GuestFiles {
+    /// The release that the kernel is of.
+    pub(crate) suite: Suite,
+    /// The kernel.
+    pub(crate) kernel: PathBuf,
+    /// The initrd, with the module for that kernel.
+    pub(crate) initrd: PathBuf,
+}
+
+/// Builds the module for every kernel that was fetched, and the initrds. What fails with one of the
+/// other kernels concerns that kernel alone.
+pub(crate) fn build(
+    dirs: &Dirs,
+    fetched: &Fetched,
+    programs: &GuestPrograms,
+    logs: &Path,
+    progress: &Progress,
+) -> Result<Guests> {
+    let guest = &fetched.guest;
+    let core_root = guest.kernel().build_root();
+    module::build_core(dirs, core_root, logs, progress)?;
+    let files_for = |kernel: &Kernel| {
+        let module = module::build(dirs, core_root, kernel, logs, progress)?;
+        guest_files(dirs, guest, kernel, &module, programs)
+    };
+    let mut guests = Guests { files: vec![files_for(guest.kernel())?], lacks: Vec::new() };
+    for (suite, kernel) in &fetched.others {
+        let files = match kernel {
+            Ok(kernel) => files_for(kernel).map_err(|error| format!("{error:#}")),
+            Err(error) => Err(format!("{error:#}")),
+        };
+        match files {
+            Ok(files) => guests.files.push(files),
+            Err(why) => guests.lacks.push((*suite, why)),
+        }
+    }
+    Ok(guests)
+}
+
+/// Makes the initrd that goes with `kernel`: the distribution's part, the module, the guests'
+/// programs, and what runs first in the guest.
+fn guest_files(
+    dirs: &Dirs,
+    guest: &Guest,
+    kernel: &Kernel,
+    module: &Path,
+    programs: &GuestPrograms,
+) -> Result<GuestFiles> {
+    let mut ours = Cpio::default();
+    ours.copy("init", &dirs.tests().join("lab/guest/init"))?;
+    ours.copy("bin/probe", &programs.probe)?;
+    ours.copy("bin/foreign-map", &programs.foreign_map)?;
+    ours.copy("bin/user-driver", &programs.user_driver)?;
+    ours.copy("bin/hostile-driver", &programs.hostile_driver)?;
+    ours.copy("lib/modules/virtio_msg_xen.ko", module)?;
+    let mut bytes = fs::read(guest.initrd())?;
+    bytes.extend(fs::read(kernel.modules())?);
+    bytes.extend(ours.finish());
+    let suite = kernel.suite();
+    let initrd = dirs.lab.join(format!("guest-initrd-{suite}"));
+    fs::write(&initrd, bytes)?;
+    Ok(GuestFiles { suite, kernel: kernel.image(), initrd })
+}

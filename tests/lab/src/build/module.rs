@@ -1,0 +1,202 @@
+//! `virtio_msg_xen.ko`: its core, in Rust, is built once in the guests' root; the rest of it for each
+//! kernel, in that kernel's root and against its headers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::command;
+use crate::debian::inside::{Access, Inside};
+use crate::debian::root::Root;
+use crate::dirs::Dirs;
+use crate::fetch::Kernel;
+use crate::progress::Progress;
+use crate::store;
+
+/// Directories of the root that the build mounts over: the project, read-only, and the output.
+pub(crate) const MOUNT_POINTS: &[&str] = &["project", "out"];
+
+/// Builds the core in `root` if its sources or the root changed since the last time.
+pub(crate) fn build_core(dirs: &Dirs, root: &Root, logs: &Path, progress: &Progress) -> Result<()> {
+    once(dirs, &[root], &output(dirs)?.join("shim_core.o"), || {
+        let step = progress.step("build the core of virtio_msg_xen");
+        make(dirs, root, &["OUT=/out", "core"], &logs.join("build-module-core.log"))?;
+        step.done();
+        Ok(())
+    })
+}
+
+/// Builds the module for `kernel`, of the core that was built in `core_root`, if the sources or a root
+/// changed since the last time; gives its path. What the compiler, objtool or modpost warn of is an
+/// error.
+pub(super) fn build(
+    dirs: &Dirs,
+    core_root: &Root,
+    kernel: &Kernel,
+    logs: &Path,
+    progress: &Progress,
+) -> Result<PathBuf> {
+    let (suite, root) = (kernel.suite(), kernel.build_root());
+    let out = output(dirs)?.join(suite.name());
+    let module = out.join("virtio_msg_xen.ko");
+    once(dirs, &[core_root, root], &module, || {
+        let release = root.kernel_release()?;
+        let step = progress.step(&format!("build virtio_msg_xen.ko for {release}"));
+        let log = logs.join(format!("build-module-{suite}.log"));
+        let arguments = [
+            &format!("KDIR=/usr/src/linux-headers-{release}"),
+            &format!("OUT=/out/{suite}"),
+            "CORE=/out/shim_core.o",
+            "module",
+        ];
+        make(dirs, root, &arguments, &log)?;
+        if let Some(warning) = warning(&fs::read_to_string(&log)?) {
+            fs::remove_dir_all(&out)?; // what is not compiled again does not warn again
+            bail!("virtio_msg_xen.ko is not built cleanly for {release}: {warning}");
+        }
+        step.done();
+        Ok(())
+    })?;
+    Ok(module)
+}
+
+/// Where all of it goes.
+fn output(dirs: &Dirs) -> Result<PathBuf> {
+    let out = dirs.lab.join("module");
+    fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    Ok(out)
+}
+
+/// Has `make` build `product`, unless it stands there and neither the sources nor `roots` have
+/// changed since.
+fn once(
+    dirs: &Dirs,
+    roots: &[&Root],
+    product: &Path,
+    make: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let stamp = product.with_extension("built-from");
+    let key = key_of(&dirs.project.join("guest-shim"), roots)?;
+    if product.exists() && fs::read_to_string(&stamp).is_ok_and(|built| built == key) {
+        return Ok(());
+    }
+    make()?;
+    ensure!(product.exists(), "make built no {}", product.display());
+    Ok(fs::write(&stamp, key)?)
+}
+
+fn make(dirs: &Dirs, root: &Root, arguments: &[&str], log: &Path) -> Result<()> {
+    let mut make = Inside::new(root)
+        .mount(Access::Read, &dirs.project, "project")
+        .mount(Access::Write, &output(dirs)?, "out")
+        .shell(&format!("make -C /project/guest-shim/linux {}", arguments.join(" ")));
+    command::run(&mut make, "building virtio_msg_xen", log)
+}
+
+/// The first line of a build's log that warns of something in a file. Warnings of kbuild itself
+/// name none: it has one for a compiler that is newer than the kernel.
+fn warning(log: &str) -> Option<&str> {
+    log.lines().find(|line| line.contains(": warning: ") || line.contains("WARNING: "))
+}
+
+/// A hash of every source file and of the roots they are built in.
+fn key_of(sources: &Path, roots: &[&Root]) -> Result<String> {
+    let mut parts: Vec<_> = roots.iter().map(|root| root.path().display().to_string()).collect();
+    add_files(sources, &mut parts)?;
+    Ok(store::key(parts.iter().map(String::as_str)))
+}
+
+fn add_files(dir: &Path, parts: &mut Vec<String>) -> Result<()> {
+    let mut entries = fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
+    entries.sort_by_key(|entry| entry.file_name());
+    for path in entries.into_iter().map(|entry| entry.path()) {
+        if path.is_dir() {
+            add_files(&path, parts)?;
+        } else {
+            let bytes =
+                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            parts.push(path.display().to_string());
+            parts.push(String::from_utf8_lossy(&bytes).into_owned());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_of_compiler_and_objtool_are_found_and_those_of_kbuild_are_not() {
+        assert_eq!(warning("  CC [M]  dma.o\nwarning: the compiler differs\n"), None);
+        for line in [
+            "dma.c:3:1: warning: unused variable",
+            "dma.o: warning: objtool: f+0x1: no return",
+            "WARNING: modpost: missing MODULE_LICENSE()",
+        ] {
+            assert_eq!(warning(&format!("  CC [M]  dma.o\n{line}\n")), Some(line));
+        }
+    }
+
+    fn linux() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-shim/linux")
+    }
+
+    #[test]
+    fn the_module_has_one_version() {
+        let version = format!("\"{}\"", env!("CARGO_PKG_VERSION"));
+        for (file, line) in [("dkms.conf", "PACKAGE_VERSION={}"), ("main.c", "MODULE_VERSION({});")]
+        {
+            let line = line.replace("{}", &version);
+            let text = fs::read_to_string(linux().join(file)).unwrap();
+            assert!(text.lines().any(|found| found == line), "{file} has no line {line}");
+        }
+    }
+
+    /// Runs a script of the module's on the file system at `root`.
+    fn run(script: &str, arguments: &[&str], root: &Path) {
+        let mut script = std::process::Command::new(linux().join(script));
+        assert!(script.args(arguments).env("DESTDIR", root).status().unwrap().success());
+    }
+
+    #[test]
+    fn the_module_is_put_into_initrds_until_no_kernel_has_it() {
+        let root = tempfile::tempdir().unwrap();
+        let module = |release: &str| {
+            root.path().join(format!("lib/modules/{release}/updates/virtio_msg_xen.ko"))
+        };
+        let hooks = [
+            "etc/initramfs-tools/hooks/virtio_msg_xen",
+            "usr/lib/dracut/modules.d/90virtio-msg-xen",
+        ]
+        .map(|hook| root.path().join(hook));
+        for release in ["6.1.0", "6.12.0"] {
+            fs::create_dir_all(module(release).parent().unwrap()).unwrap();
+            fs::write(module(release), "").unwrap();
+            run("initrd/hooks", &["install", release], root.path());
+        }
+        assert!(hooks.iter().all(|hook| hook.exists()));
+        fs::remove_file(module("6.1.0")).unwrap();
+        run("initrd/hooks", &["remove", "6.1.0"], root.path());
+        assert!(hooks.iter().all(|hook| hook.exists()), "another kernel has the module");
+        run("uninstall", &[], root.path());
+        assert!(!module("6.12.0").exists());
+        assert!(!hooks.iter().any(|hook| hook.exists()));
+        run("uninstall", &[], root.path());
+    }
+
+    #[test]
+    fn the_key_follows_contents_and_names_of_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = [&Root::at("/r".into())];
+        let file = dir.path().join("a");
+        fs::write(&file, "1").unwrap();
+        let first = key_of(dir.path(), &roots).unwrap();
+        fs::write(&file, "2").unwrap();
+        let second = key_of(dir.path(), &roots).unwrap();
+        fs::rename(&file, dir.path().join("b")).unwrap();
+        let third = key_of(dir.path(), &roots).unwrap();
+        assert!(first != second && second != third);
+    }
+}

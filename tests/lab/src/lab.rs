@@ -1,0 +1,169 @@
+//! The lab made ready: everything fetched and built, to boot machines from.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::thread::{self, ScopedJoinHandle};
+
+use anyhow::{Context, Result};
+use nix::fcntl::Flock;
+
+use crate::boot::{Init, Machine, MachineKind, Setup};
+use crate::build::{self, Built, DebianBuild, Dom0Programs, Installation, Payload};
+use crate::cpio::Cpio;
+use crate::debian::Suite;
+use crate::dirs::Dirs;
+use crate::fetch::{self, Fetched};
+use crate::host;
+use crate::lock;
+use crate::progress::Progress;
+
+/// Takes `target/lab` for this process.
+pub(crate) fn lock(dirs: &Dirs, progress: &Progress) -> Result<Flock<File>> {
+    lock::take(&dirs.lab.join("lock"), || {
+        progress.line("waiting for another `cargo lab` that is using target/lab");
+    })
+}
+
+/// The lab, ready to boot. One at a time holds `target/lab`.
+pub(crate) struct Lab {
+    dirs: Dirs,
+    fetched: Fetched,
+    built: Built,
+    logs: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Lab {
+    /// Fetches and builds what is missing; `command` names the directory of the logs. Guests can have
+    /// the kernels of the releases `others` beside the usual one, but see [`Lab::lacks`].
+    pub(crate) fn prepare(command: &str, others: &[Suite], progress: &Progress) -> Result<Lab> {
+        let dirs = Dirs::find()?;
+        let lock = lock(&dirs, progress)?;
+        let logs = dirs.fresh_logs(command)?;
+        host::ensure_tools(progress, &logs.join("install.log"))?;
+        let minutes = progress.minutes();
+        let (fetched, built) = thread::scope(|scope| {
+            // Dom0's programs need nothing of what is fetched.
+            let dom0_programs = scope.spawn(|| build::dom0_programs(&dirs, &logs, progress));
+            let fetched =
+                minutes.part("fetch", || fetch::all(others, &dirs.cache, &logs, progress))?;
+            let build = || build_with(dom0_programs, &dirs, &fetched, &logs, progress);
+            let built = minutes.part("build", build)?;
+            Ok::<_, anyhow::Error>((fetched, built))
+        })?;
+        Ok(Lab { dirs, fetched, built, logs, _lock: lock })
+    }
+
+    /// Why guests cannot have the kernel of `suite`, if so.
+    pub(crate) fn lacks(&self, suite: Suite) -> Option<&str> {
+        self.built.guests.lacks(suite)
+    }
+
+    /// Where the lab reads and writes.
+    pub(crate) fn dirs(&self) -> &Dirs {
+        &self.dirs
+    }
+
+    /// What was fetched.
+    pub(crate) fn fetched(&self) -> &Fetched {
+        &self.fetched
+    }
+
+    /// Where the logs of this command are.
+    pub(crate) fn logs(&self) -> &Path {
+        &self.logs
+    }
+
+    /// Boots the machine `kind` and waits until its Dom0 is ready for the job.
+    pub(crate) fn boot(
+        &self,
+        kind: MachineKind,
+        payload: &Payload,
+        terminal: bool,
+        progress: &Progress,
+    ) -> Result<Machine> {
+        let installation = match kind.init() {
+            Init::Lab => None,
+            Init::Systemd => Some(self.installation(progress)?),
+        };
+        progress.line(crate::boot::accel_line());
+        let step = progress.step(&match kind {
+            MachineKind::Default => "boot Xen and Dom0".to_owned(),
+            other => format!("boot Xen and Dom0 on the machine {other}"),
+        });
+        let logs = self.machine_logs(kind)?;
+        let payload_image = self.dirs.lab.join("payload.tar");
+        build::write_payload(
+            &payload_image,
+            &self.dirs,
+            &self.fetched.guest,
+            &self.built,
+            payload,
+            installation.as_ref(),
+        )?;
+        let machine = Machine::start(&Setup {
+            kind,
+            tools: &self.fetched.tools,
+            dom0: &self.fetched.dom0,
+            initrd: &self.dom0_initrd()?,
+            payload: &payload_image,
+            logs: &logs,
+            terminal,
+        })?;
+        machine.wait_ready(kind.init().limit())?;
+        step.done();
+        Ok(machine)
+    }
+
+    /// What README has a user install, built as README says.
+    fn installation(&self, progress: &Progress) -> Result<Installation> {
+        let build = DebianBuild::prepare(&self.dirs, &self.logs, progress)?;
+        Ok(Installation {
+            xen_virtiod: build.daemon(progress)?,
+            commands: build.install_commands().to_vec(),
+            kernel: self.fetched.dom0.kernel(),
+            initrd: self.fetched.dom0.initrd(),
+        })
+    }
+
+    /// Where the logs of a machine go: those of other machines than the usual one stand apart.
+    fn machine_logs(&self, kind: MachineKind) -> Result<PathBuf> {
+        let logs = match kind {
+            MachineKind::Default => self.logs.clone(),
+            other => self.logs.join(other.name()),
+        };
+        fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+        Ok(logs)
+    }
+
+    /// The distribution's part of Dom0's initrd, and the script that runs first in it.
+    fn dom0_initrd(&self) -> Result<PathBuf> {
+        let mut ours = Cpio::default();
+        ours.copy("init", &self.dirs.tests().join("lab/dom0/initrd-init"))?;
+        let theirs = self.fetched.dom0.initrd();
+        let mut initrd =
+            fs::read(&theirs).with_context(|| format!("cannot read {}", theirs.display()))?;
+        initrd.extend(ours.finish());
+        let path = self.dirs.lab.join("dom0-initrd");
+        fs::write(&path, initrd)?;
+        Ok(path)
+    }
+}
+
+/// Builds what needs something of what was fetched, and waits for what does not.
+fn build_with(
+    dom0_programs: ScopedJoinHandle<'_, Result<Dom0Programs>>,
+    dirs: &Dirs,
+    fetched: &Fetched,
+    logs: &Path,
+    progress: &Progress,
+) -> Result<Built> {
+    let guest_programs = build::guest_programs(dirs, logs, progress)?;
+    let guests = build::guests(dirs, fetched, &guest_programs, logs, progress)?;
+    let dom0_programs = fetch::join(dom0_programs)?;
+    let archive =
+        |name, program: &Path| build::backend_archive(dirs, &fetched.guest, name, program);
+    let driver_domain = archive("driver-domain", &dom0_programs.xen_virtiod)?;
+    let vm_memory_xen = archive("vm-memory-xen", &dom0_programs.vm_memory_xen)?;
+    Ok(Built { dom0_programs, guest_programs, guests, driver_domain, vm_memory_xen })
+}

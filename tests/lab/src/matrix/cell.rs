@@ -1,0 +1,103 @@
+//! One cell of the matrix, as scripts write it and as tables show it.
+
+use anyhow::{Context, Result};
+
+use crate::table;
+
+/// The headings of a cell's columns, in order.
+const HEADINGS: [&str; 8] =
+    ["row", "host type", "backend", "runs in", "guest", "DMA by", "outcome", "evidence"];
+
+/// One cell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cell {
+    /// What the cell is about: row, host type, backend, where it runs, guest and its DMA.
+    pub(crate) about: [String; 6],
+    /// What it came to.
+    pub(crate) outcome: String,
+    /// What was seen; may differ from run to run. Empty in the README.
+    pub(crate) evidence: String,
+}
+
+impl Cell {
+    /// The cells that a scenario wrote, by `cell` of `tests/lab/dom0/lib.sh`: a line each.
+    pub(crate) fn read_all(text: &str) -> Result<Vec<Cell>> {
+        let parse = |line: &str| {
+            Cell::of(line.split('\t'))
+                .with_context(|| format!("`{line}` is no cell: see `cell` in tests/lab/dom0/lib.sh"))
+        };
+        text.lines().map(parse).collect()
+    }
+
+    /// A cell of its columns in order; without evidence if that is missing.
+    pub(crate) fn of<'a>(columns: impl Iterator<Item = &'a str>) -> Option<Cell> {
+        let mut columns = columns.map(|column| column.trim().to_owned());
+        let mut next = || columns.next();
+        let about = [next()?, next()?, next()?, next()?, next()?, next()?];
+        let (outcome, evidence) = (next()?, next().unwrap_or_default());
+        columns.next().is_none().then_some(Cell { about, outcome, evidence })
+    }
+
+    /// Its row: a number, so that the tenth comes behind the ninth.
+    pub(crate) fn row(&self) -> u32 {
+        let [row, ..] = &self.about;
+        row.parse().unwrap_or(u32::MAX)
+    }
+
+    fn columns(&self) -> impl Iterator<Item = &str> {
+        let [outcome, evidence] = [&self.outcome, &self.evidence];
+        self.about.iter().chain([outcome, evidence]).map(String::as_str)
+    }
+}
+
+/// The cells as a Markdown table, with or without their evidence.
+pub(crate) fn markdown(cells: &[Cell], evidence: bool) -> String {
+    let columns = HEADINGS.len() - usize::from(!evidence);
+    let line = |columns_of: &mut dyn Iterator<Item = &str>| {
+        let cells: Vec<_> = columns_of.take(columns).map(|text| text.replace('|', r"\|")).collect();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let mut text = line(&mut HEADINGS.into_iter());
+    text += &format!("|{}\n", "---|".repeat(columns));
+    cells.iter().for_each(|cell| text += &line(&mut cell.columns()));
+    text
+}
+
+/// The cells as a table for a terminal, without their evidence, which follows it cell by cell.
+pub(crate) fn plain(cells: &[Cell]) -> String {
+    let shown = HEADINGS.len() - 1;
+    let headings = HEADINGS.into_iter().take(shown).map(str::to_owned).collect();
+    let row = |cell: &Cell| cell.columns().take(shown).map(str::to_owned).collect();
+    let rows: Vec<Vec<String>> = [headings].into_iter().chain(cells.iter().map(row)).collect();
+    let evidence = cells.iter().map(|cell| {
+        format!("{}\n    {}: {}\n", cell.about.join(", "), cell.outcome, cell.evidence)
+    });
+    format!("{}\nWhat was seen:\n\n{}", table::format(&rows), evidence.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_is_read_as_it_was_written() {
+        let cells = Cell::read_all("1\tb\tx\tDom0\tPV\tgrants\tworks\t5 files\n").unwrap();
+        assert_eq!(cells[0].about, ["1", "b", "x", "Dom0", "PV", "grants"]);
+        assert_eq!((cells[0].outcome.as_str(), cells[0].evidence.as_str()), ("works", "5 files"));
+        for wrong in ["1\tb\tx\tDom0\tPV\tgrants\n", "1\t2\t3\t4\t5\t6\t7\t8\t9\n"] {
+            let error = Cell::read_all(wrong).unwrap_err().to_string();
+            assert!(error.contains("is no cell"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_table_can_leave_the_evidence_out() {
+        let cells = Cell::read_all("1\tb\tx\tDom0\tPV\tgrants\tworks\ta|b\n").unwrap();
+        assert!(
+            markdown(&cells, true)
+                .ends_with("| 1 | b | x | Dom0 | PV | grants | works | a\\|b |\n")
+        );
+        assert!(markdown(&cells, false).ends_with("| grants | works |\n"));
+        assert_eq!(markdown(&cells, false).lines().nth(1), Some("|---|---|---|---|---|---|---|"));
+    }
+}

@@ -1,0 +1,134 @@
+//! The table in the README, and what differs from it.
+
+use std::fmt;
+
+use anyhow::{Context, Result};
+
+use super::Cell;
+
+/// What stands before the table in the README, and behind it.
+const BEGIN: &str = "<!-- cargo lab matrix: begin -->";
+const END: &str = "<!-- cargo lab matrix: end -->";
+
+/// The cells of the README's table.
+pub(crate) fn table(readme: &str) -> Result<Vec<Cell>> {
+    let (_, rest) = readme.split_once(BEGIN).with_context(|| format!("no line `{BEGIN}`"))?;
+    let (table, _) = rest.split_once(END).with_context(|| format!("no line `{END}`"))?;
+    // The first two lines are headings and the rule.
+    let lines = table.lines().filter(|line| line.starts_with('|')).skip(2);
+    let parse = |line: &str| {
+        let columns = line.trim().trim_matches('|').split(" | ");
+        Cell::of(columns).with_context(|| format!("`{line}` has not the seven columns of a cell"))
+    };
+    lines.map(parse).collect()
+}
+
+/// How a run differs from the README in one cell.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Difference {
+    /// The outcome is another.
+    Outcome {
+        /// As it was seen.
+        seen: Cell,
+        /// The README's outcome.
+        expected: String,
+    },
+    /// The README has no such cell.
+    Unexpected(Cell),
+    /// No scenario made it.
+    Missing(Cell),
+}
+
+impl Difference {
+    /// Whether it is a cell that was not seen, as in a run of some scenarios only.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing(_))
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let about = |cell: &Cell| cell.about.join(", ");
+        match self {
+            Self::Outcome { seen, expected } => write!(
+                f,
+                "{}: came to `{}`, but the README says `{expected}`; seen: {}",
+                about(seen),
+                seen.outcome,
+                seen.evidence
+            ),
+            Self::Unexpected(seen) => write!(
+                f,
+                "{}: came to `{}`, but the README has no such cell; seen: {}",
+                about(seen),
+                seen.outcome,
+                seen.evidence
+            ),
+            Self::Missing(cell) => {
+                write!(
+                    f,
+                    "{}: the README says `{}`, but it was not seen",
+                    about(cell),
+                    cell.outcome
+                )
+            }
+        }
+    }
+}
+
+/// What differs between what was seen and what the README expects.
+pub(crate) fn differences(seen: &[Cell], expected: &[Cell]) -> Vec<Difference> {
+    let find = |cells: &[Cell], wanted: &Cell| {
+        cells.iter().find(|cell| cell.about == wanted.about).cloned()
+    };
+    let of_seen = seen.iter().filter_map(|cell| match find(expected, cell) {
+        Some(readme) if readme.outcome == cell.outcome => None,
+        Some(readme) => Some(Difference::Outcome { seen: cell.clone(), expected: readme.outcome }),
+        None => Some(Difference::Unexpected(cell.clone())),
+    });
+    let missing = expected.iter().filter(|cell| find(seen, cell).is_none());
+    of_seen.chain(missing.cloned().map(Difference::Missing)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::markdown;
+
+    fn cell(row: &str, outcome: &str) -> Cell {
+        Cell::of([row, "b", "x", "Dom0", "PV", "grants", outcome, "seen"].into_iter()).unwrap()
+    }
+
+    #[test]
+    fn the_readmes_table_is_what_the_matrix_prints_without_evidence() {
+        let cells = [cell("1", "works"), cell("2", "refused: EPERM")];
+        let readme =
+            format!("# x\n{BEGIN}\n{}\n{END}\n| other | table |\n", markdown(&cells, false));
+        let read = table(&readme).unwrap();
+        assert!(differences(&cells, &read).is_empty());
+        assert_eq!(read.len(), 2);
+        assert!(table("# x\n").is_err());
+        assert!(table(&readme.replace(" | refused: EPERM", "")).is_err());
+    }
+
+    #[test]
+    fn every_kind_of_difference_is_found() {
+        let seen = [cell("1", "works"), cell("2", "works"), cell("3", "works")];
+        let expected = [cell("1", "works"), cell("2", "refused"), cell("4", "works")];
+        assert_eq!(
+            differences(&seen, &expected),
+            [
+                Difference::Outcome { seen: cell("2", "works"), expected: "refused".to_owned() },
+                Difference::Unexpected(cell("3", "works")),
+                Difference::Missing(cell("4", "works")),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_projects_own_table_can_be_read() {
+        let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let readme = std::fs::read_to_string(tests.join("../../README.md")).unwrap();
+        assert!(!table(&readme).unwrap().is_empty());
+    }
+}

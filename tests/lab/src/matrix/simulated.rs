@@ -1,0 +1,66 @@
+//! Platforms that no Xen has: cells that are tests on the simulated hypervisor.
+
+use super::Cell;
+use crate::cargo_test::Sum;
+
+/// The package whose tests they are, and what all of their names contain.
+pub(crate) const PACKAGE: &str = "xen-virtiod";
+pub(crate) const TESTS: &str = "tests::platforms::";
+
+/// A test, the platform and the driver it is about, and what it shows if it passes.
+const CELLS: [(&str, &str, &str, &str); 4] = [
+    ("a_disk_works_one_to_one", "1:1", "guest addresses", "works, data right"),
+    (
+        "a_disk_works_in_a_window",
+        "a window at an offset",
+        "addresses in the window",
+        "works, data right",
+    ),
+    (
+        "addresses_outside_the_window_are_refused",
+        "a window at an offset",
+        "guest addresses",
+        "refused, DEVICE_NEEDS_RESET",
+    ),
+    (
+        "only_one_to_one_works_for_a_driver_that_does_not_know_of_the_platform",
+        "a window at an offset",
+        "no ACCESS_PLATFORM",
+        "FEATURES_OK not set",
+    ),
+];
+
+/// The cells of what `cargo test` printed.
+pub(crate) fn simulated(output: &str) -> Vec<Cell> {
+    let sum = Sum::of(output);
+    let cell = |&(test, platform, dma, shown): &(&str, &str, &str, &str)| {
+        let is_it = |name: &&String| name.ends_with(test);
+        let outcome = match (sum.passed.iter().find(is_it), sum.failed.iter().find(is_it)) {
+            (Some(_), None) => shown,
+            (_, Some(_)) => "its test fails",
+            (None, None) => "its test did not run",
+        };
+        let evidence = format!("test {TESTS}{test}, on the simulated hypervisor");
+        let backend = "xen-virtiod's devices";
+        Cell::of(["11", "b", backend, platform, "-", dma, outcome, &evidence].into_iter())
+    };
+    CELLS.iter().filter_map(cell).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_is_good_only_if_its_test_passed() {
+        let outcomes = |output: &str| {
+            simulated(output).into_iter().map(|cell| cell.outcome).collect::<Vec<_>>()
+        };
+        let output = "test tests::platforms::a_disk_works_one_to_one ... ok\n\
+                      test tests::platforms::a_disk_works_in_a_window ... FAILED\n";
+        assert_eq!(
+            outcomes(output),
+            ["works, data right", "its test fails", "its test did not run", "its test did not run"]
+        );
+    }
+}

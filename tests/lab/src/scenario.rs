@@ -1,0 +1,306 @@
+//! The end-to-end scenarios: folders of `tests/scenarios`, each run with some kinds of guest.
+//!
+//! `dom0.sh` is the half that runs in Dom0; the halves of guests stand beside it. Its first lines
+//! are comments: what it shows, `# limit: SECONDS` and, if the kinds of guest are not PV and PVH,
+//! `# guests: KIND…`; `# soak: KIND…` are further ones, for `cargo lab soak` alone. `KIND-SUITE` is a guest with the kernel of another release of Debian. `# machine:
+//! NAME` is for another machine than the usual one. `# needs: fio` has the programs that measure brought.
+//!
+//! Scenarios make the cells of the matrix: all in `tests/matrix`, which run for it alone, and those in
+//! `tests/scenarios` that say `# matrix: KIND…`, with those kinds of guest.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::boot::MachineKind;
+use crate::debian::Suite;
+
+/// The kinds of guest that there are, and those that a scenario runs with unless it names others.
+const KINDS: [&str; 3] = ["pv", "pvh", "hvm"];
+const GUESTS: &str = "pv pvh";
+
+/// Beyond a scenario's own limit, which holds in Dom0: the time to clean up after it.
+const CLEAN_UP: Duration = Duration::from_secs(60);
+
+/// One scenario with one kind of guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Scenario {
+    /// `pv`, `pvh` or `hvm`.
+    pub(crate) guest: &'static str,
+    /// The release that the guest's kernel is of.
+    pub(crate) kernel: Suite,
+    /// What it runs on.
+    pub(crate) machine: MachineKind,
+    /// The name of its folder.
+    pub(crate) name: String,
+    /// How long it may take.
+    pub(crate) limit: Duration,
+    /// How many times longer than usual it may wait for something.
+    pub(crate) stretch: u32,
+    /// Whether `cargo lab test` leaves it to `cargo lab soak`.
+    pub(crate) soak: bool,
+    /// Whether it needs the programs that measure, in `/lab/files`.
+    pub(crate) measures: bool,
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kernel {
+            Suite::LAB => write!(f, "{}/{}", self.guest, self.name),
+            other => write!(f, "{}-{other}/{}", self.guest, self.name),
+        }
+    }
+}
+
+impl Scenario {
+    /// The same with so many times as much time for everything.
+    pub(crate) fn patient(self, times: u32) -> Self {
+        Scenario { limit: self.limit * times, stretch: times, ..self }
+    }
+
+    /// How long the lab waits for the end of it.
+    pub(crate) fn patience(&self) -> Duration {
+        self.limit + CLEAN_UP
+    }
+}
+
+/// All scenarios of the directory `dir`, in order of name and kind of guest.
+pub(crate) fn all(dir: &Path) -> Result<Vec<Scenario>> {
+    read(dir, |script| Some(header(script, "guests").unwrap_or(GUESTS)))
+}
+
+/// The scenarios of the matrix, in the directory `tests`.
+pub(crate) fn matrix(tests: &Path) -> Result<Vec<Scenario>> {
+    let mut scenarios = read(&tests.join("scenarios"), |script| header(script, "matrix"))?;
+    scenarios.extend(all(&tests.join("matrix"))?);
+    scenarios.retain(|scenario| !scenario.soak);
+    Ok(scenarios)
+}
+
+/// The scenarios of the directory `dir`, with the kinds of guest that `guests_of` finds named in a
+/// script, if it finds any.
+fn read(dir: &Path, guests_of: fn(&str) -> Option<&str>) -> Result<Vec<Scenario>> {
+    let mut names = fs::read_dir(dir)
+        .with_context(|| format!("cannot list the scenarios in {}", dir.display()))?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<Vec<_>>>()?;
+    names.sort();
+    let mut scenarios = Vec::new();
+    for name in names {
+        let script = dir.join(&name).join("dom0.sh");
+        let text = fs::read_to_string(&script)
+            .with_context(|| format!("cannot read {}", script.display()))?;
+        let limit = limit(&text)
+            .with_context(|| format!("no line `# limit: SECONDS` in {name}/dom0.sh"))?;
+        let here = || format!("in {name}/dom0.sh");
+        let machine = header(&text, "machine").unwrap_or(MachineKind::default().name());
+        let machine = machine.parse().with_context(here)?;
+        let measures = header(&text, "needs") == Some("fio");
+        let usual = (guests_of(&text).unwrap_or(""), false);
+        for (names, soak) in [usual, (header(&text, "soak").unwrap_or(""), true)] {
+            for (guest, kernel) in guests(names).with_context(here)? {
+                let (name, stretch) = (name.clone(), 1);
+                let scenario =
+                    Scenario { guest, kernel, machine, name, limit, stretch, soak, measures };
+                scenarios.push(scenario);
+            }
+        }
+    }
+    Ok(scenarios)
+}
+
+/// The job that runs `scenarios` in Dom0, one after the other.
+pub(crate) fn job(scenarios: &[Scenario]) -> String {
+    let runs = scenarios
+        .iter()
+        .map(|scenario| {
+            let Scenario { limit, stretch, .. } = scenario;
+            let patient =
+                if *stretch == 1 { String::new() } else { format!("PATIENCE={stretch} ") };
+            format!("{patient}/lab/dom0/run-scenario {scenario} {}\n", limit.as_secs())
+        })
+        .collect::<String>();
+    format!("#!/bin/sh\n{runs}")
+}
+
+fn limit(script: &str) -> Option<Duration> {
+    Some(Duration::from_secs(header(script, "limit")?.parse().ok()?))
+}
+
+/// The kinds of guest that are named, with their kernels.
+fn guests(names: &str) -> Result<Vec<(&'static str, Suite)>> {
+    names
+        .split_whitespace()
+        .map(|name| {
+            guest(name).with_context(|| {
+                let (kinds, suites) = (KINDS.join(", "), Suite::ALL.map(Suite::name).join(", "));
+                format!("there is no guest {name}: kinds are {kinds}; kernels are {suites}")
+            })
+        })
+        .collect()
+}
+
+/// `KIND` or `KIND-SUITE`.
+fn guest(name: &str) -> Option<(&'static str, Suite)> {
+    let (kind, suite) = name.split_once('-').unwrap_or((name, Suite::LAB.name()));
+    let kind = KINDS.into_iter().find(|known| *known == kind)?;
+    Some((kind, Suite::ALL.into_iter().find(|known| known.name() == suite)?))
+}
+
+/// What a script's first comments say as `# KEY: VALUE`.
+fn header<'a>(script: &'a str, key: &str) -> Option<&'a str> {
+    script
+        .lines()
+        .take_while(|line| line.starts_with('#'))
+        .find_map(|line| line.strip_prefix("# ")?.strip_prefix(key)?.strip_prefix(':'))
+        .map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(scripts: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in scripts {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name).join("dom0.sh"), text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn every_folder_is_a_scenario_for_every_guest() {
+        let dir = folder(&[("b", "# B.\n# limit: 5\n"), ("a", "# A.\n# limit: 7\n")]);
+        let scenarios = all(dir.path()).unwrap();
+        let names: Vec<_> = scenarios.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["pv/a", "pvh/a", "pv/b", "pvh/b"]);
+        assert_eq!(scenarios[0].limit, Duration::from_secs(7));
+        assert_eq!(
+            job(&scenarios[..2]),
+            "#!/bin/sh\n/lab/dom0/run-scenario pv/a 7\n/lab/dom0/run-scenario pvh/a 7\n"
+        );
+    }
+
+    #[test]
+    fn a_patient_scenario_waits_longer_for_everything() {
+        let dir = folder(&[("a", "# A.\n# guests: pv\n# limit: 7\n# needs: fio\n")]);
+        let scenario = all(dir.path()).unwrap().remove(0).patient(4);
+        assert!(scenario.measures);
+        assert_eq!(job(&[scenario]), "#!/bin/sh\nPATIENCE=4 /lab/dom0/run-scenario pv/a 28\n");
+    }
+
+    #[test]
+    fn a_scenario_may_name_its_guests() {
+        let dir = folder(&[("a", "# A.\n# guests: hvm pv\n# limit: 5\n")]);
+        let names: Vec<_> = all(dir.path()).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["hvm/a", "pv/a"]);
+        for guest in ["vax", "pv-potato"] {
+            let dir = folder(&[("a", &format!("# A.\n# guests: {guest}\n# limit: 5\n"))]);
+            let error = format!("{:#}", all(dir.path()).unwrap_err());
+            assert!(error.contains("a/dom0.sh") && error.contains(guest), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_scenario_may_leave_guests_to_the_soak() {
+        let dir = folder(&[
+            ("a", "# A.\n# guests: pv\n# soak: pvh-sid\n# limit: 5\n"),
+            ("b", "# B.\n# guests:\n# soak: hvm\n# limit: 5\n"),
+        ]);
+        let scenarios = all(dir.path()).unwrap();
+        let named: Vec<_> = scenarios.iter().map(|one| (one.to_string(), one.soak)).collect();
+        let expected = [("pv/a", false), ("pvh-sid/a", true), ("hvm/b", true)];
+        assert_eq!(named, expected.map(|(name, soak)| (name.to_owned(), soak)));
+    }
+
+    #[test]
+    fn a_guest_may_have_the_kernel_of_another_release() {
+        let dir = folder(&[("a", "# A.\n# guests: pv-trixie pvh-sid\n# limit: 5\n")]);
+        let scenarios = all(dir.path()).unwrap();
+        let names: Vec<_> = scenarios.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["pv/a", "pvh-sid/a"]);
+        assert_eq!(scenarios[1].guest, "pvh");
+    }
+
+    #[test]
+    fn a_scenario_may_name_its_machine() {
+        let dir =
+            folder(&[("a", "# A.\n# limit: 5\n# machine: amd-iommu\n"), ("b", "# limit: 5\n")]);
+        let scenarios = all(dir.path()).unwrap();
+        assert_eq!(scenarios[0].machine, MachineKind::AmdIommu);
+        assert_eq!(scenarios[2].machine, MachineKind::Default);
+        let dir = folder(&[("a", "# limit: 5\n# machine: vax\n")]);
+        let error = format!("{:#}", all(dir.path()).unwrap_err());
+        assert!(error.contains("a/dom0.sh") && error.contains("vax"), "{error}");
+    }
+
+    #[test]
+    fn the_matrix_is_made_by_its_own_scenarios_and_by_those_that_say_so() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("scenarios/a", "# limit: 5\n# guests: pv\n# matrix: pv hvm\n"),
+            ("scenarios/b", "# limit: 5\n"),
+            ("matrix/c", "# limit: 5\n# guests: pvh\n"),
+        ] {
+            fs::create_dir_all(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name).join("dom0.sh"), text).unwrap();
+        }
+        let names: Vec<_> = matrix(dir.path()).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["pv/a", "hvm/a", "pvh/c"]);
+    }
+
+    #[test]
+    fn a_scenario_without_a_limit_is_named() {
+        for text in ["# A.\n", "# limit: soon\n", "true\n# limit: 5\n"] {
+            let dir = folder(&[("a", text)]);
+            let error = all(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("a/dom0.sh"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_readmes_table_names_every_scenario_and_no_other() {
+        let tests = &Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let readme = fs::read_to_string(tests.join("../README.md")).unwrap();
+        let mut named: Vec<_> = readme
+            .lines()
+            .filter_map(|line| line.split_once("| on Xen: ")?.1.strip_suffix(" |"))
+            .flat_map(|names| names.split(", "))
+            .collect();
+        let mut there: Vec<_> = fs::read_dir(tests.join("scenarios"))
+            .unwrap()
+            .map(|dir| dir.unwrap().file_name().into_string().unwrap())
+            .collect();
+        named.sort_unstable();
+        named.dedup();
+        there.sort();
+        assert_eq!(named, there);
+    }
+
+    #[test]
+    fn every_example_configuration_is_started_by_a_scenario() {
+        let tests = &Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let scripts = fs::read_dir(tests.join("scenarios"))
+            .unwrap()
+            .map(|dir| fs::read_to_string(dir.unwrap().path().join("dom0.sh")).unwrap())
+            .collect::<String>();
+        for config in fs::read_dir(tests.join("../xen-configs")).unwrap() {
+            let file = config.unwrap().file_name().into_string().unwrap();
+            let name = file.strip_suffix(".cfg").unwrap();
+            // start_guest and run_guest take the example of the scenario's kind of guest.
+            let kind = KINDS.into_iter().any(|kind| name == format!("blk-{kind}"));
+            let named = scripts.contains(&format!("start_example {name} "));
+            assert!(kind || named, "no scenario starts a guest by {file}");
+        }
+    }
+
+    #[test]
+    fn the_projects_own_scenarios_are_well_formed() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+        assert!(all(&dir).unwrap().len() >= 2);
+    }
+}

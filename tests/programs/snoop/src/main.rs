@@ -1,0 +1,68 @@
+//! `snoop`: a backend that a guest should not trust. It serves devices as xen-virtiod does, by the same
+//! library, and looks through every page that it maps, the whole of it, for words that are none of
+//! its business.
+#![forbid(unsafe_code)]
+
+mod doors;
+mod search;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use xen_virtiod::config::ConfigFile;
+use xen_virtiod::control::{Control, DEFAULT_SOCKET};
+use xen_virtiod::host::network::HostNetwork;
+use xen_virtiod::registry::Registry;
+use xen_virtiod::server::Server;
+use xen_virtiod::xen::host::Host;
+use clap::Parser;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::SignalFd;
+
+use crate::doors::Snoop;
+use crate::search::Search;
+
+/// Serves devices as xen-virtiod does, until SIGTERM, and looks for WORDs in all that it maps.
+#[derive(Debug, Parser)]
+struct CommandLine {
+    /// Where to write what was found: a line `found WORD` for each word the first time it is seen and,
+    /// at the end, `looked through N pages`.
+    report: PathBuf,
+
+    /// What to look for.
+    #[arg(required = true)]
+    words: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match serve(&CommandLine::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("snoop: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(command_line: &CommandLine) -> Result<()> {
+    tracing_subscriber::fmt().with_ansi(false).with_target(false).init();
+    // Blocked before any thread starts, so that it reaches the descriptor and nothing else.
+    let signals = SigSet::from(Signal::SIGTERM);
+    signals.thread_block().context("cannot block SIGTERM")?;
+    let stop = SignalFd::new(&signals).context("cannot wait for SIGTERM")?;
+
+    let report = &command_line.report;
+    let search = Search::new(report, &command_line.words)
+        .with_context(|| format!("cannot write the report {}", report.display()))?;
+    let search = Arc::new(search);
+    let registry = Arc::new(Registry::default());
+    let xen = Snoop::new(Host, Arc::clone(&search));
+    let (config, network) = (ConfigFile::new(None), Arc::new(HostNetwork));
+    let server = Server::new(xen, Arc::clone(&registry), config, network)?;
+    let _control = Control::listen(Path::new(DEFAULT_SOCKET), registry)?;
+    println!("snoop: ready to serve");
+    server.run(&stop)?;
+    search.finish().with_context(|| format!("cannot write the report {}", report.display()))
+}

@@ -1,0 +1,56 @@
+//! The doors to Xen, but for the one to the guest's memory.
+
+use std::io;
+use std::marker::PhantomData;
+
+use xen_virtiod::platform::Platform;
+use xen_virtiod::xen::host::Host;
+use xen_virtiod::xen::{DomId, StoreError, Xen};
+use doors::{Connection, Evtchn, Gntdev};
+
+/// A platform, opened for one guest.
+pub(crate) trait Open: Platform + Sized {
+    /// How a device of `guest`'s reaches its memory.
+    ///
+    /// # Errors
+    /// A device of Linux's could not be opened.
+    fn open(guest: DomId) -> io::Result<Self>;
+}
+
+/// xen-virtiod's doors, and behind them the platform `P`.
+pub(crate) struct Doors<P>(PhantomData<fn() -> P>);
+
+impl<P> Doors<P> {
+    pub(crate) fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<P> Clone for Doors<P> {
+    fn clone(&self) -> Self {
+        Self::new()
+    }
+}
+
+impl<P: Open> Xen for Doors<P> {
+    type Grants = Gntdev;
+    type Platform = P;
+    type Events = Evtchn;
+    type Store = Connection;
+
+    fn grants(&self, guest: DomId) -> io::Result<Gntdev> {
+        Host.grants(guest)
+    }
+
+    fn platform(&self, guest: DomId) -> io::Result<P> {
+        P::open(guest)
+    }
+
+    fn events(&self, guest: DomId) -> io::Result<Evtchn> {
+        Host.events(guest)
+    }
+
+    fn store(&self) -> Result<Connection, StoreError> {
+        Host.store()
+    }
+}

@@ -1,0 +1,112 @@
+//! Pages of a guest, mapped by vm-memory.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use xen_virtiod::platform::PageNumber;
+use xen_virtiod::xen::mapped::MappedRange;
+use xen_virtiod::xen::{Access, DomId, MapError};
+use nix::sys::mman::ProtFlags;
+use protocol::grant::{GrantRef, PAGE_SIZE};
+use vm_memory_with_xen::{FileOffset, GuestAddress, MmapRange, MmapRegion, MmapXenFlags};
+
+/// How vm-memory maps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mechanism {
+    /// Frames.
+    Foreign,
+    /// Grant references.
+    Grant,
+}
+
+/// The door by which vm-memory maps one guest's pages.
+pub(crate) struct Regions {
+    guest: DomId,
+    file: Arc<File>,
+    mechanism: Mechanism,
+}
+
+impl Regions {
+    pub(crate) fn open(guest: DomId, mechanism: Mechanism) -> io::Result<Self> {
+        let device = match mechanism {
+            Mechanism::Foreign => "/dev/xen/privcmd",
+            Mechanism::Grant => "/dev/xen/gntdev",
+        };
+        let file = OpenOptions::new().read(true).write(true).open(device).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot open {device}: {error}"))
+        })?;
+        Ok(Self { guest, file: Arc::new(file), mechanism })
+    }
+
+    /// Maps pages that follow one another, the only ones that vm-memory maps together.
+    ///
+    /// # Errors
+    /// [`MapError::Refused`], also for pages that do not follow one another.
+    pub(crate) fn map(
+        &self,
+        pages: &[PageNumber],
+        access: Access,
+    ) -> Result<RegionPages, MapError> {
+        self.try_map(pages, access).map_err(|source| refused(pages, access, source))
+    }
+
+    fn try_map(&self, pages: &[PageNumber], access: Access) -> io::Result<RegionPages> {
+        let [first, ..] = pages else { return Err(io::ErrorKind::InvalidInput.into()) };
+        if !(first.0..).zip(pages).all(|(expected, page)| expected == page.0) {
+            return Err(io::Error::other("pages that do not follow one another"));
+        }
+        let region = self.region(*first, pages.len(), access).map_err(io::Error::other)?;
+        let address = NonNull::new(region.as_ptr()).ok_or(io::ErrorKind::InvalidData)?;
+        // SAFETY: vm-memory mapped that many whole pages there, page aligned and with that access, and
+        // unmaps them when the region is dropped, which lies beside the range in RegionPages. Nothing
+        // else refers to them.
+        let range = unsafe { MappedRange::new(address, region.size(), access) };
+        Ok(RegionPages { range, _region: region })
+    }
+
+    fn region(
+        &self,
+        first: PageNumber,
+        count: usize,
+        access: Access,
+    ) -> Result<MmapRegion, impl std::error::Error + Send + Sync + 'static> {
+        let flags = match self.mechanism {
+            Mechanism::Foreign => MmapXenFlags::FOREIGN,
+            Mechanism::Grant => MmapXenFlags::GRANT,
+        };
+        let mut range = MmapRange::new(
+            count * PAGE_SIZE as usize,
+            Some(FileOffset::from_arc(Arc::clone(&self.file), 0)),
+            GuestAddress(first.0 * PAGE_SIZE),
+            flags.bits(),
+            self.guest.0.into(),
+        );
+        let protection = match access {
+            Access::ReadOnly => ProtFlags::PROT_READ,
+            Access::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+        };
+        range.set_prot(protection.bits());
+        MmapRegion::from_range(range)
+    }
+}
+
+/// Frames, too, are named as if they were grants, for want of another word: the source says what they are.
+pub(crate) fn refused(pages: &[PageNumber], access: Access, source: io::Error) -> MapError {
+    let first = GrantRef(pages.first().map_or(0, |page| page.0 as u32));
+    MapError::Refused { first, count: pages.len(), access, source }
+}
+
+/// Pages that are mapped.
+pub(crate) struct RegionPages {
+    range: MappedRange,
+    /// Unmaps them.
+    _region: MmapRegion,
+}
+
+impl AsRef<MappedRange> for RegionPages {
+    fn as_ref(&self) -> &MappedRange {
+        &self.range
+    }
+}
