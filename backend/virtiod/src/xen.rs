@@ -16,7 +16,7 @@ pub mod sim;
 
 use std::io;
 
-pub use doors::{
+pub use xen::{
     Access, CopyError, CopySegment, CopyWay, DomId, EventChannels, EventError, GrantTable,
     LocalPort, MapError, RemotePort, StoreError, XenStore, mapped,
 };

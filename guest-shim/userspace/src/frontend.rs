@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use doors::{Access, Connection, DomId, EventError, Evtchn, Gntalloc, StoreError, XenStore};
+use xen::{Access, Connection, DomId, EventError, Evtchn, Gntalloc, StoreError, XenStore};
 use protocol::binding::{
     Negotiated, NegotiationError, XenbusState, backend_key, frontend_key, negotiate,
     taken_transport_features,

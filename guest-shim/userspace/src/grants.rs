@@ -4,7 +4,7 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
-use doors::{Access, DomId, Gntalloc, SharedPages};
+use xen::{Access, DomId, Gntalloc, SharedPages};
 use protocol::grant::{GrantAddress, GrantRef, PAGE_SIZE, pages_spanned};
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use doors::{EventChannels, EventError, Evtchn, LocalPort, SharedPages};
+use xen::{EventChannels, EventError, Evtchn, LocalPort, SharedPages};
 use guest_shim::transport::{Received, SendError, Transport};
 use protocol::binding::Negotiated;
 use protocol::message::{BindOutcome, Request, Response};

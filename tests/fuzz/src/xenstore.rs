@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use doors::{Connection, StoreError, XenStore};
+use xen::{Connection, StoreError, XenStore};
 
 /// What is asked of it, in order.
 #[derive(Arbitrary, Debug)]

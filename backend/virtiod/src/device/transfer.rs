@@ -3,10 +3,10 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use doors::pieces::Pieces;
-pub use doors::pieces::WriteMode;
-use doors::transfers::{self, Way};
-pub use doors::transfers::{Exchanged, Moved};
+use uring::pieces::Pieces;
+pub use uring::pieces::WriteMode;
+use uring::transfers::{self, Way};
+pub use uring::transfers::{Exchanged, Moved};
 use vm_memory::VolatileSlice;
 
 use super::{Readable, Writable};

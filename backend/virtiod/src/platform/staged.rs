@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 
-use doors::staging::Staging;
+use xen::staging::Staging;
 use protocol::grant::PAGE_SIZE;
 use vm_memory::VolatileSlice;
 

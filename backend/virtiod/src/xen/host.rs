@@ -2,7 +2,7 @@
 
 use std::io;
 
-use doors::{Connection, Evtchn, Gntdev};
+use xen::{Connection, Evtchn, Gntdev};
 
 use super::{DomId, StoreError, Xen};
 use crate::grant::Grants;

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use doors::{Access, Connection, DomId, Gntdev, GrantTable, RemotePort, XenStore};
+use xen::{Access, Connection, DomId, Gntdev, GrantTable, RemotePort, XenStore};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::binding::{REVISION, backend_key, frontend_key};
 use protocol::grant::GrantRef;

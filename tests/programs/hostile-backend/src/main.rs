@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use doors::{EventChannels, Evtchn, Gntdev, LocalPort};
+use xen::{EventChannels, Evtchn, Gntdev, LocalPort};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::message::{Body, Message};
 use protocol::page::{Consumer, Direction, PageWords, Popped, Producer, PushError, SLOT_SIZE};

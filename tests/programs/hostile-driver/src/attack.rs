@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use doors::{
+use xen::{
     Access, Connection, EventChannels, Evtchn, Gntalloc, LocalPort, SharedPages, XenStore,
 };
 use protocol::grant::{GrantAddress, PAGE_SIZE};

@@ -1,7 +1,7 @@
 //! A split virtqueue (virtio 1.3 section 2.7) with one request in it, in pages that the device is granted.
 
 use anyhow::{Context, Result};
-use doors::{Access, DomId, Gntalloc, SharedPages};
+use xen::{Access, DomId, Gntalloc, SharedPages};
 use protocol::grant::{GrantAddress, PAGE_SIZE};
 
 /// Entries of the queue.

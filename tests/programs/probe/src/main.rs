@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use doors::block_device;
+use uring::block_device;
 
 /// Does one thing that a scenario needs, and says what went wrong.
 #[derive(Debug, Parser)]

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use doors::{Access, DomId, Gntalloc};
+use xen::{Access, DomId, Gntalloc};
 
 const PAGE: usize = 4096;
 

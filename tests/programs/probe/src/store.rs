@@ -1,7 +1,7 @@
 //! XenStore, as a program in a guest reaches it.
 
 use anyhow::{Context, Result};
-use doors::{Connection, XenStore};
+use xen::{Connection, XenStore};
 
 /// Prints what stands at `path`, nothing if there is nothing or it may not be read.
 pub(crate) fn read(path: &str) -> Result<()> {

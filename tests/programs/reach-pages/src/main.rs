@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
-use doors::mapped::MappedRange;
-use doors::staging::Staging;
-use doors::{Access, CopySegment, CopyWay, DomId, Gntdev, GrantTable};
+use xen::mapped::MappedRange;
+use xen::staging::Staging;
+use xen::{Access, CopySegment, CopyWay, DomId, Gntdev, GrantTable};
 use protocol::grant::{GrantRef, PAGE_SIZE};
 
 const PAGE: usize = PAGE_SIZE as usize;

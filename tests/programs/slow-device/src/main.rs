@@ -11,8 +11,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use doors::mapped::MappedRange;
-use doors::{
+use xen::mapped::MappedRange;
+use xen::{
     Access, Connection, DomId, EventChannels, Evtchn, Gntdev, GrantTable, LocalPort, RemotePort,
     XenStore,
 };

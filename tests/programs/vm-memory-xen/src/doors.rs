@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use xen_virtiod::platform::Platform;
 use xen_virtiod::xen::host::Host;
 use xen_virtiod::xen::{DomId, StoreError, Xen};
-use doors::{Connection, Evtchn, Gntdev};
+use xen::{Connection, Evtchn, Gntdev};
 
 /// A platform, opened for one guest.
 pub(crate) trait Open: Platform + Sized {

@@ -9,7 +9,7 @@ use xen_virtiod::grant::Grants;
 use xen_virtiod::platform::{AddressFault, PageNumber, PageRange, Place, Platform};
 use xen_virtiod::xen::mapped::MappedRange;
 use xen_virtiod::xen::{Access, DomId, MapError};
-use doors::{Gntdev, GntdevPages};
+use xen::{Gntdev, GntdevPages};
 use protocol::status::F_ACCESS_PLATFORM;
 
 use crate::bypass::raw;

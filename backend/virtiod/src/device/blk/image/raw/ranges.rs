@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
-use doors::block_device;
+use uring::block_device;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::super::Storage;

@@ -1,6 +1,6 @@
 //! `/dev/xen/evtchn`: event channels to one other domain.
 //!
-//! ABI: Linux `include/uapi/xen/evtchn.h`. Reading gives ports that were signalled and masks them;
+//! Reading gives ports that were signalled and masks them;
 //! writing a port unmasks it.
 
 use std::collections::VecDeque;
@@ -9,48 +9,11 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use xen_sys::evtchn::{
+    self as sys, BindInterdomain, BindUnboundPort, DEVICE, Port, RestrictDomid,
+};
+
 use super::{DomId, EventChannels, EventError, LocalPort, RemotePort};
-
-const DEVICE: &str = "/dev/xen/evtchn";
-
-/// `struct ioctl_evtchn_bind_interdomain`.
-#[repr(C)]
-struct RawBind {
-    remote_domain: u32,
-    remote_port: u32,
-}
-
-/// `struct ioctl_evtchn_bind_unbound_port`.
-#[repr(C)]
-struct RawAllocate {
-    remote_domain: u32,
-}
-
-/// `struct ioctl_evtchn_unbind` and `_notify`.
-#[repr(C)]
-struct RawPort {
-    port: u32,
-}
-
-/// `struct ioctl_evtchn_restrict_domid`.
-#[repr(C)]
-struct RawRestrict {
-    domid: u16,
-}
-
-mod ioctl {
-    use super::{RawAllocate, RawBind, RawPort, RawRestrict};
-
-    const fn code(number: u8, size: usize) -> u64 {
-        nix::request_code_none!(b'E', number) | (size as u64) << 16
-    }
-
-    nix::ioctl_write_ptr_bad!(bind_interdomain, code(1, size_of::<RawBind>()), RawBind);
-    nix::ioctl_write_ptr_bad!(bind_unbound, code(2, size_of::<RawAllocate>()), RawAllocate);
-    nix::ioctl_write_ptr_bad!(unbind, code(3, size_of::<RawPort>()), RawPort);
-    nix::ioctl_write_ptr_bad!(notify, code(4, size_of::<RawPort>()), RawPort);
-    nix::ioctl_write_ptr_bad!(restrict, code(6, size_of::<RawRestrict>()), RawRestrict);
-}
 
 /// Bytes of a port's number.
 const PORT_SIZE: usize = 4;
@@ -79,9 +42,9 @@ impl Evtchn {
         })?;
         // The kernel refuses to hold anybody to domain 0, which is a driver's peer as a rule.
         if guest.0 != 0 {
-            let request = RawRestrict { domid: guest.0 };
-            // SAFETY: the ioctl reads one RawRestrict, which lives past the call.
-            unsafe { ioctl::restrict(file.as_raw_fd(), &request) }?;
+            let request = RestrictDomid { domid: guest.0 };
+            // SAFETY: the ioctl reads one RestrictDomid, which lives past the call.
+            unsafe { sys::restrict_domid(file.as_raw_fd(), &request) }?;
         }
         Ok(Self { file, guest, read: VecDeque::with_capacity(PORTS), drained: false })
     }
@@ -108,9 +71,9 @@ impl Evtchn {
     /// # Errors
     /// [`EventError`] if this domain has no port left.
     pub fn allocate(&mut self) -> Result<LocalPort, EventError> {
-        let request = RawAllocate { remote_domain: self.guest.0.into() };
-        // SAFETY: the ioctl reads one RawAllocate, which lives past the call.
-        let local = unsafe { ioctl::bind_unbound(self.file.as_raw_fd(), &request) };
+        let request = BindUnboundPort { remote_domain: self.guest.0.into() };
+        // SAFETY: the ioctl reads one BindUnboundPort, which lives past the call.
+        let local = unsafe { sys::bind_unbound_port(self.file.as_raw_fd(), &request) };
         let local = local.map_err(|errno| failed("allocate", 0, errno))?;
         u32::try_from(local).map(LocalPort).map_err(|e| failed("allocate", 0, io::Error::other(e)))
     }
@@ -128,16 +91,16 @@ fn failed(operation: &'static str, port: u32, source: impl Into<io::Error>) -> E
 
 impl EventChannels for Evtchn {
     fn bind(&mut self, port: RemotePort) -> Result<LocalPort, EventError> {
-        let request = RawBind { remote_domain: self.guest.0.into(), remote_port: port.0 };
-        // SAFETY: the ioctl reads one RawBind, which lives past the call.
-        let local = unsafe { ioctl::bind_interdomain(self.file.as_raw_fd(), &request) };
+        let request = BindInterdomain { remote_domain: self.guest.0.into(), remote_port: port.0 };
+        // SAFETY: the ioctl reads one BindInterdomain, which lives past the call.
+        let local = unsafe { sys::bind_interdomain(self.file.as_raw_fd(), &request) };
         let local = local.map_err(|errno| failed("bind", port.0, errno))?;
         u32::try_from(local).map(LocalPort).map_err(|e| failed("bind", port.0, io::Error::other(e)))
     }
 
     fn unbind(&mut self, port: LocalPort) {
-        // SAFETY: the ioctl reads one RawPort, which lives past the call.
-        let done = unsafe { ioctl::unbind(self.file.as_raw_fd(), &RawPort { port: port.0 }) };
+        // SAFETY: the ioctl reads one Port, which lives past the call.
+        let done = unsafe { sys::unbind(self.file.as_raw_fd(), &Port { port: port.0 }) };
         if let Err(error) = done {
             tracing::warn!(%error, "cannot close event channel {}", port.0);
         }
@@ -145,8 +108,8 @@ impl EventChannels for Evtchn {
     }
 
     fn notify(&mut self, port: LocalPort) -> Result<(), EventError> {
-        // SAFETY: the ioctl reads one RawPort, which lives past the call.
-        let done = unsafe { ioctl::notify(self.file.as_raw_fd(), &RawPort { port: port.0 }) };
+        // SAFETY: the ioctl reads one Port, which lives past the call.
+        let done = unsafe { sys::notify(self.file.as_raw_fd(), &Port { port: port.0 }) };
         done.map(drop).map_err(|errno| failed("signal", port.0, errno))
     }
 

@@ -1,10 +1,11 @@
 //! `/dev/xen/gntalloc`: pages of this process that another domain is granted.
 //!
-//! ABI: Linux `include/uapi/xen/gntalloc.h`. The kernel picks pages and references, and a page's
+//! The kernel picks pages and references, and a page's
 //! offset in the device is what it is mapped by.
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::mem::offset_of;
 use std::num::NonZeroUsize;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
@@ -12,39 +13,15 @@ use std::ptr::NonNull;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use protocol::grant::{GrantRef, PAGE_SIZE};
 
+use xen_sys::gntalloc::{AllocGref, DEVICE, DeallocGref, FLAG_WRITABLE, alloc_gref, dealloc_gref};
+
 use crate::mapped::MappedRange;
 use crate::{Access, DomId};
 
-const DEVICE: &str = "/dev/xen/gntalloc";
-/// `GNTALLOC_FLAG_WRITABLE`.
-const WRITABLE: u16 = 1;
-/// Words of 32 bits in front of the references in `struct ioctl_gntalloc_alloc_gref`.
-const HEADER_WORDS: usize = 4;
-/// `sizeof(struct ioctl_gntalloc_alloc_gref)`, in such words.
-const LEAST_WORDS: usize = 6;
-
-/// `struct ioctl_gntalloc_dealloc_gref`.
-#[repr(C)]
-struct RawDeallocate {
-    index: u64,
-    count: u32,
-    padding: u32,
-}
-
-mod ioctl {
-    use super::{LEAST_WORDS, RawDeallocate};
-
-    nix::ioctl_readwrite_bad!(
-        allocate,
-        nix::request_code_none!(b'G', 5) | (4 * LEAST_WORDS as u64) << 16,
-        u32
-    );
-    nix::ioctl_write_ptr_bad!(
-        deallocate,
-        nix::request_code_none!(b'G', 6) | (size_of::<RawDeallocate>() as u64) << 16,
-        RawDeallocate
-    );
-}
+/// Words of 32 bits in front of the references in [`AllocGref`].
+const HEADER_WORDS: usize = offset_of!(AllocGref, gref_ids) / 4;
+/// [`AllocGref`] in such words.
+const LEAST_WORDS: usize = size_of::<AllocGref>() / 4;
 
 /// The door by which one other domain is granted pages.
 #[derive(Debug)]
@@ -90,14 +67,14 @@ struct Allocated {
 }
 
 fn allocate(file: &File, peer: DomId, count: u16, access: Access) -> io::Result<Allocated> {
-    let flags = if access == Access::ReadWrite { WRITABLE } else { 0 };
+    let flags = if access == Access::ReadWrite { FLAG_WRITABLE } else { 0 };
     let ([d0, d1], [f0, f1]) = (peer.0.to_ne_bytes(), flags.to_ne_bytes());
     let mut request = vec![u32::from_ne_bytes([d0, d1, f0, f1]), count.into(), 0, 0];
     request.resize(LEAST_WORDS.max(HEADER_WORDS + usize::from(count)), 0);
     // SAFETY: range: the ioctl reads and writes the structure's 24 bytes and writes `count` references
     // behind its first 16; the Vec has at least as many. Alignment: the kernel copies bytes. Aliasing
     // and lifetime: the Vec is ours alone and lives past the call.
-    unsafe { ioctl::allocate(file.as_raw_fd(), request.as_mut_ptr()) }?;
+    unsafe { alloc_gref(file.as_raw_fd(), request.as_mut_ptr().cast()) }?;
     let [_, _, low, high, references @ ..] = request.as_slice() else {
         return Err(io::ErrorKind::InvalidData.into());
     };
@@ -165,9 +142,9 @@ impl Drop for SharedPages {
         // SAFETY: exactly the range that `map` made; whatever borrows it borrows self.
         unsafe { unmap(self.range.address(), self.range.length()) };
         let count = self.references.len() as u32;
-        let request = RawDeallocate { index: self.index, count, padding: 0 };
-        // SAFETY: the ioctl reads one RawDeallocate, which lives past the call.
-        if let Err(error) = unsafe { ioctl::deallocate(self.file.as_raw_fd(), &request) } {
+        let request = DeallocGref { index: self.index, count };
+        // SAFETY: the ioctl reads one DeallocGref, which lives past the call.
+        if let Err(error) = unsafe { dealloc_gref(self.file.as_raw_fd(), &request) } {
             tracing::error!(%error, "gntalloc keeps {count} page(s)");
         }
     }

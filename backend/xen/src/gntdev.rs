@@ -1,6 +1,6 @@
 //! `/dev/xen/gntdev`: maps pages that a guest granted to this domain.
 //!
-//! ABI: Linux `include/uapi/xen/gntdev.h`. A map is two steps: an ioctl notes the references and gives
+//! A map is two steps: an ioctl notes the references and gives
 //! an index, and an mmap at that index makes the one hypercall that maps them all, or none.
 
 mod copy;
@@ -16,51 +16,10 @@ use std::sync::Arc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use protocol::grant::{GrantRef, PAGE_SIZE};
 
+use xen_sys::gntdev::{self as sys, DEVICE, MapGrantRef, UnmapGrantRef};
+
 use super::{Access, CopyError, CopySegment, CopyWay, DomId, GrantTable, MapError};
 use crate::mapped::MappedRange;
-
-const DEVICE: &str = "/dev/xen/gntdev";
-
-/// `struct ioctl_gntdev_grant_ref`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct RawReference {
-    domid: u32,
-    reference: u32,
-}
-
-/// `struct ioctl_gntdev_map_grant_ref`, of which the references follow directly.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct RawMap {
-    count: u32,
-    padding: u32,
-    index: u64,
-    first: RawReference,
-}
-
-/// `struct ioctl_gntdev_unmap_grant_ref`.
-#[repr(C)]
-struct RawUnmap {
-    index: u64,
-    count: u32,
-    padding: u32,
-}
-
-mod ioctl {
-    use super::{RawMap, RawUnmap};
-
-    nix::ioctl_write_ptr_bad!(
-        map,
-        nix::request_code_none!(b'G', 0) | (size_of::<RawMap>() as u64) << 16,
-        RawMap
-    );
-    nix::ioctl_write_ptr_bad!(
-        unmap,
-        nix::request_code_none!(b'G', 1) | (size_of::<RawUnmap>() as u64) << 16,
-        RawUnmap
-    );
-}
 
 /// The door to one guest's grants.
 #[derive(Debug)]
@@ -83,9 +42,9 @@ impl Gntdev {
     fn reserve(&self, references: &[GrantRef]) -> Result<u64, MapError> {
         let no_room = |source| MapError::NoRoom { count: references.len(), source };
         let count = u32::try_from(references.len()).map_err(|e| no_room(io::Error::other(e)))?;
-        // One RawMap holds the header and the first reference; a Vec of 8-byte records behind an
+        // One MapGrantRef holds the header and the first reference; a Vec of 8-byte records behind an
         // 16-byte header keeps the layout: 16 bytes of header are two records.
-        let record = |domid, reference| RawReference { domid, reference };
+        let record = |domid, reference| sys::GrantRef { domid, reference };
         let mut request = vec![record(count, 0), record(0, 0)];
         let domid = u32::from(self.guest.0);
         request.extend(references.iter().map(|reference| record(domid, reference.0)));
@@ -93,7 +52,7 @@ impl Gntdev {
         // bytes; the Vec holds 2 + count records. Alignment: the kernel copies bytes. Aliasing and
         // lifetime: the Vec is ours alone and lives past the call.
         let done = unsafe {
-            ioctl::map(self.file.as_raw_fd(), request.as_mut_ptr().cast::<RawMap>().cast_const())
+            sys::map_grant_ref(self.file.as_raw_fd(), request.as_mut_ptr().cast::<MapGrantRef>().cast_const())
         };
         done.map_err(|errno| no_room(errno.into()))?;
         let [_, index, ..] = request.as_slice() else {
@@ -105,9 +64,9 @@ impl Gntdev {
 
 /// Ends what `reserve` noted.
 fn forget(file: &File, index: u64, pages: usize) -> io::Result<()> {
-    let request = RawUnmap { index, count: pages as u32, padding: 0 };
-    // SAFETY: the ioctl reads one RawUnmap, which lives past the call.
-    unsafe { ioctl::unmap(file.as_raw_fd(), &request) }?;
+    let request = UnmapGrantRef { index, count: pages as u32, pad: 0 };
+    // SAFETY: the ioctl reads one UnmapGrantRef, which lives past the call.
+    unsafe { sys::unmap_grant_ref(file.as_raw_fd(), &request) }?;
     Ok(())
 }
 

@@ -13,11 +13,10 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use xen_sys::xs_wire::{DEVICE, HEADER_SIZE as HEADER, PAYLOAD_MAX as MAX_PAYLOAD, message_type as kind};
+
 use super::{StoreError, XenStore};
 
-const DEVICE: &str = "/dev/xen/xenbus";
-const HEADER: usize = 16;
-const MAX_PAYLOAD: usize = 4096;
 /// What the device takes of that: it keeps a request, its header too, in as many bytes.
 const MAX_REQUEST: usize = MAX_PAYLOAD - HEADER;
 /// How long xenstored may take for an answer.
@@ -25,19 +24,6 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// Most reads of the device for one [`XenStore::take_events`]: whoever makes events without end keeps
 /// nobody here.
 const MAX_READS: usize = 64;
-
-/// Message types.
-mod kind {
-    pub(super) const DIRECTORY: u32 = 1;
-    pub(super) const READ: u32 = 2;
-    pub(super) const WATCH: u32 = 4;
-    pub(super) const TRANSACTION_START: u32 = 6;
-    pub(super) const TRANSACTION_END: u32 = 7;
-    pub(super) const WRITE: u32 = 11;
-    pub(super) const RM: u32 = 13;
-    pub(super) const WATCH_EVENT: u32 = 15;
-    pub(super) const ERROR: u32 = 16;
-}
 
 /// A connection to XenStore.
 #[derive(Debug)]

@@ -4,14 +4,11 @@
 //! Each module with unsafe code is one door. Nothing here can map memory that was not granted: there
 //! is no call for it.
 
-pub mod block_device;
 mod evtchn;
 mod gntalloc;
 mod gntdev;
 pub mod mapped;
-pub mod pieces;
 pub mod staging;
-pub mod transfers;
 mod xenstore;
 
 use std::fmt;

@@ -1,0 +1,89 @@
+//! `/dev/xen/evtchn` (Linux `include/uapi/xen/evtchn.h`). A read gives ports that were notified, as `u32`s, and
+//! masks them; a write of ports unmasks them.
+
+use crate::ioctl_number;
+
+/// The device.
+pub const DEVICE: &str = "/dev/xen/evtchn";
+
+const fn number(number: u8, size: usize) -> u64 {
+    ioctl_number(b'E', number, size)
+}
+
+/// `struct ioctl_evtchn_bind_interdomain`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct BindInterdomain {
+    /// The other domain.
+    pub remote_domain: u32,
+    /// Its port.
+    pub remote_port: u32,
+}
+
+/// `struct ioctl_evtchn_bind_unbound_port`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct BindUnboundPort {
+    /// The domain that may bind the port.
+    pub remote_domain: u32,
+}
+
+/// `struct ioctl_evtchn_unbind` and `struct ioctl_evtchn_notify`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Port {
+    /// The local port.
+    pub port: u32,
+}
+
+/// `struct ioctl_evtchn_restrict_domid`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RestrictDomid {
+    /// The only domain that the file is good for from then on.
+    pub domid: u16,
+}
+
+nix::ioctl_write_ptr_bad!(
+    /// `IOCTL_EVTCHN_BIND_INTERDOMAIN`: gives the local port.
+    bind_interdomain,
+    number(1, size_of::<BindInterdomain>()),
+    BindInterdomain
+);
+nix::ioctl_write_ptr_bad!(
+    /// `IOCTL_EVTCHN_BIND_UNBOUND_PORT`: gives the local port.
+    bind_unbound_port,
+    number(2, size_of::<BindUnboundPort>()),
+    BindUnboundPort
+);
+nix::ioctl_write_ptr_bad!(
+    /// `IOCTL_EVTCHN_UNBIND`.
+    unbind,
+    number(3, size_of::<Port>()),
+    Port
+);
+nix::ioctl_write_ptr_bad!(
+    /// `IOCTL_EVTCHN_NOTIFY`.
+    notify,
+    number(4, size_of::<Port>()),
+    Port
+);
+nix::ioctl_write_ptr_bad!(
+    /// `IOCTL_EVTCHN_RESTRICT_DOMID`.
+    restrict_domid,
+    number(6, size_of::<RestrictDomid>()),
+    RestrictDomid
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_are_the_kernels() {
+        assert_eq!((size_of::<BindInterdomain>(), size_of::<BindUnboundPort>()), (8, 4));
+        assert_eq!((size_of::<Port>(), size_of::<RestrictDomid>()), (4, 2));
+        assert_eq!(number(1, size_of::<BindInterdomain>()), 0x0008_4501);
+        assert_eq!(number(6, size_of::<RestrictDomid>()), 0x0002_4506);
+    }
+}

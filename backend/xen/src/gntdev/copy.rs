@@ -1,0 +1,70 @@
+//! Copies by the hypervisor, between granted pages and our memory.
+//!
+//! A copy has a status for each part of it, and takes none of the room that a map takes.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+use protocol::grant::PAGE_SIZE;
+
+use xen_sys::gntdev::{
+    COPY_DEST_GREF, COPY_SOURCE_GREF, CopyPlace, CopySegment as RawSegment, Foreign, GrantCopy, STATUS_OKAY,
+    grant_copy,
+};
+
+use crate::{CopyError, CopySegment, CopyWay, DomId};
+
+/// Copies all segments by one call.
+///
+/// # Errors
+/// [`CopyError`]; some may have been copied.
+pub(super) fn copy(
+    file: &File,
+    guest: DomId,
+    way: CopyWay,
+    segments: &[CopySegment<'_>],
+) -> Result<(), CopyError> {
+    let mut raw = segments
+        .iter()
+        .map(|segment| raw_segment(guest, way, segment))
+        .collect::<Result<Vec<_>, _>>()?;
+    let count = u32::try_from(raw.len()).map_err(|_| CopyError::Beyond)?;
+    let request = GrantCopy { count, segments: raw.as_mut_ptr() };
+    // SAFETY: range: the ioctl reads one GrantCopy and `count` segments, as many as the Vec holds, and
+    // writes each one's status; of our memory it reads or writes the bytes of each `here`, a slice that
+    // lives past the call. Lifetime: request and segments do, too. Aliasing: both are ours alone; to the
+    // slices no references are made, since they are volatile.
+    unsafe { grant_copy(file.as_raw_fd(), &request) }
+        .map_err(|errno| CopyError::Failed(errno.into()))?;
+    let refused = segments.iter().zip(&raw).find(|(_, raw)| raw.status != STATUS_OKAY);
+    match refused {
+        Some((segment, raw)) => {
+            Err(CopyError::Refused { reference: segment.reference, status: raw.status })
+        }
+        None => Ok(()),
+    }
+}
+
+fn raw_segment(
+    guest: DomId,
+    way: CopyWay,
+    segment: &CopySegment<'_>,
+) -> Result<RawSegment, CopyError> {
+    let end = usize::from(segment.offset) + segment.here.len();
+    let length = u16::try_from(segment.here.len()).ok().filter(|_| end <= PAGE_SIZE as usize);
+    let length = length.ok_or(CopyError::Beyond)?;
+    let foreign = CopyPlace {
+        foreign: Foreign {
+            reference: segment.reference.0,
+            offset: segment.offset,
+            domid: guest.0,
+        },
+    };
+    let here = CopyPlace { virt: segment.here.ptr_guard_mut().as_ptr() };
+    let (source, dest, flags) = match way {
+        CopyWay::FromGuest => (foreign, here, COPY_SOURCE_GREF),
+        CopyWay::ToGuest => (here, foreign, COPY_DEST_GREF),
+    };
+    // Not okay until the kernel says so.
+    Ok(RawSegment { source, dest, len: length, flags, status: STATUS_OKAY - 1 })
+}
