@@ -5,16 +5,16 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use xen_virtiod::budget::GuestBudget;
-use xen_virtiod::grant::Grants;
-use xen_virtiod::platform::{PlatformMemory, Reach};
-use xen_virtiod::stats::DeviceStats;
-use xen_virtiod::xen::sim::{Guest, GuestPage, Hypervisor, SimGrants};
-use xen_virtiod::xen::{Access, DomId, Xen};
 use criterion::Criterion;
 use protocol::grant::GrantRef;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
+use xen::{Access, DomId, Xen};
+use xen_sim::{Guest, GuestPage, Hypervisor, SimGrants};
+use xen_virtiod::budget::GuestBudget;
+use xen_virtiod::grant::Grants;
+use xen_virtiod::platform::{PlatformMemory, Reach};
+use xen_virtiod::stats::DeviceStats;
 
 type Memory = PlatformMemory<Grants<SimGrants>>;
 

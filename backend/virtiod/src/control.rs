@@ -137,7 +137,7 @@ mod tests {
     use super::*;
     use crate::bus::DevicePath;
     use crate::guest_log::GuestLog;
-    use crate::xen::DomId;
+    use xen::DomId;
 
     /// A registry whose report fills more than a socket's buffer.
     fn large_registry() -> Arc<Registry> {

@@ -7,7 +7,7 @@ use protocol::pool::DmaRange;
 use protocol::status::F_ACCESS_PLATFORM;
 
 use crate::platform::{AddressFault, PageNumber, PagePart, PageRange, Place, Platform};
-use crate::xen::{Access, CopyError, CopySegment, CopyWay, GrantTable, MapError};
+use xen::{Access, CopyError, CopySegment, CopyWay, GrantTable, MapError};
 
 /// What one guest granted.
 #[derive(Debug)]

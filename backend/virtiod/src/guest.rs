@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::budget::{DaemonBudget, GuestBudget};
 use crate::guest_log::GuestLog;
-use crate::xen::DomId;
+use xen::DomId;
 
 /// A guest, as far as its devices share something.
 #[derive(Clone, Debug)]

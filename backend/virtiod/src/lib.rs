@@ -14,6 +14,7 @@ pub mod bus;
 pub mod config;
 pub mod control;
 pub mod device;
+pub mod domain;
 pub mod excerpt;
 pub mod features;
 pub mod grant;
@@ -28,7 +29,6 @@ pub mod sole;
 pub mod stats;
 pub mod timeout;
 pub mod toolstack;
-pub mod xen;
 
 #[cfg(test)]
 mod tests;

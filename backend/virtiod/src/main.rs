@@ -11,17 +11,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use xen_virtiod::config::{ConfigError, ConfigFile};
-use xen_virtiod::control::{self, Control, ControlError};
-use xen_virtiod::host::network::HostNetwork;
-use xen_virtiod::registry::Registry;
-use xen_virtiod::server::{Server, ServerError};
-use xen_virtiod::sole::{LOCK, Sole, SoleError};
-use xen_virtiod::xen::host::Host;
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use xen::Host;
+use xen_virtiod::config::{ConfigError, ConfigFile};
+use xen_virtiod::control::{self, Control, ControlError};
+use xen_virtiod::domain::ByGrants;
+use xen_virtiod::host::network::HostNetwork;
+use xen_virtiod::registry::Registry;
+use xen_virtiod::server::{Server, ServerError};
+use xen_virtiod::sole::{LOCK, Sole, SoleError};
 
 use crate::command_line::{Action, CommandLine};
 
@@ -92,7 +93,7 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     config.load()?;
     let _sole = Sole::take(Path::new(LOCK))?;
     let registry = Arc::new(Registry::default());
-    let server = Server::new(Host, Arc::clone(&registry), config, Arc::new(HostNetwork))?;
+    let server = Server::new(ByGrants(Host), Arc::clone(&registry), config, Arc::new(HostNetwork))?;
     let _control = Control::listen(&command_line.socket, registry)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {

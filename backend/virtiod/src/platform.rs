@@ -13,7 +13,7 @@ mod pool;
 mod staged;
 #[cfg(test)]
 mod tests;
-#[cfg(any(test, feature = "simulated"))]
+#[cfg(test)]
 pub mod window;
 
 use protocol::grant::AddressError;
@@ -24,8 +24,8 @@ pub use self::fault::AccessFault;
 pub use self::memory::{PlatformMemory, Reach};
 pub use self::pinned::PinId;
 pub use self::pool::ShareError;
-use crate::xen::mapped::MappedRange;
-use crate::xen::{Access, CopyError, CopyWay, MapError};
+use xen::mapped::MappedRange;
+use xen::{Access, CopyError, CopyWay, MapError};
 
 /// A page as the platform names it: a grant reference, or a frame of the guest's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

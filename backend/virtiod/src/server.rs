@@ -26,13 +26,14 @@ use crate::bus::reconnection::{self, Reconnection};
 use crate::bus::session::{Context, Origin, Session};
 use crate::bus::{DevicePath, Keys, Toolstack, Watches, keys};
 use crate::config::ConfigFile;
+use crate::domain::Domain;
 use crate::guest::{Guest, Guests};
 use crate::host::network::Network;
 use crate::registry::Registry;
 use crate::stats::DeviceStats;
 use crate::timeout::wait_for;
 use crate::toolstack::{self, CLASSES, DeviceError};
-use crate::xen::{DomId, StoreError, Xen, XenStore};
+use xen::{DomId, StoreError, XenStore};
 
 /// Waits before XenStore is looked at again after it failed.
 const STORE_RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
@@ -90,7 +91,7 @@ enum Outcome {
 }
 
 /// All devices of this domain.
-pub struct Server<X: Xen> {
+pub struct Server<X: Domain> {
     xen: X,
     store: X::Store,
     registry: Arc<Registry>,
@@ -106,7 +107,7 @@ pub struct Server<X: Xen> {
     woken: Arc<EventFd>,
 }
 
-impl<X: Xen> Server<X> {
+impl<X: Domain> Server<X> {
     /// Connects to XenStore and watches the directories that devices appear in.
     ///
     /// # Errors
@@ -403,7 +404,7 @@ fn watches() -> Watches {
 ///
 /// # Errors
 /// XenStore cannot be reached: the device was not served, and the toolstack was not told.
-fn run_device<X: Xen>(
+fn run_device<X: Domain>(
     xen: X,
     Place { path, origin, guest }: Place,
     stop: Arc<EventFd>,

@@ -19,7 +19,7 @@ use crate::device::vsock::HostError;
 use crate::device::{DeviceId, DeviceMemory, VirtioDevice};
 use crate::host::network::{Network, NetworkError};
 use crate::stats::DeviceStats;
-use crate::xen::{StoreError, XenStore};
+use xen::{StoreError, XenStore};
 
 /// Device classes that xl writes for virtio devices, and that this daemon serves.
 pub const CLASSES: [&str; 2] = ["virtio_disk", "virtio"];

@@ -9,9 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use xen_sys::evtchn::{
-    self as sys, BindInterdomain, BindUnboundPort, DEVICE, Port, RestrictDomid,
-};
+use xen_sys::evtchn::{self as sys, BindInterdomain, BindUnboundPort, DEVICE, Port, RestrictDomid};
 
 use super::{DomId, EventChannels, EventError, LocalPort, RemotePort};
 

@@ -52,7 +52,10 @@ impl Gntdev {
         // bytes; the Vec holds 2 + count records. Alignment: the kernel copies bytes. Aliasing and
         // lifetime: the Vec is ours alone and lives past the call.
         let done = unsafe {
-            sys::map_grant_ref(self.file.as_raw_fd(), request.as_mut_ptr().cast::<MapGrantRef>().cast_const())
+            sys::map_grant_ref(
+                self.file.as_raw_fd(),
+                request.as_mut_ptr().cast::<MapGrantRef>().cast_const(),
+            )
         };
         done.map_err(|errno| no_room(errno.into()))?;
         let [_, index, ..] = request.as_slice() else {

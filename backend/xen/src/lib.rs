@@ -7,6 +7,7 @@
 mod evtchn;
 mod gntalloc;
 mod gntdev;
+mod host;
 pub mod mapped;
 pub mod staging;
 mod xenstore;
@@ -21,8 +22,37 @@ use vm_memory::VolatileSlice;
 pub use self::evtchn::Evtchn;
 pub use self::gntalloc::{Gntalloc, SharedPages};
 pub use self::gntdev::{Gntdev, GntdevPages};
+pub use self::host::Host;
 use self::mapped::MappedRange;
 pub use self::xenstore::Connection;
+
+/// Opens handles. One set a device, so that no device waits for another.
+pub trait Xen: Clone + Send + 'static {
+    /// Maps grants.
+    type Grants: GrantTable;
+    /// Event channels.
+    type Events: EventChannels;
+    /// Reads and writes XenStore.
+    type Store: XenStore;
+
+    /// A handle to what `guest` granted.
+    ///
+    /// # Errors
+    /// The device could not be opened; the message names it and the kernel module that is missing.
+    fn grants(&self, guest: DomId) -> io::Result<Self::Grants>;
+
+    /// A handle to event channels with `guest`.
+    ///
+    /// # Errors
+    /// As [`Xen::grants`].
+    fn events(&self, guest: DomId) -> io::Result<Self::Events>;
+
+    /// A XenStore connection of its own.
+    ///
+    /// # Errors
+    /// [`StoreError::Connection`].
+    fn store(&self) -> Result<Self::Store, StoreError>;
+}
 
 /// A domain's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use xen_sys::xs_wire::{DEVICE, HEADER_SIZE as HEADER, PAYLOAD_MAX as MAX_PAYLOAD, message_type as kind};
+use xen_sys::xs_wire::{
+    DEVICE, HEADER_SIZE as HEADER, PAYLOAD_MAX as MAX_PAYLOAD, message_type as kind,
+};
 
 use super::{StoreError, XenStore};
 

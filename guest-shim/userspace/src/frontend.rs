@@ -3,12 +3,12 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use xen::{Access, Connection, DomId, EventError, Evtchn, Gntalloc, StoreError, XenStore};
 use protocol::binding::{
     Negotiated, NegotiationError, XenbusState, backend_key, frontend_key, negotiate,
     taken_transport_features,
 };
 use protocol::message::{Request, Response};
+use xen::{Access, Connection, DomId, EventError, Evtchn, Gntalloc, StoreError, XenStore};
 
 use crate::messages::{MessageError, Messages};
 use crate::wait::wait;

@@ -4,9 +4,9 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
-use xen::{Access, DomId, Gntalloc, SharedPages};
 use protocol::grant::{GrantAddress, GrantRef, PAGE_SIZE, pages_spanned};
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
+use xen::{Access, DomId, Gntalloc, SharedPages};
 
 use crate::pool::Pool;
 

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use xen::{EventChannels, EventError, Evtchn, LocalPort, SharedPages};
 use guest_shim::transport::{Received, SendError, Transport};
 use protocol::binding::Negotiated;
 use protocol::message::{BindOutcome, Request, Response};
 use protocol::page::PageWords;
 use protocol::status::DEVICE_NEEDS_RESET;
+use xen::{EventChannels, EventError, Evtchn, LocalPort, SharedPages};
 
 use crate::wait::wait;
 

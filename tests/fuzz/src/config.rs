@@ -4,9 +4,9 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use xen_virtiod::config::ConfigFile;
 use xen_virtiod::device::DeviceId;
-use nix::sys::memfd::{MFdFlags, memfd_create};
 
 /// Longer files are no more of a kind.
 const LONGEST: usize = 16 << 10;

@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
-use crate::xen::LocalPort;
+use xen::LocalPort;
 
 /// Iterations in vain that are not held against the guest.
 const FREE: u32 = 16;

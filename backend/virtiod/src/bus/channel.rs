@@ -11,8 +11,8 @@ use protocol::page::{Consumer, Corrupt, Direction, Popped, Producer, PushError, 
 use super::keys::FrontendKeys;
 use crate::budget::{BudgetError, GuestBudget, Purpose, Reservation};
 use crate::stats::DeviceStats;
-use crate::xen::mapped::MappedRange;
-use crate::xen::{Access, EventChannels, EventError, GrantTable, LocalPort, MapError};
+use xen::mapped::MappedRange;
+use xen::{Access, EventChannels, EventError, GrantTable, LocalPort, MapError};
 
 /// Why a channel cannot be set up.
 #[derive(Debug, thiserror::Error)]

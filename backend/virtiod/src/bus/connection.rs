@@ -20,10 +20,11 @@ use super::patience::Patience;
 use super::session::Context;
 use super::transport::{Answered, Served, Transport};
 use crate::device::{BATCH_BYTES, Source, VirtioDevice};
+use crate::domain::Domain;
 use crate::guest::Guest;
 use crate::platform::PlatformMemory;
 use crate::stats::DeviceStats;
-use crate::xen::{EventChannels, EventError, GrantTable, LocalPort, Xen};
+use xen::{EventChannels, EventError, GrantTable, LocalPort};
 
 /// Messages answered before queues get their turn.
 const MESSAGES_A_TURN: usize = 16;
@@ -57,10 +58,10 @@ pub enum ConnectionError {
 }
 
 /// A device over the memory of one guest.
-pub type Device<X> = Box<dyn VirtioDevice<PlatformMemory<<X as Xen>::Platform>>>;
+pub type Device<X> = Box<dyn VirtioDevice<PlatformMemory<<X as Domain>::Platform>>>;
 
 /// What messages flow through. Readable (poll) while events are pending.
-pub struct Connection<X: Xen> {
+pub struct Connection<X: Domain> {
     events: X::Events,
     channel: Channel<<X::Grants as GrantTable>::Pages>,
     transport: Transport<X::Platform>,
@@ -90,13 +91,13 @@ pub struct Ready {
     pub sources: bool,
 }
 
-impl<X: Xen> AsFd for Connection<X> {
+impl<X: Domain> AsFd for Connection<X> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
     }
 }
 
-impl<X: Xen> Connection<X> {
+impl<X: Domain> Connection<X> {
     /// Connects `device`, if there is one, to the frontend with these keys [2.5]. It stays where it is
     /// where that fails.
     ///

@@ -9,7 +9,7 @@ use protocol::grant::{GrantRef, TOOLSTACK_REFERENCES};
 
 use super::state::Toolstack;
 use crate::excerpt::{Quote, excerpt};
-use crate::xen::{DomId, RemotePort, StoreError, XenStore};
+use xen::{DomId, RemotePort, StoreError, XenStore};
 
 /// Characters of a UUID.
 const UUID_LENGTH: usize = 36;

@@ -6,7 +6,7 @@ use vm_memory::GuestMemoryError;
 
 use crate::device::{Buffer, DeviceMemory, Direction};
 use crate::platform::{AccessFault, Platform, PlatformMemory, Reach};
-use crate::xen::Access;
+use xen::Access;
 
 impl<P: Platform> DeviceMemory for PlatformMemory<P> {
     fn prepare(&self, buffers: &mut dyn Iterator<Item = Buffer>) {

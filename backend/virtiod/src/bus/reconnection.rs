@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::keys::Watches;
-use crate::xen::{StoreError, Xen, XenStore};
+use xen::{StoreError, Xen, XenStore};
 
 /// How often to look whether it is made.
 pub const LOOK: Duration = Duration::from_millis(20);

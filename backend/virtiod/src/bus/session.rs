@@ -20,12 +20,13 @@ use super::reconnection::{self, Reconnection};
 use super::state::{self, Stage, Step, Toolstack};
 use crate::backoff::Backoff;
 use crate::config::ServiceSettings;
+use crate::domain::Domain;
 use crate::excerpt::excerpt;
 use crate::guest::Guest;
 use crate::platform::Platform;
 use crate::stats::DeviceStats;
 use crate::timeout::wait_for;
-use crate::xen::{StoreError, Xen, XenStore};
+use xen::{StoreError, XenStore};
 
 /// How long state 6 stands before the backend removes its directory [2.10].
 const STATE_6_STANDS: Duration = Duration::from_secs(1);
@@ -87,7 +88,7 @@ pub struct Context {
 }
 
 /// One device's life.
-pub struct Session<X: Xen> {
+pub struct Session<X: Domain> {
     xen: X,
     keys: Keys<X::Store>,
     context: Context,
@@ -104,7 +105,7 @@ pub struct Session<X: Xen> {
     offer_at: Option<Instant>,
 }
 
-impl<X: Xen> Session<X> {
+impl<X: Domain> Session<X> {
     /// A session for `device`. `stop` becoming readable ends it.
     pub fn new(
         xen: X,

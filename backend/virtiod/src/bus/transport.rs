@@ -29,7 +29,7 @@ use crate::device::{QueueSet, Spare, VirtioDevice};
 use crate::features as feature_names;
 use crate::platform::{Platform, PlatformMemory};
 use crate::stats::DeviceStats;
-use crate::xen::{EventChannels, RemotePort};
+use xen::{EventChannels, RemotePort};
 
 /// "XS" as on Xen's PCI devices (Xen's PCI vendor id).
 const VENDOR_ID: u32 = 0x5853;

@@ -6,7 +6,7 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 
 use crate::platform::{AccessFault, PinId, Platform, PlatformMemory, Reach};
-use crate::xen::{Access, LocalPort};
+use xen::{Access, LocalPort};
 
 /// Most pages of one ring area (SPEC section 7).
 const MAX_RING_PAGES: u64 = 16;

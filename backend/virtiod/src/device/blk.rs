@@ -6,7 +6,7 @@ mod files;
 mod image;
 mod progress;
 mod request;
-#[cfg(any(test, feature = "simulated"))]
+#[cfg(any(test, feature = "sample-images"))]
 #[allow(clippy::indexing_slicing, clippy::panic, reason = "this is for tests, and fails them so")]
 pub mod sample;
 mod target;
@@ -30,7 +30,7 @@ use self::progress::{Deadline, Progress};
 pub use self::request::SECTOR_SIZE;
 use self::request::{BlockRequest, Command, Range, RangeChange, SERIAL_SIZE, Status, Task};
 pub use self::target::{AccessMode, Caching, Discard, Target, TargetError, TargetOptions};
-#[cfg(any(test, feature = "simulated"))]
+#[cfg(any(test, feature = "sample-images"))]
 pub use self::{
     sample::qcow2_samples,
     target::exercise::{Exercised, exercise_qcow2},

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
 
-use crate::xen::DomId;
+use xen::DomId;
 
 /// Most bytes of a name, `IFNAMSIZ` without the zero at its end.
 const MOST: usize = 15;

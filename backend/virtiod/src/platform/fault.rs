@@ -4,7 +4,7 @@ use vm_memory::GuestMemoryError;
 
 use super::AddressFault;
 use crate::budget::BudgetError;
-use crate::xen::MapError;
+use xen::MapError;
 
 /// Why a guest address could not be reached. [`AccessFault::is_shortage`] says which are not the
 /// guest's doing, or may not be.

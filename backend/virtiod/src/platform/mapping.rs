@@ -9,8 +9,8 @@ use vm_memory::VolatileSlice;
 use super::{PageNumber, PageRange};
 use crate::budget::Reservation;
 use crate::stats::DeviceStats;
-use crate::xen::Access;
-use crate::xen::mapped::MappedRange;
+use xen::Access;
+use xen::mapped::MappedRange;
 
 /// Consecutive pages that are mapped, from `page` of a mapping on.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ use super::staged::{self, Staged};
 use super::{AccessFault, AddressFault, PageRange, Place, Platform, ShareError};
 use crate::budget::{GuestBudget, Purpose, Reservation};
 use crate::stats::DeviceStats;
-use crate::xen::Access;
+use xen::Access;
 
 /// Most pages that one address range may touch.
 pub const MAX_RANGE_PAGES: u32 = 4097;

@@ -6,7 +6,7 @@ use vm_memory::VolatileSlice;
 
 use super::Reach;
 use super::mapping::Mapping;
-use crate::xen::mapped::MappedRange;
+use xen::mapped::MappedRange;
 
 /// Names pinned ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

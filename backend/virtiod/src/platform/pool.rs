@@ -10,8 +10,8 @@ use vm_memory::VolatileSlice;
 use super::PageNumber;
 use crate::budget::{BudgetError, GuestBudget, Purpose, Reservation};
 use crate::stats::DeviceStats;
-use crate::xen::mapped::MappedRange;
-use crate::xen::{Access, MapError};
+use xen::mapped::MappedRange;
+use xen::{Access, MapError};
 
 /// Why pages are not taken into the pool [5.8].
 #[derive(Debug, thiserror::Error)]

@@ -6,12 +6,12 @@
 
 use std::cell::Cell;
 
-use xen::staging::Staging;
 use protocol::grant::PAGE_SIZE;
 use vm_memory::VolatileSlice;
+use xen::staging::Staging;
 
 use super::{PagePart, PageRange, Platform};
-use crate::xen::{Access, CopyError, CopyWay};
+use xen::{Access, CopyError, CopyWay};
 
 /// Most pages of buffers that are copied together: what is more is mapped, since their bytes take room here.
 pub(super) const MOST_PAGES: u64 = 512;

@@ -11,8 +11,8 @@ use super::{AccessFault, PlatformMemory, Reach, ShareError};
 use crate::budget::GuestBudget;
 use crate::grant::Grants;
 use crate::stats::DeviceStats;
-use crate::xen::sim::{Guest, Hypervisor, SimGrants};
-use crate::xen::{Access, DomId, Xen};
+use xen::{Access, DomId, Xen};
+use xen_sim::{Guest, Hypervisor, SimGrants};
 
 struct Bench {
     hypervisor: Hypervisor,

@@ -7,39 +7,24 @@ use protocol::grant::{PAGE_SIZE, pages_spanned};
 use protocol::status::F_ACCESS_PLATFORM;
 
 use super::{AddressFault, PageNumber, PageRange, Place, Platform};
-use crate::xen::mapped::MappedRange;
-use crate::xen::{Access, MapError};
-
-/// What reaches a guest's memory by its frames.
-pub trait Frames: Send + 'static {
-    /// Mapped pages; dropping it unmaps them.
-    type Pages: AsRef<MappedRange> + Send;
-
-    /// How many there are.
-    fn count(&self) -> u64;
-
-    /// Maps frames that are there.
-    ///
-    /// # Errors
-    /// [`MapError`].
-    fn map(&self, frames: &[PageNumber], access: Access) -> Result<Self::Pages, MapError>;
-}
+use xen::{Access, MapError};
+use xen_sim::{FramePages, SimFrames};
 
 /// All of a guest's memory, seen through a window.
-pub struct Window<F> {
-    frames: F,
+pub struct Window {
+    frames: SimFrames,
     offset: u64,
 }
 
-impl<F: Frames> Window<F> {
+impl Window {
     /// A window that starts at the address `offset`.
-    pub fn new(frames: F, offset: u64) -> Self {
+    pub fn new(frames: SimFrames, offset: u64) -> Self {
         Self { frames, offset }
     }
 }
 
-impl<F: Frames> Platform for Window<F> {
-    type Pages = F::Pages;
+impl Platform for Window {
+    type Pages = FramePages;
 
     fn decode(&self, address: u64, length: u64) -> Result<Place, AddressFault> {
         let outside = AddressFault::Outside { address, length };
@@ -53,8 +38,9 @@ impl<F: Frames> Platform for Window<F> {
         Ok(Place::Pages(PageRange { address, first, pages, offset, length }))
     }
 
-    fn map(&self, pages: &[PageNumber], access: Access) -> Result<F::Pages, MapError> {
-        self.frames.map(pages, access)
+    fn map(&self, pages: &[PageNumber], access: Access) -> Result<FramePages, MapError> {
+        let frames: Vec<_> = pages.iter().map(|page| page.0).collect();
+        Ok(self.frames.map(&frames, access))
     }
 
     /// Offered also where the platform's mechanism changes nothing about an address: it is the
@@ -71,34 +57,22 @@ impl<F: Frames> Platform for Window<F> {
 
 #[cfg(test)]
 mod tests {
+    use xen::DomId;
+    use xen_sim::{Guest, Hypervisor};
+
     use super::*;
 
-    struct NoFrames(u64);
-
-    impl Frames for NoFrames {
-        type Pages = Nothing;
-
-        fn count(&self) -> u64 {
-            self.0
-        }
-
-        fn map(&self, _: &[PageNumber], _: Access) -> Result<Nothing, MapError> {
-            unreachable!("nothing is mapped by decoding")
-        }
-    }
-
-    struct Nothing;
-
-    impl AsRef<MappedRange> for Nothing {
-        fn as_ref(&self) -> &MappedRange {
-            unreachable!("nothing was mapped")
-        }
+    /// The memory of a guest with four pages.
+    fn frames() -> (Guest, SimFrames) {
+        let hypervisor = Hypervisor::default();
+        (hypervisor.guest(1, 4), hypervisor.frames(DomId(1)))
     }
 
     #[test]
     fn an_address_is_the_guests_plus_the_offset() {
         for offset in [0, 1 << 32, 0x8000_0000_0000_0000] {
-            let window = Window::new(NoFrames(4), offset);
+            let (_guest, frames) = frames();
+            let window = Window::new(frames, offset);
             let address = offset + 2 * PAGE_SIZE + 7;
             let (first, length) = (PageNumber(2), 4096);
             let range = PageRange { address, first, pages: 2, offset: 7, length };
@@ -108,7 +82,8 @@ mod tests {
 
     #[test]
     fn what_is_outside_the_window_is_refused() {
-        let window = Window::new(NoFrames(4), 1 << 32);
+        let (_guest, frames) = frames();
+        let window = Window::new(frames, 1 << 32);
         let outside = [
             (0, 1),
             ((1 << 32) - 1, 2),

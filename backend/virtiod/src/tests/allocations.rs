@@ -11,11 +11,11 @@ use crate::device::{Queues, Rings, Spare, VirtioDevice};
 use crate::grant::Grants;
 use crate::platform::{PlatformMemory, Reach};
 use crate::stats::DeviceStats;
-use crate::xen::sim::{Guest, GuestPage, Hypervisor, SimGrants};
-use crate::xen::{Access, DomId, Xen};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_T_IN};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
+use xen::{Access, DomId, Xen};
+use xen_sim::{Guest, GuestPage, Hypervisor, SimGrants};
 
 /// Requests in a batch, and entries of the ring: three buffers a request.
 const REQUESTS: u16 = 32;

@@ -10,7 +10,7 @@ use virtio_bindings::virtio_blk::{
 
 use super::driver::Driver;
 use super::host::{Host, XVDA, numbered_disk};
-use crate::xen::{Access, DomId};
+use xen::{Access, DomId};
 
 pub(super) const OK: u8 = VIRTIO_BLK_S_OK as u8;
 const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;

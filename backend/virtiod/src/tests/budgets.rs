@@ -10,7 +10,7 @@ use super::block::{OK, header, request};
 use super::driver::Driver;
 use super::host::{Host, XVDA, numbered_disk};
 use super::ring::{Descriptor, Ring};
-use crate::xen::{Access, DomId};
+use xen::{Access, DomId};
 
 /// Message page and three ring areas.
 const OWN: u64 = 4;

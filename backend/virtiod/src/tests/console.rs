@@ -12,7 +12,7 @@ use protocol::status::DEVICE_NEEDS_RESET;
 
 use super::driver::{Driver, Shared};
 use super::host::{Ends, Host};
-use crate::xen::{Access, DomId};
+use xen::{Access, DomId};
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;

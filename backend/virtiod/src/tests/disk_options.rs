@@ -18,7 +18,7 @@ use super::driver::Driver;
 use super::host::{Host, XVDA, numbered_disk};
 use crate::device::blk::sample::{ImageBytes, Shape};
 use crate::device::blk::{Format, Target, TargetOptions};
-use crate::xen::DomId;
+use xen::DomId;
 
 /// One range of a discard or write-zeroes request.
 pub(super) fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {

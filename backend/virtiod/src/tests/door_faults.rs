@@ -25,10 +25,11 @@ use self::plan::{Call, Counts, Lasting, Plan, plans};
 use super::cable::FakeNetwork;
 use super::host::numbered_disk;
 use crate::config::ConfigFile;
+use crate::domain::ByGrants;
 use crate::registry::Registry;
 use crate::server::Server;
-use crate::xen::DomId;
-use crate::xen::sim::Hypervisor;
+use xen::DomId;
+use xen_sim::Hypervisor;
 
 /// The longest that the daemon may take to stop.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -83,7 +84,7 @@ fn play(life: Life, plan: Option<Plan>, usual: usize) -> Run {
     let (disk, config) = (numbered_disk(64), NamedTempFile::new().unwrap());
     let file = ConfigFile::new(Some(config.path().to_owned()));
     let network = Arc::new(FakeNetwork::default());
-    let server = Server::new(doors, Arc::new(Registry::default()), file, network);
+    let server = Server::new(ByGrants(doors), Arc::new(Registry::default()), file, network);
     // A daemon that cannot start says why, and that is all.
     let Ok(server) = server else { return Run { broken: Vec::new(), counts: faults.counts() } };
     let stop = Arc::new(EventFd::new().unwrap());

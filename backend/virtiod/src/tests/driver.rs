@@ -16,8 +16,8 @@ use protocol::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
 pub(super) use self::pool::Pooled;
 use super::host::Ends;
 use super::ring::{Descriptor, Ring};
-use crate::xen::Access;
-use crate::xen::sim::{Guest, GuestPage, GuestPort, Hypervisor};
+use xen::Access;
+use xen_sim::{Guest, GuestPage, GuestPort, Hypervisor};
 
 /// Memory that was granted for a request.
 pub(super) struct Shared {

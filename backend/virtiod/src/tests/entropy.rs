@@ -7,7 +7,7 @@ use protocol::status::DEVICE_NEEDS_RESET;
 
 use super::driver::Driver;
 use super::host::{Ends, Host};
-use crate::xen::{Access, DomId};
+use xen::{Access, DomId};
 
 fn add(host: &Host) -> Ends {
     host.add("virtio", 1, 0, &[("type", "virtio,device4")])

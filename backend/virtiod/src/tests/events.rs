@@ -6,7 +6,7 @@ use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 
 use super::block::{OK, request};
 use super::host::{Host, XVDA, numbered_disk};
-use crate::xen::DomId;
+use xen::DomId;
 
 /// The daemon's waits, each of which an event has ended, or its own time.
 fn waits(host: &Host) -> u64 {

@@ -12,7 +12,7 @@ use super::block::{OK, header, request};
 use super::driver::{Driver, Shared};
 use super::host::{Host, XVDA, numbered_disk};
 use super::ring::Descriptor;
-use crate::xen::{Access, DomId};
+use xen::{Access, DomId};
 
 /// A read request of which one part was changed by `spoil`.
 fn spoiled_read(driver: &mut Driver, spoil: impl FnOnce(&mut Driver, &mut [Descriptor; 3])) {
@@ -53,7 +53,7 @@ fn faults(words: &[&str], spoil: impl FnOnce(&mut Driver)) {
 }
 
 /// Connects again and reads a sector.
-fn driver_again(host: &Host, ends: &super::host::Ends, guest: crate::xen::sim::Guest) {
+fn driver_again(host: &Host, ends: &super::host::Ends, guest: xen_sim::Guest) {
     host.hypervisor.store_write(&format!("{}/state", ends.frontend), "1");
     let mut driver = Driver::connect(host.hypervisor.clone(), ends.clone(), guest);
     driver.start();

@@ -5,9 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::grant::Grants;
-use crate::xen::sim::{Hypervisor, SimEvents, SimGrants, SimStore};
-use crate::xen::{DomId, StoreError, Xen, XenStore};
+use xen::{DomId, StoreError, Xen, XenStore};
+use xen_sim::{Hypervisor, SimEvents, SimGrants, SimStore};
 
 /// How long to wait for a refusal.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -98,16 +97,11 @@ impl FlakyXen {
 
 impl Xen for FlakyXen {
     type Grants = SimGrants;
-    type Platform = Grants<SimGrants>;
     type Events = SimEvents;
     type Store = FlakyStore;
 
     fn grants(&self, guest: DomId) -> io::Result<SimGrants> {
         self.hypervisor.grants(guest)
-    }
-
-    fn platform(&self, guest: DomId) -> io::Result<Grants<SimGrants>> {
-        self.hypervisor.platform(guest)
     }
 
     fn events(&self, guest: DomId) -> io::Result<SimEvents> {

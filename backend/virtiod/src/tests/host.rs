@@ -11,10 +11,11 @@ use tempfile::NamedTempFile;
 use super::cable::FakeNetwork;
 use super::driver::Driver;
 use crate::config::ConfigFile;
+use crate::domain::{ByGrants, Domain};
 use crate::registry::{Device, Registry};
 use crate::server::{Server, ServerError};
-use crate::xen::sim::{Hypervisor, Watch};
-use crate::xen::{DomId, Xen};
+use xen::DomId;
+use xen_sim::{Hypervisor, Watch};
 
 /// xvda's number, as xl gives it.
 pub(super) const XVDA: u32 = 51712;
@@ -45,18 +46,18 @@ impl Host {
 
     /// Starts where something stands in XenStore already.
     pub(super) fn start_on(hypervisor: Hypervisor) -> Self {
-        Self::start_with(hypervisor.clone(), hypervisor)
+        Self::start_with(hypervisor.clone(), ByGrants(hypervisor))
     }
 
     /// Starts with doors of its own to a hypervisor.
-    pub(super) fn start_with(hypervisor: Hypervisor, doors: impl Xen) -> Self {
+    pub(super) fn start_with(hypervisor: Hypervisor, domain: impl Domain) -> Self {
         let registry = Arc::new(Registry::default());
         let stop = Arc::new(EventFd::new().unwrap());
         let config = NamedTempFile::new().unwrap();
         let file = ConfigFile::new(Some(config.path().to_owned()));
         let network = FakeNetwork::default();
         let cables = Arc::new(network.clone());
-        let server = Server::new(doors, Arc::clone(&registry), file, cables).unwrap();
+        let server = Server::new(domain, Arc::clone(&registry), file, cables).unwrap();
         let stopped = Arc::clone(&stop);
         let server = thread::spawn(move || server.run(&*stopped));
         Self { hypervisor, network, registry, config, stop, server }

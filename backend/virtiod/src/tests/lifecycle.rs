@@ -8,7 +8,7 @@ use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 use super::block::{OK, header, request};
 use super::driver::Driver;
 use super::host::{Host, XVDA, numbered_disk};
-use crate::xen::{Access, DomId};
+use xen::{Access, DomId};
 
 #[test]
 fn spec_2_6_a_device_that_cannot_be_served_loses_its_state_and_says_why() {
@@ -250,7 +250,7 @@ fn two_disks_of_one_guest_stand_apart() {
 
 #[test]
 fn devices_of_an_earlier_daemon_are_closed() {
-    let hypervisor = crate::xen::sim::Hypervisor::default();
+    let hypervisor = xen_sim::Hypervisor::default();
     let state = "/local/domain/0/backend/virtio_disk/7/51712/state";
     hypervisor.store_write(state, "4");
     let host = Host::start_on(hypervisor);

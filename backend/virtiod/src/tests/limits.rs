@@ -4,8 +4,8 @@ use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 
 use super::block::{OK, request};
 use super::host::{Host, XVDA, numbered_disk};
-use crate::xen::sim::{Hypervisor, StoreQuota};
-use crate::xen::{Access, DomId, GrantTable, MapError, StoreError, Xen, XenStore};
+use xen::{Access, DomId, GrantTable, MapError, StoreError, Xen, XenStore};
+use xen_sim::{Hypervisor, StoreQuota};
 
 /// The error's name, of what xenstored refuses.
 fn refusal<T>(outcome: Result<T, StoreError>) -> String {

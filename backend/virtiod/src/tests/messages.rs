@@ -11,7 +11,7 @@ use virtio_bindings::virtio_config::{VIRTIO_F_NOTIF_CONFIG_DATA, VIRTIO_F_NOTIFI
 use super::block::{OK, header, request};
 use super::driver::Driver;
 use super::host::{Host, XVDA, numbered_disk};
-use crate::xen::{Access, DomId};
+use xen::{Access, DomId};
 
 /// Puts bytes into the queue to the device behind the back of the driver's own transport. Only for
 /// messages that get no answer and are the first in the page.

@@ -14,7 +14,7 @@ use super::driver::{Driver, Shared};
 use super::host::{Ends, Host};
 use crate::device::net::LinkState;
 use crate::device::net::interface::MAX_PACKET;
-use crate::xen::{Access, DomId};
+use xen::{Access, DomId};
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;

@@ -10,8 +10,8 @@ use super::host::{Ends, Host};
 use super::network::{add, packet, received};
 use crate::device::net::interface::Offload;
 use crate::device::net::{LinkState, MacAddress};
-use crate::xen::Access;
-use crate::xen::DomId;
+use xen::Access;
+use xen::DomId;
 
 const UUID: &str = "3b6a5f0c-9d52-4a3f-8d55-1e2f4c6b7a89";
 /// Numbers of the queues of a device with three pairs.

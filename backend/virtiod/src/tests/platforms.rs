@@ -11,9 +11,10 @@ use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use super::block::{OK, header, request};
 use super::driver::Driver;
 use super::host::{Ends, Host, XVDA, numbered_disk};
+use crate::domain::Domain;
 use crate::platform::window::Window;
-use crate::xen::sim::{Addresses, Hypervisor, SimEvents, SimFrames, SimGrants, SimStore};
-use crate::xen::{Access, DomId, StoreError, Xen};
+use xen::{Access, DomId, StoreError, Xen};
+use xen_sim::{Addresses, Hypervisor, SimEvents, SimGrants, SimStore};
 
 /// The simulated hypervisor's doors, for devices behind a window.
 #[derive(Clone)]
@@ -24,16 +25,11 @@ struct Windowed {
 
 impl Xen for Windowed {
     type Grants = SimGrants;
-    type Platform = Window<SimFrames>;
     type Events = SimEvents;
     type Store = SimStore;
 
     fn grants(&self, guest: DomId) -> io::Result<SimGrants> {
         self.hypervisor.grants(guest)
-    }
-
-    fn platform(&self, guest: DomId) -> io::Result<Window<SimFrames>> {
-        Ok(Window::new(self.hypervisor.frames(guest), self.offset))
     }
 
     fn events(&self, guest: DomId) -> io::Result<SimEvents> {
@@ -42,6 +38,14 @@ impl Xen for Windowed {
 
     fn store(&self) -> Result<SimStore, StoreError> {
         self.hypervisor.store()
+    }
+}
+
+impl Domain for Windowed {
+    type Platform = Window;
+
+    fn platform(&self, guest: DomId) -> io::Result<Window> {
+        Ok(Window::new(self.hypervisor.frames(guest), self.offset))
     }
 }
 

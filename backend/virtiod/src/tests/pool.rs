@@ -10,8 +10,8 @@ use super::block::{OK, header};
 use super::driver::{Driver, Pooled};
 use super::host::{Host, XVDA, numbered_disk};
 use super::ring::Descriptor;
-use crate::xen::sim::GuestPage;
-use crate::xen::{Access, DomId};
+use xen::{Access, DomId};
+use xen_sim::GuestPage;
 
 /// Pages that stay mapped beside the pool: the message page and one queue's rings.
 const OWN: usize = 4;

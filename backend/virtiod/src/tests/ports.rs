@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::console::{console, end, pattern, terminal};
 use super::driver::{Driver, Shared};
 use super::host::{Ends, Host};
-use crate::xen::Access;
+use xen::Access;
 
 /// One control message of the driver's, or the device's: port, event, value and what follows.
 type Message = (u32, u16, u16, Vec<u8>);

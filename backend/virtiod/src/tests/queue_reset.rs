@@ -16,7 +16,7 @@ use super::driver::{Driver, Shared};
 use super::host::{Host, XVDA, numbered_disk};
 use super::vsock::guest::{Packet, RESET, Setting};
 use super::{console, network};
-use crate::xen::{Access, DomId};
+use xen::{Access, DomId};
 
 const RECEIVE: u32 = 0;
 const TRANSMIT: u32 = 1;

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use protocol::grant::GrantRef;
 use vm_memory::Bytes;
 
-use crate::xen::Access;
-use crate::xen::sim::{Guest, GuestPage, GuestPort};
+use xen::Access;
+use xen_sim::{Guest, GuestPage, GuestPort};
 
 /// One buffer of a chain.
 #[derive(Clone, Copy, Debug)]

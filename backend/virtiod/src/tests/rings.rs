@@ -7,8 +7,8 @@ use protocol::message::{VqueueFlags, VqueueUpdate};
 
 use super::driver::Driver;
 use super::host::{Host, XVDA, numbered_disk};
-use crate::xen::sim::GuestPage;
-use crate::xen::{Access, DomId, GrantTable, MapError, Xen};
+use xen::{Access, DomId, GrantTable, MapError, Xen};
+use xen_sim::GuestPage;
 
 const ENTRIES: u32 = 256;
 

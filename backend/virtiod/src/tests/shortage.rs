@@ -15,8 +15,8 @@ use super::driver::{Driver, Shared};
 use super::host::{Ends, Host, XVDA, numbered_disk};
 use super::ring::Descriptor;
 use super::vsock::guest::{Packet, REQUEST, Setting, read};
-use crate::xen::sim::Guest;
-use crate::xen::{Access, DomId};
+use xen::{Access, DomId};
+use xen_sim::Guest;
 
 /// Set for the process of its own that a test runs in.
 const ALONE: &str = "XEN_VIRTIOD_TEST_ALONE";

@@ -13,9 +13,10 @@ use crate::bus::session::{Context, Origin, Session};
 use crate::bus::{DevicePath, Keys};
 use crate::config::ServiceSettings;
 use crate::device::{DeviceId, DeviceMemory, Fault, Queues, VirtioDevice};
+use crate::domain::ByGrants;
 use crate::guest::Guest;
 use crate::stats::DeviceStats;
-use crate::xen::{DomId, Xen};
+use xen::{DomId, Xen};
 
 /// Long beside what an iteration may take; 64 of them are longer than libxl waits.
 const STEP: Duration = Duration::from_millis(500);
@@ -68,7 +69,8 @@ fn serve(host: &Host, guest: u16) -> (Ends, Arc<EventFd>, JoinHandle<()>) {
         stats: Arc::new(DeviceStats::default()),
     };
     let stop = Arc::new(EventFd::new().unwrap());
-    let session = Session::new(xen, keys, Some(Box::new(Sluggish)), context, Arc::clone(&stop));
+    let session =
+        Session::new(ByGrants(xen), keys, Some(Box::new(Sluggish)), context, Arc::clone(&stop));
     let thread = thread::spawn(move || session.run(Origin::New).unwrap());
     (ends, stop, thread)
 }

@@ -10,11 +10,12 @@ use super::block::{OK, request};
 use super::driver::Driver;
 use super::flaky_store::FlakyXen;
 use super::host::{Ends, Host, XVDA, numbered_disk};
-use crate::xen::DomId;
+use crate::domain::ByGrants;
+use xen::DomId;
 
 fn start() -> (FlakyXen, Host) {
     let xen = FlakyXen::default();
-    (xen.clone(), Host::start_with(xen.hypervisor.clone(), xen))
+    (xen.clone(), Host::start_with(xen.hypervisor.clone(), ByGrants(xen)))
 }
 
 /// A frontend that offers these keys and says that it is ready.

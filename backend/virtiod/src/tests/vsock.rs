@@ -13,7 +13,7 @@ use self::guest::{
     ASK, BUFFER_SIZE, CID, DATA, Packet, REQUEST, RESET, RESPONSE, SHUTDOWN, Setting, UPDATE,
     patient, pattern, read,
 };
-use crate::xen::DomId;
+use xen::DomId;
 
 #[test]
 fn the_device_says_its_context_id_and_publishes_how_to_reach_it() {

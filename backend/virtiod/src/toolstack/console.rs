@@ -9,7 +9,7 @@ use crate::bus::{DevicePath, Keys};
 use crate::config::{ConsoleSettings, SocketPath};
 use crate::device::console::Console;
 use crate::stats::DeviceStats;
-use crate::xen::XenStore;
+use xen::XenStore;
 
 /// Where ports' sockets are made unless the configuration file says it.
 const DIRECTORY: &str = "/run/xen-virtiod/console";

@@ -7,7 +7,7 @@ use crate::bus::{DevicePath, Keys};
 use crate::config::ConfigFile;
 use crate::device::blk::{AccessMode, Block, Caching, Discard, Owner, Target, TargetOptions};
 use crate::stats::DeviceStats;
-use crate::xen::XenStore;
+use xen::XenStore;
 
 /// A disk. Its target's format stands in `stat`.
 pub(super) fn open<S: XenStore>(

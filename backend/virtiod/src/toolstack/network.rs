@@ -13,7 +13,7 @@ use crate::host::name::InterfaceName;
 use crate::host::network::{Network, NetworkError, Request};
 use crate::registry::Registry;
 use crate::stats::DeviceStats;
-use crate::xen::XenStore;
+use xen::XenStore;
 
 /// Under what a device's address is noted.
 pub const MAC_NOTE: &str = "mac";

@@ -10,7 +10,7 @@ use crate::bus::{DevicePath, Keys};
 use crate::config::{Cid, SocketPath, SocketSettings};
 use crate::device::vsock::{Host, Socket};
 use crate::stats::DeviceStats;
-use crate::xen::XenStore;
+use xen::XenStore;
 
 /// Where a guest's socket is made unless the configuration file says it.
 const DIRECTORY: &str = "/run/xen-virtiod/vsock";

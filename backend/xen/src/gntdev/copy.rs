@@ -8,8 +8,8 @@ use std::os::fd::AsRawFd;
 use protocol::grant::PAGE_SIZE;
 
 use xen_sys::gntdev::{
-    COPY_DEST_GREF, COPY_SOURCE_GREF, CopyPlace, CopySegment as RawSegment, Foreign, GrantCopy, STATUS_OKAY,
-    grant_copy,
+    COPY_DEST_GREF, COPY_SOURCE_GREF, CopyPlace, CopySegment as RawSegment, Foreign, GrantCopy,
+    STATUS_OKAY, grant_copy,
 };
 
 use crate::{CopyError, CopySegment, CopyWay, DomId};
@@ -54,11 +54,7 @@ fn raw_segment(
     let length = u16::try_from(segment.here.len()).ok().filter(|_| end <= PAGE_SIZE as usize);
     let length = length.ok_or(CopyError::Beyond)?;
     let foreign = CopyPlace {
-        foreign: Foreign {
-            reference: segment.reference.0,
-            offset: segment.offset,
-            domid: guest.0,
-        },
+        foreign: Foreign { reference: segment.reference.0, offset: segment.offset, domid: guest.0 },
     };
     let here = CopyPlace { virt: segment.here.ptr_guard_mut().as_ptr() };
     let (source, dest, flags) = match way {

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use xen_virtiod::xen::Access;
-use xen_virtiod::xen::sim::{Guest, GuestPage, GuestPort};
 use guest_shim::transport::{Received, Transport};
 use protocol::binding::negotiate;
 use protocol::grant::GrantRef;
@@ -12,6 +10,8 @@ use protocol::page::{SLOT_SIZE, SLOTS};
 use protocol::pool::PoolPage;
 use protocol::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
 use vm_memory::Bytes;
+use xen::Access;
+use xen_sim::{Guest, GuestPage, GuestPort};
 
 use super::Kind;
 use super::scribbler::Scribbler;

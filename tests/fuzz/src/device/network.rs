@@ -4,11 +4,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use xen_virtiod::device::net::LinkState;
 use xen_virtiod::device::net::interface::{Interface, Offload};
 use xen_virtiod::device::{Gather, Source, WriteMode};
 use xen_virtiod::host::network::{Attached, Network, NetworkError, Request};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 /// The device's end of the cable.
 pub(super) struct Cable(UnixDatagram);

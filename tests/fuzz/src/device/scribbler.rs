@@ -4,11 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use xen_virtiod::platform::PageNumber;
-use xen_virtiod::platform::window::Frames;
-use xen_virtiod::xen::Access;
-use xen_virtiod::xen::sim::SimFrames;
 use vm_memory::Bytes;
+use xen::Access;
+use xen_sim::SimFrames;
 
 /// The thread; it ends when this is dropped.
 pub(super) struct Scribbler {
@@ -19,8 +17,8 @@ pub(super) struct Scribbler {
 impl Scribbler {
     /// Writes into pages `first` to `last` of the memory, what `seed` says.
     pub(super) fn start(memory: &SimFrames, first: u64, last: u64, seed: u32) -> Self {
-        let pages: Vec<_> = (first..=last).map(PageNumber).collect();
-        let mapped = memory.map(&pages, Access::ReadWrite).expect("a guest has its memory");
+        let pages: Vec<_> = (first..=last).collect();
+        let mapped = memory.map(&pages, Access::ReadWrite);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {

@@ -12,14 +12,15 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
-use xen_virtiod::config::ConfigFile;
-use xen_virtiod::registry::Registry;
-use xen_virtiod::server::{Server, ServerError};
-use xen_virtiod::xen::DomId;
-use xen_virtiod::xen::sim::Hypervisor;
 use libc::{O_NOCTTY, O_NONBLOCK};
 use nix::sys::eventfd::EventFd;
 use tempfile::TempDir;
+use xen::DomId;
+use xen_sim::Hypervisor;
+use xen_virtiod::config::ConfigFile;
+use xen_virtiod::domain::ByGrants;
+use xen_virtiod::registry::Registry;
+use xen_virtiod::server::{Server, ServerError};
 
 use super::Kind;
 use super::network::Cable;
@@ -111,7 +112,7 @@ impl Setting {
         let (cable, far) = Cable::new();
         let registry = Arc::new(Registry::default());
         let config = files.configure(kind);
-        let server = Server::new(hypervisor.clone(), registry, config, Arc::new(cable));
+        let server = Server::new(ByGrants(hypervisor.clone()), registry, config, Arc::new(cable));
         let server = server.expect("the daemon starts");
         let stop = Arc::new(EventFd::new().unwrap());
         let (stopped, (end, ended)) = (Arc::clone(&stop), mpsc::channel());

@@ -23,8 +23,9 @@ impl Cell {
     /// The cells that a scenario wrote, by `cell` of `tests/lab/dom0/lib.sh`: a line each.
     pub(crate) fn read_all(text: &str) -> Result<Vec<Cell>> {
         let parse = |line: &str| {
-            Cell::of(line.split('\t'))
-                .with_context(|| format!("`{line}` is no cell: see `cell` in tests/lab/dom0/lib.sh"))
+            Cell::of(line.split('\t')).with_context(|| {
+                format!("`{line}` is no cell: see `cell` in tests/lab/dom0/lib.sh")
+            })
         };
         text.lines().map(parse).collect()
     }

@@ -4,10 +4,10 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use xen::{Access, Connection, DomId, Gntdev, GrantTable, RemotePort, XenStore};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::binding::{REVISION, backend_key, frontend_key};
 use protocol::grant::GrantRef;
+use xen::{Access, Connection, DomId, Gntdev, GrantTable, RemotePort, XenStore};
 
 const DISKS: &str = "backend/virtio_disk";
 

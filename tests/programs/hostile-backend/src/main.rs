@@ -10,10 +10,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use xen::{EventChannels, Evtchn, Gntdev, LocalPort};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::message::{Body, Message};
 use protocol::page::{Consumer, Direction, PageWords, Popped, Producer, PushError, SLOT_SIZE};
+use xen::{EventChannels, Evtchn, Gntdev, LocalPort};
 
 use crate::device::Disk;
 use crate::frontend::{Frontend, MAX_MESSAGE_SIZE};

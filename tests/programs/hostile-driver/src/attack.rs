@@ -6,9 +6,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use xen::{
-    Access, Connection, EventChannels, Evtchn, Gntalloc, LocalPort, SharedPages, XenStore,
-};
 use protocol::grant::{GrantAddress, PAGE_SIZE};
 use protocol::message::{FeatureBlocks, Request, VqueueFlags, VqueueUpdate};
 use protocol::pool::PoolPage;
@@ -16,6 +13,7 @@ use protocol::status::{
     ACKNOWLEDGE, DRIVER, DRIVER_OK, F_ACCESS_PLATFORM, F_VERSION_1, FEATURES_OK,
 };
 use userspace::Frontend;
+use xen::{Access, Connection, EventChannels, Evtchn, Gntalloc, LocalPort, SharedPages, XenStore};
 
 const PAGE: usize = PAGE_SIZE as usize;
 

@@ -1,8 +1,8 @@
 //! A split virtqueue (virtio 1.3 section 2.7) with one request in it, in pages that the device is granted.
 
 use anyhow::{Context, Result};
-use xen::{Access, DomId, Gntalloc, SharedPages};
 use protocol::grant::{GrantAddress, PAGE_SIZE};
+use xen::{Access, DomId, Gntalloc, SharedPages};
 
 /// Entries of the queue.
 pub(crate) const SIZE: u16 = 4;

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
+use protocol::grant::{GrantRef, PAGE_SIZE};
 use xen::mapped::MappedRange;
 use xen::staging::Staging;
 use xen::{Access, CopySegment, CopyWay, DomId, Gntdev, GrantTable};
-use protocol::grant::{GrantRef, PAGE_SIZE};
 
 const PAGE: usize = PAGE_SIZE as usize;
 

@@ -11,11 +11,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use xen::mapped::MappedRange;
-use xen::{
-    Access, Connection, DomId, EventChannels, Evtchn, Gntdev, GrantTable, LocalPort, RemotePort,
-    XenStore,
-};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::binding::{
     RECOMMENDED_MESSAGE_SIZE, REVISION, XenbusState, backend_key, frontend_key,
@@ -23,6 +18,11 @@ use protocol::binding::{
 use protocol::grant::GrantRef;
 use protocol::message::{Body, Message, Request, Response};
 use protocol::page::{Consumer, Direction, PageWords, Popped, Producer, SLOT_SIZE};
+use xen::mapped::MappedRange;
+use xen::{
+    Access, Connection, DomId, EventChannels, Evtchn, Gntdev, GrantTable, LocalPort, RemotePort,
+    XenStore,
+};
 
 use crate::device::Device;
 

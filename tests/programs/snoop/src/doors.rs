@@ -3,12 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
-use xen_virtiod::grant::Grants;
-use xen_virtiod::xen::mapped::MappedRange;
-use xen_virtiod::xen::{
-    Access, CopyError, CopySegment, CopyWay, DomId, GrantTable, MapError, StoreError, Xen,
-};
 use protocol::grant::{GrantRef, PAGE_SIZE};
+use xen::mapped::MappedRange;
+use xen::{Access, CopyError, CopySegment, CopyWay, DomId, GrantTable, MapError, StoreError, Xen};
 
 use crate::search::Search;
 
@@ -27,16 +24,11 @@ impl<X: Xen> Snoop<X> {
 
 impl<X: Xen> Xen for Snoop<X> {
     type Grants = SnoopGrants<X::Grants>;
-    type Platform = Grants<SnoopGrants<X::Grants>>;
     type Events = X::Events;
     type Store = X::Store;
 
     fn grants(&self, guest: DomId) -> io::Result<Self::Grants> {
         Ok(SnoopGrants { grants: self.xen.grants(guest)?, search: Arc::clone(&self.search) })
-    }
-
-    fn platform(&self, guest: DomId) -> io::Result<Self::Platform> {
-        self.grants(guest).map(Grants::new)
     }
 
     fn events(&self, guest: DomId) -> io::Result<X::Events> {

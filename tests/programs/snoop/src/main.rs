@@ -11,15 +11,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use xen_virtiod::config::ConfigFile;
-use xen_virtiod::control::{Control, DEFAULT_SOCKET};
-use xen_virtiod::host::network::HostNetwork;
-use xen_virtiod::registry::Registry;
-use xen_virtiod::server::Server;
-use xen_virtiod::xen::host::Host;
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
+use xen::Host;
+use xen_virtiod::config::ConfigFile;
+use xen_virtiod::control::{Control, DEFAULT_SOCKET};
+use xen_virtiod::domain::ByGrants;
+use xen_virtiod::host::network::HostNetwork;
+use xen_virtiod::registry::Registry;
+use xen_virtiod::server::Server;
 
 use crate::doors::Snoop;
 use crate::search::Search;
@@ -58,7 +59,7 @@ fn serve(command_line: &CommandLine) -> Result<()> {
         .with_context(|| format!("cannot write the report {}", report.display()))?;
     let search = Arc::new(search);
     let registry = Arc::new(Registry::default());
-    let xen = Snoop::new(Host, Arc::clone(&search));
+    let xen = ByGrants(Snoop::new(Host, Arc::clone(&search)));
     let (config, network) = (ConfigFile::new(None), Arc::new(HostNetwork));
     let server = Server::new(xen, Arc::clone(&registry), config, network)?;
     let _control = Control::listen(Path::new(DEFAULT_SOCKET), registry)?;

@@ -3,9 +3,9 @@
 
 use std::io;
 
-use xen_virtiod::platform::{AddressFault, PageNumber, PageRange, Place, Platform};
-use xen_virtiod::xen::{Access, DomId, MapError};
 use protocol::grant::{PAGE_SIZE, pages_spanned};
+use xen::{Access, DomId, MapError};
+use xen_virtiod::platform::{AddressFault, PageNumber, PageRange, Place, Platform};
 
 use crate::doors::Open;
 use crate::foreign::Foreign;

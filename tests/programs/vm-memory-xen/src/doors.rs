@@ -3,10 +3,9 @@
 use std::io;
 use std::marker::PhantomData;
 
+use xen::{Connection, DomId, Evtchn, Gntdev, Host, StoreError, Xen};
+use xen_virtiod::domain::Domain;
 use xen_virtiod::platform::Platform;
-use xen_virtiod::xen::host::Host;
-use xen_virtiod::xen::{DomId, StoreError, Xen};
-use xen::{Connection, Evtchn, Gntdev};
 
 /// A platform, opened for one guest.
 pub(crate) trait Open: Platform + Sized {
@@ -34,16 +33,11 @@ impl<P> Clone for Doors<P> {
 
 impl<P: Open> Xen for Doors<P> {
     type Grants = Gntdev;
-    type Platform = P;
     type Events = Evtchn;
     type Store = Connection;
 
     fn grants(&self, guest: DomId) -> io::Result<Gntdev> {
         Host.grants(guest)
-    }
-
-    fn platform(&self, guest: DomId) -> io::Result<P> {
-        P::open(guest)
     }
 
     fn events(&self, guest: DomId) -> io::Result<Evtchn> {
@@ -52,5 +46,13 @@ impl<P: Open> Xen for Doors<P> {
 
     fn store(&self) -> Result<Connection, StoreError> {
         Host.store()
+    }
+}
+
+impl<P: Open> Domain for Doors<P> {
+    type Platform = P;
+
+    fn platform(&self, guest: DomId) -> io::Result<P> {
+        P::open(guest)
     }
 }

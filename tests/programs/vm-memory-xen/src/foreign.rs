@@ -5,10 +5,10 @@
 
 use std::io;
 
-use xen_virtiod::platform::PageNumber;
-use xen_virtiod::xen::{Access, DomId, MapError};
 use foreign_map::Privcmd;
 use protocol::grant::PAGE_SIZE;
+use xen::{Access, DomId, MapError};
+use xen_virtiod::platform::PageNumber;
 
 use crate::region::{Mechanism, RegionPages, Regions, refused};
 

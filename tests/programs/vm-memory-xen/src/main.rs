@@ -18,15 +18,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use xen_virtiod::config::ConfigFile;
-use xen_virtiod::control::{Control, DEFAULT_SOCKET};
-use xen_virtiod::host::network::HostNetwork;
-use xen_virtiod::registry::Registry;
-use xen_virtiod::server::Server;
-use xen_virtiod::xen::Xen;
 use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
+use xen_virtiod::config::ConfigFile;
+use xen_virtiod::control::{Control, DEFAULT_SOCKET};
+use xen_virtiod::domain::Domain;
+use xen_virtiod::host::network::HostNetwork;
+use xen_virtiod::registry::Registry;
+use xen_virtiod::server::Server;
 
 use crate::bypass::Bypass;
 use crate::doors::Doors;
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(xen: impl Xen, peek: Option<PathBuf>) -> Result<()> {
+fn serve(xen: impl Domain, peek: Option<PathBuf>) -> Result<()> {
     tracing_subscriber::fmt().with_ansi(false).with_target(false).init();
     // Blocked before any thread starts, so that it reaches the descriptor and nothing else.
     let signals = SigSet::from(Signal::SIGTERM);

@@ -5,10 +5,10 @@
 
 use std::io;
 
-use xen_virtiod::platform::{AddressFault, PageNumber, PageRange, Place, Platform};
-use xen_virtiod::xen::{Access, DomId, MapError};
 use protocol::grant::GrantRange;
 use protocol::status::F_ACCESS_PLATFORM;
+use xen::{Access, DomId, MapError};
+use xen_virtiod::platform::{AddressFault, PageNumber, PageRange, Place, Platform};
 
 use crate::doors::Open;
 use crate::region::{Mechanism, RegionPages, Regions};

@@ -5,8 +5,8 @@ use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use xen::DomId;
 use xen_virtiod::platform::PageNumber;
-use xen_virtiod::xen::DomId;
 
 use crate::foreign::Foreign;
 

@@ -5,12 +5,12 @@
 
 use std::io;
 
+use protocol::status::F_ACCESS_PLATFORM;
+use xen::mapped::MappedRange;
+use xen::{Access, DomId, MapError};
+use xen::{Gntdev, GntdevPages};
 use xen_virtiod::grant::Grants;
 use xen_virtiod::platform::{AddressFault, PageNumber, PageRange, Place, Platform};
-use xen_virtiod::xen::mapped::MappedRange;
-use xen_virtiod::xen::{Access, DomId, MapError};
-use xen::{Gntdev, GntdevPages};
-use protocol::status::F_ACCESS_PLATFORM;
 
 use crate::bypass::raw;
 use crate::doors::Open;

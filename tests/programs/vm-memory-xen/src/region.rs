@@ -5,12 +5,12 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use xen_virtiod::platform::PageNumber;
-use xen_virtiod::xen::mapped::MappedRange;
-use xen_virtiod::xen::{Access, DomId, MapError};
 use nix::sys::mman::ProtFlags;
 use protocol::grant::{GrantRef, PAGE_SIZE};
 use vm_memory_with_xen::{FileOffset, GuestAddress, MmapRange, MmapRegion, MmapXenFlags};
+use xen::mapped::MappedRange;
+use xen::{Access, DomId, MapError};
+use xen_virtiod::platform::PageNumber;
 
 /// How vm-memory maps.
 #[derive(Clone, Copy, Debug)]

@@ -13,7 +13,7 @@ use crate::bus::virtqueue::Virtqueue;
 use crate::device::{Fault, Queues, Rings, Source, Touched, VirtioDevice};
 use crate::platform::{Platform, PlatformMemory};
 use crate::stats::DeviceStats;
-use crate::xen::{EventChannels, LocalPort};
+use xen::{EventChannels, LocalPort};
 
 /// What to tell the driver, in band, after queues were served.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use super::*;
 use crate::budget::GuestBudget;
 use crate::device::{DeviceId, Fault, Queues};
 use crate::grant::Grants;
-use crate::xen::sim::{Guest, Hypervisor, SimEvents, SimGrants};
-use crate::xen::{Access, DomId, Xen};
+use xen::{Access, DomId, Xen};
+use xen_sim::{Guest, Hypervisor, SimEvents, SimGrants};
 
 const READY: u32 = ACKNOWLEDGE | DRIVER | FEATURES_OK;
 const CONFIG: [u8; 8] = *b"abcdefgh";

@@ -1,7 +1,7 @@
 //! A disk's target: an image, with the checks that every request must pass.
 
 mod error;
-#[cfg(any(test, feature = "simulated"))]
+#[cfg(any(test, feature = "sample-images"))]
 #[allow(clippy::panic, reason = "this is for tests, which it fails by panics")]
 pub mod exercise;
 mod options;

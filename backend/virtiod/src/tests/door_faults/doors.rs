@@ -7,12 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use protocol::grant::GrantRef;
 
 use super::plan::{Call, Counts, Failure, Lasting, Plan};
-use crate::grant::Grants;
-use crate::xen::sim::{Hypervisor, SimEvents, SimGrants, SimStore};
-use crate::xen::{
+use xen::{
     Access, CopyError, CopySegment, CopyWay, DomId, EventChannels, EventError, GrantTable,
     LocalPort, MapError, RemotePort, StoreError, Xen, XenStore,
 };
+use xen_sim::{Hypervisor, SimEvents, SimGrants, SimStore};
 
 /// What fails, and what was called so far.
 #[derive(Clone)]
@@ -110,17 +109,12 @@ impl FaultyDoors {
 
 impl Xen for FaultyDoors {
     type Grants = Faulty<SimGrants>;
-    type Platform = Grants<Faulty<SimGrants>>;
     type Events = Faulty<SimEvents>;
     type Store = Faulty<SimStore>;
 
     fn grants(&self, guest: DomId) -> io::Result<Faulty<SimGrants>> {
         self.faults.check_open(Call::OpenGrants)?;
         Ok(Faulty { door: self.hypervisor.grants(guest)?, faults: self.faults.clone() })
-    }
-
-    fn platform(&self, guest: DomId) -> io::Result<Grants<Faulty<SimGrants>>> {
-        self.grants(guest).map(Grants::new)
     }
 
     fn events(&self, guest: DomId) -> io::Result<Faulty<SimEvents>> {

@@ -12,8 +12,8 @@ use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use crate::tests::block::header;
 use crate::tests::host::XVDA;
 use crate::tests::ring::{Descriptor, Ring};
-use crate::xen::Access;
-use crate::xen::sim::{Guest, GuestPort, Hypervisor};
+use xen::Access;
+use xen_sim::{Guest, GuestPort, Hypervisor};
 
 /// A moment: much longer than anything takes that comes. On a machine so busy that it is not, a run takes another
 /// course, on which all that is looked at holds too.
@@ -31,7 +31,7 @@ pub(super) struct ImpatientGuest {
 
 /// One life of the frontend's.
 struct Connected {
-    words: crate::xen::sim::GuestPage,
+    words: xen_sim::GuestPage,
     port: GuestPort,
     transport: Transport,
     ring: Option<Ring>,

@@ -5,8 +5,8 @@ use protocol::message::{Request, Response, ShareOutcome};
 use protocol::pool::PoolPage;
 
 use super::Driver;
-use crate::xen::Access;
-use crate::xen::sim::GuestPage;
+use xen::Access;
+use xen_sim::GuestPage;
 
 /// Pages that were shared for the pool.
 #[derive(Clone)]

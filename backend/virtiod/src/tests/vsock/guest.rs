@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::tests::driver::Driver;
 use crate::tests::host::{Ends, Host};
-use crate::xen::Access;
+use xen::Access;
 
 pub(in crate::tests) const RECEIVE: usize = 0;
 pub(in crate::tests) const TRANSMIT: usize = 1;

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use protocol::status::DEVICE_NEEDS_RESET;
 
 use super::guest::{Packet, RECEIVE, REQUEST, RESET, RESPONSE, Setting, TRANSMIT, read};
-use crate::xen::{Access, DomId};
+use xen::{Access, DomId};
 
 #[test]
 fn a_guest_that_sends_more_than_there_is_room_for_loses_that_connection_only() {

@@ -177,7 +177,9 @@ mod tests {
     #[test]
     fn every_crate_declares_a_version_that_is_tried() {
         let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        for manifest in ["Cargo.toml", "guest-shim/core/Cargo.toml", "guest-shim/protocol/Cargo.toml"] {
+        for manifest in
+            ["Cargo.toml", "guest-shim/core/Cargo.toml", "guest-shim/protocol/Cargo.toml"]
+        {
             declared_in(&project.join(manifest)).unwrap();
         }
         let workspace = fs::read_to_string(project.join("Cargo.toml")).unwrap();

@@ -13,7 +13,7 @@ use crate::device::VirtioDevice;
 use crate::grant::Grants;
 use crate::platform::PlatformMemory;
 use crate::stats::DeviceStats;
-use crate::xen::sim::SimGrants;
+use xen_sim::SimGrants;
 
 type Memory = PlatformMemory<Grants<SimGrants>>;
 

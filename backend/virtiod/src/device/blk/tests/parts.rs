@@ -18,8 +18,8 @@ use crate::device::{Queues, Rings, Spare, Touched, VirtioDevice, WriteMode};
 use crate::grant::Grants;
 use crate::platform::{PlatformMemory, Reach};
 use crate::stats::DeviceStats;
-use crate::xen::sim::{Guest, GuestPage, Hypervisor, SimGrants};
-use crate::xen::{Access, DomId, Xen};
+use xen::{Access, DomId, Xen};
+use xen_sim::{Guest, GuestPage, Hypervisor, SimGrants};
 
 /// The whole disk.
 const WHOLE: Range = Range { sector: 0, sectors: 1 << 21, flags: 0 };

@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
-use uring::block_device;
 use nix::fcntl::{FallocateFlags, fallocate};
+use uring::block_device;
 
 use super::super::Storage;
 

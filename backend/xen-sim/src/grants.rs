@@ -14,8 +14,8 @@ use protocol::grant::{GrantRef, PAGE_SIZE};
 
 use super::delays::pause;
 use super::{Hypervisor, Limits};
-use crate::xen::mapped::MappedRange;
-use crate::xen::{Access, CopyError, CopySegment, CopyWay, DomId, GrantTable, MapError};
+use xen::mapped::MappedRange;
+use xen::{Access, CopyError, CopySegment, CopyWay, DomId, GrantTable, MapError};
 
 /// One entry of a grant table.
 pub(super) struct Grant {

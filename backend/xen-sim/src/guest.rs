@@ -15,7 +15,7 @@ use super::Hypervisor;
 use super::SimFrames;
 use super::events::GuestPort;
 use super::grants::Grant;
-use crate::xen::{Access, DomId};
+use xen::{Access, DomId};
 
 const PAGE: usize = PAGE_SIZE as usize;
 /// A guest's first grant reference; those below are reserved in real tables.

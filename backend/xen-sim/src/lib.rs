@@ -5,6 +5,12 @@
 //! hypervisor would not allow is a fault of the test process. What a guest or a backend must not do
 //! is noted, and [`Hypervisor::assert_clean`] fails the test for it. The doors have the limits of the
 //! real ones ([`Limits`]), and answer late at random where the environment asks for it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "it is for tests and benchmarks"
+)]
 
 mod delays;
 mod events;
@@ -19,13 +25,12 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use self::events::{GuestPort, SimEvents};
-pub use self::frames::SimFrames;
+pub use self::frames::{FramePages, SimFrames};
 pub use self::grants::SimGrants;
 pub use self::guest::{Addresses, Guest, GuestPage};
 pub use self::limits::{Limits, StoreQuota};
 pub use self::store::{SimStore, Watch};
-use super::{DomId, StoreError, Xen};
-use crate::grant::Grants;
+use xen::{DomId, StoreError, Xen};
 
 /// What the hypervisor knows.
 #[derive(Default)]
@@ -96,16 +101,11 @@ impl Hypervisor {
 /// Dom0's doors.
 impl Xen for Hypervisor {
     type Grants = SimGrants;
-    type Platform = Grants<SimGrants>;
     type Events = SimEvents;
     type Store = SimStore;
 
     fn grants(&self, guest: DomId) -> io::Result<SimGrants> {
         Ok(SimGrants::new(self.clone(), guest))
-    }
-
-    fn platform(&self, guest: DomId) -> io::Result<Grants<SimGrants>> {
-        self.grants(guest).map(Grants::new)
     }
 
     fn events(&self, guest: DomId) -> io::Result<SimEvents> {

@@ -10,7 +10,7 @@ use nix::sys::eventfd::EventFd;
 use super::delays::pause;
 use super::events::{event_fd, wait_readable};
 use super::{Hypervisor, StoreQuota};
-use crate::xen::{StoreError, XenStore};
+use xen::{StoreError, XenStore};
 
 /// Bytes of a request or an answer, behind its header (`XENSTORE_PAYLOAD_MAX`).
 const MAX_PAYLOAD: usize = 4096;

@@ -8,10 +8,8 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use protocol::grant::PAGE_SIZE;
 
 use super::grants::place;
-use crate::platform::PageNumber;
-use crate::platform::window::Frames;
-use crate::xen::mapped::MappedRange;
-use crate::xen::{Access, MapError};
+use xen::Access;
+use xen::mapped::MappedRange;
 
 /// All of one guest's memory.
 #[derive(Clone)]
@@ -20,26 +18,26 @@ pub struct SimFrames {
     pub(super) count: usize,
 }
 
-impl Frames for SimFrames {
-    type Pages = FramePages;
-
-    fn count(&self) -> u64 {
+impl SimFrames {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
         self.count as u64
     }
 
-    fn map(&self, frames: &[PageNumber], access: Access) -> Result<FramePages, MapError> {
+    /// Maps frames one after another.
+    pub fn map(&self, frames: &[u64], access: Access) -> FramePages {
         let bytes = NonZeroUsize::new(frames.len() * PAGE_SIZE as usize).unwrap();
         // SAFETY: no address is asked for, so no other mapping is touched.
         let base = unsafe {
             mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE).unwrap()
         };
         for (position, frame) in frames.iter().enumerate() {
-            assert!(frame.0 < self.count(), "the platform checks what it decodes");
+            assert!(*frame < self.count(), "the platform checks what it decodes");
             // SAFETY: position is within the pages reserved above, which nothing refers to yet.
-            unsafe { place(base.cast(), position, &self.memory, frame.0 as usize, access) };
+            unsafe { place(base.cast(), position, &self.memory, *frame as usize, access) };
         }
         // SAFETY: `bytes` bytes are mapped at base with `access`, until FramePages is dropped.
-        Ok(FramePages(unsafe { MappedRange::new(base.cast(), bytes.get(), access) }))
+        FramePages(unsafe { MappedRange::new(base.cast(), bytes.get(), access) })
     }
 }
 

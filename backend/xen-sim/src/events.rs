@@ -10,7 +10,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::Hypervisor;
 use super::delays::pause;
-use crate::xen::{DomId, EventChannels, EventError, LocalPort, RemotePort};
+use xen::{DomId, EventChannels, EventError, LocalPort, RemotePort};
 
 pub(super) fn event_fd() -> io::Result<EventFd> {
     Ok(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?)
