@@ -11,9 +11,9 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 use xen::{Access, DomId, Xen};
 use xen_sim::{Guest, GuestPage, Hypervisor, SimGrants};
-use xen_virtiod::budget::GuestBudget;
-use xen_virtiod::grant::Grants;
-use xen_virtiod::platform::{PlatformMemory, Reach};
+use xen_virtiod::dma::budget::GuestBudget;
+use xen_virtiod::dma::grants::Grants;
+use xen_virtiod::dma::{PlatformMemory, Reach};
 use xen_virtiod::stats::DeviceStats;
 
 type Memory = PlatformMemory<Grants<SimGrants>>;

@@ -11,7 +11,6 @@ mod connection;
 mod deadline;
 pub mod keys;
 mod looks;
-mod memory;
 mod pace;
 mod patience;
 pub mod reconnection;

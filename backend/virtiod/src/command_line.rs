@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use tracing::Level;
 
-use xen_virtiod::control::DEFAULT_SOCKET;
+use xen_virtiod::daemon::control::DEFAULT_SOCKET;
 
 /// Serves virtio devices to Xen guests, reaching only the memory they granted.
 ///

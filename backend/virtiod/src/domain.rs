@@ -4,8 +4,8 @@ use std::io;
 
 use xen::{DomId, StoreError, Xen};
 
-use crate::grant::Grants;
-use crate::platform::Platform;
+use crate::dma::Platform;
+use crate::dma::grants::Grants;
 
 /// A domain, and the platform that its devices are behind.
 pub trait Domain: Xen {

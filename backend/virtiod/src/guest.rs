@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::budget::{DaemonBudget, GuestBudget};
+use crate::dma::budget::{DaemonBudget, GuestBudget};
 use crate::guest_log::GuestLog;
 use xen::DomId;
 

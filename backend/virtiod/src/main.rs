@@ -17,12 +17,12 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use xen::Host;
 use xen_virtiod::config::{ConfigError, ConfigFile};
-use xen_virtiod::control::{self, Control, ControlError};
+use xen_virtiod::daemon::control::{self, Control, ControlError};
+use xen_virtiod::daemon::registry::Registry;
+use xen_virtiod::daemon::server::{Server, ServerError};
+use xen_virtiod::daemon::sole::{LOCK, Sole, SoleError};
 use xen_virtiod::domain::ByGrants;
-use xen_virtiod::host::network::HostNetwork;
-use xen_virtiod::registry::Registry;
-use xen_virtiod::server::{Server, ServerError};
-use xen_virtiod::sole::{LOCK, Sole, SoleError};
+use xen_virtiod::tap::network::HostNetwork;
 
 use crate::command_line::{Action, CommandLine};
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use xen_virtiod::registry::{Device, Report};
+use xen_virtiod::daemon::registry::{Device, Report};
 
 /// Prints a report.
 ///

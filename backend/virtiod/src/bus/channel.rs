@@ -9,7 +9,7 @@ use protocol::message::{ConfigChange, Event, Message};
 use protocol::page::{Consumer, Corrupt, Direction, Popped, Producer, PushError, SLOT_SIZE};
 
 use super::keys::FrontendKeys;
-use crate::budget::{BudgetError, GuestBudget, Purpose, Reservation};
+use crate::dma::budget::{BudgetError, GuestBudget, Purpose, Reservation};
 use crate::stats::DeviceStats;
 use xen::mapped::MappedRange;
 use xen::{Access, EventChannels, EventError, GrantTable, LocalPort, MapError};

@@ -20,9 +20,9 @@ use super::patience::Patience;
 use super::session::Context;
 use super::transport::{Answered, Served, Transport};
 use crate::device::{BATCH_BYTES, Source, VirtioDevice};
+use crate::dma::PlatformMemory;
 use crate::domain::Domain;
 use crate::guest::Guest;
-use crate::platform::PlatformMemory;
 use crate::stats::DeviceStats;
 use xen::{EventChannels, EventError, GrantTable, LocalPort};
 

@@ -26,8 +26,8 @@ use self::service::Signals;
 pub use self::service::{Held, Served};
 use super::virtqueue::{UpdateError, Updated, Virtqueue};
 use crate::device::{QueueSet, Spare, VirtioDevice};
+use crate::dma::{Platform, PlatformMemory};
 use crate::features as feature_names;
-use crate::platform::{Platform, PlatformMemory};
 use crate::stats::DeviceStats;
 use xen::{EventChannels, RemotePort};
 

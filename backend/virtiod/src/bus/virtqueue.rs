@@ -5,7 +5,7 @@ use protocol::message::{StateOperation, VqueueState, VqueueUpdate};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 
-use crate::platform::{AccessFault, PinId, Platform, PlatformMemory, Reach};
+use crate::dma::{AccessFault, PinId, Platform, PlatformMemory, Reach};
 use xen::{Access, LocalPort};
 
 /// Most pages of one ring area (SPEC section 7).

@@ -126,7 +126,7 @@ mod tests {
     use crate::device::DeviceId;
     use crate::device::blk::{Format, Sharing};
     use crate::device::net::QueuePairs;
-    use crate::host::network::Bridge;
+    use crate::tap::network::Bridge;
 
     /// The complaint about a file of these lines, without the path.
     fn complaint(text: &str) -> String {

@@ -3,8 +3,8 @@
 use serde::Deserialize;
 
 use crate::device::net::{MacAddress, QueuePairs};
-use crate::host::name::InterfaceName;
-use crate::host::network::Bridge;
+use crate::tap::name::InterfaceName;
+use crate::tap::network::Bridge;
 
 /// Of one device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -5,11 +5,11 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::budget::GuestBudget;
 use crate::device::blk::{Block, Target, TargetOptions};
 use crate::device::{Queues, Rings, Spare, VirtioDevice};
-use crate::grant::Grants;
-use crate::platform::{PlatformMemory, Reach};
+use crate::dma::budget::GuestBudget;
+use crate::dma::grants::Grants;
+use crate::dma::{PlatformMemory, Reach};
 use crate::stats::DeviceStats;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_T_IN};
 use virtio_queue::{Queue, QueueT};

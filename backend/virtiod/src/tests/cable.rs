@@ -11,7 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::device::net::interface::{Interface, LinkState, Offload};
 use crate::device::{Gather, Source};
-use crate::host::network::{Attached, Bridge, Network, NetworkError, Request};
+use crate::tap::network::{Attached, Bridge, Network, NetworkError, Request};
 
 /// Packets that wait in a cable on their way to the guest, at most.
 pub(super) const CABLE_LENGTH: usize = 256;

@@ -25,9 +25,9 @@ use self::plan::{Call, Counts, Lasting, Plan, plans};
 use super::cable::FakeNetwork;
 use super::host::numbered_disk;
 use crate::config::ConfigFile;
+use crate::daemon::registry::Registry;
+use crate::daemon::server::Server;
 use crate::domain::ByGrants;
-use crate::registry::Registry;
-use crate::server::Server;
 use xen::DomId;
 use xen_sim::Hypervisor;
 

@@ -11,9 +11,9 @@ use tempfile::NamedTempFile;
 use super::cable::FakeNetwork;
 use super::driver::Driver;
 use crate::config::ConfigFile;
+use crate::daemon::registry::{Device, Registry};
+use crate::daemon::server::{Server, ServerError};
 use crate::domain::{ByGrants, Domain};
-use crate::registry::{Device, Registry};
-use crate::server::{Server, ServerError};
 use xen::DomId;
 use xen_sim::{Hypervisor, Watch};
 

@@ -11,8 +11,8 @@ use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use super::block::{OK, header, request};
 use super::driver::Driver;
 use super::host::{Ends, Host, XVDA, numbered_disk};
+use crate::dma::window::Window;
 use crate::domain::Domain;
-use crate::platform::window::Window;
 use xen::{Access, DomId, StoreError, Xen};
 use xen_sim::{Addresses, Hypervisor, SimEvents, SimGrants, SimStore};
 

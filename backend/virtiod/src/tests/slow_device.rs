@@ -8,11 +8,11 @@ use nix::sys::eventfd::EventFd;
 
 use super::driver::Driver;
 use super::host::{Ends, Host, XVDA};
-use crate::budget::DaemonBudget;
 use crate::bus::session::{Context, Origin, Session};
 use crate::bus::{DevicePath, Keys};
 use crate::config::ServiceSettings;
 use crate::device::{DeviceId, DeviceMemory, Fault, Queues, VirtioDevice};
+use crate::dma::budget::DaemonBudget;
 use crate::domain::ByGrants;
 use crate::guest::Guest;
 use crate::stats::DeviceStats;

@@ -8,7 +8,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use xen_virtiod::device::net::LinkState;
 use xen_virtiod::device::net::interface::{Interface, Offload};
 use xen_virtiod::device::{Gather, Source, WriteMode};
-use xen_virtiod::host::network::{Attached, Network, NetworkError, Request};
+use xen_virtiod::tap::network::{Attached, Network, NetworkError, Request};
 
 /// The device's end of the cable.
 pub(super) struct Cable(UnixDatagram);

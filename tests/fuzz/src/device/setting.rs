@@ -18,9 +18,9 @@ use tempfile::TempDir;
 use xen::DomId;
 use xen_sim::Hypervisor;
 use xen_virtiod::config::ConfigFile;
+use xen_virtiod::daemon::registry::Registry;
+use xen_virtiod::daemon::server::{Server, ServerError};
 use xen_virtiod::domain::ByGrants;
-use xen_virtiod::registry::Registry;
-use xen_virtiod::server::{Server, ServerError};
 
 use super::Kind;
 use super::network::Cable;

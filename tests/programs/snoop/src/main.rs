@@ -16,11 +16,11 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
 use xen::Host;
 use xen_virtiod::config::ConfigFile;
-use xen_virtiod::control::{Control, DEFAULT_SOCKET};
+use xen_virtiod::daemon::control::{Control, DEFAULT_SOCKET};
+use xen_virtiod::daemon::registry::Registry;
+use xen_virtiod::daemon::server::Server;
 use xen_virtiod::domain::ByGrants;
-use xen_virtiod::host::network::HostNetwork;
-use xen_virtiod::registry::Registry;
-use xen_virtiod::server::Server;
+use xen_virtiod::tap::network::HostNetwork;
 
 use crate::doors::Snoop;
 use crate::search::Search;

@@ -5,7 +5,7 @@ use std::io;
 
 use protocol::grant::{PAGE_SIZE, pages_spanned};
 use xen::{Access, DomId, MapError};
-use xen_virtiod::platform::{AddressFault, PageNumber, PageRange, Place, Platform};
+use xen_virtiod::dma::{AddressFault, PageNumber, PageRange, Place, Platform};
 
 use crate::doors::Open;
 use crate::foreign::Foreign;

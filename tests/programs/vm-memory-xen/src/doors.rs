@@ -4,8 +4,8 @@ use std::io;
 use std::marker::PhantomData;
 
 use xen::{Connection, DomId, Evtchn, Gntdev, Host, StoreError, Xen};
+use xen_virtiod::dma::Platform;
 use xen_virtiod::domain::Domain;
-use xen_virtiod::platform::Platform;
 
 /// A platform, opened for one guest.
 pub(crate) trait Open: Platform + Sized {

@@ -8,7 +8,7 @@ use std::io;
 use foreign_map::Privcmd;
 use protocol::grant::PAGE_SIZE;
 use xen::{Access, DomId, MapError};
-use xen_virtiod::platform::PageNumber;
+use xen_virtiod::dma::PageNumber;
 
 use crate::region::{Mechanism, RegionPages, Regions, refused};
 

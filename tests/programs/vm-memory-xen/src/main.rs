@@ -22,11 +22,11 @@ use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
 use xen_virtiod::config::ConfigFile;
-use xen_virtiod::control::{Control, DEFAULT_SOCKET};
+use xen_virtiod::daemon::control::{Control, DEFAULT_SOCKET};
+use xen_virtiod::daemon::registry::Registry;
+use xen_virtiod::daemon::server::Server;
 use xen_virtiod::domain::Domain;
-use xen_virtiod::host::network::HostNetwork;
-use xen_virtiod::registry::Registry;
-use xen_virtiod::server::Server;
+use xen_virtiod::tap::network::HostNetwork;
 
 use crate::bypass::Bypass;
 use crate::doors::Doors;

@@ -8,7 +8,7 @@ use std::io;
 use protocol::grant::GrantRange;
 use protocol::status::F_ACCESS_PLATFORM;
 use xen::{Access, DomId, MapError};
-use xen_virtiod::platform::{AddressFault, PageNumber, PageRange, Place, Platform};
+use xen_virtiod::dma::{AddressFault, PageNumber, PageRange, Place, Platform};
 
 use crate::doors::Open;
 use crate::region::{Mechanism, RegionPages, Regions};

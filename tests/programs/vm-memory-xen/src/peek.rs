@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use xen::DomId;
-use xen_virtiod::platform::PageNumber;
+use xen_virtiod::dma::PageNumber;
 
 use crate::foreign::Foreign;
 

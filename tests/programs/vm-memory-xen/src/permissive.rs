@@ -9,8 +9,8 @@ use protocol::status::F_ACCESS_PLATFORM;
 use xen::mapped::MappedRange;
 use xen::{Access, DomId, MapError};
 use xen::{Gntdev, GntdevPages};
-use xen_virtiod::grant::Grants;
-use xen_virtiod::platform::{AddressFault, PageNumber, PageRange, Place, Platform};
+use xen_virtiod::dma::grants::Grants;
+use xen_virtiod::dma::{AddressFault, PageNumber, PageRange, Place, Platform};
 
 use crate::bypass::raw;
 use crate::doors::Open;

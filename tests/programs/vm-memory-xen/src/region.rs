@@ -10,7 +10,7 @@ use protocol::grant::{GrantRef, PAGE_SIZE};
 use vm_memory_with_xen::{FileOffset, GuestAddress, MmapRange, MmapRegion, MmapXenFlags};
 use xen::mapped::MappedRange;
 use xen::{Access, DomId, MapError};
-use xen_virtiod::platform::PageNumber;
+use xen_virtiod::dma::PageNumber;
 
 /// How vm-memory maps.
 #[derive(Clone, Copy, Debug)]

@@ -11,7 +11,7 @@ use virtio_queue::{Queue, QueueT};
 use super::Transport;
 use crate::bus::virtqueue::Virtqueue;
 use crate::device::{Fault, Queues, Rings, Source, Touched, VirtioDevice};
-use crate::platform::{Platform, PlatformMemory};
+use crate::dma::{Platform, PlatformMemory};
 use crate::stats::DeviceStats;
 use xen::{EventChannels, LocalPort};
 

@@ -7,9 +7,9 @@ use protocol::status::{ACKNOWLEDGE, DRIVER, REQUIRED_FEATURES};
 
 use super::service::Meaningless;
 use super::*;
-use crate::budget::GuestBudget;
 use crate::device::{DeviceId, Fault, Queues};
-use crate::grant::Grants;
+use crate::dma::budget::GuestBudget;
+use crate::dma::grants::Grants;
 use xen::{Access, DomId, Xen};
 use xen_sim::{Guest, Hypervisor, SimEvents, SimGrants};
 

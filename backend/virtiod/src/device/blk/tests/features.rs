@@ -10,8 +10,8 @@ use super::super::Block;
 use super::super::target::AccessMode;
 use super::Scripted;
 use crate::device::VirtioDevice;
-use crate::grant::Grants;
-use crate::platform::PlatformMemory;
+use crate::dma::PlatformMemory;
+use crate::dma::grants::Grants;
 use crate::stats::DeviceStats;
 use xen_sim::SimGrants;
 

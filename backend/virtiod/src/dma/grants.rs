@@ -6,7 +6,7 @@ use protocol::grant::{GrantRange, GrantRef};
 use protocol::pool::DmaRange;
 use protocol::status::F_ACCESS_PLATFORM;
 
-use crate::platform::{AddressFault, PageNumber, PagePart, PageRange, Place, Platform};
+use crate::dma::{AddressFault, PageNumber, PagePart, PageRange, Place, Platform};
 use xen::{Access, CopyError, CopySegment, CopyWay, GrantTable, MapError};
 
 /// What one guest granted.

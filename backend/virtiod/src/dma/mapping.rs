@@ -7,7 +7,7 @@ use protocol::grant::PAGE_SIZE;
 use vm_memory::VolatileSlice;
 
 use super::{PageNumber, PageRange};
-use crate::budget::Reservation;
+use crate::dma::budget::Reservation;
 use crate::stats::DeviceStats;
 use xen::Access;
 use xen::mapped::MappedRange;

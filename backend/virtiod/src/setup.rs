@@ -17,8 +17,8 @@ use crate::device::console::ConsoleError;
 use crate::device::rng::{Entropy, EntropyError};
 use crate::device::vsock::HostError;
 use crate::device::{DeviceId, DeviceMemory, VirtioDevice};
-use crate::host::network::{Network, NetworkError};
 use crate::stats::DeviceStats;
+use crate::tap::network::{Network, NetworkError};
 use xen::{StoreError, XenStore};
 
 /// Device classes that xl writes for virtio devices, and that this daemon serves.

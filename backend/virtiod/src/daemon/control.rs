@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::daemon::registry::{Registry, Report};
 use crate::listener::{self, ListenError, SocketFile};
-use crate::registry::{Registry, Report};
 
 /// Where the socket lies unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/xen-virtiod.sock";

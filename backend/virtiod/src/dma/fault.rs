@@ -3,7 +3,7 @@
 use vm_memory::GuestMemoryError;
 
 use super::AddressFault;
-use crate::budget::BudgetError;
+use crate::dma::budget::BudgetError;
 use xen::MapError;
 
 /// Why a guest address could not be reached. [`AccessFault::is_shortage`] says which are not the

@@ -21,18 +21,18 @@ use tracing::Level;
 
 use self::retries::Retries;
 use crate::backoff::Backoff;
-use crate::budget::DaemonBudget;
 use crate::bus::reconnection::{self, Reconnection};
 use crate::bus::session::{Context, Origin, Session};
 use crate::bus::{DevicePath, Keys, Toolstack, Watches, keys};
 use crate::config::ConfigFile;
+use crate::daemon::registry::Registry;
+use crate::dma::budget::DaemonBudget;
 use crate::domain::Domain;
 use crate::guest::{Guest, Guests};
-use crate::host::network::Network;
-use crate::registry::Registry;
+use crate::setup::{self, CLASSES, DeviceError};
 use crate::stats::DeviceStats;
+use crate::tap::network::Network;
 use crate::timeout::wait_for;
-use crate::toolstack::{self, CLASSES, DeviceError};
 use xen::{DomId, StoreError, XenStore};
 
 /// Waits before XenStore is looked at again after it failed.
@@ -421,13 +421,13 @@ fn run_device<X: Domain>(
     };
     // What the toolstack wants gone is ended, not opened.
     let device = match keys.toolstack(written)? {
-        Toolstack::Online => match toolstack::open(&mut keys, &path, config, network, stats) {
+        Toolstack::Online => match setup::open(&mut keys, &path, config, network, stats) {
             Ok(device) => Some(device),
             Err(error) => return refuse(&mut keys, origin, &error, stats),
         },
         Toolstack::Leaving | Toolstack::Gone => None,
     };
-    toolstack::network::warn_of_same_address(registry, &path, stats);
+    setup::network::warn_of_same_address(registry, &path, stats);
     stats.update(|state| {
         state.kind = device.as_ref().map_or("", |device| device.kind()).to_owned();
         state.state = "starting".to_owned();

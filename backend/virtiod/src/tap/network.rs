@@ -5,9 +5,9 @@ use std::os::fd::BorrowedFd;
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::links::{LinkSetup, Links, Monitor};
+use super::interface::Tap;
 use super::name::{InterfaceName, NotAName};
-use super::tap::Tap;
+use super::netlink::{LinkSetup, Links, Monitor};
 use crate::device::net::interface::{Interface, LinkState, Offload};
 use crate::device::{Gather, Source, net::QueuePairs};
 

@@ -28,7 +28,7 @@ use super::pinned::{Area, PinId, Pinned};
 use super::pool::Pool;
 use super::staged::{self, Staged};
 use super::{AccessFault, AddressFault, PageRange, Place, Platform, ShareError};
-use crate::budget::{GuestBudget, Purpose, Reservation};
+use crate::dma::budget::{GuestBudget, Purpose, Reservation};
 use crate::stats::DeviceStats;
 use xen::Access;
 

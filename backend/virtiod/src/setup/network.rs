@@ -8,11 +8,11 @@ use tracing::Level;
 use super::DeviceError;
 use crate::bus::{DevicePath, Keys};
 use crate::config::NetworkSettings;
+use crate::daemon::registry::Registry;
 use crate::device::net::{MacAddress, Net};
-use crate::host::name::InterfaceName;
-use crate::host::network::{Network, NetworkError, Request};
-use crate::registry::Registry;
 use crate::stats::DeviceStats;
+use crate::tap::name::InterfaceName;
+use crate::tap::network::{Network, NetworkError, Request};
 use xen::XenStore;
 
 /// Under what a device's address is noted.

@@ -8,7 +8,7 @@ use protocol::pool::{MAX_POOL_PAGES, PoolPage, PoolRange};
 use vm_memory::VolatileSlice;
 
 use super::PageNumber;
-use crate::budget::{BudgetError, GuestBudget, Purpose, Reservation};
+use crate::dma::budget::{BudgetError, GuestBudget, Purpose, Reservation};
 use crate::stats::DeviceStats;
 use xen::mapped::MappedRange;
 use xen::{Access, MapError};

@@ -8,8 +8,8 @@ use protocol::pool::PoolPage;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
 use super::{AccessFault, PlatformMemory, Reach, ShareError};
-use crate::budget::GuestBudget;
-use crate::grant::Grants;
+use crate::dma::budget::GuestBudget;
+use crate::dma::grants::Grants;
 use crate::stats::DeviceStats;
 use xen::{Access, DomId, Xen};
 use xen_sim::{Guest, Hypervisor, SimGrants};

@@ -3,9 +3,12 @@
 //!
 //! Whether a device is behind that mechanism is a property of the platform, not of the device and not
 //! of the driver: the same devices run over any [`Platform`]. xen-virtiod only ever makes one,
-//! [`crate::grant::Grants`]. This folder knows pages and mappings; it knows no virtqueue and no device.
+//! [`crate::dma::grants::Grants`]. This folder knows pages and mappings; it knows no virtqueue and no device.
 
+pub mod budget;
+mod device_memory;
 mod fault;
+pub mod grants;
 mod mapping;
 mod memory;
 mod pinned;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use vm_memory::GuestMemoryError;
 
 use crate::device::{Buffer, DeviceMemory, Direction};
-use crate::platform::{AccessFault, Platform, PlatformMemory, Reach};
+use crate::dma::{AccessFault, Platform, PlatformMemory, Reach};
 use xen::Access;
 
 impl<P: Platform> DeviceMemory for PlatformMemory<P> {
