@@ -87,7 +87,7 @@ pub(crate) fn write(disk: &Path, secret: &str) -> Result<()> {
     Ok(())
 }
 
-/// Reads back what [`write`] wrote; what stands beside the buffers must not change.
+/// Reads back what [`write()`] wrote; what stands beside the buffers must not change.
 pub(crate) fn read(disk: &Path, secret: &str) -> Result<()> {
     let mut memory = Memory::new(secret)?;
     let file = open(disk, OpenOptions::new().read(true))?;
