@@ -1,15 +1,14 @@
 //! TAP interfaces: the kernel's side is an Ethernet interface, this side is file descriptors, one a
 //! queue, that packets are read from and written to.
-//!
-//! ABI: Linux `include/uapi/linux/if_tun.h`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use nix::libc::{self, c_int, c_short, c_uint};
+use nix::libc::{self, c_int, c_uint};
 
+use super::ioctl::{self, InterfaceRequest};
 use super::name::InterfaceName;
 use crate::device::Gather;
 use crate::device::net::QueuePairs;
@@ -19,48 +18,6 @@ const DEVICE: &str = "/dev/net/tun";
 
 /// Ethernet frames, with nothing but a `virtio_net_hdr` in front, in several queues.
 const FLAGS: c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
-
-/// `struct ifreq`, of which these ioctls use a name and flags.
-#[repr(C)]
-struct InterfaceRequest {
-    name: [u8; libc::IFNAMSIZ],
-    flags: c_short,
-    padding: [u8; 22],
-}
-
-// As large as the kernel's, which copies the whole.
-const _: () = assert!(size_of::<InterfaceRequest>() == size_of::<libc::ifreq>());
-
-mod ioctl {
-    use super::{InterfaceRequest, c_int};
-
-    const INT: usize = size_of::<c_int>();
-
-    nix::ioctl_readwrite_bad!(
-        set_interface,
-        nix::request_code_write!(b'T', 202, INT),
-        InterfaceRequest
-    );
-    nix::ioctl_write_int_bad!(set_offload, nix::request_code_write!(b'T', 208, INT));
-    nix::ioctl_write_ptr_bad!(set_header_size, nix::request_code_write!(b'T', 216, INT), c_int);
-    nix::ioctl_write_ptr_bad!(
-        set_queue,
-        nix::request_code_write!(b'T', 217, INT),
-        InterfaceRequest
-    );
-    nix::ioctl_write_ptr_bad!(set_little_endian, nix::request_code_write!(b'T', 220, INT), c_int);
-}
-
-impl InterfaceRequest {
-    fn new(name: &str, flags: c_int) -> Self {
-        let mut request =
-            Self { name: [0; libc::IFNAMSIZ], flags: flags as c_short, padding: [0; 22] };
-        // The last byte stays zero.
-        let room = request.name.iter_mut().take(libc::IFNAMSIZ - 1);
-        room.zip(name.bytes()).for_each(|(to, from)| *to = from);
-        request
-    }
-}
 
 /// A TAP interface, which is gone when this is.
 #[derive(Debug)]
@@ -98,20 +55,13 @@ impl Tap {
     }
 
     fn set_queue(&self, queue: usize, flag: c_int) -> io::Result<()> {
-        let file = self.queue(queue)?;
-        let request = InterfaceRequest::new("", flag);
-        // SAFETY: the ioctl reads one struct ifreq, as large as the request, which lives past the call.
-        unsafe { ioctl::set_queue(file.as_raw_fd(), &request) }?;
-        Ok(())
+        ioctl::set_queue(self.queue(queue)?.as_fd(), &InterfaceRequest::new("", flag))
     }
 
     /// Has the kernel hand over packets with nothing left to be done but these.
     pub(super) fn set_offloads(&self, offloads: &[Offload]) -> io::Result<()> {
         let flags = offloads.iter().fold(0, |flags: c_uint, offload| flags | flag(*offload));
-        let file = self.queue(0)?;
-        // SAFETY: the argument is a number; the ioctl touches none of our memory.
-        unsafe { ioctl::set_offload(file.as_raw_fd(), flags as c_int) }?;
-        Ok(())
+        ioctl::set_offload(self.queue(0)?.as_fd(), flags as c_int)
     }
 
     /// Reads the next packet; `None` if there is none.
@@ -151,15 +101,9 @@ fn flag(offload: Offload) -> c_uint {
 fn open_queue(name: &InterfaceName, flags: c_int) -> io::Result<File> {
     let file =
         OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE)?;
-    let mut request = InterfaceRequest::new(name.as_str(), flags);
-    let (header, little_endian) = (HEADER_SIZE as c_int, 1);
-    let fd = file.as_raw_fd();
-    // SAFETY: the ioctl reads and writes one struct ifreq, as large as the request, which is ours alone
-    // and lives past the call.
-    unsafe { ioctl::set_interface(fd, &mut request) }?;
-    // SAFETY: the ioctl reads one int, which lives past the call.
-    unsafe { ioctl::set_header_size(fd, &header) }?;
-    // SAFETY: as above. Devices of version 1 are little-endian whatever the host is.
-    unsafe { ioctl::set_little_endian(fd, &little_endian) }?;
+    let fd = file.as_fd();
+    ioctl::set_interface(fd, InterfaceRequest::new(name.as_str(), flags))?;
+    ioctl::set_header_size(fd, HEADER_SIZE as c_int)?;
+    ioctl::set_little_endian(fd)?;
     Ok(file)
 }

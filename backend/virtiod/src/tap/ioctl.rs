@@ -1,0 +1,86 @@
+//! ioctls of `/dev/net/tun` (Linux `include/uapi/linux/if_tun.h`), as functions that cannot be called wrongly.
+//! The daemon's only unsafe code.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::libc::{self, c_int, c_short};
+
+/// `struct ifreq`, of which these ioctls use a name and flags.
+#[repr(C)]
+pub(super) struct InterfaceRequest {
+    name: [u8; libc::IFNAMSIZ],
+    flags: c_short,
+    padding: [u8; 22],
+}
+
+// As large as the kernel's, which copies the whole.
+const _: () = assert!(size_of::<InterfaceRequest>() == size_of::<libc::ifreq>());
+
+impl InterfaceRequest {
+    /// A name of which what is too long is cut, and flags.
+    pub(super) fn new(name: &str, flags: c_int) -> Self {
+        let mut request =
+            Self { name: [0; libc::IFNAMSIZ], flags: flags as c_short, padding: [0; 22] };
+        // The last byte stays zero.
+        let room = request.name.iter_mut().take(libc::IFNAMSIZ - 1);
+        room.zip(name.bytes()).for_each(|(to, from)| *to = from);
+        request
+    }
+}
+
+mod raw {
+    use super::{InterfaceRequest, c_int};
+
+    const INT: usize = size_of::<c_int>();
+
+    nix::ioctl_readwrite_bad!(
+        set_interface,
+        nix::request_code_write!(b'T', 202, INT),
+        InterfaceRequest
+    );
+    nix::ioctl_write_int_bad!(set_offload, nix::request_code_write!(b'T', 208, INT));
+    nix::ioctl_write_ptr_bad!(set_header_size, nix::request_code_write!(b'T', 216, INT), c_int);
+    nix::ioctl_write_ptr_bad!(
+        set_queue,
+        nix::request_code_write!(b'T', 217, INT),
+        InterfaceRequest
+    );
+    nix::ioctl_write_ptr_bad!(set_little_endian, nix::request_code_write!(b'T', 220, INT), c_int);
+}
+
+/// `TUNSETIFF`: makes the file a queue of an interface.
+pub(super) fn set_interface(fd: BorrowedFd<'_>, mut request: InterfaceRequest) -> io::Result<()> {
+    // SAFETY: the ioctl reads and writes one struct ifreq, as large as the request, which is ours alone
+    // and lives past the call.
+    unsafe { raw::set_interface(fd.as_raw_fd(), &mut request) }?;
+    Ok(())
+}
+
+/// `TUNSETOFFLOAD`: `TUN_F_…` that the reader of packets takes.
+pub(super) fn set_offload(fd: BorrowedFd<'_>, flags: c_int) -> io::Result<()> {
+    // SAFETY: the argument is a number; the ioctl touches none of our memory.
+    unsafe { raw::set_offload(fd.as_raw_fd(), flags) }?;
+    Ok(())
+}
+
+/// `TUNSETVNETHDRSZ`: bytes of the header in front of each packet.
+pub(super) fn set_header_size(fd: BorrowedFd<'_>, size: c_int) -> io::Result<()> {
+    // SAFETY: the ioctl reads one int, which lives past the call.
+    unsafe { raw::set_header_size(fd.as_raw_fd(), &size) }?;
+    Ok(())
+}
+
+/// `TUNSETQUEUE`: attaches or detaches a queue.
+pub(super) fn set_queue(fd: BorrowedFd<'_>, request: &InterfaceRequest) -> io::Result<()> {
+    // SAFETY: the ioctl reads one struct ifreq, as large as the request, which lives past the call.
+    unsafe { raw::set_queue(fd.as_raw_fd(), request) }?;
+    Ok(())
+}
+
+/// `TUNSETVNETLE`: the header is little-endian whatever the host is, as that of devices of version 1.
+pub(super) fn set_little_endian(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the ioctl reads one int, which lives past the call.
+    unsafe { raw::set_little_endian(fd.as_raw_fd(), &1) }?;
+    Ok(())
+}
