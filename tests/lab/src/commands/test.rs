@@ -161,8 +161,11 @@ fn short_fuzz(
 fn unit(dirs: &Dirs, delays: Option<u64>, logs: &Path, progress: &Progress, tally: &mut Tally) {
     // Appended to by each run.
     let _ = fs::remove_file(logs.join("unit.log"));
-    let arguments = ["test", "--workspace", "--no-fail-fast"];
-    let ran = cargo(dirs, UNIT, &arguments, delays, logs, progress);
+    let all = ["test", "--workspace", "--no-fail-fast"];
+    // Tests that must not run beside others are ignored at first.
+    let alone = [&all[..], &["--", "--ignored", "--test-threads=1"]].concat();
+    let ran = cargo(dirs, UNIT, &all, delays, logs, progress)
+        .and(cargo(dirs, UNIT, &alone, delays, logs, progress));
     let output = fs::read(logs.join("unit.log")).unwrap_or_default();
     let sum = Sum::of(&String::from_utf8_lossy(&output));
     let passed = sum.passed.len();

@@ -1,7 +1,7 @@
 //! Who has which image: a guest's disk must not be written by anybody else meanwhile.
 //!
 //! A file is claimed before it is used. Among the devices of this daemon the registry says whose a
-//! file is, and can name the owner; other programs are kept off by QEMU's [locks](lock), block
+//! file is, and can name the owner; other programs are kept off by QEMU's [locks](mod@lock), block
 //! devices by exclusive opening as well, which a mount respects. Neither stops a
 //! [loop device](loop_device) over the file, so the registry looks for one.
 

@@ -1,4 +1,4 @@
-//! A qcow2 image, by the imago library, behind checks of our own: see [`header`] and [`check`].
+//! A qcow2 image, by the imago library, behind checks of our own: see [`header`] and [`mod@check`].
 
 mod chain;
 mod check;
