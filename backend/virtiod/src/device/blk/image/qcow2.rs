@@ -1,5 +1,6 @@
 //! A qcow2 image, by the imago library, behind checks of our own: see [`header`] and [`mod@check`].
 
+mod bitmaps;
 mod chain;
 mod check;
 mod header;
@@ -122,6 +123,9 @@ impl Qcow2Image {
             }
         };
         warn_of_odd_size(&path, &header);
+        if options.mode == AccessMode::ReadWrite {
+            bitmaps::warn_of_their_end(&file, &path, &header);
+        }
         let image = Chain::new(files, &path).open(&file, &path, &header, options.mode)?;
         Ok(Self {
             image: FormatAccess::new(image),

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 /// "QFI" and 0xfb.
@@ -36,7 +37,11 @@ mod extension {
     pub(super) const END: u32 = 0;
     pub(super) const BACKING_FORMAT: u32 = 0xe279_2aca;
     pub(super) const FEATURE_NAMES: u32 = 0x6803_f857;
+    pub(super) const BITMAPS: u32 = 0x2385_2875;
 }
+
+/// Bit of `autoclear_features`: the bitmaps are what they say.
+const BITMAPS_ARE_VALID: u64 = 1 << 0;
 
 /// Bits of `incompatible_features`.
 mod incompatible {
@@ -62,6 +67,8 @@ pub(super) struct Header {
     pub(super) refcount_order: u32,
     pub(super) snapshots: Snapshots,
     pub(super) backing: Option<Backing>,
+    /// The directory of its dirty bitmaps, if they are valid.
+    pub(super) bitmaps: Option<Directory>,
 }
 
 /// A table of 8-byte entries.
@@ -80,6 +87,21 @@ pub(super) struct Snapshots {
     pub(super) offset: u64,
     /// How many there are.
     pub(super) count: u32,
+}
+
+/// Where the directory of dirty bitmaps is in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Directory {
+    pub(super) offset: u64,
+    /// Its bytes.
+    pub(super) size: u64,
+}
+
+impl Directory {
+    fn parse(data: &[u8]) -> Option<Self> {
+        let number = |at: Range<usize>| Some(u64::from_be_bytes(data.get(at)?.try_into().ok()?));
+        Some(Self { size: number(8..16)?, offset: number(16..24)? })
+    }
 }
 
 /// The image that this one is based on.
@@ -244,6 +266,8 @@ impl Header {
         let bytes = Bytes::read(file, 0, 1 << cluster_bits)?;
         let length = if version == 2 { V2_SIZE } else { check_features(&bytes)? };
         let cluster = 1u64 << cluster_bits;
+        let extensions = Extensions::read(&bytes, length)?;
+        let are_valid = version >= 3 && bytes.u64(88)? & BITMAPS_ARE_VALID != 0;
         let header = Self {
             version,
             cluster_bits,
@@ -255,7 +279,8 @@ impl Header {
             },
             refcount_order: if version == 2 { V2_REFCOUNT_ORDER } else { bytes.u32(96)? },
             snapshots: Snapshots { offset: bytes.u64(64)?, count: bytes.u32(60)? },
-            backing: backing(&bytes, length)?,
+            backing: backing(&bytes, extensions.backing_format)?,
+            bitmaps: extensions.bitmaps.filter(|_| are_valid),
         };
         header.check()?;
         Ok(header)
@@ -334,13 +359,9 @@ fn check_features(bytes: &Bytes) -> Result<u64, HeaderError> {
     refusals.into_iter().find(|(found, _)| *found).map_or(Ok(length), |(_, error)| Err(error))
 }
 
-/// The backing file that the header names. Its format stands in an extension, behind headers of
-/// version 2 too.
-fn backing(bytes: &Bytes, length: u64) -> Result<Option<Backing>, HeaderError> {
+/// The backing file that the header names.
+fn backing(bytes: &Bytes, format: Option<String>) -> Result<Option<Backing>, HeaderError> {
     let (offset, name_length) = (bytes.u64(8)?, bytes.u32(16)?);
-    // Extensions end where the name begins, if they have no end of their own.
-    let end = if offset == 0 { bytes.0.len() as u64 } else { offset };
-    let format = backing_format(bytes, length, end)?;
     if offset == 0 {
         return Ok(None);
     }
@@ -351,30 +372,53 @@ fn backing(bytes: &Bytes, length: u64) -> Result<Option<Backing>, HeaderError> {
     Ok(Some(Backing { name, format }))
 }
 
-/// Follows the header's extensions.
-fn backing_format(bytes: &Bytes, start: u64, end: u64) -> Result<Option<String>, HeaderError> {
-    let (mut at, mut format) = (start, None);
-    while at + 8 <= end {
-        let (kind, length) = (bytes.u32(at)?, bytes.u32(at + 4)?);
-        let data = bytes.slice(at + 8, length.into())?;
+/// What header extensions say. They stand behind headers of version 2 too.
+#[derive(Default)]
+struct Extensions {
+    backing_format: Option<String>,
+    bitmaps: Option<Directory>,
+}
+
+impl Extensions {
+    /// Follows those behind a header of `start` bytes.
+    fn read(bytes: &Bytes, start: u64) -> Result<Self, HeaderError> {
+        // They end where the backing file's name begins, if they have no end of their own.
+        let end = match bytes.u64(8)? {
+            0 => bytes.0.len() as u64,
+            name => name,
+        };
+        let (mut at, mut extensions) = (start, Self::default());
+        while at + 8 <= end {
+            let (kind, length) = (bytes.u32(at)?, bytes.u32(at + 4)?);
+            let data = bytes.slice(at + 8, length.into())?;
+            if kind == extension::END {
+                break;
+            }
+            extensions.add(kind, data)?;
+            at += 8 + u64::from(length).next_multiple_of(8);
+        }
+        Ok(extensions)
+    }
+
+    fn add(&mut self, kind: u32, data: &[u8]) -> Result<(), HeaderError> {
         match kind {
-            extension::END => break,
             extension::BACKING_FORMAT => {
                 let named = text(data, "a backing file's format")?;
-                if format.is_some_and(|before| before != named) {
+                if self.backing_format.as_ref().is_some_and(|before| *before != named) {
                     return Err(damaged("two formats of its backing file"));
                 }
-                format = Some(named);
+                self.backing_format = Some(named);
             }
             // The library takes it for whole.
-            extension::FEATURE_NAMES if data.len() % FEATURE_NAME != 0 => {
+            extension::FEATURE_NAMES if !data.len().is_multiple_of(FEATURE_NAME) => {
+                let length = data.len();
                 return Err(damaged(format!("a feature name table of {length} bytes")));
             }
+            extension::BITMAPS => self.bitmaps = Directory::parse(data),
             _ => {}
         }
-        at += 8 + u64::from(length).next_multiple_of(8);
+        Ok(())
     }
-    Ok(format)
 }
 
 fn text(bytes: &[u8], what: &str) -> Result<String, HeaderError> {

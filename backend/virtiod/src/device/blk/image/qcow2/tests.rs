@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::device::blk::sample::{COPIED, ImageBytes, Shape, place};
+use crate::tests::disk_options::logged;
 use crate::tests::qcow2::store;
 
 /// A cluster of the images here.
@@ -176,6 +177,64 @@ fn an_image_of_version_2_with_a_backing_file_shows_nothing_of_it_again() {
         assert!(opened.read(CLUSTER, 4 * CLUSTER as usize).iter().all(|byte| *byte == 0));
         assert_eq!(opened.read(5 * CLUSTER, 512), [0x5a; 512]);
     }
+}
+
+/// An image with two dirty bitmaps; `autoclear`: its features of that kind.
+fn with_bitmaps(autoclear: u64) -> ImageBytes {
+    let mut image = ImageBytes::new(Shape::default());
+    let directory = image.add_clusters(1);
+    image.set_refcount(directory, 1);
+    let mut at = image.at(directory);
+    let extension = [&2u32.to_be_bytes()[..], &[0; 4], &64u64.to_be_bytes(), &at.to_be_bytes()];
+    let end = image.add_extension(104, 0x2385_2875, &extension.concat());
+    image.add_extension(end, 0, &[]);
+    image.put_u64(88, autoclear);
+    for name in ["daily", "weekly"] {
+        image.bytes[at as usize + 19] = name.len() as u8;
+        image.bytes[at as usize + 24..][..name.len()].copy_from_slice(name.as_bytes());
+        at += 32;
+    }
+    image
+}
+
+#[test]
+fn dirty_bitmaps_that_end_when_an_image_is_written_are_named_in_the_log() {
+    for (autoclear, mode, warns) in [
+        (1, AccessMode::ReadWrite, true),
+        (1, AccessMode::ReadOnly, false),
+        (0, AccessMode::ReadWrite, false),
+    ] {
+        let (_directory, path) = store(&with_bitmaps(autoclear));
+        let options = TargetOptions { mode, ..TargetOptions::for_test(&path) };
+        let log = || {
+            logged(|| {
+                let mut files = DiskFiles::claim(&options).unwrap();
+                Qcow2Image::open(&options, &mut files).map(drop).unwrap();
+            })
+        };
+        let first = log();
+        assert_eq!(first.contains("dirty bitmaps (\"daily\", \"weekly\")"), warns, "{first}");
+        assert_eq!(first.contains("WARN"), warns, "{first}");
+        if mode == AccessMode::ReadWrite {
+            assert!(!log().contains("WARN"), "they are not valid any more");
+        }
+    }
+}
+
+#[test]
+fn a_directory_of_bitmaps_that_means_nothing_harms_nothing() {
+    for (at, value) in [(112, u64::MAX), (120, u64::MAX), (120, u64::MAX >> 1), (112 + 8, 1 << 62)]
+    {
+        let mut image = with_bitmaps(1);
+        image.put_u64(at, value);
+        drop(open(&image));
+    }
+    let mut image = with_bitmaps(1);
+    let directory = image.at(place::DATA + 2);
+    image.put_u64(directory + 16, u64::MAX);
+    drop(open(&image));
+    image.put_u32(108, 8);
+    drop(open(&image));
 }
 
 fn refusal(bytes: &ImageBytes, path: impl Fn(&Path) -> String) -> String {

@@ -9,7 +9,6 @@ use imago::{FormatCreateBuilder, Storage as _, StorageCreateOptions};
 use super::*;
 use crate::device::blk::claim::Owner;
 use crate::device::blk::sample::{compressed, snapshotted};
-use crate::tests::disk_options::logged;
 
 /// A new image as this version of the format has it, with one file of its own.
 fn create(path: &Path, cluster_size: usize, size: u64) {
