@@ -198,7 +198,6 @@ fn a_device_of_an_earlier_daemon_is_not_lost_for_a_moment_without_connections() 
     let state = host.hypervisor.store_read(&format!("{}/state", ends.backend));
     assert_eq!(state.as_deref(), Some("4"), "by which it is found again");
     xen.restore();
-    host.wait_state(&ends, "6");
     connects_again(&host, &ends).close();
     host.remove(&ends);
     host.finish();
