@@ -139,16 +139,11 @@ pub(crate) enum Init {
 }
 
 impl Init {
-    /// Options of Dom0's kernel: the first is for `dom0/initrd-init`. The services that are masked do what
-    /// a system needs at its first boot alone, and each boot is this one's first.
+    /// Options of Dom0's kernel: the first is for `dom0/initrd-init`.
     pub(super) fn options(self) -> &'static str {
         match self {
             Init::Lab => "",
-            Init::Systemd => {
-                " lab.init=systemd systemd.wants=lab.service systemd.mask=ldconfig.service \
-                 systemd.mask=systemd-hwdb-update.service \
-                 systemd.mask=systemd-journal-catalog-update.service"
-            }
+            Init::Systemd => " lab.init=systemd systemd.wants=lab.service",
         }
     }
 

@@ -48,7 +48,7 @@ const RECIPE: Recipe<'static> = Recipe {
         "tar",
         "util-linux",
     ]],
-    revision: "5",
+    revision: "6",
     finish,
 };
 
@@ -63,6 +63,46 @@ const DISK_SIZE: u64 = 4 << 30;
 
 /// Firmware for machines that have more devices than QEMU's, and what is copied out of the root.
 const PRUNED: &[&str] = &["boot", "usr/lib/udev/hwdb.d"];
+
+/// Units of Debian's that take time and change nothing here: logins, what a system does at its first boot
+/// alone, which each boot of the disk is, file systems that nobody reads, and drivers of the chipset.
+const MASKED: &[&str] = &[
+    "getty.target",
+    "ldconfig.service",
+    "modprobe@configfs.service",
+    "modprobe@drm.service",
+    "modprobe@fuse.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "sys-fs-fuse-connections.mount",
+    "sys-kernel-config.mount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "systemd-binfmt.service",
+    "systemd-hwdb-update.service",
+    "systemd-journal-catalog-update.service",
+    "systemd-random-seed.service",
+    "systemd-udev-load-credentials.service",
+    "systemd-udev-trigger.service",
+    "systemd-update-done.service",
+    "systemd-user-sessions.service",
+];
+
+/// Generators of units of which nothing comes here, and which each take time.
+const MASKED_GENERATORS: &[&str] = &[
+    "systemd-fstab-generator",
+    "systemd-getty-generator",
+    "systemd-gpt-auto-generator",
+    "systemd-hibernate-resume-generator",
+    "systemd-rc-local-generator",
+    "systemd-run-generator",
+    "systemd-ssh-generator",
+    "systemd-system-update-generator",
+    "systemd-sysv-generator",
+    "systemd-tpm2-generator",
+];
+
+/// Keeps udev from the network interface that Debian's QEMU for Dom0 gives Dom0.
+const MODPROBE: &str = "blacklist xen_netfront\n";
 
 /// What systemd would make up at its first boot, which it asks questions at.
 const MACHINE_ID: &str = "b9e38a4e1fd94b2f8c1f0a6c5d7e2b31\n";
@@ -125,20 +165,30 @@ fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
 }
 
 /// What scripts of Debian's packages do for a Dom0 that boots systemd, and what a person sets up there
-/// for guests' consoles to be logged. Nobody logs in.
+/// for guests' consoles to be logged.
 fn set_up_systemd(root: &Root) -> Result<()> {
     let wants = root.file("etc/systemd/system/multi-user.target.wants");
-    for directory in [&wants, &root.file("usr/local/sbin")] {
+    let generators = root.file("etc/systemd/system-generators");
+    let programs = root.file("usr/local/sbin");
+    // oxenstored, which Debian prefers, ends where it cannot keep its log.
+    let logs = root.file("var/log/xen/console");
+    for directory in [&wants, &generators, &programs, &logs] {
         fs::create_dir_all(directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;
     }
     for unit in ["xen.service", "xendomains.service"] {
         symlink(Path::new("/usr/lib/systemd/system").join(unit), wants.join(unit))?;
     }
-    symlink("/dev/null", root.file("etc/systemd/system/getty.target"))?;
+    for unit in MASKED {
+        symlink("/dev/null", root.file("etc/systemd/system").join(unit))?;
+    }
+    for generator in MASKED_GENERATORS {
+        symlink("/dev/null", generators.join(generator))?;
+    }
+    fs::write(root.file("etc/modprobe.d/lab.conf"), MODPROBE)?;
     fs::write(root.file("etc/machine-id"), MACHINE_ID)?;
-    let logs = "XENCONSOLED_ARGS=\"--log=guest --log-dir=/var/log/xen/console\"\n";
-    Ok(fs::write(root.file("etc/default/xen"), logs)?)
+    let settings = "XENCONSOLED_ARGS=\"--log=guest --log-dir=/var/log/xen/console\"\n";
+    Ok(fs::write(root.file("etc/default/xen"), settings)?)
 }
 
 fn initrd(root: &Root) -> Result<Vec<u8>> {
