@@ -83,13 +83,8 @@ pub(crate) fn matrix(tests: &Path) -> Result<Vec<Scenario>> {
 /// The scenarios of the directory `dir`, with the kinds of guest that `guests_of` finds named in a
 /// script, if it finds any.
 fn read(dir: &Path, guests_of: fn(&str) -> Option<&str>) -> Result<Vec<Scenario>> {
-    let mut names = fs::read_dir(dir)
-        .with_context(|| format!("cannot list the scenarios in {}", dir.display()))?
-        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-        .collect::<Result<Vec<_>>>()?;
-    names.sort();
     let mut scenarios = Vec::new();
-    for name in names {
+    for name in folders(dir)? {
         let script = dir.join(&name).join("dom0.sh");
         let text = fs::read_to_string(&script)
             .with_context(|| format!("cannot read {}", script.display()))?;
@@ -110,6 +105,21 @@ fn read(dir: &Path, guests_of: fn(&str) -> Option<&str>) -> Result<Vec<Scenario>
         }
     }
     Ok(scenarios)
+}
+
+/// The names of the folders in `dir`, sorted. A README stands beside them.
+fn folders(dir: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(dir)
+        .with_context(|| format!("cannot list the scenarios in {}", dir.display()))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// The job that runs `scenarios` in Dom0, one after the other.
@@ -183,6 +193,13 @@ mod tests {
             job(&scenarios[..2]),
             "#!/bin/sh\n/lab/dom0/run-scenario pv/a 7\n/lab/dom0/run-scenario pvh/a 7\n"
         );
+    }
+
+    #[test]
+    fn a_file_beside_the_folders_is_no_scenario() {
+        let dir = folder(&[("a", "# A.\n# guests: pv\n# limit: 5\n")]);
+        fs::write(dir.path().join("README.md"), "# scenarios\n").unwrap();
+        assert_eq!(all(dir.path()).unwrap().len(), 1);
     }
 
     #[test]
@@ -271,23 +288,18 @@ mod tests {
             .filter_map(|line| line.split_once("| on Xen: ")?.1.strip_suffix(" |"))
             .flat_map(|names| names.split(", "))
             .collect();
-        let mut there: Vec<_> = fs::read_dir(tests.join("scenarios"))
-            .unwrap()
-            .map(|dir| dir.unwrap().file_name().into_string().unwrap())
-            .collect();
         named.sort_unstable();
         named.dedup();
-        there.sort();
-        assert_eq!(named, there);
+        assert_eq!(named, folders(&tests.join("scenarios")).unwrap());
     }
 
     #[test]
     fn every_example_configuration_is_started_by_a_scenario() {
         let tests = &Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let scripts = fs::read_dir(tests.join("scenarios"))
-            .unwrap()
-            .map(|dir| fs::read_to_string(dir.unwrap().path().join("dom0.sh")).unwrap())
-            .collect::<String>();
+        let script = |name| tests.join("scenarios").join(name).join("dom0.sh");
+        let scripts = folders(&tests.join("scenarios")).unwrap().into_iter();
+        let scripts: String =
+            scripts.map(|name| fs::read_to_string(script(name)).unwrap()).collect();
         for config in fs::read_dir(tests.join("../xen-configs")).unwrap() {
             let file = config.unwrap().file_name().into_string().unwrap();
             let name = file.strip_suffix(".cfg").unwrap();
