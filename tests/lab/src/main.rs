@@ -102,7 +102,7 @@ enum Command {
     /// Boots one machine after another, with and without an IOMMU, and on each runs the scenarios that
     /// make the table's cells: hosts of all types, served by xen-virtiod, by QEMU and by peers that bypass
     /// grants, in Dom0 and in a driver domain, to guests of all kinds. Prints the table and the evidence,
-    /// writes both to target/lab/matrix.md, and fails if a cell came to something else than README.md says.
+    /// writes both to target/lab/matrix.md, and fails if a cell came to something else than tests/matrix/README.md says.
     /// FILTER runs only the scenarios that have it in their name, as `cargo lab test` does.
     #[command(verbatim_doc_comment)]
     Matrix {

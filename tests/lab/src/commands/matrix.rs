@@ -23,8 +23,8 @@ const CELLS: &str = "cells";
 pub(crate) fn matrix(filter: &str) -> Result<i32> {
     let progress = Progress::new();
     let dirs = Dirs::find()?;
-    let readme = fs::read_to_string(dirs.project.join("README.md"))?;
-    let expected = matrix::table(&readme).context("in README.md")?;
+    let readme = fs::read_to_string(dirs.tests().join("matrix/README.md"))?;
+    let expected = matrix::table(&readme).context("in tests/matrix/README.md")?;
     let mut run = Run::default();
     if filter.is_empty() {
         run.cells = simulated(&dirs, &progress)?;

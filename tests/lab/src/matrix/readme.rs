@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn the_projects_own_table_can_be_read() {
         let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        let readme = std::fs::read_to_string(tests.join("../../README.md")).unwrap();
+        let readme = std::fs::read_to_string(tests.join("../matrix/README.md")).unwrap();
         assert!(!table(&readme).unwrap().is_empty());
     }
 }
