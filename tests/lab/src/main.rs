@@ -65,7 +65,7 @@ enum Command {
     Demo,
     /// Checks everything: formatting, clippy, unit tests, fuzz targets, compilers, end-to-end scenarios
     ///
-    /// FILTER selects by part of a name: fmt, clippy, unit, fuzz/TARGET, compiler/WHICH, e2e/GUEST/SCENARIO,
+    /// FILTER selects by part of a name: fmt, clippy, doc, unit, fuzz/TARGET, compiler/WHICH, e2e/GUEST/SCENARIO,
     /// where GUEST is pv, pvh or hvm and SCENARIO a folder of tests/scenarios. So `cargo lab test e2e/pv/` runs all scenarios
     /// with a PV guest, and `cargo lab test files` one scenario with each kind. Guests have Debian 13's
     /// kernel; GUEST is pv-bookworm, pvh-sid and so on where they have that of another release. All

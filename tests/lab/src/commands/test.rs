@@ -29,13 +29,20 @@ use crate::tally::Tally;
 struct Check {
     name: &'static str,
     arguments: &'static [&'static str],
+    variables: &'static [(&'static str, &'static str)],
 }
 
 const CHECKS: &[Check] = &[
-    Check { name: "fmt", arguments: &["fmt", "--all", "--check"] },
+    Check { name: "fmt", arguments: &["fmt", "--all", "--check"], variables: &[] },
     Check {
         name: "clippy",
         arguments: &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
+        variables: &[],
+    },
+    Check {
+        name: "doc",
+        arguments: &["doc", "--workspace", "--no-deps", "--document-private-items"],
+        variables: &[("RUSTDOCFLAGS", "-D warnings")],
     },
 ];
 
@@ -81,7 +88,8 @@ pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i
     let logs = dirs.fresh_logs("checks")?;
     let mut tally = Tally::default();
     for check in CHECKS.iter().filter(|check| check.name.contains(filter)) {
-        let cargo = || cargo(&dirs, check.name, check.arguments, None, &logs, &progress);
+        let Check { name, arguments, variables } = check;
+        let cargo = || cargo(&dirs, name, arguments, variables, &logs, &progress);
         match progress.minutes().part(check.name, cargo) {
             Ok(()) => tally.pass(check.name, 1),
             Err(error) => tally.fail(check.name, &format!("{error:#}")),
@@ -164,8 +172,10 @@ fn unit(dirs: &Dirs, delays: Option<u64>, logs: &Path, progress: &Progress, tall
     let all = ["test", "--workspace", "--no-fail-fast"];
     // Tests that must not run beside others are ignored at first.
     let alone = [&all[..], &["--", "--ignored", "--test-threads=1"]].concat();
-    let ran = cargo(dirs, UNIT, &all, delays, logs, progress)
-        .and(cargo(dirs, UNIT, &alone, delays, logs, progress));
+    let seed = delays.map(|seed| seed.to_string());
+    let variables: Vec<_> = seed.iter().map(|seed| (stress::DELAYS, seed.as_str())).collect();
+    let ran = cargo(dirs, UNIT, &all, &variables, logs, progress)
+        .and(cargo(dirs, UNIT, &alone, &variables, logs, progress));
     let output = fs::read(logs.join("unit.log")).unwrap_or_default();
     let sum = Sum::of(&String::from_utf8_lossy(&output));
     let passed = sum.passed.len();
@@ -246,20 +256,19 @@ fn other_kernels(scenarios: &[Scenario]) -> Vec<Suite> {
     Suite::ALL.into_iter().filter(|&suite| suite != Suite::LAB && named(suite)).collect()
 }
 
-/// Runs cargo in the workspace, its output going to the log that `name` names; `delays` is a seed for those of the
-/// simulated hypervisor.
+/// Runs cargo in the workspace with these variables in its environment; the log that `name` names has its output.
 fn cargo(
     dirs: &Dirs,
     name: &str,
     arguments: &[&str],
-    delays: Option<u64>,
+    variables: &[(&str, &str)],
     logs: &Path,
     progress: &Progress,
 ) -> Result<()> {
     let step = progress.step(name);
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
     cargo.args(arguments).current_dir(&dirs.project);
-    cargo.envs(delays.map(|seed| (stress::DELAYS, seed.to_string())));
+    cargo.envs(variables.iter().copied());
     let log = logs.join(format!("{name}.log"));
     command::run(&mut cargo, &format!("cargo {}", arguments.join(" ")), &log)
         .with_context(|| format!("the check {name} failed"))?;
