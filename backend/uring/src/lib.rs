@@ -1,5 +1,5 @@
 //! Vectored file I/O from and into memory that another domain can change. Knows no Xen.
 
 pub mod block_device;
-pub mod pieces;
-pub mod transfers;
+pub mod file_engine;
+pub mod iovec;

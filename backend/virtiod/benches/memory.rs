@@ -13,10 +13,10 @@ use xen::{Access, DomId, Xen};
 use xen_sim::{Guest, GuestPage, Hypervisor, SimGrants};
 use xen_virtiod::dma::budget::GuestBudget;
 use xen_virtiod::dma::grants::Grants;
-use xen_virtiod::dma::{PlatformMemory, Reach};
+use xen_virtiod::dma::{DmaMemory, DmaRange};
 use xen_virtiod::stats::DeviceStats;
 
-type Memory = PlatformMemory<Grants<SimGrants>>;
+type Memory = DmaMemory<Grants<SimGrants>>;
 
 /// Chains in the ring: the requests of a batch.
 const CHAINS: u16 = 32;
@@ -33,8 +33,7 @@ impl Setup {
         let hypervisor = Hypervisor::default();
         let guest = hypervisor.guest(1, 256);
         let grants = Grants::new(hypervisor.grants(DomId(1)).ok()?);
-        let memory =
-            PlatformMemory::new(grants, Arc::new(DeviceStats::default()), GuestBudget::alone());
+        let memory = DmaMemory::new(grants, Arc::new(DeviceStats::default()), GuestBudget::alone());
         Some(Self { guest, memory })
     }
 
@@ -46,8 +45,8 @@ impl Setup {
     }
 }
 
-fn reach(address: u64, length: u64) -> Reach {
-    Reach { address, length, access: Access::ReadWrite }
+fn reach(address: u64, length: u64) -> DmaRange {
+    DmaRange { address, length, access: Access::ReadWrite }
 }
 
 fn memory(criterion: &mut Criterion) {

@@ -18,9 +18,13 @@ pub mod vsock;
 
 pub use buffer::{Buffers, Readable, Request, Writable};
 pub use memory::{Buffer, DeviceMemory, Direction};
-pub use queue::{Answers, BATCH, BATCH_BYTES, BATCH_PAGES, Queues, Rings, Spare, Touched};
+pub use queue::{
+    BATCH, BATCH_BYTES, BATCH_PAGES, BatchSummary, Completions, QueueContext, RequestPool, Rings,
+};
 pub use queue_set::QueueSet;
-pub use transfer::{Exchanged, Gather, Moved, Scatter, TransferBatch, Transfers, WriteMode};
+pub use transfer::{
+    Completed, FileEngine, Gather, MessageResults, Scatter, TransferBatch, WriteMode,
+};
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -95,7 +99,7 @@ impl<'a> Source<'a> {
 /// A virtio device over some guest memory.
 ///
 /// It is told when a queue's doorbell rang and when one of its sources is ready, and does a turn's
-/// worth of work then: about one batch. What it leaves it asks for by [`Queues::again`].
+/// worth of work then: about one batch. What it leaves it asks for by [`QueueContext::reschedule`].
 pub trait VirtioDevice<M: DeviceMemory>: Send {
     /// What kind of device it is.
     fn id(&self) -> DeviceId;
@@ -165,7 +169,7 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     ///
     /// # Errors
     /// [`Fault`] if the device cannot go on until it is reset.
-    fn serve(&mut self, index: usize, queues: &mut Queues<'_, M>) -> Result<(), Fault>;
+    fn serve(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault>;
 
     /// What to wait for now, while the driver is ready.
     fn sources(&self) -> Vec<Source<'_>> {
@@ -181,7 +185,7 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     ///
     /// # Errors
     /// As [`VirtioDevice::serve`].
-    fn wake(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    fn wake(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         let _ = queues;
         Ok(())
     }

@@ -2,18 +2,18 @@
 //! the pages behind it are reached.
 //!
 //! Whether a device is behind that mechanism is a property of the platform, not of the device and not
-//! of the driver: the same devices run over any [`Platform`]. xen-virtiod only ever makes one,
+//! of the driver: the same devices run over any [`AccessPlatform`]. xen-virtiod only ever makes one,
 //! [`crate::dma::grants::Grants`]. This folder knows pages and mappings; it knows no virtqueue and no device.
 
 pub mod budget;
+mod copy_buffer;
 mod device_memory;
 mod fault;
 pub mod grants;
 mod mapping;
 mod memory;
-mod pinned;
 mod pool;
-mod staged;
+mod ring_mapping;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -24,9 +24,9 @@ use protocol::pool::PoolRange;
 use vm_memory::VolatileSlice;
 
 pub use self::fault::AccessFault;
-pub use self::memory::{PlatformMemory, Reach};
-pub use self::pinned::PinId;
+pub use self::memory::{DmaMemory, DmaRange};
 pub use self::pool::ShareError;
+pub use self::ring_mapping::MappingId;
 use xen::mapped::MappedRange;
 use xen::{Access, CopyError, CopyWay, MapError};
 
@@ -52,7 +52,7 @@ pub struct PageRange {
 impl PageRange {
     /// Its pages, in order.
     pub fn numbers(self) -> impl Iterator<Item = PageNumber> {
-        // `Platform::decode` sees to it that the last one is a number.
+        // `AccessPlatform::decode` sees to it that the last one is a number.
         (0..u64::from(self.pages)).map(move |page| PageNumber(self.first.0.wrapping_add(page)))
     }
 }
@@ -70,7 +70,7 @@ pub struct PagePart<'a> {
 
 /// What an address and a length mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// Bytes in pages that are to be mapped for them.
     Pages(PageRange),
     /// Bytes in pages that the driver shared before, if it did.
@@ -100,7 +100,7 @@ pub enum AddressFault {
 }
 
 /// How a device reaches the memory of one guest.
-pub trait Platform: Send + 'static {
+pub trait AccessPlatform: Send + 'static {
     /// Mapped pages; dropping it unmaps them.
     type Pages: AsRef<MappedRange> + Send;
 
@@ -112,7 +112,7 @@ pub trait Platform: Send + 'static {
     ///
     /// # Errors
     /// [`AddressFault`]; for no bytes, too.
-    fn decode(&self, address: u64, length: u64) -> Result<Place, AddressFault>;
+    fn decode(&self, address: u64, length: u64) -> Result<Location, AddressFault>;
 
     /// Maps pages, one after another in this domain's address space.
     ///

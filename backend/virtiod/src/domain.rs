@@ -4,13 +4,13 @@ use std::io;
 
 use xen::{DomId, StoreError, Xen};
 
-use crate::dma::Platform;
+use crate::dma::AccessPlatform;
 use crate::dma::grants::Grants;
 
 /// A domain, and the platform that its devices are behind.
 pub trait Domain: Xen {
     /// What the addresses are that a driver gives its device.
-    type Platform: Platform;
+    type Platform: AccessPlatform;
 
     /// How a device of `guest`'s reaches its memory. The message page is granted in any case.
     ///

@@ -61,14 +61,14 @@ impl PoolRange {
 
 /// A buffer, by where it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DmaRange {
+pub enum DecodedAddress {
     /// In pages that are granted for it.
     Granted(GrantRange),
     /// In the pool.
     Pool(PoolRange),
 }
 
-impl DmaRange {
+impl DecodedAddress {
     /// Takes apart `length` bytes at `address`.
     ///
     /// # Errors
@@ -87,9 +87,9 @@ mod tests {
     use super::*;
 
     fn pool(address: u64, length: u64) -> Result<PoolRange, AddressError> {
-        match DmaRange::decode(address, length)? {
-            DmaRange::Pool(range) => Ok(range),
-            DmaRange::Granted(_) => Err(AddressError::Raw(address)),
+        match DecodedAddress::decode(address, length)? {
+            DecodedAddress::Pool(range) => Ok(range),
+            DecodedAddress::Granted(_) => Err(AddressError::Raw(address)),
         }
     }
 
@@ -98,10 +98,12 @@ mod tests {
         assert_eq!(PoolPage(5).address(7), 0xc000_0000_0000_5007);
         let range = pool(PoolPage(5).address(7), 1).unwrap();
         assert_eq!((range.first, range.offset, range.pages), (PoolPage(5), 7, 1));
-        let granted = DmaRange::decode(0x8000_0000_0000_9007, 1);
-        assert!(matches!(granted, Ok(DmaRange::Granted(range)) if range.start.reference.0 == 9));
+        let granted = DecodedAddress::decode(0x8000_0000_0000_9007, 1);
+        assert!(
+            matches!(granted, Ok(DecodedAddress::Granted(range)) if range.start.reference.0 == 9)
+        );
         for raw in [0x5007, 0x4000_0000_0000_5007] {
-            assert_eq!(DmaRange::decode(raw, 1), Err(AddressError::Raw(raw)));
+            assert_eq!(DecodedAddress::decode(raw, 1), Err(AddressError::Raw(raw)));
         }
     }
 

@@ -7,7 +7,7 @@ use guest_shim::bounce::Piece;
 use guest_shim::dma::{Direction, MAX_MAPPING_PAGES, Plan, release};
 use guest_shim::pool::{MAX_CHUNKS, MAX_POOLED_BYTES, Place, Pool, TakeError, find};
 use protocol::grant::{GrantRange, GrantRef, PAGE_SIZE};
-use protocol::pool::{DmaRange, PoolPage};
+use protocol::pool::{DecodedAddress, PoolPage};
 
 #[derive(Arbitrary, Debug)]
 enum Step {
@@ -88,14 +88,14 @@ fn plan(physical: u64, length: u64, first: GrantRef) {
 fn decode(address: u64, length: u64) {
     let _ = release(address, length);
     let _ = find(address, length);
-    match DmaRange::decode(address, length) {
-        Ok(DmaRange::Granted(range)) => {
+    match DecodedAddress::decode(address, length) {
+        Ok(DecodedAddress::Granted(range)) => {
             assert_eq!(GrantRange::decode(address, length), Ok(range));
             assert_eq!(range.start.encode(), address);
             let last = range.start.reference.checked_add(range.pages - 1);
             assert!(last.is_some(), "it leaves the references");
         }
-        Ok(DmaRange::Pool(range)) => {
+        Ok(DecodedAddress::Pool(range)) => {
             assert_eq!(range.first.address(range.offset), address);
             assert!(range.first.0 + range.pages <= protocol::pool::MAX_POOL_PAGES);
         }

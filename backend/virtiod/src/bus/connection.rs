@@ -18,16 +18,16 @@ use super::looks::Looks;
 use super::pace::Pace;
 use super::patience::Patience;
 use super::session::Context;
-use super::transport::{Answered, Served, Transport};
+use super::transport::{Answered, Effects, Transport};
 use crate::device::{BATCH_BYTES, Source, VirtioDevice};
-use crate::dma::PlatformMemory;
+use crate::dma::DmaMemory;
 use crate::domain::Domain;
 use crate::guest::Guest;
 use crate::stats::DeviceStats;
 use xen::{EventChannels, EventError, GrantTable, LocalPort};
 
 /// Messages answered before queues get their turn.
-const MESSAGES_A_TURN: usize = 16;
+const MESSAGE_BUDGET: usize = 16;
 /// How long queues are served before XenStore, the end of the daemon and the device's own sources get
 /// their turn.
 const ITERATION: Duration = Duration::from_millis(20);
@@ -58,7 +58,7 @@ pub enum ConnectionError {
 }
 
 /// A device over the memory of one guest.
-pub type Device<X> = Box<dyn VirtioDevice<PlatformMemory<<X as Domain>::Platform>>>;
+pub type Device<X> = Box<dyn VirtioDevice<DmaMemory<<X as Domain>::Platform>>>;
 
 /// What messages flow through. Readable (poll) while events are pending.
 pub struct Connection<X: Domain> {
@@ -118,7 +118,7 @@ impl<X: Domain> Connection<X> {
         let Some(device) = device.take() else {
             return Ok(None);
         };
-        let mut memory = PlatformMemory::new(platform, Arc::clone(stats), Arc::clone(budget));
+        let mut memory = DmaMemory::new(platform, Arc::clone(stats), Arc::clone(budget));
         memory.limit_pool(service.pool.pages());
         let transport = Transport::new(device, memory, channel.max_size(), Arc::clone(stats));
         Ok(Some(Self {
@@ -323,10 +323,10 @@ impl<X: Domain> Connection<X> {
         self.tell(served);
     }
 
-    /// Answers messages, up to a turn's worth.
+    /// Completions messages, up to a turn's worth.
     fn messages(&mut self) -> Result<(), ConnectionError> {
         let (mut buffer, mut scratch) = ([0; SLOT_SIZE], [0; SLOT_SIZE]);
-        for _ in 0..MESSAGES_A_TURN {
+        for _ in 0..MESSAGE_BUDGET {
             let Some(Message { token, body }) = self.channel.receive(&mut buffer)? else {
                 return Ok(());
             };
@@ -364,7 +364,7 @@ impl<X: Domain> Connection<X> {
     }
 
     /// Tells the driver, in band, what serving a queue came to.
-    fn tell(&mut self, served: Served) {
+    fn tell(&mut self, served: Effects) {
         served.used.into_iter().for_each(|index| self.channel.announce_used(index));
         if served.announce {
             let (status, generation) = self.transport.announcement();

@@ -17,10 +17,10 @@ use super::announcement::Announcement;
 use super::connection::{Connection, ConnectionError, Device, Ready};
 use super::keys::{DevicePath, KeyError, Keys, Remover};
 use super::reconnection::{self, Reconnection};
-use super::state::{self, Stage, Step, Toolstack};
+use super::state::{self, Action, State, Toolstack};
 use crate::backoff::Backoff;
 use crate::config::ServiceSettings;
-use crate::dma::Platform;
+use crate::dma::AccessPlatform;
 use crate::domain::Domain;
 use crate::excerpt::excerpt;
 use crate::guest::Guest;
@@ -94,7 +94,7 @@ pub struct Session<X: Domain> {
     context: Context,
     stop: Arc<EventFd>,
     stats: Arc<DeviceStats>,
-    stage: Stage,
+    state: State,
     announcement: Announcement,
     /// Between connections; a connection has it meanwhile. None once the device has ended.
     device: Option<Device<X>>,
@@ -120,7 +120,7 @@ impl<X: Domain> Session<X> {
             stats: Arc::clone(&context.stats),
             context,
             stop,
-            stage: Stage::Idle,
+            state: State::Idle,
             announcement: Announcement::default(),
             device,
             connection: None,
@@ -169,13 +169,13 @@ impl<X: Domain> Session<X> {
         if self.is_over(toolstack) {
             return Ok(Progress::Over);
         }
-        match state::next(self.stage, frontend, toolstack) {
-            Step::Offer if self.offer_at.is_none() => self.offer()?,
-            Step::Wait | Step::Offer => return self.wait(),
-            Step::Connect => self.connect()?,
-            Step::Close => self.close(),
-            Step::Abandon => self.abandon()?,
-            Step::End => return self.remove(),
+        match state::next(self.state, frontend, toolstack) {
+            Action::Offer if self.offer_at.is_none() => self.offer()?,
+            Action::Wait | Action::Offer => return self.wait(),
+            Action::Connect => self.connect()?,
+            Action::Close => self.close(),
+            Action::Abandon => self.abandon()?,
+            Action::End => return self.remove(),
         }
         Ok(Progress::Next)
     }
@@ -228,15 +228,15 @@ impl<X: Domain> Session<X> {
     fn offer(&mut self) -> Result<(), StoreError> {
         self.keys.offer(X::Platform::BUS_FEATURES)?;
         self.stats.update(|state| state.state = "waiting".to_owned());
-        self.enter(Stage::Offered, XenbusState::InitWait);
+        self.enter(State::Offered, XenbusState::InitWait);
         Ok(())
     }
 
     /// The state is written with the next step.
-    fn enter(&mut self, stage: Stage, state: XenbusState) {
-        tracing::debug!(?stage, "state {}", state as u32);
-        self.stage = stage;
-        self.announcement.add(state);
+    fn enter(&mut self, state: State, written: XenbusState) {
+        tracing::debug!(?state, "state {}", written as u32);
+        self.state = state;
+        self.announcement.add(written);
     }
 
     /// Writes the states that were entered and not written yet.
@@ -257,7 +257,7 @@ impl<X: Domain> Session<X> {
                 });
                 self.stats.log.line(Level::INFO, format_args!("connected"));
                 self.connected_at = Some(Instant::now());
-                self.enter(Stage::Connected, XenbusState::Connected);
+                self.enter(State::Connected, XenbusState::Connected);
             }
             Err(ConnectionError::Keys(KeyError::Store(error))) => return Err(error),
             Err(error) => self.give_up(&error),
@@ -278,7 +278,7 @@ impl<X: Domain> Session<X> {
         self.put_off();
         self.leave();
         self.stats.fail(error);
-        self.enter(Stage::Closed, XenbusState::Closed);
+        self.enter(State::Closed, XenbusState::Closed);
     }
 
     /// The device is offered again after a while: a longer one each time, unless the connection was a good one. A
@@ -330,14 +330,14 @@ impl<X: Domain> Session<X> {
 
     fn leave(&mut self) {
         if self.disconnect() {
-            self.enter(self.stage, XenbusState::Closing);
+            self.enter(self.state, XenbusState::Closing);
             self.stats.log.line(Level::INFO, format_args!("disconnected"));
         }
     }
 
     fn closed(&mut self) {
         self.stats.update(|state| state.state = "closed".to_owned());
-        self.enter(Stage::Closed, XenbusState::Closed);
+        self.enter(State::Closed, XenbusState::Closed);
     }
 
     /// Ends a device that the toolstack wants gone, and removes its directory where that is the

@@ -16,7 +16,7 @@ pub enum Toolstack {
 /// Where this backend stands in the life of a connection. A subset of the xenbus states: those that
 /// it writes itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum State {
     /// Nothing is offered yet, or not any more; xenbus 1 or 6.
     Idle,
     /// The keys are written; xenbus 2.
@@ -29,7 +29,7 @@ pub enum Stage {
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum Action {
     /// Nothing until something changes.
     Wait,
     /// Write the negotiation keys and state 2.
@@ -38,31 +38,31 @@ pub enum Step {
     Connect,
     /// Reset the device, give everything back, write 5 and 6.
     Close,
-    /// As [`Step::Close`], for a frontend that never connected, and the reason it left is looked up.
+    /// As [`Action::Close`], for a frontend that never connected, and the reason it left is looked up.
     Abandon,
-    /// As [`Step::Close`], and the session is over.
+    /// As [`Action::Close`], and the session is over.
     End,
 }
 
 /// The table.
-pub fn next(stage: Stage, frontend: XenbusState, toolstack: Toolstack) -> Step {
+pub fn next(state: State, frontend: XenbusState, toolstack: Toolstack) -> Action {
     use XenbusState::{Closed, Closing, Connected, Initialised, Initialising, Unknown};
-    match (toolstack, stage, frontend) {
-        (Toolstack::Gone | Toolstack::Leaving, _, _) => Step::End,
-        (Toolstack::Online, Stage::Idle, _) => Step::Offer,
-        (Toolstack::Online, Stage::Offered, Initialised) => Step::Connect,
+    match (toolstack, state, frontend) {
+        (Toolstack::Gone | Toolstack::Leaving, _, _) => Action::End,
+        (Toolstack::Online, State::Idle, _) => Action::Offer,
+        (Toolstack::Online, State::Offered, Initialised) => Action::Connect,
         // It could not show its page: something ran out there.
-        (Toolstack::Online, Stage::Offered, Closing) => Step::Abandon,
+        (Toolstack::Online, State::Offered, Closing) => Action::Abandon,
         // The frontend may still stand in 6 from before; it starts by writing 1.
-        (Toolstack::Online, Stage::Offered, _) => Step::Wait,
-        (Toolstack::Online, Stage::Connected, Closing | Closed | Initialising | Unknown) => {
-            Step::Close
+        (Toolstack::Online, State::Offered, _) => Action::Wait,
+        (Toolstack::Online, State::Connected, Closing | Closed | Initialising | Unknown) => {
+            Action::Close
         }
-        (Toolstack::Online, Stage::Connected, Initialised | Connected | XenbusState::InitWait) => {
-            Step::Wait
+        (Toolstack::Online, State::Connected, Initialised | Connected | XenbusState::InitWait) => {
+            Action::Wait
         }
-        (Toolstack::Online, Stage::Closed, Initialising) => Step::Offer,
-        (Toolstack::Online, Stage::Closed, _) => Step::Wait,
+        (Toolstack::Online, State::Closed, Initialising) => Action::Offer,
+        (Toolstack::Online, State::Closed, _) => Action::Wait,
     }
 }
 
@@ -79,14 +79,14 @@ mod tests {
         XenbusState::Closing,
         XenbusState::Closed,
     ];
-    const STAGES: [Stage; 4] = [Stage::Idle, Stage::Offered, Stage::Connected, Stage::Closed];
+    const STATES: [State; 4] = [State::Idle, State::Offered, State::Connected, State::Closed];
 
     #[test]
     fn spec_2_8_the_toolstack_ends_it_whatever_the_frontend_says() {
-        for stage in STAGES {
+        for state in STATES {
             for frontend in FRONTENDS {
-                assert_eq!(next(stage, frontend, Toolstack::Leaving), Step::End);
-                assert_eq!(next(stage, frontend, Toolstack::Gone), Step::End);
+                assert_eq!(next(state, frontend, Toolstack::Leaving), Action::End);
+                assert_eq!(next(state, frontend, Toolstack::Gone), Action::End);
             }
         }
     }
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn spec_2_5_only_a_frontend_in_state_3_is_connected_to() {
         for frontend in FRONTENDS {
-            let connects = next(Stage::Offered, frontend, Toolstack::Online) == Step::Connect;
+            let connects = next(State::Offered, frontend, Toolstack::Online) == Action::Connect;
             assert_eq!(connects, frontend == XenbusState::Initialised, "{frontend:?}");
         }
     }
@@ -103,21 +103,21 @@ mod tests {
     fn spec_2_7_a_frontend_that_leaves_is_closed() {
         use XenbusState::{Closed, Closing, Connected, Unknown};
         for frontend in [Closing, Closed, Unknown] {
-            assert_eq!(next(Stage::Connected, frontend, Toolstack::Online), Step::Close);
+            assert_eq!(next(State::Connected, frontend, Toolstack::Online), Action::Close);
         }
-        assert_eq!(next(Stage::Connected, Connected, Toolstack::Online), Step::Wait);
+        assert_eq!(next(State::Connected, Connected, Toolstack::Online), Action::Wait);
     }
 
     #[test]
     fn spec_2_7_a_frontend_that_leaves_before_it_connected_is_let_go() {
-        let step = next(Stage::Offered, XenbusState::Closing, Toolstack::Online);
-        assert_eq!(step, Step::Abandon);
+        let step = next(State::Offered, XenbusState::Closing, Toolstack::Online);
+        assert_eq!(step, Action::Abandon);
     }
 
     #[test]
     fn spec_2_9_a_closed_frontend_starts_again_by_state_1() {
         for frontend in FRONTENDS {
-            let offers = next(Stage::Closed, frontend, Toolstack::Online) == Step::Offer;
+            let offers = next(State::Closed, frontend, Toolstack::Online) == Action::Offer;
             assert_eq!(offers, frontend == XenbusState::Initialising, "{frontend:?}");
         }
     }

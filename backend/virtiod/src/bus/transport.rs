@@ -23,10 +23,10 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use self::deferred::Deferred;
 use self::features::AcceptedFeatures;
 use self::service::Signals;
-pub use self::service::{Held, Served};
+pub use self::service::{Effects, PendingCompletions};
 use super::virtqueue::{UpdateError, Updated, Virtqueue};
-use crate::device::{QueueSet, Spare, VirtioDevice};
-use crate::dma::{Platform, PlatformMemory};
+use crate::device::{QueueSet, RequestPool, VirtioDevice};
+use crate::dma::{AccessPlatform, DmaMemory};
 use crate::features as feature_names;
 use crate::stats::DeviceStats;
 use xen::{EventChannels, RemotePort};
@@ -45,24 +45,24 @@ pub struct Answered<'s> {
     /// Its response.
     pub response: Response<'s>,
     /// What else to tell the driver, after the response.
-    pub served: Served,
+    pub served: Effects,
 }
 
 /// A device on the bus.
-pub struct Transport<P: Platform> {
-    device: Box<dyn VirtioDevice<PlatformMemory<P>>>,
-    memory: PlatformMemory<P>,
+pub struct Transport<P: AccessPlatform> {
+    device: Box<dyn VirtioDevice<DmaMemory<P>>>,
+    memory: DmaMemory<P>,
     queues: Vec<Virtqueue>,
-    /// Queues that want another turn.
+    /// QueueContext that want another turn.
     waiting: QueueSet,
-    /// Queues in which nothing was left, and whose doorbell is not asked for yet.
+    /// QueueContext in which nothing was left, and whose doorbell is not asked for yet.
     empty: QueueSet,
-    /// Queues in which requests were given back, of which the driver was not told yet.
+    /// QueueContext in which requests were given back, of which the driver was not told yet.
     unannounced: QueueSet,
-    held: Held,
+    held: PendingCompletions,
     deferred: Deferred,
     signals: Signals,
-    spare: Spare,
+    spare: RequestPool,
     /// Requests were taken or given back since that was asked last.
     progressed: bool,
     status: u32,
@@ -72,11 +72,11 @@ pub struct Transport<P: Platform> {
     stats: Arc<DeviceStats>,
 }
 
-impl<P: Platform> Transport<P> {
+impl<P: AccessPlatform> Transport<P> {
     /// A device that was just reset. `max_size` bounds the messages that answer.
     pub fn new(
-        device: Box<dyn VirtioDevice<PlatformMemory<P>>>,
-        memory: PlatformMemory<P>,
+        device: Box<dyn VirtioDevice<DmaMemory<P>>>,
+        memory: DmaMemory<P>,
         max_size: usize,
         stats: Arc<DeviceStats>,
     ) -> Self {
@@ -89,10 +89,10 @@ impl<P: Platform> Transport<P> {
             waiting: QueueSet::default(),
             empty: QueueSet::default(),
             unannounced: QueueSet::default(),
-            held: Held::default(),
+            held: PendingCompletions::default(),
             deferred: Deferred::default(),
             signals: Signals::default(),
-            spare: Spare::default(),
+            spare: RequestPool::default(),
             progressed: false,
             status: 0,
             driver_features: AcceptedFeatures::default(),
@@ -103,10 +103,7 @@ impl<P: Platform> Transport<P> {
     }
 
     /// Ends the connection, and gives the device back for the next one.
-    pub fn close(
-        mut self,
-        events: &mut impl EventChannels,
-    ) -> Box<dyn VirtioDevice<PlatformMemory<P>>> {
+    pub fn close(mut self, events: &mut impl EventChannels) -> Box<dyn VirtioDevice<DmaMemory<P>>> {
         self.reset(events);
         self.device
     }
@@ -127,14 +124,14 @@ impl<P: Platform> Transport<P> {
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
     }
 
-    /// Answers a request. `scratch` keeps the data that the answer borrows.
+    /// Completions a request. `scratch` keeps the data that the answer borrows.
     pub fn answer<'s>(
         &mut self,
         request: Request<'_>,
         events: &mut impl EventChannels,
         scratch: &'s mut Scratch,
     ) -> Answered<'s> {
-        let mut served = Served::default();
+        let mut served = Effects::default();
         let response = match request {
             Request::GetDeviceInfo => Response::GetDeviceInfo(self.info()),
             Request::GetDeviceFeatures { first, count } => {
@@ -243,10 +240,10 @@ impl<P: Platform> Transport<P> {
     }
 
     /// A driver's write adds to the status what it may [6.8]; 0 resets the device.
-    fn set_status(&mut self, status: u32, events: &mut impl EventChannels) -> Served {
+    fn set_status(&mut self, status: u32, events: &mut impl EventChannels) -> Effects {
         if status == 0 {
             self.reset(events);
-            return Served::default();
+            return Effects::default();
         }
         let mut added = status & DRIVER_BITS & !self.status;
         if added & FEATURES_OK != 0 && !self.features_agree() {
@@ -262,12 +259,12 @@ impl<P: Platform> Transport<P> {
             ));
         }
         self.status |= added;
-        if added & DRIVER_OK != 0 { self.start() } else { Served::default() }
+        if added & DRIVER_OK != 0 { self.start() } else { Effects::default() }
     }
 
     /// The driver is ready: the device begins with what is in the queues already [6.1].
-    fn start(&mut self) -> Served {
-        let mut served = Served::default();
+    fn start(&mut self) -> Effects {
+        let mut served = Effects::default();
         match self.device.start(self.driver_features.bits()) {
             Ok(()) => self.waiting.extend(self.enabled()),
             Err(fault) => {
@@ -399,7 +396,7 @@ impl<P: Platform> Transport<P> {
         self.device.reset();
         self.memory.unshare();
         (self.waiting, self.empty) = (QueueSet::default(), QueueSet::default());
-        (self.unannounced, self.held) = (QueueSet::default(), Held::default());
+        (self.unannounced, self.held) = (QueueSet::default(), PendingCompletions::default());
         self.deferred.take();
         (self.status, self.driver_features) = (0, AcceptedFeatures::default());
     }

@@ -5,7 +5,7 @@ use protocol::message::{StateOperation, VqueueState, VqueueUpdate};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 
-use crate::dma::{AccessFault, PinId, Platform, PlatformMemory, Reach};
+use crate::dma::{AccessFault, AccessPlatform, DmaMemory, DmaRange, MappingId};
 use xen::{Access, LocalPort};
 
 /// Most pages of one ring area (SPEC section 7).
@@ -83,9 +83,9 @@ impl Setup {
     }
 
     /// The ring areas [6.3]: sizes of a split ring (virtio 1.3 section 2.7), event index included.
-    fn areas(&self) -> [Reach; 3] {
+    fn areas(&self) -> [DmaRange; 3] {
         let size = u64::from(self.size);
-        let area = |address, length, access| Reach { address, length, access };
+        let area = |address, length, access| DmaRange { address, length, access };
         [
             area(self.descriptor, 16 * size, Access::ReadOnly),
             area(self.driver, 6 + 2 * size, Access::ReadOnly),
@@ -101,7 +101,7 @@ fn aligned(address: u64, to: u64) -> Result<u64, UpdateError> {
 /// A queue that runs.
 struct Enabled {
     queue: Queue,
-    rings: PinId,
+    rings: MappingId,
 }
 
 /// One virtqueue of a device.
@@ -157,11 +157,11 @@ impl Virtqueue {
     ///
     /// # Errors
     /// [`UpdateError`]; the queue is as it was.
-    pub fn update<P: Platform>(
+    pub fn update<P: AccessPlatform>(
         &mut self,
         update: &VqueueUpdate,
         event_idx: bool,
-        memory: &mut PlatformMemory<P>,
+        memory: &mut DmaMemory<P>,
     ) -> Result<Updated, UpdateError> {
         let flags = update.flags;
         let operation = flags.operation().ok_or(UpdateError::Flags(flags.0))?;
@@ -182,7 +182,7 @@ impl Virtqueue {
     }
 
     /// RESET_VQUEUE: disables it and forgets its set-up; gives the doorbell to be closed.
-    pub fn reset<P: Platform>(&mut self, memory: &mut PlatformMemory<P>) -> Option<LocalPort> {
+    pub fn reset<P: AccessPlatform>(&mut self, memory: &mut DmaMemory<P>) -> Option<LocalPort> {
         if let Some(enabled) = self.enabled.take() {
             memory.unpin(enabled.rings);
         }
@@ -191,11 +191,11 @@ impl Virtqueue {
     }
 }
 
-fn enable<P: Platform>(
+fn enable<P: AccessPlatform>(
     setup: Setup,
     max_size: u16,
     event_idx: bool,
-    memory: &mut PlatformMemory<P>,
+    memory: &mut DmaMemory<P>,
 ) -> Result<Enabled, UpdateError> {
     if setup.size == 0 {
         return Err(UpdateError::Size(0));

@@ -16,7 +16,7 @@ use crate::listener::{self, ListenError, SocketFile};
 pub const DEFAULT_SOCKET: &str = "/run/xen-virtiod.sock";
 /// The longest that either side waits for the other, from the first byte to the last.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Answers under way at once; who comes then is sent away.
+/// Completions under way at once; who comes then is sent away.
 const MOST_ANSWERS: usize = 16;
 
 /// How long to leave a connection that cannot be accepted, as when no file descriptor is left. Nothing
@@ -89,7 +89,7 @@ impl Control {
     }
 }
 
-/// Answers in a thread of its own, if there is one more to be had.
+/// Completions in a thread of its own, if there is one more to be had.
 fn answer_apart(stream: UnixStream, registry: &Arc<Registry>, answers: &Arc<()>) {
     let (registry, under_way) = (Arc::clone(registry), Arc::clone(answers));
     let answer = move || {

@@ -36,12 +36,12 @@ pub use self::{
     target::exercise::{Exercised, exercise_qcow2},
 };
 use super::{
-    Answers, BATCH, DeviceId, DeviceMemory, Fault, Moved, Queues, Request, Source, Transfers,
-    VirtioDevice, Writable, WriteMode,
+    BATCH, Completed, Completions, DeviceId, DeviceMemory, Fault, FileEngine, QueueContext,
+    Request, Source, VirtioDevice, Writable, WriteMode,
 };
 use crate::stats::DeviceStats;
 
-/// Queues offered; the driver uses one a CPU, at most these.
+/// QueueContext offered; the driver uses one a CPU, at most these.
 const QUEUES: u16 = 4;
 /// Entries in a queue.
 const QUEUE_SIZE: u16 = 512;
@@ -58,7 +58,7 @@ pub struct Block {
     config_changed: bool,
     serial: [u8; SERIAL_SIZE],
     driver_features: u64,
-    transfers: Transfers,
+    transfers: FileEngine,
     /// For each queue, what was taken from it and is not done.
     suspended: [Option<Suspended>; QUEUES as usize],
     stats: Arc<DeviceStats>,
@@ -105,7 +105,7 @@ const PENDING: u8 = 0xff;
 
 /// The outcome of a batch.
 #[derive(Default)]
-struct Served {
+struct BatchOutcome {
     /// Requests that were not malformed; the others are dropped.
     good: usize,
     /// Those of them that were answered, by their bits.
@@ -116,7 +116,7 @@ struct Served {
     fault: Option<Fault>,
 }
 
-impl Served {
+impl BatchOutcome {
     fn is_answered(&self, number: usize) -> bool {
         self.answered & 1 << number != 0
     }
@@ -141,7 +141,7 @@ impl Block {
             config_changed: false,
             serial: name,
             driver_features: 0,
-            transfers: Transfers::default(),
+            transfers: FileEngine::default(),
             suspended: Default::default(),
             stats,
         }
@@ -153,7 +153,7 @@ impl Block {
         &mut self,
         index: usize,
         mut waiting: Suspended,
-        queues: &mut Queues<'_, M>,
+        queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         let deadline = Deadline::after(SLICE);
         let task = waiting.task.take();
@@ -166,7 +166,7 @@ impl Block {
         let served = queues.serve_fetched(index, batch, written, |requests, memory, answers| {
             self.serve_batch(requests, task, memory, answers, &deadline)
         })?;
-        queues.again(index);
+        queues.reschedule(index);
         let mut rest = keep_unanswered(queues, waiting.requests, &served);
         let fault = served.fault.or(waiting.fault);
         rest.extend(later);
@@ -187,8 +187,8 @@ fn parse<'r, 'm, M: DeviceMemory>(
     mut task: Option<Task>,
     memory: &'m M,
     batch: &mut [Option<Parsed<'r, 'm>>; BATCH],
-) -> Served {
-    let mut served = Served::default();
+) -> BatchOutcome {
+    let mut served = BatchOutcome::default();
     for (place, request) in batch.iter_mut().zip(requests) {
         match Parsed::new(request, task.take(), memory) {
             Ok(parsed) => *place = Some(parsed),
@@ -204,9 +204,9 @@ fn parse<'r, 'm, M: DeviceMemory>(
 
 /// Takes back the room of requests that are answered, and gives the others.
 fn keep_unanswered<M: DeviceMemory>(
-    queues: &mut Queues<'_, M>,
+    queues: &mut QueueContext<'_, M>,
     mut requests: Vec<Request>,
-    served: &Served,
+    served: &BatchOutcome,
 ) -> Vec<Request> {
     let mut rest = Vec::new();
     if !served.is_whole() {
@@ -228,9 +228,9 @@ impl Block {
         requests: &[Request],
         task: Option<Task>,
         memory: &M,
-        answers: &mut Answers<'_>,
+        answers: &mut Completions<'_>,
         deadline: &Deadline,
-    ) -> Result<Served, Fault> {
+    ) -> Result<BatchOutcome, Fault> {
         let mut batch = [const { None }; BATCH];
         let mut served = parse(requests, task, memory, &mut batch);
         let moved = self.transfer(&mut batch, memory);
@@ -269,7 +269,7 @@ impl Block {
         &mut self,
         batch: &mut [Option<Parsed<'_, '_>>],
         memory: &M,
-    ) -> Moved {
+    ) -> Completed {
         let mut transfers = self.transfers.batch();
         if batch.iter().flatten().nth(1).is_some() && self.target.has_file() {
             for (number, parsed) in batch.iter_mut().flatten().enumerate() {
@@ -344,7 +344,7 @@ impl Block {
         parsed: Parsed<'_, '_>,
         outcome: Result<(), TargetError>,
         memory: &M,
-        answers: &mut Answers<'_>,
+        answers: &mut Completions<'_>,
     ) -> Result<(), Fault> {
         let status = self.status(outcome, memory)?;
         self.count(&parsed.request, status);
@@ -479,7 +479,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         true
     }
 
-    fn serve(&mut self, index: usize, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    fn serve(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         let suspended = self.suspended.get_mut(index).and_then(Option::take);
         let waiting = suspended.unwrap_or_else(|| {
             let (requests, fault) = queues.fetch(index, BATCH);
@@ -487,7 +487,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         });
         if waiting.requests.is_empty() {
             queues.recycle(waiting.requests);
-            queues.rest(index);
+            queues.mark_idle(index);
             return waiting.fault.map_or(Ok(()), Err);
         }
         self.serve_requests(index, waiting, queues)
@@ -498,7 +498,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     }
 
     /// The target's size may have changed: the guest is told by its configuration.
-    fn wake(&mut self, _queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    fn wake(&mut self, _queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         match self.target.refresh() {
             Ok(true) => {
                 self.config = config::bytes(&self.target, QUEUES, QUEUE_SIZE);

@@ -18,7 +18,7 @@ use self::named::{NamedPort, PortQueues};
 use self::pty::Size;
 use self::size::SizeWatch;
 use self::terminal::{MAX_REQUEST_BYTES, Terminal};
-use super::{BATCH, DeviceId, DeviceMemory, Fault, Queues, Source, VirtioDevice};
+use super::{BATCH, DeviceId, DeviceMemory, Fault, QueueContext, Source, VirtioDevice};
 use crate::listener::ListenError;
 use crate::stats::DeviceStats;
 
@@ -30,7 +30,7 @@ pub const VIRTIO_CONSOLE_F_MULTIPORT: u32 = 1;
 const RECEIVE: usize = 0;
 /// The queue for what is printed.
 const TRANSMIT: usize = 1;
-/// Queues of a console that has no further port.
+/// QueueContext of a console that has no further port.
 const QUEUES: usize = 2;
 /// The first queue of the first further port; every port has two.
 const NAMED_QUEUES: usize = 4;
@@ -143,7 +143,10 @@ impl Console {
 
     /// Takes the driver's control messages, a turn's worth, as long as there is room for the
     /// answers.
-    fn hear_driver<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    fn hear_driver<M: DeviceMemory>(
+        &mut self,
+        queues: &mut QueueContext<'_, M>,
+    ) -> Result<(), Fault> {
         for _ in 0..BATCH {
             let Some(message) = self.control.next(queues)? else { break };
             if self.answers(message) > self.control.room() {
@@ -196,7 +199,10 @@ impl Console {
 
     /// Tells the driver of programs that came and went, and of the size; later, and of how it is
     /// then, where no more messages may wait.
-    fn tell_news<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    fn tell_news<M: DeviceMemory>(
+        &mut self,
+        queues: &mut QueueContext<'_, M>,
+    ) -> Result<(), Fault> {
         for (port, number) in self.named.iter_mut().zip(1..) {
             if self.control.room() == 0 {
                 break;
@@ -263,7 +269,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Console {
         self.named.iter_mut().for_each(NamedPort::reset);
     }
 
-    fn serve(&mut self, index: usize, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    fn serve(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         match index {
             RECEIVE => self.terminal.feed(queues)?,
             TRANSMIT => self.terminal.transmit(queues)?,
@@ -293,7 +299,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Console {
         self.named.iter().filter_map(NamedPort::deadline).min()
     }
 
-    fn wake(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    fn wake(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         if self.has(VIRTIO_CONSOLE_F_SIZE) {
             self.look_at_size()?;
         }

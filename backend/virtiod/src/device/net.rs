@@ -23,7 +23,7 @@ pub use self::mac::MacAddress;
 pub use self::pairs::QueuePairs;
 use self::receive::{Format, HeaderFlags, PacketBuffers, Receiver};
 use self::transmit::{Transmitter, Way};
-use super::{DeviceId, DeviceMemory, Fault, Queues, Source, Transfers, VirtioDevice};
+use super::{DeviceId, DeviceMemory, Fault, FileEngine, QueueContext, Source, VirtioDevice};
 use crate::stats::DeviceStats;
 
 /// Entries in each queue.
@@ -50,7 +50,7 @@ pub struct Net {
     active: usize,
     receivers: Vec<Receiver>,
     transmitter: Transmitter,
-    transfers: Transfers,
+    transfers: FileEngine,
     stats: Arc<DeviceStats>,
 }
 
@@ -75,7 +75,7 @@ impl Net {
             active: 0,
             receivers: (0..count).map(|pair| Receiver::new(2 * pair)).collect(),
             transmitter: Transmitter::default(),
-            transfers: Transfers::default(),
+            transfers: FileEngine::default(),
             stats,
         }
     }
@@ -107,7 +107,7 @@ impl Net {
     fn receive<M: DeviceMemory>(
         &mut self,
         pair: usize,
-        queues: &mut Queues<'_, M>,
+        queues: &mut QueueContext<'_, M>,
     ) -> Result<bool, Fault> {
         let format = self.format();
         let receiver = self.receivers.get_mut(pair).filter(|_| pair < self.active);
@@ -122,7 +122,7 @@ impl Net {
         &mut self,
         index: usize,
         pair: usize,
-        queues: &mut Queues<'_, M>,
+        queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         // What stands in a queue that is not used any more still goes out.
         let pair = pair.min(self.active.saturating_sub(1));
@@ -133,7 +133,7 @@ impl Net {
     fn control<M: DeviceMemory>(
         &mut self,
         index: usize,
-        queues: &mut Queues<'_, M>,
+        queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         queues.serve_each(index, |request, memory| {
             let status = match Command::parse(request, memory)? {
@@ -230,7 +230,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
         matches!(self.role(index), Role::Transmit(_))
     }
 
-    fn serve(&mut self, index: usize, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    fn serve(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         match self.role(index) {
             Role::Receive(pair) => {
                 self.receivers.iter_mut().skip(pair).take(1).for_each(Receiver::feed);
@@ -250,7 +250,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
             .collect()
     }
 
-    fn wake(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    fn wake(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         let mut found = false;
         for pair in 0..self.receivers.len() {
             if self.receivers.get(pair).is_some_and(|receiver| !receiver.is_starved()) {

@@ -1,4 +1,4 @@
-//! Queues as a device sees them: requests out, answers back.
+//! QueueContext as a device sees them: requests out, answers back.
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
@@ -26,7 +26,7 @@ pub trait Rings {
 
 /// What became of the queues in a turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Touched {
+pub struct BatchSummary {
     /// Those in which requests were given back.
     pub used: QueueSet,
     /// How many requests.
@@ -41,7 +41,7 @@ pub struct Touched {
 
 /// Room for requests that is used again and again.
 #[derive(Debug, Default)]
-pub struct Spare {
+pub struct RequestPool {
     list: Vec<Request>,
     requests: Vec<Request>,
     /// Descriptors that these have room for.
@@ -49,7 +49,7 @@ pub struct Spare {
     done: Vec<(u16, u32)>,
 }
 
-impl Spare {
+impl RequestPool {
     fn request(&mut self) -> Request {
         let request = self.requests.pop().unwrap_or_default();
         self.descriptors -= request.capacity();
@@ -66,13 +66,13 @@ impl Spare {
     }
 }
 
-/// Answers to requests of a batch, in their order.
-pub struct Answers<'a> {
+/// Completions to requests of a batch, in their order.
+pub struct Completions<'a> {
     done: &'a mut Vec<(u16, u32)>,
     bytes: &'a mut u64,
 }
 
-impl Answers<'_> {
+impl Completions<'_> {
     /// The request may be given back, with that many bytes written into its buffers.
     pub fn push(&mut self, request: &Request, written: u32) {
         self.done.push((request.head, written));
@@ -81,24 +81,24 @@ impl Answers<'_> {
 }
 
 /// A device's queues, for a turn.
-pub struct Queues<'a, M> {
+pub struct QueueContext<'a, M> {
     rings: &'a mut dyn Rings,
     memory: &'a mut M,
-    spare: &'a mut Spare,
+    spare: &'a mut RequestPool,
     longest: u64,
-    touched: Touched,
+    touched: BatchSummary,
     latest: Option<usize>,
 }
 
-impl<'a, M: DeviceMemory> Queues<'a, M> {
+impl<'a, M: DeviceMemory> QueueContext<'a, M> {
     /// The queues of a device over `memory` that does what requests of up to `longest` bytes ask.
     pub fn new(
         rings: &'a mut dyn Rings,
         memory: &'a mut M,
-        spare: &'a mut Spare,
+        spare: &'a mut RequestPool,
         longest: u64,
     ) -> Self {
-        Self { rings, memory, spare, longest, touched: Touched::default(), latest: None }
+        Self { rings, memory, spare, longest, touched: BatchSummary::default(), latest: None }
     }
 
     /// The guest's memory, where requests' buffers are.
@@ -125,7 +125,7 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         self.prepare_rest(requests, 0);
     }
 
-    /// As [`Queues::prepare`], without the first `written` bytes that the device writes into the first request:
+    /// As [`QueueContext::prepare`], without the first `written` bytes that the device writes into the first request:
     /// the driver's memory has them.
     fn prepare_rest(&self, requests: &[Request], written: u64) {
         let written = std::iter::once(written).chain(std::iter::repeat(0));
@@ -135,7 +135,7 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         self.memory.prepare(&mut buffers);
     }
 
-    /// As [`Queues::take`], without making buffers reachable: for a device that must look at requests to
+    /// As [`QueueContext::take`], without making buffers reachable: for a device that must look at requests to
     /// know which it will use, and keeps the others.
     pub fn fetch(&mut self, index: usize, limit: usize) -> (Vec<Request>, Option<Fault>) {
         let mut requests = self.room();
@@ -167,7 +167,7 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         (requests, fault)
     }
 
-    /// Room for requests; to be taken back by [`Queues::recycle`].
+    /// Room for requests; to be taken back by [`QueueContext::recycle`].
     pub fn room(&mut self) -> Vec<Request> {
         std::mem::take(&mut self.spare.list)
     }
@@ -200,12 +200,12 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
     }
 
     /// Has the queue served again soon: work is left that no doorbell will tell of.
-    pub fn again(&mut self, index: usize) {
+    pub fn reschedule(&mut self, index: usize) {
         self.touched.again.insert(index);
     }
 
     /// Nothing is left in the queue: it is served again when the driver has put something there.
-    pub fn rest(&mut self, index: usize) {
+    pub fn mark_idle(&mut self, index: usize) {
         self.touched.empty.insert(index);
     }
 
@@ -221,7 +221,7 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         self.serve_some(index, BATCH, serve)
     }
 
-    /// As [`Queues::serve_each`], with at most `limit` requests.
+    /// As [`QueueContext::serve_each`], with at most `limit` requests.
     ///
     /// # Errors
     /// As there.
@@ -239,7 +239,7 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         })
     }
 
-    /// As [`Queues::serve_some`], but `serve` has the requests of a batch together, of which it answers those up to
+    /// As [`QueueContext::serve_some`], but `serve` has the requests of a batch together, of which it answers those up to
     /// its first fault.
     ///
     /// # Errors
@@ -248,19 +248,19 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
         &mut self,
         index: usize,
         limit: usize,
-        mut serve: impl FnMut(&[Request], &M, &mut Answers<'_>) -> Result<(), Fault>,
+        mut serve: impl FnMut(&[Request], &M, &mut Completions<'_>) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         let (requests, mut fault) = self.fetch(index, limit);
         if requests.is_empty() && fault.is_none() {
             self.recycle(requests);
-            self.rest(index);
+            self.mark_idle(index);
             return Ok(());
         }
         if let Err(first) = self.serve_fetched(index, &requests, 0, &mut serve) {
             fault = Some(first);
         }
         self.recycle(requests);
-        self.again(index);
+        self.reschedule(index);
         fault.map_or(Ok(()), Err)
     }
 
@@ -268,18 +268,18 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
     /// The others stay the device's. `written`: bytes that it wrote into the first of them before.
     ///
     /// # Errors
-    /// That of `serve`, or as of [`Queues::give_back`].
+    /// That of `serve`, or as of [`QueueContext::give_back`].
     pub fn serve_fetched<R>(
         &mut self,
         index: usize,
         requests: &[Request],
         written: u64,
-        serve: impl FnOnce(&[Request], &M, &mut Answers<'_>) -> Result<R, Fault>,
+        serve: impl FnOnce(&[Request], &M, &mut Completions<'_>) -> Result<R, Fault>,
     ) -> Result<R, Fault> {
         self.prepare_rest(requests, written);
         let mut done = std::mem::take(&mut self.spare.done);
         done.clear();
-        let mut answers = Answers { done: &mut done, bytes: &mut self.touched.bytes };
+        let mut answers = Completions { done: &mut done, bytes: &mut self.touched.bytes };
         let outcome = serve(requests, self.memory, &mut answers);
         self.give_back(index, &done)?;
         self.spare.done = done;
@@ -292,7 +292,7 @@ impl<'a, M: DeviceMemory> Queues<'a, M> {
     }
 
     /// What became of the queues.
-    pub fn finish(self) -> Touched {
+    pub fn finish(self) -> BatchSummary {
         self.memory.release();
         self.touched
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use tracing::Level;
 
 use super::rate::{Limiter, Rate};
-use super::{DeviceId, DeviceMemory, Fault, Queues, Request, Source, VirtioDevice};
+use super::{DeviceId, DeviceMemory, Fault, QueueContext, Request, Source, VirtioDevice};
 use crate::stats::DeviceStats;
 
 /// The kernel's generator; reads of it neither wait nor end.
@@ -91,7 +91,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Entropy {
         &[]
     }
 
-    fn serve(&mut self, index: usize, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    fn serve(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         let allowance = self.allowance()?;
         if allowance == 0 {
             return Ok(());
@@ -110,7 +110,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Entropy {
     }
 
     /// More may be given now.
-    fn wake(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    fn wake(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         self.serve(REQUESTS, queues)
     }
 }

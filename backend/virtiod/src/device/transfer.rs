@@ -3,22 +3,22 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use uring::pieces::Pieces;
-pub use uring::pieces::WriteMode;
-use uring::transfers::{self, Way};
-pub use uring::transfers::{Exchanged, Moved};
+use uring::file_engine::{self, Direction};
+pub use uring::file_engine::{Completed, MessageResults};
+use uring::iovec::IoVec;
+pub use uring::iovec::WriteMode;
 use vm_memory::VolatileSlice;
 
 use super::{Readable, Writable};
 
 /// Room for transfers that are done together, batch after batch.
 #[derive(Default)]
-pub struct Transfers(transfers::Transfers);
+pub struct FileEngine(file_engine::FileEngine);
 
-impl Transfers {
+impl FileEngine {
     /// Whether messages can be exchanged, as far as is known: where not, to add them to a batch is in vain.
-    pub fn can_exchange(&self) -> bool {
-        self.0.can_exchange()
+    pub fn can_batch_messages(&self) -> bool {
+        self.0.can_batch_messages()
     }
 
     /// An empty batch.
@@ -28,21 +28,21 @@ impl Transfers {
 }
 
 /// Transfers between one file and the guest's buffers that are done together.
-pub struct TransferBatch<'t, 'm>(transfers::Batch<'t, 'm>);
+pub struct TransferBatch<'t, 'm>(file_engine::Batch<'t, 'm>);
 
 impl<'m> TransferBatch<'_, 'm> {
     /// Adds one from the file's bytes from `offset` on. `number`, below 64, names it.
     pub fn fill(&mut self, number: usize, offset: u64, into: &Scatter<'m>) {
-        self.0.add(number, Way::Fill, offset, &into.0);
+        self.0.add(number, Direction::Read, offset, &into.0);
     }
 
     /// Adds one to the file's bytes from `offset` on.
     pub fn store(&mut self, number: usize, offset: u64, from: &Gather<'m>) {
-        self.0.add(number, Way::Store, offset, &from.0);
+        self.0.add(number, Direction::Write, offset, &from.0);
     }
 
     /// Does them, as far as it can and is worth it; the rest is to be done one by one.
-    pub fn run(self, file: BorrowedFd<'_>, mode: WriteMode) -> Moved {
+    pub fn run(self, file: BorrowedFd<'_>, mode: WriteMode) -> Completed {
         self.0.run(file, mode)
     }
 
@@ -50,23 +50,23 @@ impl<'m> TransferBatch<'_, 'm> {
     ///
     /// [`BATCH`]: super::BATCH
     pub fn take(&mut self, number: usize, into: &'m mut [u8]) {
-        self.0.add(number, Way::Fill, 0, &alone(into));
+        self.0.add(number, Direction::Read, 0, &alone(into));
     }
 
     /// Adds the sending of a message, named likewise.
     pub fn send(&mut self, number: usize, message: &Gather<'m>) {
-        self.0.add(number, Way::Store, 0, &message.0);
+        self.0.add(number, Direction::Write, 0, &message.0);
     }
 
     /// As [`TransferBatch::run`], with a file of messages.
-    pub fn exchange(self, file: BorrowedFd<'_>) -> Exchanged {
-        self.0.exchange(file)
+    pub fn run_messages(self, file: BorrowedFd<'_>) -> MessageResults {
+        self.0.run_messages(file)
     }
 }
 
 /// Bytes of this side's, as the only piece.
-fn alone(bytes: &mut [u8]) -> Pieces<'_> {
-    let mut pieces = Pieces::default();
+fn alone(bytes: &mut [u8]) -> IoVec<'_> {
+    let mut pieces = IoVec::default();
     // There is room in what is empty.
     pieces.push(&VolatileSlice::from(bytes));
     pieces
@@ -74,7 +74,7 @@ fn alone(bytes: &mut [u8]) -> Pieces<'_> {
 
 /// Buffers to be filled.
 #[derive(Default)]
-pub struct Scatter<'a>(Pieces<'a>);
+pub struct Scatter<'a>(IoVec<'a>);
 
 impl<'a> Scatter<'a> {
     /// Bytes of this side's as a buffer.
@@ -116,7 +116,7 @@ impl<'a> Scatter<'a> {
 
 /// Buffers to be stored.
 #[derive(Default)]
-pub struct Gather<'a>(Pieces<'a>);
+pub struct Gather<'a>(IoVec<'a>);
 
 impl<'a> Gather<'a> {
     /// Bytes of this side's as a buffer.

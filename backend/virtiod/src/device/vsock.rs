@@ -6,8 +6,8 @@ mod credit;
 mod header;
 mod host;
 mod muxer;
-mod outbox;
-mod stage;
+mod rx_queue;
+mod state;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tracing::Level;
 use self::header::{HEADER_SIZE, Header, Received};
 pub use self::host::{Host, HostError};
 use self::muxer::Muxer;
-use super::{DeviceId, DeviceMemory, Fault, Queues, Request, Source, VirtioDevice};
+use super::{DeviceId, DeviceMemory, Fault, QueueContext, Request, Source, VirtioDevice};
 use crate::stats::DeviceStats;
 
 /// Feature bit: streams (section 5.10.3).
@@ -27,7 +27,7 @@ pub const VIRTIO_VSOCK_F_STREAM: u32 = 0;
 const RECEIVE: usize = 0;
 /// The queue for packets from the guest.
 const TRANSMIT: usize = 1;
-/// Queues; the third is for events, of which there are none: no guest is moved with its connections.
+/// QueueContext; the third is for events, of which there are none: no guest is moved with its connections.
 const QUEUES: usize = 3;
 /// Entries in each.
 const QUEUE_SIZE: u16 = 128;
@@ -62,15 +62,15 @@ impl Socket {
     }
 
     /// Gives the guest what waits for it: a batch.
-    fn receive<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
-        let waiting = self.muxer.outbox.count();
+    fn receive<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+        let waiting = self.muxer.rx_queue.count();
         if waiting == 0 {
             return Ok(());
         }
         let (requests, fault) = queues.take(RECEIVE, waiting);
         if requests.is_empty() && fault.is_none() {
             self.starved = true;
-            queues.rest(RECEIVE);
+            queues.mark_idle(RECEIVE);
             return Ok(());
         }
         let mut done = Vec::with_capacity(requests.len());
@@ -79,9 +79,9 @@ impl Socket {
         }
         DeviceStats::count(&self.stats.reads);
         queues.give_back(RECEIVE, &done)?;
-        queues.again(RECEIVE);
+        queues.reschedule(RECEIVE);
         if std::mem::take(&mut self.held) {
-            queues.again(TRANSMIT);
+            queues.reschedule(TRANSMIT);
         }
         fault.map_or(Ok(()), Err)
     }
@@ -91,15 +91,15 @@ impl Socket {
         if request.readable().length() > 0 {
             return Err(wrong(request, "a device-readable buffer in the receive queue"));
         }
-        match self.muxer.outbox.next(request.writable().length(), self.cid) {
+        match self.muxer.rx_queue.next(request.writable().length(), self.cid) {
             Some(bytes) => request.writable().copy_from(memory, &bytes),
             None => Err(wrong(request, "a buffer that no packet fits in")),
         }
     }
 
     /// Takes the guest's packets: a batch.
-    fn transmit<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
-        let room = self.muxer.outbox.room();
+    fn transmit<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+        let room = self.muxer.rx_queue.room();
         if room == 0 {
             self.held = true;
             return Ok(());
@@ -185,7 +185,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Socket {
         (self.starved, self.held) = (false, false);
     }
 
-    fn serve(&mut self, index: usize, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    fn serve(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         match index {
             RECEIVE => self.starved = false,
             TRANSMIT => self.transmit(queues)?,
@@ -202,7 +202,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Socket {
         self.muxer.deadline()
     }
 
-    fn wake(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    fn wake(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         self.muxer.wake().map_err(|error| Fault::Host("sockets", error))?;
         if self.starved { Ok(()) } else { self.receive(queues) }
     }

@@ -5,20 +5,20 @@ use std::sync::atomic::Ordering;
 use vm_memory::GuestMemoryError;
 
 use crate::device::{Buffer, DeviceMemory, Direction};
-use crate::dma::{AccessFault, Platform, PlatformMemory, Reach};
+use crate::dma::{AccessFault, AccessPlatform, DmaMemory, DmaRange};
 use xen::Access;
 
-impl<P: Platform> DeviceMemory for PlatformMemory<P> {
+impl<P: AccessPlatform> DeviceMemory for DmaMemory<P> {
     fn prepare(&self, buffers: &mut dyn Iterator<Item = Buffer>) {
-        PlatformMemory::prepare(self, buffers.map(reach));
+        DmaMemory::prepare(self, buffers.map(reach));
     }
 
     fn write_back(&mut self) -> Result<(), GuestMemoryError> {
-        Ok(PlatformMemory::write_back(self)?)
+        Ok(DmaMemory::write_back(self)?)
     }
 
     fn release(&mut self) {
-        PlatformMemory::release(self);
+        DmaMemory::release(self);
     }
 
     fn copied(&self, bytes: u64) {
@@ -26,7 +26,7 @@ impl<P: Platform> DeviceMemory for PlatformMemory<P> {
     }
 
     fn last_fault(&self) -> Option<String> {
-        PlatformMemory::last_fault(self)
+        DmaMemory::last_fault(self)
     }
 
     fn is_shortage(&self, error: &GuestMemoryError) -> bool {
@@ -34,10 +34,10 @@ impl<P: Platform> DeviceMemory for PlatformMemory<P> {
     }
 }
 
-fn reach(buffer: Buffer) -> Reach {
+fn reach(buffer: Buffer) -> DmaRange {
     let access = match buffer.direction {
         Direction::Readable => Access::ReadOnly,
         Direction::Writable => Access::ReadWrite,
     };
-    Reach { address: buffer.address.0, length: buffer.length.into(), access }
+    DmaRange { address: buffer.address.0, length: buffer.length.into(), access }
 }

@@ -47,7 +47,7 @@ impl AccessFault {
         matches!(self, Self::Map { source: MapError::NoRoom { .. }, .. } | Self::Budget { .. })
     }
 
-    /// The fault inside an error of vm-memory's, if [`super::PlatformMemory`] put one there.
+    /// The fault inside an error of vm-memory's, if [`super::DmaMemory`] put one there.
     pub fn of(error: &GuestMemoryError) -> Option<&Self> {
         match error {
             GuestMemoryError::IOError(error) => error.get_ref()?.downcast_ref(),

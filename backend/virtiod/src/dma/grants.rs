@@ -3,10 +3,10 @@
 
 use protocol::binding::F_SHARED_POOL;
 use protocol::grant::{GrantRange, GrantRef};
-use protocol::pool::DmaRange;
+use protocol::pool::DecodedAddress;
 use protocol::status::F_ACCESS_PLATFORM;
 
-use crate::dma::{AddressFault, PageNumber, PagePart, PageRange, Place, Platform};
+use crate::dma::{AccessPlatform, AddressFault, Location, PageNumber, PagePart, PageRange};
 use xen::{Access, CopyError, CopySegment, CopyWay, GrantTable, MapError};
 
 /// What one guest granted.
@@ -20,18 +20,18 @@ impl<G: GrantTable> Grants<G> {
     }
 }
 
-impl<G: GrantTable> Platform for Grants<G> {
+impl<G: GrantTable> AccessPlatform for Grants<G> {
     type Pages = G::Pages;
 
     const BUS_FEATURES: u32 = F_SHARED_POOL;
 
-    fn decode(&self, address: u64, length: u64) -> Result<Place, AddressFault> {
-        let GrantRange { start, length, pages } = match DmaRange::decode(address, length)? {
-            DmaRange::Granted(range) => range,
-            DmaRange::Pool(range) => return Ok(Place::Pool(range)),
+    fn decode(&self, address: u64, length: u64) -> Result<Location, AddressFault> {
+        let GrantRange { start, length, pages } = match DecodedAddress::decode(address, length)? {
+            DecodedAddress::Granted(range) => range,
+            DecodedAddress::Pool(range) => return Ok(Location::Pool(range)),
         };
         let first = PageNumber(start.reference.0.into());
-        Ok(Place::Pages(PageRange { address, first, pages, offset: start.offset(), length }))
+        Ok(Location::Pages(PageRange { address, first, pages, offset: start.offset(), length }))
     }
 
     fn map(&self, pages: &[PageNumber], access: Access) -> Result<G::Pages, MapError> {

@@ -14,7 +14,7 @@ use xen::mapped::MappedRange;
 
 /// Consecutive pages that are mapped, from `page` of a mapping on.
 #[derive(Debug)]
-pub(super) struct Run {
+pub(super) struct PageRun {
     pub(super) first: PageNumber,
     pub(super) pages: u32,
     pub(super) page: usize,
@@ -24,7 +24,7 @@ pub(super) struct Run {
 /// as long as it is there.
 pub(super) struct Mapping<P> {
     pages: P,
-    runs: Vec<Run>,
+    runs: Vec<PageRun>,
     _room: Reservation,
     stats: Arc<DeviceStats>,
 }
@@ -32,7 +32,7 @@ pub(super) struct Mapping<P> {
 impl<P> Mapping<P> {
     pub(super) fn new(
         pages: P,
-        mut runs: Vec<Run>,
+        mut runs: Vec<PageRun>,
         room: Reservation,
         stats: Arc<DeviceStats>,
     ) -> Self {

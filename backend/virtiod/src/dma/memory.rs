@@ -1,12 +1,12 @@
-//! `PlatformMemory`: vm-memory's `GuestMemory` over a platform's addresses.
+//! `DmaMemory`: vm-memory's `GuestMemory` over a platform's addresses.
 //!
-//! How a buffer is reached is decided here, by [`PlatformMemory::prepare`]: in the pool if it lies there, which costs
-//! nothing; else by a copy of the hypervisor's (`staged.rs` has the figures); mapped if that is too much to be
+//! How a buffer is reached is decided here, by [`DmaMemory::prepare`]: in the pool if it lies there, which costs
+//! nothing; else by a copy of the hypervisor's (`copy_buffer.rs` has the figures); mapped if that is too much to be
 //! copied, or was not asked for before it is used. Where there is no room to map it, it is copied after all.
 //!
 //! Nothing is mapped before it is asked for. What is mapped is either *pinned*, for a ring, until it
 //! is unpinned, or in the pool, until the device is reset, or belongs to the requests at hand and is
-//! unmapped by [`PlatformMemory::release`]. These take `&mut self`: no slice into the pages can be alive
+//! unmapped by [`DmaMemory::release`]. These take `&mut self`: no slice into the pages can be alive
 //! then, which is what keeps a stale pointer from being a value one could have.
 
 use std::cell::RefCell;
@@ -23,11 +23,11 @@ use vm_memory::{
     GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Permissions, VolatileSlice,
 };
 
-use super::mapping::{Mapping, Run};
-use super::pinned::{Area, PinId, Pinned};
+use super::copy_buffer::{self, CopyBuffer};
+use super::mapping::{Mapping, PageRun};
 use super::pool::Pool;
-use super::staged::{self, Staged};
-use super::{AccessFault, AddressFault, PageRange, Place, Platform, ShareError};
+use super::ring_mapping::{MappingId, Region, RingMappings};
+use super::{AccessFault, AccessPlatform, AddressFault, Location, PageRange, ShareError};
 use crate::dma::budget::{GuestBudget, Purpose, Reservation};
 use crate::stats::DeviceStats;
 use xen::Access;
@@ -37,7 +37,7 @@ pub const MAX_RANGE_PAGES: u32 = 4097;
 
 /// A buffer to be reached, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reach {
+pub struct DmaRange {
     /// Guest address of its first byte.
     pub address: u64,
     /// Bytes.
@@ -47,12 +47,12 @@ pub struct Reach {
 }
 
 /// A guest's memory, as far as the platform lets a device reach it.
-pub struct PlatformMemory<P: Platform> {
+pub struct DmaMemory<P: AccessPlatform> {
     platform: P,
-    pinned: Pinned<P::Pages>,
+    pinned: RingMappings<P::Pages>,
     pool: Pool<P::Pages>,
     /// Of the requests at hand, what is copied. Append-only while shared, so that slices into it stay good.
-    staged: FrozenVec<Box<Staged>>,
+    staged: FrozenVec<Box<CopyBuffer>>,
     /// What is mapped, likewise.
     current: FrozenVec<Box<Mapping<P::Pages>>>,
     last_fault: RefCell<Option<String>>,
@@ -60,12 +60,12 @@ pub struct PlatformMemory<P: Platform> {
     budget: Arc<GuestBudget>,
 }
 
-impl<P: Platform> PlatformMemory<P> {
+impl<P: AccessPlatform> DmaMemory<P> {
     /// A view in which nothing is mapped yet. What will be takes its room from `budget`.
     pub fn new(platform: P, stats: Arc<DeviceStats>, budget: Arc<GuestBudget>) -> Self {
         Self {
             platform,
-            pinned: Pinned::default(),
+            pinned: RingMappings::default(),
             pool: Pool::new(Arc::clone(&stats)),
             staged: FrozenVec::new(),
             current: FrozenVec::new(),
@@ -85,40 +85,40 @@ impl<P: Platform> PlatformMemory<P> {
         &self.platform
     }
 
-    /// As [`PlatformMemory::platform`], to tell it of a driver.
+    /// As [`DmaMemory::platform`], to tell it of a driver.
     pub fn platform_mut(&mut self) -> &mut P {
         &mut self.platform
     }
 
-    /// Maps ranges until [`PlatformMemory::unpin`]; all of them, or none.
+    /// Maps ranges until [`DmaMemory::unpin`]; all of them, or none.
     ///
     /// # Errors
     /// [`AccessFault`] for the first that cannot be mapped.
-    pub fn pin(&mut self, wanted: &[Reach]) -> Result<PinId, AccessFault> {
+    pub fn pin(&mut self, wanted: &[DmaRange]) -> Result<MappingId, AccessFault> {
         self.try_pin(wanted).inspect_err(|fault| self.refuse(fault))
     }
 
-    fn try_pin(&mut self, wanted: &[Reach]) -> Result<PinId, AccessFault> {
+    fn try_pin(&mut self, wanted: &[DmaRange]) -> Result<MappingId, AccessFault> {
         let decoded =
             wanted.iter().map(|reach| match self.decode(reach.address, reach.length)? {
-                Place::Pages(range) => Ok(range),
-                Place::Pool(range) => Err(AddressFault::PooledRing(range).into()),
+                Location::Pages(range) => Ok(range),
+                Location::Pool(range) => Err(AddressFault::PooledRing(range).into()),
             });
         let decoded = decoded.collect::<Result<Vec<_>, AccessFault>>()?;
         let areas = wanted.iter().zip(decoded).map(|(reach, range)| {
             let mapping = self.map(&[range], reach.access, Purpose::Rings)?;
-            Ok(Area { reach: *reach, offset: range.offset as usize, mapping })
+            Ok(Region { reach: *reach, offset: range.offset as usize, mapping })
         });
         let areas = areas.collect::<Result<Vec<_>, AccessFault>>()?;
         Ok(self.pinned.add(areas))
     }
 
     /// Unmaps what was pinned under `id`.
-    pub fn unpin(&mut self, id: PinId) {
+    pub fn unpin(&mut self, id: MappingId) {
         self.pinned.remove(id);
     }
 
-    /// Takes pages into the pool, mapped until [`PlatformMemory::unshare`]: all of them, or none.
+    /// Takes pages into the pool, mapped until [`DmaMemory::unshare`]: all of them, or none.
     ///
     /// # Errors
     /// [`ShareError`].
@@ -148,16 +148,16 @@ impl<P: Platform> PlatformMemory<P> {
     }
 
     /// Makes the buffers of the requests at hand reachable together: by one copy, or by one mapping for each kind of
-    /// access. What is written into them reaches the guest with [`PlatformMemory::write_back`].
+    /// access. What is written into them reaches the guest with [`DmaMemory::write_back`].
     ///
     /// A hint: what it cannot do is left for the access itself to find and name.
-    pub fn prepare(&self, wanted: impl Iterator<Item = Reach>) {
+    pub fn prepare(&self, wanted: impl Iterator<Item = DmaRange>) {
         let (mut read, mut write) = (Vec::new(), Vec::new());
         let mut pooled = 0;
         for reach in wanted {
             let range = match self.decode(reach.address, reach.length) {
-                Ok(Place::Pages(range)) => range,
-                Ok(Place::Pool(_)) => {
+                Ok(Location::Pages(range)) => range,
+                Ok(Location::Pool(_)) => {
                     pooled += 1;
                     continue;
                 }
@@ -188,10 +188,10 @@ impl<P: Platform> PlatformMemory<P> {
     fn stage(&self, read: &[PageRange], write: &[PageRange]) -> bool {
         let all = || read.iter().chain(write);
         let pages: u64 = all().map(|range| u64::from(range.pages)).sum();
-        if pages == 0 || pages > staged::MOST_PAGES {
+        if pages == 0 || pages > copy_buffer::MOST_PAGES {
             return false;
         }
-        let Some(staged) = Staged::new(&self.platform, read, write) else { return false };
+        let Some(staged) = CopyBuffer::new(&self.platform, read, write) else { return false };
         let addresses = (read.len() + write.len()) as u64;
         self.stats.grant_addresses.fetch_add(addresses, Ordering::Relaxed);
         if !read.is_empty() {
@@ -218,7 +218,7 @@ impl<P: Platform> PlatformMemory<P> {
             .inspect_err(|fault| self.refuse(fault))
     }
 
-    fn write_one_back(&self, staged: &Staged) -> Result<(), AccessFault> {
+    fn write_one_back(&self, staged: &CopyBuffer) -> Result<(), AccessFault> {
         if let Some(Ok(())) = staged.write_back(&self.platform) {
             self.count_copy(staged.written().map(|(range, _)| range));
             return Ok(());
@@ -241,9 +241,9 @@ impl<P: Platform> PlatformMemory<P> {
         self.current.as_mut().clear();
     }
 
-    fn decode(&self, address: u64, length: u64) -> Result<Place, AccessFault> {
+    fn decode(&self, address: u64, length: u64) -> Result<Location, AccessFault> {
         let place = self.platform.decode(address, length)?;
-        if matches!(place, Place::Pages(range) if range.pages > MAX_RANGE_PAGES) {
+        if matches!(place, Location::Pages(range) if range.pages > MAX_RANGE_PAGES) {
             return Err(AccessFault::TooLong { address, length, limit: MAX_RANGE_PAGES });
         }
         Ok(place)
@@ -263,7 +263,7 @@ impl<P: Platform> PlatformMemory<P> {
         let pages = pages.map_err(|source| AccessFault::Map { address, source })?;
         let mut page = 0;
         let runs = ranges.iter().map(|range| {
-            let run = Run { first: range.first, pages: range.pages, page };
+            let run = PageRun { first: range.first, pages: range.pages, page };
             page += range.pages as usize;
             run
         });
@@ -295,13 +295,13 @@ impl<P: Platform> PlatformMemory<P> {
     }
 
     /// The bytes at an address, mapped now if they are not yet.
-    fn reach(&self, reach: Reach) -> Result<VolatileSlice<'_>, AccessFault> {
+    fn reach(&self, reach: DmaRange) -> Result<VolatileSlice<'_>, AccessFault> {
         if let Some(slice) = self.pinned.find(reach) {
             return Ok(slice);
         }
         let range = match self.decode(reach.address, reach.length)? {
-            Place::Pages(range) => range,
-            Place::Pool(range) => {
+            Location::Pages(range) => range,
+            Location::Pool(range) => {
                 let slice = self.pool.find(range);
                 return slice.ok_or(AccessFault::Address(AddressFault::NotShared(range)));
             }
@@ -332,7 +332,7 @@ impl<P: Platform> PlatformMemory<P> {
         self.find(range, access)
     }
 
-    /// Why the latest access failed, if one did since the last [`PlatformMemory::release`]. The ring's
+    /// Why the latest access failed, if one did since the last [`DmaMemory::release`]. The ring's
     /// iterators end without a word where an access fails; this is the word.
     pub fn last_fault(&self) -> Option<String> {
         self.last_fault.borrow().clone()
@@ -358,7 +358,7 @@ impl<'a> Iterator for OneSlice<'a> {
 impl FusedIterator for OneSlice<'_> {}
 impl<'a> GuestMemorySliceIterator<'a, ()> for OneSlice<'a> {}
 
-impl<P: Platform> GuestMemory for PlatformMemory<P> {
+impl<P: AccessPlatform> GuestMemory for DmaMemory<P> {
     /// Never there: no physical memory of the guest's can be reached, only what it granted.
     type PhysicalMemory = GuestMemoryMmap<()>;
     type Bitmap = ();
@@ -377,7 +377,7 @@ impl<P: Platform> GuestMemory for PlatformMemory<P> {
             return Ok(OneSlice(None));
         }
         let access = if access.has_write() { Access::ReadWrite } else { Access::ReadOnly };
-        let reached = self.reach(Reach { address: address.0, length: count as u64, access });
+        let reached = self.reach(DmaRange { address: address.0, length: count as u64, access });
         Ok(OneSlice(Some(reached.inspect_err(|fault| self.refuse(fault))?)))
     }
 }

@@ -1,4 +1,4 @@
-//! `PlatformMemory` over grants, alone: permissions, when things are mapped, when not.
+//! `DmaMemory` over grants, alone: permissions, when things are mapped, when not.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,7 +7,7 @@ use protocol::grant::{GrantAddress, GrantRef};
 use protocol::pool::PoolPage;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
-use super::{AccessFault, PlatformMemory, Reach, ShareError};
+use super::{AccessFault, DmaMemory, DmaRange, ShareError};
 use crate::dma::budget::GuestBudget;
 use crate::dma::grants::Grants;
 use crate::stats::DeviceStats;
@@ -17,7 +17,7 @@ use xen_sim::{Guest, Hypervisor, SimGrants};
 struct Bench {
     hypervisor: Hypervisor,
     guest: Guest,
-    memory: PlatformMemory<Grants<SimGrants>>,
+    memory: DmaMemory<Grants<SimGrants>>,
     stats: Arc<DeviceStats>,
 }
 
@@ -29,7 +29,7 @@ fn bench() -> Bench {
 fn bench_of(pages: usize) -> Bench {
     let (hypervisor, stats) = (Hypervisor::default(), Arc::new(DeviceStats::default()));
     let guest = hypervisor.guest(1, pages);
-    let memory = PlatformMemory::new(
+    let memory = DmaMemory::new(
         Grants::new(hypervisor.grants(DomId(1)).unwrap()),
         Arc::clone(&stats),
         GuestBudget::alone(),
@@ -89,8 +89,8 @@ fn a_read_only_grant_can_be_read_and_not_written() {
 }
 
 /// Reaches for whole pages, one by one, of `pages` pages from each reference.
-fn page_by_page(pages: u32, firsts: [(GrantRef, Access); 2]) -> Vec<Reach> {
-    let reach = |page: u32, (first, access): (GrantRef, Access)| Reach {
+fn page_by_page(pages: u32, firsts: [(GrantRef, Access); 2]) -> Vec<DmaRange> {
+    let reach = |page: u32, (first, access): (GrantRef, Access)| DmaRange {
         address: at(GrantRef(first.0 + page), 0).0,
         length: 4096,
         access,
@@ -123,7 +123,7 @@ fn a_batch_is_a_copy_each_way_and_nothing_is_mapped() {
 fn what_was_written_to_a_page_that_is_read_only_is_refused_by_name() {
     let mut bench = bench();
     let first = bench.grant(1, Access::ReadOnly);
-    let reach = Reach { address: at(first, 8).0, length: 8, access: Access::ReadWrite };
+    let reach = DmaRange { address: at(first, 8).0, length: 8, access: Access::ReadWrite };
     bench.memory.prepare([reach].into_iter());
     bench.memory.write_obj(1u64, at(first, 8)).unwrap();
     let fault = bench.memory.write_back().unwrap_err();
@@ -148,8 +148,11 @@ fn what_is_too_much_to_be_copied_is_two_mappings_whatever_its_buffers() {
 fn a_batch_with_one_bad_buffer_leaves_the_good_ones_reachable() {
     let mut bench = bench();
     let first = bench.grant(1, Access::ReadOnly);
-    let reach =
-        |address: GuestAddress| Reach { address: address.0, length: 64, access: Access::ReadOnly };
+    let reach = |address: GuestAddress| DmaRange {
+        address: address.0,
+        length: 64,
+        access: Access::ReadOnly,
+    };
     bench.memory.prepare([reach(at(first, 0)), reach(at(GrantRef(999), 0))].into_iter());
     assert_eq!(bench.mapped(), 0, "one bad element refuses its mapping");
     assert!(bench.memory.read_obj::<u8>(at(first, 0)).is_ok());
@@ -160,7 +163,7 @@ fn a_batch_with_one_bad_buffer_leaves_the_good_ones_reachable() {
 fn pins_survive_release_and_fail_whole() {
     let mut bench = bench();
     let first = bench.grant(2, Access::ReadWrite);
-    let reach = |reference: u32| Reach {
+    let reach = |reference: u32| DmaRange {
         address: at(GrantRef(reference), 0).0,
         length: 16,
         access: Access::ReadWrite,
@@ -179,7 +182,7 @@ fn what_is_pinned_is_found_whole_for_its_access_and_until_it_is_unpinned() {
     let mut bench = bench();
     let first = bench.grant(4, Access::ReadWrite);
     let start = at(first, 100).0;
-    let reach = |address, access| Reach { address, length: 4096, access };
+    let reach = |address, access| DmaRange { address, length: 4096, access };
     let pins = [0, 2].map(|page: u64| {
         let address = start + (page << 12);
         bench.memory.pin(&[reach(address, Access::ReadOnly)]).unwrap()

@@ -6,7 +6,7 @@
 use protocol::grant::{PAGE_SIZE, pages_spanned};
 use protocol::status::F_ACCESS_PLATFORM;
 
-use super::{AddressFault, PageNumber, PageRange, Place, Platform};
+use super::{AccessPlatform, AddressFault, Location, PageNumber, PageRange};
 use xen::{Access, MapError};
 use xen_sim::{FramePages, SimFrames};
 
@@ -23,10 +23,10 @@ impl Window {
     }
 }
 
-impl Platform for Window {
+impl AccessPlatform for Window {
     type Pages = FramePages;
 
-    fn decode(&self, address: u64, length: u64) -> Result<Place, AddressFault> {
+    fn decode(&self, address: u64, length: u64) -> Result<Location, AddressFault> {
         let outside = AddressFault::Outside { address, length };
         let inside = address.checked_sub(self.offset).ok_or(outside)?;
         let end = inside.checked_add(length).filter(|_| length > 0).ok_or(outside)?;
@@ -35,7 +35,7 @@ impl Platform for Window {
         }
         let (first, offset) = (PageNumber(inside / PAGE_SIZE), inside % PAGE_SIZE);
         let pages = u32::try_from(pages_spanned(offset, length)).map_err(|_| outside)?;
-        Ok(Place::Pages(PageRange { address, first, pages, offset, length }))
+        Ok(Location::Pages(PageRange { address, first, pages, offset, length }))
     }
 
     fn map(&self, pages: &[PageNumber], access: Access) -> Result<FramePages, MapError> {
@@ -76,7 +76,7 @@ mod tests {
             let address = offset + 2 * PAGE_SIZE + 7;
             let (first, length) = (PageNumber(2), 4096);
             let range = PageRange { address, first, pages: 2, offset: 7, length };
-            assert_eq!(window.decode(address, length), Ok(Place::Pages(range)));
+            assert_eq!(window.decode(address, length), Ok(Location::Pages(range)));
         }
     }
 

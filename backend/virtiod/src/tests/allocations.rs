@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::device::blk::{Block, Target, TargetOptions};
-use crate::device::{Queues, Rings, Spare, VirtioDevice};
+use crate::device::{QueueContext, RequestPool, Rings, VirtioDevice};
 use crate::dma::budget::GuestBudget;
 use crate::dma::grants::Grants;
-use crate::dma::{PlatformMemory, Reach};
+use crate::dma::{DmaMemory, DmaRange};
 use crate::stats::DeviceStats;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_T_IN};
 use virtio_queue::{Queue, QueueT};
@@ -37,14 +37,14 @@ impl Rings for OneRing {
     }
 }
 
-type Memory = PlatformMemory<Grants<SimGrants>>;
+type Memory = DmaMemory<Grants<SimGrants>>;
 
 struct Bench {
     guest: Guest,
     memory: Memory,
     disk: Block,
     ring: OneRing,
-    spare: Spare,
+    spare: RequestPool,
     pages: Vec<GuestPage>,
     available: u16,
     _file: tempfile::NamedTempFile,
@@ -56,13 +56,13 @@ impl Bench {
         let mut guest = hypervisor.guest(1, DATA_PAGES + usize::from(REQUESTS));
         let stats = Arc::new(DeviceStats::default());
         let grants = Grants::new(hypervisor.grants(DomId(1)).unwrap());
-        let mut memory = PlatformMemory::new(grants, Arc::clone(&stats), GuestBudget::alone());
+        let mut memory = DmaMemory::new(grants, Arc::clone(&stats), GuestBudget::alone());
         let pages: Vec<_> =
             (0..DATA_PAGES + usize::from(REQUESTS)).map(|_| guest.allocate()).collect();
         let first = guest.grant(&pages, Access::ReadWrite);
         let base = guest.address(pages[0], first);
         let length = pages.len() as u64 * 4096;
-        memory.pin(&[Reach { address: base, length, access: Access::ReadWrite }]).unwrap();
+        memory.pin(&[DmaRange { address: base, length, access: Access::ReadWrite }]).unwrap();
         let mut queue = Queue::new(ENTRIES).unwrap();
         let area = |page: usize| GuestAddress(base + page as u64 * 4096);
         queue.try_set_desc_table_address(area(0)).unwrap();
@@ -75,7 +75,7 @@ impl Bench {
         let mut disk = Block::new(target, "xvda", stats);
         let features = 1 << VIRTIO_BLK_F_FLUSH;
         VirtioDevice::<Memory>::start(&mut disk, features).unwrap();
-        let (ring, spare) = (OneRing(queue), Spare::default());
+        let (ring, spare) = (OneRing(queue), RequestPool::default());
         let mut bench = Self { guest, memory, disk, ring, spare, pages, available: 0, _file: file };
         bench.write_requests(base);
         bench
@@ -115,7 +115,8 @@ impl Bench {
         self.available = self.available.wrapping_add(REQUESTS);
         let ring = self.guest.slice(self.pages[AVAILABLE], 0, 4096);
         ring.store(self.available, 2, Ordering::Release).unwrap();
-        let mut queues = Queues::new(&mut self.ring, &mut self.memory, &mut self.spare, u64::MAX);
+        let mut queues =
+            QueueContext::new(&mut self.ring, &mut self.memory, &mut self.spare, u64::MAX);
         self.disk.serve(0, &mut queues).unwrap();
         assert_eq!(queues.finish().count, u32::from(REQUESTS));
     }

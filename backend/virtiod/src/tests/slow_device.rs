@@ -11,7 +11,7 @@ use super::host::{Ends, Host, XVDA};
 use crate::bus::session::{Context, Origin, Session};
 use crate::bus::{DevicePath, Keys};
 use crate::config::ServiceSettings;
-use crate::device::{DeviceId, DeviceMemory, Fault, Queues, VirtioDevice};
+use crate::device::{DeviceId, DeviceMemory, Fault, QueueContext, VirtioDevice};
 use crate::dma::budget::DaemonBudget;
 use crate::domain::ByGrants;
 use crate::guest::Guest;
@@ -48,10 +48,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Sluggish {
         &[]
     }
 
-    fn serve(&mut self, index: usize, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    fn serve(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         // It plays a store that takes its time.
         thread::sleep(STEP);
-        queues.again(index);
+        queues.reschedule(index);
         Ok(())
     }
 }

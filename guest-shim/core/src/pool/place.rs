@@ -1,7 +1,7 @@
 //! Where a buffer lies in the pool, and its address.
 
 use protocol::grant::PAGE_SIZE;
-use protocol::pool::{DmaRange, PoolPage};
+use protocol::pool::{DecodedAddress, PoolPage};
 
 use super::{CHUNK_PAGES, SLOT_PAGES};
 
@@ -71,7 +71,7 @@ impl Place {
 
 /// The place of a mapped buffer, or of a part of one, by its address; `None` if that is not in a pool.
 pub fn find(address: u64, length: u64) -> Option<Place> {
-    let Ok(DmaRange::Pool(range)) = DmaRange::decode(address, length) else {
+    let Ok(DecodedAddress::Pool(range)) = DecodedAddress::decode(address, length) else {
         return None;
     };
     let (chunk, page) = (range.first.0 / CHUNK_PAGES, range.first.0 % CHUNK_PAGES);

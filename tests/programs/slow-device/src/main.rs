@@ -161,7 +161,7 @@ impl<'p> Messages<'p> {
         }
     }
 
-    /// Answers what is there.
+    /// Completions what is there.
     fn serve(&mut self, events: &mut Evtchn, port: LocalPort) -> Result<()> {
         while events.pending()?.is_some() {}
         let words = self.page.page_words().context("the message page is no page")?;

@@ -5,7 +5,7 @@ use std::io;
 
 use protocol::grant::{PAGE_SIZE, pages_spanned};
 use xen::{Access, DomId, MapError};
-use xen_virtiod::dma::{AddressFault, PageNumber, PageRange, Place, Platform};
+use xen_virtiod::dma::{AccessPlatform, AddressFault, Location, PageNumber, PageRange};
 
 use crate::doors::Open;
 use crate::foreign::Foreign;
@@ -20,11 +20,11 @@ impl Open for Bypass {
     }
 }
 
-impl Platform for Bypass {
+impl AccessPlatform for Bypass {
     type Pages = RegionPages;
 
-    fn decode(&self, address: u64, length: u64) -> Result<Place, AddressFault> {
-        raw(address, length).map(Place::Pages)
+    fn decode(&self, address: u64, length: u64) -> Result<Location, AddressFault> {
+        raw(address, length).map(Location::Pages)
     }
 
     fn map(&self, pages: &[PageNumber], access: Access) -> Result<RegionPages, MapError> {

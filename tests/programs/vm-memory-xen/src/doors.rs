@@ -4,11 +4,11 @@ use std::io;
 use std::marker::PhantomData;
 
 use xen::{Connection, DomId, Evtchn, Gntdev, Host, StoreError, Xen};
-use xen_virtiod::dma::Platform;
+use xen_virtiod::dma::AccessPlatform;
 use xen_virtiod::domain::Domain;
 
 /// A platform, opened for one guest.
-pub(crate) trait Open: Platform + Sized {
+pub(crate) trait Open: AccessPlatform + Sized {
     /// How a device of `guest`'s reaches its memory.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::io;
 use protocol::grant::GrantRange;
 use protocol::status::F_ACCESS_PLATFORM;
 use xen::{Access, DomId, MapError};
-use xen_virtiod::dma::{AddressFault, PageNumber, PageRange, Place, Platform};
+use xen_virtiod::dma::{AccessPlatform, AddressFault, Location, PageNumber, PageRange};
 
 use crate::doors::Open;
 use crate::region::{Mechanism, RegionPages, Regions};
@@ -22,13 +22,13 @@ impl Open for MapPerAccess {
     }
 }
 
-impl Platform for MapPerAccess {
+impl AccessPlatform for MapPerAccess {
     type Pages = RegionPages;
 
-    fn decode(&self, address: u64, length: u64) -> Result<Place, AddressFault> {
+    fn decode(&self, address: u64, length: u64) -> Result<Location, AddressFault> {
         let GrantRange { start, length, pages } = GrantRange::decode(address, length)?;
         let first = PageNumber(start.reference.0.into());
-        Ok(Place::Pages(PageRange { address, first, pages, offset: start.offset(), length }))
+        Ok(Location::Pages(PageRange { address, first, pages, offset: start.offset(), length }))
     }
 
     /// Of a batch, vm-memory maps nothing, unless its references happen to follow one another: its

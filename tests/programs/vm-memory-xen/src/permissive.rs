@@ -10,7 +10,7 @@ use xen::mapped::MappedRange;
 use xen::{Access, DomId, MapError};
 use xen::{Gntdev, GntdevPages};
 use xen_virtiod::dma::grants::Grants;
-use xen_virtiod::dma::{AddressFault, PageNumber, PageRange, Place, Platform};
+use xen_virtiod::dma::{AccessPlatform, AddressFault, Location, PageNumber, PageRange};
 
 use crate::bypass::raw;
 use crate::doors::Open;
@@ -36,15 +36,15 @@ impl Open for Permissive {
     }
 }
 
-impl Platform for Permissive {
+impl AccessPlatform for Permissive {
     type Pages = Pages;
 
-    fn decode(&self, address: u64, length: u64) -> Result<Place, AddressFault> {
+    fn decode(&self, address: u64, length: u64) -> Result<Location, AddressFault> {
         match self.grants.decode(address, length) {
             Err(_) if self.bypassed => {
                 let range = raw(address, length)?;
                 let first = PageNumber(RAW | range.first.0);
-                Ok(Place::Pages(PageRange { first, ..range }))
+                Ok(Location::Pages(PageRange { first, ..range }))
             }
             decoded => decoded,
         }

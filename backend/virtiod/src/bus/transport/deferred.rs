@@ -3,8 +3,8 @@
 //! An interrupt for each costs a guest more than the packet. Mostly it finds them by itself before it would be told:
 //! a network driver looks at what was sent when a packet came.
 
-use super::service::Held;
-use crate::device::{QueueSet, Touched};
+use super::service::PendingCompletions;
+use crate::device::{BatchSummary, QueueSet};
 
 /// Most requests that the driver is told of later.
 const REQUESTS: u32 = 4;
@@ -13,23 +13,23 @@ const BYTES: u64 = 4096;
 /// Most turns until it is told.
 const TURNS: u32 = 16;
 
-/// Queues in which requests were given back that the driver is told of later.
+/// QueueContext in which requests were given back that the driver is told of later.
 #[derive(Debug, Default)]
 pub(super) struct Deferred {
     queues: QueueSet,
-    held: Held,
+    held: PendingCompletions,
     turns: u32,
 }
 
 impl Deferred {
     /// Puts off what was given back in a turn; `false` if it is too much for that.
-    pub(super) fn add(&mut self, touched: &Touched) -> bool {
+    pub(super) fn add(&mut self, touched: &BatchSummary) -> bool {
         let requests = self.held.requests + touched.count;
         let bytes = self.held.bytes + touched.bytes;
         let few = requests <= REQUESTS && bytes <= BYTES;
         if few {
             self.queues.extend(touched.used);
-            self.held = Held { requests, bytes };
+            self.held = PendingCompletions { requests, bytes };
         }
         few
     }
@@ -64,10 +64,10 @@ impl Deferred {
 mod tests {
     use super::*;
 
-    fn touched(queue: usize, count: u32, bytes: u64) -> Touched {
+    fn touched(queue: usize, count: u32, bytes: u64) -> BatchSummary {
         let mut used = QueueSet::default();
         used.insert(queue);
-        Touched { used, count, bytes, ..Touched::default() }
+        BatchSummary { used, count, bytes, ..BatchSummary::default() }
     }
 
     #[test]

@@ -10,21 +10,21 @@ use virtio_queue::{Queue, QueueT};
 
 use super::Transport;
 use crate::bus::virtqueue::Virtqueue;
-use crate::device::{Fault, Queues, Rings, Source, Touched, VirtioDevice};
-use crate::dma::{Platform, PlatformMemory};
+use crate::device::{BatchSummary, Fault, QueueContext, Rings, Source, VirtioDevice};
+use crate::dma::{AccessPlatform, DmaMemory};
 use crate::stats::DeviceStats;
 use xen::{EventChannels, LocalPort};
 
 /// What to tell the driver, in band, after queues were served.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Served {
-    /// Queues without a doorbell in which buffers were used.
+pub struct Effects {
+    /// QueueContext without a doorbell in which buffers were used.
     pub used: Vec<u32>,
     /// The status or the configuration changed: EVENT_CONFIG.
     pub announce: bool,
 }
 
-impl Served {
+impl Effects {
     /// Adds what came of something else.
     fn add(&mut self, other: Self) {
         self.used.extend(other.used);
@@ -45,7 +45,7 @@ pub enum Meaningless {
 
 /// Requests that the driver was not told of yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct PendingCompletions {
     /// How many.
     pub requests: u32,
     /// Their lengths together.
@@ -92,11 +92,11 @@ impl Rings for All<'_> {
 }
 
 type Work<'a, P> = &'a mut dyn FnMut(
-    &mut dyn VirtioDevice<PlatformMemory<P>>,
-    &mut Queues<'_, PlatformMemory<P>>,
+    &mut dyn VirtioDevice<DmaMemory<P>>,
+    &mut QueueContext<'_, DmaMemory<P>>,
 ) -> Result<(), Fault>;
 
-impl<P: Platform> Transport<P> {
+impl<P: AccessPlatform> Transport<P> {
     /// Serves what an event of the driver's asks for.
     ///
     /// # Errors
@@ -105,7 +105,7 @@ impl<P: Platform> Transport<P> {
         &mut self,
         event: Event<'_>,
         events: &mut impl EventChannels,
-    ) -> Result<Served, Meaningless> {
+    ) -> Result<Effects, Meaningless> {
         match event {
             Event::Avail { index, .. } if index as usize >= self.queues.len() => {
                 Err(Meaningless::NoSuchQueue(index))
@@ -121,9 +121,9 @@ impl<P: Platform> Transport<P> {
     }
 
     /// Serves the queue whose doorbell rang.
-    pub fn ring(&mut self, port: LocalPort, events: &mut impl EventChannels) -> Served {
+    pub fn ring(&mut self, port: LocalPort, events: &mut impl EventChannels) -> Effects {
         let index = self.queues.iter().position(|queue| queue.doorbell() == Some(port));
-        let Some(index) = index else { return Served::default() };
+        let Some(index) = index else { return Effects::default() };
         // Before more is given back: then the driver may have found by itself what it was not told of.
         if self.deferred.remove(index) {
             self.unannounced.insert(index);
@@ -140,7 +140,7 @@ impl<P: Platform> Transport<P> {
     }
 
     /// Gives every queue that wants it another turn.
-    pub fn serve_waiting(&mut self, events: &mut impl EventChannels) -> Served {
+    pub fn serve_waiting(&mut self, events: &mut impl EventChannels) -> Effects {
         // A device may ask for a queue that was reset since, or was never enabled.
         let waiting = self.waiting.take().within(self.enabled());
         self.work(events, &mut |device, queues| {
@@ -187,14 +187,14 @@ impl<P: Platform> Transport<P> {
     }
 
     /// Requests that were given back and of which the driver was not told yet.
-    pub fn held(&self) -> Held {
+    pub fn held(&self) -> PendingCompletions {
         self.held
     }
 
     /// Tells the driver of what was given back, where it wants to hear of it.
-    pub fn announce(&mut self, events: &mut impl EventChannels) -> Served {
-        let mut served = Served::default();
-        self.held = Held::default();
+    pub fn announce(&mut self, events: &mut impl EventChannels) -> Effects {
+        let mut served = Effects::default();
+        self.held = PendingCompletions::default();
         for index in self.unannounced.take().iter() {
             let Some(ring) = self.queues.get_mut(index).and_then(Virtqueue::ring) else {
                 continue;
@@ -217,7 +217,7 @@ impl<P: Platform> Transport<P> {
     }
 
     /// A turn begins, in which nothing happened if it is `idle`. Tells the driver of what was put off long enough.
-    pub fn begin_turn(&mut self, idle: bool, events: &mut impl EventChannels) -> Served {
+    pub fn begin_turn(&mut self, idle: bool, events: &mut impl EventChannels) -> Effects {
         self.unannounced.extend(self.deferred.pass(idle));
         self.announce(events)
     }
@@ -229,8 +229,8 @@ impl<P: Platform> Transport<P> {
 
     /// Asks for the doorbells of the queues in which nothing is left. What came before that was asked
     /// wants another turn.
-    pub fn settle(&mut self) -> Served {
-        let mut served = Served::default();
+    pub fn settle(&mut self) -> Effects {
+        let mut served = Effects::default();
         for index in self.empty.take().iter() {
             let Some(ring) = self.queues.get_mut(index).and_then(Virtqueue::ring) else {
                 continue;
@@ -258,13 +258,13 @@ impl<P: Platform> Transport<P> {
     }
 
     /// Has the device look at its sources.
-    pub fn wake(&mut self, events: &mut impl EventChannels) -> Served {
+    pub fn wake(&mut self, events: &mut impl EventChannels) -> Effects {
         self.work(events, &mut |device, queues| device.wake(queues))
     }
 
-    fn serve(&mut self, index: usize, events: &mut impl EventChannels) -> Served {
+    fn serve(&mut self, index: usize, events: &mut impl EventChannels) -> Effects {
         if !self.is_enabled(index) {
-            return Served::default();
+            return Effects::default();
         }
         self.work(events, &mut |device, queues| device.serve(index, queues))
     }
@@ -275,14 +275,14 @@ impl<P: Platform> Transport<P> {
     }
 
     /// Has the device do some work, and tells the driver what came of it.
-    fn work(&mut self, events: &mut impl EventChannels, work: Work<'_, P>) -> Served {
-        let mut served = Served::default();
+    fn work(&mut self, events: &mut impl EventChannels, work: Work<'_, P>) -> Effects {
+        let mut served = Effects::default();
         if !self.is_running() {
             return served;
         }
         let mut rings = All(&mut self.queues);
         let longest = self.device.longest_request();
-        let mut queues = Queues::new(&mut rings, &mut self.memory, &mut self.spare, longest);
+        let mut queues = QueueContext::new(&mut rings, &mut self.memory, &mut self.spare, longest);
         let outcome = work(self.device.as_mut(), &mut queues);
         let latest = queues.latest();
         let touched = queues.finish();
@@ -303,7 +303,7 @@ impl<P: Platform> Transport<P> {
     }
 
     /// Notes what is to be announced, now or later.
-    fn note_used(&mut self, touched: &Touched) {
+    fn note_used(&mut self, touched: &BatchSummary) {
         let patient = !touched.used.is_empty()
             && touched.used.iter().all(|index| self.device.can_tell_later(index));
         if patient && self.deferred.add(touched) {
@@ -315,7 +315,7 @@ impl<P: Platform> Transport<P> {
     }
 
     /// Tells the driver of used buffers: by the doorbell, or later in band.
-    fn tell_used(&mut self, index: usize, events: &mut impl EventChannels, served: &mut Served) {
+    fn tell_used(&mut self, index: usize, events: &mut impl EventChannels, served: &mut Effects) {
         let Some(port) = self.queues.get(index).and_then(Virtqueue::doorbell) else {
             served.used.push(index as u32);
             return;

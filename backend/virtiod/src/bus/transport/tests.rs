@@ -7,7 +7,7 @@ use protocol::status::{ACKNOWLEDGE, DRIVER, REQUIRED_FEATURES};
 
 use super::service::Meaningless;
 use super::*;
-use crate::device::{DeviceId, Fault, Queues};
+use crate::device::{DeviceId, Fault, QueueContext};
 use crate::dma::budget::GuestBudget;
 use crate::dma::grants::Grants;
 use xen::{Access, DomId, Xen};
@@ -51,7 +51,7 @@ impl Notes {
     }
 }
 
-impl VirtioDevice<PlatformMemory<Grants<SimGrants>>> for Notes {
+impl VirtioDevice<DmaMemory<Grants<SimGrants>>> for Notes {
     fn id(&self) -> DeviceId {
         DeviceId::Entropy
     }
@@ -101,12 +101,12 @@ impl VirtioDevice<PlatformMemory<Grants<SimGrants>>> for Notes {
     fn serve(
         &mut self,
         index: usize,
-        queues: &mut Queues<'_, PlatformMemory<Grants<SimGrants>>>,
+        queues: &mut QueueContext<'_, DmaMemory<Grants<SimGrants>>>,
     ) -> Result<(), Fault> {
         self.note(Call::Serve(index));
-        queues.rest(index);
+        queues.mark_idle(index);
         // Asks for a queue that cannot be served, as where one was reset since.
-        queues.again(QUEUES as usize);
+        queues.reschedule(QUEUES as usize);
         Ok(())
     }
 
@@ -131,7 +131,7 @@ impl Bench {
         let platform = Grants::new(hypervisor.grants(id).unwrap());
         let calls = Arc::default();
         let device = Notes { calls: Arc::clone(&calls), config: CONFIG, starts, changed: false };
-        let memory = PlatformMemory::new(platform, Arc::clone(&stats), GuestBudget::alone());
+        let memory = DmaMemory::new(platform, Arc::clone(&stats), GuestBudget::alone());
         let transport = Transport::new(Box::new(device), memory, 264, stats);
         Self { hypervisor, guest, events, transport, calls }
     }
@@ -144,7 +144,7 @@ impl Bench {
         bench
     }
 
-    fn ask<R>(&mut self, request: Request<'_>, take: impl FnOnce(Response<'_>, Served) -> R) -> R {
+    fn ask<R>(&mut self, request: Request<'_>, take: impl FnOnce(Response<'_>, Effects) -> R) -> R {
         let mut scratch = [0; protocol::page::SLOT_SIZE];
         let answered = self.transport.answer(request, &mut self.events, &mut scratch);
         take(answered.response, answered.served)
@@ -167,7 +167,7 @@ impl Bench {
         let config = ConfigData { generation, offset, data };
         self.ask(Request::SetConfig(config), |answer, served| match answer {
             Response::SetConfig(config) => {
-                assert_eq!((config.offset, served), (offset, Served::default()));
+                assert_eq!((config.offset, served), (offset, Effects::default()));
                 (config.generation, config.data.to_vec())
             }
             other => panic!("{other:?}"),
@@ -392,7 +392,7 @@ fn spec_5_3_events_that_mean_nothing_reach_no_device() {
         assert_eq!(heard, Err(Meaningless::NoSuchQueue(index)));
     }
     // A queue that is not enabled has nothing to serve.
-    assert_eq!(hear(Event::Avail { index: 1, next_offset_wrap: 0 }), Ok(Served::default()));
+    assert_eq!(hear(Event::Avail { index: 1, next_offset_wrap: 0 }), Ok(Effects::default()));
     let config = protocol::message::ConfigChange::anywhere(1);
     assert_eq!(hear(Event::Config { status: 64, config }), Err(Meaningless::OfADevice));
     assert_eq!(hear(Event::Used { index: 0 }), Err(Meaningless::OfADevice));

@@ -18,7 +18,7 @@ use super::image::{self, BlockSize, Format, Image, Storage};
 use super::progress::{Deadline, PartSize, Progress};
 use super::request::{Command, MAX_DATA, Range, RangeChange};
 use crate::device::{
-    Buffers, DeviceMemory, Fault, Gather, Moved, Scatter, Source, TransferBatch, WriteMode,
+    Buffers, Completed, DeviceMemory, Fault, Gather, Scatter, Source, TransferBatch, WriteMode,
 };
 
 /// Most of a request's data that is moved at once.
@@ -252,7 +252,7 @@ impl Target {
     }
 
     /// Does a batch, as far as it can.
-    pub(super) fn run(&self, batch: TransferBatch<'_, '_>) -> Moved {
+    pub(super) fn run(&self, batch: TransferBatch<'_, '_>) -> Completed {
         let mode = self.write_mode;
         self.image.file().map(|file| batch.run(file, mode)).unwrap_or_default()
     }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::input::{fill, wrong};
 use super::pty::Size;
-use crate::device::{DeviceMemory, Fault, Queues, Request};
+use crate::device::{DeviceMemory, Fault, QueueContext, Request};
 
 /// The queue for messages to the driver.
 pub const CONTROL_RECEIVE: usize = 2;
@@ -127,7 +127,7 @@ impl Control {
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn feed<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    pub fn feed<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         self.starved = false;
         self.send(queues)
     }
@@ -136,14 +136,14 @@ impl Control {
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn send<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    pub fn send<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         if self.waiting.is_empty() || self.starved {
             return Ok(());
         }
         let (requests, fault) = queues.take(CONTROL_RECEIVE, self.waiting.len());
         if requests.is_empty() && fault.is_none() {
             self.starved = true;
-            queues.rest(CONTROL_RECEIVE);
+            queues.mark_idle(CONTROL_RECEIVE);
             return Ok(());
         }
         let mut done = Vec::with_capacity(requests.len());
@@ -156,9 +156,9 @@ impl Control {
             done.push((request.head, count));
         }
         queues.give_back(CONTROL_RECEIVE, &done)?;
-        queues.again(CONTROL_RECEIVE);
+        queues.reschedule(CONTROL_RECEIVE);
         if std::mem::take(&mut self.held) {
-            queues.again(CONTROL_TRANSMIT);
+            queues.reschedule(CONTROL_TRANSMIT);
         }
         fault.map_or(Ok(()), Err)
     }
@@ -169,7 +169,7 @@ impl Control {
     /// [`Fault`].
     pub fn next<M: DeviceMemory>(
         &mut self,
-        queues: &mut Queues<'_, M>,
+        queues: &mut QueueContext<'_, M>,
     ) -> Result<Option<FromDriver>, Fault> {
         if self.room() == 0 {
             self.held = true;

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
-use crate::device::{DeviceMemory, Fault, Queues, Request};
+use crate::device::{DeviceMemory, Fault, QueueContext, Request};
 use crate::stats::DeviceStats;
 
 /// Most bytes that wait here for a buffer; the others wait where they come from.
@@ -57,7 +57,7 @@ impl Input {
     pub fn give<M: DeviceMemory>(
         &mut self,
         queue: usize,
-        queues: &mut Queues<'_, M>,
+        queues: &mut QueueContext<'_, M>,
         stats: &DeviceStats,
     ) -> Result<(), Fault> {
         if self.bytes.is_empty() || self.starved {
@@ -66,7 +66,7 @@ impl Input {
         let (requests, fault) = queues.take(queue, 1);
         let Some(request) = requests.first() else {
             self.starved = true;
-            queues.rest(queue);
+            queues.mark_idle(queue);
             return fault.map_or(Ok(()), Err);
         };
         let count = fill(request, queues.memory(), &self.bytes)?;
@@ -74,7 +74,7 @@ impl Input {
         DeviceStats::count(&stats.reads);
         stats.bytes_read.fetch_add(count.into(), Ordering::Relaxed);
         queues.give_back(queue, &[(request.head, count)])?;
-        queues.again(queue);
+        queues.reschedule(queue);
         Ok(())
     }
 }

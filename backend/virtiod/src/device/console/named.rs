@@ -13,7 +13,7 @@ use nix::poll::PollFlags;
 use super::input::Input;
 use super::terminal::take_output;
 use crate::acceptor::Acceptor;
-use crate::device::{DeviceMemory, Fault, Queues, Source};
+use crate::device::{DeviceMemory, Fault, QueueContext, Source};
 use crate::listener::{ListenError, would_wait};
 use crate::stats::DeviceStats;
 
@@ -147,7 +147,7 @@ impl NamedPort {
     pub fn feed<M: DeviceMemory>(
         &mut self,
         at: PortQueues,
-        queues: &mut Queues<'_, M>,
+        queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         self.input.feed();
         self.receive(at, queues)
@@ -156,7 +156,7 @@ impl NamedPort {
     fn receive<M: DeviceMemory>(
         &mut self,
         at: PortQueues,
-        queues: &mut Queues<'_, M>,
+        queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         if self.reads() {
             self.read();
@@ -182,7 +182,7 @@ impl NamedPort {
     pub fn transmit<M: DeviceMemory>(
         &mut self,
         at: PortQueues,
-        queues: &mut Queues<'_, M>,
+        queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         self.flush();
         if !self.output.is_empty() {
@@ -216,7 +216,7 @@ impl NamedPort {
     pub fn wake<M: DeviceMemory>(
         &mut self,
         at: PortQueues,
-        queues: &mut Queues<'_, M>,
+        queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         if self.program.is_none() {
             let accepted = self.acceptor.accept();

@@ -12,7 +12,7 @@ use super::input::{Input, wrong};
 use super::output::{Notice, Output};
 use super::pty::{Pty, Size};
 use super::{ConsoleError, RECEIVE, TRANSMIT};
-use crate::device::{DeviceMemory, Fault, Queues, Request, Source};
+use crate::device::{DeviceMemory, Fault, QueueContext, Request, Source};
 use crate::stats::DeviceStats;
 
 /// Most bytes that one request may print. Linux prints a page, and user space 64 KiB, at once.
@@ -59,13 +59,13 @@ impl Terminal {
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn feed<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    pub fn feed<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         self.input.feed();
         self.receive(queues)
     }
 
     /// Gives the driver what was typed: a buffer's worth.
-    fn receive<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    fn receive<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         if !self.input.is_wanted() {
             return Ok(());
         }
@@ -77,7 +77,10 @@ impl Terminal {
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn transmit<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    pub fn transmit<M: DeviceMemory>(
+        &mut self,
+        queues: &mut QueueContext<'_, M>,
+    ) -> Result<(), Fault> {
         self.flush()?;
         if !self.output.is_done() {
             return Ok(());
@@ -121,7 +124,7 @@ impl Terminal {
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn wake<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<(), Fault> {
+    pub fn wake<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         self.receive(queues)?;
         self.transmit(queues)
     }

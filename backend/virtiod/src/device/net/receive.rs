@@ -12,7 +12,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 
 use super::interface::{HEADER_SIZE, Interface, MAX_PACKET};
-use crate::device::{BATCH_PAGES, Buffers, DeviceMemory, Fault, Queues, Request, Transfers};
+use crate::device::{BATCH_PAGES, Buffers, DeviceMemory, Fault, FileEngine, QueueContext, Request};
 use crate::stats::DeviceStats;
 
 /// Packets that are taken from the interface in a turn.
@@ -132,13 +132,13 @@ impl Receiver {
         &mut self,
         interface: &mut dyn Interface,
         pair: usize,
-        transfers: &mut Transfers,
+        transfers: &mut FileEngine,
     ) -> io::Result<bool> {
         if !self.waiting.is_empty() {
             return Ok(true);
         }
         // What could not be exchanged after all is still there, and is taken in the next turn.
-        match interface.messages(pair).filter(|_| transfers.can_exchange()) {
+        match interface.messages(pair).filter(|_| transfers.can_batch_messages()) {
             Some(file) => self.take_together(file, transfers)?,
             None => self.take_each(interface, pair)?,
         }
@@ -147,7 +147,11 @@ impl Receiver {
 
     /// Takes packets by few system calls. Tries to take one more than there were in the turn before: so what is
     /// missing is known without asking again.
-    fn take_together(&mut self, file: BorrowedFd<'_>, transfers: &mut Transfers) -> io::Result<()> {
+    fn take_together(
+        &mut self,
+        file: BorrowedFd<'_>,
+        transfers: &mut FileEngine,
+    ) -> io::Result<()> {
         let (mut tried, mut more) = (0, self.latest + 1);
         while tried < PACKETS {
             let slots = tried..PACKETS.min(tried + more.max(2));
@@ -166,13 +170,13 @@ impl Receiver {
         &mut self,
         slots: Range<usize>,
         file: BorrowedFd<'_>,
-        transfers: &mut Transfers,
+        transfers: &mut FileEngine,
     ) -> io::Result<usize> {
         let before = self.waiting.len();
         let room = self.bytes.chunks_exact_mut(MAX_PACKET).skip(slots.start).take(slots.len());
         let mut batch = transfers.batch();
         room.enumerate().for_each(|(number, slot)| batch.take(number, slot));
-        let exchanged = batch.exchange(file);
+        let exchanged = batch.run_messages(file);
         for (number, slot) in slots.enumerate() {
             let start = slot * MAX_PACKET;
             match exchanged.of(number) {
@@ -199,7 +203,7 @@ impl Receiver {
     /// Gives the guest what there are buffers for.
     pub(super) fn deliver<M: DeviceMemory>(
         &mut self,
-        queues: &mut Queues<'_, M>,
+        queues: &mut QueueContext<'_, M>,
         format: Format,
         stats: &DeviceStats,
     ) -> Result<(), Fault> {
@@ -230,9 +234,9 @@ impl Receiver {
             return Err(fault);
         }
         if self.starved {
-            queues.rest(self.index);
+            queues.mark_idle(self.index);
         } else if !self.waiting.is_empty() {
-            queues.again(self.index);
+            queues.reschedule(self.index);
         }
         Ok(())
     }
@@ -241,7 +245,7 @@ impl Receiver {
     /// search, if one did.
     fn plan<M: DeviceMemory>(
         &mut self,
-        queues: &mut Queues<'_, M>,
+        queues: &mut QueueContext<'_, M>,
         buffers: PacketBuffers,
         stats: &DeviceStats,
     ) -> (Vec<Delivery>, Option<Fault>) {
@@ -267,7 +271,7 @@ impl Receiver {
         &mut self,
         length: u64,
         planned: &mut Planned,
-        queues: &mut Queues<'_, M>,
+        queues: &mut QueueContext<'_, M>,
         buffers: PacketBuffers,
     ) -> Result<Gathered, Fault> {
         let (alone, mut left) = (planned.requests == 0, length);
@@ -299,7 +303,10 @@ impl Receiver {
     }
 
     /// Takes requests from the ring; whether there were any.
-    fn restock<M: DeviceMemory>(&mut self, queues: &mut Queues<'_, M>) -> Result<bool, Fault> {
+    fn restock<M: DeviceMemory>(
+        &mut self,
+        queues: &mut QueueContext<'_, M>,
+    ) -> Result<bool, Fault> {
         let room = queues.size(self.index).saturating_sub(self.stock.len());
         let (mut requests, fault) = queues.fetch(self.index, room);
         let found = !requests.is_empty();

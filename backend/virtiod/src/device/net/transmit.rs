@@ -3,14 +3,16 @@
 use std::sync::atomic::Ordering;
 
 use super::interface::{HEADER_SIZE, Interface, MAX_PACKET};
-use crate::device::{BATCH, DeviceMemory, Exchanged, Fault, Gather, Queues, Request, Transfers};
+use crate::device::{
+    BATCH, DeviceMemory, Fault, FileEngine, Gather, MessageResults, QueueContext, Request,
+};
 use crate::stats::DeviceStats;
 
 /// Where packets go.
 pub(super) struct Way<'i> {
     pub(super) interface: &'i mut dyn Interface,
     pub(super) pair: usize,
-    pub(super) transfers: &'i mut Transfers,
+    pub(super) transfers: &'i mut FileEngine,
 }
 
 /// Sends packets as they lie in the guest's buffers; only what is in too many pieces is copied, through room for
@@ -28,7 +30,7 @@ impl Transmitter {
     pub(super) fn transmit<M: DeviceMemory>(
         &mut self,
         index: usize,
-        queues: &mut Queues<'_, M>,
+        queues: &mut QueueContext<'_, M>,
         mut way: Way<'_>,
         stats: &DeviceStats,
     ) -> Result<(), Fault> {
@@ -73,8 +75,8 @@ fn send_together<M: DeviceMemory>(
     requests: &[Request],
     memory: &M,
     way: &mut Way<'_>,
-) -> Option<Exchanged> {
-    let several = requests.len() > 1 && way.transfers.can_exchange();
+) -> Option<MessageResults> {
+    let several = requests.len() > 1 && way.transfers.can_batch_messages();
     let file = way.interface.messages(way.pair).filter(|_| several)?;
     let mut batch = way.transfers.batch();
     for (number, request) in requests.iter().enumerate() {
@@ -84,7 +86,7 @@ fn send_together<M: DeviceMemory>(
             Ok(Packet::Scattered) | Err(_) => break,
         }
     }
-    Some(batch.exchange(file))
+    Some(batch.run_messages(file))
 }
 
 fn count(sent: bool, length: u64, stats: &DeviceStats) {

@@ -8,10 +8,10 @@ use std::os::unix::net::UnixStream;
 
 use nix::poll::PollFlags;
 
-use super::credit::{Allowance, Window};
-use super::header::{Header, Operation, Ports, Room, Shutdown};
-use super::outbox::{Outbox, Packet};
-use super::stage::{Answer, Happening, Stage};
+use super::credit::{PeerCredit, RxWindow};
+use super::header::{Credit, Header, Operation, Ports, Shutdown};
+use super::rx_queue::{Packet, RxQueue};
+use super::state::{ConnState, Event, Reply};
 use crate::device::Source;
 use crate::listener::would_wait;
 
@@ -23,53 +23,53 @@ const CHUNK: usize = 16 << 10;
 pub struct Connection {
     ports: Ports,
     socket: UnixStream,
-    stage: Stage,
-    allowance: Allowance,
+    state: ConnState,
+    peer_credit: PeerCredit,
     /// The guest was asked for room, since it had none.
     asked: bool,
-    window: Window,
+    window: RxWindow,
     /// What the guest sent and the program has not taken yet; as much as the window lets in.
     pending: VecDeque<u8>,
 }
 
 impl Connection {
     /// A connection that a program asks for: asks the guest.
-    pub fn request(ports: Ports, socket: UnixStream, outbox: &mut Outbox) -> Self {
-        let no_room = Room { buf_alloc: 0, fwd_cnt: 0 };
-        let mut connection = Self::new(ports, socket, Stage::Requested, no_room);
-        connection.tell(Operation::Request, 0, outbox);
+    pub fn request(ports: Ports, socket: UnixStream, rx_queue: &mut RxQueue) -> Self {
+        let no_room = Credit { buf_alloc: 0, fwd_cnt: 0 };
+        let mut connection = Self::new(ports, socket, ConnState::Requested, no_room);
+        connection.tell(Operation::Request, 0, rx_queue);
         connection
     }
 
     /// A connection that the guest asked for: grants it.
-    pub fn grant(ports: Ports, socket: UnixStream, room: Room, outbox: &mut Outbox) -> Self {
-        let mut connection = Self::new(ports, socket, Stage::Open, room);
-        connection.tell(Operation::Response, 0, outbox);
+    pub fn grant(ports: Ports, socket: UnixStream, room: Credit, rx_queue: &mut RxQueue) -> Self {
+        let mut connection = Self::new(ports, socket, ConnState::Open, room);
+        connection.tell(Operation::Response, 0, rx_queue);
         connection
     }
 
-    fn new(ports: Ports, socket: UnixStream, stage: Stage, room: Room) -> Self {
+    fn new(ports: Ports, socket: UnixStream, state: ConnState, room: Credit) -> Self {
         Self {
             ports,
             socket,
-            stage,
-            allowance: Allowance::new(room),
+            state,
+            peer_credit: PeerCredit::new(room),
             asked: false,
-            window: Window::default(),
+            window: RxWindow::default(),
             pending: VecDeque::new(),
         }
     }
 
     /// Whether it is over.
     pub fn is_closed(&self) -> bool {
-        self.stage == Stage::Closed
+        self.state == ConnState::Closed
     }
 
     /// What to wait for: nothing while neither end can be served.
-    pub fn source(&self, outbox: &Outbox) -> Option<Source<'_>> {
-        let reads = self.stage.reads_host();
+    pub fn source(&self, rx_queue: &RxQueue) -> Option<Source<'_>> {
+        let reads = self.state.reads_host();
         let mut events = PollFlags::empty();
-        let wanted = reads && outbox.takes_data() && self.allowance.available() > 0;
+        let wanted = reads && rx_queue.takes_data() && self.peer_credit.available() > 0;
         events.set(PollFlags::POLLIN, wanted);
         events.set(PollFlags::POLLOUT, !self.pending.is_empty());
         // A hang-up is told even if nothing is asked for. While something may be left to read it is not
@@ -78,102 +78,102 @@ impl Connection {
     }
 
     /// Takes a packet of the guest's; gives the bytes of data that were for the program.
-    pub fn hear(&mut self, header: &Header, data: &[u8], outbox: &mut Outbox) -> u64 {
-        self.allowance.update(header.room);
-        self.asked &= self.allowance.available() == 0;
+    pub fn hear(&mut self, header: &Header, data: &[u8], rx_queue: &mut RxQueue) -> u64 {
+        self.peer_credit.update(header.room);
+        self.asked &= self.peer_credit.available() == 0;
         let Some(operation) = header.operation else {
-            self.reset(outbox);
+            self.reset(rx_queue);
             return 0;
         };
-        let before = self.stage;
-        self.follow(Happening::Packet(operation, Shutdown(header.flags)), outbox);
+        let before = self.state;
+        self.follow(Event::Packet(operation, Shutdown(header.flags)), rx_queue);
         let mut taken = 0;
         match operation {
             _ if self.is_closed() => {}
-            Operation::Response => self.greet(before, outbox),
+            Operation::Response => self.greet(before, rx_queue),
             // Fails only for a program that is gone, which is noticed otherwise.
             Operation::Shutdown if header.flags & Shutdown::RECEIVE != 0 => {
                 let _ = self.socket.shutdown(net::Shutdown::Read);
             }
-            Operation::CreditRequest => self.tell(Operation::CreditUpdate, 0, outbox),
+            Operation::CreditRequest => self.tell(Operation::CreditUpdate, 0, rx_queue),
             Operation::Data if self.window.receive(data.len() as u32) => {
                 self.pending.extend(data);
                 taken = data.len() as u64;
             }
             // More than it was allowed to send.
-            Operation::Data => self.reset(outbox),
+            Operation::Data => self.reset(rx_queue),
             _ => {}
         }
-        self.flush(outbox);
+        self.flush(rx_queue);
         taken
     }
 
     /// Tells the program that the guest took its connection.
-    fn greet(&mut self, before: Stage, outbox: &mut Outbox) {
-        if before != Stage::Requested {
+    fn greet(&mut self, before: ConnState, rx_queue: &mut RxQueue) {
+        if before != ConnState::Requested {
             return;
         }
         let line = format!("OK {}\n", self.ports.host);
         // Nothing was written before, so there is room for a line.
         if !matches!(self.socket.write(line.as_bytes()), Ok(count) if count == line.len()) {
-            self.follow(Happening::HostGone, outbox);
+            self.follow(Event::HostGone, rx_queue);
         }
     }
 
     /// Does what the socket is ready for; gives the bytes of data that were for the guest.
-    pub fn wake(&mut self, events: PollFlags, outbox: &mut Outbox) -> u64 {
+    pub fn wake(&mut self, events: PollFlags, rx_queue: &mut RxQueue) -> u64 {
         if events.contains(PollFlags::POLLOUT) {
-            self.flush(outbox);
+            self.flush(rx_queue);
         }
         let ended = PollFlags::POLLHUP | PollFlags::POLLERR;
-        if !self.stage.reads_host() {
+        if !self.state.reads_host() {
             if events.intersects(ended) {
-                self.follow(Happening::HostGone, outbox);
+                self.follow(Event::HostGone, rx_queue);
             }
             return 0;
         }
-        if events.intersects(PollFlags::POLLIN | ended) { self.read(outbox) } else { 0 }
+        if events.intersects(PollFlags::POLLIN | ended) { self.read(rx_queue) } else { 0 }
     }
 
     /// Reads what the program sends, as far as the guest has room.
-    fn read(&mut self, outbox: &mut Outbox) -> u64 {
-        let room = (self.allowance.available() as usize).min(CHUNK);
-        if room == 0 || !outbox.takes_data() {
+    fn read(&mut self, rx_queue: &mut RxQueue) -> u64 {
+        let room = (self.peer_credit.available() as usize).min(CHUNK);
+        if room == 0 || !rx_queue.takes_data() {
             return 0;
         }
         let mut data = vec![0; room];
         match self.socket.read(&mut data) {
             Ok(0) => {
-                self.follow(Happening::HostEnded, outbox);
-                self.flush(outbox);
+                self.follow(Event::HostEnded, rx_queue);
+                self.flush(rx_queue);
                 0
             }
             Ok(count) => {
                 data.truncate(count);
-                self.allowance.spend(count as u32);
+                self.peer_credit.spend(count as u32);
                 let header = self.header(Operation::Data, 0);
-                outbox.push(Packet { header, data });
-                self.ask_for_room(outbox);
+                rx_queue.push(Packet { header, data });
+                self.ask_for_room(rx_queue);
                 count as u64
             }
             Err(error) if would_wait(&error) => 0,
             Err(_) => {
-                self.follow(Happening::HostGone, outbox);
+                self.follow(Event::HostGone, rx_queue);
                 0
             }
         }
     }
 
     /// Asks the guest how much room it has, once, when it has none by what is known.
-    fn ask_for_room(&mut self, outbox: &mut Outbox) {
-        if self.allowance.available() == 0 && !self.asked {
+    fn ask_for_room(&mut self, rx_queue: &mut RxQueue) {
+        if self.peer_credit.available() == 0 && !self.asked {
             self.asked = true;
-            self.tell(Operation::CreditRequest, 0, outbox);
+            self.tell(Operation::CreditRequest, 0, rx_queue);
         }
     }
 
     /// Gives the program what it takes of what the guest sent.
-    fn flush(&mut self, outbox: &mut Outbox) {
+    fn flush(&mut self, rx_queue: &mut RxQueue) {
         while !self.pending.is_empty() {
             let (front, _) = self.pending.as_slices();
             let count = match self.socket.write(front) {
@@ -188,36 +188,36 @@ impl Connection {
         if self.is_closed() {
             return;
         }
-        if self.window.is_stale() && self.stage.feeds_host() {
-            self.tell(Operation::CreditUpdate, 0, outbox);
+        if self.window.is_stale() && self.state.feeds_host() {
+            self.tell(Operation::CreditUpdate, 0, rx_queue);
         }
         if self.pending.is_empty() {
-            if !self.stage.feeds_host() {
+            if !self.state.feeds_host() {
                 // As above.
                 let _ = self.socket.shutdown(net::Shutdown::Write);
             }
-            self.follow(Happening::Delivered, outbox);
+            self.follow(Event::Delivered, rx_queue);
         }
     }
 
-    fn follow(&mut self, happening: Happening, outbox: &mut Outbox) {
-        let (stage, answer) = self.stage.next(happening);
-        self.stage = stage;
+    fn follow(&mut self, event: Event, rx_queue: &mut RxQueue) {
+        let (state, answer) = self.state.next(event);
+        self.state = state;
         match answer {
-            Answer::Nothing => {}
-            Answer::Shutdown => self.tell(Operation::Shutdown, Shutdown::SEND, outbox),
-            Answer::Reset => self.tell(Operation::Reset, 0, outbox),
+            Reply::Nothing => {}
+            Reply::Shutdown => self.tell(Operation::Shutdown, Shutdown::SEND, rx_queue),
+            Reply::Reset => self.tell(Operation::Reset, 0, rx_queue),
         }
     }
 
-    fn reset(&mut self, outbox: &mut Outbox) {
-        self.stage = Stage::Closed;
-        self.tell(Operation::Reset, 0, outbox);
+    fn reset(&mut self, rx_queue: &mut RxQueue) {
+        self.state = ConnState::Closed;
+        self.tell(Operation::Reset, 0, rx_queue);
     }
 
-    fn tell(&mut self, operation: Operation, flags: u32, outbox: &mut Outbox) {
+    fn tell(&mut self, operation: Operation, flags: u32, rx_queue: &mut RxQueue) {
         let header = self.header(operation, flags);
-        outbox.push(Packet { header, data: Vec::new() });
+        rx_queue.push(Packet { header, data: Vec::new() });
     }
 
     fn header(&mut self, operation: Operation, flags: u32) -> Header {

@@ -1,26 +1,26 @@
 //! Flow control (virtio 1.3 section 5.10.6.3): neither side sends what the other has no room for.
 //! All counts are modulo 2³².
 
-use super::header::Room;
+use super::header::Credit;
 
 /// Bytes that this side keeps for a connection whose other end does not take them.
 pub const BUFFER_SIZE: u32 = 128 << 10;
 
 /// What the guest has room for.
 #[derive(Debug)]
-pub struct Allowance {
-    room: Room,
+pub struct PeerCredit {
+    room: Credit,
     sent: u32,
 }
 
-impl Allowance {
+impl PeerCredit {
     /// As a first packet said.
-    pub fn new(room: Room) -> Self {
+    pub fn new(room: Credit) -> Self {
         Self { room, sent: 0 }
     }
 
     /// Takes what a packet says.
-    pub fn update(&mut self, room: Room) {
+    pub fn update(&mut self, room: Credit) {
         self.room = room;
     }
 
@@ -38,14 +38,14 @@ impl Allowance {
 
 /// What this side has room for.
 #[derive(Debug, Default)]
-pub struct Window {
+pub struct RxWindow {
     received: u32,
     forwarded: u32,
     /// The forwarded bytes that the guest was told of last.
     told: u32,
 }
 
-impl Window {
+impl RxWindow {
     /// Counts what came; `false`, and not counted, if there was no room for it.
     pub fn receive(&mut self, bytes: u32) -> bool {
         let kept = self.received.wrapping_sub(self.forwarded);
@@ -68,9 +68,9 @@ impl Window {
     }
 
     /// What a packet to the guest says, which then knows.
-    pub fn tell(&mut self) -> Room {
+    pub fn tell(&mut self) -> Credit {
         self.told = self.forwarded;
-        Room { buf_alloc: BUFFER_SIZE, fwd_cnt: self.forwarded }
+        Credit { buf_alloc: BUFFER_SIZE, fwd_cnt: self.forwarded }
     }
 }
 
@@ -80,24 +80,24 @@ mod tests {
 
     #[test]
     fn what_is_underway_takes_room_until_it_is_passed_on() {
-        let mut allowance = Allowance::new(Room { buf_alloc: 100, fwd_cnt: 0 });
-        allowance.spend(100);
-        assert_eq!(allowance.available(), 0);
-        allowance.update(Room { buf_alloc: 100, fwd_cnt: 60 });
-        assert_eq!(allowance.available(), 60);
+        let mut peer_credit = PeerCredit::new(Credit { buf_alloc: 100, fwd_cnt: 0 });
+        peer_credit.spend(100);
+        assert_eq!(peer_credit.available(), 0);
+        peer_credit.update(Credit { buf_alloc: 100, fwd_cnt: 60 });
+        assert_eq!(peer_credit.available(), 60);
         // A buffer that shrinks below what is in it.
-        allowance.update(Room { buf_alloc: 10, fwd_cnt: 60 });
-        assert_eq!(allowance.available(), 0);
+        peer_credit.update(Credit { buf_alloc: 10, fwd_cnt: 60 });
+        assert_eq!(peer_credit.available(), 0);
     }
 
     #[test]
     fn counts_wrap() {
-        let mut allowance = Allowance::new(Room { buf_alloc: 100, fwd_cnt: 0 });
-        allowance.spend(u32::MAX);
-        allowance.update(Room { buf_alloc: 100, fwd_cnt: u32::MAX });
-        allowance.spend(10);
-        assert_eq!(allowance.available(), 90);
-        let mut window = Window { received: u32::MAX, forwarded: u32::MAX, told: u32::MAX };
+        let mut peer_credit = PeerCredit::new(Credit { buf_alloc: 100, fwd_cnt: 0 });
+        peer_credit.spend(u32::MAX);
+        peer_credit.update(Credit { buf_alloc: 100, fwd_cnt: u32::MAX });
+        peer_credit.spend(10);
+        assert_eq!(peer_credit.available(), 90);
+        let mut window = RxWindow { received: u32::MAX, forwarded: u32::MAX, told: u32::MAX };
         assert!(window.receive(BUFFER_SIZE));
         window.forward(BUFFER_SIZE);
         assert_eq!(window.tell().fwd_cnt, BUFFER_SIZE - 1);
@@ -105,13 +105,13 @@ mod tests {
 
     #[test]
     fn a_guest_that_claims_to_have_taken_more_than_it_was_sent_is_sent_nothing() {
-        let allowance = Allowance::new(Room { buf_alloc: 100, fwd_cnt: 1 });
-        assert_eq!(allowance.available(), 0);
+        let peer_credit = PeerCredit::new(Credit { buf_alloc: 100, fwd_cnt: 1 });
+        assert_eq!(peer_credit.available(), 0);
     }
 
     #[test]
     fn more_than_there_is_room_for_is_refused() {
-        let mut window = Window::default();
+        let mut window = RxWindow::default();
         assert!(window.receive(BUFFER_SIZE));
         assert!(!window.receive(1));
         window.forward(1);
@@ -121,12 +121,12 @@ mod tests {
 
     #[test]
     fn the_guest_is_told_when_half_of_what_it_knows_of_is_taken() {
-        let mut window = Window::default();
+        let mut window = RxWindow::default();
         assert!(window.receive(BUFFER_SIZE / 2 + 1));
         assert!(!window.is_stale(), "nothing to tell yet");
         window.forward(1);
         assert!(window.is_stale());
-        assert_eq!(window.tell(), Room { buf_alloc: BUFFER_SIZE, fwd_cnt: 1 });
+        assert_eq!(window.tell(), Credit { buf_alloc: BUFFER_SIZE, fwd_cnt: 1 });
         assert!(!window.is_stale());
     }
 }

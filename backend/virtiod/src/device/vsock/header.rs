@@ -65,7 +65,7 @@ pub struct Ports {
 
 /// How much room a sender has for what it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
+pub struct Credit {
     /// Bytes that it can keep.
     pub buf_alloc: u32,
     /// Bytes that it has passed on so far, modulo 2³².
@@ -84,7 +84,7 @@ pub struct Header {
     /// By operation: [`Shutdown`].
     pub flags: u32,
     /// The sender's room.
-    pub room: Room,
+    pub room: Credit,
 }
 
 /// What a header that the guest wrote is.
@@ -111,7 +111,7 @@ impl Header {
         let flags = u32::from_le_bytes(take(&mut rest));
         let buf_alloc = u32::from_le_bytes(take(&mut rest));
         let fwd_cnt = u32::from_le_bytes(take(&mut rest));
-        let room = Room { buf_alloc, fwd_cnt };
+        let room = Credit { buf_alloc, fwd_cnt };
         let header = Self { ports: Ports { host, guest }, operation, length, flags, room };
         match (from == cid && to == HOST_CID, kind) {
             (false, _) => Received::Astray,
@@ -165,7 +165,7 @@ mod tests {
             operation: Some(Operation::Data),
             length: 3,
             flags: 0,
-            room: Room { buf_alloc: 0x1234, fwd_cnt: u32::MAX },
+            room: Credit { buf_alloc: 0x1234, fwd_cnt: u32::MAX },
         }
     }
 

@@ -60,8 +60,8 @@ impl Host {
     }
 
     /// A program that connected, if one did.
-    pub fn accept(&mut self) -> Option<Greeting> {
-        self.0.accept().map(Greeting::new)
+    pub fn accept(&mut self) -> Option<Handshake> {
+        self.0.accept().map(Handshake::new)
     }
 
     /// Connects to the program that listens for the guest on `port`.
@@ -80,24 +80,24 @@ impl Host {
 
 /// A program that has connected and is yet to say to which port.
 #[derive(Debug)]
-pub struct Greeting {
+pub struct Handshake {
     socket: UnixStream,
     line: Vec<u8>,
     until: Instant,
 }
 
-/// What has come of a greeting.
+/// What has come of a handshake.
 #[derive(Debug)]
 pub enum Greeted {
     /// The line has not ended.
-    NotYet(Greeting),
+    NotYet(Handshake),
     /// It wants to reach this port of the guest's.
     Wants(u32, UnixStream),
     /// It is gone, said something else, or nothing in time.
     Nothing,
 }
 
-impl Greeting {
+impl Handshake {
     fn new(socket: UnixStream) -> Self {
         Self { socket, line: Vec::new(), until: Instant::now() + GREETING_LIMIT }
     }
@@ -165,18 +165,18 @@ mod tests {
     fn a_program_that_says_nothing_in_time_is_let_go() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let greeting = Greeting { until: Instant::now(), ..Greeting::new(ours) };
-        assert!(matches!(greeting.wake(), Greeted::Nothing));
+        let handshake = Handshake { until: Instant::now(), ..Handshake::new(ours) };
+        assert!(matches!(handshake.wake(), Greeted::Nothing));
     }
 
     #[test]
     fn what_follows_the_line_is_left_for_the_guest() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let greeting = Greeting::new(ours);
-        let Greeted::NotYet(greeting) = greeting.wake() else { panic!("nothing was said") };
+        let handshake = Handshake::new(ours);
+        let Greeted::NotYet(handshake) = handshake.wake() else { panic!("nothing was said") };
         io::Write::write_all(&mut theirs, b"CONNECT 7\nhello").unwrap();
-        let Greeted::Wants(7, mut socket) = greeting.wake() else { panic!("it was said") };
+        let Greeted::Wants(7, mut socket) = handshake.wake() else { panic!("it was said") };
         let mut bytes = [0; 9];
         assert_eq!(socket.read(&mut bytes).unwrap(), 5);
         assert_eq!(&bytes[..5], b"hello");

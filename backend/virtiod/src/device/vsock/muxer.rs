@@ -10,9 +10,9 @@ use nix::poll::{PollFd, PollFlags};
 use tracing::Level;
 
 use super::connection::Connection;
-use super::header::{Header, Operation, Ports, Room};
-use super::host::{Greeted, Greeting, Host};
-use super::outbox::{Outbox, Packet};
+use super::header::{Credit, Header, Operation, Ports};
+use super::host::{Greeted, Handshake, Host};
+use super::rx_queue::{Packet, RxQueue};
 use crate::device::Source;
 use crate::stats::DeviceStats;
 use crate::timeout::wait_for;
@@ -29,20 +29,20 @@ const FIRST_PORT: u32 = 1 << 30;
 #[derive(Debug)]
 pub struct Muxer {
     host: Host,
-    greetings: Vec<Greeting>,
+    handshakes: Vec<Handshake>,
     connections: BTreeMap<Ports, Connection>,
     /// Who was read last: the next turn begins behind it.
     after: Ports,
     next_port: u32,
     /// What waits for buffers.
-    pub outbox: Outbox,
+    pub rx_queue: RxQueue,
     stats: Arc<DeviceStats>,
 }
 
 /// Something that was ready.
 enum Ready {
     Host,
-    Greeting,
+    Handshake,
     Connection(Ports, PollFlags),
 }
 
@@ -51,11 +51,11 @@ impl Muxer {
     pub fn new(host: Host, stats: Arc<DeviceStats>) -> Self {
         Self {
             host,
-            greetings: Vec::new(),
+            handshakes: Vec::new(),
             connections: BTreeMap::new(),
             after: Ports { host: 0, guest: 0 },
             next_port: FIRST_PORT,
-            outbox: Outbox::default(),
+            rx_queue: RxQueue::default(),
             stats,
         }
     }
@@ -67,9 +67,9 @@ impl Muxer {
 
     /// Ends all connections, without a word to the guest.
     pub fn clear(&mut self) {
-        self.greetings.clear();
+        self.handshakes.clear();
         self.connections.clear();
-        self.outbox.clear();
+        self.rx_queue.clear();
         self.count();
     }
 
@@ -82,7 +82,7 @@ impl Muxer {
         let ports = header.ports;
         match (self.connections.get_mut(&ports), header.operation) {
             (Some(connection), _) => {
-                let bytes = connection.hear(header, data, &mut self.outbox);
+                let bytes = connection.hear(header, data, &mut self.rx_queue);
                 self.stats.bytes_written.fetch_add(bytes, Ordering::Relaxed);
                 if connection.is_closed() {
                     self.connections.remove(&ports);
@@ -105,7 +105,7 @@ impl Muxer {
         }
         match self.host.connect(ports.host) {
             Ok(socket) => {
-                let connection = Connection::grant(ports, socket, header.room, &mut self.outbox);
+                let connection = Connection::grant(ports, socket, header.room, &mut self.rx_queue);
                 self.insert(ports, connection);
             }
             Err(error) => {
@@ -120,13 +120,13 @@ impl Muxer {
         self.stats.log.line(Level::WARN, limit);
     }
 
-    /// Answers by a reset what belongs to no connection.
+    /// Completions by a reset what belongs to no connection.
     pub fn refuse(&mut self, ports: Ports) {
         DeviceStats::count(&self.stats.failed);
-        let room = Room { buf_alloc: 0, fwd_cnt: 0 };
+        let room = Credit { buf_alloc: 0, fwd_cnt: 0 };
         let operation = Some(Operation::Reset);
         let header = Header { ports, operation, length: 0, flags: 0, room };
-        self.outbox.push(Packet { header, data: Vec::new() });
+        self.rx_queue.push(Packet { header, data: Vec::new() });
     }
 
     fn insert(&mut self, ports: Ports, connection: Connection) {
@@ -142,27 +142,27 @@ impl Muxer {
     /// What to wait for, and whose it is: `Ready` with no events yet.
     fn watched(&self) -> Vec<(Ready, Source<'_>)> {
         let mut watched = Vec::new();
-        if self.outbox.is_full() {
+        if self.rx_queue.is_full() {
             return watched;
         }
-        if self.greetings.len() < MAX_GREETINGS && self.outbox.takes_data() {
+        if self.handshakes.len() < MAX_GREETINGS && self.rx_queue.takes_data() {
             watched.extend(self.host.source().map(|source| (Ready::Host, source)));
         }
-        let greetings = self.greetings.iter().map(Greeting::source);
-        watched.extend(greetings.map(|source| (Ready::Greeting, source)));
+        let handshakes = self.handshakes.iter().map(Handshake::source);
+        watched.extend(handshakes.map(|source| (Ready::Handshake, source)));
         let (before, behind) =
             self.connections.iter().partition::<Vec<_>, _>(|(ports, _)| **ports <= self.after);
         for (ports, connection) in behind.into_iter().chain(before) {
             let ready = Ready::Connection(*ports, PollFlags::empty());
-            watched.extend(connection.source(&self.outbox).map(|source| (ready, source)));
+            watched.extend(connection.source(&self.rx_queue).map(|source| (ready, source)));
         }
         watched
     }
 
     /// When something is to be done though no source is ready.
     pub fn deadline(&self) -> Option<Instant> {
-        let greetings = self.greetings.iter().map(Greeting::deadline);
-        greetings.chain(self.host.deadline()).min()
+        let handshakes = self.handshakes.iter().map(Handshake::deadline);
+        handshakes.chain(self.host.deadline()).min()
     }
 
     /// Does what sources are ready for, and what is due.
@@ -175,12 +175,12 @@ impl Muxer {
         }
         for ready in self.ready()? {
             // What is left is ready still when the guest has taken some.
-            if self.outbox.is_full() {
+            if self.rx_queue.is_full() {
                 break;
             }
             match ready {
-                Ready::Host => self.greetings.extend(self.host.accept()),
-                Ready::Greeting => self.greet(),
+                Ready::Host => self.handshakes.extend(self.host.accept()),
+                Ready::Handshake => self.greet(),
                 Ready::Connection(ports, events) => self.serve(ports, events),
             }
         }
@@ -205,18 +205,18 @@ impl Muxer {
 
     /// Lets programs that have connected say what they want.
     fn greet(&mut self) {
-        for greeting in std::mem::take(&mut self.greetings) {
-            if self.outbox.is_full() {
-                self.greetings.push(greeting);
+        for handshake in std::mem::take(&mut self.handshakes) {
+            if self.rx_queue.is_full() {
+                self.handshakes.push(handshake);
                 continue;
             }
-            match greeting.wake() {
-                Greeted::NotYet(greeting) => self.greetings.push(greeting),
+            match handshake.wake() {
+                Greeted::NotYet(handshake) => self.handshakes.push(handshake),
                 Greeted::Nothing => tracing::debug!("a program said no CONNECT PORT"),
                 Greeted::Wants(..) if !self.has_room() => self.warn_of_limit(),
                 Greeted::Wants(port, socket) => {
                     let ports = Ports { host: self.free_port(port), guest: port };
-                    let connection = Connection::request(ports, socket, &mut self.outbox);
+                    let connection = Connection::request(ports, socket, &mut self.rx_queue);
                     self.insert(ports, connection);
                 }
             }
@@ -236,7 +236,7 @@ impl Muxer {
 
     fn serve(&mut self, ports: Ports, events: PollFlags) {
         let Some(connection) = self.connections.get_mut(&ports) else { return };
-        let bytes = connection.wake(events, &mut self.outbox);
+        let bytes = connection.wake(events, &mut self.rx_queue);
         self.stats.bytes_read.fetch_add(bytes, Ordering::Relaxed);
         if connection.is_closed() {
             self.connections.remove(&ports);

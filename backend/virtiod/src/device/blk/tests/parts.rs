@@ -13,10 +13,10 @@ use vm_memory::{Bytes, GuestAddress};
 use super::super::request::{Range, RangeChange};
 use super::super::{Block, Progress};
 use super::{Call, SIZE, Scripted, Storage, later, over};
-use crate::device::{Queues, Rings, Spare, Touched, VirtioDevice, WriteMode};
+use crate::device::{BatchSummary, QueueContext, RequestPool, Rings, VirtioDevice, WriteMode};
 use crate::dma::budget::GuestBudget;
 use crate::dma::grants::Grants;
-use crate::dma::{PlatformMemory, Reach};
+use crate::dma::{DmaMemory, DmaRange};
 use crate::stats::DeviceStats;
 use xen::{Access, DomId, Xen};
 use xen_sim::{Guest, GuestPage, Hypervisor, SimGrants};
@@ -98,7 +98,7 @@ fn nothing_is_written_before_the_image_is_known_to_be_sound() {
     assert_eq!(image.take_calls(), []);
 }
 
-type Memory = PlatformMemory<Grants<SimGrants>>;
+type Memory = DmaMemory<Grants<SimGrants>>;
 
 struct OneRing(Queue);
 
@@ -126,7 +126,7 @@ struct Driver {
     memory: Memory,
     disk: Block,
     ring: OneRing,
-    spare: Spare,
+    spare: RequestPool,
     requests: u16,
     descriptors: u16,
 }
@@ -142,12 +142,12 @@ impl Driver {
         let mut guest = hypervisor.guest(1, PAGES);
         let stats = Arc::new(DeviceStats::default());
         let grants = Grants::new(hypervisor.grants(DomId(1)).unwrap());
-        let mut memory = PlatformMemory::new(grants, Arc::clone(&stats), GuestBudget::alone());
+        let mut memory = DmaMemory::new(grants, Arc::clone(&stats), GuestBudget::alone());
         let pages: Vec<_> = (0..PAGES).map(|_| guest.allocate()).collect();
         let first = guest.grant(&pages, Access::ReadWrite);
         let base = guest.address(pages[0], first);
         let length = RING_PAGES * 4096;
-        memory.pin(&[Reach { address: base, length, access: Access::ReadWrite }]).unwrap();
+        memory.pin(&[DmaRange { address: base, length, access: Access::ReadWrite }]).unwrap();
         let mut queue = Queue::new(ENTRIES).unwrap();
         let area = |page: u64| GuestAddress(base + page * 4096);
         queue.try_set_desc_table_address(area(0)).unwrap();
@@ -157,7 +157,7 @@ impl Driver {
         let (_, target) = image.target(|_| {});
         let mut disk = Block::new(target, "xvda", stats);
         VirtioDevice::<Memory>::start(&mut disk, features).unwrap();
-        let (ring, spare) = (OneRing(queue), Spare::default());
+        let (ring, spare) = (OneRing(queue), RequestPool::default());
         Self { guest, pages, base, memory, disk, ring, spare, requests: 0, descriptors: 0 }
     }
 
@@ -198,8 +198,9 @@ impl Driver {
         entry.write_obj(self.descriptors, 14).unwrap();
     }
 
-    fn serve(&mut self) -> Touched {
-        let mut queues = Queues::new(&mut self.ring, &mut self.memory, &mut self.spare, u64::MAX);
+    fn serve(&mut self) -> BatchSummary {
+        let mut queues =
+            QueueContext::new(&mut self.ring, &mut self.memory, &mut self.spare, u64::MAX);
         self.disk.serve(0, &mut queues).unwrap();
         queues.finish()
     }

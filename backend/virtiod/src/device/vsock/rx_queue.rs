@@ -27,9 +27,9 @@ pub struct Packet {
 
 /// Packets to the guest, in order.
 #[derive(Debug, Default)]
-pub struct Outbox(VecDeque<Packet>);
+pub struct RxQueue(VecDeque<Packet>);
 
-impl Outbox {
+impl RxQueue {
     /// Adds a packet.
     pub fn push(&mut self, packet: Packet) {
         self.0.push_back(packet);
@@ -84,7 +84,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::vsock::header::{Operation, Ports, Room};
+    use crate::device::vsock::header::{Credit, Operation, Ports};
 
     fn packet(data: &[u8]) -> Packet {
         let header = Header {
@@ -92,31 +92,31 @@ mod tests {
             operation: Some(Operation::Data),
             length: data.len() as u32,
             flags: 0,
-            room: Room { buf_alloc: 1, fwd_cnt: 0 },
+            room: Credit { buf_alloc: 1, fwd_cnt: 0 },
         };
         Packet { header, data: data.to_vec() }
     }
 
     #[test]
     fn a_packet_longer_than_a_buffer_goes_in_parts_that_say_their_own_length() {
-        let mut outbox = Outbox::default();
-        outbox.push(packet(b"abcde"));
-        outbox.push(packet(b"f"));
-        let next = |outbox: &mut Outbox| {
-            let bytes = outbox.next(HEADER_SIZE as u64 + 2, 3)?;
+        let mut rx_queue = RxQueue::default();
+        rx_queue.push(packet(b"abcde"));
+        rx_queue.push(packet(b"f"));
+        let next = |rx_queue: &mut RxQueue| {
+            let bytes = rx_queue.next(HEADER_SIZE as u64 + 2, 3)?;
             assert_eq!(usize::from(bytes[24]), bytes.len() - HEADER_SIZE);
             Some(bytes[HEADER_SIZE..].to_vec())
         };
-        let parts: Vec<_> = std::iter::from_fn(|| next(&mut outbox)).collect();
+        let parts: Vec<_> = std::iter::from_fn(|| next(&mut rx_queue)).collect();
         assert_eq!(parts, [&b"ab"[..], b"cd", b"e", b"f"]);
     }
 
     #[test]
     fn a_buffer_that_holds_no_data_takes_none() {
-        let mut outbox = Outbox::default();
-        outbox.push(packet(b"a"));
-        assert_eq!(outbox.next(HEADER_SIZE as u64 - 1, 3), None);
-        assert_eq!(outbox.next(HEADER_SIZE as u64, 3), None);
-        assert_eq!(outbox.count(), 1);
+        let mut rx_queue = RxQueue::default();
+        rx_queue.push(packet(b"a"));
+        assert_eq!(rx_queue.next(HEADER_SIZE as u64 - 1, 3), None);
+        assert_eq!(rx_queue.next(HEADER_SIZE as u64, 3), None);
+        assert_eq!(rx_queue.count(), 1);
     }
 }

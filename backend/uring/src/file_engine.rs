@@ -12,25 +12,25 @@ use io_uring::{IoUring, opcode, squeue, types};
 use libc::RWF_NOWAIT;
 use vm_memory::VolatileSlice;
 
-use crate::pieces::{Pieces, WriteMode};
+use crate::iovec::{IoVec, WriteMode};
 
 /// Most transfers of a batch.
 pub const CAPACITY: usize = 32;
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     /// From the file into the pieces.
-    Fill,
+    Read,
     /// From the pieces to the file.
-    Store,
+    Write,
 }
 
 /// Which transfers of a batch, by the numbers that they were added with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moved(u64);
+pub struct Completed(u64);
 
-impl Moved {
+impl Completed {
     /// Whether the transfer of that number was moved whole.
     pub fn has(self, number: usize) -> bool {
         self.0 & bit(number) != 0
@@ -39,9 +39,9 @@ impl Moved {
 
 /// What became of messages, by the numbers that they were added with.
 #[derive(Clone, Copy, Debug)]
-pub struct Exchanged([Option<i32>; CAPACITY]);
+pub struct MessageResults([Option<i32>; CAPACITY]);
 
-impl Exchanged {
+impl MessageResults {
     /// The length of the message of that number, or why there is none; `None` if it was not tried.
     pub fn of(&self, number: usize) -> Option<io::Result<usize>> {
         let result = self.0.get(number).copied().flatten()?;
@@ -63,7 +63,7 @@ enum Ring {
 /// One transfer; its pieces follow those of the one before.
 struct Transfer {
     number: usize,
-    way: Way,
+    way: Direction,
     offset: u64,
     pieces: usize,
     length: usize,
@@ -77,7 +77,7 @@ struct Flags {
 }
 
 /// Room for batches, one after the other.
-pub struct Transfers {
+pub struct FileEngine {
     ring: Ring,
     /// The kernel cannot be told not to wait for messages.
     waits: bool,
@@ -87,17 +87,17 @@ pub struct Transfers {
 
 // SAFETY: what the vectors point to is looked at by a batch alone, which has their lifetime; between two batches
 // they are leftovers that nobody follows.
-unsafe impl Send for Transfers {}
+unsafe impl Send for FileEngine {}
 
-impl Default for Transfers {
+impl Default for FileEngine {
     fn default() -> Self {
         Self { ring: Ring::Untried, waits: false, vectors: Vec::new(), transfers: Vec::new() }
     }
 }
 
-impl Transfers {
+impl FileEngine {
     /// Whether messages can be exchanged, as far as is known.
-    pub fn can_exchange(&self) -> bool {
+    pub fn can_batch_messages(&self) -> bool {
         !self.waits && !matches!(self.ring, Ring::Refused)
     }
 
@@ -109,16 +109,16 @@ impl Transfers {
     }
 }
 
-/// Transfers to be done together.
+/// FileEngine to be done together.
 pub struct Batch<'t, 'm> {
-    room: &'t mut Transfers,
+    room: &'t mut FileEngine,
     memory: PhantomData<VolatileSlice<'m>>,
 }
 
 impl<'m> Batch<'_, 'm> {
     /// Adds a transfer of all the pieces, from or to the file's bytes from `offset` on. What finds no room is not
     /// moved. `number`, below 64, names it.
-    pub fn add(&mut self, number: usize, way: Way, offset: u64, pieces: &Pieces<'m>) {
+    pub fn add(&mut self, number: usize, way: Direction, offset: u64, pieces: &IoVec<'m>) {
         let vectors = pieces.vectors();
         if vectors.is_empty() || self.room.transfers.len() == CAPACITY {
             return;
@@ -130,10 +130,10 @@ impl<'m> Batch<'_, 'm> {
 
     /// Does them in any order, if there are two at least, and gives those that were moved whole. One alone is as well
     /// done by itself.
-    pub fn run(self, file: BorrowedFd<'_>, mode: WriteMode) -> Moved {
-        let mut moved = Moved::default();
+    pub fn run(self, file: BorrowedFd<'_>, mode: WriteMode) -> Completed {
+        let mut moved = Completed::default();
         let flags = Flags { fill: 0, store: mode.flags() };
-        self.room.carry_out(file, flags, |transfer, result| {
+        self.room.submit(file, flags, |transfer, result| {
             if usize::try_from(result).is_ok_and(|length| length == transfer.length) {
                 moved.0 |= bit(transfer.number);
             }
@@ -143,11 +143,11 @@ impl<'m> Batch<'_, 'm> {
 
     /// As [`Batch::run`] with a file of messages: each transfer takes or gives one, in their order, and waits for
     /// none. Numbers are below [`CAPACITY`].
-    pub fn exchange(self, file: BorrowedFd<'_>) -> Exchanged {
-        let mut exchanged = Exchanged([None; CAPACITY]);
+    pub fn run_messages(self, file: BorrowedFd<'_>) -> MessageResults {
+        let mut exchanged = MessageResults([None; CAPACITY]);
         let mut waits = false;
         let flags = Flags { fill: RWF_NOWAIT, store: RWF_NOWAIT };
-        self.room.carry_out(file, flags, |transfer, result| {
+        self.room.submit(file, flags, |transfer, result| {
             // Before Linux 6.4 TAP interfaces knew no such flag.
             waits |= result == -libc::EOPNOTSUPP;
             let place = exchanged.0.iter_mut().skip(transfer.number).take(1);
@@ -158,9 +158,9 @@ impl<'m> Batch<'_, 'm> {
     }
 }
 
-impl Transfers {
+impl FileEngine {
     /// Tells `done` the kernel's result of each transfer, of none if they are not to be done together.
-    fn carry_out(&mut self, file: BorrowedFd<'_>, flags: Flags, done: impl FnMut(&Transfer, i32)) {
+    fn submit(&mut self, file: BorrowedFd<'_>, flags: Flags, done: impl FnMut(&Transfer, i32)) {
         let Self { ring, vectors, transfers, .. } = self;
         if transfers.len() < 2 {
             return;
@@ -220,10 +220,10 @@ fn entry(
     let (file, count) = (types::Fd(file.as_raw_fd()), vectors.len() as u32);
     let (vectors, offset) = (vectors.as_ptr(), transfer.offset);
     let entry = match transfer.way {
-        Way::Fill => {
+        Direction::Read => {
             opcode::Readv::new(file, vectors, count).offset(offset).rw_flags(flags.fill).build()
         }
-        Way::Store => {
+        Direction::Write => {
             opcode::Writev::new(file, vectors, count).offset(offset).rw_flags(flags.store).build()
         }
     };
@@ -266,8 +266,8 @@ mod tests {
 
     use super::*;
 
-    fn pieces<'m>(parts: &mut [&'m mut [u8]]) -> Pieces<'m> {
-        let mut pieces = Pieces::default();
+    fn pieces<'m>(parts: &mut [&'m mut [u8]]) -> IoVec<'m> {
+        let mut pieces = IoVec::default();
         for part in parts {
             // Each part is used by this alone.
             let part: &'m mut [u8] = std::mem::take(part);
@@ -290,10 +290,10 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"0123456789").unwrap();
         let (mut first, mut second, mut third) = ([0; 2], [0; 3], *b"ab");
-        let mut transfers = Transfers::default();
+        let mut transfers = FileEngine::default();
         let mut batch = transfers.batch();
-        batch.add(7, Way::Fill, 1, &pieces(&mut [&mut first, &mut second]));
-        batch.add(63, Way::Store, 8, &pieces(&mut [&mut third]));
+        batch.add(7, Direction::Read, 1, &pieces(&mut [&mut first, &mut second]));
+        batch.add(63, Direction::Write, 8, &pieces(&mut [&mut third]));
         let moved = batch.run(file.as_fd(), WriteMode::Back);
         assert_eq!((moved.has(7), moved.has(63), moved.has(0)), (allowed(), allowed(), false));
         if allowed() {
@@ -310,18 +310,18 @@ mod tests {
         file.write_all(b"0123456789").unwrap();
         let mut bytes = [[0; 4]; 4];
         let [cut, past, whole, other] = &mut bytes;
-        let mut transfers = Transfers::default();
+        let mut transfers = FileEngine::default();
         let mut batch = transfers.batch();
-        batch.add(0, Way::Fill, 8, &pieces(&mut [cut]));
-        batch.add(1, Way::Fill, u64::MAX / 2 + 1, &pieces(&mut [past]));
-        batch.add(2, Way::Fill, 6, &pieces(&mut [whole]));
+        batch.add(0, Direction::Read, 8, &pieces(&mut [cut]));
+        batch.add(1, Direction::Read, u64::MAX / 2 + 1, &pieces(&mut [past]));
+        batch.add(2, Direction::Read, 6, &pieces(&mut [whole]));
         let moved = batch.run(file.as_fd(), WriteMode::Back);
         assert_eq!([0, 1, 2].map(|number| moved.has(number)), [false, false, allowed()]);
         let mut batch = transfers.batch();
-        batch.add(0, Way::Fill, 0, &pieces(&mut [other]));
+        batch.add(0, Direction::Read, 0, &pieces(&mut [other]));
         assert_eq!(
             batch.run(file.as_fd(), WriteMode::Back),
-            Moved::default(),
+            Completed::default(),
             "one alone is not worth it"
         );
     }
@@ -332,11 +332,11 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         theirs.set_nonblocking(true).unwrap();
         let (mut first, mut second) = (*b"one", *b"three");
-        let mut transfers = Transfers::default();
+        let mut transfers = FileEngine::default();
         let mut batch = transfers.batch();
-        batch.add(0, Way::Store, 0, &pieces(&mut [&mut first]));
-        batch.add(1, Way::Store, 0, &pieces(&mut [&mut second]));
-        let sent = batch.exchange(ours.as_fd());
+        batch.add(0, Direction::Write, 0, &pieces(&mut [&mut first]));
+        batch.add(1, Direction::Write, 0, &pieces(&mut [&mut second]));
+        let sent = batch.run_messages(ours.as_fd());
         if !allowed() {
             assert!(sent.of(0).is_none() && sent.of(1).is_none());
             return;
@@ -346,9 +346,9 @@ mod tests {
         let [one, two, three] = &mut rooms;
         let mut batch = transfers.batch();
         for (number, room) in [one, two, three].into_iter().enumerate() {
-            batch.add(number, Way::Fill, 0, &pieces(&mut [room]));
+            batch.add(number, Direction::Read, 0, &pieces(&mut [room]));
         }
-        let taken = batch.exchange(theirs.as_fd());
+        let taken = batch.run_messages(theirs.as_fd());
         assert_eq!([0, 1].map(|number| taken.of(number).unwrap().unwrap()), [3, 5]);
         let missing = taken.of(2).unwrap().unwrap_err();
         assert_eq!((missing.kind(), taken.of(3).is_none()), (io::ErrorKind::WouldBlock, true));
@@ -360,12 +360,12 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[1; CAPACITY + 1]).unwrap();
         let mut bytes = [[0]; CAPACITY + 1];
-        let mut transfers = Transfers::default();
+        let mut transfers = FileEngine::default();
         for _ in 0..3 {
             let mut batch = transfers.batch();
             for (number, byte) in bytes.iter_mut().enumerate() {
                 *byte = [0];
-                batch.add(number, Way::Fill, number as u64, &pieces(&mut [byte]));
+                batch.add(number, Direction::Read, number as u64, &pieces(&mut [byte]));
             }
             let moved = batch.run(file.as_fd(), WriteMode::Back);
             assert!(!moved.has(CAPACITY));

@@ -32,21 +32,21 @@ impl WriteMode {
 
 const NOTHING: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
-/// Pieces of memory, in order. Those that follow one another are one.
-pub struct Pieces<'a> {
+/// IoVec of memory, in order. Those that follow one another are one.
+pub struct IoVec<'a> {
     vectors: [libc::iovec; MOST],
     count: usize,
     length: usize,
     memory: PhantomData<VolatileSlice<'a>>,
 }
 
-impl Default for Pieces<'_> {
+impl Default for IoVec<'_> {
     fn default() -> Self {
         Self { vectors: [NOTHING; MOST], count: 0, length: 0, memory: PhantomData }
     }
 }
 
-impl<'a> Pieces<'a> {
+impl<'a> IoVec<'a> {
     /// Adds a piece; `false` if there is no room for more.
     pub fn push(&mut self, piece: &VolatileSlice<'a>) -> bool {
         let (start, length) = (piece.ptr_guard_mut().as_ptr(), piece.len());
@@ -170,7 +170,7 @@ struct Left {
 }
 
 impl Left {
-    fn of(pieces: &Pieces<'_>) -> Self {
+    fn of(pieces: &IoVec<'_>) -> Self {
         Self { vectors: pieces.vectors, first: 0, count: pieces.count }
     }
 
@@ -211,7 +211,7 @@ mod tests {
         file.write_all(b"0123456789").unwrap();
         let (mut first, mut second) = ([0; 3], [0; 4]);
         {
-            let mut pieces = Pieces::default();
+            let mut pieces = IoVec::default();
             assert!(pieces.push(&slice(&mut first)) && pieces.push(&slice(&mut second)));
             assert_eq!(pieces.length(), 7);
             pieces.fill(file.as_fd(), 2).unwrap();
@@ -241,7 +241,7 @@ mod tests {
     fn what_is_written_through_waits_for_no_flush() {
         let file = tempfile::tempfile().unwrap();
         let mut bytes = [7; 4096];
-        let mut pieces = Pieces::default();
+        let mut pieces = IoVec::default();
         assert!(pieces.push(&slice(&mut bytes)));
         pieces.store(file.as_fd(), 0, WriteMode::Back).unwrap();
         if dirty_pages(&file).is_none_or(|pages| pages == 0) {
@@ -256,7 +256,7 @@ mod tests {
     fn a_message_goes_whole_or_not_at_all() {
         let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
         let (mut first, mut second) = (*b"01", *b"234");
-        let mut pieces = Pieces::default();
+        let mut pieces = IoVec::default();
         assert!(pieces.push(&slice(&mut first)) && pieces.push(&slice(&mut second)));
         pieces.send(ours.as_fd()).unwrap();
         let mut message = [0; 8];
@@ -271,10 +271,10 @@ mod tests {
         let mut bytes = [0; 4 * MOST];
         let whole = slice(&mut bytes);
         let piece = |at| whole.subslice(at, 2).unwrap();
-        let mut pieces = Pieces::default();
+        let mut pieces = IoVec::default();
         assert!((0..2 * MOST).all(|number| pieces.push(&piece(2 * number))));
         assert_eq!(pieces.slices().map(|slice| slice.len()).collect::<Vec<_>>(), [4 * MOST]);
-        let mut pieces = Pieces::default();
+        let mut pieces = IoVec::default();
         assert!((0..MOST).all(|number| pieces.push(&piece(4 * number))));
         assert!(!pieces.push(&piece(0)));
         assert_eq!(pieces.length(), 2 * MOST);
@@ -284,7 +284,7 @@ mod tests {
     fn what_is_moved_in_part_goes_on_where_it_stopped() {
         let mut bytes = [0; 16];
         let whole = slice(&mut bytes);
-        let mut pieces = Pieces::default();
+        let mut pieces = IoVec::default();
         for at in [0, 6, 12] {
             pieces.push(&whole.subslice(at, 4).unwrap());
         }

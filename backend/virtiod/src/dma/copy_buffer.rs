@@ -10,7 +10,7 @@ use protocol::grant::PAGE_SIZE;
 use vm_memory::VolatileSlice;
 use xen::staging::Staging;
 
-use super::{PagePart, PageRange, Platform};
+use super::{AccessPlatform, PagePart, PageRange};
 use xen::{Access, CopyError, CopyWay};
 
 /// Most pages of buffers that are copied together: what is more is mapped, since their bytes take room here.
@@ -41,15 +41,15 @@ impl Buffer {
 }
 
 /// Buffers of the requests at hand, in the order of their keys and then their lengths.
-pub(super) struct Staged {
+pub(super) struct CopyBuffer {
     staging: Staging,
     buffers: Vec<Buffer>,
 }
 
-impl Staged {
+impl CopyBuffer {
     /// Room for buffers, into which those are copied that the device reads. `None` if the platform does not
     /// copy, or not these: then it shows when they are mapped what is wrong.
-    pub(super) fn new<P: Platform>(
+    pub(super) fn new<P: AccessPlatform>(
         platform: &P,
         read: &[PageRange],
         write: &[PageRange],
@@ -86,7 +86,10 @@ impl Staged {
     }
 
     /// Copies what the device wrote to the guest, if it was to write anything.
-    pub(super) fn write_back<P: Platform>(&self, platform: &P) -> Option<Result<(), CopyError>> {
+    pub(super) fn write_back<P: AccessPlatform>(
+        &self,
+        platform: &P,
+    ) -> Option<Result<(), CopyError>> {
         self.copy(platform, CopyWay::ToGuest)
     }
 
@@ -99,7 +102,7 @@ impl Staged {
         })
     }
 
-    fn copy<P: Platform>(&self, platform: &P, way: CopyWay) -> Option<Result<(), CopyError>> {
+    fn copy<P: AccessPlatform>(&self, platform: &P, way: CopyWay) -> Option<Result<(), CopyError>> {
         let buffers = self.buffers.iter().filter(|buffer| buffer.goes(way));
         let mut parts = buffers.flat_map(|buffer| self.parts(buffer));
         platform.copy(way, &mut parts)
