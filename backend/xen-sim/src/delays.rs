@@ -1,4 +1,4 @@
-//! Random delays at the doors, so that tests meet orders of events that a quiet machine never shows.
+//! Random delays at the handles, so that tests meet orders of events that a quiet machine never shows.
 //!
 //! `XEN_VIRTIOD_SIM_DELAYS=SEED` turns them on for the whole process. The seed is printed: with it each
 //! thread draws the same delays again, though what other threads do meanwhile may differ.
@@ -29,7 +29,7 @@ fn seed() -> Option<u64> {
         let text = env::var(VARIABLE).ok()?;
         let seed = text.parse().unwrap_or_else(|_| panic!("{VARIABLE}={text} is no number"));
         // Not by `eprintln`, which a test that passes keeps to itself.
-        let line = format!("random delays at the simulated doors: {VARIABLE}={seed}\n");
+        let line = format!("random delays at the simulated handles: {VARIABLE}={seed}\n");
         std::io::stderr().write_all(line.as_bytes()).unwrap();
         Some(seed)
     })

@@ -28,7 +28,7 @@ pub(super) fn wait_readable(counter: &EventFd, limit: Duration) {
 /// Dom0's end of a bound channel.
 struct LocalEnd {
     port: LocalPort,
-    door: Arc<EventFd>,
+    handle: Arc<EventFd>,
     pending: bool,
     masked: bool,
 }
@@ -92,7 +92,7 @@ impl GuestPort {
         if let Some(end) = channel.and_then(|channel| channel.local.as_mut()) {
             end.pending = true;
             if !end.masked {
-                end.door.write(1).unwrap();
+                end.handle.write(1).unwrap();
             }
         }
     }
@@ -118,17 +118,17 @@ impl GuestPort {
     }
 }
 
-/// The door to event channels with one guest.
+/// The handle to event channels with one guest.
 pub struct SimEvents {
     hypervisor: Hypervisor,
     guest: DomId,
-    door: Arc<EventFd>,
+    handle: Arc<EventFd>,
     ports: Vec<LocalPort>,
 }
 
 impl SimEvents {
     pub(super) fn new(hypervisor: Hypervisor, guest: DomId) -> io::Result<Self> {
-        Ok(Self { hypervisor, guest, door: Arc::new(event_fd()?), ports: Vec::new() })
+        Ok(Self { hypervisor, guest, handle: Arc::new(event_fd()?), ports: Vec::new() })
     }
 }
 
@@ -138,7 +138,7 @@ fn no_such_port(operation: &'static str, port: u32) -> EventError {
 
 impl AsFd for SimEvents {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.door.as_fd()
+        self.handle.as_fd()
     }
 }
 
@@ -159,9 +159,9 @@ impl EventChannels for SimEvents {
         let channel = channels.all.iter_mut().find(unbound);
         let channel = channel.ok_or_else(|| no_such_port("bind", port.0))?;
         // As in Xen: a port that was just bound fires once.
-        let door = Arc::clone(&self.door);
-        door.write(1).unwrap();
-        channel.local = Some(LocalEnd { port: local, door, pending: true, masked: false });
+        let handle = Arc::clone(&self.handle);
+        handle.write(1).unwrap();
+        channel.local = Some(LocalEnd { port: local, handle, pending: true, masked: false });
         self.ports.push(local);
         Ok(local)
     }
@@ -196,7 +196,7 @@ impl EventChannels for SimEvents {
             }
         }
         // Nothing is left that the counter could tell of: a port that is masked sets it again.
-        let _ = self.door.read();
+        let _ = self.handle.read();
         Ok(None)
     }
 
@@ -206,7 +206,7 @@ impl EventChannels for SimEvents {
         let (_, end) = world.channels.local(port).ok_or_else(|| no_such_port("unmask", port.0))?;
         end.masked = false;
         if end.pending {
-            end.door.write(1).unwrap();
+            end.handle.write(1).unwrap();
         }
         Ok(())
     }

@@ -85,7 +85,7 @@ impl GrantTables {
     }
 
     /// Whether there is room for a mapping of so many pages; the kernel's error where there is none. gntdev says
-    /// EINVAL for most of what Xen does, and its door finds out more: see `doors`.
+    /// EINVAL for most of what Xen does, and its handle finds out more: see the crate `xen`.
     fn check_room(&self, pages: usize, limits: &Limits) -> Result<(), MapError> {
         let tracked: usize = self.entries.values().map(|grant| grant.mapped).sum();
         let errno = if pages == 0 || pages > limits.pages_a_map {
@@ -107,7 +107,7 @@ impl GrantTables {
     }
 }
 
-/// The door to one guest's grants.
+/// The handle to one guest's grants.
 pub struct SimGrants {
     hypervisor: Hypervisor,
     guest: DomId,

@@ -1,9 +1,9 @@
-//! A simulated hypervisor behind the doors: grant tables with permissions and revocation, event
+//! A simulated hypervisor behind the handles: grant tables with permissions and revocation, event
 //! channels, XenStore with watches.
 //!
 //! Guests' pages are real shared memory and mappings are real mappings, so an access that the
 //! hypervisor would not allow is a fault of the test process. What a guest or a backend must not do
-//! is noted, and [`Hypervisor::assert_clean`] fails the test for it. The doors have the limits of the
+//! is noted, and [`Hypervisor::assert_clean`] fails the test for it. The handles have the limits of the
 //! real ones ([`Limits`]), and answer late at random where the environment asks for it.
 #![allow(
     clippy::unwrap_used,
@@ -78,7 +78,7 @@ impl Hypervisor {
         self.limit(|limits| limits.tracked_pages = pages);
     }
 
-    /// Changes what this domain's doors have room for.
+    /// Changes what this domain's handles have room for.
     pub fn limit(&self, change: impl FnOnce(&mut Limits)) {
         change(&mut self.world().limits);
     }
@@ -98,7 +98,7 @@ impl Hypervisor {
     }
 }
 
-/// Dom0's doors.
+/// Dom0's handles.
 impl Xen for Hypervisor {
     type Grants = SimGrants;
     type Events = SimEvents;

@@ -1,6 +1,6 @@
-//! What the doors have room for, as those of a real domain do.
+//! What the handles have room for, as those of a real domain do.
 
-/// The limits of this domain and of the process that uses its doors. Those of a Dom0 as it comes, at first.
+/// The limits of this domain and of the process that uses its handles. Those of a Dom0 as it comes, at first.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Pages of one map call: gntdev's parameter `limit`.

@@ -18,7 +18,7 @@ const PORT_SIZE: usize = 4;
 /// Ports that are read at once.
 const PORTS: usize = 32;
 
-/// The door to event channels with one guest.
+/// The handle to event channels with one guest.
 #[derive(Debug)]
 pub struct Evtchn {
     file: File,
@@ -30,7 +30,7 @@ pub struct Evtchn {
 }
 
 impl Evtchn {
-    /// Opens the door, and has the kernel hold it to `guest`.
+    /// Opens the handle, and has the kernel hold it to `guest`.
     pub fn open(guest: DomId) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(libc::O_NONBLOCK);

@@ -23,7 +23,7 @@ const HEADER_WORDS: usize = offset_of!(AllocGref, gref_ids) / 4;
 /// [`AllocGref`] in such words.
 const LEAST_WORDS: usize = size_of::<AllocGref>() / 4;
 
-/// The door by which one other domain is granted pages.
+/// The handle by which one other domain is granted pages.
 #[derive(Debug)]
 pub struct Gntalloc {
     peer: DomId,

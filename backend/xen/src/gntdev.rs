@@ -21,7 +21,7 @@ use xen_sys::gntdev::{self as sys, DEVICE, MapGrantRef, UnmapGrantRef};
 use super::{Access, CopyError, CopySegment, CopyWay, DomId, GrantTable, MapError};
 use crate::mapped::MappedRange;
 
-/// The door to one guest's grants.
+/// The handle to one guest's grants.
 #[derive(Debug)]
 pub struct Gntdev {
     file: Arc<File>,
@@ -29,7 +29,7 @@ pub struct Gntdev {
 }
 
 impl Gntdev {
-    /// Opens the door.
+    /// Opens the handle.
     pub fn open(guest: DomId) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|error| {
             let hint = "is this a Xen domain, and is the module xen-gntdev loaded?";

@@ -1,7 +1,7 @@
-//! The doors to Xen: grants, event channels and XenStore, as traits, and the devices of Linux that
+//! The handles to Xen: grants, event channels and XenStore, as traits, and the devices of Linux that
 //! open them.
 //!
-//! Each module with unsafe code is one door. Nothing here can map memory that was not granted: there
+//! Each module with unsafe code is for one device. Nothing here can map memory that was not granted: there
 //! is no call for it.
 
 mod evtchn;
@@ -196,7 +196,7 @@ pub trait EventChannels: AsFd + Send + 'static {
     /// [`EventChannels::unmask`], so that a storm of events costs one wake-up (XSA-332).
     ///
     /// # Errors
-    /// [`EventError`] if the door is broken.
+    /// [`EventError`] if the handle is broken.
     fn pending(&mut self) -> Result<Option<LocalPort>, EventError>;
 
     /// Lets a port signal again: its events have been dealt with.

@@ -10,7 +10,7 @@ use super::Access;
 
 /// Whole mapped pages of another domain, contiguous here.
 ///
-/// It owns nothing: the door that made it keeps it inside the value whose drop unmaps the pages, and
+/// It owns nothing: the handle that made it keeps it inside the value whose drop unmaps the pages, and
 /// lends it out from there, so what is borrowed from it cannot outlive the mapping.
 #[derive(Debug)]
 pub struct MappedRange {

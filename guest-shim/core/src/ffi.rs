@@ -1,4 +1,4 @@
-//! The door to the module's C glue: `linux/shim.h` is the other side of it, field by field.
+//! The boundary to the module's C glue: `linux/shim.h` is the other side of it, field by field.
 //!
 //! Each function turns C's numbers and pointers into the core's types and its results back; there
 //! is no logic here. Errors are negative `errno` numbers.

@@ -11,7 +11,7 @@
 //! * [`removal`]: whether a device can be taken from its driver.
 //!
 //! The core sees neither a kernel nor a hypervisor: it works on a shared page that is passed in and
-//! says what is to be done. The module's C glue does it, through the door in `ffi`, the only
+//! says what is to be done. The module's C glue does it, through `ffi`, the only
 //! module with unsafe code. Nothing here panics on any input, which the module's build checks in
 //! the linked object.
 //!

@@ -52,7 +52,7 @@ pub enum ConnectionError {
     /// An event channel.
     #[error(transparent)]
     Event(#[from] EventError),
-    /// A door to Xen could not be opened.
+    /// A handle to Xen could not be opened.
     #[error(transparent)]
     Door(#[from] io::Error),
 }

@@ -14,9 +14,9 @@ use xen::{Access, CopyError, CopySegment, CopyWay, GrantTable, MapError};
 pub struct Grants<G>(G);
 
 impl<G: GrantTable> Grants<G> {
-    /// What can be reached through this door.
-    pub fn new(door: G) -> Self {
-        Self(door)
+    /// What can be reached through this handle.
+    pub fn new(handle: G) -> Self {
+        Self(handle)
     }
 }
 

@@ -49,7 +49,7 @@ impl Host {
         Self::start_with(hypervisor.clone(), ByGrants(hypervisor))
     }
 
-    /// Starts with doors of its own to a hypervisor.
+    /// Starts with handles of its own to a hypervisor.
     pub(super) fn start_with(hypervisor: Hypervisor, domain: impl Domain) -> Self {
         let registry = Arc::new(Registry::default());
         let stop = Arc::new(EventFd::new().unwrap());

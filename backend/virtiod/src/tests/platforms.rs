@@ -16,7 +16,7 @@ use crate::domain::Domain;
 use xen::{Access, DomId, StoreError, Xen};
 use xen_sim::{Addresses, Hypervisor, SimEvents, SimGrants, SimStore};
 
-/// The simulated hypervisor's doors, for devices behind a window.
+/// The simulated hypervisor's handles, for devices behind a window.
 #[derive(Clone)]
 struct Windowed {
     hypervisor: Hypervisor,
@@ -55,8 +55,8 @@ const OFFSET: u64 = 1 << 59;
 /// A guest whose disk is behind a window, and which knows of the window at `believed`.
 fn connect(offset: u64, believed: Addresses) -> (Host, tempfile::NamedTempFile, Ends, Driver) {
     let hypervisor = Hypervisor::default();
-    let doors = Windowed { hypervisor: hypervisor.clone(), offset };
-    let (host, disk) = (Host::start_with(hypervisor, doors), numbered_disk(8));
+    let handles = Windowed { hypervisor: hypervisor.clone(), offset };
+    let (host, disk) = (Host::start_with(hypervisor, handles), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
     let mut driver = host.connect(&ends);
     driver.guest.addresses = believed;

@@ -3,7 +3,7 @@
 //! its business.
 #![forbid(unsafe_code)]
 
-mod doors;
+mod handles;
 mod search;
 
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use xen_virtiod::daemon::server::Server;
 use xen_virtiod::domain::ByGrants;
 use xen_virtiod::tap::network::HostNetwork;
 
-use crate::doors::Snoop;
+use crate::handles::Snoop;
 use crate::search::Search;
 
 /// Serves devices as xen-virtiod does, until SIGTERM, and looks for WORDs in all that it maps.

@@ -7,8 +7,8 @@ use protocol::grant::{PAGE_SIZE, pages_spanned};
 use xen::{Access, DomId, MapError};
 use xen_virtiod::dma::{AccessPlatform, AddressFault, Location, PageNumber, PageRange};
 
-use crate::doors::Open;
 use crate::foreign::Foreign;
+use crate::handles::Open;
 use crate::region::RegionPages;
 
 /// All addresses are raw.

@@ -5,8 +5,8 @@
 #![deny(unsafe_code)]
 
 mod bypass;
-mod doors;
 mod foreign;
+mod handles;
 mod map_per_access;
 mod peek;
 mod permissive;
@@ -29,7 +29,7 @@ use xen_virtiod::domain::Domain;
 use xen_virtiod::tap::network::HostNetwork;
 
 use crate::bypass::Bypass;
-use crate::doors::Doors;
+use crate::handles::Handles;
 use crate::map_per_access::MapPerAccess;
 use crate::permissive::Permissive;
 
@@ -58,9 +58,9 @@ enum HostType {
 fn main() -> ExitCode {
     let CommandLine { host, peek } = CommandLine::parse();
     let served = match host {
-        HostType::Bypass => serve(Doors::<Bypass>::new(), peek),
-        HostType::Permissive => serve(Doors::<Permissive>::new(), peek),
-        HostType::MapPerAccess => serve(Doors::<MapPerAccess>::new(), peek),
+        HostType::Bypass => serve(Handles::<Bypass>::new(), peek),
+        HostType::Permissive => serve(Handles::<Permissive>::new(), peek),
+        HostType::MapPerAccess => serve(Handles::<MapPerAccess>::new(), peek),
     };
     match served {
         Ok(()) => ExitCode::SUCCESS,

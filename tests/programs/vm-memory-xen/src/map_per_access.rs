@@ -10,7 +10,7 @@ use protocol::status::F_ACCESS_PLATFORM;
 use xen::{Access, DomId, MapError};
 use xen_virtiod::dma::{AccessPlatform, AddressFault, Location, PageNumber, PageRange};
 
-use crate::doors::Open;
+use crate::handles::Open;
 use crate::region::{Mechanism, RegionPages, Regions};
 
 /// What one guest granted. There is no pool.

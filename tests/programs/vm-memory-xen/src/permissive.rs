@@ -13,8 +13,8 @@ use xen_virtiod::dma::grants::Grants;
 use xen_virtiod::dma::{AccessPlatform, AddressFault, Location, PageNumber, PageRange};
 
 use crate::bypass::raw;
-use crate::doors::Open;
 use crate::foreign::Foreign;
+use crate::handles::Open;
 use crate::region::{RegionPages, refused};
 
 /// Added to the number of a page that was named by a raw address. No grant reference and no frame of a

@@ -21,7 +21,7 @@ pub(crate) enum Mechanism {
     Grant,
 }
 
-/// The door by which vm-memory maps one guest's pages.
+/// The handle by which vm-memory maps one guest's pages.
 pub(crate) struct Regions {
     guest: DomId,
     file: Arc<File>,

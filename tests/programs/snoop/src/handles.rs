@@ -1,4 +1,4 @@
-//! The doors to Xen, with somebody looking over the shoulder of whoever uses them.
+//! The handles to Xen, with somebody looking over the shoulder of whoever uses them.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use xen::{Access, CopyError, CopySegment, CopyWay, DomId, GrantTable, MapError, 
 
 use crate::search::Search;
 
-/// Another's doors, whose mappings are searched.
+/// Another's handles, whose mappings are searched.
 #[derive(Clone)]
 pub(crate) struct Snoop<X> {
     xen: X,

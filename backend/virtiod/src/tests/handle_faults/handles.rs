@@ -1,4 +1,4 @@
-//! Doors to the simulated hypervisor of which one fails.
+//! Handles to the simulated hypervisor of which one fails.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -93,50 +93,50 @@ fn error(failure: Failure) -> io::Error {
     }
 }
 
-/// The doors.
+/// The handles.
 #[derive(Clone)]
-pub(super) struct FaultyDoors {
+pub(super) struct FaultyHandles {
     hypervisor: Hypervisor,
     pub(super) faults: Faults,
 }
 
-impl FaultyDoors {
+impl FaultyHandles {
     pub(super) fn new(hypervisor: Hypervisor, plan: Option<Plan>) -> Self {
         let state = State { plan, counts: Counts::default(), struck: false };
         Self { hypervisor, faults: Faults(Arc::new(Mutex::new(state))) }
     }
 }
 
-impl Xen for FaultyDoors {
+impl Xen for FaultyHandles {
     type Grants = Faulty<SimGrants>;
     type Events = Faulty<SimEvents>;
     type Store = Faulty<SimStore>;
 
     fn grants(&self, guest: DomId) -> io::Result<Faulty<SimGrants>> {
         self.faults.check_open(Call::OpenGrants)?;
-        Ok(Faulty { door: self.hypervisor.grants(guest)?, faults: self.faults.clone() })
+        Ok(Faulty { handle: self.hypervisor.grants(guest)?, faults: self.faults.clone() })
     }
 
     fn events(&self, guest: DomId) -> io::Result<Faulty<SimEvents>> {
         self.faults.check_open(Call::OpenEvents)?;
-        Ok(Faulty { door: self.hypervisor.events(guest)?, faults: self.faults.clone() })
+        Ok(Faulty { handle: self.hypervisor.events(guest)?, faults: self.faults.clone() })
     }
 
     fn store(&self) -> Result<Faulty<SimStore>, StoreError> {
         self.faults.check_store(Call::OpenStore, "open", "the simulated XenStore")?;
-        Ok(Faulty { door: self.hypervisor.store()?, faults: self.faults.clone() })
+        Ok(Faulty { handle: self.hypervisor.store()?, faults: self.faults.clone() })
     }
 }
 
-/// One door.
+/// One handle.
 pub(super) struct Faulty<D> {
-    door: D,
+    handle: D,
     faults: Faults,
 }
 
 impl<D: AsFd> AsFd for Faulty<D> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.door.as_fd()
+        self.handle.as_fd()
     }
 }
 
@@ -146,7 +146,7 @@ impl<G: GrantTable> GrantTable for Faulty<G> {
     fn map(&self, references: &[GrantRef], access: Access) -> Result<G::Pages, MapError> {
         let count = references.len();
         match self.faults.failure(Call::Map) {
-            None => self.door.map(references, access),
+            None => self.handle.map(references, access),
             Some(Failure::Refused(_)) => {
                 let first = references.first().copied().unwrap_or(GrantRef(0));
                 let source = io::Error::from_raw_os_error(libc::EINVAL);
@@ -158,7 +158,7 @@ impl<G: GrantTable> GrantTable for Faulty<G> {
 
     fn copy(&self, way: CopyWay, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
         match self.faults.failure(Call::Copy) {
-            None => self.door.copy(way, segments),
+            None => self.handle.copy(way, segments),
             Some(Failure::Refused(status)) => {
                 let reference = segments.first().map_or(GrantRef(0), |segment| segment.reference);
                 Err(CopyError::Refused { reference, status })
@@ -171,62 +171,62 @@ impl<G: GrantTable> GrantTable for Faulty<G> {
 impl<E: EventChannels> EventChannels for Faulty<E> {
     fn bind(&mut self, port: RemotePort) -> Result<LocalPort, EventError> {
         self.faults.check_event(Call::Bind, "bind", port.0)?;
-        self.door.bind(port)
+        self.handle.bind(port)
     }
 
     fn unbind(&mut self, port: LocalPort) {
-        self.door.unbind(port);
+        self.handle.unbind(port);
     }
 
     fn notify(&mut self, port: LocalPort) -> Result<(), EventError> {
         self.faults.check_event(Call::Notify, "signal", port.0)?;
-        self.door.notify(port)
+        self.handle.notify(port)
     }
 
     fn pending(&mut self) -> Result<Option<LocalPort>, EventError> {
         self.faults.check_event(Call::Pending, "read", 0)?;
-        self.door.pending()
+        self.handle.pending()
     }
 
     fn unmask(&mut self, port: LocalPort) -> Result<(), EventError> {
         self.faults.check_event(Call::Unmask, "unmask", port.0)?;
-        self.door.unmask(port)
+        self.handle.unmask(port)
     }
 }
 
 impl<S: XenStore> XenStore for Faulty<S> {
     fn read(&mut self, path: &str) -> Result<Option<String>, StoreError> {
         self.faults.check_store(Call::Read, "read", path)?;
-        self.door.read(path)
+        self.handle.read(path)
     }
 
     fn list(&mut self, path: &str) -> Result<Vec<String>, StoreError> {
         self.faults.check_store(Call::List, "list", path)?;
-        self.door.list(path)
+        self.handle.list(path)
     }
 
     fn write(&mut self, path: &str, value: &str) -> Result<(), StoreError> {
         self.faults.check_store(Call::Write, "write", path)?;
-        self.door.write(path, value)
+        self.handle.write(path, value)
     }
 
     fn write_beside(&mut self, existing: &str, path: &str, value: &str) -> Result<(), StoreError> {
         self.faults.check_store(Call::WriteBeside, "write", path)?;
-        self.door.write_beside(existing, path, value)
+        self.handle.write_beside(existing, path, value)
     }
 
     fn remove(&mut self, path: &str) -> Result<(), StoreError> {
         self.faults.check_store(Call::Remove, "remove", path)?;
-        self.door.remove(path)
+        self.handle.remove(path)
     }
 
     fn watch(&mut self, path: &str) -> Result<(), StoreError> {
         self.faults.check_store(Call::Watch, "watch", path)?;
-        self.door.watch(path)
+        self.handle.watch(path)
     }
 
     fn take_events(&mut self) -> Result<bool, StoreError> {
         self.faults.check_store(Call::TakeEvents, "read", "the simulated XenStore")?;
-        self.door.take_events()
+        self.handle.take_events()
     }
 }

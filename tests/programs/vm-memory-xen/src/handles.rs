@@ -1,4 +1,4 @@
-//! The doors to Xen, but for the one to the guest's memory.
+//! The handles to Xen, but for the one to the guest's memory.
 
 use std::io;
 use std::marker::PhantomData;
@@ -16,22 +16,22 @@ pub(crate) trait Open: AccessPlatform + Sized {
     fn open(guest: DomId) -> io::Result<Self>;
 }
 
-/// xen-virtiod's doors, and behind them the platform `P`.
-pub(crate) struct Doors<P>(PhantomData<fn() -> P>);
+/// xen-virtiod's handles, and behind them the platform `P`.
+pub(crate) struct Handles<P>(PhantomData<fn() -> P>);
 
-impl<P> Doors<P> {
+impl<P> Handles<P> {
     pub(crate) fn new() -> Self {
         Self(PhantomData)
     }
 }
 
-impl<P> Clone for Doors<P> {
+impl<P> Clone for Handles<P> {
     fn clone(&self) -> Self {
         Self::new()
     }
 }
 
-impl<P: Open> Xen for Doors<P> {
+impl<P: Open> Xen for Handles<P> {
     type Grants = Gntdev;
     type Events = Evtchn;
     type Store = Connection;
@@ -49,7 +49,7 @@ impl<P: Open> Xen for Doors<P> {
     }
 }
 
-impl<P: Open> Domain for Doors<P> {
+impl<P: Open> Domain for Handles<P> {
     type Platform = P;
 
     fn platform(&self, guest: DomId) -> io::Result<P> {

@@ -1,11 +1,11 @@
-//! Every call of a door to Xen fails in turn, once and for ever, by every error that the kernel, xenstored or the
+//! Every call of a handle to Xen fails in turn, once and for ever, by every error that the kernel, xenstored or the
 //! hypervisor can give, in the whole life of a device.
 //!
 //! Whatever fails: the daemon goes on and stops when it is told to, nothing of the guest's stays mapped or bound,
 //! nothing is tried without end, and the log has a sentence about it.
 
-mod doors;
 mod guest;
+mod handles;
 mod log;
 mod plan;
 
@@ -19,8 +19,8 @@ use std::time::Duration;
 use nix::sys::eventfd::EventFd;
 use tempfile::NamedTempFile;
 
-use self::doors::FaultyDoors;
 use self::guest::ImpatientGuest;
+use self::handles::FaultyHandles;
 use self::plan::{Call, Counts, Lasting, Plan, plans};
 use super::cable::FakeNetwork;
 use super::host::numbered_disk;
@@ -58,7 +58,7 @@ enum Broken {
     Panicked,
     /// Pages stay mapped or ports bound.
     Leaks,
-    /// Many more door calls than without the fault.
+    /// Many more handle calls than without the fault.
     Loops,
     /// Nothing in the log.
     Silent,
@@ -79,12 +79,12 @@ fn next_guest() -> u16 {
 /// Plays a life, with a fault if there is one; `usual` is what it takes without.
 fn play(life: Life, plan: Option<Plan>, usual: usize) -> Run {
     let (id, hypervisor) = (next_guest(), Hypervisor::default());
-    let doors = FaultyDoors::new(hypervisor.clone(), plan);
-    let faults = doors.faults.clone();
+    let handles = FaultyHandles::new(hypervisor.clone(), plan);
+    let faults = handles.faults.clone();
     let (disk, config) = (numbered_disk(64), NamedTempFile::new().unwrap());
     let file = ConfigFile::new(Some(config.path().to_owned()));
     let network = Arc::new(FakeNetwork::default());
-    let server = Server::new(ByGrants(doors), Arc::new(Registry::default()), file, network);
+    let server = Server::new(ByGrants(handles), Arc::new(Registry::default()), file, network);
     // A daemon that cannot start says why, and that is all.
     let Ok(server) = server else { return Run { broken: Vec::new(), counts: faults.counts() } };
     let stop = Arc::new(EventFd::new().unwrap());
@@ -168,7 +168,7 @@ fn survives(life: Life) {
     });
     let complaints = complaints.into_inner().unwrap();
     println!(
-        "{life:?}: {} runs, {calls} door calls in one without a fault",
+        "{life:?}: {} runs, {calls} handle calls in one without a fault",
         ran.into_inner().unwrap()
     );
     assert!(complaints.is_empty(), "{}", summary(&complaints));

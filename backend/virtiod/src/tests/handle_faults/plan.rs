@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// A call of a door.
+/// A call of a handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Call {
     OpenGrants,
