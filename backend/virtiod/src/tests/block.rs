@@ -9,7 +9,7 @@ use virtio_bindings::virtio_blk::{
 };
 
 use super::driver::Driver;
-use super::host::{Host, XVDA, numbered_disk};
+use super::host::{TestDisk, numbered_disk};
 use xen::{Access, DomId};
 
 pub(super) const OK: u8 = VIRTIO_BLK_S_OK as u8;
@@ -50,105 +50,78 @@ pub(super) fn request(
 
 #[test]
 fn what_is_written_is_read_back_and_stands_in_the_file() {
-    let (host, disk) = (Host::start(), numbered_disk(64));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
+    let mut disk = TestDisk::start(numbered_disk(64), "w");
     let data: Vec<u8> = (0..3 * 4096u32).map(|n| (n * 7) as u8).collect();
-    assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, 8, &data, 0).0, OK);
-    assert_eq!(request(&mut driver, VIRTIO_BLK_T_FLUSH, 0, &[], 0).0, OK);
-    let (status, read) = request(&mut driver, VIRTIO_BLK_T_IN, 7, &[], 512 + data.len());
+    assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_OUT, 8, &data, 0).0, OK);
+    assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_FLUSH, 0, &[], 0).0, OK);
+    let (status, read) = request(&mut disk.driver, VIRTIO_BLK_T_IN, 7, &[], 512 + data.len());
     assert_eq!(status, OK);
     assert_eq!(read[..512], [7; 512]);
     assert_eq!(read[512..], data);
-    assert_eq!(fs::read(disk.path()).unwrap()[8 * 512..][..data.len()], data);
+    assert_eq!(fs::read(disk.file.path()).unwrap()[8 * 512..][..data.len()], data);
 
-    let stat = host.stat(DomId(1)).stats;
+    let stat = disk.host.stat(DomId(1)).stats;
     assert_eq!((stat.requests.read, stat.requests.write, stat.requests.flush), (1, 1, 1));
     assert_eq!((stat.bytes.read, stat.bytes.written), (512 + 12288, 12288));
     assert_eq!(stat.addresses.refused, 0);
     assert_eq!(stat.state.state, "connected");
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn spec_3_5_only_rings_and_message_page_stay_mapped_between_requests() {
-    let (host, disk) = (Host::start(), numbered_disk(64));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
-    driver.start();
-    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 4, "and three ring areas");
+    let mut disk = TestDisk::connect(numbered_disk(64), "w");
+    assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
+    disk.driver.start();
+    assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), 4, "and three ring areas");
     for sector in 0..32 {
-        let (status, read) = request(&mut driver, VIRTIO_BLK_T_IN, sector, &[], 512);
+        let (status, read) = request(&mut disk.driver, VIRTIO_BLK_T_IN, sector, &[], 512);
         assert_eq!((status, read), (OK, vec![sector as u8; 512]));
-        assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 4);
+        assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), 4);
     }
-    assert_eq!(host.stat(DomId(1)).stats.grants_mapped, 4);
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    assert_eq!(disk.host.stat(DomId(1)).stats.grants_mapped, 4);
 }
 
 #[test]
 fn the_identity_is_the_device_name() {
-    let (host, disk) = (Host::start(), numbered_disk(1));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
-    let (status, name) = request(&mut driver, VIRTIO_BLK_T_GET_ID, 0, &[], 20);
+    let mut disk = TestDisk::start(numbered_disk(1), "w");
+    let (status, name) = request(&mut disk.driver, VIRTIO_BLK_T_GET_ID, 0, &[], 20);
     assert_eq!((status, &name[..5]), (OK, &b"xvda\0"[..]));
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn a_read_only_disk_says_so_and_refuses_writes() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "r");
-    let mut driver = host.connect(&ends);
-    assert_ne!(driver.offered() & 1 << VIRTIO_BLK_F_RO, 0);
-    driver.start();
-    assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, 1, &[9; 512], 0).0, IOERR);
-    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![1; 512]));
-    assert_eq!(fs::read(disk.path()).unwrap()[512..1024], [1; 512]);
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    let mut disk = TestDisk::connect(numbered_disk(8), "r");
+    assert_ne!(disk.driver.offered() & 1 << VIRTIO_BLK_F_RO, 0);
+    disk.driver.start();
+    assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_OUT, 1, &[9; 512], 0).0, IOERR);
+    assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![1; 512]));
+    assert_eq!(fs::read(disk.file.path()).unwrap()[512..1024], [1; 512]);
 }
 
 #[test]
 fn requests_outside_the_disk_or_of_unknown_type_fail_and_the_device_goes_on() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
+    let mut disk = TestDisk::start(numbered_disk(8), "w");
     for sector in [8, 7 + 1, u64::MAX, u64::MAX / 512] {
-        assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, sector, &[], 512).0, IOERR);
-        assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, sector, &[1; 512], 0).0, IOERR);
+        assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, sector, &[], 512).0, IOERR);
+        assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_OUT, sector, &[1; 512], 0).0, IOERR);
     }
-    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 7, &[], 1024).0, IOERR, "runs over the end");
-    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 0, &[], 511).0, IOERR, "no whole sector");
-    assert_eq!(request(&mut driver, 77, 0, &[], 0).0, UNSUPPORTED);
-    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 7, &[], 512), (OK, vec![7; 512]));
-    assert_eq!(fs::metadata(disk.path()).unwrap().len(), 8 * 512, "the file did not grow");
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    assert_eq!(
+        request(&mut disk.driver, VIRTIO_BLK_T_IN, 7, &[], 1024).0,
+        IOERR,
+        "runs over the end"
+    );
+    assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, 0, &[], 511).0, IOERR, "no whole sector");
+    assert_eq!(request(&mut disk.driver, 77, 0, &[], 0).0, UNSUPPORTED);
+    assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, 7, &[], 512), (OK, vec![7; 512]));
+    assert_eq!(fs::metadata(disk.file.path()).unwrap().len(), 8 * 512, "the file did not grow");
 }
 
 #[test]
 fn an_indirect_table_is_followed() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
-    let head = driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
-    let input = driver.share(&[0; 512], Access::ReadWrite);
-    let status = driver.share(&[0xff], Access::ReadWrite);
+    let mut disk = TestDisk::start(numbered_disk(8), "w");
+    let head = disk.driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
+    let input = disk.driver.share(&[0; 512], Access::ReadWrite);
+    let status = disk.driver.share(&[0xff], Access::ReadWrite);
     let mut table = Vec::new();
     let chain = [head.readable(), input.writable(), status.writable()];
     for (position, descriptor) in chain.iter().enumerate() {
@@ -158,137 +131,102 @@ fn an_indirect_table_is_followed() {
         table.extend((u16::from(next) | u16::from(descriptor.writable) << 1).to_le_bytes());
         table.extend((position as u16 + 1).to_le_bytes());
     }
-    let table = driver.share(&table, Access::ReadOnly);
-    let (ring, guest) = driver.ring();
+    let table = disk.driver.share(&table, Access::ReadOnly);
+    let (ring, guest) = disk.driver.ring();
     ring.write(guest, 0, table.readable(), 4, 0);
     ring.offer(guest, 0);
     ring.doorbell.notify();
-    assert_eq!(driver.wait_used(), (0, 513));
-    assert_eq!(driver.unshare(&input), [3; 512]);
-    assert_eq!(driver.unshare(&status), [OK]);
-    driver.unshare(&head);
-    driver.unshare(&table);
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    assert_eq!(disk.driver.wait_used(), (0, 513));
+    assert_eq!(disk.driver.unshare(&input), [3; 512]);
+    assert_eq!(disk.driver.unshare(&status), [OK]);
+    disk.driver.unshare(&head);
+    disk.driver.unshare(&table);
 }
 
 #[test]
 fn many_requests_at_once_are_all_answered() {
-    let (host, disk) = (Host::start(), numbered_disk(64));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
+    let mut disk = TestDisk::start(numbered_disk(64), "w");
     for round in 0..20u64 {
         let requests: Vec<_> = (0..5)
             .map(|number| {
-                let head = driver.share(&header(VIRTIO_BLK_T_IN, round + number), Access::ReadOnly);
-                let input = driver.share(&[0; 512], Access::ReadWrite);
-                let status = driver.share(&[0xff], Access::ReadWrite);
+                let head =
+                    disk.driver.share(&header(VIRTIO_BLK_T_IN, round + number), Access::ReadOnly);
+                let input = disk.driver.share(&[0; 512], Access::ReadWrite);
+                let status = disk.driver.share(&[0xff], Access::ReadWrite);
                 let chain = [head.readable(), input.writable(), status.writable()];
-                let (ring, guest) = driver.ring();
+                let (ring, guest) = disk.driver.ring();
                 ring.add(guest, &chain);
                 (head, input, status, round + number)
             })
             .collect();
-        driver.ring().0.doorbell.notify();
+        disk.driver.ring().0.doorbell.notify();
         for _ in &requests {
-            driver.wait_used();
+            disk.driver.wait_used();
         }
         for (head, input, status, sector) in requests {
-            driver.unshare(&head);
-            assert_eq!(driver.unshare(&input), [sector as u8; 512]);
-            assert_eq!(driver.unshare(&status), [OK]);
+            disk.driver.unshare(&head);
+            assert_eq!(disk.driver.unshare(&input), [sector as u8; 512]);
+            assert_eq!(disk.driver.unshare(&status), [OK]);
         }
     }
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn spec_6_2_the_two_features_are_always_offered() {
-    let (host, disk) = (Host::start(), numbered_disk(1));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
+    let mut disk = TestDisk::connect(numbered_disk(1), "w");
     let both = 1 << F_VERSION_1 | 1 << F_ACCESS_PLATFORM;
-    assert_eq!(driver.offered() & both, both);
-    driver.start();
-    let names = host.stat(DomId(1)).stats.state.features;
+    assert_eq!(disk.driver.offered() & both, both);
+    disk.driver.start();
+    let names = disk.host.stat(DomId(1)).stats.state.features;
     assert!(names.iter().any(|name| name == "VIRTIO_F_ACCESS_PLATFORM"), "{names:?}");
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn a_queue_in_which_nothing_is_left_asks_for_its_doorbell() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
+    let mut disk = TestDisk::start(numbered_disk(8), "w");
     for sector in 0..8 {
-        assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, sector, &[], 512).0, OK);
+        assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, sector, &[], 512).0, OK);
     }
     // When is up to the device: it looks at the queue for a while first, and answers messages meanwhile.
-    driver.until("the doorbell to be asked for", |driver| {
+    disk.driver.until("the doorbell to be asked for", |driver| {
         let (ring, guest) = driver.ring();
         ring.doorbell_is_asked_for(guest)
     });
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn every_queue_is_served() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start_with(4);
+    let mut disk = TestDisk::connect(numbered_disk(8), "w");
+    disk.driver.start_with(4);
     for round in 0..8 {
-        driver.use_queue(round % 4);
-        let (status, read) = request(&mut driver, VIRTIO_BLK_T_IN, round as u64, &[], 512);
+        disk.driver.use_queue(round % 4);
+        let (status, read) = request(&mut disk.driver, VIRTIO_BLK_T_IN, round as u64, &[], 512);
         assert_eq!((status, read), (OK, vec![round as u8; 512]));
     }
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn a_request_costs_one_copy_for_each_direction_and_no_mapping() {
-    let (host, disk) = (Host::start(), numbered_disk(64));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
-    let before = host.hypervisor.map_calls();
-    let copies = || host.stat(DomId(1)).stats.counts.copies;
-    request(&mut driver, VIRTIO_BLK_T_OUT, 0, &[1; 4 * 4096], 0);
+    let mut disk = TestDisk::start(numbered_disk(64), "w");
+    let before = disk.host.hypervisor.map_calls();
+    let copies = || disk.host.stat(DomId(1)).stats.counts.copies;
+    request(&mut disk.driver, VIRTIO_BLK_T_OUT, 0, &[1; 4 * 4096], 0);
     assert_eq!(copies(), 2, "header and data, status");
-    request(&mut driver, VIRTIO_BLK_T_IN, 0, &[], 4 * 4096);
+    request(&mut disk.driver, VIRTIO_BLK_T_IN, 0, &[], 4 * 4096);
     assert_eq!(copies(), 4, "header, data and status");
-    assert_eq!(host.hypervisor.map_calls(), before);
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    assert_eq!(disk.host.hypervisor.map_calls(), before);
 }
 
 #[test]
 fn spec_6_4_a_reset_leaves_nothing_but_the_message_page_and_its_channel() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
+    let mut disk = TestDisk::connect(numbered_disk(8), "w");
     for queues in 1..=4 {
-        driver.start_with(queues);
-        assert_eq!(host.hypervisor.bound_ports(), 1 + queues as usize);
-        assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1 + 3 * queues as usize);
-        assert_eq!(driver.set_status(0), 0);
-        assert_eq!(host.hypervisor.bound_ports(), 1);
-        assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1);
-        driver.free_rings();
+        disk.driver.start_with(queues);
+        assert_eq!(disk.host.hypervisor.bound_ports(), 1 + queues as usize);
+        assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), 1 + 3 * queues as usize);
+        assert_eq!(disk.driver.set_status(0), 0);
+        assert_eq!(disk.host.hypervisor.bound_ports(), 1);
+        assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), 1);
+        disk.driver.free_rings();
     }
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }

@@ -8,7 +8,7 @@ use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_IN};
 
 use super::block::{OK, header, request};
 use super::driver::Driver;
-use super::host::{Host, XVDA, numbered_disk};
+use super::host::{Host, TestDisk, XVDA, numbered_disk};
 use super::ring::{Descriptor, Ring};
 use xen::{Access, DomId};
 
@@ -25,30 +25,24 @@ fn spent(host: &Host) -> u64 {
 
 #[test]
 fn a_request_that_is_too_long_is_answered_unmapped() {
-    let (host, disk) = (Host::start(), numbered_disk(64));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
-    let before = spent(&host);
+    let mut disk = TestDisk::start(numbered_disk(64), "w");
+    let before = spent(&disk.host);
     // 24 MiB in 12 parts, of which the guest has granted none.
     let part = |number: u32| Descriptor {
         address: GrantAddress::new(GrantRef(5000 + 512 * number), 0).encode(),
         length: 2 << 20,
         writable: true,
     };
-    let head = driver.share(&header(VIRTIO_BLK_T_IN, 0), Access::ReadOnly);
-    let status = driver.share(&[0xff], Access::ReadWrite);
+    let head = disk.driver.share(&header(VIRTIO_BLK_T_IN, 0), Access::ReadOnly);
+    let status = disk.driver.share(&[0xff], Access::ReadWrite);
     let parts = (0..12).map(part);
     let chain: Vec<_> =
         [head.readable()].into_iter().chain(parts).chain([status.writable()]).collect();
-    driver.submit(&chain);
-    assert_eq!(driver.wait_used().1, 1);
-    driver.unshare(&head);
-    assert_eq!(driver.unshare(&status), [VIRTIO_BLK_S_IOERR as u8]);
-    assert_eq!(spent(&host) - before, 2, "its header and its status");
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    disk.driver.submit(&chain);
+    assert_eq!(disk.driver.wait_used().1, 1);
+    disk.driver.unshare(&head);
+    assert_eq!(disk.driver.unshare(&status), [VIRTIO_BLK_S_IOERR as u8]);
+    assert_eq!(spent(&disk.host) - before, 2, "its header and its status");
 }
 
 /// Makes a chain available whose indirect table has `count` entries, all of them the same page.
@@ -97,27 +91,21 @@ fn a_chain_longer_than_its_queue_is_a_fault_and_nothing_of_it_is_reached() {
 
 #[test]
 fn a_chain_as_long_as_its_queue_is_served() {
-    let (host, disk) = (Host::start(), numbered_disk(64));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
-    let head = driver.share(&header(VIRTIO_BLK_T_IN, 0), Access::ReadOnly);
+    let mut disk = TestDisk::start(numbered_disk(64), "w");
+    let head = disk.driver.share(&header(VIRTIO_BLK_T_IN, 0), Access::ReadOnly);
     let data: Vec<_> =
-        (2..Ring::SIZE).map(|_| driver.share(&[0; 512], Access::ReadWrite)).collect();
-    let status = driver.share(&[0xff], Access::ReadWrite);
+        (2..Ring::SIZE).map(|_| disk.driver.share(&[0; 512], Access::ReadWrite)).collect();
+    let status = disk.driver.share(&[0xff], Access::ReadWrite);
     let data_parts = data.iter().map(|part| part.writable());
     let chain: Vec<_> =
         [head.readable()].into_iter().chain(data_parts).chain([status.writable()]).collect();
-    driver.submit(&chain);
-    driver.wait_used();
+    disk.driver.submit(&chain);
+    disk.driver.wait_used();
     for (sector, part) in data.iter().enumerate() {
-        assert_eq!(driver.unshare(part), [sector as u8; 512]);
+        assert_eq!(disk.driver.unshare(part), [sector as u8; 512]);
     }
-    driver.unshare(&head);
-    assert_eq!(driver.unshare(&status), [OK]);
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    disk.driver.unshare(&head);
+    assert_eq!(disk.driver.unshare(&status), [OK]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use virtio_bindings::virtio_blk::{
 use super::block::{OK, request};
 use super::disk_sharing::refusal;
 use super::driver::Driver;
-use super::host::{Host, XVDA, numbered_disk};
+use super::host::{Host, TestDisk, XVDA, numbered_disk};
 use crate::device::blk::sample::{ImageBytes, Shape};
 use crate::device::blk::{Format, Target, TargetOptions};
 use xen::DomId;
@@ -45,50 +45,36 @@ fn allocated(path: &Path) -> u64 {
 
 #[test]
 fn discard_gives_storage_back() {
-    let (host, disk) = (Host::start(), full_disk(4));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
+    let mut disk = TestDisk::connect(full_disk(4), "w");
     let bits = 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES;
-    assert_eq!(driver.offered() & bits, bits);
-    driver.start();
-    let before = allocated(disk.path());
+    assert_eq!(disk.driver.offered() & bits, bits);
+    disk.driver.start();
+    let before = allocated(disk.file.path());
     let ranges = [range(2048, 2048, 0), range(6144, 1024, 0)].concat();
-    assert_eq!(request(&mut driver, VIRTIO_BLK_T_DISCARD, 0, &ranges, 0).0, OK);
-    let after = allocated(disk.path());
+    assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_DISCARD, 0, &ranges, 0).0, OK);
+    let after = allocated(disk.file.path());
     assert!(before - after >= 3072 * 512, "{before} bytes before, {after} after");
-    assert_eq!(fs::metadata(disk.path()).unwrap().len(), 4 << 20, "the size stays");
-    let (_, read) = request(&mut driver, VIRTIO_BLK_T_IN, 2047, &[], 1024);
+    assert_eq!(fs::metadata(disk.file.path()).unwrap().len(), 4 << 20, "the size stays");
+    let (_, read) = request(&mut disk.driver, VIRTIO_BLK_T_IN, 2047, &[], 1024);
     assert_eq!((&read[..512], &read[512..]), (&[0xaa; 512][..], &[0; 512][..]));
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn write_zeroes_makes_zeros_with_and_without_unmap() {
-    let (host, disk) = (Host::start(), full_disk(1));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
+    let mut disk = TestDisk::start(full_disk(1), "w");
     for (sector, flags) in [(8, 0), (64, 1)] {
         let out = range(sector, 16, flags);
-        assert_eq!(request(&mut driver, VIRTIO_BLK_T_WRITE_ZEROES, 0, &out, 0).0, OK);
-        let (_, read) = request(&mut driver, VIRTIO_BLK_T_IN, sector - 1, &[], 18 * 512);
+        assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_WRITE_ZEROES, 0, &out, 0).0, OK);
+        let (_, read) = request(&mut disk.driver, VIRTIO_BLK_T_IN, sector - 1, &[], 18 * 512);
         assert_eq!(read[..512], [0xaa; 512]);
         assert_eq!(read[512..17 * 512], [0; 16 * 512]);
         assert_eq!(read[17 * 512..], [0xaa; 512]);
     }
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn ranges_outside_the_disk_or_malformed_change_nothing() {
-    let (host, disk) = (Host::start(), full_disk(1));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
+    let mut disk = TestDisk::start(full_disk(1), "w");
     let (ioerr, unsupported) = (VIRTIO_BLK_S_IOERR as u8, VIRTIO_BLK_S_UNSUPP as u8);
     for (out, status) in [
         (range(2048, 1, 0), ioerr),
@@ -100,12 +86,13 @@ fn ranges_outside_the_disk_or_malformed_change_nothing() {
         (range(0, 8, 0)[..15].to_vec(), unsupported),
         (range(0, 8, 0).repeat(17), unsupported),
     ] {
-        assert_eq!(request(&mut driver, VIRTIO_BLK_T_DISCARD, 0, &out, 0).0, status, "{out:x?}");
+        assert_eq!(
+            request(&mut disk.driver, VIRTIO_BLK_T_DISCARD, 0, &out, 0).0,
+            status,
+            "{out:x?}"
+        );
     }
-    assert!(fs::read(disk.path()).unwrap().iter().all(|byte| *byte == 0xaa));
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    assert!(fs::read(disk.file.path()).unwrap().iter().all(|byte| *byte == 0xaa));
 }
 
 #[test]
@@ -174,19 +161,13 @@ fn a_disk_past_the_page_cache_holds_what_is_written_however_it_lies() {
 
 #[test]
 fn a_disk_that_grows_is_announced() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
-    assert_eq!(config_u64(&mut driver, 0), 8);
-    disk.as_file().set_len(64 * 512).unwrap();
-    driver.wait_config_event();
-    assert_eq!(config_u64(&mut driver, 0), 64);
-    assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, 63, &[5; 512], 0).0, OK);
-    assert_eq!(fs::read(disk.path()).unwrap()[63 * 512..], [5; 512]);
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    let mut disk = TestDisk::start(numbered_disk(8), "w");
+    assert_eq!(config_u64(&mut disk.driver, 0), 8);
+    disk.file.as_file().set_len(64 * 512).unwrap();
+    disk.driver.wait_config_event();
+    assert_eq!(config_u64(&mut disk.driver, 0), 64);
+    assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_OUT, 63, &[5; 512], 0).0, OK);
+    assert_eq!(fs::read(disk.file.path()).unwrap()[63 * 512..], [5; 512]);
 }
 
 #[test]
@@ -308,19 +289,13 @@ fn the_last_bytes_of_a_file_are_a_sector_that_ends_in_zeros() {
 
 #[test]
 fn a_file_that_shrinks_while_it_is_used_is_announced_and_fails_what_is_beyond() {
-    let (host, disk) = (Host::start(), numbered_disk(64));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
-    disk.as_file().set_len(8 * 512).unwrap();
-    let beyond = request(&mut driver, VIRTIO_BLK_T_IN, 32, &[], 512).0;
+    let mut disk = TestDisk::start(numbered_disk(64), "w");
+    disk.file.as_file().set_len(8 * 512).unwrap();
+    let beyond = request(&mut disk.driver, VIRTIO_BLK_T_IN, 32, &[], 512).0;
     assert_eq!(beyond, VIRTIO_BLK_S_IOERR as u8);
-    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 7, &[], 512), (OK, vec![7; 512]));
-    driver.wait_config_event();
-    assert_eq!(config_u64(&mut driver, 0), 8);
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, 7, &[], 512), (OK, vec![7; 512]));
+    disk.driver.wait_config_event();
+    assert_eq!(config_u64(&mut disk.driver, 0), 8);
 }
 
 /// What is logged meanwhile.

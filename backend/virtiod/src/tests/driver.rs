@@ -363,16 +363,20 @@ impl Driver {
 
     /// The driver leaves as the module does: resets, ends its grants, closes.
     pub(super) fn close(mut self) -> Guest {
+        self.disconnect();
+        self.guest
+    }
+
+    /// As [`Driver::close`], and the guest goes with the driver.
+    pub(super) fn disconnect(&mut self) {
         if self.transport.is_broken() {
-            self.release();
-            return self.guest;
+            return self.release();
         }
         assert_eq!(self.set_status(0), 0);
         self.free_rings();
         self.write_state("5");
         self.hypervisor.store_wait(&format!("{}/state", self.ends.backend), Some("6"));
         self.release();
-        self.guest
     }
 
     pub(super) fn write_state(&self, state: &str) {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 
 use super::block::{OK, request};
-use super::host::{Host, XVDA, numbered_disk};
+use super::host::{Host, TestDisk, numbered_disk};
 use xen::DomId;
 
 /// The daemon's waits, each of which an event has ended, or its own time.
@@ -15,24 +15,18 @@ fn waits(host: &Host) -> u64 {
 
 #[test]
 fn doorbells_without_a_request_are_taken_ever_more_rarely() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "r");
-    let mut driver = host.connect(&ends);
-    driver.start();
-    // A driver that has been worth waiting for.
+    let mut disk = TestDisk::start(numbered_disk(8), "r");
+    // A disk.driver that has been worth waiting for.
     for _ in 0..100 {
-        assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 3, &[], 512), (OK, vec![3; 512]));
+        assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, 3, &[], 512), (OK, vec![3; 512]));
     }
-    let (before, start) = (waits(&host), Instant::now());
+    let (before, start) = (waits(&disk.host), Instant::now());
     for _ in 0..1_000_000 {
-        driver.ring().0.doorbell.notify();
+        disk.driver.ring().0.doorbell.notify();
     }
     // Each wait but the first few lasts 64 ms, and an end of one is followed by a doorbell.
     let most = 100 + start.elapsed().as_millis() as u64 / 16;
-    let taken = waits(&host) - before;
+    let taken = waits(&disk.host) - before;
     assert!(taken <= most, "{taken} waits, {most} at most");
-    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 4, &[], 512), (OK, vec![4; 512]));
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, 4, &[], 512), (OK, vec![4; 512]));
 }

@@ -10,7 +10,7 @@ use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 
 use super::block::{OK, header, request};
 use super::driver::{Driver, Shared};
-use super::host::{Host, XVDA, numbered_disk};
+use super::host::{Host, TestDisk, XVDA, numbered_disk};
 use super::ring::Descriptor;
 use xen::{Access, DomId};
 
@@ -237,14 +237,12 @@ fn spec_6_5_a_faulted_device_serves_nothing_until_reset() {
 
 #[test]
 fn spec_6_2_features_ok_is_refused_without_access_platform() {
-    let (host, disk) = (Host::start(), numbered_disk(1));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    let offered = driver.offered();
+    let mut disk = TestDisk::connect(numbered_disk(1), "w");
+    let offered = disk.driver.offered();
     for features in
         [offered & !(1 << F_ACCESS_PLATFORM), offered & !(1 << F_VERSION_1), offered | 1 << 62, 0]
     {
-        assert_eq!(driver.negotiate(features), ACKNOWLEDGE | DRIVER, "{features:#x}");
+        assert_eq!(disk.driver.negotiate(features), ACKNOWLEDGE | DRIVER, "{features:#x}");
         // QueueContext come after FEATURES_OK: this set-up is ignored [6.1].
         let update = VqueueUpdate {
             index: 0,
@@ -255,13 +253,10 @@ fn spec_6_2_features_ok_is_refused_without_access_platform() {
             driver: 1 << 63,
             device: 1 << 63,
         };
-        driver.ask(Request::SetVqueue(update), |_| ());
-        assert!(!queue_enabled(&mut driver));
+        disk.driver.ask(Request::SetVqueue(update), |_| ());
+        assert!(!queue_enabled(&mut disk.driver));
     }
-    assert_ne!(driver.negotiate(offered) & FEATURES_OK, 0);
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    assert_ne!(disk.driver.negotiate(offered) & FEATURES_OK, 0);
 }
 
 #[test]
@@ -293,13 +288,11 @@ fn queue_enabled(driver: &mut Driver) -> bool {
 
 #[test]
 fn spec_6_3_an_invalid_queue_set_up_changes_nothing() {
-    let (host, disk) = (Host::start(), numbered_disk(1));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    let offered = driver.offered();
-    driver.negotiate(offered);
-    let pages = driver.share(&[0; 3 * 4096], Access::ReadWrite);
-    let read_only = driver.share(&[0; 4096], Access::ReadOnly);
+    let mut disk = TestDisk::connect(numbered_disk(1), "w");
+    let offered = disk.driver.offered();
+    disk.driver.negotiate(offered);
+    let pages = disk.driver.share(&[0; 3 * 4096], Access::ReadWrite);
+    let read_only = disk.driver.share(&[0; 4096], Access::ReadOnly);
     let good = VqueueUpdate {
         index: 0,
         flags: VqueueFlags(VqueueFlags::ENABLE),
@@ -325,18 +318,15 @@ fn spec_6_3_an_invalid_queue_set_up_changes_nothing() {
         VqueueUpdate { device: read_only.address(), ..good },
         VqueueUpdate { device: pages.address() + 3 * 4096, ..good },
     ] {
-        driver.ask(Request::SetVqueue(bad), |_| ());
-        assert!(!queue_enabled(&mut driver), "{bad:x?}");
-        assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1, "{bad:x?}");
+        disk.driver.ask(Request::SetVqueue(bad), |_| ());
+        assert!(!queue_enabled(&mut disk.driver), "{bad:x?}");
+        assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), 1, "{bad:x?}");
     }
-    driver.ask(Request::SetVqueue(good), |_| ());
-    assert!(queue_enabled(&mut driver));
-    driver.ask(Request::ResetVqueue { index: 0 }, |_| ());
-    assert!(!queue_enabled(&mut driver));
-    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1);
-    driver.unshare(&pages);
-    driver.unshare(&read_only);
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    disk.driver.ask(Request::SetVqueue(good), |_| ());
+    assert!(queue_enabled(&mut disk.driver));
+    disk.driver.ask(Request::ResetVqueue { index: 0 }, |_| ());
+    assert!(!queue_enabled(&mut disk.driver));
+    assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), 1);
+    disk.driver.unshare(&pages);
+    disk.driver.unshare(&read_only);
 }

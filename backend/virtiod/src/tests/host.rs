@@ -28,7 +28,7 @@ pub(super) struct Host {
     registry: Arc<Registry>,
     config: NamedTempFile,
     stop: Arc<EventFd>,
-    server: JoinHandle<Result<(), ServerError>>,
+    server: Option<JoinHandle<Result<(), ServerError>>>,
 }
 
 /// Where one device's two ends stand in XenStore.
@@ -60,7 +60,7 @@ impl Host {
         let server = Server::new(domain, Arc::clone(&registry), file, cables).unwrap();
         let stopped = Arc::clone(&stop);
         let server = thread::spawn(move || server.run(&*stopped));
-        Self { hypervisor, network, registry, config, stop, server }
+        Self { hypervisor, network, registry, config, stop, server: Some(server) }
     }
 
     /// Writes the configuration file, which is empty at first.
@@ -193,19 +193,62 @@ impl Host {
     }
 
     /// Stops the server; fails the test if anything was left behind.
-    pub(super) fn finish(self) {
-        let hypervisor = self.hypervisor.clone();
-        self.finish_with_guests();
-        hypervisor.assert_clean();
+    pub(super) fn finish(mut self) {
+        self.stop();
+        self.hypervisor.assert_clean();
     }
 
     /// Stops the server; fails the test if it holds anything of a guest's.
-    pub(super) fn finish_with_guests(self) {
+    pub(super) fn finish_with_guests(mut self) {
+        self.stop();
+    }
+
+    fn stop(&mut self) {
         self.stop.write(1).unwrap();
-        self.server.join().unwrap().unwrap();
+        let server = self.server.take().expect("it is stopped once");
+        server.join().unwrap().unwrap();
         for device in self.registry.report().devices {
             assert_eq!(device.stats.grants_mapped, 0, "{}", device.device);
         }
+    }
+}
+
+/// A guest with one disk. Dropping it closes the device, removes it as xl does, stops the daemon, and fails
+/// the test if anything is left.
+pub(super) struct TestDisk {
+    pub(super) driver: Driver,
+    pub(super) host: Host,
+    pub(super) ends: Ends,
+    pub(super) file: NamedTempFile,
+}
+
+impl TestDisk {
+    /// A disk on `file`, connected, with mode "r" or "w".
+    pub(super) fn connect(file: NamedTempFile, mode: &str) -> Self {
+        let host = Host::start();
+        let ends = host.add_disk(1, XVDA, file.path(), mode);
+        let driver = host.connect(&ends);
+        Self { driver, host, ends, file }
+    }
+
+    /// As [`TestDisk::connect`], and its driver is ready.
+    pub(super) fn start(file: NamedTempFile, mode: &str) -> Self {
+        let mut disk = Self::connect(file, mode);
+        disk.driver.start();
+        disk
+    }
+}
+
+impl Drop for TestDisk {
+    fn drop(&mut self) {
+        // A test that has failed says why, and nothing else.
+        if thread::panicking() {
+            return;
+        }
+        self.driver.disconnect();
+        self.host.remove(&self.ends);
+        self.host.stop();
+        self.host.hypervisor.assert_clean();
     }
 }
 

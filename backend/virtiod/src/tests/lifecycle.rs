@@ -7,7 +7,7 @@ use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 
 use super::block::{OK, header, request};
 use super::driver::Driver;
-use super::host::{Host, XVDA, numbered_disk};
+use super::host::{Host, TestDisk, XVDA, numbered_disk};
 use xen::{Access, DomId};
 
 #[test]
@@ -123,32 +123,26 @@ fn spec_2_9_a_frontend_that_leaves_may_come_again() {
 
 #[test]
 fn spec_2_8_a_guest_that_is_destroyed_in_the_middle_of_requests_leaves_nothing_mapped() {
-    let (host, disk) = (Host::start(), numbered_disk(64));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
+    let mut disk = TestDisk::start(numbered_disk(64), "w");
     let mut shared = Vec::new();
     for sector in 0..5 {
-        let head = driver.share(&header(VIRTIO_BLK_T_IN, sector), Access::ReadOnly);
-        let input = driver.share(&[0; 4096], Access::ReadWrite);
-        let status = driver.share(&[0xff], Access::ReadWrite);
-        driver.submit(&[head.readable(), input.writable(), status.writable()]);
+        let head = disk.driver.share(&header(VIRTIO_BLK_T_IN, sector), Access::ReadOnly);
+        let input = disk.driver.share(&[0; 4096], Access::ReadWrite);
+        let status = disk.driver.share(&[0xff], Access::ReadWrite);
+        disk.driver.submit(&[head.readable(), input.writable(), status.writable()]);
         shared.extend([head, input, status]);
     }
     // The toolstack does not ask the guest.
-    host.remove(&ends);
-    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 0);
-    shared.iter().for_each(|shared| drop(driver.unshare(shared)));
-    driver.release();
+    disk.host.remove(&disk.ends);
+    assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), 0);
+    shared.iter().for_each(|shared| drop(disk.driver.unshare(shared)));
+    disk.driver.release();
 
     // The same domain number comes again, as after a reboot.
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
-    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 3, &[], 512), (OK, vec![3; 512]));
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    disk.ends = disk.host.add_disk(1, XVDA, disk.file.path(), "w");
+    disk.driver = disk.host.connect(&disk.ends);
+    disk.driver.start();
+    assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, 3, &[], 512), (OK, vec![3; 512]));
 }
 
 #[test]

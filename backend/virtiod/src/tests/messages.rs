@@ -10,7 +10,7 @@ use virtio_bindings::virtio_config::{VIRTIO_F_NOTIF_CONFIG_DATA, VIRTIO_F_NOTIFI
 
 use super::block::{OK, header, request};
 use super::driver::Driver;
-use super::host::{Host, XVDA, numbered_disk};
+use super::host::{Host, TestDisk, XVDA, numbered_disk};
 use xen::{Access, DomId};
 
 /// Puts bytes into the queue to the device behind the back of the driver's own transport. Only for
@@ -73,58 +73,48 @@ fn spec_4_4_an_impossible_index_ends_the_connection_with_the_reason() {
 
 #[test]
 fn a_storm_of_signals_and_messages_neither_hangs_nor_grows_the_device() {
-    let (host, disk) = (Host::start(), numbered_disk(1));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
+    let mut disk = TestDisk::connect(numbered_disk(1), "w");
     for _ in 0..10_000 {
-        driver.port.notify();
+        disk.driver.port.notify();
     }
     for number in 0..1000 {
-        let echoed = driver.ask(Request::Ping(number), |answer| match answer {
+        let echoed = disk.driver.ask(Request::Ping(number), |answer| match answer {
             Response::Ping(number) => number,
             other => panic!("{other:?}"),
         });
         assert_eq!(echoed, number);
     }
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn a_message_is_answered_while_a_queue_is_served() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
-    let header = driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
-    let input = driver.share(&[0; 512], Access::ReadWrite);
-    let status = driver.share(&[0xff], Access::ReadWrite);
+    let mut disk = TestDisk::start(numbered_disk(8), "w");
+    let header = disk.driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
+    let input = disk.driver.share(&[0; 512], Access::ReadWrite);
+    let status = disk.driver.share(&[0xff], Access::ReadWrite);
     // The doorbell is all that is signalled.
-    driver.send_silently(Request::Ping(7));
-    driver.submit(&[header.readable(), input.writable(), status.writable()]);
+    disk.driver.send_silently(Request::Ping(7));
+    disk.driver.submit(&[header.readable(), input.writable(), status.writable()]);
     let number =
-        driver.wait_answer("the answer to a message without a signal", |answer| match answer {
-            Response::Ping(number) => number,
-            other => panic!("{other:?}"),
-        });
+        disk.driver.wait_answer(
+            "the answer to a message without a signal",
+            |answer| match answer {
+                Response::Ping(number) => number,
+                other => panic!("{other:?}"),
+            },
+        );
     assert_eq!(number, 7);
-    assert_eq!(driver.wait_used(), (0, 513));
+    assert_eq!(disk.driver.wait_used(), (0, 513));
     for shared in [header, input, status] {
-        driver.unshare(&shared);
+        disk.driver.unshare(&shared);
     }
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn spec_5_5_what_does_not_fit_a_message_is_answered_with_less() {
-    let (host, disk) = (Host::start(), numbered_disk(1));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
+    let mut disk = TestDisk::connect(numbered_disk(1), "w");
     let mut config = |offset, size| {
-        driver.ask(Request::GetConfig { offset, size }, |answer| match answer {
+        disk.driver.ask(Request::GetConfig { offset, size }, |answer| match answer {
             Response::GetConfig(config) => config.data.to_vec(),
             other => panic!("{other:?}"),
         })
@@ -133,160 +123,120 @@ fn spec_5_5_what_does_not_fit_a_message_is_answered_with_less() {
     assert_eq!(config(0, 60).len(), 60);
     assert_eq!(config(0, 61), [0; 0], "beyond the end");
     assert_eq!(config(u32::MAX, u32::MAX), [0; 0]);
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn spec_5_6_without_a_doorbell_queue_events_go_in_band() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    let offered = driver.offered();
-    driver.negotiate(offered);
-    driver.add_silent_ring(0);
+    let mut disk = TestDisk::connect(numbered_disk(8), "w");
+    let offered = disk.driver.offered();
+    disk.driver.negotiate(offered);
+    disk.driver.add_silent_ring(0);
     let ready = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
-    assert_eq!(driver.set_status(ready), ready);
-    assert_eq!(driver.bind_doorbell(0), BindOutcome::Refused, "too late after DRIVER_OK");
+    assert_eq!(disk.driver.set_status(ready), ready);
+    assert_eq!(disk.driver.bind_doorbell(0), BindOutcome::Refused, "too late after DRIVER_OK");
 
-    let head = driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
-    let input = driver.share(&[0; 512], Access::ReadWrite);
-    let status = driver.share(&[0xff], Access::ReadWrite);
-    driver.submit(&[head.readable(), input.writable(), status.writable()]);
-    driver.send_avail(0);
-    assert_eq!(driver.wait_used_event(), 0);
-    assert_eq!(driver.wait_used(), (0, 513));
-    assert_eq!(driver.unshare(&input), [3; 512]);
-    driver.unshare(&head);
-    driver.unshare(&status);
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    let head = disk.driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
+    let input = disk.driver.share(&[0; 512], Access::ReadWrite);
+    let status = disk.driver.share(&[0xff], Access::ReadWrite);
+    disk.driver.submit(&[head.readable(), input.writable(), status.writable()]);
+    disk.driver.send_avail(0);
+    assert_eq!(disk.driver.wait_used_event(), 0);
+    assert_eq!(disk.driver.wait_used(), (0, 513));
+    assert_eq!(disk.driver.unshare(&input), [3; 512]);
+    disk.driver.unshare(&head);
+    disk.driver.unshare(&status);
 }
 
 #[test]
 fn spec_6_1_nothing_is_served_before_driver_ok() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    let offered = driver.offered();
-    driver.negotiate(offered);
-    driver.add_ring(0);
-    let head = driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
-    let input = driver.share(&[0; 512], Access::ReadWrite);
-    let status = driver.share(&[0xff], Access::ReadWrite);
-    driver.submit(&[head.readable(), input.writable(), status.writable()]);
-    driver.status();
-    driver.status();
-    let (ring, guest) = driver.ring();
+    let mut disk = TestDisk::connect(numbered_disk(8), "w");
+    let offered = disk.driver.offered();
+    disk.driver.negotiate(offered);
+    disk.driver.add_ring(0);
+    let head = disk.driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
+    let input = disk.driver.share(&[0; 512], Access::ReadWrite);
+    let status = disk.driver.share(&[0xff], Access::ReadWrite);
+    disk.driver.submit(&[head.readable(), input.writable(), status.writable()]);
+    disk.driver.status();
+    disk.driver.status();
+    let (ring, guest) = disk.driver.ring();
     assert_eq!(ring.used_index(guest), 0);
 
     // Features that come after FEATURES_OK are ignored, so this takes nothing back.
     let none = FeatureBlocks::new(0, &[0; 8]);
-    driver.ask(Request::SetDriverFeatures(none), |_| ());
+    disk.driver.ask(Request::SetDriverFeatures(none), |_| ());
     let ready = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
-    assert_eq!(driver.set_status(ready), ready);
+    assert_eq!(disk.driver.set_status(ready), ready);
     // And then without another word.
-    assert_eq!(driver.wait_used(), (0, 513));
+    assert_eq!(disk.driver.wait_used(), (0, 513));
     for shared in [head, input, status] {
-        driver.unshare(&shared);
+        disk.driver.unshare(&shared);
     }
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn spec_5_3_an_event_of_a_queue_that_is_not_there_is_dropped_and_counted() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
+    let mut disk = TestDisk::start(numbered_disk(8), "w");
     for index in [4, 63, 64, 255] {
-        driver.send_avail(index);
-        driver.status();
+        disk.driver.send_avail(index);
+        disk.driver.status();
     }
-    let malformed = || host.stat(DomId(1)).stats.messages.malformed;
+    let malformed = || disk.host.stat(DomId(1)).stats.messages.malformed;
     assert_eq!(malformed(), 4);
     // One that is there and not enabled has nothing to serve.
-    driver.send_avail(3);
-    driver.status();
+    disk.driver.send_avail(3);
+    disk.driver.status();
     assert_eq!(malformed(), 4);
-    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 5, &[], 512), (OK, vec![5; 512]));
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, 5, &[], 512), (OK, vec![5; 512]));
 }
 
 #[test]
 fn spec_5_10_signals_that_merge_are_one_notification_for_all_buffers() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
-    let head = driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
-    let input = driver.share(&[0; 512], Access::ReadWrite);
-    let status = driver.share(&[0xff], Access::ReadWrite);
+    let mut disk = TestDisk::start(numbered_disk(8), "w");
+    let head = disk.driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
+    let input = disk.driver.share(&[0; 512], Access::ReadWrite);
+    let status = disk.driver.share(&[0xff], Access::ReadWrite);
     let chain = [head.readable(), input.writable(), status.writable()];
     // Five requests and one signal; no request and some signals.
-    let (ring, guest) = driver.ring();
+    let (ring, guest) = disk.driver.ring();
     let heads: Vec<_> = (0..5).map(|_| ring.add(guest, &chain)).collect();
     ring.doorbell.notify();
-    heads.into_iter().for_each(|head| assert_eq!(driver.wait_used(), (head, 513)));
-    (0..5).for_each(|_| driver.ring().0.doorbell.notify());
-    assert_eq!(driver.status() & DEVICE_NEEDS_RESET, 0);
+    heads.into_iter().for_each(|head| assert_eq!(disk.driver.wait_used(), (head, 513)));
+    (0..5).for_each(|_| disk.driver.ring().0.doorbell.notify());
+    assert_eq!(disk.driver.status() & DEVICE_NEEDS_RESET, 0);
     for shared in [head, input, status] {
-        driver.unshare(&shared);
+        disk.driver.unshare(&shared);
     }
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn spec_5_9_a_ping_is_answered_with_its_number() {
-    let (host, disk) = (Host::start(), numbered_disk(1));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
+    let mut disk = TestDisk::connect(numbered_disk(1), "w");
     for number in [0, 7, u32::MAX] {
-        driver.ask(Request::Ping(number), |answer| assert_eq!(answer, Response::Ping(number)));
+        disk.driver.ask(Request::Ping(number), |answer| assert_eq!(answer, Response::Ping(number)));
     }
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn spec_6_6_configuration_that_cannot_be_written_is_not() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
+    let mut disk = TestDisk::connect(numbered_disk(8), "w");
     for generation in [0, 1] {
         let config = ConfigData { generation, offset: 0, data: &[0xff; 8] };
-        let accepted = driver.ask(Request::SetConfig(config), |answer| match answer {
+        let accepted = disk.driver.ask(Request::SetConfig(config), |answer| match answer {
             Response::SetConfig(config) => config.data.len(),
             other => panic!("{other:?}"),
         });
         assert_eq!(accepted, 0);
     }
-    driver.ask(Request::GetConfig { offset: 0, size: 8 }, |answer| match answer {
+    disk.driver.ask(Request::GetConfig { offset: 0, size: 8 }, |answer| match answer {
         Response::GetConfig(config) => assert_eq!(config.data, 8u64.to_le_bytes()),
         other => panic!("{other:?}"),
     });
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn spec_5_7_what_notifications_cannot_carry_is_not_offered() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
+    let mut disk = TestDisk::connect(numbered_disk(8), "w");
     let bits = 1 << VIRTIO_F_NOTIFICATION_DATA | 1 << VIRTIO_F_NOTIF_CONFIG_DATA;
-    assert_eq!(driver.offered() & bits, 0);
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    assert_eq!(disk.driver.offered() & bits, 0);
 }

@@ -8,7 +8,7 @@ use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 
 use super::block::{OK, header};
 use super::driver::{Driver, Pooled};
-use super::host::{Host, XVDA, numbered_disk};
+use super::host::{Host, TestDisk, XVDA, numbered_disk};
 use super::ring::Descriptor;
 use xen::{Access, DomId};
 use xen_sim::GuestPage;
@@ -42,34 +42,28 @@ fn read_sector(driver: &mut Driver, pool: &Pooled, sector: u64) -> (u8, Vec<u8>)
 
 #[test]
 fn spec_3_10_buffers_in_the_pool_are_reached_without_mapping_anything() {
-    let (host, disk) = (Host::start(), numbered_disk(64));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
+    let mut disk = TestDisk::start(numbered_disk(64), "w");
     // Two chunks, the second with a gap in the numbers before it.
-    let chunks = [driver.share_pool(PoolPage(0), 2), driver.share_pool(PoolPage(64), 3)];
-    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), OWN + 5);
-    let before = host.hypervisor.map_calls();
+    let chunks = [disk.driver.share_pool(PoolPage(0), 2), disk.driver.share_pool(PoolPage(64), 3)];
+    assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), OWN + 5);
+    let before = disk.host.hypervisor.map_calls();
     for sector in 0..32 {
         let pool = &chunks[sector as usize % 2];
-        assert_eq!(read_sector(&mut driver, pool, sector), (OK, vec![sector as u8; 512]));
+        assert_eq!(read_sector(&mut disk.driver, pool, sector), (OK, vec![sector as u8; 512]));
     }
-    assert_eq!(host.hypervisor.map_calls(), before);
-    let stats = host.stat(DomId(1)).stats;
+    assert_eq!(disk.host.hypervisor.map_calls(), before);
+    let stats = disk.host.stat(DomId(1)).stats;
     assert_eq!((stats.grants_mapped, stats.pool_pages), (OWN as u64 + 5, 5));
 
     // A buffer may be granted for the request beside others in the pool.
-    let data = driver.share(&[7; 512], Access::ReadOnly);
+    let data = disk.driver.share(&[7; 512], Access::ReadOnly);
     let pool = &chunks[0];
-    driver.guest.slice(pool.pages[0], 0, 16).copy_from(&header(VIRTIO_BLK_T_OUT, 9));
+    disk.driver.guest.slice(pool.pages[0], 0, 16).copy_from(&header(VIRTIO_BLK_T_OUT, 9));
     let (request, status) = (descriptor(0, 0, 16, false), descriptor(1, 0, 1, true));
-    driver.submit(&[request, data.readable(), status]);
-    driver.wait_used();
-    driver.unshare(&data);
-    assert_eq!(read_sector(&mut driver, pool, 9), (OK, vec![7; 512]));
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    disk.driver.submit(&[request, data.readable(), status]);
+    disk.driver.wait_used();
+    disk.driver.unshare(&data);
+    assert_eq!(read_sector(&mut disk.driver, pool, 9), (OK, vec![7; 512]));
 }
 
 #[test]
@@ -105,17 +99,14 @@ fn spec_3_10_what_was_not_shared_or_not_with_one_message_is_refused() {
 
 #[test]
 fn spec_5_8_pages_are_shared_all_of_them_or_none() {
-    let (host, disk) = (Host::start(), numbered_disk(64));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
-    let shared = driver.share_pool(PoolPage(8), 4);
-    let read_only = driver.try_share_pool(PoolPage(0), 2, Access::ReadOnly);
+    let mut disk = TestDisk::start(numbered_disk(64), "w");
+    let shared = disk.driver.share_pool(PoolPage(8), 4);
+    let read_only = disk.driver.try_share_pool(PoolPage(0), 2, Access::ReadOnly);
     assert_eq!(read_only.1, ShareOutcome::Refused, "pages that cannot be written");
-    let granted: Vec<GuestPage> = (0..8).map(|_| driver.guest.allocate()).collect();
-    let granted = (driver.guest.grant(&granted, Access::ReadWrite), granted.len());
+    let granted: Vec<GuestPage> = (0..8).map(|_| disk.driver.guest.allocate()).collect();
+    let granted = (disk.driver.guest.grant(&granted, Access::ReadWrite), granted.len());
     let mut refused = |first, count, reference| {
-        let outcome = driver.ask_share(PoolPage(first), count, reference);
+        let outcome = disk.driver.ask_share(PoolPage(first), count, reference);
         assert_eq!(outcome, ShareOutcome::Refused, "{count} from {first}");
     };
     refused(0, 0, granted.0);
@@ -129,30 +120,21 @@ fn spec_5_8_pages_are_shared_all_of_them_or_none() {
     refused(6, 8, granted.0);
     refused(0, 8, GrantRef(granted.0.0 + 1));
     refused(0, 8, GrantRef(u32::MAX - 2));
-    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), OWN + 4, "nothing was taken in part");
-    assert_eq!(driver.ask_share(PoolPage(0), 8, granted.0), ShareOutcome::Shared);
-    assert_eq!(read_sector(&mut driver, &shared, 5), (OK, vec![5; 512]));
-    assert_eq!(driver.set_status(0), 0);
-    driver.guest.revoke(granted.0, granted.1);
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), OWN + 4, "nothing was taken in part");
+    assert_eq!(disk.driver.ask_share(PoolPage(0), 8, granted.0), ShareOutcome::Shared);
+    assert_eq!(read_sector(&mut disk.driver, &shared, 5), (OK, vec![5; 512]));
+    assert_eq!(disk.driver.set_status(0), 0);
+    disk.driver.guest.revoke(granted.0, granted.1);
 }
 
 #[test]
 fn spec_5_8_a_domain_short_of_room_refuses_pages_and_the_device_goes_on() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
-    let pool = driver.share_pool(PoolPage(0), 2);
-    host.hypervisor.limit_mapped(OWN + 4);
-    let (_, outcome) = driver.try_share_pool(PoolPage(2), 3, Access::ReadWrite);
+    let mut disk = TestDisk::start(numbered_disk(8), "w");
+    let pool = disk.driver.share_pool(PoolPage(0), 2);
+    disk.host.hypervisor.limit_mapped(OWN + 4);
+    let (_, outcome) = disk.driver.try_share_pool(PoolPage(2), 3, Access::ReadWrite);
     assert_eq!(outcome, ShareOutcome::Refused);
-    assert_eq!(read_sector(&mut driver, &pool, 5), (OK, vec![5; 512]));
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    assert_eq!(read_sector(&mut disk.driver, &pool, 5), (OK, vec![5; 512]));
 }
 
 #[test]
@@ -179,22 +161,17 @@ fn a_driver_shares_no_more_than_the_configuration_lets_it() {
 
 #[test]
 fn spec_6_4_a_reset_gives_the_pool_back() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
+    let mut disk = TestDisk::connect(numbered_disk(8), "w");
     for pages in 2..5 {
-        driver.start();
-        let pool = driver.share_pool(PoolPage(0), pages);
-        assert_eq!(read_sector(&mut driver, &pool, 5), (OK, vec![5; 512]));
-        assert_eq!(driver.set_status(0), 0);
-        assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
-        assert_eq!(host.stat(DomId(1)).stats.pool_pages, 0);
-        driver.free_rings();
-        driver.free_pool();
+        disk.driver.start();
+        let pool = disk.driver.share_pool(PoolPage(0), pages);
+        assert_eq!(read_sector(&mut disk.driver, &pool, 5), (OK, vec![5; 512]));
+        assert_eq!(disk.driver.set_status(0), 0);
+        assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
+        assert_eq!(disk.host.stat(DomId(1)).stats.pool_pages, 0);
+        disk.driver.free_rings();
+        disk.driver.free_pool();
     }
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
@@ -212,12 +189,10 @@ fn the_pool_is_given_back_when_the_toolstack_ends_the_device() {
 
 #[test]
 fn spec_6_3_a_ring_in_the_pool_is_refused() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    let offered = driver.offered();
-    assert_ne!(driver.negotiate(offered) & FEATURES_OK, 0);
-    let pool = driver.share_pool(PoolPage(0), 3);
+    let mut disk = TestDisk::connect(numbered_disk(8), "w");
+    let offered = disk.driver.offered();
+    assert_ne!(disk.driver.negotiate(offered) & FEATURES_OK, 0);
+    let pool = disk.driver.share_pool(PoolPage(0), 3);
     let update = VqueueUpdate {
         index: 0,
         flags: VqueueFlags(VqueueFlags::ENABLE),
@@ -227,11 +202,8 @@ fn spec_6_3_a_ring_in_the_pool_is_refused() {
         driver: PoolPage(1).address(0),
         device: PoolPage(2).address(0),
     };
-    assert!(!driver.set_queue(update).enabled);
-    driver.add_ring(0);
-    driver.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
-    assert_eq!(read_sector(&mut driver, &pool, 5), (OK, vec![5; 512]));
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    assert!(!disk.driver.set_queue(update).enabled);
+    disk.driver.add_ring(0);
+    disk.driver.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+    assert_eq!(read_sector(&mut disk.driver, &pool, 5), (OK, vec![5; 512]));
 }

@@ -13,7 +13,7 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
 use super::block::{OK, header, request};
 use super::driver::{Driver, Shared};
-use super::host::{Host, XVDA, numbered_disk};
+use super::host::{Host, TestDisk, numbered_disk};
 use super::vsock::guest::{Packet, RESET, Setting};
 use super::{console, network};
 use xen::{Access, DomId};
@@ -152,93 +152,77 @@ fn spec_6_7_an_entropy_device_forgets_what_waits_for_its_rate() {
 
 #[test]
 fn spec_6_7_a_disk_does_nothing_in_a_queue_that_was_reset() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    assert_ne!(driver.offered() & 1 << F_RING_RESET, 0);
-    driver.start_with(2);
+    let mut disk = TestDisk::connect(numbered_disk(8), "w");
+    assert_ne!(disk.driver.offered() & 1 << F_RING_RESET, 0);
+    disk.driver.start_with(2);
     for queue in [0, 1, 0] {
-        driver.use_queue(queue);
-        assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 5, &[], 512), (OK, vec![5; 512]));
+        disk.driver.use_queue(queue);
+        assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, 5, &[], 512), (OK, vec![5; 512]));
         // In the ring when the reset comes, if it was not served before.
-        let head = driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
-        let input = driver.share(&[UNTOUCHED; 512], Access::ReadWrite);
-        let status = driver.share(&[0xff], Access::ReadWrite);
+        let head = disk.driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
+        let input = disk.driver.share(&[UNTOUCHED; 512], Access::ReadWrite);
+        let status = disk.driver.share(&[0xff], Access::ReadWrite);
         let chain = [head.readable(), input.writable(), status.writable()];
-        let (ring, guest) = driver.ring();
+        let (ring, guest) = disk.driver.ring();
         ring.add(guest, &chain);
-        driver.reset_queue(queue as u32);
-        let before = driver.peek(&input);
-        host.settle(&mut driver);
-        assert_eq!(driver.unshare(&input), before);
-        driver.unshare(&head);
-        driver.unshare(&status);
-        assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1 + 3, "the other queue's rings");
-        driver.renew_ring(queue as u32);
+        disk.driver.reset_queue(queue as u32);
+        let before = disk.driver.peek(&input);
+        disk.host.settle(&mut disk.driver);
+        assert_eq!(disk.driver.unshare(&input), before);
+        disk.driver.unshare(&head);
+        disk.driver.unshare(&status);
+        assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), 1 + 3, "the other queue's rings");
+        disk.driver.renew_ring(queue as u32);
     }
-    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 6, &[], 512), (OK, vec![6; 512]));
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, 6, &[], 512), (OK, vec![6; 512]));
 }
 
 #[test]
 fn spec_6_7_a_queue_may_have_its_events_in_band_after_its_reset() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
-    driver.start();
-    driver.reset_queue(0);
-    driver.renew_silent_ring(0);
-    let head = driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
-    let input = driver.share(&[0; 512], Access::ReadWrite);
-    let status = driver.share(&[0xff], Access::ReadWrite);
-    driver.submit(&[head.readable(), input.writable(), status.writable()]);
-    driver.send_avail(0);
-    assert_eq!((driver.wait_used_event(), driver.wait_used()), (0, (0, 513)));
+    let mut disk = TestDisk::start(numbered_disk(8), "w");
+    disk.driver.reset_queue(0);
+    disk.driver.renew_silent_ring(0);
+    let head = disk.driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
+    let input = disk.driver.share(&[0; 512], Access::ReadWrite);
+    let status = disk.driver.share(&[0xff], Access::ReadWrite);
+    disk.driver.submit(&[head.readable(), input.writable(), status.writable()]);
+    disk.driver.send_avail(0);
+    assert_eq!((disk.driver.wait_used_event(), disk.driver.wait_used()), (0, (0, 513)));
     for shared in [head, input, status] {
-        driver.unshare(&shared);
+        disk.driver.unshare(&shared);
     }
     // A queue beyond those that there are, in every message that names one.
-    driver.ask(Request::ResetVqueue { index: u32::MAX }, |answer| {
+    disk.driver.ask(Request::ResetVqueue { index: u32::MAX }, |answer| {
         assert_eq!(answer, Response::ResetVqueue);
     });
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn spec_6_7_what_was_used_before_the_reset_is_not_told_after_it() {
-    let (host, disk) = (Host::start(), numbered_disk(8));
-    let ends = host.add_disk(1, XVDA, disk.path(), "w");
-    let mut driver = host.connect(&ends);
+    let mut disk = TestDisk::connect(numbered_disk(8), "w");
     // Every used buffer is to be told of.
-    let features = driver.offered() & !(1 << VIRTIO_RING_F_EVENT_IDX);
-    driver.negotiate(features);
-    (0..4).for_each(|index| driver.add_silent_ring(index));
-    driver.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
-    let head = driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
-    let input = driver.share(&[0; 512], Access::ReadWrite);
-    let status = driver.share(&[0xff], Access::ReadWrite);
+    let features = disk.driver.offered() & !(1 << VIRTIO_RING_F_EVENT_IDX);
+    disk.driver.negotiate(features);
+    (0..4).for_each(|index| disk.driver.add_silent_ring(index));
+    disk.driver.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+    let head = disk.driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
+    let input = disk.driver.share(&[0; 512], Access::ReadWrite);
+    let status = disk.driver.share(&[0xff], Access::ReadWrite);
     let chain = [head.readable(), input.writable(), status.writable()];
-    // The page has room for four messages to the driver, which takes none: news of the fifth waits.
-    let before = driver.sent_by_device();
+    // The page has room for four messages to the disk.driver, which takes none: news of the fifth waits.
+    let before = disk.driver.sent_by_device();
     for (queue, served) in [0, 1, 2, 3, 0].into_iter().zip(1..) {
-        driver.use_queue(queue);
-        driver.submit(&chain);
-        driver.send_avail(queue as u32);
-        host.wait_requests_read(served.into());
-        driver.wait_sent_by_device(before.wrapping_add(served.min(4)));
+        disk.driver.use_queue(queue);
+        disk.driver.submit(&chain);
+        disk.driver.send_avail(queue as u32);
+        disk.host.wait_requests_read(served.into());
+        disk.driver.wait_sent_by_device(before.wrapping_add(served.min(4)));
     }
-    driver.reset_queue(0);
-    driver.renew_silent_ring(0);
+    disk.driver.reset_queue(0);
+    disk.driver.renew_silent_ring(0);
     for shared in [head, input, status] {
-        driver.unshare(&shared);
+        disk.driver.unshare(&shared);
     }
     // With the answers to these, and before them, all news has come.
-    assert_eq!(driver.used_events(), [0, 1, 2, 3]);
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    assert_eq!(disk.driver.used_events(), [0, 1, 2, 3]);
 }

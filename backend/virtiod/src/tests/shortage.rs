@@ -12,7 +12,7 @@ use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 
 use super::block::{OK, header, request};
 use super::driver::{Driver, Shared};
-use super::host::{Ends, Host, XVDA, numbered_disk};
+use super::host::{Ends, Host, TestDisk, XVDA, numbered_disk};
 use super::ring::Descriptor;
 use super::vsock::guest::{Packet, REQUEST, Setting, read};
 use xen::{Access, DomId};
@@ -172,19 +172,13 @@ fn a_chain_is_followed_and_answered_though_nothing_can_be_mapped() {
 
 #[test]
 fn requests_are_answered_though_there_is_no_room_to_map_their_buffers() {
-    let (host, disk) = (Host::start(), numbered_disk(8192));
-    let ends = host.add_disk(1, XVDA, disk.path(), "r");
-    let mut driver = host.connect(&ends);
-    driver.start();
+    let mut disk = TestDisk::start(numbered_disk(8192), "r");
     // Message page and rings, and nothing else.
-    host.hypervisor.limit_mapped(4);
-    assert_eq!(read_together(&mut driver, 5, 4), [OK; 5]);
-    assert_eq!(read_together(&mut driver, 1, MAPPED_PAGES), [OK]);
-    assert_eq!(read_together(&mut driver, 2, 1), [OK; 2]);
-    assert_eq!(host.stat(DomId(1)).stats.requests.failed, 0);
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    disk.host.hypervisor.limit_mapped(4);
+    assert_eq!(read_together(&mut disk.driver, 5, 4), [OK; 5]);
+    assert_eq!(read_together(&mut disk.driver, 1, MAPPED_PAGES), [OK]);
+    assert_eq!(read_together(&mut disk.driver, 2, 1), [OK; 2]);
+    assert_eq!(disk.host.stat(DomId(1)).stats.requests.failed, 0);
 }
 
 #[test]
