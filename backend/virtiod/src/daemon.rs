@@ -5,5 +5,6 @@
 
 pub mod control;
 pub mod registry;
+mod same_address;
 pub mod server;
 pub mod sole;

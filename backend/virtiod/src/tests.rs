@@ -18,6 +18,7 @@ mod faults;
 mod flaky_store;
 mod handle_faults;
 mod host;
+mod layers;
 mod lifecycle;
 mod limits;
 mod messages;

@@ -20,6 +20,7 @@ use protocol::binding::XenbusState;
 use tracing::Level;
 
 use self::retries::Retries;
+use super::same_address::warn_of_same_address;
 use crate::backoff::Backoff;
 use crate::bus::reconnection::{self, Reconnection};
 use crate::bus::session::{Context, Origin, Session};
@@ -427,7 +428,7 @@ fn run_device<X: Domain>(
         },
         Toolstack::Leaving | Toolstack::Gone => None,
     };
-    setup::network::warn_of_same_address(registry, &path, stats);
+    warn_of_same_address(registry, &path, stats);
     stats.update(|state| {
         state.kind = device.as_ref().map_or("", |device| device.kind()).to_owned();
         state.state = "starting".to_owned();

@@ -3,12 +3,9 @@
 
 use std::sync::Arc;
 
-use tracing::Level;
-
 use super::DeviceError;
 use crate::bus::{DevicePath, Keys};
 use crate::config::NetworkSettings;
-use crate::daemon::registry::Registry;
 use crate::device::net::{MacAddress, Net};
 use crate::stats::DeviceStats;
 use crate::tap::name::InterfaceName;
@@ -17,20 +14,6 @@ use xen::XenStore;
 
 /// Under what a device's address is noted.
 pub const MAC_NOTE: &str = "mac";
-
-/// Says so where another guest's device has the address that was noted for this one: two guests with
-/// one `uuid` line. Neither is refused, since that is also how a guest migrates on one host.
-pub fn warn_of_same_address(registry: &Registry, path: &DevicePath, stats: &DeviceStats) {
-    for other in registry.others_with_same(MAC_NOTE, path) {
-        let other = format!("{} of {}", other.name(), other.guest);
-        stats.note("same mac as", &other);
-        let said = format_args!(
-            "the MAC address is also that of {other}: at one bridge neither gets its packets; give \
-             each guest a uuid of its own, or a mac in the configuration file"
-        );
-        stats.log.line(Level::WARN, said);
-    }
-}
 
 pub(super) fn open<S: XenStore>(
     keys: &mut Keys<S>,
