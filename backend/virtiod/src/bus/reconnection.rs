@@ -7,38 +7,65 @@ use std::thread;
 use std::time::Duration;
 
 use super::keys::Watches;
-use xen::{StoreError, Xen, XenStore};
+use xen::{StoreError, Xen};
 
-/// How often to look whether it is made.
+/// How long to do other things before it is looked whether the connection is made.
 pub const LOOK: Duration = Duration::from_millis(20);
 
-/// A connection that is being made.
-pub struct Reconnection<S>(Receiver<Result<S, StoreError>>);
+/// What came of it.
+pub enum Reconnected<S> {
+    /// A connection with its watches.
+    Yes(S),
+    /// XenStore is still lost, or there is no thread to connect in.
+    No,
+    /// There is no time any more: the daemon ends.
+    Ended,
+}
 
-impl<S: XenStore> Reconnection<S> {
-    /// Begins to make one that has `watches`.
-    ///
-    /// # Errors
-    /// There is no room for a thread.
-    pub fn begin<X: Xen<Store = S>>(xen: X, watches: Watches) -> io::Result<Self> {
-        let (made, making) = mpsc::channel();
-        let make = move || {
-            let store = xen.store().and_then(|mut store| watches.set(&mut store).map(|()| store));
-            // Nobody waits for it if the device has ended.
-            drop(made.send(store));
-        };
-        thread::Builder::new().name("reconnect".to_owned()).spawn(make)?;
-        Ok(Self(making))
-    }
-
-    /// What came of it; `None` while it is being made.
-    pub fn outcome(&self) -> Option<Result<S, StoreError>> {
-        match self.0.try_recv() {
-            Ok(outcome) => Some(outcome),
-            Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => {
-                Some(Err(StoreError::Protocol("the thread that connects has ended")))
+/// Makes a connection that has `watches`. `meanwhile` does other things for about [`LOOK`], again and again, and
+/// says whether to go on.
+///
+/// # Errors
+/// Those of `meanwhile`.
+pub fn reconnect<X: Xen, E>(
+    xen: X,
+    watches: Watches,
+    mut meanwhile: impl FnMut() -> Result<bool, E>,
+) -> Result<Reconnected<X::Store>, E> {
+    let making = match begin(xen, watches) {
+        Ok(making) => making,
+        Err(error) => {
+            tracing::debug!(%error, "no thread to connect to XenStore in");
+            return Ok(Reconnected::No);
+        }
+    };
+    loop {
+        match making.try_recv() {
+            Ok(Ok(store)) => {
+                tracing::info!("connected to XenStore again");
+                return Ok(Reconnected::Yes(store));
             }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "XenStore is still lost");
+                return Ok(Reconnected::No);
+            }
+            // It panicked, which is logged.
+            Err(TryRecvError::Disconnected) => return Ok(Reconnected::No),
+            Err(TryRecvError::Empty) => {}
+        }
+        if !meanwhile()? {
+            return Ok(Reconnected::Ended);
         }
     }
+}
+
+fn begin<X: Xen>(xen: X, watches: Watches) -> io::Result<Receiver<Result<X::Store, StoreError>>> {
+    let (made, making) = mpsc::channel();
+    let make = move || {
+        let store = xen.store().and_then(|mut store| watches.set(&mut store).map(|()| store));
+        // Nobody waits for it if the device has ended.
+        drop(made.send(store));
+    };
+    thread::Builder::new().name("reconnect".to_owned()).spawn(make)?;
+    Ok(making)
 }

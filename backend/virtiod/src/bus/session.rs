@@ -16,7 +16,7 @@ use tracing::Level;
 use super::announcement::Announcement;
 use super::connection::{Connection, ConnectionError, Device, Ready};
 use super::keys::{DevicePath, KeyError, Keys, Remover};
-use super::reconnection::{self, Reconnection};
+use super::reconnection::{LOOK, Reconnected, reconnect};
 use super::state::{self, Action, State, Toolstack};
 use crate::backoff::Backoff;
 use crate::config::ServiceSettings;
@@ -198,31 +198,16 @@ impl<X: Domain> Session<X> {
 
     /// Makes a new connection to XenStore, if that can be, and serves meanwhile. `false` when the daemon ends.
     fn reconnect(&mut self) -> Result<bool, SessionError> {
-        let connecting = match Reconnection::begin(self.xen.clone(), self.keys.watches()) {
-            Ok(begun) => begun,
-            Err(error) => {
-                tracing::debug!(%error, "no thread to connect to XenStore in");
-                return Ok(true);
-            }
-        };
-        loop {
-            if !self.serve_until(Instant::now() + reconnection::LOOK)? {
+        let (xen, watches) = (self.xen.clone(), self.keys.watches());
+        match reconnect(xen, watches, || self.serve_until(Instant::now() + LOOK))? {
+            Reconnected::Yes(store) => self.keys.reconnect(store),
+            Reconnected::No => {}
+            Reconnected::Ended => {
                 self.end();
                 return Ok(false);
             }
-            match connecting.outcome() {
-                None => {}
-                Some(Ok(store)) => {
-                    self.keys.reconnect(store);
-                    tracing::info!("connected to XenStore again");
-                    return Ok(true);
-                }
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "XenStore is still lost");
-                    return Ok(true);
-                }
-            }
         }
+        Ok(true)
     }
 
     fn offer(&mut self) -> Result<(), StoreError> {

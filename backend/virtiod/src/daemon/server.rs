@@ -22,7 +22,7 @@ use tracing::Level;
 use self::retries::Retries;
 use super::same_address::warn_of_same_address;
 use crate::backoff::Backoff;
-use crate::bus::reconnection::{self, Reconnection};
+use crate::bus::reconnection::{LOOK, Reconnected, reconnect};
 use crate::bus::session::{Context, Origin, Session};
 use crate::bus::{DevicePath, Keys, Toolstack, Watches, keys};
 use crate::config::ConfigFile;
@@ -201,31 +201,18 @@ impl<X: Domain> Server<X> {
 
     /// Makes a new connection to XenStore, if that can be. `true` when the daemon is to stop.
     fn reconnect(&mut self, stop: &impl AsFd) -> Result<bool, ServerError> {
-        let connecting = match Reconnection::begin(self.xen.clone(), watches()) {
-            Ok(begun) => begun,
-            Err(error) => {
-                tracing::debug!(%error, "no thread to connect to XenStore in");
-                return Ok(false);
-            }
-        };
-        loop {
-            match connecting.outcome() {
-                None => {}
-                Some(Ok(store)) => {
-                    self.store = store;
-                    tracing::info!("connected to XenStore again");
-                    return Ok(false);
-                }
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "XenStore is still lost");
-                    return Ok(false);
-                }
-            }
-            if self.wait(stop, None, reconnection::LOOK)? {
-                return Ok(true);
-            }
+        let xen = self.xen.clone();
+        let meanwhile = || {
+            let stopped = self.wait(stop, None, LOOK)?;
             self.reap();
+            Ok::<_, ServerError>(!stopped)
+        };
+        match reconnect(xen, watches(), meanwhile)? {
+            Reconnected::Yes(store) => self.store = store,
+            Reconnected::No => {}
+            Reconnected::Ended => return Ok(true),
         }
+        Ok(false)
     }
 
     /// Waits for a session's end, or for XenStore if it is given, no longer than `limit`; `true` when
