@@ -52,7 +52,7 @@ fn reach(address: u64, length: u64) -> DmaRange {
 fn memory(criterion: &mut Criterion) {
     let Some(mut setup) = Setup::new() else { return };
     let (_, pinned) = setup.granted(64);
-    if setup.memory.pin(&[reach(pinned, 64 << 12)]).is_err() {
+    if setup.memory.map_ring(&[reach(pinned, 64 << 12)]).is_err() {
         return;
     }
     criterion.bench_function("find 4 KiB among what is mapped", |bencher| {
@@ -86,7 +86,7 @@ fn ring(setup: &mut Setup) -> Option<(Queue, GuestPage)> {
         heads.write_obj(entry % CHAINS * 3, 4 + 2 * usize::from(entry)).ok()?;
     }
     let areas = [descriptors.1, available.1, used.1].map(|address| reach(address, 4096));
-    setup.memory.pin(&areas).ok()?;
+    setup.memory.map_ring(&areas).ok()?;
     let mut queue = Queue::new(RING).ok()?;
     queue.try_set_desc_table_address(GuestAddress(descriptors.1)).ok()?;
     queue.try_set_avail_ring_address(GuestAddress(available.1)).ok()?;

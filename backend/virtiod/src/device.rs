@@ -80,6 +80,16 @@ pub enum Fault {
     Host(&'static str, #[source] std::io::Error),
 }
 
+/// Who gives a device urgent work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkSource {
+    /// The driver alone: the device's thread may poll the rings without looking at other sources, and
+    /// notify the driver of several used buffers at once.
+    Driver,
+    /// The driver and the device's own sources: the driver is notified after each batch.
+    Both,
+}
+
 /// Something to wait for besides the driver: a file descriptor and what it should be ready for.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
@@ -130,7 +140,7 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     /// The driver is ready, with these features.
     ///
     /// # Errors
-    /// As [`VirtioDevice::serve`].
+    /// As [`VirtioDevice::process`].
     fn start(&mut self, features: u64) -> Result<(), Fault> {
         let _ = features;
         Ok(())
@@ -152,15 +162,14 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
         let _ = index;
     }
 
-    /// Whether nobody but the driver gives it work that is urgent: its thread may then look for the driver's next
-    /// request without looking at its sources, and tell the driver of several used buffers at once.
-    fn serves_driver_alone(&self) -> bool {
-        false
+    /// Who gives it urgent work.
+    fn work_source(&self) -> WorkSource {
+        WorkSource::Both
     }
 
-    /// Whether nothing waits for queue `index`'s requests to come back, while they are few and short: the driver may
-    /// be told a moment later.
-    fn can_tell_later(&self, index: usize) -> bool {
+    /// Whether nothing waits for the used buffers of queue `index` while they are few and short: the driver may be
+    /// notified of them a moment later.
+    fn can_delay_notification(&self, index: usize) -> bool {
         let _ = index;
         false
     }
@@ -169,7 +178,7 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     ///
     /// # Errors
     /// [`Fault`] if the device cannot go on until it is reset.
-    fn serve(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault>;
+    fn process(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault>;
 
     /// What to wait for now, while the driver is ready.
     fn sources(&self) -> Vec<Source<'_>> {
@@ -184,8 +193,8 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     /// Does what can be done now that a source may be ready, or the deadline has come.
     ///
     /// # Errors
-    /// As [`VirtioDevice::serve`].
-    fn wake(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+    /// As [`VirtioDevice::process`].
+    fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         let _ = queues;
         Ok(())
     }

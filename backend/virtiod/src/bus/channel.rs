@@ -36,6 +36,17 @@ struct Waiting {
     used: BTreeSet<u32>,
 }
 
+/// What the driver's queue of messages held.
+#[derive(Debug)]
+pub enum Received<'b> {
+    /// No message.
+    Nothing,
+    /// A message that gets no answer [5.3].
+    Dropped,
+    /// A message.
+    Message(Message<'b>),
+}
+
 /// The device's end of the message page.
 pub struct Channel<P> {
     page: P,
@@ -98,39 +109,38 @@ impl<P: AsRef<MappedRange>> Channel<P> {
             && words.is_some_and(|words| self.from_driver.has_news(words))
     }
 
-    /// The next message, copied out of the page. `None` when there is none, or while a response
-    /// waits for room: then nothing more is taken, so that the driver's queue fills, not our memory.
+    /// The next message, copied out of the page. None while a response waits for room: the driver's queue
+    /// fills then, not our memory.
     ///
     /// # Errors
     /// [`Corrupt`]: the page is not to be read any more [4.4].
     pub fn receive<'b>(
         &mut self,
         buffer: &'b mut [u8; SLOT_SIZE],
-    ) -> Result<Option<Message<'b>>, Corrupt> {
-        while self.waiting.response.is_none() {
-            let Some(words) = self.page.as_ref().page_words() else {
-                return Ok(None);
-            };
-            let popped = self.from_driver.pop(words, self.max_size, buffer)?;
-            if popped != Popped::Empty {
-                DeviceStats::count(&self.stats.messages);
-            }
-            let size = match popped {
-                Popped::Empty => return Ok(None),
-                Popped::Message { size } => size,
-                Popped::Malformed { size } => {
-                    self.drop_message(&format_args!("its header gives {size} bytes"));
-                    continue;
-                }
-            };
-            // Decoded twice where it is good: a value cannot be lent out of a loop that goes on.
-            if let Err(error) = Message::decode(buffer.get(..size).unwrap_or(&[])) {
-                self.drop_message(&error);
-                continue;
-            }
-            return Ok(Message::decode(buffer.get(..size).unwrap_or(&[])).ok());
+    ) -> Result<Received<'b>, Corrupt> {
+        let words = self.page.as_ref().page_words();
+        let Some(words) = words.filter(|_| self.waiting.response.is_none()) else {
+            return Ok(Received::Nothing);
+        };
+        let popped = self.from_driver.pop(words, self.max_size, buffer)?;
+        if popped != Popped::Empty {
+            DeviceStats::count(&self.stats.messages);
         }
-        Ok(None)
+        let size = match popped {
+            Popped::Empty => return Ok(Received::Nothing),
+            Popped::Message { size } => size,
+            Popped::Malformed { size } => {
+                self.drop_message(&format_args!("its header gives {size} bytes"));
+                return Ok(Received::Dropped);
+            }
+        };
+        match Message::decode(buffer.get(..size).unwrap_or(&[])) {
+            Ok(message) => Ok(Received::Message(message)),
+            Err(error) => {
+                self.drop_message(&error);
+                Ok(Received::Dropped)
+            }
+        }
     }
 
     /// Notes a message that gets no answer [5.3].

@@ -14,10 +14,11 @@ use protocol::binding::XenbusState;
 use tracing::Level;
 
 use super::announcement::Announcement;
-use super::connection::{Connection, ConnectionError, Device, Ready};
+use super::connection;
+use super::connection::{Connection, ConnectionError, Device, OpenError};
 use super::keys::{DevicePath, KeyError, Keys, Remover};
 use super::reconnection::{LOOK, Reconnected, reconnect};
-use super::state::{self, Action, State, Toolstack};
+use super::state::{self, Action, State};
 use crate::backoff::Backoff;
 use crate::config::ServiceSettings;
 use crate::dma::AccessPlatform;
@@ -87,6 +88,43 @@ pub struct Context {
     pub stats: Arc<DeviceStats>,
 }
 
+/// How far a device has come, and who has it.
+enum Phase<X: Domain> {
+    Idle(Device<X>),
+    Offered(Device<X>),
+    Connected { connection: Box<Connection<X>>, since: Instant },
+    Closed(Device<X>),
+    Ended,
+}
+
+impl<X: Domain> Phase<X> {
+    fn state(&self) -> State {
+        match self {
+            Self::Idle(_) => State::Idle,
+            Self::Offered(_) => State::Offered,
+            Self::Connected { .. } => State::Connected,
+            Self::Closed(_) => State::Closed,
+            Self::Ended => State::Ended,
+        }
+    }
+
+    fn connection(&self) -> Option<&Connection<X>> {
+        match self {
+            Self::Connected { connection, .. } => Some(connection),
+            _ => None,
+        }
+    }
+
+    /// The phase after `next` took the device. A connection is closed before.
+    fn passed_to(self, next: fn(Device<X>) -> Self) -> Self {
+        match self {
+            Self::Idle(device) | Self::Offered(device) | Self::Closed(device) => next(device),
+            Self::Connected { connection, .. } => next(connection.close()),
+            Self::Ended => Self::Ended,
+        }
+    }
+}
+
 /// One device's life.
 pub struct Session<X: Domain> {
     xen: X,
@@ -94,19 +132,16 @@ pub struct Session<X: Domain> {
     context: Context,
     stop: Arc<EventFd>,
     stats: Arc<DeviceStats>,
-    state: State,
+    phase: Phase<X>,
     announcement: Announcement,
-    /// Between connections; a connection has it meanwhile. None once the device has ended.
-    device: Option<Device<X>>,
-    connection: Option<Connection<X>>,
-    connected_at: Option<Instant>,
     /// Waits after connections that failed, and when the present one is over.
     offers: Backoff,
     offer_at: Option<Instant>,
 }
 
 impl<X: Domain> Session<X> {
-    /// A session for `device`. `stop` becoming readable ends it.
+    /// A session for `device`, which is none where the toolstack wants it gone already. `stop` becoming
+    /// readable ends it.
     pub fn new(
         xen: X,
         keys: Keys<X::Store>,
@@ -120,11 +155,8 @@ impl<X: Domain> Session<X> {
             stats: Arc::clone(&context.stats),
             context,
             stop,
-            state: State::Idle,
+            phase: device.map_or(Phase::Ended, Phase::Idle),
             announcement: Announcement::default(),
-            device,
-            connection: None,
-            connected_at: None,
             offers: OFFER_RETRY,
             offer_at: None,
         }
@@ -166,23 +198,16 @@ impl<X: Domain> Session<X> {
         self.announce()?;
         let frontend = self.keys.frontend_state()?;
         let toolstack = self.keys.toolstack(self.announcement.written())?;
-        if self.is_over(toolstack) {
-            return Ok(Progress::Over);
-        }
-        match state::next(self.state, frontend, toolstack) {
+        match state::next(self.phase.state(), frontend, toolstack) {
             Action::Offer if self.offer_at.is_none() => self.offer()?,
             Action::Wait | Action::Offer => return self.wait(),
             Action::Connect => self.connect()?,
             Action::Close => self.close(),
             Action::Abandon => self.abandon()?,
             Action::End => return self.remove(),
+            Action::Leave => return Ok(Progress::Over),
         }
         Ok(Progress::Next)
-    }
-
-    /// Whether a device that has ended is wanted again, which is another session's to serve.
-    fn is_over(&self, toolstack: Toolstack) -> bool {
-        toolstack == Toolstack::Online && self.device.is_none() && self.connection.is_none()
     }
 
     /// After XenStore did not do what it was asked: goes on serving for a while, and makes a new
@@ -213,15 +238,24 @@ impl<X: Domain> Session<X> {
     fn offer(&mut self) -> Result<(), StoreError> {
         self.keys.offer(X::Platform::BUS_FEATURES)?;
         self.stats.update(|state| state.state = "waiting".to_owned());
-        self.enter(State::Offered, XenbusState::InitWait);
+        self.pass_to(Phase::Offered);
+        self.add(XenbusState::InitWait);
         Ok(())
     }
 
     /// The state is written with the next step.
-    fn enter(&mut self, state: State, written: XenbusState) {
-        tracing::debug!(?state, "state {}", written as u32);
-        self.state = state;
+    fn add(&mut self, written: XenbusState) {
+        tracing::debug!(state = ?self.phase.state(), "state {}", written as u32);
         self.announcement.add(written);
+    }
+
+    /// Takes the phase, for another that follows at once.
+    fn take_phase(&mut self) -> Phase<X> {
+        std::mem::replace(&mut self.phase, Phase::Ended)
+    }
+
+    fn pass_to(&mut self, next: fn(Device<X>) -> Phase<X>) {
+        self.phase = self.take_phase().passed_to(next);
     }
 
     /// Writes the states that were entered and not written yet.
@@ -234,26 +268,40 @@ impl<X: Domain> Session<X> {
     }
 
     fn connect(&mut self) -> Result<(), StoreError> {
-        match self.open_connection() {
-            Ok(()) => {
-                self.stats.update(|state| {
-                    state.state = "connected".to_owned();
-                    (state.needs_reset, state.error) = (None, None);
-                });
-                self.stats.log.line(Level::INFO, format_args!("connected"));
-                self.connected_at = Some(Instant::now());
-                self.enter(State::Connected, XenbusState::Connected);
+        let keys = match self.keys.frontend() {
+            Ok(keys) => keys,
+            Err(KeyError::Store(error)) => return Err(error),
+            Err(error) => {
+                self.give_up(&error.into());
+                return Ok(());
             }
-            Err(ConnectionError::Keys(KeyError::Store(error))) => return Err(error),
-            Err(error) => self.give_up(&error),
+        };
+        let device = match self.take_phase() {
+            Phase::Offered(device) => device,
+            other => {
+                self.phase = other;
+                return Ok(());
+            }
+        };
+        match Connection::open(&self.xen, &self.context, keys, device) {
+            Ok(connection) => self.connected(connection),
+            Err(OpenError { error, device }) => {
+                self.phase = Phase::Offered(device);
+                self.give_up(&error);
+            }
         }
         Ok(())
     }
 
-    fn open_connection(&mut self) -> Result<(), ConnectionError> {
-        let keys = self.keys.frontend()?;
-        self.connection = Connection::open(&self.xen, &self.context, keys, &mut self.device)?;
-        Ok(())
+    fn connected(&mut self, connection: Connection<X>) {
+        self.stats.update(|state| {
+            state.state = "connected".to_owned();
+            (state.needs_reset, state.error) = (None, None);
+        });
+        self.stats.log.line(Level::INFO, format_args!("connected"));
+        let connection = Box::new(connection);
+        self.phase = Phase::Connected { connection, since: Instant::now() };
+        self.add(XenbusState::Connected);
     }
 
     /// Ends a connection that cannot go on; the frontend may start again, after a while.
@@ -263,14 +311,18 @@ impl<X: Domain> Session<X> {
         self.put_off();
         self.leave();
         self.stats.fail(error);
-        self.enter(State::Closed, XenbusState::Closed);
+        self.pass_to(Phase::Closed);
+        self.add(XenbusState::Closed);
     }
 
     /// The device is offered again after a while: a longer one each time, unless the connection was a good one. A
     /// frontend that comes and goes costs this domain and xenstored more than it.
     fn put_off(&mut self) {
-        if self.connected_at.take().is_some_and(|since| since.elapsed() >= GOOD_CONNECTION) {
-            self.offers.reset();
+        match self.phase {
+            Phase::Connected { since, .. } if since.elapsed() >= GOOD_CONNECTION => {
+                self.offers.reset();
+            }
+            _ => {}
         }
         self.offer_at = Some(Instant::now() + self.offers.take());
     }
@@ -306,7 +358,7 @@ impl<X: Domain> Session<X> {
     /// state, nothing more can be done.
     fn end(&mut self) {
         self.leave();
-        self.device = None;
+        self.phase = Phase::Ended;
         self.closed();
         if let Err(error) = self.announce() {
             self.stats.log.line(Level::WARN, format_args!("the end was not written: {error}"));
@@ -315,24 +367,25 @@ impl<X: Domain> Session<X> {
 
     fn leave(&mut self) {
         if self.disconnect() {
-            self.enter(self.state, XenbusState::Closing);
+            self.add(XenbusState::Closing);
             self.stats.log.line(Level::INFO, format_args!("disconnected"));
         }
     }
 
     fn closed(&mut self) {
         self.stats.update(|state| state.state = "closed".to_owned());
-        self.enter(State::Closed, XenbusState::Closed);
+        self.pass_to(Phase::Closed);
+        self.add(XenbusState::Closed);
     }
 
     /// Ends a device that the toolstack wants gone, and removes its directory where that is the
     /// backend's to do [2.10].
     fn remove(&mut self) -> Result<Progress, StepError> {
-        if self.connection.is_some() {
+        if self.phase.connection().is_some() {
             self.say_what_a_saved_guest_loses();
         }
         self.leave();
-        self.device = None;
+        self.phase = Phase::Ended;
         self.closed();
         self.announce()?;
         if self.keys.remover()? == Remover::Backend {
@@ -355,11 +408,11 @@ impl<X: Domain> Session<X> {
 
     /// Gives back everything of the guest's; whether there was anything.
     fn disconnect(&mut self) -> bool {
-        let Some(connection) = self.connection.take() else {
-            return false;
-        };
-        self.device = Some(connection.close());
-        true
+        let connected = self.phase.connection().is_some();
+        if connected {
+            self.pass_to(Phase::Closed);
+        }
+        connected
     }
 
     /// Deals with the connection's events until something changed in XenStore, which the caller looks
@@ -399,9 +452,9 @@ impl<X: Domain> Session<X> {
     }
 
     /// Serves the connection, if there is one; `false` if that ended it.
-    fn iterate(&mut self, ready: Ready) -> bool {
-        let Some(connection) = &mut self.connection else { return true };
-        match connection.turn(ready) {
+    fn iterate(&mut self, woken: connection::Woken) -> bool {
+        let Phase::Connected { connection, .. } = &mut self.phase else { return true };
+        match connection.iterate(woken) {
             Ok(()) => true,
             Err(error) => {
                 self.give_up(&error);
@@ -424,7 +477,8 @@ impl<X: Domain> Session<X> {
     fn poll_within(&self, limit: Duration, watch: StoreWatch) -> Result<Woken, nix::Error> {
         let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds = vec![entry(self.stop.as_fd())];
-        if let Some(connection) = &self.connection {
+        let connection = self.phase.connection();
+        if let Some(connection) = connection {
             fds.push(entry(connection.as_fd()));
             let sources = connection.sources();
             fds.extend(sources.iter().map(|source| PollFd::new(source.fd, source.events)));
@@ -433,13 +487,14 @@ impl<X: Domain> Session<X> {
         if watch == StoreWatch::Yes {
             fds.push(entry(self.keys.store_ref().as_fd()));
         }
-        let idle = self.connection.as_ref().and_then(Connection::idle_time);
+        let idle = connection.and_then(Connection::longest_sleep);
         DeviceStats::count(&self.stats.sleeps);
         wait_for(&mut fds, idle.unwrap_or(Duration::MAX).min(limit))?;
         let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
-        let (stop, events) = (ready.next(), self.connection.as_ref().and_then(|_| ready.next()));
+        let (stop, events) = (ready.next(), connection.and_then(|_| ready.next()));
         let sources = ready.by_ref().take(ours.saturating_sub(2)).filter(|ready| *ready).count();
-        let connection = Ready { events: events.unwrap_or(false), sources: sources > 0 };
+        let connection =
+            connection::Woken { events: events.unwrap_or(false), sources: sources > 0 };
         let store = ready.next().unwrap_or(false);
         Ok(Woken { stop: stop.unwrap_or(false), store, connection })
     }
@@ -456,5 +511,5 @@ enum StoreWatch {
 struct Woken {
     stop: bool,
     store: bool,
-    connection: Ready,
+    connection: connection::Woken,
 }

@@ -25,6 +25,8 @@ pub enum State {
     Connected,
     /// The connection is over, and the frontend has not started again; xenbus 6.
     Closed,
+    /// The device has ended, or was never opened.
+    Ended,
 }
 
 /// What to do.
@@ -42,6 +44,8 @@ pub enum Action {
     Abandon,
     /// As [`Action::Close`], and the session is over.
     End,
+    /// Nothing: the session is over, and the device is another session's to serve.
+    Leave,
 }
 
 /// The table.
@@ -63,6 +67,7 @@ pub fn next(state: State, frontend: XenbusState, toolstack: Toolstack) -> Action
         }
         (Toolstack::Online, State::Closed, Initialising) => Action::Offer,
         (Toolstack::Online, State::Closed, _) => Action::Wait,
+        (Toolstack::Online, State::Ended, _) => Action::Leave,
     }
 }
 
@@ -79,7 +84,8 @@ mod tests {
         XenbusState::Closing,
         XenbusState::Closed,
     ];
-    const STATES: [State; 4] = [State::Idle, State::Offered, State::Connected, State::Closed];
+    const STATES: [State; 5] =
+        [State::Idle, State::Offered, State::Connected, State::Closed, State::Ended];
 
     #[test]
     fn spec_2_8_the_toolstack_ends_it_whatever_the_frontend_says() {

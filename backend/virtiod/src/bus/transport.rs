@@ -1,6 +1,5 @@
 //! One device as virtio-msg sees it: status, features, configuration, queues (SPEC sections 5 and 6).
 
-mod deferred;
 mod features;
 mod service;
 #[cfg(test)]
@@ -20,11 +19,11 @@ use protocol::status::{
 use tracing::Level;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-use self::deferred::Deferred;
 use self::features::AcceptedFeatures;
-use self::service::Signals;
-pub use self::service::{Effects, PendingCompletions};
+pub use self::service::Effects;
+use super::scheduler::Scheduler;
 use super::virtqueue::{UpdateError, Updated, Virtqueue};
+use crate::config::PollTime;
 use crate::device::{QueueSet, RequestPool, VirtioDevice};
 use crate::dma::{AccessPlatform, DmaMemory};
 use crate::features as feature_names;
@@ -39,13 +38,13 @@ const DATA_OFFSET: usize = 8 + 12;
 /// Room for the data that a response borrows.
 pub type Scratch = [u8; protocol::page::SLOT_SIZE];
 
-/// What a request led to.
+/// The outcome of a request.
 #[derive(Debug)]
 pub struct Answered<'s> {
     /// Its response.
     pub response: Response<'s>,
-    /// What else to tell the driver, after the response.
-    pub served: Effects,
+    /// Events for the driver, after the response.
+    pub effects: Effects,
 }
 
 /// A device on the bus.
@@ -53,18 +52,8 @@ pub struct Transport<P: AccessPlatform> {
     device: Box<dyn VirtioDevice<DmaMemory<P>>>,
     memory: DmaMemory<P>,
     queues: Vec<Virtqueue>,
-    /// QueueContext that want another turn.
-    waiting: QueueSet,
-    /// QueueContext in which nothing was left, and whose doorbell is not asked for yet.
-    empty: QueueSet,
-    /// QueueContext in which requests were given back, of which the driver was not told yet.
-    unannounced: QueueSet,
-    held: PendingCompletions,
-    deferred: Deferred,
-    signals: Signals,
+    scheduler: Scheduler,
     spare: RequestPool,
-    /// Requests were taken or given back since that was asked last.
-    progressed: bool,
     status: u32,
     driver_features: AcceptedFeatures,
     generation: u32,
@@ -73,27 +62,23 @@ pub struct Transport<P: AccessPlatform> {
 }
 
 impl<P: AccessPlatform> Transport<P> {
-    /// A device that was just reset. `max_size` bounds the messages that answer.
+    /// A device that was just reset. `poll` bounds how long an empty ring is polled, `max_size` the
+    /// messages that answer.
     pub fn new(
         device: Box<dyn VirtioDevice<DmaMemory<P>>>,
         memory: DmaMemory<P>,
+        poll: PollTime,
         max_size: usize,
         stats: Arc<DeviceStats>,
     ) -> Self {
         debug_assert!(device.queue_sizes().len() <= QueueSet::LIMIT);
         let queues = device.queue_sizes().iter().map(|size| Virtqueue::new(*size)).collect();
         Self {
+            scheduler: Scheduler::new(device.work_source(), poll),
             device,
             memory,
             queues,
-            waiting: QueueSet::default(),
-            empty: QueueSet::default(),
-            unannounced: QueueSet::default(),
-            held: PendingCompletions::default(),
-            deferred: Deferred::default(),
-            signals: Signals::default(),
             spare: RequestPool::default(),
-            progressed: false,
             status: 0,
             driver_features: AcceptedFeatures::default(),
             generation: 0,
@@ -109,7 +94,7 @@ impl<P: AccessPlatform> Transport<P> {
     }
 
     /// The status byte and the configuration's generation.
-    pub fn announcement(&self) -> (u32, u32) {
+    pub fn status_and_generation(&self) -> (u32, u32) {
         (self.status, self.generation)
     }
 
@@ -124,14 +109,14 @@ impl<P: AccessPlatform> Transport<P> {
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
     }
 
-    /// Completions a request. `scratch` keeps the data that the answer borrows.
+    /// Answers a request. `scratch` keeps the data that the answer borrows.
     pub fn answer<'s>(
         &mut self,
         request: Request<'_>,
         events: &mut impl EventChannels,
         scratch: &'s mut Scratch,
     ) -> Answered<'s> {
-        let mut served = Effects::default();
+        let mut effects = Effects::default();
         let response = match request {
             Request::GetDeviceInfo => Response::GetDeviceInfo(self.info()),
             Request::GetDeviceFeatures { first, count } => {
@@ -147,7 +132,7 @@ impl<P: AccessPlatform> Transport<P> {
             Request::SetConfig(config) => Response::SetConfig(self.set_config(config, scratch)),
             Request::GetDeviceStatus => Response::GetDeviceStatus(self.status),
             Request::SetDeviceStatus(status) => {
-                served = self.set_status(status, events);
+                effects = self.set_status(status, events);
                 Response::SetDeviceStatus(self.status)
             }
             Request::GetVqueue { index } => Response::GetVqueue(self.queue_state(index)),
@@ -170,7 +155,7 @@ impl<P: AccessPlatform> Transport<P> {
                 Response::SharePages { first, outcome }
             }
         };
-        Answered { response, served }
+        Answered { response, effects }
     }
 
     /// Says what the driver did wrong.
@@ -264,16 +249,16 @@ impl<P: AccessPlatform> Transport<P> {
 
     /// The driver is ready: the device begins with what is in the queues already [6.1].
     fn start(&mut self) -> Effects {
-        let mut served = Effects::default();
+        let mut effects = Effects::default();
         match self.device.start(self.driver_features.bits()) {
-            Ok(()) => self.waiting.extend(self.enabled()),
+            Ok(()) => self.scheduler.make_ready(self.enabled()),
             Err(fault) => {
                 self.fail(None, &fault);
-                served.announce = true;
+                effects.config = true;
             }
         }
-        served.announce |= self.take_config_change();
-        served
+        effects.config |= self.take_config_change();
+        effects
     }
 
     /// Whether the driver's features are a choice that the device can work with [6.2].
@@ -320,7 +305,7 @@ impl<P: AccessPlatform> Transport<P> {
         };
         match updated {
             Ok(Updated::Enabled) if self.status & DRIVER_OK != 0 => {
-                self.waiting.insert(index as usize);
+                self.scheduler.make_ready(QueueSet::of(index as usize));
             }
             Ok(_) => {}
             Err(error) => self.warn(format_args!("set-up of queue {index} refused: {error}")),
@@ -341,10 +326,7 @@ impl<P: AccessPlatform> Transport<P> {
         let doorbell = queue.reset(&mut self.memory);
         self.device.reset_queue(index);
         doorbell.into_iter().for_each(|port| events.unbind(port));
-        for queues in [&mut self.waiting, &mut self.empty, &mut self.unannounced] {
-            queues.remove(index);
-        }
-        self.deferred.remove(index);
+        self.scheduler.remove(index);
     }
 
     fn bind_queue(
@@ -395,18 +377,14 @@ impl<P: AccessPlatform> Transport<P> {
         }
         self.device.reset();
         self.memory.unshare();
-        (self.waiting, self.empty) = (QueueSet::default(), QueueSet::default());
-        (self.unannounced, self.held) = (QueueSet::default(), PendingCompletions::default());
-        self.deferred.take();
+        self.scheduler.reset();
         (self.status, self.driver_features) = (0, AcceptedFeatures::default());
     }
 
     /// The queues that are enabled.
     fn enabled(&self) -> QueueSet {
-        let mut enabled = QueueSet::default();
         let numbers = self.queues.iter().enumerate().filter(|(_, queue)| queue.is_enabled());
-        numbers.for_each(|(index, _)| enabled.insert(index));
-        enabled
+        numbers.map(|(index, _)| index).collect()
     }
 
     /// Whether queue `index` is there and enabled.

@@ -184,7 +184,7 @@ impl Virtqueue {
     /// RESET_VQUEUE: disables it and forgets its set-up; gives the doorbell to be closed.
     pub fn reset<P: AccessPlatform>(&mut self, memory: &mut DmaMemory<P>) -> Option<LocalPort> {
         if let Some(enabled) = self.enabled.take() {
-            memory.unpin(enabled.rings);
+            memory.unmap_ring(enabled.rings);
         }
         self.setup = Setup::default();
         self.doorbell.take()
@@ -200,7 +200,7 @@ fn enable<P: AccessPlatform>(
     if setup.size == 0 {
         return Err(UpdateError::Size(0));
     }
-    let rings = memory.pin(&setup.areas())?;
+    let rings = memory.map_ring(&setup.areas())?;
     let set_up = || -> Result<Queue, virtio_queue::Error> {
         let mut queue = Queue::new(max_size)?;
         queue.try_set_size(setup.size)?;
@@ -214,7 +214,7 @@ fn enable<P: AccessPlatform>(
     match set_up() {
         Ok(queue) => Ok(Enabled { queue, rings }),
         Err(error) => {
-            memory.unpin(rings);
+            memory.unmap_ring(rings);
             Err(error.into())
         }
     }

@@ -37,7 +37,7 @@ pub use self::{
 };
 use super::{
     BATCH, Completed, Completions, DeviceId, DeviceMemory, Fault, FileEngine, QueueContext,
-    Request, Source, VirtioDevice, Writable, WriteMode,
+    Request, Source, VirtioDevice, WorkSource, Writable, WriteMode,
 };
 use crate::stats::DeviceStats;
 
@@ -163,9 +163,10 @@ impl Block {
         let later = waiting.requests.split_off(now.min(waiting.requests.len()));
         let batch = &waiting.requests;
         let written = task.as_ref().map_or(0, Task::written);
-        let served = queues.serve_fetched(index, batch, written, |requests, memory, answers| {
-            self.serve_batch(requests, task, memory, answers, &deadline)
-        })?;
+        let served =
+            queues.process_fetched(index, batch, written, |requests, memory, answers| {
+                self.serve_batch(requests, task, memory, answers, &deadline)
+            })?;
         queues.reschedule(index);
         let mut rest = keep_unanswered(queues, waiting.requests, &served);
         let fault = served.fault.or(waiting.fault);
@@ -475,11 +476,11 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         }
     }
 
-    fn serves_driver_alone(&self) -> bool {
-        true
+    fn work_source(&self) -> WorkSource {
+        WorkSource::Driver
     }
 
-    fn serve(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+    fn process(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         let suspended = self.suspended.get_mut(index).and_then(Option::take);
         let waiting = suspended.unwrap_or_else(|| {
             let (requests, fault) = queues.fetch(index, BATCH);
@@ -498,7 +499,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     }
 
     /// The target's size may have changed: the guest is told by its configuration.
-    fn wake(&mut self, _queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+    fn handle_sources(&mut self, _queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         match self.target.refresh() {
             Ok(true) => {
                 self.config = config::bytes(&self.target, QUEUES, QUEUE_SIZE);

@@ -269,7 +269,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Console {
         self.named.iter_mut().for_each(NamedPort::reset);
     }
 
-    fn serve(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+    fn process(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         match index {
             RECEIVE => self.terminal.feed(queues)?,
             TRANSMIT => self.terminal.transmit(queues)?,
@@ -299,7 +299,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Console {
         self.named.iter().filter_map(NamedPort::deadline).min()
     }
 
-    fn wake(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+    fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         if self.has(VIRTIO_CONSOLE_F_SIZE) {
             self.look_at_size()?;
         }

@@ -135,7 +135,7 @@ impl Net {
         index: usize,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
-        queues.serve_each(index, |request, memory| {
+        queues.process_each(index, |request, memory| {
             let status = match Command::parse(request, memory)? {
                 Command::UsePairs(count) => self.use_pairs(count),
                 Command::Unsupported => Status::Refused,
@@ -226,11 +226,11 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
         }
     }
 
-    fn can_tell_later(&self, index: usize) -> bool {
+    fn can_delay_notification(&self, index: usize) -> bool {
         matches!(self.role(index), Role::Transmit(_))
     }
 
-    fn serve(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+    fn process(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         match self.role(index) {
             Role::Receive(pair) => {
                 self.receivers.iter_mut().skip(pair).take(1).for_each(Receiver::feed);
@@ -250,7 +250,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
             .collect()
     }
 
-    fn wake(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+    fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         let mut found = false;
         for pair in 0..self.receivers.len() {
             if self.receivers.get(pair).is_some_and(|receiver| !receiver.is_starved()) {

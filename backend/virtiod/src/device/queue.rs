@@ -213,25 +213,25 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
     ///
     /// # Errors
     /// The first [`Fault`]; what was served before it has been given back.
-    pub fn serve_each(
+    pub fn process_each(
         &mut self,
         index: usize,
         serve: impl FnMut(&Request, &M) -> Result<u32, Fault>,
     ) -> Result<(), Fault> {
-        self.serve_some(index, BATCH, serve)
+        self.process_some(index, BATCH, serve)
     }
 
-    /// As [`QueueContext::serve_each`], with at most `limit` requests.
+    /// As [`QueueContext::process_each`], with at most `limit` requests.
     ///
     /// # Errors
     /// As there.
-    pub fn serve_some(
+    pub fn process_some(
         &mut self,
         index: usize,
         limit: usize,
         mut serve: impl FnMut(&Request, &M) -> Result<u32, Fault>,
     ) -> Result<(), Fault> {
-        self.serve_together(index, limit, |requests, memory, answers| {
+        self.process_batch(index, limit, |requests, memory, answers| {
             requests.iter().try_for_each(|request| {
                 answers.push(request, serve(request, memory)?);
                 Ok(())
@@ -239,12 +239,12 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         })
     }
 
-    /// As [`QueueContext::serve_some`], but `serve` has the requests of a batch together, of which it answers those up to
+    /// As [`QueueContext::process_some`], but `serve` has the requests of a batch together, of which it answers those up to
     /// its first fault.
     ///
     /// # Errors
     /// As there.
-    pub fn serve_together(
+    pub fn process_batch(
         &mut self,
         index: usize,
         limit: usize,
@@ -256,7 +256,7 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
             self.mark_idle(index);
             return Ok(());
         }
-        if let Err(first) = self.serve_fetched(index, &requests, 0, &mut serve) {
+        if let Err(first) = self.process_fetched(index, &requests, 0, &mut serve) {
             fault = Some(first);
         }
         self.recycle(requests);
@@ -269,7 +269,7 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
     ///
     /// # Errors
     /// That of `serve`, or as of [`QueueContext::give_back`].
-    pub fn serve_fetched<R>(
+    pub fn process_fetched<R>(
         &mut self,
         index: usize,
         requests: &[Request],

@@ -13,6 +13,11 @@ impl QueueSet {
         u32::try_from(index).ok().and_then(|index| 1u64.checked_shl(index)).unwrap_or(0)
     }
 
+    /// One queue.
+    pub fn of(index: usize) -> Self {
+        Self(Self::bit(index))
+    }
+
     /// Adds a queue.
     pub fn insert(&mut self, index: usize) {
         self.0 |= Self::bit(index);
@@ -58,6 +63,14 @@ impl QueueSet {
             left &= left - 1;
             Some(lowest)
         })
+    }
+}
+
+impl FromIterator<usize> for QueueSet {
+    fn from_iter<I: IntoIterator<Item = usize>>(queues: I) -> Self {
+        let mut set = Self::default();
+        queues.into_iter().for_each(|index| set.insert(index));
+        set
     }
 }
 

@@ -91,12 +91,12 @@ impl<M: DeviceMemory> VirtioDevice<M> for Entropy {
         &[]
     }
 
-    fn serve(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+    fn process(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         let allowance = self.allowance()?;
         if allowance == 0 {
             return Ok(());
         }
-        queues.serve_some(index, allowance, |request, memory| {
+        queues.process_some(index, allowance, |request, memory| {
             let written = fill(&mut self.generator, request, memory, &self.stats)?;
             self.limiter.iter_mut().for_each(|limiter| limiter.spend(written.into()));
             DeviceStats::count(&self.stats.reads);
@@ -110,8 +110,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Entropy {
     }
 
     /// More may be given now.
-    fn wake(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
-        self.serve(REQUESTS, queues)
+    fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+        self.process(REQUESTS, queues)
     }
 }
 

@@ -105,7 +105,7 @@ impl Socket {
             return Ok(());
         }
         let (muxer, stats, cid) = (&mut self.muxer, &self.stats, self.cid);
-        queues.serve_some(TRANSMIT, room, |request, memory| {
+        queues.process_some(TRANSMIT, room, |request, memory| {
             take_packet(request, memory, cid, muxer, stats)?;
             DeviceStats::count(&stats.writes);
             Ok(0)
@@ -185,7 +185,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Socket {
         (self.starved, self.held) = (false, false);
     }
 
-    fn serve(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+    fn process(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         match index {
             RECEIVE => self.starved = false,
             TRANSMIT => self.transmit(queues)?,
@@ -202,7 +202,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Socket {
         self.muxer.deadline()
     }
 
-    fn wake(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+    fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         self.muxer.wake().map_err(|error| Fault::Host("sockets", error))?;
         if self.starved { Ok(()) } else { self.receive(queues) }
     }

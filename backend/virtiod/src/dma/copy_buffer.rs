@@ -10,7 +10,7 @@ use protocol::grant::PAGE_SIZE;
 use vm_memory::VolatileSlice;
 use xen::staging::Staging;
 
-use super::{AccessPlatform, PagePart, PageRange};
+use super::{AccessPlatform, DmaRange, PagePart, PageRange};
 use xen::{Access, CopyError, CopyWay};
 
 /// Most pages of buffers that are copied together: what is more is mapped, since their bytes take room here.
@@ -69,20 +69,18 @@ impl CopyBuffer {
         copied.is_ok().then_some(staged)
     }
 
-    /// The bytes of a range that lies in a buffer, for that kind of access. Of buffers that overlap the
+    /// The bytes of `range`, if they all lie in a buffer for that kind of access. Of buffers that overlap only the
     /// last that begins before the range is looked at: what is not found is mapped.
-    pub(super) fn find(&self, range: PageRange, access: Access) -> Option<VolatileSlice<'_>> {
-        let behind = |buffer: &Buffer| buffer.key() <= (access, range.address);
-        let position = self.buffers.partition_point(behind).checked_sub(1)?;
-        let buffer = self.buffers.get(position).filter(|buffer| buffer.access == access)?;
+    pub(super) fn find(&self, range: DmaRange) -> Option<VolatileSlice<'_>> {
+        let before = |buffer: &Buffer| buffer.key() <= (range.access, range.address);
+        let position = self.buffers.partition_point(before).checked_sub(1)?;
+        let buffer = self.buffers.get(position).filter(|buffer| buffer.access == range.access)?;
         let skipped = range.address.checked_sub(buffer.range.address)?;
-        let end = skipped.checked_add(range.length)?;
-        if end > buffer.range.length {
+        if skipped.checked_add(range.length)? > buffer.range.length {
             return None;
         }
-        let at = buffer.at + skipped as usize;
         buffer.reached.set(true);
-        self.staging.as_ref().slice(at, range.length as usize)
+        self.staging.as_ref().slice(buffer.at + skipped as usize, range.length as usize)
     }
 
     /// Copies what the device wrote to the guest, if it was to write anything.

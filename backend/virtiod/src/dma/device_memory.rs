@@ -1,4 +1,4 @@
-//! Devices speak of buffers, grants of references: this is where the two meet.
+//! Implements [`DeviceMemory`] over [`DmaMemory`].
 
 use std::sync::atomic::Ordering;
 
@@ -10,7 +10,7 @@ use xen::Access;
 
 impl<P: AccessPlatform> DeviceMemory for DmaMemory<P> {
     fn prepare(&self, buffers: &mut dyn Iterator<Item = Buffer>) {
-        DmaMemory::prepare(self, buffers.map(reach));
+        DmaMemory::prepare(self, buffers.map(range));
     }
 
     fn write_back(&mut self) -> Result<(), GuestMemoryError> {
@@ -34,7 +34,7 @@ impl<P: AccessPlatform> DeviceMemory for DmaMemory<P> {
     }
 }
 
-fn reach(buffer: Buffer) -> DmaRange {
+fn range(buffer: Buffer) -> DmaRange {
     let access = match buffer.direction {
         Direction::Readable => Access::ReadOnly,
         Direction::Writable => Access::ReadWrite,

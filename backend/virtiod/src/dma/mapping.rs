@@ -6,75 +6,77 @@ use std::sync::atomic::Ordering;
 use protocol::grant::PAGE_SIZE;
 use vm_memory::VolatileSlice;
 
-use super::{PageNumber, PageRange};
+use super::{DmaRange, PageRange};
 use crate::dma::budget::Reservation;
 use crate::stats::DeviceStats;
-use xen::Access;
 use xen::mapped::MappedRange;
 
-/// Consecutive pages that are mapped, from `page` of a mapping on.
+/// Consecutive pages of a mapping.
 #[derive(Debug)]
-pub(super) struct PageRun {
-    pub(super) first: PageNumber,
-    pub(super) pages: u32,
-    pub(super) page: usize,
+struct PageRun {
+    /// Guest address of its first page.
+    address: u64,
+    /// Bytes.
+    length: u64,
+    /// Offset of its first byte in the mapping.
+    offset: u64,
 }
 
-/// One mapping, of one or more runs in the order of their first pages and then their lengths. Counted
-/// as long as it is there.
+/// One mapping, of one or more runs in the order of their addresses and then their lengths. Counted
+/// as long as it exists.
 pub(super) struct Mapping<P> {
     pages: P,
+    count: u64,
     runs: Vec<PageRun>,
     _room: Reservation,
     stats: Arc<DeviceStats>,
 }
 
 impl<P> Mapping<P> {
+    /// A mapping of the pages of these ranges, in their order.
     pub(super) fn new(
         pages: P,
-        mut runs: Vec<PageRun>,
+        ranges: &[PageRange],
         room: Reservation,
         stats: Arc<DeviceStats>,
     ) -> Self {
-        runs.sort_unstable_by_key(|run| (run.first, run.pages));
-        let mapping = Self { pages, runs, _room: room, stats };
-        mapping.stats.grants_mapped.fetch_add(mapping.count(), Ordering::Relaxed);
-        mapping
-    }
-
-    fn count(&self) -> u64 {
-        self.runs.iter().map(|run| u64::from(run.pages)).sum()
+        let mut offset = 0;
+        let runs = ranges.iter().map(|range| {
+            let length = u64::from(range.pages) * PAGE_SIZE;
+            let address = range.address.wrapping_sub(range.offset);
+            let run = PageRun { address, length, offset };
+            offset += length;
+            run
+        });
+        let mut runs: Vec<_> = runs.collect();
+        runs.sort_unstable_by_key(|run| (run.address, run.length));
+        let count = offset / PAGE_SIZE;
+        stats.grants_mapped.fetch_add(count, Ordering::Relaxed);
+        Self { pages, count, runs, _room: room, stats }
     }
 }
 
 impl<P> Drop for Mapping<P> {
     fn drop(&mut self) {
-        self.stats.grants_mapped.fetch_sub(self.count(), Ordering::Relaxed);
+        self.stats.grants_mapped.fetch_sub(self.count, Ordering::Relaxed);
     }
 }
 
 impl<P: AsRef<MappedRange>> Mapping<P> {
-    /// Where `range` lies in the mapping, if it is there whole and `access` is allowed. Of runs that
-    /// overlap the last that begins before the range is looked at: what is not found is mapped again.
-    pub(super) fn find(&self, range: PageRange, access: Access) -> Option<VolatileSlice<'_>> {
-        let mapped = self.pages.as_ref();
-        if access > mapped.access() {
+    /// The bytes of `range`, if they are all mapped for that access. Consecutive addresses are mapped to
+    /// consecutive bytes. Of runs that overlap only the last that begins before the range is looked at:
+    /// what is not found is mapped again.
+    pub(super) fn find(&self, range: DmaRange) -> Option<VolatileSlice<'_>> {
+        if range.access > self.pages.as_ref().access() {
             return None;
         }
-        let position = self.runs.partition_point(|run| run.first <= range.first).checked_sub(1)?;
-        let run = self.runs.get(position)?;
-        let skipped = range.first.0.checked_sub(run.first.0)?;
-        let room = u64::from(run.pages).checked_sub(skipped)?;
-        if u64::from(range.pages) > room {
+        let position = self.runs.partition_point(|run| run.address <= range.address);
+        let run = self.runs.get(position.checked_sub(1)?)?;
+        let skipped = range.address.checked_sub(run.address)?;
+        if skipped.checked_add(range.length)? > run.length {
             return None;
         }
-        let page = run.page + skipped as usize;
-        let offset = page * PAGE_SIZE as usize + range.offset as usize;
-        mapped.slice(offset, usize::try_from(range.length).ok()?)
-    }
-
-    /// Bytes of the mapping.
-    pub(super) fn slice(&self, offset: usize, length: usize) -> Option<VolatileSlice<'_>> {
-        self.pages.as_ref().slice(offset, length)
+        let offset = usize::try_from(run.offset + skipped).ok()?;
+        self.pages.as_ref().slice(offset, usize::try_from(range.length).ok()?)
     }
 }

@@ -1,13 +1,15 @@
 //! `DmaMemory`: vm-memory's `GuestMemory` over a platform's addresses.
 //!
-//! How a buffer is reached is decided here, by [`DmaMemory::prepare`]: in the pool if it lies there, which costs
-//! nothing; else by a copy of the hypervisor's (`copy_buffer.rs` has the figures); mapped if that is too much to be
-//! copied, or was not asked for before it is used. Where there is no room to map it, it is copied after all.
+//! [`DmaMemory::prepare`] decides how a buffer is reached: in the pool if it lies there, which costs nothing; else by
+//! a copy that the hypervisor makes (`copy_buffer.rs` has the figures); by a mapping if the buffers are too large for
+//! that, or if the device did not ask for them before it uses them. A buffer that there is no capacity to map is
+//! copied after all.
 //!
-//! Nothing is mapped before it is asked for. What is mapped is either *pinned*, for a ring, until it
-//! is unpinned, or in the pool, until the device is reset, or belongs to the requests at hand and is
-//! unmapped by [`DmaMemory::release`]. These take `&mut self`: no slice into the pages can be alive
-//! then, which is what keeps a stale pointer from being a value one could have.
+//! Nothing is mapped before it is asked for. A mapping is a *ring's*, until [`DmaMemory::unmap_ring`]; or the pool's,
+//! until the device is reset; or it belongs to the requests at hand, until [`DmaMemory::release`]. These take
+//! `&mut self`: no slice into the pages can be alive then, so a stale pointer cannot exist.
+//!
+//! All are found by the guest's address: an address is decoded only when nothing that is mapped holds it.
 
 use std::cell::RefCell;
 use std::iter::FusedIterator;
@@ -24,9 +26,9 @@ use vm_memory::{
 };
 
 use super::copy_buffer::{self, CopyBuffer};
-use super::mapping::{Mapping, PageRun};
+use super::mapping::Mapping;
 use super::pool::Pool;
-use super::ring_mapping::{MappingId, Region, RingMappings};
+use super::ring_mapping::{MappingId, RingMappings};
 use super::{AccessFault, AccessPlatform, AddressFault, Location, PageRange, ShareError};
 use crate::dma::budget::{GuestBudget, Purpose, Reservation};
 use crate::stats::DeviceStats;
@@ -35,26 +37,26 @@ use xen::Access;
 /// Most pages that one address range may touch.
 pub const MAX_RANGE_PAGES: u32 = 4097;
 
-/// A buffer to be reached, and how.
+/// A range of guest addresses, and how it is accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DmaRange {
     /// Guest address of its first byte.
     pub address: u64,
     /// Bytes.
     pub length: u64,
-    /// What will be done with it.
+    /// How it is accessed.
     pub access: Access,
 }
 
 /// A guest's memory, as far as the platform lets a device reach it.
 pub struct DmaMemory<P: AccessPlatform> {
     platform: P,
-    pinned: RingMappings<P::Pages>,
+    rings: RingMappings<P::Pages>,
     pool: Pool<P::Pages>,
-    /// Of the requests at hand, what is copied. Append-only while shared, so that slices into it stay good.
-    staged: FrozenVec<Box<CopyBuffer>>,
-    /// What is mapped, likewise.
-    current: FrozenVec<Box<Mapping<P::Pages>>>,
+    /// Copied buffers of the requests at hand. Append-only while shared, so that slices into it stay valid.
+    copies: FrozenVec<Box<CopyBuffer>>,
+    /// Mapped buffers, likewise.
+    mappings: FrozenVec<Box<Mapping<P::Pages>>>,
     last_fault: RefCell<Option<String>>,
     stats: Arc<DeviceStats>,
     budget: Arc<GuestBudget>,
@@ -65,10 +67,10 @@ impl<P: AccessPlatform> DmaMemory<P> {
     pub fn new(platform: P, stats: Arc<DeviceStats>, budget: Arc<GuestBudget>) -> Self {
         Self {
             platform,
-            pinned: RingMappings::default(),
+            rings: RingMappings::default(),
             pool: Pool::new(Arc::clone(&stats)),
-            staged: FrozenVec::new(),
-            current: FrozenVec::new(),
+            copies: FrozenVec::new(),
+            mappings: FrozenVec::new(),
             last_fault: RefCell::new(None),
             stats,
             budget,
@@ -90,32 +92,30 @@ impl<P: AccessPlatform> DmaMemory<P> {
         &mut self.platform
     }
 
-    /// Maps ranges until [`DmaMemory::unpin`]; all of them, or none.
+    /// Maps the areas of a ring until [`DmaMemory::unmap_ring`]; all of them, or none.
     ///
     /// # Errors
     /// [`AccessFault`] for the first that cannot be mapped.
-    pub fn pin(&mut self, wanted: &[DmaRange]) -> Result<MappingId, AccessFault> {
-        self.try_pin(wanted).inspect_err(|fault| self.refuse(fault))
+    pub fn map_ring(&mut self, areas: &[DmaRange]) -> Result<MappingId, AccessFault> {
+        self.try_map_ring(areas).inspect_err(|fault| self.refuse(fault))
     }
 
-    fn try_pin(&mut self, wanted: &[DmaRange]) -> Result<MappingId, AccessFault> {
-        let decoded =
-            wanted.iter().map(|reach| match self.decode(reach.address, reach.length)? {
-                Location::Pages(range) => Ok(range),
-                Location::Pool(range) => Err(AddressFault::PooledRing(range).into()),
-            });
-        let decoded = decoded.collect::<Result<Vec<_>, AccessFault>>()?;
-        let areas = wanted.iter().zip(decoded).map(|(reach, range)| {
-            let mapping = self.map(&[range], reach.access, Purpose::Rings)?;
-            Ok(Region { reach: *reach, offset: range.offset as usize, mapping })
+    fn try_map_ring(&mut self, areas: &[DmaRange]) -> Result<MappingId, AccessFault> {
+        // All of them are decoded before the first is mapped.
+        let decoded = areas.iter().map(|area| match self.decode(*area)? {
+            Location::Pages(range) => Ok((range, area.access)),
+            Location::Pool(range) => Err(AddressFault::PooledRing(range).into()),
         });
-        let areas = areas.collect::<Result<Vec<_>, AccessFault>>()?;
-        Ok(self.pinned.add(areas))
+        let decoded = decoded.collect::<Result<Vec<_>, AccessFault>>()?;
+        let mapped =
+            decoded.iter().map(|(range, access)| self.map(&[*range], *access, Purpose::Rings));
+        let mapped = mapped.collect::<Result<Vec<_>, AccessFault>>()?;
+        Ok(self.rings.add(mapped))
     }
 
-    /// Unmaps what was pinned under `id`.
-    pub fn unpin(&mut self, id: MappingId) {
-        self.pinned.remove(id);
+    /// Unmaps a ring.
+    pub fn unmap_ring(&mut self, id: MappingId) {
+        self.rings.remove(id);
     }
 
     /// Takes pages into the pool, mapped until [`DmaMemory::unshare`]: all of them, or none.
@@ -148,30 +148,22 @@ impl<P: AccessPlatform> DmaMemory<P> {
     }
 
     /// Makes the buffers of the requests at hand reachable together: by one copy, or by one mapping for each kind of
-    /// access. What is written into them reaches the guest with [`DmaMemory::write_back`].
+    /// access. Written bytes reach the guest with [`DmaMemory::write_back`].
     ///
-    /// A hint: what it cannot do is left for the access itself to find and name.
-    pub fn prepare(&self, wanted: impl Iterator<Item = DmaRange>) {
+    /// A hint: an address that cannot be resolved now is resolved by the access itself, which names the fault.
+    pub fn prepare(&self, buffers: impl Iterator<Item = DmaRange>) {
         let (mut read, mut write) = (Vec::new(), Vec::new());
         let mut pooled = 0;
-        for reach in wanted {
-            let range = match self.decode(reach.address, reach.length) {
-                Ok(Location::Pages(range)) => range,
-                Ok(Location::Pool(_)) => {
-                    pooled += 1;
-                    continue;
-                }
-                Err(_) => continue,
-            };
-            if self.pinned.find(reach).is_none() && self.find(range, reach.access).is_none() {
-                match reach.access {
-                    Access::ReadOnly => read.push(range),
-                    Access::ReadWrite => write.push(range),
-                }
+        for buffer in buffers.filter(|buffer| self.find(*buffer).is_none()) {
+            match (self.decode(buffer), buffer.access) {
+                (Ok(Location::Pages(range)), Access::ReadOnly) => read.push(range),
+                (Ok(Location::Pages(range)), Access::ReadWrite) => write.push(range),
+                (Ok(Location::Pool(_)), _) => pooled += 1,
+                (Err(_), _) => {}
             }
         }
         self.stats.pool_addresses.fetch_add(pooled, Ordering::Relaxed);
-        if self.stage(&read, &write) {
+        if self.copy(&read, &write) {
             return;
         }
         for (ranges, access) in [(read, Access::ReadOnly), (write, Access::ReadWrite)] {
@@ -179,25 +171,25 @@ impl<P: AccessPlatform> DmaMemory<P> {
                 continue;
             }
             if let Ok(mapping) = self.map(&ranges, access, Purpose::Requests) {
-                self.current.push(Box::new(mapping));
+                self.mappings.push(Box::new(mapping));
             }
         }
     }
 
     /// Has buffers copied; whether that was possible.
-    fn stage(&self, read: &[PageRange], write: &[PageRange]) -> bool {
+    fn copy(&self, read: &[PageRange], write: &[PageRange]) -> bool {
         let all = || read.iter().chain(write);
         let pages: u64 = all().map(|range| u64::from(range.pages)).sum();
         if pages == 0 || pages > copy_buffer::MOST_PAGES {
             return false;
         }
-        let Some(staged) = CopyBuffer::new(&self.platform, read, write) else { return false };
+        let Some(copy) = CopyBuffer::new(&self.platform, read, write) else { return false };
         let addresses = (read.len() + write.len()) as u64;
         self.stats.grant_addresses.fetch_add(addresses, Ordering::Relaxed);
         if !read.is_empty() {
             self.count_copy(read.iter().copied());
         }
-        self.staged.push(Box::new(staged));
+        self.copies.push(Box::new(copy));
         true
     }
 
@@ -207,46 +199,48 @@ impl<P: AccessPlatform> DmaMemory<P> {
         self.stats.copies_pages.fetch_add(pages, Ordering::Relaxed);
     }
 
-    /// Brings what was written into copies of buffers to the guest. To be called before requests are given back.
+    /// Copies written buffers back to the guest. To be called before requests are given back.
     ///
     /// # Errors
     /// [`AccessFault`], of the first that the guest did not grant for writing.
     pub fn write_back(&mut self) -> Result<(), AccessFault> {
-        let all = (0..self.staged.len()).filter_map(|at| self.staged.get(at));
-        all.filter(|staged| staged.written().next().is_some())
-            .try_for_each(|staged| self.write_one_back(staged))
+        let all = (0..self.copies.len()).filter_map(|at| self.copies.get(at));
+        all.filter(|copy| copy.written().next().is_some())
+            .try_for_each(|copy| self.write_one_back(copy))
             .inspect_err(|fault| self.refuse(fault))
     }
 
-    fn write_one_back(&self, staged: &CopyBuffer) -> Result<(), AccessFault> {
-        if let Some(Ok(())) = staged.write_back(&self.platform) {
-            self.count_copy(staged.written().map(|(range, _)| range));
+    fn write_one_back(&self, copy: &CopyBuffer) -> Result<(), AccessFault> {
+        if let Some(Ok(())) = copy.write_back(&self.platform) {
+            self.count_copy(copy.written().map(|(range, _)| range));
             return Ok(());
         }
-        // To map them says of which the hypervisor refuses what.
-        for (range, here) in staged.written() {
+        // Mapping them shows which of them the hypervisor refuses, and why.
+        for (range, here) in copy.written() {
             let mapping = self.map(&[range], Access::ReadWrite, Purpose::Requests)?;
-            let there = mapping.find(range, Access::ReadWrite);
-            let outside = AddressFault::Outside { address: range.address, length: range.length };
+            let (address, length) = (range.address, range.length);
+            let there = mapping.find(DmaRange { address, length, access: Access::ReadWrite });
+            let outside = AddressFault::Outside { address, length };
             here.copy_to_volatile_slice(there.ok_or(AccessFault::Address(outside))?);
         }
         Ok(())
     }
 
-    /// Unmaps everything that is not pinned. To be called before a request's buffers are given back
+    /// Unmaps everything but rings and the pool. To be called before a request's buffers are given back
     /// [3.5].
     pub fn release(&mut self) {
         self.last_fault.replace(None);
-        self.staged.as_mut().clear();
-        self.current.as_mut().clear();
+        self.copies.as_mut().clear();
+        self.mappings.as_mut().clear();
     }
 
-    fn decode(&self, address: u64, length: u64) -> Result<Location, AccessFault> {
-        let place = self.platform.decode(address, length)?;
-        if matches!(place, Location::Pages(range) if range.pages > MAX_RANGE_PAGES) {
+    fn decode(&self, range: DmaRange) -> Result<Location, AccessFault> {
+        let DmaRange { address, length, .. } = range;
+        let location = self.platform.decode(address, length)?;
+        if matches!(location, Location::Pages(range) if range.pages > MAX_RANGE_PAGES) {
             return Err(AccessFault::TooLong { address, length, limit: MAX_RANGE_PAGES });
         }
-        Ok(place)
+        Ok(location)
     }
 
     fn map(
@@ -261,17 +255,10 @@ impl<P: AccessPlatform> DmaMemory<P> {
         let numbers: Vec<_> = ranges.iter().flat_map(|range| range.numbers()).collect();
         let pages = self.platform.map(&numbers, access);
         let pages = pages.map_err(|source| AccessFault::Map { address, source })?;
-        let mut page = 0;
-        let runs = ranges.iter().map(|range| {
-            let run = PageRun { first: range.first, pages: range.pages, page };
-            page += range.pages as usize;
-            run
-        });
-        let runs = runs.collect();
         DeviceStats::count(&self.stats.maps);
         self.stats.maps_pages.fetch_add(numbers.len() as u64, Ordering::Relaxed);
         self.stats.grant_addresses.fetch_add(ranges.len() as u64, Ordering::Relaxed);
-        Ok(Mapping::new(pages, runs, room, Arc::clone(&self.stats)))
+        Ok(Mapping::new(pages, ranges, room, Arc::clone(&self.stats)))
     }
 
     fn reserve(
@@ -286,50 +273,51 @@ impl<P: AccessPlatform> DmaMemory<P> {
         room.map_err(|source| AccessFault::Budget { address, source })
     }
 
-    fn find(&self, range: PageRange, access: Access) -> Option<VolatileSlice<'_>> {
+    /// The bytes of a range that is mapped or copied already, by its address.
+    fn find(&self, range: DmaRange) -> Option<VolatileSlice<'_>> {
+        if let Some(slice) = self.rings.find(range) {
+            return Some(slice);
+        }
         // By index: iterating a FrozenVec would keep it from growing.
-        let current = (0..self.current.len()).filter_map(|at| self.current.get(at));
-        let staged = (0..self.staged.len()).filter_map(|at| self.staged.get(at));
-        let staged = staged.filter_map(|staged| staged.find(range, access)).next();
-        staged.or_else(|| current.filter_map(|mapping| mapping.find(range, access)).next())
+        let copies = (0..self.copies.len()).filter_map(|at| self.copies.get(at));
+        let mappings = (0..self.mappings.len()).filter_map(|at| self.mappings.get(at));
+        let copied = copies.filter_map(|copy| copy.find(range)).next();
+        copied.or_else(|| mappings.filter_map(|mapping| mapping.find(range)).next())
     }
 
-    /// The bytes at an address, mapped now if they are not yet.
-    fn reach(&self, reach: DmaRange) -> Result<VolatileSlice<'_>, AccessFault> {
-        if let Some(slice) = self.pinned.find(reach) {
+    /// The bytes of a range, mapped now if they are not yet.
+    fn resolve(&self, range: DmaRange) -> Result<VolatileSlice<'_>, AccessFault> {
+        if let Some(slice) = self.find(range) {
             return Ok(slice);
         }
-        let range = match self.decode(reach.address, reach.length)? {
-            Location::Pages(range) => range,
-            Location::Pool(range) => {
-                let slice = self.pool.find(range);
-                return slice.ok_or(AccessFault::Address(AddressFault::NotShared(range)));
+        let pages = match self.decode(range)? {
+            Location::Pages(pages) => pages,
+            Location::Pool(pooled) => {
+                let slice = self.pool.find(pooled);
+                return slice.ok_or(AccessFault::Address(AddressFault::NotShared(pooled)));
             }
         };
-        if let Some(slice) = self.find(range, reach.access) {
-            return Ok(slice);
-        }
-        let mapping = match self.map(&[range], reach.access, Purpose::Requests) {
+        let mapping = match self.map(&[pages], range.access, Purpose::Requests) {
             Err(fault) if fault.is_shortage() => {
-                return self.reach_copy(range, reach.access).ok_or(fault);
+                return self.resolve_by_copy(range, pages).ok_or(fault);
             }
-            mapped => self.current.push_get(Box::new(mapped?)),
+            mapped => self.mappings.push_get(Box::new(mapped?)),
         };
-        let outside = AddressFault::Outside { address: reach.address, length: reach.length };
-        mapping.find(range, reach.access).ok_or(AccessFault::Address(outside))
+        let outside = AddressFault::Outside { address: range.address, length: range.length };
+        mapping.find(range).ok_or(AccessFault::Address(outside))
     }
 
-    /// A copy of a buffer that there is no room to map: a header, a table of descriptors or a status costs no
-    /// request and no device because others have taken the room.
-    fn reach_copy(&self, range: PageRange, access: Access) -> Option<VolatileSlice<'_>> {
-        let (read, write): (&[_], &[_]) = match access {
-            Access::ReadOnly => (&[range], &[]),
-            Access::ReadWrite => (&[], &[range]),
+    /// A copy of a buffer that there is no capacity to map: a header, a table of descriptors or a status costs no
+    /// request and no device because others have taken the capacity.
+    fn resolve_by_copy(&self, range: DmaRange, pages: PageRange) -> Option<VolatileSlice<'_>> {
+        let (read, write): (&[_], &[_]) = match range.access {
+            Access::ReadOnly => (&[pages], &[]),
+            Access::ReadWrite => (&[], &[pages]),
         };
-        if !self.stage(read, write) {
+        if !self.copy(read, write) {
             return None;
         }
-        self.find(range, access)
+        self.find(range)
     }
 
     /// Why the latest access failed, if one did since the last [`DmaMemory::release`]. The ring's
@@ -377,7 +365,7 @@ impl<P: AccessPlatform> GuestMemory for DmaMemory<P> {
             return Ok(OneSlice(None));
         }
         let access = if access.has_write() { Access::ReadWrite } else { Access::ReadOnly };
-        let reached = self.reach(DmaRange { address: address.0, length: count as u64, access });
-        Ok(OneSlice(Some(reached.inspect_err(|fault| self.refuse(fault))?)))
+        let resolved = self.resolve(DmaRange { address: address.0, length: count as u64, access });
+        Ok(OneSlice(Some(resolved.inspect_err(|fault| self.refuse(fault))?)))
     }
 }

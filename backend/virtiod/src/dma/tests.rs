@@ -90,12 +90,12 @@ fn a_read_only_grant_can_be_read_and_not_written() {
 
 /// Reaches for whole pages, one by one, of `pages` pages from each reference.
 fn page_by_page(pages: u32, firsts: [(GrantRef, Access); 2]) -> Vec<DmaRange> {
-    let reach = |page: u32, (first, access): (GrantRef, Access)| DmaRange {
+    let range = |page: u32, (first, access): (GrantRef, Access)| DmaRange {
         address: at(GrantRef(first.0 + page), 0).0,
         length: 4096,
         access,
     };
-    (0..pages).flat_map(|page| firsts.map(|first| reach(page, first))).collect()
+    (0..pages).flat_map(|page| firsts.map(|first| range(page, first))).collect()
 }
 
 #[test]
@@ -123,8 +123,8 @@ fn a_batch_is_a_copy_each_way_and_nothing_is_mapped() {
 fn what_was_written_to_a_page_that_is_read_only_is_refused_by_name() {
     let mut bench = bench();
     let first = bench.grant(1, Access::ReadOnly);
-    let reach = DmaRange { address: at(first, 8).0, length: 8, access: Access::ReadWrite };
-    bench.memory.prepare([reach].into_iter());
+    let range = DmaRange { address: at(first, 8).0, length: 8, access: Access::ReadWrite };
+    bench.memory.prepare([range].into_iter());
     bench.memory.write_obj(1u64, at(first, 8)).unwrap();
     let fault = bench.memory.write_back().unwrap_err();
     assert!(matches!(fault, AccessFault::Map { .. }) && !fault.is_shortage(), "{fault}");
@@ -148,44 +148,44 @@ fn what_is_too_much_to_be_copied_is_two_mappings_whatever_its_buffers() {
 fn a_batch_with_one_bad_buffer_leaves_the_good_ones_reachable() {
     let mut bench = bench();
     let first = bench.grant(1, Access::ReadOnly);
-    let reach = |address: GuestAddress| DmaRange {
+    let range = |address: GuestAddress| DmaRange {
         address: address.0,
         length: 64,
         access: Access::ReadOnly,
     };
-    bench.memory.prepare([reach(at(first, 0)), reach(at(GrantRef(999), 0))].into_iter());
+    bench.memory.prepare([range(at(first, 0)), range(at(GrantRef(999), 0))].into_iter());
     assert_eq!(bench.mapped(), 0, "one bad element refuses its mapping");
     assert!(bench.memory.read_obj::<u8>(at(first, 0)).is_ok());
     assert!(bench.memory.read_obj::<u8>(at(GrantRef(999), 0)).is_err());
 }
 
 #[test]
-fn pins_survive_release_and_fail_whole() {
+fn rings_survive_release_and_are_mapped_whole_or_not_at_all() {
     let mut bench = bench();
     let first = bench.grant(2, Access::ReadWrite);
-    let reach = |reference: u32| DmaRange {
+    let range = |reference: u32| DmaRange {
         address: at(GrantRef(reference), 0).0,
         length: 16,
         access: Access::ReadWrite,
     };
-    let pin = bench.memory.pin(&[reach(first.0), reach(first.0 + 1)]).unwrap();
+    let ring = bench.memory.map_ring(&[range(first.0), range(first.0 + 1)]).unwrap();
     bench.memory.release();
     assert_eq!(bench.mapped(), 2);
-    assert!(bench.memory.pin(&[reach(first.0), reach(999)]).is_err());
-    assert_eq!(bench.mapped(), 2, "nothing of a pin that failed is left");
-    bench.memory.unpin(pin);
+    assert!(bench.memory.map_ring(&[range(first.0), range(999)]).is_err());
+    assert_eq!(bench.mapped(), 2, "nothing of a ring that failed is left");
+    bench.memory.unmap_ring(ring);
     assert_eq!((bench.mapped(), bench.stats.grants_mapped.load(Ordering::Relaxed)), (0, 0));
 }
 
 #[test]
-fn what_is_pinned_is_found_whole_for_its_access_and_until_it_is_unpinned() {
+fn a_ring_is_found_whole_for_its_access_until_it_is_unmapped() {
     let mut bench = bench();
-    let first = bench.grant(4, Access::ReadWrite);
-    let start = at(first, 100).0;
-    let reach = |address, access| DmaRange { address, length: 4096, access };
-    let pins = [0, 2].map(|page: u64| {
+    let first = bench.grant(6, Access::ReadWrite);
+    let start = at(first, 100).0 + (1 << 12);
+    let range = |address, access| DmaRange { address, length: 4096, access };
+    let rings = [0, 2].map(|page: u64| {
         let address = start + (page << 12);
-        bench.memory.pin(&[reach(address, Access::ReadOnly)]).unwrap()
+        bench.memory.map_ring(&[range(address, Access::ReadOnly)]).unwrap()
     });
     assert_eq!(bench.mapped(), 4, "each over two pages");
     let mapped_for = |bench: &mut Bench, address: u64, length: usize, access| {
@@ -197,25 +197,18 @@ fn what_is_pinned_is_found_whole_for_its_access_and_until_it_is_unpinned() {
     for page in [2, 0, 2] {
         let address = start + (page << 12);
         assert_eq!(mapped_for(&mut bench, address, 4096, Permissions::Read), 0, "page {page}");
-        assert_eq!(mapped_for(&mut bench, address + 4095, 1, Permissions::Read), 0);
-        assert_ne!(
-            mapped_for(&mut bench, address + 4095, 2, Permissions::Read),
-            0,
-            "beyond its end"
-        );
-        assert_ne!(
-            mapped_for(&mut bench, address - 1, 2, Permissions::Read),
-            0,
-            "before its start"
-        );
+        let (first, end) = (address - 100, address - 100 + 2 * 4096);
+        assert_eq!(mapped_for(&mut bench, end - 1, 1, Permissions::Read), 0);
+        assert_ne!(mapped_for(&mut bench, end - 1, 2, Permissions::Read), 0, "beyond its end");
+        assert_ne!(mapped_for(&mut bench, first - 1, 2, Permissions::Read), 0, "before its start");
         assert_ne!(mapped_for(&mut bench, address, 1, Permissions::Write), 0, "for reading alone");
     }
-    let [gone, kept] = pins;
-    bench.memory.unpin(gone);
+    let [gone, kept] = rings;
+    bench.memory.unmap_ring(gone);
     assert_eq!(bench.mapped(), 2);
     assert!(bench.memory.check_range(GuestAddress(start + (2 << 12)), 4096, Permissions::Read));
     assert_eq!(bench.mapped(), 2);
-    bench.memory.unpin(kept);
+    bench.memory.unmap_ring(kept);
     assert_eq!(bench.mapped(), 0);
 }
 

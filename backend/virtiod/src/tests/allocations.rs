@@ -62,7 +62,7 @@ impl Bench {
         let first = guest.grant(&pages, Access::ReadWrite);
         let base = guest.address(pages[0], first);
         let length = pages.len() as u64 * 4096;
-        memory.pin(&[DmaRange { address: base, length, access: Access::ReadWrite }]).unwrap();
+        memory.map_ring(&[DmaRange { address: base, length, access: Access::ReadWrite }]).unwrap();
         let mut queue = Queue::new(ENTRIES).unwrap();
         let area = |page: usize| GuestAddress(base + page as u64 * 4096);
         queue.try_set_desc_table_address(area(0)).unwrap();
@@ -117,7 +117,7 @@ impl Bench {
         ring.store(self.available, 2, Ordering::Release).unwrap();
         let mut queues =
             QueueContext::new(&mut self.ring, &mut self.memory, &mut self.spare, u64::MAX);
-        self.disk.serve(0, &mut queues).unwrap();
+        self.disk.process(0, &mut queues).unwrap();
         assert_eq!(queues.finish().count, u32::from(REQUESTS));
     }
 }

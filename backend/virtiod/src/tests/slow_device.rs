@@ -48,7 +48,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Sluggish {
         &[]
     }
 
-    fn serve(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+    fn process(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         // It plays a store that takes its time.
         thread::sleep(STEP);
         queues.reschedule(index);

@@ -1,7 +1,7 @@
-//! Serving the queues: who is served when, and what the driver is told of it.
+//! Serving the queues: carries out the scheduler's steps.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use protocol::message::Event;
 use protocol::status::{DEVICE_NEEDS_RESET, DRIVER_OK};
@@ -9,27 +9,23 @@ use tracing::Level;
 use virtio_queue::{Queue, QueueT};
 
 use super::Transport;
+use crate::bus::scheduler::clock::Clock;
+use crate::bus::scheduler::{NotifyWhen, Scheduler, Step};
 use crate::bus::virtqueue::Virtqueue;
-use crate::device::{BatchSummary, Fault, QueueContext, Rings, Source, VirtioDevice};
+use crate::device::{
+    BatchSummary, Fault, QueueContext, QueueSet, Rings, Source, VirtioDevice, WorkSource,
+};
 use crate::dma::{AccessPlatform, DmaMemory};
 use crate::stats::DeviceStats;
 use xen::{EventChannels, LocalPort};
 
-/// What to tell the driver, in band, after queues were served.
+/// Events for the driver, in band.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Effects {
-    /// QueueContext without a doorbell in which buffers were used.
+    /// Queues without a doorbell in which buffers were used: EVENT_USED.
     pub used: Vec<u32>,
     /// The status or the configuration changed: EVENT_CONFIG.
-    pub announce: bool,
-}
-
-impl Effects {
-    /// Adds what came of something else.
-    fn add(&mut self, other: Self) {
-        self.used.extend(other.used);
-        self.announce |= other.announce;
-    }
+    pub config: bool,
 }
 
 /// An event of the driver's that means nothing.
@@ -41,39 +37,6 @@ pub enum Meaningless {
     /// A device's, not a driver's.
     #[error("an event that only a device sends")]
     OfADevice,
-}
-
-/// Requests that the driver was not told of yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PendingCompletions {
-    /// How many.
-    pub requests: u32,
-    /// Their lengths together.
-    pub bytes: u64,
-}
-
-/// Signals between two of which the time is taken: to ask for it may cost as much.
-const UNTIMED: u32 = 32;
-
-/// What signals take.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Signals {
-    untimed: u32,
-    took: Option<Duration>,
-}
-
-impl Signals {
-    /// Sends a signal, and takes the time now and then.
-    fn send<R>(&mut self, signal: impl FnOnce() -> R) -> R {
-        if self.untimed > 0 {
-            self.untimed -= 1;
-            return signal();
-        }
-        let start = Instant::now();
-        let sent = signal();
-        (self.took, self.untimed) = (Some(start.elapsed()), UNTIMED);
-        sent
-    }
 }
 
 impl Rings for [Virtqueue] {
@@ -97,20 +60,30 @@ type Work<'a, P> = &'a mut dyn FnMut(
 ) -> Result<(), Fault>;
 
 impl<P: AccessPlatform> Transport<P> {
-    /// Serves what an event of the driver's asks for.
+    /// What decides on the next step.
+    pub fn scheduler(&mut self) -> &mut Scheduler {
+        &mut self.scheduler
+    }
+
+    /// How long the thread may sleep unless something happens; `None` for ever.
+    pub fn longest_sleep(&self, clock: &impl Clock) -> Option<std::time::Duration> {
+        let deadline = self.deadline().map(|at| at.saturating_duration_since(clock.now()));
+        [deadline, self.scheduler.longest_sleep(clock)].into_iter().flatten().min()
+    }
+
+    /// An event of the driver's came.
     ///
     /// # Errors
     /// [`Meaningless`]; nothing was done.
-    pub fn hear(
-        &mut self,
-        event: Event<'_>,
-        events: &mut impl EventChannels,
-    ) -> Result<Effects, Meaningless> {
+    pub fn handle_event(&mut self, event: Event<'_>) -> Result<(), Meaningless> {
         match event {
             Event::Avail { index, .. } if index as usize >= self.queues.len() => {
                 Err(Meaningless::NoSuchQueue(index))
             }
-            Event::Avail { index, .. } => Ok(self.serve(index as usize, events)),
+            Event::Avail { index, .. } => {
+                self.available(index as usize);
+                Ok(())
+            }
             Event::Config { .. } | Event::Used { .. } => Err(Meaningless::OfADevice),
         }
     }
@@ -120,131 +93,136 @@ impl<P: AccessPlatform> Transport<P> {
         self.queues.iter().any(|queue| queue.doorbell() == Some(port))
     }
 
-    /// Serves the queue whose doorbell rang.
-    pub fn ring(&mut self, port: LocalPort, events: &mut impl EventChannels) -> Effects {
+    /// The doorbell at `port` rang.
+    pub fn handle_doorbell(&mut self, port: LocalPort) {
         let index = self.queues.iter().position(|queue| queue.doorbell() == Some(port));
-        let Some(index) = index else { return Effects::default() };
-        // Before more is given back: then the driver may have found by itself what it was not told of.
-        if self.deferred.remove(index) {
-            self.unannounced.insert(index);
-            let mut served = self.announce(events);
-            served.add(self.serve(index, events));
-            return served;
+        if let Some(index) = index {
+            self.available(index);
         }
-        self.serve(index, events)
     }
 
-    /// Whether a queue wants another turn.
-    pub fn is_waiting(&self) -> bool {
-        self.is_running() && !self.waiting.is_empty()
+    fn available(&mut self, index: usize) {
+        if self.is_running() && self.is_enabled(index) {
+            self.scheduler.doorbell(index);
+        }
     }
 
-    /// Gives every queue that wants it another turn.
-    pub fn serve_waiting(&mut self, events: &mut impl EventChannels) -> Effects {
-        // A device may ask for a queue that was reset since, or was never enabled.
-        let waiting = self.waiting.take().within(self.enabled());
-        self.work(events, &mut |device, queues| {
-            waiting.iter().try_for_each(|index| device.serve(index, queues))
-        })
+    /// Carries out a step of the scheduler's.
+    pub fn carry_out(
+        &mut self,
+        step: Step,
+        events: &mut impl EventChannels,
+        clock: &impl Clock,
+    ) -> Effects {
+        match step {
+            Step::HandleSources => self.work(&mut |device, queues| device.handle_sources(queues)),
+            Step::Process(queues) => {
+                // A device may ask for a queue that was reset since, or was never enabled.
+                let queues = queues.within(self.enabled());
+                self.work(&mut |device, context| {
+                    queues.iter().try_for_each(|index| device.process(index, context))
+                })
+            }
+            Step::Poll { queues, polls } => {
+                self.poll(queues, polls, clock);
+                Effects::default()
+            }
+            Step::Notify(queues) => self.notify_driver(queues, events, clock),
+            Step::EnableDoorbells(queues) => self.enable_doorbells(queues),
+            Step::Sleep => Effects::default(),
+        }
     }
 
-    /// Whether the driver has put something into a queue in which nothing was left. That queue then wants
-    /// another turn.
-    pub fn look(&mut self) -> bool {
-        for index in self.empty.iter() {
+    fn poll(&mut self, queues: QueueSet, polls: u32, clock: &impl Clock) {
+        let mut polled = 0;
+        let mut found = QueueSet::default();
+        while polled < polls && found.is_empty() {
+            if polled > 0 {
+                std::hint::spin_loop();
+            }
+            polled += 1;
+            found = self.with_requests(queues);
+        }
+        self.scheduler.polled(polled, found, clock);
+    }
+
+    /// Those queues to whose rings the driver has added requests.
+    fn with_requests(&mut self, queues: QueueSet) -> QueueSet {
+        let mut found = QueueSet::default();
+        for index in queues.iter() {
             let ring = self.queues.get_mut(index).and_then(Virtqueue::ring);
-            // What is wrong with a ring is found when it is served.
-            let news = ring.is_some_and(|ring| {
+            // What is wrong with a ring is found when it is processed.
+            let has_requests = ring.is_some_and(|ring| {
                 let available = ring.avail_idx(&self.memory, Ordering::Acquire);
                 available.map_or(true, |available| available.0 != ring.next_avail())
             });
-            if news {
-                self.empty.remove(index);
-                self.waiting.insert(index);
+            if has_requests {
+                found.insert(index);
             }
         }
-        self.is_waiting()
+        found
     }
 
-    /// Whether there are queues in which nothing was left, and whose doorbells are not asked for yet.
-    pub fn has_empty(&self) -> bool {
-        self.is_running() && !self.empty.is_empty()
-    }
-
-    /// Whether requests were taken or given back since [`Transport::take_progress`].
-    pub fn has_progressed(&self) -> bool {
-        self.progressed
-    }
-
-    /// As [`Transport::has_progressed`], and begins anew.
-    pub fn take_progress(&mut self) -> bool {
-        std::mem::take(&mut self.progressed)
-    }
-
-    /// What a signal took, if that is known anew.
-    pub fn take_signal_time(&mut self) -> Option<Duration> {
-        self.signals.took.take()
-    }
-
-    /// Requests that were given back and of which the driver was not told yet.
-    pub fn held(&self) -> PendingCompletions {
-        self.held
-    }
-
-    /// Tells the driver of what was given back, where it wants to hear of it.
-    pub fn announce(&mut self, events: &mut impl EventChannels) -> Effects {
-        let mut served = Effects::default();
-        self.held = PendingCompletions::default();
-        for index in self.unannounced.take().iter() {
-            let Some(ring) = self.queues.get_mut(index).and_then(Virtqueue::ring) else {
-                continue;
-            };
-            match ring.needs_notification(&self.memory) {
-                Ok(true) => self.tell_used(index, events, &mut served),
-                Ok(false) => {}
-                Err(error) => {
+    /// Notifies the driver of used buffers in these queues, where it wants to be notified.
+    fn notify_driver(
+        &mut self,
+        queues: QueueSet,
+        events: &mut impl EventChannels,
+        clock: &impl Clock,
+    ) -> Effects {
+        let mut effects = Effects::default();
+        for index in queues.iter() {
+            let Some(queue) = self.queues.get_mut(index) else { continue };
+            let doorbell = queue.doorbell();
+            let Some(ring) = queue.ring() else { continue };
+            match (ring.needs_notification(&self.memory), doorbell) {
+                (Ok(true), Some(port)) => self.notify(index, port, events, clock),
+                (Ok(true), None) => effects.used.push(index as u32),
+                (Ok(false), _) => {}
+                (Err(error), _) => {
                     self.fail(Some(index), &error.into());
-                    served.announce = true;
+                    effects.config = true;
                 }
             }
         }
-        served
+        effects
     }
 
-    /// Whether there is something that the driver is told of later.
-    pub fn has_deferred(&self) -> bool {
-        !self.deferred.is_empty()
+    fn notify(
+        &mut self,
+        index: usize,
+        port: LocalPort,
+        events: &mut impl EventChannels,
+        clock: &impl Clock,
+    ) {
+        DeviceStats::count(&self.stats.events_sent);
+        let start = self.scheduler.measures_notification().then(|| clock.now());
+        if let Err(error) = events.notify(port) {
+            self.warn(format_args!("cannot ring the doorbell of queue {index}: {error}"));
+        }
+        if let Some(start) = start {
+            self.scheduler.notified(clock.now().saturating_duration_since(start));
+        }
     }
 
-    /// A turn begins, in which nothing happened if it is `idle`. Tells the driver of what was put off long enough.
-    pub fn begin_turn(&mut self, idle: bool, events: &mut impl EventChannels) -> Effects {
-        self.unannounced.extend(self.deferred.pass(idle));
-        self.announce(events)
-    }
-
-    /// Whether the thread may look for the driver's next request, and nothing else, for a while.
-    pub fn serves_driver_alone(&self) -> bool {
-        self.device.serves_driver_alone()
-    }
-
-    /// Asks for the doorbells of the queues in which nothing is left. What came before that was asked
-    /// wants another turn.
-    pub fn settle(&mut self) -> Effects {
-        let mut served = Effects::default();
-        for index in self.empty.take().iter() {
+    /// Enables the doorbells of queues that were found empty. A queue to which a request was added before that is
+    /// processed again.
+    fn enable_doorbells(&mut self, queues: QueueSet) -> Effects {
+        let mut effects = Effects::default();
+        for index in queues.iter() {
             let Some(ring) = self.queues.get_mut(index).and_then(Virtqueue::ring) else {
                 continue;
             };
             match ring.enable_notification(&self.memory) {
-                Ok(true) => self.waiting.insert(index),
+                Ok(true) => self.scheduler.make_ready(QueueSet::of(index)),
                 Ok(false) => {}
                 Err(error) => {
                     self.fail(Some(index), &error.into());
-                    served.announce = true;
+                    effects.config = true;
                 }
             }
         }
-        served
+        effects
     }
 
     /// What the device waits for besides the driver.
@@ -257,77 +235,46 @@ impl<P: AccessPlatform> Transport<P> {
         if self.is_running() { self.device.deadline() } else { None }
     }
 
-    /// Has the device look at its sources.
-    pub fn wake(&mut self, events: &mut impl EventChannels) -> Effects {
-        self.work(events, &mut |device, queues| device.wake(queues))
-    }
-
-    fn serve(&mut self, index: usize, events: &mut impl EventChannels) -> Effects {
-        if !self.is_enabled(index) {
-            return Effects::default();
-        }
-        self.work(events, &mut |device, queues| device.serve(index, queues))
-    }
-
     /// Whether the driver is ready and the device well.
     fn is_running(&self) -> bool {
         self.status & DRIVER_OK != 0 && self.status & DEVICE_NEEDS_RESET == 0
     }
 
-    /// Has the device do some work, and tells the driver what came of it.
-    fn work(&mut self, events: &mut impl EventChannels, work: Work<'_, P>) -> Effects {
-        let mut served = Effects::default();
+    /// Has the device do some work, and reports to the scheduler.
+    fn work(&mut self, work: Work<'_, P>) -> Effects {
+        let mut effects = Effects::default();
         if !self.is_running() {
-            return served;
+            return effects;
         }
         let mut rings = All(&mut self.queues);
         let longest = self.device.longest_request();
         let mut queues = QueueContext::new(&mut rings, &mut self.memory, &mut self.spare, longest);
         let outcome = work(self.device.as_mut(), &mut queues);
         let latest = queues.latest();
-        let touched = queues.finish();
-        self.progressed |= touched.count > 0 || !touched.again.is_empty();
-        self.waiting.extend(touched.again);
-        self.empty = self.empty.without(touched.again);
-        self.empty.extend(touched.empty.without(touched.again));
-        self.note_used(&touched);
-        if outcome.is_err() || !self.device.serves_driver_alone() {
-            served = self.announce(events);
-        }
+        let batch = queues.finish();
+        let when = if outcome.is_err() { NotifyWhen::Now } else { self.notify_when(&batch) };
+        self.scheduler.completed(&batch, when);
         if let Err(fault) = outcome {
             self.fail(latest, &fault);
-            served.announce = true;
+            effects.config = true;
         }
-        served.announce |= self.take_config_change();
-        served
+        effects.config |= self.take_config_change();
+        effects
     }
 
-    /// Notes what is to be announced, now or later.
-    fn note_used(&mut self, touched: &BatchSummary) {
-        let patient = !touched.used.is_empty()
-            && touched.used.iter().all(|index| self.device.can_tell_later(index));
-        if patient && self.deferred.add(touched) {
-            return;
+    fn notify_when(&self, batch: &BatchSummary) -> NotifyWhen {
+        let can_delay = |index| self.device.can_delay_notification(index);
+        if !batch.used.is_empty() && batch.used.iter().all(can_delay) {
+            return NotifyWhen::Delayed;
         }
-        self.unannounced.extend(touched.used);
-        self.held.requests += touched.count;
-        self.held.bytes += touched.bytes;
-    }
-
-    /// Tells the driver of used buffers: by the doorbell, or later in band.
-    fn tell_used(&mut self, index: usize, events: &mut impl EventChannels, served: &mut Effects) {
-        let Some(port) = self.queues.get(index).and_then(Virtqueue::doorbell) else {
-            served.used.push(index as u32);
-            return;
-        };
-        DeviceStats::count(&self.stats.events_sent);
-        if let Err(error) = self.signals.send(|| events.notify(port)) {
-            self.warn(format_args!("cannot ring the doorbell of queue {index}: {error}"));
+        match self.device.work_source() {
+            WorkSource::Driver => NotifyWhen::Coalesced,
+            WorkSource::Both => NotifyWhen::Now,
         }
     }
 
-    /// Sets DEVICE_NEEDS_RESET and says why [6.5]: once, since nothing is served from then on. `queue`:
-    /// the one that was being served.
+    /// Sets DEVICE_NEEDS_RESET and says why [6.5]: once, since nothing is processed from then on. `queue`:
+    /// the one that was being processed.
     pub(super) fn fail(&mut self, queue: Option<usize>, fault: &Fault) {
         let why = match queue {
             Some(index) => format!("queue {index}: {fault}"),
@@ -335,6 +282,7 @@ impl<P: AccessPlatform> Transport<P> {
         };
         self.stats.log.line(Level::WARN, format_args!("device needs reset: {why}"));
         self.status |= DEVICE_NEEDS_RESET;
+        self.scheduler.stop();
         self.stats.update(|state| state.needs_reset = Some(why));
     }
 }

@@ -1,12 +1,15 @@
 //! The transport over a device that only takes notes.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use protocol::message::{Event, StateOperation, VqueueFlags};
 use protocol::status::{ACKNOWLEDGE, DRIVER, REQUIRED_FEATURES};
 
 use super::service::Meaningless;
 use super::*;
+use crate::bus::scheduler::clock::KernelClock;
+use crate::bus::scheduler::{Ready, Step};
 use crate::device::{DeviceId, Fault, QueueContext};
 use crate::dma::budget::GuestBudget;
 use crate::dma::grants::Grants;
@@ -98,14 +101,14 @@ impl VirtioDevice<DmaMemory<Grants<SimGrants>>> for Notes {
         self.note(Call::ResetQueue(index));
     }
 
-    fn serve(
+    fn process(
         &mut self,
         index: usize,
         queues: &mut QueueContext<'_, DmaMemory<Grants<SimGrants>>>,
     ) -> Result<(), Fault> {
         self.note(Call::Serve(index));
         queues.mark_idle(index);
-        // Asks for a queue that cannot be served, as where one was reset since.
+        // Asks for a queue that cannot be effects, as where one was reset since.
         queues.reschedule(QUEUES as usize);
         Ok(())
     }
@@ -132,7 +135,7 @@ impl Bench {
         let calls = Arc::default();
         let device = Notes { calls: Arc::clone(&calls), config: CONFIG, starts, changed: false };
         let memory = DmaMemory::new(platform, Arc::clone(&stats), GuestBudget::alone());
-        let transport = Transport::new(Box::new(device), memory, 264, stats);
+        let transport = Transport::new(Box::new(device), memory, PollTime::Learnt, 264, stats);
         Self { hypervisor, guest, events, transport, calls }
     }
 
@@ -147,7 +150,7 @@ impl Bench {
     fn ask<R>(&mut self, request: Request<'_>, take: impl FnOnce(Response<'_>, Effects) -> R) -> R {
         let mut scratch = [0; protocol::page::SLOT_SIZE];
         let answered = self.transport.answer(request, &mut self.events, &mut scratch);
-        take(answered.response, answered.served)
+        take(answered.response, answered.effects)
     }
 
     fn accept(&mut self, first: u32, bytes: &[u8]) {
@@ -156,8 +159,8 @@ impl Bench {
 
     /// The status that comes of it, and whether EVENT_CONFIG follows.
     fn set_status(&mut self, status: u32) -> (u32, bool) {
-        self.ask(Request::SetDeviceStatus(status), |answer, served| match answer {
-            Response::SetDeviceStatus(status) => (status, served.announce),
+        self.ask(Request::SetDeviceStatus(status), |answer, effects| match answer {
+            Response::SetDeviceStatus(status) => (status, effects.config),
             other => panic!("{other:?}"),
         })
     }
@@ -165,9 +168,9 @@ impl Bench {
     /// Generation and bytes of the answer, of which no event follows.
     fn write(&mut self, generation: u32, offset: u32, data: &[u8]) -> (u32, Vec<u8>) {
         let config = ConfigData { generation, offset, data };
-        self.ask(Request::SetConfig(config), |answer, served| match answer {
+        self.ask(Request::SetConfig(config), |answer, effects| match answer {
             Response::SetConfig(config) => {
-                assert_eq!((config.offset, served), (offset, Effects::default()));
+                assert_eq!((config.offset, effects), (offset, Effects::default()));
                 (config.generation, config.data.to_vec())
             }
             other => panic!("{other:?}"),
@@ -232,8 +235,25 @@ impl Bench {
     /// Serves what waits; gives what the device was asked for.
     fn serve_waiting(&mut self) -> Vec<Call> {
         self.calls();
-        self.transport.serve_waiting(&mut self.events);
+        self.iterate();
         self.calls()
+    }
+
+    /// Carries out what the scheduler says, until it says to sleep.
+    fn iterate(&mut self) {
+        self.transport.scheduler().begin_iteration(Ready::default(), &KernelClock);
+        loop {
+            match self.transport.scheduler().next(&KernelClock) {
+                Step::Sleep => return,
+                step => {
+                    self.transport.carry_out(step, &mut self.events, &KernelClock);
+                }
+            }
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        self.transport.longest_sleep(&KernelClock) == Some(Duration::ZERO)
     }
 
     fn mapped(&self) -> usize {
@@ -274,7 +294,10 @@ fn spec_6_6_a_change_that_comes_with_the_start_is_announced() {
     let mut bench = Bench::new(Starts::Changed);
     bench.accept(0, &REQUIRED_FEATURES.to_le_bytes());
     assert_eq!(bench.set_status(READY | DRIVER_OK), (READY | DRIVER_OK, true));
-    assert_eq!((bench.transport.announcement(), bench.read().0), ((READY | DRIVER_OK, 1), 1));
+    assert_eq!(
+        (bench.transport.status_and_generation(), bench.read().0),
+        ((READY | DRIVER_OK, 1), 1)
+    );
 }
 
 #[test]
@@ -284,7 +307,7 @@ fn spec_6_5_a_start_that_fails_is_announced() {
     assert_eq!(bench.set_status(READY), (READY, false));
     let failed = READY | DRIVER_OK | DEVICE_NEEDS_RESET;
     assert_eq!(bench.set_status(READY | DRIVER_OK), (failed, true));
-    assert_eq!(bench.transport.announcement().0, failed);
+    assert_eq!(bench.transport.status_and_generation().0, failed);
     // Once: the driver has it ready already.
     assert_eq!(bench.set_status(READY | DRIVER_OK), (failed, false));
     assert_eq!(bench.set_status(0), (0, false));
@@ -362,7 +385,7 @@ fn spec_5_5_feature_blocks_that_do_not_exist_are_zeros() {
 }
 
 #[test]
-fn spec_6_1_queues_that_were_filled_before_driver_ok_are_served() {
+fn spec_6_1_queues_that_were_filled_before_driver_ok_are_effects() {
     let mut bench = Bench::negotiated(REQUIRED_FEATURES);
     for index in [0, 2] {
         let update = bench.update(index);
@@ -370,7 +393,7 @@ fn spec_6_1_queues_that_were_filled_before_driver_ok_are_served() {
     }
     assert_eq!(bench.serve_waiting(), []);
     bench.set_status(READY | DRIVER_OK);
-    assert!(bench.transport.is_waiting());
+    assert!(bench.has_work());
     assert_eq!(bench.serve_waiting(), [Call::Serve(0), Call::Serve(2)]);
     // So is one that comes later.
     let update = bench.update(1);
@@ -386,22 +409,19 @@ fn spec_5_3_events_that_mean_nothing_reach_no_device() {
     bench.set_queue(update);
     bench.set_status(READY | DRIVER_OK);
     bench.serve_waiting();
-    let mut hear = |event| bench.transport.hear(event, &mut bench.events);
+    let mut hear = |event| bench.transport.handle_event(event);
     for index in [QUEUES, 63, 64, 65, 1 << 31, u32::MAX] {
         let heard = hear(Event::Avail { index, next_offset_wrap: u32::MAX });
         assert_eq!(heard, Err(Meaningless::NoSuchQueue(index)));
     }
     // A queue that is not enabled has nothing to serve.
-    assert_eq!(hear(Event::Avail { index: 1, next_offset_wrap: 0 }), Ok(Effects::default()));
+    assert_eq!(hear(Event::Avail { index: 1, next_offset_wrap: 0 }), Ok(()));
     let config = protocol::message::ConfigChange::anywhere(1);
     assert_eq!(hear(Event::Config { status: 64, config }), Err(Meaningless::OfADevice));
     assert_eq!(hear(Event::Used { index: 0 }), Err(Meaningless::OfADevice));
-    assert_eq!(bench.calls(), []);
-    bench
-        .transport
-        .hear(Event::Avail { index: 0, next_offset_wrap: 0 }, &mut bench.events)
-        .unwrap();
-    assert_eq!(bench.calls(), [Call::Serve(0)]);
+    assert_eq!(bench.serve_waiting(), []);
+    bench.transport.handle_event(Event::Avail { index: 0, next_offset_wrap: 0 }).unwrap();
+    assert_eq!(bench.serve_waiting(), [Call::Serve(0)]);
 }
 
 #[test]
@@ -508,7 +528,7 @@ fn spec_6_7_a_queue_that_is_reset_is_the_drivers() {
     assert_eq!(bench.bind(0, ports[1].port), BindOutcome::Refused, "it runs");
     let bound = bench.hypervisor.bound_ports();
 
-    // Before what waits in it is served.
+    // Before what waits in it is effects.
     let reset = bench.reset_queue(0);
     assert_eq!(bench.calls().last(), Some(&Call::ResetQueue(0)));
     let new = VqueueState { size: 0, enabled: false, descriptor: 0, driver: 0, device: 0, ..reset };
@@ -535,7 +555,7 @@ fn spec_6_4_a_reset_gives_everything_back() {
     }
     bench.set_status(READY | DRIVER_OK);
     assert_eq!(bench.set_status(0), (0, false));
-    assert_eq!((bench.mapped(), bench.transport.is_waiting()), (0, false));
+    assert_eq!((bench.mapped(), bench.has_work()), (0, false));
     // And the features: they are to be accepted anew.
     assert_eq!(bench.set_status(READY).0, ACKNOWLEDGE | DRIVER);
 }
@@ -586,10 +606,8 @@ fn any_request(bench: &mut Bench, a: u32, b: u32) {
     ];
     for request in requests {
         bench.ask(request, |_, _| ());
-        let _ =
-            bench.transport.hear(Event::Avail { index: a, next_offset_wrap: b }, &mut bench.events);
-        bench.transport.serve_waiting(&mut bench.events);
-        bench.transport.settle();
+        let _ = bench.transport.handle_event(Event::Avail { index: a, next_offset_wrap: b });
+        bench.iterate();
     }
     bench.set_status(0);
     assert_eq!(bench.mapped(), 0);

@@ -177,7 +177,7 @@ impl Control {
         }
         let mut heard = self.heard.take();
         if heard.is_none() {
-            queues.serve_some(CONTROL_TRANSMIT, 1, |request, memory| {
+            queues.process_some(CONTROL_TRANSMIT, 1, |request, memory| {
                 heard = Some(take(request, memory)?);
                 Ok(0)
             })?;

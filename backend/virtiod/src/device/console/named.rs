@@ -189,7 +189,7 @@ impl NamedPort {
             return Ok(());
         }
         let (output, stats) = (&mut self.output, &self.stats);
-        queues.serve_some(at.transmit, 1, |request, memory| {
+        queues.process_some(at.transmit, 1, |request, memory| {
             output.extend(take_output(request, memory, stats)?);
             Ok(0)
         })?;

@@ -86,7 +86,7 @@ impl Terminal {
             return Ok(());
         }
         let (output, stats) = (&mut self.output, &self.stats);
-        queues.serve_some(TRANSMIT, 1, |request, memory| {
+        queues.process_some(TRANSMIT, 1, |request, memory| {
             output.push(&take_output(request, memory, stats)?);
             Ok(0)
         })?;

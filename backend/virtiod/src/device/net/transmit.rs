@@ -34,7 +34,7 @@ impl Transmitter {
         mut way: Way<'_>,
         stats: &DeviceStats,
     ) -> Result<(), Fault> {
-        queues.serve_together(index, BATCH, |requests, memory, answers| {
+        queues.process_batch(index, BATCH, |requests, memory, answers| {
             let exchanged = send_together(requests, memory, &mut way);
             for (number, request) in requests.iter().enumerate() {
                 let length = request.readable().length();

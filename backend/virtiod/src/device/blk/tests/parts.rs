@@ -147,7 +147,7 @@ impl Driver {
         let first = guest.grant(&pages, Access::ReadWrite);
         let base = guest.address(pages[0], first);
         let length = RING_PAGES * 4096;
-        memory.pin(&[DmaRange { address: base, length, access: Access::ReadWrite }]).unwrap();
+        memory.map_ring(&[DmaRange { address: base, length, access: Access::ReadWrite }]).unwrap();
         let mut queue = Queue::new(ENTRIES).unwrap();
         let area = |page: u64| GuestAddress(base + page * 4096);
         queue.try_set_desc_table_address(area(0)).unwrap();
@@ -201,7 +201,7 @@ impl Driver {
     fn serve(&mut self) -> BatchSummary {
         let mut queues =
             QueueContext::new(&mut self.ring, &mut self.memory, &mut self.spare, u64::MAX);
-        self.disk.serve(0, &mut queues).unwrap();
+        self.disk.process(0, &mut queues).unwrap();
         queues.finish()
     }
 

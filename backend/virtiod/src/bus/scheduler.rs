@@ -1,0 +1,423 @@
+//! Which queue is processed next, when to poll, when to notify the driver, when to sleep.
+//!
+//! A pure state machine: it knows sets of queues and time, no ring, no event channel and no device. The
+//! transport reports what happened ([`Scheduler::doorbell`], [`Scheduler::completed`],
+//! [`Scheduler::polled`]) and carries out the [`Step`] that [`Scheduler::next`] names.
+//!
+//! An iteration of a device's thread takes these steps: notifications whose delay is over; the device's
+//! own sources; queues, batch by batch, until none is left or the time is over; polls of the empty rings;
+//! the notifications that were held back for more; doorbells enabled again; sleep.
+
+mod brake;
+mod busy_poll;
+pub mod clock;
+mod coalescing;
+mod delayed;
+mod poll_clock;
+#[cfg(test)]
+mod tests;
+
+use std::time::{Duration, Instant};
+
+use self::brake::{Brake, Progress};
+use self::busy_poll::BusyPoll;
+use self::clock::{Clock, Deadline};
+use self::coalescing::Coalescing;
+use self::delayed::Delayed;
+use self::poll_clock::{MEASURED, PollClock};
+use crate::config::PollTime;
+use crate::device::{BATCH_BYTES, BatchSummary, QueueSet, WorkSource};
+
+/// How long queues are processed before XenStore, the end of the daemon and the device's own sources get
+/// their turn.
+const QUEUE_BUDGET: Duration = Duration::from_millis(20);
+/// Longest delay of a delayed notification while nothing else happens.
+const DELAY: Duration = Duration::from_millis(1);
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Have the device handle its sources.
+    HandleSources,
+    /// Process a batch of each of these queues.
+    Process(QueueSet),
+    /// Poll the rings of these queues up to so many times, until one has a request.
+    Poll {
+        /// The queues.
+        queues: QueueSet,
+        /// The number of polls, at least 1.
+        polls: u32,
+    },
+    /// Notify the driver of used buffers in these queues, where it wants to be notified.
+    Notify(QueueSet),
+    /// Enable the doorbells of these queues.
+    EnableDoorbells(QueueSet),
+    /// The iteration is over.
+    Sleep,
+}
+
+/// What the device's thread woke up for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ready {
+    /// Events are pending.
+    pub events: bool,
+    /// One of the device's own sources is ready.
+    pub sources: bool,
+    /// The device's own deadline has passed.
+    pub deadline: bool,
+}
+
+/// Used buffers that the driver was not notified of yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct PendingCompletions {
+    requests: u32,
+    /// Their lengths together.
+    bytes: u64,
+}
+
+impl PendingCompletions {
+    /// These and those of a batch.
+    fn plus(self, batch: &BatchSummary) -> Self {
+        Self { requests: self.requests + batch.count, bytes: self.bytes + batch.bytes }
+    }
+}
+
+/// When the driver is notified of a batch's used buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotifyWhen {
+    /// At once.
+    Now,
+    /// With those of further batches.
+    Coalesced,
+    /// With those of further batches, or when nothing else happens for a while.
+    Delayed,
+}
+
+/// How far an iteration has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Queues are processed while any has requests.
+    Process,
+    /// The empty rings are polled as long as notifications are held back, out of a full window.
+    PollHolding { window: u32, hold: u32 },
+    /// They are polled for the rest of the window.
+    PollOn { window: u32, polled: u32 },
+    /// [`MEASURED`] more polls are measured.
+    Measure { start: Instant },
+    /// Nothing is processed any more.
+    Finish,
+}
+
+/// The state of one device's queues between the driver's doorbells and the notifications to it, and what
+/// was learnt of the driver.
+#[derive(Debug)]
+pub struct Scheduler {
+    work_source: WorkSource,
+    /// Queues to be processed.
+    ready: QueueSet,
+    /// Queues found empty whose doorbell is not enabled yet.
+    empty: QueueSet,
+    /// Queues with used buffers that the driver was not notified of.
+    unnotified: QueueSet,
+    pending: PendingCompletions,
+    delayed: Delayed,
+    /// The driver is notified of `unnotified` before anything else is done.
+    notify_now: bool,
+    sources: bool,
+    phase: Phase,
+    /// A batch was processed since the time was looked at last.
+    processed: bool,
+    end: Deadline,
+    coalescing: Coalescing,
+    busy_poll: BusyPoll,
+    poll_clock: PollClock,
+    /// When the rings were last found empty, for the doorbell that comes next.
+    empty_since: Option<Instant>,
+    /// The time from there to a doorbell of which it is not known yet whether it brought a request.
+    doorbell_after: Option<Duration>,
+    /// In this iteration, requests were taken or given back.
+    worked: bool,
+    /// In this iteration, a source was ready or a message was answered.
+    attended: bool,
+    /// In this iteration, the driver sent events.
+    events: bool,
+    brake: Brake,
+}
+
+impl Scheduler {
+    /// For a device that was just reset. `poll`: how long an empty ring may be polled.
+    pub fn new(work_source: WorkSource, poll: PollTime) -> Self {
+        Self {
+            work_source,
+            ready: QueueSet::default(),
+            empty: QueueSet::default(),
+            unnotified: QueueSet::default(),
+            pending: PendingCompletions::default(),
+            delayed: Delayed::default(),
+            notify_now: false,
+            sources: false,
+            phase: Phase::Finish,
+            processed: false,
+            end: Deadline::default(),
+            coalescing: Coalescing::default(),
+            busy_poll: BusyPoll::new(poll),
+            poll_clock: PollClock::default(),
+            empty_since: None,
+            doorbell_after: None,
+            worked: false,
+            attended: false,
+            events: false,
+            brake: Brake::default(),
+        }
+    }
+
+    /// The thread woke up.
+    pub fn begin_iteration(&mut self, ready: Ready, clock: &impl Clock) {
+        let idle = !ready.events && !ready.sources;
+        self.unnotified.extend(self.delayed.iterate(idle));
+        self.notify_now = true;
+        self.sources = ready.sources || ready.deadline;
+        (self.worked, self.attended, self.events) = (false, ready.sources, false);
+        (self.phase, self.processed) = (Phase::Process, false);
+        self.end = Deadline::within(QUEUE_BUDGET, clock);
+    }
+
+    /// The driver sent events; `doorbells`: some of them doorbells.
+    pub fn woken_by_events(&mut self, doorbells: bool, clock: &impl Clock) {
+        self.events = true;
+        let since = self.empty_since.take_if(|_| doorbells);
+        self.doorbell_after = since.map(|since| clock.now().saturating_duration_since(since));
+    }
+
+    /// A message of the driver's was answered.
+    pub fn answered(&mut self) {
+        self.attended = true;
+    }
+
+    /// These queues may hold requests that no doorbell told of.
+    pub fn make_ready(&mut self, queues: QueueSet) {
+        self.ready.extend(queues);
+        self.empty = self.empty.without(queues);
+    }
+
+    /// The doorbell of a queue rang. A notification that was delayed is due before more buffers are used:
+    /// till then the driver may have found the used ones by itself.
+    pub fn doorbell(&mut self, queue: usize) {
+        if self.delayed.remove(queue) {
+            self.unnotified.insert(queue);
+            self.notify_now = true;
+        }
+        self.ready.insert(queue);
+        self.empty.remove(queue);
+    }
+
+    /// The device worked on its queues, which came to `batch`.
+    pub fn completed(&mut self, batch: &BatchSummary, when: NotifyWhen) {
+        self.worked |= batch.count > 0 || !batch.again.is_empty();
+        self.processed = true;
+        self.ready.extend(batch.again);
+        self.empty.extend(batch.empty);
+        self.empty = self.empty.without(self.ready);
+        if when == NotifyWhen::Delayed && self.delayed.add(batch) {
+            return;
+        }
+        self.unnotified.extend(batch.used);
+        self.pending = self.pending.plus(batch);
+        self.notify_now |= when != NotifyWhen::Coalesced;
+    }
+
+    /// The rings were polled `polls` times, and these queues have requests.
+    pub fn polled(&mut self, polls: u32, found: QueueSet, clock: &impl Clock) {
+        let found_some = !found.is_empty();
+        self.make_ready(found);
+        self.phase = match self.phase {
+            Phase::PollHolding { .. } if found_some => self.found_after(polls.saturating_sub(1)),
+            Phase::PollHolding { window, hold } => {
+                self.end_hold(window);
+                if hold < window {
+                    Phase::PollOn { window, polled: polls }
+                } else {
+                    self.end_window(window, clock)
+                }
+            }
+            Phase::PollOn { polled, .. } if found_some => {
+                self.found_after(polled.saturating_add(polls).saturating_sub(1))
+            }
+            Phase::PollOn { window, .. } => self.end_window(window, clock),
+            Phase::Measure { .. } if found_some => Phase::Process,
+            Phase::Measure { start } => {
+                self.poll_clock.measured(clock.now().saturating_duration_since(start));
+                self.fall_asleep(clock)
+            }
+            Phase::Process | Phase::Finish => self.phase,
+        };
+    }
+
+    /// A request came after so many polls in vain.
+    fn found_after(&mut self, polls: u32) -> Phase {
+        let time = self.poll_clock.time_of(polls);
+        self.coalescing.found(time);
+        self.busy_poll.polled(time);
+        self.busy_poll.found();
+        Phase::Process
+    }
+
+    /// No request came while notifications were held back.
+    fn end_hold(&mut self, window: u32) {
+        if self.pending.requests > 0 {
+            if window > 0 {
+                self.coalescing.failed(self.pending.requests);
+            }
+            self.notify_now = true;
+        }
+    }
+
+    /// No request came in the whole window.
+    fn end_window(&mut self, window: u32, clock: &impl Clock) -> Phase {
+        self.busy_poll.polled(self.poll_clock.time_of(window));
+        if window > 0 && self.poll_clock.is_due() {
+            return Phase::Measure { start: clock.now() };
+        }
+        self.fall_asleep(clock)
+    }
+
+    fn fall_asleep(&mut self, clock: &impl Clock) -> Phase {
+        if self.polls() {
+            self.empty_since = Some(clock.now());
+        }
+        Phase::Finish
+    }
+
+    fn polls(&self) -> bool {
+        self.work_source == WorkSource::Driver && self.busy_poll.is_enabled()
+    }
+
+    /// Whether the cost of the next notification is to be measured.
+    pub fn measures_notification(&mut self) -> bool {
+        self.busy_poll.is_due()
+    }
+
+    /// A notification took `time`.
+    pub fn notified(&mut self, time: Duration) {
+        self.busy_poll.notified(time);
+    }
+
+    /// The next step.
+    pub fn next(&mut self, clock: &impl Clock) -> Step {
+        if std::mem::take(&mut self.notify_now) && !self.unnotified.is_empty() {
+            return self.notify();
+        }
+        if std::mem::take(&mut self.sources) {
+            return Step::HandleSources;
+        }
+        if self.phase != Phase::Finish {
+            if let Some(step) = self.next_work(clock) {
+                return step;
+            }
+            self.phase = Phase::Finish;
+        }
+        if !self.unnotified.is_empty() {
+            return self.notify();
+        }
+        if self.ready.is_empty() && !self.empty.is_empty() {
+            return Step::EnableDoorbells(self.empty.take());
+        }
+        self.judge_doorbell();
+        Step::Sleep
+    }
+
+    /// The next step before the iteration finishes.
+    fn next_work(&mut self, clock: &impl Clock) -> Option<Step> {
+        if self.is_notification_due() {
+            return Some(self.notify());
+        }
+        if std::mem::take(&mut self.processed) && self.end.has_passed(clock) {
+            return None;
+        }
+        if !self.ready.is_empty() {
+            self.phase = Phase::Process;
+            return Some(Step::Process(self.ready.take()));
+        }
+        self.judge_doorbell();
+        if self.empty.is_empty() { None } else { Some(self.poll()) }
+    }
+
+    fn is_notification_due(&mut self) -> bool {
+        let many = self.pending.requests > 0 && self.coalescing.is_due(self.pending.requests);
+        if many {
+            self.coalescing.succeeded();
+        }
+        many || self.pending.bytes >= BATCH_BYTES
+    }
+
+    fn notify(&mut self) -> Step {
+        self.pending = PendingCompletions::default();
+        Step::Notify(self.unnotified.take())
+    }
+
+    fn poll(&mut self) -> Step {
+        let polls = match self.phase {
+            Phase::Process | Phase::Finish | Phase::PollHolding { .. } => {
+                let window = if self.polls() { self.busy_poll.window() } else { Duration::ZERO };
+                let window = self.poll_clock.polls_within(window);
+                let hold = self.poll_clock.polls_within(self.coalescing.hold_time()).min(window);
+                self.phase = Phase::PollHolding { window, hold };
+                hold.saturating_add(1)
+            }
+            Phase::PollOn { window, polled } => window.saturating_add(1).saturating_sub(polled),
+            Phase::Measure { .. } => MEASURED,
+        };
+        Step::Poll { queues: self.empty, polls }
+    }
+
+    /// Learns from a doorbell whether polling for what follows it is worth its time.
+    fn judge_doorbell(&mut self) {
+        if let Some(after) = self.doorbell_after.take() {
+            match self.worked {
+                true => self.busy_poll.doorbell(after),
+                false => self.busy_poll.empty_doorbell(),
+            }
+        }
+    }
+
+    /// The iteration is over: whether ports whose events were dealt with may be unmasked. If not, the
+    /// thread wakes up for it later.
+    pub fn may_unmask(&mut self, clock: &impl Clock) -> bool {
+        let progress = match (self.worked || self.attended, self.events) {
+            (true, _) => Progress::Some,
+            (false, true) => Progress::InVain,
+            (false, false) => Progress::None,
+        };
+        self.brake.may_unmask(progress, clock)
+    }
+
+    /// How long the thread may sleep unless something happens; `None` for ever.
+    pub fn longest_sleep(&self, clock: &impl Clock) -> Option<Duration> {
+        if !self.ready.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let delayed = (!self.delayed.is_empty()).then_some(DELAY);
+        [delayed, self.brake.until_unmask(clock)].into_iter().flatten().min()
+    }
+
+    /// Forgets a queue that was reset.
+    pub fn remove(&mut self, queue: usize) {
+        for queues in [&mut self.ready, &mut self.empty, &mut self.unnotified] {
+            queues.remove(queue);
+        }
+        self.delayed.remove(queue);
+    }
+
+    /// The device needs a reset: no queue is processed any more. What was used stays to be notified of.
+    pub fn stop(&mut self) {
+        (self.ready, self.empty) = (QueueSet::default(), QueueSet::default());
+    }
+
+    /// Forgets all queues of a device that was reset. What was learnt of the driver stays.
+    pub fn reset(&mut self) {
+        self.stop();
+        self.unnotified.take();
+        self.delayed.take();
+        self.pending = PendingCompletions::default();
+    }
+}

@@ -1,0 +1,177 @@
+//! How long an empty ring is polled before the thread sleeps.
+//!
+//! A doorbell costs the guest a hypercall and this domain a wake-up, several times what a small request
+//! costs. So the daemon polls the ring for a driver that is about to add another request. How long is
+//! learnt, as KVM learns it for halting processors: the window grows while doorbells come soon after the
+//! thread fell asleep, and closes once they do not.
+//!
+//! Polling must not cost more than it saves. Unless the configuration sets a limit, the limit is what a
+//! number of notifications cost here: little on hardware, much where the processor is emulated. And each
+//! request earns only a part of the limit: a driver whose requests are far apart, though near enough to be
+//! waited for each time, would otherwise keep this domain polling all the time for hardly any work.
+
+use std::time::Duration;
+
+use crate::config::PollTime;
+
+/// The first window.
+const FIRST: Duration = Duration::from_micros(20);
+/// The limit, in costs of a notification.
+const NOTIFICATIONS: u32 = 128;
+/// The limit lies between these, whatever a notification costs.
+const LEAST: Duration = Duration::from_micros(200);
+const MOST: Duration = Duration::from_millis(10);
+/// A request earns one of so many parts of the limit.
+const EARNS: u32 = 8;
+/// Notifications between two whose cost is measured: measuring may cost as much as they do.
+const UNMEASURED: u32 = 32;
+
+/// What was learnt of a driver.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BusyPoll {
+    limit: PollTime,
+    /// The cost of a notification.
+    notification: Duration,
+    /// Notifications before the next measurement.
+    unmeasured: u32,
+    window: Duration,
+    /// Time that requests earned and polling has not spent, at most the limit.
+    earned: Duration,
+}
+
+impl BusyPoll {
+    /// Nothing is known yet.
+    pub(super) fn new(limit: PollTime) -> Self {
+        let new = Self {
+            limit,
+            notification: Duration::ZERO,
+            unmeasured: 0,
+            window: Duration::ZERO,
+            earned: Duration::ZERO,
+        };
+        Self { earned: new.limit(), ..new }
+    }
+
+    /// Whether the thread ever polls.
+    pub(super) fn is_enabled(self) -> bool {
+        !self.limit().is_zero()
+    }
+
+    /// How long to poll.
+    pub(super) fn window(self) -> Duration {
+        self.window.min(self.earned)
+    }
+
+    /// The thread polled for so long.
+    pub(super) fn polled(&mut self, time: Duration) {
+        self.earned = self.earned.saturating_sub(time);
+    }
+
+    /// A request came, by a doorbell or found by polling.
+    pub(super) fn found(&mut self) {
+        self.earned = (self.earned + self.limit() / EARNS).min(self.limit());
+    }
+
+    /// The longest time to poll.
+    pub(super) fn limit(self) -> Duration {
+        match self.limit {
+            PollTime::Fixed(limit) => limit,
+            PollTime::Learnt => (self.notification * NOTIFICATIONS).clamp(LEAST, MOST),
+        }
+    }
+
+    /// Whether the cost of the next notification is to be measured.
+    pub(super) fn is_due(&mut self) -> bool {
+        let due = self.unmeasured == 0;
+        self.unmeasured = if due { UNMEASURED } else { self.unmeasured - 1 };
+        due
+    }
+
+    /// A notification took `time`, in which something else may have run: the cost is the least of late.
+    pub(super) fn notified(&mut self, time: Duration) {
+        let before = self.notification;
+        let rising = before + before / 16;
+        self.notification = if before.is_zero() { time } else { time.min(rising) };
+    }
+
+    /// A doorbell brought nothing: polling for what may follow it is worth less.
+    pub(super) fn empty_doorbell(&mut self) {
+        self.window /= 2;
+    }
+
+    /// A doorbell that brought a request came `after` the rings were last found empty.
+    pub(super) fn doorbell(&mut self, after: Duration) {
+        self.found();
+        self.window = if after > self.limit() {
+            Duration::ZERO
+        } else {
+            (self.window * 2).max(FIRST).min(self.limit())
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_micros(50);
+    const LIMIT: Duration = Duration::from_micros(100);
+
+    #[test]
+    fn the_window_grows_while_doorbells_come_soon_and_closes_when_they_do_not() {
+        let mut poll = BusyPoll::new(PollTime::Fixed(LIMIT));
+        assert_eq!(poll.window(), Duration::ZERO);
+        poll.doorbell(SOON);
+        assert_eq!(poll.window(), FIRST);
+        (0..10).for_each(|_| poll.doorbell(SOON));
+        assert_eq!(poll.window(), LIMIT);
+        poll.doorbell(2 * LIMIT);
+        assert_eq!(poll.window(), Duration::ZERO);
+    }
+
+    #[test]
+    fn doorbells_that_bring_nothing_shrink_the_window() {
+        let mut poll = BusyPoll::new(PollTime::Fixed(LIMIT));
+        (0..10).for_each(|_| poll.doorbell(SOON));
+        (0..40).for_each(|_| poll.empty_doorbell());
+        assert_eq!(poll.window(), Duration::ZERO);
+    }
+
+    #[test]
+    fn requests_far_apart_are_not_polled_for_all_the_time() {
+        for (gap, share) in [(LIMIT / EARNS / 2, 1.0), (LIMIT / 2, 0.3), (LIMIT * 9 / 10, 0.2)] {
+            let mut poll = BusyPoll::new(PollTime::Fixed(LIMIT));
+            (0..10).for_each(|_| poll.doorbell(SOON));
+            let mut polled = Duration::ZERO;
+            for _ in 0..1000 {
+                let window = poll.window().min(gap);
+                poll.polled(window);
+                polled += window;
+                if window == gap { poll.found() } else { poll.doorbell(gap) }
+            }
+            let part = polled.as_secs_f64() / (gap * 1000).as_secs_f64();
+            assert!(part <= share && (share < 1.0 || part == share), "{gap:?}: {part}");
+        }
+    }
+
+    #[test]
+    fn without_a_window_the_thread_always_sleeps() {
+        let mut poll = BusyPoll::new(PollTime::NEVER);
+        poll.doorbell(Duration::ZERO);
+        assert_eq!((poll.window(), poll.is_enabled()), (Duration::ZERO, false));
+    }
+
+    #[test]
+    fn the_limit_follows_the_cost_of_a_notification_and_not_what_ran_between() {
+        let mut poll = BusyPoll::new(PollTime::Learnt);
+        assert_eq!(poll.limit(), LEAST);
+        poll.notified(SOON);
+        assert_eq!(poll.limit(), SOON * NOTIFICATIONS);
+        poll.notified(Duration::from_secs(1));
+        assert!(poll.limit() < SOON * (NOTIFICATIONS + NOTIFICATIONS / 10));
+        poll.notified(Duration::from_nanos(1));
+        assert_eq!(poll.limit(), LEAST);
+        (0..1000).for_each(|_| poll.notified(Duration::from_secs(1)));
+        assert_eq!(poll.limit(), LEAST, "a nanosecond's sixteenth is none");
+    }
+}
