@@ -52,7 +52,7 @@ pub enum DeviceId {
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// A buffer that is not where its descriptor says, or not for this use.
-    #[error("descriptor {descriptor} of chain {head}: {source}")]
+    #[error("descriptor {descriptor} of chain {head}")]
     Memory {
         /// Index of the chain's first descriptor.
         head: u16,
@@ -70,13 +70,13 @@ pub enum Fault {
         reason: String,
     },
     /// What was written into buffers cannot be brought there.
-    #[error("a buffer for the device to write: {0}")]
+    #[error("a buffer for the device to write")]
     WriteBack(#[source] vm_memory::GuestMemoryError),
     /// The ring itself.
-    #[error("ring: {0}")]
+    #[error("ring")]
     Ring(#[from] virtio_queue::Error),
     /// Something of this side's that the device cannot do without.
-    #[error("{0}: {1}")]
+    #[error("{0}")]
     Host(&'static str, #[source] std::io::Error),
 }
 

@@ -81,7 +81,7 @@ pub enum Location {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressFault {
     /// No granted memory.
-    #[error("not granted memory: {0}")]
+    #[error("not granted memory")]
     Grant(#[from] AddressError),
     /// In the pool, where nothing was shared.
     #[error("{length} bytes at {first} were not shared with one message", length = .0.length, first = .0.first)]

@@ -24,5 +24,7 @@ pub mod stats;
 pub mod tap;
 pub mod timeout;
 
+pub use xen::Causes;
+
 #[cfg(test)]
 mod tests;

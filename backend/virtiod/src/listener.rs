@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// What the kernel said.
-    #[error("cannot listen on {path:?}: {source}")]
+    #[error("cannot listen on {path:?}")]
     Listen {
         /// The socket.
         path: PathBuf,

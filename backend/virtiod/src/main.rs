@@ -5,7 +5,6 @@ mod command_line;
 mod logging;
 mod stat;
 
-use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,6 +14,7 @@ use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use xen::Causes;
 use xen::Host;
 use xen_virtiod::config::{ConfigError, ConfigFile};
 use xen_virtiod::daemon::control::{self, Control, ControlError};
@@ -56,14 +56,6 @@ impl MainError {
     }
 }
 
-/// What went wrong and each of its causes, once: some errors print their cause themselves.
-fn with_causes(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |&cause| cause.source());
-    causes.map(ToString::to_string).fold(error.to_string(), |said, cause| {
-        if said.contains(&cause) { said } else { format!("{said}: {cause}") }
-    })
-}
-
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
     let outcome = match &command_line.action {
@@ -74,7 +66,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            logging::last_words(&with_causes(&error));
+            logging::last_words(&Causes(&error).to_string());
             error.exit_code()
         }
     }
@@ -130,25 +122,4 @@ fn check(named: Option<&PathBuf>) -> Result<(), MainError> {
         None => writeln!(out, "{path} is not there: every device has its defaults")?,
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("cannot start: {0}")]
-    struct PrintsItsCause(#[source] MainError);
-
-    #[test]
-    fn causes_are_printed_once() {
-        let print = || MainError::Print(io::Error::other("the pipe broke"));
-        assert_eq!(with_causes(&print()), "cannot print: the pipe broke");
-        let printed = PrintsItsCause(print());
-        assert_eq!(with_causes(&printed), "cannot start: cannot print: the pipe broke");
-        let errno = MainError::Signals(nix::Error::EMFILE);
-        assert_eq!(with_causes(&errno).matches("EMFILE").count(), 1);
-    }
 }

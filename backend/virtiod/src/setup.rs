@@ -62,7 +62,7 @@ pub enum DeviceError {
     #[error(transparent)]
     Network(#[from] NetworkError),
     /// An address for a network device.
-    #[error("cannot make up a MAC address: {0}")]
+    #[error("cannot make up a MAC address")]
     Address(#[source] io::Error),
     /// The socket device.
     #[error(transparent)]
@@ -71,7 +71,7 @@ pub enum DeviceError {
     #[error("no socket can be named after the guest {0:?}: rename it")]
     SocketName(String),
     /// A directory for sockets.
-    #[error("cannot make the directory {path:?}: {source}")]
+    #[error("cannot make the directory {path:?}")]
     Directory {
         /// Its path.
         path: PathBuf,

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Causes;
 use crate::excerpt::excerpt;
 use crate::guest_log::GuestLog;
 
@@ -112,7 +113,7 @@ impl DeviceStats {
 
     /// The device cannot be served.
     pub fn fail(&self, error: &dyn Error) {
-        let text = excerpt(&error.to_string());
+        let text = excerpt(&Causes(error).to_string());
         self.update(|state| (state.state, state.error) = ("failed".to_owned(), Some(text)));
     }
 

@@ -13,6 +13,7 @@ pub(crate) mod disk_options;
 mod disk_sharing;
 mod driver;
 mod entropy;
+mod errors;
 mod events;
 mod faults;
 mod flaky_store;

@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use xen_sys::evtchn::{self as sys, BindInterdomain, BindUnboundPort, DEVICE, Port, RestrictDomid};
 
 use super::{DomId, EventChannels, EventError, LocalPort, RemotePort};
+use crate::Causes;
 
 /// Bytes of a port's number.
 const PORT_SIZE: usize = 4;
@@ -100,7 +101,7 @@ impl EventChannels for Evtchn {
         // SAFETY: the ioctl reads one Port, which lives past the call.
         let done = unsafe { sys::unbind(self.file.as_raw_fd(), &Port { port: port.0 }) };
         if let Err(error) = done {
-            tracing::warn!(%error, "cannot close event channel {}", port.0);
+            tracing::warn!("{}", Causes(&error));
         }
         self.read.retain(|read| *read != port);
     }

@@ -4,6 +4,7 @@
 //! Each module with unsafe code is for one device. Nothing here can map memory that was not granted: there
 //! is no call for it.
 
+mod causes;
 mod evtchn;
 mod gntalloc;
 mod gntdev;
@@ -19,6 +20,7 @@ use std::os::fd::AsFd;
 use protocol::grant::GrantRef;
 use vm_memory::VolatileSlice;
 
+pub use self::causes::Causes;
 pub use self::evtchn::Evtchn;
 pub use self::gntalloc::{Gntalloc, SharedPages};
 pub use self::gntdev::{Gntdev, GntdevPages};
@@ -97,7 +99,7 @@ pub enum MapError {
         source: io::Error,
     },
     /// This domain is short of something: memory, mapping slots, grant frames.
-    #[error("this domain has no room to map {count} granted page(s): {source}")]
+    #[error("this domain has no room to map {count} granted page(s)")]
     NoRoom {
         /// Pages asked for.
         count: usize,
@@ -141,7 +143,7 @@ pub enum CopyError {
     #[error("a part to be copied leaves its page")]
     Beyond,
     /// The hypervisor was not asked.
-    #[error("cannot have granted pages copied: {0}")]
+    #[error("cannot have granted pages copied")]
     Failed(#[source] io::Error),
 }
 
@@ -165,7 +167,7 @@ pub trait GrantTable: Send + 'static {
 
 /// Why an event channel operation failed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {operation} event channel {port}: {source}")]
+#[error("cannot {operation} event channel {port}")]
 pub struct EventError {
     /// What was tried, an infinitive.
     pub operation: &'static str,
@@ -220,7 +222,7 @@ pub enum StoreError {
         errno: String,
     },
     /// The connection is gone or was never there.
-    #[error("cannot {operation} XenStore at {path}: {source}")]
+    #[error("cannot {operation} XenStore at {path}")]
     Connection {
         /// What was tried.
         operation: &'static str,

@@ -370,7 +370,8 @@ mod tests {
 
     #[test]
     fn outside_xen_the_error_asks_whether_this_is_a_xen_domain() {
-        let error = not_opened(io::ErrorKind::NotFound.into()).to_string();
+        let error = not_opened(io::ErrorKind::NotFound.into());
+        let error = crate::Causes(&error).to_string();
         assert!(error.contains(DEVICE) && error.contains("is this a Xen domain"), "{error}");
     }
 

@@ -8,6 +8,7 @@ use protocol::binding::{
     taken_transport_features,
 };
 use protocol::message::{Request, Response};
+use xen::Causes;
 use xen::{Access, Connection, DomId, EventError, Evtchn, Gntalloc, StoreError, XenStore};
 
 use crate::messages::{MessageError, Messages};
@@ -43,7 +44,7 @@ pub enum FrontendError {
         limit: u64,
     },
     /// The message page or the pool could not be granted.
-    #[error("cannot grant pages: {0}")]
+    #[error("cannot grant pages")]
     Grants(#[source] io::Error),
     /// The event channels' device.
     #[error(transparent)]
@@ -52,7 +53,7 @@ pub enum FrontendError {
     #[error(transparent)]
     Event(#[from] EventError),
     /// XenStore cannot be waited for.
-    #[error("cannot wait for XenStore: {0}")]
+    #[error("cannot wait for XenStore")]
     Poll(#[from] nix::Error),
 }
 
@@ -151,7 +152,11 @@ impl Drop for Frontend {
     fn drop(&mut self) {
         // The grants end all the same: the kernel keeps what the backend has not let go of.
         if let Err(error) = self.close() {
-            tracing::warn!(%error, path = self.path, "the device was not closed in order");
+            tracing::warn!(
+                path = self.path,
+                "the device was not closed in order: {}",
+                Causes(&error)
+            );
         }
     }
 }

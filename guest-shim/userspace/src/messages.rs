@@ -41,7 +41,7 @@ pub enum MessageError {
     #[error(transparent)]
     Event(#[from] EventError),
     /// Events cannot be waited for.
-    #[error("cannot wait for events: {0}")]
+    #[error("cannot wait for events")]
     Poll(#[from] nix::Error),
 }
 

@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::frontend::Frontend;
 use crate::messages::{MessageError, status_of};
+use xen::Causes;
 
 /// A device. What fails where virtio-drivers knows no failure is logged, and the device is in need of
 /// a reset from then on.
@@ -45,7 +46,9 @@ impl XenTransport {
         take: impl FnOnce(Response<'_>) -> Option<R>,
     ) -> Option<R> {
         let answer = self.frontend.borrow_mut().ask(request, take);
-        answer.inspect_err(|error| tracing::error!(%error, ?request, "the device fails")).ok()
+        answer
+            .inspect_err(|error| tracing::error!(?request, "the device fails: {}", Causes(error)))
+            .ok()
     }
 
     fn queue(&self, queue: u16) -> Option<VqueueState> {
@@ -57,7 +60,7 @@ impl XenTransport {
 
     fn checked(&mut self, done: Result<(), MessageError>) {
         if let Err(error) = done {
-            tracing::error!(%error, "the device fails");
+            tracing::error!("the device fails: {}", Causes(&error));
             self.broken = true;
         }
     }
@@ -175,7 +178,7 @@ impl Transport for XenTransport {
     fn ack_interrupt(&mut self) -> InterruptStatus {
         let told = self.frontend.get_mut().messages().take_told();
         let told = told.unwrap_or_else(|error| {
-            tracing::error!(%error, "the device fails");
+            tracing::error!("the device fails: {}", Causes(&error));
             self.broken = true;
             Default::default()
         });

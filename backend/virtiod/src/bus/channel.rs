@@ -18,13 +18,13 @@ use xen::{Access, EventChannels, EventError, GrantTable, LocalPort, MapError};
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
     /// The page.
-    #[error("message page: {0}")]
+    #[error("message page")]
     Page(#[from] MapError),
     /// The event channel.
-    #[error("message event channel: {0}")]
+    #[error("message event channel")]
     Event(#[from] EventError),
     /// Room for the page.
-    #[error("no room for the message page: {0}")]
+    #[error("no capacity for the message page")]
     Budget(#[from] BudgetError),
 }
 

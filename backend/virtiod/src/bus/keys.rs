@@ -8,6 +8,7 @@ use protocol::binding::{
 use protocol::grant::{GrantRef, TOOLSTACK_REFERENCES};
 
 use super::state::Toolstack;
+use crate::Causes;
 use crate::excerpt::{Quote, excerpt};
 use xen::{DomId, RemotePort, StoreError, XenStore};
 
@@ -268,7 +269,7 @@ impl<S: XenStore> Keys<S> {
     pub fn publish(&mut self, key: &str, value: &str) -> Result<(), StoreError> {
         match self.write(key, value) {
             Err(error) if !error.is_lost() => {
-                tracing::warn!("{value} is not published: {error}");
+                tracing::warn!("{value} is not published: {}", Causes(&error));
                 Ok(())
             }
             written => written,

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::keys::Watches;
+use crate::Causes;
 use xen::{StoreError, Xen};
 
 /// How long to do other things before it is looked whether the connection is made.
@@ -46,7 +47,7 @@ pub fn reconnect<X: Xen, E>(
                 return Ok(Reconnected::Yes(store));
             }
             Ok(Err(error)) => {
-                tracing::debug!(%error, "XenStore is still lost");
+                tracing::debug!("XenStore is still lost: {}", Causes(&error));
                 return Ok(Reconnected::No);
             }
             // It panicked, which is logged.

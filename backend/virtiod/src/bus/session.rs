@@ -19,6 +19,7 @@ use super::connection::{Connection, ConnectionError, Device, OpenError};
 use super::keys::{DevicePath, KeyError, Keys, Remover};
 use super::reconnection::{LOOK, Reconnected, reconnect};
 use super::state::{self, Action, State};
+use crate::Causes;
 use crate::backoff::Backoff;
 use crate::config::ServiceSettings;
 use crate::dma::AccessPlatform;
@@ -213,7 +214,9 @@ impl<X: Domain> Session<X> {
     /// After XenStore did not do what it was asked: goes on serving for a while, and makes a new
     /// connection in place of one that is lost. `false` when the daemon ends.
     fn recover(&mut self, error: &StoreError, wait: Duration) -> Result<bool, SessionError> {
-        self.stats.log.line(Level::WARN, format_args!("{error}; tried again in {wait:?}"));
+        self.stats
+            .log
+            .line(Level::WARN, format_args!("{}; tried again in {wait:?}", Causes(error)));
         if !self.serve_until(Instant::now() + wait)? {
             self.end();
             return Ok(false);
@@ -306,8 +309,9 @@ impl<X: Domain> Session<X> {
 
     /// Ends a connection that cannot go on; the frontend may start again, after a while.
     fn give_up(&mut self, error: &ConnectionError) {
-        self.stats.log.line(Level::WARN, format_args!("connection ended: {error}"));
-        self.say(&error.to_string());
+        let shown = Causes(error).to_string();
+        self.stats.log.line(Level::WARN, format_args!("connection ended: {shown}"));
+        self.say(&shown);
         self.put_off();
         self.leave();
         self.stats.fail(error);
@@ -331,7 +335,8 @@ impl<X: Domain> Session<X> {
     /// log all the same.
     fn say(&mut self, error: &str) {
         if let Err(error) = self.keys.set_error(error) {
-            self.stats.log.line(Level::WARN, format_args!("the reason was not written: {error}"));
+            let what = format_args!("the reason was not written: {}", Causes(&error));
+            self.stats.log.line(Level::WARN, what);
         }
     }
 
@@ -361,7 +366,8 @@ impl<X: Domain> Session<X> {
         self.phase = Phase::Ended;
         self.closed();
         if let Err(error) = self.announce() {
-            self.stats.log.line(Level::WARN, format_args!("the end was not written: {error}"));
+            let what = format_args!("the end was not written: {}", Causes(&error));
+            self.stats.log.line(Level::WARN, what);
         }
     }
 

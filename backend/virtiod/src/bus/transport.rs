@@ -23,6 +23,7 @@ use self::features::AcceptedFeatures;
 pub use self::service::Effects;
 use super::scheduler::Scheduler;
 use super::virtqueue::{UpdateError, Updated, Virtqueue};
+use crate::Causes;
 use crate::config::PollTime;
 use crate::device::{QueueSet, RequestPool, VirtioDevice};
 use crate::dma::{AccessPlatform, DmaMemory};
@@ -308,7 +309,9 @@ impl<P: AccessPlatform> Transport<P> {
                 self.scheduler.make_ready(QueueSet::of(index as usize));
             }
             Ok(_) => {}
-            Err(error) => self.warn(format_args!("set-up of queue {index} refused: {error}")),
+            Err(error) => {
+                self.warn(format_args!("set-up of queue {index} refused: {}", Causes(&error)));
+            }
         }
     }
 
@@ -348,7 +351,7 @@ impl<P: AccessPlatform> Transport<P> {
                 BindOutcome::Bound
             }
             Err(error) => {
-                self.warn(format_args!("no doorbell for queue {index}: {error}"));
+                self.warn(format_args!("no doorbell for queue {index}: {}", Causes(&error)));
                 BindOutcome::Refused
             }
         }
@@ -362,7 +365,7 @@ impl<P: AccessPlatform> Transport<P> {
         match self.memory.share(first, count, reference) {
             Ok(()) => ShareOutcome::Shared,
             Err(error) => {
-                self.warn(format_args!("nothing is added to the pool: {error}"));
+                self.warn(format_args!("nothing is added to the pool: {}", Causes(&error)));
                 ShareOutcome::Refused
             }
         }

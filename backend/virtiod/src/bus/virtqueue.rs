@@ -39,7 +39,7 @@ pub enum UpdateError {
     #[error(transparent)]
     Ring(#[from] AccessFault),
     /// The queue's own check failed.
-    #[error("the ring is refused: {0}")]
+    #[error("the ring is refused")]
     Queue(#[from] virtio_queue::Error),
 }
 

@@ -14,7 +14,7 @@ pub const DEFAULT_PATH: &str = "/etc/xen-virtiod.toml";
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file.
-    #[error("cannot read {path}: {source}", path = .path.display())]
+    #[error("cannot read {path}", path = .path.display())]
     Read {
         /// Its path.
         path: PathBuf,
@@ -308,7 +308,8 @@ mod tests {
         let path = PathBuf::from("/nonexistent/xen-virtiod.toml");
         let missing = ConfigFile { path: path.clone(), required: false };
         assert_eq!(missing.load().unwrap(), None);
-        let error = ConfigFile::new(Some(path)).load().unwrap_err().to_string();
+        let error = ConfigFile::new(Some(path)).load().unwrap_err();
+        let error = crate::Causes(&error).to_string();
         assert!(error.starts_with("cannot read /nonexistent/xen-virtiod.toml: "), "{error}");
     }
 

@@ -33,10 +33,10 @@ pub enum ControlError {
     #[error("another xen-virtiod listens on {0:?}; stop it first")]
     Taken(PathBuf),
     /// Nobody can answer on it.
-    #[error("cannot start a thread that answers: {0}")]
+    #[error("cannot start a thread that answers")]
     Thread(#[source] io::Error),
     /// The asking side.
-    #[error("no xen-virtiod answers on {path:?}: {source}")]
+    #[error("no xen-virtiod answers on {path:?}")]
     Ask {
         /// The socket.
         path: PathBuf,
@@ -44,7 +44,7 @@ pub enum ControlError {
         source: io::Error,
     },
     /// The answer is not a report.
-    #[error("the answer on {path:?} is no report: {source}")]
+    #[error("the answer on {path:?} is no report")]
     Answer {
         /// The socket.
         path: PathBuf,

@@ -21,6 +21,7 @@ use tracing::Level;
 
 use self::retries::Retries;
 use super::same_address::warn_of_same_address;
+use crate::Causes;
 use crate::backoff::Backoff;
 use crate::bus::reconnection::{LOOK, Reconnected, reconnect};
 use crate::bus::session::{Context, Origin, Session};
@@ -46,16 +47,16 @@ pub enum ServerError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The kernel refuses something a daemon needs.
-    #[error("cannot {0}: {1}")]
+    #[error("cannot {0}")]
     System(&'static str, #[source] io::Error),
 }
 
 /// Why a device's thread could not be started.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
-    #[error("no file descriptor for one more device: {0}")]
+    #[error("no file descriptor for one more device")]
     Descriptor(#[source] io::Error),
-    #[error("no thread for one more device: {0}")]
+    #[error("no thread for one more device")]
     Thread(#[source] io::Error),
 }
 
@@ -149,9 +150,11 @@ impl<X: Domain> Server<X> {
         // All are told before any is waited for: they end side by side.
         let stopping = running.into_iter().filter_map(|(path, running)| {
             let told = running.stop.write(1);
-            told.inspect_err(|error| tracing::error!(%path, %error, "cannot stop the device"))
-                .is_ok()
-                .then_some((path, running.thread))
+            told.inspect_err(
+                |error| tracing::error!(%path, "cannot stop the device: {}", Causes(error)),
+            )
+            .is_ok()
+            .then_some((path, running.thread))
         });
         for (path, thread) in stopping.collect::<Vec<_>>() {
             // A panic is logged there; nobody is left to be told.
@@ -184,7 +187,7 @@ impl<X: Domain> Server<X> {
     /// that is lost. `true` when the daemon is to stop.
     fn recover(&mut self, stop: &impl AsFd, error: &StoreError) -> Result<bool, ServerError> {
         let wait = self.store_retry.take();
-        tracing::warn!("{error}; tried again in {wait:?}");
+        tracing::warn!("{}; tried again in {wait:?}", Causes(&error));
         let end = Instant::now() + wait;
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -267,15 +270,16 @@ impl<X: Domain> Server<X> {
         error: &dyn Error,
     ) {
         self.failed.note(path, Instant::now());
-        stats.log.line(Level::ERROR, format_args!("{path}: device refused: {error}"));
+        stats.log.line(Level::ERROR, format_args!("{path}: device refused: {}", Causes(&error)));
         stats.fail(error);
-        let reason = error.to_string();
+        let reason = Causes(&error).to_string();
         let told = match origin {
             Origin::New => keys::refuse(&mut self.store, path, &reason),
             Origin::Left => keys::set_error(&mut self.store, path, &reason),
         };
         if let Err(error) = told {
-            let untold = format_args!("{path}: the toolstack could not be told: {error}");
+            let untold =
+                format_args!("{path}: the toolstack could not be told: {}", Causes(&error));
             stats.log.line(Level::ERROR, untold);
         }
     }
@@ -287,7 +291,7 @@ impl<X: Domain> Server<X> {
         let said = keys::set_error(&mut self.store, path, "xen-virtiod failed; its log says where");
         let closed = keys::set_state(&mut self.store, path, XenbusState::Closed);
         if let Err(error) = said.and(closed) {
-            tracing::error!(%path, %error, "the guest could not be told");
+            tracing::error!(%path, "the guest could not be told: {}", Causes(&error));
         }
     }
 
@@ -425,7 +429,7 @@ fn run_device<X: Domain>(
     let context = Context { path, guest, service, stats: Arc::clone(stats) };
     let session = Session::new(xen, keys, device, context, stop);
     if let Err(error) = session.run(origin) {
-        tracing::error!(%error, "device lost");
+        tracing::error!("device lost: {}", Causes(&error));
     }
     Ok(Outcome::Over)
 }
@@ -438,15 +442,15 @@ fn refuse<S: XenStore>(
     error: &DeviceError,
     stats: &DeviceStats,
 ) -> Result<Outcome, StoreError> {
-    stats.log.line(Level::ERROR, format_args!("device refused: {error}"));
+    stats.log.line(Level::ERROR, format_args!("device refused: {}", Causes(error)));
     stats.fail(error);
     match origin {
         Origin::New => {
-            keys.refuse(&error.to_string())?;
+            keys.refuse(&Causes(error).to_string())?;
             Ok(Outcome::Over)
         }
         Origin::Left => {
-            let said = keys.set_error(&error.to_string());
+            let said = keys.set_error(&Causes(error).to_string());
             keys.set_state(XenbusState::Closed)?;
             said?;
             Ok(Outcome::Failed)

@@ -39,6 +39,7 @@ use super::{
     BATCH, Completed, Completions, DeviceId, DeviceMemory, Fault, FileEngine, QueueContext,
     Request, Source, VirtioDevice, WorkSource, Writable, WriteMode,
 };
+use crate::Causes;
 use crate::stats::DeviceStats;
 
 /// QueueContext offered; the driver uses one a CPU, at most these.
@@ -260,7 +261,9 @@ impl Block {
             }
         }
         if let Err(error) = self.target.settle() {
-            self.stats.log.line(Level::WARN, format_args!("disk not written back: {error}"));
+            self.stats
+                .log
+                .line(Level::WARN, format_args!("disk not written back: {}", Causes(&error)));
         }
         Ok(served)
     }
@@ -373,7 +376,9 @@ impl Block {
             Err(TargetError::Guest(fault)) => Err(fault),
             Err(TargetError::Unsupported) => Ok(Status::Unsupported),
             Err(error) => {
-                self.stats.log.line(Level::WARN, format_args!("request failed: {error}"));
+                self.stats
+                    .log
+                    .line(Level::WARN, format_args!("request failed: {}", Causes(&error)));
                 Ok(Status::IoError)
             }
         }
@@ -457,7 +462,9 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         let flushes = features & 1 << VIRTIO_BLK_F_FLUSH != 0;
         let mode = if flushes { WriteMode::Back } else { WriteMode::Through };
         if let Err(error) = self.target.start(mode) {
-            self.stats.log.line(Level::WARN, format_args!("requests will fail: {error}"));
+            self.stats
+                .log
+                .line(Level::WARN, format_args!("requests will fail: {}", Causes(&error)));
         }
         Ok(())
     }
@@ -466,7 +473,9 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         self.suspended = Default::default();
         self.driver_features = 0;
         if let Err(error) = self.target.stop() {
-            self.stats.log.line(Level::WARN, format_args!("disk not written back: {error}"));
+            self.stats
+                .log
+                .line(Level::WARN, format_args!("disk not written back: {}", Causes(&error)));
         }
     }
 
@@ -509,7 +518,9 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
             }
             Ok(false) => {}
             Err(error) => {
-                self.stats.log.line(Level::WARN, format_args!("size not known: {error}"));
+                self.stats
+                    .log
+                    .line(Level::WARN, format_args!("size not known: {}", Causes(&error)));
             }
         }
         Ok(())

@@ -46,10 +46,10 @@ const TERMINAL: u32 = 0;
 #[derive(Debug, thiserror::Error)]
 pub enum ConsoleError {
     /// The terminal.
-    #[error("cannot make a pseudo-terminal: {0}")]
+    #[error("cannot make a pseudo-terminal")]
     Terminal(#[source] io::Error),
     /// The timer.
-    #[error("cannot make a timer: {0}")]
+    #[error("cannot make a timer")]
     Timer(#[from] nix::Error),
     /// A port's socket.
     #[error(transparent)]

@@ -24,6 +24,7 @@ pub use self::pairs::QueuePairs;
 use self::receive::{Format, HeaderFlags, PacketBuffers, Receiver};
 use self::transmit::{Transmitter, Way};
 use super::{DeviceId, DeviceMemory, Fault, FileEngine, QueueContext, Source, VirtioDevice};
+use crate::Causes;
 use crate::stats::DeviceStats;
 
 /// Entries in each queue.
@@ -151,7 +152,7 @@ impl Net {
         }
         let count = usize::from(count);
         if let Err(error) = self.interface.use_pairs(count) {
-            let what = format_args!("{count} queue pair(s) refused: {error}");
+            let what = format_args!("{count} queue pair(s) refused: {}", Causes(&error));
             self.stats.log.line(Level::WARN, what);
             return Status::Refused;
         }
@@ -215,7 +216,9 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
         (self.features, self.active) = (0, 0);
         self.receivers.iter_mut().for_each(Receiver::reset);
         if let Err(error) = self.interface.use_pairs(0) {
-            self.stats.log.line(Level::WARN, format_args!("interface still in use: {error}"));
+            self.stats
+                .log
+                .line(Level::WARN, format_args!("interface still in use: {}", Causes(&error)));
         }
     }
 

@@ -25,10 +25,10 @@ const MAX_REQUEST_BYTES: u64 = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum EntropyError {
     /// The generator.
-    #[error("cannot open {GENERATOR}: {0}")]
+    #[error("cannot open {GENERATOR}")]
     Generator(#[source] io::Error),
     /// The timer that a rate asks for.
-    #[error("cannot make a timer: {0}")]
+    #[error("cannot make a timer")]
     Timer(#[from] nix::Error),
 }
 

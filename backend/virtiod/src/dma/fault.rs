@@ -1,10 +1,12 @@
 //! Why a guest address could not be reached.
 
+use std::fmt;
+
 use vm_memory::GuestMemoryError;
 
 use super::AddressFault;
 use crate::dma::budget::BudgetError;
-use xen::MapError;
+use xen::{Causes, MapError};
 
 /// Why a guest address could not be reached. [`AccessFault::is_shortage`] says which are not the
 /// guest's doing, or may not be.
@@ -14,7 +16,7 @@ pub enum AccessFault {
     #[error(transparent)]
     Address(#[from] AddressFault),
     /// The pages could not be mapped.
-    #[error("cannot reach memory at {address:#x}: {source}")]
+    #[error("cannot reach memory at {address:#x}")]
     Map {
         /// The address asked for.
         address: u64,
@@ -22,7 +24,7 @@ pub enum AccessFault {
         source: MapError,
     },
     /// There is no room to map the pages.
-    #[error("cannot reach memory at {address:#x}: {source}")]
+    #[error("cannot reach memory at {address:#x}")]
     Budget {
         /// The address asked for.
         address: u64,
@@ -50,14 +52,28 @@ impl AccessFault {
     /// The fault inside an error of vm-memory's, if [`super::DmaMemory`] put one there.
     pub fn of(error: &GuestMemoryError) -> Option<&Self> {
         match error {
-            GuestMemoryError::IOError(error) => error.get_ref()?.downcast_ref(),
+            GuestMemoryError::IOError(error) => {
+                error.get_ref()?.downcast_ref().map(|WithCauses(fault)| fault)
+            }
             _ => None,
         }
     }
 }
 
+/// A fault that prints its causes: vm-memory's error prints what it holds, and has no causes.
+#[derive(Debug)]
+struct WithCauses(AccessFault);
+
+impl std::error::Error for WithCauses {}
+
+impl fmt::Display for WithCauses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Causes(&self.0).fmt(f)
+    }
+}
+
 impl From<AccessFault> for GuestMemoryError {
     fn from(fault: AccessFault) -> Self {
-        Self::IOError(std::io::Error::other(fault))
+        Self::IOError(std::io::Error::other(WithCauses(fault)))
     }
 }

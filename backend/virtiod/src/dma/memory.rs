@@ -30,6 +30,7 @@ use super::mapping::Mapping;
 use super::pool::Pool;
 use super::ring_mapping::{MappingId, RingMappings};
 use super::{AccessFault, AccessPlatform, AddressFault, Location, PageRange, ShareError};
+use crate::Causes;
 use crate::dma::budget::{GuestBudget, Purpose, Reservation};
 use crate::stats::DeviceStats;
 use xen::Access;
@@ -328,7 +329,7 @@ impl<P: AccessPlatform> DmaMemory<P> {
 
     fn refuse(&self, fault: &AccessFault) {
         DeviceStats::count(&self.stats.refused_addresses);
-        *self.last_fault.borrow_mut() = Some(fault.to_string());
+        *self.last_fault.borrow_mut() = Some(Causes(fault).to_string());
     }
 }
 

@@ -67,7 +67,7 @@ pub enum NetworkError {
     #[error(transparent)]
     Name(#[from] NotAName),
     /// The TAP interface.
-    #[error("cannot make the TAP interface {name}: {source} (is the module tun loaded?)")]
+    #[error("cannot make the TAP interface {name} (is the module tun loaded?)")]
     Tap {
         /// Its name.
         name: InterfaceName,
@@ -75,7 +75,7 @@ pub enum NetworkError {
         source: io::Error,
     },
     /// The kernel does not tell of an interface, or does not set it up.
-    #[error("cannot look at or set up the network interface {name}: {source}")]
+    #[error("cannot look at or set up the network interface {name}")]
     SetUp {
         /// Its name.
         name: InterfaceName,

@@ -9,6 +9,7 @@ use tracing::Level;
 use virtio_queue::{Queue, QueueT};
 
 use super::Transport;
+use crate::Causes;
 use crate::bus::scheduler::clock::Clock;
 use crate::bus::scheduler::{NotifyWhen, Scheduler, Step};
 use crate::bus::virtqueue::Virtqueue;
@@ -198,7 +199,7 @@ impl<P: AccessPlatform> Transport<P> {
         DeviceStats::count(&self.stats.events_sent);
         let start = self.scheduler.measures_notification().then(|| clock.now());
         if let Err(error) = events.notify(port) {
-            self.warn(format_args!("cannot ring the doorbell of queue {index}: {error}"));
+            self.warn(format_args!("cannot notify of queue {index}: {}", Causes(&error)));
         }
         if let Some(start) = start {
             self.scheduler.notified(clock.now().saturating_duration_since(start));
@@ -277,8 +278,8 @@ impl<P: AccessPlatform> Transport<P> {
     /// the one that was being processed.
     pub(super) fn fail(&mut self, queue: Option<usize>, fault: &Fault) {
         let why = match queue {
-            Some(index) => format!("queue {index}: {fault}"),
-            None => fault.to_string(),
+            Some(index) => format!("queue {index}: {}", Causes(fault)),
+            None => Causes(fault).to_string(),
         };
         self.stats.log.line(Level::WARN, format_args!("device needs reset: {why}"));
         self.status |= DEVICE_NEEDS_RESET;

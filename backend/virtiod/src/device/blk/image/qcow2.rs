@@ -20,6 +20,7 @@ use self::chain::Chain;
 use self::check::{Check, Damage};
 use self::header::Header;
 use super::{BlockSize, Image, Storage};
+use crate::Causes;
 use crate::device::blk::SECTOR_SIZE;
 use crate::device::blk::files::DiskFiles;
 use crate::device::blk::progress::{Deadline, Progress};
@@ -349,7 +350,7 @@ impl Image for Qcow2Image {
             Ok(Progress::Done) => {}
             Err(damage) => {
                 let error = damaged(&self.path, damage);
-                self.soundness = Soundness::Damaged(error.to_string());
+                self.soundness = Soundness::Damaged(Causes(&error).to_string());
                 return Err(error);
             }
         }

@@ -15,6 +15,7 @@ use super::super::claim::{Owner, Sharing};
 use super::super::image::{Format, Storage};
 use super::super::progress::{Deadline, Progress};
 use super::{AccessMode, Caching, Discard, Target, TargetError, TargetOptions};
+use crate::Causes;
 use crate::device::{Gather, Scatter, WriteMode};
 
 /// Stack of the thread that uses the image, in bytes: what recurses without end, or deeply, ends in
@@ -74,7 +75,7 @@ fn exercise(image: &[u8], seed: u64) -> io::Result<Exercised> {
     let flushed = use_of.target.flush().is_ok();
     drop(use_of);
     if flushed {
-        let target = Target::open(options).map_err(|error| error.to_string());
+        let target = Target::open(options).map_err(|error| Causes(&error).to_string());
         let target = target.unwrap_or_else(|error| panic!("it was sound, and now {error}"));
         Use { target, written: &mut written }.compare_all();
     }

@@ -54,7 +54,7 @@ enum ChainError {
         most = memory::MOST >> 20
     )]
     Memory { needed: u64, image: PathBuf },
-    #[error("its backing file {path:?}: {source}")]
+    #[error("its backing file {path:?}")]
     Backing { path: PathBuf, source: io::Error },
 }
 

@@ -242,7 +242,8 @@ fn refusal(bytes: &ImageBytes, path: impl Fn(&Path) -> String) -> String {
     fs::write(directory.path().join("base.raw"), [0; 4096]).unwrap();
     let options = TargetOptions::for_test(&image);
     let mut files = DiskFiles::claim(&options).unwrap();
-    let error = Qcow2Image::open(&options, &mut files).err().unwrap().to_string();
+    let error = Qcow2Image::open(&options, &mut files).err().unwrap();
+    let error = crate::Causes(&error).to_string();
     let words = path(&image);
     assert!(error.contains(&words), "{words:?} is not in {error:?}");
     error

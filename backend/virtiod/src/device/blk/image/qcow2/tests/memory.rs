@@ -33,7 +33,7 @@ fn chain(images: usize, size: u64) -> Result<(), String> {
     let options = TargetOptions::for_test(&path(images - 1));
     let mut files = DiskFiles::claim(&options).unwrap();
     let opened = Qcow2Image::open(&options, &mut files);
-    opened.map(drop).map_err(|error| error.to_string())
+    opened.map(drop).map_err(|error| crate::Causes(&error).to_string())
 }
 
 #[test]
