@@ -150,7 +150,7 @@ impl<'m> Batch<'_, 'm> {
         self.room.submit(file, flags, |transfer, result| {
             // Before Linux 6.4 TAP interfaces knew no such flag.
             waits |= result == -libc::EOPNOTSUPP;
-            let place = exchanged.0.iter_mut().skip(transfer.number).take(1);
+            let place = exchanged.0.get_mut(transfer.number).into_iter();
             place.for_each(|at| *at = Some(result).filter(|_| !waits));
         });
         self.room.waits = waits;
@@ -200,7 +200,9 @@ fn run(
 ) -> io::Result<()> {
     let mut rest = vectors;
     for transfer in transfers {
-        let (own, later) = rest.split_at_checked(transfer.pieces).unwrap_or_default();
+        let (own, later) = rest
+            .split_at_checked(transfer.pieces)
+            .ok_or_else(|| io::Error::other("internal error: a transfer without its vectors"))?;
         rest = later;
         let entry = entry(transfer, file, own);
         // SAFETY: the kernel reads the vectors and reads or writes the memory that they say: bytes of the

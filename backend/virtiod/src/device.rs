@@ -72,6 +72,9 @@ pub enum Fault {
     /// What was written into buffers cannot be brought there.
     #[error("a buffer for the device to write")]
     WriteBack(#[source] vm_memory::GuestMemoryError),
+    /// What this program takes for impossible.
+    #[error("internal error: {0}; please report it")]
+    Internal(&'static str),
     /// The ring itself.
     #[error("ring")]
     Ring(#[from] virtio_queue::Error),

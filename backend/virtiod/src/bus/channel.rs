@@ -134,6 +134,7 @@ impl<P: AsRef<MappedRange>> Channel<P> {
                 return Ok(Received::Dropped);
             }
         };
+        // A size that the buffer does not have decodes to nothing, which is dropped.
         match Message::decode(buffer.get(..size).unwrap_or(&[])) {
             Ok(message) => Ok(Received::Message(message)),
             Err(error) => {
@@ -152,9 +153,10 @@ impl<P: AsRef<MappedRange>> Channel<P> {
     /// Sends a response, now or when there is room.
     pub fn respond(&mut self, message: &Message<'_>) {
         let mut buffer = [0; SLOT_SIZE];
-        match message.encode(buffer.get_mut(..self.max_size).unwrap_or(&mut [])) {
+        let (message_buffer, _) = buffer.split_at_mut(self.max_size.min(SLOT_SIZE));
+        match message.encode(message_buffer) {
             Ok(size) => self.waiting.response = buffer.get(..size).map(<[u8]>::to_vec),
-            Err(error) => tracing::error!(%error, "response lost"),
+            Err(error) => tracing::error!(%error, "internal error: response lost"),
         }
     }
 
@@ -228,8 +230,14 @@ impl<P: AsRef<MappedRange>> Channel<P> {
 
     fn send_event(&mut self, event: Event<'_>) -> Result<bool, Corrupt> {
         let mut buffer = [0; SLOT_SIZE];
-        let size = Message::event(event).encode(&mut buffer).unwrap_or(0);
-        push(&mut self.to_driver, &self.page, buffer.get(..size).unwrap_or(&[]))
+        let encoded = Message::event(event).encode(&mut buffer);
+        match encoded.map(|size| buffer.get(..size)) {
+            Ok(Some(bytes)) => push(&mut self.to_driver, &self.page, bytes),
+            Ok(None) | Err(_) => {
+                tracing::error!(?event, "internal error: event lost");
+                Ok(true)
+            }
+        }
     }
 }
 

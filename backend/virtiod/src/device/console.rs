@@ -230,6 +230,9 @@ fn queues_of(position: usize) -> PortQueues {
     PortQueues { receive, transmit: receive + 1 }
 }
 
+/// A queue that the device does not have cannot be enabled.
+const NO_PORT: Fault = Fault::Internal("a console's queue belongs to no port");
+
 impl<M: DeviceMemory> VirtioDevice<M> for Console {
     fn id(&self) -> DeviceId {
         DeviceId::Console
@@ -276,8 +279,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Console {
             CONTROL_RECEIVE => self.control.feed(queues)?,
             CONTROL_TRANSMIT => self.hear_driver(queues)?,
             _ => {
-                let Some(position) = self.named_at(index) else { return Ok(()) };
-                let Some(port) = self.named.get_mut(position) else { return Ok(()) };
+                let position = self.named_at(index).ok_or(NO_PORT)?;
+                let port = self.named.get_mut(position).ok_or(NO_PORT)?;
                 let at = queues_of(position);
                 if index == at.receive {
                     port.feed(at, queues)?;

@@ -236,7 +236,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
     fn process(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         match self.role(index) {
             Role::Receive(pair) => {
-                self.receivers.iter_mut().skip(pair).take(1).for_each(Receiver::feed);
+                let receiver = self.receivers.get_mut(pair);
+                receiver.ok_or(Fault::Internal("a receive queue belongs to no pair"))?.refill();
                 self.receive(pair, queues).map(drop)
             }
             Role::Transmit(pair) => self.transmit(index, pair, queues),

@@ -188,14 +188,16 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         // Also of requests that go on later: their bytes are nowhere else.
         self.memory.write_back().map_err(Fault::WriteBack)?;
         self.memory.release();
-        let Some(ring) = self.rings.ring(index) else { return Ok(()) };
+        if done.is_empty() {
+            return Ok(());
+        }
+        let ring = self.rings.ring(index);
+        let ring = ring.ok_or(Fault::Internal("a queue that is not enabled has used buffers"))?;
         for (head, written) in done {
             ring.add_used(&*self.memory, *head, *written)?;
         }
-        if !done.is_empty() {
-            self.touched.used.insert(index);
-            self.touched.count += done.len() as u32;
-        }
+        self.touched.used.insert(index);
+        self.touched.count += done.len() as u32;
         Ok(())
     }
 

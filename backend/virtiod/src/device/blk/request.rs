@@ -131,7 +131,8 @@ impl<'r> Parts<'r> {
         let mut status = request.writable();
         let data_length = status.length().checked_sub(1);
         let data_length = data_length.ok_or_else(|| malformed("no room for the status byte"))?;
-        let input = status.split_front(data_length).unwrap_or_default();
+        let input = status.split_front(data_length);
+        let input = input.ok_or(Fault::Internal("a request is shorter than its own length"))?;
         Ok(Self { header, out, input, status })
     }
 }

@@ -105,7 +105,7 @@ impl Receiver {
     }
 
     /// The driver added buffers.
-    pub(super) fn feed(&mut self) {
+    pub(super) fn refill(&mut self) {
         self.starved = false;
     }
 
@@ -219,9 +219,14 @@ impl Receiver {
         let mut done = Vec::with_capacity(count);
         let mut rest = requests.as_slice();
         for delivery in plan {
-            let Some((now, later)) = rest.split_at_checked(delivery.requests) else { break };
+            let packet = self.bytes.get_mut(delivery.packet);
+            let (Some((now, later)), Some(packet)) =
+                (rest.split_at_checked(delivery.requests), packet)
+            else {
+                fault = Some(Fault::Internal("a packet is planned for buffers that do not exist"));
+                break;
+            };
             rest = later;
-            let Some(packet) = self.bytes.get_mut(delivery.packet) else { break };
             finish_header(packet, now.len(), format.flags);
             if let Err(first) = write(packet, now, queues.memory(), &mut done, stats) {
                 fault = Some(first);
@@ -340,7 +345,7 @@ fn finish_header(packet: &mut [u8], requests: usize, flags: HeaderFlags) {
     let count = (requests as u16).to_le_bytes();
     packet.iter_mut().skip(NUM_BUFFERS.start).zip(count).for_each(|(to, from)| *to = from);
     if flags == HeaderFlags::Zero {
-        packet.iter_mut().skip(FLAGS).take(1).for_each(|flags| *flags = 0);
+        packet.get_mut(FLAGS).into_iter().for_each(|flags| *flags = 0);
     }
 }
 
@@ -358,7 +363,8 @@ fn write<M: DeviceMemory>(
         match request.writable().copy_from(memory, rest) {
             Ok(count) => {
                 done.push((request.head, count));
-                rest = rest.get(count as usize..).unwrap_or(&[]);
+                let later = rest.get(count as usize..);
+                rest = later.ok_or(Fault::Internal("more of a packet was written than it has"))?;
             }
             Err(Fault::Memory { source, .. }) if memory.is_shortage(&source) => {
                 done.truncate(first);

@@ -253,7 +253,7 @@ impl Qcow2Image {
             }
             let count = count.min(ZEROS - written);
             self.begin_change(at)?;
-            let zeros = self.buffer.get(..count as usize).unwrap_or_default();
+            let zeros = self.buffer.get(..count as usize).ok_or_else(short_buffer)?;
             self.image.write(zeros, at)?;
             (at, written) = (at + count, written + count);
         }
@@ -368,7 +368,8 @@ impl Image for Qcow2Image {
         } else {
             let (start, end) = self.widen(offset, end)?;
             self.buffer((end - start) as usize);
-            let data = self.buffer.get_mut((offset - start) as usize..).unwrap_or_default();
+            let data = self.buffer.get_mut((offset - start) as usize..);
+            let data = data.ok_or_else(short_buffer)?;
             from.copy_to(data);
             self.write_buffer(start..end)?;
         }
@@ -426,4 +427,8 @@ impl Image for Qcow2Image {
     fn granularity(&self) -> u64 {
         self.cluster_size
     }
+}
+
+fn short_buffer() -> io::Error {
+    io::Error::other("internal error: a buffer is shorter than its data; please report it")
 }

@@ -283,8 +283,8 @@ impl Walk {
         self.window.use_table(own, &table, &self.layout)?;
         let mut buffer = std::mem::take(&mut self.buffer);
         read_up_to(file, &mut buffer, table.cluster << self.layout.cluster_bits)?;
-        for bytes in buffer.chunks_exact(8) {
-            let entry = L2Entry(u64::from_be_bytes(bytes.try_into().unwrap_or_default()));
+        for bytes in buffer.as_chunks().0 {
+            let entry = L2Entry(u64::from_be_bytes(*bytes));
             let Some(Allocation { clusters, in_place }) = entry.allocation(&self.layout)? else {
                 continue;
             };

@@ -210,6 +210,11 @@ impl Bytes {
         Ok(Self(bytes))
     }
 
+    fn array<const N: usize>(&self, offset: u64) -> Result<[u8; N], HeaderError> {
+        let slice = self.slice(offset, N as u64)?;
+        slice.first_chunk().copied().ok_or_else(|| damaged("its header is too short"))
+    }
+
     fn slice(&self, offset: u64, length: u64) -> Result<&[u8], HeaderError> {
         let end = offset.checked_add(length).and_then(|end| usize::try_from(end).ok());
         let slice = end.and_then(|end| self.0.get(offset as usize..end));
@@ -217,11 +222,11 @@ impl Bytes {
     }
 
     fn u32(&self, offset: u64) -> Result<u32, HeaderError> {
-        Ok(u32::from_be_bytes(self.slice(offset, 4)?.try_into().unwrap_or_default()))
+        Ok(u32::from_be_bytes(self.array(offset)?))
     }
 
     fn u64(&self, offset: u64) -> Result<u64, HeaderError> {
-        Ok(u64::from_be_bytes(self.slice(offset, 8)?.try_into().unwrap_or_default()))
+        Ok(u64::from_be_bytes(self.array(offset)?))
     }
 }
 

@@ -217,8 +217,8 @@ fn for_each_entry(
     while at < end {
         buffer.resize((end - at).min(CHUNK) as usize, 0);
         read_up_to(file, &mut buffer, at)?;
-        for bytes in buffer.chunks_exact(8) {
-            each(u64::from_be_bytes(bytes.try_into().unwrap_or_default()))?;
+        for bytes in buffer.as_chunks().0 {
+            each(u64::from_be_bytes(*bytes))?;
         }
         at += buffer.len() as u64;
     }
