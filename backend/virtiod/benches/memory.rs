@@ -12,11 +12,11 @@ use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 use xen::{Access, DomId, Xen};
 use xen_sim::{Guest, GuestPage, Hypervisor, SimGrants};
 use xen_virtiod::dma::budget::GuestBudget;
-use xen_virtiod::dma::grants::Grants;
+use xen_virtiod::dma::grants::GrantPlatform;
 use xen_virtiod::dma::{DmaMemory, DmaRange};
 use xen_virtiod::stats::DeviceStats;
 
-type Memory = DmaMemory<Grants<SimGrants>>;
+type Memory = DmaMemory<GrantPlatform<SimGrants>>;
 
 /// Chains in the ring: the requests of a batch.
 const CHAINS: u16 = 32;
@@ -32,7 +32,7 @@ impl Setup {
     fn new() -> Option<Self> {
         let hypervisor = Hypervisor::default();
         let guest = hypervisor.guest(1, 256);
-        let grants = Grants::new(hypervisor.grants(DomId(1)).ok()?);
+        let grants = GrantPlatform::new(hypervisor.grants(DomId(1)).ok()?);
         let memory = DmaMemory::new(grants, Arc::new(DeviceStats::default()), GuestBudget::alone());
         Some(Self { guest, memory })
     }

@@ -30,7 +30,7 @@ directory (xenstore-ls backend)."
 pub struct CommandLine {
     /// What to do; without it, serve.
     #[command(subcommand)]
-    pub action: Option<Action>,
+    pub action: Option<Operation>,
 
     /// How much to log, to standard error: error, warn, info, debug or trace.
     #[arg(long, default_value = "info", value_name = "LEVEL", global = true)]
@@ -47,7 +47,7 @@ pub struct CommandLine {
 
 /// What to do instead of serving.
 #[derive(Debug, Subcommand)]
-pub enum Action {
+pub enum Operation {
     /// Shows every device: state, features, requests, bytes, addresses, pages mapped.
     ///
     /// Devices that are gone are shown too, the latest 64.

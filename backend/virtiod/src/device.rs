@@ -16,14 +16,14 @@ pub mod rng;
 mod transfer;
 pub mod vsock;
 
-pub use buffer::{Buffers, Readable, Request, Writable};
-pub use memory::{Buffer, DeviceMemory, Direction};
+pub use buffer::{Buffers, Readable, VirtioRequest, Writable};
+pub use memory::{Buffer, BufferDirection, DeviceMemory};
 pub use queue::{
     BATCH, BATCH_BYTES, BATCH_PAGES, BatchSummary, Completions, QueueContext, RequestPool, Rings,
 };
 pub use queue_set::QueueSet;
 pub use transfer::{
-    Completed, FileEngine, Gather, MessageResults, Scatter, TransferBatch, WriteMode,
+    Completed, Gather, IoEngine, MessageResults, Scatter, TransferBatch, WriteMode,
 };
 
 use std::os::fd::BorrowedFd;

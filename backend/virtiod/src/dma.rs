@@ -3,7 +3,7 @@
 //!
 //! Whether a device is behind that mechanism is a property of the platform, not of the device and not
 //! of the driver: the same devices run over any [`AccessPlatform`]. xen-virtiod only ever makes one,
-//! [`crate::dma::grants::Grants`]. This folder knows pages and mappings; it knows no virtqueue and no device.
+//! [`crate::dma::grants::GrantPlatform`]. This folder knows pages and mappings; it knows no virtqueue and no device.
 
 pub mod budget;
 mod copy_buffer;
@@ -28,7 +28,7 @@ pub use self::memory::{DmaMemory, DmaRange};
 pub use self::pool::ShareError;
 pub use self::ring_mapping::MappingId;
 use xen::mapped::MappedRange;
-use xen::{Access, CopyError, CopyWay, MapError};
+use xen::{Access, CopyDirection, CopyError, MapError};
 
 /// A page as the platform names it: a grant reference, or a frame of the guest's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,7 +127,7 @@ pub trait AccessPlatform: Send + 'static {
     /// [`CopyError`]; some may have been copied then.
     fn copy(
         &self,
-        way: CopyWay,
+        way: CopyDirection,
         parts: &mut dyn Iterator<Item = PagePart<'_>>,
     ) -> Option<Result<(), CopyError>> {
         let _ = (way, parts);

@@ -5,7 +5,7 @@ use std::io;
 use xen::{DomId, StoreError, Xen};
 
 use crate::dma::AccessPlatform;
-use crate::dma::grants::Grants;
+use crate::dma::grants::GrantPlatform;
 
 /// A domain, and the platform that its devices are behind.
 pub trait Domain: Xen {
@@ -42,9 +42,9 @@ impl<X: Xen> Xen for ByGrants<X> {
 }
 
 impl<X: Xen> Domain for ByGrants<X> {
-    type Platform = Grants<X::Grants>;
+    type Platform = GrantPlatform<X::Grants>;
 
-    fn platform(&self, guest: DomId) -> io::Result<Grants<X::Grants>> {
-        self.0.grants(guest).map(Grants::new)
+    fn platform(&self, guest: DomId) -> io::Result<GrantPlatform<X::Grants>> {
+        self.0.grants(guest).map(GrantPlatform::new)
     }
 }

@@ -16,10 +16,10 @@ const REFILL: Duration = Duration::from_secs(5);
 /// A bucket of lines, one for all devices of a guest: guests that misbehave in a loop fill no disk,
 /// whether their devices stay or come and go.
 #[derive(Debug)]
-pub struct GuestLog(Mutex<Bucket>);
+pub struct GuestLog(Mutex<LineBucket>);
 
 #[derive(Debug)]
-struct Bucket {
+struct LineBucket {
     left: u32,
     since: Instant,
     dropped: u64,
@@ -27,7 +27,7 @@ struct Bucket {
 
 impl Default for GuestLog {
     fn default() -> Self {
-        Self(Mutex::new(Bucket { left: BURST, since: Instant::now(), dropped: 0 }))
+        Self(Mutex::new(LineBucket { left: BURST, since: Instant::now(), dropped: 0 }))
     }
 }
 
@@ -51,7 +51,7 @@ impl GuestLog {
     }
 }
 
-impl Bucket {
+impl LineBucket {
     /// Takes a line if there is one; gives how many were refused since the last.
     fn take(&mut self, now: Instant) -> Option<u64> {
         let periods = now.duration_since(self.since).as_secs() / REFILL.as_secs();
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn a_storm_of_lines_is_cut_and_the_cut_is_counted() {
         let start = Instant::now();
-        let mut bucket = Bucket { left: BURST, since: start, dropped: 0 };
+        let mut bucket = LineBucket { left: BURST, since: start, dropped: 0 };
         let taken = (0..1000).filter(|_| bucket.take(start).is_some()).count();
         assert_eq!(taken, BURST as usize);
         assert_eq!(bucket.take(start + REFILL), Some(1000 - u64::from(BURST)));

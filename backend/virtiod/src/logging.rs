@@ -21,14 +21,14 @@ const JOURNAL_STREAM: &str = "JOURNAL_STREAM";
 
 /// What reads standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reader {
+enum LogReader {
     /// A person, or a file that one reads later.
     Person,
     /// systemd's journal, which takes `<N>` before a line as its priority (sd-daemon(3)).
     Journal,
 }
 
-impl Reader {
+impl LogReader {
     fn of_standard_error() -> Self {
         Self::of(io::stderr(), std::env::var_os(JOURNAL_STREAM).as_deref())
     }
@@ -48,11 +48,11 @@ impl Reader {
 
 /// Logs what is as grave as `most_verbose` or graver. Panics are logged as errors.
 pub fn start(most_verbose: Level) {
-    subscriber(Reader::of_standard_error(), most_verbose, io::stderr).init();
+    subscriber(LogReader::of_standard_error(), most_verbose, io::stderr).init();
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
 }
 
-fn subscriber<W>(reader: Reader, most_verbose: Level, writer: W) -> impl Subscriber + Send + Sync
+fn subscriber<W>(reader: LogReader, most_verbose: Level, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -66,9 +66,9 @@ where
 
 /// Says why the program ends, whether or not the log was started.
 pub fn last_words(error: &str) {
-    let priority = match Reader::of_standard_error() {
-        Reader::Journal => Priority::of(Level::ERROR).to_string(),
-        Reader::Person => String::new(),
+    let priority = match LogReader::of_standard_error() {
+        LogReader::Journal => Priority::of(Level::ERROR).to_string(),
+        LogReader::Person => String::new(),
     };
     eprintln!("{priority}xen-virtiod: {error}");
 }
@@ -95,7 +95,7 @@ impl fmt::Display for Priority {
 
 /// Formats an event as one line, whatever it quotes: a guest's words cannot begin a line of their
 /// own, with a priority of their own.
-struct Lines(Reader);
+struct Lines(LogReader);
 
 impl<S, N> FormatEvent<S, N> for Lines
 where
@@ -112,8 +112,8 @@ where
         let text = format::Writer::new(&mut line);
         let plain = format::format().with_target(false);
         match self.0 {
-            Reader::Person => plain.format_event(context, text, event)?,
-            Reader::Journal => {
+            LogReader::Person => plain.format_event(context, text, event)?,
+            LogReader::Journal => {
                 write!(writer, "{}", Priority::of(*event.metadata().level()))?;
                 // The journal has its own time, and shows the level as its priority.
                 plain.without_time().with_level(false).format_event(context, text, event)?;
@@ -143,7 +143,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::sync::Arc;
 
-    fn logged(reader: Reader, log: impl FnOnce()) -> String {
+    fn logged(reader: LogReader, log: impl FnOnce()) -> String {
         let mut file = tempfile::tempfile().unwrap();
         let writer = Arc::new(file.try_clone().unwrap());
         tracing::subscriber::with_default(subscriber(reader, Level::TRACE, writer), log);
@@ -163,13 +163,13 @@ mod tests {
 
     #[test]
     fn a_line_for_the_journal_begins_with_its_priority() {
-        let text = logged(Reader::Journal, log_at_every_level);
+        let text = logged(LogReader::Journal, log_at_every_level);
         assert_eq!(text, "<3>e\n<4>w\n<6>i\n<7>d\n<7>t\n");
     }
 
     #[test]
     fn a_line_for_the_journal_names_guest_and_device() {
-        let text = logged(Reader::Journal, || {
+        let text = logged(LogReader::Journal, || {
             let span = tracing::info_span!("device", guest = 7, name = "virtio_disk/51712");
             span.in_scope(|| tracing::warn!(reason = "no room", "device refused"));
         });
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_line_for_a_person_has_level_and_no_priority() {
-        let text = logged(Reader::Person, log_at_every_level);
+        let text = logged(LogReader::Person, log_at_every_level);
         assert_eq!(text.lines().count(), 5);
         assert!(text.lines().all(|line| !line.starts_with('<')), "{text}");
         assert!(text.lines().next().unwrap().ends_with("ERROR e"), "{text}");
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn quoted_control_characters_begin_no_line() {
-        for reader in [Reader::Person, Reader::Journal] {
+        for reader in [LogReader::Person, LogReader::Journal] {
             let text = logged(reader, || tracing::info!("it says {}", "a\n<0>b\r\u{1b}[2J\0"));
             assert_eq!(text.lines().count(), 1, "{text:?}");
             let controls = text.trim_end().chars().filter(|character| character.is_control());
@@ -204,12 +204,12 @@ mod tests {
             let metadata = file.metadata().unwrap();
             format!("{}:{}", metadata.dev(), metadata.ino())
         };
-        let reader = |named: &str| Reader::of(&file, Some(OsStr::new(named)));
-        assert_eq!(reader(&stream(&file)), Reader::Journal);
+        let reader = |named: &str| LogReader::of(&file, Some(OsStr::new(named)));
+        assert_eq!(reader(&stream(&file)), LogReader::Journal);
         let other = tempfile::tempfile().unwrap();
         for named in [&stream(&other), "", "1", "1:2:3", "a:b"] {
-            assert_eq!(reader(named), Reader::Person, "{named:?}");
+            assert_eq!(reader(named), LogReader::Person, "{named:?}");
         }
-        assert_eq!(Reader::of(&file, None), Reader::Person);
+        assert_eq!(LogReader::of(&file, None), LogReader::Person);
     }
 }

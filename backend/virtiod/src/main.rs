@@ -15,16 +15,16 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use xen::Causes;
-use xen::Host;
+use xen::DevXen;
 use xen_virtiod::config::{ConfigError, ConfigFile};
-use xen_virtiod::daemon::control::{self, Control, ControlError};
+use xen_virtiod::daemon::control::{self, ControlError, ControlSocket};
 use xen_virtiod::daemon::registry::Registry;
 use xen_virtiod::daemon::server::{Server, ServerError};
 use xen_virtiod::daemon::sole::{LOCK, Sole, SoleError};
 use xen_virtiod::domain::ByGrants;
 use xen_virtiod::tap::network::HostNetwork;
 
-use crate::command_line::{Action, CommandLine};
+use crate::command_line::{CommandLine, Operation};
 
 /// Why the program ends without having done its work.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +36,7 @@ enum MainError {
     #[error(transparent)]
     Sole(#[from] SoleError),
     #[error(transparent)]
-    Control(#[from] ControlError),
+    ControlSocket(#[from] ControlError),
     #[error("cannot wait for signals")]
     Signals(#[from] nix::Error),
     #[error("cannot print")]
@@ -60,8 +60,8 @@ fn main() -> ExitCode {
     let command_line = CommandLine::parse();
     let outcome = match &command_line.action {
         None => serve(&command_line),
-        Some(Action::Stat { json }) => show(&command_line, *json),
-        Some(Action::Check { path }) => check(path.as_ref().or(command_line.config.as_ref())),
+        Some(Operation::Stat { json }) => show(&command_line, *json),
+        Some(Operation::Check { path }) => check(path.as_ref().or(command_line.config.as_ref())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -85,8 +85,9 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     config.load()?;
     let _sole = Sole::take(Path::new(LOCK))?;
     let registry = Arc::new(Registry::default());
-    let server = Server::new(ByGrants(Host), Arc::clone(&registry), config, Arc::new(HostNetwork))?;
-    let _control = Control::listen(&command_line.socket, registry)?;
+    let server =
+        Server::new(ByGrants(DevXen), Arc::clone(&registry), config, Arc::new(HostNetwork))?;
+    let _control = ControlSocket::listen(&command_line.socket, registry)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "systemd was not told");

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use xen_virtiod::daemon::registry::{Device, Report};
+use xen_virtiod::daemon::registry::{RegisteredDevice, Report};
 
 /// Prints a report.
 ///
@@ -19,7 +19,7 @@ pub fn print(out: &mut impl Write, report: &Report, json: bool) -> io::Result<()
     report.devices.iter().try_for_each(|device| print_device(out, device))
 }
 
-fn print_device(out: &mut impl Write, device: &Device) -> io::Result<()> {
+fn print_device(out: &mut impl Write, device: &RegisteredDevice) -> io::Result<()> {
     let stats = &device.stats;
     let requests = &stats.requests;
     writeln!(out, "domain {} {}: {}", device.domid, device.device, stats.state.state)?;

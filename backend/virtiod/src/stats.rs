@@ -74,12 +74,12 @@ pub struct DeviceStats {
     pub connections_open: AtomicU64,
     /// Log lines that the guest can cause.
     pub log: Arc<GuestLog>,
-    state: Mutex<State>,
+    state: Mutex<DeviceState>,
 }
 
 /// The part that is not a number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub struct DeviceState {
     /// What kind of device it is: blk, console, net, rng, vsock. Empty until it is opened.
     pub kind: String,
     /// What the device is doing, in a word: starting, waiting, connected, closed, failed.
@@ -106,7 +106,7 @@ impl DeviceStats {
     }
 
     /// Changes the part that is not a number.
-    pub fn update(&self, change: impl FnOnce(&mut State)) {
+    pub fn update(&self, change: impl FnOnce(&mut DeviceState)) {
         // A poisoned lock still holds a state worth showing.
         change(&mut self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     }
@@ -130,11 +130,11 @@ impl DeviceStats {
     }
 
     /// The numbers and states as they are now.
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> StatsSnapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mut state = State::default();
+        let mut state = DeviceState::default();
         self.update(|current| state = current.clone());
-        Snapshot {
+        StatsSnapshot {
             state,
             requests: Requests {
                 read: read(&self.reads),
@@ -148,7 +148,7 @@ impl DeviceStats {
                 to_guest: read(&self.dropped_to_guest),
                 from_guest: read(&self.dropped_from_guest),
             },
-            bytes: Bytes { read: read(&self.bytes_read), written: read(&self.bytes_written) },
+            bytes: ByteCounts { read: read(&self.bytes_read), written: read(&self.bytes_written) },
             waits: read(&self.waits),
             connections: Connections {
                 made: read(&self.connections),
@@ -171,7 +171,7 @@ impl DeviceStats {
                 sleeps: read(&self.sleeps),
                 bytes_copied: read(&self.bytes_copied),
             },
-            messages: Messages {
+            messages: MessageCounts {
                 received: read(&self.messages),
                 malformed: read(&self.malformed_messages),
             },
@@ -181,16 +181,16 @@ impl DeviceStats {
 
 /// A moment of a device's life, as `xen-virtiod stat --json` prints it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Snapshot {
+pub struct StatsSnapshot {
     /// State, features, fault.
     #[serde(flatten)]
-    pub state: State,
+    pub state: DeviceState,
     /// Requests by kind.
     pub requests: Requests,
     /// Packets lost by a network device, of which a packet is a request.
     pub dropped: Dropped,
     /// Bytes of data moved.
-    pub bytes: Bytes,
+    pub bytes: ByteCounts,
     /// Times that a rate held the device up.
     pub waits: u64,
     /// A socket device's connections.
@@ -204,7 +204,7 @@ pub struct Snapshot {
     /// What serving the device cost.
     pub counts: Counts,
     /// virtio-msg messages received.
-    pub messages: Messages,
+    pub messages: MessageCounts,
 }
 
 /// Requests by kind.
@@ -230,7 +230,7 @@ pub struct Dropped {
 
 /// Bytes of data moved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Bytes {
+pub struct ByteCounts {
     /// To the guest.
     pub read: u64,
     /// From the guest.
@@ -281,7 +281,7 @@ pub struct Counts {
 
 /// virtio-msg messages received.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Messages {
+pub struct MessageCounts {
     /// All.
     pub received: u64,
     /// Of these, dropped.

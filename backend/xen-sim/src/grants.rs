@@ -15,7 +15,7 @@ use protocol::grant::{GrantRef, PAGE_SIZE};
 use super::delays::pause;
 use super::{Hypervisor, Limits};
 use xen::mapped::MappedRange;
-use xen::{Access, CopyError, CopySegment, CopyWay, DomId, GrantTable, MapError};
+use xen::{Access, CopyDirection, CopyError, CopySegment, DomId, GrantTable, MapError};
 
 /// One entry of a grant table.
 pub(super) struct Grant {
@@ -159,7 +159,7 @@ impl GrantTable for SimGrants {
         Ok(SimPages { range, hypervisor, guest, references: references.to_vec() })
     }
 
-    fn copy(&self, way: CopyWay, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
+    fn copy(&self, way: CopyDirection, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
         pause();
         let world = self.hypervisor.world();
         for segment in segments {
@@ -168,19 +168,19 @@ impl GrantTable for SimGrants {
             }
             let grant = world.grants.entries.get(&(self.guest, segment.reference));
             let needed = match way {
-                CopyWay::FromGuest => Access::ReadOnly,
-                CopyWay::ToGuest => Access::ReadWrite,
+                CopyDirection::FromGuest => Access::ReadOnly,
+                CopyDirection::ToGuest => Access::ReadWrite,
             };
             let refused = CopyError::Refused { reference: segment.reference, status: BAD_GRANT };
             let grant = grant.filter(|grant| grant.allows(needed)).ok_or(refused)?;
             let mut bytes = vec![0; segment.here.len()];
             let offset = (grant.page * PAGE_SIZE as usize) as u64 + u64::from(segment.offset);
             match way {
-                CopyWay::FromGuest => {
+                CopyDirection::FromGuest => {
                     grant.memory.read_exact_at(&mut bytes, offset).unwrap();
                     segment.here.copy_from(&bytes);
                 }
-                CopyWay::ToGuest => {
+                CopyDirection::ToGuest => {
                     segment.here.copy_to(&mut bytes);
                     grant.memory.write_all_at(&bytes, offset).unwrap();
                 }

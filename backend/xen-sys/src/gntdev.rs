@@ -8,7 +8,7 @@ pub const DEVICE: &str = "/dev/xen/gntdev";
 /// `struct ioctl_gntdev_grant_ref`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct GrantRef {
+pub struct IoctlGrantRef {
     /// The domain that granted the page.
     pub domid: u32,
     /// The reference.
@@ -26,7 +26,7 @@ pub struct MapGrantRef {
     /// Out: what mmap is given as the offset.
     pub index: u64,
     /// In: the references, a variable-length array.
-    pub refs: [GrantRef; 1],
+    pub refs: [IoctlGrantRef; 1],
 }
 
 /// `struct ioctl_gntdev_unmap_grant_ref`.
@@ -63,7 +63,7 @@ pub struct Foreign {
 /// The unions of `struct gntdev_grant_copy_segment`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub union CopyPlace {
+pub union CopyPointer {
     /// Memory of this process.
     pub virt: *mut u8,
     /// A granted page.
@@ -72,11 +72,11 @@ pub union CopyPlace {
 
 /// `struct gntdev_grant_copy_segment`.
 #[repr(C)]
-pub struct CopySegment {
+pub struct IoctlCopySegment {
     /// From where.
-    pub source: CopyPlace,
+    pub source: CopyPointer,
     /// To where.
-    pub dest: CopyPlace,
+    pub dest: CopyPointer,
     /// Bytes, at most up to the end of the granted page.
     pub len: u16,
     /// [`COPY_SOURCE_GREF`], [`COPY_DEST_GREF`].
@@ -91,7 +91,7 @@ pub struct GrantCopy {
     /// Segments.
     pub count: u32,
     /// Where they are.
-    pub segments: *mut CopySegment,
+    pub segments: *mut IoctlCopySegment,
 }
 
 nix::ioctl_write_ptr_bad!(
@@ -123,9 +123,13 @@ mod tests {
     fn layouts_are_the_kernels() {
         assert_eq!((size_of::<MapGrantRef>(), size_of::<UnmapGrantRef>()), (24, 16));
         assert_eq!((offset_of!(MapGrantRef, index), offset_of!(MapGrantRef, refs)), (8, 16));
-        let copies = (size_of::<CopyPlace>(), size_of::<CopySegment>(), size_of::<GrantCopy>());
+        let copies =
+            (size_of::<CopyPointer>(), size_of::<IoctlCopySegment>(), size_of::<GrantCopy>());
         assert_eq!(copies, (8, 24, 16));
-        assert_eq!((offset_of!(CopySegment, len), offset_of!(CopySegment, status)), (16, 20));
+        assert_eq!(
+            (offset_of!(IoctlCopySegment, len), offset_of!(IoctlCopySegment, status)),
+            (16, 20)
+        );
         assert_eq!(offset_of!(GrantCopy, segments), 8);
     }
 }

@@ -18,7 +18,7 @@ use protocol::grant::{GrantRef, PAGE_SIZE};
 
 use xen_sys::gntdev::{self as sys, DEVICE, MapGrantRef, UnmapGrantRef};
 
-use super::{Access, CopyError, CopySegment, CopyWay, DomId, GrantTable, MapError};
+use super::{Access, CopyDirection, CopyError, CopySegment, DomId, GrantTable, MapError};
 use crate::mapped::MappedRange;
 
 /// The handle to one guest's grants.
@@ -44,7 +44,7 @@ impl Gntdev {
         let count = u32::try_from(references.len()).map_err(|e| no_room(io::Error::other(e)))?;
         // One MapGrantRef holds the header and the first reference; a Vec of 8-byte records behind an
         // 16-byte header keeps the layout: 16 bytes of header are two records.
-        let record = |domid, reference| sys::GrantRef { domid, reference };
+        let record = |domid, reference| sys::IoctlGrantRef { domid, reference };
         let mut request = vec![record(count, 0), record(0, 0)];
         let domid = u32::from(self.guest.0);
         request.extend(references.iter().map(|reference| record(domid, reference.0)));
@@ -165,7 +165,7 @@ impl GrantTable for Gntdev {
         })
     }
 
-    fn copy(&self, way: CopyWay, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
+    fn copy(&self, way: CopyDirection, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
         copy::copy(&self.file, self.guest, way, segments)
     }
 }

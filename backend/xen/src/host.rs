@@ -2,16 +2,16 @@
 
 use std::io;
 
-use crate::{Connection, DomId, Evtchn, Gntdev, StoreError, Xen};
+use crate::{DomId, Evtchn, Gntdev, StoreError, Xen, XenStoreConnection};
 
 /// Opens `/dev/xen/gntdev`, `/dev/xen/evtchn` and `/dev/xen/xenbus`, and nothing else of Xen's.
 #[derive(Clone, Copy, Debug)]
-pub struct Host;
+pub struct DevXen;
 
-impl Xen for Host {
+impl Xen for DevXen {
     type Grants = Gntdev;
     type Events = Evtchn;
-    type Store = Connection;
+    type Store = XenStoreConnection;
 
     fn grants(&self, guest: DomId) -> io::Result<Gntdev> {
         Gntdev::open(guest)
@@ -21,7 +21,7 @@ impl Xen for Host {
         Evtchn::open(guest)
     }
 
-    fn store(&self) -> Result<Connection, StoreError> {
-        Connection::open()
+    fn store(&self) -> Result<XenStoreConnection, StoreError> {
+        XenStoreConnection::open()
     }
 }

@@ -24,9 +24,9 @@ pub use self::causes::Causes;
 pub use self::evtchn::Evtchn;
 pub use self::gntalloc::{Gntalloc, SharedPages};
 pub use self::gntdev::{Gntdev, GntdevPages};
-pub use self::host::Host;
+pub use self::host::DevXen;
 use self::mapped::MappedRange;
-pub use self::xenstore::Connection;
+pub use self::xenstore::XenStoreConnection;
 
 /// Opens handles. One set a device, so that no device waits for another.
 pub trait Xen: Clone + Send + 'static {
@@ -110,7 +110,7 @@ pub enum MapError {
 
 /// Which way the hypervisor copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CopyWay {
+pub enum CopyDirection {
     /// Out of granted pages.
     FromGuest,
     /// Into pages that were granted for writing.
@@ -162,7 +162,7 @@ pub trait GrantTable: Send + 'static {
     ///
     /// # Errors
     /// [`CopyError`]; some may have been copied then.
-    fn copy(&self, way: CopyWay, segments: &[CopySegment<'_>]) -> Result<(), CopyError>;
+    fn copy(&self, way: CopyDirection, segments: &[CopySegment<'_>]) -> Result<(), CopyError>;
 }
 
 /// Why an event channel operation failed.

@@ -29,7 +29,7 @@ const MAX_READS: usize = 64;
 
 /// A connection to XenStore.
 #[derive(Debug)]
-pub struct Connection {
+pub struct XenStoreConnection {
     device: File,
     received: Vec<u8>,
     watch_fired: bool,
@@ -38,12 +38,12 @@ pub struct Connection {
 }
 
 /// One whole message from XenStore.
-struct Reply {
+struct XenStoreReply {
     kind: u32,
     payload: Vec<u8>,
 }
 
-impl Connection {
+impl XenStoreConnection {
     /// Connects.
     pub fn open() -> Result<Self, StoreError> {
         let device = OpenOptions::new().read(true).write(true).open(DEVICE);
@@ -118,7 +118,7 @@ impl Connection {
     }
 
     /// Waits for one whole message, until `end`.
-    fn receive(&mut self, end: Instant) -> Result<Reply, StoreError> {
+    fn receive(&mut self, end: Instant) -> Result<XenStoreReply, StoreError> {
         loop {
             if let Some(reply) = take_reply(&mut self.received)? {
                 return Ok(reply);
@@ -197,7 +197,7 @@ fn not_written(kind: u32, operation: &'static str, path: &str, source: io::Error
 }
 
 /// Takes the first whole message off the front of `received`.
-fn take_reply(received: &mut Vec<u8>) -> Result<Option<Reply>, StoreError> {
+fn take_reply(received: &mut Vec<u8>) -> Result<Option<XenStoreReply>, StoreError> {
     let word = |at: usize| {
         let bytes = received.get(at..at + 4)?;
         bytes.try_into().ok().map(u32::from_ne_bytes)
@@ -213,7 +213,7 @@ fn take_reply(received: &mut Vec<u8>) -> Result<Option<Reply>, StoreError> {
         return Ok(None);
     }
     let payload = received.drain(..HEADER + length).skip(HEADER).collect();
-    Ok(Some(Reply { kind, payload }))
+    Ok(Some(XenStoreReply { kind, payload }))
 }
 
 /// Text up to the first NUL; what is not UTF-8 is replaced, since peers write it.
@@ -234,13 +234,13 @@ fn found<T>(result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     }
 }
 
-impl AsFd for Connection {
+impl AsFd for XenStoreConnection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.device.as_fd()
     }
 }
 
-impl XenStore for Connection {
+impl XenStore for XenStoreConnection {
     fn read(&mut self, path: &str) -> Result<Option<String>, StoreError> {
         let value = found(self.ask(kind::READ, "read", path, &[path.as_bytes(), b"\0"]))?;
         Ok(value.map(|bytes| text(&bytes)))
@@ -326,9 +326,9 @@ mod tests {
     }
 
     /// A connection, and xenstored's end of it.
-    fn connection() -> (Connection, UnixStream) {
+    fn connection() -> (XenStoreConnection, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (Connection::over(ours), theirs)
+        (XenStoreConnection::over(ours), theirs)
     }
 
     #[test]
@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn what_the_device_does_not_take_is_not_given_to_it() {
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        let written = Connection::over(ours).write("a", &"x".repeat(4096 - HEADER - 1));
+        let written = XenStoreConnection::over(ours).write("a", &"x".repeat(4096 - HEADER - 1));
         assert!(matches!(written, Err(StoreError::TooLong(_))));
     }
 

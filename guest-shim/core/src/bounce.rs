@@ -66,7 +66,7 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
-    use crate::dma::{Direction, Plan};
+    use crate::dma::{DmaDirection, Plan};
 
     /// Offset and length of the piece in each page, and whether it bounces.
     fn pieces(address: u64, length: u64) -> Vec<(u32, u32, bool)> {
@@ -114,7 +114,7 @@ mod tests {
     fn spec_3_9_the_pieces_are_the_buffer_page_by_page() {
         for start in [0, 1, 511, 2048, 4095] {
             for length in [1, 2, 4095, 4096, 4097, 8191, 8192, 70_000] {
-                let plan = Plan::new(0x7_0000 + start, length, Direction::ToDevice).unwrap();
+                let plan = Plan::new(0x7_0000 + start, length, DmaDirection::ToDevice).unwrap();
                 let pieces = pieces(start, length);
                 assert_eq!(pieces.len(), plan.pages as usize, "{length} bytes at {start}");
                 let bytes: u64 = pieces.iter().map(|(_, length, _)| u64::from(*length)).sum();

@@ -12,7 +12,7 @@ pub const MAX_MAPPING_BYTES: u64 = (MAX_MAPPING_PAGES as u64 - 1) * PAGE_SIZE;
 
 /// Which way the data of a buffer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub enum DmaDirection {
     /// The device reads the buffer.
     ToDevice,
     /// The device writes the buffer.
@@ -30,7 +30,7 @@ pub enum Access {
     ReadWrite,
 }
 
-impl Direction {
+impl DmaDirection {
     /// Whether the device reads what the driver writes to the buffer while it is mapped.
     pub const fn device_reads(self) -> bool {
         matches!(self, Self::ToDevice | Self::Bidirectional)
@@ -73,7 +73,11 @@ impl Plan {
     ///
     /// # Errors
     /// [`PlanError`] says what is wrong with the buffer.
-    pub const fn new(physical: u64, length: u64, direction: Direction) -> Result<Self, PlanError> {
+    pub const fn new(
+        physical: u64,
+        length: u64,
+        direction: DmaDirection,
+    ) -> Result<Self, PlanError> {
         if length == 0 {
             return Err(PlanError::Empty);
         }
@@ -114,12 +118,12 @@ mod tests {
     use super::*;
 
     fn pages(physical: u64, length: u64) -> Result<u32, PlanError> {
-        Plan::new(physical, length, Direction::ToDevice).map(|plan| plan.pages)
+        Plan::new(physical, length, DmaDirection::ToDevice).map(|plan| plan.pages)
     }
 
     #[test]
     fn spec_3_1_an_address_holds_reference_and_offset() {
-        let plan = Plan::new(0x7_1234, 16, Direction::ToDevice).unwrap();
+        let plan = Plan::new(0x7_1234, 16, DmaDirection::ToDevice).unwrap();
         let address = plan.address(GrantRef(9)).unwrap();
         assert_eq!(address.encode(), 0x8000_0000_0000_9234);
     }
@@ -135,30 +139,34 @@ mod tests {
 
     #[test]
     fn spec_3_3_references_past_the_last_are_refused() {
-        let plan = Plan::new(0x1000, 8192, Direction::ToDevice).unwrap();
+        let plan = Plan::new(0x1000, 8192, DmaDirection::ToDevice).unwrap();
         assert!(plan.address(GrantRef(u32::MAX - 1)).is_some());
         assert_eq!(plan.address(GrantRef(u32::MAX)), None);
     }
 
     #[test]
     fn spec_3_4_only_what_the_device_writes_is_granted_writable() {
-        assert_eq!(Direction::ToDevice.access(), Access::ReadOnly);
-        assert_eq!(Direction::FromDevice.access(), Access::ReadWrite);
-        assert_eq!(Direction::Bidirectional.access(), Access::ReadWrite);
+        assert_eq!(DmaDirection::ToDevice.access(), Access::ReadOnly);
+        assert_eq!(DmaDirection::FromDevice.access(), Access::ReadWrite);
+        assert_eq!(DmaDirection::Bidirectional.access(), Access::ReadWrite);
     }
 
     #[test]
     fn spec_3_9_what_is_copied_back_is_what_the_device_may_have_written() {
-        assert!(Direction::ToDevice.device_reads() && !Direction::ToDevice.device_writes());
-        assert!(!Direction::FromDevice.device_reads() && Direction::FromDevice.device_writes());
-        assert!(Direction::Bidirectional.device_reads());
-        assert!(Direction::Bidirectional.device_writes());
+        assert!(DmaDirection::ToDevice.device_reads() && !DmaDirection::ToDevice.device_writes());
+        assert!(
+            !DmaDirection::FromDevice.device_reads() && DmaDirection::FromDevice.device_writes()
+        );
+        assert!(DmaDirection::Bidirectional.device_reads());
+        assert!(DmaDirection::Bidirectional.device_writes());
     }
 
     #[test]
     fn spec_3_11_nothing_is_copied_into_the_pool_that_the_device_is_only_to_write() {
-        assert!(Direction::ToDevice.device_reads() && Direction::Bidirectional.device_reads());
-        assert!(!Direction::FromDevice.device_reads());
+        assert!(
+            DmaDirection::ToDevice.device_reads() && DmaDirection::Bidirectional.device_reads()
+        );
+        assert!(!DmaDirection::FromDevice.device_reads());
     }
 
     #[test]
@@ -179,7 +187,7 @@ mod tests {
     #[test]
     fn what_is_mapped_is_what_is_released() {
         for (physical, length) in [(0x1000, 1), (0x1fff, 2), (0x5123, 70_000), (0, 4096)] {
-            let plan = Plan::new(physical, length, Direction::FromDevice).unwrap();
+            let plan = Plan::new(physical, length, DmaDirection::FromDevice).unwrap();
             let address = plan.address(GrantRef(77)).unwrap();
             let range = release(address.encode(), length).unwrap();
             assert_eq!(range.start.reference, GrantRef(77));

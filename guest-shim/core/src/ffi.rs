@@ -26,7 +26,7 @@ use protocol::message::{
 use protocol::page::PageWords;
 use protocol::pool::PoolPage;
 
-use crate::state::{self, Action};
+use crate::state::{self, FrontendAction};
 use crate::transport::{Mismatch, Received, SendError, Transport, ring_size};
 
 const EIO: c_int = -5;
@@ -173,11 +173,11 @@ pub(crate) extern "C" fn shim_transport_features(offered: u32) -> u32 {
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_next_action(own: u32, backend: u32) -> u32 {
     match state::next(XenbusState::from_number(own), XenbusState::from_number(backend)) {
-        Action::Nothing => 0,
-        Action::Offer => 1,
-        Action::Connect => 2,
-        Action::Close => 3,
-        Action::Finish => 4,
+        FrontendAction::Nothing => 0,
+        FrontendAction::Offer => 1,
+        FrontendAction::Connect => 2,
+        FrontendAction::Close => 3,
+        FrontendAction::Finish => 4,
     }
 }
 

@@ -24,7 +24,7 @@
 //! use guest_shim::transport::{Received, Transport};
 //! use protocol::binding::negotiate;
 //! use protocol::message::{Message, Request, Response};
-//! use protocol::page::{Consumer, Direction, PageWords, Producer, SLOT_SIZE};
+//! use protocol::page::{Consumer, PageWords, Producer, QueueDirection, SLOT_SIZE};
 //!
 //! let page: PageWords = core::array::from_fn(|_| AtomicU32::new(0));
 //! let mut transport = Transport::new(negotiate(1, 264, 0).unwrap());
@@ -32,10 +32,10 @@
 //!
 //! // The device's side: take the request out of the page, put the answer in.
 //! let mut bytes = [0; SLOT_SIZE];
-//! Consumer::new(Direction::DriverToDevice).pop(&page, 264, &mut bytes).unwrap();
+//! Consumer::new(QueueDirection::DriverToDevice).pop(&page, 264, &mut bytes).unwrap();
 //! let token = Message::decode(&bytes[..8]).unwrap().token;
 //! let size = Message::response(token, Response::GetDeviceStatus(3)).encode(&mut bytes).unwrap();
-//! Producer::new(Direction::DeviceToDriver).push(&page, &bytes[..size]).unwrap();
+//! Producer::new(QueueDirection::DeviceToDriver).push(&page, &bytes[..size]).unwrap();
 //!
 //! assert_eq!(transport.receive(&page), Received::Answer);
 //! assert_eq!(transport.take_answer(), Some(Ok(Response::GetDeviceStatus(3))));

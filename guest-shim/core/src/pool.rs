@@ -6,7 +6,7 @@
 //! of a page. There is no lock: units are taken and given back by compare and exchange, in any context,
 //! and each processor begins to look at another word.
 
-mod place;
+mod location;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use protocol::pool::MAX_POOL_PAGES;
 
-pub use place::{Place, Unit, find};
+pub use location::{PoolLocation, Unit, find};
 
 /// Pages that are shared with one message, under consecutive references.
 pub const CHUNK_PAGES: u32 = u64::BITS;
@@ -102,7 +102,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`TakeError`]; nothing was taken.
-    pub fn take(&self, length: u64, processor: u32) -> Result<Place, TakeError> {
+    pub fn take(&self, length: u64, processor: u32) -> Result<PoolLocation, TakeError> {
         if length == 0 || length > MAX_POOLED_BYTES {
             return Err(TakeError::Unfit);
         }
@@ -115,7 +115,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`NotTaken`], if it was not; the pool is as before.
-    pub fn give_back(&self, place: Place) -> Result<(), NotTaken> {
+    pub fn give_back(&self, place: PoolLocation) -> Result<(), NotTaken> {
         let (word, first) = place.bits();
         let words: &[AtomicU64] = match place.unit {
             Unit::Page => &self.pages,
@@ -132,7 +132,7 @@ impl Pool {
         pages - SLOT_PAGES + slots as u32
     }
 
-    fn claim(&self, unit: Unit, length: u64, processor: u32) -> Option<Place> {
+    fn claim(&self, unit: Unit, length: u64, processor: u32) -> Option<PoolLocation> {
         let count = length.div_ceil(unit.bytes().into()) as u32;
         let chunks = self.pages.get(..self.chunks() as usize)?;
         let words = match unit {
@@ -142,7 +142,7 @@ impl Pool {
             Unit::Slot => &self.slots,
         };
         let (word, first) = units::claim(words, processor, count)?;
-        Some(Place::of_bits(unit, word, first, count))
+        Some(PoolLocation::of_bits(unit, word, first, count))
     }
 }
 

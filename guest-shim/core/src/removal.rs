@@ -6,7 +6,7 @@
 
 /// What is known of the device at the other end of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Connection {
+pub enum BackendState {
     /// Nothing was found wrong with it. Its backend may have died unseen.
     Open,
     /// It has just answered a request.
@@ -55,12 +55,12 @@ pub const fn waits_for_requests(device_id: u32) -> bool {
 
 /// What to do with a device of type `device_id` that has `pages` pages of unfinished requests. A driver
 /// that waits may have more to write when it is removed: the device is asked though it has none now.
-pub const fn next(device_id: u32, pages: u32, connection: Connection) -> Removal {
+pub const fn next(device_id: u32, pages: u32, connection: BackendState) -> Removal {
     match (unfinished(device_id), pages, connection) {
-        (Unfinished::TakenBack, ..) | (_, _, Connection::Answering) => Removal::Remove,
-        (Unfinished::WaitedFor, _, Connection::Open) => Removal::AskDevice,
-        (Unfinished::WaitedFor, 0, Connection::Broken) => Removal::Remove,
-        (Unfinished::WaitedFor, _, Connection::Broken) => Removal::Keep,
+        (Unfinished::TakenBack, ..) | (_, _, BackendState::Answering) => Removal::Remove,
+        (Unfinished::WaitedFor, _, BackendState::Open) => Removal::AskDevice,
+        (Unfinished::WaitedFor, 0, BackendState::Broken) => Removal::Remove,
+        (Unfinished::WaitedFor, _, BackendState::Broken) => Removal::Keep,
     }
 }
 
@@ -70,8 +70,8 @@ mod tests {
 
     const BLOCK: u32 = 2;
     const UNKNOWN: u32 = 77;
-    const CONNECTIONS: [Connection; 3] =
-        [Connection::Open, Connection::Answering, Connection::Broken];
+    const CONNECTIONS: [BackendState; 3] =
+        [BackendState::Open, BackendState::Answering, BackendState::Broken];
 
     #[test]
     fn posted_receive_buffers_do_not_keep_a_device_whose_backend_died() {
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn a_disk_with_requests_that_nobody_finishes_is_kept() {
         for device in [BLOCK, UNKNOWN] {
-            assert_eq!(next(device, 1, Connection::Broken), Removal::Keep);
+            assert_eq!(next(device, 1, BackendState::Broken), Removal::Keep);
         }
     }
 
@@ -93,8 +93,8 @@ mod tests {
     fn a_backend_that_may_have_died_unseen_is_asked_before_its_disk_is_waited_for() {
         for device in [BLOCK, UNKNOWN] {
             for pages in [0, 1] {
-                assert_eq!(next(device, pages, Connection::Open), Removal::AskDevice);
-                assert_eq!(next(device, pages, Connection::Answering), Removal::Remove);
+                assert_eq!(next(device, pages, BackendState::Open), Removal::AskDevice);
+                assert_eq!(next(device, pages, BackendState::Answering), Removal::Remove);
             }
         }
     }
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn a_device_without_requests_that_is_given_up_is_removed_whatever_it_is() {
         for device in 0..64 {
-            assert_eq!(next(device, 0, Connection::Broken), Removal::Remove);
+            assert_eq!(next(device, 0, BackendState::Broken), Removal::Remove);
         }
     }
 

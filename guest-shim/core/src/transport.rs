@@ -5,16 +5,16 @@
 //! before a caller sees it. A page whose indices are impossible breaks the transport for good.
 
 mod answer;
-mod queue_set;
+mod pending_queues;
 #[cfg(test)]
 mod tests;
 
 use protocol::binding::Negotiated;
 use protocol::message::{Body, Event, HEADER_SIZE, Message, Request, Response};
-use protocol::page::{Consumer, Direction, PageWords, Popped, Producer, PushError, SLOT_SIZE};
+use protocol::page::{Consumer, PageWords, Popped, Producer, PushError, QueueDirection, SLOT_SIZE};
 
-use queue_set::QueueSet;
-pub use queue_set::{MAX_ENTRIES, MAX_QUEUES, ring_size};
+use pending_queues::PendingQueues;
+pub use pending_queues::{MAX_ENTRIES, MAX_QUEUES, ring_size};
 
 /// Fields before the bytes of GET_CONFIG's response and of SET_CONFIG: generation, offset, size.
 const CONFIG_FIELDS: usize = 12;
@@ -116,7 +116,7 @@ pub struct Transport {
     /// Bytes of configuration space, once the device has told.
     config_size: Option<u32>,
     ping: Option<Ping>,
-    held_back: QueueSet,
+    held_back: PendingQueues,
     counters: Counters,
     broken: bool,
     request: [u8; SLOT_SIZE],
@@ -128,15 +128,15 @@ impl Transport {
     /// The driver's end of a page that was zeroed.
     pub const fn new(negotiated: Negotiated) -> Self {
         Self {
-            to_device: Producer::new(Direction::DriverToDevice),
-            from_device: Consumer::new(Direction::DeviceToDriver),
+            to_device: Producer::new(QueueDirection::DriverToDevice),
+            from_device: Consumer::new(QueueDirection::DeviceToDriver),
             max_size: negotiated.max_message_size as usize,
             token: 0,
             exchange: Exchange::Idle,
             generation: 0,
             config_size: None,
             ping: None,
-            held_back: QueueSet::EMPTY,
+            held_back: PendingQueues::EMPTY,
             counters: Counters { malformed: 0, unexpected: 0 },
             broken: false,
             request: [0; SLOT_SIZE],

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU32;
 use criterion::Criterion;
 use protocol::grant::{GrantAddress, GrantRange, GrantRef};
 use protocol::message::{Message, Request};
-use protocol::page::{Consumer, Direction, PageWords, Producer, SLOT_SIZE};
+use protocol::page::{Consumer, PageWords, Producer, QueueDirection, SLOT_SIZE};
 
 fn codec(criterion: &mut Criterion) {
     let message = Message::request(7, Request::GetConfig { offset: 0, size: 60 });
@@ -23,7 +23,7 @@ fn codec(criterion: &mut Criterion) {
 
 fn page(criterion: &mut Criterion) {
     let page: PageWords = std::array::from_fn(|_| AtomicU32::new(0));
-    let direction = Direction::DriverToDevice;
+    let direction = QueueDirection::DriverToDevice;
     let (mut producer, mut consumer) = (Producer::new(direction), Consumer::new(direction));
     let mut message = [0; SLOT_SIZE];
     let Ok(size) = Message::request(1, Request::Ping(1)).encode(&mut message) else { return };

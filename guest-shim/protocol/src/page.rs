@@ -23,14 +23,14 @@ const SLOT_WORDS: usize = SLOT_SIZE / 4;
 
 /// Which of the two queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub enum QueueDirection {
     /// Requests and events from the driver.
     DriverToDevice,
     /// Responses and events from the device.
     DeviceToDriver,
 }
 
-impl Direction {
+impl QueueDirection {
     /// Word of the index that the producer publishes [4.1].
     const fn producer_word(self) -> usize {
         match self {
@@ -90,13 +90,13 @@ pub enum PushError {
 /// The sending end of one queue.
 #[derive(Debug)]
 pub struct Producer {
-    direction: Direction,
+    direction: QueueDirection,
     next: u32,
 }
 
 impl Producer {
     /// The sending end of a queue in a page that was zeroed.
-    pub const fn new(direction: Direction) -> Self {
+    pub const fn new(direction: QueueDirection) -> Self {
         Self { direction, next: 0 }
     }
 
@@ -145,14 +145,14 @@ pub enum Popped {
 /// The receiving end of one queue.
 #[derive(Debug)]
 pub struct Consumer {
-    direction: Direction,
+    direction: QueueDirection,
     next: u32,
     saw_full: bool,
 }
 
 impl Consumer {
     /// The receiving end of a queue in a page that was zeroed.
-    pub const fn new(direction: Direction) -> Self {
+    pub const fn new(direction: QueueDirection) -> Self {
         Self { direction, next: 0, saw_full: false }
     }
 
@@ -261,7 +261,7 @@ mod tests {
     }
 
     fn ends() -> (Producer, Consumer) {
-        let direction = Direction::DriverToDevice;
+        let direction = QueueDirection::DriverToDevice;
         (Producer::new(direction), Consumer::new(direction))
     }
 
@@ -269,7 +269,7 @@ mod tests {
     fn spec_4_1_the_slots_fill_the_page_and_do_not_overlap() {
         let page = page();
         let mut seen = [0u8; 1024];
-        for direction in [Direction::DriverToDevice, Direction::DeviceToDriver] {
+        for direction in [QueueDirection::DriverToDevice, QueueDirection::DeviceToDriver] {
             for index in 0..SLOTS {
                 let slot = direction.slot(&page, index);
                 assert_eq!(slot.len(), SLOT_WORDS);
@@ -298,7 +298,7 @@ mod tests {
     fn spec_4_2_the_index_itself_may_wrap() {
         let (page, (mut producer, mut consumer)) = (page(), ends());
         (producer.next, consumer.next) = (u32::MAX, u32::MAX);
-        store(&page, Direction::DriverToDevice.consumer_word(), u32::MAX, Ordering::Relaxed);
+        store(&page, QueueDirection::DriverToDevice.consumer_word(), u32::MAX, Ordering::Relaxed);
         let mut buffer = [0; SLOT_SIZE];
         for number in 0..3 {
             producer.push(&page, &ping(number)).unwrap();
@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn spec_4_3_what_the_peer_does_to_our_own_index_changes_nothing() {
         let (page, (mut producer, mut consumer)) = (page(), ends());
-        let direction = Direction::DriverToDevice;
+        let direction = QueueDirection::DriverToDevice;
         producer.push(&page, &ping(1)).unwrap();
         store(&page, direction.producer_word(), 77, Ordering::Relaxed);
         producer.push(&page, &ping(2)).unwrap();
@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn spec_4_4_impossible_indices_are_corrupt() {
         let (page, (mut producer, mut consumer)) = (page(), ends());
-        let direction = Direction::DriverToDevice;
+        let direction = QueueDirection::DriverToDevice;
         store(&page, direction.producer_word(), SLOTS + 1, Ordering::Relaxed);
         assert_eq!(
             consumer.pop(&page, 264, &mut [0; SLOT_SIZE]),

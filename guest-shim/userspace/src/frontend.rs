@@ -9,9 +9,9 @@ use protocol::binding::{
 };
 use protocol::message::{Request, Response};
 use xen::Causes;
-use xen::{Access, Connection, DomId, EventError, Evtchn, Gntalloc, StoreError, XenStore};
+use xen::{Access, DomId, EventError, Evtchn, Gntalloc, StoreError, XenStore, XenStoreConnection};
 
-use crate::messages::{MessageError, Messages};
+use crate::messages::{MessageChannel, MessageError};
 use crate::wait::wait;
 
 /// How long the backend may take for its next state.
@@ -45,7 +45,7 @@ pub enum FrontendError {
     },
     /// The message page or the pool could not be granted.
     #[error("cannot grant pages")]
-    Grants(#[source] io::Error),
+    GrantHal(#[source] io::Error),
     /// The event channels' device.
     #[error(transparent)]
     Door(#[from] io::Error),
@@ -59,11 +59,11 @@ pub enum FrontendError {
 
 /// One device's frontend, connected.
 pub struct Frontend {
-    store: Connection,
+    store: XenStoreConnection,
     path: String,
     backend: String,
     backend_id: DomId,
-    messages: Messages,
+    messages: MessageChannel,
 }
 
 impl Frontend {
@@ -73,7 +73,7 @@ impl Frontend {
     /// # Errors
     /// [`FrontendError`]; nothing is granted then.
     pub fn open(path: &str) -> Result<Self, FrontendError> {
-        let mut store = Connection::open()?;
+        let mut store = XenStoreConnection::open()?;
         let key = |key: &str| format!("{path}/{key}");
         let missing = || FrontendError::Missing(path.to_owned());
         let backend = store.read(&key("backend"))?.ok_or_else(missing)?;
@@ -86,8 +86,9 @@ impl Frontend {
         let negotiated = negotiated(&mut store, &backend)?;
         let features = transport_features(&mut store, &backend)?;
 
-        let page =
-            Gntalloc::new(backend_id).share(1, Access::ReadWrite).map_err(FrontendError::Grants)?;
+        let page = Gntalloc::new(backend_id)
+            .share(1, Access::ReadWrite)
+            .map_err(FrontendError::GrantHal)?;
         let mut events = Evtchn::open(backend_id)?;
         let port = events.allocate()?;
         let reference = page.references().first().map_or(0, |reference| reference.0);
@@ -99,7 +100,7 @@ impl Frontend {
             store.write(&key(name), &number.to_string())?;
         }
         store.write(&key("state"), &state_number(XenbusState::Initialised))?;
-        let messages = Messages::new(page, events, port, negotiated);
+        let messages = MessageChannel::new(page, events, port, negotiated);
         let mut frontend = Self { store, path: path.to_owned(), backend, backend_id, messages };
         wait_state(&mut frontend.store, &frontend.backend, XenbusState::Connected)?;
         frontend.write_state(XenbusState::Connected)?;
@@ -132,7 +133,7 @@ impl Frontend {
     }
 
     /// The messages, for doorbells and events.
-    pub(crate) fn messages(&mut self) -> &mut Messages {
+    pub(crate) fn messages(&mut self) -> &mut MessageChannel {
         &mut self.messages
     }
 
@@ -165,12 +166,12 @@ fn state_number(state: XenbusState) -> String {
     (state as u32).to_string()
 }
 
-fn number(store: &mut Connection, key: &str) -> Result<Option<u32>, StoreError> {
+fn number(store: &mut XenStoreConnection, key: &str) -> Result<Option<u32>, StoreError> {
     Ok(store.read(key)?.and_then(|text| text.trim().parse().ok()))
 }
 
 /// What the backend offers, checked [2.3].
-fn negotiated(store: &mut Connection, backend: &str) -> Result<Negotiated, FrontendError> {
+fn negotiated(store: &mut XenStoreConnection, backend: &str) -> Result<Negotiated, FrontendError> {
     let mut read = |key: &str| {
         // A key that is missing is a revision, size or feature that cannot be.
         Ok::<_, StoreError>(number(store, &format!("{backend}/{key}"))?.unwrap_or(0))
@@ -181,14 +182,14 @@ fn negotiated(store: &mut Connection, backend: &str) -> Result<Negotiated, Front
 }
 
 /// The transport features that this frontend takes [2.11].
-fn transport_features(store: &mut Connection, backend: &str) -> Result<u32, StoreError> {
+fn transport_features(store: &mut XenStoreConnection, backend: &str) -> Result<u32, StoreError> {
     let offered = number(store, &format!("{backend}/{}", backend_key::TRANSPORT_FEATURES))?;
     Ok(taken_transport_features(offered.unwrap_or(0)))
 }
 
 /// Waits until the backend is in a state.
 fn wait_state(
-    store: &mut Connection,
+    store: &mut XenStoreConnection,
     backend: &str,
     wanted: XenbusState,
 ) -> Result<(), FrontendError> {

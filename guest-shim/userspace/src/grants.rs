@@ -8,54 +8,54 @@ use protocol::grant::{GrantAddress, GrantRef, PAGE_SIZE, pages_spanned};
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 use xen::{Access, DomId, Gntalloc, SharedPages};
 
-use crate::pool::Pool;
+use crate::pool::PagePool;
 
 /// An address that is no grant: what stands for memory that is not to be had. A device refuses it.
 const NOTHING: PhysAddr = 0;
 
 /// The pool of this process. virtio-drivers asks a type for memory and not a value, so there is one,
 /// for devices of one backend.
-static MEMORY: OnceLock<Mutex<Memory>> = OnceLock::new();
+static MEMORY: OnceLock<Mutex<GrantedMemory>> = OnceLock::new();
 
 /// The pages of the pool, by what the backend is granted [3.4].
-struct Memory {
-    read_only: Area,
-    writable: Area,
+struct GrantedMemory {
+    read_only: GrantedArea,
+    writable: GrantedArea,
 }
 
 /// Pages that are all granted alike.
-struct Area {
+struct GrantedArea {
     pages: SharedPages,
-    pool: Pool,
+    pool: PagePool,
 }
 
 /// Memory that the backend is granted, and nothing else of this process's: queues lie in it, and
 /// buffers are copied into it and out of it. Half of it is the backend's to read only.
 #[derive(Clone, Copy, Debug)]
-pub struct Grants;
+pub struct GrantHal;
 
-impl Grants {
-    /// Grants `count` pages to `backend`, for all devices that this process drives: one half read-only, for
+impl GrantHal {
+    /// GrantHal `count` pages to `backend`, for all devices that this process drives: one half read-only, for
     /// what devices only read, the other writable.
     ///
     /// # Errors
     /// The kernel's; or there is a pool already.
     pub fn init(backend: DomId, count: u16) -> io::Result<()> {
-        let read_only = Area::new(backend, count / 2, Access::ReadOnly)?;
-        let writable = Area::new(backend, count - count / 2, Access::ReadWrite)?;
+        let read_only = GrantedArea::new(backend, count / 2, Access::ReadOnly)?;
+        let writable = GrantedArea::new(backend, count - count / 2, Access::ReadWrite)?;
         let taken = |_| io::Error::new(io::ErrorKind::AlreadyExists, "there is a pool already");
-        MEMORY.set(Mutex::new(Memory { read_only, writable })).map_err(taken)
+        MEMORY.set(Mutex::new(GrantedMemory { read_only, writable })).map_err(taken)
     }
 }
 
-fn memory() -> Option<MutexGuard<'static, Memory>> {
+fn memory() -> Option<MutexGuard<'static, GrantedMemory>> {
     // Poisoned by a panic elsewhere: the pool is whole after every step.
     MEMORY.get().map(|memory| memory.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
 }
 
-impl Memory {
+impl GrantedMemory {
     /// Where memory is taken from that data goes through in this direction.
-    fn area(&mut self, direction: BufferDirection) -> &mut Area {
+    fn area(&mut self, direction: BufferDirection) -> &mut GrantedArea {
         match access(direction) {
             Access::ReadOnly => &mut self.read_only,
             Access::ReadWrite => &mut self.writable,
@@ -63,7 +63,7 @@ impl Memory {
     }
 
     /// The page that an address is of: where it is, its reference, and its position there.
-    fn find(&mut self, address: PhysAddr) -> Option<(&mut Area, GrantRef, usize)> {
+    fn find(&mut self, address: PhysAddr) -> Option<(&mut GrantedArea, GrantRef, usize)> {
         let reference = GrantAddress::decode(address).ok()?.reference;
         [&mut self.read_only, &mut self.writable].into_iter().find_map(|area| {
             let position = area.pool.position(reference)?;
@@ -72,10 +72,10 @@ impl Memory {
     }
 }
 
-impl Area {
+impl GrantedArea {
     fn new(backend: DomId, count: u16, access: Access) -> io::Result<Self> {
         let pages = Gntalloc::new(backend).share(count, access)?;
-        let pool = Pool::new(pages.references());
+        let pool = PagePool::new(pages.references());
         Ok(Self { pages, pool })
     }
 
@@ -103,7 +103,7 @@ fn page_count(length: usize) -> usize {
 }
 
 // SAFETY: each method keeps what the trait demands of it, as said there.
-unsafe impl Hal for Grants {
+unsafe impl Hal for GrantHal {
     /// Zeroed, page aligned, and given to nobody else until `dma_dealloc`: they are taken from the
     /// pool, whose pages stay mapped as long as the process lives, writable here in any case.
     fn dma_alloc(pages: usize, direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {

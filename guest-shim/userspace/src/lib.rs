@@ -6,17 +6,17 @@
 //!
 //! * [`Frontend`] follows the states of SPEC section 2 and carries messages;
 //! * [`XenTransport`] is the device as virtio-drivers sees it;
-//! * [`Grants`] is where its queues and buffers lie: a pool of granted pages, into which buffers are
+//! * [`GrantHal`] is where its queues and buffers lie: a pool of granted pages, into which buffers are
 //!   copied and out of which answers are.
 //!
 //! ```no_run
-//! use userspace::{Frontend, Grants, XenTransport};
+//! use userspace::{Frontend, GrantHal, XenTransport};
 //! use virtio_drivers::device::blk::VirtIOBlk;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let frontend = Frontend::open("device/virtio_disk/51712")?;
-//! Grants::init(frontend.backend(), 64)?;
-//! let mut disk = VirtIOBlk::<Grants, _>::new(XenTransport::new(frontend)?)?;
+//! GrantHal::init(frontend.backend(), 64)?;
+//! let mut disk = VirtIOBlk::<GrantHal, _>::new(XenTransport::new(frontend)?)?;
 //! let mut sector = [0; 512];
 //! disk.read_blocks(0, &mut sector)?;
 //! # Ok(())
@@ -33,6 +33,6 @@ mod transport;
 mod wait;
 
 pub use frontend::{Frontend, FrontendError};
-pub use grants::Grants;
+pub use grants::GrantHal;
 pub use messages::MessageError;
 pub use transport::XenTransport;

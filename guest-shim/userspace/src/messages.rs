@@ -55,7 +55,7 @@ pub(crate) struct Told {
 }
 
 /// The message page and the doorbells of one device.
-pub(crate) struct Messages {
+pub(crate) struct MessageChannel {
     page: SharedPages,
     events: Evtchn,
     port: LocalPort,
@@ -67,7 +67,7 @@ pub(crate) struct Messages {
     needs_reset: bool,
 }
 
-impl Messages {
+impl MessageChannel {
     /// Over a zeroed page that is granted, and a port for the backend.
     pub(crate) fn new(
         page: SharedPages,
@@ -240,6 +240,6 @@ pub(crate) fn status_of(answer: Response<'_>) -> Option<u32> {
 }
 
 fn words(page: &SharedPages) -> Result<&PageWords, MessageError> {
-    // A whole page that can be written, or there would be no `Messages`.
+    // A whole page that can be written, or there would be no `MessageChannel`.
     page.as_ref().page_words().ok_or(MessageError::Broken)
 }

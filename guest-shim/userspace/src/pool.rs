@@ -4,14 +4,14 @@ use protocol::grant::GrantRef;
 
 /// Pages with their references, in rising order.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub(crate) struct PagePool {
     references: Vec<GrantRef>,
     used: Vec<bool>,
 }
 
 /// Pages that follow one another in the pool, and whose references do [3.3].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
+pub(crate) struct PoolRun {
     /// The first page's position in the pool.
     pub(crate) first: usize,
     /// How many pages.
@@ -20,14 +20,14 @@ pub(crate) struct Run {
     pub(crate) reference: GrantRef,
 }
 
-impl Pool {
+impl PagePool {
     /// A pool of which nothing is in use.
     pub(crate) fn new(references: &[GrantRef]) -> Self {
         Self { references: references.to_vec(), used: vec![false; references.len()] }
     }
 
     /// Takes `count` pages; `None` where there are no such pages in a row.
-    pub(crate) fn take(&mut self, count: usize) -> Option<Run> {
+    pub(crate) fn take(&mut self, count: usize) -> Option<PoolRun> {
         if count == 0 {
             return None;
         }
@@ -35,7 +35,7 @@ impl Pool {
         let (first, reference) = references
             .filter(|(_, (_, used))| used.iter().all(|used| !used))
             .find_map(|(first, (references, _))| consecutive(references).map(|of| (first, of)))?;
-        let run = Run { first, count, reference };
+        let run = PoolRun { first, count, reference };
         self.mark(run, true);
         Some(run)
     }
@@ -43,7 +43,7 @@ impl Pool {
     /// Gives pages back, by the first one's reference.
     pub(crate) fn give_back(&mut self, reference: GrantRef, count: usize) {
         if let Some(first) = self.position(reference) {
-            self.mark(Run { first, count, reference }, false);
+            self.mark(PoolRun { first, count, reference }, false);
         }
     }
 
@@ -52,7 +52,7 @@ impl Pool {
         self.references.iter().position(|known| *known == reference)
     }
 
-    fn mark(&mut self, run: Run, used: bool) {
+    fn mark(&mut self, run: PoolRun, used: bool) {
         self.used.iter_mut().skip(run.first).take(run.count).for_each(|page| *page = used);
     }
 }
@@ -68,18 +68,18 @@ fn consecutive(references: &[GrantRef]) -> Option<GrantRef> {
 mod tests {
     use super::*;
 
-    fn pool(references: &[u32]) -> Pool {
-        Pool::new(&references.iter().copied().map(GrantRef).collect::<Vec<_>>())
+    fn pool(references: &[u32]) -> PagePool {
+        PagePool::new(&references.iter().copied().map(GrantRef).collect::<Vec<_>>())
     }
 
     #[test]
     fn spec_3_3_pages_of_a_run_have_consecutive_references() {
         let mut pool = pool(&[8, 10, 11, 12, 20]);
-        assert_eq!(pool.take(2), Some(Run { first: 1, count: 2, reference: GrantRef(10) }));
+        assert_eq!(pool.take(2), Some(PoolRun { first: 1, count: 2, reference: GrantRef(10) }));
         assert_eq!(pool.take(2), None, "8, 12 and 20 are not in a row");
         assert_eq!(pool.take(1).unwrap().reference, GrantRef(8));
         pool.give_back(GrantRef(10), 2);
-        assert_eq!(pool.take(3), Some(Run { first: 1, count: 3, reference: GrantRef(10) }));
+        assert_eq!(pool.take(3), Some(PoolRun { first: 1, count: 3, reference: GrantRef(10) }));
     }
 
     #[test]

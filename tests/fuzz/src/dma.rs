@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use guest_shim::bounce::Piece;
-use guest_shim::dma::{Direction, MAX_MAPPING_PAGES, Plan, release};
-use guest_shim::pool::{MAX_CHUNKS, MAX_POOLED_BYTES, Place, Pool, TakeError, find};
+use guest_shim::dma::{DmaDirection, MAX_MAPPING_PAGES, Plan, release};
+use guest_shim::pool::{MAX_CHUNKS, MAX_POOLED_BYTES, Pool, PoolLocation, TakeError, find};
 use protocol::grant::{GrantRange, GrantRef, PAGE_SIZE};
 use protocol::pool::{DecodedAddress, PoolPage};
 
@@ -66,7 +66,8 @@ fn play(input: &mut Unstructured<'_>) -> Result<()> {
 
 /// A buffer is granted page by page, copied page by page, and released as it was granted.
 fn plan(physical: u64, length: u64, first: GrantRef) {
-    for direction in [Direction::ToDevice, Direction::FromDevice, Direction::Bidirectional] {
+    for direction in [DmaDirection::ToDevice, DmaDirection::FromDevice, DmaDirection::Bidirectional]
+    {
         let Ok(plan) = Plan::new(physical, length, direction) else { continue };
         assert!((1..=MAX_MAPPING_PAGES).contains(&plan.pages));
         let pieces: Vec<_> = (0..).map_while(|index| Piece::of(physical, length, index)).collect();
@@ -108,7 +109,7 @@ fn decode(address: u64, length: u64) {
 struct Model {
     pool: Pool,
     /// By their first byte: where they end, and the place.
-    taken: BTreeMap<u64, (u64, Place)>,
+    taken: BTreeMap<u64, (u64, PoolLocation)>,
 }
 
 impl Model {
@@ -145,7 +146,7 @@ impl Model {
     /// It is given back only if all of it is taken, whoever took it.
     fn give_back_any(&mut self, address: u64, length: u64) {
         let Some(place) = find(address, length) else { return };
-        let start = Place { offset: 0, ..place }.address();
+        let start = PoolLocation { offset: 0, ..place }.address();
         let end = start + u64::from(place.count * place.unit.bytes());
         let whole = self.taken.get(&start).is_some_and(|(ended, _)| *ended == end);
         if whole {
@@ -171,8 +172,9 @@ impl Model {
     }
 
     fn check(&self) {
-        let pages =
-            |(start, (end, _)): (&u64, &(u64, Place))| start / PAGE_SIZE..end.div_ceil(PAGE_SIZE);
+        let pages = |(start, (end, _)): (&u64, &(u64, PoolLocation))| {
+            start / PAGE_SIZE..end.div_ceil(PAGE_SIZE)
+        };
         let mut used: Vec<u64> = self.taken.iter().flat_map(pages).collect();
         used.dedup();
         assert_eq!(self.pool.in_use() as usize, used.len());

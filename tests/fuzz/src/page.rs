@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use protocol::page::{
-    Consumer, Direction, PageWords, Popped, Producer, PushError, SLOT_SIZE, SLOTS,
+    Consumer, PageWords, Popped, Producer, PushError, QueueDirection, SLOT_SIZE, SLOTS,
 };
 
 /// A message's header, the least that a slot can hold.
@@ -49,8 +49,8 @@ pub(crate) fn run(bytes: &[u8]) {
 
 fn play(input: &mut Unstructured<'_>) -> Result<()> {
     let page: Box<PageWords> = Box::new(std::array::from_fn(|_| AtomicU32::new(0)));
-    let mut producer = Producer::new(Direction::DeviceToDriver);
-    let mut consumer = Consumer::new(Direction::DriverToDevice);
+    let mut producer = Producer::new(QueueDirection::DeviceToDriver);
+    let mut consumer = Consumer::new(QueueDirection::DriverToDevice);
     let (mut corrupt, mut sent) = (false, 0u32);
     while !input.is_empty() && !corrupt {
         match input.arbitrary()? {

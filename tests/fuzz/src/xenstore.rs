@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use xen::{Connection, StoreError, XenStore};
+use xen::{StoreError, XenStore, XenStoreConnection};
 
 /// What is asked of it, in order.
 #[derive(Arbitrary, Debug)]
@@ -77,7 +77,7 @@ fn ask(questions: &[Question], answers: &[u8]) {
     theirs.set_nonblocking(true).unwrap();
     let _ = theirs.write_all(&answers[..answers.len().min(64 << 10)]);
     theirs.shutdown(Shutdown::Write).unwrap();
-    let mut store = Connection::over(ours);
+    let mut store = XenStoreConnection::over(ours);
     for question in questions.iter().take(MOST) {
         let path = "backend/virtio_disk/1/51712/state";
         let answered = match question {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use protocol::binding::RECOMMENDED_MESSAGE_SIZE;
 use protocol::message::{ConfigChange, Event, Message};
-use protocol::page::{Consumer, Corrupt, Direction, Popped, Producer, PushError, SLOT_SIZE};
+use protocol::page::{Consumer, Corrupt, Popped, Producer, PushError, QueueDirection, SLOT_SIZE};
 
 use super::keys::FrontendKeys;
 use crate::dma::budget::{BudgetError, GuestBudget, Purpose, Reservation};
@@ -38,7 +38,7 @@ struct Waiting {
 
 /// What the driver's queue of messages held.
 #[derive(Debug)]
-pub enum Received<'b> {
+pub enum ReceivedMessage<'b> {
     /// No message.
     Nothing,
     /// A message that gets no answer [5.3].
@@ -79,8 +79,8 @@ impl<P: AsRef<MappedRange>> Channel<P> {
             page,
             _room: room,
             port,
-            from_driver: Consumer::new(Direction::DriverToDevice),
-            to_driver: Producer::new(Direction::DeviceToDriver),
+            from_driver: Consumer::new(QueueDirection::DriverToDevice),
+            to_driver: Producer::new(QueueDirection::DeviceToDriver),
             max_size: (RECOMMENDED_MESSAGE_SIZE as usize).min(SLOT_SIZE),
             waiting: Waiting::default(),
             stats,
@@ -117,29 +117,29 @@ impl<P: AsRef<MappedRange>> Channel<P> {
     pub fn receive<'b>(
         &mut self,
         buffer: &'b mut [u8; SLOT_SIZE],
-    ) -> Result<Received<'b>, Corrupt> {
+    ) -> Result<ReceivedMessage<'b>, Corrupt> {
         let words = self.page.as_ref().page_words();
         let Some(words) = words.filter(|_| self.waiting.response.is_none()) else {
-            return Ok(Received::Nothing);
+            return Ok(ReceivedMessage::Nothing);
         };
         let popped = self.from_driver.pop(words, self.max_size, buffer)?;
         if popped != Popped::Empty {
             DeviceStats::count(&self.stats.messages);
         }
         let size = match popped {
-            Popped::Empty => return Ok(Received::Nothing),
+            Popped::Empty => return Ok(ReceivedMessage::Nothing),
             Popped::Message { size } => size,
             Popped::Malformed { size } => {
                 self.drop_message(&format_args!("its header gives {size} bytes"));
-                return Ok(Received::Dropped);
+                return Ok(ReceivedMessage::Dropped);
             }
         };
         // A size that the buffer does not have decodes to nothing, which is dropped.
         match Message::decode(buffer.get(..size).unwrap_or(&[])) {
-            Ok(message) => Ok(Received::Message(message)),
+            Ok(message) => Ok(ReceivedMessage::Message(message)),
             Err(error) => {
                 self.drop_message(&error);
-                Ok(Received::Dropped)
+                Ok(ReceivedMessage::Dropped)
             }
         }
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use protocol::message::{Body, Message, Request};
 use protocol::page::{Corrupt, SLOT_SIZE};
 
-use super::channel::{Channel, ChannelError, FlushError, Received};
+use super::channel::{Channel, ChannelError, FlushError, ReceivedMessage};
 use super::keys::{FrontendKeys, KeyError};
 use super::scheduler::clock::KernelClock;
 use super::scheduler::{Ready, Step};
@@ -50,7 +50,7 @@ pub enum ConnectionError {
 }
 
 /// A device over the memory of one guest.
-pub type Device<X> = Box<dyn VirtioDevice<DmaMemory<<X as Domain>::Platform>>>;
+pub type BoxedDevice<X> = Box<dyn VirtioDevice<DmaMemory<<X as Domain>::Platform>>>;
 
 /// A connection. Readable (poll) while events are pending.
 pub struct Connection<X: Domain> {
@@ -69,17 +69,17 @@ pub struct OpenError<X: Domain> {
     /// Why.
     pub error: ConnectionError,
     /// The device.
-    pub device: Device<X>,
+    pub device: BoxedDevice<X>,
 }
 
 /// What a connection is made of, besides the device.
-struct Parts<X: Domain> {
+struct ConnectionParts<X: Domain> {
     platform: X::Platform,
     events: X::Events,
     channel: Channel<<X::Grants as GrantTable>::Pages>,
 }
 
-impl<X: Domain> Parts<X> {
+impl<X: Domain> ConnectionParts<X> {
     fn open(xen: &X, context: &Context, keys: FrontendKeys) -> Result<Self, ConnectionError> {
         let guest = context.path.guest;
         let grants = xen.grants(guest)?;
@@ -90,7 +90,7 @@ impl<X: Domain> Parts<X> {
         Ok(Self { platform, events, channel })
     }
 
-    fn connect(self, context: &Context, device: Device<X>) -> Connection<X> {
+    fn connect(self, context: &Context, device: BoxedDevice<X>) -> Connection<X> {
         let Context { guest: Guest { budget, .. }, service, stats, .. } = context;
         let mut memory = DmaMemory::new(self.platform, Arc::clone(stats), Arc::clone(budget));
         memory.limit_pool(service.pool.pages());
@@ -131,16 +131,16 @@ impl<X: Domain> Connection<X> {
         xen: &X,
         context: &Context,
         keys: FrontendKeys,
-        device: Device<X>,
+        device: BoxedDevice<X>,
     ) -> Result<Self, OpenError<X>> {
-        match Parts::open(xen, context, keys) {
+        match ConnectionParts::open(xen, context, keys) {
             Ok(parts) => Ok(parts.connect(context, device)),
             Err(error) => Err(OpenError { error, device }),
         }
     }
 
     /// Gives back everything of the guest's, and the device.
-    pub fn close(mut self) -> Device<X> {
+    pub fn close(mut self) -> BoxedDevice<X> {
         let device = self.transport.close(&mut self.events);
         self.channel.close(&mut self.events);
         device
@@ -231,9 +231,9 @@ impl<X: Domain> Connection<X> {
         let (mut buffer, mut scratch) = ([0; SLOT_SIZE], [0; SLOT_SIZE]);
         for _ in 0..MESSAGE_BUDGET {
             let Message { token, body } = match self.channel.receive(&mut buffer)? {
-                Received::Nothing => return Ok(()),
-                Received::Dropped => continue,
-                Received::Message(message) => message,
+                ReceivedMessage::Nothing => return Ok(()),
+                ReceivedMessage::Dropped => continue,
+                ReceivedMessage::Message(message) => message,
             };
             match body {
                 Body::Request(request) => {

@@ -19,9 +19,9 @@ mod tests;
 
 use std::time::{Duration, Instant};
 
-use self::brake::{Brake, Progress};
+use self::brake::{Brake, IterationProgress};
 use self::busy_poll::BusyPoll;
-use self::clock::{Clock, Deadline};
+use self::clock::{Clock, TickDeadline};
 use self::coalescing::Coalescing;
 use self::delayed::Delayed;
 use self::poll_clock::{MEASURED, PollClock};
@@ -127,7 +127,7 @@ pub struct Scheduler {
     phase: Phase,
     /// A batch was processed since the time was looked at last.
     processed: bool,
-    end: Deadline,
+    end: TickDeadline,
     coalescing: Coalescing,
     busy_poll: BusyPoll,
     poll_clock: PollClock,
@@ -158,7 +158,7 @@ impl Scheduler {
             sources: false,
             phase: Phase::Finish,
             processed: false,
-            end: Deadline::default(),
+            end: TickDeadline::default(),
             coalescing: Coalescing::default(),
             busy_poll: BusyPoll::new(poll),
             poll_clock: PollClock::default(),
@@ -179,7 +179,7 @@ impl Scheduler {
         self.sources = ready.sources || ready.deadline;
         (self.worked, self.attended, self.events) = (false, ready.sources, false);
         (self.phase, self.processed) = (Phase::Process, false);
-        self.end = Deadline::within(QUEUE_BUDGET, clock);
+        self.end = TickDeadline::within(QUEUE_BUDGET, clock);
     }
 
     /// The driver sent events; `doorbells`: some of them doorbells.
@@ -384,9 +384,9 @@ impl Scheduler {
     /// thread wakes up for it later.
     pub fn may_unmask(&mut self, clock: &impl Clock) -> bool {
         let progress = match (self.worked || self.attended, self.events) {
-            (true, _) => Progress::Some,
-            (false, true) => Progress::InVain,
-            (false, false) => Progress::None,
+            (true, _) => IterationProgress::Some,
+            (false, true) => IterationProgress::InVain,
+            (false, false) => IterationProgress::None,
         };
         self.brake.may_unmask(progress, clock)
     }

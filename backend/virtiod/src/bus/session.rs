@@ -15,7 +15,7 @@ use tracing::Level;
 
 use super::announcement::Announcement;
 use super::connection;
-use super::connection::{Connection, ConnectionError, Device, OpenError};
+use super::connection::{BoxedDevice, Connection, ConnectionError, OpenError};
 use super::keys::{DevicePath, KeyError, Keys, Remover};
 use super::reconnection::{LOOK, Reconnected, reconnect};
 use super::state::{self, Action, State};
@@ -60,7 +60,7 @@ enum StepError {
 
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
+enum StepOutcome {
     /// There may be another.
     Next,
     /// The session is over.
@@ -91,10 +91,10 @@ pub struct Context {
 
 /// How far a device has come, and who has it.
 enum Phase<X: Domain> {
-    Idle(Device<X>),
-    Offered(Device<X>),
+    Idle(BoxedDevice<X>),
+    Offered(BoxedDevice<X>),
     Connected { connection: Box<Connection<X>>, since: Instant },
-    Closed(Device<X>),
+    Closed(BoxedDevice<X>),
     Ended,
 }
 
@@ -117,7 +117,7 @@ impl<X: Domain> Phase<X> {
     }
 
     /// The phase after `next` took the device. A connection is closed before.
-    fn passed_to(self, next: fn(Device<X>) -> Self) -> Self {
+    fn passed_to(self, next: fn(BoxedDevice<X>) -> Self) -> Self {
         match self {
             Self::Idle(device) | Self::Offered(device) | Self::Closed(device) => next(device),
             Self::Connected { connection, .. } => next(connection.close()),
@@ -146,7 +146,7 @@ impl<X: Domain> Session<X> {
     pub fn new(
         xen: X,
         keys: Keys<X::Store>,
-        device: Option<Device<X>>,
+        device: Option<BoxedDevice<X>>,
         context: Context,
         stop: Arc<EventFd>,
     ) -> Self {
@@ -182,8 +182,8 @@ impl<X: Domain> Session<X> {
         let mut retries = STORE_RETRY;
         loop {
             match self.step() {
-                Ok(Progress::Next) => retries.reset(),
-                Ok(Progress::Over) => return Ok(()),
+                Ok(StepOutcome::Next) => retries.reset(),
+                Ok(StepOutcome::Over) => return Ok(()),
                 Err(StepError::Session(error)) => return Err(error),
                 Err(StepError::Store(error)) => {
                     if !self.recover(&error, retries.take())? {
@@ -195,7 +195,7 @@ impl<X: Domain> Session<X> {
     }
 
     /// Does what XenStore says is next.
-    fn step(&mut self) -> Result<Progress, StepError> {
+    fn step(&mut self) -> Result<StepOutcome, StepError> {
         self.announce()?;
         let frontend = self.keys.frontend_state()?;
         let toolstack = self.keys.toolstack(self.announcement.written())?;
@@ -206,9 +206,9 @@ impl<X: Domain> Session<X> {
             Action::Close => self.close(),
             Action::Abandon => self.abandon()?,
             Action::End => return self.remove(),
-            Action::Leave => return Ok(Progress::Over),
+            Action::Leave => return Ok(StepOutcome::Over),
         }
-        Ok(Progress::Next)
+        Ok(StepOutcome::Next)
     }
 
     /// After XenStore did not do what it was asked: goes on serving for a while, and makes a new
@@ -257,7 +257,7 @@ impl<X: Domain> Session<X> {
         std::mem::replace(&mut self.phase, Phase::Ended)
     }
 
-    fn pass_to(&mut self, next: fn(Device<X>) -> Phase<X>) {
+    fn pass_to(&mut self, next: fn(BoxedDevice<X>) -> Phase<X>) {
         self.phase = self.take_phase().passed_to(next);
     }
 
@@ -386,7 +386,7 @@ impl<X: Domain> Session<X> {
 
     /// Ends a device that the toolstack wants gone, and removes its directory where that is the
     /// backend's to do [2.10].
-    fn remove(&mut self) -> Result<Progress, StepError> {
+    fn remove(&mut self) -> Result<StepOutcome, StepError> {
         if self.phase.connection().is_some() {
             self.say_what_a_saved_guest_loses();
         }
@@ -401,7 +401,7 @@ impl<X: Domain> Session<X> {
             wait_for(&mut fds, STATE_6_STANDS).map_err(SessionError::Poll)?;
             self.keys.remove()?;
         }
-        Ok(Progress::Over)
+        Ok(StepOutcome::Over)
     }
 
     /// `xl save` and `xl migrate` end devices as `xl destroy` does, and nothing tells which it was.
@@ -423,21 +423,21 @@ impl<X: Domain> Session<X> {
 
     /// Deals with the connection's events until something changed in XenStore, which the caller looks
     /// up: each look is questions to XenStore, too many to ask at every doorbell.
-    fn wait(&mut self) -> Result<Progress, StepError> {
+    fn wait(&mut self) -> Result<StepOutcome, StepError> {
         // An event that came with an answer to the questions before is not on the descriptor.
         let mut changed = self.keys.store().take_events()?;
         loop {
             let woken = self.poll(changed, StoreWatch::Yes).map_err(SessionError::Poll)?;
             if woken.stop {
                 self.end();
-                return Ok(Progress::Over);
+                return Ok(StepOutcome::Over);
             }
             if !self.iterate(woken.connection) {
-                return Ok(Progress::Next);
+                return Ok(StepOutcome::Next);
             }
             changed = changed || woken.store && self.keys.store().take_events()?;
             if changed || self.may_offer_again() {
-                return Ok(Progress::Next);
+                return Ok(StepOutcome::Next);
             }
         }
     }
@@ -474,13 +474,13 @@ impl<X: Domain> Session<X> {
         self.offer_at.take_if(|at| *at <= Instant::now()).is_some()
     }
 
-    fn poll(&self, at_once: bool, watch: StoreWatch) -> Result<Woken, nix::Error> {
+    fn poll(&self, at_once: bool, watch: StoreWatch) -> Result<Wakeup, nix::Error> {
         let until_offer = self.offer_at.map(|at| at.saturating_duration_since(Instant::now()));
         let limit = if at_once { Duration::ZERO } else { until_offer.unwrap_or(Duration::MAX) };
         self.poll_within(limit, watch)
     }
 
-    fn poll_within(&self, limit: Duration, watch: StoreWatch) -> Result<Woken, nix::Error> {
+    fn poll_within(&self, limit: Duration, watch: StoreWatch) -> Result<Wakeup, nix::Error> {
         let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds = vec![entry(self.stop.as_fd())];
         let connection = self.phase.connection();
@@ -502,7 +502,7 @@ impl<X: Domain> Session<X> {
         let connection =
             connection::Woken { events: events.unwrap_or(false), sources: sources > 0 };
         let store = ready.next().unwrap_or(false);
-        Ok(Woken { stop: stop.unwrap_or(false), store, connection })
+        Ok(Wakeup { stop: stop.unwrap_or(false), store, connection })
     }
 }
 
@@ -514,7 +514,7 @@ enum StoreWatch {
 }
 
 /// What a wait ended with.
-struct Woken {
+struct Wakeup {
     stop: bool,
     store: bool,
     connection: connection::Woken,

@@ -54,14 +54,14 @@ pub enum Updated {
 
 /// Addresses and size, as the driver set them so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Setup {
+struct RingSetup {
     size: u16,
     descriptor: u64,
     driver: u64,
     device: u64,
 }
 
-impl Setup {
+impl RingSetup {
     /// The set-up with an update's fields, as far as they count.
     fn with(mut self, update: &VqueueUpdate, max_size: u16) -> Result<Self, UpdateError> {
         let flags = update.flags;
@@ -107,7 +107,7 @@ struct Enabled {
 /// One virtqueue of a device.
 pub struct Virtqueue {
     max_size: u16,
-    setup: Setup,
+    setup: RingSetup,
     enabled: Option<Enabled>,
     doorbell: Option<LocalPort>,
 }
@@ -117,7 +117,7 @@ impl Virtqueue {
     pub fn new(max_size: u16) -> Self {
         // What a ring's size implies is bounded by its maximum size.
         debug_assert!(u64::from(max_size) * 16 <= MAX_RING_PAGES * PAGE_SIZE);
-        Self { max_size, setup: Setup::default(), enabled: None, doorbell: None }
+        Self { max_size, setup: RingSetup::default(), enabled: None, doorbell: None }
     }
 
     /// Its doorbell, once bound.
@@ -186,13 +186,13 @@ impl Virtqueue {
         if let Some(enabled) = self.enabled.take() {
             memory.unmap_ring(enabled.rings);
         }
-        self.setup = Setup::default();
+        self.setup = RingSetup::default();
         self.doorbell.take()
     }
 }
 
 fn enable<P: AccessPlatform>(
-    setup: Setup,
+    setup: RingSetup,
     max_size: u16,
     event_idx: bool,
     memory: &mut DmaMemory<P>,

@@ -3,14 +3,14 @@
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
-use crate::device::blk::{Format, Sharing};
+use crate::device::blk::{ImageFormat, Sharing};
 
 /// Settings of all disks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiskDefaults {
     /// The format of targets.
-    pub format: Option<Format>,
+    pub format: Option<ImageFormat>,
 }
 
 /// Settings of one disk.
@@ -18,7 +18,7 @@ pub struct DiskDefaults {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DiskSettings {
     /// The format of its target; `None`: the target's name says it.
-    pub format: Option<Format>,
+    pub format: Option<ImageFormat>,
     /// Whether others may use the target at the same time.
     #[serde(deserialize_with = "sharing")]
     pub force_share: Sharing,

@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use crate::config::{PollTime, RateLimit};
     use crate::device::DeviceId;
-    use crate::device::blk::{Format, Sharing};
+    use crate::device::blk::{ImageFormat, Sharing};
     use crate::device::net::QueuePairs;
     use crate::tap::network::Bridge;
 
@@ -199,12 +199,12 @@ mod tests {
             let settings = config.disk(domain, vdev);
             (settings.format, settings.force_share)
         };
-        assert_eq!(disk(Some("db1"), "xvda"), (Some(Format::Qcow2), Sharing::Safe));
-        assert_eq!(disk(Some("db1"), "xvdb"), (Some(Format::Raw), Sharing::Forced));
+        assert_eq!(disk(Some("db1"), "xvda"), (Some(ImageFormat::Qcow2), Sharing::Safe));
+        assert_eq!(disk(Some("db1"), "xvdb"), (Some(ImageFormat::Raw), Sharing::Forced));
         assert_eq!(disk(Some("db1"), "xvdc"), (None, Sharing::Safe));
         assert_eq!(disk(None, "xvda"), (None, Sharing::Safe));
         let config = parse("[default.disk]\nformat = \"raw\"", Path::new("f")).unwrap();
-        assert_eq!(config.disk(None, "xvda").format, Some(Format::Raw));
+        assert_eq!(config.disk(None, "xvda").format, Some(ImageFormat::Raw));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::listener::{self, ListenError, SocketFile};
 pub const DEFAULT_SOCKET: &str = "/run/xen-virtiod.sock";
 /// The longest that either side waits for the other, from the first byte to the last.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Completions under way at once; who comes then is sent away.
+/// Answers under way at once; who comes then is sent away.
 const MOST_ANSWERS: usize = 16;
 
 /// How long to leave a connection that cannot be accepted, as when no file descriptor is left. Nothing
@@ -55,9 +55,9 @@ pub enum ControlError {
 
 /// The socket; removed when dropped.
 #[derive(Debug)]
-pub struct Control(#[expect(dead_code, reason = "kept for its drop")] SocketFile);
+pub struct ControlSocket(#[expect(dead_code, reason = "kept for its drop")] SocketFile);
 
-impl Control {
+impl ControlSocket {
     /// Listens, and answers in a thread of its own.
     ///
     /// # Errors
@@ -89,7 +89,7 @@ impl Control {
     }
 }
 
-/// Completions in a thread of its own, if there is one more to be had.
+/// Answers in a thread of its own, if there is one more to be had.
 fn answer_apart(stream: UnixStream, registry: &Arc<Registry>, answers: &Arc<()>) {
     let (registry, under_way) = (Arc::clone(registry), Arc::clone(answers));
     let answer = move || {
@@ -154,7 +154,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
         let registry = large_registry();
-        let _control = Control::listen(&path, Arc::clone(&registry)).unwrap();
+        let _control = ControlSocket::listen(&path, Arc::clone(&registry)).unwrap();
         let silent: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
         // Within the asker's own limit, though those before it have not read a byte.
         assert_eq!(ask(&path).unwrap().devices.len(), 2000);
@@ -165,7 +165,7 @@ mod tests {
     fn more_than_a_few_who_do_not_read_are_sent_away() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
-        let _control = Control::listen(&path, large_registry()).unwrap();
+        let _control = ControlSocket::listen(&path, large_registry()).unwrap();
         let mut silent: Vec<_> =
             (0..2 * MOST_ANSWERS).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let last = silent.last_mut().unwrap();

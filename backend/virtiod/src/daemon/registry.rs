@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bus::DevicePath;
 use crate::guest_log::GuestLog;
-use crate::stats::{DeviceStats, Snapshot};
+use crate::stats::{DeviceStats, StatsSnapshot};
 
 /// Devices that are gone and still shown; the oldest make room.
 const HISTORY: usize = 64;
@@ -24,21 +24,21 @@ struct Devices {
 
 /// One device, as `stat` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Device {
+pub struct RegisteredDevice {
     /// The guest.
     pub domid: u16,
     /// Class and number, as in XenStore.
     pub device: String,
     /// Numbers and states.
     #[serde(flatten)]
-    pub stats: Snapshot,
+    pub stats: StatsSnapshot,
 }
 
 /// The answer to `stat`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// The oldest of those gone first, those there last.
-    pub devices: Vec<Device>,
+    pub devices: Vec<RegisteredDevice>,
 }
 
 impl Registry {
@@ -80,7 +80,7 @@ impl Registry {
     pub fn report(&self) -> Report {
         let devices = self.lock();
         let gone = devices.gone.iter().map(|(path, stats)| (path, stats));
-        let device = |(path, stats): (&DevicePath, &Arc<DeviceStats>)| Device {
+        let device = |(path, stats): (&DevicePath, &Arc<DeviceStats>)| RegisteredDevice {
             domid: path.guest.0,
             device: path.name(),
             stats: stats.snapshot(),

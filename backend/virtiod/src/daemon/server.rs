@@ -71,11 +71,11 @@ struct Running {
 /// A device's thread ended.
 struct Ended {
     path: DevicePath,
-    outcome: Outcome,
+    outcome: ThreadOutcome,
 }
 
 /// Where a device is, and whose.
-struct Place {
+struct NewDevice {
     path: DevicePath,
     origin: Origin,
     guest: Guest,
@@ -83,7 +83,7 @@ struct Place {
 
 /// What a device's thread came to.
 #[derive(Debug)]
-enum Outcome {
+enum ThreadOutcome {
     /// The device has ended, or was refused.
     Over,
     /// It cannot be served now, and may be later.
@@ -167,7 +167,7 @@ impl<X: Domain> Server<X> {
         loop {
             self.reap();
             // Something may have changed since it was looked at: looked at again before any wait.
-            let looked = self.look().and_then(|()| self.store.take_events());
+            let looked = self.scan().and_then(|()| self.store.take_events());
             let stopped = match looked {
                 Ok(true) => false,
                 Ok(false) => {
@@ -247,10 +247,10 @@ impl<X: Domain> Server<X> {
                 let joined = join(&path, thread);
                 drop(stop);
                 match (joined, outcome) {
-                    (Err(_), _) => self.bury(&path),
-                    (Ok(()), Outcome::Over) => {}
-                    (Ok(()), Outcome::Failed) => self.failed.note(&path, Instant::now()),
-                    (Ok(()), Outcome::Untold(error)) => {
+                    (Err(_), _) => self.close_after_panic(&path),
+                    (Ok(()), ThreadOutcome::Over) => {}
+                    (Ok(()), ThreadOutcome::Failed) => self.failed.note(&path, Instant::now()),
+                    (Ok(()), ThreadOutcome::Untold(error)) => {
                         self.refuse(&path, origin, &stats, &error);
                     }
                 }
@@ -286,7 +286,7 @@ impl<X: Domain> Server<X> {
 
     /// Closes a device whose thread panicked: its frontend must not wait for ever. What the thread
     /// had mapped was unmapped while it unwound.
-    fn bury(&mut self, path: &DevicePath) {
+    fn close_after_panic(&mut self, path: &DevicePath) {
         self.failed.note(path, Instant::now());
         let said = keys::set_error(&mut self.store, path, "xen-virtiod failed; its log says where");
         let closed = keys::set_state(&mut self.store, path, XenbusState::Closed);
@@ -299,7 +299,7 @@ impl<X: Domain> Server<X> {
     ///
     /// # Errors
     /// The first [`StoreError`]; all others were looked at, unless the connection is lost.
-    fn look(&mut self) -> Result<(), StoreError> {
+    fn scan(&mut self) -> Result<(), StoreError> {
         let (mut there, mut outcome) = (BTreeSet::new(), Ok(()));
         for class in CLASSES {
             for guest in self.store.list(&format!("backend/{class}"))? {
@@ -373,13 +373,13 @@ impl<X: Domain> Server<X> {
         let body = move || {
             // Dropped last, and in a panic too: tells the server that the thread ends.
             let mut farewell =
-                Farewell { path: place.clone(), outcome: Outcome::Over, ending, woken };
+                ExitGuard { path: place.clone(), outcome: ThreadOutcome::Over, ending, woken };
             let span = tracing::info_span!("device", guest = place.guest.0, name = place.name());
             let ran = span.in_scope(|| {
-                let place = Place { path: place, origin, guest };
+                let place = NewDevice { path: place, origin, guest };
                 run_device(xen, place, stopped, &config, &*network, &registry, &counted)
             });
-            farewell.outcome = ran.unwrap_or_else(Outcome::Untold);
+            farewell.outcome = ran.unwrap_or_else(ThreadOutcome::Untold);
         };
         let name = format!("{}-{}", path.guest.0, path.number);
         let thread = thread::Builder::new().name(name).spawn(body).map_err(StartError::Thread)?;
@@ -398,13 +398,13 @@ fn watches() -> Watches {
 /// XenStore cannot be reached: the device was not served, and the toolstack was not told.
 fn run_device<X: Domain>(
     xen: X,
-    Place { path, origin, guest }: Place,
+    NewDevice { path, origin, guest }: NewDevice,
     stop: Arc<EventFd>,
     config: &ConfigFile,
     network: &dyn Network,
     registry: &Registry,
     stats: &Arc<DeviceStats>,
-) -> Result<Outcome, StoreError> {
+) -> Result<ThreadOutcome, StoreError> {
     let mut keys = Keys::open(xen.store()?, path.clone())?;
     // A 5 may be an earlier daemon's own.
     let written = match origin {
@@ -431,7 +431,7 @@ fn run_device<X: Domain>(
     if let Err(error) = session.run(origin) {
         tracing::error!("device lost: {}", Causes(&error));
     }
-    Ok(Outcome::Over)
+    Ok(ThreadOutcome::Over)
 }
 
 /// Refuses a device that cannot be opened. One that a guest had before is closed instead, and tried
@@ -441,35 +441,35 @@ fn refuse<S: XenStore>(
     origin: Origin,
     error: &DeviceError,
     stats: &DeviceStats,
-) -> Result<Outcome, StoreError> {
+) -> Result<ThreadOutcome, StoreError> {
     stats.log.line(Level::ERROR, format_args!("device refused: {}", Causes(error)));
     stats.fail(error);
     match origin {
         Origin::New => {
             keys.refuse(&Causes(error).to_string())?;
-            Ok(Outcome::Over)
+            Ok(ThreadOutcome::Over)
         }
         Origin::Left => {
             let said = keys.set_error(&Causes(error).to_string());
             keys.set_state(XenbusState::Closed)?;
             said?;
-            Ok(Outcome::Failed)
+            Ok(ThreadOutcome::Failed)
         }
     }
 }
 
 /// Tells the server that a thread ends, however it ends.
-struct Farewell {
+struct ExitGuard {
     path: DevicePath,
-    outcome: Outcome,
+    outcome: ThreadOutcome,
     ending: Sender<Ended>,
     woken: Arc<EventFd>,
 }
 
-impl Drop for Farewell {
+impl Drop for ExitGuard {
     fn drop(&mut self) {
         // Either fails only when the server is gone, and then nobody waits for it.
-        let outcome = std::mem::replace(&mut self.outcome, Outcome::Over);
+        let outcome = std::mem::replace(&mut self.outcome, ThreadOutcome::Over);
         let ended = Ended { path: self.path.clone(), outcome };
         let told = self.ending.send(ended).is_ok();
         if told && self.woken.write(1).is_err() {

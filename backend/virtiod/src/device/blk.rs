@@ -25,10 +25,12 @@ use virtio_bindings::virtio_blk::{
 };
 
 pub use self::claim::{ClaimError, Owner, Sharing};
-pub use self::image::Format;
+pub use self::image::ImageFormat;
 use self::progress::{Deadline, Progress};
 pub use self::request::SECTOR_SIZE;
-use self::request::{BlockRequest, Command, Range, RangeChange, SERIAL_SIZE, Status, Task};
+use self::request::{
+    BlockCommand, BlockRequest, BlockStatus, Range, RangeChange, SERIAL_SIZE, Task,
+};
 pub use self::target::{AccessMode, Caching, Discard, Target, TargetError, TargetOptions};
 #[cfg(any(test, feature = "sample-images"))]
 pub use self::{
@@ -36,13 +38,13 @@ pub use self::{
     target::exercise::{Exercised, exercise_qcow2},
 };
 use super::{
-    BATCH, Completed, Completions, DeviceId, DeviceMemory, Fault, FileEngine, QueueContext,
-    Request, Source, VirtioDevice, WorkSource, Writable, WriteMode,
+    BATCH, Completed, Completions, DeviceId, DeviceMemory, Fault, IoEngine, QueueContext, Source,
+    VirtioDevice, VirtioRequest, WorkSource, Writable, WriteMode,
 };
 use crate::Causes;
 use crate::stats::DeviceStats;
 
-/// QueueContext offered; the driver uses one a CPU, at most these.
+/// Queues offered; the driver uses one a CPU, at most these.
 const QUEUES: u16 = 4;
 /// Entries in a queue.
 const QUEUE_SIZE: u16 = 512;
@@ -59,7 +61,7 @@ pub struct Block {
     config_changed: bool,
     serial: [u8; SERIAL_SIZE],
     driver_features: u64,
-    transfers: FileEngine,
+    transfers: IoEngine,
     /// For each queue, what was taken from it and is not done.
     suspended: [Option<Suspended>; QUEUES as usize],
     stats: Arc<DeviceStats>,
@@ -67,7 +69,7 @@ pub struct Block {
 
 /// Requests for which the time did not suffice.
 struct Suspended {
-    requests: Vec<Request>,
+    requests: Vec<VirtioRequest>,
     /// The rest of the first, if it was begun.
     task: Option<Task>,
     /// The fault of the request behind the last.
@@ -87,7 +89,7 @@ impl<'r, 'm> Parsed<'r, 'm> {
     /// Before the data: a driver whose data finds no room is told so. `task`: what is left of a
     /// request that was begun.
     fn new<M: DeviceMemory>(
-        request: &'r Request,
+        request: &'r VirtioRequest,
         task: Option<Task>,
         memory: &'m M,
     ) -> Result<Self, Fault> {
@@ -142,7 +144,7 @@ impl Block {
             config_changed: false,
             serial: name,
             driver_features: 0,
-            transfers: FileEngine::default(),
+            transfers: IoEngine::default(),
             suspended: Default::default(),
             stats,
         }
@@ -185,7 +187,7 @@ impl Block {
 /// Takes requests apart, up to the first that is malformed. `task`: the rest of the first of them,
 /// if it was begun.
 fn parse<'r, 'm, M: DeviceMemory>(
-    requests: &'r [Request],
+    requests: &'r [VirtioRequest],
     mut task: Option<Task>,
     memory: &'m M,
     batch: &mut [Option<Parsed<'r, 'm>>; BATCH],
@@ -207,9 +209,9 @@ fn parse<'r, 'm, M: DeviceMemory>(
 /// Takes back the room of requests that are answered, and gives the others.
 fn keep_unanswered<M: DeviceMemory>(
     queues: &mut QueueContext<'_, M>,
-    mut requests: Vec<Request>,
+    mut requests: Vec<VirtioRequest>,
     served: &BatchOutcome,
-) -> Vec<Request> {
+) -> Vec<VirtioRequest> {
     let mut rest = Vec::new();
     if !served.is_whole() {
         let good = std::mem::take(&mut requests).into_iter().take(served.good);
@@ -227,7 +229,7 @@ impl Block {
     /// if that can be.
     fn serve_batch<M: DeviceMemory>(
         &mut self,
-        requests: &[Request],
+        requests: &[VirtioRequest],
         task: Option<Task>,
         memory: &M,
         answers: &mut Completions<'_>,
@@ -296,18 +298,22 @@ impl Block {
     ) -> Result<Progress, TargetError> {
         let (data, Task { command, done }) = (request.data, &mut request.task);
         match command {
-            Command::Read { sector } => self.target.read(*sector, data, done, memory, deadline),
-            Command::Write { sector } => self.target.write(*sector, data, done, memory, deadline),
-            Command::Flush => self.target.flush().map(|()| Progress::Done),
-            Command::GetId => {
+            BlockCommand::Read { sector } => {
+                self.target.read(*sector, data, done, memory, deadline)
+            }
+            BlockCommand::Write { sector } => {
+                self.target.write(*sector, data, done, memory, deadline)
+            }
+            BlockCommand::Flush => self.target.flush().map(|()| Progress::Done),
+            BlockCommand::GetId => {
                 data.copy_from(memory, &self.serial)?;
                 Ok(Progress::Done)
             }
-            Command::Change { change: RangeChange::Discard, .. } if self.refuses_discard() => {
+            BlockCommand::Change { change: RangeChange::Discard, .. } if self.refuses_discard() => {
                 Err(TargetError::Unsupported)
             }
-            Command::Change { change, ranges } => self.change(*change, ranges, done, deadline),
-            Command::Unsupported => Err(TargetError::Unsupported),
+            BlockCommand::Change { change, ranges } => self.change(*change, ranges, done, deadline),
+            BlockCommand::Unsupported => Err(TargetError::Unsupported),
         }
     }
 
@@ -344,7 +350,7 @@ impl Block {
     /// Tells the driver how a request went.
     fn answer<M: DeviceMemory>(
         &self,
-        request: &Request,
+        request: &VirtioRequest,
         parsed: Parsed<'_, '_>,
         outcome: Result<(), TargetError>,
         memory: &M,
@@ -354,7 +360,7 @@ impl Block {
         self.count(&parsed.request, status);
         parsed.place.into_iter().for_each(|mut byte| byte.copy_from(&[status as u8]));
         memory.copied(STATUS_SIZE.into());
-        let data = if status == Status::Ok { parsed.request.bytes_in() } else { 0 };
+        let data = if status == BlockStatus::Ok { parsed.request.bytes_in() } else { 0 };
         answers.push(request, data + STATUS_SIZE);
         Ok(())
     }
@@ -364,28 +370,28 @@ impl Block {
         &self,
         outcome: Result<(), TargetError>,
         memory: &M,
-    ) -> Result<Status, Fault> {
+    ) -> Result<BlockStatus, Fault> {
         match outcome {
-            Ok(()) => Ok(Status::Ok),
+            Ok(()) => Ok(BlockStatus::Ok),
             Err(TargetError::Guest(Fault::Memory { source, .. }))
                 if memory.is_shortage(&source) =>
             {
                 self.stats.log.line(Level::WARN, format_args!("request failed: {source}"));
-                Ok(Status::IoError)
+                Ok(BlockStatus::IoError)
             }
             Err(TargetError::Guest(fault)) => Err(fault),
-            Err(TargetError::Unsupported) => Ok(Status::Unsupported),
+            Err(TargetError::Unsupported) => Ok(BlockStatus::Unsupported),
             Err(error) => {
                 self.stats
                     .log
                     .line(Level::WARN, format_args!("request failed: {}", Causes(&error)));
-                Ok(Status::IoError)
+                Ok(BlockStatus::IoError)
             }
         }
     }
 
-    fn count(&self, request: &BlockRequest<'_>, status: Status) {
-        if status != Status::Ok {
+    fn count(&self, request: &BlockRequest<'_>, status: BlockStatus) {
+        if status != BlockStatus::Ok {
             DeviceStats::count(&self.stats.failed);
             return;
         }
@@ -394,18 +400,18 @@ impl Block {
         };
         let length = request.data.length();
         match request.task.command {
-            Command::Read { .. } => {
+            BlockCommand::Read { .. } => {
                 DeviceStats::count(&self.stats.reads);
                 add(&self.stats.bytes_read, length);
             }
-            Command::Write { .. } => {
+            BlockCommand::Write { .. } => {
                 DeviceStats::count(&self.stats.writes);
                 add(&self.stats.bytes_written, length);
             }
-            Command::Flush => DeviceStats::count(&self.stats.flushes),
-            Command::Change { .. } => DeviceStats::count(&self.stats.discards),
-            Command::GetId => DeviceStats::count(&self.stats.identities),
-            Command::Unsupported => {}
+            BlockCommand::Flush => DeviceStats::count(&self.stats.flushes),
+            BlockCommand::Change { .. } => DeviceStats::count(&self.stats.discards),
+            BlockCommand::GetId => DeviceStats::count(&self.stats.identities),
+            BlockCommand::Unsupported => {}
         }
     }
 }

@@ -10,7 +10,7 @@ use vm_memory::{
     GuestAddress, GuestMemoryError, Permissions, ReadVolatile, VolatileMemoryError, VolatileSlice,
 };
 
-use super::{Buffer, DeviceMemory, Direction, Fault};
+use super::{Buffer, BufferDirection, DeviceMemory, Fault};
 
 /// Bytes that the driver wrote for the device.
 pub struct Readable<'a>(pub(super) VolatileSlice<'a>);
@@ -161,7 +161,7 @@ impl<'r> Buffers<'r> {
 
 /// One request of the driver's.
 #[derive(Clone, Debug, Default)]
-pub struct Request {
+pub struct VirtioRequest {
     /// Index of its first descriptor, which names it in the used ring.
     pub head: u16,
     /// First those that the device reads, then those that it writes.
@@ -172,7 +172,7 @@ pub struct Request {
     writable_length: u64,
 }
 
-impl Request {
+impl VirtioRequest {
     /// Becomes a copy of a chain that was checked.
     ///
     /// # Errors
@@ -202,12 +202,12 @@ impl Request {
                 return Err(malformed("a buffer of no bytes"));
             }
             match part.buffer.direction {
-                Direction::Writable => self.writable_length += length,
-                Direction::Readable if self.writable_length == 0 => {
+                BufferDirection::Writable => self.writable_length += length,
+                BufferDirection::Readable if self.writable_length == 0 => {
                     self.readable += 1;
                     self.readable_length += length;
                 }
-                Direction::Readable => {
+                BufferDirection::Readable => {
                     return Err(malformed("a device-readable buffer behind a device-writable one"));
                 }
             }
@@ -261,7 +261,10 @@ impl Request {
 }
 
 fn buffer_of(descriptor: Descriptor) -> Buffer {
-    let direction =
-        if descriptor.is_write_only() { Direction::Writable } else { Direction::Readable };
+    let direction = if descriptor.is_write_only() {
+        BufferDirection::Writable
+    } else {
+        BufferDirection::Readable
+    };
     Buffer { address: descriptor.addr(), length: descriptor.len(), direction }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use self::control::{CONTROL_RECEIVE, CONTROL_TRANSMIT, Control, FromDriver, ToDriver};
+use self::control::{CONTROL_RECEIVE, CONTROL_TRANSMIT, ControlQueue, FromDriver, ToDriver};
 use self::named::{NamedPort, PortQueues};
 use self::pty::Size;
 use self::size::SizeWatch;
@@ -30,7 +30,7 @@ pub const VIRTIO_CONSOLE_F_MULTIPORT: u32 = 1;
 const RECEIVE: usize = 0;
 /// The queue for what is printed.
 const TRANSMIT: usize = 1;
-/// QueueContext of a console that has no further port.
+/// Queues of a console that has no further port.
 const QUEUES: usize = 2;
 /// The first queue of the first further port; every port has two.
 const NAMED_QUEUES: usize = 4;
@@ -62,7 +62,7 @@ pub struct Console {
     terminal: Terminal,
     size: SizeWatch,
     named: Vec<NamedPort>,
-    control: Control,
+    control: ControlQueue,
     queue_sizes: Vec<u16>,
     config: [u8; CONFIG_SIZE],
     /// The configuration space changed since that was asked last.
@@ -89,7 +89,7 @@ impl Console {
             terminal: Terminal::open(Arc::clone(stats))?,
             size: SizeWatch::new()?,
             named,
-            control: Control::default(),
+            control: ControlQueue::default(),
             queue_sizes: vec![QUEUE_SIZE; queues],
             config: [0; CONFIG_SIZE],
             changed: false,

@@ -5,7 +5,7 @@ use vm_memory::{GuestAddress, GuestMemory, GuestMemoryError};
 
 /// Which way a buffer's data goes (virtio 1.3 section 2.6, device-readable and device-writable).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub enum BufferDirection {
     /// From the driver; the device only reads.
     Readable,
     /// To the driver.
@@ -20,7 +20,7 @@ pub struct Buffer {
     /// Its length in bytes.
     pub length: u32,
     /// Which way its data goes.
-    pub direction: Direction,
+    pub direction: BufferDirection,
 }
 
 impl Buffer {

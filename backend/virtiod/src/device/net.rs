@@ -16,14 +16,14 @@ use tracing::Level;
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MRG_RXBUF};
 
 use self::config::Fields;
-use self::control::{Command, Status};
+use self::control::{Ack, ControlCommand};
 use self::interface::MAX_PACKET;
 pub use self::interface::{Interface, LinkState};
 pub use self::mac::MacAddress;
 pub use self::pairs::QueuePairs;
-use self::receive::{Format, HeaderFlags, PacketBuffers, Receiver};
-use self::transmit::{Transmitter, Way};
-use super::{DeviceId, DeviceMemory, Fault, FileEngine, QueueContext, Source, VirtioDevice};
+use self::receive::{HeaderFlags, PacketBuffers, PacketFormat, Receiver};
+use self::transmit::{PacketSink, Transmitter};
+use super::{DeviceId, DeviceMemory, Fault, IoEngine, QueueContext, Source, VirtioDevice};
 use crate::Causes;
 use crate::stats::DeviceStats;
 
@@ -51,7 +51,7 @@ pub struct Net {
     active: usize,
     receivers: Vec<Receiver>,
     transmitter: Transmitter,
-    transfers: FileEngine,
+    transfers: IoEngine,
     stats: Arc<DeviceStats>,
 }
 
@@ -76,7 +76,7 @@ impl Net {
             active: 0,
             receivers: (0..count).map(|pair| Receiver::new(2 * pair)).collect(),
             transmitter: Transmitter::default(),
-            transfers: FileEngine::default(),
+            transfers: IoEngine::default(),
             stats,
         }
     }
@@ -88,9 +88,9 @@ impl Net {
         if index.is_multiple_of(2) { Role::Receive(index / 2) } else { Role::Transmit(index / 2) }
     }
 
-    fn format(&self) -> Format {
+    fn format(&self) -> PacketFormat {
         let has = |number| features::has(self.features, number);
-        Format {
+        PacketFormat {
             buffers: if has(VIRTIO_NET_F_MRG_RXBUF) {
                 PacketBuffers::Mergeable
             } else {
@@ -128,7 +128,12 @@ impl Net {
         // What stands in a queue that is not used any more still goes out.
         let pair = pair.min(self.active.saturating_sub(1));
         let (interface, transfers) = (self.interface.as_mut(), &mut self.transfers);
-        self.transmitter.transmit(index, queues, Way { interface, pair, transfers }, &self.stats)
+        self.transmitter.transmit(
+            index,
+            queues,
+            PacketSink { interface, pair, transfers },
+            &self.stats,
+        )
     }
 
     fn control<M: DeviceMemory>(
@@ -137,28 +142,28 @@ impl Net {
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         queues.process_each(index, |request, memory| {
-            let status = match Command::parse(request, memory)? {
-                Command::UsePairs(count) => self.use_pairs(count),
-                Command::Unsupported => Status::Refused,
+            let status = match ControlCommand::parse(request, memory)? {
+                ControlCommand::UsePairs(count) => self.use_pairs(count),
+                ControlCommand::Unsupported => Ack::Refused,
             };
             request.writable().copy_from(memory, &[status as u8])
         })
     }
 
     /// Uses the first `count` pairs, as the driver asks (section 5.1.6.5.6).
-    fn use_pairs(&mut self, count: u16) -> Status {
+    fn use_pairs(&mut self, count: u16) -> Ack {
         if !(1..=self.fields.pairs.count()).contains(&count) {
-            return Status::Refused;
+            return Ack::Refused;
         }
         let count = usize::from(count);
         if let Err(error) = self.interface.use_pairs(count) {
             let what = format_args!("{count} queue pair(s) refused: {}", Causes(&error));
             self.stats.log.line(Level::WARN, what);
-            return Status::Refused;
+            return Ack::Refused;
         }
         self.active = count;
         self.receivers.iter_mut().skip(count).for_each(Receiver::drop_packets);
-        Status::Done
+        Ack::Done
     }
 
     fn look_at_link(&mut self) -> io::Result<()> {

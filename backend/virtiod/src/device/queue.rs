@@ -1,8 +1,8 @@
-//! QueueContext as a device sees them: requests out, answers back.
+//! Queues as a device sees them: requests out, answers back.
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
-use super::{DeviceMemory, Fault, QueueSet, Request};
+use super::{DeviceMemory, Fault, QueueSet, VirtioRequest};
 
 /// Requests taken from a ring at once: their pages are mapped and unmapped together, and other queues
 /// and messages get their turn between two batches.
@@ -42,22 +42,22 @@ pub struct BatchSummary {
 /// Room for requests that is used again and again.
 #[derive(Debug, Default)]
 pub struct RequestPool {
-    list: Vec<Request>,
-    requests: Vec<Request>,
+    list: Vec<VirtioRequest>,
+    requests: Vec<VirtioRequest>,
     /// Descriptors that these have room for.
     descriptors: usize,
     done: Vec<(u16, u32)>,
 }
 
 impl RequestPool {
-    fn request(&mut self) -> Request {
+    fn request(&mut self) -> VirtioRequest {
         let request = self.requests.pop().unwrap_or_default();
         self.descriptors -= request.capacity();
         request
     }
 
     /// Keeps the room of a request, unless there is enough: what a long chain took is given back.
-    fn keep(&mut self, request: Request) {
+    fn keep(&mut self, request: VirtioRequest) {
         let descriptors = self.descriptors + request.capacity();
         if self.requests.len() < SPARE && descriptors <= SPARE_DESCRIPTORS {
             self.descriptors = descriptors;
@@ -74,7 +74,7 @@ pub struct Completions<'a> {
 
 impl Completions<'_> {
     /// The request may be given back, with that many bytes written into its buffers.
-    pub fn push(&mut self, request: &Request, written: u32) {
+    pub fn push(&mut self, request: &VirtioRequest, written: u32) {
         self.done.push((request.head, written));
         *self.bytes += request.length();
     }
@@ -113,7 +113,7 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
 
     /// Takes up to a batch of requests, at most `limit`, and makes their buffers reachable. With them
     /// comes the fault of the first that is malformed, if one is: those before it are good.
-    pub fn take(&mut self, index: usize, limit: usize) -> (Vec<Request>, Option<Fault>) {
+    pub fn take(&mut self, index: usize, limit: usize) -> (Vec<VirtioRequest>, Option<Fault>) {
         let (requests, fault) = self.fetch(index, limit);
         self.prepare(&requests);
         (requests, fault)
@@ -121,13 +121,13 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
 
     /// Makes the buffers of requests reachable together: not of those that are longer than the device
     /// takes, since it will look at little of them.
-    pub fn prepare(&self, requests: &[Request]) {
+    pub fn prepare(&self, requests: &[VirtioRequest]) {
         self.prepare_rest(requests, 0);
     }
 
     /// As [`QueueContext::prepare`], without the first `written` bytes that the device writes into the first request:
     /// the driver's memory has them.
-    fn prepare_rest(&self, requests: &[Request], written: u64) {
+    fn prepare_rest(&self, requests: &[VirtioRequest], written: u64) {
         let written = std::iter::once(written).chain(std::iter::repeat(0));
         let requests = requests.iter().zip(written);
         let requests = requests.filter(|(request, _)| request.length() <= self.longest);
@@ -137,7 +137,7 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
 
     /// As [`QueueContext::take`], without making buffers reachable: for a device that must look at requests to
     /// know which it will use, and keeps the others.
-    pub fn fetch(&mut self, index: usize, limit: usize) -> (Vec<Request>, Option<Fault>) {
+    pub fn fetch(&mut self, index: usize, limit: usize) -> (Vec<VirtioRequest>, Option<Fault>) {
         let mut requests = self.room();
         self.latest = Some(index);
         let Some(ring) = self.rings.ring(index) else { return (requests, None) };
@@ -168,12 +168,12 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
     }
 
     /// Room for requests; to be taken back by [`QueueContext::recycle`].
-    pub fn room(&mut self) -> Vec<Request> {
+    pub fn room(&mut self) -> Vec<VirtioRequest> {
         std::mem::take(&mut self.spare.list)
     }
 
     /// Takes back the room of requests that were given back to the driver.
-    pub fn recycle(&mut self, mut requests: Vec<Request>) {
+    pub fn recycle(&mut self, mut requests: Vec<VirtioRequest>) {
         requests.drain(..).for_each(|request| self.spare.keep(request));
         self.spare.list = requests;
     }
@@ -218,7 +218,7 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
     pub fn process_each(
         &mut self,
         index: usize,
-        serve: impl FnMut(&Request, &M) -> Result<u32, Fault>,
+        serve: impl FnMut(&VirtioRequest, &M) -> Result<u32, Fault>,
     ) -> Result<(), Fault> {
         self.process_some(index, BATCH, serve)
     }
@@ -231,7 +231,7 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         &mut self,
         index: usize,
         limit: usize,
-        mut serve: impl FnMut(&Request, &M) -> Result<u32, Fault>,
+        mut serve: impl FnMut(&VirtioRequest, &M) -> Result<u32, Fault>,
     ) -> Result<(), Fault> {
         self.process_batch(index, limit, |requests, memory, answers| {
             requests.iter().try_for_each(|request| {
@@ -250,7 +250,7 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         &mut self,
         index: usize,
         limit: usize,
-        mut serve: impl FnMut(&[Request], &M, &mut Completions<'_>) -> Result<(), Fault>,
+        mut serve: impl FnMut(&[VirtioRequest], &M, &mut Completions<'_>) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         let (requests, mut fault) = self.fetch(index, limit);
         if requests.is_empty() && fault.is_none() {
@@ -274,9 +274,9 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
     pub fn process_fetched<R>(
         &mut self,
         index: usize,
-        requests: &[Request],
+        requests: &[VirtioRequest],
         written: u64,
-        serve: impl FnOnce(&[Request], &M, &mut Completions<'_>) -> Result<R, Fault>,
+        serve: impl FnOnce(&[VirtioRequest], &M, &mut Completions<'_>) -> Result<R, Fault>,
     ) -> Result<R, Fault> {
         self.prepare_rest(requests, written);
         let mut done = std::mem::take(&mut self.spare.done);

@@ -69,12 +69,12 @@ impl fmt::Display for Rate {
 /// A token bucket. What is in it is told by one moment: when all that was moved is paid for. A debt is
 /// allowed, so that a request larger than the bucket is served too, and waited for afterwards.
 #[derive(Debug)]
-struct Bucket {
+struct TokenBucket {
     rate: Rate,
     paid: Instant,
 }
 
-impl Bucket {
+impl TokenBucket {
     /// A full bucket.
     fn new(rate: Rate, now: Instant) -> Self {
         Self { rate, paid: now.checked_sub(BURST).unwrap_or(now) }
@@ -96,7 +96,7 @@ impl Bucket {
 /// Holds a device to a rate, without sleeping: a timer becomes ready when it may go on.
 #[derive(Debug)]
 pub struct Limiter {
-    bucket: Bucket,
+    bucket: TokenBucket,
     timer: TimerFd,
 }
 
@@ -108,7 +108,7 @@ impl Limiter {
     pub fn new(rate: Rate) -> nix::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-        Ok(Self { bucket: Bucket::new(rate, Instant::now()), timer })
+        Ok(Self { bucket: TokenBucket::new(rate, Instant::now()), timer })
     }
 
     /// Whether something may be moved now. If not, the source will become ready when it may.
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn a_full_bucket_lets_a_second_through_at_once_and_then_keeps_to_the_rate() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(rate("1000B/s"), start);
+        let mut bucket = TokenBucket::new(rate("1000B/s"), start);
         bucket.spend(1000, start);
         assert_eq!(bucket.wait(start), None);
         bucket.spend(500, start);
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn idle_time_saves_up_no_more_than_a_second() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(rate("1000B/s"), start);
+        let mut bucket = TokenBucket::new(rate("1000B/s"), start);
         bucket.spend(10, start);
         let later = start + Duration::from_secs(3600);
         bucket.spend(1000, later);

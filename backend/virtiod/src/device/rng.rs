@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use tracing::Level;
 
 use super::rate::{Limiter, Rate};
-use super::{DeviceId, DeviceMemory, Fault, QueueContext, Request, Source, VirtioDevice};
+use super::{DeviceId, DeviceMemory, Fault, QueueContext, Source, VirtioDevice, VirtioRequest};
 use crate::stats::DeviceStats;
 
 /// The kernel's generator; reads of it neither wait nor end.
@@ -118,7 +118,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Entropy {
 /// Fills a request's buffers; gives the number of bytes.
 fn fill<M: DeviceMemory>(
     generator: &mut File,
-    request: &Request,
+    request: &VirtioRequest,
     memory: &M,
     stats: &DeviceStats,
 ) -> Result<u32, Fault> {

@@ -13,9 +13,9 @@ use super::{Readable, Writable};
 
 /// Room for transfers that are done together, batch after batch.
 #[derive(Default)]
-pub struct FileEngine(file_engine::FileEngine);
+pub struct IoEngine(file_engine::FileEngine);
 
-impl FileEngine {
+impl IoEngine {
     /// Whether messages can be exchanged, as far as is known: where not, to add them to a batch is in vain.
     pub fn can_batch_messages(&self) -> bool {
         self.0.can_batch_messages()

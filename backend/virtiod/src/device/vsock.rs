@@ -15,10 +15,10 @@ use std::time::Instant;
 
 use tracing::Level;
 
-use self::header::{HEADER_SIZE, Header, Received};
-pub use self::host::{Host, HostError};
+use self::header::{HEADER_SIZE, ReceivedPacket, VsockHeader};
+pub use self::host::{HostError, HostSocket};
 use self::muxer::Muxer;
-use super::{DeviceId, DeviceMemory, Fault, QueueContext, Request, Source, VirtioDevice};
+use super::{DeviceId, DeviceMemory, Fault, QueueContext, Source, VirtioDevice, VirtioRequest};
 use crate::stats::DeviceStats;
 
 /// Feature bit: streams (section 5.10.3).
@@ -27,7 +27,7 @@ pub const VIRTIO_VSOCK_F_STREAM: u32 = 0;
 const RECEIVE: usize = 0;
 /// The queue for packets from the guest.
 const TRANSMIT: usize = 1;
-/// QueueContext; the third is for events, of which there are none: no guest is moved with its connections.
+/// Queues; the third is for events, of which there are none: no guest is moved with its connections.
 const QUEUES: usize = 3;
 /// Entries in each.
 const QUEUE_SIZE: u16 = 128;
@@ -50,7 +50,7 @@ pub struct Socket {
 
 impl Socket {
     /// The socket device of the guest with this context id.
-    pub fn new(cid: u32, host: Host, stats: Arc<DeviceStats>) -> Self {
+    pub fn new(cid: u32, host: HostSocket, stats: Arc<DeviceStats>) -> Self {
         let cid = u64::from(cid);
         let muxer = Muxer::new(host, Arc::clone(&stats));
         Self { cid, config: cid.to_le_bytes(), muxer, starved: false, held: false, stats }
@@ -87,7 +87,7 @@ impl Socket {
     }
 
     /// Puts the next packet, or a part of it, into a buffer; gives the number of bytes.
-    fn fill<M: DeviceMemory>(&mut self, request: &Request, memory: &M) -> Result<u32, Fault> {
+    fn fill<M: DeviceMemory>(&mut self, request: &VirtioRequest, memory: &M) -> Result<u32, Fault> {
         if request.readable().length() > 0 {
             return Err(wrong(request, "a device-readable buffer in the receive queue"));
         }
@@ -116,7 +116,7 @@ impl Socket {
 /// Copies a packet of the guest's and does what it says. A packet that makes no sense costs the guest
 /// the connection that it names; a chain that holds no packet is a fault.
 fn take_packet<M: DeviceMemory>(
-    request: &Request,
+    request: &VirtioRequest,
     memory: &M,
     cid: u64,
     muxer: &mut Muxer,
@@ -131,13 +131,13 @@ fn take_packet<M: DeviceMemory>(
     };
     let mut bytes = [0; HEADER_SIZE];
     front.copy_to(memory, &mut bytes)?;
-    match Header::decode(&bytes, cid) {
-        Received::Astray => {
+    match VsockHeader::decode(&bytes, cid) {
+        ReceivedPacket::Astray => {
             DeviceStats::count(&stats.failed);
             stats.log.line(Level::WARN, format_args!("packet from or for somebody else dropped"));
         }
-        Received::OtherType(header) => muxer.refuse(header.ports),
-        Received::Stream(header) => {
+        ReceivedPacket::OtherType(header) => muxer.refuse(header.ports),
+        ReceivedPacket::Stream(header) => {
             let length = u64::from(header.length);
             let data = rest.split_front(length).filter(|_| length <= MAX_DATA_SIZE);
             let data =
@@ -150,7 +150,7 @@ fn take_packet<M: DeviceMemory>(
     Ok(())
 }
 
-fn wrong(request: &Request, reason: &str) -> Fault {
+fn wrong(request: &VirtioRequest, reason: &str) -> Fault {
     Fault::Chain { head: request.head, reason: reason.to_owned() }
 }
 

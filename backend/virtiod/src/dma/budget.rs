@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// The shared pool of a device: without it requests are slower.
-    Pool,
+    SharedPool,
     /// Buffers of requests: without them a request fails.
     Requests,
     /// Rings and message pages: without them there is no device.
@@ -31,7 +31,7 @@ struct Ceilings {
 impl Ceilings {
     fn of(self, purpose: Purpose) -> u32 {
         match purpose {
-            Purpose::Pool => self.pool,
+            Purpose::SharedPool => self.pool,
             Purpose::Requests => self.requests,
             Purpose::Rings => self.rings,
         }
@@ -57,7 +57,7 @@ const GUEST_PAGES: Ceilings = Ceilings { pool: 24_576, requests: 32_768, rings: 
 /// Mappings of one guest. Its driver shares a pool in pieces of 64 pages.
 const GUEST_MAPPINGS: Ceilings = Ceilings { pool: 1024, requests: 4096, rings: u32::MAX };
 
-/// Room that is not there.
+/// Capacity that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BudgetError {
     /// The guest has its share.
@@ -111,12 +111,12 @@ impl Counter {
 
 /// Pages and mappings.
 #[derive(Debug)]
-struct Room {
+struct Capacity {
     pages: Counter,
     mappings: Counter,
 }
 
-impl Room {
+impl Capacity {
     const fn new(pages: Ceilings, mappings: Ceilings) -> Self {
         Self { pages: Counter::new("page(s)", pages), mappings: Counter::new("range(s)", mappings) }
     }
@@ -144,7 +144,7 @@ impl Room {
 
 /// The room of the whole daemon.
 #[derive(Debug)]
-pub struct DaemonBudget(Room);
+pub struct DaemonBudget(Capacity);
 
 impl DaemonBudget {
     /// As much as Xen and the kernel have for this process.
@@ -152,21 +152,21 @@ impl DaemonBudget {
         let most = fs::read_to_string("/proc/sys/vm/max_map_count").ok();
         let most = most.and_then(|text| text.trim().parse().ok()).unwrap_or(USUAL_MAPPINGS);
         let mappings = Ceilings::sharing(most.saturating_sub(OWN_MAPPINGS));
-        Self(Room::new(Ceilings::sharing(MAP_TRACKING_PAGES), mappings))
+        Self(Capacity::new(Ceilings::sharing(MAP_TRACKING_PAGES), mappings))
     }
 }
 
 /// One guest's part of the room. All devices of the guest share it.
 #[derive(Debug)]
 pub struct GuestBudget {
-    own: Room,
+    own: Capacity,
     daemon: Arc<DaemonBudget>,
 }
 
 impl GuestBudget {
     /// A guest that has nothing mapped.
     pub fn new(daemon: Arc<DaemonBudget>) -> Self {
-        Self { own: Room::new(GUEST_PAGES, GUEST_MAPPINGS), daemon }
+        Self { own: Capacity::new(GUEST_PAGES, GUEST_MAPPINGS), daemon }
     }
 
     /// The only guest of this process.
@@ -174,7 +174,7 @@ impl GuestBudget {
         Arc::new(Self::new(Arc::new(DaemonBudget::of_this_process())))
     }
 
-    /// Room for one mapping of `pages` pages, until the reservation is dropped.
+    /// Capacity for one mapping of `pages` pages, until the reservation is dropped.
     ///
     /// # Errors
     /// [`BudgetError`]; nothing is taken then.
@@ -198,7 +198,7 @@ impl GuestBudget {
     }
 }
 
-/// Room for one mapping.
+/// Capacity for one mapping.
 #[derive(Debug)]
 pub struct Reservation {
     guest: Arc<GuestBudget>,
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     fn daemon(pages: u32, mappings: u32) -> Arc<DaemonBudget> {
-        let room = Room::new(Ceilings::sharing(pages), Ceilings::sharing(mappings));
+        let room = Capacity::new(Ceilings::sharing(pages), Ceilings::sharing(mappings));
         Arc::new(DaemonBudget(room))
     }
 
@@ -229,8 +229,8 @@ mod tests {
     fn what_a_guest_takes_is_bounded_and_leaves_room_for_its_requests_and_rings() {
         let daemon = daemon(1 << 20, 1 << 20);
         let guest = guest(&daemon);
-        let pool = guest.reserve(GUEST_PAGES.pool, Purpose::Pool).unwrap();
-        let refused = guest.reserve(1, Purpose::Pool).unwrap_err();
+        let pool = guest.reserve(GUEST_PAGES.pool, Purpose::SharedPool).unwrap();
+        let refused = guest.reserve(1, Purpose::SharedPool).unwrap_err();
         let most = GUEST_PAGES.pool;
         assert_eq!(refused, BudgetError::Guest { what: "page(s)", used: most, most });
         let rest = GUEST_PAGES.requests - GUEST_PAGES.pool;
@@ -238,17 +238,18 @@ mod tests {
         assert!(guest.reserve(1, Purpose::Requests).is_err());
         assert!(guest.reserve(1, Purpose::Rings).is_ok());
         drop((pool, requests));
-        assert!(guest.reserve(GUEST_PAGES.pool, Purpose::Pool).is_ok(), "it was given back");
+        assert!(guest.reserve(GUEST_PAGES.pool, Purpose::SharedPool).is_ok(), "it was given back");
     }
 
     #[test]
     fn small_mappings_are_counted_as_mappings() {
         let daemon = daemon(1 << 20, 1 << 20);
         let guest = guest(&daemon);
-        let all: Vec<_> =
-            (0..GUEST_MAPPINGS.pool).map(|_| guest.reserve(1, Purpose::Pool).unwrap()).collect();
+        let all: Vec<_> = (0..GUEST_MAPPINGS.pool)
+            .map(|_| guest.reserve(1, Purpose::SharedPool).unwrap())
+            .collect();
         assert!(matches!(
-            guest.reserve(1, Purpose::Pool),
+            guest.reserve(1, Purpose::SharedPool),
             Err(BudgetError::Guest { what: "range(s)", .. })
         ));
         drop(all);
@@ -259,8 +260,8 @@ mod tests {
     fn guests_that_fill_the_daemon_leave_others_their_requests_and_rings() {
         let daemon = daemon(40_000, 1 << 20);
         let (greedy, other) = (guest(&daemon), guest(&daemon));
-        let _pool = greedy.reserve(20_000, Purpose::Pool).unwrap();
-        assert!(matches!(other.reserve(1, Purpose::Pool), Err(BudgetError::Daemon { .. })));
+        let _pool = greedy.reserve(20_000, Purpose::SharedPool).unwrap();
+        assert!(matches!(other.reserve(1, Purpose::SharedPool), Err(BudgetError::Daemon { .. })));
         assert_eq!(other.own.pages.used.load(Ordering::Relaxed), 0, "refused ones count nothing");
         let _requests = greedy.reserve(10_000, Purpose::Requests).unwrap();
         assert!(other.reserve(1, Purpose::Requests).is_err());

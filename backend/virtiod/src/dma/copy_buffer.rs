@@ -11,13 +11,13 @@ use vm_memory::VolatileSlice;
 use xen::staging::Staging;
 
 use super::{AccessPlatform, DmaRange, PagePart, PageRange};
-use xen::{Access, CopyError, CopyWay};
+use xen::{Access, CopyDirection, CopyError};
 
 /// Most pages of buffers that are copied together: what is more is mapped, since their bytes take room here.
 pub(super) const MOST_PAGES: u64 = 512;
 
 /// One buffer, and where in the staging memory it stands.
-struct Buffer {
+struct CopiedBuffer {
     range: PageRange,
     access: Access,
     at: usize,
@@ -25,17 +25,17 @@ struct Buffer {
     reached: Cell<bool>,
 }
 
-impl Buffer {
+impl CopiedBuffer {
     /// What buffers are sorted and found by.
     fn key(&self) -> (Access, u64) {
         (self.access, self.range.address)
     }
 
     /// Whether it is copied this way.
-    fn goes(&self, way: CopyWay) -> bool {
+    fn goes(&self, way: CopyDirection) -> bool {
         match way {
-            CopyWay::FromGuest => self.access == Access::ReadOnly,
-            CopyWay::ToGuest => self.access == Access::ReadWrite && self.reached.get(),
+            CopyDirection::FromGuest => self.access == Access::ReadOnly,
+            CopyDirection::ToGuest => self.access == Access::ReadWrite && self.reached.get(),
         }
     }
 }
@@ -43,7 +43,7 @@ impl Buffer {
 /// Buffers of the requests at hand, in the order of their keys and then their lengths.
 pub(super) struct CopyBuffer {
     staging: Staging,
-    buffers: Vec<Buffer>,
+    buffers: Vec<CopiedBuffer>,
 }
 
 impl CopyBuffer {
@@ -60,19 +60,19 @@ impl CopyBuffer {
         let buffers = read.chain(write).map(|(range, access)| {
             let at = length;
             length += range.length as usize;
-            Buffer { range, access, at, reached: Cell::new(false) }
+            CopiedBuffer { range, access, at, reached: Cell::new(false) }
         });
         let mut buffers: Vec<_> = buffers.collect();
         buffers.sort_unstable_by_key(|buffer| (buffer.key(), buffer.range.length));
         let staged = Self { staging: Staging::new(length), buffers };
-        let copied = staged.copy(platform, CopyWay::FromGuest)?;
+        let copied = staged.copy(platform, CopyDirection::FromGuest)?;
         copied.is_ok().then_some(staged)
     }
 
     /// The bytes of `range`, if they all lie in a buffer for that kind of access. Of buffers that overlap only the
     /// last that begins before the range is looked at: what is not found is mapped.
     pub(super) fn find(&self, range: DmaRange) -> Option<VolatileSlice<'_>> {
-        let before = |buffer: &Buffer| buffer.key() <= (range.access, range.address);
+        let before = |buffer: &CopiedBuffer| buffer.key() <= (range.access, range.address);
         let position = self.buffers.partition_point(before).checked_sub(1)?;
         let buffer = self.buffers.get(position).filter(|buffer| buffer.access == range.access)?;
         let skipped = range.address.checked_sub(buffer.range.address)?;
@@ -88,26 +88,30 @@ impl CopyBuffer {
         &self,
         platform: &P,
     ) -> Option<Result<(), CopyError>> {
-        self.copy(platform, CopyWay::ToGuest)
+        self.copy(platform, CopyDirection::ToGuest)
     }
 
     /// Buffers that the device may have written, with their bytes.
     pub(super) fn written(&self) -> impl Iterator<Item = (PageRange, VolatileSlice<'_>)> {
-        let written = self.buffers.iter().filter(|buffer| buffer.goes(CopyWay::ToGuest));
+        let written = self.buffers.iter().filter(|buffer| buffer.goes(CopyDirection::ToGuest));
         written.filter_map(|buffer| {
             let length = buffer.range.length as usize;
             Some((buffer.range, self.staging.as_ref().slice(buffer.at, length)?))
         })
     }
 
-    fn copy<P: AccessPlatform>(&self, platform: &P, way: CopyWay) -> Option<Result<(), CopyError>> {
+    fn copy<P: AccessPlatform>(
+        &self,
+        platform: &P,
+        way: CopyDirection,
+    ) -> Option<Result<(), CopyError>> {
         let buffers = self.buffers.iter().filter(|buffer| buffer.goes(way));
         let mut parts = buffers.flat_map(|buffer| self.parts(buffer));
         platform.copy(way, &mut parts)
     }
 
     /// A buffer page by page.
-    fn parts(&self, buffer: &Buffer) -> impl Iterator<Item = PagePart<'_>> {
+    fn parts(&self, buffer: &CopiedBuffer) -> impl Iterator<Item = PagePart<'_>> {
         let (mut at, mut left, mut offset) = (buffer.at, buffer.range.length, buffer.range.offset);
         buffer.range.numbers().filter_map(move |page| {
             let length = left.min(PAGE_SIZE - offset);

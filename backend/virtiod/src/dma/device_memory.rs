@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use vm_memory::GuestMemoryError;
 
-use crate::device::{Buffer, DeviceMemory, Direction};
+use crate::device::{Buffer, BufferDirection, DeviceMemory};
 use crate::dma::{AccessFault, AccessPlatform, DmaMemory, DmaRange};
 use xen::Access;
 
@@ -36,8 +36,8 @@ impl<P: AccessPlatform> DeviceMemory for DmaMemory<P> {
 
 fn range(buffer: Buffer) -> DmaRange {
     let access = match buffer.direction {
-        Direction::Readable => Access::ReadOnly,
-        Direction::Writable => Access::ReadWrite,
+        BufferDirection::Readable => Access::ReadOnly,
+        BufferDirection::Writable => Access::ReadWrite,
     };
     DmaRange { address: buffer.address.0, length: buffer.length.into(), access }
 }

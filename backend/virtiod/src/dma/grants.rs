@@ -7,20 +7,20 @@ use protocol::pool::DecodedAddress;
 use protocol::status::F_ACCESS_PLATFORM;
 
 use crate::dma::{AccessPlatform, AddressFault, Location, PageNumber, PagePart, PageRange};
-use xen::{Access, CopyError, CopySegment, CopyWay, GrantTable, MapError};
+use xen::{Access, CopyDirection, CopyError, CopySegment, GrantTable, MapError};
 
 /// What one guest granted.
 #[derive(Debug)]
-pub struct Grants<G>(G);
+pub struct GrantPlatform<G>(G);
 
-impl<G: GrantTable> Grants<G> {
+impl<G: GrantTable> GrantPlatform<G> {
     /// What can be reached through this handle.
     pub fn new(handle: G) -> Self {
         Self(handle)
     }
 }
 
-impl<G: GrantTable> AccessPlatform for Grants<G> {
+impl<G: GrantTable> AccessPlatform for GrantPlatform<G> {
     type Pages = G::Pages;
 
     const BUS_FEATURES: u32 = F_SHARED_POOL;
@@ -42,7 +42,7 @@ impl<G: GrantTable> AccessPlatform for Grants<G> {
 
     fn copy(
         &self,
-        way: CopyWay,
+        way: CopyDirection,
         parts: &mut dyn Iterator<Item = PagePart<'_>>,
     ) -> Option<Result<(), CopyError>> {
         let segments: Vec<_> = parts

@@ -27,7 +27,7 @@ use vm_memory::{
 
 use super::copy_buffer::{self, CopyBuffer};
 use super::mapping::Mapping;
-use super::pool::Pool;
+use super::pool::SharedPool;
 use super::ring_mapping::{MappingId, RingMappings};
 use super::{AccessFault, AccessPlatform, AddressFault, Location, PageRange, ShareError};
 use crate::Causes;
@@ -53,7 +53,7 @@ pub struct DmaRange {
 pub struct DmaMemory<P: AccessPlatform> {
     platform: P,
     rings: RingMappings<P::Pages>,
-    pool: Pool<P::Pages>,
+    pool: SharedPool<P::Pages>,
     /// Copied buffers of the requests at hand. Append-only while shared, so that slices into it stay valid.
     copies: FrozenVec<Box<CopyBuffer>>,
     /// Mapped buffers, likewise.
@@ -69,7 +69,7 @@ impl<P: AccessPlatform> DmaMemory<P> {
         Self {
             platform,
             rings: RingMappings::default(),
-            pool: Pool::new(Arc::clone(&stats)),
+            pool: SharedPool::new(Arc::clone(&stats)),
             copies: FrozenVec::new(),
             mappings: FrozenVec::new(),
             last_fault: RefCell::new(None),

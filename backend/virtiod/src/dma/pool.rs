@@ -63,7 +63,7 @@ struct Chunk<P> {
 }
 
 /// All that one driver shared.
-pub(super) struct Pool<P> {
+pub(super) struct SharedPool<P> {
     chunks: Vec<Chunk<P>>,
     /// By page number, the position of its chunk; as long as the highest page needs.
     table: Vec<Option<u16>>,
@@ -73,7 +73,7 @@ pub(super) struct Pool<P> {
     stats: Arc<DeviceStats>,
 }
 
-impl<P: AsRef<MappedRange>> Pool<P> {
+impl<P: AsRef<MappedRange>> SharedPool<P> {
     pub(super) fn new(stats: Arc<DeviceStats>) -> Self {
         Self { chunks: Vec::new(), table: Vec::new(), pages: 0, limit: MAX_POOL_PAGES, stats }
     }
@@ -113,7 +113,7 @@ impl<P: AsRef<MappedRange>> Pool<P> {
         if let Some(page) = again {
             return Err(ShareError::Again(PoolPage(page as u32)));
         }
-        let room = budget.reserve(count, Purpose::Pool)?;
+        let room = budget.reserve(count, Purpose::SharedPool)?;
         let references = u64::from(reference.0)..u64::from(reference.0) + u64::from(count);
         let pages = map(&references.map(PageNumber).collect::<Vec<_>>(), Access::ReadWrite)?;
         // A chunk has a page at least, so there are no more of them than there may be pages.
@@ -140,7 +140,7 @@ impl<P: AsRef<MappedRange>> Pool<P> {
     }
 }
 
-impl<P> Pool<P> {
+impl<P> SharedPool<P> {
     /// Unmaps everything.
     pub(super) fn clear(&mut self) {
         let count: u64 = self.chunks.drain(..).map(|chunk| u64::from(chunk.count)).sum();
@@ -151,7 +151,7 @@ impl<P> Pool<P> {
     }
 }
 
-impl<P> Drop for Pool<P> {
+impl<P> Drop for SharedPool<P> {
     fn drop(&mut self) {
         self.clear();
     }

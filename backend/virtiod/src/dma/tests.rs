@@ -9,7 +9,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
 use super::{AccessFault, DmaMemory, DmaRange, ShareError};
 use crate::dma::budget::GuestBudget;
-use crate::dma::grants::Grants;
+use crate::dma::grants::GrantPlatform;
 use crate::stats::DeviceStats;
 use xen::{Access, DomId, Xen};
 use xen_sim::{Guest, Hypervisor, SimGrants};
@@ -17,7 +17,7 @@ use xen_sim::{Guest, Hypervisor, SimGrants};
 struct Bench {
     hypervisor: Hypervisor,
     guest: Guest,
-    memory: DmaMemory<Grants<SimGrants>>,
+    memory: DmaMemory<GrantPlatform<SimGrants>>,
     stats: Arc<DeviceStats>,
 }
 
@@ -30,7 +30,7 @@ fn bench_of(pages: usize) -> Bench {
     let (hypervisor, stats) = (Hypervisor::default(), Arc::new(DeviceStats::default()));
     let guest = hypervisor.guest(1, pages);
     let memory = DmaMemory::new(
-        Grants::new(hypervisor.grants(DomId(1)).unwrap()),
+        GrantPlatform::new(hypervisor.grants(DomId(1)).unwrap()),
         Arc::clone(&stats),
         GuestBudget::alone(),
     );

@@ -9,7 +9,7 @@ use crate::config::NetworkSettings;
 use crate::device::net::{MacAddress, Net};
 use crate::stats::DeviceStats;
 use crate::tap::name::InterfaceName;
-use crate::tap::network::{Network, NetworkError, Request};
+use crate::tap::network::{InterfaceRequest, Network, NetworkError};
 use xen::XenStore;
 
 /// Under what a device's address is noted.
@@ -30,7 +30,7 @@ pub(super) fn open<S: XenStore>(
     };
     let (bridge, pairs) =
         (settings.bridge.unwrap_or_default(), settings.queues.unwrap_or_default());
-    let attached = network.attach(Request { name: name.clone(), bridge, pairs })?;
+    let attached = network.attach(InterfaceRequest { name: name.clone(), bridge, pairs })?;
     let (mac_text, bridge) = (mac.to_string(), attached.bridge.as_ref());
     let found = [("tap", Some(name.as_str())), (MAC_NOTE, Some(mac_text.as_str()))];
     for (key, value) in found.into_iter().chain([("bridge", bridge.map(InterfaceName::as_str))]) {

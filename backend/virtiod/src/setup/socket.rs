@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::DeviceError;
 use crate::bus::{DevicePath, Keys};
 use crate::config::{Cid, SocketPath, SocketSettings};
-use crate::device::vsock::{Host, Socket};
+use crate::device::vsock::{HostSocket, Socket};
 use crate::stats::DeviceStats;
 use xen::XenStore;
 
@@ -31,7 +31,7 @@ pub(super) fn open<S: XenStore>(
             directory.join(format!("{}.sock", device_name(keys, path)?))
         }
     };
-    let device = Socket::new(cid, Host::listen(&socket)?, Arc::clone(stats));
+    let device = Socket::new(cid, HostSocket::listen(&socket)?, Arc::clone(stats));
     for (key, value) in [("cid", cid.to_string()), ("socket", socket.display().to_string())] {
         keys.publish(key, &value)?;
         stats.note(key, &value);

@@ -23,7 +23,7 @@ const FLAGS: c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc
 #[derive(Debug)]
 pub(super) struct Tap {
     queues: Vec<File>,
-    /// QueueContext that the kernel puts packets into: so many of the first.
+    /// Queues that the kernel puts packets into: so many of the first.
     used: usize,
 }
 

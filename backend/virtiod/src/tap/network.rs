@@ -32,7 +32,7 @@ pub enum Bridge {
 
 /// What is asked of the host's network.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct InterfaceRequest {
     /// The interface's name.
     pub name: InterfaceName,
     /// Where it belongs.
@@ -90,7 +90,7 @@ pub trait Network: Send + Sync {
     ///
     /// # Errors
     /// [`NetworkError`]; no interface is left then.
-    fn attach(&self, request: Request) -> Result<Attached, NetworkError>;
+    fn attach(&self, request: InterfaceRequest) -> Result<Attached, NetworkError>;
 }
 
 /// The network of the domain that this process runs in.
@@ -98,7 +98,10 @@ pub trait Network: Send + Sync {
 pub struct HostNetwork;
 
 impl Network for HostNetwork {
-    fn attach(&self, Request { name, bridge, pairs }: Request) -> Result<Attached, NetworkError> {
+    fn attach(
+        &self,
+        InterfaceRequest { name, bridge, pairs }: InterfaceRequest,
+    ) -> Result<Attached, NetworkError> {
         let failed = |source| NetworkError::SetUp { name: name.clone(), source };
         let links = Links::open().map_err(failed)?;
         let found = find_bridge(&links, bridge)?;

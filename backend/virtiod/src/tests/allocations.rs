@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use crate::device::blk::{Block, Target, TargetOptions};
 use crate::device::{QueueContext, RequestPool, Rings, VirtioDevice};
 use crate::dma::budget::GuestBudget;
-use crate::dma::grants::Grants;
+use crate::dma::grants::GrantPlatform;
 use crate::dma::{DmaMemory, DmaRange};
 use crate::stats::DeviceStats;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_T_IN};
@@ -37,7 +37,7 @@ impl Rings for OneRing {
     }
 }
 
-type Memory = DmaMemory<Grants<SimGrants>>;
+type Memory = DmaMemory<GrantPlatform<SimGrants>>;
 
 struct Bench {
     guest: Guest,
@@ -55,7 +55,7 @@ impl Bench {
         let hypervisor = Hypervisor::default();
         let mut guest = hypervisor.guest(1, DATA_PAGES + usize::from(REQUESTS));
         let stats = Arc::new(DeviceStats::default());
-        let grants = Grants::new(hypervisor.grants(DomId(1)).unwrap());
+        let grants = GrantPlatform::new(hypervisor.grants(DomId(1)).unwrap());
         let mut memory = DmaMemory::new(grants, Arc::clone(&stats), GuestBudget::alone());
         let pages: Vec<_> =
             (0..DATA_PAGES + usize::from(REQUESTS)).map(|_| guest.allocate()).collect();

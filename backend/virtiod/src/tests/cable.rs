@@ -11,7 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::device::net::interface::{Interface, LinkState, Offload};
 use crate::device::{Gather, Source};
-use crate::tap::network::{Attached, Bridge, Network, NetworkError, Request};
+use crate::tap::network::{Attached, Bridge, InterfaceRequest, Network, NetworkError};
 
 /// Packets that wait in a cable on their way to the guest, at most.
 pub(super) const CABLE_LENGTH: usize = 256;
@@ -57,7 +57,7 @@ impl FakeNetwork {
 }
 
 impl Network for FakeNetwork {
-    fn attach(&self, request: Request) -> Result<Attached, NetworkError> {
+    fn attach(&self, request: InterfaceRequest) -> Result<Attached, NetworkError> {
         let bridge = match request.bridge {
             Bridge::Alone => None,
             Bridge::Usual => Some("xenbr0".parse().unwrap()),

@@ -17,7 +17,7 @@ use super::disk_sharing::refusal;
 use super::driver::Driver;
 use super::host::{Host, TestDisk, XVDA, numbered_disk};
 use crate::device::blk::sample::{ImageBytes, Shape};
-use crate::device::blk::{Format, Target, TargetOptions};
+use crate::device::blk::{ImageFormat, Target, TargetOptions};
 use xen::DomId;
 
 /// One range of a discard or write-zeroes request.
@@ -336,7 +336,7 @@ fn a_qcow2_image_by_another_name_is_raw_with_a_warning_unless_the_format_is_said
         let (log, opened) = log_of(TargetOptions::for_test(&path));
         assert!(opened && log.contains("WARN") && log.contains("as a qcow2 image does"), "{log}");
         assert!(log.contains("format = \"qcow2\""), "{log}");
-        for format in [Format::Raw, Format::Qcow2] {
+        for format in [ImageFormat::Raw, ImageFormat::Qcow2] {
             let options = TargetOptions { format: Some(format), ..TargetOptions::for_test(&path) };
             let (log, opened) = log_of(options);
             assert!(opened && !log.contains("WARN"), "{log}");

@@ -55,7 +55,7 @@ pub(super) struct Driver {
     kept: Vec<Shared>,
     pool: Vec<Pooled>,
     current: usize,
-    /// QueueContext that EVENT_USED told of while an answer was waited for.
+    /// Queues that EVENT_USED told of while an answer was waited for.
     used: Vec<u32>,
 }
 

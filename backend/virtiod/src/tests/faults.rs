@@ -243,7 +243,7 @@ fn spec_6_2_features_ok_is_refused_without_access_platform() {
         [offered & !(1 << F_ACCESS_PLATFORM), offered & !(1 << F_VERSION_1), offered | 1 << 62, 0]
     {
         assert_eq!(disk.driver.negotiate(features), ACKNOWLEDGE | DRIVER, "{features:#x}");
-        // QueueContext come after FEATURES_OK: this set-up is ignored [6.1].
+        // Queues come after FEATURES_OK: this set-up is ignored [6.1].
         let update = VqueueUpdate {
             index: 0,
             flags: VqueueFlags(VqueueFlags::ENABLE),

@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 use super::cable::FakeNetwork;
 use super::driver::Driver;
 use crate::config::ConfigFile;
-use crate::daemon::registry::{Device, Registry};
+use crate::daemon::registry::{RegisteredDevice, Registry};
 use crate::daemon::server::{Server, ServerError};
 use crate::domain::{ByGrants, Domain};
 use xen::DomId;
@@ -159,7 +159,7 @@ impl Host {
     }
 
     /// What `stat` says of a guest's first device.
-    pub(super) fn stat(&self, guest: DomId) -> Device {
+    pub(super) fn stat(&self, guest: DomId) -> RegisteredDevice {
         let devices = self.registry.report().devices;
         devices.into_iter().find(|device| device.domid == guest.0).unwrap()
     }

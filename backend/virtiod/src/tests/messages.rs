@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use protocol::message::{BindOutcome, ConfigData, FeatureBlocks, Message, Request, Response};
-use protocol::page::{Direction, Producer};
+use protocol::page::{Producer, QueueDirection};
 use protocol::status::{ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, FEATURES_OK};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 use virtio_bindings::virtio_config::{VIRTIO_F_NOTIF_CONFIG_DATA, VIRTIO_F_NOTIFICATION_DATA};
@@ -16,7 +16,7 @@ use xen::{Access, DomId};
 /// Puts bytes into the queue to the device behind the back of the driver's own transport. Only for
 /// messages that get no answer and are the first in the page.
 fn inject(driver: &Driver, messages: &[&[u8]]) -> Producer {
-    let mut producer = Producer::new(Direction::DriverToDevice);
+    let mut producer = Producer::new(QueueDirection::DriverToDevice);
     for message in messages {
         producer.push(driver.guest.words(driver.page), message).unwrap();
     }

@@ -8,11 +8,11 @@ use std::os::fd::AsRawFd;
 use protocol::grant::PAGE_SIZE;
 
 use xen_sys::gntdev::{
-    COPY_DEST_GREF, COPY_SOURCE_GREF, CopyPlace, CopySegment as RawSegment, Foreign, GrantCopy,
+    COPY_DEST_GREF, COPY_SOURCE_GREF, CopyPointer, Foreign, GrantCopy, IoctlCopySegment,
     STATUS_OKAY, grant_copy,
 };
 
-use crate::{CopyError, CopySegment, CopyWay, DomId};
+use crate::{CopyDirection, CopyError, CopySegment, DomId};
 
 /// Copies all segments by one call.
 ///
@@ -21,7 +21,7 @@ use crate::{CopyError, CopySegment, CopyWay, DomId};
 pub(super) fn copy(
     file: &File,
     guest: DomId,
-    way: CopyWay,
+    way: CopyDirection,
     segments: &[CopySegment<'_>],
 ) -> Result<(), CopyError> {
     let mut raw = segments
@@ -47,20 +47,20 @@ pub(super) fn copy(
 
 fn raw_segment(
     guest: DomId,
-    way: CopyWay,
+    way: CopyDirection,
     segment: &CopySegment<'_>,
-) -> Result<RawSegment, CopyError> {
+) -> Result<IoctlCopySegment, CopyError> {
     let end = usize::from(segment.offset) + segment.here.len();
     let length = u16::try_from(segment.here.len()).ok().filter(|_| end <= PAGE_SIZE as usize);
     let length = length.ok_or(CopyError::Beyond)?;
-    let foreign = CopyPlace {
+    let foreign = CopyPointer {
         foreign: Foreign { reference: segment.reference.0, offset: segment.offset, domid: guest.0 },
     };
-    let here = CopyPlace { virt: segment.here.ptr_guard_mut().as_ptr() };
+    let here = CopyPointer { virt: segment.here.ptr_guard_mut().as_ptr() };
     let (source, dest, flags) = match way {
-        CopyWay::FromGuest => (foreign, here, COPY_SOURCE_GREF),
-        CopyWay::ToGuest => (here, foreign, COPY_DEST_GREF),
+        CopyDirection::FromGuest => (foreign, here, COPY_SOURCE_GREF),
+        CopyDirection::ToGuest => (here, foreign, COPY_DEST_GREF),
     };
     // Not okay until the kernel says so.
-    Ok(RawSegment { source, dest, len: length, flags, status: STATUS_OKAY - 1 })
+    Ok(IoctlCopySegment { source, dest, len: length, flags, status: STATUS_OKAY - 1 })
 }

@@ -8,7 +8,7 @@ use protocol::grant::GrantRef;
 
 use super::copy::copy;
 use crate::staging::Staging;
-use crate::{CopyError, CopySegment, CopyWay, DomId};
+use crate::{CopyDirection, CopyError, CopySegment, DomId};
 
 /// The first of `references` that cannot be read, if one cannot.
 ///
@@ -25,7 +25,7 @@ pub(super) fn first(
         Ok(CopySegment { reference: *reference, offset: 0, here })
     };
     let segments = references.iter().enumerate().map(segment).collect::<Result<Vec<_>, _>>()?;
-    match copy(file, guest, CopyWay::FromGuest, &segments) {
+    match copy(file, guest, CopyDirection::FromGuest, &segments) {
         Ok(()) => Ok(None),
         Err(CopyError::Refused { reference, .. }) => Ok(Some(reference)),
         Err(error) => Err(error),

@@ -2,7 +2,7 @@
 
 use crate::config::{Announced, Generations, Reading};
 use crate::interrupt::{Interrupt, Message, Next};
-use crate::removal::{self, Connection, Removal};
+use crate::removal::{self, BackendState, Removal};
 
 /// Counts a message, an `enum shim_message`, of an interrupt; gives an `enum shim_next`.
 ///
@@ -68,9 +68,9 @@ pub(crate) extern "C" fn shim_waits_for_requests(device_id: u32) -> u32 {
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_removal(device_id: u32, pages: u32, connection: u32) -> u32 {
     let connection = match connection {
-        0 => Connection::Open,
-        1 => Connection::Answering,
-        _ => Connection::Broken,
+        0 => BackendState::Open,
+        1 => BackendState::Answering,
+        _ => BackendState::Broken,
     };
     match removal::next(device_id, pages, connection) {
         Removal::Remove => 0,

@@ -6,7 +6,7 @@ use protocol::grant::GrantRef;
 
 use super::EINVAL;
 use crate::bounce::{Piece, Policy};
-use crate::dma::{self, Access, Direction, MAX_MAPPING_BYTES, Plan};
+use crate::dma::{self, Access, DmaDirection, MAX_MAPPING_BYTES, Plan};
 use crate::pool::MAX_POOLED_BYTES;
 use crate::ring::{RingAddresses, RingGrants};
 
@@ -82,7 +82,7 @@ pub(crate) unsafe extern "C" fn shim_dma_plan(
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_dma_address(physical: u64, length: u64, first: u32) -> u64 {
     // The address does not depend on the direction.
-    Plan::new(physical, length, Direction::Bidirectional)
+    Plan::new(physical, length, DmaDirection::Bidirectional)
         .ok()
         .and_then(|plan| plan.address(GrantRef(first)))
         .map_or(0, |address| address.encode())
@@ -156,13 +156,13 @@ pub(crate) unsafe extern "C" fn shim_dma_piece(
 /// Whether the device reads what is written to a mapped buffer; an `enum dma_data_direction`.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_dma_device_reads(direction: u32) -> u32 {
-    direction_of(direction).is_some_and(Direction::device_reads).into()
+    direction_of(direction).is_some_and(DmaDirection::device_reads).into()
 }
 
 /// Whether the device writes the buffer; an `enum dma_data_direction`.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_dma_device_writes(direction: u32) -> u32 {
-    direction_of(direction).is_some_and(Direction::device_writes).into()
+    direction_of(direction).is_some_and(DmaDirection::device_writes).into()
 }
 
 /// Whether buffers that share pages with other data are bounced; `policy` is an `enum shim_bounce`.
@@ -177,11 +177,11 @@ pub(crate) extern "C" fn shim_bounces(policy: u32, trusted: u32, backend: u16) -
 }
 
 /// `enum dma_data_direction` of the kernel; its DMA_NONE is no direction.
-const fn direction_of(number: u32) -> Option<Direction> {
+const fn direction_of(number: u32) -> Option<DmaDirection> {
     match number {
-        0 => Some(Direction::Bidirectional),
-        1 => Some(Direction::ToDevice),
-        2 => Some(Direction::FromDevice),
+        0 => Some(DmaDirection::Bidirectional),
+        1 => Some(DmaDirection::ToDevice),
+        2 => Some(DmaDirection::FromDevice),
         _ => None,
     }
 }

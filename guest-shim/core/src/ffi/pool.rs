@@ -3,7 +3,7 @@
 use core::ffi::c_int;
 
 use super::EINVAL;
-use crate::pool::{self, CHUNK_PAGES, Place, Pool, SLOTS, TakeError, Unit, chunk_limit};
+use crate::pool::{self, CHUNK_PAGES, Pool, PoolLocation, SLOTS, TakeError, Unit, chunk_limit};
 
 const ENOSPC: c_int = -28;
 
@@ -21,7 +21,7 @@ pub(crate) struct ShimPlace {
 
 impl ShimPlace {
     /// Notes on pages come before notes on slots.
-    fn new(place: Place) -> Self {
+    fn new(place: PoolLocation) -> Self {
         let before = match place.unit {
             Unit::Page => 0,
             Unit::Slot => CHUNK_PAGES,

@@ -18,7 +18,8 @@ fn pool(chunks: u32) -> Pool {
 
 /// Takes what is asked for, by one processor; gives the numbers of the first pages.
 fn taken(pool: &Pool, lengths: &[u64]) -> Vec<u32> {
-    let pages = |place: Place| place.chunk * CHUNK_PAGES + place.start() / Unit::Page.bytes();
+    let pages =
+        |place: PoolLocation| place.chunk * CHUNK_PAGES + place.start() / Unit::Page.bytes();
     lengths.iter().map(|length| pages(pool.take(*length, 0).unwrap())).collect()
 }
 
@@ -55,7 +56,7 @@ fn spec_3_10_what_is_taken_is_of_chunks_that_are_shared() {
 #[test]
 fn spec_3_10_small_buffers_share_a_page_and_no_byte() {
     let pool = pool(1);
-    let address = |length| pool.take(length, 0).map(Place::address);
+    let address = |length| pool.take(length, 0).map(PoolLocation::address);
     let lengths = [1, 16, 64, 65, 512, 48];
     let starts = [0, 64, 128, 192, 320, 832].map(|offset| Ok(PoolPage(0).address(offset)));
     assert_eq!(lengths.map(address), starts);
@@ -141,7 +142,7 @@ fn what_was_taken_is_found_by_its_address() {
 }
 
 /// Marks what lies at `place`, slot by slot; fails if it is marked already.
-fn mark(held: &[AtomicBool], place: Place, taken: bool) {
+fn mark(held: &[AtomicBool], place: PoolLocation, taken: bool) {
     let first = (place.chunk * CHUNK_PAGES * Unit::Page.bytes() + place.start()) / 64;
     let slots = place.count * place.unit.bytes() / 64;
     for slot in held.iter().skip(first as usize).take(slots as usize) {

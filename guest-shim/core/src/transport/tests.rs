@@ -31,8 +31,8 @@ impl Bench {
         Self {
             page: Box::new(core::array::from_fn(|_| AtomicU32::new(0))),
             driver: Transport::new(negotiate(1, MAX_SIZE as u32, 0).unwrap()),
-            to_driver: Producer::new(Direction::DeviceToDriver),
-            from_driver: Consumer::new(Direction::DriverToDevice),
+            to_driver: Producer::new(QueueDirection::DeviceToDriver),
+            from_driver: Consumer::new(QueueDirection::DriverToDevice),
         }
     }
 

@@ -8,7 +8,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use xen_virtiod::device::net::LinkState;
 use xen_virtiod::device::net::interface::{Interface, Offload};
 use xen_virtiod::device::{Gather, Source, WriteMode};
-use xen_virtiod::tap::network::{Attached, Network, NetworkError, Request};
+use xen_virtiod::tap::network::{Attached, InterfaceRequest, Network, NetworkError};
 
 /// The device's end of the cable.
 pub(super) struct Cable(UnixDatagram);
@@ -24,7 +24,7 @@ impl Cable {
 }
 
 impl Network for Cable {
-    fn attach(&self, _request: Request) -> Result<Attached, NetworkError> {
+    fn attach(&self, _request: InterfaceRequest) -> Result<Attached, NetworkError> {
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         let link = EventFd::from_value_and_flags(1, flags).unwrap();
         let plug = Plug { packets: self.0.try_clone().unwrap(), link };

@@ -114,7 +114,7 @@ pub(super) enum Place {
         offset: u16,
     },
     /// In the pool, or beyond what was shared.
-    Pool {
+    SharedPool {
         page: u16,
         offset: u16,
     },
@@ -150,7 +150,9 @@ impl Place {
         match self {
             Self::Writable { page, offset } => grant(granted.writable, page, offset),
             Self::ReadOnly { page, offset } => grant(granted.read_only, page, offset),
-            Self::Pool { page, offset } => PoolPage((page % 32).into()).address(offset.into()),
+            Self::SharedPool { page, offset } => {
+                PoolPage((page % 32).into()).address(offset.into())
+            }
             Self::Ring { ring: number, area, offset } => {
                 ring(number, area) + u64::from(offset % 4096)
             }

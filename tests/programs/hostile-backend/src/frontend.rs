@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::binding::{REVISION, backend_key, frontend_key};
 use protocol::grant::GrantRef;
-use xen::{Access, Connection, DomId, Gntdev, GrantTable, RemotePort, XenStore};
+use xen::{Access, DomId, Gntdev, GrantTable, RemotePort, XenStore, XenStoreConnection};
 
 const DISKS: &str = "backend/virtio_disk";
 
@@ -25,7 +25,7 @@ pub(crate) struct Frontend {
 impl Frontend {
     /// Says that it is ready, offers the first disk that is to be served, and waits for its frontend.
     pub(crate) fn accept() -> Result<Self> {
-        let mut store = Connection::open()?;
+        let mut store = XenStoreConnection::open()?;
         store.watch(DISKS)?;
         println!("hostile-backend: ready to serve");
         let backend = wait_for(&mut store, new_disk)?;
@@ -48,14 +48,14 @@ impl Frontend {
     }
 
     pub(crate) fn connected(&self) -> Result<()> {
-        Ok(Connection::open()?.write(&format!("{}/state", self.backend), "4")?)
+        Ok(XenStoreConnection::open()?.write(&format!("{}/state", self.backend), "4")?)
     }
 }
 
 /// Looks, and looks again whenever something may have changed, until something is found.
 fn wait_for<T>(
-    store: &mut Connection,
-    mut look: impl FnMut(&mut Connection) -> Result<Option<T>>,
+    store: &mut XenStoreConnection,
+    mut look: impl FnMut(&mut XenStoreConnection) -> Result<Option<T>>,
 ) -> Result<T> {
     loop {
         if let Some(found) = look(store)? {
@@ -69,7 +69,7 @@ fn wait_for<T>(
 }
 
 /// The directory of a disk that nobody serves yet.
-fn new_disk(store: &mut Connection) -> Result<Option<String>> {
+fn new_disk(store: &mut XenStoreConnection) -> Result<Option<String>> {
     for guest in store.list(DISKS)? {
         for number in store.list(&format!("{DISKS}/{guest}"))? {
             let path = format!("{DISKS}/{guest}/{number}");
@@ -81,7 +81,7 @@ fn new_disk(store: &mut Connection) -> Result<Option<String>> {
     Ok(None)
 }
 
-fn offer(store: &mut Connection, backend: &str) -> Result<()> {
+fn offer(store: &mut XenStoreConnection, backend: &str) -> Result<()> {
     for (key, value) in [
         (backend_key::REVISION, REVISION as usize),
         (backend_key::MAX_MESSAGE_SIZE, MAX_MESSAGE_SIZE),
@@ -93,7 +93,7 @@ fn offer(store: &mut Connection, backend: &str) -> Result<()> {
     Ok(())
 }
 
-fn number(store: &mut Connection, path: &str) -> Result<u32> {
+fn number(store: &mut XenStoreConnection, path: &str) -> Result<u32> {
     let value = store.read(path)?.with_context(|| format!("there is no {path}"))?;
     value.parse().with_context(|| format!("{path} is {value:?}"))
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use protocol::message::{Body, Message};
-use protocol::page::{Consumer, Direction, PageWords, Popped, Producer, PushError, SLOT_SIZE};
+use protocol::page::{Consumer, PageWords, Popped, Producer, PushError, QueueDirection, SLOT_SIZE};
 use xen::{EventChannels, Evtchn, Gntdev, LocalPort};
 
 use crate::device::Disk;
@@ -76,8 +76,8 @@ struct Channel<'a> {
 
 impl<'a> Channel<'a> {
     fn new(page: &'a PageWords, events: Evtchn, port: LocalPort) -> Self {
-        let requests = Consumer::new(Direction::DriverToDevice);
-        let answers = Producer::new(Direction::DeviceToDriver);
+        let requests = Consumer::new(QueueDirection::DriverToDevice);
+        let answers = Producer::new(QueueDirection::DeviceToDriver);
         Self { page, events, port, requests, answers, signals: 0 }
     }
 

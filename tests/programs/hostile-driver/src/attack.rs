@@ -13,7 +13,9 @@ use protocol::status::{
     ACKNOWLEDGE, DRIVER, DRIVER_OK, F_ACCESS_PLATFORM, F_VERSION_1, FEATURES_OK,
 };
 use userspace::Frontend;
-use xen::{Access, Connection, EventChannels, Evtchn, Gntalloc, LocalPort, SharedPages, XenStore};
+use xen::{
+    Access, EventChannels, Evtchn, Gntalloc, LocalPort, SharedPages, XenStore, XenStoreConnection,
+};
 
 const PAGE: usize = PAGE_SIZE as usize;
 
@@ -68,7 +70,7 @@ type Attack = fn(&str, Instant) -> Result<()>;
 
 /// A frontend that comes with garbage in place of its page and its channel, and comes again.
 fn keys(device: &str, end: Instant) -> Result<()> {
-    let mut store = Connection::open()?;
+    let mut store = XenStoreConnection::open()?;
     let garbage = "\u{1}x".repeat(GARBAGE / 2);
     while Instant::now() < end {
         for (key, value) in [
@@ -256,7 +258,7 @@ fn doorbells(disk: &mut Disk, end: Instant) -> Result<()> {
 
 /// Messages as fast as they are answered, events for queues that there are not, and changes in XenStore.
 fn messages(disk: &mut Disk, end: Instant) -> Result<()> {
-    let mut store = Connection::open()?;
+    let mut store = XenStoreConnection::open()?;
     while Instant::now() < end {
         for number in 0..16 {
             disk.ask(Request::Ping(number))?;

@@ -11,7 +11,7 @@ use clap::{Parser, ValueEnum};
 use protocol::grant::{GrantRef, PAGE_SIZE};
 use xen::mapped::MappedRange;
 use xen::staging::Staging;
-use xen::{Access, CopySegment, CopyWay, DomId, Gntdev, GrantTable};
+use xen::{Access, CopyDirection, CopySegment, DomId, Gntdev, GrantTable};
 
 const PAGE: usize = PAGE_SIZE as usize;
 
@@ -93,7 +93,7 @@ fn copy(gntdev: &Gntdev, references: &[GrantRef], staging: &Staging) -> Result<(
         Ok(CopySegment { reference: *reference, offset: 0, here })
     };
     let segments = references.iter().enumerate().map(segment).collect::<Result<Vec<_>>>()?;
-    Ok(gntdev.copy(CopyWay::FromGuest, &segments)?)
+    Ok(gntdev.copy(CopyDirection::FromGuest, &segments)?)
 }
 
 /// Pages a second.

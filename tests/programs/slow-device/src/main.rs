@@ -17,11 +17,11 @@ use protocol::binding::{
 };
 use protocol::grant::GrantRef;
 use protocol::message::{Body, Message, Request, Response};
-use protocol::page::{Consumer, Direction, PageWords, Popped, Producer, SLOT_SIZE};
+use protocol::page::{Consumer, PageWords, Popped, Producer, QueueDirection, SLOT_SIZE};
 use xen::mapped::MappedRange;
 use xen::{
-    Access, Connection, DomId, EventChannels, Evtchn, Gntdev, GrantTable, LocalPort, RemotePort,
-    XenStore,
+    Access, DomId, EventChannels, Evtchn, Gntdev, GrantTable, LocalPort, RemotePort, XenStore,
+    XenStoreConnection,
 };
 
 use crate::device::Device;
@@ -72,14 +72,14 @@ fn run(&CommandLine { guest, number }: &CommandLine) -> Result<()> {
 
 /// The device's two directories in XenStore.
 struct Ends {
-    store: Connection,
+    store: XenStoreConnection,
     backend: String,
     frontend: String,
 }
 
 impl Ends {
     fn open(guest: u16, number: u32) -> Result<Self> {
-        let mut store = Connection::open()?;
+        let mut store = XenStoreConnection::open()?;
         let backend = format!("backend/virtio/{guest}/{number}");
         let frontend = store.read(&format!("{backend}/frontend"))?;
         let frontend = frontend.with_context(|| format!("there is no {backend} in XenStore"))?;
@@ -135,7 +135,7 @@ impl Ends {
     }
 }
 
-fn state(store: &mut Connection, directory: &str) -> Result<XenbusState> {
+fn state(store: &mut XenStoreConnection, directory: &str) -> Result<XenbusState> {
     let state = store.read(&format!("{directory}/state"))?;
     let number = state.and_then(|text| text.trim().parse().ok());
     Ok(XenbusState::from_number(number.unwrap_or(0)))
@@ -154,8 +154,8 @@ impl<'p> Messages<'p> {
     fn new(page: &'p MappedRange) -> Self {
         Self {
             page,
-            from_driver: Consumer::new(Direction::DriverToDevice),
-            to_driver: Producer::new(Direction::DeviceToDriver),
+            from_driver: Consumer::new(QueueDirection::DriverToDevice),
+            to_driver: Producer::new(QueueDirection::DeviceToDriver),
             device: Device::new(),
             pinged: false,
         }

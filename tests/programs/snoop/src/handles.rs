@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use protocol::grant::{GrantRef, PAGE_SIZE};
 use xen::mapped::MappedRange;
-use xen::{Access, CopyError, CopySegment, CopyWay, DomId, GrantTable, MapError, StoreError, Xen};
+use xen::{
+    Access, CopyDirection, CopyError, CopySegment, DomId, GrantTable, MapError, StoreError, Xen,
+};
 
 use crate::search::Search;
 
@@ -57,7 +59,7 @@ impl<G: GrantTable> GrantTable for SnoopGrants<G> {
     }
 
     /// What may be copied may be mapped as well, and is looked at whole.
-    fn copy(&self, way: CopyWay, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
+    fn copy(&self, way: CopyDirection, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
         for segment in segments {
             // What cannot be mapped cannot be looked at.
             drop(self.map(&[segment.reference], Access::ReadOnly));

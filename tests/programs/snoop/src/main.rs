@@ -14,9 +14,9 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
-use xen::Host;
+use xen::DevXen;
 use xen_virtiod::config::ConfigFile;
-use xen_virtiod::daemon::control::{Control, DEFAULT_SOCKET};
+use xen_virtiod::daemon::control::{ControlSocket, DEFAULT_SOCKET};
 use xen_virtiod::daemon::registry::Registry;
 use xen_virtiod::daemon::server::Server;
 use xen_virtiod::domain::ByGrants;
@@ -59,10 +59,10 @@ fn serve(command_line: &CommandLine) -> Result<()> {
         .with_context(|| format!("cannot write the report {}", report.display()))?;
     let search = Arc::new(search);
     let registry = Arc::new(Registry::default());
-    let xen = ByGrants(Snoop::new(Host, Arc::clone(&search)));
+    let xen = ByGrants(Snoop::new(DevXen, Arc::clone(&search)));
     let (config, network) = (ConfigFile::new(None), Arc::new(HostNetwork));
     let server = Server::new(xen, Arc::clone(&registry), config, network)?;
-    let _control = Control::listen(Path::new(DEFAULT_SOCKET), registry)?;
+    let _control = ControlSocket::listen(Path::new(DEFAULT_SOCKET), registry)?;
     println!("snoop: ready to serve");
     server.run(&stop)?;
     search.finish().with_context(|| format!("cannot write the report {}", report.display()))

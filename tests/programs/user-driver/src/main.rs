@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Parser, Subcommand};
-use userspace::{Frontend, Grants, XenTransport};
+use userspace::{Frontend, GrantHal, XenTransport};
 use virtio_drivers::device::blk::{SECTOR_SIZE, VirtIOBlk};
 
 /// Pages that the disk is granted, whatever it serves.
@@ -44,11 +44,11 @@ fn main() -> ExitCode {
     }
 }
 
-type Disk = VirtIOBlk<Grants, XenTransport>;
+type Disk = VirtIOBlk<GrantHal, XenTransport>;
 
 fn run(CommandLine { device, action }: &CommandLine) -> Result<()> {
     let frontend = Frontend::open(device).with_context(|| format!("cannot connect {device}"))?;
-    Grants::init(frontend.backend(), POOL).context("cannot grant pages")?;
+    GrantHal::init(frontend.backend(), POOL).context("cannot grant pages")?;
     let transport = XenTransport::new(frontend)?;
     let mut disk = Disk::new(transport).map_err(|error| anyhow!("the disk: {error}"))?;
     match action {

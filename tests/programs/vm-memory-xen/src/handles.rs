@@ -3,7 +3,7 @@
 use std::io;
 use std::marker::PhantomData;
 
-use xen::{Connection, DomId, Evtchn, Gntdev, Host, StoreError, Xen};
+use xen::{DevXen, DomId, Evtchn, Gntdev, StoreError, Xen, XenStoreConnection};
 use xen_virtiod::dma::AccessPlatform;
 use xen_virtiod::domain::Domain;
 
@@ -34,18 +34,18 @@ impl<P> Clone for Handles<P> {
 impl<P: Open> Xen for Handles<P> {
     type Grants = Gntdev;
     type Events = Evtchn;
-    type Store = Connection;
+    type Store = XenStoreConnection;
 
     fn grants(&self, guest: DomId) -> io::Result<Gntdev> {
-        Host.grants(guest)
+        DevXen.grants(guest)
     }
 
     fn events(&self, guest: DomId) -> io::Result<Evtchn> {
-        Host.events(guest)
+        DevXen.events(guest)
     }
 
-    fn store(&self) -> Result<Connection, StoreError> {
-        Host.store()
+    fn store(&self) -> Result<XenStoreConnection, StoreError> {
+        DevXen.store()
     }
 }
 

@@ -22,7 +22,7 @@ use clap::{Parser, ValueEnum};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
 use xen_virtiod::config::ConfigFile;
-use xen_virtiod::daemon::control::{Control, DEFAULT_SOCKET};
+use xen_virtiod::daemon::control::{ControlSocket, DEFAULT_SOCKET};
 use xen_virtiod::daemon::registry::Registry;
 use xen_virtiod::daemon::server::Server;
 use xen_virtiod::domain::Domain;
@@ -81,7 +81,7 @@ fn serve(xen: impl Domain, peek: Option<PathBuf>) -> Result<()> {
     let registry = Arc::new(Registry::default());
     let (config, network) = (ConfigFile::new(None), Arc::new(HostNetwork));
     let server = Server::new(xen, Arc::clone(&registry), config, network)?;
-    let _control = Control::listen(Path::new(DEFAULT_SOCKET), registry)?;
+    let _control = ControlSocket::listen(Path::new(DEFAULT_SOCKET), registry)?;
     if let Some(fifo) = peek {
         std::thread::spawn(move || peek::answer(&fifo));
     }

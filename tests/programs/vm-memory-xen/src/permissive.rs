@@ -9,7 +9,7 @@ use protocol::status::F_ACCESS_PLATFORM;
 use xen::mapped::MappedRange;
 use xen::{Access, DomId, MapError};
 use xen::{Gntdev, GntdevPages};
-use xen_virtiod::dma::grants::Grants;
+use xen_virtiod::dma::grants::GrantPlatform;
 use xen_virtiod::dma::{AccessPlatform, AddressFault, Location, PageNumber, PageRange};
 
 use crate::bypass::raw;
@@ -23,7 +23,7 @@ const RAW: u64 = 1 << 62;
 
 /// The driver's choice.
 pub(crate) struct Permissive {
-    grants: Grants<Gntdev>,
+    grants: GrantPlatform<Gntdev>,
     foreign: Foreign,
     /// The driver did not ask for the platform's mechanism.
     bypassed: bool,
@@ -31,7 +31,7 @@ pub(crate) struct Permissive {
 
 impl Open for Permissive {
     fn open(guest: DomId) -> io::Result<Self> {
-        let grants = Grants::new(Gntdev::open(guest)?);
+        let grants = GrantPlatform::new(Gntdev::open(guest)?);
         Ok(Self { grants, foreign: Foreign::open(guest)?, bypassed: false })
     }
 }

@@ -17,7 +17,7 @@ const WAITS: Backoff = Backoff::new(Duration::from_millis(1), Duration::from_mil
 
 /// What an iteration brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(super) enum IterationProgress {
     /// A request, a message, or something from this side.
     Some,
     /// No work, though the guest sent events.
@@ -44,19 +44,19 @@ impl Default for Brake {
 impl Brake {
     /// An iteration is over. Whether all ports whose events were dealt with may be unmasked now; else
     /// the thread wakes up for it later. Reads the time only where it matters.
-    pub(super) fn may_unmask(&mut self, progress: Progress, clock: &impl Clock) -> bool {
+    pub(super) fn may_unmask(&mut self, progress: IterationProgress, clock: &impl Clock) -> bool {
         match progress {
-            Progress::Some => {
+            IterationProgress::Some => {
                 (self.vain, self.waits) = (0, WAITS);
                 self.until = None;
             }
-            Progress::InVain => {
+            IterationProgress::InVain => {
                 self.vain = self.vain.saturating_add(1);
                 if self.vain > FREE {
                     self.until.get_or_insert_with(|| clock.now() + self.waits.take());
                 }
             }
-            Progress::None => {}
+            IterationProgress::None => {}
         }
         let open = self.until.is_none_or(|until| until <= clock.now());
         if open {
@@ -80,27 +80,27 @@ mod tests {
     fn events_in_vain_are_taken_ever_more_rarely_and_work_ends_that() {
         let (mut brake, clock) = (Brake::default(), FakeClock::default());
         for _ in 0..FREE {
-            assert!(brake.may_unmask(Progress::InVain, &clock));
+            assert!(brake.may_unmask(IterationProgress::InVain, &clock));
         }
         for wait in [1, 2, 4, 8, 16, 32, 64, 64] {
-            assert!(!brake.may_unmask(Progress::InVain, &clock));
+            assert!(!brake.may_unmask(IterationProgress::InVain, &clock));
             let left = brake.until_unmask(&clock).unwrap();
             assert_eq!(left.as_millis(), wait);
-            assert!(!brake.may_unmask(Progress::None, &clock), "before its time");
+            assert!(!brake.may_unmask(IterationProgress::None, &clock), "before its time");
             clock.pass(left);
-            assert!(brake.may_unmask(Progress::None, &clock));
+            assert!(brake.may_unmask(IterationProgress::None, &clock));
             assert_eq!(brake.until_unmask(&clock), None);
         }
-        assert!(!brake.may_unmask(Progress::InVain, &clock));
-        assert!(brake.may_unmask(Progress::Some, &clock));
-        assert!(brake.may_unmask(Progress::InVain, &clock));
+        assert!(!brake.may_unmask(IterationProgress::InVain, &clock));
+        assert!(brake.may_unmask(IterationProgress::Some, &clock));
+        assert!(brake.may_unmask(IterationProgress::InVain, &clock));
     }
 
     #[test]
     fn iterations_without_events_are_nobodys_fault_and_cost_no_system_call() {
         let (mut brake, clock) = (Brake::default(), FakeClock::default());
-        (0..100).for_each(|_| assert!(brake.may_unmask(Progress::None, &clock)));
-        assert!(brake.may_unmask(Progress::InVain, &clock));
+        (0..100).for_each(|_| assert!(brake.may_unmask(IterationProgress::None, &clock)));
+        assert!(brake.may_unmask(IterationProgress::InVain, &clock));
         assert_eq!(clock.reads.get(), 0);
     }
 }

@@ -30,9 +30,9 @@ impl Clock for KernelClock {
 
 /// A moment, told by ticks.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Deadline(Option<Duration>);
+pub(super) struct TickDeadline(Option<Duration>);
 
-impl Deadline {
+impl TickDeadline {
     /// The moment `time` from now, and up to a tick later.
     pub(super) fn within(time: Duration, clock: &impl Clock) -> Self {
         Self(clock.tick().map(|tick| tick + time))
@@ -93,9 +93,9 @@ mod tests {
 
     #[test]
     fn a_deadline_passes_when_its_time_is_over() {
-        assert!(Deadline::within(Duration::ZERO, &KernelClock).has_passed(&KernelClock));
-        let end = Deadline::within(Duration::from_secs(3600), &KernelClock);
+        assert!(TickDeadline::within(Duration::ZERO, &KernelClock).has_passed(&KernelClock));
+        let end = TickDeadline::within(Duration::from_secs(3600), &KernelClock);
         assert!(!end.has_passed(&KernelClock));
-        assert!(Deadline(None).has_passed(&KernelClock));
+        assert!(TickDeadline(None).has_passed(&KernelClock));
     }
 }

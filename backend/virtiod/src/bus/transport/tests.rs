@@ -12,7 +12,7 @@ use crate::bus::scheduler::clock::KernelClock;
 use crate::bus::scheduler::{Ready, Step};
 use crate::device::{DeviceId, Fault, QueueContext};
 use crate::dma::budget::GuestBudget;
-use crate::dma::grants::Grants;
+use crate::dma::grants::GrantPlatform;
 use xen::{Access, DomId, Xen};
 use xen_sim::{Guest, Hypervisor, SimEvents, SimGrants};
 
@@ -54,7 +54,7 @@ impl Notes {
     }
 }
 
-impl VirtioDevice<DmaMemory<Grants<SimGrants>>> for Notes {
+impl VirtioDevice<DmaMemory<GrantPlatform<SimGrants>>> for Notes {
     fn id(&self) -> DeviceId {
         DeviceId::Entropy
     }
@@ -104,7 +104,7 @@ impl VirtioDevice<DmaMemory<Grants<SimGrants>>> for Notes {
     fn process(
         &mut self,
         index: usize,
-        queues: &mut QueueContext<'_, DmaMemory<Grants<SimGrants>>>,
+        queues: &mut QueueContext<'_, DmaMemory<GrantPlatform<SimGrants>>>,
     ) -> Result<(), Fault> {
         self.note(Call::Serve(index));
         queues.mark_idle(index);
@@ -122,7 +122,7 @@ struct Bench {
     hypervisor: Hypervisor,
     guest: Guest,
     events: SimEvents,
-    transport: Transport<Grants<SimGrants>>,
+    transport: Transport<GrantPlatform<SimGrants>>,
     calls: Arc<Mutex<Vec<Call>>>,
 }
 
@@ -131,7 +131,7 @@ impl Bench {
         let (hypervisor, stats) = (Hypervisor::default(), Arc::new(DeviceStats::default()));
         let (guest, id) = (hypervisor.guest(1, 64), DomId(1));
         let events = hypervisor.events(id).unwrap();
-        let platform = Grants::new(hypervisor.grants(id).unwrap());
+        let platform = GrantPlatform::new(hypervisor.grants(id).unwrap());
         let calls = Arc::default();
         let device = Notes { calls: Arc::clone(&calls), config: CONFIG, starts, changed: false };
         let memory = DmaMemory::new(platform, Arc::clone(&stats), GuestBudget::alone());

@@ -7,7 +7,7 @@ mod raw;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-pub use self::format::Format;
+pub use self::format::ImageFormat;
 use super::files::DiskFiles;
 use super::progress::{Deadline, Progress};
 use super::target::TargetOptions;
@@ -132,7 +132,7 @@ pub trait Image: Send {
 /// The storage's, or the format's.
 pub(super) fn open(options: &TargetOptions, files: &mut DiskFiles) -> io::Result<Box<dyn Image>> {
     match options.format() {
-        Format::Qcow2 => Ok(Box::new(qcow2::Qcow2Image::open(options, files)?)),
-        Format::Raw => Ok(Box::new(raw::RawImage::open(options, files)?)),
+        ImageFormat::Qcow2 => Ok(Box::new(qcow2::Qcow2Image::open(options, files)?)),
+        ImageFormat::Raw => Ok(Box::new(raw::RawImage::open(options, files)?)),
     }
 }

@@ -9,7 +9,7 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
-use crate::device::{Buffers, DeviceMemory, Fault, Request};
+use crate::device::{Buffers, DeviceMemory, Fault, VirtioRequest};
 
 /// Bytes in a sector, the unit of addresses whatever the block size.
 pub const SECTOR_SIZE: u64 = 512;
@@ -34,7 +34,7 @@ const RANGE_UNMAP: u32 = 1;
 /// How a request went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Status {
+pub(super) enum BlockStatus {
     Ok = VIRTIO_BLK_S_OK as u8,
     IoError = VIRTIO_BLK_S_IOERR as u8,
     Unsupported = VIRTIO_BLK_S_UNSUPP as u8,
@@ -42,7 +42,7 @@ pub(super) enum Status {
 
 /// The command of a request, read once.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(super) enum BlockCommand {
     Read { sector: u64 },
     Write { sector: u64 },
     Flush,
@@ -72,7 +72,7 @@ impl RangeChange {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Task {
     /// Without the ranges that are done.
-    pub(super) command: Command,
+    pub(super) command: BlockCommand,
     /// Bytes that are done, of the data or of the first range.
     pub(super) done: u64,
 }
@@ -81,7 +81,7 @@ impl Task {
     /// Bytes of the driver's buffers that are written.
     pub(super) fn written(&self) -> u64 {
         match self.command {
-            Command::Read { .. } => self.done,
+            BlockCommand::Read { .. } => self.done,
             _ => 0,
         }
     }
@@ -112,7 +112,7 @@ impl Range {
 }
 
 /// A request's buffers.
-struct Parts<'r> {
+struct RequestParts<'r> {
     header: Buffers<'r>,
     /// The readable bytes behind the header.
     out: Buffers<'r>,
@@ -121,8 +121,8 @@ struct Parts<'r> {
     status: Buffers<'r>,
 }
 
-impl<'r> Parts<'r> {
-    fn of(request: &'r Request) -> Result<Self, Fault> {
+impl<'r> RequestParts<'r> {
+    fn of(request: &'r VirtioRequest) -> Result<Self, Fault> {
         let malformed =
             |reason: &str| Fault::Chain { head: request.head, reason: reason.to_owned() };
         let mut out = request.readable();
@@ -152,20 +152,23 @@ impl<'r> BlockRequest<'r> {
     /// # Errors
     /// [`Fault::Chain`] for a request without room for header or status; [`Fault::Memory`] if the
     /// header cannot be reached.
-    pub(super) fn parse<M: DeviceMemory>(request: &'r Request, memory: &M) -> Result<Self, Fault> {
-        let parts = Parts::of(request)?;
+    pub(super) fn parse<M: DeviceMemory>(
+        request: &'r VirtioRequest,
+        memory: &M,
+    ) -> Result<Self, Fault> {
+        let parts = RequestParts::of(request)?;
         let mut bytes = [0; HEADER_SIZE];
         parts.header.copy_to(memory, &mut bytes)?;
         let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = bytes;
         let sector = u64::from_le_bytes(sector);
         let command = match u32::from_le_bytes([t0, t1, t2, t3]) {
-            VIRTIO_BLK_T_IN => Command::Read { sector },
-            VIRTIO_BLK_T_OUT => Command::Write { sector },
-            VIRTIO_BLK_T_FLUSH => Command::Flush,
-            VIRTIO_BLK_T_GET_ID => Command::GetId,
+            VIRTIO_BLK_T_IN => BlockCommand::Read { sector },
+            VIRTIO_BLK_T_OUT => BlockCommand::Write { sector },
+            VIRTIO_BLK_T_FLUSH => BlockCommand::Flush,
+            VIRTIO_BLK_T_GET_ID => BlockCommand::GetId,
             VIRTIO_BLK_T_DISCARD => change(RangeChange::Discard, parts.out, memory)?,
             VIRTIO_BLK_T_WRITE_ZEROES => change(RangeChange::WriteZeroes, parts.out, memory)?,
-            _ => Command::Unsupported,
+            _ => BlockCommand::Unsupported,
         };
         Ok(Self::with_task(parts, Task { command, done: 0 }))
     }
@@ -174,21 +177,21 @@ impl<'r> BlockRequest<'r> {
     ///
     /// # Errors
     /// As [`BlockRequest::parse`].
-    pub(super) fn resume(request: &'r Request, task: Task) -> Result<Self, Fault> {
-        Ok(Self::with_task(Parts::of(request)?, task))
+    pub(super) fn resume(request: &'r VirtioRequest, task: Task) -> Result<Self, Fault> {
+        Ok(Self::with_task(RequestParts::of(request)?, task))
     }
 
-    fn with_task(parts: Parts<'r>, task: Task) -> Self {
-        let Parts { out, input, status, .. } = parts;
-        let data = if matches!(task.command, Command::Write { .. }) { out } else { input };
+    fn with_task(parts: RequestParts<'r>, task: Task) -> Self {
+        let RequestParts { out, input, status, .. } = parts;
+        let data = if matches!(task.command, BlockCommand::Write { .. }) { out } else { input };
         Self { task, data, status }
     }
 
     /// Data bytes written into the request's buffers when it succeeds.
     pub(super) fn bytes_in(&self) -> u32 {
         match self.task.command {
-            Command::Read { .. } => u32::try_from(self.data.length()).unwrap_or(u32::MAX),
-            Command::GetId => self.data.length().min(SERIAL_SIZE as u64) as u32,
+            BlockCommand::Read { .. } => u32::try_from(self.data.length()).unwrap_or(u32::MAX),
+            BlockCommand::GetId => self.data.length().min(SERIAL_SIZE as u64) as u32,
             _ => 0,
         }
     }
@@ -200,11 +203,11 @@ fn change<M: DeviceMemory>(
     change: RangeChange,
     data: Buffers<'_>,
     memory: &M,
-) -> Result<Command, Fault> {
+) -> Result<BlockCommand, Fault> {
     let length = data.length();
     let most = u64::from(MAX_RANGES) * RANGE_SIZE as u64;
     if length == 0 || length > most || !length.is_multiple_of(RANGE_SIZE as u64) {
-        return Ok(Command::Unsupported);
+        return Ok(BlockCommand::Unsupported);
     }
     let mut bytes = vec![0; length as usize];
     data.copy_to(memory, &mut bytes)?;
@@ -213,8 +216,8 @@ fn change<M: DeviceMemory>(
     let good =
         |range: &Range| range.sectors <= MAX_RANGE_SECTORS && range.flags & !change.flags() == 0;
     Ok(if ranges.iter().all(good) {
-        Command::Change { change, ranges }
+        BlockCommand::Change { change, ranges }
     } else {
-        Command::Unsupported
+        BlockCommand::Unsupported
     })
 }

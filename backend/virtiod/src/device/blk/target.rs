@@ -14,9 +14,9 @@ pub use self::options::{AccessMode, Caching, Discard, TargetOptions};
 use super::SECTOR_SIZE;
 use super::claim::{ClaimError, Handover, Sharing};
 use super::files::DiskFiles;
-use super::image::{self, BlockSize, Format, Image, Storage};
+use super::image::{self, BlockSize, Image, ImageFormat, Storage};
 use super::progress::{Deadline, PartSize, Progress};
-use super::request::{Command, MAX_DATA, Range, RangeChange};
+use super::request::{BlockCommand, MAX_DATA, Range, RangeChange};
 use crate::device::{
     Buffers, Completed, DeviceMemory, Fault, Gather, Scatter, Source, TransferBatch, WriteMode,
 };
@@ -65,7 +65,7 @@ impl Target {
             return Err(TargetError::Relative { path });
         }
         let writes = options.mode == AccessMode::ReadWrite;
-        if writes && options.sharing == Sharing::Forced && options.format() == Format::Qcow2 {
+        if writes && options.sharing == Sharing::Forced && options.format() == ImageFormat::Qcow2 {
             return Err(TargetError::Unshareable { path });
         }
         let mode = options.mode;
@@ -195,7 +195,7 @@ impl Target {
     fn activate_for(&mut self, access: AccessMode) -> Result<(), TargetError> {
         match self.activate() {
             Err(TargetError::Elsewhere(_))
-                if access == AccessMode::ReadOnly && self.options.format() == Format::Raw =>
+                if access == AccessMode::ReadOnly && self.options.format() == ImageFormat::Raw =>
             {
                 Ok(())
             }
@@ -224,7 +224,7 @@ impl Target {
     pub(super) fn add<'m, M: DeviceMemory>(
         &self,
         number: usize,
-        (command, data): (&Command, Buffers<'_>),
+        (command, data): (&BlockCommand, Buffers<'_>),
         memory: &'m M,
         batch: &mut TransferBatch<'_, 'm>,
     ) -> Result<(), TargetError> {
@@ -232,13 +232,13 @@ impl Target {
             return Ok(());
         }
         match command {
-            Command::Read { sector } => {
+            BlockCommand::Read { sector } => {
                 let extent = self.data_extent(*sector, data)?;
                 if let Some(into) = scatter(data, memory)? {
                     batch.fill(number, extent.offset, &into);
                 }
             }
-            Command::Write { sector } => {
+            BlockCommand::Write { sector } => {
                 self.check_writable()?;
                 self.check_write_durable()?;
                 let extent = self.data_extent(*sector, data)?;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::input::{fill, wrong};
 use super::pty::Size;
-use crate::device::{DeviceMemory, Fault, QueueContext, Request};
+use crate::device::{DeviceMemory, Fault, QueueContext, VirtioRequest};
 
 /// The queue for messages to the driver.
 pub const CONTROL_RECEIVE: usize = 2;
@@ -93,7 +93,7 @@ impl ToDriver<'_> {
 
 /// Messages on their way to the driver.
 #[derive(Debug, Default)]
-pub struct Control {
+pub struct ControlQueue {
     /// At most [`MOST_WAITING`].
     waiting: VecDeque<Vec<u8>>,
     /// A message of the driver's that was taken from the ring, and whose answers have found no
@@ -105,7 +105,7 @@ pub struct Control {
     held: bool,
 }
 
-impl Control {
+impl ControlQueue {
     /// Forgets all.
     pub fn reset(&mut self) {
         *self = Self::default();
@@ -191,7 +191,7 @@ impl Control {
     }
 }
 
-fn take<M: DeviceMemory>(request: &Request, memory: &M) -> Result<FromDriver, Fault> {
+fn take<M: DeviceMemory>(request: &VirtioRequest, memory: &M) -> Result<FromDriver, Fault> {
     let mut bytes = [0; 8];
     let front = request.readable().split_front(bytes.len() as u64);
     let front = front.ok_or_else(|| wrong(request, "less than a control message"))?;

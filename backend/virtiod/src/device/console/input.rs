@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
-use crate::device::{DeviceMemory, Fault, QueueContext, Request};
+use crate::device::{DeviceMemory, Fault, QueueContext, VirtioRequest};
 use crate::stats::DeviceStats;
 
 /// Most bytes that wait here for a buffer; the others wait where they come from.
@@ -83,7 +83,11 @@ impl Input {
 ///
 /// # Errors
 /// [`Fault`]: not a buffer for this use.
-pub fn fill<M: DeviceMemory>(request: &Request, memory: &M, bytes: &[u8]) -> Result<u32, Fault> {
+pub fn fill<M: DeviceMemory>(
+    request: &VirtioRequest,
+    memory: &M,
+    bytes: &[u8],
+) -> Result<u32, Fault> {
     if request.readable().length() > 0 {
         return Err(wrong(request, "a device-readable buffer in the receive queue"));
     }
@@ -91,6 +95,6 @@ pub fn fill<M: DeviceMemory>(request: &Request, memory: &M, bytes: &[u8]) -> Res
 }
 
 /// A fault of a chain's.
-pub fn wrong(request: &Request, reason: &str) -> Fault {
+pub fn wrong(request: &VirtioRequest, reason: &str) -> Fault {
     Fault::Chain { head: request.head, reason: reason.to_owned() }
 }

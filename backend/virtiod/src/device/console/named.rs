@@ -35,7 +35,7 @@ pub struct NamedPort {
     input: Input,
     /// What the guest sent and the program has not taken yet.
     output: Vec<u8>,
-    guest: Guest,
+    guest: GuestEnd,
     stats: Arc<DeviceStats>,
 }
 
@@ -49,7 +49,7 @@ struct Program {
 
 /// What the guest knows and does.
 #[derive(Debug, Default)]
-struct Guest {
+struct GuestEnd {
     /// It can be told of the port.
     ready: bool,
     /// It was told that the host's end is open.
@@ -70,7 +70,7 @@ impl NamedPort {
             program: None,
             input: Input::default(),
             output: Vec::new(),
-            guest: Guest::default(),
+            guest: GuestEnd::default(),
             stats,
         })
     }
@@ -87,7 +87,7 @@ impl NamedPort {
 
     /// The driver is gone. The program stays.
     pub fn reset(&mut self) {
-        self.guest = Guest::default();
+        self.guest = GuestEnd::default();
         self.input.feed();
     }
 

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Who takes the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reader {
+enum OutputReader {
     /// There is room, as far as is known.
     Reading,
     /// There has been no room since then.
@@ -41,7 +41,7 @@ pub enum Notice {
 #[derive(Debug)]
 pub struct Output {
     pending: Vec<u8>,
-    reader: Reader,
+    reader: OutputReader,
     timer: TimerFd,
     dropped: u64,
 }
@@ -54,7 +54,7 @@ impl Output {
     pub fn new() -> nix::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-        Ok(Self { pending: Vec::new(), reader: Reader::Reading, timer, dropped: 0 })
+        Ok(Self { pending: Vec::new(), reader: OutputReader::Reading, timer, dropped: 0 })
     }
 
     /// Whether all that was taken has left: only then more is to be taken.
@@ -78,10 +78,10 @@ impl Output {
                 return Ok(self.wait()?.or(notice));
             };
             self.pending.drain(..count.min(self.pending.len()));
-            if self.reader == Reader::Absent {
+            if self.reader == OutputReader::Absent {
                 notice = Some(Notice::Lost(std::mem::take(&mut self.dropped)));
             }
-            self.reader = Reader::Reading;
+            self.reader = OutputReader::Reading;
             self.timer.unset()?;
         }
         Ok(notice)
@@ -90,20 +90,20 @@ impl Output {
     /// There is no room: waits, or drops.
     fn wait(&mut self) -> nix::Result<Option<Notice>> {
         match self.reader {
-            Reader::Reading => {
-                self.reader = Reader::Full(Instant::now());
+            OutputReader::Reading => {
+                self.reader = OutputReader::Full(Instant::now());
                 let patience = Expiration::OneShot(TimeSpec::from_duration(PATIENCE));
                 self.timer.set(patience, TimerSetTimeFlags::empty())?;
                 Ok(None)
             }
-            Reader::Full(since) if since.elapsed() < PATIENCE => Ok(None),
-            Reader::Full(_) => {
-                self.reader = Reader::Absent;
+            OutputReader::Full(since) if since.elapsed() < PATIENCE => Ok(None),
+            OutputReader::Full(_) => {
+                self.reader = OutputReader::Absent;
                 self.timer.unset()?;
                 self.drop_pending();
                 Ok(Some(Notice::NobodyReads))
             }
-            Reader::Absent => {
+            OutputReader::Absent => {
                 self.drop_pending();
                 Ok(None)
             }

@@ -12,7 +12,7 @@ use super::input::{Input, wrong};
 use super::output::{Notice, Output};
 use super::pty::{Pty, Size};
 use super::{ConsoleError, RECEIVE, TRANSMIT};
-use crate::device::{DeviceMemory, Fault, QueueContext, Request, Source};
+use crate::device::{DeviceMemory, Fault, QueueContext, Source, VirtioRequest};
 use crate::stats::DeviceStats;
 
 /// Most bytes that one request may print. Linux prints a page, and user space 64 KiB, at once.
@@ -135,7 +135,7 @@ impl Terminal {
 /// # Errors
 /// [`Fault`]: not a buffer for this use, or too long.
 pub fn take_output<M: DeviceMemory>(
-    request: &Request,
+    request: &VirtioRequest,
     memory: &M,
     stats: &DeviceStats,
 ) -> Result<Vec<u8>, Fault> {

@@ -4,31 +4,34 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, VIRTIO_NET_ERR, VIRTIO_NET_OK,
 };
 
-use crate::device::{DeviceMemory, Fault, Request};
+use crate::device::{DeviceMemory, Fault, VirtioRequest};
 
 /// How a command went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Status {
+pub(super) enum Ack {
     Done = VIRTIO_NET_OK as u8,
     Refused = VIRTIO_NET_ERR as u8,
 }
 
 /// What a command asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(super) enum ControlCommand {
     /// To use so many queue pairs.
     UsePairs(u16),
     /// Something that was not offered, or no command at all.
     Unsupported,
 }
 
-impl Command {
+impl ControlCommand {
     /// Reads a command, once.
     ///
     /// # Errors
     /// [`Fault::Chain`] for a request without room for the status; [`Fault::Memory`].
-    pub(super) fn parse<M: DeviceMemory>(request: &Request, memory: &M) -> Result<Self, Fault> {
+    pub(super) fn parse<M: DeviceMemory>(
+        request: &VirtioRequest,
+        memory: &M,
+    ) -> Result<Self, Fault> {
         if request.writable().length() == 0 {
             let reason = "no room for the status of a control command".to_owned();
             return Err(Fault::Chain { head: request.head, reason });

@@ -12,7 +12,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 
 use super::interface::{HEADER_SIZE, Interface, MAX_PACKET};
-use crate::device::{BATCH_PAGES, Buffers, DeviceMemory, Fault, FileEngine, QueueContext, Request};
+use crate::device::{
+    BATCH_PAGES, Buffers, DeviceMemory, Fault, IoEngine, QueueContext, VirtioRequest,
+};
 use crate::stats::DeviceStats;
 
 /// Packets that are taken from the interface in a turn.
@@ -24,7 +26,7 @@ const NUM_BUFFERS: Range<usize> = 10..12;
 
 /// How the driver wants a packet and its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Format {
+pub(super) struct PacketFormat {
     pub(super) buffers: PacketBuffers,
     pub(super) flags: HeaderFlags,
 }
@@ -58,7 +60,7 @@ pub(super) struct Receiver {
     waiting: VecDeque<Range<usize>>,
     /// Requests of the driver's that were taken from the ring and not filled yet. As many as the
     /// ring has entries at most.
-    stock: VecDeque<Request>,
+    stock: VecDeque<VirtioRequest>,
     starved: bool,
 }
 
@@ -132,7 +134,7 @@ impl Receiver {
         &mut self,
         interface: &mut dyn Interface,
         pair: usize,
-        transfers: &mut FileEngine,
+        transfers: &mut IoEngine,
     ) -> io::Result<bool> {
         if !self.waiting.is_empty() {
             return Ok(true);
@@ -147,11 +149,7 @@ impl Receiver {
 
     /// Takes packets by few system calls. Tries to take one more than there were in the turn before: so what is
     /// missing is known without asking again.
-    fn take_together(
-        &mut self,
-        file: BorrowedFd<'_>,
-        transfers: &mut FileEngine,
-    ) -> io::Result<()> {
+    fn take_together(&mut self, file: BorrowedFd<'_>, transfers: &mut IoEngine) -> io::Result<()> {
         let (mut tried, mut more) = (0, self.latest + 1);
         while tried < PACKETS {
             let slots = tried..PACKETS.min(tried + more.max(2));
@@ -170,7 +168,7 @@ impl Receiver {
         &mut self,
         slots: Range<usize>,
         file: BorrowedFd<'_>,
-        transfers: &mut FileEngine,
+        transfers: &mut IoEngine,
     ) -> io::Result<usize> {
         let before = self.waiting.len();
         let room = self.bytes.chunks_exact_mut(MAX_PACKET).skip(slots.start).take(slots.len());
@@ -204,7 +202,7 @@ impl Receiver {
     pub(super) fn deliver<M: DeviceMemory>(
         &mut self,
         queues: &mut QueueContext<'_, M>,
-        format: Format,
+        format: PacketFormat,
         stats: &DeviceStats,
     ) -> Result<(), Fault> {
         if self.waiting.is_empty() {
@@ -316,7 +314,7 @@ impl Receiver {
         let (mut requests, fault) = queues.fetch(self.index, room);
         let found = !requests.is_empty();
         let wrong = requests.iter().find(|request| request.readable().length() > 0);
-        if let Some(Request { head, .. }) = wrong {
+        if let Some(VirtioRequest { head, .. }) = wrong {
             let reason = "a device-readable buffer in a receive queue".to_owned();
             return Err(Fault::Chain { head: *head, reason });
         }
@@ -327,7 +325,7 @@ impl Receiver {
 }
 
 /// Cuts off what will not be written: it need not be mapped.
-fn trim(requests: &mut [Request], plan: &[Delivery]) {
+fn trim(requests: &mut [VirtioRequest], plan: &[Delivery]) {
     let mut rest = requests;
     for delivery in plan {
         let (now, later) = rest.split_at_mut(delivery.requests.min(rest.len()));
@@ -353,7 +351,7 @@ fn finish_header(packet: &mut [u8], requests: usize, flags: HeaderFlags) {
 /// driver takes for packets that were cut off.
 fn write<M: DeviceMemory>(
     packet: &[u8],
-    requests: &[Request],
+    requests: &[VirtioRequest],
     memory: &M,
     done: &mut Vec<(u16, u32)>,
     stats: &DeviceStats,

@@ -4,15 +4,15 @@ use std::sync::atomic::Ordering;
 
 use super::interface::{HEADER_SIZE, Interface, MAX_PACKET};
 use crate::device::{
-    BATCH, DeviceMemory, Fault, FileEngine, Gather, MessageResults, QueueContext, Request,
+    BATCH, DeviceMemory, Fault, Gather, IoEngine, MessageResults, QueueContext, VirtioRequest,
 };
 use crate::stats::DeviceStats;
 
 /// Where packets go.
-pub(super) struct Way<'i> {
+pub(super) struct PacketSink<'i> {
     pub(super) interface: &'i mut dyn Interface,
     pub(super) pair: usize,
-    pub(super) transfers: &'i mut FileEngine,
+    pub(super) transfers: &'i mut IoEngine,
 }
 
 /// Sends packets as they lie in the guest's buffers; only what is in too many pieces is copied, through room for
@@ -31,7 +31,7 @@ impl Transmitter {
         &mut self,
         index: usize,
         queues: &mut QueueContext<'_, M>,
-        mut way: Way<'_>,
+        mut way: PacketSink<'_>,
         stats: &DeviceStats,
     ) -> Result<(), Fault> {
         queues.process_batch(index, BATCH, |requests, memory, answers| {
@@ -52,19 +52,19 @@ impl Transmitter {
     /// Sends one packet; whether that could be done.
     fn send<M: DeviceMemory>(
         &mut self,
-        request: &Request,
+        request: &VirtioRequest,
         memory: &M,
-        Way { interface, pair, .. }: &mut Way<'_>,
+        PacketSink { interface, pair, .. }: &mut PacketSink<'_>,
     ) -> Result<bool, Fault> {
         let packet = match packet(request, memory)? {
-            Packet::Lies(packet) => packet,
-            Packet::Scattered => {
+            OutgoingPacket::Lies(packet) => packet,
+            OutgoingPacket::Scattered => {
                 let room = self.0.get_mut(..request.readable().length() as usize);
                 let Some(room) = room else { return Ok(false) };
                 request.readable().copy_to(memory, room)?;
                 Gather::of(room)
             }
-            Packet::Lost => return Ok(false),
+            OutgoingPacket::Lost => return Ok(false),
         };
         Ok(interface.send(*pair, &packet).is_ok())
     }
@@ -72,18 +72,18 @@ impl Transmitter {
 
 /// Sends packets by one system call, if the interface can: up to the first that must be copied or is wrong.
 fn send_together<M: DeviceMemory>(
-    requests: &[Request],
+    requests: &[VirtioRequest],
     memory: &M,
-    way: &mut Way<'_>,
+    way: &mut PacketSink<'_>,
 ) -> Option<MessageResults> {
     let several = requests.len() > 1 && way.transfers.can_batch_messages();
     let file = way.interface.messages(way.pair).filter(|_| several)?;
     let mut batch = way.transfers.batch();
     for (number, request) in requests.iter().enumerate() {
         match packet(request, memory) {
-            Ok(Packet::Lies(packet)) => batch.send(number, &packet),
-            Ok(Packet::Lost) => {}
-            Ok(Packet::Scattered) | Err(_) => break,
+            Ok(OutgoingPacket::Lies(packet)) => batch.send(number, &packet),
+            Ok(OutgoingPacket::Lost) => {}
+            Ok(OutgoingPacket::Scattered) | Err(_) => break,
         }
     }
     Some(batch.run_messages(file))
@@ -100,7 +100,7 @@ fn count(sent: bool, length: u64, stats: &DeviceStats) {
 
 /// A packet of the guest's.
 #[expect(clippy::large_enum_variant, reason = "none is kept")]
-enum Packet<'a> {
+enum OutgoingPacket<'a> {
     /// In its buffers.
     Lies(Gather<'a>),
     /// In more pieces than are sent at once.
@@ -109,26 +109,34 @@ enum Packet<'a> {
     Lost,
 }
 
-fn packet<'a, M: DeviceMemory>(request: &Request, memory: &'a M) -> Result<Packet<'a>, Fault> {
+fn packet<'a, M: DeviceMemory>(
+    request: &VirtioRequest,
+    memory: &'a M,
+) -> Result<OutgoingPacket<'a>, Fault> {
     if request.writable().length() > 0 {
         let reason = "a device-writable buffer in a transmit queue".to_owned();
         return Err(Fault::Chain { head: request.head, reason });
     }
     if !(HEADER_SIZE as u64 + 1..=MAX_PACKET as u64).contains(&request.readable().length()) {
-        return Ok(Packet::Lost);
+        return Ok(OutgoingPacket::Lost);
     }
     match gather(request, memory) {
-        Err(Fault::Memory { source, .. }) if memory.is_shortage(&source) => Ok(Packet::Lost),
+        Err(Fault::Memory { source, .. }) if memory.is_shortage(&source) => {
+            Ok(OutgoingPacket::Lost)
+        }
         outcome => outcome,
     }
 }
 
-fn gather<'a, M: DeviceMemory>(request: &Request, memory: &'a M) -> Result<Packet<'a>, Fault> {
+fn gather<'a, M: DeviceMemory>(
+    request: &VirtioRequest,
+    memory: &'a M,
+) -> Result<OutgoingPacket<'a>, Fault> {
     let mut packet = Gather::default();
     for buffer in request.readable().readable(memory) {
         if packet.push(buffer?).is_err() {
-            return Ok(Packet::Scattered);
+            return Ok(OutgoingPacket::Scattered);
         }
     }
-    Ok(Packet::Lies(packet))
+    Ok(OutgoingPacket::Lies(packet))
 }

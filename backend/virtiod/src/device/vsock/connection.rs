@@ -9,9 +9,9 @@ use std::os::unix::net::UnixStream;
 use nix::poll::PollFlags;
 
 use super::credit::{PeerCredit, RxWindow};
-use super::header::{Credit, Header, Operation, Ports, Shutdown};
-use super::rx_queue::{Packet, RxQueue};
-use super::state::{ConnState, Event, Reply};
+use super::header::{Credit, Operation, PortPair, Shutdown, VsockHeader};
+use super::rx_queue::{RxQueue, VsockPacket};
+use super::state::{ConnEvent, ConnState, Reply};
 use crate::device::Source;
 use crate::listener::would_wait;
 
@@ -20,8 +20,8 @@ const CHUNK: usize = 16 << 10;
 
 /// A connection.
 #[derive(Debug)]
-pub struct Connection {
-    ports: Ports,
+pub struct VsockConnection {
+    ports: PortPair,
     socket: UnixStream,
     state: ConnState,
     peer_credit: PeerCredit,
@@ -32,23 +32,28 @@ pub struct Connection {
     pending: VecDeque<u8>,
 }
 
-impl Connection {
+impl VsockConnection {
     /// A connection that a program asks for: asks the guest.
-    pub fn request(ports: Ports, socket: UnixStream, rx_queue: &mut RxQueue) -> Self {
+    pub fn request(ports: PortPair, socket: UnixStream, rx_queue: &mut RxQueue) -> Self {
         let no_room = Credit { buf_alloc: 0, fwd_cnt: 0 };
         let mut connection = Self::new(ports, socket, ConnState::Requested, no_room);
-        connection.tell(Operation::Request, 0, rx_queue);
+        connection.tell(Operation::VirtioRequest, 0, rx_queue);
         connection
     }
 
     /// A connection that the guest asked for: grants it.
-    pub fn grant(ports: Ports, socket: UnixStream, room: Credit, rx_queue: &mut RxQueue) -> Self {
+    pub fn grant(
+        ports: PortPair,
+        socket: UnixStream,
+        room: Credit,
+        rx_queue: &mut RxQueue,
+    ) -> Self {
         let mut connection = Self::new(ports, socket, ConnState::Open, room);
         connection.tell(Operation::Response, 0, rx_queue);
         connection
     }
 
-    fn new(ports: Ports, socket: UnixStream, state: ConnState, room: Credit) -> Self {
+    fn new(ports: PortPair, socket: UnixStream, state: ConnState, room: Credit) -> Self {
         Self {
             ports,
             socket,
@@ -78,7 +83,7 @@ impl Connection {
     }
 
     /// Takes a packet of the guest's; gives the bytes of data that were for the program.
-    pub fn hear(&mut self, header: &Header, data: &[u8], rx_queue: &mut RxQueue) -> u64 {
+    pub fn hear(&mut self, header: &VsockHeader, data: &[u8], rx_queue: &mut RxQueue) -> u64 {
         self.peer_credit.update(header.room);
         self.asked &= self.peer_credit.available() == 0;
         let Some(operation) = header.operation else {
@@ -86,7 +91,7 @@ impl Connection {
             return 0;
         };
         let before = self.state;
-        self.follow(Event::Packet(operation, Shutdown(header.flags)), rx_queue);
+        self.follow(ConnEvent::VsockPacket(operation, Shutdown(header.flags)), rx_queue);
         let mut taken = 0;
         match operation {
             _ if self.is_closed() => {}
@@ -116,7 +121,7 @@ impl Connection {
         let line = format!("OK {}\n", self.ports.host);
         // Nothing was written before, so there is room for a line.
         if !matches!(self.socket.write(line.as_bytes()), Ok(count) if count == line.len()) {
-            self.follow(Event::HostGone, rx_queue);
+            self.follow(ConnEvent::HostGone, rx_queue);
         }
     }
 
@@ -128,7 +133,7 @@ impl Connection {
         let ended = PollFlags::POLLHUP | PollFlags::POLLERR;
         if !self.state.reads_host() {
             if events.intersects(ended) {
-                self.follow(Event::HostGone, rx_queue);
+                self.follow(ConnEvent::HostGone, rx_queue);
             }
             return 0;
         }
@@ -144,7 +149,7 @@ impl Connection {
         let mut data = vec![0; room];
         match self.socket.read(&mut data) {
             Ok(0) => {
-                self.follow(Event::HostEnded, rx_queue);
+                self.follow(ConnEvent::HostEnded, rx_queue);
                 self.flush(rx_queue);
                 0
             }
@@ -152,13 +157,13 @@ impl Connection {
                 data.truncate(count);
                 self.peer_credit.spend(count as u32);
                 let header = self.header(Operation::Data, 0);
-                rx_queue.push(Packet { header, data });
+                rx_queue.push(VsockPacket { header, data });
                 self.ask_for_room(rx_queue);
                 count as u64
             }
             Err(error) if would_wait(&error) => 0,
             Err(_) => {
-                self.follow(Event::HostGone, rx_queue);
+                self.follow(ConnEvent::HostGone, rx_queue);
                 0
             }
         }
@@ -196,11 +201,11 @@ impl Connection {
                 // As above.
                 let _ = self.socket.shutdown(net::Shutdown::Write);
             }
-            self.follow(Event::Delivered, rx_queue);
+            self.follow(ConnEvent::Delivered, rx_queue);
         }
     }
 
-    fn follow(&mut self, event: Event, rx_queue: &mut RxQueue) {
+    fn follow(&mut self, event: ConnEvent, rx_queue: &mut RxQueue) {
         let (state, answer) = self.state.next(event);
         self.state = state;
         match answer {
@@ -217,11 +222,11 @@ impl Connection {
 
     fn tell(&mut self, operation: Operation, flags: u32, rx_queue: &mut RxQueue) {
         let header = self.header(operation, flags);
-        rx_queue.push(Packet { header, data: Vec::new() });
+        rx_queue.push(VsockPacket { header, data: Vec::new() });
     }
 
-    fn header(&mut self, operation: Operation, flags: u32) -> Header {
+    fn header(&mut self, operation: Operation, flags: u32) -> VsockHeader {
         let room = self.window.tell();
-        Header { ports: self.ports, operation: Some(operation), length: 0, flags, room }
+        VsockHeader { ports: self.ports, operation: Some(operation), length: 0, flags, room }
     }
 }

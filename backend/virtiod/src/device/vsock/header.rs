@@ -12,7 +12,7 @@ const STREAM: u16 = 1;
 #[repr(u16)]
 pub enum Operation {
     /// Asks for a connection.
-    Request = 1,
+    VirtioRequest = 1,
     /// Grants it.
     Response = 2,
     /// Refuses or ends it.
@@ -30,7 +30,7 @@ pub enum Operation {
 impl Operation {
     fn from_number(number: u16) -> Option<Self> {
         [
-            Self::Request,
+            Self::VirtioRequest,
             Self::Response,
             Self::Reset,
             Self::Shutdown,
@@ -56,7 +56,7 @@ impl Shutdown {
 
 /// One connection among those of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ports {
+pub struct PortPair {
     /// The host's end.
     pub host: u32,
     /// The guest's end.
@@ -74,9 +74,9 @@ pub struct Credit {
 
 /// What a header says, whichever way the packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
+pub struct VsockHeader {
     /// The connection.
-    pub ports: Ports,
+    pub ports: PortPair,
     /// What the packet is for; `None` for what is not known.
     pub operation: Option<Operation>,
     /// Bytes of data behind it.
@@ -89,18 +89,18 @@ pub struct Header {
 
 /// What a header that the guest wrote is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Received {
+pub enum ReceivedPacket {
     /// A packet of a stream for the host.
-    Stream(Header),
+    Stream(VsockHeader),
     /// A packet of another type, to be answered by a reset.
-    OtherType(Header),
+    OtherType(VsockHeader),
     /// From or for somebody else: to be dropped (section 5.10.6.4).
     Astray,
 }
 
-impl Header {
+impl VsockHeader {
     /// Reads a header that the guest with `cid` wrote.
-    pub fn decode(bytes: &[u8; HEADER_SIZE], cid: u64) -> Received {
+    pub fn decode(bytes: &[u8; HEADER_SIZE], cid: u64) -> ReceivedPacket {
         let mut rest = bytes.as_slice();
         let (from, to) = (u64::from_le_bytes(take(&mut rest)), u64::from_le_bytes(take(&mut rest)));
         let guest = u32::from_le_bytes(take(&mut rest));
@@ -112,11 +112,11 @@ impl Header {
         let buf_alloc = u32::from_le_bytes(take(&mut rest));
         let fwd_cnt = u32::from_le_bytes(take(&mut rest));
         let room = Credit { buf_alloc, fwd_cnt };
-        let header = Self { ports: Ports { host, guest }, operation, length, flags, room };
+        let header = Self { ports: PortPair { host, guest }, operation, length, flags, room };
         match (from == cid && to == HOST_CID, kind) {
-            (false, _) => Received::Astray,
-            (true, STREAM) => Received::Stream(header),
-            (true, _) => Received::OtherType(header),
+            (false, _) => ReceivedPacket::Astray,
+            (true, STREAM) => ReceivedPacket::Stream(header),
+            (true, _) => ReceivedPacket::OtherType(header),
         }
     }
 
@@ -159,9 +159,9 @@ mod tests {
         bytes
     }
 
-    fn header() -> Header {
-        Header {
-            ports: Ports { host: 52, guest: 0x4000_0001 },
+    fn header() -> VsockHeader {
+        VsockHeader {
+            ports: PortPair { host: 52, guest: 0x4000_0001 },
             operation: Some(Operation::Data),
             length: 3,
             flags: 0,
@@ -178,25 +178,25 @@ mod tests {
         assert_eq!(bytes[24..28], 3u32.to_le_bytes());
         assert_eq!(bytes[28..32], [1, 0, 5, 0]);
         assert_eq!(bytes[36..40], 0x1234u32.to_le_bytes());
-        assert_eq!(Header::decode(&from_guest(bytes), 7), Received::Stream(header()));
+        assert_eq!(VsockHeader::decode(&from_guest(bytes), 7), ReceivedPacket::Stream(header()));
     }
 
     #[test]
     fn what_is_not_from_this_guest_for_this_host_is_astray() {
         let bytes = from_guest(header().encode(7));
-        assert_eq!(Header::decode(&bytes, 8), Received::Astray);
+        assert_eq!(VsockHeader::decode(&bytes, 8), ReceivedPacket::Astray);
         let mut elsewhere = bytes;
         elsewhere[8] = 3;
-        assert_eq!(Header::decode(&elsewhere, 7), Received::Astray);
+        assert_eq!(VsockHeader::decode(&elsewhere, 7), ReceivedPacket::Astray);
     }
 
     #[test]
     fn unknown_types_and_operations_are_told_apart() {
         let mut bytes = from_guest(header().encode(7));
         bytes[28] = 2;
-        assert!(matches!(Header::decode(&bytes, 7), Received::OtherType(_)));
+        assert!(matches!(VsockHeader::decode(&bytes, 7), ReceivedPacket::OtherType(_)));
         bytes[28..32].copy_from_slice(&[1, 0, 8, 0]);
-        let unknown = Header { operation: None, ..header() };
-        assert_eq!(Header::decode(&bytes, 7), Received::Stream(unknown));
+        let unknown = VsockHeader { operation: None, ..header() };
+        assert_eq!(VsockHeader::decode(&bytes, 7), ReceivedPacket::Stream(unknown));
     }
 }

@@ -33,9 +33,9 @@ pub enum HostError {
 
 /// The socket that programs connect to.
 #[derive(Debug)]
-pub struct Host(Acceptor);
+pub struct HostSocket(Acceptor);
 
-impl Host {
+impl HostSocket {
     /// Listens on `path`.
     ///
     /// # Errors

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags};
 use tracing::Level;
 
-use super::connection::Connection;
-use super::header::{Credit, Header, Operation, Ports};
-use super::host::{Greeted, Handshake, Host};
-use super::rx_queue::{Packet, RxQueue};
+use super::connection::VsockConnection;
+use super::header::{Credit, Operation, PortPair, VsockHeader};
+use super::host::{Greeted, Handshake, HostSocket};
+use super::rx_queue::{RxQueue, VsockPacket};
 use crate::device::Source;
 use crate::stats::DeviceStats;
 use crate::timeout::wait_for;
@@ -28,11 +28,11 @@ const FIRST_PORT: u32 = 1 << 30;
 /// All connections of a guest, and what they have to say to it.
 #[derive(Debug)]
 pub struct Muxer {
-    host: Host,
+    host: HostSocket,
     handshakes: Vec<Handshake>,
-    connections: BTreeMap<Ports, Connection>,
+    connections: BTreeMap<PortPair, VsockConnection>,
     /// Who was read last: the next turn begins behind it.
-    after: Ports,
+    after: PortPair,
     next_port: u32,
     /// What waits for buffers.
     pub rx_queue: RxQueue,
@@ -41,19 +41,19 @@ pub struct Muxer {
 
 /// Something that was ready.
 enum Ready {
-    Host,
+    HostSocket,
     Handshake,
-    Connection(Ports, PollFlags),
+    VsockConnection(PortPair, PollFlags),
 }
 
 impl Muxer {
     /// No connection yet.
-    pub fn new(host: Host, stats: Arc<DeviceStats>) -> Self {
+    pub fn new(host: HostSocket, stats: Arc<DeviceStats>) -> Self {
         Self {
             host,
             handshakes: Vec::new(),
             connections: BTreeMap::new(),
-            after: Ports { host: 0, guest: 0 },
+            after: PortPair { host: 0, guest: 0 },
             next_port: FIRST_PORT,
             rx_queue: RxQueue::default(),
             stats,
@@ -61,7 +61,7 @@ impl Muxer {
     }
 
     /// The host's side.
-    pub fn host(&self) -> &Host {
+    pub fn host(&self) -> &HostSocket {
         &self.host
     }
 
@@ -78,7 +78,7 @@ impl Muxer {
     }
 
     /// Takes a packet of the guest's.
-    pub fn receive(&mut self, header: &Header, data: &[u8]) {
+    pub fn receive(&mut self, header: &VsockHeader, data: &[u8]) {
         let ports = header.ports;
         match (self.connections.get_mut(&ports), header.operation) {
             (Some(connection), _) => {
@@ -88,7 +88,7 @@ impl Muxer {
                     self.connections.remove(&ports);
                 }
             }
-            (None, Some(Operation::Request)) => self.admit(header),
+            (None, Some(Operation::VirtioRequest)) => self.admit(header),
             // What was underway when the connection ended.
             (None, Some(Operation::Reset)) => {}
             (None, _) => self.refuse(ports),
@@ -97,7 +97,7 @@ impl Muxer {
     }
 
     /// Makes the connection that the guest asks for.
-    fn admit(&mut self, header: &Header) {
+    fn admit(&mut self, header: &VsockHeader) {
         let ports = header.ports;
         if !self.has_room() {
             self.warn_of_limit();
@@ -105,7 +105,8 @@ impl Muxer {
         }
         match self.host.connect(ports.host) {
             Ok(socket) => {
-                let connection = Connection::grant(ports, socket, header.room, &mut self.rx_queue);
+                let connection =
+                    VsockConnection::grant(ports, socket, header.room, &mut self.rx_queue);
                 self.insert(ports, connection);
             }
             Err(error) => {
@@ -120,16 +121,16 @@ impl Muxer {
         self.stats.log.line(Level::WARN, limit);
     }
 
-    /// Completions by a reset what belongs to no connection.
-    pub fn refuse(&mut self, ports: Ports) {
+    /// Answers by a reset what belongs to no connection.
+    pub fn refuse(&mut self, ports: PortPair) {
         DeviceStats::count(&self.stats.failed);
         let room = Credit { buf_alloc: 0, fwd_cnt: 0 };
         let operation = Some(Operation::Reset);
-        let header = Header { ports, operation, length: 0, flags: 0, room };
-        self.rx_queue.push(Packet { header, data: Vec::new() });
+        let header = VsockHeader { ports, operation, length: 0, flags: 0, room };
+        self.rx_queue.push(VsockPacket { header, data: Vec::new() });
     }
 
-    fn insert(&mut self, ports: Ports, connection: Connection) {
+    fn insert(&mut self, ports: PortPair, connection: VsockConnection) {
         DeviceStats::count(&self.stats.connections);
         self.connections.insert(ports, connection);
     }
@@ -146,14 +147,14 @@ impl Muxer {
             return watched;
         }
         if self.handshakes.len() < MAX_GREETINGS && self.rx_queue.takes_data() {
-            watched.extend(self.host.source().map(|source| (Ready::Host, source)));
+            watched.extend(self.host.source().map(|source| (Ready::HostSocket, source)));
         }
         let handshakes = self.handshakes.iter().map(Handshake::source);
         watched.extend(handshakes.map(|source| (Ready::Handshake, source)));
         let (before, behind) =
             self.connections.iter().partition::<Vec<_>, _>(|(ports, _)| **ports <= self.after);
         for (ports, connection) in behind.into_iter().chain(before) {
-            let ready = Ready::Connection(*ports, PollFlags::empty());
+            let ready = Ready::VsockConnection(*ports, PollFlags::empty());
             watched.extend(connection.source(&self.rx_queue).map(|source| (ready, source)));
         }
         watched
@@ -179,9 +180,9 @@ impl Muxer {
                 break;
             }
             match ready {
-                Ready::Host => self.handshakes.extend(self.host.accept()),
+                Ready::HostSocket => self.handshakes.extend(self.host.accept()),
                 Ready::Handshake => self.greet(),
-                Ready::Connection(ports, events) => self.serve(ports, events),
+                Ready::VsockConnection(ports, events) => self.serve(ports, events),
             }
         }
         self.count();
@@ -197,7 +198,7 @@ impl Muxer {
         let ready = watched.into_iter().zip(events).filter(|(_, events)| !events.is_empty());
         Ok(ready
             .map(|((whose, _), events)| match whose {
-                Ready::Connection(ports, _) => Ready::Connection(ports, events),
+                Ready::VsockConnection(ports, _) => Ready::VsockConnection(ports, events),
                 other => other,
             })
             .collect())
@@ -215,8 +216,8 @@ impl Muxer {
                 Greeted::Nothing => tracing::debug!("a program said no CONNECT PORT"),
                 Greeted::Wants(..) if !self.has_room() => self.warn_of_limit(),
                 Greeted::Wants(port, socket) => {
-                    let ports = Ports { host: self.free_port(port), guest: port };
-                    let connection = Connection::request(ports, socket, &mut self.rx_queue);
+                    let ports = PortPair { host: self.free_port(port), guest: port };
+                    let connection = VsockConnection::request(ports, socket, &mut self.rx_queue);
                     self.insert(ports, connection);
                 }
             }
@@ -228,13 +229,13 @@ impl Muxer {
         loop {
             let host = self.next_port;
             self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_PORT);
-            if !self.connections.contains_key(&Ports { host, guest }) {
+            if !self.connections.contains_key(&PortPair { host, guest }) {
                 return host;
             }
         }
     }
 
-    fn serve(&mut self, ports: Ports, events: PollFlags) {
+    fn serve(&mut self, ports: PortPair, events: PollFlags) {
         let Some(connection) = self.connections.get_mut(&ports) else { return };
         let bytes = connection.wake(events, &mut self.rx_queue);
         self.stats.bytes_read.fetch_add(bytes, Ordering::Relaxed);

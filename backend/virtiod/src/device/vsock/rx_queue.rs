@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::header::{HEADER_SIZE, Header};
+use super::header::{HEADER_SIZE, VsockHeader};
 
 /// Packets with which no more is taken from the guest, and nothing more is asked of the host's
 /// programs (SPEC section 7).
@@ -18,20 +18,20 @@ const ENOUGH: usize = 32;
 
 /// A packet to the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Packet {
+pub struct VsockPacket {
     /// What stands in front of the data; its length is that of the data.
-    pub header: Header,
+    pub header: VsockHeader,
     /// The data.
     pub data: Vec<u8>,
 }
 
 /// Packets to the guest, in order.
 #[derive(Debug, Default)]
-pub struct RxQueue(VecDeque<Packet>);
+pub struct RxQueue(VecDeque<VsockPacket>);
 
 impl RxQueue {
     /// Adds a packet.
-    pub fn push(&mut self, packet: Packet) {
+    pub fn push(&mut self, packet: VsockPacket) {
         self.0.push_back(packet);
     }
 
@@ -71,7 +71,7 @@ impl RxQueue {
         }
         let behind = first.data.split_off(first.data.len().min(room));
         let data = std::mem::replace(&mut first.data, behind);
-        let header = Header { length: data.len() as u32, ..first.header };
+        let header = VsockHeader { length: data.len() as u32, ..first.header };
         if first.data.is_empty() {
             self.0.pop_front();
         }
@@ -84,17 +84,17 @@ impl RxQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::vsock::header::{Credit, Operation, Ports};
+    use crate::device::vsock::header::{Credit, Operation, PortPair};
 
-    fn packet(data: &[u8]) -> Packet {
-        let header = Header {
-            ports: Ports { host: 1, guest: 2 },
+    fn packet(data: &[u8]) -> VsockPacket {
+        let header = VsockHeader {
+            ports: PortPair { host: 1, guest: 2 },
             operation: Some(Operation::Data),
             length: data.len() as u32,
             flags: 0,
             room: Credit { buf_alloc: 1, fwd_cnt: 0 },
         };
-        Packet { header, data: data.to_vec() }
+        VsockPacket { header, data: data.to_vec() }
     }
 
     #[test]

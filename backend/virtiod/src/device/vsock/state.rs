@@ -23,9 +23,9 @@ pub enum ConnState {
 
 /// What happens to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum ConnEvent {
     /// A packet of the guest's; its flags with it.
-    Packet(Operation, Shutdown),
+    VsockPacket(Operation, Shutdown),
     /// The host's program ended what it sends.
     HostEnded,
     /// The host's program is gone.
@@ -57,24 +57,26 @@ impl ConnState {
     }
 
     /// The table: where the connection stands then, and what the guest is told.
-    pub fn next(self, event: Event) -> (Self, Reply) {
+    pub fn next(self, event: ConnEvent) -> (Self, Reply) {
+        use ConnEvent::{Delivered, HostEnded, HostGone, VsockPacket};
         use ConnState::{Abandoned, Closed, Finishing, Open, Requested, ToGuest, ToHost};
-        use Event::{Delivered, HostEnded, HostGone, Packet};
-        if let Packet(Operation::Shutdown, Shutdown(flags)) = event {
+        if let VsockPacket(Operation::Shutdown, Shutdown(flags)) = event {
             return self.shut_down(flags);
         }
         let stays = (self, Reply::Nothing);
         match (self, event) {
             (Closed, _) => stays,
-            (Abandoned, Delivered | HostGone | Packet(..)) => (Closed, Reply::Nothing),
-            (Requested, Packet(Operation::Reset, _)) => (Closed, Reply::Nothing),
-            (_, Packet(Operation::Reset, _)) => (Abandoned, Reply::Nothing),
-            (Requested, Packet(Operation::Response, _)) => (Open, Reply::Nothing),
-            (Requested, Packet(Operation::CreditUpdate | Operation::CreditRequest, _)) => stays,
-            (Open | ToHost, Packet(Operation::Data, _)) => stays,
-            (_, Packet(Operation::CreditUpdate | Operation::CreditRequest, _)) => stays,
+            (Abandoned, Delivered | HostGone | VsockPacket(..)) => (Closed, Reply::Nothing),
+            (Requested, VsockPacket(Operation::Reset, _)) => (Closed, Reply::Nothing),
+            (_, VsockPacket(Operation::Reset, _)) => (Abandoned, Reply::Nothing),
+            (Requested, VsockPacket(Operation::Response, _)) => (Open, Reply::Nothing),
+            (Requested, VsockPacket(Operation::CreditUpdate | Operation::CreditRequest, _)) => {
+                stays
+            }
+            (Open | ToHost, VsockPacket(Operation::Data, _)) => stays,
+            (_, VsockPacket(Operation::CreditUpdate | Operation::CreditRequest, _)) => stays,
             // Out of turn, or in a direction that was ended.
-            (_, Packet(..)) => (Closed, Reply::Reset),
+            (_, VsockPacket(..)) => (Closed, Reply::Reset),
             (Open, HostEnded) => (ToHost, Reply::Shutdown),
             (ToGuest, HostEnded) => (Finishing, Reply::Nothing),
             (Requested, HostEnded) => (Closed, Reply::Reset),
@@ -103,18 +105,18 @@ impl ConnState {
 
 #[cfg(test)]
 mod tests {
+    use super::ConnEvent::{Delivered, HostEnded, HostGone, VsockPacket};
     use super::ConnState::{Abandoned, Closed, Finishing, Open, Requested, ToGuest, ToHost};
-    use super::Event::{Delivered, HostEnded, HostGone, Packet};
     use super::*;
 
     const STAGES: [ConnState; 7] = [Requested, Open, ToGuest, ToHost, Finishing, Abandoned, Closed];
 
-    fn packet(operation: Operation) -> Event {
-        Packet(operation, Shutdown(0))
+    fn packet(operation: Operation) -> ConnEvent {
+        VsockPacket(operation, Shutdown(0))
     }
 
-    fn shutdown(flags: u32) -> Event {
-        Packet(Operation::Shutdown, Shutdown(flags))
+    fn shutdown(flags: u32) -> ConnEvent {
+        VsockPacket(Operation::Shutdown, Shutdown(flags))
     }
 
     #[test]
@@ -125,7 +127,7 @@ mod tests {
         assert_eq!(Requested.next(shutdown(3)), (Closed, Reply::Reset));
         for state in [Open, ToGuest, ToHost, Finishing] {
             assert_eq!(state.next(packet(Operation::Response)), (Closed, Reply::Reset));
-            assert_eq!(state.next(packet(Operation::Request)), (Closed, Reply::Reset));
+            assert_eq!(state.next(packet(Operation::VirtioRequest)), (Closed, Reply::Reset));
         }
     }
 

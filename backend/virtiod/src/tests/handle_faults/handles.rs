@@ -8,7 +8,7 @@ use protocol::grant::GrantRef;
 
 use super::plan::{Call, Counts, Failure, Lasting, Plan};
 use xen::{
-    Access, CopyError, CopySegment, CopyWay, DomId, EventChannels, EventError, GrantTable,
+    Access, CopyDirection, CopyError, CopySegment, DomId, EventChannels, EventError, GrantTable,
     LocalPort, MapError, RemotePort, StoreError, Xen, XenStore,
 };
 use xen_sim::{Hypervisor, SimEvents, SimGrants, SimStore};
@@ -156,7 +156,7 @@ impl<G: GrantTable> GrantTable for Faulty<G> {
         }
     }
 
-    fn copy(&self, way: CopyWay, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
+    fn copy(&self, way: CopyDirection, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
         match self.faults.failure(Call::Copy) {
             None => self.handle.copy(way, segments),
             Some(Failure::Refused(status)) => {

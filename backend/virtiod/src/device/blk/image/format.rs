@@ -10,14 +10,14 @@ use serde::Deserialize;
 /// A format of disk images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub enum ImageFormat {
     /// The disk's bytes as they are.
     Raw,
     /// QEMU's copy-on-write format, of version 2 or 3.
     Qcow2,
 }
 
-impl Format {
+impl ImageFormat {
     /// The format by a target's name. The content decides nothing: a guest writes it, and a raw
     /// disk must not become another format because the guest made it look so.
     pub(in crate::device::blk) fn by_name(path: &Path) -> Self {
@@ -28,7 +28,7 @@ impl Format {
     }
 }
 
-impl fmt::Display for Format {
+impl fmt::Display for ImageFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Raw => "raw",
@@ -68,9 +68,9 @@ mod tests {
 
     #[test]
     fn only_a_name_decides() {
-        assert_eq!(Format::by_name(Path::new("/srv/disk.qcow2")), Format::Qcow2);
+        assert_eq!(ImageFormat::by_name(Path::new("/srv/disk.qcow2")), ImageFormat::Qcow2);
         for name in ["/srv/disk.img", "/srv/disk.QCOW2", "/srv/qcow2", "/srv/disk.qcow2.bak"] {
-            assert_eq!(Format::by_name(Path::new(name)), Format::Raw, "{name}");
+            assert_eq!(ImageFormat::by_name(Path::new(name)), ImageFormat::Raw, "{name}");
         }
     }
 

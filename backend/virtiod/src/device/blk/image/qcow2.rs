@@ -18,7 +18,7 @@ use imago::{FormatAccess, Mapping};
 
 use self::chain::Chain;
 use self::check::{Check, Damage};
-use self::header::Header;
+use self::header::Qcow2Header;
 use super::{BlockSize, Image, Storage};
 use crate::Causes;
 use crate::device::blk::SECTOR_SIZE;
@@ -90,7 +90,7 @@ enum Clusters {
 }
 
 impl Clusters {
-    fn of(header: &Header) -> Self {
+    fn of(header: &Qcow2Header) -> Self {
         match (header.version, &header.backing) {
             (2, None) => Self::Unallocated,
             (2, Some(_)) => Self::Backed,
@@ -287,7 +287,7 @@ type ChangeClusters = fn(&mut FormatAccess<File>, offset: u64, length: u64) -> i
 /// may write is not judged: it is checked when it is written here.
 fn check(
     file: &std::fs::File,
-    header: &Header,
+    header: &Qcow2Header,
     files: &DiskFiles,
     deadline: &Deadline,
 ) -> io::Result<Result<Soundness, Damage>> {
@@ -306,7 +306,7 @@ fn check(
 }
 
 /// Says so where the last sector is not all there.
-fn warn_of_odd_size(path: &Path, header: &Header) {
+fn warn_of_odd_size(path: &Path, header: &Qcow2Header) {
     let odd = header.size % SECTOR_SIZE;
     if odd != 0 {
         tracing::warn!(

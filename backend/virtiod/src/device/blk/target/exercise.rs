@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::super::claim::{Owner, Sharing};
-use super::super::image::{Format, Storage};
+use super::super::image::{ImageFormat, Storage};
 use super::super::progress::{Deadline, Progress};
 use super::{AccessMode, Caching, Discard, Target, TargetError, TargetOptions};
 use crate::Causes;
@@ -60,7 +60,7 @@ fn exercise(image: &[u8], seed: u64) -> io::Result<Exercised> {
         mode: AccessMode::ReadWrite,
         caching: Caching::PageCache,
         discard: Discard::Allowed,
-        format: Some(Format::Qcow2),
+        format: Some(ImageFormat::Qcow2),
         sharing: Sharing::Safe,
         owner: Owner { domain: 1, vdev: "xvda".to_owned(), vm: None },
     };

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::device::blk::claim::{Owner, Sharing};
-use crate::device::blk::image::Format;
+use crate::device::blk::image::ImageFormat;
 
 /// Whether the guest may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub struct TargetOptions {
     /// Whether the guest may give storage back.
     pub discard: Discard,
     /// Its format; `None`: its name says it.
-    pub format: Option<Format>,
+    pub format: Option<ImageFormat>,
     /// Whether others may use it at the same time.
     pub sharing: Sharing,
     /// Whose it is.
@@ -54,8 +54,8 @@ pub struct TargetOptions {
 
 impl TargetOptions {
     /// The target's format.
-    pub fn format(&self) -> Format {
-        self.format.unwrap_or_else(|| Format::by_name(&self.path))
+    pub fn format(&self) -> ImageFormat {
+        self.format.unwrap_or_else(|| ImageFormat::by_name(&self.path))
     }
 
     #[cfg(test)]

@@ -11,11 +11,11 @@ use super::super::target::AccessMode;
 use super::Scripted;
 use crate::device::VirtioDevice;
 use crate::dma::DmaMemory;
-use crate::dma::grants::Grants;
+use crate::dma::grants::GrantPlatform;
 use crate::stats::DeviceStats;
 use xen_sim::SimGrants;
 
-type Memory = DmaMemory<Grants<SimGrants>>;
+type Memory = DmaMemory<GrantPlatform<SimGrants>>;
 
 /// Where the configuration says that zeroed storage may be given back (virtio 1.3 section 5.2.4).
 const WRITE_ZEROES_MAY_UNMAP: usize = 56;

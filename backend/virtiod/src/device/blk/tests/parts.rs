@@ -15,7 +15,7 @@ use super::super::{Block, Progress};
 use super::{Call, SIZE, Scripted, Storage, later, over};
 use crate::device::{BatchSummary, QueueContext, RequestPool, Rings, VirtioDevice, WriteMode};
 use crate::dma::budget::GuestBudget;
-use crate::dma::grants::Grants;
+use crate::dma::grants::GrantPlatform;
 use crate::dma::{DmaMemory, DmaRange};
 use crate::stats::DeviceStats;
 use xen::{Access, DomId, Xen};
@@ -98,7 +98,7 @@ fn nothing_is_written_before_the_image_is_known_to_be_sound() {
     assert_eq!(image.take_calls(), []);
 }
 
-type Memory = DmaMemory<Grants<SimGrants>>;
+type Memory = DmaMemory<GrantPlatform<SimGrants>>;
 
 struct OneRing(Queue);
 
@@ -141,7 +141,7 @@ impl Driver {
         let hypervisor = Hypervisor::default();
         let mut guest = hypervisor.guest(1, PAGES);
         let stats = Arc::new(DeviceStats::default());
-        let grants = Grants::new(hypervisor.grants(DomId(1)).unwrap());
+        let grants = GrantPlatform::new(hypervisor.grants(DomId(1)).unwrap());
         let mut memory = DmaMemory::new(grants, Arc::clone(&stats), GuestBudget::alone());
         let pages: Vec<_> = (0..PAGES).map(|_| guest.allocate()).collect();
         let first = guest.grant(&pages, Access::ReadWrite);

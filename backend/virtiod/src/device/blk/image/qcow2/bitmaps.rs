@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use super::header::{Directory, Header, read_up_to};
+use super::header::{Directory, Qcow2Header, read_up_to};
 
 /// Most bytes of the directory that are read.
 const MOST_BYTES: u64 = 64 << 10;
@@ -14,7 +14,7 @@ const MOST_NAMES: usize = 8;
 const ENTRY: usize = 24;
 
 /// Says so where an image that is about to be written has bitmaps.
-pub(super) fn warn_of_their_end(file: &File, path: &Path, header: &Header) {
+pub(super) fn warn_of_their_end(file: &File, path: &Path, header: &Qcow2Header) {
     let Some(directory) = header.bitmaps else { return };
     let names = names(file, directory);
     tracing::warn!(

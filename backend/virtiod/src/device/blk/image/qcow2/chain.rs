@@ -15,7 +15,7 @@ use imago::file::File;
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
 
-use super::header::{Backing, Header, HeaderError};
+use super::header::{Backing, HeaderError, Qcow2Header};
 use super::memory;
 use crate::device::blk::claim::FileId;
 use crate::device::blk::files::DiskFiles;
@@ -36,7 +36,7 @@ enum ChainError {
         "the format {format:?} of its backing file {name:?} is neither raw nor qcow2; make one \
          image of both: qemu-img convert -O qcow2 {image:?} NEW"
     )]
-    Format { name: String, format: String, image: PathBuf },
+    ImageFormat { name: String, format: String, image: PathBuf },
     #[error(
         "its backing file {name:?} is not a file in {directory:?}, beside the image, and so is \
          refused"
@@ -84,8 +84,8 @@ impl fmt::Display for Refused {
 ///
 /// # Errors
 /// The storage's, or why the image is not served.
-pub(super) fn header(file: &fs::File, path: &Path) -> io::Result<Header> {
-    Header::read(file).map_err(|error| match error {
+pub(super) fn header(file: &fs::File, path: &Path) -> io::Result<Qcow2Header> {
+    Qcow2Header::read(file).map_err(|error| match error {
         HeaderError::Read(error) => error,
         error => io::Error::other(Refused { path: path.to_owned(), error }),
     })
@@ -116,7 +116,7 @@ impl<'f> Chain<'f> {
         &mut self,
         file: &fs::File,
         path: &Path,
-        header: &Header,
+        header: &Qcow2Header,
         mode: AccessMode,
     ) -> io::Result<Qcow2<File>> {
         self.add_memory(file, header, mode)?;
@@ -135,7 +135,7 @@ impl<'f> Chain<'f> {
     fn add_memory(
         &mut self,
         mut file: &fs::File,
-        header: &Header,
+        header: &Qcow2Header,
         mode: AccessMode,
     ) -> io::Result<()> {
         let length = file.seek(SeekFrom::End(0))?;
@@ -155,7 +155,9 @@ impl<'f> Chain<'f> {
             Some("raw") => BackingFormat::Raw,
             Some("qcow2") => BackingFormat::Qcow2,
             Some(format) => {
-                return Err(ChainError::Format { name, format: format.to_owned(), image }.into());
+                return Err(
+                    ChainError::ImageFormat { name, format: format.to_owned(), image }.into()
+                );
             }
         };
         let path = beside(&image, &name)?;

@@ -39,8 +39,8 @@ use std::io::{self, Seek, SeekFrom};
 use self::entry::{Allocation, L2Entry};
 use self::tables::{L2Table, Tables};
 use self::uncounted::Uncounted;
-use self::window::Window;
-use super::header::{Header, read_up_to};
+use self::window::RefcountWindow;
+use super::header::{Qcow2Header, read_up_to};
 use crate::device::blk::progress::{Deadline, Progress};
 
 /// A fault of an image.
@@ -91,13 +91,13 @@ pub(super) enum Damage {
 /// A check that is to be made, under way, or done.
 pub(super) struct Check {
     file: File,
-    header: Header,
-    state: State,
+    header: Qcow2Header,
+    state: CheckState,
     uncounted: Uncounted,
 }
 
 /// How far a check is.
-enum State {
+enum CheckState {
     New,
     Begun(Box<Walk>),
     Done,
@@ -107,8 +107,8 @@ enum State {
 struct Walk {
     layout: Layout,
     tables: Tables,
-    window: Window,
-    stage: Stage,
+    window: RefcountWindow,
+    stage: WindowStep,
     /// Holds a cluster.
     buffer: Vec<u8>,
 }
@@ -125,7 +125,7 @@ struct Layout {
 
 /// The next step, for the clusters in the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum WindowStep {
     /// To read the counts in the refcount block of this number.
     Counts(usize),
     /// To count the uses in the level 2 table of this number.
@@ -164,8 +164,8 @@ impl Layout {
 
 impl Check {
     /// A check that nothing was read for yet.
-    pub(super) fn new(file: File, header: Header) -> Self {
-        Self { file, header, state: State::New, uncounted: Uncounted::default() }
+    pub(super) fn new(file: File, header: Qcow2Header) -> Self {
+        Self { file, header, state: CheckState::New, uncounted: Uncounted::default() }
     }
 
     /// Goes on until it is done or the time is over. Nothing is written.
@@ -176,16 +176,16 @@ impl Check {
         loop {
             let (file, uncounted) = (&self.file, &mut self.uncounted);
             self.state = match &mut self.state {
-                State::New => State::Begun(Box::new(Walk::begin(file, &self.header)?)),
-                State::Begun(walk) if walk.stage == Stage::Done => State::Done,
-                State::Begun(walk) => {
+                CheckState::New => CheckState::Begun(Box::new(Walk::begin(file, &self.header)?)),
+                CheckState::Begun(walk) if walk.stage == WindowStep::Done => CheckState::Done,
+                CheckState::Begun(walk) => {
                     walk.step(file, uncounted)?;
-                    if deadline.is_over() && walk.stage != Stage::Done {
+                    if deadline.is_over() && walk.stage != WindowStep::Done {
                         return Ok(Progress::Unfinished);
                     }
                     continue;
                 }
-                State::Done => return Ok(Progress::Done),
+                CheckState::Done => return Ok(Progress::Done),
             };
         }
     }
@@ -206,7 +206,7 @@ impl Check {
 
 impl Walk {
     /// Reads all tables but those of level 2.
-    fn begin(mut file: &File, header: &Header) -> Result<Self, Damage> {
+    fn begin(mut file: &File, header: &Qcow2Header) -> Result<Self, Damage> {
         let length = file.seek(SeekFrom::End(0))?;
         let layout = Layout {
             version: header.version,
@@ -215,33 +215,33 @@ impl Walk {
             clusters: length.div_ceil(header.cluster_size()),
         };
         let tables = Tables::read(file, &layout, header)?;
-        let window = Window::first(&layout);
-        let stage = Stage::Counts(window.first_block(&layout));
+        let window = RefcountWindow::first(&layout);
+        let stage = WindowStep::Counts(window.first_block(&layout));
         let buffer = vec![0; layout.cluster_size() as usize];
         Ok(Self { layout, tables, window, stage, buffer })
     }
 
     fn step(&mut self, file: &File, uncounted: &mut Uncounted) -> Result<(), Damage> {
         match self.stage {
-            Stage::Counts(block) if self.window.has_block(&self.layout, block) => {
+            WindowStep::Counts(block) if self.window.has_block(&self.layout, block) => {
                 self.read_counts(file, block)?;
-                self.stage = Stage::Counts(block + 1);
+                self.stage = WindowStep::Counts(block + 1);
             }
-            Stage::Counts(_) => {
+            WindowStep::Counts(_) => {
                 self.use_tables(uncounted)?;
-                self.stage = Stage::Uses(0);
+                self.stage = WindowStep::Uses(0);
             }
-            Stage::Uses(number) => match self.tables.l2.get(number).copied() {
+            WindowStep::Uses(number) => match self.tables.l2.get(number).copied() {
                 Some(table) => {
                     self.count_uses(file, table, uncounted)?;
-                    self.stage = Stage::Uses(number + 1);
+                    self.stage = WindowStep::Uses(number + 1);
                 }
                 None if self.window.next(&self.layout) => {
-                    self.stage = Stage::Counts(self.window.first_block(&self.layout));
+                    self.stage = WindowStep::Counts(self.window.first_block(&self.layout));
                 }
-                None => self.stage = Stage::Done,
+                None => self.stage = WindowStep::Done,
             },
-            Stage::Done => {}
+            WindowStep::Done => {}
         }
         Ok(())
     }

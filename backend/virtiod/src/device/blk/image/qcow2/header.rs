@@ -54,7 +54,7 @@ mod incompatible {
 
 /// The part of a header that the backend needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Header {
+pub(super) struct Qcow2Header {
     /// 2 or 3.
     pub(super) version: u32,
     /// The binary logarithm of the bytes of a cluster.
@@ -201,9 +201,9 @@ fn damaged(what: impl Into<String>) -> HeaderError {
 }
 
 /// The header's cluster.
-struct Bytes(Vec<u8>);
+struct HeaderBytes(Vec<u8>);
 
-impl Bytes {
+impl HeaderBytes {
     fn read(file: &File, offset: u64, length: u64) -> io::Result<Self> {
         let mut bytes = vec![0; length as usize];
         read_up_to(file, &mut bytes, offset)?;
@@ -249,13 +249,13 @@ pub(super) fn read_up_to(file: &File, mut bytes: &mut [u8], mut offset: u64) -> 
     Ok(())
 }
 
-impl Header {
+impl Qcow2Header {
     /// Reads the header of an image that can be served.
     ///
     /// # Errors
     /// [`HeaderError`].
     pub(super) fn read(file: &File) -> Result<Self, HeaderError> {
-        let start = Bytes::read(file, 0, V3_SIZE)?;
+        let start = HeaderBytes::read(file, 0, V3_SIZE)?;
         if start.u32(0)? != MAGIC {
             return Err(HeaderError::Magic);
         }
@@ -268,7 +268,7 @@ impl Header {
             return Err(damaged(format!("clusters of 2^{cluster_bits} bytes")));
         }
         check_encryption(start.u32(32)?)?;
-        let bytes = Bytes::read(file, 0, 1 << cluster_bits)?;
+        let bytes = HeaderBytes::read(file, 0, 1 << cluster_bits)?;
         let length = if version == 2 { V2_SIZE } else { check_features(&bytes)? };
         let cluster = 1u64 << cluster_bits;
         let extensions = Extensions::read(&bytes, length)?;
@@ -341,7 +341,7 @@ fn check_encryption(method: u32) -> Result<(), HeaderError> {
 }
 
 /// Looks at what only version 3 has; gives the header's length.
-fn check_features(bytes: &Bytes) -> Result<u64, HeaderError> {
+fn check_features(bytes: &HeaderBytes) -> Result<u64, HeaderError> {
     use incompatible::{COMPRESSION, CORRUPT, DATA_FILE, DIRTY, EXTENDED_L2};
     let features = bytes.u64(72)?;
     let known = DIRTY | CORRUPT | DATA_FILE | COMPRESSION | EXTENDED_L2;
@@ -365,7 +365,7 @@ fn check_features(bytes: &Bytes) -> Result<u64, HeaderError> {
 }
 
 /// The backing file that the header names.
-fn backing(bytes: &Bytes, format: Option<String>) -> Result<Option<Backing>, HeaderError> {
+fn backing(bytes: &HeaderBytes, format: Option<String>) -> Result<Option<Backing>, HeaderError> {
     let (offset, name_length) = (bytes.u64(8)?, bytes.u32(16)?);
     if offset == 0 {
         return Ok(None);
@@ -386,7 +386,7 @@ struct Extensions {
 
 impl Extensions {
     /// Follows those behind a header of `start` bytes.
-    fn read(bytes: &Bytes, start: u64) -> Result<Self, HeaderError> {
+    fn read(bytes: &HeaderBytes, start: u64) -> Result<Self, HeaderError> {
         // They end where the backing file's name begins, if they have no end of their own.
         let end = match bytes.u64(8)? {
             0 => bytes.0.len() as u64,

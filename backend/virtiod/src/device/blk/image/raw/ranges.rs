@@ -26,7 +26,7 @@ pub(super) enum Medium {
 /// A way to change a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Way {
+enum ChangeMethod {
     /// FALLOC_FL_PUNCH_HOLE: reads as zeros, the storage is given back. Of a block device: its own
     /// write-zeroes command or none.
     PunchHole,
@@ -104,42 +104,42 @@ impl Ranges {
         length: u64,
         storage: Storage,
     ) -> io::Result<u64> {
-        use Way::{PunchHole, Write, ZeroOut, ZeroRange};
-        let ways: &[Way] = match (self.medium, storage) {
+        use ChangeMethod::{PunchHole, Write, ZeroOut, ZeroRange};
+        let ways: &[ChangeMethod] = match (self.medium, storage) {
             (Medium::File, Storage::GiveBack) => &[PunchHole, ZeroRange, Write],
             (Medium::File, Storage::Keep) => &[ZeroRange, Write],
             (_, Storage::GiveBack) => &[PunchHole, ZeroOut, Write],
             (_, Storage::Keep) => &[ZeroOut, Write],
         };
         match self.try_in_turn(ways, file, offset, length)? {
-            Outcome::Done(bytes) => Ok(bytes),
-            Outcome::Refused => Err(io::ErrorKind::Unsupported.into()),
+            ChangeResult::Done(bytes) => Ok(bytes),
+            ChangeResult::Refused => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
-    fn discard_way(&self) -> Way {
+    fn discard_way(&self) -> ChangeMethod {
         match self.medium {
-            Medium::File => Way::PunchHole,
-            Medium::Device | Medium::ZeroingDevice => Way::Discard,
+            Medium::File => ChangeMethod::PunchHole,
+            Medium::Device | Medium::ZeroingDevice => ChangeMethod::Discard,
         }
     }
 
     fn try_in_turn(
         &mut self,
-        ways: &[Way],
+        ways: &[ChangeMethod],
         file: &File,
         offset: u64,
         length: u64,
-    ) -> io::Result<Outcome> {
+    ) -> io::Result<ChangeResult> {
         for way in ways {
             if self.is_refused(*way) {
                 continue;
             }
             let length = self.length_at_once(*way, length);
             match apply(*way, file, offset, length) {
-                Ok(()) => return Ok(Outcome::Done(length)),
+                Ok(()) => return Ok(ChangeResult::Done(length)),
                 // Nothing comes after it that could do it.
-                Err(error) if *way == Way::Write => return Err(error),
+                Err(error) if *way == ChangeMethod::Write => return Err(error),
                 Err(error) => match refusal(&error) {
                     Some(Refusal::Always) => self.refuse(*way),
                     Some(Refusal::Now) => {}
@@ -147,29 +147,31 @@ impl Ranges {
                 },
             }
         }
-        Ok(Outcome::Refused)
+        Ok(ChangeResult::Refused)
     }
 
     /// How much of a range is changed at once: a part, where zeros are written.
-    fn length_at_once(&self, way: Way, length: u64) -> u64 {
+    fn length_at_once(&self, way: ChangeMethod, length: u64) -> u64 {
         match (way, self.medium) {
-            (Way::Write, _) | (Way::ZeroOut, Medium::Device) => length.min(MOST_WRITTEN),
+            (ChangeMethod::Write, _) | (ChangeMethod::ZeroOut, Medium::Device) => {
+                length.min(MOST_WRITTEN)
+            }
             _ => length,
         }
     }
 
-    fn is_refused(&self, way: Way) -> bool {
+    fn is_refused(&self, way: ChangeMethod) -> bool {
         self.refused & 1 << way as u8 != 0
     }
 
-    fn refuse(&mut self, way: Way) {
+    fn refuse(&mut self, way: ChangeMethod) {
         self.refused |= 1 << way as u8;
     }
 }
 
 /// The outcome of several ways.
 #[derive(Debug, PartialEq, Eq)]
-enum Outcome {
+enum ChangeResult {
     /// These bytes are changed.
     Done(u64),
     Refused,
@@ -195,13 +197,17 @@ fn refusal(error: &io::Error) -> Option<Refusal> {
     }
 }
 
-fn apply(way: Way, file: &File, offset: u64, length: u64) -> io::Result<()> {
+fn apply(way: ChangeMethod, file: &File, offset: u64, length: u64) -> io::Result<()> {
     match way {
-        Way::PunchHole => change(file, FallocateFlags::FALLOC_FL_PUNCH_HOLE, offset, length),
-        Way::ZeroRange => change(file, FallocateFlags::FALLOC_FL_ZERO_RANGE, offset, length),
-        Way::Discard => block_device::discard(file.as_fd(), offset, length),
-        Way::ZeroOut => block_device::zero_out(file.as_fd(), offset, length),
-        Way::Write => write_zeros(file, offset, length),
+        ChangeMethod::PunchHole => {
+            change(file, FallocateFlags::FALLOC_FL_PUNCH_HOLE, offset, length)
+        }
+        ChangeMethod::ZeroRange => {
+            change(file, FallocateFlags::FALLOC_FL_ZERO_RANGE, offset, length)
+        }
+        ChangeMethod::Discard => block_device::discard(file.as_fd(), offset, length),
+        ChangeMethod::ZeroOut => block_device::zero_out(file.as_fd(), offset, length),
+        ChangeMethod::Write => write_zeros(file, offset, length),
     }
 }
 
@@ -251,7 +257,7 @@ mod tests {
     }
 
     /// Zeroes the middle, with these ways refused, and gives the bytes of storage that are left.
-    fn zero_middle(storage: Storage, refused: &[Way]) -> u64 {
+    fn zero_middle(storage: Storage, refused: &[ChangeMethod]) -> u64 {
         let file = full();
         let mut ranges = Ranges::of(Medium::File);
         refused.iter().for_each(|way| ranges.refuse(*way));
@@ -269,7 +275,11 @@ mod tests {
 
     #[test]
     fn zeros_keep_their_storage_by_whatever_way_they_come() {
-        for refused in [&[][..], &[Way::ZeroRange], &[Way::ZeroRange, Way::PunchHole]] {
+        for refused in [
+            &[][..],
+            &[ChangeMethod::ZeroRange],
+            &[ChangeMethod::ZeroRange, ChangeMethod::PunchHole],
+        ] {
             assert!(zero_middle(Storage::Keep, refused) >= SIZE as u64, "{refused:?}");
         }
     }
@@ -277,7 +287,9 @@ mod tests {
     #[test]
     fn zeros_may_give_their_storage_back_and_come_without_that_too() {
         assert!(zero_middle(Storage::GiveBack, &[]) < SIZE as u64);
-        for refused in [&[Way::PunchHole][..], &[Way::PunchHole, Way::ZeroRange]] {
+        for refused in
+            [&[ChangeMethod::PunchHole][..], &[ChangeMethod::PunchHole, ChangeMethod::ZeroRange]]
+        {
             assert!(zero_middle(Storage::GiveBack, refused) >= SIZE as u64, "{refused:?}");
         }
     }
@@ -289,10 +301,10 @@ mod tests {
         let mut ranges = Ranges::of(Medium::Device);
         assert!(!ranges.try_discard(&opened(&file), SIZE as u64));
         ranges.discard(&opened(&file), 0, 4096).unwrap();
-        assert!(ranges.is_refused(Way::Discard));
+        assert!(ranges.is_refused(ChangeMethod::Discard));
         assert!(fs::read(file.path()).unwrap().iter().all(|byte| *byte == 0xaa));
         // Zeros come all the same.
-        ranges.refuse(Way::PunchHole);
+        ranges.refuse(ChangeMethod::PunchHole);
         ranges.write_zeroes(&opened(&file), 0, 4096, Storage::GiveBack).unwrap();
         assert_eq!(fs::read(file.path()).unwrap()[..4097], [&[0; 4096][..], &[0xaa]].concat());
     }
@@ -305,9 +317,9 @@ mod tests {
         let zero = |ranges: &mut Ranges| {
             ranges.write_zeroes(&opened(&file), 4096, 2 << 20, Storage::Keep).unwrap()
         };
-        ranges.refuse(Way::ZeroRange);
+        ranges.refuse(ChangeMethod::ZeroRange);
         assert_eq!(zero(&mut ranges), MOST_WRITTEN);
-        let at_once = |medium| Ranges::of(medium).length_at_once(Way::ZeroOut, 2 << 20);
+        let at_once = |medium| Ranges::of(medium).length_at_once(ChangeMethod::ZeroOut, 2 << 20);
         assert_eq!(at_once(Medium::Device), MOST_WRITTEN);
         assert_eq!(at_once(Medium::ZeroingDevice), 2 << 20);
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::entry::L1Entry;
 use super::{Damage, Layout};
-use crate::device::blk::image::qcow2::header::{Header, Table, read_up_to};
+use crate::device::blk::image::qcow2::header::{Qcow2Header, Table, read_up_to};
 
 /// Most entries of the level 1 tables of all snapshots together.
 const MAX_SNAPSHOT_ENTRIES: u64 = 4 << 20;
@@ -42,7 +42,7 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    pub(super) fn read(file: &File, layout: &Layout, header: &Header) -> Result<Self, Damage> {
+    pub(super) fn read(file: &File, layout: &Layout, header: &Qcow2Header) -> Result<Self, Damage> {
         let mut tables = Self { single: Vec::new(), refcount_blocks: Vec::new(), l2: Vec::new() };
         tables.single.push(0..1);
         tables.read_refcount_table(file, layout, header.refcount_table)?;
@@ -116,7 +116,7 @@ impl Tables {
         &mut self,
         file: &File,
         layout: &Layout,
-        header: &Header,
+        header: &Qcow2Header,
     ) -> Result<(), Damage> {
         const WHAT: &str = "the snapshot table";
         if header.snapshots.count == 0 {
@@ -127,7 +127,7 @@ impl Tables {
         for _ in 0..header.snapshots.count {
             let mut bytes = [0; SNAPSHOT_SIZE as usize];
             read_up_to(file, &mut bytes, at)?;
-            let snapshot = Snapshot::parse(&bytes);
+            let snapshot = SnapshotEntry::parse(&bytes);
             entries += snapshot.l1.entries;
             if entries > MAX_SNAPSHOT_ENTRIES {
                 return Err(Damage::TooMany { limit: MAX_SNAPSHOT_ENTRIES });
@@ -182,13 +182,13 @@ impl Tables {
 }
 
 /// The part of a snapshot's entry that the check needs.
-struct Snapshot {
+struct SnapshotEntry {
     l1: Table,
     /// Bytes of the entry.
     length: u64,
 }
 
-impl Snapshot {
+impl SnapshotEntry {
     fn parse(bytes: &[u8; SNAPSHOT_SIZE as usize]) -> Self {
         let number = |range: Range<usize>| {
             bytes

@@ -12,10 +12,10 @@ const MOST: usize = 1 << 16;
 
 /// Clusters that are used once and not counted.
 #[derive(Default)]
-pub(super) struct Uncounted(Vec<Place>);
+pub(super) struct Uncounted(Vec<CountLocation>);
 
 /// Where a cluster's count is.
-struct Place {
+struct CountLocation {
     /// The offset of the refcount block.
     block: u64,
     /// The number of the count in the block.
@@ -28,7 +28,7 @@ impl Uncounted {
         if self.0.len() == MOST {
             return Err(Damage::ManyUncounted { limit: MOST });
         }
-        self.0.push(Place { block, index });
+        self.0.push(CountLocation { block, index });
         Ok(())
     }
 
@@ -38,7 +38,7 @@ impl Uncounted {
 
     /// Sets the counts to 1, of 2^`order` bits each, and makes them last.
     pub(super) fn count(&self, file: &File, order: u32) -> io::Result<()> {
-        for Place { block, index } in &self.0 {
+        for CountLocation { block, index } in &self.0 {
             let (at, one) = lowest_bit(*index, order);
             let mut byte = [0];
             file.read_exact_at(&mut byte, block + at)?;

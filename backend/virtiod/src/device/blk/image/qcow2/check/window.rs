@@ -12,7 +12,7 @@ const CLUSTERS: u64 = 8 << 20;
 const ALONE: u16 = u16::MAX;
 
 /// Clusters that follow one another.
-pub(super) struct Window {
+pub(super) struct RefcountWindow {
     /// The number of the first.
     first: u64,
     clusters: Vec<Cluster>,
@@ -29,7 +29,7 @@ struct Cluster {
     uses: u16,
 }
 
-impl Window {
+impl RefcountWindow {
     /// The window on the file's beginning.
     pub(super) fn first(layout: &Layout) -> Self {
         Self::at(0, layout)
@@ -217,7 +217,7 @@ mod tests {
     fn windows_are_on_what_is_used_and_go_over_refcount_blocks() {
         // A block of 512 bytes has 512 counts of 8 bits.
         let layout = layout(3, 5 * CLUSTERS);
-        let mut window = Window::first(&layout);
+        let mut window = RefcountWindow::first(&layout);
         assert_eq!((window.first_block(&layout), window.clusters.len() as u64), (0, CLUSTERS));
         assert!(window.has_block(&layout, (CLUSTERS / 512 - 1) as usize));
         assert!(!window.has_block(&layout, (CLUSTERS / 512) as usize));
@@ -239,7 +239,7 @@ mod tests {
             (1, 1, 2, 2, 0)
         );
         // What lies across the border goes on in the next one.
-        window = Window::first(&layout);
+        window = RefcountWindow::first(&layout);
         window.set_counts(&layout, (CLUSTERS / 512 - 1) as usize, &[1; 512]).unwrap();
         window.use_alone(CLUSTERS - 1..CLUSTERS + 1, &layout).unwrap();
         assert!(window.next(&layout));
@@ -250,7 +250,7 @@ mod tests {
     fn a_window_begins_inside_a_refcount_block() {
         // A block of 512 bytes has 4096 counts of 1 bit.
         let layout = layout(0, 10_000);
-        let mut window = Window::at(5000, &layout);
+        let mut window = RefcountWindow::at(5000, &layout);
         assert_eq!(window.first_block(&layout), 1);
         let mut bytes = [0; 512];
         bytes[(5000 - 4096) / 8] = 1;

@@ -48,7 +48,7 @@ fn a_chain_whose_tables_take_too_much_memory_is_refused_with_what_helps() {
 
 /// An image that names this many level 2 tables, in clusters of 512 bytes, and a window full of
 /// clusters behind them.
-fn many_tables(tables: u64) -> (TempDir, PathBuf, Header) {
+fn many_tables(tables: u64) -> (TempDir, PathBuf, Qcow2Header) {
     let (directory, path) = store(&ImageBytes::new(Shape {
         cluster_bits: 9,
         size: 32 << 10,
@@ -62,9 +62,9 @@ fn many_tables(tables: u64) -> (TempDir, PathBuf, Header) {
         (0..tables).flat_map(|number| ((first + number) << 9).to_be_bytes()).collect();
     file.write_all_at(&entries, l1 << 9).unwrap();
     file.set_len((first + tables + (20 << 20)) << 9).unwrap();
-    let header = Header::read(&fs::File::open(&path).unwrap()).unwrap();
+    let header = Qcow2Header::read(&fs::File::open(&path).unwrap()).unwrap();
     let l1 = header::Table { offset: l1 << 9, entries: tables };
-    (directory, path, Header { l1, ..header })
+    (directory, path, Qcow2Header { l1, ..header })
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn there_is_one_window_at_a_time() {
     let (_directory, path) = store(&image);
     let file = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
     file.set_len(image.at(32 << 20)).unwrap();
-    let header = Header::read(&file).unwrap();
+    let header = Qcow2Header::read(&file).unwrap();
     let taken = allocation_counter::measure(|| {
         let outcome = Check::new(file, header).run(&Deadline::after(Duration::from_secs(60)));
         assert!(outcome.unwrap_err().to_string().contains("count of 0"));

@@ -26,7 +26,7 @@ impl Unit {
 
 /// Where a buffer, or a part of one, lies in the pool: in units of one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct PoolLocation {
     /// The chunk's number.
     pub chunk: u32,
     /// What it takes.
@@ -39,7 +39,7 @@ pub struct Place {
     pub offset: u32,
 }
 
-impl Place {
+impl PoolLocation {
     /// `count` units from bit `first` of word `word` on.
     pub(super) const fn of_bits(unit: Unit, word: u32, first: u32, count: u32) -> Self {
         let (chunk, first) = match unit {
@@ -70,7 +70,7 @@ impl Place {
 }
 
 /// The place of a mapped buffer, or of a part of one, by its address; `None` if that is not in a pool.
-pub fn find(address: u64, length: u64) -> Option<Place> {
+pub fn find(address: u64, length: u64) -> Option<PoolLocation> {
     let Ok(DecodedAddress::Pool(range)) = DecodedAddress::decode(address, length) else {
         return None;
     };
@@ -82,5 +82,5 @@ pub fn find(address: u64, length: u64) -> Option<Place> {
     let start = page * Unit::Page.bytes() + range.offset as u32;
     let (first, offset) = (start / unit.bytes(), start % unit.bytes());
     let count = (u64::from(offset) + length).div_ceil(unit.bytes().into()) as u32;
-    Some(Place { chunk, unit, first, count, offset })
+    Some(PoolLocation { chunk, unit, first, count, offset })
 }

@@ -20,9 +20,9 @@ const WORDS: usize = MAX_QUEUES as usize / 64;
 
 /// A set of queue numbers below [`MAX_QUEUES`].
 #[derive(Debug)]
-pub(super) struct QueueSet([u64; WORDS]);
+pub(super) struct PendingQueues([u64; WORDS]);
 
-impl QueueSet {
+impl PendingQueues {
     pub(super) const EMPTY: Self = Self([0; WORDS]);
 
     /// Whether the number is one that a set can hold; it then does.
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn numbers_come_out_in_order() {
-        let mut set = QueueSet::EMPTY;
+        let mut set = PendingQueues::EMPTY;
         assert_eq!(set.first(), None);
         for index in [255, 64, 0, 63] {
             assert!(set.insert(index));
