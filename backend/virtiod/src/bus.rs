@@ -5,10 +5,10 @@
 //! messages; [`transport`] answers them, and carries out what the [`scheduler`] says for the queues
 //! ([`virtqueue`]) of one device.
 
-mod announcement;
 mod channel;
 mod connection;
 pub mod keys;
+mod pending_states;
 pub mod reconnection;
 mod scheduler;
 pub mod session;

@@ -17,6 +17,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 
+pub use protocol::grant::Access;
 use protocol::grant::GrantRef;
 use vm_memory::VolatileSlice;
 
@@ -73,15 +74,6 @@ pub struct RemotePort(pub u32);
 /// An event channel's end in this domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LocalPort(pub u32);
-
-/// What a mapping allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Access {
-    /// Reading only; all that a grant made read-only allows.
-    ReadOnly,
-    /// Reading and writing.
-    ReadWrite,
-}
 
 /// Why granted pages could not be mapped.
 #[derive(Debug, thiserror::Error)]

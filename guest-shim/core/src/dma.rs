@@ -1,7 +1,9 @@
 //! DMA planning: which pages of a buffer to grant, how, and the address that comes of it (SPEC
 //! section 3).
 
-use protocol::grant::{AddressError, GrantAddress, GrantRange, GrantRef, PAGE_SIZE, pages_spanned};
+use protocol::grant::{
+    Access, AddressError, GrantAddress, GrantRange, GrantRef, PAGE_SIZE, pages_spanned,
+};
 
 /// The most pages one mapping may touch. References must be consecutive, so that long runs are hard
 /// to find in a used grant table; and one buffer must not take a large part of it.
@@ -19,15 +21,6 @@ pub enum DmaDirection {
     FromDevice,
     /// The device may do both.
     Bidirectional,
-}
-
-/// What a grant allows the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// To read the page.
-    ReadOnly,
-    /// To read and to write the page; Xen has no grant that can only be written.
-    ReadWrite,
 }
 
 impl DmaDirection {

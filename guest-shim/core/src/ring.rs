@@ -3,8 +3,8 @@
 
 use protocol::grant::{AddressError, GrantRange, GrantRef};
 
-use crate::dma::Access;
 use crate::transport::MAX_ENTRIES;
+use protocol::grant::Access;
 
 /// Bytes of one descriptor.
 const DESCRIPTOR: u64 = 16;

@@ -30,6 +30,15 @@ impl fmt::Display for GrantRef {
     }
 }
 
+/// What a grant allows the device, and what a mapping of it allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// Reading.
+    ReadOnly,
+    /// Reading and writing. Xen has no grant for writing alone.
+    ReadWrite,
+}
+
 /// Why a number is not the address of granted memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressError {

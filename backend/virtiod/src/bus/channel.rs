@@ -130,7 +130,7 @@ impl<P: AsRef<MappedRange>> Channel<P> {
             Popped::Empty => return Ok(ReceivedMessage::Nothing),
             Popped::Message { size } => size,
             Popped::Malformed { size } => {
-                self.drop_message(&format_args!("its header gives {size} bytes"));
+                self.note_dropped(&format_args!("its header gives {size} bytes"));
                 return Ok(ReceivedMessage::Dropped);
             }
         };
@@ -138,14 +138,14 @@ impl<P: AsRef<MappedRange>> Channel<P> {
         match Message::decode(buffer.get(..size).unwrap_or(&[])) {
             Ok(message) => Ok(ReceivedMessage::Message(message)),
             Err(error) => {
-                self.drop_message(&error);
+                self.note_dropped(&error);
                 Ok(ReceivedMessage::Dropped)
             }
         }
     }
 
     /// Notes a message that gets no answer [5.3].
-    pub fn drop_message(&self, why: &dyn std::fmt::Display) {
+    pub fn note_dropped(&self, why: &dyn std::fmt::Display) {
         DeviceStats::count(&self.stats.malformed_messages);
         tracing::debug!("message dropped: {why}");
     }
@@ -161,22 +161,22 @@ impl<P: AsRef<MappedRange>> Channel<P> {
     }
 
     /// Announces the status and configuration generation by EVENT_CONFIG, now or when there is room.
-    pub fn announce(&mut self, status: u32, generation: u32) {
+    pub fn queue_config_event(&mut self, status: u32, generation: u32) {
         self.waiting.config = Some((status, generation));
     }
 
     /// Announces used buffers of a queue without a doorbell.
-    pub fn announce_used(&mut self, index: u32) {
+    pub fn queue_used_event(&mut self, index: u32) {
         self.waiting.used.insert(index);
     }
 
     /// Forgets announcements of a device that was reset.
-    pub fn forget_events(&mut self) {
+    pub fn drop_events(&mut self) {
         (self.waiting.config, self.waiting.used) = (None, BTreeSet::new());
     }
 
     /// Forgets announcements of a queue that was reset.
-    pub fn forget_used(&mut self, index: u32) {
+    pub fn drop_used_event(&mut self, index: u32) {
         self.waiting.used.remove(&index);
     }
 

@@ -239,7 +239,7 @@ impl<X: Domain> Connection<X> {
                 Body::Request(request) => {
                     self.transport.scheduler().answered();
                     if request == Request::SetDeviceStatus(0) {
-                        self.channel.forget_events();
+                        self.channel.drop_events();
                     }
                     let Answered { response, effects } =
                         self.transport.answer(request, &mut self.events, &mut scratch);
@@ -252,10 +252,10 @@ impl<X: Domain> Connection<X> {
                 }
                 Body::Event(event) => {
                     if let Err(why) = self.transport.handle_event(event) {
-                        self.channel.drop_message(&why);
+                        self.channel.note_dropped(&why);
                     }
                 }
-                Body::Response(_) => self.channel.drop_message(&"a response, which nobody awaits"),
+                Body::Response(_) => self.channel.note_dropped(&"a response, which nobody awaits"),
             }
         }
         self.more_messages = true;
@@ -265,16 +265,16 @@ impl<X: Domain> Connection<X> {
     /// The driver of a queue that was reset is not notified of buffers used before.
     fn forget_reset_queue(&mut self, index: u32) {
         if !self.transport.is_enabled(index as usize) {
-            self.channel.forget_used(index);
+            self.channel.drop_used_event(index);
         }
     }
 
     /// Sends events to the driver, in band.
     fn send(&mut self, effects: Effects) {
-        effects.used.into_iter().for_each(|index| self.channel.announce_used(index));
+        effects.used.into_iter().for_each(|index| self.channel.queue_used_event(index));
         if effects.config {
             let (status, generation) = self.transport.status_and_generation();
-            self.channel.announce(status, generation);
+            self.channel.queue_config_event(status, generation);
         }
     }
 }

@@ -213,9 +213,9 @@ impl Scheduler {
 
     /// The device worked on its queues, which came to `batch`.
     pub fn completed(&mut self, batch: &BatchSummary, when: NotifyWhen) {
-        self.worked |= batch.count > 0 || !batch.again.is_empty();
+        self.worked |= batch.count > 0 || !batch.rescheduled.is_empty();
         self.processed = true;
-        self.ready.extend(batch.again);
+        self.ready.extend(batch.rescheduled);
         self.empty.extend(batch.empty);
         self.empty = self.empty.without(self.ready);
         if when == NotifyWhen::Delayed && self.delayed.add(batch) {

@@ -13,10 +13,10 @@ use nix::sys::eventfd::EventFd;
 use protocol::binding::XenbusState;
 use tracing::Level;
 
-use super::announcement::Announcement;
 use super::connection;
 use super::connection::{BoxedDevice, Connection, ConnectionError, OpenError};
 use super::keys::{DevicePath, KeyError, Keys, Remover};
+use super::pending_states::PendingStates;
 use super::reconnection::{LOOK, Reconnected, reconnect};
 use super::state::{self, Action, State};
 use crate::Causes;
@@ -134,7 +134,7 @@ pub struct Session<X: Domain> {
     stop: Arc<EventFd>,
     stats: Arc<DeviceStats>,
     phase: Phase<X>,
-    announcement: Announcement,
+    pending_states: PendingStates,
     /// Waits after connections that failed, and when the present one is over.
     offers: Backoff,
     offer_at: Option<Instant>,
@@ -157,7 +157,7 @@ impl<X: Domain> Session<X> {
             context,
             stop,
             phase: device.map_or(Phase::Ended, Phase::Idle),
-            announcement: Announcement::default(),
+            pending_states: PendingStates::default(),
             offers: OFFER_RETRY,
             offer_at: None,
         }
@@ -196,9 +196,9 @@ impl<X: Domain> Session<X> {
 
     /// Does what XenStore says is next.
     fn step(&mut self) -> Result<StepOutcome, StepError> {
-        self.announce()?;
+        self.write_states()?;
         let frontend = self.keys.frontend_state()?;
-        let toolstack = self.keys.toolstack(self.announcement.written())?;
+        let toolstack = self.keys.toolstack(self.pending_states.written())?;
         match state::next(self.phase.state(), frontend, toolstack) {
             Action::Offer if self.offer_at.is_none() => self.offer()?,
             Action::Wait | Action::Offer => return self.wait(),
@@ -249,7 +249,7 @@ impl<X: Domain> Session<X> {
     /// The state is written with the next step.
     fn add(&mut self, written: XenbusState) {
         tracing::debug!(state = ?self.phase.state(), "state {}", written as u32);
-        self.announcement.add(written);
+        self.pending_states.add(written);
     }
 
     /// Takes the phase, for another that follows at once.
@@ -262,10 +262,10 @@ impl<X: Domain> Session<X> {
     }
 
     /// Writes the states that were entered and not written yet.
-    fn announce(&mut self) -> Result<(), StoreError> {
-        while let Some(state) = self.announcement.next() {
+    fn write_states(&mut self) -> Result<(), StoreError> {
+        while let Some(state) = self.pending_states.next() {
             self.keys.set_state(state)?;
-            self.announcement.done(state);
+            self.pending_states.done(state);
         }
         Ok(())
     }
@@ -311,9 +311,9 @@ impl<X: Domain> Session<X> {
     fn give_up(&mut self, error: &ConnectionError) {
         let shown = Causes(error).to_string();
         self.stats.log.line(Level::WARN, format_args!("connection ended: {shown}"));
-        self.say(&shown);
-        self.put_off();
-        self.leave();
+        self.write_reason(&shown);
+        self.delay_offer();
+        self.close_connection();
         self.stats.fail(error);
         self.pass_to(Phase::Closed);
         self.add(XenbusState::Closed);
@@ -321,7 +321,7 @@ impl<X: Domain> Session<X> {
 
     /// The device is offered again after a while: a longer one each time, unless the connection was a good one. A
     /// frontend that comes and goes costs this domain and xenstored more than it.
-    fn put_off(&mut self) {
+    fn delay_offer(&mut self) {
         match self.phase {
             Phase::Connected { since, .. } if since.elapsed() >= GOOD_CONNECTION => {
                 self.offers.reset();
@@ -333,7 +333,7 @@ impl<X: Domain> Session<X> {
 
     /// Writes why the guest has no device, for people. A reason that XenStore does not take is in the
     /// log all the same.
-    fn say(&mut self, error: &str) {
+    fn write_reason(&mut self, error: &str) {
         if let Err(error) = self.keys.set_error(error) {
             let what = format_args!("the reason was not written: {}", Causes(&error));
             self.stats.log.line(Level::WARN, what);
@@ -343,7 +343,8 @@ impl<X: Domain> Session<X> {
     /// Lets a frontend go that could not connect. xenbus drivers write their reason into XenStore.
     fn abandon(&mut self) -> Result<(), StoreError> {
         let reason = self.keys.frontend_error()?;
-        let reason = reason.map_or_else(|| "it does not say why".to_owned(), |it| it.to_string());
+        let reason =
+            reason.map_or_else(|| "it does not write_reason why".to_owned(), |it| it.to_string());
         let error = format!("the guest cannot connect: {reason}");
         self.stats.log.line(Level::WARN, format_args!("{error}"));
         self.stats.update(|state| state.error = Some(excerpt(&error)));
@@ -353,8 +354,8 @@ impl<X: Domain> Session<X> {
 
     /// Ends the connection, if there is one; the frontend may start again [2.9], after a while.
     fn close(&mut self) {
-        self.put_off();
-        self.leave();
+        self.delay_offer();
+        self.close_connection();
         self.closed();
     }
 
@@ -362,16 +363,16 @@ impl<X: Domain> Session<X> {
     /// is free for another device before the toolstack hears of it. Where XenStore does not take the
     /// state, nothing more can be done.
     fn end(&mut self) {
-        self.leave();
+        self.close_connection();
         self.phase = Phase::Ended;
         self.closed();
-        if let Err(error) = self.announce() {
+        if let Err(error) = self.write_states() {
             let what = format_args!("the end was not written: {}", Causes(&error));
             self.stats.log.line(Level::WARN, what);
         }
     }
 
-    fn leave(&mut self) {
+    fn close_connection(&mut self) {
         if self.disconnect() {
             self.add(XenbusState::Closing);
             self.stats.log.line(Level::INFO, format_args!("disconnected"));
@@ -388,12 +389,12 @@ impl<X: Domain> Session<X> {
     /// backend's to do [2.10].
     fn remove(&mut self) -> Result<StepOutcome, StepError> {
         if self.phase.connection().is_some() {
-            self.say_what_a_saved_guest_loses();
+            self.log_saved_guest();
         }
-        self.leave();
+        self.close_connection();
         self.phase = Phase::Ended;
         self.closed();
-        self.announce()?;
+        self.write_states()?;
         if self.keys.remover()? == Remover::Backend {
             // A toolstack that finds the directory gone before it has read state 6 says that the
             // device failed, and nothing tells when it has read it.
@@ -405,7 +406,7 @@ impl<X: Domain> Session<X> {
     }
 
     /// `xl save` and `xl migrate` end devices as `xl destroy` does, and nothing tells which it was.
-    fn say_what_a_saved_guest_loses(&self) {
+    fn log_saved_guest(&self) {
         let line = "the toolstack ended the device under its driver; if the guest was saved or \
                     moved, the restored guest gets a new device, and errors where it had this one \
                     open";

@@ -262,7 +262,7 @@ impl Block {
                 progress = Progress::Unfinished;
             }
         }
-        if let Err(error) = self.target.settle() {
+        if let Err(error) = self.target.finish_batch() {
             self.stats
                 .log
                 .line(Level::WARN, format_args!("disk not written back: {}", Causes(&error)));

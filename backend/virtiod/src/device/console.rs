@@ -124,9 +124,9 @@ impl Console {
     }
 
     /// Looks whether the terminal's window changed, and has the driver told.
-    fn look_at_size(&mut self) -> Result<(), Fault> {
+    fn update_size(&mut self) -> Result<(), Fault> {
         let size = self.terminal.size()?;
-        let changed = self.size.look(size).map_err(|errno| Fault::Host("timer", errno.into()))?;
+        let changed = self.size.update(size).map_err(|errno| Fault::Host("timer", errno.into()))?;
         if changed.is_some() {
             self.write_config();
             self.changed = true;
@@ -141,24 +141,24 @@ impl Console {
         (position < self.named.len()).then_some(position)
     }
 
-    /// Takes the driver's control messages, a turn's worth, as long as there is room for the
+    /// Takes the driver's control messages, a turn's worth, as long as there is capacity for the
     /// answers.
-    fn hear_driver<M: DeviceMemory>(
+    fn handle_control_messages<M: DeviceMemory>(
         &mut self,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         for _ in 0..BATCH {
             let Some(message) = self.control.next(queues)? else { break };
-            if self.answers(message) > self.control.room() {
+            if self.answers(message) > self.control.capacity() {
                 self.control.put_back(message);
                 break;
             }
-            self.hear(message);
+            self.handle_message(message);
         }
         Ok(())
     }
 
-    /// How many messages [`Console::hear`] answers with, at most.
+    /// How many messages [`Console::handle_message`] answers with, at most.
     fn answers(&self, message: FromDriver) -> usize {
         match message {
             FromDriver::DeviceReady => 1 + self.named.len(),
@@ -169,23 +169,23 @@ impl Console {
     }
 
     /// Does what a control message of the driver's asks for.
-    fn hear(&mut self, message: FromDriver) {
+    fn handle_message(&mut self, message: FromDriver) {
         match message {
             FromDriver::DeviceReady => {
                 let ports = 0..=self.named.len() as u32;
-                ports.for_each(|port| self.control.tell(port, ToDriver::PortAdd));
+                ports.for_each(|port| self.control.queue(port, ToDriver::PortAdd));
             }
             FromDriver::PortReady(TERMINAL) => {
-                self.control.tell(TERMINAL, ToDriver::ConsolePort);
-                self.control.tell(TERMINAL, ToDriver::PortOpen(true));
+                self.control.queue(TERMINAL, ToDriver::ConsolePort);
+                self.control.queue(TERMINAL, ToDriver::PortOpen(true));
                 if self.size.known() != Size::default() {
-                    self.control.tell(TERMINAL, ToDriver::Resize(self.size.known()));
+                    self.control.queue(TERMINAL, ToDriver::Resize(self.size.known()));
                 }
             }
             FromDriver::PortReady(number) => {
                 if let Some(port) = named(&mut self.named, number) {
                     port.set_ready();
-                    self.control.tell(number, ToDriver::PortName(port.name()));
+                    self.control.queue(number, ToDriver::PortName(port.name()));
                 }
             }
             FromDriver::PortOpen(number, open) => {
@@ -199,20 +199,20 @@ impl Console {
 
     /// Tells the driver of programs that came and went, and of the size; later, and of how it is
     /// then, where no more messages may wait.
-    fn tell_news<M: DeviceMemory>(
+    fn send_port_events<M: DeviceMemory>(
         &mut self,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         for (port, number) in self.named.iter_mut().zip(1..) {
-            if self.control.room() == 0 {
+            if self.control.capacity() == 0 {
                 break;
             }
-            if let Some(open) = port.news() {
-                self.control.tell(number, ToDriver::PortOpen(open));
+            if let Some(open) = port.take_open_change() {
+                self.control.queue(number, ToDriver::PortOpen(open));
             }
         }
-        if self.resized && self.control.room() > 0 {
-            self.control.tell(TERMINAL, ToDriver::Resize(self.size.known()));
+        if self.resized && self.control.capacity() > 0 {
+            self.control.queue(TERMINAL, ToDriver::Resize(self.size.known()));
             self.resized = false;
         }
         self.control.send(queues)
@@ -274,22 +274,22 @@ impl<M: DeviceMemory> VirtioDevice<M> for Console {
 
     fn process(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         match index {
-            RECEIVE => self.terminal.feed(queues)?,
+            RECEIVE => self.terminal.refill(queues)?,
             TRANSMIT => self.terminal.transmit(queues)?,
-            CONTROL_RECEIVE => self.control.feed(queues)?,
-            CONTROL_TRANSMIT => self.hear_driver(queues)?,
+            CONTROL_RECEIVE => self.control.refill(queues)?,
+            CONTROL_TRANSMIT => self.handle_control_messages(queues)?,
             _ => {
                 let position = self.named_at(index).ok_or(NO_PORT)?;
                 let port = self.named.get_mut(position).ok_or(NO_PORT)?;
                 let at = queues_of(position);
                 if index == at.receive {
-                    port.feed(at, queues)?;
+                    port.refill(at, queues)?;
                 } else {
                     port.transmit(at, queues)?;
                 }
             }
         }
-        self.tell_news(queues)
+        self.send_port_events(queues)
     }
 
     fn sources(&self) -> Vec<Source<'_>> {
@@ -304,13 +304,13 @@ impl<M: DeviceMemory> VirtioDevice<M> for Console {
 
     fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         if self.has(VIRTIO_CONSOLE_F_SIZE) {
-            self.look_at_size()?;
+            self.update_size()?;
         }
-        self.terminal.wake(queues)?;
+        self.terminal.handle_source(queues)?;
         for (position, port) in self.named.iter_mut().enumerate() {
-            port.wake(queues_of(position), queues)?;
+            port.handle_source(queues_of(position), queues)?;
         }
-        self.tell_news(queues)
+        self.send_port_events(queues)
     }
 
     fn take_config_change(&mut self) -> bool {

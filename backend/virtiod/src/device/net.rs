@@ -166,7 +166,7 @@ impl Net {
         Ack::Done
     }
 
-    fn look_at_link(&mut self) -> io::Result<()> {
+    fn check_link(&mut self) -> io::Result<()> {
         let now = self.interface.take_link_change()?.unwrap_or(self.fields.link);
         if std::mem::replace(&mut self.fields.link, now) != now {
             self.config = self.fields.bytes();
@@ -209,7 +209,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
     /// What the host may hand over is what this driver accepted, from its first packet on.
     fn start(&mut self, features: u64) -> Result<(), Fault> {
         self.features = features;
-        self.look_at_link().map_err(interface_fault)?;
+        self.check_link().map_err(interface_fault)?;
         let offloads = features::offloads(features);
         self.interface.set_offloads(&offloads).map_err(interface_fault)?;
         self.interface.use_pairs(1).map_err(interface_fault)?;
@@ -268,7 +268,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
         }
         // Where packets were, it was they that were waited for; what changed of the link stays to be seen.
         if !found {
-            self.look_at_link().map_err(interface_fault)?;
+            self.check_link().map_err(interface_fault)?;
         }
         Ok(())
     }

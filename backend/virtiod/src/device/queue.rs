@@ -13,10 +13,10 @@ pub const BATCH_BYTES: u64 = 256 << 10;
 /// Pages that the requests of a batch touch, for which a batch ends as for its bytes: bytes alone say
 /// little of a driver's many small buffers.
 pub const BATCH_PAGES: u64 = 1024;
-/// Requests of which the room is kept: for a whole turn's of a network device.
-const SPARE: usize = 256;
-/// Descriptors of which the room is kept, in all these requests together.
-const SPARE_DESCRIPTORS: usize = 8192;
+/// Requests of which the capacity is kept: for a whole turn's of a network device.
+const POOLED_REQUESTS: usize = 256;
+/// Descriptors of which the capacity is kept, in all these requests together.
+const POOLED_DESCRIPTORS: usize = 8192;
 
 /// Where the rings are.
 pub trait Rings {
@@ -34,7 +34,7 @@ pub struct BatchSummary {
     /// How long those were together that were served each by itself, in bytes.
     pub bytes: u64,
     /// Those that want another turn.
-    pub again: QueueSet,
+    pub rescheduled: QueueSet,
     /// Those in which nothing is left.
     pub empty: QueueSet,
 }
@@ -44,7 +44,7 @@ pub struct BatchSummary {
 pub struct RequestPool {
     list: Vec<VirtioRequest>,
     requests: Vec<VirtioRequest>,
-    /// Descriptors that these have room for.
+    /// Descriptors that these have capacity for.
     descriptors: usize,
     done: Vec<(u16, u32)>,
 }
@@ -56,10 +56,10 @@ impl RequestPool {
         request
     }
 
-    /// Keeps the room of a request, unless there is enough: what a long chain took is given back.
+    /// Keeps the capacity of a request, unless there is enough: what a long chain took is given back.
     fn keep(&mut self, request: VirtioRequest) {
         let descriptors = self.descriptors + request.capacity();
-        if self.requests.len() < SPARE && descriptors <= SPARE_DESCRIPTORS {
+        if self.requests.len() < POOLED_REQUESTS && descriptors <= POOLED_DESCRIPTORS {
             self.descriptors = descriptors;
             self.requests.push(request);
         }
@@ -84,9 +84,9 @@ impl Completions<'_> {
 pub struct QueueContext<'a, M> {
     rings: &'a mut dyn Rings,
     memory: &'a mut M,
-    spare: &'a mut RequestPool,
+    request_pool: &'a mut RequestPool,
     longest: u64,
-    touched: BatchSummary,
+    summary: BatchSummary,
     latest: Option<usize>,
 }
 
@@ -95,10 +95,17 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
     pub fn new(
         rings: &'a mut dyn Rings,
         memory: &'a mut M,
-        spare: &'a mut RequestPool,
+        request_pool: &'a mut RequestPool,
         longest: u64,
     ) -> Self {
-        Self { rings, memory, spare, longest, touched: BatchSummary::default(), latest: None }
+        Self {
+            rings,
+            memory,
+            request_pool,
+            longest,
+            summary: BatchSummary::default(),
+            latest: None,
+        }
     }
 
     /// The guest's memory, where requests' buffers are.
@@ -138,7 +145,7 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
     /// As [`QueueContext::take`], without making buffers reachable: for a device that must look at requests to
     /// know which it will use, and keeps the others.
     pub fn fetch(&mut self, index: usize, limit: usize) -> (Vec<VirtioRequest>, Option<Fault>) {
-        let mut requests = self.room();
+        let mut requests = self.take_list();
         self.latest = Some(index);
         let Some(ring) = self.rings.ring(index) else { return (requests, None) };
         let (memory, queue_size) = (&*self.memory, ring.size());
@@ -148,7 +155,7 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         };
         let (mut fault, mut bytes, mut pages) = (None, 0, 0);
         for chain in chains.take(limit.min(BATCH)) {
-            let mut request = self.spare.request();
+            let mut request = self.request_pool.request();
             match request.collect(chain.head_index(), queue_size, chain, || memory.last_fault()) {
                 Ok(()) => {
                     bytes += request.length();
@@ -168,14 +175,14 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
     }
 
     /// Room for requests; to be taken back by [`QueueContext::recycle`].
-    pub fn room(&mut self) -> Vec<VirtioRequest> {
-        std::mem::take(&mut self.spare.list)
+    pub fn take_list(&mut self) -> Vec<VirtioRequest> {
+        std::mem::take(&mut self.request_pool.list)
     }
 
-    /// Takes back the room of requests that were given back to the driver.
+    /// Takes back the capacity of requests that were given back to the driver.
     pub fn recycle(&mut self, mut requests: Vec<VirtioRequest>) {
-        requests.drain(..).for_each(|request| self.spare.keep(request));
-        self.spare.list = requests;
+        requests.drain(..).for_each(|request| self.request_pool.keep(request));
+        self.request_pool.list = requests;
     }
 
     /// Gives requests back, with the number of bytes written into each. All access to buffers ends
@@ -196,19 +203,19 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         for (head, written) in done {
             ring.add_used(&*self.memory, *head, *written)?;
         }
-        self.touched.used.insert(index);
-        self.touched.count += done.len() as u32;
+        self.summary.used.insert(index);
+        self.summary.count += done.len() as u32;
         Ok(())
     }
 
     /// Has the queue served again soon: work is left that no doorbell will tell of.
     pub fn reschedule(&mut self, index: usize) {
-        self.touched.again.insert(index);
+        self.summary.rescheduled.insert(index);
     }
 
     /// Nothing is left in the queue: it is served again when the driver has put something there.
     pub fn mark_idle(&mut self, index: usize) {
-        self.touched.empty.insert(index);
+        self.summary.empty.insert(index);
     }
 
     /// Serves a batch of requests one after the other, and asks for another turn or rests.
@@ -279,12 +286,12 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         serve: impl FnOnce(&[VirtioRequest], &M, &mut Completions<'_>) -> Result<R, Fault>,
     ) -> Result<R, Fault> {
         self.prepare_rest(requests, written);
-        let mut done = std::mem::take(&mut self.spare.done);
+        let mut done = std::mem::take(&mut self.request_pool.done);
         done.clear();
-        let mut answers = Completions { done: &mut done, bytes: &mut self.touched.bytes };
+        let mut answers = Completions { done: &mut done, bytes: &mut self.summary.bytes };
         let outcome = serve(requests, self.memory, &mut answers);
         self.give_back(index, &done)?;
-        self.spare.done = done;
+        self.request_pool.done = done;
         outcome
     }
 
@@ -296,6 +303,6 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
     /// What became of the queues.
     pub fn finish(self) -> BatchSummary {
         self.memory.release();
-        self.touched
+        self.summary
     }
 }

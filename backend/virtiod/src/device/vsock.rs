@@ -203,7 +203,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Socket {
     }
 
     fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
-        self.muxer.wake().map_err(|error| Fault::Host("sockets", error))?;
+        self.muxer.handle_sources().map_err(|error| Fault::Host("sockets", error))?;
         if self.starved { Ok(()) } else { self.receive(queues) }
     }
 }

@@ -1,6 +1,5 @@
 //! Rings that are granted as the module does it: in one run of pages, by the core's plan.
 
-use guest_shim::dma;
 use guest_shim::ring::{RingAddresses, RingGrants};
 use protocol::grant::{GrantAddress, GrantRef};
 use protocol::message::{VqueueFlags, VqueueUpdate};
@@ -27,13 +26,9 @@ fn grant(driver: &mut Driver) -> RingGrants {
     let first = guest.grant(&pages[..1], Access::ReadOnly);
     let plan = RingGrants::new(laid_out(first), ENTRIES).unwrap();
     let granted = plan.access(0);
-    assert_eq!((plan.first, plan.pages, granted), (first, 3, dma::Access::ReadOnly));
+    assert_eq!((plan.first, plan.pages, granted), (first, 3, Access::ReadOnly));
     for index in 1..plan.pages {
-        let access = match plan.access(index) {
-            dma::Access::ReadOnly => Access::ReadOnly,
-            dma::Access::ReadWrite => Access::ReadWrite,
-        };
-        let reference = guest.grant(&pages[index as usize..][..1], access);
+        let reference = guest.grant(&pages[index as usize..][..1], plan.access(index));
         assert_eq!(reference.0, first.0 + index);
     }
     plan

@@ -2,11 +2,11 @@
 
 use core::ffi::c_int;
 
-use protocol::grant::GrantRef;
+use protocol::grant::{Access, GrantRef};
 
 use super::EINVAL;
 use crate::bounce::{Piece, Policy};
-use crate::dma::{self, Access, DmaDirection, MAX_MAPPING_BYTES, Plan};
+use crate::dma::{self, DmaDirection, MAX_MAPPING_BYTES, Plan};
 use crate::pool::MAX_POOLED_BYTES;
 use crate::ring::{RingAddresses, RingGrants};
 

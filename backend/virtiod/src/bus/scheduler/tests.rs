@@ -80,7 +80,7 @@ impl Setting {
 /// A batch with `count` used buffers, after which the queue is processed again.
 fn used(queue: usize, count: u32, bytes: u64) -> BatchSummary {
     let queue = QueueSet::of(queue);
-    BatchSummary { used: queue, count, bytes, again: queue, empty: QueueSet::default() }
+    BatchSummary { used: queue, count, bytes, rescheduled: queue, empty: QueueSet::default() }
 }
 
 /// Queues in which nothing was found.
@@ -335,12 +335,14 @@ fn every_iteration_ends_and_no_queue_is_forgotten() {
                 setting.clock.pass(Duration::from_micros(draw(500)));
                 match setting.next() {
                     Step::Process(queues) => {
-                        let again = queues.iter().filter(|_| draw(2) == 0).collect::<QueueSet>();
-                        let used = again.iter().filter(|_| draw(2) == 0).collect::<QueueSet>();
-                        let empty = queues.without(again);
+                        let rescheduled =
+                            queues.iter().filter(|_| draw(2) == 0).collect::<QueueSet>();
+                        let used =
+                            rescheduled.iter().filter(|_| draw(2) == 0).collect::<QueueSet>();
+                        let empty = queues.without(rescheduled);
                         let count = u32::from(!used.is_empty());
                         let bytes = count.into();
-                        let batch = BatchSummary { used, count, bytes, again, empty };
+                        let batch = BatchSummary { used, count, bytes, rescheduled, empty };
                         let when = [NotifyWhen::Now, NotifyWhen::Coalesced, NotifyWhen::Delayed];
                         setting.scheduler.completed(&batch, when[draw(3) as usize]);
                     }

@@ -249,7 +249,8 @@ impl<P: AccessPlatform> Transport<P> {
         }
         let mut rings = All(&mut self.queues);
         let longest = self.device.longest_request();
-        let mut queues = QueueContext::new(&mut rings, &mut self.memory, &mut self.spare, longest);
+        let mut queues =
+            QueueContext::new(&mut rings, &mut self.memory, &mut self.request_pool, longest);
         let outcome = work(self.device.as_mut(), &mut queues);
         let latest = queues.latest();
         let batch = queues.finish();

@@ -65,7 +65,7 @@ pub trait Image: Send {
     ///
     /// # Errors
     /// The storage's.
-    fn settle(&mut self) -> io::Result<()> {
+    fn finish_batch(&mut self) -> io::Result<()> {
         Ok(())
     }
 

@@ -356,8 +356,8 @@ impl Target {
     ///
     /// # Errors
     /// [`TargetError::Io`]; the next flush tries again.
-    pub(super) fn settle(&mut self) -> Result<(), TargetError> {
-        Ok(self.image.settle()?)
+    pub(super) fn finish_batch(&mut self) -> Result<(), TargetError> {
+        Ok(self.image.finish_batch()?)
     }
 
     /// Makes what was written last.

@@ -112,7 +112,7 @@ impl Image for Scripted {
         self.note(Call::Write(offset, mode), |script| script.writes.pop_front(), ())
     }
 
-    fn settle(&mut self) -> io::Result<()> {
+    fn finish_batch(&mut self) -> io::Result<()> {
         self.0.lock().unwrap().settled += 1;
         Ok(())
     }

@@ -27,7 +27,7 @@ mod event {
 /// A message of the driver's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FromDriver {
-    /// It is ready to hear of ports.
+    /// It is ready for events of ports.
     DeviceReady,
     /// It is ready to use a port.
     PortReady(u32),
@@ -97,7 +97,7 @@ pub struct ControlQueue {
     /// At most [`MOST_WAITING`].
     waiting: VecDeque<Vec<u8>>,
     /// A message of the driver's that was taken from the ring, and whose answers have found no
-    /// room.
+    /// capacity.
     heard: Option<FromDriver>,
     /// The driver gave no buffer; its doorbell tells of the next.
     starved: bool,
@@ -112,13 +112,13 @@ impl ControlQueue {
     }
 
     /// How many messages more may wait.
-    pub fn room(&self) -> usize {
+    pub fn capacity(&self) -> usize {
         MOST_WAITING.saturating_sub(self.waiting.len())
     }
 
-    /// Has the driver told. To be called only while there is room: what finds none is lost.
-    pub fn tell(&mut self, port: u32, what: ToDriver<'_>) {
-        if self.room() > 0 {
+    /// Has the driver told. To be called only while there is capacity: what finds none is lost.
+    pub fn queue(&mut self, port: u32, what: ToDriver<'_>) {
+        if self.capacity() > 0 {
             self.waiting.push_back(what.encode(port));
         }
     }
@@ -127,7 +127,10 @@ impl ControlQueue {
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn feed<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+    pub fn refill<M: DeviceMemory>(
+        &mut self,
+        queues: &mut QueueContext<'_, M>,
+    ) -> Result<(), Fault> {
         self.starved = false;
         self.send(queues)
     }
@@ -163,7 +166,7 @@ impl ControlQueue {
         fault.map_or(Ok(()), Err)
     }
 
-    /// The driver's next message, if there is one and there is room for an answer.
+    /// The driver's next message, if there is one and there is capacity for an answer.
     ///
     /// # Errors
     /// [`Fault`].
@@ -171,7 +174,7 @@ impl ControlQueue {
         &mut self,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<Option<FromDriver>, Fault> {
-        if self.room() == 0 {
+        if self.capacity() == 0 {
             self.held = true;
             return Ok(None);
         }
@@ -185,7 +188,7 @@ impl ControlQueue {
         Ok(heard)
     }
 
-    /// Keeps a message until there is more room.
+    /// Keeps a message until there is more capacity.
     pub fn put_back(&mut self, message: FromDriver) {
         (self.heard, self.held) = (Some(message), true);
     }

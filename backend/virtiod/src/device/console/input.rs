@@ -29,7 +29,7 @@ impl Input {
     }
 
     /// There may be a buffer: the doorbell rang, or the driver starts anew.
-    pub fn feed(&mut self) {
+    pub fn refill(&mut self) {
         self.starved = false;
     }
 

@@ -88,7 +88,7 @@ impl NamedPort {
     /// The driver is gone. The program stays.
     pub fn reset(&mut self) {
         self.guest = GuestEnd::default();
-        self.input.feed();
+        self.input.refill();
     }
 
     /// The driver can be told of the port.
@@ -103,7 +103,7 @@ impl NamedPort {
     }
 
     /// Whether the host's end is open now, if the driver is yet to be told.
-    pub fn news(&mut self) -> Option<bool> {
+    pub fn take_open_change(&mut self) -> Option<bool> {
         let open = self.program.is_some();
         if !self.guest.ready || open == self.guest.told_open {
             return None;
@@ -122,7 +122,7 @@ impl NamedPort {
         events.set(PollFlags::POLLIN, self.reads());
         events.set(PollFlags::POLLOUT, !self.output.is_empty());
         // A hang-up is told even if nothing is asked for.
-        let wanted = !events.is_empty() || !self.may_speak();
+        let wanted = !events.is_empty() || !self.may_notify_guest();
         wanted.then(|| Source { fd: program.socket.as_fd(), events })
     }
 
@@ -132,24 +132,24 @@ impl NamedPort {
     }
 
     /// Whether the program may have something for the guest, now or later.
-    fn may_speak(&self) -> bool {
+    fn may_notify_guest(&self) -> bool {
         self.guest.open && self.program.as_ref().is_some_and(|program| !program.silent)
     }
 
     fn reads(&self) -> bool {
-        self.may_speak() && self.input.is_wanted() && self.input.is_empty()
+        self.may_notify_guest() && self.input.is_wanted() && self.input.is_empty()
     }
 
     /// The doorbell of the receive queue rang.
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn feed<M: DeviceMemory>(
+    pub fn refill<M: DeviceMemory>(
         &mut self,
         at: PortQueues,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
-        self.input.feed();
+        self.input.refill();
         self.receive(at, queues)
     }
 
@@ -213,7 +213,7 @@ impl NamedPort {
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn wake<M: DeviceMemory>(
+    pub fn handle_source<M: DeviceMemory>(
         &mut self,
         at: PortQueues,
         queues: &mut QueueContext<'_, M>,
@@ -222,7 +222,7 @@ impl NamedPort {
             let accepted = self.acceptor.accept();
             self.program = accepted.map(|socket| Program { socket, silent: false });
         }
-        if !self.may_speak() && self.has_left() {
+        if !self.may_notify_guest() && self.has_left() {
             // What it said is with the guest, unless no application there listened.
             self.program = None;
             self.input = Input::default();

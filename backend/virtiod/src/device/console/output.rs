@@ -16,18 +16,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Who takes the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OutputReader {
-    /// There is room, as far as is known.
+    /// There is capacity, as far as is known.
     Reading,
-    /// There has been no room since then.
+    /// There has been no capacity since then.
     Full(Instant),
-    /// Nobody: what finds no room is dropped.
+    /// Nobody: what finds no capacity is dropped.
     Absent,
 }
 
 /// What became of output, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// From now on, what finds no room is dropped.
+    /// From now on, what finds no capacity is dropped.
     NobodyReads,
     /// Somebody reads again; so many bytes were lost.
     Lost(u64),
@@ -87,7 +87,7 @@ impl Output {
         Ok(notice)
     }
 
-    /// There is no room: waits, or drops.
+    /// There is no capacity: waits, or drops.
     fn wait(&mut self) -> nix::Result<Option<Notice>> {
         match self.reader {
             OutputReader::Reading => {

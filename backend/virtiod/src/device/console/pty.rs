@@ -71,7 +71,7 @@ impl Pty {
         unless_it_would_wait(unistd::read(&self.ours, into))
     }
 
-    /// Prints, as far as there is room; `None` if there is none.
+    /// Prints, as far as there is capacity; `None` if there is none.
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
         unless_it_would_wait(unistd::write(&self.ours, bytes))
     }

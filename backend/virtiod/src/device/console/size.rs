@@ -15,7 +15,7 @@ use crate::device::Source;
 /// How long a change may go unnoticed.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The size that the driver was told, and when to look again.
+/// The size that the driver was told, and when to look at it again.
 #[derive(Debug)]
 pub struct SizeWatch {
     known: Size,
@@ -45,11 +45,11 @@ impl SizeWatch {
         self.known
     }
 
-    /// Takes a look's result; the new size if it changed. The source will be ready for the next look.
+    /// Takes the present size; the new size if it changed. The source will be ready when it is to be looked at next.
     ///
     /// # Errors
     /// The timer's.
-    pub fn look(&mut self, size: Size) -> nix::Result<Option<Size>> {
+    pub fn update(&mut self, size: Size) -> nix::Result<Option<Size>> {
         self.wait()?;
         let changed = size != self.known;
         self.known = size;

@@ -52,15 +52,18 @@ impl Terminal {
 
     /// What was typed and what was printed stay: neither is the driver's any more.
     pub fn reset(&mut self) {
-        self.input.feed();
+        self.input.refill();
     }
 
     /// The doorbell of the receive queue rang.
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn feed<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
-        self.input.feed();
+    pub fn refill<M: DeviceMemory>(
+        &mut self,
+        queues: &mut QueueContext<'_, M>,
+    ) -> Result<(), Fault> {
+        self.input.refill();
         self.receive(queues)
     }
 
@@ -99,7 +102,7 @@ impl Terminal {
         match notice {
             Some(Notice::NobodyReads) => self.stats.log.line(
                 Level::INFO,
-                format_args!("nobody reads {path}: what finds no room there is dropped"),
+                format_args!("nobody reads {path}: what finds no capacity there is dropped"),
             ),
             Some(Notice::Lost(bytes)) => self.stats.log.line(
                 Level::INFO,
@@ -124,7 +127,10 @@ impl Terminal {
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn wake<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+    pub fn handle_source<M: DeviceMemory>(
+        &mut self,
+        queues: &mut QueueContext<'_, M>,
+    ) -> Result<(), Fault> {
         self.receive(queues)?;
         self.transmit(queues)
     }

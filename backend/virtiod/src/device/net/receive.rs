@@ -141,21 +141,21 @@ impl Receiver {
         }
         // What could not be exchanged after all is still there, and is taken in the next turn.
         match interface.messages(pair).filter(|_| transfers.can_batch_messages()) {
-            Some(file) => self.take_together(file, transfers)?,
-            None => self.take_each(interface, pair)?,
+            Some(file) => self.receive_batch(file, transfers)?,
+            None => self.receive_each(interface, pair)?,
         }
         Ok(!self.waiting.is_empty())
     }
 
     /// Takes packets by few system calls. Tries to take one more than there were in the turn before: so what is
     /// missing is known without asking again.
-    fn take_together(&mut self, file: BorrowedFd<'_>, transfers: &mut IoEngine) -> io::Result<()> {
+    fn receive_batch(&mut self, file: BorrowedFd<'_>, transfers: &mut IoEngine) -> io::Result<()> {
         let (mut tried, mut more) = (0, self.latest + 1);
         while tried < PACKETS {
             let slots = tried..PACKETS.min(tried + more.max(2));
             more = slots.len();
             tried = slots.end;
-            if self.take_some(slots, file, transfers)? < more {
+            if self.receive_some(slots, file, transfers)? < more {
                 break;
             }
         }
@@ -164,7 +164,7 @@ impl Receiver {
     }
 
     /// Takes packets into these slots of the room by one system call; how many there were.
-    fn take_some(
+    fn receive_some(
         &mut self,
         slots: Range<usize>,
         file: BorrowedFd<'_>,
@@ -189,7 +189,7 @@ impl Receiver {
     }
 
     /// Takes packets one by one.
-    fn take_each(&mut self, interface: &mut dyn Interface, pair: usize) -> io::Result<()> {
+    fn receive_each(&mut self, interface: &mut dyn Interface, pair: usize) -> io::Result<()> {
         for (number, slot) in self.bytes.chunks_exact_mut(MAX_PACKET).enumerate() {
             let Some(length) = interface.receive(pair, slot)? else { break };
             let start = number * MAX_PACKET;
@@ -210,7 +210,7 @@ impl Receiver {
         }
         let (plan, mut fault) = self.plan(queues, format.buffers, stats);
         let count = plan.iter().map(|delivery| delivery.requests).sum();
-        let mut requests = queues.room();
+        let mut requests = queues.take_list();
         requests.extend(self.stock.drain(..count));
         trim(&mut requests, &plan);
         queues.prepare(&requests);
@@ -284,7 +284,7 @@ impl Receiver {
             if count == 1 && buffers == PacketBuffers::One {
                 return Ok(Gathered::Never);
             }
-            if with.requests == self.stock.len() && !self.restock(queues)? {
+            if with.requests == self.stock.len() && !self.refill_stock(queues)? {
                 // No entries: the queue is not set up, or was reset.
                 let size = queues.size(self.index);
                 let whole_ring = alone && (1..=count).contains(&size);
@@ -306,7 +306,7 @@ impl Receiver {
     }
 
     /// Takes requests from the ring; whether there were any.
-    fn restock<M: DeviceMemory>(
+    fn refill_stock<M: DeviceMemory>(
         &mut self,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<bool, Fault> {

@@ -35,7 +35,7 @@ impl Transmitter {
         stats: &DeviceStats,
     ) -> Result<(), Fault> {
         queues.process_batch(index, BATCH, |requests, memory, answers| {
-            let exchanged = send_together(requests, memory, &mut way);
+            let exchanged = send_batch(requests, memory, &mut way);
             for (number, request) in requests.iter().enumerate() {
                 let length = request.readable().length();
                 let sent = match exchanged.as_ref().and_then(|exchanged| exchanged.of(number)) {
@@ -71,7 +71,7 @@ impl Transmitter {
 }
 
 /// Sends packets by one system call, if the interface can: up to the first that must be copied or is wrong.
-fn send_together<M: DeviceMemory>(
+fn send_batch<M: DeviceMemory>(
     requests: &[VirtioRequest],
     memory: &M,
     way: &mut PacketSink<'_>,

@@ -37,7 +37,7 @@ impl VsockConnection {
     pub fn request(ports: PortPair, socket: UnixStream, rx_queue: &mut RxQueue) -> Self {
         let no_room = Credit { buf_alloc: 0, fwd_cnt: 0 };
         let mut connection = Self::new(ports, socket, ConnState::Requested, no_room);
-        connection.tell(Operation::VirtioRequest, 0, rx_queue);
+        connection.send(Operation::VirtioRequest, 0, rx_queue);
         connection
     }
 
@@ -49,7 +49,7 @@ impl VsockConnection {
         rx_queue: &mut RxQueue,
     ) -> Self {
         let mut connection = Self::new(ports, socket, ConnState::Open, room);
-        connection.tell(Operation::Response, 0, rx_queue);
+        connection.send(Operation::Response, 0, rx_queue);
         connection
     }
 
@@ -83,7 +83,12 @@ impl VsockConnection {
     }
 
     /// Takes a packet of the guest's; gives the bytes of data that were for the program.
-    pub fn hear(&mut self, header: &VsockHeader, data: &[u8], rx_queue: &mut RxQueue) -> u64 {
+    pub fn handle_packet(
+        &mut self,
+        header: &VsockHeader,
+        data: &[u8],
+        rx_queue: &mut RxQueue,
+    ) -> u64 {
         self.peer_credit.update(header.room);
         self.asked &= self.peer_credit.available() == 0;
         let Some(operation) = header.operation else {
@@ -91,16 +96,16 @@ impl VsockConnection {
             return 0;
         };
         let before = self.state;
-        self.follow(ConnEvent::VsockPacket(operation, Shutdown(header.flags)), rx_queue);
+        self.apply(ConnEvent::VsockPacket(operation, Shutdown(header.flags)), rx_queue);
         let mut taken = 0;
         match operation {
             _ if self.is_closed() => {}
-            Operation::Response => self.greet(before, rx_queue),
+            Operation::Response => self.confirm_handshake(before, rx_queue),
             // Fails only for a program that is gone, which is noticed otherwise.
             Operation::Shutdown if header.flags & Shutdown::RECEIVE != 0 => {
                 let _ = self.socket.shutdown(net::Shutdown::Read);
             }
-            Operation::CreditRequest => self.tell(Operation::CreditUpdate, 0, rx_queue),
+            Operation::CreditRequest => self.send(Operation::CreditUpdate, 0, rx_queue),
             Operation::Data if self.window.receive(data.len() as u32) => {
                 self.pending.extend(data);
                 taken = data.len() as u64;
@@ -114,26 +119,26 @@ impl VsockConnection {
     }
 
     /// Tells the program that the guest took its connection.
-    fn greet(&mut self, before: ConnState, rx_queue: &mut RxQueue) {
+    fn confirm_handshake(&mut self, before: ConnState, rx_queue: &mut RxQueue) {
         if before != ConnState::Requested {
             return;
         }
         let line = format!("OK {}\n", self.ports.host);
         // Nothing was written before, so there is room for a line.
         if !matches!(self.socket.write(line.as_bytes()), Ok(count) if count == line.len()) {
-            self.follow(ConnEvent::HostGone, rx_queue);
+            self.apply(ConnEvent::HostGone, rx_queue);
         }
     }
 
     /// Does what the socket is ready for; gives the bytes of data that were for the guest.
-    pub fn wake(&mut self, events: PollFlags, rx_queue: &mut RxQueue) -> u64 {
+    pub fn handle_socket(&mut self, events: PollFlags, rx_queue: &mut RxQueue) -> u64 {
         if events.contains(PollFlags::POLLOUT) {
             self.flush(rx_queue);
         }
         let ended = PollFlags::POLLHUP | PollFlags::POLLERR;
         if !self.state.reads_host() {
             if events.intersects(ended) {
-                self.follow(ConnEvent::HostGone, rx_queue);
+                self.apply(ConnEvent::HostGone, rx_queue);
             }
             return 0;
         }
@@ -149,7 +154,7 @@ impl VsockConnection {
         let mut data = vec![0; room];
         match self.socket.read(&mut data) {
             Ok(0) => {
-                self.follow(ConnEvent::HostEnded, rx_queue);
+                self.apply(ConnEvent::HostEnded, rx_queue);
                 self.flush(rx_queue);
                 0
             }
@@ -158,22 +163,22 @@ impl VsockConnection {
                 self.peer_credit.spend(count as u32);
                 let header = self.header(Operation::Data, 0);
                 rx_queue.push(VsockPacket { header, data });
-                self.ask_for_room(rx_queue);
+                self.request_credit(rx_queue);
                 count as u64
             }
             Err(error) if would_wait(&error) => 0,
             Err(_) => {
-                self.follow(ConnEvent::HostGone, rx_queue);
+                self.apply(ConnEvent::HostGone, rx_queue);
                 0
             }
         }
     }
 
     /// Asks the guest how much room it has, once, when it has none by what is known.
-    fn ask_for_room(&mut self, rx_queue: &mut RxQueue) {
+    fn request_credit(&mut self, rx_queue: &mut RxQueue) {
         if self.peer_credit.available() == 0 && !self.asked {
             self.asked = true;
-            self.tell(Operation::CreditRequest, 0, rx_queue);
+            self.send(Operation::CreditRequest, 0, rx_queue);
         }
     }
 
@@ -194,39 +199,39 @@ impl VsockConnection {
             return;
         }
         if self.window.is_stale() && self.state.feeds_host() {
-            self.tell(Operation::CreditUpdate, 0, rx_queue);
+            self.send(Operation::CreditUpdate, 0, rx_queue);
         }
         if self.pending.is_empty() {
             if !self.state.feeds_host() {
                 // As above.
                 let _ = self.socket.shutdown(net::Shutdown::Write);
             }
-            self.follow(ConnEvent::Delivered, rx_queue);
+            self.apply(ConnEvent::Delivered, rx_queue);
         }
     }
 
-    fn follow(&mut self, event: ConnEvent, rx_queue: &mut RxQueue) {
+    fn apply(&mut self, event: ConnEvent, rx_queue: &mut RxQueue) {
         let (state, answer) = self.state.next(event);
         self.state = state;
         match answer {
             Reply::Nothing => {}
-            Reply::Shutdown => self.tell(Operation::Shutdown, Shutdown::SEND, rx_queue),
-            Reply::Reset => self.tell(Operation::Reset, 0, rx_queue),
+            Reply::Shutdown => self.send(Operation::Shutdown, Shutdown::SEND, rx_queue),
+            Reply::Reset => self.send(Operation::Reset, 0, rx_queue),
         }
     }
 
     fn reset(&mut self, rx_queue: &mut RxQueue) {
         self.state = ConnState::Closed;
-        self.tell(Operation::Reset, 0, rx_queue);
+        self.send(Operation::Reset, 0, rx_queue);
     }
 
-    fn tell(&mut self, operation: Operation, flags: u32, rx_queue: &mut RxQueue) {
+    fn send(&mut self, operation: Operation, flags: u32, rx_queue: &mut RxQueue) {
         let header = self.header(operation, flags);
         rx_queue.push(VsockPacket { header, data: Vec::new() });
     }
 
     fn header(&mut self, operation: Operation, flags: u32) -> VsockHeader {
-        let room = self.window.tell();
+        let room = self.window.advertise();
         VsockHeader { ports: self.ports, operation: Some(operation), length: 0, flags, room }
     }
 }

@@ -68,7 +68,7 @@ impl RxWindow {
     }
 
     /// What a packet to the guest says, which then knows.
-    pub fn tell(&mut self) -> Credit {
+    pub fn advertise(&mut self) -> Credit {
         self.told = self.forwarded;
         Credit { buf_alloc: BUFFER_SIZE, fwd_cnt: self.forwarded }
     }
@@ -100,7 +100,7 @@ mod tests {
         let mut window = RxWindow { received: u32::MAX, forwarded: u32::MAX, told: u32::MAX };
         assert!(window.receive(BUFFER_SIZE));
         window.forward(BUFFER_SIZE);
-        assert_eq!(window.tell().fwd_cnt, BUFFER_SIZE - 1);
+        assert_eq!(window.advertise().fwd_cnt, BUFFER_SIZE - 1);
     }
 
     #[test]
@@ -123,10 +123,10 @@ mod tests {
     fn the_guest_is_told_when_half_of_what_it_knows_of_is_taken() {
         let mut window = RxWindow::default();
         assert!(window.receive(BUFFER_SIZE / 2 + 1));
-        assert!(!window.is_stale(), "nothing to tell yet");
+        assert!(!window.is_stale(), "nothing to advertise yet");
         window.forward(1);
         assert!(window.is_stale());
-        assert_eq!(window.tell(), Credit { buf_alloc: BUFFER_SIZE, fwd_cnt: 1 });
+        assert_eq!(window.advertise(), Credit { buf_alloc: BUFFER_SIZE, fwd_cnt: 1 });
         assert!(!window.is_stale());
     }
 }

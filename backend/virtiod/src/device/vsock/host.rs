@@ -88,7 +88,7 @@ pub struct Handshake {
 
 /// What has come of a handshake.
 #[derive(Debug)]
-pub enum Greeted {
+pub enum HandshakeState {
     /// The line has not ended.
     NotYet(Handshake),
     /// It wants to reach this port of the guest's.
@@ -112,28 +112,32 @@ impl Handshake {
         Source::readable(self.socket.as_fd())
     }
 
-    fn wait(self) -> Greeted {
-        if self.until <= Instant::now() { Greeted::Nothing } else { Greeted::NotYet(self) }
+    fn wait(self) -> HandshakeState {
+        if self.until <= Instant::now() {
+            HandshakeState::Nothing
+        } else {
+            HandshakeState::NotYet(self)
+        }
     }
 
     /// Reads on.
-    pub fn wake(mut self) -> Greeted {
+    pub fn proceed(mut self) -> HandshakeState {
         // Byte by byte: what follows the line is for the guest.
         let mut byte = [0];
         while self.line.len() < LINE_SIZE {
             match self.socket.read(&mut byte) {
-                Ok(0) => return Greeted::Nothing,
+                Ok(0) => return HandshakeState::Nothing,
                 Ok(_) => self.line.extend_from_slice(&byte),
                 Err(error) if would_wait(&error) => return self.wait(),
-                Err(_) => return Greeted::Nothing,
+                Err(_) => return HandshakeState::Nothing,
             }
             if byte == *b"\n" {
                 break;
             }
         }
         match port_of(&self.line) {
-            Some(port) => Greeted::Wants(port, self.socket),
-            None => Greeted::Nothing,
+            Some(port) => HandshakeState::Wants(port, self.socket),
+            None => HandshakeState::Nothing,
         }
     }
 }
@@ -166,7 +170,7 @@ mod tests {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let handshake = Handshake { until: Instant::now(), ..Handshake::new(ours) };
-        assert!(matches!(handshake.wake(), Greeted::Nothing));
+        assert!(matches!(handshake.proceed(), HandshakeState::Nothing));
     }
 
     #[test]
@@ -174,9 +178,13 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let handshake = Handshake::new(ours);
-        let Greeted::NotYet(handshake) = handshake.wake() else { panic!("nothing was said") };
+        let HandshakeState::NotYet(handshake) = handshake.proceed() else {
+            panic!("nothing was said")
+        };
         io::Write::write_all(&mut theirs, b"CONNECT 7\nhello").unwrap();
-        let Greeted::Wants(7, mut socket) = handshake.wake() else { panic!("it was said") };
+        let HandshakeState::Wants(7, mut socket) = handshake.proceed() else {
+            panic!("it was said")
+        };
         let mut bytes = [0; 9];
         assert_eq!(socket.read(&mut bytes).unwrap(), 5);
         assert_eq!(&bytes[..5], b"hello");

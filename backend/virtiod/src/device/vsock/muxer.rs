@@ -11,7 +11,7 @@ use tracing::Level;
 
 use super::connection::VsockConnection;
 use super::header::{Credit, Operation, PortPair, VsockHeader};
-use super::host::{Greeted, Handshake, HostSocket};
+use super::host::{Handshake, HandshakeState, HostSocket};
 use super::rx_queue::{RxQueue, VsockPacket};
 use crate::device::Source;
 use crate::stats::DeviceStats;
@@ -82,7 +82,7 @@ impl Muxer {
         let ports = header.ports;
         match (self.connections.get_mut(&ports), header.operation) {
             (Some(connection), _) => {
-                let bytes = connection.hear(header, data, &mut self.rx_queue);
+                let bytes = connection.handle_packet(header, data, &mut self.rx_queue);
                 self.stats.bytes_written.fetch_add(bytes, Ordering::Relaxed);
                 if connection.is_closed() {
                     self.connections.remove(&ports);
@@ -170,9 +170,9 @@ impl Muxer {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn wake(&mut self) -> io::Result<()> {
+    pub fn handle_sources(&mut self) -> io::Result<()> {
         if self.deadline().is_some_and(|at| at <= Instant::now()) {
-            self.greet();
+            self.accept_handshakes();
         }
         for ready in self.ready()? {
             // What is left is ready still when the guest has taken some.
@@ -181,8 +181,8 @@ impl Muxer {
             }
             match ready {
                 Ready::HostSocket => self.handshakes.extend(self.host.accept()),
-                Ready::Handshake => self.greet(),
-                Ready::VsockConnection(ports, events) => self.serve(ports, events),
+                Ready::Handshake => self.accept_handshakes(),
+                Ready::VsockConnection(ports, events) => self.handle_connection(ports, events),
             }
         }
         self.count();
@@ -205,17 +205,17 @@ impl Muxer {
     }
 
     /// Lets programs that have connected say what they want.
-    fn greet(&mut self) {
+    fn accept_handshakes(&mut self) {
         for handshake in std::mem::take(&mut self.handshakes) {
             if self.rx_queue.is_full() {
                 self.handshakes.push(handshake);
                 continue;
             }
-            match handshake.wake() {
-                Greeted::NotYet(handshake) => self.handshakes.push(handshake),
-                Greeted::Nothing => tracing::debug!("a program said no CONNECT PORT"),
-                Greeted::Wants(..) if !self.has_room() => self.warn_of_limit(),
-                Greeted::Wants(port, socket) => {
+            match handshake.proceed() {
+                HandshakeState::NotYet(handshake) => self.handshakes.push(handshake),
+                HandshakeState::Nothing => tracing::debug!("a program said no CONNECT PORT"),
+                HandshakeState::Wants(..) if !self.has_room() => self.warn_of_limit(),
+                HandshakeState::Wants(port, socket) => {
                     let ports = PortPair { host: self.free_port(port), guest: port };
                     let connection = VsockConnection::request(ports, socket, &mut self.rx_queue);
                     self.insert(ports, connection);
@@ -235,9 +235,9 @@ impl Muxer {
         }
     }
 
-    fn serve(&mut self, ports: PortPair, events: PollFlags) {
+    fn handle_connection(&mut self, ports: PortPair, events: PollFlags) {
         let Some(connection) = self.connections.get_mut(&ports) else { return };
-        let bytes = connection.wake(events, &mut self.rx_queue);
+        let bytes = connection.handle_socket(events, &mut self.rx_queue);
         self.stats.bytes_read.fetch_add(bytes, Ordering::Relaxed);
         if connection.is_closed() {
             self.connections.remove(&ports);

@@ -34,7 +34,7 @@ pub enum ConnEvent {
     Delivered,
 }
 
-/// What to tell the guest.
+/// What to send to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// Nothing.

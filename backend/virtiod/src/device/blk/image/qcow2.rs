@@ -382,7 +382,7 @@ impl Image for Qcow2Image {
         }
     }
 
-    fn settle(&mut self) -> io::Result<()> {
+    fn finish_batch(&mut self) -> io::Result<()> {
         if self.unwritten.is_some() { self.write_back() } else { Ok(()) }
     }
 

@@ -211,7 +211,7 @@ impl Driver {
         while {
             let touched = self.serve();
             counts.push(touched.count);
-            !touched.again.is_empty()
+            !touched.rescheduled.is_empty()
         } {
             assert!(counts.len() < 10_000, "it never ends");
         }
@@ -347,7 +347,7 @@ fn a_reset_drops_what_is_under_way() {
         reset(&mut driver.disk);
         image.take_calls();
         let touched = driver.serve();
-        assert_eq!((touched.count, touched.again.is_empty()), (0, true));
+        assert_eq!((touched.count, touched.rescheduled.is_empty()), (0, true));
         assert_eq!(image.take_calls(), []);
         assert_eq!(driver.statuses(), [0xff]);
     }

@@ -130,7 +130,7 @@ fn an_image_is_sound_between_any_two_batches() {
         for step in 0..30 {
             let what = random.change(&mut image);
             let what = format!("{name}, step {step}: {what}");
-            image.settle().unwrap();
+            image.finish_batch().unwrap();
             let (_directory, copy) = copy(&path);
             assert_eq!(reopen(&copy, &what), 0, "{what}");
         }
@@ -148,7 +148,7 @@ fn an_image_that_is_killed_inside_a_batch_is_repaired_before_it_is_written() {
             let (_directory, copy) = copy(&path);
             repaired += reopen(&copy, &format!("{name}, step {step}: {what}"));
             if random.below(8) == 0 {
-                image.settle().unwrap();
+                image.finish_batch().unwrap();
             }
         }
     }
@@ -177,7 +177,7 @@ fn a_freed_cluster_becomes_a_table_when_the_file_does_not_use_it_any_more() {
         create(&path, 512, 4 << 20);
         let (mut image, _files) = open_path(&path).unwrap();
         write(&mut image, 0, 8192, 1);
-        image.settle().unwrap();
+        image.finish_batch().unwrap();
         change(&mut image);
         let (_directory, copy) = copy(&path);
         reopen(&copy, what);
@@ -193,7 +193,7 @@ fn what_was_written_before_a_kill_is_there_after_it() {
     let offsets: Vec<u64> = (0..15).map(|number| number * (2 << 20) + 4096).collect();
     for offset in &offsets {
         write(&mut image, *offset, 8192, (*offset >> 20) as u8 + 1);
-        image.settle().unwrap();
+        image.finish_batch().unwrap();
     }
     let (_directory, copy) = copy(&path);
     let (mut image, _files) = open_path(&copy).unwrap();
@@ -215,7 +215,7 @@ fn change_for_ever(path: &Path) -> ! {
     loop {
         random.change(&mut image);
         if random.below(4) == 0 {
-            image.settle().unwrap();
+            image.finish_batch().unwrap();
         }
     }
 }

@@ -4,20 +4,20 @@ use protocol::binding::XenbusState;
 
 /// States that are to be written, in their order, and the last that was.
 #[derive(Debug)]
-pub(super) struct Announcement {
+pub(super) struct PendingStates {
     written: XenbusState,
     /// Of states that could not be written, the last alone is of interest, and Closing before Closed.
     closing: bool,
     latest: Option<XenbusState>,
 }
 
-impl Default for Announcement {
+impl Default for PendingStates {
     fn default() -> Self {
         Self { written: XenbusState::Initialising, closing: false, latest: None }
     }
 }
 
-impl Announcement {
+impl PendingStates {
     /// The last state that was written: what is in XenStore, unless the toolstack changed it.
     pub(super) fn written(&self) -> XenbusState {
         self.written
@@ -52,10 +52,10 @@ mod tests {
     use super::*;
     use XenbusState::{Closed, Closing, Connected, InitWait};
 
-    fn written(announcement: &mut Announcement) -> Vec<XenbusState> {
+    fn written(pending_states: &mut PendingStates) -> Vec<XenbusState> {
         let mut all = Vec::new();
-        while let Some(state) = announcement.next() {
-            announcement.done(state);
+        while let Some(state) = pending_states.next() {
+            pending_states.done(state);
             all.push(state);
         }
         all
@@ -63,18 +63,18 @@ mod tests {
 
     #[test]
     fn states_that_were_not_written_make_room_for_later_ones() {
-        let mut announcement = Announcement::default();
-        announcement.add(InitWait);
-        assert_eq!(written(&mut announcement), [InitWait]);
+        let mut pending_states = PendingStates::default();
+        pending_states.add(InitWait);
+        assert_eq!(written(&mut pending_states), [InitWait]);
         for state in [Connected, Closing, Closed] {
-            announcement.add(state);
+            pending_states.add(state);
         }
-        assert_eq!(announcement.written(), InitWait);
-        assert_eq!(written(&mut announcement), [Closing, Closed]);
+        assert_eq!(pending_states.written(), InitWait);
+        assert_eq!(written(&mut pending_states), [Closing, Closed]);
         for state in [Closing, Closed, InitWait] {
-            announcement.add(state);
+            pending_states.add(state);
         }
-        assert_eq!(written(&mut announcement), [InitWait]);
-        assert_eq!(announcement.written(), InitWait);
+        assert_eq!(written(&mut pending_states), [InitWait]);
+        assert_eq!(pending_states.written(), InitWait);
     }
 }
