@@ -1,8 +1,9 @@
-//! Several transfers between a file and memory that another domain can change, with one system call, and side by
-//! side where the storage takes time: io_uring. The file may also be one of messages, such as a TAP interface.
+//! Several transfers between a file and memory that another domain can change, with one system
+//! call, and side by side where the storage takes time: io_uring. The file may also be one of
+//! messages, such as a TAP interface.
 //!
-//! Whoever asks is told what was moved whole, and moves the rest one by one: that also is what happens where the
-//! kernel has no io_uring or refuses it.
+//! Whoever asks is told what was moved whole, and moves the rest one by one: that also is what
+//! happens where the kernel has no io_uring or refuses it.
 
 use std::io;
 use std::marker::PhantomData;
@@ -85,8 +86,8 @@ pub struct FileEngine {
     transfers: Vec<Transfer>,
 }
 
-// SAFETY: what the vectors point to is looked at by a batch alone, which has their lifetime; between two batches
-// they are leftovers that nobody follows.
+// SAFETY: what the vectors point to is looked at by a batch alone, which has their lifetime;
+// between two batches they are leftovers that nobody follows.
 unsafe impl Send for FileEngine {}
 
 impl Default for FileEngine {
@@ -116,8 +117,8 @@ pub struct Batch<'t, 'm> {
 }
 
 impl<'m> Batch<'_, 'm> {
-    /// Adds a transfer of all the pieces, from or to the file's bytes from `offset` on. What finds no room is not
-    /// moved. `number`, below 64, names it.
+    /// Adds a transfer of all the pieces, from or to the file's bytes from `offset` on. What finds
+    /// no room is not moved. `number`, below 64, names it.
     pub fn add(&mut self, number: usize, way: Direction, offset: u64, pieces: &IoVec<'m>) {
         let vectors = pieces.vectors();
         if vectors.is_empty() || self.room.transfers.len() == CAPACITY {
@@ -128,8 +129,8 @@ impl<'m> Batch<'_, 'm> {
         self.room.transfers.push(Transfer { number, way, offset, pieces, length });
     }
 
-    /// Does them in any order, if there are two at least, and gives those that were moved whole. One alone is as well
-    /// done by itself.
+    /// Does them in any order, if there are two at least, and gives those that were moved whole.
+    /// One alone is as well done by itself.
     pub fn run(self, file: BorrowedFd<'_>, mode: WriteMode) -> Completed {
         let mut moved = Completed::default();
         let flags = Flags { fill: 0, store: mode.flags() };
@@ -141,8 +142,8 @@ impl<'m> Batch<'_, 'm> {
         moved
     }
 
-    /// As [`Batch::run`] with a file of messages: each transfer takes or gives one, in their order, and waits for
-    /// none. Numbers are below [`CAPACITY`].
+    /// As [`Batch::run`] with a file of messages: each transfer takes or gives one, in their order,
+    /// and waits for none. Numbers are below [`CAPACITY`].
     pub fn run_messages(self, file: BorrowedFd<'_>) -> MessageResults {
         let mut exchanged = MessageResults([None; CAPACITY]);
         let mut waits = false;
@@ -159,7 +160,8 @@ impl<'m> Batch<'_, 'm> {
 }
 
 impl FileEngine {
-    /// Tells `done` the kernel's result of each transfer, of none if they are not to be done together.
+    /// Tells `done` the kernel's result of each transfer, of none if they are not to be done
+    /// together.
     fn submit(&mut self, file: BorrowedFd<'_>, flags: Flags, done: impl FnMut(&Transfer, i32)) {
         let Self { ring, vectors, transfers, .. } = self;
         if transfers.len() < 2 {
@@ -205,10 +207,10 @@ fn run(
             .ok_or_else(|| io::Error::other("internal error: a transfer without its vectors"))?;
         rest = later;
         let entry = entry(transfer, file, own);
-        // SAFETY: the kernel reads the vectors and reads or writes the memory that they say: bytes of the
-        // slices that were given to the batch's pieces and live for 'm, as the batch does, and which are
-        // for writing or the kernel's access fails. No reference to them is there: volatile slices make
-        // none. `wait` does not return before the kernel has done with them.
+        // SAFETY: the kernel reads the vectors and reads or writes the memory that they say: bytes
+        // of the slices that were given to the batch's pieces and live for 'm, as the batch does,
+        // and which are for writing or the kernel's access fails. No reference to them is there:
+        // volatile slices make none. `wait` does not return before the kernel has done with them.
         unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
     }
     wait(ring, transfers, done)

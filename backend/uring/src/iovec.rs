@@ -1,5 +1,5 @@
-//! A file's bytes, straight from and into memory that another domain can change: several pieces of it
-//! with one system call.
+//! A file's bytes, straight from and into memory that another domain can change: several pieces of
+//! it with one system call.
 
 use std::io;
 use std::marker::PhantomData;
@@ -77,8 +77,9 @@ impl<'a> IoVec<'a> {
     /// The pieces.
     pub fn slices(&self) -> impl Iterator<Item = VolatileSlice<'a>> {
         self.vectors.iter().take(self.count).map(|vector| {
-            // SAFETY: range and lifetime: the vector is one slice that was given to `push`, or several
-            // that follow one another, and all live for 'a. Aliasing: as theirs, accesses are volatile.
+            // SAFETY: range and lifetime: the vector is one slice that was given to `push`, or
+            // several that follow one another, and all live for 'a. Aliasing: as theirs, accesses
+            // are volatile.
             unsafe { VolatileSlice::new(vector.iov_base.cast(), vector.iov_len) }
         })
     }
@@ -89,9 +90,9 @@ impl<'a> IoVec<'a> {
     /// The kernel's; the file may end early, which is [`io::ErrorKind::UnexpectedEof`].
     pub fn fill(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
         self.transfer(offset, io::ErrorKind::UnexpectedEof, |vectors, offset| {
-            // SAFETY: the kernel writes into memory that each vector says: bytes of the slices that were
-            // given to `push` and live for 'a, which are for writing or it fails. No reference to them is
-            // there: volatile slices make none.
+            // SAFETY: the kernel writes into memory that each vector says: bytes of the slices that
+            // were given to `push` and live for 'a, which are for writing or it fails. No reference
+            // to them is there: volatile slices make none.
             unsafe {
                 libc::preadv(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32, offset)
             }
@@ -105,8 +106,8 @@ impl<'a> IoVec<'a> {
     pub fn store(&self, file: BorrowedFd<'_>, offset: u64, mode: WriteMode) -> io::Result<()> {
         self.transfer(offset, io::ErrorKind::WriteZero, |vectors, offset| {
             let (file, count) = (file.as_raw_fd(), vectors.len() as i32);
-            // SAFETY: the kernel reads the memory that each vector says: bytes of the slices that were
-            // given to `push` and live for 'a.
+            // SAFETY: the kernel reads the memory that each vector says: bytes of the slices that
+            // were given to `push` and live for 'a.
             unsafe { libc::pwritev2(file, vectors.as_ptr(), count, offset, mode.flags()) }
         })
     }
@@ -117,8 +118,8 @@ impl<'a> IoVec<'a> {
     /// The kernel's; what was not taken whole is [`io::ErrorKind::WriteZero`].
     pub fn send(&self, file: BorrowedFd<'_>) -> io::Result<()> {
         let vectors = self.vectors();
-        // SAFETY: the kernel reads the memory that each vector says: bytes of the slices that were given
-        // to `push` and live for 'a.
+        // SAFETY: the kernel reads the memory that each vector says: bytes of the slices that were
+        // given to `push` and live for 'a.
         let sent =
             unsafe { libc::writev(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32) };
         match usize::try_from(sent) {
@@ -225,7 +226,8 @@ mod tests {
         assert_eq!(now, b"2345678789");
     }
 
-    /// Pages of a file that are in memory and not in storage yet, by cachestat; `None` where the kernel does not tell.
+    /// Pages of a file that are in memory and not in storage yet, by cachestat; `None` where the
+    /// kernel does not tell.
     fn dirty_pages(file: &std::fs::File) -> Option<u64> {
         /// x86-64's and arm64's number.
         const CACHESTAT: libc::c_long = 451;

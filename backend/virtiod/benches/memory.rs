@@ -1,6 +1,6 @@
-//! What the daemon does for every request, on the simulated hypervisor: taking descriptor chains from a ring, and
-//! finding and mapping the pages behind their addresses. A mapping is a system call here as it is on Xen; what the
-//! hypervisor adds to it is not in these figures.
+//! What the daemon does for every request, on the simulated hypervisor: taking descriptor chains
+//! from a ring, and finding and mapping the pages behind their addresses. A mapping is a system
+//! call here as it is on Xen; what the hypervisor adds to it is not in these figures.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -70,7 +70,8 @@ fn memory(criterion: &mut Criterion) {
     });
 }
 
-/// A ring of 32 chains of three buffers each, as a block driver makes them, without indirect descriptors.
+/// A ring of 32 chains of three buffers each, as a block driver makes them, without indirect
+/// descriptors.
 fn ring(setup: &mut Setup) -> Option<(Queue, GuestPage)> {
     let [descriptors, available, used] = [(); 3].map(|()| setup.granted(1));
     for index in 0..CHAINS * 3 {

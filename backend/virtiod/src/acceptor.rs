@@ -1,4 +1,5 @@
-//! A Unix socket on which a device waits for programs, for as long as this process can take one more.
+//! A Unix socket on which a device waits for programs, for as long as this process can take one
+//! more.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -50,8 +51,8 @@ impl Acceptor {
         self.paused_until.filter(|until| *until > Instant::now())
     }
 
-    /// A program that connected, if one did, as a socket that does not wait. Begins a pause if it cannot
-    /// be taken.
+    /// A program that connected, if one did, as a socket that does not wait. Begins a pause if it
+    /// cannot be taken.
     pub fn accept(&mut self) -> Option<UnixStream> {
         if self.deadline().is_some() {
             return None;

@@ -10,9 +10,9 @@ use xen_virtiod::daemon::control::DEFAULT_SOCKET;
 /// Serves virtio devices to Xen guests, reaching only the memory they granted.
 ///
 /// Without a command it is the daemon: it watches XenStore for devices that xl sets up (a disk line
-/// with backendtype=standalone,specification=virtio) and serves them until it is stopped by SIGTERM or
-/// SIGINT. It needs the kernel modules xen-gntdev and xen-evtchn, and no privilege over the guests:
-/// it works the same in Dom0 and in a driver domain.
+/// with backendtype=standalone,specification=virtio) and serves them until it is stopped by SIGTERM
+/// or SIGINT. It needs the kernel modules xen-gntdev and xen-evtchn, and no privilege over the
+/// guests: it works the same in Dom0 and in a driver domain.
 #[derive(Debug, Parser)]
 #[command(
     name = "xen-virtiod",

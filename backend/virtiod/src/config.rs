@@ -99,8 +99,8 @@ pub enum RateLimit {
 }
 
 impl Config {
-    /// What is said of device `index` of the domain with this name, which is of type `id`: key by key
-    /// the device's own, then the default.
+    /// What is said of device `index` of the domain with this name, which is of type `id`: key by
+    /// key the device's own, then the default.
     ///
     /// # Errors
     /// [`Misplaced`], of the device's own.
@@ -127,7 +127,8 @@ impl Config {
         })
     }
 
-    /// What is said of the disk `vdev` of the domain with this name: key by key its own, then the default.
+    /// What is said of the disk `vdev` of the domain with this name: key by key its own, then the
+    /// default.
     pub fn disk(&self, domain: Option<&str>, vdev: &str) -> DiskSettings {
         let own = domain.and_then(|name| self.domain.get(name)?.disk.get(vdev));
         self.default.disk.under(own.copied().unwrap_or_default())

@@ -47,8 +47,8 @@ pub enum DeviceId {
     Socket = 19,
 }
 
-/// Why a device cannot go on until it is reset: the guest's doing, a ring that cannot be reached, or
-/// something that fails on this side.
+/// Why a device cannot go on until it is reset: the guest's doing, a ring that cannot be reached,
+/// or something that fails on this side.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// A buffer that is not where its descriptor says, or not for this use.
@@ -86,8 +86,8 @@ pub enum Fault {
 /// Who gives a device urgent work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkSource {
-    /// The driver alone: the device's thread may poll the rings without looking at other sources, and
-    /// notify the driver of several used buffers at once.
+    /// The driver alone: the device's thread may poll the rings without looking at other sources,
+    /// and notify the driver of several used buffers at once.
     Driver,
     /// The driver and the device's own sources: the driver is notified after each batch.
     Both,
@@ -123,8 +123,8 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     /// Feature bits of its own, without the transport's.
     fn features(&self) -> u64;
 
-    /// Bytes of the longest request that it does, buffers of both directions together. Of a longer one
-    /// it looks at a part at most, which is made reachable when it is looked at.
+    /// Bytes of the longest request that it does, buffers of both directions together. Of a longer
+    /// one it looks at a part at most, which is made reachable when it is looked at.
     fn longest_request(&self) -> u64;
 
     /// Most entries of each of its queues.
@@ -149,8 +149,9 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
         Ok(())
     }
 
-    /// Feature bits that it can work with although it may not offer them: what a driver negotiated once, it keeps for
-    /// the life of its guest, which may be longer than that of what the device is made of.
+    /// Feature bits that it can work with although it may not offer them: what a driver negotiated
+    /// once, it keeps for the life of its guest, which may be longer than that of what the device
+    /// is made of.
     fn accepted_features(&self) -> u64 {
         self.features()
     }
@@ -170,8 +171,8 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
         WorkSource::Both
     }
 
-    /// Whether nothing waits for the used buffers of queue `index` while they are few and short: the driver may be
-    /// notified of them a moment later.
+    /// Whether nothing waits for the used buffers of queue `index` while they are few and short:
+    /// the driver may be notified of them a moment later.
     fn can_delay_notification(&self, index: usize) -> bool {
         let _ = index;
         false

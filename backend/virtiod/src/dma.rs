@@ -1,9 +1,10 @@
-//! The platform's mechanism between a device and its driver's memory: what an address means, and how
-//! the pages behind it are reached.
+//! The platform's mechanism between a device and its driver's memory: what an address means, and
+//! how the pages behind it are reached.
 //!
-//! Whether a device is behind that mechanism is a property of the platform, not of the device and not
-//! of the driver: the same devices run over any [`AccessPlatform`]. xen-virtiod only ever makes one,
-//! [`crate::dma::grants::GrantPlatform`]. This folder knows pages and mappings; it knows no virtqueue and no device.
+//! Whether a device is behind that mechanism is a property of the platform, not of the device and
+//! not of the driver: the same devices run over any [`AccessPlatform`]. xen-virtiod only ever makes
+//! one, [`crate::dma::grants::GrantPlatform`]. This folder knows pages and mappings; it knows no
+//! virtqueue and no device.
 
 pub mod budget;
 mod copy_buffer;
@@ -104,8 +105,8 @@ pub trait AccessPlatform: Send + 'static {
     /// Mapped pages; dropping it unmaps them.
     type Pages: AsRef<MappedRange> + Send;
 
-    /// Bus features that are offered (SPEC clause 2.3): with [`protocol::binding::F_SHARED_POOL`], page
-    /// numbers are grant references.
+    /// Bus features that are offered (SPEC clause 2.3): with [`protocol::binding::F_SHARED_POOL`],
+    /// page numbers are grant references.
     const BUS_FEATURES: u32 = 0;
 
     /// What `length` bytes at `address` are. The pages need not be there.
@@ -120,8 +121,8 @@ pub trait AccessPlatform: Send + 'static {
     /// [`MapError`]; nothing is mapped then, not even a part.
     fn map(&self, pages: &[PageNumber], access: Access) -> Result<Self::Pages, MapError>;
 
-    /// Has bytes copied between pages and memory of ours, all by one call; nothing is mapped for it.
-    /// `None` where the platform has no such call.
+    /// Has bytes copied between pages and memory of ours, all by one call; nothing is mapped for
+    /// it. `None` where the platform has no such call.
     ///
     /// # Errors
     /// [`CopyError`]; some may have been copied then.
@@ -138,7 +139,7 @@ pub trait AccessPlatform: Send + 'static {
     /// that are offered.
     fn offered(&self) -> u64;
 
-    /// Whether the device works with a driver that accepted `features`. Asked for each driver, before
-    /// any address of its is looked at.
+    /// Whether the device works with a driver that accepted `features`. Asked for each driver,
+    /// before any address of its is looked at.
     fn accepts(&mut self, features: u64) -> bool;
 }

@@ -1,4 +1,5 @@
-//! The domain that devices are served from: its handles to Xen, and how a device reaches a guest's memory.
+//! The domain that devices are served from: its handles to Xen, and how a device reaches a guest's
+//! memory.
 
 use std::io;
 

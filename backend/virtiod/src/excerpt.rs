@@ -1,4 +1,5 @@
-//! The beginning of a text that somebody else chose the length of: a guest, the toolstack, a library.
+//! The beginning of a text that somebody else chose the length of: a guest, the toolstack, a
+//! library.
 
 use std::fmt;
 
@@ -27,8 +28,8 @@ fn cut(text: &str, longest: usize) -> String {
     format!("{kept}{CUT}")
 }
 
-/// Words of a peer's, made fit for messages: at most [`LONGEST_QUOTE`] characters, in quotation marks,
-/// control characters escaped.
+/// Words of a peer's, made fit for messages: at most [`LONGEST_QUOTE`] characters, in quotation
+/// marks, control characters escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quote(String);
 

@@ -1,4 +1,5 @@
-//! What all devices of one guest share: its log lines and its room, however often devices come and go.
+//! What all devices of one guest share: its log lines and its room, however often devices come and
+//! go.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

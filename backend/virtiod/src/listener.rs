@@ -53,8 +53,8 @@ pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
     if is_taken(path).map_err(failed)? {
         return Err(ListenError::Taken(path.to_owned()));
     }
-    // A socket that nobody answers on was left by a daemon that was killed. Any other file stays, and
-    // has the next call fail.
+    // A socket that nobody answers on was left by a daemon that was killed. Any other file stays,
+    // and has the next call fail.
     if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
         fs::remove_file(path).map_err(failed)?;
     }

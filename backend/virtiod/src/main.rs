@@ -43,8 +43,8 @@ enum MainError {
     Print(#[from] std::io::Error),
 }
 
-/// The status of a configuration that cannot be used, as sysexits(3) has it: the unit does not start
-/// the daemon again with the same file.
+/// The status of a configuration that cannot be used, as sysexits(3) has it: the unit does not
+/// start the daemon again with the same file.
 const CONFIGURATION: u8 = 78;
 
 impl MainError {

@@ -124,8 +124,8 @@ pub fn open<S: XenStore, M: DeviceMemory>(
     }
 }
 
-/// Says so where the toolstack's table does not ask for grants. It decides nothing: there is no other way to
-/// the guest's memory here, so a device that is served is served by grants [3.12].
+/// Says so where the toolstack's table does not ask for grants. It decides nothing: there is no
+/// other way to the guest's memory here, so a device that is served is served by grants [3.12].
 fn note_grant_usage<S: XenStore>(keys: &mut Keys<S>) -> Result<(), StoreError> {
     if keys.backend("grant_usage")?.is_some_and(|usage| usage.trim() == "0") {
         tracing::info!("grant_usage=0 changes nothing: only what the guest grants is reached");

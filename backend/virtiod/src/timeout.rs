@@ -8,9 +8,9 @@ use nix::poll::{PollFd, PollTimeout, poll};
 /// How long to wait where the kernel has no memory to wait with.
 const WITHOUT_MEMORY: Duration = Duration::from_millis(50);
 
-/// Waits until a descriptor is ready, at most `limit` ([`Duration::MAX`]: for ever). It may also end
-/// without one: by a signal, or after a short sleep where the kernel has no memory, which costs nobody a
-/// device.
+/// Waits until a descriptor is ready, at most `limit` ([`Duration::MAX`]: for ever). It may also
+/// end without one: by a signal, or after a short sleep where the kernel has no memory, which costs
+/// nobody a device.
 ///
 /// # Errors
 /// As of poll(2), but EINTR, EAGAIN and ENOMEM.

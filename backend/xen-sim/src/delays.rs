@@ -1,7 +1,8 @@
-//! Random delays at the handles, so that tests meet orders of events that a quiet machine never shows.
+//! Random delays at the handles, so that tests meet orders of events that a quiet machine never
+//! shows.
 //!
-//! `XEN_VIRTIOD_SIM_DELAYS=SEED` turns them on for the whole process. The seed is printed: with it each
-//! thread draws the same delays again, though what other threads do meanwhile may differ.
+//! `XEN_VIRTIOD_SIM_DELAYS=SEED` turns them on for the whole process. The seed is printed: with it
+//! each thread draws the same delays again, though what other threads do meanwhile may differ.
 
 use std::cell::Cell;
 use std::env;

@@ -41,11 +41,13 @@ pub(super) struct GrantTables {
     pub(super) map_calls: usize,
     /// Mappings that Dom0 has.
     mappings: usize,
-    /// Addresses at which there was a mapping not long ago: whoever still has one meets nothing there.
+    /// Addresses at which there was a mapping not long ago: whoever still has one meets nothing
+    /// there.
     quarantine: Quarantine,
 }
 
-/// Address ranges without access, so that a pointer kept past its mapping faults. The oldest make room.
+/// Address ranges without access, so that a pointer kept past its mapping faults. The oldest make
+/// room.
 #[derive(Default)]
 struct Quarantine(VecDeque<Range<usize>>);
 
@@ -57,7 +59,8 @@ impl Quarantine {
         let length = NonZeroUsize::new(range.len()).unwrap();
         let address = NonZeroUsize::new(range.start).unwrap();
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
-        // SAFETY: replaces exactly a range that a mapping had, of which the caller says that nobody refers to it.
+        // SAFETY: replaces exactly a range that a mapping had, of which the caller says that nobody
+        // refers to it.
         unsafe { mmap_anonymous(address.into(), length, ProtFlags::PROT_NONE, flags).unwrap() };
         self.0.push_back(range);
         if self.0.len() > Self::MOST {
@@ -75,7 +78,8 @@ impl Drop for Quarantine {
 /// Ends a reservation of [`Quarantine`]'s.
 fn release(range: Range<usize>) {
     let address = NonNull::new(range.start as *mut libc::c_void).unwrap();
-    // SAFETY: exactly a range that the quarantine reserved and has just forgotten; nothing was ever lent out of it.
+    // SAFETY: exactly a range that the quarantine reserved and has just forgotten; nothing was ever
+    // lent out of it.
     unsafe { munmap(address, range.len()) }.unwrap();
 }
 
@@ -84,8 +88,9 @@ impl GrantTables {
         self.entries.iter().filter(|((owner, _), _)| *owner == guest).map(|(_, g)| g.mapped).sum()
     }
 
-    /// Whether there is room for a mapping of so many pages; the kernel's error where there is none. gntdev says
-    /// EINVAL for most of what Xen does, and its handle finds out more: see the crate `xen`.
+    /// Whether there is room for a mapping of so many pages; the kernel's error where there is
+    /// none. gntdev says EINVAL for most of what Xen does, and its handle finds out more: see the
+    /// crate `xen`.
     fn check_room(&self, pages: usize, limits: &Limits) -> Result<(), MapError> {
         let tracked: usize = self.entries.values().map(|grant| grant.mapped).sum();
         let errno = if pages == 0 || pages > limits.pages_a_map {

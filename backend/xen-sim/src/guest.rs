@@ -86,8 +86,9 @@ impl Guest {
     /// Bytes of a page.
     pub fn slice(&self, page: GuestPage, offset: usize, length: usize) -> VolatileSlice<'_> {
         assert!(page.0 < self.pages && offset + length <= PAGE);
-        // SAFETY: range: inside the page, checked above, and so inside the mapping. Lifetime: borrows
-        // self, whose drop unmaps. Aliasing: accesses to the memory are volatile or atomic everywhere.
+        // SAFETY: range: inside the page, checked above, and so inside the mapping. Lifetime:
+        // borrows self, whose drop unmaps. Aliasing: accesses to the memory are volatile or atomic
+        // everywhere.
         unsafe { VolatileSlice::new(self.base.as_ptr().add(page.0 * PAGE + offset), length) }
     }
 
@@ -134,8 +135,8 @@ impl Guest {
         }
     }
 
-    /// Ends grants whether they are mapped or not, as a guest's kernel can that does not care what becomes of its
-    /// pages. What is mapped stays so, and nothing can be mapped any more.
+    /// Ends grants whether they are mapped or not, as a guest's kernel can that does not care what
+    /// becomes of its pages. What is mapped stays so, and nothing can be mapped any more.
     pub fn end_grants(&self, first: GrantRef, count: usize) {
         let last = first.0.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
         let entries = &mut self.hypervisor.world().grants.entries;

@@ -3,8 +3,8 @@
 //!
 //! Guests' pages are real shared memory and mappings are real mappings, so an access that the
 //! hypervisor would not allow is a fault of the test process. What a guest or a backend must not do
-//! is noted, and [`Hypervisor::assert_clean`] fails the test for it. The handles have the limits of the
-//! real ones ([`Limits`]), and answer late at random where the environment asks for it.
+//! is noted, and [`Hypervisor::assert_clean`] fails the test for it. The handles have the limits of
+//! the real ones ([`Limits`]), and answer late at random where the environment asks for it.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -63,7 +63,8 @@ impl Hypervisor {
         self.world().memories[&guest].clone()
     }
 
-    /// Pages of `guest` that are mapped by this domain by grants, a page counting as often as it is mapped.
+    /// Pages of `guest` that are mapped by this domain by grants, a page counting as often as it is
+    /// mapped.
     pub fn mapped_pages(&self, guest: DomId) -> usize {
         self.world().grants.mapped(guest)
     }

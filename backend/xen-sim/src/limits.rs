@@ -1,6 +1,7 @@
 //! What the handles have room for, as those of a real domain do.
 
-/// The limits of this domain and of the process that uses its handles. Those of a Dom0 as it comes, at first.
+/// The limits of this domain and of the process that uses its handles. Those of a Dom0 as it comes,
+/// at first.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Pages of one map call: gntdev's parameter `limit`.
@@ -8,7 +9,8 @@ pub struct Limits {
     /// Pages mapped at once, a page counting as often as it is mapped: Xen's map tracking, with
     /// `gnttab_max_maptrack_frames` of 1024.
     pub tracked_pages: usize,
-    /// Mappings that the process has at once: the kernel's `vm.max_map_count`, of which others take some.
+    /// Mappings that the process has at once: the kernel's `vm.max_map_count`, of which others take
+    /// some.
     pub mappings: usize,
     /// Event channels that are bound at once.
     pub ports: usize,

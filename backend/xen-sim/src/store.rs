@@ -14,9 +14,11 @@ use xen::{StoreError, XenStore};
 
 /// Bytes of a request or an answer, behind its header (`XENSTORE_PAYLOAD_MAX`).
 const MAX_PAYLOAD: usize = 4096;
-/// What of that the kernel's device takes of a request: it keeps it in as many bytes, the header's 16 among them.
+/// What of that the kernel's device takes of a request: it keeps it in as many bytes, the header's
+/// 16 among them.
 const MAX_REQUEST: usize = MAX_PAYLOAD - 16;
-/// Characters of a path (`XENSTORE_ABS_PATH_MAX`), and of one that is relative (`XENSTORE_REL_PATH_MAX`).
+/// Characters of a path (`XENSTORE_ABS_PATH_MAX`), and of one that is relative
+/// (`XENSTORE_REL_PATH_MAX`).
 const MAX_ABSOLUTE: usize = 3072;
 const MAX_RELATIVE: usize = 2048;
 /// The directory that counts against this domain's quota.

@@ -1,5 +1,5 @@
-//! `/dev/xen/evtchn` (Linux `include/uapi/xen/evtchn.h`). A read gives ports that were notified, as `u32`s, and
-//! masks them; a write of ports unmasks them.
+//! `/dev/xen/evtchn` (Linux `include/uapi/xen/evtchn.h`). A read gives ports that were notified, as
+//! `u32`s, and masks them; a write of ports unmasks them.
 
 use crate::ioctl_number;
 

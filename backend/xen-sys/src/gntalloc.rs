@@ -1,5 +1,5 @@
-//! `/dev/xen/gntalloc` (Linux `include/uapi/xen/gntalloc.h`): pages of this process that another domain is
-//! granted. A page is mapped by its offset in the device.
+//! `/dev/xen/gntalloc` (Linux `include/uapi/xen/gntalloc.h`): pages of this process that another
+//! domain is granted. A page is mapped by its offset in the device.
 
 use crate::ioctl_number;
 
@@ -8,7 +8,8 @@ pub const DEVICE: &str = "/dev/xen/gntalloc";
 /// `GNTALLOC_FLAG_WRITABLE`.
 pub const FLAG_WRITABLE: u16 = 1;
 
-/// `struct ioctl_gntalloc_alloc_gref`. The references follow from the last field on, `count` of them.
+/// `struct ioctl_gntalloc_alloc_gref`. The references follow from the last field on, `count` of
+/// them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct AllocGref {
@@ -35,7 +36,8 @@ pub struct DeallocGref {
 }
 
 nix::ioctl_readwrite_bad!(
-    /// `IOCTL_GNTALLOC_ALLOC_GREF`: the memory behind the pointer must have room for `count` references.
+    /// `IOCTL_GNTALLOC_ALLOC_GREF`: the memory behind the pointer must have room for `count`
+    /// references.
     alloc_gref,
     ioctl_number(b'G', 5, size_of::<AllocGref>()),
     AllocGref

@@ -1,4 +1,5 @@
-//! `/dev/xen/gntdev` (Linux `include/uapi/xen/gntdev.h`): maps and copies pages that other domains granted.
+//! `/dev/xen/gntdev` (Linux `include/uapi/xen/gntdev.h`): maps and copies pages that other domains
+//! granted.
 
 use crate::ioctl_number;
 
@@ -15,7 +16,8 @@ pub struct IoctlGrantRef {
     pub reference: u32,
 }
 
-/// `struct ioctl_gntdev_map_grant_ref`. The references follow from the last field on, `count` of them.
+/// `struct ioctl_gntdev_map_grant_ref`. The references follow from the last field on, `count` of
+/// them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct MapGrantRef {

@@ -1,8 +1,8 @@
-//! The raw ABI of Linux' `/dev/xen/{gntdev,gntalloc,evtchn,xenbus}`: structures, ioctls, status codes. Nothing
-//! else: the crate `xen` has safe handles over it.
+//! The raw ABI of Linux' `/dev/xen/{gntdev,gntalloc,evtchn,xenbus}`: structures, ioctls, status
+//! codes. Nothing else: the crate `xen` has safe handles over it.
 //!
-//! Sources: Linux `include/uapi/xen/*.h`, Xen `public/grant_table.h` and `public/io/xs_wire.h`. The layouts
-//! are the same on x86_64 and aarch64; tests hold them.
+//! Sources: Linux `include/uapi/xen/*.h`, Xen `public/grant_table.h` and `public/io/xs_wire.h`. The
+//! layouts are the same on x86_64 and aarch64; tests hold them.
 
 pub mod evtchn;
 pub mod gntalloc;

@@ -1,5 +1,5 @@
-//! XenStore's wire protocol (Xen `public/io/xs_wire.h`), as `/dev/xen/xenbus` speaks it: each message is a
-//! header of four `u32` (type, request id, transaction id, length) and a payload.
+//! XenStore's wire protocol (Xen `public/io/xs_wire.h`), as `/dev/xen/xenbus` speaks it: each
+//! message is a header of four `u32` (type, request id, transaction id, length) and a payload.
 
 /// The device.
 pub const DEVICE: &str = "/dev/xen/xenbus";

@@ -4,8 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::iter;
 
-/// An error and its causes on one line, each once: what failed, then why. An error of this project's does
-/// not print its cause; some libraries' errors do, and their cause is not repeated.
+/// An error and its causes on one line, each once: what failed, then why. An error of this
+/// project's does not print its cause; some libraries' errors do, and their cause is not repeated.
 #[derive(Clone, Copy, Debug)]
 pub struct Causes<'a>(pub &'a dyn Error);
 

@@ -71,9 +71,9 @@ fn allocate(file: &File, peer: DomId, count: u16, access: Access) -> io::Result<
     let ([d0, d1], [f0, f1]) = (peer.0.to_ne_bytes(), flags.to_ne_bytes());
     let mut request = vec![u32::from_ne_bytes([d0, d1, f0, f1]), count.into(), 0, 0];
     request.resize(LEAST_WORDS.max(HEADER_WORDS + usize::from(count)), 0);
-    // SAFETY: range: the ioctl reads and writes the structure's 24 bytes and writes `count` references
-    // behind its first 16; the Vec has at least as many. Alignment: the kernel copies bytes. Aliasing
-    // and lifetime: the Vec is ours alone and lives past the call.
+    // SAFETY: range: the ioctl reads and writes the structure's 24 bytes and writes `count`
+    // references behind its first 16; the Vec has at least as many. Alignment: the kernel copies
+    // bytes. Aliasing and lifetime: the Vec is ours alone and lives past the call.
     unsafe { alloc_gref(file.as_raw_fd(), request.as_mut_ptr().cast()) }?;
     let [_, _, low, high, references @ ..] = request.as_slice() else {
         return Err(io::ErrorKind::InvalidData.into());
@@ -100,8 +100,8 @@ fn map(file: &File, offsets: impl ExactSizeIterator<Item = u64>) -> io::Result<M
             return Err(errno.into());
         }
     }
-    // SAFETY: `bytes` bytes are mapped at base for reading and writing, until SharedPages is dropped,
-    // which owns the range; nothing else refers to them.
+    // SAFETY: `bytes` bytes are mapped at base for reading and writing, until SharedPages is
+    // dropped, which owns the range; nothing else refers to them.
     Ok(unsafe { MappedRange::new(base.cast(), bytes.get(), Access::ReadWrite) })
 }
 
@@ -114,8 +114,8 @@ unsafe fn unmap(address: NonNull<u8>, length: usize) {
     }
 }
 
-/// Pages that another domain is granted. Dropping this ends the grants; the kernel keeps a page that
-/// the other domain still has mapped.
+/// Pages that another domain is granted. Dropping this ends the grants; the kernel keeps a page
+/// that the other domain still has mapped.
 #[derive(Debug)]
 pub struct SharedPages {
     range: MappedRange,

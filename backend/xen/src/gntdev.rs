@@ -42,15 +42,15 @@ impl Gntdev {
     fn reserve(&self, references: &[GrantRef]) -> Result<u64, MapError> {
         let no_room = |source| MapError::NoRoom { count: references.len(), source };
         let count = u32::try_from(references.len()).map_err(|e| no_room(io::Error::other(e)))?;
-        // One MapGrantRef holds the header and the first reference; a Vec of 8-byte records behind an
-        // 16-byte header keeps the layout: 16 bytes of header are two records.
+        // One MapGrantRef holds the header and the first reference; a Vec of 8-byte records behind
+        // an 16-byte header keeps the layout: 16 bytes of header are two records.
         let record = |domid, reference| sys::IoctlGrantRef { domid, reference };
         let mut request = vec![record(count, 0), record(0, 0)];
         let domid = u32::from(self.guest.0);
         request.extend(references.iter().map(|reference| record(domid, reference.0)));
-        // SAFETY: range: the ioctl reads and writes 16 bytes of header and reads `count` records of 8
-        // bytes; the Vec holds 2 + count records. Alignment: the kernel copies bytes. Aliasing and
-        // lifetime: the Vec is ours alone and lives past the call.
+        // SAFETY: range: the ioctl reads and writes 16 bytes of header and reads `count` records of
+        // 8 bytes; the Vec holds 2 + count records. Alignment: the kernel copies bytes. Aliasing
+        // and lifetime: the Vec is ours alone and lives past the call.
         let done = unsafe {
             sys::map_grant_ref(
                 self.file.as_raw_fd(),
@@ -187,8 +187,8 @@ impl AsRef<MappedRange> for GntdevPages {
 impl Drop for GntdevPages {
     fn drop(&mut self) {
         let (address, length): (NonNull<u8>, usize) = (self.range.address(), self.range.length());
-        // SAFETY: exactly the range that `map` got from mmap; whatever borrows it borrows self, which
-        // is being dropped, so nothing does.
+        // SAFETY: exactly the range that `map` got from mmap; whatever borrows it borrows self,
+        // which is being dropped, so nothing does.
         if let Err(error) = unsafe { munmap(address.cast(), length) } {
             tracing::error!(%error, "cannot unmap {length} granted bytes");
             return;

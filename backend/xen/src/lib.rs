@@ -1,8 +1,8 @@
-//! The handles to Xen: grants, event channels and XenStore, as traits, and the devices of Linux that
-//! open them.
+//! The handles to Xen: grants, event channels and XenStore, as traits, and the devices of Linux
+//! that open them.
 //!
-//! Each module with unsafe code is for one device. Nothing here can map memory that was not granted: there
-//! is no call for it.
+//! Each module with unsafe code is for one device. Nothing here can map memory that was not
+//! granted: there is no call for it.
 
 mod causes;
 mod evtchn;
@@ -263,8 +263,8 @@ pub trait XenStore: AsFd + Send + 'static {
     /// [`StoreError`].
     fn write(&mut self, path: &str, value: &str) -> Result<(), StoreError>;
 
-    /// Writes a node if `existing`, another or the same, is there at that moment: what was removed is
-    /// not brought back.
+    /// Writes a node if `existing`, another or the same, is there at that moment: what was removed
+    /// is not brought back.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -282,10 +282,10 @@ pub trait XenStore: AsFd + Send + 'static {
     /// [`StoreError`].
     fn watch(&mut self, path: &str) -> Result<(), StoreError>;
 
-    /// Takes all watch events that have arrived, without waiting, and says whether there were any. To
-    /// be asked before every wait: an event that came with an answer is not on the descriptor any
-    /// more. Which path changed is not told: whoever watches looks at everything it depends on, so events
-    /// that pile up cost one look (XSA-349).
+    /// Takes all watch events that have arrived, without waiting, and says whether there were any.
+    /// To be asked before every wait: an event that came with an answer is not on the descriptor
+    /// any more. Which path changed is not told: whoever watches looks at everything it depends on,
+    /// so events that pile up cost one look (XSA-349).
     ///
     /// # Errors
     /// [`StoreError`] if the connection is gone.

@@ -10,8 +10,8 @@ use super::Access;
 
 /// Whole mapped pages of another domain, contiguous here.
 ///
-/// It owns nothing: the handle that made it keeps it inside the value whose drop unmaps the pages, and
-/// lends it out from there, so what is borrowed from it cannot outlive the mapping.
+/// It owns nothing: the handle that made it keeps it inside the value whose drop unmaps the pages,
+/// and lends it out from there, so what is borrowed from it cannot outlive the mapping.
 #[derive(Debug)]
 pub struct MappedRange {
     address: NonNull<u8>,
@@ -19,15 +19,16 @@ pub struct MappedRange {
     access: Access,
 }
 
-// SAFETY: the range is not tied to the thread that mapped it; every access through it is volatile or
-// atomic, as the other domain's CPUs already demand.
+// SAFETY: the range is not tied to the thread that mapped it; every access through it is volatile
+// or atomic, as the other domain's CPUs already demand.
 unsafe impl Send for MappedRange {}
 
 impl MappedRange {
     /// # Safety
     /// From `address`, page aligned, `length` bytes, a multiple of the page size, must stay mapped
     /// with `access` until the returned value is dropped, and no Rust reference to them may be made
-    /// elsewhere. Neither alignment nor size matter where [`MappedRange::page_words`] is not called.
+    /// elsewhere. Neither alignment nor size matter where [`MappedRange::page_words`] is not
+    /// called.
     pub unsafe fn new(address: NonNull<u8>, length: usize, access: Access) -> Self {
         Self { address, length, access }
     }
@@ -53,10 +54,10 @@ impl MappedRange {
         if end > self.length {
             return None;
         }
-        // SAFETY: range: offset + length <= self.length was checked, so the pointer stays inside the
-        // mapping and does not overflow. Lifetime: the slice borrows self, which is inside the value
-        // that unmaps. Aliasing: `new`'s caller made no reference to these bytes; a volatile slice
-        // makes none either.
+        // SAFETY: range: offset + length <= self.length was checked, so the pointer stays inside
+        // the mapping and does not overflow. Lifetime: the slice borrows self, which is inside the
+        // value that unmaps. Aliasing: `new`'s caller made no reference to these bytes; a volatile
+        // slice makes none either.
         Some(unsafe { VolatileSlice::new(self.address.as_ptr().add(offset), length) })
     }
 
@@ -67,7 +68,8 @@ impl MappedRange {
         }
         // SAFETY: range: a page, 4096 bytes, is the size of PageWords, and the mapping has at least
         // one, checked above. Alignment: page aligned, more than a word needs. Aliasing: atomics
-        // may be changed by others, here or in the other domain, at any time. Lifetime: borrows self.
+        // may be changed by others, here or in the other domain, at any time. Lifetime: borrows
+        // self.
         Some(unsafe { self.address.cast::<PageWords>().as_ref() })
     }
 }

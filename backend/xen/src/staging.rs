@@ -14,9 +14,9 @@ impl Staging {
     pub fn new(length: usize) -> Self {
         let bytes = Box::leak(vec![0u8; length].into_boxed_slice());
         let address = NonNull::from(bytes).cast();
-        // SAFETY: the bytes stay where they are until `drop`, which the range does not outlive, for it is
-        // inside; the one reference to them was given up for the pointer. Of alignment nothing is asked but
-        // by `page_words`, and the range is lent out for slices alone.
+        // SAFETY: the bytes stay where they are until `drop`, which the range does not outlive, for
+        // it is inside; the one reference to them was given up for the pointer. Of alignment
+        // nothing is asked but by `page_words`, and the range is lent out for slices alone.
         Self(unsafe { MappedRange::new(address, length, Access::ReadWrite) })
     }
 }
@@ -30,8 +30,8 @@ impl AsRef<MappedRange> for Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         let bytes = ptr::slice_from_raw_parts_mut(self.0.address().as_ptr(), self.0.length());
-        // SAFETY: they were a box of that length, leaked by `new` and by nothing else; what borrows the range
-        // borrows self, so nothing does.
+        // SAFETY: they were a box of that length, leaked by `new` and by nothing else; what borrows
+        // the range borrows self, so nothing does.
         drop(unsafe { Box::from_raw(bytes) });
     }
 }

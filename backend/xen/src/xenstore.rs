@@ -23,8 +23,8 @@ use super::{StoreError, XenStore};
 const MAX_REQUEST: usize = MAX_PAYLOAD - HEADER;
 /// How long xenstored may take for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
-/// Most reads of the device for one [`XenStore::take_events`]: whoever makes events without end keeps
-/// nobody here.
+/// Most reads of the device for one [`XenStore::take_events`]: whoever makes events without end
+/// keeps nobody here.
 const MAX_READS: usize = 64;
 
 /// A connection to XenStore.
@@ -103,7 +103,8 @@ impl XenStoreConnection {
         Ok(())
     }
 
-    /// Ends the transaction; `false` if somebody else changed what it looked at, and nothing was done.
+    /// Ends the transaction; `false` if somebody else changed what it looked at, and nothing was
+    /// done.
     fn commit(&mut self, path: &str) -> Result<bool, StoreError> {
         if self.transaction == 0 {
             return Ok(true);
@@ -183,8 +184,8 @@ fn broken(operation: &'static str, source: io::Error) -> StoreError {
     StoreError::Connection { operation, path: DEVICE.to_owned(), source }
 }
 
-/// Why the device did not take a request. It answers a watch itself, and where xenstored refuses that, as for a quota,
-/// the write fails with what xenstored said.
+/// Why the device did not take a request. It answers a watch itself, and where xenstored refuses
+/// that, as for a quota, the write fails with what xenstored said.
 fn not_written(kind: u32, operation: &'static str, path: &str, source: io::Error) -> StoreError {
     use nix::errno::Errno::{self, EIO, ENODEV, ENOTCONN, EPIPE};
     let errno = source.raw_os_error().map(Errno::from_raw);

@@ -1,5 +1,5 @@
-//! Bouncing: what of a buffer reaches the device by way of a page of its own, so that nothing beside
-//! the buffer is granted (SPEC section 3).
+//! Bouncing: what of a buffer reaches the device by way of a page of its own, so that nothing
+//! beside the buffer is granted (SPEC section 3).
 
 use protocol::grant::PAGE_SIZE;
 
@@ -18,8 +18,8 @@ pub enum Policy {
 }
 
 impl Policy {
-    /// Whether to bounce for the backend in domain `backend`, of which the toolstack says whether it
-    /// is `trusted` [3.8].
+    /// Whether to bounce for the backend in domain `backend`, of which the toolstack says whether
+    /// it is `trusted` [3.8].
     pub const fn bounces(self, trusted: bool, backend: u16) -> bool {
         match self {
             Self::Auto => !trusted || backend != DOM0,

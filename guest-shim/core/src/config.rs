@@ -14,8 +14,8 @@ pub enum Reading {
     GiveUp,
 }
 
-/// The generations that the driver saw. It looks before it reads and after, and reads again while they
-/// differ [6.6].
+/// The generations that the driver saw. It looks before it reads and after, and reads again while
+/// they differ [6.6].
 ///
 /// All zeros is how it begins.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,8 +29,8 @@ pub struct Generations {
 }
 
 impl Generations {
-    /// Takes note of a look at the generation. `now` is in milliseconds, of a clock that does not go
-    /// back.
+    /// Takes note of a look at the generation. `now` is in milliseconds, of a clock that does not
+    /// go back.
     pub fn look(&mut self, generation: u32, now: u64) -> Reading {
         if generation == self.last {
             self.changing = 0;
@@ -58,8 +58,8 @@ pub struct Announced {
 }
 
 impl Announced {
-    /// Takes note of an EVENT_CONFIG: whether it tells something that the one before did not. One that
-    /// does not is dealt with all the same, but its interrupt came for nothing.
+    /// Takes note of an EVENT_CONFIG: whether it tells something that the one before did not. One
+    /// that does not is dealt with all the same, but its interrupt came for nothing.
     pub fn is_news(&mut self, status: u32, generation: u32) -> bool {
         let before = *self;
         *self = Self { any: 1, status, generation };

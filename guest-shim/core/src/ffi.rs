@@ -5,8 +5,8 @@
 //!
 //! What every caller owes, and every SAFETY comment below relies on: a `transport` points to memory
 //! that `shim_transport_init` set up, `page` to a whole page of 4096 bytes that stays mapped during
-//! the call; the glue holds its lock during calls with the same transport; all other pointers are to
-//! valid objects of their type that nothing else uses during the call.
+//! the call; the glue holds its lock during calls with the same transport; all other pointers are
+//! to valid objects of their type that nothing else uses during the call.
 
 mod device;
 mod dma;

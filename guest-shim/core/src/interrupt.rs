@@ -1,11 +1,11 @@
 //! One interrupt of the message channel: how long it is served, and whether it came for nothing.
 //!
-//! The kernel slows a backend down that signals for nothing: it puts off the end of such an interrupt,
-//! for longer each time (XSA-391). So a message counts that the driver waits for or learns from.
-//! Anybody can fill the page with others.
+//! The kernel slows a backend down that signals for nothing: it puts off the end of such an
+//! interrupt, for longer each time (XSA-391). So a message counts that the driver waits for or
+//! learns from. Anybody can fill the page with others.
 
-/// Messages that are dealt with before others get the processor: several times what the page holds, so
-/// that only a device that writes without pause exceeds it.
+/// Messages that are dealt with before others get the processor: several times what the page holds,
+/// so that only a device that writes without pause exceeds it.
 pub const BUDGET: u32 = 16;
 
 /// What the driver made of a message.
@@ -43,8 +43,8 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Counts a message. A page that never empties and brings nothing of use is left: the channel will
-    /// be signalled again for what is still there, at the pace that the kernel then allows.
+    /// Counts a message. A page that never empties and brings nothing of use is left: the channel
+    /// will be signalled again for what is still there, at the pace that the kernel then allows.
     pub fn count(&mut self, message: Message) -> Next {
         self.handled = self.handled.saturating_add(u32::from(message != Message::None));
         self.useful = self.useful.saturating_add(u32::from(message == Message::Useful));

@@ -5,7 +5,8 @@
 //! * [`pool`]: which buffers go by way of pages that are shared once, and which of these are taken;
 //! * [`ring`]: which pages of a queue's ring the device may write;
 //! * [`transport`]: requests to the device, matching of its responses, its events;
-//! * [`interrupt`]: how long the channel of messages is served at a time, and what came for nothing;
+//! * [`interrupt`]: how long the channel of messages is served at a time, and what came for
+//!   nothing;
 //! * [`config`]: whether a configuration that changes can be read at all;
 //! * [`state`]: what the frontend does in which xenbus states;
 //! * [`removal`]: whether a device can be taken from its driver.

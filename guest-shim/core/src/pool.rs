@@ -1,10 +1,10 @@
 //! The shared pool: which buffers go by way of it, and what of it is taken (SPEC section 3).
 //!
-//! Pages are shared with the device in chunks of [`CHUNK_PAGES`]; a buffer lies in consecutive pages of
-//! one chunk. The first pages are divided into slots for what is small, as the headers and descriptors
-//! of requests are: these then lie together. A word has a bit for each page of a chunk, or for each slot
-//! of a page. There is no lock: units are taken and given back by compare and exchange, in any context,
-//! and each processor begins to look at another word.
+//! Pages are shared with the device in chunks of [`CHUNK_PAGES`]; a buffer lies in consecutive
+//! pages of one chunk. The first pages are divided into slots for what is small, as the headers and
+//! descriptors of requests are: these then lie together. A word has a bit for each page of a chunk,
+//! or for each slot of a page. There is no lock: units are taken and given back by compare and
+//! exchange, in any context, and each processor begins to look at another word.
 
 mod location;
 #[cfg(test)]
@@ -31,19 +31,19 @@ pub const SLOTS: u32 = SLOT_PAGES * u64::BITS;
 
 /// The longest buffer that goes by way of the pool, in bytes: what fits a chunk.
 ///
-/// To copy it costs the guest less than to map and to unmap it costs both sides, whatever its length;
-/// so all go that can.
+/// To copy it costs the guest less than to map and to unmap it costs both sides, whatever its
+/// length; so all go that can.
 pub const MAX_POOLED_BYTES: u64 = (CHUNK_PAGES * Unit::Page.bytes()) as u64;
 
 /// The longest buffer that is put into slots.
 const MAX_SLOT_BYTES: u64 = 512;
 
-/// One device takes no more than one in so many of the guest's grant references for its pool: rings,
-/// buffers that do not go by way of it, and other devices need some.
+/// One device takes no more than one in so many of the guest's grant references for its pool:
+/// rings, buffers that do not go by way of it, and other devices need some.
 const SHARE_OF_REFERENCES: u32 = 8;
 
-/// How many chunks a pool may have, where the guest's administrator allows `pages` pages a device and
-/// the guest has `references` grant references in all.
+/// How many chunks a pool may have, where the guest's administrator allows `pages` pages a device
+/// and the guest has `references` grant references in all.
 pub const fn chunk_limit(pages: u32, references: u32) -> u32 {
     let share = references / SHARE_OF_REFERENCES;
     let pages = if pages < share { pages } else { share };
@@ -87,8 +87,8 @@ impl Pool {
         }
     }
 
-    /// From now on the first `chunks` chunks are taken from. What is taken of others stays so until it
-    /// is given back.
+    /// From now on the first `chunks` chunks are taken from. What is taken of others stays so until
+    /// it is given back.
     pub fn open(&self, chunks: u32) {
         self.open.store(chunks, Ordering::Release);
     }

@@ -1,8 +1,8 @@
 //! Whether a device can be taken from its driver while requests are unfinished.
 //!
 //! A driver waits for some requests when it is removed, and takes others back. Those that it takes
-//! back are no reason to keep a device whose backend died: the driver unmaps them, each grant that the
-//! backend no longer uses ends, and a page that it still uses is withheld [3.6].
+//! back are no reason to keep a device whose backend died: the driver unmaps them, each grant that
+//! the backend no longer uses ends, and a page that it still uses is withheld [3.6].
 
 /// What is known of the device at the other end of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +39,9 @@ const CONSOLE: u32 = 3;
 const ENTROPY: u32 = 4;
 const VSOCK: u32 = 19;
 
-/// Drivers of these devices post buffers in advance, which wait in the queue until something arrives,
-/// and take back what is left there. Of a driver that is not known to do so, the worst is assumed.
+/// Drivers of these devices post buffers in advance, which wait in the queue until something
+/// arrives, and take back what is left there. Of a driver that is not known to do so, the worst is
+/// assumed.
 const fn unfinished(device_id: u32) -> Unfinished {
     match device_id {
         NETWORK | CONSOLE | ENTROPY | VSOCK => Unfinished::TakenBack,
@@ -53,8 +54,9 @@ pub const fn waits_for_requests(device_id: u32) -> bool {
     matches!(unfinished(device_id), Unfinished::WaitedFor)
 }
 
-/// What to do with a device of type `device_id` that has `pages` pages of unfinished requests. A driver
-/// that waits may have more to write when it is removed: the device is asked though it has none now.
+/// What to do with a device of type `device_id` that has `pages` pages of unfinished requests. A
+/// driver that waits may have more to write when it is removed: the device is asked though it has
+/// none now.
 pub const fn next(device_id: u32, pages: u32, connection: BackendState) -> Removal {
     match (unfinished(device_id), pages, connection) {
         (Unfinished::TakenBack, ..) | (_, _, BackendState::Answering) => Removal::Remove,

@@ -1,5 +1,5 @@
-//! How the pages of a queue's ring are granted: those that the device only reads are read-only (SPEC
-//! section 3).
+//! How the pages of a queue's ring are granted: those that the device only reads are read-only
+//! (SPEC section 3).
 
 use protocol::grant::{AddressError, GrantRange, GrantRef};
 
@@ -24,8 +24,8 @@ pub enum RingError {
     Entries(u32),
     /// An area is not at an address that was made for granted memory.
     Address(AddressError),
-    /// The areas do not follow one another, each in pages of the ring: descriptors first, then what the
-    /// driver writes, then what the device writes.
+    /// The areas do not follow one another, each in pages of the ring: descriptors first, then what
+    /// the driver writes, then what the device writes.
     Order,
     /// The device area does not begin a page, so that the device could write what is before it.
     DeviceArea,

@@ -13,8 +13,8 @@ pub enum FrontendAction {
     Connect,
     /// Stop the driver, end all grants, go to Closed [2.7].
     Close,
-    /// Go to Closed: someone else has written Closing and stops the driver, and the backend is done; or
-    /// the device was refused.
+    /// Go to Closed: someone else has written Closing and stops the driver, and the backend is
+    /// done; or the device was refused.
     Finish,
 }
 
@@ -30,7 +30,8 @@ pub const fn next(own: XenbusState, backend: XenbusState) -> FrontendAction {
         (Initialised, Connected) => FrontendAction::Connect,
         (Initialised, Closing | Closed | Unknown) => FrontendAction::Close,
         (Connected, Connected) => FrontendAction::Nothing,
-        // Not only Closing, Closed and gone: a backend that starts over has left the connection too.
+        // Not only Closing, Closed and gone: a backend that starts over has left the connection
+        // too.
         (Connected, _) => FrontendAction::Close,
         (Closing, Closed | Unknown) => FrontendAction::Finish,
         _ => FrontendAction::Nothing,

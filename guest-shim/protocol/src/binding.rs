@@ -95,8 +95,8 @@ pub enum NegotiationError {
     MessageSize(u32),
 }
 
-/// Checks what the backend offers [2.3]. Bus features beyond those known here are not used. A larger maximum than a slot of the message page holds is
-/// cut down to the slot.
+/// Checks what the backend offers [2.3]. Bus features beyond those known here are not used. A
+/// larger maximum than a slot of the message page holds is cut down to the slot.
 ///
 /// # Errors
 /// [`NegotiationError`] names the key that does not fit.

@@ -5,8 +5,9 @@ use core::fmt;
 /// Bytes in a granted page. Xen grants 4 KiB pages whatever the kernel's own page size is.
 pub const PAGE_SIZE: u64 = 4096;
 
-/// The first references of every grant table. The toolstack grants by them what every guest shares with it, its
-/// console and its XenStore ring, to the domains that serve those: no driver's buffer is there [3.13].
+/// The first references of every grant table. The toolstack grants by them what every guest shares
+/// with it, its console and its XenStore ring, to the domains that serve those: no driver's buffer
+/// is there [3.13].
 pub const TOOLSTACK_REFERENCES: u32 = 8;
 
 const GRANT_BIT: u64 = 1 << 63;
@@ -110,8 +111,8 @@ impl GrantAddress {
     /// Takes an address apart.
     ///
     /// # Errors
-    /// [`AddressError::Raw`], [`AddressError::Reserved`] and [`AddressError::Toolstack`] for what is not a driver's
-    /// grant address.
+    /// [`AddressError::Raw`], [`AddressError::Reserved`] and [`AddressError::Toolstack`] for what
+    /// is not a driver's grant address.
     pub const fn decode(address: u64) -> Result<Self, AddressError> {
         if address & GRANT_BIT == 0 {
             return Err(AddressError::Raw(address));

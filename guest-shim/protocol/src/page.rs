@@ -58,7 +58,8 @@ impl QueueDirection {
     }
 }
 
-/// The peer's index is not within a queue's length of ours [4.4]: nothing in the page can be trusted.
+/// The peer's index is not within a queue's length of ours [4.4]: nothing in the page can be
+/// trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Corrupt {
     /// What this side knows its own index to be.

@@ -72,7 +72,8 @@ impl DecodedAddress {
     /// Takes apart `length` bytes at `address`.
     ///
     /// # Errors
-    /// [`AddressError`] if the range is empty, is of neither kind, or leaves the references or the pool.
+    /// [`AddressError`] if the range is empty, is of neither kind, or leaves the references or the
+    /// pool.
     pub fn decode(address: u64, length: u64) -> Result<Self, AddressError> {
         if address & POOL_BITS == POOL_BITS {
             PoolRange::decode(address, length).map(Self::Pool)

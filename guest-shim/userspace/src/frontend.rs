@@ -67,8 +67,8 @@ pub struct Frontend {
 }
 
 impl Frontend {
-    /// Connects the device at `path`, relative to this domain's directory: `device/virtio_disk/51712`.
-    /// No other driver may have it.
+    /// Connects the device at `path`, relative to this domain's directory:
+    /// `device/virtio_disk/51712`. No other driver may have it.
     ///
     /// # Errors
     /// [`FrontendError`]; nothing is granted then.

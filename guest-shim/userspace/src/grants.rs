@@ -13,8 +13,8 @@ use crate::pool::PagePool;
 /// An address that is no grant: what stands for memory that is not to be had. A device refuses it.
 const NOTHING: PhysAddr = 0;
 
-/// The pool of this process. virtio-drivers asks a type for memory and not a value, so there is one,
-/// for devices of one backend.
+/// The pool of this process. virtio-drivers asks a type for memory and not a value, so there is
+/// one, for devices of one backend.
 static MEMORY: OnceLock<Mutex<GrantedMemory>> = OnceLock::new();
 
 /// The pages of the pool, by what the backend is granted [3.4].
@@ -35,8 +35,8 @@ struct GrantedArea {
 pub struct GrantHal;
 
 impl GrantHal {
-    /// GrantHal `count` pages to `backend`, for all devices that this process drives: one half read-only, for
-    /// what devices only read, the other writable.
+    /// GrantHal `count` pages to `backend`, for all devices that this process drives: one half
+    /// read-only, for what devices only read, the other writable.
     ///
     /// # Errors
     /// The kernel's; or there is a pool already.
@@ -110,7 +110,8 @@ unsafe impl Hal for GrantHal {
         let taken = memory().and_then(|mut memory| {
             let area = memory.area(direction);
             let (address, first) = area.take(pages)?;
-            // SAFETY: the page is inside the mapping, which starts at `address()` and is never unmapped.
+            // SAFETY: the page is inside the mapping, which starts at `address()` and is never
+            // unmapped.
             let pointer = unsafe { area.pages.as_ref().address().add(first * PAGE) };
             Some((address, pointer))
         });
@@ -132,8 +133,8 @@ unsafe impl Hal for GrantHal {
         NonNull::dangling()
     }
 
-    /// Where the pool has no room, the address is one that the device refuses: the request fails, and
-    /// nothing is shared.
+    /// Where the pool has no room, the address is one that the device refuses: the request fails,
+    /// and nothing is shared.
     unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> PhysAddr {
         let shared = memory().and_then(|mut memory| {
             let area = memory.area(direction);

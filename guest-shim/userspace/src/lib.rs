@@ -1,13 +1,13 @@
 //! The driver side of virtio-msg over Xen for a program of its own: no kernel module, no privilege.
 //!
-//! A process that may open `/dev/xen/gntalloc`, `/dev/xen/evtchn` and `/dev/xen/xenbus` drives a device
-//! by the drivers of the crate `virtio-drivers`. All that the device can reach are the pages that this
-//! process granted:
+//! A process that may open `/dev/xen/gntalloc`, `/dev/xen/evtchn` and `/dev/xen/xenbus` drives a
+//! device by the drivers of the crate `virtio-drivers`. All that the device can reach are the pages
+//! that this process granted:
 //!
 //! * [`Frontend`] follows the states of SPEC section 2 and carries messages;
 //! * [`XenTransport`] is the device as virtio-drivers sees it;
-//! * [`GrantHal`] is where its queues and buffers lie: a pool of granted pages, into which buffers are
-//!   copied and out of which answers are.
+//! * [`GrantHal`] is where its queues and buffers lie: a pool of granted pages, into which buffers
+//!   are copied and out of which answers are.
 //!
 //! ```no_run
 //! use userspace::{Frontend, GrantHal, XenTransport};

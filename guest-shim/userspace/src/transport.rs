@@ -15,8 +15,8 @@ use crate::frontend::Frontend;
 use crate::messages::{MessageError, status_of};
 use xen::Causes;
 
-/// A device. What fails where virtio-drivers knows no failure is logged, and the device is in need of
-/// a reset from then on.
+/// A device. What fails where virtio-drivers knows no failure is logged, and the device is in need
+/// of a reset from then on.
 pub struct XenTransport {
     frontend: RefCell<Frontend>,
     device_type: DeviceType,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Waits until `source` is readable, a signal comes or `limit` is over. Which it was is for the caller
-/// to see: it looks at everything again.
+/// Waits until `source` is readable, a signal comes or `limit` is over. Which it was is for the
+/// caller to see: it looks at everything again.
 ///
 /// # Errors
 /// The kernel's.

@@ -1,8 +1,9 @@
-//! Each kind of device, with a guest that does what it likes, on the simulated hypervisor: messages, rings, keys,
-//! grants that end, the host's side at the same time, and a second thread that writes over everything.
+//! Each kind of device, with a guest that does what it likes, on the simulated hypervisor:
+//! messages, rings, keys, grants that end, the host's side at the same time, and a second thread
+//! that writes over everything.
 //!
-//! Whatever it does, the toolstack gets rid of the device, nothing of the guest's stays mapped or bound, no thread
-//! panics, and the daemon goes on and stops when it is told to.
+//! Whatever it does, the toolstack gets rid of the device, nothing of the guest's stays mapped or
+//! bound, no thread panics, and the daemon goes on and stops when it is told to.
 
 mod guest;
 mod image;

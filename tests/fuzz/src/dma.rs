@@ -1,4 +1,5 @@
-//! What a driver grants of a buffer, what it copies, and which places of the pool it takes, against a model.
+//! What a driver grants of a buffer, what it copies, and which places of the pool it takes, against
+//! a model.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,9 @@
-//! Fuzz targets: a function each that does with any bytes what somebody who is not trusted could, and panics if that
-//! is not dealt with as it should be.
+//! Fuzz targets: a function each that does with any bytes what somebody who is not trusted could,
+//! and panics if that is not dealt with as it should be.
 //!
-//! `cargo lab fuzz` runs them with libFuzzer, which looks for bytes that lead to code not seen before, and keeps
-//! them in `corpus/TARGET`. The tests of this crate run what is kept there, without libFuzzer. README.md says more.
+//! `cargo lab fuzz` runs them with libFuzzer, which looks for bytes that lead to code not seen
+//! before, and keeps them in `corpus/TARGET`. The tests of this crate run what is kept there,
+//! without libFuzzer. README.md says more.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
@@ -27,8 +28,8 @@ use std::fmt;
 pub struct Target {
     /// Its name, and that of its folder in the corpus.
     pub name: &'static str,
-    /// Whether it is more than a function of its input: other threads take part, so that the same input may do
-    /// something else the next time.
+    /// Whether it is more than a function of its input: other threads take part, so that the same
+    /// input may do something else the next time.
     pub has_threads: bool,
     /// Tries some bytes.
     pub run: fn(&[u8]),

@@ -1,4 +1,5 @@
-//! What the fuzz targets found worth keeping, run once more: in every `cargo test`, without libFuzzer.
+//! What the fuzz targets found worth keeping, run once more: in every `cargo test`, without
+//! libFuzzer.
 #![allow(missing_docs, clippy::unwrap_used, reason = "it is a test")]
 
 use std::fs;

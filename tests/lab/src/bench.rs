@@ -1,7 +1,8 @@
 //! Measurements of ours beside others: what is measured, how it is read, and the report.
 //!
-//! Every figure is a rate, so that more is better, and every comparison a ratio, ours to theirs: seconds
-//! of an emulated machine mean little, but both sides of a ratio were measured in the same boot, in turns.
+//! Every figure is a rate, so that more is better, and every comparison a ratio, ours to theirs:
+//! seconds of an emulated machine mean little, but both sides of a ratio were measured in the same
+//! boot, in turns.
 
 pub(crate) mod bar;
 pub(crate) mod block;

@@ -37,8 +37,8 @@ pub(crate) struct Built {
     pub(crate) vm_memory_xen: PathBuf,
 }
 
-/// An archive, `NAME.cpio`, that makes an initrd of the guests' one for a driver domain: it adds what
-/// serves the devices.
+/// An archive, `NAME.cpio`, that makes an initrd of the guests' one for a driver domain: it adds
+/// what serves the devices.
 pub(crate) fn backend_archive(
     dirs: &Dirs,
     guest: &Guest,

@@ -26,8 +26,8 @@ pub(crate) struct Outcome {
     pub(crate) results: PathBuf,
 }
 
-/// Runs `scenarios`, machine by machine, with `files` in `/lab/files`, and gives each outcome to `report`
-/// as it comes. Those that a failed machine keeps from running have failed too.
+/// Runs `scenarios`, machine by machine, with `files` in `/lab/files`, and gives each outcome to
+/// `report` as it comes. Those that a failed machine keeps from running have failed too.
 pub(crate) fn run(
     lab: &Lab,
     scenarios: &[Scenario],

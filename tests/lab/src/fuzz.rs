@@ -1,7 +1,7 @@
 //! The fuzz targets of `tests/fuzz`, built with what libFuzzer needs to see where an input leads.
 //!
-//! The coverage is an option of the stable compiler's, passed on to LLVM; libFuzzer itself comes in C++ with the crate
-//! `libfuzzer-sys`. So all that is needed beside Rust is a C++ compiler.
+//! The coverage is an option of the stable compiler's, passed on to LLVM; libFuzzer itself comes in
+//! C++ with the crate `libfuzzer-sys`. So all that is needed beside Rust is a C++ compiler.
 
 use std::env;
 use std::fs;
@@ -124,17 +124,19 @@ impl Fuzzer {
             .env("FUZZ_TARGET", target)
             .arg(format!("-artifact_prefix={}/{target}-", self.crashes.display()))
             .args(["-timeout=60", "-rss_limit_mb=4096", "-print_final_stats=1"])
-            // Devices need a few steps to get anywhere, so that long inputs are tried from the beginning.
+            // Devices need a few steps to get anywhere, so that long inputs are tried from the
+            // beginning.
             .args(["-len_control=0", "-max_len=1024"]);
-        // What recurses as deep as a file says is found soon. AddressSanitizer itself needs much of a stack.
+        // What recurses as deep as a file says is found soon. AddressSanitizer itself needs much of
+        // a stack.
         if self.sanitizer == Sanitizer::None {
             command.env("RUST_MIN_STACK", SMALL_STACK);
         }
         Ok(command)
     }
 
-    /// Looks for something wrong as long as `time`. With a seed it tries the same inputs each time, but for those that
-    /// other threads have a part in.
+    /// Looks for something wrong as long as `time`. With a seed it tries the same inputs each time,
+    /// but for those that other threads have a part in.
     pub(crate) fn run(&self, target: &str, time: Duration, seed: Option<u32>) -> Result<Outcome> {
         let mut command = self.libfuzzer(target)?;
         command.arg(format!("-max_total_time={}", time.as_secs()));
@@ -168,7 +170,8 @@ impl Fuzzer {
         self.watch(&mut command, target)
     }
 
-    /// Takes from what was found what leads to code that the corpus does not reach, as few inputs as will do.
+    /// Takes from what was found what leads to code that the corpus does not reach, as few inputs
+    /// as will do.
     pub(crate) fn keep(&self, target: &str) -> Result<()> {
         let mut command = self.libfuzzer(target)?;
         command.arg("-set_cover_merge=1").args([self.corpus.join(target), self.found.join(target)]);

@@ -34,8 +34,8 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// Fetches and builds what is missing; `command` names the directory of the logs. Guests can have
-    /// the kernels of the releases `others` beside the usual one, but see [`Lab::lacks`].
+    /// Fetches and builds what is missing; `command` names the directory of the logs. Guests can
+    /// have the kernels of the releases `others` beside the usual one, but see [`Lab::lacks`].
     pub(crate) fn prepare(command: &str, others: &[Suite], progress: &Progress) -> Result<Lab> {
         let dirs = Dirs::find()?;
         let lock = lock(&dirs, progress)?;

@@ -1,7 +1,8 @@
 //! `cargo lab`: runs this project on Xen in a nested machine.
 //!
 //! It fetches what the distribution has (QEMU, Xen, Debian), builds what the project has
-//! (xen-virtiod, the guest module), boots Xen in QEMU and works in its Dom0. See `cargo lab --help`.
+//! (xen-virtiod, the guest module), boots Xen in QEMU and works in its Dom0. See `cargo lab
+//! --help`.
 
 mod bench;
 mod boot;
@@ -58,29 +59,33 @@ struct Arguments {
 enum Command {
     /// Shows the whole at work: a PV and a PVH guest with a virtio disk, and a table of the facts
     ///
-    /// Each guest is started by stock xl with xen-configs/blk-pv.cfg or blk-pvh.cfg. In it the stock
-    /// virtio_blk driver finds /dev/vda; the guest makes a file system, copies files, reads them
-    /// back from the disk and compares, and hashes a second disk. When the guest is gone Dom0
+    /// Each guest is started by stock xl with xen-configs/blk-pv.cfg or blk-pvh.cfg. In it the
+    /// stock virtio_blk driver finds /dev/vda; the guest makes a file system, copies files, reads
+    /// them back from the disk and compares, and hashes a second disk. When the guest is gone Dom0
     /// checks the images by itself. The exit status is 0 only if all held.
     Demo,
-    /// Checks everything: formatting, clippy, unit tests, fuzz targets, compilers, end-to-end scenarios
+    /// Checks everything: formatting, clippy, unit tests, fuzz targets, compilers, end-to-end
+    /// scenarios
     ///
-    /// FILTER selects by part of a name: fmt, clippy, doc, unit, fuzz/TARGET, compiler/WHICH, e2e/GUEST/SCENARIO,
-    /// where GUEST is pv, pvh or hvm and SCENARIO a folder of tests/scenarios. So `cargo lab test e2e/pv/` runs all scenarios
-    /// with a PV guest, and `cargo lab test files` one scenario with each kind. Guests have Debian 13's
-    /// kernel; GUEST is pv-bookworm, pvh-sid and so on where they have that of another release. All
-    /// scenarios share one machine. What each left is in target/lab/logs/test/GUEST/SCENARIO.
+    /// FILTER selects by part of a name: fmt, clippy, doc, unit, fuzz/TARGET, compiler/WHICH,
+    /// e2e/GUEST/SCENARIO, where GUEST is pv, pvh or hvm and SCENARIO a folder of tests/scenarios.
+    /// So `cargo lab test e2e/pv/` runs all scenarios with a PV guest, and `cargo lab test files`
+    /// one scenario with each kind. Guests have Debian 13's kernel; GUEST is pv-bookworm, pvh-sid
+    /// and so on where they have that of another release. All scenarios share one machine. What
+    /// each left is in target/lab/logs/test/GUEST/SCENARIO.
     #[command(verbatim_doc_comment)]
     Test(Tested),
-    /// Checks everything that `test` does, fuzz targets for longer, and the scenarios that take too long for it
+    /// Checks everything that `test` does, fuzz targets for longer, and the scenarios that take too
+    /// long for it
     ///
     /// Takes one or two hours. `test` names at its end what it has left to this.
     Soak(Tested),
     /// Looks for what is not dealt with: libFuzzer tries what guests, backends and others may say
     ///
-    /// TARGET is a folder of tests/fuzz/corpus, whose inputs it starts from. What it finds worth keeping goes to
-    /// target/lab/fuzz/found, what fails to target/lab/fuzz/crashes: an input given as FILE is tried once more.
-    /// Needs a C++ compiler beside Rust, and installs it if run as root. tests/fuzz/README.md tells more.
+    /// TARGET is a folder of tests/fuzz/corpus, whose inputs it starts from. What it finds worth
+    /// keeping goes to target/lab/fuzz/found, what fails to target/lab/fuzz/crashes: an input given
+    /// as FILE is tried once more. Needs a C++ compiler beside Rust, and installs it if run as
+    /// root. tests/fuzz/README.md tells more.
     #[command(verbatim_doc_comment)]
     Fuzz {
         /// The target; without it all run, one after another
@@ -99,11 +104,12 @@ enum Command {
     },
     /// Shows the three types of virtio host on Xen: what each comes to, and what was seen
     ///
-    /// Boots one machine after another, with and without an IOMMU, and on each runs the scenarios that
-    /// make the table's cells: hosts of all types, served by xen-virtiod, by QEMU and by peers that bypass
-    /// grants, in Dom0 and in a driver domain, to guests of all kinds. Prints the table and the evidence,
-    /// writes both to target/lab/matrix.md, and fails if a cell came to something else than tests/matrix/README.md says.
-    /// FILTER runs only the scenarios that have it in their name, as `cargo lab test` does.
+    /// Boots one machine after another, with and without an IOMMU, and on each runs the scenarios
+    /// that make the table's cells: hosts of all types, served by xen-virtiod, by QEMU and by peers
+    /// that bypass grants, in Dom0 and in a driver domain, to guests of all kinds. Prints the table
+    /// and the evidence, writes both to target/lab/matrix.md, and fails if a cell came to something
+    /// else than tests/matrix/README.md says. FILTER runs only the scenarios that have it in their
+    /// name, as `cargo lab test` does.
     #[command(verbatim_doc_comment)]
     Matrix {
         /// Part of the names of the scenarios to run; without it all run
@@ -113,9 +119,9 @@ enum Command {
     /// Measures ours beside others, in turns in the same guest, and writes a report
     ///
     /// Each FILTER selects by part of GUEST/SCENARIO, where SCENARIO is a folder of
-    /// tests/bench/scenarios. The report is target/lab/bench/report.md, with a picture in report.svg,
-    /// and report.json for programs. At the end stands what differs from the report of record in
-    /// tests/bench.
+    /// tests/bench/scenarios. The report is target/lab/bench/report.md, with a picture in
+    /// report.svg, and report.json for programs. At the end stands what differs from the report of
+    /// record in tests/bench.
     #[command(verbatim_doc_comment)]
     Bench {
         /// Parts of the names of the measurements to make; without any all are made
@@ -170,8 +176,8 @@ struct Tested {
     /// Part of the names of the checks to run; without it all run
     #[arg(default_value = "", hide_default_value = true)]
     filter: String,
-    /// Keeps all processors busy meanwhile, and has the simulated hypervisor answer late at random: tests that
-    /// pass only on a quiet machine fail. SEED repeats the delays of another run
+    /// Keeps all processors busy meanwhile, and has the simulated hypervisor answer late at random:
+    /// tests that pass only on a quiet machine fail. SEED repeats the delays of another run
     #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
     stress: Option<u64>,
     /// How often to run the unit tests, and each scenario

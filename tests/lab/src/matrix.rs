@@ -1,7 +1,7 @@
 //! The matrix: which type of virtio host, served by whom and where, comes to what on Xen.
 //!
-//! Cells are made by scenarios from what they observed. The README's table says what they are expected
-//! to come to.
+//! Cells are made by scenarios from what they observed. The README's table says what they are
+//! expected to come to.
 
 mod cell;
 mod readme;

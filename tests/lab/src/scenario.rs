@@ -2,11 +2,12 @@
 //!
 //! `dom0.sh` is the half that runs in Dom0; the halves of guests stand beside it. Its first lines
 //! are comments: what it shows, `# limit: SECONDS` and, if the kinds of guest are not PV and PVH,
-//! `# guests: KIND…`; `# soak: KIND…` are further ones, for `cargo lab soak` alone. `KIND-SUITE` is a guest with the kernel of another release of Debian. `# machine:
-//! NAME` is for another machine than the usual one. `# needs: fio` has the programs that measure brought.
+//! `# guests: KIND…`; `# soak: KIND…` are further ones, for `cargo lab soak` alone. `KIND-SUITE` is
+//! a guest with the kernel of another release of Debian. `# machine: NAME` is for another machine
+//! than the usual one. `# needs: fio` has the programs that measure brought.
 //!
-//! Scenarios make the cells of the matrix: all in `tests/matrix`, which run for it alone, and those in
-//! `tests/scenarios` that say `# matrix: KIND…`, with those kinds of guest.
+//! Scenarios make the cells of the matrix: all in `tests/matrix`, which run for it alone, and those
+//! in `tests/scenarios` that say `# matrix: KIND…`, with those kinds of guest.
 
 use std::fmt;
 use std::fs;

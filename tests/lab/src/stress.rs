@@ -1,5 +1,5 @@
-//! A machine on which everything takes its time: all processors are busy, and the simulated hypervisor answers late at
-//! random. Tests that pass only where nothing else runs fail here.
+//! A machine on which everything takes its time: all processors are busy, and the simulated
+//! hypervisor answers late at random. Tests that pass only where nothing else runs fail here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -109,8 +109,8 @@ impl<P: AsRef<MappedRange>> Channel<P> {
             && words.is_some_and(|words| self.from_driver.has_news(words))
     }
 
-    /// The next message, copied out of the page. None while a response waits for room: the driver's queue
-    /// fills then, not our memory.
+    /// The next message, copied out of the page. None while a response waits for room: the driver's
+    /// queue fills then, not our memory.
     ///
     /// # Errors
     /// [`Corrupt`]: the page is not to be read any more [4.4].
@@ -160,7 +160,8 @@ impl<P: AsRef<MappedRange>> Channel<P> {
         }
     }
 
-    /// Announces the status and configuration generation by EVENT_CONFIG, now or when there is room.
+    /// Announces the status and configuration generation by EVENT_CONFIG, now or when there is
+    /// room.
     pub fn queue_config_event(&mut self, status: u32, generation: u32) {
         self.waiting.config = Some((status, generation));
     }

@@ -159,9 +159,9 @@ impl<X: Domain> Connection<X> {
         }
     }
 
-    /// Deals with everything that is pending: messages, and queues until they are found empty, for a
-    /// while. Messages are answered between batches: a driver whose queues are never empty asks for more
-    /// pages of its pool, which processing them waits for.
+    /// Deals with everything that is pending: messages, and queues until they are found empty, for
+    /// a while. Messages are answered between batches: a driver whose queues are never empty asks
+    /// for more pages of its pool, which processing them waits for.
     ///
     /// # Errors
     /// [`ConnectionError`]: the connection is over.
@@ -208,8 +208,8 @@ impl<X: Domain> Connection<X> {
         Ok(messages)
     }
 
-    /// Unmasks ports whose events were dealt with. Late: the guest's next events arrive only now, and
-    /// later still if those brought nothing.
+    /// Unmasks ports whose events were dealt with. Late: the guest's next events arrive only now,
+    /// and later still if those brought nothing.
     ///
     /// # Errors
     /// [`EventError`]: a port stays masked, and nobody would notice.

@@ -112,8 +112,8 @@ pub struct Keys<S> {
 }
 
 impl<S: XenStore> Keys<S> {
-    /// Keys of the device at `backend`, whose frontend's directory the toolstack noted there. Watches
-    /// both sides.
+    /// Keys of the device at `backend`, whose frontend's directory the toolstack noted there.
+    /// Watches both sides.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -156,7 +156,8 @@ impl<S: XenStore> Keys<S> {
         self.guest_key("name")
     }
 
-    /// The guest's UUID as text, which stays the same when the guest reboots; `None` as for the name.
+    /// The guest's UUID as text, which stays the same when the guest reboots; `None` as for the
+    /// name.
     pub fn guest_uuid(&mut self) -> Result<Option<String>, StoreError> {
         // "/vm/UUID", with more behind it where the guest was there before.
         let vm = self.guest_key("vm")?;
@@ -164,8 +165,8 @@ impl<S: XenStore> Keys<S> {
         Ok(uuid.map(str::to_owned))
     }
 
-    /// Why the frontend gave up, in the guest's words, made fit for a log. `None` if it says nothing,
-    /// or as for the name.
+    /// Why the frontend gave up, in the guest's words, made fit for a log. `None` if it says
+    /// nothing, or as for the name.
     pub fn frontend_error(&mut self) -> Result<Option<Quote>, StoreError> {
         let home = format!("/local/domain/{}/", self.backend.guest.0);
         let Some(device) = self.frontend.strip_prefix(&home) else { return Ok(None) };
@@ -201,8 +202,8 @@ impl<S: XenStore> Keys<S> {
         Ok(XenbusState::from_number(number.unwrap_or(0)))
     }
 
-    /// What the toolstack wants. `own` is the state that this backend wrote last: a 5 that it did not
-    /// write is the toolstack's.
+    /// What the toolstack wants. `own` is the state that this backend wrote last: a 5 that it did
+    /// not write is the toolstack's.
     pub fn toolstack(&mut self, own: XenbusState) -> Result<Toolstack, StoreError> {
         let Some(state) = self.backend("state")? else {
             return Ok(Toolstack::Gone);
@@ -212,8 +213,8 @@ impl<S: XenStore> Keys<S> {
         Ok(if asked || offline { Toolstack::Leaving } else { Toolstack::Online })
     }
 
-    /// Writes the negotiation keys, with these bus features [2.3]. What an earlier connection ended with
-    /// counts no more.
+    /// Writes the negotiation keys, with these bus features [2.3]. What an earlier connection ended
+    /// with counts no more.
     pub fn offer(&mut self, bus_features: u32) -> Result<(), StoreError> {
         self.store.remove(&self.backend.key("error"))?;
         let size = RECOMMENDED_MESSAGE_SIZE.to_string();
@@ -261,8 +262,8 @@ impl<S: XenStore> Keys<S> {
         set_error(&mut self.store, &self.backend, text)
     }
 
-    /// Writes one of the backend's keys, for people and tools to read. One that XenStore does not take
-    /// costs them that, and the guest nothing.
+    /// Writes one of the backend's keys, for people and tools to read. One that XenStore does not
+    /// take costs them that, and the guest nothing.
     ///
     /// # Errors
     /// [`StoreError`] if the connection is lost.

@@ -6,7 +6,8 @@ use protocol::binding::XenbusState;
 #[derive(Debug)]
 pub(super) struct PendingStates {
     written: XenbusState,
-    /// Of states that could not be written, the last alone is of interest, and Closing before Closed.
+    /// Of states that could not be written, the last alone is of interest, and Closing before
+    /// Closed.
     closing: bool,
     latest: Option<XenbusState>,
 }

@@ -1,5 +1,5 @@
-//! A connection to XenStore in place of one that is lost, made in a thread of its own: until xenstored answers,
-//! which may be never, the guest's requests are served.
+//! A connection to XenStore in place of one that is lost, made in a thread of its own: until
+//! xenstored answers, which may be never, the guest's requests are served.
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
@@ -23,8 +23,8 @@ pub enum Reconnected<S> {
     Ended,
 }
 
-/// Makes a connection that has `watches`. `meanwhile` does other things for about [`LOOK`], again and again, and
-/// says whether to go on.
+/// Makes a connection that has `watches`. `meanwhile` does other things for about [`LOOK`], again
+/// and again, and says whether to go on.
 ///
 /// # Errors
 /// Those of `meanwhile`.

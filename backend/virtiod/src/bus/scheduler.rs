@@ -1,12 +1,12 @@
 //! Which queue is processed next, when to poll, when to notify the driver, when to sleep.
 //!
-//! A pure state machine: it knows sets of queues and time, no ring, no event channel and no device. The
-//! transport reports what happened ([`Scheduler::doorbell`], [`Scheduler::completed`],
+//! A pure state machine: it knows sets of queues and time, no ring, no event channel and no device.
+//! The transport reports what happened ([`Scheduler::doorbell`], [`Scheduler::completed`],
 //! [`Scheduler::polled`]) and carries out the [`Step`] that [`Scheduler::next`] names.
 //!
-//! An iteration of a device's thread takes these steps: notifications whose delay is over; the device's
-//! own sources; queues, batch by batch, until none is left or the time is over; polls of the empty rings;
-//! the notifications that were held back for more; doorbells enabled again; sleep.
+//! An iteration of a device's thread takes these steps: notifications whose delay is over; the
+//! device's own sources; queues, batch by batch, until none is left or the time is over; polls of
+//! the empty rings; the notifications that were held back for more; doorbells enabled again; sleep.
 
 mod brake;
 mod busy_poll;
@@ -28,8 +28,8 @@ use self::poll_clock::{MEASURED, PollClock};
 use crate::config::PollTime;
 use crate::device::{BATCH_BYTES, BatchSummary, QueueSet, WorkSource};
 
-/// How long queues are processed before XenStore, the end of the daemon and the device's own sources get
-/// their turn.
+/// How long queues are processed before XenStore, the end of the daemon and the device's own
+/// sources get their turn.
 const QUEUE_BUDGET: Duration = Duration::from_millis(20);
 /// Longest delay of a delayed notification while nothing else happens.
 const DELAY: Duration = Duration::from_millis(1);
@@ -108,8 +108,8 @@ enum Phase {
     Finish,
 }
 
-/// The state of one device's queues between the driver's doorbells and the notifications to it, and what
-/// was learnt of the driver.
+/// The state of one device's queues between the driver's doorbells and the notifications to it, and
+/// what was learnt of the driver.
 #[derive(Debug)]
 pub struct Scheduler {
     work_source: WorkSource,
@@ -200,8 +200,8 @@ impl Scheduler {
         self.empty = self.empty.without(queues);
     }
 
-    /// The doorbell of a queue rang. A notification that was delayed is due before more buffers are used:
-    /// till then the driver may have found the used ones by itself.
+    /// The doorbell of a queue rang. A notification that was delayed is due before more buffers are
+    /// used: till then the driver may have found the used ones by itself.
     pub fn doorbell(&mut self, queue: usize) {
         if self.delayed.remove(queue) {
             self.unnotified.insert(queue);
@@ -380,8 +380,8 @@ impl Scheduler {
         }
     }
 
-    /// The iteration is over: whether ports whose events were dealt with may be unmasked. If not, the
-    /// thread wakes up for it later.
+    /// The iteration is over: whether ports whose events were dealt with may be unmasked. If not,
+    /// the thread wakes up for it later.
     pub fn may_unmask(&mut self, clock: &impl Clock) -> bool {
         let progress = match (self.worked || self.attended, self.events) {
             (true, _) => IterationProgress::Some,
@@ -408,7 +408,8 @@ impl Scheduler {
         self.delayed.remove(queue);
     }
 
-    /// The device needs a reset: no queue is processed any more. What was used stays to be notified of.
+    /// The device needs a reset: no queue is processed any more. What was used stays to be notified
+    /// of.
     pub fn stop(&mut self) {
         (self.ready, self.empty) = (QueueSet::default(), QueueSet::default());
     }

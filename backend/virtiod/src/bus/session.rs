@@ -1,8 +1,8 @@
 //! One device's thread: follows the states of SPEC section 2, and between them waits for events.
 //!
-//! No write to XenStore is worth a device. A state that could not be written is written later, a step
-//! that XenStore refused is taken again after a wait that grows, and a connection to xenstored that is
-//! lost is made anew; the guest's requests are served meanwhile.
+//! No write to XenStore is worth a device. A state that could not be written is written later, a
+//! step that XenStore refused is taken again after a wait that grows, and a connection to xenstored
+//! that is lost is made anew; the guest's requests are served meanwhile.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -141,8 +141,8 @@ pub struct Session<X: Domain> {
 }
 
 impl<X: Domain> Session<X> {
-    /// A session for `device`, which is none where the toolstack wants it gone already. `stop` becoming
-    /// readable ends it.
+    /// A session for `device`, which is none where the toolstack wants it gone already. `stop`
+    /// becoming readable ends it.
     pub fn new(
         xen: X,
         keys: Keys<X::Store>,
@@ -224,7 +224,8 @@ impl<X: Domain> Session<X> {
         if error.is_lost() { self.reconnect() } else { Ok(true) }
     }
 
-    /// Makes a new connection to XenStore, if that can be, and serves meanwhile. `false` when the daemon ends.
+    /// Makes a new connection to XenStore, if that can be, and serves meanwhile. `false` when the
+    /// daemon ends.
     fn reconnect(&mut self) -> Result<bool, SessionError> {
         let (xen, watches) = (self.xen.clone(), self.keys.watches());
         match reconnect(xen, watches, || self.serve_until(Instant::now() + LOOK))? {
@@ -319,8 +320,8 @@ impl<X: Domain> Session<X> {
         self.add(XenbusState::Closed);
     }
 
-    /// The device is offered again after a while: a longer one each time, unless the connection was a good one. A
-    /// frontend that comes and goes costs this domain and xenstored more than it.
+    /// The device is offered again after a while: a longer one each time, unless the connection was
+    /// a good one. A frontend that comes and goes costs this domain and xenstored more than it.
     fn delay_offer(&mut self) {
         match self.phase {
             Phase::Connected { since, .. } if since.elapsed() >= GOOD_CONNECTION => {
@@ -331,8 +332,8 @@ impl<X: Domain> Session<X> {
         self.offer_at = Some(Instant::now() + self.offers.take());
     }
 
-    /// Writes why the guest has no device, for people. A reason that XenStore does not take is in the
-    /// log all the same.
+    /// Writes why the guest has no device, for people. A reason that XenStore does not take is in
+    /// the log all the same.
     fn write_reason(&mut self, error: &str) {
         if let Err(error) = self.keys.set_error(error) {
             let what = format_args!("the reason was not written: {}", Causes(&error));
@@ -359,9 +360,9 @@ impl<X: Domain> Session<X> {
         self.closed();
     }
 
-    /// As [`Session::close`], for good. What the device holds of the host, such as an interface's name,
-    /// is free for another device before the toolstack hears of it. Where XenStore does not take the
-    /// state, nothing more can be done.
+    /// As [`Session::close`], for good. What the device holds of the host, such as an interface's
+    /// name, is free for another device before the toolstack hears of it. Where XenStore does not
+    /// take the state, nothing more can be done.
     fn end(&mut self) {
         self.close_connection();
         self.phase = Phase::Ended;
@@ -422,8 +423,8 @@ impl<X: Domain> Session<X> {
         connected
     }
 
-    /// Deals with the connection's events until something changed in XenStore, which the caller looks
-    /// up: each look is questions to XenStore, too many to ask at every doorbell.
+    /// Deals with the connection's events until something changed in XenStore, which the caller
+    /// looks up: each look is questions to XenStore, too many to ask at every doorbell.
     fn wait(&mut self) -> Result<StepOutcome, StepError> {
         // An event that came with an answer to the questions before is not on the descriptor.
         let mut changed = self.keys.store().take_events()?;

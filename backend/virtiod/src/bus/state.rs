@@ -40,7 +40,8 @@ pub enum Action {
     Connect,
     /// Reset the device, give everything back, write 5 and 6.
     Close,
-    /// As [`Action::Close`], for a frontend that never connected, and the reason it left is looked up.
+    /// As [`Action::Close`], for a frontend that never connected, and the reason it left is looked
+    /// up.
     Abandon,
     /// As [`Action::Close`], and the session is over.
     End,

@@ -1,4 +1,5 @@
-//! One device as virtio-msg sees it: status, features, configuration, queues (SPEC sections 5 and 6).
+//! One device as virtio-msg sees it: status, features, configuration, queues (SPEC sections 5 and
+//! 6).
 
 mod features;
 mod service;

@@ -44,8 +44,8 @@ impl fmt::Display for Prefix<'_> {
     }
 }
 
-/// A configuration file. It is read again for every device that is set up, so that a change needs no
-/// restart, which would cost every guest its devices.
+/// A configuration file. It is read again for every device that is set up, so that a change needs
+/// no restart, which would cost every guest its devices.
 #[derive(Clone, Debug)]
 pub struct ConfigFile {
     path: PathBuf,

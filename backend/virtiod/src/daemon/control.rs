@@ -1,4 +1,5 @@
-//! The control socket: whoever connects is sent a [`Report`] as JSON, and that is all there is to say.
+//! The control socket: whoever connects is sent a [`Report`] as JSON, and that is all there is to
+//! say.
 //!
 //! Each is answered in a thread of its own, so that nobody waits for one who does not read.
 
@@ -19,8 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Answers under way at once; who comes then is sent away.
 const MOST_ANSWERS: usize = 16;
 
-/// How long to leave a connection that cannot be accepted, as when no file descriptor is left. Nothing
-/// tells when there is one again.
+/// How long to leave a connection that cannot be accepted, as when no file descriptor is left.
+/// Nothing tells when there is one again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Why the socket cannot be used.

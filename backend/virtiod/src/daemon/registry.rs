@@ -65,7 +65,8 @@ impl Registry {
         }
     }
 
-    /// Other devices that are there and of which the same was noted under `key` as of the one at `path`.
+    /// Other devices that are there and of which the same was noted under `key` as of the one at
+    /// `path`.
     pub fn others_with_same(&self, key: &str, path: &DevicePath) -> Vec<DevicePath> {
         let devices = self.lock();
         let Some(noted) = devices.there.get(path).and_then(|stats| stats.noted(key)) else {

@@ -1,7 +1,8 @@
 //! Watches XenStore for devices and runs one session, in a thread of its own, for each.
 //!
-//! Nothing that XenStore refuses ends the daemon. A device that cannot be started is tried again after
-//! waits that grow, and so is a connection to xenstored that was lost; devices that are served go on.
+//! Nothing that XenStore refuses ends the daemon. A device that cannot be started is tried again
+//! after waits that grow, and so is a connection to xenstored that was lost; devices that are
+//! served go on.
 
 mod retries;
 
@@ -183,8 +184,8 @@ impl<X: Domain> Server<X> {
         }
     }
 
-    /// After XenStore did not do what it was asked: waits, and makes a new connection in place of one
-    /// that is lost. `true` when the daemon is to stop.
+    /// After XenStore did not do what it was asked: waits, and makes a new connection in place of
+    /// one that is lost. `true` when the daemon is to stop.
     fn recover(&mut self, stop: &impl AsFd, error: &StoreError) -> Result<bool, ServerError> {
         let wait = self.store_retry.take();
         tracing::warn!("{}; tried again in {wait:?}", Causes(&error));
@@ -218,8 +219,8 @@ impl<X: Domain> Server<X> {
         Ok(false)
     }
 
-    /// Waits for a session's end, or for XenStore if it is given, no longer than `limit`; `true` when
-    /// the daemon is to stop.
+    /// Waits for a session's end, or for XenStore if it is given, no longer than `limit`; `true`
+    /// when the daemon is to stop.
     fn wait(
         &self,
         stop: &impl AsFd,
@@ -260,8 +261,8 @@ impl<X: Domain> Server<X> {
     }
 
     /// Refuses a device that did not come so far as to refuse itself. That may be for want of file
-    /// descriptors, so its own connection to XenStore cannot be what tells the toolstack. One that a guest
-    /// had before keeps its state, by which it is found again.
+    /// descriptors, so its own connection to XenStore cannot be what tells the toolstack. One that
+    /// a guest had before keeps its state, by which it is found again.
     fn refuse(
         &mut self,
         path: &DevicePath,

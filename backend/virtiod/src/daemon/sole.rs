@@ -1,4 +1,5 @@
-//! One daemon a domain: a second one would take the devices of the first for those of one that is gone.
+//! One daemon a domain: a second one would take the devices of the first for those of one that is
+//! gone.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -26,8 +27,8 @@ pub enum SoleError {
     },
 }
 
-/// That no other daemon serves this domain, as long as it is not dropped. The file stays: whoever finds it
-/// locked or not learns from the lock.
+/// That no other daemon serves this domain, as long as it is not dropped. The file stays: whoever
+/// finds it locked or not learns from the lock.
 #[derive(Debug)]
 pub struct Sole(#[expect(dead_code, reason = "its lock ends with it")] File);
 

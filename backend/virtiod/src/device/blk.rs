@@ -102,8 +102,8 @@ impl<'r, 'm> Parsed<'r, 'm> {
     }
 }
 
-/// The status of a request that is not done: no value of the specification's. What a driver gave to be
-/// written may be written at any time.
+/// The status of a request that is not done: no value of the specification's. What a driver gave to
+/// be written may be written at any time.
 const PENDING: u8 = 0xff;
 
 /// The outcome of a batch.

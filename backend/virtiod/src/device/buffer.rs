@@ -177,9 +177,9 @@ impl VirtioRequest {
     ///
     /// # Errors
     /// [`Fault::Chain`] for a chain that does not end, is empty, has an empty buffer, a readable
-    /// buffer behind a writable one (virtio 1.3 section 2.7.4.2), or more buffers than the `queue_size`
-    /// that a driver must keep to (section 2.7.5.3.1). `why` tells why the chain's iterator may have
-    /// ended early.
+    /// buffer behind a writable one (virtio 1.3 section 2.7.4.2), or more buffers than the
+    /// `queue_size` that a driver must keep to (section 2.7.5.3.1). `why` tells why the chain's
+    /// iterator may have ended early.
     pub fn collect(
         &mut self,
         head: u16,
@@ -252,7 +252,8 @@ impl VirtioRequest {
         self.writable_length = self.writable_length.min(length);
     }
 
-    /// Its buffers, as its descriptors gave them, without the first `written` bytes that the device writes.
+    /// Its buffers, as its descriptors gave them, without the first `written` bytes that the device
+    /// writes.
     pub fn buffers(&self, written: u64) -> impl Iterator<Item = Buffer> {
         let mut writable = self.writable();
         writable.split_front(written);

@@ -32,11 +32,12 @@ impl Buffer {
 
 /// A guest's memory, reached for the time of a batch of requests.
 pub trait DeviceMemory: GuestMemory<Bitmap = ()> {
-    /// Makes the buffers of a batch reachable together, as far as they can be. What cannot be reached
-    /// shows when it is accessed.
+    /// Makes the buffers of a batch reachable together, as far as they can be. What cannot be
+    /// reached shows when it is accessed.
     fn prepare(&self, buffers: &mut dyn Iterator<Item = Buffer>);
 
-    /// Sees to it that what was written into buffers is the driver's. To be called before they are given back.
+    /// Sees to it that what was written into buffers is the driver's. To be called before they are
+    /// given back.
     ///
     /// # Errors
     /// A buffer is not the device's to write.

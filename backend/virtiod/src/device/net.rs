@@ -266,7 +266,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
                 found |= self.receive(pair, queues)?;
             }
         }
-        // Where packets were, it was they that were waited for; what changed of the link stays to be seen.
+        // Where packets were, it was they that were waited for; what changed of the link stays to
+        // be seen.
         if !found {
             self.check_link().map_err(interface_fault)?;
         }

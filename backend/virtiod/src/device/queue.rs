@@ -4,14 +4,14 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
 use super::{DeviceMemory, Fault, QueueSet, VirtioRequest};
 
-/// Requests taken from a ring at once: their pages are mapped and unmapped together, and other queues
-/// and messages get their turn between two batches.
+/// Requests taken from a ring at once: their pages are mapped and unmapped together, and other
+/// queues and messages get their turn between two batches.
 pub const BATCH: usize = 32;
-/// Bytes of the requests in a batch: what is larger is a batch of its own, which the driver can look at while the
-/// next one is served.
+/// Bytes of the requests in a batch: what is larger is a batch of its own, which the driver can
+/// look at while the next one is served.
 pub const BATCH_BYTES: u64 = 256 << 10;
-/// Pages that the requests of a batch touch, for which a batch ends as for its bytes: bytes alone say
-/// little of a driver's many small buffers.
+/// Pages that the requests of a batch touch, for which a batch ends as for its bytes: bytes alone
+/// say little of a driver's many small buffers.
 pub const BATCH_PAGES: u64 = 1024;
 /// Requests of which the capacity is kept: for a whole turn's of a network device.
 const POOLED_REQUESTS: usize = 256;
@@ -56,7 +56,8 @@ impl RequestPool {
         request
     }
 
-    /// Keeps the capacity of a request, unless there is enough: what a long chain took is given back.
+    /// Keeps the capacity of a request, unless there is enough: what a long chain took is given
+    /// back.
     fn keep(&mut self, request: VirtioRequest) {
         let descriptors = self.descriptors + request.capacity();
         if self.requests.len() < POOLED_REQUESTS && descriptors <= POOLED_DESCRIPTORS {
@@ -118,22 +119,22 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         self.rings.ring(index).map_or(0, |ring| usize::from(ring.size()))
     }
 
-    /// Takes up to a batch of requests, at most `limit`, and makes their buffers reachable. With them
-    /// comes the fault of the first that is malformed, if one is: those before it are good.
+    /// Takes up to a batch of requests, at most `limit`, and makes their buffers reachable. With
+    /// them comes the fault of the first that is malformed, if one is: those before it are good.
     pub fn take(&mut self, index: usize, limit: usize) -> (Vec<VirtioRequest>, Option<Fault>) {
         let (requests, fault) = self.fetch(index, limit);
         self.prepare(&requests);
         (requests, fault)
     }
 
-    /// Makes the buffers of requests reachable together: not of those that are longer than the device
-    /// takes, since it will look at little of them.
+    /// Makes the buffers of requests reachable together: not of those that are longer than the
+    /// device takes, since it will look at little of them.
     pub fn prepare(&self, requests: &[VirtioRequest]) {
         self.prepare_rest(requests, 0);
     }
 
-    /// As [`QueueContext::prepare`], without the first `written` bytes that the device writes into the first request:
-    /// the driver's memory has them.
+    /// As [`QueueContext::prepare`], without the first `written` bytes that the device writes into
+    /// the first request: the driver's memory has them.
     fn prepare_rest(&self, requests: &[VirtioRequest], written: u64) {
         let written = std::iter::once(written).chain(std::iter::repeat(0));
         let requests = requests.iter().zip(written);
@@ -142,8 +143,8 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         self.memory.prepare(&mut buffers);
     }
 
-    /// As [`QueueContext::take`], without making buffers reachable: for a device that must look at requests to
-    /// know which it will use, and keeps the others.
+    /// As [`QueueContext::take`], without making buffers reachable: for a device that must look at
+    /// requests to know which it will use, and keeps the others.
     pub fn fetch(&mut self, index: usize, limit: usize) -> (Vec<VirtioRequest>, Option<Fault>) {
         let mut requests = self.take_list();
         self.latest = Some(index);
@@ -248,8 +249,8 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         })
     }
 
-    /// As [`QueueContext::process_some`], but `serve` has the requests of a batch together, of which it answers those up to
-    /// its first fault.
+    /// As [`QueueContext::process_some`], but `serve` has the requests of a batch together, of
+    /// which it answers those up to its first fault.
     ///
     /// # Errors
     /// As there.
@@ -273,8 +274,9 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         fault.map_or(Ok(()), Err)
     }
 
-    /// Has requests that were fetched served together, and gives back those that are answered, whatever the outcome.
-    /// The others stay the device's. `written`: bytes that it wrote into the first of them before.
+    /// Has requests that were fetched served together, and gives back those that are answered,
+    /// whatever the outcome. The others stay the device's. `written`: bytes that it wrote into the
+    /// first of them before.
     ///
     /// # Errors
     /// That of `serve`, or as of [`QueueContext::give_back`].

@@ -66,8 +66,8 @@ impl fmt::Display for Rate {
     }
 }
 
-/// A token bucket. What is in it is told by one moment: when all that was moved is paid for. A debt is
-/// allowed, so that a request larger than the bucket is served too, and waited for afterwards.
+/// A token bucket. What is in it is told by one moment: when all that was moved is paid for. A debt
+/// is allowed, so that a request larger than the bucket is served too, and waited for afterwards.
 #[derive(Debug)]
 struct TokenBucket {
     rate: Rate,

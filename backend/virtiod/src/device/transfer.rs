@@ -16,7 +16,8 @@ use super::{Readable, Writable};
 pub struct IoEngine(file_engine::FileEngine);
 
 impl IoEngine {
-    /// Whether messages can be exchanged, as far as is known: where not, to add them to a batch is in vain.
+    /// Whether messages can be exchanged, as far as is known: where not, to add them to a batch is
+    /// in vain.
     pub fn can_batch_messages(&self) -> bool {
         self.0.can_batch_messages()
     }

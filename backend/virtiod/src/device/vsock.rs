@@ -1,5 +1,5 @@
-//! The socket device (virtio 1.3 section 5.10): streams between ports of the guest's and Unix sockets
-//! of this domain's.
+//! The socket device (virtio 1.3 section 5.10): streams between ports of the guest's and Unix
+//! sockets of this domain's.
 
 mod connection;
 mod credit;
@@ -27,7 +27,8 @@ pub const VIRTIO_VSOCK_F_STREAM: u32 = 0;
 const RECEIVE: usize = 0;
 /// The queue for packets from the guest.
 const TRANSMIT: usize = 1;
-/// Queues; the third is for events, of which there are none: no guest is moved with its connections.
+/// Queues; the third is for events, of which there are none: no guest is moved with its
+/// connections.
 const QUEUES: usize = 3;
 /// Entries in each.
 const QUEUE_SIZE: u16 = 128;
@@ -113,8 +114,8 @@ impl Socket {
     }
 }
 
-/// Copies a packet of the guest's and does what it says. A packet that makes no sense costs the guest
-/// the connection that it names; a chain that holds no packet is a fault.
+/// Copies a packet of the guest's and does what it says. A packet that makes no sense costs the
+/// guest the connection that it names; a chain that holds no packet is a fault.
 fn take_packet<M: DeviceMemory>(
     request: &VirtioRequest,
     memory: &M,

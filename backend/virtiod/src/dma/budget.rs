@@ -1,9 +1,9 @@
 //! What guests may take of this domain's room for mappings.
 //!
-//! Xen tracks each page that a domain has mapped in a table of limited size, and Linux each mapping of
-//! a process. A guest decides how many of both its requests need, so they are counted before they are
-//! made: for each guest, so that none can take what others need, and for the whole daemon, with room
-//! kept for requests where pools are full, and for rings where requests are.
+//! Xen tracks each page that a domain has mapped in a table of limited size, and Linux each mapping
+//! of a process. A guest decides how many of both its requests need, so they are counted before
+//! they are made: for each guest, so that none can take what others need, and for the whole daemon,
+//! with room kept for requests where pools are full, and for rings where requests are.
 
 use std::fs;
 use std::sync::Arc;
@@ -43,16 +43,16 @@ impl Ceilings {
     }
 }
 
-/// Entries of Xen's map tracking: 1024 frames by default, of 256 entries each. A PV domain needs two
-/// a page.
+/// Entries of Xen's map tracking: 1024 frames by default, of 256 entries each. A PV domain needs
+/// two a page.
 const MAP_TRACKING_PAGES: u32 = 1024 * 256 / 2;
 /// Mappings of a process, where the kernel does not say another number.
 const USUAL_MAPPINGS: u32 = 65_530;
 /// Mappings that are not of guests' pages: libraries, stacks, heaps.
 const OWN_MAPPINGS: u32 = 4096;
 
-/// Pages of one guest: as many as it can grant by default, and room for a large request of each of a
-/// few devices beside its pools. What rings need is bounded by its devices.
+/// Pages of one guest: as many as it can grant by default, and room for a large request of each of
+/// a few devices beside its pools. What rings need is bounded by its devices.
 const GUEST_PAGES: Ceilings = Ceilings { pool: 24_576, requests: 32_768, rings: u32::MAX };
 /// Mappings of one guest. Its driver shares a pool in pieces of 64 pages.
 const GUEST_MAPPINGS: Ceilings = Ceilings { pool: 1024, requests: 4096, rings: u32::MAX };

@@ -1,8 +1,9 @@
 //! Buffers that the hypervisor copies, instead of mapping their pages.
 //!
-//! For what is not in the pool that is the cheaper way: a page costs 18 to 19 µs among 32 that are copied together and
-//! 105 to 108 µs alone, where to map and unmap it costs 28 to 32 µs, or 580 to 630 µs alone (tests/bench/report.md,
-//! "pages read in Dom0"). A page that stays mapped costs 1.2 to 1.5 µs, which is why there is a pool.
+//! For what is not in the pool that is the cheaper way: a page costs 18 to 19 µs among 32 that are
+//! copied together and 105 to 108 µs alone, where to map and unmap it costs 28 to 32 µs, or 580 to
+//! 630 µs alone (tests/bench/report.md, "pages read in Dom0"). A page that stays mapped costs 1.2
+//! to 1.5 µs, which is why there is a pool.
 
 use std::cell::Cell;
 
@@ -13,7 +14,8 @@ use xen::staging::Staging;
 use super::{AccessPlatform, DmaRange, PagePart, PageRange};
 use xen::{Access, CopyDirection, CopyError};
 
-/// Most pages of buffers that are copied together: what is more is mapped, since their bytes take room here.
+/// Most pages of buffers that are copied together: what is more is mapped, since their bytes take
+/// room here.
 pub(super) const MOST_PAGES: u64 = 512;
 
 /// One buffer, and where in the staging memory it stands.
@@ -47,8 +49,8 @@ pub(super) struct CopyBuffer {
 }
 
 impl CopyBuffer {
-    /// Room for buffers, into which those are copied that the device reads. `None` if the platform does not
-    /// copy, or not these: then it shows when they are mapped what is wrong.
+    /// Room for buffers, into which those are copied that the device reads. `None` if the platform
+    /// does not copy, or not these: then it shows when they are mapped what is wrong.
     pub(super) fn new<P: AccessPlatform>(
         platform: &P,
         read: &[PageRange],
@@ -69,8 +71,9 @@ impl CopyBuffer {
         copied.is_ok().then_some(staged)
     }
 
-    /// The bytes of `range`, if they all lie in a buffer for that kind of access. Of buffers that overlap only the
-    /// last that begins before the range is looked at: what is not found is mapped.
+    /// The bytes of `range`, if they all lie in a buffer for that kind of access. Of buffers that
+    /// overlap only the last that begins before the range is looked at: what is not found is
+    /// mapped.
     pub(super) fn find(&self, range: DmaRange) -> Option<VolatileSlice<'_>> {
         let before = |buffer: &CopiedBuffer| buffer.key() <= (range.access, range.address);
         let position = self.buffers.partition_point(before).checked_sub(1)?;

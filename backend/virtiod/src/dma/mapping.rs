@@ -63,9 +63,9 @@ impl<P> Drop for Mapping<P> {
 }
 
 impl<P: AsRef<MappedRange>> Mapping<P> {
-    /// The bytes of `range`, if they are all mapped for that access. Consecutive addresses are mapped to
-    /// consecutive bytes. Of runs that overlap only the last that begins before the range is looked at:
-    /// what is not found is mapped again.
+    /// The bytes of `range`, if they are all mapped for that access. Consecutive addresses are
+    /// mapped to consecutive bytes. Of runs that overlap only the last that begins before the range
+    /// is looked at: what is not found is mapped again.
     pub(super) fn find(&self, range: DmaRange) -> Option<VolatileSlice<'_>> {
         if range.access > self.pages.as_ref().access() {
             return None;

@@ -1,15 +1,17 @@
 //! `DmaMemory`: vm-memory's `GuestMemory` over a platform's addresses.
 //!
-//! [`DmaMemory::prepare`] decides how a buffer is reached: in the pool if it lies there, which costs nothing; else by
-//! a copy that the hypervisor makes (`copy_buffer.rs` has the figures); by a mapping if the buffers are too large for
-//! that, or if the device did not ask for them before it uses them. A buffer that there is no capacity to map is
-//! copied after all.
+//! [`DmaMemory::prepare`] decides how a buffer is reached: in the pool if it lies there, which
+//! costs nothing; else by a copy that the hypervisor makes (`copy_buffer.rs` has the figures); by a
+//! mapping if the buffers are too large for that, or if the device did not ask for them before it
+//! uses them. A buffer that there is no capacity to map is copied after all.
 //!
-//! Nothing is mapped before it is asked for. A mapping is a *ring's*, until [`DmaMemory::unmap_ring`]; or the pool's,
-//! until the device is reset; or it belongs to the requests at hand, until [`DmaMemory::release`]. These take
-//! `&mut self`: no slice into the pages can be alive then, so a stale pointer cannot exist.
+//! Nothing is mapped before it is asked for. A mapping is a *ring's*, until
+//! [`DmaMemory::unmap_ring`]; or the pool's, until the device is reset; or it belongs to the
+//! requests at hand, until [`DmaMemory::release`]. These take `&mut self`: no slice into the pages
+//! can be alive then, so a stale pointer cannot exist.
 //!
-//! All are found by the guest's address: an address is decoded only when nothing that is mapped holds it.
+//! All are found by the guest's address: an address is decoded only when nothing that is mapped
+//! holds it.
 
 use std::cell::RefCell;
 use std::iter::FusedIterator;
@@ -54,7 +56,8 @@ pub struct DmaMemory<P: AccessPlatform> {
     platform: P,
     rings: RingMappings<P::Pages>,
     pool: SharedPool<P::Pages>,
-    /// Copied buffers of the requests at hand. Append-only while shared, so that slices into it stay valid.
+    /// Copied buffers of the requests at hand. Append-only while shared, so that slices into it
+    /// stay valid.
     copies: FrozenVec<Box<CopyBuffer>>,
     /// Mapped buffers, likewise.
     mappings: FrozenVec<Box<Mapping<P::Pages>>>,
@@ -148,10 +151,11 @@ impl<P: AccessPlatform> DmaMemory<P> {
         self.pool.clear();
     }
 
-    /// Makes the buffers of the requests at hand reachable together: by one copy, or by one mapping for each kind of
-    /// access. Written bytes reach the guest with [`DmaMemory::write_back`].
+    /// Makes the buffers of the requests at hand reachable together: by one copy, or by one mapping
+    /// for each kind of access. Written bytes reach the guest with [`DmaMemory::write_back`].
     ///
-    /// A hint: an address that cannot be resolved now is resolved by the access itself, which names the fault.
+    /// A hint: an address that cannot be resolved now is resolved by the access itself, which names
+    /// the fault.
     pub fn prepare(&self, buffers: impl Iterator<Item = DmaRange>) {
         let (mut read, mut write) = (Vec::new(), Vec::new());
         let mut pooled = 0;
@@ -227,8 +231,8 @@ impl<P: AccessPlatform> DmaMemory<P> {
         Ok(())
     }
 
-    /// Unmaps everything but rings and the pool. To be called before a request's buffers are given back
-    /// [3.5].
+    /// Unmaps everything but rings and the pool. To be called before a request's buffers are given
+    /// back [3.5].
     pub fn release(&mut self) {
         self.last_fault.replace(None);
         self.copies.as_mut().clear();
@@ -308,8 +312,8 @@ impl<P: AccessPlatform> DmaMemory<P> {
         mapping.find(range).ok_or(AccessFault::Address(outside))
     }
 
-    /// A copy of a buffer that there is no capacity to map: a header, a table of descriptors or a status costs no
-    /// request and no device because others have taken the capacity.
+    /// A copy of a buffer that there is no capacity to map: a header, a table of descriptors or a
+    /// status costs no request and no device because others have taken the capacity.
     fn resolve_by_copy(&self, range: DmaRange, pages: PageRange) -> Option<VolatileSlice<'_>> {
         let (read, write): (&[_], &[_]) = match range.access {
             Access::ReadOnly => (&[pages], &[]),

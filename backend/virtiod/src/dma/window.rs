@@ -1,5 +1,6 @@
-//! A platform that translates by a window: the address that a device is given is the guest's own plus
-//! an offset, as on PPC and SPARC. With an offset of 0 it is the plain 1:1 of a machine without an IOMMU.
+//! A platform that translates by a window: the address that a device is given is the guest's own
+//! plus an offset, as on PPC and SPARC. With an offset of 0 it is the plain 1:1 of a machine
+//! without an IOMMU.
 //!
 //! For tests: Xen has no such platform, and nothing in the daemon makes one.
 

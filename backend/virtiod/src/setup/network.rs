@@ -1,5 +1,5 @@
-//! A network device, and what a person needs to find it: in the backend's directory `tap`, `mac` and, if
-//! its interface is a bridge's port, `bridge`.
+//! A network device, and what a person needs to find it: in the backend's directory `tap`, `mac`
+//! and, if its interface is a bridge's port, `bridge`.
 
 use std::sync::Arc;
 

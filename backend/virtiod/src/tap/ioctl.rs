@@ -1,5 +1,5 @@
-//! ioctls of `/dev/net/tun` (Linux `include/uapi/linux/if_tun.h`), as functions that cannot be called wrongly.
-//! The daemon's only unsafe code.
+//! ioctls of `/dev/net/tun` (Linux `include/uapi/linux/if_tun.h`), as functions that cannot be
+//! called wrongly. The daemon's only unsafe code.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -51,8 +51,8 @@ mod raw {
 
 /// `TUNSETIFF`: makes the file a queue of an interface.
 pub(super) fn set_interface(fd: BorrowedFd<'_>, mut request: InterfaceRequest) -> io::Result<()> {
-    // SAFETY: the ioctl reads and writes one struct ifreq, as large as the request, which is ours alone
-    // and lives past the call.
+    // SAFETY: the ioctl reads and writes one struct ifreq, as large as the request, which is ours
+    // alone and lives past the call.
     unsafe { raw::set_interface(fd.as_raw_fd(), &mut request) }?;
     Ok(())
 }
@@ -78,7 +78,8 @@ pub(super) fn set_queue(fd: BorrowedFd<'_>, request: &InterfaceRequest) -> io::R
     Ok(())
 }
 
-/// `TUNSETVNETLE`: the header is little-endian whatever the host is, as that of devices of version 1.
+/// `TUNSETVNETLE`: the header is little-endian whatever the host is, as that of devices of version
+/// 1.
 pub(super) fn set_little_endian(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the ioctl reads one int, which lives past the call.
     unsafe { raw::set_little_endian(fd.as_raw_fd(), &1) }?;

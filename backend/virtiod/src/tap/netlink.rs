@@ -81,7 +81,8 @@ impl Links {
         self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_REQUEST | NLM_F_ACK).map(drop)
     }
 
-    /// Sends a request and waits for its answer: the kernel gives one before it returns from the sending.
+    /// Sends a request and waits for its answer: the kernel gives one before it returns from the
+    /// sending.
     fn ask(&self, request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<LinkMessage>> {
         let mut header = NetlinkHeader::default();
         header.flags = flags;
@@ -119,8 +120,8 @@ fn link(message: &LinkMessage) -> Link {
     }
 }
 
-/// Tells that interfaces changed, not how: whoever listens looks at what it depends on, so that notices
-/// that pile up or are lost cost one look.
+/// Tells that interfaces changed, not how: whoever listens looks at what it depends on, so that
+/// notices that pile up or are lost cost one look.
 pub(super) struct Monitor(Socket);
 
 impl Monitor {

@@ -14,8 +14,8 @@ use crate::device::{Gather, Source, net::QueuePairs};
 /// The bridge that Xen's own tools use unless something else is said.
 const USUAL_BRIDGE: &str = "xenbr0";
 
-/// The address of an interface at a bridge, as Xen's scripts set it: the greatest, so that the bridge
-/// never takes it for its own, which would change as guests come and go.
+/// The address of an interface at a bridge, as Xen's scripts set it: the greatest, so that the
+/// bridge never takes it for its own, which would change as guests come and go.
 const PORT_ADDRESS: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff];
 
 /// Where an interface belongs.

@@ -1,5 +1,5 @@
-//! What serving a disk's requests allocates, on the simulated hypervisor: nothing, once there is room for a
-//! batch, where the buffers are in pages that stay mapped.
+//! What serving a disk's requests allocates, on the simulated hypervisor: nothing, once there is
+//! room for a batch, where the buffers are in pages that stay mapped.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ const REQUESTS: u16 = 32;
 const ENTRIES: u16 = 128;
 const DATA: u32 = 4096;
 
-/// The pages: two for descriptors, one for each of the other areas, one for headers and status bytes, and then one
-/// of data for each request.
+/// The pages: two for descriptors, one for each of the other areas, one for headers and status
+/// bytes, and then one of data for each request.
 const AVAILABLE: usize = 2;
 const USED: usize = 3;
 const HEADERS: usize = 4;

@@ -187,7 +187,8 @@ fn a_queue_in_which_nothing_is_left_asks_for_its_doorbell() {
     for sector in 0..8 {
         assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, sector, &[], 512).0, OK);
     }
-    // When is up to the device: it looks at the queue for a while first, and answers messages meanwhile.
+    // When is up to the device: it looks at the queue for a while first, and answers messages
+    // meanwhile.
     disk.driver.until("the doorbell to be asked for", |driver| {
         let (ring, guest) = driver.ring();
         ring.doorbell_is_asked_for(guest)

@@ -103,7 +103,8 @@ impl Cable {
         true
     }
 
-    /// The guest's next packet, and the pair that it came through; fails the test after ten seconds.
+    /// The guest's next packet, and the pair that it came through; fails the test after ten
+    /// seconds.
     pub(super) fn next(&self) -> (usize, Vec<u8>) {
         let wait = Duration::from_secs(10);
         let empty = |state: &mut State| state.from_guest.is_empty();
@@ -112,8 +113,8 @@ impl Cable {
         state.from_guest.pop_front().unwrap()
     }
 
-    /// Has packets be messages of a file, as a TAP interface's are, of which this is the other end. There is room
-    /// for ten.
+    /// Has packets be messages of a file, as a TAP interface's are, of which this is the other end.
+    /// There is room for ten.
     pub(super) fn use_messages(&self) -> UnixDatagram {
         let (theirs, ours) = UnixDatagram::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();

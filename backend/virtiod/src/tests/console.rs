@@ -155,8 +155,8 @@ fn a_slow_reader_loses_nothing() {
 
 /// A request that takes so long was held up: the device waits a second for somebody to read.
 const HELD_UP: Duration = Duration::from_millis(500);
-/// Requests that are held up, at most: the kernel moves what is in a terminal on at a time of its own, so that it may
-/// have room once more. On a busy machine others take as long.
+/// Requests that are held up, at most: the kernel moves what is in a terminal on at a time of its
+/// own, so that it may have room once more. On a busy machine others take as long.
 const FEW: usize = 32;
 
 #[test]

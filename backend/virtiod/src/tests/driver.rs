@@ -182,8 +182,8 @@ impl Driver {
         })
     }
 
-    /// Has the device answer messages until something holds that it does at a time of its own; fails the test after
-    /// ten seconds, naming `what`.
+    /// Has the device answer messages until something holds that it does at a time of its own;
+    /// fails the test after ten seconds, naming `what`.
     pub(super) fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
         let end = Instant::now() + Duration::from_secs(10);
         while !holds(self) {
@@ -198,8 +198,8 @@ impl Driver {
         u32::from_le(self.guest.words(self.page)[0x80 / 4].load(Ordering::Acquire))
     }
 
-    /// Waits until the device has put so many messages into the page, and takes none; fails the test
-    /// after ten seconds.
+    /// Waits until the device has put so many messages into the page, and takes none; fails the
+    /// test after ten seconds.
     pub(super) fn wait_sent_by_device(&self, count: u32) {
         let end = Instant::now() + Duration::from_secs(10);
         while self.sent_by_device() != count {

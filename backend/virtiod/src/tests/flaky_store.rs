@@ -77,7 +77,8 @@ impl FlakyXen {
         (state.lost_below, state.connecting) = (state.connections, Connecting::Refused);
     }
 
-    /// xenstored stops without dying: who is connected gets no answer in time, and who connects waits.
+    /// xenstored stops without dying: who is connected gets no answer in time, and who connects
+    /// waits.
     pub(super) fn hang(&self) {
         let mut state = self.state();
         (state.lost_below, state.connecting) = (state.connections, Connecting::Hanging);

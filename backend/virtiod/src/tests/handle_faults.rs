@@ -1,8 +1,8 @@
-//! Every call of a handle to Xen fails in turn, once and for ever, by every error that the kernel, xenstored or the
-//! hypervisor can give, in the whole life of a device.
+//! Every call of a handle to Xen fails in turn, once and for ever, by every error that the kernel,
+//! xenstored or the hypervisor can give, in the whole life of a device.
 //!
-//! Whatever fails: the daemon goes on and stops when it is told to, nothing of the guest's stays mapped or bound,
-//! nothing is tried without end, and the log has a sentence about it.
+//! Whatever fails: the daemon goes on and stops when it is told to, nothing of the guest's stays
+//! mapped or bound, nothing is tried without end, and the log has a sentence about it.
 
 mod guest;
 mod handles;

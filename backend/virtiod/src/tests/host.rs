@@ -213,8 +213,8 @@ impl Host {
     }
 }
 
-/// A guest with one disk. Dropping it closes the device, removes it as xl does, stops the daemon, and fails
-/// the test if anything is left.
+/// A guest with one disk. Dropping it closes the device, removes it as xl does, stops the daemon,
+/// and fails the test if anything is left.
 pub(super) struct TestDisk {
     pub(super) driver: Driver,
     pub(super) host: Host,

@@ -213,8 +213,8 @@ fn a_device_that_the_toolstack_removed_is_not_brought_back() {
     let mut driver = host.connect(&ends);
     driver.start();
     let gone = host.hypervisor.store_watch(&format!("{}/state", ends.backend));
-    // The backend looks once whether it is still wanted. Whoever looks again before it writes is wrong
-    // to write.
+    // The backend looks once whether it is still wanted. Whoever looks again before it writes is
+    // wrong to write.
     host.hypervisor.store_remove_after_reads(&format!("{}/state", ends.backend), 2, &ends.backend);
     driver.write_state("5");
     gone.wait(None);

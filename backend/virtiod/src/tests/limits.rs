@@ -1,4 +1,5 @@
-//! The limits of the handles: that the simulated ones have those of the real ones, and what a device makes of them.
+//! The limits of the handles: that the simulated ones have those of the real ones, and what a
+//! device makes of them.
 
 use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 

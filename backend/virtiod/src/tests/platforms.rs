@@ -1,5 +1,5 @@
-//! The same device over other platforms than grants: the platform's mechanism is a window at an offset,
-//! or plain 1:1.
+//! The same device over other platforms than grants: the platform's mechanism is a window at an
+//! offset, or plain 1:1.
 
 use std::io;
 

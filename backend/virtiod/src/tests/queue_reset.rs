@@ -209,7 +209,8 @@ fn spec_6_7_what_was_used_before_the_reset_is_not_told_after_it() {
     let input = disk.driver.share(&[0; 512], Access::ReadWrite);
     let status = disk.driver.share(&[0xff], Access::ReadWrite);
     let chain = [head.readable(), input.writable(), status.writable()];
-    // The page has room for four messages to the disk.driver, which takes none: news of the fifth waits.
+    // The page has room for four messages to the disk.driver, which takes none: news of the fifth
+    // waits.
     let before = disk.driver.sent_by_device();
     for (queue, served) in [0, 1, 2, 3, 0].into_iter().zip(1..) {
         disk.driver.use_queue(queue);

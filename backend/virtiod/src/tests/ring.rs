@@ -127,7 +127,8 @@ impl Ring {
         (ring.read_obj::<u32>(slot).unwrap() as u16, ring.read_obj(slot + 4).unwrap())
     }
 
-    /// Whether the device wants to hear of the next chain: the event index is where the next one goes.
+    /// Whether the device wants to hear of the next chain: the event index is where the next one
+    /// goes.
     pub(super) fn doorbell_is_asked_for(&self, guest: &Guest) -> bool {
         let event = 4 + 8 * usize::from(self.size);
         let ring = guest.slice(self.used.page, 0, 4096);

@@ -11,8 +11,8 @@ use xen_sim::GuestPage;
 
 const ENTRIES: u32 = 256;
 
-/// The areas of a ring of three pages, laid out as Linux does it: two for what the driver writes, one for
-/// what the device writes.
+/// The areas of a ring of three pages, laid out as Linux does it: two for what the driver writes,
+/// one for what the device writes.
 fn laid_out(first: GrantRef) -> RingAddresses {
     let page = |index| GrantAddress::page(GrantRef(first.0 + index)).encode();
     let driver = page(0) + 16 * u64::from(ENTRIES);

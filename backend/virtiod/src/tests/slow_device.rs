@@ -1,4 +1,5 @@
-//! A device that is never done, and takes half a second for each step: its end does not wait for it.
+//! A device that is never done, and takes half a second for each step: its end does not wait for
+//! it.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};

@@ -103,7 +103,8 @@ fn a_device_that_can_never_be_offered_is_tried_ever_more_rarely() {
     let ends = host.add_disk(1, XVDA, disk.path(), "r");
     xen.wait_refusals(2);
     host.remove(&ends);
-    // The session waits between attempts and does not start anew: a few at most before it was ended.
+    // The session waits between attempts and does not start anew: a few at most before it was
+    // ended.
     let refusals = xen.refusals();
     assert!((1..=10).contains(&refusals), "{refusals}");
     host.finish();

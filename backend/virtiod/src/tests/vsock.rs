@@ -1,4 +1,5 @@
-//! The socket device (virtio 1.3 section 5.10), between a guest's driver and programs of the host's.
+//! The socket device (virtio 1.3 section 5.10), between a guest's driver and programs of the
+//! host's.
 
 pub(super) mod guest;
 mod limits;

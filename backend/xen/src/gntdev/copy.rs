@@ -30,10 +30,10 @@ pub(super) fn copy(
         .collect::<Result<Vec<_>, _>>()?;
     let count = u32::try_from(raw.len()).map_err(|_| CopyError::Beyond)?;
     let request = GrantCopy { count, segments: raw.as_mut_ptr() };
-    // SAFETY: range: the ioctl reads one GrantCopy and `count` segments, as many as the Vec holds, and
-    // writes each one's status; of our memory it reads or writes the bytes of each `here`, a slice that
-    // lives past the call. Lifetime: request and segments do, too. Aliasing: both are ours alone; to the
-    // slices no references are made, since they are volatile.
+    // SAFETY: range: the ioctl reads one GrantCopy and `count` segments, as many as the Vec holds,
+    // and writes each one's status; of our memory it reads or writes the bytes of each `here`, a
+    // slice that lives past the call. Lifetime: request and segments do, too. Aliasing: both are
+    // ours alone; to the slices no references are made, since they are volatile.
     unsafe { grant_copy(file.as_raw_fd(), &request) }
         .map_err(|errno| CopyError::Failed(errno.into()))?;
     let refused = segments.iter().zip(&raw).find(|(_, raw)| raw.status != STATUS_OKAY);

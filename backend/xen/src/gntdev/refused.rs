@@ -1,6 +1,7 @@
 //! Which references of a map that failed the hypervisor refuses.
 //!
-//! For every status of Xen's, gntdev says EINVAL to a map. Copying a byte out of each page tells more.
+//! For every status of Xen's, gntdev says EINVAL to a map. Copying a byte out of each page tells
+//! more.
 
 use std::fs::File;
 

@@ -41,8 +41,8 @@ pub(crate) unsafe extern "C" fn shim_config_is_news(
     unsafe { &mut *announced }.is_news(status, generation).into()
 }
 
-/// Takes note of the generation that a look found; `now` is in milliseconds. 1 if it will never stand
-/// still.
+/// Takes note of the generation that a look found; `now` is in milliseconds. 1 if it will never
+/// stand still.
 ///
 /// # Safety
 /// `generations` is a valid `struct shim_generations`.
@@ -63,8 +63,8 @@ pub(crate) extern "C" fn shim_waits_for_requests(device_id: u32) -> u32 {
     removal::waits_for_requests(device_id).into()
 }
 
-/// What to do with a device that is to be taken from its driver: `enum shim_removal`. `connection` is an
-/// `enum shim_connection`.
+/// What to do with a device that is to be taken from its driver: `enum shim_removal`. `connection`
+/// is an `enum shim_connection`.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_removal(device_id: u32, pages: u32, connection: u32) -> u32 {
     let connection = match connection {

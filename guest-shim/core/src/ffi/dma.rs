@@ -44,8 +44,8 @@ pub(crate) struct ShimPiece {
     fills_page: u32,
 }
 
-/// The longest buffer to ask for: what the pool takes where there is one, or else what can be granted
-/// wherever in its page it starts.
+/// The longest buffer to ask for: what the pool takes where there is one, or else what can be
+/// granted wherever in its page it starts.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_dma_max_bytes(pooled: u32) -> u64 {
     if pooled != 0 { MAX_POOLED_BYTES } else { MAX_MAPPING_BYTES }

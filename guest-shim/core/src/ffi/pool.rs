@@ -87,8 +87,8 @@ pub(crate) unsafe extern "C" fn shim_pool_chunks(pool: *const Pool) -> u32 {
     unsafe { &*pool }.chunks()
 }
 
-/// Takes a place for a buffer: 0, -EINVAL if the buffer is not one for the pool, -ENOSPC if the pool
-/// has no room.
+/// Takes a place for a buffer: 0, -EINVAL if the buffer is not one for the pool, -ENOSPC if the
+/// pool has no room.
 ///
 /// # Safety
 /// `pool` was set up by `shim_pool_init`; `place` is a valid `struct shim_place`.

@@ -69,7 +69,8 @@ impl PoolLocation {
     }
 }
 
-/// The place of a mapped buffer, or of a part of one, by its address; `None` if that is not in a pool.
+/// The place of a mapped buffer, or of a part of one, by its address; `None` if that is not in a
+/// pool.
 pub fn find(address: u64, length: u64) -> Option<PoolLocation> {
     let Ok(DecodedAddress::Pool(range)) = DecodedAddress::decode(address, length) else {
         return None;

@@ -12,8 +12,8 @@ pub(super) fn count(word: &AtomicU64) -> u32 {
     word.load(Ordering::Relaxed).count_ones()
 }
 
-/// Takes `count` units in a row, of one word; gives the word's number and the first unit's. Begins with
-/// word `preferred`, taken modulo the words there are.
+/// Takes `count` units in a row, of one word; gives the word's number and the first unit's. Begins
+/// with word `preferred`, taken modulo the words there are.
 pub(super) fn claim(words: &[AtomicU64], preferred: u32, count: u32) -> Option<(u32, u32)> {
     let preferred = preferred.checked_rem(words.len() as u32)?;
     let (before, from) = words.split_at_checked(preferred as usize)?;
@@ -34,7 +34,8 @@ fn claim_of(word: &AtomicU64, count: u32) -> Option<u32> {
     }
 }
 
-/// Gives back `count` units from `first` on; not, and `false`, unless all are in the word and taken.
+/// Gives back `count` units from `first` on; not, and `false`, unless all are in the word and
+/// taken.
 pub(super) fn free(word: &AtomicU64, first: u32, count: u32) -> bool {
     let fits = first.checked_add(count).is_some_and(|end| end <= u64::BITS);
     if count == 0 || !fits {

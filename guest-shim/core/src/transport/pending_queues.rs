@@ -6,8 +6,8 @@ pub const MAX_QUEUES: u32 = 256;
 /// The most entries a queue is set up with (SPEC section 7).
 pub const MAX_ENTRIES: u32 = 1024;
 
-/// The entries to set a queue up with where the device allows `max_size`: a power of two, as a split
-/// ring needs, or 0 where there is no such queue.
+/// The entries to set a queue up with where the device allows `max_size`: a power of two, as a
+/// split ring needs, or 0 where there is no such queue.
 pub const fn ring_size(max_size: u32) -> u32 {
     let most = if max_size < MAX_ENTRIES { max_size } else { MAX_ENTRIES };
     match most.checked_ilog2() {

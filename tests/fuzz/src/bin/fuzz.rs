@@ -1,4 +1,5 @@
-//! A target under libFuzzer: `FUZZ_TARGET` names it, the arguments are libFuzzer's. See `cargo lab fuzz`.
+//! A target under libFuzzer: `FUZZ_TARGET` names it, the arguments are libFuzzer's. See `cargo lab
+//! fuzz`.
 #![no_main]
 #![allow(clippy::panic, reason = "nobody is there who could be given an error")]
 

@@ -346,8 +346,8 @@ impl<'s> HostileGuest<'s> {
         })
     }
 
-    /// A header, what follows it for the device to read, and what the device is to write; `parts` says which of
-    /// these there are.
+    /// A header, what follows it for the device to read, and what the device is to write; `parts`
+    /// says which of these there are.
     fn request(
         &mut self,
         ring: u8,

@@ -25,7 +25,8 @@ impl Scribbler {
             let range = mapped.as_ref();
             let mut state = seed | 1;
             while !stopped.load(Ordering::Relaxed) {
-                // xorshift32: any of the words, and mostly one that looks like an index, a length or a flag.
+                // xorshift32: any of the words, and mostly one that looks like an index, a length
+                // or a flag.
                 state ^= state << 13;
                 state ^= state >> 17;
                 state ^= state << 5;

@@ -1,4 +1,5 @@
-//! Dom0: the daemon's server in a thread, a toolstack, and the programs on the host's side of the device.
+//! Dom0: the daemon's server in a thread, a toolstack, and the programs on the host's side of the
+//! device.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -239,7 +240,8 @@ impl Setting {
         self.hypervisor.store_remove(&self.backend);
     }
 
-    /// The daemon stops. Fails for everything that it leaves, and for what a thread of it panicked of.
+    /// The daemon stops. Fails for everything that it leaves, and for what a thread of it panicked
+    /// of.
     pub(super) fn end(self) {
         self.stop.write(1).unwrap();
         let ended = self.ended.recv_timeout(LIMIT).expect("waited 10 s for the daemon to stop");

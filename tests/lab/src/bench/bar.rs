@@ -1,4 +1,5 @@
-//! What the project wants to reach: the least ratio of ours to theirs, and the most that a request may cost.
+//! What the project wants to reach: the least ratio of ours to theirs, and the most that a request
+//! may cost.
 
 use super::counts::Counts;
 use super::report::Report;
@@ -32,8 +33,9 @@ const BARS: &[Bar] = &[
     Bar { servers: &["e1000"], works: Part::Begins("tcp"), least: 5.0 },
 ];
 
-/// The most of a counter that there may be for a 4 KiB request at depth 32: mappings, of which each is two hypercalls
-/// at least, one to make it and one to end it, copies by the hypervisor, and signals to the driver.
+/// The most of a counter that there may be for a 4 KiB request at depth 32: mappings, of which each
+/// is two hypercalls at least, one to make it and one to end it, copies by the hypervisor, and
+/// signals to the driver.
 const MOST: &[(&str, f64)] = &[("maps", 0.025), ("copies", 0.05), ("events_sent", 0.2)];
 const MOST_FOR: Part = Part::Contains("-4k-qd32");
 

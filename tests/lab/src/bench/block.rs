@@ -68,7 +68,8 @@ pub(crate) const WORKS: &[Work] = &[
     },
 ];
 
-/// What a shell does with a file system, timed as a whole: see `shell_work` in bench-block/guest.sh.
+/// What a shell does with a file system, timed as a whole: see `shell_work` in
+/// bench-block/guest.sh.
 pub(crate) const SHELL: Work = Work {
     key: "shell",
     name: "make a file system, untar, find, dd and remove",
@@ -77,7 +78,8 @@ pub(crate) const SHELL: Work = Work {
     options: &[],
 };
 
-/// Works that are done where not disks are compared but what lies between: see `do_works` in bench-block/disks.sh.
+/// Works that are done where not disks are compared but what lies between: see `do_works` in
+/// bench-block/disks.sh.
 const FEW: &[&str] = &["randread-4k-qd1", "randread-4k-qd32", "randwrite-4k-qd32", "read-1m-qd4"];
 
 /// What the data goes to: a file in Dom0's RAM, a RAM disk of Dom0's, or a disk that moves no data.
@@ -165,7 +167,8 @@ pub(crate) fn round(guest: &str, extent: Extent, order: Order) -> String {
         extent.runtime()
     );
     for target in [FILE, RAM, NULL] {
-        // A disk's image is a file as a rule; beside it the works of a quick run say what there is to say.
+        // A disk's image is a file as a rule; beside it the works of a quick run say what there is
+        // to say.
         let wanted = if target == FILE { extent } else { Extent::Quick };
         for work in WORKS.iter().filter(|work| wanted.has(work)) {
             let mut servers: Vec<_> = disks(guest).iter().filter(|(_, of)| *of == target).collect();

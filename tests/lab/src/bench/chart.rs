@@ -1,5 +1,5 @@
-//! The report as one picture: a row a work, and on it a dot for each of the others at the ratio of ours
-//! to theirs, on a logarithmic scale.
+//! The report as one picture: a row a work, and on it a dot for each of the others at the ratio of
+//! ours to theirs, on a logarithmic scale.
 
 use std::fmt::Write;
 

@@ -1,5 +1,5 @@
-//! What a request costs, counted: xen-virtiod's own counters before and after some requests, and its system
-//! calls.
+//! What a request costs, counted: xen-virtiod's own counters before and after some requests, and
+//! its system calls.
 
 use std::collections::BTreeMap;
 
@@ -44,8 +44,8 @@ pub(crate) fn list() -> String {
     COUNTED.iter().filter_map(line).collect()
 }
 
-/// Sums up what `xen-virtiod stat --json` said before and after, and what `strace -c` counted while as many
-/// requests were served again.
+/// Sums up what `xen-virtiod stat --json` said before and after, and what `strace -c` counted while
+/// as many requests were served again.
 pub(crate) fn counts(
     guest: &str,
     work: &str,

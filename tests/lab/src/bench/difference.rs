@@ -1,4 +1,5 @@
-//! What a run differs in from the last report of record: its ratios, since seconds depend on the day.
+//! What a run differs in from the last report of record: its ratios, since seconds depend on the
+//! day.
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
-//! Single figures, each a file: `ROUND-WORK@SERVER-TARGET.json` is what iperf3 printed, `.rate` a number.
+//! Single figures, each a file: `ROUND-WORK@SERVER-TARGET.json` is what iperf3 printed, `.rate` a
+//! number.
 
 use anyhow::{Context, Result, bail, ensure};
 

@@ -21,7 +21,8 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// This report with everything in it that a later one has anew: whole comparisons, each of one run.
+    /// This report with everything in it that a later one has anew: whole comparisons, each of one
+    /// run.
     pub(crate) fn renewed_by(mut self, later: &Report) -> Self {
         for fact in &later.machine {
             if !self.machine.contains(fact) {
@@ -74,8 +75,8 @@ impl Server {
     }
 }
 
-/// Sums up samples: those of one task and server are its rounds. The tasks stand in order of guest and target as they
-/// came, and of works as they are listed; we stand first.
+/// Sums up samples: those of one task and server are its rounds. The tasks stand in order of guest
+/// and target as they came, and of works as they are listed; we stand first.
 pub(crate) fn comparisons(samples: &[Sample]) -> Vec<Comparison> {
     let mut tasks: Vec<(&Task, Vec<&Sample>)> = Vec::new();
     for sample in samples {

@@ -98,7 +98,8 @@ pub(crate) fn server_name(key: &str) -> &str {
     }
 }
 
-/// What the data goes to, or what else the figures of a section have in common, as a person calls it.
+/// What the data goes to, or what else the figures of a section have in common, as a person calls
+/// it.
 pub(crate) fn target_name(key: &str) -> &str {
     match key {
         block::FILE => "a file in RAM",

@@ -14,8 +14,8 @@ pub(crate) enum MachineKind {
     Default,
     /// A processor more, for guests.
     ThreeProcessors,
-    /// As the default one, and Dom0 boots as Debian does: systemd, with the units of Debian's packages,
-    /// and xen-virtiod installed as README says.
+    /// As the default one, and Dom0 boots as Debian does: systemd, with the units of Debian's
+    /// packages, and xen-virtiod installed as README says.
     Systemd,
     /// As the default one, and Dom0's disks say VIRTIO_F_ACCESS_PLATFORM.
     DiskPlatform,
@@ -147,7 +147,8 @@ impl Init {
         }
     }
 
-    /// How long Xen and Dom0 may take until xen-virtiod runs: ten times what they take under emulation.
+    /// How long Xen and Dom0 may take until xen-virtiod runs: ten times what they take under
+    /// emulation.
     pub(crate) fn limit(self) -> Duration {
         match self {
             Init::Lab => Duration::from_secs(180),

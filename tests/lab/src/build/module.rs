@@ -1,5 +1,5 @@
-//! `virtio_msg_xen.ko`: its core, in Rust, is built once in the guests' root; the rest of it for each
-//! kernel, in that kernel's root and against its headers.
+//! `virtio_msg_xen.ko`: its core, in Rust, is built once in the guests' root; the rest of it for
+//! each kernel, in that kernel's root and against its headers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,9 +27,9 @@ pub(crate) fn build_core(dirs: &Dirs, root: &Root, logs: &Path, progress: &Progr
     })
 }
 
-/// Builds the module for `kernel`, of the core that was built in `core_root`, if the sources or a root
-/// changed since the last time; gives its path. What the compiler, objtool or modpost warn of is an
-/// error.
+/// Builds the module for `kernel`, of the core that was built in `core_root`, if the sources or a
+/// root changed since the last time; gives its path. What the compiler, objtool or modpost warn of
+/// is an error.
 pub(super) fn build(
     dirs: &Dirs,
     core_root: &Root,

@@ -20,8 +20,8 @@ pub(crate) struct Payload<'a> {
     pub(crate) files: &'a [PathBuf],
 }
 
-/// What a user has in a clone after README's build, and types next; and what boots Dom0's system again,
-/// in a driver domain.
+/// What a user has in a clone after README's build, and types next; and what boots Dom0's system
+/// again, in a driver domain.
 pub(crate) struct Installation {
     /// The program that was built.
     pub(crate) xen_virtiod: PathBuf,
@@ -86,7 +86,8 @@ pub(crate) fn write_payload(
     Ok(())
 }
 
-/// `guest` for the kernel that guests have unless a scenario names another, `guest/SUITE` for others.
+/// `guest` for the kernel that guests have unless a scenario names another, `guest/SUITE` for
+/// others.
 fn guest_directory(files: &GuestFiles) -> PathBuf {
     match files.suite {
         Suite::LAB => PathBuf::from("guest"),
@@ -110,7 +111,8 @@ impl Archive {
             .with_context(|| format!("cannot copy {}", source.display()))
     }
 
-    /// `install`: as much of a clone as the commands touch, and the commands. `boot`: kernel and initrd.
+    /// `install`: as much of a clone as the commands touch, and the commands. `boot`: kernel and
+    /// initrd.
     fn installation(&mut self, dirs: &Dirs, installation: &Installation) -> Result<()> {
         let unit = "backend/virtiod/xen-virtiod.service";
         self.file("install/target/release/xen-virtiod", &installation.xen_virtiod)?;

@@ -10,8 +10,8 @@ use crate::command;
 use crate::dirs::Dirs;
 use crate::progress::Progress;
 
-/// Named for what is linked statically, although it is the host's own: flags for it then spare build
-/// scripts and macros, which cannot be static.
+/// Named for what is linked statically, although it is the host's own: flags for it then spare
+/// build scripts and macros, which cannot be static.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Programs that run in Dom0 only, or bring their libraries.

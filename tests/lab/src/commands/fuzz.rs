@@ -19,7 +19,8 @@ pub(crate) enum Keep {
     Yes,
 }
 
-/// Runs a target, or all of them one after another, each as long as `time`; or tries `files` once more.
+/// Runs a target, or all of them one after another, each as long as `time`; or tries `files` once
+/// more.
 pub(crate) fn fuzz(
     name: Option<&str>,
     files: &[PathBuf],

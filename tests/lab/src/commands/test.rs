@@ -1,5 +1,5 @@
-//! `cargo lab test [FILTER]`: everything there is to check in the time that one waits for it; `cargo lab soak`:
-//! the same for longer, and what does not fit.
+//! `cargo lab test [FILTER]`: everything there is to check in the time that one waits for it;
+//! `cargo lab soak`: the same for longer, and what does not fit.
 
 mod compilers;
 
@@ -49,8 +49,8 @@ const CHECKS: &[Check] = &[
 /// The name of the unit tests' check.
 const UNIT: &str = "unit";
 
-/// What fuzz targets start from: the same for everybody, so that a change is not blamed for what the next run does
-/// not find.
+/// What fuzz targets start from: the same for everybody, so that a change is not blamed for what
+/// the next run does not find.
 const FUZZ_SEED: u32 = 1;
 
 /// How much is checked.
@@ -256,7 +256,8 @@ fn other_kernels(scenarios: &[Scenario]) -> Vec<Suite> {
     Suite::ALL.into_iter().filter(|&suite| suite != Suite::LAB && named(suite)).collect()
 }
 
-/// Runs cargo in the workspace with these variables in its environment; the log that `name` names has its output.
+/// Runs cargo in the workspace with these variables in its environment; the log that `name` names
+/// has its output.
 fn cargo(
     dirs: &Dirs,
     name: &str,

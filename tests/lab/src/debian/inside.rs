@@ -5,8 +5,8 @@ use std::process::Command;
 
 use super::root::{self, Root};
 
-/// Run in mounts of its own. Arguments: the root; for each directory to mount `ro` or `rw`, where it
-/// is and where it goes; `--`, and the program with its arguments.
+/// Run in mounts of its own. Arguments: the root; for each directory to mount `ro` or `rw`, where
+/// it is and where it goes; `--`, and the program with its arguments.
 const ENTER: &str = r#"set -e
 root=$1
 shift
@@ -41,7 +41,8 @@ impl<'a> Inside<'a> {
         Inside { root, mounts: Vec::new() }
     }
 
-    /// Mounts the host's directory `source` over the directory `target` of the root, which is there.
+    /// Mounts the host's directory `source` over the directory `target` of the root, which is
+    /// there.
     pub(crate) fn mount(mut self, access: Access, source: &Path, target: &'static str) -> Self {
         self.mounts.push((access, source.to_owned(), target));
         self

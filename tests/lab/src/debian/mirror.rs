@@ -33,8 +33,8 @@ pub(crate) fn proxy_options() -> Vec<String> {
         .collect()
 }
 
-/// Options of mmdebstrap for `suite` itself. A mirror may keep sid as it was on some day, for longer
-/// than the week that sid says its lists are good for; they are signed all the same.
+/// Options of mmdebstrap for `suite` itself. A mirror may keep sid as it was on some day, for
+/// longer than the week that sid says its lists are good for; they are signed all the same.
 pub(crate) fn suite_options(suite: Suite) -> &'static [&'static str] {
     if suite.is_released() { &[] } else { &["--aptopt=Acquire::Check-Valid-Until \"false\""] }
 }

@@ -85,8 +85,8 @@ impl Root {
         command
     }
 
-    /// Puts the root's libraries that `program` is linked with into an initrd: those of a program of
-    /// the root's, or of one that was built for an older distribution.
+    /// Puts the root's libraries that `program` is linked with into an initrd: those of a program
+    /// of the root's, or of one that was built for an older distribution.
     pub(crate) fn add_libraries(&self, cpio: &mut Cpio, program: &Path) -> Result<()> {
         for library in self.libraries(program)? {
             let name = library.file_name().unwrap_or_default().to_string_lossy();
@@ -156,8 +156,8 @@ impl Root {
         Ok(())
     }
 
-    /// Makes `image`, an ext4 file system of `size` bytes with what the directory `contents` holds. The
-    /// root has e2fsprogs.
+    /// Makes `image`, an ext4 file system of `size` bytes with what the directory `contents` holds.
+    /// The root has e2fsprogs.
     pub(crate) fn make_ext4(
         &self,
         contents: &Path,

@@ -1,5 +1,5 @@
-//! The programs that measure: fio and iperf3. With their libraries they are large, so that they stand on a disk
-//! image, for a guest to mount, and in no initrd.
+//! The programs that measure: fio and iperf3. With their libraries they are large, so that they
+//! stand on a disk image, for a guest to mount, and in no initrd.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -55,7 +55,8 @@ const RECIPE: Recipe<'static> = Recipe {
 /// Modules that Dom0 needs to reach its root file system.
 const DISK_MODULES: &[&str] = &["virtio_blk", "crc32c_generic", "ext4"];
 
-/// Modules with which a driver domain reaches the same file system, and keeps what it writes to itself.
+/// Modules with which a driver domain reaches the same file system, and keeps what it writes to
+/// itself.
 const DRIVER_DOMAIN_MODULES: &[&str] = &["xen-blkfront", "overlay"];
 
 /// The size of Dom0's root file system: what it holds, and room for the disks of guests.
@@ -64,8 +65,9 @@ const DISK_SIZE: u64 = 4 << 30;
 /// Firmware for machines that have more devices than QEMU's, and what is copied out of the root.
 const PRUNED: &[&str] = &["boot", "usr/lib/udev/hwdb.d"];
 
-/// Units of Debian's that take time and change nothing here: logins, what a system does at its first boot
-/// alone, which each boot of the disk is, file systems that nobody reads, and drivers of the chipset.
+/// Units of Debian's that take time and change nothing here: logins, what a system does at its
+/// first boot alone, which each boot of the disk is, file systems that nobody reads, and drivers of
+/// the chipset.
 const MASKED: &[&str] = &[
     "getty.target",
     "ldconfig.service",
@@ -164,8 +166,8 @@ fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
     Ok(fs::remove_dir_all(root.path())?)
 }
 
-/// What scripts of Debian's packages do for a Dom0 that boots systemd, and what a person sets up there
-/// for guests' consoles to be logged.
+/// What scripts of Debian's packages do for a Dom0 that boots systemd, and what a person sets up
+/// there for guests' consoles to be logged.
 fn set_up_systemd(root: &Root) -> Result<()> {
     let wants = root.file("etc/systemd/system/multi-user.target.wants");
     let generators = root.file("etc/systemd/system-generators");

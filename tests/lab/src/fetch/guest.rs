@@ -1,5 +1,5 @@
-//! The guests: a kernel, a few programs that run on every kernel, and what builds the module's core,
-//! which suits every kernel too.
+//! The guests: a kernel, a few programs that run on every kernel, and what builds the module's
+//! core, which suits every kernel too.
 
 use std::fs;
 use std::path::{Path, PathBuf};

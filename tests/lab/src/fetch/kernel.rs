@@ -102,7 +102,8 @@ impl Kernel {
         self.entry.join("modules.cpio")
     }
 
-    /// An archive that adds further modules of the kernel's to a guest's initrd, for a script to load.
+    /// An archive that adds further modules of the kernel's to a guest's initrd, for a script to
+    /// load.
     pub(crate) fn further_modules(&self, names: &[&str]) -> Result<Vec<u8>> {
         let mut cpio = Cpio::default();
         modules::add_optional(&mut cpio, &self.root, names)?;

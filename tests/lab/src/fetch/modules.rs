@@ -60,8 +60,8 @@ struct Known<'a> {
 }
 
 impl<'a> Known<'a> {
-    /// The paths of the modules `wanted` and of what they need, each after what it needs itself. What the
-    /// kernel has in itself needs no loading.
+    /// The paths of the modules `wanted` and of what they need, each after what it needs itself.
+    /// What the kernel has in itself needs no loading.
     fn load_order(&self, wanted: &[&str]) -> Result<Vec<&'a str>> {
         let mut order: Vec<&str> = Vec::new();
         for module in wanted.iter().filter(|module| !self.has_in_itself(module)) {

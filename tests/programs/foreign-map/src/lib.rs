@@ -1,4 +1,5 @@
-//! Mapping pages of another domain by their frame numbers, and the hypervisor's answer to whoever tries.
+//! Mapping pages of another domain by their frame numbers, and the hypervisor's answer to whoever
+//! tries.
 
 mod privcmd;
 mod window;

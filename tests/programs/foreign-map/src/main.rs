@@ -1,7 +1,7 @@
 //! `foreign-map`: what a backend does that needs no grants. It maps a page of another domain by its
-//! frame number and writes the page to standard output. It has nothing to do with xen-virtiod, which
-//! has no code for this: scenarios use it to show to whom the hypervisor allows it. It is linked
-//! statically: guests have no libraries for it.
+//! frame number and writes the page to standard output. It has nothing to do with xen-virtiod,
+//! which has no code for this: scenarios use it to show to whom the hypervisor allows it. It is
+//! linked statically: guests have no libraries for it.
 
 use std::io::{self, Write};
 use std::process::ExitCode;

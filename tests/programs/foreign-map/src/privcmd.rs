@@ -47,8 +47,8 @@ impl Privcmd {
         Ok(Privcmd(file.with_context(|| format!("cannot open {DEVICE}"))?))
     }
 
-    /// A copy of one page of the domain `domid`. Of a PV guest `frame` is the machine's frame, of others
-    /// the guest's.
+    /// A copy of one page of the domain `domid`. Of a PV guest `frame` is the machine's frame, of
+    /// others the guest's.
     ///
     /// # Errors
     /// The kernel's, or the hypervisor's, which refuses the frame.
@@ -62,8 +62,8 @@ impl Privcmd {
         Ok(page)
     }
 
-    /// Maps those of the domain's frames, numbered as for [`Privcmd::read_page`], that the hypervisor does
-    /// not refuse; at least one must be asked for.
+    /// Maps those of the domain's frames, numbered as for [`Privcmd::read_page`], that the
+    /// hypervisor does not refuse; at least one must be asked for.
     ///
     /// # Errors
     /// The kernel's, where it maps nothing at all.
@@ -82,9 +82,10 @@ impl Privcmd {
             frames: frames.as_ptr(),
             errors: window.errors.as_mut_ptr(),
         };
-        // SAFETY: the kernel reads one MapBatch and `count` frame numbers and writes `count` errors, all
-        // of which live past the call and are nobody else's; it changes the mapping of nothing but the
-        // `count` pages at `address`, which it checks to be pages reserved with this descriptor.
+        // SAFETY: the kernel reads one MapBatch and `count` frame numbers and writes `count`
+        // errors, all of which live past the call and are nobody else's; it changes the mapping of
+        // nothing but the `count` pages at `address`, which it checks to be pages reserved with
+        // this descriptor.
         match unsafe { map_batch(self.0.as_raw_fd(), &raw mut batch) } {
             // ENOENT: a frame is paged out; its own error says so too.
             Ok(_) | Err(Errno::ENOENT) => Ok(window),

@@ -53,10 +53,10 @@ impl Window {
     pub fn write(&self, offset: u64, bytes: &[u8]) {
         if self.access == Access::ReadWrite && self.has(offset, bytes.len() as u64) {
             for (at, byte) in (offset as usize..).zip(bytes) {
-                // SAFETY: range: `has` says that all these bytes are mapped, and `access` that they may
-                // be written, in the mapping that is this value's until it is dropped. Aliasing: others
-                // may use the memory at the same time, so bytes are written one by one, volatile, and
-                // no reference is made.
+                // SAFETY: range: `has` says that all these bytes are mapped, and `access` that they
+                // may be written, in the mapping that is this value's until it is dropped.
+                // Aliasing: others may use the memory at the same time, so bytes are written one by
+                // one, volatile, and no reference is made.
                 unsafe { self.address.cast::<u8>().add(at).write_volatile(*byte) }
             }
         }

@@ -23,7 +23,8 @@ pub(crate) struct Frontend {
 }
 
 impl Frontend {
-    /// Says that it is ready, offers the first disk that is to be served, and waits for its frontend.
+    /// Says that it is ready, offers the first disk that is to be served, and waits for its
+    /// frontend.
     pub(crate) fn accept() -> Result<Self> {
         let mut store = XenStoreConnection::open()?;
         store.watch(DISKS)?;

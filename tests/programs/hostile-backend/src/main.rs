@@ -1,5 +1,5 @@
-//! `hostile-backend`: plays the backend of one disk, as xen-virtiod does, until the driver runs, and then
-//! tries to keep the guest busy. Scenarios use it to show what that costs the guest.
+//! `hostile-backend`: plays the backend of one disk, as xen-virtiod does, until the driver runs,
+//! and then tries to keep the guest busy. Scenarios use it to show what that costs the guest.
 #![forbid(unsafe_code)]
 
 mod device;

@@ -1,7 +1,9 @@
-//! What a guest can do to the domain that serves its disk, each for a while: keys that make no sense, more work than
-//! there are limits for, requests that take long, events without an end, rings that are written over.
+//! What a guest can do to the domain that serves its disk, each for a while: keys that make no
+//! sense, more work than there are limits for, requests that take long, events without an end,
+//! rings that are written over.
 //!
-//! Nothing of it has to succeed. What fails is tried again, with a device that was reset or connected anew.
+//! Nothing of it has to succeed. What fails is tried again, with a device that was reset or
+//! connected anew.
 
 use std::time::{Duration, Instant};
 
@@ -21,8 +23,8 @@ const PAGE: usize = PAGE_SIZE as usize;
 
 /// Entries of the queue.
 const SIZE: u16 = 16;
-/// Pages: descriptors, available ring, used ring, headers, and so many behind them that make an indirect table with
-/// what they hold.
+/// Pages: descriptors, available ring, used ring, headers, and so many behind them that make an
+/// indirect table with what they hold.
 const TABLE: usize = 4;
 const TABLE_PAGES: usize = 32;
 const PAGES: u16 = (TABLE + TABLE_PAGES) as u16;
@@ -32,7 +34,8 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
-/// Features that are accepted: indirect descriptors, discard and write-zeroes beside those that must be.
+/// Features that are accepted: indirect descriptors, discard and write-zeroes beside those that
+/// must be.
 const FEATURES: u64 = 1 << 28 | 1 << 13 | 1 << 14 | 1 << F_VERSION_1 | 1 << F_ACCESS_PLATFORM;
 
 /// Request types.
@@ -256,7 +259,8 @@ fn doorbells(disk: &mut Disk, end: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Messages as fast as they are answered, events for queues that there are not, and changes in XenStore.
+/// Messages as fast as they are answered, events for queues that there are not, and changes in
+/// XenStore.
 fn messages(disk: &mut Disk, end: Instant) -> Result<()> {
     let mut store = XenStoreConnection::open()?;
     while Instant::now() < end {

@@ -1,6 +1,7 @@
-//! `hostile-driver`: a process without privilege that was given a disk to drive, as vfio gives devices to
-//! programs, and has the disk read memory that is not its own, or does what harms others. It does by hand what drivers do, so that it
-//! can do it wrongly. It is linked statically: guests have no libraries for it.
+//! `hostile-driver`: a process without privilege that was given a disk to drive, as vfio gives
+//! devices to programs, and has the disk read memory that is not its own, or does what harms
+//! others. It does by hand what drivers do, so that it can do it wrongly. It is linked statically:
+//! guests have no libraries for it.
 #![forbid(unsafe_code)]
 
 mod attack;
@@ -19,8 +20,8 @@ use protocol::status::{F_ACCESS_PLATFORM, F_VERSION_1};
 use crate::disk::Disk;
 use crate::ring::Data;
 
-/// Has a disk write a page of memory to its first sectors, reads them back, and copies them to standard
-/// output.
+/// Has a disk write a page of memory to its first sectors, reads them back, and copies them to
+/// standard output.
 #[derive(Debug, Parser)]
 struct CommandLine {
     /// The frontend's directory, as in device/virtio_disk/51712. No other driver may have it.
@@ -28,10 +29,12 @@ struct CommandLine {
     /// The page's frame; all that needs to be known of it.
     #[arg(required_unless_present = "attack")]
     frame: Option<u64>,
-    /// Accept VIRTIO_F_ACCESS_PLATFORM, as drivers do, and give the page's raw address all the same.
+    /// Accept VIRTIO_F_ACCESS_PLATFORM, as drivers do, and give the page's raw address all the
+    /// same.
     #[arg(long)]
     accept_platform: bool,
-    /// Instead of that, do what harms the domain that serves the disk and its other guests, for so many seconds.
+    /// Instead of that, do what harms the domain that serves the disk and its other guests, for so
+    /// many seconds.
     #[arg(long, value_name = "SECONDS")]
     attack: Option<u64>,
 }

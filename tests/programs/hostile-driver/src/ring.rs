@@ -1,4 +1,5 @@
-//! A split virtqueue (virtio 1.3 section 2.7) with one request in it, in pages that the device is granted.
+//! A split virtqueue (virtio 1.3 section 2.7) with one request in it, in pages that the device is
+//! granted.
 
 use anyhow::{Context, Result};
 use protocol::grant::{GrantAddress, PAGE_SIZE};

@@ -1,8 +1,9 @@
-//! `planted-rings`: shows what a card does that takes a guest's addresses for the machine's. It fills
-//! the memory of a domain that has nothing to do with the card, at every address where the guest's
-//! driver may believe its own virtqueue to be, with a virtqueue that asks for two things: to write
-//! words of that domain's memory to the card's disk, and to read a sector of the disk into that
-//! memory. Afterwards it tells which of them a card has used. It runs in Dom0, before and after.
+//! `planted-rings`: shows what a card does that takes a guest's addresses for the machine's. It
+//! fills the memory of a domain that has nothing to do with the card, at every address where the
+//! guest's driver may believe its own virtqueue to be, with a virtqueue that asks for two things:
+//! to write words of that domain's memory to the card's disk, and to read a sector of the disk into
+//! that memory. Afterwards it tells which of them a card has used. It runs in Dom0, before and
+//! after.
 
 mod ring;
 
@@ -34,8 +35,8 @@ struct Arguments {
 enum Action {
     /// Plants them, and prints how many and where.
     Plant,
-    /// Prints a line for each that was used: its address, how many requests were served, their status
-    /// bytes, and what was read from the disk.
+    /// Prints a line for each that was used: its address, how many requests were served, their
+    /// status bytes, and what was read from the disk.
     Look,
 }
 

@@ -1,5 +1,5 @@
-//! A virtqueue of a virtio block device, and two requests in it, in two pages that have nothing else.
-//! Its parts stand where Linux puts them for a queue of 256: see virtio 1.2, 2.7.
+//! A virtqueue of a virtio block device, and two requests in it, in two pages that have nothing
+//! else. Its parts stand where Linux puts them for a queue of 256: see virtio 1.2, 2.7.
 
 use std::fmt;
 
@@ -30,8 +30,8 @@ const DEVICE_WRITES: u16 = 2;
 const IN: u32 = 0;
 const OUT: u32 = 1;
 
-/// What is to be written, and where in the block, to plant a virtqueue at `address`. The first request
-/// writes `words` to the disk.
+/// What is to be written, and where in the block, to plant a virtqueue at `address`. The first
+/// request writes `words` to the disk.
 pub(crate) fn planted(address: u64, words: &str) -> Vec<(u64, Vec<u8>)> {
     let mut given = words.as_bytes().to_vec();
     given.resize(SECTOR, 0);

@@ -20,17 +20,17 @@ use uring::block_device;
 /// Does one thing that a scenario needs, and says what went wrong.
 #[derive(Debug, Parser)]
 enum Probe {
-    /// Writes 11 sectors of letters to a disk, past the kernel's cache, from buffers that share their
-    /// pages with SECRET: the first sector from the beginning of a page, the others from the end of
-    /// a page, a whole page, and the beginning of a third.
+    /// Writes 11 sectors of letters to a disk, past the kernel's cache, from buffers that share
+    /// their pages with SECRET: the first sector from the beginning of a page, the others from the
+    /// end of a page, a whole page, and the beginning of a third.
     WriteBeside {
         /// The disk.
         disk: PathBuf,
         /// What must not leave the guest.
         secret: String,
     },
-    /// Reads what write-beside wrote into buffers that lie the same way, and checks it and that SECRET is
-    /// still beside it.
+    /// Reads what write-beside wrote into buffers that lie the same way, and checks it and that
+    /// SECRET is still beside it.
     ReadBeside {
         /// The disk.
         disk: PathBuf,
@@ -46,17 +46,17 @@ enum Probe {
         /// How many bytes it has.
         length: u64,
     },
-    /// Fills a page of its memory from standard input, writes the number of the page's frame to standard
-    /// output, and keeps the page until it is killed. Only root is told frames.
+    /// Fills a page of its memory from standard input, writes the number of the page's frame to
+    /// standard output, and keeps the page until it is killed. Only root is told frames.
     HoldPage,
-    /// Grants pages to domain 0, filled with numbers, writes their references to standard output, a line of words, and
-    /// keeps them until it is killed.
+    /// Grants pages to domain 0, filled with numbers, writes their references to standard output, a
+    /// line of words, and keeps them until it is killed.
     SharePages {
         /// How many.
         count: u16,
     },
-    /// Connects to a vsock port and copies standard input to it, and it to standard output, each to its
-    /// end.
+    /// Connects to a vsock port and copies standard input to it, and it to standard output, each to
+    /// its end.
     VsockConnect {
         /// Context id of the other end; the host's is 2.
         cid: u32,
@@ -75,8 +75,8 @@ enum Probe {
         /// What.
         value: String,
     },
-    /// Takes one connection to a vsock port and copies as vsock-connect does. Says on standard error
-    /// when it listens, as CID:PORT.
+    /// Takes one connection to a vsock port and copies as vsock-connect does. Says on standard
+    /// error when it listens, as CID:PORT.
     VsockListen {
         /// The port.
         port: u32,
@@ -86,8 +86,8 @@ enum Probe {
         /// Where to listen, as ADDRESS:PORT.
         address: String,
     },
-    /// Counts the round trips of a byte over TCP to what answers, and prints how many a second there
-    /// were.
+    /// Counts the round trips of a byte over TCP to what answers, and prints how many a second
+    /// there were.
     RoundTrips {
         /// Who answers, as ADDRESS:PORT.
         address: String,

@@ -10,7 +10,8 @@ use xen::{Access, DomId, Gntalloc};
 
 const PAGE: usize = 4096;
 
-/// Bytes of an entry in `pagemap`; in it, that the page is in memory, and its frame, which only root is shown.
+/// Bytes of an entry in `pagemap`; in it, that the page is in memory, and its frame, which only
+/// root is shown.
 const ENTRY: usize = 8;
 const PRESENT: u64 = 1 << 63;
 const FRAME: u64 = (1 << 55) - 1;
@@ -18,8 +19,8 @@ const FRAME: u64 = (1 << 55) - 1;
 #[repr(align(4096))]
 struct Page([u8; PAGE]);
 
-/// Fills a page from standard input, says in which frame it is, and stays. Guests have no swap, so the page
-/// stays, too.
+/// Fills a page from standard input, says in which frame it is, and stays. Guests have no swap, so
+/// the page stays, too.
 pub(crate) fn hold() -> Result<()> {
     let mut page = Box::new(Page([0; PAGE]));
     io::stdin().lock().read_exact(&mut page.0).context("cannot read a page")?;

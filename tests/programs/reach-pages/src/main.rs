@@ -1,5 +1,6 @@
-//! `reach-pages`: how fast a backend reads pages that a guest granted, by each of the ways that there are: pages that
-//! stay mapped, as those of a pool, a copy by the hypervisor, and a mapping made and ended each time.
+//! `reach-pages`: how fast a backend reads pages that a guest granted, by each of the ways that
+//! there are: pages that stay mapped, as those of a pool, a copy by the hypervisor, and a mapping
+//! made and ended each time.
 #![forbid(unsafe_code)]
 
 use std::hint::black_box;
@@ -15,7 +16,8 @@ use xen::{Access, CopyDirection, CopySegment, DomId, Gntdev, GrantTable};
 
 const PAGE: usize = PAGE_SIZE as usize;
 
-/// Reads pages that a guest granted, all at a time, again and again; prints how many pages a second it read.
+/// Reads pages that a guest granted, all at a time, again and again; prints how many pages a second
+/// it read.
 #[derive(Debug, Parser)]
 struct CommandLine {
     way: Way,

@@ -1,7 +1,7 @@
-//! `slow-device`: the device side of an entropy device, as the draft of virtio-msg lets a device be and
-//! xen-virtiod is not: it completes a reset later, asks the driver by PING whether it is there, offers
-//! nothing that it need not, and says only in its status that it could not start. What the driver makes
-//! of that is printed.
+//! `slow-device`: the device side of an entropy device, as the draft of virtio-msg lets a device be
+//! and xen-virtiod is not: it completes a reset later, asks the driver by PING whether it is there,
+//! offers nothing that it need not, and says only in its status that it could not start. What the
+//! driver makes of that is printed.
 #![forbid(unsafe_code)]
 
 mod device;

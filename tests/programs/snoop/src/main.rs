@@ -1,6 +1,6 @@
-//! `snoop`: a backend that a guest should not trust. It serves devices as xen-virtiod does, by the same
-//! library, and looks through every page that it maps, the whole of it, for words that are none of
-//! its business.
+//! `snoop`: a backend that a guest should not trust. It serves devices as xen-virtiod does, by the
+//! same library, and looks through every page that it maps, the whole of it, for words that are
+//! none of its business.
 #![forbid(unsafe_code)]
 
 mod handles;
@@ -28,8 +28,8 @@ use crate::search::Search;
 /// Serves devices as xen-virtiod does, until SIGTERM, and looks for WORDs in all that it maps.
 #[derive(Debug, Parser)]
 struct CommandLine {
-    /// Where to write what was found: a line `found WORD` for each word the first time it is seen and,
-    /// at the end, `looked through N pages`.
+    /// Where to write what was found: a line `found WORD` for each word the first time it is seen
+    /// and, at the end, `looked through N pages`.
     report: PathBuf,
 
     /// What to look for.

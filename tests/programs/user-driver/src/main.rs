@@ -1,6 +1,6 @@
 //! `user-driver`: drives a disk from a process that has no privilege, without a kernel module: what
-//! vfio's users do with a device on a machine with an IOMMU. All that it can expose are pages that it
-//! granted. It is linked statically: guests have no libraries for it.
+//! vfio's users do with a device on a machine with an IOMMU. All that it can expose are pages that
+//! it granted. It is linked statically: guests have no libraries for it.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};

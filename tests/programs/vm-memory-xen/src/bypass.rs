@@ -1,5 +1,5 @@
-//! Type (a): virtio as it was before VIRTIO_F_ACCESS_PLATFORM. The device is not behind the platform's
-//! mechanism, whatever platform it is.
+//! Type (a): virtio as it was before VIRTIO_F_ACCESS_PLATFORM. The device is not behind the
+//! platform's mechanism, whatever platform it is.
 
 use std::io;
 

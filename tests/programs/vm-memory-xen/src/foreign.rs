@@ -1,7 +1,8 @@
 //! A guest's memory by its frames: vm-memory's foreign mapping.
 //!
-//! vm-memory has the hypervisor's answer for each frame, and does not look at it: the first access to a
-//! page that was refused then ends the process (SIGBUS). So the hypervisor is asked for each frame before.
+//! vm-memory has the hypervisor's answer for each frame, and does not look at it: the first access
+//! to a page that was refused then ends the process (SIGBUS). So the hypervisor is asked for each
+//! frame before.
 
 use std::io;
 

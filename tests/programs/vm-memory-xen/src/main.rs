@@ -1,7 +1,7 @@
-//! `vm-memory-xen`: a backend of another type than xen-virtiod. It serves devices by the same library,
-//! but for how a device reaches the guest's memory: by what vm-memory has for Xen. Scenarios use it to show
-//! what foreign mapping, by frame numbers, needs, to whom the hypervisor refuses it, and what else it
-//! reaches; measurements, to have something to compare with.
+//! `vm-memory-xen`: a backend of another type than xen-virtiod. It serves devices by the same
+//! library, but for how a device reaches the guest's memory: by what vm-memory has for Xen.
+//! Scenarios use it to show what foreign mapping, by frame numbers, needs, to whom the hypervisor
+//! refuses it, and what else it reaches; measurements, to have something to compare with.
 #![deny(unsafe_code)]
 
 mod bypass;
@@ -39,8 +39,8 @@ struct CommandLine {
     /// The type of virtio host.
     host: HostType,
 
-    /// A FIFO. For each line `DOMID FRAME FILE` that is written to it, that page of that domain is written
-    /// to the file, or a line `refused: WHY`.
+    /// A FIFO. For each line `DOMID FRAME FILE` that is written to it, that page of that domain is
+    /// written to the file, or a line `refused: WHY`.
     peek: Option<PathBuf>,
 }
 
@@ -48,8 +48,8 @@ struct CommandLine {
 enum HostType {
     /// Type (a): knows of no platform's mechanism. An address is the guest's own, raw.
     Bypass,
-    /// Type (c): by grants for a driver that accepts VIRTIO_F_ACCESS_PLATFORM, else as the driver likes:
-    /// an address that is no grant is raw.
+    /// Type (c): by grants for a driver that accepts VIRTIO_F_ACCESS_PLATFORM, else as the driver
+    /// likes: an address that is no grant is raw.
     Permissive,
     /// Type (b): by grants, each buffer mapped when it is accessed.
     MapPerAccess,

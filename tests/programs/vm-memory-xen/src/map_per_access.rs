@@ -1,7 +1,8 @@
-//! Type (b), as backends are built that have grants from vm-memory: each buffer is mapped when it is
-//! accessed, by itself, and unmapped before its request is given back.
+//! Type (b), as backends are built that have grants from vm-memory: each buffer is mapped when it
+//! is accessed, by itself, and unmapped before its request is given back.
 //!
-//! It is spared what such backends pay beside: to map the rings, too, for each entry that they look at.
+//! It is spared what such backends pay beside: to map the rings, too, for each entry that they look
+//! at.
 
 use std::io;
 

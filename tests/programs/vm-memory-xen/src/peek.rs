@@ -1,4 +1,5 @@
-//! What the backend reaches beside what its devices are asked to: any page of any guest, for whoever asks.
+//! What the backend reaches beside what its devices are asked to: any page of any guest, for
+//! whoever asks.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};

@@ -1,7 +1,7 @@
 //! Type (c): the platform's mechanism is used if the driver asks for it.
 //!
-//! For one that does not ask, addresses are taken as QEMU's machines for Xen take them, where both kinds
-//! lie in one address space: with bit 63 set they are grants, else the guest's own.
+//! For one that does not ask, addresses are taken as QEMU's machines for Xen take them, where both
+//! kinds lie in one address space: with bit 63 set they are grants, else the guest's own.
 
 use std::io;
 
@@ -17,8 +17,8 @@ use crate::foreign::Foreign;
 use crate::handles::Open;
 use crate::region::{RegionPages, refused};
 
-/// Added to the number of a page that was named by a raw address. No grant reference and no frame of a
-/// machine is as large.
+/// Added to the number of a page that was named by a raw address. No grant reference and no frame
+/// of a machine is as large.
 const RAW: u64 = 1 << 62;
 
 /// The driver's choice.

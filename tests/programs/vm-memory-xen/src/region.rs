@@ -59,9 +59,9 @@ impl Regions {
         }
         let region = self.region(*first, pages.len(), access).map_err(io::Error::other)?;
         let address = NonNull::new(region.as_ptr()).ok_or(io::ErrorKind::InvalidData)?;
-        // SAFETY: vm-memory mapped that many whole pages there, page aligned and with that access, and
-        // unmaps them when the region is dropped, which lies beside the range in RegionPages. Nothing
-        // else refers to them.
+        // SAFETY: vm-memory mapped that many whole pages there, page aligned and with that access,
+        // and unmaps them when the region is dropped, which lies beside the range in RegionPages.
+        // Nothing else refers to them.
         let range = unsafe { MappedRange::new(address, region.size(), access) };
         Ok(RegionPages { range, _region: region })
     }
@@ -92,7 +92,8 @@ impl Regions {
     }
 }
 
-/// Frames, too, are named as if they were grants, for want of another word: the source says what they are.
+/// Frames, too, are named as if they were grants, for want of another word: the source says what
+/// they are.
 pub(crate) fn refused(pages: &[PageNumber], access: Access, source: io::Error) -> MapError {
     let first = GrantRef(pages.first().map_or(0, |page| page.0 as u32));
     MapError::Refused { first, count: pages.len(), access, source }

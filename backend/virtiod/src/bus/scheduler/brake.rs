@@ -1,9 +1,9 @@
 //! Doorbells that bring no work.
 //!
-//! An event costs this domain a wake-up, many times what sending it costs the guest. A port is unmasked
-//! for the next event when this one has been dealt with, so events that bring work are as many as the
-//! work; ports whose events bring none stay masked ever longer (XSA-332). A few such events are normal:
-//! a doorbell may come for a request that polling has found already.
+//! An event costs this domain a wake-up, many times what sending it costs the guest. A port is
+//! unmasked for the next event when this one has been dealt with, so events that bring work are as
+//! many as the work; ports whose events bring none stay masked ever longer (XSA-332). A few such
+//! events are normal: a doorbell may come for a request that polling has found already.
 
 use std::time::{Duration, Instant};
 
@@ -42,8 +42,8 @@ impl Default for Brake {
 }
 
 impl Brake {
-    /// An iteration is over. Whether all ports whose events were dealt with may be unmasked now; else
-    /// the thread wakes up for it later. Reads the time only where it matters.
+    /// An iteration is over. Whether all ports whose events were dealt with may be unmasked now;
+    /// else the thread wakes up for it later. Reads the time only where it matters.
     pub(super) fn may_unmask(&mut self, progress: IterationProgress, clock: &impl Clock) -> bool {
         match progress {
             IterationProgress::Some => {

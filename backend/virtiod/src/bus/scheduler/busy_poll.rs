@@ -1,14 +1,15 @@
 //! How long an empty ring is polled before the thread sleeps.
 //!
-//! A doorbell costs the guest a hypercall and this domain a wake-up, several times what a small request
-//! costs. So the daemon polls the ring for a driver that is about to add another request. How long is
-//! learnt, as KVM learns it for halting processors: the window grows while doorbells come soon after the
-//! thread fell asleep, and closes once they do not.
+//! A doorbell costs the guest a hypercall and this domain a wake-up, several times what a small
+//! request costs. So the daemon polls the ring for a driver that is about to add another request.
+//! How long is learnt, as KVM learns it for halting processors: the window grows while doorbells
+//! come soon after the thread fell asleep, and closes once they do not.
 //!
-//! Polling must not cost more than it saves. Unless the configuration sets a limit, the limit is what a
-//! number of notifications cost here: little on hardware, much where the processor is emulated. And each
-//! request earns only a part of the limit: a driver whose requests are far apart, though near enough to be
-//! waited for each time, would otherwise keep this domain polling all the time for hardly any work.
+//! Polling must not cost more than it saves. Unless the configuration sets a limit, the limit is
+//! what a number of notifications cost here: little on hardware, much where the processor is
+//! emulated. And each request earns only a part of the limit: a driver whose requests are far
+//! apart, though near enough to be waited for each time, would otherwise keep this domain polling
+//! all the time for hardly any work.
 
 use std::time::Duration;
 
@@ -87,7 +88,8 @@ impl BusyPoll {
         due
     }
 
-    /// A notification took `time`, in which something else may have run: the cost is the least of late.
+    /// A notification took `time`, in which something else may have run: the cost is the least of
+    /// late.
     pub(super) fn notified(&mut self, time: Duration) {
         let before = self.notification;
         let rising = before + before / 16;

@@ -6,11 +6,12 @@ use nix::time::{ClockId, clock_gettime};
 
 /// Two clocks. Tests have one of their own.
 pub trait Clock {
-    /// The time. Reading it is a system call where a domain has no clock that a process can read, as
-    /// in most domains of Xen, so it is read rarely.
+    /// The time. Reading it is a system call where a domain has no clock that a process can read,
+    /// as in most domains of Xen, so it is read rarely.
     fn now(&self) -> Instant;
 
-    /// The kernel's tick, which moves every 1 to 10 ms: never a system call. `None` without a clock.
+    /// The kernel's tick, which moves every 1 to 10 ms: never a system call. `None` without a
+    /// clock.
     fn tick(&self) -> Option<Duration>;
 }
 

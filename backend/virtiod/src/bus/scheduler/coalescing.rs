@@ -1,14 +1,15 @@
 //! How many used buffers one notification tells the driver of.
 //!
-//! An interrupt costs a guest several times what a small request takes, and interrupts the work of adding
-//! more requests to the ring. So a driver that keeps many requests in flight is notified of several at
-//! once, and one that waits for each is notified of each. Which kind it is shows only by trying: the
-//! notification is held back for a moment, and either another request comes meanwhile, or the attempt
-//! failed and is not repeated soon.
+//! An interrupt costs a guest several times what a small request takes, and interrupts the work of
+//! adding more requests to the ring. So a driver that keeps many requests in flight is notified of
+//! several at once, and one that waits for each is notified of each. Which kind it is shows only by
+//! trying: the notification is held back for a moment, and either another request comes meanwhile,
+//! or the attempt failed and is not repeated soon.
 
 use std::time::Duration;
 
-/// Most used buffers that one notification is held back for: the driver has other requests in flight.
+/// Most used buffers that one notification is held back for: the driver has other requests in
+/// flight.
 const MOST: u32 = 16;
 /// Shortest time to hold a notification back.
 const SHORTEST: Duration = Duration::from_micros(10);
@@ -24,7 +25,8 @@ pub(super) struct Coalescing {
     quiet: u32,
     /// The `quiet` after the next attempt that fails.
     penalty: u32,
-    /// All requests that the driver had in flight when an attempt failed; the next attempt starts there.
+    /// All requests that the driver had in flight when an attempt failed; the next attempt starts
+    /// there.
     depth: u32,
     /// Time between two requests of the driver, a moving average.
     gap: Duration,
@@ -37,7 +39,8 @@ impl Default for Coalescing {
 }
 
 impl Coalescing {
-    /// Whether the driver is to be notified of `pending` used buffers now, though more may follow soon.
+    /// Whether the driver is to be notified of `pending` used buffers now, though more may follow
+    /// soon.
     pub(super) fn is_due(self, pending: u32) -> bool {
         pending >= self.aim()
     }
@@ -61,8 +64,8 @@ impl Coalescing {
         }
     }
 
-    /// The driver is notified of `pending` used buffers, and no request came meanwhile: it had no other in
-    /// flight. Half of them at once leaves it others to go on with.
+    /// The driver is notified of `pending` used buffers, and no request came meanwhile: it had no
+    /// other in flight. Half of them at once leaves it others to go on with.
     pub(super) fn failed(&mut self, pending: u32) {
         (self.target, self.depth) = ((pending / 2).max(1), pending);
         self.quiet = self.penalty;
@@ -81,8 +84,8 @@ impl Coalescing {
 mod tests {
     use super::*;
 
-    /// A driver that has `depth` requests and waits when all are done: how often it was notified, and
-    /// how often an attempt failed, while it made `requests` of them.
+    /// A driver that has `depth` requests and waits when all are done: how often it was notified,
+    /// and how often an attempt failed, while it made `requests` of them.
     fn drive(coalescing: &mut Coalescing, depth: u32, requests: u32) -> (u32, u32) {
         let (mut notified, mut failed, mut pending) = (0, 0, 0);
         for _ in 0..requests {

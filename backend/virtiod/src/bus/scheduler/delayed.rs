@@ -1,7 +1,9 @@
-//! Notifications that are delayed because nothing seems to wait for them: of a few short packets that were sent.
+//! Notifications that are delayed because nothing seems to wait for them: of a few short packets
+//! that were sent.
 //!
-//! An interrupt for each costs a guest more than the packet. Mostly the driver finds the used buffers by itself before
-//! the delay is over: a network driver looks at sent packets when one is received.
+//! An interrupt for each costs a guest more than the packet. Mostly the driver finds the used
+//! buffers by itself before the delay is over: a network driver looks at sent packets when one is
+//! received.
 
 use super::PendingCompletions;
 use crate::device::{BatchSummary, QueueSet};
@@ -52,8 +54,8 @@ impl Delayed {
         std::mem::take(self).queues
     }
 
-    /// Another iteration begins. Takes all queues out if they were delayed long enough, or if the thread woke up for
-    /// nothing else.
+    /// Another iteration begins. Takes all queues out if they were delayed long enough, or if the
+    /// thread woke up for nothing else.
     pub(super) fn iterate(&mut self, idle: bool) -> QueueSet {
         self.iterations += u32::from(!self.is_empty());
         if idle || self.iterations > ITERATIONS { self.take() } else { QueueSet::default() }

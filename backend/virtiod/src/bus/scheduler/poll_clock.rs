@@ -1,7 +1,7 @@
 //! Time, counted in polls of the rings.
 //!
-//! Reading the time between two polls would take longer than the polls do (`clock.rs`). How long one
-//! poll takes is measured now and then instead.
+//! Reading the time between two polls would take longer than the polls do (`clock.rs`). How long
+//! one poll takes is measured now and then instead.
 
 use std::time::Duration;
 

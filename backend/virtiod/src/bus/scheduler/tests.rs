@@ -314,8 +314,8 @@ fn events_that_bring_nothing_keep_ports_masked_ever_longer() {
     assert_eq!(masked, 2, "the 17th and the 19th, which came when the wait of the first was over");
 }
 
-/// Whatever a driver and a device do, an iteration ends, and no queue is forgotten: it is ready, or its doorbell
-/// is enabled.
+/// Whatever a driver and a device do, an iteration ends, and no queue is forgotten: it is ready, or
+/// its doorbell is enabled.
 #[test]
 fn every_iteration_ends_and_no_queue_is_forgotten() {
     for seed in 0..200_u64 {

@@ -206,8 +206,8 @@ impl<P: AccessPlatform> Transport<P> {
         }
     }
 
-    /// Enables the doorbells of queues that were found empty. A queue to which a request was added before that is
-    /// processed again.
+    /// Enables the doorbells of queues that were found empty. A queue to which a request was added
+    /// before that is processed again.
     fn enable_doorbells(&mut self, queues: QueueSet) -> Effects {
         let mut effects = Effects::default();
         for index in queues.iter() {
@@ -275,8 +275,8 @@ impl<P: AccessPlatform> Transport<P> {
         }
     }
 
-    /// Sets DEVICE_NEEDS_RESET and says why [6.5]: once, since nothing is processed from then on. `queue`:
-    /// the one that was being processed.
+    /// Sets DEVICE_NEEDS_RESET and says why [6.5]: once, since nothing is processed from then on.
+    /// `queue`: the one that was being processed.
     pub(super) fn fail(&mut self, queue: Option<usize>, fault: &Fault) {
         let why = match queue {
             Some(index) => format!("queue {index}: {}", Causes(fault)),

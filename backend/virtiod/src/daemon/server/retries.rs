@@ -8,8 +8,8 @@ use crate::backoff::Backoff;
 /// Waits after one failure, two, and so on.
 const WAITS: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 
-/// When each thing that failed may be tried again. It is remembered until it is not there any more, so
-/// that what fails each time is tried ever more rarely.
+/// When each thing that failed may be tried again. It is remembered until it is not there any more,
+/// so that what fails each time is tried ever more rarely.
 #[derive(Debug)]
 pub(super) struct Retries<K>(BTreeMap<K, (Backoff, Instant)>);
 

@@ -13,8 +13,8 @@ pub enum Progress {
     Unfinished,
 }
 
-/// Until when the bus can wait. The time runs from the first time that it is asked for: most requests
-/// are done without that, and to ask the clock may cost as much as they do.
+/// Until when the bus can wait. The time runs from the first time that it is asked for: most
+/// requests are done without that, and to ask the clock may cost as much as they do.
 #[derive(Debug)]
 pub struct Deadline {
     time: Duration,

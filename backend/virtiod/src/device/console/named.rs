@@ -112,8 +112,8 @@ impl NamedPort {
         Some(open)
     }
 
-    /// What to wait for: a program, or what the one that is there sends or takes. None for a program
-    /// whose words wait for the guest.
+    /// What to wait for: a program, or what the one that is there sends or takes. None for a
+    /// program whose words wait for the guest.
     pub fn source(&self) -> Option<Source<'_>> {
         let Some(program) = &self.program else {
             return self.acceptor.source();
@@ -174,8 +174,8 @@ impl NamedPort {
         program.silent = matches!(read, Ok(Some(0)) | Err(_));
     }
 
-    /// Hands on what the guest sends: a request, if what was taken before has left. Where no program is
-    /// there it is dropped; Linux does not send then.
+    /// Hands on what the guest sends: a request, if what was taken before has left. Where no
+    /// program is there it is dropped; Linux does not send then.
     ///
     /// # Errors
     /// [`Fault`].

@@ -1,7 +1,7 @@
 //! Notices when the terminal's window changes.
 //!
-//! The kernel tells a terminal's foreground processes of that, never who has its other side. So it is
-//! looked at: whenever something was typed, and once a second.
+//! The kernel tells a terminal's foreground processes of that, never who has its other side. So it
+//! is looked at: whenever something was typed, and once a second.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -45,7 +45,8 @@ impl SizeWatch {
         self.known
     }
 
-    /// Takes the present size; the new size if it changed. The source will be ready when it is to be looked at next.
+    /// Takes the present size; the new size if it changed. The source will be ready when it is to
+    /// be looked at next.
     ///
     /// # Errors
     /// The timer's.

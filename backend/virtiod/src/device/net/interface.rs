@@ -49,8 +49,8 @@ pub trait Interface: Send {
     /// Largest payload of a frame that is not segmented.
     fn mtu(&self) -> u16;
 
-    /// Gives packets for the guest to the first `count` pairs of queues from now on; with none, such
-    /// packets are lost and none waits.
+    /// Gives packets for the guest to the first `count` pairs of queues from now on; with none,
+    /// such packets are lost and none waits.
     ///
     /// # Errors
     /// The kernel's.
@@ -75,8 +75,8 @@ pub trait Interface: Send {
     /// It is lost: there is no room, the link is down, or the kernel does not like the packet.
     fn send(&mut self, pair: usize, packet: &Gather<'_>) -> io::Result<()>;
 
-    /// A file that never waits and of which each message is a packet, if there is one: for packets that are moved
-    /// together.
+    /// A file that never waits and of which each message is a packet, if there is one: for packets
+    /// that are moved together.
     fn messages(&self, pair: usize) -> Option<BorrowedFd<'_>> {
         let _ = pair;
         None

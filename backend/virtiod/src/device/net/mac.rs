@@ -28,8 +28,8 @@ impl MacAddress {
     /// The address of a guest's device that was given none: the first six bytes of
     /// SHA-256("UUID/INDEX"), as a locally administered address of one station.
     ///
-    /// 46 bits, rather than 24 behind Xen's own 00:16:3e: by then, one of 600 guests would share its
-    /// address with another, and vifs have theirs there too.
+    /// 46 bits, rather than 24 behind Xen's own 00:16:3e: by then, one of 600 guests would share
+    /// its address with another, and vifs have theirs there too.
     pub fn of_device(guest_uuid: &str, index: u32) -> Self {
         let digest = Sha256::digest(format!("{guest_uuid}/{index}"));
         let mut bytes = [0; 6];
@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn a_devices_address_is_the_one_that_a_person_can_compute() {
-        // printf %s UUID/0 | sha256sum gives 3583cbec5dab…; the first byte as a local station's is 36.
+        // printf %s UUID/0 | sha256sum gives 3583cbec5dab…; the first byte as a local station's is
+        // 36.
         assert_eq!(MacAddress::of_device(UUID, 0).to_string(), "36:83:cb:ec:5d:ab");
         assert_ne!(MacAddress::of_device(UUID, 0), MacAddress::of_device(UUID, 1));
         assert_eq!(MacAddress::of_device(UUID, 1), MacAddress::of_device(UUID, 1));

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Deserializer, de};
 
-/// Most queue pairs of a device. A device's thread serves all of them, so they spare guests with several
-/// processors locks and interrupts, and add nothing here.
+/// Most queue pairs of a device. A device's thread serves all of them, so they spare guests with
+/// several processors locks and interrupts, and add nothing here.
 const MOST: u16 = 8;
 
 /// A number of queue pairs that can be offered: 1 to 8, and 1 unless something else is said.

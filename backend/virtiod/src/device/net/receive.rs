@@ -147,8 +147,8 @@ impl Receiver {
         Ok(!self.waiting.is_empty())
     }
 
-    /// Takes packets by few system calls. Tries to take one more than there were in the turn before: so what is
-    /// missing is known without asking again.
+    /// Takes packets by few system calls. Tries to take one more than there were in the turn
+    /// before: so what is missing is known without asking again.
     fn receive_batch(&mut self, file: BorrowedFd<'_>, transfers: &mut IoEngine) -> io::Result<()> {
         let (mut tried, mut more) = (0, self.latest + 1);
         while tried < PACKETS {
@@ -269,7 +269,8 @@ impl Receiver {
         (plan, None)
     }
 
-    /// Finds the requests, behind those planned with, that `length` bytes need, and plans with them.
+    /// Finds the requests, behind those planned with, that `length` bytes need, and plans with
+    /// them.
     fn gather<M: DeviceMemory>(
         &mut self,
         length: u64,
@@ -347,8 +348,8 @@ fn finish_header(packet: &mut [u8], requests: usize, flags: HeaderFlags) {
     }
 }
 
-/// Writes a packet into its requests. If they cannot be reached just now they go back empty, which the
-/// driver takes for packets that were cut off.
+/// Writes a packet into its requests. If they cannot be reached just now they go back empty, which
+/// the driver takes for packets that were cut off.
 fn write<M: DeviceMemory>(
     packet: &[u8],
     requests: &[VirtioRequest],

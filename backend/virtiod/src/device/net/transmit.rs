@@ -15,8 +15,8 @@ pub(super) struct PacketSink<'i> {
     pub(super) transfers: &'i mut IoEngine,
 }
 
-/// Sends packets as they lie in the guest's buffers; only what is in too many pieces is copied, through room for
-/// one.
+/// Sends packets as they lie in the guest's buffers; only what is in too many pieces is copied,
+/// through room for one.
 pub(super) struct Transmitter(Vec<u8>);
 
 impl Default for Transmitter {
@@ -70,7 +70,8 @@ impl Transmitter {
     }
 }
 
-/// Sends packets by one system call, if the interface can: up to the first that must be copied or is wrong.
+/// Sends packets by one system call, if the interface can: up to the first that must be copied or
+/// is wrong.
 fn send_batch<M: DeviceMemory>(
     requests: &[VirtioRequest],
     memory: &M,

@@ -77,8 +77,8 @@ impl VsockConnection {
         let wanted = reads && rx_queue.takes_data() && self.peer_credit.available() > 0;
         events.set(PollFlags::POLLIN, wanted);
         events.set(PollFlags::POLLOUT, !self.pending.is_empty());
-        // A hang-up is told even if nothing is asked for. While something may be left to read it is not
-        // yet of interest, and would be told without end.
+        // A hang-up is told even if nothing is asked for. While something may be left to read it is
+        // not yet of interest, and would be told without end.
         (!events.is_empty() || !reads).then(|| Source { fd: self.socket.as_fd(), events })
     }
 

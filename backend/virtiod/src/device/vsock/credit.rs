@@ -61,7 +61,8 @@ impl RxWindow {
         self.forwarded = self.forwarded.wrapping_add(bytes);
     }
 
-    /// Whether the guest is to be told: by what it knows half of the room is taken, and there is more.
+    /// Whether the guest is to be told: by what it knows half of the room is taken, and there is
+    /// more.
     pub fn is_stale(&self) -> bool {
         let known = self.received.wrapping_sub(self.told);
         known > BUFFER_SIZE / 2 && self.told != self.forwarded

@@ -1,5 +1,5 @@
-//! The host's side: a Unix socket for connections to the guest, and those of programs that the guest
-//! connects to.
+//! The host's side: a Unix socket for connections to the guest, and those of programs that the
+//! guest connects to.
 //!
 //! Programs use it as they use those of other hypervisors: who wants to reach the guest's port 52
 //! connects to PATH and says `CONNECT 52`; who wants to be reached at the host's port 52 listens on

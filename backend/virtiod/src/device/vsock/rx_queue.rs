@@ -61,8 +61,8 @@ impl RxQueue {
         self.0.clear();
     }
 
-    /// The bytes of the next packet for a buffer of `size` bytes: of a packet with more data than fits,
-    /// the front part. `None` if there is no packet, or no room for even a byte of it.
+    /// The bytes of the next packet for a buffer of `size` bytes: of a packet with more data than
+    /// fits, the front part. `None` if there is no packet, or no room for even a byte of it.
     pub fn next(&mut self, size: u64, cid: u64) -> Option<Vec<u8>> {
         let room = usize::try_from(size).unwrap_or(usize::MAX).checked_sub(HEADER_SIZE)?;
         let first = self.0.front_mut()?;

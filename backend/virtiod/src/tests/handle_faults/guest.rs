@@ -15,8 +15,8 @@ use crate::tests::ring::{Descriptor, Ring};
 use xen::Access;
 use xen_sim::{Guest, GuestPort, Hypervisor};
 
-/// A moment: much longer than anything takes that comes. On a machine so busy that it is not, a run takes another
-/// course, on which all that is looked at holds too.
+/// A moment: much longer than anything takes that comes. On a machine so busy that it is not, a run
+/// takes another course, on which all that is looked at holds too.
 const MOMENT: Duration = Duration::from_millis(60);
 /// Pages of the guest.
 const PAGES: usize = 128;

@@ -74,8 +74,8 @@ impl Faults {
         self.failure(call).map_or(Ok(()), |failure| Err(error(failure)))
     }
 
-    /// Whether something has failed that the log is to tell of. A copy that fails is none: buffers are mapped then,
-    /// and what cannot be mapped is told.
+    /// Whether something has failed that the log is to tell of. A copy that fails is none: buffers
+    /// are mapped then, and what cannot be mapped is told.
     pub(super) fn needs_sentence(&self) -> bool {
         let state = self.state();
         state.struck && state.plan.is_some_and(|plan| plan.call != Call::Copy)

@@ -28,8 +28,8 @@ pub(super) fn server_thread(guest: u16) -> String {
     format!("server-of-{guest}")
 }
 
-/// Captures, from now on, what threads of this process say that a log by default shows. Who else captures is not
-/// disturbed: nobody does in these tests.
+/// Captures, from now on, what threads of this process say that a log by default shows. Who else
+/// captures is not disturbed: nobody does in these tests.
 pub(super) fn capture() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

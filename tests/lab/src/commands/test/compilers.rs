@@ -97,7 +97,8 @@ fn debian(bench: &Bench) -> Result<Tried> {
     Ok(Tried::By(build.compiler()?))
 }
 
-/// Debian 13's plain one, which a guest's module is built by: it is what the module's crates declare.
+/// Debian 13's plain one, which a guest's module is built by: it is what the module's crates
+/// declare.
 fn debian_guest(bench: &Bench) -> Result<Tried> {
     let Bench { dirs, logs, progress } = bench;
     let guest = Guest::fetch(&dirs.cache, logs, progress)?;

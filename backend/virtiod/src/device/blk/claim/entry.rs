@@ -122,8 +122,8 @@ impl Entry {
         Some(opened.locked.file())
     }
 
-    /// Whether what was written lasts: for all who have the file, since the kernel says once that it
-    /// does not.
+    /// Whether what was written lasts: for all who have the file, since the kernel says once that
+    /// it does not.
     pub(super) fn durability(&self) -> Arc<Mutex<Durability>> {
         Arc::clone(&self.durability)
     }

@@ -283,8 +283,8 @@ impl Qcow2Image {
 /// Zeroes or discards the clusters of a range.
 type ChangeClusters = fn(&mut FormatAccess<File>, offset: u64, length: u64) -> io::Result<()>;
 
-/// Checks an image that is to be written, as far as there is time. One that the guest's other domain
-/// may write is not judged: it is checked when it is written here.
+/// Checks an image that is to be written, as far as there is time. One that the guest's other
+/// domain may write is not judged: it is checked when it is written here.
 fn check(
     file: &std::fs::File,
     header: &Qcow2Header,

@@ -1,5 +1,5 @@
-//! The dirty bitmaps of an image: what was written since a backup. They are not kept up here, and the
-//! library marks them so when it opens an image for writing.
+//! The dirty bitmaps of an image: what was written since a backup. They are not kept up here, and
+//! the library marks them so when it opens an image for writing.
 
 use std::fs::File;
 use std::path::Path;

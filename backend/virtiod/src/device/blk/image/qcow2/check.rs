@@ -11,9 +11,9 @@
 //! written in place, which their entries are marked for, must be used once too.
 //!
 //! A kill of this program is no damage. The library writes an entry of the level 1 table, or of the
-//! refcount table, before the count of the cluster that it names; the data of a power failure reaches
-//! the storage in any order. So one fault is repaired before the first write: a cluster that was new
-//! then is not counted. Such a cluster
+//! refcount table, before the count of the cluster that it names; the data of a power failure
+//! reaches the storage in any order. So one fault is repaired before the first write: a cluster
+//! that was new then is not counted. Such a cluster
 //!
 //! * has a count of zero, in a refcount block that exists;
 //! * is used once: as a level 2 table or as data, by an active entry that marks it as used once, or
@@ -24,9 +24,9 @@
 //! not, counts were overwritten, and those of other clusters are worth nothing either.
 
 //!
-//! A check takes at most 32 MiB for counts and uses, which are looked at window by window, 32 MiB for
-//! level 2 tables' places (48 MiB while the list grows), and 8 MiB for those of refcount blocks: each
-//! is bounded where it is collected.
+//! A check takes at most 32 MiB for counts and uses, which are looked at window by window, 32 MiB
+//! for level 2 tables' places (48 MiB while the list grows), and 8 MiB for those of refcount
+//! blocks: each is bounded where it is collected.
 
 mod entry;
 mod tables;

@@ -1,8 +1,9 @@
 //! How much memory the library takes for an image.
 //!
-//! It keeps level 2 tables and refcount blocks by number, and each is a cluster, which may have 2 MiB:
-//! an image of a few KiB, with nothing but empty tables, would take hundreds of MiB as soon as its
-//! guest reads here and there, and so would each of its backing files. The numbers cannot be set.
+//! It keeps level 2 tables and refcount blocks by number, and each is a cluster, which may have 2
+//! MiB: an image of a few KiB, with nothing but empty tables, would take hundreds of MiB as soon as
+//! its guest reads here and there, and so would each of its backing files. The numbers cannot be
+//! set.
 
 use super::header::Qcow2Header;
 use crate::device::blk::target::AccessMode;

@@ -9,8 +9,8 @@ use crate::device::blk::image::qcow2::header::{Qcow2Header, Table, read_up_to};
 
 /// Most entries of the level 1 tables of all snapshots together.
 const MAX_SNAPSHOT_ENTRIES: u64 = 4 << 20;
-/// Most level 2 tables, each of which takes 16 bytes: 128 TiB in clusters of 64 KiB are an eighth of
-/// them, 4 TiB in clusters of 4 KiB all.
+/// Most level 2 tables, each of which takes 16 bytes: 128 TiB in clusters of 64 KiB are an eighth
+/// of them, 4 TiB in clusters of 4 KiB all.
 const MAX_L2_TABLES: usize = 2 << 20;
 /// Bytes of a snapshot's entry without what varies.
 const SNAPSHOT_SIZE: u64 = 40;

@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 
 use super::Damage;
 
-/// Most clusters that are counted: a kill leaves those of one batch, a power failure those since the
-/// last flush. More is no kill.
+/// Most clusters that are counted: a kill leaves those of one batch, a power failure those since
+/// the last flush. More is no kill.
 const MOST: usize = 1 << 16;
 
 /// Clusters that are used once and not counted.
@@ -48,8 +48,8 @@ impl Uncounted {
     }
 }
 
-/// The byte with the lowest bit of a count, by its place in the refcount block, and that bit. Counts
-/// smaller than a byte begin with its lowest bits; larger ones are big-endian.
+/// The byte with the lowest bit of a count, by its place in the refcount block, and that bit.
+/// Counts smaller than a byte begin with its lowest bits; larger ones are big-endian.
 fn lowest_bit(index: u64, order: u32) -> (u64, u8) {
     let bits = 1u64 << order;
     match bits {

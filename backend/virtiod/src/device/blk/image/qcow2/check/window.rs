@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::tables::L2Table;
 use super::{Damage, Layout};
 
-/// Most clusters of a window, each of which takes four bytes: 512 GiB of an image with clusters of 64
-/// KiB.
+/// Most clusters of a window, each of which takes four bytes: 512 GiB of an image with clusters of
+/// 64 KiB.
 const CLUSTERS: u64 = 8 << 20;
 /// Uses of a cluster that must have no other.
 const ALONE: u16 = u16::MAX;
