@@ -11,7 +11,7 @@ mod location;
 mod tests;
 mod units;
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{self, AtomicU32, AtomicU64, Ordering};
 
 use protocol::pool::MAX_POOL_PAGES;
 

@@ -27,6 +27,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+use core::sync::atomic;
+
 pub mod binding;
 pub mod grant;
 pub mod message;

@@ -6,8 +6,8 @@
 //! private memory and only publishes it, and checks the peer's at every use. A message is copied
 //! out whole before anything looks at it.
 
+use crate::atomic::{AtomicU32, Ordering};
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::message::{HEADER_SIZE, Header};
 

@@ -1,6 +1,6 @@
 //! Words with a bit for each of 64 units, set while the unit is taken.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use super::atomic::{AtomicU64, Ordering};
 
 /// `count` bits in a row, from the lowest on; `count` is 1 to 64.
 pub(super) const fn run(count: u32) -> u64 {

@@ -49,7 +49,7 @@ impl Header {
     }
 
     /// The size field of a header that is still in its slot.
-    pub(crate) const fn size_of(header: [u8; HEADER_SIZE]) -> u16 {
+    pub const fn size_of(header: [u8; HEADER_SIZE]) -> u16 {
         let [.., low, high] = header;
         u16::from_le_bytes([low, high])
     }
