@@ -108,7 +108,7 @@ static void offer(struct xvm_device *xvm)
 {
 	/* Those behind it need not wait for a device that cannot start. */
 	if (show_page(xvm))
-		xvm_turn_leave(xvm);
+		xvm_probe_order_leave(xvm);
 }
 
 static void release_virtio(struct device *dev)
@@ -182,10 +182,10 @@ static void connect(struct xvm_device *xvm)
 	xenbus_switch_state(xdev, XenbusStateConnected);
 	err = xvm_dma_open(xvm);
 	if (!err) {
-		xvm_turn_wait(xvm);
+		xvm_probe_order_wait(xvm);
 		err = register_virtio(xvm);
 	}
-	xvm_turn_leave(xvm);
+	xvm_probe_order_leave(xvm);
 	if (err) {
 		xenbus_dev_fatal(xdev, err, "registering the virtio device");
 		return;
@@ -298,7 +298,7 @@ static void report(const struct xenbus_device *xdev)
 /* SHIM_CLOSE: the backend has left. */
 static void close(struct xvm_device *xvm)
 {
-	xvm_turn_leave(xvm);
+	xvm_probe_order_leave(xvm);
 	report(xvm->xdev);
 	if (stop_virtio(xvm))
 		release(xvm);
@@ -312,7 +312,7 @@ static void close(struct xvm_device *xvm)
  */
 static void finish(struct xvm_device *xvm)
 {
-	xvm_turn_leave(xvm);
+	xvm_probe_order_leave(xvm);
 	if (system_state <= SYSTEM_RUNNING && stop_virtio(xvm))
 		release(xvm);
 	xenbus_frontend_closed(xvm->xdev);
@@ -333,7 +333,7 @@ static enum xenbus_state backend_state(const struct xenbus_device *xdev)
 static void start_anew(struct xvm_device *xvm)
 {
 	if (!stop_virtio(xvm)) {
-		xvm_turn_leave(xvm);
+		xvm_probe_order_leave(xvm);
 		xenbus_frontend_closed(xvm->xdev);
 		return;
 	}
@@ -341,7 +341,7 @@ static void start_anew(struct xvm_device *xvm)
 	WRITE_ONCE(xvm->restored, false);
 	if (!xvm_watch_remind())
 		return;
-	xvm_turn_leave(xvm);
+	xvm_probe_order_leave(xvm);
 	dev_err(&xvm->xdev->dev,
 		"no watch can be set to start the device anew: unbind and bind its driver\n");
 }
@@ -460,19 +460,19 @@ static int xvm_probe(struct xenbus_device *xdev,
 	mutex_init(&xvm->beginning);
 	init_waitqueue_head(&xvm->backend_changed);
 	init_waitqueue_head(&xvm->finished);
-	xvm_turn_init(xvm);
+	xvm_probe_order_init(xvm);
 	xvm_fault_init(xvm);
 	xvm_bus_init(xvm);
 	xvm_pool_init(xvm);
 	dev_set_drvdata(&xdev->dev, xvm);
-	xvm_turn_enter(xvm);
+	xvm_probe_order_enter(xvm);
 	xvm_bus_reserve(xvm);
 
 	err = xvm_watch_enter(xvm);
 	if (err) {
 		xenbus_dev_fatal(xdev, err, "watching %s", xdev->otherend);
 		xvm_bus_unreserve(xvm);
-		xvm_turn_leave(xvm);
+		xvm_probe_order_leave(xvm);
 		dev_set_drvdata(&xdev->dev, NULL);
 		kfree(xvm);
 	}
@@ -487,7 +487,7 @@ static void xvm_remove(struct xenbus_device *xdev)
 	mutex_lock(&xvm->beginning);
 	WRITE_ONCE(xvm->removing, true);
 	mutex_unlock(&xvm->beginning);
-	xvm_turn_leave(xvm);
+	xvm_probe_order_leave(xvm);
 	/* In xenbus' own watch, ours has not run yet. */
 	give_up_without(xvm, backend_state(xdev));
 	cancel_work_sync(&xvm->step);
@@ -517,7 +517,7 @@ static int xvm_is_ready(struct xenbus_device *xdev)
 {
 	struct xvm_device *xvm = dev_get_drvdata(&xdev->dev);
 
-	xvm_turn_all_found();
+	xvm_probe_order_all_found();
 	return xvm && READ_ONCE(xvm->ready);
 }
 
@@ -561,7 +561,7 @@ static int xvm_resume(struct xenbus_device *xdev)
 	if (err)
 		xenbus_dev_error(xdev, err, "watching %s", xdev->otherend);
 	/* As at the start: they are registered in this order. */
-	xvm_turn_enter(xvm);
+	xvm_probe_order_enter(xvm);
 	xvm_bus_reserve(xvm);
 	queue_work(xvm_workqueue, &xvm->step);
 	return err;
@@ -645,7 +645,7 @@ static int __init xvm_init(void)
 	if (!xvm_workqueue)
 		return -ENOMEM;
 	err = xenbus_register_frontend(&xvm_driver);
-	xvm_turn_all_found();
+	xvm_probe_order_all_found();
 	if (err)
 		destroy_workqueue(xvm_workqueue);
 	return err;

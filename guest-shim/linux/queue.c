@@ -158,7 +158,7 @@ static int prepare_events(struct xvm_device *xvm, struct xvm_queue *queue)
 
 	if (!doorbells)
 		return 0;
-	xvm_turn_wait_all_found();
+	xvm_probe_order_wait_all_found();
 	err = bind_doorbell(xvm, queue);
 	if (!err || READ_ONCE(xvm->bus.broken))
 		return err;

@@ -112,7 +112,7 @@ struct xvm_device {
 	wait_queue_head_t backend_changed;
 	struct work_struct step;	/* changes of state, one at a time */
 	struct work_struct fault;	/* tells the virtio core of a failure */
-	struct list_head turn;		/* among those that are starting */
+	struct list_head starting;		/* among those that are starting */
 	struct mutex beginning;		/* these, while the watch uses them */
 	bool begun;			/* Initialising was entered */
 	bool removing;			/* no more steps */
@@ -157,13 +157,13 @@ void xvm_fault_init(struct xvm_device *xvm);
 void xvm_fail(struct xvm_device *xvm, const char *why);
 bool xvm_check_status(struct xvm_device *xvm, u32 status);
 
-/* turn.c */
-void xvm_turn_init(struct xvm_device *xvm);
-void xvm_turn_enter(struct xvm_device *xvm);
-void xvm_turn_leave(struct xvm_device *xvm);
-void xvm_turn_wait(struct xvm_device *xvm);
-void xvm_turn_all_found(void);
-void xvm_turn_wait_all_found(void);
+/* probe_order.c */
+void xvm_probe_order_init(struct xvm_device *xvm);
+void xvm_probe_order_enter(struct xvm_device *xvm);
+void xvm_probe_order_leave(struct xvm_device *xvm);
+void xvm_probe_order_wait(struct xvm_device *xvm);
+void xvm_probe_order_all_found(void);
+void xvm_probe_order_wait_all_found(void);
 
 /* bus.c */
 void xvm_bus_init(struct xvm_device *xvm);

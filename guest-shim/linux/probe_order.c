@@ -12,7 +12,7 @@
 #include "virtio_msg_xen.h"
 
 /* The longest that a device waits for the next of those before it. */
-#define TURN_TIMEOUT (5 * HZ)
+#define START_TIMEOUT (5 * HZ)
 
 /* Devices that are probed and not yet registered, the first first. */
 static LIST_HEAD(starting);
@@ -20,41 +20,41 @@ static unsigned int departures;		/* devices that left the list */
 static DEFINE_SPINLOCK(starting_lock);
 static DECLARE_WAIT_QUEUE_HEAD(starting_changed);
 
-void xvm_turn_init(struct xvm_device *xvm)
+void xvm_probe_order_init(struct xvm_device *xvm)
 {
-	INIT_LIST_HEAD(&xvm->turn);
+	INIT_LIST_HEAD(&xvm->starting);
 }
 
 /* The devices that were there when the driver was registered are found. */
 static DECLARE_COMPLETION(all_found);
 
 /* May be called again. */
-void xvm_turn_all_found(void)
+void xvm_probe_order_all_found(void)
 {
 	complete_all(&all_found);
 }
 
 /* Before a device takes what others cannot do without. */
-void xvm_turn_wait_all_found(void)
+void xvm_probe_order_wait_all_found(void)
 {
-	wait_for_completion_timeout(&all_found, TURN_TIMEOUT);
+	wait_for_completion_timeout(&all_found, START_TIMEOUT);
 }
 
 /* About to start; one that was before, and did not, is the last now. */
-void xvm_turn_enter(struct xvm_device *xvm)
+void xvm_probe_order_enter(struct xvm_device *xvm)
 {
 	spin_lock(&starting_lock);
-	list_move_tail(&xvm->turn, &starting);
+	list_move_tail(&xvm->starting, &starting);
 	spin_unlock(&starting_lock);
 }
 
 /* Registered, or given up; may be called again. */
-void xvm_turn_leave(struct xvm_device *xvm)
+void xvm_probe_order_leave(struct xvm_device *xvm)
 {
 	spin_lock(&starting_lock);
-	if (!list_empty(&xvm->turn))
+	if (!list_empty(&xvm->starting))
 		WRITE_ONCE(departures, departures + 1);
-	list_del_init(&xvm->turn);
+	list_del_init(&xvm->starting);
 	spin_unlock(&starting_lock);
 	wake_up_all(&starting_changed);
 }
@@ -64,7 +64,7 @@ static bool is_next(struct xvm_device *xvm)
 	bool next;
 
 	spin_lock(&starting_lock);
-	next = list_empty(&xvm->turn) || list_is_first(&xvm->turn, &starting);
+	next = list_empty(&xvm->starting) || list_is_first(&xvm->starting, &starting);
 	spin_unlock(&starting_lock);
 	return next || READ_ONCE(xvm->removing);
 }
@@ -74,7 +74,7 @@ static bool one_left(struct xvm_device *xvm, unsigned int seen)
 {
 	return wait_event_timeout(starting_changed,
 				  is_next(xvm) || READ_ONCE(departures) != seen,
-				  TURN_TIMEOUT);
+				  START_TIMEOUT);
 }
 
 /*
@@ -87,9 +87,9 @@ static bool skip_first(struct xvm_device *xvm, unsigned int seen)
 	bool skipped = false;
 
 	spin_lock(&starting_lock);
-	first = list_first_entry_or_null(&starting, struct xvm_device, turn);
+	first = list_first_entry_or_null(&starting, struct xvm_device, starting);
 	if (first && first != xvm && departures == seen) {
-		list_del_init(&first->turn);
+		list_del_init(&first->starting);
 		WRITE_ONCE(departures, departures + 1);
 		skipped = true;
 	}
@@ -99,7 +99,7 @@ static bool skip_first(struct xvm_device *xvm, unsigned int seen)
 	return skipped;
 }
 
-void xvm_turn_wait(struct xvm_device *xvm)
+void xvm_probe_order_wait(struct xvm_device *xvm)
 {
 	while (!is_next(xvm)) {
 		unsigned int seen = READ_ONCE(departures);
