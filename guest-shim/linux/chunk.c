@@ -34,6 +34,7 @@ static struct xvm_chunk *new_chunk(u32 number)
 /* Grants a chunk's pages under consecutive references. */
 static int grant(struct xvm_device *xvm, struct xvm_chunk *chunk)
 {
+	unsigned long frame = XEN_PFN_DOWN(virt_to_phys(chunk->memory));
 	unsigned int i;
 	int err;
 
@@ -43,11 +44,7 @@ static int grant(struct xvm_device *xvm, struct xvm_chunk *chunk)
 	/* Nothing of what the pages held before is the device's to see [3.11]. */
 	memset(chunk->memory, 0, CHUNK_BYTES);
 	for (i = 0; i < SHIM_CHUNK_PAGES; i++)
-		gnttab_grant_foreign_access_ref(chunk->first + i,
-						xvm->xdev->otherend_id,
-						virt_to_gfn(chunk->memory +
-							    i * XEN_PAGE_SIZE),
-						0);
+		xvm_grant_page(xvm, chunk->first + i, frame + i, false);
 	chunk->granted = true;
 	return 0;
 }
@@ -98,7 +95,7 @@ void xvm_chunk_revoke(struct xvm_device *xvm, struct xvm_chunk *chunk)
 	for (i = 0; i < SHIM_CHUNK_PAGES; i++) {
 		page = virt_to_page(chunk->memory + i * XEN_PAGE_SIZE);
 		get_page(page);
-		if (xvm_end_grant(xvm, chunk->first + i, page))
+		if (xvm_grant_end(xvm, chunk->first + i, page))
 			put_page(page);
 	}
 }

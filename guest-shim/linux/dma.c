@@ -61,11 +61,10 @@ static u64 take_references(struct xvm_device *xvm, phys_addr_t phys,
 	return 0;
 }
 
-static void grant_page(struct xvm_device *xvm, grant_ref_t ref,
-		       unsigned long frame, bool read_only)
+static void xvm_dma_grant_page(struct xvm_device *xvm, grant_ref_t ref,
+			       unsigned long frame, bool read_only)
 {
-	gnttab_grant_foreign_access_ref(ref, xvm->xdev->otherend_id,
-					pfn_to_gfn(frame), read_only);
+	xvm_grant_page(xvm, ref, frame, read_only);
 	atomic_inc(&xvm->dma.granted);
 	set_bit(ref, xvm->dma.live);
 }
@@ -93,29 +92,11 @@ static dma_addr_t xvm_grant(struct xvm_device *xvm, phys_addr_t phys,
 		return DMA_MAPPING_ERROR;
 	}
 	for (i = 0; i < plan.pages; i++)
-		grant_page(xvm, first + i, frame_of(dma, first, phys, i),
-			   plan.read_only);
+		xvm_dma_grant_page(xvm, first + i,
+				   frame_of(dma, first, phys, i),
+				   plan.read_only);
 	atomic_add(plan.pages, &dma->requests);
 	return address;
-}
-
-/*
- * Ends one grant. If the backend still uses it, false: the grant stays, its page
- * is kept from any other use until that ends, and the device is done with [3.6].
- * The page's reference, if a page is given, is then no longer the caller's.
- */
-bool xvm_end_grant(struct xvm_device *xvm, grant_ref_t ref, struct page *page)
-{
-	if (gnttab_try_end_foreign_access(ref))
-		return true;
-
-	if (!xchg(&xvm->dma.in_use, true))
-		dev_alert(&xvm->xdev->dev,
-			  "backend still uses grant %u of memory that was returned; the page is withheld\n",
-			  ref);
-	gnttab_end_foreign_access(ref, page);
-	xvm_fail(xvm, "backend did not let go of a grant");
-	return false;
 }
 
 /* The references behind an address that was made here; false for any other. */
@@ -140,7 +121,7 @@ static void revoke_page(struct xvm_device *xvm, grant_ref_t ref)
 	atomic_dec(&xvm->dma.granted);
 	/* First of all: the reference may soon be another buffer's. */
 	bounced = xvm_bounce_take(xvm, ref);
-	if (xvm_end_grant(xvm, ref, bounced) && bounced)
+	if (xvm_grant_end(xvm, ref, bounced) && bounced)
 		xvm_bounce_free(xvm, bounced);
 }
 
@@ -211,8 +192,8 @@ int xvm_dma_grant_ring(struct xvm_device *xvm, struct virtqueue *vq)
 	}
 	for (i = 0; i < ring.pages; i++) {
 		if (test_and_clear_bit(ring.first + i, dma->reserved))
-			grant_page(xvm, ring.first + i, frame + i,
-				   i < ring.read_only);
+			xvm_dma_grant_page(xvm, ring.first + i, frame + i,
+					   i < ring.read_only);
 		else if (!test_bit(ring.first + i, dma->live))
 			return -EIO;
 	}
@@ -433,7 +414,7 @@ int xvm_dma_open(struct xvm_device *xvm)
 	if (err)
 		goto close_bounce;
 	atomic_set(&dma->requests, 0);
-	dma->in_use = false;
+	xvm->grant_in_use = false;
 	dev->platform_data = xvm;
 	set_dma_ops(dev, &xvm_dma_ops);
 	err = dma_coerce_mask_and_coherent(dev, DMA_BIT_MASK(64));

@@ -84,7 +84,6 @@ struct xvm_dma {
 	unsigned int references;	/* bits in each */
 	atomic_t granted;		/* bits set in live */
 	atomic_t requests;		/* pages of buffers that are mapped */
-	bool in_use;			/* [3.6] was reported */
 	struct xvm_bounce bounce;
 	struct xvm_pool pool;
 };
@@ -121,6 +120,7 @@ struct xvm_device {
 	bool stuck;			/* it can never be unregistered */
 	wait_queue_head_t finished;	/* for requests, before a suspend */
 	struct xvm_bus bus;
+	bool grant_in_use;		/* [3.6] was reported */
 	struct xvm_dma dma;
 	struct xvm_virtio *virtio;
 	struct xvm_queue *queues;	/* those of the virtio device */
@@ -189,6 +189,11 @@ int xvm_disable_vq(struct virtqueue *vq);
 int xvm_enable_vq(struct virtqueue *vq);
 bool xvm_queue_used(struct xvm_device *xvm, unsigned int index);
 
+/* grant.c */
+void xvm_grant_page(struct xvm_device *xvm, grant_ref_t ref,
+		    unsigned long frame, bool read_only);
+bool xvm_grant_end(struct xvm_device *xvm, grant_ref_t ref, struct page *page);
+
 /* bounce.c */
 int xvm_bounce_init(void);
 int xvm_bounce_open(struct xvm_device *xvm);
@@ -224,7 +229,6 @@ unsigned int xvm_pool_in_use(const struct xvm_device *xvm);
 ssize_t xvm_pool_show(struct xvm_device *xvm, char *buf);
 
 /* dma.c */
-bool xvm_end_grant(struct xvm_device *xvm, grant_ref_t ref, struct page *page);
 int xvm_dma_open(struct xvm_device *xvm);
 int xvm_dma_grant_ring(struct xvm_device *xvm, struct virtqueue *vq);
 void xvm_dma_revoke_all(struct xvm_device *xvm);
