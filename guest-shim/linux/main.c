@@ -11,7 +11,6 @@
 #include <linux/minmax.h>
 #include <linux/module.h>
 #include <linux/slab.h>
-#include <linux/sysfs.h>
 #include <xen/xen.h>
 
 #include "virtio_msg_xen.h"
@@ -566,47 +565,6 @@ static int xvm_resume(struct xenbus_device *xdev)
 	queue_work(xvm_workqueue, &xvm->step);
 	return err;
 }
-
-static ssize_t grants_outstanding_show(struct device *dev,
-				       struct device_attribute *attr, char *buf)
-{
-	struct xvm_device *xvm = dev_get_drvdata(dev);
-
-	return sysfs_emit(buf, "%u\n", xvm_dma_outstanding(xvm));
-}
-static DEVICE_ATTR_RO(grants_outstanding);
-
-static ssize_t bounce_show(struct device *dev, struct device_attribute *attr,
-			   char *buf)
-{
-	struct xvm_device *xvm = dev_get_drvdata(dev);
-
-	return sysfs_emit(buf, "%d\n", !!xvm->dma.bounce.pages);
-}
-static DEVICE_ATTR_RO(bounce);
-
-static ssize_t pool_show(struct device *dev, struct device_attribute *attr,
-			 char *buf)
-{
-	return xvm_pool_show(dev_get_drvdata(dev), buf);
-}
-static DEVICE_ATTR_RO(pool);
-
-static ssize_t messages_dropped_show(struct device *dev,
-				     struct device_attribute *attr, char *buf)
-{
-	return sysfs_emit(buf, "%llu\n", xvm_bus_dropped(dev_get_drvdata(dev)));
-}
-static DEVICE_ATTR_RO(messages_dropped);
-
-static struct attribute *xvm_attrs[] = {
-	&dev_attr_bounce.attr,
-	&dev_attr_grants_outstanding.attr,
-	&dev_attr_messages_dropped.attr,
-	&dev_attr_pool.attr,
-	NULL,
-};
-ATTRIBUTE_GROUPS(xvm);
 
 static const struct xenbus_device_id xvm_ids[] = {
 	{ "virtio_disk" },

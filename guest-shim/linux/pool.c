@@ -12,7 +12,6 @@
 #include <linux/slab.h>
 #include <linux/smp.h>
 #include <linux/string.h>
-#include <linux/sysfs.h>
 #include <uapi/linux/virtio_ids.h>
 #include <xen/page.h>
 
@@ -275,16 +274,21 @@ unsigned int xvm_pool_in_use(const struct xvm_device *xvm)
 	return pool->map ? shim_pool_in_use(pool->map) : 0;
 }
 
-/* For sysfs. */
-ssize_t xvm_pool_show(struct xvm_device *xvm, char *buf)
+/**
+ * xvm_pool_usage() - read how much of the pool is in use
+ * @xvm: device
+ * @usage: filled in
+ *
+ * Context: Process context. Takes the pool's mutex, so that the pool is not
+ * closed meanwhile.
+ */
+void xvm_pool_usage(struct xvm_device *xvm, struct xvm_pool_usage *usage)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
-	ssize_t length;
 
 	mutex_lock(&pool->lock);
-	length = sysfs_emit(buf, "shared %u\nin_use %u\nfallbacks %u\n",
-			    xvm_pool_pages(xvm), xvm_pool_in_use(xvm),
-			    atomic_read(&pool->fallbacks));
+	usage->shared = xvm_pool_pages(xvm);
+	usage->in_use = xvm_pool_in_use(xvm);
+	usage->fallbacks = atomic_read(&pool->fallbacks);
 	mutex_unlock(&pool->lock);
-	return length;
 }

@@ -77,6 +77,13 @@ struct xvm_pool {
 	atomic_t fallbacks;		/* buffers that were granted instead */
 };
 
+/* A reading of the pool, in pages; fallbacks counts buffers. */
+struct xvm_pool_usage {
+	unsigned int shared;
+	unsigned int in_use;
+	unsigned int fallbacks;		/* buffers that were granted instead */
+};
+
 /* The grants that the DMA API holds for the device. */
 struct xvm_dma {
 	unsigned long *live;		/* a bit for each reference granted */
@@ -226,7 +233,7 @@ bool xvm_pool_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
 unsigned int xvm_pool_pages(const struct xvm_device *xvm);
 unsigned int xvm_pool_shared(struct xvm_device *xvm);
 unsigned int xvm_pool_in_use(const struct xvm_device *xvm);
-ssize_t xvm_pool_show(struct xvm_device *xvm, char *buf);
+void xvm_pool_usage(struct xvm_device *xvm, struct xvm_pool_usage *usage);
 
 /* dma.c */
 int xvm_dma_open(struct xvm_device *xvm);
@@ -235,5 +242,8 @@ void xvm_dma_revoke_all(struct xvm_device *xvm);
 void xvm_dma_close(struct xvm_device *xvm);
 unsigned int xvm_dma_requests(const struct xvm_device *xvm);
 unsigned int xvm_dma_outstanding(struct xvm_device *xvm);
+
+/* sysfs.c */
+extern const struct attribute_group *xvm_groups[];
 
 #endif /* VIRTIO_MSG_XEN_H */
