@@ -136,8 +136,8 @@ static u32 receive_one(struct xvm_device *xvm)
 		return config_changed(xvm, received.status) ? SHIM_USEFUL :
 							      SHIM_USELESS;
 	case SHIM_USED:
-		return xvm_queue_used(xvm, received.index) ? SHIM_USEFUL :
-							     SHIM_USELESS;
+		return bus->used(xvm, received.index) ? SHIM_USEFUL :
+							SHIM_USELESS;
 	case SHIM_BROKEN:
 		xvm_fail(xvm, "the message page is corrupt");
 		return SHIM_NONE;
@@ -180,10 +180,12 @@ static irqreturn_t bus_interrupt(int irq, void *data)
 	return IRQ_HANDLED;
 }
 
-void xvm_bus_init(struct xvm_device *xvm)
+void xvm_bus_init(struct xvm_device *xvm,
+		  bool (*used)(struct xvm_device *xvm, unsigned int index))
 {
 	struct xvm_bus *bus = &xvm->bus;
 
+	bus->used = used;
 	bus->broken = true;	/* until it is open */
 	mutex_init(&bus->exchange);
 	spin_lock_init(&bus->lock);

@@ -401,7 +401,7 @@ static void give_up_without(struct xvm_device *xvm, enum xenbus_state backend)
 }
 
 /* In a watch: the backend's state may have changed. */
-void xvm_backend_changed(struct xvm_device *xvm)
+static void xvm_backend_changed(struct xvm_device *xvm)
 {
 	enum xenbus_state state = backend_state(xvm->xdev);
 
@@ -461,7 +461,8 @@ static int xvm_probe(struct xenbus_device *xdev,
 	init_waitqueue_head(&xvm->finished);
 	xvm_probe_order_init(xvm);
 	xvm_fault_init(xvm);
-	xvm_bus_init(xvm);
+	xvm_watch_init(xvm, xvm_backend_changed);
+	xvm_bus_init(xvm, xvm_queue_used);
 	xvm_pool_init(xvm);
 	dev_set_drvdata(&xdev->dev, xvm);
 	xvm_probe_order_enter(xvm);

@@ -23,6 +23,8 @@
 #include "compat.h"
 #include "shim.h"
 
+struct xvm_device;
+
 /* The message page, its event channel and the one exchange on it. */
 struct xvm_bus {
 	void *page;
@@ -35,6 +37,7 @@ struct xvm_bus {
 	struct mutex exchange;		/* one request at a time [5.4] */
 	wait_queue_head_t wait;		/* for an answer, or for room */
 	struct work_struct drain;	/* goes on where the interrupt stopped */
+	bool (*used)(struct xvm_device *xvm, unsigned int index); /* for EVENT_USED */
 
 	spinlock_t lock;		/* these; ready and queues of the device */
 	struct shim_transport *transport;
@@ -112,6 +115,7 @@ struct xvm_virtio {
 struct xvm_device {
 	struct xenbus_device *xdev;
 	struct xvm_watch *watch;	/* on the backend's state */
+	void (*watch_changed)(struct xvm_device *xvm);	/* its callback */
 	struct list_head watched;	/* among those that share it */
 	char *backend_path;		/* as it is watched */
 	enum xenbus_state backend;	/* as the watch last saw it */
@@ -139,9 +143,6 @@ static inline struct xvm_device *vdev_to_xvm(struct virtio_device *vdev)
 	return container_of(vdev, struct xvm_virtio, vdev)->xvm;
 }
 
-/* main.c */
-void xvm_backend_changed(struct xvm_device *xvm);
-
 /* debug.c */
 enum xvm_debug_mode {
 	XVM_DEBUG_NONE,
@@ -154,6 +155,8 @@ int xvm_debug_init(void);
 bool xvm_debug(enum xvm_debug_mode asked);
 
 /* watch.c */
+void xvm_watch_init(struct xvm_device *xvm,
+		    void (*changed)(struct xvm_device *xvm));
 int xvm_watch_enter(struct xvm_device *xvm);
 void xvm_watch_leave(struct xvm_device *xvm);
 int xvm_watch_remind(void);
@@ -173,7 +176,8 @@ void xvm_probe_order_all_found(void);
 void xvm_probe_order_wait_all_found(void);
 
 /* bus.c */
-void xvm_bus_init(struct xvm_device *xvm);
+void xvm_bus_init(struct xvm_device *xvm,
+		  bool (*used)(struct xvm_device *xvm, unsigned int index));
 void xvm_bus_reserve(struct xvm_device *xvm);
 void xvm_bus_unreserve(struct xvm_device *xvm);
 int xvm_bus_open(struct xvm_device *xvm,

@@ -44,7 +44,7 @@ static void changed(struct xenbus_watch *watch, const char *path,
 	mutex_lock(&watches_lock);
 	list_for_each_entry(xvm, &shared->devices, watched)
 		if (concerns(path, xvm->backend_path))
-			xvm_backend_changed(xvm);
+			xvm->watch_changed(xvm);
 	mutex_unlock(&watches_lock);
 }
 
@@ -110,6 +110,17 @@ static int join(struct xvm_device *xvm, char *directory)
 	return 0;
 }
 
+/**
+ * xvm_watch_init() - prepare a device for xvm_watch_enter()
+ * @xvm: device
+ * @changed: called in a xenbus watch when the backend's state may have changed
+ */
+void xvm_watch_init(struct xvm_device *xvm,
+		    void (*changed)(struct xvm_device *xvm))
+{
+	xvm->watch_changed = changed;
+}
+
 /* Of where the backend is a copy is kept: xenbus' own goes while the guest is restored. */
 int xvm_watch_enter(struct xvm_device *xvm)
 {
@@ -172,7 +183,7 @@ static void reminded(struct xenbus_watch *watch, const char *path,
 	list_for_each_entry(shared, &watches, list)
 		list_for_each_entry(xvm, &shared->devices, watched)
 			if (xvm->xdev->state == XenbusStateInitialising)
-				xvm_backend_changed(xvm);
+				xvm->watch_changed(xvm);
 	mutex_unlock(&watches_lock);
 }
 
