@@ -27,27 +27,27 @@
 /* Most bounce pages of one device; more is a mapping error [section 7]. */
 #define MAX_PAGES 4096
 
-static char *policy_name = "auto";
-module_param_named(bounce, policy_name, charp, 0444);
+static char *xvm_bounce_policy_name = "auto";
+module_param_named(bounce, xvm_bounce_policy_name, charp, 0444);
 MODULE_PARM_DESC(bounce, "Copy buffers that share a page with other data: auto (if the backend is not trusted), always or never");
 
-static const char * const policies[] = {
+static const char * const xvm_bounce_policies[] = {
 	[SHIM_BOUNCE_AUTO] = "auto",
 	[SHIM_BOUNCE_ALWAYS] = "always",
 	[SHIM_BOUNCE_NEVER] = "never",
 };
 
-static int policy;
+static int xvm_bounce_policy;
 
 /* Checks the module's parameter. */
 int __init xvm_bounce_init(void)
 {
-	policy = sysfs_match_string(policies, policy_name);
-	if (policy >= 0)
+	xvm_bounce_policy = sysfs_match_string(xvm_bounce_policies, xvm_bounce_policy_name);
+	if (xvm_bounce_policy >= 0)
 		return 0;
 	pr_err("virtio_msg_xen: bounce=%s is none of auto, always, never\n",
-	       policy_name);
-	return policy;
+	       xvm_bounce_policy_name);
+	return xvm_bounce_policy;
 }
 
 /* Looks whether the backend is trusted [3.8], and makes ready if it is not. */
@@ -57,7 +57,7 @@ int xvm_bounce_open(struct xvm_device *xvm)
 	struct xvm_bounce *bounce = &xvm->dma.bounce;
 	u32 trusted = xenbus_read_unsigned(xdev->nodename, "trusted", 1);
 
-	if (!shim_bounces(policy, trusted, xdev->otherend_id))
+	if (!shim_bounces(xvm_bounce_policy, trusted, xdev->otherend_id))
 		return 0;
 	spin_lock_init(&bounce->lock);
 	bounce->reserve = mempool_create_page_pool(RESERVED_PAGES, 0);
@@ -83,14 +83,14 @@ void xvm_bounce_close(struct xvm_device *xvm)
 	bounce->reserve = NULL;
 }
 
-static void *original_of(struct page *page)
+static void *xvm_bounce_original(struct page *page)
 {
 	phys_addr_t frame = page_private(page);
 
 	return phys_to_virt(frame << XEN_PAGE_SHIFT);
 }
 
-static struct page *new_page(struct xvm_bounce *bounce, unsigned long frame)
+static struct page *xvm_bounce_new_page(struct xvm_bounce *bounce, unsigned long frame)
 {
 	struct page *page = NULL;
 
@@ -115,13 +115,13 @@ void xvm_bounce_free(struct xvm_device *xvm, struct page *page)
  * The buffer's bytes as they are, whichever way the data goes: where the device
  * is to write and does not, the driver finds what was there before.
  */
-static void fill(struct page *page, const struct shim_piece *piece)
+static void xvm_bounce_fill(struct page *page, const struct shim_piece *piece)
 {
 	u32 end = piece->offset + piece->length;
 	void *to = page_address(page);
 
 	memset(to, 0, piece->offset);
-	memcpy(to + piece->offset, original_of(page) + piece->offset,
+	memcpy(to + piece->offset, xvm_bounce_original(page) + piece->offset,
 	       piece->length);
 	memset(to + end, 0, XEN_PAGE_SIZE - end);
 }
@@ -143,10 +143,10 @@ int xvm_bounce_map(struct xvm_device *xvm, grant_ref_t first, phys_addr_t phys,
 	for (i = 0; !shim_dma_piece(phys, size, i, &piece); i++) {
 		if (piece.fills_page)
 			continue;
-		page = new_page(bounce, XEN_PFN_DOWN(phys) + i);
+		page = xvm_bounce_new_page(bounce, XEN_PFN_DOWN(phys) + i);
 		if (!page)
 			goto free;
-		fill(page, &piece);
+		xvm_bounce_fill(page, &piece);
 		bounce->pages[first + i] = page;
 	}
 	return 0;
@@ -165,7 +165,7 @@ free:
  * page, and never becomes so while the buffer is mapped: most pages of long
  * buffers cost no lock.
  */
-static bool is_bounced(const struct xvm_bounce *bounce, grant_ref_t ref)
+static bool xvm_bounce_is_bounced(const struct xvm_bounce *bounce, grant_ref_t ref)
 {
 	return bounce->pages && READ_ONCE(bounce->pages[ref]);
 }
@@ -177,7 +177,7 @@ struct page *xvm_bounce_take(struct xvm_device *xvm, grant_ref_t ref)
 	unsigned long flags;
 	struct page *page;
 
-	if (!is_bounced(bounce, ref))
+	if (!xvm_bounce_is_bounced(bounce, ref))
 		return NULL;
 	spin_lock_irqsave(&bounce->lock, flags);
 	page = bounce->pages[ref];
@@ -186,10 +186,10 @@ struct page *xvm_bounce_take(struct xvm_device *xvm, grant_ref_t ref)
 	return page;
 }
 
-static void copy(struct page *page, const struct shim_piece *piece,
-		 enum xvm_owner owner)
+static void xvm_bounce_copy(struct page *page, const struct shim_piece *piece,
+			    enum xvm_owner owner)
 {
-	void *original = original_of(page) + piece->offset;
+	void *original = xvm_bounce_original(page) + piece->offset;
 	void *bounced = page_address(page) + piece->offset;
 
 	if (owner == XVM_DRIVER)
@@ -218,14 +218,14 @@ void xvm_bounce_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
 	    grants.first + grants.pages > xvm->dma.references)
 		return;
 	for (i = 0; i < grants.pages; i++) {
-		if (!is_bounced(bounce, grants.first + i) ||
+		if (!xvm_bounce_is_bounced(bounce, grants.first + i) ||
 		    shim_dma_piece(address, size, i, &piece))
 			continue;
 		/* xvm_dma_revoke_all() takes pages away at any time. */
 		spin_lock_irqsave(&bounce->lock, flags);
 		page = bounce->pages[grants.first + i];
 		if (page)
-			copy(page, &piece, owner);
+			xvm_bounce_copy(page, &piece, owner);
 		spin_unlock_irqrestore(&bounce->lock, flags);
 	}
 }

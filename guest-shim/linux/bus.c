@@ -18,7 +18,7 @@
 /* How long a device may take for an answer [section 7]. */
 #define ANSWER_TIMEOUT (10 * HZ)
 
-static int try_send(struct xvm_bus *bus, const struct shim_request *request)
+static int xvm_bus_try_send(struct xvm_bus *bus, const struct shim_request *request)
 {
 	unsigned long flags;
 	int err = -EIO;
@@ -30,8 +30,8 @@ static int try_send(struct xvm_bus *bus, const struct shim_request *request)
 	return err;
 }
 
-static int try_take(struct xvm_bus *bus, struct shim_answer *answer, void *data,
-		    u32 room)
+static int xvm_bus_try_take(struct xvm_bus *bus, struct shim_answer *answer, void *data,
+			    u32 room)
 {
 	unsigned long flags;
 	int err = -EIO;
@@ -57,12 +57,12 @@ int xvm_bus_request(struct xvm_device *xvm, const struct shim_request *request,
 
 	mutex_lock(&bus->exchange);
 	left = wait_event_timeout(bus->wait,
-				  (err = try_send(bus, request)) != -EAGAIN,
+				  (err = xvm_bus_try_send(bus, request)) != -EAGAIN,
 				  left);
 	if (!err) {
 		notify_remote_via_irq(bus->irq);
 		wait_event_timeout(bus->wait,
-				   (err = try_take(bus, answer, data, room)) != -EAGAIN,
+				   (err = xvm_bus_try_take(bus, answer, data, room)) != -EAGAIN,
 				   left);
 	}
 	mutex_unlock(&bus->exchange);
@@ -95,7 +95,7 @@ bool xvm_bus_avail(struct xvm_device *xvm, unsigned int index)
 }
 
 /* Whether the event told anything new. */
-static bool config_changed(struct xvm_device *xvm, u32 status)
+static bool xvm_bus_config_changed(struct xvm_device *xvm, u32 status)
 {
 	struct xvm_bus *bus = &xvm->bus;
 	unsigned long flags;
@@ -115,7 +115,7 @@ static bool config_changed(struct xvm_device *xvm, u32 status)
 }
 
 /* Handles one message. What it was worth is an enum shim_message. */
-static u32 receive_one(struct xvm_device *xvm)
+static u32 xvm_bus_receive_one(struct xvm_device *xvm)
 {
 	struct xvm_bus *bus = &xvm->bus;
 	struct shim_received received;
@@ -133,7 +133,7 @@ static u32 receive_one(struct xvm_device *xvm)
 	case SHIM_ANSWERED:
 		return SHIM_USEFUL;
 	case SHIM_CONFIG_CHANGED:
-		return config_changed(xvm, received.status) ? SHIM_USEFUL :
+		return xvm_bus_config_changed(xvm, received.status) ? SHIM_USEFUL :
 							      SHIM_USELESS;
 	case SHIM_USED:
 		return bus->used(xvm, received.index) ? SHIM_USEFUL :
@@ -150,14 +150,14 @@ static u32 receive_one(struct xvm_device *xvm)
  * Handles what has arrived, up to a budget. The event channel stays masked
  * until xen_irq_lateeoi(), so that this never runs twice at a time.
  */
-static void drain(struct xvm_device *xvm)
+static void xvm_bus_drain(struct xvm_device *xvm)
 {
 	struct shim_interrupt interrupt = {};
 	struct xvm_bus *bus = &xvm->bus;
 	u32 next;
 
 	do {
-		next = shim_interrupt_count(&interrupt, receive_one(xvm));
+		next = shim_interrupt_count(&interrupt, xvm_bus_receive_one(xvm));
 	} while (next == SHIM_NEXT);
 	/* For an answer that came, or for room in a page that was full. */
 	wake_up(&bus->wait);
@@ -169,14 +169,14 @@ static void drain(struct xvm_device *xvm)
 					  0 : XEN_EOI_FLAG_SPURIOUS);
 }
 
-static void drain_work(struct work_struct *work)
+static void xvm_bus_drain_work(struct work_struct *work)
 {
-	drain(container_of(work, struct xvm_device, bus.drain));
+	xvm_bus_drain(container_of(work, struct xvm_device, bus.drain));
 }
 
-static irqreturn_t bus_interrupt(int irq, void *data)
+static irqreturn_t xvm_bus_interrupt(int irq, void *data)
 {
-	drain(data);
+	xvm_bus_drain(data);
 	return IRQ_HANDLED;
 }
 
@@ -190,11 +190,11 @@ void xvm_bus_init(struct xvm_device *xvm,
 	mutex_init(&bus->exchange);
 	spin_lock_init(&bus->lock);
 	init_waitqueue_head(&bus->wait);
-	INIT_WORK(&bus->drain, drain_work);
+	INIT_WORK(&bus->drain, xvm_bus_drain_work);
 }
 
 /* Nothing is sent or received from here on. */
-static void free_transport(struct xvm_bus *bus)
+static void xvm_bus_free_transport(struct xvm_bus *bus)
 {
 	struct shim_transport *transport = bus->transport;
 	unsigned long flags;
@@ -206,7 +206,7 @@ static void free_transport(struct xvm_bus *bus)
 	kfree(transport);
 }
 
-static int open_page(struct xvm_device *xvm)
+static int xvm_bus_open_page(struct xvm_device *xvm)
 {
 	struct xvm_bus *bus = &xvm->bus;
 	int ref;
@@ -230,7 +230,7 @@ static int open_page(struct xvm_device *xvm)
 }
 
 /* A page that the backend still has mapped is freed once it has not [3.6]. */
-static void close_page(struct xvm_device *xvm)
+static void xvm_bus_close_page(struct xvm_device *xvm)
 {
 	struct xvm_bus *bus = &xvm->bus;
 
@@ -248,7 +248,7 @@ static void close_page(struct xvm_device *xvm)
  * As xenbus_alloc_evtchn(), which closes the device when no event channel is
  * left. A queue can do without.
  */
-int xvm_alloc_evtchn(struct xvm_device *xvm, evtchn_port_t *port)
+int xvm_bus_alloc_evtchn(struct xvm_device *xvm, evtchn_port_t *port)
 {
 	struct evtchn_alloc_unbound alloc = {
 		.dom = DOMID_SELF,
@@ -268,7 +268,7 @@ int xvm_alloc_evtchn(struct xvm_device *xvm, evtchn_port_t *port)
  */
 void xvm_bus_reserve(struct xvm_device *xvm)
 {
-	if (xvm_alloc_evtchn(xvm, &xvm->bus.reserved))
+	if (xvm_bus_alloc_evtchn(xvm, &xvm->bus.reserved))
 		xvm->bus.reserved = 0;
 }
 
@@ -279,29 +279,29 @@ void xvm_bus_unreserve(struct xvm_device *xvm)
 	xvm->bus.reserved = 0;
 }
 
-static int take_port(struct xvm_device *xvm)
+static int xvm_bus_take_port(struct xvm_device *xvm)
 {
 	struct xvm_bus *bus = &xvm->bus;
 
 	if (!bus->reserved)
-		return xvm_alloc_evtchn(xvm, &bus->port);
+		return xvm_bus_alloc_evtchn(xvm, &bus->port);
 	bus->port = bus->reserved;
 	bus->reserved = 0;
 	return 0;
 }
 
-static int open_channel(struct xvm_device *xvm)
+static int xvm_bus_open_channel(struct xvm_device *xvm)
 {
 	struct xvm_bus *bus = &xvm->bus;
 	int ret;
 
-	ret = take_port(xvm);
+	ret = xvm_bus_take_port(xvm);
 	if (ret) {
 		xenbus_dev_fatal(xvm->xdev, ret,
 				 "no event channel is free for messages");
 		return ret;
 	}
-	ret = bind_evtchn_to_irqhandler_lateeoi(bus->port, bus_interrupt, 0,
+	ret = bind_evtchn_to_irqhandler_lateeoi(bus->port, xvm_bus_interrupt, 0,
 						dev_name(&xvm->xdev->dev), xvm);
 	if (ret < 0) {
 		xenbus_dev_fatal(xvm->xdev, ret, "no interrupt for messages");
@@ -331,18 +331,18 @@ int xvm_bus_open(struct xvm_device *xvm,
 	bus->max_config = shim_max_config_bytes(bus->transport);
 	bus->config_changed = false;
 	bus->broken = false;
-	err = open_page(xvm);
+	err = xvm_bus_open_page(xvm);
 	if (err)
 		goto free_transport;
-	err = open_channel(xvm);
+	err = xvm_bus_open_channel(xvm);
 	if (err)
 		goto close_page;
 	return 0;
 
 close_page:
-	close_page(xvm);
+	xvm_bus_close_page(xvm);
 free_transport:
-	free_transport(bus);
+	xvm_bus_free_transport(bus);
 	return err;
 }
 
@@ -366,8 +366,8 @@ void xvm_bus_close(struct xvm_device *xvm)
 	cancel_work_sync(&bus->drain);
 	unbind_from_irqhandler(bus->irq, xvm);
 	bus->irq = 0;
-	free_transport(bus);
-	close_page(xvm);
+	xvm_bus_free_transport(bus);
+	xvm_bus_close_page(xvm);
 }
 
 /* How many messages of the device meant nothing [5.3, 5.4]. */

@@ -14,7 +14,7 @@
 
 #define CHUNK_BYTES (SHIM_CHUNK_PAGES * XEN_PAGE_SIZE)
 
-static struct xvm_chunk *new_chunk(u32 number)
+static struct xvm_chunk *xvm_chunk_new(u32 number)
 {
 	struct xvm_chunk *chunk;
 
@@ -32,7 +32,7 @@ static struct xvm_chunk *new_chunk(u32 number)
 }
 
 /* Grants a chunk's pages under consecutive references. */
-static int grant(struct xvm_device *xvm, struct xvm_chunk *chunk)
+static int xvm_chunk_grant(struct xvm_device *xvm, struct xvm_chunk *chunk)
 {
 	unsigned long frame = XEN_PFN_DOWN(virt_to_phys(chunk->memory));
 	unsigned int i;
@@ -50,7 +50,7 @@ static int grant(struct xvm_device *xvm, struct xvm_chunk *chunk)
 }
 
 /* A device that is broken keeps what it has. */
-static int share(struct xvm_device *xvm, struct xvm_chunk *chunk, u32 number)
+static int xvm_chunk_offer(struct xvm_device *xvm, struct xvm_chunk *chunk, u32 number)
 {
 	struct shim_request share = {
 		.kind = SHIM_SHARE_PAGES,
@@ -60,7 +60,7 @@ static int share(struct xvm_device *xvm, struct xvm_chunk *chunk, u32 number)
 	struct shim_answer answer;
 	int err;
 
-	err = grant(xvm, chunk);
+	err = xvm_chunk_grant(xvm, chunk);
 	if (err)
 		return err;
 	share.reference = chunk->first;
@@ -79,8 +79,8 @@ int xvm_chunk_share(struct xvm_device *xvm, u32 number)
 
 	/* After a reset, the memory is still there. */
 	if (!*chunk)
-		*chunk = new_chunk(number);
-	return *chunk ? share(xvm, *chunk, number) : -ENOMEM;
+		*chunk = xvm_chunk_new(number);
+	return *chunk ? xvm_chunk_offer(xvm, *chunk, number) : -ENOMEM;
 }
 
 /* Takes a chunk's pages back; those that the backend still uses stay its [3.6]. */

@@ -22,13 +22,13 @@
 #define RESET_TIMEOUT (10 * HZ)
 #define RESET_PAUSE 10 /* ms */
 
-static int ask(struct virtio_device *vdev, const struct shim_request *request,
-	       struct shim_answer *answer)
+static int xvm_config_request(struct virtio_device *vdev, const struct shim_request *request,
+			      struct shim_answer *answer)
 {
 	return xvm_bus_request(vdev_to_xvm(vdev), request, answer, NULL, 0);
 }
 
-static int get_piece(struct virtio_device *vdev, u32 offset, void *buf, u32 len)
+static int xvm_config_get_piece(struct virtio_device *vdev, u32 offset, void *buf, u32 len)
 {
 	struct shim_request get = {
 		.kind = SHIM_GET_CONFIG,
@@ -44,8 +44,8 @@ static int get_piece(struct virtio_device *vdev, u32 offset, void *buf, u32 len)
 	return answer.config_size == len ? 0 : -ERANGE;
 }
 
-static void xvm_get(struct virtio_device *vdev, unsigned int offset, void *buf,
-		    unsigned int len)
+static void xvm_config_get(struct virtio_device *vdev, unsigned int offset, void *buf,
+			   unsigned int len)
 {
 	u32 most = vdev_to_xvm(vdev)->bus.max_config;
 
@@ -53,7 +53,7 @@ static void xvm_get(struct virtio_device *vdev, unsigned int offset, void *buf,
 		u32 piece = min(len, most);
 
 		/* Zeroes for what the device does not have. */
-		if (get_piece(vdev, offset, buf, piece))
+		if (xvm_config_get_piece(vdev, offset, buf, piece))
 			memset(buf, 0, piece);
 		offset += piece;
 		buf += piece;
@@ -62,7 +62,7 @@ static void xvm_get(struct virtio_device *vdev, unsigned int offset, void *buf,
 }
 
 /* Whether the generation that was found may stand still some time. */
-static bool may_stand_still(struct xvm_device *xvm, u32 generation)
+static bool xvm_config_may_be_stable(struct xvm_device *xvm, u32 generation)
 {
 	struct xvm_bus *bus = &xvm->bus;
 	u64 now = ktime_to_ms(ktime_get());
@@ -80,20 +80,20 @@ static bool may_stand_still(struct xvm_device *xvm, u32 generation)
  * The core asks before and after it reads, to see whether it must read again. A
  * device that is broken has one generation, so that the core does not go on.
  */
-static u32 xvm_generation(struct virtio_device *vdev)
+static u32 xvm_config_generation(struct virtio_device *vdev)
 {
 	struct shim_request get = { .kind = SHIM_GET_CONFIG };
 	struct shim_answer answer;
 
 	/* Of no bytes: an answer with the generation and nothing else. */
-	if (ask(vdev, &get, &answer) ||
-	    !may_stand_still(vdev_to_xvm(vdev), answer.config_generation))
+	if (xvm_config_request(vdev, &get, &answer) ||
+	    !xvm_config_may_be_stable(vdev_to_xvm(vdev), answer.config_generation))
 		return 0;
 	return answer.config_generation;
 }
 
-static int set_piece(struct virtio_device *vdev, u32 offset, const void *buf,
-		     u32 len)
+static int xvm_config_set_piece(struct virtio_device *vdev, u32 offset, const void *buf,
+				u32 len)
 {
 	struct shim_request set = {
 		.kind = SHIM_SET_CONFIG,
@@ -102,22 +102,22 @@ static int set_piece(struct virtio_device *vdev, u32 offset, const void *buf,
 		.data = buf,
 	};
 	struct shim_answer answer;
-	int err = ask(vdev, &set, &answer);
+	int err = xvm_config_request(vdev, &set, &answer);
 
 	if (err)
 		return err;
 	return answer.config_size == len ? 0 : -EPERM;
 }
 
-static void xvm_set(struct virtio_device *vdev, unsigned int offset,
-		    const void *buf, unsigned int len)
+static void xvm_config_set(struct virtio_device *vdev, unsigned int offset,
+			   const void *buf, unsigned int len)
 {
 	u32 most = vdev_to_xvm(vdev)->bus.max_config;
 
 	while (len) {
 		u32 piece = min(len, most);
 
-		if (set_piece(vdev, offset, buf, piece))
+		if (xvm_config_set_piece(vdev, offset, buf, piece))
 			dev_warn(&vdev->dev,
 				 "%u bytes of configuration at %u are not written\n",
 				 piece, offset);
@@ -127,37 +127,37 @@ static void xvm_set(struct virtio_device *vdev, unsigned int offset,
 	}
 }
 
-static u8 xvm_get_status(struct virtio_device *vdev)
+static u8 xvm_config_get_status(struct virtio_device *vdev)
 {
 	struct shim_request get = { .kind = SHIM_GET_STATUS };
 	struct shim_answer answer;
 
 	/* 0 for a device that does not answer: nothing was accepted. */
-	if (ask(vdev, &get, &answer))
+	if (xvm_config_request(vdev, &get, &answer))
 		return 0;
 	xvm_check_status(vdev_to_xvm(vdev), answer.status);
 	return answer.status;
 }
 
-static void xvm_set_status(struct virtio_device *vdev, u8 status)
+static void xvm_config_set_status(struct virtio_device *vdev, u8 status)
 {
 	struct shim_request set = { .kind = SHIM_SET_STATUS, .status = status };
 	struct shim_answer answer;
 
 	/* A start that failed is seen here, or nowhere [6.5]. */
-	if (!ask(vdev, &set, &answer))
+	if (!xvm_config_request(vdev, &set, &answer))
 		xvm_check_status(vdev_to_xvm(vdev), answer.status);
 }
 
 /* Asks for the reset, then whether it is complete [6.4]. */
-static int reset_device(struct virtio_device *vdev)
+static int xvm_config_reset_device(struct virtio_device *vdev)
 {
 	struct shim_request request = { .kind = SHIM_SET_STATUS, .status = 0 };
 	unsigned long end = jiffies + RESET_TIMEOUT;
 	struct shim_answer answer;
 	int err;
 
-	while (!(err = ask(vdev, &request, &answer)) && answer.status) {
+	while (!(err = xvm_config_request(vdev, &request, &answer)) && answer.status) {
 		if (time_after(jiffies, end)) {
 			xvm_fail(vdev_to_xvm(vdev), "its reset does not end");
 			return -ETIMEDOUT;
@@ -172,36 +172,36 @@ static int reset_device(struct virtio_device *vdev)
  * When it is reset, the device holds no page of ours [6.4]. Otherwise, what was
  * shared with it stays granted until the connection ends.
  */
-static void xvm_reset(struct virtio_device *vdev)
+static void xvm_config_reset(struct virtio_device *vdev)
 {
 	struct xvm_device *xvm = vdev_to_xvm(vdev);
 
 	xvm_pool_stop(xvm);
-	if (!reset_device(vdev))
+	if (!xvm_config_reset_device(vdev))
 		xvm_pool_revoke(xvm);
 	xvm_synchronize_cbs(vdev);
 }
 
-static u64 xvm_get_features(struct virtio_device *vdev)
+static u64 xvm_config_get_features(struct virtio_device *vdev)
 {
 	struct shim_request get = { .kind = SHIM_GET_FEATURES };
 	struct shim_answer answer;
 
-	return ask(vdev, &get, &answer) ? 0 : answer.features;
+	return xvm_config_request(vdev, &get, &answer) ? 0 : answer.features;
 }
 
 /* Without these, the device is not driven. */
-static u64 required_features(void)
+static u64 xvm_config_required_features(void)
 {
 	if (xvm_debug(XVM_DEBUG_BYPASS))
 		return BIT_ULL(VIRTIO_F_VERSION_1);
 	return REQUIRED_FEATURES;
 }
 
-static int xvm_finalize_features(struct virtio_device *vdev)
+static int xvm_config_finalize_features(struct virtio_device *vdev)
 {
 	struct shim_request set = { .kind = SHIM_SET_FEATURES };
-	u64 required = required_features();
+	u64 required = xvm_config_required_features();
 	u64 accepted = vdev->features;
 	struct shim_answer answer;
 
@@ -221,27 +221,27 @@ static int xvm_finalize_features(struct virtio_device *vdev)
 	if (xvm_debug(XVM_DEBUG_NO_ACCESS_PLATFORM) ||
 	    xvm_debug(XVM_DEBUG_BYPASS))
 		set.features &= ~BIT_ULL(VIRTIO_F_ACCESS_PLATFORM);
-	return ask(vdev, &set, &answer);
+	return xvm_config_request(vdev, &set, &answer);
 }
 
-static const char *xvm_bus_name(struct virtio_device *vdev)
+static const char *xvm_config_bus_name(struct virtio_device *vdev)
 {
 	return dev_name(vdev->dev.parent);
 }
 
 const struct virtio_config_ops xvm_config_ops = {
-	.get = xvm_get,
-	.set = xvm_set,
-	.generation = xvm_generation,
-	.get_status = xvm_get_status,
-	.set_status = xvm_set_status,
-	.reset = xvm_reset,
+	.get = xvm_config_get,
+	.set = xvm_config_set,
+	.generation = xvm_config_generation,
+	.get_status = xvm_config_get_status,
+	.set_status = xvm_config_set_status,
+	.reset = xvm_config_reset,
 	.find_vqs = compat_find_vqs,
 	.del_vqs = xvm_del_vqs,
 	.synchronize_cbs = xvm_synchronize_cbs,
 	.disable_vq_and_reset = xvm_disable_vq,
 	.enable_vq_after_reset = xvm_enable_vq,
-	.get_features = xvm_get_features,
-	.finalize_features = xvm_finalize_features,
-	.bus_name = xvm_bus_name,
+	.get_features = xvm_config_get_features,
+	.finalize_features = xvm_config_finalize_features,
+	.bus_name = xvm_config_bus_name,
 };

@@ -9,35 +9,35 @@
 
 #include "virtio_msg_xen.h"
 
-static char *debug_name = "none";
-module_param_named(debug, debug_name, charp, 0444);
+static char *xvm_debug_name = "none";
+module_param_named(debug, xvm_debug_name, charp, 0444);
 MODULE_PARM_DESC(debug, "For tests, none or what a device is to refuse: raw-addresses (buffers at guest-physical addresses), no-access-platform (the feature is not accepted), bypass (the feature is not accepted, and rings and buffers are at guest-physical addresses)");
 
-static const char * const modes[] = {
+static const char * const xvm_debug_modes[] = {
 	[XVM_DEBUG_NONE] = "none",
 	[XVM_DEBUG_RAW_ADDRESSES] = "raw-addresses",
 	[XVM_DEBUG_NO_ACCESS_PLATFORM] = "no-access-platform",
 	[XVM_DEBUG_BYPASS] = "bypass",
 };
 
-static int mode;
+static int xvm_debug_active;
 
 /* Checks the module's parameter. */
 int __init xvm_debug_init(void)
 {
-	mode = sysfs_match_string(modes, debug_name);
-	if (mode < 0) {
+	xvm_debug_active = sysfs_match_string(xvm_debug_modes, xvm_debug_name);
+	if (xvm_debug_active < 0) {
 		pr_err("virtio_msg_xen: debug=%s is none of none, raw-addresses, no-access-platform, bypass\n",
-		       debug_name);
-		return mode;
+		       xvm_debug_name);
+		return xvm_debug_active;
 	}
-	if (mode != XVM_DEBUG_NONE)
+	if (xvm_debug_active != XVM_DEBUG_NONE)
 		pr_warn("virtio_msg_xen: debug=%s: devices are driven wrongly, for a test\n",
-			debug_name);
+			xvm_debug_name);
 	return 0;
 }
 
 bool xvm_debug(enum xvm_debug_mode asked)
 {
-	return mode == asked;
+	return xvm_debug_active == asked;
 }

@@ -26,14 +26,14 @@
  * device, which goes when that is unbound: a virtio device whose driver waits
  * for ever stays, and goes on to map and unmap (main.c).
  */
-static struct xvm_device *to_xvm(struct device *dev)
+static struct xvm_device *xvm_dma_to_xvm(struct device *dev)
 {
 	return dev_get_platdata(dev);
 }
 
 /* The page to grant for page i of a buffer that is granted from first on. */
-static unsigned long frame_of(struct xvm_dma *dma, grant_ref_t first,
-			      phys_addr_t phys, u32 i)
+static unsigned long xvm_dma_frame(struct xvm_dma *dma, grant_ref_t first,
+				   phys_addr_t phys, u32 i)
 {
 	struct page **bounced = dma->bounce.pages;
 
@@ -43,8 +43,8 @@ static unsigned long frame_of(struct xvm_dma *dma, grant_ref_t first,
 }
 
 /* Takes consecutive references for a buffer. 0: there are none to be had. */
-static u64 take_references(struct xvm_device *xvm, phys_addr_t phys,
-			   size_t size, u32 pages, grant_ref_t *first)
+static u64 xvm_dma_alloc_refs(struct xvm_device *xvm, phys_addr_t phys,
+			      size_t size, u32 pages, grant_ref_t *first)
 {
 	u64 address;
 
@@ -73,8 +73,8 @@ static void xvm_dma_grant_page(struct xvm_device *xvm, grant_ref_t ref,
  * Grants the pages of a buffer. Called in any context. A buffer that cannot be
  * granted is a mapping error, to be tried again by whoever asked [3.7].
  */
-static dma_addr_t xvm_grant(struct xvm_device *xvm, phys_addr_t phys,
-			    size_t size, enum dma_data_direction dir)
+static dma_addr_t xvm_dma_grant(struct xvm_device *xvm, phys_addr_t phys,
+				size_t size, enum dma_data_direction dir)
 {
 	struct xvm_dma *dma = &xvm->dma;
 	struct shim_plan plan;
@@ -84,7 +84,7 @@ static dma_addr_t xvm_grant(struct xvm_device *xvm, phys_addr_t phys,
 
 	if (shim_dma_plan(phys, size, dir, &plan))
 		return DMA_MAPPING_ERROR;
-	address = take_references(xvm, phys, size, plan.pages, &first);
+	address = xvm_dma_alloc_refs(xvm, phys, size, plan.pages, &first);
 	if (!address)
 		return DMA_MAPPING_ERROR;
 	if (xvm_bounce_map(xvm, first, phys, size)) {
@@ -93,15 +93,15 @@ static dma_addr_t xvm_grant(struct xvm_device *xvm, phys_addr_t phys,
 	}
 	for (i = 0; i < plan.pages; i++)
 		xvm_dma_grant_page(xvm, first + i,
-				   frame_of(dma, first, phys, i),
+				   xvm_dma_frame(dma, first, phys, i),
 				   plan.read_only);
 	atomic_add(plan.pages, &dma->requests);
 	return address;
 }
 
 /* The references behind an address that was made here; false for any other. */
-static bool find(struct xvm_device *xvm, dma_addr_t address, size_t size,
-		 struct shim_grants *grants)
+static bool xvm_dma_find_grants(struct xvm_device *xvm, dma_addr_t address, size_t size,
+				struct shim_grants *grants)
 {
 	if (!shim_dma_release(address, size, grants) &&
 	    grants->first + grants->pages <= xvm->dma.references)
@@ -112,7 +112,7 @@ static bool find(struct xvm_device *xvm, dma_addr_t address, size_t size,
 }
 
 /* Ends the grant of a page, unless xvm_dma_revoke_all() came first. */
-static void revoke_page(struct xvm_device *xvm, grant_ref_t ref)
+static void xvm_dma_revoke_page(struct xvm_device *xvm, grant_ref_t ref)
 {
 	struct page *bounced;
 
@@ -125,20 +125,20 @@ static void revoke_page(struct xvm_device *xvm, grant_ref_t ref)
 		xvm_bounce_free(xvm, bounced);
 }
 
-static void xvm_revoke(struct xvm_device *xvm, dma_addr_t address, size_t size)
+static void xvm_dma_revoke(struct xvm_device *xvm, dma_addr_t address, size_t size)
 {
 	struct shim_grants grants;
 	u32 i;
 
-	if (!find(xvm, address, size, &grants))
+	if (!xvm_dma_find_grants(xvm, address, size, &grants))
 		return;
 	for (i = 0; i < grants.pages; i++)
-		revoke_page(xvm, grants.first + i);
+		xvm_dma_revoke_page(xvm, grants.first + i);
 	atomic_sub(grants.pages, &xvm->dma.requests);
 }
 
 /* Whether buffers are not granted, and the device is given their addresses. */
-static bool raw_buffers(void)
+static bool xvm_dma_raw_buffers(void)
 {
 	return xvm_debug(XVM_DEBUG_RAW_ADDRESSES) || xvm_debug(XVM_DEBUG_BYPASS);
 }
@@ -147,7 +147,7 @@ static bool raw_buffers(void)
  * Takes references for the pages of a ring. Nothing is granted yet: which of the
  * areas lies where is known when the ring has been laid out.
  */
-static dma_addr_t reserve(struct xvm_device *xvm, phys_addr_t phys, size_t size)
+static dma_addr_t xvm_dma_reserve(struct xvm_device *xvm, phys_addr_t phys, size_t size)
 {
 	struct shim_plan plan;
 	grant_ref_t first;
@@ -156,7 +156,7 @@ static dma_addr_t reserve(struct xvm_device *xvm, phys_addr_t phys, size_t size)
 
 	if (shim_dma_plan(phys, size, DMA_BIDIRECTIONAL, &plan))
 		return DMA_MAPPING_ERROR;
-	address = take_references(xvm, phys, size, plan.pages, &first);
+	address = xvm_dma_alloc_refs(xvm, phys, size, plan.pages, &first);
 	if (!address)
 		return DMA_MAPPING_ERROR;
 	for (i = 0; i < plan.pages; i++)
@@ -201,19 +201,19 @@ int xvm_dma_grant_ring(struct xvm_device *xvm, struct virtqueue *vq)
 }
 
 /* Ends what there is of a ring's grants. */
-static void release_ring(struct xvm_device *xvm, dma_addr_t address,
-			 size_t size)
+static void xvm_dma_release_ring(struct xvm_device *xvm, dma_addr_t address,
+				 size_t size)
 {
 	struct shim_grants grants;
 	u32 i;
 
-	if (!find(xvm, address, size, &grants))
+	if (!xvm_dma_find_grants(xvm, address, size, &grants))
 		return;
 	for (i = 0; i < grants.pages; i++) {
 		if (test_and_clear_bit(grants.first + i, xvm->dma.reserved))
 			gnttab_free_grant_reference(grants.first + i);
 		else
-			revoke_page(xvm, grants.first + i);
+			xvm_dma_revoke_page(xvm, grants.first + i);
 	}
 }
 
@@ -221,7 +221,7 @@ static void release_ring(struct xvm_device *xvm, dma_addr_t address,
 static void *xvm_dma_alloc(struct device *dev, size_t size, dma_addr_t *handle,
 			   gfp_t gfp, unsigned long attrs)
 {
-	struct xvm_device *xvm = to_xvm(dev);
+	struct xvm_device *xvm = xvm_dma_to_xvm(dev);
 	void *memory;
 
 	/* Whole pages of their own: nothing else lies in what is granted. */
@@ -231,7 +231,7 @@ static void *xvm_dma_alloc(struct device *dev, size_t size, dma_addr_t *handle,
 		return NULL;
 	*handle = virt_to_phys(memory);
 	if (!xvm_debug(XVM_DEBUG_BYPASS))
-		*handle = reserve(xvm, virt_to_phys(memory), size);
+		*handle = xvm_dma_reserve(xvm, virt_to_phys(memory), size);
 	if (*handle == DMA_MAPPING_ERROR) {
 		free_pages_exact(memory, size);
 		return NULL;
@@ -244,36 +244,36 @@ static void xvm_dma_free(struct device *dev, size_t size, void *memory,
 {
 	size = PAGE_ALIGN(size);
 	if (!xvm_debug(XVM_DEBUG_BYPASS))
-		release_ring(to_xvm(dev), handle, size);
+		xvm_dma_release_ring(xvm_dma_to_xvm(dev), handle, size);
 	free_pages_exact(memory, size);
 }
 
 dma_addr_t xvm_dma_map_phys(struct device *dev, phys_addr_t phys, size_t size,
 			    enum dma_data_direction dir, unsigned long attrs)
 {
-	struct xvm_device *xvm = to_xvm(dev);
+	struct xvm_device *xvm = xvm_dma_to_xvm(dev);
 	dma_addr_t address;
 
-	if (raw_buffers())
+	if (xvm_dma_raw_buffers())
 		return phys;
 	address = xvm_pool_map(xvm, phys, size, dir, attrs);
 	if (address != DMA_MAPPING_ERROR)
 		return address;
-	return xvm_grant(xvm, phys, size, dir);
+	return xvm_dma_grant(xvm, phys, size, dir);
 }
 
 void xvm_dma_unmap_phys(struct device *dev, dma_addr_t handle, size_t size,
 			enum dma_data_direction dir, unsigned long attrs)
 {
-	struct xvm_device *xvm = to_xvm(dev);
+	struct xvm_device *xvm = xvm_dma_to_xvm(dev);
 
-	if (raw_buffers())
+	if (xvm_dma_raw_buffers())
 		return;
 	if (xvm_pool_unmap(xvm, handle, size, dir, attrs))
 		return;
 	if (!(attrs & DMA_ATTR_SKIP_CPU_SYNC))
 		xvm_bounce_sync(xvm, handle, size, dir, XVM_DRIVER);
-	xvm_revoke(xvm, handle, size);
+	xvm_dma_revoke(xvm, handle, size);
 }
 
 static void xvm_dma_unmap_sg(struct device *dev, struct scatterlist *list,
@@ -308,8 +308,8 @@ static int xvm_dma_map_sg(struct device *dev, struct scatterlist *list,
 	return nents;
 }
 
-static void sync(struct xvm_device *xvm, dma_addr_t handle, size_t size,
-		 enum dma_data_direction dir, enum xvm_owner owner)
+static void xvm_dma_sync(struct xvm_device *xvm, dma_addr_t handle, size_t size,
+			 enum dma_data_direction dir, enum xvm_owner owner)
 {
 	if (!xvm_pool_sync(xvm, handle, size, dir, owner))
 		xvm_bounce_sync(xvm, handle, size, dir, owner);
@@ -319,14 +319,14 @@ static void xvm_dma_sync_single_for_cpu(struct device *dev, dma_addr_t handle,
 					size_t size,
 					enum dma_data_direction dir)
 {
-	sync(to_xvm(dev), handle, size, dir, XVM_DRIVER);
+	xvm_dma_sync(xvm_dma_to_xvm(dev), handle, size, dir, XVM_DRIVER);
 }
 
 static void xvm_dma_sync_single_for_device(struct device *dev,
 					   dma_addr_t handle, size_t size,
 					   enum dma_data_direction dir)
 {
-	sync(to_xvm(dev), handle, size, dir, XVM_BACKEND);
+	xvm_dma_sync(xvm_dma_to_xvm(dev), handle, size, dir, XVM_BACKEND);
 }
 
 static void xvm_dma_sync_sg_for_cpu(struct device *dev,
@@ -361,7 +361,7 @@ static int xvm_dma_supported(struct device *dev, u64 mask)
 
 static size_t xvm_dma_max_mapping_size(struct device *dev)
 {
-	return shim_dma_max_bytes(xvm_pool_pages(to_xvm(dev)) > 0);
+	return shim_dma_max_bytes(xvm_pool_pages(xvm_dma_to_xvm(dev)) > 0);
 }
 
 static const struct dma_map_ops xvm_dma_ops = {
@@ -378,7 +378,7 @@ static const struct dma_map_ops xvm_dma_ops = {
 	.max_mapping_size = xvm_dma_max_mapping_size,
 };
 
-static void free_bitmaps(struct xvm_dma *dma)
+static void xvm_dma_free_bitmaps(struct xvm_dma *dma)
 {
 	bitmap_free(dma->reserved);
 	dma->reserved = NULL;
@@ -386,14 +386,14 @@ static void free_bitmaps(struct xvm_dma *dma)
 	dma->live = NULL;
 }
 
-static int allocate_bitmaps(struct xvm_dma *dma)
+static int xvm_dma_alloc_bitmaps(struct xvm_dma *dma)
 {
 	dma->references = gnttab_max_grant_frames() * REFERENCES_PER_FRAME;
 	dma->live = bitmap_zalloc(dma->references, GFP_KERNEL);
 	dma->reserved = bitmap_zalloc(dma->references, GFP_KERNEL);
 	if (dma->live && dma->reserved)
 		return 0;
-	free_bitmaps(dma);
+	xvm_dma_free_bitmaps(dma);
 	return -ENOMEM;
 }
 
@@ -404,7 +404,7 @@ int xvm_dma_open(struct xvm_device *xvm)
 	struct xvm_dma *dma = &xvm->dma;
 	int err;
 
-	err = allocate_bitmaps(dma);
+	err = xvm_dma_alloc_bitmaps(dma);
 	if (err)
 		return err;
 	err = xvm_bounce_open(xvm);
@@ -425,7 +425,7 @@ int xvm_dma_open(struct xvm_device *xvm)
 close_bounce:
 	xvm_bounce_close(xvm);
 free_bitmaps:
-	free_bitmaps(dma);
+	xvm_dma_free_bitmaps(dma);
 	return err;
 }
 
@@ -436,7 +436,7 @@ void xvm_dma_revoke_all(struct xvm_device *xvm)
 
 	xvm_pool_revoke(xvm);
 	for_each_set_bit(ref, xvm->dma.live, xvm->dma.references)
-		revoke_page(xvm, ref);
+		xvm_dma_revoke_page(xvm, ref);
 }
 
 /* Pages of buffers that are mapped. */
@@ -464,5 +464,5 @@ void xvm_dma_close(struct xvm_device *xvm)
 	dev->platform_data = NULL;
 	xvm_pool_close(xvm);
 	xvm_bounce_close(xvm);
-	free_bitmaps(&xvm->dma);
+	xvm_dma_free_bitmaps(&xvm->dma);
 }

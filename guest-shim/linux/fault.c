@@ -9,7 +9,7 @@
 #include "virtio_msg_xen.h"
 
 /* In process context: the virtio core takes a lock here that interrupts do not. */
-static void fault_work(struct work_struct *work)
+static void xvm_fault_work(struct work_struct *work)
 {
 	struct xvm_device *xvm = container_of(work, struct xvm_device, fault);
 
@@ -22,7 +22,7 @@ static void fault_work(struct work_struct *work)
 
 void xvm_fault_init(struct xvm_device *xvm)
 {
-	INIT_WORK(&xvm->fault, fault_work);
+	INIT_WORK(&xvm->fault, xvm_fault_work);
 }
 
 /* In any context; the first reason counts. */

@@ -5,7 +5,7 @@
  * A watch on the backend's state starts a step: look both states up in the
  * core's table, do what it says. Steps of a device run one at a time in a
  * workqueue, since registering a virtio device waits for messages and for I/O;
- * but for the first of them, which begin() explains.
+ * but for the first of them, which xvm_begin() explains.
  */
 #include <linux/dma-mapping.h>
 #include <linux/minmax.h>
@@ -30,7 +30,7 @@
 static struct workqueue_struct *xvm_workqueue;
 
 /* Checks the backend's keys [2.3]. */
-static int read_keys(struct xvm_device *xvm, struct shim_negotiated *negotiated)
+static int xvm_read_keys(struct xvm_device *xvm, struct shim_negotiated *negotiated)
 {
 	static const char * const keys[] = {
 		"virtio-msg-revision", "virtio-msg-max-size",
@@ -59,7 +59,7 @@ static int read_keys(struct xvm_device *xvm, struct shim_negotiated *negotiated)
 }
 
 /* [2.11]: a backend without the key offers none. */
-static u32 transport_features(const struct xenbus_device *xdev)
+static u32 xvm_transport_features(const struct xenbus_device *xdev)
 {
 	return shim_transport_features(xenbus_read_unsigned(xdev->otherend,
 							    TRANSPORT_FEATURES,
@@ -67,7 +67,7 @@ static u32 transport_features(const struct xenbus_device *xdev)
 }
 
 /* [2.4] */
-static int write_keys(struct xvm_device *xvm)
+static int xvm_write_keys(struct xvm_device *xvm)
 {
 	struct xenbus_device *xdev = xvm->xdev;
 	int err;
@@ -79,43 +79,43 @@ static int write_keys(struct xvm_device *xvm)
 				    "%u", xvm->bus.port);
 	if (!err)
 		err = xenbus_printf(XBT_NIL, xdev->nodename, TRANSPORT_FEATURES,
-				    "%u", transport_features(xdev));
+				    "%u", xvm_transport_features(xdev));
 	if (err)
 		xenbus_dev_fatal(xdev, err, "writing to %s", xdev->nodename);
 	return err;
 }
 
-static int show_page(struct xvm_device *xvm)
+static int xvm_offer_page(struct xvm_device *xvm)
 {
 	struct shim_negotiated negotiated;
 	int err;
 
-	err = read_keys(xvm, &negotiated);
+	err = xvm_read_keys(xvm, &negotiated);
 	if (err)
 		return err;
 	err = xvm_bus_open(xvm, &negotiated);
 	if (err)
 		return err;
-	err = write_keys(xvm);
+	err = xvm_write_keys(xvm);
 	if (err)
 		return err;
 	return xenbus_switch_state(xvm->xdev, XenbusStateInitialised);
 }
 
 /* SHIM_OFFER: show the backend the message page. */
-static void offer(struct xvm_device *xvm)
+static void xvm_offer(struct xvm_device *xvm)
 {
 	/* Those behind it need not wait for a device that cannot start. */
-	if (show_page(xvm))
+	if (xvm_offer_page(xvm))
 		xvm_probe_order_leave(xvm);
 }
 
-static void release_virtio(struct device *dev)
+static void xvm_release_virtio(struct device *dev)
 {
 	kfree(container_of(dev_to_virtio(dev), struct xvm_virtio, vdev));
 }
 
-static struct xvm_virtio *new_virtio(struct xvm_device *xvm)
+static struct xvm_virtio *xvm_new_virtio(struct xvm_device *xvm)
 {
 	struct shim_request get = { .kind = SHIM_DEVICE_INFO };
 	struct shim_answer info;
@@ -133,16 +133,16 @@ static struct xvm_virtio *new_virtio(struct xvm_device *xvm)
 	virtio->vdev.id.vendor = info.vendor_id;
 	virtio->vdev.config = &xvm_config_ops;
 	virtio->vdev.dev.parent = &xvm->xdev->dev;
-	virtio->vdev.dev.release = release_virtio;
+	virtio->vdev.dev.release = xvm_release_virtio;
 	return virtio;
 }
 
-static int register_virtio(struct xvm_device *xvm)
+static int xvm_register_virtio(struct xvm_device *xvm)
 {
 	struct xvm_virtio *virtio;
 	int err;
 
-	virtio = new_virtio(xvm);
+	virtio = xvm_new_virtio(xvm);
 	if (IS_ERR(virtio))
 		return PTR_ERR(virtio);
 	xvm->virtio = virtio;
@@ -156,7 +156,7 @@ static int register_virtio(struct xvm_device *xvm)
 }
 
 /* Tells the virtio core what happened while the device was being registered. */
-static void catch_up(struct xvm_device *xvm)
+static void xvm_catch_up(struct xvm_device *xvm)
 {
 	bool broken, changed;
 
@@ -173,7 +173,7 @@ static void catch_up(struct xvm_device *xvm)
 }
 
 /* SHIM_CONNECT: messages flow; the device is the virtio core's from here on. */
-static void connect(struct xvm_device *xvm)
+static void xvm_connect(struct xvm_device *xvm)
 {
 	struct xenbus_device *xdev = xvm->xdev;
 	int err;
@@ -182,14 +182,14 @@ static void connect(struct xvm_device *xvm)
 	err = xvm_dma_open(xvm);
 	if (!err) {
 		xvm_probe_order_wait(xvm);
-		err = register_virtio(xvm);
+		err = xvm_register_virtio(xvm);
 	}
 	xvm_probe_order_leave(xvm);
 	if (err) {
 		xenbus_dev_fatal(xdev, err, "registering the virtio device");
 		return;
 	}
-	catch_up(xvm);
+	xvm_catch_up(xvm);
 	dev_info(&xdev->dev, "%s is virtio device %u of domain %d, over grants%s\n",
 		 dev_name(&xvm->virtio->vdev.dev), xvm->virtio->vdev.id.device,
 		 xdev->otherend_id,
@@ -197,7 +197,7 @@ static void connect(struct xvm_device *xvm)
 }
 
 /* Whether the device answers a request. If not, it is given up. */
-static bool answers(struct xvm_device *xvm)
+static bool xvm_answers(struct xvm_device *xvm)
 {
 	struct shim_request get = { .kind = SHIM_GET_STATUS };
 	struct shim_answer answer;
@@ -206,7 +206,7 @@ static bool answers(struct xvm_device *xvm)
 }
 
 /* What becomes of the virtio device: an enum shim_removal. */
-static u32 removal(struct xvm_device *xvm, enum shim_connection connection)
+static u32 xvm_removal(struct xvm_device *xvm, enum shim_connection connection)
 {
 	if (READ_ONCE(xvm->bus.broken))
 		connection = SHIM_LOST;
@@ -215,18 +215,18 @@ static u32 removal(struct xvm_device *xvm, enum shim_connection connection)
 }
 
 /* Whether its driver lets go of the virtio device, sooner or later. */
-static bool can_be_removed(struct xvm_device *xvm)
+static bool xvm_can_remove(struct xvm_device *xvm)
 {
 	enum shim_connection connection;
 	u32 what;
 
 	/* Once the virtio core knows of a failure, no new request is started. */
 	flush_work(&xvm->fault);
-	what = removal(xvm, SHIM_OPEN);
+	what = xvm_removal(xvm, SHIM_OPEN);
 	if (what == SHIM_ASK_DEVICE) {
-		connection = answers(xvm) ? SHIM_ANSWERING : SHIM_LOST;
+		connection = xvm_answers(xvm) ? SHIM_ANSWERING : SHIM_LOST;
 		flush_work(&xvm->fault);
-		what = removal(xvm, connection);
+		what = xvm_removal(xvm, connection);
 	}
 	return what == SHIM_REMOVE;
 }
@@ -235,7 +235,7 @@ static bool can_be_removed(struct xvm_device *xvm)
  * Leaves a virtio device as it is that cannot be removed. Its driver and it stay
  * for good, and this module with them; its grants end.
  */
-static void give_up_for_good(struct xvm_device *xvm)
+static void xvm_abandon(struct xvm_device *xvm)
 {
 	if (xvm->stuck)
 		return;
@@ -251,12 +251,12 @@ static void give_up_for_good(struct xvm_device *xvm)
  * Takes the device away from the virtio core. False: its driver would wait for
  * ever; then all stays in place but the grants.
  */
-static bool stop_virtio(struct xvm_device *xvm)
+static bool xvm_stop_virtio(struct xvm_device *xvm)
 {
 	if (!xvm->ready)
 		return true;
-	if (xvm->stuck || !can_be_removed(xvm)) {
-		give_up_for_good(xvm);
+	if (xvm->stuck || !xvm_can_remove(xvm)) {
+		xvm_abandon(xvm);
 		return false;
 	}
 	/* Events may come until the channel is closed. */
@@ -265,8 +265,8 @@ static bool stop_virtio(struct xvm_device *xvm)
 	return true;
 }
 
-/* Frees what offer() and connect() made, whatever there is of it. */
-static void release(struct xvm_device *xvm)
+/* Frees what xvm_offer() and xvm_connect() made, whatever there is of it. */
+static void xvm_release(struct xvm_device *xvm)
 {
 	xvm_bus_close(xvm);
 	cancel_work_sync(&xvm->fault);
@@ -278,7 +278,7 @@ static void release(struct xvm_device *xvm)
 }
 
 /* What a backend that left says of it [2.6]. */
-static void report(const struct xenbus_device *xdev)
+static void xvm_report_backend_error(const struct xenbus_device *xdev)
 {
 	unsigned int length;
 	char *text;
@@ -295,12 +295,12 @@ static void report(const struct xenbus_device *xdev)
 }
 
 /* SHIM_CLOSE: the backend has left. */
-static void close(struct xvm_device *xvm)
+static void xvm_close(struct xvm_device *xvm)
 {
 	xvm_probe_order_leave(xvm);
-	report(xvm->xdev);
-	if (stop_virtio(xvm))
-		release(xvm);
+	xvm_report_backend_error(xvm->xdev);
+	if (xvm_stop_virtio(xvm))
+		xvm_release(xvm);
 	xenbus_frontend_closed(xvm->xdev);
 }
 
@@ -309,15 +309,15 @@ static void close(struct xvm_device *xvm)
  * up, which ends the wait of a guest that boots; a guest that shuts down is
  * told that the backend is done, and nothing else is worth the time.
  */
-static void finish(struct xvm_device *xvm)
+static void xvm_finish(struct xvm_device *xvm)
 {
 	xvm_probe_order_leave(xvm);
-	if (system_state <= SYSTEM_RUNNING && stop_virtio(xvm))
-		release(xvm);
+	if (system_state <= SYSTEM_RUNNING && xvm_stop_virtio(xvm))
+		xvm_release(xvm);
 	xenbus_frontend_closed(xvm->xdev);
 }
 
-static enum xenbus_state backend_state(const struct xenbus_device *xdev)
+static enum xenbus_state xvm_backend_state(const struct xenbus_device *xdev)
 {
 	/* There is none if a guest was restored without the device. */
 	if (!xdev->otherend)
@@ -329,14 +329,14 @@ static enum xenbus_state backend_state(const struct xenbus_device *xdev)
  * After a restore: the connection that was is undone, and another begins. Who had
  * the device open has a dead one, and gets errors.
  */
-static void start_anew(struct xvm_device *xvm)
+static void xvm_restart(struct xvm_device *xvm)
 {
-	if (!stop_virtio(xvm)) {
+	if (!xvm_stop_virtio(xvm)) {
 		xvm_probe_order_leave(xvm);
 		xenbus_frontend_closed(xvm->xdev);
 		return;
 	}
-	release(xvm);
+	xvm_release(xvm);
 	WRITE_ONCE(xvm->restored, false);
 	if (!xvm_watch_remind())
 		return;
@@ -345,7 +345,7 @@ static void start_anew(struct xvm_device *xvm)
 		"no watch can be set to start the device anew: unbind and bind its driver\n");
 }
 
-static void step(struct work_struct *work)
+static void xvm_step(struct work_struct *work)
 {
 	struct xvm_device *xvm = container_of(work, struct xvm_device, step);
 	struct xenbus_device *xdev = xvm->xdev;
@@ -353,23 +353,23 @@ static void step(struct work_struct *work)
 
 	if (READ_ONCE(xvm->restored)) {
 		if (system_state <= SYSTEM_RUNNING)
-			start_anew(xvm);
+			xvm_restart(xvm);
 		return;
 	}
-	action = shim_next_action(xdev->state, backend_state(xdev));
+	action = shim_next_action(xdev->state, xvm_backend_state(xdev));
 	/* While the guest shuts down, devices are no longer set up or closed. */
 	if (system_state > SYSTEM_RUNNING && action != SHIM_FINISH)
 		return;
 
 	switch (action) {
 	case SHIM_CONNECT:
-		connect(xvm);
+		xvm_connect(xvm);
 		break;
 	case SHIM_CLOSE:
-		close(xvm);
+		xvm_close(xvm);
 		break;
 	case SHIM_FINISH:
-		finish(xvm);
+		xvm_finish(xvm);
 		break;
 	}
 }
@@ -380,7 +380,7 @@ static void step(struct work_struct *work)
  * state is Initialising in XenStore and is not in struct xenbus_device, it takes
  * it (since 7.0) for another device in the place of this one.
  */
-static void begin(struct xvm_device *xvm, enum xenbus_state backend)
+static void xvm_begin(struct xvm_device *xvm, enum xenbus_state backend)
 {
 	struct xenbus_device *xdev = xvm->xdev;
 
@@ -390,11 +390,11 @@ static void begin(struct xvm_device *xvm, enum xenbus_state backend)
 	xvm->begun = true;
 	if (shim_next_action(xdev->state, backend) == SHIM_OFFER &&
 	    system_state <= SYSTEM_RUNNING)
-		offer(xvm);
+		xvm_offer(xvm);
 }
 
 /* Somebody may be waiting for what cannot come any more. */
-static void give_up_without(struct xvm_device *xvm, enum xenbus_state backend)
+static void xvm_fail_if_backend_left(struct xvm_device *xvm, enum xenbus_state backend)
 {
 	if (shim_next_action(xvm->xdev->state, backend) == SHIM_CLOSE)
 		xvm_fail(xvm, "the backend left");
@@ -403,21 +403,21 @@ static void give_up_without(struct xvm_device *xvm, enum xenbus_state backend)
 /* In a watch: the backend's state may have changed. */
 static void xvm_backend_changed(struct xvm_device *xvm)
 {
-	enum xenbus_state state = backend_state(xvm->xdev);
+	enum xenbus_state state = xvm_backend_state(xvm->xdev);
 
 	WRITE_ONCE(xvm->backend, state);
 	wake_up(&xvm->backend_changed);
-	give_up_without(xvm, state);
+	xvm_fail_if_backend_left(xvm, state);
 	mutex_lock(&xvm->beginning);
 	if (!xvm->removing) {
 		if (!READ_ONCE(xvm->restored))
-			begin(xvm, state);
+			xvm_begin(xvm, state);
 		queue_work(xvm_workqueue, &xvm->step);
 	}
 	mutex_unlock(&xvm->beginning);
 }
 
-static bool backend_let_go(struct xvm_device *xvm)
+static bool xvm_backend_closed(struct xvm_device *xvm)
 {
 	enum xenbus_state state = READ_ONCE(xvm->backend);
 
@@ -425,7 +425,7 @@ static bool backend_let_go(struct xvm_device *xvm)
 }
 
 /* Closing by our side [2.7]; the core writes Closed after us. */
-static void close_first(struct xvm_device *xvm)
+static void xvm_initiate_close(struct xvm_device *xvm)
 {
 	struct xenbus_device *xdev = xvm->xdev;
 
@@ -434,8 +434,8 @@ static void close_first(struct xvm_device *xvm)
 		xenbus_switch_state(xdev, XenbusStateClosing);
 	if (xdev->state != XenbusStateClosing)
 		return;
-	WRITE_ONCE(xvm->backend, backend_state(xdev));
-	if (!wait_event_timeout(xvm->backend_changed, backend_let_go(xvm),
+	WRITE_ONCE(xvm->backend, xvm_backend_state(xdev));
+	if (!wait_event_timeout(xvm->backend_changed, xvm_backend_closed(xvm),
 				CLOSE_TIMEOUT))
 		dev_warn(&xdev->dev, "backend has not closed, going on without it\n");
 }
@@ -455,7 +455,7 @@ static int xvm_probe(struct xenbus_device *xdev,
 	if (!xvm)
 		return -ENOMEM;
 	xvm->xdev = xdev;
-	INIT_WORK(&xvm->step, step);
+	INIT_WORK(&xvm->step, xvm_step);
 	mutex_init(&xvm->beginning);
 	init_waitqueue_head(&xvm->backend_changed);
 	init_waitqueue_head(&xvm->finished);
@@ -489,16 +489,16 @@ static void xvm_remove(struct xenbus_device *xdev)
 	mutex_unlock(&xvm->beginning);
 	xvm_probe_order_leave(xvm);
 	/* In xenbus' own watch, ours has not run yet. */
-	give_up_without(xvm, backend_state(xdev));
+	xvm_fail_if_backend_left(xvm, xvm_backend_state(xdev));
 	cancel_work_sync(&xvm->step);
-	stopped = stop_virtio(xvm);
+	stopped = xvm_stop_virtio(xvm);
 	if (stopped)
-		close_first(xvm);
+		xvm_initiate_close(xvm);
 	xvm_watch_leave(xvm);
 	xvm_bus_unreserve(xvm);
 	if (!stopped)
 		return;
-	release(xvm);
+	xvm_release(xvm);
 	kfree(xvm);
 }
 

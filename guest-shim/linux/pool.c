@@ -17,12 +17,12 @@
 
 #include "virtio_msg_xen.h"
 
-static unsigned int most_pages = 2048;
-module_param_named(pool, most_pages, uint, 0444);
+static unsigned int xvm_pool_max_pages = 2048;
+module_param_named(pool, xvm_pool_max_pages, uint, 0444);
 MODULE_PARM_DESC(pool, "Pages of 4 KiB that a device may keep mapped, in steps of 64; 0: buffers are granted one by one");
 
 /* Under the pool's lock. If it fails, the pool stays as it is. */
-static void add_chunk(struct xvm_device *xvm)
+static void xvm_pool_add_chunk(struct xvm_device *xvm)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
 	u32 number = shim_pool_chunks(pool->map);
@@ -40,7 +40,7 @@ static void add_chunk(struct xvm_device *xvm)
 		 xvm_pool_pages(xvm), err);
 }
 
-static void grow(struct work_struct *work)
+static void xvm_pool_grow(struct work_struct *work)
 {
 	struct xvm_device *xvm = container_of(work, struct xvm_device,
 					      dma.pool.grow);
@@ -52,14 +52,14 @@ static void grow(struct work_struct *work)
 	if (pool->running)
 		more = 1 + shim_pool_chunks(pool->map) / 2;
 	for (; more; more--)
-		add_chunk(xvm);
+		xvm_pool_add_chunk(xvm);
 	mutex_unlock(&pool->lock);
 }
 
 void xvm_pool_init(struct xvm_device *xvm)
 {
 	mutex_init(&xvm->dma.pool.lock);
-	INIT_WORK(&xvm->dma.pool.grow, grow);
+	INIT_WORK(&xvm->dma.pool.grow, xvm_pool_grow);
 }
 
 int xvm_pool_open(struct xvm_device *xvm)
@@ -67,7 +67,7 @@ int xvm_pool_open(struct xvm_device *xvm)
 	struct xvm_pool *pool = &xvm->dma.pool;
 	struct shim_pool *map;
 
-	if (!xvm->bus.shared_pool || !most_pages)
+	if (!xvm->bus.shared_pool || !xvm_pool_max_pages)
 		return 0;
 	map = kmalloc(shim_pool_size(), GFP_KERNEL);
 	if (!map)
@@ -83,7 +83,7 @@ int xvm_pool_open(struct xvm_device *xvm)
  * What suffices as long as little is asked. A network driver fills its receive
  * queue of 256 entries, with a page each, before anything can grow.
  */
-static unsigned int first_chunks(const struct xvm_device *xvm)
+static unsigned int xvm_pool_initial_chunks(const struct xvm_device *xvm)
 {
 	u32 device = xvm->virtio->vdev.id.device;
 
@@ -99,10 +99,10 @@ void xvm_pool_start(struct xvm_device *xvm)
 	if (!pool->map)
 		return;
 	mutex_lock(&pool->lock);
-	pool->limit = shim_pool_chunk_limit(most_pages, xvm->dma.references);
+	pool->limit = shim_pool_chunk_limit(xvm_pool_max_pages, xvm->dma.references);
 	pool->running = true;
-	for (i = 0; i < first_chunks(xvm); i++)
-		add_chunk(xvm);
+	for (i = 0; i < xvm_pool_initial_chunks(xvm); i++)
+		xvm_pool_add_chunk(xvm);
 	mutex_unlock(&pool->lock);
 }
 
@@ -154,7 +154,7 @@ void xvm_pool_close(struct xvm_device *xvm)
 }
 
 /* A buffer is to be granted. If it is for want of room, there may be more soon. */
-static void fall_back(struct xvm_pool *pool, int why)
+static void xvm_pool_fall_back(struct xvm_pool *pool, int why)
 {
 	atomic_inc(&pool->fallbacks);
 	if (why == -ENOSPC && READ_ONCE(pool->running) &&
@@ -163,8 +163,8 @@ static void fall_back(struct xvm_pool *pool, int why)
 }
 
 /* Hands a buffer's bytes, or some of them, to their next owner. */
-static void copy(struct xvm_pool *pool, const struct shim_place *place,
-		 size_t size, enum xvm_owner owner)
+static void xvm_pool_copy(struct xvm_pool *pool, const struct shim_place *place,
+			  size_t size, enum xvm_owner owner)
 {
 	struct xvm_chunk *chunk = pool->chunks[place->chunk];
 	void *original = phys_to_virt(chunk->original[place->note] +
@@ -177,8 +177,8 @@ static void copy(struct xvm_pool *pool, const struct shim_place *place,
 		memcpy(pooled, original, size);
 }
 
-static void remember(struct xvm_pool *pool, const struct shim_place *place,
-		     phys_addr_t phys)
+static void xvm_pool_note_original(struct xvm_pool *pool, const struct shim_place *place,
+				   phys_addr_t phys)
 {
 	phys_addr_t *note = &pool->chunks[place->chunk]->original[place->note];
 	u32 i;
@@ -202,17 +202,17 @@ dma_addr_t xvm_pool_map(struct xvm_device *xvm, phys_addr_t phys, size_t size,
 		return DMA_MAPPING_ERROR;
 	err = shim_pool_take(pool->map, size, raw_smp_processor_id(), &place);
 	if (err) {
-		fall_back(pool, err);
+		xvm_pool_fall_back(pool, err);
 		return DMA_MAPPING_ERROR;
 	}
-	remember(pool, &place, phys);
+	xvm_pool_note_original(pool, &place, phys);
 	if (!(attrs & DMA_ATTR_SKIP_CPU_SYNC) && shim_dma_device_reads(dir))
-		copy(pool, &place, size, XVM_BACKEND);
+		xvm_pool_copy(pool, &place, size, XVM_BACKEND);
 	return place.address;
 }
 
-static bool find(struct xvm_pool *pool, dma_addr_t address, size_t size,
-		 struct shim_place *place)
+static bool xvm_pool_find(struct xvm_pool *pool, dma_addr_t address, size_t size,
+			  struct shim_place *place)
 {
 	return pool->map && !shim_pool_find(address, size, place) &&
 	       pool->chunks[place->chunk];
@@ -225,11 +225,11 @@ bool xvm_pool_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
 	struct xvm_pool *pool = &xvm->dma.pool;
 	struct shim_place place;
 
-	if (!find(pool, address, size, &place))
+	if (!xvm_pool_find(pool, address, size, &place))
 		return false;
 	if (owner == XVM_DRIVER ? shim_dma_device_writes(dir) :
 				  shim_dma_device_reads(dir))
-		copy(pool, &place, size, owner);
+		xvm_pool_copy(pool, &place, size, owner);
 	return true;
 }
 
@@ -240,10 +240,10 @@ bool xvm_pool_unmap(struct xvm_device *xvm, dma_addr_t address, size_t size,
 	struct xvm_pool *pool = &xvm->dma.pool;
 	struct shim_place place;
 
-	if (!find(pool, address, size, &place))
+	if (!xvm_pool_find(pool, address, size, &place))
 		return false;
 	if (!(attrs & DMA_ATTR_SKIP_CPU_SYNC) && shim_dma_device_writes(dir))
-		copy(pool, &place, size, XVM_DRIVER);
+		xvm_pool_copy(pool, &place, size, XVM_DRIVER);
 	return !shim_pool_give_back(pool->map, address, size);
 }
 

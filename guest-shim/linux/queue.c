@@ -10,11 +10,11 @@
 
 #include "virtio_msg_xen.h"
 
-static bool doorbells = true;
-module_param(doorbells, bool, 0444);
+static bool xvm_doorbells = true;
+module_param_named(doorbells, xvm_doorbells, bool, 0444);
 MODULE_PARM_DESC(doorbells, "An event channel for each queue; without, events go through the message page");
 
-static bool xvm_notify(struct virtqueue *vq)
+static bool xvm_queue_notify(struct virtqueue *vq)
 {
 	struct xvm_queue *queue = vq->priv;
 
@@ -30,7 +30,7 @@ static bool xvm_notify(struct virtqueue *vq)
  * it counted as such, the kernel would put off the next one, for up to a second.
  * What a device does that was given up is for nothing.
  */
-static bool device_worked(struct virtqueue *vq)
+static bool xvm_queue_device_worked(struct virtqueue *vq)
 {
 	struct xvm_queue *queue = vq->priv;
 	u16 used = virtio16_to_cpu(vq->vdev,
@@ -42,10 +42,10 @@ static bool device_worked(struct virtqueue *vq)
 }
 
 /* Tells the driver; whether there was anything to tell. */
-static bool tell_driver(int irq, struct virtqueue *vq)
+static bool xvm_queue_notify_driver(int irq, struct virtqueue *vq)
 {
 	struct xvm_device *xvm = vdev_to_xvm(vq->vdev);
-	bool worked = device_worked(vq);
+	bool worked = xvm_queue_device_worked(vq);
 
 	vring_interrupt(irq, vq);
 	if (wq_has_sleeper(&xvm->finished))
@@ -53,9 +53,9 @@ static bool tell_driver(int irq, struct virtqueue *vq)
 	return worked;
 }
 
-static irqreturn_t queue_interrupt(int irq, void *data)
+static irqreturn_t xvm_queue_interrupt(int irq, void *data)
 {
-	bool worked = tell_driver(irq, data);
+	bool worked = xvm_queue_notify_driver(irq, data);
 
 	xen_irq_lateeoi(irq, worked ? 0 : XEN_EOI_FLAG_SPURIOUS);
 	/* Xen slows a backend down that signals for nothing: never "nobody cared". */
@@ -80,11 +80,11 @@ bool xvm_queue_used(struct xvm_device *xvm, unsigned int index)
 	spin_unlock_irqrestore(&xvm->bus.lock, flags);
 
 	/* Kept until xvm_del_vqs() or xvm_disable_vq() has seen the last event handled. */
-	return vq && tell_driver(0, vq);
+	return vq && xvm_queue_notify_driver(0, vq);
 }
 
 /* Sets the queue up in the device, and looks whether it is. */
-static int enable_queue(struct xvm_device *xvm, struct virtqueue *vq)
+static int xvm_queue_enable(struct xvm_device *xvm, struct virtqueue *vq)
 {
 	struct shim_request set = {
 		.kind = SHIM_SET_VQUEUE,
@@ -115,22 +115,22 @@ static int enable_queue(struct xvm_device *xvm, struct virtqueue *vq)
 }
 
 /* An event channel of our own for the queue; negative if there is none left. */
-static int open_doorbell(struct xvm_device *xvm, struct virtqueue *vq,
-			 evtchn_port_t *port)
+static int xvm_queue_open_doorbell(struct xvm_device *xvm, struct virtqueue *vq,
+				   evtchn_port_t *port)
 {
 	int irq, err;
 
-	err = xvm_alloc_evtchn(xvm, port);
+	err = xvm_bus_alloc_evtchn(xvm, port);
 	if (err)
 		return err;
-	irq = bind_evtchn_to_irqhandler_lateeoi(*port, queue_interrupt, 0,
+	irq = bind_evtchn_to_irqhandler_lateeoi(*port, xvm_queue_interrupt, 0,
 						vq->name, vq);
 	if (irq < 0)
 		xenbus_free_evtchn(xvm->xdev, *port);
 	return irq;
 }
 
-static int bind_doorbell(struct xvm_device *xvm, struct xvm_queue *queue)
+static int xvm_queue_bind_doorbell(struct xvm_device *xvm, struct xvm_queue *queue)
 {
 	struct shim_request bind = {
 		.kind = SHIM_BIND_QUEUE,
@@ -139,7 +139,7 @@ static int bind_doorbell(struct xvm_device *xvm, struct xvm_queue *queue)
 	struct shim_answer answer = {};
 	int irq, err;
 
-	irq = open_doorbell(xvm, queue->vq, &bind.port);
+	irq = xvm_queue_open_doorbell(xvm, queue->vq, &bind.port);
 	if (irq < 0)
 		return irq;
 	err = xvm_bus_request(xvm, &bind, &answer, NULL, 0);
@@ -152,14 +152,14 @@ static int bind_doorbell(struct xvm_device *xvm, struct xvm_queue *queue)
 }
 
 /* Where there is no doorbell, the queue's events go in band. */
-static int prepare_events(struct xvm_device *xvm, struct xvm_queue *queue)
+static int xvm_queue_prepare_events(struct xvm_device *xvm, struct xvm_queue *queue)
 {
 	int err;
 
-	if (!doorbells)
+	if (!xvm_doorbells)
 		return 0;
 	xvm_probe_order_wait_all_found();
-	err = bind_doorbell(xvm, queue);
+	err = xvm_queue_bind_doorbell(xvm, queue);
 	if (!err || READ_ONCE(xvm->bus.broken))
 		return err;
 	dev_warn(&xvm->xdev->dev,
@@ -169,8 +169,8 @@ static int prepare_events(struct xvm_device *xvm, struct xvm_queue *queue)
 }
 
 /* When this returns, no callback of the queue is running: it is hidden from events. */
-static void stop_events(struct xvm_device *xvm, struct xvm_queue *queue,
-			struct virtqueue *vq)
+static void xvm_queue_stop_events(struct xvm_device *xvm, struct xvm_queue *queue,
+				  struct virtqueue *vq)
 {
 	if (queue->irq)
 		unbind_from_irqhandler(queue->irq, vq);
@@ -210,7 +210,7 @@ int xvm_disable_vq(struct virtqueue *vq)
 	spin_lock_irq(&xvm->bus.lock);
 	vq->reset = true;
 	spin_unlock_irq(&xvm->bus.lock);
-	stop_events(xvm, queue, vq);
+	xvm_queue_stop_events(xvm, queue, vq);
 	return 0;
 }
 
@@ -224,9 +224,9 @@ int xvm_enable_vq(struct virtqueue *vq)
 		return -EBUSY;
 	queue->used = 0;
 	/* The doorbell first: a queue that runs gets none any more [5.6]. */
-	err = prepare_events(xvm, queue);
+	err = xvm_queue_prepare_events(xvm, queue);
 	if (!err)
-		err = enable_queue(xvm, vq);
+		err = xvm_queue_enable(xvm, vq);
 	if (err)
 		return err;
 	spin_lock_irq(&xvm->bus.lock);
@@ -235,7 +235,7 @@ int xvm_enable_vq(struct virtqueue *vq)
 	return 0;
 }
 
-static void close_queue(struct xvm_device *xvm, struct xvm_queue *queue)
+static void xvm_queue_close(struct xvm_device *xvm, struct xvm_queue *queue)
 {
 	struct virtqueue *vq = queue->vq;
 
@@ -245,12 +245,12 @@ static void close_queue(struct xvm_device *xvm, struct xvm_queue *queue)
 	queue->vq = NULL;
 	spin_unlock_irq(&xvm->bus.lock);
 
-	stop_events(xvm, queue, vq);
+	xvm_queue_stop_events(xvm, queue, vq);
 	vring_del_virtqueue(vq);
 }
 
-static int open_queue(struct xvm_device *xvm, struct xvm_queue *queue,
-		      const struct virtqueue_info *info)
+static int xvm_queue_open(struct xvm_device *xvm, struct xvm_queue *queue,
+			  const struct virtqueue_info *info)
 {
 	struct shim_request get = {
 		.kind = SHIM_GET_VQUEUE,
@@ -272,7 +272,7 @@ static int open_queue(struct xvm_device *xvm, struct xvm_queue *queue,
 	 */
 	vq = vring_create_virtqueue(queue->index, answer.queue_max_size,
 				    XEN_PAGE_SIZE, &xvm->virtio->vdev, true, true,
-				    info->ctx, xvm_notify, info->callback,
+				    info->ctx, xvm_queue_notify, info->callback,
 				    info->name);
 	if (!vq)
 		return -ENOMEM;
@@ -282,8 +282,8 @@ static int open_queue(struct xvm_device *xvm, struct xvm_queue *queue,
 	queue->vq = vq;
 	spin_unlock_irq(&xvm->bus.lock);
 
-	err = enable_queue(xvm, vq);
-	return err ?: prepare_events(xvm, queue);
+	err = xvm_queue_enable(xvm, vq);
+	return err ?: xvm_queue_prepare_events(xvm, queue);
 }
 
 void xvm_del_vqs(struct virtio_device *vdev)
@@ -293,7 +293,7 @@ void xvm_del_vqs(struct virtio_device *vdev)
 	unsigned int i;
 
 	for (i = 0; i < xvm->nr_queues; i++)
-		close_queue(xvm, &queues[i]);
+		xvm_queue_close(xvm, &queues[i]);
 
 	spin_lock_irq(&xvm->bus.lock);
 	xvm->queues = NULL;
@@ -326,7 +326,7 @@ int xvm_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 		if (!info[i].name)
 			continue;
 		queues[i].index = index++;
-		err = open_queue(xvm, &queues[i], &info[i]);
+		err = xvm_queue_open(xvm, &queues[i], &info[i]);
 		if (err)
 			goto del_vqs;
 		vqs[i] = queues[i].vq;

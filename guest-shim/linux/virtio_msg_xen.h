@@ -186,7 +186,7 @@ void xvm_bus_close(struct xvm_device *xvm);
 int xvm_bus_request(struct xvm_device *xvm, const struct shim_request *request,
 		    struct shim_answer *answer, void *data, u32 room);
 bool xvm_bus_avail(struct xvm_device *xvm, unsigned int index);
-int xvm_alloc_evtchn(struct xvm_device *xvm, evtchn_port_t *port);
+int xvm_bus_alloc_evtchn(struct xvm_device *xvm, evtchn_port_t *port);
 void xvm_bus_quiesce(struct xvm_device *xvm);
 u64 xvm_bus_dropped(struct xvm_device *xvm);
 

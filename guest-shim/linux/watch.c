@@ -19,12 +19,12 @@ struct xvm_watch {
 	struct list_head devices;
 };
 
-static LIST_HEAD(watches);
+static LIST_HEAD(xvm_watches);
 /* Held while devices are told, so that none of them goes meanwhile. */
-static DEFINE_MUTEX(watches_lock);
+static DEFINE_MUTEX(xvm_watches_lock);
 
 /* Whether a change at path may be one of the state of that backend. */
-static bool concerns(const char *path, const char *backend)
+static bool xvm_watch_concerns(const char *path, const char *backend)
 {
 	size_t length = strlen(backend);
 
@@ -35,31 +35,31 @@ static bool concerns(const char *path, const char *backend)
 	return strncmp(backend, path, length) == 0 && backend[length] == '/';
 }
 
-static void changed(struct xenbus_watch *watch, const char *path,
-		    const char *token)
+static void xvm_watch_fired(struct xenbus_watch *watch, const char *path,
+			    const char *token)
 {
 	struct xvm_watch *shared = container_of(watch, struct xvm_watch, watch);
 	struct xvm_device *xvm;
 
-	mutex_lock(&watches_lock);
+	mutex_lock(&xvm_watches_lock);
 	list_for_each_entry(xvm, &shared->devices, watched)
-		if (concerns(path, xvm->backend_path))
+		if (xvm_watch_concerns(path, xvm->backend_path))
 			xvm->watch_changed(xvm);
-	mutex_unlock(&watches_lock);
+	mutex_unlock(&xvm_watches_lock);
 }
 
-static struct xvm_watch *find(const char *directory)
+static struct xvm_watch *xvm_watch_find(const char *directory)
 {
 	struct xvm_watch *shared;
 
-	list_for_each_entry(shared, &watches, list)
+	list_for_each_entry(shared, &xvm_watches, list)
 		if (strcmp(shared->watch.node, directory) == 0)
 			return shared;
 	return NULL;
 }
 
 /* Takes over directory, in any case. */
-static struct xvm_watch *new(char *directory)
+static struct xvm_watch *xvm_watch_new(char *directory)
 {
 	struct xvm_watch *shared;
 	int err = -ENOMEM;
@@ -69,11 +69,11 @@ static struct xvm_watch *new(char *directory)
 		goto free;
 	INIT_LIST_HEAD(&shared->devices);
 	shared->watch.node = directory;
-	shared->watch.callback = changed;
+	shared->watch.callback = xvm_watch_fired;
 	err = register_xenbus_watch(&shared->watch);
 	if (err)
 		goto free;
-	list_add(&shared->list, &watches);
+	list_add(&shared->list, &xvm_watches);
 	return shared;
 
 free:
@@ -83,7 +83,7 @@ free:
 }
 
 /* The directory that a backend stands in, to be freed. */
-static char *directory_of(const char *backend)
+static char *xvm_watch_directory(const char *backend)
 {
 	const char *number = strrchr(backend, '/');
 	char *directory;
@@ -95,14 +95,14 @@ static char *directory_of(const char *backend)
 }
 
 /* Under the lock. Takes over directory, in any case. */
-static int join(struct xvm_device *xvm, char *directory)
+static int xvm_watch_join(struct xvm_device *xvm, char *directory)
 {
-	struct xvm_watch *shared = find(directory);
+	struct xvm_watch *shared = xvm_watch_find(directory);
 
 	if (shared)
 		kfree(directory);
 	else
-		shared = new(directory);
+		shared = xvm_watch_new(directory);
 	if (IS_ERR(shared))
 		return PTR_ERR(shared);
 	list_add(&xvm->watched, &shared->devices);
@@ -124,7 +124,7 @@ void xvm_watch_init(struct xvm_device *xvm,
 /* Of where the backend is a copy is kept: xenbus' own goes while the guest is restored. */
 int xvm_watch_enter(struct xvm_device *xvm)
 {
-	char *directory = directory_of(xvm->xdev->otherend);
+	char *directory = xvm_watch_directory(xvm->xdev->otherend);
 	int err;
 
 	if (IS_ERR(directory))
@@ -134,9 +134,9 @@ int xvm_watch_enter(struct xvm_device *xvm)
 		kfree(directory);
 		return -ENOMEM;
 	}
-	mutex_lock(&watches_lock);
-	err = join(xvm, directory);
-	mutex_unlock(&watches_lock);
+	mutex_lock(&xvm_watches_lock);
+	err = xvm_watch_join(xvm, directory);
+	mutex_unlock(&xvm_watches_lock);
 	if (!err)
 		return 0;
 	kfree(xvm->backend_path);
@@ -152,12 +152,12 @@ void xvm_watch_leave(struct xvm_device *xvm)
 
 	if (!shared)
 		return;
-	mutex_lock(&watches_lock);
+	mutex_lock(&xvm_watches_lock);
 	list_del(&xvm->watched);
 	last = list_empty(&shared->devices);
 	if (last)
 		list_del(&shared->list);
-	mutex_unlock(&watches_lock);
+	mutex_unlock(&xvm_watches_lock);
 	xvm->watch = NULL;
 	kfree(xvm->backend_path);
 	xvm->backend_path = NULL;
@@ -173,32 +173,32 @@ void xvm_watch_leave(struct xvm_device *xvm)
  * A watch that fires when it is registered and never again, since nothing is
  * there: for a device that has become ready to start while no watch ran.
  */
-static void reminded(struct xenbus_watch *watch, const char *path,
-		     const char *token)
+static void xvm_watch_reminded(struct xenbus_watch *watch, const char *path,
+			       const char *token)
 {
 	struct xvm_watch *shared;
 	struct xvm_device *xvm;
 
-	mutex_lock(&watches_lock);
-	list_for_each_entry(shared, &watches, list)
+	mutex_lock(&xvm_watches_lock);
+	list_for_each_entry(shared, &xvm_watches, list)
 		list_for_each_entry(xvm, &shared->devices, watched)
 			if (xvm->xdev->state == XenbusStateInitialising)
 				xvm->watch_changed(xvm);
-	mutex_unlock(&watches_lock);
+	mutex_unlock(&xvm_watches_lock);
 }
 
-static struct xenbus_watch reminder = {
+static struct xenbus_watch xvm_reminder = {
 	.node = "device/virtio_msg_xen",
-	.callback = reminded,
+	.callback = xvm_watch_reminded,
 };
-static bool reminder_registered;
-static DEFINE_MUTEX(reminder_lock);
+static bool xvm_reminder_registered;
+static DEFINE_MUTEX(xvm_reminder_lock);
 
-static void unregister_reminder(void)
+static void xvm_watch_unregister_reminder(void)
 {
-	if (reminder_registered)
-		unregister_xenbus_watch(&reminder);
-	reminder_registered = false;
+	if (xvm_reminder_registered)
+		unregister_xenbus_watch(&xvm_reminder);
+	xvm_reminder_registered = false;
 }
 
 /* Has the devices that may start looked at from a watch, soon. */
@@ -206,17 +206,17 @@ int xvm_watch_remind(void)
 {
 	int err;
 
-	mutex_lock(&reminder_lock);
-	unregister_reminder();
-	err = register_xenbus_watch(&reminder);
-	reminder_registered = !err;
-	mutex_unlock(&reminder_lock);
+	mutex_lock(&xvm_reminder_lock);
+	xvm_watch_unregister_reminder();
+	err = register_xenbus_watch(&xvm_reminder);
+	xvm_reminder_registered = !err;
+	mutex_unlock(&xvm_reminder_lock);
 	return err;
 }
 
 void xvm_watch_exit(void)
 {
-	mutex_lock(&reminder_lock);
-	unregister_reminder();
-	mutex_unlock(&reminder_lock);
+	mutex_lock(&xvm_reminder_lock);
+	xvm_watch_unregister_reminder();
+	mutex_unlock(&xvm_reminder_lock);
 }
