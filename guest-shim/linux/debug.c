@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 /*
- * What a driver must not do, for tests that a device refuses it, and of what
- * happens where one does not. Off unless it is asked for by name when the
- * module is loaded.
+ * Misbehaviour of a driver, for tests: that a device refuses it, and what happens
+ * if a device does not. Only the build for tests (make test-module) has this file.
+ * Even there, the parameter debug= must ask for a misbehaviour by name.
  */
 #include <linux/module.h>
 #include <linux/string.h>
@@ -22,7 +22,12 @@ static const char * const xvm_debug_modes[] = {
 
 static int xvm_debug_active;
 
-/* Checks the module's parameter. */
+/**
+ * xvm_debug_init() - check the module's parameter debug=
+ *
+ * Return: 0, or -EINVAL if the parameter names no mode.
+ * Context: Module initialisation.
+ */
 int __init xvm_debug_init(void)
 {
 	xvm_debug_active = sysfs_match_string(xvm_debug_modes, xvm_debug_name);
@@ -37,6 +42,13 @@ int __init xvm_debug_init(void)
 	return 0;
 }
 
+/**
+ * xvm_debug() - check whether the driver is to misbehave
+ * @asked: misbehaviour to look for
+ *
+ * Return: true if debug= asks for @asked; always false in a build for production.
+ * Context: Any context.
+ */
 bool xvm_debug(enum xvm_debug_mode asked)
 {
 	return xvm_debug_active == asked;

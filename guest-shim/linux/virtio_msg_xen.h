@@ -143,7 +143,7 @@ static inline struct xvm_device *vdev_to_xvm(struct virtio_device *vdev)
 	return container_of(vdev, struct xvm_virtio, vdev)->xvm;
 }
 
-/* debug.c */
+/* debug.c, in the build for tests alone */
 enum xvm_debug_mode {
 	XVM_DEBUG_NONE,
 	XVM_DEBUG_RAW_ADDRESSES,
@@ -151,8 +151,20 @@ enum xvm_debug_mode {
 	XVM_DEBUG_BYPASS,
 };
 
+#ifdef XVM_TEST
 int xvm_debug_init(void);
 bool xvm_debug(enum xvm_debug_mode asked);
+#else
+static inline int xvm_debug_init(void)
+{
+	return 0;
+}
+
+static inline bool xvm_debug(enum xvm_debug_mode asked)
+{
+	return false;
+}
+#endif
 
 /* watch.c */
 void xvm_watch_init(struct xvm_device *xvm,

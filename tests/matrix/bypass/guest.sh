@@ -11,7 +11,7 @@ echo "lab: ordinary $(dmesg | sed -n 's/.*\(device does not offer.*\)/\1/p')"
 
 echo "$device" >/sys/bus/xen/drivers/virtio_msg_xen/unbind
 rmmod virtio_msg_xen
-insmod /lib/modules/virtio_msg_xen.ko debug=bypass
+insmod /lib/modules/test/virtio_msg_xen.ko debug=bypass
 driven() {
     [ -b /dev/vda ] || said 'device refused queue'
 }

@@ -10,14 +10,14 @@ said() {
 
 wait_for "the disk /dev/vda" 20 test -b /dev/vda
 unload
-! insmod /lib/modules/virtio_msg_xen.ko debug=anything 2>/dev/null
-insmod /lib/modules/virtio_msg_xen.ko debug=no-access-platform
+! insmod /lib/modules/test/virtio_msg_xen.ko debug=anything 2>/dev/null
+insmod /lib/modules/test/virtio_msg_xen.ko debug=no-access-platform
 wait_for "the kernel to say that the features are refused" 20 said 'refuses features'
 [ ! -b /dev/vda ]
 echo "lab: platform $(dmesg | grep 'refuses features')"
 read -r go
 
 unload
-insmod /lib/modules/virtio_msg_xen.ko debug=raw-addresses
+insmod /lib/modules/test/virtio_msg_xen.ko debug=raw-addresses
 wait_for "the kernel to say that the device failed" 20 said DEVICE_NEEDS_RESET
 echo "lab: raw $(dmesg | grep DEVICE_NEEDS_RESET)"

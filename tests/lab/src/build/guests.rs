@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::{GuestPrograms, module};
+use super::GuestPrograms;
+use super::module::{self, Modules};
 use crate::cpio::Cpio;
 use crate::debian::Suite;
 use crate::dirs::Dirs;
@@ -50,8 +51,8 @@ pub(crate) fn build(
     let core_root = guest.kernel().build_root();
     module::build_core(dirs, core_root, logs, progress)?;
     let files_for = |kernel: &Kernel| {
-        let module = module::build(dirs, core_root, kernel, logs, progress)?;
-        guest_files(dirs, guest, kernel, &module, programs)
+        let modules = module::build(dirs, core_root, kernel, logs, progress)?;
+        guest_files(dirs, guest, kernel, &modules, programs)
     };
     let mut guests = Guests { files: vec![files_for(guest.kernel())?], lacks: Vec::new() };
     for (suite, kernel) in &fetched.others {
@@ -73,7 +74,7 @@ fn guest_files(
     dirs: &Dirs,
     guest: &Guest,
     kernel: &Kernel,
-    module: &Path,
+    modules: &Modules,
     programs: &GuestPrograms,
 ) -> Result<GuestFiles> {
     let mut ours = Cpio::default();
@@ -82,7 +83,9 @@ fn guest_files(
     ours.copy("bin/foreign-map", &programs.foreign_map)?;
     ours.copy("bin/user-driver", &programs.user_driver)?;
     ours.copy("bin/hostile-driver", &programs.hostile_driver)?;
-    ours.copy("lib/modules/virtio_msg_xen.ko", module)?;
+    ours.copy("lib/modules/virtio_msg_xen.ko", &modules.production)?;
+    ours.directories(&["lib/modules/test"]);
+    ours.copy("lib/modules/test/virtio_msg_xen.ko", &modules.test)?;
     let mut bytes = fs::read(guest.initrd())?;
     bytes.extend(fs::read(kernel.modules())?);
     bytes.extend(ours.finish());

@@ -19,7 +19,7 @@ pub(crate) const MOUNT_POINTS: &[&str] = &["project", "out"];
 
 /// Builds the core in `root` if its sources or the root changed since the last time.
 pub(crate) fn build_core(dirs: &Dirs, root: &Root, logs: &Path, progress: &Progress) -> Result<()> {
-    once(dirs, &[root], &output(dirs)?.join("shim_core.o"), || {
+    once(dirs, &[root], &[&output(dirs)?.join("shim_core.o")], || {
         let step = progress.step("build the core of virtio_msg_xen");
         make(dirs, root, &["OUT=/out", "core"], &logs.join("build-module-core.log"))?;
         step.done();
@@ -27,20 +27,30 @@ pub(crate) fn build_core(dirs: &Dirs, root: &Root, logs: &Path, progress: &Progr
     })
 }
 
+/// The module for one kernel.
+pub(super) struct Modules {
+    /// The one that users install.
+    pub(super) production: PathBuf,
+    /// The one that misbehaves when its parameter `debug` asks for it.
+    pub(super) test: PathBuf,
+}
+
 /// Builds the module for `kernel`, of the core that was built in `core_root`, if the sources or a
-/// root changed since the last time; gives its path. What the compiler, objtool or modpost warn of
-/// is an error.
+/// root changed since the last time. A warning of the compiler, objtool or modpost is an error.
 pub(super) fn build(
     dirs: &Dirs,
     core_root: &Root,
     kernel: &Kernel,
     logs: &Path,
     progress: &Progress,
-) -> Result<PathBuf> {
+) -> Result<Modules> {
     let (suite, root) = (kernel.suite(), kernel.build_root());
     let out = output(dirs)?.join(suite.name());
-    let module = out.join("virtio_msg_xen.ko");
-    once(dirs, &[core_root, root], &module, || {
+    let modules = Modules {
+        production: out.join("virtio_msg_xen.ko"),
+        test: out.join("test/virtio_msg_xen.ko"),
+    };
+    once(dirs, &[core_root, root], &[&modules.production, &modules.test], || {
         let release = root.kernel_release()?;
         let step = progress.step(&format!("build virtio_msg_xen.ko for {release}"));
         let log = logs.join(format!("build-module-{suite}.log"));
@@ -49,6 +59,7 @@ pub(super) fn build(
             &format!("OUT=/out/{suite}"),
             "CORE=/out/shim_core.o",
             "module",
+            "test-module",
         ];
         make(dirs, root, &arguments, &log)?;
         if let Some(warning) = warning(&fs::read_to_string(&log)?) {
@@ -58,7 +69,7 @@ pub(super) fn build(
         step.done();
         Ok(())
     })?;
-    Ok(module)
+    Ok(modules)
 }
 
 /// Where all of it goes.
@@ -68,21 +79,24 @@ fn output(dirs: &Dirs) -> Result<PathBuf> {
     Ok(out)
 }
 
-/// Has `make` build `product`, unless it stands there and neither the sources nor `roots` have
+/// Has `make` build `products`, unless all are there and neither the sources nor `roots` have
 /// changed since.
 fn once(
     dirs: &Dirs,
     roots: &[&Root],
-    product: &Path,
+    products: &[&Path],
     make: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let stamp = product.with_extension("built-from");
+    let stamp = products.first().context("nothing to build")?.with_extension("built-from");
     let key = key_of(&dirs.project.join("guest-shim"), roots)?;
-    if product.exists() && fs::read_to_string(&stamp).is_ok_and(|built| built == key) {
+    let exist = products.iter().all(|product| product.exists());
+    if exist && fs::read_to_string(&stamp).is_ok_and(|built| built == key) {
         return Ok(());
     }
     make()?;
-    ensure!(product.exists(), "make built no {}", product.display());
+    for product in products {
+        ensure!(product.exists(), "make built no {}", product.display());
+    }
     Ok(fs::write(&stamp, key)?)
 }
 
