@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 /*
- * Bouncing: a backend that is not trusted gets no page that holds other data
- * beside the buffer [3.8, 3.9]. It gets a page of its own instead, with the
- * buffer's bytes in the same place and zeros around them.
+ * Bouncing: a backend that is not trusted must not get a page that holds other data
+ * than the buffer [3.8, 3.9]. The module grants another page in its place, with the
+ * buffer's bytes at the same offset and zeros around them.
  *
- * Only the first and the last page of a buffer can need it. What fills its
- * pages, as the page cache's blocks do, is granted as it is and never copied.
+ * Only the first and the last page of a buffer can need bouncing. Buffers that fill
+ * their pages, such as blocks of the page cache, are granted directly and never
+ * copied.
  */
 #include <linux/dma-direction.h>
 #include <linux/gfp.h>
@@ -18,13 +19,13 @@
 #include "virtio_msg_xen.h"
 
 /*
- * Kept for when memory is short, so that the device gets slow and does not
- * stop: a block request for whole pages takes one page for its header, one for
+ * Pages in reserve for when memory is short, so that the device gets slow but does
+ * not stop: a block request for whole pages needs one page for its header, one for
  * its status and at most two for its descriptors.
  */
 #define RESERVED_PAGES 4
 
-/* Most bounce pages of one device; more is a mapping error [section 7]. */
+/* Maximum number of bounce pages of one device [section 7]. */
 #define MAX_PAGES 4096
 
 static char *xvm_bounce_policy_name = "auto";
@@ -39,7 +40,12 @@ static const char * const xvm_bounce_policies[] = {
 
 static int xvm_bounce_policy;
 
-/* Checks the module's parameter. */
+/**
+ * xvm_bounce_init() - check the module's parameter bounce=
+ *
+ * Return: 0, or -EINVAL if the parameter names no policy.
+ * Context: Module initialisation.
+ */
 int __init xvm_bounce_init(void)
 {
 	xvm_bounce_policy = sysfs_match_string(xvm_bounce_policies, xvm_bounce_policy_name);
@@ -50,7 +56,13 @@ int __init xvm_bounce_init(void)
 	return xvm_bounce_policy;
 }
 
-/* Looks whether the backend is trusted [3.8], and makes ready if it is not. */
+/**
+ * xvm_bounce_open() - prepare to bounce if the backend is not trusted [3.8]
+ * @xvm: device
+ *
+ * Return: 0 or -ENOMEM.
+ * Context: Process context. Sleeps.
+ */
 int xvm_bounce_open(struct xvm_device *xvm)
 {
 	struct xenbus_device *xdev = xvm->xdev;
@@ -72,7 +84,12 @@ int xvm_bounce_open(struct xvm_device *xvm)
 	return 0;
 }
 
-/* All grants have been ended. */
+/**
+ * xvm_bounce_close() - free what xvm_bounce_open() allocated
+ * @xvm: device whose grants have all ended
+ *
+ * Context: Process context. Sleeps.
+ */
 void xvm_bounce_close(struct xvm_device *xvm)
 {
 	struct xvm_bounce *bounce = &xvm->dma.bounce;
@@ -104,7 +121,13 @@ static struct page *xvm_bounce_new_page(struct xvm_bounce *bounce, unsigned long
 	return page;
 }
 
-/* For a page that no grant is left to. */
+/**
+ * xvm_bounce_free() - free a bounce page
+ * @xvm: device
+ * @page: page from xvm_bounce_take() that is no longer granted
+ *
+ * Context: Any context.
+ */
 void xvm_bounce_free(struct xvm_device *xvm, struct page *page)
 {
 	mempool_free(page, xvm->dma.bounce.reserve);
@@ -112,8 +135,8 @@ void xvm_bounce_free(struct xvm_device *xvm, struct page *page)
 }
 
 /*
- * The buffer's bytes as they are, whichever way the data goes: where the device
- * is to write and does not, the driver finds what was there before.
+ * Copies the buffer's bytes in either direction of the transfer: if the device
+ * writes less than the buffer, the driver finds the old bytes in the rest.
  */
 static void xvm_bounce_fill(struct page *page, const struct shim_piece *piece)
 {
@@ -126,9 +149,15 @@ static void xvm_bounce_fill(struct page *page, const struct shim_piece *piece)
 	memset(to + end, 0, XEN_PAGE_SIZE - end);
 }
 
-/*
- * Makes the bounce pages for a buffer that is to be granted from first on, if
- * it needs any. In any context; all of them, or none.
+/**
+ * xvm_bounce_map() - make the bounce pages for a buffer, if it needs any
+ * @xvm: device
+ * @first: first of the grant references for the buffer
+ * @phys: physical address of the buffer
+ * @size: bytes
+ *
+ * Return: 0, or -ENOMEM, with no bounce page made.
+ * Context: Any context.
  */
 int xvm_bounce_map(struct xvm_device *xvm, grant_ref_t first, phys_addr_t phys,
 		   size_t size)
@@ -161,16 +190,23 @@ free:
 }
 
 /*
- * Whether a reference is to a bounce page. It stays so until somebody takes the
- * page, and never becomes so while the buffer is mapped: most pages of long
- * buffers cost no lock.
+ * Whether a reference grants a bounce page. Without the lock: while a buffer is
+ * mapped, the answer can change only from true to false, so that most pages of long
+ * buffers need no lock.
  */
 static bool xvm_bounce_is_bounced(const struct xvm_bounce *bounce, grant_ref_t ref)
 {
 	return bounce->pages && READ_ONCE(bounce->pages[ref]);
 }
 
-/* Forgets the bounce page behind a reference, which is the caller's then. */
+/**
+ * xvm_bounce_take() - take the bounce page of a reference
+ * @xvm: device
+ * @ref: grant reference
+ *
+ * Return: The page, which the caller then owns, or NULL if there is none.
+ * Context: Any context.
+ */
 struct page *xvm_bounce_take(struct xvm_device *xvm, grant_ref_t ref)
 {
 	struct xvm_bounce *bounce = &xvm->dma.bounce;
@@ -198,7 +234,16 @@ static void xvm_bounce_copy(struct page *page, const struct shim_piece *piece,
 		memcpy(bounced, original, piece->length);
 }
 
-/* Hands a mapped buffer, or a part of one, to its next owner. */
+/**
+ * xvm_bounce_sync() - copy the bounced bytes of a buffer to its next owner
+ * @xvm: device
+ * @address: DMA address of a mapped buffer, or of a part of one
+ * @size: bytes
+ * @dir: direction of the transfer
+ * @owner: next owner
+ *
+ * Context: Any context.
+ */
 void xvm_bounce_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
 		     enum dma_data_direction dir, enum xvm_owner owner)
 {
@@ -221,7 +266,7 @@ void xvm_bounce_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
 		if (!xvm_bounce_is_bounced(bounce, grants.first + i) ||
 		    shim_dma_piece(address, size, i, &piece))
 			continue;
-		/* xvm_dma_revoke_all() takes pages away at any time. */
+		/* xvm_dma_revoke_all() may take pages at any time. */
 		spin_lock_irqsave(&bounce->lock, flags);
 		page = bounce->pages[grants.first + i];
 		if (page)

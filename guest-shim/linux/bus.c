@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 /*
- * The message page and its event channel: requests that wait for their answer,
- * and the device's events [sections 4 and 5].
+ * The message page and its event channel: sends requests and waits for the answers,
+ * sends and handles events [sections 4 and 5].
  *
- * What stands in the page is written and read by the core alone.
+ * Only the core reads and writes the message page.
  */
 #include <linux/interrupt.h>
 #include <linux/jiffies.h>
@@ -15,7 +15,7 @@
 
 #include "virtio_msg_xen.h"
 
-/* How long a device may take for an answer [section 7]. */
+/* Timeout for an answer [section 7]. */
 #define ANSWER_TIMEOUT (10 * HZ)
 
 static int xvm_bus_try_send(struct xvm_bus *bus, const struct shim_request *request)
@@ -31,25 +31,35 @@ static int xvm_bus_try_send(struct xvm_bus *bus, const struct shim_request *requ
 }
 
 static int xvm_bus_try_take(struct xvm_bus *bus, struct shim_answer *answer, void *data,
-			    u32 room)
+			    u32 capacity)
 {
 	unsigned long flags;
 	int err = -EIO;
 
 	spin_lock_irqsave(&bus->lock, flags);
 	if (!bus->broken)
-		err = shim_take_answer(bus->transport, answer, data, room);
+		err = shim_take_answer(bus->transport, answer, data, capacity);
 	spin_unlock_irqrestore(&bus->lock, flags);
 	return err;
 }
 
-/*
- * Asks the device, and waits for the answer. An error is final: the device is
- * broken then, and every later request fails at once. But for -ERANGE, of
- * configuration that the device does not have: it was not asked.
+/**
+ * xvm_bus_request() - send a request and wait for the answer
+ * @xvm: device
+ * @request: request
+ * @answer: filled in
+ * @data: buffer for bytes of configuration, or NULL
+ * @capacity: size of @data in bytes
+ *
+ * An error other than -ERANGE is final: the device is given up, and every later
+ * request fails at once.
+ *
+ * Return: 0, -ERANGE if the device has no such configuration and was not asked, or
+ * another negative errno number.
+ * Context: Process context. Waits for the device.
  */
 int xvm_bus_request(struct xvm_device *xvm, const struct shim_request *request,
-		    struct shim_answer *answer, void *data, u32 room)
+		    struct shim_answer *answer, void *data, u32 capacity)
 {
 	struct xvm_bus *bus = &xvm->bus;
 	long left = ANSWER_TIMEOUT;
@@ -62,7 +72,7 @@ int xvm_bus_request(struct xvm_device *xvm, const struct shim_request *request,
 	if (!err) {
 		notify_remote_via_irq(bus->irq);
 		wait_event_timeout(bus->wait,
-				   (err = xvm_bus_try_take(bus, answer, data, room)) != -EAGAIN,
+				   (err = xvm_bus_try_take(bus, answer, data, capacity)) != -EAGAIN,
 				   left);
 	}
 	mutex_unlock(&bus->exchange);
@@ -78,7 +88,14 @@ int xvm_bus_request(struct xvm_device *xvm, const struct shim_request *request,
 	return err;
 }
 
-/* Tells the device in band that a queue has buffers; in any context. */
+/**
+ * xvm_bus_avail() - notify the device of buffers by a message
+ * @xvm: device
+ * @index: queue
+ *
+ * Return: true unless the device is broken.
+ * Context: Any context.
+ */
 bool xvm_bus_avail(struct xvm_device *xvm, unsigned int index)
 {
 	struct xvm_bus *bus = &xvm->bus;
@@ -94,14 +111,14 @@ bool xvm_bus_avail(struct xvm_device *xvm, unsigned int index)
 	return signal >= 0;
 }
 
-/* Whether the event told anything new. */
+/* Handles EVENT_CONFIG. Returns whether it differs from the last one. */
 static bool xvm_bus_config_changed(struct xvm_device *xvm, u32 status)
 {
 	struct xvm_bus *bus = &xvm->bus;
 	unsigned long flags;
 	bool ready, news;
 
-	/* While the device is being registered there is nobody to tell yet. */
+	/* The driver cannot be notified while the device is being registered. */
 	spin_lock_irqsave(&bus->lock, flags);
 	news = shim_config_is_news(&bus->announced, status,
 				   shim_generation(bus->transport));
@@ -114,7 +131,7 @@ static bool xvm_bus_config_changed(struct xvm_device *xvm, u32 status)
 	return news;
 }
 
-/* Handles one message. What it was worth is an enum shim_message. */
+/* Handles one message. Returns an enum shim_message. */
 static u32 xvm_bus_receive_one(struct xvm_device *xvm)
 {
 	struct xvm_bus *bus = &xvm->bus;
@@ -133,11 +150,9 @@ static u32 xvm_bus_receive_one(struct xvm_device *xvm)
 	case SHIM_ANSWERED:
 		return SHIM_USEFUL;
 	case SHIM_CONFIG_CHANGED:
-		return xvm_bus_config_changed(xvm, received.status) ? SHIM_USEFUL :
-							      SHIM_USELESS;
+		return xvm_bus_config_changed(xvm, received.status) ? SHIM_USEFUL : SHIM_USELESS;
 	case SHIM_USED:
-		return bus->used(xvm, received.index) ? SHIM_USEFUL :
-							SHIM_USELESS;
+		return bus->used(xvm, received.index) ? SHIM_USEFUL : SHIM_USELESS;
 	case SHIM_BROKEN:
 		xvm_fail(xvm, "the message page is corrupt");
 		return SHIM_NONE;
@@ -147,8 +162,8 @@ static u32 xvm_bus_receive_one(struct xvm_device *xvm)
 }
 
 /*
- * Handles what has arrived, up to a budget. The event channel stays masked
- * until xen_irq_lateeoi(), so that this never runs twice at a time.
+ * Handles messages, up to a budget. The event channel stays masked until
+ * xen_irq_lateeoi(), so that this function never runs twice at the same time.
  */
 static void xvm_bus_drain(struct xvm_device *xvm)
 {
@@ -159,7 +174,7 @@ static void xvm_bus_drain(struct xvm_device *xvm)
 	do {
 		next = shim_interrupt_count(&interrupt, xvm_bus_receive_one(xvm));
 	} while (next == SHIM_NEXT);
-	/* For an answer that came, or for room in a page that was full. */
+	/* There may be an answer, or free slots in a page that was full. */
 	wake_up(&bus->wait);
 
 	if (next == SHIM_LATER)
@@ -180,20 +195,26 @@ static irqreturn_t xvm_bus_interrupt(int irq, void *data)
 	return IRQ_HANDLED;
 }
 
+/**
+ * xvm_bus_init() - prepare a device for xvm_bus_open()
+ * @xvm: device
+ * @used: called for a message that the device used buffers, in interrupt or process
+ *	context; returns whether it did
+ */
 void xvm_bus_init(struct xvm_device *xvm,
 		  bool (*used)(struct xvm_device *xvm, unsigned int index))
 {
 	struct xvm_bus *bus = &xvm->bus;
 
 	bus->used = used;
-	bus->broken = true;	/* until it is open */
+	bus->broken = true;	/* until xvm_bus_open() */
 	mutex_init(&bus->exchange);
 	spin_lock_init(&bus->lock);
 	init_waitqueue_head(&bus->wait);
 	INIT_WORK(&bus->drain, xvm_bus_drain_work);
 }
 
-/* Nothing is sent or received from here on. */
+/* After this, the device neither sends nor receives. */
 static void xvm_bus_free_transport(struct xvm_bus *bus)
 {
 	struct shim_transport *transport = bus->transport;
@@ -229,7 +250,7 @@ static int xvm_bus_open_page(struct xvm_device *xvm)
 	return 0;
 }
 
-/* A page that the backend still has mapped is freed once it has not [3.6]. */
+/* The kernel frees a page that the backend has mapped when it unmaps the page [3.6]. */
 static void xvm_bus_close_page(struct xvm_device *xvm)
 {
 	struct xvm_bus *bus = &xvm->bus;
@@ -244,9 +265,16 @@ static void xvm_bus_close_page(struct xvm_device *xvm)
 	bus->page = NULL;
 }
 
-/*
- * As xenbus_alloc_evtchn(), which closes the device when no event channel is
- * left. A queue can do without.
+/**
+ * xvm_bus_alloc_evtchn() - allocate an event channel
+ * @xvm: device
+ * @port: filled in
+ *
+ * Unlike xenbus_alloc_evtchn(), does not close the device on failure: a queue can do
+ * without an event channel.
+ *
+ * Return: 0 or a negative errno number.
+ * Context: Any context.
  */
 int xvm_bus_alloc_evtchn(struct xvm_device *xvm, evtchn_port_t *port)
 {
@@ -261,10 +289,15 @@ int xvm_bus_alloc_evtchn(struct xvm_device *xvm, evtchn_port_t *port)
 	return err;
 }
 
-/*
- * A device cannot do without an event channel for messages. It takes one when it is
- * found, before any device takes one for a queue, which can do without. Where none
- * is free now, there may be one when it is opened.
+/**
+ * xvm_bus_reserve() - reserve the event channel for messages
+ * @xvm: device
+ *
+ * A device needs an event channel for messages. It is reserved when the device is
+ * probed, before any device allocates one for a queue, which can do without. If none
+ * is free, xvm_bus_open() tries again.
+ *
+ * Context: Any context.
  */
 void xvm_bus_reserve(struct xvm_device *xvm)
 {
@@ -272,6 +305,12 @@ void xvm_bus_reserve(struct xvm_device *xvm)
 		xvm->bus.reserved = 0;
 }
 
+/**
+ * xvm_bus_unreserve() - free the event channel that was reserved, if any
+ * @xvm: device
+ *
+ * Context: Process context. Sleeps.
+ */
 void xvm_bus_unreserve(struct xvm_device *xvm)
 {
 	if (xvm->bus.reserved)
@@ -312,7 +351,16 @@ static int xvm_bus_open_channel(struct xvm_device *xvm)
 	return 0;
 }
 
-/* Makes what the frontend offers [2.4], or says why it cannot. */
+/**
+ * xvm_bus_open() - make the message page and the event channel [2.4]
+ * @xvm: device
+ * @negotiated: result of shim_negotiate()
+ *
+ * Reports an error to xenbus.
+ *
+ * Return: 0 or a negative errno number.
+ * Context: Process context. Sleeps.
+ */
 int xvm_bus_open(struct xvm_device *xvm,
 		 const struct shim_negotiated *negotiated)
 {
@@ -346,7 +394,12 @@ free_transport:
 	return err;
 }
 
-/* When this returns, no event of the device is being handled. */
+/**
+ * xvm_bus_quiesce() - wait until no message of the device is being handled
+ * @xvm: device
+ *
+ * Context: Process context. Sleeps.
+ */
 void xvm_bus_quiesce(struct xvm_device *xvm)
 {
 	if (!xvm->bus.irq)
@@ -355,13 +408,19 @@ void xvm_bus_quiesce(struct xvm_device *xvm)
 	flush_work(&xvm->bus.drain);
 }
 
+/**
+ * xvm_bus_close() - free the message page and the event channel
+ * @xvm: device, open or not
+ *
+ * Context: Process context. Sleeps.
+ */
 void xvm_bus_close(struct xvm_device *xvm)
 {
 	struct xvm_bus *bus = &xvm->bus;
 
 	if (!bus->irq)
 		return;
-	/* First no interrupt that could start the work, then no work. */
+	/* First the interrupt, which queues the work. */
 	disable_irq(bus->irq);
 	cancel_work_sync(&bus->drain);
 	unbind_from_irqhandler(bus->irq, xvm);
@@ -370,7 +429,13 @@ void xvm_bus_close(struct xvm_device *xvm)
 	xvm_bus_close_page(xvm);
 }
 
-/* How many messages of the device meant nothing [5.3, 5.4]. */
+/**
+ * xvm_bus_dropped() - count the messages that were dropped [5.3, 5.4]
+ * @xvm: device
+ *
+ * Return: Number of messages since the connection began.
+ * Context: Process context. Takes the bus lock.
+ */
 u64 xvm_bus_dropped(struct xvm_device *xvm)
 {
 	struct shim_counters counters = {};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 /*
- * The pages of the pool, in chunks: allocated, granted, shared with the device
- * by one message [5.8] and taken back.
+ * Chunks of the pool: allocates their pages, grants them, shares them with the
+ * device by one message [5.8] and revokes them.
  */
 #include <linux/gfp.h>
 #include <linux/mm.h>
@@ -41,7 +41,7 @@ static int xvm_chunk_grant(struct xvm_device *xvm, struct xvm_chunk *chunk)
 	err = gnttab_alloc_grant_reference_seq(SHIM_CHUNK_PAGES, &chunk->first);
 	if (err)
 		return err;
-	/* Nothing of what the pages held before is the device's to see [3.11]. */
+	/* The device must not see the old content of the pages [3.11]. */
 	memset(chunk->memory, 0, CHUNK_BYTES);
 	for (i = 0; i < SHIM_CHUNK_PAGES; i++)
 		xvm_grant_page(xvm, chunk->first + i, frame + i, false);
@@ -49,7 +49,7 @@ static int xvm_chunk_grant(struct xvm_device *xvm, struct xvm_chunk *chunk)
 	return 0;
 }
 
-/* A device that is broken keeps what it has. */
+/* If the request fails, the device is broken and the pages stay granted. */
 static int xvm_chunk_offer(struct xvm_device *xvm, struct xvm_chunk *chunk, u32 number)
 {
 	struct shim_request share = {
@@ -72,18 +72,34 @@ static int xvm_chunk_offer(struct xvm_device *xvm, struct xvm_chunk *chunk, u32 
 	return err;
 }
 
-/* Shares the chunk of that number with the device. */
+/**
+ * xvm_chunk_share() - grant a chunk and share it with the device
+ * @xvm: device
+ * @number: number of the chunk
+ *
+ * Return: 0, -ENXIO if the device refuses the chunk, or another negative errno
+ * number.
+ * Context: Process context, under the pool's mutex. Waits for the device.
+ */
 int xvm_chunk_share(struct xvm_device *xvm, u32 number)
 {
 	struct xvm_chunk **chunk = &xvm->dma.pool.chunks[number];
 
-	/* After a reset, the memory is still there. */
+	/* The memory remains allocated when the device is reset. */
 	if (!*chunk)
 		*chunk = xvm_chunk_new(number);
 	return *chunk ? xvm_chunk_offer(xvm, *chunk, number) : -ENOMEM;
 }
 
-/* Takes a chunk's pages back; those that the backend still uses stay its [3.6]. */
+/**
+ * xvm_chunk_revoke() - end the grants of a chunk
+ * @xvm: device
+ * @chunk: chunk, granted or not
+ *
+ * Pages that the backend still uses are withheld [3.6].
+ *
+ * Context: Any context.
+ */
 void xvm_chunk_revoke(struct xvm_device *xvm, struct xvm_chunk *chunk)
 {
 	struct page *page;
@@ -100,7 +116,12 @@ void xvm_chunk_revoke(struct xvm_device *xvm, struct xvm_chunk *chunk)
 	}
 }
 
-/* After it was revoked. */
+/**
+ * xvm_chunk_free() - free a chunk
+ * @chunk: chunk that was revoked
+ *
+ * Context: Any context.
+ */
 void xvm_chunk_free(struct xvm_chunk *chunk)
 {
 	free_pages_exact(chunk->memory, CHUNK_BYTES);

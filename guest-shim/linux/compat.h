@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only */
 /*
- * What differs between kernels, and nothing else. The code is written for the
- * newest; older ones are made to look like it here, by names that begin with
- * compat. Built and run on 6.1, 6.12 and 7.2: Debian 12's, Debian 13's, sid's.
+ * Differences between kernels. The code is written for the newest kernel; names that
+ * begin with compat adapt older ones to it. Tests build and run the module on 6.1,
+ * 6.12 and 7.2: the kernels of Debian 12, Debian 13 and sid.
  */
 #ifndef COMPAT_H
 #define COMPAT_H
@@ -18,17 +18,17 @@
 #error "kernels before 6.1 are not supported"
 #endif
 
-/* 6.12 renamed the option. */
+/* Linux 6.12 renamed the option. */
 #if !defined(CONFIG_ARCH_HAS_DMA_OPS) && !defined(CONFIG_DMA_OPS)
 #error "this kernel has no dma_map_ops for each device (CONFIG_ARCH_HAS_DMA_OPS)"
 #endif
 
-/* 6.4 knows the feature. */
+/* Linux 6.4 defined the feature. */
 #ifndef VIRTIO_F_NOTIFICATION_DATA
 #define VIRTIO_F_NOTIFICATION_DATA 38
 #endif
 
-/* 7.0 wants to know whose state is read: that of a device that is gone is Unknown. */
+/* Linux 7.0 added the argument xdev: the state of a device that is gone is Unknown. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
 static inline enum xenbus_state
 compat_read_driver_state(const struct xenbus_device *xdev, const char *path)
@@ -39,7 +39,7 @@ compat_read_driver_state(const struct xenbus_device *xdev, const char *path)
 #define compat_read_driver_state xenbus_read_driver_state
 #endif
 
-/* 6.11 put what find_vqs() is told of each queue into one array. */
+/* Linux 6.11 moved the arguments of find_vqs() for each queue into one array. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 11, 0)
 struct virtqueue_info {
 	const char *name;
@@ -79,7 +79,7 @@ static inline int compat_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 #define compat_find_vqs xvm_find_vqs
 #endif
 
-/* 6.19 replaced a page and an offset in it by a physical address. */
+/* Linux 6.19 replaced the arguments page and offset by a physical address. */
 dma_addr_t xvm_dma_map_phys(struct device *dev, phys_addr_t phys, size_t size,
 			    enum dma_data_direction dir, unsigned long attrs);
 void xvm_dma_unmap_phys(struct device *dev, dma_addr_t handle, size_t size,

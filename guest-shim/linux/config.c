@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 /*
- * The virtio core's view of the device: each operation is one message or a few.
+ * The virtio core's operations on the device: each sends one or a few requests.
  *
- * Operations that cannot report an error leave the device broken, and give the
- * core values that end what it is doing.
+ * An operation that cannot return an error gives the device up instead, and returns
+ * values that make the virtio core stop.
  */
 #include <linux/delay.h>
 #include <linux/jiffies.h>
@@ -18,7 +18,7 @@
 #define REQUIRED_FEATURES \
 	(BIT_ULL(VIRTIO_F_VERSION_1) | BIT_ULL(VIRTIO_F_ACCESS_PLATFORM))
 
-/* How long a device may take for a reset [section 7], and how often it is asked. */
+/* Timeout for a reset [section 7], and the interval of asking for its end. */
 #define RESET_TIMEOUT (10 * HZ)
 #define RESET_PAUSE 10 /* ms */
 
@@ -52,7 +52,7 @@ static void xvm_config_get(struct virtio_device *vdev, unsigned int offset, void
 	while (len) {
 		u32 piece = min(len, most);
 
-		/* Zeroes for what the device does not have. */
+		/* Zeros in place of bytes that the device does not have. */
 		if (xvm_config_get_piece(vdev, offset, buf, piece))
 			memset(buf, 0, piece);
 		offset += piece;
@@ -61,7 +61,7 @@ static void xvm_config_get(struct virtio_device *vdev, unsigned int offset, void
 	}
 }
 
-/* Whether the generation that was found may stand still some time. */
+/* Records a generation. False, and the device is given up, if it never stays the same. */
 static bool xvm_config_may_be_stable(struct xvm_device *xvm, u32 generation)
 {
 	struct xvm_bus *bus = &xvm->bus;
@@ -77,15 +77,15 @@ static bool xvm_config_may_be_stable(struct xvm_device *xvm, u32 generation)
 }
 
 /*
- * The core asks before and after it reads, to see whether it must read again. A
- * device that is broken has one generation, so that the core does not go on.
+ * The virtio core compares the generation before and after it reads, and reads again
+ * if it changed. The generation of a broken device is always 0, which ends this.
  */
 static u32 xvm_config_generation(struct virtio_device *vdev)
 {
 	struct shim_request get = { .kind = SHIM_GET_CONFIG };
 	struct shim_answer answer;
 
-	/* Of no bytes: an answer with the generation and nothing else. */
+	/* A request for 0 bytes: the answer contains only the generation. */
 	if (xvm_config_request(vdev, &get, &answer) ||
 	    !xvm_config_may_be_stable(vdev_to_xvm(vdev), answer.config_generation))
 		return 0;
@@ -132,7 +132,7 @@ static u8 xvm_config_get_status(struct virtio_device *vdev)
 	struct shim_request get = { .kind = SHIM_GET_STATUS };
 	struct shim_answer answer;
 
-	/* 0 for a device that does not answer: nothing was accepted. */
+	/* 0 if the device does not answer: it has accepted nothing. */
 	if (xvm_config_request(vdev, &get, &answer))
 		return 0;
 	xvm_check_status(vdev_to_xvm(vdev), answer.status);
@@ -144,12 +144,12 @@ static void xvm_config_set_status(struct virtio_device *vdev, u8 status)
 	struct shim_request set = { .kind = SHIM_SET_STATUS, .status = status };
 	struct shim_answer answer;
 
-	/* A start that failed is seen here, or nowhere [6.5]. */
+	/* Only this answer reports a start that failed [6.5]. */
 	if (!xvm_config_request(vdev, &set, &answer))
 		xvm_check_status(vdev_to_xvm(vdev), answer.status);
 }
 
-/* Asks for the reset, then whether it is complete [6.4]. */
+/* Requests the reset, then waits until it is complete [6.4]. */
 static int xvm_config_reset_device(struct virtio_device *vdev)
 {
 	struct shim_request request = { .kind = SHIM_SET_STATUS, .status = 0 };
@@ -169,8 +169,8 @@ static int xvm_config_reset_device(struct virtio_device *vdev)
 }
 
 /*
- * When it is reset, the device holds no page of ours [6.4]. Otherwise, what was
- * shared with it stays granted until the connection ends.
+ * After a reset, the device has no page of the guest mapped [6.4]. If the reset fails,
+ * the pool stays granted until the connection ends.
  */
 static void xvm_config_reset(struct virtio_device *vdev)
 {
@@ -190,7 +190,7 @@ static u64 xvm_config_get_features(struct virtio_device *vdev)
 	return xvm_config_request(vdev, &get, &answer) ? 0 : answer.features;
 }
 
-/* Without these, the device is not driven. */
+/* The features that a device must offer. */
 static u64 xvm_config_required_features(void)
 {
 	if (xvm_debug(XVM_DEBUG_BYPASS))
@@ -205,9 +205,9 @@ static int xvm_config_finalize_features(struct virtio_device *vdev)
 	u64 accepted = vdev->features;
 	struct shim_answer answer;
 
-	/* Leaves what it does not know of: the reset of a queue is ours. */
+	/* Clears transport features that it does not know: VIRTIO_F_RING_RESET is set below. */
 	vring_transport_features(vdev);
-	/* What this transport cannot do, whatever the device offers. */
+	/* This transport does not support these, even if the device offers them. */
 	__virtio_clear_bit(vdev, VIRTIO_F_RING_PACKED);
 	__virtio_clear_bit(vdev, VIRTIO_F_NOTIFICATION_DATA);
 	if (accepted & BIT_ULL(VIRTIO_F_RING_RESET))

@@ -2,12 +2,11 @@
 /*
  * DMA operations whose addresses are grant references [section 3].
  *
- * Which pages a buffer touches, how they are granted and what address comes of
- * it is planned by the core; here the grant table is written.
+ * The core plans which pages of a buffer are granted, how, and at what address.
+ * The functions here carry the plan out.
  *
- * Syncing is for buffers that are copied, to the pool (pool.c) or to a page in
- * place of their own (bounce.c): otherwise the backend reaches the very pages of
- * the buffer, through coherent memory.
+ * Only copied buffers need syncing: those in the pool (pool.c) and those with bounce
+ * pages (bounce.c). The backend accesses all others in place, in coherent memory.
  */
 #include <linux/bitmap.h>
 #include <linux/dma-map-ops.h>
@@ -18,20 +17,20 @@
 
 #include "virtio_msg_xen.h"
 
-/* Version 1 entries are the smaller ones, so that this is never too few. */
+/* Entries of version 1 are the smaller ones, so that this is never too low. */
 #define REFERENCES_PER_FRAME (XEN_PAGE_SIZE / sizeof(struct grant_entry_v1))
 
 /*
- * The device behind these operations. It is not the driver data of the xenbus
- * device, which goes when that is unbound: a virtio device whose driver waits
- * for ever stays, and goes on to map and unmap (main.c).
+ * The device of these operations. Not the driver data of the xenbus device, which is
+ * cleared when that is unbound: a virtio device that cannot be removed (main.c) stays
+ * and continues to map and unmap.
  */
 static struct xvm_device *xvm_dma_to_xvm(struct device *dev)
 {
 	return dev_get_platdata(dev);
 }
 
-/* The page to grant for page i of a buffer that is granted from first on. */
+/* The frame to grant for page i of a buffer: of its bounce page, if it has one. */
 static unsigned long xvm_dma_frame(struct xvm_dma *dma, grant_ref_t first,
 				   phys_addr_t phys, u32 i)
 {
@@ -42,7 +41,7 @@ static unsigned long xvm_dma_frame(struct xvm_dma *dma, grant_ref_t first,
 	return XEN_PFN_DOWN(phys) + i;
 }
 
-/* Takes consecutive references for a buffer. 0: there are none to be had. */
+/* Allocates consecutive references. Returns the DMA address, or 0 on failure. */
 static u64 xvm_dma_alloc_refs(struct xvm_device *xvm, phys_addr_t phys,
 			      size_t size, u32 pages, grant_ref_t *first)
 {
@@ -70,8 +69,8 @@ static void xvm_dma_grant_page(struct xvm_device *xvm, grant_ref_t ref,
 }
 
 /*
- * Grants the pages of a buffer. Called in any context. A buffer that cannot be
- * granted is a mapping error, to be tried again by whoever asked [3.7].
+ * Grants the pages of a buffer, in any context. A mapping error makes the driver try
+ * again later [3.7].
  */
 static dma_addr_t xvm_dma_grant(struct xvm_device *xvm, phys_addr_t phys,
 				size_t size, enum dma_data_direction dir)
@@ -99,7 +98,7 @@ static dma_addr_t xvm_dma_grant(struct xvm_device *xvm, phys_addr_t phys,
 	return address;
 }
 
-/* The references behind an address that was made here; false for any other. */
+/* Finds the references of a DMA address. False if nothing was mapped there. */
 static bool xvm_dma_find_grants(struct xvm_device *xvm, dma_addr_t address, size_t size,
 				struct shim_grants *grants)
 {
@@ -111,7 +110,7 @@ static bool xvm_dma_find_grants(struct xvm_device *xvm, dma_addr_t address, size
 	return false;
 }
 
-/* Ends the grant of a page, unless xvm_dma_revoke_all() came first. */
+/* Ends the grant of a page, unless xvm_dma_revoke_all() has already. */
 static void xvm_dma_revoke_page(struct xvm_device *xvm, grant_ref_t ref)
 {
 	struct page *bounced;
@@ -119,7 +118,7 @@ static void xvm_dma_revoke_page(struct xvm_device *xvm, grant_ref_t ref)
 	if (!test_and_clear_bit(ref, xvm->dma.live))
 		return;
 	atomic_dec(&xvm->dma.granted);
-	/* First of all: the reference may soon be another buffer's. */
+	/* Before the grant ends: then another buffer may get the reference. */
 	bounced = xvm_bounce_take(xvm, ref);
 	if (xvm_grant_end(xvm, ref, bounced) && bounced)
 		xvm_bounce_free(xvm, bounced);
@@ -137,15 +136,15 @@ static void xvm_dma_revoke(struct xvm_device *xvm, dma_addr_t address, size_t si
 	atomic_sub(grants.pages, &xvm->dma.requests);
 }
 
-/* Whether buffers are not granted, and the device is given their addresses. */
+/* Whether the device gets physical addresses of buffers, for a test. */
 static bool xvm_dma_raw_buffers(void)
 {
 	return xvm_debug(XVM_DEBUG_RAW_ADDRESSES) || xvm_debug(XVM_DEBUG_BYPASS);
 }
 
 /*
- * Takes references for the pages of a ring. Nothing is granted yet: which of the
- * areas lies where is known when the ring has been laid out.
+ * Allocates references for the pages of a ring. xvm_dma_grant_ring() grants them,
+ * when the layout of the ring is known.
  */
 static dma_addr_t xvm_dma_reserve(struct xvm_device *xvm, phys_addr_t phys, size_t size)
 {
@@ -164,9 +163,16 @@ static dma_addr_t xvm_dma_reserve(struct xvm_device *xvm, phys_addr_t phys, size
 	return address;
 }
 
-/*
- * Grants the pages of a queue's ring, before the device is told of them: those
- * that it only reads read-only [3.4]. A ring that was granted before stays so.
+/**
+ * xvm_dma_grant_ring() - grant the pages of a queue's ring
+ * @xvm: device
+ * @vq: queue that is about to be enabled
+ *
+ * Grants the pages that the device only reads read-only [3.4]. A ring that is
+ * already granted stays granted.
+ *
+ * Return: 0 or a negative errno number.
+ * Context: Any context.
  */
 int xvm_dma_grant_ring(struct xvm_device *xvm, struct virtqueue *vq)
 {
@@ -200,7 +206,7 @@ int xvm_dma_grant_ring(struct xvm_device *xvm, struct virtqueue *vq)
 	return 0;
 }
 
-/* Ends what there is of a ring's grants. */
+/* Ends the grants of a ring and frees references that were not granted. */
 static void xvm_dma_release_ring(struct xvm_device *xvm, dma_addr_t address,
 				 size_t size)
 {
@@ -217,14 +223,14 @@ static void xvm_dma_release_ring(struct xvm_device *xvm, dma_addr_t address,
 	}
 }
 
-/* Coherent memory is for rings: no driver of a device that we have asks for other. */
+/* Coherent memory is for rings: no supported driver allocates it for anything else. */
 static void *xvm_dma_alloc(struct device *dev, size_t size, dma_addr_t *handle,
 			   gfp_t gfp, unsigned long attrs)
 {
 	struct xvm_device *xvm = xvm_dma_to_xvm(dev);
 	void *memory;
 
-	/* Whole pages of their own: nothing else lies in what is granted. */
+	/* Whole pages, so that the granted pages hold nothing else. */
 	size = PAGE_ALIGN(size);
 	memory = alloc_pages_exact(size, gfp | __GFP_ZERO);
 	if (!memory)
@@ -248,6 +254,19 @@ static void xvm_dma_free(struct device *dev, size_t size, void *memory,
 	free_pages_exact(memory, size);
 }
 
+/**
+ * xvm_dma_map_phys() - map a buffer: DMA operation map_phys
+ * @dev: xenbus device
+ * @phys: physical address
+ * @size: bytes
+ * @dir: direction of the transfer
+ * @attrs: DMA attributes
+ *
+ * Copies the buffer into the pool if it fits, else grants its pages.
+ *
+ * Return: The DMA address, or DMA_MAPPING_ERROR.
+ * Context: Any context.
+ */
 dma_addr_t xvm_dma_map_phys(struct device *dev, phys_addr_t phys, size_t size,
 			    enum dma_data_direction dir, unsigned long attrs)
 {
@@ -262,6 +281,16 @@ dma_addr_t xvm_dma_map_phys(struct device *dev, phys_addr_t phys, size_t size,
 	return xvm_dma_grant(xvm, phys, size, dir);
 }
 
+/**
+ * xvm_dma_unmap_phys() - unmap a buffer: DMA operation unmap_phys
+ * @dev: xenbus device
+ * @handle: DMA address
+ * @size: bytes
+ * @dir: direction of the transfer
+ * @attrs: DMA attributes
+ *
+ * Context: Any context.
+ */
 void xvm_dma_unmap_phys(struct device *dev, dma_addr_t handle, size_t size,
 			enum dma_data_direction dir, unsigned long attrs)
 {
@@ -397,7 +426,16 @@ static int xvm_dma_alloc_bitmaps(struct xvm_dma *dma)
 	return -ENOMEM;
 }
 
-/* The virtio core maps for the parent of a virtio device: the xenbus device. */
+/**
+ * xvm_dma_open() - set the DMA operations of a device
+ * @xvm: device
+ *
+ * Sets those of the xenbus device: the virtio core maps buffers for the parent of a
+ * virtio device.
+ *
+ * Return: 0 or a negative errno number.
+ * Context: Process context. Sleeps.
+ */
 int xvm_dma_open(struct xvm_device *xvm)
 {
 	struct device *dev = &xvm->xdev->dev;
@@ -429,7 +467,12 @@ free_bitmaps:
 	return err;
 }
 
-/* For a backend that is gone while buffers are still mapped [2.7]. */
+/**
+ * xvm_dma_revoke_all() - end all grants, even of mapped buffers [2.7]
+ * @xvm: device whose backend is gone
+ *
+ * Context: Process context. Sleeps.
+ */
 void xvm_dma_revoke_all(struct xvm_device *xvm)
 {
 	unsigned int ref;
@@ -439,25 +482,43 @@ void xvm_dma_revoke_all(struct xvm_device *xvm)
 		xvm_dma_revoke_page(xvm, ref);
 }
 
-/* Pages of buffers that are mapped. */
+/**
+ * xvm_dma_requests() - pages of mapped buffers
+ * @xvm: device
+ *
+ * Return: Number of pages, granted or in the pool.
+ * Context: Any context.
+ */
 unsigned int xvm_dma_requests(const struct xvm_device *xvm)
 {
 	return atomic_read(&xvm->dma.requests) + xvm_pool_in_use(xvm);
 }
 
-/* Grants of all kinds. */
+/**
+ * xvm_dma_outstanding() - grants of rings, buffers and the pool
+ * @xvm: device
+ *
+ * Return: Number of grants.
+ * Context: Process context. Sleeps.
+ */
 unsigned int xvm_dma_outstanding(struct xvm_device *xvm)
 {
 	return atomic_read(&xvm->dma.granted) + xvm_pool_shared(xvm);
 }
 
+/**
+ * xvm_dma_close() - end all grants and reset the DMA operations
+ * @xvm: device, open or not
+ *
+ * Context: Process context. Sleeps.
+ */
 void xvm_dma_close(struct xvm_device *xvm)
 {
 	struct device *dev = &xvm->xdev->dev;
 
 	if (!xvm->dma.live)
 		return;
-	/* Some drivers never unmap what they posted: entropy, vsock. */
+	/* Some drivers never unmap their buffers: entropy, vsock. */
 	xvm_dma_revoke_all(xvm);
 	set_dma_ops(dev, NULL);
 	dev->dma_mask = NULL;

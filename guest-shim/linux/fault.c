@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 /*
- * Giving a device up: nothing is sent to it, nothing it sends counts, and its
- * driver gets errors for what it tries. Only this device is affected.
+ * Gives a device up: the module sends nothing to it, ignores its messages, and
+ * returns errors to its driver. Other devices go on.
  */
 #include <linux/rcupdate.h>
 #include <uapi/linux/virtio_config.h>
 
 #include "virtio_msg_xen.h"
 
-/* In process context: the virtio core takes a lock here that interrupts do not. */
+/*
+ * Notifies the virtio core. In process context: virtio_break_device() takes a spinlock
+ * without disabling interrupts.
+ */
 static void xvm_fault_work(struct work_struct *work)
 {
 	struct xvm_device *xvm = container_of(work, struct xvm_device, fault);
@@ -16,16 +19,28 @@ static void xvm_fault_work(struct work_struct *work)
 	if (!READ_ONCE(xvm->ready))
 		return;
 	virtio_break_device(&xvm->virtio->vdev);
-	/* Drivers add buffers under spinlocks. When this returns, none is at it. */
+	/* Drivers add buffers under spinlocks: wait until none still does. */
 	synchronize_rcu();
 }
 
+/**
+ * xvm_fault_init() - prepare a device for xvm_fail()
+ * @xvm: device
+ */
 void xvm_fault_init(struct xvm_device *xvm)
 {
 	INIT_WORK(&xvm->fault, xvm_fault_work);
 }
 
-/* In any context; the first reason counts. */
+/**
+ * xvm_fail() - give a device up
+ * @xvm: device
+ * @why: reason, for the log
+ *
+ * Only the first call for a connection has an effect.
+ *
+ * Context: Any context. Takes the bus lock.
+ */
 void xvm_fail(struct xvm_device *xvm, const char *why)
 {
 	struct xvm_bus *bus = &xvm->bus;
@@ -46,7 +61,14 @@ void xvm_fail(struct xvm_device *xvm, const char *why)
 	schedule_work(&xvm->fault);
 }
 
-/* Gives the device up if its status says that only a reset helps [6.5]. */
+/**
+ * xvm_check_status() - give a device up if its status asks for a reset [6.5]
+ * @xvm: device
+ * @status: device status
+ *
+ * Return: false if the device was given up, else true.
+ * Context: Any context. Takes the bus lock.
+ */
 bool xvm_check_status(struct xvm_device *xvm, u32 status)
 {
 	if (!(status & VIRTIO_CONFIG_S_NEEDS_RESET))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 /*
- * Grants of single pages to the backend: for buffers and rings (dma.c) and for
- * the pool (chunk.c).
+ * Grants single pages to the backend, for buffers and rings (dma.c) and for the
+ * pool (chunk.c).
  */
 #include <xen/page.h>
 
@@ -29,11 +29,11 @@ void xvm_grant_page(struct xvm_device *xvm, grant_ref_t ref,
  * @ref: grant reference, which is freed
  * @page: page to withhold if the backend still uses it, or NULL
  *
- * If the backend still uses the page, the kernel keeps the grant and holds @page
- * until the use ends, and this function gives the device up [3.6]. The caller
- * then no longer owns its reference to @page.
+ * If the backend still uses the grant, the kernel keeps it and holds @page until
+ * the use ends, and this function gives the device up [3.6]. The caller then no
+ * longer owns its reference to @page.
  *
- * Return: true if the grant ended, false if the backend still uses the page.
+ * Return: true if the grant ended, false if the backend still uses it.
  * Context: Any context.
  */
 bool xvm_grant_end(struct xvm_device *xvm, grant_ref_t ref, struct page *page)

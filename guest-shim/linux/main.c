@@ -2,10 +2,10 @@
 /*
  * virtio-msg over Xen, driver side: the xenbus frontend [section 2].
  *
- * A watch on the backend's state starts a step: look both states up in the
- * core's table, do what it says. Steps of a device run one at a time in a
- * workqueue, since registering a virtio device waits for messages and for I/O;
- * but for the first of them, which xvm_begin() explains.
+ * A watch on the backend's state starts a step, which looks up both states in the
+ * core's table and carries out the action that it gives. The steps of a device run
+ * one at a time in a workqueue, because registering a virtio device waits for
+ * messages and for I/O. The first step is different: see xvm_begin().
  */
 #include <linux/dma-mapping.h>
 #include <linux/minmax.h>
@@ -15,16 +15,16 @@
 
 #include "virtio_msg_xen.h"
 
-/* How long an unbind waits for the backend to let go of the message page. */
+/* How long an unbind waits for the backend to close. */
 #define CLOSE_TIMEOUT (5 * HZ)
 
-/* How long a suspend waits for requests that were made before. */
+/* How long a suspend waits for unfinished requests. */
 #define FINISH_TIMEOUT (5 * HZ)
 
-/* The key of both sides [2.11]. */
+/* A key that both sides write [2.11]. */
 #define TRANSPORT_FEATURES "virtio-msg-transport-features"
 
-/* Bytes of a backend's own words that are shown. */
+/* Bytes of a backend's error message that are logged. */
 #define LONGEST_REPORT 200u
 
 static struct workqueue_struct *xvm_workqueue;
@@ -58,7 +58,7 @@ static int xvm_read_keys(struct xvm_device *xvm, struct shim_negotiated *negotia
 	return 0;
 }
 
-/* [2.11]: a backend without the key offers none. */
+/* The transport features to use. A backend without the key offers none [2.11]. */
 static u32 xvm_transport_features(const struct xenbus_device *xdev)
 {
 	return shim_transport_features(xenbus_read_unsigned(xdev->otherend,
@@ -66,7 +66,7 @@ static u32 xvm_transport_features(const struct xenbus_device *xdev)
 							    0));
 }
 
-/* [2.4] */
+/* Writes the frontend's keys [2.4]. */
 static int xvm_write_keys(struct xvm_device *xvm)
 {
 	struct xenbus_device *xdev = xvm->xdev;
@@ -102,10 +102,10 @@ static int xvm_offer_page(struct xvm_device *xvm)
 	return xenbus_switch_state(xvm->xdev, XenbusStateInitialised);
 }
 
-/* SHIM_OFFER: show the backend the message page. */
+/* SHIM_OFFER: offers the message page to the backend. */
 static void xvm_offer(struct xvm_device *xvm)
 {
-	/* Those behind it need not wait for a device that cannot start. */
+	/* Devices behind this one must not wait for it if it cannot start. */
 	if (xvm_offer_page(xvm))
 		xvm_probe_order_leave(xvm);
 }
@@ -155,7 +155,7 @@ static int xvm_register_virtio(struct xvm_device *xvm)
 	return 0;
 }
 
-/* Tells the virtio core what happened while the device was being registered. */
+/* Notifies the virtio core of events during the registration of the device. */
 static void xvm_catch_up(struct xvm_device *xvm)
 {
 	bool broken, changed;
@@ -172,7 +172,7 @@ static void xvm_catch_up(struct xvm_device *xvm)
 		virtio_config_changed(&xvm->virtio->vdev);
 }
 
-/* SHIM_CONNECT: messages flow; the device is the virtio core's from here on. */
+/* SHIM_CONNECT: registers the virtio device. */
 static void xvm_connect(struct xvm_device *xvm)
 {
 	struct xenbus_device *xdev = xvm->xdev;
@@ -196,7 +196,7 @@ static void xvm_connect(struct xvm_device *xvm)
 		 xvm->dma.bounce.pages ? ", bounced" : "");
 }
 
-/* Whether the device answers a request. If not, it is given up. */
+/* Whether the device answers a request. If it does not, it is given up. */
 static bool xvm_answers(struct xvm_device *xvm)
 {
 	struct shim_request get = { .kind = SHIM_GET_STATUS };
@@ -205,7 +205,7 @@ static bool xvm_answers(struct xvm_device *xvm)
 	return !xvm_bus_request(xvm, &get, &answer, NULL, 0);
 }
 
-/* What becomes of the virtio device: an enum shim_removal. */
+/* Decides whether to remove the virtio device. Returns an enum shim_removal. */
 static u32 xvm_removal(struct xvm_device *xvm, enum shim_connection connection)
 {
 	if (READ_ONCE(xvm->bus.broken))
@@ -214,13 +214,13 @@ static u32 xvm_removal(struct xvm_device *xvm, enum shim_connection connection)
 			    connection);
 }
 
-/* Whether its driver lets go of the virtio device, sooner or later. */
+/* Whether removing the virtio device will end: its driver may wait for requests. */
 static bool xvm_can_remove(struct xvm_device *xvm)
 {
 	enum shim_connection connection;
 	u32 what;
 
-	/* Once the virtio core knows of a failure, no new request is started. */
+	/* No new request is started after the virtio core is notified of a failure. */
 	flush_work(&xvm->fault);
 	what = xvm_removal(xvm, SHIM_OPEN);
 	if (what == SHIM_ASK_DEVICE) {
@@ -232,8 +232,8 @@ static bool xvm_can_remove(struct xvm_device *xvm)
 }
 
 /*
- * Leaves a virtio device as it is that cannot be removed. Its driver and it stay
- * for good, and this module with them; its grants end.
+ * Abandons a virtio device that cannot be removed. The device, its driver and this
+ * module stay until the guest reboots; the grants of the device end.
  */
 static void xvm_abandon(struct xvm_device *xvm)
 {
@@ -248,8 +248,8 @@ static void xvm_abandon(struct xvm_device *xvm)
 }
 
 /*
- * Takes the device away from the virtio core. False: its driver would wait for
- * ever; then all stays in place but the grants.
+ * Unregisters the virtio device. Returns false if its driver would wait forever:
+ * then only the grants end.
  */
 static bool xvm_stop_virtio(struct xvm_device *xvm)
 {
@@ -259,13 +259,13 @@ static bool xvm_stop_virtio(struct xvm_device *xvm)
 		xvm_abandon(xvm);
 		return false;
 	}
-	/* Events may come until the channel is closed. */
+	/* Events may arrive until the event channel is closed. */
 	get_device(&xvm->virtio->vdev.dev);
 	unregister_virtio_device(&xvm->virtio->vdev);
 	return true;
 }
 
-/* Frees what xvm_offer() and xvm_connect() made, whatever there is of it. */
+/* Frees everything that xvm_offer() and xvm_connect() have made so far. */
 static void xvm_release(struct xvm_device *xvm)
 {
 	xvm_bus_close(xvm);
@@ -277,7 +277,7 @@ static void xvm_release(struct xvm_device *xvm)
 	xvm_dma_close(xvm);
 }
 
-/* What a backend that left says of it [2.6]. */
+/* Logs the error that a backend wrote before it left [2.6]. */
 static void xvm_report_backend_error(const struct xenbus_device *xdev)
 {
 	unsigned int length;
@@ -288,7 +288,7 @@ static void xvm_report_backend_error(const struct xenbus_device *xdev)
 	text = xenbus_read(XBT_NIL, xdev->otherend, "error", &length);
 	if (IS_ERR(text))
 		return;
-	/* Escaped and cut: it is the backend's text. */
+	/* Escaped and truncated, because the backend controls the text. */
 	dev_err(&xdev->dev, "the backend says: %*pE\n",
 		(int)min(length, LONGEST_REPORT), text);
 	kfree(text);
@@ -305,9 +305,9 @@ static void xvm_close(struct xvm_device *xvm)
 }
 
 /*
- * SHIM_FINISH: a start that failed is undone, a device that was refused given
- * up, which ends the wait of a guest that boots; a guest that shuts down is
- * told that the backend is done, and nothing else is worth the time.
+ * SHIM_FINISH: undoes a start that failed, or closes a device that the backend
+ * refused, so that a guest that boots does not wait for it. While the guest shuts
+ * down, only changes the state.
  */
 static void xvm_finish(struct xvm_device *xvm)
 {
@@ -319,15 +319,15 @@ static void xvm_finish(struct xvm_device *xvm)
 
 static enum xenbus_state xvm_backend_state(const struct xenbus_device *xdev)
 {
-	/* There is none if a guest was restored without the device. */
+	/* NULL if the guest was restored without the device. */
 	if (!xdev->otherend)
 		return XenbusStateUnknown;
 	return compat_read_driver_state(xdev, xdev->otherend);
 }
 
 /*
- * After a restore: the connection that was is undone, and another begins. Who had
- * the device open has a dead one, and gets errors.
+ * After a restore: undoes the old connection and begins a new one. Programs that had
+ * the device open get errors.
  */
 static void xvm_restart(struct xvm_device *xvm)
 {
@@ -357,7 +357,7 @@ static void xvm_step(struct work_struct *work)
 		return;
 	}
 	action = shim_next_action(xdev->state, xvm_backend_state(xdev));
-	/* While the guest shuts down, devices are no longer set up or closed. */
+	/* While the guest shuts down, do not set up or close devices. */
 	if (system_state > SYSTEM_RUNNING && action != SHIM_FINISH)
 		return;
 
@@ -375,16 +375,16 @@ static void xvm_step(struct work_struct *work)
 }
 
 /*
- * Enters Initialising and leaves it. That is done in a watch alone, as watches
- * run one at a time and xenbus looks at the device in one of its own: where the
- * state is Initialising in XenStore and is not in struct xenbus_device, it takes
- * it (since 7.0) for another device in the place of this one.
+ * Enters Initialising and leaves it. Only in a watch: watches run one at a time, and
+ * xenbus checks the device in one of its own. If the state is Initialising in
+ * XenStore but not in struct xenbus_device, xenbus (since 7.0) assumes that another
+ * device has replaced this one.
  */
 static void xvm_begin(struct xvm_device *xvm, enum xenbus_state backend)
 {
 	struct xenbus_device *xdev = xvm->xdev;
 
-	/* Not the first driver of this device: start again [2.9]. */
+	/* The device may have had a driver before: start again [2.9]. */
 	if (!xvm->begun)
 		xenbus_switch_state(xdev, XenbusStateInitialising);
 	xvm->begun = true;
@@ -393,14 +393,14 @@ static void xvm_begin(struct xvm_device *xvm, enum xenbus_state backend)
 		xvm_offer(xvm);
 }
 
-/* Somebody may be waiting for what cannot come any more. */
+/* Ends all waiting for a backend that has left. */
 static void xvm_fail_if_backend_left(struct xvm_device *xvm, enum xenbus_state backend)
 {
 	if (shim_next_action(xvm->xdev->state, backend) == SHIM_CLOSE)
 		xvm_fail(xvm, "the backend left");
 }
 
-/* In a watch: the backend's state may have changed. */
+/* Called in a watch: the backend's state may have changed. */
 static void xvm_backend_changed(struct xvm_device *xvm)
 {
 	enum xenbus_state state = xvm_backend_state(xvm->xdev);
@@ -424,7 +424,7 @@ static bool xvm_backend_closed(struct xvm_device *xvm)
 	return state == XenbusStateClosed || state == XenbusStateUnknown;
 }
 
-/* Closing by our side [2.7]; the core writes Closed after us. */
+/* Begins closing from this side [2.7]. Afterwards xenbus writes Closed. */
 static void xvm_initiate_close(struct xvm_device *xvm)
 {
 	struct xenbus_device *xdev = xvm->xdev;
@@ -488,7 +488,7 @@ static void xvm_remove(struct xenbus_device *xdev)
 	WRITE_ONCE(xvm->removing, true);
 	mutex_unlock(&xvm->beginning);
 	xvm_probe_order_leave(xvm);
-	/* In xenbus' own watch, ours has not run yet. */
+	/* This runs in a watch of xenbus, before the one of watch.c. */
 	xvm_fail_if_backend_left(xvm, xvm_backend_state(xdev));
 	cancel_work_sync(&xvm->step);
 	stopped = xvm_stop_virtio(xvm);
@@ -502,7 +502,7 @@ static void xvm_remove(struct xenbus_device *xdev)
 	kfree(xvm);
 }
 
-/* xenbus' own watch, with its first event after the probe. */
+/* Called in a watch of xenbus, for the first time after the probe. */
 static void xvm_otherend_changed(struct xenbus_device *xdev,
 				 enum xenbus_state state)
 {
@@ -510,8 +510,8 @@ static void xvm_otherend_changed(struct xenbus_device *xdev,
 }
 
 /*
- * For a boot that waits for its disks. xenbus asks when it has found them all,
- * while it registers the driver.
+ * Whether the boot can go on. While xenbus registers the driver, it calls this when it
+ * has probed all devices.
  */
 static int xvm_is_ready(struct xenbus_device *xdev)
 {
@@ -522,10 +522,10 @@ static int xvm_is_ready(struct xenbus_device *xdev)
 }
 
 /*
- * The guest is about to be suspended: to be saved or moved, if that does not fail.
- * Nobody makes requests any more. Those that were made are lost with the
- * connection, and their driver would wait for them: they are finished first. A
- * suspend cannot be refused here.
+ * The guest is about to be suspended, to be saved or migrated, unless that fails.
+ * Nobody makes new requests. Unfinished requests would be lost with the connection
+ * while their driver waits for them, so this waits for them first. It cannot refuse
+ * the suspend.
  */
 static int xvm_suspend(struct xenbus_device *xdev)
 {
@@ -544,9 +544,9 @@ static int xvm_suspend(struct xenbus_device *xdev)
 }
 
 /*
- * The guest was restored or moved. Its backend is another one, which has nothing of
- * the connection that was. In the thread that runs the watches, and before the
- * workqueue goes on.
+ * The guest was restored or migrated. It has a new backend, which knows nothing of the
+ * old connection. Called in the thread that runs the watches, before the workqueue is
+ * thawed.
  */
 static int xvm_resume(struct xenbus_device *xdev)
 {
@@ -560,7 +560,7 @@ static int xvm_resume(struct xenbus_device *xdev)
 	err = xvm_watch_enter(xvm);
 	if (err)
 		xenbus_dev_error(xdev, err, "watching %s", xdev->otherend);
-	/* As at the start: they are registered in this order. */
+	/* Devices are registered in this order, as after a probe. */
 	xvm_probe_order_enter(xvm);
 	xvm_bus_reserve(xvm);
 	queue_work(xvm_workqueue, &xvm->step);
@@ -598,7 +598,7 @@ static int __init xvm_init(void)
 	err = xvm_debug_init();
 	if (err)
 		return err;
-	/* Devices are not set up or closed while the guest is suspended. */
+	/* Freezable: devices are not set up or closed while the guest is suspended. */
 	xvm_workqueue = alloc_workqueue("virtio_msg_xen",
 					WQ_UNBOUND | WQ_FREEZABLE, 0);
 	if (!xvm_workqueue)

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 /*
- * The shared pool [3.10, 3.11]: pages that are granted once and that the device
- * keeps mapped (chunk.c). A buffer is copied to a place there that is taken for
- * it, or out of it, so that no request needs a grant.
+ * The shared pool [3.10, 3.11]: pages that the guest grants once and the device
+ * keeps mapped (chunk.c). Buffers are copied into and out of the pool, so that
+ * requests need no grants.
  *
- * What is taken is for the core to say, without a lock. The pool grows while it
- * proves too small, and what finds no room in it is granted as if there were no
- * pool (dma.c).
+ * The core allocates space in the pool without a lock. The pool grows while it is
+ * too small. A buffer that does not fit is granted instead (dma.c).
  */
 #include <linux/module.h>
 #include <linux/slab.h>
@@ -21,7 +20,7 @@ static unsigned int xvm_pool_max_pages = 2048;
 module_param_named(pool, xvm_pool_max_pages, uint, 0444);
 MODULE_PARM_DESC(pool, "Pages of 4 KiB that a device may keep mapped, in steps of 64; 0: buffers are granted one by one");
 
-/* Under the pool's lock. If it fails, the pool stays as it is. */
+/* Under the pool's mutex. On failure, the pool no longer grows. */
 static void xvm_pool_add_chunk(struct xvm_device *xvm)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
@@ -48,7 +47,7 @@ static void xvm_pool_grow(struct work_struct *work)
 	u32 more = 0;
 
 	mutex_lock(&pool->lock);
-	/* By half as much again: what falls back meanwhile is dear. */
+	/* By half its size: buffers that are granted meanwhile are expensive. */
 	if (pool->running)
 		more = 1 + shim_pool_chunks(pool->map) / 2;
 	for (; more; more--)
@@ -56,12 +55,25 @@ static void xvm_pool_grow(struct work_struct *work)
 	mutex_unlock(&pool->lock);
 }
 
+/**
+ * xvm_pool_init() - prepare a device for xvm_pool_open()
+ * @xvm: device
+ */
 void xvm_pool_init(struct xvm_device *xvm)
 {
 	mutex_init(&xvm->dma.pool.lock);
 	INIT_WORK(&xvm->dma.pool.grow, xvm_pool_grow);
 }
 
+/**
+ * xvm_pool_open() - create the pool, without chunks
+ * @xvm: device
+ *
+ * Creates no pool if the backend offers none or the user wants none.
+ *
+ * Return: 0 or -ENOMEM.
+ * Context: Process context. Sleeps.
+ */
 int xvm_pool_open(struct xvm_device *xvm)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
@@ -80,8 +92,8 @@ int xvm_pool_open(struct xvm_device *xvm)
 }
 
 /*
- * What suffices as long as little is asked. A network driver fills its receive
- * queue of 256 entries, with a page each, before anything can grow.
+ * Chunks to share at the start. A network driver fills its receive queue of 256
+ * entries, with a page each, before the pool can grow.
  */
 static unsigned int xvm_pool_initial_chunks(const struct xvm_device *xvm)
 {
@@ -90,7 +102,12 @@ static unsigned int xvm_pool_initial_chunks(const struct xvm_device *xvm)
 	return device == VIRTIO_ID_NET ? 1 + 256 / SHIM_CHUNK_PAGES : 1;
 }
 
-/* The device is being set up. */
+/**
+ * xvm_pool_start() - share the first chunks with the device
+ * @xvm: device that is being set up
+ *
+ * Context: Process context. Waits for the device.
+ */
 void xvm_pool_start(struct xvm_device *xvm)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
@@ -106,7 +123,12 @@ void xvm_pool_start(struct xvm_device *xvm)
 	mutex_unlock(&pool->lock);
 }
 
-/* From here on nothing is shared, and nothing is taken. */
+/**
+ * xvm_pool_stop() - use the pool for no more buffers
+ * @xvm: device that is about to be reset
+ *
+ * Context: Process context. Sleeps.
+ */
 void xvm_pool_stop(struct xvm_device *xvm)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
@@ -119,9 +141,13 @@ void xvm_pool_stop(struct xvm_device *xvm)
 	mutex_unlock(&pool->lock);
 }
 
-/*
- * Takes all pages back, from a device that was reset or is gone. They keep what
- * buffers that are still mapped may want copied out of them.
+/**
+ * xvm_pool_revoke() - end the grants of all chunks
+ * @xvm: device that was reset or whose backend is gone
+ *
+ * The pages keep their content, to be copied into buffers that are still mapped.
+ *
+ * Context: Process context. Sleeps.
  */
 void xvm_pool_revoke(struct xvm_device *xvm)
 {
@@ -134,6 +160,12 @@ void xvm_pool_revoke(struct xvm_device *xvm)
 			xvm_chunk_revoke(xvm, pool->chunks[i]);
 }
 
+/**
+ * xvm_pool_close() - revoke and free the pool
+ * @xvm: device, with a pool or without
+ *
+ * Context: Process context. Sleeps.
+ */
 void xvm_pool_close(struct xvm_device *xvm)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
@@ -153,7 +185,7 @@ void xvm_pool_close(struct xvm_device *xvm)
 	mutex_unlock(&pool->lock);
 }
 
-/* A buffer is to be granted. If it is for want of room, there may be more soon. */
+/* Counts a buffer that must be granted. Grows the pool if it is full. */
 static void xvm_pool_fall_back(struct xvm_pool *pool, int why)
 {
 	atomic_inc(&pool->fallbacks);
@@ -162,14 +194,14 @@ static void xvm_pool_fall_back(struct xvm_pool *pool, int why)
 		schedule_work(&pool->grow);
 }
 
-/* Hands a buffer's bytes, or some of them, to their next owner. */
-static void xvm_pool_copy(struct xvm_pool *pool, const struct shim_place *place,
+/* Copies a buffer, or a part of one, to its next owner. */
+static void xvm_pool_copy(struct xvm_pool *pool, const struct shim_location *location,
 			  size_t size, enum xvm_owner owner)
 {
-	struct xvm_chunk *chunk = pool->chunks[place->chunk];
-	void *original = phys_to_virt(chunk->original[place->note] +
-				      place->offset);
-	void *pooled = chunk->memory + place->start;
+	struct xvm_chunk *chunk = pool->chunks[location->chunk];
+	void *original = phys_to_virt(chunk->original[location->note] +
+				      location->offset);
+	void *pooled = chunk->memory + location->start;
 
 	if (owner == XVM_DRIVER)
 		memcpy(original, pooled, size);
@@ -177,77 +209,112 @@ static void xvm_pool_copy(struct xvm_pool *pool, const struct shim_place *place,
 		memcpy(pooled, original, size);
 }
 
-static void xvm_pool_note_original(struct xvm_pool *pool, const struct shim_place *place,
+static void xvm_pool_note_original(struct xvm_pool *pool, const struct shim_location *location,
 				   phys_addr_t phys)
 {
-	phys_addr_t *note = &pool->chunks[place->chunk]->original[place->note];
+	phys_addr_t *note = &pool->chunks[location->chunk]->original[location->note];
 	u32 i;
 
-	for (i = 0; i < place->notes; i++)
-		note[i] = phys + i * place->stride;
+	for (i = 0; i < location->notes; i++)
+		note[i] = phys + i * location->stride;
 }
 
-/*
- * Puts a buffer into the pool. What the device is only to write is not copied
- * there [3.11]. DMA_MAPPING_ERROR: it is to be granted. In any context.
+/**
+ * xvm_pool_map() - copy a buffer into the pool
+ * @xvm: device
+ * @phys: physical address of the buffer
+ * @size: bytes
+ * @dir: direction of the transfer
+ * @attrs: DMA attributes
+ *
+ * A buffer that the device only writes is not copied [3.11].
+ *
+ * Return: The DMA address, or DMA_MAPPING_ERROR if the buffer must be granted.
+ * Context: Any context.
  */
 dma_addr_t xvm_pool_map(struct xvm_device *xvm, phys_addr_t phys, size_t size,
 			enum dma_data_direction dir, unsigned long attrs)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
-	struct shim_place place;
+	struct shim_location location;
 	int err;
 
 	if (!pool->map)
 		return DMA_MAPPING_ERROR;
-	err = shim_pool_take(pool->map, size, raw_smp_processor_id(), &place);
+	err = shim_pool_take(pool->map, size, raw_smp_processor_id(), &location);
 	if (err) {
 		xvm_pool_fall_back(pool, err);
 		return DMA_MAPPING_ERROR;
 	}
-	xvm_pool_note_original(pool, &place, phys);
+	xvm_pool_note_original(pool, &location, phys);
 	if (!(attrs & DMA_ATTR_SKIP_CPU_SYNC) && shim_dma_device_reads(dir))
-		xvm_pool_copy(pool, &place, size, XVM_BACKEND);
-	return place.address;
+		xvm_pool_copy(pool, &location, size, XVM_BACKEND);
+	return location.address;
 }
 
 static bool xvm_pool_find(struct xvm_pool *pool, dma_addr_t address, size_t size,
-			  struct shim_place *place)
+			  struct shim_location *location)
 {
-	return pool->map && !shim_pool_find(address, size, place) &&
-	       pool->chunks[place->chunk];
+	return pool->map && !shim_pool_find(address, size, location) &&
+	       pool->chunks[location->chunk];
 }
 
-/* False: the address is not in the pool. */
+/**
+ * xvm_pool_sync() - copy a mapped buffer, or a part of one, to its next owner
+ * @xvm: device
+ * @address: DMA address
+ * @size: bytes
+ * @dir: direction of the transfer
+ * @owner: next owner
+ *
+ * Return: false if @address is not in the pool, else true.
+ * Context: Any context.
+ */
 bool xvm_pool_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
 		   enum dma_data_direction dir, enum xvm_owner owner)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
-	struct shim_place place;
+	struct shim_location location;
 
-	if (!xvm_pool_find(pool, address, size, &place))
+	if (!xvm_pool_find(pool, address, size, &location))
 		return false;
 	if (owner == XVM_DRIVER ? shim_dma_device_writes(dir) :
 				  shim_dma_device_reads(dir))
-		xvm_pool_copy(pool, &place, size, owner);
+		xvm_pool_copy(pool, &location, size, owner);
 	return true;
 }
 
-/* False: the address is not in the pool. */
+/**
+ * xvm_pool_unmap() - copy a buffer out of the pool and free its space
+ * @xvm: device
+ * @address: DMA address
+ * @size: bytes
+ * @dir: direction of the transfer
+ * @attrs: DMA attributes
+ *
+ * Return: false if @address is not in the pool, else true.
+ * Context: Any context.
+ */
 bool xvm_pool_unmap(struct xvm_device *xvm, dma_addr_t address, size_t size,
 		    enum dma_data_direction dir, unsigned long attrs)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
-	struct shim_place place;
+	struct shim_location location;
 
-	if (!xvm_pool_find(pool, address, size, &place))
+	if (!xvm_pool_find(pool, address, size, &location))
 		return false;
 	if (!(attrs & DMA_ATTR_SKIP_CPU_SYNC) && shim_dma_device_writes(dir))
-		xvm_pool_copy(pool, &place, size, XVM_DRIVER);
+		xvm_pool_copy(pool, &location, size, XVM_DRIVER);
 	return !shim_pool_give_back(pool->map, address, size);
 }
 
-/* Pages that the device has. */
+/**
+ * xvm_pool_pages() - size of the pool
+ * @xvm: device whose pool is not closed meanwhile
+ *
+ * Return: Number of pages that buffers may use.
+ * Context: Any context.
+ */
 unsigned int xvm_pool_pages(const struct xvm_device *xvm)
 {
 	const struct xvm_pool *pool = &xvm->dma.pool;
@@ -255,7 +322,13 @@ unsigned int xvm_pool_pages(const struct xvm_device *xvm)
 	return pool->map ? shim_pool_chunks(pool->map) * SHIM_CHUNK_PAGES : 0;
 }
 
-/* As xvm_pool_pages(), while the connection may come and go. */
+/**
+ * xvm_pool_shared() - size of the pool, if the pool may be closed meanwhile
+ * @xvm: device
+ *
+ * Return: Number of pages that buffers may use.
+ * Context: Process context. Takes the pool's mutex.
+ */
 unsigned int xvm_pool_shared(struct xvm_device *xvm)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
@@ -267,6 +340,13 @@ unsigned int xvm_pool_shared(struct xvm_device *xvm)
 	return pages;
 }
 
+/**
+ * xvm_pool_in_use() - pages of the pool in use by buffers
+ * @xvm: device whose pool is not closed meanwhile
+ *
+ * Return: Number of pages.
+ * Context: Any context.
+ */
 unsigned int xvm_pool_in_use(const struct xvm_device *xvm)
 {
 	const struct xvm_pool *pool = &xvm->dma.pool;
@@ -279,8 +359,7 @@ unsigned int xvm_pool_in_use(const struct xvm_device *xvm)
  * @xvm: device
  * @usage: filled in
  *
- * Context: Process context. Takes the pool's mutex, so that the pool is not
- * closed meanwhile.
+ * Context: Process context. Takes the pool's mutex.
  */
 void xvm_pool_usage(struct xvm_device *xvm, struct xvm_pool_usage *usage)
 {

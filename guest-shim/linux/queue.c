@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 /*
- * Virtqueues: their rings, and a doorbell for each [5.6].
+ * Virtqueues: creates their rings, and a doorbell for each [5.6].
  */
 #include <linux/interrupt.h>
 #include <linux/module.h>
@@ -25,10 +25,10 @@ static bool xvm_queue_notify(struct virtqueue *vq)
 }
 
 /*
- * Whether the device used buffers since the last event. A network driver may
- * have taken them before the event came: it was not for nothing then, and were
- * it counted as such, the kernel would put off the next one, for up to a second.
- * What a device does that was given up is for nothing.
+ * Whether the device used buffers since the last event. A network driver may have
+ * taken them before the event, which is then not spurious: if it were counted as
+ * such, the kernel would delay the next one by up to a second. All events of a device
+ * that was given up are spurious.
  */
 static bool xvm_queue_device_worked(struct virtqueue *vq)
 {
@@ -41,7 +41,7 @@ static bool xvm_queue_device_worked(struct virtqueue *vq)
 	return worked;
 }
 
-/* Tells the driver; whether there was anything to tell. */
+/* Notifies the driver. Returns whether the device used buffers. */
 static bool xvm_queue_notify_driver(int irq, struct virtqueue *vq)
 {
 	struct xvm_device *xvm = vdev_to_xvm(vq->vdev);
@@ -58,13 +58,17 @@ static irqreturn_t xvm_queue_interrupt(int irq, void *data)
 	bool worked = xvm_queue_notify_driver(irq, data);
 
 	xen_irq_lateeoi(irq, worked ? 0 : XEN_EOI_FLAG_SPURIOUS);
-	/* Xen slows a backend down that signals for nothing: never "nobody cared". */
+	/* Never IRQ_NONE: lateeoi already slows down a backend with spurious events. */
 	return IRQ_HANDLED;
 }
 
-/*
- * The device says in band that it used buffers; the number is its own. Whether
- * it did.
+/**
+ * xvm_queue_used() - handle a message that the device used buffers
+ * @xvm: device
+ * @index: number of the queue in the message, not yet checked
+ *
+ * Return: true if there is such a queue and the device used buffers of it.
+ * Context: Interrupt or process context.
  */
 bool xvm_queue_used(struct xvm_device *xvm, unsigned int index)
 {
@@ -79,11 +83,11 @@ bool xvm_queue_used(struct xvm_device *xvm, unsigned int index)
 			vq = xvm->queues[i].vq;
 	spin_unlock_irqrestore(&xvm->bus.lock, flags);
 
-	/* Kept until xvm_del_vqs() or xvm_disable_vq() has seen the last event handled. */
+	/* xvm_del_vqs() and xvm_disable_vq() wait for this before they free the queue. */
 	return vq && xvm_queue_notify_driver(0, vq);
 }
 
-/* Sets the queue up in the device, and looks whether it is. */
+/* Enables the queue in the device, and checks that it is enabled. */
 static int xvm_queue_enable(struct xvm_device *xvm, struct virtqueue *vq)
 {
 	struct shim_request set = {
@@ -114,7 +118,7 @@ static int xvm_queue_enable(struct xvm_device *xvm, struct virtqueue *vq)
 	return 0;
 }
 
-/* An event channel of our own for the queue; negative if there is none left. */
+/* Binds an event channel of the queue. Returns its interrupt or a negative errno. */
 static int xvm_queue_open_doorbell(struct xvm_device *xvm, struct virtqueue *vq,
 				   evtchn_port_t *port)
 {
@@ -151,7 +155,7 @@ static int xvm_queue_bind_doorbell(struct xvm_device *xvm, struct xvm_queue *que
 	return err ?: -ENXIO;
 }
 
-/* Where there is no doorbell, the queue's events go in band. */
+/* Opens the doorbell. Without one, the queue's events are messages. */
 static int xvm_queue_prepare_events(struct xvm_device *xvm, struct xvm_queue *queue)
 {
 	int err;
@@ -168,7 +172,10 @@ static int xvm_queue_prepare_events(struct xvm_device *xvm, struct xvm_queue *qu
 	return 0;
 }
 
-/* When this returns, no callback of the queue is running: it is hidden from events. */
+/*
+ * When this function returns, no callback of the queue is running. The caller has
+ * hidden the queue from xvm_queue_used().
+ */
 static void xvm_queue_stop_events(struct xvm_device *xvm, struct xvm_queue *queue,
 				  struct virtqueue *vq)
 {
@@ -178,9 +185,15 @@ static void xvm_queue_stop_events(struct xvm_device *xvm, struct xvm_queue *queu
 	xvm_bus_quiesce(xvm);
 }
 
-/*
- * The virtio core wants the queue back while others run, to give it another ring
- * or to take its buffers out [6.7].
+/**
+ * xvm_disable_vq() - reset a queue: virtio operation disable_vq_and_reset [6.7]
+ * @vq: queue
+ *
+ * The driver does this while other queues run, to change the ring or to take its
+ * buffers out.
+ *
+ * Return: 0 or a negative errno number.
+ * Context: Process context. Waits for the device.
  */
 int xvm_disable_vq(struct virtqueue *vq)
 {
@@ -214,6 +227,13 @@ int xvm_disable_vq(struct virtqueue *vq)
 	return 0;
 }
 
+/**
+ * xvm_enable_vq() - enable a queue again: virtio operation enable_vq_after_reset
+ * @vq: queue that was reset by xvm_disable_vq()
+ *
+ * Return: 0 or a negative errno number.
+ * Context: Process context. Waits for the device.
+ */
 int xvm_enable_vq(struct virtqueue *vq)
 {
 	struct xvm_device *xvm = vdev_to_xvm(vq->vdev);
@@ -223,7 +243,7 @@ int xvm_enable_vq(struct virtqueue *vq)
 	if (!vq->reset)
 		return -EBUSY;
 	queue->used = 0;
-	/* The doorbell first: a queue that runs gets none any more [5.6]. */
+	/* The doorbell first: an enabled queue cannot get one [5.6]. */
 	err = xvm_queue_prepare_events(xvm, queue);
 	if (!err)
 		err = xvm_queue_enable(xvm, vq);
@@ -267,8 +287,8 @@ static int xvm_queue_open(struct xvm_device *xvm, struct xvm_queue *queue,
 		return -ENOENT;
 
 	/*
-	 * Aligned to pages: the area that the device writes shares none with
-	 * those that it only reads.
+	 * Aligned to pages: the area that the device writes shares no page with
+	 * the areas that it only reads.
 	 */
 	vq = vring_create_virtqueue(queue->index, answer.queue_max_size,
 				    XEN_PAGE_SIZE, &xvm->virtio->vdev, true, true,
@@ -286,6 +306,12 @@ static int xvm_queue_open(struct xvm_device *xvm, struct xvm_queue *queue,
 	return err ?: xvm_queue_prepare_events(xvm, queue);
 }
 
+/**
+ * xvm_del_vqs() - delete all queues: virtio operation del_vqs
+ * @vdev: virtio device
+ *
+ * Context: Process context. Sleeps.
+ */
 void xvm_del_vqs(struct virtio_device *vdev)
 {
 	struct xvm_device *xvm = vdev_to_xvm(vdev);
@@ -302,6 +328,17 @@ void xvm_del_vqs(struct virtio_device *vdev)
 	kfree(queues);
 }
 
+/**
+ * xvm_find_vqs() - create queues: virtio operation find_vqs
+ * @vdev: virtio device
+ * @nvqs: number of queues
+ * @vqs: filled in
+ * @info: name and callback of each queue
+ * @affinity: unused
+ *
+ * Return: 0 or a negative errno number.
+ * Context: Process context. Waits for the device.
+ */
 int xvm_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 		 struct virtqueue *vqs[], struct virtqueue_info info[],
 		 struct irq_affinity *affinity)
@@ -322,7 +359,7 @@ int xvm_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 
 	for (i = 0; i < nvqs; i++) {
 		vqs[i] = NULL;
-		/* A queue without a name is one that the driver does not use. */
+		/* The driver does not use a queue without a name. */
 		if (!info[i].name)
 			continue;
 		queues[i].index = index++;
@@ -334,13 +371,19 @@ int xvm_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 	return 0;
 
 del_vqs:
-	/* The device lets go of the rings before they are freed [6.4]. */
+	/* The device must release the rings before they are freed [6.4]. */
 	vdev->config->reset(vdev);
 	xvm_del_vqs(vdev);
 	return err;
 }
 
-/* When this returns, no callback of a queue is running. */
+/**
+ * xvm_synchronize_cbs() - wait until no callback of a queue is running: virtio
+ *	operation synchronize_cbs
+ * @vdev: virtio device
+ *
+ * Context: Process context. Sleeps.
+ */
 void xvm_synchronize_cbs(struct virtio_device *vdev)
 {
 	struct xvm_device *xvm = vdev_to_xvm(vdev);

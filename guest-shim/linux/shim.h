@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only */
 /*
- * C ABI of the Rust core. src/ffi.rs is the other side of it, field by field.
+ * C ABI of the Rust core. ../core/src/ffi.rs is the other side of it, field by field.
  *
- * A transport is used under one lock. page is the whole message page. Errors
- * are negative errno numbers. None of these functions sleeps or allocates.
+ * All functions may be called in any context: none sleeps, allocates or takes a
+ * lock. The caller holds one lock for all calls with the same transport.
  */
 #ifndef SHIM_H
 #define SHIM_H
@@ -55,7 +55,7 @@ struct shim_answer {
 	u32 max_virtqueues;
 	u32 status;
 	u32 config_generation;
-	u32 config_size;	/* bytes of data that came with it, or of all */
+	u32 config_size;	/* bytes in the answer, or of the whole configuration */
 	u32 queue_size;
 	u32 queue_max_size;	/* a power of two; 0: no such queue */
 	u32 queue_enabled;
@@ -65,13 +65,13 @@ struct shim_answer {
 };
 
 enum shim_what {
-	SHIM_DRAINED,		/* signal: the backend must be signalled */
+	SHIM_DRAINED,		/* no message is left; signal: notify the backend */
 	SHIM_DROPPED,
 	SHIM_ANSWERED,
 	SHIM_CONFIG_CHANGED,	/* status */
 	SHIM_USED,		/* index, not checked against the queues */
 	SHIM_BROKEN,
-	SHIM_PINGED,		/* answered when the page is drained */
+	SHIM_PINGED,		/* the core answers when the page is drained */
 };
 
 struct shim_received {
@@ -111,7 +111,7 @@ struct shim_piece {
 	u32 fills_page;
 };
 
-/* A queue's ring: where its areas are, and how its pages are granted. */
+/* A queue's ring: the addresses of its areas, and how to grant its pages. */
 struct shim_ring {
 	u64 descriptor;
 	u64 driver;
@@ -119,36 +119,36 @@ struct shim_ring {
 	u32 entries;
 	u32 first;
 	u32 pages;
-	u32 read_only;	/* so many, from the first on */
+	u32 read_only;	/* number of pages at the start that are granted read-only */
 };
 
-/* What came with one interrupt of the message channel. All zeros at its start. */
+/* Counts the messages of one interrupt. The caller zeroes it first. */
 struct shim_interrupt {
 	u32 handled;
 	u32 useful;
 };
 
 enum shim_message {
-	SHIM_NONE,		/* none is left */
+	SHIM_NONE,		/* no message is left */
 	SHIM_USELESS,
 	SHIM_USEFUL,
 };
 
 enum shim_next {
-	SHIM_NEXT,		/* the next message */
-	SHIM_LATER,		/* there is more, others first */
+	SHIM_NEXT,		/* receive the next message */
+	SHIM_LATER,		/* continue later, in a workqueue */
 	SHIM_DONE,
 	SHIM_DONE_FOR_NOTHING,	/* the interrupt was spurious */
 };
 
-/* What the last EVENT_CONFIG told. All zeros at first. */
+/* The content of the last EVENT_CONFIG. The caller zeroes it first. */
 struct shim_announced {
 	u32 any;
 	u32 status;
 	u32 generation;
 };
 
-/* What looks at the generation found. All zeros at first. */
+/* The history of the configuration's generation. The caller zeroes it first. */
 struct shim_generations {
 	u32 last;
 	u32 changing;
@@ -157,14 +157,14 @@ struct shim_generations {
 
 enum shim_connection {
 	SHIM_OPEN,
-	SHIM_ANSWERING,		/* a request was answered just now */
+	SHIM_ANSWERING,		/* the device just answered a request */
 	SHIM_LOST,
 };
 
 enum shim_removal {
 	SHIM_REMOVE,
-	SHIM_ASK_DEVICE,	/* for an answer, before it is decided */
-	SHIM_KEEP,		/* the driver would wait for ever */
+	SHIM_ASK_DEVICE,	/* send a request first, then call again */
+	SHIM_KEEP,		/* removal would block forever */
 };
 
 enum shim_bounce {
@@ -173,131 +173,367 @@ enum shim_bounce {
 	SHIM_BOUNCE_NEVER,
 };
 
+/**
+ * shim_transport_size() - size of a transport
+ *
+ * Return: Bytes to allocate, with the alignment of kmalloc().
+ */
 size_t shim_transport_size(void);
+
+/**
+ * shim_transport_init() - initialise a transport
+ * @transport: shim_transport_size() bytes
+ * @negotiated: result of shim_negotiate()
+ */
 void shim_transport_init(struct shim_transport *transport,
 			 const struct shim_negotiated *negotiated);
 
-/* -1: revision unfit, -2: size unfit. */
+/**
+ * shim_negotiate() - check the backend's keys [2.3]
+ * @revision: value of virtio-msg-revision
+ * @max_message_size: value of virtio-msg-max-size
+ * @bus_features: value of virtio-msg-bus-features
+ * @negotiated: filled in
+ *
+ * Return: 0, -1 if the revision is not supported, -2 if the size is not.
+ */
 int shim_negotiate(u32 revision, u32 max_message_size, u32 bus_features,
 		   struct shim_negotiated *negotiated);
 
-/* Of the transport features that the backend offers, those that are taken. */
+/**
+ * shim_transport_features() - select transport features [2.11]
+ * @offered: features that the backend offers
+ *
+ * Return: The features that the driver side accepts.
+ */
 u32 shim_transport_features(u32 offered);
 
+/**
+ * shim_next_action() - look up both states of the connection
+ * @own_state: enum xenbus_state of the frontend
+ * @backend_state: enum xenbus_state of the backend
+ *
+ * Return: enum shim_action.
+ */
 u32 shim_next_action(u32 own_state, u32 backend_state);
 
-/*
- * -EAGAIN: the page is full, try again when signalled. -ERANGE: the device has
- * no such configuration.
+/**
+ * shim_send() - write a request into the message page
+ * @transport: transport
+ * @page: message page
+ * @request: request
+ *
+ * Return: 0, -EAGAIN if the page is full: retry when the backend signals,
+ * -ERANGE if the device has no such configuration, -EIO if the transport was
+ * given up, or another negative errno number.
  */
 int shim_send(struct shim_transport *transport, const void *page,
 	      const struct shim_request *request);
 
+/**
+ * shim_receive() - take one message from the message page
+ * @transport: transport
+ * @page: message page
+ * @received: filled in
+ */
 void shim_receive(struct shim_transport *transport, const void *page,
 		  struct shim_received *received);
 
-/*
- * -EAGAIN: not there yet, -EPROTO: does not fit, -EIO: given up. data takes
- * the bytes of configuration that came with it, unless it is NULL.
+/**
+ * shim_take_answer() - take the answer to the last request
+ * @transport: transport
+ * @answer: filled in
+ * @data: buffer for bytes of configuration, or NULL
+ * @capacity: size of @data in bytes
+ *
+ * Return: 0, -EAGAIN if there is no answer yet, -EPROTO if the answer does not
+ * fit the request, -EIO if the transport was given up.
  */
 int shim_take_answer(struct shim_transport *transport,
-		     struct shim_answer *answer, void *data, u32 room);
+		     struct shim_answer *answer, void *data, u32 capacity);
 
-/* 1: signal the backend; 0: held back until the page has room. */
+/**
+ * shim_event_avail() - write EVENT_AVAIL into the message page
+ * @transport: transport
+ * @page: message page
+ * @index: queue
+ *
+ * Return: 1 to signal the backend, 0 if the event is delayed until the page has
+ * a free slot, or a negative errno number.
+ */
 int shim_event_avail(struct shim_transport *transport, const void *page,
 		     u32 index);
 
+/**
+ * shim_give_up() - fail all later requests and events
+ * @transport: transport
+ */
 void shim_give_up(struct shim_transport *transport);
+
+/**
+ * shim_generation() - generation of the configuration, as last reported
+ * @transport: transport
+ *
+ * Return: Generation.
+ */
 u32 shim_generation(const struct shim_transport *transport);
+
+/**
+ * shim_max_config_bytes() - bytes of configuration that fit a message
+ * @transport: transport
+ *
+ * Return: Number of bytes.
+ */
 u32 shim_max_config_bytes(const struct shim_transport *transport);
+
+/**
+ * shim_counters() - read the counters of dropped messages
+ * @transport: transport
+ * @counters: filled in
+ */
 void shim_counters(const struct shim_transport *transport,
 		   struct shim_counters *counters);
 
-/* pooled: whether there is a pool. */
+/**
+ * shim_dma_max_bytes() - longest buffer that a driver should map
+ * @pooled: whether the device has a pool
+ *
+ * Return: Number of bytes.
+ */
 u64 shim_dma_max_bytes(u32 pooled);
 
-/* direction: enum dma_data_direction. -EINVAL: cannot be granted. */
+/**
+ * shim_dma_plan() - plan how to grant a buffer
+ * @physical: physical address
+ * @length: bytes
+ * @direction: enum dma_data_direction
+ * @plan: filled in
+ *
+ * Return: 0, or -EINVAL if the buffer cannot be granted.
+ */
 int shim_dma_plan(u64 physical, u64 length, u32 direction,
 		  struct shim_plan *plan);
 
-/* 0: there are not that many references. */
+/**
+ * shim_dma_address() - DMA address of a granted buffer
+ * @physical: physical address
+ * @length: bytes
+ * @first: first of the consecutive grant references
+ *
+ * Return: DMA address, or 0 if the references are out of range.
+ */
 u64 shim_dma_address(u64 physical, u64 length, u32 first);
 
-/* -EINVAL: not an address that shim_dma_address() made. */
+/**
+ * shim_dma_release() - grant references of a DMA address
+ * @address: DMA address
+ * @length: bytes
+ * @grants: filled in
+ *
+ * Return: 0, or -EINVAL if shim_dma_address() cannot have made @address.
+ */
 int shim_dma_release(u64 address, u64 length, struct shim_grants *grants);
 
-/* -EINVAL: not a ring to be granted. */
+/**
+ * shim_ring_plan() - plan how to grant a ring
+ * @ring: addresses and entries on input; first, pages and read_only on output
+ *
+ * Return: 0, or -EINVAL if the ring's layout cannot be granted.
+ */
 int shim_ring_plan(struct shim_ring *ring);
 
-/* address: physical or DMA address. -EINVAL: the buffer has fewer pages. */
+/**
+ * shim_dma_piece() - bytes of a buffer in one of its pages
+ * @address: physical address or DMA address
+ * @length: bytes
+ * @index: page of the buffer, from 0
+ * @piece: filled in
+ *
+ * Return: 0, or -EINVAL if the buffer has fewer pages.
+ */
 int shim_dma_piece(u64 address, u64 length, u32 index,
 		   struct shim_piece *piece);
 
-/* direction: enum dma_data_direction. */
+/**
+ * shim_dma_device_reads() - whether the device reads a mapped buffer
+ * @direction: enum dma_data_direction
+ *
+ * Return: 1 if it does, else 0.
+ */
 u32 shim_dma_device_reads(u32 direction);
+
+/**
+ * shim_dma_device_writes() - whether the device writes a mapped buffer
+ * @direction: enum dma_data_direction
+ *
+ * Return: 1 if it does, else 0.
+ */
 u32 shim_dma_device_writes(u32 direction);
 
-/* policy: enum shim_bounce. trusted: what the toolstack says of the backend. */
+/**
+ * shim_bounces() - whether to bounce buffers that share pages with other data
+ * @policy: enum shim_bounce
+ * @trusted: value of the toolstack's key trusted [3.8]
+ * @backend: domain of the backend
+ *
+ * Return: 1 to bounce, else 0.
+ */
 u32 shim_bounces(u32 policy, u32 trusted, u16 backend);
 
-/* message: enum shim_message. enum shim_next is what comes. */
+/**
+ * shim_interrupt_count() - count a message of an interrupt
+ * @interrupt: counters of this interrupt
+ * @message: enum shim_message
+ *
+ * Return: enum shim_next.
+ */
 u32 shim_interrupt_count(struct shim_interrupt *interrupt, u32 message);
 
-/* 1: the event tells something that the one before did not. */
+/**
+ * shim_config_is_news() - whether an EVENT_CONFIG differs from the last one
+ * @announced: content of the last one, updated
+ * @status: device status in the event
+ * @generation: generation in the event
+ *
+ * Return: 1 if it differs, else 0.
+ */
 u32 shim_config_is_news(struct shim_announced *announced, u32 status,
 			u32 generation);
 
-/* now: in milliseconds. 1: the generation will never stand still. */
+/**
+ * shim_generation_look() - record a reading of the configuration's generation
+ * @generations: history, updated
+ * @generation: generation that was read
+ * @now: time in milliseconds
+ *
+ * Return: 1 if the generation has changed at every reading for too long, else 0.
+ */
 u32 shim_generation_look(struct shim_generations *generations, u32 generation,
 			 u64 now);
 
-/* 1: the driver of such a device waits for its requests when it is removed. */
+/**
+ * shim_waits_for_requests() - whether removing the driver waits for requests
+ * @device_id: virtio device ID
+ *
+ * Return: 1 if the driver of such a device waits, else 0.
+ */
 u32 shim_waits_for_requests(u32 device_id);
 
-/* pages: of unfinished requests. connection: enum shim_connection. */
+/**
+ * shim_removal() - decide whether a virtio device can be removed
+ * @device_id: virtio device ID
+ * @pages: pages of unfinished requests
+ * @connection: enum shim_connection
+ *
+ * Return: enum shim_removal.
+ */
 u32 shim_removal(u32 device_id, u32 pages, u32 connection);
 
-/* The pages of a chunk, which are shared at a time, and the chunks of a pool. */
+/* The pool grows by chunks of SHIM_CHUNK_PAGES pages, up to SHIM_MAX_CHUNKS. */
 #define SHIM_CHUNK_PAGES 64
 #define SHIM_MAX_CHUNKS 64
 
 /*
- * Where a buffer lies in the pool, or a part of one. For what it takes of a chunk
- * the glue keeps notes: of where the bytes come from that stand stride bytes apart.
+ * The location of a buffer in the pool, or of a part of one. The C side keeps notes
+ * on each chunk: the original addresses of the buffer's bytes, one for every stride
+ * bytes.
  */
-struct shim_place {
+struct shim_location {
 	u64 address;
 	u32 chunk;
 	u32 start;	/* byte of the chunk */
 	u32 note;	/* the first */
 	u32 notes;
 	u32 stride;
-	u32 offset;	/* of the buffer, from where the first note's bytes begin */
+	u32 offset;	/* of the buffer, from the bytes of the first note */
 };
 
-/* These are used without a lock. */
+/* The functions below need no lock. */
+
+/**
+ * shim_pool_size() - size of a pool's map
+ *
+ * Return: Bytes to allocate, with the alignment of kmalloc().
+ */
 size_t shim_pool_size(void);
+
+/**
+ * shim_pool_init() - initialise a pool without chunks
+ * @pool: shim_pool_size() bytes
+ */
 void shim_pool_init(struct shim_pool *pool);
 
-/* The most chunks, where pages are asked for and there are so many references. */
+/**
+ * shim_pool_chunk_limit() - limit of a pool's growth
+ * @pages: pages that the user allows
+ * @references: grant references that the guest has
+ *
+ * Return: Maximum number of chunks.
+ */
 u32 shim_pool_chunk_limit(u32 pages, u32 references);
 
-/* The first chunks are taken from. */
+/**
+ * shim_pool_open() - set how many chunks buffers may use
+ * @pool: pool
+ * @chunks: number of chunks, from the first on
+ */
 void shim_pool_open(const struct shim_pool *pool, u32 chunks);
+
+/**
+ * shim_pool_chunks() - number of chunks that buffers may use
+ * @pool: pool
+ *
+ * Return: Number of chunks.
+ */
 u32 shim_pool_chunks(const struct shim_pool *pool);
+
+/**
+ * shim_pool_in_use() - pages in use by buffers
+ * @pool: pool
+ *
+ * Return: Number of pages.
+ */
 u32 shim_pool_in_use(const struct shim_pool *pool);
 
-/* Notes to be kept on a chunk. */
+/**
+ * shim_pool_notes() - notes to keep on a chunk
+ * @chunk: number of the chunk
+ *
+ * Return: Number of notes.
+ */
 u32 shim_pool_notes(u32 chunk);
 
-/* -EINVAL: not a buffer for the pool, -ENOSPC: no room. */
+/**
+ * shim_pool_take() - allocate space for a buffer
+ * @pool: pool
+ * @length: bytes
+ * @processor: current processor, or a recent one
+ * @location: filled in
+ *
+ * Return: 0, -EINVAL if the pool does not take such a buffer, -ENOSPC if the pool
+ * is full.
+ */
 int shim_pool_take(const struct shim_pool *pool, u64 length, u32 processor,
-		   struct shim_place *place);
+		   struct shim_location *location);
 
-/* -EINVAL: it was not taken. */
+/**
+ * shim_pool_give_back() - free the space of a buffer
+ * @pool: pool
+ * @address: DMA address
+ * @length: bytes
+ *
+ * Return: 0, or -EINVAL if the space was not allocated.
+ */
 int shim_pool_give_back(const struct shim_pool *pool, u64 address, u64 length);
 
-/* -EINVAL: not an address in the pool. */
-int shim_pool_find(u64 address, u64 length, struct shim_place *place);
+/**
+ * shim_pool_find() - locate a buffer in the pool, or a part of one
+ * @address: DMA address
+ * @length: bytes
+ * @location: filled in
+ *
+ * Return: 0, or -EINVAL if @address is not in the pool.
+ */
+int shim_pool_find(u64 address, u64 length, struct shim_location *location);
 
 #endif /* SHIM_H */

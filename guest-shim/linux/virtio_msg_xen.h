@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only */
 /*
- * virtio-msg over Xen, driver side: what the files of the module share.
+ * virtio-msg over Xen, driver side: declarations that the files of the module share.
+ *
+ * A file calls only functions of files that are declared above it here; main.c,
+ * which is last, calls all others and passes callbacks down to two of them.
  *
  * [n.m] in a comment is a clause of guest-shim/protocol/SPEC.md.
  */
@@ -25,75 +28,75 @@
 
 struct xvm_device;
 
-/* The message page, its event channel and the one exchange on it. */
+/* The message page, its event channel and the request in progress. */
 struct xvm_bus {
 	void *page;
 	grant_ref_t gref;
 	evtchn_port_t port;
-	evtchn_port_t reserved;		/* for the next port; 0: none */
+	evtchn_port_t reserved;		/* becomes port at the next open; 0: none */
 	unsigned int irq;		/* 0: not open */
 	u32 max_config;			/* bytes of configuration in a message */
-	bool shared_pool;		/* the backend offers it */
+	bool shared_pool;		/* the backend offers a pool */
 	struct mutex exchange;		/* one request at a time [5.4] */
-	wait_queue_head_t wait;		/* for an answer, or for room */
-	struct work_struct drain;	/* goes on where the interrupt stopped */
-	bool (*used)(struct xvm_device *xvm, unsigned int index); /* for EVENT_USED */
+	wait_queue_head_t wait;		/* for an answer, or for a free slot */
+	struct work_struct drain;	/* continues after the interrupt */
+	bool (*used)(struct xvm_device *xvm, unsigned int index); /* handles EVENT_USED */
 
-	spinlock_t lock;		/* these; ready and queues of the device */
+	spinlock_t lock;		/* protects the fields below; ready and queues */
 	struct shim_transport *transport;
 	struct shim_announced announced;
 	struct shim_generations generations;
-	bool broken;			/* no request, no event any more */
-	bool config_changed;		/* while nobody could be told */
+	bool broken;			/* requests and events fail */
+	bool config_changed;		/* while the virtio device was not ready */
 };
 
-/* Pages granted in place of those that buffers do not fill. */
+/* Pages granted in place of pages that a buffer fills only in part. */
 struct xvm_bounce {
-	struct page **pages;		/* by grant; NULL: nothing is bounced */
+	struct page **pages;		/* by grant reference; NULL: no bouncing */
 	mempool_t *reserve;
-	atomic_t held;			/* bounce pages there are */
-	spinlock_t lock;		/* a page is not freed while it is copied */
+	atomic_t held;			/* bounce pages allocated */
+	spinlock_t lock;		/* keeps a page while it is copied */
 };
 
-/* Who may use a mapped buffer. */
+/* The side that may use a mapped buffer. */
 enum xvm_owner {
 	XVM_DRIVER,
 	XVM_BACKEND,
 };
 
-/* Pages that were granted together and shared with one message. */
+/* Pages of the pool that are granted and shared together. */
 struct xvm_chunk {
 	void *memory;
 	grant_ref_t first;
 	bool granted;
-	phys_addr_t original[];		/* where its bytes come from, or go to */
+	phys_addr_t original[];		/* addresses of the bytes that it holds copies of */
 };
 
-/* Pages that the device keeps mapped, for buffers to be copied to [3.10]. */
+/* Pages that the device keeps mapped; buffers are copied to them [3.10]. */
 struct xvm_pool {
-	struct shim_pool *map;		/* which are taken; NULL: no pool */
+	struct shim_pool *map;		/* pages in use; NULL: no pool */
 	struct xvm_chunk *chunks[SHIM_MAX_CHUNKS];
-	unsigned int limit;		/* chunks that there may be */
+	unsigned int limit;		/* maximum number of chunks */
 	bool running;			/* between start and reset */
-	struct mutex lock;		/* sharing and what ends it */
+	struct mutex lock;		/* serialises sharing, stopping and closing */
 	struct work_struct grow;
 	atomic_t fallbacks;		/* buffers that were granted instead */
 };
 
-/* A reading of the pool, in pages; fallbacks counts buffers. */
+/* A reading of the pool. */
 struct xvm_pool_usage {
-	unsigned int shared;
-	unsigned int in_use;
+	unsigned int shared;		/* pages */
+	unsigned int in_use;		/* pages */
 	unsigned int fallbacks;		/* buffers that were granted instead */
 };
 
-/* The grants that the DMA API holds for the device. */
+/* The grants that the DMA API made for the device. */
 struct xvm_dma {
-	unsigned long *live;		/* a bit for each reference granted */
-	unsigned long *reserved;	/* a bit for each to be granted */
+	unsigned long *live;		/* bitmap of the references that are granted */
+	unsigned long *reserved;	/* bitmap of the references of rings to grant */
 	unsigned int references;	/* bits in each */
 	atomic_t granted;		/* bits set in live */
-	atomic_t requests;		/* pages of buffers that are mapped */
+	atomic_t requests;		/* pages of mapped buffers outside the pool */
 	struct xvm_bounce bounce;
 	struct xvm_pool pool;
 };
@@ -101,40 +104,40 @@ struct xvm_dma {
 struct xvm_queue {
 	struct virtqueue *vq;
 	unsigned int index;
-	unsigned int irq;		/* 0: no doorbell, events go in band */
-	u16 used;			/* the used index at the last event */
+	unsigned int irq;		/* 0: no doorbell, events are messages */
+	u16 used;			/* used index at the last event */
 };
 
-/* Freed when the last reference to the virtio device is gone. */
+/* The virtio device. Its release function frees this. */
 struct xvm_virtio {
 	struct virtio_device vdev;
 	struct xvm_device *xvm;
 };
 
-/* One frontend/backend pair. */
+/* One device: a frontend and its backend. */
 struct xvm_device {
 	struct xenbus_device *xdev;
 	struct xvm_watch *watch;	/* on the backend's state */
 	void (*watch_changed)(struct xvm_device *xvm);	/* its callback */
-	struct list_head watched;	/* among those that share it */
-	char *backend_path;		/* as it is watched */
-	enum xenbus_state backend;	/* as the watch last saw it */
+	struct list_head watched;	/* in the list of the watch */
+	char *backend_path;		/* path that is watched */
+	enum xenbus_state backend;	/* state that the watch last read */
 	wait_queue_head_t backend_changed;
-	struct work_struct step;	/* changes of state, one at a time */
-	struct work_struct fault;	/* tells the virtio core of a failure */
-	struct list_head starting;		/* among those that are starting */
-	struct mutex beginning;		/* these, while the watch uses them */
+	struct work_struct step;	/* changes the state, one step at a time */
+	struct work_struct fault;	/* notifies the virtio core of a failure */
+	struct list_head starting;	/* in the list of devices that are starting */
+	struct mutex beginning;		/* protects begun and removing */
 	bool begun;			/* Initialising was entered */
 	bool removing;			/* no more steps */
-	bool restored;			/* the connection was another guest's */
+	bool restored;			/* the guest was restored: start again */
 	bool ready;			/* the virtio device is registered */
-	bool stuck;			/* it can never be unregistered */
-	wait_queue_head_t finished;	/* for requests, before a suspend */
+	bool stuck;			/* the virtio device can never be unregistered */
+	wait_queue_head_t finished;	/* for requests to finish before a suspend */
 	struct xvm_bus bus;
-	bool grant_in_use;		/* [3.6] was reported */
+	bool grant_in_use;		/* a grant still in use was reported [3.6] */
 	struct xvm_dma dma;
 	struct xvm_virtio *virtio;
-	struct xvm_queue *queues;	/* those of the virtio device */
+	struct xvm_queue *queues;
 	unsigned int nr_queues;
 };
 
@@ -166,6 +169,11 @@ static inline bool xvm_debug(enum xvm_debug_mode asked)
 }
 #endif
 
+/* fault.c */
+void xvm_fault_init(struct xvm_device *xvm);
+void xvm_fail(struct xvm_device *xvm, const char *why);
+bool xvm_check_status(struct xvm_device *xvm, u32 status);
+
 /* watch.c */
 void xvm_watch_init(struct xvm_device *xvm,
 		    void (*changed)(struct xvm_device *xvm));
@@ -173,11 +181,6 @@ int xvm_watch_enter(struct xvm_device *xvm);
 void xvm_watch_leave(struct xvm_device *xvm);
 int xvm_watch_remind(void);
 void xvm_watch_exit(void);
-
-/* fault.c */
-void xvm_fault_init(struct xvm_device *xvm);
-void xvm_fail(struct xvm_device *xvm, const char *why);
-bool xvm_check_status(struct xvm_device *xvm, u32 status);
 
 /* probe_order.c */
 void xvm_probe_order_init(struct xvm_device *xvm);
@@ -196,21 +199,11 @@ int xvm_bus_open(struct xvm_device *xvm,
 		 const struct shim_negotiated *negotiated);
 void xvm_bus_close(struct xvm_device *xvm);
 int xvm_bus_request(struct xvm_device *xvm, const struct shim_request *request,
-		    struct shim_answer *answer, void *data, u32 room);
+		    struct shim_answer *answer, void *data, u32 capacity);
 bool xvm_bus_avail(struct xvm_device *xvm, unsigned int index);
 int xvm_bus_alloc_evtchn(struct xvm_device *xvm, evtchn_port_t *port);
 void xvm_bus_quiesce(struct xvm_device *xvm);
 u64 xvm_bus_dropped(struct xvm_device *xvm);
-
-/* config.c */
-extern const struct virtio_config_ops xvm_config_ops;
-
-/* queue.c */
-void xvm_del_vqs(struct virtio_device *vdev);
-void xvm_synchronize_cbs(struct virtio_device *vdev);
-int xvm_disable_vq(struct virtqueue *vq);
-int xvm_enable_vq(struct virtqueue *vq);
-bool xvm_queue_used(struct xvm_device *xvm, unsigned int index);
 
 /* grant.c */
 void xvm_grant_page(struct xvm_device *xvm, grant_ref_t ref,
@@ -258,6 +251,16 @@ void xvm_dma_revoke_all(struct xvm_device *xvm);
 void xvm_dma_close(struct xvm_device *xvm);
 unsigned int xvm_dma_requests(const struct xvm_device *xvm);
 unsigned int xvm_dma_outstanding(struct xvm_device *xvm);
+
+/* queue.c */
+void xvm_del_vqs(struct virtio_device *vdev);
+void xvm_synchronize_cbs(struct virtio_device *vdev);
+int xvm_disable_vq(struct virtqueue *vq);
+int xvm_enable_vq(struct virtqueue *vq);
+bool xvm_queue_used(struct xvm_device *xvm, unsigned int index);
+
+/* config.c */
+extern const struct virtio_config_ops xvm_config_ops;
 
 /* sysfs.c */
 extern const struct attribute_group *xvm_groups[];

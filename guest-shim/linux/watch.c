@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 /*
- * Watches on the backends' states: one for all devices whose backends stand in
- * the same directory. XenStore gives a guest 128 watches, and xenbus takes one
- * for each device already: with another of its own, the 60th disk would fail.
+ * Watches on the backends' states: one for all devices whose backends are in the
+ * same directory. XenStore allows a guest 128 watches, and xenbus already uses one
+ * for each device: with another one for each device, the 60th disk would fail.
  *
- * xenbus' own watches do not tell drivers of a guest that shuts down, nor of a
- * device that is being removed. They do tell of a device's first state, which
- * these do for the first device of a directory alone.
+ * The watches of xenbus do not notify drivers while the guest shuts down or the
+ * device is being removed. They do notify of a device's first state, which the
+ * watches here do only for the first device of a directory.
  */
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -20,17 +20,17 @@ struct xvm_watch {
 };
 
 static LIST_HEAD(xvm_watches);
-/* Held while devices are told, so that none of them goes meanwhile. */
+/* Held while devices are notified, so that no device is freed meanwhile. */
 static DEFINE_MUTEX(xvm_watches_lock);
 
-/* Whether a change at path may be one of the state of that backend. */
+/* Whether a change at path may have changed the state of the backend. */
 static bool xvm_watch_concerns(const char *path, const char *backend)
 {
 	size_t length = strlen(backend);
 
 	if (strncmp(path, backend, length) == 0)
 		return !path[length] || strcmp(path + length, "/state") == 0;
-	/* Something above it: it may be gone. */
+	/* A directory above the backend changed: the backend may be gone. */
 	length = strlen(path);
 	return strncmp(backend, path, length) == 0 && backend[length] == '/';
 }
@@ -58,7 +58,7 @@ static struct xvm_watch *xvm_watch_find(const char *directory)
 	return NULL;
 }
 
-/* Takes over directory, in any case. */
+/* Takes ownership of directory, even on failure. */
 static struct xvm_watch *xvm_watch_new(char *directory)
 {
 	struct xvm_watch *shared;
@@ -82,7 +82,7 @@ free:
 	return ERR_PTR(err);
 }
 
-/* The directory that a backend stands in, to be freed. */
+/* The directory that contains a backend. The caller frees it. */
 static char *xvm_watch_directory(const char *backend)
 {
 	const char *number = strrchr(backend, '/');
@@ -94,7 +94,7 @@ static char *xvm_watch_directory(const char *backend)
 	return directory ?: ERR_PTR(-ENOMEM);
 }
 
-/* Under the lock. Takes over directory, in any case. */
+/* Under xvm_watches_lock. Takes ownership of directory, even on failure. */
 static int xvm_watch_join(struct xvm_device *xvm, char *directory)
 {
 	struct xvm_watch *shared = xvm_watch_find(directory);
@@ -121,7 +121,16 @@ void xvm_watch_init(struct xvm_device *xvm,
 	xvm->watch_changed = changed;
 }
 
-/* Of where the backend is a copy is kept: xenbus' own goes while the guest is restored. */
+/**
+ * xvm_watch_enter() - watch the state of a device's backend
+ * @xvm: device
+ *
+ * Copies the backend's path, because xenbus frees its own copy while the guest is
+ * restored.
+ *
+ * Return: 0 or a negative errno number.
+ * Context: Process context. Sleeps.
+ */
 int xvm_watch_enter(struct xvm_device *xvm)
 {
 	char *directory = xvm_watch_directory(xvm->xdev->otherend);
@@ -144,7 +153,14 @@ int xvm_watch_enter(struct xvm_device *xvm)
 	return err;
 }
 
-/* When this returns, the device is not being told of anything. */
+/**
+ * xvm_watch_leave() - stop watching the state of a device's backend
+ * @xvm: device, watched or not
+ *
+ * When this function returns, the device's callback is not running.
+ *
+ * Context: Process context, but not in the device's callback. Sleeps.
+ */
 void xvm_watch_leave(struct xvm_device *xvm)
 {
 	struct xvm_watch *shared = xvm->watch;
@@ -163,15 +179,15 @@ void xvm_watch_leave(struct xvm_device *xvm)
 	xvm->backend_path = NULL;
 	if (!last)
 		return;
-	/* Without the lock: this waits for a callback that waits for it. */
+	/* Without the lock: a callback that this waits for may wait for the lock. */
 	unregister_xenbus_watch(&shared->watch);
 	kfree(shared->watch.node);
 	kfree(shared);
 }
 
 /*
- * A watch that fires when it is registered and never again, since nothing is
- * there: for a device that has become ready to start while no watch ran.
+ * A watch on a path that does not exist: it fires once, when it is registered. It
+ * starts a device that became ready to start while no watch ran.
  */
 static void xvm_watch_reminded(struct xenbus_watch *watch, const char *path,
 			       const char *token)
@@ -191,6 +207,7 @@ static struct xenbus_watch xvm_reminder = {
 	.node = "device/virtio_msg_xen",
 	.callback = xvm_watch_reminded,
 };
+
 static bool xvm_reminder_registered;
 static DEFINE_MUTEX(xvm_reminder_lock);
 
@@ -201,7 +218,14 @@ static void xvm_watch_unregister_reminder(void)
 	xvm_reminder_registered = false;
 }
 
-/* Has the devices that may start looked at from a watch, soon. */
+/**
+ * xvm_watch_remind() - call the callbacks of devices that may start
+ *
+ * The calls happen soon, in a xenbus watch.
+ *
+ * Return: 0 or a negative errno number.
+ * Context: Process context. Sleeps.
+ */
 int xvm_watch_remind(void)
 {
 	int err;
@@ -214,6 +238,11 @@ int xvm_watch_remind(void)
 	return err;
 }
 
+/**
+ * xvm_watch_exit() - free what xvm_watch_remind() registered
+ *
+ * Context: Process context, when no device is left.
+ */
 void xvm_watch_exit(void)
 {
 	mutex_lock(&xvm_reminder_lock);

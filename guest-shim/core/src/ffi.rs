@@ -284,13 +284,13 @@ pub(crate) unsafe extern "C" fn shim_receive(
 /// -EAGAIN while there is none, -EPROTO if it does not fit, -EIO when the device was given up.
 ///
 /// # Safety
-/// As for the module; `data` points to `room` writable bytes, or is NULL where they are not wanted.
+/// As for the module; `data` points to `capacity` writable bytes, or is NULL where they are not wanted.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_take_answer(
     transport: *mut Transport,
     answer: *mut ShimAnswer,
     data: *mut u8,
-    room: u32,
+    capacity: u32,
 ) -> c_int {
     // SAFETY: as in `shim_send`.
     let transport = unsafe { &mut *transport };
@@ -302,11 +302,11 @@ pub(crate) unsafe extern "C" fn shim_take_answer(
         None => return EAGAIN,
     };
     if !data.is_null() {
-        if bytes.len() > room as usize {
+        if bytes.len() > capacity as usize {
             return EPROTO;
         }
         // SAFETY: the bytes are in the core's own buffer, disjoint from the caller's, and were
-        // found to fit `room`.
+        // found to fit `capacity`.
         unsafe { data.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
     // SAFETY: a valid `struct shim_answer` by the module's contract.

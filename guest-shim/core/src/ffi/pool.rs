@@ -7,9 +7,9 @@ use crate::pool::{self, CHUNK_PAGES, Pool, PoolLocation, SLOTS, TakeError, Unit,
 
 const ENOSPC: c_int = -28;
 
-/// `struct shim_place`: where a buffer, or a part of one, lies in the pool.
+/// `struct shim_location`: where a buffer, or a part of one, lies in the pool.
 #[repr(C)]
-pub(crate) struct ShimPlace {
+pub(crate) struct ShimLocation {
     address: u64,
     chunk: u32,
     start: u32,
@@ -19,7 +19,7 @@ pub(crate) struct ShimPlace {
     offset: u32,
 }
 
-impl ShimPlace {
+impl ShimLocation {
     /// Notes on pages come before notes on slots.
     fn new(place: PoolLocation) -> Self {
         let before = match place.unit {
@@ -91,13 +91,13 @@ pub(crate) unsafe extern "C" fn shim_pool_chunks(pool: *const Pool) -> u32 {
 /// pool has no room.
 ///
 /// # Safety
-/// `pool` was set up by `shim_pool_init`; `place` is a valid `struct shim_place`.
+/// `pool` was set up by `shim_pool_init`; `place` is a valid `struct shim_location`.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_pool_take(
     pool: *const Pool,
     length: u64,
     processor: u32,
-    place: *mut ShimPlace,
+    place: *mut ShimLocation,
 ) -> c_int {
     // SAFETY: as in `shim_pool_open`.
     let taken = match unsafe { &*pool }.take(length, processor) {
@@ -106,7 +106,7 @@ pub(crate) unsafe extern "C" fn shim_pool_take(
         Err(TakeError::Exhausted) => return ENOSPC,
     };
     // SAFETY: the caller owes a valid place.
-    unsafe { place.write(ShimPlace::new(taken)) };
+    unsafe { place.write(ShimLocation::new(taken)) };
     0
 }
 
@@ -139,17 +139,17 @@ pub(crate) unsafe extern "C" fn shim_pool_in_use(pool: *const Pool) -> u32 {
 /// Where a buffer lies, part of a mapped one or all of it; -EINVAL if it is not in a pool.
 ///
 /// # Safety
-/// `place` is a valid `struct shim_place`.
+/// `place` is a valid `struct shim_location`.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_pool_find(
     address: u64,
     length: u64,
-    place: *mut ShimPlace,
+    place: *mut ShimLocation,
 ) -> c_int {
     let Some(found) = pool::find(address, length) else {
         return EINVAL;
     };
     // SAFETY: the caller owes a valid place.
-    unsafe { place.write(ShimPlace::new(found)) };
+    unsafe { place.write(ShimLocation::new(found)) };
     0
 }
