@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Clauses without a test of their own: terms and principles, and what is kernel code: 2.12 (the
-/// module's `main.c`; scenario save) and 3.6 (its `dma.c`).
+/// module's `main.c`; scenario save) and 3.6 (its `grant.c`).
 const WITHOUT_TEST: [&str; 6] = ["1.1", "1.2", "1.3", "1.4", "2.12", "3.6"];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -168,6 +168,51 @@ mod tests {
         }
     }
 
+    /// `text` without its comments.
+    fn code(text: &str) -> String {
+        let mut parts = text.split("/*");
+        let first = parts.next().unwrap_or_default().to_string();
+        parts.fold(first, |code, part| code + part.split_once("*/").map_or("", |(_, after)| after))
+    }
+
+    /// The functions and variables of the module that `line` names.
+    fn names(line: &str) -> impl Iterator<Item = &str> {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        line.match_indices("xvm_").filter_map(move |(start, _)| {
+            let name = line[start..].split(|c| !word(c)).next()?;
+            let begins = !line[..start].ends_with(word);
+            (begins && line[start + name.len()..].starts_with(['(', ';', '[', ',', ')']))
+                .then_some(name)
+        })
+    }
+
+    #[test]
+    fn a_c_file_uses_only_files_that_the_header_declares_above_it() {
+        let header = fs::read_to_string(linux().join("virtio_msg_xen.h")).unwrap();
+        let mut sections: Vec<(String, Vec<&str>)> = Vec::new();
+        for line in header.lines() {
+            let title = line.strip_prefix("/* ").and_then(|rest| rest.split_once(".c"));
+            if let Some((file, _)) = title {
+                sections.push((format!("{file}.c"), Vec::new()));
+            } else if let Some((_, declared)) = sections.last_mut() {
+                declared.extend(names(line));
+            }
+        }
+        for (layer, (file, declared)) in sections.iter().enumerate() {
+            assert!(!declared.is_empty(), "{file} declares nothing");
+            let text = code(&fs::read_to_string(linux().join(file)).unwrap());
+            for (upper, later) in &sections[layer + 1..] {
+                for name in later {
+                    let used = text.lines().any(|line| names(line).any(|used| used == *name));
+                    assert!(!used, "{file} uses {name} of {upper}, a layer above");
+                }
+            }
+        }
+        let files = fs::read_dir(linux()).unwrap().map(|entry| entry.unwrap().path());
+        let files = files.filter(|path| path.extension().is_some_and(|end| end == "c")).count();
+        assert_eq!(files, sections.len() + 1, "all files but main.c are in the header");
+    }
+
     /// Runs a script of the module's on the file system at `root`.
     fn run(script: &str, arguments: &[&str], root: &Path) {
         let mut script = std::process::Command::new(linux().join(script));
