@@ -49,7 +49,7 @@ refused:*EPERM*) row 'a page never shared' 'refused by the hypervisor' "frame $f
 *) row 'a page never shared' 'reads something else' "$answer" ;;
 esac
 
-tell_guest "$domid" done
+tell_guest "$domid" 'done'
 end_guest "$name" 60
 xl destroy "$backend" || fail "xl could not destroy the driver domain"
 wait_gone "$backend" 20

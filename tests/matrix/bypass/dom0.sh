@@ -67,6 +67,6 @@ if [ "$GUEST" = pv ]; then
     row_of_page "a page never shared, by the guest's p2m" "frame $frame is the machine's $machine"
 fi
 
-tell_guest "$domid" done
+tell_guest "$domid" 'done'
 end_guest "$name" 60
 check_nothing_mapped

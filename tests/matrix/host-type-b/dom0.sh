@@ -53,7 +53,7 @@ data() {
     local outcome='works, data right'
     guest_said "$name" "found-$1" >found
     guest_said "$name" "written-$1" >written
-    guest_said "$name" "read-$1" >read
+    guest_said "$name" "read-$1" >./read
     busybox cmp -s found "first-$1" || outcome='works, data read is wrong'
     busybox cmp -s read written || outcome='works, data read back is wrong'
     busybox cmp -s written "data-$1" || outcome='works, data written is wrong'

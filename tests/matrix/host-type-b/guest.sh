@@ -3,7 +3,7 @@
 
 # disk PLACE: the xenbus device of the first or second disk.
 disk() {
-    ls /sys/bus/xen/devices | grep virtio_disk- | sed -n "$1p"
+    find /sys/bus/xen/devices -name 'virtio_disk-*' | sort | sed -n "$1s|.*/||p"
 }
 
 # block PLACE: that disk's block device, if it has one.
@@ -38,7 +38,7 @@ said() {
 
 # Each has been refused, or is there.
 settled() {
-    [ $(($(said 'refuses features') + $(ls /sys/block | grep -c '^vd'))) -ge 2 ]
+    [ $(($(said 'refuses features') + $(find /sys/block -name 'vd*' | wc -l))) -ge 2 ]
 }
 
 both_failed() {

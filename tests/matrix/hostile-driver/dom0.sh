@@ -50,7 +50,7 @@ serve() {
     tell_guest "$domid" next
     wait_console "$name" 30 'lab: ignoring-got'
     judge "$1" "$2" 'no ACCESS_PLATFORM, raw addresses' ignoring
-    tell_guest "$domid" done
+    tell_guest "$domid" 'done'
     end_guest "$name" 20
     check_nothing_mapped
 }

@@ -3,7 +3,7 @@
 
 # disk PLACE: the xenbus device of the first or second disk.
 disk() {
-    ls /sys/bus/xen/devices | grep virtio_disk- | sed -n "$1p"
+    find /sys/bus/xen/devices -name 'virtio_disk-*' | sort | sed -n "$1s|.*/||p"
 }
 
 # store PLACE: that disk's directory in XenStore.
@@ -51,4 +51,4 @@ done
 rmmod virtio_msg_xen
 insmod /lib/modules/virtio_msg_xen.ko
 wait_for "two disks" 20 both
-bounces then
+bounces 'then'

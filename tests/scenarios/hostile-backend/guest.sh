@@ -7,7 +7,7 @@ said() {
     dmesg | grep -q "$1"
 }
 
-case $attack in
+case ${attack:?} in
 nonsense)
     wait_for "the device" 20 said 'is virtio device 2'
     before=$(interrupts)
@@ -20,7 +20,7 @@ changing-config)
     ;;
 esac
 echo "lab: seen"
-read -r gone
+read -r _
 echo virtio_disk-51712 >/sys/bus/xen/drivers/virtio_msg_xen/unbind
 rmmod virtio_msg_xen
 ! dmesg | grep -E 'BUG:|Oops|Call Trace|blocked for more than'

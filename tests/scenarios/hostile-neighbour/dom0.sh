@@ -49,7 +49,7 @@ round() {
 }
 
 number=0
-for turn in $(seq $ROUNDS); do
+for _ in $(seq $ROUNDS); do
     for kind in compute attack; do
         number=$((number + 1))
         round $number $kind

@@ -30,6 +30,7 @@ while read -r number kind seconds; do
         --verify=crc32c --verify_backlog=256 --verify_fatal=1 --time_based=1 --ramp_time=500ms \
         --runtime="${seconds}s" --percentile_list=50:99 || status=$?
     [ $status = 0 ] || cat /tmp/fio
-    set -- $(summary /tmp/fio)
-    echo "lab: round $number $kind $1 $2 $3 $(($4 + status))"
+    summary /tmp/fio >/tmp/summary
+    read -r requests p50 p99 errors </tmp/summary
+    echo "lab: round $number $kind $requests $p50 $p99 $((errors + status))"
 done

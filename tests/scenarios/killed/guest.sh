@@ -25,7 +25,7 @@ ip link set eth0 up
 wait_for "the console" 10 sh -c ': 2>/dev/null <>/dev/hvc1'
 exec 3<>/dev/hvc1
 echo "lab: devices 1"
-read -r killed
+read -r _
 
 # Nobody answers, and nobody says so: the driver is unbound after the time for an answer.
 echo virtio-0 >$drivers/unbind
@@ -54,7 +54,7 @@ dd if=/dev/urandom of=/dev/vda bs=64k count=16 conv=fsync 2>/dev/null
 echo "lab: devices 2"
 
 (while dd if=/dev/zero of=/dev/vdb bs=64k count=64 oflag=direct 2>/dev/null; do echo "lab: writing"; done) &
-read -r killed
+read -r _
 echo virtio_disk-51728 >$drivers/unbind
 dmesg | grep -q 'requests unfinished'
 ! echo virtio_disk-51728 >$drivers/bind

@@ -13,7 +13,7 @@ fetch() {
 
 load virtio_net
 wait_for "the network device eth0" 20 test -e /sys/class/net/eth0
-ip address add "$address/24" dev eth0
+ip address add "${address:?}/24" dev eth0
 ip link set eth0 up
 wait_for "the link" 10 carrier 1
 

@@ -15,7 +15,7 @@ insmod /lib/modules/test/virtio_msg_xen.ko debug=no-access-platform
 wait_for "the kernel to say that the features are refused" 20 said 'refuses features'
 [ ! -b /dev/vda ]
 echo "lab: platform $(dmesg | grep 'refuses features')"
-read -r go
+read -r _
 
 unload
 insmod /lib/modules/test/virtio_msg_xen.ko debug=raw-addresses

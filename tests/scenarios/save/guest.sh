@@ -12,6 +12,11 @@ number_of() {
     cat "/sys/block/$(name_of "$1")/diskseq"
 }
 
+# all_renewed: whether each disk is another than before it was saved.
+all_renewed() {
+    renewed xvda "$idle" && renewed xvdb "$open" && renewed xvdc "$busy"
+}
+
 # others_work TURN: sets up and uses what a guest sets up anew after a restore.
 others_work() {
     wait_for "the other devices" 30 test -e /sys/class/net/eth0 -a -c /dev/hvc1
@@ -48,8 +53,7 @@ for turn in 1 2; do
         echo "lab: went on"
         read -r what
     fi
-    wait_for "the disks to be back" 30 \
-        eval 'renewed xvda $idle && renewed xvdb $open && renewed xvdc $busy'
+    wait_for "the disks to be back" 30 all_renewed
     # It got its error, and nothing is left that would wait for ever.
     kill $writer 2>/dev/null || true
     wait $writer || true

@@ -8,7 +8,7 @@
 
 settings=/etc/xen-virtiod.toml
 unit=xen-virtiod.service
-server= listener= loop=
+server='' listener='' loop=''
 
 clean_up() {
     kill $server $listener 2>/dev/null || true
@@ -77,7 +77,7 @@ listen() {
 
 # start NAME DISK…: starts a guest with a device of each kind, and one of a kind that there is not.
 start() {
-    local name=$1 disk letters=abc disks= letter
+    local name=$1 disk letters=abc disks='' letter
     shift
     for disk; do
         letter=${letters%"${letters#?}"} letters=${letters#?}

@@ -24,7 +24,7 @@ check_nothing_mapped
 
 outcome='works, data right, only its grants mapped'
 [ "$mapped" -ge 1 ] && [ "$mapped" -le $granted ] || outcome="$mapped pages mapped of $granted granted"
-guest_said "$name" read >read
+guest_said "$name" read >./read
 guest_said "$name" written >written
 guest_said "$name" read-back >read-back
 sha256sum <disk.img >after

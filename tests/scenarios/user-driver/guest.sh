@@ -1,6 +1,6 @@
 # The kernel's driver leaves the device to whoever comes next.
 wait_for "the disk /dev/vda" 20 test -b /dev/vda
-disk=$(ls /sys/bus/xen/devices | grep virtio_disk-)
+disk=$(basename /sys/bus/xen/devices/virtio_disk-*)
 echo "$disk" >/sys/bus/xen/drivers/virtio_msg_xen/unbind
 rmmod virtio_msg_xen
 for module in xen-evtchn xen-gntalloc xenfs; do

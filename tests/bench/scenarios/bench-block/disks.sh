@@ -38,7 +38,9 @@ leave() {
 
 # tool NAME ARGUMENT…: runs a program that measures, of the disk that has them.
 tool() {
-    LD_LIBRARY_PATH=/mnt/lib "/mnt/bin/$@"
+    local name=$1
+    shift
+    LD_LIBRARY_PATH=/mnt/lib "/mnt/bin/$name" "$@"
 }
 
 # do_works NAME DISK [PREFIX]: each of the few works, once, as those of the server and target NAME.

@@ -27,8 +27,9 @@ hvm)
         'blkback-ram xvdg' 'ours-null xvdn' 'blkback-null xvdf' 'results xvdo' 'programs xvdp'
     ;;
 esac
+tree=$(tree)
 make_initrd initrd /lab/scenarios/bench-block/guest.sh /lab/files/modules.cpio jobs.cpio \
-    $(tree)
+    ${tree:+"$tree"}
 name=$GUEST-bench-block
 start_bench "$name" "$disks" "s|^memory = .*|memory = 512|" "$@"
 end_guest $name 1700

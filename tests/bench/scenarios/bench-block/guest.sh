@@ -29,7 +29,7 @@ shell_work() {
     dd if=/dev/zero of=/data/zeros bs=64k count=160 conv=fsync 2>/dev/null
     umount /data
     mount -t ext4 "$1" /data
-    cat $(find /data -type f) >/dev/null
+    find /data -type f -exec cat {} + >/dev/null
     rm -r /data/*
     umount /data
     awk -v start="$start" '{ printf "%.4f\n", 1 / ($1 - start) }' /proc/uptime

@@ -143,7 +143,9 @@ mount_programs() {
     mount -o loop,ro /lab/files/programs.img programs
 }
 tool() {
-    LD_LIBRARY_PATH=$PWD/programs/lib "$PWD/programs/bin/$@"
+    local name=$1
+    shift
+    LD_LIBRARY_PATH=$PWD/programs/lib "$PWD/programs/bin/$name" "$@"
 }
 
 # tree: the archive with files to copy, unless this is a quick run, or one with the slow disks that QEMU emulates,
@@ -158,6 +160,6 @@ machine_facts() {
         xl info | sed -n 's/^xen_version *: /Xen: /p'
         echo "Dom0: Linux $(uname -r), $(xl info | sed -n 's/^virt_caps *: /hypervisor offers /p')"
         echo "guest: $(guest_said "$1" kernel)"
-        tr -d '\r' <"$consoles/guest-$1.log" | sed -n "s/^.*lab: disk \([^ ]*\) /$GUEST disk \1: /p"
+        tr -d '\r' <"${consoles:?}/guest-$1.log" | sed -n "s/^.*lab: disk \([^ ]*\) /$GUEST disk \1: /p"
     } >>"$RESULTS/machine"
 }

@@ -19,7 +19,7 @@ counted() {
     xen-virtiod stat --json >"$RESULTS/counts/$1.$2"
 }
 
-while read -r work options; do
+while read -r work _; do
     counted "$work" before
     tell_guest "$domid" go
     counted "$work" after

@@ -26,7 +26,7 @@ measured() {
 load xen-blkfront
 find_disks
 ip link set lo up
-forward= backward=
+forward='' backward=''
 while read -r name module server; do
     interface "$name" "$module" "$server"
     forward="$forward $server" backward="$server $backward"
@@ -41,8 +41,10 @@ while read -r order; do
             to=10.9.${server%@*}.1 result=/tmp/results/figures/$round-$work@${server#*@}-bridge
             case $work in
             tcp-rr) probe round-trips "$to:7" 1000 >"$result.rate" ;;
-            # shellcheck disable=SC2086 # options are words
-            *) measured "$result.json" -c "$to" $options ;;
+            *)
+                # shellcheck disable=SC2086 # options are words
+                measured "$result.json" -c "$to" $options
+                ;;
             esac
             echo "lab: did $work $server at $(cut -d ' ' -f 1 /proc/uptime)"
         done

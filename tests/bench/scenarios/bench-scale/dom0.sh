@@ -35,7 +35,7 @@ end_guests() {
     for domid in $domids; do
         tell_guest "$domid" end
     done
-    for guest in $(seq $(echo $domids | wc -w)); do
+    for guest in $(seq "$(echo $domids | wc -w)"); do
         wait_console "$prefix-$guest" 60 'lab: exit'
         domid=$(xl domid "$prefix-$guest")
         tell_guest "$domid" 'the console is read'
@@ -50,7 +50,7 @@ make_initrd initrd /lab/scenarios/bench-scale/guest.sh /lab/files/modules.cpio j
 mkdir "$RESULTS/figures"
 rounds=$(wc -l </lab/files/jobs/pv/rounds)
 
-domids= prefix=pv-bench-scale
+domids='' prefix=pv-bench-scale
 for guest in 1 2 3 4 5 6 7 8; do
     guest $prefix-$guest 1 $((guest * 2 - 2)) $((guest * 2 - 1))
 done
