@@ -4,6 +4,7 @@ mod bench;
 mod dom0;
 mod guest;
 mod kernel;
+mod lint;
 mod modules;
 mod rust;
 mod tools;
@@ -22,6 +23,7 @@ pub(crate) use bench::BenchPrograms;
 pub(crate) use dom0::Dom0;
 pub(crate) use guest::Guest;
 pub(crate) use kernel::Kernel;
+pub(crate) use lint::root as lint_root;
 pub(crate) use rust::root as rust_root;
 pub(crate) use tools::Tools;
 

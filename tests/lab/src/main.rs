@@ -18,6 +18,7 @@ mod fetch;
 mod fuzz;
 mod host;
 mod lab;
+mod lint;
 mod lock;
 mod matrix;
 mod minutes;

@@ -2,6 +2,7 @@
 //! `cargo lab soak`: the same for longer, and what does not fit.
 
 mod compilers;
+mod lints;
 
 use std::env;
 use std::fs;
@@ -20,6 +21,7 @@ use crate::e2e;
 use crate::fetch::BenchPrograms;
 use crate::fuzz::{self, Fuzzer, Sanitizer};
 use crate::lab::{self, Lab};
+use crate::lint::Project;
 use crate::progress::Progress;
 use crate::scenario::{self, Scenario};
 use crate::stress::{self, Stress};
@@ -95,6 +97,8 @@ pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i
             Err(error) => tally.fail(check.name, &format!("{error:#}")),
         }
     }
+    let project = Project { dirs: &dirs, logs: &logs, progress: &progress };
+    lints::run(filter, &project, &mut tally);
     let stress = busyness.stress.map(Stress::start);
     for run in (0..busyness.runs).filter(|_| UNIT.contains(filter)) {
         let delays = stress.as_ref().map(|stress| stress.seed(run));
