@@ -1,8 +1,10 @@
-//! Checks of the project's text by Debian's linters.
+//! Checks of the project's text: by Debian's linters, and by the lab's own code where no linter
+//! knows the rule or can be had within a minute.
 
 mod checkpatch;
 mod codespell;
 mod files;
+mod licences;
 mod script;
 mod shellcheck;
 mod tool;
@@ -49,8 +51,9 @@ pub(crate) struct Check {
 }
 
 /// All of them.
-pub(crate) const CHECKS: [Check; 3] = [
+pub(crate) const CHECKS: [Check; 4] = [
     Check { name: "lint/shellcheck", run: shellcheck::check },
     Check { name: "lint/codespell", run: codespell::check },
     Check { name: "lint/checkpatch", run: checkpatch::check },
+    Check { name: "lint/licences", run: licences::check },
 ];
