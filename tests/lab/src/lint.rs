@@ -7,6 +7,7 @@ mod files;
 mod licences;
 mod script;
 mod shellcheck;
+mod subjects;
 mod tool;
 
 use std::path::Path;
@@ -31,6 +32,8 @@ pub(crate) struct Project<'a> {
 pub(crate) enum Verdict {
     /// Nothing to mend in what this names, as "12 scripts".
     Clean(String),
+    /// Not checked, for this reason.
+    Skipped(String),
     /// Lines that say what to mend, and where.
     Findings(Vec<String>),
 }
@@ -51,9 +54,10 @@ pub(crate) struct Check {
 }
 
 /// All of them.
-pub(crate) const CHECKS: [Check; 4] = [
+pub(crate) const CHECKS: [Check; 5] = [
     Check { name: "lint/shellcheck", run: shellcheck::check },
     Check { name: "lint/codespell", run: codespell::check },
     Check { name: "lint/checkpatch", run: checkpatch::check },
     Check { name: "lint/licences", run: licences::check },
+    Check { name: "lint/subjects", run: subjects::check },
 ];

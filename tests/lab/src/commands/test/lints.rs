@@ -16,6 +16,7 @@ pub(super) fn run(filter: &str, project: &Project, tally: &mut Tally) {
         let verdict = project.progress.minutes().part(PART, || (check.run)(project));
         match verdict {
             Ok(Verdict::Clean(checked)) => tally.pass(&format!("{}: {checked}", check.name), 1),
+            Ok(Verdict::Skipped(why)) => tally.skip(&format!("{}: {why}", check.name)),
             Ok(Verdict::Findings(lines)) => {
                 tally.fail(check.name, &shown(&lines));
                 continue;
