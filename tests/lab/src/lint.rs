@@ -3,6 +3,7 @@
 
 mod checkpatch;
 mod codespell;
+mod columns;
 mod files;
 mod licences;
 mod script;
@@ -54,10 +55,11 @@ pub(crate) struct Check {
 }
 
 /// All of them.
-pub(crate) const CHECKS: [Check; 5] = [
+pub(crate) const CHECKS: [Check; 6] = [
     Check { name: "lint/shellcheck", run: shellcheck::check },
     Check { name: "lint/codespell", run: codespell::check },
     Check { name: "lint/checkpatch", run: checkpatch::check },
     Check { name: "lint/licences", run: licences::check },
     Check { name: "lint/subjects", run: subjects::check },
+    Check { name: "lint/columns", run: columns::check },
 ];
