@@ -65,15 +65,16 @@ enum Command {
     /// them back from the disk and compares, and hashes a second disk. When the guest is gone Dom0
     /// checks the images by itself. The exit status is 0 only if all held.
     Demo,
-    /// Checks everything: formatting, clippy, unit tests, fuzz targets, compilers, end-to-end
-    /// scenarios
+    /// Checks everything: formatting, clippy, linters, unit tests, fuzz targets, compilers,
+    /// end-to-end scenarios
     ///
-    /// FILTER selects by part of a name: fmt, clippy, doc, unit, fuzz/TARGET, compiler/WHICH,
-    /// e2e/GUEST/SCENARIO, where GUEST is pv, pvh or hvm and SCENARIO a folder of tests/scenarios.
-    /// So `cargo lab test e2e/pv/` runs all scenarios with a PV guest, and `cargo lab test files`
-    /// one scenario with each kind. Guests have Debian 13's kernel; GUEST is pv-bookworm, pvh-sid
-    /// and so on where they have that of another release. All scenarios share one machine. What
-    /// each left is in target/lab/logs/test/GUEST/SCENARIO.
+    /// FILTER selects by part of a name: fmt, clippy, doc, lint/WHICH, unit, fuzz/TARGET,
+    /// compiler/WHICH, e2e/GUEST/SCENARIO, where GUEST is pv, pvh or hvm and SCENARIO a folder of
+    /// tests/scenarios. So `cargo lab test lint/` runs all linters, `cargo lab test e2e/pv/` all
+    /// scenarios with a PV guest, and `cargo lab test files` one scenario with each kind. Guests
+    /// have Debian 13's kernel; GUEST is pv-bookworm, pvh-sid and so on where they have that of
+    /// another release. All scenarios share one machine. What each left is in
+    /// target/lab/logs/test/GUEST/SCENARIO.
     #[command(verbatim_doc_comment)]
     Test(Tested),
     /// Checks everything that `test` does, fuzz targets for longer, and the scenarios that take too
