@@ -38,7 +38,8 @@ iommu_xen_drives() {
 }
 
 # check_own_disk ROW: a cell about the disk that Dom0's root file system is on. Data that was made
-# elsewhere is read: Debian's modules, which have check sums in them; and data is written and read back.
+# elsewhere is read: Debian's modules, which have check sums in them; and data is written and read
+# back.
 check_own_disk() {
     local disk bit modules sum again outcome
     disk=$(disk_of root)

@@ -1,7 +1,7 @@
 # Functions for the Dom0 half of a scenario, and for scripts of `cargo lab run`:
 #     . /lab/dom0/lib.sh
-# GUEST says which kind of guest to start: pv, pvh or hvm; KERNEL, if set, of which release of Debian
-# its kernel is. PATIENCE, if set, how many times longer than they say everything may take.
+# GUEST says which kind of guest to start: pv, pvh or hvm; KERNEL, if set, of which release of
+# Debian its kernel is. PATIENCE, if set, how many times longer than they say everything may take.
 
 GUEST=${GUEST:-pv}
 PATIENCE=${PATIENCE:-1}
@@ -89,9 +89,9 @@ make_initrd() {
     rm -r "$staging"
 }
 
-# start_example EXAMPLE NAME INITRD SED…: starts a guest by xen-configs/EXAMPLE.cfg, with its name, its
-# kernel and its initrd replaced and each SED, a command of sed, applied; $domid is then its domain's number.
-# XL_FLAGS: flags for xl itself, as -vvv; CREATE_FLAGS: for xl create, as -p.
+# start_example EXAMPLE NAME INITRD SED…: starts a guest by xen-configs/EXAMPLE.cfg, with its name,
+# its kernel and its initrd replaced and each SED, a command of sed, applied; $domid is then its
+# domain's number. XL_FLAGS: flags for xl itself, as -vvv; CREATE_FLAGS: for xl create, as -p.
 start_example() {
     local example=/lab/xen-configs/$1.cfg guest=$2 initrd=$3 config=/run/$2.cfg edit
     shift 3
@@ -148,8 +148,8 @@ run_guest() {
     end_guest "$1" "$limit"
 }
 
-# end_guest NAME LIMIT: waits until the guest's script has ended, and until the guest is gone; fails,
-# showing the console, unless the script ended well.
+# end_guest NAME LIMIT: waits until the guest's script has ended, and until the guest is gone;
+# fails, showing the console, unless the script ended well.
 end_guest() {
     wait_console "$1" "$2" 'lab: exit'
     tell_guest "$domid" 'the console is read'
@@ -181,8 +181,8 @@ mapped_grants() {
         grep -E '^\[0x[0-9a-f]+\]' | grep -vE '^\[0x0*[01]\]' || true
 }
 
-# machine_frame DOMID FRAME: the frame of the machine behind a PV guest's frame. It stands in the guest's own
-# memory, and Xen's tools read it there.
+# machine_frame DOMID FRAME: the frame of the machine behind a PV guest's frame. It stands in the
+# guest's own memory, and Xen's tools read it there.
 machine_frame() {
     local found
     found=$(xen-mfndump dump-p2m "$1" 2>&1 |
@@ -201,9 +201,9 @@ guest_said() {
     tr -d '\r' <"$consoles/guest-$1.log" | sed -n "s/^.*lab: $2 //p" | tail -n 1
 }
 
-# cell ROW HOST BACKEND WHERE GUEST DMA OUTCOME EVIDENCE: a cell of the matrix (see `cargo lab matrix`).
-# OUTCOME is what was observed, in words that README's table has too; EVIDENCE is what was seen, which may
-# differ from run to run.
+# cell ROW HOST BACKEND WHERE GUEST DMA OUTCOME EVIDENCE: a cell of the matrix (see
+# `cargo lab matrix`). OUTCOME is what was observed, in words that README's table has too; EVIDENCE
+# is what was seen, which may differ from run to run.
 cell() {
     [ $# = 8 ] || fail "a cell of the matrix has 8 parts, not $#: $*"
     (IFS='	' && echo "$*" | tr -d '\r') >>"$RESULTS/cells"

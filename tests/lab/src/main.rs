@@ -146,7 +146,8 @@ enum Command {
     ///   /lab/guest/vmlinuz        a guest's kernel: Debian's, unchanged
     ///   /lab/guest/initrd         its initrd: busybox, mke2fs, virtio_msg_xen.ko
     ///   /lab/guest/driver-domain.cpio
-    ///                             xen-virtiod and its libraries: behind that initrd, a driver domain's
+    ///                             xen-virtiod and its libraries: behind that initrd, a driver
+    ///                             domain's
     ///   /lab/xen-configs/         the example configurations
     ///   /lab/dom0/lib.sh          shell functions that start guests and wait for them
     ///   /var/log/xen-virtiod.log  the daemon's log

@@ -1,5 +1,5 @@
-# The driver domain. That its kernel's privcmd asks the hypervisor at all, in a domain that is not Dom0, must
-# be said when it is loaded.
+# The driver domain. That its kernel's privcmd asks the hypervisor at all, in a domain that is not
+# Dom0, must be said when it is loaded.
 load xen-gntdev
 load xen-evtchn
 while read -r module; do

@@ -1,5 +1,5 @@
-# Row 5: the host of row 4 in a driver domain: it may try what it likes, and the hypervisor lets it map
-# nothing that was not granted.
+# Row 5: the host of row 4 in a driver domain: it may try what it likes, and the hypervisor lets it
+# map nothing that was not granted.
 # guests: pv pvh
 # limit: 300
 . /lab/dom0/lib.sh

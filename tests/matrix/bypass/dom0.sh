@@ -1,6 +1,6 @@
-# Row 4: a host of type (a), which knows of no platform's mechanism, in Dom0: whether a driver that is made
-# for it can do with raw addresses, and what the host reaches beside what it is asked to: a page of a
-# process in the guest that was never shared with anybody.
+# Row 4: a host of type (a), which knows of no platform's mechanism, in Dom0: whether a driver that
+# is made for it can do with raw addresses, and what the host reaches beside what it is asked to: a
+# page of a process in the guest that was never shared with anybody.
 # guests: pv pvh hvm
 # limit: 300
 . /lab/dom0/lib.sh

@@ -1,5 +1,5 @@
-# A guest of a host that bypasses the platform's mechanism: what our driver says of it, what one can do
-# that goes along with it, and a page that no driver knows of.
+# A guest of a host that bypasses the platform's mechanism: what our driver says of it, what one can
+# do that goes along with it, and a page that no driver knows of.
 said() {
     dmesg | grep -q "$1"
 }

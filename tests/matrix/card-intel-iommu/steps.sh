@@ -1,18 +1,20 @@
 # The steps of card-intel-iommu and card-amd-iommu.
 #
-# An HVM guest gives a card guest-physical addresses. A card that goes past the IOMMU takes them for the
-# machine's. To see whose memory it uses then, a bystander, a PV domain that never runs, is given what memory is
-# left, so that it has what the machine's low addresses are; and at each of them stands a virtqueue that is not
-# the guest's (see tests/programs/planted-rings).
+# An HVM guest gives a card guest-physical addresses. A card that goes past the IOMMU takes them for
+# the machine's. To see whose memory it uses then, a bystander, a PV domain that never runs, is
+# given what memory is left, so that it has what the machine's low addresses are; and at each of
+# them stands a virtqueue that is not the guest's (see tests/programs/planted-rings).
 . /lab/dom0/lib.sh
 . /lab/dom0/cards.sh
 
-# MiB of memory that an HVM guest has, at addresses from 0, and that are left to Xen beside the bystander.
+# MiB of memory that an HVM guest has, at addresses from 0, and that are left to Xen beside the
+# bystander.
 guest_memory=256
 left_to_xen=24
 
-# What an HVM guest's kernel is told: to keep off the addresses at which, in the machine's memory, Dom0 has its bounce
-# buffers, which swiotlb-xen gets from the lowest; and to end at once when it is asked to.
+# What an HVM guest's kernel is told: to keep off the addresses at which, in the machine's memory,
+# Dom0 has its bounce buffers, which swiotlb-xen gets from the lowest; and to end at once when it is
+# asked to.
 kernel_options='memmap=80M$16M sysrq_always_enabled'
 
 # start_with_card NAME ADDRESS: starts a guest that has the card.
@@ -26,8 +28,8 @@ sum_of() {
     dd if="/dev/$1" bs=64k skip="$2" count=16 iflag=direct 2>/dev/null | sha256sum
 }
 
-# take_card SERIAL: Dom0 puts something on the disk of that card and gives the card away; $card is where it is,
-# $bit is what access_platform says of it, $sum the check sum of what is on it.
+# take_card SERIAL: Dom0 puts something on the disk of that card and gives the card away; $card is
+# where it is, $bit is what access_platform says of it, $sum the check sum of what is on it.
 take_card() {
     local disk
     disk=$(disk_of "$1")
@@ -41,9 +43,9 @@ take_card() {
     xl pci-assignable-add "$card" || fail "xl could not take the card $1 from Dom0"
 }
 
-# sum_written SERIAL NAME: the check sum of what stands on the disk where the guest wrote: as Dom0 finds it, which
-# gets the card back from a PV guest; after an HVM guest its interrupts do not come to Dom0 any more ("MSI-X release
-# failed"), so there it is as the guest has read it again.
+# sum_written SERIAL NAME: the check sum of what stands on the disk where the guest wrote: as Dom0
+# finds it, which gets the card back from a PV guest; after an HVM guest its interrupts do not come
+# to Dom0 any more ("MSI-X release failed"), so there it is as the guest has read it again.
 sum_written() {
     if [ "$GUEST" = hvm ]; then
         guest_said "$2" reread
@@ -59,8 +61,8 @@ card_cell() {
         "$(echo "$GUEST" | tr a-z A-Z)" "$(words_of "$bit")" "$1" "bit 33 is $bit; $2"
 }
 
-# compare SERIAL NAME: the cell of a guest that has driven the card to its end; the file used may tell what the
-# card used of the bystander's memory, and $more more of what was seen.
+# compare SERIAL NAME: the cell of a guest that has driven the card to its end; the file used may
+# tell what the card used of the bystander's memory, and $more more of what was seen.
 compare() {
     local found wrote written outcome
     end_guest "$2" 60
@@ -85,8 +87,8 @@ make_bystander() {
     planted-rings plant "$bystander" $guest_memory | tee planted
 }
 
-# ring_told: where the guest's driver told the card that its virtqueue is, which Dom0 too can read from the card's
-# registers (virtio 1.2, 4.1.4.3).
+# ring_told: where the guest's driver told the card that its virtqueue is, which Dom0 too can read
+# from the card's registers (virtio 1.2, 4.1.4.3).
 ring_told() {
     local registers
     registers=$(sed -n '5s/ .*//p' "/sys/bus/pci/devices/$card/resource")
@@ -119,14 +121,16 @@ more="; its virtqueue is at $(ring_told), and of domain $bystander's memory ther
 $(planted-rings look "$bystander" $guest_memory | tee used | grep . || echo nothing)"
 compare platform hvm-platform
 
-# The same card past the IOMMU: where the guest says that its virtqueue is, there is the bystander's.
+# The same card past the IOMMU: where the guest says that its virtqueue is, there is the
+# bystander's.
 take_card bypass
 start_with_card hvm-bypass "$card"
 wait_console hvm-bypass 200 '[vda]'
 told=$(ring_told)
 outcome="no request answered"
 ! (wait_console hvm-bypass 15 'lab: exit') 2>/dev/null || outcome="requests answered"
-# The kernel has asked for the first sectors long ago, and the card has had the time to serve what is planted.
+# The kernel has asked for the first sectors long ago, and the card has had the time to serve what
+# is planted.
 planted-rings look "$bystander" $guest_memory >used
 xl sysrq "$domid" b # its driver waits for the card, so it cannot power off
 wait_gone "$domid" 60

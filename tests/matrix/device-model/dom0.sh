@@ -1,7 +1,8 @@
-# A host of type (a) as it is everywhere: QEMU, an HVM guest's device model in Dom0, emulates virtio-blk-pci, which
-# the guest's stock drivers drive. It works, with iommu_platform=on too, and no page of the guest's is granted for it:
-# the device model, a process of root's, maps what it likes. What that is worth is shown by the guest's whole memory
-# as the device model reads it, with a secret in it that was given to no device (row 6).
+# A host of type (a) as it is everywhere: QEMU, an HVM guest's device model in Dom0, emulates
+# virtio-blk-pci, which the guest's stock drivers drive. It works, with iommu_platform=on too, and
+# no page of the guest's is granted for it: the device model, a process of root's, maps what it
+# likes. What that is worth is shown by the guest's whole memory as the device model reads it, with
+# a secret in it that was given to no device (row 6).
 # guests: hvm
 # limit: 360
 . /lab/dom0/lib.sh
@@ -49,7 +50,8 @@ for bit in off on; do
     sha256sum <$bit.img >$bit-before
 done
 make_initrd initrd /lab/scenarios/device-model/guest.sh
-# A guest on Xen unplugs the disks that QEMU emulates, virtio-blk-pci among them, unless it is told not to.
+# A guest on Xen unplugs the disks that QEMU emulates, virtio-blk-pci among them, unless it is told
+# not to.
 start_example blk-hvm $name "$PWD/initrd" "s|^cmdline = \"|&xen_emul_unplug=unnecessary |" "s|^memory = .*|memory = $memory|" \
     "s|^disk = .*|device_model_args_hvm = [$(disk off), $(disk on), \"-qmp\", \"unix:$PWD/qmp,server=on,wait=off\"]|" ||
     fail "xl could not create the guest"

@@ -1,5 +1,5 @@
-# Reads and writes two disks that the device model emulates, by the stock drivers virtio_pci and virtio_blk;
-# and holds a secret in memory that it gives to no device.
+# Reads and writes two disks that the device model emulates, by the stock drivers virtio_pci and
+# virtio_blk; and holds a secret in memory that it gives to no device.
 
 # named SERIAL: the disk of that serial number.
 named() {

@@ -1,5 +1,5 @@
-# The driver domain: serves a disk from its own memory. For each word that it is told, it says what the
-# disk holds then and what its xen-virtiod counts.
+# The driver domain: serves a disk from its own memory. For each word that it is told, it says what
+# the disk holds then and what its xen-virtiod counts.
 load xen-gntdev
 load xen-evtchn
 mkdir /run /srv

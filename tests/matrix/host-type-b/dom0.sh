@@ -1,7 +1,7 @@
 # A host of type (b), which never bypasses the platform's mechanism: xen-virtiod in Dom0, and in an
-# unprivileged driver domain, with one guest that has a disk from each. Data by grants is right (row 1); a
-# driver that names guest-physical addresses (row 2) and one that does not accept ACCESS_PLATFORM (row 3) are
-# refused, and the next guest is served.
+# unprivileged driver domain, with one guest that has a disk from each. Data by grants is right (row
+# 1); a driver that names guest-physical addresses (row 2) and one that does not accept
+# ACCESS_PLATFORM (row 3) are refused, and the next guest is served.
 # guests: pv pvh hvm
 # limit: 600
 . /lab/dom0/lib.sh
@@ -117,7 +117,8 @@ make_initrd next-initrd /lab/scenarios/host-type-b/next.sh
 start_example driver-domain driver-domain "$PWD/backend-initrd" ||
     fail "xl could not create the driver domain"
 backend=$domid
-# On Dom0's processor: one with emulated SVM must not switch between a PVH or HVM guest and another domain.
+# On Dom0's processor: one with emulated SVM must not switch between a PVH or HVM guest and another
+# domain.
 xl vcpu-pin -i driver-domain 0 0
 wait_console driver-domain 40 'lab: serving'
 look first

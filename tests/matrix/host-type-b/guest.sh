@@ -1,5 +1,6 @@
-# Reads two disks, writes them and reads them again; then has the driver do what a device must refuse, of
-# which it says what became of each disk. Before each part but the first, Dom0 sends a line.
+# Reads two disks, writes them and reads them again; then has the driver do what a device must
+# refuse, of which it says what became of each disk. Before each part but the first, Dom0 sends a
+# line.
 
 # disk PLACE: the xenbus device of the first or second disk.
 disk() {

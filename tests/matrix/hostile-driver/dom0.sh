@@ -1,6 +1,6 @@
-# Row 7: a host of type (c), which leaves it to the driver whether it is held to what was granted, and beside it
-# xen-virtiod, which does not. A process without privilege drives the disk, and has it write a page of memory
-# that is another process's, of which it knows the frame and nothing else.
+# Row 7: a host of type (c), which leaves it to the driver whether it is held to what was granted,
+# and beside it xen-virtiod, which does not. A process without privilege drives the disk, and has it
+# write a page of memory that is another process's, of which it knows the frame and nothing else.
 # guests: pv pvh
 # limit: 300
 . /lab/dom0/lib.sh

@@ -1,5 +1,6 @@
-# "Unless the platform's tables say so": what the toolstack says of a disk in XenStore, grant_usage and trusted; who
-# reads which, what comes of it, and that the guest can change only what is its own to say (row 12).
+# "Unless the platform's tables say so": what the toolstack says of a disk in XenStore, grant_usage
+# and trusted; who reads which, what comes of it, and that the guest can change only what is its own
+# to say (row 12).
 # guests: pv
 # limit: 300
 . /lab/dom0/lib.sh
@@ -12,8 +13,8 @@ disk() {
         sed "s|vdev=xvda|vdev=$1|; s|grant_usage=1|$2|; s|target=[^\"]*|target=$3|"
 }
 
-# key DIRECTORY KEY: what stands there and, as in (n0,r1), the owner's number behind n and who else may read (r),
-# write (w) or both (b).
+# key DIRECTORY KEY: what stands there and, as in (n0,r1), the owner's number behind n and who else
+# may read (r), write (w) or both (b).
 key() {
     xenstore-ls -p "$1" | sed -n "s/^ *$2 = \(\"[^\"]*\"\)[ .]*\((.*)\)$/\1 \2/p"
 }

@@ -1,5 +1,5 @@
-# Two disks, of which the toolstack's tables say different things: what the guest makes of them, and what it
-# can change.
+# Two disks, of which the toolstack's tables say different things: what the guest makes of them, and
+# what it can change.
 
 # disk PLACE: the xenbus device of the first or second disk.
 disk() {

@@ -1,12 +1,13 @@
-# A backend that is not trusted sees the buffers of requests and nothing beside them, while all of them are
-# carried out rightly. What it can see is told by one that looks: snoop, in xen-virtiod's place.
+# A backend that is not trusted sees the buffers of requests and nothing beside them, while all of
+# them are carried out rightly. What it can see is told by one that looks: snoop, in xen-virtiod's
+# place.
 # guests: pv
 # soak: pvh
 # limit: 120
 . /lab/dom0/lib.sh
 
-# disks: the disks for the guest: the configuration's, one whose backend is trusted, and one more whose
-# backend is not.
+# disks: the disks for the guest: the configuration's, one whose backend is trusted, and one more
+# whose backend is not.
 disks() {
     local line
     line=$(sed -n 's/^disk = \["\(.*\)target=.*"\]$/\1/p' /lab/xen-configs/blk-untrusted.cfg)

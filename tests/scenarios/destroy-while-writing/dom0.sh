@@ -7,8 +7,8 @@
 make_disk "$PWD/disk.img" 32
 make_initrd writing /lab/scenarios/destroy-while-writing/guest.sh
 start_guest "$GUEST-destroyed" "$PWD/writing" "$PWD/disk.img" || fail "xl could not create the guest"
-# Nobody else has the image, not even an HVM guest's QEMU, before the guest's kernel unplugs what QEMU
-# emulates.
+# Nobody else has the image, not even an HVM guest's QEMU, before the guest's kernel unplugs what
+# QEMU emulates.
 [ "$(opened_by "$PWD/disk.img")" = xen-virtiod ] ||
     fail "the image is open in: $(opened_by "$PWD/disk.img")"
 wait_console "$GUEST-destroyed" 40 'lab: writing 3'

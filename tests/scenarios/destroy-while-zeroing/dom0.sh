@@ -1,5 +1,5 @@
-# A guest that has the whole of its qcow2 disks zeroed, over and over and from all sides, is destroyed as quickly as
-# any other, and nobody has its images when xl is done.
+# A guest that has the whole of its qcow2 disks zeroed, over and over and from all sides, is
+# destroyed as quickly as any other, and nobody has its images when xl is done.
 # guests: pv
 # limit: 120
 . /lab/dom0/lib.sh

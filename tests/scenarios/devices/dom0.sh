@@ -18,15 +18,16 @@ cid = 1234
 EOF
 xen-virtiod check
 
-# Before the example's devices, another entropy device at no rate; behind them, one that nobody serves.
+# Before the example's devices, another entropy device at no rate; behind them, one that nobody
+# serves.
 make_initrd initrd /lab/scenarios/devices/guest.sh
 start_example devices-pv $name "$PWD/initrd" \
     's|^virtio = \[|&"type=virtio,device4,transport=mmio,grant_usage=1",|' \
     's|^ *"type=virtio,device13,.*|&"type=virtio,device99,transport=mmio,grant_usage=1",|' ||
     fail "xl could not create the guest"
 
-# xl does not wait for the backends of such devices, nor does the guest for one that is refused: it is
-# said by the daemon.
+# xl does not wait for the backends of such devices, nor does the guest for one that is refused: it
+# is said by the daemon.
 why='virtio device type "virtio,device99" is not supported'
 for place in "$(cat $daemon_log)" "$(xen-virtiod stat)" "$(xenstore-read "backend/virtio/$domid/4/error")"; do
     case $place in

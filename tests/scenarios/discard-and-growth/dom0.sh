@@ -1,5 +1,5 @@
-# What a guest discards is given back to Dom0's file system, and a disk that grows is announced to the
-# running guest.
+# What a guest discards is given back to Dom0's file system, and a disk that grows is announced to
+# the running guest.
 # guests: pvh
 # limit: 90
 . /lab/dom0/lib.sh

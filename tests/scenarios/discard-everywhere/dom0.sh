@@ -1,6 +1,6 @@
-# Discards and zeros on storage that does not take all of them: a file on vfat takes neither, devices that discard need
-# not know how to zero, and images of qcow2's version 2 cannot say that a cluster is zero. What can be discarded is
-# offered; zeros come everywhere; nothing fails.
+# Discards and zeros on storage that does not take all of them: a file on vfat takes neither,
+# devices that discard need not know how to zero, and images of qcow2's version 2 cannot say that a
+# cluster is zero. What can be discarded is offered; zeros come everywhere; nothing fails.
 # guests: pvh
 # limit: 120
 . /lab/dom0/lib.sh

@@ -32,7 +32,8 @@ for disk in vda vdb vdc vdd; do
     holds $disk 12 4 "$(part 12 4)"
 done
 
-# A file system that is trimmed, where that is offered. The third keeps what was discarded, for Dom0 to see.
+# A file system that is trimmed, where that is offered. The third keeps what was discarded, for Dom0
+# to see.
 for disk in vdb vdd; do
     /usr/sbin/mke2fs -q -t ext4 /dev/$disk
     mount -t ext4 /dev/$disk /mnt

@@ -1,6 +1,6 @@
 # What a disk line can ask for, by the example that shows it: a qcow2 image with a backing file, a
-# disk beyond 2 TiB, a block device with blocks of 4096 bytes, a queue for each of two CPUs. A CD-ROM,
-# and an image whose backing file is elsewhere, are refused, and it is said why.
+# disk beyond 2 TiB, a block device with blocks of 4096 bytes, a queue for each of two CPUs. A
+# CD-ROM, and an image whose backing file is elsewhere, are refused, and it is said why.
 # guests: pv
 # limit: 120
 . /lab/dom0/lib.sh

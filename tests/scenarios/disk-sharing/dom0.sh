@@ -1,5 +1,5 @@
-# A disk is one guest's: what another guest, QEMU's tools or a mount would do to it meanwhile is refused, and so is a
-# target that somebody else has. What all only read is shared.
+# A disk is one guest's: what another guest, QEMU's tools or a mount would do to it meanwhile is
+# refused, and so is a target that somebody else has. What all only read is shared.
 # guests: pv
 # limit: 150
 . /lab/dom0/lib.sh

@@ -9,8 +9,8 @@ daemon=$!
 wait_for "xen-virtiod to answer" 20 xen-virtiod stat >/dev/null
 echo "lab: serving"
 
-# A page of a guest's, by its frame number. That this kernel's privcmd asks the hypervisor at all in a
-# domain that is not Dom0 must be said when it is loaded.
+# A page of a guest's, by its frame number. That this kernel's privcmd asks the hypervisor at all in
+# a domain that is not Dom0 must be said when it is loaded.
 read -r guest frame
 opened=$(ls -l /proc/$daemon/fd | sed -n 's|.* -> \(/dev/xen/.*\)|\1|p' | sort -u | xargs)
 [ ! -e /dev/xen/privcmd ]

@@ -1,6 +1,6 @@
-# An unprivileged driver domain serves guests: their data passes, it has opened nothing of the guest's
-# but grants, and the hypervisor would refuse it more. Guests end and are destroyed as with Dom0, and
-# when the driver domain itself is destroyed, the others go on.
+# An unprivileged driver domain serves guests: their data passes, it has opened nothing of the
+# guest's but grants, and the hypervisor would refuse it more. Guests end and are destroyed as with
+# Dom0, and when the driver domain itself is destroyed, the others go on.
 # guests: pv
 # limit: 150
 . /lab/dom0/lib.sh
@@ -28,8 +28,8 @@ start_example blk-driver-domain served "$PWD/guest-initrd" || fail "xl could not
 wait_console served 40 'lab: written'
 ! xen-virtiod stat --json | grep "\"domid\":$domid," || fail "Dom0's xen-virtiod serves the guest"
 
-# What the guest wrote to its console stands in a page of its own. Dom0 may map the page as it likes,
-# the driver domain may not, even where its own kernel does not keep it from asking.
+# What the guest wrote to its console stands in a page of its own. Dom0 may map the page as it
+# likes, the driver domain may not, even where its own kernel does not keep it from asking.
 frame=$(xenstore-read "/local/domain/$domid/console/ring-ref")
 foreign-map "$domid" "$frame" >page || fail "Dom0 cannot map the page of the guest's console"
 grep -aq 'lab: written' page || fail "the page of the guest's console is not what Dom0 mapped"

@@ -1,6 +1,6 @@
-# A backend that tries to keep the guest busy. One that sends nonsense, and signals, without a pause: the guest puts
-# its interrupts off. One whose configuration changes whenever it is read: it is given up in time. Both devices can be
-# let go of.
+# A backend that tries to keep the guest busy. One that sends nonsense, and signals, without a
+# pause: the guest puts its interrupts off. One whose configuration changes whenever it is read: it
+# is given up in time. Both devices can be let go of.
 # guests: pv
 # limit: 150
 . /lab/dom0/lib.sh
@@ -24,7 +24,7 @@ for attack in nonsense changing-config; do
     interrupts=$(guest_said "$name" interrupts)
     echo "$signals signals, of which $interrupts interrupted the guest in 5 s"
     [ "${signals:-0}" -gt 1000 ] || fail "the backend has not sent as many signals as it was to"
-    # Linux puts off every second interrupt that brings nothing, by one tick: these are two for each of 250 ticks a
-    # second, and some more for clocks that differ.
+    # Linux puts off every second interrupt that brings nothing, by one tick: these are two for each
+    # of 250 ticks a second, and some more for clocks that differ.
     [ "$interrupts" -lt 3000 ] || fail "nonsense interrupts the guest $interrupts times in 5 s"
 done

@@ -1,6 +1,6 @@
-# One guest attacks by its disk, in every way that its driver has, while its neighbour reads and writes and verifies
-# what it reads. In turns with that, the same guest only computes: the neighbour gets as much done either way.
-# Each guest has a processor for itself: what they share is Dom0.
+# One guest attacks by its disk, in every way that its driver has, while its neighbour reads and
+# writes and verifies what it reads. In turns with that, the same guest only computes: the neighbour
+# gets as much done either way. Each guest has a processor for itself: what they share is Dom0.
 # guests:
 # soak: pv
 # machine: three-processors
@@ -65,7 +65,8 @@ median() {
         awk '{ all[NR] = $1 } END { print all[int((NR + 1) / 2)] }'
 }
 
-# check WHAT FIELD OPERATOR LIMIT: the median beside the attacker is to the other one as the limit has it.
+# check WHAT FIELD OPERATOR LIMIT: the median beside the attacker is to the other one as the limit
+# has it.
 check() {
     awk -v what="$1" -v with="$(median attack "$2")" -v without="$(median compute "$2")" \
         -v operator="$3" -v limit="$4" 'BEGIN {

@@ -5,8 +5,8 @@ for module in crc32c_generic ext4; do
 done
 mount -t ext4 -o ro /dev/vdb /mnt
 
-# summary FILE: requests a second, the median and the 99th percentile of their times in ns, and errors, of writes and
-# the reads that verify them.
+# summary FILE: requests a second, the median and the 99th percentile of their times in ns, and
+# errors, of writes and the reads that verify them.
 summary() {
     awk '
         /"(read|write|trim)" : \{/ { section = $1 }

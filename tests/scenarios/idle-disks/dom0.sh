@@ -1,5 +1,5 @@
-# What 8 idle disks take: of Dom0's memory less than 16 MiB, for all of the daemon, and of the guest's what
-# `xen-virtiod stat` tells, which is back when their drivers have left.
+# What 8 idle disks take: of Dom0's memory less than 16 MiB, for all of the daemon, and of the
+# guest's what `xen-virtiod stat` tells, which is back when their drivers have left.
 # guests: pv
 # limit: 90
 . /lab/dom0/lib.sh
@@ -24,8 +24,8 @@ wait_console "$name" 60 'lab: idle'
 resident=$(sed -n 's/^VmRSS:[[:space:]]*\([0-9]*\) kB$/\1/p' "/proc/$(cat $daemon_pid)/status")
 echo "xen-virtiod has $resident KiB resident; $(given) pages are mapped"
 [ "$resident" -lt 16384 ] || fail "xen-virtiod has $resident KiB resident: $(cat "/proc/$(cat $daemon_pid)/status")"
-# Each disk's rings, and 64 pages of the pool; the guest does not count its message page. (Xen's own list of so many
-# is longer than its log.)
+# Each disk's rings, and 64 pages of the pool; the guest does not count its message page. (Xen's own
+# list of so many is longer than its log.)
 granted=$(guest_said "$name" granted)
 [ "$granted" -gt 520 ] || fail "the guest grants $granted pages to 8 disks"
 [ "$(given)" = $((granted + 8)) ] ||

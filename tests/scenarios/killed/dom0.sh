@@ -1,7 +1,8 @@
-# The daemon is killed under a guest's devices. Those whose drivers wait for nothing, network, console, entropy,
-# vsock and an idle disk, are given up: while nobody serves them, and when the next daemon closes them. Their
-# drivers and virtio_msg_xen can be unbound and unloaded, and serve again when they are bound again. A disk whose
-# requests were in flight stays dead, without harm to anything else.
+# The daemon is killed under a guest's devices. Those whose drivers wait for nothing, network,
+# console, entropy, vsock and an idle disk, are given up: while nobody serves them, and when the
+# next daemon closes them. Their drivers and virtio_msg_xen can be unbound and unloaded, and serve
+# again when they are bound again. A disk whose requests were in flight stays dead, without harm to
+# anything else.
 # guests: pv
 # soak: pv-bookworm pvh-sid
 # limit: 240

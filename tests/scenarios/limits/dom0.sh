@@ -20,7 +20,8 @@ limited() {
     start_example blk-pv "$guest" "$initrd" "s|^disk = .*|disk = [$disks]$options|"
 }
 
-# A daemon with few descriptors: not every disk finds some. xl fails at once, and the daemon goes on.
+# A daemon with few descriptors: not every disk finds some. xl fails at once, and the daemon goes
+# on.
 stop_daemon
 start_daemon prlimit --nofile=20:20 xen-virtiod
 ! limited pv-no-descriptors /lab/guest/initrd 2>xl-says || fail "20 descriptors were enough"
@@ -31,8 +32,8 @@ xen-virtiod stat | grep -q '^  error .*Too many open files' || fail "stat does n
 stop_daemon
 start_daemon xen-virtiod
 
-# Of 11 event channels the guest's kernel takes 7: four disks get the one that they must have, and none is left
-# for queues. 1024 grant references are fewer than 8 MiB of writes at once want.
+# Of 11 event channels the guest's kernel takes 7: four disks get the one that they must have, and
+# none is left for queues. 1024 grant references are fewer than 8 MiB of writes at once want.
 make_initrd initrd /lab/scenarios/limits/guest.sh
 name=pv-limits
 limited $name "$PWD/initrd" 'max_event_channels = 11' 'max_grant_frames = 2' ||

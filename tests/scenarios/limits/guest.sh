@@ -1,5 +1,5 @@
-# Six disks were given, and event channels for four: each takes the one that it must have before another takes a
-# second for a queue, which can do without.
+# Six disks were given, and event channels for four: each takes the one that it must have before
+# another takes a second for a queue, which can do without.
 found() {
     [ "$(ls -d /sys/block/vd* | wc -l)" = 4 ]
 }

@@ -1,6 +1,6 @@
-# A guest with 64 disks finds them in the order of its configuration, and what it writes to each stands
-# in that disk's image. Disks beyond xvdp are not found by Linux, so the names go from xvda, xvda1,
-# xvda2 and xvda3 to xvdp3; a 65th disk, xvdq, is there to see what happens.
+# A guest with 64 disks finds them in the order of its configuration, and what it writes to each
+# stands in that disk's image. Disks beyond xvdp are not found by Linux, so the names go from xvda,
+# xvda1, xvda2 and xvda3 to xvdp3; a 65th disk, xvdq, is there to see what happens.
 # guests: pv
 # limit: 180
 . /lab/dom0/lib.sh

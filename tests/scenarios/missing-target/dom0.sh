@@ -1,5 +1,5 @@
-# A target that cannot be served: xl fails at once, and it is said why: by xl itself where it looks at
-# the target, by the daemon's log where xl finds nothing wrong.
+# A target that cannot be served: xl fails at once, and it is said why: by xl itself where it looks
+# at the target, by the daemon's log where xl finds nothing wrong.
 # guests: pv
 # limit: 60
 . /lab/dom0/lib.sh

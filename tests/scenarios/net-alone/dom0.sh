@@ -1,7 +1,7 @@
 # A network device without a bridge, with name, address and no more from the configuration file; and
-# a bridge that is not there: the guest starts without the device, and it is said why. (For devices of the
-# class `virtio`, xl does not wait for a backend.) An interface that is gone when the driver is ready: the guest
-# says so.
+# a bridge that is not there: the guest starts without the device, and it is said why. (For devices
+# of the class `virtio`, xl does not wait for a backend.) An interface that is gone when the driver
+# is ready: the guest says so.
 # limit: 100
 # guests: pvh
 . /lab/dom0/lib.sh

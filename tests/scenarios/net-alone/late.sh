@@ -1,4 +1,5 @@
-# Drives its network device when Dom0 says so, and looks whether the kernel says that the device is given up.
+# Drives its network device when Dom0 says so, and looks whether the kernel says that the device is
+# given up.
 given_up() {
     dmesg | grep -q 'device given up'
 }

@@ -32,7 +32,8 @@ address_of() {
     printf '%02x%s\n' $((0x${digits%"$rest"} & 0xfc | 2)) "$rest" | sed 's/../&:/g; s/:$//'
 }
 
-# check_address NAME DOMID UUID: what the guest sees is what the daemon published, and what it should be.
+# check_address NAME DOMID UUID: what the guest sees is what the daemon published, and what it
+# should be.
 check_address() {
     local published
     published=$(xenstore-read "/local/domain/0/backend/virtio/$2/0/mac")
@@ -103,7 +104,8 @@ check_address pv-net-1 "$first" $first_uuid
 check_address pv-net-2 "$second" $second_uuid
 [ "$(guest_said pv-net-1 queues)" = 'rx-0 rx-1 tx-0 tx-1 ' ] || fail "queues of 1: $(guest_said pv-net-1 queues)"
 [ "$(guest_said pv-net-2 queues)" = 'rx-0 tx-0 ' ] || fail "queues of 2: $(guest_said pv-net-2 queues)"
-# Checksums, MTU, address, segments both ways, mergeable buffers, link status; of the first, several queues.
+# Checksums, MTU, address, segments both ways, mergeable buffers, link status; of the first, several
+# queues.
 for name in pv-net-1 pv-net-2; do
     has_features $name 0 1 3 5 7 8 11 12 15 16
 done

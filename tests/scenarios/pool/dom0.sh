@@ -1,5 +1,6 @@
-# The shared pool: a device begins with 64 pages and gets more while it lacks some, as far as the module's
-# parameter allows; what finds no room is granted. A reset of the device takes all of it back.
+# The shared pool: a device begins with 64 pages and gets more while it lacks some, as far as the
+# module's parameter allows; what finds no room is granted. A reset of the device takes all of it
+# back.
 # guests: pv
 # limit: 90
 . /lab/dom0/lib.sh

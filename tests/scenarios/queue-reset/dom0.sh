@@ -1,5 +1,5 @@
-# The queues of a network device are reset and get rings of other sizes while packets pass (ethtool -G); what passes
-# is whole, and nothing of the old rings stays mapped. With other kernels too.
+# The queues of a network device are reset and get rings of other sizes while packets pass (ethtool
+# -G); what passes is whole, and nothing of the old rings stays mapped. With other kernels too.
 # limit: 150
 # guests: pv pv-bookworm
 # soak: pvh pvh-sid
@@ -12,7 +12,8 @@ clean_up() {
 server=
 trap clean_up EXIT
 
-# rings_mapped: what is mapped of the guest's beside its pool, by the daemon's count: rings and the message page.
+# rings_mapped: what is mapped of the guest's beside its pool, by the daemon's count: rings and the
+# message page.
 rings_mapped() {
     xen-virtiod stat | sed -n 's/^ *mapped *\([0-9]*\) page(s), \([0-9]*\) of them.*/\1 \2/p' |
         awk '{ all += $1; pool += $2 } END { print all - pool }'

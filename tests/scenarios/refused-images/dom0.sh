@@ -1,5 +1,6 @@
-# Images that cannot be served are refused with what they are and with a command that helps; what the command makes is
-# served. So it is with what a target is called: the daemon goes by its name, and by what the configuration says.
+# Images that cannot be served are refused with what they are and with a command that helps; what
+# the command makes is served. So it is with what a target is called: the daemon goes by its name,
+# and by what the configuration says.
 # guests: pv
 # limit: 150
 . /lab/dom0/lib.sh

@@ -1,5 +1,5 @@
-# The module is unloaded and loaded again: it leaves no grant behind, and the disk comes back. Of a queue's ring,
-# the device is granted its own area for writing and nothing else.
+# The module is unloaded and loaded again: it leaves no grant behind, and the disk comes back. Of a
+# queue's ring, the device is granted its own area for writing and nothing else.
 # limit: 90
 . /lab/dom0/lib.sh
 
@@ -8,8 +8,9 @@ make_initrd initrd /lab/scenarios/reload/guest.sh
 start_guest "$GUEST-reload" "$PWD/initrd" "$PWD/disk.img" || fail "xl could not create the guest"
 for turn in 1 2 3; do
     wait_console "$GUEST-reload" 40 "lab: loaded $turn"
-    # Of flags, 4 is: granted read-only; 16: mapped for writing. A ring of 512 entries takes three pages that the
-    # driver writes and two that the device does; the message page and 64 of the pool are mapped as well.
+    # Of flags, 4 is: granted read-only; 16: mapped for writing. A ring of 512 entries takes three
+    # pages that the driver writes and two that the device does; the message page and 64 of the pool
+    # are mapped as well.
     mapped_grants "$domid" >mapped
     flags=$(awk '{ print $NF }' mapped | sort | uniq -c | xargs)
     [ "$flags" = '3 0x0d 67 0x19' ] || fail "mapped pages by their flags: $flags"

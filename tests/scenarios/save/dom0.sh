@@ -1,7 +1,7 @@
-# A guest is saved and goes on, and is saved and restored, twice. Requests that were made before are finished first;
-# then its disks come back by themselves, as new ones: a disk that nobody had open under its old name, and who had
-# one open gets I/O errors. What was flushed is there. Network, console, entropy and vsock devices come back as well.
-# The logs of guest and daemon say it.
+# A guest is saved and goes on, and is saved and restored, twice. Requests that were made before are
+# finished first; then its disks come back by themselves, as new ones: a disk that nobody had open
+# under its old name, and who had one open gets I/O errors. What was flushed is there. Network,
+# console, entropy and vsock devices come back as well. The logs of guest and daemon say it.
 # guests: pv
 # soak: pvh
 # limit: 240

@@ -1,5 +1,6 @@
-# A device that takes its time, as the draft of virtio-msg allows it: the driver waits for the end of a reset, answers a
-# PING, goes without what is not offered, and gives the device up when only its status says that it could not start.
+# A device that takes its time, as the draft of virtio-msg allows it: the driver waits for the end
+# of a reset, answers a PING, goes without what is not offered, and gives the device up when only
+# its status says that it could not start.
 # limit: 60
 # guests: pv
 . /lab/dom0/lib.sh

@@ -1,5 +1,5 @@
-# A driver domain that boots systemd with xen-virtiod installed and nothing of Xen's own: the unit loads
-# the modules, and the daemon serves a guest.
+# A driver domain that boots systemd with xen-virtiod installed and nothing of Xen's own: the unit
+# loads the modules, and the daemon serves a guest.
 # guests: pv
 # machine: systemd
 # limit: 180

@@ -1,6 +1,6 @@
-# A Dom0 that boots systemd with the units of Debian's Xen, and xen-virtiod installed there as README says
-# (dom0/systemd-job did it): what the unit is worth, a device of each kind under its sandbox, what the
-# journal says, a crash, a restart, a stop, and a configuration that is wrong.
+# A Dom0 that boots systemd with the units of Debian's Xen, and xen-virtiod installed there as
+# README says (dom0/systemd-job did it): what the unit is worth, a device of each kind under its
+# sandbox, what the journal says, a crash, a restart, a stop, and a configuration that is wrong.
 # guests: pv
 # machine: systemd
 # limit: 240
@@ -51,7 +51,8 @@ has_status() {
     process status | grep -q "^$1:[[:space:]]*$2\$" || fail "the process has $(process status | grep "^$1:"), not $2"
 }
 
-# opens PATH: whether a program among the unit's processes, which are in $group, could open the device.
+# opens PATH: whether a program among the unit's processes, which are in $group, could open the
+# device.
 opens() {
     [ -e "$1" ] || fail "there is no $1"
     (echo 0 >"$group/cgroup.procs" && exec 3<>"$1") 2>opening
@@ -67,8 +68,8 @@ journal() {
     journalctl --unit=$unit --boot --no-pager --output=cat --priority="$1"
 }
 
-# listen PORT FROM TO: starts a program that the guest reaches at the vsock port: it sends a file and writes
-# what comes to another. Its process is $listener.
+# listen PORT FROM TO: starts a program that the guest reaches at the vsock port: it sends a file
+# and writes what comes to another. Its process is $listener.
 listen() {
     socat -t 40 "UNIX-LISTEN:${socket}_$1" - <"$2" >"$3" &
     listener=$!
@@ -96,8 +97,8 @@ said_by_guest() {
 
 trap clean_up EXIT
 
-# A guest, which boots while the unit is looked at. Its disks are an image here, one in root's home and a block
-# device; its network interface is at a bridge.
+# A guest, which boots while the unit is looked at. Its disks are an image here, one in root's home
+# and a block device; its network interface is at a bridge.
 truncate -s 4M disk.img /root/home.img looped.img
 chmod 600 /root/home.img
 loop=$(losetup --find --show looped.img)
@@ -187,8 +188,8 @@ wait_console systemd 20 'device given up: the backend left'
 xl destroy "$guest"
 wait_gone "$guest" 20
 
-# A restart, while a guest writes: it loses its disk, no grant stays mapped, and what listens beside the
-# daemon's sockets stays.
+# A restart, while a guest writes: it loses its disk, no grant stays mapped, and what listens beside
+# the daemon's sockets stays.
 listen 3000 /dev/null /dev/null
 make_initrd writing-initrd /lab/scenarios/driver-domain/writing.sh
 start_guest writing "$PWD/writing-initrd" "$PWD/disk.img" || fail "xl could not create the guest writing"

@@ -1,5 +1,6 @@
-# A process without privilege drives a disk, with no kernel module: what it writes stands in the image,
-# what it reads is the image, and nothing of the guest's is mapped but pages that the process granted.
+# A process without privilege drives a disk, with no kernel module: what it writes stands in the
+# image, what it reads is the image, and nothing of the guest's is mapped but pages that the process
+# granted.
 # matrix: pv pvh hvm
 # limit: 150
 . /lab/dom0/lib.sh

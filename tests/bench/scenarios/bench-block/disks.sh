@@ -1,7 +1,7 @@
 # What a guest that is measured does with its disks.
 
-# known SERVER-TARGET NAME: the disk that a driver (by its name) or virtio (by its serial number) found as
-# NAME is /dev/bench/SERVER-TARGET.
+# known SERVER-TARGET NAME: the disk that a driver (by its name) or virtio (by its serial number)
+# found as NAME is /dev/bench/SERVER-TARGET.
 known() {
     if [ -b "/dev/$2" ]; then
         ln -s "/dev/$2" "/dev/bench/$1"

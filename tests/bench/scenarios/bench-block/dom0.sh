@@ -1,6 +1,7 @@
-# Disks of one guest, each served by somebody else, measured in turns: on files in RAM, one a server and all alike,
-# and for PV and PVH guests on RAM disks and on null_blk, which moves no data. xen-virtiod and xen-blkback serve every
-# guest; QEMU's qdisk PV and PVH guests, and the disks that QEMU emulates an HVM guest.
+# Disks of one guest, each served by somebody else, measured in turns: on files in RAM, one a server
+# and all alike, and for PV and PVH guests on RAM disks and on null_blk, which moves no data.
+# xen-virtiod and xen-blkback serve every guest; QEMU's qdisk PV and PVH guests, and the disks that
+# QEMU emulates an HVM guest.
 # guests: pv pvh hvm
 # limit: 1800
 . /lab/dom0/lib.sh

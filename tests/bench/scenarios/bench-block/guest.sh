@@ -1,5 +1,5 @@
-# Finds each disk by the name that Dom0 gave it, has fio do its rounds, and leaves what fio said on the last
-# disk.
+# Finds each disk by the name that Dom0 gave it, has fio do its rounds, and leaves what fio said on
+# the last disk.
 . /disks.sh
 
 load xen-blkfront
@@ -17,7 +17,8 @@ for disk in /dev/bench/*; do
         "requests $(cat "$queue/nr_requests") largest $(cat "$queue/max_sectors_kb") cache $(cat "$queue/write_cache")"
 done
 
-# shell_work DISK: makes a file system, and uses it as a shell does; prints how often a second that can be done.
+# shell_work DISK: makes a file system, and uses it as a shell does; prints how often a second that
+# can be done.
 shell_work() {
     start=$(cut -d ' ' -f 1 /proc/uptime)
     # Without giving back what fio is to find there in the next round.

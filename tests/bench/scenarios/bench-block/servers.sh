@@ -1,11 +1,11 @@
 # The disks that are compared, and what they are on. In xl's words, a line of `disk` each.
 
-# A processor whose time stamp counter is not known to be invariant, as QEMU's, has Xen emulate its reading, ten
-# times and more for each request: not so here, as on hardware of today.
+# A processor whose time stamp counter is not known to be invariant, as QEMU's, has Xen emulate its
+# reading, ten times and more for each request: not so here, as on hardware of today.
 TSC='tsc_mode = "native"'
 
-# make_files NUMBER [MIB]: files in RAM, /run/bench/0 and so on, of 64 MiB if not said otherwise, with every page
-# there.
+# make_files NUMBER [MIB]: files in RAM, /run/bench/0 and so on, of 64 MiB if not said otherwise,
+# with every page there.
 make_files() {
     local number=$1 size=${2:-64} file=0
     rm -rf /run/bench
@@ -48,8 +48,8 @@ own() {
     echo "\"format=raw,vdev=$1,access=rw,backendtype=standalone,specification=virtio,grant_usage=1,target=$2\""
 }
 
-# blkback VDEV TARGET: served by Dom0's kernel, as it comes: with persistent grants, and a file by way of a loop
-# device, as xl has it.
+# blkback VDEV TARGET: served by Dom0's kernel, as it comes: with persistent grants, and a file by
+# way of a loop device, as xl has it.
 blkback() {
     chmod +x /lab/scenarios/bench-block/hotplug
     echo "\"format=raw,vdev=$1,access=rw,backendtype=phy,script=/lab/scenarios/bench-block/hotplug,target=$2\""
@@ -60,8 +60,8 @@ qdisk() {
     echo "\"format=raw,vdev=$1,access=rw,backendtype=qdisk,target=$2\""
 }
 
-# emulated: disks that an HVM guest's QEMU emulates, as arguments for it in xl's words; with the cache that xl
-# gives those of its own.
+# emulated: disks that an HVM guest's QEMU emulates, as arguments for it in xl's words; with the
+# cache that xl gives those of its own.
 emulated() {
     echo '"-device","ich9-ahci,id=ahci",' \
         "$(drive ide 2),\"-device\",\"ide-hd,drive=ide,bus=ide.0\"," \
@@ -80,15 +80,16 @@ netback() {
     echo "\"type=vif,bridge=$1,script=/lab/scenarios/bench-net/hotplug\""
 }
 
-# card MODEL NUMBER: a network card that an HVM guest's QEMU emulates, at the bridge xenbrNUMBER, as arguments for
-# it in xl's words.
+# card MODEL NUMBER: a network card that an HVM guest's QEMU emulates, at the bridge xenbrNUMBER, as
+# arguments for it in xl's words.
 card() {
     echo "\"-netdev\",\"tap,id=net$2,ifname=bench$2,script=/lab/scenarios/bench-net/tap,downscript=no\","\
         "\"-device\",\"$1,netdev=net$2,mac=00:16:3e:00:00:0$2,romfile=\""
 }
 
-# make_jobs FILE GUEST DISK… [-- INTERFACE…]: an archive of the jobs for a guest of that kind; each DISK is one that
-# they name and the name by which the guest finds it, each INTERFACE its name, its module and BRIDGE@SERVER.
+# make_jobs FILE GUEST DISK… [-- INTERFACE…]: an archive of the jobs for a guest of that kind; each
+# DISK is one that they name and the name by which the guest finds it, each INTERFACE its name, its
+# module and BRIDGE@SERVER.
 make_jobs() {
     local archive=$PWD/$1 guest=$2 list=disks staging line
     shift 2
@@ -132,7 +133,8 @@ start_bench() {
         "s|^disk = .*|disk = [$disks]|" "$@" || fail "xl could not create the guest $guest"
 }
 
-# programs [SERVER]: the disk with the programs that measure, in xl's words; of xen-virtiod's if nobody else is named.
+# programs [SERVER]: the disk with the programs that measure, in xl's words; of xen-virtiod's if
+# nobody else is named.
 programs() {
     "${1:-own}" xvdp /lab/files/programs.img | sed 's/access=rw/access=r/'
 }
@@ -148,8 +150,8 @@ tool() {
     LD_LIBRARY_PATH=$PWD/programs/lib "$PWD/programs/bin/$name" "$@"
 }
 
-# tree: the archive with files to copy, unless this is a quick run, or one with the slow disks that QEMU emulates,
-# which do without.
+# tree: the archive with files to copy, unless this is a quick run, or one with the slow disks that
+# QEMU emulates, which do without.
 tree() {
     [ -e /lab/files/jobs/quick ] || [ "$GUEST" = hvm ] || echo /lab/guest/tree.cpio
 }

@@ -1,5 +1,5 @@
-# What a request costs, counted and not timed: a fixed number of requests of each kind, with xen-virtiod's counters
-# before and after, and its system calls.
+# What a request costs, counted and not timed: a fixed number of requests of each kind, with
+# xen-virtiod's counters before and after, and its system calls.
 # limit: 400
 . /lab/dom0/lib.sh
 . /lab/scenarios/bench-block/servers.sh

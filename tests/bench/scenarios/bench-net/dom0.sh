@@ -1,6 +1,7 @@
-# Network interfaces of one guest, each at a bridge of its own in Dom0, measured in turns: by xen-virtiod and by
-# xen-netback. An HVM guest is followed by another that has e1000 and rtl8139 cards, which QEMU emulates, beside
-# xen-netback: with the kernel that Dom0 has, since the other has no drivers for them.
+# Network interfaces of one guest, each at a bridge of its own in Dom0, measured in turns: by
+# xen-virtiod and by xen-netback. An HVM guest is followed by another that has e1000 and rtl8139
+# cards, which QEMU emulates, beside xen-netback: with the kernel that Dom0 has, since the other has
+# no drivers for them.
 # guests: pv pvh hvm
 # limit: 1200
 . /lab/dom0/lib.sh

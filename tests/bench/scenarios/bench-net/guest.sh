@@ -1,5 +1,5 @@
-# Does each work by each interface in turn, in every other round in reverse order, and leaves what the tools said
-# on the disk for it.
+# Does each work by each interface in turn, in every other round in reverse order, and leaves what
+# the tools said on the disk for it.
 . /disks.sh
 
 # interface NAME MODULE BRIDGE@SERVER: the module's interface, at that bridge.
@@ -11,7 +11,8 @@ interface() {
     wait_for "the other end of $1" 20 ping -q -c 1 -W 1 "10.9.${3%@*}.1"
 }
 
-# measured FILE OPTION…: what iperf3 says of its work. The server may be busy yet with the end of the last.
+# measured FILE OPTION…: what iperf3 says of its work. The server may be busy yet with the end of
+# the last.
 measured() {
     file=$1 tries=3
     shift

@@ -1,6 +1,6 @@
-# The same disk of the same guest, served in turns by xen-virtiod and by a backend that has grants from vm-memory's
-# own support for Xen, which maps each buffer when it is accessed. Both serve all disks of their kind, so each turn
-# has a guest of its own.
+# The same disk of the same guest, served in turns by xen-virtiod and by a backend that has grants
+# from vm-memory's own support for Xen, which maps each buffer when it is accessed. Both serve all
+# disks of their kind, so each turn has a guest of its own.
 # guests: pvh
 # limit: 900
 . /lab/dom0/lib.sh

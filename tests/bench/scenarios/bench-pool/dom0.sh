@@ -1,5 +1,6 @@
-# What the pool is worth, and how large it should be: one disk of xen-virtiod's, whose driver is loaded in turns with
-# pools of several sizes; with none, every buffer is granted and mapped for its request.
+# What the pool is worth, and how large it should be: one disk of xen-virtiod's, whose driver is
+# loaded in turns with pools of several sizes; with none, every buffer is granted and mapped for its
+# request.
 # guests: pvh
 # limit: 600
 . /lab/dom0/lib.sh

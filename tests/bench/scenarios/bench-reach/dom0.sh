@@ -1,5 +1,6 @@
-# The ways to reach a page that a guest granted, without a device around them: mapped once, as those of the pool
-# are, copied by the hypervisor, and mapped and unmapped each time; one page at a time, and 32 by one call.
+# The ways to reach a page that a guest granted, without a device around them: mapped once, as those
+# of the pool are, copied by the hypervisor, and mapped and unmapped each time; one page at a time,
+# and 32 by one call.
 # guests: pv pvh
 # limit: 300
 . /lab/dom0/lib.sh

@@ -1,5 +1,5 @@
-# How it scales: 1, 2, 4 and 8 guests that read at the same time, each its own disk; and one guest that reads by
-# 1, 2 and 4 queues of one disk.
+# How it scales: 1, 2, 4 and 8 guests that read at the same time, each its own disk; and one guest
+# that reads by 1, 2 and 4 queues of one disk.
 # guests: pv
 # limit: 1200
 . /lab/dom0/lib.sh
@@ -15,7 +15,8 @@ guest() {
     domids="$domids $domid"
 }
 
-# measure FIGURE JOBS NUMBER: has the first NUMBER guests read at once, by JOBS jobs each, and sums their rates.
+# measure FIGURE JOBS NUMBER: has the first NUMBER guests read at once, by JOBS jobs each, and sums
+# their rates.
 measure() {
     local figure=$1 jobs=$2 number=$3 server=${1#*@} guest=0 sum=0
     server=${server%-file}

@@ -5,7 +5,7 @@
 //! | `up` | Dom0 runs its init |
 //! | `ready` | the Xen tools and xen-virtiod run |
 //! | `begin NAME` | the scenario NAME starts |
-//! | `end NAME STATUS MILLISECONDS BYTES` | it ended; that many bytes follow, a tar of what it left |
+//! | `end NAME STATUS MILLISECONDS BYTES` | it ended; that many bytes of tar follow: what it left |
 //! | `exit STATUS` | the job ended; the machine powers off |
 
 use std::io::{BufRead, Read};

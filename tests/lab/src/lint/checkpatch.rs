@@ -4,7 +4,8 @@ use anyhow::Result;
 
 use super::{Project, Verdict, files, tool};
 
-/// Where the C is, and `.checkpatch.conf`, which has the options and what is left out, with reasons.
+/// Where the C is, and `.checkpatch.conf`, which has the options and what is left out, with
+/// reasons.
 const DIRECTORY: &str = "guest-shim/linux";
 
 const COMMAND: &str = "perl /opt/checkpatch/checkpatch.pl --no-tree --terse -f -- \"$@\"";

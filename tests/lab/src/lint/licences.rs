@@ -1,5 +1,5 @@
-//! The licences, the versions and the sources of all crates. This is what `cargo deny` checks offline;
-//! to build that takes minutes, and Debian has no package of it.
+//! The licences, the versions and the sources of all crates. This is what `cargo deny` checks
+//! offline; to build that takes minutes, and Debian has no package of it.
 
 mod crates;
 mod policy;

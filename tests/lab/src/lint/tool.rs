@@ -11,7 +11,8 @@ use crate::fetch;
 use crate::host;
 
 /// Runs `script`, of which the arguments are `files`, in the project's directory `directory`. Gives
-/// the lines that the linter printed if it ended with a status that is not 0: those are what it found.
+/// the lines that the linter printed if it ended with a status that is not 0: those are what it
+/// found.
 pub(super) fn findings(
     project: &Project,
     name: &str,
