@@ -10,6 +10,7 @@ mod script;
 mod shellcheck;
 mod subjects;
 mod tool;
+mod words;
 
 use std::path::Path;
 
@@ -55,11 +56,12 @@ pub(crate) struct Check {
 }
 
 /// All of them.
-pub(crate) const CHECKS: [Check; 6] = [
+pub(crate) const CHECKS: [Check; 7] = [
     Check { name: "lint/shellcheck", run: shellcheck::check },
     Check { name: "lint/codespell", run: codespell::check },
     Check { name: "lint/checkpatch", run: checkpatch::check },
     Check { name: "lint/licences", run: licences::check },
     Check { name: "lint/subjects", run: subjects::check },
     Check { name: "lint/columns", run: columns::check },
+    Check { name: "lint/words", run: words::check },
 ];
