@@ -24,39 +24,39 @@ use crate::stats::DeviceStats;
 
 /// Feature bit: the configuration space has the terminal's size (section 5.3.3).
 pub const VIRTIO_CONSOLE_F_SIZE: u32 = 0;
-/// Feature bit: there is more than one port, and the queues for control messages.
+/// Feature bit: the device has several ports, and queues for control messages.
 pub const VIRTIO_CONSOLE_F_MULTIPORT: u32 = 1;
-/// The queue for what is typed (section 5.3.2).
+/// The queue for input to the guest (section 5.3.2).
 const RECEIVE: usize = 0;
-/// The queue for what is printed.
+/// The queue for output of the guest.
 const TRANSMIT: usize = 1;
-/// Queues of a console that has no further port.
+/// Number of queues of a console without further ports.
 const QUEUES: usize = 2;
-/// The first queue of the first further port; every port has two.
+/// The first queue of the first further port. Every port has two queues.
 const NAMED_QUEUES: usize = 4;
-/// Entries in each.
+/// Number of entries of each queue.
 const QUEUE_SIZE: u16 = 64;
-/// Bytes of the configuration space (section 5.3.4): columns, rows, ports, and a field that counts
-/// only with a feature that is not offered.
+/// Bytes of the configuration space (section 5.3.4): columns, rows, number of ports, and a field
+/// whose feature the device does not offer.
 const CONFIG_SIZE: usize = 12;
 /// The port that is the console proper.
 const TERMINAL: u32 = 0;
 
-/// Why a console cannot be opened.
+/// An error that prevents a console from being opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsoleError {
-    /// The terminal.
-    #[error("cannot make a pseudo-terminal")]
+    /// The pseudo-terminal cannot be created.
+    #[error("cannot create a pseudo-terminal")]
     Terminal(#[source] io::Error),
-    /// The timer.
-    #[error("cannot make a timer")]
+    /// A timer cannot be created.
+    #[error("cannot create a timer for the console")]
     Timer(#[from] nix::Error),
-    /// A port's socket.
+    /// The socket of a port cannot be created.
     #[error(transparent)]
     Listen(#[from] ListenError),
 }
 
-/// A console.
+/// A console device.
 #[derive(Debug)]
 pub struct Console {
     terminal: Terminal,
@@ -65,16 +65,17 @@ pub struct Console {
     control: ControlQueue,
     queue_sizes: Vec<u16>,
     config: [u8; CONFIG_SIZE],
-    /// The configuration space changed since that was asked last.
+    /// The configuration space changed since the bus last asked.
     changed: bool,
-    /// The driver is to be told of the size by a control message.
+    /// The device must send the size to the driver in a control message.
     resized: bool,
-    /// What the driver accepted.
+    /// The features that the driver negotiated.
     features: u64,
 }
 
 impl Console {
-    /// A console on a pseudo-terminal of its own, with further ports: the name and socket of each.
+    /// Opens a console on a new pseudo-terminal. `ports`: name and socket path of each further
+    /// port.
     ///
     /// # Errors
     /// [`ConsoleError`].
@@ -100,12 +101,12 @@ impl Console {
         Ok(console)
     }
 
-    /// What a terminal program opens.
+    /// The path of the device that a terminal program opens.
     pub fn path(&self) -> &Path {
         self.terminal.path()
     }
 
-    /// The further ports: name and socket of each.
+    /// Name and socket path of each further port.
     pub fn ports(&self) -> impl Iterator<Item = (&str, &Path)> {
         self.named.iter().map(|port| (port.name(), port.path()))
     }
@@ -123,7 +124,7 @@ impl Console {
         self.features & 1 << feature != 0
     }
 
-    /// Looks whether the terminal's window changed, and has the driver told.
+    /// Checks whether the size of the terminal's window changed, and prepares to notify the driver.
     fn update_size(&mut self) -> Result<(), Fault> {
         let size = self.terminal.size()?;
         let changed = self.size.update(size).map_err(|errno| Fault::Host("timer", errno.into()))?;
@@ -135,13 +136,13 @@ impl Console {
         Ok(())
     }
 
-    /// The port of queue `index`, if it is one of a further port's, with its number among these.
+    /// The index among the further ports of the one that queue `index` belongs to.
     fn named_at(&self, index: usize) -> Option<usize> {
         let position = index.checked_sub(NAMED_QUEUES)? / 2;
         (position < self.named.len()).then_some(position)
     }
 
-    /// Takes the driver's control messages, a turn's worth, as long as there is capacity for the
+    /// Handles the driver's control messages, at most a batch, while there is capacity for the
     /// answers.
     fn handle_control_messages<M: DeviceMemory>(
         &mut self,
@@ -158,7 +159,7 @@ impl Console {
         Ok(())
     }
 
-    /// How many messages [`Console::handle_message`] answers with, at most.
+    /// Maximum number of messages with which [`Console::handle_message`] answers.
     fn answers(&self, message: FromDriver) -> usize {
         match message {
             FromDriver::DeviceReady => 1 + self.named.len(),
@@ -168,7 +169,7 @@ impl Console {
         }
     }
 
-    /// Does what a control message of the driver's asks for.
+    /// Handles a control message of the driver.
     fn handle_message(&mut self, message: FromDriver) {
         match message {
             FromDriver::DeviceReady => {
@@ -197,8 +198,8 @@ impl Console {
         }
     }
 
-    /// Tells the driver of programs that came and went, and of the size; later, and of how it is
-    /// then, where no more messages may wait.
+    /// Sends port events to the driver: programs that connected or left, and the size. Where the
+    /// queue of messages is full, a later call sends the state of that time.
     fn send_port_events<M: DeviceMemory>(
         &mut self,
         queues: &mut QueueContext<'_, M>,
@@ -219,18 +220,18 @@ impl Console {
     }
 }
 
-/// The further port with this number, from 1.
+/// The further port with this port number; the first has number 1.
 fn named(ports: &mut [NamedPort], number: u32) -> Option<&mut NamedPort> {
     ports.get_mut((number as usize).checked_sub(1)?)
 }
 
-/// The queues of the further port at this position, from 0.
+/// The queues of the further port with this index, from 0.
 fn queues_of(position: usize) -> PortQueues {
     let receive = NAMED_QUEUES + 2 * position;
     PortQueues { receive, transmit: receive + 1 }
 }
 
-/// A queue that the device does not have cannot be enabled.
+/// The bus does not enable queues that the device does not have.
 const NO_PORT: Fault = Fault::Internal("a console's queue belongs to no port");
 
 impl<M: DeviceMemory> VirtioDevice<M> for Console {
@@ -264,7 +265,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Console {
         Ok(())
     }
 
-    /// What was typed and what was printed stay: neither is the driver's any more. So do programs.
+    /// Input and output that were read already stay, since the driver does not own them any more,
+    /// and programs stay connected.
     fn reset(&mut self) {
         (self.features, self.resized) = (0, false);
         self.terminal.reset();

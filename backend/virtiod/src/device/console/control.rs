@@ -1,4 +1,4 @@
-//! Control messages: which ports there are, and which are open (virtio 1.3 section 5.3.6.2).
+//! Control messages, which announce ports and whether they are open (virtio 1.3 section 5.3.6.2).
 
 use std::collections::VecDeque;
 
@@ -10,10 +10,10 @@ use crate::device::{DeviceMemory, Fault, QueueContext, VirtioRequest};
 pub const CONTROL_RECEIVE: usize = 2;
 /// The queue for messages from the driver.
 pub const CONTROL_TRANSMIT: usize = 3;
-/// Messages to the driver that may wait for a buffer (SPEC section 7).
+/// Maximum number of messages to the driver that wait for a buffer (SPEC section 7).
 const MOST_WAITING: usize = 64;
 
-/// What happens to a port, as numbers.
+/// Numbers of port events.
 mod event {
     pub(super) const DEVICE_READY: u16 = 0;
     pub(super) const PORT_ADD: u16 = 1;
@@ -24,16 +24,16 @@ mod event {
     pub(super) const PORT_NAME: u16 = 7;
 }
 
-/// A message of the driver's.
+/// A message from the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FromDriver {
-    /// It is ready for events of ports.
+    /// The driver is ready for port events.
     DeviceReady,
-    /// It is ready to use a port.
+    /// The driver is ready to use a port.
     PortReady(u32),
-    /// An application opened a port, or closed it.
+    /// An application in the guest opened a port, or closed it.
     PortOpen(u32, bool),
-    /// Something else; ignored.
+    /// Any other message, which the device ignores.
     Unknown,
 }
 
@@ -54,15 +54,15 @@ impl FromDriver {
 /// A message to the driver, about a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToDriver<'a> {
-    /// The port is there.
+    /// The port exists.
     PortAdd,
-    /// It is a console.
+    /// The port is a console.
     ConsolePort,
     /// The console has this size.
     Resize(Size),
-    /// The host's end is open, or not.
+    /// The host's end is open, or closed.
     PortOpen(bool),
-    /// The port has a name.
+    /// The port has this name.
     PortName(&'a str),
 }
 
@@ -79,7 +79,7 @@ impl ToDriver<'_> {
         bytes.extend(event.to_le_bytes());
         bytes.extend(u16::to_le_bytes(value));
         match self {
-            // Columns first, as the specification has it; Linux once took the rows first.
+            // Columns first, as the specification says; Linux once read the rows first.
             Self::Resize(size) => {
                 bytes.extend(size.columns.to_le_bytes());
                 bytes.extend(size.rows.to_le_bytes());
@@ -91,39 +91,40 @@ impl ToDriver<'_> {
     }
 }
 
-/// Messages on their way to the driver.
+/// The queue of control messages in both directions.
 #[derive(Debug, Default)]
 pub struct ControlQueue {
     /// At most [`MOST_WAITING`].
     waiting: VecDeque<Vec<u8>>,
-    /// A message of the driver's that was taken from the ring, and whose answers have found no
+    /// A message from the driver that was taken from the ring, and for whose answers there was no
     /// capacity.
     heard: Option<FromDriver>,
-    /// The driver gave no buffer; its doorbell tells of the next.
+    /// The receive queue is empty; the driver's doorbell announces the next buffer.
     starved: bool,
-    /// Messages of the driver's stay in the ring until some to it have left.
+    /// Messages from the driver stay in the ring until messages to it have left.
     held: bool,
 }
 
 impl ControlQueue {
-    /// Forgets all.
+    /// Forgets all messages.
     pub fn reset(&mut self) {
         *self = Self::default();
     }
 
-    /// How many messages more may wait.
+    /// Number of further messages that may wait.
     pub fn capacity(&self) -> usize {
         MOST_WAITING.saturating_sub(self.waiting.len())
     }
 
-    /// Has the driver told. To be called only while there is capacity: what finds none is lost.
+    /// Queues a message to the driver. The caller checks [`ControlQueue::capacity`] before: a
+    /// message beyond it is lost.
     pub fn queue(&mut self, port: u32, what: ToDriver<'_>) {
         if self.capacity() > 0 {
             self.waiting.push_back(what.encode(port));
         }
     }
 
-    /// The doorbell of the receive queue rang.
+    /// Handles the doorbell of the receive queue: buffers may be available.
     ///
     /// # Errors
     /// [`Fault`].
@@ -135,7 +136,7 @@ impl ControlQueue {
         self.send(queues)
     }
 
-    /// Gives the driver what waits for it: a batch.
+    /// Sends waiting messages to the driver, at most a batch.
     ///
     /// # Errors
     /// [`Fault`].
@@ -154,7 +155,7 @@ impl ControlQueue {
             let message = self.waiting.pop_front().unwrap_or_default();
             let count = fill(request, queues.memory(), &message)?;
             if count as usize != message.len() {
-                return Err(wrong(request, "a buffer that no control message fits in"));
+                return Err(wrong(request, "a buffer that is too short for the control message"));
             }
             done.push((request.head, count));
         }
@@ -166,7 +167,7 @@ impl ControlQueue {
         fault.map_or(Ok(()), Err)
     }
 
-    /// The driver's next message, if there is one and there is capacity for an answer.
+    /// Takes the driver's next message, if there is one and capacity for an answer.
     ///
     /// # Errors
     /// [`Fault`].
@@ -188,7 +189,7 @@ impl ControlQueue {
         Ok(heard)
     }
 
-    /// Keeps a message until there is more capacity.
+    /// Keeps a message until there is capacity for its answers.
     pub fn put_back(&mut self, message: FromDriver) {
         (self.heard, self.held) = (Some(message), true);
     }
@@ -197,7 +198,7 @@ impl ControlQueue {
 fn take<M: DeviceMemory>(request: &VirtioRequest, memory: &M) -> Result<FromDriver, Fault> {
     let mut bytes = [0; 8];
     let front = request.readable().split_front(bytes.len() as u64);
-    let front = front.ok_or_else(|| wrong(request, "less than a control message"))?;
+    let front = front.ok_or_else(|| wrong(request, "less than a control message of 8 bytes"))?;
     front.copy_to(memory, &mut bytes)?;
     Ok(FromDriver::parse(bytes))
 }

@@ -1,4 +1,4 @@
-//! What is typed, on its way to the guest.
+//! Input to the guest, from the terminal or from a port's program.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -6,37 +6,38 @@ use std::sync::atomic::Ordering;
 use crate::device::{DeviceMemory, Fault, QueueContext, VirtioRequest};
 use crate::stats::DeviceStats;
 
-/// Most bytes that wait here for a buffer; the others wait where they come from.
+/// Maximum number of bytes that wait here for a buffer; others wait at their source.
 const INPUT_SIZE: usize = 4096;
 
-/// Bytes that wait for a buffer of the guest's.
+/// Bytes that wait for a buffer of the guest.
 #[derive(Debug, Default)]
 pub struct Input {
     bytes: Vec<u8>,
-    /// The driver gave no buffer; its doorbell tells of the next.
+    /// The receive queue is empty; the driver's doorbell announces the next buffer.
     starved: bool,
 }
 
 impl Input {
-    /// Whether all that was taken is with the guest.
+    /// Whether the guest has all bytes that were read.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Whether more is to be taken.
+    /// Whether the device can use more input.
     pub fn is_wanted(&self) -> bool {
         !self.starved
     }
 
-    /// There may be a buffer: the doorbell rang, or the driver starts anew.
+    /// Notes that the queue may have buffers: the doorbell rang, or the driver starts again.
     pub fn refill(&mut self) {
         self.starved = false;
     }
 
-    /// Takes more, unless something taken before still waits; gives what `read` gave.
+    /// Calls `read` for more bytes, unless earlier ones still wait; returns the result of `read`,
+    /// or `None` if it was not called.
     ///
     /// # Errors
-    /// Those of `read`.
+    /// The error of `read`.
     pub fn take(
         &mut self,
         read: impl FnOnce(&mut [u8]) -> io::Result<Option<usize>>,
@@ -50,10 +51,10 @@ impl Input {
         Ok(count)
     }
 
-    /// Gives the guest a buffer's worth.
+    /// Fills one of the guest's buffers with the bytes that wait.
     ///
     /// # Errors
-    /// [`Fault`].
+    /// A [`Fault`] of the queue or of a buffer.
     pub fn give<M: DeviceMemory>(
         &mut self,
         queue: usize,
@@ -79,10 +80,11 @@ impl Input {
     }
 }
 
-/// Copies bytes into a request of a receive queue, as many as fit; gives their number.
+/// Copies `bytes` into a request of a receive queue: all of them, or as many as fit. Returns their
+/// number.
 ///
 /// # Errors
-/// [`Fault`]: not a buffer for this use.
+/// A [`Fault`], if the request has a device-readable buffer or cannot be reached.
 pub fn fill<M: DeviceMemory>(
     request: &VirtioRequest,
     memory: &M,
@@ -94,7 +96,7 @@ pub fn fill<M: DeviceMemory>(
     request.writable().copy_from(memory, bytes)
 }
 
-/// A fault of a chain's.
+/// The fault of a malformed request.
 pub fn wrong(request: &VirtioRequest, reason: &str) -> Fault {
     Fault::Chain { head: request.head, reason: reason.to_owned() }
 }

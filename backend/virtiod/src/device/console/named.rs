@@ -1,5 +1,5 @@
-//! A further port, with a name, for a program such as an agent: a Unix socket that one program at a
-//! time connects to.
+//! A further port, with a name, for a program such as an agent: a Unix socket that accepts one
+//! program at a time.
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -17,49 +17,49 @@ use crate::device::{DeviceMemory, Fault, QueueContext, Source};
 use crate::listener::{ListenError, would_wait};
 use crate::stats::DeviceStats;
 
-/// Where a port's two queues are.
+/// The indices of a port's two queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortQueues {
-    /// To the guest.
+    /// The queue to the guest.
     pub receive: usize,
-    /// From the guest.
+    /// The queue from the guest.
     pub transmit: usize,
 }
 
-/// A port with a name.
+/// A named port.
 #[derive(Debug)]
 pub struct NamedPort {
     name: String,
     acceptor: Acceptor,
     program: Option<Program>,
     input: Input,
-    /// What the guest sent and the program has not taken yet.
+    /// Bytes that the guest sent and the program has not read yet.
     output: Vec<u8>,
     guest: GuestEnd,
     stats: Arc<DeviceStats>,
 }
 
-/// The program that is connected.
+/// The connected program.
 #[derive(Debug)]
 struct Program {
     socket: UnixStream,
-    /// It says nothing more, and may still listen.
+    /// The program sends no more bytes; it may still read.
     silent: bool,
 }
 
-/// What the guest knows and does.
+/// The state of the guest's end.
 #[derive(Debug, Default)]
 struct GuestEnd {
-    /// It can be told of the port.
+    /// The driver is ready to use the port.
     ready: bool,
-    /// It was told that the host's end is open.
+    /// The driver knows that the host's end is open.
     told_open: bool,
-    /// An application has the port open.
+    /// An application in the guest has the port open.
     open: bool,
 }
 
 impl NamedPort {
-    /// A port whose socket lies at `path`.
+    /// Creates a port that listens on the socket at `path`.
     ///
     /// # Errors
     /// [`ListenError`].
@@ -75,34 +75,34 @@ impl NamedPort {
         })
     }
 
-    /// Its name.
+    /// The name that the guest sees.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What a program connects to.
+    /// The path of the socket that a program connects to.
     pub fn path(&self) -> &Path {
         self.acceptor.path()
     }
 
-    /// The driver is gone. The program stays.
+    /// Resets the guest's end: the driver is gone. The program stays connected.
     pub fn reset(&mut self) {
         self.guest = GuestEnd::default();
         self.input.refill();
     }
 
-    /// The driver can be told of the port.
+    /// Notes that the driver is ready to use the port.
     pub fn set_ready(&mut self) {
         self.guest.ready = true;
         self.guest.told_open = false;
     }
 
-    /// An application in the guest opened or closed the port.
+    /// Notes that an application in the guest opened or closed the port.
     pub fn set_guest_open(&mut self, open: bool) {
         self.guest.open = open;
     }
 
-    /// Whether the host's end is open now, if the driver is yet to be told.
+    /// Returns whether the host's end is open, if the driver does not know that yet.
     pub fn take_open_change(&mut self) -> Option<bool> {
         let open = self.program.is_some();
         if !self.guest.ready || open == self.guest.told_open {
@@ -112,8 +112,8 @@ impl NamedPort {
         Some(open)
     }
 
-    /// What to wait for: a program, or what the one that is there sends or takes. None for a
-    /// program whose words wait for the guest.
+    /// The source to poll: the listening socket, or the connected program. `None` while the
+    /// program's bytes wait for the guest.
     pub fn source(&self) -> Option<Source<'_>> {
         let Some(program) = &self.program else {
             return self.acceptor.source();
@@ -121,17 +121,17 @@ impl NamedPort {
         let mut events = PollFlags::empty();
         events.set(PollFlags::POLLIN, self.reads());
         events.set(PollFlags::POLLOUT, !self.output.is_empty());
-        // A hang-up is told even if nothing is asked for.
+        // poll() reports a hang-up even if no event is requested.
         let wanted = !events.is_empty() || !self.may_notify_guest();
         wanted.then(|| Source { fd: program.socket.as_fd(), events })
     }
 
-    /// When a program may be accepted again, after that failed.
+    /// When the port accepts a program again, after accepting failed.
     pub fn deadline(&self) -> Option<Instant> {
         if self.program.is_none() { self.acceptor.deadline() } else { None }
     }
 
-    /// Whether the program may have something for the guest, now or later.
+    /// Whether the program can still send bytes to the guest.
     fn may_notify_guest(&self) -> bool {
         self.guest.open && self.program.as_ref().is_some_and(|program| !program.silent)
     }
@@ -140,7 +140,7 @@ impl NamedPort {
         self.may_notify_guest() && self.input.is_wanted() && self.input.is_empty()
     }
 
-    /// The doorbell of the receive queue rang.
+    /// Handles the doorbell of the receive queue: buffers may be available.
     ///
     /// # Errors
     /// [`Fault`].
@@ -164,7 +164,7 @@ impl NamedPort {
         self.input.give(at.receive, queues, &self.stats)
     }
 
-    /// Takes what the program says.
+    /// Reads bytes from the program.
     fn read(&mut self) {
         let Some(program) = &mut self.program else { return };
         let read = self.input.take(|bytes| match program.socket.read(bytes) {
@@ -174,8 +174,8 @@ impl NamedPort {
         program.silent = matches!(read, Ok(Some(0)) | Err(_));
     }
 
-    /// Hands on what the guest sends: a request, if what was taken before has left. Where no
-    /// program is there it is dropped; Linux does not send then.
+    /// Passes the guest's bytes on to the program: one request, once the previous one is written.
+    /// Without a program the bytes are dropped; Linux does not send then.
     ///
     /// # Errors
     /// [`Fault`].
@@ -203,13 +203,13 @@ impl NamedPort {
             match program.socket.write(&self.output) {
                 Ok(count) => drop(self.output.drain(..count.min(self.output.len()))),
                 Err(error) if would_wait(&error) => return,
-                // It takes nothing any more; what it said before may still be for the guest.
+                // It reads no more; its earlier bytes may still be for the guest.
                 Err(_) => return self.output.clear(),
             }
         }
     }
 
-    /// Does what can be done now.
+    /// Handles the sources: accepts a program, transfers bytes, notices a program that left.
     ///
     /// # Errors
     /// [`Fault`].
@@ -223,7 +223,7 @@ impl NamedPort {
             self.program = accepted.map(|socket| Program { socket, silent: false });
         }
         if !self.may_notify_guest() && self.has_left() {
-            // What it said is with the guest, unless no application there listened.
+            // The guest has its bytes, unless no application in the guest read them.
             self.program = None;
             self.input = Input::default();
             self.output.clear();
@@ -232,7 +232,7 @@ impl NamedPort {
         self.transmit(at, queues)
     }
 
-    /// Whether the program is gone.
+    /// Whether the program closed its end.
     fn has_left(&self) -> bool {
         use nix::poll::{PollFd, PollTimeout, poll};
         let Some(program) = &self.program else { return false };

@@ -1,4 +1,4 @@
-//! What the guest prints, on its way to the terminal.
+//! The guest's output to the terminal.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -10,33 +10,33 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use super::pty::Pty;
 use crate::device::Source;
 
-/// How long a full terminal may take no byte before nobody is taken to read it.
+/// Time without progress after which a full terminal counts as unread.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Who takes the output.
+/// Whether somebody reads the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OutputReader {
-    /// There is capacity, as far as is known.
+    /// The terminal has capacity, as far as is known.
     Reading,
-    /// There has been no capacity since then.
+    /// The terminal has had no capacity since this instant.
     Full(Instant),
-    /// Nobody: what finds no capacity is dropped.
+    /// Nobody reads: output for which there is no capacity is dropped.
     Absent,
 }
 
-/// What became of output, for the log.
+/// An event for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// From now on, what finds no capacity is dropped.
+    /// Nobody reads the terminal; from now on output beyond its capacity is dropped.
     NobodyReads,
-    /// Somebody reads again; so many bytes were lost.
+    /// Somebody reads again; this many bytes were dropped.
     Lost(u64),
 }
 
-/// Output that was taken from the guest and not yet by the terminal.
+/// Output that the device has taken from the guest and not yet written to the terminal.
 ///
-/// While somebody reads, however slowly, nothing is lost: the guest waits. It must not wait for
-/// somebody who is not there, since Linux prints to a console with a spinning processor and
+/// While somebody reads, however slowly, no output is lost: the guest waits. It must not wait for a
+/// reader that does not exist, since Linux prints to a console with a spinning processor and
 /// interrupts off.
 #[derive(Debug)]
 pub struct Output {
@@ -47,27 +47,27 @@ pub struct Output {
 }
 
 impl Output {
-    /// No output yet.
+    /// An empty output.
     ///
     /// # Errors
-    /// The kernel gives no timer.
+    /// The kernel's, if it creates no timer.
     pub fn new() -> nix::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
         Ok(Self { pending: Vec::new(), reader: OutputReader::Reading, timer, dropped: 0 })
     }
 
-    /// Whether all that was taken has left: only then more is to be taken.
+    /// Whether all output is written; the device takes more only then.
     pub fn is_done(&self) -> bool {
         self.pending.is_empty()
     }
 
-    /// Takes more.
+    /// Adds output.
     pub fn push(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
     }
 
-    /// Gives the terminal what it takes.
+    /// Writes output to the terminal, as far as that has capacity.
     ///
     /// # Errors
     /// The terminal's, or the timer's.
@@ -87,7 +87,7 @@ impl Output {
         Ok(notice)
     }
 
-    /// There is no capacity: waits, or drops.
+    /// Handles a terminal without capacity: waits for a reader, or drops the output.
     fn wait(&mut self) -> nix::Result<Option<Notice>> {
         match self.reader {
             OutputReader::Reading => {
@@ -115,7 +115,7 @@ impl Output {
         self.pending.clear();
     }
 
-    /// Becomes ready when patience ends.
+    /// A source that becomes ready when the terminal counts as unread.
     pub fn source(&self) -> Source<'_> {
         Source::readable(self.timer.as_fd())
     }

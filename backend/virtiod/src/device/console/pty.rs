@@ -1,4 +1,4 @@
-//! A pseudo-terminal: the daemon has its one side, a person's terminal program opens the other.
+//! A pseudo-terminal: the daemon has one end, a terminal program opens the other.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -16,26 +16,26 @@ use rustix::termios::tcgetwinsize;
 
 use crate::device::Source;
 
-/// A window's size in characters; zeros if it is not known.
+/// A window's size in characters; zeros if the size is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
-    /// Characters in a row.
+    /// Number of characters in a row.
     pub columns: u16,
-    /// Rows.
+    /// Number of rows.
     pub rows: u16,
 }
 
-/// A pseudo-terminal that moves bytes as they are.
+/// A pseudo-terminal in raw mode: it transfers bytes unchanged.
 #[derive(Debug)]
 pub struct Pty {
     ours: PtyMaster,
     path: PathBuf,
-    /// Kept open: with nobody on the other side, the kernel would report a hang-up without end.
+    /// Kept open: while nobody has the other end open, the kernel reports a hang-up at every poll.
     _theirs: File,
 }
 
 impl Pty {
-    /// A new one.
+    /// Creates a pseudo-terminal.
     ///
     /// # Errors
     /// The kernel's.
@@ -48,35 +48,35 @@ impl Pty {
         let no_control = OFlag::O_NOCTTY.bits();
         let theirs =
             OpenOptions::new().read(true).write(true).custom_flags(no_control).open(&path)?;
-        // No echo, or the guest would read what it prints; no line editing: that is the guest's.
+        // No echo, or the guest would read its own output. Line editing is left to the guest.
         let mut settings = tcgetattr(&theirs)?;
         cfmakeraw(&mut settings);
         tcsetattr(&theirs, SetArg::TCSANOW, &settings)?;
         Ok(Self { ours, path, _theirs: theirs })
     }
 
-    /// What a terminal program opens.
+    /// The path of the device that a terminal program opens.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The size that the other side was given: by a terminal program, or by `stty`.
+    /// The size that a terminal program, or `stty`, set at the other end.
     pub(super) fn size(&self) -> io::Result<Size> {
         let size = tcgetwinsize(&self.ours)?;
         Ok(Size { columns: size.ws_col, rows: size.ws_row })
     }
 
-    /// Takes what was typed, as far as it fits; `None` if nothing was.
+    /// Reads typed bytes, as many as fit; `None` if there are none.
     pub(super) fn read(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
         unless_it_would_wait(unistd::read(&self.ours, into))
     }
 
-    /// Prints, as far as there is capacity; `None` if there is none.
+    /// Writes bytes, as many as the terminal has capacity for; `None` if it has none.
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
         unless_it_would_wait(unistd::write(&self.ours, bytes))
     }
 
-    /// Becomes ready for what is asked.
+    /// A source that becomes ready for these events.
     pub(super) fn source(&self, events: PollFlags) -> Source<'_> {
         Source { fd: self.ours.as_fd(), events }
     }
@@ -84,7 +84,7 @@ impl Pty {
 
 fn unless_it_would_wait(outcome: nix::Result<usize>) -> io::Result<Option<usize>> {
     match outcome {
-        // No byte moved is no progress.
+        // A transfer of no bytes is no progress.
         Ok(0) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
         Ok(count) => Ok(Some(count)),
         Err(errno) => Err(errno.into()),

@@ -1,7 +1,8 @@
-//! Notices when the terminal's window changes.
+//! Detects changes of the terminal's window size.
 //!
-//! The kernel tells a terminal's foreground processes of that, never who has its other side. So it
-//! is looked at: whenever something was typed, and once a second.
+//! The kernel signals a change to the foreground processes of a terminal, never to the owner of its
+//! other end. So the device checks the size whenever its sources are handled, and at least once a
+//! second.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -12,10 +13,10 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use super::pty::Size;
 use crate::device::Source;
 
-/// How long a change may go unnoticed.
+/// Maximum time until a change is detected.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The size that the driver was told, and when to look at it again.
+/// The size that the driver knows, and the timer of the next check.
 #[derive(Debug)]
 pub struct SizeWatch {
     known: Size,
@@ -23,10 +24,10 @@ pub struct SizeWatch {
 }
 
 impl SizeWatch {
-    /// A terminal of unknown size.
+    /// A watch over a terminal of unknown size.
     ///
     /// # Errors
-    /// The kernel gives no timer.
+    /// The kernel's, if it creates no timer.
     pub fn new() -> nix::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
@@ -40,16 +41,16 @@ impl SizeWatch {
         self.timer.set(period, TimerSetTimeFlags::empty())
     }
 
-    /// What the driver was told last.
+    /// The size as of the latest update.
     pub fn known(&self) -> Size {
         self.known
     }
 
-    /// Takes the present size; the new size if it changed. The source will be ready when it is to
-    /// be looked at next.
+    /// Sets the current size, and returns it if it changed. The source becomes ready when the next
+    /// check is due.
     ///
     /// # Errors
-    /// The timer's.
+    /// The kernel's, if the timer cannot be set.
     pub fn update(&mut self, size: Size) -> nix::Result<Option<Size>> {
         self.wait()?;
         let changed = size != self.known;
@@ -57,7 +58,7 @@ impl SizeWatch {
         Ok(changed.then_some(size))
     }
 
-    /// Becomes ready when it is time to look.
+    /// A source that becomes ready when a check is due.
     pub fn source(&self) -> Source<'_> {
         Source::readable(self.timer.as_fd())
     }

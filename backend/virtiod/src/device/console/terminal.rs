@@ -15,10 +15,10 @@ use super::{ConsoleError, RECEIVE, TRANSMIT};
 use crate::device::{DeviceMemory, Fault, QueueContext, Source, VirtioRequest};
 use crate::stats::DeviceStats;
 
-/// Most bytes that one request may print. Linux prints a page, and user space 64 KiB, at once.
+/// Maximum number of bytes of one request. Linux prints a page at once, and user space 64 KiB.
 pub(super) const MAX_REQUEST_BYTES: u64 = 64 << 10;
 
-/// The console's terminal.
+/// The console's terminal, with input and output on their way.
 #[derive(Debug)]
 pub struct Terminal {
     pty: Pty,
@@ -28,7 +28,7 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// A pseudo-terminal of its own.
+    /// Opens a new pseudo-terminal.
     ///
     /// # Errors
     /// [`ConsoleError`].
@@ -37,12 +37,12 @@ impl Terminal {
         Ok(Self { pty, input: Input::default(), output: Output::new()?, stats })
     }
 
-    /// What a terminal program opens.
+    /// The path of the device that a terminal program opens.
     pub fn path(&self) -> &Path {
         self.pty.path()
     }
 
-    /// What a terminal program said that its window is.
+    /// The window size that a terminal program set.
     ///
     /// # Errors
     /// [`Fault::Host`].
@@ -50,12 +50,13 @@ impl Terminal {
         self.pty.size().map_err(terminal_fault)
     }
 
-    /// What was typed and what was printed stay: neither is the driver's any more.
+    /// Resets the queues' state. Input and output that were read already stay, since the driver
+    /// does not own them any more.
     pub fn reset(&mut self) {
         self.input.refill();
     }
 
-    /// The doorbell of the receive queue rang.
+    /// Handles the doorbell of the receive queue: buffers may be available.
     ///
     /// # Errors
     /// [`Fault`].
@@ -67,7 +68,7 @@ impl Terminal {
         self.receive(queues)
     }
 
-    /// Gives the driver what was typed: a buffer's worth.
+    /// Reads typed bytes and fills one buffer of the driver.
     fn receive<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         if !self.input.is_wanted() {
             return Ok(());
@@ -76,7 +77,7 @@ impl Terminal {
         self.input.give(RECEIVE, queues, &self.stats)
     }
 
-    /// Prints: a request, if what was taken before has left. Others wait in the ring.
+    /// Prints one request, once the previous one is printed. Others wait in the ring.
     ///
     /// # Errors
     /// [`Fault`].
@@ -102,7 +103,7 @@ impl Terminal {
         match notice {
             Some(Notice::NobodyReads) => self.stats.log.line(
                 Level::INFO,
-                format_args!("nobody reads {path}: what finds no capacity there is dropped"),
+                format_args!("nobody reads {path}: output beyond its capacity is dropped"),
             ),
             Some(Notice::Lost(bytes)) => self.stats.log.line(
                 Level::INFO,
@@ -113,17 +114,17 @@ impl Terminal {
         Ok(())
     }
 
-    /// What to wait for.
+    /// The sources to poll: the terminal, and the timer of an unread terminal.
     pub fn sources(&self) -> impl Iterator<Item = Source<'_>> {
         let mut events = PollFlags::empty();
         events.set(PollFlags::POLLIN, self.input.is_wanted());
         events.set(PollFlags::POLLOUT, !self.output.is_done());
-        // A descriptor is ready for a hang-up even if nothing is asked of it.
+        // poll() reports a hang-up even if no event is requested.
         let pty = (!events.is_empty()).then(|| self.pty.source(events));
         pty.into_iter().chain([self.output.source()])
     }
 
-    /// Does what can be done now.
+    /// Handles the sources: transfers input and output.
     ///
     /// # Errors
     /// [`Fault`].
@@ -136,10 +137,10 @@ impl Terminal {
     }
 }
 
-/// Copies what a request of a transmit queue prints, and counts it.
+/// Copies the bytes of a request of a transmit queue, and counts them.
 ///
 /// # Errors
-/// [`Fault`]: not a buffer for this use, or too long.
+/// A [`Fault`], if the request has a device-writable buffer, is too long, or cannot be reached.
 pub fn take_output<M: DeviceMemory>(
     request: &VirtioRequest,
     memory: &M,
