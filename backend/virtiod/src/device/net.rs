@@ -27,10 +27,10 @@ use super::{DeviceId, DeviceMemory, Fault, IoEngine, QueueContext, Source, Virti
 use crate::Causes;
 use crate::stats::DeviceStats;
 
-/// Entries in each queue.
+/// Number of entries of each queue.
 const QUEUE_SIZE: u16 = 256;
 
-/// What a queue is for (section 5.1.2).
+/// The role of a queue (section 5.1.2); receive and transmit queues carry their pair's index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Receive(usize),
@@ -45,9 +45,9 @@ pub struct Net {
     config: [u8; config::SIZE],
     config_changed: bool,
     queue_sizes: Vec<u16>,
-    /// Of the driver that is ready.
+    /// The features that the driver negotiated; 0 while it is not ready.
     features: u64,
-    /// Pairs that the driver uses; none while it is not ready.
+    /// Number of queue pairs that the driver uses; 0 while it is not ready.
     active: usize,
     receivers: Vec<Receiver>,
     transmitter: Transmitter,
@@ -56,7 +56,7 @@ pub struct Net {
 }
 
 impl Net {
-    /// A device at `interface`, with that many queue pairs.
+    /// A device at `interface`, with `pairs` queue pairs.
     pub fn new(
         interface: Box<dyn Interface>,
         mac: MacAddress,
@@ -104,7 +104,8 @@ impl Net {
         }
     }
 
-    /// Gives the guest the packets that are there, a turn's worth; whether there were any.
+    /// Delivers packets of the interface to the guest, as many as one iteration takes. Returns
+    /// whether there were any.
     fn receive<M: DeviceMemory>(
         &mut self,
         pair: usize,
@@ -125,7 +126,7 @@ impl Net {
         pair: usize,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
-        // What stands in a queue that is not used any more still goes out.
+        // Packets in a queue that the driver no longer uses are still sent.
         let pair = pair.min(self.active.saturating_sub(1));
         let (interface, transfers) = (self.interface.as_mut(), &mut self.transfers);
         self.transmitter.transmit(
@@ -206,7 +207,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
         &self.config
     }
 
-    /// What the host may hand over is what this driver accepted, from its first packet on.
+    /// The host hands over packets with the offloads that this driver accepted, from its first
+    /// packet on.
     fn start(&mut self, features: u64) -> Result<(), Fault> {
         self.features = features;
         self.check_link().map_err(interface_fault)?;
@@ -227,7 +229,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
         }
     }
 
-    /// Of a transmit queue and the control queue nothing is kept over turns.
+    /// The device keeps no requests of transmit queues and of the control queue over iterations.
     fn reset_queue(&mut self, index: usize) {
         if let Role::Receive(pair) = self.role(index) {
             self.receivers.get_mut(pair).into_iter().for_each(Receiver::return_buffers);
@@ -266,8 +268,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
                 found |= self.receive(pair, queues)?;
             }
         }
-        // Where packets were, it was they that were waited for; what changed of the link stays to
-        // be seen.
+        // If there were packets, they made the source ready; a change of the link stays pending
+        // until the next call.
         if !found {
             self.check_link().map_err(interface_fault)?;
         }

@@ -4,10 +4,10 @@ use virtio_bindings::virtio_net::VIRTIO_NET_S_LINK_UP;
 
 use super::{LinkState, MacAddress, QueuePairs};
 
-/// Bytes up to and including `mtu`, the last field of any feature offered.
+/// Bytes up to and including `mtu`, the last field that belongs to an offered feature.
 pub(super) const SIZE: usize = 12;
 
-/// What the fields say.
+/// The values of the fields.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fields {
     pub(super) mac: MacAddress,
@@ -17,7 +17,7 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    /// As the driver reads them.
+    /// The fields as the driver reads them.
     pub(super) fn bytes(self) -> [u8; SIZE] {
         let status = match self.link {
             LinkState::Down => 0,

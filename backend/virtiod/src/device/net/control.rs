@@ -1,4 +1,4 @@
-//! Commands in the control queue (virtio 1.3 section 5.1.6.5): class, command, data; a status byte.
+//! Commands in the control queue (virtio 1.3 section 5.1.6.5): class, command, data, status byte.
 
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, VIRTIO_NET_ERR, VIRTIO_NET_OK,
@@ -6,7 +6,7 @@ use virtio_bindings::virtio_net::{
 
 use crate::device::{DeviceMemory, Fault, VirtioRequest};
 
-/// How a command went.
+/// The status of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Ack {
@@ -14,12 +14,12 @@ pub(super) enum Ack {
     Refused = VIRTIO_NET_ERR as u8,
 }
 
-/// What a command asks for.
+/// A command of the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ControlCommand {
-    /// To use so many queue pairs.
+    /// Use this number of queue pairs.
     UsePairs(u16),
-    /// Something that was not offered, or no command at all.
+    /// A command whose feature is not offered, or a malformed one.
     Unsupported,
 }
 
@@ -27,16 +27,16 @@ impl ControlCommand {
     /// Reads a command, once.
     ///
     /// # Errors
-    /// [`Fault::Chain`] for a request without room for the status; [`Fault::Memory`].
+    /// [`Fault::Chain`] for a request without a buffer for the status; [`Fault::Memory`].
     pub(super) fn parse<M: DeviceMemory>(
         request: &VirtioRequest,
         memory: &M,
     ) -> Result<Self, Fault> {
         if request.writable().length() == 0 {
-            let reason = "no room for the status of a control command".to_owned();
+            let reason = "no buffer for the status of a control command".to_owned();
             return Err(Fault::Chain { head: request.head, reason });
         }
-        // As long as the one command that there is.
+        // The length of the only supported command.
         let mut bytes = [0; 4];
         if request.readable().length() != bytes.len() as u64 {
             return Ok(Self::Unsupported);

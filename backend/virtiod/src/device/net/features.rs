@@ -1,7 +1,8 @@
-//! Feature bits of the network device (virtio 1.3 section 5.1.3), and what they come to.
+//! Feature bits of the network device (virtio 1.3 section 5.1.3), and their effects.
 //!
-//! Filters of addresses (`VIRTIO_NET_F_CTRL_RX`, `_CTRL_MAC_ADDR`, `_CTRL_VLAN`) are not offered: a
-//! guest gets what its bridge sends to its port, as on a switch, and may send from any address.
+//! The device does not offer address filters (`VIRTIO_NET_F_CTRL_RX`, `_CTRL_MAC_ADDR`,
+//! `_CTRL_VLAN`): a guest receives the frames that its bridge sends to its port, as on a switch,
+//! and may send from any address.
 
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN,
@@ -33,15 +34,15 @@ pub(super) fn has(features: u64, number: u32) -> bool {
     features & 1 << number != 0
 }
 
-/// The bits of a device with so many queue pairs.
+/// The features that a device with this number of queue pairs offers.
 pub(super) fn offered(pairs: QueuePairs) -> u64 {
     let several: &[u32] =
         if pairs.count() > 1 { &[VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MQ] } else { &[] };
     ALWAYS.iter().chain(several).fold(0, |bits, number| bits | 1 << number)
 }
 
-/// What a driver that accepted these features takes over. Without checksums, nothing: segments need
-/// them (section 5.1.3.1).
+/// The offloads that a driver with these features handles. Without checksums it handles none, since
+/// segmentation needs them (section 5.1.3.1).
 pub(super) fn offloads(features: u64) -> Vec<Offload> {
     if !has(features, VIRTIO_NET_F_GUEST_CSUM) {
         return Vec::new();
@@ -55,7 +56,7 @@ pub(super) fn offloads(features: u64) -> Vec<Offload> {
     [Offload::Checksum].into_iter().chain(accepted.map(|(_, offload)| offload)).collect()
 }
 
-/// The number of the control queue: behind the pairs that the driver knows of (section 5.1.2).
+/// The index of the control queue, which follows the pairs that the driver knows (section 5.1.2).
 pub(super) fn control_queue(features: u64, pairs: QueuePairs) -> Option<usize> {
     let known = if has(features, VIRTIO_NET_F_MQ) { pairs.count() } else { 1 };
     has(features, VIRTIO_NET_F_CTRL_VQ).then_some(2 * usize::from(known))
@@ -70,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn offloads_are_what_was_accepted_and_need_checksums() {
+    fn offloads_follow_features_and_need_checksums() {
         let csum = VIRTIO_NET_F_GUEST_CSUM;
         assert_eq!(offloads(0), []);
         assert_eq!(offloads(bits(&[VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6])), []);
@@ -82,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_control_queue_is_behind_the_pairs_that_the_driver_knows_of() {
+    fn control_queue_follows_the_pairs_that_the_driver_knows() {
         let pairs = QueuePairs::try_from(3).unwrap();
         let with = |numbers| control_queue(bits(numbers), pairs);
         assert_eq!(with(&[]), None);

@@ -1,4 +1,4 @@
-//! What a network device needs of the host: a place where packets go and come from.
+//! The interface through which a network device exchanges packets with the host.
 
 use std::fmt;
 use std::io;
@@ -9,28 +9,29 @@ use crate::device::{Gather, Source};
 /// Bytes of `struct virtio_net_hdr` in front of every frame (virtio 1.3 section 5.1.6), with
 /// `num_buffers`, as every device of version 1 has it.
 pub const HEADER_SIZE: usize = 12;
-/// Most bytes of a packet: header, Ethernet header, and 64 KiB that are segmented later.
+/// Maximum number of bytes of a packet: header, Ethernet header, and 64 KiB that are segmented
+/// later.
 pub const MAX_PACKET: usize = HEADER_SIZE + 14 + (64 << 10);
 
-/// What the guest can take over from whoever sends to it.
+/// Work on received packets that the guest can do in place of their sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offload {
-    /// Checksums that are not filled in.
+    /// To complete partial checksums.
     Checksum,
-    /// TCP over IPv4 in segments of up to 64 KiB.
+    /// To take TCP over IPv4 in segments of up to 64 KiB.
     Tso4,
-    /// TCP over IPv6 likewise.
+    /// To take TCP over IPv6 in segments of up to 64 KiB.
     Tso6,
-    /// Such segments with explicit congestion notification.
+    /// To take such segments with explicit congestion notification.
     TsoEcn,
 }
 
-/// Whether the cable is in.
+/// The state of the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkState {
-    /// It is not.
+    /// The link carries no packets.
     Down,
-    /// It is.
+    /// The link carries packets.
     Up,
 }
 
@@ -43,52 +44,53 @@ impl fmt::Display for LinkState {
     }
 }
 
-/// The host's end of a guest's network device: packets pass it whole, a header of [`HEADER_SIZE`]
-/// bytes in front of each.
+/// The host's end of a guest's network device. It transfers whole packets, each with a header of
+/// [`HEADER_SIZE`] bytes in front.
 pub trait Interface: Send {
-    /// Largest payload of a frame that is not segmented.
+    /// Maximum payload in bytes of a frame that is not segmented.
     fn mtu(&self) -> u16;
 
-    /// Gives packets for the guest to the first `count` pairs of queues from now on; with none,
-    /// such packets are lost and none waits.
+    /// Distributes packets for the guest over the first `count` queue pairs from now on. With 0,
+    /// such packets are dropped and none waits.
     ///
     /// # Errors
     /// The kernel's.
     fn use_pairs(&mut self, count: usize) -> io::Result<()>;
 
-    /// Hands over packets with nothing left to be done beside this.
+    /// Sets the offloads: packets may need no other work of the guest than this.
     ///
     /// # Errors
     /// The kernel's.
     fn set_offloads(&mut self, offloads: &[Offload]) -> io::Result<()>;
 
-    /// Takes the next packet for the guest; its length, or `None` if none is there. The header's
-    /// `num_buffers` is left to the caller.
+    /// Receives the next packet for the guest and returns its length, or `None` if there is none.
+    /// The caller sets `num_buffers` in the header.
     ///
     /// # Errors
-    /// The interface cannot be used any more.
+    /// The kernel's; the interface cannot be used any more.
     fn receive(&mut self, pair: usize, into: &mut [u8]) -> io::Result<Option<usize>>;
 
-    /// Sends one of the guest's.
+    /// Sends a packet of the guest.
     ///
     /// # Errors
-    /// It is lost: there is no room, the link is down, or the kernel does not like the packet.
+    /// The packet is lost: the interface has no capacity, the link is down, or the kernel refuses
+    /// the packet.
     fn send(&mut self, pair: usize, packet: &Gather<'_>) -> io::Result<()>;
 
-    /// A file that never waits and of which each message is a packet, if there is one: for packets
-    /// that are moved together.
+    /// A non-blocking file whose messages are packets, if the interface has one: for packets that
+    /// are transferred together.
     fn messages(&self, pair: usize) -> Option<BorrowedFd<'_>> {
         let _ = pair;
         None
     }
 
-    /// Becomes ready when a packet for the guest is there.
+    /// A source that becomes ready when a packet for the guest arrives.
     fn packets(&self, pair: usize) -> Option<Source<'_>>;
 
-    /// Becomes ready when the link may have changed.
+    /// A source that becomes ready when the link may have changed.
     fn link_changes(&self) -> Source<'_>;
 
-    /// The link's state; `None` if it cannot have changed since this was asked last.
+    /// Returns the link's state; `None` if it cannot have changed since the previous call.
     ///
     /// # Errors
     /// The kernel's.

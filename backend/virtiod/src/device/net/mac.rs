@@ -8,28 +8,29 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, de};
 use sha2::{Digest, Sha256};
 
-/// The first byte's bit that stands for more than one station.
+/// Bit of the first byte: the address is that of a group of stations.
 const GROUP: u8 = 0x01;
-/// The first byte's bit for addresses that no manufacturer gave.
+/// Bit of the first byte: the address is locally administered, not a manufacturer's.
 const LOCAL: u8 = 0x02;
 
-/// An address of one station.
+/// The address of one station, neither a group nor all zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MacAddress([u8; 6]);
 
-/// Text that is no address of one station.
+/// The given text is not the address of one station.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not the MAC address of a station: six bytes in hexadecimal with colons, the first one even"
+    "{0:?} is not the MAC address of a station: give six bytes in hexadecimal with colons, the \
+     first one even"
 )]
 pub struct NotAMacAddress(String);
 
 impl MacAddress {
-    /// The address of a guest's device that was given none: the first six bytes of
-    /// SHA-256("UUID/INDEX"), as a locally administered address of one station.
+    /// The default address of a guest's device: the first six bytes of SHA-256("UUID/INDEX"), made
+    /// a locally administered address of one station.
     ///
-    /// 46 bits, rather than 24 behind Xen's own 00:16:3e: by then, one of 600 guests would share
-    /// its address with another, and vifs have theirs there too.
+    /// It has 46 free bits. With the 24 bits behind Xen's own 00:16:3e, two of 600 guests would
+    /// have the same address with a probability of 1 %, and vifs have their addresses there too.
     pub fn of_device(guest_uuid: &str, index: u32) -> Self {
         let digest = Sha256::digest(format!("{guest_uuid}/{index}"));
         let mut bytes = [0; 6];
@@ -37,10 +38,10 @@ impl MacAddress {
         Self::local(bytes)
     }
 
-    /// A random one, other each time.
+    /// A random, locally administered address of one station.
     ///
     /// # Errors
-    /// The kernel gives no random bytes.
+    /// The kernel's, if `/dev/urandom` cannot be read.
     pub fn random() -> io::Result<Self> {
         let mut bytes = [0; 6];
         File::open("/dev/urandom")?.read_exact(&mut bytes)?;
@@ -52,7 +53,7 @@ impl MacAddress {
         Self([first & !GROUP | LOCAL, b, c, d, e, f])
     }
 
-    /// As it stands in a frame.
+    /// The six bytes, in the order of a frame.
     pub fn bytes(self) -> [u8; 6] {
         self.0
     }
@@ -94,16 +95,16 @@ mod tests {
     const UUID: &str = "3b6a5f0c-9d52-4a3f-8d55-1e2f4c6b7a89";
 
     #[test]
-    fn a_devices_address_is_the_one_that_a_person_can_compute() {
-        // printf %s UUID/0 | sha256sum gives 3583cbec5dab…; the first byte as a local station's is
-        // 36.
+    fn derived_address_is_the_documented_hash() {
+        // printf %s UUID/0 | sha256sum prints 3583cbec5dab…; as a local station's, the first byte
+        // is 36.
         assert_eq!(MacAddress::of_device(UUID, 0).to_string(), "36:83:cb:ec:5d:ab");
         assert_ne!(MacAddress::of_device(UUID, 0), MacAddress::of_device(UUID, 1));
         assert_eq!(MacAddress::of_device(UUID, 1), MacAddress::of_device(UUID, 1));
     }
 
     #[test]
-    fn made_up_addresses_are_local_ones_of_one_station() {
+    fn generated_addresses_are_local_unicast() {
         let derived = (0..100).map(|index| MacAddress::of_device(UUID, index));
         for address in derived.chain([MacAddress::random().unwrap()]) {
             assert_eq!(address.bytes()[0] & (GROUP | LOCAL), LOCAL, "{address}");
@@ -111,13 +112,13 @@ mod tests {
     }
 
     #[test]
-    fn text_is_read_as_it_is_written() {
+    fn address_text_round_trips() {
         let text = "00:16:3e:0a:fF:01";
         assert_eq!(text.parse::<MacAddress>().unwrap().to_string(), text.to_lowercase());
     }
 
     #[test]
-    fn what_is_not_one_stations_address_is_refused() {
+    fn text_that_is_no_station_address_is_refused() {
         for text in [
             "",
             "00:16:3e:00:00",

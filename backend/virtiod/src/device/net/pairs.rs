@@ -1,22 +1,22 @@
-//! How many queue pairs a network device has.
+//! The number of queue pairs of a network device.
 
 use serde::{Deserialize, Deserializer, de};
 
-/// Most queue pairs of a device. A device's thread serves all of them, so they spare guests with
-/// several processors locks and interrupts, and add nothing here.
+/// Maximum number of queue pairs of a device. One thread serves all of them: several pairs save
+/// guests with several processors locks and interrupts, but add no parallelism in the backend.
 const MOST: u16 = 8;
 
-/// A number of queue pairs that can be offered: 1 to 8, and 1 unless something else is said.
+/// A number of queue pairs that a device can offer: 1 to 8. The default is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueuePairs(u16);
 
-/// A number of pairs that cannot be offered.
+/// A number of queue pairs that a device cannot offer.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not a number of queue pairs, 1 to {MOST}")]
 pub struct NotPairs(i64);
 
 impl QueuePairs {
-    /// How many.
+    /// The number of pairs.
     pub fn count(self) -> u16 {
         self.0
     }

@@ -1,9 +1,9 @@
 //! Packets for the guest, from the host's interface into the guest's buffers (virtio 1.3 section
 //! 5.1.6.3).
 //!
-//! A turn takes some packets from the interface, finds buffers for them, and maps, fills and gives
-//! back all of these together. Buffers are looked at before they are mapped, so that no more is
-//! mapped than what is written.
+//! An iteration receives some packets from the interface, finds buffers for them, and maps, fills
+//! and returns all of these together. It examines buffers before it maps them, so that it maps no
+//! more than it writes.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,49 +17,49 @@ use crate::device::{
 };
 use crate::stats::DeviceStats;
 
-/// Packets that are taken from the interface in a turn.
+/// Maximum number of packets that an iteration receives from the interface.
 const PACKETS: usize = 32;
-/// Place of `flags` in the header.
+/// Offset of `flags` in the header.
 const FLAGS: usize = 0;
-/// Place of `num_buffers` in the header.
+/// Offsets of `num_buffers` in the header.
 const NUM_BUFFERS: Range<usize> = 10..12;
 
-/// How the driver wants a packet and its header.
+/// The layout of packets that the driver negotiated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PacketFormat {
     pub(super) buffers: PacketBuffers,
     pub(super) flags: HeaderFlags,
 }
 
-/// How many of the driver's requests a packet takes.
+/// The number of the driver's requests that a packet may fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PacketBuffers {
-    /// One, or the packet is dropped.
+    /// One; a packet that does not fit is dropped.
     One,
     /// As many as it needs: VIRTIO_NET_F_MRG_RXBUF.
     Mergeable,
 }
 
-/// What the header's flags may say.
+/// The values that the header's flags may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HeaderFlags {
-    /// Nothing: the driver knows nothing of checksums.
+    /// Zero: the driver did not negotiate checksums.
     Zero,
-    /// What the host says of the checksum: VIRTIO_NET_F_GUEST_CSUM.
+    /// The host's flags for the checksum: VIRTIO_NET_F_GUEST_CSUM.
     Checksum,
 }
 
 /// One receive queue.
 pub(super) struct Receiver {
     index: usize,
-    /// Room for a turn's packets, of the greatest length each.
+    /// Buffer for an iteration's packets, each of the maximum length.
     bytes: Vec<u8>,
-    /// Packets that were there in the latest turn.
+    /// Number of packets in the latest iteration.
     latest: usize,
-    /// Packets in `bytes` that the guest has not got yet.
+    /// Packets in `bytes` that were not delivered to the guest yet.
     waiting: VecDeque<Range<usize>>,
-    /// Requests of the driver's that were taken from the ring and not filled yet. As many as the
-    /// ring has entries at most.
+    /// Requests that were taken from the ring and not filled yet; at most the number of the ring's
+    /// entries.
     stock: VecDeque<VirtioRequest>,
     starved: bool,
 }
@@ -70,26 +70,27 @@ struct Delivery {
     requests: usize,
 }
 
-/// What is planned, as far as the next packet depends on it.
+/// The totals of the plan so far, on which the next packet depends.
 #[derive(Clone, Copy, Default)]
 struct Planned {
     requests: usize,
-    /// Pages that the buffers to be filled touch.
+    /// Number of pages that the buffers to be filled touch.
     pages: u64,
 }
 
-/// What was found for a packet.
+/// The result of the search for a packet's buffers.
 enum Gathered {
     Enough(usize),
-    /// Not before the driver adds buffers.
+    /// The packet waits until the driver adds buffers.
     NotYet,
-    /// Not together with the packets before it, whose buffers touch many pages.
+    /// The packet waits for the next iteration: together with the packets before it, its buffers
+    /// would touch too many pages.
     Later,
     Never,
 }
 
 impl Receiver {
-    /// The receive queue with this number.
+    /// A receiver for the receive queue with this index.
     pub(super) fn new(index: usize) -> Self {
         Self {
             index,
@@ -101,35 +102,36 @@ impl Receiver {
         }
     }
 
-    /// Whether packets wait for buffers, which a doorbell will tell of.
+    /// Whether packets wait for buffers, which a doorbell announces.
     pub(super) fn is_starved(&self) -> bool {
         self.starved
     }
 
-    /// The driver added buffers.
+    /// Notes that the driver added buffers.
     pub(super) fn refill(&mut self) {
         self.starved = false;
     }
 
-    /// Forgets the packets that wait.
+    /// Drops the packets that wait.
     pub(super) fn drop_packets(&mut self) {
         self.waiting.clear();
         self.starved = false;
     }
 
-    /// The driver has its buffers back. Packets wait until the queue is set up anew.
+    /// Forgets the buffers, which the driver owns again. Packets wait until the driver sets the
+    /// queue up again.
     pub(super) fn return_buffers(&mut self) {
         self.stock.clear();
         self.starved = true;
     }
 
-    /// Forgets everything.
+    /// Drops all packets and forgets all buffers.
     pub(super) fn reset(&mut self) {
         self.drop_packets();
         self.stock.clear();
     }
 
-    /// Takes packets from the interface, unless some still wait; whether there are any then.
+    /// Receives packets from the interface, unless some still wait. Returns whether any wait then.
     pub(super) fn fill(
         &mut self,
         interface: &mut dyn Interface,
@@ -139,7 +141,8 @@ impl Receiver {
         if !self.waiting.is_empty() {
             return Ok(true);
         }
-        // What could not be exchanged after all is still there, and is taken in the next turn.
+        // A packet that the batch could not receive is still in the interface; the next iteration
+        // takes it.
         match interface.messages(pair).filter(|_| transfers.can_batch_messages()) {
             Some(file) => self.receive_batch(file, transfers)?,
             None => self.receive_each(interface, pair)?,
@@ -147,8 +150,8 @@ impl Receiver {
         Ok(!self.waiting.is_empty())
     }
 
-    /// Takes packets by few system calls. Tries to take one more than there were in the turn
-    /// before: so what is missing is known without asking again.
+    /// Receives packets with few system calls. It asks for one packet more than the iteration
+    /// before had: the missing packet shows that no more are waiting, without another call.
     fn receive_batch(&mut self, file: BorrowedFd<'_>, transfers: &mut IoEngine) -> io::Result<()> {
         let (mut tried, mut more) = (0, self.latest + 1);
         while tried < PACKETS {
@@ -163,7 +166,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Takes packets into these slots of the room by one system call; how many there were.
+    /// Receives packets into these slots of the buffer with one system call; returns their number.
     fn receive_some(
         &mut self,
         slots: Range<usize>,
@@ -171,15 +174,15 @@ impl Receiver {
         transfers: &mut IoEngine,
     ) -> io::Result<usize> {
         let before = self.waiting.len();
-        let room = self.bytes.chunks_exact_mut(MAX_PACKET).skip(slots.start).take(slots.len());
+        let buffers = self.bytes.chunks_exact_mut(MAX_PACKET).skip(slots.start).take(slots.len());
         let mut batch = transfers.batch();
-        room.enumerate().for_each(|(number, slot)| batch.take(number, slot));
+        buffers.enumerate().for_each(|(number, slot)| batch.take(number, slot));
         let exchanged = batch.run_messages(file);
         for (number, slot) in slots.enumerate() {
             let start = slot * MAX_PACKET;
             match exchanged.of(number) {
                 Some(Ok(length)) => self.waiting.push_back(start..start + length),
-                // One may have come while the others were looked for.
+                // A packet may have arrived during the other receptions.
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Some(Err(error)) => return Err(error),
                 None => {}
@@ -188,7 +191,7 @@ impl Receiver {
         Ok(self.waiting.len() - before)
     }
 
-    /// Takes packets one by one.
+    /// Receives packets one by one.
     fn receive_each(&mut self, interface: &mut dyn Interface, pair: usize) -> io::Result<()> {
         for (number, slot) in self.bytes.chunks_exact_mut(MAX_PACKET).enumerate() {
             let Some(length) = interface.receive(pair, slot)? else { break };
@@ -198,7 +201,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Gives the guest what there are buffers for.
+    /// Delivers to the guest the packets for which there are buffers.
     pub(super) fn deliver<M: DeviceMemory>(
         &mut self,
         queues: &mut QueueContext<'_, M>,
@@ -244,7 +247,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Finds requests for as many packets as possible. With them comes the fault that ended the
+    /// Finds requests for as many packets as possible. Returns with them the fault that ended the
     /// search, if one did.
     fn plan<M: DeviceMemory>(
         &mut self,
@@ -269,8 +272,8 @@ impl Receiver {
         (plan, None)
     }
 
-    /// Finds the requests, behind those planned with, that `length` bytes need, and plans with
-    /// them.
+    /// Finds the requests that `length` bytes need, behind those planned already, and adds them to
+    /// the plan.
     fn gather<M: DeviceMemory>(
         &mut self,
         length: u64,
@@ -286,15 +289,15 @@ impl Receiver {
                 return Ok(Gathered::Never);
             }
             if with.requests == self.stock.len() && !self.refill_stock(queues)? {
-                // No entries: the queue is not set up, or was reset.
+                // A size of 0: the queue is not set up, or was reset.
                 let size = queues.size(self.index);
                 let whole_ring = alone && (1..=count).contains(&size);
                 return Ok(if whole_ring { Gathered::Never } else { Gathered::NotYet });
             }
             let Some(next) = self.stock.get(with.requests) else { return Ok(Gathered::NotYet) };
-            let mut room = next.writable();
-            let taken = room.length().min(left);
-            with.pages += room.split_front(taken).map_or(0, Buffers::pages);
+            let mut writable = next.writable();
+            let taken = writable.length().min(left);
+            with.pages += writable.split_front(taken).map_or(0, Buffers::pages);
             with.requests += 1;
             left -= taken;
             if with.pages > BATCH_PAGES {
@@ -306,13 +309,13 @@ impl Receiver {
         Ok(Gathered::Enough(requests))
     }
 
-    /// Takes requests from the ring; whether there were any.
+    /// Takes requests from the ring; returns whether there were any.
     fn refill_stock<M: DeviceMemory>(
         &mut self,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<bool, Fault> {
-        let room = queues.size(self.index).saturating_sub(self.stock.len());
-        let (mut requests, fault) = queues.fetch(self.index, room);
+        let missing = queues.size(self.index).saturating_sub(self.stock.len());
+        let (mut requests, fault) = queues.fetch(self.index, missing);
         let found = !requests.is_empty();
         let wrong = requests.iter().find(|request| request.readable().length() > 0);
         if let Some(VirtioRequest { head, .. }) = wrong {
@@ -325,7 +328,7 @@ impl Receiver {
     }
 }
 
-/// Cuts off what will not be written: it need not be mapped.
+/// Shortens requests to the bytes that will be written, so that the others need not be mapped.
 fn trim(requests: &mut [VirtioRequest], plan: &[Delivery]) {
     let mut rest = requests;
     for delivery in plan {
@@ -339,7 +342,7 @@ fn trim(requests: &mut [VirtioRequest], plan: &[Delivery]) {
     }
 }
 
-/// What the kernel leaves to the device.
+/// Sets the header fields that the kernel leaves to the device.
 fn finish_header(packet: &mut [u8], requests: usize, flags: HeaderFlags) {
     let count = (requests as u16).to_le_bytes();
     packet.iter_mut().skip(NUM_BUFFERS.start).zip(count).for_each(|(to, from)| *to = from);
@@ -348,8 +351,8 @@ fn finish_header(packet: &mut [u8], requests: usize, flags: HeaderFlags) {
     }
 }
 
-/// Writes a packet into its requests. If they cannot be reached just now they go back empty, which
-/// the driver takes for packets that were cut off.
+/// Writes a packet into its requests. If the requests cannot be reached at present, the packet is
+/// dropped and they are returned empty, which the driver takes for truncated packets.
 fn write<M: DeviceMemory>(
     packet: &[u8],
     requests: &[VirtioRequest],

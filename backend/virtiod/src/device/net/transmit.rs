@@ -1,4 +1,4 @@
-//! The guest's packets, on their way out.
+//! Packets from the guest, from its buffers to the host's interface.
 
 use std::sync::atomic::Ordering;
 
@@ -8,15 +8,15 @@ use crate::device::{
 };
 use crate::stats::DeviceStats;
 
-/// Where packets go.
+/// The destination of packets.
 pub(super) struct PacketSink<'i> {
     pub(super) interface: &'i mut dyn Interface,
     pub(super) pair: usize,
     pub(super) transfers: &'i mut IoEngine,
 }
 
-/// Sends packets as they lie in the guest's buffers; only what is in too many pieces is copied,
-/// through room for one.
+/// Sends packets from the guest's buffers without a copy. Only a packet in too many pieces is
+/// copied, through the buffer in here, which holds one packet.
 pub(super) struct Transmitter(Vec<u8>);
 
 impl Default for Transmitter {
@@ -26,7 +26,8 @@ impl Default for Transmitter {
 }
 
 impl Transmitter {
-    /// Sends a batch of what is in queue `index`. What cannot be sent is lost and counted.
+    /// Sends a batch of packets from queue `index`. A packet that cannot be sent is dropped and
+    /// counted.
     pub(super) fn transmit<M: DeviceMemory>(
         &mut self,
         index: usize,
@@ -49,7 +50,7 @@ impl Transmitter {
         })
     }
 
-    /// Sends one packet; whether that could be done.
+    /// Sends one packet; returns whether the interface accepted it.
     fn send<M: DeviceMemory>(
         &mut self,
         request: &VirtioRequest,
@@ -59,10 +60,10 @@ impl Transmitter {
         let packet = match packet(request, memory)? {
             OutgoingPacket::Lies(packet) => packet,
             OutgoingPacket::Scattered => {
-                let room = self.0.get_mut(..request.readable().length() as usize);
-                let Some(room) = room else { return Ok(false) };
-                request.readable().copy_to(memory, room)?;
-                Gather::of(room)
+                let copy = self.0.get_mut(..request.readable().length() as usize);
+                let Some(copy) = copy else { return Ok(false) };
+                request.readable().copy_to(memory, copy)?;
+                Gather::of(copy)
             }
             OutgoingPacket::Lost => return Ok(false),
         };
@@ -70,8 +71,8 @@ impl Transmitter {
     }
 }
 
-/// Sends packets by one system call, if the interface can: up to the first that must be copied or
-/// is wrong.
+/// Sends packets with one system call, if the interface supports that: those before the first that
+/// must be copied or is malformed.
 fn send_batch<M: DeviceMemory>(
     requests: &[VirtioRequest],
     memory: &M,
@@ -99,14 +100,14 @@ fn count(sent: bool, length: u64, stats: &DeviceStats) {
     }
 }
 
-/// A packet of the guest's.
+/// A packet from the guest.
 #[expect(clippy::large_enum_variant, reason = "none is kept")]
 enum OutgoingPacket<'a> {
-    /// In its buffers.
+    /// It can be sent from its buffers.
     Lies(Gather<'a>),
-    /// In more pieces than are sent at once.
+    /// It has more pieces than one system call takes.
     Scattered,
-    /// Without a frame, too long, or not to be reached just now.
+    /// It is dropped: it has no frame, is too long, or cannot be reached at present.
     Lost,
 }
 
