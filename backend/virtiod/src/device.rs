@@ -1,8 +1,8 @@
 //! Virtio devices.
 //!
 //! A device sees feature bits, its configuration space and requests: descriptor chains as lists of
-//! buffers in a guest's memory. How that memory is reached is not its business ([`DeviceMemory`]);
-//! nor is the transport.
+//! buffers in a guest's memory. [`DeviceMemory`] reaches that memory, and the bus implements the
+//! transport; a device knows neither grants nor messages.
 
 pub mod blk;
 mod buffer;
@@ -47,18 +47,18 @@ pub enum DeviceId {
     Socket = 19,
 }
 
-/// Why a device cannot go on until it is reset: the guest's doing, a ring that cannot be reached,
-/// or something that fails on this side.
+/// A fault that stops a device until the driver resets it. The guest caused it, a ring cannot be
+/// reached, or something of the host failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// A buffer that is not where its descriptor says, or not for this use.
-    #[error("descriptor {descriptor} of chain {head}")]
+    /// A buffer that cannot be reached at its address, or not for this access.
+    #[error("cannot access descriptor {descriptor} of chain {head}")]
     Memory {
         /// Index of the chain's first descriptor.
         head: u16,
         /// Position in the chain, from 0.
         descriptor: usize,
-        /// Why it cannot be reached.
+        /// The failure of the access.
         source: vm_memory::GuestMemoryError,
     },
     /// A chain that cannot be followed to its end, or has parts in the wrong order.
@@ -66,44 +66,44 @@ pub enum Fault {
     Chain {
         /// Index of the chain's first descriptor.
         head: u16,
-        /// What is wrong with it.
+        /// The rule that the chain breaks.
         reason: String,
     },
-    /// What was written into buffers cannot be brought there.
-    #[error("a buffer for the device to write")]
+    /// Data that the device wrote cannot be copied back into the guest's buffers.
+    #[error("cannot write back a buffer for the device to write")]
     WriteBack(#[source] vm_memory::GuestMemoryError),
-    /// What this program takes for impossible.
+    /// A broken invariant of this program.
     #[error("internal error: {0}; please report it")]
     Internal(&'static str),
-    /// The ring itself.
-    #[error("ring")]
+    /// The ring cannot be read or written, or holds impossible values.
+    #[error("cannot access the ring")]
     Ring(#[from] virtio_queue::Error),
-    /// Something of this side's that the device cannot do without.
-    #[error("{0}")]
+    /// A resource of the host failed, which this names and the device needs.
+    #[error("{0} failed")]
     Host(&'static str, #[source] std::io::Error),
 }
 
-/// Who gives a device urgent work.
+/// The sources of a device's urgent work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkSource {
-    /// The driver alone: the device's thread may poll the rings without looking at other sources,
-    /// and notify the driver of several used buffers at once.
+    /// The driver alone: the device's thread may poll the rings without polling other sources, and
+    /// notify the driver of several used buffers at once.
     Driver,
-    /// The driver and the device's own sources: the driver is notified after each batch.
+    /// The driver and the device's own sources: the bus notifies the driver after each batch.
     Both,
 }
 
-/// Something to wait for besides the driver: a file descriptor and what it should be ready for.
+/// An event source besides the driver: a file descriptor and the events to wait for.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
-    /// The descriptor.
+    /// The file descriptor to poll.
     pub fd: BorrowedFd<'a>,
-    /// Readable, writable or both.
+    /// `POLLIN`, `POLLOUT`, both, or none for hang-ups and errors only.
     pub events: PollFlags,
 }
 
 impl<'a> Source<'a> {
-    /// Waits for something to read.
+    /// A source that is ready when `fd` can be read.
     pub fn readable(fd: BorrowedFd<'a>) -> Self {
         Self { fd, events: PollFlags::POLLIN }
     }
@@ -111,36 +111,39 @@ impl<'a> Source<'a> {
 
 /// A virtio device over some guest memory.
 ///
-/// It is told when a queue's doorbell rang and when one of its sources is ready, and does a turn's
-/// worth of work then: about one batch. What it leaves it asks for by [`QueueContext::reschedule`].
+/// The bus calls [`VirtioDevice::process`] after a queue's doorbell, and
+/// [`VirtioDevice::handle_sources`] when one of the device's sources is ready. Each call does the
+/// work of one iteration, about one batch; the device requests another iteration with
+/// [`QueueContext::reschedule`].
 pub trait VirtioDevice<M: DeviceMemory>: Send {
-    /// What kind of device it is.
+    /// The virtio device id (virtio 1.3 section 5).
     fn id(&self) -> DeviceId;
 
-    /// A word for logs and `stat`.
+    /// A short name of the device type, for logs and `xen-virtiod stat`.
     fn kind(&self) -> &'static str;
 
-    /// Feature bits of its own, without the transport's.
+    /// The feature bits of the device type that it offers, without the transport's.
     fn features(&self) -> u64;
 
-    /// Bytes of the longest request that it does, buffers of both directions together. Of a longer
-    /// one it looks at a part at most, which is made reachable when it is looked at.
+    /// Length in bytes of the longest request that the device carries out, buffers of both
+    /// directions together. The device accesses at most a part of a longer request, and each such
+    /// access makes its buffer reachable.
     fn longest_request(&self) -> u64;
 
-    /// Most entries of each of its queues.
+    /// Maximum number of entries of each queue; the length of the slice is the number of queues.
     fn queue_sizes(&self) -> &[u16];
 
-    /// Its configuration space.
+    /// The configuration space, as the driver reads it.
     fn config(&self) -> &[u8];
 
-    /// Writes into the configuration space, in which all of `data` lies: all of it, or `false` and
-    /// nothing, where that is not allowed. None is, by default.
+    /// Writes `data` at `offset`, a range inside the configuration space. Returns `false`, and
+    /// writes nothing, if the device does not allow that write. By default it allows none.
     fn write_config(&mut self, offset: usize, data: &[u8]) -> bool {
         let _ = (offset, data);
         false
     }
 
-    /// The driver is ready, with these features.
+    /// Starts the device: the driver set DRIVER_OK and negotiated these features.
     ///
     /// # Errors
     /// As [`VirtioDevice::process`].
@@ -149,52 +152,53 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
         Ok(())
     }
 
-    /// Feature bits that it can work with although it may not offer them: what a driver negotiated
-    /// once, it keeps for the life of its guest, which may be longer than that of what the device
-    /// is made of.
+    /// Feature bits that the device works with, including those that it does not offer at present.
+    /// A driver keeps the features that it negotiated for the life of its guest, which may outlive
+    /// the device's storage or host.
     fn accepted_features(&self) -> u64 {
         self.features()
     }
 
-    /// The driver is gone, or starts again.
+    /// Resets the device: the driver is gone, or starts again.
     fn reset(&mut self) {}
 
-    /// The driver has queue `index` back, and every request in it [6.7]. A device that keeps
-    /// requests over turns forgets those of this queue, and writes nothing into their buffers any
-    /// more. The queue may be set up anew, and is then served as if its doorbell rang.
+    /// Resets queue `index`: the driver owns the queue and every request in it again [6.7]. A
+    /// device that keeps requests over iterations forgets those of this queue, and no longer writes
+    /// into their buffers. The driver may set the queue up again; the bus then processes it as
+    /// after a doorbell.
     fn reset_queue(&mut self, index: usize) {
         let _ = index;
     }
 
-    /// Who gives it urgent work.
+    /// The sources of its urgent work.
     fn work_source(&self) -> WorkSource {
         WorkSource::Both
     }
 
-    /// Whether nothing waits for the used buffers of queue `index` while they are few and short:
-    /// the driver may be notified of them a moment later.
+    /// Whether the bus may delay the notification of used buffers in queue `index` while they are
+    /// few and short. A device allows it where nothing waits for these buffers.
     fn can_delay_notification(&self, index: usize) -> bool {
         let _ = index;
         false
     }
 
-    /// Serves queue `index`, whose doorbell rang or which has work left.
+    /// Processes queue `index` after its doorbell, or because the queue was rescheduled.
     ///
     /// # Errors
-    /// [`Fault`] if the device cannot go on until it is reset.
+    /// A [`Fault`], after which the bus stops the device until the driver resets it.
     fn process(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault>;
 
-    /// What to wait for now, while the driver is ready.
+    /// The event sources to poll now, while the driver is ready.
     fn sources(&self) -> Vec<Source<'_>> {
         Vec::new()
     }
 
-    /// When it wants to be woken though no source is ready.
+    /// When the bus calls [`VirtioDevice::handle_sources`] even if no source is ready.
     fn deadline(&self) -> Option<Instant> {
         None
     }
 
-    /// Does what can be done now that a source may be ready, or the deadline has come.
+    /// Handles its sources: one may be ready, or the deadline has passed.
     ///
     /// # Errors
     /// As [`VirtioDevice::process`].
@@ -203,7 +207,7 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
         Ok(())
     }
 
-    /// Whether the configuration space changed since this was asked last.
+    /// Returns whether the configuration space changed since the previous call.
     fn take_config_change(&mut self) -> bool {
         false
     }

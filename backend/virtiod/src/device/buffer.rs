@@ -1,7 +1,7 @@
 //! A request: one descriptor chain, copied out of the ring and checked.
 //!
-//! [`Readable`] and [`Writable`] bytes are different types: what the driver gave for reading cannot
-//! be written here, whatever the mapping behind it would allow.
+//! [`Readable`] and [`Writable`] bytes are different types: the device cannot write bytes that the
+//! driver gave for reading, whatever access the mapping behind them allows.
 
 use std::io;
 
@@ -19,7 +19,7 @@ pub struct Readable<'a>(pub(super) VolatileSlice<'a>);
 pub struct Writable<'a>(pub(super) VolatileSlice<'a>);
 
 impl Writable<'_> {
-    /// Copies bytes in, as many as there are or fit.
+    /// Copies `bytes` into the buffer: all of them, or as many as fit.
     pub fn copy_from(&mut self, bytes: &[u8]) {
         self.0.copy_from(bytes);
     }
@@ -27,7 +27,7 @@ impl Writable<'_> {
     /// Fills the buffer from a file, at its cursor.
     ///
     /// # Errors
-    /// The file's; the file may end early, which is [`io::ErrorKind::UnexpectedEof`].
+    /// The file's; [`io::ErrorKind::UnexpectedEof`] if the file ends before the buffer is full.
     pub fn read_from(&mut self, file: &mut impl ReadVolatile) -> io::Result<()> {
         file.read_exact_volatile(&mut self.0).map_err(io_error)
     }
@@ -40,7 +40,7 @@ fn io_error(error: VolatileMemoryError) -> io::Error {
     }
 }
 
-/// A buffer, or what is left of it.
+/// A buffer, or the rest of it.
 #[derive(Clone, Copy, Debug)]
 struct Part {
     descriptor: usize,
@@ -52,18 +52,18 @@ struct Part {
 pub struct Buffers<'r> {
     head: u16,
     parts: &'r [Part],
-    /// Bytes of the first part that are taken off.
+    /// Bytes of the first part that were split off.
     skip: u64,
     length: u64,
 }
 
 impl<'r> Buffers<'r> {
-    /// Bytes in all.
+    /// Number of bytes of all parts together.
     pub fn length(self) -> u64 {
         self.length
     }
 
-    /// Takes `count` bytes off the front; `None`, and nothing taken, if there are fewer.
+    /// Splits the first `count` bytes off. Returns `None`, and changes nothing, if there are fewer.
     pub fn split_front(&mut self, count: u64) -> Option<Self> {
         let length = self.length.checked_sub(count)?;
         let front = Self { length: count, ..*self };
@@ -80,12 +80,12 @@ impl<'r> Buffers<'r> {
         Some(front)
     }
 
-    /// Pages that the bytes touch, each counted as often as a buffer touches it.
+    /// The number of pages that the bytes touch; a page counts once for each buffer in it.
     pub fn pages(self) -> u64 {
         self.parts().map(|part| part.buffer.pages()).sum()
     }
 
-    /// The parts, without what is taken off.
+    /// The parts, without the bytes that were split off.
     fn parts(self) -> impl Iterator<Item = Part> {
         let (mut skip, mut left) = (self.skip, self.length);
         self.parts.iter().map_while(move |part| {
@@ -97,7 +97,7 @@ impl<'r> Buffers<'r> {
         })
     }
 
-    /// Copies the bytes out; `bytes` has their length.
+    /// Copies the bytes into `bytes`, which has their length.
     ///
     /// # Errors
     /// [`Fault::Memory`].
@@ -113,7 +113,7 @@ impl<'r> Buffers<'r> {
         Ok(())
     }
 
-    /// Copies bytes in, as many as there are or fit; gives their number.
+    /// Copies `bytes` into the buffers: all of them, or as many as fit. Returns their number.
     ///
     /// # Errors
     /// [`Fault::Memory`].
@@ -128,7 +128,7 @@ impl<'r> Buffers<'r> {
         Ok((bytes.len() - rest.len()) as u32)
     }
 
-    /// The bytes, for reading.
+    /// The buffers, for reading; an item is an error if its buffer cannot be reached.
     pub fn readable<'a, M: DeviceMemory>(
         self,
         memory: &'a M,
@@ -136,7 +136,7 @@ impl<'r> Buffers<'r> {
         self.parts().map(move |part| self.reach(memory, part, Permissions::Read).map(Readable))
     }
 
-    /// The bytes, for writing.
+    /// The buffers, for writing; an item is an error if its buffer cannot be reached.
     pub fn writable<'a, M: DeviceMemory>(
         self,
         memory: &'a M,
@@ -159,27 +159,27 @@ impl<'r> Buffers<'r> {
     }
 }
 
-/// One request of the driver's.
+/// A request of the driver: a descriptor chain that was copied and checked.
 #[derive(Clone, Debug, Default)]
 pub struct VirtioRequest {
-    /// Index of its first descriptor, which names it in the used ring.
+    /// Index of its first descriptor, which identifies the request in the used ring.
     pub head: u16,
-    /// First those that the device reads, then those that it writes.
+    /// The device-readable parts, then the device-writable ones.
     parts: Vec<Part>,
-    /// Parts that the device reads.
+    /// Number of device-readable parts.
     readable: usize,
     readable_length: u64,
     writable_length: u64,
 }
 
 impl VirtioRequest {
-    /// Becomes a copy of a chain that was checked.
+    /// Copies a chain into this request and checks it.
     ///
     /// # Errors
     /// [`Fault::Chain`] for a chain that does not end, is empty, has an empty buffer, a readable
     /// buffer behind a writable one (virtio 1.3 section 2.7.4.2), or more buffers than the
-    /// `queue_size` that a driver must keep to (section 2.7.5.3.1). `why` tells why the chain's
-    /// iterator may have ended early.
+    /// `queue_size` that a driver must keep to (section 2.7.5.3.1). `why` returns the reason for
+    /// which the chain's iterator may have ended early.
     pub fn collect(
         &mut self,
         head: u16,
@@ -190,16 +190,16 @@ impl VirtioRequest {
         let malformed = |reason: &str| Fault::Chain { head, reason: reason.to_owned() };
         self.parts.clear();
         *self = Self { head, parts: std::mem::take(&mut self.parts), ..Self::default() };
-        let mut goes_on = true;
+        let mut has_next = true;
         for (position, descriptor) in chain.enumerate() {
             if position >= usize::from(queue_size) {
                 return Err(malformed(&format!("more than the queue's {queue_size} descriptors")));
             }
-            goes_on = descriptor.has_next();
+            has_next = descriptor.has_next();
             let part = Part { descriptor: position, buffer: buffer_of(descriptor) };
             let length = u64::from(part.buffer.length);
             if length == 0 {
-                return Err(malformed("a buffer of no bytes"));
+                return Err(malformed("a buffer has no bytes"));
             }
             match part.buffer.direction {
                 BufferDirection::Writable => self.writable_length += length,
@@ -213,47 +213,47 @@ impl VirtioRequest {
             }
             self.parts.push(part);
         }
-        if goes_on {
+        if has_next {
             let why = why().unwrap_or_else(|| "a bad index, a loop or a bad indirect table".into());
             return Err(malformed(&format!("it cannot be followed to its end: {why}")));
         }
         Ok(())
     }
 
-    /// What the driver says.
+    /// The device-readable buffers: the driver's data.
     pub fn readable(&self) -> Buffers<'_> {
         let parts = self.parts.get(..self.readable).unwrap_or(&[]);
         Buffers { head: self.head, parts, skip: 0, length: self.readable_length }
     }
 
-    /// Where the answer goes.
+    /// The device-writable buffers, for the answer.
     pub fn writable(&self) -> Buffers<'_> {
         let parts = self.parts.get(self.readable..).unwrap_or(&[]);
         Buffers { head: self.head, parts, skip: 0, length: self.writable_length }
     }
 
-    /// Bytes in all.
+    /// Number of bytes of all buffers, in both directions.
     pub fn length(&self) -> u64 {
         self.readable_length + self.writable_length
     }
 
-    /// Pages that its buffers touch, each counted as often as a buffer touches it.
+    /// The number of pages that its buffers touch; a page counts once for each buffer in it.
     pub fn pages(&self) -> u64 {
         self.readable().pages() + self.writable().pages()
     }
 
-    /// Descriptors that there is room for.
+    /// Number of descriptors that its allocation can hold.
     pub(super) fn capacity(&self) -> usize {
         self.parts.capacity()
     }
 
-    /// Keeps the first `length` bytes of where the answer goes, if there are more.
+    /// Limits the device-writable bytes to the first `length`.
     pub fn truncate_writable(&mut self, length: u64) {
         self.writable_length = self.writable_length.min(length);
     }
 
-    /// Its buffers, as its descriptors gave them, without the first `written` bytes that the device
-    /// writes.
+    /// Its buffers as the descriptors describe them, without the first `written` device-writable
+    /// bytes.
     pub fn buffers(&self, written: u64) -> impl Iterator<Item = Buffer> {
         let mut writable = self.writable();
         writable.split_front(written);

@@ -1,57 +1,58 @@
-//! What a device needs of a guest's memory.
+//! The interface through which a device reaches a guest's memory.
 
 use protocol::grant::{PAGE_SIZE, pages_spanned};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryError};
 
-/// Which way a buffer's data goes (virtio 1.3 section 2.6, device-readable and device-writable).
+/// The direction of a buffer's data (virtio 1.3 section 2.6, device-readable and device-writable).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BufferDirection {
-    /// From the driver; the device only reads.
+    /// From the driver to the device, which only reads it.
     Readable,
-    /// To the driver.
+    /// From the device to the driver.
     Writable,
 }
 
-/// Where a descriptor says that a buffer is.
+/// A buffer as its descriptor describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Buffer {
-    /// Its address.
+    /// Its address, which the access platform translates.
     pub address: GuestAddress,
     /// Its length in bytes.
     pub length: u32,
-    /// Which way its data goes.
+    /// The direction of its data.
     pub direction: BufferDirection,
 }
 
 impl Buffer {
-    /// Pages that it touches.
+    /// The number of pages that it touches.
     pub fn pages(self) -> u64 {
         pages_spanned(self.address.0 % PAGE_SIZE, self.length.into())
     }
 }
 
-/// A guest's memory, reached for the time of a batch of requests.
+/// A guest's memory, whose buffers are reachable for the duration of a batch of requests.
 pub trait DeviceMemory: GuestMemory<Bitmap = ()> {
-    /// Makes the buffers of a batch reachable together, as far as they can be. What cannot be
-    /// reached shows when it is accessed.
+    /// Makes the buffers of a batch reachable together, as far as possible. An access to a buffer
+    /// that cannot be reached fails.
     fn prepare(&self, buffers: &mut dyn Iterator<Item = Buffer>);
 
-    /// Sees to it that what was written into buffers is the driver's. To be called before they are
-    /// given back.
+    /// Copies the data that the device wrote back into the guest's memory, where it wrote into
+    /// copies. A device calls this before it returns the buffers to the driver.
     ///
     /// # Errors
-    /// A buffer is not the device's to write.
+    /// A buffer may not be written by the device.
     fn write_back(&mut self) -> Result<(), GuestMemoryError>;
 
-    /// Ends all access to buffers. They may be given back to the driver afterwards, not before.
+    /// Ends all access to buffers. The device may return them to the driver only after this call.
     fn release(&mut self);
 
-    /// Notes that bytes were copied from or into buffers.
+    /// Counts bytes that were copied from or into buffers.
     fn copied(&self, bytes: u64);
 
-    /// Why the latest access failed, if one did since the last release.
+    /// The reason for which the latest access failed, if one failed since the last release.
     fn last_fault(&self) -> Option<String>;
 
-    /// Whether an access failed for want of something on this side, so that it may work later.
+    /// Whether an access failed because a resource of the host is short, so that it may succeed
+    /// later.
     fn is_shortage(&self, error: &GuestMemoryError) -> bool;
 }

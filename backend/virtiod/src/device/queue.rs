@@ -1,50 +1,50 @@
-//! Queues as a device sees them: requests out, answers back.
+//! Queues as a device sees them: it takes requests and returns them with its answers.
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
 use super::{DeviceMemory, Fault, QueueSet, VirtioRequest};
 
-/// Requests taken from a ring at once: their pages are mapped and unmapped together, and other
-/// queues and messages get their turn between two batches.
+/// Maximum number of requests that are taken from a ring at once. Their pages are mapped and
+/// unmapped together, and the bus handles other queues and messages between two batches.
 pub const BATCH: usize = 32;
-/// Bytes of the requests in a batch: what is larger is a batch of its own, which the driver can
-/// look at while the next one is served.
+/// Bytes of requests at which a batch ends. So a large request is a batch of its own, which the
+/// driver can process while the device serves the next one.
 pub const BATCH_BYTES: u64 = 256 << 10;
-/// Pages that the requests of a batch touch, for which a batch ends as for its bytes: bytes alone
-/// say little of a driver's many small buffers.
+/// Pages touched by requests at which a batch ends, as for bytes: the number of bytes does not
+/// bound the pages of many small buffers.
 pub const BATCH_PAGES: u64 = 1024;
-/// Requests of which the capacity is kept: for a whole turn's of a network device.
+/// Number of requests whose allocations are reused: enough for an iteration of a network device.
 const POOLED_REQUESTS: usize = 256;
-/// Descriptors of which the capacity is kept, in all these requests together.
+/// Maximum capacity of all these allocations together, in descriptors.
 const POOLED_DESCRIPTORS: usize = 8192;
 
-/// Where the rings are.
+/// Access to a device's rings.
 pub trait Rings {
-    /// The ring of queue `index`, while it is enabled.
+    /// The ring of queue `index`, or `None` while the queue is not enabled.
     fn ring(&mut self, index: usize) -> Option<&mut Queue>;
 }
 
-/// What became of the queues in a turn.
+/// Summary of what a device did with its queues in one iteration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchSummary {
-    /// Those in which requests were given back.
+    /// Queues in which the device returned requests.
     pub used: QueueSet,
-    /// How many requests.
+    /// Number of requests that it returned.
     pub count: u32,
-    /// How long those were together that were served each by itself, in bytes.
+    /// Total length in bytes of the requests that were answered through [`Completions`].
     pub bytes: u64,
-    /// Those that want another turn.
+    /// Queues that need another iteration.
     pub rescheduled: QueueSet,
-    /// Those in which nothing is left.
+    /// Queues in which no request is left.
     pub empty: QueueSet,
 }
 
-/// Room for requests that is used again and again.
+/// Allocations for requests, which are reused.
 #[derive(Debug, Default)]
 pub struct RequestPool {
     list: Vec<VirtioRequest>,
     requests: Vec<VirtioRequest>,
-    /// Descriptors that these have capacity for.
+    /// Capacity of `requests`, in descriptors.
     descriptors: usize,
     done: Vec<(u16, u32)>,
 }
@@ -56,8 +56,8 @@ impl RequestPool {
         request
     }
 
-    /// Keeps the capacity of a request, unless there is enough: what a long chain took is given
-    /// back.
+    /// Keeps the allocation of a request for reuse. Above the limits it is freed, so that the
+    /// memory of long chains is not held.
     fn keep(&mut self, request: VirtioRequest) {
         let descriptors = self.descriptors + request.capacity();
         if self.requests.len() < POOLED_REQUESTS && descriptors <= POOLED_DESCRIPTORS {
@@ -67,21 +67,21 @@ impl RequestPool {
     }
 }
 
-/// Completions to requests of a batch, in their order.
+/// The completions of a batch, in the order of its requests.
 pub struct Completions<'a> {
     done: &'a mut Vec<(u16, u32)>,
     bytes: &'a mut u64,
 }
 
 impl Completions<'_> {
-    /// The request may be given back, with that many bytes written into its buffers.
+    /// Completes a request, with `written` bytes written into its buffers.
     pub fn push(&mut self, request: &VirtioRequest, written: u32) {
         self.done.push((request.head, written));
         *self.bytes += request.length();
     }
 }
 
-/// A device's queues, for a turn.
+/// A device's queues, for one iteration.
 pub struct QueueContext<'a, M> {
     rings: &'a mut dyn Rings,
     memory: &'a mut M,
@@ -92,7 +92,7 @@ pub struct QueueContext<'a, M> {
 }
 
 impl<'a, M: DeviceMemory> QueueContext<'a, M> {
-    /// The queues of a device over `memory` that does what requests of up to `longest` bytes ask.
+    /// The queues of a device over `memory` that carries out requests of up to `longest` bytes.
     pub fn new(
         rings: &'a mut dyn Rings,
         memory: &'a mut M,
@@ -109,32 +109,32 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         }
     }
 
-    /// The guest's memory, where requests' buffers are.
+    /// The guest's memory, which holds the requests' buffers.
     pub fn memory(&self) -> &M {
         self.memory
     }
 
-    /// Entries of queue `index`; none while it is not enabled.
+    /// Number of entries of queue `index`; 0 while the queue is not enabled.
     pub fn size(&mut self, index: usize) -> usize {
         self.rings.ring(index).map_or(0, |ring| usize::from(ring.size()))
     }
 
-    /// Takes up to a batch of requests, at most `limit`, and makes their buffers reachable. With
-    /// them comes the fault of the first that is malformed, if one is: those before it are good.
+    /// Takes up to a batch of requests, at most `limit`, and makes their buffers reachable. If a
+    /// request is malformed, returns its fault with the requests before it, which are good.
     pub fn take(&mut self, index: usize, limit: usize) -> (Vec<VirtioRequest>, Option<Fault>) {
         let (requests, fault) = self.fetch(index, limit);
         self.prepare(&requests);
         (requests, fault)
     }
 
-    /// Makes the buffers of requests reachable together: not of those that are longer than the
-    /// device takes, since it will look at little of them.
+    /// Makes the buffers of requests reachable together. Skips requests that are longer than the
+    /// device's longest request: the device accesses little of them.
     pub fn prepare(&self, requests: &[VirtioRequest]) {
         self.prepare_rest(requests, 0);
     }
 
-    /// As [`QueueContext::prepare`], without the first `written` bytes that the device writes into
-    /// the first request: the driver's memory has them.
+    /// As [`QueueContext::prepare`], but skips the first `written` device-writable bytes of the
+    /// first request, which the driver's memory has already.
     fn prepare_rest(&self, requests: &[VirtioRequest], written: u64) {
         let written = std::iter::once(written).chain(std::iter::repeat(0));
         let requests = requests.iter().zip(written);
@@ -143,8 +143,8 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         self.memory.prepare(&mut buffers);
     }
 
-    /// As [`QueueContext::take`], without making buffers reachable: for a device that must look at
-    /// requests to know which it will use, and keeps the others.
+    /// As [`QueueContext::take`], but does not make buffers reachable: for a device that must
+    /// examine requests to know which it will use, and keeps the others.
     pub fn fetch(&mut self, index: usize, limit: usize) -> (Vec<VirtioRequest>, Option<Fault>) {
         let mut requests = self.take_list();
         self.latest = Some(index);
@@ -175,25 +175,27 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         (requests, fault)
     }
 
-    /// Room for requests; to be taken back by [`QueueContext::recycle`].
+    /// An empty list for requests, whose allocation [`QueueContext::recycle`] takes back.
     pub fn take_list(&mut self) -> Vec<VirtioRequest> {
         std::mem::take(&mut self.request_pool.list)
     }
 
-    /// Takes back the capacity of requests that were given back to the driver.
+    /// Keeps the allocations of requests that were returned to the driver, for reuse.
     pub fn recycle(&mut self, mut requests: Vec<VirtioRequest>) {
         requests.drain(..).for_each(|request| self.request_pool.keep(request));
         self.request_pool.list = requests;
     }
 
-    /// Gives requests back, with the number of bytes written into each. All access to buffers ends
-    /// before the driver hears of it: a grant it gets back must not be mapped any more.
+    /// Returns requests to the driver, with the number of bytes written into each. All access to
+    /// buffers ends before the driver can see them in the used ring: the backend must not map a
+    /// grant that the driver owns again.
     ///
     /// # Errors
     /// [`Fault::WriteBack`], [`Fault::Ring`].
     pub fn give_back(&mut self, index: usize, done: &[(u16, u32)]) -> Result<(), Fault> {
         self.latest = Some(index);
-        // Also of requests that go on later: their bytes are nowhere else.
+        // Requests that continue later need this too: the copies hold the only instance of their
+        // bytes.
         self.memory.write_back().map_err(Fault::WriteBack)?;
         self.memory.release();
         if done.is_empty() {
@@ -209,20 +211,20 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         Ok(())
     }
 
-    /// Has the queue served again soon: work is left that no doorbell will tell of.
+    /// Requests another iteration for the queue: work is left for which no doorbell will ring.
     pub fn reschedule(&mut self, index: usize) {
         self.summary.rescheduled.insert(index);
     }
 
-    /// Nothing is left in the queue: it is served again when the driver has put something there.
+    /// Notes that the queue is empty: it is processed again after the driver adds requests.
     pub fn mark_idle(&mut self, index: usize) {
         self.summary.empty.insert(index);
     }
 
-    /// Serves a batch of requests one after the other, and asks for another turn or rests.
+    /// Serves a batch of requests one after the other, then reschedules the queue or marks it idle.
     ///
     /// # Errors
-    /// The first [`Fault`]; what was served before it has been given back.
+    /// The first [`Fault`]; requests that were served before it have been returned to the driver.
     pub fn process_each(
         &mut self,
         index: usize,
@@ -249,8 +251,8 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         })
     }
 
-    /// As [`QueueContext::process_some`], but `serve` has the requests of a batch together, of
-    /// which it answers those up to its first fault.
+    /// As [`QueueContext::process_some`], but `serve` gets the requests of a batch together, and
+    /// answers those before its first fault.
     ///
     /// # Errors
     /// As there.
@@ -274,12 +276,12 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         fault.map_or(Ok(()), Err)
     }
 
-    /// Has requests that were fetched served together, and gives back those that are answered,
-    /// whatever the outcome. The others stay the device's. `written`: bytes that it wrote into the
-    /// first of them before.
+    /// Calls `serve` with requests that were fetched, and returns the answered ones to the driver,
+    /// whatever the outcome. The device keeps the others. `written`: the number of bytes that the
+    /// device wrote into the first request before.
     ///
     /// # Errors
-    /// That of `serve`, or as of [`QueueContext::give_back`].
+    /// The error of `serve`, or as for [`QueueContext::give_back`].
     pub fn process_fetched<R>(
         &mut self,
         index: usize,
@@ -297,12 +299,12 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         outcome
     }
 
-    /// The queue that was worked on last, which is the one that a fault is of.
+    /// The queue that was used last; a fault belongs to it.
     pub fn latest(&self) -> Option<usize> {
         self.latest
     }
 
-    /// What became of the queues.
+    /// Ends the iteration: releases all buffers and returns the summary.
     pub fn finish(self) -> BatchSummary {
         self.memory.release();
         self.summary

@@ -1,11 +1,11 @@
-//! Some of a device's queues.
+//! Sets of a device's queues.
 
 /// A set of queue numbers. No device has more than 64 queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueSet(u64);
 
 impl QueueSet {
-    /// Most queues that a device may have.
+    /// Maximum number of queues of a device.
     pub const LIMIT: usize = u64::BITS as usize;
 
     fn bit(index: usize) -> u64 {
@@ -13,49 +13,49 @@ impl QueueSet {
         u32::try_from(index).ok().and_then(|index| 1u64.checked_shl(index)).unwrap_or(0)
     }
 
-    /// One queue.
+    /// The set that contains only queue `index`.
     pub fn of(index: usize) -> Self {
         Self(Self::bit(index))
     }
 
-    /// Adds a queue.
+    /// Adds queue `index`.
     pub fn insert(&mut self, index: usize) {
         self.0 |= Self::bit(index);
     }
 
-    /// Takes a queue out; whether it was there.
+    /// Removes queue `index`; returns whether the set contained it.
     pub fn remove(&mut self, index: usize) -> bool {
         let before = self.0;
         self.0 &= !Self::bit(index);
         self.0 != before
     }
 
-    /// Adds those of another set.
+    /// Adds all queues of another set.
     pub fn extend(&mut self, other: Self) {
         self.0 |= other.0;
     }
 
-    /// Those that are not in another set.
+    /// The queues of this set that are not in `other`.
     pub fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
-    /// Those that are in another set too.
+    /// The queues that are in both sets.
     pub fn within(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// Whether it has none.
+    /// Whether the set contains no queue.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Takes all of them out.
+    /// Returns the set and leaves an empty one.
     pub fn take(&mut self) -> Self {
         std::mem::take(self)
     }
 
-    /// Their numbers, upwards.
+    /// The queue numbers in ascending order.
     pub fn iter(self) -> impl Iterator<Item = usize> {
         let mut left = self.0;
         std::iter::from_fn(move || {
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_put_in_comes_out_once_and_in_order() {
+    fn queue_set_yields_each_queue_once_in_order() {
         let mut set = QueueSet::default();
         [63, 0, 5, 0].into_iter().for_each(|index| set.insert(index));
         assert_eq!(set.iter().collect::<Vec<_>>(), [0, 5, 63]);

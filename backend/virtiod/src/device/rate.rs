@@ -1,4 +1,4 @@
-//! How many bytes a second a device may move, and the waiting that this asks for.
+//! A limit to the bytes that a device transfers in a second.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -11,9 +11,9 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use super::Source;
 
-/// What an idle device may save up.
+/// The time for which an idle device accumulates credit.
 const BURST: Duration = Duration::from_secs(1);
-/// Suffixes of a rate, the longer before those that they end in.
+/// Suffixes of a rate. A suffix precedes those that it ends with.
 const UNITS: &[(&str, u64)] = &[
     ("KiB/s", 1 << 10),
     ("MiB/s", 1 << 20),
@@ -24,11 +24,11 @@ const UNITS: &[(&str, u64)] = &[
     ("B/s", 1),
 ];
 
-/// Bytes a second; never none.
+/// A rate in bytes per second, at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate(NonZeroU64);
 
-/// What was given as a rate is none.
+/// The given text is not a rate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not a rate: a whole number above 0 with B/s, kB/s, KiB/s, MB/s, MiB/s, GB/s or \
@@ -37,7 +37,7 @@ pub struct Rate(NonZeroU64);
 pub struct NotARate(String);
 
 impl Rate {
-    /// The time that `bytes` take.
+    /// The time that the transfer of `bytes` takes at this rate.
     fn time(self, bytes: u64) -> Duration {
         let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(self.0.get());
         Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
@@ -51,7 +51,7 @@ impl FromStr for Rate {
         let split = UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, bytes)));
         let parsed = split.and_then(|(number, bytes)| {
             let number = number.trim_end();
-            // parse() alone would take a sign.
+            // parse() alone would accept a sign.
             let plain = number.bytes().all(|digit| digit.is_ascii_digit());
             let number: u64 = number.parse().ok().filter(|_| plain)?;
             NonZeroU64::new(number.checked_mul(*bytes)?)
@@ -66,8 +66,9 @@ impl fmt::Display for Rate {
     }
 }
 
-/// A token bucket. What is in it is told by one moment: when all that was moved is paid for. A debt
-/// is allowed, so that a request larger than the bucket is served too, and waited for afterwards.
+/// A token bucket. One instant represents its contents: when all transferred bytes are paid for. A
+/// debt is allowed, so that the device serves a request larger than the bucket and waits
+/// afterwards.
 #[derive(Debug)]
 struct TokenBucket {
     rate: Rate,
@@ -87,13 +88,14 @@ impl TokenBucket {
         self.paid = paid.checked_add(self.rate.time(bytes)).unwrap_or(paid);
     }
 
-    /// How long nothing may be moved; `None` if something may be now.
+    /// The time until the next transfer is allowed; `None` if it is allowed now.
     fn wait(&self, now: Instant) -> Option<Duration> {
         self.paid.checked_duration_since(now).filter(|left| !left.is_zero())
     }
 }
 
-/// Holds a device to a rate, without sleeping: a timer becomes ready when it may go on.
+/// Limits a device to a rate without sleeping: a timer becomes ready when the next transfer is
+/// allowed.
 #[derive(Debug)]
 pub struct Limiter {
     bucket: TokenBucket,
@@ -101,23 +103,23 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// A limiter that lets one second's worth through at once.
+    /// A limiter that allows one second's bytes at once.
     ///
     /// # Errors
-    /// The kernel gives no timer.
+    /// The kernel's, if it creates no timer.
     pub fn new(rate: Rate) -> nix::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
         Ok(Self { bucket: TokenBucket::new(rate, Instant::now()), timer })
     }
 
-    /// Whether something may be moved now. If not, the source will become ready when it may.
+    /// Whether a transfer is allowed now. If not, the source becomes ready when it is.
     ///
     /// # Errors
-    /// The timer's.
+    /// The kernel's, if the timer cannot be set.
     pub fn is_open(&mut self) -> nix::Result<bool> {
         let Some(left) = self.bucket.wait(Instant::now()) else {
-            // Ends what it was set to, so that it does not stay ready.
+            // Disarm the timer, so that it does not stay ready.
             self.timer.unset()?;
             return Ok(true);
         };
@@ -126,12 +128,12 @@ impl Limiter {
         Ok(false)
     }
 
-    /// Counts what was moved.
+    /// Counts transferred bytes.
     pub fn spend(&mut self, bytes: u64) {
         self.bucket.spend(bytes, Instant::now());
     }
 
-    /// The timer.
+    /// The timer, which is ready when the next transfer is allowed.
     pub fn source(&self) -> Source<'_> {
         Source::readable(self.timer.as_fd())
     }
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_a_number_with_a_unit() {
+    fn rate_is_a_number_with_a_unit() {
         for (text, bytes) in [
             ("1B/s", 1),
             ("64KiB/s", 65536),
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_bucket_lets_a_second_through_at_once_and_then_keeps_to_the_rate() {
+    fn token_bucket_allows_one_second_at_once_then_the_rate() {
         let start = Instant::now();
         let mut bucket = TokenBucket::new(rate("1000B/s"), start);
         bucket.spend(1000, start);
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_time_saves_up_no_more_than_a_second() {
+    fn token_bucket_accumulates_at_most_one_second() {
         let start = Instant::now();
         let mut bucket = TokenBucket::new(rate("1000B/s"), start);
         bucket.spend(10, start);
@@ -192,12 +194,12 @@ mod tests {
     }
 
     #[test]
-    fn the_timer_tells_when_a_closed_limiter_opens() {
+    fn limiter_timer_is_ready_when_limiter_opens() {
         use nix::poll::{PollFd, poll};
         let mut limiter = Limiter::new(rate("1000B/s")).unwrap();
         assert!(limiter.is_open().unwrap());
         limiter.spend(1050);
-        // A test that is held up finds it open.
+        // On a slow machine the limiter may be open already.
         while !limiter.is_open().unwrap() {
             let source = limiter.source();
             let mut fds = [PollFd::new(source.fd, source.events)];
@@ -205,7 +207,7 @@ mod tests {
         }
         let source = limiter.source();
         assert_eq!(poll(&mut [PollFd::new(source.fd, source.events)], 0u8).unwrap(), 0);
-        // Nobody is held up for the hour that this takes.
+        // An hour's bytes are counted at once, without waiting.
         limiter.spend(3_600_000);
         assert!(!limiter.is_open().unwrap());
     }

@@ -1,4 +1,4 @@
-//! The entropy device (virtio 1.3 section 5.4): the driver's buffers, filled with random bytes.
+//! The entropy device (virtio 1.3 section 5.4), which fills the driver's buffers with random bytes.
 
 use std::fs::File;
 use std::io;
@@ -11,49 +11,49 @@ use super::rate::{Limiter, Rate};
 use super::{DeviceId, DeviceMemory, Fault, QueueContext, Source, VirtioDevice, VirtioRequest};
 use crate::stats::DeviceStats;
 
-/// The kernel's generator; reads of it neither wait nor end.
+/// The kernel's generator. A read of it neither blocks nor reaches an end.
 const GENERATOR: &str = "/dev/urandom";
 /// The only queue (section 5.4.2).
 const REQUESTS: usize = 0;
-/// Entries in the queue.
+/// Number of entries of the queue.
 const QUEUE_SIZE: u16 = 64;
-/// Most bytes a request is given: the device may give fewer than there is room for, at least one
-/// (section 5.4.6.1). Bounds a turn's work.
+/// Maximum number of bytes for one request, which bounds the work of an iteration. The device may
+/// return fewer bytes than the buffers hold, but at least one (section 5.4.6.1).
 const MAX_REQUEST_BYTES: u64 = 64 << 10;
 
-/// Why an entropy device cannot be opened.
+/// An error that prevents an entropy device from being opened.
 #[derive(Debug, thiserror::Error)]
 pub enum EntropyError {
-    /// The generator.
+    /// The generator cannot be opened.
     #[error("cannot open {GENERATOR}")]
     Generator(#[source] io::Error),
-    /// The timer that a rate asks for.
-    #[error("cannot make a timer")]
+    /// The timer of the rate limit cannot be created.
+    #[error("cannot create the timer of the rate limit")]
     Timer(#[from] nix::Error),
 }
 
 /// An entropy device.
 pub struct Entropy {
     generator: File,
-    /// Kept over resets: a guest gains nothing by one.
+    /// Survives resets, so that a guest gains nothing by a reset.
     limiter: Option<Limiter>,
-    /// Whether the limiter holds it up now.
+    /// Whether requests wait for the limiter now.
     waits: bool,
     stats: Arc<DeviceStats>,
 }
 
 impl Entropy {
-    /// A device that gives at most `rate`, if there is one.
+    /// A device that returns at most `rate` bytes per second, if a rate is given.
     ///
     /// # Errors
-    /// [`EntropyError`].
+    /// [`EntropyError`], if the generator or the timer is not available.
     pub fn open(rate: Option<Rate>, stats: Arc<DeviceStats>) -> Result<Self, EntropyError> {
         let generator = File::open(GENERATOR).map_err(EntropyError::Generator)?;
         let limiter = rate.map(Limiter::new).transpose()?;
         Ok(Self { generator, limiter, waits: false, stats })
     }
 
-    /// How many requests may be served now. Others wait in the ring.
+    /// The number of requests that may be served now. Others wait in the ring.
     fn allowance(&mut self) -> Result<usize, Fault> {
         let Some(limiter) = &mut self.limiter else { return Ok(usize::MAX) };
         let open = limiter.is_open().map_err(|errno| Fault::Host("timer", errno.into()))?;
@@ -61,7 +61,7 @@ impl Entropy {
             DeviceStats::count(&self.stats.waits);
         }
         self.waits = !open;
-        // One, since what it costs is known only when it has been looked at.
+        // One at a time: its cost is known only after it was served.
         Ok(usize::from(open))
     }
 }
@@ -109,13 +109,13 @@ impl<M: DeviceMemory> VirtioDevice<M> for Entropy {
         self.limiter.iter().map(Limiter::source).collect()
     }
 
-    /// More may be given now.
+    /// Continues: the limiter may be open now.
     fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         self.process(REQUESTS, queues)
     }
 }
 
-/// Fills a request's buffers; gives the number of bytes.
+/// Fills a request's buffers and returns the number of bytes.
 fn fill<M: DeviceMemory>(
     generator: &mut File,
     request: &VirtioRequest,
@@ -127,8 +127,8 @@ fn fill<M: DeviceMemory>(
         return Err(Fault::Chain { head: request.head, reason });
     }
     let length = request.writable().length().min(MAX_REQUEST_BYTES);
-    let Some(room) = request.writable().split_front(length) else { return Ok(0) };
-    for buffer in room.writable(memory) {
+    let Some(buffers) = request.writable().split_front(length) else { return Ok(0) };
+    for buffer in buffers.writable(memory) {
         match buffer {
             Ok(mut buffer) => {
                 buffer.read_from(generator).map_err(|error| Fault::Host(GENERATOR, error))?;

@@ -1,4 +1,4 @@
-//! Buffers that a file's bytes go to or come from with one system call.
+//! Buffers for reads and writes of a file with one system call.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -11,13 +11,13 @@ use vm_memory::VolatileSlice;
 
 use super::{Readable, Writable};
 
-/// Room for transfers that are done together, batch after batch.
+/// The engine that runs batches of transfers, and reuses its memory from batch to batch.
 #[derive(Default)]
 pub struct IoEngine(file_engine::FileEngine);
 
 impl IoEngine {
-    /// Whether messages can be exchanged, as far as is known: where not, to add them to a batch is
-    /// in vain.
+    /// Whether the kernel supports batches of messages, as far as is known. If not, a batch of
+    /// messages does nothing.
     pub fn can_batch_messages(&self) -> bool {
         self.0.can_batch_messages()
     }
@@ -28,62 +28,64 @@ impl IoEngine {
     }
 }
 
-/// Transfers between one file and the guest's buffers that are done together.
+/// Transfers between one file and the guest's buffers that run together.
 pub struct TransferBatch<'t, 'm>(file_engine::Batch<'t, 'm>);
 
 impl<'m> TransferBatch<'_, 'm> {
-    /// Adds one from the file's bytes from `offset` on. `number`, below 64, names it.
+    /// Adds a read of the file from `offset` on into the guest's buffers. `number`, below 64,
+    /// identifies it.
     pub fn fill(&mut self, number: usize, offset: u64, into: &Scatter<'m>) {
         self.0.add(number, Direction::Read, offset, &into.0);
     }
 
-    /// Adds one to the file's bytes from `offset` on.
+    /// Adds a write of the guest's buffers to the file from `offset` on.
     pub fn store(&mut self, number: usize, offset: u64, from: &Gather<'m>) {
         self.0.add(number, Direction::Write, offset, &from.0);
     }
 
-    /// Does them, as far as it can and is worth it; the rest is to be done one by one.
+    /// Runs the transfers, as far as the engine can and it is worthwhile; the caller does the
+    /// others one by one.
     pub fn run(self, file: BorrowedFd<'_>, mode: WriteMode) -> Completed {
         self.0.run(file, mode)
     }
 
-    /// Adds the taking of a message into bytes of this side's. `number`, below [`BATCH`], names it.
+    /// Adds the receipt of a message into host memory. `number`, below [`BATCH`], identifies it.
     ///
     /// [`BATCH`]: super::BATCH
     pub fn take(&mut self, number: usize, into: &'m mut [u8]) {
         self.0.add(number, Direction::Read, 0, &alone(into));
     }
 
-    /// Adds the sending of a message, named likewise.
+    /// Adds the sending of a message; `number` as for [`TransferBatch::take`].
     pub fn send(&mut self, number: usize, message: &Gather<'m>) {
         self.0.add(number, Direction::Write, 0, &message.0);
     }
 
-    /// As [`TransferBatch::run`], with a file of messages.
+    /// As [`TransferBatch::run`], with a file whose reads and writes are whole messages.
     pub fn run_messages(self, file: BorrowedFd<'_>) -> MessageResults {
         self.0.run_messages(file)
     }
 }
 
-/// Bytes of this side's, as the only piece.
+/// An I/O vector with host memory as its only piece.
 fn alone(bytes: &mut [u8]) -> IoVec<'_> {
     let mut pieces = IoVec::default();
-    // There is room in what is empty.
+    // An empty vector has capacity for one piece.
     pieces.push(&VolatileSlice::from(bytes));
     pieces
 }
 
-/// Buffers to be filled.
+/// Buffers that a read fills.
 #[derive(Default)]
 pub struct Scatter<'a>(IoVec<'a>);
 
 impl<'a> Scatter<'a> {
-    /// Bytes of this side's as a buffer.
+    /// Host memory as the only buffer.
     pub fn of(bytes: &'a mut [u8]) -> Self {
         Self(alone(bytes))
     }
 
-    /// Adds a buffer behind the others, or gives it back if there is no room for more.
+    /// Adds a buffer at the end, or returns it if the vector is full.
     ///
     /// # Errors
     /// The buffer.
@@ -91,20 +93,20 @@ impl<'a> Scatter<'a> {
         if self.0.push(&buffer.0) { Ok(()) } else { Err(buffer) }
     }
 
-    /// Bytes in all.
+    /// Number of bytes of all buffers together.
     pub fn length(&self) -> usize {
         self.0.length()
     }
 
-    /// Fills them with a file's bytes from `offset` on.
+    /// Fills the buffers with a file's bytes from `offset` on.
     ///
     /// # Errors
-    /// The file's; it may end early, which is [`io::ErrorKind::UnexpectedEof`].
+    /// The file's; [`io::ErrorKind::UnexpectedEof`] if the file ends before the buffers are full.
     pub fn fill(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
         self.0.fill(file, offset)
     }
 
-    /// Copies bytes in, as many as there are or fit.
+    /// Copies `bytes` into the buffers: all of them, or as many as fit.
     pub fn copy_from(&self, bytes: &[u8]) {
         let mut rest = bytes;
         for slice in self.0.slices() {
@@ -115,17 +117,17 @@ impl<'a> Scatter<'a> {
     }
 }
 
-/// Buffers to be stored.
+/// Buffers whose bytes a write stores.
 #[derive(Default)]
 pub struct Gather<'a>(IoVec<'a>);
 
 impl<'a> Gather<'a> {
-    /// Bytes of this side's as a buffer.
+    /// Host memory as the only buffer.
     pub fn of(bytes: &'a mut [u8]) -> Self {
         Self(alone(bytes))
     }
 
-    /// Adds a buffer behind the others, or gives it back if there is no room for more.
+    /// Adds a buffer at the end, or returns it if the vector is full.
     ///
     /// # Errors
     /// The buffer.
@@ -133,12 +135,12 @@ impl<'a> Gather<'a> {
         if self.0.push(&buffer.0) { Ok(()) } else { Err(buffer) }
     }
 
-    /// Bytes in all.
+    /// Number of bytes of all buffers together.
     pub fn length(&self) -> usize {
         self.0.length()
     }
 
-    /// Writes them to a file from `offset` on.
+    /// Writes the buffers to a file from `offset` on.
     ///
     /// # Errors
     /// The file's.
@@ -146,15 +148,15 @@ impl<'a> Gather<'a> {
         self.0.store(file, offset, mode)
     }
 
-    /// Writes them as one message.
+    /// Sends the buffers as one message.
     ///
     /// # Errors
-    /// What takes them does not take them whole.
+    /// The file did not accept the whole message.
     pub fn send(&self, file: BorrowedFd<'_>) -> io::Result<()> {
         self.0.send(file)
     }
 
-    /// Copies the bytes out, as many as there are or fit.
+    /// Copies the buffers into `bytes`: all of them, or as many as fit.
     pub fn copy_to(&self, bytes: &mut [u8]) {
         let mut rest = bytes;
         for slice in self.0.slices() {
