@@ -1,5 +1,5 @@
-//! The socket device (virtio 1.3 section 5.10): streams between ports of the guest's and Unix
-//! sockets of this domain's.
+//! The socket device (virtio 1.3 section 5.10): streams between ports of the guest and Unix sockets
+//! of the backend's domain.
 
 mod connection;
 mod credit;
@@ -27,24 +27,24 @@ pub const VIRTIO_VSOCK_F_STREAM: u32 = 0;
 const RECEIVE: usize = 0;
 /// The queue for packets from the guest.
 const TRANSMIT: usize = 1;
-/// Queues; the third is for events, of which there are none: no guest is moved with its
-/// connections.
+/// Number of queues. The third is for events, of which the device sends none: no guest migrates
+/// with its connections.
 const QUEUES: usize = 3;
-/// Entries in each.
+/// Number of entries of each queue.
 const QUEUE_SIZE: u16 = 128;
-/// Most bytes of data in a packet from the guest; Linux sends no more.
+/// Maximum number of bytes of data in a packet from the guest; Linux sends no more.
 const MAX_DATA_SIZE: u64 = 64 << 10;
 
 /// A socket device.
 #[derive(Debug)]
 pub struct Socket {
     cid: u64,
-    /// The configuration space: the guest's context id.
+    /// The configuration space: the guest's context id (CID).
     config: [u8; 8],
     muxer: Muxer,
-    /// The driver gave no buffer for a packet; its doorbell tells of the next.
+    /// The receive queue is empty; the driver's doorbell announces the next buffer.
     starved: bool,
-    /// Packets of the guest's stay in the ring until some to it have left.
+    /// Packets from the guest stay in the ring until packets to it have left.
     held: bool,
     stats: Arc<DeviceStats>,
 }
@@ -57,12 +57,12 @@ impl Socket {
         Self { cid, config: cid.to_le_bytes(), muxer, starved: false, held: false, stats }
     }
 
-    /// What programs connect to.
+    /// The path of the socket that programs connect to.
     pub fn path(&self) -> &Path {
         self.muxer.host().path()
     }
 
-    /// Gives the guest what waits for it: a batch.
+    /// Sends waiting packets to the guest, at most a batch.
     fn receive<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         let waiting = self.muxer.rx_queue.count();
         if waiting == 0 {
@@ -87,7 +87,7 @@ impl Socket {
         fault.map_or(Ok(()), Err)
     }
 
-    /// Puts the next packet, or a part of it, into a buffer; gives the number of bytes.
+    /// Writes the next packet, or a part of it, into a buffer; returns the number of bytes.
     fn fill<M: DeviceMemory>(&mut self, request: &VirtioRequest, memory: &M) -> Result<u32, Fault> {
         if request.readable().length() > 0 {
             return Err(wrong(request, "a device-readable buffer in the receive queue"));
@@ -98,15 +98,15 @@ impl Socket {
         }
     }
 
-    /// Takes the guest's packets: a batch.
+    /// Handles packets from the guest, at most a batch.
     fn transmit<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
-        let room = self.muxer.rx_queue.room();
-        if room == 0 {
+        let limit = self.muxer.rx_queue.room();
+        if limit == 0 {
             self.held = true;
             return Ok(());
         }
         let (muxer, stats, cid) = (&mut self.muxer, &self.stats, self.cid);
-        queues.process_some(TRANSMIT, room, |request, memory| {
+        queues.process_some(TRANSMIT, limit, |request, memory| {
             take_packet(request, memory, cid, muxer, stats)?;
             DeviceStats::count(&stats.writes);
             Ok(0)
@@ -114,8 +114,8 @@ impl Socket {
     }
 }
 
-/// Copies a packet of the guest's and does what it says. A packet that makes no sense costs the
-/// guest the connection that it names; a chain that holds no packet is a fault.
+/// Copies a packet from the guest and handles it. A packet that makes no sense costs the guest the
+/// connection that it names; a chain that holds no packet is a fault.
 fn take_packet<M: DeviceMemory>(
     request: &VirtioRequest,
     memory: &M,
@@ -135,7 +135,7 @@ fn take_packet<M: DeviceMemory>(
     match VsockHeader::decode(&bytes, cid) {
         ReceivedPacket::Astray => {
             DeviceStats::count(&stats.failed);
-            stats.log.line(Level::WARN, format_args!("packet from or for somebody else dropped"));
+            stats.log.line(Level::WARN, format_args!("dropped packet with wrong CID"));
         }
         ReceivedPacket::OtherType(header) => muxer.refuse(header.ports),
         ReceivedPacket::Stream(header) => {
@@ -180,7 +180,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Socket {
         &self.config
     }
 
-    /// Every connection ends: the driver has forgotten them.
+    /// Ends every connection, since the driver has forgotten them.
     fn reset(&mut self) {
         self.muxer.clear();
         (self.starved, self.held) = (false, false);

@@ -1,4 +1,4 @@
-//! One connection: a stream between a port of the guest's and a Unix socket.
+//! A connection: a stream between a port of the guest and a Unix socket.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -15,25 +15,25 @@ use super::state::{ConnEvent, ConnState, Reply};
 use crate::device::Source;
 use crate::listener::would_wait;
 
-/// Most bytes that are read from a program at once.
+/// Maximum number of bytes of one read from a program.
 const CHUNK: usize = 16 << 10;
 
-/// A connection.
+/// A connection between a port of the guest and a program of the host.
 #[derive(Debug)]
 pub struct VsockConnection {
     ports: PortPair,
     socket: UnixStream,
     state: ConnState,
     peer_credit: PeerCredit,
-    /// The guest was asked for room, since it had none.
+    /// The device sent a credit request, since the guest had no credit left.
     asked: bool,
     window: RxWindow,
-    /// What the guest sent and the program has not taken yet; as much as the window lets in.
+    /// Data that the guest sent and the program has not taken yet; the window bounds it.
     pending: VecDeque<u8>,
 }
 
 impl VsockConnection {
-    /// A connection that a program asks for: asks the guest.
+    /// Creates a connection that a program requests, and sends the request to the guest.
     pub fn request(ports: PortPair, socket: UnixStream, rx_queue: &mut RxQueue) -> Self {
         let no_room = Credit { buf_alloc: 0, fwd_cnt: 0 };
         let mut connection = Self::new(ports, socket, ConnState::Requested, no_room);
@@ -41,7 +41,7 @@ impl VsockConnection {
         connection
     }
 
-    /// A connection that the guest asked for: grants it.
+    /// Creates a connection that the guest requested, and sends the response.
     pub fn grant(
         ports: PortPair,
         socket: UnixStream,
@@ -65,24 +65,24 @@ impl VsockConnection {
         }
     }
 
-    /// Whether it is over.
+    /// Whether the connection is over.
     pub fn is_closed(&self) -> bool {
         self.state == ConnState::Closed
     }
 
-    /// What to wait for: nothing while neither end can be served.
+    /// The source to poll; `None` while neither direction can make progress.
     pub fn source(&self, rx_queue: &RxQueue) -> Option<Source<'_>> {
         let reads = self.state.reads_host();
         let mut events = PollFlags::empty();
         let wanted = reads && rx_queue.takes_data() && self.peer_credit.available() > 0;
         events.set(PollFlags::POLLIN, wanted);
         events.set(PollFlags::POLLOUT, !self.pending.is_empty());
-        // A hang-up is told even if nothing is asked for. While something may be left to read it is
-        // not yet of interest, and would be told without end.
+        // poll() reports a hang-up even if no event is requested. While there may be data to read,
+        // a hang-up is not yet of interest, and poll() would report it without end.
         (!events.is_empty() || !reads).then(|| Source { fd: self.socket.as_fd(), events })
     }
 
-    /// Takes a packet of the guest's; gives the bytes of data that were for the program.
+    /// Handles a packet from the guest; returns the number of data bytes for the program.
     pub fn handle_packet(
         &mut self,
         header: &VsockHeader,
@@ -101,7 +101,7 @@ impl VsockConnection {
         match operation {
             _ if self.is_closed() => {}
             Operation::Response => self.confirm_handshake(before, rx_queue),
-            // Fails only for a program that is gone, which is noticed otherwise.
+            // Fails only if the program is gone, which a hang-up shows.
             Operation::Shutdown if header.flags & Shutdown::RECEIVE != 0 => {
                 let _ = self.socket.shutdown(net::Shutdown::Read);
             }
@@ -110,7 +110,7 @@ impl VsockConnection {
                 self.pending.extend(data);
                 taken = data.len() as u64;
             }
-            // More than it was allowed to send.
+            // The guest sent more than its credit.
             Operation::Data => self.reset(rx_queue),
             _ => {}
         }
@@ -118,19 +118,19 @@ impl VsockConnection {
         taken
     }
 
-    /// Tells the program that the guest took its connection.
+    /// Confirms to the program that the guest accepted its connection.
     fn confirm_handshake(&mut self, before: ConnState, rx_queue: &mut RxQueue) {
         if before != ConnState::Requested {
             return;
         }
         let line = format!("OK {}\n", self.ports.host);
-        // Nothing was written before, so there is room for a line.
+        // The first write to the socket: its buffer has space for a line.
         if !matches!(self.socket.write(line.as_bytes()), Ok(count) if count == line.len()) {
             self.apply(ConnEvent::HostGone, rx_queue);
         }
     }
 
-    /// Does what the socket is ready for; gives the bytes of data that were for the guest.
+    /// Handles the socket's events; returns the number of data bytes for the guest.
     pub fn handle_socket(&mut self, events: PollFlags, rx_queue: &mut RxQueue) -> u64 {
         if events.contains(PollFlags::POLLOUT) {
             self.flush(rx_queue);
@@ -145,13 +145,13 @@ impl VsockConnection {
         if events.intersects(PollFlags::POLLIN | ended) { self.read(rx_queue) } else { 0 }
     }
 
-    /// Reads what the program sends, as far as the guest has room.
+    /// Reads data from the program, as far as the guest has credit.
     fn read(&mut self, rx_queue: &mut RxQueue) -> u64 {
-        let room = (self.peer_credit.available() as usize).min(CHUNK);
-        if room == 0 || !rx_queue.takes_data() {
+        let limit = (self.peer_credit.available() as usize).min(CHUNK);
+        if limit == 0 || !rx_queue.takes_data() {
             return 0;
         }
-        let mut data = vec![0; room];
+        let mut data = vec![0; limit];
         match self.socket.read(&mut data) {
             Ok(0) => {
                 self.apply(ConnEvent::HostEnded, rx_queue);
@@ -174,7 +174,7 @@ impl VsockConnection {
         }
     }
 
-    /// Asks the guest how much room it has, once, when it has none by what is known.
+    /// Sends one credit request when the guest has no credit left, as far as is known.
     fn request_credit(&mut self, rx_queue: &mut RxQueue) {
         if self.peer_credit.available() == 0 && !self.asked {
             self.asked = true;
@@ -182,14 +182,14 @@ impl VsockConnection {
         }
     }
 
-    /// Gives the program what it takes of what the guest sent.
+    /// Writes the guest's data to the program, as much as it accepts.
     fn flush(&mut self, rx_queue: &mut RxQueue) {
         while !self.pending.is_empty() {
             let (front, _) = self.pending.as_slices();
             let count = match self.socket.write(front) {
                 Ok(count) => count.min(self.pending.len()),
                 Err(error) if would_wait(&error) => break,
-                // It takes nothing any more; what it sent before may still be for the guest.
+                // The program reads no more; its earlier data may still be for the guest.
                 Err(_) => self.pending.len(),
             };
             self.pending.drain(..count);

@@ -1,12 +1,12 @@
-//! Flow control (virtio 1.3 section 5.10.6.3): neither side sends what the other has no room for.
-//! All counts are modulo 2³².
+//! Flow control by credit (virtio 1.3 section 5.10.6.3): neither side sends more than the other has
+//! buffer space for. All counts are modulo 2³².
 
 use super::header::Credit;
 
-/// Bytes that this side keeps for a connection whose other end does not take them.
+/// Size in bytes of the device's buffer for a connection whose program does not read.
 pub const BUFFER_SIZE: u32 = 128 << 10;
 
-/// What the guest has room for.
+/// The credit that the guest grants: how much the device may send.
 #[derive(Debug)]
 pub struct PeerCredit {
     room: Credit,
@@ -14,39 +14,40 @@ pub struct PeerCredit {
 }
 
 impl PeerCredit {
-    /// As a first packet said.
+    /// The credit that the guest's first packet advertised.
     pub fn new(room: Credit) -> Self {
         Self { room, sent: 0 }
     }
 
-    /// Takes what a packet says.
+    /// Sets the credit that a packet advertised.
     pub fn update(&mut self, room: Credit) {
         self.room = room;
     }
 
-    /// Bytes that may be sent now. None if the guest says that it took more than it was sent.
+    /// Number of bytes that the device may send now; 0 if the guest claims to have forwarded more
+    /// bytes than it received.
     pub fn available(&self) -> u32 {
         let underway = self.sent.wrapping_sub(self.room.fwd_cnt);
         self.room.buf_alloc.saturating_sub(underway)
     }
 
-    /// Counts what was sent.
+    /// Counts bytes that were sent.
     pub fn spend(&mut self, bytes: u32) {
         self.sent = self.sent.wrapping_add(bytes);
     }
 }
 
-/// What this side has room for.
+/// The credit that the device grants: how much the guest may send.
 #[derive(Debug, Default)]
 pub struct RxWindow {
     received: u32,
     forwarded: u32,
-    /// The forwarded bytes that the guest was told of last.
+    /// The count of forwarded bytes that the device advertised last.
     told: u32,
 }
 
 impl RxWindow {
-    /// Counts what came; `false`, and not counted, if there was no room for it.
+    /// Counts received bytes. Returns `false`, and counts nothing, if they exceed the buffer.
     pub fn receive(&mut self, bytes: u32) -> bool {
         let kept = self.received.wrapping_sub(self.forwarded);
         let fits = bytes <= BUFFER_SIZE.saturating_sub(kept);
@@ -56,19 +57,19 @@ impl RxWindow {
         fits
     }
 
-    /// Counts what was passed on.
+    /// Counts bytes that were passed on to the program.
     pub fn forward(&mut self, bytes: u32) {
         self.forwarded = self.forwarded.wrapping_add(bytes);
     }
 
-    /// Whether the guest is to be told: by what it knows half of the room is taken, and there is
-    /// more.
+    /// Whether the device should advertise its credit: by the guest's knowledge more than half of
+    /// the buffer is full, and in fact there is more space.
     pub fn is_stale(&self) -> bool {
         let known = self.received.wrapping_sub(self.told);
         known > BUFFER_SIZE / 2 && self.told != self.forwarded
     }
 
-    /// What a packet to the guest says, which then knows.
+    /// The credit for a packet to the guest; it counts as advertised.
     pub fn advertise(&mut self) -> Credit {
         self.told = self.forwarded;
         Credit { buf_alloc: BUFFER_SIZE, fwd_cnt: self.forwarded }
@@ -80,19 +81,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_underway_takes_room_until_it_is_passed_on() {
+    fn sent_bytes_use_credit_until_they_are_forwarded() {
         let mut peer_credit = PeerCredit::new(Credit { buf_alloc: 100, fwd_cnt: 0 });
         peer_credit.spend(100);
         assert_eq!(peer_credit.available(), 0);
         peer_credit.update(Credit { buf_alloc: 100, fwd_cnt: 60 });
         assert_eq!(peer_credit.available(), 60);
-        // A buffer that shrinks below what is in it.
+        // A buffer that shrinks below its contents.
         peer_credit.update(Credit { buf_alloc: 10, fwd_cnt: 60 });
         assert_eq!(peer_credit.available(), 0);
     }
 
     #[test]
-    fn counts_wrap() {
+    fn credit_counts_wrap() {
         let mut peer_credit = PeerCredit::new(Credit { buf_alloc: 100, fwd_cnt: 0 });
         peer_credit.spend(u32::MAX);
         peer_credit.update(Credit { buf_alloc: 100, fwd_cnt: u32::MAX });
@@ -105,13 +106,13 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_claims_to_have_taken_more_than_it_was_sent_is_sent_nothing() {
+    fn impossible_forward_count_leaves_no_credit() {
         let peer_credit = PeerCredit::new(Credit { buf_alloc: 100, fwd_cnt: 1 });
         assert_eq!(peer_credit.available(), 0);
     }
 
     #[test]
-    fn more_than_there_is_room_for_is_refused() {
+    fn data_beyond_the_window_is_refused() {
         let mut window = RxWindow::default();
         assert!(window.receive(BUFFER_SIZE));
         assert!(!window.receive(1));
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_is_told_when_half_of_what_it_knows_of_is_taken() {
+    fn window_is_stale_when_half_of_the_known_credit_is_used() {
         let mut window = RxWindow::default();
         assert!(window.receive(BUFFER_SIZE / 2 + 1));
         assert!(!window.is_stale(), "nothing to advertise yet");

@@ -1,29 +1,29 @@
-//! Packets as they lie in a buffer (virtio 1.3 section 5.10.6): a header and data.
+//! The header of packets (virtio 1.3 section 5.10.6); data follows it.
 
 /// Bytes of a header.
 pub const HEADER_SIZE: usize = 44;
 /// The context id of the host (section 5.10.4).
 pub const HOST_CID: u64 = 2;
-/// The type of a stream's packets; no other is offered.
+/// The type of a stream's packets, the only one that the device offers.
 const STREAM: u16 = 1;
 
-/// What a packet is for.
+/// The operation of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Operation {
-    /// Asks for a connection.
+    /// Requests a connection.
     VirtioRequest = 1,
-    /// Grants it.
+    /// Accepts a requested connection.
     Response = 2,
-    /// Refuses or ends it.
+    /// Refuses or ends a connection.
     Reset = 3,
-    /// Says in which directions nothing follows: [`Shutdown`].
+    /// Announces the directions in which no more data follows: [`Shutdown`].
     Shutdown = 4,
     /// Carries data.
     Data = 5,
-    /// Says how much room there is.
+    /// Advertises the sender's credit.
     CreditUpdate = 6,
-    /// Asks how much room there is.
+    /// Requests a credit update.
     CreditRequest = 7,
 }
 
@@ -43,63 +43,63 @@ impl Operation {
     }
 }
 
-/// The sender of a [`Operation::Shutdown`] will do no more of this; bits of a packet's flags.
+/// Flags of [`Operation::Shutdown`]: the operations that its sender ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shutdown(pub u32);
 
 impl Shutdown {
-    /// It will receive nothing more.
+    /// The sender receives no more data.
     pub const RECEIVE: u32 = 1;
-    /// It will send nothing more.
+    /// The sender sends no more data.
     pub const SEND: u32 = 2;
 }
 
-/// One connection among those of a guest.
+/// The ports of a connection, which identify it among those of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortPair {
-    /// The host's end.
+    /// The host's port.
     pub host: u32,
-    /// The guest's end.
+    /// The guest's port.
     pub guest: u32,
 }
 
-/// How much room a sender has for what it is sent.
+/// The credit that the sender of a packet grants to its receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credit {
-    /// Bytes that it can keep.
+    /// Size of the sender's receive buffer in bytes.
     pub buf_alloc: u32,
-    /// Bytes that it has passed on so far, modulo 2³².
+    /// Number of bytes that the sender has forwarded from its buffer so far, modulo 2³².
     pub fwd_cnt: u32,
 }
 
-/// What a header says, whichever way the packet goes.
+/// The contents of a header, for packets in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VsockHeader {
-    /// The connection.
+    /// The ports of the connection.
     pub ports: PortPair,
-    /// What the packet is for; `None` for what is not known.
+    /// The operation; `None` if it is unknown.
     pub operation: Option<Operation>,
-    /// Bytes of data behind it.
+    /// Number of bytes of data behind the header.
     pub length: u32,
-    /// By operation: [`Shutdown`].
+    /// Flags that depend on the operation: [`Shutdown`].
     pub flags: u32,
-    /// The sender's room.
+    /// The credit that the sender grants.
     pub room: Credit,
 }
 
-/// What a header that the guest wrote is.
+/// A decoded packet header from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReceivedPacket {
     /// A packet of a stream for the host.
     Stream(VsockHeader),
-    /// A packet of another type, to be answered by a reset.
+    /// A packet of another type, to which the device replies with a reset.
     OtherType(VsockHeader),
-    /// From or for somebody else: to be dropped (section 5.10.6.4).
+    /// A packet with a wrong source or destination CID, which the device drops (section 5.10.6.4).
     Astray,
 }
 
 impl VsockHeader {
-    /// Reads a header that the guest with `cid` wrote.
+    /// Decodes a header from the guest with context id `cid`.
     pub fn decode(bytes: &[u8; HEADER_SIZE], cid: u64) -> ReceivedPacket {
         let mut rest = bytes.as_slice();
         let (from, to) = (u64::from_le_bytes(take(&mut rest)), u64::from_le_bytes(take(&mut rest)));
@@ -120,7 +120,7 @@ impl VsockHeader {
         }
     }
 
-    /// Writes a header for the guest with `cid`.
+    /// Encodes a header for the guest with context id `cid`.
     pub fn encode(&self, cid: u64) -> [u8; HEADER_SIZE] {
         let operation = self.operation.map_or(0, |operation| operation as u16);
         let fields: [&[u8]; 10] = [
@@ -141,7 +141,7 @@ impl VsockHeader {
     }
 }
 
-/// The next field. The fields' sizes add up to the header's, so there always is one.
+/// Takes the next field. The sizes of the fields add up to the header's, so a field always exists.
 fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
     let (field, behind) = rest.split_first_chunk().unwrap_or((&[0; N], &[]));
     *rest = behind;
@@ -152,7 +152,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
 mod tests {
     use super::*;
 
-    /// As the guest would write it: the ends exchanged.
+    /// The header as the guest would write it, with source and destination exchanged.
     fn from_guest(mut bytes: [u8; HEADER_SIZE]) -> [u8; HEADER_SIZE] {
         bytes[..16].rotate_left(8);
         bytes[16..24].rotate_left(4);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_lie_where_the_specification_has_them() {
+    fn header_fields_have_the_specified_offsets() {
         let bytes = header().encode(7);
         assert_eq!(bytes[..8], 2u64.to_le_bytes());
         assert_eq!(bytes[8..16], 7u64.to_le_bytes());
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_from_this_guest_for_this_host_is_astray() {
+    fn packet_with_wrong_cid_is_astray() {
         let bytes = from_guest(header().encode(7));
         assert_eq!(VsockHeader::decode(&bytes, 8), ReceivedPacket::Astray);
         let mut elsewhere = bytes;
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_types_and_operations_are_told_apart() {
+    fn unknown_type_and_unknown_operation_are_distinguished() {
         let mut bytes = from_guest(header().encode(7));
         bytes[28] = 2;
         assert!(matches!(VsockHeader::decode(&bytes, 7), ReceivedPacket::OtherType(_)));

@@ -1,9 +1,8 @@
-//! The host's side: a Unix socket for connections to the guest, and those of programs that the
-//! guest connects to.
+//! The host's end: the Unix socket for connections to the guest, and the sockets of programs that
+//! the guest connects to.
 //!
-//! Programs use it as they use those of other hypervisors: who wants to reach the guest's port 52
-//! connects to PATH and says `CONNECT 52`; who wants to be reached at the host's port 52 listens on
-//! `PATH_52`.
+//! Programs use them as with other hypervisors: to reach the guest's port 52, a program connects to
+//! PATH and sends `CONNECT 52`; to be reached at the host's port 52, it listens on `PATH_52`.
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -17,16 +16,16 @@ use crate::acceptor::Acceptor;
 use crate::device::Source;
 use crate::listener::{ListenError, would_wait};
 
-/// Longest line that a program may say: the word, a port and the end of the line.
+/// Maximum length of a program's line: the word, a port and the end of the line.
 const LINE_SIZE: usize = "CONNECT 4294967295\n".len();
 
-/// How long a program may take to say it.
+/// Maximum time that a program may take for its line.
 const GREETING_LIMIT: Duration = Duration::from_secs(10);
 
-/// Why there is no socket for a guest.
+/// An error that prevents the socket from being created.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// The socket.
+    /// The device cannot listen on the path.
     #[error(transparent)]
     Listen(#[from] ListenError),
 }
@@ -49,17 +48,18 @@ impl HostSocket {
         self.0.path()
     }
 
-    /// Becomes ready when a program connects; `None` while none can be accepted.
+    /// A source that becomes ready when a program connects; `None` while the device can accept
+    /// none.
     pub fn source(&self) -> Option<Source<'_>> {
         self.0.source()
     }
 
-    /// When programs can be accepted again.
+    /// When the device can accept programs again, after accepting failed.
     pub fn deadline(&self) -> Option<Instant> {
         self.0.deadline()
     }
 
-    /// A program that connected, if one did.
+    /// Accepts a program that connected, if there is one.
     pub fn accept(&mut self) -> Option<Handshake> {
         self.0.accept().map(Handshake::new)
     }
@@ -67,7 +67,7 @@ impl HostSocket {
     /// Connects to the program that listens for the guest on `port`.
     ///
     /// # Errors
-    /// The kernel's: nobody listens, or so many wait for it that no more can.
+    /// The kernel's: no program listens, or its backlog is full.
     pub fn connect(&self, port: u32) -> io::Result<UnixStream> {
         let mut path = self.path().as_os_str().to_owned();
         path.push(format!("_{port}"));
@@ -78,7 +78,7 @@ impl HostSocket {
     }
 }
 
-/// A program that has connected and is yet to say to which port.
+/// A program that has connected and not yet sent its `CONNECT` line.
 #[derive(Debug)]
 pub struct Handshake {
     socket: UnixStream,
@@ -86,14 +86,14 @@ pub struct Handshake {
     until: Instant,
 }
 
-/// What has come of a handshake.
+/// The state of a handshake.
 #[derive(Debug)]
 pub enum HandshakeState {
-    /// The line has not ended.
+    /// The line is incomplete.
     NotYet(Handshake),
-    /// It wants to reach this port of the guest's.
+    /// The program requests this port of the guest.
     Wants(u32, UnixStream),
-    /// It is gone, said something else, or nothing in time.
+    /// The program is gone, sent another line, or sent none in time.
     Nothing,
 }
 
@@ -102,12 +102,12 @@ impl Handshake {
         Self { socket, line: Vec::new(), until: Instant::now() + GREETING_LIMIT }
     }
 
-    /// When it must have said to which port.
+    /// When the handshake fails unless the program sent its line.
     pub fn deadline(&self) -> Instant {
         self.until
     }
 
-    /// Becomes ready when the program says something.
+    /// A source that becomes ready when the program sends bytes.
     pub fn source(&self) -> Source<'_> {
         Source::readable(self.socket.as_fd())
     }
@@ -120,9 +120,9 @@ impl Handshake {
         }
     }
 
-    /// Reads on.
+    /// Continues to read the line.
     pub fn proceed(mut self) -> HandshakeState {
-        // Byte by byte: what follows the line is for the guest.
+        // Byte by byte: the bytes behind the line are for the guest.
         let mut byte = [0];
         while self.line.len() < LINE_SIZE {
             match self.socket.read(&mut byte) {
@@ -142,10 +142,10 @@ impl Handshake {
     }
 }
 
-/// The port in `CONNECT PORT`.
+/// Parses the port of a `CONNECT PORT` line.
 fn port_of(line: &[u8]) -> Option<u32> {
     let digits = line.strip_prefix(b"CONNECT ")?.strip_suffix(b"\n")?;
-    // Parsing alone would take a sign.
+    // parse() alone would accept a sign.
     let plain = digits.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(digits).ok().filter(|_| plain)?.parse().ok()
 }
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_names_a_port_in_one_way() {
+    fn connect_line_has_one_spelling() {
         assert_eq!(port_of(b"CONNECT 52\n"), Some(52));
         assert_eq!(port_of(b"CONNECT 4294967295\n"), Some(u32::MAX));
         for line in ["", "CONNECT", "CONNECT \n", "CONNECT 52", "connect 52\n", "CONNECT +52\n"] {
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_says_nothing_in_time_is_let_go() {
+    fn handshake_without_a_line_times_out() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let handshake = Handshake { until: Instant::now(), ..Handshake::new(ours) };
@@ -174,16 +174,16 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_line_is_left_for_the_guest() {
+    fn bytes_behind_the_connect_line_are_left_for_the_guest() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let handshake = Handshake::new(ours);
         let HandshakeState::NotYet(handshake) = handshake.proceed() else {
-            panic!("nothing was said")
+            panic!("no line was sent")
         };
         io::Write::write_all(&mut theirs, b"CONNECT 7\nhello").unwrap();
         let HandshakeState::Wants(7, mut socket) = handshake.proceed() else {
-            panic!("it was said")
+            panic!("a whole line was sent")
         };
         let mut bytes = [0; 9];
         assert_eq!(socket.read(&mut bytes).unwrap(), 5);

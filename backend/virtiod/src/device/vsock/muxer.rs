@@ -1,4 +1,4 @@
-//! All connections of a guest.
+//! The muxer, which owns all connections of a guest.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,29 +17,29 @@ use crate::device::Source;
 use crate::stats::DeviceStats;
 use crate::timeout::wait_for;
 
-/// Most connections of a guest at once.
+/// Maximum number of a guest's connections.
 pub const MAX_CONNECTIONS: usize = 128;
-/// Most programs at once that have connected and are yet to say to which port. Others wait in the
-/// socket's queue.
+/// Maximum number of programs that have connected and not yet sent their `CONNECT` line. Others
+/// wait in the socket's backlog.
 pub const MAX_GREETINGS: usize = 32;
-/// The first of the host's ports for connections that programs make.
+/// The first of the host's ports for connections that programs open.
 const FIRST_PORT: u32 = 1 << 30;
 
-/// All connections of a guest, and what they have to say to it.
+/// All connections of a guest, and the packets that wait for it.
 #[derive(Debug)]
 pub struct Muxer {
     host: HostSocket,
     handshakes: Vec<Handshake>,
     connections: BTreeMap<PortPair, VsockConnection>,
-    /// Who was read last: the next turn begins behind it.
+    /// The connection that was read last; the next iteration begins behind it.
     after: PortPair,
     next_port: u32,
-    /// What waits for buffers.
+    /// The packets that wait for the guest's buffers.
     pub rx_queue: RxQueue,
     stats: Arc<DeviceStats>,
 }
 
-/// Something that was ready.
+/// A source that is ready.
 enum Ready {
     HostSocket,
     Handshake,
@@ -47,7 +47,7 @@ enum Ready {
 }
 
 impl Muxer {
-    /// No connection yet.
+    /// A muxer without connections.
     pub fn new(host: HostSocket, stats: Arc<DeviceStats>) -> Self {
         Self {
             host,
@@ -60,12 +60,12 @@ impl Muxer {
         }
     }
 
-    /// The host's side.
+    /// The socket that programs connect to.
     pub fn host(&self) -> &HostSocket {
         &self.host
     }
 
-    /// Ends all connections, without a word to the guest.
+    /// Ends all connections without a packet to the guest.
     pub fn clear(&mut self) {
         self.handshakes.clear();
         self.connections.clear();
@@ -77,7 +77,7 @@ impl Muxer {
         self.connections.len() < MAX_CONNECTIONS
     }
 
-    /// Takes a packet of the guest's.
+    /// Handles a packet from the guest.
     pub fn receive(&mut self, header: &VsockHeader, data: &[u8]) {
         let ports = header.ports;
         match (self.connections.get_mut(&ports), header.operation) {
@@ -89,14 +89,14 @@ impl Muxer {
                 }
             }
             (None, Some(Operation::VirtioRequest)) => self.admit(header),
-            // What was underway when the connection ended.
+            // The reset crossed with the end of the connection.
             (None, Some(Operation::Reset)) => {}
             (None, _) => self.refuse(ports),
         }
         self.count();
     }
 
-    /// Makes the connection that the guest asks for.
+    /// Opens the connection that the guest requests.
     fn admit(&mut self, header: &VsockHeader) {
         let ports = header.ports;
         if !self.has_room() {
@@ -110,18 +110,19 @@ impl Muxer {
                 self.insert(ports, connection);
             }
             Err(error) => {
-                tracing::debug!(port = ports.host, %error, "nobody listens for the guest");
+                tracing::debug!(port = ports.host, %error, "no program listens on this port");
                 self.refuse(ports);
             }
         }
     }
 
     fn warn_of_limit(&self) {
-        let limit = format_args!("more than {MAX_CONNECTIONS} connections refused");
+        let limit =
+            format_args!("connection refused: the guest has {MAX_CONNECTIONS}, the maximum");
         self.stats.log.line(Level::WARN, limit);
     }
 
-    /// Answers by a reset what belongs to no connection.
+    /// Sends a reset in reply to a packet that belongs to no connection.
     pub fn refuse(&mut self, ports: PortPair) {
         DeviceStats::count(&self.stats.failed);
         let room = Credit { buf_alloc: 0, fwd_cnt: 0 };
@@ -135,12 +136,12 @@ impl Muxer {
         self.connections.insert(ports, connection);
     }
 
-    /// What to wait for.
+    /// The sources to poll.
     pub fn sources(&self) -> Vec<Source<'_>> {
         self.watched().into_iter().map(|(_, source)| source).collect()
     }
 
-    /// What to wait for, and whose it is: `Ready` with no events yet.
+    /// The sources to poll, each with its owner; the events of connections are empty yet.
     fn watched(&self) -> Vec<(Ready, Source<'_>)> {
         let mut watched = Vec::new();
         if self.rx_queue.is_full() {
@@ -160,13 +161,13 @@ impl Muxer {
         watched
     }
 
-    /// When something is to be done though no source is ready.
+    /// When [`Muxer::handle_sources`] must be called even if no source is ready.
     pub fn deadline(&self) -> Option<Instant> {
         let handshakes = self.handshakes.iter().map(Handshake::deadline);
         handshakes.chain(self.host.deadline()).min()
     }
 
-    /// Does what sources are ready for, and what is due.
+    /// Handles ready sources, and handshakes whose time is over.
     ///
     /// # Errors
     /// The kernel's.
@@ -175,7 +176,7 @@ impl Muxer {
             self.accept_handshakes();
         }
         for ready in self.ready()? {
-            // What is left is ready still when the guest has taken some.
+            // The other sources are still ready when the guest has taken packets.
             if self.rx_queue.is_full() {
                 break;
             }
@@ -204,7 +205,7 @@ impl Muxer {
             .collect())
     }
 
-    /// Lets programs that have connected say what they want.
+    /// Continues the handshakes of programs that have connected.
     fn accept_handshakes(&mut self) {
         for handshake in std::mem::take(&mut self.handshakes) {
             if self.rx_queue.is_full() {
@@ -213,7 +214,9 @@ impl Muxer {
             }
             match handshake.proceed() {
                 HandshakeState::NotYet(handshake) => self.handshakes.push(handshake),
-                HandshakeState::Nothing => tracing::debug!("a program said no CONNECT PORT"),
+                HandshakeState::Nothing => {
+                    tracing::debug!("handshake failed: no line \"CONNECT PORT\" in time")
+                }
                 HandshakeState::Wants(..) if !self.has_room() => self.warn_of_limit(),
                 HandshakeState::Wants(port, socket) => {
                     let ports = PortPair { host: self.free_port(port), guest: port };
@@ -224,7 +227,7 @@ impl Muxer {
         }
     }
 
-    /// A port of the host's that has no connection with this one of the guest's.
+    /// A port of the host without a connection to this port of the guest.
     fn free_port(&mut self, guest: u32) -> u32 {
         loop {
             let host = self.next_port;

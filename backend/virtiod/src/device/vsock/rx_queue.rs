@@ -1,75 +1,78 @@
-//! Packets that wait for a buffer of the guest's.
+//! Packets that wait for a buffer of the guest.
 //!
-//! Those in the ring cannot be answered without room here, so when there is none they stay there:
-//! a guest that gives no buffers holds up itself (virtio 1.3 section 5.10.6.2).
+//! The device cannot answer packets in the ring without capacity in this queue, so it leaves them
+//! in the ring while the queue is full: a guest that provides no buffers delays only itself (virtio
+//! 1.3 section 5.10.6.2).
 
 use std::collections::VecDeque;
 
 use super::header::{HEADER_SIZE, VsockHeader};
 
-/// Packets with which no more is taken from the guest, and nothing more is asked of the host's
-/// programs (SPEC section 7).
+/// Number of packets at which the device stops taking packets from the guest and handling the
+/// host's programs (SPEC section 7).
 const FULL: usize = 256;
-/// Packets that one of the guest's is answered with, at most: a request for credit gets an update,
-/// and a reset too where the connection ends with it.
+/// Maximum number of packets in reply to one of the guest: a credit request gets an update, and a
+/// reset too if the connection ends with it.
 const ANSWERS: usize = 2;
-/// Packets with which no more is read from the host's programs.
+/// Number of packets at which the device stops reading data from the host's programs.
 const ENOUGH: usize = 32;
 
 /// A packet to the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VsockPacket {
-    /// What stands in front of the data; its length is that of the data.
+    /// The header; its length is that of the data.
     pub header: VsockHeader,
-    /// The data.
+    /// The data behind the header.
     pub data: Vec<u8>,
 }
 
-/// Packets to the guest, in order.
+/// The queue of packets to the guest, in order.
 #[derive(Debug, Default)]
 pub struct RxQueue(VecDeque<VsockPacket>);
 
 impl RxQueue {
-    /// Adds a packet.
+    /// Adds a packet at the end.
     pub fn push(&mut self, packet: VsockPacket) {
         self.0.push_back(packet);
     }
 
-    /// Packets waiting.
+    /// Number of packets that wait.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Packets that may be taken from the guest at once: at least one, unless it is full.
+    /// Number of packets that the device may take from the guest now; at least one, unless the
+    /// queue is full.
     pub fn room(&self) -> usize {
         let left = FULL.saturating_sub(self.count());
         left.div_ceil(ANSWERS)
     }
 
-    /// Whether nothing more is to be taken from the guest.
+    /// Whether the device must take no more packets from the guest.
     pub fn is_full(&self) -> bool {
         self.count() >= FULL
     }
 
-    /// Whether data is to be read from the host's programs.
+    /// Whether the device may read data from the host's programs.
     pub fn takes_data(&self) -> bool {
         self.count() < ENOUGH
     }
 
-    /// Forgets all.
+    /// Drops all packets.
     pub fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// The bytes of the next packet for a buffer of `size` bytes: of a packet with more data than
-    /// fits, the front part. `None` if there is no packet, or no room for even a byte of it.
+    /// Takes the bytes of the next packet for a buffer of `size` bytes: if its data does not fit,
+    /// the first part of it. Returns `None` if there is no packet, or the buffer holds no byte of
+    /// its data.
     pub fn next(&mut self, size: u64, cid: u64) -> Option<Vec<u8>> {
-        let room = usize::try_from(size).unwrap_or(usize::MAX).checked_sub(HEADER_SIZE)?;
+        let capacity = usize::try_from(size).unwrap_or(usize::MAX).checked_sub(HEADER_SIZE)?;
         let first = self.0.front_mut()?;
-        if room == 0 && !first.data.is_empty() {
+        if capacity == 0 && !first.data.is_empty() {
             return None;
         }
-        let behind = first.data.split_off(first.data.len().min(room));
+        let behind = first.data.split_off(first.data.len().min(capacity));
         let data = std::mem::replace(&mut first.data, behind);
         let header = VsockHeader { length: data.len() as u32, ..first.header };
         if first.data.is_empty() {
@@ -98,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_longer_than_a_buffer_goes_in_parts_that_say_their_own_length() {
+    fn long_packet_is_split_and_each_part_has_its_length() {
         let mut rx_queue = RxQueue::default();
         rx_queue.push(packet(b"abcde"));
         rx_queue.push(packet(b"f"));
@@ -112,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_holds_no_data_takes_none() {
+    fn buffer_without_space_for_data_takes_no_packet() {
         let mut rx_queue = RxQueue::default();
         rx_queue.push(packet(b"a"));
         assert_eq!(rx_queue.next(HEADER_SIZE as u64 - 1, 3), None);

@@ -1,62 +1,63 @@
-//! The life of a connection, as a table (virtio 1.3 section 5.10.6.6).
+//! The state machine of a connection, as a table (virtio 1.3 section 5.10.6.6).
 
 use super::header::{Operation, Shutdown};
 
-/// Where a connection stands.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnState {
-    /// The guest was asked for it and has not answered.
+    /// The device sent the guest a request, which the guest has not answered.
     Requested,
     /// Data flows both ways.
     Open,
-    /// The guest sends nothing more.
+    /// The guest sends no more data.
     ToGuest,
-    /// The host sends nothing more, or the guest takes nothing more.
+    /// The host sends no more data, or the guest receives no more.
     ToHost,
-    /// Neither sends; the host is yet to be given what the guest sent. The guest waits for a reset.
+    /// Neither sends; the program has not taken all of the guest's data. The guest waits for a
+    /// reset.
     Finishing,
-    /// As [`ConnState::Finishing`], of a connection that the guest has forgotten.
+    /// As [`ConnState::Finishing`], but the guest has forgotten the connection.
     Abandoned,
-    /// Over: to be forgotten.
+    /// The connection is over; the muxer removes it.
     Closed,
 }
 
-/// What happens to a connection.
+/// An event of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnEvent {
-    /// A packet of the guest's; its flags with it.
+    /// A packet from the guest: its operation and flags.
     VsockPacket(Operation, Shutdown),
-    /// The host's program ended what it sends.
+    /// The host's program sends no more data.
     HostEnded,
-    /// The host's program is gone.
+    /// The host's program closed its socket.
     HostGone,
-    /// The host's program was given all that the guest sent.
+    /// The host's program has taken all data that the guest sent.
     Delivered,
 }
 
-/// What to send to the guest.
+/// The packet to send to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// Nothing.
+    /// No packet.
     Nothing,
-    /// That the host sends nothing more.
+    /// A shutdown: the host sends no more data.
     Shutdown,
-    /// That the connection is over, or never was.
+    /// A reset: the connection is over, or never existed.
     Reset,
 }
 
 impl ConnState {
-    /// Whether what the host's program sends is for the guest.
+    /// Whether the device passes data of the host's program on to the guest.
     pub fn reads_host(self) -> bool {
         matches!(self, Self::Open | Self::ToGuest)
     }
 
-    /// Whether the host's program can expect more.
+    /// Whether the host's program can still receive data.
     pub fn feeds_host(self) -> bool {
         matches!(self, Self::Requested | Self::Open | Self::ToHost)
     }
 
-    /// The table: where the connection stands then, and what the guest is told.
+    /// The state table: returns the next state and the reply to the guest.
     pub fn next(self, event: ConnEvent) -> (Self, Reply) {
         use ConnEvent::{Delivered, HostEnded, HostGone, VsockPacket};
         use ConnState::{Abandoned, Closed, Finishing, Open, Requested, ToGuest, ToHost};
@@ -75,7 +76,7 @@ impl ConnState {
             }
             (Open | ToHost, VsockPacket(Operation::Data, _)) => stays,
             (_, VsockPacket(Operation::CreditUpdate | Operation::CreditRequest, _)) => stays,
-            // Out of turn, or in a direction that was ended.
+            // Out of order, or in a direction that was shut down.
             (_, VsockPacket(..)) => (Closed, Reply::Reset),
             (Open, HostEnded) => (ToHost, Reply::Shutdown),
             (ToGuest, HostEnded) => (Finishing, Reply::Nothing),
@@ -87,7 +88,7 @@ impl ConnState {
         }
     }
 
-    /// The guest ends one direction or both.
+    /// The guest shuts down one direction or both.
     fn shut_down(self, flags: u32) -> (Self, Reply) {
         use ConnState::{Abandoned, Closed, Finishing, Open, Requested, ToGuest, ToHost};
         let sends = flags & Shutdown::SEND == 0;
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_opens_by_the_guests_response_alone() {
+    fn connection_opens_only_by_a_response() {
         assert_eq!(Requested.next(packet(Operation::Response)), (Open, Reply::Nothing));
         assert_eq!(Requested.next(packet(Operation::Reset)), (Closed, Reply::Nothing));
         assert_eq!(Requested.next(packet(Operation::Data)), (Closed, Reply::Reset));
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn each_direction_ends_by_itself_and_both_end_the_connection_when_all_is_delivered() {
+    fn directions_end_separately_and_delivery_ends_the_connection() {
         assert_eq!(Open.next(shutdown(Shutdown::SEND)), (ToGuest, Reply::Nothing));
         assert_eq!(Open.next(shutdown(Shutdown::RECEIVE)), (ToHost, Reply::Nothing));
         assert_eq!(Open.next(shutdown(3)), (Finishing, Reply::Nothing));
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn data_in_a_direction_that_was_ended_resets() {
+    fn data_in_a_closed_direction_resets_the_connection() {
         for state in [ToGuest, Finishing] {
             assert_eq!(state.next(packet(Operation::Data)), (Closed, Reply::Reset));
         }
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_never_answered_and_what_came_before_it_is_delivered() {
+    fn reset_gets_no_reply_and_earlier_data_is_delivered() {
         for state in STAGES {
             let (after, answer) = state.next(packet(Operation::Reset));
             assert_eq!(answer, Reply::Nothing, "{state:?}");
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_gone_closes_every_connection() {
+    fn closed_host_socket_closes_the_connection_in_every_state() {
         for state in STAGES {
             assert_eq!(state.next(HostGone).0, Closed, "{state:?}");
         }
