@@ -7,7 +7,7 @@ mod image;
 mod progress;
 mod request;
 #[cfg(any(test, feature = "sample-images"))]
-#[allow(clippy::indexing_slicing, clippy::panic, reason = "this is for tests, and fails them so")]
+#[allow(clippy::indexing_slicing, clippy::panic, reason = "test code: a panic fails the test")]
 pub mod sample;
 mod target;
 #[cfg(test)]
@@ -44,17 +44,17 @@ use super::{
 use crate::Causes;
 use crate::stats::DeviceStats;
 
-/// Queues offered; the driver uses one a CPU, at most these.
+/// Number of queues that the device offers; the driver uses one per CPU, at most these.
 const QUEUES: u16 = 4;
-/// Entries in a queue.
+/// Number of entries of each queue.
 const QUEUE_SIZE: u16 = 512;
 /// Bytes of a request's status.
 const STATUS_SIZE: u32 = 1;
-/// How long a queue is served at once: then what is not done waits for the next time, and the bus
-/// looks at all else.
+/// Maximum time for which one call processes a queue. Then the rest waits for the next call, and
+/// the bus handles everything else.
 const SLICE: Duration = Duration::from_millis(10);
 
-/// A disk.
+/// A block device.
 pub struct Block {
     target: Target,
     config: [u8; config::SIZE],
@@ -62,32 +62,32 @@ pub struct Block {
     serial: [u8; SERIAL_SIZE],
     driver_features: u64,
     transfers: IoEngine,
-    /// For each queue, what was taken from it and is not done.
+    /// For each queue, the requests that were taken from it and are not done.
     suspended: [Option<Suspended>; QUEUES as usize],
     stats: Arc<DeviceStats>,
 }
 
-/// Requests for which the time did not suffice.
+/// Requests that were not done when the time was over.
 struct Suspended {
     requests: Vec<VirtioRequest>,
-    /// The rest of the first, if it was begun.
+    /// The rest of the first request, if it was begun.
     task: Option<Task>,
-    /// The fault of the request behind the last.
+    /// The fault of the request behind the last one.
     fault: Option<Fault>,
 }
 
-/// A request that was taken apart, on its way through a batch.
+/// A parsed request of a batch.
 struct Parsed<'r, 'm> {
     request: BlockRequest<'r>,
-    /// Where the status goes.
+    /// The buffer of the status byte.
     place: Option<Writable<'m>>,
-    /// What was found wrong with its data before any was moved.
+    /// The error that the check of its data found before any data was transferred.
     wrong: Option<TargetError>,
 }
 
 impl<'r, 'm> Parsed<'r, 'm> {
-    /// Before the data: a driver whose data finds no room is told so. `task`: what is left of a
-    /// request that was begun.
+    /// Parses a request and reaches its status byte before its data, so that the status can report
+    /// data that cannot be reached. `task`: the rest of a request that was begun.
     fn new<M: DeviceMemory>(
         request: &'r VirtioRequest,
         task: Option<Task>,
@@ -102,18 +102,18 @@ impl<'r, 'm> Parsed<'r, 'm> {
     }
 }
 
-/// The status of a request that is not done: no value of the specification's. What a driver gave to
-/// be written may be written at any time.
+/// The status of an unfinished request: no value of the specification. The device may write a
+/// device-writable buffer at any time before it returns the request.
 const PENDING: u8 = 0xff;
 
 /// The outcome of a batch.
 #[derive(Default)]
 struct BatchOutcome {
-    /// Requests that were not malformed; the others are dropped.
+    /// Number of requests before the first malformed one; the others are dropped.
     good: usize,
-    /// Those of them that were answered, by their bits.
+    /// A bit for each request of them that was answered.
     answered: u64,
-    /// The rest of the first that was not, if it was begun.
+    /// The rest of the first unanswered request, if it was begun.
     task: Option<Task>,
     /// The fault of the request behind the good ones.
     fault: Option<Fault>,
@@ -129,11 +129,11 @@ impl BatchOutcome {
     }
 }
 
-// A bit for each request of a batch.
+// `answered` has a bit for each request of a batch.
 const _: () = assert!(BATCH <= u64::BITS as usize);
 
 impl Block {
-    /// A disk on `target` that calls itself `serial`, of which 20 bytes count.
+    /// A disk on `target`. The driver reads the first 20 bytes of `serial` as its identity.
     pub fn new(target: Target, serial: &str, stats: Arc<DeviceStats>) -> Self {
         let config = config::bytes(&target, QUEUES, QUEUE_SIZE);
         let mut name = [0; SERIAL_SIZE];
@@ -150,8 +150,8 @@ impl Block {
         }
     }
 
-    /// Serves requests of a queue, the first of which may have been begun, and keeps what the time
-    /// does not suffice for.
+    /// Serves requests of a queue, whose first one may have been begun, and keeps those that are
+    /// not done when the time is over.
     fn serve_requests<M: DeviceMemory>(
         &mut self,
         index: usize,
@@ -160,8 +160,8 @@ impl Block {
     ) -> Result<(), Fault> {
         let deadline = Deadline::after(SLICE);
         let task = waiting.task.take();
-        // A request that was begun is served alone: the buffers of the others need not be reached
-        // for it.
+        // A request that was begun is served alone, so that the buffers of the others need not be
+        // made reachable for it.
         let now = if task.is_some() { 1 } else { BATCH };
         let later = waiting.requests.split_off(now.min(waiting.requests.len()));
         let batch = &waiting.requests;
@@ -184,8 +184,8 @@ impl Block {
     }
 }
 
-/// Takes requests apart, up to the first that is malformed. `task`: the rest of the first of them,
-/// if it was begun.
+/// Parses requests, up to the first malformed one. `task`: the rest of the first request, if it was
+/// begun.
 fn parse<'r, 'm, M: DeviceMemory>(
     requests: &'r [VirtioRequest],
     mut task: Option<Task>,
@@ -206,7 +206,7 @@ fn parse<'r, 'm, M: DeviceMemory>(
     served
 }
 
-/// Takes back the room of requests that are answered, and gives the others.
+/// Recycles the allocations of answered requests, and returns the other requests.
 fn keep_unanswered<M: DeviceMemory>(
     queues: &mut QueueContext<'_, M>,
     mut requests: Vec<VirtioRequest>,
@@ -225,8 +225,8 @@ fn keep_unanswered<M: DeviceMemory>(
 }
 
 impl Block {
-    /// Serves a batch, as far as there is time. What reads and writes move is moved together first,
-    /// if that can be.
+    /// Serves a batch until the time is over. First transfers the data of reads and writes
+    /// together, if that is possible.
     fn serve_batch<M: DeviceMemory>(
         &mut self,
         requests: &[VirtioRequest],
@@ -263,14 +263,15 @@ impl Block {
             }
         }
         if let Err(error) = self.target.finish_batch() {
-            self.stats
-                .log
-                .line(Level::WARN, format_args!("disk not written back: {}", Causes(&error)));
+            self.stats.log.line(
+                Level::WARN,
+                format_args!("cannot write cached data to the disk: {}", Causes(&error)),
+            );
         }
         Ok(served)
     }
 
-    /// Moves the data of reads and writes together, up to the first with which something is wrong.
+    /// Transfers the data of reads and writes together, up to the first request with an error.
     fn transfer<M: DeviceMemory>(
         &mut self,
         batch: &mut [Option<Parsed<'_, '_>>],
@@ -289,7 +290,7 @@ impl Block {
         self.target.run(transfers)
     }
 
-    /// Does what a request asks, as far as there is time.
+    /// Carries out a request until the time is over.
     fn execute<M: DeviceMemory>(
         &mut self,
         request: &mut BlockRequest<'_>,
@@ -317,15 +318,15 @@ impl Block {
         }
     }
 
-    /// Whether a discard is an error: of a driver that was told so. One that negotiated it earlier
-    /// has it done, by doing nothing.
+    /// Whether a discard is an error: only if the driver did not negotiate discards. For a driver
+    /// that negotiated them earlier, a refused discard succeeds and does nothing.
     fn refuses_discard(&self) -> bool {
         self.target.discard_mode() == Discard::Refused
             && self.driver_features & 1 << VIRTIO_BLK_F_DISCARD == 0
     }
 
-    /// Discards or zeroes ranges, and takes out those that are done. All of them are inside the
-    /// disk, or none is changed.
+    /// Discards or zeroes ranges, and removes those that are done. If one range is outside the
+    /// disk, none is changed.
     fn change(
         &mut self,
         change: RangeChange,
@@ -347,7 +348,7 @@ impl Block {
         Ok(Progress::Done)
     }
 
-    /// Tells the driver how a request went.
+    /// Answers a request: writes its status and completes it.
     fn answer<M: DeviceMemory>(
         &self,
         request: &VirtioRequest,
@@ -365,7 +366,7 @@ impl Block {
         Ok(())
     }
 
-    /// What the driver is told of an outcome. A fault that is the guest's own costs it the device.
+    /// The status for an outcome. A fault that the guest caused stops the device.
     fn status<M: DeviceMemory>(
         &self,
         outcome: Result<(), TargetError>,
@@ -441,7 +442,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         always | by_target
     }
 
-    /// Discards too where the target cannot: they are done by doing nothing.
+    /// Includes discards, even if the target cannot discard: they succeed and do nothing.
     fn accepted_features(&self) -> u64 {
         let offered = VirtioDevice::<M>::features(self);
         match self.target.mode() {
@@ -462,15 +463,16 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         &self.config
     }
 
-    /// A driver that cannot flush has every write last (virtio 1.3 section 5.2.6.2).
+    /// Without flushes, every write must be durable when it completes (virtio 1.3 section 5.2.6.2).
     fn start(&mut self, features: u64) -> Result<(), Fault> {
         self.driver_features = features;
         let flushes = features & 1 << VIRTIO_BLK_F_FLUSH != 0;
         let mode = if flushes { WriteMode::Back } else { WriteMode::Through };
         if let Err(error) = self.target.start(mode) {
-            self.stats
-                .log
-                .line(Level::WARN, format_args!("requests will fail: {}", Causes(&error)));
+            self.stats.log.line(
+                Level::WARN,
+                format_args!("disk not usable, requests will fail: {}", Causes(&error)),
+            );
         }
         Ok(())
     }
@@ -479,9 +481,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         self.suspended = Default::default();
         self.driver_features = 0;
         if let Err(error) = self.target.stop() {
-            self.stats
-                .log
-                .line(Level::WARN, format_args!("disk not written back: {}", Causes(&error)));
+            self.stats.log.line(
+                Level::WARN,
+                format_args!("cannot write cached data to the disk: {}", Causes(&error)),
+            );
         }
     }
 
@@ -513,20 +516,23 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         self.target.size_source().into_iter().collect()
     }
 
-    /// The target's size may have changed: the guest is told by its configuration.
+    /// Checks the target's size, and reports a change in the configuration space.
     fn handle_sources(&mut self, _queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         match self.target.refresh() {
             Ok(true) => {
                 self.config = config::bytes(&self.target, QUEUES, QUEUE_SIZE);
                 self.config_changed = true;
                 let sectors = self.target.sectors();
-                self.stats.log.line(Level::INFO, format_args!("disk has {sectors} sectors now"));
+                self.stats
+                    .log
+                    .line(Level::INFO, format_args!("disk resized: it has {sectors} sectors now"));
             }
             Ok(false) => {}
             Err(error) => {
-                self.stats
-                    .log
-                    .line(Level::WARN, format_args!("size not known: {}", Causes(&error)));
+                self.stats.log.line(
+                    Level::WARN,
+                    format_args!("cannot read the size of the disk: {}", Causes(&error)),
+                );
             }
         }
         Ok(())

@@ -13,7 +13,7 @@ fn open(image: &ImageBytes) -> Result<(), String> {
     let opened = Target::open(TargetOptions::for_test(&path)).map(drop);
     let stored = fs::read(&path).unwrap();
     assert!(stored == image.bytes, "to open it changed it");
-    opened.map_err(|error| error.to_string())
+    opened.map_err(|error| crate::Causes(&error).to_string())
 }
 
 /// The image must be refused, with a reason that has all `words`.

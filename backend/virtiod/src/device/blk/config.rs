@@ -3,7 +3,7 @@
 use super::Target;
 use super::request::{MAX_RANGE_SECTORS, MAX_RANGES};
 
-/// Bytes up to and including `unused1`, behind the last field of any feature offered.
+/// Bytes up to and including `unused1`, behind the last field that belongs to an offered feature.
 pub(super) const SIZE: usize = 60;
 
 const CAPACITY: usize = 0;
@@ -18,7 +18,7 @@ const MAX_WRITE_ZEROES_SECTORS: usize = 48;
 const MAX_WRITE_ZEROES_SEG: usize = 52;
 const WRITE_ZEROES_MAY_UNMAP: usize = 56;
 
-/// The configuration of a disk on `target`.
+/// The configuration space of a disk on `target`.
 pub(super) fn bytes(target: &Target, queues: u16, queue_size: u16) -> [u8; SIZE] {
     let block = target.block_size();
     let mut config = [0; SIZE];
@@ -26,7 +26,7 @@ pub(super) fn bytes(target: &Target, queues: u16, queue_size: u16) -> [u8; SIZE]
         config.iter_mut().skip(at).zip(field).for_each(|(to, from)| *to = *from);
     };
     put(CAPACITY, &target.sectors().to_le_bytes());
-    // A request has a header and a status beside its data.
+    // Header and status take two of a request's descriptors.
     put(SEG_MAX, &u32::from(queue_size.saturating_sub(2)).to_le_bytes());
     put(BLK_SIZE, &block.logical.to_le_bytes());
     put(PHYSICAL_BLOCK_EXP, &[(block.physical / block.logical).max(1).ilog2() as u8]);

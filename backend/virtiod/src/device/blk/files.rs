@@ -1,4 +1,4 @@
-//! The files that a disk is stored in.
+//! The files that store a disk.
 
 use std::fs::File;
 use std::io;
@@ -10,8 +10,8 @@ use super::claim::{
 };
 use super::target::{AccessMode, TargetOptions};
 
-/// A disk's files, claimed until this is dropped: its target, what that is based on, and what is
-/// behind loop devices.
+/// A disk's files, claimed until this is dropped: its target, the target's backing files, and the
+/// files behind loop devices.
 pub(super) struct DiskFiles {
     registry: &'static ImageRegistry,
     owner: Owner,
@@ -21,7 +21,7 @@ pub(super) struct DiskFiles {
 }
 
 impl DiskFiles {
-    /// Claims a target.
+    /// Claims a target, and the file behind it if it is a loop device.
     ///
     /// # Errors
     /// [`ClaimError`].
@@ -33,12 +33,12 @@ impl DiskFiles {
         Ok(Self { registry, owner, sharing: options.sharing, target, others })
     }
 
-    /// The target's.
+    /// The claim of the target.
     pub(super) fn target(&self) -> &Claim {
         &self.target
     }
 
-    /// Opens a file that an image is based on, for reading. It stays claimed.
+    /// Opens an image's backing file for reading. It stays claimed.
     ///
     /// # Errors
     /// [`ClaimError`].
@@ -54,7 +54,7 @@ impl DiskFiles {
         file
     }
 
-    /// Whether something that was written may be lost: see [`Claim::is_lost`].
+    /// Whether written data may be lost: see [`Claim::is_lost`].
     pub(super) fn is_lost(&self) -> bool {
         self.target.is_lost()
     }
@@ -72,7 +72,7 @@ impl DiskFiles {
     /// Notes that a driver uses the disk: see [`Claim::activate`].
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Claim::activate`].
     pub(super) fn activate(&self) -> Result<Handover, Owner> {
         self.target.activate()
     }

@@ -1,4 +1,4 @@
-//! What a disk is stored in, whatever its format.
+//! Disk images, whatever their format.
 
 mod format;
 mod qcow2;
@@ -13,123 +13,123 @@ use super::progress::{Deadline, Progress};
 use super::target::TargetOptions;
 use crate::device::{Gather, Scatter, Source, WriteMode};
 
-/// Block sizes that an image would like requests to have, in bytes.
+/// Preferred block sizes of an image, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockSize {
-    /// Smallest unit that can be addressed; 512 or a power of two above.
+    /// Smallest addressable unit: 512, or a larger power of two.
     pub logical: u32,
-    /// Smallest unit that is written without being read first; a multiple of the logical.
+    /// Smallest unit that is written without being read first; a multiple of `logical`.
     pub physical: u32,
 }
 
-/// Whether what is zeroed or discarded keeps its storage.
+/// Whether a zeroed range keeps its storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
-    /// It stays as large as it is: a disk whose storage was set aside for it keeps that.
+    /// The range stays allocated: a preallocated disk stays preallocated.
     Keep,
-    /// It may be given back.
+    /// The storage may be deallocated.
     GiveBack,
 }
 
-/// An open image. Ranges that it is given are inside the size it told.
+/// An open image. Callers pass only ranges inside [`Image::size`].
 pub trait Image: Send {
-    /// Bytes, in whole sectors.
+    /// Size in bytes, a multiple of the sector size.
     fn size(&self) -> u64;
 
-    /// Preferred sizes.
+    /// Preferred block sizes.
     fn block_size(&self) -> BlockSize;
 
-    /// Fills the buffers from `offset` on.
+    /// Reads into the buffers from `offset` on.
     ///
     /// # Errors
-    /// The storage's.
+    /// The error of the storage.
     fn read(&mut self, offset: u64, into: &Scatter<'_>) -> io::Result<()>;
 
-    /// Does a part of what must be done before the image is written first.
+    /// Does a part of the work that must precede the first write, as the check of the image.
     ///
     /// # Errors
-    /// Why it must not be written.
+    /// The reason for which the image must not be written.
     fn prepare_to_write(&mut self, deadline: &Deadline) -> io::Result<Progress> {
         let _ = deadline;
         Ok(Progress::Done)
     }
 
-    /// Writes the buffers from `offset` on.
+    /// Writes the buffers to the image from `offset` on.
     ///
     /// # Errors
-    /// The storage's.
+    /// The error of the storage.
     fn write(&mut self, offset: u64, from: &Gather<'_>, mode: WriteMode) -> io::Result<()>;
 
-    /// Writes to its file what changes left in memory without which the file is not sound, if there
-    /// is any: this program may be killed. It may work when it is tried again.
+    /// Writes the pending metadata without which the file is not consistent, if there is any: this
+    /// program may be killed at any time. After an error the caller may try again.
     ///
     /// # Errors
-    /// The storage's.
+    /// The error of the storage.
     fn finish_batch(&mut self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Writes to its file what is kept in memory, so that whoever opens the file finds it. It may
-    /// work when it is tried again.
+    /// Writes all cached data and metadata to the file, so that whoever opens the file finds it.
+    /// After an error the caller may try again.
     ///
     /// # Errors
-    /// The storage's.
+    /// The error of the storage.
     fn write_back(&mut self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Makes what was written back last. What was not made to last by a call that failed may be
-    /// lost, whatever a later call says: the kernel does not keep it to try again.
+    /// Makes the data that was written back durable. After an error that data may be lost, whatever
+    /// a later call returns: the kernel does not keep it for another attempt.
     ///
     /// # Errors
-    /// The storage's.
+    /// The error of the storage.
     fn sync(&mut self) -> io::Result<()>;
 
-    /// Whether a discard gives storage back, as far as a try shows.
+    /// Whether a discard deallocates storage, as far as an attempt shows.
     fn can_discard(&self) -> bool;
 
-    /// Gives the storage of a range back; what it then reads as is not defined. Storage that does
-    /// not take it is no error.
+    /// Deallocates the storage of a range, whose contents are undefined afterwards. It is no error
+    /// if the storage does not support this.
     ///
     /// # Errors
-    /// The storage's.
+    /// The error of the storage.
     fn discard(&mut self, offset: u64, length: u64) -> io::Result<()>;
 
-    /// Makes a range read as zeros, or the beginning of it, where zeros have to be written: that
-    /// takes time. Gives the bytes that are zeroed.
+    /// Zeroes a range, or only its beginning where zeros have to be written, which takes time.
+    /// Returns the number of zeroed bytes.
     ///
     /// # Errors
-    /// The storage's.
+    /// The error of the storage.
     fn write_zeroes(&mut self, offset: u64, length: u64, storage: Storage) -> io::Result<u64>;
 
-    /// Bytes at multiples of which a range is best divided.
+    /// Alignment in bytes at which a range is best divided.
     fn granularity(&self) -> u64;
 
-    /// A file that has the image's bytes at the same offsets, if there is one: for transfers that
-    /// are done together.
+    /// A file that has the image's bytes at the same offsets, if there is one, for transfers that
+    /// run together.
     fn file(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    /// What becomes ready when the size may have changed.
+    /// A source that becomes ready when the size may have changed.
     fn size_source(&self) -> Option<Source<'_>> {
         None
     }
 
-    /// Looks the size up again; whether it changed.
+    /// Reads the size again; returns whether it changed.
     ///
     /// # Errors
-    /// The storage's.
+    /// The error of the storage.
     fn refresh(&mut self) -> io::Result<bool> {
         Ok(false)
     }
 }
 
-/// Opens the image in a file that was claimed, of the format that was named or else that its name
-/// says.
+/// Opens the image in a claimed file, in the configured format or else the one that the file's name
+/// indicates.
 ///
 /// # Errors
-/// The storage's, or the format's.
+/// The error of the storage, or the reason for which the format's driver refuses the image.
 pub(super) fn open(options: &TargetOptions, files: &mut DiskFiles) -> io::Result<Box<dyn Image>> {
     match options.format() {
         ImageFormat::Qcow2 => Ok(Box::new(qcow2::Qcow2Image::open(options, files)?)),

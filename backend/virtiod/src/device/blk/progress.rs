@@ -1,20 +1,20 @@
-//! Long operations, which are done in parts: between two of them the bus looks at everything else.
+//! Long operations, which the device does in parts: the bus handles everything else between them.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// Whether an operation is done.
+/// The progress of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Progress {
-    /// All of it.
+    /// All of it is done.
     Done,
-    /// Not all of it: it is to be gone on with.
+    /// A part is left; the caller continues later.
     Unfinished,
 }
 
-/// Until when the bus can wait. The time runs from the first time that it is asked for: most
-/// requests are done without that, and to ask the clock may cost as much as they do.
+/// The time for which the bus can wait. It starts at the first check: most requests are done
+/// without a check, and to read the clock may cost as much as the request.
 #[derive(Debug)]
 pub struct Deadline {
     time: Duration,
@@ -22,12 +22,12 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// So long from the first time that it is asked for.
+    /// A deadline that is over this time after the first check.
     pub fn after(time: Duration) -> Self {
         Self { time, end: Cell::new(None) }
     }
 
-    /// Whether the time is over.
+    /// Checks whether the time is over.
     pub fn is_over(&self) -> bool {
         let now = Instant::now();
         let end = self.end.get().unwrap_or_else(|| now + self.time);
@@ -36,8 +36,8 @@ impl Deadline {
     }
 }
 
-/// How much of a range to do at once: as much as takes about a fixed time, learned from what the
-/// parts before took.
+/// The size of the parts of a long operation: as much as takes about a fixed time, learned from the
+/// duration of earlier parts.
 #[derive(Clone, Copy, Debug)]
 pub struct PartSize(u64);
 
@@ -45,13 +45,13 @@ impl PartSize {
     const FIRST: u64 = 4 << 20;
     const LEAST: u64 = 1 << 20;
     const MOST: u64 = 1 << 30;
-    /// What a part should take: at least, lest what each call takes anyway is most of it, and at
-    /// most.
+    /// The duration of a part: at least `SHORT`, so that the fixed cost of a call does not
+    /// dominate, and at most `LONG`.
     const SHORT: Duration = Duration::from_millis(10);
     const LONG: Duration = Duration::from_millis(50);
 
-    /// Where a part of the range from `start` to `end` ends: at a multiple of `granularity`, if it
-    /// is not the last.
+    /// The end of a part of the range from `start` to `end`: a multiple of `granularity`, except at
+    /// the end of the range.
     pub fn end(self, start: u64, end: u64, granularity: u64) -> u64 {
         let granularity = granularity.max(1);
         let wanted = start.saturating_add(self.0);
@@ -60,7 +60,7 @@ impl PartSize {
         aligned.max(least).min(end)
     }
 
-    /// Learns from what a part took.
+    /// Adapts the size to the duration of a part.
     pub fn learn(&mut self, took: Duration) {
         self.0 = if took > Self::LONG {
             (self.0 / 2).max(Self::LEAST)
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_runs_when_it_is_asked_for() {
+    fn deadline_starts_at_the_first_check() {
         assert!(Deadline::after(Duration::ZERO).is_over());
         let deadline = Deadline::after(Duration::from_millis(1));
         assert!(!deadline.is_over());
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_grow_while_they_are_quick_and_shrink_while_they_are_slow() {
+    fn part_size_grows_when_fast_and_shrinks_when_slow() {
         let mut size = PartSize::default();
         assert_eq!(size.end(0, u64::MAX, 512), PartSize::FIRST);
         (0..100).for_each(|_| size.learn(Duration::ZERO));
@@ -104,12 +104,12 @@ mod tests {
     }
 
     #[test]
-    fn parts_end_at_multiples_of_the_granularity_or_of_the_range() {
+    fn parts_end_at_the_granularity_or_the_end_of_the_range() {
         let size = PartSize(1 << 20);
         assert_eq!(size.end(512, 10 << 20, 65536), 1 << 20);
         assert_eq!(size.end(1 << 20, 10 << 20, 65536), 2 << 20);
         assert_eq!(size.end(9 << 20, (9 << 20) + 512, 65536), (9 << 20) + 512);
-        // One that is larger than the part, and not a power of two.
+        // A granularity larger than the part, and not a power of two.
         assert_eq!(size.end(512, 1 << 40, 3 << 20), 3 << 20);
         assert_eq!(size.end(3 << 20, 1 << 40, 3 << 20), 6 << 20);
         assert_eq!(size.end(0, 4096, 0), 4096);

@@ -1,5 +1,5 @@
-//! Block requests (virtio 1.3 section 5.2.6): a header of 16 bytes, data, a status byte. The
-//! framing is the driver's choice, so parts are cut out of byte streams, not taken by descriptor.
+//! Block requests (virtio 1.3 section 5.2.6): a header of 16 bytes, data, a status byte. The driver
+//! chooses the framing, so parts are split off byte streams instead of being taken by descriptor.
 
 use std::collections::VecDeque;
 
@@ -11,27 +11,27 @@ use virtio_bindings::virtio_blk::{
 
 use crate::device::{Buffers, DeviceMemory, Fault, VirtioRequest};
 
-/// Bytes in a sector, the unit of addresses whatever the block size.
+/// Bytes of a sector, the unit of addresses whatever the block size is.
 pub const SECTOR_SIZE: u64 = 512;
 
-/// Ranges that one discard or write-zeroes request may name.
+/// Maximum number of ranges of one discard or write-zeroes request.
 pub(super) const MAX_RANGES: u32 = 16;
-/// Sectors that one of them may have: 1 GiB.
+/// Maximum number of sectors of a range: 1 GiB.
 pub(super) const MAX_RANGE_SECTORS: u32 = 1 << 21;
 
-/// Bytes in the answer to an identity request.
+/// Bytes of the answer to an identity request.
 pub(super) const SERIAL_SIZE: usize = 20;
 
-/// Most data that one request may carry; what is longer is an I/O error (SPEC section 7).
+/// Maximum bytes of data of a request; a longer request gets an I/O error (SPEC section 7).
 pub(super) const MAX_DATA: u64 = 16 << 20;
-/// Most bytes of a request: header, data, status.
+/// Maximum bytes of a request: header, data, status.
 pub(super) const LONGEST: u64 = HEADER_SIZE as u64 + MAX_DATA + 1;
 
 const HEADER_SIZE: usize = 16;
 const RANGE_SIZE: usize = 16;
 const RANGE_UNMAP: u32 = 1;
 
-/// How a request went.
+/// The status of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum BlockStatus {
@@ -40,7 +40,7 @@ pub(super) enum BlockStatus {
     Unsupported = VIRTIO_BLK_S_UNSUPP as u8,
 }
 
-/// The command of a request, read once.
+/// The command of a request, which the device reads once.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum BlockCommand {
     Read { sector: u64 },
@@ -51,7 +51,7 @@ pub(super) enum BlockCommand {
     Unsupported,
 }
 
-/// A change of ranges.
+/// A kind of change of ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RangeChange {
     Discard,
@@ -59,7 +59,7 @@ pub(super) enum RangeChange {
 }
 
 impl RangeChange {
-    /// Flags that a range may have.
+    /// The flags that a range may have.
     fn flags(self) -> u32 {
         match self {
             Self::Discard => 0,
@@ -68,17 +68,17 @@ impl RangeChange {
     }
 }
 
-/// A command, and how much of it is done.
+/// A command and its progress.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Task {
-    /// Without the ranges that are done.
+    /// The command, without the ranges that are done.
     pub(super) command: BlockCommand,
-    /// Bytes that are done, of the data or of the first range.
+    /// Number of bytes that are done, of the data or of the first range.
     pub(super) done: u64,
 }
 
 impl Task {
-    /// Bytes of the driver's buffers that are written.
+    /// Number of device-writable bytes that are written.
     pub(super) fn written(&self) -> u64 {
         match self.command {
             BlockCommand::Read { .. } => self.done,
@@ -96,7 +96,7 @@ pub(super) struct Range {
 }
 
 impl Range {
-    /// Whether the storage may be given back.
+    /// Whether the storage may be deallocated.
     pub(super) fn unmap(self) -> bool {
         self.flags & RANGE_UNMAP != 0
     }
@@ -114,9 +114,9 @@ impl Range {
 /// A request's buffers.
 struct RequestParts<'r> {
     header: Buffers<'r>,
-    /// The readable bytes behind the header.
+    /// The device-readable bytes behind the header.
     out: Buffers<'r>,
-    /// Where the answer goes.
+    /// The device-writable bytes before the status byte.
     input: Buffers<'r>,
     status: Buffers<'r>,
 }
@@ -130,27 +130,27 @@ impl<'r> RequestParts<'r> {
         let header = header.ok_or_else(|| malformed("no block request header of 16 bytes"))?;
         let mut status = request.writable();
         let data_length = status.length().checked_sub(1);
-        let data_length = data_length.ok_or_else(|| malformed("no room for the status byte"))?;
+        let data_length = data_length.ok_or_else(|| malformed("no buffer for the status byte"))?;
         let input = status.split_front(data_length);
         let input = input.ok_or(Fault::Internal("a request is shorter than its own length"))?;
         Ok(Self { header, out, input, status })
     }
 }
 
-/// A request taken apart.
+/// A parsed request.
 pub(super) struct BlockRequest<'r> {
     pub(super) task: Task,
     /// The data buffers.
     pub(super) data: Buffers<'r>,
-    /// One byte, where the status goes.
+    /// The buffer of the status byte.
     pub(super) status: Buffers<'r>,
 }
 
 impl<'r> BlockRequest<'r> {
-    /// Reads the header, once, and cuts the parts out.
+    /// Reads the header, once, and splits the request into its parts.
     ///
     /// # Errors
-    /// [`Fault::Chain`] for a request without room for header or status; [`Fault::Memory`] if the
+    /// [`Fault::Chain`] for a request too short for header or status; [`Fault::Memory`] if the
     /// header cannot be reached.
     pub(super) fn parse<M: DeviceMemory>(
         request: &'r VirtioRequest,
@@ -173,7 +173,7 @@ impl<'r> BlockRequest<'r> {
         Ok(Self::with_task(parts, Task { command, done: 0 }))
     }
 
-    /// A request that was parsed before, of which this is left to do.
+    /// Splits a request that was parsed before; `task` is the rest of its work.
     ///
     /// # Errors
     /// As [`BlockRequest::parse`].
@@ -187,7 +187,7 @@ impl<'r> BlockRequest<'r> {
         Self { task, data, status }
     }
 
-    /// Data bytes written into the request's buffers when it succeeds.
+    /// Number of data bytes written into the request's buffers when it succeeds.
     pub(super) fn bytes_in(&self) -> u32 {
         match self.task.command {
             BlockCommand::Read { .. } => u32::try_from(self.data.length()).unwrap_or(u32::MAX),
@@ -197,8 +197,8 @@ impl<'r> BlockRequest<'r> {
     }
 }
 
-/// The ranges of a discard or write-zeroes request, read once. It is none that is supported if they
-/// are not whole, too many or too long, or have unknown flags.
+/// Reads the ranges of a discard or write-zeroes request, once. The request is unsupported if the
+/// ranges are incomplete, too many or too long, or have unknown flags.
 fn change<M: DeviceMemory>(
     change: RangeChange,
     data: Buffers<'_>,

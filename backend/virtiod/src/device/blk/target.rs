@@ -1,8 +1,8 @@
-//! A disk's target: an image, with the checks that every request must pass.
+//! A disk's target: an image, and the checks of every request.
 
 mod error;
 #[cfg(any(test, feature = "sample-images"))]
-#[allow(clippy::panic, reason = "this is for tests, which it fails by panics")]
+#[allow(clippy::panic, reason = "test code: a panic fails the test")]
 pub mod exercise;
 mod options;
 
@@ -21,17 +21,17 @@ use crate::device::{
     Buffers, Completed, DeviceMemory, Fault, Gather, Scatter, Source, TransferBatch, WriteMode,
 };
 
-/// Most of a request's data that is moved at once.
+/// Maximum bytes of a request's data that are transferred at once.
 const PART_BYTES: u64 = 1 << 20;
 
-/// Whether a driver uses the disk, and here.
+/// Whether a driver uses the disk through this device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Activity {
-    /// None does, or the guest's other domain has the disk.
+    /// No driver does, or the guest's other domain uses the disk.
     Idle,
-    /// As [`Activity::Idle`], and somebody else has written the image meanwhile.
+    /// As [`Activity::Idle`], and another device may have written the image meanwhile.
     Stale,
-    /// One does.
+    /// A driver uses it.
     Active,
 }
 
@@ -42,12 +42,12 @@ pub struct Target {
     options: TargetOptions,
     write_mode: WriteMode,
     activity: Activity,
-    /// How much is discarded, and zeroed, at once.
+    /// Sizes of the parts of discards and write-zeroes.
     discard_size: PartSize,
     zero_size: PartSize,
 }
 
-/// A part of a disk, checked to be inside.
+/// A part of a disk, checked to be inside the disk.
 #[derive(Clone, Copy)]
 struct Extent {
     offset: u64,
@@ -58,7 +58,7 @@ impl Target {
     /// Opens a file or a block device.
     ///
     /// # Errors
-    /// [`TargetError`] names the path and what is wrong with it.
+    /// [`TargetError`], which names the path and the fault.
     pub fn open(options: TargetOptions) -> Result<Self, TargetError> {
         let path = options.path.clone();
         if !path.is_absolute() {
@@ -91,7 +91,7 @@ impl Target {
         })
     }
 
-    /// Reads a sector.
+    /// Reads a sector of the image.
     #[cfg(test)]
     pub(crate) fn read_for_test(&mut self, sector: u64) -> [u8; SECTOR_SIZE as usize] {
         let mut bytes = [0; SECTOR_SIZE as usize];
@@ -100,7 +100,7 @@ impl Target {
         bytes
     }
 
-    /// The target with another image in it.
+    /// Replaces the target's image.
     #[cfg(test)]
     pub(super) fn with_image(self, image: Box<dyn Image>) -> Self {
         Self { image, ..self }
@@ -111,39 +111,39 @@ impl Target {
         self.options.mode
     }
 
-    /// Whether the guest may give storage back.
+    /// Whether the guest may deallocate storage.
     pub fn discard_mode(&self) -> Discard {
         self.options.discard
     }
 
-    /// Whether a discard gives storage back, as far as a try showed.
+    /// Whether a discard deallocates storage, as far as an attempt showed.
     pub fn can_discard(&self) -> bool {
         self.image.can_discard()
     }
 
-    /// Its size in sectors of 512 bytes, in whole logical blocks.
+    /// Size in sectors of 512 bytes; a whole number of logical blocks.
     pub fn sectors(&self) -> u64 {
         let block = u64::from(self.block_size().logical);
         self.image.size() / block * block / SECTOR_SIZE
     }
 
-    /// Preferred sizes.
+    /// Preferred block sizes.
     pub fn block_size(&self) -> BlockSize {
         self.image.block_size()
     }
 
-    /// Sectors at multiples of which a discard is best divided.
+    /// Alignment in sectors at which a discard is best divided.
     pub fn discard_alignment(&self) -> u32 {
         let alignment = self.image.granularity().max(self.block_size().physical.into());
         u32::try_from(alignment / SECTOR_SIZE).unwrap_or(u32::MAX)
     }
 
-    /// What becomes ready when the size may have changed.
+    /// A source that becomes ready when the size may have changed.
     pub fn size_source(&self) -> Option<Source<'_>> {
         self.image.size_source()
     }
 
-    /// Looks the size up again; whether it changed.
+    /// Reads the size again; returns whether it changed.
     ///
     /// # Errors
     /// [`TargetError::Io`].
@@ -151,19 +151,20 @@ impl Target {
         Ok(self.image.refresh()?)
     }
 
-    /// A driver begins to use the disk, and wants writes to last so.
+    /// Notes that a driver starts to use the disk; `mode` says when its writes must be durable.
     ///
     /// # Errors
-    /// [`TargetError::Elsewhere`], as long as requests come too early; [`TargetError::Io`].
+    /// [`TargetError::Elsewhere`], while the guest's other domain uses the disk;
+    /// [`TargetError::Io`].
     pub(super) fn start(&mut self, mode: WriteMode) -> Result<(), TargetError> {
         self.write_mode = mode;
         self.activate()
     }
 
-    /// The driver is gone. What it wrote stands in the file, for whoever uses that next.
+    /// Notes that the driver is gone, after writing cached data to the file for the next user.
     ///
     /// # Errors
-    /// [`TargetError::Io`]; the disk stays this driver's then.
+    /// [`TargetError::Io`]; then the disk still belongs to this driver.
     pub(super) fn stop(&mut self) -> Result<(), TargetError> {
         if self.activity != Activity::Active {
             return Ok(());
@@ -176,7 +177,7 @@ impl Target {
         Ok(())
     }
 
-    /// Has the disk used here, if the guest does not use it in another domain.
+    /// Activates the disk for this device, unless the guest uses it in another domain.
     fn activate(&mut self) -> Result<(), TargetError> {
         if self.activity == Activity::Active {
             return Ok(());
@@ -190,8 +191,8 @@ impl Target {
         Ok(())
     }
 
-    /// As [`Target::activate`], for a request: a raw target can be read wherever the guest writes
-    /// it.
+    /// As [`Target::activate`], for a request. A raw target can be read even while the guest writes
+    /// it in another domain.
     fn activate_for(&mut self, access: AccessMode) -> Result<(), TargetError> {
         match self.activate() {
             Err(TargetError::Elsewhere(_))
@@ -203,7 +204,7 @@ impl Target {
         }
     }
 
-    /// Does what must be done before the first write; part by part, while there is time.
+    /// Does the work that must precede the first write, part by part, until the time is over.
     fn prepare_to_write(&mut self, deadline: &Deadline) -> Result<Progress, TargetError> {
         self.check_writable()?;
         self.activate_for(AccessMode::ReadWrite)?;
@@ -211,16 +212,16 @@ impl Target {
         Ok(self.image.prepare_to_write(deadline)?)
     }
 
-    /// Whether transfers can be done together.
+    /// Whether transfers can run together.
     pub(super) fn has_file(&self) -> bool {
         self.image.file().is_some() && self.activity == Activity::Active
     }
 
-    /// Adds what a read or write moves to a batch. Other operations are not for a batch, nor is
-    /// what is long or in too many pieces: these are left out.
+    /// Adds the transfer of a read or write to a batch. Leaves out other commands, and transfers
+    /// that are long or have too many pieces.
     ///
     /// # Errors
-    /// As of [`Target::read`] and [`Target::write`], but for the image's own.
+    /// As for [`Target::read`] and [`Target::write`], except for errors of the image.
     pub(super) fn add<'m, M: DeviceMemory>(
         &self,
         number: usize,
@@ -251,14 +252,14 @@ impl Target {
         Ok(())
     }
 
-    /// Does a batch, as far as it can.
+    /// Runs a batch, as far as the engine can.
     pub(super) fn run(&self, batch: TransferBatch<'_, '_>) -> Completed {
         let mode = self.write_mode;
         self.image.file().map(|file| batch.run(file, mode)).unwrap_or_default()
     }
 
-    /// Reads from `sector` on into the guest's buffers, from the byte `done` on, while there is
-    /// time.
+    /// Reads from `sector` on into the guest's buffers, from byte `done` on, until the time is
+    /// over.
     pub(super) fn read<M: DeviceMemory>(
         &mut self,
         sector: u64,
@@ -286,14 +287,14 @@ impl Target {
                 self.image.read(offset, &scatter)?;
                 offset += scatter.length() as u64;
                 scatter = Scatter::default();
-                // There is room in what is empty.
+                // An empty vector has capacity for one piece.
                 drop(scatter.push(buffer));
             }
         }
         Ok(self.image.read(offset, &scatter)?)
     }
 
-    /// Writes the guest's buffers from `sector` on, from the byte `done` on, while there is time.
+    /// Writes the guest's buffers from `sector` on, from byte `done` on, until the time is over.
     pub(super) fn write<M: DeviceMemory>(
         &mut self,
         sector: u64,
@@ -306,7 +307,7 @@ impl Target {
         if self.prepare_to_write(deadline)? == Progress::Unfinished {
             return Ok(Progress::Unfinished);
         }
-        // A request that is malformed in its last buffer changes nothing of the disk.
+        // A request with a malformed last buffer changes nothing on the disk.
         data.readable(memory).try_for_each(|buffer| buffer.map(drop))?;
         for_each_part(data, done, deadline, |part, done| {
             self.write_part(extent.offset + done, part, memory)
@@ -325,7 +326,7 @@ impl Target {
                 self.write_to_image(offset, &gather)?;
                 offset += gather.length() as u64;
                 gather = Gather::default();
-                // There is room in what is empty.
+                // An empty vector has capacity for one piece.
                 drop(gather.push(buffer));
             }
         }
@@ -341,8 +342,9 @@ impl Target {
         outcome.map_err(|error| self.note_write_error(error))
     }
 
-    /// Of a write that was to last at once, the kernel does not tell whether it was the sync that
-    /// failed: unless there was no room, what other writes left may be gone too.
+    /// Handles the error of a write. For a write-through write the kernel does not say whether the
+    /// write or its sync failed: unless storage was exhausted, data of earlier writes may be lost
+    /// too.
     fn note_write_error(&mut self, error: io::Error) -> TargetError {
         let no_room = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG];
         let harmless = error.raw_os_error().is_some_and(|errno| no_room.contains(&errno));
@@ -352,7 +354,7 @@ impl Target {
         error.into()
     }
 
-    /// Leaves the image as it may be found when this program is killed: at the end of a batch.
+    /// Makes the image consistent at the end of a batch, since this program may be killed.
     ///
     /// # Errors
     /// [`TargetError::Io`]; the next flush tries again.
@@ -360,7 +362,7 @@ impl Target {
         Ok(self.image.finish_batch()?)
     }
 
-    /// Makes what was written last.
+    /// Makes all completed writes durable.
     pub(super) fn flush(&mut self) -> Result<(), TargetError> {
         if self.mode() == AccessMode::ReadOnly {
             return Ok(());
@@ -372,13 +374,13 @@ impl Target {
         synced.ok_or(TargetError::Lost)?.map_err(TargetError::Sync)
     }
 
-    /// Checks a range that is to be changed.
+    /// Checks that a range may be changed.
     pub(super) fn check_range(&self, range: Range) -> Result<(), TargetError> {
         self.check_writable()?;
         self.range_extent(range).map(drop)
     }
 
-    /// Discards or zeroes a range part by part, from its byte `done` on, while there is time.
+    /// Discards or zeroes a range part by part, from its byte `done` on, until the time is over.
     pub(super) fn change(
         &mut self,
         change: RangeChange,
@@ -421,7 +423,8 @@ impl Target {
                 self.image.discard(offset, bytes)?;
                 Ok(bytes)
             }
-            // Of a driver that negotiated it elsewhere: a discard that is not taken is done.
+            // The driver negotiated discards before, elsewhere: a discard that is refused here
+            // succeeds.
             (RangeChange::Discard, Discard::Refused) => Ok(bytes),
             (RangeChange::WriteZeroes, Discard::Allowed) if range.unmap() => {
                 self.image.write_zeroes(offset, bytes, Storage::GiveBack)
@@ -452,8 +455,8 @@ impl Target {
         if self.files.is_lost() { Err(TargetError::Lost) } else { Ok(()) }
     }
 
-    /// Of a driver that does not flush, every write is to last: none does any more once one did
-    /// not.
+    /// Without flushes every write must be durable, so after one that was lost all further ones
+    /// fail.
     fn check_write_durable(&self) -> Result<(), TargetError> {
         match self.write_mode {
             WriteMode::Through => self.check_durable(),
@@ -469,7 +472,7 @@ impl Target {
         self.extent(sector, bytes)
     }
 
-    /// `bytes` from `sector` on, if they are whole sectors of the disk.
+    /// The extent of `bytes` from `sector` on, if they are whole sectors inside the disk.
     fn extent(&self, sector: u64, bytes: u64) -> Result<Extent, TargetError> {
         let end = sector.checked_add(bytes / SECTOR_SIZE);
         let inside = end.is_some_and(|end| end <= self.sectors());
@@ -480,7 +483,8 @@ impl Target {
     }
 }
 
-/// Moves data part by part, from the byte `done` on; one at least.
+/// Calls `each` for the data part by part, from byte `done` on, until the time is over; at least
+/// once.
 fn for_each_part(
     mut data: Buffers<'_>,
     done: &mut u64,
@@ -501,7 +505,7 @@ fn for_each_part(
     Ok(Progress::Done)
 }
 
-/// Buffers to be filled; `None` if they are in too many pieces.
+/// The buffers for a read; `None` if they have too many pieces.
 fn scatter<'m, M: DeviceMemory>(
     data: Buffers<'_>,
     memory: &'m M,
@@ -515,7 +519,7 @@ fn scatter<'m, M: DeviceMemory>(
     Ok(Some(scatter))
 }
 
-/// Buffers to be stored; `None` if they are in too many pieces.
+/// The buffers for a write; `None` if they have too many pieces.
 fn gather<'m, M: DeviceMemory>(
     data: Buffers<'_>,
     memory: &'m M,

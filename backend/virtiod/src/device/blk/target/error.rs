@@ -1,4 +1,4 @@
-//! Reasons for which a target cannot be used.
+//! Errors of targets.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,38 +7,38 @@ use super::AccessMode;
 use crate::device::Fault;
 use crate::device::blk::claim::{ClaimError, Owner};
 
-/// Why a target cannot be used, or a request on it fails.
+/// An error of a target, or of a request to it.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    /// It cannot be opened.
-    #[error("cannot open disk target {path:?} {mode}: {source}", mode = match .mode {
+    /// The target cannot be opened.
+    #[error("cannot open disk target {path:?} {mode}", mode = match .mode {
         AccessMode::ReadOnly => "for reading",
         AccessMode::ReadWrite => "for reading and writing",
     })]
     Open {
         /// The target.
         path: PathBuf,
-        /// How it was opened.
+        /// The requested access.
         mode: AccessMode,
-        /// What the kernel, or the image format, said.
+        /// The error of the kernel, or of the image format.
         source: io::Error,
     },
-    /// Its name depends on who reads it.
+    /// Its path is relative, so that its meaning depends on the reader.
     #[error(
         "disk target {path:?} is a relative path, which xl and this daemon would look for in \
-         different directories: give target=/... from the root on"
+         different directories: give an absolute path, target=/..."
     )]
     Relative {
         /// The target.
         path: PathBuf,
     },
-    /// Somebody else has it.
+    /// Another device, or another program, uses it.
     #[error(transparent)]
     Claim(ClaimError),
-    /// Two programs would corrupt it.
+    /// It cannot be shared by force, since two writers would corrupt it.
     #[error(
-        "disk target {path:?} cannot be shared by force: two that write one qcow2 image destroy \
-         it; force-share is for raw targets, and for disks with access=r"
+        "disk target {path:?} cannot be shared by force: two writers destroy a qcow2 image; \
+         force-share is for raw targets, and for disks with access=r"
     )]
     Unshareable {
         /// The target.
@@ -49,41 +49,44 @@ pub enum TargetError {
     TooSmall {
         /// The target.
         path: PathBuf,
-        /// Its size.
+        /// Its size in bytes.
         bytes: u64,
-        /// Its logical block size.
+        /// Its logical block size in bytes.
         block: u32,
     },
-    /// The request lies outside the disk, is not in whole sectors, or is too long.
-    #[error("{bytes} bytes at sector {sector} are not whole sectors of the disk")]
+    /// A request is outside the disk, is not in whole sectors, or is too long.
+    #[error(
+        "{bytes} bytes at sector {sector} are outside the disk, are not whole sectors, or are more \
+         than a request may have"
+    )]
     Range {
-        /// First sector.
+        /// The first sector of the request.
         sector: u64,
-        /// Bytes.
+        /// The length of the request in bytes.
         bytes: u64,
     },
-    /// The request is of a type that is not supported.
+    /// A request has an unsupported type.
     #[error("unsupported request type")]
     Unsupported,
     /// A write to a read-only disk.
     #[error("write to a read-only disk")]
     ReadOnly,
-    /// The same guest uses it in another domain.
+    /// The same guest uses the disk in another domain.
     #[error("the guest uses the disk in another domain: {0}")]
     Elsewhere(Owner),
-    /// An earlier sync failed.
+    /// An earlier sync failed, and written data may be lost.
     #[error(
-        "disk target: what was written earlier may be lost, since making it last failed; so it \
-         stays until all devices that have the disk are gone"
+        "disk target: earlier writes may be lost, since a sync failed; flushes and write-through \
+         writes fail until all devices that use the disk are gone"
     )]
     Lost,
     /// A sync failed.
-    #[error("disk target: cannot make what was written last: {0}")]
+    #[error("disk target: cannot sync")]
     Sync(#[source] io::Error),
-    /// The image's own error.
-    #[error("disk target: {0}")]
+    /// The image failed.
+    #[error("disk target: cannot access the image")]
     Io(#[from] io::Error),
-    /// The guest's buffers.
+    /// The guest's buffers cannot be used.
     #[error(transparent)]
     Guest(#[from] Fault),
 }

@@ -1,4 +1,4 @@
-//! A target, and how to open it.
+//! The options of a target.
 
 use std::path::PathBuf;
 
@@ -14,46 +14,46 @@ pub enum AccessMode {
     ReadWrite,
 }
 
-/// How a raw target's bytes are moved.
+/// The caching of a raw target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caching {
-    /// Through this domain's page cache: what was read once is read from memory.
+    /// Through this domain's page cache: a repeated read is served from memory.
     PageCache,
-    /// `direct-io-safe` in the guest's configuration: past it, where the storage can. The guest has
-    /// a page cache of its own, and this domain little memory.
+    /// `direct-io-safe` in the guest's configuration: direct I/O, where the storage supports it.
+    /// The guest has a page cache of its own, and this domain has little memory.
     Direct,
 }
 
-/// Whether a guest may give storage back: `discard` in its configuration.
+/// Whether a guest may deallocate storage: `discard` in its configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Discard {
-    /// Discard is not offered, and zeros are written.
+    /// The device does not offer discard, and write-zeroes keeps the storage allocated.
     Refused,
     /// Discard and write-zeroes punch holes.
     Allowed,
 }
 
-/// A target, and how to open it.
+/// A target, and the options to open it with.
 #[derive(Clone, Debug)]
 pub struct TargetOptions {
-    /// A file or block device, by its absolute path.
+    /// The absolute path of a file or block device.
     pub path: PathBuf,
     /// Whether the guest may write.
     pub mode: AccessMode,
-    /// How a raw target's bytes are moved.
+    /// The caching of a raw target; other formats ignore it.
     pub caching: Caching,
-    /// Whether the guest may give storage back.
+    /// Whether the guest may deallocate storage.
     pub discard: Discard,
-    /// Its format; `None`: its name says it.
+    /// Its format; if `None`, its name decides.
     pub format: Option<ImageFormat>,
-    /// Whether others may use it at the same time.
+    /// Whether others may use the target at the same time.
     pub sharing: Sharing,
-    /// Whose it is.
+    /// The device that the target belongs to.
     pub owner: Owner,
 }
 
 impl TargetOptions {
-    /// The target's format.
+    /// The configured format, or else the one that the target's name indicates.
     pub fn format(&self) -> ImageFormat {
         self.format.unwrap_or_else(|| ImageFormat::by_name(&self.path))
     }

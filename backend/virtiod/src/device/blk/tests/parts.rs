@@ -88,12 +88,14 @@ fn nothing_is_written_before_the_image_is_known_to_be_sound() {
     });
     let (_file, mut target) = image.target(|_| {});
     target.start(WriteMode::Back).unwrap();
-    let mut discard =
-        || target.change(RangeChange::Discard, WHOLE, &mut 0, &over()).map_err(|e| e.to_string());
+    let mut discard = || {
+        let discarded = target.change(RangeChange::Discard, WHOLE, &mut 0, &over());
+        discarded.map_err(|error| crate::Causes(&error).to_string())
+    };
     assert_eq!(discard(), Ok(Progress::Unfinished));
     assert_eq!(discard(), Ok(Progress::Unfinished));
     for _ in 0..2 {
-        assert_eq!(discard(), Err("disk target: damaged".to_owned()));
+        assert_eq!(discard(), Err("disk target: cannot access the image: damaged".to_owned()));
     }
     assert_eq!(image.take_calls(), []);
 }
