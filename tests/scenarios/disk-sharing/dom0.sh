@@ -64,7 +64,7 @@ fails 'ram0' mount /dev/ram0 volume
 for disk in "$PWD/disk.qcow2" "$PWD/disk.img" /dev/ram0 "$PWD/disk.img:r" /dev/ram0:r; do
     refused "domain $owner uses it for xvd" "$disk"
 done
-refused "domain $owner uses it for xvda; only what nobody writes can be shared" "$PWD/base.qcow2"
+refused "domain $owner uses it for xvda; only a file that nobody writes can be shared" "$PWD/base.qcow2"
 
 # What somebody else has.
 mount /dev/ram1 volume

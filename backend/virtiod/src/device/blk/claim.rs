@@ -1,9 +1,9 @@
-//! Who has which image: a guest's disk must not be written by anybody else meanwhile.
+//! Claims of image files: nobody else may write a disk while a guest uses it.
 //!
-//! A file is claimed before it is used. Among the devices of this daemon the registry says whose a
-//! file is, and can name the owner; other programs are kept off by QEMU's [locks](mod@lock), block
-//! devices by exclusive opening as well, which a mount respects. Neither stops a
-//! [loop device](loop_device) over the file, so the registry looks for one.
+//! A device claims a file before it uses it. The registry knows which device of this daemon owns a
+//! file, and can name the owner. QEMU's [locks](mod@lock) keep other programs away, and block
+//! devices are opened exclusively as well, which a mount respects. Neither stops a [loop
+//! device](loop_device) over the file, so the registry searches for one.
 
 mod entry;
 mod error;
@@ -28,11 +28,11 @@ use self::file_id::open;
 pub use self::usage::{Owner, Sharing, Usage};
 use super::target::AccessMode;
 
-/// The images that devices of this process have.
+/// The images that devices of this process use.
 pub(super) static IMAGES: LazyLock<ImageRegistry> =
     LazyLock::new(|| ImageRegistry::new(loop_device::SYSFS.into()));
 
-/// Which files are whose.
+/// The registry of files and their users.
 pub(super) struct ImageRegistry {
     sysfs: PathBuf,
     entries: Mutex<HashMap<FileId, Weak<Mutex<Entry>>>>,
@@ -56,7 +56,7 @@ impl ImageRegistry {
         self.claim_file(path, usage, owner, None)
     }
 
-    /// Claims what is behind `device` too, if that is a loop device.
+    /// Claims the file behind `device` too, if that is a loop device.
     ///
     /// # Errors
     /// [`ClaimError`].
@@ -93,7 +93,8 @@ impl ImageRegistry {
         Ok(Claim { path, file: id, access, entry, durability, user })
     }
 
-    /// The entry of a file; no other is waited for meanwhile, whatever its storage does.
+    /// The entry of a file. Each file has a lock of its own, so that a claim does not wait for the
+    /// storage of another file.
     fn entry(&self, id: FileId) -> Arc<Mutex<Entry>> {
         let mut entries = lock(&self.entries);
         entries.retain(|_, entry| entry.strong_count() > 0);
@@ -119,12 +120,12 @@ impl ImageRegistry {
     }
 }
 
-/// A poisoned lock still holds what is known.
+/// Locks a mutex. The data of a poisoned one is still valid.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// A file that a device has, until this is dropped.
+/// A file that belongs to a device until this is dropped.
 pub(super) struct Claim {
     path: PathBuf,
     file: FileId,
@@ -135,25 +136,25 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// Which file it is.
+    /// The identity of the file.
     pub(super) fn id(&self) -> FileId {
         self.file
     }
 
-    /// The file, open for what it was claimed for.
+    /// The file, open with the access that was claimed.
     ///
     /// # Errors
     /// [`ClaimError`].
     pub(super) fn file(&self) -> Result<Arc<File>, ClaimError> {
-        // Of a block device, the one that has it exclusively: the kernel lets others discard
-        // nothing.
+        // For a block device, the file that was opened exclusively: the kernel does not let others
+        // discard.
         match lock(&self.entry).file(self.access) {
             Some(file) => Ok(file),
             None => open(&self.path, self.file, self.access, 0).map(Arc::new),
         }
     }
 
-    /// The same file past the page cache.
+    /// Opens the same file for direct I/O, past the page cache.
     ///
     /// # Errors
     /// [`ClaimError`].
@@ -161,23 +162,24 @@ impl Claim {
         open(&self.path, self.file, self.access, libc::O_DIRECT)
     }
 
-    /// Whether another device has the file that may write it.
+    /// Whether another device that may write the file has it.
     pub(super) fn has_other_writer(&self) -> bool {
         lock(&self.entry).has_other_writer(self.user)
     }
 
-    /// Whether something that a device wrote to the file may be lost.
+    /// Whether data that a device wrote to the file may be lost.
     pub(super) fn is_lost(&self) -> bool {
         *lock(&self.durability) == Durability::Lost
     }
 
-    /// Notes that something which a device wrote to the file may be lost.
+    /// Notes that data which a device wrote to the file may be lost.
     pub(super) fn note_loss(&self) {
         *lock(&self.durability) = Durability::Lost;
     }
 
-    /// Syncs the file, unless something is lost: gives `None` then. One device does at a time: the
-    /// kernel tells one of them of a failure, and the others must not take its silence for success.
+    /// Syncs the file; returns `None`, without a sync, if data is lost. One device syncs at a time:
+    /// the kernel reports a failure to one of them only, and the others must not take its silence
+    /// for success.
     pub(super) fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> Option<io::Result<()>> {
         let mut durability = lock(&self.durability);
         if *durability == Durability::Lost {
@@ -190,10 +192,10 @@ impl Claim {
         Some(outcome)
     }
 
-    /// Notes that a driver uses the disk. Of a guest that is two domains for a while, one may.
+    /// Notes that a driver uses the disk. If a guest is two domains for a while, only one may.
     ///
     /// # Errors
-    /// The other domain's device, while it is used.
+    /// The owner of the other domain's device, while a driver uses that.
     pub(super) fn activate(&self) -> Result<Handover, Owner> {
         lock(&self.entry).activate(self.user)
     }

@@ -1,4 +1,4 @@
-//! One file that devices have.
+//! The state of one claimed file.
 
 use std::fs::File;
 use std::path::Path;
@@ -10,40 +10,40 @@ use super::lock::{LockError, LockState, LockedFile};
 use super::usage::{Owner, Sharing, Usage};
 use crate::device::blk::target::AccessMode;
 
-/// One file that devices have.
+/// A file that devices of this daemon use.
 #[derive(Default)]
 pub(super) struct Entry {
     opened: Option<Opened>,
     users: Vec<User>,
     next_id: u64,
-    /// Who could write it last.
+    /// The user that could write the file last.
     latest: Option<u64>,
     durability: Arc<Mutex<Durability>>,
 }
 
-/// Whether what was written to a file lasts.
+/// Whether written data of a file is durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::device::blk) enum Durability {
-    /// It does, once it is synced.
+    /// It is, once a sync succeeds.
     #[default]
     Kept,
-    /// Some that a sync failed for may be lost.
+    /// A sync failed, and some data may be lost.
     Lost,
 }
 
-/// The file, as it was opened first.
+/// The file, as the first user opened it.
 struct Opened {
     locked: LockedFile,
     access: AccessMode,
 }
 
-/// A device that has the file.
+/// A device that uses the file.
 #[derive(Clone)]
 pub(super) struct User {
     id: u64,
     owner: Owner,
     pub(super) usage: Usage,
-    /// The loop device by way of which it is used, if it is.
+    /// The loop device through which it uses the file, if it does.
     pub(super) through: Option<String>,
     state: UserState,
 }
@@ -55,17 +55,17 @@ pub(super) enum UserState {
     Active,
 }
 
-/// Who could write a file since it was used last.
+/// Whether another user could write a file since this one used it last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::device::blk) enum Handover {
-    /// Nobody else.
+    /// No other user could.
     None,
-    /// Another of its users.
+    /// Another user of the file could.
     FromOther,
 }
 
 impl User {
-    /// Whether both may have the file.
+    /// Whether both may claim the file.
     fn goes_with(&self, other: &Self) -> bool {
         let reads = !self.usage.writes() && !other.usage.writes();
         let forced = self.is_forced() && other.is_forced();
@@ -73,7 +73,7 @@ impl User {
         reads || forced || one_device || self.owner.is_same_guest(&other.owner)
     }
 
-    /// Whether both may use the file at a time.
+    /// Whether drivers may use both devices at the same time.
     fn may_be_active_with(&self, other: &Self) -> bool {
         let handed_over = self.owner.is_same_guest(&other.owner);
         !handed_over || !self.usage.writes() && !other.usage.writes() || self.is_forced()
@@ -85,14 +85,14 @@ impl User {
 }
 
 impl Entry {
-    /// A device that is to have the file, once it is added.
+    /// Prepares a user, which [`Entry::add`] adds.
     pub(super) fn new_user(&self, owner: &Owner, usage: Usage, through: Option<String>) -> User {
         let (id, owner) = (self.next_id, owner.clone());
         User { id, owner, usage, through, state: UserState::Idle }
     }
 
-    /// Gives the file to a device that goes with all others; gives the number by which it is known
-    /// then.
+    /// Adds a device that may claim the file beside all others; returns the number that identifies
+    /// it.
     ///
     /// # Errors
     /// [`ClaimError`].
@@ -105,35 +105,35 @@ impl Entry {
         Ok(number)
     }
 
-    /// Takes the file from a device. With the last one its locks end, as the entry does.
+    /// Removes a device. With the last one the entry ends, and with that its locks.
     pub(super) fn remove(&mut self, path: &Path, id: u64) {
         self.users.retain(|user| user.id != id);
         if self.users.is_empty() {
             return;
         }
         if let Err(error) = self.set_locks(None) {
-            tracing::warn!(%error, "the locks on {path:?} stay as they were");
+            tracing::warn!(%error, "cannot change the locks on {path:?}: they stay as they were");
         }
     }
 
-    /// The file, open for what a device was given it for; `None` if it is not open so.
+    /// The file, if it is open with this access.
     pub(super) fn file(&self, access: AccessMode) -> Option<Arc<File>> {
         let opened = self.opened.as_ref().filter(|opened| opened.access == access)?;
         Some(opened.locked.file())
     }
 
-    /// Whether what was written lasts: for all who have the file, since the kernel says once that
-    /// it does not.
+    /// The durability of written data, shared by all users of the file, since the kernel reports a
+    /// failed sync only once.
     pub(super) fn durability(&self) -> Arc<Mutex<Durability>> {
         Arc::clone(&self.durability)
     }
 
-    /// Whether a device other than this one may write the file.
+    /// Whether a device other than user `id` may write the file.
     pub(super) fn has_other_writer(&self, id: u64) -> bool {
         self.users.iter().any(|user| user.id != id && user.usage.writes())
     }
 
-    /// Whether a device may have the file beside those that have it.
+    /// Checks that a device may claim the file beside its users.
     ///
     /// # Errors
     /// [`ClaimError::InUse`].
@@ -153,7 +153,7 @@ impl Entry {
         if self.opened.is_some() && !self.users.is_empty() {
             return Ok(());
         }
-        // Left by somebody who is just about to close it.
+        // A remainder of a user that is about to close the file.
         self.opened = None;
         self.durability = Arc::default();
         let exclusive = match (id, usage.sharing) {
@@ -184,7 +184,7 @@ impl Entry {
             Err(LockError::System(error)) => {
                 tracing::warn!(
                     %error,
-                    "{path:?} cannot be locked, so that no other program is kept from using it"
+                    "{path:?} cannot be locked: other programs may use it at the same time"
                 );
                 Ok(())
             }
@@ -200,10 +200,10 @@ impl Entry {
         self.opened.as_mut().map_or(Ok(()), |opened| opened.locked.change(all))
     }
 
-    /// Notes that a driver uses the disk.
+    /// Notes that the driver of user `id` uses the disk.
     ///
     /// # Errors
-    /// The device whose driver uses it in the guest's other domain.
+    /// The owner of the device whose driver uses the disk in the guest's other domain.
     pub(super) fn activate(&mut self, id: u64) -> Result<Handover, Owner> {
         let Some(user) = self.users.iter().find(|user| user.id == id).cloned() else {
             return Ok(Handover::None);

@@ -1,4 +1,4 @@
-//! Reasons for which a file cannot be had.
+//! Errors of claims.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,12 +7,12 @@ use super::lock::Conflict;
 use super::usage::Owner;
 use crate::device::blk::target::AccessMode;
 
-/// Why a file cannot be had.
+/// The reason for which a device cannot claim a file.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
-    /// Another device of this daemon has it.
+    /// Another device of this daemon uses the file.
     #[error(
-        "disk target {path:?} is in use: {owner}{how}; only what nobody writes can be shared",
+        "disk target {path:?} is in use: {owner}{how}; only a file that nobody writes can be shared",
         how = match .access {
             AccessMode::ReadOnly => "",
             AccessMode::ReadWrite => " and may write it",
@@ -21,15 +21,15 @@ pub enum ClaimError {
     InUse {
         /// The file.
         path: PathBuf,
-        /// Whose it is.
+        /// The device that uses it.
         owner: Owner,
         /// Whether the owner may write it.
         access: AccessMode,
     },
-    /// Another program has it.
+    /// Another program has locked the file.
     #[error(
-        "disk target {path:?} is in use by another program: {conflict}; this lists the programs \
-         that have it open: fuser -v {path:?}"
+        "disk target {path:?} is in use by another program: {conflict}; to list the programs \
+         that have it open, run: fuser -v {path:?}"
     )]
     Locked {
         /// The file.
@@ -37,20 +37,20 @@ pub enum ClaimError {
         /// The conflict, as QEMU words it.
         conflict: Conflict,
     },
-    /// The kernel has it, or another program has it for itself.
+    /// The kernel, or another program, has opened the block device exclusively.
     #[error(
         "disk target {path:?} is in use: it is mounted, or part of a volume, an array or swap, or \
-         another program has it for itself; these show what has it: lsblk {path:?}; fuser -v \
+         another program has opened it exclusively; to see which, run: lsblk {path:?}; fuser -v \
          {path:?}"
     )]
     Busy {
         /// The block device.
         path: PathBuf,
     },
-    /// A loop device makes it a block device, which may be mounted.
+    /// A loop device uses the file as a block device, which may be mounted.
     #[error(
-        "disk target {path:?} is in use: it is behind /dev/{device}; once that is not mounted any \
-         more, this ends it: losetup -d /dev/{device}"
+        "disk target {path:?} is in use: it is behind /dev/{device}; unmount that, then run: \
+         losetup -d /dev/{device}"
     )]
     LoopDevice {
         /// The file.
@@ -58,21 +58,21 @@ pub enum ClaimError {
         /// The loop device's name.
         device: String,
     },
-    /// The name is another file's now.
+    /// The path names another file now.
     #[error(
         "disk target {path:?} was replaced by another file while it was being opened; try again"
     )]
     Replaced {
-        /// The name.
+        /// The path.
         path: PathBuf,
     },
-    /// It is neither file nor block device.
+    /// The path names neither a file nor a block device.
     #[error("disk target {path:?} is neither a file nor a block device")]
     Kind {
         /// The target.
         path: PathBuf,
     },
-    /// It cannot be opened.
+    /// The file cannot be opened.
     #[error(transparent)]
     Open(#[from] io::Error),
 }

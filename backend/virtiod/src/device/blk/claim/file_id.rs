@@ -1,4 +1,4 @@
-//! Files by what they are, not by their names.
+//! The identity of files, independent of their names.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -7,12 +7,12 @@ use std::path::Path;
 use super::error::ClaimError;
 use crate::device::blk::target::AccessMode;
 
-/// A file or block device, whatever its name.
+/// The identity of a file or block device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::device::blk) enum FileId {
-    /// A file, by its file system and number there.
+    /// A file: the device of its file system, and its inode number.
     File { device: u64, inode: u64 },
-    /// A block device, by its number.
+    /// A block device: its device number.
     Device(u64),
 }
 
@@ -22,8 +22,8 @@ impl FileId {
     /// # Errors
     /// [`ClaimError::Open`], [`ClaimError::Kind`].
     pub(in crate::device::blk) fn of(path: &Path) -> Result<Self, ClaimError> {
-        // Looked at before it is opened: opening a FIFO would wait for its other end, and some
-        // devices do something.
+        // Check the type before opening: to open a FIFO would wait for its other end, and to open
+        // some devices has effects.
         Self::from_metadata(&path.metadata()?)
             .ok_or_else(|| ClaimError::Kind { path: path.to_owned() })
     }
@@ -36,7 +36,7 @@ impl FileId {
     }
 }
 
-/// Opens a file that is to be the one that was looked at.
+/// Opens a file, and checks that it is still the file that was identified.
 pub(super) fn open(
     path: &Path,
     id: FileId,

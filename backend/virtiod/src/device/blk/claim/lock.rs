@@ -1,11 +1,11 @@
-//! Locks on an image file by which programs keep out of each other's way: QEMU's, which its tools
-//! respect too.
+//! QEMU's locks on image files, which keep programs from using an image together. QEMU's tools
+//! respect them too.
 //!
-//! Bytes of the file stand for permissions: that of number n is *used* by whoever has a read lock
-//! on byte 100 + n, and *refused* to others by whoever has one on byte 200 + n (QEMU,
-//! `block/file-posix.c`). No byte is read or written for it, and the file may be shorter. The locks
-//! belong to the open file (F_OFD_SETLK): they end with its last descriptor, and for the same
-//! reason the kernel names no process that holds one.
+//! Bytes of the file represent permissions: a program that *uses* permission n has a read lock on
+//! byte 100 + n, and one that *refuses* it to others has a read lock on byte 200 + n (QEMU,
+//! `block/file-posix.c`). The locks read and write no byte, and the file may be shorter. They
+//! belong to the open file description (F_OFD_SETLK): they end with its last descriptor, and for
+//! the same reason the kernel names no process that holds one.
 
 use std::fs::File;
 use std::io;
@@ -13,22 +13,22 @@ use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-/// Byte of the first permission's use.
+/// Byte that represents the use of the first permission.
 const USED: i64 = 100;
-/// Byte of the first permission's refusal.
+/// Byte that represents the refusal of the first permission.
 const REFUSED: i64 = 200;
 
-/// A way to use an image. Numbers and names are QEMU's.
+/// A permission to use an image. Numbers and names are QEMU's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Permission {
-    /// Reads it, and relies on what it reads.
+    /// To read it, and to rely on consistent data.
     ConsistentRead = 0,
-    /// Writes it.
+    /// To write it.
     Write = 1,
-    /// Writes what stands there already.
+    /// To write the data that it has already.
     WriteUnchanged = 2,
-    /// Changes its size.
+    /// To change its size.
     Resize = 3,
 }
 
@@ -45,7 +45,7 @@ impl Permission {
     }
 }
 
-/// Some permissions.
+/// A set of permissions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Permissions(u8);
 
@@ -67,36 +67,36 @@ impl Permissions {
     }
 }
 
-/// The ways in which a program uses an image, and those that it denies to others meanwhile.
+/// The permissions that a program uses, and those that it denies to others meanwhile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct LockState {
     pub(super) used: Permissions,
     pub(super) refused: Permissions,
 }
 
-/// Why an image is not locked.
+/// The reason for which an image is not locked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LockError {
-    /// Somebody else has it; in QEMU's words.
+    /// Another program holds a conflicting lock; in QEMU's words.
     #[error(transparent)]
     Held(Conflict),
-    /// The file system cannot.
+    /// The file system does not support the lock.
     #[error(transparent)]
     System(#[from] io::Error),
 }
 
-/// A permission that somebody else refuses, or uses although it is refused here.
+/// A permission that another program refuses, or uses although it is refused here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
-    /// Another program does not let others do this.
+    /// Another program refuses this permission.
     #[error("Failed to get {:?} lock", .0.name())]
     Refused(Permission),
-    /// Another program does this.
+    /// Another program uses this permission.
     #[error("Failed to get shared {:?} lock", .0.name())]
     Used(Permission),
 }
 
-/// An open file, with the locks that it has.
+/// An open file and the locks that it holds.
 #[derive(Debug)]
 pub(super) struct LockedFile {
     file: Arc<File>,
@@ -109,19 +109,19 @@ impl LockedFile {
         Self { file: Arc::new(file), held: LockState::default() }
     }
 
-    /// The file. Its locks last as long as it is open anywhere.
+    /// The file. Its locks last while any clone of it is open.
     pub(super) fn file(&self) -> Arc<File> {
         Arc::clone(&self.file)
     }
 
-    /// Holds these locks and no others.
+    /// Changes the held locks to `wanted`.
     ///
     /// # Errors
-    /// [`LockError`]; it holds what it held before.
+    /// [`LockError`]; then the file holds the same locks as before.
     pub(super) fn change(&mut self, wanted: LockState) -> Result<(), LockError> {
         let before = self.held;
-        // Set before they are looked for: of two programs that do so at a time, one sees the other
-        // at least.
+        // Set locks before the search for conflicts: of two programs that do so at a time, at least
+        // one sees the other.
         let outcome = self.set(wanted).and_then(|()| self.look_for_conflict(wanted));
         self.release_all_but(if outcome.is_ok() { wanted } else { before });
         outcome
@@ -162,14 +162,14 @@ impl LockedFile {
         ] {
             for permission in surplus.iter() {
                 if let Err(error) = self.lock(libc::F_UNLCK, base, permission) {
-                    tracing::warn!(%error, "a lock on an image stays until the image is closed");
+                    tracing::warn!(%error, "cannot release a lock on an image before it is closed");
                 }
             }
         }
         self.held = kept;
     }
 
-    /// Sets or ends the lock on one byte; `false` if somebody else's is in its way.
+    /// Sets or releases the lock on one byte; returns `false` if another program's lock conflicts.
     fn lock(&self, kind: libc::c_int, base: i64, permission: Permission) -> io::Result<bool> {
         match fcntl(&self.file, FcntlArg::F_OFD_SETLK(&byte(kind, base, permission))) {
             Ok(_) => Ok(true),
@@ -191,7 +191,7 @@ fn byte(kind: libc::c_int, base: i64, permission: Permission) -> libc::flock {
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: base + permission as i64,
         l_len: 1,
-        // As the kernel wants it of locks of an open file.
+        // The kernel requires 0 for locks of an open file description.
         l_pid: 0,
     }
 }
@@ -227,7 +227,7 @@ mod tests {
         }
     }
 
-    /// The bytes of the file that somebody has locked.
+    /// The bytes of the file that are locked.
     fn bytes_locked(file: &NamedTempFile) -> Vec<i64> {
         let other = LockedFile::new(file.reopen().unwrap());
         let bytes = [USED, REFUSED].into_iter().flat_map(|base| {
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_locked_bytes_are_qemus_and_end_with_the_file() {
+    fn locked_bytes_are_qemus_and_end_with_the_file() {
         let file = NamedTempFile::new().unwrap();
         let mut held = locked(&file, writer()).unwrap();
         assert_eq!(bytes_locked(&file), [100, 101, 201, 203]);
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_is_alone_and_readers_are_not() {
+    fn writers_exclude_others_and_readers_share() {
         let file = NamedTempFile::new().unwrap();
         let first = locked(&file, reader()).unwrap();
         let second = locked(&file, reader()).unwrap();
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_fails_leaves_what_was_held() {
+    fn failed_change_keeps_the_held_locks() {
         let file = NamedTempFile::new().unwrap();
         let mut first = locked(&file, reader()).unwrap();
         let second = locked(&file, reader()).unwrap();

@@ -1,5 +1,5 @@
-//! Loop devices, which make a block device of a file: whoever mounts one writes to the file, and
-//! locks nothing.
+//! Loop devices, which make a block device of a file: a mount of one writes to the file, and locks
+//! nothing.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::FileId;
 
-/// Where the kernel tells of devices.
+/// The directory in which the kernel lists devices.
 pub(super) const SYSFS: &str = "/sys";
 
 /// A loop device.
@@ -15,19 +15,19 @@ pub(super) const SYSFS: &str = "/sys";
 pub(super) struct LoopDevice {
     /// Its name, as in /dev.
     pub(super) name: String,
-    /// Whether nothing can be written by way of it.
+    /// Whether the loop device is read-only.
     pub(super) read_only: bool,
 }
 
-/// The loop devices over a file, by what stands in `sysfs`.
+/// Finds the loop devices over a file, according to `sysfs`.
 ///
 /// # Errors
-/// It cannot be read, for want of something here.
+/// The kernel's, if `sysfs` cannot be read for want of memory or file descriptors.
 pub(super) fn over(sysfs: &Path, file: FileId) -> io::Result<Vec<LoopDevice>> {
     let mut found = Vec::new();
     let devices = match fs::read_dir(sysfs.join("block")) {
         Ok(devices) => devices,
-        // A system without block devices.
+        // The system has no block devices.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
         Err(error) => return Err(error),
     };
@@ -38,7 +38,7 @@ pub(super) fn over(sysfs: &Path, file: FileId) -> io::Result<Vec<LoopDevice>> {
             continue;
         }
         let Some(backing) = attribute(&device.path().join("loop/backing_file"))? else { continue };
-        // A file that was removed since has another identity, if any.
+        // A file that was removed meanwhile has another identity, or none.
         if FileId::of(Path::new(&backing)).is_ok_and(|id| id == file) {
             let read_only = attribute(&device.path().join("ro"))?.is_some_and(|text| text == "1");
             found.push(LoopDevice { name, read_only });
@@ -56,8 +56,8 @@ pub(super) struct Behind {
     pub(super) device: String,
 }
 
-/// Finds the file behind the loop device with this number, or behind the one that has a partition
-/// with this number; `None` for any other device.
+/// Finds the file behind the loop device with this number, or behind the loop device that has a
+/// partition with this number; `None` for any other device.
 pub(super) fn behind(sysfs: &Path, number: u64) -> Option<Behind> {
     let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
     let device = fs::canonicalize(sysfs.join(format!("dev/block/{major}:{minor}"))).ok()?;
@@ -67,8 +67,7 @@ pub(super) fn behind(sysfs: &Path, number: u64) -> Option<Behind> {
     })
 }
 
-/// Reads an attribute; `None` if the device does not have it, as one without a file, or has it no
-/// more.
+/// Reads an attribute; `None` if the device does not have it, as a loop device without a file.
 fn attribute(path: &Path) -> io::Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))),
@@ -105,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_device_is_found_by_its_file() {
+    fn loop_device_is_found_by_its_file() {
         let (file, other) = (NamedTempFile::new().unwrap(), NamedTempFile::new().unwrap());
         let sysfs = sysfs(file.path().to_str().unwrap(), "1\n");
         let over = |file: &NamedTempFile| over(sysfs.path(), FileId::of(file.path()).unwrap());
@@ -115,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_devices_file_is_found_by_its_number_and_by_its_partitions() {
+    fn loop_file_is_found_by_device_and_partition_numbers() {
         let sysfs = sysfs("/srv/disk.img", "0\n");
         let behind = |major, minor| behind(sysfs.path(), nix::sys::stat::makedev(major, minor));
         let device = "loop3".to_owned();

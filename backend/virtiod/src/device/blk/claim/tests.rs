@@ -1,4 +1,4 @@
-//! Who may have a file beside whom.
+//! Rules of sharing a file.
 
 use std::fs;
 
@@ -56,24 +56,24 @@ impl Images {
 }
 
 #[test]
-fn a_file_is_one_guests_unless_all_only_read_it() {
+fn file_has_one_writer_or_many_readers() {
     let images = Images::new();
     let first = images.claim(WRITES, &owner(7)).unwrap();
     for usage in [READS, WRITES, FORCED] {
         let reason = images.refusal(usage, &owner(8));
         assert!(reason.contains("domain 7 uses it for xvda and may write it"), "{reason}");
     }
-    // Nor twice the same guest's.
+    // The same guest cannot claim it twice either.
     images.refusal(READS, &owner(7));
     drop(first);
     let _first = images.claim(READS, &owner(7)).unwrap();
     let _second = images.claim(READS, &owner(8)).unwrap();
     let reason = images.refusal(WRITES, &owner(9));
-    assert!(reason.contains("domain 7 uses it for xvda; only what"), "{reason}");
+    assert!(reason.contains("domain 7 uses it for xvda; only a file"), "{reason}");
 }
 
 #[test]
-fn a_file_is_the_same_by_whatever_name() {
+fn file_identity_does_not_depend_on_its_name() {
     let images = Images::new();
     let directory = tempfile::tempdir().unwrap();
     let (hard, soft) = (directory.path().join("hard"), directory.path().join("soft"));
@@ -86,20 +86,20 @@ fn a_file_is_the_same_by_whatever_name() {
 }
 
 #[test]
-fn what_is_shared_by_force_is_shared_by_all() {
+fn forced_sharing_needs_force_from_all_users() {
     let images = Images::new();
     let _first = images.claim(FORCED, &owner(1)).unwrap();
     let _second = images.claim(FORCED, &owner(2)).unwrap();
     images.refusal(WRITES, &owner(3));
     images.refusal(READS, &owner(3));
-    // Other programs are told that it is written, and are not kept from it otherwise.
+    // Other programs see that it is written, and are not kept from it otherwise.
     let mut other = LockedFile::new(images.file.reopen().unwrap());
     assert!(other.change(READS.locks()).is_err());
     other.change(FORCED.locks()).unwrap();
 }
 
 #[test]
-fn force_goes_over_another_programs_locks() {
+fn forced_sharing_ignores_locks_of_other_programs() {
     let images = Images::new();
     let mut other = LockedFile::new(images.file.reopen().unwrap());
     other.change(WRITES.locks()).unwrap();
@@ -112,7 +112,7 @@ fn force_goes_over_another_programs_locks() {
 }
 
 #[test]
-fn locks_are_those_of_all_who_have_a_file_and_end_with_the_last() {
+fn locks_are_the_union_of_all_users_and_end_with_the_last() {
     let images = Images::new();
     let mut other = LockedFile::new(images.file.reopen().unwrap());
     let mut conflict = |usage: Usage| {
@@ -134,7 +134,7 @@ fn locks_are_those_of_all_who_have_a_file_and_end_with_the_last() {
 }
 
 #[test]
-fn a_guest_that_is_two_domains_uses_its_disk_in_one_of_them() {
+fn migrating_guest_uses_its_disk_in_one_domain() {
     let images = Images::new();
     let (here, there) = (of_guest(1, "one"), of_guest(2, "one"));
     let first = images.claim(WRITES, &here).unwrap();
@@ -147,16 +147,16 @@ fn a_guest_that_is_two_domains_uses_its_disk_in_one_of_them() {
     first.deactivate();
     assert_eq!(second.activate(), Ok(Handover::FromOther));
     assert_eq!(first.activate(), Err(there));
-    // It comes back, as after a migration that failed.
+    // The guest returns, as after a failed migration.
     drop(second);
     assert_eq!(first.activate(), Ok(Handover::FromOther));
     assert_eq!(first.activate(), Ok(Handover::None));
-    // Twice in one domain it is not.
+    // One domain cannot claim it twice.
     images.refusal(WRITES, &here);
 }
 
 #[test]
-fn readers_do_not_wait_for_one_another() {
+fn readers_are_active_together() {
     let images = Images::new();
     for owners in [[owner(1), owner(2)], [of_guest(1, "one"), of_guest(2, "one")]] {
         let [first, second] = owners.map(|owner| images.claim(READS, &owner).unwrap());
@@ -166,7 +166,7 @@ fn readers_do_not_wait_for_one_another() {
 }
 
 #[test]
-fn a_file_behind_a_loop_device_is_refused_unless_both_only_read_it() {
+fn file_behind_a_loop_device_needs_two_readers() {
     let images = Images::new();
     add_loop_device(&images.sysfs, images.file.path(), "0\n");
     for usage in [READS, WRITES] {
@@ -183,13 +183,13 @@ fn a_file_behind_a_loop_device_is_refused_unless_both_only_read_it() {
 }
 
 #[test]
-fn a_loop_device_that_is_a_disk_takes_its_file_too() {
+fn claim_of_a_loop_device_includes_its_file() {
     let images = Images::new();
     add_loop_device(&images.sysfs, images.file.path(), "0\n");
     fs::create_dir_all(images.sysfs.path().join("dev/block")).unwrap();
     let link = images.sysfs.path().join("dev/block/7:5");
     std::os::unix::fs::symlink("../../block/loop5", link).unwrap();
-    // A claim on the device itself: what is in the way of one on the file is looked at.
+    // A claim of the device itself; the test checks the claim of the file behind it.
     let device = |user| Claim {
         path: "/dev/loop5".into(),
         file: FileId::Device(nix::sys::stat::makedev(7, 5)),
@@ -200,7 +200,7 @@ fn a_loop_device_that_is_a_disk_takes_its_file_too() {
     };
     let behind = |owner: &Owner| images.registry.claim_behind(&device(0), WRITES, owner);
     let first = behind(&owner(1)).unwrap().unwrap();
-    // Another partition of the same device.
+    // Another partition of the same loop device.
     let second = behind(&owner(2)).unwrap().unwrap();
     let reason = images.refusal(WRITES, &owner(3));
     assert!(reason.contains("domain 1 uses it for xvda"), "{reason}");
@@ -208,7 +208,7 @@ fn a_loop_device_that_is_a_disk_takes_its_file_too() {
 }
 
 #[test]
-fn what_is_no_file_is_refused_without_being_opened() {
+fn special_files_are_refused_without_being_opened() {
     let images = Images::new();
     let directory = tempfile::tempdir().unwrap();
     let fifo = directory.path().join("fifo");
@@ -225,7 +225,7 @@ fn what_is_no_file_is_refused_without_being_opened() {
 }
 
 #[test]
-fn what_is_claimed_is_open_for_no_more_than_it_was_claimed_for() {
+fn claimed_file_is_open_with_the_claimed_access() {
     let images = Images::new();
     let here = images.claim(WRITES, &of_guest(1, "one")).unwrap();
     let there = images.claim(READS, &of_guest(2, "one")).unwrap();

@@ -1,19 +1,19 @@
-//! Whose an image is, and how it is used.
+//! The owner of an image, and its usage.
 
 use std::fmt;
 
 use super::lock::{LockState, Permission, Permissions};
 use crate::device::blk::target::AccessMode;
 
-/// A device that has an image.
+/// A device that owns an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// The guest's domain.
     pub domain: u16,
     /// The disk's name in the guest's configuration, as `xvda`.
     pub vdev: String,
-    /// The guest's UUID, if it is known. A guest that migrates within this host is two domains for
-    /// a while.
+    /// The guest's UUID, if it is known. While a guest migrates within this host, it is two
+    /// domains.
     pub vm: Option<String>,
 }
 
@@ -24,7 +24,7 @@ impl fmt::Display for Owner {
 }
 
 impl Owner {
-    /// Whether it is the same guest in another domain.
+    /// Whether both are the same guest in different domains.
     pub(super) fn is_same_guest(&self, other: &Self) -> bool {
         self.vm.is_some() && self.vm == other.vm && self.domain != other.domain
     }
@@ -33,18 +33,18 @@ impl Owner {
 /// Whether others may use an image at the same time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sharing {
-    /// Readers may, while nobody writes.
+    /// Readers may, while there is no writer.
     #[default]
     Safe,
-    /// `force-share` in the configuration file: anybody may; whoever asks for it sees to it that it
-    /// goes well.
+    /// `force-share` in the configuration file: anybody may. The administrator who sets it ensures
+    /// that this does no harm.
     Forced,
 }
 
-/// How a device uses a file.
+/// The usage of a file by a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Whether it is written.
+    /// Whether the device writes it.
     pub access: AccessMode,
     /// Whether others may use it too.
     pub sharing: Sharing,
