@@ -18,8 +18,8 @@ pub enum ImageFormat {
 }
 
 impl ImageFormat {
-    /// The format by a target's name. The content decides nothing: a guest writes it, and a raw
-    /// disk must not become another format because the guest made it look so.
+    /// The format that a target's name indicates. The contents do not matter: the guest writes
+    /// them, and must not be able to turn a raw disk into another format.
     pub(in crate::device::blk) fn by_name(path: &Path) -> Self {
         match path.extension() {
             Some(extension) if extension == "qcow2" => Self::Qcow2,
@@ -37,7 +37,7 @@ impl fmt::Display for ImageFormat {
     }
 }
 
-/// Where formats have bytes that tell them, and what they are called by qemu-img.
+/// Offsets and bytes that identify formats, with qemu-img's names for these.
 const MAGIC: [(u64, &[u8], &str); 9] = [
     (0, b"QFI\xfb\0\0\0\x01", "qcow"),
     (0, b"QFI\xfb", "qcow2"),
@@ -50,8 +50,8 @@ const MAGIC: [(u64, &[u8], &str); 9] = [
     (64, b"\x7f\x10\xda\xbe", "vdi"),
 ];
 
-/// The format other than raw that a target seems to have. A hint for people, no more: a guest can
-/// write it.
+/// The format other than raw that a target seems to have. This is only a hint for people: a guest
+/// can write these bytes.
 pub(super) fn seems_to_be(file: &File) -> Option<&'static str> {
     let mut start = [0; 128];
     let length = file.read_at(&mut start, 0).ok()?;
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_name_decides() {
+    fn format_follows_from_the_name_alone() {
         assert_eq!(ImageFormat::by_name(Path::new("/srv/disk.qcow2")), ImageFormat::Qcow2);
         for name in ["/srv/disk.img", "/srv/disk.QCOW2", "/srv/qcow2", "/srv/disk.qcow2.bak"] {
             assert_eq!(ImageFormat::by_name(Path::new(name)), ImageFormat::Raw, "{name}");
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn other_formats_are_told_by_their_first_bytes() {
+    fn other_formats_are_recognized_by_their_first_bytes() {
         let seems = |bytes: &[u8]| {
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), bytes).unwrap();

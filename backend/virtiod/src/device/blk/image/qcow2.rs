@@ -1,4 +1,5 @@
-//! A qcow2 image, by the imago library, behind checks of our own: see [`header`] and [`mod@check`].
+//! qcow2 images. The imago library accesses them, after checks of our own: see [`header`] and
+//! [`mod@check`].
 
 mod bitmaps;
 mod chain;
@@ -27,27 +28,27 @@ use crate::device::blk::progress::{Deadline, Progress};
 use crate::device::blk::target::{AccessMode, Caching, Discard, TargetOptions};
 use crate::device::{Gather, Scatter, WriteMode};
 
-/// How long an image is checked when it is opened: xl waits 10 s for the disk. The rest of the
-/// check is done before the first write.
+/// Maximum time of the check when an image is opened: xl waits 10 s for the disk. The rest of the
+/// check precedes the first write.
 const CHECK_TIME: Duration = Duration::from_secs(4);
-/// Most bytes of zeros that are written for one call.
+/// Maximum number of zero bytes that one call writes.
 const ZEROS: u64 = 1 << 20;
 
-/// An image that must not be written.
+/// A damaged image, which must not be written.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "it is damaged: {damage}; repair it: qemu-img check -r all {path:?}; if it is refused again, \
-     copy what can be read: qemu-img convert -O qcow2 {path:?} NEW"
+     copy the readable data: qemu-img convert -O qcow2 {path:?} NEW"
 )]
 struct Damaged {
     path: PathBuf,
     damage: Damage,
 }
 
-/// An image that is too large to be checked.
+/// An image with more metadata than the check has memory for.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "its level 1 tables name more than {limit} level 2 tables; make one with larger clusters of it: \
+    "its level 1 tables name more than {limit} level 2 tables; convert it to larger clusters: \
      qemu-img convert -O qcow2 -o cluster_size=64k {path:?} NEW"
 )]
 struct TooLarge {
@@ -58,13 +59,13 @@ struct TooLarge {
 /// The result of the check of an image.
 enum Soundness {
     Sound,
-    /// To be found out, or to be repaired.
+    /// The check is not finished, or found clusters to repair.
     Unknown(Box<Check>),
-    /// In a sentence.
+    /// The description of the damage.
     Damaged(String),
 }
 
-/// An open qcow2 image, with the images that it is based on.
+/// An open qcow2 image, with its backing files.
 pub(super) struct Qcow2Image {
     image: FormatAccess<File>,
     path: PathBuf,
@@ -72,20 +73,21 @@ pub(super) struct Qcow2Image {
     cluster_size: u64,
     clusters: Clusters,
     discard: Discard,
-    /// The level 2 table that changes were made in which the library may not have written yet.
+    /// The level 2 table with changes that the library may not have written yet.
     unwritten: Option<u64>,
-    /// Holds a request's data on its way: the library takes slices, which a guest's memory is not.
+    /// Holds a request's data during a transfer: the library takes slices, and a guest's memory is
+    /// none.
     buffer: Vec<u8>,
 }
 
-/// How an image marks a cluster that has no data.
+/// The representation of a cluster without data.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Clusters {
-    /// Version 3: that it reads as zeros.
+    /// Version 3: a mark that the cluster reads as zeros.
     Zero,
-    /// Version 2 without backing file: nothing, which reads as zeros.
+    /// Version 2 without backing file: an unallocated cluster, which reads as zeros.
     Unallocated,
-    /// Version 2 with backing file: nothing, which reads as that does.
+    /// Version 2 with backing file: an unallocated cluster reads as the backing file.
     Backed,
 }
 
@@ -104,14 +106,14 @@ impl Qcow2Image {
         Self::open_within(options, files, &Deadline::after(CHECK_TIME))
     }
 
-    /// Opens an image, and checks it before that as far as there is time.
+    /// Opens an image, after a check that lasts at most until the deadline.
     fn open_within(
         options: &TargetOptions,
         files: &mut DiskFiles,
         deadline: &Deadline,
     ) -> io::Result<Self> {
         if options.caching == Caching::Direct {
-            tracing::info!("direct-io-safe changes nothing for a qcow2 image");
+            tracing::info!("direct-io-safe has no effect for a qcow2 image");
         }
         let path = options.path.clone();
         let file = files.target().file().map_err(io::Error::other)?;
@@ -140,7 +142,7 @@ impl Qcow2Image {
         })
     }
 
-    /// Counts the clusters that the check found uncounted.
+    /// Corrects the reference counts of the clusters that the check found uncounted.
     fn repair(&self) -> io::Result<()> {
         let Soundness::Unknown(check) = &self.soundness else { return Ok(()) };
         let clusters = check.uncounted();
@@ -150,7 +152,7 @@ impl Qcow2Image {
         check.repair()?;
         tracing::warn!(
             clusters,
-            "{:?} was not closed properly: clusters that were used but not counted are counted now",
+            "{:?} was not closed properly: corrected the reference counts of uncounted clusters",
             self.path
         );
         Ok(())
@@ -161,7 +163,7 @@ impl Qcow2Image {
         self.buffer.resize(length, 0);
     }
 
-    /// Whether all of a range is in clusters that are written in place: no table changes then.
+    /// Whether a range consists of clusters that are written in place, so that no table changes.
     fn is_in_place(&self, range: Range<u64>) -> io::Result<bool> {
         let mut at = range.start;
         while at < range.end {
@@ -173,7 +175,7 @@ impl Qcow2Image {
         Ok(true)
     }
 
-    /// The parts of a range that are in different level 2 tables.
+    /// Splits a range into the parts of different level 2 tables.
     fn parts(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
         let table = self.table_bytes();
         let numbers = range.start / table..range.end.div_ceil(table);
@@ -184,15 +186,15 @@ impl Qcow2Image {
         parts.filter(|part| !part.is_empty())
     }
 
-    /// Bytes of the disk that a level 2 table is for.
+    /// Number of bytes of the disk that a level 2 table maps.
     fn table_bytes(&self) -> u64 {
         self.cluster_size / 8 * self.cluster_size
     }
 
-    /// Notes that the library is about to change a level 2 table; what it changed in another is
-    /// written before.
+    /// Notes that the library is about to change a level 2 table; writes its changes of another
+    /// table before.
     ///
-    /// The library writes a new table, and the entry that names it, at once: also into a cluster
+    /// The library writes a new table, and the entry that names it, at once, even into a cluster
     /// that it has freed and that the file still uses.
     fn begin_change(&mut self, offset: u64) -> io::Result<()> {
         let table = offset / self.table_bytes();
@@ -203,7 +205,7 @@ impl Qcow2Image {
         Ok(())
     }
 
-    /// Writes what stands in the buffer, which begins at `start`, table by table.
+    /// Writes the buffer to `range`, table by table.
     fn write_buffer(&mut self, range: Range<u64>) -> io::Result<()> {
         let start = range.start;
         for part in self.parts(range) {
@@ -224,9 +226,9 @@ impl Qcow2Image {
         Ok(())
     }
 
-    /// The bytes at which the library is to begin and to end when the guest writes a range: at
-    /// those of clusters that read as zeros and have storage. The library would fill up such a
-    /// cluster by giving the storage of its rest back.
+    /// Widens the range of a guest's write: at both ends, to the bounds of a cluster that reads as
+    /// zeros and has storage. The library would fill up such a cluster by deallocating the storage
+    /// of its rest.
     fn widen(&self, offset: u64, end: u64) -> io::Result<(u64, u64)> {
         let start_of = |at: u64| at - at % self.cluster_size;
         let is_zero = |at: u64| -> io::Result<bool> {
@@ -240,7 +242,8 @@ impl Qcow2Image {
         Ok((offset, end))
     }
 
-    /// Writes zeros where there are none, up to a limit. Gives the bytes that are zeros now.
+    /// Writes zeros to the parts that do not read as zeros, up to a limit. Returns the number of
+    /// bytes from `offset` on that are zeros now.
     fn write_zeros_as_data(&mut self, offset: u64, length: u64) -> io::Result<u64> {
         self.buffer(length.min(ZEROS) as usize);
         let (mut at, end, mut written) = (offset, offset + length, 0);
@@ -260,11 +263,11 @@ impl Qcow2Image {
         Ok(at - offset)
     }
 
-    /// Zeroes whole clusters in one way, and writes zeros into the rest of the range. Gives the
-    /// bytes that are zeros now.
+    /// Zeroes whole clusters with `way`, and writes zeros to the rest of the range. Returns the
+    /// number of bytes from `offset` on that are zeros now.
     ///
-    /// The library is not asked for parts of clusters: it gets those of a disk wrong that has less
-    /// than one cluster.
+    /// It does not let the library zero parts of clusters, because the library gets them wrong on a
+    /// disk smaller than a cluster.
     fn zero_clusters(&mut self, offset: u64, length: u64, way: ChangeClusters) -> io::Result<u64> {
         let end = offset + length;
         let last = if end == self.image.size() { end } else { end - end % self.cluster_size };
@@ -283,8 +286,8 @@ impl Qcow2Image {
 /// Zeroes or discards the clusters of a range.
 type ChangeClusters = fn(&mut FormatAccess<File>, offset: u64, length: u64) -> io::Result<()>;
 
-/// Checks an image that is to be written, as far as there is time. One that the guest's other
-/// domain may write is not judged: it is checked when it is written here.
+/// Checks an image before it is written, at most until the deadline. An image that the guest's
+/// other domain may write is not judged: the check precedes the first write here.
 fn check(
     file: &std::fs::File,
     header: &Qcow2Header,
@@ -299,18 +302,18 @@ fn check(
     Ok(match check.run(deadline) {
         Ok(Progress::Done) if check.uncounted() == 0 => Ok(Soundness::Sound),
         Ok(_) => Ok(Soundness::Unknown(check)),
-        // That domain came meanwhile.
+        // The other domain opened the image meanwhile.
         Err(_) if files.target().has_other_writer() => Ok(Soundness::Unknown(new()?)),
         Err(damage) => Err(damage),
     })
 }
 
-/// Says so where the last sector is not all there.
+/// Warns if the last sector of the image is incomplete.
 fn warn_of_odd_size(path: &Path, header: &Qcow2Header) {
     let odd = header.size % SECTOR_SIZE;
     if odd != 0 {
         tracing::warn!(
-            "the last {odd} bytes of {path:?} are no sector, and out of the guest's reach"
+            "{path:?} ends with {odd} bytes of an incomplete sector, which the guest cannot access"
         );
     }
 }
@@ -404,7 +407,7 @@ impl Image for Qcow2Image {
         let way: ChangeClusters = match self.clusters {
             Clusters::Zero => |image, at, count| image.discard_to_any(at, count),
             Clusters::Unallocated => |image, at, count| image.discard_to_backing(at, count),
-            // The guest would see again what it had overwritten.
+            // The guest would see the data of the backing file again, which it had overwritten.
             Clusters::Backed => return Ok(()),
         };
         self.change_clusters(offset..offset + length, way)

@@ -1,4 +1,4 @@
-//! A raw file or block device.
+//! Raw images: a file or block device with the disk's bytes as they are.
 
 mod ranges;
 
@@ -19,16 +19,16 @@ use crate::device::blk::files::DiskFiles;
 use crate::device::blk::target::{AccessMode, Caching, Discard, TargetOptions};
 use crate::device::{Gather, Scatter, Source, WriteMode};
 
-/// How often the size is looked up: the kernel tells of a file's growth as of any write, and of a
-/// block device's not at all.
+/// Interval at which the device checks the size: the kernel reports the growth of a file like any
+/// write, and that of a block device not at all.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// An open raw image.
 pub(super) struct RawImage {
     file: Arc<File>,
-    /// The same past the page cache, where that is wanted and possible.
+    /// The same file, opened for direct I/O where that is configured and supported.
     direct: Option<File>,
-    /// Of the file; the disk ends with the sector that the last of them is in.
+    /// Size of the file; the disk ends with the sector that contains its last byte.
     bytes: u64,
     block_size: BlockSize,
     ranges: Ranges,
@@ -67,9 +67,9 @@ impl RawImage {
         Ok(Self { file, direct, bytes, block_size, ranges, can_discard, granularity, timer })
     }
 
-    /// Moves bytes past the page cache where that is wanted, and through it if these cannot be
-    /// moved so: buffers or a range that do not lie as the storage needs. The kernel keeps the two
-    /// alike.
+    /// Runs a transfer with direct I/O where that is configured, and through the page cache if
+    /// these buffers or this range are not aligned as the storage requires. The kernel keeps both
+    /// views coherent.
     fn transfer(&self, transfer: impl Fn(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()> {
         match self.direct.as_ref().map(|direct| transfer(direct.as_fd())) {
             Some(Err(error))
@@ -80,8 +80,8 @@ impl RawImage {
         transfer(self.file.as_fd())
     }
 
-    /// Reads what ends in a sector of which the file has not all bytes, unless a write added them
-    /// since: the others are zeros.
+    /// Reads a range whose last sector is partly behind the end of the file; bytes behind the end
+    /// are zeros, unless a write added them meanwhile.
     fn read_to_end(&self, offset: u64, into: &Scatter<'_>) -> io::Result<()> {
         let mut bytes = vec![0; into.length()];
         let mut count = 0;
@@ -101,7 +101,7 @@ impl RawImage {
     }
 }
 
-/// Says so where a target is served raw although it seems to hold something else.
+/// Warns if a target is served raw although it seems to have another format.
 fn warn_of_another_format(options: &TargetOptions, file: &File) {
     let Some(seems) = format::seems_to_be(file) else { return };
     let path = &options.path;
@@ -120,13 +120,13 @@ fn warn_of_another_format(options: &TargetOptions, file: &File) {
     );
 }
 
-/// Says so where the last sector is not all there.
+/// Warns if the last sector of the file is incomplete.
 fn warn_of_odd_size(options: &TargetOptions, bytes: u64) {
     let odd = bytes % SECTOR_SIZE;
     if odd != 0 {
         tracing::warn!(
             "{:?} has {odd} bytes beyond its last whole sector: the disk has a sector for them, \
-             which ends in zeros",
+             filled up with zeros",
             options.path
         );
     }
@@ -139,7 +139,7 @@ fn open_direct(options: &TargetOptions, files: &DiskFiles) -> Option<File> {
         .inspect_err(|error| {
             tracing::warn!(
                 %error,
-                "direct-io-safe changes nothing: the file system of {path:?} knows no direct I/O"
+                "direct-io-safe has no effect: the file system of {path:?} has no direct I/O"
             );
         })
         .ok()
@@ -152,7 +152,7 @@ fn timer() -> io::Result<TimerFd> {
     Ok(timer)
 }
 
-/// A file can be addressed by sector; what it is written in is the file system's block.
+/// A file is addressed by sector; the file system's block is the unit of writes.
 fn file_block_size(metadata: &fs::Metadata) -> BlockSize {
     let logical = SECTOR_SIZE as u32;
     let physical = u32::try_from(metadata.blksize()).unwrap_or(logical);
@@ -170,7 +170,7 @@ fn device_block_size(device: u64) -> BlockSize {
     BlockSize { logical, physical }
 }
 
-/// What the kernel tells of a device's queue; of a partition, its disk's.
+/// Reads an attribute of a block device's queue; for a partition, of its disk's.
 fn attribute(device: u64, name: &str) -> Option<u64> {
     let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
     let read =
@@ -197,7 +197,7 @@ impl Image for RawImage {
 
     fn write(&mut self, offset: u64, from: &Gather<'_>, mode: WriteMode) -> io::Result<()> {
         match self.transfer(|file| from.store(file, offset, mode)) {
-            // A file system that knows no RWF_DSYNC.
+            // The file system does not support RWF_DSYNC.
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 self.transfer(|file| from.store(file, offset, WriteMode::Back))?;
                 self.sync()
@@ -237,7 +237,7 @@ impl Image for RawImage {
     fn refresh(&mut self) -> io::Result<bool> {
         match self.timer.wait() {
             Ok(()) => {}
-            // Another of the device's sources was ready.
+            // Another source of the device was ready.
             Err(nix::Error::EAGAIN) => return Ok(false),
             Err(errno) => return Err(errno.into()),
         }
@@ -255,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_go_past_the_page_cache_goes_through_it_and_other_errors_stay() {
+    fn unaligned_direct_io_falls_back_to_the_page_cache() {
         let path = tempfile::NamedTempFile::new().unwrap();
         let options = TargetOptions::for_test(path.path());
         let files = DiskFiles::claim(&options).unwrap();

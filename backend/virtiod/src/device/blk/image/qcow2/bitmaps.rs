@@ -1,31 +1,31 @@
-//! The dirty bitmaps of an image: what was written since a backup. They are not kept up here, and
-//! the library marks them so when it opens an image for writing.
+//! The dirty bitmaps of an image, which record writes since a backup. The daemon does not update
+//! them, and the library marks them as invalid when it opens an image for writing.
 
 use std::fs::File;
 use std::path::Path;
 
 use super::header::{Directory, Qcow2Header, read_up_to};
 
-/// Most bytes of the directory that are read.
+/// Maximum bytes of the directory that are read.
 const MOST_BYTES: u64 = 64 << 10;
-/// Most bitmaps that are named.
+/// Maximum number of bitmaps that the warning names.
 const MOST_NAMES: usize = 8;
-/// Bytes of a directory's entry before what varies.
+/// Bytes of the fixed part of a directory entry.
 const ENTRY: usize = 24;
 
-/// Says so where an image that is about to be written has bitmaps.
+/// Warns if an image that is about to be written has bitmaps.
 pub(super) fn warn_of_their_end(file: &File, path: &Path, header: &Qcow2Header) {
     let Some(directory) = header.bitmaps else { return };
     let names = names(file, directory);
     tracing::warn!(
-        "{path:?} has dirty bitmaps ({}), which are not kept up here: they are worth nothing from \
-         now on, and the next backup that is based on one must be a full one. This removes one: \
+        "{path:?} has dirty bitmaps ({}), which this daemon does not update: they are invalid from \
+         now on, and the next backup that is based on one must be a full one. To remove one, run: \
          qemu-img bitmap --remove {path:?} NAME",
         names.join(", ")
     );
 }
 
-/// The names of the first bitmaps, as far as they can be read.
+/// The names of the first bitmaps, as far as the directory can be read.
 fn names(file: &File, directory: Directory) -> Vec<String> {
     let mut bytes = vec![0; directory.size.min(MOST_BYTES) as usize];
     if read_up_to(file, &mut bytes, directory.offset).is_err() {
@@ -40,7 +40,7 @@ fn names(file: &File, directory: Directory) -> Vec<String> {
     next.take(MOST_NAMES).collect()
 }
 
-/// The name in the first entry, and what is behind that.
+/// The name in the first entry, and the bytes behind that entry.
 fn split_entry(bytes: &[u8]) -> Option<(String, &[u8])> {
     let name_size = u16::from_be_bytes(bytes.get(18..20)?.try_into().ok()?);
     let extra_size = u32::from_be_bytes(bytes.get(20..24)?.try_into().ok()?);

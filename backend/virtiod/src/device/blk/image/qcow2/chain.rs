@@ -1,9 +1,9 @@
-//! A qcow2 image and the backing files that it names, and those name.
+//! The chain of a qcow2 image and its backing files.
 //!
-//! Whoever made an image chose these names, and that need not be whoever gave it to a guest: one
-//! from elsewhere could name any file of this domain, and its guest would read it. So a name counts
-//! only if it is that of a file beside the image. Nor is a backing file's format guessed: a raw one
-//! may have been a guest's disk.
+//! The maker of an image chose the names of backing files, and may not be the one who assigned it
+//! to a guest: an image from elsewhere could name any file of this domain, and its guest would read
+//! that file. So a name is accepted only if it is that of a file in the image's own directory. The
+//! format of a backing file is not guessed either: a raw one may have been a guest's disk.
 
 use std::fmt;
 use std::fs;
@@ -21,34 +21,34 @@ use crate::device::blk::claim::FileId;
 use crate::device::blk::files::DiskFiles;
 use crate::device::blk::target::AccessMode;
 
-/// Most images in a chain.
+/// Maximum number of images in a chain.
 const MAX_IMAGES: usize = 16;
 
-/// Why an image is not opened although it can be read.
+/// The reason for which a readable image is refused.
 #[derive(Debug, thiserror::Error)]
 enum ChainError {
     #[error(
-        "it names no format of its backing file {name:?}; give it one: qemu-img rebase -u -F \
+        "it names no format for its backing file {name:?}; set one: qemu-img rebase -u -F \
          FORMAT -b {name:?} {image:?}"
     )]
     NoFormat { name: String, image: PathBuf },
     #[error(
-        "the format {format:?} of its backing file {name:?} is neither raw nor qcow2; make one \
-         image of both: qemu-img convert -O qcow2 {image:?} NEW"
+        "the format {format:?} of its backing file {name:?} is neither raw nor qcow2; merge \
+         both: qemu-img convert -O qcow2 {image:?} NEW"
     )]
     ImageFormat { name: String, format: String, image: PathBuf },
     #[error(
-        "its backing file {name:?} is not a file in {directory:?}, beside the image, and so is \
-         refused"
+        "its backing file {name:?} is not a file in {directory:?}, the image's directory, and so \
+         is refused; if the image may use it, move it there"
     )]
     Elsewhere { name: String, directory: PathBuf },
-    #[error("its chain of backing files comes back to {0:?}")]
+    #[error("its chain of backing files contains {0:?} twice")]
     Circle(PathBuf),
     #[error("its chain of backing files has more than {MAX_IMAGES} images")]
     TooLong,
     #[error(
-        "it and its backing files would take {needed} MiB of this domain's memory for tables, more \
-         than {most} MiB; make one image with smaller clusters of them: qemu-img convert -O qcow2 -o \
+        "it and its backing files need {needed} MiB of this domain's memory for tables, more than \
+         {most} MiB; merge them into one image with smaller clusters: qemu-img convert -O qcow2 -o \
          cluster_size=64k {image:?} NEW",
         needed = .needed >> 20,
         most = memory::MOST >> 20
@@ -64,7 +64,7 @@ impl From<ChainError> for io::Error {
     }
 }
 
-/// A refusal, with the image's name where it says FILE: for commands that can be copied.
+/// A refusal whose text has the image's path instead of FILE, so that commands can be copied.
 #[derive(Debug)]
 struct Refused {
     path: PathBuf,
@@ -83,7 +83,7 @@ impl fmt::Display for Refused {
 /// Reads the header of the image at `path`.
 ///
 /// # Errors
-/// The storage's, or why the image is not served.
+/// The error of the storage, or the reason for which the image is refused.
 pub(super) fn header(file: &fs::File, path: &Path) -> io::Result<Qcow2Header> {
     Qcow2Header::read(file).map_err(|error| match error {
         HeaderError::Read(error) => error,
@@ -91,27 +91,27 @@ pub(super) fn header(file: &fs::File, path: &Path) -> io::Result<Qcow2Header> {
     })
 }
 
-/// The files of a chain, as far as it was followed.
+/// The files of a chain that were opened so far.
 pub(super) struct Chain<'f> {
     files: &'f mut DiskFiles,
-    /// The image that the chain begins with.
+    /// The first image of the chain.
     target: PathBuf,
     seen: Vec<FileId>,
-    /// Bytes that the library may take for the images.
+    /// Number of bytes of memory that the library may allocate for the images.
     memory: u64,
 }
 
 impl<'f> Chain<'f> {
-    /// The chain of a target that was claimed.
+    /// A chain that begins with a claimed target.
     pub(super) fn new(files: &'f mut DiskFiles, target: &Path) -> Self {
         let seen = vec![files.target().id()];
         Self { files, target: target.to_owned(), seen, memory: 0 }
     }
 
-    /// Opens the image in `file`, whose header was read, and what it is based on for reading.
+    /// Opens the image in `file`, whose header was read, and its backing files for reading.
     ///
     /// # Errors
-    /// The storage's, the format's, or that of a name which does not count.
+    /// The error of the storage, or the reason for which the image or a backing file is refused.
     pub(super) fn open(
         &mut self,
         file: &fs::File,
@@ -120,7 +120,7 @@ impl<'f> Chain<'f> {
         mode: AccessMode,
     ) -> io::Result<Qcow2<File>> {
         self.add_memory(file, header, mode)?;
-        // The backing file first: to open an image for writing may change it.
+        // The backing file first, since opening an image for writing may change the image.
         let backing = match &header.backing {
             Some(backing) => Some(self.open_backing(path, backing)?),
             None => None,
@@ -185,7 +185,7 @@ impl<'f> Chain<'f> {
         }
     }
 
-    /// Notes that the chain leads to a file.
+    /// Adds a file to the chain.
     fn follow(&mut self, path: &Path) -> io::Result<()> {
         let id = FileId::of(path).map_err(io::Error::other)?;
         if self.seen.contains(&id) {
@@ -206,12 +206,12 @@ enum BackingFormat {
     Qcow2,
 }
 
-/// The file `name` as `image` names it, if it is one in the image's own directory.
+/// The path of the file that `image` names `name`, if it is in the image's own directory.
 fn beside(image: &Path, name: &str) -> io::Result<PathBuf> {
     let image = image.canonicalize()?;
     let directory = image.parent().unwrap_or(Path::new("/"));
     let named = directory.join(name).canonicalize();
-    // What is elsewhere is not even looked at: its absence would tell something too.
+    // A file elsewhere is not examined: to report its absence would reveal something too.
     let found = named.ok().filter(|path| path.parent() == Some(directory));
     let found = found.filter(|path| fs::metadata(path).is_ok_and(|found| found.is_file()));
     let elsewhere =

@@ -1,21 +1,21 @@
-//! How much memory the library takes for an image.
+//! The memory that the library allocates for an image.
 //!
-//! It keeps level 2 tables and refcount blocks by number, and each is a cluster, which may have 2
-//! MiB: an image of a few KiB, with nothing but empty tables, would take hundreds of MiB as soon as
-//! its guest reads here and there, and so would each of its backing files. The numbers cannot be
-//! set.
+//! The library caches a fixed number of level 2 tables and refcount blocks, each of one cluster,
+//! which may have 2 MiB: an image of a few KiB, with nothing but empty tables, would take hundreds
+//! of MiB as soon as its guest reads at several locations, and so would each of its backing files.
+//! These numbers cannot be set.
 
 use super::header::Qcow2Header;
 use crate::device::blk::target::AccessMode;
 
-/// Most bytes for a disk's images together: any one image takes less.
+/// Maximum bytes for all images of a disk together; any single image takes less.
 pub(super) const MOST: u64 = 384 << 20;
-/// Level 2 tables that the library keeps.
+/// Number of level 2 tables in the library's cache.
 const L2_TABLES: u64 = 128;
-/// Refcount blocks that it keeps of an image that is written.
+/// Number of refcount blocks in its cache, for an image that is written.
 const REFCOUNT_BLOCKS: u64 = 32;
 
-/// Most bytes that the library takes for an image in a file of `length` bytes.
+/// Maximum bytes that the library allocates for an image in a file of `length` bytes.
 pub(super) fn of_image(header: &Qcow2Header, length: u64, mode: AccessMode) -> u64 {
     let cluster = header.cluster_size();
     let tables = header.size.div_ceil(cluster / 8 * cluster).min(L2_TABLES);
@@ -29,7 +29,7 @@ pub(super) fn of_image(header: &Qcow2Header, length: u64, mode: AccessMode) -> u
     }
 }
 
-/// How many refcount blocks an image may come to have that it has no snapshots added to.
+/// Maximum number of refcount blocks that an image can have while no snapshots are added.
 fn refcount_blocks(header: &Qcow2Header, length: u64) -> u64 {
     let clusters = length.saturating_add(header.size) >> header.cluster_bits;
     let counts = (header.cluster_size() * 8) >> header.refcount_order;

@@ -1,6 +1,6 @@
-//! How a raw target's storage is given back and zeroed. Not every storage knows every way, and some
-//! say so only when they are asked: what is refused is done in the next way, the last of which is
-//! to write zeros.
+//! Deallocation and zeroing of a raw target's storage. Not every storage supports every method, and
+//! some refuse one only when it is tried: the next method follows a refused one, and the last is to
+//! write zeros.
 
 use std::fs::File;
 use std::io;
@@ -17,59 +17,59 @@ use super::super::Storage;
 pub(super) enum Medium {
     /// A file.
     File,
-    /// A block device, for which the kernel writes zeros.
+    /// A block device without a write-zeroes command: the kernel writes zeros to it.
     Device,
-    /// A block device that can zero by itself.
+    /// A block device with a write-zeroes command.
     ZeroingDevice,
 }
 
-/// A way to change a range.
+/// A method to change a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum ChangeMethod {
-    /// FALLOC_FL_PUNCH_HOLE: reads as zeros, the storage is given back. Of a block device: its own
-    /// write-zeroes command or none.
+    /// FALLOC_FL_PUNCH_HOLE: the range reads as zeros, its storage is deallocated. For a block
+    /// device, this is its own write-zeroes command, or fails.
     PunchHole,
-    /// FALLOC_FL_ZERO_RANGE: reads as zeros, the storage stays.
+    /// FALLOC_FL_ZERO_RANGE: the range reads as zeros, its storage stays.
     ZeroRange,
-    /// BLKDISCARD: what it reads as is not defined.
+    /// BLKDISCARD: the contents of the range are undefined afterwards.
     Discard,
-    /// BLKZEROOUT: reads as zeros, the storage stays.
+    /// BLKZEROOUT: the range reads as zeros, its storage stays.
     ZeroOut,
-    /// Zeros are written.
+    /// Plain writes of zeros.
     Write,
 }
 
-/// How a way that was tried was refused.
+/// The kind of a method's refusal.
 #[derive(Debug, PartialEq, Eq)]
 enum Refusal {
-    /// This storage never takes it.
+    /// This storage never supports the method.
     Always,
-    /// It does not take it now, or not of this range.
+    /// The method does not work at present, or not for this range.
     Now,
 }
 
-/// Most bytes of zeros that are written for one call.
+/// Maximum number of zero bytes that one call writes.
 const MOST_WRITTEN: u64 = 1 << 20;
-/// Bytes of zeros that are written at once.
+/// The zeros for one write.
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 /// Changes ranges of a file or block device.
 #[derive(Debug)]
 pub(super) struct Ranges {
     medium: Medium,
-    /// The ways that are not tried any more, by their bits.
+    /// The methods that are not tried any more, as bits.
     refused: u8,
 }
 
 impl Ranges {
-    /// Nothing was refused yet.
+    /// A state in which no method was refused yet.
     pub(super) fn of(medium: Medium) -> Self {
         Self { medium, refused: 0 }
     }
 
-    /// Whether storage can be given back: tries it where nothing is lost by it, behind the end of a
-    /// file of `size` bytes, or with no bytes of a device, which refuses those for another reason.
+    /// Whether storage can be deallocated. Tries it where no data is lost: behind the end of a file
+    /// of `size` bytes, or with no bytes of a device, which refuses that for another reason.
     pub(super) fn try_discard(&mut self, file: &File, size: u64) -> bool {
         let (offset, length) = match self.medium {
             Medium::File => (size.next_multiple_of(65536), 65536),
@@ -83,20 +83,19 @@ impl Ranges {
         !self.is_refused(way)
     }
 
-    /// Gives storage back, if it takes it.
+    /// Deallocates storage, if the storage supports that.
     ///
     /// # Errors
-    /// The storage's.
+    /// The error of the storage.
     pub(super) fn discard(&mut self, file: &File, offset: u64, length: u64) -> io::Result<()> {
         let done = self.try_in_turn(&[self.discard_way()], file, offset, length);
         done.map(drop)
     }
 
-    /// Makes a range read as zeros, or as much of it as is written at once. Gives the bytes that
-    /// are zeroed.
+    /// Zeroes a range, or as much of it as one call writes. Returns the number of zeroed bytes.
     ///
     /// # Errors
-    /// The storage's.
+    /// The error of the storage.
     pub(super) fn write_zeroes(
         &mut self,
         file: &File,
@@ -138,7 +137,7 @@ impl Ranges {
             let length = self.length_at_once(*way, length);
             match apply(*way, file, offset, length) {
                 Ok(()) => return Ok(ChangeResult::Done(length)),
-                // Nothing comes after it that could do it.
+                // No other method is left.
                 Err(error) if *way == ChangeMethod::Write => return Err(error),
                 Err(error) => match refusal(&error) {
                     Some(Refusal::Always) => self.refuse(*way),
@@ -150,7 +149,7 @@ impl Ranges {
         Ok(ChangeResult::Refused)
     }
 
-    /// How much of a range is changed at once: a part, where zeros are written.
+    /// Number of bytes to change at once: a part, if zeros are written.
     fn length_at_once(&self, way: ChangeMethod, length: u64) -> u64 {
         match (way, self.medium) {
             (ChangeMethod::Write, _) | (ChangeMethod::ZeroOut, Medium::Device) => {
@@ -169,15 +168,15 @@ impl Ranges {
     }
 }
 
-/// The outcome of several ways.
+/// The outcome of several methods.
 #[derive(Debug, PartialEq, Eq)]
 enum ChangeResult {
-    /// These bytes are changed.
+    /// This number of bytes was changed.
     Done(u64),
     Refused,
 }
 
-/// Whether an error refuses the way that was tried; `None` if it is the storage's.
+/// The refusal that an error means; `None` if it is an error of the storage.
 fn refusal(error: &io::Error) -> Option<Refusal> {
     match error.raw_os_error()? {
         libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY | libc::ENODEV | libc::ENXIO => {
@@ -191,7 +190,7 @@ fn refusal(error: &io::Error) -> Option<Refusal> {
         | libc::EBUSY
         | libc::ETXTBSY
         | libc::EFBIG
-        // Of a device whose driver has found out just now that it cannot.
+        // The device's driver has just noticed that the device cannot do it.
         | libc::EREMOTEIO => Some(Refusal::Now),
         _ => None,
     }
@@ -211,7 +210,7 @@ fn apply(way: ChangeMethod, file: &File, offset: u64, length: u64) -> io::Result
     }
 }
 
-/// Within the file's size, which stays as it is.
+/// Changes a range with fallocate(), without changing the file's size.
 fn change(file: &File, how: FallocateFlags, offset: u64, length: u64) -> io::Result<()> {
     let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else {
         return Err(io::Error::from_raw_os_error(libc::EFBIG));
@@ -256,7 +255,8 @@ mod tests {
         fs::OpenOptions::new().read(true).write(true).open(file.path()).unwrap()
     }
 
-    /// Zeroes the middle, with these ways refused, and gives the bytes of storage that are left.
+    /// Zeroes the middle of a file with these methods refused; returns the bytes of storage that
+    /// are left.
     fn zero_middle(storage: Storage, refused: &[ChangeMethod]) -> u64 {
         let file = full();
         let mut ranges = Ranges::of(Medium::File);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_keep_their_storage_by_whatever_way_they_come() {
+    fn write_zeroes_keeps_storage_with_every_method() {
         for refused in [
             &[][..],
             &[ChangeMethod::ZeroRange],
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_may_give_their_storage_back_and_come_without_that_too() {
+    fn write_zeroes_deallocates_storage_where_supported() {
         assert!(zero_middle(Storage::GiveBack, &[]) < SIZE as u64);
         for refused in
             [&[ChangeMethod::PunchHole][..], &[ChangeMethod::PunchHole, ChangeMethod::ZeroRange]]
@@ -295,22 +295,22 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_discard_is_done_and_not_tried_again() {
+    fn refused_discard_succeeds_and_is_not_tried_again() {
         let file = full();
-        // A file is no block device, so that this is refused by every kernel.
+        // A file is no block device, so every kernel refuses this.
         let mut ranges = Ranges::of(Medium::Device);
         assert!(!ranges.try_discard(&opened(&file), SIZE as u64));
         ranges.discard(&opened(&file), 0, 4096).unwrap();
         assert!(ranges.is_refused(ChangeMethod::Discard));
         assert!(fs::read(file.path()).unwrap().iter().all(|byte| *byte == 0xaa));
-        // Zeros come all the same.
+        // Zeroing still works.
         ranges.refuse(ChangeMethod::PunchHole);
         ranges.write_zeroes(&opened(&file), 0, 4096, Storage::GiveBack).unwrap();
         assert_eq!(fs::read(file.path()).unwrap()[..4097], [&[0; 4096][..], &[0xaa]].concat());
     }
 
     #[test]
-    fn so_many_zeros_are_written_for_one_call() {
+    fn one_call_writes_a_limited_number_of_zeros() {
         let file = full();
         file.as_file().set_len(3 << 20).unwrap();
         let mut ranges = Ranges::of(Medium::File);
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn to_try_a_discard_changes_nothing() {
+    fn trial_discard_changes_nothing() {
         let file = full();
         let before = file.as_file().metadata().unwrap().blocks();
         Ranges::of(Medium::File).try_discard(&opened(&file), SIZE as u64);
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_the_storage_are_no_refusals() {
+    fn storage_errors_are_not_refusals() {
         let of = |errno| refusal(&io::Error::from_raw_os_error(errno));
         for errno in [libc::EOPNOTSUPP, libc::ENOSYS, libc::ENOTTY] {
             assert_eq!(of(errno), Some(Refusal::Always), "{errno}");
