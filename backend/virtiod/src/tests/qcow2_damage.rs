@@ -302,8 +302,8 @@ fn images_of_another_kind_are_refused_with_what_they_are_and_what_helps() {
         (&[(76, 8), (100, 112), (104, 1 << 24)], &["zstd", convert]),
         (&[(100, 112), (104, 1 << 24)], &["zstd", convert]),
         (&[(76, 16)], &["extended level 2 entries", convert, "extended_l2=off"]),
-        (&[(76, 32)], &["came after", "0x20", convert]),
-        (&[(72, 1 << 31)], &["came after", "0x8000000000000000", convert]),
+        (&[(76, 32)], &["incompatible features", "0x20", convert]),
+        (&[(72, 1 << 31)], &["incompatible features", "0x8000000000000000", convert]),
     ];
     for (fields, words) in cases {
         let mut image = image();

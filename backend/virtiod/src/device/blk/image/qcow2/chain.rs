@@ -38,11 +38,11 @@ enum ChainError {
     )]
     ImageFormat { name: String, format: String, image: PathBuf },
     #[error(
-        "its backing file {name:?} is not a file in {directory:?}, the image's directory, and so \
-         is refused; if the image may use it, move it there"
+        "its backing file {name:?} is not a file in {directory:?}, beside the image, and so is \
+         refused; if the image may use it, move it there"
     )]
     Elsewhere { name: String, directory: PathBuf },
-    #[error("its chain of backing files contains {0:?} twice")]
+    #[error("its chain of backing files comes back to {0:?}")]
     Circle(PathBuf),
     #[error("its chain of backing files has more than {MAX_IMAGES} images")]
     TooLong,

@@ -1,32 +1,31 @@
-//! Whether a qcow2 image can be written without harm: what `qemu-img check` looks at, as far as the
-//! host's safety and the image's own depend on it.
+//! A check of whether a qcow2 image can be written without harm. It covers the part of `qemu-img
+//! check` on which the safety of the host and of the image depends.
 //!
-//! The library allocates by reference counts and writes where tables say. So of an image whose
-//! counts are too low, or whose tables lie on one another, a guest's write would change metadata,
-//! and by that anything: such an image is refused before the first write. A count that is too high
-//! costs room, and is left alone.
+//! The library allocates clusters by reference counts and writes to the offsets in tables. If
+//! counts are too low, or tables overlap, a guest's write would change metadata, and through that
+//! anything. The daemon refuses such an image before the first write. A count that is too high
+//! wastes storage, and is ignored.
 //!
-//! Every cluster of the file must be used no more often than its count says. Whatever is not data
-//! must be used once (level 2 tables: as often as level 1 tables name them). Clusters that are
-//! written in place, which their entries are marked for, must be used once too.
+//! Every cluster of the file must be used no more often than its count says. A cluster with
+//! metadata must be used once (a level 2 table: as often as level 1 tables name it). Clusters that
+//! are written in place, for which their entries have a mark, must be used once too.
 //!
-//! A kill of this program is no damage. The library writes an entry of the level 1 table, or of the
-//! refcount table, before the count of the cluster that it names; the data of a power failure
-//! reaches the storage in any order. So one fault is repaired before the first write: a cluster
-//! that was new then is not counted. Such a cluster
+//! The traces of a kill of this program are no damage. The library writes an entry of the level 1
+//! table, or of the refcount table, before the count of the cluster that it names; after a power
+//! failure, data has reached the storage in any order. So the daemon repairs one fault before the
+//! first write: a cluster that was new at that time is not counted. Such a cluster
 //!
 //! * has a count of zero, in a refcount block that exists;
 //! * is used once: as a level 2 table or as data, by an active entry that marks it as used once, or
 //!   as a refcount block that is not the one with its own count.
 //!
-//! Whatever the library counts before it is used must be counted: the header, level 1 tables, the
-//! refcount table, snapshots, and a refcount block that holds its own count. Where one of these is
-//! not, counts were overwritten, and those of other clusters are worth nothing either.
-
+//! Clusters that the library counts before use must be counted: the header, level 1 tables, the
+//! refcount table, snapshots, and a refcount block that holds its own count. If one of these is
+//! uncounted, counts were overwritten, and those of other clusters are not reliable either.
 //!
-//! A check takes at most 32 MiB for counts and uses, which are looked at window by window, 32 MiB
-//! for level 2 tables' places (48 MiB while the list grows), and 8 MiB for those of refcount
-//! blocks: each is bounded where it is collected.
+//! A check needs at most 32 MiB for counts and uses, which it processes window by window, 32 MiB
+//! for the locations of level 2 tables (48 MiB while the list grows), and 8 MiB for those of
+//! refcount blocks: each is bounded where it is collected.
 
 mod entry;
 mod tables;
@@ -43,52 +42,52 @@ use self::window::RefcountWindow;
 use super::header::{Qcow2Header, read_up_to};
 use crate::device::blk::progress::{Deadline, Progress};
 
-/// A fault of an image.
+/// Damage of an image.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Damage {
-    /// Something is outside the file.
+    /// A table or cluster is outside the file.
     #[error("{what} at {offset:#x} is not in the file")]
     Outside { what: &'static str, offset: u64 },
-    /// Something does not begin where a cluster does.
+    /// A table or cluster is not aligned to a cluster.
     #[error("{what} at {offset:#x} does not begin where a cluster does")]
     Unaligned { what: &'static str, offset: u64 },
-    /// Something is used more often than is counted.
+    /// A cluster is used more often than its count says.
     #[error(
         "the cluster at {offset:#x} is used more often than its reference count of {count} says"
     )]
     Undercounted { offset: u64, count: u16 },
-    /// Something is used for two purposes.
+    /// A cluster with metadata has another use.
     #[error("the cluster at {offset:#x} is used for two purposes")]
     Overlap { offset: u64 },
-    /// Something would be written in place although others use it.
+    /// A cluster would be written in place although it has other users.
     #[error(
         "the cluster at {offset:#x} is marked as used once, but its reference count is {count}"
     )]
     Shared { offset: u64, count: u16 },
-    /// A count that nothing can come to.
+    /// A cluster has an impossible count.
     #[error("the cluster at {offset:#x} has a reference count of {count}")]
     Count { offset: u64, count: u64 },
-    /// An entry has bits that mean nothing.
+    /// An entry has unknown bits.
     #[error("an entry of the {table} has unknown bits: {entry:#x}")]
     Entry { table: &'static str, entry: u64 },
-    /// A level 2 table has two places in the disk.
+    /// A level 2 table maps two parts of the disk.
     #[error("the level 2 table at {offset:#x} is used for two parts of the disk")]
     TwoParts { offset: u64 },
-    /// There is too much to look at.
+    /// The snapshots have more level 1 entries than the check processes.
     #[error("its snapshots have level 1 tables of more than {limit} entries together")]
     TooMany { limit: u64 },
-    /// There are more level 2 tables than there is memory for.
+    /// The image has more level 2 tables than the check has memory for.
     #[error("its level 1 tables name more than {limit} level 2 tables")]
     ManyTables { limit: usize },
-    /// More is not counted than a kill leaves.
+    /// More clusters are uncounted than a kill leaves.
     #[error("more than {limit} clusters are used but not counted")]
     ManyUncounted { limit: usize },
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error(transparent)]
     Read(#[from] io::Error),
 }
 
-/// A check that is to be made, under way, or done.
+/// A check that is new, unfinished or done.
 pub(super) struct Check {
     file: File,
     header: Qcow2Header,
@@ -96,41 +95,41 @@ pub(super) struct Check {
     uncounted: Uncounted,
 }
 
-/// How far a check is.
+/// The progress of a check.
 enum CheckState {
     New,
     Begun(Box<Walk>),
     Done,
 }
 
-/// The way through the image's tables.
+/// A walk through the image's tables.
 struct Walk {
     layout: Layout,
     tables: Tables,
     window: RefcountWindow,
     stage: WindowStep,
-    /// Holds a cluster.
+    /// Holds one cluster.
     buffer: Vec<u8>,
 }
 
-/// How the image lies in its file.
+/// The layout of the image in its file.
 #[derive(Clone, Copy, Debug)]
 struct Layout {
     version: u32,
     cluster_bits: u32,
     refcount_order: u32,
-    /// Clusters of the file; of the last one there may be a part.
+    /// Number of clusters of the file; the last one may be incomplete.
     clusters: u64,
 }
 
 /// The next step, for the clusters in the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WindowStep {
-    /// To read the counts in the refcount block of this number.
+    /// Read the counts in the refcount block with this number.
     Counts(usize),
-    /// To count the uses in the level 2 table of this number.
+    /// Count the uses in the level 2 table with this number.
     Uses(usize),
-    /// Nothing.
+    /// The walk is done.
     Done,
 }
 
@@ -151,7 +150,7 @@ impl Layout {
         Ok(cluster)
     }
 
-    /// Clusters whose counts are in one refcount block.
+    /// Number of clusters whose counts are in one refcount block.
     fn counts_per_block(&self) -> u64 {
         (self.cluster_size() * 8) >> self.refcount_order
     }
@@ -163,12 +162,12 @@ impl Layout {
 }
 
 impl Check {
-    /// A check that nothing was read for yet.
+    /// A check that has read nothing yet.
     pub(super) fn new(file: File, header: Qcow2Header) -> Self {
         Self { file, header, state: CheckState::New, uncounted: Uncounted::default() }
     }
 
-    /// Goes on until it is done or the time is over. Nothing is written.
+    /// Continues until the check is done or the time is over. It writes nothing.
     ///
     /// # Errors
     /// [`Damage`].
@@ -190,22 +189,22 @@ impl Check {
         }
     }
 
-    /// How many clusters the check found that are to be counted before the image is written.
+    /// Number of uncounted clusters that must be counted before the image is written.
     pub(super) fn uncounted(&self) -> usize {
         self.uncounted.len()
     }
 
-    /// Counts them. Nobody may use the image meanwhile.
+    /// Corrects the counts of uncounted clusters. Nobody may use the image meanwhile.
     ///
     /// # Errors
-    /// The storage's; it can be tried again.
+    /// The error of the storage; the caller may try again.
     pub(super) fn repair(&self) -> io::Result<()> {
         self.uncounted.count(&self.file, self.header.refcount_order)
     }
 }
 
 impl Walk {
-    /// Reads all tables but those of level 2.
+    /// Reads all tables except those of level 2.
     fn begin(mut file: &File, header: &Qcow2Header) -> Result<Self, Damage> {
         let length = file.seek(SeekFrom::End(0))?;
         let layout = Layout {
@@ -247,13 +246,13 @@ impl Walk {
     }
 
     fn read_counts(&mut self, file: &File, block: usize) -> Result<(), Damage> {
-        // Where there is no block, all counts are zero, as they are in a new window.
+        // Without a block all counts are zero, as they are in a new window.
         let Some(offset) = self.tables.refcount_block(block) else { return Ok(()) };
         read_up_to(file, &mut self.buffer, offset)?;
         self.window.set_counts(&self.layout, block, &self.buffer)
     }
 
-    /// Notes the uses of all tables but those of level 2.
+    /// Notes the uses of all tables except those of level 2.
     fn use_tables(&mut self, uncounted: &mut Uncounted) -> Result<(), Damage> {
         for extent in &self.tables.single {
             self.window.use_alone(extent.clone(), &self.layout)?;
@@ -300,7 +299,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Takes a cluster that is about to be used for counted, if it is not and can be.
+    /// Treats a cluster that is about to be used as counted, if it is not counted and can be.
     fn allow_uncounted(&mut self, cluster: u64, uncounted: &mut Uncounted) -> Result<(), Damage> {
         let Some(block) = self.tables.refcount_block(self.layout.block_of(cluster)) else {
             return Ok(());

@@ -1,8 +1,8 @@
-//! The header of a qcow2 image, read by our own code before the library sees the image (QEMU,
-//! `docs/interop/qcow2.txt`).
+//! The header of a qcow2 image (QEMU, `docs/interop/qcow2.txt`). Our own code reads it before the
+//! library opens the image.
 //!
-//! An image that cannot be served is refused here, with what it is and a command that helps. The
-//! library itself does not look at encryption, and trusts the places and sizes of tables.
+//! The daemon refuses an image that it cannot serve, with the reason and a command that helps. The
+//! library itself does not check encryption, and trusts the offsets and sizes of tables.
 
 use std::fs::File;
 use std::io;
@@ -13,21 +13,21 @@ use std::os::unix::fs::FileExt;
 const MAGIC: u32 = 0x5146_49fb;
 /// Bytes of a header of version 2.
 const V2_SIZE: u64 = 72;
-/// Least bytes of a header of version 3.
+/// Minimum bytes of a header of version 3.
 const V3_SIZE: u64 = 104;
-/// Clusters have at least 2^9 bytes, and at most 2^21, which is QEMU's limit.
+/// Binary logarithms of the allowed cluster sizes: from 2^9 to 2^21 bytes, which is QEMU's limit.
 const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
-/// Most bytes of a level 1 table: QEMU's limit.
+/// Maximum bytes of a level 1 table: QEMU's limit.
 const MAX_L1_BYTES: u64 = 32 << 20;
-/// Most bytes of the refcount table: QEMU's limit.
+/// Maximum bytes of the refcount table: QEMU's limit.
 const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
-/// Most internal snapshots: QEMU's limit.
+/// Maximum number of internal snapshots: QEMU's limit.
 const MAX_SNAPSHOTS: u32 = 65536;
-/// Most bytes of a backing file's name.
+/// Maximum bytes of a backing file's name.
 const MAX_NAME: u32 = 1023;
-/// The width of a refcount in an image of version 2: 2^4 bits.
+/// Binary logarithm of the bits of a refcount in version 2.
 const V2_REFCOUNT_ORDER: u32 = 4;
-/// Refcounts have at most 2^6 bits.
+/// Maximum binary logarithm of the bits of a refcount.
 const MAX_REFCOUNT_ORDER: u32 = 6;
 /// Bytes of an entry of the feature name table.
 const FEATURE_NAME: usize = 48;
@@ -40,7 +40,7 @@ mod extension {
     pub(super) const BITMAPS: u32 = 0x2385_2875;
 }
 
-/// Bit of `autoclear_features`: the bitmaps are what they say.
+/// Bit of `autoclear_features`: the bitmaps are valid.
 const BITMAPS_ARE_VALID: u64 = 1 << 0;
 
 /// Bits of `incompatible_features`.
@@ -57,13 +57,13 @@ mod incompatible {
 pub(super) struct Qcow2Header {
     /// 2 or 3.
     pub(super) version: u32,
-    /// The binary logarithm of the bytes of a cluster.
+    /// Binary logarithm of the cluster size in bytes.
     pub(super) cluster_bits: u32,
-    /// The disk's bytes.
+    /// Size of the disk in bytes.
     pub(super) size: u64,
     pub(super) l1: Table,
     pub(super) refcount_table: Table,
-    /// The binary logarithm of the bits of a refcount.
+    /// Binary logarithm of the bits of a refcount.
     pub(super) refcount_order: u32,
     pub(super) snapshots: Snapshots,
     pub(super) backing: Option<Backing>,
@@ -74,26 +74,26 @@ pub(super) struct Qcow2Header {
 /// A table of 8-byte entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Table {
-    /// Where it begins in the file.
+    /// Its offset in the file.
     pub(super) offset: u64,
-    /// How many entries it has.
+    /// Number of entries.
     pub(super) entries: u64,
 }
 
 /// The table of internal snapshots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Snapshots {
-    /// Where it begins in the file.
+    /// Its offset in the file.
     pub(super) offset: u64,
-    /// How many there are.
+    /// Number of snapshots.
     pub(super) count: u32,
 }
 
-/// Where the directory of dirty bitmaps is in the file.
+/// The location of the directory of dirty bitmaps in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Directory {
     pub(super) offset: u64,
-    /// Its bytes.
+    /// Its length in bytes.
     pub(super) size: u64,
 }
 
@@ -104,24 +104,24 @@ impl Directory {
     }
 }
 
-/// The image that this one is based on.
+/// The backing file that a header names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Backing {
-    /// The name that the header has.
+    /// Its name, as in the header.
     pub(super) name: String,
     /// Its format, if the header names one.
     pub(super) format: Option<String>,
 }
 
-/// Why an image is not served.
+/// The reason for which an image is refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HeaderError {
-    /// Something else, whatever it is called.
+    /// The file is not a qcow2 image, whatever its name is.
     #[error(
-        "it is not a qcow2 image; if it is raw, format = \"raw\" in the configuration file says so"
+        "it is not a qcow2 image; if it is raw, set format = \"raw\" in the configuration file"
     )]
     Magic,
-    /// The format's first version, or one that came later.
+    /// The format's first version, or a later one than 3.
     #[error(
         "it is a qcow image of version {0}, and only 2 and 3 are served; {convert}",
         convert = match .0 {
@@ -131,58 +131,58 @@ pub(super) enum HeaderError {
         }
     )]
     Version(u32),
-    /// Encrypted with AES.
+    /// The image is encrypted with AES.
     #[error(
         "it is encrypted (AES), and encrypted images are not served; decrypt it: qemu-img convert \
          --object secret,id=s,file=PASSPHRASE --image-opts \
          driver=qcow2,encrypt.format=aes,encrypt.key-secret=s,file.filename=FILE -O qcow2 NEW"
     )]
     Aes,
-    /// Encrypted with LUKS.
+    /// The image is encrypted with LUKS.
     #[error(
         "it is encrypted (LUKS), and encrypted images are not served; decrypt it: qemu-img \
          convert --object secret,id=s,file=PASSPHRASE --image-opts \
          driver=qcow2,encrypt.format=luks,encrypt.key-secret=s,file.filename=FILE -O qcow2 NEW"
     )]
     Luks,
-    /// Encrypted in another way.
-    #[error("it is encrypted in a way that is not known (method {0})")]
+    /// The image is encrypted with an unknown method.
+    #[error("it is encrypted with the unknown method {0}, and encrypted images are not served")]
     Encryption(u32),
-    /// Its refcounts may be wrong.
+    /// The image is marked as dirty: its refcounts may be wrong.
     #[error("it was not closed properly (dirty); repair it: qemu-img check -r all FILE")]
     Dirty,
-    /// Its metadata may be wrong.
+    /// The image is marked as corrupt: its metadata may be wrong.
     #[error("it is marked as corrupt; repair it: qemu-img check -r all FILE")]
     Corrupt,
-    /// It has only metadata.
+    /// The file has only metadata; the data is in another file.
     #[error(
-        "its data is in another file, which is not supported; put both into one: qemu-img convert \
+        "its data is in another file, which is not supported; merge both: qemu-img convert \
          -O qcow2 FILE NEW"
     )]
     DataFile,
-    /// Compressed with something else than deflate.
+    /// Clusters are compressed with another method than zlib's deflate.
     #[error(
         "its compression is {name}, and only zlib is supported; convert it: qemu-img convert -O \
          qcow2 FILE NEW",
         name = if *.0 == 1 { "zstd".to_owned() } else { format!("of type {}", .0) }
     )]
     Compression(u8),
-    /// Clusters with subclusters.
+    /// Clusters have subclusters.
     #[error(
         "it has extended level 2 entries, which are not supported; convert it: qemu-img convert \
          -O qcow2 -o extended_l2=off FILE NEW"
     )]
     ExtendedL2,
-    /// Something that came later.
+    /// The image uses features that are unknown here.
     #[error(
-        "it uses what came after this program (incompatible features {0:#x}); convert it with the \
-         QEMU that made it: qemu-img convert -O qcow2 FILE NEW"
+        "it uses features that this daemon does not support (incompatible features {0:#x}); \
+         convert it with the QEMU that made it: qemu-img convert -O qcow2 FILE NEW"
     )]
     Unknown(u64),
-    /// No program opens it.
+    /// The header has values that no program writes.
     #[error("it is damaged: {0}; no tool repairs that: restore a copy")]
     Damaged(String),
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error(transparent)]
     Read(#[from] io::Error),
 }
@@ -200,7 +200,7 @@ fn damaged(what: impl Into<String>) -> HeaderError {
     HeaderError::Damaged(what.into())
 }
 
-/// The header's cluster.
+/// The first cluster, which contains the header.
 struct HeaderBytes(Vec<u8>);
 
 impl HeaderBytes {
@@ -230,7 +230,7 @@ impl HeaderBytes {
     }
 }
 
-/// Fills bytes from a file; those behind its end are zeros.
+/// Reads from a file; bytes behind its end are zeros.
 pub(super) fn read_up_to(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.read_at(bytes, offset) {
@@ -340,7 +340,7 @@ fn check_encryption(method: u32) -> Result<(), HeaderError> {
     }
 }
 
-/// Looks at what only version 3 has; gives the header's length.
+/// Checks the fields of version 3, and returns the header's length.
 fn check_features(bytes: &HeaderBytes) -> Result<u64, HeaderError> {
     use incompatible::{COMPRESSION, CORRUPT, DATA_FILE, DIRTY, EXTENDED_L2};
     let features = bytes.u64(72)?;
@@ -377,7 +377,7 @@ fn backing(bytes: &HeaderBytes, format: Option<String>) -> Result<Option<Backing
     Ok(Some(Backing { name, format }))
 }
 
-/// What header extensions say. They stand behind headers of version 2 too.
+/// The contents of header extensions, which headers of version 2 have too.
 #[derive(Default)]
 struct Extensions {
     backing_format: Option<String>,
@@ -385,9 +385,9 @@ struct Extensions {
 }
 
 impl Extensions {
-    /// Follows those behind a header of `start` bytes.
+    /// Reads the extensions behind a header of `start` bytes.
     fn read(bytes: &HeaderBytes, start: u64) -> Result<Self, HeaderError> {
-        // They end where the backing file's name begins, if they have no end of their own.
+        // They end at the backing file's name, if they have no end mark of their own.
         let end = match bytes.u64(8)? {
             0 => bytes.0.len() as u64,
             name => name,
@@ -414,7 +414,7 @@ impl Extensions {
                 }
                 self.backing_format = Some(named);
             }
-            // The library takes it for whole.
+            // The library assumes whole entries, and panics at a partial one.
             extension::FEATURE_NAMES if !data.len().is_multiple_of(FEATURE_NAME) => {
                 let length = data.len();
                 return Err(damaged(format!("a feature name table of {length} bytes")));

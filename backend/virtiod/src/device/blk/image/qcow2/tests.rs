@@ -1,4 +1,4 @@
-//! Clusters of an image as they are zeroed and discarded, and an image that is found damaged late.
+//! Tests of zeroed and discarded clusters, and of images that are found damaged late.
 
 mod killed;
 mod memory;
@@ -14,7 +14,7 @@ use crate::device::blk::sample::{COPIED, ImageBytes, Shape, place};
 use crate::tests::disk_options::logged;
 use crate::tests::qcow2::store;
 
-/// A cluster of the images here.
+/// Cluster size in bytes of the images here.
 const CLUSTER: u64 = 1 << 16;
 
 struct Opened {
@@ -24,7 +24,7 @@ struct Opened {
     _files: DiskFiles,
 }
 
-/// Opens an image; whether there is time to check it before.
+/// Opens an image; `time` limits the check at opening.
 fn open_within(bytes: &ImageBytes, time: Duration) -> Opened {
     let (directory, path) = store(bytes);
     fs::write(directory.path().join("base.raw"), vec![0x5a; 1 << 20]).unwrap();
@@ -54,12 +54,12 @@ impl Opened {
         let (mut at, end) = (offset, offset + length);
         while at < end {
             let zeroed = self.image.write_zeroes(at, end - at, storage).unwrap();
-            assert!(zeroed > 0, "it goes on");
+            assert!(zeroed > 0, "no progress");
             at += zeroed;
         }
     }
 
-    /// Bytes of storage that the file takes.
+    /// Bytes of storage that the file occupies.
     fn allocated(&mut self) -> u64 {
         self.image.write_back().unwrap();
         self.image.sync().unwrap();
@@ -72,7 +72,7 @@ impl Opened {
 }
 
 #[test]
-fn an_image_that_took_long_to_check_is_read_at_once_and_written_when_it_is_found_sound() {
+fn image_is_readable_before_and_writable_after_a_long_check() {
     let mut opened = open_within(&ImageBytes::new(Shape::default()), Duration::ZERO);
     assert!(matches!(opened.image.soundness, Soundness::Unknown(_)));
     assert_eq!(opened.read(CLUSTER, 512), [2; 512]);
@@ -80,13 +80,13 @@ fn an_image_that_took_long_to_check_is_read_at_once_and_written_when_it_is_found
     while opened.prepare().unwrap() == Progress::Unfinished {
         times += 1;
     }
-    assert!(times > 0, "it was done in parts");
+    assert!(times > 0, "the check was not done in parts");
     opened.write(CLUSTER, &[9; 512]);
     assert_eq!(opened.read(CLUSTER, 512), [9; 512]);
 }
 
 #[test]
-fn an_image_that_is_found_damaged_later_is_read_and_never_written() {
+fn image_found_damaged_late_stays_readable_and_unchanged() {
     let mut bytes = ImageBytes::new(Shape::default());
     bytes.put_u64(bytes.l2_entry(7), bytes.at(place::L1));
     let mut opened = open_within(&bytes, Duration::ZERO);
@@ -99,11 +99,11 @@ fn an_image_that_is_found_damaged_later_is_read_and_never_written() {
     assert!(reason.contains("two purposes") && reason.contains("qemu-img check"), "{reason}");
     assert_eq!(opened.prepare().unwrap_err().to_string(), reason);
     assert_eq!(opened.read(0, 512), [1; 512]);
-    assert!(fs::read(&opened.path).unwrap() == bytes.bytes, "it was changed");
+    assert!(fs::read(&opened.path).unwrap() == bytes.bytes, "the image was changed");
 }
 
 #[test]
-fn zeros_and_what_is_written_over_them_keep_the_storage_that_was_there() {
+fn zeros_and_writes_over_them_keep_the_storage() {
     let mut opened = open(&ImageBytes::new(Shape { data: 8, ..Shape::default() }));
     let before = opened.allocated();
     opened.zero(0, 8 * CLUSTER, Storage::Keep);
@@ -124,7 +124,7 @@ fn zeros_and_what_is_written_over_them_keep_the_storage_that_was_there() {
 }
 
 #[test]
-fn a_part_of_a_cluster_is_zeroed_where_the_disk_ends_in_it() {
+fn partial_last_cluster_is_zeroed() {
     for (size, version) in [(8192, 3), (8192 + 100, 3), (8192, 2), (CLUSTER + 8192, 3)] {
         for storage in [Storage::Keep, Storage::GiveBack] {
             let shape = Shape { version, size, data: size.div_ceil(CLUSTER), ..Shape::default() };
@@ -148,7 +148,7 @@ fn version_2(backing: Option<(&str, Option<&str>)>) -> ImageBytes {
 }
 
 #[test]
-fn an_image_of_version_2_discards_whole_clusters_and_zeroes_all() {
+fn version_2_image_discards_whole_clusters_and_zeroes_all_bytes() {
     for storage in [Storage::Keep, Storage::GiveBack] {
         let mut opened = open(&version_2(None));
         assert!(opened.image.can_discard());
@@ -166,7 +166,7 @@ fn an_image_of_version_2_discards_whole_clusters_and_zeroes_all() {
 }
 
 #[test]
-fn an_image_of_version_2_with_a_backing_file_shows_nothing_of_it_again() {
+fn version_2_image_does_not_expose_its_backing_file_again() {
     for storage in [Storage::Keep, Storage::GiveBack] {
         let mut opened = open(&version_2(Some(("base.raw", Some("raw")))));
         assert_eq!(opened.read(4 * CLUSTER, 512), [0x5a; 512]);
@@ -179,7 +179,7 @@ fn an_image_of_version_2_with_a_backing_file_shows_nothing_of_it_again() {
     }
 }
 
-/// An image with two dirty bitmaps; `autoclear`: its features of that kind.
+/// An image with two dirty bitmaps; `autoclear`: its autoclear features.
 fn with_bitmaps(autoclear: u64) -> ImageBytes {
     let mut image = ImageBytes::new(Shape::default());
     let directory = image.add_clusters(1);
@@ -198,7 +198,7 @@ fn with_bitmaps(autoclear: u64) -> ImageBytes {
 }
 
 #[test]
-fn dirty_bitmaps_that_end_when_an_image_is_written_are_named_in_the_log() {
+fn log_names_dirty_bitmaps_that_a_writer_invalidates() {
     for (autoclear, mode, warns) in [
         (1, AccessMode::ReadWrite, true),
         (1, AccessMode::ReadOnly, false),
@@ -216,13 +216,13 @@ fn dirty_bitmaps_that_end_when_an_image_is_written_are_named_in_the_log() {
         assert_eq!(first.contains("dirty bitmaps (\"daily\", \"weekly\")"), warns, "{first}");
         assert_eq!(first.contains("WARN"), warns, "{first}");
         if mode == AccessMode::ReadWrite {
-            assert!(!log().contains("WARN"), "they are not valid any more");
+            assert!(!log().contains("WARN"), "the bitmaps are invalid already");
         }
     }
 }
 
 #[test]
-fn a_directory_of_bitmaps_that_means_nothing_harms_nothing() {
+fn malformed_bitmap_directory_is_ignored() {
     for (at, value) in [(112, u64::MAX), (120, u64::MAX), (120, u64::MAX >> 1), (112 + 8, 1 << 62)]
     {
         let mut image = with_bitmaps(1);
@@ -250,7 +250,7 @@ fn refusal(bytes: &ImageBytes, path: impl Fn(&Path) -> String) -> String {
 }
 
 #[test]
-fn a_backing_file_without_a_format_is_refused_with_a_command_that_names_one() {
+fn backing_file_without_format_is_refused_with_a_command() {
     for version in [2, 3] {
         let mut image = ImageBytes::new(Shape { version, ..Shape::default() });
         image.set_backing("base.raw", None);
@@ -259,7 +259,7 @@ fn a_backing_file_without_a_format_is_refused_with_a_command_that_names_one() {
 }
 
 #[test]
-fn what_is_wrong_with_a_backing_image_is_said_of_that() {
+fn error_names_the_backing_file_that_caused_it() {
     let mut image = ImageBytes::new(Shape { data: 0, ..Shape::default() });
     image.set_backing("base.raw", Some("qcow2"));
     let error = refusal(&image, |path| format!("{:?}: ", path.with_file_name("base.raw")));

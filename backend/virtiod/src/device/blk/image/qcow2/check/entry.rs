@@ -1,17 +1,17 @@
-//! Entries of tables.
+//! Entries of level 1 and level 2 tables.
 
 use std::ops::Range;
 
 use super::{Damage, Layout};
 
-/// The offset of a cluster.
+/// Bits of a cluster's offset.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// The cluster is used once, and may be written in place.
 const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
-/// The cluster reads as zeros; since version 3.
+/// The cluster reads as zeros; a bit of version 3.
 const ZERO: u64 = 1;
-/// The length of a compressed cluster is in units of this.
+/// Unit in bytes of the length of a compressed cluster.
 const SECTOR: u64 = 512;
 
 /// An entry of a level 1 table.
@@ -19,7 +19,7 @@ const SECTOR: u64 = 512;
 pub(super) struct L1Entry(pub(super) u64);
 
 impl L1Entry {
-    /// The cluster of the level 2 table, if there is one.
+    /// The number of the level 2 table's cluster, if there is one.
     pub(super) fn table(self, layout: &Layout) -> Result<Option<u64>, Damage> {
         if self.0 & !(OFFSET | COPIED) != 0 {
             return Err(Damage::Entry { table: "level 1 table", entry: self.0 });
@@ -40,7 +40,7 @@ impl L1Entry {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct L2Entry(pub(super) u64);
 
-/// Clusters that an entry uses.
+/// The clusters that an entry uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Allocation {
     /// Their numbers.
@@ -50,7 +50,7 @@ pub(super) struct Allocation {
 }
 
 impl L2Entry {
-    /// The clusters of the file that it uses.
+    /// The clusters of the file that the entry uses.
     pub(super) fn allocation(self, layout: &Layout) -> Result<Option<Allocation>, Damage> {
         if self.0 & COMPRESSED != 0 {
             return self.compressed(layout).map(Some);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_mean_nothing_are_damage() {
+    fn malformed_entries_are_damage() {
         for entry in [2, 1 << 60, 0x30000 | 1 << 8, COMPRESSED | COPIED | 0x30000] {
             assert!(allocation(entry).unwrap_err().contains("unknown bits"), "{entry:#x}");
         }

@@ -1,4 +1,4 @@
-//! The tables of an image but those of level 2, and where those are.
+//! The tables of an image except those of level 2, and the locations of these.
 
 use std::fs::File;
 use std::ops::Range;
@@ -7,14 +7,14 @@ use super::entry::L1Entry;
 use super::{Damage, Layout};
 use crate::device::blk::image::qcow2::header::{Qcow2Header, Table, read_up_to};
 
-/// Most entries of the level 1 tables of all snapshots together.
+/// Maximum number of entries of the level 1 tables of all snapshots together.
 const MAX_SNAPSHOT_ENTRIES: u64 = 4 << 20;
-/// Most level 2 tables, each of which takes 16 bytes: 128 TiB in clusters of 64 KiB are an eighth
+/// Maximum number of level 2 tables, at 16 bytes each. 128 TiB in clusters of 64 KiB need an eighth
 /// of them, 4 TiB in clusters of 4 KiB all.
 const MAX_L2_TABLES: usize = 2 << 20;
-/// Bytes of a snapshot's entry without what varies.
+/// Bytes of the fixed part of a snapshot's entry.
 const SNAPSHOT_SIZE: u64 = 40;
-/// Bytes of a table that are read at once.
+/// Maximum bytes of a table that are read at once.
 const CHUNK: u64 = 1 << 20;
 
 /// A level 2 table.
@@ -22,9 +22,9 @@ const CHUNK: u64 = 1 << 20;
 pub(super) struct L2Table {
     /// The number of its cluster.
     pub(super) cluster: u64,
-    /// How many level 1 tables name it.
+    /// Number of level 1 tables that name it.
     pub(super) uses: u16,
-    /// Whether the active one does.
+    /// Whether the active level 1 table names it.
     pub(super) is_active: bool,
     /// Whether it may be written in place.
     pub(super) in_place: bool,
@@ -32,12 +32,12 @@ pub(super) struct L2Table {
 
 /// The tables of an image.
 pub(super) struct Tables {
-    /// Clusters that must be used once: those of the header and of all tables but refcount blocks
-    /// and those of level 2.
+    /// Clusters that must be used once: those of the header and of all tables except refcount
+    /// blocks and level 2 tables.
     pub(super) single: Vec<Range<u64>>,
-    /// Where refcount blocks begin in the file; 0 where there is none.
+    /// Offsets of refcount blocks in the file; 0 where there is none.
     pub(super) refcount_blocks: Vec<u64>,
-    /// Level 2 tables by their places in the file, each once.
+    /// Level 2 tables by their offsets in the file, each once.
     pub(super) l2: Vec<L2Table>,
 }
 
@@ -60,7 +60,7 @@ impl Tables {
         Ok(tables)
     }
 
-    /// Where the refcount block of this number begins in the file, if there is one.
+    /// The offset of the refcount block with this number in the file, if the block exists.
     pub(super) fn refcount_block(&self, number: usize) -> Option<u64> {
         self.refcount_blocks.get(number).copied().filter(|offset| *offset != 0)
     }
@@ -106,12 +106,12 @@ impl Tables {
         self.l2.push(L2Table { cluster, uses: 1, is_active: true, in_place });
     }
 
-    /// Of snapshots, marks mean nothing.
+    /// Adds a table of a snapshot, in which the mark has no meaning.
     fn add_inactive(&mut self, cluster: u64, _: L1Entry) {
         self.l2.push(L2Table { cluster, uses: 1, is_active: false, in_place: false });
     }
 
-    /// The tables that snapshots keep.
+    /// Reads the level 1 tables of snapshots.
     fn read_snapshots(
         &mut self,
         file: &File,
@@ -160,7 +160,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Makes one of the tables that several level 1 tables name.
+    /// Merges the entries of a table that several level 1 tables name.
     fn merge_l2(&mut self, layout: &Layout) -> Result<(), Damage> {
         self.l2.sort_unstable();
         let mut too_many = None;
@@ -184,7 +184,7 @@ impl Tables {
 /// The part of a snapshot's entry that the check needs.
 struct SnapshotEntry {
     l1: Table,
-    /// Bytes of the entry.
+    /// Length of the entry in bytes.
     length: u64,
 }
 
@@ -205,8 +205,7 @@ impl SnapshotEntry {
     }
 }
 
-/// Reads a table chunk by chunk, without what nothing is stored for: it may be large and mostly
-/// empty.
+/// Reads a table chunk by chunk, since it may be large.
 fn for_each_entry(
     file: &File,
     table: Table,

@@ -1,4 +1,4 @@
-//! Clusters whose counts a kill kept from the file.
+//! Uncounted clusters: a kill came before the library wrote their counts.
 
 use std::fs::File;
 use std::io;
@@ -6,24 +6,24 @@ use std::os::unix::fs::FileExt;
 
 use super::Damage;
 
-/// Most clusters that are counted: a kill leaves those of one batch, a power failure those since
-/// the last flush. More is no kill.
+/// Maximum number of clusters that are repaired. A kill leaves those of one batch, a power failure
+/// those since the last flush; more than that is damage.
 const MOST: usize = 1 << 16;
 
-/// Clusters that are used once and not counted.
+/// The clusters that are used once and not counted.
 #[derive(Default)]
 pub(super) struct Uncounted(Vec<CountLocation>);
 
-/// Where a cluster's count is.
+/// The location of a cluster's count.
 struct CountLocation {
     /// The offset of the refcount block.
     block: u64,
-    /// The number of the count in the block.
+    /// The index of the count in the block.
     index: u64,
 }
 
 impl Uncounted {
-    /// Adds the cluster whose count has this number in the refcount block at `block`.
+    /// Adds the cluster whose count has this index in the refcount block at `block`.
     pub(super) fn add(&mut self, block: u64, index: u64) -> Result<(), Damage> {
         if self.0.len() == MOST {
             return Err(Damage::ManyUncounted { limit: MOST });
@@ -36,7 +36,7 @@ impl Uncounted {
         self.0.len()
     }
 
-    /// Sets the counts to 1, of 2^`order` bits each, and makes them last.
+    /// Sets the counts, of 2^`order` bits each, to 1, and syncs the file.
     pub(super) fn count(&self, file: &File, order: u32) -> io::Result<()> {
         for CountLocation { block, index } in &self.0 {
             let (at, one) = lowest_bit(*index, order);
@@ -48,8 +48,8 @@ impl Uncounted {
     }
 }
 
-/// The byte with the lowest bit of a count, by its place in the refcount block, and that bit.
-/// Counts smaller than a byte begin with its lowest bits; larger ones are big-endian.
+/// The offset in the refcount block of the byte with a count's lowest bit, and that bit. Counts
+/// smaller than a byte begin with its lowest bits; larger ones are big-endian.
 fn lowest_bit(index: u64, order: u32) -> (u64, u8) {
     let bits = 1u64 << order;
     match bits {
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_of_every_width_are_set_beside_others() {
+    fn counts_of_every_width_are_set_without_changing_others() {
         let cases: [(u32, [u8; 8]); 7] = [
             (0, [0b0000_1000, 0, 0, 0, 0, 0, 0, 0]),
             (1, [0b0100_0000, 0, 0, 0, 0, 0, 0, 0]),
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_a_kill_leaves_is_damage() {
+    fn too_many_uncounted_clusters_are_damage() {
         let mut uncounted = Uncounted::default();
         (0..MOST as u64).for_each(|index| uncounted.add(512, index).unwrap());
         assert!(matches!(uncounted.add(512, 0), Err(Damage::ManyUncounted { limit: MOST })));

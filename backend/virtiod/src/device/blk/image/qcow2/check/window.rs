@@ -1,22 +1,23 @@
-//! Counts and uses of some of the file's clusters. Of large files not all are looked at together.
+//! The counts and uses of a window of the file's clusters. A large file has several windows, which
+//! the check processes one after the other.
 
 use std::ops::Range;
 
 use super::tables::L2Table;
 use super::{Damage, Layout};
 
-/// Most clusters of a window, each of which takes four bytes: 512 GiB of an image with clusters of
+/// Maximum number of clusters of a window, at four bytes each: 512 GiB of an image with clusters of
 /// 64 KiB.
 const CLUSTERS: u64 = 8 << 20;
-/// Uses of a cluster that must have no other.
+/// Value of `uses` for a cluster that must have no other use.
 const ALONE: u16 = u16::MAX;
 
-/// Clusters that follow one another.
+/// A window of consecutive clusters.
 pub(super) struct RefcountWindow {
-    /// The number of the first.
+    /// The number of the first cluster.
     first: u64,
     clusters: Vec<Cluster>,
-    /// The first cluster behind the window that is used.
+    /// The first used cluster behind the window.
     beyond: Option<u64>,
 }
 
@@ -25,20 +26,21 @@ pub(super) struct RefcountWindow {
 struct Cluster {
     /// Its reference count.
     count: u16,
-    /// How often it is used.
+    /// Number of its uses.
     uses: u16,
 }
 
 impl RefcountWindow {
-    /// The window on the file's beginning.
+    /// The window at the beginning of the file.
     pub(super) fn first(layout: &Layout) -> Self {
         Self::at(0, layout)
     }
 
-    /// Moves on to the next clusters behind these that are used, if there are any; whether it did.
+    /// Moves the window to the next used cluster behind it, if there is one; returns whether it
+    /// did.
     pub(super) fn next(&mut self, layout: &Layout) -> bool {
         let Some(first) = self.beyond.take() else { return false };
-        // There is no memory for two windows.
+        // Free the old window first: there is no memory for two.
         self.clusters = Vec::new();
         *self = Self::at(first, layout);
         true
@@ -54,12 +56,12 @@ impl RefcountWindow {
         (self.first / layout.counts_per_block()) as usize
     }
 
-    /// Whether the refcount block with this number has counts of clusters here.
+    /// Whether the refcount block with this number has counts of clusters in the window.
     pub(super) fn has_block(&self, layout: &Layout, block: usize) -> bool {
         block as u64 * layout.counts_per_block() < self.first + self.clusters.len() as u64
     }
 
-    /// Takes the counts from a refcount block.
+    /// Reads the counts of a refcount block.
     pub(super) fn set_counts(
         &mut self,
         layout: &Layout,
@@ -83,7 +85,8 @@ impl RefcountWindow {
         Ok(())
     }
 
-    /// Counts a cluster once that is neither counted nor used, if it is here; whether it did.
+    /// Sets the count of a cluster to 1 if it is in the window and neither counted nor used;
+    /// returns whether it did.
     pub(super) fn count_unused(&mut self, cluster: u64) -> bool {
         let here = cluster.checked_sub(self.first);
         match here.and_then(|index| self.clusters.get_mut(index as usize)) {
@@ -95,7 +98,7 @@ impl RefcountWindow {
         }
     }
 
-    /// Notes the only use of clusters.
+    /// Notes a use of clusters that must be their only one.
     pub(super) fn use_alone(&mut self, range: Range<u64>, layout: &Layout) -> Result<(), Damage> {
         self.for_each(range, layout, |cluster, offset| match *cluster {
             Cluster { uses: 0, count: 0 } => Err(Damage::Undercounted { offset, count: 0 }),
@@ -145,7 +148,7 @@ impl RefcountWindow {
         })
     }
 
-    /// Looks whether clusters may be written in place.
+    /// Checks that clusters may be written in place.
     pub(super) fn check_single(
         &mut self,
         range: Range<u64>,
@@ -157,7 +160,7 @@ impl RefcountWindow {
         })
     }
 
-    /// Those of a range that are here.
+    /// Calls `each` for the clusters of a range that are in the window.
     fn for_each(
         &mut self,
         range: Range<u64>,
@@ -178,8 +181,8 @@ impl RefcountWindow {
     }
 }
 
-/// The count of this number in a refcount block, of 2^`order` bits. Those smaller than a byte begin
-/// with its lowest bits.
+/// The count with this index in a refcount block, of 2^`order` bits. Counts smaller than a byte
+/// begin with its lowest bits.
 fn count_of(block: &[u8], index: u64, order: u32) -> u64 {
     let bits = 1u64 << order;
     let at = (index * bits / 8) as usize;
@@ -214,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_are_on_what_is_used_and_go_over_refcount_blocks() {
+    fn windows_cover_used_clusters_across_refcount_blocks() {
         // A block of 512 bytes has 512 counts of 8 bits.
         let layout = layout(3, 5 * CLUSTERS);
         let mut window = RefcountWindow::first(&layout);
@@ -238,7 +241,7 @@ mod tests {
             (counts[0], counts[411], counts[412], counts[923], counts[924]),
             (1, 1, 2, 2, 0)
         );
-        // What lies across the border goes on in the next one.
+        // A range across the border continues in the next window.
         window = RefcountWindow::first(&layout);
         window.set_counts(&layout, (CLUSTERS / 512 - 1) as usize, &[1; 512]).unwrap();
         window.use_alone(CLUSTERS - 1..CLUSTERS + 1, &layout).unwrap();
@@ -247,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_begins_inside_a_refcount_block() {
+    fn window_may_begin_inside_a_refcount_block() {
         // A block of 512 bytes has 4096 counts of 1 bit.
         let layout = layout(0, 10_000);
         let mut window = RefcountWindow::at(5000, &layout);

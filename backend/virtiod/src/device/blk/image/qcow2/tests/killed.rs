@@ -1,4 +1,4 @@
-//! An image whose daemon is killed: it is served by the next one.
+//! Tests of images whose daemon was killed: the next daemon serves them.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
@@ -10,14 +10,14 @@ use super::*;
 use crate::device::blk::claim::Owner;
 use crate::device::blk::sample::{compressed, snapshotted};
 
-/// A new image as this version of the format has it, with one file of its own.
+/// Creates a new image with the library.
 fn create(path: &Path, cluster_size: usize, size: u64) {
     let file = File::create_open(StorageCreateOptions::new().filename(path)).unwrap();
     let builder = Qcow2::<File, FormatAccess<File>>::create_builder(file);
     builder.cluster_size(cluster_size).size(size).create().unwrap();
 }
 
-/// The images that are tried, each in its directory.
+/// The tested images, each in a directory of its own.
 fn images() -> Vec<(&'static str, TempDir, PathBuf)> {
     let created = |cluster_size, size| {
         let directory = tempfile::tempdir().unwrap();
@@ -45,7 +45,7 @@ fn open_path(path: &Path) -> io::Result<(Qcow2Image, DiskFiles)> {
     Ok((image, files))
 }
 
-/// Clusters that are to be counted in an image.
+/// Number of uncounted clusters of an image.
 fn uncounted(image: &Qcow2Image) -> usize {
     match &image.soundness {
         Soundness::Sound => 0,
@@ -62,8 +62,8 @@ fn copy(path: &Path) -> (TempDir, PathBuf) {
     (directory, to)
 }
 
-/// Opens an image that was killed, writes it, and opens it again; gives how many clusters were not
-/// counted.
+/// Opens an image as a kill left it, writes it, and opens it again; returns the number of uncounted
+/// clusters.
 fn reopen(path: &Path, what: &str) -> usize {
     let (mut image, files) = open_path(path).unwrap_or_else(|error| panic!("{what}: {error}"));
     let count = uncounted(&image);
@@ -103,7 +103,7 @@ impl Random {
         self.0 % limit
     }
 
-    /// Changes an image somewhere.
+    /// Changes an image at a random location; returns a description of the change.
     fn change(&mut self, image: &mut Qcow2Image) -> String {
         let sectors = image.size() / 512;
         let sector = self.below(sectors);
@@ -123,7 +123,7 @@ impl Random {
 }
 
 #[test]
-fn an_image_is_sound_between_any_two_batches() {
+fn image_is_sound_between_batches() {
     for (name, _directory, path) in images() {
         let (mut image, _files) = open_path(&path).unwrap();
         let mut random = Random(7919);
@@ -138,7 +138,7 @@ fn an_image_is_sound_between_any_two_batches() {
 }
 
 #[test]
-fn an_image_that_is_killed_inside_a_batch_is_repaired_before_it_is_written() {
+fn image_killed_inside_a_batch_is_repaired_before_writing() {
     let mut repaired = 0;
     for (name, _directory, path) in images() {
         let (mut image, _files) = open_path(&path).unwrap();
@@ -159,8 +159,8 @@ fn an_image_that_is_killed_inside_a_batch_is_repaired_before_it_is_written() {
 type Change = (&'static str, fn(&mut Qcow2Image));
 
 #[test]
-fn a_freed_cluster_becomes_a_table_when_the_file_does_not_use_it_any_more() {
-    // A level 2 table is for 32 KiB.
+fn freed_cluster_becomes_a_table_only_after_its_old_use_is_erased() {
+    // A level 2 table maps 32 KiB.
     let changes: [Change; 3] = [
         ("a write after a discard", |image| {
             image.discard(0, 8192).unwrap();
@@ -185,7 +185,7 @@ fn a_freed_cluster_becomes_a_table_when_the_file_does_not_use_it_any_more() {
 }
 
 #[test]
-fn what_was_written_before_a_kill_is_there_after_it() {
+fn data_written_before_a_kill_persists() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk.qcow2");
     create(&path, 4096, 32 << 20);
@@ -204,7 +204,8 @@ fn what_was_written_before_a_kill_is_there_after_it() {
     }
 }
 
-/// Where the test below finds its image when it is the program to be killed.
+/// The environment variable with the image's path, if the test below runs as the program to be
+/// killed.
 const VICTIM: &str = "XEN_VIRTIOD_TEST_VICTIM";
 
 /// Changes an image without end.
@@ -221,15 +222,15 @@ fn change_for_ever(path: &Path) -> ! {
 }
 
 #[test]
-#[ignore = "a program that is being started holds other tests' locks for a moment: run it alone"]
-fn an_image_whose_program_is_killed_at_any_moment_is_served_again() {
+#[ignore = "a starting program holds other tests' locks for a moment: run it alone"]
+fn image_of_a_program_killed_at_any_moment_is_served_again() {
     if let Some(path) = std::env::var_os(VICTIM) {
         change_for_ever(Path::new(&path));
     }
     let module = module_path!().split_once("::").unwrap().1;
-    let name = format!("{module}::an_image_whose_program_is_killed_at_any_moment_is_served_again");
+    let name = format!("{module}::image_of_a_program_killed_at_any_moment_is_served_again");
     let times = std::env::var("XEN_VIRTIOD_TEST_KILLS").map_or(2, |times| times.parse().unwrap());
-    for turn in 0..times {
+    for round in 0..times {
         for (what, _directory, path) in images() {
             let mut victim = Command::new(std::env::current_exe().unwrap())
                 .args([&name, "--exact", "--ignored"])
@@ -237,7 +238,7 @@ fn an_image_whose_program_is_killed_at_any_moment_is_served_again() {
                 .stdout(Stdio::null())
                 .spawn()
                 .unwrap();
-            std::thread::sleep(Duration::from_micros(30_000 + turn * 7919 % 50_000));
+            std::thread::sleep(Duration::from_micros(30_000 + round * 7919 % 50_000));
             victim.kill().unwrap();
             assert_eq!(victim.wait().unwrap().signal(), Some(libc::SIGKILL), "{what}");
             reopen(&path, what);
@@ -245,18 +246,18 @@ fn an_image_whose_program_is_killed_at_any_moment_is_served_again() {
     }
 }
 
-/// Opens an image of which clusters were not counted.
+/// Opens an image with uncounted clusters; returns their number, the repaired file and the log.
 fn repair(bytes: &ImageBytes) -> (usize, Vec<u8>, String) {
     let (_directory, path) = store(bytes);
     let (mut image, _files) = open_path(&path).unwrap();
     let count = uncounted(&image);
-    assert!(fs::read(&path).unwrap() == bytes.bytes, "to open it changed it");
+    assert!(fs::read(&path).unwrap() == bytes.bytes, "opening changed the image");
     let log = logged(|| prepare(&mut image).unwrap());
     (count, fs::read(&path).unwrap(), log)
 }
 
 #[test]
-fn what_a_kill_leaves_uncounted_is_counted_and_logged() {
+fn uncounted_clusters_of_a_kill_are_repaired_and_logged() {
     for refcount_order in 0..=6 {
         let shape = Shape { refcount_order, ..Shape::default() };
         let sound = ImageBytes::new(shape).bytes;
@@ -275,7 +276,7 @@ fn what_a_kill_leaves_uncounted_is_counted_and_logged() {
 }
 
 #[test]
-fn a_refcount_block_may_be_uncounted_in_another() {
+fn refcount_block_may_be_uncounted_in_another() {
     let shape = Shape { cluster_bits: 9, size: 32 << 10, ..Shape::default() };
     let mut image = ImageBytes::new(shape);
     let block = image.add_clusters(1);
@@ -290,7 +291,7 @@ fn a_refcount_block_may_be_uncounted_in_another() {
     assert!(bytes == inside.bytes);
 }
 
-/// The image must be refused with the usual advice, and stay as it is.
+/// Checks that the image is refused with the usual advice, and returns the error.
 fn refused(bytes: &ImageBytes) -> String {
     let error = refusal(bytes, |path| format!("qemu-img check -r all {path:?}"));
     assert!(error.contains("it is damaged"), "{error}");
@@ -298,8 +299,8 @@ fn refused(bytes: &ImageBytes) -> String {
 }
 
 #[test]
-fn what_no_kill_leaves_uncounted_is_damage() {
-    // Not marked as used once, or used twice.
+fn uncounted_clusters_that_no_kill_leaves_are_damage() {
+    // Without the mark of a single use, or used twice.
     let mut unmarked = ImageBytes::new(Shape::default());
     unmarked.put_u64(unmarked.l2_entry(0), unmarked.at(place::DATA));
     unmarked.set_refcount(place::DATA, 0);
@@ -316,21 +317,21 @@ fn what_no_kill_leaves_uncounted_is_damage() {
     overlap.put_u64(overlap.l2_entry(9), COPIED | overlap.at(place::L2));
     overlap.set_refcount(place::L2, 0);
     refused(&overlap);
-    // Without a place for its count.
+    // Without a refcount block for its count.
     let shape = Shape { cluster_bits: 9, size: 32 << 10, data: 20, ..Shape::default() };
     let mut nowhere = ImageBytes::new(shape);
     nowhere.add_clusters(300);
     let far = nowhere.at(280);
     nowhere.put_u64(nowhere.l2_entry(0), COPIED | far);
     refused(&nowhere);
-    // A cluster that a kill leaves, and damage behind it.
+    // A cluster that a kill leaves uncounted, and other damage.
     let mut both = ImageBytes::new(Shape::default());
     both.set_refcount(place::L2, 0);
     both.put_u64(both.l2_entry(9), 1 << 61);
     refused(&both);
 }
 
-/// The guest in one of its domains.
+/// Options of the guest's disk in one of its domains.
 fn domain(path: &Path, domain: u16) -> TargetOptions {
     let vm = Some("7a5f3b0e-0000-4000-8000-000000000001".to_owned());
     TargetOptions {
@@ -340,7 +341,7 @@ fn domain(path: &Path, domain: u16) -> TargetOptions {
 }
 
 #[test]
-fn an_image_that_the_guests_other_domain_writes_is_judged_when_it_is_written_here() {
+fn image_written_by_the_other_domain_is_checked_before_the_first_write() {
     let (_directory, path) = store(&ImageBytes::new(Shape::default()));
     let open = |number| {
         let options = domain(&path, number);
@@ -350,7 +351,7 @@ fn an_image_that_the_guests_other_domain_writes_is_judged_when_it_is_written_her
     };
     let (mut first, first_files) = open(1);
     assert!(matches!(first.soundness, Soundness::Sound));
-    // As it may be for a moment: whoever looks at it now finds damage.
+    // A state as during a write of the other domain: a check would find damage.
     let entry = ImageBytes::new(Shape::default()).l2_entry(7);
     let put = |value: u64| {
         use std::os::unix::fs::FileExt;

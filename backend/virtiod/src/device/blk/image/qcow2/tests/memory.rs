@@ -1,4 +1,4 @@
-//! How much memory an image may take, of whatever shape it is.
+//! Tests of the memory that images of any shape may take.
 
 use std::os::unix::fs::FileExt;
 
@@ -24,7 +24,7 @@ fn chain(images: usize, size: u64) -> Result<(), String> {
         let below = number.checked_sub(1).map(|below| format!("{below}.qcow2"));
         let bytes = large(size, below.as_deref()).bytes;
         let file = fs::File::create(path(number)).unwrap();
-        // Only a little of each cluster is no zero.
+        // Only the first bytes of each cluster are not zero.
         for (at, cluster) in (0..).step_by(1 << 21).zip(bytes.chunks(1 << 21)) {
             file.write_all_at(&cluster[..4096], at).unwrap();
         }
@@ -37,7 +37,7 @@ fn chain(images: usize, size: u64) -> Result<(), String> {
 }
 
 #[test]
-fn a_chain_whose_tables_take_too_much_memory_is_refused_with_what_helps() {
+fn chain_with_too_much_table_memory_is_refused_with_advice() {
     assert_eq!(chain(1, 64 << 40), Ok(()));
     assert_eq!(chain(1, 1 << 57), Ok(()));
     assert_eq!(chain(16, 1 << 40), Ok(()));
@@ -46,7 +46,7 @@ fn a_chain_whose_tables_take_too_much_memory_is_refused_with_what_helps() {
     words.iter().for_each(|word| assert!(reason.contains(word), "{word:?} is not in {reason:?}"));
 }
 
-/// An image that names this many level 2 tables, in clusters of 512 bytes, and a window full of
+/// An image in clusters of 512 bytes that names this many level 2 tables, with a window full of
 /// clusters behind them.
 fn many_tables(tables: u64) -> (TempDir, PathBuf, Qcow2Header) {
     let (directory, path) = store(&ImageBytes::new(Shape {
@@ -68,7 +68,7 @@ fn many_tables(tables: u64) -> (TempDir, PathBuf, Qcow2Header) {
 }
 
 #[test]
-fn a_check_takes_little_memory_whatever_the_image_is() {
+fn check_memory_is_bounded_for_any_image() {
     let most = 2 << 20;
     for (tables, words) in [(most, "reference count of 0"), (most + 1, "level 2 tables")] {
         let (_directory, path, header) = many_tables(tables);
@@ -87,10 +87,10 @@ fn a_check_takes_little_memory_whatever_the_image_is() {
 }
 
 #[test]
-fn there_is_one_window_at_a_time() {
+fn check_holds_one_window_at_a_time() {
     let shape = Shape { cluster_bits: 9, size: 32 << 10, ..Shape::default() };
     let mut image = ImageBytes::new(shape);
-    // The second refcount block is far behind, and counts itself nowhere.
+    // The second refcount block is far behind, and its own cluster is uncounted.
     image.put_u64(image.at(place::REFCOUNT_TABLE) + 8, image.at(15 << 20));
     let (_directory, path) = store(&image);
     let file = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
