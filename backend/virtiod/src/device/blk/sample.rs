@@ -1,17 +1,17 @@
-//! qcow2 images made byte by byte: sound ones, and those that no tool would make. For tests.
+//! Test support: qcow2 images made byte by byte, sound ones and those that no tool would make.
 
 /// The shape of an image.
 #[derive(Clone, Copy)]
 pub struct Shape {
     /// The version of the format, 2 or 3.
     pub version: u32,
-    /// The binary logarithm of the bytes of a cluster.
+    /// Binary logarithm of the cluster size in bytes.
     pub cluster_bits: u32,
-    /// The binary logarithm of the bits of a refcount.
+    /// Binary logarithm of the bits of a refcount.
     pub refcount_order: u32,
-    /// The disk's bytes.
+    /// Size of the disk in bytes.
     pub size: u64,
-    /// The disk's first clusters that have data: each the byte of its number.
+    /// Number of the disk's first clusters that have data: each is filled with its number plus 1.
     pub data: u64,
 }
 
@@ -21,8 +21,8 @@ impl Default for Shape {
     }
 }
 
-/// Where things are in every image here, in clusters.
-#[allow(missing_docs, reason = "the names say it")]
+/// Locations in every image here, in clusters.
+#[allow(missing_docs, reason = "the names are the documentation")]
 pub mod place {
     pub const REFCOUNT_TABLE: u64 = 1;
     pub const REFCOUNT_BLOCK: u64 = 2;
@@ -31,14 +31,14 @@ pub mod place {
     pub const DATA: u64 = 5;
 }
 
-/// The mark of what is used once.
+/// The mark in an entry whose cluster is used once.
 pub const COPIED: u64 = 1 << 63;
 
 /// An image's bytes.
 pub struct ImageBytes {
-    /// Its shape.
+    /// The shape that the image was made with.
     pub shape: Shape,
-    /// The whole file.
+    /// The contents of the whole file.
     pub bytes: Vec<u8>,
 }
 
@@ -80,27 +80,27 @@ impl ImageBytes {
         }
     }
 
-    /// The offset of a cluster.
+    /// The offset of a cluster in the file.
     pub fn at(&self, cluster: u64) -> u64 {
         cluster << self.shape.cluster_bits
     }
 
-    /// The offset of an entry of the level 2 table.
+    /// The offset in the file of an entry of the level 2 table.
     pub fn l2_entry(&self, number: u64) -> u64 {
         self.at(place::L2) + 8 * number
     }
 
-    /// Puts a number where a field is.
+    /// Writes a big-endian field of 4 bytes at offset `at`.
     pub fn put_u32(&mut self, at: u64, value: u32) {
         self.bytes[at as usize..][..4].copy_from_slice(&value.to_be_bytes());
     }
 
-    /// As [`ImageBytes::put_u32`].
+    /// Writes a big-endian field of 8 bytes at offset `at`.
     pub fn put_u64(&mut self, at: u64, value: u64) {
         self.bytes[at as usize..][..8].copy_from_slice(&value.to_be_bytes());
     }
 
-    /// Adds clusters of zeros at the end; gives the first one's number.
+    /// Adds clusters of zeros at the end; returns the number of the first.
     pub fn add_clusters(&mut self, count: u64) -> u64 {
         let first = (self.bytes.len() as u64).div_ceil(self.at(1));
         self.bytes.resize(self.at(first + count) as usize, 0);
@@ -122,7 +122,7 @@ impl ImageBytes {
         }
     }
 
-    /// Adds a header extension at `at`; gives the place behind it.
+    /// Adds a header extension at offset `at`; returns the offset behind it.
     pub fn add_extension(&mut self, at: u64, kind: u32, data: &[u8]) -> u64 {
         self.put_u32(at, kind);
         self.put_u32(at + 4, data.len() as u32);
@@ -130,7 +130,7 @@ impl ImageBytes {
         at + 8 + (data.len() as u64).next_multiple_of(8)
     }
 
-    /// Names a backing file, and its format in an extension.
+    /// Sets a backing file, and its format in an extension.
     pub fn set_backing(&mut self, name: &str, format: Option<&str>) {
         const BACKING_FORMAT: u32 = 0xe279_2aca;
         let mut at = if self.shape.version == 2 { 72 } else { 104 };
@@ -144,7 +144,7 @@ impl ImageBytes {
     }
 }
 
-/// An image with a snapshot of all it has, as QEMU makes it.
+/// An image with a snapshot of all its data, as QEMU makes it.
 pub fn snapshotted() -> ImageBytes {
     let mut image = ImageBytes::new(Shape::default());
     let table = image.add_clusters(2);
@@ -156,7 +156,7 @@ pub fn snapshotted() -> ImageBytes {
     image.put_u32(place_of_table + 12, 1 << 16 | 4);
     image.put_u32(place_of_table + 36, 16);
     image.bytes[place_of_table as usize + 56..][..5].copy_from_slice(b"1once");
-    // Nothing is marked any more, and everything is counted twice.
+    // No entry has the mark any more, and all clusters of the disk are counted twice.
     image.put_u64(image.at(place::L1), image.at(place::L2));
     image.put_u64(image.at(l1), image.at(place::L2));
     (0..2).for_each(|number| image.put_u64(image.l2_entry(number), image.at(place::DATA + number)));
@@ -165,13 +165,12 @@ pub fn snapshotted() -> ImageBytes {
     image
 }
 
-/// Puts the first data cluster in compressed form at the end of an image with clusters of 4096
-/// bytes.
+/// An image with clusters of 4096 bytes, whose first data cluster is in compressed form at the end.
 pub fn compressed() -> ImageBytes {
     let mut image = ImageBytes::new(Shape { cluster_bits: 12, size: 1 << 20, ..Shape::default() });
     let first = image.add_clusters(2);
     let at = image.at(first) as usize;
-    // One block that is stored: its length, the same with all bits turned over, and the bytes.
+    // One stored block of deflate: its length, the same with all bits inverted, and the bytes.
     let block = [&[1, 0x00, 0x10, 0xff, 0xef][..], &[0x5a; 4096]].concat();
     image.bytes[at..at + block.len()].copy_from_slice(&block);
     let further_sectors = block.len() as u64 / 512;
@@ -181,7 +180,7 @@ pub fn compressed() -> ImageBytes {
     image
 }
 
-/// Sound images of several shapes, to begin with where images are made at random.
+/// Sound images of several shapes, from which fuzzing starts.
 pub fn qcow2_samples() -> Vec<Vec<u8>> {
     let shapes = [
         Shape::default(),

@@ -1,4 +1,4 @@
-//! A disk on storage that fails, is slow, or is not sound: as a test wants it.
+//! Tests of a disk on scripted storage, which fails, is slow, or is not sound.
 
 mod durability;
 mod features;
@@ -16,10 +16,10 @@ use super::progress::{Deadline, Progress};
 use super::target::{Target, TargetOptions};
 use crate::device::{Gather, Scatter, WriteMode};
 
-/// Bytes of every disk here: 64 GiB, of which nothing is stored.
+/// Size in bytes of every disk here: 64 GiB, of which nothing is stored.
 const SIZE: u64 = 64 << 30;
 
-/// A call that an image got.
+/// A call to an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Call {
     Read(u64),
@@ -34,22 +34,22 @@ enum Call {
 #[derive(Default)]
 struct Script {
     calls: Vec<Call>,
-    /// The results of the next calls of a kind; all others succeed.
+    /// The results of the next calls of each kind; later calls succeed.
     writes: VecDeque<io::Result<()>>,
     write_backs: VecDeque<io::Result<()>>,
     syncs: VecDeque<io::Result<()>>,
     preparations: VecDeque<io::Result<Progress>>,
-    /// How often the image was settled.
+    /// Number of calls of `finish_batch`.
     settled: usize,
     /// The time that each call takes.
     time: Duration,
-    /// Most bytes that are zeroed by one call.
+    /// Maximum bytes that one call zeroes.
     most_zeros: Option<u64>,
     /// Whether discards are refused.
     no_discard: bool,
 }
 
-/// An image that does as its script says.
+/// An image that follows its script.
 #[derive(Clone, Default)]
 struct Scripted(Arc<Mutex<Script>>);
 
@@ -60,7 +60,7 @@ impl Scripted {
         image
     }
 
-    /// A target with this image, and the file that it would have otherwise.
+    /// A target with this image, and the file that the target claims.
     fn target(&self, change: impl FnOnce(&mut TargetOptions)) -> (NamedTempFile, Target) {
         let file = NamedTempFile::new().unwrap();
         file.as_file().set_len(4096).unwrap();
@@ -147,12 +147,12 @@ fn failure(errno: i32) -> io::Result<()> {
     Err(io::Error::from_raw_os_error(errno))
 }
 
-/// A time that is not over.
+/// A deadline far in the future.
 fn later() -> Deadline {
     Deadline::after(Duration::from_secs(3600))
 }
 
-/// A time that is.
+/// A deadline that is over.
 fn over() -> Deadline {
     Deadline::after(Duration::ZERO)
 }

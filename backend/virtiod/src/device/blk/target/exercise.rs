@@ -1,5 +1,4 @@
-//! Uses an image as a guest would that knows nothing of what it is in: for tests with images that
-//! nobody made for use.
+//! Test support: uses an image as a guest would, for images that may be malformed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,32 +17,32 @@ use super::{AccessMode, Caching, Discard, Target, TargetError, TargetOptions};
 use crate::Causes;
 use crate::device::{Gather, Scatter, WriteMode};
 
-/// Stack of the thread that uses the image, in bytes: what recurses without end, or deeply, ends in
-/// it soon.
+/// Stack size in bytes of the thread that uses the image: small, so that endless or deep recursion
+/// overflows it soon.
 const STACK: usize = 256 << 10;
-/// Operations on an image.
+/// Number of operations on an image.
 const OPERATIONS: usize = 24;
-/// Most bytes of one.
+/// Maximum bytes of an operation.
 const MOST_BYTES: u64 = 80 << 10;
 
 /// The outcome for an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exercised {
-    /// It was refused when it was opened.
+    /// The target refused the image at opening.
     Refused,
-    /// It was read and written.
+    /// The image was read and written.
     Used,
 }
 
-/// Opens an image of the format qcow2 as a disk's target is opened, reads and writes it here and
-/// there, and opens it again.
+/// Opens a qcow2 image as a disk's target, reads and writes it at random locations, and opens it
+/// again.
 ///
 /// # Panics
-/// If something of this program's does, if what was written is not read again, or if an image that
-/// was sound is not so any more. A stack overflow aborts the process.
+/// If the daemon's code panics, if written data is not read again, or if a sound image is no longer
+/// sound. A stack overflow aborts the process.
 ///
 /// # Errors
-/// The kernel's: there is no file or thread for it.
+/// The kernel's, if it creates no file or thread.
 pub fn exercise_qcow2(image: &[u8]) -> io::Result<Exercised> {
     let (image, seed) =
         (image.to_vec(), image.iter().fold(1, |sum, byte| mix(sum ^ u64::from(*byte))));
@@ -76,14 +75,13 @@ fn exercise(image: &[u8], seed: u64) -> io::Result<Exercised> {
     drop(use_of);
     if flushed {
         let target = Target::open(options).map_err(|error| Causes(&error).to_string());
-        let target = target.unwrap_or_else(|error| panic!("it was sound, and now {error}"));
+        let target = target.unwrap_or_else(|error| panic!("the sound image is damaged: {error}"));
         Use { target, written: &mut written }.compare_all();
     }
     Ok(Exercised::Used)
 }
 
-/// What was written where, in sectors; `None` where a discard or an error leaves nothing to be
-/// known.
+/// The value that was written to each sector; `None` if a discard or an error leaves it undefined.
 type Written = BTreeMap<u64, Option<u8>>;
 
 struct Use<'w> {
@@ -120,7 +118,7 @@ impl Use<'_> {
         });
     }
 
-    /// Changes a range; `value`: what it then reads as.
+    /// Changes a range; `value`: the byte that it reads as afterwards.
     fn change(
         &mut self,
         sector: u64,
@@ -171,7 +169,7 @@ fn zero(target: &mut Target, mut offset: u64, length: u64, storage: Storage) -> 
     Ok(())
 }
 
-/// Numbers without a pattern, the same for the same seed.
+/// Pseudo-random numbers, the same for the same seed.
 struct Random(u64);
 
 impl Random {

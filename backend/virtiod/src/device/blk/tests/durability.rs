@@ -23,7 +23,7 @@ fn write(target: &mut Target) -> Result<(), TargetError> {
 }
 
 #[test]
-fn a_sync_that_failed_stays_failed_until_the_target_is_opened_anew() {
+fn failed_sync_persists_until_the_target_is_reopened() {
     let image = Scripted::new(|script| script.syncs.push_back(failure(libc::EIO)));
     let (file, mut target) = image.target(|_| {});
     target.start(WriteMode::Back).unwrap();
@@ -31,7 +31,7 @@ fn a_sync_that_failed_stays_failed_until_the_target_is_opened_anew() {
     for _ in 0..3 {
         assert!(matches!(target.flush(), Err(TargetError::Lost)));
     }
-    // Another driver of the same guest is told too.
+    // Another driver of the same guest gets the error too.
     target.stop().unwrap();
     target.start(WriteMode::Back).unwrap();
     assert!(matches!(target.flush(), Err(TargetError::Lost)));
@@ -41,7 +41,7 @@ fn a_sync_that_failed_stays_failed_until_the_target_is_opened_anew() {
     target.flush().unwrap();
 }
 
-/// A device of this domain that has the file at `path`; of a guest, or by force.
+/// A device that uses the file at `path`: with a guest's UUID, or by force.
 fn device(path: &Path, domain: u16, vm: Option<&str>) -> Target {
     let sharing = if vm.is_some() { Sharing::Safe } else { Sharing::Forced };
     let owner = Owner { domain, vdev: "xvda".to_owned(), vm: vm.map(str::to_owned) };
@@ -49,7 +49,7 @@ fn device(path: &Path, domain: u16, vm: Option<&str>) -> Target {
     Target::open(options).unwrap()
 }
 
-/// Devices that have one file by force, with this image.
+/// Devices that share one file by force, with this image.
 fn devices<const N: usize>(path: &Path, image: &Scripted, modes: [WriteMode; N]) -> [Target; N] {
     modes.map(|mode| {
         let mut target = device(path, 1, None);
@@ -58,7 +58,7 @@ fn devices<const N: usize>(path: &Path, image: &Scripted, modes: [WriteMode; N])
     })
 }
 
-/// A file, and an image of which one sync fails.
+/// A file, and an image whose first sync fails.
 fn failing() -> (NamedTempFile, Scripted) {
     let file = NamedTempFile::new().unwrap();
     file.as_file().set_len(1 << 20).unwrap();
@@ -66,7 +66,7 @@ fn failing() -> (NamedTempFile, Scripted) {
 }
 
 #[test]
-fn a_sync_that_failed_is_told_to_all_who_have_the_file_until_the_last_is_gone() {
+fn failed_sync_reaches_all_users_until_the_last_is_gone() {
     let (file, image) = failing();
     let [mut first, mut second] = devices(file.path(), &image, [WriteMode::Back; 2]);
     assert!(matches!(first.flush(), Err(TargetError::Sync(_))));
@@ -81,7 +81,7 @@ fn a_sync_that_failed_is_told_to_all_who_have_the_file_until_the_last_is_gone() 
 }
 
 #[test]
-fn a_write_through_that_failed_is_told_to_all_who_have_the_file() {
+fn failed_write_through_reaches_all_users() {
     let (file, image) = failing();
     image.0.lock().unwrap().writes.push_back(failure(libc::EIO));
     let modes = [WriteMode::Through, WriteMode::Back];
@@ -91,7 +91,7 @@ fn a_write_through_that_failed_is_told_to_all_who_have_the_file() {
 }
 
 #[test]
-fn a_sync_that_failed_is_told_where_the_disk_is_handed_over_to() {
+fn failed_sync_reaches_the_domain_that_takes_over() {
     let (file, image) = failing();
     let [from, mut to] = [1, 2].map(|domain| device(file.path(), domain, Some("one")));
     let mut from = from.with_image(Box::new(image));
@@ -103,7 +103,7 @@ fn a_sync_that_failed_is_told_where_the_disk_is_handed_over_to() {
 }
 
 #[test]
-fn nobody_is_told_of_success_while_another_is_told_of_a_failure() {
+fn concurrent_flushes_all_fail_if_one_fails() {
     let (file, image) = failing();
     image.0.lock().unwrap().time = Duration::from_millis(100);
     let devices = devices(file.path(), &image, [WriteMode::Back; 2]);
@@ -115,7 +115,7 @@ fn nobody_is_told_of_success_while_another_is_told_of_a_failure() {
 }
 
 #[test]
-fn what_could_not_be_written_back_can_be_tried_again() {
+fn failed_write_back_can_be_retried() {
     let image = Scripted::new(|script| script.write_backs.push_back(failure(libc::ENOSPC)));
     let (_file, mut target) = image.target(|_| {});
     target.start(WriteMode::Back).unwrap();
@@ -125,7 +125,7 @@ fn what_could_not_be_written_back_can_be_tried_again() {
 }
 
 #[test]
-fn a_driver_that_cannot_flush_has_everything_last() {
+fn driver_without_flush_gets_durable_writes() {
     let image = Scripted::default();
     let (_file, mut target) = image.target(|_| {});
     target.start(WriteMode::Through).unwrap();
@@ -142,16 +142,16 @@ fn a_driver_that_cannot_flush_has_everything_last() {
 }
 
 #[test]
-fn a_driver_that_cannot_flush_writes_nothing_more_after_a_failure() {
-    for (errno, goes_on) in [(libc::ENOSPC, true), (libc::EDQUOT, true), (libc::EIO, false)] {
+fn driver_without_flush_cannot_write_after_a_failure() {
+    for (errno, succeeds) in [(libc::ENOSPC, true), (libc::EDQUOT, true), (libc::EIO, false)] {
         let image = Scripted::new(|script| script.writes = VecDeque::from([failure(errno)]));
         let (_file, mut target) = image.target(|_| {});
         target.start(WriteMode::Through).unwrap();
         assert!(matches!(write(&mut target), Err(TargetError::Io(_))));
-        assert_eq!(change(&mut target, RangeChange::Discard).is_ok(), goes_on, "{errno}");
-        assert_eq!(target.flush().is_ok(), goes_on, "{errno}");
+        assert_eq!(change(&mut target, RangeChange::Discard).is_ok(), succeeds, "{errno}");
+        assert_eq!(target.flush().is_ok(), succeeds, "{errno}");
     }
-    // One that can is told by its flush.
+    // A driver with flush gets the error from its flushes only.
     let image = Scripted::new(|script| script.syncs.push_back(failure(libc::EIO)));
     let (_file, mut target) = image.target(|_| {});
     target.start(WriteMode::Back).unwrap();
@@ -161,7 +161,7 @@ fn a_driver_that_cannot_flush_writes_nothing_more_after_a_failure() {
 }
 
 #[test]
-fn storage_is_given_back_only_where_both_sides_want_it() {
+fn storage_is_deallocated_only_if_both_sides_allow_it() {
     let cases = [
         (Discard::Allowed, 1, Storage::GiveBack),
         (Discard::Allowed, 0, Storage::Keep),

@@ -1,4 +1,4 @@
-//! The features that a driver is offered, by the abilities of the target.
+//! The features that a disk offers, depending on its target.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use xen_sim::SimGrants;
 
 type Memory = DmaMemory<GrantPlatform<SimGrants>>;
 
-/// Where the configuration says that zeroed storage may be given back (virtio 1.3 section 5.2.4).
+/// Offset of `write_zeroes_may_unmap` in the configuration space (virtio 1.3 section 5.2.4).
 const WRITE_ZEROES_MAY_UNMAP: usize = 56;
 
 const DISCARD: u64 = 1 << VIRTIO_BLK_F_DISCARD;
@@ -25,7 +25,7 @@ const ZEROES: u64 = 1 << VIRTIO_BLK_F_WRITE_ZEROES;
 const READ_ONLY: u64 = 1 << VIRTIO_BLK_F_RO;
 
 #[test]
-fn what_is_offered_is_what_the_target_can_do_and_more_is_accepted() {
+fn offered_features_follow_the_target_and_discard_is_always_accepted() {
     let cases = [
         (AccessMode::ReadWrite, false, DISCARD | ZEROES, DISCARD | ZEROES),
         (AccessMode::ReadWrite, true, ZEROES, DISCARD | ZEROES),

@@ -1,4 +1,4 @@
-//! Long operations: each call does a part, and the rest waits for the next one.
+//! Tests of long operations: each call does a part, and the next one continues.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use xen_sim::{Guest, GuestPage, Hypervisor, SimGrants};
 const WHOLE: Range = Range { sector: 0, sectors: 1 << 21, flags: 0 };
 
 #[test]
-fn a_long_change_is_done_in_parts_that_follow_one_another() {
+fn long_change_is_done_in_consecutive_parts() {
     let image = Scripted::default();
     let (_file, mut target) = image.target(|_| {});
     target.start(WriteMode::Back).unwrap();
@@ -49,7 +49,7 @@ fn a_long_change_is_done_in_parts_that_follow_one_another() {
 }
 
 #[test]
-fn a_change_that_has_time_is_done_at_once() {
+fn change_within_the_deadline_is_done_at_once() {
     let image = Scripted::default();
     let (_file, mut target) = image.target(|_| {});
     target.start(WriteMode::Back).unwrap();
@@ -60,7 +60,7 @@ fn a_change_that_has_time_is_done_at_once() {
 }
 
 #[test]
-fn zeros_that_have_to_be_written_go_on_where_the_image_stopped() {
+fn write_zeroes_continues_where_the_image_stopped() {
     let image = Scripted::new(|script| script.most_zeros = Some(3 << 20));
     let (_file, mut target) = image.target(|_| {});
     target.start(WriteMode::Back).unwrap();
@@ -80,7 +80,7 @@ fn zeros_that_have_to_be_written_go_on_where_the_image_stopped() {
 }
 
 #[test]
-fn nothing_is_written_before_the_image_is_known_to_be_sound() {
+fn nothing_is_written_before_the_image_is_prepared() {
     let image = Scripted::new(|script| {
         let damaged = || Err(std::io::Error::other("damaged"));
         let unfinished = || Ok(Progress::Unfinished);
@@ -110,14 +110,14 @@ impl Rings for OneRing {
     }
 }
 
-/// Entries of the ring.
+/// Number of entries of the ring.
 const ENTRIES: u16 = 64;
-/// Pages: descriptors, available and used ring, headers and ranges, status bytes, and data.
+/// Number of pages: descriptors, available and used ring, headers and ranges, status bytes, data.
 const PAGES: usize = 5 + DATA_PAGES;
 const DATA_PAGES: usize = 1024;
-/// The first of them, which stay mapped.
+/// Number of pages of the ring, the first ones, which stay mapped.
 const RING_PAGES: u64 = 3;
-/// Bytes of a header and what follows it.
+/// Bytes for a header and its ranges.
 const HEADER: u64 = 64;
 
 /// A disk, and the one ring of its driver.
@@ -163,8 +163,8 @@ impl Driver {
         Self { guest, pages, base, memory, disk, ring, spare, requests: 0, descriptors: 0 }
     }
 
-    /// Puts a request into the ring; `ranges`: what is behind its header; `data`: bytes of data,
-    /// and whether the device writes them.
+    /// Adds a request to the ring. `ranges`: the ranges behind its header; `data`: the bytes of
+    /// data, and whether the device writes them.
     fn add(&mut self, kind: u32, ranges: &[Range], data: Option<(u32, Access)>) {
         let number = u64::from(self.requests);
         let at = number * HEADER;
@@ -207,7 +207,7 @@ impl Driver {
         queues.finish()
     }
 
-    /// Serves until nothing is left; gives the number of calls and what was answered in each.
+    /// Serves until nothing is left; returns the number of answers of each call.
     fn serve_all(&mut self) -> Vec<u32> {
         let mut counts = Vec::new();
         while {
@@ -234,7 +234,7 @@ fn slow() -> Scripted {
 }
 
 #[test]
-fn a_slow_request_leaves_the_queue_between_its_parts_and_is_answered_once() {
+fn slow_request_yields_between_parts_and_is_answered_once() {
     let image = slow();
     let mut driver = Driver::new(&image);
     driver.add(VIRTIO_BLK_T_WRITE_ZEROES, &[WHOLE, WHOLE], None);
@@ -256,8 +256,8 @@ fn a_slow_request_leaves_the_queue_between_its_parts_and_is_answered_once() {
 }
 
 #[test]
-fn a_read_that_goes_on_after_others_keeps_what_it_has_read() {
-    // So long that it is copied, not mapped, and so many parts.
+fn resumed_read_keeps_earlier_data() {
+    // Lengths that are copied, not mapped, with the number of parts.
     for (bytes, parts) in [(5 << 18, 2), (2 << 20, 2), (512 << 10, 1)] {
         let image = Scripted::new(|script| script.time = Duration::from_millis(12));
         let mut driver = Driver::new(&image);
@@ -278,12 +278,12 @@ fn a_read_that_goes_on_after_others_keeps_what_it_has_read() {
 }
 
 #[test]
-fn a_header_is_read_once_however_long_its_request_takes() {
+fn header_is_read_once_for_a_long_request() {
     let image = slow();
     let mut driver = Driver::new(&image);
     driver.add(VIRTIO_BLK_T_WRITE_ZEROES, &[WHOLE], None);
     assert_eq!(driver.serve().count, 0);
-    // The guest makes another request of it.
+    // The guest overwrites the header with that of another request.
     let headers = driver.guest.slice(driver.pages[3], 0, 4096);
     headers.write_obj(VIRTIO_BLK_T_OUT, 0).unwrap();
     headers.write_obj(SIZE, 16).unwrap();
@@ -293,7 +293,7 @@ fn a_header_is_read_once_however_long_its_request_takes() {
 }
 
 #[test]
-fn much_data_is_moved_in_parts_by_a_slow_storage() {
+fn large_transfer_on_slow_storage_is_done_in_parts() {
     for (kind, access) in
         [(VIRTIO_BLK_T_IN, Access::ReadWrite), (VIRTIO_BLK_T_OUT, Access::ReadOnly)]
     {
@@ -316,7 +316,7 @@ fn much_data_is_moved_in_parts_by_a_slow_storage() {
 }
 
 #[test]
-fn an_error_in_a_later_part_is_the_requests() {
+fn error_in_a_later_part_fails_the_request() {
     let image = slow();
     image.0.lock().unwrap().writes = [Ok(()), Ok(()), super::failure(libc::EIO)].into();
     let mut driver = Driver::new(&image);
@@ -327,18 +327,18 @@ fn an_error_in_a_later_part_is_the_requests() {
 }
 
 #[test]
-fn the_image_is_settled_once_a_batch() {
+fn image_finishes_each_batch_once() {
     let image = Scripted::default();
     let mut driver = Driver::new(&image);
-    for turn in 1..3 {
+    for batches in 1..3 {
         (0..3).for_each(|_| driver.add(VIRTIO_BLK_T_OUT, &[], Some((512, Access::ReadOnly))));
         assert_eq!(driver.serve().count, 3);
-        assert_eq!(image.0.lock().unwrap().settled, turn);
+        assert_eq!(image.0.lock().unwrap().settled, batches);
     }
 }
 
 #[test]
-fn a_reset_drops_what_is_under_way() {
+fn reset_drops_suspended_requests() {
     let reset_device = |disk: &mut Block| VirtioDevice::<Memory>::reset(disk);
     let reset_queue = |disk: &mut Block| VirtioDevice::<Memory>::reset_queue(disk, 0);
     for reset in [reset_device as fn(&mut Block), reset_queue] {
@@ -356,7 +356,7 @@ fn a_reset_drops_what_is_under_way() {
 }
 
 #[test]
-fn a_driver_without_flush_is_written_through() {
+fn driver_without_flush_gets_write_through() {
     for (features, mode) in [(0, WriteMode::Through), (1 << VIRTIO_BLK_F_FLUSH, WriteMode::Back)] {
         let image = Scripted::default();
         let mut driver = Driver::with_features(&image, features);
