@@ -80,7 +80,7 @@ struct Suspended {
 struct Parsed<'r, 'm> {
     request: BlockRequest<'r>,
     /// The buffer of the status byte.
-    place: Option<Writable<'m>>,
+    status_byte: Option<Writable<'m>>,
     /// The error that the check of its data found before any data was transferred.
     wrong: Option<TargetError>,
 }
@@ -97,8 +97,8 @@ impl<'r, 'm> Parsed<'r, 'm> {
             Some(task) => BlockRequest::resume(request, task)?,
             None => BlockRequest::parse(request, memory)?,
         };
-        let place = request.status.writable(memory).next().transpose()?;
-        Ok(Self { request, place, wrong: None })
+        let status_byte = request.status.writable(memory).next().transpose()?;
+        Ok(Self { request, status_byte, wrong: None })
     }
 }
 
@@ -175,8 +175,8 @@ impl Block {
         let fault = served.fault.or(waiting.fault);
         rest.extend(later);
         if !rest.is_empty() {
-            if let Some(place) = self.suspended.get_mut(index) {
-                *place = Some(Suspended { requests: rest, task: served.task, fault });
+            if let Some(slot) = self.suspended.get_mut(index) {
+                *slot = Some(Suspended { requests: rest, task: served.task, fault });
             }
             return Ok(());
         }
@@ -193,9 +193,9 @@ fn parse<'r, 'm, M: DeviceMemory>(
     batch: &mut [Option<Parsed<'r, 'm>>; BATCH],
 ) -> BatchOutcome {
     let mut served = BatchOutcome::default();
-    for (place, request) in batch.iter_mut().zip(requests) {
+    for (slot, request) in batch.iter_mut().zip(requests) {
         match Parsed::new(request, task.take(), memory) {
-            Ok(parsed) => *place = Some(parsed),
+            Ok(parsed) => *slot = Some(parsed),
             Err(first) => {
                 served.fault = Some(first);
                 break;
@@ -250,7 +250,7 @@ impl Block {
                 None => self.execute(&mut parsed.request, memory, deadline),
             };
             if matches!(outcome, Ok(Progress::Unfinished)) {
-                parsed.place.into_iter().for_each(|mut byte| byte.copy_from(&[PENDING]));
+                parsed.status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[PENDING]));
                 if !begun {
                     (progress, served.task) = (Progress::Unfinished, Some(parsed.request.task));
                 }
@@ -359,7 +359,7 @@ impl Block {
     ) -> Result<(), Fault> {
         let status = self.status(outcome, memory)?;
         self.count(&parsed.request, status);
-        parsed.place.into_iter().for_each(|mut byte| byte.copy_from(&[status as u8]));
+        parsed.status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[status as u8]));
         memory.copied(STATUS_SIZE.into());
         let data = if status == BlockStatus::Ok { parsed.request.bytes_in() } else { 0 };
         answers.push(request, data + STATUS_SIZE);
@@ -489,8 +489,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     }
 
     fn reset_queue(&mut self, index: usize) {
-        if let Some(place) = self.suspended.get_mut(index) {
-            *place = None;
+        if let Some(slot) = self.suspended.get_mut(index) {
+            *slot = None;
         }
     }
 

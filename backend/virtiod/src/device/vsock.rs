@@ -100,7 +100,7 @@ impl Socket {
 
     /// Handles packets from the guest, at most a batch.
     fn transmit<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
-        let limit = self.muxer.rx_queue.room();
+        let limit = self.muxer.rx_queue.capacity();
         if limit == 0 {
             self.held = true;
             return Ok(());

@@ -4,7 +4,7 @@
 use std::fs;
 
 use super::qcow2::store;
-use crate::device::blk::sample::{COPIED, ImageBytes, Shape, compressed, place, snapshotted};
+use crate::device::blk::sample::{COPIED, ImageBytes, Shape, compressed, position, snapshotted};
 use crate::device::blk::{Exercised, Target, TargetOptions, exercise_qcow2, qcow2_samples};
 
 /// Opens an image as a disk that the guest may write; gives the reason if it is refused.
@@ -54,14 +54,14 @@ fn clusters_that_are_used_but_not_counted_are_refused() {
     image.put_u32(56, 0);
     refused(&image, &["0x0", "reference count of 0", REPAIR]);
 
-    let table = image.at(place::REFCOUNT_TABLE);
-    for (at, zeros) in [(table, 1 << 16), (image.at(place::REFCOUNT_BLOCK), 1 << 16)] {
+    let table = image.at(position::REFCOUNT_TABLE);
+    for (at, zeros) in [(table, 1 << 16), (image.at(position::REFCOUNT_BLOCK), 1 << 16)] {
         let mut image = ImageBytes::new(Shape::default());
         image.bytes[at as usize..][..zeros].fill(0);
         refused(&image, &["0x0", "reference count of 0", REPAIR]);
     }
     // Those that are counted before they are used; the others a kill leaves so.
-    for cluster in 0..=place::L1 {
+    for cluster in 0..=position::L1 {
         let mut image = ImageBytes::new(Shape::default());
         image.set_refcount(cluster, 0);
         refused(&image, &[&format!("{:#x}", image.at(cluster)), "reference count of 0", REPAIR]);
@@ -70,7 +70,7 @@ fn clusters_that_are_used_but_not_counted_are_refused() {
 
 #[test]
 fn a_cluster_with_two_purposes_is_refused() {
-    let tables = [place::REFCOUNT_TABLE, place::REFCOUNT_BLOCK, place::L1, place::L2];
+    let tables = [position::REFCOUNT_TABLE, position::REFCOUNT_BLOCK, position::L1, position::L2];
     for marked in [0, COPIED] {
         for cluster in tables {
             // Whatever the counts say.
@@ -87,14 +87,14 @@ fn a_cluster_with_two_purposes_is_refused() {
     header.put_u64(header.l2_entry(7), 1 << 62 | 0x200);
     refused(&header, &["0x0", "two purposes", REPAIR]);
     for field in [40, 48] {
-        for cluster in [place::REFCOUNT_BLOCK, place::L2, place::DATA] {
+        for cluster in [position::REFCOUNT_BLOCK, position::L2, position::DATA] {
             let mut image = image();
             image.put_u64(field, image.at(cluster));
             refused(&image, &[]);
         }
     }
     let mut image = image();
-    image.put_u64(image.at(place::REFCOUNT_TABLE) + 8, image.at(place::L1));
+    image.put_u64(image.at(position::REFCOUNT_TABLE) + 8, image.at(position::L1));
     refused(&image, &["two purposes", REPAIR]);
 }
 
@@ -102,11 +102,11 @@ fn a_cluster_with_two_purposes_is_refused() {
 fn data_that_is_used_more_often_than_counted_is_refused() {
     for marked in [0, COPIED] {
         let mut image = image();
-        let data = image.at(place::DATA);
+        let data = image.at(position::DATA);
         image.put_u64(image.l2_entry(0), marked | data);
         image.put_u64(image.l2_entry(9), marked | data);
         refused(&image, &["0x50000", "more often than its reference count of 1", REPAIR]);
-        image.set_refcount(place::DATA, 2);
+        image.set_refcount(position::DATA, 2);
         if marked == 0 {
             assert_eq!(open(&image), Ok(()));
             assert_eq!(exercise_qcow2(&image.bytes).unwrap(), Exercised::Used);
@@ -119,9 +119,9 @@ fn data_that_is_used_more_often_than_counted_is_refused() {
 #[test]
 fn what_is_written_in_place_must_be_used_once() {
     let mut image = image();
-    image.set_refcount(place::L2, 2);
+    image.set_refcount(position::L2, 2);
     refused(&image, &["0x40000", "marked as used once", REPAIR]);
-    image.put_u64(image.at(place::L1), image.at(place::L2));
+    image.put_u64(image.at(position::L1), image.at(position::L2));
     assert_eq!(open(&image), Ok(()));
     assert_eq!(exercise_qcow2(&image.bytes).unwrap(), Exercised::Used);
 }
@@ -130,20 +130,20 @@ fn what_is_written_in_place_must_be_used_once() {
 fn a_level_2_table_for_two_parts_of_the_disk_is_refused() {
     let mut image = image();
     image.put_u32(36, 2);
-    image.put_u64(image.at(place::L1), image.at(place::L2));
-    image.put_u64(image.at(place::L1) + 8, image.at(place::L2));
-    image.set_refcount(place::L2, 2);
+    image.put_u64(image.at(position::L1), image.at(position::L2));
+    image.put_u64(image.at(position::L1) + 8, image.at(position::L2));
+    image.set_refcount(position::L2, 2);
     refused(&image, &["level 2 table at 0x40000", "two parts"]);
 }
 
 #[test]
 fn what_is_outside_the_file_or_lies_between_clusters_is_refused() {
-    let end = (place::DATA + 2) << 16;
+    let end = (position::DATA + 2) << 16;
     let clusters_only = "does not begin where a cluster does";
     let outside = "is not in the file";
     let l2_entry = |image: &ImageBytes| image.l2_entry(3);
-    let l1_entry = |image: &ImageBytes| image.at(place::L1);
-    let block_entry = |image: &ImageBytes| image.at(place::REFCOUNT_TABLE) + 8;
+    let l1_entry = |image: &ImageBytes| image.at(position::L1);
+    let block_entry = |image: &ImageBytes| image.at(position::REFCOUNT_TABLE) + 8;
     for (what, at) in [("data", l2_entry(&image())), ("level 2", l1_entry(&image()))] {
         for (offset, words) in [
             (end, outside),
@@ -180,7 +180,7 @@ fn what_is_outside_the_file_or_lies_between_clusters_is_refused() {
 #[test]
 fn a_table_that_runs_over_the_files_end_is_refused() {
     let mut image = image();
-    let last = image.at(place::DATA + 1);
+    let last = image.at(position::DATA + 1);
     image.put_u64(40, last);
     image.put_u32(36, 8193);
     refused(&image, &["level 1 table at 0x60000", "not in the file"]);
@@ -190,17 +190,17 @@ fn a_table_that_runs_over_the_files_end_is_refused() {
 fn entries_with_unknown_bits_are_refused() {
     for bit in [1, 1 << 8, 1 << 56, 1 << 62] {
         let mut image = image();
-        image.put_u64(image.at(place::L1), COPIED | image.at(place::L2) | bit);
+        image.put_u64(image.at(position::L1), COPIED | image.at(position::L2) | bit);
         refused(&image, &["level 1 table", "unknown bits"]);
     }
     for bit in [2, 1 << 8, 1 << 56, 1 << 61] {
         let mut image = image();
-        image.put_u64(image.l2_entry(0), COPIED | image.at(place::DATA) | bit);
+        image.put_u64(image.l2_entry(0), COPIED | image.at(position::DATA) | bit);
         refused(&image, &["level 2 table", "unknown bits"]);
     }
     // The mark of zeros came with version 3.
     let mut image = ImageBytes::new(Shape { version: 2, ..Shape::default() });
-    image.put_u64(image.l2_entry(0), COPIED | image.at(place::DATA) | 1);
+    image.put_u64(image.l2_entry(0), COPIED | image.at(position::DATA) | 1);
     refused(&image, &["level 2 table", "unknown bits"]);
 }
 
@@ -208,13 +208,13 @@ fn entries_with_unknown_bits_are_refused() {
 fn counts_that_nothing_comes_to_are_refused_and_those_that_are_too_high_are_not() {
     for count in [u64::from(u16::MAX), u64::MAX] {
         let mut image = ImageBytes::new(Shape { refcount_order: 6, ..Shape::default() });
-        image.set_refcount(place::DATA, count);
+        image.set_refcount(position::DATA, count);
         refused(&image, &["0x50000", &format!("reference count of {count}")]);
     }
     let mut image = image();
     image.set_refcount(0, 2);
     image.set_refcount(100, 7);
-    image.set_refcount(place::REFCOUNT_TABLE, 9);
+    image.set_refcount(position::REFCOUNT_TABLE, 9);
     assert_eq!(open(&image), Ok(()));
     assert_eq!(exercise_qcow2(&image.bytes).unwrap(), Exercised::Used);
 }
@@ -321,25 +321,25 @@ fn an_image_with_snapshots_is_used_and_what_they_keep_is_checked() {
     assert_eq!(open(&image), Ok(()));
     assert_eq!(exercise_qcow2(&image.bytes).unwrap(), Exercised::Used);
 
-    for cluster in [place::L2, place::DATA, place::DATA + 1] {
+    for cluster in [position::L2, position::DATA, position::DATA + 1] {
         let mut image = snapshotted();
         image.set_refcount(cluster, 1);
         refused(&image, &[&format!("{:#x}", image.at(cluster)), "count of 1", REPAIR]);
     }
-    let table = place::DATA + 2;
+    let table = position::DATA + 2;
     for cluster in [table, table + 1] {
         let mut image = snapshotted();
         image.set_refcount(cluster, 0);
         refused(&image, &[&format!("{:#x}", image.at(cluster)), "count of 0", REPAIR]);
     }
     let mut image = snapshotted();
-    image.put_u64(image.at(place::L1), COPIED | image.at(place::L2));
+    image.put_u64(image.at(position::L1), COPIED | image.at(position::L2));
     refused(&image, &["0x40000", "marked as used once"]);
 }
 
 #[test]
 fn snapshots_that_would_take_for_ever_to_look_at_are_refused() {
-    let table = place::DATA + 2;
+    let table = position::DATA + 2;
     let mut many = snapshotted();
     many.put_u32(many.at(table) + 8, u32::MAX);
     refused(&many, &["level 1 tables of more than"]);
@@ -359,13 +359,13 @@ fn compressed_clusters_are_used_and_must_be_counted() {
     let image = compressed();
     assert_eq!(open(&image), Ok(()));
     assert_eq!(exercise_qcow2(&image.bytes).unwrap(), Exercised::Used);
-    for cluster in [place::DATA + 2, place::DATA + 3] {
+    for cluster in [position::DATA + 2, position::DATA + 3] {
         let mut image = compressed();
         image.set_refcount(cluster, 0);
         refused(&image, &[&format!("{:#x}", image.at(cluster)), "count of 0"]);
     }
     let mut outside = compressed();
-    outside.bytes.truncate(outside.at(place::DATA + 3) as usize);
+    outside.bytes.truncate(outside.at(position::DATA + 3) as usize);
     refused(&outside, &["compressed data", "not in the file"]);
 }
 

@@ -23,7 +23,7 @@ impl Default for Shape {
 
 /// Locations in every image here, in clusters.
 #[allow(missing_docs, reason = "the names are the documentation")]
-pub mod place {
+pub mod position {
     pub const REFCOUNT_TABLE: u64 = 1;
     pub const REFCOUNT_BLOCK: u64 = 2;
     pub const L1: u64 = 3;
@@ -46,17 +46,17 @@ impl ImageBytes {
     /// A sound image with one level 2 table.
     pub fn new(shape: Shape) -> Self {
         let cluster = 1 << shape.cluster_bits;
-        let bytes = vec![0; ((place::DATA + shape.data) * cluster) as usize];
+        let bytes = vec![0; ((position::DATA + shape.data) * cluster) as usize];
         let mut image = Self { shape, bytes };
         image.put_header();
-        image.put_u64(image.at(place::REFCOUNT_TABLE), image.at(place::REFCOUNT_BLOCK));
-        image.put_u64(image.at(place::L1), COPIED | image.at(place::L2));
+        image.put_u64(image.at(position::REFCOUNT_TABLE), image.at(position::REFCOUNT_BLOCK));
+        image.put_u64(image.at(position::L1), COPIED | image.at(position::L2));
         for number in 0..shape.data {
-            let data = image.at(place::DATA + number);
+            let data = image.at(position::DATA + number);
             image.put_u64(image.l2_entry(number), COPIED | data);
             image.bytes[data as usize..][..cluster as usize].fill(number as u8 + 1);
         }
-        for number in 0..place::DATA + shape.data {
+        for number in 0..position::DATA + shape.data {
             image.set_refcount(number, 1);
         }
         image
@@ -71,8 +71,8 @@ impl ImageBytes {
         self.put_u32(20, cluster_bits);
         self.put_u64(24, size);
         self.put_u32(36, 1);
-        self.put_u64(40, self.at(place::L1));
-        self.put_u64(48, self.at(place::REFCOUNT_TABLE));
+        self.put_u64(40, self.at(position::L1));
+        self.put_u64(48, self.at(position::REFCOUNT_TABLE));
         self.put_u32(56, 1);
         if version >= 3 {
             self.put_u32(96, refcount_order);
@@ -87,7 +87,7 @@ impl ImageBytes {
 
     /// The offset in the file of an entry of the level 2 table.
     pub fn l2_entry(&self, number: u64) -> u64 {
-        self.at(place::L2) + 8 * number
+        self.at(position::L2) + 8 * number
     }
 
     /// Writes a big-endian field of 4 bytes at offset `at`.
@@ -110,7 +110,7 @@ impl ImageBytes {
     /// Sets the reference count of a cluster.
     pub fn set_refcount(&mut self, cluster: u64, count: u64) {
         let order = self.shape.refcount_order;
-        let (bits, block) = (1u64 << order, self.at(place::REFCOUNT_BLOCK) as usize);
+        let (bits, block) = (1u64 << order, self.at(position::REFCOUNT_BLOCK) as usize);
         let at = block + (cluster * bits / 8) as usize;
         if bits >= 8 {
             let bytes = (bits / 8) as usize;
@@ -157,11 +157,13 @@ pub fn snapshotted() -> ImageBytes {
     image.put_u32(place_of_table + 36, 16);
     image.bytes[place_of_table as usize + 56..][..5].copy_from_slice(b"1once");
     // No entry has the mark any more, and all clusters of the disk are counted twice.
-    image.put_u64(image.at(place::L1), image.at(place::L2));
-    image.put_u64(image.at(l1), image.at(place::L2));
-    (0..2).for_each(|number| image.put_u64(image.l2_entry(number), image.at(place::DATA + number)));
+    image.put_u64(image.at(position::L1), image.at(position::L2));
+    image.put_u64(image.at(l1), image.at(position::L2));
+    (0..2).for_each(|number| {
+        image.put_u64(image.l2_entry(number), image.at(position::DATA + number))
+    });
     [table, l1].into_iter().for_each(|cluster| image.set_refcount(cluster, 1));
-    (place::L2..place::DATA + 2).for_each(|cluster| image.set_refcount(cluster, 2));
+    (position::L2..position::DATA + 2).for_each(|cluster| image.set_refcount(cluster, 2));
     image
 }
 
@@ -175,7 +177,7 @@ pub fn compressed() -> ImageBytes {
     image.bytes[at..at + block.len()].copy_from_slice(&block);
     let further_sectors = block.len() as u64 / 512;
     image.put_u64(image.l2_entry(0), 1 << 62 | further_sectors << 58 | at as u64);
-    image.set_refcount(place::DATA, 0);
+    image.set_refcount(position::DATA, 0);
     [first, first + 1].into_iter().for_each(|cluster| image.set_refcount(cluster, 1));
     image
 }

@@ -37,7 +37,7 @@ impl VsockConnection {
     pub fn request(ports: PortPair, socket: UnixStream, rx_queue: &mut RxQueue) -> Self {
         let no_room = Credit { buf_alloc: 0, fwd_cnt: 0 };
         let mut connection = Self::new(ports, socket, ConnState::Requested, no_room);
-        connection.send(Operation::VirtioRequest, 0, rx_queue);
+        connection.send(Operation::Request, 0, rx_queue);
         connection
     }
 
@@ -45,20 +45,20 @@ impl VsockConnection {
     pub fn grant(
         ports: PortPair,
         socket: UnixStream,
-        room: Credit,
+        credit: Credit,
         rx_queue: &mut RxQueue,
     ) -> Self {
-        let mut connection = Self::new(ports, socket, ConnState::Open, room);
+        let mut connection = Self::new(ports, socket, ConnState::Open, credit);
         connection.send(Operation::Response, 0, rx_queue);
         connection
     }
 
-    fn new(ports: PortPair, socket: UnixStream, state: ConnState, room: Credit) -> Self {
+    fn new(ports: PortPair, socket: UnixStream, state: ConnState, credit: Credit) -> Self {
         Self {
             ports,
             socket,
             state,
-            peer_credit: PeerCredit::new(room),
+            peer_credit: PeerCredit::new(credit),
             asked: false,
             window: RxWindow::default(),
             pending: VecDeque::new(),
@@ -89,7 +89,7 @@ impl VsockConnection {
         data: &[u8],
         rx_queue: &mut RxQueue,
     ) -> u64 {
-        self.peer_credit.update(header.room);
+        self.peer_credit.update(header.credit);
         self.asked &= self.peer_credit.available() == 0;
         let Some(operation) = header.operation else {
             self.reset(rx_queue);
@@ -231,7 +231,7 @@ impl VsockConnection {
     }
 
     fn header(&mut self, operation: Operation, flags: u32) -> VsockHeader {
-        let room = self.window.advertise();
-        VsockHeader { ports: self.ports, operation: Some(operation), length: 0, flags, room }
+        let credit = self.window.advertise();
+        VsockHeader { ports: self.ports, operation: Some(operation), length: 0, flags, credit }
     }
 }

@@ -9,26 +9,26 @@ pub const BUFFER_SIZE: u32 = 128 << 10;
 /// The credit that the guest grants: how much the device may send.
 #[derive(Debug)]
 pub struct PeerCredit {
-    room: Credit,
+    credit: Credit,
     sent: u32,
 }
 
 impl PeerCredit {
     /// The credit that the guest's first packet advertised.
-    pub fn new(room: Credit) -> Self {
-        Self { room, sent: 0 }
+    pub fn new(credit: Credit) -> Self {
+        Self { credit, sent: 0 }
     }
 
     /// Sets the credit that a packet advertised.
-    pub fn update(&mut self, room: Credit) {
-        self.room = room;
+    pub fn update(&mut self, credit: Credit) {
+        self.credit = credit;
     }
 
     /// Number of bytes that the device may send now; 0 if the guest claims to have forwarded more
     /// bytes than it received.
     pub fn available(&self) -> u32 {
-        let underway = self.sent.wrapping_sub(self.room.fwd_cnt);
-        self.room.buf_alloc.saturating_sub(underway)
+        let underway = self.sent.wrapping_sub(self.credit.fwd_cnt);
+        self.credit.buf_alloc.saturating_sub(underway)
     }
 
     /// Counts bytes that were sent.

@@ -12,7 +12,7 @@ const STREAM: u16 = 1;
 #[repr(u16)]
 pub enum Operation {
     /// Requests a connection.
-    VirtioRequest = 1,
+    Request = 1,
     /// Accepts a requested connection.
     Response = 2,
     /// Refuses or ends a connection.
@@ -30,7 +30,7 @@ pub enum Operation {
 impl Operation {
     fn from_number(number: u16) -> Option<Self> {
         [
-            Self::VirtioRequest,
+            Self::Request,
             Self::Response,
             Self::Reset,
             Self::Shutdown,
@@ -84,7 +84,7 @@ pub struct VsockHeader {
     /// Flags that depend on the operation: [`Shutdown`].
     pub flags: u32,
     /// The credit that the sender grants.
-    pub room: Credit,
+    pub credit: Credit,
 }
 
 /// A decoded packet header from the guest.
@@ -111,8 +111,8 @@ impl VsockHeader {
         let flags = u32::from_le_bytes(take(&mut rest));
         let buf_alloc = u32::from_le_bytes(take(&mut rest));
         let fwd_cnt = u32::from_le_bytes(take(&mut rest));
-        let room = Credit { buf_alloc, fwd_cnt };
-        let header = Self { ports: PortPair { host, guest }, operation, length, flags, room };
+        let credit = Credit { buf_alloc, fwd_cnt };
+        let header = Self { ports: PortPair { host, guest }, operation, length, flags, credit };
         match (from == cid && to == HOST_CID, kind) {
             (false, _) => ReceivedPacket::Astray,
             (true, STREAM) => ReceivedPacket::Stream(header),
@@ -132,8 +132,8 @@ impl VsockHeader {
             &STREAM.to_le_bytes(),
             &operation.to_le_bytes(),
             &self.flags.to_le_bytes(),
-            &self.room.buf_alloc.to_le_bytes(),
-            &self.room.fwd_cnt.to_le_bytes(),
+            &self.credit.buf_alloc.to_le_bytes(),
+            &self.credit.fwd_cnt.to_le_bytes(),
         ];
         let mut bytes = [0; HEADER_SIZE];
         bytes.iter_mut().zip(fields.into_iter().flatten()).for_each(|(to, from)| *to = *from);
@@ -165,7 +165,7 @@ mod tests {
             operation: Some(Operation::Data),
             length: 3,
             flags: 0,
-            room: Credit { buf_alloc: 0x1234, fwd_cnt: u32::MAX },
+            credit: Credit { buf_alloc: 0x1234, fwd_cnt: u32::MAX },
         }
     }
 

@@ -20,7 +20,7 @@ use crate::listener::{ListenError, would_wait};
 const LINE_SIZE: usize = "CONNECT 4294967295\n".len();
 
 /// Maximum time that a program may take for its line.
-const GREETING_LIMIT: Duration = Duration::from_secs(10);
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// An error that prevents the socket from being created.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +99,7 @@ pub enum HandshakeState {
 
 impl Handshake {
     fn new(socket: UnixStream) -> Self {
-        Self { socket, line: Vec::new(), until: Instant::now() + GREETING_LIMIT }
+        Self { socket, line: Vec::new(), until: Instant::now() + HANDSHAKE_LIMIT }
     }
 
     /// When the handshake fails unless the program sent its line.

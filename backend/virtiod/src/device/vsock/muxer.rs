@@ -21,7 +21,7 @@ use crate::timeout::wait_for;
 pub const MAX_CONNECTIONS: usize = 128;
 /// Maximum number of programs that have connected and not yet sent their `CONNECT` line. Others
 /// wait in the socket's backlog.
-pub const MAX_GREETINGS: usize = 32;
+pub const MAX_HANDSHAKES: usize = 32;
 /// The first of the host's ports for connections that programs open.
 const FIRST_PORT: u32 = 1 << 30;
 
@@ -73,7 +73,7 @@ impl Muxer {
         self.count();
     }
 
-    fn has_room(&self) -> bool {
+    fn has_capacity(&self) -> bool {
         self.connections.len() < MAX_CONNECTIONS
     }
 
@@ -88,7 +88,7 @@ impl Muxer {
                     self.connections.remove(&ports);
                 }
             }
-            (None, Some(Operation::VirtioRequest)) => self.admit(header),
+            (None, Some(Operation::Request)) => self.admit(header),
             // The reset crossed with the end of the connection.
             (None, Some(Operation::Reset)) => {}
             (None, _) => self.refuse(ports),
@@ -99,14 +99,14 @@ impl Muxer {
     /// Opens the connection that the guest requests.
     fn admit(&mut self, header: &VsockHeader) {
         let ports = header.ports;
-        if !self.has_room() {
+        if !self.has_capacity() {
             self.warn_of_limit();
             return self.refuse(ports);
         }
         match self.host.connect(ports.host) {
             Ok(socket) => {
                 let connection =
-                    VsockConnection::grant(ports, socket, header.room, &mut self.rx_queue);
+                    VsockConnection::grant(ports, socket, header.credit, &mut self.rx_queue);
                 self.insert(ports, connection);
             }
             Err(error) => {
@@ -125,9 +125,9 @@ impl Muxer {
     /// Sends a reset in reply to a packet that belongs to no connection.
     pub fn refuse(&mut self, ports: PortPair) {
         DeviceStats::count(&self.stats.failed);
-        let room = Credit { buf_alloc: 0, fwd_cnt: 0 };
+        let credit = Credit { buf_alloc: 0, fwd_cnt: 0 };
         let operation = Some(Operation::Reset);
-        let header = VsockHeader { ports, operation, length: 0, flags: 0, room };
+        let header = VsockHeader { ports, operation, length: 0, flags: 0, credit };
         self.rx_queue.push(VsockPacket { header, data: Vec::new() });
     }
 
@@ -147,7 +147,7 @@ impl Muxer {
         if self.rx_queue.is_full() {
             return watched;
         }
-        if self.handshakes.len() < MAX_GREETINGS && self.rx_queue.takes_data() {
+        if self.handshakes.len() < MAX_HANDSHAKES && self.rx_queue.takes_data() {
             watched.extend(self.host.source().map(|source| (Ready::HostSocket, source)));
         }
         let handshakes = self.handshakes.iter().map(Handshake::source);
@@ -217,7 +217,7 @@ impl Muxer {
                 HandshakeState::Nothing => {
                     tracing::debug!("handshake failed: no line \"CONNECT PORT\" in time")
                 }
-                HandshakeState::Wants(..) if !self.has_room() => self.warn_of_limit(),
+                HandshakeState::Wants(..) if !self.has_capacity() => self.warn_of_limit(),
                 HandshakeState::Wants(port, socket) => {
                     let ports = PortPair { host: self.free_port(port), guest: port };
                     let connection = VsockConnection::request(ports, socket, &mut self.rx_queue);

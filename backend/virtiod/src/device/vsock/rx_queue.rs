@@ -43,7 +43,7 @@ impl RxQueue {
 
     /// Number of packets that the device may take from the guest now; at least one, unless the
     /// queue is full.
-    pub fn room(&self) -> usize {
+    pub fn capacity(&self) -> usize {
         let left = FULL.saturating_sub(self.count());
         left.div_ceil(ANSWERS)
     }
@@ -95,7 +95,7 @@ mod tests {
             operation: Some(Operation::Data),
             length: data.len() as u32,
             flags: 0,
-            room: Credit { buf_alloc: 1, fwd_cnt: 0 },
+            credit: Credit { buf_alloc: 1, fwd_cnt: 0 },
         };
         VsockPacket { header, data: data.to_vec() }
     }

@@ -110,7 +110,7 @@ mod tests {
     use super::ConnState::{Abandoned, Closed, Finishing, Open, Requested, ToGuest, ToHost};
     use super::*;
 
-    const STAGES: [ConnState; 7] = [Requested, Open, ToGuest, ToHost, Finishing, Abandoned, Closed];
+    const STATES: [ConnState; 7] = [Requested, Open, ToGuest, ToHost, Finishing, Abandoned, Closed];
 
     fn packet(operation: Operation) -> ConnEvent {
         VsockPacket(operation, Shutdown(0))
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(Requested.next(shutdown(3)), (Closed, Reply::Reset));
         for state in [Open, ToGuest, ToHost, Finishing] {
             assert_eq!(state.next(packet(Operation::Response)), (Closed, Reply::Reset));
-            assert_eq!(state.next(packet(Operation::VirtioRequest)), (Closed, Reply::Reset));
+            assert_eq!(state.next(packet(Operation::Request)), (Closed, Reply::Reset));
         }
     }
 
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn reset_gets_no_reply_and_earlier_data_is_delivered() {
-        for state in STAGES {
+        for state in STATES {
             let (after, answer) = state.next(packet(Operation::Reset));
             assert_eq!(answer, Reply::Nothing, "{state:?}");
             assert!(matches!(after, Abandoned | Closed), "{state:?}");
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn closed_host_socket_closes_the_connection_in_every_state() {
-        for state in STAGES {
+        for state in STATES {
             assert_eq!(state.next(HostGone).0, Closed, "{state:?}");
         }
     }

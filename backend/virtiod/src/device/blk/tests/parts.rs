@@ -171,10 +171,10 @@ impl Driver {
         let headers = self.guest.slice(self.pages[3], 0, 4096);
         headers.write_obj(kind, at as usize).unwrap();
         headers.write_obj(0u64, at as usize + 8).unwrap();
-        for (range, place) in ranges.iter().zip((at as usize + 16..).step_by(16)) {
-            headers.write_obj(range.sector, place).unwrap();
-            headers.write_obj(range.sectors, place + 8).unwrap();
-            headers.write_obj(range.flags, place + 12).unwrap();
+        for (range, position) in ranges.iter().zip((at as usize + 16..).step_by(16)) {
+            headers.write_obj(range.sector, position).unwrap();
+            headers.write_obj(range.sectors, position + 8).unwrap();
+            headers.write_obj(range.flags, position + 12).unwrap();
         }
         self.guest.slice(self.pages[4], number as usize, 1).write_obj(0xffu8, 0).unwrap();
         let head = self.descriptors;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::device::blk::sample::{COPIED, ImageBytes, Shape, place};
+use crate::device::blk::sample::{COPIED, ImageBytes, Shape, position};
 use crate::tests::disk_options::logged;
 use crate::tests::qcow2::store;
 
@@ -88,7 +88,7 @@ fn image_is_readable_before_and_writable_after_a_long_check() {
 #[test]
 fn image_found_damaged_late_stays_readable_and_unchanged() {
     let mut bytes = ImageBytes::new(Shape::default());
-    bytes.put_u64(bytes.l2_entry(7), bytes.at(place::L1));
+    bytes.put_u64(bytes.l2_entry(7), bytes.at(position::L1));
     let mut opened = open_within(&bytes, Duration::ZERO);
     let reason = loop {
         match opened.prepare() {
@@ -230,7 +230,7 @@ fn malformed_bitmap_directory_is_ignored() {
         drop(open(&image));
     }
     let mut image = with_bitmaps(1);
-    let directory = image.at(place::DATA + 2);
+    let directory = image.at(position::DATA + 2);
     image.put_u64(directory + 16, u64::MAX);
     drop(open(&image));
     image.put_u32(108, 8);

@@ -261,7 +261,9 @@ fn uncounted_clusters_of_a_kill_are_repaired_and_logged() {
     for refcount_order in 0..=6 {
         let shape = Shape { refcount_order, ..Shape::default() };
         let sound = ImageBytes::new(shape).bytes;
-        for clusters in [&[place::L2][..], &[place::DATA + 1], &[place::L2, place::DATA]] {
+        for clusters in
+            [&[position::L2][..], &[position::DATA + 1], &[position::L2, position::DATA]]
+        {
             let mut image = ImageBytes::new(shape);
             clusters.iter().for_each(|cluster| image.set_refcount(*cluster, 0));
             let (count, bytes, log) = repair(&image);
@@ -283,7 +285,7 @@ fn refcount_block_may_be_uncounted_in_another() {
     let mut inside = ImageBytes::new(shape);
     inside.add_clusters(1);
     for (image, count) in [(&mut image, 0), (&mut inside, 1)] {
-        image.put_u64(image.at(place::REFCOUNT_TABLE) + 8, image.at(block));
+        image.put_u64(image.at(position::REFCOUNT_TABLE) + 8, image.at(block));
         image.set_refcount(block, count);
     }
     let (count, bytes, _) = repair(&image);
@@ -302,20 +304,20 @@ fn refused(bytes: &ImageBytes) -> String {
 fn uncounted_clusters_that_no_kill_leaves_are_damage() {
     // Without the mark of a single use, or used twice.
     let mut unmarked = ImageBytes::new(Shape::default());
-    unmarked.put_u64(unmarked.l2_entry(0), unmarked.at(place::DATA));
-    unmarked.set_refcount(place::DATA, 0);
+    unmarked.put_u64(unmarked.l2_entry(0), unmarked.at(position::DATA));
+    unmarked.set_refcount(position::DATA, 0);
     refused(&unmarked);
     let mut table = ImageBytes::new(Shape::default());
-    table.put_u64(table.at(place::L1), table.at(place::L2));
-    table.set_refcount(place::L2, 0);
+    table.put_u64(table.at(position::L1), table.at(position::L2));
+    table.set_refcount(position::L2, 0);
     refused(&table);
     let mut twice = ImageBytes::new(Shape::default());
-    twice.put_u64(twice.l2_entry(9), COPIED | twice.at(place::DATA));
-    twice.set_refcount(place::DATA, 0);
+    twice.put_u64(twice.l2_entry(9), COPIED | twice.at(position::DATA));
+    twice.set_refcount(position::DATA, 0);
     refused(&twice);
     let mut overlap = ImageBytes::new(Shape::default());
-    overlap.put_u64(overlap.l2_entry(9), COPIED | overlap.at(place::L2));
-    overlap.set_refcount(place::L2, 0);
+    overlap.put_u64(overlap.l2_entry(9), COPIED | overlap.at(position::L2));
+    overlap.set_refcount(position::L2, 0);
     refused(&overlap);
     // Without a refcount block for its count.
     let shape = Shape { cluster_bits: 9, size: 32 << 10, data: 20, ..Shape::default() };
@@ -326,7 +328,7 @@ fn uncounted_clusters_that_no_kill_leaves_are_damage() {
     refused(&nowhere);
     // A cluster that a kill leaves uncounted, and other damage.
     let mut both = ImageBytes::new(Shape::default());
-    both.set_refcount(place::L2, 0);
+    both.set_refcount(position::L2, 0);
     both.put_u64(both.l2_entry(9), 1 << 61);
     refused(&both);
 }

@@ -91,7 +91,7 @@ fn check_holds_one_window_at_a_time() {
     let shape = Shape { cluster_bits: 9, size: 32 << 10, ..Shape::default() };
     let mut image = ImageBytes::new(shape);
     // The second refcount block is far behind, and its own cluster is uncounted.
-    image.put_u64(image.at(place::REFCOUNT_TABLE) + 8, image.at(15 << 20));
+    image.put_u64(image.at(position::REFCOUNT_TABLE) + 8, image.at(15 << 20));
     let (_directory, path) = store(&image);
     let file = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
     file.set_len(image.at(32 << 20)).unwrap();
