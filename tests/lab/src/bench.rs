@@ -1,8 +1,8 @@
-//! Measurements of ours beside others: what is measured, how it is read, and the report.
+//! Measurements of xen-virtiod and of other backends: the works, the parsers and the report.
 //!
-//! Every figure is a rate, so that more is better, and every comparison a ratio, ours to theirs:
-//! seconds of an emulated machine mean little, but both sides of a ratio were measured in the same
-//! boot, in turns.
+//! Every figure is a rate: higher is better. Every comparison is a ratio, ours to theirs: absolute
+//! times on an emulated machine mean little, but the bench measures both sides of a ratio
+//! alternately in the same boot.
 
 pub(crate) mod bar;
 pub(crate) mod block;

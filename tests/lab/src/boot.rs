@@ -1,4 +1,4 @@
-//! Boots Xen and Dom0 in QEMU, and follows what Dom0 says.
+//! Boots Xen and Dom0 in QEMU, and reads the events that Dom0 reports.
 
 mod accel;
 mod event;
@@ -10,7 +10,7 @@ pub(crate) use event::Event;
 pub(crate) use hardware::{Init, MachineKind};
 pub(crate) use machine::{Machine, Setup, Terminal};
 
-/// One line that says how QEMU runs the machine, and why.
+/// Returns one line that says whether QEMU uses KVM or emulation, and why.
 pub(crate) fn accel_line() -> &'static str {
     accel::Accel::detect().1
 }

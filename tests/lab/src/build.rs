@@ -1,4 +1,4 @@
-//! What is built from the project, into `target/lab`.
+//! Builds the project's programs, modules and archives into `target/lab`.
 
 mod debian;
 mod guests;
@@ -23,22 +23,24 @@ pub(crate) use programs::{
     Dom0Programs, GuestPrograms, dom0 as dom0_programs, guest as guest_programs,
 };
 
-/// What a boot needs of the project.
+/// The project's build products that a boot needs.
 pub(crate) struct Built {
     /// The programs for Dom0.
     pub(crate) dom0_programs: Dom0Programs,
     /// The programs for guests.
     pub(crate) guest_programs: GuestPrograms,
-    /// What guests boot.
+    /// Kernels and initrds for guests.
     pub(crate) guests: Guests,
-    /// What a driver domain's initrd has beside a guest's: the daemon.
+    /// The archive that adds xen-virtiod to a guest's initrd, for a driver domain.
     pub(crate) driver_domain: PathBuf,
-    /// As that, with another backend in the daemon's place.
+    /// The same archive with the backend vm-memory-xen instead of xen-virtiod.
     pub(crate) vm_memory_xen: PathBuf,
 }
 
-/// An archive, `NAME.cpio`, that makes an initrd of the guests' one for a driver domain: it adds
-/// what serves the devices.
+/// Writes the archive `NAME.cpio` and returns its path.
+///
+/// Appended to a guest's initrd, it makes a driver domain's: it adds the backend `program` and its
+/// libraries.
 pub(crate) fn backend_archive(
     dirs: &Dirs,
     guest: &Guest,

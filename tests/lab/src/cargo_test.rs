@@ -1,13 +1,13 @@
-//! Sums up what `cargo test` prints.
+//! Summarizes the output of `cargo test`.
 
-/// The tests of a workspace, counted.
+/// The results of a workspace's tests.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sum {
-    /// The names of those that passed.
+    /// The names of the tests that passed.
     pub(crate) passed: Vec<String>,
-    /// The names of those that failed.
+    /// The names of the tests that failed.
     pub(crate) failed: Vec<String>,
-    /// Those that were skipped, with their reasons.
+    /// The tests that cargo skipped, each as `NAME: REASON`.
     pub(crate) skipped: Vec<String>,
 }
 
@@ -28,7 +28,7 @@ impl Sum {
                 _ => (),
             }
         }
-        // What one run leaves out another may have run.
+        // The output may hold several runs, and one run may execute tests that another ignores.
         let ran: Vec<_> =
             sum.passed.iter().chain(&sum.failed).map(|name| format!("{name}: ")).collect();
         sum.skipped.retain(|skipped| !ran.iter().any(|name| skipped.starts_with(name)));
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tests_of_all_packages_are_counted() {
+    fn results_of_all_packages_are_counted() {
         let sum = Sum::of(
             "running 3 tests\n\
              test a::one ... ok\n\
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn no_tests_are_no_tests() {
+    fn output_without_tests_gives_an_empty_sum() {
         assert_eq!(Sum::of("error: could not compile\n"), Sum::default());
     }
 }

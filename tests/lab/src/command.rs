@@ -1,4 +1,4 @@
-//! Runs a program of the host, keeps what it printed, and says where that is when it fails.
+//! Runs a program on the host, keeps its output in a log, and names the log if the program fails.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -7,15 +7,15 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// How many of a failed program's last lines its error quotes.
+/// The number of lines at the end of a log that an error quotes.
 const QUOTED_LINES: usize = 15;
 
-/// Runs `command` to its end, its output going to the file `log`; `what` names it in errors.
+/// Runs `command` to its end and appends its output to the file `log`; `what` names it in errors.
 pub(crate) fn run(command: &mut Command, what: &str, log: &Path) -> Result<()> {
     run_watched(command, what, log, |_| ())
 }
 
-/// As [`run`]; each line of standard error is also given to `watch` as it comes.
+/// Runs `command` like [`run`], and passes each line of standard error to `watch` as it arrives.
 pub(crate) fn run_watched(
     command: &mut Command,
     what: &str,
@@ -47,7 +47,7 @@ pub(crate) fn run_watched(
     Ok(())
 }
 
-/// Runs `command` and gives what it printed on standard output.
+/// Runs `command` and returns its standard output; an error quotes its standard error.
 pub(crate) fn output(command: &mut Command, what: &str) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
@@ -60,7 +60,7 @@ pub(crate) fn output(command: &mut Command, what: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The last lines of `log`, introduced by its name.
+/// Returns the last lines of `log`, after a line that names it.
 pub(crate) fn quote(log: &Path) -> String {
     let bytes = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_names_the_log_and_quotes_its_end() {
+    fn failed_program_error_names_the_log_and_quotes_its_end() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         let error = run(&mut shell("echo out; echo wrong >&2; exit 3"), "the thing", &log)
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_program_is_named() {
+    fn missing_program_error_names_the_program() {
         let dir = tempfile::tempdir().unwrap();
         let error =
             run(&mut Command::new("/no/such/program"), "the thing", &dir.path().join("log"))
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_output_of_a_program_is_given() {
+    fn output_returns_standard_output() {
         assert_eq!(output(&mut shell("echo hello"), "echo").unwrap(), "hello\n");
     }
 }

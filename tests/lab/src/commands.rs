@@ -1,4 +1,4 @@
-//! What a user can ask the lab for.
+//! The commands of `cargo lab`, one module for each.
 
 mod bench;
 mod demo;

@@ -1,5 +1,6 @@
-//! Writes cpio archives of the kind the kernel takes as initrd ("newc"). Archives can be
-//! concatenated: later ones add to and overwrite earlier ones.
+//! Writes cpio archives in the format that the kernel accepts as an initrd ("newc").
+//!
+//! Archives can be concatenated: a later archive adds files to earlier ones and overwrites theirs.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +15,7 @@ const LINK: u32 = 0o120_000;
 /// The entry that ends an archive.
 const TRAILER: &str = "TRAILER!!!";
 
-/// An archive in the making. Everything in it belongs to root.
+/// An archive under construction. All entries belong to root.
 #[derive(Default)]
 pub(crate) struct Cpio {
     bytes: Vec<u8>,
@@ -22,24 +23,24 @@ pub(crate) struct Cpio {
 }
 
 impl Cpio {
-    /// Adds the directories `paths`; each after its parent.
+    /// Adds the directories `paths`. Each must follow its parent.
     pub(crate) fn directories(&mut self, paths: &[&str]) {
         for path in paths {
             self.entry(path, DIRECTORY | 0o755, &[]);
         }
     }
 
-    /// Adds a symbolic link.
+    /// Adds the symbolic link `path`, which points to `target`.
     pub(crate) fn link(&mut self, path: &str, target: &str) {
         self.entry(path, LINK | 0o777, target.as_bytes());
     }
 
-    /// Adds a file with these contents and permissions.
+    /// Adds the regular file `path`.
     pub(crate) fn file(&mut self, path: &str, permissions: u32, contents: &[u8]) {
         self.entry(path, REGULAR | permissions, contents);
     }
 
-    /// Adds the file `source` of the host as `path`, executable or not as it is there.
+    /// Adds the host's file `source` as `path`, with mode 0755 if it is executable, else 0644.
     pub(crate) fn copy(&mut self, path: &str, source: &Path) -> Result<()> {
         let read = || -> std::io::Result<_> {
             Ok((fs::metadata(source)?.permissions().mode(), fs::read(source)?))
@@ -50,7 +51,7 @@ impl Cpio {
         Ok(())
     }
 
-    /// Adds the regular files and directories below `source` as `path`, in order of name.
+    /// Adds the regular files and directories below `source` as `path`, sorted by name.
     pub(crate) fn copy_tree(&mut self, path: &str, source: &Path) -> Result<()> {
         self.directories(&[path]);
         let mut entries = fs::read_dir(source)
@@ -69,7 +70,7 @@ impl Cpio {
         Ok(())
     }
 
-    /// The finished archive.
+    /// Adds the trailer and returns the archive.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         self.entry(TRAILER, 0, &[]);
         self.bytes
@@ -86,7 +87,7 @@ impl Cpio {
             links,
             0, // mtime
             contents.len() as u32,
-            0, // the device's numbers, then those of the device that the entry is
+            0, // device numbers: of the file system, then of the entry if it is a device node
             0,
             0,
             0,
@@ -104,7 +105,7 @@ impl Cpio {
         self.pad();
     }
 
-    /// Names and contents start at multiples of four bytes.
+    /// Pads the archive to a multiple of four bytes, where names and contents must end.
     fn pad(&mut self) {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
@@ -115,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_has_its_header_name_and_padding() {
+    fn entry_has_header_name_and_padding() {
         let mut cpio = Cpio::default();
         cpio.file("ab", 0o644, b"hello");
         let bytes = cpio.finish();
@@ -129,13 +130,13 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_ends_with_the_trailer() {
+    fn archive_ends_with_the_trailer() {
         let bytes = Cpio::default().finish();
         assert!(String::from_utf8(bytes).unwrap().contains("TRAILER!!!\0"));
     }
 
     #[test]
-    fn a_tree_is_added_in_order_of_name() {
+    fn tree_is_added_sorted_by_name() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("sub")).unwrap();
         for name in ["b", "a", "sub/c"] {

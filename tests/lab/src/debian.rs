@@ -1,4 +1,4 @@
-//! What comes from the distribution: package sources, and roots made of packages.
+//! Debian: package sources, and roots that consist of Debian packages.
 
 pub(crate) mod inside;
 pub(crate) mod mirror;

@@ -1,4 +1,4 @@
-//! Where the lab reads and writes.
+//! The directories that the lab reads and writes.
 
 use std::env;
 use std::fs;
@@ -6,23 +6,27 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// The three places the lab knows: the project, what it builds, what it fetched.
+/// The lab's three directories: sources, build products and the cache of fetched packages.
 pub(crate) struct Dirs {
-    /// The workspace: sources, never written to.
+    /// The workspace's root. The lab writes to the sources only on request: `bench --record` and
+    /// `fuzz --keep`.
     pub(crate) project: PathBuf,
-    /// `target/lab`: what is built from the project, and the logs.
+    /// `target/lab`: build products and logs.
     pub(crate) lab: PathBuf,
-    /// The user's cache: what came from the distribution, shared by all clones.
+    /// The user's cache: fetched Debian packages, shared by all clones of the project.
     pub(crate) cache: PathBuf,
 }
 
 impl Dirs {
-    /// Finds the places and creates those that are written to.
+    /// Finds the directories, and creates `lab` and `cache`.
+    ///
+    /// # Errors
+    /// Neither `XDG_CACHE_HOME` nor `HOME` is set, or a directory cannot be created.
     pub(crate) fn find() -> Result<Dirs> {
         let project = Path::new(env!("CARGO_MANIFEST_DIR"))
             .ancestors()
             .nth(2)
-            .context("the lab's crate stands in no workspace")?
+            .context("cannot find the workspace: it is not two folders above the lab's crate")?
             .to_path_buf();
         let dirs = Dirs {
             lab: project.join("target/lab"),
@@ -36,12 +40,13 @@ impl Dirs {
         Ok(dirs)
     }
 
-    /// `tests/`, where the scripts of Dom0, of the guest and of the scenarios stand.
+    /// Returns `tests/`, which has the scripts for Dom0, for guests and of the scenarios.
     pub(crate) fn tests(&self) -> PathBuf {
         self.project.join("tests")
     }
 
-    /// An empty directory for the logs of the command `name`, in place of those of its last run.
+    /// Creates an empty directory for the logs of the command `name`, and removes those of its last
+    /// run.
     pub(crate) fn fresh_logs(&self, name: &str) -> Result<PathBuf> {
         let dir = self.lab.join("logs").join(name);
         if dir.exists() {
@@ -53,7 +58,7 @@ impl Dirs {
     }
 }
 
-/// The XDG rule: `XDG_CACHE_HOME` if it is an absolute path, else `~/.cache`.
+/// Applies the XDG rule: `XDG_CACHE_HOME` if it is an absolute path, else `~/.cache`.
 fn cache_home(
     xdg: Option<std::ffi::OsString>,
     home: Option<std::ffi::OsString>,
@@ -70,13 +75,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_absolute_xdg_cache_home_wins() {
+    fn absolute_xdg_cache_home_has_precedence() {
         let found = cache_home(Some("/xdg".into()), Some("/home/me".into())).unwrap();
         assert_eq!(found, Path::new("/xdg"));
     }
 
     #[test]
-    fn a_relative_or_missing_xdg_cache_home_is_ignored() {
+    fn relative_or_missing_xdg_cache_home_is_ignored() {
         for xdg in [None, Some("relative".into())] {
             let found = cache_home(xdg, Some("/home/me".into())).unwrap();
             assert_eq!(found, Path::new("/home/me/.cache"));
@@ -84,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_home_the_error_says_what_to_set() {
+    fn missing_home_error_names_the_variables_to_set() {
         let error = cache_home(None, None).unwrap_err().to_string();
         assert!(error.contains("XDG_CACHE_HOME"), "{error}");
     }

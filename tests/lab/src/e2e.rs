@@ -1,4 +1,4 @@
-//! Runs scenarios, all in one machine.
+//! Runs scenarios, all scenarios of one machine kind in one boot.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -14,20 +14,23 @@ use crate::lab::Lab;
 use crate::progress::Progress;
 use crate::scenario::{self, Scenario};
 
-/// How one scenario went.
+/// The result of one scenario.
 pub(crate) struct Outcome {
     /// The scenario.
     pub(crate) scenario: Scenario,
-    /// Why it failed, if it did.
+    /// The reason if the scenario failed.
     pub(crate) failure: Option<String>,
-    /// How long it took in Dom0.
+    /// The time from start to end, measured in Dom0.
     pub(crate) time: Duration,
-    /// What it left: its output, consoles, the daemon's log and counters.
+    /// The directory with the scenario's output, the guests' consoles, and the daemon's log and
+    /// counters.
     pub(crate) results: PathBuf,
 }
 
-/// Runs `scenarios`, machine by machine, with `files` in `/lab/files`, and gives each outcome to
-/// `report` as it comes. Those that a failed machine keeps from running have failed too.
+/// Runs `scenarios`, machine by machine, with `files` in `/lab/files`, and passes each outcome to
+/// `report` as soon as it is known.
+///
+/// If a machine fails, its remaining scenarios are reported as failed.
 pub(crate) fn run(
     lab: &Lab,
     scenarios: &[Scenario],
@@ -44,7 +47,7 @@ pub(crate) fn run(
     }
 }
 
-/// Runs `waiting` on one machine.
+/// Runs `waiting` on one machine of the kind `kind`.
 fn run_on(
     lab: &Lab,
     kind: MachineKind,
@@ -69,7 +72,7 @@ fn run_on(
     }
 }
 
-/// As [`run_on`], taking from `waiting` what ran, up to the first failure of the machine.
+/// Runs `waiting` like [`run_on`] until the machine fails, and removes each scenario that ran.
 fn run_waiting(
     lab: &Lab,
     kind: MachineKind,
@@ -93,7 +96,7 @@ fn run_waiting(
     }
     match machine.next("the end of all scenarios", Duration::from_secs(30))? {
         Event::Exit { .. } => machine.wait_off(),
-        other => bail!("expected the end of all scenarios, but Dom0 said {other:?}"),
+        other => bail!("expected the end of all scenarios, but Dom0 reported {other:?}"),
     }
 }
 
@@ -112,7 +115,7 @@ fn run_one(machine: &Machine, scenario: Scenario, logs: &Path) -> Result<Outcome
             let failure = (status != 0).then(|| output(&results));
             Ok(Outcome { scenario, failure, time, results })
         }
-        other => bail!("expected {what}, but Dom0 said {other:?}"),
+        other => bail!("expected {what}, but Dom0 reported {other:?}"),
     }
 }
 
@@ -120,10 +123,10 @@ fn unpack(archive: &[u8], dir: &Path) -> Result<()> {
     fs::create_dir_all(dir)?;
     tar::Archive::new(Cursor::new(archive))
         .unpack(dir)
-        .with_context(|| format!("cannot unpack what a scenario left into {}", dir.display()))
+        .with_context(|| format!("cannot unpack a scenario's results into {}", dir.display()))
 }
 
-/// What a failed scenario printed, and where the rest is.
+/// Returns a failed scenario's output, and names the directory with the rest of its results.
 fn output(results: &Path) -> String {
     let text = fs::read(results.join("output")).unwrap_or_default();
     format!(

@@ -1,4 +1,4 @@
-//! What the lab takes from the distribution, made once and kept in the user's cache.
+//! Fetches Debian packages, and keeps everything made of them in the user's cache.
 
 mod bench;
 mod dom0;
@@ -27,27 +27,27 @@ pub(crate) use lint::root as lint_root;
 pub(crate) use rust::root as rust_root;
 pub(crate) use tools::Tools;
 
-/// Everything that is fetched.
+/// Everything that the lab fetches.
 pub(crate) struct Fetched {
     /// QEMU.
     pub(crate) tools: Tools,
     /// The hypervisor and the system of Dom0.
     pub(crate) dom0: Dom0,
-    /// The kernel and the programs of the guests, and what builds modules for that kernel.
+    /// The kernel and the programs of the guests, and the tools that build modules for that kernel.
     pub(crate) guest: Guest,
-    /// Other kernels for guests, each by itself: one that cannot be had concerns no other.
+    /// Kernels of other releases for guests. A failure to fetch one does not affect the others.
     pub(crate) others: Vec<(Suite, Result<Kernel>)>,
 }
 
-/// How an entry of the cache is made from Debian packages.
+/// Describes how the lab makes a cache entry from Debian packages.
 struct Recipe<'a> {
     name: &'a str,
     suite: Suite,
-    /// In lists, of which several recipes may have one.
+    /// Lists of packages; recipes can share a list.
     packages: &'a [&'a [&'a str]],
-    /// To be raised when `finish` makes something else of the same packages.
+    /// Changes whenever `finish` produces other contents from the same packages.
     revision: &'static str,
-    /// Turns the root `root` of the new entry's directory into what the entry holds.
+    /// Makes the entry's contents from the root, in the entry's new directory.
     finish: fn(&Path, Root, &Step, &Path) -> Result<()>,
 }
 
@@ -57,7 +57,7 @@ impl Recipe<'_> {
         store::key(parts.into_iter().chain(self.packages.iter().copied().flatten().copied()))
     }
 
-    /// The entry's directory, made if it is not there yet.
+    /// Returns the entry's directory; fetches the packages if the entry does not exist.
     fn entry(&self, cache: &Path, logs: &Path, progress: &Progress) -> Result<std::path::PathBuf> {
         store::entry(cache, self.name, &self.key(), |dir| {
             let step = progress.step(&format!("fetch {}", self.name));
@@ -72,7 +72,7 @@ impl Recipe<'_> {
     }
 }
 
-/// Gets everything, and the kernels of the releases `others`, side by side.
+/// Fetches everything, with the kernels of the releases `others`, in parallel.
 pub(crate) fn all(
     others: &[Suite],
     cache: &Path,
@@ -92,7 +92,7 @@ pub(crate) fn all(
     })
 }
 
-/// The result of a thread; a panic of its is an error.
+/// Waits for a thread and returns its result; a panic of the thread is an error.
 pub(crate) fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|_| Err(anyhow!("a thread of the lab panicked: see above")))
 }
@@ -110,7 +110,7 @@ mod tests {
     };
 
     #[test]
-    fn the_key_follows_release_packages_and_revision() {
+    fn key_depends_on_release_packages_and_revision() {
         let suite = Recipe { suite: Suite::Sid, ..RECIPE };
         assert_ne!(RECIPE.key(), suite.key());
         let packages = Recipe { packages: &[&["one"]], ..RECIPE };

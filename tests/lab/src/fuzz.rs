@@ -1,7 +1,7 @@
-//! The fuzz targets of `tests/fuzz`, built with what libFuzzer needs to see where an input leads.
+//! Builds and runs the fuzz targets of `tests/fuzz`, with the coverage that libFuzzer needs.
 //!
-//! The coverage is an option of the stable compiler's, passed on to LLVM; libFuzzer itself comes in
-//! C++ with the crate `libfuzzer-sys`. So all that is needed beside Rust is a C++ compiler.
+//! The stable compiler passes the coverage options to LLVM; the crate `libfuzzer-sys` brings
+//! libFuzzer as C++ source. So a build needs a C++ compiler beside Rust, and nothing else.
 
 use std::env;
 use std::fs;
@@ -16,53 +16,54 @@ use crate::dirs::Dirs;
 use crate::host;
 use crate::progress::Progress;
 
-/// Named so that build scripts and macros, which are the host's too, are built without.
+/// The target triple. Cargo applies `RUSTFLAGS` to build scripts and macros unless a target is
+/// named, even if it is the host's own.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
-/// Has LLVM count every edge, and tell libFuzzer what is compared with what.
+/// Makes LLVM count every edge, and report the operands of comparisons to libFuzzer.
 const COVERAGE: &str = "--cfg fuzzing -C passes=sancov-module \
     -C llvm-args=-sanitizer-coverage-level=4 \
     -C llvm-args=-sanitizer-coverage-inline-8bit-counters \
     -C llvm-args=-sanitizer-coverage-pc-table \
     -C llvm-args=-sanitizer-coverage-trace-compares";
 
-/// Bytes of the stack of each thread: an eighth of what the daemon's have.
+/// The stack of each thread in bytes: an eighth of the daemon's.
 const SMALL_STACK: &str = "262144";
 
-/// What looks after memory while a target runs.
+/// The sanitizer that checks memory accesses while a target runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sanitizer {
-    /// Nothing.
+    /// No sanitizer.
     None,
-    /// AddressSanitizer. The compiler calls it unstable, and has to be told that it may be used.
+    /// AddressSanitizer. It is unstable in rustc, so the build sets `RUSTC_BOOTSTRAP`.
     Address,
 }
 
-/// The targets, built.
+/// The built targets.
 pub(crate) struct Fuzzer {
     program: PathBuf,
     sanitizer: Sanitizer,
-    /// What is kept.
+    /// The corpus in the repository.
     corpus: PathBuf,
-    /// What was found so far, and what crashed.
+    /// Inputs that earlier runs found, and inputs that crashed a target.
     found: PathBuf,
     crashes: PathBuf,
     logs: PathBuf,
 }
 
-/// How a run ended.
+/// The result of a run.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// So many executions, and nothing wrong.
+    /// No input failed.
     Clean {
-        /// How many.
+        /// The number of inputs that libFuzzer executed.
         executions: u64,
     },
-    /// Something is wrong: what libFuzzer said.
+    /// An input failed; holds libFuzzer's output.
     Crashed(String),
 }
 
-/// The targets' names: the folders of the corpus, of which each target has one.
+/// Returns the targets' names, sorted. Each target has a folder of that name in the corpus.
 pub(crate) fn targets(dirs: &Dirs) -> Result<Vec<String>> {
     let corpus = dirs.tests().join("fuzz/corpus");
     let entries = fs::read_dir(&corpus)
@@ -75,7 +76,7 @@ pub(crate) fn targets(dirs: &Dirs) -> Result<Vec<String>> {
 }
 
 impl Fuzzer {
-    /// Builds them.
+    /// Builds the targets; installs a C++ compiler if it is missing and the lab runs as root.
     pub(crate) fn build(
         dirs: &Dirs,
         sanitizer: Sanitizer,
@@ -113,7 +114,7 @@ impl Fuzzer {
         })
     }
 
-    /// libFuzzer with a target. What it writes goes into a directory of its own.
+    /// Returns a command that runs libFuzzer on `target`, and creates its output directories.
     fn libfuzzer(&self, target: &str) -> Result<Command> {
         for directory in [self.found.join(target), self.crashes.clone()] {
             fs::create_dir_all(&directory)
@@ -124,23 +125,24 @@ impl Fuzzer {
             .env("FUZZ_TARGET", target)
             .arg(format!("-artifact_prefix={}/{target}-", self.crashes.display()))
             .args(["-timeout=60", "-rss_limit_mb=4096", "-print_final_stats=1"])
-            // Devices need a few steps to get anywhere, so that long inputs are tried from the
-            // beginning.
+            // Short inputs do not take a device far enough, so libFuzzer tries long ones at once.
             .args(["-len_control=0", "-max_len=1024"]);
-        // What recurses as deep as a file says is found soon. AddressSanitizer itself needs much of
-        // a stack.
+        // A small stack soon reveals a recursion whose depth the input decides. AddressSanitizer
+        // itself needs a large one.
         if self.sanitizer == Sanitizer::None {
             command.env("RUST_MIN_STACK", SMALL_STACK);
         }
         Ok(command)
     }
 
-    /// Looks for something wrong as long as `time`. With a seed it tries the same inputs each time,
-    /// but for those that other threads have a part in.
+    /// Fuzzes `target` for `time`.
+    ///
+    /// Runs with the same seed try the same inputs, except where the target's other threads affect
+    /// the coverage.
     pub(crate) fn run(&self, target: &str, time: Duration, seed: Option<u32>) -> Result<Outcome> {
         let mut command = self.libfuzzer(target)?;
         command.arg(format!("-max_total_time={}", time.as_secs()));
-        // libFuzzer writes to the first directory what it finds, and reads all of them.
+        // libFuzzer writes new inputs to the first directory, and reads all directories.
         let found = match seed {
             None => self.found.join(target),
             Some(seed) => {
@@ -152,7 +154,7 @@ impl Fuzzer {
         self.watch(&mut command, target)
     }
 
-    /// For what is found by a run that is to be like every other.
+    /// Returns an empty directory for the new inputs of a reproducible run.
     fn empty_directory(&self, target: &str) -> Result<PathBuf> {
         let directory = self.found.with_file_name("once").join(target);
         if directory.exists() {
@@ -163,15 +165,14 @@ impl Fuzzer {
         Ok(directory)
     }
 
-    /// Tries inputs once more.
+    /// Runs `target` once on each of `files`.
     pub(crate) fn try_again(&self, target: &str, files: &[PathBuf]) -> Result<Outcome> {
         let mut command = self.libfuzzer(target)?;
         command.args(files);
         self.watch(&mut command, target)
     }
 
-    /// Takes from what was found what leads to code that the corpus does not reach, as few inputs
-    /// as will do.
+    /// Adds to the corpus a minimal set of the found inputs that reach code which it does not.
     pub(crate) fn keep(&self, target: &str) -> Result<()> {
         let mut command = self.libfuzzer(target)?;
         command.arg("-set_cover_merge=1").args([self.corpus.join(target), self.found.join(target)]);
@@ -191,17 +192,17 @@ impl Fuzzer {
     }
 }
 
-/// How many there were, as libFuzzer says at the end.
+/// Returns the number of executions that libFuzzer reports at the end of its output.
 fn executions(said: &str) -> u64 {
     let number =
         |line: &str| line.strip_prefix("stat::number_of_executed_units:")?.trim().parse().ok();
     let counted = said.lines().rev().find_map(number);
-    // Of files that are tried again it says one by one that it ran them.
+    // For single files libFuzzer prints one line each instead of a count.
     counted
         .unwrap_or_else(|| said.lines().filter(|line| line.starts_with("Executed ")).count() as u64)
 }
 
-/// What a target said that panicked, which is far above the end of the log.
+/// Returns the lines of a target's panic message, which are far above the end of the log.
 fn complaint(said: &str) -> String {
     let mut lines = said.lines().skip_while(|line| !line.contains(" panicked at "));
     lines.by_ref().take(3).map(|line| format!("{line}\n")).collect()
@@ -212,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn executions_are_those_that_libfuzzer_counts() {
+    fn executions_are_read_from_libfuzzers_output() {
         let said = "#66395\tDONE   cov: 116\nstat::number_of_executed_units: 66395\nstat::x: 1\n";
         assert_eq!(executions(said), 66395);
         assert_eq!(executions("Running: a\nExecuted a in 3 ms\nExecuted b in 1 ms\n"), 2);
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_quoted() {
+    fn panic_is_quoted() {
         let said = "INFO: seed\nthread '<unnamed>' (1) panicked at src/page.rs:7:5:\nassertion failed\nback\nx\n";
         assert!(
             complaint(said)

@@ -1,4 +1,4 @@
-//! The host's own tools: what is missing is installed, or named in a line to paste.
+//! The host's tools: the lab installs missing ones as root, or else prints the command to do so.
 
 use std::env;
 use std::path::Path;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::command;
 use crate::progress::Progress;
 
-/// A program the lab calls, and the Debian package that has it.
+/// A program that the lab runs, and the Debian package that contains it.
 struct Tool {
     program: &'static str,
     package: &'static str,
@@ -21,20 +21,23 @@ const TOOLS: &[Tool] = &[
     Tool { program: "setpriv", package: "util-linux" },
 ];
 
-/// What builds C++.
+/// The compiler for libFuzzer.
 const CPP_COMPILER: &[Tool] = &[Tool { program: "c++", package: "g++" }];
 
-/// Whether the lab runs as root.
+/// Returns whether the lab runs as root.
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Makes sure that every tool is there: installs what is not when run as root.
+/// Checks that every tool is installed, and installs missing ones when run as root.
+///
+/// # Errors
+/// A tool is missing and the lab does not run as root, or the installation fails.
 pub(crate) fn ensure_tools(progress: &Progress, log: &Path) -> Result<()> {
     ensure(TOOLS, progress, log)
 }
 
-/// As [`ensure_tools`], of what builds C++.
+/// Does the same as [`ensure_tools`] for the C++ compiler.
 pub(crate) fn ensure_cpp_compiler(progress: &Progress, log: &Path) -> Result<()> {
     ensure(CPP_COMPILER, progress, log)
 }
@@ -49,7 +52,7 @@ fn ensure(tools: &[Tool], progress: &Progress, log: &Path) -> Result<()> {
     }
     let line = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
     if !is_root() {
-        bail!("the lab needs tools this machine lacks; paste this line:\n    sudo {line}");
+        bail!("the lab needs tools that are not installed; run:\n    sudo {line}");
     }
     let step = progress.step(&format!("install {}", missing.join(" ")));
     if install(&line, log).is_err() {
@@ -79,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_missing_package_is_named_once() {
+    fn missing_packages_are_listed_once() {
         assert_eq!(missing_packages(TOOLS, |_| false), ["mmdebstrap", "util-linux"]);
         assert_eq!(missing_packages(TOOLS, |program| program == "mmdebstrap"), ["util-linux"]);
         assert!(missing_packages(TOOLS, |_| true).is_empty());

@@ -1,4 +1,4 @@
-//! The lab made ready: everything fetched and built, to boot machines from.
+//! The prepared lab: everything that is fetched and built, from which machines boot.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -17,14 +17,14 @@ use crate::host;
 use crate::lock;
 use crate::progress::Progress;
 
-/// Takes `target/lab` for this process.
+/// Locks `target/lab` for this process, and waits while another process holds the lock.
 pub(crate) fn lock(dirs: &Dirs, progress: &Progress) -> Result<Flock<File>> {
     lock::take(&dirs.lab.join("lock"), || {
-        progress.line("waiting for another `cargo lab` that is using target/lab");
+        progress.line("target/lab is locked: waiting for another `cargo lab` to end");
     })
 }
 
-/// The lab, ready to boot. One at a time holds `target/lab`.
+/// The lab, ready to boot. It holds the lock on `target/lab` until it is dropped.
 pub(crate) struct Lab {
     dirs: Dirs,
     fetched: Fetched,
@@ -34,8 +34,10 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// Fetches and builds what is missing; `command` names the directory of the logs. Guests can
-    /// have the kernels of the releases `others` beside the usual one, but see [`Lab::lacks`].
+    /// Fetches and builds everything that is missing; `command` names the directory of the logs.
+    ///
+    /// Guests can then use the kernels of the releases `others` beside the default one, except
+    /// those for which [`Lab::lacks`] returns a reason.
     pub(crate) fn prepare(command: &str, others: &[Suite], progress: &Progress) -> Result<Lab> {
         let dirs = Dirs::find()?;
         let lock = lock(&dirs, progress)?;
@@ -43,7 +45,7 @@ impl Lab {
         host::ensure_tools(progress, &logs.join("install.log"))?;
         let minutes = progress.minutes();
         let (fetched, built) = thread::scope(|scope| {
-            // Dom0's programs need nothing of what is fetched.
+            // Dom0's programs do not depend on fetched packages.
             let dom0_programs = scope.spawn(|| build::dom0_programs(&dirs, &logs, progress));
             let fetched =
                 minutes.part("fetch", || fetch::all(others, &dirs.cache, &logs, progress))?;
@@ -54,27 +56,28 @@ impl Lab {
         Ok(Lab { dirs, fetched, built, logs, _lock: lock })
     }
 
-    /// Why guests cannot have the kernel of `suite`, if so.
+    /// Returns why guests cannot use the kernel of `suite`, or `None` if they can.
     pub(crate) fn lacks(&self, suite: Suite) -> Option<&str> {
         self.built.guests.lacks(suite)
     }
 
-    /// Where the lab reads and writes.
+    /// Returns the directories that the lab reads and writes.
     pub(crate) fn dirs(&self) -> &Dirs {
         &self.dirs
     }
 
-    /// What was fetched.
+    /// Returns the fetched kernels, programs and images.
     pub(crate) fn fetched(&self) -> &Fetched {
         &self.fetched
     }
 
-    /// Where the logs of this command are.
+    /// Returns the directory of this command's logs.
     pub(crate) fn logs(&self) -> &Path {
         &self.logs
     }
 
-    /// Boots the machine `kind` and waits until its Dom0 is ready for the job.
+    /// Boots the machine `kind` with `payload`, and waits until its Dom0 is ready for the job. With
+    /// `terminal`, Dom0 has a console that the caller can use.
     pub(crate) fn boot(
         &self,
         kind: MachineKind,
@@ -115,7 +118,7 @@ impl Lab {
         Ok(machine)
     }
 
-    /// What README has a user install, built as README says.
+    /// Builds the daemon by README's commands, and collects the files to install it.
     fn installation(&self, progress: &Progress) -> Result<Installation> {
         let build = DebianBuild::prepare(&self.dirs, &self.logs, progress)?;
         Ok(Installation {
@@ -126,7 +129,7 @@ impl Lab {
         })
     }
 
-    /// Where the logs of a machine go: those of other machines than the usual one stand apart.
+    /// Returns the directory of a machine's logs. Each machine except the default has its own.
     fn machine_logs(&self, kind: MachineKind) -> Result<PathBuf> {
         let logs = match kind {
             MachineKind::Default => self.logs.clone(),
@@ -136,7 +139,7 @@ impl Lab {
         Ok(logs)
     }
 
-    /// The distribution's part of Dom0's initrd, and the script that runs first in it.
+    /// Writes Dom0's initrd: the distribution's part, and the script that runs first in it.
     fn dom0_initrd(&self) -> Result<PathBuf> {
         let mut ours = Cpio::default();
         ours.copy("init", &self.dirs.tests().join("lab/dom0/initrd-init"))?;
@@ -150,7 +153,7 @@ impl Lab {
     }
 }
 
-/// Builds what needs something of what was fetched, and waits for what does not.
+/// Builds everything that depends on fetched packages, and waits for Dom0's programs, which do not.
 fn build_with(
     dom0_programs: ScopedJoinHandle<'_, Result<Dom0Programs>>,
     dirs: &Dirs,

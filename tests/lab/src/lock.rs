@@ -1,4 +1,4 @@
-//! One process at a time: locks that end with their holder.
+//! Locks between processes. The kernel releases them when the holder ends.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,10 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{Flock, FlockArg};
 
-/// How long to wait for whoever holds a lock.
+/// The maximum time to wait for a lock.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
-/// Takes the lock `path`, calling `busy` first if somebody else has it.
+/// Takes the lock `path`. If another process holds it, calls `busy` and waits.
+///
+/// # Errors
+/// The file cannot be opened, or the holder keeps the lock for longer than [`LIMIT`].
 pub(crate) fn take(path: &Path, busy: impl FnOnce()) -> Result<Flock<File>> {
     let file = File::options()
         .create(true)
@@ -28,7 +31,7 @@ pub(crate) fn take(path: &Path, busy: impl FnOnce()) -> Result<Flock<File>> {
     }
 }
 
-/// Waits in a thread of its own, so that the wait can have a limit.
+/// Waits for the lock in a thread, because `flock` itself has no time limit.
 fn wait(file: File, path: &Path) -> Result<Flock<File>> {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || send.send(Flock::lock(file, FlockArg::LockExclusive)));
@@ -36,7 +39,7 @@ fn wait(file: File, path: &Path) -> Result<Flock<File>> {
         .recv_timeout(LIMIT)
         .map_err(|_| {
             anyhow!(
-                "waited {} min for the lock {}: see who holds it with `fuser`",
+                "waited {} min for the lock {1}: `fuser -v {1}` shows which process holds it",
                 LIMIT.as_secs() / 60,
                 path.display()
             )
@@ -49,15 +52,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_taker_is_told_and_gets_the_lock_when_the_first_lets_go() {
+    fn second_taker_is_notified_and_waits_for_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let first = take(&path, || panic!("nobody holds it")).unwrap();
-        let mut told = false;
+        let mut notified = false;
         let second = take(&path, || {
-            told = true;
+            notified = true;
             drop(first);
         });
-        assert!(second.is_ok() && told);
+        assert!(second.is_ok() && notified);
     }
 }

@@ -1,8 +1,7 @@
 //! `cargo lab`: runs this project on Xen in a nested machine.
 //!
-//! It fetches what the distribution has (QEMU, Xen, Debian), builds what the project has
-//! (xen-virtiod, the guest module), boots Xen in QEMU and works in its Dom0. See `cargo lab
-//! --help`.
+//! The lab fetches QEMU, Xen and Debian, builds xen-virtiod and the guest module, boots Xen in
+//! QEMU, and runs tests and measurements in its Dom0. See `cargo lab --help`.
 
 mod bench;
 mod boot;
@@ -46,9 +45,9 @@ use crate::fuzz::Sanitizer;
 /// Runs this project on Xen, in a nested machine
 ///
 /// Fetches QEMU, Xen and Debian 13 into ~/.cache/virtio-msg-xen (once), builds xen-virtiod and the
-/// guest module into target/lab, boots Xen and its Dom0 in QEMU and starts xen-virtiod there.
-/// Needs no hardware virtualisation. Logs of the last run of each command are kept in
-/// target/lab/logs/COMMAND: console.log (Xen and Dom0), xen-virtiod.log, and those of the builds.
+/// guest module into target/lab, boots Xen and its Dom0 in QEMU, and starts xen-virtiod there.
+/// Needs no hardware virtualisation. target/lab/logs/COMMAND keeps the logs of a command's last
+/// run: console.log (Xen and Dom0), xen-virtiod.log, and the logs of the builds.
 #[derive(Parser)]
 #[command(name = "cargo lab", bin_name = "cargo lab", max_term_width = 100)]
 struct Arguments {
@@ -58,114 +57,114 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Shows the whole at work: a PV and a PVH guest with a virtio disk, and a table of the facts
+    /// Runs a PV and a PVH guest with virtio disks, and prints a table of the results
     ///
-    /// Each guest is started by stock xl with xen-configs/blk-pv.cfg or blk-pvh.cfg. In it the
-    /// stock virtio_blk driver finds /dev/vda; the guest makes a file system, copies files, reads
-    /// them back from the disk and compares, and hashes a second disk. When the guest is gone Dom0
-    /// checks the images by itself. The exit status is 0 only if all held.
+    /// Stock xl starts each guest with xen-configs/blk-pv.cfg or blk-pvh.cfg. The stock virtio_blk
+    /// driver finds /dev/vda; the guest makes a file system, copies files, reads them back from the
+    /// disk and compares them, and hashes a second disk. When the guest has ended, Dom0 checks the
+    /// images. The exit status is 0 only if all checks passed.
     Demo,
-    /// Checks everything: formatting, clippy, linters, unit tests, fuzz targets, compilers,
-    /// end-to-end scenarios
+    /// Checks everything: formatting, clippy, documentation, linters, unit tests, fuzz targets,
+    /// compilers, end-to-end scenarios
     ///
-    /// FILTER selects by part of a name: fmt, clippy, doc, lint/WHICH, unit, fuzz/TARGET,
-    /// compiler/WHICH, e2e/GUEST/SCENARIO, where GUEST is pv, pvh or hvm and SCENARIO a folder of
-    /// tests/scenarios. So `cargo lab test lint/` runs all linters, `cargo lab test e2e/pv/` all
-    /// scenarios with a PV guest, and `cargo lab test files` one scenario with each kind. Guests
-    /// have Debian 13's kernel; GUEST is pv-bookworm, pvh-sid and so on where they have that of
-    /// another release. All scenarios share one machine. What each left is in
-    /// target/lab/logs/test/GUEST/SCENARIO.
+    /// FILTER selects checks by part of their name: fmt, clippy, doc, lint/WHICH, unit,
+    /// fuzz/TARGET, compiler/WHICH, e2e/GUEST/SCENARIO. GUEST is pv, pvh or hvm, and SCENARIO is a folder of
+    /// tests/scenarios: `cargo lab test e2e/pv/` runs all scenarios with a PV guest, and
+    /// `cargo lab test files` runs one scenario with each kind of guest. Guests have Debian 13's
+    /// kernel; with the kernel of another release, GUEST is pv-bookworm, pvh-sid and so on.
+    /// Scenarios that need the same machine share one boot. target/lab/logs/test/GUEST/SCENARIO has
+    /// each scenario's output and logs.
     #[command(verbatim_doc_comment)]
     Test(Tested),
-    /// Checks everything that `test` does, fuzz targets for longer, and the scenarios that take too
-    /// long for it
+    /// Checks everything that `test` does, fuzzes for longer, and runs the scenarios that take too
+    /// long for `test`
     ///
-    /// Takes one or two hours. `test` names at its end what it has left to this.
+    /// Takes one or two hours. `test` ends with a list of the scenarios that it leaves to `soak`.
     Soak(Tested),
-    /// Looks for what is not dealt with: libFuzzer tries what guests, backends and others may say
+    /// Fuzzes the project with libFuzzer: messages, rings, XenStore values, images, configurations
     ///
-    /// TARGET is a folder of tests/fuzz/corpus, whose inputs it starts from. What it finds worth
-    /// keeping goes to target/lab/fuzz/found, what fails to target/lab/fuzz/crashes: an input given
-    /// as FILE is tried once more. Needs a C++ compiler beside Rust, and installs it if run as
-    /// root. tests/fuzz/README.md tells more.
+    /// TARGET is a folder of tests/fuzz/corpus; its files are the first inputs. libFuzzer writes
+    /// inputs that reach new code to target/lab/fuzz/found, and inputs that fail to
+    /// target/lab/fuzz/crashes. With FILE, the target runs once on each of these inputs instead.
+    /// Needs a C++ compiler beside Rust, and installs it if run as root. See tests/fuzz/README.md.
     #[command(verbatim_doc_comment)]
     Fuzz {
-        /// The target; without it all run, one after another
+        /// The target; without it all targets run, one after another
         target: Option<String>,
-        /// Inputs to try once more
+        /// Inputs to run once
         files: Vec<PathBuf>,
         /// Seconds for each target
         #[arg(long, default_value_t = 60)]
         time: u64,
-        /// Has AddressSanitizer look after memory: several times slower
+        /// Checks memory accesses with AddressSanitizer: several times slower
         #[arg(long)]
         address_sanitizer: bool,
-        /// Adds what leads to code not reached before to tests/fuzz/corpus
+        /// Adds inputs that reach new code to tests/fuzz/corpus
         #[arg(long, conflicts_with = "files")]
         keep: bool,
     },
-    /// Shows the three types of virtio host on Xen: what each comes to, and what was seen
+    /// Runs the experiments with the three types of virtio host on Xen
     ///
-    /// Boots one machine after another, with and without an IOMMU, and on each runs the scenarios
-    /// that make the table's cells: hosts of all types, served by xen-virtiod, by QEMU and by peers
-    /// that bypass grants, in Dom0 and in a driver domain, to guests of all kinds. Prints the table
-    /// and the evidence, writes both to target/lab/matrix.md, and fails if a cell came to something
-    /// else than tests/matrix/README.md says. FILTER runs only the scenarios that have it in their
-    /// name, as `cargo lab test` does.
+    /// Boots machines with and without an IOMMU, and runs on each the scenarios behind the rows of
+    /// the table: virtio hosts of all types, which are xen-virtiod, QEMU and helper programs that
+    /// bypass grants, in Dom0 and in a driver domain, with guests of all kinds. Prints the table
+    /// and the evidence, writes both to target/lab/matrix.md, and fails if a result differs from
+    /// tests/matrix/README.md. FILTER selects scenarios by part of their name, as with
+    /// `cargo lab test`.
     #[command(verbatim_doc_comment)]
     Matrix {
         /// Part of the names of the scenarios to run; without it all run
         #[arg(default_value = "", hide_default_value = true)]
         filter: String,
     },
-    /// Measures ours beside others, in turns in the same guest, and writes a report
+    /// Measures xen-virtiod and other backends alternately in the same guest, and writes a report
     ///
     /// Each FILTER selects by part of GUEST/SCENARIO, where SCENARIO is a folder of
-    /// tests/bench/scenarios. The report is target/lab/bench/report.md, with a picture in
-    /// report.svg, and report.json for programs. At the end stands what differs from the report of
-    /// record in tests/bench.
+    /// tests/bench/scenarios. The report is target/lab/bench/report.md, with a chart in report.svg,
+    /// and report.json for programs. The output ends with the ratios that differ from the baseline
+    /// report in tests/bench.
     #[command(verbatim_doc_comment)]
     Bench {
-        /// Parts of the names of the measurements to make; without any all are made
+        /// Parts of the names of the measurements to make; without any, all are made
         #[arg(value_name = "FILTER")]
         filters: Vec<String>,
-        /// Fewer rounds of fewer works, to see where things are going
+        /// Runs fewer rounds of fewer works, for a first impression
         #[arg(long)]
         quick: bool,
-        /// Keeps what was measured in tests/bench, in the place of what it is anew: later runs say
-        /// what they differ in
+        /// Updates the baseline report in tests/bench with the results; later runs are compared
+        /// with it
         #[arg(long, conflicts_with = "quick")]
         record: bool,
     },
     /// Runs a script of yours in Dom0
     ///
-    /// The script runs as root in /lab/files, where the files stand too; its output is shown as it
-    /// comes, and its exit status is the command's. xen-virtiod runs. Dom0 starts afresh each time
-    /// and has:
+    /// The script runs as root in /lab/files, which also has the files. The lab prints the script's
+    /// output as it arrives, and exits with the script's status. xen-virtiod is running. Every run
+    /// boots a fresh Dom0, which has:
     ///
     ///   /lab/guest/vmlinuz        a guest's kernel: Debian's, unchanged
     ///   /lab/guest/initrd         its initrd: busybox, mke2fs, virtio_msg_xen.ko
     ///   /lab/guest/driver-domain.cpio
-    ///                             xen-virtiod and its libraries: behind that initrd, a driver
-    ///                             domain's
+    ///                             xen-virtiod and its libraries; appended to that initrd, it makes
+    ///                             a driver domain's
     ///   /lab/xen-configs/         the example configurations
     ///   /lab/dom0/lib.sh          shell functions that start guests and wait for them
     ///   /var/log/xen-virtiod.log  the daemon's log
-    ///   /var/log/xen/console/     what guests printed
+    ///   /var/log/xen/console/     the guests' consoles
     #[command(verbatim_doc_comment)]
     Run {
         /// A shell script, or a program that Debian 13 can run
         script: PathBuf,
         /// Files and directories to copy to /lab/files
         files: Vec<PathBuf>,
-        /// Seconds the script may take
+        /// Seconds after which the lab stops the machine if the script still runs
         #[arg(long, default_value_t = 1800)]
         limit: u64,
         /// The machine: default, three-processors, systemd, disk-platform, intel-iommu or amd-iommu
         #[arg(long, default_value_t)]
         machine: MachineKind,
     },
-    /// Opens a console in Dom0, with all that `run` describes
+    /// Opens a console in a Dom0 as `run` describes it
     Shell {
         /// The machine, as with `run`
         #[arg(long, default_value_t)]
@@ -173,17 +172,17 @@ enum Command {
     },
 }
 
-/// What is tested, and how.
+/// The arguments of `test` and `soak`.
 #[derive(clap::Args)]
 struct Tested {
     /// Part of the names of the checks to run; without it all run
     #[arg(default_value = "", hide_default_value = true)]
     filter: String,
-    /// Keeps all processors busy meanwhile, and has the simulated hypervisor answer late at random:
-    /// tests that pass only on a quiet machine fail. SEED repeats the delays of another run
+    /// Keeps all processors busy, and delays the simulated hypervisor's answers at random: tests
+    /// that pass only on a quiet machine fail. SEED repeats the delays of another run
     #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
     stress: Option<u64>,
-    /// How often to run the unit tests, and each scenario
+    /// The number of times to run the unit tests and each scenario
     #[arg(long, default_value_t = 1)]
     runs: u32,
 }

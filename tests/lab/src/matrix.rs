@@ -1,7 +1,7 @@
-//! The matrix: which type of virtio host, served by whom and where, comes to what on Xen.
+//! The matrix of experiments with types of virtio host on Xen.
 //!
-//! Cells are made by scenarios from what they observed. The README's table says what they are
-//! expected to come to.
+//! Scenarios write the results that they observe. The table in tests/matrix/README.md has the
+//! expected results.
 
 mod cell;
 mod readme;

@@ -1,5 +1,4 @@
-//! What the user sees while something takes long: a spinner a step on a terminal, plain lines
-//! elsewhere.
+//! Shows the progress of long steps: a spinner for each on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -8,23 +7,23 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::minutes::Minutes;
 
-/// How often a spinner turns.
+/// The interval at which a spinner moves.
 const TICK: Duration = Duration::from_millis(200);
 
-/// The display; steps may run at the same time.
+/// The display. Steps can run at the same time.
 pub(crate) struct Progress {
     bars: Option<MultiProgress>,
     minutes: Minutes,
 }
 
 impl Progress {
-    /// A display on standard error, fitting what standard error is.
+    /// Returns a display on standard error: spinners if that is a terminal, else plain lines.
     pub(crate) fn new() -> Progress {
         let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
         Progress { bars, minutes: Minutes::default() }
     }
 
-    /// Starts the step `name`. It counts as failed unless `done` is called.
+    /// Starts the step `name`. It counts as failed if it is dropped without [`Step::done`].
     pub(crate) fn step(&self, name: &str) -> Step {
         let bar = self.bars.as_ref().map(|bars| bars.add(spinner(name)));
         if bar.is_none() {
@@ -33,7 +32,7 @@ impl Progress {
         Step { name: name.to_owned(), bar, start: Instant::now(), finished: false }
     }
 
-    /// How long the parts of the command took.
+    /// Returns the times of the command's parts.
     pub(crate) fn minutes(&self) -> &Minutes {
         &self.minutes
     }
@@ -56,7 +55,7 @@ fn spinner(name: &str) -> ProgressBar {
     bar
 }
 
-/// One thing in the making.
+/// A running step.
 pub(crate) struct Step {
     name: String,
     bar: Option<ProgressBar>,
@@ -65,14 +64,14 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    /// Says what the step is at. Shown on a terminal only.
+    /// Shows the current activity of the step. Plain output leaves it out.
     pub(crate) fn at(&self, what: &str) {
         if let Some(bar) = &self.bar {
             bar.set_message(format!("{}: {what}", self.name));
         }
     }
 
-    /// Ends the step well.
+    /// Ends the step as successful.
     pub(crate) fn done(mut self) {
         self.finished = true;
         self.end("done in");

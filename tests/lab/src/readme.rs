@@ -1,28 +1,31 @@
-//! The commands that README has a user type in Dom0. The lab types the same.
+//! Reads the commands that install the daemon in Dom0 from README. The lab runs the same commands.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// What the paragraph before the commands begins with.
+/// The beginning of the paragraph before the commands.
 const PARAGRAPH: &str = "Dom0, or a driver domain, ";
 
-/// What the lines of commands begin with.
+/// The indentation of the lines of commands.
 const INDENTATION: &str = "    ";
 
-/// From a clone to a running daemon.
+/// The commands from a clone to a running daemon.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Dom0Commands {
-    /// The Debian packages that have to be installed first.
+    /// The Debian packages that the build needs.
     pub(crate) packages: Vec<String>,
-    /// What builds the daemon.
+    /// The command that builds the daemon.
     pub(crate) build: String,
-    /// What installs and starts it.
+    /// The commands that install and start it.
     pub(crate) install: Vec<String>,
 }
 
 impl Dom0Commands {
-    /// Those of the README of `project`.
+    /// Reads the commands from the README of `project`.
+    ///
+    /// # Errors
+    /// README cannot be read, or its first commands are not `apt install` and `cargo`.
     pub(crate) fn read(project: &Path) -> Result<Dom0Commands> {
         let path = project.join("README.md");
         let readme = std::fs::read_to_string(&path)
@@ -35,11 +38,11 @@ impl Dom0Commands {
         let packages = lines
             .next()
             .and_then(|line| line.strip_prefix("apt install "))
-            .with_context(|| format!("no `apt install` first below {PARAGRAPH:?}"))?;
+            .with_context(|| format!("the first command below {PARAGRAPH:?} is no `apt install`"))?;
         let build = lines
             .next()
             .filter(|line| line.starts_with("cargo "))
-            .with_context(|| format!("no `cargo` second below {PARAGRAPH:?}"))?;
+            .with_context(|| format!("the second command below {PARAGRAPH:?} is no `cargo`"))?;
         Ok(Dom0Commands {
             packages: packages.split_whitespace().map(str::to_owned).collect(),
             build: build.to_owned(),
@@ -48,7 +51,7 @@ impl Dom0Commands {
     }
 }
 
-/// The indented lines below the paragraph.
+/// Returns the indented lines below the paragraph, without their indentation.
 fn block(readme: &str) -> impl Iterator<Item = &str> {
     readme
         .lines()
@@ -66,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_commands_are_those_below_their_paragraph() {
+    fn commands_are_read_below_their_paragraph() {
         let readme = "Guest:\n\n    make install\n\n\
                       Dom0, or a driver domain, with Debian:\n\n\
                       \x20   apt install one two   # both\n\
@@ -81,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_readme_without_them_is_an_error_that_says_what_is_missing() {
+    fn missing_command_error_names_the_command() {
         for (readme, missing) in [
             ("", "apt install"),
             ("Dom0, or a driver domain, so:\n\n    cargo build\n", "apt install"),
@@ -93,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn the_projects_own_readme_has_them() {
+    fn projects_readme_has_the_commands() {
         let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let commands = Dom0Commands::read(&project).unwrap();
         assert!(commands.install.iter().any(|line| line.starts_with("install ")), "{commands:?}");

@@ -1,13 +1,20 @@
 //! The end-to-end scenarios: folders of `tests/scenarios`, each run with some kinds of guest.
 //!
-//! `dom0.sh` is the half that runs in Dom0; the halves of guests stand beside it. Its first lines
-//! are comments: what it shows, `# limit: SECONDS` and, if the kinds of guest are not PV and PVH,
-//! `# guests: KIND…`; `# soak: KIND…` are further ones, for `cargo lab soak` alone. `KIND-SUITE` is
-//! a guest with the kernel of another release of Debian. `# machine: NAME` is for another machine
-//! than the usual one. `# needs: fio` has the programs that measure brought.
+//! `dom0.sh` runs in Dom0; the scripts for guests are in the same folder. The first lines of
+//! `dom0.sh` are comments: a description, and lines `# KEY: VALUE`:
 //!
-//! Scenarios make the cells of the matrix: all in `tests/matrix`, which run for it alone, and those
-//! in `tests/scenarios` that say `# matrix: KIND…`, with those kinds of guest.
+//! | line | meaning |
+//! |---|---|
+//! | `# limit: SECONDS` | the time limit in Dom0; required |
+//! | `# guests: KIND…` | the kinds of guest; without it, PV and PVH |
+//! | `# soak: KIND…` | further kinds of guest, for `cargo lab soak` alone |
+//! | `# machine: NAME` | the machine, if it is not the default one |
+//! | `# needs: fio` | `/lab/files` must have the programs that measure |
+//! | `# matrix: KIND…` | kinds of guest with which the scenario also runs for the matrix |
+//!
+//! `KIND-SUITE` is a guest with the kernel of another release of Debian.
+//!
+//! The scenarios in `tests/matrix` run for the matrix alone.
 
 use std::fmt;
 use std::fs;
@@ -19,11 +26,11 @@ use anyhow::{Context, Result};
 use crate::boot::MachineKind;
 use crate::debian::Suite;
 
-/// The kinds of guest that there are, and those that a scenario runs with unless it names others.
+/// The known kinds of guest, and those that a scenario runs with by default.
 const KINDS: [&str; 3] = ["pv", "pvh", "hvm"];
 const GUESTS: &str = "pv pvh";
 
-/// Beyond a scenario's own limit, which holds in Dom0: the time to clean up after it.
+/// The time to clean up after a scenario. The scenario's own limit, enforced in Dom0, excludes it.
 const CLEAN_UP: Duration = Duration::from_secs(60);
 
 /// One scenario with one kind of guest.
@@ -31,19 +38,19 @@ const CLEAN_UP: Duration = Duration::from_secs(60);
 pub(crate) struct Scenario {
     /// `pv`, `pvh` or `hvm`.
     pub(crate) guest: &'static str,
-    /// The release that the guest's kernel is of.
+    /// The Debian release of the guest's kernel.
     pub(crate) kernel: Suite,
-    /// What it runs on.
+    /// The machine that it runs on.
     pub(crate) machine: MachineKind,
     /// The name of its folder.
     pub(crate) name: String,
-    /// How long it may take.
+    /// The time after which Dom0 stops it.
     pub(crate) limit: Duration,
-    /// How many times longer than usual it may wait for something.
+    /// The factor by which all limits within the scenario are multiplied.
     pub(crate) stretch: u32,
-    /// Whether `cargo lab test` leaves it to `cargo lab soak`.
+    /// Whether only `cargo lab soak` runs it.
     pub(crate) soak: bool,
-    /// Whether it needs the programs that measure, in `/lab/files`.
+    /// Whether it needs fio and iperf3 in `/lab/files`.
     pub(crate) measures: bool,
 }
 
@@ -57,23 +64,26 @@ impl fmt::Display for Scenario {
 }
 
 impl Scenario {
-    /// The same with so many times as much time for everything.
+    /// Returns the scenario with all its limits multiplied by `times`.
     pub(crate) fn patient(self, times: u32) -> Self {
         Scenario { limit: self.limit * times, stretch: times, ..self }
     }
 
-    /// How long the lab waits for the end of it.
+    /// Returns the maximum time that the lab waits for its end.
     pub(crate) fn patience(&self) -> Duration {
         self.limit + CLEAN_UP
     }
 }
 
-/// All scenarios of the directory `dir`, in order of name and kind of guest.
+/// Returns all scenarios of the directory `dir`, sorted by name, in the order of their guests.
+///
+/// # Errors
+/// A `dom0.sh` cannot be read, has no limit, or names an unknown guest or machine.
 pub(crate) fn all(dir: &Path) -> Result<Vec<Scenario>> {
     read(dir, |script| Some(header(script, "guests").unwrap_or(GUESTS)))
 }
 
-/// The scenarios of the matrix, in the directory `tests`.
+/// Returns the scenarios of the matrix; `tests` is the directory with `scenarios` and `matrix`.
 pub(crate) fn matrix(tests: &Path) -> Result<Vec<Scenario>> {
     let mut scenarios = read(&tests.join("scenarios"), |script| header(script, "matrix"))?;
     scenarios.extend(all(&tests.join("matrix"))?);
@@ -81,8 +91,8 @@ pub(crate) fn matrix(tests: &Path) -> Result<Vec<Scenario>> {
     Ok(scenarios)
 }
 
-/// The scenarios of the directory `dir`, with the kinds of guest that `guests_of` finds named in a
-/// script, if it finds any.
+/// Reads the scenarios of the directory `dir`; `guests_of` returns the kinds of guest that a script
+/// names, if any.
 fn read(dir: &Path, guests_of: fn(&str) -> Option<&str>) -> Result<Vec<Scenario>> {
     let mut scenarios = Vec::new();
     for name in folders(dir)? {
@@ -108,7 +118,7 @@ fn read(dir: &Path, guests_of: fn(&str) -> Option<&str>) -> Result<Vec<Scenario>
     Ok(scenarios)
 }
 
-/// The names of the folders in `dir`, sorted. A README stands beside them.
+/// Returns the names of the folders in `dir`, sorted; skips files, such as README.md.
 fn folders(dir: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(dir)
         .with_context(|| format!("cannot list the scenarios in {}", dir.display()))?;
@@ -123,7 +133,7 @@ fn folders(dir: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The job that runs `scenarios` in Dom0, one after the other.
+/// Returns the shell script that runs `scenarios` in Dom0, one after the other.
 pub(crate) fn job(scenarios: &[Scenario]) -> String {
     let runs = scenarios
         .iter()
@@ -141,27 +151,27 @@ fn limit(script: &str) -> Option<Duration> {
     Some(Duration::from_secs(header(script, "limit")?.parse().ok()?))
 }
 
-/// The kinds of guest that are named, with their kernels.
+/// Parses a list of guests, each `KIND` or `KIND-SUITE`.
 fn guests(names: &str) -> Result<Vec<(&'static str, Suite)>> {
     names
         .split_whitespace()
         .map(|name| {
             guest(name).with_context(|| {
                 let (kinds, suites) = (KINDS.join(", "), Suite::ALL.map(Suite::name).join(", "));
-                format!("there is no guest {name}: kinds are {kinds}; kernels are {suites}")
+                format!("unknown guest {name}: kinds are {kinds}; kernels are {suites}")
             })
         })
         .collect()
 }
 
-/// `KIND` or `KIND-SUITE`.
+/// Parses `KIND` or `KIND-SUITE`.
 fn guest(name: &str) -> Option<(&'static str, Suite)> {
     let (kind, suite) = name.split_once('-').unwrap_or((name, Suite::LAB.name()));
     let kind = KINDS.into_iter().find(|known| *known == kind)?;
     Some((kind, Suite::ALL.into_iter().find(|known| known.name() == suite)?))
 }
 
-/// What a script's first comments say as `# KEY: VALUE`.
+/// Returns VALUE of the line `# KEY: VALUE` among a script's first comments.
 fn header<'a>(script: &'a str, key: &str) -> Option<&'a str> {
     script
         .lines()
@@ -184,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn every_folder_is_a_scenario_for_every_guest() {
+    fn folder_is_a_scenario_for_each_guest() {
         let dir = folder(&[("b", "# B.\n# limit: 5\n"), ("a", "# A.\n# limit: 7\n")]);
         let scenarios = all(dir.path()).unwrap();
         let names: Vec<_> = scenarios.iter().map(ToString::to_string).collect();
@@ -197,14 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_beside_the_folders_is_no_scenario() {
+    fn file_beside_the_folders_is_ignored() {
         let dir = folder(&[("a", "# A.\n# guests: pv\n# limit: 5\n")]);
         fs::write(dir.path().join("README.md"), "# scenarios\n").unwrap();
         assert_eq!(all(dir.path()).unwrap().len(), 1);
     }
 
     #[test]
-    fn a_patient_scenario_waits_longer_for_everything() {
+    fn patient_scenario_has_multiplied_limits() {
         let dir = folder(&[("a", "# A.\n# guests: pv\n# limit: 7\n# needs: fio\n")]);
         let scenario = all(dir.path()).unwrap().remove(0).patient(4);
         assert!(scenario.measures);
@@ -212,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scenario_may_name_its_guests() {
+    fn guests_header_selects_the_guests() {
         let dir = folder(&[("a", "# A.\n# guests: hvm pv\n# limit: 5\n")]);
         let names: Vec<_> = all(dir.path()).unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(names, ["hvm/a", "pv/a"]);
@@ -224,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scenario_may_leave_guests_to_the_soak() {
+    fn soak_header_adds_guests_for_the_soak() {
         let dir = folder(&[
             ("a", "# A.\n# guests: pv\n# soak: pvh-sid\n# limit: 5\n"),
             ("b", "# B.\n# guests:\n# soak: hvm\n# limit: 5\n"),
@@ -236,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_may_have_the_kernel_of_another_release() {
+    fn guest_suffix_selects_the_kernel() {
         let dir = folder(&[("a", "# A.\n# guests: pv-trixie pvh-sid\n# limit: 5\n")]);
         let scenarios = all(dir.path()).unwrap();
         let names: Vec<_> = scenarios.iter().map(ToString::to_string).collect();
@@ -245,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scenario_may_name_its_machine() {
+    fn machine_header_selects_the_machine() {
         let dir =
             folder(&[("a", "# A.\n# limit: 5\n# machine: amd-iommu\n"), ("b", "# limit: 5\n")]);
         let scenarios = all(dir.path()).unwrap();
@@ -257,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_matrix_is_made_by_its_own_scenarios_and_by_those_that_say_so() {
+    fn matrix_has_its_own_scenarios_and_those_with_the_header() {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in [
             ("scenarios/a", "# limit: 5\n# guests: pv\n# matrix: pv hvm\n"),
@@ -272,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scenario_without_a_limit_is_named() {
+    fn missing_limit_error_names_the_scenario() {
         for text in ["# A.\n", "# limit: soon\n", "true\n# limit: 5\n"] {
             let dir = folder(&[("a", text)]);
             let error = all(dir.path()).unwrap_err().to_string();
@@ -281,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_readmes_table_names_every_scenario_and_no_other() {
+    fn readme_table_names_every_scenario() {
         let tests = &Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let readme = fs::read_to_string(tests.join("scenarios/README.md")).unwrap();
         let mut named: Vec<_> = readme
@@ -295,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn every_example_configuration_is_started_by_a_scenario() {
+    fn example_configurations_have_scenarios() {
         let tests = &Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let script = |name| tests.join("scenarios").join(name).join("dom0.sh");
         let scripts = folders(&tests.join("scenarios")).unwrap().into_iter();
@@ -304,7 +314,7 @@ mod tests {
         for config in fs::read_dir(tests.join("../xen-configs")).unwrap() {
             let file = config.unwrap().file_name().into_string().unwrap();
             let Some(name) = file.strip_suffix(".cfg") else { continue };
-            // start_guest and run_guest take the example of the scenario's kind of guest.
+            // start_guest and run_guest use the example for the scenario's kind of guest.
             let kind = KINDS.into_iter().any(|kind| name == format!("blk-{kind}"));
             let named = scripts.contains(&format!("start_example {name} "));
             assert!(kind || named, "no scenario starts a guest by {file}");
@@ -312,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn the_projects_own_scenarios_are_well_formed() {
+    fn projects_scenarios_are_well_formed() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
         assert!(all(&dir).unwrap().len() >= 2);
     }

@@ -1,8 +1,8 @@
-//! Ctrl-C: the lab ends at once, and its children with it.
+//! Ctrl-C: the lab and its children end at once.
 //!
-//! What a child leaves is no trouble: QEMU asks the kernel to be ended with the lab (see
-//! `Tools::qemu`), an unfinished entry of the cache is made again by the next run, and temporary
-//! files are only ever in `target/lab`. Builds and fetches are in the terminal's process group.
+//! The lab needs no clean-up. The kernel kills QEMU when the lab ends (see `Tools::qemu`), the next
+//! run replaces an unfinished cache entry, and all temporary files are in `target/lab`. Builds and
+//! fetches belong to the terminal's process group, so they get the signal themselves.
 
 use std::thread;
 
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// Ends the process on Ctrl-C, on a hang-up and on a request to terminate.
+/// Ends the process on SIGINT, SIGHUP and SIGTERM, with status 128 plus the signal's number.
 pub(crate) fn end_with_children() -> Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot handle signals")?;
     thread::spawn(move || {

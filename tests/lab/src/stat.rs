@@ -1,4 +1,4 @@
-//! What `xen-virtiod stat --json` prints: its counters, device by device.
+//! Parses the output of `xen-virtiod stat --json`: counters of each device.
 
 use std::fs;
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-/// The counters of the daemon's devices, those that ended included.
+/// The counters of the daemon's devices, including those that have ended.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Stat {
-    /// The devices, in the order in which they came.
+    /// The devices, in the order in which the daemon started them.
     pub(crate) devices: Vec<Device>,
 }
 
@@ -19,19 +19,19 @@ pub(crate) struct Stat {
 pub(crate) struct Device {
     /// The guest's domain.
     pub(crate) domid: u32,
-    /// The device as XenStore names it.
+    /// The device's name in XenStore, such as `virtio_disk/51712`.
     pub(crate) device: String,
     /// The negotiated features.
     pub(crate) features: Vec<String>,
     /// Requests by kind.
     pub(crate) requests: Requests,
-    /// Bytes moved.
+    /// Bytes by direction.
     pub(crate) bytes: Bytes,
-    /// Addresses the guest gave.
+    /// Addresses in the driver's descriptors, by kind.
     pub(crate) addresses: Addresses,
-    /// Grants that are mapped now.
+    /// The number of grants that the daemon has mapped.
     pub(crate) grants_mapped: u64,
-    /// Why the device needs a reset, if it does.
+    /// The reason if the device needs a reset.
     pub(crate) needs_reset: Option<String>,
 }
 
@@ -53,28 +53,31 @@ pub(crate) struct Bytes {
     pub(crate) written: u64,
 }
 
-/// Addresses by what became of them.
+/// The number of addresses by kind.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Addresses {
-    /// Grant references.
+    /// Grant addresses.
     pub(crate) grant: u64,
     /// Addresses in the pool.
     pub(crate) pool: u64,
-    /// Addresses that were none.
+    /// Addresses that the daemon refused.
     pub(crate) refused: u64,
 }
 
 impl Stat {
     /// Reads the file `path`.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is no output of `stat --json`.
     pub(crate) fn read(path: &Path) -> Result<Stat> {
         let text =
             fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_str(&text)
-            .with_context(|| format!("{} is not what `stat --json` prints", path.display()))
+            .with_context(|| format!("{} is no output of `stat --json`", path.display()))
     }
 
-    /// The devices of the domain `domid`.
+    /// Returns the devices of the domain `domid`.
     pub(crate) fn of_domain(&self, domid: u32) -> Vec<Device> {
         let of_domain = self.devices.iter().filter(|device| device.domid == domid);
         of_domain.cloned().collect()
@@ -97,7 +100,7 @@ pub(crate) mod tests {
         {"domid":2,"device":"virtio_disk/51712","needs_reset":"descriptor 5: no grant"}]}"#;
 
     #[test]
-    fn the_devices_of_a_domain_are_found_with_their_counters() {
+    fn devices_of_a_domain_are_found_with_their_counters() {
         let stat: Stat = serde_json::from_str(EXAMPLE).unwrap();
         let devices = stat.of_domain(1);
         assert_eq!(devices.len(), 2);
@@ -109,7 +112,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_no_stat_is_an_error_that_names_the_file() {
+    fn malformed_stat_error_names_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("stat.json");
         fs::write(&path, "the daemon does not run").unwrap();

@@ -1,4 +1,4 @@
-//! The store of finished things in the user's cache: an entry is there whole or not at all.
+//! The store in the user's cache: an entry is complete or does not exist.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,11 @@ use sha2::{Digest, Sha256};
 
 use crate::lock;
 
-/// The entry `name` made by the recipe with this `key`; `make` fills its directory if it is not
-/// there yet. The directory gets its name only when `make` is done, so an interrupted one is
-/// made again.
+/// Returns the entry `name` of the recipe with this `key`; calls `make` to fill its directory if it
+/// does not exist.
+///
+/// The directory gets its final name when `make` has succeeded, so the next run replaces an
+/// interrupted one.
 pub(crate) fn entry(
     cache: &Path,
     name: &str,
@@ -22,7 +24,7 @@ pub(crate) fn entry(
         return Ok(path);
     }
     let _lock = lock::take(&cache.join(format!("{name}.lock")), || {
-        eprintln!("{name}: waiting for another lab that is fetching it");
+        eprintln!("{name}: waiting for another `cargo lab` that is fetching it");
     })?;
     if path.exists() {
         return Ok(path);
@@ -31,20 +33,20 @@ pub(crate) fn entry(
     empty_dir(&unfinished)?;
     make(&unfinished).inspect_err(|_| drop(fs::remove_dir_all(&unfinished)))?;
     fs::rename(&unfinished, &path)
-        .with_context(|| format!("cannot give {} its name", path.display()))?;
+        .with_context(|| format!("cannot rename {} to {}", unfinished.display(), path.display()))?;
     Ok(path)
 }
 
 fn empty_dir(path: &Path) -> Result<()> {
     if path.exists() {
         fs::remove_dir_all(path)
-            .with_context(|| format!("cannot remove the unfinished {}", path.display()))?;
+            .with_context(|| format!("cannot remove the unfinished entry {}", path.display()))?;
     }
     fs::create_dir(path).with_context(|| format!("cannot create {}", path.display()))
 }
 
-/// A short hash over the parts of a recipe. Each part's length counts, so moving text from one
-/// part to the next changes the hash.
+/// Returns a short hash over the parts of a recipe. The hash covers each part's length, so moving
+/// text from one part to the next changes it.
 pub(crate) fn key<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut hash = Sha256::new();
     for part in parts {
@@ -61,7 +63,7 @@ mod tests {
     use anyhow::bail;
 
     #[test]
-    fn a_key_depends_on_every_part_and_on_where_it_ends() {
+    fn key_depends_on_every_part_and_its_length() {
         let keys =
             [key(["a", "b"]), key(["ab"]), key(["ab", ""]), key(["a", "c"]), key(["b", "a"])];
         for (i, one) in keys.iter().enumerate() {
@@ -72,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_made_once() {
+    fn entry_is_made_once() {
         let cache = tempfile::tempdir().unwrap();
         let make = |dir: &Path| Ok(fs::write(dir.join("file"), "x")?);
         let first = entry(cache.path(), "thing", "k", make).unwrap();
@@ -82,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_or_interrupted_making_leaves_no_entry() {
+    fn failed_or_interrupted_make_leaves_no_entry() {
         let cache = tempfile::tempdir().unwrap();
         entry(cache.path(), "thing", "k", |_| bail!("no")).unwrap_err();
         fs::create_dir(cache.path().join("thing.unfinished")).unwrap();

@@ -1,18 +1,19 @@
-//! A machine on which everything takes its time: all processors are busy, and the simulated
-//! hypervisor answers late at random. Tests that pass only where nothing else runs fail here.
+//! Simulates a slow machine: spinning threads keep all processors busy, and the simulated
+//! hypervisor delays its answers at random. Tests that pass only on an idle machine fail here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What has the simulated hypervisor answer late: see `backend/virtiod/src/xen/sim/delays.rs`.
+/// The environment variable with the seed of the simulated hypervisor's delays: see
+/// `backend/xen-sim/src/delays.rs`.
 pub(crate) const DELAYS: &str = "XEN_VIRTIOD_SIM_DELAYS";
 
-/// How many times longer than usual a scenario may take, and all that it waits for.
+/// The factor by which the limits of scenarios are multiplied.
 pub(crate) const PATIENCE: u32 = 4;
 
-/// Threads that spin, for each processor: what is tested gets a third.
+/// Spinning threads for each processor: they leave a third of it to the tests.
 const SPINNERS: usize = 2;
 
 /// Keeps all processors busy until it is dropped.
@@ -23,7 +24,7 @@ pub(crate) struct Stress {
 }
 
 impl Stress {
-    /// Begins. The seed is for the delays; with 0 it is one that was not used before.
+    /// Starts the spinning threads. `seed` is the seed of the delays; for 0, the current time.
     pub(crate) fn start(seed: u64) -> Stress {
         let fresh =
             || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_secs());
@@ -43,7 +44,7 @@ impl Stress {
         Stress { seed, stop, spinners }
     }
 
-    /// The seed of the run with this number, from 0.
+    /// Returns the seed of the run with this number, counted from 0.
     pub(crate) fn seed(&self, run: u32) -> u64 {
         self.seed.wrapping_add(run.into())
     }
@@ -61,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_is_kept_and_every_run_has_one_of_its_own() {
+    fn seed_is_kept_and_differs_for_each_run() {
         let stress = Stress::start(41);
         assert_eq!((stress.seed(0), stress.seed(1)), (41, 42));
         assert!(stress.spinners.len() >= SPINNERS);

@@ -1,7 +1,7 @@
 //! Plain text tables for people.
 
-/// Lines of text columns; the first row is the heading, the first column is what rows are about.
-/// A cell may have several lines.
+/// Formats `rows` as text columns. The first row is the heading, the first column has the labels.
+/// A cell can have several lines.
 pub(crate) fn format(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_table_is_empty() {
+    fn empty_table_is_an_empty_string() {
         assert_eq!(format(&[]), "");
     }
 }

@@ -1,8 +1,8 @@
-//! Counts what passed, failed and was skipped, and says so at the end.
+//! Counts the checks that passed, failed or were skipped, and formats the summary.
 
 use std::fmt;
 
-/// The counts.
+/// The counts of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     passed: usize,
@@ -11,13 +11,13 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Counts `count` that passed, under one name.
+    /// Counts `count` passed checks, and prints them as one line with `name`.
     pub(crate) fn pass(&mut self, name: &str, count: usize) {
         println!("pass  {name}");
         self.passed += count;
     }
 
-    /// Counts one that failed, and says why.
+    /// Counts a failed check, and prints its name and the reason.
     pub(crate) fn fail(&mut self, name: &str, why: &str) {
         println!("FAIL  {name}");
         for line in why.lines() {
@@ -26,18 +26,18 @@ impl Tally {
         self.failed += 1;
     }
 
-    /// Counts one that was skipped, with the reason.
+    /// Counts a skipped check, and prints its name and the reason.
     pub(crate) fn skip(&mut self, name_and_reason: &str) {
         println!("skip  {name_and_reason}");
         self.skipped += 1;
     }
 
-    /// Whether nothing failed.
+    /// Returns whether no check failed.
     pub(crate) fn good(&self) -> bool {
         self.failed == 0
     }
 
-    /// Whether nothing was counted at all.
+    /// Returns whether no check was counted.
     pub(crate) fn empty(&self) -> bool {
         self.passed + self.failed + self.skipped == 0
     }
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_closing_line_names_skips_only_if_there_are_any() {
+    fn summary_names_skips_only_if_there_are_any() {
         let mut tally = Tally::default();
         assert!(tally.empty());
         tally.pass("many", 12);
