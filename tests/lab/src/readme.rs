@@ -35,10 +35,10 @@ impl Dom0Commands {
 
     fn of(readme: &str) -> Result<Dom0Commands> {
         let mut lines = block(readme).map(without_comment);
-        let packages = lines
-            .next()
-            .and_then(|line| line.strip_prefix("apt install "))
-            .with_context(|| format!("the first command below {PARAGRAPH:?} is no `apt install`"))?;
+        let packages =
+            lines.next().and_then(|line| line.strip_prefix("apt install ")).with_context(|| {
+                format!("the first command below {PARAGRAPH:?} is no `apt install`")
+            })?;
         let build = lines
             .next()
             .filter(|line| line.starts_with("cargo "))

@@ -1,11 +1,11 @@
-//! What Dom0 tells the lab while it works: lines on a port of their own.
+//! The events that Dom0 reports to the lab, as lines on a port of their own.
 //!
 //! | line | meaning |
 //! |---|---|
 //! | `up` | Dom0 runs its init |
 //! | `ready` | the Xen tools and xen-virtiod run |
 //! | `begin NAME` | the scenario NAME starts |
-//! | `end NAME STATUS MILLISECONDS BYTES` | it ended; that many bytes of tar follow: what it left |
+//! | `end NAME STATUS MILLISECONDS BYTES` | it ended; BYTES bytes follow, a tar of its results |
 //! | `exit STATUS` | the job ended; the machine powers off |
 
 use std::io::{BufRead, Read};
@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-/// More than a scenario leaves.
+/// The maximum size of a scenario's results in bytes.
 const MAX_RESULTS: u64 = 64 << 20;
 
-/// One thing that Dom0 told.
+/// An event that Dom0 reported.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// Dom0 runs its init.
@@ -34,9 +34,9 @@ pub(crate) enum Event {
         name: String,
         /// Its exit status.
         status: i32,
-        /// How long it took in Dom0.
+        /// The time from start to end, measured in Dom0.
         time: Duration,
-        /// A tar archive of what it left.
+        /// A tar archive of its results.
         results: Vec<u8>,
     },
     /// The job ended.
@@ -46,10 +46,14 @@ pub(crate) enum Event {
     },
 }
 
-/// Reads the next event; none at the end of the stream.
+/// Reads the next event; returns `None` at the end of the stream.
+///
+/// # Errors
+/// The stream cannot be read, or has a line that is no event, or results that are too large or cut
+/// off.
 pub(crate) fn read(input: &mut impl BufRead) -> Result<Option<Event>> {
     let mut line = String::new();
-    if input.read_line(&mut line).context("reading Dom0's events")? == 0 {
+    if input.read_line(&mut line).context("cannot read Dom0's events")? == 0 {
         return Ok(None);
     }
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -59,24 +63,28 @@ pub(crate) fn read(input: &mut impl BufRead) -> Result<Option<Event>> {
         ["begin", name] => Event::Begin { name: (*name).to_owned() },
         ["end", name, status, time, size] => Event::End {
             name: (*name).to_owned(),
-            status: status.parse().context("the status of `end`")?,
-            time: Duration::from_millis(time.parse().context("the time of `end`")?),
-            results: bytes(input, size.parse().context("the size of `end`")?)?,
+            status: status.parse().context("invalid status in Dom0's event `end`")?,
+            time: Duration::from_millis(
+                time.parse().context("invalid time in Dom0's event `end`")?,
+            ),
+            results: bytes(input, size.parse().context("invalid size in Dom0's event `end`")?)?,
         },
-        ["exit", status] => Event::Exit { status: status.parse().context("the status of `exit`")? },
-        _ => bail!("Dom0 sent an event the lab does not know: {line:?}"),
+        ["exit", status] => {
+            Event::Exit { status: status.parse().context("invalid status in Dom0's event `exit`")? }
+        }
+        _ => bail!("Dom0 sent an unknown event: {line:?}"),
     };
     Ok(Some(event))
 }
 
 fn bytes(input: &mut impl BufRead, size: u64) -> Result<Vec<u8>> {
     if size > MAX_RESULTS {
-        bail!("a scenario left {size} bytes; the limit is {MAX_RESULTS}");
+        bail!("a scenario's results have {size} bytes; the limit is {MAX_RESULTS}");
     }
     let mut bytes = Vec::new();
     input.take(size).read_to_end(&mut bytes)?;
     if (bytes.len() as u64) < size {
-        bail!("Dom0 stopped while it sent what a scenario left");
+        bail!("Dom0 stopped while it sent a scenario's results");
     }
     Ok(bytes)
 }
@@ -90,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_read_with_what_follows_them() {
+    fn events_are_read_with_their_results() {
         let events = all(b"up\nready\nbegin pv/x\nend pv/x 1 1500 4\nup\n\nexit 3\n").unwrap();
         let end = Event::End {
             name: "pv/x".into(),
@@ -104,13 +112,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_is_an_error_that_quotes_it() {
+    fn unknown_event_error_quotes_the_line() {
         let error = all(b"hello there\n").unwrap_err();
         assert!(error.to_string().contains("hello there"));
     }
 
     #[test]
-    fn a_cut_or_oversized_end_is_an_error() {
+    fn cut_or_oversized_end_is_an_error() {
         assert!(all(b"end x 0 1 10\nshort").is_err());
         assert!(all(b"end x 0 1 99999999999\n").is_err());
         assert!(all(b"end x zero 1 0\n").is_err());

@@ -1,4 +1,5 @@
-//! The machines that the lab can be: what QEMU gives Xen beside processors of one kind and memory.
+//! The kinds of machine that QEMU emulates for Xen. They differ in the number of processors, the
+//! IOMMU, the disks and the cards.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,27 +7,27 @@ use std::time::Duration;
 
 use anyhow::bail;
 
-/// A machine. A scenario names its own as `# machine: NAME`.
+/// A kind of machine. A scenario selects it with `# machine: NAME`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum MachineKind {
     /// Two processors, and no IOMMU.
     #[default]
     Default,
-    /// A processor more, for guests.
+    /// Three processors, two of them for guests, and no IOMMU.
     ThreeProcessors,
-    /// As the default one, and Dom0 boots as Debian does: systemd, with the units of Debian's
-    /// packages, and xen-virtiod installed as README says.
+    /// The default machine, on which Dom0 boots as Debian does: systemd with the units of Debian's
+    /// packages, and xen-virtiod installed by README's commands.
     Systemd,
-    /// As the default one, and Dom0's disks say VIRTIO_F_ACCESS_PLATFORM.
+    /// The default machine, on which Dom0's disks offer VIRTIO_F_ACCESS_PLATFORM.
     DiskPlatform,
     /// An Intel IOMMU, which Xen drives, with Dom0's disks behind it, and cards to pass through.
     IntelIommu,
-    /// The same with one of AMD's.
+    /// An AMD IOMMU, otherwise like `IntelIommu`.
     AmdIommu,
 }
 
 impl MachineKind {
-    /// All of them.
+    /// All kinds, in the order in which the lab boots them.
     pub(crate) const ALL: [MachineKind; 6] = [
         MachineKind::Default,
         MachineKind::ThreeProcessors,
@@ -36,7 +37,7 @@ impl MachineKind {
         MachineKind::AmdIommu,
     ];
 
-    /// Its name.
+    /// Returns the name that `# machine:` and `--machine` take.
     pub(crate) fn name(self) -> &'static str {
         match self {
             MachineKind::Default => "default",
@@ -48,7 +49,7 @@ impl MachineKind {
         }
     }
 
-    /// How many processors it has: one for Dom0, the others for guests.
+    /// Returns the number of processors: one for Dom0, the others for guests.
     pub(super) fn processors(self) -> u32 {
         match self {
             MachineKind::ThreeProcessors => 3,
@@ -56,15 +57,15 @@ impl MachineKind {
         }
     }
 
-    /// QEMU's options for the chipset and what must be there before other devices.
+    /// Returns QEMU's options for the chipset and the IOMMU, which must precede other devices.
     pub(super) fn chipset(self) -> &'static [&'static str] {
         match self {
             MachineKind::Default | MachineKind::ThreeProcessors | MachineKind::DiskPlatform => {
                 &["-machine", "q35"]
             }
-            // udev loads a driver for whatever there is.
+            // udev loads a driver for every device, so the machine has none that the lab ignores.
             MachineKind::Systemd => &["-machine", "q35,sata=off,smbus=off,i8042=off"],
-            // Interrupts can be remapped only where QEMU itself is the I/O interrupt controller.
+            // Interrupt remapping needs QEMU's own I/O APIC instead of KVM's.
             MachineKind::IntelIommu => &[
                 "-machine",
                 "q35,kernel-irqchip=split",
@@ -77,7 +78,7 @@ impl MachineKind {
         }
     }
 
-    /// What runs first in Dom0's root file system.
+    /// Returns the init of Dom0's root file system.
     pub(crate) fn init(self) -> Init {
         match self {
             MachineKind::Systemd => Init::Systemd,
@@ -85,7 +86,7 @@ impl MachineKind {
         }
     }
 
-    /// What Dom0's disks are, as virtio devices.
+    /// Returns how Dom0's disks access memory.
     pub(super) fn disk_access(self) -> Access {
         match self {
             MachineKind::Default | MachineKind::ThreeProcessors | MachineKind::Systemd => {
@@ -97,7 +98,7 @@ impl MachineKind {
         }
     }
 
-    /// The cards that a guest can have.
+    /// Returns the cards that Dom0 can pass through to a guest.
     pub(super) fn spare_cards(self) -> &'static [SpareCard] {
         match self {
             MachineKind::Default
@@ -123,23 +124,23 @@ impl FromStr for MachineKind {
             Some(machine) => Ok(machine),
             None => {
                 let names = MachineKind::ALL.map(MachineKind::name).join(", ");
-                bail!("there is no machine {name}: machines are {names}")
+                bail!("unknown machine {name}: machines are {names}")
             }
         }
     }
 }
 
-/// What runs first in Dom0's root file system.
+/// The init of Dom0's root file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Init {
     /// The lab's own script, `dom0/init`.
     Lab,
-    /// systemd, which starts `dom0/lab.service` beside what Debian's packages bring.
+    /// systemd, which starts `dom0/lab.service` and the units of Debian's packages.
     Systemd,
 }
 
 impl Init {
-    /// Options of Dom0's kernel: the first is for `dom0/initrd-init`.
+    /// Returns options for Dom0's kernel. `dom0/initrd-init` reads `lab.init`, systemd the other.
     pub(super) fn options(self) -> &'static str {
         match self {
             Init::Lab => "",
@@ -147,8 +148,8 @@ impl Init {
         }
     }
 
-    /// How long Xen and Dom0 may take until xen-virtiod runs: ten times what they take under
-    /// emulation.
+    /// Returns the maximum time that Xen and Dom0 take until xen-virtiod runs: ten times the usual
+    /// time under emulation.
     pub(crate) fn limit(self) -> Duration {
         match self {
             Init::Lab => Duration::from_secs(180),
@@ -157,18 +158,19 @@ impl Init {
     }
 }
 
-/// How a virtio device of QEMU's reaches memory.
+/// How a virtio device of QEMU's accesses memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Past the platform's IOMMU, if there is one: as QEMU's devices do unless they are told.
+    /// The device bypasses the platform's IOMMU, if any: QEMU's default.
     Bypass,
-    /// As any other device of the platform, which it says by VIRTIO_F_ACCESS_PLATFORM.
+    /// The device accesses memory as any other device of the platform does, and offers
+    /// VIRTIO_F_ACCESS_PLATFORM.
     Platform,
 }
 
 impl Access {
-    /// What a `-device` says of it. A device that may not say VIRTIO_F_VERSION_1 cannot say
-    /// VIRTIO_F_ACCESS_PLATFORM.
+    /// Returns properties for QEMU's `-device`. Only a modern device, with VIRTIO_F_VERSION_1, can
+    /// offer VIRTIO_F_ACCESS_PLATFORM.
     pub(super) fn options(self) -> &'static str {
         match self {
             Access::Bypass => "iommu_platform=off",
@@ -177,18 +179,18 @@ impl Access {
     }
 }
 
-/// A virtio-blk-pci card that Dom0 does not need.
+/// A virtio-blk-pci card that Dom0 does not use itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SpareCard {
-    /// Its disk's serial number.
+    /// The serial number of its disk.
     pub(super) serial: &'static str,
-    /// How it reaches memory.
+    /// How it accesses memory.
     pub(super) access: Access,
-    /// Its slot on the root bus: high enough to be nobody else's.
+    /// Its slot on the root bus, above those that QEMU assigns by itself.
     pub(super) slot: u8,
 }
 
-/// The same card twice, but for one bit.
+/// Two cards that differ only in how they access memory.
 const SPARE_CARDS: [SpareCard; 2] = [
     SpareCard { serial: "platform", access: Access::Platform, slot: 0x10 },
     SpareCard { serial: "bypass", access: Access::Bypass, slot: 0x11 },
@@ -199,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn machines_are_known_by_their_names() {
+    fn machine_names_parse_back() {
         for machine in MachineKind::ALL {
             assert_eq!(machine.to_string().parse::<MachineKind>().unwrap(), machine);
         }
@@ -209,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cards_of_a_machine_differ() {
+    fn spare_cards_differ_in_access_and_slot() {
         let [platform, bypass] = SPARE_CARDS;
         assert_ne!(platform.access, bypass.access);
         assert_ne!(platform.slot, bypass.slot);

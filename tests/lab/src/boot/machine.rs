@@ -1,4 +1,4 @@
-//! One machine: QEMU with Xen, Dom0 and the job that Dom0 is to do.
+//! One machine: QEMU with Xen, Dom0 and the job that Dom0 runs.
 
 use std::io::{BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -17,16 +17,16 @@ use super::port::{self, QemuEnd};
 use crate::command;
 use crate::fetch::{Dom0, Tools};
 
-/// How long QEMU may take to end once Dom0 powers off.
+/// The maximum time between the end of the job and the end of QEMU.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(20);
 
-/// Memory of the machine and of Dom0 in it, in MiB; the rest is for guests and Xen.
+/// The memory of the machine, and Dom0's share of it, in MiB. Guests and Xen use the rest.
 const MEMORY: u32 = 3584;
 const DOM0_MEMORY: u32 = 1536;
 
-/// What a machine is made of.
+/// The parts of a machine.
 pub(crate) struct Setup<'a> {
-    /// Which machine it is.
+    /// The kind of machine.
     pub(crate) kind: MachineKind,
     /// QEMU.
     pub(crate) tools: &'a Tools,
@@ -34,29 +34,29 @@ pub(crate) struct Setup<'a> {
     pub(crate) dom0: &'a Dom0,
     /// Dom0's initrd.
     pub(crate) initrd: &'a Path,
-    /// The archive for `/lab`.
+    /// The archive that Dom0 unpacks to `/lab`.
     pub(crate) payload: &'a Path,
-    /// Where the console's and the daemon's logs go.
+    /// The directory for the logs of the console, of the daemon and of QEMU.
     pub(crate) logs: &'a Path,
-    /// Whether Dom0 gets a terminal.
+    /// Whether Dom0 has a terminal that the lab can use.
     pub(crate) terminal: bool,
 }
 
 /// The lab's end of Dom0's terminal.
 pub(crate) type Terminal = UnixStream;
 
-/// A running machine. It is stopped when this is dropped.
+/// A running machine. Dropping it kills QEMU.
 pub(crate) struct Machine {
     qemu: Child,
     events: Receiver<Result<Event>>,
     output: Vec<JoinHandle<()>>,
     console: PathBuf,
-    /// Dom0's terminal, if it was asked for.
+    /// Dom0's terminal, if [`Setup::terminal`] requested one.
     pub(crate) terminal: Option<Terminal>,
 }
 
 impl Machine {
-    /// Starts QEMU. What the job prints goes to standard output and standard error.
+    /// Starts QEMU. Threads copy the job's output to the lab's standard output and standard error.
     pub(crate) fn start(setup: &Setup) -> Result<Machine> {
         let console = setup.logs.join("console.log");
         let mut qemu = setup.tools.qemu();
@@ -91,8 +91,10 @@ impl Machine {
         })
     }
 
-    /// Waits until Dom0 tells something; `what` it is expected to tell, and within which limit,
-    /// is for the error.
+    /// Waits up to `limit` for the next event. `what` names the expected event in errors.
+    ///
+    /// # Errors
+    /// No event arrives in time, the machine ends, or Dom0 sends something that is no event.
     pub(crate) fn next(&self, what: &str, limit: Duration) -> Result<Event> {
         let seconds = limit.as_secs();
         match self.events.recv_timeout(limit) {
@@ -107,7 +109,7 @@ impl Machine {
         }
     }
 
-    /// Waits until Dom0 is ready for its job.
+    /// Waits up to `limit` until Dom0 is ready for its job.
     pub(crate) fn wait_ready(&self, limit: Duration) -> Result<()> {
         let end = Instant::now() + limit;
         loop {
@@ -115,16 +117,16 @@ impl Machine {
             match self.next("Dom0 to be ready", left)? {
                 Event::Ready => return Ok(()),
                 Event::Up => (),
-                other => bail!("expected Dom0 to be ready, but it said {other:?}"),
+                other => bail!("expected Dom0 to be ready, but it reported {other:?}"),
             }
         }
     }
 
-    /// Waits until the machine is off and all the job printed is shown.
+    /// Waits until the machine is off and the lab has copied all of the job's output.
     pub(crate) fn wait_off(mut self) -> Result<()> {
         match self.events.recv_timeout(POWER_OFF_LIMIT) {
             Err(RecvTimeoutError::Disconnected) => (),
-            Ok(event) => bail!("after its end the job told {event:?}"),
+            Ok(event) => bail!("expected the machine to end, but Dom0 reported {event:?}"),
             Err(RecvTimeoutError::Timeout) => bail!(
                 "waited {} s for Dom0 to power off. {}",
                 POWER_OFF_LIMIT.as_secs(),
@@ -137,7 +139,7 @@ impl Machine {
         Ok(())
     }
 
-    /// The end of the console's log, and where the log is.
+    /// Quotes the end of the console's log, and names the log.
     pub(crate) fn console(&self) -> String {
         command::quote(&self.console)
     }
@@ -145,16 +147,16 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // It may have ended already; then there is nothing to stop.
+        // Both calls fail if QEMU has ended already, which is no error.
         drop(self.qemu.kill());
         drop(self.qemu.wait());
     }
 }
 
-/// Xen's options. A processor with emulated SVM must not switch between a PVH guest and another
-/// domain: guests then triple-fault, and vector registers leak from one domain to another. So Dom0
-/// has processor 0 for itself, guests have processor 1 (see `dom0/init`), and vector registers are
-/// switched at once, not when first used.
+/// Xen's options. QEMU's emulated SVM is faulty: if a processor switches between a PVH guest and
+/// another domain, guests triple-fault, and vector registers leak from one domain to another. So
+/// Dom0 has processor 0 for itself, guests run on the others (`keep_guests_off_dom0s_processor` in
+/// `dom0/job.sh`), and Xen switches vector registers eagerly instead of on first use.
 const XEN_OPTIONS: &str = "console=com1 com1=115200,8n1 guest_loglvl=all \
                            dom0_max_vcpus=1 dom0_vcpus_pin spec-ctrl=eager-fpu";
 
@@ -180,7 +182,7 @@ fn add_machine(qemu: &mut Command, setup: &Setup, console: &Path) {
     add_disk(qemu, "root", setup.dom0.disk(), "snapshot=on", access);
     add_disk(qemu, "payload", setup.payload.into(), "readonly=on", access);
     if setup.kind.init() == Init::Systemd {
-        // For a driver domain that boots the same system.
+        // The root file system of a driver domain that boots the same system.
         add_disk(qemu, "system", setup.dom0.disk(), "readonly=on", access);
     }
     for card in setup.kind.spare_cards() {
@@ -196,7 +198,7 @@ fn add_disk(qemu: &mut Command, name: &str, image: PathBuf, mode: &str, access: 
         .arg(format!("virtio-blk-pci,drive={name},serial={name},{}", access.options()));
 }
 
-/// Adds a card with a disk of zeros, which keeps what is written to it as long as the machine runs.
+/// Adds a card with a disk of zeros. The disk keeps written data until the machine ends.
 fn add_spare_card(qemu: &mut Command, SpareCard { serial, access, slot }: &SpareCard) {
     let access = access.options();
     qemu.arg("-drive")
@@ -205,7 +207,7 @@ fn add_spare_card(qemu: &mut Command, SpareCard { serial, access, slot }: &Spare
         .arg(format!("virtio-blk-pci,drive={serial},serial={serial},addr={slot:#x},{access}"));
 }
 
-/// Reads events in a thread of its own, so that waiting for one can have a limit.
+/// Reads events in a thread, so that [`Machine::next`] can limit its wait.
 fn follow(stream: UnixStream) -> Receiver<Result<Event>> {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {
@@ -219,7 +221,7 @@ fn follow(stream: UnixStream) -> Receiver<Result<Event>> {
     receive
 }
 
-/// Copies what Dom0 prints, as it comes.
+/// Copies Dom0's output in a thread, as it arrives.
 fn copy(mut from: UnixStream, mut to: impl Write + Send + 'static) -> JoinHandle<()> {
     thread::spawn(move || {
         let mut buffer = [0; 4096];

@@ -1,5 +1,5 @@
-//! The project as a user builds it on Debian: inside a root with the packages that README names,
-//! by README's command.
+//! Builds the project as a user does on Debian: by README's command, inside a root with the
+//! packages that README names.
 
 use std::env;
 use std::fs;
@@ -17,7 +17,7 @@ use crate::progress::Progress;
 use crate::readme::Dom0Commands;
 use crate::store;
 
-/// Where crates come from inside the root, which has no network.
+/// Cargo's configuration inside the root: cargo takes crates from `/crates`, not from the network.
 const CARGO_CONFIG: &str = "[net]\noffline = true\n\
                             [source.crates-io]\nreplace-with = \"crates\"\n\
                             [source.crates]\ndirectory = \"/crates\"\n";
@@ -32,7 +32,7 @@ pub(crate) struct DebianBuild<'a> {
 }
 
 impl<'a> DebianBuild<'a> {
-    /// Fetches the root, and the crates that Cargo.lock names.
+    /// Fetches the root, and the sources of the crates that Cargo.lock names.
     pub(crate) fn prepare(dirs: &'a Dirs, logs: &'a Path, progress: &Progress) -> Result<Self> {
         let commands = Dom0Commands::read(&dirs.project)?;
         let root = fetch::rust_root(&commands.packages, &dirs.cache, logs, progress)?;
@@ -45,13 +45,13 @@ impl<'a> DebianBuild<'a> {
         Ok(DebianBuild { dirs, logs, commands, root, crates })
     }
 
-    /// What the root's compiler calls itself.
+    /// Returns the version line of the root's compiler.
     pub(crate) fn compiler(&self) -> Result<String> {
         let mut rustc = self.inside().shell("rustc --version");
         Ok(command::output(&mut rustc, "asking Debian's rustc for its version")?.trim().to_owned())
     }
 
-    /// Builds the daemon by README's command; gives its path.
+    /// Builds the daemon by README's command, and returns its path.
     pub(crate) fn daemon(&self, progress: &Progress) -> Result<PathBuf> {
         let step = progress.step("build xen-virtiod on Debian, by README's command");
         self.run("daemon", &self.commands.build)?;
@@ -59,12 +59,12 @@ impl<'a> DebianBuild<'a> {
         Ok(target(self.dirs).join("release/xen-virtiod"))
     }
 
-    /// The commands by which the daemon is installed when it is built.
+    /// Returns README's commands that install the built daemon.
     pub(crate) fn install_commands(&self) -> &[String] {
         &self.commands.install
     }
 
-    /// Builds the lab, and has it show its help.
+    /// Builds the lab, and runs `cargo lab help`.
     pub(crate) fn lab(&self, progress: &Progress) -> Result<()> {
         let step = progress.step("build the lab on Debian");
         self.run("lab", "cargo lab help")?;
@@ -72,7 +72,7 @@ impl<'a> DebianBuild<'a> {
         Ok(())
     }
 
-    /// What a program that was built says to `--version`.
+    /// Returns the output of a built program for `--version`.
     pub(crate) fn version_of(&self, program: &Path) -> Result<String> {
         let inside = Path::new("/project/target").join(program.strip_prefix(target(self.dirs))?);
         let mut shell = self.inside().shell(&format!("{} --version", inside.display()));
@@ -103,7 +103,7 @@ fn cargo_home(dirs: &Dirs) -> PathBuf {
     dirs.lab.join("debian/cargo")
 }
 
-/// The sources of all crates that Cargo.lock names, in a directory of the host's.
+/// Copies the sources of all crates that Cargo.lock names to a directory on the host.
 fn crates(dirs: &Dirs, logs: &Path) -> Result<PathBuf> {
     let lock = dirs.project.join("Cargo.lock");
     let locked =

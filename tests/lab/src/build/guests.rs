@@ -1,4 +1,4 @@
-//! What guests boot: a kernel, and an initrd with the module that was built for it.
+//! The files that guests boot: kernels, each with an initrd that has the module built for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,24 +13,24 @@ use crate::dirs::Dirs;
 use crate::fetch::{Fetched, Guest, Kernel};
 use crate::progress::Progress;
 
-/// What guests boot.
+/// Kernels and initrds for guests.
 pub(crate) struct Guests {
-    /// One for each kernel that could be had, the usual one first.
+    /// The files for each available kernel, the default one first.
     pub(crate) files: Vec<GuestFiles>,
-    /// The other kernels, and why they could not.
+    /// The releases whose kernels are not available, with the reasons.
     lacks: Vec<(Suite, String)>,
 }
 
 impl Guests {
-    /// Why guests cannot have the kernel of `suite`, if so.
+    /// Returns why the kernel of `suite` is not available, or `None` if it is.
     pub(crate) fn lacks(&self, suite: Suite) -> Option<&str> {
         self.lacks.iter().find(|(lacking, _)| *lacking == suite).map(|(_, why)| why.as_str())
     }
 }
 
-/// What a guest boots.
+/// The files that a guest boots.
 pub(crate) struct GuestFiles {
-    /// The release that the kernel is of.
+    /// The Debian release of the kernel.
     pub(crate) suite: Suite,
     /// The kernel.
     pub(crate) kernel: PathBuf,
@@ -38,8 +38,10 @@ pub(crate) struct GuestFiles {
     pub(crate) initrd: PathBuf,
 }
 
-/// Builds the module for every kernel that was fetched, and the initrds. What fails with one of the
-/// other kernels concerns that kernel alone.
+/// Builds the module for every fetched kernel, and the initrds.
+///
+/// # Errors
+/// A step fails for the default kernel. For another kernel, [`Guests::lacks`] reports the failure.
 pub(crate) fn build(
     dirs: &Dirs,
     fetched: &Fetched,
@@ -68,8 +70,8 @@ pub(crate) fn build(
     Ok(guests)
 }
 
-/// Makes the initrd that goes with `kernel`: the distribution's part, the module, the guests'
-/// programs, and what runs first in the guest.
+/// Writes the initrd for `kernel`: the distribution's part, the kernel's modules, `module`, the
+/// guests' programs and the guest's init.
 fn guest_files(
     dirs: &Dirs,
     guest: &Guest,

@@ -1,5 +1,5 @@
-//! `virtio_msg_xen.ko`: its core, in Rust, is built once in the guests' root; the rest of it for
-//! each kernel, in that kernel's root and against its headers.
+//! Builds `virtio_msg_xen.ko`: its Rust core once, in the guests' root, and its C files for each
+//! kernel, in that kernel's root and against its headers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use crate::fetch::Kernel;
 use crate::progress::Progress;
 use crate::store;
 
-/// Directories of the root that the build mounts over: the project, read-only, and the output.
+/// Directories in the root on which the build mounts the project, read-only, and the output.
 pub(crate) const MOUNT_POINTS: &[&str] = &["project", "out"];
 
-/// Builds the core in `root` if its sources or the root changed since the last time.
+/// Builds the core in `root` if its sources or the root changed since the last build.
 pub(crate) fn build_core(dirs: &Dirs, root: &Root, logs: &Path, progress: &Progress) -> Result<()> {
     once(dirs, &[root], &[&output(dirs)?.join("shim_core.o")], || {
         let step = progress.step("build the core of virtio_msg_xen");
@@ -27,16 +27,19 @@ pub(crate) fn build_core(dirs: &Dirs, root: &Root, logs: &Path, progress: &Progr
     })
 }
 
-/// The module for one kernel.
+/// The modules for one kernel.
 pub(super) struct Modules {
     /// The one that users install.
     pub(super) production: PathBuf,
-    /// The one that misbehaves when its parameter `debug` asks for it.
+    /// The one for tests, which misbehaves as its parameter `debug` says.
     pub(super) test: PathBuf,
 }
 
-/// Builds the module for `kernel`, of the core that was built in `core_root`, if the sources or a
-/// root changed since the last time. A warning of the compiler, objtool or modpost is an error.
+/// Builds the module for `kernel` with the core from `core_root`, if the sources or a root changed
+/// since the last build.
+///
+/// # Errors
+/// The build fails, or the compiler, objtool or modpost prints a warning.
 pub(super) fn build(
     dirs: &Dirs,
     core_root: &Root,
@@ -63,8 +66,8 @@ pub(super) fn build(
         ];
         make(dirs, root, &arguments, &log)?;
         if let Some(warning) = warning(&fs::read_to_string(&log)?) {
-            fs::remove_dir_all(&out)?; // what is not compiled again does not warn again
-            bail!("virtio_msg_xen.ko is not built cleanly for {release}: {warning}");
+            fs::remove_dir_all(&out)?; // make would not compile, and so not warn, a second time
+            bail!("building virtio_msg_xen.ko for {release} printed a warning: {warning}");
         }
         step.done();
         Ok(())
@@ -72,15 +75,15 @@ pub(super) fn build(
     Ok(modules)
 }
 
-/// Where all of it goes.
+/// Returns the directory of the build's output, and creates it.
 fn output(dirs: &Dirs) -> Result<PathBuf> {
     let out = dirs.lab.join("module");
     fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
     Ok(out)
 }
 
-/// Has `make` build `products`, unless all are there and neither the sources nor `roots` have
-/// changed since.
+/// Calls `make` to build `products`, unless all exist and neither the sources nor `roots` have
+/// changed since the last build.
 fn once(
     dirs: &Dirs,
     roots: &[&Root],
@@ -95,7 +98,7 @@ fn once(
     }
     make()?;
     for product in products {
-        ensure!(product.exists(), "make built no {}", product.display());
+        ensure!(product.exists(), "make succeeded, but did not build {}", product.display());
     }
     Ok(fs::write(&stamp, key)?)
 }
@@ -108,13 +111,13 @@ fn make(dirs: &Dirs, root: &Root, arguments: &[&str], log: &Path) -> Result<()> 
     command::run(&mut make, "building virtio_msg_xen", log)
 }
 
-/// The first line of a build's log that warns of something in a file. Warnings of kbuild itself
-/// name none: it has one for a compiler that is newer than the kernel.
+/// Returns the first warning about a file in a build's log. It ignores kbuild's own warnings, which
+/// name no file: kbuild prints one if the compiler is newer than the kernel.
 fn warning(log: &str) -> Option<&str> {
     log.lines().find(|line| line.contains(": warning: ") || line.contains("WARNING: "))
 }
 
-/// A hash of every source file and of the roots they are built in.
+/// Returns a hash of all source files and of the roots in which they are built.
 fn key_of(sources: &Path, roots: &[&Root]) -> Result<String> {
     let mut parts: Vec<_> = roots.iter().map(|root| root.path().display().to_string()).collect();
     add_files(sources, &mut parts)?;
@@ -142,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn warnings_of_compiler_and_objtool_are_found_and_those_of_kbuild_are_not() {
+    fn warnings_about_files_are_found_and_kbuilds_own_ignored() {
         assert_eq!(warning("  CC [M]  dma.o\nwarning: the compiler differs\n"), None);
         for line in [
             "dma.c:3:1: warning: unused variable",
@@ -158,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_module_has_one_version() {
+    fn module_and_workspace_have_the_same_version() {
         let version = format!("\"{}\"", env!("CARGO_PKG_VERSION"));
         for (file, line) in [("dkms.conf", "PACKAGE_VERSION={}"), ("main.c", "MODULE_VERSION({});")]
         {
@@ -213,14 +216,14 @@ mod tests {
         assert_eq!(files, sections.len() + 1, "all files but main.c are in the header");
     }
 
-    /// Runs a script of the module's on the file system at `root`.
+    /// Runs a script of the module on the file system at `root`.
     fn run(script: &str, arguments: &[&str], root: &Path) {
         let mut script = std::process::Command::new(linux().join(script));
         assert!(script.args(arguments).env("DESTDIR", root).status().unwrap().success());
     }
 
     #[test]
-    fn the_module_is_put_into_initrds_until_no_kernel_has_it() {
+    fn initrd_hooks_stay_until_no_kernel_has_the_module() {
         let root = tempfile::tempdir().unwrap();
         let module = |release: &str| {
             root.path().join(format!("lib/modules/{release}/updates/virtio_msg_xen.ko"))
@@ -246,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_follows_contents_and_names_of_files() {
+    fn key_depends_on_contents_and_names_of_files() {
         let dir = tempfile::tempdir().unwrap();
         let roots = [&Root::at("/r".into())];
         let file = dir.path().join("a");

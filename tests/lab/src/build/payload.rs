@@ -1,4 +1,4 @@
-//! What one boot brings into Dom0: an archive on a disk of its own, unpacked there as `/lab`.
+//! The payload of one boot: an archive on a disk of its own, which Dom0 unpacks to `/lab`.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -12,20 +12,20 @@ use crate::debian::Suite;
 use crate::dirs::Dirs;
 use crate::fetch::Guest;
 
-/// What differs from boot to boot.
+/// The parts of the payload that differ from boot to boot.
 pub(crate) struct Payload<'a> {
-    /// A shell script: what Dom0 is to do once it is up.
+    /// The shell script that Dom0 runs when it is ready.
     pub(crate) job: String,
-    /// Files of the host for `/lab/files`.
+    /// The host's files and directories for `/lab/files`.
     pub(crate) files: &'a [PathBuf],
 }
 
-/// What a user has in a clone after README's build, and types next; and what boots Dom0's system
-/// again, in a driver domain.
+/// The files and commands that install xen-virtiod as README says, and the files that boot Dom0's
+/// system in a driver domain.
 pub(crate) struct Installation {
-    /// The program that was built.
+    /// The daemon, built by README's command.
     pub(crate) xen_virtiod: PathBuf,
-    /// The commands, which run in the clone.
+    /// README's commands, which run in the clone.
     pub(crate) commands: Vec<String>,
     /// Dom0's kernel.
     pub(crate) kernel: PathBuf,
@@ -45,7 +45,7 @@ pub(crate) fn write_payload(
     let file = File::create(image).with_context(|| format!("cannot create {}", image.display()))?;
     let mut builder = Builder::new(BufWriter::new(file));
     builder.mode(HeaderMode::Deterministic);
-    builder.sparse(false); // busybox knows no sparse files
+    builder.sparse(false); // busybox's tar does not support sparse files
     let mut archive = Archive(builder);
     archive.script("job", &payload.job)?;
     archive.file("bin/xen-virtiod", &built.dom0_programs.xen_virtiod)?;
@@ -75,7 +75,9 @@ pub(crate) fn write_payload(
     }
     archive.directory("files")?;
     for file in payload.files {
-        let name = file.file_name().with_context(|| format!("{} names no file", file.display()))?;
+        let name = file
+            .file_name()
+            .with_context(|| format!("the path {} names no file", file.display()))?;
         let inside = Path::new("files").join(name);
         match file.is_dir() {
             true => archive.tree(inside, file)?,
@@ -86,8 +88,8 @@ pub(crate) fn write_payload(
     Ok(())
 }
 
-/// `guest` for the kernel that guests have unless a scenario names another, `guest/SUITE` for
-/// others.
+/// Returns the directory for a kernel and its initrd: `guest` for the default kernel, `guest/SUITE`
+/// for others.
 fn guest_directory(files: &GuestFiles) -> PathBuf {
     match files.suite {
         Suite::LAB => PathBuf::from("guest"),
@@ -95,7 +97,7 @@ fn guest_directory(files: &GuestFiles) -> PathBuf {
     }
 }
 
-/// A tar archive in which everything belongs to root.
+/// A tar archive in which all entries belong to root.
 struct Archive(Builder<BufWriter<File>>);
 
 impl Archive {
@@ -111,8 +113,8 @@ impl Archive {
             .with_context(|| format!("cannot copy {}", source.display()))
     }
 
-    /// `install`: as much of a clone as the commands touch, and the commands. `boot`: kernel and
-    /// initrd.
+    /// Adds `install`, with README's commands and the files of a clone that they use, and `boot`,
+    /// with Dom0's kernel and initrd.
     fn installation(&mut self, dirs: &Dirs, installation: &Installation) -> Result<()> {
         let unit = "backend/virtiod/xen-virtiod.service";
         self.file("install/target/release/xen-virtiod", &installation.xen_virtiod)?;

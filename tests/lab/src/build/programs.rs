@@ -1,4 +1,4 @@
-//! The programs: `xen-virtiod`, as a user would build it, and the scenarios' own.
+//! Builds `xen-virtiod`, as a user does, and the helper programs of scenarios.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -10,44 +10,44 @@ use crate::command;
 use crate::dirs::Dirs;
 use crate::progress::Progress;
 
-/// Named for what is linked statically, although it is the host's own: flags for it then spare
-/// build scripts and macros, which cannot be static.
+/// The target triple of statically linked programs. Cargo applies `RUSTFLAGS` to build scripts and
+/// macros, which cannot be static, unless a target is named, even if it is the host's own.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Programs that run in Dom0 only, or bring their libraries.
+/// Programs that run in Dom0, or in a driver domain whose initrd has their libraries.
 pub(crate) struct Dom0Programs {
     /// The daemon.
     pub(crate) xen_virtiod: PathBuf,
-    /// A backend that looks through what it maps.
+    /// A backend that searches all memory that it maps.
     pub(crate) snoop: PathBuf,
-    /// A backend that reaches memory without grants.
+    /// A backend that accesses memory without grants.
     pub(crate) vm_memory_xen: PathBuf,
-    /// What shows whose memory a card uses.
+    /// Writes virtqueues into a domain's memory, and reports which of them a card has used.
     pub(crate) planted_rings: PathBuf,
-    /// Reads granted pages, in every way that there is.
+    /// Reads granted pages by each method of access.
     pub(crate) reach_pages: PathBuf,
-    /// A backend that wears a guest's driver down.
+    /// A backend that tries to keep a guest's driver busy.
     pub(crate) hostile_backend: PathBuf,
-    /// A device that takes its time.
+    /// A device that completes resets late, and reports a failed start by its status alone.
     pub(crate) slow_device: PathBuf,
 }
 
-/// Programs for guests, which have no libraries for them: linked statically.
+/// Programs for guests, statically linked, because guests lack the libraries.
 pub(crate) struct GuestPrograms {
-    /// What a scenario does inside a guest and no shell tool can do.
+    /// Actions of scenarios inside a guest that no shell tool supports.
     pub(crate) probe: PathBuf,
-    /// What maps a page without a grant.
+    /// Maps a page without a grant.
     pub(crate) foreign_map: PathBuf,
-    /// What drives a disk without a kernel module.
+    /// Drives a disk without a kernel module.
     pub(crate) user_driver: PathBuf,
-    /// What has a disk reach memory that is not its own.
+    /// Makes a disk access memory that the driver does not own.
     pub(crate) hostile_driver: PathBuf,
 }
 
 /// Builds the programs for Dom0.
 pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0Programs> {
     let step = progress.step("build xen-virtiod and Dom0's other programs");
-    // In one call, so that what all are made of is built once.
+    // One call of cargo builds common dependencies once.
     let packages = [
         "xen-virtiod",
         "snoop",
@@ -71,7 +71,7 @@ pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0
     })
 }
 
-/// Builds the programs for guests. Stripped: they are in the initrd of every guest that boots.
+/// Builds the programs for guests, stripped, because every guest's initrd contains them.
 pub(crate) fn guest(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<GuestPrograms> {
     let step = progress.step("build the guests' programs");
     let packages = ["probe", "foreign-map", "user-driver", "hostile-driver"];
@@ -90,8 +90,8 @@ pub(crate) fn guest(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Gue
     })
 }
 
-/// Builds packages for release, with what `adjust` adds; gives the target directory. `what` names
-/// the log.
+/// Builds `packages` in release mode, and returns the target directory. `adjust` changes the
+/// command before it runs; `what` names the log.
 fn cargo_build(
     dirs: &Dirs,
     logs: &Path,

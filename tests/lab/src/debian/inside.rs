@@ -1,12 +1,13 @@
-//! Runs a program inside a root, with directories of the host mounted there.
+//! Runs a program inside a root, on which directories of the host are mounted.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::root::{self, Root};
 
-/// Run in mounts of its own. Arguments: the root; for each directory to mount `ro` or `rw`, where
-/// it is and where it goes; `--`, and the program with its arguments.
+/// A shell script that runs in a mount namespace of its own. Arguments: the root; for each mount,
+/// `ro` or `rw`, the host's directory and the directory in the root; `--`; the program with its
+/// arguments.
 const ENTER: &str = r#"set -e
 root=$1
 shift
@@ -20,35 +21,35 @@ mount --rbind /dev "$root/dev"
 mount --rbind /proc "$root/proc"
 exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin HOME=/root "$@""#;
 
-/// What a program inside a root may do with a directory of the host.
+/// A program's access to a directory of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Read it.
+    /// The program can only read.
     Read,
-    /// Write to it too.
+    /// The program can read and write.
     Write,
 }
 
-/// A root to be entered.
+/// A root, and the mounts that a program inside it sees.
 pub(crate) struct Inside<'a> {
     root: &'a Root,
     mounts: Vec<(Access, PathBuf, &'static str)>,
 }
 
 impl<'a> Inside<'a> {
-    /// The root as it is.
+    /// Returns `root` without mounts of the host's directories.
     pub(crate) fn new(root: &'a Root) -> Self {
         Inside { root, mounts: Vec::new() }
     }
 
-    /// Mounts the host's directory `source` over the directory `target` of the root, which is
-    /// there.
+    /// Mounts the host's directory `source` on the root's directory `target`, which must exist.
     pub(crate) fn mount(mut self, access: Access, source: &Path, target: &'static str) -> Self {
         self.mounts.push((access, source.to_owned(), target));
         self
     }
 
-    /// Runs `script` by the root's shell, in an environment that is the same on every host.
+    /// Returns a command that runs `script` with the root's shell, in an environment that is the
+    /// same on every host.
     pub(crate) fn shell(&self, script: &str) -> Command {
         let mut command = root::as_root("sh");
         command.args(["-c", ENTER, "inside"]).arg(self.root.path());

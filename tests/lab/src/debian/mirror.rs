@@ -1,17 +1,18 @@
-//! Which package sources to fetch from: the mirror this host already uses for Debian.
+//! Selects package sources: the Debian mirror that the host's apt uses.
 
 use std::process::Command;
 
 use super::Suite;
 use crate::command;
 
-/// The keys that the packages must be signed by.
+/// The keys that must have signed the package lists.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// One line a source of the host's: origin, label and address, separated by bars.
+/// The format of apt's list: a line for each source of the host, with origin, label and address.
 const FORMAT: &str = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
 
-/// The lines of a sources.list for `suite`, or none: then mmdebstrap's own default is right.
+/// Returns the lines of a sources.list for `suite`, or no lines if the host's apt has no Debian
+/// source: mmdebstrap then uses its default.
 pub(crate) fn sources(suite: Suite) -> Vec<String> {
     let mut list = Command::new("apt-get");
     list.args(["indextargets", "--format", FORMAT, "Created-By: Packages"]);
@@ -21,7 +22,7 @@ pub(crate) fn sources(suite: Suite) -> Vec<String> {
     }
 }
 
-/// Options that make mmdebstrap use the proxy which the host's apt uses, if any.
+/// Returns options that make mmdebstrap use the proxy of the host's apt, if any.
 pub(crate) fn proxy_options() -> Vec<String> {
     let mut dump = Command::new("apt-config");
     dump.args(["dump", "--no-empty", "Acquire"]);
@@ -33,8 +34,8 @@ pub(crate) fn proxy_options() -> Vec<String> {
         .collect()
 }
 
-/// Options of mmdebstrap for `suite` itself. A mirror may keep sid as it was on some day, for
-/// longer than the week that sid says its lists are good for; they are signed all the same.
+/// Returns mmdebstrap's options for `suite`. The lists of sid expire after a week, and a mirror may
+/// keep an older snapshot of sid, so apt must not check their date. It still checks the signature.
 pub(crate) fn suite_options(suite: Suite) -> &'static [&'static str] {
     if suite.is_released() { &[] } else { &["--aptopt=Acquire::Check-Valid-Until \"false\""] }
 }
@@ -57,8 +58,8 @@ fn line(uri: &str, suite: &str) -> String {
     format!("deb [signed-by={KEYRING}] {uri} {suite} main")
 }
 
-/// The first address that Debian itself labels `label`. Where apt has no lists yet it cannot
-/// tell the label; there the usual end of the address decides.
+/// Returns the first address whose lists have Debian's label `label`. If apt has no lists yet, it
+/// does not know the label; the function then compares the end of the address with `usual_end`.
 fn find(targets: &str, label: &str, usual_end: &str) -> Option<String> {
     targets.lines().find_map(|line| {
         let mut fields = line.split('|');
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hosts_debian_mirrors_are_taken() {
+    fn hosts_debian_mirrors_are_used() {
         let lines = sources_from(
             "Other|Other|https://packages.example/apt/\n\
              Debian|Debian|http://mirror.example/debian/\n\
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn before_apt_has_lists_the_address_decides() {
+    fn unlabelled_source_is_chosen_by_its_address() {
         let targets = "||http://mirror.example/debian/\n||http://else.example/x/\n";
         let lines = sources_from(targets, Suite::Bookworm);
         assert_eq!(lines.len(), 2);
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn sid_has_no_updates_beside_it() {
+    fn sid_has_no_updates_suite() {
         let targets = "Debian|Debian|http://mirror.example/debian/\n\
                        Debian|Debian-Security|http://mirror.example/debian-security/\n";
         let lines = sources_from(targets, Suite::Sid);
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_debian_sources_leaves_the_choice_to_mmdebstrap() {
+    fn host_without_debian_sources_gives_no_lines() {
         for targets in [
             "Ubuntu|Ubuntu|http://mirror.example/ubuntu/\n",
             "Debian|Debian|cdrom://disc/debian/\n",

@@ -1,7 +1,7 @@
-//! A root: a directory with the files of some Debian packages and of all they depend on.
+//! A root: a directory with the files of some Debian packages and of their dependencies.
 //!
-//! The packages are unpacked, their scripts are not run: that is fast, works for everybody and is
-//! enough for what the lab does with them. What a script would have set up is in [`SETUP`].
+//! The lab unpacks the packages and does not run their scripts: that is fast, needs no privilege
+//! and is enough for its purposes. [`SETUP`] replaces the scripts' work as far as the lab needs it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -15,15 +15,16 @@ use crate::cpio::Cpio;
 use crate::host;
 use crate::progress::Step;
 
-/// Run by mmdebstrap in the empty root, before packages are unpacked: the links of a merged /usr.
+/// A shell script that makes the links of a merged /usr. mmdebstrap runs it in the empty root,
+/// before it unpacks packages.
 pub(crate) const SETUP: &str = r#"mkdir -p "$1/usr/bin" "$1/usr/sbin" "$1/usr/lib" "$1/usr/lib64"
 for dir in bin sbin lib lib64; do ln -s "usr/$dir" "$1/$dir"; done
 ln -s mawk "$1/usr/bin/awk""#;
 
-/// What loads the libraries of a program.
+/// The dynamic loader.
 pub(crate) const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 
-/// What nobody needs in a lab.
+/// Directories that the lab does not need.
 const PRUNED: &[&str] = &["usr/share/doc", "usr/share/locale", "usr/share/man"];
 
 /// A root in the cache.
@@ -32,7 +33,7 @@ pub(crate) struct Root {
 }
 
 impl Root {
-    /// The root that stands at `path`.
+    /// Returns the existing root at `path`.
     pub(crate) fn at(path: PathBuf) -> Root {
         Root { path }
     }
@@ -48,8 +49,8 @@ impl Root {
         let mut mmdebstrap = as_root("mmdebstrap");
         mmdebstrap
             .args(["--variant=extract", "--mode=root", "--format=directory"])
-            .arg("--skip=chroot/mount,output/dev") // nothing runs in the root, nor needs devices
-            .env("TAR_OPTIONS", "--no-same-owner") // the only user a user namespace has is root
+            .arg("--skip=chroot/mount,output/dev") // no program runs in the root or needs devices
+            .env("TAR_OPTIONS", "--no-same-owner") // the user namespace has no user but root
             .arg(format!("--include={}", packages.join(",")))
             .arg(format!("--setup-hook={SETUP}"))
             .args(mirror::proxy_options())
@@ -68,25 +69,26 @@ impl Root {
         Ok(root)
     }
 
-    /// Where the root stands.
+    /// Returns the root's directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The file `name` of the root.
+    /// Returns the path of the root's file `name`.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// A command that runs the root's own program `name` on this host, with the root's libraries.
+    /// Returns a command that runs the root's program `name` on this host with the root's
+    /// libraries.
     pub(crate) fn program(&self, name: &str) -> Command {
         let mut command = self.loader();
         command.arg(self.file(name));
         command
     }
 
-    /// Puts the root's libraries that `program` is linked with into an initrd: those of a program
-    /// of the root's, or of one that was built for an older distribution.
+    /// Adds the root's libraries that `program` needs to an initrd. `program` belongs to the root,
+    /// or was built for this or an older distribution.
     pub(crate) fn add_libraries(&self, cpio: &mut Cpio, program: &Path) -> Result<()> {
         for library in self.libraries(program)? {
             let name = library.file_name().unwrap_or_default().to_string_lossy();
@@ -95,7 +97,7 @@ impl Root {
         Ok(())
     }
 
-    /// The root's libraries that `program` is linked with.
+    /// Returns the paths of the root's libraries with which `program` is linked.
     pub(crate) fn libraries(&self, program: &Path) -> Result<Vec<PathBuf>> {
         let mut list = self.loader();
         list.arg("--list").arg(program);
@@ -103,49 +105,49 @@ impl Root {
         Ok(listed(&command::output(&mut list, &what)?).into_iter().map(PathBuf::from).collect())
     }
 
-    /// A command that loads a program with the root's libraries.
+    /// Returns a command that loads a program with the root's libraries.
     fn loader(&self) -> Command {
         let mut command = Command::new(self.file(LOADER));
         command.arg("--library-path").arg(self.file("usr/lib/x86_64-linux-gnu"));
         command
     }
 
-    /// What the root's static busybox makes of the compressed file `name` with `applet`.
+    /// Decompresses the file `name` with `applet` of the root's static busybox.
     pub(crate) fn unpacked(&self, applet: &str, name: &Path) -> Result<Vec<u8>> {
         let output =
             Command::new(self.file("usr/bin/busybox")).args([applet, "-c"]).arg(name).output()?;
         anyhow::ensure!(
             output.status.success(),
-            "{applet} {}: {}",
+            "cannot unpack by `{applet} -c {}`: {}",
             name.display(),
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(output.stdout)
     }
 
-    /// The release of the one kernel that is installed in the root.
+    /// Returns the release of the root's only kernel, as `uname -r` prints it.
     pub(crate) fn kernel_release(&self) -> Result<String> {
         let modules = self.file("usr/lib/modules");
         let entry = fs::read_dir(&modules)?
             .next()
-            .with_context(|| format!("no kernel in {}", modules.display()))??;
+            .with_context(|| format!("there is no kernel in {}", modules.display()))??;
         Ok(entry.file_name().to_string_lossy().into_owned())
     }
 
-    /// The kernel that is installed in the root: it lies in /boot or, in releases after Debian 13,
-    /// beside its modules.
+    /// Returns the path of the root's kernel: in /boot or, in releases after Debian 13, beside its
+    /// modules.
     pub(crate) fn kernel_image(&self) -> Result<PathBuf> {
         let release = self.kernel_release()?;
-        let places =
+        let paths =
             [format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")];
-        places
+        paths
             .iter()
-            .map(|place| self.file(place))
+            .map(|path| self.file(path))
             .find(|image| image.exists())
-            .with_context(|| format!("the kernel is at none of {}", places.join(", ")))
+            .with_context(|| format!("the root has no kernel: looked for {}", paths.join(", ")))
     }
 
-    /// Removes the directories `names`.
+    /// Removes the directories `names`, if they exist.
     pub(crate) fn prune(&self, names: &[&str]) -> Result<()> {
         for dir in names.iter().map(|name| self.file(name)) {
             if dir.exists() {
@@ -156,8 +158,8 @@ impl Root {
         Ok(())
     }
 
-    /// Makes `image`, an ext4 file system of `size` bytes with what the directory `contents` holds.
-    /// The root has e2fsprogs.
+    /// Makes `image`, an ext4 file system of `size` bytes with the files of the directory
+    /// `contents`. The root must have e2fsprogs.
     pub(crate) fn make_ext4(
         &self,
         contents: &Path,
@@ -179,9 +181,10 @@ impl Root {
     }
 }
 
-/// `program`, run as root or, for other users, as the root of a user namespace: files then belong
-/// to root in archives and images made of them. It has mounts of its own, and ends with the
-/// thread that starts it.
+/// Returns a command that runs `program` as root or, for other users, as root of a user namespace.
+///
+/// Files in archives and images that it makes belong to root. It has a mount namespace of its own,
+/// and the kernel ends it with the thread that starts it.
 pub(crate) fn as_root(program: &str) -> Command {
     let mut command = Command::new("unshare");
     command.arg("--mount");
@@ -192,8 +195,8 @@ pub(crate) fn as_root(program: &str) -> Command {
     command
 }
 
-/// The paths in lines such as `libc.so.6 => /root/lib/libc.so.6 (0x1234)`. The loader is listed
-/// too; it has its own place.
+/// Returns the paths in lines such as `libc.so.6 => /root/lib/libc.so.6 (0x1234)`, except that of
+/// the loader, which initrds have at [`LOADER`].
 fn listed(listing: &str) -> Vec<String> {
     listing
         .lines()
@@ -208,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_are_read_from_the_loaders_listing() {
+    fn libraries_are_read_from_the_loaders_list() {
         let listing = "\tlinux-vdso.so.1 (0x1)\n\
                        \tlibc.so.6 => /r/lib/libc.so.6 (0x2)\n\
                        \t/lib64/ld-linux-x86-64.so.2 => /r/lib64/ld-linux-x86-64.so.2 (0x3)\n";

@@ -1,26 +1,26 @@
-//! The releases of Debian that the lab knows.
+//! The releases of Debian that the lab supports.
 
 use std::fmt;
 
-/// A release, by the name that its package sources have.
+/// A release of Debian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Suite {
     /// Debian 12: kernel 6.1.
     Bookworm,
     /// Debian 13: kernel 6.12.
     Trixie,
-    /// Unstable: the newest kernel that Debian has.
+    /// Unstable: Debian's newest kernel.
     Sid,
 }
 
 impl Suite {
-    /// Where Dom0, the guests and the lab's own QEMU come from.
+    /// The release of Dom0, of the guests by default and of the lab's QEMU.
     pub(crate) const LAB: Suite = Suite::Trixie;
 
-    /// All of them.
+    /// All releases.
     pub(crate) const ALL: [Suite; 3] = [Suite::Bookworm, Suite::Trixie, Suite::Sid];
 
-    /// Its name in package sources.
+    /// Returns the release's name in package sources.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Suite::Bookworm => "bookworm",
@@ -29,7 +29,8 @@ impl Suite {
         }
     }
 
-    /// Whether it has updates and security updates beside it: sid is updated itself.
+    /// Returns whether the release has separate suites for updates and security updates. Sid has
+    /// none: Debian updates sid itself.
     pub(super) fn is_released(self) -> bool {
         self != Suite::Sid
     }

@@ -1,5 +1,5 @@
-//! The programs that measure: fio and iperf3. With their libraries they are large, so that they
-//! stand on a disk image, for a guest to mount, and in no initrd.
+//! The programs that measure: fio and iperf3. With their libraries they are too large for an
+//! initrd, so the lab puts them on a disk image, which a guest mounts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,11 +21,11 @@ const RECIPE: Recipe<'static> = Recipe {
 
 const PROGRAMS: [&str; 2] = ["fio", "iperf3"];
 
-/// Of the libraries, the one that lies in a directory of its own.
+/// The directory of libraries, and the one library that is in a directory below it.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 const APART: (&str, &str) = ("ceph", "libceph-common.so.2");
 
-/// Twice what the programs and their libraries take.
+/// The size of the image in bytes: twice that of the programs and their libraries.
 const IMAGE_SIZE: u64 = 128 << 20;
 
 /// The fetched programs.
@@ -34,13 +34,13 @@ pub(crate) struct BenchPrograms {
 }
 
 impl BenchPrograms {
-    /// Fetches them.
+    /// Fetches the programs and makes the image.
     pub(crate) fn fetch(cache: &Path, logs: &Path, progress: &Progress) -> Result<BenchPrograms> {
         let entry = RECIPE.entry(cache, logs, progress)?;
         Ok(BenchPrograms { entry })
     }
 
-    /// A file system with `bin` and `lib`.
+    /// Returns the image: a file system with `bin` and `lib`.
     pub(crate) fn image(&self) -> PathBuf {
         self.entry.join("programs.img")
     }
@@ -59,7 +59,7 @@ fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
         let file = root.file(&format!("usr/bin/{program}"));
         fs::copy(&file, programs.join("bin").join(program))?;
         let libraries = root.libraries(&file)?;
-        ensure!(!libraries.is_empty(), "{program} is linked with no library");
+        ensure!(!libraries.is_empty(), "the loader lists no libraries of {program}");
         for library in libraries {
             let name = library.file_name().unwrap_or_default();
             fs::copy(&library, programs.join("lib").join(name))?;

@@ -1,4 +1,4 @@
-//! The hypervisor and the system of Dom0: a disk image that every boot starts from afresh.
+//! The hypervisor, and Dom0's disk image. Every boot starts from the unchanged image.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -55,19 +55,18 @@ const RECIPE: Recipe<'static> = Recipe {
 /// Modules that Dom0 needs to reach its root file system.
 const DISK_MODULES: &[&str] = &["virtio_blk", "crc32c_generic", "ext4"];
 
-/// Modules with which a driver domain reaches the same file system, and keeps what it writes to
-/// itself.
+/// Modules with which a driver domain mounts the same file system, and keeps its changes in memory.
 const DRIVER_DOMAIN_MODULES: &[&str] = &["xen-blkfront", "overlay"];
 
-/// The size of Dom0's root file system: what it holds, and room for the disks of guests.
+/// The size of Dom0's root file system in bytes, with space for the disks of guests.
 const DISK_SIZE: u64 = 4 << 30;
 
-/// Firmware for machines that have more devices than QEMU's, and what is copied out of the root.
+/// Directories that the image does not need: kernel and hypervisor, which the cache entry has as
+/// files, and udev's database of hardware that QEMU does not emulate.
 const PRUNED: &[&str] = &["boot", "usr/lib/udev/hwdb.d"];
 
-/// Units of Debian's that take time and change nothing here: logins, what a system does at its
-/// first boot alone, which each boot of the disk is, file systems that nobody reads, and drivers of
-/// the chipset.
+/// Units of Debian that take time and have no use here: logins, the work of a first boot (every
+/// boot of the image is one), unused file systems, and drivers of the chipset.
 const MASKED: &[&str] = &[
     "getty.target",
     "ldconfig.service",
@@ -89,7 +88,7 @@ const MASKED: &[&str] = &[
     "systemd-user-sessions.service",
 ];
 
-/// Generators of units of which nothing comes here, and which each take time.
+/// Generators that take time and generate no unit here.
 const MASKED_GENERATORS: &[&str] = &[
     "systemd-fstab-generator",
     "systemd-getty-generator",
@@ -103,10 +102,10 @@ const MASKED_GENERATORS: &[&str] = &[
     "systemd-tpm2-generator",
 ];
 
-/// Keeps udev from the network interface that Debian's QEMU for Dom0 gives Dom0.
+/// Keeps udev from driving the network interface that Debian's QEMU for Dom0 gives Dom0.
 const MODPROBE: &str = "blacklist xen_netfront\n";
 
-/// What systemd would make up at its first boot, which it asks questions at.
+/// The machine ID. Without it systemd would treat the boot as a first boot, and ask questions.
 const MACHINE_ID: &str = "b9e38a4e1fd94b2f8c1f0a6c5d7e2b31\n";
 
 /// The fetched hypervisor and Dom0.
@@ -120,22 +119,22 @@ impl Dom0 {
         Ok(Dom0 { entry })
     }
 
-    /// The hypervisor, in the form that QEMU boots.
+    /// Returns the hypervisor, uncompressed, as QEMU boots it.
     pub(crate) fn xen(&self) -> PathBuf {
         self.entry.join("xen")
     }
 
-    /// Dom0's kernel.
+    /// Returns Dom0's kernel.
     pub(crate) fn kernel(&self) -> PathBuf {
         self.entry.join("vmlinuz")
     }
 
-    /// The image of Dom0's root file system.
+    /// Returns the image of Dom0's root file system.
     pub(crate) fn disk(&self) -> PathBuf {
         self.entry.join("disk.img")
     }
 
-    /// The part of Dom0's initrd that comes from the distribution.
+    /// Returns the distribution's part of Dom0's initrd.
     pub(crate) fn initrd(&self) -> PathBuf {
         self.entry.join("initrd")
     }
@@ -166,13 +165,13 @@ fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
     Ok(fs::remove_dir_all(root.path())?)
 }
 
-/// What scripts of Debian's packages do for a Dom0 that boots systemd, and what a person sets up
-/// there for guests' consoles to be logged.
+/// Sets up a Dom0 that boots systemd, as the scripts of Debian's packages do, and the logging of
+/// guests' consoles, as an administrator does.
 fn set_up_systemd(root: &Root) -> Result<()> {
     let wants = root.file("etc/systemd/system/multi-user.target.wants");
     let generators = root.file("etc/systemd/system-generators");
     let programs = root.file("usr/local/sbin");
-    // oxenstored, which Debian prefers, ends where it cannot keep its log.
+    // oxenstored, Debian's default, exits if it cannot write its log in /var/log/xen.
     let logs = root.file("var/log/xen/console");
     for directory in [&wants, &generators, &programs, &logs] {
         fs::create_dir_all(directory)

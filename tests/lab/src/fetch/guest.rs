@@ -1,5 +1,5 @@
-//! The guests: a kernel, a few programs that run on every kernel, and what builds the module's
-//! core, which suits every kernel too.
+//! The guests' default kernel, their programs, and the compiler of the module's core. Programs and
+//! core suit every kernel.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,10 +20,10 @@ const RECIPE: Recipe<'static> = Recipe {
     finish,
 };
 
-/// What stays of `usr/src/rustc-VERSION`.
+/// The only directory of `usr/src/rustc-VERSION` that the root keeps.
 const RUST_SOURCES: &str = "library";
 
-/// A tree of real files for the guests to copy: the sources of Rust's `core`.
+/// A tree of real files that guests copy: the sources of Rust's `core`.
 const TREE: &str = "library/core/src";
 
 /// The fetched guest system.
@@ -33,24 +33,24 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// Fetches it.
+    /// Fetches the packages, and makes the kernel, the initrd and the tree.
     pub(crate) fn fetch(cache: &Path, logs: &Path, progress: &Progress) -> Result<Guest> {
         let entry = RECIPE.entry(cache, logs, progress)?;
         let kernel = Kernel::at(Suite::LAB, entry.clone());
         Ok(Guest { entry, kernel })
     }
 
-    /// The kernel that guests have unless a scenario names another.
+    /// Returns the kernel that guests have unless a scenario names another.
     pub(crate) fn kernel(&self) -> &Kernel {
         &self.kernel
     }
 
-    /// The part of the guest's initrd that holds the distribution's programs.
+    /// Returns the part of a guest's initrd with the distribution's programs.
     pub(crate) fn initrd(&self) -> PathBuf {
         self.entry.join("initrd")
     }
 
-    /// An archive that puts a directory `tree` of real files into an initrd.
+    /// Returns an archive that adds the directory `tree` of real files to an initrd.
     pub(crate) fn tree(&self) -> PathBuf {
         self.entry.join("tree.cpio")
     }
@@ -72,7 +72,7 @@ fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
     kernel::finish(dir, root, step, log)
 }
 
-/// `usr/src/rustc-VERSION` of the root.
+/// Finds `usr/src/rustc-VERSION` in the root.
 fn rust_sources(root: &Root) -> Result<PathBuf> {
     for entry in fs::read_dir(root.file("usr/src"))? {
         let path = entry?.path();
@@ -80,7 +80,7 @@ fn rust_sources(root: &Root) -> Result<PathBuf> {
             return Ok(path);
         }
     }
-    anyhow::bail!("rust-src put no {TREE} below usr/src")
+    anyhow::bail!("no folder of usr/src has {TREE}, which the package rust-src should contain")
 }
 
 fn initrd(root: &Root) -> Result<Vec<u8>> {

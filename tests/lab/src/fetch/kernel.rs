@@ -1,5 +1,5 @@
-//! Kernels for guests: the distribution's for virtual machines, and what builds modules for exactly
-//! that kernel. It is one root, so that kernel and headers cannot differ.
+//! Kernels for guests: Debian's for virtual machines, with the headers and the compiler that build
+//! modules for exactly that kernel. Both come from one root, so kernel and headers cannot differ.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::debian::Suite;
 use crate::debian::root::{self, Root};
 use crate::progress::{Progress, Step};
 
-/// Kernel, headers and a compiler of the same release, as the headers ask for it.
+/// The kernel, its headers, and the tools of the same release that the headers require.
 pub(super) const PACKAGES: &[&str] = &[
     "linux-image-cloud-amd64",
     "linux-headers-cloud-amd64",
@@ -33,8 +33,8 @@ pub(super) const PACKAGES: &[&str] = &[
     "xz-utils",
 ];
 
-/// The stock modules that a guest loads beside `virtio_msg_xen`, and those that its script may
-/// load: drivers of other devices and of cards, and what a driver domain needs.
+/// Stock modules that every guest loads beside `virtio_msg_xen`, and modules that its script can
+/// load: drivers of other devices and of cards, and those that a driver domain needs.
 const GUEST_MODULES: &[&str] = &["virtio_blk"];
 const OPTIONAL_MODULES: &[&str] = &[
     "virtio_console",
@@ -59,7 +59,7 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// Fetches the kernel of `suite` alone.
+    /// Fetches the kernel of `suite`.
     pub(super) fn fetch(
         suite: Suite,
         cache: &Path,
@@ -76,34 +76,34 @@ impl Kernel {
         Ok(Kernel::at(suite, recipe.entry(cache, logs, progress)?))
     }
 
-    /// The kernel that [`finish`] left in the directory `entry` of the cache.
+    /// Returns the kernel that [`finish`] stored in the cache entry `entry`.
     pub(super) fn at(suite: Suite, entry: PathBuf) -> Kernel {
         let root = Root::at(entry.join("root"));
         Kernel { suite, entry, root }
     }
 
-    /// The release of Debian that the kernel is of.
+    /// Returns the kernel's Debian release.
     pub(crate) fn suite(&self) -> Suite {
         self.suite
     }
 
-    /// The root that modules are built in.
+    /// Returns the root in which modules for this kernel are built.
     pub(crate) fn build_root(&self) -> &Root {
         &self.root
     }
 
-    /// What boots.
+    /// Returns the kernel's image.
     pub(crate) fn image(&self) -> PathBuf {
         self.entry.join("vmlinuz")
     }
 
-    /// The part of a guest's initrd that holds the kernel's own modules.
+    /// Returns the part of a guest's initrd with the kernel's own modules.
     pub(crate) fn modules(&self) -> PathBuf {
         self.entry.join("modules.cpio")
     }
 
-    /// An archive that adds further modules of the kernel's to a guest's initrd, for a script to
-    /// load.
+    /// Makes an archive that adds the kernel's modules `names`, with their dependencies, to a
+    /// guest's initrd. The guest's script loads them.
     pub(crate) fn further_modules(&self, names: &[&str]) -> Result<Vec<u8>> {
         let mut cpio = Cpio::default();
         modules::add_optional(&mut cpio, &self.root, names)?;
@@ -111,11 +111,11 @@ impl Kernel {
     }
 }
 
-/// Takes the kernel out of `root`.
+/// Copies the kernel and an archive of its modules from `root` to the cache entry `dir`.
 pub(super) fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
     step.at("taking the kernel's modules");
     fs::copy(root.kernel_image()?, dir.join("vmlinuz"))?;
-    let mut depmod = root::as_root("chroot"); // it may be an absolute link
+    let mut depmod = root::as_root("chroot"); // /usr/sbin/depmod may be an absolute link
     depmod.arg(root.path()).args(["/usr/sbin/depmod", &root.kernel_release()?]);
     command::run(&mut depmod, "listing the guest's kernel modules", log)?;
     let mut cpio = Cpio::default();

@@ -1,4 +1,4 @@
-//! Kernel modules out of a root: which to load, in which order.
+//! Copies kernel modules from a root to an initrd, with lists of the order in which to load them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,24 +9,25 @@ use anyhow::{Context, Result};
 use crate::cpio::Cpio;
 use crate::debian::root::Root;
 
-/// The directory of an initrd with its modules; the file `order` names those to load at once, in
-/// their order, and `NAME.order` those to load for the module NAME when it is asked for.
+/// The initrd's directory of modules. Its file `order` lists the modules that init loads, in order;
+/// `NAME.order` lists the module NAME and its dependencies, which a script can load.
 const DIRECTORY: &str = "lib/modules";
 
-/// Puts the modules `wanted` and `optional` of the root's kernel and all they need into an initrd.
+/// Adds the modules `wanted` and `optional` of the root's kernel, with their dependencies, to an
+/// initrd. Init loads the wanted ones; scripts can load the optional ones.
 pub(super) fn add(cpio: &mut Cpio, root: &Root, wanted: &[&str], optional: &[&str]) -> Result<()> {
     let each = optional.iter().map(|module| (format!("{module}.order"), vec![*module]));
     let lists: Vec<_> = [("order".to_owned(), wanted.to_vec())].into_iter().chain(each).collect();
     add_lists(cpio, root, &lists)
 }
 
-/// As [`add`], for an initrd that has its modules to load at once already.
+/// Adds the modules `optional` like [`add`], to an initrd that has the file `order` already.
 pub(super) fn add_optional(cpio: &mut Cpio, root: &Root, optional: &[&str]) -> Result<()> {
     let each = optional.iter().map(|module| (format!("{module}.order"), vec![*module]));
     add_lists(cpio, root, &each.collect::<Vec<_>>())
 }
 
-/// Adds modules by lists, each of which is a file's name and what is to be loaded by it.
+/// Adds modules by lists. Each list is the name of a file, and the modules that the file lists.
 fn add_lists(cpio: &mut Cpio, root: &Root, lists: &[(String, Vec<&str>)]) -> Result<()> {
     let tree = root.file("usr/lib/modules").join(root.kernel_release()?);
     let read = |name: &str| {
@@ -51,17 +52,20 @@ fn add_lists(cpio: &mut Cpio, root: &Root, lists: &[(String, Vec<&str>)]) -> Res
     Ok(())
 }
 
-/// What depmod and the build know of a kernel's modules.
+/// The files `modules.dep` and `modules.builtin` of a kernel.
 struct Known<'a> {
-    /// Lines `PATH: PATH…`, where what is needed first stands last.
+    /// Lines `PATH: PATH…`: a module and its dependencies, those to load first at the end.
     dependencies: &'a str,
-    /// Paths of what other kernels have as a module and this one has in itself.
+    /// Paths of modules that are built into this kernel.
     built_in: &'a str,
 }
 
 impl<'a> Known<'a> {
-    /// The paths of the modules `wanted` and of what they need, each after what it needs itself.
-    /// What the kernel has in itself needs no loading.
+    /// Returns the paths of the modules `wanted` and of their dependencies, each after its own
+    /// dependencies. It leaves out modules that are built into the kernel.
+    ///
+    /// # Errors
+    /// The kernel has no module of that name.
     fn load_order(&self, wanted: &[&str]) -> Result<Vec<&'a str>> {
         let mut order: Vec<&str> = Vec::new();
         for module in wanted.iter().filter(|module| !self.has_in_itself(module)) {
@@ -85,7 +89,7 @@ impl<'a> Known<'a> {
     }
 }
 
-/// The module in `file`, which may be compressed.
+/// Reads the module in `file`, and decompresses it if its name ends in `.xz`.
 fn contents(root: &Root, file: &Path) -> Result<Vec<u8>> {
     if file.extension().is_some_and(|extension| extension == "xz") {
         root.unpacked("unxz", file)
@@ -94,7 +98,7 @@ fn contents(root: &Root, file: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// The name of the module in the file `path`.
+/// Returns the name of the module in the file `path`.
 fn name(path: &str) -> &str {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.split('.').next().unwrap_or(file)
@@ -112,19 +116,19 @@ mod tests {
     };
 
     #[test]
-    fn what_a_module_needs_is_loaded_before_it_and_once() {
+    fn dependencies_load_once_before_their_module() {
         let order = KNOWN.load_order(&["jbd2", "ext4"]).unwrap();
         let names: Vec<_> = order.into_iter().map(name).collect();
         assert_eq!(names, ["crc", "jbd2", "ext4"]);
     }
 
     #[test]
-    fn what_the_kernel_has_in_itself_is_not_loaded() {
+    fn built_in_module_is_not_loaded() {
         assert_eq!(KNOWN.load_order(&["virtio_console"]).unwrap(), Vec::<&str>::new());
     }
 
     #[test]
-    fn a_module_that_does_not_exist_is_named() {
+    fn unknown_module_error_names_the_module() {
         let error = KNOWN.load_order(&["nosuch"]).unwrap_err();
         assert!(error.to_string().contains("nosuch"));
     }

@@ -1,4 +1,5 @@
-//! What builds xen-virtiod on Debian: the packages that README names, and nothing beside them.
+//! The root in which xen-virtiod is built on Debian: the packages that README names, and those that
+//! every Debian system has.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,10 +12,10 @@ use crate::debian::Suite;
 use crate::debian::root::Root;
 use crate::progress::Progress;
 
-/// What every Debian system has, as far as a shell needs it.
+/// Packages that every Debian system has and a shell needs.
 const ESSENTIAL: &[&str] = &["base-files", "coreutils", "dash"];
 
-/// Directories of the root that a build mounts over, or needs to be there.
+/// Directories in the root on which a build mounts others, or which it needs.
 const DIRECTORIES: [&str; 4] = ["project", "crates", "root/.cargo", "tmp"];
 
 /// Fetches `packages` into a root.
@@ -40,6 +41,6 @@ fn finish(root: &Root) -> Result<()> {
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;
     }
-    // As gcc's own script does when the package is installed.
+    // The package gcc makes this link in its script, which the lab does not run.
     symlink("gcc", root.file("usr/bin/cc")).context("cannot link the C compiler")
 }

@@ -1,5 +1,4 @@
-//! QEMU. The distribution's own may be too old to run Xen: guests of an emulated Xen need
-//! version 10.
+//! QEMU. The host's own may be too old: guests of Xen under emulation need version 10.
 
 use std::path::Path;
 use std::process::Command;
@@ -31,7 +30,8 @@ impl Tools {
         Ok(Tools { root })
     }
 
-    /// A command that starts QEMU and ends with the thread that starts it.
+    /// Returns a command that starts QEMU. The kernel kills QEMU when the thread that started it
+    /// ends.
     pub(crate) fn qemu(&self) -> Command {
         let qemu = self.root.program("usr/bin/qemu-system-x86_64");
         let mut command = Command::new("setpriv");

@@ -1,36 +1,40 @@
-//! One cell of the matrix, as scripts write it and as tables show it.
+//! One result of the matrix, as scripts write it and as tables show it.
 
 use anyhow::{Context, Result};
 
 use crate::table;
 
-/// The headings of a cell's columns, in order.
+/// The headings of the table's columns, in order.
 const HEADINGS: [&str; 8] =
     ["row", "host type", "backend", "runs in", "guest", "DMA by", "outcome", "evidence"];
 
-/// One cell.
+/// The result of one experiment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cell {
-    /// What the cell is about: row, host type, backend, where it runs, guest and its DMA.
+    /// The experiment: row, host type, backend, where the backend runs, guest and kind of DMA.
     pub(crate) about: [String; 6],
-    /// What it came to.
+    /// The outcome, in words that the README's table has too.
     pub(crate) outcome: String,
-    /// What was seen; may differ from run to run. Empty in the README.
+    /// The observations, which may differ from run to run. Empty in the README.
     pub(crate) evidence: String,
 }
 
 impl Cell {
-    /// The cells that a scenario wrote, by `cell` of `tests/lab/dom0/lib.sh`: a line each.
+    /// Parses the results that a scenario wrote with `cell` of `tests/lab/dom0/lib.sh`, one a line.
+    ///
+    /// # Errors
+    /// A line has not seven or eight columns.
     pub(crate) fn read_all(text: &str) -> Result<Vec<Cell>> {
         let parse = |line: &str| {
             Cell::of(line.split('\t')).with_context(|| {
-                format!("`{line}` is no cell: see `cell` in tests/lab/dom0/lib.sh")
+                format!("`{line}` is no result: see `cell` in tests/lab/dom0/lib.sh")
             })
         };
         text.lines().map(parse).collect()
     }
 
-    /// A cell of its columns in order; without evidence if that is missing.
+    /// Makes a result of its columns in order; the evidence can be missing. Returns `None` if there
+    /// are fewer than seven columns or more than eight.
     pub(crate) fn of<'a>(columns: impl Iterator<Item = &'a str>) -> Option<Cell> {
         let mut columns = columns.map(|column| column.trim().to_owned());
         let mut next = || columns.next();
@@ -39,7 +43,7 @@ impl Cell {
         columns.next().is_none().then_some(Cell { about, outcome, evidence })
     }
 
-    /// Its row: a number, so that the tenth comes behind the ninth.
+    /// Returns the number of its row. Results are sorted by it, so that row 10 follows row 9.
     pub(crate) fn row(&self) -> u32 {
         let [row, ..] = &self.about;
         row.parse().unwrap_or(u32::MAX)
@@ -51,7 +55,7 @@ impl Cell {
     }
 }
 
-/// The cells as a Markdown table, with or without their evidence.
+/// Formats the results as a Markdown table, with or without their evidence.
 pub(crate) fn markdown(cells: &[Cell], evidence: bool) -> String {
     let columns = HEADINGS.len() - usize::from(!evidence);
     let line = |columns_of: &mut dyn Iterator<Item = &str>| {
@@ -64,7 +68,7 @@ pub(crate) fn markdown(cells: &[Cell], evidence: bool) -> String {
     text
 }
 
-/// The cells as a table for a terminal, without their evidence, which follows it cell by cell.
+/// Formats the results as a table for a terminal, followed by the evidence of each.
 pub(crate) fn plain(cells: &[Cell]) -> String {
     let shown = HEADINGS.len() - 1;
     let headings = HEADINGS.into_iter().take(shown).map(str::to_owned).collect();
@@ -73,7 +77,7 @@ pub(crate) fn plain(cells: &[Cell]) -> String {
     let evidence = cells.iter().map(|cell| {
         format!("{}\n    {}: {}\n", cell.about.join(", "), cell.outcome, cell.evidence)
     });
-    format!("{}\nWhat was seen:\n\n{}", table::format(&rows), evidence.collect::<String>())
+    format!("{}\nEvidence:\n\n{}", table::format(&rows), evidence.collect::<String>())
 }
 
 #[cfg(test)]
@@ -81,18 +85,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cell_is_read_as_it_was_written() {
+    fn results_are_parsed_by_columns() {
         let cells = Cell::read_all("1\tb\tx\tDom0\tPV\tgrants\tworks\t5 files\n").unwrap();
         assert_eq!(cells[0].about, ["1", "b", "x", "Dom0", "PV", "grants"]);
         assert_eq!((cells[0].outcome.as_str(), cells[0].evidence.as_str()), ("works", "5 files"));
         for wrong in ["1\tb\tx\tDom0\tPV\tgrants\n", "1\t2\t3\t4\t5\t6\t7\t8\t9\n"] {
             let error = Cell::read_all(wrong).unwrap_err().to_string();
-            assert!(error.contains("is no cell"), "{error}");
+            assert!(error.contains("is no result"), "{error}");
         }
     }
 
     #[test]
-    fn the_table_can_leave_the_evidence_out() {
+    fn markdown_table_can_leave_out_the_evidence() {
         let cells = Cell::read_all("1\tb\tx\tDom0\tPV\tgrants\tworks\ta|b\n").unwrap();
         assert!(
             markdown(&cells, true)

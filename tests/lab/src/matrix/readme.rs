@@ -1,4 +1,4 @@
-//! The table in the README, and what differs from it.
+//! The table of expected results in tests/matrix/README.md, and the comparison with it.
 
 use std::fmt;
 
@@ -6,41 +6,44 @@ use anyhow::{Context, Result};
 
 use super::Cell;
 
-/// What stands before the table in the README, and behind it.
+/// The lines before and after the table in the README.
 const BEGIN: &str = "<!-- cargo lab matrix: begin -->";
 const END: &str = "<!-- cargo lab matrix: end -->";
 
-/// The cells of the README's table.
+/// Parses the README's table.
+///
+/// # Errors
+/// A line that marks the table is missing, or a row has not the seven columns.
 pub(crate) fn table(readme: &str) -> Result<Vec<Cell>> {
     let (_, rest) = readme.split_once(BEGIN).with_context(|| format!("no line `{BEGIN}`"))?;
     let (table, _) = rest.split_once(END).with_context(|| format!("no line `{END}`"))?;
-    // The first two lines are headings and the rule.
+    // The first two lines are the headings and the rule.
     let lines = table.lines().filter(|line| line.starts_with('|')).skip(2);
     let parse = |line: &str| {
         let columns = line.trim().trim_matches('|').split(" | ");
-        Cell::of(columns).with_context(|| format!("`{line}` has not the seven columns of a cell"))
+        Cell::of(columns).with_context(|| format!("`{line}` does not have seven columns"))
     };
     lines.map(parse).collect()
 }
 
-/// How a run differs from the README in one cell.
+/// A difference between a run and the README's table.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Difference {
-    /// The outcome is another.
+    /// The outcomes differ.
     Outcome {
-        /// As it was seen.
+        /// The result of the run.
         seen: Cell,
         /// The README's outcome.
         expected: String,
     },
-    /// The README has no such cell.
+    /// The README lacks a result of the run.
     Unexpected(Cell),
-    /// No scenario made it.
+    /// The run lacks a result of the README.
     Missing(Cell),
 }
 
 impl Difference {
-    /// Whether it is a cell that was not seen, as in a run of some scenarios only.
+    /// Returns whether the run lacks a result, as a run of only some scenarios does.
     pub(crate) fn is_missing(&self) -> bool {
         matches!(self, Self::Missing(_))
     }
@@ -52,14 +55,14 @@ impl fmt::Display for Difference {
         match self {
             Self::Outcome { seen, expected } => write!(
                 f,
-                "{}: came to `{}`, but the README says `{expected}`; seen: {}",
+                "{}: the outcome is `{}`, but the README says `{expected}`; evidence: {}",
                 about(seen),
                 seen.outcome,
                 seen.evidence
             ),
             Self::Unexpected(seen) => write!(
                 f,
-                "{}: came to `{}`, but the README has no such cell; seen: {}",
+                "{}: the outcome is `{}`, but the README has no such row; evidence: {}",
                 about(seen),
                 seen.outcome,
                 seen.evidence
@@ -67,7 +70,7 @@ impl fmt::Display for Difference {
             Self::Missing(cell) => {
                 write!(
                     f,
-                    "{}: the README says `{}`, but it was not seen",
+                    "{}: the README says `{}`, but no scenario reported a result",
                     about(cell),
                     cell.outcome
                 )
@@ -76,7 +79,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// What differs between what was seen and what the README expects.
+/// Compares the results of a run with the README's.
 pub(crate) fn differences(seen: &[Cell], expected: &[Cell]) -> Vec<Difference> {
     let find = |cells: &[Cell], wanted: &Cell| {
         cells.iter().find(|cell| cell.about == wanted.about).cloned()
@@ -100,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_readmes_table_is_what_the_matrix_prints_without_evidence() {
+    fn readme_table_is_the_markdown_table_without_evidence() {
         let cells = [cell("1", "works"), cell("2", "refused: EPERM")];
         let readme =
             format!("# x\n{BEGIN}\n{}\n{END}\n| other | table |\n", markdown(&cells, false));
@@ -126,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_projects_own_table_can_be_read() {
+    fn projects_table_is_well_formed() {
         let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         let readme = std::fs::read_to_string(tests.join("../matrix/README.md")).unwrap();
         assert!(!table(&readme).unwrap().is_empty());

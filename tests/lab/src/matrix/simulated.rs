@@ -1,13 +1,14 @@
-//! Platforms that no Xen has: cells that are tests on the simulated hypervisor.
+//! Results for platforms other than Xen, from unit tests on the simulated hypervisor.
 
 use super::Cell;
 use crate::cargo_test::Sum;
 
-/// The package whose tests they are, and what all of their names contain.
+/// The package of the tests, and the beginning of their names.
 pub(crate) const PACKAGE: &str = "xen-virtiod";
 pub(crate) const TESTS: &str = "tests::platforms::";
 
-/// A test, the platform and the driver it is about, and what it shows if it passes.
+/// The tests. Each has its name, the platform, the driver's kind of DMA, and the outcome that it
+/// proves if it passes.
 const CELLS: [(&str, &str, &str, &str); 4] = [
     ("a_disk_works_one_to_one", "1:1", "guest addresses", "works, data right"),
     (
@@ -30,7 +31,7 @@ const CELLS: [(&str, &str, &str, &str); 4] = [
     ),
 ];
 
-/// The cells of what `cargo test` printed.
+/// Makes results of the output of `cargo test`.
 pub(crate) fn simulated(output: &str) -> Vec<Cell> {
     let sum = Sum::of(output);
     let cell = |&(test, platform, dma, shown): &(&str, &str, &str, &str)| {
@@ -52,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cell_is_good_only_if_its_test_passed() {
+    fn outcome_is_good_only_if_the_test_passed() {
         let outcomes = |output: &str| {
             simulated(output).into_iter().map(|cell| cell.outcome).collect::<Vec<_>>()
         };
