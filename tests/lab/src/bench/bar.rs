@@ -1,15 +1,15 @@
-//! What the project wants to reach: the least ratio of ours to theirs, and the most that a request
-//! may cost.
+//! Thresholds: the minimum ratio of our rate to another server's, and the maximum cost of a
+//! request.
 
 use super::counts::Counts;
 use super::report::Report;
 use super::sample::Task;
 use super::work;
 
-/// Servers that are held against together: the fastest of them counts.
+/// A threshold: the minimum ratio to each of `servers` at the works whose keys match.
 struct Bar {
     servers: &'static [&'static str],
-    /// What a work's key begins with, or ends with.
+    /// The works, by a part of their keys.
     works: Part,
     least: f64,
 }
@@ -22,7 +22,7 @@ enum Part {
 
 const EMULATED: &[&str] = &["ide", "ahci", "nvme"];
 
-/// Of those that apply to a task, the highest counts.
+/// The thresholds. If several apply to a task, the highest counts.
 const BARS: &[Bar] = &[
     Bar { servers: &["blkback"], works: Part::Any, least: 1.0 },
     Bar { servers: &["blkback"], works: Part::Contains("-4k-qd32"), least: 1.3 },
@@ -33,9 +33,9 @@ const BARS: &[Bar] = &[
     Bar { servers: &["e1000"], works: Part::Begins("tcp"), least: 5.0 },
 ];
 
-/// The most of a counter that there may be for a 4 KiB request at depth 32: mappings, of which each
-/// is two hypercalls at least, one to make it and one to end it, copies by the hypervisor, and
-/// signals to the driver.
+/// The maximum of each counter for a 4 KiB request at depth 32: mappings, each of which takes at
+/// least two hypercalls, to map and to unmap; copies by the hypervisor; notifications to the
+/// driver.
 const MOST: &[(&str, f64)] = &[("maps", 0.025), ("copies", 0.05), ("events_sent", 0.2)];
 const MOST_FOR: Part = Part::Contains("-4k-qd32");
 
@@ -49,7 +49,7 @@ impl Part {
     }
 }
 
-/// The least ratio that is wanted at a task beside a server.
+/// Returns the threshold for a task and a server, if there is one.
 pub(crate) fn least(task: &Task, server: &str) -> Option<f64> {
     BARS.iter()
         .filter(|bar| bar.servers.contains(&server) && bar.works.has(&task.work))
@@ -57,7 +57,7 @@ pub(crate) fn least(task: &Task, server: &str) -> Option<f64> {
         .max_by(f64::total_cmp)
 }
 
-/// What was not reached, a line each.
+/// Returns a line for each result that misses its threshold.
 pub(crate) fn missed(report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
     for comparison in &report.comparisons {
@@ -81,7 +81,7 @@ pub(crate) fn missed(report: &Report) -> Vec<String> {
     lines
 }
 
-/// The counters that are above what is wanted, a line each.
+/// Returns a line for each counter that exceeds its maximum.
 fn too_costly(counts: &Counts) -> Vec<String> {
     let name = work::find(&counts.work).map_or(counts.work.as_str(), |work| work.name);
     let guest = counts.guest.to_uppercase();
@@ -99,7 +99,7 @@ mod tests {
     use crate::bench::report::tests::{report, sample, task};
 
     #[test]
-    fn the_highest_bar_that_applies_counts() {
+    fn highest_matching_threshold_counts() {
         assert_eq!(least(&task("randread-4k-qd32"), "blkback"), Some(1.3));
         assert_eq!(least(&task("read-1m-qd4"), "blkback"), Some(1.0));
         assert_eq!(least(&task("read-1m-qd4"), "nvme"), Some(10.0));
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_below_its_bar_is_named() {
+    fn ratio_below_its_threshold_is_listed() {
         let samples = [
             sample("randread-4k-qd32", "ours", 12.0),
             sample("randread-4k-qd32", "blkback", 10.0),
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_costs_more_than_is_wanted_is_named() {
+    fn counter_above_its_maximum_is_listed() {
         let counts = |work: &str| Counts {
             guest: "pv".into(),
             work: work.into(),

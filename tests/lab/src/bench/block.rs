@@ -1,4 +1,4 @@
-//! The block measurements: what is done, by whom it is served, and fio's jobs for it.
+//! The block measurements: the works, the servers of a guest's disks, and fio's jobs.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use super::fio;
 use super::sample::{Sample, Task};
 use super::work::{Unit, Work};
 
-/// All work there is.
+/// All works that fio does.
 pub(crate) const WORKS: &[Work] = &[
     Work {
         key: "randread-4k-qd1",
@@ -68,8 +68,7 @@ pub(crate) const WORKS: &[Work] = &[
     },
 ];
 
-/// What a shell does with a file system, timed as a whole: see `shell_work` in
-/// bench-block/guest.sh.
+/// Shell commands on a file system, timed together: see `shell_work` in bench-block/guest.sh.
 pub(crate) const SHELL: Work = Work {
     key: "shell",
     name: "make a file system, untar, find, dd and remove",
@@ -78,33 +77,33 @@ pub(crate) const SHELL: Work = Work {
     options: &[],
 };
 
-/// Works that are done where not disks are compared but what lies between: see `do_works` in
+/// The works for comparisons of pools and of ways to map, instead of disks: see `do_works` in
 /// bench-block/disks.sh.
 const FEW: &[&str] = &["randread-4k-qd1", "randread-4k-qd32", "randwrite-4k-qd32", "read-1m-qd4"];
 
-/// What the data goes to: a file in Dom0's RAM, a RAM disk of Dom0's, or a disk that moves no data.
+/// The backing store: a file in Dom0's RAM, a RAM disk of Dom0's, or null_blk, which moves no data.
 pub(crate) const FILE: &str = "file";
 pub(crate) const RAM: &str = "ram";
 pub(crate) const NULL: &str = "null";
 
-/// Us.
+/// xen-virtiod, as a server.
 pub(crate) const OURS: &str = "ours";
 
-/// Nobody: Dom0 itself, straight on the backing store.
+/// No server: fio runs in Dom0, directly on the backing store.
 const FLOOR: &str = "floor";
 pub(crate) const DOM0: &str = "dom0";
 
-/// How much is measured.
+/// The extent of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// All works, as often as a report of record needs.
+    /// All works, with the rounds that a baseline report needs.
     Full,
-    /// Some works, fewer rounds.
+    /// Some works, with fewer rounds.
     Quick,
 }
 
 impl Extent {
-    /// How often each work is done by each server.
+    /// Returns the number of times that each server does each work.
     pub(crate) fn rounds(self) -> usize {
         match self {
             Extent::Full => 5,
@@ -112,7 +111,7 @@ impl Extent {
         }
     }
 
-    /// How long each work is measured, in milliseconds.
+    /// Returns the time of one measurement in milliseconds.
     pub(crate) fn runtime(self) -> u32 {
         match self {
             Extent::Full => 800,
@@ -120,13 +119,14 @@ impl Extent {
         }
     }
 
-    /// Whether it has this work.
+    /// Returns whether a run of this extent includes `work`.
     pub(crate) fn has(self, work: &Work) -> bool {
         self == Extent::Full || work.quick
     }
 }
 
-/// The disks of a guest, each named `SERVER-TARGET` as its device node in `/dev/bench` is.
+/// Returns the disks of a kind of guest, as server and target. A disk's node is
+/// `/dev/bench/SERVER-TARGET`.
 pub(crate) fn disks(guest: &str) -> &'static [(&'static str, &'static str)] {
     match guest {
         "hvm" => &[
@@ -150,16 +150,16 @@ pub(crate) fn disks(guest: &str) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// The order in which the servers take their turns: in every other round the last is first.
+/// The order of the servers within a round. It alternates from round to round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// As they are listed.
+    /// The order of [`disks`].
     Forward,
-    /// The other way round.
+    /// The reverse order.
     Backward,
 }
 
-/// fio's jobs for one round of a guest's: for each work all servers in turn, one at a time.
+/// Returns fio's jobs for one round: for each work, all servers one after the other.
 pub(crate) fn round(guest: &str, extent: Extent, order: Order) -> String {
     let mut jobs = format!(
         "[global]\nioengine=libaio\ndirect=1\nthread=1\nstonewall\ntime_based=1\nruntime={}ms\n\
@@ -167,8 +167,7 @@ pub(crate) fn round(guest: &str, extent: Extent, order: Order) -> String {
         extent.runtime()
     );
     for target in [FILE, RAM, NULL] {
-        // A disk's image is a file as a rule; beside it the works of a quick run say what there is
-        // to say.
+        // A disk's image is usually a file. For the other stores the works of a quick run suffice.
         let wanted = if target == FILE { extent } else { Extent::Quick };
         for work in WORKS.iter().filter(|work| wanted.has(work)) {
             let mut servers: Vec<_> = disks(guest).iter().filter(|(_, of)| *of == target).collect();
@@ -188,7 +187,7 @@ pub(crate) fn round(guest: &str, extent: Extent, order: Order) -> String {
     jobs
 }
 
-/// The few works, a line each: the key, and fio's options.
+/// Returns a line for each of the few works: the key, and fio's options.
 pub(crate) fn few(extent: Extent) -> String {
     let works = WORKS.iter().filter(|work| FEW.contains(&work.key));
     let line = |work: &Work| {
@@ -198,7 +197,10 @@ pub(crate) fn few(extent: Extent) -> String {
     works.map(line).collect()
 }
 
-/// What fio measured in one round of a guest's.
+/// Parses fio's output of one round.
+///
+/// # Errors
+/// It is no output of fio's, a job failed, or a job's name is unknown.
 pub(crate) fn samples(guest: &str, output: &str) -> Result<Vec<Sample>> {
     let sample = |job: fio::JobRate| -> Result<Sample> {
         let parts = job.name.split_once('@').and_then(|(key, disk)| {
@@ -206,7 +208,7 @@ pub(crate) fn samples(guest: &str, output: &str) -> Result<Vec<Sample>> {
             Some((work, disk.rsplit_once('-')?))
         });
         let (work, (server, target)) =
-            parts.with_context(|| format!("{} is no job of the bench's", job.name))?;
+            parts.with_context(|| format!("fio reports an unknown job: {}", job.name))?;
         let rate = match work.unit {
             Unit::Count => job.requests,
             Unit::Bytes => job.bytes,
@@ -224,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_take_turns_within_each_work() {
+    fn servers_alternate_within_each_work() {
         let jobs = round("pvh", Extent::Full, Order::Forward);
         let at = |name: &str| jobs.find(&format!("[{name}]")).unwrap();
         assert!(at("randread-4k-qd1@ours-file") < at("randread-4k-qd1@blkback-file"));
@@ -235,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn both_orders_have_the_same_jobs_and_each_is_alone() {
+    fn both_orders_have_the_same_jobs_one_at_a_time() {
         let count = |order| round("pv", Extent::Full, order).matches("filename=").count();
         let of = |target| disks("pv").iter().filter(|(_, of)| *of == target).count();
         let quick = WORKS.iter().filter(|work| work.quick).count();
@@ -245,14 +247,14 @@ mod tests {
     }
 
     #[test]
-    fn the_few_works_are_a_line_each() {
+    fn few_works_have_a_line_each() {
         let few = few(Extent::Full);
         assert_eq!(few.lines().count(), FEW.len());
         assert!(few.contains("read-1m-qd4 --rw=read --bs=1m --iodepth=4 --runtime=800ms\n"));
     }
 
     #[test]
-    fn a_sample_has_its_works_unit() {
+    fn sample_has_the_unit_of_its_work() {
         let samples = samples("pv", fio::tests::EXAMPLE).unwrap();
         assert_eq!(samples[0].rate, 500.0);
         assert_eq!(samples[0].server, "ours");
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_nobody_asked_for_is_an_error() {
+    fn unknown_job_error_names_the_job() {
         let strange = fio::tests::EXAMPLE.replace("randread-4k-qd1@", "other@");
         assert!(samples("pv", &strange).unwrap_err().to_string().contains("other@ours-ram"));
     }

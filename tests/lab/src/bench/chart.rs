@@ -1,17 +1,17 @@
-//! The report as one picture: a row a work, and on it a dot for each of the others at the ratio of
-//! ours to theirs, on a logarithmic scale.
+//! The report as a chart: a row for each work, with a dot for each other server at the ratio of our
+//! rate to its rate, on a logarithmic scale.
 
 use std::fmt::Write;
 
 use super::report::{Comparison, Report, Server};
 use super::work;
 
-/// In pixels.
+/// The measures of the chart, in pixels.
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 300.0;
 const RIGHT: f64 = 30.0;
 const ROW: f64 = 22.0;
-/// Where the legend begins, and what is below it.
+/// The legend's position, the height of its lines, and the space below it.
 const LEGEND: f64 = 46.0;
 const LEGEND_LINE: f64 = 20.0;
 const BELOW_LEGEND: f64 = 38.0;
@@ -21,7 +21,7 @@ const LEAST: f64 = 0.1;
 const MOST: f64 = 100.0;
 const MARKS: &[f64] = &[0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
 
-/// Everyone who is in the picture, with a colour that tells them apart for the colour-blind too.
+/// The servers' colours, from a palette that colour-blind readers can distinguish.
 const COLOURS: &[(&str, &str)] = &[
     ("blkback", "#0072b2"),
     ("qdisk", "#e69f00"),
@@ -35,7 +35,7 @@ const COLOURS: &[(&str, &str)] = &[
     ("rtl8139", "#e69f00"),
 ];
 
-/// The picture, in SVG.
+/// Draws the chart as SVG.
 pub(crate) fn svg(report: &Report) -> String {
     let rows = rows(report);
     let (names, lines) = legend(&rows);
@@ -58,7 +58,7 @@ pub(crate) fn svg(report: &Report) -> String {
     svg
 }
 
-/// A line of the picture.
+/// A row of the chart.
 enum Row<'a> {
     Heading(String),
     Work(&'a Comparison),
@@ -84,13 +84,14 @@ fn rows(report: &Report) -> Vec<Row<'_>> {
     rows
 }
 
-/// Those with whom we are compared. What is only another setting of ours stands in the tables.
+/// Returns the other servers, without xen-virtiod with other pool sizes, which only the tables
+/// have.
 fn others(comparison: &Comparison) -> impl Iterator<Item = &Server> {
     let servers = comparison.servers.iter();
     servers.filter(|server| !server.is_ours() && !server.name.starts_with("pool-"))
 }
 
-/// Where a ratio is on the scale.
+/// Returns the horizontal position of a ratio on the scale. Ratios beyond its ends are at the ends.
 fn place(ratio: f64) -> f64 {
     let part = (ratio.clamp(LEAST, MOST) / LEAST).ln() / (MOST / LEAST).ln();
     LEFT + part * (WIDTH - LEFT - RIGHT)
@@ -100,7 +101,7 @@ fn colour(server: &Server) -> &'static str {
     COLOURS.iter().find(|(name, _)| *name == server.name).map_or("#555555", |(_, colour)| colour)
 }
 
-/// The servers' names and colours, and how many lines they take.
+/// Draws the servers' names and colours; returns the SVG and the number of lines.
 fn legend(rows: &[Row<'_>]) -> (String, usize) {
     let shown = rows.iter().filter_map(|row| match row {
         Row::Work(comparison) => Some(others(comparison)),
@@ -184,7 +185,7 @@ mod tests {
     use crate::bench::report::tests::{report, sample};
 
     #[test]
-    fn a_ratio_is_a_dot_on_its_works_row() {
+    fn ratio_is_a_dot_in_the_row_of_its_work() {
         let samples = [sample("read-1m-qd4", "ours", 20.0), sample("read-1m-qd4", "ide", 2.0)];
         let svg = svg(&report(&samples));
         let x = format!("{:.1}", place(10.0));
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scale_is_logarithmic_and_nothing_is_beyond_its_ends() {
+    fn scale_is_logarithmic_and_clamps_at_its_ends() {
         assert_eq!(place(0.001), LEFT);
         assert_eq!(place(1e9), WIDTH - RIGHT);
         let steps = [place(1.0) - place(0.1), place(10.0) - place(1.0)];
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn many_servers_take_lines_and_settings_of_ours_are_not_among_them() {
+    fn legend_wraps_and_leaves_out_our_pool_sizes() {
         let servers = [
             "ours",
             "blkback",
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_else_did_is_not_in_the_picture() {
+    fn work_without_a_ratio_is_left_out() {
         let samples = [sample("read-1m-qd4", "floor", 20.0)];
         let svg = svg(&report(&samples));
         assert!(!svg.contains("1 MiB"));

@@ -1,5 +1,5 @@
-//! What a request costs, counted: xen-virtiod's own counters before and after some requests, and
-//! its system calls.
+//! The cost of a request: the growth of xen-virtiod's counters over a number of requests, and its
+//! system calls.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use super::block::WORKS;
 
-/// The disk that the requests are for, as XenStore names it: xvdm.
+/// The disk of the requests, xvdm, by its name in XenStore.
 const DEVICE: &str = "virtio_disk/51904";
 
-/// Works that are counted, and how many requests each makes.
+/// The counted works, with the number of requests of each.
 const COUNTED: &[(&str, u32)] = &[
     ("randread-4k-qd1", 500),
     ("randread-4k-qd32", 2000),
@@ -21,20 +21,20 @@ const COUNTED: &[(&str, u32)] = &[
     ("fsync-4k", 300),
 ];
 
-/// What the requests of one kind of work cost.
+/// The cost of the requests of one work.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Counts {
     /// The kind of guest.
     pub(crate) guest: String,
     /// The work, by its key.
     pub(crate) work: String,
-    /// How many requests the device served.
+    /// The number of requests that the device served.
     pub(crate) requests: u64,
-    /// How much of each there was for a request.
+    /// The growth of each counter, divided by the number of requests.
     pub(crate) per_request: BTreeMap<String, f64>,
 }
 
-/// The works that a guest is to do, a line each: the key, and fio's options.
+/// Returns a line for each counted work: the key, and fio's options.
 pub(crate) fn list() -> String {
     let line = |(key, requests): &(&str, u32)| {
         let work = WORKS.iter().find(|work| work.key == *key)?;
@@ -44,8 +44,11 @@ pub(crate) fn list() -> String {
     COUNTED.iter().filter_map(line).collect()
 }
 
-/// Sums up what `xen-virtiod stat --json` said before and after, and what `strace -c` counted while
-/// as many requests were served again.
+/// Calculates the cost from the output of `xen-virtiod stat --json` before and after the requests,
+/// and from the summary of `strace -c` over as many requests again.
+///
+/// # Errors
+/// A text cannot be parsed, or the device served no request.
 pub(crate) fn counts(
     guest: &str,
     work: &str,
@@ -60,7 +63,7 @@ pub(crate) fn counts(
     };
     let requests = ["read", "write", "flush"].map(|kind| grown(&format!("requests.{kind}")));
     let requests = requests.iter().sum::<u64>();
-    ensure!(requests > 0, "the device served no request");
+    ensure!(requests > 0, "the counters show no request");
     let per_request = |count: u64| count as f64 / requests as f64;
     let counted = after.keys().filter(|name| is_cost(name)).map(|name| {
         let short = name.strip_prefix("counts.").unwrap_or(name);
@@ -71,23 +74,28 @@ pub(crate) fn counts(
     Ok(Counts { guest: guest.to_owned(), work: work.to_owned(), requests, per_request: costs })
 }
 
-/// Whether a counter tells what requests cost, and not what they were.
+/// Returns whether a counter is a cost of requests, such as notifications, and not their number.
 fn is_cost(name: &str) -> bool {
     name.starts_with("counts.")
         || ["addresses.grant", "addresses.pool", "messages.received"].contains(&name)
 }
 
-/// The device's numbers, by names such as `requests.read`.
+/// Parses the connected device's counters, with names such as `requests.read`.
 fn counters(stat: &str) -> Result<BTreeMap<String, u64>> {
     let stat: Value =
-        serde_json::from_str(stat).context("this is not what `stat --json` prints")?;
-    let devices = stat.get("devices").and_then(Value::as_array).context("no devices")?;
+        serde_json::from_str(stat).context("cannot parse the output of `stat --json`")?;
+    let devices = stat.get("devices").and_then(Value::as_array);
+    let devices = devices.context("the output of `stat --json` has no list of devices")?;
     let device = devices.iter().rfind(|device| {
         device.get("device").and_then(Value::as_str) == Some(DEVICE)
             && device.get("state").and_then(Value::as_str) == Some("connected")
     });
     let mut numbers = BTreeMap::new();
-    flatten("", device.with_context(|| format!("no {DEVICE} is connected"))?, &mut numbers);
+    flatten(
+        "",
+        device.with_context(|| format!("`stat --json` lists no connected {DEVICE}"))?,
+        &mut numbers,
+    );
     Ok(numbers)
 }
 
@@ -101,11 +109,11 @@ fn flatten(prefix: &str, value: &Value, numbers: &mut BTreeMap<String, u64>) {
     }
 }
 
-/// The calls of strace's summary: the fourth column of its last line.
+/// Returns the number of calls in strace's summary: the fourth column of the line `total`.
 fn total(summary: &str) -> Result<u64> {
     let line = summary.lines().rfind(|line| line.trim_end().ends_with(" total"));
     let calls = line.and_then(|line| line.split_whitespace().nth(3)?.parse().ok());
-    calls.with_context(|| format!("this is no summary of strace's: {summary}"))
+    calls.with_context(|| format!("strace's summary has no line `total` with a count: {summary}"))
 }
 
 #[cfg(test)]
@@ -132,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_grew_is_divided_by_the_requests() {
+    fn growth_is_divided_by_the_requests() {
         let counts = counts("pv", "fsync-4k", &stat(100, 20), &stat(1100, 120), CALLS).unwrap();
         assert_eq!(counts.requests, 1000);
         let per_request: Vec<_> =
@@ -142,14 +150,14 @@ mod tests {
     }
 
     #[test]
-    fn no_requests_no_device_and_no_summary_are_errors() {
+    fn missing_requests_device_or_summary_is_an_error() {
         assert!(counts("pv", "x", &stat(1, 1), &stat(1, 1), CALLS).is_err());
         assert!(counts("pv", "x", r#"{"devices":[]}"#, &stat(1, 1), CALLS).is_err());
         assert!(counts("pv", "x", &stat(1, 1), &stat(9, 1), "strace: no").is_err());
     }
 
     #[test]
-    fn every_work_that_is_counted_is_one() {
+    fn counted_works_exist() {
         assert_eq!(list().lines().count(), COUNTED.len());
         assert!(
             list().contains(

@@ -1,15 +1,14 @@
-//! What a run differs in from the last report of record: its ratios, since seconds depend on the
-//! day.
+//! Compares a run with the baseline report by their ratios, because rates depend on the day.
 
 use std::fmt;
 
 use super::report::{Comparison, Report, Server};
 use super::work;
 
-/// A ratio that moved by less than this part, either way, is the same.
+/// A relative change of a ratio up to this, in either direction, counts as scatter.
 const NOISE: f64 = 0.1;
 
-/// A ratio, then and now.
+/// A ratio in the baseline report (`then`) and in the run (`now`).
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Difference {
     what: String,
@@ -18,12 +17,12 @@ pub(crate) struct Difference {
 }
 
 impl Difference {
-    /// Whether it got worse.
+    /// Returns whether the ratio decreased.
     pub(crate) fn is_worse(&self) -> bool {
         self.now < self.then
     }
 
-    /// Whether it is more than the scatter of measurements.
+    /// Returns whether the change exceeds the scatter of measurements.
     pub(crate) fn is_noticeable(&self) -> bool {
         (self.now / self.then - 1.0).abs() > NOISE
     }
@@ -37,7 +36,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// The ratios that both reports have, in the order of `now`.
+/// Compares the ratios that both reports have, in the order of `now`.
 pub(crate) fn differences(then: &Report, now: &Report) -> Vec<Difference> {
     let others = |comparison: &Comparison| -> Vec<Difference> {
         let before = then.comparisons.iter().find(|before| before.task == comparison.task);
@@ -71,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slower_run_is_worse_by_its_ratio() {
+    fn smaller_ratio_is_worse() {
         let found = differences(&of(40.0), &of(20.0));
         assert_eq!(found.len(), 1);
         assert!(found[0].is_worse() && found[0].is_noticeable());
@@ -82,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_little_is_noise_and_what_was_not_measured_before_is_no_difference() {
+    fn small_changes_and_new_works_are_no_differences() {
         assert!(!differences(&of(40.0), &of(41.0))[0].is_noticeable());
         assert!(differences(&Report::default(), &of(40.0)).is_empty());
     }

@@ -1,25 +1,29 @@
-//! Single figures, each a file: `ROUND-WORK@SERVER-TARGET.json` is what iperf3 printed, `.rate` a
-//! number.
+//! Reads single figures, each from a file: `ROUND-WORK@SERVER-TARGET.json` has the output of
+//! iperf3, `ROUND-WORK@SERVER-TARGET.rate` a number.
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::sample::{Sample, Task};
 use super::{net, work};
 
-/// The figure in the file `name`, with what it says.
+/// Reads the figure of the file `name`, whose contents are `text`.
+///
+/// # Errors
+/// The name does not have that form, or the contents are no rate.
 pub(crate) fn read(guest: &str, name: &str, text: &str) -> Result<Sample> {
     let parts = name.rsplit_once('.').and_then(|(stem, kind)| {
         let (key, disk) = stem.split_once('-')?.1.split_once('@')?;
         Some((work::find(key)?, disk.rsplit_once('-')?, kind))
     });
-    let (work, (server, target), kind) = parts.with_context(|| format!("{name} is no figure"))?;
+    let (work, (server, target), kind) = parts
+        .with_context(|| format!("the file name {name} is not ROUND-WORK@SERVER-TARGET.KIND"))?;
     let rate: f64 = match kind {
         "json" => net::iperf(work, text)?,
-        "rate" => text.trim().parse().with_context(|| format!("no rate: {text}"))?,
-        _ => bail!("{name} is no figure"),
+        "rate" => text.trim().parse().with_context(|| format!("the rate {text} is no number"))?,
+        _ => bail!("the file name {name} ends in neither .json nor .rate"),
     };
-    // That nothing came through in a round is a figure too.
-    ensure!(rate.is_finite() && rate >= 0.0, "{rate} is no rate");
+    // A rate of 0 is valid: in some rounds no packet arrives.
+    ensure!(rate.is_finite() && rate >= 0.0, "the rate {rate} is negative or not finite");
     let (target, work) = (target.to_owned(), work.key.to_owned());
     let task = Task { guest: guest.to_owned(), target, work };
     Ok(Sample { task, server: server.to_owned(), rate })
@@ -30,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_files_name_says_what_was_measured() {
+    fn file_name_has_work_server_and_target() {
         let sample = read("pv", "3-tcp-rr@netback-bridge.rate", "812.5\n").unwrap();
         assert_eq!((sample.rate, sample.server.as_str()), (812.5, "netback"));
         assert_eq!((sample.task.work.as_str(), sample.task.target.as_str()), ("tcp-rr", "bridge"));
@@ -40,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strange_name_or_no_figure_is_an_error() {
+    fn malformed_name_or_rate_is_an_error() {
         assert!(read("pv", "1-nosuch@ours-ram.rate", "1").is_err());
         assert!(read("pv", "1-shell@ours-ram.txt", "1").is_err());
         assert!(read("pv", "1-shell@ours-ram.rate", "-1").is_err());

@@ -1,16 +1,16 @@
-//! Reads what `fio --output-format=json` prints.
+//! Parses the output of `fio --output-format=json`.
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-/// How fast one job of fio's was.
+/// The rates of one of fio's jobs.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct JobRate {
-    /// The name of its section.
+    /// The name of its section in the job file.
     pub(crate) name: String,
-    /// Requests a second, reads and writes together.
+    /// Requests per second, reads and writes together.
     pub(crate) requests: f64,
-    /// Bytes a second, likewise.
+    /// Bytes per second, reads and writes together.
     pub(crate) bytes: f64,
 }
 
@@ -33,14 +33,14 @@ struct Direction {
     bw_bytes: f64,
 }
 
-/// The jobs of one run. fio may print notes in front of its JSON.
+/// Parses the jobs of one run. fio may print notes before its JSON.
 ///
 /// # Errors
-/// It is no output of fio's, or a job of it failed or did nothing.
+/// `output` is no output of fio's, or a job failed or did nothing.
 pub(crate) fn jobs(output: &str) -> Result<Vec<JobRate>> {
     let json = output.find('{').and_then(|start| output.get(start..));
-    let output: Output = serde_json::from_str(json.with_context(|| format!("fio said: {output}"))?)
-        .context("this is not what fio prints")?;
+    let json = json.with_context(|| format!("fio printed no JSON: {output}"))?;
+    let output: Output = serde_json::from_str(json).context("cannot parse fio's output")?;
     output.jobs.into_iter().map(rate).collect()
 }
 
@@ -56,7 +56,7 @@ fn rate(job: Job) -> Result<JobRate> {
 pub(crate) mod tests {
     use super::*;
 
-    /// Two jobs, with less than fio says of each.
+    /// Two jobs, without the fields that the lab does not read.
     pub(crate) const EXAMPLE: &str = r#"note: both iodepth >= 1 and synchronous I/O engine are selected
 {"fio version":"fio-3.39","global options":{"direct":"1"},"jobs":[
  {"jobname":"randread-4k-qd1@ours-ram","groupid":0,"error":0,"eta":0,
@@ -66,7 +66,7 @@ pub(crate) mod tests {
   "read":{"bw_bytes":6553600,"iops":100.0},"write":{"bw_bytes":3276800,"iops":50.0}}]}"#;
 
     #[test]
-    fn reads_and_writes_of_a_job_are_one_rate() {
+    fn reads_and_writes_of_a_job_are_summed() {
         let jobs = jobs(EXAMPLE).unwrap();
         let first = JobRate {
             name: "randread-4k-qd1@ours-ram".into(),
@@ -78,7 +78,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_job_that_failed_or_did_nothing_is_an_error() {
+    fn failed_or_idle_job_is_an_error() {
         let failed = EXAMPLE.replacen(r#""error":0"#, r#""error":5"#, 1);
         let error = jobs(&failed).unwrap_err().to_string();
         assert!(error.contains("randread-4k-qd1@ours-ram"), "{error}");
@@ -87,7 +87,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_no_output_is_quoted() {
+    fn malformed_output_is_quoted() {
         assert!(jobs("fio: no such file").unwrap_err().to_string().contains("no such file"));
         assert!(jobs("{}").is_err());
     }

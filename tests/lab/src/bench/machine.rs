@@ -1,4 +1,4 @@
-//! What a run ran on.
+//! Describes the machine of a run.
 
 use std::fs;
 use std::path::Path;
@@ -10,10 +10,10 @@ use crate::boot::accel_line;
 use crate::command;
 use crate::fetch::Tools;
 
-/// What a scenario leaves beside its figures: lines `WHAT: WHICH` of Dom0 and its guest.
+/// The file among a scenario's results with facts about Dom0 and the guest: lines `WHAT: WHICH`.
 pub(crate) const FACTS: &str = "machine";
 
-/// The host's part.
+/// Returns facts about the host and QEMU.
 pub(crate) fn host(tools: &Tools) -> Result<Vec<(String, String)>> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processors = thread::available_parallelism().map_or(1, usize::from);
@@ -32,13 +32,13 @@ pub(crate) fn host(tools: &Tools) -> Result<Vec<(String, String)>> {
     Ok(facts.map(|(what, which)| (what.to_owned(), which)).to_vec())
 }
 
-/// The model that `/proc/cpuinfo` names.
+/// Returns the model name in `/proc/cpuinfo`.
 fn processor(cpuinfo: &str) -> &str {
     let line = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
     line.map_or("a processor without a name", |rest| rest.trim_start_matches([' ', '\t', ':']))
 }
 
-/// Adds what a scenario says of Dom0 and its guest, each fact once.
+/// Adds a scenario's facts about Dom0 and the guest to `facts`, each only once.
 pub(crate) fn add(facts: &mut Vec<(String, String)>, results: &Path) {
     let text = fs::read_to_string(results.join(FACTS)).unwrap_or_default();
     for (what, which) in text.lines().filter_map(|line| line.split_once(": ")) {
@@ -54,14 +54,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_processors_model_is_found() {
+    fn processor_model_is_found() {
         let cpuinfo = "processor\t: 0\nmodel\t\t: 1\nmodel name\t: Fast 3000\nflags\t: fpu\n";
         assert_eq!(processor(cpuinfo), "Fast 3000");
         assert_eq!(processor(""), "a processor without a name");
     }
 
     #[test]
-    fn a_fact_that_several_scenarios_say_stands_once() {
+    fn repeated_fact_is_added_once() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(FACTS), "Xen: 4.20\nDom0's kernel: 6.12\n").unwrap();
         let mut facts = Vec::new();

@@ -7,19 +7,20 @@ use super::bar;
 use super::report::{Comparison, Report, Server};
 use super::work::{self, Unit};
 
-/// How the figures came about, and what they are.
+/// The introduction: how the bench measures, and the meaning of the columns. The recorded report
+/// `tests/bench/report.md` has the same text.
 const HOW: &str = "\
 Made by `cargo lab bench`. Each line's servers were measured in the same guest and the same boot, one at a time \
 and in turns, and in every other round in reverse order. Medians and quartiles are over the rounds; more is \
 better. \"ours / theirs\" is the ratio of the medians: above 1, xen-virtiod is faster. What was tried to make it so, and \
 why it is not everywhere, stands in [notes.md](notes.md); the same as a picture in [report.svg](report.svg).";
 
-/// What the counts are.
+/// The introduction of the counts.
 const COUNTED: &str = "\
 Counted over a fixed number of requests, for each request: by the daemon itself (`xen-virtiod stat --json`), and by \
 strace in a run of its own.";
 
-/// The whole report.
+/// Formats the whole report.
 pub(crate) fn text(report: &Report) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
@@ -74,7 +75,7 @@ fn write_comparison(text: &mut String, comparison: &Comparison) -> std::fmt::Res
     })
 }
 
-/// A column a counter, in each guest and work's row.
+/// Writes the table of counts: a row for each guest and work, a column for each counter.
 fn write_counts(text: &mut String, report: &Report) -> std::fmt::Result {
     let columns: BTreeSet<_> =
         report.counts.iter().flat_map(|counts| counts.per_request.keys()).collect();
@@ -104,7 +105,7 @@ mod tests {
     use crate::bench::sample::Sample;
 
     #[test]
-    fn a_row_says_who_was_how_fast_and_the_ratio() {
+    fn row_has_server_rate_and_ratio() {
         let sample =
             |server: &str, rate| Sample { task: task("read-1m-qd4"), server: server.into(), rate };
         let mib = f64::from(1 << 20);

@@ -1,4 +1,4 @@
-//! The network measurements: what is done, and how iperf3's output is read.
+//! The network measurements: the works, and the parser of iperf3's output.
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::block::Extent;
 use super::work::{Unit, Work};
 
-/// All work there is; the options are those of the guest's iperf3.
+/// All works, with the options of the guest's iperf3.
 pub(crate) const WORKS: &[Work] = &[
     Work {
         key: "tcp-out",
@@ -59,10 +59,10 @@ pub(crate) const WORKS: &[Work] = &[
     },
 ];
 
-/// The one that iperf3 does not do.
+/// The work that `probe round-trips` does instead of iperf3.
 const ROUND_TRIPS: &str = "tcp-rr";
 
-/// The works of a run, a line each: the key, and the options of the tool.
+/// Returns a line for each work of a run: the key, and iperf3's options.
 pub(crate) fn list(extent: Extent) -> String {
     let works = WORKS.iter().filter(|work| extent.has(work));
     works.map(|work| format!("{} {}\n", work.key, work.options.join(" "))).collect()
@@ -92,17 +92,21 @@ struct Received {
     bits_per_second: f64,
 }
 
-/// What arrived, of what iperf3 tells.
+/// Parses iperf3's output; returns the received bytes or packets per second.
 pub(super) fn iperf(work: &Work, text: &str) -> Result<f64> {
-    let output: Output = serde_json::from_str(text).context("this is not what iperf3 prints")?;
+    let output: Output = serde_json::from_str(text).context("cannot parse iperf3's output")?;
     if let Some(error) = output.error {
-        bail!("iperf3 says: {error}");
+        bail!("iperf3 failed: {error}");
     }
-    let end = output.end.context("iperf3 came to no end")?;
+    let end = output.end.context("iperf3's output has no field `end`")?;
     match work.unit {
-        Unit::Bytes => Ok(end.sum_received.context("no bytes")?.bits_per_second / 8.0),
+        Unit::Bytes => {
+            let received = end.sum_received.context("iperf3's output has no `sum_received`")?;
+            Ok(received.bits_per_second / 8.0)
+        }
         Unit::Count => {
-            let Packets { seconds, packets, lost_packets } = end.sum.context("no packets")?;
+            let sum = end.sum.context("iperf3's output has no field `sum`")?;
+            let Packets { seconds, packets, lost_packets } = sum;
             Ok((packets - lost_packets) / seconds)
         }
     }
@@ -123,13 +127,13 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_counted_where_they_arrive_and_lost_packets_not_at_all() {
+    fn rate_counts_received_bytes_and_packets() {
         assert_eq!(iperf(work("tcp-8-out"), TCP).unwrap(), 1000.0);
         assert_eq!(iperf(work("udp-64-in"), UDP).unwrap(), 300.0);
     }
 
     #[test]
-    fn what_went_wrong_is_said() {
+    fn failure_of_iperf3_is_an_error() {
         let refused = iperf(work("tcp-in"), r#"{"error":"refused"}"#).unwrap_err();
         assert!(refused.to_string().contains("refused"));
         assert!(iperf(work("udp-64-in"), r#"{"end":{}}"#).is_err());

@@ -1,4 +1,4 @@
-//! The report: every comparison with its medians, spreads and ratios.
+//! The report: all comparisons, with medians, quartiles and ratios.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,21 +8,21 @@ use super::sample::{Sample, Task};
 use super::summary::Summary;
 use super::work;
 
-/// What a run of the bench came to.
+/// The results of a run of the bench.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Report {
-    /// What it ran on, line by line: what, and which.
+    /// Facts about the machine, each a name and a value.
     pub(crate) machine: Vec<(String, String)>,
     /// The comparisons, in order of their tasks.
     pub(crate) comparisons: Vec<Comparison>,
-    /// What requests cost.
+    /// The costs of requests.
     #[serde(default)]
     pub(crate) counts: Vec<Counts>,
 }
 
 impl Report {
-    /// This report with everything in it that a later one has anew: whole comparisons, each of one
-    /// run.
+    /// Returns this report with all comparisons and counts of the later one, in place of its own.
+    /// It replaces comparisons as a whole, so each comparison comes from one run.
     pub(crate) fn renewed_by(mut self, later: &Report) -> Self {
         for fact in &later.machine {
             if !self.machine.contains(fact) {
@@ -40,7 +40,7 @@ impl Report {
     }
 }
 
-/// Puts `new` in the place of what it is anew, or at the end.
+/// Replaces the element that `is_old` selects by `new`, or appends `new` if there is none.
 fn put<T: Clone>(all: &mut Vec<T>, new: &T, is_old: impl Fn(&T) -> bool) {
     match all.iter_mut().find(|old| is_old(old)) {
         Some(old) => *old = new.clone(),
@@ -48,35 +48,38 @@ fn put<T: Clone>(all: &mut Vec<T>, new: &T, is_old: impl Fn(&T) -> bool) {
     }
 }
 
-/// Who was how fast at one task.
+/// The rates of all servers at one task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Comparison {
     /// The task.
     pub(crate) task: Task,
-    /// Everyone who did it, in the order in which they were measured.
+    /// The servers: xen-virtiod first, the others in the order of measurement.
     pub(crate) servers: Vec<Server>,
 }
 
-/// How fast one was.
+/// The rates of one server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Server {
-    /// By its key.
+    /// The server's key.
     pub(crate) name: String,
-    /// Of its rates.
+    /// The median and quartiles of its rates.
     pub(crate) rate: Summary,
-    /// Our median by its median, where we did the same; 1 for us.
+    /// xen-virtiod's median divided by this server's. `None` if xen-virtiod did not do the task, or
+    /// the divisor is 0.
     pub(crate) ratio: Option<f64>,
 }
 
 impl Server {
-    /// Whether this is us.
+    /// Returns whether the server is xen-virtiod, with its default pool.
     pub(crate) fn is_ours(&self) -> bool {
         self.name == OURS
     }
 }
 
-/// Sums up samples: those of one task and server are its rounds. The tasks stand in order of guest
-/// and target as they came, and of works as they are listed; we stand first.
+/// Summarizes samples: the samples of one task and server are its rounds.
+///
+/// Guests and targets keep the order of the samples, works have the order of their lists, and
+/// xen-virtiod is the first server.
 pub(crate) fn comparisons(samples: &[Sample]) -> Vec<Comparison> {
     let mut tasks: Vec<(&Task, Vec<&Sample>)> = Vec::new();
     for sample in samples {
@@ -88,7 +91,8 @@ pub(crate) fn comparisons(samples: &[Sample]) -> Vec<Comparison> {
     comparisons
 }
 
-/// Puts comparisons in the order of their sections as they came, and of works as they are listed.
+/// Sorts comparisons by section, in the order in which sections first occur, and then by work, in
+/// the order of the lists.
 fn sort(comparisons: &mut [Comparison]) {
     let mut sections: Vec<(String, String)> = Vec::new();
     for Comparison { task, .. } in comparisons.iter() {
@@ -102,12 +106,12 @@ fn sort(comparisons: &mut [Comparison]) {
     });
 }
 
-/// What a part of the report is about.
+/// Returns the guest and target, which identify a section of the report.
 fn section(task: &Task) -> (String, String) {
     (task.guest.clone(), task.target.clone())
 }
 
-/// Adds `value` to those under `key`.
+/// Adds `value` to the group `key`.
 fn add<K: PartialEq, V>(groups: &mut Vec<(K, Vec<V>)>, key: K, value: V) {
     match groups.iter_mut().find(|(known, _)| *known == key) {
         Some((_, values)) => values.push(value),
@@ -143,13 +147,13 @@ pub(crate) mod tests {
         Sample { task: task(work), server: server.into(), rate }
     }
 
-    /// A report of these samples.
+    /// Makes a report of `samples`.
     pub(crate) fn report(samples: &[Sample]) -> Report {
         Report { comparisons: comparisons(samples), ..Report::default() }
     }
 
     #[test]
-    fn rounds_are_gathered_whatever_their_order() {
+    fn rounds_are_grouped_in_any_order() {
         let comparisons = comparisons(&[
             sample("b", "blkback", 50.0),
             sample("b", "ours", 100.0),
@@ -168,7 +172,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn works_stand_in_their_order_within_their_section() {
+    fn works_keep_their_order_within_a_section() {
         let of = |guest: &str, work: &str| Sample {
             task: Task { guest: guest.into(), ..task(work) },
             ..sample(work, "ours", 1.0)
@@ -183,7 +187,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_later_report_renews_what_it_has_and_leaves_the_rest() {
+    fn renewed_report_keeps_other_comparisons() {
         let old = Report {
             machine: vec![("QEMU".into(), "10".into())],
             ..report(&[sample("a", "ours", 1.0), sample("a", "x", 1.0), sample("b", "ours", 2.0)])
@@ -203,7 +207,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn without_us_there_is_no_ratio() {
+    fn comparison_without_us_has_no_ratio() {
         let comparisons = comparisons(&[sample("a", "floor", 10.0), sample("b", "x", 0.0)]);
         assert_eq!(comparisons[0].servers[0].ratio, None);
         assert_eq!(comparisons[1].servers[0].ratio, None);

@@ -1,25 +1,25 @@
-//! One measured figure, and what it is a figure of.
+//! One measured rate, and its task.
 
 use serde::{Deserialize, Serialize};
 
-/// What is compared: everything but who does it.
+/// A task, at which servers are compared.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Task {
     /// The kind of guest: `pv`, `pvh`, `hvm`; `dom0` for Dom0 itself.
     pub(crate) guest: String,
-    /// What the data goes to.
+    /// The backing store, or another key that names a section of the report.
     pub(crate) target: String,
-    /// The work, by its key.
+    /// The work's key.
     pub(crate) work: String,
 }
 
-/// A rate that was measured once; more is better.
+/// The rate of one round; higher is better.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Sample {
-    /// What was done.
+    /// The task.
     pub(crate) task: Task,
-    /// Who served it, by its key.
+    /// The server's key.
     pub(crate) server: String,
-    /// How fast, in the work's unit.
+    /// The rate, in the work's unit.
     pub(crate) rate: f64,
 }

@@ -1,8 +1,8 @@
-//! The measurements of how it scales: see bench-scale/dom0.sh.
+//! The measurements of scaling with guests and queues: see bench-scale/dom0.sh.
 
 use super::work::{Unit, Work};
 
-/// All work there is: 4 KiB random reads, 32 at a time of each guest or queue.
+/// All works: 4 KiB random reads, with depth 32 for each guest or queue.
 pub(crate) const WORKS: &[Work] = &[
     work("guests-1", "1 guest, a disk each"),
     work("guests-2", "2 guests, a disk each"),

@@ -1,22 +1,22 @@
-//! What several rounds of one measurement come to.
+//! Summarizes the rounds of one measurement.
 
 use serde::{Deserialize, Serialize};
 
-/// A median, and the quartiles around it.
+/// The median and the quartiles.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summary {
-    /// A quarter of the rounds were not above it.
+    /// The first quartile.
     pub(crate) low: f64,
-    /// Half of the rounds were not above it.
+    /// The median.
     pub(crate) median: f64,
-    /// Three quarters of the rounds were not above it.
+    /// The third quartile.
     pub(crate) high: f64,
-    /// How many rounds there were.
+    /// The number of rounds.
     pub(crate) rounds: usize,
 }
 
 impl Summary {
-    /// Of `values`, in any order; nothing if there is none, or one that is no number.
+    /// Summarizes `values`, in any order. Returns `None` if there are none, or one is not finite.
     pub(crate) fn of(values: &[f64]) -> Option<Summary> {
         if values.iter().any(|value| !value.is_finite()) {
             return None;
@@ -28,12 +28,12 @@ impl Summary {
     }
 }
 
-/// The value below which `part` of `sorted` lies, between two of them in proportion.
+/// Returns the quantile `part` of `sorted`, with linear interpolation between two values.
 fn quantile(sorted: &[f64], part: f64) -> Option<f64> {
-    let place = part * sorted.len().checked_sub(1)? as f64;
-    let below = sorted.get(place.floor() as usize)?;
-    let above = sorted.get(place.ceil() as usize)?;
-    Some(below + (above - below) * place.fract())
+    let position = part * sorted.len().checked_sub(1)? as f64;
+    let below = sorted.get(position.floor() as usize)?;
+    let above = sorted.get(position.ceil() as usize)?;
+    Some(below + (above - below) * position.fract())
 }
 
 #[cfg(test)]
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_and_quartiles_of_odd_and_even_counts() {
+    fn quartiles_of_odd_and_even_counts_are_right() {
         let odd = Summary::of(&[5.0, 1.0, 3.0, 2.0, 4.0]).unwrap();
         assert_eq!(odd, Summary { low: 2.0, median: 3.0, high: 4.0, rounds: 5 });
         let even = Summary::of(&[4.0, 1.0, 2.0, 3.0]).unwrap();
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn one_round_is_its_own_median_and_none_has_none() {
+    fn one_round_is_its_own_median_and_no_rounds_have_none() {
         let one = Summary::of(&[7.0]).unwrap();
         assert_eq!((one.low, one.median, one.high), (7.0, 7.0, 7.0));
         assert_eq!(Summary::of(&[]), None);

@@ -1,18 +1,18 @@
-//! The kinds of work that are measured, by whatever tool.
+//! The works that the bench measures, with all tools.
 
 use super::{block, net, scale};
 
-/// What a rate is counted in.
+/// The unit of a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
-    /// Requests, packets or round trips a second.
+    /// Requests, packets, pages or round trips per second.
     Count,
-    /// Bytes a second.
+    /// Bytes per second.
     Bytes,
 }
 
 impl Unit {
-    /// A rate, as a person reads it.
+    /// Formats a rate for people.
     pub(crate) fn show(self, rate: f64) -> String {
         match self {
             Unit::Count if rate < 10.0 => format!("{rate:.2}/s"),
@@ -29,19 +29,19 @@ impl Unit {
 /// One kind of work.
 #[derive(Debug)]
 pub(crate) struct Work {
-    /// Names it in jobs and in reports for programs.
+    /// The name in jobs and in reports for programs.
     pub(crate) key: &'static str,
-    /// As a person calls it.
+    /// The name for people.
     pub(crate) name: &'static str,
-    /// What its rate is counted in.
+    /// The unit of its rate.
     pub(crate) unit: Unit,
-    /// Whether a quick run has it.
+    /// Whether a quick run includes it.
     pub(crate) quick: bool,
     /// Options of the tool that does it.
     pub(crate) options: &'static [&'static str],
 }
 
-/// Pages that a guest granted, read without a device: see bench-reach/dom0.sh.
+/// Reading pages that a guest granted, without a device: see bench-reach/dom0.sh.
 const REACH: &[Work] = &[
     Work {
         key: "reach-1",
@@ -63,17 +63,17 @@ fn all() -> impl Iterator<Item = &'static Work> {
     block::WORKS.iter().chain([&block::SHELL]).chain(net::WORKS).chain(scale::WORKS).chain(REACH)
 }
 
-/// The work called `key`.
+/// Finds the work `key`.
 pub(crate) fn find(key: &str) -> Option<&'static Work> {
     all().find(|work| work.key == key)
 }
 
-/// Where the work called `key` stands among all; what is unknown stands last.
+/// Returns the index of the work `key` among all works; unknown works are sorted last.
 pub(crate) fn place(key: &str) -> usize {
     all().position(|work| work.key == key).unwrap_or(usize::MAX)
 }
 
-/// Who serves, as a person calls it.
+/// Returns a server's name for people.
 pub(crate) fn server_name(key: &str) -> &str {
     match key {
         "ours" => "xen-virtiod",
@@ -98,8 +98,7 @@ pub(crate) fn server_name(key: &str) -> &str {
     }
 }
 
-/// What the data goes to, or what else the figures of a section have in common, as a person calls
-/// it.
+/// Returns the name for people of a backing store, or of another common property of a section.
 pub(crate) fn target_name(key: &str) -> &str {
     match key {
         block::FILE => "a file in RAM",
@@ -118,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_shown_in_their_units() {
+    fn rates_are_formatted_with_their_units() {
         assert_eq!(Unit::Count.show(1234.5), "1234/s");
         assert_eq!(Unit::Count.show(1.25), "1.25/s");
         assert_eq!(Unit::Bytes.show(f64::from(5 << 19)), "2.5 MiB/s");

@@ -1,4 +1,4 @@
-//! `cargo lab bench [FILTER…]`: how fast we are, beside others.
+//! `cargo lab bench [FILTER…]`: measures xen-virtiod and other backends.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,23 +17,24 @@ use crate::lab::Lab;
 use crate::progress::Progress;
 use crate::scenario::{self, Scenario};
 
-/// Modules of the guests' kernel that drive the others' devices.
+/// Modules of the guests' kernel that drive the other backends' devices.
 const MODULES: &[&str] =
     &["xen-blkfront", "xen-netfront", "xen-gntalloc", "ata_piix", "ahci", "sd_mod"];
 
-/// What the report's files are called.
+/// The name of the report's files, without extension.
 const REPORT: &str = "report";
 
-/// Whether what a run measured becomes what later runs are compared with.
+/// Whether a run updates the baseline report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
-    /// It stays in `target/lab/bench`.
+    /// The run writes only to `target/lab/bench`.
     No,
-    /// It is written to `tests/bench` too, in the place of what it is anew.
+    /// The run also replaces the results in `tests/bench` that it measured again.
     Yes,
 }
 
-/// Measures what has one of `filters` in its name, or all if there are none, and writes the report.
+/// Runs the measurements whose name contains one of `filters`, or all if there are none, and writes
+/// the report. Returns the exit status: 0 if no measurement failed.
 pub(crate) fn bench(filters: &[String], extent: Extent, record: Record) -> Result<i32> {
     let progress = Progress::new();
     let home = Dirs::find()?.tests().join("bench");
@@ -42,7 +43,11 @@ pub(crate) fn bench(filters: &[String], extent: Extent, record: Record) -> Resul
         let name = scenario.to_string();
         filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
     });
-    ensure!(!scenarios.is_empty(), "nothing that is measured has {filters:?} in its name");
+    ensure!(
+        !scenarios.is_empty(),
+        "no measurement matches {filters:?}: measurements are GUEST/FOLDER of {}",
+        home.join("scenarios").display()
+    );
     let last = last(&home)?;
     let lab = Lab::prepare("bench", &[], &progress)?;
     let files = files(&lab, &scenarios, extent, &progress)?;
@@ -64,7 +69,7 @@ pub(crate) fn bench(filters: &[String], extent: Extent, record: Record) -> Resul
     Ok(i32::from(!run.failures.is_empty()))
 }
 
-/// What came of a run.
+/// The results of a run.
 #[derive(Default)]
 struct Run {
     machine: Vec<(String, String)>,
@@ -86,14 +91,14 @@ impl Run {
             bail!("{failure}");
         }
         let (samples, counts) = (read_samples(outcome)?, read_counts(outcome)?);
-        ensure!(!samples.is_empty() || !counts.is_empty(), "it left no figures");
+        ensure!(!samples.is_empty() || !counts.is_empty(), "the scenario left no figures");
         self.samples.extend(samples);
         self.counts.extend(counts);
         Ok(())
     }
 }
 
-/// The report of record in the directory `home`, if there is one.
+/// Reads the baseline report in the directory `home`, if there is one.
 fn last(home: &Path) -> Result<Option<Report>> {
     let file = home.join(REPORT).with_extension("json");
     if !file.exists() {
@@ -101,20 +106,20 @@ fn last(home: &Path) -> Result<Option<Report>> {
     }
     let text = fs::read_to_string(&file)?;
     let report = serde_json::from_str(&text);
-    report.map(Some).with_context(|| format!("{} is no report", file.display()))
+    report.map(Some).with_context(|| format!("cannot parse the report {}", file.display()))
 }
 
 fn print_differences(last: &Report, report: &Report) {
     let differences = difference::differences(last, report);
     let (moved, same): (Vec<_>, Vec<_>) =
         differences.iter().partition(|difference| difference.is_noticeable());
-    println!("\nBeside the report of record, {} ratios are about the same.", same.len());
+    println!("\nCompared with the baseline report, {} ratios are about the same.", same.len());
     for difference in moved {
         println!("{}  {difference}", if difference.is_worse() { "WORSE " } else { "better" });
     }
 }
 
-/// What the machine is to find in `/lab/files`: programs, modules, and the guests' jobs.
+/// Makes the files for `/lab/files`: programs, modules, the guests' jobs and Dom0's kernel.
 fn files(
     lab: &Lab,
     scenarios: &[Scenario],
@@ -136,28 +141,28 @@ fn files(
     if extent == Extent::Quick {
         fs::write(jobs.join("quick"), "")?;
     }
-    // For a guest with the devices that the guests' kernel has no drivers for.
+    // The guests' default kernel has no drivers for some emulated cards; Dom0's kernel has.
     let dom0_kernel = lab.fetched().dom0.kernel();
     Ok(vec![programs.image(), modules, jobs, dom0_kernel])
 }
 
-/// A guest's jobs: `forward.fio` and `backward.fio`, `rounds`, which names them in turn, and the
-/// works of other tools.
+/// Writes a guest's jobs: `forward.fio` and `backward.fio`; `rounds`, a line for each round with
+/// the name of its job file; and the works for other tools.
 fn write_jobs(directory: &Path, guest: &str, extent: Extent) -> Result<()> {
     fs::create_dir_all(directory)?;
     let orders = [("forward", Order::Forward), ("backward", Order::Backward)];
     for (name, order) in orders {
         fs::write(directory.join(format!("{name}.fio")), block::round(guest, extent, order))?;
     }
-    let turns = orders.iter().cycle().take(extent.rounds());
-    let rounds: String = turns.map(|(name, _)| format!("{name}\n")).collect();
+    let order_of_each = orders.iter().cycle().take(extent.rounds());
+    let rounds: String = order_of_each.map(|(name, _)| format!("{name}\n")).collect();
     fs::write(directory.join("rounds"), rounds)?;
     fs::write(directory.join("counts"), counts::list())?;
     fs::write(directory.join("few"), block::few(extent))?;
     Ok(fs::write(directory.join("net"), net::list(extent))?)
 }
 
-/// What a scenario measured: a file a round of fio's, and one a figure of others.
+/// Reads a scenario's samples: a file for each round of fio, and one for each other figure.
 fn read_samples(outcome: &Outcome) -> Result<Vec<Sample>> {
     let guest = outcome.scenario.guest;
     let mut samples = Vec::new();
@@ -172,12 +177,13 @@ fn read_samples(outcome: &Outcome) -> Result<Vec<Sample>> {
     Ok(samples)
 }
 
-/// What a scenario counted: for each work three files, `WORK.before`, `.after` and `.calls`.
+/// Reads a scenario's counts: for each work three files, `WORK.before`, `.after` and `.calls`.
 fn read_counts(outcome: &Outcome) -> Result<Vec<Counts>> {
     let files = read_all(&outcome.results.join("counts"))?;
     let text = |name: String| {
         let file = files.iter().find(|(known, _)| *known == name);
-        file.map(|(_, text)| text.as_str()).with_context(|| format!("it left no {name}"))
+        file.map(|(_, text)| text.as_str())
+            .with_context(|| format!("the scenario left no file counts/{name}"))
     };
     let works = files.iter().filter_map(|(name, _)| name.strip_suffix(".before"));
     works
@@ -189,7 +195,7 @@ fn read_counts(outcome: &Outcome) -> Result<Vec<Counts>> {
         .collect()
 }
 
-/// The files in a directory, by name; none if there is no such directory.
+/// Reads the files in a directory, sorted by name; none if the directory does not exist.
 fn read_all(directory: &Path) -> Result<Vec<(String, String)>> {
     if !directory.exists() {
         return Ok(Vec::new());
@@ -205,7 +211,7 @@ fn read_all(directory: &Path) -> Result<Vec<(String, String)>> {
     Ok(files)
 }
 
-/// Leaves the report in the directory, for people and for programs.
+/// Writes the report to the directory, as JSON, SVG and Markdown.
 fn write(report: &Report, directory: &Path) -> Result<()> {
     fs::create_dir_all(directory)?;
     let write = |kind: &str, text: String| {

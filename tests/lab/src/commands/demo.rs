@@ -1,4 +1,5 @@
-//! `cargo lab demo`: the whole in one go, with a table of what happened.
+//! `cargo lab demo`: runs one scenario with a PV and a PVH guest, and prints a table of the
+//! results.
 
 use std::fs;
 use std::path::Path;
@@ -14,14 +15,14 @@ use crate::scenario;
 use crate::stat::{Device, Stat};
 use crate::table;
 
-/// The scenario that is the demo's work, and the kinds of guest that are shown side by side.
+/// The demo's scenario, and its kinds of guest, one a column.
 const SCENARIO: &str = "files";
 const GUESTS: [&str; 2] = ["pv", "pvh"];
 
 /// The features that a device must have negotiated.
 const REQUIRED: [&str; 2] = ["VIRTIO_F_VERSION_1", "VIRTIO_F_ACCESS_PLATFORM"];
 
-/// Runs the demo; its status is 0 only if all held.
+/// Runs the demo, and returns the exit status: 0 if there are no problems.
 pub(crate) fn demo() -> Result<i32> {
     let progress = Progress::new();
     let mut scenarios = scenario::all(&Dirs::find()?.tests().join("scenarios"))?;
@@ -56,13 +57,13 @@ pub(crate) fn demo() -> Result<i32> {
     Ok(i32::from(!problems.is_empty()))
 }
 
-/// The table's column for one guest, and what did not hold.
+/// Returns the table's column for one guest, and the problems found.
 fn report(outcome: &Outcome) -> Result<(Vec<String>, Vec<String>)> {
     if let Some(failure) = &outcome.failure {
         anyhow::bail!("{failure}");
     }
     let domid = fs::read_to_string(outcome.results.join("domid"))
-        .context("the scenario left no domid")?
+        .context("cannot read the domain's number from the scenario's results")?
         .trim()
         .parse()?;
     let devices = Stat::read(&outcome.results.join("stat.json"))?.of_domain(domid);
@@ -73,7 +74,7 @@ fn report(outcome: &Outcome) -> Result<(Vec<String>, Vec<String>)> {
     Ok((column, problems(&devices)))
 }
 
-/// The table's rows: the labels, and one column a guest.
+/// Returns the table's rows: the labels, and a column for each guest.
 fn rows(columns: Vec<Vec<String>>) -> Vec<Vec<String>> {
     let labels = [
         "",
@@ -93,7 +94,7 @@ fn rows(columns: Vec<Vec<String>>) -> Vec<Vec<String>> {
     labels.iter().enumerate().map(row).collect()
 }
 
-/// The cells from `devices` to `grants still mapped`.
+/// Returns the cells from `devices` to `grants still mapped`.
 fn cells(devices: &[Device]) -> Vec<String> {
     let sum = |of: fn(&Device) -> u64| devices.iter().map(of).sum::<u64>();
     let names: Vec<&str> = devices.iter().map(|device| device.device.as_str()).collect();
@@ -128,7 +129,7 @@ fn cells(devices: &[Device]) -> Vec<String> {
     ]
 }
 
-/// What the scenario says it checked.
+/// Returns the scenario's list of checks.
 fn work(results: &Path) -> String {
     fs::read_to_string(results.join("checked")).unwrap_or_default()
 }
@@ -137,11 +138,11 @@ fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-/// What must hold of the devices of one guest, and does not.
+/// Checks the devices of one guest, and returns the problems found.
 fn problems(devices: &[Device]) -> Vec<String> {
     let mut problems = Vec::new();
     if devices.is_empty() {
-        problems.push("xen-virtiod knows no device of this guest".to_owned());
+        problems.push("xen-virtiod lists no device of this guest".to_owned());
     }
     for device in devices {
         let mut problem = |what: String| problems.push(format!("{}: {what}", device.device));
@@ -151,11 +152,11 @@ fn problems(devices: &[Device]) -> Vec<String> {
             }
         }
         if device.requests.read == 0 || device.addresses.grant + device.addresses.pool == 0 {
-            problem("nothing was read through grants".to_owned());
+            problem("the guest read nothing through grants".to_owned());
         }
         for (count, what) in [
             (device.requests.failed, "requests failed"),
-            (device.addresses.refused, "addresses were no grant references"),
+            (device.addresses.refused, "addresses were refused"),
             (device.grants_mapped, "grants are still mapped"),
         ] {
             if count > 0 {
@@ -180,12 +181,12 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_whose_devices_are_in_order_has_no_problems() {
+    fn good_devices_have_no_problems() {
         assert_eq!(problems(&devices(1)), Vec::<String>::new());
     }
 
     #[test]
-    fn every_problem_is_named_with_its_device() {
+    fn problems_name_their_device() {
         let mut device = devices(1).remove(0);
         device.features.pop();
         device.addresses.refused = 2;
@@ -193,7 +194,7 @@ mod tests {
         let found = problems(&[device]).join("\n");
         for part in [
             "virtio_disk/51712: VIRTIO_F_ACCESS_PLATFORM was not negotiated",
-            "2 addresses were no grant references",
+            "2 addresses were refused",
             "7 grants are still mapped",
         ] {
             assert!(found.contains(part), "{found}");
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_sums_the_devices_of_a_guest() {
+    fn table_sums_the_devices_of_a_guest() {
         let cells = cells(&devices(1));
         assert_eq!(cells[0], "virtio_disk/51712\nvirtio_disk/51728");
         assert_eq!(cells[1], "VIRTIO_F_VERSION_1\nVIRTIO_F_ACCESS_PLATFORM");

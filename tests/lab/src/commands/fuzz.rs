@@ -1,4 +1,4 @@
-//! `cargo lab fuzz [TARGET]`: looks for what is not dealt with.
+//! `cargo lab fuzz [TARGET]`: runs the fuzz targets.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,17 +10,17 @@ use crate::fuzz::{self, Fuzzer, Outcome, Sanitizer};
 use crate::progress::Progress;
 use crate::tally::Tally;
 
-/// Whether what a run found becomes part of the corpus.
+/// Whether a run adds new inputs to the corpus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keep {
-    /// It stays in `target/lab/fuzz`.
+    /// New inputs stay in `target/lab/fuzz`.
     No,
-    /// What leads to code not reached before is added to `tests/fuzz/corpus`.
+    /// Inputs that reach new code are added to `tests/fuzz/corpus`.
     Yes,
 }
 
-/// Runs a target, or all of them one after another, each as long as `time`; or tries `files` once
-/// more.
+/// Runs the target `name`, or all targets one after another, each for `time`; with `files`, runs
+/// the target once on each of them instead. Returns the exit status: 0 if no input failed.
 pub(crate) fn fuzz(
     name: Option<&str>,
     files: &[PathBuf],
@@ -32,7 +32,11 @@ pub(crate) fn fuzz(
     let mut targets = fuzz::targets(&dirs)?;
     let known = targets.join(", ");
     targets.retain(|target| name.is_none_or(|name| target == name));
-    ensure!(!targets.is_empty(), "there is no such target; there are: {known}");
+    ensure!(
+        !targets.is_empty(),
+        "unknown target {}: targets are {known}",
+        name.unwrap_or_default()
+    );
     let fuzzer = Fuzzer::build(&dirs, sanitizer, &dirs.fresh_logs("fuzz")?, &progress)?;
     let mut tally = Tally::default();
     for target in &targets {
@@ -51,7 +55,7 @@ pub(crate) fn fuzz(
     Ok(i32::from(!tally.good()))
 }
 
-/// Counts what came of a target.
+/// Counts the result of a target.
 pub(crate) fn report(tally: &mut Tally, target: &str, outcome: Outcome) {
     match outcome {
         Outcome::Clean { executions } => {

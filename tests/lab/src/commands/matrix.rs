@@ -1,4 +1,4 @@
-//! `cargo lab matrix [FILTER]`: the types of virtio host, on Xen.
+//! `cargo lab matrix [FILTER]`: runs the experiments with types of virtio host on Xen.
 
 use std::env;
 use std::fs;
@@ -15,30 +15,32 @@ use crate::matrix::{self, Cell};
 use crate::progress::Progress;
 use crate::scenario;
 
-/// What a scenario's cells are in, among what it left.
+/// The file among a scenario's results that has its rows of the matrix.
 const CELLS: &str = "cells";
 
-/// Runs the scenarios whose name contains `filter`, prints their cells and compares them with the
-/// README's; all of them only if there is no filter.
+/// Runs the scenarios whose name contains `filter`, prints their results, and compares them with
+/// the README's table. Rows of the README without a result count only if there is no filter.
+/// Returns the exit status: 0 if no scenario failed and no result differs.
 pub(crate) fn matrix(filter: &str) -> Result<i32> {
     let progress = Progress::new();
     let dirs = Dirs::find()?;
     let readme = fs::read_to_string(dirs.tests().join("matrix/README.md"))?;
-    let expected = matrix::table(&readme).context("in tests/matrix/README.md")?;
+    let expected =
+        matrix::table(&readme).context("cannot parse the table in tests/matrix/README.md")?;
     let mut run = Run::default();
     if filter.is_empty() {
         run.cells = simulated(&dirs, &progress)?;
     }
     let mut scenarios = scenario::matrix(&dirs.tests())?;
     scenarios.retain(|scenario| scenario.to_string().contains(filter));
-    ensure!(!scenarios.is_empty(), "no scenario of the matrix has {filter} in its name");
+    ensure!(!scenarios.is_empty(), "no scenario of the matrix has `{filter}` in its name");
     let lab = Lab::prepare("matrix", &[], &progress)?;
     e2e::run(&lab, &scenarios, &[], &progress, |outcome| run.take(&outcome));
     run.cells.sort_by_key(Cell::row);
     run.show(&dirs, &expected, filter.is_empty())
 }
 
-/// The platforms that only tests have.
+/// Runs the tests of platforms that only the simulated hypervisor has.
 fn simulated(dirs: &Dirs, progress: &Progress) -> Result<Vec<Cell>> {
     let logs = dirs.fresh_logs("matrix-simulated")?;
     let log = logs.join("test.log");
@@ -47,7 +49,7 @@ fn simulated(dirs: &Dirs, progress: &Progress) -> Result<Vec<Cell>> {
     cargo
         .args(["test", "--package", matrix::PACKAGE, "--lib", matrix::TESTS])
         .current_dir(&dirs.project);
-    // A test that fails is a cell that differs.
+    // A failed test gives a result that differs from the README.
     match command::run(&mut cargo, "testing the platforms", &log) {
         Ok(()) => step.done(),
         Err(_) => drop(step),
@@ -55,7 +57,7 @@ fn simulated(dirs: &Dirs, progress: &Progress) -> Result<Vec<Cell>> {
     Ok(matrix::simulated(&String::from_utf8_lossy(&fs::read(&log)?)))
 }
 
-/// What came of a run.
+/// The results of a run.
 #[derive(Default)]
 struct Run {
     cells: Vec<Cell>,
@@ -74,7 +76,8 @@ impl Run {
         }
     }
 
-    /// Prints everything and writes the table; the status is 0 if `expected` is what was seen.
+    /// Prints the results, failures and differences, and writes the table. Returns the exit status:
+    /// 0 if there are no failures and no differences from `expected`.
     fn show(&self, dirs: &Dirs, expected: &[Cell], whole: bool) -> Result<i32> {
         println!("\n{}", matrix::plain(&self.cells));
         let file = dirs.lab.join("matrix.md");
@@ -88,16 +91,16 @@ impl Run {
         for difference in &differences {
             println!("DIFFERS {difference}");
         }
-        println!("{} cells; the table with its evidence: {}", self.cells.len(), file.display());
+        println!("{} results; table with evidence: {}", self.cells.len(), file.display());
         let good = self.failures.is_empty() && differences.is_empty();
         if good {
-            println!("Each came to what the README says.");
+            println!("All results are as tests/matrix/README.md expects.");
         }
         Ok(i32::from(!good))
     }
 }
 
-/// The cells that a scenario left, none if it did not come to any.
+/// Reads a scenario's results of the matrix; none if the file does not exist.
 fn read_cells(results: &Path) -> Result<Vec<Cell>> {
     let file = results.join(CELLS);
     match file.exists() {

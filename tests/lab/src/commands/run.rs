@@ -1,4 +1,4 @@
-//! `cargo lab run SCRIPT [FILE…]`: a script of the user's in Dom0.
+//! `cargo lab run SCRIPT [FILE…]`: runs a script of the user in Dom0.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,10 @@ use crate::build::Payload;
 use crate::lab::Lab;
 use crate::progress::Progress;
 
-/// Runs the script, and gives its exit status.
+/// Runs the script with `files` beside it, and returns its exit status.
+///
+/// # Errors
+/// A file does not exist, the machine fails, or the script runs longer than `limit`.
 pub(crate) fn run(
     kind: MachineKind,
     script: PathBuf,
@@ -20,11 +23,11 @@ pub(crate) fn run(
     let name = script
         .file_name()
         .and_then(|name| name.to_str())
-        .with_context(|| format!("{} names no script", script.display()))?
+        .with_context(|| format!("the path {} names no script", script.display()))?
         .to_owned();
     files.insert(0, script);
     for file in &files {
-        ensure!(file.exists(), "there is no file {}", file.display());
+        ensure!(file.exists(), "the file {} does not exist", file.display());
     }
     let progress = Progress::new();
     let lab = Lab::prepare("run", &[], &progress)?;
@@ -35,12 +38,12 @@ pub(crate) fn run(
             machine.wait_off()?;
             Ok(status)
         }
-        other => bail!("expected the end of {name}, but Dom0 said {other:?}"),
+        other => bail!("expected the end of {name}, but Dom0 reported {other:?}"),
     }
 }
 
-/// The shell script that runs the file `name` of `/lab/files`: as what its first line says, or
-/// else by sh.
+/// Returns a shell script that runs the file `name` of `/lab/files`, with the interpreter that its
+/// first line names, or else with sh.
 fn job(name: &str) -> String {
     let name = name.replace('\'', r"'\''");
     format!(
@@ -58,7 +61,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn scripts_run_with_and_without_a_first_line_that_names_a_program() {
+    fn script_runs_with_and_without_an_interpreter_line() {
         let dir = tempfile::tempdir().unwrap();
         for script in ["#!/bin/bash\nexit 7\n", "exit 7\n"] {
             std::fs::write(dir.path().join("it's"), script).unwrap();

@@ -1,4 +1,4 @@
-//! `cargo lab shell`: a console in Dom0.
+//! `cargo lab shell`: opens a console in Dom0.
 
 use std::io::{IsTerminal, Read, Write};
 use std::process::{Command, Stdio};
@@ -13,21 +13,21 @@ use crate::build::Payload;
 use crate::lab::Lab;
 use crate::progress::Progress;
 
-/// Ctrl-], as in telnet.
+/// The key that leaves the console: Ctrl-], as in telnet.
 const LEAVE: u8 = 0x1d;
 
-/// Shows Dom0's console until the user leaves it.
+/// Connects the user's terminal to a shell in Dom0 until the user leaves it.
 pub(crate) fn shell(kind: MachineKind) -> Result<i32> {
     ensure!(
         std::io::stdin().is_terminal(),
-        "`cargo lab shell` needs a terminal; to run a script use `cargo lab run SCRIPT`"
+        "`cargo lab shell` needs a terminal; use `cargo lab run SCRIPT` to run a script"
     );
     let progress = Progress::new();
     let lab = Lab::prepare("shell", &[], &progress)?;
     let payload = Payload { job: job(terminal_size().unwrap_or((24, 80))), files: &[] };
     let mut machine = lab.boot(kind, &payload, true, &progress)?;
     let terminal = machine.terminal.take().context("Dom0 has no terminal")?;
-    eprintln!("A shell in Dom0. To leave it and stop the machine: exit, or Ctrl-].");
+    eprintln!("This is a shell in Dom0. `exit` or Ctrl-] leaves it and stops the machine.");
     let raw = RawTerminal::enter()?;
     let talked = talk(terminal);
     drop(raw);
@@ -35,7 +35,7 @@ pub(crate) fn shell(kind: MachineKind) -> Result<i32> {
     talked.map(|()| 0)
 }
 
-/// A shell on the terminal, which is `hvc1`: `hvc0` is Xen's console.
+/// Returns the script that runs a shell on Dom0's terminal `hvc1`; `hvc0` is Xen's console.
 fn job((rows, columns): (u16, u16)) -> String {
     format!(
         "#!/bin/sh\n\
@@ -47,7 +47,7 @@ fn job((rows, columns): (u16, u16)) -> String {
     )
 }
 
-/// The rows and columns of the user's terminal.
+/// Returns the rows and columns of the user's terminal.
 fn terminal_size() -> Option<(u16, u16)> {
     let mut stty = Command::new("stty");
     let output = stty.arg("size").stdin(Stdio::inherit()).output().ok()?;
@@ -57,7 +57,7 @@ fn terminal_size() -> Option<(u16, u16)> {
     Some(size).filter(|&(rows, columns)| rows > 0 && columns > 0)
 }
 
-/// Carries bytes both ways until Dom0 closes the terminal or the user presses [`LEAVE`].
+/// Copies bytes both ways until Dom0 closes the terminal or the user presses [`LEAVE`].
 fn talk(terminal: Terminal) -> Result<()> {
     let (ended, wait) = mpsc::channel();
     let from_dom0 = terminal.try_clone()?;
@@ -77,11 +77,11 @@ fn copy(mut from: impl Read, mut to: impl Write, end: Option<u8>, ended: &Sender
             break;
         }
     }
-    // Nobody waits any more if the other direction ended first.
+    // The receiver no longer exists if the other direction ended first.
     let _ = ended.send(());
 }
 
-/// The user's terminal passing on every key; as before once this is dropped.
+/// The user's terminal in raw mode, in which it passes on every key. Dropping it restores the mode.
 struct RawTerminal {
     before: Termios,
 }

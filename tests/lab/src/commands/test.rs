@@ -1,5 +1,5 @@
-//! `cargo lab test [FILTER]`: everything there is to check in the time that one waits for it;
-//! `cargo lab soak`: the same for longer, and what does not fit.
+//! `cargo lab test [FILTER]`: runs all checks that are fast enough to run before a commit.
+//! `cargo lab soak`: runs the same checks for longer, and the slow scenarios.
 
 mod compilers;
 mod lints;
@@ -27,7 +27,7 @@ use crate::scenario::{self, Scenario};
 use crate::stress::{self, Stress};
 use crate::tally::Tally;
 
-/// A check that is one call of cargo.
+/// A check that consists of one call of cargo.
 struct Check {
     name: &'static str,
     arguments: &'static [&'static str],
@@ -51,21 +51,21 @@ const CHECKS: &[Check] = &[
 /// The name of the unit tests' check.
 const UNIT: &str = "unit";
 
-/// What fuzz targets start from: the same for everybody, so that a change is not blamed for what
-/// the next run does not find.
+/// The seed of the fuzz targets. It is fixed, so that runs before and after a change try the same
+/// inputs, and a failure is not blamed on an unrelated change.
 const FUZZ_SEED: u32 = 1;
 
-/// How much is checked.
+/// The extent of the checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// What fits between a change and its commit.
+    /// Checks that are fast enough to run before a commit.
     Test,
-    /// Also the scenarios that the test leaves out.
+    /// All checks, including the slow scenarios.
     Soak,
 }
 
 impl Extent {
-    /// How long each fuzz target looks for something wrong.
+    /// Returns the time for which each fuzz target runs.
     fn fuzz_time(self) -> Duration {
         Duration::from_secs(match self {
             Extent::Test => 4,
@@ -74,16 +74,17 @@ impl Extent {
     }
 }
 
-/// How busy the machine is meanwhile, and how often the same is run.
+/// The load on the machine, and the number of runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Busyness {
-    /// The seed of the delays, if there are to be any; see [`Stress::start`].
+    /// The seed of the delays, for a run under stress; see [`Stress::start`].
     pub(crate) stress: Option<u64>,
-    /// Runs of the unit tests, and of each scenario.
+    /// The number of runs of the unit tests and of each scenario.
     pub(crate) runs: u32,
 }
 
-/// Runs the checks whose name contains `filter`.
+/// Runs the checks whose name contains `filter`, and prints the summary. Returns the exit status: 0
+/// if no check failed.
 pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i32> {
     let progress = Progress::new();
     let dirs = Dirs::find()?;
@@ -117,7 +118,7 @@ pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i
         .partition(|scenario| scenario.soak && extent == Extent::Test);
     let scenarios: Vec<Scenario> = scenarios
         .into_iter()
-        // What measures measures nothing beside others.
+        // Measurements mean nothing while other programs use the processors.
         .filter(|scenario| stress.is_none() || !scenario.measures)
         .map(|scenario| scenario.patient(times))
         .collect();
@@ -126,7 +127,7 @@ pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i
     }
     if !left.is_empty() {
         let names: Vec<_> = left.iter().map(ToString::to_string).collect();
-        println!("left to `cargo lab soak`: {}", names.join(", "));
+        println!("not run; `cargo lab soak` runs them: {}", names.join(", "));
     }
     if tally.empty() {
         tally.fail(filter, "no check has this in its name: see `cargo lab test --help`");
@@ -139,7 +140,7 @@ fn name(scenario: &Scenario) -> String {
     format!("e2e/{scenario}")
 }
 
-/// A short run of each fuzz target whose check has `filter` in its name.
+/// Runs each fuzz target whose check has `filter` in its name, for `time`.
 fn short_fuzz(
     dirs: &Dirs,
     filter: &str,
@@ -169,12 +170,12 @@ fn short_fuzz(
     Ok(())
 }
 
-/// The unit tests; with a seed, while the simulated hypervisor answers late at random.
+/// Runs the unit tests. `delays` is the seed of the simulated hypervisor's random delays, if any.
 fn unit(dirs: &Dirs, delays: Option<u64>, logs: &Path, progress: &Progress, tally: &mut Tally) {
-    // Appended to by each run.
+    // Both calls of cargo append to the log, which must not have the results of an earlier run.
     let _ = fs::remove_file(logs.join("unit.log"));
     let all = ["test", "--workspace", "--no-fail-fast"];
-    // Tests that must not run beside others are ignored at first.
+    // Tests that must not run in parallel are marked as ignored; the second call runs them.
     let alone = [&all[..], &["--", "--ignored", "--test-threads=1"]].concat();
     let seed = delays.map(|seed| seed.to_string());
     let variables: Vec<_> = seed.iter().map(|seed| (stress::DELAYS, seed.as_str())).collect();
@@ -200,7 +201,7 @@ fn unit(dirs: &Dirs, delays: Option<u64>, logs: &Path, progress: &Progress, tall
     }
 }
 
-/// Tries the compilers whose checks' names contain `filter`.
+/// Runs the compiler checks whose names contain `filter`.
 fn compilers(filter: &str, dirs: &Dirs, logs: &Path, progress: &Progress, tally: &mut Tally) {
     let bench = compilers::Bench { dirs, logs, progress };
     for Compiler { name, check } in COMPILERS.iter().filter(|tried| tried.name.contains(filter)) {
@@ -246,7 +247,7 @@ fn end_to_end(mut scenarios: Vec<Scenario>, progress: &Progress, tally: &mut Tal
     });
 }
 
-/// What `scenarios` need in `/lab/files`.
+/// Returns the files that `scenarios` need in `/lab/files`.
 fn files(lab: &Lab, scenarios: &[Scenario], progress: &Progress) -> Result<Vec<PathBuf>> {
     if !scenarios.iter().any(|scenario| scenario.measures) {
         return Ok(Vec::new());
@@ -254,14 +255,14 @@ fn files(lab: &Lab, scenarios: &[Scenario], progress: &Progress) -> Result<Vec<P
     Ok(vec![BenchPrograms::fetch(&lab.dirs().cache, lab.logs(), progress)?.image()])
 }
 
-/// The kernels that `scenarios` name beside the usual one.
+/// Returns the releases of the kernels that `scenarios` need beside the default one.
 fn other_kernels(scenarios: &[Scenario]) -> Vec<Suite> {
     let named = |suite| scenarios.iter().any(|scenario| scenario.kernel == suite);
     Suite::ALL.into_iter().filter(|&suite| suite != Suite::LAB && named(suite)).collect()
 }
 
-/// Runs cargo in the workspace with these variables in its environment; the log that `name` names
-/// has its output.
+/// Runs cargo in the workspace, with `variables` in its environment, and appends its output to the
+/// log `name`.
 fn cargo(
     dirs: &Dirs,
     name: &str,

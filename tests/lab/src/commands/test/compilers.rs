@@ -1,4 +1,4 @@
-//! The compilers that the project says it suits, each with what it is said to compile.
+//! Checks of the compilers that the project supports, each with the crates that it must compile.
 
 use std::env;
 use std::fmt;
@@ -16,50 +16,52 @@ use crate::dirs::Dirs;
 use crate::fetch::Guest;
 use crate::progress::Progress;
 
-/// What a check needs.
+/// The context of a check.
 pub(super) struct Bench<'a> {
-    /// Where the project is.
+    /// The lab's directories.
     pub(super) dirs: &'a Dirs,
-    /// Where the logs go.
+    /// The directory for logs.
     pub(super) logs: &'a Path,
-    /// Where the user sees what takes long.
+    /// The display of long steps.
     pub(super) progress: &'a Progress,
 }
 
-/// How a check went that did not fail.
+/// The result of a check that did not fail.
 pub(super) enum Tried {
-    /// By this compiler.
+    /// This compiler passed.
     By(String),
-    /// Not, for this reason.
+    /// The check was skipped for this reason.
     Not(String),
 }
 
-/// A compiler, and what it must compile.
+/// A compiler, and the check that it must pass.
 pub(super) struct Compiler {
-    /// What the check is called.
+    /// The name of the check.
     pub(super) name: &'static str,
-    /// Tries it.
+    /// The check.
     pub(super) check: fn(&Bench) -> Result<Tried>,
 }
 
-/// All of them.
+/// All compilers.
 pub(super) const COMPILERS: [Compiler; 3] = [
     Compiler { name: "compiler/declared", check: declared },
     Compiler { name: "compiler/debian", check: debian },
     Compiler { name: "compiler/debian-guest", check: debian_guest },
 ];
 
-/// `rust-version` of the workspace: the compiler at hand, which all else is checked by, or one of
-/// rustup's.
+/// Checks the `rust-version` of the workspace, with a toolchain of rustup's. If the current compiler
+/// has that version, the other checks already prove that it works.
 fn declared(bench: &Bench) -> Result<Tried> {
     let declared = declared_in(&bench.dirs.project.join("Cargo.toml"))?;
-    let at_hand = command::output(Command::new("rustc").arg("--version"), "asking for a version")?;
-    if at_hand.parse::<RustVersion>()? == declared {
-        return Ok(Tried::By(format!("{}, as all else here", at_hand.trim())));
+    let current =
+        command::output(Command::new("rustc").arg("--version"), "asking rustc for its version")?;
+    if current.parse::<RustVersion>()? == declared {
+        return Ok(Tried::By(format!("{}, as in all other checks", current.trim())));
     }
     let Some(toolchain) = rustups(declared) else {
-        let why = format!("there is no Rust {declared}: `rustup toolchain install {declared}`");
-        // Where changes are judged, what is declared is tried.
+        let why =
+            format!("Rust {declared} is not installed: run `rustup toolchain install {declared}`");
+        // The continuous integration must not skip the check.
         ensure!(env::var_os("CI").is_none(), "{why}");
         return Ok(Tried::Not(why));
     };
@@ -74,7 +76,7 @@ fn declared(bench: &Bench) -> Result<Tried> {
     Ok(Tried::By(toolchain))
 }
 
-/// The name of a toolchain of rustup's with this version.
+/// Returns the name of rustup's toolchain with this version, if there is one.
 fn rustups(version: RustVersion) -> Option<String> {
     let mut list = Command::new("rustup");
     let toolchains =
@@ -86,8 +88,8 @@ fn rustups(version: RustVersion) -> Option<String> {
     })
 }
 
-/// Debian 13's, from the packages that README names for Dom0: the daemon by README's command, and
-/// the lab.
+/// Checks Debian 13's compiler, from the packages that README names for Dom0: it must build the
+/// daemon by README's command, and the lab.
 fn debian(bench: &Bench) -> Result<Tried> {
     let build = DebianBuild::prepare(bench.dirs, bench.logs, bench.progress)?;
     let said = build.version_of(&build.daemon(bench.progress)?)?;
@@ -97,8 +99,8 @@ fn debian(bench: &Bench) -> Result<Tried> {
     Ok(Tried::By(build.compiler()?))
 }
 
-/// Debian 13's plain one, which a guest's module is built by: it is what the module's crates
-/// declare.
+/// Checks Debian 13's default compiler, which builds a guest's module: the module's crates must
+/// declare its version, and it must build the module's core.
 fn debian_guest(bench: &Bench) -> Result<Tried> {
     let Bench { dirs, logs, progress } = bench;
     let guest = Guest::fetch(&dirs.cache, logs, progress)?;
@@ -109,7 +111,7 @@ fn debian_guest(bench: &Bench) -> Result<Tried> {
         let declared = declared_in(&dirs.project.join(manifest))?;
         ensure!(
             compiler.parse::<RustVersion>()? == declared,
-            "{manifest} declares {declared}, and Debian 13 has {}",
+            "{manifest} declares Rust {declared}, but Debian 13 has {}",
             compiler.trim()
         );
     }
@@ -117,7 +119,7 @@ fn debian_guest(bench: &Bench) -> Result<Tried> {
     Ok(Tried::By(compiler.trim().to_owned()))
 }
 
-/// A version of Rust, as precise as a manifest gives it.
+/// A version of Rust, as precise as in a manifest: without the patch level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct RustVersion {
     major: u32,
@@ -133,7 +135,7 @@ impl fmt::Display for RustVersion {
 impl FromStr for RustVersion {
     type Err = anyhow::Error;
 
-    /// Of `1.85`, `1.85.1` or `rustc 1.85.1 (4eb161250 2025-03-15)`.
+    /// Parses `1.85`, `1.85.1` or `rustc 1.85.1 (4eb161250 2025-03-15)`.
     fn from_str(text: &str) -> Result<Self> {
         let number = text.trim().strip_prefix("rustc ").unwrap_or(text.trim());
         let number = number.split_whitespace().next().unwrap_or_default();
@@ -147,7 +149,7 @@ impl FromStr for RustVersion {
     }
 }
 
-/// What a manifest declares as `rust-version`.
+/// Returns the `rust-version` that a manifest declares.
 fn declared_in(manifest: &Path) -> Result<RustVersion> {
     let text = fs::read_to_string(manifest)
         .with_context(|| format!("cannot read {}", manifest.display()))?;
@@ -163,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_read_from_manifests_and_from_what_rustc_says() {
+    fn version_is_parsed_from_manifests_and_rustc() {
         for text in
             ["1.85", "1.85.1", "rustc 1.85.1 (4eb161250 2025-03-15) (built from a tarball)\n"]
         {
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn every_crate_declares_a_version_that_is_tried() {
+    fn crates_declare_a_checked_version() {
         let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         for manifest in
             ["Cargo.toml", "guest-shim/core/Cargo.toml", "guest-shim/protocol/Cargo.toml"]
