@@ -1,7 +1,7 @@
-# Functions for the Dom0 half of a scenario, and for scripts of `cargo lab run`:
+# Functions for the Dom0 script of a scenario, and for scripts of `cargo lab run`:
 #     . /lab/dom0/lib.sh
-# GUEST says which kind of guest to start: pv, pvh or hvm; KERNEL, if set, of which release of
-# Debian its kernel is. PATIENCE, if set, how many times longer than they say everything may take.
+# GUEST is the kind of guest to start: pv, pvh or hvm. KERNEL, if set, is the Debian release of its
+# kernel. PATIENCE, if set, is a factor for all limits.
 
 GUEST=${GUEST:-pv}
 PATIENCE=${PATIENCE:-1}
@@ -10,15 +10,15 @@ consoles=/var/log/xen/console
 daemon_log=/var/log/xen-virtiod.log
 daemon_pid=/run/xen-virtiod.pid
 
-# fail MESSAGE…: ends the script, saying why.
+# fail MESSAGE…: prints the reason and ends the script with status 1.
 fail() {
     echo "FAILED: $*" >&2
     exit 1
 }
 
-# wait_for WHAT LIMIT CHECK PROGRAM…: runs PROGRAM, which prints a line whenever something may
-# have changed, until the shell command CHECK succeeds after one ($line has it); fails, naming
-# WHAT, when that takes longer than LIMIT seconds.
+# wait_for WHAT LIMIT CHECK PROGRAM…: waits until the shell command CHECK succeeds. PROGRAM prints a
+# line whenever something may have changed; wait_for then runs CHECK, with the line in $line. Fails
+# after LIMIT seconds, with WHAT in the message.
 wait_for() {
     local what=$1 limit=$(($2 * PATIENCE)) check=$3 fifo program met line
     shift 3
@@ -39,8 +39,8 @@ wait_for() {
     [ $met = yes ] || fail "waited $limit s for $what"
 }
 
-# start_daemon PROGRAM…: starts what serves the devices, xen-virtiod or something in its place, and
-# waits until it says that it is ready. It outlives the scenario.
+# start_daemon PROGRAM…: starts xen-virtiod or another backend, and waits until its log says that it
+# is ready. The daemon outlives the scenario.
 start_daemon() {
     local logged
     touch $daemon_log
@@ -51,7 +51,7 @@ start_daemon() {
         "case \"\$line\" in *' ready '*) ;; *) false ;; esac" tail -c "+$((logged + 1))" -F $daemon_log
 }
 
-# stop_daemon: stops what start_daemon started last, and waits for its end.
+# stop_daemon: stops the last daemon of start_daemon, and waits for its end.
 stop_daemon() {
     local pid
     pid=$(cat $daemon_pid)
@@ -59,11 +59,11 @@ stop_daemon() {
     timeout 20 tail --pid="$pid" -s 0.1 -f /dev/null || fail "waited 20 s for process $pid to end"
 }
 
-# restore_daemon: sees to it that xen-virtiod runs, after a scenario that put something else in its
-# place or that ended while there was nothing.
+# restore_daemon: starts xen-virtiod again, unless it runs, after a scenario that stopped it or
+# started another backend.
 restore_daemon() {
     if [ -d /run/systemd/system ]; then
-        systemctl start xen-virtiod || fail "the unit xen-virtiod does not start"
+        systemctl start xen-virtiod || fail "cannot start the unit xen-virtiod"
         return
     fi
     [ "$(cat "/proc/$(cat $daemon_pid)/comm" 2>/dev/null)" = xen-virtiod ] && return
@@ -71,13 +71,13 @@ restore_daemon() {
     start_daemon xen-virtiod
 }
 
-# make_disk FILE MIB: a disk image of zeros.
+# make_disk FILE MIB: makes a disk image of zeros.
 make_disk() {
     truncate -s "$2M" "$1"
 }
 
-# make_initrd FILE SCRIPT [CPIO…]: the guest's initrd with SCRIPT for its init to run, and with
-# what further archives hold.
+# make_initrd FILE SCRIPT [CPIO…]: makes a guest's initrd, with SCRIPT, which the guest's init runs,
+# and with the contents of further archives.
 make_initrd() {
     local initrd=$1 script=$2 staging
     shift 2
@@ -89,9 +89,10 @@ make_initrd() {
     rm -r "$staging"
 }
 
-# start_example EXAMPLE NAME INITRD SED…: starts a guest by xen-configs/EXAMPLE.cfg, with its name,
-# its kernel and its initrd replaced and each SED, a command of sed, applied; $domid is then its
-# domain's number. XL_FLAGS: flags for xl itself, as -vvv; CREATE_FLAGS: for xl create, as -p.
+# start_example EXAMPLE NAME INITRD SED…: starts a guest with xen-configs/EXAMPLE.cfg, after it has
+# replaced name, kernel and initrd and applied each SED, a command of sed. Sets $domid to the
+# domain's number. XL_FLAGS are flags for xl itself, such as -vvv; CREATE_FLAGS are flags for
+# xl create, such as -p.
 start_example() {
     local example=/lab/xen-configs/$1.cfg guest=$2 initrd=$3 config=/run/$2.cfg edit
     shift 3
@@ -105,9 +106,9 @@ start_example() {
     domid=$(xl domid "$guest")
 }
 
-# start_guest NAME INITRD DISK…: starts a guest by the example configuration of its kind with other
-# disks. Each DISK is an image file, which the configuration's disk line is used for; with :r behind
-# it the disk is read-only, with :discard the guest may give storage back.
+# start_guest NAME INITRD DISK…: starts a guest with the example configuration of its kind and other
+# disks. Each DISK is an image file or block device, and gets the configuration's disk line; a suffix
+# :r makes the disk read-only, and :discard lets the guest discard.
 start_guest() {
     local guest=$1 initrd=$2 letters=abcdefgh line letter access disk disks=
     shift 2
@@ -126,21 +127,22 @@ start_guest() {
     start_example "blk-$GUEST" "$guest" "$initrd" "s|^disk = .*|disk = [$disks]|"
 }
 
-# wait_gone DOMID LIMIT: waits until the domain is gone from the hypervisor. Xen keeps a domain
-# as long as somebody has a page of it mapped.
+# wait_gone DOMID LIMIT: waits until the hypervisor has removed the domain. Xen keeps a domain as
+# long as another domain has a page of it mapped.
 wait_gone() {
     wait_for "domain $1 to be gone" "$2" "! xl list $1 >/dev/null 2>&1" \
         xenstore-watch @releaseDomain
 }
 
-# wait_console NAME LIMIT WORDS: waits until the guest prints a line that has WORDS.
+# wait_console NAME LIMIT WORDS: waits until the guest prints a line that contains WORDS.
 wait_console() {
-    # grep looks for the words: a shell reads byte by byte, and a console's log is long.
+    # grep, not CHECK, searches the log: a shell reads byte by byte, and a console's log is long.
     wait_for "the guest $1 to print '$3'" "$2" true sh -c \
         'tail -n +1 -F "$1" | grep --line-buffered -aF -e "$2"' sh "$consoles/guest-$1.log" "$3"
 }
 
-# run_guest LIMIT NAME INITRD DISK…: starts a guest as start_guest does, and sees it to its end.
+# run_guest LIMIT NAME INITRD DISK…: starts a guest like start_guest, and waits for its end like
+# end_guest.
 run_guest() {
     local limit=$1
     shift
@@ -148,13 +150,13 @@ run_guest() {
     end_guest "$1" "$limit"
 }
 
-# end_guest NAME LIMIT: waits until the guest's script has ended, and until the guest is gone;
-# fails, showing the console, unless the script ended well.
+# end_guest NAME LIMIT: waits until the guest's script has ended, and until the hypervisor has
+# removed the domain $domid. Fails, and quotes the console, if the script's status is not 0.
 end_guest() {
     wait_console "$1" "$2" 'lab: exit'
     tell_guest "$domid" 'the console is read'
     wait_gone "$domid" 60
-    [ "$(guest_said "$1" exit)" = 0 ] || fail "the guest's script ended badly; its console:
+    [ "$(guest_said "$1" exit)" = 0 ] || fail "the guest's script failed; its console:
 $(tail -n 40 "$consoles/guest-$1.log" | tr -d '\r')"
 }
 
@@ -163,9 +165,9 @@ tell_guest() {
     echo "$2" >"$(xenstore-read "/local/domain/$1/console/tty")"
 }
 
-# check_nothing_mapped [DOMID]: fails if the daemon counts grants that it has mapped (all guests),
-# or the hypervisor grants of DOMID that somebody has mapped beside those of the toolstack: the
-# console (0) and XenStore (1).
+# check_nothing_mapped [DOMID]: fails if the daemon has grants of any guest mapped, or if the
+# hypervisor lists mapped grants of DOMID other than the toolstack's: the console (0) and XenStore
+# (1).
 check_nothing_mapped() {
     ! xen-virtiod stat --json | grep -o '"grants_mapped":[1-9][0-9]*' ||
         fail "xen-virtiod has grants mapped: $(xen-virtiod stat --json)"
@@ -173,7 +175,8 @@ check_nothing_mapped() {
         fail "Xen has grants of domain $1 mapped: $(mapped_grants "$1")"
 }
 
-# mapped_grants DOMID: the grants of a running domain that are mapped, as Xen lists them.
+# mapped_grants DOMID: prints the mapped grants of a running domain, as Xen lists them, except those
+# of the toolstack.
 mapped_grants() {
     xl dmesg -c >/dev/null
     xl debug-keys g
@@ -181,30 +184,30 @@ mapped_grants() {
         grep -E '^\[0x[0-9a-f]+\]' | grep -vE '^\[0x0*[01]\]' || true
 }
 
-# machine_frame DOMID FRAME: the frame of the machine behind a PV guest's frame. It stands in the
-# guest's own memory, and Xen's tools read it there.
+# machine_frame DOMID FRAME: prints the machine frame number of a PV guest's frame. Xen's tools read
+# it from the guest's p2m, which is in the guest's own memory.
 machine_frame() {
     local found
     found=$(xen-mfndump dump-p2m "$1" 2>&1 |
         sed -n "s/^ *pfn=0x$(printf %x "$2") ==> mfn=\(0x[0-9a-f]*\).*/\1/p")
-    [ -n "$found" ] || fail "xen-mfndump does not say which of the machine's frames is $2 of domain $1"
+    [ -n "$found" ] || fail "xen-mfndump does not list frame $2 of domain $1"
     printf '%d\n' "$found"
 }
 
-# opened_by FILE: the names of Dom0's programs that have the file open.
+# opened_by FILE: prints the names of Dom0's programs that have the file open.
 opened_by() {
     find /proc/[0-9]*/fd -lname "$1" 2>/dev/null | sed 's|/fd/.*|/comm|' | xargs -r cat | sort -u
 }
 
-# guest_said NAME KEY: what the guest printed as `lab: KEY VALUE`.
+# guest_said NAME KEY: prints VALUE of the guest's last line `lab: KEY VALUE`.
 guest_said() {
     tr -d '\r' <"$consoles/guest-$1.log" | sed -n "s/^.*lab: $2 //p" | tail -n 1
 }
 
-# cell ROW HOST BACKEND WHERE GUEST DMA OUTCOME EVIDENCE: a cell of the matrix (see
-# `cargo lab matrix`). OUTCOME is what was observed, in words that README's table has too; EVIDENCE
-# is what was seen, which may differ from run to run.
+# cell ROW HOST BACKEND WHERE GUEST DMA OUTCOME EVIDENCE: writes a result of the matrix (see `cargo
+# lab matrix`). OUTCOME is the result in the words of the table in tests/matrix/README.md; EVIDENCE
+# is the observation, which may differ from run to run.
 cell() {
-    [ $# = 8 ] || fail "a cell of the matrix has 8 parts, not $#: $*"
+    [ $# = 8 ] || fail "a result of the matrix has 8 parts, not $#: $*"
     (IFS='	' && echo "$*" | tr -d '\r') >>"$RESULTS/cells"
 }

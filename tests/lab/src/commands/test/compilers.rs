@@ -49,7 +49,7 @@ pub(super) const COMPILERS: [Compiler; 3] = [
     Compiler { name: "compiler/debian-guest", check: debian_guest },
 ];
 
-/// Checks the `rust-version` of the workspace, with a toolchain of rustup's. If the current compiler
+/// Checks the `rust-version` of the workspace with a toolchain of rustup's. If the current compiler
 /// has that version, the other checks already prove that it works.
 fn declared(bench: &Bench) -> Result<Tried> {
     let declared = declared_in(&bench.dirs.project.join("Cargo.toml"))?;
