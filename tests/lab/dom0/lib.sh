@@ -107,8 +107,8 @@ start_example() {
 }
 
 # start_guest NAME INITRD DISK…: starts a guest with the example configuration of its kind and other
-# disks. Each DISK is an image file or block device, and gets the configuration's disk line; a suffix
-# :r makes the disk read-only, and :discard lets the guest discard.
+# disks. Each DISK is an image file or block device, with the configuration's disk line; a suffix :r
+# makes the disk read-only, and :discard lets the guest discard.
 start_guest() {
     local guest=$1 initrd=$2 letters=abcdefgh line letter access disk disks=
     shift 2
