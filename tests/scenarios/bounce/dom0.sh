@@ -1,13 +1,12 @@
-# A backend that is not trusted sees the buffers of requests and nothing beside them, while all of
-# them are carried out rightly. What it can see is told by one that looks: snoop, in xen-virtiod's
-# place.
+# An untrusted backend sees the buffers of requests and no byte beside them, and all requests
+# succeed. The backend snoop, which replaces xen-virtiod here, searches every page that it maps.
 # guests: pv
 # soak: pvh
 # limit: 120
 . /lab/dom0/lib.sh
 
-# disks: the disks for the guest: the configuration's, one whose backend is trusted, and one more
-# whose backend is not.
+# disks: prints the guest's disks: the configuration's, one with a trusted backend, and another one
+# with an untrusted backend.
 disks() {
     local line
     line=$(sed -n 's/^disk = \["\(.*\)target=.*"\]$/\1/p' /lab/xen-configs/blk-untrusted.cfg)
@@ -33,16 +32,17 @@ stop_daemon
 start_daemon xen-virtiod
 
 cat report
-grep -q 'looked through [1-9][0-9][0-9]* pages' report || fail "snoop saw next to nothing"
-! grep concealed report || fail "the backend saw what lies beside a buffer"
-# This is what it would have seen: snoop does look, and there is something to find.
+grep -q 'looked through [1-9][0-9][0-9]* pages' report || fail "snoop mapped fewer than 10 pages"
+! grep concealed report || fail "the backend saw bytes beside a buffer"
+# The control: snoop finds bytes that the guest does not hide from a trusted backend.
 grep -q 'found overlooked-by-trust' report ||
-    fail "snoop does not find what a guest does not hide from a backend that it trusts"
+    fail "snoop does not find bytes that a guest shows to a trusted backend"
 
 for letter in a b c d e f g h i j k; do
     head -c 512 /dev/zero | tr '\0' $letter
 done >expected
 for disk in untrusted trusted; do
-    busybox cmp -n "$(wc -c <expected)" expected $disk.img || fail "$disk.img is not what the guest wrote"
+    busybox cmp -n "$(wc -c <expected)" expected $disk.img ||
+        fail "$disk.img does not hold the data that the guest wrote"
 done
 e2fsck -fn files.img || fail "the guest left a damaged file system"

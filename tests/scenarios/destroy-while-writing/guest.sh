@@ -1,4 +1,4 @@
-# Writes until it is destroyed.
+# Writes until Dom0 destroys the guest.
 wait_for "the disk /dev/vda" 20 test -b /dev/vda
 dd if=/dev/urandom of=/tmp/noise bs=1M count=16 2>/dev/null
 turn=0

@@ -7,12 +7,12 @@ for disk in vda vdb; do
         done &
     done
 done
-# zeroed DISK: whether many requests of the disk are done.
+# zeroed DISK: checks whether the disk has completed more than 100 requests.
 zeroed() {
     [ "$(awk '{ print $5 }' /sys/block/$1/stat)" -gt 100 ]
 }
 
-wait_for "requests to be done" 40 zeroed vda
-wait_for "requests to be done" 40 zeroed vdb
+wait_for "requests to complete" 40 zeroed vda
+wait_for "requests to complete" 40 zeroed vdb
 echo "lab: zeroed"
 wait

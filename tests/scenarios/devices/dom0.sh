@@ -1,6 +1,6 @@
-# The devices of a guest's `virtio = [...]`: entropy at a rate, by the guest's name and the device's
-# position; a console both ways, its window's size, and a further port of it; vsock streams both
-# ways, made by either side; a type that nobody serves.
+# The devices of a guest's `virtio = [...]`: entropy with a rate limit, configured by the guest's
+# name and the device's position; a console in both directions, with window size and a further port;
+# vsock streams in both directions, opened by either side; an unsupported device type.
 # guests: pv
 # limit: 120
 . /lab/dom0/lib.sh
@@ -18,51 +18,54 @@ cid = 1234
 EOF
 xen-virtiod check
 
-# Before the example's devices, another entropy device at no rate; behind them, one that nobody
-# serves.
+# An entropy device without a rate limit precedes the example's devices; an unsupported device
+# replaces the last one.
 make_initrd initrd /lab/scenarios/devices/guest.sh
 start_example devices-pv $name "$PWD/initrd" \
     's|^virtio = \[|&"type=virtio,device4,transport=mmio,grant_usage=1",|' \
     's|^ *"type=virtio,device13,.*|&"type=virtio,device99,transport=mmio,grant_usage=1",|' ||
     fail "xl could not create the guest"
 
-# xl does not wait for the backends of such devices, nor does the guest for one that is refused: it
-# is said by the daemon.
+# xl does not wait for the backends of such devices, and the guest does not wait for a refused one,
+# so only the daemon reports the refusal.
 why='virtio device type "virtio,device99" is not supported'
-for place in "$(cat $daemon_log)" "$(xen-virtiod stat)" "$(xenstore-read "backend/virtio/$domid/4/error")"; do
-    case $place in
+for report in "$(cat $daemon_log)" "$(xen-virtiod stat)" \
+    "$(xenstore-read "backend/virtio/$domid/4/error")"; do
+    case $report in
     *"$why"*) ;;
-    *) fail "it is not said why a device is refused: $place" ;;
+    *) fail "the daemon does not report why it refused a device: $report" ;;
     esac
 done
 
-# The console: what Dom0 types comes back.
+# The console: the guest echoes Dom0's input.
 tty=$(xenstore-read "backend/virtio/$domid/2/tty")
 wait_console $name 40 'lab: console'
 head -c 65536 /dev/urandom >typed
 cat typed >"$tty" &
-timeout 40 head -c 65536 <"$tty" >printed || fail "the console gave $(wc -c <printed) bytes of 65536"
-busybox cmp typed printed || fail "the console changed what was typed"
+timeout 40 head -c 65536 <"$tty" >printed ||
+    fail "the console returned $(wc -c <printed) bytes of 65536"
+busybox cmp typed printed || fail "the console changed the data"
 
-# The window of the terminal, which the guest waits to see.
+# The size of the terminal's window, for which the guest waits.
 stty -F "$tty" rows 40 cols 100
 wait_console $name 40 'lab: size'
 [ "$(guest_said $name size)" = '40 100' ] || fail "rows and columns are $(guest_said $name size)"
 
-# The further port: more data than anything between keeps, both ways at once.
+# The further port: more data than all buffers on the way hold, in both directions at once.
 head -c 2M /dev/urandom >told
 port=$(xenstore-read "backend/virtio/$domid/2/port/1/socket")
 mkfifo words
 socat -t 60 - "UNIX-CONNECT:$port" <told >words &
 program=$!
-timeout 60 head -c 2M <words >heard || fail "the agent said $(wc -c <heard) bytes of 2 MiB"
+timeout 60 head -c 2M <words >heard || fail "the agent sent $(wc -c <heard) bytes of 2 MiB"
 wait_console $name 60 'lab: agent'
 kill $program
-[ "$(guest_said $name told)" = "$(sha256sum <told)" ] || fail "the agent was told something else"
-[ "$(guest_said $name heard)" = "$(sha256sum <heard)" ] || fail "the agent said something else"
+[ "$(guest_said $name told)" = "$(sha256sum <told)" ] || fail "the agent received other data"
+[ "$(guest_said $name heard)" = "$(sha256sum <heard)" ] ||
+    fail "Dom0 received other data from the agent"
 
-# Streams: a program here connects to the guest, then the guest to a program here. Each side sends a
-# file, ends its sending and takes the other's file to the end.
+# Streams: a program in Dom0 connects to the guest, then the guest to a program in Dom0. Each side
+# sends a file, shuts down sending, and receives the other's file to the end.
 socket=$(xenstore-read "backend/virtio/$domid/3/socket")
 [ "$socket" = /run/xen-virtiod/vsock/$name-3.sock ] || fail "the socket is $socket"
 head -c 4M /dev/urandom >down
@@ -71,16 +74,18 @@ listener=$!
 wait_console $name 40 'probe: listening on 1234:1000'
 { echo 'CONNECT 1000' && cat down; } | socat -t 40 - "UNIX-CONNECT:$socket" >said
 { read -r ok && cat >up-1; } <said
-[ "${ok% *}" = OK ] || fail "the guest was not reached: $ok"
+[ "${ok% *}" = OK ] || fail "the connection to the guest failed: $ok"
 wait_console $name 40 'lab: streams'
 wait $listener
-[ "$(guest_said $name down-1)" = "$(sha256sum <down)" ] || fail "the guest took something else"
-[ "$(guest_said $name down-2)" = "$(sha256sum <down)" ] || fail "the guest took something else"
-[ "$(guest_said $name up)" = "$(sha256sum <up-1)" ] || fail "the guest sent something else"
-[ "$(guest_said $name up)" = "$(sha256sum <up-2)" ] || fail "the guest sent something else"
+[ "$(guest_said $name down-1)" = "$(sha256sum <down)" ] ||
+    fail "stream 1: the guest received other data"
+[ "$(guest_said $name down-2)" = "$(sha256sum <down)" ] ||
+    fail "stream 2: the guest received other data"
+[ "$(guest_said $name up)" = "$(sha256sum <up-1)" ] || fail "stream 1: Dom0 received other data"
+[ "$(guest_said $name up)" = "$(sha256sum <up-2)" ] || fail "stream 2: Dom0 received other data"
 
 wait_console $name 40 'lab: entropy'
-# counted DEVICE WORD: what stat says of a device of the guest's.
+# counted DEVICE WORD: prints a value from the section of a device of the guest in `stat`.
 counted() {
     xen-virtiod stat | sed -n "/^domain $domid virtio.$1:/,/^domain/s/^  $2 *//p"
 }

@@ -1,4 +1,5 @@
-# random DEVICE BYTES: reads two blocks of one entropy device, which must differ and not be zeros.
+# random DEVICE BYTES: reads two blocks from one entropy device, and checks that they differ and are
+# not zeros.
 random() {
     echo "$1" >/sys/class/misc/hw_random/rng_current
     [ "$(cat /sys/class/misc/hw_random/rng_current)" = "$1" ]
@@ -17,7 +18,7 @@ echo "lab: console"
 head -c 65536 <&3 >/tmp/typed
 cat /tmp/typed >&3
 
-# Before it is known, there is none.
+# The console has no size until the device reports one.
 wait_for "the console's size" 20 sh -c '[ -n "$(stty size <&3 2>/dev/null)" ]'
 echo "lab: size $(stty size <&3)"
 
@@ -26,7 +27,7 @@ port=${port%/name}
 exec 4<>"/dev/${port##*/}"
 head -c $((2 << 20)) /dev/urandom >/tmp/heard
 cat /tmp/heard >&4 &
-# Nobody at the host's end reads as an end of file.
+# Until a program opens the host's end, the port reads as end of file.
 wait_for "a program at the port" 40 \
     sh -c 'dd bs=1 count=1 <&4 >/tmp/told 2>/dev/null && [ -s /tmp/told ]'
 head -c $(((2 << 20) - 1)) <&4 >>/tmp/told

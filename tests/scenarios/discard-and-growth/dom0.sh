@@ -1,10 +1,10 @@
-# What a guest discards is given back to Dom0's file system, and a disk that grows is announced to
-# the running guest.
+# A guest's discards free storage in Dom0's file system, and the daemon notifies the running guest
+# when a disk grows.
 # guests: pvh
 # limit: 90
 . /lab/dom0/lib.sh
 
-# allocated FILE: bytes of storage that a file takes.
+# allocated FILE: prints the bytes of storage that a file occupies.
 allocated() {
     echo $(($(stat -c '%b' "$1") * 512))
 }
@@ -22,13 +22,14 @@ tell_guest "$domid" go
 
 wait_console "$name" 20 'lab: discarded'
 after=$(allocated disk.img)
-[ $((before - after)) -ge $((8 << 20)) ] || fail "8 MiB discarded: $before bytes before, $after after"
+[ $((before - after)) -ge $((8 << 20)) ] ||
+    fail "8 MiB discarded: $before bytes before, $after after"
 [ "$(stat -c %s disk.img)" = $((16 << 20)) ] || fail "the image's size changed"
 
 truncate -s 64M disk.img
 end_guest "$name" 40
 check_nothing_mapped
 [ "$(guest_said "$name" end)" = "$(tail -c 1M disk.img | sha256sum)" ] ||
-    fail "what the guest wrote at the new end is not there"
+    fail "the image lacks the data that the guest wrote at the new end"
 [ "$(guest_said "$name" disk)" = "$(head -c 16M disk.img | sha256sum)" ] ||
-    fail "the guest reads something else than the image holds"
+    fail "the guest reads data that the image does not hold"

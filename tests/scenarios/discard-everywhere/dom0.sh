@@ -1,6 +1,7 @@
-# Discards and zeros on storage that does not take all of them: a file on vfat takes neither,
-# devices that discard need not know how to zero, and images of qcow2's version 2 cannot say that a
-# cluster is zero. What can be discarded is offered; zeros come everywhere; nothing fails.
+# Discard and write-zeroes on storage that does not support both: a file on vfat supports neither, a
+# block device may discard but not zero, and qcow2 version 2 cannot mark a cluster as zero. The
+# device offers discard where the storage supports it and write-zeroes everywhere, and no request
+# fails.
 # guests: pvh
 # limit: 120
 . /lab/dom0/lib.sh
@@ -16,7 +17,7 @@ trap 'umount vfat; rmmod brd null_blk' EXIT
 make_disk "$PWD/vfat/disk.img" 16
 qemu-img create -q -f qcow2 -o compat=0.10 old.qcow2 16M
 make_disk "$PWD/zeros" 4
-# The devices discard, and do not know how to zero.
+# Print what the devices support; null_blk must support discard and not write-zeroes.
 for device in ram0 nullb0; do
     echo "$device: discard $(cat /sys/block/$device/queue/discard_max_bytes)," \
         "write-zeroes $(cat /sys/block/$device/queue/write_zeroes_max_bytes)"
@@ -30,21 +31,22 @@ run_guest 90 "$name" "$PWD/initrd" "$PWD/vfat/disk.img:discard" /dev/ram0:discar
     "$PWD/old.qcow2:discard"
 check_nothing_mapped
 
-# offered DISK: whether the guest was offered to discard it.
+# offered DISK: checks whether the device offered discard to the guest.
 offered() {
     [ "$(guest_said "$name" "$1-discard")" -gt 0 ]
 }
-! offered vda || fail "discard is offered on vfat"
+! offered vda || fail "the disk on vfat offers discard"
 for disk in vdb:ram0 vdc:nullb0; do
     if [ "$(cat "/sys/block/${disk#*:}/queue/discard_max_bytes")" -gt 0 ]; then
-        offered "${disk%:*}" || fail "discard is not offered on ${disk#*:}"
+        offered "${disk%:*}" || fail "the disk on ${disk#*:} does not offer discard"
     else
-        ! offered "${disk%:*}" || fail "discard is offered on ${disk#*:}"
+        ! offered "${disk%:*}" || fail "the disk on ${disk#*:} offers discard"
     fi
 done
-offered vdd || fail "discard is not offered on the image of version 2"
-# What was discarded is gone from the device.
+offered vdd || fail "the disk with the qcow2 version 2 image does not offer discard"
+# The device no longer has the discarded data.
 [ "$(dd if=/dev/nullb0 bs=1M skip=8 count=4 2>/dev/null | sha256sum)" = "$(sha256sum <zeros)" ] ||
-    fail "the device has what was discarded"
-qemu-img check -q old.qcow2 || fail "the guest left a damaged image: $(qemu-img check old.qcow2 2>&1)"
+    fail "the device still has the discarded data"
+qemu-img check -q old.qcow2 ||
+    fail "the guest left a damaged image: $(qemu-img check old.qcow2 2>&1)"
 ! grep -F 'request failed' $daemon_log | grep -F "guest=$domid" || fail "requests failed"

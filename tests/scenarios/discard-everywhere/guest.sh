@@ -1,12 +1,12 @@
 wait_for "the disks" 20 test -b /dev/vda -a -b /dev/vdb -a -b /dev/vdc -a -b /dev/vdd
 dd if=/dev/urandom of=/tmp/data bs=1M count=16 2>/dev/null
 
-# part OFFSET LENGTH: MiB of what was written, hashed.
+# part OFFSET LENGTH: hashes a part of the written data; both in MiB.
 part() {
     dd if=/tmp/data bs=1M skip="$1" count="$2" 2>/dev/null | sha256sum
 }
 
-# holds DISK OFFSET LENGTH HASH: MiB of the disk, past the guest's cache.
+# holds DISK OFFSET LENGTH HASH: checks the hash of a part of the disk, in MiB, past the page cache.
 holds() {
     found=$(dd if="/dev/$1" bs=1M skip="$2" count="$3" iflag=direct 2>/dev/null | sha256sum)
     if [ "$found" != "$4" ]; then
@@ -32,8 +32,7 @@ for disk in vda vdb vdc vdd; do
     holds $disk 12 4 "$(part 12 4)"
 done
 
-# A file system that is trimmed, where that is offered. The third keeps what was discarded, for Dom0
-# to see.
+# Make a file system and trim it, if the disk offers discard. vdc stays as it is: Dom0 checks it.
 for disk in vdb vdd; do
     /usr/sbin/mke2fs -q -t ext4 /dev/$disk
     mount -t ext4 /dev/$disk /mnt

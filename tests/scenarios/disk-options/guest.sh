@@ -1,12 +1,12 @@
 # Uses each of the disks of blk-options.cfg.
 wait_for "the disks" 20 test -b /dev/vda -a -b /dev/vdb -a -b /dev/vdc
 
-# interrupts QUEUE: those of the queues with that number, of all disks and on all CPUs.
+# interrupts QUEUE: prints the number of interrupts of that queue, of all disks and on all CPUs.
 interrupts() {
     awk -v name="req.$1" '$NF == name { sum += $2 + $3 } END { print sum }' /proc/interrupts
 }
 
-# The qcow2 image: what is in its backing file, then a file system over it.
+# The qcow2 image: read the backing file's data, then make a file system over it.
 echo "lab: base $(head -c 2097152 /dev/vda | sha256sum)"
 /usr/sbin/mke2fs -q -t ext4 /dev/vda
 mount -t ext4 /dev/vda /mnt
@@ -19,7 +19,7 @@ mount -t ext4 -o ro /dev/vda /mnt
 umount /mnt
 echo "lab: disk $(sha256sum </dev/vda)"
 
-# The large disk, from both CPUs at a time: each has a queue of its own.
+# The large disk: write from both CPUs at once; each has a queue of its own.
 [ "$(cat /sys/block/vdb/size)" = $((3 << 31)) ]
 [ "$(ls /sys/block/vdb/mq)" = "0
 1" ]
@@ -35,12 +35,12 @@ echo "lab: low $(sha256sum </tmp/low)"
 echo "lab: high $(sha256sum </tmp/high)"
 dd if=/dev/vdb bs=1M skip=$((5 << 19)) count=2 iflag=direct 2>/dev/null | cmp - /tmp/high
 
-# The block device: nothing smaller than its blocks.
+# The block device: it rejects requests smaller than its blocks.
 [ "$(cat /sys/block/vdc/queue/logical_block_size)" = 4096 ]
 [ "$(cat /sys/block/vdc/queue/physical_block_size)" = 4096 ]
 ! dd if=/tmp/low of=/dev/vdc bs=512 count=1 oflag=direct 2>/dev/null
 dd if=/tmp/low of=/dev/vdc bs=4096 seek=7 count=9 oflag=direct 2>/dev/null
 echo "lab: volume $(sha256sum </dev/vdc)"
-# Not told to make it last: Dom0 looks where it is.
+# No flush: Dom0 checks where the data is now.
 echo "lab: wrote the volume"
 read -r _

@@ -1,5 +1,5 @@
-# A disk is one guest's: what another guest, QEMU's tools or a mount would do to it meanwhile is
-# refused, and so is a target that somebody else has. What all only read is shared.
+# A disk belongs to one guest: another guest, QEMU's tools and mounts cannot use it at the same
+# time, and the daemon refuses a target that another program uses. Readers can share a disk.
 # guests: pv
 # limit: 150
 . /lab/dom0/lib.sh
@@ -23,7 +23,7 @@ make_disk "$PWD/disk.img" 8
 make_disk "$PWD/held.img" 8
 make_initrd initrd /lab/scenarios/disk-sharing/guest.sh
 
-# fails REASON PROGRAM…: the program must fail and say why.
+# fails REASON PROGRAM…: checks that the program fails and prints the reason.
 fails() {
     local reason=$1
     shift
@@ -31,7 +31,8 @@ fails() {
     grep -qF "$reason" says || fail "$* does not say '$reason': $(cat says)"
 }
 
-# refused REASON DISK…: xl create must fail with these disks, and the daemon's log must say why.
+# refused REASON DISK…: checks that xl create fails with these disks, and that the daemon logs the
+# reason.
 refused() {
     local reason=$1 logged
     shift
@@ -47,7 +48,7 @@ start_guest "$name" "$PWD/initrd" "$PWD/disk.qcow2" "$PWD/disk.img" /dev/ram0 ||
 wait_console "$name" 40 'lab: ready'
 owner=$domid
 
-# QEMU's tools, in their own words; to look is allowed to those who say that they know.
+# QEMU's tools print their own messages; -U allows `qemu-img info` to read a locked image.
 for command in 'resize -q disk.qcow2 16M' 'snapshot -c now disk.qcow2' 'resize -q -f raw disk.img 16M' \
     'resize -q base.qcow2 16M' 'commit -q disk.qcow2'; do
     # shellcheck disable=SC2086 # a command is words
@@ -55,10 +56,10 @@ for command in 'resize -q disk.qcow2 16M' 'snapshot -c now disk.qcow2' 'resize -
 done
 fails 'Failed to get "write" lock' qemu-io -f raw -c 'write 0 512' disk.img
 fails 'Failed to get shared "write" lock' qemu-img info disk.qcow2
-qemu-img info -U disk.qcow2 >/dev/null || fail "qemu-img cannot look at the image"
-qemu-img info base.qcow2 >/dev/null || fail "qemu-img cannot read what the image is based on"
+qemu-img info -U disk.qcow2 >/dev/null || fail "qemu-img info -U cannot read the image"
+qemu-img info base.qcow2 >/dev/null || fail "qemu-img info cannot read the backing file"
 
-# Dom0, and another guest.
+# Dom0's mounts and another guest cannot use the disks.
 fails 'ram0' mount /dev/ram0 volume
 ! grep -q ' /[^ ]*/volume ' /proc/mounts || fail "the guest's disk is mounted"
 for disk in "$PWD/disk.qcow2" "$PWD/disk.img" /dev/ram0 "$PWD/disk.img:r" /dev/ram0:r; do
@@ -66,13 +67,14 @@ for disk in "$PWD/disk.qcow2" "$PWD/disk.img" /dev/ram0 "$PWD/disk.img:r" /dev/r
 done
 refused "domain $owner uses it for xvda; only a file that nobody writes can be shared" "$PWD/base.qcow2"
 
-# What somebody else has.
+# The daemon refuses targets that other programs use.
 mount /dev/ram1 volume
 refused 'it is mounted, or part of a volume' /dev/ram1
 umount volume
 qemu-nbd --fork --pid-file="$PWD/nbd.pid" -k "$PWD/socket" -f raw held.img
 refused 'in use by another program: Failed to get ' "$PWD/held.img"
-grep -qF "fuser -v \"$PWD/held.img\"" $daemon_log || fail "the log does not say how the program is found"
+grep -qF "fuser -v \"$PWD/held.img\"" $daemon_log ||
+    fail "the log does not say how to find the program"
 kill "$(cat nbd.pid)"
 timeout 20 tail --pid="$(cat nbd.pid)" -s 0.1 -f /dev/null || fail "qemu-nbd did not end"
 loop=$(losetup -f --show held.img)
@@ -85,7 +87,8 @@ domid=$owner
 end_guest "$name" 40
 check_nothing_mapped
 
-# Free again, for everybody; what is only read is shared, by a loop device too.
+# After the guest's end every program can use the disks. Readers can share them, with a loop device
+# too.
 qemu-img resize -q disk.qcow2 16M
 qemu-img snapshot -c now disk.qcow2
 mke2fs -q -F -t ext4 /dev/ram0

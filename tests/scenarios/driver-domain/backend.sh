@@ -1,4 +1,4 @@
-# The driver domain: serves guests from its own memory until it is destroyed.
+# The driver domain: serves guests' disks from its own memory until Dom0 destroys it.
 load xen-gntdev
 load xen-evtchn
 mkdir /run /srv
@@ -9,8 +9,8 @@ daemon=$!
 wait_for "xen-virtiod to answer" 20 xen-virtiod stat >/dev/null
 echo "lab: serving"
 
-# A page of a guest's, by its frame number. That this kernel's privcmd asks the hypervisor at all in
-# a domain that is not Dom0 must be said when it is loaded.
+# Try to map a page of a guest by its frame number. Outside Dom0, privcmd passes such calls to the
+# hypervisor only if it is loaded with unrestricted=1.
 read -r guest frame
 opened=$(ls -l /proc/$daemon/fd | sed -n 's|.* -> \(/dev/xen/.*\)|\1|p' | sort -u | xargs)
 [ ! -e /dev/xen/privcmd ]

@@ -1,16 +1,17 @@
-# An unprivileged driver domain serves guests: their data passes, it has opened nothing of the
-# guest's but grants, and the hypervisor would refuse it more. Guests end and are destroyed as with
-# Dom0, and when the driver domain itself is destroyed, the others go on.
+# An unprivileged driver domain serves guests' devices. Their data is right, the daemon uses only
+# grants, and the hypervisor refuses it any other page. Guests can end and be destroyed as with a
+# backend in Dom0, and the destruction of the driver domain costs a guest only its devices.
 # guests: pv
 # limit: 150
 . /lab/dom0/lib.sh
 
-# no_trace DOMID NAME: of a guest that is gone nothing is left, and xl did not have to wait for it.
+# no_trace DOMID LOG: checks that nothing of an ended guest is left, and that xl's output LOG has no
+# error and no timeout.
 no_trace() {
     wait_gone "$1" 20
     ! xenstore-exists "/local/domain/$backend/backend/virtio_disk/$1" ||
-        fail "the directory of guest $1 is left: $(xenstore-ls "/local/domain/$backend/backend")"
-    ! grep -E 'timed out|removed|rror' "$2" || fail "xl complains of the guest $1"
+        fail "guest $1 has a backend directory: $(xenstore-ls "/local/domain/$backend/backend")"
+    ! grep -E 'timed out|removed|rror' "$2" || fail "xl printed an error about the guest $1"
 }
 
 make_initrd backend-initrd /lab/scenarios/driver-domain/backend.sh /lab/guest/driver-domain.cpio
@@ -19,20 +20,21 @@ make_initrd writing-initrd /lab/scenarios/driver-domain/writing.sh
 start_example driver-domain driver-domain "$PWD/backend-initrd" ||
     fail "xl could not create the driver domain"
 backend=$domid
-# On Dom0's processor, so that a guest and its backend need not take turns on one.
+# On Dom0's processor, so that a guest and its backend do not compete for one.
 xl vcpu-pin -i driver-domain 0 0
 wait_console driver-domain 40 'lab: serving'
 
-# The guest's disk is the driver domain's, and Dom0 knows nothing of it.
+# The driver domain serves the guest's disk; Dom0's daemon has no device for the guest.
 start_example blk-driver-domain served "$PWD/guest-initrd" || fail "xl could not create a guest"
 wait_console served 40 'lab: written'
 ! xen-virtiod stat --json | grep "\"domid\":$domid," || fail "Dom0's xen-virtiod serves the guest"
 
-# What the guest wrote to its console stands in a page of its own. Dom0 may map the page as it
-# likes, the driver domain may not, even where its own kernel does not keep it from asking.
+# The guest's console output is in a page of the guest. Dom0 may map any page of the guest. The
+# hypervisor refuses this to the driver domain, even if the driver domain's kernel passes on the
+# call.
 frame=$(xenstore-read "/local/domain/$domid/console/ring-ref")
 foreign-map "$domid" "$frame" >page || fail "Dom0 cannot map the page of the guest's console"
-grep -aq 'lab: written' page || fail "the page of the guest's console is not what Dom0 mapped"
+grep -aq 'lab: written' page || fail "the page that Dom0 mapped is not the guest's console"
 tell_guest "$backend" "$domid $frame"
 wait_console driver-domain 20 'lab: tried'
 guest_said driver-domain refusal | grep 'the hypervisor refuses frame .*: EPERM' ||
@@ -46,17 +48,18 @@ tell_guest "$backend" gone
 wait_console driver-domain 20 'lab: disk'
 [ -z "$(guest_said driver-domain mapped)" ] || fail "mapped: $(guest_said driver-domain mapped)"
 [ "$(guest_said served found)" = "$(guest_said driver-domain image)" ] ||
-    fail "the guest found something else than the driver domain had"
+    fail "the guest read data that the driver domain's image did not hold"
 [ "$(guest_said served disk)" = "$(guest_said driver-domain disk)" ] ||
-    fail "the driver domain has something else than the guest wrote"
+    fail "the driver domain's image does not hold the data that the guest wrote"
 
-# A guest destroyed in the middle of writes.
-start_example blk-driver-domain destroyed "$PWD/writing-initrd" || fail "xl could not create a guest"
+# Destroy a guest during writes.
+start_example blk-driver-domain destroyed "$PWD/writing-initrd" ||
+    fail "xl could not create a guest"
 wait_console destroyed 40 'lab: writing 3'
 xl destroy "$domid" 2>xl-says || fail "xl destroy: $(cat xl-says)"
 no_trace "$domid" xl-says
 
-# The driver domain destroyed in the middle of writes: the guest loses its disk and nothing else.
+# Destroy the driver domain during writes: the guest loses its disk and nothing else.
 start_example blk-driver-domain bereft "$PWD/writing-initrd" || fail "xl could not create a guest"
 wait_console bereft 40 'lab: writing 3'
 xl destroy "$backend" || fail "xl could not destroy the driver domain"

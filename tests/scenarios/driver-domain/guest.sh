@@ -1,6 +1,6 @@
 # Reads its disk, writes to it, and reads it again.
 wait_for "the disk /dev/vda" 20 test -b /dev/vda
-# A backend that is not in Dom0 is not trusted unless it is said to be.
+# The driver does not trust a backend outside Dom0.
 [ "$(cat /sys/bus/xen/devices/virtio_disk-51712/bounce)" = 1 ]
 echo "lab: found $(sha256sum </dev/vda)"
 dd if=/dev/urandom of=/tmp/noise bs=1M count=1 2>/dev/null
@@ -9,10 +9,10 @@ echo 3 >/proc/sys/vm/drop_caches
 dd if=/dev/vda of=/tmp/disk bs=128k 2>/dev/null
 dd if=/tmp/disk bs=1M skip=1 count=1 2>/dev/null | cmp - /tmp/noise
 echo "lab: disk $(sha256sum </tmp/disk)"
-# From the other class of devices: randomness.
+# An entropy device, from the other class of devices.
 load virtio-rng
 [ "$(cat /sys/class/misc/hw_random/rng_current)" = virtio_rng.0 ]
 [ "$(head -c 64 /dev/hwrng | wc -c)" = 64 ]
-# Twice: where the console's ring starts over, a line stands in two parts.
+# Print it twice: the console's ring may wrap around within one of the lines.
 echo "lab: written"
 echo "lab: written"

@@ -1,4 +1,4 @@
-# Writes until it is destroyed, and answers whoever asks.
+# Writes until Dom0 destroys the guest, and answers a line on the console.
 wait_for "the disk /dev/vda" 20 test -b /dev/vda
 dd if=/dev/urandom of=/tmp/noise bs=1M count=1 2>/dev/null
 (

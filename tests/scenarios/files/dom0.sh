@@ -1,4 +1,5 @@
-# The demo's work: a file system on one disk, and another disk read whole; with other kernels too.
+# The demo's scenario: the guest makes a file system on one disk and reads another disk completely.
+# It also runs with other kernels.
 # limit: 120
 # guests: pv pvh hvm pv-bookworm pvh-sid
 . /lab/dom0/lib.sh
@@ -9,15 +10,16 @@ make_initrd initrd /lab/scenarios/files/guest.sh /lab/guest/tree.cpio
 run_guest 100 "$GUEST-files" "$PWD/initrd" "$PWD/files.img" "$PWD/random.img"
 check_nothing_mapped
 
-# What the guest says must hold of the images themselves.
+# Check the images against the guest's results.
 e2fsck -fn files.img || fail "the guest left a damaged file system"
 mkdir mnt
 mount -o loop,ro files.img mnt
-(cd mnt/tree && sha256sum --quiet -c ../sums) || fail "files differ from what the guest wrote"
-[ "$(wc -l <mnt/sums)" = "$(guest_said "$GUEST-files" files)" ] || fail "files are missing"
+(cd mnt/tree && sha256sum --quiet -c ../sums) || fail "files do not match the guest's checksums"
+[ "$(wc -l <mnt/sums)" = "$(guest_said "$GUEST-files" files)" ] || fail "the image lacks files"
 umount mnt
 seen=$(guest_said "$GUEST-files" random)
-[ "$seen" = "$(sha256sum <random.img)" ] || fail "the guest read the random image as $seen"
+[ "$seen" = "$(sha256sum <random.img)" ] ||
+    fail "the guest read data that the random image does not hold: its hash is $seen"
 
 # For the demo's table.
 echo "$domid" >"$RESULTS/domid"

@@ -1,5 +1,5 @@
-# Makes a file system, copies /tree to it and reads it back from the disk; then reads the second
-# disk whole.
+# Makes a file system, copies /tree to it and reads it back from the disk; then hashes the whole
+# second disk.
 wait_for "the disks /dev/vda and /dev/vdb" 20 test -b /dev/vda -a -b /dev/vdb
 
 /usr/sbin/mke2fs -q -t ext4 /dev/vda

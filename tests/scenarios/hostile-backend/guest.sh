@@ -1,4 +1,4 @@
-# Dom0 puts a line `attack=ATTACK` in front.
+# Dom0 prepends a line `attack=ATTACK`.
 interrupts() {
     awk '/ virtio_disk-51712$/ { print $2 }' /proc/interrupts
 }
@@ -16,7 +16,8 @@ nonsense)
     [ "$(cat /sys/bus/xen/devices/virtio_disk-51712/messages_dropped)" -gt 0 ]
     ;;
 changing-config)
-    wait_for "the device to be given up" 30 said 'the configuration changes whenever it is read'
+    wait_for "the driver to give the device up" 30 \
+        said 'the configuration changes whenever it is read'
     ;;
 esac
 echo "lab: seen"

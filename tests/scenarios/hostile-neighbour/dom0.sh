@@ -1,6 +1,7 @@
-# One guest attacks by its disk, in every way that its driver has, while its neighbour reads and
-# writes and verifies what it reads. In turns with that, the same guest only computes: the neighbour
-# gets as much done either way. Each guest has a processor for itself: what they share is Dom0.
+# One guest attacks through its disk with all means of a driver, while its neighbour reads, writes
+# and verifies data. In every second round the same guest only computes: the neighbour's throughput
+# and latency must be similar in both kinds of round. Each guest has a processor for itself, so the
+# guests share only Dom0.
 # guests:
 # soak: pv
 # machine: three-processors
@@ -8,23 +9,23 @@
 # needs: fio
 . /lab/dom0/lib.sh
 
-# Rounds of each kind, and seconds of one.
+# The number of rounds of each kind, and the seconds of a round.
 ROUNDS=5
 SECONDS_EACH=8
 
-# own VDEV TARGET [ACCESS]: a disk of xen-virtiod's, in xl's words.
+# own VDEV TARGET [ACCESS]: prints the disk line of a disk that xen-virtiod serves.
 own() {
     echo "\"format=raw,vdev=$1,access=${3:-rw},backendtype=standalone,specification=virtio,grant_usage=1,target=$2\""
 }
 
-# start NAME SCRIPT PROCESSOR DISKS: a guest with these disks, whose number is then $domid.
+# start NAME SCRIPT PROCESSOR DISKS: starts a guest with these disks, and sets $domid.
 start() {
     make_initrd "initrd-$1" "/lab/scenarios/hostile-neighbour/$2"
     start_example blk-pv "$1" "$PWD/initrd-$1" "s|^memory = .*|memory = 256\ntsc_mode = \"native\"\ncpus = \"$3\"|" \
         "s|panic=-1|& quiet|" "s|^disk = .*|disk = [$4]|" || fail "xl could not create the guest $1"
 }
 
-# In RAM, so that the store is no part of it.
+# The image is in RAM, so that storage does not affect the measurement.
 neighbours=$(mktemp /run/neighbour.XXXXXX)
 trap 'rm -f "$neighbours"' EXIT
 dd if=/dev/zero of="$neighbours" bs=1M count=32 2>/dev/null
@@ -38,13 +39,13 @@ start pv-neighbour neighbour.sh 2 "$(own xvda "$neighbours"), $(own xvdp /lab/fi
 neighbour=$domid
 wait_console pv-neighbour 60 'lab: ready'
 
-# round NUMBER KIND: what the neighbour gets done while the other guest does KIND.
+# round NUMBER KIND: measures the neighbour while the other guest does KIND.
 round() {
     tell_guest "$hostile" "$1 $2 $((SECONDS_EACH + 2))"
     wait_console pv-hostile 20 "lab: begin $1"
     tell_guest "$neighbour" "$1 $2 $SECONDS_EACH"
     wait_console pv-neighbour $((SECONDS_EACH * 4)) "lab: round $1 "
-    # Whatever it attacks with, it comes to an end: nothing that it waits for takes longer.
+    # Every attack ends within this limit, because all waits of the attacker are shorter.
     wait_console pv-hostile 60 "lab: end $1"
 }
 
@@ -59,27 +60,28 @@ tr -d '\r' <"$consoles/guest-pv-neighbour.log" | sed -n 's/^.*lab: round //p' >r
 tr -d '\r' <"$consoles/guest-pv-hostile.log" | sed -n 's/^.*lab: attack //p' | tail -n 20
 cat rounds
 
-# median KIND FIELD: of all rounds of that kind.
+# median KIND FIELD: prints the median of a field over all rounds of that kind.
 median() {
     awk -v kind="$1" -v field="$2" '$2 == kind { print $field }' rounds | sort -n |
         awk '{ all[NR] = $1 } END { print all[int((NR + 1) / 2)] }'
 }
 
-# check WHAT FIELD OPERATOR LIMIT: the median beside the attacker is to the other one as the limit
-# has it.
+# check WHAT FIELD OPERATOR LIMIT: compares the ratio of the two medians, with and without an
+# attack, with the limit.
 check() {
     awk -v what="$1" -v with="$(median attack "$2")" -v without="$(median compute "$2")" \
         -v operator="$3" -v limit="$4" 'BEGIN {
             ratio = with / without
             good = operator == ">=" ? ratio >= limit : ratio <= limit
-            printf "%s: %s beside the attacker, %s beside the computing guest: %.2f, to be %s %s: %s\n",
+            printf "%s: %s with the attack, %s without it: ratio %.2f, limit %s %s: %s\n",
                 what, with, without, ratio, operator, limit, good ? "good" : "BAD"
             exit !good
         }' || failed=yes
 }
 
 failed=no
-[ "$(wc -l <rounds)" = $((ROUNDS * 2)) ] || fail "not every round was measured"
+[ "$(wc -l <rounds)" = $((ROUNDS * 2)) ] ||
+    fail "the neighbour measured $(wc -l <rounds) rounds, not $((ROUNDS * 2))"
 ! awk '$6 != 0 { print "round " $1 " had errors"; bad = 1 } END { exit !bad }' rounds || failed=yes
 check 'requests a second' 3 '>=' 0.8
 check 'p50 of a request, ns' 4 '<=' 1.5
@@ -89,7 +91,7 @@ check 'p99 of a request, ns' 5 '<=' 2
 tell_guest "$neighbour" end
 domid=$neighbour
 end_guest pv-neighbour 30
-# The attacker has no disk any more that would let it power off in peace.
+# The attacker's disk does not answer any more, so the guest cannot power off.
 xl destroy "$hostile"
 wait_gone "$hostile" 30
 check_nothing_mapped

@@ -1,4 +1,4 @@
-# Computes or attacks, as Dom0 says; the attacker is a process that drives the disk.
+# Computes or attacks, as Dom0 requests; the attacker is a process that drives the disk.
 wait_for "the disk /dev/vda" 30 test -b /dev/vda
 device=$(basename /sys/bus/xen/devices/virtio_disk-*)
 echo "$device" >/sys/bus/xen/drivers/virtio_msg_xen/unbind

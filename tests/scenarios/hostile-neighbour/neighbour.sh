@@ -1,12 +1,13 @@
-# Reads and writes as long as Dom0 says, verifies all that it reads, and says how it went.
+# Reads and writes for the time that Dom0 requests, verifies all data, and prints the results.
 wait_for "the disk with the programs" 30 test -b /dev/vdb
 for module in crc32c_generic ext4; do
     [ ! -e /lib/modules/$module.order ] || load $module
 done
 mount -t ext4 -o ro /dev/vdb /mnt
 
-# summary FILE: requests a second, the median and the 99th percentile of their times in ns, and
-# errors, of writes and the reads that verify them.
+# summary FILE: prints requests per second, the median and the 99th percentile of the latency of
+# writes in ns, and the number of errors. Requests and errors are those of the writes and of the
+# reads that verify them.
 summary() {
     awk '
         /"(read|write|trim)" : \{/ { section = $1 }

@@ -1,4 +1,4 @@
-# Reads something of each disk, then leaves them idle, and then without drivers.
+# Reads from each disk, leaves the disks idle, and then unbinds their drivers.
 for letter in a b c d e f g h; do
     wait_for "the disk vd$letter" 20 test -b /dev/vd$letter
     dd if=/dev/vd$letter of=/dev/null bs=64k count=16 iflag=direct 2>/dev/null

@@ -1,8 +1,8 @@
-# The daemon is killed under a guest's devices. Those whose drivers wait for nothing, network,
-# console, entropy, vsock and an idle disk, are given up: while nobody serves them, and when the
-# next daemon closes them. Their drivers and virtio_msg_xen can be unbound and unloaded, and serve
-# again when they are bound again. A disk whose requests were in flight stays dead, without harm to
-# anything else.
+# The daemon is killed while it serves a guest's devices. The driver gives up devices without
+# requests in flight (network, console, entropy, vsock and an idle disk): a first one while no
+# daemon runs, the others when the next daemon closes them. The guest can unbind and unload their
+# drivers and virtio_msg_xen, and the devices work again when it binds them again. A disk with
+# requests in flight stays dead, without harm to other devices.
 # guests: pv
 # soak: pv-bookworm pvh-sid
 # limit: 240
@@ -21,11 +21,12 @@ start_example devices-pv "$name" "$PWD/initrd" "s|^type = .*|type = \"$GUEST\"|"
     's|^virtio = \[|&"type=virtio,device1,transport=mmio,grant_usage=1",|' \
     "\$adisk = [\"$idle\", \"$busy\"]" || fail "xl could not create the guest"
 
-# kill_daemon: kills it, and says so to the guest, whose states stay as they are.
+# kill_daemon: kills the daemon and informs the guest. The states in XenStore do not change.
 kill_daemon() {
     kill -9 "$(cat $daemon_pid)"
     stop_daemon
-    [ -z "$(mapped_grants "$domid")" ] || fail "grants are mapped by nobody: $(mapped_grants "$domid")"
+    [ -z "$(mapped_grants "$domid")" ] ||
+        fail "Xen has grants mapped after the daemon's end: $(mapped_grants "$domid")"
     tell_guest "$domid" killed
 }
 

@@ -27,14 +27,14 @@ exec 3<>/dev/hvc1
 echo "lab: devices 1"
 read -r _
 
-# Nobody answers, and nobody says so: the driver is unbound after the time for an answer.
+# No daemon answers, and no state changes: unbind completes after the time limit for a response.
 echo virtio-0 >$drivers/unbind
 rmmod virtio_net
 healthy
 echo "lab: unloaded virtio_net"
 
-# The next daemon closes what is left.
-wait_for "the virtio devices to be given up" 30 gone
+# The next daemon closes the other devices.
+wait_for "the driver to give the virtio devices up" 30 gone
 ! dmesg | grep 'requests unfinished'
 exec 3>&-
 for driver in virtio_rng vmw_vsock_virtio_transport; do

@@ -1,5 +1,5 @@
-# What runs out costs the device that does not fit, and it is said what it was: event channels and
-# grant references of the guest, file descriptors of the daemon.
+# If a resource runs out, only the device that needs more of it fails, and the log names the
+# resource: event channels and grant references of the guest, file descriptors of the daemon.
 # guests: pv
 # limit: 120
 . /lab/dom0/lib.sh
@@ -12,7 +12,7 @@ for letter in a b c d e f; do
         -e "s|target=.*|target=$PWD/$letter.img|")\", "
 done
 
-# limited NAME INITRD [OPTION…]: a guest with six disks, and further options of xl's.
+# limited NAME INITRD [OPTION…]: starts a guest with six disks and further options for xl.
 limited() {
     local guest=$1 initrd=$2 options=
     shift 2
@@ -20,20 +20,20 @@ limited() {
     start_example blk-pv "$guest" "$initrd" "s|^disk = .*|disk = [$disks]$options|"
 }
 
-# A daemon with few descriptors: not every disk finds some. xl fails at once, and the daemon goes
-# on.
+# A daemon with too few descriptors for all disks: xl fails at once, and the daemon continues to
+# run.
 stop_daemon
 start_daemon prlimit --nofile=20:20 xen-virtiod
 ! limited pv-no-descriptors /lab/guest/initrd 2>xl-says || fail "20 descriptors were enough"
 grep -q 'device refused: .*Too many open files' $daemon_log ||
     fail "the daemon's log does not say why: $(tail -n 5 $daemon_log)"
-! grep -q 'rc -9' xl-says || fail "xl waited in vain: $(cat xl-says)"
+! grep -q 'rc -9' xl-says || fail "xl failed only after a timeout: $(cat xl-says)"
 xen-virtiod stat | grep -q '^  error .*Too many open files' || fail "stat does not say why"
 stop_daemon
 start_daemon xen-virtiod
 
-# Of 11 event channels the guest's kernel takes 7: four disks get the one that they must have, and
-# none is left for queues. 1024 grant references are fewer than 8 MiB of writes at once want.
+# The guest's kernel uses 7 of 11 event channels: four disks get the one that each needs, and none
+# is left for queues. 1024 grant references are too few for 8 MiB of concurrent writes.
 make_initrd initrd /lab/scenarios/limits/guest.sh
 name=pv-limits
 limited $name "$PWD/initrd" 'max_event_channels = 11' 'max_grant_frames = 2' ||
@@ -47,5 +47,5 @@ end_guest $name 30
 check_nothing_mapped
 for written in $(guest_said $name disks); do
     [ "$(sha256sum <"${written#xvd}.img")" = "$(guest_said $name data)" ] ||
-        fail "what the guest wrote is not in the image of $written"
+        fail "the image of $written does not hold the data that the guest wrote"
 done

@@ -1,10 +1,10 @@
-# Six disks were given, and event channels for four: each takes the one that it must have before
-# another takes a second for a queue, which can do without.
+# The guest has six disks and event channels for four. Each disk allocates the channel that it needs
+# before any disk allocates one for a queue, which works without.
 found() {
     [ "$(ls -d /sys/block/vd* | wc -l)" = 4 ]
 }
 
-# said COUNT WORDS: the kernel's log must have so many lines with these words, or more.
+# said COUNT WORDS: checks that the kernel's log has at least COUNT lines with these words.
 said() {
     [ "$(dmesg | grep -c "$2")" -ge "$1" ] || {
         echo "lab: fewer than $1 lines with '$2'"
@@ -15,10 +15,10 @@ said() {
 
 wait_for "four disks" 30 found
 said 2 'no event channel is free for messages'
-# None is left for queues, which do without.
+# No channel is left for queues, which work without.
 said 4 'no event channel for queue 0'
 
-# All that the page cache has goes to the disks at once.
+# Write the page cache to all disks at the same time.
 dd if=/dev/urandom of=/tmp/data bs=1M count=8 2>/dev/null
 for disk in /dev/vd?; do
     dd if=/tmp/data of="$disk" bs=1M conv=fsync 2>/dev/null &

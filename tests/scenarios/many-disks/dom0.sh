@@ -1,6 +1,6 @@
-# A guest with 64 disks finds them in the order of its configuration, and what it writes to each
-# stands in that disk's image. Disks beyond xvdp are not found by Linux, so the names go from xvda,
-# xvda1, xvda2 and xvda3 to xvdp3; a 65th disk, xvdq, is there to see what happens.
+# A guest with 64 disks finds them in the order of its configuration, and each image holds the data
+# that the guest wrote to that disk. Linux does not find disks beyond xvdp, so the names go from
+# xvda, xvda1, xvda2 and xvda3 to xvdp3. The daemon warns of a 65th disk, xvdq.
 # guests: pv
 # limit: 180
 . /lab/dom0/lib.sh
@@ -31,5 +31,5 @@ end_guest $name 30
 check_nothing_mapped
 for image in xvd[a-p]*.img; do
     [ "$(dd if="$image" bs=512 skip=1 count=1 2>/dev/null | head -n 1)" = "guest ${image%.img}" ] ||
-        fail "$image does not hold what the guest wrote to that disk"
+        fail "$image does not hold the data that the guest wrote to that disk"
 done

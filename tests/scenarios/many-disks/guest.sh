@@ -1,4 +1,4 @@
-# Compares each disk's name and content with its place, and writes to it.
+# Checks that each disk's name and content match its position, and writes to it.
 found() {
     [ "$(ls -d /sys/block/vd* | wc -l)" = 64 ]
 }

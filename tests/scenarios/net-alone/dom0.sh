@@ -1,7 +1,7 @@
-# A network device without a bridge, with name, address and no more from the configuration file; and
-# a bridge that is not there: the guest starts without the device, and it is said why. (For devices
-# of the class `virtio`, xl does not wait for a backend.) An interface that is gone when the driver
-# is ready: the guest says so.
+# A network device without a bridge, with interface name and MAC address from the configuration
+# file. If the bridge does not exist, the guest starts without the device, and the daemon reports
+# why. (For devices of the class `virtio`, xl does not wait for a backend.) If the interface
+# disappears before the driver is ready, the guest's kernel reports it.
 # limit: 100
 # guests: pvh
 . /lab/dom0/lib.sh
@@ -29,7 +29,7 @@ bridge = "none"
 mac = "00:16:3e:12:34:56"
 tap = "alone"
 queues = 9' >/etc/xen-virtiod.toml
-! xen-virtiod check 2>check-says || fail "nine queue pairs are accepted"
+! xen-virtiod check 2>check-says || fail "xen-virtiod check accepts nine queue pairs"
 grep -qF '/etc/xen-virtiod.toml:5: domain.pvh-net-alone.virtio.0.net.queues: 9 is not' check-says ||
     fail "check says: $(cat check-says)"
 sed -i '$d' /etc/xen-virtiod.toml
@@ -44,7 +44,8 @@ wait_console pvh-net-late 40 'lab: waiting'
 ip link delete late
 tell_guest "$domid" go
 end_guest pvh-net-late 30
-grep -q 'device needs reset: network interface' $daemon_log || fail "the log does not say that the interface is gone"
+grep -q 'device needs reset: network interface' $daemon_log ||
+    fail "the log does not say that the interface disappeared"
 guest_said pvh-net-late gone | grep -q 'device given up: .*DEVICE_NEEDS_RESET' ||
     fail "the guest's kernel says: $(guest_said pvh-net-late gone)"
 check_nothing_mapped
@@ -59,14 +60,17 @@ busybox httpd -f -p 10.9.1.1:80 -h www &
 server=$!
 
 wait_console pvh-net-alone 40 'lab: serving'
-[ "$(guest_said pvh-net-alone mac)" = 00:16:3e:12:34:56 ] || fail "the address is $(guest_said pvh-net-alone mac)"
-[ "$(xenstore-read "/local/domain/0/backend/virtio/$domid/0/tap")" = alone ] || fail "tap is not published"
+[ "$(guest_said pvh-net-alone mac)" = 00:16:3e:12:34:56 ] ||
+    fail "the address is $(guest_said pvh-net-alone mac)"
+[ "$(xenstore-read "/local/domain/0/backend/virtio/$domid/0/tap")" = alone ] ||
+    fail "the key tap does not name the interface"
 [ "$(busybox wget -q -T 20 -O - http://10.9.1.2/noise | sha256sum)" = "$(guest_said pvh-net-alone noise)" ] ||
-    fail "Dom0 got something else from the guest"
+    fail "Dom0 received other data from the guest"
 tell_guest "$domid" 'fetch 10.9.1.1 1'
 wait_console pvh-net-alone 30 'lab: fetch-1 '
-[ "$(guest_said pvh-net-alone fetch-1)" = "$(sha256sum <www/noise)" ] || fail "the guest got something else"
+[ "$(guest_said pvh-net-alone fetch-1)" = "$(sha256sum <www/noise)" ] ||
+    fail "the guest received other data from Dom0"
 tell_guest "$domid" end
 end_guest pvh-net-alone 30
 check_nothing_mapped
-[ ! -e /sys/class/net/alone ] || fail "the interface is left"
+[ ! -e /sys/class/net/alone ] || fail "the interface still exists"

@@ -1,5 +1,5 @@
-# Drives its network device when Dom0 says so, and looks whether the kernel says that the device is
-# given up.
+# Loads the network driver when Dom0 requests it, and waits until the kernel reports that it gave
+# the device up.
 given_up() {
     dmesg | grep -q 'device given up'
 }

@@ -1,5 +1,5 @@
-# Two guests and Dom0 on a bridge: data all ways, an address that stays, several queues, segments
-# that are cut late, a link that is pulled, a guest that takes nothing, and a daemon that is killed.
+# Two guests and Dom0 on a bridge: data in all directions, a persistent MAC address, several queues,
+# segmentation offload, a link that goes down, a guest that receives nothing, and a killed daemon.
 # limit: 150
 # guests: pv
 . /lab/dom0/lib.sh
@@ -14,7 +14,7 @@ clean_up() {
     ip link delete xenbr0
 }
 
-# start NAME ADDRESS UUID SED…: starts a guest and waits until it serves.
+# start NAME ADDRESS UUID SED…: starts a guest.
 start() {
     local name=$1 address=$2 uuid=$3
     shift 3
@@ -24,7 +24,7 @@ start() {
         fail "xl could not create the guest $name"
 }
 
-# address_of UUID: the MAC address of a guest's first device.
+# address_of UUID: prints the MAC address of a guest's first device.
 address_of() {
     local digits rest
     digits=$(printf %s "$1/0" | sha256sum | cut -c1-12)
@@ -32,17 +32,18 @@ address_of() {
     printf '%02x%s\n' $((0x${digits%"$rest"} & 0xfc | 2)) "$rest" | sed 's/../&:/g; s/:$//'
 }
 
-# check_address NAME DOMID UUID: what the guest sees is what the daemon published, and what it
-# should be.
+# check_address NAME DOMID UUID: checks that the daemon published the right MAC address, and that
+# the guest has it.
 check_address() {
     local published
     published=$(xenstore-read "/local/domain/0/backend/virtio/$2/0/mac")
-    [ "$published" = "$(address_of "$3")" ] || fail "$1's address is $published, not $(address_of "$3")"
+    [ "$published" = "$(address_of "$3")" ] ||
+        fail "$1's address is $published, not $(address_of "$3")"
     [ "$(guest_said "$1" mac)" = "$published" ] ||
         fail "$1 has the address $(guest_said "$1" mac), not $published"
 }
 
-# has_features NAME BIT…: the guest's driver accepted these features.
+# has_features NAME BIT…: checks that the guest's driver accepted these features.
 has_features() {
     local name=$1 bit
     shift
@@ -52,21 +53,22 @@ has_features() {
     done
 }
 
-# fetched NAME DOMID HOST SUM: the guest fetches from a host what has this sum.
+# fetched NAME DOMID HOST SUM: checks that the guest can fetch data with this checksum from a host.
 fetched() {
     fetches=$((fetches + 1))
     tell_guest "$2" "fetch $3 $fetches"
     wait_console "$1" 60 "lab: fetch-$fetches "
-    [ "$(guest_said "$1" "fetch-$fetches")" = "$4" ] || fail "$1 got something else from $3"
+    [ "$(guest_said "$1" "fetch-$fetches")" = "$4" ] || fail "$1 received other data from $3"
 }
 
-# serves HOST SUM: Dom0 fetches from a guest what has this sum.
+# serves HOST SUM: checks that Dom0 can fetch data with this checksum from a guest.
 serves() {
     [ "$(busybox wget -q -T 20 -O - "http://$1/noise" | sha256sum)" = "$2" ] ||
-        fail "Dom0 got something else from $1"
+        fail "Dom0 received other data from $1"
 }
 
-# mean DOMID KIND BYTES: bytes of a packet on average, by the daemon's counters for the domain.
+# mean DOMID KIND BYTES: prints the average size of a packet in bytes, from the daemon's counters
+# for the domain.
 mean() {
     xen-virtiod stat --json | sed 's/{"domid"/\n&/g' | grep "^{\"domid\":$1," |
         sed "s/.*\"requests\":{[^}]*\"$2\":\([0-9]*\).*\"bytes\":{[^}]*\"$3\":\([0-9]*\).*/\2 \1/" |
@@ -102,15 +104,18 @@ wait_console pv-net-2 40 'lab: serving'
 
 check_address pv-net-1 "$first" $first_uuid
 check_address pv-net-2 "$second" $second_uuid
-[ "$(guest_said pv-net-1 queues)" = 'rx-0 rx-1 tx-0 tx-1 ' ] || fail "queues of 1: $(guest_said pv-net-1 queues)"
-[ "$(guest_said pv-net-2 queues)" = 'rx-0 tx-0 ' ] || fail "queues of 2: $(guest_said pv-net-2 queues)"
-# Checksums, MTU, address, segments both ways, mergeable buffers, link status; of the first, several
-# queues.
+[ "$(guest_said pv-net-1 queues)" = 'rx-0 rx-1 tx-0 tx-1 ' ] ||
+    fail "queues of 1: $(guest_said pv-net-1 queues)"
+[ "$(guest_said pv-net-2 queues)" = 'rx-0 tx-0 ' ] ||
+    fail "queues of 2: $(guest_said pv-net-2 queues)"
+# Both: checksums, MTU, MAC address, segmentation in both directions, mergeable buffers, link
+# status. The first guest: several queues.
 for name in pv-net-1 pv-net-2; do
     has_features $name 0 1 3 5 7 8 11 12 15 16
 done
 has_features pv-net-1 17 22
-ip -o link show master xenbr0 | grep -q "virtio$first.0" || fail "virtio$first.0 is not at xenbr0"
+ip -o link show master xenbr0 | grep -q "virtio$first.0" ||
+    fail "virtio$first.0 is not a port of xenbr0"
 
 noise_1=$(guest_said pv-net-1 noise) noise_2=$(guest_said pv-net-2 noise)
 fetched pv-net-1 "$first" 10.9.0.3 "$noise_2"
@@ -122,8 +127,9 @@ serves 10.9.0.3 "$noise_2"
 for kind in 'read read' 'write written'; do
     # shellcheck disable=SC2086 # two words
     mean=$(mean "$first" $kind)
-    echo "bytes of a packet, $kind: $mean"
-    [ "$mean" -gt 1514 ] || fail "packets of $mean bytes: no segments were left to be cut"
+    echo "bytes per packet, $kind: $mean"
+    [ "$mean" -gt 1514 ] ||
+        fail "packets have $mean bytes on average: segmentation is not offloaded"
 done
 
 # The link.
@@ -134,7 +140,7 @@ ip link set "virtio$first.0" up
 wait_console pv-net-1 20 'lab: link up'
 fetched pv-net-1 "$first" 10.9.0.3 "$noise_2"
 
-# A guest that takes nothing: its packets are lost in Dom0's kernel, and nothing grows.
+# A guest that receives nothing: Dom0's kernel drops its packets, and the daemon does not grow.
 ip neighbour replace 10.9.0.3 lladdr "$(address_of $second_uuid)" dev xenbr0 nud permanent
 xl pause "$second"
 before=$(resident)
@@ -142,20 +148,21 @@ head -c 8M /dev/zero | socat -b 1400 -u - UDP-SENDTO:10.9.0.3:9
 after=$(resident)
 lost=$(cat "/sys/class/net/virtio$second.0/statistics/tx_dropped")
 echo "resident before the flood $before kB, after it $after kB; $lost packets lost"
-[ "$lost" -gt 1000 ] || fail "only $lost packets were lost on the way to a paused guest"
+[ "$lost" -gt 1000 ] || fail "Dom0's kernel dropped only $lost packets to a paused guest"
 [ $((after - before)) -lt 2048 ] || fail "xen-virtiod grew from $before to $after kB"
 fetched pv-net-1 "$first" 10.9.0.1 "$ours"
 xl unpause "$second"
 serves 10.9.0.3 "$noise_2"
 
-# Killed while packets flow: nothing is mapped, no interface is left.
+# Kill the daemon during transfers: no grant stays mapped, and no interface is left.
 tell_guest "$first" 'flow 10.9.0.1'
 wait_console pv-net-1 60 'lab: flowing 1'
 kill -9 "$(cat $daemon_pid)"
 stop_daemon
 for guest in "$first" "$second"; do
-    [ -z "$(mapped_grants "$guest")" ] || fail "grants of domain $guest are mapped: $(mapped_grants "$guest")"
-    [ ! -e "/sys/class/net/virtio$guest.0" ] || fail "virtio$guest.0 is left"
+    [ -z "$(mapped_grants "$guest")" ] ||
+        fail "grants of domain $guest are mapped: $(mapped_grants "$guest")"
+    [ ! -e "/sys/class/net/virtio$guest.0" ] || fail "virtio$guest.0 still exists"
 done
 start_daemon xen-virtiod
 for guest in "$first" "$second"; do
@@ -163,7 +170,7 @@ for guest in "$first" "$second"; do
     wait_gone "$guest" 15
 done
 
-# The same guest again, with the same address.
+# A guest with the same UUID has the same MAC address.
 start pv-net-again 10.9.0.2 $first_uuid
 wait_console pv-net-again 40 'lab: serving'
 check_address pv-net-again "$domid" $first_uuid

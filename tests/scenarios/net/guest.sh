@@ -1,11 +1,12 @@
-# Serves random bytes over HTTP, and does what Dom0 says on the console. Dom0 puts a line
-# `address=ADDRESS` in front.
+# Serves random bytes over HTTP, and runs the commands that Dom0 writes to the console. Dom0
+# prepends a line `address=ADDRESS`.
 
 carrier() {
     [ "$(cat /sys/class/net/eth0/carrier)" = "$1" ]
 }
 
-# fetch HOST: what it serves, hashed. Not through a pipe: what is not fetched whole has no sum.
+# fetch HOST: prints the checksum of the host's file. Not through a pipe, so that an incomplete file
+# gets no checksum.
 fetch() {
     wget -q -T 20 -O /tmp/fetched "http://$1/noise"
     sha256sum </tmp/fetched

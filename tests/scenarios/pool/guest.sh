@@ -1,20 +1,20 @@
 device=/sys/bus/xen/devices/virtio_disk-51712
 
-# pool KEY: a number of the pool's.
+# pool KEY: prints a counter of the pool.
 pool() {
     sed -n "s/^$1 //p" $device/pool
 }
 
-# is NAME NUMBER VALUE: the number must be that.
+# is NAME NUMBER VALUE: checks that the number has the value.
 is() {
     [ "$2" = "$3" ] || {
-        echo "lab: $1: $2, not $3"
+        echo "lab: $1: $2, expected $3"
         cat $device/pool
         false
     }
 }
 
-# exercise: writes to all of the disk at once and reads it again.
+# exercise: writes to all parts of the disk at once, and reads them again.
 exercise() {
     head -c 4194304 /dev/urandom >/tmp/data
     for part in 0 1 2 3; do
@@ -30,7 +30,7 @@ exercise() {
     is "pages in use" "$(pool in_use)" 0
 }
 
-# reload PARAMETER: the module with another size of pool.
+# reload PARAMETER: loads the module again, with another size of pool.
 reload() {
     echo virtio_disk-51712 >/sys/bus/xen/drivers/virtio_msg_xen/unbind
     rmmod virtio_msg_xen
@@ -47,7 +47,7 @@ before=$(pool fallbacks)
 dd if=/dev/vda of=/dev/null bs=4k count=100 iflag=direct 2>/dev/null
 is "buffers granted for small reads" "$(($(pool fallbacks) - before))" 0
 
-# Without its driver, a device is reset.
+# Unbinding the virtio driver resets the device.
 disk=$(basename $device/virtio*)
 echo "$disk" >/sys/bus/virtio/drivers/virtio_blk/unbind
 is "pages after a reset" "$(pool shared)" 0

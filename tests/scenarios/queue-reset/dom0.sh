@@ -1,5 +1,6 @@
-# The queues of a network device are reset and get rings of other sizes while packets pass (ethtool
-# -G); what passes is whole, and nothing of the old rings stays mapped. With other kernels too.
+# The guest resets the queues of a network device and changes the sizes of their rings during
+# transfers (ethtool -G). The transfers are complete, and no page of the old rings stays mapped. The
+# scenario also runs with other kernels.
 # limit: 150
 # guests: pv pv-bookworm
 # soak: pvh pvh-sid
@@ -12,8 +13,7 @@ clean_up() {
 server=
 trap clean_up EXIT
 
-# rings_mapped: what is mapped of the guest's beside its pool, by the daemon's count: rings and the
-# message page.
+# rings_mapped: prints the daemon's count of mapped pages outside the pool: rings and message page.
 rings_mapped() {
     xen-virtiod stat | sed -n 's/^ *mapped *\([0-9]*\) page(s), \([0-9]*\) of them.*/\1 \2/p' |
         awk '{ all += $1; pool += $2 } END { print all - pool }'
@@ -36,27 +36,32 @@ server=$!
 
 wait_console "$name" 60 'lab: serving'
 # VIRTIO_F_RING_RESET
-[ "$(guest_said "$name" features | cut -c 41)" = 1 ] || fail "features: $(guest_said "$name" features)"
-[ "$(guest_said "$name" rings-0)" = '256 256' ] || fail "the rings have $(guest_said "$name" rings-0) entries"
+[ "$(guest_said "$name" features | cut -c 41)" = 1 ] ||
+    fail "features: $(guest_said "$name" features)"
+[ "$(guest_said "$name" rings-0)" = '256 256' ] ||
+    fail "the rings have $(guest_said "$name" rings-0) entries"
 before=$(rings_mapped)
 
 turn=0
 for sizes in '64 128' '128 32' '32 256' '256 64' '32 32' '256 256'; do
     turn=$((turn + 1))
     tell_guest "$domid" "resize $turn $sizes"
-    # Packets both ways meanwhile.
+    # Meanwhile data flows in both directions.
     [ "$(busybox wget -q -T 20 -O - http://10.9.2.2/noise | sha256sum)" = "$(guest_said "$name" noise)" ] ||
-        fail "Dom0 got something else from the guest, turn $turn"
+        fail "iteration $turn: Dom0 received other data from the guest"
     wait_console "$name" 40 "lab: rings-$turn "
     [ "$(guest_said "$name" rings-$turn)" = "$sizes" ] ||
         fail "the rings have $(guest_said "$name" rings-$turn) entries, not $sizes"
     wait_console "$name" 40 "lab: fetch-$turn "
-    [ "$(guest_said "$name" fetch-$turn)" = "$sum" ] || fail "the guest got something else, turn $turn"
+    [ "$(guest_said "$name" fetch-$turn)" = "$sum" ] ||
+        fail "iteration $turn: the guest received other data from Dom0"
 done
 after=$(rings_mapped)
-echo "mapped beside the pool: before $before pages, after $turn turns $after"
-[ "$after" = "$before" ] || fail "$before pages of rings were mapped, and are $after now"
-! grep 'device needs reset' $daemon_log | grep "domain $domid\b" || fail "a reset of a queue was a fault"
+echo "pages mapped outside the pool: $before at first, $after after $turn iterations"
+[ "$after" = "$before" ] ||
+    fail "$before pages were mapped outside the pool at first, and $after now"
+! grep 'device needs reset' $daemon_log | grep "domain $domid\b" ||
+    fail "the reset of a queue caused DEVICE_NEEDS_RESET"
 
 tell_guest "$domid" end
 end_guest "$name" 30

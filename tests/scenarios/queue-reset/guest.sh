@@ -1,5 +1,5 @@
-# Serves random bytes over HTTP, and gives its network device rings of the sizes that Dom0 says,
-# while it fetches.
+# Serves random bytes over HTTP, and sets the rings of its network device to the sizes that Dom0
+# requests, during a transfer.
 rings() {
     /usr/sbin/ethtool -g eth0 | sed -n '/^Current/,$s/^\(RX\|TX\):[[:space:]]*//p' | xargs
 }

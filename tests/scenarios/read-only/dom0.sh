@@ -1,4 +1,4 @@
-# A disk with access=r can be read, and not written.
+# A guest can read a disk with access=r, but not write to it.
 # guests: pvh
 # limit: 60
 . /lab/dom0/lib.sh
@@ -10,5 +10,5 @@ run_guest 50 "$GUEST-read-only" "$PWD/initrd" "$PWD/disk.img:r"
 check_nothing_mapped
 
 seen=$(guest_said "$GUEST-read-only" disk)
-[ "$seen" = "$before" ] || fail "the guest read $seen, the image was $before"
+[ "$seen" = "$before" ] || fail "the guest read data with hash $seen, the image has $before"
 [ "$(sha256sum <disk.img)" = "$before" ] || fail "the image changed"

@@ -1,5 +1,5 @@
-# What a driver must not do is refused, and costs its device alone: to drive a device without
-# VIRTIO_F_ACCESS_PLATFORM, and to give it guest-physical addresses.
+# The daemon refuses a driver that does not accept VIRTIO_F_ACCESS_PLATFORM, and a driver that gives
+# guest-physical addresses. Only the driver's own device fails.
 # guests: pvh
 # limit: 90
 . /lab/dom0/lib.sh
@@ -13,21 +13,22 @@ wait_console "$name" 40 'lab: platform'
 guest_said "$name" platform | grep 'device refuses features' ||
     fail "the guest's kernel says: $(guest_said "$name" platform)"
 grep -q 'FEATURES_OK refused: no VIRTIO_F_ACCESS_PLATFORM' $daemon_log ||
-    fail "the daemon's log does not say that the driver was refused: $(tail -n 3 $daemon_log)"
+    fail "the daemon's log does not say that it refused the features: $(tail -n 3 $daemon_log)"
 
 tell_guest "$domid" raw
 wait_console "$name" 40 'lab: raw'
 grep -q 'device needs reset: .*not granted memory: .* is not a grant' $daemon_log ||
-    fail "the daemon's log does not say that an address was refused: $(tail -n 3 $daemon_log)"
-xen-virtiod stat --json | grep -q '"needs_reset":"' || fail "stat knows of no reset: $(xen-virtiod stat)"
+    fail "the daemon's log does not say that it refused an address: $(tail -n 3 $daemon_log)"
+xen-virtiod stat --json | grep -q '"needs_reset":"' ||
+    fail "stat does not report that the device needs a reset: $(xen-virtiod stat)"
 wait_console "$name" 20 'lab: exit'
-[ "$(guest_said "$name" exit)" = 0 ] || fail "the guest's script ended badly"
-# The kernel's requests are stuck with the device, so the guest cannot power off.
+[ "$(guest_said "$name" exit)" = 0 ] || fail "the guest's script failed"
+# The device never completes the kernel's requests, so the guest cannot power off.
 xl destroy "$domid"
 wait_gone "$domid" 20
 check_nothing_mapped
-[ "$(sha256sum <disk.img)" = "$before" ] || fail "something was written to the disk"
+[ "$(sha256sum <disk.img)" = "$before" ] || fail "the image changed"
 
-# The daemon goes on.
+# The daemon still serves other guests.
 make_initrd next-initrd /lab/scenarios/refusals/next.sh
 run_guest 30 "$GUEST-after-refusals" "$PWD/next-initrd" "$PWD/disk.img"

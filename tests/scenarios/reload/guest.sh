@@ -7,10 +7,10 @@ for turn in 1 2 3; do
     echo "lab: loaded $turn"
     read -r _
     dd if=/dev/urandom of=/dev/vda bs=64k count=16 seek=$turn conv=fsync 2>/dev/null
-    # As with every xenbus driver, the kernel keeps the module while a device is bound to it.
+    # As with every xenbus driver, the kernel does not unload the module while a device is bound.
     echo virtio_disk-51712 >/sys/bus/xen/drivers/virtio_msg_xen/unbind
     rmmod virtio_msg_xen
-    wait_for "the disk /dev/vda to be gone" 10 gone
+    wait_for "the disk /dev/vda to disappear" 10 gone
     echo "lab: unloaded $turn"
     read -r _
     insmod /lib/modules/virtio_msg_xen.ko

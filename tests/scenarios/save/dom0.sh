@@ -1,7 +1,8 @@
-# A guest is saved and goes on, and is saved and restored, twice. Requests that were made before are
-# finished first; then its disks come back by themselves, as new ones: a disk that nobody had open
-# under its old name, and who had one open gets I/O errors. What was flushed is there. Network,
-# console, entropy and vsock devices come back as well. The logs of guest and daemon say it.
+# xl saves a guest and lets it continue, and saves and restores it twice. Requests in flight
+# complete before the save. After a restore, the kernel finds the disks again as new devices: an
+# idle disk has its old name, and programs that had a disk open get I/O errors. Flushed data is
+# preserved. Network, console, entropy and vsock devices also return. Guest and daemon log the
+# event.
 # guests: pv
 # soak: pvh
 # limit: 240
@@ -23,7 +24,7 @@ start_example devices-pv "$name" "$PWD/initrd" "s|^type = .*|type = \"$GUEST\"|"
 for turn in 1 2; do
     wait_console "$name" 60 "lab: writing $turn"
     if [ $turn = 1 ]; then
-        xl save -c "$domid" "$PWD/saved" || fail "xl could not save the guest and let it go on"
+        xl save -c "$domid" "$PWD/saved" || fail "xl save -c could not save the guest"
         tell_guest "$domid" checkpoint
         wait_console "$name" 60 "lab: went on"
     fi
@@ -32,7 +33,7 @@ for turn in 1 2; do
     wait_gone "$saved" 15
     for number in 51712 51728 51744; do
         grep "guest=$saved .*virtio_disk/$number" $daemon_log | grep -q 'restored guest' ||
-            fail "the daemon's log does not say what a saved guest loses with disk $number"
+            fail "the daemon's log does not say what happens to disk $number of a restored guest"
     done
     xl restore "$PWD/saved" || fail "xl could not restore the guest"
     domid=$(xl domid "$name")
@@ -43,5 +44,5 @@ end_guest "$name" 60
 check_nothing_mapped
 for disk in idle open; do
     [ "$(guest_said "$name" "$disk")" = "$(sha256sum <$disk.img)" ] ||
-        fail "the image of the disk $disk is not what the guest wrote"
+        fail "the image of the disk $disk does not hold the data that the guest wrote"
 done

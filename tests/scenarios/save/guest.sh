@@ -1,9 +1,9 @@
-# name_of VDEV: what the disk is called now, if it is there.
+# name_of VDEV: prints the disk's current name, if the disk exists.
 name_of() {
     grep -lx "$1" /sys/block/vd*/serial 2>/dev/null | tail -n 1 | cut -d / -f 4
 }
 
-# renewed VDEV NUMBER: whether the disk is another than the one with this sequence number.
+# renewed VDEV NUMBER: checks whether the disk has another sequence number than this.
 renewed() {
     now=$(name_of "$1") && [ -n "$now" ] && [ "$(cat "/sys/block/$now/diskseq")" != "$2" ]
 }
@@ -12,12 +12,7 @@ number_of() {
     cat "/sys/block/$(name_of "$1")/diskseq"
 }
 
-# all_renewed: whether each disk is another than before it was saved.
-all_renewed() {
-    renewed xvda "$idle" && renewed xvdb "$open" && renewed xvdc "$busy"
-}
-
-# others_work TURN: sets up and uses what a guest sets up anew after a restore.
+# others_work NUMBER: configures and uses the other devices, as after each restore.
 others_work() {
     wait_for "the other devices" 30 test -e /sys/class/net/eth0 -a -c /dev/hvc1
     ip link set eth0 up
@@ -40,21 +35,22 @@ for turn in 1 2; do
     idle_sum=$(sha256sum <"/dev/$idle_name") open_sum=$(sha256sum <"/dev/$(name_of xvdb)")
 
     exec 3<>"/dev/$(name_of xvdb)"
-    # Past the page cache: there is a request in flight at nearly any time.
+    # Direct I/O keeps a request in flight at nearly any time.
     (while dd if=/dev/zero of="/dev/$(name_of xvdc)" bs=64k count=64 oflag=direct 2>/dev/null; do
         echo "lab: writing $turn"
     done) &
     writer=$!
     read -r what
     if [ "$what" = checkpoint ]; then
-        # Suspended, and not restored: nothing has changed.
+        # The guest was suspended and not restored: the disk is the same device.
         dd if=/dev/zero of="/dev/$(name_of xvdc)" bs=64k count=1 oflag=direct 2>/dev/null
         [ "$(number_of xvdc)" = "$busy" ]
         echo "lab: went on"
         read -r what
     fi
-    wait_for "the disks to be back" 30 all_renewed
-    # It got its error, and nothing is left that would wait for ever.
+    wait_for "the disks to be back" 30 \
+        eval 'renewed xvda $idle && renewed xvdb $open && renewed xvdc $busy'
+    # The writer got an I/O error, and no process waits for ever.
     kill $writer 2>/dev/null || true
     wait $writer || true
     ! dd if=/dev/zero bs=512 count=1 conv=fsync >&3 2>/dev/null

@@ -1,6 +1,6 @@
-# A device that takes its time, as the draft of virtio-msg allows it: the driver waits for the end
-# of a reset, answers a PING, goes without what is not offered, and gives the device up when only
-# its status says that it could not start.
+# A slow device, as the draft of virtio-msg permits it: the driver waits for the end of a reset,
+# answers PING, works without optional features, and gives the device up when only the status
+# reports that the device could not start.
 # limit: 60
 # guests: pv
 . /lab/dom0/lib.sh
@@ -15,17 +15,19 @@ trap clean_up EXIT
 
 stop_daemon
 make_initrd initrd /lab/scenarios/slow-device/guest.sh
-start_example net-pv $name "$PWD/initrd" 's|device1,|device4,|' || fail "xl could not create the guest"
+start_example net-pv $name "$PWD/initrd" 's|device1,|device4,|' ||
+    fail "xl could not create the guest"
 slow-device "$domid" 0 >said 2>&1 &
 device=$!
 end_guest $name 40
-wait $device || fail "the device ended badly: $(cat said)"
+wait $device || fail "the device failed: $(cat said)"
 device=
 
 cat said
-[ "$(grep -c 'reset complete after 3 questions' said)" -ge 1 ] || fail "no reset was waited for"
-grep -qx 'PING 0x5eedcafe answered under 0xbeef' said || fail "PING was not answered"
-! grep 'not understood' said || fail "the driver sent what makes no sense"
+[ "$(grep -c 'reset complete after 3 questions' said)" -ge 1 ] ||
+    fail "the driver did not wait for the end of a reset"
+grep -qx 'PING 0x5eedcafe answered under 0xbeef' said || fail "the driver did not answer PING"
+! grep 'not understood' said || fail "the driver sent a malformed message"
 guest_said $name gone | grep -q 'device given up: .*DEVICE_NEEDS_RESET' ||
     fail "the guest's kernel says: $(guest_said $name gone)"
 [ "$(guest_said $name status)" != '' ] || fail "the guest has no virtio device"

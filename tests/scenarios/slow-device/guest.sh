@@ -1,4 +1,4 @@
-# Drives the device, and looks whether the kernel says that it is given up.
+# Loads the device's driver, and waits until the kernel reports that it gave the device up.
 given_up() {
     dmesg | grep -q 'device given up'
 }

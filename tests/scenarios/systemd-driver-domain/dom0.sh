@@ -1,11 +1,11 @@
-# A driver domain that boots systemd with xen-virtiod installed and nothing of Xen's own: the unit
-# loads the modules, and the daemon serves a guest.
+# A driver domain boots systemd, with xen-virtiod installed and without Xen's own units: the unit
+# loads the modules, and the daemon serves a guest's devices.
 # guests: pv
 # machine: systemd
 # limit: 180
 . /lab/dom0/lib.sh
 
-# What was installed in Dom0, as after a reboot: files and links, and nothing done by hand.
+# The files and links that README's commands installed in Dom0. As after a reboot, no command runs.
 mkdir -p root/install/usr/local/sbin root/install/etc/systemd/system/multi-user.target.wants root/install/srv
 cp /usr/local/sbin/xen-virtiod root/install/usr/local/sbin/
 cp /etc/systemd/system/xen-virtiod.service root/install/etc/systemd/system/
@@ -26,12 +26,13 @@ start_example driver-domain driver-domain "$PWD/backend-initrd" \
     fail "xl could not create the driver domain"
 backend=$domid
 wait_console driver-domain 120 'ready version'
-# As in the scenario driver-domain; it boots sooner on a processor of its own.
+# As in the scenario driver-domain. Not earlier: it boots faster on a processor of its own.
 xl vcpu-pin -i driver-domain 0 0
 
 make_initrd guest-initrd /lab/scenarios/systemd-driver-domain/guest.sh
 start_example blk-driver-domain served "$PWD/guest-initrd" || fail "xl could not create a guest"
 end_guest served 60
-[ "$(guest_said served found)" = "$image" ] || fail "the guest found something else than the driver domain had"
+[ "$(guest_said served found)" = "$image" ] ||
+    fail "the guest read data that the driver domain's image did not hold"
 xl destroy "$backend"
 wait_gone "$backend" 20

@@ -1,4 +1,4 @@
-# Reads its disk, and has randomness.
+# Reads the disk and the entropy device.
 wait_for "the disk /dev/vda" 20 test -b /dev/vda
 echo "lab: found $(sha256sum </dev/vda)"
 load virtio-rng

@@ -1,6 +1,6 @@
-# A Dom0 that boots systemd with the units of Debian's Xen, and xen-virtiod installed there as
-# README says (dom0/systemd-job did it): what the unit is worth, a device of each kind under its
-# sandbox, what the journal says, a crash, a restart, a stop, and a configuration that is wrong.
+# A Dom0 boots systemd with the units of Debian's Xen, and xen-virtiod installed by README's
+# commands (in dom0/systemd-job). The scenario checks the unit and its sandbox, a device of each
+# kind, the journal, a crash, a restart, a stop, and an invalid configuration.
 # guests: pv
 # machine: systemd
 # limit: 240
@@ -17,66 +17,68 @@ clean_up() {
     ip link delete xenbr0
 }
 
-# property NAME: what systemd says of the unit.
+# property NAME: prints a property of the unit.
 property() {
     systemctl show --property="$1" --value $unit
 }
 
-# holds NAME VALUE: the property has this value.
+# holds NAME VALUE: checks that the property has this value.
 holds() {
     [ "$(property "$1")" = "$2" ] || fail "$1 of the unit is $(property "$1"), not $2"
 }
 
-# orders AFTER BEFORE…: systemd starts the first unit after the others, and all of them exist.
+# orders AFTER BEFORE…: checks that systemd starts the first unit after the others, and that all of
+# them exist.
 orders() {
     local after=$1 before all
-    [ "$(systemctl show --property=LoadState --value "$@" | sort -u | xargs)" = loaded ] || fail "not all are there: $*"
+    [ "$(systemctl show --property=LoadState --value "$@" | sort -u | xargs)" = loaded ] ||
+        fail "not all of these units exist: $*"
     all=$(systemctl show --property=After --value "$after")
     shift
     for before; do
         case " $all " in
         *" $before "*) ;;
-        *) fail "$after does not wait for $before" ;;
+        *) fail "the unit $after is not ordered after $before" ;;
         esac
     done
 }
 
-# process FILE: a file of the daemon's in /proc; $pid is its process.
+# process FILE: prints a file of the daemon's process, $pid, in /proc.
 process() {
     cat "/proc/$pid/$1"
 }
 
-# has_status NAME VALUE: the daemon's process has it.
+# has_status NAME VALUE: checks a line in the status of the daemon's process.
 has_status() {
-    process status | grep -q "^$1:[[:space:]]*$2\$" || fail "the process has $(process status | grep "^$1:"), not $2"
+    process status | grep -q "^$1:[[:space:]]*$2\$" ||
+        fail "the process has $(process status | grep "^$1:"), not $2"
 }
 
-# opens PATH: whether a program among the unit's processes, which are in $group, could open the
-# device.
+# opens PATH: checks whether a process in the unit's control group, $group, can open the device.
 opens() {
     [ -e "$1" ] || fail "there is no $1"
     (echo 0 >"$group/cgroup.procs" && exec 3<>"$1") 2>opening
 }
 
-# writes PATH: whether the daemon could write there.
+# writes PATH: checks whether a process in the daemon's mount namespace can write there.
 writes() {
     nsenter --target "$pid" --mount sh -c "touch '$1' && rm '$1'" 2>writing
 }
 
-# journal PRIORITY: the daemon's lines of this priority and of graver ones.
+# journal PRIORITY: prints the daemon's lines of this and higher priorities.
 journal() {
     journalctl --unit=$unit --boot --no-pager --output=cat --priority="$1"
 }
 
-# listen PORT FROM TO: starts a program that the guest reaches at the vsock port: it sends a file
-# and writes what comes to another. Its process is $listener.
+# listen PORT FROM TO: starts a program that serves the vsock port: it sends the file FROM, and
+# writes received data to the file TO. Sets $listener to its process.
 listen() {
     socat -t 40 "UNIX-LISTEN:${socket}_$1" - <"$2" >"$3" &
     listener=$!
     wait_for "the socket ${socket}_$1" 10 "[ -S '${socket}_$1' ]" sh -c 'while echo; do sleep 0.1; done'
 }
 
-# start NAME DISK…: starts a guest with a device of each kind, and one of a kind that there is not.
+# start NAME DISK…: starts a guest with a device of each kind, and one of an unsupported kind.
 start() {
     local name=$1 disk letters=abc disks='' letter
     shift
@@ -90,15 +92,16 @@ start() {
         fail "xl could not create the guest $name"
 }
 
-# said_by_guest NAME KEY FILE: the guest's check sum is the file's.
+# said_by_guest NAME KEY FILE: checks that the guest printed the file's checksum.
 said_by_guest() {
-    [ "$(guest_said "$1" "$2")" = "$(sha256sum <"$3")" ] || fail "$2 of the guest $1 is not what $3 has"
+    [ "$(guest_said "$1" "$2")" = "$(sha256sum <"$3")" ] ||
+        fail "the checksum $2 of the guest $1 is not that of $3"
 }
 
 trap clean_up EXIT
 
-# A guest, which boots while the unit is looked at. Its disks are an image here, one in root's home
-# and a block device; its network interface is at a bridge.
+# A guest, which boots while the script checks the unit. Its disks are an image in this directory,
+# one in root's home, and a block device; its network interface is a port of a bridge.
 truncate -s 4M disk.img /root/home.img looped.img
 chmod 600 /root/home.img
 loop=$(losetup --find --show looped.img)
@@ -119,16 +122,19 @@ holds UnitFileState enabled
 holds NRestarts 0
 orders $unit xen.service modprobe@xen_gntdev.service modprobe@xen_evtchn.service
 orders xendomains.service $unit
-! systemd-analyze verify --man=no $unit 2>&1 | grep -F xen-virtiod || fail "systemd finds fault with the unit"
-# In tenths: 2.1 by systemd 257, and 2.3 by Debian 12's.
+! systemd-analyze verify --man=no $unit 2>&1 | grep -F xen-virtiod ||
+    fail "systemd finds fault with the unit"
+# The threshold is in tenths. The unit's exposure is 2.1 with systemd 257, and 2.3 with Debian 12's.
 systemd-analyze security --no-pager --threshold=25 $unit >exposure || fail "$(tail -n 1 exposure)"
 tail -n 1 exposure
-[ "$(command -v xen-virtiod)" = /usr/local/sbin/xen-virtiod ] || fail "xen-virtiod is $(command -v xen-virtiod)"
+[ "$(command -v xen-virtiod)" = /usr/local/sbin/xen-virtiod ] ||
+    fail "xen-virtiod is $(command -v xen-virtiod)"
 
 # Its process.
 pid=$(property MainPID)
 group=/sys/fs/cgroup$(property ControlGroup)
-process limits | grep -qE '^Max open files +524288 +524288 ' || fail "$(process limits | grep files)"
+process limits | grep -qE '^Max open files +524288 +524288 ' ||
+    fail "$(process limits | grep files)"
 [ "$(process oom_score_adj)" = -900 ] || fail "oom_score_adj is $(process oom_score_adj)"
 has_status Umask 0077
 has_status NoNewPrivs 1
@@ -139,13 +145,14 @@ for device in /dev/xen/gntdev /dev/xen/evtchn /dev/xen/xenbus /dev/net/tun /dev/
 done
 for device in /dev/xen/privcmd /dev/mem /dev/hvc0; do
     ! opens $device || fail "the sandbox lets the daemon open $device"
-    grep -q 'Operation not permitted' opening || fail "$device is not refused: $(cat opening)"
+    grep -q 'Operation not permitted' opening ||
+        fail "opening $device fails with another error: $(cat opening)"
 done
-for place in /usr/local/sbin/x /etc/x; do
-    ! writes $place || fail "the sandbox lets the daemon write to $place"
+for path in /usr/local/sbin/x /etc/x; do
+    ! writes $path || fail "the sandbox lets the daemon write to $path"
 done
-for place in /root/x /var/lib/x /srv/x /run/xen-virtiod/x /run/x "$PWD/x"; do
-    writes $place || fail "the sandbox keeps the daemon from $place: $(cat writing)"
+for path in /root/x /var/lib/x /srv/x /run/xen-virtiod/x /run/x "$PWD/x"; do
+    writes $path || fail "the sandbox keeps the daemon from $path: $(cat writing)"
 done
 
 # Each device.
@@ -158,8 +165,9 @@ wait_console systemd 40 'lab: console'
 tty=$(xenstore-read "backend/virtio/$guest/2/tty")
 head -c 4096 /dev/urandom >typed
 cat typed >"$tty" &
-timeout 40 head -c 4096 <"$tty" >printed || fail "the console gave $(wc -c <printed) bytes of 4096"
-busybox cmp typed printed || fail "the console changed what was typed"
+timeout 40 head -c 4096 <"$tty" >printed ||
+    fail "the console returned $(wc -c <printed) bytes of 4096"
+busybox cmp typed printed || fail "the console changed the data"
 wait_console systemd 60 'lab: used'
 wait $listener
 said_by_guest systemd up up
@@ -169,15 +177,15 @@ dd if="$loop" of=looped bs=1M count=1 iflag=direct 2>/dev/null
 said_by_guest systemd vdb home
 said_by_guest systemd vdc looped
 
-# The journal: each line has its priority, and names guest and device.
+# The journal: each line has its priority, and names the guest and the device.
 refusal='virtio device type "virtio,device99" is not supported'
 journal err | grep -F "$refusal" | grep -F "guest=$guest" >/dev/null ||
-    fail "no error says of domain $guest that a device is refused: $(journal err)"
-! journal warning | grep -w ready || fail "that the daemon is ready is a warning"
+    fail "no error reports the refused device of domain $guest: $(journal err)"
+! journal warning | grep -w ready || fail "the daemon reports that it is ready as a warning"
 journal info | grep -w ready >/dev/null || fail "the journal does not say that the daemon is ready"
 ! journal debug | grep '^<[0-7]>' || fail "the journal has priorities in its text"
 
-# A crash: systemd starts it again, and it warns of the devices that it finds.
+# A crash: systemd starts the daemon again, which warns of the devices that it finds.
 logged=$(wc -c <$daemon_log)
 kill -9 "$(property MainPID)"
 wait_for "the next daemon's warning" 30 "case \$line in *'device of an earlier daemon closed'*) ;; *) false ;; esac" \
@@ -188,18 +196,20 @@ wait_console systemd 20 'device given up: the backend left'
 xl destroy "$guest"
 wait_gone "$guest" 20
 
-# A restart, while a guest writes: it loses its disk, no grant stays mapped, and what listens beside
-# the daemon's sockets stays.
+# A restart during a guest's writes: the guest loses its disk, no grant stays mapped, and other
+# programs' sockets beside the daemon's stay.
 listen 3000 /dev/null /dev/null
 make_initrd writing-initrd /lab/scenarios/driver-domain/writing.sh
-start_guest writing "$PWD/writing-initrd" "$PWD/disk.img" || fail "xl could not create the guest writing"
+start_guest writing "$PWD/writing-initrd" "$PWD/disk.img" ||
+    fail "xl could not create the guest writing"
 guest=$domid
 wait_console writing 40 'lab: writing 2'
 systemctl restart $unit
 holds NRestarts 0
-[ -S "${socket}_3000" ] || fail "a restart removes others' sockets"
+[ -S "${socket}_3000" ] || fail "the restart removed another program's socket"
 wait_console writing 20 'device given up: the backend left'
-[ -z "$(mapped_grants "$guest")" ] || fail "grants of domain $guest are mapped: $(mapped_grants "$guest")"
+[ -z "$(mapped_grants "$guest")" ] ||
+    fail "grants of domain $guest are mapped: $(mapped_grants "$guest")"
 xl destroy "$guest"
 wait_gone "$guest" 20
 
@@ -208,13 +218,14 @@ systemctl stop $unit
 holds Result success
 holds ExecMainStatus 0
 
-# A configuration that is wrong: the start fails, says where, and is not tried again and again.
+# An invalid configuration: the start fails, the error names the line, and systemd does not retry.
 echo '[default.net]
 bridge = 5' >$settings
-! systemctl start $unit || fail "the daemon starts with a configuration that is wrong"
+! systemctl start $unit || fail "the daemon starts with an invalid configuration"
 holds ActiveState failed
 holds ExecMainStatus 78
-journal err | grep -F "$settings:2: default.net.bridge" >/dev/null || fail "no error says where: $(journal err)"
+journal err | grep -F "$settings:2: default.net.bridge" >/dev/null ||
+    fail "no error names the line of the configuration: $(journal err)"
 rm $settings
 systemctl start $unit
 holds NRestarts 0

@@ -1,12 +1,12 @@
-# Ten guests at once, each with a disk: what each writes stands in its own image.
+# Ten guests run at once, each with a disk; each guest's image holds the data that the guest wrote.
 # guests: pv
 # limit: 240
 . /lab/dom0/lib.sh
 
 make_initrd initrd /lab/scenarios/ten-guests/guest.sh
 
-# One guest boots while the next is being built: they share a processor, and to boot all at a time
-# takes longer.
+# One guest boots while xl builds the next one. The guests share a processor, so booting all of them
+# at once takes longer.
 booting=
 CREATE_FLAGS=-p
 for guest in 1 2 3 4 5 6 7 8 9 10; do
@@ -19,7 +19,7 @@ for guest in 1 2 3 4 5 6 7 8 9 10; do
     xl unpause "$booting"
 done
 wait_console "$booting" 60 'lab: ready'
-[ "$(xl list | wc -l)" = 12 ] || fail "not all guests are there: $(xl list)"
+[ "$(xl list | wc -l)" = 12 ] || fail "not all guests run: $(xl list)"
 [ "$(xen-virtiod stat --json | grep -o '"state":"connected"' | wc -l)" = 10 ] ||
     fail "not all disks are connected: $(xen-virtiod stat | grep ^domain)"
 
@@ -29,7 +29,7 @@ done
 domids=
 for guest in 1 2 3 4 5 6 7 8 9 10; do
     wait_console "pv-ten-$guest" 60 'lab: exit'
-    [ "$(guest_said "pv-ten-$guest" exit)" = 0 ] || fail "the script of guest $guest ended badly"
+    [ "$(guest_said "pv-ten-$guest" exit)" = 0 ] || fail "the script of guest $guest failed"
     domid=$(xl domid "pv-ten-$guest")
     domids="$domids $domid"
     tell_guest "$domid" 'the console is read'
@@ -40,5 +40,5 @@ done
 check_nothing_mapped
 for guest in 1 2 3 4 5 6 7 8 9 10; do
     [ "$(guest_said "pv-ten-$guest" disk)" = "$(sha256sum <"$guest.img")" ] ||
-        fail "guest $guest's image is not what it wrote"
+        fail "the image of guest $guest does not hold the data that the guest wrote"
 done

@@ -1,4 +1,4 @@
-# Writes when all guests are there.
+# Writes when all guests run.
 wait_for "the disk /dev/vda" 60 test -b /dev/vda
 echo "lab: ready"
 read -r _

@@ -1,4 +1,4 @@
-# Two disks of one guest, written at the same time, do not mix.
+# One guest writes to two disks at the same time, and each image holds the data of its own disk.
 # guests: pv
 # limit: 60
 . /lab/dom0/lib.sh
@@ -11,6 +11,7 @@ check_nothing_mapped
 
 for disk in one two; do
     written=$(guest_said "$GUEST-two-disks" "$disk")
-    [ "$written" = "$(sha256sum <$disk.img)" ] || fail "$disk.img is not what the guest wrote"
+    [ "$written" = "$(sha256sum <$disk.img)" ] ||
+        fail "$disk.img does not hold the data that the guest wrote"
 done
-! busybox cmp -s -n 8388608 one.img two.img || fail "both disks hold the same"
+! busybox cmp -s -n 8388608 one.img two.img || fail "both disks hold the same data"

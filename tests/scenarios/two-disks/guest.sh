@@ -1,5 +1,5 @@
 wait_for "the disks /dev/vda and /dev/vdb" 20 test -b /dev/vda -a -b /dev/vdb
-# In the order of the configuration, whichever the daemon answers first.
+# The disks have the order of the configuration, in whatever order the daemon answers.
 [ "$(cat /sys/block/vda/size)" = 16384 ]
 [ "$(cat /sys/block/vdb/size)" = 32768 ]
 [ "$(cat /sys/block/vda/serial)" = xvda ]

@@ -1,11 +1,10 @@
-# A process without privilege drives a disk, with no kernel module: what it writes stands in the
-# image, what it reads is the image, and nothing of the guest's is mapped but pages that the process
-# granted.
+# An unprivileged process drives a disk without a kernel module. It reads and writes the right data,
+# and the backend maps only pages that the process granted.
 # matrix: pv pvh hvm
 # limit: 150
 . /lab/dom0/lib.sh
 
-# The pages that user-driver grants: those of its pool, and the message page.
+# The number of pages that user-driver grants: its pool and the message page.
 granted=65
 
 head -c 1M /dev/urandom >disk.img
@@ -14,7 +13,7 @@ make_initrd initrd /lab/scenarios/user-driver/guest.sh
 name=$GUEST-user-driver
 start_guest "$name" "$PWD/initrd" "$PWD/disk.img" || fail "xl could not create the guest"
 wait_console "$name" 90 'lab: idle'
-# The kernel's driver is gone, and with it what it had granted.
+# The guest has unloaded the kernel's driver, so none of the driver's grants is mapped.
 check_nothing_mapped "$domid"
 tell_guest "$domid" drive
 wait_console "$name" 40 'lab: driving'

@@ -1,4 +1,4 @@
-# The kernel's driver leaves the device to whoever comes next.
+# Unload the kernel's driver, which releases the device.
 wait_for "the disk /dev/vda" 20 test -b /dev/vda
 disk=$(basename /sys/bus/xen/devices/virtio_disk-*)
 echo "$disk" >/sys/bus/xen/drivers/virtio_msg_xen/unbind
@@ -9,7 +9,7 @@ done
 echo "lab: idle"
 read -r _
 
-# All that the process gets are these devices.
+# The process can open these devices and no others of /dev/xen.
 mkdir -p /etc
 echo 'driver:x:1000:1000::/:/bin/sh' >/etc/passwd
 for device in evtchn gntalloc xenbus; do
@@ -19,7 +19,7 @@ drive() {
     su driver -c "exec /bin/user-driver device/virtio_disk/${disk#virtio_disk-} $1"
 }
 
-# Held up in the middle of its work, so that Dom0 can look at it.
+# The full FIFO stops the process in the middle of its work, so that Dom0 can check its mappings.
 mkfifo /tmp/fifo
 drive read >/tmp/fifo &
 exec 3</tmp/fifo
