@@ -1,5 +1,5 @@
-# The driver domain. That its kernel's privcmd asks the hypervisor at all, in a domain that is not
-# Dom0, must be said when it is loaded.
+# The driver domain. Outside Dom0, privcmd passes mapping calls to the hypervisor only if it is
+# loaded with unrestricted=1.
 load xen-gntdev
 load xen-evtchn
 while read -r module; do

@@ -1,11 +1,12 @@
-# A guest of a host that bypasses the platform's mechanism: what our driver says of it, what one can
-# do that goes along with it, and a page that no driver knows of.
+# A guest of a host that bypasses the platform's mechanism: prints the refusal of the default
+# driver, drives the disk with a driver that accepts such a host, and holds a page that no driver
+# uses.
 said() {
     dmesg | grep -q "$1"
 }
 
 device=$(basename /sys/bus/xen/devices/virtio_disk-*)
-wait_for "the kernel to say that the device is not driven" 20 said 'device does not offer'
+wait_for "the kernel to report that the driver refuses the device" 20 said 'device does not offer'
 [ ! -b /dev/vda ]
 echo "lab: ordinary $(dmesg | sed -n 's/.*\(device does not offer.*\)/\1/p')"
 
@@ -15,7 +16,7 @@ insmod /lib/modules/test/virtio_msg_xen.ko debug=bypass
 driven() {
     [ -b /dev/vda ] || said 'device refused queue'
 }
-wait_for "the disk /dev/vda, or why it is not there" 20 driven
+wait_for "the disk /dev/vda, or a refusal" 20 driven
 if [ -b /dev/vda ]; then
     echo "lab: read $(sha256sum </dev/vda)"
     dd if=/dev/urandom of=/tmp/written bs=64k count=16 2>/dev/null

@@ -1,4 +1,4 @@
-# As card-intel-iommu, behind an IOMMU of AMD's.
+# The experiments of card-intel-iommu, behind an AMD IOMMU.
 # machine: amd-iommu
 # guests: pv hvm
 # limit: 560

@@ -1,5 +1,5 @@
-# Drives the card that it was given with the kernel's own virtio_pci and virtio_blk: reads what Dom0
-# has put on its disk, and writes something else behind that.
+# Drives the passed-through card with the kernel's own virtio_pci and virtio_blk: reads the data
+# that Dom0 wrote to the card's disk, and writes other data behind it.
 if [ "$(cat /sys/hypervisor/guest_type)" = PV ]; then
     load xen-pcifront
 fi

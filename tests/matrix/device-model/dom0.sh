@@ -1,8 +1,8 @@
-# A host of type (a) as it is everywhere: QEMU, an HVM guest's device model in Dom0, emulates
-# virtio-blk-pci, which the guest's stock drivers drive. It works, with iommu_platform=on too, and
-# no page of the guest's is granted for it: the device model, a process of root's, maps what it
-# likes. What that is worth is shown by the guest's whole memory as the device model reads it, with
-# a secret in it that was given to no device (row 6).
+# Row 6: the most common host of type (a): QEMU, the device model of an HVM guest, emulates
+# virtio-blk-pci in Dom0, and the guest's stock drivers drive it. It works, with iommu_platform=on
+# too, and the guest grants no page for it: the device model, a process of root, maps any page. To
+# prove that, the device model reads all of the guest's memory, with a secret in it that the guest
+# gave to no device.
 # guests: hvm
 # limit: 360
 . /lab/dom0/lib.sh
@@ -10,13 +10,14 @@
 name=device-model
 memory=256
 
-# disk BIT: a disk whose device has that for iommu_platform.
+# disk BIT: prints the arguments for a disk with iommu_platform=BIT.
 disk() {
     echo "\"-drive\", \"file=$PWD/$1.img,if=none,id=$1,format=raw\", \"-device\", \"virtio-blk-pci,drive=$1,\
 serial=$1,iommu_platform=$1,disable-legacy=on\""
 }
 
-# maps WORDS: how many pages the device model has mapped of files with WORDS in their name.
+# maps WORDS: prints the number of pages that the device model has mapped from files with WORDS in
+# their name.
 maps() {
     local from to pages=0
     while read -r from to; do
@@ -27,7 +28,7 @@ END
     echo $pages
 }
 
-# data BIT: the cell of a disk.
+# data BIT: writes the result of a disk.
 data() {
     local outcome='works, data right'
     guest_said "$name" "found-$1" >found
@@ -50,8 +51,8 @@ for bit in off on; do
     sha256sum <$bit.img >$bit-before
 done
 make_initrd initrd /lab/scenarios/device-model/guest.sh
-# A guest on Xen unplugs the disks that QEMU emulates, virtio-blk-pci among them, unless it is told
-# not to.
+# A guest on Xen unplugs emulated disks, including virtio-blk-pci, unless an option of its kernel
+# prevents it.
 start_example blk-hvm $name "$PWD/initrd" "s|^cmdline = \"|&xen_emul_unplug=unnecessary |" "s|^memory = .*|memory = $memory|" \
     "s|^disk = .*|device_model_args_hvm = [$(disk off), $(disk on), \"-qmp\", \"unix:$PWD/qmp,server=on,wait=off\"]|" ||
     fail "xl could not create the guest"
@@ -65,7 +66,7 @@ granted=$(mapped_grants "$domid" | wc -l)
 data off
 data on
 
-# The guest's memory, as the device model reads it for its devices.
+# The device model saves the guest's memory as it reads it for its devices.
 cat >commands <<END
 { "execute": "qmp_capabilities" }
 { "execute": "pmemsave", "id": "saved", "arguments": { "val": 0, "size": $((memory << 20)), "filename": "$PWD/memory" } }

@@ -1,7 +1,7 @@
-# Reads and writes two disks that the device model emulates, by the stock drivers virtio_pci and
-# virtio_blk; and holds a secret in memory that it gives to no device.
+# Reads and writes two disks that the device model emulates, with the stock drivers virtio_pci and
+# virtio_blk, and holds a secret in memory that it gives to no device.
 
-# named SERIAL: the disk of that serial number.
+# named SERIAL: prints the disk with that serial number.
 named() {
     grep -lx "$1" /sys/block/vd*/serial 2>/dev/null | sed 's|/sys/block/\(.*\)/serial|\1|'
 }

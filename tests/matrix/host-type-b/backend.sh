@@ -1,5 +1,5 @@
-# The driver domain: serves a disk from its own memory. For each word that it is told, it says what
-# the disk holds then and what its xen-virtiod counts.
+# The driver domain: serves a disk from its own memory. For each word on its console, it prints the
+# disk's checksum and the counters of its xen-virtiod.
 load xen-gntdev
 load xen-evtchn
 mkdir /run /srv

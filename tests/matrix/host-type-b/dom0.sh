@@ -1,7 +1,7 @@
-# A host of type (b), which never bypasses the platform's mechanism: xen-virtiod in Dom0, and in an
-# unprivileged driver domain, with one guest that has a disk from each. Data by grants is right (row
-# 1); a driver that names guest-physical addresses (row 2) and one that does not accept
-# ACCESS_PLATFORM (row 3) are refused, and the next guest is served.
+# A host of type (b), which never bypasses the platform's mechanism: xen-virtiod in Dom0 and in an
+# unprivileged driver domain, with one guest that has a disk from each. Data through grants is right
+# (row 1). The backend refuses a driver that gives guest-physical addresses (row 2) or does not
+# accept ACCESS_PLATFORM (row 3), and serves the next guest.
 # guests: pv pvh hvm
 # limit: 600
 . /lab/dom0/lib.sh
@@ -9,9 +9,9 @@
 name=$GUEST-type-b
 kind=$(echo "$GUEST" | tr '[:lower:]' '[:upper:]')
 
-# A place is where a disk's backend is: 1 in Dom0, 2 in the driver domain.
+# PLACE is the domain of a disk's backend: 1 for Dom0, 2 for the driver domain.
 
-# look MOMENT: notes what both disks hold, in the files MOMENT-PLACE.
+# look MOMENT: writes the checksums of both disks to the files MOMENT-PLACE.
 look() {
     sha256sum <disk.img >"$1-1"
     tell_guest "$backend" "$1"
@@ -19,12 +19,12 @@ look() {
     guest_said driver-domain "$1-image" >"$1-2"
 }
 
-# short FILE: the first digits of a checksum.
+# short [FILE]: prints the first digits of a checksum.
 short() {
     head -c 8 "$@"
 }
 
-# logged PLACE WORDS: what the log of the backend there has with WORDS.
+# logged PLACE WORDS: prints the last line of the backend's log that matches WORDS, from the match.
 logged() {
     case $1 in
     1) tail -c "+$((logged_before + 1))" $daemon_log ;;
@@ -32,7 +32,7 @@ logged() {
     esac | sed -n "s/^.*\($2\)/\1/p" | tail -n 1
 }
 
-# counted PLACE: what the backend there counted of addresses.
+# counted PLACE: prints the backend's counters of addresses.
 counted() {
     case $1 in
     1) xen-virtiod stat | sed -n "/^domain $domid /,/^domain/s/^  addresses  //p" ;;
@@ -40,7 +40,7 @@ counted() {
     esac
 }
 
-# opened PLACE: what the backend there has open of /dev/xen.
+# opened PLACE: prints the files of /dev/xen that the backend has open.
 opened() {
     case $1 in
     1) find "/proc/$(cat $daemon_pid)/fd" -lname '/dev/xen/*' -printf '%l\n' | sed 's|.*/||' | sort -u | xargs ;;
@@ -48,7 +48,7 @@ opened() {
     esac
 }
 
-# data PLACE WHERE: row 1.
+# data PLACE WHERE: writes a result of row 1.
 data() {
     local outcome='works, data right'
     guest_said "$name" "found-$1" >found
@@ -63,7 +63,7 @@ $(short written), read back $(short read), $(short "data-$1") there; addresses $
 xen-virtiod has opened $(opened "$1")"
 }
 
-# platform PLACE WHERE: row 3.
+# platform PLACE WHERE: writes a result of row 3.
 platform() {
     local said outcome='not refused'
     said=$(guest_said "$name" "platform-$1")
@@ -75,7 +75,7 @@ platform() {
         "guest: $said; xen-virtiod: $(logged "$1" 'FEATURES_OK refused')"
 }
 
-# raw PLACE WHERE: row 2.
+# raw PLACE WHERE: writes a result of row 2.
 raw() {
     local said outcome='not refused' disk=unchanged
     said=$(guest_said "$name" "raw-$1")
@@ -96,7 +96,7 @@ raw() {
 disk $disk; next guest read $(short found)"
 }
 
-# start NAME INITRD: a guest with both disks.
+# start NAME INITRD: starts a guest with both disks.
 start() {
     local own served letters='a b'
     # QEMU emulates an HVM guest's first four disks too: see xen-configs/blk-hvm.cfg.
@@ -117,8 +117,8 @@ make_initrd next-initrd /lab/scenarios/host-type-b/next.sh
 start_example driver-domain driver-domain "$PWD/backend-initrd" ||
     fail "xl could not create the driver domain"
 backend=$domid
-# On Dom0's processor: one with emulated SVM must not switch between a PVH or HVM guest and another
-# domain.
+# On Dom0's processor: a processor with emulated SVM must not switch between a PVH or HVM guest and
+# another domain.
 xl vcpu-pin -i driver-domain 0 0
 wait_console driver-domain 40 'lab: serving'
 look first
@@ -137,7 +137,7 @@ platform 2 'driver domain'
 tell_guest "$domid" raw
 wait_console "$name" 120 'lab: raw-done'
 look raw
-# The kernel's requests are stuck with the devices, so the guest cannot power off.
+# The devices never complete the kernel's requests, so the guest cannot power off.
 xl destroy "$domid"
 wait_gone "$domid" 20
 next=$GUEST-type-b-next

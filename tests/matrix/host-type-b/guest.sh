@@ -1,13 +1,13 @@
-# Reads two disks, writes them and reads them again; then has the driver do what a device must
-# refuse, of which it says what became of each disk. Before each part but the first, Dom0 sends a
-# line.
+# Reads two disks, writes them and reads them again; then makes the driver do two things that a
+# device must refuse, and prints the result for each disk. Before each part but the first, Dom0
+# sends a line.
 
-# disk PLACE: the xenbus device of the first or second disk.
+# disk PLACE: prints the xenbus device of the first or second disk.
 disk() {
     find /sys/bus/xen/devices -name 'virtio_disk-*' | sort | sed -n "$1s|.*/||p"
 }
 
-# block PLACE: that disk's block device, if it has one.
+# block PLACE: prints that disk's block device, if it has one.
 block() {
     ls "/sys/bus/xen/devices/$(disk "$1")"/virtio*/block 2>/dev/null
 }
@@ -16,7 +16,7 @@ both() {
     [ -b "/dev/$(block 1)" ] && [ -b "/dev/$(block 2)" ]
 }
 
-# again MODE: loads the driver's build for tests, which misbehaves as its parameter debug says.
+# again MODE: loads the driver again with the module's parameter debug=MODE.
 again() {
     for place in 1 2; do
         echo "$(disk $place)" >/sys/bus/xen/drivers/virtio_msg_xen/unbind
@@ -26,18 +26,18 @@ again() {
     insmod /lib/modules/test/virtio_msg_xen.ko debug="$1"
 }
 
-# line PLACE WORDS: what the kernel says of a disk or of its virtio device, if it has WORDS.
+# line PLACE WORDS: prints the kernel's first message with WORDS about a disk or its virtio device.
 line() {
     virtio=$(basename "/sys/bus/xen/devices/$(disk "$1")"/virtio*)
     dmesg | grep -e "$(disk "$1"): " -e "$virtio: " | grep -e "$2" | sed 's/^\[[ 0-9.]*\] //' | head -n 1
 }
 
-# said WORDS: how many lines of the kernel's have WORDS.
+# said WORDS: prints the number of the kernel's messages with WORDS.
 said() {
     dmesg | grep -c -e "$1"
 }
 
-# Each has been refused, or is there.
+# settled: checks whether each device was refused or has a disk.
 settled() {
     [ $(($(said 'refuses features') + $(find /sys/block -name 'vd*' | wc -l))) -ge 2 ]
 }
@@ -60,7 +60,7 @@ echo "lab: data-done"
 
 read -r _
 again no-access-platform
-wait_for "the features to be accepted or refused" 20 settled || true
+wait_for "the devices to accept or refuse the features" 20 settled || true
 for place in 1 2; do
     echo "lab: platform-$place $(line $place 'refuses features')"
     echo "lab: platform-disk-$place $(block $place)"
@@ -69,7 +69,7 @@ echo "lab: platform-done"
 
 read -r _
 again raw-addresses
-wait_for "the kernel to say that the devices failed" 20 both_failed || true
+wait_for "the kernel to report that both devices failed" 20 both_failed || true
 for place in 1 2; do
     echo "lab: raw-$place $(line $place DEVICE_NEEDS_RESET)"
 done

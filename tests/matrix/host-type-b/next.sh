@@ -1,4 +1,4 @@
-# The guest after: reads both disks.
+# The next guest: reads both disks.
 both() {
     [ -b /dev/vda ] && [ -b /dev/vdb ]
 }

@@ -1,25 +1,25 @@
-# Row 7: a host of type (c), which leaves it to the driver whether it is held to what was granted,
-# and beside it xen-virtiod, which does not. A process without privilege drives the disk, and has it
-# write a page of memory that is another process's, of which it knows the frame and nothing else.
+# Row 7: a host of type (c), on which the driver decides whether the host uses only grants, compared
+# with xen-virtiod, which always does. An unprivileged process drives the disk, and makes it write a
+# page of another process's memory to the disk. The process knows nothing of the page but its frame.
 # guests: pv pvh
 # limit: 300
 . /lab/dom0/lib.sh
 
-# row HOST BACKEND DMA OUTCOME EVIDENCE: a cell of row 7.
+# row HOST BACKEND DMA OUTCOME EVIDENCE: writes a result of row 7.
 row() {
     cell 7 "$1" "$2" Dom0 "$(echo "$GUEST" | tr a-z A-Z)" "$3" "$4" "$5"
 }
 
-# judge HOST BACKEND DMA WORD: a cell of what the process got; the guest says it under WORD.
+# judge HOST BACKEND DMA WORD: writes the result of an attempt, which the guest printed under WORD.
 judge() {
     local outcome says got
     says=$(guest_said "$name" "$4-says") got=$(guest_said "$name" "$4-got")
-    [ -n "$got" ] || fail "the guest does not say what the process got"
+    [ -n "$got" ] || fail "the guest did not print the checksum of the process's data"
     case $says in
     *'FEATURES_OK not set'*) outcome='FEATURES_OK not set' ;;
     *'DEVICE_NEEDS_RESET set'*) outcome='refused, DEVICE_NEEDS_RESET' ;;
     '') outcome='reads something else' ;;
-    *) fail "the process says: $says" ;;
+    *) fail "the process failed with an unexpected error: $says" ;;
     esac
     [ "$got" != "$secret" ] || outcome="reads another process's memory"
     if [ "$outcome" = "reads another process's memory" ]; then
@@ -32,7 +32,7 @@ judge() {
     row "$1" "$2" "$3" "$outcome" "$says"
 }
 
-# serve HOST BACKEND: a guest, its two attempts, and a cell of each.
+# serve HOST BACKEND: runs a guest with its two attempts, and writes the result of each.
 serve() {
     name=$GUEST-$1-hostile
     head -c 1M /dev/urandom >disk.img
@@ -41,9 +41,9 @@ serve() {
     wait_console "$name" 60 'lab: frame'
     secret=$(guest_said "$name" secret) frame=$(guest_said "$name" frame)
     [ "$GUEST" != pv ] || frame=$(machine_frame "$domid" "$frame")
-    # It is the page, whatever the disk makes of it.
+    # The control: Dom0 finds the secret in the frame.
     foreign-map "$domid" "$frame" | sha256sum | grep -qxF "$secret" ||
-        fail "the frame $frame is not the secret's"
+        fail "the frame $frame does not hold the secret"
     tell_guest "$domid" "$frame"
     wait_console "$name" 30 'lab: accepting-got'
     judge "$1" "$2" 'ACCESS_PLATFORM, raw addresses' accepting

@@ -1,4 +1,5 @@
-# Root's process holds a secret; the other gets a disk to drive, and the number of a frame.
+# A process of root holds a secret; an unprivileged process drives the disk and knows a frame
+# number.
 device=$(basename /sys/bus/xen/devices/virtio_disk-*)
 wait_for "the disk /dev/vda" 20 test -b /dev/vda
 echo "$device" >/sys/bus/xen/drivers/virtio_msg_xen/unbind
@@ -7,7 +8,7 @@ for module in xen-evtchn xen-gntalloc xenfs; do
     load $module
 done
 
-# All that the process gets are these devices.
+# The process can open these devices and no others of /dev/xen.
 mkdir -p /etc
 echo 'driver:x:1000:1000::/:/bin/sh' >/etc/passwd
 for name in evtchn gntalloc xenbus; do
@@ -17,7 +18,8 @@ done
 hold_secret
 read -r frame
 
-# attempt WORD OPTION…: what the process says and gets, as lines with WORD.
+# attempt WORD OPTION…: runs the process, and prints its message and the checksum of its data under
+# WORD.
 attempt() {
     word=$1
     shift

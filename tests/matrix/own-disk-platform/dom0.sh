@@ -1,4 +1,4 @@
-# As own-disk, where QEMU was told that its disks are on the platform: iommu_platform=on.
+# The experiment of own-disk, with iommu_platform=on for QEMU's disks.
 # machine: disk-platform
 # guests: pv
 # limit: 60

@@ -1,4 +1,4 @@
-# The default x86 QEMU, without an IOMMU: Dom0's own disk, with Xen between it and its processor.
+# QEMU's default x86 machine, without an IOMMU: Dom0's own disk, which Dom0 drives under Xen.
 # guests: pv
 # limit: 60
 . /lab/dom0/lib.sh

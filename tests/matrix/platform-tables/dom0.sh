@@ -1,30 +1,30 @@
-# "Unless the platform's tables say so": what the toolstack says of a disk in XenStore, grant_usage
-# and trusted; who reads which, what comes of it, and that the guest can change only what is its own
-# to say (row 12).
+# Row 12, "unless the platform's tables say so": the toolstack's keys for a disk in XenStore,
+# grant_usage and trusted. The experiments show which domain reads each key, its effect, and that
+# the guest can change only its own key.
 # guests: pv
 # limit: 300
 . /lab/dom0/lib.sh
 
 name=platform-tables
 
-# disk VDEV WORDS IMAGE: a disk line.
+# disk VDEV WORDS IMAGE: prints a disk line.
 disk() {
     sed -n 's/^disk = \["\(.*\)"\]$/"\1"/p' /lab/xen-configs/blk-pv.cfg |
         sed "s|vdev=xvda|vdev=$1|; s|grant_usage=1|$2|; s|target=[^\"]*|target=$3|"
 }
 
-# key DIRECTORY KEY: what stands there and, as in (n0,r1), the owner's number behind n and who else
-# may read (r), write (w) or both (b).
+# key DIRECTORY KEY: prints the value and the permissions, such as (n0,r1): after n the owner's
+# number, then the domains that may read (r), write (w) or both (b).
 key() {
     xenstore-ls -p "$1" | sed -n "s/^ *$2 = \(\"[^\"]*\"\)[ .]*\((.*)\)$/\1 \2/p"
 }
 
-# readers KEY: the numbers of the domains that have read the key of any disk.
+# readers KEY: prints the numbers of the domains that have read the key of any disk.
 readers() {
     sed -n "s/^io: IN [^ ]* (d\([0-9]*\)) .* READ (.*\/$1 *)$/\1/p" trace | sort -u | xargs
 }
 
-# usage DISK NUMBER: what came of a disk's grant_usage.
+# usage DISK NUMBER: writes the result for a disk's grant_usage.
 usage() {
     local value addresses said outcome='works, by grants'
     value=$(xenstore-read "$backends/$2/grant_usage")
@@ -42,7 +42,7 @@ usage() {
 $(head -c 8 written) in the guest, $(head -c 8 there) in the image; xen-virtiod says ${said:-nothing of it}"
 }
 
-# trust PLACE NUMBER: what came of a disk's trusted.
+# trust PLACE NUMBER: writes the result for a disk's trusted.
 trust() {
     local outcome
     case $(guest_said $name "bounces-first-$1") in

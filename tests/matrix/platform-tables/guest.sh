@@ -1,12 +1,12 @@
-# Two disks, of which the toolstack's tables say different things: what the guest makes of them, and
-# what it can change.
+# Two disks with different keys in XenStore: prints how the driver treats them, and which keys the
+# guest can change.
 
-# disk PLACE: the xenbus device of the first or second disk.
+# disk PLACE: prints the xenbus device of the first or second disk.
 disk() {
     find /sys/bus/xen/devices -name 'virtio_disk-*' | sort | sed -n "$1s|.*/||p"
 }
 
-# store PLACE: that disk's directory in XenStore.
+# store PLACE: prints that disk's directory in XenStore.
 store() {
     echo "device/$(disk "$1" | tr - /)"
 }
@@ -15,14 +15,14 @@ both() {
     [ -b /dev/vda ] && [ -b /dev/vdb ]
 }
 
-# bounces MOMENT: whether the driver bounces.
+# bounces MOMENT: prints for each disk whether the driver bounces.
 bounces() {
     for place in 1 2; do
         echo "lab: bounces-$1-$place $(cat "/sys/bus/xen/devices/$(disk $place)/bounce")"
     done
 }
 
-# try WORDS PATH VALUE: writes to XenStore and says what came of it.
+# try WORDS PATH VALUE: writes to XenStore and prints the result.
 try() {
     answer=$(probe store-write "$2" "$3" 2>&1) && answer=written
     echo "lab: $1 $answer"
