@@ -1,7 +1,7 @@
-# What a guest that is measured does with its disks.
+# Functions for measured guests and their disks.
 
-# known SERVER-TARGET NAME: the disk that a driver (by its name) or virtio (by its serial number)
-# found as NAME is /dev/bench/SERVER-TARGET.
+# known SERVER-TARGET NAME: links /dev/bench/SERVER-TARGET to the disk NAME: a device node's name,
+# or a virtio disk's serial number. Fails if the disk does not exist yet.
 known() {
     if [ -b "/dev/$2" ]; then
         ln -s "/dev/$2" "/dev/bench/$1"
@@ -17,13 +17,13 @@ known() {
     return 1
 }
 
-# find_disks: waits for those that Dom0 named, and mounts the one with the programs.
+# find_disks: waits for the disks that Dom0 named, and mounts the one with the programs.
 find_disks() {
     mkdir -p /dev/bench
     while read -r disk name; do
         wait_for "the disk $disk, which is $name" 20 known "$disk" "$name"
     done </jobs/disks
-    # Built into the kernel that most guests have.
+    # The default kernel has these built in, and no lists of them.
     for module in crc32c_generic ext4; do
         [ ! -e /lib/modules/$module.order ] || load $module
     done
@@ -31,19 +31,20 @@ find_disks() {
     mkdir -p /tmp/results/rounds /tmp/results/figures
 }
 
-# leave: leaves what was found in /tmp/results on the disk for it.
+# leave: writes an archive of /tmp/results to the disk for results.
 leave() {
     tar -c -C /tmp/results . | dd of=/dev/bench/results bs=64k conv=fsync 2>/dev/null
 }
 
-# tool NAME ARGUMENT…: runs a program that measures, of the disk that has them.
+# tool NAME ARGUMENT…: runs a measuring program from the disk with the programs.
 tool() {
     local name=$1
     shift
     LD_LIBRARY_PATH=/mnt/lib "/mnt/bin/$name" "$@"
 }
 
-# do_works NAME DISK [PREFIX]: each of the few works, once, as those of the server and target NAME.
+# do_works NAME DISK [PREFIX]: does each of the few works once on DISK, and stores the results under
+# the server and target NAME.
 do_works() {
     while read -r work options; do
         # shellcheck disable=SC2086 # options are words

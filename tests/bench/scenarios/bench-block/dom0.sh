@@ -1,7 +1,7 @@
-# Disks of one guest, each served by somebody else, measured in turns: on files in RAM, one a server
-# and all alike, and for PV and PVH guests on RAM disks and on null_blk, which moves no data.
-# xen-virtiod and xen-blkback serve every guest; QEMU's qdisk PV and PVH guests, and the disks that
-# QEMU emulates an HVM guest.
+# Measures disks of one guest, each with another server, alternately: on equal files in RAM, one for
+# each server, and for PV and PVH guests also on RAM disks and on null_blk, which moves no data.
+# xen-virtiod and xen-blkback serve every guest, QEMU's qdisk PV and PVH guests, and QEMU's emulated
+# disks HVM guests.
 # guests: pv pvh hvm
 # limit: 1800
 . /lab/dom0/lib.sh
@@ -13,7 +13,7 @@ disks="$(own xvdm /run/bench/0), $(blkback xvde /run/bench/1), $(own xvdo $LEFT)
 case $GUEST in
 hvm)
     make_files 6
-    # The guest's kernel is told not to unplug what QEMU emulates.
+    # The option keeps the guest's kernel from unplugging emulated disks.
     set -- "s|panic=-1|& xen_emul_unplug=unnecessary|" \
         "s|^disk = .*|&\ndevice_model_args_hvm = [$(emulated)]|"
     make_jobs jobs.cpio hvm 'ours-file xvdm' 'blkback-file xvde' 'virtio-pci-file virtio-pci' \

@@ -1,10 +1,10 @@
-# Finds each disk by the name that Dom0 gave it, has fio do its rounds, and leaves what fio said on
-# the last disk.
+# Finds each disk by the name that Dom0 gave it, runs fio's rounds, and writes fio's output to the
+# disk for results.
 . /disks.sh
 
 load xen-blkfront
 if [ "$(cat /sys/hypervisor/guest_type)" = HVM ] && [ -d /sys/bus/pci/devices/0000:00:01.1 ]; then
-    # In this order, so that the names are known: the first is AHCI's.
+    # This order makes the names predictable: AHCI's disk is sda.
     load sd_mod
     load ahci
     wait_for "the AHCI disk" 30 test -b /dev/sda
@@ -17,11 +17,10 @@ for disk in /dev/bench/*; do
         "requests $(cat "$queue/nr_requests") largest $(cat "$queue/max_sectors_kb") cache $(cat "$queue/write_cache")"
 done
 
-# shell_work DISK: makes a file system, and uses it as a shell does; prints how often a second that
-# can be done.
+# shell_work DISK: makes a file system and uses it with shell commands; prints the rate per second.
 shell_work() {
     start=$(cut -d ' ' -f 1 /proc/uptime)
-    # Without giving back what fio is to find there in the next round.
+    # Without discard: fio must find the disk's storage allocated in the next round.
     /usr/sbin/mke2fs -q -E nodiscard -t ext4 "$1"
     mount -t ext4 "$1" /data
     tar -x -C /data -f /tmp/tree.tar

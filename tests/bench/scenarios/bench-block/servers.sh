@@ -1,11 +1,13 @@
-# The disks that are compared, and what they are on. In xl's words, a line of `disk` each.
+# Functions for the compared disks and their backing stores. Functions for disks print an element of
+# xl's list `disk`.
 
-# A processor whose time stamp counter is not known to be invariant, as QEMU's, has Xen emulate its
-# reading, ten times and more for each request: not so here, as on hardware of today.
+# Xen emulates reads of the time stamp counter, ten and more for each request, if it does not know
+# that the counter is invariant, as on QEMU's processor. This option makes guests read the counter
+# directly, as on current hardware.
 TSC='tsc_mode = "native"'
 
-# make_files NUMBER [MIB]: files in RAM, /run/bench/0 and so on, of 64 MiB if not said otherwise,
-# with every page there.
+# make_files NUMBER [MIB]: makes files in RAM, /run/bench/0 and so on, of 64 MiB by default, with
+# all pages allocated.
 make_files() {
     local number=$1 size=${2:-64} file=0
     rm -rf /run/bench
@@ -17,21 +19,22 @@ make_files() {
     modprobe -a xen-blkback loop
 }
 
-# What a guest leaves its figures on: in RAM too, so that it is not long about it.
+# The image of the disk to which a guest writes its results. It is in RAM, to save time.
 LEFT=/run/left
 
-# make_left: an empty one.
+# make_left: makes an empty image for results.
 make_left() {
     rm -f $LEFT
     make_disk $LEFT 32
 }
 
-# take_left DIRECTORY: what the guest left.
+# take_left DIRECTORY: unpacks the guest's results to the directory.
 take_left() {
     tar -x -C "$1" -f $LEFT
 }
 
-# make_devices NUMBER: RAM disks of 64 MiB with every page there, and disks that move no data.
+# make_devices NUMBER: makes RAM disks of 64 MiB with all pages allocated, and null_blk disks, which
+# move no data.
 make_devices() {
     local device=0
     modprobe -r brd null_blk
@@ -43,25 +46,25 @@ make_devices() {
     done
 }
 
-# own VDEV TARGET: served by xen-virtiod.
+# own VDEV TARGET: prints a disk that xen-virtiod serves.
 own() {
     echo "\"format=raw,vdev=$1,access=rw,backendtype=standalone,specification=virtio,grant_usage=1,target=$2\""
 }
 
-# blkback VDEV TARGET: served by Dom0's kernel, as it comes: with persistent grants, and a file by
-# way of a loop device, as xl has it.
+# blkback VDEV TARGET: prints a disk that Dom0's kernel serves with its defaults: with persistent
+# grants, and for a file through a loop device, as xl does.
 blkback() {
     chmod +x /lab/scenarios/bench-block/hotplug
     echo "\"format=raw,vdev=$1,access=rw,backendtype=phy,script=/lab/scenarios/bench-block/hotplug,target=$2\""
 }
 
-# qdisk VDEV TARGET: served by a QEMU in Dom0, by Xen's own block protocol.
+# qdisk VDEV TARGET: prints a disk that a QEMU in Dom0 serves, with Xen's block protocol.
 qdisk() {
     echo "\"format=raw,vdev=$1,access=rw,backendtype=qdisk,target=$2\""
 }
 
-# emulated: disks that an HVM guest's QEMU emulates, as arguments for it in xl's words; with the
-# cache that xl gives those of its own.
+# emulated: prints QEMU's arguments for the disks that an HVM guest's QEMU emulates, as elements of
+# device_model_args_hvm, with the cache mode that xl uses for emulated disks.
 emulated() {
     echo '"-device","ich9-ahci,id=ahci",' \
         "$(drive ide 2),\"-device\",\"ide-hd,drive=ide,bus=ide.0\"," \
@@ -70,26 +73,26 @@ emulated() {
         "$(drive virtio 5),\"-device\",\"virtio-blk-pci,drive=virtio,serial=virtio-pci\""
 }
 
-# drive ID NUMBER: the file of that number.
+# drive ID NUMBER: prints QEMU's arguments for the file of that number.
 drive() {
     echo "\"-drive\",\"file=/run/bench/$2,if=none,id=$1,format=raw,cache=writeback\""
 }
 
-# netback BRIDGE: a network interface served by Dom0's kernel, in xl's words.
+# netback BRIDGE: prints an element of xl's list `vif`: an interface that Dom0's kernel serves.
 netback() {
     echo "\"type=vif,bridge=$1,script=/lab/scenarios/bench-net/hotplug\""
 }
 
-# card MODEL NUMBER: a network card that an HVM guest's QEMU emulates, at the bridge xenbrNUMBER, as
-# arguments for it in xl's words.
+# card MODEL NUMBER: prints QEMU's arguments for an emulated network card at the bridge xenbrNUMBER,
+# as elements of device_model_args_hvm.
 card() {
     echo "\"-netdev\",\"tap,id=net$2,ifname=bench$2,script=/lab/scenarios/bench-net/tap,downscript=no\","\
         "\"-device\",\"$1,netdev=net$2,mac=00:16:3e:00:00:0$2,romfile=\""
 }
 
-# make_jobs FILE GUEST DISK… [-- INTERFACE…]: an archive of the jobs for a guest of that kind; each
-# DISK is one that they name and the name by which the guest finds it, each INTERFACE its name, its
-# module and BRIDGE@SERVER.
+# make_jobs FILE GUEST DISK… [-- INTERFACE…]: makes an archive of the jobs for a guest of that kind.
+# Each DISK is SERVER-TARGET, as the jobs name it, and the name by which the guest finds it. Each
+# INTERFACE is its name, its module and BRIDGE@SERVER.
 make_jobs() {
     local archive=$PWD/$1 guest=$2 list=disks staging line
     shift 2
@@ -106,7 +109,8 @@ make_jobs() {
     rm -r "$staging"
 }
 
-# dom0_modules FILE NAME…: an archive of modules of Dom0's kernel, for a guest that has that kernel.
+# dom0_modules FILE NAME…: makes an archive of modules of Dom0's kernel, for a guest with that
+# kernel.
 dom0_modules() {
     local archive=$PWD/$1 staging module action path file
     shift
@@ -125,7 +129,7 @@ dom0_modules() {
     rm -r "$staging"
 }
 
-# start_bench NAME DISKS [SED…]: starts a guest with these disks, by the initrd made before.
+# start_bench NAME DISKS [SED…]: starts a guest with these disks and the file initrd.
 start_bench() {
     local guest=$1 disks=$2
     shift 2
@@ -133,13 +137,13 @@ start_bench() {
         "s|^disk = .*|disk = [$disks]|" "$@" || fail "xl could not create the guest $guest"
 }
 
-# programs [SERVER]: the disk with the programs that measure, in xl's words; of xen-virtiod's if
-# nobody else is named.
+# programs [SERVER]: prints the disk with the measuring programs. SERVER is the function of its
+# server, by default own.
 programs() {
     "${1:-own}" xvdp /lab/files/programs.img | sed 's/access=rw/access=r/'
 }
 
-# mount_programs: the same for Dom0, and tool NAME ARGUMENT…, which runs one.
+# mount_programs: mounts the measuring programs in Dom0. tool NAME ARGUMENT…: runs one of them.
 mount_programs() {
     mkdir programs
     mount -o loop,ro /lab/files/programs.img programs
@@ -150,13 +154,13 @@ tool() {
     LD_LIBRARY_PATH=$PWD/programs/lib "$PWD/programs/bin/$name" "$@"
 }
 
-# tree: the archive with files to copy, unless this is a quick run, or one with the slow disks that
-# QEMU emulates, which do without.
+# tree: prints the archive with files to copy. Quick runs and HVM guests, whose emulated disks are
+# slow, do without.
 tree() {
     [ -e /lab/files/jobs/quick ] || [ "$GUEST" = hvm ] || echo /lab/guest/tree.cpio
 }
 
-# machine_facts NAME: what the guest NAME was measured on.
+# machine_facts NAME: records facts about the machine and the guest NAME.
 machine_facts() {
     {
         xl info | sed -n 's/^xen_version *: /Xen: /p'

@@ -1,5 +1,5 @@
-# What a request costs, counted and not timed: a fixed number of requests of each kind, with
-# xen-virtiod's counters before and after, and its system calls.
+# Counts the cost of a request instead of timing it: xen-virtiod's counters before and after a fixed
+# number of requests of each kind, and its system calls.
 # limit: 400
 . /lab/dom0/lib.sh
 . /lab/scenarios/bench-block/servers.sh
@@ -13,7 +13,7 @@ disks="$(own xvdm /run/bench/0), $(own xvdo $LEFT), $(programs)"
 start_bench "$name" "$disks"
 mkdir "$RESULTS/counts"
 
-# counted WORK WHEN: the daemon's counters, once the guest waits.
+# counted WORK WHEN: saves the daemon's counters when the guest waits.
 counted() {
     wait_console $name 120 "lab: $2 $1"
     xen-virtiod stat --json >"$RESULTS/counts/$1.$2"

@@ -1,5 +1,5 @@
-# Does a fixed number of requests of each kind, twice: for the daemon's counters, and for its system
-# calls.
+# Makes a fixed number of requests of each kind twice: once for the daemon's counters, and once for
+# its system calls.
 . /disks.sh
 
 find_disks

@@ -1,4 +1,4 @@
-# The floor: the same work by fio in Dom0, straight on the backing store.
+# The floor: fio does the same works in Dom0, directly on the backing store.
 # guests: pv
 # limit: 300
 . /lab/dom0/lib.sh

@@ -1,7 +1,7 @@
-# Network interfaces of one guest, each at a bridge of its own in Dom0, measured in turns: by
-# xen-virtiod and by xen-netback. An HVM guest is followed by another that has e1000 and rtl8139
-# cards, which QEMU emulates, beside xen-netback: with the kernel that Dom0 has, since the other has
-# no drivers for them.
+# Measures network interfaces of one guest alternately, each at a bridge of its own in Dom0: one of
+# xen-virtiod's and one of xen-netback's. After an HVM guest, the scenario starts a second one with
+# emulated e1000 and rtl8139 cards and xen-netback. It has Dom0's kernel, because the default kernel
+# has no drivers for the cards.
 # guests: pv pvh hvm
 # limit: 1200
 . /lab/dom0/lib.sh
@@ -15,7 +15,8 @@ clean_up() {
     umount -l programs
 }
 
-# take NUMBER: takes what the guest of that number left; its rounds are others than another guest's.
+# take NUMBER: collects the results of the guest of that number. The number becomes part of the
+# names of rounds, so that the two guests' rounds differ.
 take() {
     local left=left-$1 figure
     mkdir -p "$left" "$RESULTS/figures"
@@ -52,7 +53,7 @@ end_guest $name 800
 take 1
 [ "$GUEST" = hvm ] || exit 0
 
-# The second guest has no driver of ours.
+# The second guest has no virtio_msg_xen.
 name=hvm-bench-net-emulated
 make_left
 disks="$(blkback xvdo $LEFT), $(programs blkback)"

@@ -1,8 +1,9 @@
-# Does each work by each interface in turn, in every other round in reverse order, and leaves what
-# the tools said on the disk for it.
+# Does each work with each interface, in reverse order in every second round, and writes the tools'
+# output to the disk for results.
 . /disks.sh
 
-# interface NAME MODULE BRIDGE@SERVER: the module's interface, at that bridge.
+# interface NAME MODULE BRIDGE@SERVER: loads the module and configures its interface, which is at
+# that bridge.
 interface() {
     load "$2"
     wait_for "the interface $1" 20 test -e "/sys/class/net/$1"
@@ -11,14 +12,14 @@ interface() {
     wait_for "the other end of $1" 20 ping -q -c 1 -W 1 "10.9.${3%@*}.1"
 }
 
-# measured FILE OPTION…: what iperf3 says of its work. The server may be busy yet with the end of
-# the last.
+# measured FILE OPTION…: runs iperf3 and writes its output to FILE. It tries up to three times,
+# because the server may still be finishing the last test.
 measured() {
     file=$1 tries=3
     shift
     until tool iperf3 -J -t 1 "$@" >"$file"; do
         tries=$((tries - 1))
-        echo "lab: iperf3 says: $(grep '"error"' "$file")"
+        echo "lab: iperf3 failed: $(grep '"error"' "$file")"
         [ $tries != 0 ] || return 1
         sleep 1
     done

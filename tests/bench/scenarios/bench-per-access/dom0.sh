@@ -1,12 +1,13 @@
-# The same disk of the same guest, served in turns by xen-virtiod and by a backend that has grants
-# from vm-memory's own support for Xen, which maps each buffer when it is accessed. Both serve all
-# disks of their kind, so each turn has a guest of its own.
+# Measures the same disk alternately with xen-virtiod and with a backend that uses vm-memory's
+# support for Xen, which maps each buffer on access. Each backend serves all virtio disks of the
+# host, so each measurement has a guest of its own.
 # guests: pvh
 # limit: 900
 . /lab/dom0/lib.sh
 . /lab/scenarios/bench-block/servers.sh
 
-# turn ROUND SERVER PROGRAM…: has the guest do its works, the disk served by that program.
+# turn ROUND SERVER PROGRAM…: starts the backend PROGRAM, runs the guest's works, and collects the
+# results.
 turn() {
     local round=$1 server=$2 file
     shift 2

@@ -1,4 +1,4 @@
-# Does its works once, on the one disk that is measured.
+# Does the few works once, on the measured disk.
 . /disks.sh
 
 load xen-blkfront

@@ -1,5 +1,5 @@
-# What the pool is worth, and how large it should be: one disk of xen-virtiod's, whose driver is
-# loaded in turns with pools of several sizes; with none, every buffer is granted and mapped for its
+# Measures the benefit of the pool by its size: the guest loads the driver of one xen-virtiod disk
+# with pools of several sizes alternately. Without a pool, the driver grants every buffer for its
 # request.
 # guests: pvh
 # limit: 600
@@ -8,7 +8,7 @@
 
 make_files 1
 make_left
-# The driver of the other disks stays.
+# xen-blkback serves the other disks, so their driver stays loaded.
 disks="$(own xvdm /run/bench/0), $(blkback xvdo $LEFT), $(programs blkback)"
 make_jobs jobs.cpio "$GUEST" 'ours-pool xvdm' 'results xvdo' 'programs xvdp'
 make_initrd initrd /lab/scenarios/bench-pool/guest.sh /lab/files/modules.cpio jobs.cpio

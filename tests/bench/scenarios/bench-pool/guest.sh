@@ -1,7 +1,7 @@
-# Reads and writes with each size of pool in turn, in every other round in reverse order.
+# Reads and writes with each size of pool, in reverse order in every second round.
 . /disks.sh
 
-# reload PARAMETER…: the driver anew, with another pool.
+# reload PARAMETER…: loads the driver again, with another pool.
 reload() {
     echo virtio_disk-51904 >/sys/bus/xen/drivers/virtio_msg_xen/unbind
     rmmod virtio_msg_xen

@@ -1,6 +1,6 @@
-# The ways to reach a page that a guest granted, without a device around them: mapped once, as those
-# of the pool are, copied by the hypervisor, and mapped and unmapped each time; one page at a time,
-# and 32 by one call.
+# Measures the methods to access a granted page, without a device: mapped once, as the pool's pages
+# are; copied by the hypervisor; mapped and unmapped each time. Each with one page and with 32 pages
+# per call.
 # guests: pv pvh
 # limit: 300
 . /lab/dom0/lib.sh
@@ -13,7 +13,7 @@ wait_console "$name" 60 'lab: references'
 references=$(guest_said "$name" references)
 mkdir "$RESULTS/figures"
 
-# measure FIGURE SERVER WAY NUMBER: reads that many pages at a time, that way.
+# measure FIGURE SERVER WAY NUMBER: reads NUMBER pages at a time with the method WAY.
 measure() {
     # shellcheck disable=SC2046 # references are words
     reach-pages "$3" 500 "$domid" $(echo "$references" | cut -d ' ' -f "1-$4") >"$RESULTS/figures/$1@$2-pages.rate"

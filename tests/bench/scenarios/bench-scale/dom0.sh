@@ -1,11 +1,11 @@
-# How it scales: 1, 2, 4 and 8 guests that read at the same time, each its own disk; and one guest
-# that reads by 1, 2 and 4 queues of one disk.
+# Measures scaling: 1, 2, 4 and 8 guests read at the same time, each from its own disk; and one
+# guest reads through 1, 2 and 4 queues of one disk.
 # guests: pv
 # limit: 1200
 . /lab/dom0/lib.sh
 . /lab/scenarios/bench-block/servers.sh
 
-# guest NAME VCPUS OWN BLKBACK: starts a guest with these two files as disks.
+# guest NAME VCPUS OWN BLKBACK: starts a guest with the files of these numbers as disks.
 guest() {
     local name=$1 disks
     disks="$(own xvdm "/run/bench/$3"), $(blkback xvde "/run/bench/$4"), $(programs)"
@@ -15,8 +15,8 @@ guest() {
     domids="$domids $domid"
 }
 
-# measure FIGURE JOBS NUMBER: has the first NUMBER guests read at once, by JOBS jobs each, and sums
-# their rates.
+# measure FIGURE JOBS NUMBER: makes the first NUMBER guests read at once, with JOBS jobs each, and
+# sums their rates.
 measure() {
     local figure=$1 jobs=$2 number=$3 server=${1#*@} guest=0 sum=0
     server=${server%-file}
@@ -31,7 +31,7 @@ measure() {
     echo "$sum" >"$RESULTS/figures/$figure.rate"
 }
 
-# end_guests: ends all of them.
+# end_guests: ends all guests.
 end_guests() {
     for domid in $domids; do
         tell_guest "$domid" end

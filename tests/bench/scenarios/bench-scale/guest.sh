@@ -1,4 +1,5 @@
-# Reads when Dom0 says so, by as many jobs as it says, each on a virtual processor of its own.
+# Reads when Dom0 requests it, with the requested number of jobs, each on a virtual processor of its
+# own.
 . /disks.sh
 
 load xen-blkfront
