@@ -42,7 +42,7 @@ pub(crate) fn run_watched(
     }
     let status = child.wait()?;
     if !status.success() {
-        bail!("{what}: {status}. {}", quote(log));
+        bail!("{what} failed: {status}. {}", quote(log));
     }
     Ok(())
 }
@@ -55,7 +55,7 @@ pub(crate) fn output(command: &mut Command, what: &str) -> Result<String> {
         .with_context(|| format!("{what}: cannot start {:?}", command.get_program()))?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
-        bail!("{what}: {}: {}", output.status, stderr.trim());
+        bail!("{what} failed: {}: {}", output.status, stderr.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

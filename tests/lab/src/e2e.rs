@@ -62,7 +62,7 @@ fn run_on(
         .part(&part, || run_waiting(lab, kind, &mut waiting, files, progress, report));
     let mut failure = ran.err().map(|error| format!("{error:#}"));
     for scenario in waiting {
-        let why = failure.replace("not run: the machine had failed before".to_owned());
+        let why = failure.replace("not run: the machine failed in an earlier scenario".to_owned());
         report(Outcome {
             results: lab.logs().join(scenario.to_string()),
             scenario,

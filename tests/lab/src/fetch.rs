@@ -68,7 +68,7 @@ impl Recipe<'_> {
             step.done();
             Ok(())
         })
-        .with_context(|| format!("fetching {}", self.name))
+        .with_context(|| format!("cannot fetch {}", self.name))
     }
 }
 
