@@ -17,7 +17,8 @@ for turn in 1 2; do
     ! grep -E 'timed out|rror' xl-says || fail "xl destroy printed an error"
     for image in one two; do
         qemu-img check -q $image.qcow2 ||
-            fail "iteration $turn: $image.qcow2: $(qemu-img check $image.qcow2 2>&1)"
+            fail "iteration $turn: $image.qcow2 is damaged or in use:" \
+                "$(qemu-img check $image.qcow2 2>&1)"
     done
     wait_gone "$domid" 20
     rm "$consoles/guest-$name.log"

@@ -24,7 +24,7 @@ for attack in nonsense changing-config; do
     interrupts=$(guest_said "$name" interrupts)
     echo "$signals notifications, and $interrupts interrupts of the guest in 5 s"
     [ "${signals:-0}" -gt 1000 ] ||
-        fail "the backend sent only ${signals:-0} notifications, not 1000"
+        fail "the backend sent only ${signals:-0} notifications, 1000 or fewer"
     # Linux delays every second spurious interrupt by one tick. With 250 ticks per second these are
     # 2500 interrupts in 5 s, and some more if the clocks differ.
     [ "$interrupts" -lt 3000 ] ||
