@@ -1,4 +1,4 @@
-//! What both sides do for every message and every address.
+//! Benchmarks of the work that both sides do for every message and every address.
 
 use std::hint::black_box;
 use std::sync::atomic::AtomicU32;

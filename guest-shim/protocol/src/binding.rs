@@ -1,69 +1,70 @@
 //! XenStore keys, states and limits of the Xen bus binding (SPEC sections 2 and 7).
 
-/// The virtio-msg revision both sides must name [2.3].
+/// The virtio-msg revision that the backend offers and the frontend requires [2.3].
 pub const REVISION: u32 = 1;
-/// The smallest maximum message size that may be offered [2.3].
+/// The smallest maximum message size that a backend may offer, in bytes [2.3].
 pub const MIN_MESSAGE_SIZE: u32 = 52;
-/// The size offered unless there is a reason for another: 256 bytes of config behind a header.
+/// The maximum message size that a backend should offer, in bytes: a header and 256 bytes [2.3].
 pub const RECOMMENDED_MESSAGE_SIZE: u32 = 264;
-/// The device number of the one device behind a frontend/backend pair [1.2].
+/// The number of the one device of a bus instance, which is one frontend and one backend [1.2].
 pub const DEVICE_NUMBER: u16 = 0;
 
-/// Bus feature bit: the device keeps pages mapped that the driver shares with it [3.10].
+/// Bus feature bit: the device keeps the pages mapped that the driver shares with it [3.10].
 pub const F_SHARED_POOL: u32 = 1 << 0;
 
-/// Transport feature bit: SET_CONFIG with another generation than the current is rejected [2.11].
+/// Transport feature bit: the device rejects SET_CONFIG if its generation is not the current one
+/// [2.11].
 pub const F_STRICT_CONFIG_GENERATION: u32 = 1 << 0;
 
 /// The transport features that the two sides of this project know: none.
 pub const TRANSPORT_FEATURES: u32 = 0;
 
-/// Keys the backend writes into its own directory before state 2 [2.3].
+/// Keys that the backend writes into its own directory before it enters state 2 [2.3].
 pub mod backend_key {
-    /// virtio-msg revision, decimal.
+    /// virtio-msg revision, decimal: [`super::REVISION`].
     pub const REVISION: &str = "virtio-msg-revision";
-    /// Largest message, in bytes, that either side may send, decimal.
+    /// Largest message that either side may send, in bytes, decimal.
     pub const MAX_MESSAGE_SIZE: &str = "virtio-msg-max-size";
     /// Bus feature bits that the backend offers, decimal: [`super::F_SHARED_POOL`].
     pub const BUS_FEATURES: &str = "virtio-msg-bus-features";
-    /// Transport feature bits that the backend offers, decimal; without the key, none [2.11].
+    /// Transport feature bits that the backend offers, decimal; a missing key means 0 [2.11].
     pub const TRANSPORT_FEATURES: &str = "virtio-msg-transport-features";
 }
 
-/// Keys the frontend writes into its own directory before state 3 [2.4].
+/// Keys that the frontend writes into its own directory before it enters state 3 [2.4].
 pub mod frontend_key {
     /// Grant reference of the message page, decimal.
     pub const MESSAGE_PAGE: &str = "message-page-ref";
-    /// Event channel of the message page, decimal.
+    /// Event channel that accompanies the message page, unbound, for the backend's domain; decimal.
     pub const EVENT_CHANNEL: &str = "event-channel";
-    /// Of the transport feature bits that the backend offers those that the frontend takes,
-    /// decimal; without the key, none [2.11].
+    /// Transport feature bits that the frontend takes from the backend's offer, decimal; a missing
+    /// key means 0 [2.11].
     pub const TRANSPORT_FEATURES: &str = "virtio-msg-transport-features";
 }
 
-/// A xenbus end's state, as the `state` key holds it in decimal.
+/// The xenbus state of a frontend or a backend, whose key `state` holds it in decimal [2.2].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum XenbusState {
-    /// No state: the key is missing, or something else stands in it.
+    /// The key is missing, or its value is no state.
     Unknown = 0,
-    /// Being set up by the toolstack, or starting again.
+    /// The toolstack has created the directory, or the frontend starts again.
     Initialising = 1,
-    /// Backend: negotiation keys are written.
+    /// The backend has written its keys [2.3].
     InitWait = 2,
-    /// Frontend: page and port are written.
+    /// The frontend has written its keys [2.4].
     Initialised = 3,
-    /// Messages flow.
+    /// The frontend may send messages.
     Connected = 4,
-    /// Going down.
+    /// This side is closing the connection.
     Closing = 5,
-    /// Down; nothing of the peer's is held.
+    /// This side has closed the connection and holds nothing of the peer's.
     Closed = 6,
 }
 
 impl XenbusState {
-    /// The state with this number; [`XenbusState::Unknown`] for any other number, since the peer
-    /// wrote it.
+    /// Decodes a number that the peer wrote; any number that is no state decodes to
+    /// [`XenbusState::Unknown`] [2.2].
     pub const fn from_number(number: u32) -> Self {
         match number {
             1 => Self::Initialising,
@@ -77,29 +78,29 @@ impl XenbusState {
     }
 }
 
-/// What both sides work with once the negotiation keys are read.
+/// The result of the negotiation of the backend's keys [2.3].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Negotiated {
     /// Largest message that either side may send, in bytes.
     pub max_message_size: u32,
-    /// Whether the driver may share pages [3.10].
+    /// Whether the driver may share pages for a pool [3.10].
     pub shared_pool: bool,
 }
 
-/// Why a driver cannot work with what a backend offers.
+/// The reason why a driver cannot use a backend's offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NegotiationError {
-    /// Another revision than [`REVISION`].
+    /// The backend offers a revision other than [`REVISION`].
     Revision(u32),
-    /// A maximum message size below [`MIN_MESSAGE_SIZE`].
+    /// The backend offers a maximum message size below [`MIN_MESSAGE_SIZE`].
     MessageSize(u32),
 }
 
-/// Checks what the backend offers [2.3]. Bus features beyond those known here are not used. A
-/// larger maximum than a slot of the message page holds is cut down to the slot.
+/// Checks the backend's offer [2.3]. Unknown bits of `bus_features` are ignored. A
+/// `max_message_size` above [`SLOT_SIZE`](crate::page::SLOT_SIZE) is reduced to it.
 ///
 /// # Errors
-/// [`NegotiationError`] names the key that does not fit.
+/// [`NegotiationError`] names the key that the driver cannot use, and its value.
 pub const fn negotiate(
     revision: u32,
     max_message_size: u32,
@@ -116,7 +117,7 @@ pub const fn negotiate(
     Ok(Negotiated { max_message_size, shared_pool: bus_features & F_SHARED_POOL != 0 })
 }
 
-/// The transport features that a frontend takes of those that are offered [2.11].
+/// The offered transport features that a frontend takes: those in [`TRANSPORT_FEATURES`] [2.11].
 pub const fn taken_transport_features(offered: u32) -> u32 {
     offered & TRANSPORT_FEATURES
 }
@@ -126,14 +127,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spec_2_11_no_transport_feature_is_taken_that_is_not_known() {
+    fn spec_2_11_unknown_transport_features_are_not_taken() {
         for offered in [0, F_STRICT_CONFIG_GENERATION, 0x8000_0000, u32::MAX] {
             assert_eq!(taken_transport_features(offered), 0, "{offered:#x}");
         }
     }
 
     #[test]
-    fn spec_2_3_negotiation_refuses_what_it_does_not_know() {
+    fn spec_2_3_unknown_revision_and_small_size_are_refused() {
         let size = |offered| negotiate(1, offered, 0).map(|agreed| agreed.max_message_size);
         assert_eq!((size(264), size(65535)), (Ok(264), Ok(480)));
         assert_eq!(negotiate(2, 264, 0), Err(NegotiationError::Revision(2)));
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_2_3_of_the_bus_features_those_are_used_that_are_known() {
+    fn spec_2_3_unknown_bus_features_are_ignored() {
         let pool = |features| negotiate(1, 264, features).map(|agreed| agreed.shared_pool);
         assert_eq!(
             (pool(0), pool(1), pool(6), pool(7)),
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_2_2_states_of_any_number_decode() {
+    fn spec_2_2_any_state_number_decodes() {
         assert_eq!(XenbusState::from_number(4), XenbusState::Connected);
         assert_eq!(XenbusState::from_number(7), XenbusState::Unknown);
         assert_eq!(XenbusState::from_number(u32::MAX), XenbusState::Unknown);

@@ -1,25 +1,25 @@
-//! Grant references and the DMA addresses made of them (SPEC section 3).
+//! Grant references, and the DMA addresses that encode them (SPEC section 3).
 
 use core::fmt;
 
-/// Bytes in a granted page. Xen grants 4 KiB pages whatever the kernel's own page size is.
+/// Bytes in a granted page. Xen grants 4 KiB pages whatever the kernel's own page size is [3.1].
 pub const PAGE_SIZE: u64 = 4096;
 
-/// The first references of every grant table. The toolstack grants by them what every guest shares
-/// with it, its console and its XenStore ring, to the domains that serve those: no driver's buffer
-/// is there [3.13].
+/// References below this number belong to the toolstack, in every grant table. Through them it
+/// grants the guest's console and XenStore ring to the domains that serve those, so that no
+/// driver's buffer has one of them [3.13].
 pub const TOOLSTACK_REFERENCES: u32 = 8;
 
 const GRANT_BIT: u64 = 1 << 63;
 const OFFSET_MASK: u64 = PAGE_SIZE - 1;
 
-/// An entry of the granting domain's grant table.
+/// The number of an entry in the granting domain's grant table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct GrantRef(pub u32);
 
 impl GrantRef {
-    /// The reference `pages` after this one, or `None` past the last there can be.
+    /// The reference `pages` after this one, or `None` past the last 32-bit reference.
     pub fn checked_add(self, pages: u32) -> Option<Self> {
         self.0.checked_add(pages).map(Self)
     }
@@ -31,32 +31,32 @@ impl fmt::Display for GrantRef {
     }
 }
 
-/// What a grant allows the device, and what a mapping of it allows.
+/// The access that a grant, or a mapping of it, allows the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
-    /// Reading.
+    /// The device may read.
     ReadOnly,
-    /// Reading and writing. Xen has no grant for writing alone.
+    /// The device may read and write. Xen has no grant for writing alone.
     ReadWrite,
 }
 
-/// Why a number is not the address of granted memory.
+/// The reason why an address and a length do not name memory that the device may reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressError {
     /// Bit 63 is clear: a raw guest address, which no device here can reach [3.2].
     Raw(u64),
     /// Bits 62 to 44 are not zero: more than a 32-bit grant reference [3.2].
     Reserved(u64),
-    /// A reference that no driver can have been given [3.13].
+    /// The reference is one of the first [`TOOLSTACK_REFERENCES`], which no driver gets [3.13].
     Toolstack(GrantRef),
-    /// The range runs past the last grant reference.
+    /// The range runs past the last grant reference, or past the end of the pool.
     Overflow {
-        /// Where it starts.
+        /// Address of the first byte.
         address: u64,
-        /// Its length in bytes.
+        /// Length in bytes.
         length: u64,
     },
-    /// A range of no bytes names no page.
+    /// The range has no bytes and so names no page.
     Empty(u64),
 }
 
@@ -78,11 +78,11 @@ impl fmt::Display for AddressError {
 
 impl core::error::Error for AddressError {}
 
-/// A DMA address: a byte of a granted page. Bit 63 set, bits 43 to 12 the grant reference, bits 11
-/// to 0 the offset in the page [3.1].
+/// A DMA address of a byte in a granted page. In its encoded form bit 63 is set, bits 43 to 12 are
+/// the grant reference, and bits 11 to 0 are the offset in the page [3.1].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrantAddress {
-    /// The page.
+    /// The reference of the page.
     pub reference: GrantRef,
     offset: u16,
 }
@@ -98,21 +98,21 @@ impl GrantAddress {
         Self { reference, offset: (offset & OFFSET_MASK) as u16 }
     }
 
-    /// The byte's offset in its page, below [`PAGE_SIZE`].
+    /// The byte's offset in its page, in bytes, below [`PAGE_SIZE`].
     pub const fn offset(self) -> u64 {
         self.offset as u64
     }
 
-    /// The address as it stands in descriptors and messages.
+    /// Encodes the address as descriptors and messages hold it.
     pub const fn encode(self) -> u64 {
         GRANT_BIT | ((self.reference.0 as u64) << 12) | self.offset as u64
     }
 
-    /// Takes an address apart.
+    /// Decodes an address from a descriptor or a message.
     ///
     /// # Errors
-    /// [`AddressError::Raw`], [`AddressError::Reserved`] and [`AddressError::Toolstack`] for what
-    /// is not a driver's grant address.
+    /// [`AddressError::Raw`], [`AddressError::Reserved`] or [`AddressError::Toolstack`] if
+    /// `address` is not a grant address that a driver can have.
     pub const fn decode(address: u64) -> Result<Self, AddressError> {
         if address & GRANT_BIT == 0 {
             return Err(AddressError::Raw(address));
@@ -129,9 +129,9 @@ impl GrantAddress {
     }
 }
 
-/// How many pages `length` bytes touch that start at `offset` in their first page.
+/// The number of pages that `length` bytes touch which start at `offset` in their first page.
 ///
-/// The offset counts: two bytes at offset 4095 touch two pages.
+/// The offset counts: two bytes at offset 4095 touch two pages [3.3].
 ///
 /// ```
 /// # use protocol::grant::pages_spanned;
@@ -149,19 +149,20 @@ pub const fn pages_spanned(offset: u64, length: u64) -> u64 {
 /// A buffer in granted memory: consecutive references, one a page [3.3].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GrantRange {
-    /// Where it starts.
+    /// Address of the first byte.
     pub start: GrantAddress,
-    /// Its length in bytes, at least 1.
+    /// Length in bytes, at least 1.
     pub length: u64,
-    /// The pages it touches, at least 1.
+    /// Number of pages that the buffer touches, at least 1.
     pub pages: u32,
 }
 
 impl GrantRange {
-    /// Takes apart `length` bytes at `address`.
+    /// Decodes the range of `length` bytes at `address`.
     ///
     /// # Errors
-    /// [`AddressError`] if the range is empty, is not of grants, or leaves the 32-bit references.
+    /// [`AddressError`] if the range is empty, if `address` is not a grant address, or if the range
+    /// runs past the last 32-bit reference.
     pub fn decode(address: u64, length: u64) -> Result<Self, AddressError> {
         let start = GrantAddress::decode(address)?;
         let overflow = AddressError::Overflow { address, length };
@@ -171,7 +172,7 @@ impl GrantRange {
         Ok(Self { start, length, pages })
     }
 
-    /// The references of its pages, in order.
+    /// The references of the buffer's pages, in order.
     pub fn references(self) -> impl Iterator<Item = GrantRef> {
         (0..self.pages).filter_map(move |page| self.start.reference.checked_add(page))
     }
@@ -191,14 +192,14 @@ mod tests {
     }
 
     #[test]
-    fn spec_3_2_raw_and_reserved_are_refused() {
+    fn spec_3_2_raw_and_reserved_addresses_are_refused() {
         assert_eq!(GrantAddress::decode(0x1000), Err(AddressError::Raw(0x1000)));
         let reserved = (1 << 63) | (1 << 44);
         assert_eq!(GrantAddress::decode(reserved), Err(AddressError::Reserved(reserved)));
     }
 
     #[test]
-    fn spec_3_13_the_toolstacks_grants_are_refused() {
+    fn spec_3_13_toolstack_references_are_refused() {
         for reference in [GrantRef(0), GrantRef(1), GrantRef(TOOLSTACK_REFERENCES - 1)] {
             let address = GrantAddress::page(reference).encode();
             assert_eq!(GrantAddress::decode(address), Err(AddressError::Toolstack(reference)));
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_3_3_offset_counts_towards_the_pages() {
+    fn spec_3_3_offset_counts_towards_pages() {
         let straddling = GrantAddress::new(GrantRef(9), 4000).encode();
         assert_eq!(GrantRange::decode(straddling, 96).map(|r| r.pages), Ok(1));
         assert_eq!(GrantRange::decode(straddling, 97).map(|r| r.pages), Ok(2));

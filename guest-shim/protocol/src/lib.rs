@@ -1,19 +1,19 @@
-//! virtio-msg over Xen, as both sides speak it.
+//! virtio-msg over Xen: the definitions that both sides share.
 //!
-//! This crate holds what the driver side (the Linux module `virtio_msg_xen`) and the device side
-//! (the daemon `xen-virtiod`) must agree on, and nothing that only one of them knows:
+//! The driver side (the Linux module `virtio_msg_xen`) and the device side (the daemon
+//! `xen-virtiod`) both use this crate. It holds nothing that only one of them needs:
 //!
 //! * [`message`]: the virtio-msg revision 1 messages and their encoding;
 //! * [`page`]: the shared page that carries them, two single-producer single-consumer queues;
-//! * [`grant`]: grant references and the DMA addresses made of them;
+//! * [`grant`]: grant references, and the DMA addresses that encode them;
 //! * [`pool`]: the shared pool, and DMA addresses in it;
 //! * [`binding`]: XenStore keys, states and limits of the Xen bus binding;
-//! * [`status`]: the device status byte and the feature bits the transport itself cares about.
+//! * [`status`]: the device status byte, and the feature bits that the transport itself uses.
 //!
-//! `SPEC.md` beside `Cargo.toml` is the written form of the binding. `[n.m]` in a comment or a test
-//! name (`spec_n_m_…`) is a clause of it.
+//! `SPEC.md` beside `Cargo.toml` specifies the binding. `[n.m]` in a comment and `spec_n_m_…` in a
+//! test name refer to clause n.m of it.
 //!
-//! The crate is `no_std`, has no dependency and no unsafe code. Nothing in it panics on any input.
+//! The crate is `no_std` and has no dependency and no unsafe code. It does not panic on any input.
 //!
 //! ```
 //! use protocol::message::{Message, Request};

@@ -1,8 +1,8 @@
-//! The virtio-msg revision 1 messages, and the one codec for them (SPEC section 5).
+//! The virtio-msg revision 1 messages, and their codec (SPEC section 5).
 //!
-//! Decoding takes a byte slice and gives a value that borrows from it, or an error; it never reads
-//! past the slice and never panics. What a peer sent is decoded from a private copy, never in place
-//! in the shared page ([`crate::page`]).
+//! Decoding takes a byte slice and returns a value that borrows from it, or an error. It never
+//! reads past the slice and never panics. Callers decode a peer's message from a private copy,
+//! never from the shared page itself ([`crate::page`]).
 
 mod event;
 mod header;
@@ -20,7 +20,7 @@ pub use response::{BindOutcome, DeviceInfo, Response, ShareOutcome, VqueueState}
 
 use crate::wire::{Reader, Writer};
 
-/// Message numbers. Transport messages and bus messages count apart.
+/// Message numbers. Transport messages and bus messages are numbered separately.
 pub(crate) mod id {
     pub(crate) const GET_DEVICE_INFO: u8 = 0x02;
     pub(crate) const GET_DEVICE_FEATURES: u8 = 0x03;
@@ -42,28 +42,28 @@ pub(crate) mod id {
     pub(crate) const BUS_SHARE_PAGES: u8 = 0x81;
 }
 
-/// Why bytes are not a message, or a message does not fit its bytes.
+/// The reason why bytes do not decode to a message, or a message does not encode into a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageError {
-    /// Ends before a field it must have.
+    /// The message ends before a mandatory field.
     Truncated,
-    /// Its header gives another size than was received.
+    /// The size in the header differs from the number of bytes received.
     Size {
-        /// What the header says.
+        /// Size in the header, in bytes.
         header: u16,
-        /// What arrived.
+        /// Bytes received.
         received: usize,
     },
     /// No message of this binding has this kind and number.
     Unknown {
-        /// Whether it is a bus message.
+        /// `true` for a bus message, `false` for a transport message.
         bus: bool,
-        /// Its number.
+        /// Message number.
         id: u8,
     },
-    /// A field holds a value that the message does not allow.
+    /// The named field holds a value that the message does not allow.
     Field(&'static str),
-    /// Longer than the buffer, or than a message may be.
+    /// The message is longer than the buffer, or than the header's size field can give.
     TooLong,
 }
 
@@ -72,11 +72,11 @@ impl fmt::Display for MessageError {
         match self {
             Self::Truncated => f.write_str("message ends before its last field"),
             Self::Size { header, received } => {
-                write!(f, "message of {received} bytes says that it has {header}")
+                write!(f, "message header gives {header} bytes, but {received} were received")
             }
             Self::Unknown { bus: true, id } => write!(f, "unknown bus message {id:#04x}"),
             Self::Unknown { bus: false, id } => write!(f, "unknown transport message {id:#04x}"),
-            Self::Field(name) => write!(f, "field {name} holds a value that is not allowed"),
+            Self::Field(name) => write!(f, "message field {name} holds an invalid value"),
             Self::TooLong => f.write_str("message is longer than the maximum size"),
         }
     }
@@ -87,31 +87,31 @@ impl core::error::Error for MessageError {}
 /// Feature bits in blocks of 32, as GET_DEVICE_FEATURES and SET_DRIVER_FEATURES carry them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FeatureBlocks<'a> {
-    /// Number of the first block.
+    /// Number of the first block; block 0 holds bits 0 to 31.
     pub first: u32,
     bytes: &'a [u8],
 }
 
 impl<'a> FeatureBlocks<'a> {
-    /// Blocks from their little-endian bytes; what does not fill a block is left out.
+    /// Creates blocks from little-endian bytes; bytes after the last whole block are ignored.
     pub fn new(first: u32, bytes: &'a [u8]) -> Self {
         let whole = bytes.len() & !3;
         Self { first, bytes: bytes.get(..whole).unwrap_or(&[]) }
     }
 
-    /// How many blocks there are.
+    /// The number of blocks.
     pub fn count(&self) -> u32 {
         (self.bytes.len() / 4) as u32
     }
 
-    /// Number and bits of each block. Numbers may exceed what the messages' fields can hold.
+    /// Number and bits of each block. A number may exceed the 32 bits of the messages' fields.
     pub fn iter(&self) -> impl Iterator<Item = (u64, u32)> + 'a {
         let blocks = self.bytes.chunks_exact(4).zip(u64::from(self.first)..);
         blocks
             .filter_map(|(bits, number)| Some((number, u32::from_le_bytes(bits.try_into().ok()?))))
     }
 
-    /// The first 64 feature bits of what the blocks hold; those beyond are dropped.
+    /// Feature bits 0 to 63, with 0 for blocks that are not present; higher bits are dropped.
     pub fn low_bits(&self) -> u64 {
         self.iter().fold(0, |low, (number, bits)| match number {
             0 => low | u64::from(bits),
@@ -133,14 +133,14 @@ impl<'a> FeatureBlocks<'a> {
     }
 }
 
-/// A piece of the device's configuration space.
+/// A range of the device's configuration space, with its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConfigData<'a> {
     /// Configuration generation that the bytes belong to.
     pub generation: u32,
-    /// Offset of the first byte.
+    /// Offset of the first byte in the configuration space.
     pub offset: u32,
-    /// The bytes.
+    /// The bytes; empty if the device read or wrote none [5.5, 6.6].
     pub data: &'a [u8],
 }
 
@@ -158,28 +158,28 @@ impl<'a> ConfigData<'a> {
     }
 }
 
-/// A message's content by the part it plays.
+/// The content of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body<'a> {
-    /// From the driver; gets exactly one response.
+    /// A request, which the receiver answers once. Only PING also goes from device to driver [5.9].
     Request(Request<'a>),
-    /// From the device, to a request.
+    /// The response to a request.
     Response(Response<'a>),
-    /// From either side; gets no response.
+    /// A notification, which the receiver does not answer [5.3].
     Event(Event<'a>),
 }
 
-/// A whole message.
+/// A message: token and content. The codec adds the other fields of the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
-    /// Ties a response to its request; 0 in events.
+    /// Matches a response to its request [5.4]; 0 in events.
     pub token: u16,
-    /// What it says.
+    /// The request, response or event.
     pub body: Body<'a>,
 }
 
 impl<'a> Message<'a> {
-    /// A request under `token`.
+    /// A request that carries `token`.
     pub const fn request(token: u16, request: Request<'a>) -> Self {
         Self { token, body: Body::Request(request) }
     }
@@ -189,15 +189,15 @@ impl<'a> Message<'a> {
         Self { token, body: Body::Response(response) }
     }
 
-    /// An event.
+    /// An event, with token 0.
     pub const fn event(event: Event<'a>) -> Self {
         Self { token: 0, body: Body::Event(event) }
     }
 
-    /// Writes the message into `buffer` and gives its size in bytes.
+    /// Writes the message into `buffer` and returns its size in bytes.
     ///
     /// # Errors
-    /// [`MessageError::TooLong`] if it does not fit; part of the buffer is written then.
+    /// [`MessageError::TooLong`] if the message does not fit; part of `buffer` may be written then.
     pub fn encode(&self, buffer: &mut [u8]) -> Result<usize, MessageError> {
         let mut writer = Writer::new(buffer);
         let (kind, id) = match &self.body {
@@ -217,10 +217,11 @@ impl<'a> Message<'a> {
         Ok(usize::from(size))
     }
 
-    /// Reads one message that fills `bytes`.
+    /// Decodes one message that fills `bytes`.
     ///
     /// # Errors
-    /// [`MessageError`] says what is malformed; such a message is dropped and counted [5.3].
+    /// [`MessageError`] if the message is malformed or unknown; the receiver must drop and count
+    /// it [5.3].
     pub fn decode(bytes: &'a [u8]) -> Result<Self, MessageError> {
         let mut reader = Reader(bytes);
         let header = Header::read(&mut reader)?;

@@ -1,37 +1,37 @@
 //! The message page: two single-producer single-consumer queues in one granted page (SPEC
 //! section 4).
 //!
-//! Both sides see the page as atomic words, so that what the peer does to it at any moment is a
-//! value and never undefined behaviour. Indices are free-running; each side keeps its own index in
-//! private memory and only publishes it, and checks the peer's at every use. A message is copied
-//! out whole before anything looks at it.
+//! Both sides access the page as atomic words, so that a concurrent write by the peer changes a
+//! value and is never undefined behaviour. Indices are free-running. Each side keeps its own index
+//! in private memory and only publishes it in the page, and checks the peer's index at every use
+//! [4.3]. The consumer copies a whole message out of the page before anything decodes it.
 
 use crate::atomic::{AtomicU32, Ordering};
 use core::fmt;
 
 use crate::message::{HEADER_SIZE, Header};
 
-/// The page as both sides see it: 4096 bytes of little-endian 32-bit words.
+/// The page as both sides access it: 4096 bytes as little-endian 32-bit words.
 pub type PageWords = [AtomicU32; 1024];
 
-/// Slots in a queue; a power of two.
+/// Number of slots in a queue; a power of two.
 pub const SLOTS: u32 = 4;
-/// Bytes in a slot: the longest message the page can carry.
+/// Size of a slot in bytes: the longest message that the page can carry.
 pub const SLOT_SIZE: usize = 480;
 
 const SLOT_WORDS: usize = SLOT_SIZE / 4;
 
-/// Which of the two queues.
+/// One of the two queues of a page, by its direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueDirection {
-    /// Requests and events from the driver.
+    /// The driver produces: requests, events, and responses to PING.
     DriverToDevice,
-    /// Responses and events from the device.
+    /// The device produces: responses, events, and PING.
     DeviceToDriver,
 }
 
 impl QueueDirection {
-    /// Word of the index that the producer publishes [4.1].
+    /// The word that holds the producer's index [4.1].
     const fn producer_word(self) -> usize {
         match self {
             Self::DriverToDevice => word_at(0x000),
@@ -39,7 +39,7 @@ impl QueueDirection {
         }
     }
 
-    /// Word of the index that the consumer publishes [4.1].
+    /// The word that holds the consumer's index [4.1].
     const fn consumer_word(self) -> usize {
         match self {
             Self::DriverToDevice => word_at(0x040),
@@ -47,7 +47,7 @@ impl QueueDirection {
         }
     }
 
-    /// The words of the slot that index `index` falls in [4.1].
+    /// The words of slot `index` modulo [`SLOTS`] [4.1, 4.2].
     fn slot(self, page: &PageWords, index: u32) -> &[AtomicU32] {
         let base = match self {
             Self::DriverToDevice => word_at(0x100),
@@ -58,13 +58,13 @@ impl QueueDirection {
     }
 }
 
-/// The peer's index is not within a queue's length of ours [4.4]: nothing in the page can be
-/// trusted.
+/// The peer published an index that is not within [`SLOTS`] of this side's own [4.4]. This side
+/// must not read the page any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Corrupt {
-    /// What this side knows its own index to be.
+    /// This side's own index, from private memory.
     pub ours: u32,
-    /// What the peer published.
+    /// The index that the peer published.
     pub theirs: u32,
 }
 
@@ -77,18 +77,18 @@ impl fmt::Display for Corrupt {
 
 impl core::error::Error for Corrupt {}
 
-/// Why a message was not sent.
+/// The reason why [`Producer::push`] did not add a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PushError {
-    /// All slots hold messages that the peer has not taken; it signals when it takes one [4.5].
+    /// The queue is full. The peer signals the event channel after it has taken messages [4.5].
     Full,
-    /// The message is longer than a slot.
+    /// The message is longer than [`SLOT_SIZE`].
     TooLong,
-    /// The peer broke the queue.
+    /// The peer published an impossible index.
     Corrupt(Corrupt),
 }
 
-/// The sending end of one queue.
+/// The producer's end of one queue.
 #[derive(Debug)]
 pub struct Producer {
     direction: QueueDirection,
@@ -96,20 +96,20 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// The sending end of a queue in a page that was zeroed.
+    /// Creates the producer's end of a queue in a zeroed page.
     pub const fn new(direction: QueueDirection) -> Self {
         Self { direction, next: 0 }
     }
 
-    /// Puts a message into the queue. The caller signals the event channel afterwards [4.5].
+    /// Adds a message to the queue. The caller signals the event channel afterwards [4.5].
     ///
     /// # Errors
-    /// [`PushError`]; the queue is unchanged.
+    /// [`PushError`], after which the queue is unchanged.
     pub fn push(&mut self, page: &PageWords, message: &[u8]) -> Result<(), PushError> {
         if message.len() > SLOT_SIZE {
             return Err(PushError::TooLong);
         }
-        // Acquire pairs with the consumer's Release: it has done reading the slot we write over.
+        // Acquire pairs with the consumer's Release: it has read the slot that we overwrite.
         let consumer = load(page, self.direction.consumer_word(), Ordering::Acquire);
         let used = self.next.wrapping_sub(consumer);
         if used > SLOTS {
@@ -120,30 +120,30 @@ impl Producer {
         }
         write_words(self.direction.slot(page, self.next), message);
         self.next = self.next.wrapping_add(1);
-        // Release pairs with the consumer's Acquire: the slot is written before the index says so.
+        // Release pairs with the consumer's Acquire: we write the slot before the index.
         store(page, self.direction.producer_word(), self.next, Ordering::Release);
         Ok(())
     }
 }
 
-/// What a consumer found.
+/// The result of [`Consumer::pop`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Popped {
-    /// Nothing to take.
+    /// The queue is empty.
     Empty,
-    /// A message, now in the caller's buffer.
+    /// The consumer copied a message into the caller's buffer.
     Message {
-        /// Its bytes.
+        /// Size of the message in bytes.
         size: usize,
     },
-    /// A slot whose header gives a size that no message can have; it was dropped [5.3].
+    /// The consumer dropped a message with an impossible size in its header [5.3].
     Malformed {
-        /// The size it gave.
+        /// Size in the header, in bytes.
         size: usize,
     },
 }
 
-/// The receiving end of one queue.
+/// The consumer's end of one queue.
 #[derive(Debug)]
 pub struct Consumer {
     direction: QueueDirection,
@@ -152,30 +152,30 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// The receiving end of a queue in a page that was zeroed.
+    /// Creates the consumer's end of a queue in a zeroed page.
     pub const fn new(direction: QueueDirection) -> Self {
         Self { direction, next: 0, saw_full: false }
     }
 
-    /// Whether [`Consumer::pop`] would find something, good or not.
+    /// Whether [`Consumer::pop`] would return anything but [`Popped::Empty`], an error included.
     pub fn has_news(&self, page: &PageWords) -> bool {
-        // Relaxed: nothing is read of the queue for it; `pop` looks again.
+        // Relaxed: the caller reads no slot because of it; `pop` loads the index again.
         load(page, self.direction.producer_word(), Ordering::Relaxed) != self.next
     }
 
     /// Copies the oldest message into `buffer` and frees its slot.
     ///
-    /// `max_size` is the negotiated maximum message size.
+    /// `max_size` is the negotiated maximum message size in bytes.
     ///
     /// # Errors
-    /// [`Corrupt`] if the producer's index is impossible; the queue is unusable from then on.
+    /// [`Corrupt`] if the producer's index is impossible; the caller must not use the queue again.
     pub fn pop(
         &mut self,
         page: &PageWords,
         max_size: usize,
         buffer: &mut [u8; SLOT_SIZE],
     ) -> Result<Popped, Corrupt> {
-        // Acquire pairs with the producer's Release: the slot is written before we read it.
+        // Acquire pairs with the producer's Release: it has written the slots before the index.
         let producer = load(page, self.direction.producer_word(), Ordering::Acquire);
         let waiting = producer.wrapping_sub(self.next);
         if waiting > SLOTS {
@@ -191,25 +191,25 @@ impl Consumer {
         let size = usize::from(Header::size_of(header));
         let well_sized = (HEADER_SIZE..=max_size.min(SLOT_SIZE)).contains(&size);
         if let (true, Some((head, body))) = (well_sized, buffer.split_at_mut_checked(HEADER_SIZE)) {
-            // The header that was checked is the header that is used: read once, never again.
+            // The buffer gets the header that was checked: we read it from the page once.
             head.iter_mut().zip(header).for_each(|(to, from)| *to = from);
             let rest = body.get_mut(..size.saturating_sub(HEADER_SIZE)).unwrap_or(&mut []);
             read_words(slot.get(HEADER_SIZE / 4..).unwrap_or(&[]), rest);
         }
         self.next = self.next.wrapping_add(1);
-        // Release pairs with the producer's Acquire: we have done reading the slot.
+        // Release pairs with the producer's Acquire: we have read the slot.
         store(page, self.direction.consumer_word(), self.next, Ordering::Release);
         Ok(if well_sized { Popped::Message { size } } else { Popped::Malformed { size } })
     }
 
-    /// Whether the producer may be waiting for a free slot, and so must be signalled [4.5]. Asked
-    /// once after the queue is drained.
+    /// Whether the consumer found the queue full since the last call, so that it must signal the
+    /// producer, which may wait for a free slot [4.5]. Callers drain the queue before this call.
     pub fn take_saw_full(&mut self) -> bool {
         core::mem::take(&mut self.saw_full)
     }
 }
 
-/// The word at a byte offset.
+/// The number of the word at a byte offset.
 const fn word_at(byte: usize) -> usize {
     byte / 4
 }
@@ -224,7 +224,7 @@ fn store(page: &PageWords, word: usize, value: u32, order: Ordering) {
     }
 }
 
-/// Relaxed: the producer index orders the slot's words.
+/// Writes a slot. Relaxed: the producer's index orders the slot's words.
 fn write_words(slot: &[AtomicU32], bytes: &[u8]) {
     for (word, chunk) in slot.iter().zip(bytes.chunks(4)) {
         let mut value = [0; 4];
@@ -233,7 +233,7 @@ fn write_words(slot: &[AtomicU32], bytes: &[u8]) {
     }
 }
 
-/// Relaxed: the producer index orders the slot's words.
+/// Reads a slot. Relaxed: the producer's index orders the slot's words.
 fn read_words(slot: &[AtomicU32], bytes: &mut [u8]) {
     for (word, chunk) in slot.iter().zip(bytes.chunks_mut(4)) {
         let value = word.load(Ordering::Relaxed).to_ne_bytes();
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_4_1_the_slots_fill_the_page_and_do_not_overlap() {
+    fn spec_4_1_slots_fill_the_page_without_overlap() {
         let page = page();
         let mut seen = [0u8; 1024];
         for direction in [QueueDirection::DriverToDevice, QueueDirection::DeviceToDriver] {
@@ -278,12 +278,12 @@ mod tests {
                 seen[start / 4..start / 4 + SLOT_WORDS].iter_mut().for_each(|n| *n += 1);
             }
         }
-        assert!(seen[..64].iter().all(|n| *n == 0), "indices have the first 256 bytes");
+        assert!(seen[..64].iter().all(|n| *n == 0), "the first 256 bytes hold the indices");
         assert!(seen[64..].iter().all(|n| *n == 1));
     }
 
     #[test]
-    fn spec_4_2_messages_arrive_in_order_past_the_wrap() {
+    fn spec_4_2_messages_arrive_in_order_after_slots_wrap() {
         let (page, (mut producer, mut consumer)) = (page(), ends());
         let mut buffer = [0; SLOT_SIZE];
         for number in 0..10 {
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_4_2_the_index_itself_may_wrap() {
+    fn spec_4_2_index_may_wrap() {
         let (page, (mut producer, mut consumer)) = (page(), ends());
         (producer.next, consumer.next) = (u32::MAX, u32::MAX);
         store(&page, QueueDirection::DriverToDevice.consumer_word(), u32::MAX, Ordering::Relaxed);
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_4_5_a_full_queue_refuses_and_its_consumer_knows_to_signal() {
+    fn spec_4_5_full_queue_refuses_messages_and_consumer_must_signal() {
         let (page, (mut producer, mut consumer)) = (page(), ends());
         for number in 0..SLOTS {
             producer.push(&page, &ping(number)).unwrap();
@@ -321,12 +321,12 @@ mod tests {
         assert_eq!(producer.push(&page, &ping(9)), Err(PushError::Full));
         consumer.pop(&page, 264, &mut [0; SLOT_SIZE]).unwrap();
         assert!(consumer.take_saw_full());
-        assert!(!consumer.take_saw_full(), "asked once");
+        assert!(!consumer.take_saw_full(), "the first call clears it");
         producer.push(&page, &ping(9)).unwrap();
     }
 
     #[test]
-    fn spec_4_3_what_the_peer_does_to_our_own_index_changes_nothing() {
+    fn spec_4_3_own_index_is_not_read_back() {
         let (page, (mut producer, mut consumer)) = (page(), ends());
         let direction = QueueDirection::DriverToDevice;
         producer.push(&page, &ping(1)).unwrap();
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_5_3_impossible_sizes_are_dropped_and_the_next_message_is_read() {
+    fn spec_5_3_impossible_size_drops_the_message_and_keeps_the_next() {
         let (page, (mut producer, mut consumer)) = (page(), ends());
         for size in [0u16, 7, 265, 481, u16::MAX] {
             let mut message = ping(1);
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_longer_than_a_slot_is_not_sent() {
+    fn message_longer_than_a_slot_is_refused() {
         let (page, (mut producer, _)) = (page(), ends());
         assert_eq!(producer.push(&page, &[0; SLOT_SIZE + 1]), Err(PushError::TooLong));
     }

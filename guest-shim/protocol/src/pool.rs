@@ -1,24 +1,24 @@
-//! The shared pool: pages that are granted and mapped once, and the DMA addresses in them (SPEC
-//! section 3).
+//! The shared pool, whose pages the driver grants once and the device keeps mapped, and the DMA
+//! addresses in it [3.10].
 
 use core::fmt;
 
 use crate::grant::{AddressError, GrantRange, PAGE_SIZE, pages_spanned};
 
-/// The most pages of one device's pool (SPEC section 7).
+/// The maximum number of pages in one device's pool (SPEC 7.22).
 pub const MAX_POOL_PAGES: u32 = 4096;
 
 const POOL_BITS: u64 = 0b11 << 62;
 const OFFSET_MASK: u64 = PAGE_SIZE - 1;
 
-/// A page by its number in the pool.
+/// The number of a page in the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct PoolPage(pub u32);
 
 impl PoolPage {
-    /// The address of byte `offset` (taken modulo the page size) of the page: bits 63 and 62 set,
-    /// bits 43 to 12 the number, bits 11 to 0 the offset [3.10].
+    /// The DMA address of byte `offset` (taken modulo the page size) of the page: bits 63 and 62
+    /// are set, bits 43 to 12 are the number, bits 11 to 0 are the offset [3.10].
     pub const fn address(self, offset: u64) -> u64 {
         POOL_BITS | (self.0 as u64) << 12 | offset & OFFSET_MASK
     }
@@ -30,16 +30,17 @@ impl fmt::Display for PoolPage {
     }
 }
 
-/// A buffer in the pool: consecutive pages of it [3.10].
+/// A buffer in consecutive pages of the pool [3.10].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolRange {
     /// The first page.
     pub first: PoolPage,
-    /// Where in it the buffer starts, below [`PAGE_SIZE`].
+    /// Offset of the buffer in the first page, in bytes, below [`PAGE_SIZE`].
     pub offset: u64,
-    /// Its length in bytes, at least 1.
+    /// Length in bytes, at least 1.
     pub length: u64,
-    /// The pages it touches, at least 1; none is beyond [`MAX_POOL_PAGES`].
+    /// Number of pages that the buffer touches, at least 1; all numbers are below
+    /// [`MAX_POOL_PAGES`].
     pub pages: u32,
 }
 
@@ -59,21 +60,21 @@ impl PoolRange {
     }
 }
 
-/// A buffer, by where it lies.
+/// The memory that an address and a length name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodedAddress {
-    /// In pages that are granted for it.
+    /// Pages that the driver granted for this buffer [3.1].
     Granted(GrantRange),
-    /// In the pool.
+    /// Pages of the pool [3.10].
     Pool(PoolRange),
 }
 
 impl DecodedAddress {
-    /// Takes apart `length` bytes at `address`.
+    /// Decodes the range of `length` bytes at `address`.
     ///
     /// # Errors
-    /// [`AddressError`] if the range is empty, is of neither kind, or leaves the references or the
-    /// pool.
+    /// [`AddressError`] if the range is empty, if `address` is of neither kind, or if the range
+    /// runs past the last grant reference or the end of the pool.
     pub fn decode(address: u64, length: u64) -> Result<Self, AddressError> {
         if address & POOL_BITS == POOL_BITS {
             PoolRange::decode(address, length).map(Self::Pool)
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_3_10_bit_62_tells_the_pool_from_grants() {
+    fn spec_3_10_bit_62_marks_pool_addresses() {
         assert_eq!(PoolPage(5).address(7), 0xc000_0000_0000_5007);
         let range = pool(PoolPage(5).address(7), 1).unwrap();
         assert_eq!((range.first, range.offset, range.pages), (PoolPage(5), 7, 1));
@@ -109,13 +110,13 @@ mod tests {
     }
 
     #[test]
-    fn spec_3_10_a_buffer_is_in_consecutive_pages() {
+    fn spec_3_10_buffer_spans_consecutive_pages() {
         assert_eq!(pool(PoolPage(1).address(4095), 2).map(|range| range.pages), Ok(2));
         assert_eq!(pool(PoolPage(1).address(0), 8192).map(|range| range.pages), Ok(2));
     }
 
     #[test]
-    fn spec_3_10_what_leaves_the_pool_is_refused() {
+    fn spec_3_10_range_outside_the_pool_is_refused() {
         let last = PoolPage(MAX_POOL_PAGES - 1).address(0);
         assert!(pool(last, 4096).is_ok());
         assert!(matches!(pool(last, 4097), Err(AddressError::Overflow { .. })));

@@ -1,12 +1,12 @@
-//! Little-endian fields in and out of byte slices, bounds checked.
+//! Bounds-checked access to the little-endian fields of messages.
 
 use crate::message::MessageError;
 
-/// Takes fields off the front of a received message.
+/// Reads consecutive fields from the front of a received message.
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// Whether no byte is left.
+    /// Whether all bytes were read.
     pub(crate) const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -37,13 +37,13 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    /// `count` bytes, where the peer wrote the count.
+    /// Reads `count` bytes, where the peer supplied the count.
     pub(crate) fn counted(&mut self, count: u32) -> Result<&'a [u8], MessageError> {
         self.bytes(usize::try_from(count).map_err(|_| MessageError::Truncated)?)
     }
 }
 
-/// Puts fields behind one another into a buffer.
+/// Writes consecutive fields into a buffer.
 pub(crate) struct Writer<'a> {
     buffer: &'a mut [u8],
     used: usize,
@@ -60,9 +60,9 @@ impl<'a> Writer<'a> {
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), MessageError> {
         let end = self.used.checked_add(bytes.len()).ok_or(MessageError::TooLong)?;
-        let room = self.buffer.get_mut(self.used..end).ok_or(MessageError::TooLong)?;
-        // Zipped, not copy_from_slice, whose length check is a panic the optimiser may keep.
-        room.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        let target = self.buffer.get_mut(self.used..end).ok_or(MessageError::TooLong)?;
+        // Not copy_from_slice: the optimiser may keep the panic of its length check.
+        target.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
         self.used = end;
         Ok(())
     }
@@ -87,7 +87,7 @@ impl<'a> Writer<'a> {
         self.bytes(&value.to_le_bytes())
     }
 
-    /// Writes over a field that was left open.
+    /// Overwrites bytes at offset `at`, for a field whose value is known only at the end.
     pub(crate) fn patch(&mut self, at: usize, bytes: &[u8]) {
         self.buffer.iter_mut().skip(at).zip(bytes).for_each(|(to, from)| *to = *from);
     }

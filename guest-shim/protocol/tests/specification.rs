@@ -1,4 +1,4 @@
-//! The written specification and the tests that name its clauses agree.
+//! Checks that every clause of SPEC.md has a test, and that tests name only existing clauses.
 
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Clauses without a test of their own: terms and principles, and what is kernel code: 2.12 (the
-/// module's `main.c`; scenario save) and 3.6 (its `grant.c`).
+/// Clauses without a unit test: terms and principles (section 1), and clauses that C code of the
+/// module implements: 2.12 (`main.c`; scenario save) and 3.6 (`grant.c`).
 const WITHOUT_TEST: [&str; 6] = ["1.1", "1.2", "1.3", "1.4", "2.12", "3.6"];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -21,7 +21,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// `spec_3_2_words` names clause 3.2.
+/// The clause that a line's test name refers to: 3.2 for `fn spec_3_2_words`.
 fn clause_of(line: &str) -> Option<String> {
     let mut parts = line.trim_start().strip_prefix("fn spec_")?.split('_');
     let (section, number) = (parts.next()?, parts.next()?);
@@ -30,7 +30,7 @@ fn clause_of(line: &str) -> Option<String> {
 }
 
 #[test]
-fn every_clause_has_a_test_and_every_test_a_clause() {
+fn clauses_and_tests_match() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(here.join("SPEC.md")).unwrap();
     let clauses: BTreeSet<String> = text
@@ -38,7 +38,7 @@ fn every_clause_has_a_test_and_every_test_a_clause() {
         .filter_map(|line| line.strip_prefix("* **[")?.split_once(']'))
         .map(|(clause, _)| clause.to_owned())
         .collect();
-    assert!(clauses.len() > 30, "the specification was not understood: {clauses:?}");
+    assert!(clauses.len() > 30, "SPEC.md has too few lines `* **[n.m]**`: {clauses:?}");
 
     let mut files = Vec::new();
     for folder in ["src", "../core/src", "../../backend/virtiod/src"] {

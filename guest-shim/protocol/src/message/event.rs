@@ -1,31 +1,32 @@
-//! What either side tells the other without waiting for an answer.
+//! Events: notifications that have no response.
 
 use super::header::{Header, Kind};
 use super::{MessageError, id};
 use crate::wire::{Reader, Writer};
 
-/// The bytes of a configuration change.
+/// The bytes of a configuration change [6.6].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangedBytes<'a> {
-    /// As they now are; at least one.
+    /// The event carries the new bytes; at least one.
     Sent(&'a [u8]),
-    /// So many, which the driver reads by GET_CONFIG. 0: anything may have changed.
+    /// The event carries only the number of bytes, and the driver reads them with GET_CONFIG. 0
+    /// names no range: any byte may have changed.
     Omitted(u32),
 }
 
-/// What EVENT_CONFIG says of the configuration space.
+/// The fields of EVENT_CONFIG that describe the configuration space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConfigChange<'a> {
-    /// The generation that the change led to.
+    /// Configuration generation after the change.
     pub generation: u32,
     /// Offset of the first byte that changed.
     pub offset: u32,
-    /// The bytes that changed.
+    /// The bytes that changed, or their number.
     pub bytes: ChangedBytes<'a>,
 }
 
 impl<'a> ConfigChange<'a> {
-    /// A change without a range, or of the status alone.
+    /// A change that names no range, or a change of the status alone.
     pub const fn anywhere(generation: u32) -> Self {
         Self { generation, offset: 0, bytes: ChangedBytes::Omitted(0) }
     }
@@ -50,14 +51,14 @@ impl<'a> ConfigChange<'a> {
     }
 }
 
-/// News; no answer is ever sent, not even to a malformed one [5.3].
+/// A notification. The receiver answers no event, not even a malformed one [5.3].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// From the device: its status or configuration changed.
     Config {
-        /// The status byte as it now is.
+        /// The current status byte.
         status: u32,
-        /// The configuration that changed.
+        /// The configuration change.
         config: ConfigChange<'a>,
     },
     /// From the driver: buffers are available in a queue without a doorbell.

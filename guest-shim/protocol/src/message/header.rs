@@ -11,32 +11,32 @@ const BUS: u8 = 2;
 const EVENT: u8 = 0x40;
 const SIZE_OFFSET: usize = 6;
 
-/// Whose message it is, and which way it goes.
+/// The two defined bits of a header's type byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
-    /// A bus message, not a transport message.
+    /// `true` for a bus message, `false` for a transport message.
     pub bus: bool,
-    /// A response, not a request or event.
+    /// `true` for a response, `false` for a request or an event.
     pub response: bool,
 }
 
-/// A message's header.
+/// The fields of a message's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The two bits of the type byte that mean something; the others are ignored [5.2].
+    /// The defined bits of the type byte; the receiver ignores the others [5.2].
     pub kind: Kind,
     /// Message number.
     pub id: u8,
-    /// Device number.
+    /// Device number, always 0 in this binding [5.2].
     pub device: u16,
-    /// Echoed in the response.
+    /// Token of a request, which its response repeats [5.4].
     pub token: u16,
-    /// Bytes of header and payload.
+    /// Size of header and payload, in bytes.
     pub size: u16,
 }
 
 impl Header {
-    /// Reads the header off the front of a received message.
+    /// Reads the header from the front of a received message.
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, MessageError> {
         let kind = reader.u8()?;
         Ok(Self {
@@ -48,7 +48,7 @@ impl Header {
         })
     }
 
-    /// The size field of a header that is still in its slot.
+    /// Decodes the size field alone, before the message is copied out of its slot.
     pub const fn size_of(header: [u8; HEADER_SIZE]) -> u16 {
         let [.., low, high] = header;
         u16::from_le_bytes([low, high])

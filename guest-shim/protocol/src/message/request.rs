@@ -1,4 +1,4 @@
-//! What the driver asks.
+//! Requests, and their payloads.
 
 use super::header::{Header, Kind};
 use super::{ConfigData, FeatureBlocks, MessageError, id};
@@ -6,25 +6,25 @@ use crate::grant::GrantRef;
 use crate::pool::PoolPage;
 use crate::wire::{Reader, Writer};
 
-/// What SET_VQUEUE does to a queue's state.
+/// The state operation of SET_VQUEUE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateOperation {
-    /// Keep a disabled queue disabled; an enabled one is not for this operation.
+    /// Keep a disabled queue disabled; invalid for an enabled queue [6.3].
     KeepDisabled,
-    /// Enable it.
+    /// Enable the queue.
     Enable,
-    /// Keep it as it is.
+    /// Keep the queue enabled or disabled as it is.
     Keep,
 }
 
-/// What SET_VQUEUE does to a queue and which of its fields count.
+/// The flags of SET_VQUEUE: the state operation, and which fields the device must ignore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VqueueFlags(pub u32);
 
 impl VqueueFlags {
-    /// State: enable the queue.
+    /// State operation 1: enable the queue.
     pub const ENABLE: u32 = 1;
-    /// State: keep it as it is.
+    /// State operation 2: keep the queue enabled or disabled as it is.
     pub const KEEP: u32 = 2;
     const STATE: u32 = 3;
     const IGNORE_SIZE: u32 = 1 << 2;
@@ -34,7 +34,7 @@ impl VqueueFlags {
     const IGNORE_ALL: u32 = 0x3c;
     const KNOWN: u32 = 0x3f;
 
-    /// The state operation; `None` if it is the reserved one, or a reserved bit is set.
+    /// The state operation; `None` for the reserved operation or if a reserved bit is set [6.3].
     pub const fn operation(self) -> Option<StateOperation> {
         match self.0 & (Self::STATE | !Self::KNOWN) {
             0 => Some(StateOperation::KeepDisabled),
@@ -44,42 +44,42 @@ impl VqueueFlags {
         }
     }
 
-    /// Whether a field counts, the size or an address.
+    /// Whether the device must use at least one field: the size or an address.
     pub const fn has_fields(self) -> bool {
         self.0 & Self::IGNORE_ALL != Self::IGNORE_ALL
     }
 
-    /// Whether the size field counts.
+    /// Whether the device must use the size.
     pub const fn has_size(self) -> bool {
         self.0 & Self::IGNORE_SIZE == 0
     }
 
-    /// Whether the descriptor area's address counts.
+    /// Whether the device must use the descriptor area's address.
     pub const fn has_descriptor(self) -> bool {
         self.0 & Self::IGNORE_DESCRIPTOR == 0
     }
 
-    /// Whether the driver area's address counts.
+    /// Whether the device must use the driver area's address.
     pub const fn has_driver(self) -> bool {
         self.0 & Self::IGNORE_DRIVER == 0
     }
 
-    /// Whether the device area's address counts.
+    /// Whether the device must use the device area's address.
     pub const fn has_device(self) -> bool {
         self.0 & Self::IGNORE_DEVICE == 0
     }
 }
 
-/// SET_VQUEUE: where a queue lies.
+/// The payload of SET_VQUEUE: size and addresses of a queue [6.3].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VqueueUpdate {
     /// Queue number.
     pub index: u32,
-    /// What to do and which fields count.
+    /// The state operation, and which of the fields below the device must ignore.
     pub flags: VqueueFlags,
-    /// Entries.
+    /// Number of entries.
     pub size: u32,
-    /// 0 from a driver; an update with anything else changes nothing.
+    /// Must be 0; otherwise the update is invalid and changes nothing [6.3].
     pub reserved: u32,
     /// DMA address of the descriptor area.
     pub descriptor: u64,
@@ -89,66 +89,67 @@ pub struct VqueueUpdate {
     pub device: u64,
 }
 
-/// What the driver asks of the device, or of the bus.
+/// A request. The driver sends all of them; the device sends only PING.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
-    /// What kind of device is it, and how large?
+    /// Get device type, identity, and the sizes in [`DeviceInfo`](super::DeviceInfo).
     GetDeviceInfo,
-    /// Blocks of 32 of the device's feature bits.
+    /// Get the device's feature bits, in blocks of 32.
     GetDeviceFeatures {
         /// Number of the first block.
         first: u32,
-        /// How many blocks.
+        /// Number of blocks.
         count: u32,
     },
-    /// The feature bits that the driver accepts.
+    /// Set the feature bits that the driver accepts, in blocks of 32.
     SetDriverFeatures(FeatureBlocks<'a>),
-    /// A piece of configuration space.
+    /// Read a range of the configuration space.
     GetConfig {
         /// Offset of the first byte.
         offset: u32,
-        /// Bytes.
+        /// Number of bytes.
         size: u32,
     },
-    /// Write a piece of configuration space. The generation is 0 [2.11].
+    /// Write a range of the configuration space. The generation is 0 in the baseline profile [6.6].
     SetConfig(ConfigData<'a>),
-    /// The status byte.
+    /// Get the status byte.
     GetDeviceStatus,
-    /// Set the status byte; 0 resets the device.
+    /// Add bits to the status byte; 0 resets the device [6.4, 6.8].
     SetDeviceStatus(u32),
-    /// How queue `index` is set up.
+    /// Get the set-up of a queue.
     GetVqueue {
         /// Queue number.
         index: u32,
     },
-    /// Set a queue up.
+    /// Set a queue up, and enable it or not [6.3].
     SetVqueue(VqueueUpdate),
-    /// Disable one queue and forget its set-up, if VIRTIO_F_RING_RESET was negotiated.
+    /// Disable one queue and forget its set-up, if VIRTIO_F_RING_RESET was negotiated [6.7].
     ResetVqueue {
         /// Queue number.
         index: u32,
     },
-    /// A shared memory region.
+    /// Get address and length of a shared memory region.
     GetShm {
         /// Region number.
         shmid: u32,
     },
-    /// Bus: answer with the same number.
+    /// Bus message: request a response with the same number [5.9].
     Ping(u32),
-    /// Bus, Xen: these pages are the pool's, to be kept mapped [3.10].
+    /// Bus message of this binding: add pages to the pool, which the device keeps mapped [5.8].
     SharePages {
-        /// Number in the pool of the first.
+        /// Pool number of the first page.
         first: PoolPage,
-        /// How many.
+        /// Number of pages.
         count: u32,
-        /// The first one's grant; the others' follow.
+        /// Grant reference of the first page; those of the others follow consecutively.
         reference: GrantRef,
     },
-    /// Bus, Xen: this event channel is queue `index`'s doorbell, both ways [5.6].
+    /// Bus message of this binding: use an event channel as a queue's doorbell, in both directions
+    /// [5.6].
     BindQueue {
         /// Queue number.
         index: u32,
-        /// The driver's end of the event channel.
+        /// Port of the driver's unbound event channel.
         port: u32,
     },
 }

@@ -1,41 +1,42 @@
-//! What the device answers.
+//! Responses, and their payloads.
 
 use super::header::{Header, Kind};
 use super::{ConfigData, FeatureBlocks, MessageError, id};
 use crate::pool::PoolPage;
 use crate::wire::{Reader, Writer};
 
-/// GET_DEVICE_INFO's answer.
+/// The payload of GET_DEVICE_INFO's response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
-    /// Virtio device id (virtio 1.3 section 5).
+    /// Virtio device ID (virtio 1.3 section 5).
     pub device_id: u32,
-    /// Who made the device.
+    /// ID of the device's vendor.
     pub vendor_id: u32,
-    /// Identifies this device.
+    /// UUID of this device.
     pub uuid: [u8; 16],
-    /// Blocks of 32 feature bits.
+    /// Number of feature blocks, of 32 bits each.
     pub feature_blocks: u32,
-    /// Bytes of configuration space.
+    /// Size of the configuration space, in bytes.
     pub config_size: u32,
-    /// Queues.
+    /// Number of queues.
     pub max_virtqueues: u32,
-    /// First administration queue.
+    /// Number of the first administration queue.
     pub admin_queue_start: u32,
-    /// Administration queues.
+    /// Number of administration queues.
     pub admin_queue_count: u32,
 }
 
-/// GET_VQUEUE's answer.
+/// The payload of GET_VQUEUE's response. For a queue that does not exist every field but the index
+/// is 0 [6.3].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VqueueState {
     /// Queue number.
     pub index: u32,
-    /// The most entries it can have; 0 where there is no such queue.
+    /// Maximum number of entries.
     pub max_size: u32,
-    /// Entries it has; 0 while not set up.
+    /// Number of entries; 0 until the driver sets the queue up.
     pub size: u32,
-    /// Whether it is enabled.
+    /// Whether the queue is enabled.
     pub enabled: bool,
     /// DMA address of the descriptor area.
     pub descriptor: u64,
@@ -45,70 +46,71 @@ pub struct VqueueState {
     pub device: u64,
 }
 
-/// What became of BIND_QUEUE.
+/// The device's decision on BIND_QUEUE [5.6].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BindOutcome {
-    /// The doorbell is bound; in-band queue events end.
+    /// The device bound the doorbell; neither side sends the queue's events in band any more.
     Bound,
-    /// The device could not bind it; in-band queue events go on.
+    /// The device did not bind the doorbell; both sides continue to send the queue's events in
+    /// band.
     Refused,
 }
 
-/// What became of SHARE_PAGES.
+/// The device's decision on SHARE_PAGES [5.8].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShareOutcome {
-    /// The pages are mapped: buffers may lie in them.
+    /// The device mapped all the pages; the driver may put buffers into them.
     Shared,
-    /// They are not; the driver takes them back.
+    /// The device mapped none of the pages; the driver ends their grants.
     Refused,
 }
 
-/// What the device, or the bus, answers to the request of the same name.
+/// The response to the request of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Response<'a> {
-    /// What kind of device it is.
+    /// Device type, identity and sizes.
     GetDeviceInfo(DeviceInfo),
-    /// Its feature bits.
+    /// Feature bits that the device offers; no blocks if they do not fit the message [5.5].
     GetDeviceFeatures(FeatureBlocks<'a>),
-    /// Feature bits taken note of.
+    /// The device received the feature bits.
     SetDriverFeatures,
-    /// A piece of configuration space.
+    /// Bytes of the configuration space; none if they do not fit the message [5.5].
     GetConfig(ConfigData<'a>),
-    /// The bytes that were written; none if none was.
+    /// Bytes that the device wrote: all of the request's, or none [6.6].
     SetConfig(ConfigData<'a>),
     /// The status byte.
     GetDeviceStatus(u32),
-    /// The status byte as it then is.
+    /// The status byte after the change. A reset may complete later [6.4].
     SetDeviceStatus(u32),
-    /// How the queue is set up.
+    /// The set-up of the queue.
     GetVqueue(VqueueState),
-    /// The update was looked at; GET_VQUEUE tells what holds.
+    /// The device processed the update, valid or not; GET_VQUEUE reports the result [6.3].
     SetVqueue,
-    /// The queue is disabled, or stays as it is.
+    /// The device disabled the queue, or ignored the request [6.7].
     ResetVqueue,
-    /// The region.
+    /// Address and length of the region.
     GetShm {
         /// Region number.
         shmid: u32,
-        /// Bytes; 0 where there is no such region.
+        /// Length in bytes; 0 if the region does not exist.
         length: u64,
-        /// Its address.
+        /// Address of the first byte.
         address: u64,
     },
-    /// Bus: the number that was sent.
+    /// Bus message: the request's number.
     Ping(u32),
-    /// Bus, Xen: whether the doorbell is bound [5.6].
+    /// Bus message of this binding: whether the device bound the doorbell [5.6].
     BindQueue {
         /// Queue number.
         index: u32,
-        /// Whether it is bound.
+        /// The device's decision.
         outcome: BindOutcome,
     },
-    /// Bus, Xen: whether the pages are the pool's [3.10].
+    /// Bus message of this binding: whether the device added the pages to the pool [5.8].
     SharePages {
-        /// Number in the pool of the first.
+        /// Pool number of the first page.
         first: PoolPage,
-        /// Whether they are.
+        /// The device's decision.
         outcome: ShareOutcome,
     },
 }
@@ -227,7 +229,7 @@ fn read_queue(r: &mut Reader<'_>) -> Result<VqueueState, MessageError> {
     })
 }
 
-/// Whether it was done.
+/// Reads a status field: 0 is success (`true`), 1 is refusal (`false`).
 fn read_status(r: &mut Reader<'_>) -> Result<bool, MessageError> {
     match r.u32()? {
         0 => Ok(true),

@@ -1,4 +1,4 @@
-//! Every message there and back, and every way to be malformed.
+//! Round trips of every message, and every kind of malformed message.
 
 extern crate std;
 
@@ -44,7 +44,7 @@ fn blocks() -> FeatureBlocks<'static> {
     FeatureBlocks::new(0, &[0, 2, 0, 0, 3, 0, 0, 0])
 }
 
-/// One of each message, with its size on the wire.
+/// One message of each kind, with its size on the wire.
 fn every_message() -> Vec<(Message<'static>, usize)> {
     let mut all = Vec::new();
     for (request, payload) in [
@@ -117,9 +117,9 @@ fn spec_5_3_every_truncation_is_an_error() {
         let bytes = encoded(&message);
         for cut in 0..size {
             assert!(Message::decode(&bytes[..cut]).is_err(), "{message:?} cut to {cut}");
-            // A header that agrees with the cut must not help it.
+            // A header with the truncated size does not make the message valid.
             let mut honest = bytes[..cut].to_vec();
-            // An event may leave all of a change's bytes out.
+            // An event may omit all bytes of a change.
             let omits = message.body == Body::Event(Event::Config { status: 79, config: CHANGE });
             if let Some(field) = honest.get_mut(6..8).filter(|_| !omits || cut != 24) {
                 field.copy_from_slice(&(cut as u16).to_le_bytes());
@@ -153,7 +153,7 @@ fn spec_5_3_unknown_numbers_are_errors() {
 }
 
 #[test]
-fn lengths_that_the_peer_invents_are_errors() {
+fn impossible_counts_and_statuses_are_errors() {
     let mut config = encoded(&Message::response(1, Response::GetConfig(CONFIG)));
     config[16..20].copy_from_slice(&u32::MAX.to_le_bytes());
     assert_eq!(Message::decode(&config), Err(MessageError::Truncated));
@@ -194,7 +194,7 @@ fn arbitrary_bytes_never_panic() {
 }
 
 #[test]
-fn a_message_that_does_not_fit_its_buffer_is_an_error() {
+fn encode_into_short_buffer_is_an_error() {
     for (message, size) in every_message() {
         let mut short = std::vec![0; size - 1];
         assert_eq!(message.encode(&mut short), Err(MessageError::TooLong), "{message:?}");
@@ -202,7 +202,7 @@ fn a_message_that_does_not_fit_its_buffer_is_an_error() {
 }
 
 #[test]
-fn feature_blocks_give_the_low_64_bits() {
+fn feature_blocks_return_the_low_64_bits() {
     assert_eq!(blocks().low_bits(), 0x3_0000_0200);
     assert_eq!(FeatureBlocks::new(1, &[1, 0, 0, 0, 9, 9, 9, 9]).low_bits(), 1 << 32);
     assert_eq!(FeatureBlocks::new(2, &[1, 0, 0, 0]).low_bits(), 0);
@@ -212,7 +212,7 @@ fn feature_blocks_give_the_low_64_bits() {
 }
 
 #[test]
-fn queue_flags_name_reserved_bits() {
+fn queue_flags_decode_operations_and_reserved_bits() {
     use StateOperation::{Enable, Keep, KeepDisabled};
     let operations =
         [0, 1, 2, 3, 1 << 6 | 1, 1 << 31, 0x3d].map(|bits| VqueueFlags(bits).operation());
@@ -223,21 +223,21 @@ fn queue_flags_name_reserved_bits() {
 }
 
 #[test]
-fn spec_6_3_the_reserved_field_of_a_queues_set_up_is_carried() {
+fn spec_6_3_reserved_field_of_set_vqueue_round_trips() {
     let update = VqueueUpdate { reserved: 7, ..UPDATE };
     let message = Message::request(1, Request::SetVqueue(update));
     assert_eq!(Message::decode(&encoded(&message)), Ok(message));
 }
 
 #[test]
-fn spec_6_6_an_event_may_tell_a_range_without_its_bytes() {
+fn spec_6_6_config_event_may_omit_the_bytes_of_its_range() {
     let event = |bytes| {
         let config = ConfigChange { generation: 5, offset: 8, bytes };
         Message::event(Event::Config { status: 15, config })
     };
     let omitted = event(ChangedBytes::Omitted(8));
     assert_eq!(Message::decode(&encoded(&omitted)), Ok(omitted));
-    // Some of the bytes are neither all nor none.
+    // The event carries all bytes or none; a part of them is malformed.
     let mut some = encoded(&event(ChangedBytes::Sent(&[1; 8])));
     some.truncate(31);
     some[6] = 31;
