@@ -1,25 +1,25 @@
-//! Bouncing: what of a buffer reaches the device by way of a page of its own, so that nothing
-//! beside the buffer is granted (SPEC section 3).
+//! Bouncing: the driver copies those ends of a buffer that share a page with other data to pages of
+//! their own, so that it grants nothing but the buffer [3.9].
 
 use protocol::grant::PAGE_SIZE;
 
-/// The domain whose backends are trusted unless the guest was told otherwise.
+/// The only domain whose backends can be trusted by default [3.8].
 const DOM0: u16 = 0;
 
-/// Whether buffers are bounced that share a page with other data.
+/// When to bounce buffers that share a page with other data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// Where the backend is not trusted [3.8].
+    /// Bounce for an untrusted backend [3.8].
     Auto,
-    /// Whatever the backend is.
+    /// Bounce for every backend.
     Always,
-    /// Never: the guest's memory is the backend's to look at.
+    /// Bounce for no backend: it can read whole pages that hold a part of a buffer.
     Never,
 }
 
 impl Policy {
-    /// Whether to bounce for the backend in domain `backend`, of which the toolstack says whether
-    /// it is `trusted` [3.8].
+    /// Whether to bounce for a backend in domain `backend`, where `trusted` is the toolstack's key
+    /// [3.8].
     pub const fn bounces(self, trusted: bool, backend: u16) -> bool {
         match self {
             Self::Auto => !trusted || backend != DOM0,
@@ -29,19 +29,19 @@ impl Policy {
     }
 }
 
-/// The bytes of a buffer that lie in one of its pages: at least one, and none past the page's end.
+/// The bytes of a buffer in one of its pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Offset of the first of them in the page.
+    /// Offset of the first byte in the page.
     pub offset: u32,
-    /// How many there are.
+    /// Number of bytes, at least 1 and not past the page's end.
     pub length: u32,
 }
 
 impl Piece {
-    /// What lies in page `index`, counted from 0, of those that `length` bytes at `address` touch;
-    /// `None` if they touch fewer. Of the address only the offset in its page counts, so that it
-    /// may be a guest-physical one or a grant's.
+    /// The piece of the buffer of `length` bytes at `address` in its page `index`, counted from 0;
+    /// `None` if the buffer touches fewer pages. Only the page offset of `address` counts, so that
+    /// the address may be guest-physical or a DMA address.
     pub const fn of(address: u64, length: u64, index: u32) -> Option<Self> {
         let start = address & (PAGE_SIZE - 1);
         let (offset, before) =
@@ -49,12 +49,12 @@ impl Piece {
         if length <= before {
             return None;
         }
-        let (left, room) = (length - before, PAGE_SIZE - offset);
-        let length = if left < room { left } else { room };
+        let (left, to_page_end) = (length - before, PAGE_SIZE - offset);
+        let length = if left < to_page_end { left } else { to_page_end };
         Some(Self { offset: offset as u32, length: length as u32 })
     }
 
-    /// Whether the page holds nothing else, and so may be granted itself [3.9].
+    /// Whether the piece fills its page, so that the driver may grant the page itself [3.9].
     pub const fn fills_page(self) -> bool {
         self.length as u64 == PAGE_SIZE
     }
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_3_8_a_backend_is_trusted_in_dom0_unless_the_toolstack_says_otherwise() {
+    fn spec_3_8_backend_is_trusted_in_dom0_with_key_trusted() {
         for (trusted, backend, bounces) in
             [(true, 0, false), (false, 0, true), (true, 3, true), (false, 3, true)]
         {
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_3_9_a_page_that_the_buffer_does_not_fill_is_bounced() {
+    fn spec_3_9_partly_filled_pages_are_bounced() {
         assert_eq!(pieces(0x1000, 512), [(0, 512, true)], "ends early");
         assert_eq!(pieces(0x1e00, 512), [(0xe00, 512, true)], "starts late");
         assert_eq!(pieces(0x1ff0, 1), [(0xff0, 1, true)], "neither");
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_3_9_the_pieces_are_the_buffer_page_by_page() {
+    fn spec_3_9_pieces_cover_the_buffer_page_by_page() {
         for start in [0, 1, 511, 2048, 4095] {
             for length in [1, 2, 4095, 4096, 4097, 8191, 8192, 70_000] {
                 let plan = Plan::new(0x7_0000 + start, length, DmaDirection::ToDevice).unwrap();
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_impossible_buffers_are_none_or_inside_their_page() {
+    fn pieces_of_impossible_buffers_are_none_or_within_their_page() {
         assert_eq!(Piece::of(0x1000, 0, 0), None);
         assert_eq!(Piece::of(u64::MAX, u64::MAX, 0), Some(Piece { offset: 4095, length: 1 }));
         let last = Piece::of(u64::MAX, u64::MAX, u32::MAX);

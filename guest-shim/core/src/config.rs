@@ -1,36 +1,34 @@
-//! What the driver keeps of a device's configuration, so that a device which changes it without end
-//! does not keep the driver busy without end.
+//! State that bounds the driver's work for a device which changes its configuration without end.
 
-/// How long the generation may differ at every look before the device is given up, in milliseconds:
-/// as long as one answer may take (SPEC section 7).
+/// How long the generation may differ at every check before the driver gives the device up, in
+/// milliseconds: as long as one answer may take (SPEC 7.24, 7.27).
 pub const CHANGING_LIMIT: u64 = 10_000;
 
-/// Whether a reading of the configuration can ever end.
+/// Whether the driver can still get a consistent copy of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// The generation stands still, or may do so soon.
+    /// Continue: the generation is the same as before, or has not differed for too long yet.
     GoOn,
-    /// It differed at every look for [`CHANGING_LIMIT`]: no reading will be consistent.
+    /// Give the device up: the generation differed at every check for [`CHANGING_LIMIT`].
     GiveUp,
 }
 
-/// The generations that the driver saw. It looks before it reads and after, and reads again while
-/// they differ [6.6].
+/// The generations that the driver has seen. The driver checks the generation before and after it
+/// reads, and reads again while they differ [6.6].
 ///
-/// All zeros is how it begins.
+/// The initial value is all zeros, so that C can zero it.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Generations {
     last: u32,
-    /// 1 while every look found another generation than the one before.
+    /// 1 while every check finds another generation than the one before.
     changing: u32,
-    /// When that began, in milliseconds.
+    /// The time of the first such check, in milliseconds.
     since: u64,
 }
 
 impl Generations {
-    /// Takes note of a look at the generation. `now` is in milliseconds, of a clock that does not
-    /// go back.
+    /// Records the generation that a check found. `now` is in milliseconds, from a monotonic clock.
     pub fn look(&mut self, generation: u32, now: u64) -> Reading {
         if generation == self.last {
             self.changing = 0;
@@ -45,21 +43,21 @@ impl Generations {
     }
 }
 
-/// What the device's latest EVENT_CONFIG told.
+/// The content of the device's latest EVENT_CONFIG.
 ///
-/// All zeros is how it begins.
+/// The initial value is all zeros, so that C can zero it.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Announced {
-    /// 1 once there was one.
+    /// 1 after the first EVENT_CONFIG.
     any: u32,
     status: u32,
     generation: u32,
 }
 
 impl Announced {
-    /// Takes note of an EVENT_CONFIG: whether it tells something that the one before did not. One
-    /// that does not is dealt with all the same, but its interrupt came for nothing.
+    /// Records an EVENT_CONFIG; returns whether its status or generation differs from the one
+    /// before. The driver handles a repeated event as well, but counts its interrupt as spurious.
     pub fn is_news(&mut self, status: u32, generation: u32) -> bool {
         let before = *self;
         *self = Self { any: 1, status, generation };
@@ -72,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spec_6_6_a_generation_that_stands_still_is_read_as_often_as_one_likes() {
+    fn spec_6_6_constant_generation_may_be_checked_without_limit() {
         let mut seen = Generations::default();
         for now in (0..100 * CHANGING_LIMIT).step_by(1000) {
             assert_eq!(seen.look(5, now), Reading::GoOn);
@@ -80,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_6_6_a_generation_that_changes_at_every_look_is_given_up_in_time() {
+    fn spec_6_6_generation_that_differs_at_every_check_is_given_up_after_the_limit() {
         let mut seen = Generations::default();
         let mut look = |generation, now| seen.look(generation, now);
         for now in 0..CHANGING_LIMIT {
@@ -90,16 +88,16 @@ mod tests {
     }
 
     #[test]
-    fn spec_6_6_a_generation_that_goes_to_and_fro_is_given_up_too() {
+    fn spec_6_6_alternating_generation_is_given_up() {
         let mut seen = Generations::default();
         assert_eq!(seen.look(1, 0), Reading::GoOn);
         assert_eq!(seen.look(2, CHANGING_LIMIT / 2), Reading::GoOn);
         assert_eq!(seen.look(1, CHANGING_LIMIT), Reading::GiveUp);
     }
 
-    /// A reading ends with two looks that find the same.
+    /// A read of the configuration ends when two checks find the same generation.
     #[test]
-    fn spec_6_6_changes_that_are_read_one_by_one_never_add_up() {
+    fn spec_6_6_changes_between_complete_reads_do_not_add_up() {
         let mut seen = Generations::default();
         for change in 1..1000 {
             let now = u64::from(change) * CHANGING_LIMIT;
@@ -109,9 +107,9 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_repeats_the_one_before_is_no_news() {
+    fn repeated_config_event_is_no_news() {
         let mut announced = Announced::default();
-        assert!(announced.is_news(0, 0), "the first, whatever it tells");
+        assert!(announced.is_news(0, 0), "the first event is news");
         assert!(!announced.is_news(0, 0));
         assert!(announced.is_news(0, 1));
         assert!(announced.is_news(64, 1));

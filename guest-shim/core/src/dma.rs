@@ -1,71 +1,72 @@
-//! DMA planning: which pages of a buffer to grant, how, and the address that comes of it (SPEC
-//! section 3).
+//! DMA planning: which pages of a buffer to grant, with which access, and the resulting address
+//! (SPEC section 3).
 
 use protocol::grant::{
     Access, AddressError, GrantAddress, GrantRange, GrantRef, PAGE_SIZE, pages_spanned,
 };
 
-/// The most pages one mapping may touch. References must be consecutive, so that long runs are hard
-/// to find in a used grant table; and one buffer must not take a large part of it.
+/// The maximum number of pages that one mapping may touch. Its references must be consecutive, and
+/// a used grant table rarely has long runs of free entries; also one buffer must not take a large
+/// part of the table.
 pub const MAX_MAPPING_PAGES: u32 = 256;
 
-/// The longest buffer that fits [`MAX_MAPPING_PAGES`] wherever in its first page it starts.
+/// The longest buffer, in bytes, that fits [`MAX_MAPPING_PAGES`] at any offset in its first page.
 pub const MAX_MAPPING_BYTES: u64 = (MAX_MAPPING_PAGES as u64 - 1) * PAGE_SIZE;
 
-/// Which way the data of a buffer goes.
+/// The direction of a buffer's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DmaDirection {
     /// The device reads the buffer.
     ToDevice,
     /// The device writes the buffer.
     FromDevice,
-    /// The device may do both.
+    /// The device may read and write the buffer.
     Bidirectional,
 }
 
 impl DmaDirection {
-    /// Whether the device reads what the driver writes to the buffer while it is mapped.
+    /// Whether the device reads the driver's data from the buffer.
     pub const fn device_reads(self) -> bool {
         matches!(self, Self::ToDevice | Self::Bidirectional)
     }
 
-    /// Whether the driver reads what the device wrote.
+    /// Whether the device writes data into the buffer for the driver.
     pub const fn device_writes(self) -> bool {
         matches!(self, Self::FromDevice | Self::Bidirectional)
     }
 
-    /// The least that the device needs [3.4].
+    /// The least access that the device needs [3.4].
     pub const fn access(self) -> Access {
         if self.device_writes() { Access::ReadWrite } else { Access::ReadOnly }
     }
 }
 
-/// Why a buffer cannot be granted; a DMA mapping error to whoever asked [3.7].
+/// The reason why a buffer cannot be granted; the caller gets a DMA mapping error [3.7].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlanError {
-    /// It has no bytes.
+    /// The buffer has no bytes.
     Empty,
-    /// It touches more than [`MAX_MAPPING_PAGES`] pages.
+    /// The buffer touches more than [`MAX_MAPPING_PAGES`] pages.
     TooLong,
-    /// It runs past the end of the address space.
+    /// The buffer runs past the end of the address space.
     Wraps,
 }
 
-/// How a buffer is to be granted.
+/// The grants that a buffer needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Pages to grant, at least 1, from the page that holds the buffer's first byte on.
+    /// Number of pages to grant, at least 1; the first one holds the buffer's first byte.
     pub pages: u32,
-    /// What each grant allows.
+    /// Access that each grant allows.
     pub access: Access,
     offset: u64,
 }
 
 impl Plan {
-    /// Plans for `length` bytes at guest-physical address `physical`.
+    /// Plans the grants of `length` bytes at guest-physical address `physical`.
     ///
     /// # Errors
-    /// [`PlanError`] says what is wrong with the buffer.
+    /// [`PlanError`] if the buffer cannot be granted [3.7].
     pub const fn new(
         physical: u64,
         length: u64,
@@ -85,19 +86,19 @@ impl Plan {
         Ok(Self { pages: pages as u32, access: direction.access(), offset })
     }
 
-    /// The buffer's DMA address once its pages are granted under consecutive references from
-    /// `first` on [3.3]; `None` if there are not that many references.
+    /// The buffer's DMA address if its pages have consecutive references from `first` on [3.3];
+    /// `None` if these run past the last 32-bit reference.
     pub fn address(self, first: GrantRef) -> Option<GrantAddress> {
         first.checked_add(self.pages - 1)?;
         Some(GrantAddress::new(first, self.offset))
     }
 }
 
-/// The references that [`Plan::address`] put into an address: what to revoke when the buffer is
-/// unmapped.
+/// Decodes an address from [`Plan::address`] into the references to revoke when the driver unmaps
+/// the buffer.
 ///
 /// # Errors
-/// [`AddressError`] if no plan can have given this address for this length.
+/// [`AddressError`] if [`Plan::address`] cannot have returned this address for this length.
 pub fn release(address: u64, length: u64) -> Result<GrantRange, AddressError> {
     let range = GrantRange::decode(address, length)?;
     if range.pages > MAX_MAPPING_PAGES {
@@ -115,14 +116,14 @@ mod tests {
     }
 
     #[test]
-    fn spec_3_1_an_address_holds_reference_and_offset() {
+    fn spec_3_1_address_holds_reference_and_offset() {
         let plan = Plan::new(0x7_1234, 16, DmaDirection::ToDevice).unwrap();
         let address = plan.address(GrantRef(9)).unwrap();
         assert_eq!(address.encode(), 0x8000_0000_0000_9234);
     }
 
     #[test]
-    fn spec_3_3_the_offset_counts_towards_the_pages() {
+    fn spec_3_3_offset_counts_towards_planned_pages() {
         assert_eq!(pages(0x1000, 4096), Ok(1));
         assert_eq!(pages(0x1fff, 1), Ok(1));
         assert_eq!(pages(0x1fff, 2), Ok(2), "two bytes that straddle");
@@ -138,14 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn spec_3_4_only_what_the_device_writes_is_granted_writable() {
+    fn spec_3_4_only_buffers_that_the_device_writes_are_granted_writable() {
         assert_eq!(DmaDirection::ToDevice.access(), Access::ReadOnly);
         assert_eq!(DmaDirection::FromDevice.access(), Access::ReadWrite);
         assert_eq!(DmaDirection::Bidirectional.access(), Access::ReadWrite);
     }
 
     #[test]
-    fn spec_3_9_what_is_copied_back_is_what_the_device_may_have_written() {
+    fn spec_3_9_only_buffers_that_the_device_writes_are_copied_back() {
         assert!(DmaDirection::ToDevice.device_reads() && !DmaDirection::ToDevice.device_writes());
         assert!(
             !DmaDirection::FromDevice.device_reads() && DmaDirection::FromDevice.device_writes()
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_3_11_nothing_is_copied_into_the_pool_that_the_device_is_only_to_write() {
+    fn spec_3_11_only_buffers_that_the_device_reads_are_copied_into_the_pool() {
         assert!(
             DmaDirection::ToDevice.device_reads() && DmaDirection::Bidirectional.device_reads()
         );
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_3_7_what_cannot_be_granted_is_an_error() {
+    fn spec_3_7_impossible_buffers_are_mapping_errors() {
         assert_eq!(pages(0x1000, 0), Err(PlanError::Empty));
         assert_eq!(pages(u64::MAX, 2), Err(PlanError::Wraps));
         assert_eq!(pages(0x1000, u64::MAX), Err(PlanError::Wraps));
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_mapped_is_what_is_released() {
+    fn release_returns_the_planned_references() {
         for (physical, length) in [(0x1000, 1), (0x1fff, 2), (0x5123, 70_000), (0, 4096)] {
             let plan = Plan::new(physical, length, DmaDirection::FromDevice).unwrap();
             let address = plan.address(GrantRef(77)).unwrap();

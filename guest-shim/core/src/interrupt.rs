@@ -1,40 +1,41 @@
-//! One interrupt of the message channel: how long it is served, and whether it came for nothing.
+//! One interrupt of the message channel: how many messages the driver handles, and whether the
+//! interrupt was spurious.
 //!
-//! The kernel slows a backend down that signals for nothing: it puts off the end of such an
-//! interrupt, for longer each time (XSA-391). So a message counts that the driver waits for or
-//! learns from. Anybody can fill the page with others.
+//! The kernel slows a backend down that sends spurious events: it delays the end of such an
+//! interrupt, longer each time (XSA-391). So only messages count that answer a request or carry
+//! something new, because a backend can fill the page with other ones at no cost.
 
-/// Messages that are dealt with before others get the processor: several times what the page holds,
-/// so that only a device that writes without pause exceeds it.
+/// The maximum number of messages that the driver handles before it yields the processor: several
+/// times the page's slots, so that only a device that writes without a pause exceeds it.
 pub const BUDGET: u32 = 16;
 
-/// What the driver made of a message.
+/// The result of one attempt to receive a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// There was none.
+    /// The page held no message.
     None,
-    /// It was dropped, or told nothing new.
+    /// The driver dropped the message, or it carried nothing new.
     Useless,
-    /// It answered a request, or told of something that happened.
+    /// The message answered a request, or carried something new.
     Useful,
 }
 
-/// What to do next.
+/// The next action of the interrupt handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Take the next message.
+    /// Receive the next message.
     Receive,
-    /// Let others have the processor, then take more; the channel stays masked.
+    /// Yield the processor, then receive more; the channel stays masked.
     ComeBack,
     /// Unmask the channel.
     Done,
-    /// Unmask the channel, and tell the kernel that the interrupt came for nothing.
+    /// Unmask the channel, and report the event as spurious to the kernel.
     DoneForNothing,
 }
 
-/// What came with one interrupt so far.
+/// Counters of the messages that one interrupt has brought so far.
 ///
-/// All zeros is how it begins.
+/// The initial value is all zeros, so that C can zero it.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Interrupt {
@@ -43,8 +44,9 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Counts a message. A page that never empties and brings nothing of use is left: the channel
-    /// will be signalled again for what is still there, at the pace that the kernel then allows.
+    /// Counts a message and returns the next action. After [`BUDGET`] useless messages the handler
+    /// leaves the page although it is not empty, and continues at the backend's next event, which
+    /// the kernel delays.
     pub fn count(&mut self, message: Message) -> Next {
         self.handled = self.handled.saturating_add(u32::from(message != Message::None));
         self.useful = self.useful.saturating_add(u32::from(message == Message::Useful));
@@ -67,7 +69,7 @@ mod tests {
 
     use super::*;
 
-    /// What an interrupt with these messages ends with.
+    /// The action that ends an interrupt with these messages.
     fn served(messages: impl IntoIterator<Item = Message>) -> Next {
         let mut interrupt = Interrupt::default();
         let mut next = messages.into_iter().map(|message| interrupt.count(message));
@@ -79,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_that_brings_an_answer_or_an_event_is_not_held_against_the_backend() {
+    fn interrupt_with_a_useful_message_is_not_spurious() {
         for useless in 0..4 {
             let came = messages(useless, 1).chain([Message::None]);
             assert_eq!(served(came), Next::Done);
@@ -87,12 +89,12 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_for_nothing_is() {
+    fn interrupt_without_messages_is_spurious() {
         assert_eq!(served([Message::None]), Next::DoneForNothing);
     }
 
     #[test]
-    fn nonsense_is_nothing_however_much_there_is() {
+    fn interrupt_with_only_useless_messages_is_spurious() {
         for useless in 1..=BUDGET as usize {
             let came = messages(useless, 0).chain([Message::None]);
             assert_eq!(served(came), Next::DoneForNothing, "{useless} messages");
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_writes_without_pause_leaves_the_processor_to_others() {
+    fn handler_yields_the_processor_to_a_device_that_writes_without_pause() {
         let mut interrupt = Interrupt::default();
         let taken = messages(0, 1000).map(|message| interrupt.count(message));
         let taken: Vec<_> = taken.take_while(|next| *next == Next::Receive).collect();

@@ -1,24 +1,24 @@
-//! Driver side of virtio-msg over Xen: what the Linux module `virtio_msg_xen` decides and parses.
+//! Driver side of virtio-msg over Xen: the decisions and parsers of the Linux module
+//! `virtio_msg_xen`.
 //!
-//! * [`dma`]: which pages of a buffer to grant, how, and the DMA address that comes of it;
-//! * [`bounce`]: what of a buffer is copied to a page of its own instead, and for which backends;
-//! * [`pool`]: which buffers go by way of pages that are shared once, and which of these are taken;
+//! * [`dma`]: which pages of a buffer to grant, with which access, and the resulting DMA address;
+//! * [`bounce`]: which parts of a buffer to copy to a page of their own, and for which backends;
+//! * [`pool`]: allocation of buffers in pages that the driver shares with the device once;
 //! * [`ring`]: which pages of a queue's ring the device may write;
 //! * [`transport`]: requests to the device, matching of its responses, its events;
-//! * [`interrupt`]: how long the channel of messages is served at a time, and what came for
-//!   nothing;
-//! * [`config`]: whether a configuration that changes can be read at all;
-//! * [`state`]: what the frontend does in which xenbus states;
-//! * [`removal`]: whether a device can be taken from its driver.
+//! * [`interrupt`]: how many messages to handle at a time, and which interrupts were spurious;
+//! * [`config`]: whether the configuration changes too often to be read;
+//! * [`state`]: the action of the frontend for each pair of xenbus states;
+//! * [`removal`]: whether a device can be removed from its driver.
 //!
-//! The core sees neither a kernel nor a hypervisor: it works on a shared page that is passed in and
-//! says what is to be done. The module's C glue does it, through `ffi`, the only
-//! module with unsafe code. Nothing here panics on any input, which the module's build checks in
-//! the linked object.
+//! The core depends on neither a kernel nor a hypervisor: it works on a shared page that the caller
+//! passes in, and returns decisions. The module's C glue carries them out; it calls `ffi`, the only
+//! module with unsafe code. Nothing here panics on any input; the module's build checks that in the
+//! linked object.
 //!
-//! `[n.m]` in a comment or a test name (`spec_n_m_…`) is a clause of `protocol/SPEC.md`.
+//! `[n.m]` in a comment and `spec_n_m_…` in a test name refer to clause n.m of `protocol/SPEC.md`.
 //!
-//! A request, the device's answer, and what the driver makes of it:
+//! A request and the device's answer:
 //!
 //! ```
 //! use core::sync::atomic::AtomicU32;

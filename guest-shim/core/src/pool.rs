@@ -1,10 +1,11 @@
-//! The shared pool: which buffers go by way of it, and what of it is taken (SPEC section 3).
+//! The allocator of the shared pool [3.10].
 //!
-//! Pages are shared with the device in chunks of [`CHUNK_PAGES`]; a buffer lies in consecutive
-//! pages of one chunk. The first pages are divided into slots for what is small, as the headers and
-//! descriptors of requests are: these then lie together. A word has a bit for each page of a chunk,
-//! or for each slot of a page. There is no lock: units are taken and given back by compare and
-//! exchange, in any context, and each processor begins to look at another word.
+//! The driver shares pages with the device in chunks of [`CHUNK_PAGES`]; a buffer lies in
+//! consecutive pages of one chunk. The first [`SLOT_PAGES`] pages are divided into slots for small
+//! buffers, such as the headers and descriptors of requests, which then lie together. A word has a
+//! bit for each page of a chunk, or for each slot of a page. There is no lock: callers take and
+//! return units with atomic operations, in any context. Each processor starts its search at another
+//! word.
 
 mod location;
 #[cfg(test)]
@@ -17,33 +18,34 @@ use protocol::pool::MAX_POOL_PAGES;
 
 pub use location::{PoolLocation, Unit, find};
 
-/// Pages that are shared with one message, under consecutive references.
+/// Number of pages in a chunk, which the driver shares with one message under consecutive
+/// references [5.8].
 pub const CHUNK_PAGES: u32 = u64::BITS;
 
-/// The most chunks of a pool.
+/// The maximum number of chunks in a pool.
 pub const MAX_CHUNKS: u32 = MAX_POOL_PAGES / CHUNK_PAGES;
 
-/// Pages of the first chunk that are divided into slots.
+/// Number of pages, from the start of the first chunk, that are divided into slots.
 const SLOT_PAGES: u32 = 8;
 
-/// Slots of a pool.
+/// Number of slots in a pool.
 pub const SLOTS: u32 = SLOT_PAGES * u64::BITS;
 
-/// The longest buffer that goes by way of the pool, in bytes: what fits a chunk.
+/// The longest buffer that the pool takes, in bytes: one chunk.
 ///
-/// To copy it costs the guest less than to map and to unmap it costs both sides, whatever its
-/// length; so all go that can.
+/// The copy costs the guest less than mapping and unmapping cost both sides, whatever the buffer's
+/// length; so every buffer that fits goes through the pool.
 pub const MAX_POOLED_BYTES: u64 = (CHUNK_PAGES * Unit::Page.bytes()) as u64;
 
-/// The longest buffer that is put into slots.
+/// The longest buffer that the pool puts into slots, in bytes.
 const MAX_SLOT_BYTES: u64 = 512;
 
-/// One device takes no more than one in so many of the guest's grant references for its pool:
-/// rings, buffers that do not go by way of it, and other devices need some.
+/// The pool of one device gets at most 1 of this many of the guest's grant references. The others
+/// remain for rings, buffers outside of the pool, and other devices.
 const SHARE_OF_REFERENCES: u32 = 8;
 
-/// How many chunks a pool may have, where the guest's administrator allows `pages` pages a device
-/// and the guest has `references` grant references in all.
+/// The maximum number of chunks in one device's pool. The guest's administrator allows `pages`
+/// pages for each device; the guest has `references` grant references in all.
 pub const fn chunk_limit(pages: u32, references: u32) -> u32 {
     let share = references / SHARE_OF_REFERENCES;
     let pages = if pages < share { pages } else { share };
@@ -51,32 +53,32 @@ pub const fn chunk_limit(pages: u32, references: u32) -> u32 {
     if chunks < MAX_CHUNKS { chunks } else { MAX_CHUNKS }
 }
 
-/// Why a buffer does not go by way of the pool.
+/// The reason why the pool does not take a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TakeError {
-    /// It has no bytes, or more than [`MAX_POOLED_BYTES`].
+    /// The buffer has no bytes, or more than [`MAX_POOLED_BYTES`].
     Unfit,
-    /// No chunk has enough free pages in a row.
+    /// No open chunk has enough consecutive free pages.
     Exhausted,
 }
 
-/// It was not taken, or is not in the pool.
+/// The error of [`Pool::give_back`]: the units are not taken, or not in the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotTaken;
 
-/// What of a pool is taken.
+/// The units of a pool, each taken or free.
 #[derive(Debug)]
 pub struct Pool {
-    /// Chunks from the first on that may be taken from.
+    /// Number of open chunks, from the first on. [`Pool::take`] uses no others.
     open: AtomicU32,
-    /// The slots of each page that has some.
+    /// The slots of each page that is divided into slots.
     slots: [AtomicU64; SLOT_PAGES as usize],
-    /// The pages of each chunk; those that are divided are never free.
+    /// The pages of each chunk; pages that are divided into slots are never free.
     pages: [AtomicU64; MAX_CHUNKS as usize],
 }
 
 impl Pool {
-    /// A pool of no chunks.
+    /// Creates a pool without an open chunk.
     pub const fn new() -> Self {
         let mut pages = [const { AtomicU64::new(0) }; MAX_CHUNKS as usize];
         pages[0] = AtomicU64::new(units::run(SLOT_PAGES));
@@ -87,21 +89,22 @@ impl Pool {
         }
     }
 
-    /// From now on the first `chunks` chunks are taken from. What is taken of others stays so until
-    /// it is given back.
+    /// Opens the first `chunks` chunks for [`Pool::take`], and closes the others. Units of a closed
+    /// chunk stay taken until [`Pool::give_back`].
     pub fn open(&self, chunks: u32) {
         self.open.store(chunks, Ordering::Release);
     }
 
-    /// Chunks that are taken from.
+    /// The number of open chunks.
     pub fn chunks(&self) -> u32 {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Takes a place for a buffer of `length` bytes, looking first where `processor` prefers.
+    /// Takes units for a buffer of `length` bytes. The number `processor` selects the word at which
+    /// the search starts.
     ///
     /// # Errors
-    /// [`TakeError`]; nothing was taken.
+    /// [`TakeError`], after which the pool is unchanged.
     pub fn take(&self, length: u64, processor: u32) -> Result<PoolLocation, TakeError> {
         if length == 0 || length > MAX_POOLED_BYTES {
             return Err(TakeError::Unfit);
@@ -111,21 +114,21 @@ impl Pool {
         small.or_else(|| self.claim(Unit::Page, length, processor)).ok_or(TakeError::Exhausted)
     }
 
-    /// Gives back what was taken for a buffer.
+    /// Returns a buffer's units to the pool.
     ///
     /// # Errors
-    /// [`NotTaken`], if it was not; the pool is as before.
-    pub fn give_back(&self, place: PoolLocation) -> Result<(), NotTaken> {
-        let (word, first) = place.bits();
-        let words: &[AtomicU64] = match place.unit {
+    /// [`NotTaken`] unless all of the units are taken; the pool is unchanged then.
+    pub fn give_back(&self, location: PoolLocation) -> Result<(), NotTaken> {
+        let (word, first) = location.bits();
+        let words: &[AtomicU64] = match location.unit {
             Unit::Page => &self.pages,
             Unit::Slot => &self.slots,
         };
         let taken = words.get(word as usize).ok_or(NotTaken)?;
-        if units::free(taken, first, place.count) { Ok(()) } else { Err(NotTaken) }
+        if units::free(taken, first, location.count) { Ok(()) } else { Err(NotTaken) }
     }
 
-    /// How many pages are taken, or have slots that are.
+    /// The number of pages that are taken or have taken slots.
     pub fn in_use(&self) -> u32 {
         let pages: u32 = self.pages.iter().map(units::count).sum();
         let slots = self.slots.iter().filter(|page| units::count(page) != 0).count();
@@ -137,7 +140,7 @@ impl Pool {
         let chunks = self.pages.get(..self.chunks() as usize)?;
         let words = match unit {
             Unit::Page => chunks,
-            // They are of the first chunk.
+            // Slots lie in the first chunk.
             Unit::Slot if chunks.is_empty() => return None,
             Unit::Slot => &self.slots,
         };

@@ -1,47 +1,49 @@
-//! Whether a device can be taken from its driver while requests are unfinished.
+//! Whether a device can be removed from its driver while requests are unfinished.
 //!
-//! A driver waits for some requests when it is removed, and takes others back. Those that it takes
-//! back are no reason to keep a device whose backend died: the driver unmaps them, each grant that
-//! the backend no longer uses ends, and a page that it still uses is withheld [3.6].
+//! A driver that is removed waits for some requests and takes others back. Requests that it takes
+//! back do not prevent the removal of a device whose backend died: the driver unmaps them, the
+//! module ends each grant that the backend no longer uses, and leaks the pages that it still uses
+//! [3.6].
 
-/// What is known of the device at the other end of the connection.
+/// The driver's knowledge of the device at the other end of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendState {
-    /// Nothing was found wrong with it. Its backend may have died unseen.
+    /// The connection has no known fault. The backend may have died unnoticed.
     Open,
-    /// It has just answered a request.
+    /// The device has just answered a request.
     Answering,
-    /// It was given up, or its backend left: it finishes no request any more.
+    /// The driver gave the device up, or the backend left: the device finishes no more requests.
     Broken,
 }
 
-/// What to do with a device that is to be taken from its driver.
+/// The decision on the removal of a device from its driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {
-    /// Remove it: the driver's part of that ends.
+    /// Remove the device: the driver does not wait for ever.
     Remove,
-    /// Send the device a request first, and ask again with what became of it.
+    /// Send the device a request, and decide again with the resulting [`BackendState`].
     AskDevice,
-    /// Keep it, dead: its driver would wait for ever.
+    /// Keep the device, broken: its driver would wait for ever.
     Keep,
 }
 
-/// What a stock driver does with unfinished requests when it is removed.
+/// The treatment of unfinished requests by a stock driver that is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unfinished {
+    /// The driver takes them back.
     TakenBack,
+    /// The driver waits until the device finishes them.
     WaitedFor,
 }
 
-// Device ids (virtio 1.3 section 5).
+// Device IDs (virtio 1.3 section 5).
 const NETWORK: u32 = 1;
 const CONSOLE: u32 = 3;
 const ENTROPY: u32 = 4;
 const VSOCK: u32 = 19;
 
-/// Drivers of these devices post buffers in advance, which wait in the queue until something
-/// arrives, and take back what is left there. Of a driver that is not known to do so, the worst is
-/// assumed.
+/// Drivers of the listed devices post receive buffers in advance, and take back those that are
+/// still in the queue. The core assumes that any other driver waits.
 const fn unfinished(device_id: u32) -> Unfinished {
     match device_id {
         NETWORK | CONSOLE | ENTROPY | VSOCK => Unfinished::TakenBack,
@@ -54,9 +56,9 @@ pub const fn waits_for_requests(device_id: u32) -> bool {
     matches!(unfinished(device_id), Unfinished::WaitedFor)
 }
 
-/// What to do with a device of type `device_id` that has `pages` pages of unfinished requests. A
-/// driver that waits may have more to write when it is removed: the device is asked though it has
-/// none now.
+/// Decides on the removal of a device of type `device_id` that holds `pages` pages of unfinished
+/// requests. A driver that waits may send more requests when it is removed; so the decision is
+/// [`Removal::AskDevice`] even if `pages` is 0.
 pub const fn next(device_id: u32, pages: u32, connection: BackendState) -> Removal {
     match (unfinished(device_id), pages, connection) {
         (Unfinished::TakenBack, ..) | (_, _, BackendState::Answering) => Removal::Remove,
@@ -76,7 +78,7 @@ mod tests {
         [BackendState::Open, BackendState::Answering, BackendState::Broken];
 
     #[test]
-    fn posted_receive_buffers_do_not_keep_a_device_whose_backend_died() {
+    fn device_with_only_receive_buffers_is_removed() {
         for device in [NETWORK, CONSOLE, ENTROPY, VSOCK] {
             for connection in CONNECTIONS {
                 assert_eq!(next(device, 256, connection), Removal::Remove, "device {device}");
@@ -85,14 +87,14 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_with_requests_that_nobody_finishes_is_kept() {
+    fn broken_disk_with_unfinished_requests_is_kept() {
         for device in [BLOCK, UNKNOWN] {
             assert_eq!(next(device, 1, BackendState::Broken), Removal::Keep);
         }
     }
 
     #[test]
-    fn a_backend_that_may_have_died_unseen_is_asked_before_its_disk_is_waited_for() {
+    fn disk_is_asked_before_its_driver_waits_for_it() {
         for device in [BLOCK, UNKNOWN] {
             for pages in [0, 1] {
                 assert_eq!(next(device, pages, BackendState::Open), Removal::AskDevice);
@@ -102,14 +104,14 @@ mod tests {
     }
 
     #[test]
-    fn a_device_without_requests_that_is_given_up_is_removed_whatever_it_is() {
+    fn broken_device_without_requests_is_removed() {
         for device in 0..64 {
             assert_eq!(next(device, 0, BackendState::Broken), Removal::Remove);
         }
     }
 
     #[test]
-    fn a_suspend_waits_for_requests_that_a_driver_would_wait_for() {
+    fn only_drivers_without_receive_buffers_wait_for_requests() {
         assert!(waits_for_requests(BLOCK) && waits_for_requests(UNKNOWN));
         assert!(![NETWORK, CONSOLE, ENTROPY, VSOCK].map(waits_for_requests).contains(&true));
     }

@@ -1,33 +1,33 @@
-//! How the pages of a queue's ring are granted: those that the device only reads are read-only
-//! (SPEC section 3).
+//! The grants of a queue's ring: read-only for pages that the device only reads, writable for the
+//! device area [3.4].
 
 use protocol::grant::{AddressError, GrantRange, GrantRef};
 
 use crate::transport::MAX_ENTRIES;
 use protocol::grant::Access;
 
-/// Bytes of one descriptor.
+/// Size of one descriptor, in bytes.
 const DESCRIPTOR: u64 = 16;
-/// Bytes of the driver area beside its entries: flags, index and the event index.
+/// Size of the driver area without its entries, in bytes: flags, index and event index.
 const DRIVER_FIELDS: u64 = 6;
-/// Bytes of one entry of the driver area.
+/// Size of one entry in the driver area, in bytes.
 const DRIVER_ENTRY: u64 = 2;
-/// As [`DRIVER_FIELDS`], of the device area.
+/// Size of the device area without its entries, in bytes: flags, index and event index.
 const DEVICE_FIELDS: u64 = 6;
-/// Bytes of one entry of the device area.
+/// Size of one entry in the device area, in bytes.
 const DEVICE_ENTRY: u64 = 8;
 
-/// Why a ring cannot be granted; its queue is not set up.
+/// The reason why a ring cannot be granted; the driver does not set the queue up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RingError {
-    /// It has no entries, or more than a queue is set up with.
+    /// The ring has no entries, or more than [`MAX_ENTRIES`].
     Entries(u32),
-    /// An area is not at an address that was made for granted memory.
+    /// The address of an area is not a grant address.
     Address(AddressError),
-    /// The areas do not follow one another, each in pages of the ring: descriptors first, then what
-    /// the driver writes, then what the device writes.
+    /// The areas are not in order: descriptor and driver area must lie in pages before the device
+    /// area, and the driver area must not start before the descriptor area's first page.
     Order,
-    /// The device area does not begin a page, so that the device could write what is before it.
+    /// The device area does not begin a page, so that the device could write data before it.
     DeviceArea,
 }
 
@@ -42,28 +42,29 @@ impl From<AddressError> for RingError {
 pub struct RingAddresses {
     /// The descriptor table.
     pub descriptor: u64,
-    /// What the driver writes beside it, the available ring.
+    /// The driver area: the available ring.
     pub driver: u64,
-    /// What the device writes, the used ring.
+    /// The device area: the used ring.
     pub device: u64,
 }
 
-/// The grants of a split ring that lies in one run of pages.
+/// The grants of a split ring in consecutive pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingGrants {
-    /// The first page's reference; that of the descriptor area.
+    /// Reference of the first page, in which the descriptor area starts.
     pub first: GrantRef,
-    /// Pages, at least 2.
+    /// Number of pages, at least 2.
     pub pages: u32,
-    /// So many of them, from the first on, are the device's to read only [3.4].
+    /// Number of pages, from the first on, that are granted read-only [3.4].
     pub read_only: u32,
 }
 
 impl RingGrants {
-    /// Plans for a ring of `entries` entries.
+    /// Plans the grants of a ring of `entries` entries.
     ///
     /// # Errors
-    /// [`RingError`] if the device area shares a page with the others, or the ring is none.
+    /// [`RingError`] if the ring cannot be granted, for example because the device area shares a
+    /// page with another area.
     pub fn new(ring: RingAddresses, entries: u32) -> Result<Self, RingError> {
         if entries == 0 || entries > MAX_ENTRIES {
             return Err(RingError::Entries(entries));
@@ -86,13 +87,13 @@ impl RingGrants {
         Ok(Self { first, pages, read_only })
     }
 
-    /// What the grant of the ring's page `index`, counted from 0, allows.
+    /// The access that the grant of the ring's page `index`, counted from 0, allows.
     pub const fn access(self, index: u32) -> Access {
         if index < self.read_only { Access::ReadOnly } else { Access::ReadWrite }
     }
 }
 
-/// The reference behind a range's last.
+/// The reference after a range's last.
 const fn past(range: GrantRange) -> u32 {
     range.start.reference.0.saturating_add(range.pages)
 }
@@ -113,7 +114,7 @@ mod tests {
         GrantAddress::new(GrantRef(FIRST + page), offset).encode()
     }
 
-    /// As Linux lays a ring out that is aligned to pages.
+    /// A ring with Linux's layout, aligned to pages.
     fn ring(entries: u32) -> RingAddresses {
         let driver = u64::from(entries) * DESCRIPTOR;
         let end = driver + DRIVER_FIELDS + u64::from(entries) * DRIVER_ENTRY;
@@ -132,14 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn spec_3_4_only_the_device_area_of_a_ring_is_granted_writable() {
+    fn spec_3_4_only_the_device_area_is_granted_writable() {
         let made = RingGrants::new(ring(256), 256).unwrap();
         let access: Vec<_> = (0..made.pages).map(|page| made.access(page)).collect();
         assert_eq!(access, [Access::ReadOnly, Access::ReadOnly, Access::ReadWrite]);
     }
 
     #[test]
-    fn spec_7_rings_of_all_sizes_take_the_pages_of_their_areas() {
+    fn spec_7_rings_of_all_sizes_have_the_pages_of_their_areas() {
         assert_eq!(grants(1), (2, 1));
         assert_eq!(grants(128), (2, 1));
         assert_eq!(grants(256), (3, 2));
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_3_4_a_ring_whose_device_area_shares_a_page_is_not_granted() {
+    fn spec_3_4_device_area_in_a_shared_page_is_refused() {
         let packed = RingAddresses { device: address(0, 2048), ..ring(16) };
         assert_eq!(RingGrants::new(packed, 16), Err(RingError::DeviceArea));
         let at_a_page_of_another = RingAddresses { device: address(0, 0), ..ring(16) };
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn areas_in_another_order_are_no_ring() {
+    fn areas_in_another_order_are_refused() {
         let before = RingAddresses { driver: address(0, 0), descriptor: address(1, 0), ..ring(16) };
         let device = RingAddresses { device: address(2, 0), ..before };
         assert_eq!(RingGrants::new(device, 16), Err(RingError::Order));
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_granted_memory_is_no_ring() {
+    fn ring_outside_granted_memory_is_refused() {
         let raw = RingAddresses { driver: 0x1000, ..ring(16) };
         let refused = RingGrants::new(raw, 16);
         assert_eq!(refused, Err(RingError::Address(AddressError::Raw(0x1000))));
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_has_entries_and_not_too_many() {
+    fn ring_without_entries_or_with_too_many_is_refused() {
         for entries in [0, MAX_ENTRIES + 1, u32::MAX] {
             assert_eq!(RingGrants::new(ring(16), entries), Err(RingError::Entries(entries)));
         }

@@ -2,27 +2,27 @@
 
 use protocol::binding::XenbusState::{self, *};
 
-/// What the frontend does next.
+/// The next action of the frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrontendAction {
-    /// Wait for the backend, or there is nothing left to do.
+    /// Do nothing: wait for the backend, or stay closed.
     Nothing,
-    /// Check the backend's keys, write one's own, go to Initialised [2.3, 2.4].
+    /// Check the backend's keys, write the frontend's keys, go to Initialised [2.3, 2.4].
     Offer,
     /// Go to Connected and register the virtio device [2.5].
     Connect,
     /// Stop the driver, end all grants, go to Closed [2.7].
     Close,
-    /// Go to Closed: someone else has written Closing and stops the driver, and the backend is
-    /// done; or the device was refused.
+    /// Go to Closed. Either the code that wrote Closing stops the driver, and the backend has
+    /// closed; or the backend refused the device.
     Finish,
 }
 
-/// Looks the two states up.
+/// Returns the action for the two states.
 ///
-/// A frontend that has offered nothing yet waits for the backend in any state: after a restart the
-/// backend may still be closing the earlier connection [2.9]. Without a state it has refused the
-/// device [2.6], and a guest that boots must not wait for that.
+/// A frontend in Initialising waits for a backend in any other state: after a restart the backend
+/// may still close the earlier connection [2.9]. A backend without a state has refused the device
+/// [2.6]; the frontend does not wait then, because a guest that boots would wait, too.
 pub const fn next(own: XenbusState, backend: XenbusState) -> FrontendAction {
     match (own, backend) {
         (Initialising, InitWait) => FrontendAction::Offer,
@@ -30,8 +30,8 @@ pub const fn next(own: XenbusState, backend: XenbusState) -> FrontendAction {
         (Initialised, Connected) => FrontendAction::Connect,
         (Initialised, Closing | Closed | Unknown) => FrontendAction::Close,
         (Connected, Connected) => FrontendAction::Nothing,
-        // Not only Closing, Closed and gone: a backend that starts over has left the connection
-        // too.
+        // Any other state, and not only Closing, Closed and none: a backend that starts again has
+        // left the connection, too.
         (Connected, _) => FrontendAction::Close,
         (Closing, Closed | Unknown) => FrontendAction::Finish,
         _ => FrontendAction::Nothing,
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_2_4_an_offer_is_made_once_and_only_to_a_backend_that_waits() {
+    fn spec_2_4_frontend_offers_only_to_a_waiting_backend() {
         for own in ALL {
             let expected: &[_] = if own == Initialising { &[InitWait] } else { &[] };
             assert!(backends(own, FrontendAction::Offer).eq(expected.iter().copied()));
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_2_5_the_frontend_connects_after_the_backend() {
+    fn spec_2_5_frontend_connects_after_the_backend() {
         for own in ALL {
             let expected: &[_] = if own == Initialised { &[Connected] } else { &[] };
             assert!(backends(own, FrontendAction::Connect).eq(expected.iter().copied()));
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_2_7_a_backend_that_leaves_ends_the_connection() {
+    fn spec_2_7_frontend_closes_when_the_backend_leaves() {
         for backend in [Closing, Closed, Unknown] {
             assert_eq!(next(Connected, backend), FrontendAction::Close);
             assert_eq!(next(Initialised, backend), FrontendAction::Close);
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_2_7_a_frontend_that_closes_waits_for_the_backend_to_let_go() {
+    fn spec_2_7_closing_frontend_waits_until_the_backend_is_closed() {
         assert_eq!(next(Closing, Connected), FrontendAction::Nothing);
         assert_eq!(next(Closing, Closing), FrontendAction::Nothing);
         assert_eq!(next(Closing, Closed), FrontendAction::Finish);
@@ -85,19 +85,19 @@ mod tests {
     }
 
     #[test]
-    fn spec_2_9_a_restarted_frontend_waits_while_the_backend_closes() {
+    fn spec_2_9_restarted_frontend_waits_while_the_backend_closes() {
         for backend in [Connected, Closing, Closed, Initialising] {
             assert_eq!(next(Initialising, backend), FrontendAction::Nothing);
         }
     }
 
     #[test]
-    fn spec_2_6_a_device_that_was_refused_is_not_waited_for() {
+    fn spec_2_6_frontend_does_not_wait_for_a_refused_device() {
         assert_eq!(next(Initialising, Unknown), FrontendAction::Finish);
     }
 
     #[test]
-    fn a_closed_frontend_does_nothing() {
+    fn closed_frontend_does_nothing() {
         assert!(backends(Closed, FrontendAction::Nothing).eq(ALL));
     }
 }

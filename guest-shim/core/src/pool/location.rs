@@ -1,21 +1,21 @@
-//! Where a buffer lies in the pool, and its address.
+//! The location of a buffer in the pool, and its DMA address.
 
 use protocol::grant::PAGE_SIZE;
 use protocol::pool::{DecodedAddress, PoolPage};
 
 use super::{CHUNK_PAGES, SLOT_PAGES};
 
-/// What is taken at once.
+/// The unit of allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// A page of a chunk.
     Page,
-    /// A part of a page of the first chunk.
+    /// A slot: one 64th of a page, in the first pages of the first chunk.
     Slot,
 }
 
 impl Unit {
-    /// Its length.
+    /// The unit's size in bytes.
     pub const fn bytes(self) -> u32 {
         match self {
             Self::Page => PAGE_SIZE as u32,
@@ -24,23 +24,23 @@ impl Unit {
     }
 }
 
-/// Where a buffer, or a part of one, lies in the pool: in units of one chunk.
+/// The location of a buffer, or of a part of one, in the pool: consecutive units of one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolLocation {
-    /// The chunk's number.
+    /// Number of the chunk.
     pub chunk: u32,
-    /// What it takes.
+    /// Kind of the units.
     pub unit: Unit,
-    /// The first, counted from the chunk's beginning.
+    /// Number of the first unit, counted from the chunk's start.
     pub first: u32,
-    /// How many, at least 1.
+    /// Number of units, at least 1.
     pub count: u32,
-    /// Byte of the first unit that is the buffer's first.
+    /// Offset of the buffer in the first unit, in bytes.
     pub offset: u32,
 }
 
 impl PoolLocation {
-    /// `count` units from bit `first` of word `word` on.
+    /// The location of `count` units from bit `first` of word `word` on.
     pub(super) const fn of_bits(unit: Unit, word: u32, first: u32, count: u32) -> Self {
         let (chunk, first) = match unit {
             Unit::Page => (word, first),
@@ -49,7 +49,7 @@ impl PoolLocation {
         Self { chunk, unit, first, count, offset: 0 }
     }
 
-    /// The word of the units and the first one's bit in it.
+    /// The word of the units, and the bit of the first unit in it.
     pub(super) const fn bits(self) -> (u32, u32) {
         match self.unit {
             Unit::Page => (self.chunk, self.first),
@@ -57,7 +57,7 @@ impl PoolLocation {
         }
     }
 
-    /// Byte of the chunk that is the buffer's first.
+    /// Offset of the buffer in the chunk, in bytes.
     pub const fn start(self) -> u32 {
         self.first * self.unit.bytes() + self.offset
     }
@@ -69,8 +69,8 @@ impl PoolLocation {
     }
 }
 
-/// The place of a mapped buffer, or of a part of one, by its address; `None` if that is not in a
-/// pool.
+/// The location of `length` bytes at DMA address `address`, which are a mapped buffer or a part of
+/// one; `None` if they are not in one chunk of a pool.
 pub fn find(address: u64, length: u64) -> Option<PoolLocation> {
     let Ok(DecodedAddress::Pool(range)) = DecodedAddress::decode(address, length) else {
         return None;

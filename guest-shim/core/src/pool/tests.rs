@@ -1,3 +1,5 @@
+//! Tests of the pool's allocator, with one thread and with several.
+
 extern crate std;
 use core::sync::atomic::AtomicBool;
 use std::thread;
@@ -16,29 +18,30 @@ fn pool(chunks: u32) -> Pool {
     pool
 }
 
-/// Takes what is asked for, by one processor; gives the numbers of the first pages.
+/// Takes buffers of these lengths, on one processor; returns the numbers of their first pages.
 fn taken(pool: &Pool, lengths: &[u64]) -> Vec<u32> {
-    let pages =
-        |place: PoolLocation| place.chunk * CHUNK_PAGES + place.start() / Unit::Page.bytes();
+    let pages = |location: PoolLocation| {
+        location.chunk * CHUNK_PAGES + location.start() / Unit::Page.bytes()
+    };
     lengths.iter().map(|length| pages(pool.take(*length, 0).unwrap())).collect()
 }
 
-/// Gives back `pages` pages from `first` on.
+/// Returns `pages` pages from `first` on to the pool.
 fn give_back(pool: &Pool, first: u32, pages: u64) -> Result<(), NotTaken> {
     pool.give_back(find(PoolPage(first).address(0), pages * PAGE).unwrap())
 }
 
 #[test]
-fn spec_3_10_a_buffer_lies_in_consecutive_pages_of_one_chunk() {
+fn spec_3_10_buffer_lies_in_consecutive_pages_of_one_chunk() {
     let pool = pool(2);
     assert_eq!(taken(&pool, &[513, PAGE, PAGE + 1, 53 * PAGE]), [8, 9, 10, 64]);
-    assert_eq!(taken(&pool, &[52 * PAGE, 11 * PAGE]), [12, 117], "what is free is found");
+    assert_eq!(taken(&pool, &[52 * PAGE, 11 * PAGE]), [12, 117], "free pages are found");
     assert_eq!(pool.take(PAGE, 0), Err(TakeError::Exhausted));
     assert_eq!(pool.in_use(), 120);
 }
 
 #[test]
-fn spec_3_10_what_is_taken_is_of_chunks_that_are_shared() {
+fn spec_3_10_only_open_chunks_are_taken_from() {
     let pool = Pool::new();
     assert_eq!(pool.take(1, 0), Err(TakeError::Exhausted));
     assert_eq!(pool.take(PAGE, 0), Err(TakeError::Exhausted));
@@ -47,22 +50,25 @@ fn spec_3_10_what_is_taken_is_of_chunks_that_are_shared() {
     assert_eq!(pool.take(PAGE, 1), Err(TakeError::Exhausted));
     pool.open(2);
     assert_eq!(taken(&pool, &[64 * PAGE]), [64]);
-    // The device was reset: no more is taken, and what was taken is given back.
+    // After a reset of the device nothing can be taken, but taken pages can be returned.
     pool.open(0);
     assert_eq!(give_back(&pool, 8, 56), Ok(()));
     assert_eq!((pool.take(1, 0), pool.in_use()), (Err(TakeError::Exhausted), 65));
 }
 
 #[test]
-fn spec_3_10_small_buffers_share_a_page_and_no_byte() {
+fn spec_3_10_small_buffers_share_a_page_without_overlap() {
     let pool = pool(1);
     let address = |length| pool.take(length, 0).map(PoolLocation::address);
     let lengths = [1, 16, 64, 65, 512, 48];
     let starts = [0, 64, 128, 192, 320, 832].map(|offset| Ok(PoolPage(0).address(offset)));
     assert_eq!(lengths.map(address), starts);
     assert_eq!(pool.in_use(), 1, "page");
-    let place = find(PoolPage(0).address(200), 57).unwrap();
-    assert_eq!((place.unit, place.first, place.count, place.offset), (Unit::Slot, 3, 2, 8));
+    let location = find(PoolPage(0).address(200), 57).unwrap();
+    assert_eq!(
+        (location.unit, location.first, location.count, location.offset),
+        (Unit::Slot, 3, 2, 8)
+    );
     for (length, start) in lengths.into_iter().zip(starts) {
         assert_eq!(pool.give_back(find(start.unwrap(), length).unwrap()), Ok(()));
     }
@@ -70,17 +76,17 @@ fn spec_3_10_small_buffers_share_a_page_and_no_byte() {
 }
 
 #[test]
-fn what_finds_no_slot_gets_a_page() {
+fn small_buffer_gets_a_page_if_slots_are_exhausted() {
     let pool = pool(1);
     for _ in 0..u64::from(SLOT_PAGES) * 8 {
-        assert!(pool.take(512, 0).is_ok_and(|place| place.unit == Unit::Slot));
+        assert!(pool.take(512, 0).is_ok_and(|location| location.unit == Unit::Slot));
     }
     assert_eq!(taken(&pool, &[1, 512]), [8, 9]);
     assert_eq!(pool.in_use(), SLOT_PAGES + 2);
 }
 
 #[test]
-fn what_is_given_back_is_taken_again() {
+fn returned_pages_are_taken_again() {
     let pool = pool(1);
     taken(&pool, &[PAGE, 3 * PAGE, 52 * PAGE]);
     assert_eq!(give_back(&pool, 9, 3), Ok(()));
@@ -90,7 +96,7 @@ fn what_is_given_back_is_taken_again() {
 }
 
 #[test]
-fn each_processor_begins_elsewhere() {
+fn processors_start_at_different_words() {
     let pool = pool(3);
     let chunks = [0, 1, 2, 3].map(|processor| pool.take(PAGE, processor).unwrap().chunk);
     assert_eq!(chunks, [0, 1, 2, 0]);
@@ -99,7 +105,7 @@ fn each_processor_begins_elsewhere() {
 }
 
 #[test]
-fn buffers_that_fit_no_chunk_are_granted() {
+fn buffers_that_fit_no_chunk_are_refused() {
     let pool = pool(2);
     for length in [0, MAX_POOLED_BYTES + 1, u64::MAX] {
         assert_eq!(pool.take(length, 0), Err(TakeError::Unfit));
@@ -115,13 +121,13 @@ fn spec_7_the_pool_is_bounded() {
     assert_eq!(chunk_limit(63, 32768), 0);
     assert_eq!(chunk_limit(0, 0), 0);
     let pool = pool(u32::MAX);
-    assert_eq!(pool.take(1, 0), Err(TakeError::Exhausted), "more than there can be");
+    assert_eq!(pool.take(1, 0), Err(TakeError::Exhausted), "more chunks than MAX_CHUNKS");
 }
 
 #[test]
-fn spec_3_10_a_mapped_buffer_does_not_leave_its_chunk() {
+fn spec_3_10_range_outside_its_chunk_is_not_found() {
     let pages = |first, offset, length| {
-        find(PoolPage(first).address(offset), length).map(|place| place.count)
+        find(PoolPage(first).address(offset), length).map(|location| location.count)
     };
     assert_eq!(pages(64, 0, MAX_POOLED_BYTES), Some(64));
     assert_eq!(pages(64, 1, MAX_POOLED_BYTES), None);
@@ -133,38 +139,39 @@ fn spec_3_10_a_mapped_buffer_does_not_leave_its_chunk() {
 }
 
 #[test]
-fn what_was_taken_is_found_by_its_address() {
+fn find_returns_the_taken_location() {
     let pool = pool(3);
     for length in [1, 64, 65, 512, 513, PAGE, PAGE + 1, 9 * PAGE] {
-        let place = pool.take(length, 1).unwrap();
-        assert_eq!(find(place.address(), length), Some(place), "{length} bytes");
+        let location = pool.take(length, 1).unwrap();
+        assert_eq!(find(location.address(), length), Some(location), "{length} bytes");
     }
 }
 
-/// Marks what lies at `place`, slot by slot; fails if it is marked already.
-fn mark(held: &[AtomicBool], place: PoolLocation, taken: bool) {
-    let first = (place.chunk * CHUNK_PAGES * Unit::Page.bytes() + place.start()) / 64;
-    let slots = place.count * place.unit.bytes() / 64;
+/// Marks the slots of `location` as taken or free; fails if one of them is so marked already.
+fn mark(held: &[AtomicBool], location: PoolLocation, taken: bool) {
+    let first = (location.chunk * CHUNK_PAGES * Unit::Page.bytes() + location.start()) / 64;
+    let slots = location.count * location.unit.bytes() / 64;
     for slot in held.iter().skip(first as usize).take(slots as usize) {
-        assert_ne!(slot.swap(taken, Ordering::Relaxed), taken, "{place:?}");
+        assert_ne!(slot.swap(taken, Ordering::Relaxed), taken, "{location:?}");
     }
 }
 
 #[test]
-fn nothing_is_taken_twice_at_a_time() {
+fn concurrent_threads_never_take_the_same_units() {
     let pool = pool(2);
     let held: Vec<_> = (0..2 * 64 * 64).map(|_| AtomicBool::new(false)).collect();
     thread::scope(|scope| {
         for thread in 0..4_u64 {
             let (pool, held) = (&pool, &held);
             scope.spawn(move || {
-                for turn in 0..30_000_u64 {
-                    // Mostly what is short, so that they meet at the word and not at the marks.
-                    let length = if turn % 50 == thread { 20 * PAGE } else { 1 + turn % 300 };
-                    let Ok(place) = pool.take(length, 0) else { continue };
-                    mark(held, place, true);
-                    mark(held, place, false);
-                    pool.give_back(place).unwrap();
+                for round in 0..30_000_u64 {
+                    // Mostly short buffers, so that threads contend for the words of the pool
+                    // and not for the marks.
+                    let length = if round % 50 == thread { 20 * PAGE } else { 1 + round % 300 };
+                    let Ok(location) = pool.take(length, 0) else { continue };
+                    mark(held, location, true);
+                    mark(held, location, false);
+                    pool.give_back(location).unwrap();
                 }
             });
         }
