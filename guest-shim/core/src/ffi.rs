@@ -1,12 +1,13 @@
-//! The boundary to the module's C glue: `linux/shim.h` is the other side of it, field by field.
+//! The interface to the module's C glue. `linux/shim.h` declares it in C, field by field.
 //!
-//! Each function turns C's numbers and pointers into the core's types and its results back; there
-//! is no logic here. Errors are negative `errno` numbers.
+//! Each function converts C's numbers and pointers to the core's types, and the result back; it has
+//! no logic. Errors are negative `errno` numbers.
 //!
-//! What every caller owes, and every SAFETY comment below relies on: a `transport` points to memory
-//! that `shim_transport_init` set up, `page` to a whole page of 4096 bytes that stays mapped during
-//! the call; the glue holds its lock during calls with the same transport; all other pointers are
-//! to valid objects of their type that nothing else uses during the call.
+//! Every caller must guarantee the following, and every SAFETY comment below relies on it:
+//! `transport` points to memory that `shim_transport_init` set up, and `page` to a whole page of
+//! 4096 bytes that stays mapped during the call; the glue holds its lock during calls with the same
+//! transport; all other pointers are to valid objects of their type that nothing else uses during
+//! the call.
 
 mod device;
 mod dma;
@@ -37,14 +38,14 @@ const ERANGE: c_int = -34;
 const EPROTO: c_int = -71;
 const EMSGSIZE: c_int = -90;
 
-/// `struct shim_negotiated`: what both sides work with.
+/// `struct shim_negotiated`: the result of the negotiation.
 #[repr(C)]
 pub(crate) struct ShimNegotiated {
     max_message_size: u32,
     shared_pool: u32,
 }
 
-/// `struct shim_request`: what to ask; only the fields of its kind count.
+/// `struct shim_request`: a request. Only the fields of its kind are used.
 #[repr(C)]
 pub(crate) struct ShimRequest {
     kind: u32,
@@ -78,7 +79,7 @@ mod kind {
     pub(super) const SHARE_PAGES: u32 = 11;
 }
 
-/// `struct shim_answer`: what was answered; fields of another kind are 0.
+/// `struct shim_answer`: the device's answer. Fields of other kinds are 0.
 #[derive(Default)]
 #[repr(C)]
 pub(crate) struct ShimAnswer {
@@ -96,7 +97,7 @@ pub(crate) struct ShimAnswer {
     features: u64,
 }
 
-/// `struct shim_received`: what became of one message.
+/// `struct shim_received`: the result of one attempt to receive a message.
 #[repr(C)]
 pub(crate) struct ShimReceived {
     what: u32,
@@ -105,42 +106,43 @@ pub(crate) struct ShimReceived {
     signal: u32,
 }
 
-/// `struct shim_counters`.
+/// `struct shim_counters`: numbers of dropped messages.
 #[repr(C)]
 pub(crate) struct ShimCounters {
     malformed: u64,
     unexpected: u64,
 }
 
-/// Bytes that a transport needs; aligned as the kernel allocates, to 8.
+/// Size of a transport in bytes. Its alignment is at most 8, as of the kernel's allocations.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_transport_size() -> usize {
     const { assert!(align_of::<Transport>() <= 8) };
     size_of::<Transport>()
 }
 
-/// Sets a transport up, for a page that was zeroed.
+/// Sets a transport up for a zeroed page.
 ///
 /// # Safety
-/// `transport` points to `shim_transport_size()` writable bytes, aligned to 8; `negotiated` is what
-/// `shim_negotiate` gave.
+/// `transport` points to `shim_transport_size()` writable bytes, aligned to 8, that nothing else
+/// uses during the call; `negotiated` points to the result of `shim_negotiate`.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_transport_init(
     transport: *mut Transport,
     negotiated: *const ShimNegotiated,
 ) {
-    // SAFETY: valid by the function's contract.
+    // SAFETY: the caller guarantees a valid `struct shim_negotiated`.
     let ShimNegotiated { max_message_size, shared_pool } = unsafe { negotiated.read() };
     let new = Transport::new(Negotiated { max_message_size, shared_pool: shared_pool != 0 });
-    // SAFETY: the caller owes size, alignment and sole use; `write` drops nothing that stood there.
+    // SAFETY: the caller guarantees size, alignment and sole use; `write` does not drop the old
+    // bytes.
     unsafe { transport.write(new) };
 }
 
-/// Checks the backend's keys [2.3]; 0, or a negative number that says which key does not fit: -1
-/// revision, -2 size.
+/// Checks the backend's keys [2.3]. Returns 0, or a negative number for the key that the driver
+/// cannot use: -1 for the revision, -2 for the size.
 ///
 /// # Safety
-/// As for the module.
+/// See the module.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_negotiate(
     revision: u32,
@@ -163,13 +165,13 @@ pub(crate) unsafe extern "C" fn shim_negotiate(
     0
 }
 
-/// The transport features that the frontend takes of those that the backend offers [2.11].
+/// The transport features that the frontend takes from the backend's offer [2.11].
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_transport_features(offered: u32) -> u32 {
     taken_transport_features(offered)
 }
 
-/// What the frontend does in these xenbus states: `enum shim_action`.
+/// The frontend's action for these two xenbus states: an `enum shim_action`.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_next_action(own: u32, backend: u32) -> u32 {
     match state::next(XenbusState::from_number(own), XenbusState::from_number(backend)) {
@@ -181,28 +183,31 @@ pub(crate) extern "C" fn shim_next_action(own: u32, backend: u32) -> u32 {
     }
 }
 
-/// Sends a request; 0, -EAGAIN when the page is full, or -ERANGE for configuration that the device
-/// does not have.
+/// Sends a request. Returns 0, -EAGAIN if the page is full, -ERANGE for a range outside of the
+/// configuration space, or another error of [`error_of`].
 ///
 /// # Safety
-/// As for the module; `request.data` points to `request.size` bytes where the kind is SET_CONFIG.
+/// See the module; `request.data` points to `request.size` readable bytes if the kind is
+/// SET_CONFIG.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_send(
     transport: *mut Transport,
     page: *const PageWords,
     request: *const ShimRequest,
 ) -> c_int {
-    // SAFETY: valid by the module's contract; the lock makes the borrow of the transport the only
-    // one. The page is only ever seen as atomics, so the peer's writes are no data race.
+    // SAFETY: the pointers are valid by the module's contract, and the lock makes this borrow of
+    // the transport the only one. Both sides access the page as atomics only, so that the peer's
+    // writes are no data race.
     let (transport, page, request) = unsafe { (&mut *transport, &*page, &*request) };
-    // SAFETY: the caller owes the bytes behind `data`.
+    // SAFETY: the caller guarantees the bytes at `data`.
     unsafe { with_request(request, |request| error_of(transport.send(page, request))) }
 }
 
-/// Calls `then` with the core's form of a C request.
+/// Converts a C request and calls `then` with it; returns -EINVAL for an unknown kind.
 ///
 /// # Safety
-/// `request.data` points to `request.size` bytes where the kind is SET_CONFIG.
+/// `request.data` points to `request.size` readable bytes, which nothing changes during the call,
+/// if the kind is SET_CONFIG.
 unsafe fn with_request(request: &ShimRequest, then: impl FnOnce(Request<'_>) -> c_int) -> c_int {
     let features = request.features.to_le_bytes();
     let index = request.index;
@@ -212,10 +217,11 @@ unsafe fn with_request(request: &ShimRequest, then: impl FnOnce(Request<'_>) -> 
         kind::SET_FEATURES => Request::SetDriverFeatures(FeatureBlocks::new(0, &features)),
         kind::GET_CONFIG => Request::GetConfig { offset: request.offset, size: request.size },
         kind::SET_CONFIG => Request::SetConfig(ConfigData {
-            // As the baseline profile has it [6.6].
+            // The baseline profile requires 0 [6.6].
             generation: 0,
             offset: request.offset,
-            // SAFETY: the caller owes `size` readable bytes that nobody changes during the call.
+            // SAFETY: the caller guarantees `size` readable bytes that nothing changes during the
+            // call, which is as long as the slice lives.
             data: unsafe { slice::from_raw_parts(request.data, request.size as usize) },
         }),
         kind::GET_STATUS => Request::GetDeviceStatus,
@@ -254,10 +260,10 @@ fn error_of(sent: Result<(), SendError>) -> c_int {
     }
 }
 
-/// Takes one message out of the page.
+/// Takes one message out of the page. `received.what` is an `enum shim_what`.
 ///
 /// # Safety
-/// As for the module.
+/// See the module.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_receive(
     transport: *mut Transport,
@@ -280,11 +286,13 @@ pub(crate) unsafe extern "C" fn shim_receive(
     unsafe { received.write(out) };
 }
 
-/// Takes the answer to the outstanding request, and its configuration bytes into `data`: 0,
-/// -EAGAIN while there is none, -EPROTO if it does not fit, -EIO when the device was given up.
+/// Takes the answer to the outstanding request, and copies its configuration bytes to `data`.
+/// Returns 0, -EAGAIN before the answer arrives, -EPROTO if it does not match the request or its
+/// bytes exceed `capacity`, or -EIO if the transport is broken.
 ///
 /// # Safety
-/// As for the module; `data` points to `capacity` writable bytes, or is NULL where they are not wanted.
+/// See the module; `data` points to `capacity` writable bytes, or is NULL if the caller does not
+/// want the bytes.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_take_answer(
     transport: *mut Transport,
@@ -305,8 +313,8 @@ pub(crate) unsafe extern "C" fn shim_take_answer(
         if bytes.len() > capacity as usize {
             return EPROTO;
         }
-        // SAFETY: the bytes are in the core's own buffer, disjoint from the caller's, and were
-        // found to fit `capacity`.
+        // SAFETY: the bytes are in the transport's own buffer, disjoint from the caller's, and the
+        // check above shows that they fit into `capacity`.
         unsafe { data.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
     // SAFETY: a valid `struct shim_answer` by the module's contract.
@@ -314,7 +322,7 @@ pub(crate) unsafe extern "C" fn shim_take_answer(
     0
 }
 
-/// A response as C sees it, and its configuration bytes.
+/// Converts a response to C's structure; returns its configuration bytes beside that.
 fn flatten<'a>(response: &Response<'a>) -> (ShimAnswer, &'a [u8]) {
     let mut out = ShimAnswer::default();
     let mut bytes: &[u8] = &[];
@@ -352,10 +360,11 @@ fn flatten<'a>(response: &Response<'a>) -> (ShimAnswer, &'a [u8]) {
     (out, bytes)
 }
 
-/// Tells the device in band that a queue has buffers: 1 if the event channel is to be signalled.
+/// Notifies the device in band that a queue has available buffers. Returns 1 if the caller must
+/// signal the event channel, 0 if not, or a negative error.
 ///
 /// # Safety
-/// As for the module.
+/// See the module.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_event_avail(
     transport: *mut Transport,
@@ -370,46 +379,46 @@ pub(crate) unsafe extern "C" fn shim_event_avail(
     }
 }
 
-/// Gives the device up.
+/// Gives the device up: from now on the transport sends and receives nothing.
 ///
 /// # Safety
-/// As for the module.
+/// See the module.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_give_up(transport: *mut Transport) {
     // SAFETY: as in `shim_send`.
     unsafe { &mut *transport }.give_up();
 }
 
-/// The configuration generation that the device last told.
+/// The configuration generation in the device's last message that carried one.
 ///
 /// # Safety
-/// As for the module.
+/// See the module.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_generation(transport: *const Transport) -> u32 {
-    // SAFETY: as in `shim_send`, and only read.
+    // SAFETY: as in `shim_send`; the call only reads the transport.
     unsafe { &*transport }.generation()
 }
 
-/// The most bytes of configuration that one request can carry.
+/// The maximum number of configuration bytes that one message can carry.
 ///
 /// # Safety
-/// As for the module.
+/// See the module.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_max_config_bytes(transport: *const Transport) -> u32 {
-    // SAFETY: as in `shim_send`, and only read.
+    // SAFETY: as in `shim_send`; the call only reads the transport.
     unsafe { &*transport }.max_config_bytes()
 }
 
-/// What was dropped so far.
+/// The numbers of messages that the transport has dropped.
 ///
 /// # Safety
-/// As for the module.
+/// See the module.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_counters(
     transport: *const Transport,
     counters: *mut ShimCounters,
 ) {
-    // SAFETY: as in `shim_send`, and only read.
+    // SAFETY: as in `shim_send`; the call only reads the transport.
     let found = unsafe { &*transport }.counters();
     // SAFETY: a valid `struct shim_counters` by the module's contract.
     unsafe {

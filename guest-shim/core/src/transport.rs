@@ -1,8 +1,9 @@
-//! The driver's end of the message page (SPEC sections 4 and 5): one request at a time, its answer,
-//! the device's events and its PING.
+//! The driver's end of the message page (SPEC sections 4 and 5): one request at a time, its
+//! response, and the device's events and PINGs.
 //!
-//! Everything the device wrote is decoded from a private copy and checked against what was asked
-//! before a caller sees it. A page whose indices are impossible breaks the transport for good.
+//! The transport decodes messages from a private copy, and checks a response against its request
+//! before it returns it to the caller. An impossible index in the page breaks the transport for
+//! good [4.4].
 
 mod answer;
 mod pending_queues;
@@ -16,88 +17,88 @@ use protocol::page::{Consumer, PageWords, Popped, Producer, PushError, QueueDire
 use pending_queues::PendingQueues;
 pub use pending_queues::{MAX_ENTRIES, MAX_QUEUES, ring_size};
 
-/// Fields before the bytes of GET_CONFIG's response and of SET_CONFIG: generation, offset, size.
+/// Size in bytes of the fields before the data of GET_CONFIG's response and of SET_CONFIG:
+/// generation, offset, size.
 const CONFIG_FIELDS: usize = 12;
 
-/// Why a message was not sent.
+/// The reason why the transport did not send a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendError {
-    /// The earlier request's answer has not been taken [5.4].
+    /// The caller has not taken the answer to the earlier request [5.4].
     Busy,
-    /// All slots are taken; the device signals when it has made room [4.5].
+    /// The queue in the page is full. The device signals after it has freed a slot [4.5].
     Full,
-    /// Longer than the negotiated maximum.
+    /// The message is longer than the negotiated maximum.
     TooLong,
-    /// Above [`MAX_QUEUES`].
+    /// The queue number is not below [`MAX_QUEUES`].
     NoSuchQueue,
-    /// Not within the configuration space that the device has [6.6].
+    /// The range is not within the device's configuration space [6.6].
     OutsideConfig,
     /// The page is corrupt, or the driver gave the device up.
     Broken,
 }
 
-/// What [`Transport::receive`] found.
+/// The result of [`Transport::receive`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// No message is left. `signal`: the device waits for room that there now is, or has new
-    /// messages, and must be signalled.
+    /// The page holds no more messages.
     Drained {
-        /// Whether to signal the event channel.
+        /// Whether the caller must signal the event channel: the device may wait for a free slot,
+        /// or the transport has sent delayed messages [4.5].
         signal: bool,
     },
-    /// A message that means nothing was dropped and counted [5.3].
+    /// The transport dropped and counted a message [5.3, 5.4, 5.9].
     Dropped,
-    /// The outstanding request has its answer.
+    /// The outstanding request has its answer, which [`Transport::take_answer`] returns.
     Answer,
     /// The device's status or configuration changed.
     ConfigChanged {
-        /// The status byte as it now is.
+        /// The current status byte.
         status: u32,
     },
-    /// The device wants to know whether the driver is there. It is answered when the page is
-    /// drained [5.9].
+    /// The device sent PING. The transport answers when the page is drained [5.9].
     Pinged,
     /// A queue without a doorbell has used buffers.
     Used {
-        /// Queue number, not checked against the queues there are.
+        /// Queue number, which may be one that the device does not have.
         index: u32,
     },
-    /// The page is corrupt or the device was given up: no more can be received.
+    /// The page is corrupt, or the driver gave the device up: the transport receives no more.
     Broken,
 }
 
-/// The device answered something else than was asked; not worth going on with.
+/// The device's answer does not match the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mismatch;
 
-/// Messages from the device that were dropped.
+/// Numbers of messages from the device that the transport dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Malformed, or of a kind that a device does not send [5.3].
+    /// Malformed messages, and those of a kind that a device does not send [5.3].
     pub malformed: u64,
-    /// Responses that no request waits for [5.4], and PINGs that came before an earlier one was
-    /// answered [5.9].
+    /// Responses without an outstanding request [5.4], and PINGs that came before the transport
+    /// had answered the first one [5.9].
     pub unexpected: u64,
 }
 
-/// Where the one request that may be outstanding stands.
+/// State of the one request that may be outstanding [5.4].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exchange {
     Idle,
-    /// Sent; `size` bytes of it are kept to check the answer against.
+    /// The request is sent; `request` keeps its `size` bytes to check the answer against.
     Waiting {
         token: u16,
         size: usize,
     },
-    /// Answered by `size` bytes, which were checked.
+    /// `answer` holds `size` bytes that match the request.
     Answered {
         size: usize,
     },
-    /// Answered by something that does not fit.
+    /// The answer did not match the request.
     Mismatched,
 }
 
-/// A PING of the device's that is yet to be answered.
+/// A PING of the device that the transport has yet to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ping {
     token: u16,
@@ -113,7 +114,7 @@ pub struct Transport {
     token: u16,
     exchange: Exchange,
     generation: u32,
-    /// Bytes of configuration space, once the device has told.
+    /// Size of the configuration space in bytes, once GET_DEVICE_INFO has returned it.
     config_size: Option<u32>,
     ping: Option<Ping>,
     held_back: PendingQueues,
@@ -125,7 +126,7 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// The driver's end of a page that was zeroed.
+    /// Creates the driver's end of a zeroed page.
     pub const fn new(negotiated: Negotiated) -> Self {
         Self {
             to_device: Producer::new(QueueDirection::DriverToDevice),
@@ -145,11 +146,11 @@ impl Transport {
         }
     }
 
-    /// Sends a request. The caller signals the event channel, calls [`Transport::receive`] on each
-    /// signal from the device until it gives [`Received::Answer`], and takes the answer.
+    /// Sends a request. The caller then signals the event channel, calls [`Transport::receive`] on
+    /// each signal from the device until it returns [`Received::Answer`], and takes the answer.
     ///
     /// # Errors
-    /// [`SendError`]; nothing was sent.
+    /// [`SendError`] if the transport sent nothing.
     pub fn send(&mut self, page: &PageWords, request: Request<'_>) -> Result<(), SendError> {
         if self.broken {
             return Err(SendError::Broken);
@@ -171,9 +172,9 @@ impl Transport {
         Ok(())
     }
 
-    /// Tells the device in band that a queue has buffers [5.6]; `true` if the event channel is to
-    /// be signalled. Where the page is full the event is held back and sent by
-    /// [`Transport::receive`] once the device has made room; one per queue is enough.
+    /// Notifies the device in band that a queue has available buffers [5.10]; returns whether the
+    /// caller must signal the event channel. If the page is full, [`Transport::receive`] sends the
+    /// event once the device has freed a slot; it sends one for each queue [4.5].
     ///
     /// # Errors
     /// [`SendError::NoSuchQueue`] and [`SendError::Broken`].
@@ -188,7 +189,7 @@ impl Transport {
         }
     }
 
-    /// Takes one message out of the page. To be called on each signal until it gives
+    /// Takes one message out of the page. On each signal, callers repeat this until it returns
     /// [`Received::Drained`] or [`Received::Broken`].
     pub fn receive(&mut self, page: &PageWords) -> Received {
         if self.broken {
@@ -202,8 +203,8 @@ impl Transport {
         }
     }
 
-    /// The outstanding request's answer, once: it fits the request in every field that the request
-    /// determined. `None` while there is none.
+    /// Returns the answer to the outstanding request once; `None` before it arrives. The answer
+    /// matches the request in every field that the request determines.
     pub fn take_answer(&mut self) -> Option<Result<Response<'_>, Mismatch>> {
         let size = match self.exchange {
             Exchange::Idle | Exchange::Waiting { .. } => return None,
@@ -216,32 +217,32 @@ impl Transport {
         }))
     }
 
-    /// Gives the device up: nothing is sent or received any more.
+    /// Gives the device up: from now on the transport sends and receives nothing.
     pub fn give_up(&mut self) {
         self.broken = true;
     }
 
-    /// Whether nothing is sent or received any more.
+    /// Whether the transport sends and receives nothing any more.
     pub const fn is_broken(&self) -> bool {
         self.broken
     }
 
-    /// The configuration generation that the device last told.
+    /// The configuration generation in the device's last message that carried one.
     pub const fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// What was dropped so far.
+    /// The numbers of messages that the transport has dropped.
     pub const fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// The most bytes of configuration that one GET_CONFIG or SET_CONFIG can carry [5.5].
+    /// The maximum number of configuration bytes in one GET_CONFIG response or SET_CONFIG [5.5].
     pub const fn max_config_bytes(&self) -> u32 {
         self.max_size.saturating_sub(HEADER_SIZE + CONFIG_FIELDS) as u32
     }
 
-    /// Whether a request is for configuration that the device does not have, as far as is known.
+    /// Whether a request exceeds the configuration space; `false` while its size is unknown.
     fn is_outside_config(&self, request: &Request<'_>) -> bool {
         let (offset, size) = match *request {
             Request::GetConfig { offset, size } => (offset, size),
@@ -290,14 +291,14 @@ impl Transport {
         Received::Dropped
     }
 
-    /// Nothing is left to receive: send what was held back, and see whether the device must know.
+    /// Ends a drain of the page: sends delayed messages, and decides whether to signal the device.
     fn settle(&mut self, page: &PageWords) -> Received {
         let mut signal = self.from_device.take_saw_full();
         if let Some(ping) = self.ping {
             match self.push_pong(page, ping) {
                 Ok(()) => (self.ping, signal) = (None, true),
                 Err(SendError::Broken) => return Received::Broken,
-                // There will be room.
+                // The page is full; the next drain tries again.
                 Err(_) => {}
             }
         }
@@ -326,13 +327,13 @@ impl Transport {
             Body::Request(Request::Ping(number)) => {
                 self.accept_ping(Ping { token: message.token, number })
             }
-            // What only a driver sends.
+            // Only a driver sends these.
             Body::Event(Event::Avail { .. }) | Body::Request(_) => self.drop_malformed(),
             Body::Response(_) => self.accept_response(message.token, size),
         }
     }
 
-    /// One at a time: a device that does not wait for the answer gets none to the others.
+    /// Keeps one PING to answer, and drops others that arrive before the answer is sent [5.9].
     fn accept_ping(&mut self, ping: Ping) -> Received {
         if self.ping.is_some() {
             return self.drop_unexpected();
@@ -367,12 +368,12 @@ impl Transport {
     }
 }
 
-/// The first `size` bytes, or all there are.
+/// The first `size` bytes, or all bytes if there are fewer.
 fn front(bytes: &[u8], size: usize) -> &[u8] {
     bytes.get(..size).unwrap_or(bytes)
 }
 
-/// The first `size` bytes, or all there are.
+/// The first `size` bytes, or all bytes if there are fewer.
 fn front_mut(bytes: &mut [u8], size: usize) -> &mut [u8] {
     let size = size.min(bytes.len());
     bytes.get_mut(..size).unwrap_or(&mut [])

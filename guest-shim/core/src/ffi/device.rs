@@ -1,13 +1,13 @@
-//! What the glue asks of a device as a whole: its interrupts, its configuration, its removal.
+//! C interface of the modules `interrupt`, `config` and `removal`.
 
 use crate::config::{Announced, Generations, Reading};
 use crate::interrupt::{Interrupt, Message, Next};
 use crate::removal::{self, BackendState, Removal};
 
-/// Counts a message, an `enum shim_message`, of an interrupt; gives an `enum shim_next`.
+/// Counts a message of an interrupt, an `enum shim_message`; returns an `enum shim_next`.
 ///
 /// # Safety
-/// `interrupt` is a valid `struct shim_interrupt`.
+/// `interrupt` points to a valid `struct shim_interrupt` that nothing else uses during the call.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_interrupt_count(
     interrupt: *mut Interrupt,
@@ -27,10 +27,10 @@ pub(crate) unsafe extern "C" fn shim_interrupt_count(
     }
 }
 
-/// Takes note of an EVENT_CONFIG: 1 if it tells something new.
+/// Records an EVENT_CONFIG; returns 1 if it differs from the one before, else 0.
 ///
 /// # Safety
-/// `announced` is a valid `struct shim_announced`.
+/// `announced` points to a valid `struct shim_announced` that nothing else uses during the call.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_config_is_news(
     announced: *mut Announced,
@@ -41,11 +41,12 @@ pub(crate) unsafe extern "C" fn shim_config_is_news(
     unsafe { &mut *announced }.is_news(status, generation).into()
 }
 
-/// Takes note of the generation that a look found; `now` is in milliseconds. 1 if it will never
-/// stand still.
+/// Records the generation that a check found; `now` is in milliseconds, from a monotonic clock.
+/// Returns 1 if the driver must give the device up because the generation never stays the same.
 ///
 /// # Safety
-/// `generations` is a valid `struct shim_generations`.
+/// `generations` points to a valid `struct shim_generations` that nothing else uses during the
+/// call.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_generation_look(
     generations: *mut Generations,
@@ -57,13 +58,13 @@ pub(crate) unsafe extern "C" fn shim_generation_look(
     (reading == Reading::GiveUp).into()
 }
 
-/// 1 if the driver of such a device waits for its requests when it is removed.
+/// Returns 1 if a driver of devices of this type waits for its requests when it is removed, else 0.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_waits_for_requests(device_id: u32) -> u32 {
     removal::waits_for_requests(device_id).into()
 }
 
-/// What to do with a device that is to be taken from its driver: `enum shim_removal`. `connection`
+/// Decides on the removal of a device from its driver; returns an `enum shim_removal`. `connection`
 /// is an `enum shim_connection`.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_removal(device_id: u32, pages: u32, connection: u32) -> u32 {

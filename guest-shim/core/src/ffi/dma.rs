@@ -1,4 +1,4 @@
-//! Grants and bouncing, as the glue asks for them.
+//! C interface of the modules `dma`, `bounce` and `ring`.
 
 use core::ffi::c_int;
 
@@ -10,21 +10,21 @@ use crate::dma::{self, DmaDirection, MAX_MAPPING_BYTES, Plan};
 use crate::pool::MAX_POOLED_BYTES;
 use crate::ring::{RingAddresses, RingGrants};
 
-/// `struct shim_plan`: how to grant a buffer.
+/// `struct shim_plan`: the grants that a buffer needs.
 #[repr(C)]
 pub(crate) struct ShimPlan {
     pages: u32,
     read_only: u32,
 }
 
-/// `struct shim_grants`: what an address is made of.
+/// `struct shim_grants`: the references in an address.
 #[repr(C)]
 pub(crate) struct ShimGrants {
     first: u32,
     pages: u32,
 }
 
-/// `struct shim_ring`: a queue's ring, and how it is to be granted.
+/// `struct shim_ring`: the addresses of a queue's ring, and the resulting grants.
 #[repr(C)]
 pub(crate) struct ShimRing {
     descriptor: u64,
@@ -44,17 +44,18 @@ pub(crate) struct ShimPiece {
     fills_page: u32,
 }
 
-/// The longest buffer to ask for: what the pool takes where there is one, or else what can be
-/// granted wherever in its page it starts.
+/// The longest buffer that drivers may map, in bytes: the longest that fits the pool if `pooled` is
+/// not 0, else the longest that can be granted at any page offset.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_dma_max_bytes(pooled: u32) -> u64 {
     if pooled != 0 { MAX_POOLED_BYTES } else { MAX_MAPPING_BYTES }
 }
 
-/// How to grant a buffer; `direction` is an `enum dma_data_direction`. -EINVAL if it cannot be.
+/// Plans the grants of a buffer; `direction` is an `enum dma_data_direction`. Returns -EINVAL if
+/// the buffer cannot be granted.
 ///
 /// # Safety
-/// `plan` is a valid `struct shim_plan`.
+/// `plan` points to a writable `struct shim_plan`.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_dma_plan(
     physical: u64,
@@ -67,7 +68,7 @@ pub(crate) unsafe extern "C" fn shim_dma_plan(
     else {
         return EINVAL;
     };
-    // SAFETY: the caller owes a valid place.
+    // SAFETY: the caller guarantees a writable `struct shim_plan`.
     unsafe {
         plan.write(ShimPlan {
             pages: made.pages,
@@ -77,8 +78,8 @@ pub(crate) unsafe extern "C" fn shim_dma_plan(
     0
 }
 
-/// The DMA address of the buffer at `physical` once granted from `first` on; 0, which is no grant
-/// address, if there are not that many references.
+/// The DMA address of the buffer at `physical` if its pages are granted from `first` on. Returns 0,
+/// which is no grant address, if these references run past the last one.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_dma_address(physical: u64, length: u64, first: u32) -> u64 {
     // The address does not depend on the direction.
@@ -88,10 +89,10 @@ pub(crate) extern "C" fn shim_dma_address(physical: u64, length: u64, first: u32
         .map_or(0, |address| address.encode())
 }
 
-/// The references behind an address; -EINVAL if it cannot have been made here.
+/// Returns the references in an address, or -EINVAL if `shim_dma_address` cannot have returned it.
 ///
 /// # Safety
-/// `grants` is a valid `struct shim_grants`.
+/// `grants` points to a writable `struct shim_grants`.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_dma_release(
     address: u64,
@@ -101,17 +102,18 @@ pub(crate) unsafe extern "C" fn shim_dma_release(
     let Ok(range) = dma::release(address, length) else {
         return EINVAL;
     };
-    // SAFETY: the caller owes a valid place.
+    // SAFETY: the caller guarantees a writable `struct shim_grants`.
     unsafe {
         grants.write(ShimGrants { first: range.start.reference.0, pages: range.pages });
     }
     0
 }
 
-/// How to grant a ring's pages, by the addresses of its areas; -EINVAL if it is not to be granted.
+/// Plans the grants of a ring's pages from the addresses of its areas; returns -EINVAL if the ring
+/// cannot be granted.
 ///
 /// # Safety
-/// `ring` is a valid `struct shim_ring`.
+/// `ring` points to a valid `struct shim_ring` that nothing else uses during the call.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_ring_plan(ring: *mut ShimRing) -> c_int {
     // SAFETY: valid, and used by nothing else during the call, by the function's contract.
@@ -127,11 +129,11 @@ pub(crate) unsafe extern "C" fn shim_ring_plan(ring: *mut ShimRing) -> c_int {
     }
 }
 
-/// What of `length` bytes at `address`, a physical or a DMA address, lies in their page `index`;
-/// -EINVAL if they touch fewer pages.
+/// Returns the piece of the `length` bytes at `address`, a physical or a DMA address, in their page
+/// `index`; or -EINVAL if they touch fewer pages.
 ///
 /// # Safety
-/// `piece` is a valid `struct shim_piece`.
+/// `piece` points to a writable `struct shim_piece`.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_dma_piece(
     address: u64,
@@ -142,7 +144,7 @@ pub(crate) unsafe extern "C" fn shim_dma_piece(
     let Some(found) = Piece::of(address, length, index) else {
         return EINVAL;
     };
-    // SAFETY: the caller owes a valid place.
+    // SAFETY: the caller guarantees a writable `struct shim_piece`.
     unsafe {
         piece.write(ShimPiece {
             offset: found.offset,
@@ -153,19 +155,19 @@ pub(crate) unsafe extern "C" fn shim_dma_piece(
     0
 }
 
-/// Whether the device reads what is written to a mapped buffer; an `enum dma_data_direction`.
+/// Whether the device reads a buffer; `direction` is an `enum dma_data_direction`.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_dma_device_reads(direction: u32) -> u32 {
     direction_of(direction).is_some_and(DmaDirection::device_reads).into()
 }
 
-/// Whether the device writes the buffer; an `enum dma_data_direction`.
+/// Whether the device writes a buffer; `direction` is an `enum dma_data_direction`.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_dma_device_writes(direction: u32) -> u32 {
     direction_of(direction).is_some_and(DmaDirection::device_writes).into()
 }
 
-/// Whether buffers that share pages with other data are bounced; `policy` is an `enum shim_bounce`.
+/// Whether to bounce buffers that share pages with other data; `policy` is an `enum shim_bounce`.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_bounces(policy: u32, trusted: u32, backend: u16) -> u32 {
     let policy = match policy {
@@ -176,7 +178,7 @@ pub(crate) extern "C" fn shim_bounces(policy: u32, trusted: u32, backend: u16) -
     policy.bounces(trusted != 0, backend).into()
 }
 
-/// `enum dma_data_direction` of the kernel; its DMA_NONE is no direction.
+/// Converts the kernel's `enum dma_data_direction`; DMA_NONE is `None`.
 const fn direction_of(number: u32) -> Option<DmaDirection> {
     match number {
         0 => Some(DmaDirection::Bidirectional),

@@ -1,4 +1,4 @@
-//! The pool, as the glue asks for it. Its functions need no lock.
+//! C interface of the module `pool`. Its functions need no lock.
 
 use core::ffi::c_int;
 
@@ -7,7 +7,8 @@ use crate::pool::{self, CHUNK_PAGES, Pool, PoolLocation, SLOTS, TakeError, Unit,
 
 const ENOSPC: c_int = -28;
 
-/// `struct shim_location`: where a buffer, or a part of one, lies in the pool.
+/// `struct shim_location`: the location of a buffer, or of a part of one, in the pool. The glue keeps
+/// a note for each unit of a chunk, which says where the unit's bytes come from.
 #[repr(C)]
 pub(crate) struct ShimLocation {
     address: u64,
@@ -20,84 +21,87 @@ pub(crate) struct ShimLocation {
 }
 
 impl ShimLocation {
-    /// Notes on pages come before notes on slots.
-    fn new(place: PoolLocation) -> Self {
-        let before = match place.unit {
+    /// The notes of a chunk's pages come before the notes of its slots.
+    fn new(location: PoolLocation) -> Self {
+        let before = match location.unit {
             Unit::Page => 0,
             Unit::Slot => CHUNK_PAGES,
         };
         Self {
-            address: place.address(),
-            chunk: place.chunk,
-            start: place.start(),
-            note: before + place.first,
-            notes: place.count,
-            stride: place.unit.bytes(),
-            offset: place.offset,
+            address: location.address(),
+            chunk: location.chunk,
+            start: location.start(),
+            note: before + location.first,
+            notes: location.count,
+            stride: location.unit.bytes(),
+            offset: location.offset,
         }
     }
 }
 
-/// Bytes that a pool needs; aligned as the kernel allocates, to 8.
+/// Size of a pool in bytes. Its alignment is at most 8, as of the kernel's allocations.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_pool_size() -> usize {
     const { assert!(align_of::<Pool>() <= 8) };
     size_of::<Pool>()
 }
 
-/// Sets a pool up, of no chunks.
+/// Sets up a pool without an open chunk.
 ///
 /// # Safety
-/// `pool` points to `shim_pool_size()` writable bytes, aligned to 8.
+/// `pool` points to `shim_pool_size()` writable bytes, aligned to 8, that nothing else uses during
+/// the call.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_pool_init(pool: *mut Pool) {
-    // SAFETY: the caller owes size, alignment and sole use; `write` drops nothing that stood there.
+    // SAFETY: the caller guarantees size, alignment and sole use; `write` does not drop the old
+    // bytes.
     unsafe { pool.write(Pool::new()) };
 }
 
-/// Notes to be kept on a chunk: one for each page, and each slot of the first.
+/// The number of notes for a chunk: one for each page, and in chunk 0 one for each slot.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_pool_notes(chunk: u32) -> u32 {
     if chunk == 0 { CHUNK_PAGES + SLOTS } else { CHUNK_PAGES }
 }
 
-/// How many chunks a pool may have.
+/// The maximum number of chunks in a pool; see `chunk_limit`.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_pool_chunk_limit(pages: u32, references: u32) -> u32 {
     chunk_limit(pages, references)
 }
 
-/// From now on pages are taken from the first `chunks` chunks.
+/// Opens the first `chunks` chunks for `shim_pool_take`, and closes the others.
 ///
 /// # Safety
-/// `pool` was set up by `shim_pool_init`.
+/// `shim_pool_init` set `pool` up.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_pool_open(pool: *const Pool, chunks: u32) {
-    // SAFETY: the caller owes a pool, which is only ever seen as atomics.
+    // SAFETY: the caller guarantees a pool that `shim_pool_init` set up. All of its fields are
+    // atomics, so that concurrent calls may share it.
     unsafe { &*pool }.open(chunks);
 }
 
-/// Chunks that pages may be taken from.
+/// The number of open chunks.
 ///
 /// # Safety
-/// `pool` was set up by `shim_pool_init`.
+/// `shim_pool_init` set `pool` up.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_pool_chunks(pool: *const Pool) -> u32 {
     // SAFETY: as in `shim_pool_open`.
     unsafe { &*pool }.chunks()
 }
 
-/// Takes a place for a buffer: 0, -EINVAL if the buffer is not one for the pool, -ENOSPC if the
-/// pool has no room.
+/// Takes space for a buffer. Returns 0, -EINVAL if the pool does not take buffers of this length,
+/// or -ENOSPC if the pool has no free space for it.
 ///
 /// # Safety
-/// `pool` was set up by `shim_pool_init`; `place` is a valid `struct shim_location`.
+/// `shim_pool_init` set `pool` up; `location` points to a writable `struct shim_location`.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_pool_take(
     pool: *const Pool,
     length: u64,
     processor: u32,
-    place: *mut ShimLocation,
+    location: *mut ShimLocation,
 ) -> c_int {
     // SAFETY: as in `shim_pool_open`.
     let taken = match unsafe { &*pool }.take(length, processor) {
@@ -105,15 +109,15 @@ pub(crate) unsafe extern "C" fn shim_pool_take(
         Err(TakeError::Unfit) => return EINVAL,
         Err(TakeError::Exhausted) => return ENOSPC,
     };
-    // SAFETY: the caller owes a valid place.
-    unsafe { place.write(ShimLocation::new(taken)) };
+    // SAFETY: the caller guarantees a writable `struct shim_location`.
+    unsafe { location.write(ShimLocation::new(taken)) };
     0
 }
 
-/// Gives back what was taken for a buffer; -EINVAL if it was not.
+/// Returns a buffer's space to the pool; -EINVAL if it is not taken.
 ///
 /// # Safety
-/// `pool` was set up by `shim_pool_init`.
+/// `shim_pool_init` set `pool` up.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_pool_give_back(
     pool: *const Pool,
@@ -122,34 +126,34 @@ pub(crate) unsafe extern "C" fn shim_pool_give_back(
 ) -> c_int {
     // SAFETY: as in `shim_pool_open`.
     let pool = unsafe { &*pool };
-    let given = pool::find(address, length).and_then(|place| pool.give_back(place).ok());
-    given.map_or(EINVAL, |()| 0)
+    let returned = pool::find(address, length).and_then(|location| pool.give_back(location).ok());
+    returned.map_or(EINVAL, |()| 0)
 }
 
-/// How many pages are taken.
+/// The number of pages that are taken or have taken slots.
 ///
 /// # Safety
-/// `pool` was set up by `shim_pool_init`.
+/// `shim_pool_init` set `pool` up.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_pool_in_use(pool: *const Pool) -> u32 {
     // SAFETY: as in `shim_pool_open`.
     unsafe { &*pool }.in_use()
 }
 
-/// Where a buffer lies, part of a mapped one or all of it; -EINVAL if it is not in a pool.
+/// Returns the location of a mapped buffer, or of a part of one; -EINVAL if it is not in a pool.
 ///
 /// # Safety
-/// `place` is a valid `struct shim_location`.
+/// `location` points to a writable `struct shim_location`.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_pool_find(
     address: u64,
     length: u64,
-    place: *mut ShimLocation,
+    location: *mut ShimLocation,
 ) -> c_int {
     let Some(found) = pool::find(address, length) else {
         return EINVAL;
     };
-    // SAFETY: the caller owes a valid place.
-    unsafe { place.write(ShimLocation::new(found)) };
+    // SAFETY: the caller guarantees a writable `struct shim_location`.
+    unsafe { location.write(ShimLocation::new(found)) };
     0
 }

@@ -1,22 +1,22 @@
-//! Whether a response answers the request it carries the token of.
+//! Checks that a response answers the request with the same token.
 //!
-//! Request and response are both kept in encoded form, in private memory: decoding them again is
-//! cheaper to reason about than a second set of types without borrowed bytes.
+//! The transport keeps request and response in encoded form, in private memory. A second decoding
+//! is simpler than a second set of types without borrowed bytes.
 
 use protocol::message::{Body, ConfigData, Message, Request, Response};
 
 use super::Mismatch;
 
-/// What a response tells beside what was asked for.
+/// Fields of a response that the transport itself uses.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Learnt {
     /// The configuration's generation.
     pub(super) generation: Option<u32>,
-    /// Bytes of configuration space.
+    /// Size of the configuration space, in bytes.
     pub(super) config_size: Option<u32>,
 }
 
-/// Compares the fields that the request determines.
+/// Checks the fields of a response that its request determines.
 pub(super) fn check(request: &[u8], response: &[u8]) -> Result<Learnt, Mismatch> {
     let request = self::request(request).ok_or(Mismatch)?;
     let response = self::response(response).ok_or(Mismatch)?;
@@ -34,7 +34,7 @@ pub(super) fn check(request: &[u8], response: &[u8]) -> Result<Learnt, Mismatch>
     Ok(learnt)
 }
 
-/// The request that a message holds.
+/// Decodes a message that is a request.
 fn request(bytes: &[u8]) -> Option<Request<'_>> {
     match Message::decode(bytes).ok()?.body {
         Body::Request(request) => Some(request),
@@ -42,7 +42,7 @@ fn request(bytes: &[u8]) -> Option<Request<'_>> {
     }
 }
 
-/// The response that a message holds.
+/// Decodes a message that is a response.
 pub(super) fn response(bytes: &[u8]) -> Option<Response<'_>> {
     match Message::decode(bytes).ok()?.body {
         Body::Response(response) => Some(response),
@@ -55,7 +55,7 @@ fn answers(request: &Request<'_>, response: &Response<'_>) -> bool {
         (Request::GetDeviceInfo, Response::GetDeviceInfo(_))
         | (Request::SetDriverFeatures(_), Response::SetDriverFeatures)
         | (Request::GetDeviceStatus, Response::GetDeviceStatus(_))
-        // Whatever it then is: even a reset may complete later [6.4].
+        // Any status: even a reset may complete later [6.4].
         | (Request::SetDeviceStatus(_), Response::SetDeviceStatus(_))
         | (Request::SetVqueue(_), Response::SetVqueue)
         | (Request::ResetVqueue { .. }, Response::ResetVqueue) => true,
@@ -81,7 +81,8 @@ fn answers(request: &Request<'_>, response: &Response<'_>) -> bool {
     }
 }
 
-/// All that was asked for, or nothing, where it does not fit or was rejected [5.5, 6.6].
+/// Whether the device returned all that the request names, or nothing because it does not fit or
+/// the device rejected it [5.5, 6.6].
 fn whole_or_none(got: u32, asked: u32) -> bool {
     got == asked || got == 0
 }

@@ -1,13 +1,14 @@
-//! Sets and sizes of queues.
+//! The set of queues with a delayed in-band event, and the size of queues.
 
-/// Queues above this number cannot be told apart in a set and so have no in-band events.
+/// Queues with a number below this fit into a set. The transport cannot delay the in-band events of
+/// others.
 pub const MAX_QUEUES: u32 = 256;
 
-/// The most entries a queue is set up with (SPEC section 7).
+/// The maximum number of entries with which the driver sets a queue up (SPEC 7.5).
 pub const MAX_ENTRIES: u32 = 1024;
 
-/// The entries to set a queue up with where the device allows `max_size`: a power of two, as a
-/// split ring needs, or 0 where there is no such queue.
+/// The number of entries with which the driver sets a queue up if the device allows `max_size`: a
+/// power of two, as a split ring requires, or 0 if the queue does not exist.
 pub const fn ring_size(max_size: u32) -> u32 {
     let most = if max_size < MAX_ENTRIES { max_size } else { MAX_ENTRIES };
     match most.checked_ilog2() {
@@ -25,7 +26,7 @@ pub(super) struct PendingQueues([u64; WORDS]);
 impl PendingQueues {
     pub(super) const EMPTY: Self = Self([0; WORDS]);
 
-    /// Whether the number is one that a set can hold; it then does.
+    /// Adds a queue number; returns `false` if it is not below [`MAX_QUEUES`].
     pub(super) fn insert(&mut self, index: u32) -> bool {
         self.word(index).is_some_and(|word| {
             *word |= 1 << (index % 64);
@@ -57,13 +58,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spec_7_rings_have_a_power_of_two_of_entries() {
+    fn spec_7_ring_size_is_a_power_of_two() {
         let sizes = [0, 1, 2, 3, 255, 256, 1023, 1025, u32::MAX].map(ring_size);
         assert_eq!(sizes, [0, 1, 2, 2, 128, 256, 512, 1024, 1024]);
     }
 
     #[test]
-    fn numbers_come_out_in_order() {
+    fn first_returns_the_lowest_number() {
         let mut set = PendingQueues::EMPTY;
         assert_eq!(set.first(), None);
         for index in [255, 64, 0, 63] {

@@ -1,4 +1,4 @@
-//! The transport against a device's end of the page, driven message by message.
+//! Tests of the transport against the device's end of the page, message by message.
 
 extern crate std;
 
@@ -18,7 +18,7 @@ use super::*;
 
 const MAX_SIZE: usize = 264;
 
-/// A page with the driver's end and the device's end on it.
+/// A page, with the driver's end and the device's end of its queues.
 struct Bench {
     page: Box<PageWords>,
     driver: Transport,
@@ -44,7 +44,7 @@ impl Bench {
         self.driver.receive(&self.page)
     }
 
-    /// Takes a message as the device does.
+    /// Takes a message at the device's end.
     fn device_takes(&mut self) -> Option<Vec<u8>> {
         let mut buffer = [0; SLOT_SIZE];
         match self.from_driver.pop(&self.page, MAX_SIZE, &mut buffer) {
@@ -62,7 +62,7 @@ impl Bench {
         self.to_driver.push(&self.page, &buffer[..size]).unwrap();
     }
 
-    /// Sends `request`, answers it with `response`, and gives what the driver makes of it.
+    /// Sends `request`, answers with `response`, and returns the driver's result.
     fn exchange(
         &mut self,
         request: Request<'_>,
@@ -95,7 +95,7 @@ fn queue(index: u32) -> VqueueState {
     }
 }
 
-/// Every request that the driver makes, with an answer that fits it.
+/// Every kind of request that the driver makes, with a matching answer.
 fn fitting<'a>() -> Vec<(Request<'a>, Response<'a>)> {
     let info = DeviceInfo {
         device_id: 2,
@@ -138,7 +138,7 @@ fn fitting<'a>() -> Vec<(Request<'a>, Response<'a>)> {
 }
 
 #[test]
-fn spec_5_1_every_request_gets_its_answer() {
+fn spec_5_1_matching_answers_are_accepted() {
     let mut bench = Bench::new();
     for (request, response) in fitting() {
         assert_eq!(bench.exchange(request, response), Ok(response));
@@ -147,7 +147,7 @@ fn spec_5_1_every_request_gets_its_answer() {
 }
 
 #[test]
-fn an_answer_of_another_kind_is_a_mismatch() {
+fn answer_of_another_kind_is_a_mismatch() {
     let mut bench = Bench::new();
     for (position, (request, _)) in fitting().into_iter().enumerate() {
         for (other, (_, response)) in fitting().into_iter().enumerate() {
@@ -159,7 +159,7 @@ fn an_answer_of_another_kind_is_a_mismatch() {
 }
 
 #[test]
-fn an_answer_about_something_else_is_a_mismatch() {
+fn answer_with_other_fields_is_a_mismatch() {
     let cases = [
         (Request::GetVqueue { index: 1 }, Response::GetVqueue(queue(0))),
         (Request::GetConfig { offset: 0, size: 2 }, Response::GetConfig(config(0, 1, b"ab"))),
@@ -187,7 +187,7 @@ fn an_answer_about_something_else_is_a_mismatch() {
 }
 
 #[test]
-fn spec_5_4_there_is_one_request_at_a_time() {
+fn spec_5_4_second_request_waits_for_the_first_answer() {
     let mut bench = Bench::new();
     bench.send(Request::Ping(1)).unwrap();
     assert_eq!(bench.send(Request::Ping(2)), Err(SendError::Busy));
@@ -199,15 +199,15 @@ fn spec_5_4_there_is_one_request_at_a_time() {
     assert_eq!(bench.receive(), Received::Answer);
     assert_eq!(bench.send(Request::Ping(2)), Err(SendError::Busy));
     assert_eq!(bench.driver.take_answer(), Some(Ok(Response::Ping(1))));
-    assert_eq!(bench.driver.take_answer(), None, "taken once");
+    assert_eq!(bench.driver.take_answer(), None, "returned only once");
     assert_eq!(bench.send(Request::Ping(2)), Ok(()));
 }
 
 #[test]
-fn spec_5_4_responses_nobody_waits_for_are_dropped() {
+fn spec_5_4_unexpected_responses_are_dropped() {
     let mut bench = Bench::new();
     bench.device_sends(Message::response(1, Response::Ping(1)));
-    assert_eq!(bench.receive(), Received::Dropped, "nothing was asked");
+    assert_eq!(bench.receive(), Received::Dropped, "no request is outstanding");
 
     bench.send(Request::Ping(1)).unwrap();
     let sent = bench.device_takes().unwrap();
@@ -223,7 +223,7 @@ fn spec_5_4_responses_nobody_waits_for_are_dropped() {
 }
 
 #[test]
-fn spec_5_3_what_a_device_does_not_send_is_dropped() {
+fn spec_5_3_messages_that_only_a_driver_sends_are_dropped() {
     let mut bench = Bench::new();
     let avail = Event::Avail { index: 0, next_offset_wrap: 0 };
     bench.device_sends(Message::event(avail));
@@ -238,7 +238,7 @@ fn spec_5_3_what_a_device_does_not_send_is_dropped() {
 }
 
 #[test]
-fn events_reach_the_driver_while_it_waits_for_an_answer() {
+fn events_do_not_overwrite_an_answer() {
     let mut bench = Bench::new();
     bench.send(Request::GetConfig { offset: 0, size: 2 }).unwrap();
     let sent = bench.device_takes().unwrap();
@@ -262,7 +262,7 @@ fn events_reach_the_driver_while_it_waits_for_an_answer() {
 }
 
 #[test]
-fn spec_4_5_a_full_page_holds_one_event_per_queue_back() {
+fn spec_4_5_full_page_delays_one_event_per_queue() {
     let mut bench = Bench::new();
     for index in 0..SLOTS {
         assert_eq!(bench.driver.event_avail(&bench.page, index), Ok(true));
@@ -289,7 +289,7 @@ fn avail(index: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_queue_number_that_cannot_be_held_back_is_an_error() {
+fn queue_number_beyond_the_limit_is_an_error_if_the_page_is_full() {
     let mut bench = Bench::new();
     for index in 0..SLOTS {
         bench.driver.event_avail(&bench.page, index).unwrap();
@@ -298,7 +298,7 @@ fn a_queue_number_that_cannot_be_held_back_is_an_error() {
 }
 
 #[test]
-fn spec_4_5_a_device_that_found_the_page_full_is_signalled() {
+fn spec_4_5_device_that_filled_the_page_is_signalled() {
     let mut bench = Bench::new();
     for index in 0..SLOTS {
         bench.device_sends(Message::event(Event::Used { index }));
@@ -311,7 +311,7 @@ fn spec_4_5_a_device_that_found_the_page_full_is_signalled() {
 }
 
 #[test]
-fn spec_4_4_an_impossible_producer_index_breaks_the_transport() {
+fn spec_4_4_impossible_producer_index_breaks_the_transport() {
     let mut bench = Bench::new();
     bench.page[0x080 / 4].store(u32::to_le(77), Ordering::Relaxed);
     assert_eq!(bench.receive(), Received::Broken);
@@ -321,7 +321,7 @@ fn spec_4_4_an_impossible_producer_index_breaks_the_transport() {
 }
 
 #[test]
-fn spec_4_4_an_impossible_consumer_index_breaks_the_transport() {
+fn spec_4_4_impossible_consumer_index_breaks_the_transport() {
     let mut bench = Bench::new();
     bench.page[0x040 / 4].store(u32::to_le(1), Ordering::Relaxed);
     assert_eq!(bench.driver.event_avail(&bench.page, 0), Err(SendError::Broken));
@@ -329,7 +329,7 @@ fn spec_4_4_an_impossible_consumer_index_breaks_the_transport() {
 }
 
 #[test]
-fn a_driver_that_gave_up_sends_and_receives_nothing() {
+fn transport_sends_and_receives_nothing_after_give_up() {
     let mut bench = Bench::new();
     bench.send(Request::Ping(1)).unwrap();
     bench.driver.give_up();
@@ -340,7 +340,7 @@ fn a_driver_that_gave_up_sends_and_receives_nothing() {
 }
 
 #[test]
-fn spec_5_5_configuration_goes_in_pieces_that_fit() {
+fn spec_5_5_config_longer_than_a_message_is_an_error() {
     let mut bench = Bench::new();
     let most = bench.driver.max_config_bytes();
     assert_eq!(most, 244);
@@ -355,7 +355,7 @@ fn spec_5_5_configuration_goes_in_pieces_that_fit() {
 }
 
 #[test]
-fn spec_5_5_an_answer_with_less_is_an_answer() {
+fn spec_5_5_answer_without_data_is_accepted() {
     let mut bench = Bench::new();
     let none = Response::GetConfig(config(3, 100, &[]));
     let request = Request::GetConfig { offset: 100, size: 8 };
@@ -366,7 +366,7 @@ fn spec_5_5_an_answer_with_less_is_an_answer() {
 }
 
 #[test]
-fn spec_6_2_a_refused_status_is_an_answer() {
+fn spec_6_2_status_without_features_ok_is_accepted() {
     let mut bench = Bench::new();
     let refused = Response::SetDeviceStatus(3);
     let answer = bench.exchange(Request::SetDeviceStatus(11), refused);
@@ -374,7 +374,7 @@ fn spec_6_2_a_refused_status_is_an_answer() {
 }
 
 #[test]
-fn spec_6_4_a_reset_may_complete_later() {
+fn spec_6_4_reset_may_complete_later() {
     let mut bench = Bench::new();
     let pending = Response::SetDeviceStatus(15);
     assert_eq!(bench.exchange(Request::SetDeviceStatus(0), pending), Ok(pending));
@@ -384,7 +384,7 @@ fn spec_6_4_a_reset_may_complete_later() {
     }
 }
 
-/// The device sends PING `number` under `token`.
+/// Sends PING `number` with `token` from the device.
 fn ping(bench: &mut Bench, token: u16, number: u32) {
     bench.device_sends(Message::request(token, Request::Ping(number)));
 }
@@ -396,24 +396,23 @@ fn pong(token: u16, number: u32) -> Vec<u8> {
 }
 
 #[test]
-fn spec_5_9_the_device_is_answered_a_ping() {
+fn spec_5_9_ping_is_answered_once() {
     let mut bench = Bench::new();
     ping(&mut bench, 0xbeef, 77);
     assert_eq!(bench.receive(), Received::Pinged);
     assert_eq!(bench.receive(), Received::Drained { signal: true });
     assert_eq!(bench.device_takes(), Some(pong(0xbeef, 77)));
-    // Once.
     assert_eq!(bench.receive(), Received::Drained { signal: false });
     assert_eq!(bench.device_takes(), None);
     assert_eq!(bench.driver.counters(), Counters::default());
 }
 
 #[test]
-fn spec_5_9_a_ping_is_answered_while_the_driver_waits_for_an_answer() {
+fn spec_5_9_ping_is_answered_while_a_request_is_outstanding() {
     let mut bench = Bench::new();
     bench.send(Request::GetDeviceStatus).unwrap();
     let sent = bench.device_takes().unwrap();
-    // Under the same token: each side counts its own.
+    // PING has the same token: each side numbers its own requests.
     let token = Message::decode(&sent).unwrap().token;
     ping(&mut bench, token, 5);
     bench.device_sends(Message::response(token, Response::GetDeviceStatus(3)));
@@ -425,12 +424,12 @@ fn spec_5_9_a_ping_is_answered_while_the_driver_waits_for_an_answer() {
 }
 
 #[test]
-fn spec_5_9_pings_without_end_are_answered_one_at_a_time() {
+fn spec_5_9_further_pings_are_dropped_until_the_first_is_answered() {
     let mut bench = Bench::new();
     for index in 0..SLOTS {
         bench.driver.event_avail(&bench.page, index).unwrap();
     }
-    // There is no room for an answer; one waits, and the others are dropped.
+    // The queue has no free slot for an answer: one PING waits, and the others are dropped.
     for number in 0..20 {
         ping(&mut bench, 1, number);
         let expected = if number == 0 { Received::Pinged } else { Received::Dropped };
@@ -446,9 +445,9 @@ fn spec_5_9_pings_without_end_are_answered_one_at_a_time() {
 }
 
 #[test]
-fn spec_6_6_configuration_that_the_device_does_not_have_is_not_asked_for() {
+fn spec_6_6_config_outside_the_known_size_is_an_error() {
     let mut bench = Bench::new();
-    // Before the device has told how much there is, it is asked.
+    // Until GET_DEVICE_INFO returns the size, the driver asks for any range.
     let none = Response::GetConfig(config(0, 100, &[]));
     assert_eq!(bench.exchange(Request::GetConfig { offset: 100, size: 8 }, none), Ok(none));
     let (info, answer) = fitting().into_iter().next().unwrap();
@@ -462,7 +461,7 @@ fn spec_6_6_configuration_that_the_device_does_not_have_is_not_asked_for() {
         assert_eq!(sent, Err(SendError::OutsideConfig), "{offset} {length}");
     }
     assert_eq!(bench.device_takes(), None);
-    // All of it; its last byte; none of it, at its end.
+    // The whole space; its last byte; an empty range at its end.
     for (offset, length) in [(0, 64), (63, 1), (64, 0)] {
         let data = vec![7; length];
         let read = Response::GetConfig(config(3, offset, &data));
@@ -471,9 +470,9 @@ fn spec_6_6_configuration_that_the_device_does_not_have_is_not_asked_for() {
     }
 }
 
-/// Whatever stands in the page, receiving ends and does not panic.
+/// Whatever the page holds, `receive` drains it or breaks the transport, and does not panic.
 #[test]
-fn any_page_is_survived() {
+fn arbitrary_page_is_drained_or_breaks_the_transport() {
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = || {
         seed ^= seed << 13;
