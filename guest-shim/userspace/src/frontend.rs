@@ -1,4 +1,4 @@
-//! The frontend's states in XenStore (SPEC section 2), and the connection that comes of them.
+//! The frontend's states in XenStore, and its connection to the backend (SPEC section 2).
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -14,50 +14,51 @@ use xen::{Access, DomId, EventError, Evtchn, Gntalloc, StoreError, XenStore, Xen
 use crate::messages::{MessageChannel, MessageError};
 use crate::wait::wait;
 
-/// How long the backend may take for its next state.
+/// How long the frontend waits for the backend's next state.
 const STATE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Why there is no connection to a device.
+/// The reason why the frontend could not connect a device, or close the connection.
 #[derive(Debug, thiserror::Error)]
 pub enum FrontendError {
-    /// XenStore's fault.
+    /// A XenStore request failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No such device.
-    #[error("there is no {0} in XenStore: see `xenstore-ls device`")]
+    /// XenStore has no such device, or its directory lacks a valid backend.
+    #[error("XenStore has no device {0}; list the devices with `xenstore-ls device`")]
     Missing(String),
-    /// What the backend offers.
-    #[error("the backend offers what this driver does not know: {0:?}")]
+    /// The driver does not support the backend's offer [2.3].
+    #[error("the driver does not support the backend's offer: {0:?}")]
     Negotiation(NegotiationError),
-    /// The backend did not do its part.
+    /// The backend did not enter the next state in time.
     #[error(
-        "waited {limit} s for the backend at {path} to be in state {wanted:?}; it is {state:?}"
+        "backend {path} did not enter state {wanted:?} within {limit} s, its state is {state:?}; \
+         check the backend's log"
     )]
     Backend {
-        /// Its directory.
+        /// The backend's directory in XenStore.
         path: String,
-        /// The state waited for.
+        /// The expected state.
         wanted: XenbusState,
-        /// The state it is in.
+        /// The current state.
         state: XenbusState,
-        /// Seconds waited.
+        /// The time limit in seconds.
         limit: u64,
     },
-    /// The message page or the pool could not be granted.
-    #[error("cannot grant pages")]
+    /// The kernel did not grant the message page.
+    #[error("cannot grant the message page; check access to /dev/xen/gntalloc")]
     GrantHal(#[source] io::Error),
-    /// The event channels' device.
+    /// `/dev/xen/evtchn` cannot be opened.
     #[error(transparent)]
     Door(#[from] io::Error),
-    /// An event channel.
+    /// An operation on an event channel failed.
     #[error(transparent)]
     Event(#[from] EventError),
-    /// XenStore cannot be waited for.
-    #[error("cannot wait for XenStore")]
+    /// The wait for a XenStore event failed.
+    #[error("cannot wait for a XenStore event")]
     Poll(#[from] nix::Error),
 }
 
-/// One device's frontend, connected.
+/// The connected frontend of one device.
 pub struct Frontend {
     store: XenStoreConnection,
     path: String,
@@ -67,11 +68,11 @@ pub struct Frontend {
 }
 
 impl Frontend {
-    /// Connects the device at `path`, relative to this domain's directory:
-    /// `device/virtio_disk/51712`. No other driver may have it.
+    /// Connects the device at `path`, which is relative to this domain's directory, for example
+    /// `device/virtio_disk/51712`. No other driver may use the device.
     ///
     /// # Errors
-    /// [`FrontendError`]; nothing is granted then.
+    /// [`FrontendError`]; the frontend ends its grants then.
     pub fn open(path: &str) -> Result<Self, FrontendError> {
         let mut store = XenStoreConnection::open()?;
         let key = |key: &str| format!("{path}/{key}");
@@ -80,7 +81,7 @@ impl Frontend {
         let backend_id = number(&mut store, &key("backend-id"))?.ok_or_else(missing)?;
         let backend_id = DomId(u16::try_from(backend_id).map_err(|_| missing())?);
         store.watch(&format!("{backend}/state"))?;
-        // As new, whatever driver was there before [2.9].
+        // Start again, in whatever state an earlier driver left the frontend [2.9].
         store.write(&key("state"), &state_number(XenbusState::Initialising))?;
         wait_state(&mut store, &backend, XenbusState::InitWait)?;
         let negotiated = negotiated(&mut store, &backend)?;
@@ -107,15 +108,15 @@ impl Frontend {
         Ok(frontend)
     }
 
-    /// The domain that serves the device: the one that pages are to be granted to.
+    /// The backend's domain, to which the driver grants pages.
     pub fn backend(&self) -> DomId {
         self.backend_id
     }
 
-    /// Asks the device, and gives what `take` makes of its answer.
+    /// Sends a request, waits for the answer, and returns the result of `take` for it.
     ///
     /// # Errors
-    /// [`MessageError`].
+    /// [`MessageError`]; [`MessageError::Mismatch`] if `take` returns `None`.
     pub fn ask<R>(
         &mut self,
         request: Request<'_>,
@@ -124,15 +125,15 @@ impl Frontend {
         self.messages.ask(request, take)
     }
 
-    /// Tells the device that a queue has available buffers.
+    /// Notifies the device that a queue has available buffers, through its doorbell or in band.
     ///
     /// # Errors
-    /// [`MessageError`].
+    /// [`MessageError`] if the driver cannot send the notification.
     pub fn ring(&mut self, queue: u16) -> Result<(), MessageError> {
         self.messages.ring(queue)
     }
 
-    /// The messages, for doorbells and events.
+    /// The message channel, for doorbells and events.
     pub(crate) fn messages(&mut self) -> &mut MessageChannel {
         &mut self.messages
     }
@@ -141,7 +142,7 @@ impl Frontend {
         self.store.write(&format!("{}/state", self.path), &state_number(state))
     }
 
-    /// Has the backend let go of everything [2.7].
+    /// Closes the connection and waits until the backend holds nothing of this domain's [2.7].
     fn close(&mut self) -> Result<(), FrontendError> {
         self.write_state(XenbusState::Closing)?;
         wait_state(&mut self.store, &self.backend, XenbusState::Closed)?;
@@ -151,11 +152,11 @@ impl Frontend {
 
 impl Drop for Frontend {
     fn drop(&mut self) {
-        // The grants end all the same: the kernel keeps what the backend has not let go of.
+        // The grants end in any case: the kernel keeps those pages that the backend still maps.
         if let Err(error) = self.close() {
             tracing::warn!(
                 path = self.path,
-                "the device was not closed in order: {}",
+                "device: close failed, grants end without the backend's consent: {}",
                 Causes(&error)
             );
         }
@@ -170,10 +171,10 @@ fn number(store: &mut XenStoreConnection, key: &str) -> Result<Option<u32>, Stor
     Ok(store.read(key)?.and_then(|text| text.trim().parse().ok()))
 }
 
-/// What the backend offers, checked [2.3].
+/// Reads and checks the backend's offer [2.3].
 fn negotiated(store: &mut XenStoreConnection, backend: &str) -> Result<Negotiated, FrontendError> {
     let mut read = |key: &str| {
-        // A key that is missing is a revision, size or feature that cannot be.
+        // 0 stands for a missing key: an invalid revision or size, or no features.
         Ok::<_, StoreError>(number(store, &format!("{backend}/{key}"))?.unwrap_or(0))
     };
     let (revision, size) = (read(backend_key::REVISION)?, read(backend_key::MAX_MESSAGE_SIZE)?);
@@ -187,7 +188,7 @@ fn transport_features(store: &mut XenStoreConnection, backend: &str) -> Result<u
     Ok(taken_transport_features(offered.unwrap_or(0)))
 }
 
-/// Waits until the backend is in a state.
+/// Waits up to [`STATE_LIMIT`] until the backend is in state `wanted`.
 fn wait_state(
     store: &mut XenStoreConnection,
     backend: &str,
@@ -205,7 +206,7 @@ fn wait_state(
             let (path, limit) = (backend.to_owned(), STATE_LIMIT.as_secs());
             return Err(FrontendError::Backend { path, wanted, state, limit });
         }
-        // What changed while it was looked at is looked at again before any wait.
+        // Read the state again, without a wait, if it may have changed since it was read.
         if !store.take_events()? {
             wait(store, left)?;
         }

@@ -1,4 +1,4 @@
-//! Granted memory for virtio-drivers.
+//! Granted memory for virtio-drivers: the implementation of its trait [`Hal`].
 
 use std::io;
 use std::ptr::NonNull;
@@ -10,51 +10,52 @@ use xen::{Access, DomId, Gntalloc, SharedPages};
 
 use crate::pool::PagePool;
 
-/// An address that is no grant: what stands for memory that is not to be had. A device refuses it.
+/// The address that stands for an allocation failure. It is no grant, so that a device refuses it.
 const NOTHING: PhysAddr = 0;
 
-/// The pool of this process. virtio-drivers asks a type for memory and not a value, so there is
-/// one, for devices of one backend.
+/// The pool of this process. virtio-drivers calls functions of a type, not of a value, for memory;
+/// so the process has one pool, for devices of one backend.
 static MEMORY: OnceLock<Mutex<GrantedMemory>> = OnceLock::new();
 
-/// The pages of the pool, by what the backend is granted [3.4].
+/// The pages of the pool, by the access that the backend gets [3.4].
 struct GrantedMemory {
     read_only: GrantedArea,
     writable: GrantedArea,
 }
 
-/// Pages that are all granted alike.
+/// Pages that are granted with the same access.
 struct GrantedArea {
     pages: SharedPages,
     pool: PagePool,
 }
 
-/// Memory that the backend is granted, and nothing else of this process's: queues lie in it, and
-/// buffers are copied into it and out of it. Half of it is the backend's to read only.
+/// The only memory of this process that is granted to the backend, beside message pages. Queues lie
+/// in it; the driver's buffers are copied into it and out of it. Half of it is granted read-only.
 #[derive(Clone, Copy, Debug)]
 pub struct GrantHal;
 
 impl GrantHal {
-    /// GrantHal `count` pages to `backend`, for all devices that this process drives: one half
-    /// read-only, for what devices only read, the other writable.
+    /// Grants `count` pages to `backend`, for all devices that this process drives: one half
+    /// read-only, for buffers that devices only read, the other half writable.
     ///
     /// # Errors
-    /// The kernel's; or there is a pool already.
+    /// The kernel's error if it cannot grant the pages, or [`io::ErrorKind::AlreadyExists`] after
+    /// an earlier call that succeeded.
     pub fn init(backend: DomId, count: u16) -> io::Result<()> {
         let read_only = GrantedArea::new(backend, count / 2, Access::ReadOnly)?;
         let writable = GrantedArea::new(backend, count - count / 2, Access::ReadWrite)?;
-        let taken = |_| io::Error::new(io::ErrorKind::AlreadyExists, "there is a pool already");
+        let taken = |_| io::Error::new(io::ErrorKind::AlreadyExists, "the pool exists already");
         MEMORY.set(Mutex::new(GrantedMemory { read_only, writable })).map_err(taken)
     }
 }
 
 fn memory() -> Option<MutexGuard<'static, GrantedMemory>> {
-    // Poisoned by a panic elsewhere: the pool is whole after every step.
+    // A panic elsewhere may have poisoned the lock; the pool is consistent after every step.
     MEMORY.get().map(|memory| memory.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
 }
 
 impl GrantedMemory {
-    /// Where memory is taken from that data goes through in this direction.
+    /// The area for buffers of this direction.
     fn area(&mut self, direction: BufferDirection) -> &mut GrantedArea {
         match access(direction) {
             Access::ReadOnly => &mut self.read_only,
@@ -62,7 +63,7 @@ impl GrantedMemory {
         }
     }
 
-    /// The page that an address is of: where it is, its reference, and its position there.
+    /// The page of an address: its area, its reference, and its position in the area.
     fn find(&mut self, address: PhysAddr) -> Option<(&mut GrantedArea, GrantRef, usize)> {
         let reference = GrantAddress::decode(address).ok()?.reference;
         [&mut self.read_only, &mut self.writable].into_iter().find_map(|area| {
@@ -79,7 +80,7 @@ impl GrantedArea {
         Ok(Self { pages, pool })
     }
 
-    /// Takes zeroed pages: their address for the device, and their position.
+    /// Takes `count` pages and zeroes them; returns their DMA address and the first one's position.
     fn take(&mut self, count: usize) -> Option<(PhysAddr, usize)> {
         let run = self.pool.take(count)?;
         let (offset, length) = (run.first * PAGE, count * PAGE);
@@ -88,7 +89,7 @@ impl GrantedArea {
     }
 }
 
-/// The least that a device needs to memory that data goes through in this direction.
+/// The least access that a device needs for a buffer of this direction.
 fn access(direction: BufferDirection) -> Access {
     match direction {
         BufferDirection::DriverToDevice => Access::ReadOnly,
@@ -102,20 +103,20 @@ fn page_count(length: usize) -> usize {
     pages_spanned(0, length as u64) as usize
 }
 
-// SAFETY: each method keeps what the trait demands of it, as said there.
+// SAFETY: each method meets the trait's requirements, as the comment on it explains.
 unsafe impl Hal for GrantHal {
-    /// Zeroed, page aligned, and given to nobody else until `dma_dealloc`: they are taken from the
-    /// pool, whose pages stay mapped as long as the process lives, writable here in any case.
+    /// The pages are zeroed, page aligned, and not used for anything else until `dma_dealloc`: they
+    /// come from the pool, whose pages stay mapped, writable for this process, as long as it lives.
     fn dma_alloc(pages: usize, direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         let taken = memory().and_then(|mut memory| {
             let area = memory.area(direction);
             let (address, first) = area.take(pages)?;
-            // SAFETY: the page is inside the mapping, which starts at `address()` and is never
-            // unmapped.
+            // SAFETY: `take` checked that the pages are within the mapping, which starts at
+            // `address()` and is never unmapped, because `MEMORY` owns it.
             let pointer = unsafe { area.pages.as_ref().address().add(first * PAGE) };
             Some((address, pointer))
         });
-        // An address of 0 is virtio-drivers' word for no memory.
+        // In virtio-drivers an address of 0 means that no memory is available.
         taken.unwrap_or((NOTHING, NonNull::dangling()))
     }
 
@@ -128,19 +129,20 @@ unsafe impl Hal for GrantHal {
         0
     }
 
-    /// Never called: there is no MMIO on this transport.
+    /// virtio-drivers does not call this: the transport has no MMIO.
     unsafe fn mmio_phys_to_virt(_address: PhysAddr, _size: usize) -> NonNull<u8> {
         NonNull::dangling()
     }
 
-    /// Where the pool has no room, the address is one that the device refuses: the request fails,
-    /// and nothing is shared.
+    /// If the pool has no free pages, this shares nothing and returns an address that the device
+    /// refuses, so that the request fails.
     unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> PhysAddr {
         let shared = memory().and_then(|mut memory| {
             let area = memory.area(direction);
             let (address, first) = area.take(page_count(buffer.len()))?;
             if direction != BufferDirection::DeviceToDriver {
-                // SAFETY: the caller owes a valid buffer that nothing else uses during the call.
+                // SAFETY: the caller guarantees a valid buffer that nothing else uses during the
+                // call.
                 let bytes = unsafe { buffer.as_ref() };
                 area.pages.as_ref().slice(first * PAGE, bytes.len())?.copy_from(bytes);
             }
@@ -153,7 +155,7 @@ unsafe impl Hal for GrantHal {
         let Some(mut memory) = memory() else { return };
         let Some((area, reference, first)) = memory.find(address) else { return };
         if direction != BufferDirection::DriverToDevice {
-            // SAFETY: the caller owes a valid buffer that nothing else uses during the call.
+            // SAFETY: the caller guarantees a valid buffer that nothing else uses during the call.
             let bytes = unsafe { buffer.as_mut() };
             if let Some(shared) = area.pages.as_ref().slice(first * PAGE, bytes.len()) {
                 shared.copy_to(bytes);
@@ -168,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spec_3_4_what_a_device_only_reads_is_granted_read_only() {
+    fn spec_3_4_buffers_that_a_device_only_reads_are_granted_read_only() {
         assert_eq!(access(BufferDirection::DriverToDevice), Access::ReadOnly);
         assert_eq!(access(BufferDirection::DeviceToDriver), Access::ReadWrite);
         assert_eq!(access(BufferDirection::Both), Access::ReadWrite);

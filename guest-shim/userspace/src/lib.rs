@@ -1,13 +1,14 @@
-//! The driver side of virtio-msg over Xen for a program of its own: no kernel module, no privilege.
+//! The driver side of virtio-msg over Xen for a userspace program, without a kernel module and
+//! without privilege.
 //!
 //! A process that may open `/dev/xen/gntalloc`, `/dev/xen/evtchn` and `/dev/xen/xenbus` drives a
-//! device by the drivers of the crate `virtio-drivers`. All that the device can reach are the pages
-//! that this process granted:
+//! device with the drivers of the crate `virtio-drivers`. The device can reach only the pages that
+//! this process granted:
 //!
-//! * [`Frontend`] follows the states of SPEC section 2 and carries messages;
-//! * [`XenTransport`] is the device as virtio-drivers sees it;
-//! * [`GrantHal`] is where its queues and buffers lie: a pool of granted pages, into which buffers
-//!   are copied and out of which answers are.
+//! * [`Frontend`] connects the device (SPEC section 2) and carries messages;
+//! * [`XenTransport`] implements the transport of virtio-drivers for the device;
+//! * [`GrantHal`] provides memory for queues and buffers: a pool of granted pages, into which it
+//!   copies the driver's data and out of which it copies the device's data.
 //!
 //! ```no_run
 //! use userspace::{Frontend, GrantHal, XenTransport};

@@ -1,4 +1,4 @@
-//! Messages to the device, and its events (SPEC sections 4 and 5).
+//! The message channel: requests to the device, its events, and doorbells (SPEC sections 4 and 5).
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -13,39 +13,41 @@ use xen::{EventChannels, EventError, Evtchn, LocalPort, SharedPages};
 
 use crate::wait::wait;
 
-/// How long the device may take for a response [5.4], and for a reset [6.4].
+/// How long the device may take for a response [5.4], and for a reset [6.4] (SPEC 7.24).
 const RESPONSE_LIMIT: Duration = Duration::from_secs(10);
-/// How long to wait before the device is asked whether its reset is complete: the first time, and
-/// at most. It tells of that by no event.
+/// First and longest pause before the driver asks whether a reset is complete: no event reports
+/// that [6.4].
 const RESET_PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(100)];
 
-/// Why the device did not answer.
+/// The reason why a message exchange with the device failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {
-    /// The message could not be sent.
-    #[error("the device cannot be asked: {0:?}")]
+    /// The driver could not send the message.
+    #[error("cannot send a message to the device: {0:?}")]
     Send(SendError),
-    /// The device broke the message page, or took too long before.
-    #[error("the device is broken: it corrupted the message page, or did not answer")]
+    /// The device corrupted the message page, or exceeded a time limit before.
+    #[error(
+        "the device is broken, it corrupted the message page or did not answer; connect it again"
+    )]
     Broken,
-    /// It took too long.
-    #[error("waited {0} s for the device to answer")]
+    /// The device did not answer within the limit, in seconds.
+    #[error("the device did not answer within {0} s; check the backend's log")]
     Late(u64),
-    /// It did not complete a reset.
-    #[error("waited {0} s for the device to complete its reset")]
+    /// The device did not complete a reset within the limit, in seconds.
+    #[error("the device did not complete its reset within {0} s; check the backend's log")]
     ResetLate(u64),
-    /// It answered something else.
-    #[error("the device's answer does not fit what it was asked")]
+    /// The device's answer does not match the request, or the driver cannot use it.
+    #[error("the device's answer does not match the request")]
     Mismatch,
-    /// An event channel.
+    /// An operation on an event channel failed.
     #[error(transparent)]
     Event(#[from] EventError),
-    /// Events cannot be waited for.
+    /// The wait for an event failed.
     #[error("cannot wait for events")]
     Poll(#[from] nix::Error),
 }
 
-/// What the device told beside answers.
+/// Notifications from the device since the last [`MessageChannel::take_told`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Told {
     /// A queue has used buffers.
@@ -60,15 +62,15 @@ pub(crate) struct MessageChannel {
     events: Evtchn,
     port: LocalPort,
     transport: Transport,
-    /// By queue.
+    /// The port of each queue that has a doorbell.
     doorbells: BTreeMap<u16, LocalPort>,
     told: Told,
-    /// The device told DEVICE_NEEDS_RESET, in whatever message.
+    /// A response or an event has had DEVICE_NEEDS_RESET in its status since the last reset.
     needs_reset: bool,
 }
 
 impl MessageChannel {
-    /// Over a zeroed page that is granted, and a port for the backend.
+    /// Creates the channel over a zeroed and granted page and a port that the backend may bind.
     pub(crate) fn new(
         page: SharedPages,
         events: Evtchn,
@@ -80,7 +82,8 @@ impl MessageChannel {
         Self { page, events, port, transport, doorbells, told, needs_reset: false }
     }
 
-    /// Asks, and gives what `take` makes of the answer; `None` is an answer that does not fit.
+    /// Sends a request, waits for the answer, and returns the result of `take` for it. `None` from
+    /// `take` is a mismatch.
     pub(crate) fn ask<R>(
         &mut self,
         request: Request<'_>,
@@ -112,7 +115,7 @@ impl MessageChannel {
         }
     }
 
-    /// Resets the device, and waits until it has let go of everything [6.4].
+    /// Resets the device, and waits until the reset is complete [6.4].
     pub(crate) fn reset(&mut self) -> Result<(), MessageError> {
         let [mut pause, longest] = RESET_PAUSES;
         let end = Instant::now() + RESPONSE_LIMIT;
@@ -133,12 +136,12 @@ impl MessageChannel {
         Ok(())
     }
 
-    /// Whether the device told that only a reset helps it.
+    /// Whether the device has reported DEVICE_NEEDS_RESET since the last reset.
     pub(crate) fn needs_reset(&self) -> bool {
         self.needs_reset
     }
 
-    /// Takes what is in the page, up to an answer; whether there was one.
+    /// Receives messages from the page up to an answer; returns whether an answer arrived.
     fn receive(&mut self) -> Result<bool, MessageError> {
         loop {
             match self.transport.receive(words(&self.page)?) {
@@ -160,7 +163,7 @@ impl MessageChannel {
         }
     }
 
-    /// Takes the signals that came.
+    /// Takes all pending events of the event channels.
     fn take_signals(&mut self) -> Result<(), EventError> {
         while let Some(port) = self.events.pending()? {
             self.told.used |= port != self.port;
@@ -169,15 +172,15 @@ impl MessageChannel {
         Ok(())
     }
 
-    /// Takes everything that the device told since the last time.
+    /// Returns the device's notifications since the last call.
     pub(crate) fn take_told(&mut self) -> Result<Told, MessageError> {
         self.take_signals()?;
-        // Nothing was asked, so there is no answer.
+        // No request is outstanding, so that no answer arrives.
         self.receive()?;
         Ok(std::mem::take(&mut self.told))
     }
 
-    /// Gives a queue its doorbell [5.6]. Without, its events go in band.
+    /// Binds a doorbell to a queue [5.6]. If the device refuses, the queue's events go in band.
     pub(crate) fn bind(&mut self, queue: u16) -> Result<(), MessageError> {
         let port = self.events.allocate()?;
         let request = Request::BindQueue { index: queue.into(), port: port.0 };
@@ -201,14 +204,14 @@ impl MessageChannel {
         }
     }
 
-    /// Closes a queue's doorbell.
+    /// Closes a queue's doorbell, if it has one.
     pub(crate) fn unbind(&mut self, queue: u16) {
         if let Some(port) = self.doorbells.remove(&queue) {
             self.events.unbind(port);
         }
     }
 
-    /// Tells the device that a queue has available buffers.
+    /// Notifies the device that a queue has available buffers: through its doorbell, else in band.
     pub(crate) fn ring(&mut self, queue: u16) -> Result<(), MessageError> {
         if let Some(port) = self.doorbells.get(&queue) {
             return Ok(self.events.notify(*port)?);
@@ -220,18 +223,18 @@ impl MessageChannel {
         Ok(())
     }
 
-    /// The configuration's generation, as the device last told it.
+    /// The configuration generation in the device's last message that carried one.
     pub(crate) fn generation(&self) -> u32 {
         self.transport.generation()
     }
 
-    /// Bytes of configuration that fit into a message.
+    /// The maximum number of configuration bytes in one message.
     pub(crate) fn max_config_bytes(&self) -> usize {
         self.transport.max_config_bytes() as usize
     }
 }
 
-/// The status in an answer.
+/// The status byte in an answer; `None` if the answer has none.
 pub(crate) fn status_of(answer: Response<'_>) -> Option<u32> {
     match answer {
         Response::GetDeviceStatus(status) | Response::SetDeviceStatus(status) => Some(status),
@@ -240,6 +243,6 @@ pub(crate) fn status_of(answer: Response<'_>) -> Option<u32> {
 }
 
 fn words(page: &SharedPages) -> Result<&PageWords, MessageError> {
-    // A whole page that can be written, or there would be no `MessageChannel`.
+    // `Frontend::open` shares one whole writable page, so that this does not fail.
     page.as_ref().page_words().ok_or(MessageError::Broken)
 }

@@ -1,32 +1,32 @@
-//! Which pages of a pool are in use.
+//! The allocator of pages in a pool.
 
 use protocol::grant::GrantRef;
 
-/// Pages with their references, in rising order.
+/// The pages of a pool, in the order of their references, each in use or free.
 #[derive(Debug)]
 pub(crate) struct PagePool {
     references: Vec<GrantRef>,
     used: Vec<bool>,
 }
 
-/// Pages that follow one another in the pool, and whose references do [3.3].
+/// Consecutive pages of the pool that have consecutive references [3.3].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PoolRun {
     /// The first page's position in the pool.
     pub(crate) first: usize,
-    /// How many pages.
+    /// Number of pages.
     pub(crate) count: usize,
     /// The first page's reference.
     pub(crate) reference: GrantRef,
 }
 
 impl PagePool {
-    /// A pool of which nothing is in use.
+    /// Creates a pool whose pages are all free.
     pub(crate) fn new(references: &[GrantRef]) -> Self {
         Self { references: references.to_vec(), used: vec![false; references.len()] }
     }
 
-    /// Takes `count` pages; `None` where there are no such pages in a row.
+    /// Takes `count` pages; `None` if the pool has no run of that many free pages.
     pub(crate) fn take(&mut self, count: usize) -> Option<PoolRun> {
         if count == 0 {
             return None;
@@ -40,14 +40,14 @@ impl PagePool {
         Some(run)
     }
 
-    /// Gives pages back, by the first one's reference.
+    /// Returns `count` pages to the pool, from the page with this reference on.
     pub(crate) fn give_back(&mut self, reference: GrantRef, count: usize) {
         if let Some(first) = self.position(reference) {
             self.mark(PoolRun { first, count, reference }, false);
         }
     }
 
-    /// The position of the page with a reference.
+    /// The position of the page with this reference in the pool.
     pub(crate) fn position(&self, reference: GrantRef) -> Option<usize> {
         self.references.iter().position(|known| *known == reference)
     }
@@ -57,7 +57,7 @@ impl PagePool {
     }
 }
 
-/// The first of references that follow one another.
+/// The first of these references if they are consecutive.
 fn consecutive(references: &[GrantRef]) -> Option<GrantRef> {
     let first = *references.first()?;
     let mut expected = (first.0..).map(GrantRef);
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_3_3_pages_of_a_run_have_consecutive_references() {
+    fn spec_3_3_run_has_consecutive_references() {
         let mut pool = pool(&[8, 10, 11, 12, 20]);
         assert_eq!(pool.take(2), Some(PoolRun { first: 1, count: 2, reference: GrantRef(10) }));
         assert_eq!(pool.take(2), None, "8, 12 and 20 are not in a row");
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_not_given() {
+    fn impossible_runs_are_not_taken() {
         let mut pool = pool(&[1, 2]);
         assert_eq!((pool.take(0), pool.take(3)), (None, None));
         pool.give_back(GrantRef(99), 1);

@@ -1,4 +1,4 @@
-//! A device on the Xen bus as virtio-drivers sees it.
+//! The transport of virtio-drivers for a device on the Xen bus.
 
 use std::cell::RefCell;
 
@@ -15,21 +15,23 @@ use crate::frontend::Frontend;
 use crate::messages::{MessageError, status_of};
 use xen::Causes;
 
-/// A device. What fails where virtio-drivers knows no failure is logged, and the device is in need
-/// of a reset from then on.
+/// A device on the Xen bus. If an operation fails that cannot return an error in virtio-drivers,
+/// the transport logs the failure and reports DEVICE_NEEDS_RESET as the device's status until the
+/// next reset.
 pub struct XenTransport {
     frontend: RefCell<Frontend>,
     device_type: DeviceType,
-    /// `VIRTIO_F_RING_RESET`, if the device offers it.
+    /// The bit of `VIRTIO_F_RING_RESET` if the device offers it, else 0.
     queue_reset: u64,
     broken: bool,
 }
 
 impl XenTransport {
-    /// The device behind a connected frontend.
+    /// Creates the transport over a connected frontend.
     ///
     /// # Errors
-    /// [`MessageError`]; [`MessageError::Mismatch`] for a type that virtio-drivers does not know.
+    /// [`MessageError`] if GET_DEVICE_INFO fails; [`MessageError::Mismatch`] also for a device type
+    /// that virtio-drivers does not know.
     pub fn new(mut frontend: Frontend) -> Result<Self, MessageError> {
         let info: DeviceInfo = frontend.ask(Request::GetDeviceInfo, |answer| match answer {
             Response::GetDeviceInfo(info) => Some(info),
@@ -47,7 +49,9 @@ impl XenTransport {
     ) -> Option<R> {
         let answer = self.frontend.borrow_mut().ask(request, take);
         answer
-            .inspect_err(|error| tracing::error!(?request, "the device fails: {}", Causes(error)))
+            .inspect_err(|error| {
+                tracing::error!(?request, "device: request failed: {}", Causes(error))
+            })
             .ok()
     }
 
@@ -60,7 +64,7 @@ impl XenTransport {
 
     fn checked(&mut self, done: Result<(), MessageError>) {
         if let Err(error) = done {
-            tracing::error!("the device fails: {}", Causes(&error));
+            tracing::error!("device: operation failed, reset required: {}", Causes(&error));
             self.broken = true;
         }
     }
@@ -82,9 +86,9 @@ impl Transport for XenTransport {
         features
     }
 
-    /// With `VIRTIO_F_ACCESS_PLATFORM` and `VIRTIO_F_RING_RESET`, of which drivers need not know:
-    /// this transport's addresses are grants, which are the platform's mechanism, and
-    /// [`Transport::queue_unset`] is the reset of a queue.
+    /// Adds `VIRTIO_F_ACCESS_PLATFORM` and, if offered, `VIRTIO_F_RING_RESET` to the driver's
+    /// features. Drivers need not know them: this transport's addresses are grants, which are the
+    /// platform's mechanism, and [`Transport::queue_unset`] resets a queue.
     fn write_driver_features(&mut self, features: u64) {
         let bytes = (features | 1 << F_ACCESS_PLATFORM | self.queue_reset).to_le_bytes();
         let blocks = FeatureBlocks::new(0, &bytes);
@@ -116,12 +120,11 @@ impl Transport for XenTransport {
             return self.checked(reset);
         }
         let set = self.ask(Request::SetDeviceStatus(status.bits()), status_of);
-        // A device that refuses the features, or cannot start, is of no use to a driver that does
-        // not look.
+        // virtio-drivers does not check whether the device accepted the features or could start.
         let unfit = |set: u32| status.bits() & !set != 0 || set & DEVICE_NEEDS_RESET != 0;
         let refused = set.is_none_or(unfit);
         if refused {
-            tracing::error!(?status, ?set, "the device does not take the status");
+            tracing::error!(?status, ?set, "device: status refused, reset required");
             self.broken = true;
         }
     }
@@ -150,9 +153,9 @@ impl Transport for XenTransport {
             device: device_area,
         };
         let set = self.ask(Request::SetVqueue(update), |_| Some(()));
-        // The answer is the same whether it was taken or not [6.3].
+        // The answer to SET_VQUEUE does not report whether the device enabled the queue [6.3].
         if set.is_none() || !self.queue(queue).is_some_and(|state| state.enabled) {
-            tracing::error!(queue, "the device does not take the queue");
+            tracing::error!(queue, "device: queue refused, reset required");
             self.broken = true;
             return;
         }
@@ -160,8 +163,8 @@ impl Transport for XenTransport {
         self.checked(bound);
     }
 
-    /// Where the device cannot reset one queue, it resets all: the queue's memory is the driver's
-    /// then, too.
+    /// Resets the queue, or the whole device if it cannot reset a single queue. Either way the
+    /// queue's memory belongs to the driver afterwards.
     fn queue_unset(&mut self, queue: u16) {
         if self.queue_reset == 0 {
             return self.set_status(DeviceStatus::empty());
@@ -178,7 +181,7 @@ impl Transport for XenTransport {
     fn ack_interrupt(&mut self) -> InterruptStatus {
         let told = self.frontend.get_mut().messages().take_told();
         let told = told.unwrap_or_else(|error| {
-            tracing::error!("the device fails: {}", Causes(&error));
+            tracing::error!("device: receive failed, reset required: {}", Causes(&error));
             self.broken = true;
             Default::default()
         });
@@ -215,7 +218,7 @@ impl Transport for XenTransport {
         value: T,
     ) -> Result<(), Error> {
         let data = value.as_bytes();
-        // The generation does not count [6.6].
+        // The baseline profile requires 0 as the generation [6.6].
         let config = ConfigData { generation: 0, offset: offset as u32, data };
         let written = self.ask(Request::SetConfig(config), |answer| match answer {
             Response::SetConfig(ConfigData { data, .. }) if !data.is_empty() => Some(()),
@@ -226,7 +229,7 @@ impl Transport for XenTransport {
 }
 
 impl Drop for XenTransport {
-    /// The device lets go of queues and buffers before their pages go [6.4].
+    /// Resets the device, so that it holds no queue or buffer when their pages are freed [6.4].
     fn drop(&mut self) {
         self.set_status(DeviceStatus::empty());
     }
