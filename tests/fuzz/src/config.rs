@@ -1,4 +1,4 @@
-//! The configuration file.
+//! The parser of the configuration file.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -8,7 +8,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use xen_virtiod::config::ConfigFile;
 use xen_virtiod::device::DeviceId;
 
-/// Longer files are no more of a kind.
+/// The target cuts longer inputs; they would test nothing more.
 const LONGEST: usize = 16 << 10;
 
 pub(crate) fn run(bytes: &[u8]) {
@@ -17,9 +17,9 @@ pub(crate) fn run(bytes: &[u8]) {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     fs::write(&path, &bytes[..bytes.len().min(LONGEST)]).unwrap();
     let config = match ConfigFile::new(Some(path.into())).load() {
-        Ok(config) => config.expect("the file is there"),
+        Ok(config) => config.expect("the file exists"),
         Err(error) => {
-            // One line, for a log: what the file says is quoted in it.
+            // The log shows the error on one line, although it quotes the file.
             assert!(!error.to_string().contains('\n'), "{error}");
             return;
         }

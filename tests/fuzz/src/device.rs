@@ -1,9 +1,9 @@
-//! Each kind of device, with a guest that does what it likes, on the simulated hypervisor:
-//! messages, rings, keys, grants that end, the host's side at the same time, and a second thread
-//! that writes over everything.
+//! Each kind of device against a hostile guest on the simulated hypervisor. The guest uses
+//! messages, rings, XenStore keys, grants that end, and a second thread that overwrites its memory;
+//! programs on the host act at the same time.
 //!
-//! Whatever it does, the toolstack gets rid of the device, nothing of the guest's stays mapped or
-//! bound, no thread panics, and the daemon goes on and stops when it is told to.
+//! Whatever the guest does, the toolstack can remove the device, nothing of the guest stays mapped
+//! or bound, no thread panics, and the daemon continues until the target stops it.
 
 mod guest;
 mod image;
@@ -18,14 +18,14 @@ use self::guest::HostileGuest;
 use self::setting::Setting;
 use self::steps::Step;
 
-/// Steps of one run, at most.
+/// Maximum number of steps in one run.
 const MOST: usize = 64;
 
-/// What the device is.
+/// The kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Block,
-    /// A disk in a qcow2 image that may be damaged, or made to do harm.
+    /// A disk in a qcow2 image that may be damaged or malicious.
     Image,
     Network,
     Console,
@@ -39,7 +39,7 @@ pub(crate) fn blk(bytes: &[u8]) {
 
 pub(crate) fn qcow2(bytes: &[u8]) {
     let mut input = Unstructured::new(bytes);
-    // What an input lacks at its end spoils nothing.
+    // The run ends here if the input is too short for an image.
     let Ok(image) = image::spoiled(&mut input) else { return };
     play(Setting::start(Kind::Image, Some(&image)), &mut input);
 }
@@ -66,14 +66,14 @@ fn run(kind: Kind, bytes: &[u8]) {
 
 fn play(mut setting: Setting, input: &mut Unstructured<'_>) {
     let mut guest = HostileGuest::connect(&mut setting);
-    // What an input lacks at its end is no step.
+    // An input that ends within a step ends the run.
     let _ = take_steps(&mut guest, input);
     guest.leave();
     setting.end();
 }
 
 fn take_steps(guest: &mut HostileGuest<'_>, input: &mut Unstructured<'_>) -> Result<()> {
-    // Most of what there is to find is behind a device that runs.
+    // Most of the code runs only once the device is started.
     if input.ratio(7, 8)? {
         guest.start();
     }

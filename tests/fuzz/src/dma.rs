@@ -1,5 +1,4 @@
-//! What a driver grants of a buffer, what it copies, and which places of the pool it takes, against
-//! a model.
+//! Grants, bounced pieces and the pool's allocator of the driver side, against a model.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +31,7 @@ enum Step {
     GiveBack {
         which: u8,
     },
-    /// A place that may never have been taken.
+    /// Returns space that may not be taken.
     GiveBackAny {
         page: u16,
         offset: u16,
@@ -41,7 +40,7 @@ enum Step {
 }
 
 pub(crate) fn run(bytes: &[u8]) {
-    // What an input lacks at its end is no step.
+    // An input that ends within a step ends the run.
     let _ = play(&mut Unstructured::new(bytes));
 }
 
@@ -65,7 +64,7 @@ fn play(input: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A buffer is granted page by page, copied page by page, and released as it was granted.
+/// Checks the plan of a buffer: its pieces cover it, and release returns the planned references.
 fn plan(physical: u64, length: u64, first: GrantRef) {
     for direction in [DmaDirection::ToDevice, DmaDirection::FromDevice, DmaDirection::Bidirectional]
     {
@@ -82,11 +81,11 @@ fn plan(physical: u64, length: u64, first: GrantRef) {
             continue;
         };
         assert_eq!((range.start, range.pages), (address, plan.pages));
-        assert!(find(address.encode(), length).is_none(), "no place of the pool");
+        assert!(find(address.encode(), length).is_none(), "a grant is not in the pool");
     }
 }
 
-/// What an address decodes to is where it says.
+/// Checks that a decoded address encodes to the same address, and that its range has valid pages.
 fn decode(address: u64, length: u64) {
     let _ = release(address, length);
     let _ = find(address, length);
@@ -95,7 +94,7 @@ fn decode(address: u64, length: u64) {
             assert_eq!(GrantRange::decode(address, length), Ok(range));
             assert_eq!(range.start.encode(), address);
             let last = range.start.reference.checked_add(range.pages - 1);
-            assert!(last.is_some(), "it leaves the references");
+            assert!(last.is_some(), "the range runs past the last reference");
         }
         Ok(DecodedAddress::Pool(range)) => {
             assert_eq!(range.first.address(range.offset), address);
@@ -105,11 +104,11 @@ fn decode(address: u64, length: u64) {
     }
 }
 
-/// A pool, and the bytes of it that are taken.
+/// A pool, and the ranges of addresses in it that are taken.
 #[derive(Default)]
 struct Model {
     pool: Pool,
-    /// By their first byte: where they end, and the place.
+    /// End and location of each taken range, by its first address.
     taken: BTreeMap<u64, (u64, PoolLocation)>,
 }
 
@@ -118,14 +117,14 @@ impl Model {
         let chunks = self.pool.chunks();
         match self.pool.take(length, processor) {
             Ok(place) => {
-                assert!(place.chunk < chunks, "a chunk that is not open");
+                assert!(place.chunk < chunks, "the chunk is not open");
                 let start = place.address();
                 let end = start + u64::from(place.count * place.unit.bytes());
                 assert!(end - start >= length);
                 let before = self.taken.range(..end).next_back();
                 assert!(before.is_none_or(|(_, (ended, _))| *ended <= start), "taken twice");
                 self.taken.insert(start, (end, place));
-                let found = find(start, length).expect("what is taken is found");
+                let found = find(start, length).expect("taken space is found");
                 assert_eq!((found.chunk, found.first), (place.chunk, place.first));
             }
             Err(TakeError::Unfit) => assert!(length == 0 || length > MAX_POOLED_BYTES),
@@ -144,7 +143,8 @@ impl Model {
         self.check();
     }
 
-    /// It is given back only if all of it is taken, whoever took it.
+    /// Returns space to the pool, which must refuse it unless all of it is taken, as one range or
+    /// as several.
     fn give_back_any(&mut self, address: u64, length: u64) {
         let Some(place) = find(address, length) else { return };
         let start = PoolLocation { offset: 0, ..place }.address();
@@ -159,7 +159,7 @@ impl Model {
         self.check();
     }
 
-    /// Whether all these bytes are taken, by however many.
+    /// Whether all addresses from `start` to `end` are taken, as one range or as several.
     fn covers(&self, start: u64, end: u64) -> bool {
         let mut at = start;
         while at < end {

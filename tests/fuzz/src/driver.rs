@@ -1,4 +1,4 @@
-//! The driver's transport, whose device answers what it likes.
+//! The driver's transport, against a hostile device.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,7 +21,7 @@ enum Step<'a> {
     Avail {
         index: u32,
     },
-    /// The device sends these bytes, with the token that is waited for if `knows` it.
+    /// The device sends these bytes; if `knows`, with the token of the outstanding request.
     Send {
         knows: bool,
         bytes: &'a [u8],
@@ -35,17 +35,19 @@ enum Step<'a> {
     TakeAnswer,
 }
 
-/// The driver, and what stands beside it in the page.
+/// The driver, and the state of the device beside it.
 struct Pair {
     page: Box<PageWords>,
     driver: Transport,
-    /// What was asked last and the answer of which was not taken.
+    /// The last request, until the driver takes its answer.
     asked: Option<Asked>,
+    /// Number of requests sent, which is the last request's token.
     tokens: u16,
+    /// Number of messages that the device has sent.
     sent: u32,
 }
 
-/// What an answer has to fit.
+/// The fields of a request that its answer must match.
 #[derive(Clone, Copy, Debug)]
 enum Asked {
     Config { offset: u32, size: u32 },
@@ -54,13 +56,14 @@ enum Asked {
 }
 
 pub(crate) fn run(bytes: &[u8]) {
-    // What an input lacks at its end is no step.
+    // An input that ends within a step ends the run.
     let _ = play(&mut Unstructured::new(bytes));
 }
 
 fn play(input: &mut Unstructured<'_>) -> Result<()> {
     let max_size = input.int_in_range(52..=u32::from(u16::MAX))?;
-    let negotiated = negotiate(1, max_size, input.arbitrary()?).expect("52 and above will do");
+    let negotiated =
+        negotiate(1, max_size, input.arbitrary()?).expect("sizes from 52 on are valid");
     let mut pair = Pair {
         page: Box::new(std::array::from_fn(|_| AtomicU32::new(0))),
         driver: Transport::new(negotiated),
@@ -127,7 +130,7 @@ impl Pair {
         }
     }
 
-    /// Puts bytes into the next slot as a device does, whatever they are.
+    /// Writes arbitrary bytes into the next slot, and advances the producer's index.
     fn device_sends(&mut self, knows_token: bool, bytes: &[u8]) {
         let mut slot = [0; SLOT_SIZE];
         let size = bytes.len().min(SLOT_SIZE);
@@ -144,17 +147,21 @@ impl Pair {
         self.page[0x80 / 4].store(self.sent.to_le(), Ordering::Release);
     }
 
-    /// Nobody writes meanwhile, so that what is there is soon taken.
+    /// Drains the page. The device writes nothing meanwhile, so that this takes a few calls.
     fn receive(&mut self) {
         for _ in 0..=SLOTS {
             match self.driver.receive(&self.page) {
                 Received::Drained { .. } => return,
                 Received::Broken => {
                     assert!(self.driver.is_broken());
-                    assert_eq!(self.driver.receive(&self.page), Received::Broken, "for good");
+                    assert_eq!(
+                        self.driver.receive(&self.page),
+                        Received::Broken,
+                        "it stays broken"
+                    );
                     return;
                 }
-                Received::Answer => assert!(self.asked.is_some(), "nothing was asked"),
+                Received::Answer => assert!(self.asked.is_some(), "no request is outstanding"),
                 Received::Dropped
                 | Received::ConfigChanged { .. }
                 | Received::Pinged
@@ -167,7 +174,7 @@ impl Pair {
     fn take_answer(&mut self) {
         let max = self.driver.max_config_bytes();
         let Some(answer) = self.driver.take_answer() else { return };
-        let asked = self.asked.take().expect("nothing was asked");
+        let asked = self.asked.take().expect("no request is outstanding");
         match (asked, answer) {
             (Asked::Config { offset, size }, Ok(Response::GetConfig(config))) => {
                 assert_eq!(config.offset, offset);
@@ -178,7 +185,7 @@ impl Pair {
             }
             (Asked::Config { .. } | Asked::Queue { .. }, Ok(other)) => panic!("{other:?}"),
             (Asked::Other, Ok(Response::GetConfig(_) | Response::GetVqueue(_))) => {
-                panic!("another answer");
+                panic!("the answer is of another kind");
             }
             (_, Ok(_) | Err(_)) => {}
         }

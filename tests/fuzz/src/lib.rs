@@ -1,16 +1,16 @@
-//! Fuzz targets: a function each that does with any bytes what somebody who is not trusted could,
-//! and panics if that is not dealt with as it should be.
+//! Fuzz targets: functions that use their bytes as the input of an untrusted party, and panic if
+//! the code under test breaks an invariant.
 //!
-//! `cargo lab fuzz` runs them with libFuzzer, which looks for bytes that lead to code not seen
-//! before, and keeps them in `corpus/TARGET`. The tests of this crate run what is kept there,
-//! without libFuzzer. README.md says more.
+//! `cargo lab fuzz` runs them with libFuzzer, which searches for inputs that reach new code; with
+//! `--keep` it adds these to `corpus/TARGET`. The tests of this crate run the inputs in `corpus`,
+//! without libFuzzer. README.md describes the targets.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
-    reason = "a panic is what a target has to say"
+    reason = "a target reports a failure with a panic"
 )]
 
 mod codec;
@@ -23,15 +23,15 @@ mod xenstore;
 
 use std::fmt;
 
-/// What is fuzzed.
+/// A fuzz target.
 #[derive(Clone, Copy)]
 pub struct Target {
-    /// Its name, and that of its folder in the corpus.
+    /// Name of the target, and of its folder in `corpus`.
     pub name: &'static str,
-    /// Whether it is more than a function of its input: other threads take part, so that the same
-    /// input may do something else the next time.
+    /// Whether the target has other threads, so that the same input may behave differently the
+    /// next time.
     pub has_threads: bool,
-    /// Tries some bytes.
+    /// Runs one input; panics if it finds a failure.
     pub run: fn(&[u8]),
 }
 
@@ -41,7 +41,7 @@ impl fmt::Debug for Target {
     }
 }
 
-/// All there are.
+/// All fuzz targets.
 pub const TARGETS: &[Target] = &[
     alone("codec", codec::run),
     alone("page", page::run),

@@ -1,4 +1,4 @@
-//! The message page, of which the other side writes what it likes, when it likes.
+//! The message page, against a hostile peer that writes to it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -7,7 +7,7 @@ use protocol::page::{
     Consumer, PageWords, Popped, Producer, PushError, QueueDirection, SLOT_SIZE, SLOTS,
 };
 
-/// A message's header, the least that a slot can hold.
+/// Size of a message's header in bytes, the smallest valid message.
 const HEADER: usize = 8;
 
 #[derive(Arbitrary, Debug)]
@@ -21,16 +21,18 @@ enum Step {
     },
     HasNews,
     TakeSawFull,
-    /// The peer puts a message into the next slot, whose header gives that size, and says so.
+    /// The peer writes a message with this size in its header into the next slot, and advances its
+    /// index.
     Send {
         size: u16,
         fill: u8,
     },
-    /// The peer writes a word, as a rule one of the four indices.
+    /// The peer overwrites one of the four indices.
     Write {
         index: u8,
         value: u32,
     },
+    /// The peer overwrites any word of the page.
     WriteAnywhere {
         word: u16,
         value: u32,
@@ -43,7 +45,7 @@ enum Step {
 }
 
 pub(crate) fn run(bytes: &[u8]) {
-    // What an input lacks at its end is no step.
+    // An input that ends within a step ends the run.
     let _ = play(&mut Unstructured::new(bytes));
 }
 
@@ -80,12 +82,13 @@ fn play(input: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-/// One of the four indices: they are 64 bytes apart.
+/// One of the four indices, which are 64 bytes apart.
 fn index_of(page: &PageWords, index: u8) -> &AtomicU32 {
     &page[usize::from(index % 4) * 16]
 }
 
-/// Whether the page was found corrupt. Nothing but the producer's own slots and index may change.
+/// Pushes a message; returns whether the producer found the page corrupt. Only its own slots and
+/// index may change.
 fn push(page: &PageWords, producer: &mut Producer, length: u16, fill: u8) -> bool {
     let before = snapshot(page);
     let message = vec![fill; usize::from(length)];
@@ -100,6 +103,7 @@ fn push(page: &PageWords, producer: &mut Producer, length: u16, fill: u8) -> boo
     matches!(outcome, Err(PushError::Corrupt(_)))
 }
 
+/// Pops a message; returns whether the consumer found the page corrupt.
 fn pop(page: &PageWords, consumer: &mut Consumer, max_size: u16) -> bool {
     let mut buffer = [0xee; SLOT_SIZE];
     let max_size = usize::from(max_size);
@@ -107,7 +111,10 @@ fn pop(page: &PageWords, consumer: &mut Consumer, max_size: u16) -> bool {
         Ok(Popped::Message { size }) => {
             assert!((HEADER..=max_size.min(SLOT_SIZE)).contains(&size));
             assert_eq!(usize::from(u16::from_le_bytes([buffer[6], buffer[7]])), size);
-            assert!(buffer[size..].iter().all(|byte| *byte == 0xee), "beyond the message");
+            assert!(
+                buffer[size..].iter().all(|byte| *byte == 0xee),
+                "no byte after the message changes"
+            );
         }
         Ok(Popped::Malformed { size }) => {
             assert!(!(HEADER..=max_size.min(SLOT_SIZE)).contains(&size));

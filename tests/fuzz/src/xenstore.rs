@@ -1,4 +1,4 @@
-//! The client of XenStore, whose server answers what it likes.
+//! The XenStore client, against a hostile server.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use arbitrary::{Arbitrary, Result, Unstructured};
 use xen::{StoreError, XenStore, XenStoreConnection};
 
-/// What is asked of it, in order.
+/// A request of the client.
 #[derive(Arbitrary, Debug)]
 enum Question {
     Read,
@@ -19,16 +19,16 @@ enum Question {
     TakeEvents,
 }
 
-/// A part of what the server says.
+/// A part of the server's output.
 #[derive(Arbitrary, Debug)]
 enum Saying<'a> {
-    /// A message of a known kind, and its payload.
+    /// A message of a known kind, with a payload of the right length.
     Message { kind: u8, payload: &'a [u8] },
-    /// A refusal by name.
+    /// An error message with the name of an error.
     Refusal { errno: u8 },
-    /// A message as long as none can be.
+    /// A header with any length and no payload.
     Long { kind: u8, length: u32 },
-    /// No message.
+    /// Arbitrary bytes.
     Bytes(&'a [u8]),
 }
 
@@ -45,11 +45,11 @@ const ERRNOS: [&str; 10] = [
     "E\u{fffd}",
 ];
 
-/// Requests of one connection: as many as a socket holds that nobody reads.
+/// Maximum number of requests on one connection: the socket holds them, and no server reads them.
 const MOST: usize = 64;
 
 pub(crate) fn run(bytes: &[u8]) {
-    // What an input lacks at its end is nothing said.
+    // An input that ends within a part ends the run.
     let _ = play(&mut Unstructured::new(bytes));
 }
 
@@ -71,7 +71,7 @@ fn play(input: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-/// All that the server will ever say is there before the first question, and then the end.
+/// Sends the requests to a server that has written all its output before, and closed its side.
 fn ask(questions: &[Question], answers: &[u8]) {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
@@ -91,7 +91,7 @@ fn ask(questions: &[Question], answers: &[u8]) {
         };
         match answered {
             Ok(()) | Err(StoreError::Refused { .. }) => {}
-            // Whoever uses it has to connect anew.
+            // After these errors the caller must connect again.
             Err(StoreError::Connection { .. } | StoreError::Protocol(_)) => return,
             Err(StoreError::TooLong(path)) => panic!("{path} is not too long"),
         }

@@ -1,5 +1,4 @@
-//! What the fuzz targets found worth keeping, run once more: in every `cargo test`, without
-//! libFuzzer.
+//! Runs every target on its corpus, in every `cargo test` and without libFuzzer.
 #![allow(missing_docs, clippy::unwrap_used, reason = "it is a test")]
 
 use std::fs;
@@ -7,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use fuzz::TARGETS;
 
-/// The corpus of a target, in order of names.
+/// The input files of a target, sorted by name.
 fn corpus(name: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let mut files: Vec<_> =
@@ -17,12 +16,12 @@ fn corpus(name: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_target_deals_with_its_corpus() {
+fn every_target_passes_its_corpus() {
     for target in TARGETS {
         let files = corpus(target.name);
         assert!(!files.is_empty(), "the corpus of {target:?} is empty");
         for file in files {
-            // Shown if the target panics.
+            // cargo test shows this line if the target panics.
             println!("{target:?} with {}", file.display());
             (target.run)(&fs::read(&file).unwrap());
         }
@@ -30,7 +29,7 @@ fn every_target_deals_with_its_corpus() {
 }
 
 #[test]
-fn every_folder_of_the_corpus_is_a_targets() {
+fn every_corpus_folder_belongs_to_a_target() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     let mut names: Vec<_> = fs::read_dir(folder)
         .unwrap()

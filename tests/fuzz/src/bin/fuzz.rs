@@ -1,7 +1,7 @@
-//! A target under libFuzzer: `FUZZ_TARGET` names it, the arguments are libFuzzer's. See `cargo lab
-//! fuzz`.
+//! Runs a target under libFuzzer. `FUZZ_TARGET` names the target; the arguments go to libFuzzer.
+//! See `cargo lab fuzz`.
 #![no_main]
-#![allow(clippy::panic, reason = "nobody is there who could be given an error")]
+#![allow(clippy::panic, reason = "libFuzzer calls this code, and no caller can take an error")]
 
 use std::env;
 use std::sync::OnceLock;
@@ -14,7 +14,7 @@ fn target() -> &'static Target {
     TARGET.get_or_init(|| {
         let name = env::var("FUZZ_TARGET").unwrap_or_default();
         fuzz::find(&name).unwrap_or_else(|| {
-            panic!("FUZZ_TARGET is {name:?}, and the targets are {:?}", fuzz::TARGETS)
+            panic!("FUZZ_TARGET is {name:?}; set it to one of {:?}", fuzz::TARGETS)
         })
     })
 }

@@ -1,4 +1,4 @@
-//! The guest: honest until it runs, and then whatever the steps say.
+//! The guest: it starts the device as a correct driver does, and then performs the input's steps.
 
 use std::time::{Duration, Instant};
 
@@ -18,25 +18,25 @@ use super::scribbler::Scribbler;
 use super::setting::{GUEST, Setting};
 use super::steps::{Granted, Length, Place, Step, templates};
 
-/// Pages of the guest: what buffers lie in, the pool, the message page and the rings.
+/// Number of the guest's pages: buffers, the pool, the message page and the rings.
 const PAGES: usize = 64;
 const BUFFERS: u32 = 16;
 const POOL: u32 = 8;
-/// Entries of a ring.
+/// Number of entries in a ring.
 const ENTRIES: u16 = 16;
-/// The longest that the guest waits for the device where it goes on without.
+/// How long the guest waits for the device before it continues without the answer.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// A queue.
+/// A queue and its doorbell.
 struct Ring {
-    /// Descriptor, driver and device area.
+    /// Pages and grants of the descriptor, driver and device area.
     areas: [(GuestPage, GrantRef); 3],
     doorbell: GuestPort,
     available: u16,
     descriptor: u16,
 }
 
-/// The guest.
+/// A guest with one device.
 pub(super) struct HostileGuest<'s> {
     setting: &'s mut Setting,
     guest: Guest,
@@ -47,14 +47,14 @@ pub(super) struct HostileGuest<'s> {
     port: GuestPort,
     transport: Transport,
     sent: u32,
-    /// A message was not answered: the guest does not wait for others.
+    /// The device did not answer a message, so that the guest does not wait for other answers.
     is_unheard: bool,
     rings: Vec<Ring>,
     scribbler: Option<Scribbler>,
 }
 
 impl<'s> HostileGuest<'s> {
-    /// Follows the states until both sides are connected, if they come to it.
+    /// Follows the states up to the connection, as far as the backend does.
     pub(super) fn connect(setting: &'s mut Setting) -> Self {
         let mut guest = setting.hypervisor.guest(GUEST, PAGES);
         let mut pages = |count: u32| (0..count).map(|_| guest.allocate()).collect::<Vec<_>>();
@@ -66,7 +66,7 @@ impl<'s> HostileGuest<'s> {
         };
         let pool = guest.grant(&pool, Access::ReadWrite);
         let port = guest.port();
-        let transport = Transport::new(negotiate(1, 264, 1).expect("as SPEC has it"));
+        let transport = Transport::new(negotiate(1, 264, 1).expect("valid by SPEC 2.3"));
         let mut guest = Self {
             setting,
             guest,
@@ -90,9 +90,9 @@ impl<'s> HostileGuest<'s> {
         self.setting.hypervisor.store_write(&path, value);
     }
 
-    /// Grants the message page, and waits for the backend to take it.
+    /// Grants the message page, and waits until the backend has mapped it.
     fn show_page(&mut self) {
-        // It may be refused, and then it has no state.
+        // The backend may refuse the device; it has no state then.
         self.setting.wait_state(PATIENCE, &[Some("2"), None]);
         self.is_unheard = !self.setting.wait_state(Duration::ZERO, &[Some("2")]);
         let reference = self.guest.grant(&[self.page], Access::ReadWrite);
@@ -104,7 +104,7 @@ impl<'s> HostileGuest<'s> {
         self.write_key("state", "4");
     }
 
-    /// Everything up to DRIVER_OK, with all features, all queues that there are, and a pool.
+    /// Starts the device up to DRIVER_OK, with all features, all queues, and a pool.
     pub(super) fn start(&mut self) {
         let queues = match self.setting.kind {
             Kind::Entropy => 1,
@@ -152,7 +152,7 @@ impl<'s> HostileGuest<'s> {
         };
         let port = ring.doorbell.port.0;
         self.ask(Request::SetVqueue(update));
-        // Every other queue's events go in band.
+        // The events of every second queue go in band.
         if index.is_multiple_of(2) {
             self.ask(Request::BindQueue { index, port });
         }
@@ -163,7 +163,7 @@ impl<'s> HostileGuest<'s> {
         self.ask_and(request, |_| ());
     }
 
-    /// Asks as drivers do, and takes the answer if one comes.
+    /// Sends a request as drivers do, and calls `take` if the device answers.
     fn ask_and(&mut self, request: Request<'_>, take: impl FnOnce(Response<'_>)) {
         let words = self.guest.words(self.page);
         if self.transport.send(words, request).is_err() {
@@ -194,7 +194,7 @@ impl<'s> HostileGuest<'s> {
         }
     }
 
-    /// Does one step.
+    /// Performs one step.
     pub(super) fn take(&mut self, step: Step<'_>) {
         match step {
             Step::Message(bytes) => self.send_bytes(bytes),
@@ -253,13 +253,13 @@ impl<'s> HostileGuest<'s> {
         write("state", &(state % 8).to_string());
     }
 
-    /// The frontend leaves, and comes again with the same page.
+    /// The frontend closes, and connects again with the same page.
     fn restart(&mut self) {
         self.write_key("state", "6");
         self.setting.wait_state(PATIENCE, &[Some("6")]);
         let words = self.guest.words(self.page);
         words.iter().for_each(|word| word.store(0, std::sync::atomic::Ordering::Release));
-        self.transport = Transport::new(negotiate(1, 264, 1).expect("as SPEC has it"));
+        self.transport = Transport::new(negotiate(1, 264, 1).expect("valid by SPEC 2.3"));
         self.sent = 0;
         self.write_key("state", "1");
         self.show_page();
@@ -346,8 +346,8 @@ impl<'s> HostileGuest<'s> {
         })
     }
 
-    /// A header, what follows it for the device to read, and what the device is to write; `parts`
-    /// says which of these there are.
+    /// Makes a request available: a header, data for the device to read, data and a status for it
+    /// to write. A set bit in `parts` omits one of the four.
     fn request(
         &mut self,
         ring: u8,
@@ -360,7 +360,7 @@ impl<'s> HostileGuest<'s> {
         let templates = templates(self.setting.kind);
         let mut header = templates[usize::from(template) % templates.len()].to_vec();
         header.iter_mut().zip(spoil).for_each(|(byte, spoil)| *byte ^= spoil);
-        // Each request has a corner of its own in the buffers' first page.
+        // Each template has 128 bytes of its own in the first page of the buffers.
         let corner = u16::from(template % 16) * 128;
         self.guest.slice(self.buffers[0], corner.into(), header.len()).copy_from(&header);
         let at = |offset| self.address(Place::ReadOnly { page: 0, offset });
@@ -395,7 +395,7 @@ impl<'s> HostileGuest<'s> {
         self.scribbler = Some(Scribbler::start(&memory, first, last, seed));
     }
 
-    /// The toolstack destroys the guest, whatever it does meanwhile.
+    /// The toolstack destroys the guest, whose scribbler runs until then.
     pub(super) fn leave(self) {
         self.setting.destroy();
         drop(self.scribbler);
@@ -416,7 +416,7 @@ fn write_descriptor(
     entry.write_obj(next, 14).unwrap();
 }
 
-/// Makes a head available, and moves the index by so many.
+/// Makes a head available, and advances the index by `by`.
 fn offer(guest: &Guest, ring: &mut Ring, head: u16, by: u16) {
     let area = guest.slice(ring.areas[1].0, 0, 4096);
     area.write_obj(head, 4 + 2 * usize::from(ring.available % ENTRIES)).unwrap();

@@ -1,29 +1,30 @@
-//! A small qcow2 image, of which parts are written over.
+//! A small qcow2 image with parts that the input overwrites.
 
 use arbitrary::{Result, Unstructured};
 
-/// Clusters as small as there can be, so that a few bytes are a large part of every table.
+/// Size of a cluster in bytes: the smallest, so that a few bytes are a large part of every table.
 const CLUSTER: usize = 512;
-/// Clusters of the file, and bytes of the disk.
+/// Number of clusters in the file.
 const CLUSTERS: usize = 12;
+/// Size of the disk in bytes.
 const SIZE: u64 = 64 << 10;
 
-/// Where what is: each in a cluster of its own.
+/// Numbers of the clusters with the tables and with data.
 const REFCOUNT_TABLE: usize = 1;
 const REFCOUNT_BLOCK: usize = 2;
 const L1: usize = 3;
 const L2: usize = 4;
 const DATA: usize = 6;
 
-/// An entry that nothing else refers to.
+/// Flag of a table entry whose cluster has a reference count of 1.
 const COPIED: u64 = 1 << 63;
 
-/// The image with what the input writes over it.
+/// The image after the input has overwritten parts of it.
 pub(super) fn spoiled(input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     let mut image = whole();
     for _ in 0..input.int_in_range(0..=8)? {
         let bytes: &[u8] = input.arbitrary()?;
-        // Mostly in the header and the tables.
+        // Header and tables are most of the image.
         let offset = usize::from(input.arbitrary::<u16>()?) % image.len();
         let length = bytes.len().min(image.len() - offset);
         image[offset..offset + length].copy_from_slice(&bytes[..length]);
@@ -64,7 +65,7 @@ fn whole() -> Vec<u8> {
     for table in 0..2 {
         put(L1 * CLUSTER + 8 * table, &(at(L2 + table) | COPIED).to_be_bytes());
     }
-    // The first clusters of each half of the disk have data, the others none.
+    // The first clusters of each half of the disk have data; the others are unallocated.
     for cluster in DATA..CLUSTERS {
         let (table, entry) = (L2 + cluster % 2, (cluster - DATA) / 2);
         put(table * CLUSTER + 8 * entry, &(at(cluster) | COPIED).to_be_bytes());

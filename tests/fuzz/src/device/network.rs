@@ -1,4 +1,4 @@
-//! A host's network of one cable, which is a pair of sockets.
+//! A network for the device: a pair of sockets stands for the cable of its interface.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,7 +14,7 @@ use xen_virtiod::tap::network::{Attached, InterfaceRequest, Network, NetworkErro
 pub(super) struct Cable(UnixDatagram);
 
 impl Cable {
-    /// The network, and the far end of the cable.
+    /// Creates the network; also returns the far end of the cable.
     pub(super) fn new() -> (Self, UnixDatagram) {
         let (near, far) = UnixDatagram::pair().unwrap();
         near.set_nonblocking(true).unwrap();
@@ -32,7 +32,7 @@ impl Network for Cable {
     }
 }
 
-/// An interface in which that end is.
+/// The interface at the device's end of the cable.
 struct Plug {
     packets: UnixDatagram,
     link: EventFd,

@@ -1,4 +1,4 @@
-//! A second processor of the guest's, which writes over its memory without end.
+//! A thread that overwrites the guest's memory all the time, as a second processor could.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,14 +8,14 @@ use vm_memory::Bytes;
 use xen::Access;
 use xen_sim::SimFrames;
 
-/// The thread; it ends when this is dropped.
+/// The handle of the thread; its drop ends the thread.
 pub(super) struct Scribbler {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Scribbler {
-    /// Writes into pages `first` to `last` of the memory, what `seed` says.
+    /// Starts to write pseudorandom words, from `seed`, into pages `first` to `last` of the memory.
     pub(super) fn start(memory: &SimFrames, first: u64, last: u64, seed: u32) -> Self {
         let pages: Vec<_> = (first..=last).collect();
         let mapped = memory.map(&pages, Access::ReadWrite);
@@ -25,14 +25,14 @@ impl Scribbler {
             let range = mapped.as_ref();
             let mut state = seed | 1;
             while !stopped.load(Ordering::Relaxed) {
-                // xorshift32: any of the words, and mostly one that looks like an index, a length
-                // or a flag.
+                // xorshift32 selects the word and its value: mostly a small one, which is a
+                // plausible index, length or flag.
                 state ^= state << 13;
                 state ^= state >> 17;
                 state ^= state << 5;
                 let at = state as usize / 4 * 4 % range.length();
                 let value = if state & 3 == 0 { state } else { state >> 20 };
-                range.slice(at, 4).expect("a word of it").write_obj(value, 0).unwrap();
+                range.slice(at, 4).expect("the word is in range").write_obj(value, 0).unwrap();
             }
         });
         Self { stop, thread: Some(thread) }

@@ -1,4 +1,4 @@
-//! Dom0: the daemon's server in a thread, a toolstack, and the programs on the host's side of the
+//! Dom0: the daemon's server in a thread, a toolstack, and the programs on the host that use the
 //! device.
 
 use std::fs::{self, File, OpenOptions};
@@ -26,17 +26,18 @@ use xen_virtiod::domain::ByGrants;
 use super::Kind;
 use super::network::Cable;
 
-/// The guest's number.
+/// The guest's domain ID.
 pub(super) const GUEST: u16 = 1;
-/// The longest that the daemon may take for what it is asked for.
+/// How long the daemon may take to close a device, and to stop.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Bytes of the disk.
+/// Size of the disk in bytes.
 const DISK: usize = 64 << 10;
 
-/// Panics of any thread so far: the daemon outlives those of its devices, and here they count.
+/// Number of panics in all threads. The daemon survives a panic in a device's thread, but a target
+/// must report it.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-/// Files of this process, for all runs.
+/// The files of this process, which all runs share.
 struct Files {
     directory: TempDir,
 }
@@ -60,7 +61,7 @@ impl Files {
         self.directory.path().join(name)
     }
 
-    /// The configuration for a device of this kind, and the programs that wait for it.
+    /// Writes the configuration for a device of this kind.
     fn configure(&self, kind: Kind) -> ConfigFile {
         let section = match kind {
             Kind::Socket => format!("vsock]\npath = {:?}", self.path("guest")),
@@ -74,13 +75,13 @@ impl Files {
             Kind::Block | Kind::Image | Kind::Network => String::new(),
             _ => format!("[domain.web1.virtio.0.{section}\n"),
         };
-        // Time that is spent with looking at empty queues is none for more inputs.
+        // Poll for a short time only, so that more inputs run.
         fs::write(self.path("config"), format!("[default]\npoll = \"50us\"\n{text}")).unwrap();
         ConfigFile::new(Some(self.path("config")))
     }
 }
 
-/// A program on the host that speaks with the device.
+/// A program on the host that uses the device.
 #[derive(Debug)]
 enum Program {
     Packets(UnixDatagram),
@@ -88,7 +89,7 @@ enum Program {
     Stream(UnixStream),
 }
 
-/// The daemon and what is around it.
+/// The daemon and its environment.
 pub(super) struct Setting {
     pub(super) kind: Kind,
     pub(super) hypervisor: Hypervisor,
@@ -102,7 +103,8 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    /// A device that the toolstack has just added; a disk is in this image, if there is one.
+    /// Starts the daemon with one device, which the toolstack has just added. `image` is the
+    /// content of a disk's qcow2 image.
     pub(super) fn start(kind: Kind, image: Option<&[u8]>) -> Self {
         let files = Files::get();
         if let Some(image) = image {
@@ -162,13 +164,13 @@ impl Setting {
         write(backend("state"), "1");
     }
 
-    /// Waits until the backend's state is one of these, as long as a limit; whether it is.
+    /// Waits up to `limit` until the backend's state is one of `states`; returns whether it is.
     pub(super) fn wait_state(&self, limit: Duration, states: &[Option<&str>]) -> bool {
         let state = self.hypervisor.store_watch(&format!("{}/state", self.backend));
         state.wait_for(limit, |value| states.contains(&value))
     }
 
-    /// Another program of the host's comes to the device.
+    /// Another program on the host connects to the device.
     pub(super) fn come(&mut self) {
         if self.programs.len() > 8 {
             return;
@@ -203,31 +205,31 @@ impl Setting {
         options.open(path).ok().map(Program::Terminal)
     }
 
-    /// A program says something, or reads what there is.
+    /// A program writes `bytes`, or reads if they are empty.
     pub(super) fn say(&mut self, which: u8, bytes: &[u8]) {
         let number = usize::from(which) % self.programs.len();
-        let mut room = [0; 4096];
-        // Whether there is room, or anything, is up to the device.
+        let mut buffer = [0; 4096];
+        // Either may fail: the device decides whether it takes or has data.
         let _ = match (&mut self.programs[number], bytes.is_empty()) {
             (Program::Packets(far), false) => far.send(bytes),
-            (Program::Packets(far), true) => far.recv(&mut room),
+            (Program::Packets(far), true) => far.recv(&mut buffer),
             (Program::Terminal(terminal), false) => terminal.write(bytes),
-            (Program::Terminal(terminal), true) => terminal.read(&mut room),
+            (Program::Terminal(terminal), true) => terminal.read(&mut buffer),
             (Program::Stream(stream), false) => stream.write(bytes),
-            (Program::Stream(stream), true) => stream.read(&mut room),
+            (Program::Stream(stream), true) => stream.read(&mut buffer),
         };
     }
 
-    /// A program goes.
+    /// A program disconnects.
     pub(super) fn go(&mut self, which: u8) {
-        // The cable stays in.
+        // Program 0, the far end of the cable, stays.
         if self.programs.len() > 1 {
             let number = 1 + usize::from(which) % (self.programs.len() - 1);
             drop(self.programs.swap_remove(number));
         }
     }
 
-    /// The toolstack ends the device, as `xl destroy` does.
+    /// The toolstack removes the device, as `xl destroy` does.
     pub(super) fn destroy(&self) {
         self.hypervisor.store_write(&format!("{}/online", self.backend), "0");
         if self.hypervisor.store_read(&format!("{}/state", self.backend)).is_some() {
@@ -240,8 +242,7 @@ impl Setting {
         self.hypervisor.store_remove(&self.backend);
     }
 
-    /// The daemon stops. Fails for everything that it leaves, and for what a thread of it panicked
-    /// of.
+    /// Stops the daemon. Panics if the daemon leaves mappings or bindings, or if a thread panicked.
     pub(super) fn end(self) {
         self.stop.write(1).unwrap();
         let ended = self.ended.recv_timeout(LIMIT).expect("waited 10 s for the daemon to stop");

@@ -1,4 +1,4 @@
-//! What a hostile guest, and whoever is around it, can do.
+//! The steps of a run: actions of the guest, the toolstack and the host's programs.
 
 use arbitrary::Arbitrary;
 use protocol::grant::{GrantAddress, GrantRef};
@@ -6,133 +6,69 @@ use protocol::pool::PoolPage;
 
 use super::Kind;
 
-/// One of them.
+/// One step.
 #[derive(Arbitrary, Debug)]
 pub(super) enum Step<'a> {
-    /// Bytes as a message, whatever they are.
+    /// The guest sends arbitrary bytes as a message.
     Message(&'a [u8]),
-    /// A message that is none of a driver's mistakes, with any numbers in it.
-    Ask {
-        kind: u8,
-        first: u32,
-        second: u32,
-        place: Place,
-        bytes: &'a [u8],
-    },
-    /// A word of the message page.
-    Word {
-        word: u16,
-        value: u32,
-    },
-    /// Bytes in any page that was granted.
-    Scribble {
-        page: u8,
-        offset: u16,
-        bytes: &'a [u8],
-    },
-    /// A descriptor.
-    Descriptor {
-        ring: u8,
-        index: u8,
-        place: Place,
-        length: Length,
-        flags: u8,
-        next: u8,
-    },
-    /// A head is made available, and with it so many.
-    Offer {
-        ring: u8,
-        head: u16,
-        by: u8,
-    },
-    /// A request as the device's own drivers make them, but for what `spoil` does to its header.
-    Request {
-        ring: u8,
-        template: u8,
-        spoil: &'a [u8],
-        place: Place,
-        length: Length,
-        parts: u8,
-    },
-    /// A queue's doorbell, so many times.
-    Doorbell {
-        ring: u8,
-        times: u8,
-    },
-    /// A queue's news in band, of whichever queue.
-    Available {
-        index: u32,
-    },
-    /// The message page's event channel.
+    /// The guest sends a well-formed request with arbitrary numbers.
+    Ask { kind: u8, first: u32, second: u32, place: Place, bytes: &'a [u8] },
+    /// The guest overwrites a word of the message page.
+    Word { word: u16, value: u32 },
+    /// The guest overwrites bytes in a buffer or a ring.
+    Scribble { page: u8, offset: u16, bytes: &'a [u8] },
+    /// The guest writes a descriptor.
+    Descriptor { ring: u8, index: u8, place: Place, length: Length, flags: u8, next: u8 },
+    /// The guest makes a head available, and advances the index by `by`.
+    Offer { ring: u8, head: u16, by: u8 },
+    /// The guest makes a request as real drivers do, with a header that `spoil` changes.
+    Request { ring: u8, template: u8, spoil: &'a [u8], place: Place, length: Length, parts: u8 },
+    /// The guest notifies a queue's doorbell `times` modulo 8 times.
+    Doorbell { ring: u8, times: u8 },
+    /// The guest notifies a queue in band; the queue may not exist.
+    Available { index: u32 },
+    /// The guest signals the message page's event channel.
     Signal,
-    /// Grants end, whether they are mapped or not.
-    EndGrants {
-        which: u8,
-        count: u8,
-    },
-    /// A key of the frontend's.
-    Key {
-        key: Key,
-        value: Value<'a>,
-    },
-    /// The frontend starts anew, as after a reload of its module.
+    /// The guest ends grants, whether they are mapped or not.
+    EndGrants { which: u8, count: u8 },
+    /// The guest writes a key in the frontend's directory.
+    Key { key: Key, value: Value<'a> },
+    /// The frontend closes and starts again, as after a reload of its module.
     Restart,
-    /// The guest waits until the device has answered a message, if it does.
+    /// The guest waits for the answer to a PING, up to a limit.
     Settle,
-    /// The answers so far are taken out of the page.
+    /// The guest marks all messages of the device as consumed.
     TakeAnswers,
-    /// A program comes on the host's side, says something or hears it, or goes.
+    /// A program on the host connects.
     Come,
-    Say {
-        which: u8,
-        bytes: &'a [u8],
-    },
-    Go {
-        which: u8,
-    },
-    /// A second thread writes over all that is granted, until the end.
-    Scribbler {
-        seed: u32,
-    },
+    /// A program on the host writes, or reads if there are no bytes.
+    Say { which: u8, bytes: &'a [u8] },
+    /// A program on the host disconnects.
+    Go { which: u8 },
+    /// A second thread starts to overwrite the guest's pages, until the end of the run.
+    Scribbler { seed: u32 },
     /// The toolstack writes into the backend's directory.
-    Toolstack {
-        online: bool,
-        state: u8,
-    },
+    Toolstack { online: bool, state: u8 },
 }
 
-/// Where something lies, as a device is told.
+/// The memory that the guest names in a descriptor or a message.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub(super) enum Place {
-    /// In pages that are granted, for writing or only for reading.
-    Writable {
-        page: u8,
-        offset: u16,
-    },
-    ReadOnly {
-        page: u8,
-        offset: u16,
-    },
-    /// In the pool, or beyond what was shared.
-    SharedPool {
-        page: u16,
-        offset: u16,
-    },
-    /// In a ring's own pages.
-    Ring {
-        ring: u8,
-        area: u8,
-        offset: u16,
-    },
-    /// Nowhere.
-    Ungranted {
-        reference: u32,
-        offset: u16,
-    },
+    /// A page that is granted writable.
+    Writable { page: u8, offset: u16 },
+    /// A page that is granted read-only.
+    ReadOnly { page: u8, offset: u16 },
+    /// A page of the pool, which the guest may not have shared.
+    SharedPool { page: u16, offset: u16 },
+    /// A page of a ring.
+    Ring { ring: u8, area: u8, offset: u16 },
+    /// Any grant reference, which is rarely granted.
+    Ungranted { reference: u32, offset: u16 },
+    /// Any address.
     Raw(u64),
 }
 
-/// First references of what is granted.
+/// The first references of the granted buffers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Granted {
     pub(super) writable: GrantRef,
@@ -141,7 +77,7 @@ pub(super) struct Granted {
 }
 
 impl Place {
-    /// The address, where `ring` finds a ring's area.
+    /// The DMA address; `ring` returns the address of a ring's area.
     pub(super) fn address(self, granted: &Granted, ring: impl Fn(u8, u8) -> u64) -> u64 {
         let grant = |first: GrantRef, page: u8, offset: u16| {
             let reference = GrantRef(first.0 + u32::from(page) % granted.pages);
@@ -164,7 +100,7 @@ impl Place {
     }
 }
 
-/// A buffer's length: mostly a small one.
+/// The length of a buffer, which is mostly small.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub(super) enum Length {
     Small(u8),
@@ -204,13 +140,13 @@ impl Key {
     }
 }
 
-/// What stands in it.
+/// The value of a key.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub(super) enum Value<'a> {
     State(u8),
     Number(u64),
     Text(&'a str),
-    /// As much as XenStore takes.
+    /// A long text, up to XenStore's limit for guests.
     Long {
         letter: char,
         count: u16,
@@ -231,7 +167,7 @@ impl Value<'_> {
     }
 }
 
-/// Headers of requests that make sense, and whether the device only reads what follows.
+/// Valid request headers for a kind of device.
 pub(super) fn templates(kind: Kind) -> &'static [&'static [u8]] {
     match kind {
         Kind::Block | Kind::Image => &[
