@@ -1,5 +1,4 @@
-//! Mapping pages of another domain by their frame numbers, and the hypervisor's answer to whoever
-//! tries.
+//! Maps pages of another domain by their frame numbers, and reports the hypervisor's refusals.
 
 mod privcmd;
 mod window;

@@ -1,7 +1,7 @@
-//! `foreign-map`: what a backend does that needs no grants. It maps a page of another domain by its
-//! frame number and writes the page to standard output. It has nothing to do with xen-virtiod,
-//! which has no code for this: scenarios use it to show to whom the hypervisor allows it. It is
-//! linked statically: guests have no libraries for it.
+//! `foreign-map`: maps a page of another domain by its frame number, without a grant, and writes
+//! the page to standard output. xen-virtiod has no code for foreign mappings. Scenarios use this
+//! program to show which domains the hypervisor allows to make them. It is linked statically,
+//! because guests have no libraries for it.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -13,9 +13,9 @@ use foreign_map::Privcmd;
 /// Maps a page of another domain without a grant, and writes it to standard output.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The domain whose page it is.
+    /// Domain ID of the page's owner.
     domid: u16,
-    /// The page: of a PV guest the machine's frame number, of others the guest's.
+    /// Frame number of the page: the machine's for a PV guest, the guest's own for others.
     frame: u64,
 }
 

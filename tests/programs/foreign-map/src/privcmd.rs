@@ -1,4 +1,4 @@
-//! `/dev/xen/privcmd`: the hypercalls of whoever has it open.
+//! `/dev/xen/privcmd`: the device through which a process makes hypercalls.
 //!
 //! ABI: Linux `include/uapi/xen/privcmd.h`.
 
@@ -19,7 +19,7 @@ const DEVICE: &str = "/dev/xen/privcmd";
 struct MapBatch {
     count: u32,
     domid: u16,
-    /// Where in this process the frames appear.
+    /// Address at which the kernel maps the frames into this process.
     address: u64,
     /// `count` frame numbers.
     frames: *const u64,
@@ -41,17 +41,17 @@ impl Privcmd {
     /// Opens the device.
     ///
     /// # Errors
-    /// The kernel's: the module is not loaded, or the caller is not root.
+    /// The kernel's error, for example if the module is not loaded or the caller is not root.
     pub fn open() -> Result<Privcmd> {
         let file = OpenOptions::new().read(true).write(true).open(DEVICE);
         Ok(Privcmd(file.with_context(|| format!("cannot open {DEVICE}"))?))
     }
 
-    /// A copy of one page of the domain `domid`. Of a PV guest `frame` is the machine's frame, of
-    /// others the guest's.
+    /// Copies one page of the domain `domid`. `frame` is the machine's frame number for a PV guest,
+    /// the guest's own for others.
     ///
     /// # Errors
-    /// The kernel's, or the hypervisor's, which refuses the frame.
+    /// The kernel's error, or the hypervisor's if it refuses the frame.
     pub fn read_page(&self, domid: u16, frame: u64) -> Result<Vec<u8>> {
         let window = self.map(domid, &[frame], Access::Read)?;
         if let Some(refusal) = window.refusal(0) {
@@ -63,14 +63,15 @@ impl Privcmd {
     }
 
     /// Maps those of the domain's frames, numbered as for [`Privcmd::read_page`], that the
-    /// hypervisor does not refuse; at least one must be asked for.
+    /// hypervisor does not refuse; [`Window::refusal`] reports the others.
     ///
     /// # Errors
-    /// The kernel's, where it maps nothing at all.
+    /// An error if `frames` is empty or too long, or the kernel's error if it maps nothing at all.
     pub fn map(&self, domid: u16, frames: &[u64], access: Access) -> Result<Window> {
-        let bytes = NonZeroUsize::new(frames.len() * PAGE as usize).context("a window is empty")?;
-        let count = u32::try_from(frames.len()).context("a window is too long")?;
-        // SAFETY: no address is asked for, so no other mapping is touched.
+        let bytes = NonZeroUsize::new(frames.len() * PAGE as usize)
+            .context("cannot map a window without pages")?;
+        let count = u32::try_from(frames.len()).context("cannot map a window of 2^32 pages")?;
+        // SAFETY: the kernel chooses the address, so that this replaces no other mapping.
         let reserved =
             unsafe { mmap(None, bytes, access.protection(), MapFlags::MAP_SHARED, &self.0, 0) };
         let address = reserved.with_context(|| format!("cannot reserve pages of {DEVICE}"))?;
@@ -83,11 +84,11 @@ impl Privcmd {
             errors: window.errors.as_mut_ptr(),
         };
         // SAFETY: the kernel reads one MapBatch and `count` frame numbers and writes `count`
-        // errors, all of which live past the call and are nobody else's; it changes the mapping of
-        // nothing but the `count` pages at `address`, which it checks to be pages reserved with
-        // this descriptor.
+        // errors. All of them outlive the call, and nothing else uses them during it. The kernel
+        // changes no mapping but that of the `count` pages at `address`, and checks that they are
+        // pages reserved with this descriptor.
         match unsafe { map_batch(self.0.as_raw_fd(), &raw mut batch) } {
-            // ENOENT: a frame is paged out; its own error says so too.
+            // ENOENT: a frame is paged out; its entry in `errors` reports that, too.
             Ok(_) | Err(Errno::ENOENT) => Ok(window),
             Err(errno) => Err(errno).with_context(|| format!("{DEVICE} maps nothing")),
         }

@@ -6,15 +6,15 @@ use std::ptr::NonNull;
 use nix::errno::Errno;
 use nix::sys::mman::{ProtFlags, munmap};
 
-/// Bytes of a page.
+/// Size of a page in bytes.
 pub const PAGE: u64 = 4096;
 
-/// What may be done with a window.
+/// The access that a window allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// It may be read.
+    /// Reading.
     Read,
-    /// It may be read and written.
+    /// Reading and writing.
     ReadWrite,
 }
 
@@ -27,17 +27,17 @@ impl Access {
     }
 }
 
-/// Pages one after another, of which those that the hypervisor did not refuse are mapped.
+/// Consecutive pages of this process. Those are mapped that the hypervisor did not refuse.
 #[derive(Debug)]
 pub struct Window {
     pub(crate) address: NonNull<c_void>,
     pub(crate) access: Access,
-    /// One for each page; 0 if it is mapped, else a negative error number.
+    /// For each page 0 if it is mapped, else a negative error number.
     pub(crate) errors: Vec<i32>,
 }
 
 impl Window {
-    /// Why page `page` is not mapped, if so.
+    /// The error for page `page`; `None` if it is mapped, or not in the window.
     pub fn refusal(&self, page: usize) -> Option<Errno> {
         let error = *self.errors.get(page)?;
         (error != 0).then(|| Errno::from_raw(-error))
@@ -49,24 +49,24 @@ impl Window {
         self.errors.get(pages).is_some_and(|errors| errors.iter().all(|&error| error == 0))
     }
 
-    /// Writes to pages that are mapped to be written; nothing otherwise.
+    /// Writes `bytes` at `offset`; does nothing unless all of these pages are mapped writable.
     pub fn write(&self, offset: u64, bytes: &[u8]) {
         if self.access == Access::ReadWrite && self.has(offset, bytes.len() as u64) {
             for (at, byte) in (offset as usize..).zip(bytes) {
-                // SAFETY: range: `has` says that all these bytes are mapped, and `access` that they
-                // may be written, in the mapping that is this value's until it is dropped.
-                // Aliasing: others may use the memory at the same time, so bytes are written one by
-                // one, volatile, and no reference is made.
+                // SAFETY: range and lifetime: `has` checked that all these bytes are mapped, and
+                // `access` that they are writable, in the mapping that this value owns until its
+                // drop. Alignment: bytes need none. Aliasing: others may use the memory at the same
+                // time, so this writes single bytes, volatile, and makes no reference.
                 unsafe { self.address.cast::<u8>().add(at).write_volatile(*byte) }
             }
         }
     }
 
-    /// Reads pages that are mapped; nothing otherwise.
+    /// Reads into `bytes` from `offset`; does nothing unless all of these pages are mapped.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) {
         if self.has(offset, bytes.len() as u64) {
             for (at, byte) in (offset as usize..).zip(bytes) {
-                // SAFETY: as for writing.
+                // SAFETY: as in `write`; every mapped page is readable.
                 *byte = unsafe { self.address.cast::<u8>().add(at).read_volatile() };
             }
         }
@@ -75,7 +75,8 @@ impl Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
-        // SAFETY: the range that mmap gave; nothing refers to it any more. That cannot fail.
+        // SAFETY: this is the range that mmap returned, and nothing refers to it any more. munmap
+        // of a whole mapping does not fail.
         let _ = unsafe { munmap(self.address, self.errors.len() * PAGE as usize) };
     }
 }

@@ -1,4 +1,4 @@
-//! A disk without a sector, which answers whatever it is asked and serves no queue.
+//! A disk without sectors. It answers every request and serves no queue.
 
 use protocol::message::{
     BindOutcome, ConfigData, DeviceInfo, FeatureBlocks, Request, Response, ShareOutcome,
@@ -11,7 +11,7 @@ const CONFIG: [u8; 64] = [0; 64];
 const FEATURES: [u8; 8] = (1u64 << F_VERSION_1 | 1 << F_ACCESS_PLATFORM).to_le_bytes();
 const QUEUE_SIZE: u32 = 16;
 
-/// The disk.
+/// The disk's state.
 pub(crate) struct Disk {
     changes: bool,
     generation: u32,
@@ -20,17 +20,17 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// A disk of which the configuration `changes` whenever it is read, or never.
+    /// Creates a disk. If `changes`, each read of the configuration finds another generation.
     pub(crate) fn new(changes: bool) -> Self {
         Self { changes, generation: 0, status: 0, queue: no_queue(0) }
     }
 
-    /// Whether the driver has set it up.
+    /// Whether the driver has set DRIVER_OK.
     pub(crate) fn is_running(&self) -> bool {
         self.status & DRIVER_OK != 0
     }
 
-    /// What it answers.
+    /// The disk's response to a request.
     pub(crate) fn answer<'a>(&mut self, request: &Request<'a>) -> Response<'a> {
         match *request {
             Request::GetDeviceInfo => Response::GetDeviceInfo(INFO),

@@ -1,4 +1,4 @@
-//! The states of the two ends (SPEC section 2), up to the connection.
+//! The connection with a frontend through the xenbus states (SPEC section 2).
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -11,10 +11,10 @@ use xen::{Access, DomId, Gntdev, GrantTable, RemotePort, XenStore, XenStoreConne
 
 const DISKS: &str = "backend/virtio_disk";
 
-/// Bytes in the longest message.
+/// Size of the longest message, in bytes.
 pub(crate) const MAX_MESSAGE_SIZE: usize = 264;
 
-/// The frontend of a disk that shows its message page.
+/// A disk's frontend that has granted its message page.
 pub(crate) struct Frontend {
     pub(crate) guest: DomId,
     pub(crate) port: RemotePort,
@@ -23,15 +23,17 @@ pub(crate) struct Frontend {
 }
 
 impl Frontend {
-    /// Says that it is ready, offers the first disk that is to be served, and waits for its
-    /// frontend.
+    /// Prints that the program is ready, offers the first new disk, and waits until its frontend is
+    /// in state 3.
     pub(crate) fn accept() -> Result<Self> {
         let mut store = XenStoreConnection::open()?;
         store.watch(DISKS)?;
         println!("hostile-backend: ready to serve");
         let backend = wait_for(&mut store, new_disk)?;
         offer(&mut store, &backend)?;
-        let frontend = store.read(&format!("{backend}/frontend"))?.context("no frontend")?;
+        let frontend = store
+            .read(&format!("{backend}/frontend"))?
+            .with_context(|| format!("the key frontend is missing in {backend}"))?;
         store.watch(&frontend)?;
         wait_for(&mut store, |store| {
             Ok(store.read(&format!("{frontend}/state"))?.filter(|state| state == "3"))
@@ -40,7 +42,10 @@ impl Frontend {
         let page = GrantRef(number(frontend_key::MESSAGE_PAGE)?);
         let port = RemotePort(number(frontend_key::EVENT_CHANNEL)?);
         let guest = Path::new(&backend).parent().and_then(Path::file_name);
-        let guest = guest.and_then(|name| name.to_str()).context("no guest")?.parse()?;
+        let guest = guest
+            .and_then(|name| name.to_str())
+            .context("the backend's path has no domain ID")?
+            .parse()?;
         Ok(Self { guest: DomId(guest), port, page, backend })
     }
 
@@ -53,23 +58,23 @@ impl Frontend {
     }
 }
 
-/// Looks, and looks again whenever something may have changed, until something is found.
+/// Calls `check` first and after every XenStore event, until it returns a value.
 fn wait_for<T>(
     store: &mut XenStoreConnection,
-    mut look: impl FnMut(&mut XenStoreConnection) -> Result<Option<T>>,
+    mut check: impl FnMut(&mut XenStoreConnection) -> Result<Option<T>>,
 ) -> Result<T> {
     loop {
-        if let Some(found) = look(store)? {
+        if let Some(found) = check(store)? {
             return Ok(found);
         }
         while !store.take_events()? {
             let mut fds = [PollFd::new(store.as_fd(), PollFlags::POLLIN)];
-            ensure!(poll(&mut fds, PollTimeout::NONE)? > 0, "XenStore cannot be waited for");
+            ensure!(poll(&mut fds, PollTimeout::NONE)? > 0, "cannot wait for a XenStore event");
         }
     }
 }
 
-/// The directory of a disk that nobody serves yet.
+/// The backend directory of a disk in state 1, which no backend serves yet.
 fn new_disk(store: &mut XenStoreConnection) -> Result<Option<String>> {
     for guest in store.list(DISKS)? {
         for number in store.list(&format!("{DISKS}/{guest}"))? {
@@ -95,6 +100,6 @@ fn offer(store: &mut XenStoreConnection, backend: &str) -> Result<()> {
 }
 
 fn number(store: &mut XenStoreConnection, path: &str) -> Result<u32> {
-    let value = store.read(path)?.with_context(|| format!("there is no {path}"))?;
-    value.parse().with_context(|| format!("{path} is {value:?}"))
+    let value = store.read(path)?.with_context(|| format!("the key {path} is missing"))?;
+    value.parse().with_context(|| format!("the key {path} is {value:?}, not a number"))
 }

@@ -1,5 +1,5 @@
-//! `hostile-backend`: plays the backend of one disk, as xen-virtiod does, until the driver runs,
-//! and then tries to keep the guest busy. Scenarios use it to show what that costs the guest.
+//! `hostile-backend`: plays the backend of one disk like xen-virtiod until the driver runs, and
+//! then tries to keep the guest busy. Scenarios use it to measure the cost for the guest.
 #![forbid(unsafe_code)]
 
 mod device;
@@ -18,10 +18,10 @@ use xen::{EventChannels, Evtchn, Gntdev, LocalPort};
 use crate::device::Disk;
 use crate::frontend::{Frontend, MAX_MESSAGE_SIZE};
 
-/// A message that means nothing: an event that there is not.
+/// A useless message: an event with an unknown number.
 const NONSENSE: [u8; 8] = [0, 0x7f, 0, 0, 0, 0, 8, 0];
 
-/// Serves the first disk that the toolstack makes, until it is killed.
+/// Serves the first disk that the toolstack creates, until a signal ends the process.
 #[derive(Debug, Parser)]
 struct CommandLine {
     attack: Attack,
@@ -29,9 +29,9 @@ struct CommandLine {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Attack {
-    /// Once the driver runs, messages that mean nothing, and signals, without a pause.
+    /// Once the driver runs, sends unknown messages and signals without a pause.
     Nonsense,
-    /// The configuration has another generation whenever the driver looks.
+    /// Changes the configuration's generation whenever the driver reads the configuration.
     ChangingConfig,
 }
 
@@ -81,7 +81,7 @@ impl<'a> Channel<'a> {
         Self { page, events, port, requests, answers, signals: 0 }
     }
 
-    /// Answers what the driver asked.
+    /// Answers all requests in the page.
     fn answer(&mut self, disk: &mut Disk) -> Result<()> {
         let (mut bytes, mut reply) = ([0; SLOT_SIZE], [0; SLOT_SIZE]);
         while let Popped::Message { size } =
@@ -90,25 +90,25 @@ impl<'a> Channel<'a> {
             let message = Message::decode(bytes.get(..size).unwrap_or(&[]));
             let Ok(Message { token, body: Body::Request(request), .. }) = message else { continue };
             let answer = Message::response(token, disk.answer(&request));
-            let size = answer.encode(&mut reply).context("the answer does not fit")?;
+            let size = answer.encode(&mut reply).context("an answer is longer than a slot")?;
             self.push(reply.get(..size).unwrap_or(&[]))?;
             self.events.notify(self.port)?;
         }
         Ok(())
     }
 
-    /// Puts a message into the page, once there is room.
+    /// Adds a message to the page; waits for a free slot if there is none.
     fn push(&mut self, message: &[u8]) -> Result<()> {
         loop {
             match self.answers.push(self.page, message) {
                 Ok(()) => return Ok(()),
                 Err(PushError::Full) => self.wait()?,
-                Err(error) => bail!("the page takes no message: {error:?}"),
+                Err(error) => bail!("cannot add a message to the page: {error:?}"),
             }
         }
     }
 
-    /// As much nonsense as there is room for, and a signal.
+    /// Fills the page with useless messages, and signals the driver.
     fn bother(&mut self) -> Result<()> {
         while self.answers.push(self.page, &NONSENSE).is_ok() {}
         self.events.notify(self.port)?;

@@ -1,9 +1,9 @@
-//! What a guest can do to the domain that serves its disk, each for a while: keys that make no
-//! sense, more work than there are limits for, requests that take long, events without an end,
-//! rings that are written over.
+//! Attacks of a guest on the domain that serves its disk: invalid XenStore keys, work beyond the
+//! limits, slow requests, endless events, and rings that change all the time. Each runs for an
+//! equal part of the time.
 //!
-//! Nothing of it has to succeed. What fails is tried again, with a device that was reset or
-//! connected anew.
+//! No attack has to succeed. After a failure the program tries it again with a device that it has
+//! connected again.
 
 use std::time::{Duration, Instant};
 
@@ -21,10 +21,10 @@ use xen::{
 
 const PAGE: usize = PAGE_SIZE as usize;
 
-/// Entries of the queue.
+/// Number of entries in the queue.
 const SIZE: u16 = 16;
-/// Pages: descriptors, available ring, used ring, headers, and so many behind them that make an
-/// indirect table with what they hold.
+/// Pages 0 to 3 hold descriptors, available ring, used ring and headers. The [`TABLE_PAGES`] pages
+/// from this one on hold an indirect descriptor table.
 const TABLE: usize = 4;
 const TABLE_PAGES: usize = 32;
 const PAGES: u16 = (TABLE + TABLE_PAGES) as u16;
@@ -34,18 +34,18 @@ const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
-/// Features that are accepted: indirect descriptors, discard and write-zeroes beside those that
-/// must be.
+/// Features that the driver accepts: indirect descriptors, discard, write-zeroes, and the mandatory
+/// ones.
 const FEATURES: u64 = 1 << 28 | 1 << 13 | 1 << 14 | 1 << F_VERSION_1 | 1 << F_ACCESS_PLATFORM;
 
 /// Request types.
 const IN: u32 = 0;
 const WRITE_ZEROES: u32 = 13;
 
-/// Characters of a key that makes no sense: as many as a guest may write.
+/// Number of characters in an invalid key's value, near XenStore's limit for guests.
 const GARBAGE: usize = 2000;
 
-/// Tries everything, `time` in all.
+/// Runs all attacks, for `time` in all.
 pub(crate) fn run(device: &str, time: Duration) -> Result<()> {
     let attacks: [(&str, Attack); 6] = [
         ("keys", keys),
@@ -71,7 +71,7 @@ pub(crate) fn run(device: &str, time: Duration) -> Result<()> {
 
 type Attack = fn(&str, Instant) -> Result<()>;
 
-/// A frontend that comes with garbage in place of its page and its channel, and comes again.
+/// Connects again and again, with garbage instead of a page and a channel.
 fn keys(device: &str, end: Instant) -> Result<()> {
     let mut store = XenStoreConnection::open()?;
     let garbage = "\u{1}x".repeat(GARBAGE / 2);
@@ -84,7 +84,7 @@ fn keys(device: &str, end: Instant) -> Result<()> {
         ] {
             store.write(&format!("{device}/{key}"), value)?;
         }
-        // Left alone for a while, and what is beside it changes.
+        // The attack leaves these keys for a while, and changes another key in the directory.
         for number in 0..100 {
             store.write(&format!("{device}/other"), &number.to_string())?;
         }
@@ -93,7 +93,7 @@ fn keys(device: &str, end: Instant) -> Result<()> {
     Ok(())
 }
 
-/// A disk with one queue, set up as drivers do.
+/// A disk with one queue, which the program sets up as a correct driver does.
 struct Disk {
     device: String,
     frontend: Frontend,
@@ -103,7 +103,7 @@ struct Disk {
     available: u16,
 }
 
-/// Has `attack` go on with a disk until it fails or the time is over.
+/// Connects a disk and runs `attack` on it, until the attack fails or the time is over.
 fn with_disk(
     device: &str,
     end: Instant,
@@ -127,7 +127,7 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Everything up to DRIVER_OK, from a reset on.
+    /// Resets the device and sets it up, up to DRIVER_OK.
     fn start(&mut self) -> Result<()> {
         let began = ACKNOWLEDGE | DRIVER;
         self.ask(Request::SetDeviceStatus(0))?;
@@ -155,7 +155,7 @@ impl Disk {
         Ok(self.frontend.ask(request, |_| Some(()))?)
     }
 
-    /// The address, for the device, of a byte of a page.
+    /// The DMA address of a byte in a page.
     fn address(&self, page: usize, offset: usize) -> u64 {
         let reference = self.pages.references().get(page);
         reference.map_or(0, |of| GrantAddress::new(*of, offset as u64).encode())
@@ -163,7 +163,7 @@ impl Disk {
 
     fn put(&self, page: usize, offset: usize, bytes: &[u8]) -> Result<()> {
         let slice = self.pages.as_ref().slice(page * PAGE + offset, bytes.len());
-        slice.context("outside of the shared pages")?.copy_from(bytes);
+        slice.context("the range is outside of the shared pages")?.copy_from(bytes);
         Ok(())
     }
 
@@ -176,14 +176,14 @@ impl Disk {
         self.put(page, index * 16, &bytes)
     }
 
-    /// A request's header of this type, in the page of headers.
+    /// Writes a request's header of this type into the page of headers; returns its DMA address.
     fn header(&self, kind: u32, sector: u64) -> Result<u64> {
         self.put(3, 0, &kind.to_le_bytes())?;
         self.put(3, 8, &sector.to_le_bytes())?;
         Ok(self.address(3, 0))
     }
 
-    /// Makes so many heads available, all of them the first descriptor.
+    /// Makes `count` heads available, all of them descriptor 0, and notifies the device.
     fn offer(&mut self, count: u16) -> Result<()> {
         self.available = self.available.wrapping_add(count);
         self.put(1, 2, &self.available.to_le_bytes())?;
@@ -191,9 +191,9 @@ impl Disk {
     }
 }
 
-/// Reads of 24 MiB, chains longer than the queue, and pages shared that were shared before.
+/// Sends reads of 24 MiB in chains longer than the queue, and shares the same page many times.
 fn large_requests(disk: &mut Disk, end: Instant) -> Result<()> {
-    // Every entry names the same pages.
+    // All data descriptors name the same pages.
     let entries = TABLE_PAGES * PAGE / 16;
     let (header, data) = (disk.header(IN, 0)?, disk.address(TABLE, 0));
     let length = (24 << 20) / (entries as u32 - 2);
@@ -210,7 +210,7 @@ fn large_requests(disk: &mut Disk, end: Instant) -> Result<()> {
     let table = disk.address(TABLE, 0);
     let mut first = 0;
     while Instant::now() < end {
-        // As long as it is, and as long as a table can be said to be.
+        // The table's real length, and a length of 65535 descriptors.
         for bytes in [entries as u32 * 16, 65_535 * 16] {
             disk.descriptor(0, 0, (table, bytes, INDIRECT, 0))?;
             disk.offer(SIZE)?;
@@ -227,7 +227,7 @@ fn large_requests(disk: &mut Disk, end: Instant) -> Result<()> {
     Ok(())
 }
 
-/// The ring is full of write-zeroes over the whole disk, all the time.
+/// Keeps the ring full of write-zeroes requests over the whole disk.
 fn zeroes(disk: &mut Disk, end: Instant) -> Result<()> {
     let header = disk.header(WRITE_ZEROES, 0)?;
     disk.put(3, 128, &0u64.to_le_bytes())?;
@@ -239,7 +239,7 @@ fn zeroes(disk: &mut Disk, end: Instant) -> Result<()> {
     while Instant::now() < end {
         let mut used = [0; 2];
         let slice = disk.pages.as_ref().slice(2 * PAGE + 2, 2);
-        slice.context("outside of the shared pages")?.copy_to(&mut used);
+        slice.context("the range is outside of the shared pages")?.copy_to(&mut used);
         let free = SIZE - disk.available.wrapping_sub(u16::from_le_bytes(used)).min(SIZE);
         match free {
             0 => std::thread::yield_now(),
@@ -249,7 +249,7 @@ fn zeroes(disk: &mut Disk, end: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Doorbells of an empty queue.
+/// Notifies the doorbell of an empty queue without a pause.
 fn doorbells(disk: &mut Disk, end: Instant) -> Result<()> {
     while Instant::now() < end {
         for _ in 0..64 {
@@ -259,8 +259,8 @@ fn doorbells(disk: &mut Disk, end: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Messages as fast as they are answered, events for queues that there are not, and changes in
-/// XenStore.
+/// Sends requests as fast as the device answers, events for queues that do not exist, and writes
+/// to XenStore.
 fn messages(disk: &mut Disk, end: Instant) -> Result<()> {
     let mut store = XenStoreConnection::open()?;
     while Instant::now() < end {
@@ -276,7 +276,7 @@ fn messages(disk: &mut Disk, end: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Whatever comes, in rings, headers and tables, while the device looks at them.
+/// Overwrites rings, headers and tables with pseudorandom words, while the device reads them.
 fn scribble(disk: &mut Disk, end: Instant) -> Result<()> {
     let mut state = 0x9e37_79b9u32;
     while Instant::now() < end {
@@ -286,7 +286,7 @@ fn scribble(disk: &mut Disk, end: Instant) -> Result<()> {
             state ^= state >> 17;
             state ^= state << 5;
             let at = state as usize / 4 * 4 % (usize::from(PAGES) * PAGE - 4);
-            // Every other word is an address's lower half, or its upper.
+            // About half of the words are the upper or the lower half of an address.
             let value = match state & 3 {
                 0 => state,
                 1 => 0x8000_0000,

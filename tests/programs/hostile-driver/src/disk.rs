@@ -1,4 +1,4 @@
-//! A disk, driven by messages.
+//! A driver for the disk, without the checks and the limits of a correct one.
 
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,12 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// A disk with one queue in use.
 pub(crate) struct Disk {
     frontend: Frontend,
-    /// Dropped after the frontend, which has the device let go of it.
+    /// Dropped after the frontend, which makes the backend unmap it.
     ring: Ring,
 }
 
 impl Disk {
-    /// Connects the disk, and accepts `features` of it, whatever it offers.
+    /// Connects the disk, and accepts `features`, whatever the disk offers.
     pub(crate) fn open(device: &str, features: u64) -> Result<Self> {
         let frontend =
             Frontend::open(device).with_context(|| format!("cannot connect {device}"))?;
@@ -52,23 +52,23 @@ impl Disk {
             device: self.ring.device_area(),
         };
         self.frontend.ask(Request::SetVqueue(update), |_| Some(()))?;
-        // The answer is the same whether it was taken or not [6.3].
+        // The answer to SET_VQUEUE does not report whether the device enabled the queue [6.3].
         let enabled =
             self.frontend.ask(Request::GetVqueue { index: 0 }, |answer| match answer {
                 Response::GetVqueue(state) => Some(state.enabled),
                 _ => None,
             })?;
-        ensure!(enabled, "the device does not take the queue");
+        ensure!(enabled, "the device did not enable the queue");
         Ok(())
     }
 
-    /// Gives the disk a request, and sees it done.
+    /// Sends a request to the disk, and waits until the disk has finished it.
     pub(crate) fn request(&mut self, data: Data) -> Result<()> {
         self.ring.offer(data)?;
         self.frontend.ring(0)?;
         let end = Instant::now() + LIMIT;
         loop {
-            // Waits for as long as the device takes to answer.
+            // The wait for this answer paces the loop.
             let status = self.status()?;
             ensure!(
                 status & DEVICE_NEEDS_RESET == 0,
@@ -83,7 +83,7 @@ impl Disk {
         }
     }
 
-    /// What the last [`Data::Read`] read.
+    /// The data of the last [`Data::Read`].
     pub(crate) fn data(&self) -> Result<Vec<u8>> {
         self.ring.data()
     }

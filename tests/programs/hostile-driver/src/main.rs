@@ -1,7 +1,7 @@
-//! `hostile-driver`: a process without privilege that was given a disk to drive, as vfio gives
-//! devices to programs, and has the disk read memory that is not its own, or does what harms
-//! others. It does by hand what drivers do, so that it can do it wrongly. It is linked statically:
-//! guests have no libraries for it.
+//! `hostile-driver`: an unprivileged process that drives a disk, as programs do with vfio. It makes
+//! the disk read memory that does not belong to the process, or attacks the domain that serves the
+//! disk. It uses its own driver, which can break the rules. It is linked statically, because guests
+//! have no libraries for it.
 #![forbid(unsafe_code)]
 
 mod attack;
@@ -20,21 +20,19 @@ use protocol::status::{F_ACCESS_PLATFORM, F_VERSION_1};
 use crate::disk::Disk;
 use crate::ring::Data;
 
-/// Has a disk write a page of memory to its first sectors, reads them back, and copies them to
+/// Makes a disk write a page of memory to its first sectors, reads these back, and copies them to
 /// standard output.
 #[derive(Debug, Parser)]
 struct CommandLine {
-    /// The frontend's directory, as in device/virtio_disk/51712. No other driver may have it.
+    /// The frontend's directory, for example device/virtio_disk/51712. No other driver may use it.
     device: String,
-    /// The page's frame; all that needs to be known of it.
+    /// Frame number of the page.
     #[arg(required_unless_present = "attack")]
     frame: Option<u64>,
-    /// Accept VIRTIO_F_ACCESS_PLATFORM, as drivers do, and give the page's raw address all the
-    /// same.
+    /// Accept VIRTIO_F_ACCESS_PLATFORM, as drivers do, but use the page's raw address.
     #[arg(long)]
     accept_platform: bool,
-    /// Instead of that, do what harms the domain that serves the disk and its other guests, for so
-    /// many seconds.
+    /// Attack the domain that serves the disk, and with it its other guests, for this time instead.
     #[arg(long, value_name = "SECONDS")]
     attack: Option<u64>,
 }
@@ -55,10 +53,10 @@ fn run(CommandLine { device, frame, accept_platform, attack }: &CommandLine) -> 
         return attack::run(device, Duration::from_secs(*seconds));
     }
     let address = frame.and_then(|frame| frame.checked_mul(PAGE_SIZE));
-    let address = address.context("there is no such frame")?;
+    let address = address.context("the frame number is too large")?;
     let platform = if *accept_platform { 1 << F_ACCESS_PLATFORM } else { 0 };
     let mut disk = Disk::open(device, 1 << F_VERSION_1 | platform)?;
-    disk.request(Data::Written { address }).context("the disk does not write the page")?;
-    disk.request(Data::Read).context("the disk cannot be read")?;
+    disk.request(Data::Written { address }).context("cannot make the disk write the page")?;
+    disk.request(Data::Read).context("cannot read the disk")?;
     io::stdout().write_all(&disk.data()?).context("cannot write to standard output")
 }

@@ -1,27 +1,27 @@
-//! A split virtqueue (virtio 1.3 section 2.7) with one request in it, in pages that the device is
-//! granted.
+//! A split virtqueue (virtio 1.3 section 2.7) with one request in it, in pages that are granted to
+//! the device.
 
 use anyhow::{Context, Result};
 use protocol::grant::{GrantAddress, PAGE_SIZE};
 use xen::{Access, DomId, Gntalloc, SharedPages};
 
-/// Entries of the queue.
+/// Number of entries in the queue.
 pub(crate) const SIZE: u16 = 4;
 
 const PAGE: usize = PAGE_SIZE as usize;
 
-/// The pages, and what is in them.
+/// Positions of the pages: descriptors and available ring, used ring, header and status, data.
 const DRIVER_PAGE: usize = 0;
 const DEVICE_PAGE: usize = 1;
 const REQUEST_PAGE: usize = 2;
 const DATA_PAGE: usize = 3;
 const PAGES: u16 = 4;
 
-/// In the driver's page, the descriptors come first.
+/// Offset of the available ring in the driver's page, after the descriptors.
 const AVAILABLE: usize = PAGE / 2;
-/// In the request's page, the header comes first.
+/// Offset of the status byte in the request's page, after the header.
 const STATUS: usize = 16;
-/// In both rings, the index follows the flags.
+/// Offset of the index in both rings, after the flags.
 const INDEX: usize = 2;
 
 /// Descriptor flags.
@@ -32,19 +32,19 @@ const DEVICE_WRITES: u16 = 2;
 const IN: u32 = 0;
 const OUT: u32 = 1;
 
-/// A page's worth of the disk's first sectors.
+/// A transfer of one page at the start of the disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Data {
-    /// Read into memory of this process.
+    /// The disk's data goes into memory of this process.
     Read,
-    /// Written from wherever the address leads.
+    /// The memory at any address goes to the disk.
     Written {
-        /// As it stands in the descriptor.
+        /// The address in the descriptor.
         address: u64,
     },
 }
 
-/// A descriptor of the one chain that there is: those of a request follow one another.
+/// A descriptor of the only chain. Its descriptors are consecutive.
 struct Descriptor {
     address: u64,
     length: u32,
@@ -54,12 +54,12 @@ struct Descriptor {
 /// The queue and its memory.
 pub(crate) struct Ring {
     pages: SharedPages,
-    /// Requests so far.
+    /// Number of requests made available.
     offered: u16,
 }
 
 impl Ring {
-    /// A queue that is granted to `backend`.
+    /// Creates a queue and grants it to `backend`.
     pub(crate) fn new(backend: DomId) -> Result<Self> {
         let pages = Gntalloc::new(backend).share(PAGES, Access::ReadWrite);
         Ok(Self { pages: pages.context("cannot grant pages")?, offered: 0 })
@@ -77,13 +77,13 @@ impl Ring {
         self.address(DEVICE_PAGE, 0)
     }
 
-    /// Makes a request available.
+    /// Makes a request available in the ring.
     pub(crate) fn offer(&mut self, data: Data) -> Result<()> {
         let (kind, address, flags) = match data {
             Data::Read => (IN, self.address(DATA_PAGE, 0), DEVICE_WRITES),
             Data::Written { address } => (OUT, address, 0),
         };
-        // The type, a reserved word and the sector, which is the first.
+        // The type, a reserved word, and sector 0.
         let mut header = [0; STATUS];
         header.iter_mut().zip(kind.to_le_bytes()).for_each(|(to, from)| *to = from);
         self.put(REQUEST_PAGE, 0, &header)?;
@@ -95,14 +95,15 @@ impl Ring {
         for (position, descriptor) in (0..).zip([header, data, status]) {
             self.put_descriptor(position, &descriptor)?;
         }
-        // The chain starts at descriptor 0. The doorbell that comes next orders all of this.
+        // The chain starts at descriptor 0. The system call that notifies the device orders these
+        // writes before the notification.
         let entry = AVAILABLE + 4 + 2 * usize::from(self.offered % SIZE);
         self.put(DRIVER_PAGE, entry, &0u16.to_le_bytes())?;
         self.offered = self.offered.wrapping_add(1);
         self.put(DRIVER_PAGE, AVAILABLE + INDEX, &self.offered.to_le_bytes())
     }
 
-    /// The status of the request, once it is used.
+    /// The status of the request; `None` until the device has used it.
     pub(crate) fn take_used(&self) -> Result<Option<u8>> {
         let (mut index, mut status) = ([0; 2], [0; 1]);
         self.get(DEVICE_PAGE, INDEX, &mut index)?;
@@ -111,7 +112,7 @@ impl Ring {
         Ok((u16::from_le_bytes(index) == self.offered).then_some(status))
     }
 
-    /// What was read.
+    /// The data that the disk read.
     pub(crate) fn data(&self) -> Result<Vec<u8>> {
         let mut data = vec![0; PAGE];
         self.get(DATA_PAGE, 0, &mut data)?;
@@ -126,7 +127,7 @@ impl Ring {
         self.put(DRIVER_PAGE, at + 14, &(position + 1).to_le_bytes())
     }
 
-    /// The address, for the device, of a byte of a page of this process's.
+    /// The DMA address of a byte in a page of the ring.
     fn address(&self, page: usize, offset: usize) -> u64 {
         let reference = self.pages.references().get(page);
         reference.map_or(0, |of| GrantAddress::new(*of, offset as u64).encode())
@@ -134,13 +135,13 @@ impl Ring {
 
     fn put(&self, page: usize, offset: usize, bytes: &[u8]) -> Result<()> {
         let slice = self.pages.as_ref().slice(page * PAGE + offset, bytes.len());
-        slice.context("outside of the ring's pages")?.copy_from(bytes);
+        slice.context("the range is outside of the ring's pages")?.copy_from(bytes);
         Ok(())
     }
 
     fn get(&self, page: usize, offset: usize, bytes: &mut [u8]) -> Result<()> {
         let slice = self.pages.as_ref().slice(page * PAGE + offset, bytes.len());
-        slice.context("outside of the ring's pages")?.copy_to(bytes);
+        slice.context("the range is outside of the ring's pages")?.copy_to(bytes);
         Ok(())
     }
 }
