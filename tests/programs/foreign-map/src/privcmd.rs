@@ -70,7 +70,7 @@ impl Privcmd {
     pub fn map(&self, domid: u16, frames: &[u64], access: Access) -> Result<Window> {
         let bytes = NonZeroUsize::new(frames.len() * PAGE as usize)
             .context("cannot map a window without pages")?;
-        let count = u32::try_from(frames.len()).context("cannot map a window of 2^32 pages")?;
+        let count = u32::try_from(frames.len()).context("cannot map 2^32 or more pages")?;
         // SAFETY: the kernel chooses the address, so that this replaces no other mapping.
         let reserved =
             unsafe { mmap(None, bytes, access.protection(), MapFlags::MAP_SHARED, &self.0, 0) };

@@ -95,8 +95,7 @@ impl Ring {
         for (position, descriptor) in (0..).zip([header, data, status]) {
             self.put_descriptor(position, &descriptor)?;
         }
-        // The chain starts at descriptor 0. The system call that notifies the device orders these
-        // writes before the notification.
+        // The chain starts at descriptor 0. The notification that follows orders these writes.
         let entry = AVAILABLE + 4 + 2 * usize::from(self.offered % SIZE);
         self.put(DRIVER_PAGE, entry, &0u16.to_le_bytes())?;
         self.offered = self.offered.wrapping_add(1);

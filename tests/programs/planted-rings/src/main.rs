@@ -1,9 +1,9 @@
-//! `planted-rings`: shows what a card does that takes a guest's addresses for the machine's. It
-//! fills the memory of a domain that has nothing to do with the card, at every address where the
-//! guest's driver may believe its own virtqueue to be, with a virtqueue that asks for two things:
-//! to write words of that domain's memory to the card's disk, and to read a sector of the disk into
-//! that memory. Afterwards it tells which of them a card has used. It runs in Dom0, before and
-//! after.
+//! `planted-rings`: shows whether a card uses a guest's addresses as the machine's. Before the
+//! experiment it fills the memory of a domain that does not use the card: at every address where
+//! the guest's driver may believe its own virtqueue to be, it plants a virtqueue with two requests.
+//! One writes words of that domain's memory to the card's disk, the other reads a sector of the
+//! disk into that memory. Afterwards it reports the virtqueues that a card has used. It runs in
+//! Dom0, before and after the experiment.
 
 mod ring;
 
@@ -17,26 +17,26 @@ use foreign_map::{Access, PAGE, Privcmd, Window};
 
 use crate::ring::BLOCK;
 
-/// Addresses looked at in one go; whole blocks.
+/// Bytes that the program maps at a time; whole blocks.
 const WINDOW: u64 = 1 << 20;
 
-/// Plants virtqueues in a PV domain's memory, or tells which of them a card has used.
+/// Plants virtqueues in a PV domain's memory, or reports which of them a card has used.
 #[derive(Parser)]
 struct Arguments {
-    /// What to do.
+    /// Plant or look.
     action: Action,
-    /// The PV domain whose memory it is.
+    /// Domain ID of the PV domain with the memory.
     domid: u16,
-    /// Only the machine's addresses below this, in MiB.
+    /// Upper limit of the machine addresses, in MiB.
     below: u64,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Action {
-    /// Plants them, and prints how many and where.
+    /// Plants virtqueues, and prints their addresses as ranges.
     Plant,
-    /// Prints a line for each that was used: its address, how many requests were served, their
-    /// status bytes, and what was read from the disk.
+    /// Prints a line for each used virtqueue: its address, the number of served requests, their
+    /// status bytes, and the text that was read from the disk.
     Look,
 }
 
@@ -74,12 +74,12 @@ fn run(Arguments { action, domid, below }: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Where blocks stand, those beside each other taken together.
+/// Addresses of blocks, with adjacent blocks merged.
 #[derive(Default)]
 struct Ranges(Vec<Range<u64>>);
 
 impl Ranges {
-    /// Adds a block behind all others.
+    /// Adds a block after all others.
     fn add(&mut self, block: u64) {
         match self.0.last_mut() {
             Some(last) if last.end == block => last.end += BLOCK,

@@ -1,12 +1,12 @@
-//! A virtqueue of a virtio block device, and two requests in it, in two pages that have nothing
-//! else. Its parts stand where Linux puts them for a queue of 256: see virtio 1.2, 2.7.
+//! A block of two pages with a virtqueue of a virtio block device and two requests. The available
+//! and the used ring have the offsets of Linux's layout for a queue of 256: see virtio 1.2, 2.7.
 
 use std::fmt;
 
-/// Bytes of it all. Linux aligns it to as much.
+/// Size of a block in bytes, which is also Linux's alignment of the virtqueue.
 pub(crate) const BLOCK: u64 = 8192;
 
-// Where things stand. The card knows of the available and the used ring by the guest's driver.
+// Offsets in the block. The guest's driver gives those of the available and used ring to the card.
 const HEADERS: u64 = 0x800;
 const STATUS: u64 = 0x820;
 const GIVEN: u64 = 0xa00;
@@ -17,21 +17,21 @@ const USED: u64 = 0x1240;
 const SECTOR: usize = 512;
 const HEADER: u32 = 16;
 
-/// The sector that the first request writes to; the second reads the disk's first.
+/// The sector that the first request writes; the second request reads sector 0.
 const SECTOR_WRITTEN: u64 = 64;
 
-/// A status byte that no device has written.
+/// The initial status byte, which no device writes.
 const UNTOUCHED: u8 = 0xff;
 
 const NEXT: u16 = 1;
 const DEVICE_WRITES: u16 = 2;
 
-/// The kinds of request [5.2.6].
+/// Request types (virtio 1.2, 5.2.6).
 const IN: u32 = 0;
 const OUT: u32 = 1;
 
-/// What is to be written, and where in the block, to plant a virtqueue at `address`. The first
-/// request writes `words` to the disk.
+/// The contents of a block at `address`, each with its offset. The first request writes `words` to
+/// the disk.
 pub(crate) fn planted(address: u64, words: &str) -> Vec<(u64, Vec<u8>)> {
     let mut given = words.as_bytes().to_vec();
     given.resize(SECTOR, 0);
@@ -44,7 +44,7 @@ pub(crate) fn planted(address: u64, words: &str) -> Vec<(u64, Vec<u8>)> {
         (STATUS, vec![UNTOUCHED; 2]),
         (GIVEN, given),
         (TAKEN, vec![0; SECTOR]),
-        // No flags, two entries: the chains that begin with descriptors 0 and 3.
+        // No flags, index 2: the chains that start at descriptors 0 and 3.
         (AVAILABLE, [0u16, 2, 0, 3].map(u16::to_le_bytes).concat()),
         (USED, vec![0; 4]),
     ]
@@ -69,7 +69,7 @@ fn header(kind: u32, sector: u64) -> Vec<u8> {
     [kind.to_le_bytes().as_slice(), &[0; 4], &sector.to_le_bytes()].concat()
 }
 
-/// What a card made of a planted virtqueue.
+/// The traces of a card in a planted virtqueue.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Used {
     served: u16,
@@ -84,7 +84,7 @@ impl fmt::Display for Used {
     }
 }
 
-/// What a card made of the virtqueue that `read` reads from; none if nothing.
+/// Reads a block with `read`, and returns a card's traces; `None` if no card has used it.
 pub(crate) fn used(read: impl Fn(u64, &mut [u8])) -> Option<Used> {
     let mut index = [0; 2];
     read(USED + 2, &mut index);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_do_not_overlap() {
+    fn parts_do_not_overlap() {
         let mut end = 0;
         for (at, bytes) in planted(0, "words") {
             assert!(at >= end, "{at:#x} is behind {end:#x}");
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_lie_in_the_block_that_they_are_planted_in() {
+    fn descriptors_name_memory_of_their_own_block() {
         let block = block(0x4000);
         let address = |n: usize| u64::from_le_bytes(block[16 * n..16 * n + 8].try_into().unwrap());
         for n in 0..6 {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_device_wrote_counts_as_used() {
+    fn only_blocks_that_a_device_wrote_are_used() {
         let mut block = block(0);
         assert_eq!(used_in(&block), None);
         block[USED as usize + 2] = 2;

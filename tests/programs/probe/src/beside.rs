@@ -1,4 +1,4 @@
-//! Buffers of requests that share their pages with something else.
+//! Disk requests with buffers that share their pages with other data.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -11,31 +11,31 @@ const PAGE: usize = 4096;
 
 /// A buffer in [`Memory`].
 struct Buffer {
-    /// Offset of its first byte.
+    /// Offset in the memory, in bytes.
     start: usize,
     sectors: usize,
-    /// Its first sector on the disk.
+    /// Number of the first sector on the disk.
     sector: usize,
 }
 
-/// One at the beginning of a page; and one that begins at the end of a page, fills the next one and
-/// ends at the beginning of a third.
+/// The first buffer is at the start of a page. The second starts at the end of a page, fills the
+/// next one and ends at the start of a third.
 const BUFFERS: [Buffer; 2] = [
     Buffer { start: 0, sectors: 1, sector: 0 },
     Buffer { start: 2 * PAGE - SECTOR, sectors: 10, sector: 1 },
 ];
 
-/// Where the secret stands: in each page that a buffer does not fill.
+/// Offsets of the secret, one in each page that a buffer does not fill.
 const SECRETS: [usize; 3] = [PAGE / 2, PAGE, 3 * PAGE + PAGE / 2];
 
-/// Pages with the buffers, and with the secret beside each.
+/// Pages with the buffers and the secret beside them.
 #[derive(PartialEq)]
 #[repr(align(4096))]
 struct Memory([u8; 4 * PAGE]);
 
 impl Memory {
     fn new(secret: &str) -> Result<Box<Self>> {
-        ensure!(secret.len() <= PAGE / 2, "the secret does not fit into half a page");
+        ensure!(secret.len() <= PAGE / 2, "the secret is longer than half a page");
         let mut memory = Box::new(Self([0; 4 * PAGE]));
         for start in SECRETS {
             memory.bytes(start, secret.len())?.copy_from_slice(secret.as_bytes());
@@ -44,14 +44,14 @@ impl Memory {
     }
 
     fn bytes(&mut self, start: usize, length: usize) -> Result<&mut [u8]> {
-        self.0.get_mut(start..start + length).context("outside of the memory")
+        self.0.get_mut(start..start + length).context("the range is outside of the memory")
     }
 
     fn buffer(&mut self, buffer: &Buffer) -> Result<&mut [u8]> {
         self.bytes(buffer.start, buffer.sectors * SECTOR)
     }
 
-    /// Fills the buffers: the disk's first sector with a, the second with b, and so on.
+    /// Fills the buffers: the first sector of the disk with a, the second with b, and so on.
     fn fill(&mut self) -> Result<()> {
         for buffer in &BUFFERS {
             for (letter, sector) in
@@ -64,7 +64,7 @@ impl Memory {
     }
 }
 
-/// The disk, past the kernel's cache.
+/// Opens the disk for direct I/O.
 fn open(disk: &Path, options: &mut OpenOptions) -> Result<File> {
     options
         .custom_flags(libc::O_DIRECT | libc::O_SYNC)
@@ -82,12 +82,12 @@ pub(crate) fn write(disk: &Path, secret: &str) -> Result<()> {
         file.write_all_at(memory.buffer(buffer)?, offset)
             .with_context(|| format!("cannot write {}", disk.display()))?;
     }
-    // The secret must stand there until the requests are done.
+    // Keeps the secret in memory until the requests are done.
     std::hint::black_box(&memory);
     Ok(())
 }
 
-/// Reads back what [`write()`] wrote; what stands beside the buffers must not change.
+/// Reads the data that [`write()`] wrote, and checks it and the memory beside the buffers.
 pub(crate) fn read(disk: &Path, secret: &str) -> Result<()> {
     let mut memory = Memory::new(secret)?;
     let file = open(disk, OpenOptions::new().read(true))?;
@@ -98,6 +98,10 @@ pub(crate) fn read(disk: &Path, secret: &str) -> Result<()> {
     }
     let mut expected = Memory::new(secret)?;
     expected.fill()?;
-    ensure!(memory == expected, "{} was read wrongly, or beside the buffers", disk.display());
+    ensure!(
+        memory == expected,
+        "the data of {} is wrong, or the read changed memory beside the buffers",
+        disk.display()
+    );
     Ok(())
 }

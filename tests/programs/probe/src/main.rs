@@ -1,5 +1,5 @@
-//! `probe`: what a scenario does inside a guest and no shell tool can do. It is linked statically:
-//! guests have no libraries for it.
+//! `probe`: actions of a scenario inside a guest for which there is no shell tool. It is linked
+//! statically, because guests have no libraries for it.
 #![forbid(unsafe_code)]
 
 mod beside;
@@ -17,81 +17,81 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use uring::block_device;
 
-/// Does one thing that a scenario needs, and says what went wrong.
+/// Performs one action for a scenario.
 #[derive(Debug, Parser)]
 enum Probe {
-    /// Writes 11 sectors of letters to a disk, past the kernel's cache, from buffers that share
-    /// their pages with SECRET: the first sector from the beginning of a page, the others from the
-    /// end of a page, a whole page, and the beginning of a third.
+    /// Writes 11 sectors of letters to a disk with direct I/O, from buffers that share their pages
+    /// with SECRET. The first sector comes from the start of a page, the others from the end of a
+    /// page, a whole page, and the start of a third.
     WriteBeside {
-        /// The disk.
+        /// Path of the disk.
         disk: PathBuf,
-        /// What must not leave the guest.
+        /// The text that must not leave the guest.
         secret: String,
     },
-    /// Reads what write-beside wrote into buffers that lie the same way, and checks it and that
-    /// SECRET is still beside it.
+    /// Reads the data of write-beside into buffers at the same page offsets, and checks that it is
+    /// right and that SECRET beside it is unchanged.
     ReadBeside {
-        /// The disk.
+        /// Path of the disk.
         disk: PathBuf,
-        /// What must not leave the guest.
+        /// The text that must not leave the guest.
         secret: String,
     },
-    /// Zeroes a part of a disk as blkdiscard -z does, with its storage kept.
+    /// Zeroes a range of a disk as blkdiscard -z does, and keeps the storage allocated.
     ZeroOut {
-        /// The disk.
+        /// Path of the disk.
         disk: PathBuf,
-        /// Where the part begins, in bytes.
+        /// Start of the range, in bytes.
         offset: u64,
-        /// How many bytes it has.
+        /// Length of the range, in bytes.
         length: u64,
     },
-    /// Fills a page of its memory from standard input, writes the number of the page's frame to
-    /// standard output, and keeps the page until it is killed. Only root is told frames.
+    /// Fills a page of its memory from standard input, prints the page's frame number, and keeps
+    /// the page until a signal ends the process. The kernel shows frame numbers only to root.
     HoldPage,
-    /// Grants pages to domain 0, filled with numbers, writes their references to standard output, a
-    /// line of words, and keeps them until it is killed.
+    /// Grants pages to domain 0, filled with numbers, prints their references on one line, and
+    /// keeps them until a signal ends the process.
     SharePages {
-        /// How many.
+        /// Number of pages.
         count: u16,
     },
-    /// Connects to a vsock port and copies standard input to it, and it to standard output, each to
-    /// its end.
+    /// Connects to a vsock port. Copies standard input to it, and its data to standard output,
+    /// until both end.
     VsockConnect {
-        /// Context id of the other end; the host's is 2.
+        /// Context ID of the other end; the host has 2.
         cid: u32,
-        /// Its port.
+        /// Port of the other end.
         port: u32,
     },
-    /// Prints what stands in XenStore.
+    /// Prints the value of a XenStore key.
     StoreRead {
-        /// Where; relative to this domain's directory, unless it starts with a slash.
+        /// The key; relative to this domain's directory, unless it starts with a slash.
         path: String,
     },
-    /// Writes to XenStore.
+    /// Writes a XenStore key.
     StoreWrite {
-        /// Where, as for store-read.
+        /// The key, as for store-read.
         path: String,
-        /// What.
+        /// The new value.
         value: String,
     },
-    /// Takes one connection to a vsock port and copies as vsock-connect does. Says on standard
-    /// error when it listens, as CID:PORT.
+    /// Accepts one connection to a vsock port and copies as vsock-connect does. Prints CID:PORT to
+    /// standard error when it listens.
     VsockListen {
         /// The port.
         port: u32,
     },
-    /// Answers TCP requests of a byte with that byte.
+    /// Returns each byte that arrives over TCP to its sender.
     Answer {
-        /// Where to listen, as ADDRESS:PORT.
+        /// The address to listen on, as ADDRESS:PORT.
         address: String,
     },
-    /// Counts the round trips of a byte over TCP to what answers, and prints how many a second
-    /// there were.
+    /// Counts round trips of a byte over TCP to a server that returns it (see answer), and prints
+    /// their number per second.
     RoundTrips {
-        /// Who answers, as ADDRESS:PORT.
+        /// The server, as ADDRESS:PORT.
         address: String,
-        /// How long to count.
+        /// Duration of the measurement.
         milliseconds: u64,
     },
 }

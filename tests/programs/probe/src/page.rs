@@ -1,4 +1,4 @@
-//! A page of this process's memory, by the number of its frame.
+//! Pages that this process holds: one with a known frame number, or granted ones.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -10,8 +10,8 @@ use xen::{Access, DomId, Gntalloc};
 
 const PAGE: usize = 4096;
 
-/// Bytes of an entry in `pagemap`; in it, that the page is in memory, and its frame, which only
-/// root is shown.
+/// Size of an entry in `/proc/self/pagemap`, the bit for a page in memory, and the bits of its
+/// frame number, which the kernel shows only to root.
 const ENTRY: usize = 8;
 const PRESENT: u64 = 1 << 63;
 const FRAME: u64 = (1 << 55) - 1;
@@ -19,11 +19,11 @@ const FRAME: u64 = (1 << 55) - 1;
 #[repr(align(4096))]
 struct Page([u8; PAGE]);
 
-/// Fills a page from standard input, says in which frame it is, and stays. Guests have no swap, so
-/// the page stays, too.
+/// Fills a page from standard input, prints its frame number, and waits for a signal. Guests have
+/// no swap, so that the page keeps its frame.
 pub(crate) fn hold() -> Result<()> {
     let mut page = Box::new(Page([0; PAGE]));
-    io::stdin().lock().read_exact(&mut page.0).context("cannot read a page")?;
+    io::stdin().lock().read_exact(&mut page.0).context("cannot read a page from standard input")?;
     println!("{}", frame(&page)?);
     io::stdout().flush()?;
     loop {
@@ -32,7 +32,7 @@ pub(crate) fn hold() -> Result<()> {
     }
 }
 
-/// Grants pages and stays.
+/// Grants pages to domain 0, prints their references, and waits for a signal.
 pub(crate) fn share(count: u16) -> Result<()> {
     let pages = Gntalloc::new(DomId(0)).share(count, Access::ReadWrite)?;
     let bytes: Vec<u8> = (0..usize::from(count) * PAGE).map(|at| (at / 3) as u8).collect();
@@ -54,6 +54,6 @@ fn frame(page: &Page) -> Result<u64> {
     let pagemap = File::open("/proc/self/pagemap").context("cannot open /proc/self/pagemap")?;
     pagemap.read_exact_at(&mut entry, (number * ENTRY) as u64)?;
     let entry = u64::from_ne_bytes(entry);
-    ensure!(entry & PRESENT != 0 && entry & FRAME != 0, "the kernel does not say where a page is");
+    ensure!(entry & PRESENT != 0 && entry & FRAME != 0, "the kernel hides frame numbers; be root");
     Ok(entry & FRAME)
 }

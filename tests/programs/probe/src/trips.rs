@@ -1,4 +1,4 @@
-//! Requests and responses of one byte over TCP, one at a time.
+//! A server and a client that exchange single bytes over TCP.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// Answers each byte with itself, one connection after another.
+/// Returns each byte to its sender, one connection after another.
 pub(crate) fn serve(address: &str) -> Result<()> {
     let listener = TcpListener::bind(address);
     let listener = listener.with_context(|| format!("cannot listen at {address}"))?;
     for stream in listener.incoming() {
-        // A client that breaks off is no reason to leave the next one unserved.
+        // After a failure with one client the server continues with the next.
         if let Err(error) = stream.and_then(answer) {
             eprintln!("probe: {error}");
         }
@@ -28,7 +28,7 @@ fn answer(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends bytes and waits for each to come back; prints how many did a second.
+/// Sends bytes and waits until the server returns each; prints the number per second.
 pub(crate) fn measure(address: &str, milliseconds: u64) -> Result<()> {
     let stream = TcpStream::connect(address);
     let mut stream = stream.with_context(|| format!("cannot connect to {address}"))?;
@@ -37,7 +37,7 @@ pub(crate) fn measure(address: &str, milliseconds: u64) -> Result<()> {
     let (mut byte, mut trips) = ([b'x'], 0u32);
     while start.elapsed() < limit {
         stream.write_all(&byte)?;
-        stream.read_exact(&mut byte).context("the other end went away")?;
+        stream.read_exact(&mut byte).context("the server closed the connection")?;
         trips += 1;
     }
     println!("{:.2}", f64::from(trips) / start.elapsed().as_secs_f64());
@@ -50,7 +50,7 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn every_byte_comes_back() {
+    fn server_returns_every_byte() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let server = thread::spawn(move || answer(listener.accept().unwrap().0));

@@ -1,6 +1,6 @@
-//! `reach-pages`: how fast a backend reads pages that a guest granted, by each of the ways that
-//! there are: pages that stay mapped, as those of a pool, a copy by the hypervisor, and a mapping
-//! made and ended each time.
+//! `reach-pages`: measures how fast a backend reads pages that a guest granted. It supports three
+//! methods: pages that stay mapped, as in a pool; a copy by the hypervisor; a mapping for each
+//! read.
 #![forbid(unsafe_code)]
 
 use std::hint::black_box;
@@ -16,27 +16,27 @@ use xen::{Access, CopyDirection, CopySegment, DomId, Gntdev, GrantTable};
 
 const PAGE: usize = PAGE_SIZE as usize;
 
-/// Reads pages that a guest granted, all at a time, again and again; prints how many pages a second
-/// it read.
+/// Reads the pages that a guest granted, all at once, again and again; prints the number of pages
+/// per second.
 #[derive(Debug, Parser)]
 struct CommandLine {
     way: Way,
-    /// How long to count.
+    /// Duration of the measurement.
     milliseconds: u64,
-    /// Who granted them.
+    /// Domain ID of the guest that granted the pages.
     domid: u16,
-    /// The grant references.
+    /// Grant references of the pages.
     #[arg(required = true)]
     references: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Way {
-    /// They are mapped once.
+    /// Maps the pages once.
     Mapped,
-    /// The hypervisor copies them, all by one call.
+    /// Lets the hypervisor copy all pages, with one call for each read.
     Copy,
-    /// They are mapped each time, all by one call, and unmapped again.
+    /// Maps all pages with one call for each read, and unmaps them.
     Map,
 }
 
@@ -77,7 +77,7 @@ fn run(line: &CommandLine) -> Result<()> {
             read(pages.as_ref(), &mut bytes)
         })?,
     };
-    ensure!(bytes == expected, "what was read is not what the pages hold");
+    ensure!(bytes == expected, "the data read differs from the pages' content");
     println!("{rate:.1}");
     Ok(())
 }
@@ -88,19 +88,20 @@ fn read(pages: &MappedRange, bytes: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-/// Has whole pages copied, one after the other.
+/// Copies whole pages into the staging memory, with one call.
 fn copy(gntdev: &Gntdev, references: &[GrantRef], staging: &Staging) -> Result<()> {
     let segment = |(page, reference): (usize, &GrantRef)| {
-        let here = staging.as_ref().slice(page * PAGE, PAGE).context("no room for a page")?;
+        let here =
+            staging.as_ref().slice(page * PAGE, PAGE).context("the staging memory is too short")?;
         Ok(CopySegment { reference: *reference, offset: 0, here })
     };
     let segments = references.iter().enumerate().map(segment).collect::<Result<Vec<_>>>()?;
     Ok(gntdev.copy(CopyDirection::FromGuest, &segments)?)
 }
 
-/// Pages a second.
+/// Calls `once` for the duration of the measurement; returns the number of pages per second.
 fn count(line: &CommandLine, mut once: impl FnMut() -> Result<()>) -> Result<f64> {
-    /// Reads between two looks at the clock, which is a system call here.
+    /// Reads between two reads of the clock, each of which is a system call here.
     const AT_ONCE: usize = 8;
     let (start, time) = (Instant::now(), Duration::from_millis(line.milliseconds));
     let mut reads = 0;

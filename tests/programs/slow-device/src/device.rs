@@ -1,4 +1,4 @@
-//! What the device answers.
+//! The device's responses.
 
 use protocol::message::{
     BindOutcome, ConfigData, DeviceInfo, FeatureBlocks, Request, Response, ShareOutcome,
@@ -6,16 +6,16 @@ use protocol::message::{
 };
 use protocol::status::{DEVICE_NEEDS_RESET, DRIVER_OK, REQUIRED_FEATURES};
 
-/// How often the driver must ask whether a reset is complete.
+/// How many times the driver must send GET_DEVICE_STATUS until a reset is complete.
 const QUESTIONS: u32 = 3;
-/// Entries in the queue.
+/// Number of entries in the queue.
 const QUEUE_SIZE: u32 = 16;
 
-/// An entropy device that has nothing to give.
+/// An entropy device that returns no data.
 #[derive(Debug, Default)]
 pub(crate) struct Device {
     status: u32,
-    /// Questions that are left until the reset is complete.
+    /// Number of GET_DEVICE_STATUS requests until the reset is complete.
     pending: u32,
     queue: Option<VqueueUpdate>,
     features: [u8; 8],
@@ -55,7 +55,7 @@ impl Device {
         }
     }
 
-    /// The status; with the last question, a reset is complete.
+    /// Handles GET_DEVICE_STATUS; the last one of [`QUESTIONS`] completes a pending reset.
     fn asked(&mut self) -> u32 {
         if self.pending > 0 {
             self.pending -= 1;
@@ -67,7 +67,8 @@ impl Device {
         self.status
     }
 
-    /// A reset takes a while; and the device cannot start, which its status says and no event.
+    /// Handles SET_DEVICE_STATUS. A reset stays pending for a while. With DRIVER_OK the device
+    /// fails to start, and only its status reports that, no event.
     fn set(&mut self, status: u32) -> u32 {
         if status == 0 {
             self.pending = QUESTIONS;

@@ -1,7 +1,7 @@
-//! `slow-device`: the device side of an entropy device, as the draft of virtio-msg lets a device be
-//! and xen-virtiod is not: it completes a reset later, asks the driver by PING whether it is there,
-//! offers nothing that it need not, and says only in its status that it could not start. What the
-//! driver makes of that is printed.
+//! `slow-device`: the device side of an entropy device that uses freedoms of the virtio-msg draft
+//! which xen-virtiod does not use. It completes a reset later, sends PING to the driver, offers
+//! only mandatory features, and reports only in its status that it could not start. It prints the
+//! driver's reactions.
 #![forbid(unsafe_code)]
 
 mod device;
@@ -26,15 +26,15 @@ use xen::{
 
 use crate::device::Device;
 
-/// What the driver is to answer PING with, and under which token.
+/// Number and token of the PING that the driver must answer.
 const PING: (u32, u16) = (0x5eed_cafe, 0xbeef);
 
 /// Serves one device until its frontend leaves.
 #[derive(Debug, Parser)]
 struct CommandLine {
-    /// The guest's domain.
+    /// Domain ID of the guest.
     guest: u16,
-    /// The device's number in its class, virtio.
+    /// Number of the device in the class `virtio`.
     number: u32,
 }
 
@@ -70,7 +70,7 @@ fn run(&CommandLine { guest, number }: &CommandLine) -> Result<()> {
     ends.enter(XenbusState::Closed)
 }
 
-/// The device's two directories in XenStore.
+/// The two xenbus directories of the device.
 struct Ends {
     store: XenStoreConnection,
     backend: String,
@@ -82,13 +82,13 @@ impl Ends {
         let mut store = XenStoreConnection::open()?;
         let backend = format!("backend/virtio/{guest}/{number}");
         let frontend = store.read(&format!("{backend}/frontend"))?;
-        let frontend = frontend.with_context(|| format!("there is no {backend} in XenStore"))?;
+        let frontend = frontend.with_context(|| format!("XenStore has no device {backend}"))?;
         store.watch(&format!("{frontend}/state"))?;
         store.watch(&format!("{backend}/state"))?;
         Ok(Self { store, backend, frontend })
     }
 
-    /// Writes the keys, without those that a backend may leave out.
+    /// Writes the mandatory keys, and enters InitWait [2.3].
     fn offer(&mut self) -> Result<()> {
         for (key, value) in [
             (backend_key::REVISION, REVISION),
@@ -109,7 +109,7 @@ impl Ends {
         state(&mut self.store, &self.frontend)
     }
 
-    /// Whether neither the frontend nor the toolstack ends the connection.
+    /// Whether neither the frontend nor the toolstack has ended the connection.
     fn are_connected(&mut self) -> Result<bool> {
         let frontend = self.frontend_state()?;
         let here = state(&mut self.store, &self.backend)? == XenbusState::Connected;
@@ -118,8 +118,8 @@ impl Ends {
 
     fn frontend_number(&mut self, key: &str) -> Result<u32> {
         let key = format!("{}/{key}", self.frontend);
-        let value = self.store.read(&key)?.with_context(|| format!("there is no {key}"))?;
-        value.trim().parse().with_context(|| format!("{key} is {value:?}, not a number"))
+        let value = self.store.read(&key)?.with_context(|| format!("the key {key} is missing"))?;
+        value.trim().parse().with_context(|| format!("the key {key} is {value:?}, not a number"))
     }
 
     /// Waits for a change in XenStore, or for an event.
@@ -141,7 +141,7 @@ fn state(store: &mut XenStoreConnection, directory: &str) -> Result<XenbusState>
     Ok(XenbusState::from_number(number.unwrap_or(0)))
 }
 
-/// The message page, and what is behind it.
+/// The message page and the device behind it.
 struct Messages<'p> {
     page: &'p MappedRange,
     from_driver: Consumer,
@@ -161,14 +161,14 @@ impl<'p> Messages<'p> {
         }
     }
 
-    /// Completions what is there.
+    /// Answers all messages in the page.
     fn serve(&mut self, events: &mut Evtchn, port: LocalPort) -> Result<()> {
         while events.pending()?.is_some() {}
-        let words = self.page.page_words().context("the message page is no page")?;
+        let words = self.page.page_words().context("the message page is not mapped writable")?;
         let size = RECOMMENDED_MESSAGE_SIZE as usize;
         let mut buffer = [0; SLOT_SIZE];
         while let Popped::Message { size } = self.from_driver.pop(words, size, &mut buffer)? {
-            let bytes = buffer.get(..size).context("a message fits its slot")?;
+            let bytes = buffer.get(..size).context("a message is longer than a slot")?;
             match Message::decode(bytes)? {
                 Message { token, body: Body::Request(request) } => {
                     self.ping(words)?;
@@ -185,7 +185,8 @@ impl<'p> Messages<'p> {
         Ok(events.unmask(port)?)
     }
 
-    /// With the driver's first request, and before its answer: the driver waits for that.
+    /// Sends one PING before the answer to the driver's first request, while the driver waits for
+    /// that answer.
     fn ping(&mut self, words: &PageWords) -> Result<()> {
         if std::mem::replace(&mut self.pinged, true) {
             return Ok(());
@@ -200,6 +201,6 @@ fn push(to_driver: &mut Producer, words: &PageWords, message: &Message<'_>) -> R
     let size = message.encode(&mut bytes)?;
     match to_driver.push(words, bytes.get(..size).unwrap_or(&[])) {
         Ok(()) => Ok(()),
-        Err(error) => bail!("a message finds no room: {error:?}"),
+        Err(error) => bail!("cannot add a message to the page: {error:?}"),
     }
 }

@@ -1,4 +1,4 @@
-//! The handles to Xen, with somebody looking over the shoulder of whoever uses them.
+//! Xen handles that search every page which their user maps or copies.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use xen::{
 
 use crate::search::Search;
 
-/// Another's handles, whose mappings are searched.
+/// Handles that forward to `X` and search its mappings.
 #[derive(Clone)]
 pub(crate) struct Snoop<X> {
     xen: X,
@@ -42,7 +42,7 @@ impl<X: Xen> Xen for Snoop<X> {
     }
 }
 
-/// One guest's grants.
+/// The grants of one guest.
 pub(crate) struct SnoopGrants<G> {
     grants: G,
     search: Arc<Search>,
@@ -58,17 +58,18 @@ impl<G: GrantTable> GrantTable for SnoopGrants<G> {
         Ok(pages)
     }
 
-    /// What may be copied may be mapped as well, and is looked at whole.
+    /// Maps and searches each page as a whole before the copy: a backend that may copy a page may
+    /// also map it.
     fn copy(&self, way: CopyDirection, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
         for segment in segments {
-            // What cannot be mapped cannot be looked at.
+            // A page that cannot be mapped cannot be searched; the copy reports the error.
             drop(self.map(&[segment.reference], Access::ReadOnly));
         }
         self.grants.copy(way, segments)
     }
 }
 
-/// Mapped pages: searched when they are mapped, and again before they are unmapped.
+/// Mapped pages, which are searched after they are mapped and again before they are unmapped.
 pub(crate) struct SnoopPages<P: AsRef<MappedRange>> {
     pages: P,
     count: usize,
@@ -76,7 +77,7 @@ pub(crate) struct SnoopPages<P: AsRef<MappedRange>> {
 }
 
 impl<P: AsRef<MappedRange>> SnoopPages<P> {
-    /// Looks at all of every page, whatever part of it was meant for the device.
+    /// Searches all bytes of every page, also those outside of the driver's buffer.
     fn look(&self) {
         let mut bytes = vec![0; self.count * PAGE_SIZE as usize];
         if let Some(mapped) = self.pages.as_ref().slice(0, bytes.len()) {

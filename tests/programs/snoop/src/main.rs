@@ -1,6 +1,5 @@
-//! `snoop`: a backend that a guest should not trust. It serves devices as xen-virtiod does, by the
-//! same library, and looks through every page that it maps, the whole of it, for words that are
-//! none of its business.
+//! `snoop`: a backend that a guest should not trust. It serves devices with xen-virtiod's library,
+//! and searches every page that it maps, as a whole, for words that the guest must not expose.
 #![forbid(unsafe_code)]
 
 mod handles;
@@ -25,14 +24,14 @@ use xen_virtiod::tap::network::HostNetwork;
 use crate::handles::Snoop;
 use crate::search::Search;
 
-/// Serves devices as xen-virtiod does, until SIGTERM, and looks for WORDs in all that it maps.
+/// Serves devices like xen-virtiod, until SIGTERM, and searches all pages that it maps for WORDs.
 #[derive(Debug, Parser)]
 struct CommandLine {
-    /// Where to write what was found: a line `found WORD` for each word the first time it is seen
-    /// and, at the end, `looked through N pages`.
+    /// The file for the report: a line `found WORD` when each word is first found and, at the end,
+    /// `looked through N pages`.
     report: PathBuf,
 
-    /// What to look for.
+    /// The words to search for.
     #[arg(required = true)]
     words: Vec<String>,
 }
@@ -49,7 +48,7 @@ fn main() -> ExitCode {
 
 fn serve(command_line: &CommandLine) -> Result<()> {
     tracing_subscriber::fmt().with_ansi(false).with_target(false).init();
-    // Blocked before any thread starts, so that it reaches the descriptor and nothing else.
+    // Block SIGTERM before any thread starts, so that only the descriptor receives it.
     let signals = SigSet::from(Signal::SIGTERM);
     signals.thread_block().context("cannot block SIGTERM")?;
     let stop = SignalFd::new(&signals).context("cannot wait for SIGTERM")?;

@@ -1,4 +1,4 @@
-//! What is looked for, and the report of what was found.
+//! The search for words, and its report.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,12 +9,12 @@ use anyhow::{Context, Result};
 use memchr::memmem;
 use protocol::grant::PAGE_SIZE;
 
-/// A search through the memory of guests.
+/// A search through the memory of guests, which threads share.
 pub(crate) struct Search(Mutex<State>);
 
 struct State {
     report: File,
-    /// Not found yet.
+    /// The words that were not found yet.
     words: Vec<String>,
     bytes: u64,
     /// The first failure to write the report.
@@ -22,18 +22,19 @@ struct State {
 }
 
 impl Search {
-    /// Looks for `words`, and writes a new report.
+    /// Starts a search for `words`, with a new report.
     pub(crate) fn new(report: &Path, words: &[String]) -> io::Result<Self> {
         let report = File::create(report)?;
         Ok(Self(Mutex::new(State { report, words: words.to_vec(), bytes: 0, failure: None })))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Poisoned by a device's thread: the state is whole after every step.
+        // A panic of a device's thread may have poisoned the lock; the state is consistent after
+        // every step.
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Looks through whole pages of a guest.
+    /// Searches whole pages of a guest.
     pub(crate) fn look(&self, pages: &[u8]) {
         let mut state = self.lock();
         let State { report, words, bytes, failure } = &mut *state;
@@ -47,11 +48,11 @@ impl Search {
         });
     }
 
-    /// Ends the report.
+    /// Writes the last line of the report; fails if an earlier write failed.
     pub(crate) fn finish(&self) -> Result<()> {
         let mut state = self.lock();
         if let Some(error) = state.failure.take() {
-            return Err(error).context("a find could not be reported");
+            return Err(error).context("cannot write a found word to the report");
         }
         let pages = state.bytes / PAGE_SIZE;
         Ok(writeln!(state.report, "looked through {pages} pages")?)
@@ -63,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_is_reported_once_wherever_it_stands() {
+    fn word_is_reported_once_at_any_offset() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("report");
         let words = ["secret", "other"].map(str::to_owned);

@@ -1,6 +1,6 @@
-//! `user-driver`: drives a disk from a process that has no privilege, without a kernel module: what
-//! vfio's users do with a device on a machine with an IOMMU. All that it can expose are pages that
-//! it granted. It is linked statically: guests have no libraries for it.
+//! `user-driver`: drives a disk from an unprivileged process without a kernel module, as programs
+//! do with vfio on a machine with an IOMMU. It can expose only pages that it granted. It is linked
+//! statically, because guests have no libraries for it.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};
@@ -11,15 +11,16 @@ use clap::{Parser, Subcommand};
 use userspace::{Frontend, GrantHal, XenTransport};
 use virtio_drivers::device::blk::{SECTOR_SIZE, VirtIOBlk};
 
-/// Pages that the disk is granted, whatever it serves.
+/// Number of pages in the pool that the program grants.
 const POOL: u16 = 64;
-/// Sectors in a request: as many as leave the pool room for queues.
+/// Number of sectors in a request. A larger one would leave too little space for queues in the
+/// pool.
 const BATCH: usize = 64;
 
 /// Reads or writes a whole disk from userspace.
 #[derive(Debug, Parser)]
 struct CommandLine {
-    /// The frontend's directory, as in device/virtio_disk/51712. No other driver may have it.
+    /// The frontend's directory, for example device/virtio_disk/51712. No other driver may use it.
     device: String,
     #[command(subcommand)]
     action: Action,
@@ -29,7 +30,7 @@ struct CommandLine {
 enum Action {
     /// Copies the disk to standard output.
     Read,
-    /// Copies standard input, whole sectors, to the disk from its start.
+    /// Copies standard input, which must be whole sectors, to the start of the disk.
     Write,
 }
 
@@ -50,7 +51,8 @@ fn run(CommandLine { device, action }: &CommandLine) -> Result<()> {
     let frontend = Frontend::open(device).with_context(|| format!("cannot connect {device}"))?;
     GrantHal::init(frontend.backend(), POOL).context("cannot grant pages")?;
     let transport = XenTransport::new(frontend)?;
-    let mut disk = Disk::new(transport).map_err(|error| anyhow!("the disk: {error}"))?;
+    let mut disk =
+        Disk::new(transport).map_err(|error| anyhow!("cannot start the disk: {error}"))?;
     match action {
         Action::Read => read(&mut disk),
         Action::Write => write(&mut disk),
@@ -62,8 +64,10 @@ fn read(disk: &mut Disk) -> Result<()> {
     let sectors = usize::try_from(disk.capacity())?;
     for first in (0..sectors).step_by(BATCH) {
         let count = BATCH.min(sectors - first);
-        let part = buffer.get_mut(..count * SECTOR_SIZE).context("a batch fits")?;
-        disk.read_blocks(first, part).map_err(|error| anyhow!("sector {first}: {error}"))?;
+        let part =
+            buffer.get_mut(..count * SECTOR_SIZE).context("a batch is longer than the buffer")?;
+        disk.read_blocks(first, part)
+            .map_err(|error| anyhow!("cannot read {count} sectors at {first}: {error}"))?;
         output.write_all(part).context("cannot write to standard output")?;
     }
     Ok(())
@@ -74,7 +78,8 @@ fn write(disk: &mut Disk) -> Result<()> {
     io::stdin().lock().read_to_end(&mut data).context("cannot read standard input")?;
     for (batch, part) in data.chunks(BATCH * SECTOR_SIZE).enumerate() {
         let first = batch * BATCH;
-        disk.write_blocks(first, part).map_err(|error| anyhow!("sector {first}: {error}"))?;
+        disk.write_blocks(first, part)
+            .map_err(|error| anyhow!("cannot write the sectors at {first}: {error}"))?;
     }
-    disk.flush().map_err(|error| anyhow!("the disk keeps nothing: {error}"))
+    disk.flush().map_err(|error| anyhow!("cannot flush the disk: {error}"))
 }

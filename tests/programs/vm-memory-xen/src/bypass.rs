@@ -1,5 +1,5 @@
-//! Type (a): virtio as it was before VIRTIO_F_ACCESS_PLATFORM. The device is not behind the
-//! platform's mechanism, whatever platform it is.
+//! Type (a): virtio before VIRTIO_F_ACCESS_PLATFORM. The device bypasses the platform's mechanism
+//! on every platform.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::foreign::Foreign;
 use crate::handles::Open;
 use crate::region::RegionPages;
 
-/// All addresses are raw.
+/// A platform on which all addresses are raw.
 pub(crate) struct Bypass(Foreign);
 
 impl Open for Bypass {
@@ -40,7 +40,10 @@ impl AccessPlatform for Bypass {
     }
 }
 
-/// The frames that a raw address means: whether the guest has them is the hypervisor's to say.
+/// Decodes a raw address to the guest's frames. The hypervisor decides whether they exist.
+///
+/// # Errors
+/// [`AddressFault::Outside`] if the range is empty or too long.
 pub(crate) fn raw(address: u64, length: u64) -> Result<PageRange, AddressFault> {
     let outside = AddressFault::Outside { address, length };
     address.checked_add(length).filter(|_| length > 0).ok_or(outside)?;
@@ -54,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_raw_address_is_a_frame_and_an_offset() {
+    fn raw_address_decodes_to_frame_and_offset() {
         let range = raw(0x5fff, 2).unwrap();
         assert_eq!((range.first, range.pages, range.offset), (PageNumber(5), 2, 0xfff));
         assert!(raw(0x5000, 0).is_err());

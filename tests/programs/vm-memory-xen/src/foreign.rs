@@ -1,8 +1,8 @@
-//! A guest's memory by its frames: vm-memory's foreign mapping.
+//! Access to a guest's memory by frame numbers: vm-memory's foreign mapping.
 //!
-//! vm-memory has the hypervisor's answer for each frame, and does not look at it: the first access
-//! to a page that was refused then ends the process (SIGBUS). So the hypervisor is asked for each
-//! frame before.
+//! vm-memory gets the hypervisor's result for each frame, but does not check it; the first access
+//! to a refused page then ends the process with SIGBUS. So this module asks the hypervisor about
+//! each frame first.
 
 use std::io;
 
@@ -13,7 +13,7 @@ use xen_virtiod::dma::PageNumber;
 
 use crate::region::{Mechanism, RegionPages, Regions, refused};
 
-/// All of one guest's memory, as far as the hypervisor lets this domain map it.
+/// The memory of one guest, as far as the hypervisor allows this domain to map it.
 pub(crate) struct Foreign {
     guest: DomId,
     regions: Regions,
@@ -27,10 +27,10 @@ impl Foreign {
         Ok(Self { guest, regions, privcmd })
     }
 
-    /// Maps frames that follow one another.
+    /// Maps consecutive frames.
     ///
     /// # Errors
-    /// As [`Regions::map`].
+    /// [`MapError::Refused`] if the hypervisor refuses a frame; else as [`Regions::map`].
     pub(crate) fn map(
         &self,
         frames: &[PageNumber],
@@ -41,7 +41,7 @@ impl Foreign {
         self.regions.map(frames, access)
     }
 
-    /// A copy of one page.
+    /// Copies one page.
     ///
     /// # Errors
     /// As [`Foreign::map`].
@@ -54,7 +54,7 @@ impl Foreign {
         Ok(page)
     }
 
-    /// Has the hypervisor say whether this domain may map a frame.
+    /// Asks the hypervisor whether this domain may map a frame.
     fn ask(&self, frame: PageNumber) -> io::Result<()> {
         match self.privcmd.read_page(self.guest.0, frame.0) {
             Ok(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! The handles to Xen, but for the one to the guest's memory.
+//! xen-virtiod's Xen handles, with another platform for the guest's memory.
 
 use std::io;
 use std::marker::PhantomData;
@@ -7,16 +7,16 @@ use xen::{DevXen, DomId, Evtchn, Gntdev, StoreError, Xen, XenStoreConnection};
 use xen_virtiod::dma::AccessPlatform;
 use xen_virtiod::domain::Domain;
 
-/// A platform, opened for one guest.
+/// A platform that can be opened for one guest.
 pub(crate) trait Open: AccessPlatform + Sized {
-    /// How a device of `guest`'s reaches its memory.
+    /// Opens the platform through which devices reach the memory of `guest`.
     ///
     /// # Errors
-    /// A device of Linux's could not be opened.
+    /// The error of a device in `/dev/xen` that cannot be opened.
     fn open(guest: DomId) -> io::Result<Self>;
 }
 
-/// xen-virtiod's handles, and behind them the platform `P`.
+/// xen-virtiod's handles, with the platform `P`.
 pub(crate) struct Handles<P>(PhantomData<fn() -> P>);
 
 impl<P> Handles<P> {

@@ -1,7 +1,8 @@
-//! `vm-memory-xen`: a backend of another type than xen-virtiod. It serves devices by the same
-//! library, but for how a device reaches the guest's memory: by what vm-memory has for Xen.
-//! Scenarios use it to show what foreign mapping, by frame numbers, needs, to whom the hypervisor
-//! refuses it, and what else it reaches; measurements, to have something to compare with.
+//! `vm-memory-xen`: a backend of another host type than xen-virtiod. It serves devices with the
+//! same library, but its devices reach the guest's memory through vm-memory's mappings for Xen.
+//! Scenarios use it to show which privilege foreign mapping by frame numbers needs, which domains
+//! the hypervisor refuses it to, and which other memory it reaches. Measurements compare
+//! xen-virtiod with it.
 #![deny(unsafe_code)]
 
 mod bypass;
@@ -33,25 +34,25 @@ use crate::handles::Handles;
 use crate::map_per_access::MapPerAccess;
 use crate::permissive::Permissive;
 
-/// Serves devices as xen-virtiod does, until SIGTERM, but reaches memory otherwise.
+/// Serves devices like xen-virtiod, until SIGTERM, but reaches guests' memory as another host type.
 #[derive(Debug, Parser)]
 struct CommandLine {
     /// The type of virtio host.
     host: HostType,
 
-    /// A FIFO. For each line `DOMID FRAME FILE` that is written to it, that page of that domain is
-    /// written to the file, or a line `refused: WHY`.
+    /// A FIFO. For each line `DOMID FRAME FILE` from it, the program writes that page of that
+    /// domain to the file, or a line `refused: REASON`.
     peek: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum HostType {
-    /// Type (a): knows of no platform's mechanism. An address is the guest's own, raw.
+    /// Type (a): uses no platform mechanism. All addresses are the guest's own, raw.
     Bypass,
-    /// Type (c): by grants for a driver that accepts VIRTIO_F_ACCESS_PLATFORM, else as the driver
-    /// likes: an address that is no grant is raw.
+    /// Type (c): uses only grants if the driver accepts VIRTIO_F_ACCESS_PLATFORM. Otherwise the
+    /// driver chooses: an address that is no grant is raw.
     Permissive,
-    /// Type (b): by grants, each buffer mapped when it is accessed.
+    /// Type (b): uses only grants, and maps each buffer when it accesses it.
     MapPerAccess,
 }
 
@@ -73,7 +74,7 @@ fn main() -> ExitCode {
 
 fn serve(xen: impl Domain, peek: Option<PathBuf>) -> Result<()> {
     tracing_subscriber::fmt().with_ansi(false).with_target(false).init();
-    // Blocked before any thread starts, so that it reaches the descriptor and nothing else.
+    // Block SIGTERM before any thread starts, so that only the descriptor receives it.
     let signals = SigSet::from(Signal::SIGTERM);
     signals.thread_block().context("cannot block SIGTERM")?;
     let stop = SignalFd::new(&signals).context("cannot wait for SIGTERM")?;

@@ -1,8 +1,8 @@
-//! Type (b), as backends are built that have grants from vm-memory: each buffer is mapped when it
-//! is accessed, by itself, and unmapped before its request is given back.
+//! Type (b), as backends with vm-memory's grant mappings implement it: the backend maps each buffer
+//! by itself when it accesses it, and unmaps it before it returns the request.
 //!
-//! It is spared what such backends pay beside: to map the rings, too, for each entry that they look
-//! at.
+//! Such backends also map the rings for each entry that they read. This one does not, and so does
+//! not pay for that.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use xen_virtiod::dma::{AccessPlatform, AddressFault, Location, PageNumber, PageR
 use crate::handles::Open;
 use crate::region::{Mechanism, RegionPages, Regions};
 
-/// What one guest granted. There is no pool.
+/// The grants of one guest, without a pool.
 pub(crate) struct MapPerAccess(Regions);
 
 impl Open for MapPerAccess {
@@ -32,8 +32,8 @@ impl AccessPlatform for MapPerAccess {
         Ok(Location::Pages(PageRange { address, first, pages, offset: start.offset(), length }))
     }
 
-    /// Of a batch, vm-memory maps nothing, unless its references happen to follow one another: its
-    /// buffers are mapped each for itself, when they are accessed.
+    /// Refuses a batch unless its references happen to be consecutive, because vm-memory cannot map
+    /// others together. The caller then maps each buffer when it accesses it.
     fn map(&self, pages: &[PageNumber], access: Access) -> Result<RegionPages, MapError> {
         self.0.map(pages, access)
     }

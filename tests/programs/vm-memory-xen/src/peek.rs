@@ -1,5 +1,5 @@
-//! What the backend reaches beside what its devices are asked to: any page of any guest, for
-//! whoever asks.
+//! Reads any page of any guest on request, which shows that the backend reaches more memory than
+//! its devices need.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
@@ -11,17 +11,17 @@ use xen_virtiod::dma::PageNumber;
 
 use crate::foreign::Foreign;
 
-/// Answers the lines that are written to `fifo`, as long as the process lives.
+/// Answers lines from `fifo` until the process ends or the FIFO fails.
 pub(crate) fn answer(fifo: &Path) {
     loop {
         if let Err(error) = answer_writer(fifo) {
-            tracing::error!("{}: {error}", fifo.display());
+            tracing::error!("cannot read {}, peeks end: {error}", fifo.display());
             return;
         }
     }
 }
 
-/// Answers one writer, up to its end.
+/// Answers the lines of one writer, until it closes the FIFO.
 fn answer_writer(fifo: &Path) -> io::Result<()> {
     for line in BufReader::new(File::open(fifo)?).lines() {
         if let Err(error) = answer_line(&line?) {
@@ -33,7 +33,8 @@ fn answer_writer(fifo: &Path) -> io::Result<()> {
 
 fn answer_line(line: &str) -> Result<()> {
     let mut words = line.split(' ');
-    let mut word = || words.next().with_context(|| format!("not DOMID FRAME FILE: {line}"));
+    let mut word =
+        || words.next().with_context(|| format!("the line {line:?} is not DOMID FRAME FILE"));
     let (domid, frame, file) = (word()?.parse()?, word()?.parse()?, word()?);
     let answer = match Foreign::open(DomId(domid))?.read_page(PageNumber(frame)) {
         Ok(page) => page,

@@ -1,7 +1,7 @@
-//! Type (c): the platform's mechanism is used if the driver asks for it.
+//! Type (c): the device uses the platform's mechanism if the driver asks for it.
 //!
-//! For one that does not ask, addresses are taken as QEMU's machines for Xen take them, where both
-//! kinds lie in one address space: with bit 63 set they are grants, else the guest's own.
+//! For other drivers it decodes addresses as QEMU's machines for Xen do, where both kinds are in
+//! one address space: an address with bit 63 set is a grant, any other one is the guest's own.
 
 use std::io;
 
@@ -17,15 +17,15 @@ use crate::foreign::Foreign;
 use crate::handles::Open;
 use crate::region::{RegionPages, refused};
 
-/// Added to the number of a page that was named by a raw address. No grant reference and no frame
-/// of a machine is as large.
+/// Marks the number of a page with a raw address. No grant reference and no frame number of a
+/// machine is as large.
 const RAW: u64 = 1 << 62;
 
-/// The driver's choice.
+/// A platform that the driver chooses.
 pub(crate) struct Permissive {
     grants: GrantPlatform<Gntdev>,
     foreign: Foreign,
-    /// The driver did not ask for the platform's mechanism.
+    /// Whether the driver did not accept VIRTIO_F_ACCESS_PLATFORM.
     bypassed: bool,
 }
 
@@ -56,7 +56,7 @@ impl AccessPlatform for Permissive {
         match frames.len() {
             0 => self.grants.map(pages, access).map(Pages::Granted),
             all if all == pages.len() => self.foreign.map(&frames, access).map(Pages::Foreign),
-            // A batch that has both is mapped in parts, when each is accessed.
+            // The caller maps the buffers of a batch with both kinds when it accesses each of them.
             _ => Err(refused(pages, access, io::Error::other("grants and frames together"))),
         }
     }
@@ -71,11 +71,11 @@ impl AccessPlatform for Permissive {
     }
 }
 
-/// Mapped one way or the other.
+/// Mapped pages of either kind.
 pub(crate) enum Pages {
-    /// As granted.
+    /// Mapped by grant references.
     Granted(GntdevPages),
-    /// As frames.
+    /// Mapped by frame numbers.
     Foreign(RegionPages),
 }
 

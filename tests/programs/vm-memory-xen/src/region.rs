@@ -1,4 +1,4 @@
-//! Pages of a guest, mapped by vm-memory.
+//! Pages of a guest that vm-memory maps.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,16 +12,16 @@ use xen::mapped::MappedRange;
 use xen::{Access, DomId, MapError};
 use xen_virtiod::dma::PageNumber;
 
-/// How vm-memory maps.
+/// The mechanism with which vm-memory maps pages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mechanism {
-    /// Frames.
+    /// By frame numbers, through `/dev/xen/privcmd`.
     Foreign,
-    /// Grant references.
+    /// By grant references, through `/dev/xen/gntdev`.
     Grant,
 }
 
-/// The handle by which vm-memory maps one guest's pages.
+/// The handle through which vm-memory maps one guest's pages.
 pub(crate) struct Regions {
     guest: DomId,
     file: Arc<File>,
@@ -40,10 +40,10 @@ impl Regions {
         Ok(Self { guest, file: Arc::new(file), mechanism })
     }
 
-    /// Maps pages that follow one another, the only ones that vm-memory maps together.
+    /// Maps consecutive pages; vm-memory can map no others together.
     ///
     /// # Errors
-    /// [`MapError::Refused`], also for pages that do not follow one another.
+    /// [`MapError::Refused`], also for pages that are not consecutive.
     pub(crate) fn map(
         &self,
         pages: &[PageNumber],
@@ -55,13 +55,14 @@ impl Regions {
     fn try_map(&self, pages: &[PageNumber], access: Access) -> io::Result<RegionPages> {
         let [first, ..] = pages else { return Err(io::ErrorKind::InvalidInput.into()) };
         if !(first.0..).zip(pages).all(|(expected, page)| expected == page.0) {
-            return Err(io::Error::other("pages that do not follow one another"));
+            return Err(io::Error::other("the pages are not consecutive"));
         }
         let region = self.region(*first, pages.len(), access).map_err(io::Error::other)?;
         let address = NonNull::new(region.as_ptr()).ok_or(io::ErrorKind::InvalidData)?;
-        // SAFETY: vm-memory mapped that many whole pages there, page aligned and with that access,
-        // and unmaps them when the region is dropped, which lies beside the range in RegionPages.
-        // Nothing else refers to them.
+        // SAFETY: range, alignment and access: vm-memory mapped that many whole pages at the page
+        // aligned address, with that access. Lifetime: it unmaps them when the region is dropped,
+        // which RegionPages owns together with the range. Aliasing: nothing else in this process
+        // refers to them.
         let range = unsafe { MappedRange::new(address, region.size(), access) };
         Ok(RegionPages { range, _region: region })
     }
@@ -92,17 +93,17 @@ impl Regions {
     }
 }
 
-/// Frames, too, are named as if they were grants, for want of another word: the source says what
-/// they are.
+/// Creates the error for pages that cannot be mapped. [`MapError`] has no field for frame numbers,
+/// so that they are in the field for references; the source names them.
 pub(crate) fn refused(pages: &[PageNumber], access: Access, source: io::Error) -> MapError {
     let first = GrantRef(pages.first().map_or(0, |page| page.0 as u32));
     MapError::Refused { first, count: pages.len(), access, source }
 }
 
-/// Pages that are mapped.
+/// Mapped pages.
 pub(crate) struct RegionPages {
     range: MappedRange,
-    /// Unmaps them.
+    /// Its drop unmaps the pages.
     _region: MmapRegion,
 }
 
