@@ -172,9 +172,9 @@ impl Transport {
         Ok(())
     }
 
-    /// Notifies the device in band that a queue has available buffers [5.10]; returns whether the
-    /// caller must signal the event channel. If the page is full, [`Transport::receive`] sends the
-    /// event once the device has freed a slot; it sends one for each queue [4.5].
+    /// Notifies the device in band that a queue has available buffers [5.6, 5.10]; returns whether
+    /// the caller must signal the event channel. If the page is full, [`Transport::receive`] sends
+    /// the event once the device has freed a slot; it sends one for each queue [4.5].
     ///
     /// # Errors
     /// [`SendError::NoSuchQueue`] and [`SendError::Broken`].

@@ -26,7 +26,7 @@
 #![deny(unsafe_code)]
 
 mod frontend;
-#[allow(unsafe_code, reason = "virtio-drivers hands over pointers")]
+#[allow(unsafe_code, reason = "virtio-drivers passes pointers")]
 mod grants;
 mod messages;
 mod pool;

@@ -116,16 +116,16 @@ impl Model {
     fn take(&mut self, length: u64, processor: u32) {
         let chunks = self.pool.chunks();
         match self.pool.take(length, processor) {
-            Ok(place) => {
-                assert!(place.chunk < chunks, "the chunk is not open");
-                let start = place.address();
-                let end = start + u64::from(place.count * place.unit.bytes());
+            Ok(location) => {
+                assert!(location.chunk < chunks, "the chunk is not open");
+                let start = location.address();
+                let end = start + u64::from(location.count * location.unit.bytes());
                 assert!(end - start >= length);
                 let before = self.taken.range(..end).next_back();
                 assert!(before.is_none_or(|(_, (ended, _))| *ended <= start), "taken twice");
-                self.taken.insert(start, (end, place));
+                self.taken.insert(start, (end, location));
                 let found = find(start, length).expect("taken space is found");
-                assert_eq!((found.chunk, found.first), (place.chunk, place.first));
+                assert_eq!((found.chunk, found.first), (location.chunk, location.first));
             }
             Err(TakeError::Unfit) => assert!(length == 0 || length > MAX_POOLED_BYTES),
             Err(TakeError::Exhausted) => {}
@@ -135,10 +135,10 @@ impl Model {
 
     fn give_back(&mut self, which: u8) {
         let nth = usize::from(which) % self.taken.len().max(1);
-        let Some((start, (_, place))) = self.taken.iter().nth(nth).map(|(s, e)| (*s, *e)) else {
+        let Some((start, (_, location))) = self.taken.iter().nth(nth).map(|(s, e)| (*s, *e)) else {
             return;
         };
-        self.pool.give_back(place).expect("it was taken");
+        self.pool.give_back(location).expect("it was taken");
         self.taken.remove(&start);
         self.check();
     }
@@ -146,15 +146,15 @@ impl Model {
     /// Returns space to the pool, which must refuse it unless all of it is taken, as one range or
     /// as several.
     fn give_back_any(&mut self, address: u64, length: u64) {
-        let Some(place) = find(address, length) else { return };
-        let start = PoolLocation { offset: 0, ..place }.address();
-        let end = start + u64::from(place.count * place.unit.bytes());
+        let Some(location) = find(address, length) else { return };
+        let start = PoolLocation { offset: 0, ..location }.address();
+        let end = start + u64::from(location.count * location.unit.bytes());
         let whole = self.taken.get(&start).is_some_and(|(ended, _)| *ended == end);
         if whole {
-            self.pool.give_back(place).expect("it was taken");
+            self.pool.give_back(location).expect("it was taken");
             self.taken.remove(&start);
         } else if !self.covers(start, end) {
-            self.pool.give_back(place).expect_err("not all of it was taken");
+            self.pool.give_back(location).expect_err("not all of it was taken");
         }
         self.check();
     }

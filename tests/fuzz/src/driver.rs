@@ -168,7 +168,7 @@ impl Pair {
                 | Received::Used { .. } => {}
             }
         }
-        panic!("more messages than there are slots");
+        panic!("the page returned more messages than it has slots");
     }
 
     fn take_answer(&mut self) {

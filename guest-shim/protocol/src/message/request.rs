@@ -110,7 +110,8 @@ pub enum Request<'a> {
         /// Number of bytes.
         size: u32,
     },
-    /// Write a range of the configuration space. The generation is 0 in the baseline profile [6.6].
+    /// Write a range of the configuration space. The generation is 0 in the baseline profile
+    /// [2.11, 6.6].
     SetConfig(ConfigData<'a>),
     /// Get the status byte.
     GetDeviceStatus,
@@ -135,7 +136,8 @@ pub enum Request<'a> {
     },
     /// Bus message: request a response with the same number [5.9].
     Ping(u32),
-    /// Bus message of this binding: add pages to the pool, which the device keeps mapped [5.8].
+    /// Bus message of this binding: add pages to the pool, which the device keeps mapped
+    /// [3.10, 5.8].
     SharePages {
         /// Pool number of the first page.
         first: PoolPage,

@@ -106,7 +106,7 @@ pub enum Response<'a> {
         /// The device's decision.
         outcome: BindOutcome,
     },
-    /// Bus message of this binding: whether the device added the pages to the pool [5.8].
+    /// Bus message of this binding: whether the device added the pages to the pool [3.10, 5.8].
     SharePages {
         /// Pool number of the first page.
         first: PoolPage,

@@ -11,7 +11,7 @@ mod handles;
 mod map_per_access;
 mod peek;
 mod permissive;
-#[allow(unsafe_code, reason = "vm-memory hands over a pointer to what it mapped")]
+#[allow(unsafe_code, reason = "vm-memory returns a pointer to its mapping")]
 mod region;
 
 use std::path::{Path, PathBuf};
