@@ -16,8 +16,8 @@ use crate::messages::{MessageError, status_of};
 use xen::Causes;
 
 /// A device on the Xen bus. If an operation fails that cannot return an error in virtio-drivers,
-/// the transport logs the failure and reports DEVICE_NEEDS_RESET as the device's status until the
-/// next reset.
+/// the transport logs the failure. A failed query returns 0 or `false`; after any other failure the
+/// device's status has DEVICE_NEEDS_RESET until the next reset.
 pub struct XenTransport {
     frontend: RefCell<Frontend>,
     device_type: DeviceType,
