@@ -29,7 +29,7 @@ pub struct Generations {
 
 impl Generations {
     /// Records the generation that a check found. `now` is in milliseconds, from a monotonic clock.
-    pub fn look(&mut self, generation: u32, now: u64) -> Reading {
+    pub fn observe(&mut self, generation: u32, now: u64) -> Reading {
         if generation == self.last {
             self.changing = 0;
             return Reading::GoOn;
@@ -73,14 +73,14 @@ mod tests {
     fn spec_6_6_constant_generation_may_be_checked_without_limit() {
         let mut seen = Generations::default();
         for now in (0..100 * CHANGING_LIMIT).step_by(1000) {
-            assert_eq!(seen.look(5, now), Reading::GoOn);
+            assert_eq!(seen.observe(5, now), Reading::GoOn);
         }
     }
 
     #[test]
     fn spec_6_6_generation_that_differs_at_every_check_is_given_up_after_the_limit() {
         let mut seen = Generations::default();
-        let mut look = |generation, now| seen.look(generation, now);
+        let mut look = |generation, now| seen.observe(generation, now);
         for now in 0..CHANGING_LIMIT {
             assert_eq!(look(now as u32 + 1, 7 + now), Reading::GoOn, "after {now} ms");
         }
@@ -90,9 +90,9 @@ mod tests {
     #[test]
     fn spec_6_6_alternating_generation_is_given_up() {
         let mut seen = Generations::default();
-        assert_eq!(seen.look(1, 0), Reading::GoOn);
-        assert_eq!(seen.look(2, CHANGING_LIMIT / 2), Reading::GoOn);
-        assert_eq!(seen.look(1, CHANGING_LIMIT), Reading::GiveUp);
+        assert_eq!(seen.observe(1, 0), Reading::GoOn);
+        assert_eq!(seen.observe(2, CHANGING_LIMIT / 2), Reading::GoOn);
+        assert_eq!(seen.observe(1, CHANGING_LIMIT), Reading::GiveUp);
     }
 
     /// A read of the configuration ends when two checks find the same generation.
@@ -101,8 +101,8 @@ mod tests {
         let mut seen = Generations::default();
         for change in 1..1000 {
             let now = u64::from(change) * CHANGING_LIMIT;
-            assert_eq!(seen.look(change, now), Reading::GoOn);
-            assert_eq!(seen.look(change, now + 1), Reading::GoOn);
+            assert_eq!(seen.observe(change, now), Reading::GoOn);
+            assert_eq!(seen.observe(change, now + 1), Reading::GoOn);
         }
     }
 

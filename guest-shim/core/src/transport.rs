@@ -198,7 +198,7 @@ impl Transport {
         match self.from_device.pop(page, self.max_size, &mut self.inbox) {
             Ok(Popped::Message { size }) => self.accept(size),
             Ok(Popped::Malformed { .. }) => self.drop_malformed(),
-            Ok(Popped::Empty) => self.settle(page),
+            Ok(Popped::Empty) => self.end_drain(page),
             Err(_) => self.fail(),
         }
     }
@@ -292,7 +292,7 @@ impl Transport {
     }
 
     /// Ends a drain of the page: sends delayed messages, and decides whether to signal the device.
-    fn settle(&mut self, page: &PageWords) -> Received {
+    fn end_drain(&mut self, page: &PageWords) -> Received {
         let mut signal = self.from_device.take_saw_full();
         if let Some(ping) = self.ping {
             match self.push_pong(page, ping) {

@@ -46,10 +46,10 @@ pub enum FrontendError {
     },
     /// The kernel did not grant the message page.
     #[error("cannot grant the message page; check access to /dev/xen/gntalloc")]
-    GrantHal(#[source] io::Error),
+    Grants(#[source] io::Error),
     /// `/dev/xen/evtchn` cannot be opened.
     #[error(transparent)]
-    Door(#[from] io::Error),
+    Handle(#[from] io::Error),
     /// An operation on an event channel failed.
     #[error(transparent)]
     Event(#[from] EventError),
@@ -87,9 +87,8 @@ impl Frontend {
         let negotiated = negotiated(&mut store, &backend)?;
         let features = transport_features(&mut store, &backend)?;
 
-        let page = Gntalloc::new(backend_id)
-            .share(1, Access::ReadWrite)
-            .map_err(FrontendError::GrantHal)?;
+        let page =
+            Gntalloc::new(backend_id).share(1, Access::ReadWrite).map_err(FrontendError::Grants)?;
         let mut events = Evtchn::open(backend_id)?;
         let port = events.allocate()?;
         let reference = page.references().first().map_or(0, |reference| reference.0);

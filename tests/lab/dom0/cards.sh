@@ -56,7 +56,7 @@ check_own_disk() {
     if xargs busybox unxz -c <modules >/dev/null && [ "$again" = "$sum" ]; then
         outcome="works, data right"
     fi
-    cell "$1" "$(type_of "$bit")" "QEMU virtio-blk-pci" "the machine, $(iommu_xen_drives)" Dom0 \
+    result "$1" "$(type_of "$bit")" "QEMU virtio-blk-pci" "the machine, $(iommu_xen_drives)" Dom0 \
         "$(words_of "$bit")" "$outcome" "bit 33 is $bit; $modules modules of Debian match their checksums; \
 4 MiB written with sha256 $(echo "$sum" | cut -c-12), read as $(echo "$again" | cut -c-12); \
 Xen $(xl info xen_version), $(xl info | grep '^virt_caps')"

@@ -4,7 +4,6 @@
 //! times on an emulated machine mean little, but the bench measures both sides of a ratio
 //! alternately in the same boot.
 
-pub(crate) mod bar;
 pub(crate) mod block;
 pub(crate) mod chart;
 pub(crate) mod counts;
@@ -18,4 +17,5 @@ pub(crate) mod report;
 pub(crate) mod sample;
 pub(crate) mod scale;
 pub(crate) mod summary;
+pub(crate) mod threshold;
 pub(crate) mod work;

@@ -28,8 +28,8 @@ mod signals;
 mod stat;
 mod store;
 mod stress;
+mod summary;
 mod table;
-mod tally;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -68,8 +68,8 @@ enum Command {
     /// compilers, end-to-end scenarios
     ///
     /// FILTER selects checks by part of their name: fmt, clippy, doc, lint/WHICH, unit,
-    /// fuzz/TARGET, compiler/WHICH, e2e/GUEST/SCENARIO. GUEST is pv, pvh or hvm, and SCENARIO is a folder of
-    /// tests/scenarios: `cargo lab test e2e/pv/` runs all scenarios with a PV guest, and
+    /// fuzz/TARGET, compiler/WHICH, e2e/GUEST/SCENARIO. GUEST is pv, pvh or hvm, and SCENARIO is a
+    /// folder of tests/scenarios: `cargo lab test e2e/pv/` runs all scenarios with a PV guest, and
     /// `cargo lab test files` runs one scenario with each kind of guest. Guests have Debian 13's
     /// kernel; with the kernel of another release, GUEST is pv-bookworm, pvh-sid and so on.
     /// Scenarios that need the same machine share one boot. target/lab/logs/test/GUEST/SCENARIO has

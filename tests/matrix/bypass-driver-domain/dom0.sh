@@ -6,7 +6,7 @@
 
 # row DMA OUTCOME EVIDENCE: writes a result of row 5.
 row() {
-    cell 5 a 'foreign mapping' 'driver domain' "$(echo "$GUEST" | tr a-z A-Z)" "$@"
+    result 5 a 'foreign mapping' 'driver domain' "$(echo "$GUEST" | tr a-z A-Z)" "$@"
 }
 
 make_initrd backend-initrd /lab/scenarios/bypass-driver-domain/backend.sh /lab/guest/vm-memory-xen.cpio

@@ -7,7 +7,7 @@
 
 # row DMA OUTCOME EVIDENCE: writes a result of row 4.
 row() {
-    cell 4 a 'foreign mapping' Dom0 "$(echo "$GUEST" | tr a-z A-Z)" "$@"
+    result 4 a 'foreign mapping' Dom0 "$(echo "$GUEST" | tr a-z A-Z)" "$@"
 }
 
 # peek FRAME: makes the backend read a page of the guest into the file page.

@@ -58,7 +58,7 @@ sum_written() {
 
 # card_cell OUTCOME EVIDENCE: writes a result about the card.
 card_cell() {
-    cell 10 "$(type_of "$bit")" "a card passed through: virtio-blk-pci" "the machine, $iommu" \
+    result 10 "$(type_of "$bit")" "a card passed through: virtio-blk-pci" "the machine, $iommu" \
         "$(echo "$GUEST" | tr a-z A-Z)" "$(words_of "$bit")" "$1" "bit 33 is $bit; $2"
 }
 

@@ -39,7 +39,7 @@ data() {
     busybox cmp -s read written || outcome='works, data read back is wrong'
     busybox cmp -s written after || outcome='works, data written is wrong'
     [ "$granted" = 0 ] || outcome="$outcome, by grants"
-    cell 6 a "QEMU virtio-blk-pci, iommu_platform=$1" 'device model in Dom0' HVM 'guest addresses' "$outcome" \
+    result 6 a "QEMU virtio-blk-pci, iommu_platform=$1" 'device model in Dom0' HVM 'guest addresses' "$outcome" \
         "guest: driver $(guest_said "$name" "driver-$1"), feature bit 33 is $(guest_said "$name" "bit-$1"); 1 MiB read: \
 sha256 $(head -c 8 found) there, $(head -c 8 "$1-before") in the image; 1 MiB written: $(head -c 8 written) there, \
 $(head -c 8 after) in the image; grants of the guest mapped: $granted; the device model (uid $uid) has \
@@ -82,6 +82,6 @@ address=$(grep -abo -e "$secret" memory | head -n 1 | cut -d : -f 1)
 outcome='secret not found'
 [ -z "$address" ] || outcome='secret read'
 [ "$granted" = 0 ] || outcome="$outcome, by grants"
-cell 6 a 'QEMU virtio-blk-pci' 'device model in Dom0' HVM 'memory that the guest shared with nobody' "$outcome" \
+result 6 a 'QEMU virtio-blk-pci' 'device model in Dom0' HVM 'memory that the guest shared with nobody' "$outcome" \
     "the guest holds $(echo "$secret" | head -c 8)… in a file in memory; in the $memory MiB that the device model read, it \
 stands at $([ -z "$address" ] || printf 'guest address 0x%x' "$address"); grants of the guest mapped: $granted"

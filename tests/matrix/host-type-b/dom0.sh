@@ -57,7 +57,7 @@ data() {
     busybox cmp -s found "first-$1" || outcome='works, data read is wrong'
     busybox cmp -s read written || outcome='works, data read back is wrong'
     busybox cmp -s written "data-$1" || outcome='works, data written is wrong'
-    cell 1 b xen-virtiod "$2" "$kind" grants "$outcome" \
+    result 1 b xen-virtiod "$2" "$kind" grants "$outcome" \
         "1 MiB read: sha256 $(short found) in the guest, $(short "first-$1") there; 1 MiB written: \
 $(short written), read back $(short read), $(short "data-$1") there; addresses $(counted "$1"); of /dev/xen \
 xen-virtiod has opened $(opened "$1")"
@@ -71,7 +71,7 @@ platform() {
     *'refuses features'*) outcome='FEATURES_OK not set' ;;
     esac
     [ -z "$(guest_said "$name" "platform-disk-$1")" ] || outcome="$outcome, there is a disk"
-    cell 3 b xen-virtiod "$2" "$kind" 'no ACCESS_PLATFORM' "$outcome" \
+    result 3 b xen-virtiod "$2" "$kind" 'no ACCESS_PLATFORM' "$outcome" \
         "guest: $said; xen-virtiod: $(logged "$1" 'FEATURES_OK refused')"
 }
 
@@ -91,7 +91,7 @@ raw() {
     else
         outcome="$outcome, next guest not served"
     fi
-    cell 2 b xen-virtiod "$2" "$kind" 'raw addresses' "$outcome" \
+    result 2 b xen-virtiod "$2" "$kind" 'raw addresses' "$outcome" \
         "guest: $said; xen-virtiod: $(logged "$1" 'needs reset: .*is not a grant'); \
 disk $disk; next guest read $(short found)"
 }

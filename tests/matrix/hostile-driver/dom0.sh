@@ -7,7 +7,7 @@
 
 # row HOST BACKEND DMA OUTCOME EVIDENCE: writes a result of row 7.
 row() {
-    cell 7 "$1" "$2" Dom0 "$(echo "$GUEST" | tr a-z A-Z)" "$3" "$4" "$5"
+    result 7 "$1" "$2" Dom0 "$(echo "$GUEST" | tr a-z A-Z)" "$3" "$4" "$5"
 }
 
 # judge HOST BACKEND DMA WORD: writes the result of an attempt, which the guest printed under WORD.

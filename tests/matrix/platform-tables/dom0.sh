@@ -37,7 +37,7 @@ usage() {
     *) outcome="addresses: $addresses" ;;
     esac
     said=$(tail -c "+$((logged + 1))" $daemon_log | sed -n "s/^.*\/$2\"}: \(grant_usage.*\)/\1/p")
-    cell 12 b xen-virtiod Dom0 PV "grants, grant_usage=$value" "$outcome" \
+    result 12 b xen-virtiod Dom0 PV "grants, grant_usage=$value" "$outcome" \
         "$(key "$backends/$2" grant_usage); read by domain $(readers grant_usage); addresses $addresses; sha256 \
 $(head -c 8 written) in the guest, $(head -c 8 there) in the image; xen-virtiod says ${said:-nothing of it}"
 }
@@ -50,7 +50,7 @@ trust() {
     1) outcome='the guest bounces' ;;
     *) outcome='not known' ;;
     esac
-    cell 12 b xen-virtiod Dom0 PV "grants, trusted=$(xenstore-read "$frontends/$2/trusted")" "$outcome" \
+    result 12 b xen-virtiod Dom0 PV "grants, trusted=$(xenstore-read "$frontends/$2/trusted")" "$outcome" \
         "$(key "$frontends/$2" trusted); read by domain $(readers trusted); the file bounce of the guest's device says \
 $(guest_said $name "bounces-first-$1")"
 }
@@ -83,11 +83,11 @@ outcome='not refused'
 case $(guest_said $name backend) in
 *EACCES) outcome='refused, EACCES' ;;
 esac
-cell 12 b xen-virtiod Dom0 PV 'the guest writes grant_usage' "$outcome" \
+result 12 b xen-virtiod Dom0 PV 'the guest writes grant_usage' "$outcome" \
     "the guest reads $(guest_said $name sees); it writes: $(guest_said $name backend); before $before; after $after"
 outcome=$(guest_said $name own)
 [ "$(guest_said $name bounces-first-1) $(guest_said $name bounces-then-1)" != '0 1' ] ||
     outcome="$outcome, the guest bounces"
-cell 12 b xen-virtiod Dom0 PV 'the guest writes trusted' "$outcome" \
+result 12 b xen-virtiod Dom0 PV 'the guest writes trusted' "$outcome" \
     "whom it trusts is its own to say; it writes: $(guest_said $name own); the file bounce of its device said \
 $(guest_said $name bounces-first-1), says $(guest_said $name bounces-then-1) when the driver has started again"

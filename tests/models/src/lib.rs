@@ -1,5 +1,12 @@
-//! Models of shared memory. Each function runs one model through every interleaving; it panics where
-//! an assertion fails in one of them.
+//! Models of shared memory. Each function runs one model through every interleaving; it panics
+//! where an assertion fails in one of them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a model panics to fail"
+)]
 
 use loom::sync::atomic;
 
@@ -25,8 +32,8 @@ use self::page::{
     Consumer, PageWords, Popped, Producer, PushError, QueueDirection, SLOT_SIZE, SLOTS,
 };
 
-/// Bounds the switches between threads that the processor forces, as loom's authors advise; voluntary
-/// ones are not bounded.
+/// Bounds the switches between threads that the processor forces, as loom's authors advise;
+/// voluntary ones are not bounded.
 const PREEMPTIONS: usize = 3;
 
 fn model(run: impl Fn() + Send + Sync + 'static) {
@@ -64,7 +71,8 @@ fn pop(consumer: &mut Consumer, page: &PageWords, expected: u16) {
     }
 }
 
-/// A message that the consumer sees is whole, and messages come in the order in which they were sent.
+/// A message that the consumer sees is whole, and messages come in the order in which they were
+/// sent.
 pub fn page_messages_arrive_whole_and_in_order() {
     model(|| {
         let page = page();
@@ -79,9 +87,10 @@ pub fn page_messages_arrive_whole_and_in_order() {
     });
 }
 
-/// A slot is written again only after the consumer has read the message in it. loom does not let a load see a later
-/// store, so a cell stands for the slot: the consumer reads it before it pops, the producer writes it after it has
-/// pushed into the same slot, and loom fails unless one happens before the other.
+/// A slot is written again only after the consumer has read the message in it. loom does not let a
+/// load see a later store, so a cell stands for the slot: the consumer reads it before it pops, the
+/// producer writes it after it has pushed into the same slot, and loom fails unless one happens
+/// before the other.
 pub fn page_slots_are_reused_after_they_were_read() {
     model(|| {
         let page = page();

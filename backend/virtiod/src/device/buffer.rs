@@ -106,7 +106,7 @@ impl<'r> Buffers<'r> {
         for part in self.parts() {
             let count = rest.len().min(part.buffer.length as usize);
             let (now, later) = rest.split_at_mut(count);
-            self.reach(memory, part, Permissions::Read)?.copy_to(now);
+            self.resolve(memory, part, Permissions::Read)?.copy_to(now);
             rest = later;
         }
         memory.copied(self.length());
@@ -121,7 +121,7 @@ impl<'r> Buffers<'r> {
         let mut rest = bytes;
         for part in self.parts() {
             let (now, later) = rest.split_at(rest.len().min(part.buffer.length as usize));
-            self.reach(memory, part, Permissions::Write)?.copy_from(now);
+            self.resolve(memory, part, Permissions::Write)?.copy_from(now);
             rest = later;
         }
         memory.copied((bytes.len() - rest.len()) as u64);
@@ -133,7 +133,7 @@ impl<'r> Buffers<'r> {
         self,
         memory: &'a M,
     ) -> impl Iterator<Item = Result<Readable<'a>, Fault>> + use<'a, 'r, M> {
-        self.parts().map(move |part| self.reach(memory, part, Permissions::Read).map(Readable))
+        self.parts().map(move |part| self.resolve(memory, part, Permissions::Read).map(Readable))
     }
 
     /// The buffers, for writing; an item is an error if its buffer cannot be reached.
@@ -141,10 +141,10 @@ impl<'r> Buffers<'r> {
         self,
         memory: &'a M,
     ) -> impl Iterator<Item = Result<Writable<'a>, Fault>> + use<'a, 'r, M> {
-        self.parts().map(move |part| self.reach(memory, part, Permissions::Write).map(Writable))
+        self.parts().map(move |part| self.resolve(memory, part, Permissions::Write).map(Writable))
     }
 
-    fn reach<'a, M: DeviceMemory>(
+    fn resolve<'a, M: DeviceMemory>(
         self,
         memory: &'a M,
         part: Part,

@@ -54,7 +54,7 @@ pub(crate) unsafe extern "C" fn shim_generation_look(
     now: u64,
 ) -> u32 {
     // SAFETY: valid, and used by nothing else during the call, by the function's contract.
-    let reading = unsafe { &mut *generations }.look(generation, now);
+    let reading = unsafe { &mut *generations }.observe(generation, now);
     (reading == Reading::GiveUp).into()
 }
 

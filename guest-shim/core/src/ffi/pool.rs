@@ -7,8 +7,8 @@ use crate::pool::{self, CHUNK_PAGES, Pool, PoolLocation, SLOTS, TakeError, Unit,
 
 const ENOSPC: c_int = -28;
 
-/// `struct shim_location`: the location of a buffer, or of a part of one, in the pool. The glue keeps
-/// a note for each unit of a chunk, which says where the unit's bytes come from.
+/// `struct shim_location`: the location of a buffer, or of a part of one, in the pool. The glue
+/// keeps a note for each unit of a chunk, which says where the unit's bytes come from.
 #[repr(C)]
 pub(crate) struct ShimLocation {
     address: u64,

@@ -16,7 +16,7 @@ use xen_sim::{Guest, GuestPage, GuestPort};
 use super::Kind;
 use super::scribbler::Scribbler;
 use super::setting::{GUEST, Setting};
-use super::steps::{Granted, Length, Place, Step, templates};
+use super::steps::{BufferPosition, Granted, Length, Step, templates};
 
 /// Number of the guest's pages: buffers, the pool, the message page and the rings.
 const PAGES: usize = 64;
@@ -285,7 +285,14 @@ impl<'s> HostileGuest<'s> {
         self.port.notify();
     }
 
-    fn ask_anything(&mut self, kind: u8, first: u32, second: u32, place: Place, bytes: &[u8]) {
+    fn ask_anything(
+        &mut self,
+        kind: u8,
+        first: u32,
+        second: u32,
+        place: BufferPosition,
+        bytes: &[u8],
+    ) {
         let address = self.address(place);
         let index = if first & 1 == 0 { first } else { first / 2 % 8 };
         let update = VqueueUpdate {
@@ -338,7 +345,7 @@ impl<'s> HostileGuest<'s> {
         }
     }
 
-    fn address(&self, place: Place) -> u64 {
+    fn address(&self, place: BufferPosition) -> u64 {
         place.address(&self.granted, |number, area| {
             let ring = self.rings.get(usize::from(number) % self.rings.len().max(1));
             let area = ring.map(|ring| ring.areas[usize::from(area % 3)]);
@@ -353,7 +360,7 @@ impl<'s> HostileGuest<'s> {
         ring: u8,
         template: u8,
         spoil: &[u8],
-        place: Place,
+        place: BufferPosition,
         length: Length,
         parts: u8,
     ) {
@@ -363,8 +370,8 @@ impl<'s> HostileGuest<'s> {
         // Each template has 128 bytes of its own in the first page of the buffers.
         let corner = u16::from(template % 16) * 128;
         self.guest.slice(self.buffers[0], corner.into(), header.len()).copy_from(&header);
-        let at = |offset| self.address(Place::ReadOnly { page: 0, offset });
-        let status = self.address(Place::Writable { page: 1, offset: corner });
+        let at = |offset| self.address(BufferPosition::ReadOnly { page: 0, offset });
+        let status = self.address(BufferPosition::Writable { page: 1, offset: corner });
         let data = self.address(place);
         let chain = [
             (at(corner), header.len() as u32, 0),

@@ -12,17 +12,24 @@ pub(super) enum Step<'a> {
     /// The guest sends arbitrary bytes as a message.
     Message(&'a [u8]),
     /// The guest sends a well-formed request with arbitrary numbers.
-    Ask { kind: u8, first: u32, second: u32, place: Place, bytes: &'a [u8] },
+    Ask { kind: u8, first: u32, second: u32, place: BufferPosition, bytes: &'a [u8] },
     /// The guest overwrites a word of the message page.
     Word { word: u16, value: u32 },
     /// The guest overwrites bytes in a buffer or a ring.
     Scribble { page: u8, offset: u16, bytes: &'a [u8] },
     /// The guest writes a descriptor.
-    Descriptor { ring: u8, index: u8, place: Place, length: Length, flags: u8, next: u8 },
+    Descriptor { ring: u8, index: u8, place: BufferPosition, length: Length, flags: u8, next: u8 },
     /// The guest makes a head available, and advances the index by `by`.
     Offer { ring: u8, head: u16, by: u8 },
     /// The guest makes a request as real drivers do, with a header that `spoil` changes.
-    Request { ring: u8, template: u8, spoil: &'a [u8], place: Place, length: Length, parts: u8 },
+    Request {
+        ring: u8,
+        template: u8,
+        spoil: &'a [u8],
+        place: BufferPosition,
+        length: Length,
+        parts: u8,
+    },
     /// The guest notifies a queue's doorbell `times` modulo 8 times.
     Doorbell { ring: u8, times: u8 },
     /// The guest notifies a queue in band; the queue may not exist.
@@ -53,7 +60,7 @@ pub(super) enum Step<'a> {
 
 /// The memory that the guest names in a descriptor or a message.
 #[derive(Arbitrary, Clone, Copy, Debug)]
-pub(super) enum Place {
+pub(super) enum BufferPosition {
     /// A page that is granted writable.
     Writable { page: u8, offset: u16 },
     /// A page that is granted read-only.
@@ -76,7 +83,7 @@ pub(super) struct Granted {
     pub(super) pages: u32,
 }
 
-impl Place {
+impl BufferPosition {
     /// The DMA address; `ring` returns the address of a ring's area.
     pub(super) fn address(self, granted: &Granted, ring: impl Fn(u8, u8) -> u64) -> u64 {
         let grant = |first: GrantRef, page: u8, offset: u16| {

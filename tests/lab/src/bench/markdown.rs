@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::bar;
 use super::report::{Comparison, Report, Server};
+use super::threshold;
 use super::work::{self, Unit};
 
 /// The introduction: how the bench measures, and the meaning of the columns. The recorded report
@@ -35,7 +35,7 @@ pub(crate) fn text(report: &Report) -> String {
         let _ = write_comparison(&mut text, comparison);
     }
     let _ = write_counts(&mut text, report);
-    let missed = bar::missed(report);
+    let missed = threshold::missed(report);
     if !missed.is_empty() {
         text.push_str("\n## What is not reached yet\n\n");
         missed.iter().for_each(|line| text.push_str(&format!("* {line}\n")));
@@ -70,7 +70,9 @@ fn write_comparison(text: &mut String, comparison: &Comparison) -> std::fmt::Res
             unit.show(rate.high),
             rate.rounds,
             ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
-            bar::least(&comparison.task, by).map(|least| least.to_string()).unwrap_or_default()
+            threshold::least(&comparison.task, by)
+                .map(|least| least.to_string())
+                .unwrap_or_default()
         )
     })
 }

@@ -51,7 +51,8 @@ pub(crate) fn bench(filters: &[String], extent: Extent, record: Record) -> Resul
     let last = last(&home)?;
     let lab = Lab::prepare("bench", &[], &progress)?;
     let files = files(&lab, &scenarios, extent, &progress)?;
-    let mut run = Run { machine: machine::host(&lab.fetched().tools)?, ..Run::default() };
+    let mut run =
+        BenchOptions { machine: machine::host(&lab.fetched().tools)?, ..BenchOptions::default() };
     e2e::run(&lab, &scenarios, &files, &progress, |outcome| run.take(&outcome));
     let comparisons = report::comparisons(&run.samples);
     let report = Report { machine: run.machine, comparisons, counts: run.counts };
@@ -71,14 +72,14 @@ pub(crate) fn bench(filters: &[String], extent: Extent, record: Record) -> Resul
 
 /// The results of a run.
 #[derive(Default)]
-struct Run {
+struct BenchOptions {
     machine: Vec<(String, String)>,
     samples: Vec<Sample>,
     counts: Vec<Counts>,
     failures: Vec<String>,
 }
 
-impl Run {
+impl BenchOptions {
     fn take(&mut self, outcome: &Outcome) {
         machine::add(&mut self.machine, &outcome.results);
         if let Err(error) = self.try_take(outcome) {

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use crate::dirs::Dirs;
 use crate::fuzz::{self, Fuzzer, Outcome, Sanitizer};
 use crate::progress::Progress;
-use crate::tally::Tally;
+use crate::summary::Summary;
 
 /// Whether a run adds new inputs to the corpus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub(crate) fn fuzz(
         name.unwrap_or_default()
     );
     let fuzzer = Fuzzer::build(&dirs, sanitizer, &dirs.fresh_logs("fuzz")?, &progress)?;
-    let mut tally = Tally::default();
+    let mut summary = Summary::default();
     for target in &targets {
         let step = progress.step(&format!("fuzz {target}"));
         let outcome = match files {
@@ -46,21 +46,21 @@ pub(crate) fn fuzz(
             files => fuzzer.try_again(target, files)?,
         };
         step.done();
-        report(&mut tally, target, outcome);
+        report(&mut summary, target, outcome);
         if keep == Keep::Yes {
             fuzzer.keep(target)?;
         }
     }
-    println!("{tally}");
-    Ok(i32::from(!tally.good()))
+    println!("{summary}");
+    Ok(i32::from(!summary.good()))
 }
 
 /// Counts the result of a target.
-pub(crate) fn report(tally: &mut Tally, target: &str, outcome: Outcome) {
+pub(crate) fn report(summary: &mut Summary, target: &str, outcome: Outcome) {
     match outcome {
         Outcome::Clean { executions } => {
-            tally.pass(&format!("fuzz/{target}: {executions} executions"), 1);
+            summary.pass(&format!("fuzz/{target}: {executions} executions"), 1);
         }
-        Outcome::Crashed(why) => tally.fail(&format!("fuzz/{target}"), &why),
+        Outcome::Crashed(why) => summary.fail(&format!("fuzz/{target}"), &why),
     }
 }

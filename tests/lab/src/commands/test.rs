@@ -25,7 +25,7 @@ use crate::lint::Project;
 use crate::progress::Progress;
 use crate::scenario::{self, Scenario};
 use crate::stress::{self, Stress};
-use crate::tally::Tally;
+use crate::summary::Summary;
 
 /// A check that consists of one call of cargo.
 struct Check {
@@ -89,27 +89,27 @@ pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i
     let progress = Progress::new();
     let dirs = Dirs::find()?;
     let logs = dirs.fresh_logs("checks")?;
-    let mut tally = Tally::default();
+    let mut summary = Summary::default();
     for check in CHECKS.iter().filter(|check| check.name.contains(filter)) {
         let Check { name, arguments, variables } = check;
         let cargo = || cargo(&dirs, name, arguments, variables, &logs, &progress);
         match progress.minutes().part(check.name, cargo) {
-            Ok(()) => tally.pass(check.name, 1),
-            Err(error) => tally.fail(check.name, &format!("{error:#}")),
+            Ok(()) => summary.pass(check.name, 1),
+            Err(error) => summary.fail(check.name, &format!("{error:#}")),
         }
     }
     let project = Project { dirs: &dirs, logs: &logs, progress: &progress };
-    lints::run(filter, &project, &mut tally);
+    lints::run(filter, &project, &mut summary);
     let stress = busyness.stress.map(Stress::start);
     for run in (0..busyness.runs).filter(|_| UNIT.contains(filter)) {
         let delays = stress.as_ref().map(|stress| stress.seed(run));
-        let unit = || unit(&dirs, delays, &logs, &progress, &mut tally);
+        let unit = || unit(&dirs, delays, &logs, &progress, &mut summary);
         progress.minutes().part(UNIT, unit);
     }
     if stress.is_none() {
-        let fuzz = || short_fuzz(&dirs, filter, extent.fuzz_time(), &logs, &progress, &mut tally);
+        let fuzz = || short_fuzz(&dirs, filter, extent.fuzz_time(), &logs, &progress, &mut summary);
         progress.minutes().part("fuzz", fuzz)?;
-        compilers(filter, &dirs, &logs, &progress, &mut tally);
+        compilers(filter, &dirs, &logs, &progress, &mut summary);
     }
     let times = if stress.is_some() { stress::PATIENCE } else { 1 };
     let (left, scenarios): (Vec<_>, Vec<_>) = scenario::all(&dirs.tests().join("scenarios"))?
@@ -123,17 +123,17 @@ pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i
         .map(|scenario| scenario.patient(times))
         .collect();
     for _ in (0..busyness.runs).filter(|_| !scenarios.is_empty()) {
-        end_to_end(scenarios.clone(), &progress, &mut tally);
+        end_to_end(scenarios.clone(), &progress, &mut summary);
     }
     if !left.is_empty() {
         let names: Vec<_> = left.iter().map(ToString::to_string).collect();
         println!("not run; `cargo lab soak` runs them: {}", names.join(", "));
     }
-    if tally.empty() {
-        tally.fail(filter, "no check has this in its name: see `cargo lab test --help`");
+    if summary.empty() {
+        summary.fail(filter, "no check has this in its name: see `cargo lab test --help`");
     }
-    println!("{}\n{tally}", progress.minutes());
-    Ok(i32::from(!tally.good()))
+    println!("{}\n{summary}", progress.minutes());
+    Ok(i32::from(!summary.good()))
 }
 
 fn name(scenario: &Scenario) -> String {
@@ -147,7 +147,7 @@ fn short_fuzz(
     time: Duration,
     logs: &Path,
     progress: &Progress,
-    tally: &mut Tally,
+    summary: &mut Summary,
 ) -> Result<()> {
     let mut targets = fuzz::targets(dirs)?;
     targets.retain(|target| format!("fuzz/{target}").contains(filter));
@@ -157,21 +157,21 @@ fn short_fuzz(
     let fuzzer = match Fuzzer::build(dirs, Sanitizer::None, logs, progress) {
         Ok(fuzzer) => fuzzer,
         Err(error) => {
-            tally.fail("fuzz", &format!("{error:#}"));
+            summary.fail("fuzz", &format!("{error:#}"));
             return Ok(());
         }
     };
     let step = progress.step("fuzz");
     for target in &targets {
         step.at(target);
-        super::fuzz::report(tally, target, fuzzer.run(target, time, Some(FUZZ_SEED))?);
+        super::fuzz::report(summary, target, fuzzer.run(target, time, Some(FUZZ_SEED))?);
     }
     step.done();
     Ok(())
 }
 
 /// Runs the unit tests. `delays` is the seed of the simulated hypervisor's random delays, if any.
-fn unit(dirs: &Dirs, delays: Option<u64>, logs: &Path, progress: &Progress, tally: &mut Tally) {
+fn unit(dirs: &Dirs, delays: Option<u64>, logs: &Path, progress: &Progress, summary: &mut Summary) {
     // Both calls of cargo append to the log, which must not have the results of an earlier run.
     let _ = fs::remove_file(logs.join("unit.log"));
     let all = ["test", "--workspace", "--no-fail-fast"];
@@ -185,41 +185,41 @@ fn unit(dirs: &Dirs, delays: Option<u64>, logs: &Path, progress: &Progress, tall
     let sum = Sum::of(&String::from_utf8_lossy(&output));
     let passed = sum.passed.len();
     if passed > 0 {
-        tally.pass(&format!("{UNIT}: {passed} tests"), passed);
+        summary.pass(&format!("{UNIT}: {passed} tests"), passed);
     }
     for name in &sum.skipped {
-        tally.skip(&format!("{UNIT}/{name}"));
+        summary.skip(&format!("{UNIT}/{name}"));
     }
     for name in &sum.failed {
         let log = logs.join("unit.log");
-        tally.fail(&format!("{UNIT}/{name}"), &format!("see {}", log.display()));
+        summary.fail(&format!("{UNIT}/{name}"), &format!("see {}", log.display()));
     }
     if let Err(error) = ran
         && sum.failed.is_empty()
     {
-        tally.fail(UNIT, &format!("{error:#}"));
+        summary.fail(UNIT, &format!("{error:#}"));
     }
 }
 
 /// Runs the compiler checks whose names contain `filter`.
-fn compilers(filter: &str, dirs: &Dirs, logs: &Path, progress: &Progress, tally: &mut Tally) {
+fn compilers(filter: &str, dirs: &Dirs, logs: &Path, progress: &Progress, summary: &mut Summary) {
     let bench = compilers::Bench { dirs, logs, progress };
     for Compiler { name, check } in COMPILERS.iter().filter(|tried| tried.name.contains(filter)) {
         let check = || lab::lock(dirs, progress).and_then(|_lock| check(&bench));
         match progress.minutes().part(name, check) {
-            Ok(Tried::By(compiler)) => tally.pass(&format!("{name}: {compiler}"), 1),
-            Ok(Tried::Not(why)) => tally.skip(&format!("{name}: {why}")),
-            Err(error) => tally.fail(name, &format!("{error:#}")),
+            Ok(Tried::By(compiler)) => summary.pass(&format!("{name}: {compiler}"), 1),
+            Ok(Tried::Not(why)) => summary.skip(&format!("{name}: {why}")),
+            Err(error) => summary.fail(name, &format!("{error:#}")),
         }
     }
 }
 
-fn end_to_end(mut scenarios: Vec<Scenario>, progress: &Progress, tally: &mut Tally) {
+fn end_to_end(mut scenarios: Vec<Scenario>, progress: &Progress, summary: &mut Summary) {
     let lab = match Lab::prepare("test", &other_kernels(&scenarios), progress) {
         Ok(lab) => lab,
         Err(error) => {
             for scenario in &scenarios {
-                tally.fail(&name(scenario), &format!("not run: {error:#}"));
+                summary.fail(&name(scenario), &format!("not run: {error:#}"));
             }
             return;
         }
@@ -227,7 +227,7 @@ fn end_to_end(mut scenarios: Vec<Scenario>, progress: &Progress, tally: &mut Tal
     scenarios.retain(|scenario| match lab.lacks(scenario.kernel) {
         None => true,
         Some(why) => {
-            tally.fail(&name(scenario), &format!("not run: {why}"));
+            summary.fail(&name(scenario), &format!("not run: {why}"));
             false
         }
     });
@@ -236,13 +236,13 @@ fn end_to_end(mut scenarios: Vec<Scenario>, progress: &Progress, tally: &mut Tal
     }
     let files = match files(&lab, &scenarios, progress) {
         Ok(files) => files,
-        Err(error) => return tally.fail("e2e", &format!("not run: {error:#}")),
+        Err(error) => return summary.fail("e2e", &format!("not run: {error:#}")),
     };
     e2e::run(&lab, &scenarios, &files, progress, |outcome| {
         let name = name(&outcome.scenario);
         match outcome.failure {
-            None => tally.pass(&format!("{name} ({:.0} s)", outcome.time.as_secs_f32()), 1),
-            Some(why) => tally.fail(&name, &why),
+            None => summary.pass(&format!("{name} ({:.0} s)", outcome.time.as_secs_f32()), 1),
+            Some(why) => summary.fail(&name, &why),
         }
     });
 }

@@ -1,4 +1,5 @@
-//! Retired identifiers: the glossary of `.github/CONTRIBUTING.md` names them, and no code uses them.
+//! Retired identifiers: the glossary of `.github/CONTRIBUTING.md` names them, and no code uses
+//! them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -50,7 +51,8 @@ fn retired(glossary: &str) -> BTreeSet<&str> {
 
 /// The retired identifiers that a line of code uses.
 fn uses<'t>(line: &'t str, retired: &BTreeSet<&'t str>) -> Vec<String> {
-    let code = without_texts(line.split("//").next().unwrap_or_default());
+    let code = line.split("//").next().unwrap_or_default();
+    let code = without_texts(code.split("/*").next().unwrap_or_default());
     if code.trim_start().starts_with('*') {
         return Vec::new();
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use anyhow::{Context, Result};
 
-use super::Cell;
+use super::MatrixResult;
 
 /// The lines before and after the table in the README.
 const BEGIN: &str = "<!-- cargo lab matrix: begin -->";
@@ -14,14 +14,14 @@ const END: &str = "<!-- cargo lab matrix: end -->";
 ///
 /// # Errors
 /// A line that marks the table is missing, or a row has not the seven columns.
-pub(crate) fn table(readme: &str) -> Result<Vec<Cell>> {
+pub(crate) fn table(readme: &str) -> Result<Vec<MatrixResult>> {
     let (_, rest) = readme.split_once(BEGIN).with_context(|| format!("no line `{BEGIN}`"))?;
     let (table, _) = rest.split_once(END).with_context(|| format!("no line `{END}`"))?;
     // The first two lines are the headings and the rule.
     let lines = table.lines().filter(|line| line.starts_with('|')).skip(2);
     let parse = |line: &str| {
         let columns = line.trim().trim_matches('|').split(" | ");
-        Cell::of(columns).with_context(|| format!("`{line}` does not have seven columns"))
+        MatrixResult::of(columns).with_context(|| format!("`{line}` does not have seven columns"))
     };
     lines.map(parse).collect()
 }
@@ -32,14 +32,14 @@ pub(crate) enum Difference {
     /// The outcomes differ.
     Outcome {
         /// The result of the run.
-        seen: Cell,
+        seen: MatrixResult,
         /// The README's outcome.
         expected: String,
     },
     /// The README lacks a result of the run.
-    Unexpected(Cell),
+    Unexpected(MatrixResult),
     /// The run lacks a result of the README.
-    Missing(Cell),
+    Missing(MatrixResult),
 }
 
 impl Difference {
@@ -51,7 +51,7 @@ impl Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let about = |cell: &Cell| cell.about.join(", ");
+        let about = |result: &MatrixResult| result.about.join(", ");
         match self {
             Self::Outcome { seen, expected } => write!(
                 f,
@@ -67,12 +67,12 @@ impl fmt::Display for Difference {
                 seen.outcome,
                 seen.evidence
             ),
-            Self::Missing(cell) => {
+            Self::Missing(result) => {
                 write!(
                     f,
                     "{}: the README says `{}`, but no scenario reported a result",
-                    about(cell),
-                    cell.outcome
+                    about(result),
+                    result.outcome
                 )
             }
         }
@@ -80,16 +80,18 @@ impl fmt::Display for Difference {
 }
 
 /// Compares the results of a run with the README's.
-pub(crate) fn differences(seen: &[Cell], expected: &[Cell]) -> Vec<Difference> {
-    let find = |cells: &[Cell], wanted: &Cell| {
-        cells.iter().find(|cell| cell.about == wanted.about).cloned()
+pub(crate) fn differences(seen: &[MatrixResult], expected: &[MatrixResult]) -> Vec<Difference> {
+    let find = |results: &[MatrixResult], wanted: &MatrixResult| {
+        results.iter().find(|result| result.about == wanted.about).cloned()
     };
-    let of_seen = seen.iter().filter_map(|cell| match find(expected, cell) {
-        Some(readme) if readme.outcome == cell.outcome => None,
-        Some(readme) => Some(Difference::Outcome { seen: cell.clone(), expected: readme.outcome }),
-        None => Some(Difference::Unexpected(cell.clone())),
+    let of_seen = seen.iter().filter_map(|result| match find(expected, result) {
+        Some(readme) if readme.outcome == result.outcome => None,
+        Some(readme) => {
+            Some(Difference::Outcome { seen: result.clone(), expected: readme.outcome })
+        }
+        None => Some(Difference::Unexpected(result.clone())),
     });
-    let missing = expected.iter().filter(|cell| find(seen, cell).is_none());
+    let missing = expected.iter().filter(|result| find(seen, result).is_none());
     of_seen.chain(missing.cloned().map(Difference::Missing)).collect()
 }
 
@@ -98,17 +100,18 @@ mod tests {
     use super::*;
     use crate::matrix::markdown;
 
-    fn cell(row: &str, outcome: &str) -> Cell {
-        Cell::of([row, "b", "x", "Dom0", "PV", "grants", outcome, "seen"].into_iter()).unwrap()
+    fn result(row: &str, outcome: &str) -> MatrixResult {
+        MatrixResult::of([row, "b", "x", "Dom0", "PV", "grants", outcome, "seen"].into_iter())
+            .unwrap()
     }
 
     #[test]
     fn readme_table_is_the_markdown_table_without_evidence() {
-        let cells = [cell("1", "works"), cell("2", "refused: EPERM")];
+        let results = [result("1", "works"), result("2", "refused: EPERM")];
         let readme =
-            format!("# x\n{BEGIN}\n{}\n{END}\n| other | table |\n", markdown(&cells, false));
+            format!("# x\n{BEGIN}\n{}\n{END}\n| other | table |\n", markdown(&results, false));
         let read = table(&readme).unwrap();
-        assert!(differences(&cells, &read).is_empty());
+        assert!(differences(&results, &read).is_empty());
         assert_eq!(read.len(), 2);
         assert!(table("# x\n").is_err());
         assert!(table(&readme.replace(" | refused: EPERM", "")).is_err());
@@ -116,14 +119,14 @@ mod tests {
 
     #[test]
     fn every_kind_of_difference_is_found() {
-        let seen = [cell("1", "works"), cell("2", "works"), cell("3", "works")];
-        let expected = [cell("1", "works"), cell("2", "refused"), cell("4", "works")];
+        let seen = [result("1", "works"), result("2", "works"), result("3", "works")];
+        let expected = [result("1", "works"), result("2", "refused"), result("4", "works")];
         assert_eq!(
             differences(&seen, &expected),
             [
-                Difference::Outcome { seen: cell("2", "works"), expected: "refused".to_owned() },
-                Difference::Unexpected(cell("3", "works")),
-                Difference::Missing(cell("4", "works")),
+                Difference::Outcome { seen: result("2", "works"), expected: "refused".to_owned() },
+                Difference::Unexpected(result("3", "works")),
+                Difference::Missing(result("4", "works")),
             ]
         );
     }

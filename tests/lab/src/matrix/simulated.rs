@@ -1,6 +1,6 @@
 //! Results for platforms other than Xen, from unit tests on the simulated hypervisor.
 
-use super::Cell;
+use super::MatrixResult;
 use crate::cargo_test::Sum;
 
 /// The package of the tests, and the beginning of their names.
@@ -32,9 +32,9 @@ const CELLS: [(&str, &str, &str, &str); 4] = [
 ];
 
 /// Makes results of the output of `cargo test`.
-pub(crate) fn simulated(output: &str) -> Vec<Cell> {
+pub(crate) fn simulated(output: &str) -> Vec<MatrixResult> {
     let sum = Sum::of(output);
-    let cell = |&(test, platform, dma, shown): &(&str, &str, &str, &str)| {
+    let result = |&(test, platform, dma, shown): &(&str, &str, &str, &str)| {
         let is_it = |name: &&String| name.ends_with(test);
         let outcome = match (sum.passed.iter().find(is_it), sum.failed.iter().find(is_it)) {
             (Some(_), None) => shown,
@@ -43,9 +43,9 @@ pub(crate) fn simulated(output: &str) -> Vec<Cell> {
         };
         let evidence = format!("test {TESTS}{test}, on the simulated hypervisor");
         let backend = "xen-virtiod's devices";
-        Cell::of(["11", "b", backend, platform, "-", dma, outcome, &evidence].into_iter())
+        MatrixResult::of(["11", "b", backend, platform, "-", dma, outcome, &evidence].into_iter())
     };
-    CELLS.iter().filter_map(cell).collect()
+    CELLS.iter().filter_map(result).collect()
 }
 
 #[cfg(test)]
@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn outcome_is_good_only_if_the_test_passed() {
         let outcomes = |output: &str| {
-            simulated(output).into_iter().map(|cell| cell.outcome).collect::<Vec<_>>()
+            simulated(output).into_iter().map(|result| result.outcome).collect::<Vec<_>>()
         };
         let output = "test tests::platforms::a_disk_works_one_to_one ... ok\n\
                       test tests::platforms::a_disk_works_in_a_window ... FAILED\n";

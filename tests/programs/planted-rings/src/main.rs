@@ -23,7 +23,7 @@ const WINDOW: u64 = 1 << 20;
 /// Plants virtqueues in a PV domain's memory, or reports which of them a card has used.
 #[derive(Parser)]
 struct Arguments {
-    /// Plant or look.
+    /// Plant or inspect.
     action: Action,
     /// Domain ID of the PV domain with the memory.
     domid: u16,
@@ -62,7 +62,7 @@ fn run(Arguments { action, domid, below }: &Arguments) -> Result<()> {
             }
             match action {
                 Action::Plant => plant(&window, start, offset, *domid),
-                Action::Look => look(&window, start, offset),
+                Action::Look => inspect(&window, start, offset),
             }
             planted.add(start + offset);
         }
@@ -100,7 +100,7 @@ fn plant(window: &Window, start: u64, offset: u64, domid: u16) {
     }
 }
 
-fn look(window: &Window, start: u64, offset: u64) {
+fn inspect(window: &Window, start: u64, offset: u64) {
     if let Some(used) = ring::used(|at, bytes| window.read(offset + at, bytes)) {
         println!("ring at {:#x}: {used}", start + offset);
     }

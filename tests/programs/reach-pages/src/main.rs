@@ -20,7 +20,7 @@ const PAGE: usize = PAGE_SIZE as usize;
 /// per second.
 #[derive(Debug, Parser)]
 struct CommandLine {
-    way: Way,
+    way: Method,
     /// Duration of the measurement.
     milliseconds: u64,
     /// Domain ID of the guest that granted the pages.
@@ -31,7 +31,7 @@ struct CommandLine {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Way {
+enum Method {
     /// Maps the pages once.
     Mapped,
     /// Lets the hypervisor copy all pages, with one call for each read.
@@ -62,17 +62,17 @@ fn run(line: &CommandLine) -> Result<()> {
     };
     bytes.fill(0);
     let rate = match line.way {
-        Way::Mapped => {
+        Method::Mapped => {
             let pages = gntdev.map(&references, Access::ReadOnly)?;
             count(line, || read(pages.as_ref(), &mut bytes))?
         }
-        Way::Copy => {
+        Method::Copy => {
             let staging = Staging::new(bytes.len());
             let rate = count(line, || copy(&gntdev, &references, &staging))?;
             read(staging.as_ref(), &mut bytes)?;
             rate
         }
-        Way::Map => count(line, || {
+        Method::Map => count(line, || {
             let pages = gntdev.map(&references, Access::ReadOnly)?;
             read(pages.as_ref(), &mut bytes)
         })?,

@@ -54,7 +54,7 @@ impl<G: GrantTable> GrantTable for SnoopGrants<G> {
     fn map(&self, references: &[GrantRef], access: Access) -> Result<Self::Pages, MapError> {
         let pages = self.grants.map(references, access)?;
         let pages = SnoopPages { pages, count: references.len(), search: Arc::clone(&self.search) };
-        pages.look();
+        pages.search_pages();
         Ok(pages)
     }
 
@@ -78,11 +78,11 @@ pub(crate) struct SnoopPages<P: AsRef<MappedRange>> {
 
 impl<P: AsRef<MappedRange>> SnoopPages<P> {
     /// Searches all bytes of every page, also those outside of the driver's buffer.
-    fn look(&self) {
+    fn search_pages(&self) {
         let mut bytes = vec![0; self.count * PAGE_SIZE as usize];
         if let Some(mapped) = self.pages.as_ref().slice(0, bytes.len()) {
             mapped.copy_to(bytes.as_mut_slice());
-            self.search.look(&bytes);
+            self.search.search_pages(&bytes);
         }
     }
 }
@@ -95,6 +95,6 @@ impl<P: AsRef<MappedRange>> AsRef<MappedRange> for SnoopPages<P> {
 
 impl<P: AsRef<MappedRange>> Drop for SnoopPages<P> {
     fn drop(&mut self) {
-        self.look();
+        self.search_pages();
     }
 }

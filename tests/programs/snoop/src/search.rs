@@ -35,7 +35,7 @@ impl Search {
     }
 
     /// Searches whole pages of a guest.
-    pub(crate) fn look(&self, pages: &[u8]) {
+    pub(crate) fn search_pages(&self, pages: &[u8]) {
         let mut state = self.lock();
         let State { report, words, bytes, failure } = &mut *state;
         *bytes += pages.len() as u64;
@@ -70,10 +70,10 @@ mod tests {
         let words = ["secret", "other"].map(str::to_owned);
         let search = Search::new(&path, &words).unwrap();
         let mut page = vec![0; 4096];
-        search.look(&page);
+        search.search_pages(&page);
         page[4090..].copy_from_slice(b"secret");
-        search.look(&page);
-        search.look(&page);
+        search.search_pages(&page);
+        search.search_pages(&page);
         search.finish().unwrap();
         let report = std::fs::read_to_string(path).unwrap();
         assert_eq!(report, "found secret\nlooked through 3 pages\n");

@@ -1,7 +1,7 @@
 //! The checks of the project's text.
 
 use crate::lint::{CHECKS, Project, Verdict};
-use crate::tally::Tally;
+use crate::summary::Summary;
 
 /// What the display of minutes calls them.
 const PART: &str = "lint";
@@ -10,19 +10,19 @@ const PART: &str = "lint";
 const SHOWN: usize = 60;
 
 /// Runs the checks whose names contain `filter`.
-pub(super) fn run(filter: &str, project: &Project, tally: &mut Tally) {
+pub(super) fn run(filter: &str, project: &Project, summary: &mut Summary) {
     for check in CHECKS.iter().filter(|check| check.name.contains(filter)) {
         let step = project.progress.step(check.name);
         let verdict = project.progress.minutes().part(PART, || (check.run)(project));
         match verdict {
-            Ok(Verdict::Clean(checked)) => tally.pass(&format!("{}: {checked}", check.name), 1),
-            Ok(Verdict::Skipped(why)) => tally.skip(&format!("{}: {why}", check.name)),
+            Ok(Verdict::Clean(checked)) => summary.pass(&format!("{}: {checked}", check.name), 1),
+            Ok(Verdict::Skipped(why)) => summary.skip(&format!("{}: {why}", check.name)),
             Ok(Verdict::Findings(lines)) => {
-                tally.fail(check.name, &shown(&lines));
+                summary.fail(check.name, &shown(&lines));
                 continue;
             }
             Err(error) => {
-                tally.fail(check.name, &format!("not run: {error:#}"));
+                summary.fail(check.name, &format!("not run: {error:#}"));
                 continue;
             }
         }

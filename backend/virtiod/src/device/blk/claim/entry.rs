@@ -174,11 +174,11 @@ impl Entry {
     fn lock_for(&mut self, path: &Path, user: &User) -> Result<(), ClaimError> {
         match self.set_locks(Some(user)) {
             Ok(()) => Ok(()),
-            Err(LockError::Held(conflict)) if user.is_forced() => {
+            Err(LockError::HeldLock(conflict)) if user.is_forced() => {
                 tracing::warn!("{path:?} is shared by force with another program: {conflict}");
                 Ok(())
             }
-            Err(LockError::Held(conflict)) => {
+            Err(LockError::HeldLock(conflict)) => {
                 Err(ClaimError::Locked { path: path.to_owned(), conflict })
             }
             Err(LockError::System(error)) => {

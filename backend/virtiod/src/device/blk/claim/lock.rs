@@ -79,7 +79,7 @@ pub(super) struct LockState {
 pub(super) enum LockError {
     /// Another program holds a conflicting lock; in QEMU's words.
     #[error(transparent)]
-    Held(Conflict),
+    HeldLock(Conflict),
     /// The file system does not support the lock.
     #[error(transparent)]
     System(#[from] io::Error),
@@ -130,12 +130,12 @@ impl LockedFile {
     fn set(&mut self, wanted: LockState) -> Result<(), LockError> {
         for permission in wanted.used.without(self.held.used).iter() {
             let set = self.lock(libc::F_RDLCK, USED, permission)?;
-            set.then_some(()).ok_or(LockError::Held(Conflict::Refused(permission)))?;
+            set.then_some(()).ok_or(LockError::HeldLock(Conflict::Refused(permission)))?;
             self.held.used = self.held.used.with(Permissions::of(&[permission]));
         }
         for permission in wanted.refused.without(self.held.refused).iter() {
             let set = self.lock(libc::F_RDLCK, REFUSED, permission)?;
-            set.then_some(()).ok_or(LockError::Held(Conflict::Used(permission)))?;
+            set.then_some(()).ok_or(LockError::HeldLock(Conflict::Used(permission)))?;
             self.held.refused = self.held.refused.with(Permissions::of(&[permission]));
         }
         Ok(())
@@ -144,12 +144,12 @@ impl LockedFile {
     fn look_for_conflict(&self, wanted: LockState) -> Result<(), LockError> {
         for permission in wanted.used.iter() {
             if self.is_locked_elsewhere(REFUSED, permission)? {
-                return Err(LockError::Held(Conflict::Refused(permission)));
+                return Err(LockError::HeldLock(Conflict::Refused(permission)));
             }
         }
         for permission in wanted.refused.iter() {
             if self.is_locked_elsewhere(USED, permission)? {
-                return Err(LockError::Held(Conflict::Used(permission)));
+                return Err(LockError::HeldLock(Conflict::Used(permission)));
             }
         }
         Ok(())
@@ -222,7 +222,7 @@ mod tests {
 
     fn conflict(outcome: Result<LockedFile, LockError>) -> String {
         match outcome {
-            Err(LockError::Held(conflict)) => conflict.to_string(),
+            Err(LockError::HeldLock(conflict)) => conflict.to_string(),
             other => panic!("{other:?}"),
         }
     }

@@ -10,7 +10,7 @@ const HEADINGS: [&str; 8] =
 
 /// The result of one experiment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Cell {
+pub(crate) struct MatrixResult {
     /// The experiment: row, host type, backend, where the backend runs, guest and kind of DMA.
     pub(crate) about: [String; 6],
     /// The outcome, in words that the README's table has too.
@@ -19,15 +19,16 @@ pub(crate) struct Cell {
     pub(crate) evidence: String,
 }
 
-impl Cell {
-    /// Parses the results that a scenario wrote with `cell` of `tests/lab/dom0/lib.sh`, one a line.
+impl MatrixResult {
+    /// Parses the results that a scenario wrote with `result` of `tests/lab/dom0/lib.sh`, one a
+    /// line.
     ///
     /// # Errors
     /// A line has not seven or eight columns.
-    pub(crate) fn read_all(text: &str) -> Result<Vec<Cell>> {
+    pub(crate) fn read_all(text: &str) -> Result<Vec<MatrixResult>> {
         let parse = |line: &str| {
-            Cell::of(line.split('\t')).with_context(|| {
-                format!("`{line}` is no result: see `cell` in tests/lab/dom0/lib.sh")
+            MatrixResult::of(line.split('\t')).with_context(|| {
+                format!("`{line}` is no result: see `result` in tests/lab/dom0/lib.sh")
             })
         };
         text.lines().map(parse).collect()
@@ -35,12 +36,12 @@ impl Cell {
 
     /// Makes a result of its columns in order; the evidence can be missing. Returns `None` if there
     /// are fewer than seven columns or more than eight.
-    pub(crate) fn of<'a>(columns: impl Iterator<Item = &'a str>) -> Option<Cell> {
+    pub(crate) fn of<'a>(columns: impl Iterator<Item = &'a str>) -> Option<MatrixResult> {
         let mut columns = columns.map(|column| column.trim().to_owned());
         let mut next = || columns.next();
         let about = [next()?, next()?, next()?, next()?, next()?, next()?];
         let (outcome, evidence) = (next()?, next().unwrap_or_default());
-        columns.next().is_none().then_some(Cell { about, outcome, evidence })
+        columns.next().is_none().then_some(MatrixResult { about, outcome, evidence })
     }
 
     /// Returns the number of its row. Results are sorted by it, so that row 10 follows row 9.
@@ -56,26 +57,27 @@ impl Cell {
 }
 
 /// Formats the results as a Markdown table, with or without their evidence.
-pub(crate) fn markdown(cells: &[Cell], evidence: bool) -> String {
+pub(crate) fn markdown(results: &[MatrixResult], evidence: bool) -> String {
     let columns = HEADINGS.len() - usize::from(!evidence);
     let line = |columns_of: &mut dyn Iterator<Item = &str>| {
-        let cells: Vec<_> = columns_of.take(columns).map(|text| text.replace('|', r"\|")).collect();
-        format!("| {} |\n", cells.join(" | "))
+        let results: Vec<_> =
+            columns_of.take(columns).map(|text| text.replace('|', r"\|")).collect();
+        format!("| {} |\n", results.join(" | "))
     };
     let mut text = line(&mut HEADINGS.into_iter());
     text += &format!("|{}\n", "---|".repeat(columns));
-    cells.iter().for_each(|cell| text += &line(&mut cell.columns()));
+    results.iter().for_each(|result| text += &line(&mut result.columns()));
     text
 }
 
 /// Formats the results as a table for a terminal, followed by the evidence of each.
-pub(crate) fn plain(cells: &[Cell]) -> String {
+pub(crate) fn plain(results: &[MatrixResult]) -> String {
     let shown = HEADINGS.len() - 1;
     let headings = HEADINGS.into_iter().take(shown).map(str::to_owned).collect();
-    let row = |cell: &Cell| cell.columns().take(shown).map(str::to_owned).collect();
-    let rows: Vec<Vec<String>> = [headings].into_iter().chain(cells.iter().map(row)).collect();
-    let evidence = cells.iter().map(|cell| {
-        format!("{}\n    {}: {}\n", cell.about.join(", "), cell.outcome, cell.evidence)
+    let row = |result: &MatrixResult| result.columns().take(shown).map(str::to_owned).collect();
+    let rows: Vec<Vec<String>> = [headings].into_iter().chain(results.iter().map(row)).collect();
+    let evidence = results.iter().map(|result| {
+        format!("{}\n    {}: {}\n", result.about.join(", "), result.outcome, result.evidence)
     });
     format!("{}\nEvidence:\n\n{}", table::format(&rows), evidence.collect::<String>())
 }
@@ -86,23 +88,27 @@ mod tests {
 
     #[test]
     fn results_are_parsed_by_columns() {
-        let cells = Cell::read_all("1\tb\tx\tDom0\tPV\tgrants\tworks\t5 files\n").unwrap();
-        assert_eq!(cells[0].about, ["1", "b", "x", "Dom0", "PV", "grants"]);
-        assert_eq!((cells[0].outcome.as_str(), cells[0].evidence.as_str()), ("works", "5 files"));
+        let results =
+            MatrixResult::read_all("1\tb\tx\tDom0\tPV\tgrants\tworks\t5 files\n").unwrap();
+        assert_eq!(results[0].about, ["1", "b", "x", "Dom0", "PV", "grants"]);
+        assert_eq!(
+            (results[0].outcome.as_str(), results[0].evidence.as_str()),
+            ("works", "5 files")
+        );
         for wrong in ["1\tb\tx\tDom0\tPV\tgrants\n", "1\t2\t3\t4\t5\t6\t7\t8\t9\n"] {
-            let error = Cell::read_all(wrong).unwrap_err().to_string();
+            let error = MatrixResult::read_all(wrong).unwrap_err().to_string();
             assert!(error.contains("is no result"), "{error}");
         }
     }
 
     #[test]
     fn markdown_table_can_leave_out_the_evidence() {
-        let cells = Cell::read_all("1\tb\tx\tDom0\tPV\tgrants\tworks\ta|b\n").unwrap();
+        let results = MatrixResult::read_all("1\tb\tx\tDom0\tPV\tgrants\tworks\ta|b\n").unwrap();
         assert!(
-            markdown(&cells, true)
+            markdown(&results, true)
                 .ends_with("| 1 | b | x | Dom0 | PV | grants | works | a\\|b |\n")
         );
-        assert!(markdown(&cells, false).ends_with("| grants | works |\n"));
-        assert_eq!(markdown(&cells, false).lines().nth(1), Some("|---|---|---|---|---|---|---|"));
+        assert!(markdown(&results, false).ends_with("| grants | works |\n"));
+        assert_eq!(markdown(&results, false).lines().nth(1), Some("|---|---|---|---|---|---|---|"));
     }
 }

@@ -7,7 +7,7 @@ use super::sample::Task;
 use super::work;
 
 /// A threshold: the minimum ratio to each of `servers` at the works whose keys match.
-struct Bar {
+struct Threshold {
     servers: &'static [&'static str],
     /// The works, by a part of their keys.
     works: Part,
@@ -23,14 +23,14 @@ enum Part {
 const EMULATED: &[&str] = &["ide", "ahci", "nvme"];
 
 /// The thresholds. If several apply to a task, the highest counts.
-const BARS: &[Bar] = &[
-    Bar { servers: &["blkback"], works: Part::Any, least: 1.0 },
-    Bar { servers: &["blkback"], works: Part::Contains("-4k-qd32"), least: 1.3 },
-    Bar { servers: EMULATED, works: Part::Contains("-4k"), least: 5.0 },
-    Bar { servers: EMULATED, works: Part::Contains("-1m"), least: 10.0 },
-    Bar { servers: &["per-access"], works: Part::Contains("-4k-qd32"), least: 5.0 },
-    Bar { servers: &["netback"], works: Part::Any, least: 1.0 },
-    Bar { servers: &["e1000"], works: Part::Begins("tcp"), least: 5.0 },
+const BARS: &[Threshold] = &[
+    Threshold { servers: &["blkback"], works: Part::Any, least: 1.0 },
+    Threshold { servers: &["blkback"], works: Part::Contains("-4k-qd32"), least: 1.3 },
+    Threshold { servers: EMULATED, works: Part::Contains("-4k"), least: 5.0 },
+    Threshold { servers: EMULATED, works: Part::Contains("-1m"), least: 10.0 },
+    Threshold { servers: &["per-access"], works: Part::Contains("-4k-qd32"), least: 5.0 },
+    Threshold { servers: &["netback"], works: Part::Any, least: 1.0 },
+    Threshold { servers: &["e1000"], works: Part::Begins("tcp"), least: 5.0 },
 ];
 
 /// The maximum of each counter for a 4 KiB request at depth 32: mappings, each of which takes at
@@ -52,8 +52,8 @@ impl Part {
 /// Returns the threshold for a task and a server, if there is one.
 pub(crate) fn least(task: &Task, server: &str) -> Option<f64> {
     BARS.iter()
-        .filter(|bar| bar.servers.contains(&server) && bar.works.has(&task.work))
-        .map(|bar| bar.least)
+        .filter(|threshold| threshold.servers.contains(&server) && threshold.works.has(&task.work))
+        .map(|threshold| threshold.least)
         .max_by(f64::total_cmp)
 }
 
@@ -85,8 +85,8 @@ pub(crate) fn missed(report: &Report) -> Vec<String> {
 fn too_costly(counts: &Counts) -> Vec<String> {
     let name = work::find(&counts.work).map_or(counts.work.as_str(), |work| work.name);
     let guest = counts.guest.to_uppercase();
-    let bars = MOST.iter().filter(|_| MOST_FOR.has(&counts.work));
-    let above = bars.filter_map(|(counter, most)| {
+    let thresholds = MOST.iter().filter(|_| MOST_FOR.has(&counts.work));
+    let above = thresholds.filter_map(|(counter, most)| {
         let count = counts.per_request.get(*counter).filter(|count| *count > most)?;
         Some(format!("{guest}, {name}: {count:.3} {counter} a request, wanted {most} at most"))
     });

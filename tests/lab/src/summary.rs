@@ -4,13 +4,13 @@ use std::fmt;
 
 /// The counts of a run.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub(crate) struct Summary {
     passed: usize,
     failed: usize,
     skipped: usize,
 }
 
-impl Tally {
+impl Summary {
     /// Counts `count` passed checks, and prints them as one line with `name`.
     pub(crate) fn pass(&mut self, name: &str, count: usize) {
         println!("pass  {name}");
@@ -43,7 +43,7 @@ impl Tally {
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} passed, {} failed", self.passed, self.failed)?;
         if self.skipped > 0 {
@@ -59,13 +59,13 @@ mod tests {
 
     #[test]
     fn summary_names_skips_only_if_there_are_any() {
-        let mut tally = Tally::default();
-        assert!(tally.empty());
-        tally.pass("many", 12);
-        assert_eq!(tally.to_string(), "12 passed, 0 failed");
-        tally.fail("one", "because");
-        tally.skip("another: no reason");
-        assert_eq!(tally.to_string(), "12 passed, 1 failed, 1 skipped");
-        assert!(!tally.good() && !tally.empty());
+        let mut summary = Summary::default();
+        assert!(summary.empty());
+        summary.pass("many", 12);
+        assert_eq!(summary.to_string(), "12 passed, 0 failed");
+        summary.fail("one", "because");
+        summary.skip("another: no reason");
+        assert_eq!(summary.to_string(), "12 passed, 1 failed, 1 skipped");
+        assert!(!summary.good() && !summary.empty());
     }
 }
