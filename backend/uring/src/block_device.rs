@@ -1,4 +1,4 @@
-//! Requests to a block device that are no reads or writes.
+//! Requests to a block device other than reads and writes.
 //!
 //! ABI: Linux `include/uapi/linux/fs.h`: each takes two u64, an offset and a length in bytes, which
 //! must be multiples of the device's logical block size.
@@ -11,21 +11,21 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(zero_out, nix::request_code_none!(0x12, 127), [u64; 2]);
 }
 
-/// BLKDISCARD: gives the storage of a range back; what it then reads as is not defined.
+/// BLKDISCARD: releases the storage of a range. Later reads of the range return undefined data.
 ///
 /// # Errors
-/// The kernel's; EOPNOTSUPP, whatever the range, of a device that cannot.
+/// The kernel's error. A device without discard returns EOPNOTSUPP for every range.
 pub fn discard(device: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<()> {
     // SAFETY: the ioctl reads two u64, which live past the call.
     unsafe { ioctl::discard(device.as_raw_fd(), &[offset, length]) }?;
     Ok(())
 }
 
-/// BLKZEROOUT: makes a range read as zeros and keeps its storage. Where the device cannot, the
-/// kernel writes zeros.
+/// BLKZEROOUT: makes a range read as zeros and keeps its storage. If the device has no such
+/// command, the kernel writes zeros.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn zero_out(device: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<()> {
     // SAFETY: the ioctl reads two u64, which live past the call.
     unsafe { ioctl::zero_out(device.as_raw_fd(), &[offset, length]) }?;
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_no_block_device() {
+    fn regular_file_is_refused() {
         let file = tempfile::tempfile().unwrap();
         for request in [discard, zero_out] {
             let error = request(file.as_fd(), 0, 512).unwrap_err();

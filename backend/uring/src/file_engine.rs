@@ -1,9 +1,9 @@
-//! Several transfers between a file and memory that another domain can change, with one system
-//! call, and side by side where the storage takes time: io_uring. The file may also be one of
-//! messages, such as a TAP interface.
+//! Submits several transfers between a file and memory that another domain can change with one
+//! io_uring system call. Slow storage processes them in parallel. The file may also be a message
+//! device, such as a TAP interface.
 //!
-//! Whoever asks is told what was moved whole, and moves the rest one by one: that also is what
-//! happens where the kernel has no io_uring or refuses it.
+//! The engine reports the transfers that completed in full; the caller does the others one by one.
+//! If the kernel has no io_uring or refuses it, the engine reports none.
 
 use std::io;
 use std::marker::PhantomData;
@@ -15,10 +15,10 @@ use vm_memory::VolatileSlice;
 
 use crate::iovec::{IoVec, WriteMode};
 
-/// Most transfers of a batch.
+/// Maximum number of transfers in a batch.
 pub const CAPACITY: usize = 32;
 
-/// Which way bytes go.
+/// The direction of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the file into the pieces.
@@ -27,23 +27,24 @@ pub enum Direction {
     Write,
 }
 
-/// Which transfers of a batch, by the numbers that they were added with.
+/// The set of transfers that completed in full, by the numbers that the caller added them with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Completed(u64);
 
 impl Completed {
-    /// Whether the transfer of that number was moved whole.
+    /// Whether transfer `number` completed in full.
     pub fn has(self, number: usize) -> bool {
         self.0 & bit(number) != 0
     }
 }
 
-/// What became of messages, by the numbers that they were added with.
+/// The results of a batch of messages, by the numbers that the caller added them with.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageResults([Option<i32>; CAPACITY]);
 
 impl MessageResults {
-    /// The length of the message of that number, or why there is none; `None` if it was not tried.
+    /// The length of message `number` in bytes, or the kernel's error; `None` if the engine did
+    /// not try it.
     pub fn of(&self, number: usize) -> Option<io::Result<usize>> {
         let result = self.0.get(number).copied().flatten()?;
         Some(usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result)))
@@ -54,14 +55,14 @@ fn bit(number: usize) -> u64 {
     u32::try_from(number).ok().and_then(|number| 1u64.checked_shl(number)).unwrap_or(0)
 }
 
-/// The kernel's side.
+/// The io_uring instance; the engine opens it for the first batch.
 enum Ring {
     Untried,
     Ready(Box<IoUring>),
     Refused,
 }
 
-/// One transfer; its pieces follow those of the one before.
+/// One transfer. Its vectors follow those of the previous transfer in `FileEngine::vectors`.
 struct Transfer {
     number: usize,
     way: Direction,
@@ -70,24 +71,24 @@ struct Transfer {
     length: usize,
 }
 
-/// Flags of preadv2 and pwritev2.
+/// Flags of preadv2 (`fill`) and pwritev2 (`store`).
 #[derive(Clone, Copy)]
 struct Flags {
     fill: i32,
     store: i32,
 }
 
-/// Room for batches, one after the other.
+/// Buffers and io_uring instance for one batch at a time.
 pub struct FileEngine {
     ring: Ring,
-    /// The kernel cannot be told not to wait for messages.
+    /// The file has no RWF_NOWAIT, so a read of a message would block.
     waits: bool,
     vectors: Vec<libc::iovec>,
     transfers: Vec<Transfer>,
 }
 
-// SAFETY: what the vectors point to is looked at by a batch alone, which has their lifetime;
-// between two batches they are leftovers that nobody follows.
+// SAFETY: only a batch, which has the lifetime of the memory, dereferences the vectors' pointers.
+// Between two batches the vectors are stale and nobody dereferences them.
 unsafe impl Send for FileEngine {}
 
 impl Default for FileEngine {
@@ -97,12 +98,12 @@ impl Default for FileEngine {
 }
 
 impl FileEngine {
-    /// Whether messages can be exchanged, as far as is known.
+    /// Whether [`Batch::run_messages`] may work; `true` until the kernel refuses it.
     pub fn can_batch_messages(&self) -> bool {
         !self.waits && !matches!(self.ring, Ring::Refused)
     }
 
-    /// An empty batch.
+    /// Returns an empty batch.
     pub fn batch<'m>(&mut self) -> Batch<'_, 'm> {
         self.vectors.clear();
         self.transfers.clear();
@@ -110,15 +111,15 @@ impl FileEngine {
     }
 }
 
-/// FileEngine to be done together.
+/// Transfers to be submitted together.
 pub struct Batch<'t, 'm> {
     room: &'t mut FileEngine,
     memory: PhantomData<VolatileSlice<'m>>,
 }
 
 impl<'m> Batch<'_, 'm> {
-    /// Adds a transfer of all the pieces, from or to the file's bytes from `offset` on. What finds
-    /// no room is not moved. `number`, below 64, names it.
+    /// Adds a transfer between `pieces` and the file's bytes from `offset` on. `number`, below 64,
+    /// identifies it. The batch ignores a transfer beyond [`CAPACITY`] and an empty one.
     pub fn add(&mut self, number: usize, way: Direction, offset: u64, pieces: &IoVec<'m>) {
         let vectors = pieces.vectors();
         if vectors.is_empty() || self.room.transfers.len() == CAPACITY {
@@ -129,8 +130,8 @@ impl<'m> Batch<'_, 'm> {
         self.room.transfers.push(Transfer { number, way, offset, pieces, length });
     }
 
-    /// Does them in any order, if there are two at least, and gives those that were moved whole.
-    /// One alone is as well done by itself.
+    /// Submits the transfers, in any order, and returns those that completed in full. A batch of
+    /// one is not submitted: the caller's own system call costs as much.
     pub fn run(self, file: BorrowedFd<'_>, mode: WriteMode) -> Completed {
         let mut moved = Completed::default();
         let flags = Flags { fill: 0, store: mode.flags() };
@@ -142,14 +143,14 @@ impl<'m> Batch<'_, 'm> {
         moved
     }
 
-    /// As [`Batch::run`] with a file of messages: each transfer takes or gives one, in their order,
-    /// and waits for none. Numbers are below [`CAPACITY`].
+    /// As [`Batch::run`] for a message device: each transfer receives or sends one message without
+    /// blocking, in the order in which the caller added them. Numbers are below [`CAPACITY`].
     pub fn run_messages(self, file: BorrowedFd<'_>) -> MessageResults {
         let mut exchanged = MessageResults([None; CAPACITY]);
         let mut waits = false;
         let flags = Flags { fill: RWF_NOWAIT, store: RWF_NOWAIT };
         self.room.submit(file, flags, |transfer, result| {
-            // Before Linux 6.4 TAP interfaces knew no such flag.
+            // TAP interfaces support RWF_NOWAIT since Linux 6.4.
             waits |= result == -libc::EOPNOTSUPP;
             let place = exchanged.0.get_mut(transfer.number).into_iter();
             place.for_each(|at| *at = Some(result).filter(|_| !waits));
@@ -160,8 +161,8 @@ impl<'m> Batch<'_, 'm> {
 }
 
 impl FileEngine {
-    /// Tells `done` the kernel's result of each transfer, of none if they are not to be done
-    /// together.
+    /// Submits all transfers and calls `done` with the kernel's result of each. Calls it for none
+    /// if there are fewer than two or if io_uring does not work.
     fn submit(&mut self, file: BorrowedFd<'_>, flags: Flags, done: impl FnMut(&Transfer, i32)) {
         let Self { ring, vectors, transfers, .. } = self;
         if transfers.len() < 2 {
@@ -172,8 +173,8 @@ impl FileEngine {
         }
         let Ring::Ready(ready) = ring else { return };
         if let Err(error) = run(ready, (file, flags), vectors, transfers, done) {
-            tracing::warn!(%error, "io_uring fails; requests are served one by one from now on");
-            // Nothing is under way, and what was not taken up never will be.
+            tracing::warn!(%error, "io_uring failed; requests are served one by one from now on");
+            // The kernel has no transfer in flight, and nobody submits the remaining ones.
             *ring = Ring::Refused;
         }
     }
@@ -183,16 +184,16 @@ fn open() -> Ring {
     match IoUring::new(CAPACITY as u32) {
         Ok(ring) => Ring::Ready(Box::new(ring)),
         Err(error) => {
-            tracing::debug!(%error, "no io_uring; requests are served one by one");
+            tracing::debug!(%error, "io_uring is unavailable; requests are served one by one");
             Ring::Refused
         }
     }
 }
 
-/// Hands all transfers to the kernel and waits for every one.
+/// Submits all transfers to the kernel and waits until every one completes.
 ///
 /// # Errors
-/// The kernel's, with none under way any more.
+/// The kernel's error; no transfer is in flight then.
 fn run(
     ring: &mut IoUring,
     file: (BorrowedFd<'_>, Flags),
@@ -207,10 +208,11 @@ fn run(
             .ok_or_else(|| io::Error::other("internal error: a transfer without its vectors"))?;
         rest = later;
         let entry = entry(transfer, file, own);
-        // SAFETY: the kernel reads the vectors and reads or writes the memory that they say: bytes
-        // of the slices that were given to the batch's pieces and live for 'm, as the batch does,
-        // and which are for writing or the kernel's access fails. No reference to them is there:
-        // volatile slices make none. `wait` does not return before the kernel has done with them.
+        // SAFETY: range: the kernel reads the vectors and reads or writes the memory that they
+        // describe: bytes of the slices in the batch's pieces. If such memory is mapped read-only,
+        // the kernel's write fails. Lifetime: the slices live for 'm, as the batch does, and `wait`
+        // returns only after the kernel has finished with them. Aliasing: no reference to these
+        // bytes exists, since volatile slices make none.
         unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
     }
     wait(ring, transfers, done)
@@ -234,7 +236,7 @@ fn entry(
     entry.user_data(transfer.number as u64)
 }
 
-/// Waits until the kernel has done with everything that it took up, and tells `done` of each.
+/// Waits until the kernel has completed every transfer that it accepted, and calls `done` for each.
 fn wait(
     ring: &mut IoUring,
     transfers: &[Transfer],
@@ -254,7 +256,8 @@ fn wait(
         }
         match waited.map_err(|error| (error.kind(), error)) {
             Ok(_) | Err((io::ErrorKind::Interrupted, _)) => {}
-            // Left alone, the kernel would write into memory that is the guest's again.
+            // Transfers are in flight: if this returned, the kernel would write into memory that
+            // belongs to the guest again.
             Err(_) if count + ring.submission().len() < transfers.len() => {
                 std::thread::yield_now();
             }
@@ -273,14 +276,14 @@ mod tests {
     fn pieces<'m>(parts: &mut [&'m mut [u8]]) -> IoVec<'m> {
         let mut pieces = IoVec::default();
         for part in parts {
-            // Each part is used by this alone.
+            // Each part is moved out of the array, so this slice is its only user.
             let part: &'m mut [u8] = std::mem::take(part);
             assert!(pieces.push(&VolatileSlice::from(part)));
         }
         pieces
     }
 
-    /// Whether this kernel lets us.
+    /// Whether the kernel permits io_uring.
     fn allowed() -> bool {
         let allowed = matches!(open(), Ring::Ready(_));
         if !allowed {
@@ -290,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn transfers_of_both_ways_are_done_together() {
+    fn batch_reads_and_writes_together() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"0123456789").unwrap();
         let (mut first, mut second, mut third) = ([0; 2], [0; 3], *b"ab");
@@ -309,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_or_refused_is_not_moved_and_the_next_batch_is_its_own() {
+    fn partial_and_failed_transfers_are_not_reported_as_completed() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"0123456789").unwrap();
         let mut bytes = [[0; 4]; 4];
@@ -326,12 +329,12 @@ mod tests {
         assert_eq!(
             batch.run(file.as_fd(), WriteMode::Back),
             Completed::default(),
-            "one alone is not worth it"
+            "a batch of one is not submitted"
         );
     }
 
     #[test]
-    fn messages_keep_their_order_and_their_lengths_and_those_that_are_missing_are_known() {
+    fn message_results_have_order_lengths_and_missing_messages() {
         let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         theirs.set_nonblocking(true).unwrap();
@@ -346,21 +349,21 @@ mod tests {
             return;
         }
         assert_eq!([0, 1].map(|number| sent.of(number).unwrap().unwrap()), [3, 5]);
-        let mut rooms = [[0; 8]; 3];
-        let [one, two, three] = &mut rooms;
+        let mut buffers = [[0; 8]; 3];
+        let [one, two, three] = &mut buffers;
         let mut batch = transfers.batch();
-        for (number, room) in [one, two, three].into_iter().enumerate() {
-            batch.add(number, Direction::Read, 0, &pieces(&mut [room]));
+        for (number, buffer) in [one, two, three].into_iter().enumerate() {
+            batch.add(number, Direction::Read, 0, &pieces(&mut [buffer]));
         }
         let taken = batch.run_messages(theirs.as_fd());
         assert_eq!([0, 1].map(|number| taken.of(number).unwrap().unwrap()), [3, 5]);
         let missing = taken.of(2).unwrap().unwrap_err();
         assert_eq!((missing.kind(), taken.of(3).is_none()), (io::ErrorKind::WouldBlock, true));
-        assert_eq!((&rooms[0][..3], &rooms[1][..5]), (&b"one"[..], &b"three"[..]));
+        assert_eq!((&buffers[0][..3], &buffers[1][..5]), (&b"one"[..], &b"three"[..]));
     }
 
     #[test]
-    fn there_is_room_for_so_many() {
+    fn batch_ignores_transfers_beyond_its_capacity() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[1; CAPACITY + 1]).unwrap();
         let mut bytes = [[0]; CAPACITY + 1];

@@ -1,5 +1,5 @@
-//! A file's bytes, straight from and into memory that another domain can change: several pieces of
-//! it with one system call.
+//! Transfers between a file and memory that another domain can change, without a copy: several
+//! pieces of memory with one system call.
 
 use std::io;
 use std::marker::PhantomData;
@@ -7,21 +7,21 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vm_memory::VolatileSlice;
 
-/// Most pieces of one call.
+/// Maximum number of pieces in one system call.
 const MOST: usize = 64;
 
-/// When what is written has to be on stable storage.
+/// When written data has to reach stable storage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WriteMode {
-    /// With the next flush.
+    /// At the next flush (write-back).
     #[default]
     Back,
-    /// When the write is done.
+    /// When the write completes (write-through).
     Through,
 }
 
 impl WriteMode {
-    /// The flags of pwritev2 that ask for it.
+    /// The flags of pwritev2 that request this mode.
     pub(crate) fn flags(self) -> libc::c_int {
         match self {
             Self::Back => 0,
@@ -32,7 +32,7 @@ impl WriteMode {
 
 const NOTHING: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
-/// IoVec of memory, in order. Those that follow one another are one.
+/// An ordered list of pieces of memory. Adjacent pieces are merged.
 pub struct IoVec<'a> {
     vectors: [libc::iovec; MOST],
     count: usize,
@@ -47,7 +47,7 @@ impl Default for IoVec<'_> {
 }
 
 impl<'a> IoVec<'a> {
-    /// Adds a piece; `false` if there is no room for more.
+    /// Appends a piece; returns `false` if the list is full.
     pub fn push(&mut self, piece: &VolatileSlice<'a>) -> bool {
         let (start, length) = (piece.ptr_guard_mut().as_ptr(), piece.len());
         let last = self.count.checked_sub(1).and_then(|last| self.vectors.get_mut(last));
@@ -64,22 +64,22 @@ impl<'a> IoVec<'a> {
         true
     }
 
-    /// Bytes in all.
+    /// Total length in bytes.
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// The pieces, as the kernel takes them.
+    /// The pieces as the kernel expects them.
     pub(crate) fn vectors(&self) -> &[libc::iovec] {
         self.vectors.get(..self.count).unwrap_or(&[])
     }
 
-    /// The pieces.
+    /// Iterates over the pieces, adjacent ones merged.
     pub fn slices(&self) -> impl Iterator<Item = VolatileSlice<'a>> {
         self.vectors.iter().take(self.count).map(|vector| {
-            // SAFETY: range and lifetime: the vector is one slice that was given to `push`, or
-            // several that follow one another, and all live for 'a. Aliasing: as theirs, accesses
-            // are volatile.
+            // SAFETY: range and lifetime: the vector is one slice that `push` took, or several
+            // adjacent ones, and all live for 'a. Aliasing: accesses are volatile, as they are
+            // through the original slices.
             unsafe { VolatileSlice::new(vector.iov_base.cast(), vector.iov_len) }
         })
     }
@@ -87,12 +87,13 @@ impl<'a> IoVec<'a> {
     /// Fills the pieces with the file's bytes from `offset` on.
     ///
     /// # Errors
-    /// The kernel's; the file may end early, which is [`io::ErrorKind::UnexpectedEof`].
+    /// The kernel's error, or [`io::ErrorKind::UnexpectedEof`] if the file ends early.
     pub fn fill(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
         self.transfer(offset, io::ErrorKind::UnexpectedEof, |vectors, offset| {
-            // SAFETY: the kernel writes into memory that each vector says: bytes of the slices that
-            // were given to `push` and live for 'a, which are for writing or it fails. No reference
-            // to them is there: volatile slices make none.
+            // SAFETY: range: the kernel writes into the memory that each vector describes: bytes of
+            // the slices that `push` took. If they are mapped read-only, the call fails. Lifetime:
+            // they live for 'a. Aliasing: no reference to them exists, since volatile slices make
+            // none.
             unsafe {
                 libc::preadv(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32, offset)
             }
@@ -102,24 +103,24 @@ impl<'a> IoVec<'a> {
     /// Writes the pieces to the file from `offset` on.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error, or [`io::ErrorKind::WriteZero`] if the file takes no more bytes.
     pub fn store(&self, file: BorrowedFd<'_>, offset: u64, mode: WriteMode) -> io::Result<()> {
         self.transfer(offset, io::ErrorKind::WriteZero, |vectors, offset| {
             let (file, count) = (file.as_raw_fd(), vectors.len() as i32);
-            // SAFETY: the kernel reads the memory that each vector says: bytes of the slices that
-            // were given to `push` and live for 'a.
+            // SAFETY: the kernel reads the memory that each vector describes: bytes of the slices
+            // that `push` took, which live for 'a.
             unsafe { libc::pwritev2(file, vectors.as_ptr(), count, offset, mode.flags()) }
         })
     }
 
-    /// Writes the pieces to what takes them as one message, such as a TAP interface.
+    /// Sends the pieces as one message, for example to a TAP interface.
     ///
     /// # Errors
-    /// The kernel's; what was not taken whole is [`io::ErrorKind::WriteZero`].
+    /// The kernel's error, or [`io::ErrorKind::WriteZero`] if the kernel took only a part.
     pub fn send(&self, file: BorrowedFd<'_>) -> io::Result<()> {
         let vectors = self.vectors();
-        // SAFETY: the kernel reads the memory that each vector says: bytes of the slices that were
-        // given to `push` and live for 'a.
+        // SAFETY: the kernel reads the memory that each vector describes: bytes of the slices that
+        // `push` took, which live for 'a.
         let sent =
             unsafe { libc::writev(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32) };
         match usize::try_from(sent) {
@@ -129,7 +130,7 @@ impl<'a> IoVec<'a> {
         }
     }
 
-    /// Calls until everything is moved; `end`: what it is when nothing moves any more.
+    /// Repeats `call` until all bytes are transferred. Fails with `end` if a call transfers none.
     fn transfer(
         &self,
         offset: u64,
@@ -137,7 +138,7 @@ impl<'a> IoVec<'a> {
         call: impl Fn(&[libc::iovec], libc::off_t) -> isize,
     ) -> io::Result<()> {
         let mut moved = 0;
-        // Only what was moved in part is looked at again.
+        // A copy of the vectors, made only after a partial transfer.
         let mut left: Option<Left> = None;
         while moved < self.length {
             let at = offset.checked_add(moved as u64).and_then(|at| i64::try_from(at).ok());
@@ -163,7 +164,7 @@ impl<'a> IoVec<'a> {
     }
 }
 
-/// What is left to be moved.
+/// The vectors that remain after a partial transfer.
 struct Left {
     vectors: [libc::iovec; MOST],
     first: usize,
@@ -179,7 +180,7 @@ impl Left {
         self.vectors.get(self.first..self.count).unwrap_or(&[])
     }
 
-    /// Takes bytes off the front.
+    /// Removes `count` bytes from the front.
     fn skip(&mut self, count: usize) {
         let mut count = count;
         for vector in self.vectors.iter_mut().take(self.count).skip(self.first) {
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_go_through_several_pieces_in_order() {
+    fn several_pieces_transfer_in_order() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"0123456789").unwrap();
         let (mut first, mut second) = ([0; 3], [0; 4]);
@@ -226,10 +227,10 @@ mod tests {
         assert_eq!(now, b"2345678789");
     }
 
-    /// Pages of a file that are in memory and not in storage yet, by cachestat; `None` where the
-    /// kernel does not tell.
+    /// The number of dirty pages of a file, from cachestat; `None` if the kernel does not report
+    /// it.
     fn dirty_pages(file: &std::fs::File) -> Option<u64> {
-        /// x86-64's and arm64's number.
+        /// The system call's number on x86-64 and arm64.
         const CACHESTAT: libc::c_long = 451;
         let (whole, mut counts) = ([0u64; 2], [0u64; 5]);
         // SAFETY: the kernel reads two u64 and writes five, which live past the call.
@@ -240,14 +241,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_through_waits_for_no_flush() {
+    fn write_through_leaves_no_dirty_pages() {
         let file = tempfile::tempfile().unwrap();
         let mut bytes = [7; 4096];
         let mut pieces = IoVec::default();
         assert!(pieces.push(&slice(&mut bytes)));
         pieces.store(file.as_fd(), 0, WriteMode::Back).unwrap();
         if dirty_pages(&file).is_none_or(|pages| pages == 0) {
-            println!("skipped in part: the kernel does not tell, or the file is in memory only");
+            println!("skipped in part: no dirty page counts, or the file is in memory only");
             return;
         }
         pieces.store(file.as_fd(), 0, WriteMode::Through).unwrap();
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_goes_whole_or_not_at_all() {
+    fn message_is_sent_whole_or_fails() {
         let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
         let (mut first, mut second) = (*b"01", *b"234");
         let mut pieces = IoVec::default();
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_that_follow_one_another_are_one_and_there_are_only_so_many_others() {
+    fn adjacent_pieces_are_merged_and_others_are_limited() {
         let mut bytes = [0; 4 * MOST];
         let whole = slice(&mut bytes);
         let piece = |at| whole.subslice(at, 2).unwrap();
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_moved_in_part_goes_on_where_it_stopped() {
+    fn partial_transfer_continues_at_its_end() {
         let mut bytes = [0; 16];
         let whole = slice(&mut bytes);
         let mut pieces = IoVec::default();

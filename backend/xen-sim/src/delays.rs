@@ -1,8 +1,8 @@
-//! Random delays at the handles, so that tests meet orders of events that a quiet machine never
-//! shows.
+//! Random delays in the handles, so that tests see orders of events that do not occur on an idle
+//! machine.
 //!
-//! `XEN_VIRTIOD_SIM_DELAYS=SEED` turns them on for the whole process. The seed is printed: with it
-//! each thread draws the same delays again, though what other threads do meanwhile may differ.
+//! `XEN_VIRTIOD_SIM_DELAYS=SEED` enables them for the whole process and prints the seed. With the
+//! same seed each thread draws the same delays, though the interleaving of the threads may differ.
 
 use std::cell::Cell;
 use std::env;
@@ -13,10 +13,10 @@ use std::thread;
 use std::time::Duration;
 
 const VARIABLE: &str = "XEN_VIRTIOD_SIM_DELAYS";
-/// The longest delay.
+/// Maximum delay.
 const LONGEST: Duration = Duration::from_millis(1);
 
-/// Tells threads apart.
+/// Numbers the threads, in the order of their first call.
 static THREADS: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
@@ -28,15 +28,15 @@ fn seed() -> Option<u64> {
     static SEED: OnceLock<Option<u64>> = OnceLock::new();
     *SEED.get_or_init(|| {
         let text = env::var(VARIABLE).ok()?;
-        let seed = text.parse().unwrap_or_else(|_| panic!("{VARIABLE}={text} is no number"));
-        // Not by `eprintln`, which a test that passes keeps to itself.
-        let line = format!("random delays at the simulated handles: {VARIABLE}={seed}\n");
+        let seed = text.parse().unwrap_or_else(|_| panic!("{VARIABLE}={text} is not a number"));
+        // `eprintln` would not work: the harness hides its output if the test passes.
+        let line = format!("random delays in the simulated handles: {VARIABLE}={seed}\n");
         std::io::stderr().write_all(line.as_bytes()).unwrap();
         Some(seed)
     })
 }
 
-/// Lets other threads go first, now and then.
+/// Sleeps at one call of sixteen and yields at three more, so that other threads go first.
 pub(super) fn pause() {
     let Some(seed) = seed() else { return };
     let drawn = DRAWN.get().unwrap_or_else(|| {
@@ -51,12 +51,12 @@ pub(super) fn pause() {
     }
 }
 
-/// The upper bits as a part of 1.
+/// Maps the upper 32 bits to 0..=1.
 fn part(number: u64) -> f64 {
     f64::from((number >> 32) as u32) / f64::from(u32::MAX)
 }
 
-/// splitmix64: the step and the mixing of its state.
+/// The step of splitmix64, whose output function is `mix`.
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
 fn mix(state: u64) -> u64 {

@@ -1,4 +1,4 @@
-//! Event channels.
+//! Simulated event channels between guests and Dom0.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,7 +16,7 @@ pub(super) fn event_fd() -> io::Result<EventFd> {
     Ok(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?)
 }
 
-/// Waits until the counter is not 0, as long as `limit` or until a signal comes to this thread.
+/// Waits until the counter is not 0, for at most `limit`, or until a signal interrupts the thread.
 pub(super) fn wait_readable(counter: &EventFd, limit: Duration) {
     let mut fds = [PollFd::new(counter.as_fd(), PollFlags::POLLIN)];
     match poll(&mut fds, PollTimeout::try_from(limit).unwrap()) {
@@ -33,7 +33,7 @@ struct LocalEnd {
     masked: bool,
 }
 
-/// A channel, made by a guest for Dom0.
+/// A channel that a guest allocated for Dom0.
 struct Channel {
     guest: DomId,
     port: RemotePort,
@@ -41,7 +41,7 @@ struct Channel {
     local: Option<LocalEnd>,
 }
 
-/// All channels.
+/// The channels of all guests.
 #[derive(Default)]
 pub(super) struct Channels {
     all: Vec<Channel>,
@@ -65,7 +65,7 @@ impl Channels {
 pub struct GuestPort {
     hypervisor: Hypervisor,
     guest: DomId,
-    /// As the guest names it.
+    /// The port's number in the guest.
     pub port: RemotePort,
     signalled: Arc<EventFd>,
 }
@@ -83,7 +83,7 @@ impl GuestPort {
         Self { hypervisor, guest, port, signalled }
     }
 
-    /// Signals Dom0.
+    /// Sends an event to Dom0.
     pub fn notify(&self) {
         let mut world = self.hypervisor.world();
         let mine =
@@ -97,12 +97,12 @@ impl GuestPort {
         }
     }
 
-    /// Waits for a signal; fails the test after ten seconds, naming `what`.
+    /// Waits for an event; fails the test after ten seconds with `what` in the message.
     pub fn wait(&self, what: &str) {
         assert!(self.wait_for(Duration::from_secs(10)), "no event in 10 s: {what}");
     }
 
-    /// Waits for a signal as long as `limit`; whether there was one.
+    /// Waits for an event for at most `limit`; returns whether one arrived.
     pub fn wait_for(&self, limit: Duration) -> bool {
         let end = Instant::now() + limit;
         loop {
@@ -158,7 +158,7 @@ impl EventChannels for SimEvents {
         };
         let channel = channels.all.iter_mut().find(unbound);
         let channel = channel.ok_or_else(|| no_such_port("bind", port.0))?;
-        // As in Xen: a port that was just bound fires once.
+        // As in Xen: a port becomes pending when it is bound.
         let handle = Arc::clone(&self.handle);
         handle.write(1).unwrap();
         channel.local = Some(LocalEnd { port: local, handle, pending: true, masked: false });
@@ -178,7 +178,7 @@ impl EventChannels for SimEvents {
         pause();
         let mut world = self.hypervisor.world();
         let (to_guest, _) =
-            world.channels.local(port).ok_or_else(|| no_such_port("signal", port.0))?;
+            world.channels.local(port).ok_or_else(|| no_such_port("notify", port.0))?;
         to_guest.write(1).unwrap();
         Ok(())
     }
@@ -195,7 +195,7 @@ impl EventChannels for SimEvents {
                 return Ok(Some(*port));
             }
         }
-        // Nothing is left that the counter could tell of: a port that is masked sets it again.
+        // No port is pending and unmasked, so the counter can be reset: `unmask` sets it again.
         let _ = self.handle.read();
         Ok(None)
     }

@@ -1,4 +1,4 @@
-//! Mapping a guest's memory by its frames, as a platform without grants does.
+//! Maps a guest's memory by frame number, as a platform without grants does.
 
 use std::fs::File;
 use std::num::NonZeroUsize;
@@ -11,7 +11,7 @@ use super::grants::place;
 use xen::Access;
 use xen::mapped::MappedRange;
 
-/// All of one guest's memory.
+/// The whole memory of one guest.
 #[derive(Clone)]
 pub struct SimFrames {
     pub(super) memory: Arc<File>,
@@ -19,15 +19,15 @@ pub struct SimFrames {
 }
 
 impl SimFrames {
-    /// How many there are.
+    /// Number of frames.
     pub fn count(&self) -> u64 {
         self.count as u64
     }
 
-    /// Maps frames one after another.
+    /// Maps frames to consecutive addresses.
     pub fn map(&self, frames: &[u64], access: Access) -> FramePages {
         let bytes = NonZeroUsize::new(frames.len() * PAGE_SIZE as usize).unwrap();
-        // SAFETY: no address is asked for, so no other mapping is touched.
+        // SAFETY: the call requests no address, so it replaces no other mapping.
         let base = unsafe {
             mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE).unwrap()
         };
@@ -41,7 +41,7 @@ impl SimFrames {
     }
 }
 
-/// Frames that are mapped.
+/// Mapped frames. Dropping this unmaps them.
 pub struct FramePages(MappedRange);
 
 impl AsRef<MappedRange> for FramePages {
@@ -52,7 +52,7 @@ impl AsRef<MappedRange> for FramePages {
 
 impl Drop for FramePages {
     fn drop(&mut self) {
-        // SAFETY: exactly the range that `map` made; whatever borrows it borrows self.
+        // SAFETY: exactly the range that `map` made; every borrow of it borrows self.
         unsafe { munmap(self.0.address().cast(), self.0.length()) }.unwrap();
     }
 }

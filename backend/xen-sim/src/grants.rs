@@ -1,4 +1,4 @@
-//! Grant tables, and mapping by them.
+//! Simulated grant tables; maps and copies granted pages.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -23,12 +23,12 @@ pub(super) struct Grant {
     pub(super) page: usize,
     pub(super) access: Access,
     pub(super) mapped: usize,
-    /// Its guest ended it, and does not care that it is mapped.
+    /// The guest ended the grant while it was mapped.
     pub(super) ended: bool,
 }
 
 impl Grant {
-    /// Whether it allows that.
+    /// Whether the grant permits `access`.
     fn allows(&self, access: Access) -> bool {
         !self.ended && access <= self.access
     }
@@ -39,27 +39,26 @@ impl Grant {
 pub(super) struct GrantTables {
     pub(super) entries: BTreeMap<(DomId, GrantRef), Grant>,
     pub(super) map_calls: usize,
-    /// Mappings that Dom0 has.
+    /// Number of mappings that Dom0 has.
     mappings: usize,
-    /// Addresses at which there was a mapping not long ago: whoever still has one meets nothing
-    /// there.
+    /// Addresses of recent mappings, kept reserved so that a stale pointer faults.
     quarantine: Quarantine,
 }
 
-/// Address ranges without access, so that a pointer kept past its mapping faults. The oldest make
-/// room.
+/// Address ranges without access, so that a pointer kept past its mapping faults. A new range
+/// evicts the oldest.
 #[derive(Default)]
 struct Quarantine(VecDeque<Range<usize>>);
 
 impl Quarantine {
     const MOST: usize = 512;
 
-    /// Takes the range of a mapping that nobody refers to.
+    /// Takes the range of a mapping that nobody refers to any more.
     fn take(&mut self, range: Range<usize>) {
         let length = NonZeroUsize::new(range.len()).unwrap();
         let address = NonZeroUsize::new(range.start).unwrap();
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
-        // SAFETY: replaces exactly a range that a mapping had, of which the caller says that nobody
+        // SAFETY: replaces exactly the range of a mapping, and the caller guarantees that nobody
         // refers to it.
         unsafe { mmap_anonymous(address.into(), length, ProtFlags::PROT_NONE, flags).unwrap() };
         self.0.push_back(range);
@@ -75,10 +74,10 @@ impl Drop for Quarantine {
     }
 }
 
-/// Ends a reservation of [`Quarantine`]'s.
+/// Unmaps a range that [`Quarantine`] reserved.
 fn release(range: Range<usize>) {
     let address = NonNull::new(range.start as *mut libc::c_void).unwrap();
-    // SAFETY: exactly a range that the quarantine reserved and has just forgotten; nothing was ever
+    // SAFETY: exactly a range that the quarantine reserved and has just removed; nothing was ever
     // lent out of it.
     unsafe { munmap(address, range.len()) }.unwrap();
 }
@@ -88,9 +87,9 @@ impl GrantTables {
         self.entries.iter().filter(|((owner, _), _)| *owner == guest).map(|(_, g)| g.mapped).sum()
     }
 
-    /// Whether there is room for a mapping of so many pages; the kernel's error where there is
-    /// none. gntdev says EINVAL for most of what Xen does, and its handle finds out more: see the
-    /// crate `xen`.
+    /// Checks that the limits permit a mapping of `pages` pages; returns the kernel's error
+    /// otherwise. gntdev returns EINVAL for most of Xen's errors, and its handle finds the reason:
+    /// see the crate `xen`.
     fn check_room(&self, pages: usize, limits: &Limits) -> Result<(), MapError> {
         let tracked: usize = self.entries.values().map(|grant| grant.mapped).sum();
         let errno = if pages == 0 || pages > limits.pages_a_map {
@@ -137,7 +136,7 @@ impl GrantTable for SimGrants {
             source: io::ErrorKind::InvalidInput.into(),
         };
         let key = |reference: &GrantRef| (self.guest, *reference);
-        // Every element has its own status (XSA-361): one that is refused refuses the whole.
+        // Every element has its own status (XSA-361): if one is refused, the whole map fails.
         for reference in references {
             let grant = world.grants.entries.get(&key(reference));
             grant.filter(|grant| grant.allows(access)).ok_or_else(|| refused(*reference))?;
@@ -147,7 +146,7 @@ impl GrantTable for SimGrants {
         world.grants.map_calls += 1;
         world.grants.mappings += 1;
         let bytes = NonZeroUsize::new(references.len() * PAGE_SIZE as usize).unwrap();
-        // SAFETY: no address is asked for, so no other mapping is touched.
+        // SAFETY: the call requests no address, so it replaces no other mapping.
         let base = unsafe {
             mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE).unwrap()
         };
@@ -217,11 +216,11 @@ pub(super) unsafe fn place(
     let address = NonZeroUsize::new(base.as_ptr() as usize + position * bytes.get());
     let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
     let offset = (page * bytes.get()) as libc::off_t;
-    // SAFETY: replaces one page that the caller says nothing refers to.
+    // SAFETY: replaces one page, and the caller guarantees that nothing refers to it.
     unsafe { mmap(address, bytes, protection, flags, memory, offset).unwrap() };
 }
 
-/// Pages mapped in the simulation.
+/// Granted pages mapped in the simulation. Dropping this unmaps them.
 pub struct SimPages {
     range: MappedRange,
     hypervisor: Hypervisor,
@@ -239,7 +238,7 @@ impl Drop for SimPages {
     fn drop(&mut self) {
         let start = self.range.address().as_ptr() as usize;
         let mut world = self.hypervisor.world();
-        // Whatever borrows the range borrows self.
+        // Every borrow of the range borrows self.
         world.grants.quarantine.take(start..start + self.range.length());
         world.grants.mappings -= 1;
         for reference in &self.references {

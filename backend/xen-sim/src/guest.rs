@@ -1,4 +1,4 @@
-//! A guest: its memory, its grants, its ports.
+//! A simulated guest: memory, grants and ports.
 
 use std::fs::File;
 use std::num::NonZeroUsize;
@@ -18,33 +18,33 @@ use super::grants::Grant;
 use xen::{Access, DomId};
 
 const PAGE: usize = PAGE_SIZE as usize;
-/// A guest's first grant reference; those below are reserved in real tables.
+/// A guest's first grant reference; real tables reserve those below.
 const FIRST_REFERENCE: u32 = 8;
 
-/// One of a guest's pages.
+/// A page of a guest, by its index in the guest's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestPage(pub usize);
 
-/// A domain with memory.
+/// A domain with memory of its own.
 pub struct Guest {
     hypervisor: Hypervisor,
-    /// Its number.
+    /// The domain id.
     pub id: DomId,
     memory: Arc<File>,
     base: NonNull<u8>,
     pages: usize,
     next_page: usize,
     next_reference: u32,
-    /// What its drivers put into rings.
+    /// The kind of addresses that the guest's drivers put into rings.
     pub addresses: Addresses,
 }
 
-/// What the addresses are that a device is given.
+/// The kind of addresses that a driver passes to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Addresses {
-    /// Grants.
+    /// Grant addresses.
     Grants,
-    /// The guest's own plus this.
+    /// Guest-physical addresses plus this offset.
     Window(u64),
 }
 
@@ -54,7 +54,7 @@ impl Guest {
         memory.set_len((pages * PAGE) as u64).unwrap();
         let bytes = NonZeroUsize::new(pages * PAGE).unwrap();
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: no address is asked for, so no other mapping is touched.
+        // SAFETY: the call requests no address, so it replaces no other mapping.
         let base = unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, &memory, 0) };
         let memory = Arc::new(memory);
         let frames = SimFrames { memory: Arc::clone(&memory), count: pages };
@@ -71,35 +71,35 @@ impl Guest {
         }
     }
 
-    /// A page that was never used; zero.
+    /// Returns a zeroed page that was never used; fails the test if none is left.
     pub fn allocate(&mut self) -> GuestPage {
         assert!(self.next_page < self.pages, "the guest is out of memory");
         self.next_page += 1;
         GuestPage(self.next_page - 1)
     }
 
-    /// Leaves references out, for another of the domain's drivers.
+    /// Skips `count` references, which another driver of the domain uses.
     pub fn skip_references(&mut self, count: u32) {
         self.next_reference += count;
     }
 
-    /// Bytes of a page.
+    /// Returns `length` bytes of a page from `offset` on.
     pub fn slice(&self, page: GuestPage, offset: usize, length: usize) -> VolatileSlice<'_> {
         assert!(page.0 < self.pages && offset + length <= PAGE);
-        // SAFETY: range: inside the page, checked above, and so inside the mapping. Lifetime:
-        // borrows self, whose drop unmaps. Aliasing: accesses to the memory are volatile or atomic
-        // everywhere.
+        // SAFETY: range: the check above keeps the bytes inside the page, and so inside the
+        // mapping. Lifetime: the slice borrows self, whose drop unmaps. Aliasing: all accesses to
+        // the memory are volatile or atomic.
         unsafe { VolatileSlice::new(self.base.as_ptr().add(page.0 * PAGE + offset), length) }
     }
 
-    /// A page as the message page.
+    /// Returns a page as the message page.
     pub fn words(&self, page: GuestPage) -> &PageWords {
         assert!(page.0 < self.pages);
         // SAFETY: as in `slice`; the page is aligned, and as large as PageWords.
         unsafe { self.base.add(page.0 * PAGE).cast::<PageWords>().as_ref() }
     }
 
-    /// Grants pages to Dom0 under consecutive references; gives the first.
+    /// Grants pages to Dom0 under consecutive references; returns the first.
     pub fn grant(&mut self, pages: &[GuestPage], access: Access) -> GrantRef {
         let first = GrantRef(self.next_reference);
         for page in pages {
@@ -112,7 +112,7 @@ impl Guest {
         first
     }
 
-    /// The address for a device of pages that follow one another and were granted from `first` on.
+    /// Returns the device address of consecutive pages that were granted from `first` on.
     pub fn address(&self, page: GuestPage, first: GrantRef) -> u64 {
         match self.addresses {
             Addresses::Grants => GrantAddress::page(first).encode(),
@@ -120,7 +120,7 @@ impl Guest {
         }
     }
 
-    /// Ends grants. Ending one that is still mapped breaks a rule of the backend's [3.5].
+    /// Ends grants. If one is still mapped, the backend broke a rule [3.5].
     pub fn revoke(&self, first: GrantRef, count: usize) {
         let mut world = self.hypervisor.world();
         for number in first.0..first.0 + count as u32 {
@@ -135,8 +135,8 @@ impl Guest {
         }
     }
 
-    /// Ends grants whether they are mapped or not, as a guest's kernel can that does not care what
-    /// becomes of its pages. What is mapped stays so, and nothing can be mapped any more.
+    /// Ends grants whether they are mapped or not, as a careless guest kernel can. Existing
+    /// mappings stay, and new ones fail.
     pub fn end_grants(&self, first: GrantRef, count: usize) {
         let last = first.0.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
         let entries = &mut self.hypervisor.world().grants.entries;
@@ -145,7 +145,7 @@ impl Guest {
         entries.retain(|_, grant| !grant.ended || grant.mapped > 0);
     }
 
-    /// A new event channel for Dom0.
+    /// Allocates an event channel for Dom0.
     pub fn port(&self) -> GuestPort {
         GuestPort::new(self.hypervisor.clone(), self.id)
     }
@@ -153,7 +153,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        // SAFETY: exactly the range that `new` mapped; what borrows it borrows self.
+        // SAFETY: exactly the range that `new` mapped; every borrow of it borrows self.
         unsafe { munmap(self.base.cast(), self.pages * PAGE) }.unwrap();
     }
 }

@@ -1,15 +1,16 @@
-//! A simulated hypervisor behind the handles: grant tables with permissions and revocation, event
-//! channels, XenStore with watches.
+//! A simulated hypervisor behind the traits of the crate `xen`: grant tables with permissions and
+//! revocation, event channels, XenStore with watches.
 //!
 //! Guests' pages are real shared memory and mappings are real mappings, so an access that the
-//! hypervisor would not allow is a fault of the test process. What a guest or a backend must not do
-//! is noted, and [`Hypervisor::assert_clean`] fails the test for it. The handles have the limits of
-//! the real ones ([`Limits`]), and answer late at random where the environment asks for it.
+//! hypervisor would not allow faults in the test process. The simulation notes violations by a
+//! guest or a backend, and [`Hypervisor::assert_clean`] fails the test for them. The handles have
+//! the limits of the real ones ([`Limits`]), and delay calls at random if the environment asks for
+//! it.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::panic,
-    reason = "it is for tests and benchmarks"
+    reason = "only tests and benchmarks use this crate"
 )]
 
 mod delays;
@@ -32,7 +33,7 @@ pub use self::limits::{Limits, StoreQuota};
 pub use self::store::{SimStore, Watch};
 use xen::{DomId, StoreError, Xen};
 
-/// What the hypervisor knows.
+/// The state of the hypervisor and of xenstored.
 #[derive(Default)]
 struct World {
     grants: grants::GrantTables,
@@ -43,54 +44,54 @@ struct World {
     violations: Vec<String>,
 }
 
-/// The hypervisor; clones are the same one.
+/// The simulated hypervisor; clones share one state.
 #[derive(Clone, Default)]
 pub struct Hypervisor(Arc<Mutex<World>>);
 
 impl Hypervisor {
     fn world(&self) -> MutexGuard<'_, World> {
-        // A test that failed with the lock held must not fail everything that cleans up after it.
+        // A test that panics with the lock held must not make every clean-up after it panic too.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// A new domain with `pages` pages of memory.
+    /// Creates a domain with `pages` pages of memory.
     pub fn guest(&self, id: u16, pages: usize) -> Guest {
         Guest::new(self.clone(), DomId(id), pages)
     }
 
-    /// The memory of a domain that was made, for a platform that does without grants.
+    /// Returns the memory of an existing domain, for a platform without grants.
     pub fn frames(&self, guest: DomId) -> SimFrames {
         self.world().memories[&guest].clone()
     }
 
-    /// Pages of `guest` that are mapped by this domain by grants, a page counting as often as it is
-    /// mapped.
+    /// Number of pages of `guest` that this domain has mapped through grants. A page counts once
+    /// for each of its mappings.
     pub fn mapped_pages(&self, guest: DomId) -> usize {
         self.world().grants.mapped(guest)
     }
 
-    /// Mappings made so far, refused ones left out: on real Xen a hypercall each.
+    /// Number of successful map calls so far: on real Xen one hypercall each.
     pub fn map_calls(&self) -> usize {
         self.world().grants.map_calls
     }
 
-    /// Lets this domain have no more than `pages` pages mapped, as its map tracking does.
+    /// Limits this domain to `pages` mapped pages, as its map tracking does.
     pub fn limit_mapped(&self, pages: usize) {
         self.limit(|limits| limits.tracked_pages = pages);
     }
 
-    /// Changes what this domain's handles have room for.
+    /// Changes the limits of this domain's handles.
     pub fn limit(&self, change: impl FnOnce(&mut Limits)) {
         change(&mut self.world().limits);
     }
 
-    /// Event channels that are bound to this domain.
+    /// Number of event channels that are bound to this domain.
     pub fn bound_ports(&self) -> usize {
         self.world().channels.bound()
     }
 
-    /// Fails the test if a grant is still there or mapped, a port is still bound, or a rule was
-    /// broken.
+    /// Fails the test if a grant still exists or is mapped, a port is still bound, or somebody
+    /// broke a rule.
     pub fn assert_clean(&self) {
         let world = self.world();
         assert_eq!(world.violations, Vec::<String>::new(), "rules broken");
@@ -99,7 +100,7 @@ impl Hypervisor {
     }
 }
 
-/// Dom0's handles.
+/// Opens Dom0's handles.
 impl Xen for Hypervisor {
     type Grants = SimGrants;
     type Events = SimEvents;

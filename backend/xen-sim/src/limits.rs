@@ -1,20 +1,20 @@
-//! What the handles have room for, as those of a real domain do.
+//! Limits of the handles, with the defaults of a real Dom0.
 
-/// The limits of this domain and of the process that uses its handles. Those of a Dom0 as it comes,
-/// at first.
+/// The limits of this domain and of the process that uses its handles. The default is an
+/// unconfigured Dom0's.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Pages of one map call: gntdev's parameter `limit`.
+    /// Maximum number of pages in one map call: gntdev's parameter `limit`.
     pub pages_a_map: usize,
-    /// Pages mapped at once, a page counting as often as it is mapped: Xen's map tracking, with
-    /// `gnttab_max_maptrack_frames` of 1024.
+    /// Maximum number of pages mapped at the same time; a page counts once for each of its
+    /// mappings. Xen's map tracking, with `gnttab_max_maptrack_frames` of 1024.
     pub tracked_pages: usize,
-    /// Mappings that the process has at once: the kernel's `vm.max_map_count`, of which others take
-    /// some.
+    /// Maximum number of mappings of the process: the kernel's `vm.max_map_count`, including the
+    /// process's other mappings.
     pub mappings: usize,
-    /// Event channels that are bound at once.
+    /// Maximum number of event channels bound at the same time.
     pub ports: usize,
-    /// xenstored's quotas for this domain; none for Dom0.
+    /// xenstored's quotas for this domain; `None` for Dom0.
     pub store: Option<StoreQuota>,
 }
 
@@ -30,14 +30,14 @@ impl Default for Limits {
     }
 }
 
-/// What xenstored lets a domain have that is not privileged, as a driver domain is.
+/// xenstored's quotas for an unprivileged domain, such as a driver domain.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreQuota {
-    /// Nodes in its own directory.
+    /// Maximum number of nodes in the domain's own directory.
     pub nodes: usize,
-    /// Watches of all its connections.
+    /// Maximum number of watches of all the domain's connections.
     pub watches: usize,
-    /// Bytes of a node.
+    /// Maximum size of a node's value in bytes, exclusive.
     pub node_size: usize,
 }
 

@@ -1,4 +1,4 @@
-//! XenStore: a tree of values, and watches.
+//! Simulated XenStore: a tree of values, and watches.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,19 +12,19 @@ use super::events::{event_fd, wait_readable};
 use super::{Hypervisor, StoreQuota};
 use xen::{StoreError, XenStore};
 
-/// Bytes of a request or an answer, behind its header (`XENSTORE_PAYLOAD_MAX`).
+/// Maximum payload of a request or an answer, without its header (`XENSTORE_PAYLOAD_MAX`).
 const MAX_PAYLOAD: usize = 4096;
-/// What of that the kernel's device takes of a request: it keeps it in as many bytes, the header's
-/// 16 among them.
+/// Maximum payload of a request through the kernel's device, which buffers request and header, 16
+/// bytes, in `MAX_PAYLOAD` bytes.
 const MAX_REQUEST: usize = MAX_PAYLOAD - 16;
-/// Characters of a path (`XENSTORE_ABS_PATH_MAX`), and of one that is relative
+/// Maximum length of an absolute path (`XENSTORE_ABS_PATH_MAX`) and of a relative one
 /// (`XENSTORE_REL_PATH_MAX`).
 const MAX_ABSOLUTE: usize = 3072;
 const MAX_RELATIVE: usize = 2048;
 /// The directory that counts against this domain's quota.
 const OWN: &str = "/local/domain/0";
 
-/// Values by absolute path, and who watches what.
+/// Values by absolute path, and the watches.
 #[derive(Default)]
 pub(super) struct Tree {
     values: BTreeMap<String, String>,
@@ -34,7 +34,7 @@ pub(super) struct Tree {
     denied: Option<String>,
 }
 
-/// A removal at the worst moment.
+/// A removal of `top` after a number of reads of `path`, to provoke races.
 struct Vanishing {
     path: String,
     reads_left: usize,
@@ -48,7 +48,7 @@ fn is_below(path: &str, top: &str) -> bool {
 
 impl Tree {
     fn changed(&self, path: &str) {
-        // A watch fires for what is below it, and when something above it goes.
+        // A watch fires for changes below its path, and when a node above it is removed.
         let fires = |watch: &str| is_below(path, watch) || is_below(watch, path);
         for (watch, fired) in &self.watches {
             if fires(watch) {
@@ -68,51 +68,51 @@ impl Tree {
     }
 }
 
-/// The toolstack's and the guests' view, by absolute path. They write what a test makes them write.
+/// The toolstack's and the guests' view, by absolute path, for tests to write what these would.
 impl Hypervisor {
-    /// Writes a value.
+    /// Writes a value and fires the watches on it.
     pub fn store_write(&self, path: &str, value: &str) {
         self.world().store.write(path, value);
     }
 
-    /// Has the thread panic that next reads this path from Dom0: a programming error, played.
+    /// Makes the thread panic that next reads this path from Dom0, to simulate a programming error.
     pub fn store_trap(&self, path: &str) {
         self.world().store.trap = Some(path.to_owned());
     }
 
-    /// Has the toolstack remove `top` just when Dom0 has read `path`, `reads` times from now.
+    /// Removes `top`, as the toolstack would, just after Dom0's `reads`th read of `path` from now.
     pub fn store_remove_after_reads(&self, path: &str, reads: usize, top: &str) {
         let (path, top) = (path.to_owned(), top.to_owned());
         self.world().store.vanishing = Some(Vanishing { path, reads_left: reads, top });
     }
 
-    /// Lets Dom0 no longer read this path, as a driver domain may not read everything.
+    /// Denies Dom0 this path, as a driver domain may not read everything.
     pub fn store_deny(&self, path: &str) {
         self.world().store.denied = Some(path.to_owned());
     }
 
-    /// Removes a node and what is below.
+    /// Removes a node and all nodes below it.
     pub fn store_remove(&self, path: &str) {
         self.world().store.remove(path);
     }
 
-    /// Watches that this domain has, those of tests among them.
+    /// Number of watches, those of tests included.
     pub fn store_watches(&self) -> usize {
         self.world().store.watches.len()
     }
 
-    /// A value.
+    /// Returns the value at `path`, if the node exists.
     pub fn store_read(&self, path: &str) -> Option<String> {
         self.world().store.values.get(path).cloned()
     }
 
-    /// Waits until a value is as it should be; fails the test after ten seconds, naming path and
-    /// value.
+    /// Waits until the value equals `wanted`; fails the test after ten seconds with path and value
+    /// in the message.
     pub fn store_wait(&self, path: &str, wanted: Option<&str>) {
         self.store_watch(path).wait(wanted);
     }
 
-    /// Watches a value, to wait for it later.
+    /// Registers a watch on a value, to wait for it later.
     pub fn store_watch(&self, path: &str) -> Watch {
         let (hypervisor, fired) = (self.clone(), Arc::new(event_fd().unwrap()));
         self.world().store.watches.push((path.to_owned(), Arc::clone(&fired)));
@@ -127,7 +127,7 @@ pub struct Watch {
     fired: Arc<EventFd>,
 }
 
-/// The longest that a test waits for a value.
+/// Maximum time that a test waits for a value.
 const LIMIT: Duration = Duration::from_secs(10);
 
 impl Watch {
@@ -138,7 +138,7 @@ impl Watch {
         assert!(met, "{} is {value:?}, not {wanted:?}", self.path);
     }
 
-    /// Waits until the value is as `holds` has it, as long as `limit`; whether it is.
+    /// Waits until `holds` accepts the value, for at most `limit`; returns whether it does.
     pub fn wait_for(&self, limit: Duration, holds: impl Fn(Option<&str>) -> bool) -> bool {
         let end = Instant::now() + limit;
         while !holds(self.hypervisor.store_read(&self.path).as_deref()) {
@@ -160,12 +160,12 @@ impl Drop for Watch {
     }
 }
 
-/// Dom0's connection.
+/// Dom0's connection to the simulated XenStore.
 pub struct SimStore {
     hypervisor: Hypervisor,
     fired: Arc<EventFd>,
-    /// As on the real connection: a watch event that arrives while an answer is waited for is taken
-    /// off the descriptor with it.
+    /// A watch event was taken off the descriptor together with an answer, as on the real
+    /// connection.
     noted: bool,
 }
 
@@ -180,10 +180,10 @@ impl SimStore {
     }
 }
 
-/// The path as xenstored knows it.
+/// Returns the absolute path.
 ///
 /// # Errors
-/// The client's for a request that is too long, xenstored's for what is no path.
+/// The client's error for a request that is too long, xenstored's for an invalid path.
 fn absolute(operation: &'static str, path: &str, value: &str) -> Result<String, StoreError> {
     if path.len() + 1 + value.len() > MAX_REQUEST || path.contains('\0') {
         return Err(StoreError::TooLong(path.to_owned()));
@@ -205,7 +205,7 @@ fn refused(operation: &'static str, path: &str, errno: &str) -> StoreError {
 }
 
 impl Tree {
-    /// Whether this domain may have that value there.
+    /// Checks a write of `value` to `path` against this domain's quota.
     fn check_quota(
         &self,
         quota: Option<StoreQuota>,
@@ -221,7 +221,7 @@ impl Tree {
         Ok(())
     }
 
-    /// As [`Tree::write`], of this domain.
+    /// As [`Tree::write`], within this domain's quota.
     fn write_own(
         &mut self,
         quota: Option<StoreQuota>,

@@ -1,9 +1,9 @@
-//! `/dev/xen/evtchn` (Linux `include/uapi/xen/evtchn.h`). A read gives ports that were notified, as
-//! `u32`s, and masks them; a write of ports unmasks them.
+//! `/dev/xen/evtchn` (Linux `include/uapi/xen/evtchn.h`). A read returns the pending ports as
+//! `u32`s and masks them; a write of ports unmasks them.
 
 use crate::ioctl_number;
 
-/// The device.
+/// Path of the event channel device.
 pub const DEVICE: &str = "/dev/xen/evtchn";
 
 const fn number(number: u8, size: usize) -> u64 {
@@ -14,9 +14,9 @@ const fn number(number: u8, size: usize) -> u64 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct BindInterdomain {
-    /// The other domain.
+    /// The domain that allocated the port.
     pub remote_domain: u32,
-    /// Its port.
+    /// The port, as that domain numbers it.
     pub remote_port: u32,
 }
 
@@ -40,36 +40,36 @@ pub struct Port {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct RestrictDomid {
-    /// The only domain that the file is good for from then on.
+    /// The only domain that the open file can bind ports to from then on.
     pub domid: u16,
 }
 
 nix::ioctl_write_ptr_bad!(
-    /// `IOCTL_EVTCHN_BIND_INTERDOMAIN`: gives the local port.
+    /// `IOCTL_EVTCHN_BIND_INTERDOMAIN`: returns the local port.
     bind_interdomain,
     number(1, size_of::<BindInterdomain>()),
     BindInterdomain
 );
 nix::ioctl_write_ptr_bad!(
-    /// `IOCTL_EVTCHN_BIND_UNBOUND_PORT`: gives the local port.
+    /// `IOCTL_EVTCHN_BIND_UNBOUND_PORT`: returns the local port.
     bind_unbound_port,
     number(2, size_of::<BindUnboundPort>()),
     BindUnboundPort
 );
 nix::ioctl_write_ptr_bad!(
-    /// `IOCTL_EVTCHN_UNBIND`.
+    /// `IOCTL_EVTCHN_UNBIND`: closes a local port.
     unbind,
     number(3, size_of::<Port>()),
     Port
 );
 nix::ioctl_write_ptr_bad!(
-    /// `IOCTL_EVTCHN_NOTIFY`.
+    /// `IOCTL_EVTCHN_NOTIFY`: sends an event through a local port.
     notify,
     number(4, size_of::<Port>()),
     Port
 );
 nix::ioctl_write_ptr_bad!(
-    /// `IOCTL_EVTCHN_RESTRICT_DOMID`.
+    /// `IOCTL_EVTCHN_RESTRICT_DOMID`: restricts the open file to one domain.
     restrict_domid,
     number(6, size_of::<RestrictDomid>()),
     RestrictDomid
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layouts_are_the_kernels() {
+    fn structures_match_the_kernel_abi() {
         assert_eq!((size_of::<BindInterdomain>(), size_of::<BindUnboundPort>()), (8, 4));
         assert_eq!((size_of::<Port>(), size_of::<RestrictDomid>()), (4, 2));
         assert_eq!(number(1, size_of::<BindInterdomain>()), 0x0008_4501);

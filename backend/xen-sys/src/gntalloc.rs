@@ -1,23 +1,22 @@
-//! `/dev/xen/gntalloc` (Linux `include/uapi/xen/gntalloc.h`): pages of this process that another
-//! domain is granted. A page is mapped by its offset in the device.
+//! `/dev/xen/gntalloc` (Linux `include/uapi/xen/gntalloc.h`): allocates pages and grants them to
+//! another domain. The process maps a page by its offset in the device.
 
 use crate::ioctl_number;
 
-/// The device.
+/// Path of the grant allocation device.
 pub const DEVICE: &str = "/dev/xen/gntalloc";
-/// `GNTALLOC_FLAG_WRITABLE`.
+/// `GNTALLOC_FLAG_WRITABLE`: the other domain may write to the pages.
 pub const FLAG_WRITABLE: u16 = 1;
 
-/// `struct ioctl_gntalloc_alloc_gref`. The references follow from the last field on, `count` of
-/// them.
+/// `struct ioctl_gntalloc_alloc_gref`. Its last field is the first of `count` references.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct AllocGref {
-    /// In: the domain that is granted the pages.
+    /// In: the domain to grant the pages to.
     pub domid: u16,
-    /// In: [`FLAG_WRITABLE`].
+    /// In: [`FLAG_WRITABLE`] or 0.
     pub flags: u16,
-    /// In: pages.
+    /// In: number of pages.
     pub count: u32,
     /// Out: the first page's offset in the device.
     pub index: u64,
@@ -31,19 +30,19 @@ pub struct AllocGref {
 pub struct DeallocGref {
     /// The first page's offset in the device.
     pub index: u64,
-    /// Pages.
+    /// Number of pages.
     pub count: u32,
 }
 
 nix::ioctl_readwrite_bad!(
-    /// `IOCTL_GNTALLOC_ALLOC_GREF`: the memory behind the pointer must have room for `count`
+    /// `IOCTL_GNTALLOC_ALLOC_GREF`: the memory behind the pointer must be large enough for `count`
     /// references.
     alloc_gref,
     ioctl_number(b'G', 5, size_of::<AllocGref>()),
     AllocGref
 );
 nix::ioctl_write_ptr_bad!(
-    /// `IOCTL_GNTALLOC_DEALLOC_GREF`.
+    /// `IOCTL_GNTALLOC_DEALLOC_GREF`: ends the grants of consecutive pages.
     dealloc_gref,
     ioctl_number(b'G', 6, size_of::<DeallocGref>()),
     DeallocGref
@@ -56,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layouts_are_the_kernels() {
+    fn structures_match_the_kernel_abi() {
         assert_eq!((size_of::<AllocGref>(), size_of::<DeallocGref>()), (24, 16));
         assert_eq!((offset_of!(AllocGref, index), offset_of!(AllocGref, gref_ids)), (8, 16));
         assert_eq!(offset_of!(DeallocGref, count), 8);

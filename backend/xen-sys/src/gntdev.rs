@@ -1,9 +1,9 @@
-//! `/dev/xen/gntdev` (Linux `include/uapi/xen/gntdev.h`): maps and copies pages that other domains
-//! granted.
+//! `/dev/xen/gntdev` (Linux `include/uapi/xen/gntdev.h`): maps pages that other domains granted,
+//! and copies to and from them.
 
 use crate::ioctl_number;
 
-/// The device.
+/// Path of the grant device.
 pub const DEVICE: &str = "/dev/xen/gntdev";
 
 /// `struct ioctl_gntdev_grant_ref`.
@@ -12,20 +12,19 @@ pub const DEVICE: &str = "/dev/xen/gntdev";
 pub struct IoctlGrantRef {
     /// The domain that granted the page.
     pub domid: u32,
-    /// The reference.
+    /// The grant reference in that domain's table.
     pub reference: u32,
 }
 
-/// `struct ioctl_gntdev_map_grant_ref`. The references follow from the last field on, `count` of
-/// them.
+/// `struct ioctl_gntdev_map_grant_ref`. Its last field is the first of `count` references.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct MapGrantRef {
-    /// In: references.
+    /// In: number of references.
     pub count: u32,
-    /// Nothing.
+    /// Padding.
     pub pad: u32,
-    /// Out: what mmap is given as the offset.
+    /// Out: the offset to pass to mmap.
     pub index: u64,
     /// In: the references, a variable-length array.
     pub refs: [IoctlGrantRef; 1],
@@ -35,17 +34,17 @@ pub struct MapGrantRef {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct UnmapGrantRef {
-    /// What [`MapGrantRef`] gave.
+    /// The index that the kernel returned in [`MapGrantRef`].
     pub index: u64,
-    /// References.
+    /// Number of references.
     pub count: u32,
-    /// Nothing.
+    /// Padding.
     pub pad: u32,
 }
 
-/// `GNTCOPY_source_gref`: the source is a grant, the destination is ours.
+/// `GNTCOPY_source_gref`: the source is a grant, the destination is memory of this process.
 pub const COPY_SOURCE_GREF: u16 = 1;
-/// `GNTCOPY_dest_gref`: the destination is a grant, the source is ours.
+/// `GNTCOPY_dest_gref`: the destination is a grant, the source is memory of this process.
 pub const COPY_DEST_GREF: u16 = 2;
 /// `GNTST_okay` (Xen `public/grant_table.h`).
 pub const STATUS_OKAY: i16 = 0;
@@ -54,9 +53,9 @@ pub const STATUS_OKAY: i16 = 0;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Foreign {
-    /// The reference.
+    /// The grant reference in the domain's table.
     pub reference: u32,
-    /// Bytes from the page's start.
+    /// Offset in the page, in bytes.
     pub offset: u16,
     /// The domain that granted the page.
     pub domid: u16,
@@ -75,13 +74,13 @@ pub union CopyPointer {
 /// `struct gntdev_grant_copy_segment`.
 #[repr(C)]
 pub struct IoctlCopySegment {
-    /// From where.
+    /// Where the kernel copies from.
     pub source: CopyPointer,
-    /// To where.
+    /// Where the kernel copies to.
     pub dest: CopyPointer,
-    /// Bytes, at most up to the end of the granted page.
+    /// Length in bytes; a segment must not cross the end of the granted page.
     pub len: u16,
-    /// [`COPY_SOURCE_GREF`], [`COPY_DEST_GREF`].
+    /// [`COPY_SOURCE_GREF`] or [`COPY_DEST_GREF`].
     pub flags: u16,
     /// Out: `GNTST_…`.
     pub status: i16,
@@ -90,20 +89,20 @@ pub struct IoctlCopySegment {
 /// `struct ioctl_gntdev_grant_copy`.
 #[repr(C)]
 pub struct GrantCopy {
-    /// Segments.
+    /// Number of segments.
     pub count: u32,
-    /// Where they are.
+    /// Array of `count` segments.
     pub segments: *mut IoctlCopySegment,
 }
 
 nix::ioctl_write_ptr_bad!(
-    /// `IOCTL_GNTDEV_MAP_GRANT_REF`: notes references; writes `index`.
+    /// `IOCTL_GNTDEV_MAP_GRANT_REF`: registers references for an mmap; writes `index`.
     map_grant_ref,
     ioctl_number(b'G', 0, size_of::<MapGrantRef>()),
     MapGrantRef
 );
 nix::ioctl_write_ptr_bad!(
-    /// `IOCTL_GNTDEV_UNMAP_GRANT_REF`.
+    /// `IOCTL_GNTDEV_UNMAP_GRANT_REF`: drops references after munmap.
     unmap_grant_ref,
     ioctl_number(b'G', 1, size_of::<UnmapGrantRef>()),
     UnmapGrantRef
@@ -122,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layouts_are_the_kernels() {
+    fn structures_match_the_kernel_abi() {
         assert_eq!((size_of::<MapGrantRef>(), size_of::<UnmapGrantRef>()), (24, 16));
         assert_eq!((offset_of!(MapGrantRef, index), offset_of!(MapGrantRef, refs)), (8, 16));
         let copies =

@@ -1,15 +1,15 @@
 //! The raw ABI of Linux' `/dev/xen/{gntdev,gntalloc,evtchn,xenbus}`: structures, ioctls, status
-//! codes. Nothing else: the crate `xen` has safe handles over it.
+//! codes. The crate `xen` has safe handles over it.
 //!
 //! Sources: Linux `include/uapi/xen/*.h`, Xen `public/grant_table.h` and `public/io/xs_wire.h`. The
-//! layouts are the same on x86_64 and aarch64; tests hold them.
+//! layouts are the same on x86_64 and aarch64; tests check them.
 
 pub mod evtchn;
 pub mod gntalloc;
 pub mod gntdev;
 pub mod xs_wire;
 
-/// An ioctl's number: Xen's devices give no direction, only type, number and size.
+/// An ioctl's number: Xen's devices encode type, number and size, but no direction.
 const fn ioctl_number(group: u8, number: u8, size: usize) -> u64 {
     nix::request_code_none!(group, number) | (size as u64) << 16
 }

@@ -1,20 +1,20 @@
 //! XenStore's wire protocol (Xen `public/io/xs_wire.h`), as `/dev/xen/xenbus` speaks it: each
 //! message is a header of four `u32` (type, request id, transaction id, length) and a payload.
 
-/// The device.
+/// Path of the XenStore device.
 pub const DEVICE: &str = "/dev/xen/xenbus";
 /// `sizeof(struct xsd_sockmsg)`.
 pub const HEADER_SIZE: usize = 16;
 /// `XENSTORE_PAYLOAD_MAX`.
 pub const PAYLOAD_MAX: usize = 4096;
 
-/// `enum xsd_sockmsg_type`: those that are used here.
+/// The values of `enum xsd_sockmsg_type` that this project uses.
 pub mod message_type {
-    /// Names of a node's children.
+    /// List the names of a node's children.
     pub const DIRECTORY: u32 = 1;
-    /// A node's value.
+    /// Read a node's value.
     pub const READ: u32 = 2;
-    /// Ask for watch events.
+    /// Register a watch.
     pub const WATCH: u32 = 4;
     /// Begin a transaction.
     pub const TRANSACTION_START: u32 = 6;
@@ -22,7 +22,7 @@ pub mod message_type {
     pub const TRANSACTION_END: u32 = 7;
     /// Write a node.
     pub const WRITE: u32 = 11;
-    /// Remove a node and what is below.
+    /// Remove a node and all nodes below it.
     pub const RM: u32 = 13;
     /// A watch fired.
     pub const WATCH_EVENT: u32 = 15;

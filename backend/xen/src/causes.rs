@@ -1,11 +1,12 @@
-//! How an error is shown to people.
+//! Formats an error and its causes for people.
 
 use std::error::Error;
 use std::fmt;
 use std::iter;
 
-/// An error and its causes on one line, each once: what failed, then why. An error of this
-/// project's does not print its cause; some libraries' errors do, and their cause is not repeated.
+/// Displays an error and its causes on one line, each once: first the failure, then the reasons.
+/// This project's errors do not print their cause. Some libraries' errors do; then the cause is not
+/// repeated.
 #[derive(Clone, Copy, Debug)]
 pub struct Causes<'a>(pub &'a dyn Error);
 

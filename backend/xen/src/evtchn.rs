@@ -1,7 +1,6 @@
 //! `/dev/xen/evtchn`: event channels to one other domain.
 //!
-//! Reading gives ports that were signalled and masks them;
-//! writing a port unmasks it.
+//! A read returns the pending ports and masks them; a write of a port unmasks it.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -14,9 +13,9 @@ use xen_sys::evtchn::{self as sys, BindInterdomain, BindUnboundPort, DEVICE, Por
 use super::{DomId, EventChannels, EventError, LocalPort, RemotePort};
 use crate::Causes;
 
-/// Bytes of a port's number.
+/// Size of a port number in bytes.
 const PORT_SIZE: usize = 4;
-/// Ports that are read at once.
+/// Maximum number of ports that one read returns.
 const PORTS: usize = 32;
 
 /// The handle to event channels with one guest.
@@ -24,14 +23,14 @@ const PORTS: usize = 32;
 pub struct Evtchn {
     file: File,
     guest: DomId,
-    /// Ports that were read and not given yet.
+    /// Ports that were read and that `pending` has not returned yet.
     read: VecDeque<LocalPort>,
-    /// The latest read gave all there were.
+    /// The latest read returned all pending ports.
     drained: bool,
 }
 
 impl Evtchn {
-    /// Opens the handle, and has the kernel hold it to `guest`.
+    /// Opens the handle and restricts it to `guest`.
     pub fn open(guest: DomId) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
@@ -39,7 +38,7 @@ impl Evtchn {
             let hint = "is this a Xen domain, and is the module xen-evtchn loaded?";
             io::Error::new(error.kind(), format!("cannot open {DEVICE}: {error} ({hint})"))
         })?;
-        // The kernel refuses to hold anybody to domain 0, which is a driver's peer as a rule.
+        // The kernel cannot restrict a handle to domain 0, which is usually the peer of a driver.
         if guest.0 != 0 {
             let request = RestrictDomid { domid: guest.0 };
             // SAFETY: the ioctl reads one RestrictDomid, which lives past the call.
@@ -50,7 +49,7 @@ impl Evtchn {
 }
 
 impl Evtchn {
-    /// Reads the ports that were signalled, up to so many; none is left if they are fewer.
+    /// Reads pending ports, at most [`PORTS`]. Fewer mean that no other port is pending.
     fn read_ports(&mut self) -> io::Result<()> {
         let mut bytes = [0; PORTS * PORT_SIZE];
         let length = match self.file.read(&mut bytes) {
@@ -65,7 +64,7 @@ impl Evtchn {
         Ok(())
     }
 
-    /// Makes a port for the other domain to bind; it names it by the same number.
+    /// Allocates a port for the other domain to bind, which uses the same number for it.
     ///
     /// # Errors
     /// [`EventError`] if this domain has no port left.
@@ -109,7 +108,7 @@ impl EventChannels for Evtchn {
     fn notify(&mut self, port: LocalPort) -> Result<(), EventError> {
         // SAFETY: the ioctl reads one Port, which lives past the call.
         let done = unsafe { sys::notify(self.file.as_raw_fd(), &Port { port: port.0 }) };
-        done.map(drop).map_err(|errno| failed("signal", port.0, errno))
+        done.map(drop).map_err(|errno| failed("notify", port.0, errno))
     }
 
     fn pending(&mut self) -> Result<Option<LocalPort>, EventError> {

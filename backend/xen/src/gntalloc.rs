@@ -1,7 +1,7 @@
-//! `/dev/xen/gntalloc`: pages of this process that another domain is granted.
+//! `/dev/xen/gntalloc`: allocates pages and grants them to another domain.
 //!
-//! The kernel picks pages and references, and a page's
-//! offset in the device is what it is mapped by.
+//! The kernel chooses the pages and their references. The process maps a page by its offset in the
+//! device.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -18,25 +18,25 @@ use xen_sys::gntalloc::{AllocGref, DEVICE, DeallocGref, FLAG_WRITABLE, alloc_gre
 use crate::mapped::MappedRange;
 use crate::{Access, DomId};
 
-/// Words of 32 bits in front of the references in [`AllocGref`].
+/// Number of 32-bit words before the references in [`AllocGref`].
 const HEADER_WORDS: usize = offset_of!(AllocGref, gref_ids) / 4;
-/// [`AllocGref`] in such words.
+/// Size of [`AllocGref`] in 32-bit words.
 const LEAST_WORDS: usize = size_of::<AllocGref>() / 4;
 
-/// The handle by which one other domain is granted pages.
+/// A handle that grants pages to one other domain.
 #[derive(Debug)]
 pub struct Gntalloc {
     peer: DomId,
 }
 
 impl Gntalloc {
-    /// For grants to `peer`.
+    /// Returns a handle for grants to `peer`.
     pub fn new(peer: DomId) -> Self {
         Self { peer }
     }
 
-    /// Grants `count` new pages, zeroed, for reading and writing or for reading only. Here they are
-    /// writable in any case, one after another in the order of their references.
+    /// Grants `count` new zeroed pages with `access`. This process maps them writable in any case,
+    /// one after another in the order of their references.
     ///
     /// # Errors
     /// The device is missing, or the kernel is out of pages or references; the message names the
@@ -60,7 +60,7 @@ impl Gntalloc {
     }
 }
 
-/// What the kernel picked.
+/// The pages and references that the kernel chose.
 struct Allocated {
     index: u64,
     references: Vec<u32>,
@@ -72,8 +72,8 @@ fn allocate(file: &File, peer: DomId, count: u16, access: Access) -> io::Result<
     let mut request = vec![u32::from_ne_bytes([d0, d1, f0, f1]), count.into(), 0, 0];
     request.resize(LEAST_WORDS.max(HEADER_WORDS + usize::from(count)), 0);
     // SAFETY: range: the ioctl reads and writes the structure's 24 bytes and writes `count`
-    // references behind its first 16; the Vec has at least as many. Alignment: the kernel copies
-    // bytes. Aliasing and lifetime: the Vec is ours alone and lives past the call.
+    // references after its first 16; the Vec has at least as many. Alignment: the kernel copies
+    // bytes. Aliasing and lifetime: this function owns the Vec, which lives past the call.
     unsafe { alloc_gref(file.as_raw_fd(), request.as_mut_ptr().cast()) }?;
     let [_, _, low, high, references @ ..] = request.as_slice() else {
         return Err(io::ErrorKind::InvalidData.into());
@@ -82,11 +82,11 @@ fn allocate(file: &File, peer: DomId, count: u16, access: Access) -> io::Result<
     Ok(Allocated { index: u64::from(*low) | u64::from(*high) << 32, references })
 }
 
-/// Maps the pages at `offsets` of the device one after another.
+/// Maps the pages at `offsets` of the device to consecutive addresses.
 fn map(file: &File, offsets: impl ExactSizeIterator<Item = u64>) -> io::Result<MappedRange> {
     let page = NonZeroUsize::new(PAGE_SIZE as usize).ok_or(io::ErrorKind::InvalidInput)?;
     let bytes = NonZeroUsize::new(offsets.len() * page.get()).ok_or(io::ErrorKind::InvalidInput)?;
-    // SAFETY: no address is asked for, so no other mapping is touched.
+    // SAFETY: the call requests no address, so it replaces no other mapping.
     let base = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE) }?;
     for (position, offset) in offsets.enumerate() {
         let address = NonZeroUsize::new(base.as_ptr() as usize + position * page.get());
@@ -108,14 +108,14 @@ fn map(file: &File, offsets: impl ExactSizeIterator<Item = u64>) -> io::Result<M
 /// # Safety
 /// The bytes must be a whole range that [`map`] reserved, and nothing may refer to them.
 unsafe fn unmap(address: NonNull<u8>, length: usize) {
-    // SAFETY: the caller owes a range of ours that is not in use.
+    // SAFETY: the caller passes a whole range of `map`'s that nothing refers to.
     if let Err(error) = unsafe { munmap(address.cast(), length) } {
-        tracing::error!(%error, "cannot unmap {length} bytes that were shared");
+        tracing::error!(%error, "cannot unmap {length} granted bytes of this process");
     }
 }
 
-/// Pages that another domain is granted. Dropping this ends the grants; the kernel keeps a page
-/// that the other domain still has mapped.
+/// Pages granted to another domain. Dropping this ends the grants. The kernel keeps a page that the
+/// other domain still has mapped.
 #[derive(Debug)]
 pub struct SharedPages {
     range: MappedRange,
@@ -125,7 +125,7 @@ pub struct SharedPages {
 }
 
 impl SharedPages {
-    /// The references, in rising order: that of the first page, and so on.
+    /// The references in rising order, one for each page in the order of the mapping.
     pub fn references(&self) -> &[GrantRef] {
         &self.references
     }
@@ -139,13 +139,13 @@ impl AsRef<MappedRange> for SharedPages {
 
 impl Drop for SharedPages {
     fn drop(&mut self) {
-        // SAFETY: exactly the range that `map` made; whatever borrows it borrows self.
+        // SAFETY: exactly the range that `map` returned; every borrow of it borrows self.
         unsafe { unmap(self.range.address(), self.range.length()) };
         let count = self.references.len() as u32;
         let request = DeallocGref { index: self.index, count };
         // SAFETY: the ioctl reads one DeallocGref, which lives past the call.
         if let Err(error) = unsafe { dealloc_gref(self.file.as_raw_fd(), &request) } {
-            tracing::error!(%error, "gntalloc keeps {count} page(s)");
+            tracing::error!(%error, "cannot free {count} granted page(s); gntalloc keeps them");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `/dev/xen/gntdev`: maps pages that a guest granted to this domain.
 //!
-//! A map is two steps: an ioctl notes the references and gives
-//! an index, and an mmap at that index makes the one hypercall that maps them all, or none.
+//! A map has two steps: an ioctl registers the references and returns an index, and an mmap at that
+//! index makes the hypercall that maps all of them or none.
 
 mod copy;
 mod refused;
@@ -29,7 +29,7 @@ pub struct Gntdev {
 }
 
 impl Gntdev {
-    /// Opens the handle.
+    /// Opens the handle to the grants of `guest`.
     pub fn open(guest: DomId) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|error| {
             let hint = "is this a Xen domain, and is the module xen-gntdev loaded?";
@@ -38,19 +38,19 @@ impl Gntdev {
         Ok(Self { file: Arc::new(file), guest })
     }
 
-    /// Notes `references` with the kernel; gives the index under which mmap finds them.
+    /// Registers `references` with the kernel; returns the index to pass to mmap.
     fn reserve(&self, references: &[GrantRef]) -> Result<u64, MapError> {
         let no_room = |source| MapError::NoRoom { count: references.len(), source };
         let count = u32::try_from(references.len()).map_err(|e| no_room(io::Error::other(e)))?;
-        // One MapGrantRef holds the header and the first reference; a Vec of 8-byte records behind
-        // an 16-byte header keeps the layout: 16 bytes of header are two records.
+        // A Vec of 8-byte records has the layout of the request: the 16-byte header takes two
+        // records.
         let record = |domid, reference| sys::IoctlGrantRef { domid, reference };
         let mut request = vec![record(count, 0), record(0, 0)];
         let domid = u32::from(self.guest.0);
         request.extend(references.iter().map(|reference| record(domid, reference.0)));
         // SAFETY: range: the ioctl reads and writes 16 bytes of header and reads `count` records of
         // 8 bytes; the Vec holds 2 + count records. Alignment: the kernel copies bytes. Aliasing
-        // and lifetime: the Vec is ours alone and lives past the call.
+        // and lifetime: this function owns the Vec, which lives past the call.
         let done = unsafe {
             sys::map_grant_ref(
                 self.file.as_raw_fd(),
@@ -65,7 +65,7 @@ impl Gntdev {
     }
 }
 
-/// Ends what `reserve` noted.
+/// Drops the references that `reserve` registered under `index`.
 fn forget(file: &File, index: u64, pages: usize) -> io::Result<()> {
     let request = UnmapGrantRef { index, count: pages as u32, pad: 0 };
     // SAFETY: the ioctl reads one UnmapGrantRef, which lives past the call.
@@ -74,7 +74,7 @@ fn forget(file: &File, index: u64, pages: usize) -> io::Result<()> {
 }
 
 impl Gntdev {
-    /// Maps, or says what the kernel said.
+    /// Maps the references, or returns the kernel's error unexplained.
     fn try_map(&self, references: &[GrantRef], access: Access) -> Result<GntdevPages, TryError> {
         let count = references.len();
         let bytes = count.checked_mul(PAGE_SIZE as usize).and_then(NonZeroUsize::new);
@@ -84,30 +84,30 @@ impl Gntdev {
             Access::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
         };
         let index = self.reserve(references)?;
-        // SAFETY: no address is asked for, so no other mapping is touched; the kernel checks the
-        // length against what was reserved under this index.
+        // SAFETY: the call requests no address, so it replaces no other mapping; the kernel checks
+        // the length against the references registered under this index.
         let mapped = unsafe {
             mmap(None, bytes, protection, MapFlags::MAP_SHARED, &*self.file, index as libc::off_t)
         };
         match mapped {
             Ok(address) => {
-                // SAFETY: mmap gave `bytes` bytes, page aligned, with this protection. They stay
-                // mapped until GntdevPages is dropped, which owns the range. Nothing else refers to
-                // them.
+                // SAFETY: mmap returned `bytes` bytes, page aligned, with this protection. They
+                // stay mapped until GntdevPages, which owns the range, is dropped. Nothing else
+                // refers to them.
                 let range = unsafe { MappedRange::new(address.cast(), bytes.get(), access) };
                 Ok(GntdevPages { range, file: Arc::clone(&self.file), index })
             }
             Err(errno) => {
                 if let Err(error) = forget(&self.file, index, count) {
-                    tracing::error!(%error, "gntdev keeps {count} reference(s) that failed to map");
+                    tracing::error!(%error, "gntdev keeps {count} reference(s) of a failed map");
                 }
                 Err(TryError::Map(errno))
             }
         }
     }
 
-    /// Whether a map failed by the guest's doing or for want of room here: the kernel says EINVAL
-    /// for both.
+    /// Determines whether the guest's grant or a limit of this domain made a map fail: the kernel
+    /// returns EINVAL for both.
     fn explain(&self, references: &[GrantRef], access: Access, errno: nix::Error) -> MapError {
         let (first, count) = (references.first().copied().unwrap_or(GrantRef(0)), references.len());
         let no_room = |source| MapError::NoRoom { count, source };
@@ -119,20 +119,20 @@ impl Gntdev {
         match refused::first(&self.file, self.guest, references) {
             Ok(Some(reference)) => refused(reference, 1),
             Ok(None) if access == Access::ReadOnly => no_room(NoTracking.into()),
-            // All can be read. If they can be mapped for that, it is writing that is refused.
+            // All pages can be read. If a read-only map works, the grants refuse writing.
             Ok(None) => match self.try_map(references, Access::ReadOnly) {
                 Ok(_) => refused(first, count),
                 Err(_) => no_room(NoTracking.into()),
             },
             Err(error) => {
-                tracing::debug!(%error, "the hypervisor does not say why it refuses to map");
+                tracing::debug!(%error, "cannot find the reference that the hypervisor refused");
                 refused(first, count)
             }
         }
     }
 }
 
-/// Why the kernel did not map.
+/// The step of a map that failed.
 enum TryError {
     Reserve(MapError),
     Map(nix::Error),
@@ -144,9 +144,9 @@ impl From<MapError> for TryError {
     }
 }
 
-/// Xen counts what a domain has mapped in a table of its own.
+/// Xen counts a domain's mappings in its map tracking table; the table is full.
 #[derive(Debug, thiserror::Error)]
-#[error("its map tracking is full; Xen's option gnttab_max_maptrack_frames makes it larger")]
+#[error("map tracking of this domain is full; raise Xen's option gnttab_max_maptrack_frames")]
 struct NoTracking;
 
 impl From<NoTracking> for io::Error {
@@ -170,7 +170,7 @@ impl GrantTable for Gntdev {
     }
 }
 
-/// Pages mapped through gntdev.
+/// Pages mapped through gntdev. Dropping this unmaps them.
 #[derive(Debug)]
 pub struct GntdevPages {
     range: MappedRange,
@@ -187,8 +187,8 @@ impl AsRef<MappedRange> for GntdevPages {
 impl Drop for GntdevPages {
     fn drop(&mut self) {
         let (address, length): (NonNull<u8>, usize) = (self.range.address(), self.range.length());
-        // SAFETY: exactly the range that `map` got from mmap; whatever borrows it borrows self,
-        // which is being dropped, so nothing does.
+        // SAFETY: exactly the range that mmap returned. Every borrow of it borrows self, which is
+        // being dropped, so none exists.
         if let Err(error) = unsafe { munmap(address.cast(), length) } {
             tracing::error!(%error, "cannot unmap {length} granted bytes");
             return;

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::{DomId, Evtchn, Gntdev, StoreError, Xen, XenStoreConnection};
 
-/// Opens `/dev/xen/gntdev`, `/dev/xen/evtchn` and `/dev/xen/xenbus`, and nothing else of Xen's.
+/// Opens `/dev/xen/gntdev`, `/dev/xen/evtchn` and `/dev/xen/xenbus`, and no other Xen device.
 #[derive(Clone, Copy, Debug)]
 pub struct DevXen;
 

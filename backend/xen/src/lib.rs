@@ -1,8 +1,8 @@
-//! The handles to Xen: grants, event channels and XenStore, as traits, and the devices of Linux
-//! that open them.
+//! Handles to Xen: traits for grants, event channels and XenStore, and their implementations over
+//! Linux' devices.
 //!
-//! Each module with unsafe code is for one device. Nothing here can map memory that was not
-//! granted: there is no call for it.
+//! Each module with unsafe code uses one device. The crate has no call that maps memory that was
+//! not granted.
 
 mod causes;
 mod evtchn;
@@ -29,35 +29,36 @@ pub use self::host::DevXen;
 use self::mapped::MappedRange;
 pub use self::xenstore::XenStoreConnection;
 
-/// Opens handles. One set a device, so that no device waits for another.
+/// Opens handles. Each device opens its own set, so that no device waits for another.
 pub trait Xen: Clone + Send + 'static {
-    /// Maps grants.
+    /// Maps and copies granted pages.
     type Grants: GrantTable;
     /// Event channels.
     type Events: EventChannels;
     /// Reads and writes XenStore.
     type Store: XenStore;
 
-    /// A handle to what `guest` granted.
+    /// Opens a handle to the grants of `guest`.
     ///
     /// # Errors
-    /// The device could not be opened; the message names it and the kernel module that is missing.
+    /// The device could not be opened; the message names it and the kernel module that may be
+    /// missing.
     fn grants(&self, guest: DomId) -> io::Result<Self::Grants>;
 
-    /// A handle to event channels with `guest`.
+    /// Opens a handle to event channels with `guest`.
     ///
     /// # Errors
     /// As [`Xen::grants`].
     fn events(&self, guest: DomId) -> io::Result<Self::Events>;
 
-    /// A XenStore connection of its own.
+    /// Opens a XenStore connection.
     ///
     /// # Errors
     /// [`StoreError::Connection`].
     fn store(&self) -> Result<Self::Store, StoreError>;
 }
 
-/// A domain's number.
+/// A domain id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DomId(pub u16);
 
@@ -67,109 +68,110 @@ impl fmt::Display for DomId {
     }
 }
 
-/// An event channel's end in the guest, as the guest names it.
+/// An event channel's port in the guest, as the guest numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RemotePort(pub u32);
 
-/// An event channel's end in this domain.
+/// An event channel's port in this domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LocalPort(pub u32);
 
-/// Why granted pages could not be mapped.
+/// A failed map of granted pages.
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {
-    /// The hypervisor refuses: no such grant, not for this domain, or not for writing.
+    /// The hypervisor refuses: the grant does not exist, is for another domain, or is read-only.
     #[error("the hypervisor refuses {access:?} access to {count} page(s) from {first}")]
     Refused {
-        /// First reference of the mapping.
+        /// The first reference that may be refused.
         first: GrantRef,
-        /// Its pages.
+        /// The number of references from `first` on that may be refused.
         count: usize,
-        /// The access asked for.
+        /// The requested access.
         access: Access,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// This domain is short of something: memory, mapping slots, grant frames.
-    #[error("this domain has no room to map {count} granted page(s)")]
+    /// This domain lacks memory, mapping slots or map tracking entries.
+    #[error("this domain lacks resources to map {count} granted page(s)")]
     NoRoom {
-        /// Pages asked for.
+        /// The number of pages requested.
         count: usize,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
-/// Which way the hypervisor copies.
+/// The direction of a copy by the hypervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CopyDirection {
-    /// Out of granted pages.
+    /// From granted pages into memory of this process.
     FromGuest,
-    /// Into pages that were granted for writing.
+    /// From memory of this process into pages granted for writing.
     ToGuest,
 }
 
-/// A part of a granted page, and the bytes here that are copied from it or to it.
+/// A part of one granted page, and the memory of this process to copy to or from.
 #[derive(Clone, Copy, Debug)]
 pub struct CopySegment<'a> {
-    /// The page.
+    /// The grant of the page.
     pub reference: GrantRef,
-    /// Where in the page.
+    /// Offset in the page, in bytes.
     pub offset: u16,
-    /// As many bytes, at most up to the page's end.
+    /// The local memory. Its length is the segment's; the segment must not cross the page's end.
     pub here: VolatileSlice<'a>,
 }
 
-/// Why bytes were not copied.
+/// A failed copy by the hypervisor.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// The hypervisor refuses: no such grant, not for this domain, or not for writing.
+    /// The hypervisor refuses: the grant does not exist, is for another domain, or is read-only.
     #[error("the hypervisor refuses to copy from or to {reference} (status {status})")]
     Refused {
-        /// The first that is refused.
+        /// The reference of the first refused segment.
         reference: GrantRef,
-        /// `GNTST_…`.
+        /// The segment's status, `GNTST_…`.
         status: i16,
     },
-    /// A segment leaves its page, or there are too many.
-    #[error("a part to be copied leaves its page")]
+    /// A segment crosses the end of its page, or there are too many segments.
+    #[error("a copy segment crosses the end of its page, or there are too many segments")]
     Beyond,
-    /// The hypervisor was not asked.
-    #[error("cannot have granted pages copied")]
+    /// The kernel did not pass the request to the hypervisor.
+    #[error("cannot copy granted pages")]
     Failed(#[source] io::Error),
 }
 
-/// Maps what one guest granted to this domain.
+/// Maps and copies pages that one guest granted to this domain.
 pub trait GrantTable: Send + 'static {
-    /// Mapped pages; dropping it unmaps them.
+    /// Mapped pages; dropping the value unmaps them.
     type Pages: AsRef<MappedRange> + Send;
 
-    /// Maps the pages behind `references`, one after another in this domain's address space.
+    /// Maps the pages behind `references` to consecutive addresses.
     ///
     /// # Errors
-    /// [`MapError`]; nothing is mapped then, not even a part.
+    /// [`MapError`]; then no page is mapped.
     fn map(&self, references: &[GrantRef], access: Access) -> Result<Self::Pages, MapError>;
 
-    /// Has the hypervisor copy bytes, all by one call. Nothing is mapped for it.
+    /// Copies all segments with one hypercall, without a mapping.
     ///
     /// # Errors
-    /// [`CopyError`]; some may have been copied then.
+    /// [`CopyError`]; then some segments may have been copied.
     fn copy(&self, way: CopyDirection, segments: &[CopySegment<'_>]) -> Result<(), CopyError>;
 }
 
-/// Why an event channel operation failed.
+/// A failed operation on an event channel.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation} event channel {port}")]
 pub struct EventError {
-    /// What was tried, an infinitive.
+    /// The operation that failed, an infinitive.
     pub operation: &'static str,
-    /// The port as its owner names it.
+    /// The port: the guest's number for `bind`, the local one otherwise; 0 if none is known.
     pub port: u32,
-    /// What the kernel said.
+    /// The kernel's error.
     pub source: io::Error,
 }
 
-/// Event channels between this domain and one guest. Readable (poll) while events are pending.
+/// Event channels between this domain and one guest. The descriptor is readable (poll) while events
+/// are pending.
 pub trait EventChannels: AsFd + Send + 'static {
     /// Binds the guest's unbound `port`.
     ///
@@ -177,63 +179,63 @@ pub trait EventChannels: AsFd + Send + 'static {
     /// [`EventError`] if the guest has no such port for this domain.
     fn bind(&mut self, port: RemotePort) -> Result<LocalPort, EventError>;
 
-    /// Closes a port; it never comes up in [`EventChannels::pending`] again.
+    /// Closes a port; [`EventChannels::pending`] does not return it again.
     fn unbind(&mut self, port: LocalPort);
 
-    /// Signals the guest.
+    /// Sends an event to the guest through `port`.
     ///
     /// # Errors
     /// [`EventError`] if the port is not bound.
     fn notify(&mut self, port: LocalPort) -> Result<(), EventError>;
 
-    /// A port that was signalled, without waiting. It stays masked until
+    /// Returns a pending port, without waiting. The port stays masked until
     /// [`EventChannels::unmask`], so that a storm of events costs one wake-up (XSA-332).
     ///
     /// # Errors
-    /// [`EventError`] if the handle is broken.
+    /// [`EventError`] if the kernel fails to read the pending ports.
     fn pending(&mut self) -> Result<Option<LocalPort>, EventError>;
 
-    /// Lets a port signal again: its events have been dealt with.
+    /// Unmasks a port after its events were handled, so that it can become pending again.
     ///
     /// # Errors
     /// [`EventError`] if the port is not bound.
     fn unmask(&mut self, port: LocalPort) -> Result<(), EventError>;
 }
 
-/// Why a XenStore operation failed.
+/// A failed XenStore operation.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// XenStore's own answer.
+    /// xenstored answers with an error.
     #[error("XenStore refuses to {operation} {path}: {errno}")]
     Refused {
-        /// What was tried, an infinitive.
+        /// The operation that failed, an infinitive.
         operation: &'static str,
-        /// On which path.
+        /// The node's path.
         path: String,
         /// The error's name, as in `ENOENT`.
         errno: String,
     },
-    /// The connection is gone or was never there.
+    /// The connection failed or could not be opened.
     #[error("cannot {operation} XenStore at {path}")]
     Connection {
-        /// What was tried.
+        /// The operation that failed, an infinitive.
         operation: &'static str,
-        /// The device.
+        /// The path of the XenStore device.
         path: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// An answer that is none.
-    #[error("XenStore answered out of turn: {0}")]
+    /// xenstored sent a message that violates the protocol.
+    #[error("XenStore violated its protocol: {0}")]
     Protocol(&'static str),
-    /// A request longer than XenStore takes.
-    #[error("too long for XenStore: {0}")]
+    /// The request exceeds the device's limit, or its path contains NUL.
+    #[error("request is too long for XenStore, or its path contains NUL: {0}")]
     TooLong(String),
 }
 
 impl StoreError {
-    /// Whether the connection is of no more use, so that a new one is needed. Otherwise only the
-    /// operation at hand failed.
+    /// Whether the connection is unusable, so that a new one is needed. Otherwise only the current
+    /// operation failed.
     pub fn is_lost(&self) -> bool {
         match self {
             Self::Connection { .. } | Self::Protocol(_) => true,
@@ -242,52 +244,53 @@ impl StoreError {
     }
 }
 
-/// XenStore, as this domain sees it. Relative paths start at the domain's own directory. Readable
-/// (poll) when a watch may have fired.
+/// A connection to XenStore. Relative paths start at this domain's own directory. The descriptor is
+/// readable (poll) when a watch may have fired.
 pub trait XenStore: AsFd + Send + 'static {
-    /// A node's value; `None` where there is no node that this domain may read.
+    /// Reads a node's value; `None` if the node does not exist or this domain may not read it.
     ///
     /// # Errors
     /// [`StoreError`] for anything but a missing node.
     fn read(&mut self, path: &str) -> Result<Option<String>, StoreError>;
 
-    /// Names of a node's children; none where there is no node that this domain may read.
+    /// Lists the names of a node's children; none if the node does not exist or this domain may not
+    /// read it.
     ///
     /// # Errors
     /// [`StoreError`] for anything but a missing node.
     fn list(&mut self, path: &str) -> Result<Vec<String>, StoreError>;
 
-    /// Writes a node.
+    /// Writes a node and creates it if it does not exist.
     ///
     /// # Errors
     /// [`StoreError`].
     fn write(&mut self, path: &str, value: &str) -> Result<(), StoreError>;
 
-    /// Writes a node if `existing`, another or the same, is there at that moment: what was removed
-    /// is not brought back.
+    /// Writes `path` if the node `existing`, which may be `path` itself, exists at that moment, so
+    /// that a write does not recreate a directory that somebody removed.
     ///
     /// # Errors
     /// [`StoreError`].
     fn write_beside(&mut self, existing: &str, path: &str, value: &str) -> Result<(), StoreError>;
 
-    /// Removes a node and what is below; it may be missing.
+    /// Removes a node and all nodes below it. The node may be missing.
     ///
     /// # Errors
     /// [`StoreError`] for anything but a missing node.
     fn remove(&mut self, path: &str) -> Result<(), StoreError>;
 
-    /// Tells of every change at or below `path` from now on, and once right away.
+    /// Registers a watch: it fires for every change at or below `path`, and once at once.
     ///
     /// # Errors
     /// [`StoreError`].
     fn watch(&mut self, path: &str) -> Result<(), StoreError>;
 
-    /// Takes all watch events that have arrived, without waiting, and says whether there were any.
-    /// To be asked before every wait: an event that came with an answer is not on the descriptor
-    /// any more. Which path changed is not told: whoever watches looks at everything it depends on,
-    /// so events that pile up cost one look (XSA-349).
+    /// Takes all watch events that have arrived, without waiting, and returns whether there were
+    /// any. Call it before every wait: an event that arrived together with an answer no longer
+    /// makes the descriptor readable. The caller does not learn which path changed and checks
+    /// everything that it depends on, so piled-up events cost one check (XSA-349).
     ///
     /// # Errors
-    /// [`StoreError`] if the connection is gone.
+    /// [`StoreError`] if the connection failed.
     fn take_events(&mut self) -> Result<bool, StoreError>;
 }

@@ -1,22 +1,23 @@
-//! Memory of ours that stands for a guest's while the hypervisor copies between the two.
+//! Memory of this process that the hypervisor copies to or from a guest's pages.
 
 use std::ptr::{self, NonNull};
 
 use crate::Access;
 use crate::mapped::MappedRange;
 
-/// Bytes, zeroed at first, that are looked at as those of a guest are.
+/// Zeroed bytes with the same volatile access as a guest's memory.
 #[derive(Debug)]
 pub struct Staging(MappedRange);
 
 impl Staging {
-    /// So many bytes.
+    /// Allocates `length` zeroed bytes.
     pub fn new(length: usize) -> Self {
         let bytes = Box::leak(vec![0u8; length].into_boxed_slice());
         let address = NonNull::from(bytes).cast();
-        // SAFETY: the bytes stay where they are until `drop`, which the range does not outlive, for
-        // it is inside; the one reference to them was given up for the pointer. Of alignment
-        // nothing is asked but by `page_words`, and the range is lent out for slices alone.
+        // SAFETY: range and lifetime: the leaked box stays at its address until `drop`, and the
+        // range, which is inside, does not outlive it. Aliasing: the only reference to the bytes
+        // became the pointer. Alignment: only `page_words` needs one, and callers use the range for
+        // slices alone.
         Self(unsafe { MappedRange::new(address, length, Access::ReadWrite) })
     }
 }
@@ -30,8 +31,8 @@ impl AsRef<MappedRange> for Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         let bytes = ptr::slice_from_raw_parts_mut(self.0.address().as_ptr(), self.0.length());
-        // SAFETY: they were a box of that length, leaked by `new` and by nothing else; what borrows
-        // the range borrows self, so nothing does.
+        // SAFETY: `new` leaked a box of this address and length, and nobody else frees it. Every
+        // borrow of the range borrows self, which is being dropped, so none exists.
         drop(unsafe { Box::from_raw(bytes) });
     }
 }
@@ -41,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_zero_and_stay_as_they_are_written() {
+    fn staging_is_zeroed_and_keeps_writes() {
         let staging = Staging::new(5000);
         let slice = staging.as_ref().slice(4990, 10).unwrap();
         let mut bytes = [1u8; 10];

@@ -1,9 +1,10 @@
 //! A small client of the xenbus wire protocol (Xen `public/io/xs_wire.h`), over `/dev/xen/xenbus`.
 //!
-//! One request at a time; watch events that arrive in between are noted. The device is the same in
-//! Dom0 and in a driver domain.
+//! The client sends one request at a time and notes watch events that arrive before the answer. The
+//! device is the same in Dom0 and in a driver domain.
 //!
 //! xenstored may die or hang, and the kernel then lets a request wait for ever. So each wait for an
+//! answer has a limit, after which the connection counts as lost ([`StoreError::is_lost`]).
 //! answer has a limit, after which the connection counts as lost ([`StoreError::is_lost`]).
 
 use std::fs::{File, OpenOptions};
@@ -19,12 +20,12 @@ use xen_sys::xs_wire::{
 
 use super::{StoreError, XenStore};
 
-/// What the device takes of that: it keeps a request, its header too, in as many bytes.
+/// Maximum payload of a request: the device buffers request and header in `MAX_PAYLOAD` bytes.
 const MAX_REQUEST: usize = MAX_PAYLOAD - HEADER;
-/// How long xenstored may take for an answer.
+/// Maximum time that xenstored may take for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
-/// Most reads of the device for one [`XenStore::take_events`]: whoever makes events without end
-/// keeps nobody here.
+/// Maximum number of device reads in one [`XenStore::take_events`], so that a peer that causes
+/// events without end does not keep the caller there.
 const MAX_READS: usize = 64;
 
 /// A connection to XenStore.
@@ -33,7 +34,7 @@ pub struct XenStoreConnection {
     device: File,
     received: Vec<u8>,
     watch_fired: bool,
-    /// The transaction that requests are part of; 0: none.
+    /// The transaction that requests belong to; 0: none.
     transaction: u32,
 }
 
@@ -44,20 +45,20 @@ struct XenStoreReply {
 }
 
 impl XenStoreConnection {
-    /// Connects.
+    /// Opens `/dev/xen/xenbus`.
     pub fn open() -> Result<Self, StoreError> {
         let device = OpenOptions::new().read(true).write(true).open(DEVICE);
         Ok(Self::over(device.map_err(not_opened)?))
     }
 
-    /// A connection over a stream of bytes to xenstored that is open.
+    /// Returns a connection over an open byte stream to xenstored.
     pub fn over(stream: impl Into<OwnedFd>) -> Self {
         let device = File::from(stream.into());
         Self { device, received: Vec::new(), watch_fired: false, transaction: 0 }
     }
 
-    /// Sends a request whose payload is `parts`, and waits for its answer. Outside a transaction,
-    /// unless one was begun.
+    /// Sends a request with the payload `parts` and waits for the answer. The request belongs to
+    /// the current transaction, if one has begun.
     fn ask(
         &mut self,
         kind: u32,
@@ -84,27 +85,27 @@ impl XenStoreConnection {
                     return Err(StoreError::Refused { operation, path: path.to_owned(), errno });
                 }
                 answered if answered == kind => return Ok(reply.payload),
-                _ => return Err(StoreError::Protocol("an answer to another request")),
+                _ => return Err(StoreError::Protocol("an answer of another type")),
             }
         }
     }
 
-    /// Begins a transaction. A driver domain may have ten at a time: where there is none to be had,
-    /// requests go on without, each by itself.
+    /// Begins a transaction. xenstored limits a driver domain to ten at a time: beyond the limit,
+    /// requests proceed without a transaction.
     fn begin(&mut self, path: &str) -> Result<(), StoreError> {
         let begun = self.ask(kind::TRANSACTION_START, "begin a transaction on", path, &[b"\0"]);
         self.transaction = match begun {
             Ok(number) => text(&number)
                 .parse()
-                .map_err(|_| StoreError::Protocol("a transaction that is no number"))?,
+                .map_err(|_| StoreError::Protocol("a transaction id that is not a number"))?,
             Err(StoreError::Refused { errno, .. }) if errno == "ENOSPC" => 0,
             Err(error) => return Err(error),
         };
         Ok(())
     }
 
-    /// Ends the transaction; `false` if somebody else changed what it looked at, and nothing was
-    /// done.
+    /// Ends the transaction. Returns `false` if somebody else changed a node that it read; then
+    /// xenstored did nothing.
     fn commit(&mut self, path: &str) -> Result<bool, StoreError> {
         if self.transaction == 0 {
             return Ok(true);
@@ -118,7 +119,7 @@ impl XenStoreConnection {
         }
     }
 
-    /// Waits for one whole message, until `end`.
+    /// Waits for one whole message until `end`.
     fn receive(&mut self, end: Instant) -> Result<XenStoreReply, StoreError> {
         loop {
             if let Some(reply) = take_reply(&mut self.received)? {
@@ -134,7 +135,7 @@ impl XenStoreConnection {
         }
     }
 
-    /// Takes bytes, at least one: waits if there is none.
+    /// Reads bytes, at least one unless a signal interrupts; blocks if there are none.
     fn read_some(&mut self) -> Result<(), StoreError> {
         let mut bytes = [0; HEADER + MAX_PAYLOAD];
         let count = match self.device.read(&mut bytes) {
@@ -149,10 +150,10 @@ impl XenStoreConnection {
         Ok(())
     }
 
-    /// Whether a read gives something, now or within `limit`.
+    /// Whether a read returns bytes, now or within `limit`.
     fn readable(&self, limit: Duration) -> Result<bool, StoreError> {
         let mut fds = [PollFd::new(self.device.as_fd(), PollFlags::POLLIN)];
-        // Rounded up, so that a wait is not cut short to none.
+        // Rounded up, so that a short wait does not become none.
         let milliseconds = limit.as_micros().div_ceil(1000);
         let limit = u16::try_from(milliseconds).map_or(PollTimeout::MAX, PollTimeout::from);
         match poll(&mut fds, limit) {
@@ -162,11 +163,11 @@ impl XenStoreConnection {
         }
     }
 
-    /// Takes the events that have arrived whole. Between requests nothing else may arrive.
+    /// Takes the events that have arrived whole. Between requests nothing but events may arrive.
     fn take_whole_events(&mut self) -> Result<(), StoreError> {
         while let Some(reply) = take_reply(&mut self.received)? {
             if reply.kind != kind::WATCH_EVENT {
-                return Err(StoreError::Protocol("an answer that nobody asked for"));
+                return Err(StoreError::Protocol("an unsolicited answer"));
             }
             self.watch_fired = true;
         }
@@ -174,7 +175,7 @@ impl XenStoreConnection {
     }
 }
 
-/// Outside Xen there is no such device.
+/// The error of a failed open, with a hint: outside Xen the device does not exist.
 fn not_opened(error: io::Error) -> StoreError {
     let hint = "is this a Xen domain, and may this process open the device?";
     broken("open", io::Error::new(error.kind(), format!("{error} ({hint})")))
@@ -184,8 +185,8 @@ fn broken(operation: &'static str, source: io::Error) -> StoreError {
     StoreError::Connection { operation, path: DEVICE.to_owned(), source }
 }
 
-/// Why the device did not take a request. It answers a watch itself, and where xenstored refuses
-/// that, as for a quota, the write fails with what xenstored said.
+/// The error of a failed write of a request. The device handles a watch itself, and if xenstored
+/// refuses it, as for a quota, the write fails with xenstored's error.
 fn not_written(kind: u32, operation: &'static str, path: &str, source: io::Error) -> StoreError {
     use nix::errno::Errno::{self, EIO, ENODEV, ENOTCONN, EPIPE};
     let errno = source.raw_os_error().map(Errno::from_raw);
@@ -217,14 +218,14 @@ fn take_reply(received: &mut Vec<u8>) -> Result<Option<XenStoreReply>, StoreErro
     Ok(Some(XenStoreReply { kind, payload }))
 }
 
-/// Text up to the first NUL; what is not UTF-8 is replaced, since peers write it.
+/// Returns the text up to the first NUL. Replaces bytes that are not UTF-8, since peers write them.
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(bytes.get(..end).unwrap_or(bytes)).into_owned()
 }
 
-/// A missing node is an answer like any other. Of what is missing in a directory that the asker may
-/// not read XenStore says EACCES, so what may not be seen counts as missing.
+/// Turns the error of a missing node into `None`. XenStore returns EACCES for a missing node in a
+/// directory that the caller may not read, so an unreadable node counts as missing too.
 fn found<T>(result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -264,7 +265,7 @@ impl XenStore for XenStoreConnection {
             self.begin(path)?;
             let there = self.read(existing);
             let written = there.and_then(|there| there.map_or(Ok(()), |_| self.write(path, value)));
-            // Ended in any case; where an operation failed, there is nothing to commit.
+            // The transaction ends in any case; if an operation failed, it has nothing to commit.
             if self.commit(path)? {
                 return written;
             }
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_are_taken_whole_and_in_order() {
+    fn replies_are_parsed_whole_and_in_order() {
         let whole = [message(kind::READ, b"6"), message(kind::WATCH_EVENT, b"a\0b\0")].concat();
         for cut in 0..whole.len() {
             let (mut received, rest) = (whole[..cut].to_vec(), &whole[cut..]);
@@ -326,14 +327,14 @@ mod tests {
         }
     }
 
-    /// A connection, and xenstored's end of it.
+    /// A connection and xenstored's end of it.
     fn connection() -> (XenStoreConnection, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         (XenStoreConnection::over(ours), theirs)
     }
 
     #[test]
-    fn many_events_are_taken_bit_by_bit_and_keep_no_bytes() {
+    fn many_events_keep_the_receive_buffer_small() {
         let (mut connection, mut xenstored) = connection();
         let event = message(kind::WATCH_EVENT, &[b'x'; 100]);
         let writer = thread::spawn(move || {
@@ -345,7 +346,7 @@ mod tests {
             connection.take_events().unwrap();
             most = most.max(connection.received.len());
         }
-        // No more than a message that has not arrived whole, however many came before it.
+        // At most one partial message remains, however many came before it.
         assert!(most < 116, "{most}");
         let mut xenstored = writer.join().unwrap();
         xenstored.write_all(&message(kind::READ, b"")).unwrap();
@@ -353,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_ends_or_speaks_out_of_turn_is_lost_and_a_refusal_is_not() {
+    fn eof_and_protocol_violations_lose_the_connection_but_refusals_do_not() {
         let (mut ended, xenstored) = connection();
         drop(xenstored);
         assert!(ended.read("x").unwrap_err().is_lost());
@@ -370,21 +371,21 @@ mod tests {
     }
 
     #[test]
-    fn outside_xen_the_error_asks_whether_this_is_a_xen_domain() {
+    fn open_error_outside_xen_has_a_hint() {
         let error = not_opened(io::ErrorKind::NotFound.into());
         let error = crate::Causes(&error).to_string();
         assert!(error.contains(DEVICE) && error.contains("is this a Xen domain"), "{error}");
     }
 
     #[test]
-    fn an_impossible_length_is_an_error() {
+    fn oversized_reply_is_an_error() {
         let mut received = message(kind::READ, b"");
         received[12..16].copy_from_slice(&4097u32.to_ne_bytes());
         assert!(matches!(take_reply(&mut received), Err(StoreError::Protocol(_))));
     }
 
     #[test]
-    fn what_may_not_be_seen_counts_as_missing() {
+    fn unreadable_node_counts_as_missing() {
         let refused = |errno: &str| -> Result<(), StoreError> {
             let path = "/local/domain/1/device/virtio_disk/51712/state".to_owned();
             Err(StoreError::Refused { operation: "read", path, errno: errno.to_owned() })
@@ -395,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_that_is_refused_is_no_broken_connection() {
+    fn refused_watch_keeps_the_connection() {
         let error = |kind, errno| {
             not_written(kind, "watch", "backend/virtio", io::Error::from_raw_os_error(errno))
         };
@@ -407,14 +408,14 @@ mod tests {
     }
 
     #[test]
-    fn what_the_device_does_not_take_is_not_given_to_it() {
+    fn oversized_request_is_refused_before_the_device() {
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         let written = XenStoreConnection::over(ours).write("a", &"x".repeat(4096 - HEADER - 1));
         assert!(matches!(written, Err(StoreError::TooLong(_))));
     }
 
     #[test]
-    fn text_ends_at_nul_and_survives_what_is_no_text() {
+    fn text_ends_at_nul_and_replaces_invalid_utf8() {
         assert_eq!(text(b"ENOENT\0"), "ENOENT");
         assert_eq!(text(b"a\xffb"), "a\u{fffd}b");
     }

@@ -1,6 +1,7 @@
-//! Copies by the hypervisor, between granted pages and our memory.
+//! Copies by the hypervisor between granted pages and memory of this process.
 //!
-//! A copy has a status for each part of it, and takes none of the room that a map takes.
+//! Each segment of a copy has a status of its own. A copy takes no mapping slot and no map tracking
+//! entry.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -14,10 +15,10 @@ use xen_sys::gntdev::{
 
 use crate::{CopyDirection, CopyError, CopySegment, DomId};
 
-/// Copies all segments by one call.
+/// Copies all segments with one call.
 ///
 /// # Errors
-/// [`CopyError`]; some may have been copied.
+/// [`CopyError`]; then some segments may have been copied.
 pub(super) fn copy(
     file: &File,
     guest: DomId,
@@ -31,9 +32,10 @@ pub(super) fn copy(
     let count = u32::try_from(raw.len()).map_err(|_| CopyError::Beyond)?;
     let request = GrantCopy { count, segments: raw.as_mut_ptr() };
     // SAFETY: range: the ioctl reads one GrantCopy and `count` segments, as many as the Vec holds,
-    // and writes each one's status; of our memory it reads or writes the bytes of each `here`, a
-    // slice that lives past the call. Lifetime: request and segments do, too. Aliasing: both are
-    // ours alone; to the slices no references are made, since they are volatile.
+    // and writes each one's status; of this process's memory it reads or writes the bytes of each
+    // `here`, a slice that lives past the call. Lifetime: request and segments live past the call,
+    // too. Aliasing: this function owns both; the slices are volatile, so nobody makes references
+    // to their bytes.
     unsafe { grant_copy(file.as_raw_fd(), &request) }
         .map_err(|errno| CopyError::Failed(errno.into()))?;
     let refused = segments.iter().zip(&raw).find(|(_, raw)| raw.status != STATUS_OKAY);
@@ -61,6 +63,6 @@ fn raw_segment(
         CopyDirection::FromGuest => (foreign, here, COPY_SOURCE_GREF),
         CopyDirection::ToGuest => (here, foreign, COPY_DEST_GREF),
     };
-    // Not okay until the kernel says so.
+    // Not okay until the kernel writes the status.
     Ok(IoctlCopySegment { source, dest, len: length, flags, status: STATUS_OKAY - 1 })
 }

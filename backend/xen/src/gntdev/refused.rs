@@ -1,7 +1,7 @@
-//! Which references of a map that failed the hypervisor refuses.
+//! Finds the reference that the hypervisor refuses in a failed map.
 //!
-//! For every status of Xen's, gntdev says EINVAL to a map. Copying a byte out of each page tells
-//! more.
+//! gntdev returns EINVAL for every status of a map that fails. A copy of a byte out of each page
+//! has a status for each reference.
 
 use std::fs::File;
 
@@ -11,10 +11,10 @@ use super::copy::copy;
 use crate::staging::Staging;
 use crate::{CopyDirection, CopyError, CopySegment, DomId};
 
-/// The first of `references` that cannot be read, if one cannot.
+/// Returns the first of `references` that cannot be read; `None` if all can.
 ///
 /// # Errors
-/// The hypervisor could not be asked.
+/// The copy itself failed, so that no status is known.
 pub(super) fn first(
     file: &File,
     guest: DomId,

@@ -179,7 +179,7 @@ impl<E: EventChannels> EventChannels for Faulty<E> {
     }
 
     fn notify(&mut self, port: LocalPort) -> Result<(), EventError> {
-        self.faults.check_event(Call::Notify, "signal", port.0)?;
+        self.faults.check_event(Call::Notify, "notify", port.0)?;
         self.handle.notify(port)
     }
 
