@@ -1,10 +1,10 @@
-//! The platform's mechanism between a device and its driver's memory: what an address means, and
-//! how the pages behind it are reached.
+//! The access platform between a device and its driver's memory: it decodes addresses and reaches
+//! the pages behind them.
 //!
-//! Whether a device is behind that mechanism is a property of the platform, not of the device and
-//! not of the driver: the same devices run over any [`AccessPlatform`]. xen-virtiod only ever makes
-//! one, [`crate::dma::grants::GrantPlatform`]. This folder knows pages and mappings; it knows no
-//! virtqueue and no device.
+//! Whether an access platform is in between is a property of the platform, not of the device or of
+//! the driver: the same devices run over any [`AccessPlatform`]. xen-virtiod only makes one,
+//! [`crate::dma::grants::GrantPlatform`]. This folder knows pages and mappings; it knows neither
+//! virtqueues nor devices.
 
 pub mod budget;
 mod copy_buffer;
@@ -31,101 +31,101 @@ pub use self::ring_mapping::MappingId;
 use xen::mapped::MappedRange;
 use xen::{Access, CopyDirection, CopyError, MapError};
 
-/// A page as the platform names it: a grant reference, or a frame of the guest's.
+/// A page number on the platform: a grant reference, or a guest's frame number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PageNumber(pub u64);
 
-/// Consecutive pages, and the bytes in them that an address and a length mean.
+/// Consecutive pages, and the bytes in them that an address and a length describe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageRange {
-    /// What it was decoded from.
+    /// The address that this was decoded from.
     pub address: u64,
-    /// The first page.
+    /// The page that holds the first byte.
     pub first: PageNumber,
-    /// How many there are, at least 1.
+    /// Number of pages, at least 1.
     pub pages: u32,
-    /// Where in the first page the bytes start.
+    /// Offset of the first byte in the first page.
     pub offset: u64,
-    /// How many bytes, at least 1.
+    /// Length in bytes, at least 1.
     pub length: u64,
 }
 
 impl PageRange {
-    /// Its pages, in order.
+    /// Iterates over the page numbers, in order.
     pub fn numbers(self) -> impl Iterator<Item = PageNumber> {
-        // `AccessPlatform::decode` sees to it that the last one is a number.
+        // `AccessPlatform::decode` ensures that the last page has a number.
         (0..u64::from(self.pages)).map(move |page| PageNumber(self.first.0.wrapping_add(page)))
     }
 }
 
-/// A part of a page, and the bytes here that are copied from it or to it.
+/// A part of one page, and the memory of this process to copy to or from.
 #[derive(Clone, Copy, Debug)]
 pub struct PagePart<'a> {
-    /// The page.
+    /// The guest's page.
     pub page: PageNumber,
-    /// Where in the page.
+    /// Offset in the page, in bytes.
     pub offset: u16,
-    /// As many bytes.
+    /// The local memory; its length is the part's.
     pub here: VolatileSlice<'a>,
 }
 
-/// What an address and a length mean.
+/// The memory that an address and a length describe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// Bytes in pages that are to be mapped for them.
+    /// Bytes in pages that the device has to map or copy.
     Pages(PageRange),
-    /// Bytes in pages that the driver shared before, if it did.
+    /// Bytes in the pool, whose pages the driver must have shared before.
     Pool(PoolRange),
 }
 
-/// An address that means nothing on the platform.
+/// An address that is invalid on the platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressFault {
-    /// No granted memory.
+    /// The address is not a grant address.
     #[error("not granted memory")]
     Grant(#[from] AddressError),
-    /// In the pool, where nothing was shared.
-    #[error("{length} bytes at {first} were not shared with one message", length = .0.length, first = .0.first)]
+    /// The address is in the pool, but the driver did not share these pages with one message.
+    #[error("{length} bytes at {first} are not in pages shared with one message", length = .0.length, first = .0.first)]
     NotShared(PoolRange),
-    /// In the pool, where no ring may be.
-    #[error("a ring in the pool, from {first} on", first = .0.first)]
+    /// A ring has an address in the pool, where only buffers may be.
+    #[error("ring at {first} is in the pool; use granted pages", first = .0.first)]
     PooledRing(PoolRange),
-    /// Outside what the platform translates.
+    /// The range is outside the addresses that the platform translates.
     #[error("{length} bytes at {address:#x} are not in the platform's window")]
     Outside {
-        /// The address.
+        /// First address of the range.
         address: u64,
-        /// The number of bytes.
+        /// Length of the range in bytes.
         length: u64,
     },
 }
 
-/// How a device reaches the memory of one guest.
+/// Decodes addresses of one guest and reaches the pages behind them.
 pub trait AccessPlatform: Send + 'static {
-    /// Mapped pages; dropping it unmaps them.
+    /// Mapped pages; dropping the value unmaps them.
     type Pages: AsRef<MappedRange> + Send;
 
-    /// Bus features that are offered (SPEC clause 2.3): with [`protocol::binding::F_SHARED_POOL`],
-    /// page numbers are grant references.
+    /// Bus features that the platform offers (SPEC clause 2.3): with
+    /// [`protocol::binding::F_SHARED_POOL`], page numbers are grant references.
     const BUS_FEATURES: u32 = 0;
 
-    /// What `length` bytes at `address` are. The pages need not be there.
+    /// Decodes `length` bytes at `address`. The pages need not exist.
     ///
     /// # Errors
-    /// [`AddressFault`]; for no bytes, too.
+    /// [`AddressFault`], also if `length` is 0.
     fn decode(&self, address: u64, length: u64) -> Result<Location, AddressFault>;
 
-    /// Maps pages, one after another in this domain's address space.
+    /// Maps pages to consecutive addresses.
     ///
     /// # Errors
-    /// [`MapError`]; nothing is mapped then, not even a part.
+    /// [`MapError`]; then no page is mapped.
     fn map(&self, pages: &[PageNumber], access: Access) -> Result<Self::Pages, MapError>;
 
-    /// Has bytes copied between pages and memory of ours, all by one call; nothing is mapped for
-    /// it. `None` where the platform has no such call.
+    /// Copies between pages and memory of this process with one call, without a mapping. `None` if
+    /// the platform has no such call.
     ///
     /// # Errors
-    /// [`CopyError`]; some may have been copied then.
+    /// [`CopyError`]; then some parts may have been copied.
     fn copy(
         &self,
         way: CopyDirection,
@@ -135,11 +135,11 @@ pub trait AccessPlatform: Send + 'static {
         None
     }
 
-    /// Of the feature bits that say how a device reaches memory (`VIRTIO_F_ACCESS_PLATFORM`), those
-    /// that are offered.
+    /// The feature bits about access to memory (`VIRTIO_F_ACCESS_PLATFORM`) that the platform
+    /// offers.
     fn offered(&self) -> u64;
 
-    /// Whether the device works with a driver that accepted `features`. Asked for each driver,
-    /// before any address of its is looked at.
+    /// Whether the device works with a driver that accepted `features`. The transport asks for each
+    /// driver before it decodes any of its addresses.
     fn accepts(&mut self, features: u64) -> bool;
 }

@@ -1,4 +1,4 @@
-//! What the toolstack wrote for a device, turned into the device.
+//! Opens a device from the keys that the toolstack wrote and from the configuration file.
 
 mod console;
 mod disk;
@@ -21,64 +21,65 @@ use crate::stats::DeviceStats;
 use crate::tap::network::{Network, NetworkError};
 use xen::{StoreError, XenStore};
 
-/// Device classes that xl writes for virtio devices, and that this daemon serves.
+/// The device classes of virtio devices in XenStore.
 pub const CLASSES: [&str; 2] = ["virtio_disk", "virtio"];
 
-/// Numbers of the disks beyond xvdp start here. Linux guests ignore a device whose class and number
-/// have 20 characters or more (`XEN_BUS_ID_SIZE`), and `virtio_disk/268439552` has 21.
+/// First number of the disks beyond xvdp. Linux guests ignore a device whose class and number have
+/// 20 characters or more (`XEN_BUS_ID_SIZE`), and `virtio_disk/268439552` has 21.
 const EXTENDED_DISKS: u32 = 1 << 28;
 
-/// Why a device cannot be served. The text stands in the backend's `error` key and in the log.
+/// A device that cannot be served. The daemon writes the text to the backend's `error` key and to
+/// the log.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// XenStore's fault.
+    /// A XenStore operation failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The disk's target.
+    /// The disk's target cannot be opened.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// No target in the disk line.
+    /// The disk line has no target.
     #[error("the disk has no target: give target=/path, last, in the domain's disk line")]
     NoTarget,
-    /// `mode` is neither `r` nor `w`.
+    /// The backend's key `mode` is neither `r` nor `w`.
     #[error("the disk's mode is {0:?}, neither r nor w")]
     Mode(String),
-    /// Not a disk.
+    /// The disk line has another devtype than disk.
     #[error("a {0} cannot be served: only devtype=disk can")]
     DeviceType(String),
-    /// The configuration file.
+    /// The configuration file cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// What stands in it does not fit the device.
+    /// A section of the configuration file does not fit the device.
     #[error(transparent)]
     Misplaced(#[from] Misplaced),
-    /// The console.
+    /// The console cannot be opened.
     #[error(transparent)]
     Console(#[from] ConsoleError),
-    /// The entropy device.
+    /// The entropy device cannot be opened.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
-    /// The host's network.
+    /// The host's network has no interface for the device.
     #[error(transparent)]
     Network(#[from] NetworkError),
-    /// An address for a network device.
-    #[error("cannot make up a MAC address")]
+    /// The kernel returned no random bytes for a MAC address.
+    #[error("cannot generate a MAC address")]
     Address(#[source] io::Error),
-    /// The socket device.
+    /// The socket device cannot be opened.
     #[error(transparent)]
     Socket(#[from] HostError),
-    /// No file can have the guest's name in its own.
-    #[error("no socket can be named after the guest {0:?}: rename it")]
+    /// The guest's name cannot be part of a file name.
+    #[error("guest name {0:?} cannot be part of a socket's name: rename the guest")]
     SocketName(String),
-    /// A directory for sockets.
-    #[error("cannot make the directory {path:?}")]
+    /// The directory for sockets cannot be created.
+    #[error("cannot create the directory {path:?}")]
     Directory {
-        /// Its path.
+        /// The directory's path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// A device type that nothing here serves.
+    /// The daemon does not implement the device type.
     #[error(
         "virtio device type {0:?} is not supported; supported are \"virtio,device1\" (network), \
          \"virtio,device3\" (console), \"virtio,device4\" (entropy), \"virtio,device13\" (vsock) and \
@@ -119,21 +120,21 @@ pub fn open<S: XenStore, M: DeviceMemory>(
             Ok(Box::new(Entropy::open(rate, Arc::clone(stats))?))
         }
         DeviceId::Socket => Ok(Box::new(socket::open(keys, path, settings.vsock, stats)?)),
-        // A disk has a line and a class of its own.
+        // A disk has a disk line and the class virtio_disk.
         DeviceId::Block => Err(DeviceError::Unsupported(kind)),
     }
 }
 
-/// Says so where the toolstack's table does not ask for grants. It decides nothing: there is no
-/// other way to the guest's memory here, so a device that is served is served by grants [3.12].
+/// Logs a toolstack's `grant_usage=0`. The key changes nothing: the daemon reaches a guest's memory
+/// through grants only [3.12].
 fn note_grant_usage<S: XenStore>(keys: &mut Keys<S>) -> Result<(), StoreError> {
     if keys.backend("grant_usage")?.is_some_and(|usage| usage.trim() == "0") {
-        tracing::info!("grant_usage=0 changes nothing: only what the guest grants is reached");
+        tracing::info!("grant_usage=0 ignored: the device reaches granted memory only");
     }
     Ok(())
 }
 
-/// What the configuration file says of the device at `path`.
+/// Returns the configuration file's settings for the device at `path`.
 fn settings<S: XenStore>(
     keys: &mut Keys<S>,
     path: &DevicePath,
@@ -144,7 +145,7 @@ fn settings<S: XenStore>(
     Ok(config.device(name.as_deref(), path.number, id)?)
 }
 
-/// The configuration, and the name by which it knows the guest.
+/// Loads the configuration and reads the guest's name, if this domain may read it.
 fn config_and_name<S: XenStore>(
     keys: &mut Keys<S>,
     config: &ConfigFile,
@@ -152,18 +153,16 @@ fn config_and_name<S: XenStore>(
     let config = config.load()?.unwrap_or_default();
     let name = keys.guest_name()?;
     if name.is_none() && config.names_domains() {
-        tracing::warn!(
-            "the guest's name cannot be read: only [default] of the configuration counts"
-        );
+        tracing::warn!("cannot read the guest's name: only [default] of the configuration applies");
     }
     Ok((config, name))
 }
 
-/// The device that xl's `type=virtio,deviceN` asks for, N in hexadecimal, if there is such a device
-/// here.
+/// Returns the device for xl's `type=virtio,deviceN`, N in hexadecimal; `None` if the daemon does
+/// not implement it.
 fn device_id(kind: &str) -> Option<DeviceId> {
     let digits = kind.strip_prefix("virtio,device")?;
-    // Parsing alone would take a sign.
+    // `from_str_radix` alone would accept a sign.
     let plain = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     let number = u32::from_str_radix(digits, 16).ok().filter(|_| plain)?;
     [DeviceId::Network, DeviceId::Block, DeviceId::Console, DeviceId::Entropy, DeviceId::Socket]
@@ -176,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_type_is_its_number_in_hexadecimal() {
+    fn device_type_is_parsed_as_hexadecimal() {
         assert_eq!(device_id("virtio,device4"), Some(DeviceId::Entropy));
         assert_eq!(device_id("virtio,device04"), Some(DeviceId::Entropy));
         assert_eq!(device_id("virtio,device3"), Some(DeviceId::Console));

@@ -1,10 +1,10 @@
-//! What devices use of the host that is more than files: its network.
+//! The host's network.
 //!
-//! [`network`] puts a guest's interface where it belongs. [`interface`] makes interfaces and moves
-//! packets, [`netlink`] looks at them and sets them up, and [`name`] is what they are called.
+//! [`network`] attaches a guest's interface to a bridge. [`interface`] creates TAP interfaces and
+//! moves packets, [`netlink`] reads and changes interfaces, [`name`] checks their names.
 
 mod interface;
-#[allow(unsafe_code, reason = "system calls that no library has")]
+#[allow(unsafe_code, reason = "ioctls that no library has")]
 mod ioctl;
 pub mod name;
 mod netlink;

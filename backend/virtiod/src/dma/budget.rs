@@ -1,26 +1,27 @@
-//! What guests may take of this domain's room for mappings.
+//! Budgets of guests for mappings.
 //!
-//! Xen tracks each page that a domain has mapped in a table of limited size, and Linux each mapping
-//! of a process. A guest decides how many of both its requests need, so they are counted before
-//! they are made: for each guest, so that none can take what others need, and for the whole daemon,
-//! with room kept for requests where pools are full, and for rings where requests are.
+//! Xen tracks each page that a domain maps in a table of limited size, and Linux limits the
+//! mappings of a process. A guest decides how many of both its requests need, so the daemon counts
+//! them before it maps: for each guest, so that no guest takes the others' share, and for the whole
+//! daemon. Pools may use only a part, which leaves capacity for requests, and requests leave
+//! capacity for rings.
 
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// What a mapping is for. Each may use room that those before it may not.
+/// The purpose of a mapping. Each purpose may use capacity that those before it may not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// The shared pool of a device: without it requests are slower.
+    /// The shared pool of a device. Without it, requests are slower.
     SharedPool,
-    /// Buffers of requests: without them a request fails.
+    /// Buffers of requests. Without them, a request fails.
     Requests,
-    /// Rings and message pages: without them there is no device.
+    /// Rings and message pages. Without them, the device does not work.
     Rings,
 }
 
-/// The most of something that may be in use after it was taken for each [`Purpose`].
+/// The maximum total use that a reservation for each [`Purpose`] may lead to.
 #[derive(Clone, Copy, Debug)]
 struct Ceilings {
     pool: u32,
@@ -37,52 +38,52 @@ impl Ceilings {
         }
     }
 
-    /// Half of `all` for pools, another quarter for requests, and the rest for rings.
+    /// Half of `all` for pools, another quarter for requests, and the last quarter for rings.
     const fn sharing(all: u32) -> Self {
         Self { pool: all / 2, requests: all / 4 * 3, rings: all }
     }
 }
 
-/// Entries of Xen's map tracking: 1024 frames by default, of 256 entries each. A PV domain needs
-/// two a page.
+/// Pages that Xen's map tracking can hold: 1024 frames by default, of 256 entries each. A PV domain
+/// needs two entries for each page.
 const MAP_TRACKING_PAGES: u32 = 1024 * 256 / 2;
-/// Mappings of a process, where the kernel does not say another number.
+/// Linux' default limit of a process's mappings, used if the kernel's own value cannot be read.
 const USUAL_MAPPINGS: u32 = 65_530;
-/// Mappings that are not of guests' pages: libraries, stacks, heaps.
+/// Mappings kept for the process itself: libraries, stacks, heaps.
 const OWN_MAPPINGS: u32 = 4096;
 
-/// Pages of one guest: as many as it can grant by default, and room for a large request of each of
-/// a few devices beside its pools. What rings need is bounded by its devices.
+/// Pages of one guest: as many as it can grant by default, with capacity for a large request of
+/// each of a few devices beside its pools. The number of its devices bounds its rings.
 const GUEST_PAGES: Ceilings = Ceilings { pool: 24_576, requests: 32_768, rings: u32::MAX };
-/// Mappings of one guest. Its driver shares a pool in pieces of 64 pages.
+/// Mappings of one guest. Its driver shares the pool in chunks of 64 pages.
 const GUEST_MAPPINGS: Ceilings = Ceilings { pool: 1024, requests: 4096, rings: u32::MAX };
 
-/// Capacity that is not there.
+/// A reservation beyond the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BudgetError {
-    /// The guest has its share.
-    #[error("the guest has {used} {what} mapped, and may have {most} for this")]
+    /// The guest has used up its budget.
+    #[error("the guest has {used} {what} mapped; the limit for this purpose is {most}")]
     Guest {
-        /// Pages or mappings.
+        /// Counted unit: page(s) or range(s).
         what: &'static str,
-        /// In use.
+        /// Units in use.
         used: u32,
-        /// The most for this purpose.
+        /// The limit for this purpose.
         most: u32,
     },
-    /// All guests together have theirs.
-    #[error("all guests have {used} {what} mapped, and may have {most} for this")]
+    /// All guests together have used up the daemon's budget.
+    #[error("all guests have {used} {what} mapped; the limit for this purpose is {most}")]
     Daemon {
-        /// Pages or mappings.
+        /// Counted unit: page(s) or range(s).
         what: &'static str,
-        /// In use.
+        /// Units in use.
         used: u32,
-        /// The most for this purpose.
+        /// The limit for this purpose.
         most: u32,
     },
 }
 
-/// Something that is counted. Only the number matters, and nothing is read because of it, so all
+/// A counter with ceilings. Threads use only its value, and no other memory depends on it, so all
 /// orderings are relaxed.
 #[derive(Debug)]
 struct Counter {
@@ -96,7 +97,7 @@ impl Counter {
         Self { what, used: AtomicU32::new(0), ceilings }
     }
 
-    /// Takes `count`, or gives what is in use and what may be.
+    /// Takes `count` units, or returns the units in use and the limit.
     fn take(&self, count: u32, purpose: Purpose) -> Result<(), (u32, u32)> {
         let most = self.ceilings.of(purpose);
         let more = |used: u32| used.checked_add(count).filter(|all| *all <= most);
@@ -109,7 +110,7 @@ impl Counter {
     }
 }
 
-/// Pages and mappings.
+/// Counters of pages and of mappings.
 #[derive(Debug)]
 struct Capacity {
     pages: Counter,
@@ -121,7 +122,7 @@ impl Capacity {
         Self { pages: Counter::new("page(s)", pages), mappings: Counter::new("range(s)", mappings) }
     }
 
-    /// Takes a mapping of so many pages.
+    /// Takes capacity for one mapping of `pages` pages.
     fn take(
         &self,
         pages: u32,
@@ -142,12 +143,12 @@ impl Capacity {
     }
 }
 
-/// The room of the whole daemon.
+/// The budget of the whole daemon.
 #[derive(Debug)]
 pub struct DaemonBudget(Capacity);
 
 impl DaemonBudget {
-    /// As much as Xen and the kernel have for this process.
+    /// The capacity of this process: Xen's default map tracking and the kernel's limit on mappings.
     pub fn of_this_process() -> Self {
         let most = fs::read_to_string("/proc/sys/vm/max_map_count").ok();
         let most = most.and_then(|text| text.trim().parse().ok()).unwrap_or(USUAL_MAPPINGS);
@@ -156,7 +157,7 @@ impl DaemonBudget {
     }
 }
 
-/// One guest's part of the room. All devices of the guest share it.
+/// The budget of one guest. All devices of the guest share it.
 #[derive(Debug)]
 pub struct GuestBudget {
     own: Capacity,
@@ -164,20 +165,20 @@ pub struct GuestBudget {
 }
 
 impl GuestBudget {
-    /// A guest that has nothing mapped.
+    /// Returns the budget of a guest without mappings.
     pub fn new(daemon: Arc<DaemonBudget>) -> Self {
         Self { own: Capacity::new(GUEST_PAGES, GUEST_MAPPINGS), daemon }
     }
 
-    /// The only guest of this process.
+    /// Returns the budget of the only guest of this process.
     pub fn alone() -> Arc<Self> {
         Arc::new(Self::new(Arc::new(DaemonBudget::of_this_process())))
     }
 
-    /// Capacity for one mapping of `pages` pages, until the reservation is dropped.
+    /// Reserves capacity for one mapping of `pages` pages, until the reservation is dropped.
     ///
     /// # Errors
-    /// [`BudgetError`]; nothing is taken then.
+    /// [`BudgetError`]; then nothing is reserved.
     pub fn reserve(
         self: &Arc<Self>,
         pages: u32,
@@ -198,7 +199,7 @@ impl GuestBudget {
     }
 }
 
-/// Capacity for one mapping.
+/// Reserved capacity for one mapping. Dropping this returns it to the budgets.
 #[derive(Debug)]
 pub struct Reservation {
     guest: Arc<GuestBudget>,
@@ -217,8 +218,8 @@ mod tests {
     use super::*;
 
     fn daemon(pages: u32, mappings: u32) -> Arc<DaemonBudget> {
-        let room = Capacity::new(Ceilings::sharing(pages), Ceilings::sharing(mappings));
-        Arc::new(DaemonBudget(room))
+        let capacity = Capacity::new(Ceilings::sharing(pages), Ceilings::sharing(mappings));
+        Arc::new(DaemonBudget(capacity))
     }
 
     fn guest(daemon: &Arc<DaemonBudget>) -> Arc<GuestBudget> {
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_guest_takes_is_bounded_and_leaves_room_for_its_requests_and_rings() {
+    fn guest_budget_limits_pools_before_requests_and_rings() {
         let daemon = daemon(1 << 20, 1 << 20);
         let guest = guest(&daemon);
         let pool = guest.reserve(GUEST_PAGES.pool, Purpose::SharedPool).unwrap();
@@ -238,11 +239,14 @@ mod tests {
         assert!(guest.reserve(1, Purpose::Requests).is_err());
         assert!(guest.reserve(1, Purpose::Rings).is_ok());
         drop((pool, requests));
-        assert!(guest.reserve(GUEST_PAGES.pool, Purpose::SharedPool).is_ok(), "it was given back");
+        assert!(
+            guest.reserve(GUEST_PAGES.pool, Purpose::SharedPool).is_ok(),
+            "the reservation was returned"
+        );
     }
 
     #[test]
-    fn small_mappings_are_counted_as_mappings() {
+    fn guest_budget_counts_mappings_besides_pages() {
         let daemon = daemon(1 << 20, 1 << 20);
         let guest = guest(&daemon);
         let all: Vec<_> = (0..GUEST_MAPPINGS.pool)
@@ -253,16 +257,24 @@ mod tests {
             Err(BudgetError::Guest { what: "range(s)", .. })
         ));
         drop(all);
-        assert_eq!(guest.own.pages.used.load(Ordering::Relaxed), 0, "refused ones count nothing");
+        assert_eq!(
+            guest.own.pages.used.load(Ordering::Relaxed),
+            0,
+            "refused reservations do not count"
+        );
     }
 
     #[test]
-    fn guests_that_fill_the_daemon_leave_others_their_requests_and_rings() {
+    fn daemon_budget_keeps_capacity_for_requests_and_rings() {
         let daemon = daemon(40_000, 1 << 20);
         let (greedy, other) = (guest(&daemon), guest(&daemon));
         let _pool = greedy.reserve(20_000, Purpose::SharedPool).unwrap();
         assert!(matches!(other.reserve(1, Purpose::SharedPool), Err(BudgetError::Daemon { .. })));
-        assert_eq!(other.own.pages.used.load(Ordering::Relaxed), 0, "refused ones count nothing");
+        assert_eq!(
+            other.own.pages.used.load(Ordering::Relaxed),
+            0,
+            "refused reservations do not count"
+        );
         let _requests = greedy.reserve(10_000, Purpose::Requests).unwrap();
         assert!(other.reserve(1, Purpose::Requests).is_err());
         assert!(other.reserve(10_000, Purpose::Rings).is_ok());

@@ -1,9 +1,9 @@
-//! Buffers that the hypervisor copies, instead of mapping their pages.
+//! Buffers that the hypervisor copies, as an alternative to mapping their pages.
 //!
-//! For what is not in the pool that is the cheaper way: a page costs 18 to 19 µs among 32 that are
-//! copied together and 105 to 108 µs alone, where to map and unmap it costs 28 to 32 µs, or 580 to
-//! 630 µs alone (tests/bench/report.md, "pages read in Dom0"). A page that stays mapped costs 1.2
-//! to 1.5 µs, which is why there is a pool.
+//! For buffers outside the pool a copy is cheaper. A page costs 18 to 19 µs among 32 that are
+//! copied together and 105 to 108 µs alone; to map and unmap it costs 28 to 32 µs, or 580 to 630 µs
+//! alone (tests/bench/report.md, "pages read in Dom0"). A page that stays mapped costs 1.2 to 1.5
+//! µs, which is the reason for the pool.
 
 use std::cell::Cell;
 
@@ -14,26 +14,26 @@ use xen::staging::Staging;
 use super::{AccessPlatform, DmaRange, PagePart, PageRange};
 use xen::{Access, CopyDirection, CopyError};
 
-/// Most pages of buffers that are copied together: what is more is mapped, since their bytes take
-/// room here.
+/// Maximum number of pages that are copied together, since the copies take memory here. Larger
+/// batches are mapped.
 pub(super) const MOST_PAGES: u64 = 512;
 
-/// One buffer, and where in the staging memory it stands.
+/// One buffer, and its offset in the staging memory.
 struct CopiedBuffer {
     range: PageRange,
     access: Access,
     at: usize,
-    /// Whether the device asked for its bytes: what it did not is left as the guest has it.
+    /// Whether the device accessed the buffer. A buffer that it did not access is not copied back.
     reached: Cell<bool>,
 }
 
 impl CopiedBuffer {
-    /// What buffers are sorted and found by.
+    /// The sort and search key.
     fn key(&self) -> (Access, u64) {
         (self.access, self.range.address)
     }
 
-    /// Whether it is copied this way.
+    /// Whether the hypervisor copies the buffer in direction `way`.
     fn goes(&self, way: CopyDirection) -> bool {
         match way {
             CopyDirection::FromGuest => self.access == Access::ReadOnly,
@@ -42,15 +42,16 @@ impl CopiedBuffer {
     }
 }
 
-/// Buffers of the requests at hand, in the order of their keys and then their lengths.
+/// Buffers of the current requests, sorted by key and then by length.
 pub(super) struct CopyBuffer {
     staging: Staging,
     buffers: Vec<CopiedBuffer>,
 }
 
 impl CopyBuffer {
-    /// Room for buffers, into which those are copied that the device reads. `None` if the platform
-    /// does not copy, or not these: then it shows when they are mapped what is wrong.
+    /// Allocates memory for the buffers and copies those that the device reads into it. `None` if
+    /// the platform cannot copy or refuses these buffers; the caller then maps them, which names
+    /// the fault.
     pub(super) fn new<P: AccessPlatform>(
         platform: &P,
         read: &[PageRange],
@@ -71,9 +72,9 @@ impl CopyBuffer {
         copied.is_ok().then_some(staged)
     }
 
-    /// The bytes of `range`, if they all lie in a buffer for that kind of access. Of buffers that
-    /// overlap only the last that begins before the range is looked at: what is not found is
-    /// mapped.
+    /// Returns the bytes of `range` if a buffer for that access contains all of them. If buffers
+    /// overlap, the search checks only the last one that begins at or before the range; the caller
+    /// maps a range that it does not find.
     pub(super) fn find(&self, range: DmaRange) -> Option<VolatileSlice<'_>> {
         let before = |buffer: &CopiedBuffer| buffer.key() <= (range.access, range.address);
         let position = self.buffers.partition_point(before).checked_sub(1)?;
@@ -86,7 +87,7 @@ impl CopyBuffer {
         self.staging.as_ref().slice(buffer.at + skipped as usize, range.length as usize)
     }
 
-    /// Copies what the device wrote to the guest, if it was to write anything.
+    /// Copies the buffers that the device may have written back to the guest.
     pub(super) fn write_back<P: AccessPlatform>(
         &self,
         platform: &P,
@@ -94,7 +95,7 @@ impl CopyBuffer {
         self.copy(platform, CopyDirection::ToGuest)
     }
 
-    /// Buffers that the device may have written, with their bytes.
+    /// Iterates over the buffers that the device may have written, with their bytes.
     pub(super) fn written(&self) -> impl Iterator<Item = (PageRange, VolatileSlice<'_>)> {
         let written = self.buffers.iter().filter(|buffer| buffer.goes(CopyDirection::ToGuest));
         written.filter_map(|buffer| {
@@ -113,7 +114,7 @@ impl CopyBuffer {
         platform.copy(way, &mut parts)
     }
 
-    /// A buffer page by page.
+    /// Splits a buffer at page boundaries.
     fn parts(&self, buffer: &CopiedBuffer) -> impl Iterator<Item = PagePart<'_>> {
         let (mut at, mut left, mut offset) = (buffer.at, buffer.range.length, buffer.range.offset);
         buffer.range.numbers().filter_map(move |page| {

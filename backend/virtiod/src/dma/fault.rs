@@ -1,4 +1,4 @@
-//! Why a guest address could not be reached.
+//! Errors of accesses to guest memory.
 
 use std::fmt;
 
@@ -8,48 +8,48 @@ use super::AddressFault;
 use crate::dma::budget::BudgetError;
 use xen::{Causes, MapError};
 
-/// Why a guest address could not be reached. [`AccessFault::is_shortage`] says which are not the
-/// guest's doing, or may not be.
+/// A failed access to guest memory. [`AccessFault::is_shortage`] distinguishes a shortage of this
+/// domain from a fault of the guest.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessFault {
-    /// The address means nothing.
+    /// The address is invalid on the platform.
     #[error(transparent)]
     Address(#[from] AddressFault),
-    /// The pages could not be mapped.
+    /// The hypervisor or the kernel did not map the pages.
     #[error("cannot reach memory at {address:#x}")]
     Map {
-        /// The address asked for.
+        /// The first address of the access.
         address: u64,
-        /// What the hypervisor said.
+        /// The error of the map.
         source: MapError,
     },
-    /// There is no room to map the pages.
+    /// The mapping would exceed a budget.
     #[error("cannot reach memory at {address:#x}")]
     Budget {
-        /// The address asked for.
+        /// The first address of the access.
         address: u64,
-        /// Whose room is used up.
+        /// The budget that is used up.
         source: BudgetError,
     },
-    /// More at once than the device reaches for one request.
+    /// The range touches more pages than one range may.
     #[error("{length} bytes at {address:#x} are more than {limit} pages")]
     TooLong {
-        /// The address asked for.
+        /// The first address of the access.
         address: u64,
-        /// Bytes asked for.
+        /// Length of the access in bytes.
         length: u64,
-        /// The most pages there may be.
+        /// Maximum number of pages.
         limit: u32,
     },
 }
 
 impl AccessFault {
-    /// Whether it is this domain that is short of something, so that a later try may succeed.
+    /// Whether this domain lacks resources, so that a later try may succeed.
     pub fn is_shortage(&self) -> bool {
         matches!(self, Self::Map { source: MapError::NoRoom { .. }, .. } | Self::Budget { .. })
     }
 
-    /// The fault inside an error of vm-memory's, if [`super::DmaMemory`] put one there.
+    /// Returns the fault inside an error of vm-memory, if [`super::DmaMemory`] put one there.
     pub fn of(error: &GuestMemoryError) -> Option<&Self> {
         match error {
             GuestMemoryError::IOError(error) => {
@@ -60,7 +60,7 @@ impl AccessFault {
     }
 }
 
-/// A fault that prints its causes: vm-memory's error prints what it holds, and has no causes.
+/// A fault that prints its causes: vm-memory's error prints its inner error and has no source.
 #[derive(Debug)]
 struct WithCauses(AccessFault);
 

@@ -1,5 +1,4 @@
-//! Grants as the platform's mechanism: an address is a granted page and an offset, or it is nothing
-//! (SPEC section 3).
+//! The access platform of grants: a valid address is a granted page and an offset (SPEC section 3).
 
 use protocol::binding::F_SHARED_POOL;
 use protocol::grant::{GrantRange, GrantRef};
@@ -9,12 +8,12 @@ use protocol::status::F_ACCESS_PLATFORM;
 use crate::dma::{AccessPlatform, AddressFault, Location, PageNumber, PagePart, PageRange};
 use xen::{Access, CopyDirection, CopyError, CopySegment, GrantTable, MapError};
 
-/// What one guest granted.
+/// Reaches the pages that one guest granted.
 #[derive(Debug)]
 pub struct GrantPlatform<G>(G);
 
 impl<G: GrantTable> GrantPlatform<G> {
-    /// What can be reached through this handle.
+    /// Returns a platform over the handle to a guest's grants.
     pub fn new(handle: G) -> Self {
         Self(handle)
     }
@@ -35,7 +34,7 @@ impl<G: GrantTable> AccessPlatform for GrantPlatform<G> {
     }
 
     fn map(&self, pages: &[PageNumber], access: Access) -> Result<G::Pages, MapError> {
-        // They come from `decode`, which gives references and nothing wider.
+        // The numbers come from `decode`, which returns 32-bit references only.
         let references: Vec<_> = pages.iter().map(|page| GrantRef(page.0 as u32)).collect();
         self.0.map(&references, access)
     }
@@ -59,7 +58,7 @@ impl<G: GrantTable> AccessPlatform for GrantPlatform<G> {
         1 << F_ACCESS_PLATFORM
     }
 
-    /// A driver that does not know of the platform's mechanism would not use grants [6.2].
+    /// A driver that does not accept the access platform would not use grants [6.2].
     fn accepts(&mut self, features: u64) -> bool {
         features & 1 << F_ACCESS_PLATFORM != 0
     }

@@ -1,4 +1,4 @@
-//! One mapping of a guest's pages.
+//! A mapping of a guest's pages.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,16 +14,16 @@ use xen::mapped::MappedRange;
 /// Consecutive pages of a mapping.
 #[derive(Debug)]
 struct PageRun {
-    /// Guest address of its first page.
+    /// Guest address of the first page.
     address: u64,
-    /// Bytes.
+    /// Length in bytes.
     length: u64,
-    /// Offset of its first byte in the mapping.
+    /// Offset of the first byte in the mapping.
     offset: u64,
 }
 
-/// One mapping, of one or more runs in the order of their addresses and then their lengths. Counted
-/// as long as it exists.
+/// A mapping of one or more runs, sorted by address and then by length. Statistics and budget count
+/// it as long as it exists.
 pub(super) struct Mapping<P> {
     pages: P,
     count: u64,
@@ -33,7 +33,7 @@ pub(super) struct Mapping<P> {
 }
 
 impl<P> Mapping<P> {
-    /// A mapping of the pages of these ranges, in their order.
+    /// Wraps `pages`, which map the pages of `ranges` in their order.
     pub(super) fn new(
         pages: P,
         ranges: &[PageRange],
@@ -63,9 +63,10 @@ impl<P> Drop for Mapping<P> {
 }
 
 impl<P: AsRef<MappedRange>> Mapping<P> {
-    /// The bytes of `range`, if they are all mapped for that access. Consecutive addresses are
-    /// mapped to consecutive bytes. Of runs that overlap only the last that begins before the range
-    /// is looked at: what is not found is mapped again.
+    /// Returns the bytes of `range` if one run contains all of them and permits the access.
+    /// Consecutive addresses of a run are consecutive bytes. If runs overlap, the search checks
+    /// only the last one that begins at or before the range; the caller maps a range that it does
+    /// not find.
     pub(super) fn find(&self, range: DmaRange) -> Option<VolatileSlice<'_>> {
         if range.access > self.pages.as_ref().access() {
             return None;

@@ -1,17 +1,16 @@
 //! `DmaMemory`: vm-memory's `GuestMemory` over a platform's addresses.
 //!
-//! [`DmaMemory::prepare`] decides how a buffer is reached: in the pool if it lies there, which
-//! costs nothing; else by a copy that the hypervisor makes (`copy_buffer.rs` has the figures); by a
-//! mapping if the buffers are too large for that, or if the device did not ask for them before it
-//! uses them. A buffer that there is no capacity to map is copied after all.
+//! [`DmaMemory::prepare`] decides how a device reaches a buffer. A buffer in the pool costs
+//! nothing. The hypervisor copies other buffers (`copy_buffer.rs` has the figures). A buffer is
+//! mapped if the batch is too large for a copy, or if the device uses the buffer without having
+//! prepared it. If there is no capacity for the mapping, the buffer is copied after all.
 //!
-//! Nothing is mapped before it is asked for. A mapping is a *ring's*, until
-//! [`DmaMemory::unmap_ring`]; or the pool's, until the device is reset; or it belongs to the
-//! requests at hand, until [`DmaMemory::release`]. These take `&mut self`: no slice into the pages
-//! can be alive then, so a stale pointer cannot exist.
+//! Nothing is mapped before a device requests it. A mapping belongs to a *ring* until
+//! [`DmaMemory::unmap_ring`], to the pool until the device is reset, or to the current requests
+//! until [`DmaMemory::release`]. These methods take `&mut self`: no slice into the pages can be
+//! alive then, so a stale pointer cannot exist.
 //!
-//! All are found by the guest's address: an address is decoded only when nothing that is mapped
-//! holds it.
+//! Lookups use the guest's address: the platform decodes an address only if no mapping contains it.
 
 use std::cell::RefCell;
 use std::iter::FusedIterator;
@@ -37,17 +36,17 @@ use crate::dma::budget::{GuestBudget, Purpose, Reservation};
 use crate::stats::DeviceStats;
 use xen::Access;
 
-/// Most pages that one address range may touch.
+/// Maximum number of pages that one address range may touch.
 pub const MAX_RANGE_PAGES: u32 = 4097;
 
-/// A range of guest addresses, and how it is accessed.
+/// A range of guest addresses and the access to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DmaRange {
-    /// Guest address of its first byte.
+    /// Guest address of the first byte.
     pub address: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub length: u64,
-    /// How it is accessed.
+    /// Reading, or reading and writing.
     pub access: Access,
 }
 
@@ -56,10 +55,10 @@ pub struct DmaMemory<P: AccessPlatform> {
     platform: P,
     rings: RingMappings<P::Pages>,
     pool: SharedPool<P::Pages>,
-    /// Copied buffers of the requests at hand. Append-only while shared, so that slices into it
+    /// Copied buffers of the current requests. Append-only while shared, so that slices into it
     /// stay valid.
     copies: FrozenVec<Box<CopyBuffer>>,
-    /// Mapped buffers, likewise.
+    /// Mapped buffers of the current requests, append-only likewise.
     mappings: FrozenVec<Box<Mapping<P::Pages>>>,
     last_fault: RefCell<Option<String>>,
     stats: Arc<DeviceStats>,
@@ -67,7 +66,7 @@ pub struct DmaMemory<P: AccessPlatform> {
 }
 
 impl<P: AccessPlatform> DmaMemory<P> {
-    /// A view in which nothing is mapped yet. What will be takes its room from `budget`.
+    /// Returns a view without mappings. Later mappings take their capacity from `budget`.
     pub fn new(platform: P, stats: Arc<DeviceStats>, budget: Arc<GuestBudget>) -> Self {
         Self {
             platform,
@@ -81,17 +80,17 @@ impl<P: AccessPlatform> DmaMemory<P> {
         }
     }
 
-    /// Where the device is counted.
+    /// The device's statistics.
     pub fn stats(&self) -> &DeviceStats {
         &self.stats
     }
 
-    /// What translates addresses.
+    /// The platform that decodes addresses.
     pub fn platform(&self) -> &P {
         &self.platform
     }
 
-    /// As [`DmaMemory::platform`], to tell it of a driver.
+    /// As [`DmaMemory::platform`], to report a driver's features to it.
     pub fn platform_mut(&mut self) -> &mut P {
         &mut self.platform
     }
@@ -99,13 +98,13 @@ impl<P: AccessPlatform> DmaMemory<P> {
     /// Maps the areas of a ring until [`DmaMemory::unmap_ring`]; all of them, or none.
     ///
     /// # Errors
-    /// [`AccessFault`] for the first that cannot be mapped.
+    /// [`AccessFault`] of the first area that cannot be mapped.
     pub fn map_ring(&mut self, areas: &[DmaRange]) -> Result<MappingId, AccessFault> {
         self.try_map_ring(areas).inspect_err(|fault| self.refuse(fault))
     }
 
     fn try_map_ring(&mut self, areas: &[DmaRange]) -> Result<MappingId, AccessFault> {
-        // All of them are decoded before the first is mapped.
+        // All areas are decoded before the first is mapped.
         let decoded = areas.iter().map(|area| match self.decode(*area)? {
             Location::Pages(range) => Ok((range, area.access)),
             Location::Pool(range) => Err(AddressFault::PooledRing(range).into()),
@@ -117,12 +116,12 @@ impl<P: AccessPlatform> DmaMemory<P> {
         Ok(self.rings.add(mapped))
     }
 
-    /// Unmaps a ring.
+    /// Unmaps the areas of a ring.
     pub fn unmap_ring(&mut self, id: MappingId) {
         self.rings.remove(id);
     }
 
-    /// Takes pages into the pool, mapped until [`DmaMemory::unshare`]: all of them, or none.
+    /// Maps pages into the pool until [`DmaMemory::unshare`]; all of them, or none.
     ///
     /// # Errors
     /// [`ShareError`].
@@ -141,7 +140,7 @@ impl<P: AccessPlatform> DmaMemory<P> {
         })
     }
 
-    /// Takes no more than `pages` pages into the pool from now on.
+    /// Limits the pool to `pages` pages from now on.
     pub fn limit_pool(&mut self, pages: u32) {
         self.pool.limit(pages);
     }
@@ -151,11 +150,12 @@ impl<P: AccessPlatform> DmaMemory<P> {
         self.pool.clear();
     }
 
-    /// Makes the buffers of the requests at hand reachable together: by one copy, or by one mapping
-    /// for each kind of access. Written bytes reach the guest with [`DmaMemory::write_back`].
+    /// Makes the buffers of the current requests reachable together: with one copy, or with one
+    /// mapping for each kind of access. Written bytes reach the guest with
+    /// [`DmaMemory::write_back`].
     ///
-    /// A hint: an address that cannot be resolved now is resolved by the access itself, which names
-    /// the fault.
+    /// This is a hint: an address that cannot be resolved now is resolved by the access itself,
+    /// which names the fault.
     pub fn prepare(&self, buffers: impl Iterator<Item = DmaRange>) {
         let (mut read, mut write) = (Vec::new(), Vec::new());
         let mut pooled = 0;
@@ -181,7 +181,7 @@ impl<P: AccessPlatform> DmaMemory<P> {
         }
     }
 
-    /// Has buffers copied; whether that was possible.
+    /// Copies buffers; returns whether that was possible.
     fn copy(&self, read: &[PageRange], write: &[PageRange]) -> bool {
         let all = || read.iter().chain(write);
         let pages: u64 = all().map(|range| u64::from(range.pages)).sum();
@@ -204,10 +204,10 @@ impl<P: AccessPlatform> DmaMemory<P> {
         self.stats.copies_pages.fetch_add(pages, Ordering::Relaxed);
     }
 
-    /// Copies written buffers back to the guest. To be called before requests are given back.
+    /// Copies written buffers back to the guest. Call it before the requests are returned.
     ///
     /// # Errors
-    /// [`AccessFault`], of the first that the guest did not grant for writing.
+    /// [`AccessFault`] of the first buffer that the guest did not grant for writing.
     pub fn write_back(&mut self) -> Result<(), AccessFault> {
         let all = (0..self.copies.len()).filter_map(|at| self.copies.get(at));
         all.filter(|copy| copy.written().next().is_some())
@@ -220,7 +220,7 @@ impl<P: AccessPlatform> DmaMemory<P> {
             self.count_copy(copy.written().map(|(range, _)| range));
             return Ok(());
         }
-        // Mapping them shows which of them the hypervisor refuses, and why.
+        // A map of each buffer shows which one the hypervisor refuses, and why.
         for (range, here) in copy.written() {
             let mapping = self.map(&[range], Access::ReadWrite, Purpose::Requests)?;
             let (address, length) = (range.address, range.length);
@@ -231,8 +231,8 @@ impl<P: AccessPlatform> DmaMemory<P> {
         Ok(())
     }
 
-    /// Unmaps everything but rings and the pool. To be called before a request's buffers are given
-    /// back [3.5].
+    /// Unmaps everything but rings and the pool. Call it before a request's buffers are returned
+    /// [3.5].
     pub fn release(&mut self) {
         self.last_fault.replace(None);
         self.copies.as_mut().clear();
@@ -272,25 +272,25 @@ impl<P: AccessPlatform> DmaMemory<P> {
         pages: u64,
         purpose: Purpose,
     ) -> Result<Reservation, AccessFault> {
-        // As many as there are do not fit into any budget.
+        // No budget has that many pages.
         let pages = u32::try_from(pages).unwrap_or(u32::MAX);
         let room = self.budget.reserve(pages, purpose);
         room.map_err(|source| AccessFault::Budget { address, source })
     }
 
-    /// The bytes of a range that is mapped or copied already, by its address.
+    /// Returns the bytes of a range that is already mapped or copied.
     fn find(&self, range: DmaRange) -> Option<VolatileSlice<'_>> {
         if let Some(slice) = self.rings.find(range) {
             return Some(slice);
         }
-        // By index: iterating a FrozenVec would keep it from growing.
+        // By index: an iterator over a FrozenVec would prevent its growth.
         let copies = (0..self.copies.len()).filter_map(|at| self.copies.get(at));
         let mappings = (0..self.mappings.len()).filter_map(|at| self.mappings.get(at));
         let copied = copies.filter_map(|copy| copy.find(range)).next();
         copied.or_else(|| mappings.filter_map(|mapping| mapping.find(range)).next())
     }
 
-    /// The bytes of a range, mapped now if they are not yet.
+    /// Returns the bytes of a range; maps them if they are not reachable yet.
     fn resolve(&self, range: DmaRange) -> Result<VolatileSlice<'_>, AccessFault> {
         if let Some(slice) = self.find(range) {
             return Ok(slice);
@@ -312,8 +312,9 @@ impl<P: AccessPlatform> DmaMemory<P> {
         mapping.find(range).ok_or(AccessFault::Address(outside))
     }
 
-    /// A copy of a buffer that there is no capacity to map: a header, a table of descriptors or a
-    /// status costs no request and no device because others have taken the capacity.
+    /// Copies a buffer that cannot be mapped for lack of capacity, so that a header, a descriptor
+    /// table or a status does not fail a request or the device because others have used up the
+    /// capacity.
     fn resolve_by_copy(&self, range: DmaRange, pages: PageRange) -> Option<VolatileSlice<'_>> {
         let (read, write): (&[_], &[_]) = match range.access {
             Access::ReadOnly => (&[pages], &[]),
@@ -325,8 +326,8 @@ impl<P: AccessPlatform> DmaMemory<P> {
         self.find(range)
     }
 
-    /// Why the latest access failed, if one did since the last [`DmaMemory::release`]. The ring's
-    /// iterators end without a word where an access fails; this is the word.
+    /// The reason of the latest failed access since the last [`DmaMemory::release`]. The ring's
+    /// iterators end without an error if an access fails; this reports it.
     pub fn last_fault(&self) -> Option<String> {
         self.last_fault.borrow().clone()
     }
@@ -337,7 +338,7 @@ impl<P: AccessPlatform> DmaMemory<P> {
     }
 }
 
-/// A range is one slice, since its pages are mapped together.
+/// Iterates over the one slice of a range, whose pages are mapped together.
 pub struct OneSlice<'a>(Option<VolatileSlice<'a>>);
 
 impl<'a> Iterator for OneSlice<'a> {
@@ -352,7 +353,7 @@ impl FusedIterator for OneSlice<'_> {}
 impl<'a> GuestMemorySliceIterator<'a, ()> for OneSlice<'a> {}
 
 impl<P: AccessPlatform> GuestMemory for DmaMemory<P> {
-    /// Never there: no physical memory of the guest's can be reached, only what it granted.
+    /// Never used: a device reaches only granted memory, never the guest's physical memory.
     type PhysicalMemory = GuestMemoryMmap<()>;
     type Bitmap = ();
 

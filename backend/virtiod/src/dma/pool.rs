@@ -1,4 +1,4 @@
-//! The pool: pages that the driver shared once, mapped until the device is reset [3.10].
+//! The pool: pages that the driver shared, mapped until the device is reset [3.10].
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,48 +13,48 @@ use crate::stats::DeviceStats;
 use xen::mapped::MappedRange;
 use xen::{Access, MapError};
 
-/// Why pages are not taken into the pool [5.8].
+/// A refused share of pages [5.8].
 #[derive(Debug, thiserror::Error)]
 pub enum ShareError {
-    /// The platform has no pool.
-    #[error("a pool was not offered")]
+    /// The platform does not offer a pool.
+    #[error("the device did not offer a pool")]
     NotOffered,
-    /// No page.
-    #[error("no page is shared")]
+    /// The message shares no page.
+    #[error("the message shares no page")]
     Empty,
-    /// Pages, or references, that there cannot be.
-    #[error("{count} page(s) from {first}, granted from {reference} on, leave the pool")]
+    /// Page numbers beyond the pool's end, or references beyond 32 bits.
+    #[error("{count} page(s) from {first}, granted from {reference} on, are beyond the pool's end")]
     Beyond {
-        /// The first page's number.
+        /// Number of the first page in the pool.
         first: PoolPage,
-        /// How many.
+        /// Number of pages.
         count: u32,
-        /// The first page's grant.
+        /// Grant of the first page.
         reference: GrantRef,
     },
-    /// More than the driver may share.
-    #[error("{pages} page(s) with these are more than the configured {limit}")]
+    /// The pool would exceed its limit.
+    #[error("the pool would have {pages} page(s), more than the configured {limit}")]
     Full {
-        /// All pages then.
+        /// Pages of the pool including the new ones.
         pages: u32,
-        /// As many as there may be.
+        /// Maximum number of pages.
         limit: u32,
     },
-    /// A page by that number is there.
-    #[error("{0} was shared before")]
+    /// The driver has already shared this page.
+    #[error("{0} is already shared")]
     Again(PoolPage),
-    /// A page that the toolstack granted [3.13].
-    #[error("{0} is the toolstack's, not a driver's")]
+    /// The page belongs to the toolstack [3.13].
+    #[error("{0} belongs to the toolstack, not to a driver")]
     Toolstack(GrantRef),
-    /// They cannot be mapped.
+    /// The hypervisor or the kernel did not map the pages.
     #[error(transparent)]
     Map(#[from] MapError),
-    /// There is no room to map them.
+    /// The mapping would exceed a budget.
     #[error(transparent)]
     Budget(#[from] BudgetError),
 }
 
-/// Pages that were shared with one message, contiguous here.
+/// Pages shared with one message, mapped to consecutive addresses.
 struct Chunk<P> {
     first: u32,
     count: u32,
@@ -62,12 +62,12 @@ struct Chunk<P> {
     _room: Reservation,
 }
 
-/// All that one driver shared.
+/// All pages that one driver shared.
 pub(super) struct SharedPool<P> {
     chunks: Vec<Chunk<P>>,
-    /// By page number, the position of its chunk; as long as the highest page needs.
+    /// The position of each page's chunk, by page number; as long as the highest page needs.
     table: Vec<Option<u16>>,
-    /// Pages in all, and the most there may be.
+    /// Total number of pages, and its limit.
     pages: u32,
     limit: u32,
     stats: Arc<DeviceStats>,
@@ -78,12 +78,12 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
         Self { chunks: Vec::new(), table: Vec::new(), pages: 0, limit: MAX_POOL_PAGES, stats }
     }
 
-    /// Takes no more than `pages` pages from now on.
+    /// Limits the pool to `pages` pages from now on.
     pub(super) fn limit(&mut self, pages: u32) {
         self.limit = pages;
     }
 
-    /// Takes pages in, mapped by `map`: all of them, or none.
+    /// Adds pages, which `map` maps: all of them, or none.
     pub(super) fn share(
         &mut self,
         first: PoolPage,
@@ -102,7 +102,7 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
         let end = first.0.checked_add(count).filter(|end| *end <= MAX_POOL_PAGES);
         let end = end.ok_or_else(beyond)?;
         reference.0.checked_add(count - 1).ok_or_else(beyond)?;
-        // Both are bounded by the pool's size.
+        // The sum cannot overflow: the pool's size bounds both.
         let all = self.pages + count;
         if all > self.limit {
             return Err(ShareError::Full { pages: all, limit: self.limit });
@@ -116,7 +116,7 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
         let room = budget.reserve(count, Purpose::SharedPool)?;
         let references = u64::from(reference.0)..u64::from(reference.0) + u64::from(count);
         let pages = map(&references.map(PageNumber).collect::<Vec<_>>(), Access::ReadWrite)?;
-        // A chunk has a page at least, so there are no more of them than there may be pages.
+        // Each chunk has at least one page, so MAX_POOL_PAGES bounds the number of chunks.
         let position = self.chunks.len() as u16;
         self.pages = all;
         self.chunks.push(Chunk { first: first.0, count, pages, _room: room });
@@ -129,19 +129,19 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
         Ok(())
     }
 
-    /// Where a buffer lies, if its pages were shared, with one message.
+    /// Returns a buffer's bytes if the driver shared all its pages with one message.
     pub(super) fn find(&self, range: PoolRange) -> Option<VolatileSlice<'_>> {
         let position = *self.table.get(range.first.0 as usize)?;
         let chunk = self.chunks.get(usize::from(position?))?;
         let skipped = range.first.0.checked_sub(chunk.first)?;
         let offset = u64::from(skipped) * PAGE_SIZE + range.offset;
-        // Its end is in the chunk, or `slice` refuses it: the chunk's pages are the mapping.
+        // If the end is outside the chunk, `slice` refuses it: the chunk's pages are the mapping.
         chunk.pages.as_ref().slice(offset as usize, usize::try_from(range.length).ok()?)
     }
 }
 
 impl<P> SharedPool<P> {
-    /// Unmaps everything.
+    /// Unmaps all pages.
     pub(super) fn clear(&mut self) {
         let count: u64 = self.chunks.drain(..).map(|chunk| u64::from(chunk.count)).sum();
         self.table.clear();

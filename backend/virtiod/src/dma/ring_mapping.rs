@@ -1,4 +1,4 @@
-//! Rings of queues, which stay mapped until the queue is reset.
+//! Mapped rings of virtqueues, which stay mapped until the queue is reset.
 
 use std::cell::Cell;
 
@@ -8,11 +8,11 @@ use super::DmaRange;
 use super::mapping::Mapping;
 use xen::mapped::MappedRange;
 
-/// Names a mapped ring.
+/// Identifies a mapped ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MappingId(u64);
 
-/// The areas of one ring.
+/// The mapped areas of one ring.
 struct RingMapping<P> {
     id: MappingId,
     areas: Vec<Mapping<P>>,
@@ -27,7 +27,7 @@ impl<P: AsRef<MappedRange>> RingMapping<P> {
 /// All mapped rings.
 pub(super) struct RingMappings<P> {
     all: Vec<RingMapping<P>>,
-    /// Position of the ring that was used last, most likely the next too.
+    /// Position of the most recently used ring, most likely the next one too.
     recent: Cell<usize>,
     next: u64,
 }
@@ -52,7 +52,7 @@ impl<P: AsRef<MappedRange>> RingMappings<P> {
         self.all.retain(|ring| ring.id != id);
     }
 
-    /// The bytes of `range`, if it lies in one of the areas.
+    /// Returns the bytes of `range` if one of the areas contains it.
     pub(super) fn find(&self, range: DmaRange) -> Option<VolatileSlice<'_>> {
         let recent = self.all.get(self.recent.get()).and_then(|ring| ring.find(range));
         recent.or_else(|| {

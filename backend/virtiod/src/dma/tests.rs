@@ -1,4 +1,4 @@
-//! `DmaMemory` over grants, alone: permissions, when things are mapped, when not.
+//! Tests of `DmaMemory` over grants without a device: permissions, mappings and copies.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,7 +25,7 @@ fn bench() -> Bench {
     bench_of(16)
 }
 
-/// With a guest of so many pages.
+/// A bench whose guest has `pages` pages.
 fn bench_of(pages: usize) -> Bench {
     let (hypervisor, stats) = (Hypervisor::default(), Arc::new(DeviceStats::default()));
     let guest = hypervisor.guest(1, pages);
@@ -53,21 +53,21 @@ fn at(reference: GrantRef, offset: u64) -> GuestAddress {
 }
 
 #[test]
-fn spec_3_13_the_pool_takes_no_page_of_the_toolstacks() {
+fn spec_3_13_pool_refuses_the_toolstacks_pages() {
     let mut bench = bench();
     let refused = bench.memory.share(PoolPage(0), 1, GrantRef(1));
     assert!(matches!(refused, Err(ShareError::Toolstack(GrantRef(1)))), "{refused:?}");
 }
 
 #[test]
-fn nothing_is_mapped_before_it_is_asked_for_and_nothing_after_release() {
+fn pages_are_mapped_on_demand_until_release() {
     let mut bench = bench();
     let first = bench.grant(2, Access::ReadWrite);
     assert_eq!(bench.mapped(), 0);
     bench.memory.write_obj(0x1122_3344u32, at(first, 4094)).unwrap();
     assert_eq!(bench.mapped(), 2, "a buffer over a page's end needs both pages");
     assert_eq!(bench.memory.read_obj::<u32>(at(first, 4094)).unwrap(), 0x1122_3344);
-    assert_eq!(bench.mapped(), 2, "what is mapped is found again");
+    assert_eq!(bench.mapped(), 2, "the second access finds the mapping");
     assert_eq!(bench.stats.grants_mapped.load(Ordering::Relaxed), 2);
     bench.memory.release();
     assert_eq!((bench.mapped(), bench.stats.grants_mapped.load(Ordering::Relaxed)), (0, 0));
@@ -76,7 +76,7 @@ fn nothing_is_mapped_before_it_is_asked_for_and_nothing_after_release() {
 }
 
 #[test]
-fn a_read_only_grant_can_be_read_and_not_written() {
+fn read_only_grant_permits_reads_only() {
     let mut bench = bench();
     let first = bench.grant(1, Access::ReadOnly);
     assert_eq!(bench.memory.read_obj::<u64>(at(first, 0)).unwrap(), 0);
@@ -88,7 +88,7 @@ fn a_read_only_grant_can_be_read_and_not_written() {
     assert!(bench.memory.last_fault().unwrap().contains("ReadWrite"));
 }
 
-/// Reaches for whole pages, one by one, of `pages` pages from each reference.
+/// Ranges of one page each, over `pages` pages from each reference.
 fn page_by_page(pages: u32, firsts: [(GrantRef, Access); 2]) -> Vec<DmaRange> {
     let range = |page: u32, (first, access): (GrantRef, Access)| DmaRange {
         address: at(GrantRef(first.0 + page), 0).0,
@@ -99,7 +99,7 @@ fn page_by_page(pages: u32, firsts: [(GrantRef, Access); 2]) -> Vec<DmaRange> {
 }
 
 #[test]
-fn a_batch_is_a_copy_each_way_and_nothing_is_mapped() {
+fn batch_is_copied_once_each_way_without_mappings() {
     let mut bench = bench();
     let (source, target) = (bench.guest.allocate(), bench.guest.allocate());
     bench.guest.slice(source, 0, 4096).write_obj(0x55u8, 4095).unwrap();
@@ -110,7 +110,7 @@ fn a_batch_is_a_copy_each_way_and_nothing_is_mapped() {
     assert_eq!(bench.memory.read_obj::<u8>(at(read, 4095)).unwrap(), 0x55);
     bench.memory.write_obj(0x77u8, at(write, 1)).unwrap();
     let now = |bench: &Bench| bench.guest.slice(target, 0, 4096).read_obj::<u8>(1).unwrap();
-    assert_eq!(now(&bench), 0, "it is the driver's when it is given back");
+    assert_eq!(now(&bench), 0, "written bytes reach the guest with write_back");
     bench.memory.write_back().unwrap();
     bench.memory.release();
     assert_eq!(now(&bench), 0x77);
@@ -120,7 +120,7 @@ fn a_batch_is_a_copy_each_way_and_nothing_is_mapped() {
 }
 
 #[test]
-fn what_was_written_to_a_page_that_is_read_only_is_refused_by_name() {
+fn write_back_to_a_read_only_grant_names_the_fault() {
     let mut bench = bench();
     let first = bench.grant(1, Access::ReadOnly);
     let range = DmaRange { address: at(first, 8).0, length: 8, access: Access::ReadWrite };
@@ -132,7 +132,7 @@ fn what_was_written_to_a_page_that_is_read_only_is_refused_by_name() {
 }
 
 #[test]
-fn what_is_too_much_to_be_copied_is_two_mappings_whatever_its_buffers() {
+fn batch_too_large_for_a_copy_takes_two_mappings() {
     let mut bench = bench_of(600);
     let (read, write) = (bench.grant(300, Access::ReadOnly), bench.grant(300, Access::ReadWrite));
     let wanted = page_by_page(300, [(read, Access::ReadOnly), (write, Access::ReadWrite)]);
@@ -141,11 +141,11 @@ fn what_is_too_much_to_be_copied_is_two_mappings_whatever_its_buffers() {
     for reach in wanted {
         bench.memory.read_obj::<u8>(GuestAddress(reach.address)).unwrap();
     }
-    assert_eq!(bench.hypervisor.map_calls(), 2, "nothing was mapped again");
+    assert_eq!(bench.hypervisor.map_calls(), 2, "no access maps again");
 }
 
 #[test]
-fn a_batch_with_one_bad_buffer_leaves_the_good_ones_reachable() {
+fn batch_with_one_bad_buffer_leaves_the_others_reachable() {
     let mut bench = bench();
     let first = bench.grant(1, Access::ReadOnly);
     let range = |address: GuestAddress| DmaRange {
@@ -154,13 +154,13 @@ fn a_batch_with_one_bad_buffer_leaves_the_good_ones_reachable() {
         access: Access::ReadOnly,
     };
     bench.memory.prepare([range(at(first, 0)), range(at(GrantRef(999), 0))].into_iter());
-    assert_eq!(bench.mapped(), 0, "one bad element refuses its mapping");
+    assert_eq!(bench.mapped(), 0, "one bad element fails the whole map");
     assert!(bench.memory.read_obj::<u8>(at(first, 0)).is_ok());
     assert!(bench.memory.read_obj::<u8>(at(GrantRef(999), 0)).is_err());
 }
 
 #[test]
-fn rings_survive_release_and_are_mapped_whole_or_not_at_all() {
+fn rings_survive_release_and_map_whole_or_not_at_all() {
     let mut bench = bench();
     let first = bench.grant(2, Access::ReadWrite);
     let range = |reference: u32| DmaRange {
@@ -172,13 +172,13 @@ fn rings_survive_release_and_are_mapped_whole_or_not_at_all() {
     bench.memory.release();
     assert_eq!(bench.mapped(), 2);
     assert!(bench.memory.map_ring(&[range(first.0), range(999)]).is_err());
-    assert_eq!(bench.mapped(), 2, "nothing of a ring that failed is left");
+    assert_eq!(bench.mapped(), 2, "a failed ring leaves no mapping");
     bench.memory.unmap_ring(ring);
     assert_eq!((bench.mapped(), bench.stats.grants_mapped.load(Ordering::Relaxed)), (0, 0));
 }
 
 #[test]
-fn a_ring_is_found_whole_for_its_access_until_it_is_unmapped() {
+fn ring_lookup_respects_bounds_and_access_until_unmapped() {
     let mut bench = bench();
     let first = bench.grant(6, Access::ReadWrite);
     let start = at(first, 100).0 + (1 << 12);
@@ -187,7 +187,7 @@ fn a_ring_is_found_whole_for_its_access_until_it_is_unmapped() {
         let address = start + (page << 12);
         bench.memory.map_ring(&[range(address, Access::ReadOnly)]).unwrap()
     });
-    assert_eq!(bench.mapped(), 4, "each over two pages");
+    assert_eq!(bench.mapped(), 4, "each ring spans two pages");
     let mapped_for = |bench: &mut Bench, address: u64, length: usize, access| {
         assert!(bench.memory.check_range(GuestAddress(address), length, access));
         let more = bench.mapped() - 4;
@@ -201,7 +201,11 @@ fn a_ring_is_found_whole_for_its_access_until_it_is_unmapped() {
         assert_eq!(mapped_for(&mut bench, end - 1, 1, Permissions::Read), 0);
         assert_ne!(mapped_for(&mut bench, end - 1, 2, Permissions::Read), 0, "beyond its end");
         assert_ne!(mapped_for(&mut bench, first - 1, 2, Permissions::Read), 0, "before its start");
-        assert_ne!(mapped_for(&mut bench, address, 1, Permissions::Write), 0, "for reading alone");
+        assert_ne!(
+            mapped_for(&mut bench, address, 1, Permissions::Write),
+            0,
+            "mapped for reading only"
+        );
     }
     let [gone, kept] = rings;
     bench.memory.unmap_ring(gone);
@@ -213,12 +217,15 @@ fn a_ring_is_found_whole_for_its_access_until_it_is_unmapped() {
 }
 
 #[test]
-fn ranges_that_are_too_long_are_refused_before_the_hypervisor_is_asked() {
+fn too_long_ranges_are_refused_without_a_map_call() {
     let mut bench = bench();
     let first = bench.grant(1, Access::ReadOnly);
     let long = (super::memory::MAX_RANGE_PAGES as usize + 1) * 4096;
     assert!(!bench.memory.check_range(at(first, 0), long, Permissions::Read));
     assert!(bench.memory.last_fault().unwrap().contains("more than"));
     assert_eq!(bench.hypervisor.map_calls(), 0);
-    assert!(bench.memory.check_range(GuestAddress(0), 0, Permissions::Read), "no bytes, no page");
+    assert!(
+        bench.memory.check_range(GuestAddress(0), 0, Permissions::Read),
+        "an empty range needs no page"
+    );
 }

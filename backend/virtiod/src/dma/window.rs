@@ -1,8 +1,8 @@
-//! A platform that translates by a window: the address that a device is given is the guest's own
-//! plus an offset, as on PPC and SPARC. With an offset of 0 it is the plain 1:1 of a machine
-//! without an IOMMU.
+//! A platform that translates addresses with a window: an address is the guest's own plus an
+//! offset, as on PPC and SPARC. With an offset of 0 it is the identity mapping of a machine without
+//! an IOMMU.
 //!
-//! For tests: Xen has no such platform, and nothing in the daemon makes one.
+//! For tests: Xen has no such platform, and the daemon never uses one.
 
 use protocol::grant::{PAGE_SIZE, pages_spanned};
 use protocol::status::F_ACCESS_PLATFORM;
@@ -11,14 +11,14 @@ use super::{AccessPlatform, AddressFault, Location, PageNumber, PageRange};
 use xen::{Access, MapError};
 use xen_sim::{FramePages, SimFrames};
 
-/// All of a guest's memory, seen through a window.
+/// All of a guest's memory, behind a window.
 pub struct Window {
     frames: SimFrames,
     offset: u64,
 }
 
 impl Window {
-    /// A window that starts at the address `offset`.
+    /// Returns a window whose first address is `offset`.
     pub fn new(frames: SimFrames, offset: u64) -> Self {
         Self { frames, offset }
     }
@@ -44,13 +44,13 @@ impl AccessPlatform for Window {
         Ok(self.frames.map(&frames, access))
     }
 
-    /// Offered also where the platform's mechanism changes nothing about an address: it is the
-    /// platform's to say what the mechanism is.
+    /// Offered also with an offset of 0, where the platform does not change addresses: the bit says
+    /// that the platform defines them.
     fn offered(&self) -> u64 {
         1 << F_ACCESS_PLATFORM
     }
 
-    /// With 1:1, a driver that does not know of the mechanism does what the mechanism does.
+    /// With an offset of 0, a driver that ignores the platform uses the right addresses anyway.
     fn accepts(&mut self, features: u64) -> bool {
         self.offset == 0 || features & 1 << F_ACCESS_PLATFORM != 0
     }
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_the_guests_plus_the_offset() {
+    fn window_address_is_the_guests_plus_the_offset() {
         for offset in [0, 1 << 32, 0x8000_0000_0000_0000] {
             let (_guest, frames) = frames();
             let window = Window::new(frames, offset);
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_outside_the_window_is_refused() {
+    fn address_outside_the_window_is_refused() {
         let (_guest, frames) = frames();
         let window = Window::new(frames, 1 << 32);
         let outside = [

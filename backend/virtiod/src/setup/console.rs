@@ -1,4 +1,4 @@
-//! The console device, and where a person finds it.
+//! Opens a console device and publishes its terminal and sockets.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use crate::device::console::Console;
 use crate::stats::DeviceStats;
 use xen::XenStore;
 
-/// Where ports' sockets are made unless the configuration file says it.
+/// Default directory of the ports' sockets.
 const DIRECTORY: &str = "/run/xen-virtiod/console";
 
-/// A console. The path of its terminal stands in the backend's `tty`, as for Xen's own; name and
-/// socket of each further port in `port/N`, N from 1.
+/// Opens a console. Publishes the path of its terminal in the backend's key `tty`, as Xen's own
+/// console does, and name and socket of each further port in `port/N`, N from 1.
 pub(super) fn open<S: XenStore>(
     keys: &mut Keys<S>,
     path: &DevicePath,

@@ -1,4 +1,4 @@
-//! A disk, as xl's disk line has it.
+//! Opens a disk from xl's disk line.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::device::blk::{AccessMode, Block, Caching, Discard, Owner, Target, Tar
 use crate::stats::DeviceStats;
 use xen::XenStore;
 
-/// A disk. Its target's format stands in `stat`.
+/// Opens a disk and notes its target's format for `stat`.
 pub(super) fn open<S: XenStore>(
     keys: &mut Keys<S>,
     path: &DevicePath,
@@ -31,7 +31,7 @@ pub(super) fn open<S: XenStore>(
     Ok(Block::new(target, &vdev, Arc::clone(stats)))
 }
 
-/// Reads the disk line and the configuration file.
+/// Reads the options from the disk line's keys and from the configuration file.
 fn options<S: XenStore>(
     keys: &mut Keys<S>,
     path: &DevicePath,

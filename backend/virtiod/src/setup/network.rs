@@ -1,5 +1,5 @@
-//! A network device, and what a person needs to find it: in the backend's directory `tap`, `mac`
-//! and, if its interface is a bridge's port, `bridge`.
+//! Opens a network device. Publishes `tap`, `mac` and, if its interface is a bridge's port,
+//! `bridge` in the backend's directory.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::tap::name::InterfaceName;
 use crate::tap::network::{InterfaceRequest, Network, NetworkError};
 use xen::XenStore;
 
-/// Under what a device's address is noted.
+/// The key of a device's MAC address in the backend's directory and in its notes.
 pub const MAC_NOTE: &str = "mac";
 
 pub(super) fn open<S: XenStore>(
@@ -43,11 +43,11 @@ pub(super) fn open<S: XenStore>(
     Ok(Net::new(attached.interface, mac, pairs, Arc::clone(stats)))
 }
 
-/// The address of a device that was given none.
+/// Returns the MAC address of a device whose configuration has none.
 fn address<S: XenStore>(keys: &mut Keys<S>, path: &DevicePath) -> Result<MacAddress, DeviceError> {
     if let Some(uuid) = keys.guest_uuid()? {
         return Ok(MacAddress::of_device(&uuid, path.number));
     }
-    tracing::warn!("the guest's UUID cannot be read: its MAC address is another one each time");
+    tracing::warn!("cannot read the guest's UUID: its MAC address changes at each start");
     MacAddress::random().map_err(DeviceError::Address)
 }

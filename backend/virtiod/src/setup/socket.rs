@@ -1,4 +1,4 @@
-//! Unix sockets named after guests, and the socket device.
+//! Opens a socket device; names and directories of Unix sockets.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -12,10 +12,11 @@ use crate::device::vsock::{HostSocket, Socket};
 use crate::stats::DeviceStats;
 use xen::XenStore;
 
-/// Where a guest's socket is made unless the configuration file says it.
+/// Default directory of guests' sockets.
 const DIRECTORY: &str = "/run/xen-virtiod/vsock";
 
-/// A socket device; how the two sides reach each other is published.
+/// Opens a socket device and publishes the guest's context id (`cid`) and the path of the host's
+/// socket (`socket`).
 pub(super) fn open<S: XenStore>(
     keys: &mut Keys<S>,
     path: &DevicePath,
@@ -40,7 +41,8 @@ pub(super) fn open<S: XenStore>(
     Ok(device)
 }
 
-/// What the sockets of the device at `path` are called: the guest's name and the device's number.
+/// Returns the base name of the sockets of the device at `path`: the guest's name and the device's
+/// number.
 pub(super) fn device_name<S: XenStore>(
     keys: &mut Keys<S>,
     path: &DevicePath,
@@ -52,7 +54,7 @@ pub(super) fn device_name<S: XenStore>(
     Ok(format!("{guest}-{}", path.number))
 }
 
-/// Makes a directory for sockets, for this daemon's user alone, unless it is there.
+/// Creates a directory for sockets with access for this daemon's user only, unless it exists.
 pub(super) fn make_directory(path: &Path) -> Result<(), DeviceError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|source| DeviceError::Directory { path: path.to_owned(), source })

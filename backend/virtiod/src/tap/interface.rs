@@ -1,5 +1,5 @@
-//! TAP interfaces: the kernel's side is an Ethernet interface, this side is file descriptors, one a
-//! queue, that packets are read from and written to.
+//! TAP interfaces: an Ethernet interface in the kernel, and one file descriptor for each queue
+//! here, which packets are read from and written to.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -16,23 +16,23 @@ use crate::device::net::interface::{HEADER_SIZE, Offload};
 
 const DEVICE: &str = "/dev/net/tun";
 
-/// Ethernet frames, with nothing but a `virtio_net_hdr` in front, in several queues.
+/// Ethernet frames, preceded only by a `virtio_net_hdr`, in several queues.
 const FLAGS: c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
 
-/// A TAP interface, which is gone when this is.
+/// A TAP interface. The kernel removes it when this is dropped.
 #[derive(Debug)]
 pub(super) struct Tap {
     queues: Vec<File>,
-    /// Queues that the kernel puts packets into: so many of the first.
+    /// Number of attached queues, from the first on: those that the kernel puts packets into.
     used: usize,
 }
 
 impl Tap {
-    /// Makes an interface that was not there, with none of its queues used.
+    /// Creates an interface with all queues detached. Fails if the name exists.
     pub(super) fn create(name: &InterfaceName, pairs: QueuePairs) -> io::Result<Self> {
         let mut tap = Self { queues: Vec::new(), used: 0 };
         for queue in 0..pairs.count() {
-            // Only the first makes the interface; the others join it.
+            // The first creates the interface; the others join it.
             let exclusive = if queue == 0 { libc::IFF_TUN_EXCL } else { 0 };
             tap.queues.push(open_queue(name, FLAGS | exclusive)?);
             tap.used += 1;
@@ -41,7 +41,8 @@ impl Tap {
         Ok(tap)
     }
 
-    /// Has the kernel use the first `count` queues. Packets in the others are dropped.
+    /// Attaches the first `count` queues and detaches the others. The kernel drops packets in
+    /// detached queues.
     pub(super) fn use_queues(&mut self, count: usize) -> io::Result<()> {
         while self.used > count {
             self.set_queue(self.used - 1, libc::IFF_DETACH_QUEUE)?;
@@ -58,13 +59,13 @@ impl Tap {
         ioctl::set_queue(self.queue(queue)?.as_fd(), &InterfaceRequest::new("", flag))
     }
 
-    /// Has the kernel hand over packets with nothing left to be done but these.
+    /// Lets the kernel pass packets that still need these offloads, and no others.
     pub(super) fn set_offloads(&self, offloads: &[Offload]) -> io::Result<()> {
         let flags = offloads.iter().fold(0, |flags: c_uint, offload| flags | flag(*offload));
         ioctl::set_offload(self.queue(0)?.as_fd(), flags as c_int)
     }
 
-    /// Reads the next packet; `None` if there is none.
+    /// Reads the next packet into `into`; returns its length, or `None` if no packet has arrived.
     pub(super) fn receive(&self, queue: usize, into: &mut [u8]) -> io::Result<Option<usize>> {
         match self.queue(queue)?.read(into) {
             Ok(length) => Ok(Some(length)),
@@ -79,7 +80,7 @@ impl Tap {
         packet.send(self.queue(queue)?.as_fd())
     }
 
-    /// Becomes readable when a packet is there.
+    /// A descriptor that is readable while a packet is waiting.
     pub(super) fn packets(&self, queue: usize) -> Option<BorrowedFd<'_>> {
         self.queues.get(queue).map(AsFd::as_fd)
     }

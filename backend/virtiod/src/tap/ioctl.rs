@@ -1,12 +1,12 @@
-//! ioctls of `/dev/net/tun` (Linux `include/uapi/linux/if_tun.h`), as functions that cannot be
-//! called wrongly. The daemon's only unsafe code.
+//! Safe wrappers of the ioctls of `/dev/net/tun` (Linux `include/uapi/linux/if_tun.h`). The
+//! daemon's only unsafe code.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::libc::{self, c_int, c_short};
 
-/// `struct ifreq`, of which these ioctls use a name and flags.
+/// `struct ifreq`; these ioctls use its name and flags.
 #[repr(C)]
 pub(super) struct InterfaceRequest {
     name: [u8; libc::IFNAMSIZ],
@@ -14,17 +14,17 @@ pub(super) struct InterfaceRequest {
     padding: [u8; 22],
 }
 
-// As large as the kernel's, which copies the whole.
+// The kernel copies the whole structure.
 const _: () = assert!(size_of::<InterfaceRequest>() == size_of::<libc::ifreq>());
 
 impl InterfaceRequest {
-    /// A name of which what is too long is cut, and flags.
+    /// Returns a request with `name`, truncated if it is too long, and `flags`.
     pub(super) fn new(name: &str, flags: c_int) -> Self {
         let mut request =
             Self { name: [0; libc::IFNAMSIZ], flags: flags as c_short, padding: [0; 22] };
         // The last byte stays zero.
-        let room = request.name.iter_mut().take(libc::IFNAMSIZ - 1);
-        room.zip(name.bytes()).for_each(|(to, from)| *to = from);
+        let bytes = request.name.iter_mut().take(libc::IFNAMSIZ - 1);
+        bytes.zip(name.bytes()).for_each(|(to, from)| *to = from);
         request
     }
 }
@@ -51,35 +51,35 @@ mod raw {
 
 /// `TUNSETIFF`: makes the file a queue of an interface.
 pub(super) fn set_interface(fd: BorrowedFd<'_>, mut request: InterfaceRequest) -> io::Result<()> {
-    // SAFETY: the ioctl reads and writes one struct ifreq, as large as the request, which is ours
-    // alone and lives past the call.
+    // SAFETY: the ioctl reads and writes one struct ifreq, which has the request's size. This
+    // function owns the request, which lives past the call.
     unsafe { raw::set_interface(fd.as_raw_fd(), &mut request) }?;
     Ok(())
 }
 
-/// `TUNSETOFFLOAD`: `TUN_F_…` that the reader of packets takes.
+/// `TUNSETOFFLOAD`: sets the offloads, `TUN_F_…`, that the reader of packets handles.
 pub(super) fn set_offload(fd: BorrowedFd<'_>, flags: c_int) -> io::Result<()> {
-    // SAFETY: the argument is a number; the ioctl touches none of our memory.
+    // SAFETY: the argument is a number; the ioctl accesses no memory of this process.
     unsafe { raw::set_offload(fd.as_raw_fd(), flags) }?;
     Ok(())
 }
 
-/// `TUNSETVNETHDRSZ`: bytes of the header in front of each packet.
+/// `TUNSETVNETHDRSZ`: sets the size in bytes of the header before each packet.
 pub(super) fn set_header_size(fd: BorrowedFd<'_>, size: c_int) -> io::Result<()> {
     // SAFETY: the ioctl reads one int, which lives past the call.
     unsafe { raw::set_header_size(fd.as_raw_fd(), &size) }?;
     Ok(())
 }
 
-/// `TUNSETQUEUE`: attaches or detaches a queue.
+/// `TUNSETQUEUE`: attaches or detaches a queue, by the request's flags.
 pub(super) fn set_queue(fd: BorrowedFd<'_>, request: &InterfaceRequest) -> io::Result<()> {
-    // SAFETY: the ioctl reads one struct ifreq, as large as the request, which lives past the call.
+    // SAFETY: the ioctl reads one struct ifreq, which has the request's size and lives past the
+    // call.
     unsafe { raw::set_queue(fd.as_raw_fd(), request) }?;
     Ok(())
 }
 
-/// `TUNSETVNETLE`: the header is little-endian whatever the host is, as that of devices of version
-/// 1.
+/// `TUNSETVNETLE`: makes the header little-endian on every host, as virtio 1 devices have it.
 pub(super) fn set_little_endian(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the ioctl reads one int, which lives past the call.
     unsafe { raw::set_little_endian(fd.as_raw_fd(), &1) }?;

@@ -1,4 +1,4 @@
-//! Names of network interfaces.
+//! Valid names of network interfaces.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,29 +7,29 @@ use serde::{Deserialize, Deserializer, de};
 
 use xen::DomId;
 
-/// Most bytes of a name, `IFNAMSIZ` without the zero at its end.
+/// Maximum length of a name: `IFNAMSIZ` without the terminating NUL.
 const MOST: usize = 15;
 
-/// A name that Linux takes for an interface as it stands.
+/// An interface name that Linux accepts and does not expand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterfaceName(String);
 
-/// Text that cannot be an interface's name.
+/// Text that is not a valid interface name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a network interface's name: 1 to {MOST} letters, digits, '.', '_' and '-'")]
 pub struct NotAName(String);
 
 impl InterfaceName {
-    /// The name of a guest's device that was given none: `virtioDOMID.INDEX`, after Xen's own
+    /// Returns the default name of a guest's device: `virtioDOMID.INDEX`, after Xen's own
     /// `vifDOMID.INDEX`.
     ///
     /// # Errors
-    /// [`NotAName`] for a name that would be too long: an index of more than three digits.
+    /// [`NotAName`] if the name would be too long: an index of more than three digits may be.
     pub fn of_device(guest: DomId, index: u32) -> Result<Self, NotAName> {
         format!("virtio{}.{index}", guest.0).parse()
     }
 
-    /// As text.
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -45,7 +45,8 @@ impl FromStr for InterfaceName {
     type Err = NotAName;
 
     fn from_str(text: &str) -> Result<Self, NotAName> {
-        // Of what Linux takes, '%' would be replaced by a number, and others are trouble in shells.
+        // Linux accepts more: but it expands '%' to a number, and shells interpret other
+        // characters.
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         let fits = (1..=MOST).contains(&text.len()) && text.bytes().all(plain);
         if fits && text != "." && text != ".." {
@@ -66,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_devices_name_fits_for_every_domain() {
+    fn default_name_fits_for_every_domain() {
         let name = |guest, index| InterfaceName::of_device(DomId(guest), index);
         assert_eq!(name(5, 0).unwrap().as_str(), "virtio5.0");
         assert_eq!(name(32751, 99).unwrap().as_str(), "virtio32751.99");
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_linux_or_a_shell_would_stumble_over_are_refused() {
+    fn names_unsafe_for_linux_or_a_shell_are_refused() {
         for text in ["", ".", "..", "a/b", "a b", "tap%d", "eth0:1", "sixteen-letters-", "täp"] {
             assert!(text.parse::<InterfaceName>().is_err(), "{text}");
         }

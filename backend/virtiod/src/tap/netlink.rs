@@ -1,4 +1,4 @@
-//! The host's network interfaces, looked at and set up over rtnetlink.
+//! Reads and changes the host's network interfaces through rtnetlink.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,29 +12,29 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::name::InterfaceName;
 
-/// Notices taken at once; others keep the socket readable.
+/// Maximum number of notifications that one call reads; others keep the socket readable.
 const NOTICES_A_TURN: usize = 64;
 
-/// An interface, as it is now.
+/// The current state of an interface.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Link {
     pub(super) index: u32,
     pub(super) mtu: u32,
-    /// Whether somebody set it up, not whether anything is at its other end.
+    /// The interface is administratively up (`IFF_UP`); this says nothing about carrier.
     pub(super) is_up: bool,
     pub(super) is_bridge: bool,
 }
 
-/// How a port of a bridge is set up.
+/// The settings of a bridge's port.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LinkSetup {
-    /// The bridge's index.
+    /// Interface index of the bridge.
     pub(super) bridge: u32,
     pub(super) mtu: u32,
     pub(super) address: [u8; 6],
 }
 
-/// Asks the kernel.
+/// An rtnetlink socket for requests.
 pub(super) struct Links(Socket);
 
 impl Links {
@@ -45,14 +45,14 @@ impl Links {
         Ok(Self(socket))
     }
 
-    /// The interface with this name, if there is one.
+    /// Finds the interface with this name; `None` if it does not exist.
     pub(super) fn find(&self, name: &InterfaceName) -> io::Result<Option<Link>> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.as_str().to_owned()));
         self.get(message)
     }
 
-    /// The interface with this index, if there is one.
+    /// Finds the interface with this index; `None` if it does not exist.
     pub(super) fn by_index(&self, index: u32) -> io::Result<Option<Link>> {
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -67,7 +67,7 @@ impl Links {
         }
     }
 
-    /// Sets an interface up, first as a port of a bridge if it is to be one.
+    /// Sets an interface up, and makes it a bridge's port first if `port` is given.
     pub(super) fn set_up(&self, index: u32, port: Option<LinkSetup>) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -81,8 +81,7 @@ impl Links {
         self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_REQUEST | NLM_F_ACK).map(drop)
     }
 
-    /// Sends a request and waits for its answer: the kernel gives one before it returns from the
-    /// sending.
+    /// Sends a request and reads the answer. The kernel queues the answer before `send` returns.
     fn ask(&self, request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<LinkMessage>> {
         let mut header = NetlinkHeader::default();
         header.flags = flags;
@@ -120,8 +119,8 @@ fn link(message: &LinkMessage) -> Link {
     }
 }
 
-/// Tells that interfaces changed, not how: whoever listens looks at what it depends on, so that
-/// notices that pile up or are lost cost one look.
+/// Reports that interfaces changed, not how. The caller reads the state of the interfaces that it
+/// depends on, so piled-up or lost notifications cost one read.
 pub(super) struct Monitor(Socket);
 
 impl Monitor {
@@ -133,20 +132,20 @@ impl Monitor {
         Ok(Self(socket))
     }
 
-    /// Becomes readable when something changed.
+    /// A descriptor that is readable after an interface changed.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 
-    /// Takes the notices that are there; whether there were any.
+    /// Takes pending notifications; returns whether there were any.
     pub(super) fn take_changes(&self) -> io::Result<bool> {
         for taken in 0..NOTICES_A_TURN {
-            // What does not fit is cut off: nothing of it is looked at.
+            // The kernel truncates the notification to one byte, which nobody reads.
             let mut first = [0; 1];
             match self.0.recv(&mut first.as_mut_slice(), 0) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(taken > 0),
-                // Some were lost.
+                // The kernel dropped some.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(true),
                 Err(error) => return Err(error),
             }

@@ -1,4 +1,5 @@
-//! A guest's interface in the host's network: a TAP interface, as a port of a bridge or alone.
+//! Attaches a guest's interface to the host's network: a TAP interface, as a bridge's port or
+//! alone.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -11,85 +12,88 @@ use super::netlink::{LinkSetup, Links, Monitor};
 use crate::device::net::interface::{Interface, LinkState, Offload};
 use crate::device::{Gather, Source, net::QueuePairs};
 
-/// The bridge that Xen's own tools use unless something else is said.
+/// The default bridge of Xen's own tools.
 const USUAL_BRIDGE: &str = "xenbr0";
 
-/// The address of an interface at a bridge, as Xen's scripts set it: the greatest, so that the
-/// bridge never takes it for its own, which would change as guests come and go.
+/// The MAC address of a bridge's port, as Xen's scripts set it: the highest, so that the bridge
+/// never adopts it as its own, which would change as guests start and stop.
 const PORT_ADDRESS: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff];
 
-/// Where an interface belongs.
+/// The bridge to attach an interface to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Bridge {
-    /// To `xenbr0` if there is such a bridge.
+    /// `xenbr0` if that bridge exists.
     #[default]
     Usual,
-    /// To this one.
+    /// The bridge of this name, which must exist.
     Named(InterfaceName),
-    /// To none: `"none"`.
+    /// No bridge: `"none"`.
     Alone,
 }
 
-/// What is asked of the host's network.
+/// A request for a guest's interface.
 #[derive(Clone, Debug)]
 pub struct InterfaceRequest {
     /// The interface's name.
     pub name: InterfaceName,
-    /// Where it belongs.
+    /// The bridge to attach it to.
     pub bridge: Bridge,
-    /// How many queues for each direction.
+    /// Number of queue pairs.
     pub pairs: QueuePairs,
 }
 
-/// A guest's interface.
+/// A guest's interface, attached to the host's network.
 pub struct Attached {
-    /// What moves the packets. Gone with it is the interface.
+    /// Moves the packets. Dropping it removes the interface.
     pub interface: Box<dyn Interface>,
-    /// The bridge that it is a port of.
+    /// The bridge that the interface is a port of.
     pub bridge: Option<InterfaceName>,
 }
 
-/// Why there is no interface for a guest.
+/// A failed attachment of a guest's interface.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    /// The bridge that was named.
+    /// The configured bridge does not exist.
     #[error(
         "there is no bridge {0}: make it (ip link add {0} type bridge), or name another in bridge = \"...\""
     )]
     NoBridge(InterfaceName),
-    /// Something that is no bridge.
-    #[error("the network interface {0} is not a bridge")]
+    /// The configured interface is not a bridge.
+    #[error("network interface {0} is not a bridge: name a bridge in bridge = \"...\"")]
     NotABridge(InterfaceName),
-    /// A name that is in use.
-    #[error("a network interface {0} is there already")]
+    /// The interface's name is in use.
+    #[error(
+        "network interface {0} already exists: remove it, or set another name in tap = \"...\""
+    )]
     Taken(InterfaceName),
-    /// A name that cannot be.
+    /// The interface's name is not valid.
     #[error(transparent)]
     Name(#[from] NotAName),
-    /// The TAP interface.
-    #[error("cannot make the TAP interface {name} (is the module tun loaded?)")]
+    /// The TAP interface cannot be created.
+    #[error("cannot create the TAP interface {name} (is the module tun loaded?)")]
     Tap {
-        /// Its name.
+        /// The interface's name.
         name: InterfaceName,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The kernel does not tell of an interface, or does not set it up.
-    #[error("cannot look at or set up the network interface {name}")]
+    /// The kernel does not return an interface's state, or does not set it up.
+    #[error("cannot query or set up the network interface {name}")]
     SetUp {
-        /// Its name.
+        /// The interface's name.
         name: InterfaceName,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
-/// A host's network.
+/// The network of a host.
 pub trait Network: Send + Sync {
-    /// Makes an interface for a guest's device, up, with no packet passed to the guest yet.
+    /// Creates an interface for a guest's device and sets it up. It passes no packet to the guest
+    /// yet.
     ///
     /// # Errors
-    /// [`NetworkError`]; no interface is left then.
+    /// [`NetworkError`]; then no interface remains.
     fn attach(&self, request: InterfaceRequest) -> Result<Attached, NetworkError>;
 }
 
@@ -111,12 +115,12 @@ impl Network for HostNetwork {
         let tap = Tap::create(&name, pairs);
         let tap = tap.map_err(|source| NetworkError::Tap { name: name.clone(), source })?;
         let set_up = || -> io::Result<TapInterface> {
-            // Before anything is changed, so that no change is missed.
+            // Opened before the first change, so that it misses none.
             let monitor = Monitor::open()?;
             let index = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.index;
             links.set_up(index, found.as_ref().map(|(_, setup)| *setup))?;
             let mtu = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.mtu;
-            // Largest that the configuration space can say.
+            // The configuration space's field has 16 bits.
             let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
             Ok(TapInterface { tap, links, monitor, index, mtu, link: None })
         };
@@ -125,7 +129,7 @@ impl Network for HostNetwork {
     }
 }
 
-/// The bridge that is meant, if one is, and how its ports are set up.
+/// Finds the bridge to use, if any, and the settings of its ports.
 fn find_bridge(
     links: &Links,
     wanted: Bridge,
@@ -147,7 +151,7 @@ fn find_bridge(
     }
 }
 
-/// A TAP interface that is looked after.
+/// A TAP interface whose link state is monitored.
 struct TapInterface {
     tap: Tap,
     links: Links,
@@ -195,7 +199,7 @@ impl Interface for TapInterface {
         if !changed && self.link.is_some() {
             return Ok(None);
         }
-        // An interface that was taken away is as good as down.
+        // A removed interface counts as down.
         let up = self.links.by_index(self.index)?.is_some_and(|link| link.is_up);
         self.link = Some(if up { LinkState::Up } else { LinkState::Down });
         Ok(self.link)
