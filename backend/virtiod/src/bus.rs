@@ -1,9 +1,9 @@
 //! virtio-msg over Xen, the device side (`guest-shim/protocol/SPEC.md`).
 //!
 //! Data flows one way through this folder: [`session`] follows the states in XenStore and waits for
-//! events; [`connection`] handles them while there is one; [`channel`] turns the message page into
-//! messages; [`transport`] answers them, and carries out what the [`scheduler`] says for the queues
-//! ([`virtqueue`]) of one device.
+//! events; [`connection`] handles them while a frontend is connected; [`channel`] decodes messages
+//! from the message page; [`transport`] answers them, and carries out the steps of the
+//! [`scheduler`] for the queues ([`virtqueue`]) of one device.
 
 mod channel;
 mod connection;

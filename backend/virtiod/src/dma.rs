@@ -85,7 +85,10 @@ pub enum AddressFault {
     #[error("not granted memory")]
     Grant(#[from] AddressError),
     /// The address is in the pool, but the driver did not share these pages with one message.
-    #[error("{length} bytes at {first} are not in pages shared with one message", length = .0.length, first = .0.first)]
+    #[error(
+        "{length} bytes at {first} are not in pages shared with one message",
+        length = .0.length, first = .0.first
+    )]
     NotShared(PoolRange),
     /// A ring has an address in the pool, where only buffers may be.
     #[error("ring at {first} is in the pool; use granted pages", first = .0.first)]

@@ -1,4 +1,4 @@
-//! The message page and its event channel: messages in, responses and events out.
+//! The message page and its event channel: receives messages, sends responses and events.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,21 +14,22 @@ use crate::stats::DeviceStats;
 use xen::mapped::MappedRange;
 use xen::{Access, EventChannels, EventError, GrantTable, LocalPort, MapError};
 
-/// Why a channel cannot be set up.
+/// A channel that cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
-    /// The page.
-    #[error("message page")]
+    /// The page cannot be mapped.
+    #[error("cannot map the message page")]
     Page(#[from] MapError),
-    /// The event channel.
-    #[error("message event channel")]
+    /// The event channel cannot be bound.
+    #[error("cannot bind the message page's event channel")]
     Event(#[from] EventError),
-    /// Room for the page.
+    /// The mapping would exceed a budget.
     #[error("no capacity for the message page")]
     Budget(#[from] BudgetError),
 }
 
-/// What waits for room in the queue to the driver. Bounded: at most one of each [4.5].
+/// Messages that wait for a free slot in the queue to the driver. Bounded: at most one of each
+/// kind, and one used event for each queue [4.5].
 #[derive(Debug, Default)]
 struct Waiting {
     response: Option<Vec<u8>>,
@@ -36,14 +37,14 @@ struct Waiting {
     used: BTreeSet<u32>,
 }
 
-/// What the driver's queue of messages held.
+/// The result of [`Channel::receive`].
 #[derive(Debug)]
 pub enum ReceivedMessage<'b> {
-    /// No message.
+    /// The queue is empty, or a response still waits for a slot.
     Nothing,
-    /// A message that gets no answer [5.3].
+    /// A malformed message, which gets no answer [5.3].
     Dropped,
-    /// A message.
+    /// A well-formed message.
     Message(Message<'b>),
 }
 
@@ -63,7 +64,7 @@ impl<P: AsRef<MappedRange>> Channel<P> {
     /// Maps the page and binds the event channel [2.5].
     ///
     /// # Errors
-    /// [`ChannelError`]; nothing is held then.
+    /// [`ChannelError`]; then no page is mapped and no port is bound.
     pub fn open<G: GrantTable<Pages = P>>(
         grants: &G,
         events: &mut impl EventChannels,
@@ -71,13 +72,13 @@ impl<P: AsRef<MappedRange>> Channel<P> {
         budget: &Arc<GuestBudget>,
         stats: Arc<DeviceStats>,
     ) -> Result<Self, ChannelError> {
-        let room = budget.reserve(1, Purpose::Rings)?;
+        let reservation = budget.reserve(1, Purpose::Rings)?;
         let page = grants.map(&[keys.page], Access::ReadWrite)?;
         let port = events.bind(keys.port)?;
         stats.grants_mapped.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
             page,
-            _room: room,
+            _room: reservation,
             port,
             from_driver: Consumer::new(QueueDirection::DriverToDevice),
             to_driver: Producer::new(QueueDirection::DeviceToDriver),
@@ -87,12 +88,12 @@ impl<P: AsRef<MappedRange>> Channel<P> {
         })
     }
 
-    /// Its event channel.
+    /// The local port of the event channel.
     pub fn port(&self) -> LocalPort {
         self.port
     }
 
-    /// The longest message, in bytes.
+    /// Maximum message size in bytes.
     pub fn max_size(&self) -> usize {
         self.max_size
     }
@@ -102,18 +103,18 @@ impl<P: AsRef<MappedRange>> Channel<P> {
         events.unbind(self.port);
     }
 
-    /// Whether [`Channel::receive`] would find something.
+    /// Whether [`Channel::receive`] would find a message.
     pub fn has_news(&self) -> bool {
         let words = self.page.as_ref().page_words();
         self.waiting.response.is_none()
             && words.is_some_and(|words| self.from_driver.has_news(words))
     }
 
-    /// The next message, copied out of the page. None while a response waits for room: the driver's
-    /// queue fills then, not our memory.
+    /// Copies the next message out of the page. Returns none while a response waits for a slot:
+    /// then the driver's queue fills up, and not this process's memory.
     ///
     /// # Errors
-    /// [`Corrupt`]: the page is not to be read any more [4.4].
+    /// [`Corrupt`]: the device must not read the page any more [4.4].
     pub fn receive<'b>(
         &mut self,
         buffer: &'b mut [u8; SLOT_SIZE],
@@ -134,7 +135,7 @@ impl<P: AsRef<MappedRange>> Channel<P> {
                 return Ok(ReceivedMessage::Dropped);
             }
         };
-        // A size that the buffer does not have decodes to nothing, which is dropped.
+        // A size beyond the buffer yields an empty slice, which does not decode and is dropped.
         match Message::decode(buffer.get(..size).unwrap_or(&[])) {
             Ok(message) => Ok(ReceivedMessage::Message(message)),
             Err(error) => {
@@ -144,13 +145,13 @@ impl<P: AsRef<MappedRange>> Channel<P> {
         }
     }
 
-    /// Notes a message that gets no answer [5.3].
+    /// Counts and logs a message that gets no answer [5.3].
     pub fn note_dropped(&self, why: &dyn std::fmt::Display) {
         DeviceStats::count(&self.stats.malformed_messages);
         tracing::debug!("message dropped: {why}");
     }
 
-    /// Sends a response, now or when there is room.
+    /// Queues a response for the next [`Channel::flush`].
     pub fn respond(&mut self, message: &Message<'_>) {
         let mut buffer = [0; SLOT_SIZE];
         let (message_buffer, _) = buffer.split_at_mut(self.max_size.min(SLOT_SIZE));
@@ -160,31 +161,32 @@ impl<P: AsRef<MappedRange>> Channel<P> {
         }
     }
 
-    /// Announces the status and configuration generation by EVENT_CONFIG, now or when there is
-    /// room.
+    /// Queues EVENT_CONFIG with the status and the configuration's generation, in place of an
+    /// earlier one that is not sent yet.
     pub fn queue_config_event(&mut self, status: u32, generation: u32) {
         self.waiting.config = Some((status, generation));
     }
 
-    /// Announces used buffers of a queue without a doorbell.
+    /// Queues EVENT_USED for a queue without a doorbell.
     pub fn queue_used_event(&mut self, index: u32) {
         self.waiting.used.insert(index);
     }
 
-    /// Forgets announcements of a device that was reset.
+    /// Drops the queued events of a device that was reset.
     pub fn drop_events(&mut self) {
         (self.waiting.config, self.waiting.used) = (None, BTreeSet::new());
     }
 
-    /// Forgets announcements of a queue that was reset.
+    /// Drops the queued event of a queue that was reset.
     pub fn drop_used_event(&mut self, index: u32) {
         self.waiting.used.remove(&index);
     }
 
-    /// Sends what waits as far as there is room, and signals the driver where it must hear of it.
+    /// Sends queued messages while slots are free. Notifies the driver if it sent one, or if the
+    /// driver waits for a slot that the device has freed.
     ///
     /// # Errors
-    /// [`FlushError`]: the page or the event channel is broken.
+    /// [`FlushError`]: the page is corrupt or the event channel fails.
     pub fn flush(&mut self, events: &mut impl EventChannels) -> Result<(), FlushError> {
         let mut signal = self.from_driver.take_saw_full();
         let outcome = loop {
@@ -201,7 +203,7 @@ impl<P: AsRef<MappedRange>> Channel<P> {
         Ok(outcome?)
     }
 
-    /// Sends the most urgent message that waits; `false` when none is left or there is no room.
+    /// Sends the most urgent queued message; `false` if none is queued or no slot is free.
     fn send_one(&mut self) -> Result<bool, Corrupt> {
         if let Some(response) = &self.waiting.response {
             let sent = push(&mut self.to_driver, &self.page, response)?;
@@ -211,7 +213,7 @@ impl<P: AsRef<MappedRange>> Channel<P> {
             return Ok(sent);
         }
         if let Some((status, generation)) = self.waiting.config {
-            // Without a range, since several changes may have been folded [4.5].
+            // Without a range, since one event may replace several [4.5].
             let config = ConfigChange::anywhere(generation);
             let sent = self.send_event(Event::Config { status, config })?;
             if sent {
@@ -248,13 +250,13 @@ impl<P> Drop for Channel<P> {
     }
 }
 
-/// Why the driver could not be told.
+/// A failure to send messages to the driver.
 #[derive(Debug, thiserror::Error)]
 pub enum FlushError {
-    /// The page.
+    /// The page is corrupt.
     #[error(transparent)]
     Page(#[from] Corrupt),
-    /// The event channel.
+    /// The event channel cannot be notified.
     #[error(transparent)]
     Event(#[from] EventError),
 }

@@ -1,5 +1,5 @@
-//! A connection with one frontend: messages between the page and the device, and the steps that the
-//! scheduler names.
+//! A connection with one frontend: passes messages between the page and the device, and carries out
+//! the scheduler's steps.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,25 +23,25 @@ use crate::guest::Guest;
 use crate::stats::DeviceStats;
 use xen::{EventChannels, EventError, GrantTable, LocalPort};
 
-/// Messages answered before queues get their turn.
+/// Maximum number of messages that are answered before queues are processed.
 const MESSAGE_BUDGET: usize = 16;
 
-/// What ends a connection; the frontend may start again [2.9].
+/// An error that ends a connection; the frontend may start again [2.9].
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    /// What the frontend wrote into XenStore.
+    /// The frontend's keys in XenStore cannot be used.
     #[error(transparent)]
     Keys(#[from] KeyError),
-    /// The message page or its event channel, at the start.
+    /// The message page or its event channel cannot be set up.
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    /// The message page, later.
+    /// The frontend corrupted the message page.
     #[error(transparent)]
     Page(#[from] Corrupt),
-    /// The driver could not be told something.
+    /// A message cannot be sent to the driver.
     #[error(transparent)]
     Flush(#[from] FlushError),
-    /// An event channel.
+    /// An event channel fails.
     #[error(transparent)]
     Event(#[from] EventError),
     /// A handle to Xen could not be opened.
@@ -52,27 +52,27 @@ pub enum ConnectionError {
 /// A device over the memory of one guest.
 pub type BoxedDevice<X> = Box<dyn VirtioDevice<DmaMemory<<X as Domain>::Platform>>>;
 
-/// A connection. Readable (poll) while events are pending.
+/// A connection with one frontend. The descriptor is readable (poll) while events are pending.
 pub struct Connection<X: Domain> {
     events: X::Events,
     channel: Channel<<X::Grants as GrantTable>::Pages>,
     transport: Transport<X::Platform>,
-    /// Messages are left that no event will tell of.
+    /// Messages remain for which no further event arrives.
     more_messages: bool,
-    /// Ports whose events were dealt with and that are not unmasked yet.
+    /// Ports whose events were handled and that are still masked.
     masked: Vec<LocalPort>,
     stats: Arc<DeviceStats>,
 }
 
-/// A device that could not be connected, and why.
+/// A failed connection, with the device.
 pub struct OpenError<X: Domain> {
-    /// Why.
+    /// The reason.
     pub error: ConnectionError,
-    /// The device.
+    /// The device, for another attempt.
     pub device: BoxedDevice<X>,
 }
 
-/// What a connection is made of, besides the device.
+/// The handles of a connection, without the device.
 struct ConnectionParts<X: Domain> {
     platform: X::Platform,
     events: X::Events,
@@ -107,7 +107,7 @@ impl<X: Domain> ConnectionParts<X> {
     }
 }
 
-/// What a connection's thread woke up for.
+/// The reasons why a connection's thread woke up.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Woken {
     /// Events are pending.
@@ -126,7 +126,7 @@ impl<X: Domain> Connection<X> {
     /// Connects `device` to the frontend with these keys [2.5].
     ///
     /// # Errors
-    /// [`OpenError`], with the device; nothing of the guest's is held then.
+    /// [`OpenError`], with the device; then no page of the guest's is mapped and no port is bound.
     pub fn open(
         xen: &X,
         context: &Context,
@@ -139,19 +139,19 @@ impl<X: Domain> Connection<X> {
         }
     }
 
-    /// Gives back everything of the guest's, and the device.
+    /// Unmaps the guest's pages, closes its event channels and returns the device.
     pub fn close(mut self) -> BoxedDevice<X> {
         let device = self.transport.close(&mut self.events);
         self.channel.close(&mut self.events);
         device
     }
 
-    /// What the device waits for besides the driver.
+    /// The event sources of the device besides the driver.
     pub fn sources(&self) -> Vec<Source<'_>> {
         self.transport.sources()
     }
 
-    /// How long the thread may sleep unless something happens; `None` for ever.
+    /// The longest time that the thread may sleep without an event; `None` for ever.
     pub fn longest_sleep(&self) -> Option<Duration> {
         match self.more_messages {
             true => Some(Duration::ZERO),
@@ -159,12 +159,12 @@ impl<X: Domain> Connection<X> {
         }
     }
 
-    /// Deals with everything that is pending: messages, and queues until they are found empty, for
-    /// a while. Messages are answered between batches: a driver whose queues are never empty asks
-    /// for more pages of its pool, which processing them waits for.
+    /// Handles everything that is pending: messages, and queues until they are empty, for a limited
+    /// time. Messages are answered between batches: a driver whose queues never become empty
+    /// requests more pages for its pool, and their processing waits for these.
     ///
     /// # Errors
-    /// [`ConnectionError`]: the connection is over.
+    /// [`ConnectionError`]: the connection has ended.
     pub fn iterate(&mut self, woken: Woken) -> Result<(), ConnectionError> {
         let deadline = self.transport.deadline().is_some_and(|at| at <= Instant::now());
         let ready = Ready { events: woken.events, sources: woken.sources, deadline };
@@ -188,7 +188,7 @@ impl<X: Domain> Connection<X> {
         Ok(self.channel.flush(&mut self.events)?)
     }
 
-    /// Takes the events that are pending; whether one says that there are messages.
+    /// Takes pending events; returns whether one announces messages.
     fn take_events(&mut self) -> Result<bool, EventError> {
         let (mut messages, mut doorbells, mut count) = (false, false, 0);
         while let Some(port) = self.events.pending()? {
@@ -208,17 +208,17 @@ impl<X: Domain> Connection<X> {
         Ok(messages)
     }
 
-    /// Unmasks ports whose events were dealt with. Late: the guest's next events arrive only now,
-    /// and later still if those brought nothing.
+    /// Unmasks ports whose events were handled. This is late on purpose: the guest's next events
+    /// arrive only now, and later still if the last ones brought no work.
     ///
     /// # Errors
-    /// [`EventError`]: a port stays masked, and nobody would notice.
+    /// [`EventError`]: the port stays masked, so its events would be lost.
     fn unmask(&mut self) -> Result<(), EventError> {
         if !self.transport.scheduler().may_unmask(&KernelClock) {
             return Ok(());
         }
         for port in self.masked.drain(..) {
-            // A doorbell may have been closed since.
+            // The driver may have closed the doorbell since.
             if port == self.channel.port() || self.transport.has_doorbell(port) {
                 self.events.unmask(port)?;
             }
@@ -226,7 +226,7 @@ impl<X: Domain> Connection<X> {
         Ok(())
     }
 
-    /// Answers messages, up to a budget.
+    /// Answers at most [`MESSAGE_BUDGET`] messages.
     fn answer_messages(&mut self) -> Result<(), ConnectionError> {
         let (mut buffer, mut scratch) = ([0; SLOT_SIZE], [0; SLOT_SIZE]);
         for _ in 0..MESSAGE_BUDGET {
@@ -255,21 +255,22 @@ impl<X: Domain> Connection<X> {
                         self.channel.note_dropped(&why);
                     }
                 }
-                Body::Response(_) => self.channel.note_dropped(&"a response, which nobody awaits"),
+                Body::Response(_) => self.channel.note_dropped(&"unexpected response"),
             }
         }
         self.more_messages = true;
         Ok(())
     }
 
-    /// The driver of a queue that was reset is not notified of buffers used before.
+    /// Drops the pending notification of a queue that was reset: the driver must not receive one
+    /// for buffers used before.
     fn forget_reset_queue(&mut self, index: u32) {
         if !self.transport.is_enabled(index as usize) {
             self.channel.drop_used_event(index);
         }
     }
 
-    /// Sends events to the driver, in band.
+    /// Queues events for the driver on the message page.
     fn send(&mut self, effects: Effects) {
         effects.used.into_iter().for_each(|index| self.channel.queue_used_event(index));
         if effects.config {

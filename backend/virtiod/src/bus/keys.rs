@@ -1,4 +1,4 @@
-//! What stands in XenStore for one device.
+//! The XenStore keys of one device.
 
 use std::fmt;
 
@@ -12,22 +12,22 @@ use crate::Causes;
 use crate::excerpt::{Quote, excerpt};
 use xen::{DomId, RemotePort, StoreError, XenStore};
 
-/// Characters of a UUID.
+/// Length of a UUID as text.
 const UUID_LENGTH: usize = 36;
 
-/// A device's place: `backend/CLASS/DOMID/DEVID`, relative to the daemon's own domain.
+/// A device's path in XenStore: `backend/CLASS/DOMID/DEVID`, relative to the daemon's own domain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DevicePath {
-    /// Device class as the toolstack names it: `virtio_disk` or `virtio`.
+    /// Device class, as the toolstack names it: `virtio_disk` or `virtio`.
     pub class: String,
-    /// The guest.
+    /// The guest that the device belongs to.
     pub guest: DomId,
     /// The device's number in its class.
     pub number: u32,
 }
 
 impl DevicePath {
-    /// Its name without the guest, as `stat` shows it: `virtio_disk/51712`.
+    /// The class and number, as `stat` shows them: `virtio_disk/51712`.
     pub fn name(&self) -> String {
         format!("{}/{}", self.class, self.number)
     }
@@ -44,31 +44,31 @@ impl fmt::Display for DevicePath {
     }
 }
 
-/// What a frontend says to be connected with.
+/// The keys that a frontend writes before it connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrontendKeys {
-    /// The message page.
+    /// Grant of the message page.
     pub page: GrantRef,
-    /// Its event channel.
+    /// The message page's event channel.
     pub port: RemotePort,
 }
 
-/// Why a frontend's keys cannot be used.
+/// Keys of a frontend that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// XenStore's fault.
+    /// A XenStore operation failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The message page is none that a driver can have granted [3.13].
-    #[error("the frontend's message page is {0}, which is the toolstack's")]
+    /// The message page has a reference that belongs to the toolstack [3.13].
+    #[error("the frontend's message page is {0}, which belongs to the toolstack")]
     Toolstack(GrantRef),
-    /// Transport features that were not offered [2.11].
-    #[error("the frontend takes transport features {0:#x}, and is offered {TRANSPORT_FEATURES:#x}")]
+    /// The frontend accepts transport features that the backend did not offer [2.11].
+    #[error("the frontend accepts transport features {0:#x}; offered are {TRANSPORT_FEATURES:#x}")]
     TransportFeatures(u32),
-    /// A key is missing.
+    /// The frontend has not written a required key.
     #[error("the frontend has not written {0}")]
     Missing(&'static str),
-    /// A key is not a number.
+    /// A key of the frontend's is not a number.
     #[error("the frontend's {key} is {value}, not a number")]
     NotANumber {
         /// The key's name.
@@ -78,24 +78,24 @@ pub enum KeyError {
     },
 }
 
-/// The number of the domain that the toolstack runs in, as libxl has it.
+/// The id of the toolstack's domain, as libxl defines it.
 const TOOLSTACK_DOMAIN: &str = "0";
 
-/// Who removes a backend's directory [2.10].
+/// The side that removes a backend's directory [2.10].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remover {
-    /// The toolstack: the backend is in its domain.
+    /// The toolstack, if the backend is in its domain.
     Toolstack,
-    /// The backend: it is in a driver domain, of which the toolstack expects that.
+    /// The backend, if it is in a driver domain: the toolstack expects that.
     Backend,
 }
 
-/// Paths of which somebody is told when something changes at or below them.
+/// Paths to watch for changes at or below them.
 #[derive(Clone, Debug)]
 pub struct Watches(pub Vec<String>);
 
 impl Watches {
-    /// Has `store` tell of them.
+    /// Registers the watches with `store`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -104,7 +104,7 @@ impl Watches {
     }
 }
 
-/// The keys of one device, on both sides.
+/// The keys of one device, of backend and frontend.
 pub struct Keys<S> {
     store: S,
     backend: DevicePath,
@@ -112,8 +112,8 @@ pub struct Keys<S> {
 }
 
 impl<S: XenStore> Keys<S> {
-    /// Keys of the device at `backend`, whose frontend's directory the toolstack noted there.
-    /// Watches both sides.
+    /// Opens the keys of the device at `backend`, which contains the path of the frontend's
+    /// directory. Watches both sides.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -124,49 +124,49 @@ impl<S: XenStore> Keys<S> {
         Ok(keys)
     }
 
-    /// What tells of changes, for a connection of its own.
+    /// The device's watches, for a new connection.
     pub fn watches(&self) -> Watches {
         let backend = ["state", "online"].map(|key| self.backend.key(key));
         let frontend = format!("{}/state", self.frontend);
         Watches(backend.into_iter().chain([frontend]).collect())
     }
 
-    /// Goes on over another connection, which has the watches, in place of one that is lost.
+    /// Replaces a lost connection with `store`, which has the watches.
     pub fn reconnect(&mut self, store: S) {
         self.store = store;
     }
 
-    /// The connection, to be polled and asked for events.
+    /// The connection, to take events.
     pub fn store(&mut self) -> &mut S {
         &mut self.store
     }
 
-    /// The connection, for its file descriptor.
+    /// The connection, to poll its descriptor.
     pub fn store_ref(&self) -> &S {
         &self.store
     }
 
-    /// One of the backend's keys, written by the toolstack.
+    /// Reads one of the backend's keys, which the toolstack writes.
     pub fn backend(&mut self, key: &str) -> Result<Option<String>, StoreError> {
         self.store.read(&self.backend.key(key))
     }
 
-    /// The guest's name; `None` where this domain may not read it, as in a driver domain.
+    /// Reads the guest's name; `None` if this domain may not read it, as in a driver domain.
     pub fn guest_name(&mut self) -> Result<Option<String>, StoreError> {
         self.guest_key("name")
     }
 
-    /// The guest's UUID as text, which stays the same when the guest reboots; `None` as for the
-    /// name.
+    /// Reads the guest's UUID as text, which stays the same across reboots; `None` if this domain
+    /// may not read it.
     pub fn guest_uuid(&mut self) -> Result<Option<String>, StoreError> {
-        // "/vm/UUID", with more behind it where the guest was there before.
+        // "/vm/UUID", with a suffix if the guest rebooted.
         let vm = self.guest_key("vm")?;
         let uuid = vm.as_deref().and_then(|path| path.strip_prefix("/vm/")?.get(..UUID_LENGTH));
         Ok(uuid.map(str::to_owned))
     }
 
-    /// Why the frontend gave up, in the guest's words, made fit for a log. `None` if it says
-    /// nothing, or as for the name.
+    /// Reads the frontend's reason for giving up, quoted for a log. `None` if the frontend wrote
+    /// none or this domain may not read it.
     pub fn frontend_error(&mut self) -> Result<Option<Quote>, StoreError> {
         let home = format!("/local/domain/{}/", self.backend.guest.0);
         let Some(device) = self.frontend.strip_prefix(&home) else { return Ok(None) };
@@ -177,9 +177,9 @@ impl<S: XenStore> Keys<S> {
         self.store.read(&format!("/local/domain/{}/{key}", self.backend.guest.0))
     }
 
-    /// Whose the backend's directory is to remove when the device is gone.
+    /// Determines the side that removes the backend's directory.
     pub fn remover(&mut self) -> Result<Remover, StoreError> {
-        // The toolstack writes it for every domain, its own included.
+        // The toolstack writes this key for every domain, its own included.
         let own = self.store.read("domid")?;
         Ok(match own.as_deref().map(str::trim) {
             None | Some(TOOLSTACK_DOMAIN) => Remover::Toolstack,
@@ -187,7 +187,7 @@ impl<S: XenStore> Keys<S> {
         })
     }
 
-    /// Removes the backend's directory, if the toolstack still wants the device gone.
+    /// Removes the backend's directory, if the toolstack still requests the removal.
     pub fn remove(&mut self) -> Result<(), StoreError> {
         match self.toolstack(XenbusState::Closed)? {
             Toolstack::Leaving => self.store.remove(&self.backend.to_string()),
@@ -195,15 +195,15 @@ impl<S: XenStore> Keys<S> {
         }
     }
 
-    /// The frontend's state; [`XenbusState::Unknown`] when it is gone or no number.
+    /// Reads the frontend's state; [`XenbusState::Unknown`] if it is missing or not a number.
     pub fn frontend_state(&mut self) -> Result<XenbusState, StoreError> {
         let state = self.store.read(&format!("{}/state", self.frontend))?;
         let number = state.and_then(|text| text.trim().parse().ok());
         Ok(XenbusState::from_number(number.unwrap_or(0)))
     }
 
-    /// What the toolstack wants. `own` is the state that this backend wrote last: a 5 that it did
-    /// not write is the toolstack's.
+    /// Reads the toolstack's request. `own` is the state that this backend wrote last: if the
+    /// backend did not write a 5, the toolstack did.
     pub fn toolstack(&mut self, own: XenbusState) -> Result<Toolstack, StoreError> {
         let Some(state) = self.backend("state")? else {
             return Ok(Toolstack::Gone);
@@ -213,8 +213,8 @@ impl<S: XenStore> Keys<S> {
         Ok(if asked || offline { Toolstack::Leaving } else { Toolstack::Online })
     }
 
-    /// Writes the negotiation keys, with these bus features [2.3]. What an earlier connection ended
-    /// with counts no more.
+    /// Writes the negotiation keys, with these bus features [2.3], and removes the error of an
+    /// earlier connection.
     pub fn offer(&mut self, bus_features: u32) -> Result<(), StoreError> {
         self.store.remove(&self.backend.key("error"))?;
         let size = RECOMMENDED_MESSAGE_SIZE.to_string();
@@ -224,7 +224,7 @@ impl<S: XenStore> Keys<S> {
         self.write(backend_key::BUS_FEATURES, &bus_features.to_string())
     }
 
-    /// Reads what the frontend wrote before state 3 [2.4].
+    /// Reads the keys that the frontend wrote before state 3 [2.4].
     pub fn frontend(&mut self) -> Result<FrontendKeys, KeyError> {
         let page = GrantRef(self.frontend_number(frontend_key::MESSAGE_PAGE)?);
         if page.0 < TOOLSTACK_REFERENCES {
@@ -242,7 +242,7 @@ impl<S: XenStore> Keys<S> {
         self.frontend_number_if_there(key)?.ok_or(KeyError::Missing(key))
     }
 
-    /// The number in a key that the frontend need not write.
+    /// Reads the number in a key that the frontend may omit.
     fn frontend_number_if_there(&mut self, key: &'static str) -> Result<Option<u32>, KeyError> {
         let Some(value) = self.store.read(&format!("{}/{key}", self.frontend))? else {
             return Ok(None);
@@ -251,33 +251,33 @@ impl<S: XenStore> Keys<S> {
         number.map(Some).map_err(|_| KeyError::NotANumber { key, value: Quote::of(&value) })
     }
 
-    /// Writes the backend's state, unless the toolstack took the directory away meanwhile: writing
-    /// would bring it back.
+    /// Writes the backend's state, unless the toolstack has removed the directory: a write would
+    /// recreate it.
     pub fn set_state(&mut self, state: XenbusState) -> Result<(), StoreError> {
         set_state(&mut self.store, &self.backend, state)
     }
 
-    /// Writes why the device cannot be served [2.6].
+    /// Writes the reason why the device cannot be served [2.6].
     pub fn set_error(&mut self, text: &str) -> Result<(), StoreError> {
         set_error(&mut self.store, &self.backend, text)
     }
 
-    /// Writes one of the backend's keys, for people and tools to read. One that XenStore does not
-    /// take costs them that, and the guest nothing.
+    /// Writes one of the backend's keys for people and tools to read. If XenStore refuses it, the
+    /// key is missing, and the device works.
     ///
     /// # Errors
     /// [`StoreError`] if the connection is lost.
     pub fn publish(&mut self, key: &str, value: &str) -> Result<(), StoreError> {
         match self.write(key, value) {
             Err(error) if !error.is_lost() => {
-                tracing::warn!("{value} is not published: {}", Causes(&error));
+                tracing::warn!("cannot publish {key} {value}: {}", Causes(&error));
                 Ok(())
             }
             written => written,
         }
     }
 
-    /// Refuses the device: a toolstack that waits for state 2 fails at once [2.6].
+    /// Refuses the device: a toolstack that waits for state 2 then fails at once [2.6].
     pub fn refuse(&mut self, text: &str) -> Result<(), StoreError> {
         refuse(&mut self.store, &self.backend, text)
     }
@@ -287,18 +287,18 @@ impl<S: XenStore> Keys<S> {
     }
 }
 
-/// Refuses the device at `path` over a connection that is not its own [2.6].
+/// Refuses the device at `path` over another session's connection [2.6].
 ///
 /// # Errors
 /// [`StoreError`].
 pub fn refuse(store: &mut impl XenStore, path: &DevicePath, text: &str) -> Result<(), StoreError> {
-    // Without its reason the refusal still spares the toolstack a wait.
+    // Even without a reason, the refusal ends the toolstack's wait.
     let said = set_error(store, path, text);
     store.remove(&path.key("state"))?;
     said
 }
 
-/// Writes why the device at `path` cannot be served, unless its directory is gone [2.6].
+/// Writes the reason why the device at `path` cannot be served, unless its directory is gone [2.6].
 ///
 /// # Errors
 /// [`StoreError`].

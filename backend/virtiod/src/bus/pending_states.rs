@@ -1,13 +1,13 @@
-//! The backend's state as it is in XenStore, and as it is to be.
+//! The backend's state in XenStore, and the states still to be written.
 
 use protocol::binding::XenbusState;
 
-/// States that are to be written, in their order, and the last that was.
+/// The states still to be written, in order, and the last written one.
 #[derive(Debug)]
 pub(super) struct PendingStates {
     written: XenbusState,
-    /// Of states that could not be written, the last alone is of interest, and Closing before
-    /// Closed.
+    /// Closing is still to be written, before `latest`. Of other states that could not be written,
+    /// only the last one matters.
     closing: bool,
     latest: Option<XenbusState>,
 }
@@ -19,12 +19,12 @@ impl Default for PendingStates {
 }
 
 impl PendingStates {
-    /// The last state that was written: what is in XenStore, unless the toolstack changed it.
+    /// The last written state: the one in XenStore, unless the toolstack changed it.
     pub(super) fn written(&self) -> XenbusState {
         self.written
     }
 
-    /// `state` is to be written, in place of those that were not written yet.
+    /// Adds a state to be written, in place of those that are not written yet.
     pub(super) fn add(&mut self, state: XenbusState) {
         match state {
             XenbusState::Closing => (self.closing, self.latest) = (true, None),
@@ -33,12 +33,12 @@ impl PendingStates {
         }
     }
 
-    /// The state to be written next, if there is one.
+    /// The state to write next, if any.
     pub(super) fn next(&self) -> Option<XenbusState> {
         if self.closing { Some(XenbusState::Closing) } else { self.latest }
     }
 
-    /// `state` was written.
+    /// Notes that `state` was written.
     pub(super) fn done(&mut self, state: XenbusState) {
         self.written = state;
         match state {
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn states_that_were_not_written_make_room_for_later_ones() {
+    fn later_states_replace_unwritten_ones() {
         let mut pending_states = PendingStates::default();
         pending_states.add(InitWait);
         assert_eq!(written(&mut pending_states), [InitWait]);

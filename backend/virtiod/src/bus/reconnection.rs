@@ -1,5 +1,5 @@
-//! A connection to XenStore in place of one that is lost, made in a thread of its own: until
-//! xenstored answers, which may be never, the guest's requests are served.
+//! Replaces a lost connection to XenStore. A thread of its own connects: until xenstored answers,
+//! which may be never, the device's thread serves the guest's requests.
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
@@ -10,24 +10,24 @@ use super::keys::Watches;
 use crate::Causes;
 use xen::{StoreError, Xen};
 
-/// How long to do other things before it is looked whether the connection is made.
+/// Interval at which the caller checks whether the thread has connected.
 pub const LOOK: Duration = Duration::from_millis(20);
 
-/// What came of it.
+/// The result of [`reconnect`].
 pub enum Reconnected<S> {
-    /// A connection with its watches.
+    /// A new connection with its watches.
     Yes(S),
-    /// XenStore is still lost, or there is no thread to connect in.
+    /// XenStore is still unreachable, or the thread could not be started.
     No,
-    /// There is no time any more: the daemon ends.
+    /// The daemon ends.
     Ended,
 }
 
-/// Makes a connection that has `watches`. `meanwhile` does other things for about [`LOOK`], again
-/// and again, and says whether to go on.
+/// Makes a connection with `watches`. Calls `meanwhile` until it is made; each call does other work
+/// for about [`LOOK`] and returns whether to continue.
 ///
 /// # Errors
-/// Those of `meanwhile`.
+/// The errors of `meanwhile`.
 pub fn reconnect<X: Xen, E>(
     xen: X,
     watches: Watches,
@@ -36,21 +36,21 @@ pub fn reconnect<X: Xen, E>(
     let making = match begin(xen, watches) {
         Ok(making) => making,
         Err(error) => {
-            tracing::debug!(%error, "no thread to connect to XenStore in");
+            tracing::debug!(%error, "cannot start a thread to reconnect to XenStore");
             return Ok(Reconnected::No);
         }
     };
     loop {
         match making.try_recv() {
             Ok(Ok(store)) => {
-                tracing::info!("connected to XenStore again");
+                tracing::info!("reconnected to XenStore");
                 return Ok(Reconnected::Yes(store));
             }
             Ok(Err(error)) => {
-                tracing::debug!("XenStore is still lost: {}", Causes(&error));
+                tracing::debug!("cannot reconnect to XenStore: {}", Causes(&error));
                 return Ok(Reconnected::No);
             }
-            // It panicked, which is logged.
+            // The thread panicked, and the panic hook has logged it.
             Err(TryRecvError::Disconnected) => return Ok(Reconnected::No),
             Err(TryRecvError::Empty) => {}
         }
@@ -64,7 +64,7 @@ fn begin<X: Xen>(xen: X, watches: Watches) -> io::Result<Receiver<Result<X::Stor
     let (made, making) = mpsc::channel();
     let make = move || {
         let store = xen.store().and_then(|mut store| watches.set(&mut store).map(|()| store));
-        // Nobody waits for it if the device has ended.
+        // If the device has ended, nobody receives it.
         drop(made.send(store));
     };
     thread::Builder::new().name("reconnect".to_owned()).spawn(make)?;

@@ -1,8 +1,9 @@
-//! One device's thread: follows the states of SPEC section 2, and between them waits for events.
+//! The thread of one device: follows the states of SPEC section 2 and waits for events between
+//! them.
 //!
-//! No write to XenStore is worth a device. A state that could not be written is written later, a
-//! step that XenStore refused is taken again after a wait that grows, and a connection to xenstored
-//! that is lost is made anew; the guest's requests are served meanwhile.
+//! A failed write to XenStore does not end a device. The session writes the state later, repeats a
+//! refused step after a growing delay, and replaces a lost connection to xenstored; meanwhile it
+//! serves the guest's requests.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -30,66 +31,66 @@ use crate::stats::DeviceStats;
 use crate::timeout::wait_for;
 use xen::{StoreError, XenStore};
 
-/// How long state 6 stands before the backend removes its directory [2.10].
+/// Time that state 6 remains visible before the backend removes its directory [2.10].
 const STATE_6_STANDS: Duration = Duration::from_secs(1);
-/// Waits after XenStore refused something, or was lost.
+/// Delays after XenStore refused an operation or the connection was lost.
 const STORE_RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-/// Waits before a frontend that could not be served is offered the device again.
+/// Delays before the backend offers the device again to a frontend whose connection failed.
 const OFFER_RETRY: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(10));
-/// A connection that lasted so long was a good one.
+/// A connection that lasted this long resets the delay of the next offer.
 const GOOD_CONNECTION: Duration = Duration::from_secs(10);
 
-/// What ends a session, whatever its device does.
+/// An error that ends a session.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The kernel cannot be waited for.
+    /// poll failed.
     #[error("cannot wait for events")]
     Poll(#[source] nix::Error),
 }
 
-/// What ends a step that a session takes.
+/// An error that ends a session's step.
 #[derive(Debug, thiserror::Error)]
 enum StepError {
-    /// XenStore: the step is taken again later.
+    /// XenStore failed: the session repeats the step later.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The session is over.
+    /// The session has failed.
     #[error(transparent)]
     Session(#[from] SessionError),
 }
 
-/// What a step came to.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StepOutcome {
-    /// There may be another.
+    /// Another step follows.
     Next,
-    /// The session is over.
+    /// The session has ended.
     Over,
 }
 
-/// Where a session begins.
+/// The state in which a session begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The device is new, or was offered and nobody connected.
+    /// The device is new, or a backend offered it and no frontend connected.
     New,
-    /// A connection of an earlier daemon's is over: the frontend may start again [2.9].
+    /// The connection with an earlier daemon has ended: the frontend may start again [2.9].
     Left,
 }
 
-/// What surrounds a device.
+/// The surroundings of a device.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// Its place in XenStore.
+    /// The device's path in XenStore.
     pub path: DevicePath,
-    /// What its guest's devices share.
+    /// State that all devices of the guest share.
     pub guest: Guest,
-    /// How it is served.
+    /// The settings for polling and the pool.
     pub service: ServiceSettings,
-    /// Where it is counted.
+    /// The device's statistics.
     pub stats: Arc<DeviceStats>,
 }
 
-/// How far a device has come, and who has it.
+/// The phase of a device, with the device or its connection.
 enum Phase<X: Domain> {
     Idle(BoxedDevice<X>),
     Offered(BoxedDevice<X>),
@@ -116,7 +117,7 @@ impl<X: Domain> Phase<X> {
         }
     }
 
-    /// The phase after `next` took the device. A connection is closed before.
+    /// Passes the device on to the phase `next`. Closes a connection first.
     fn passed_to(self, next: fn(BoxedDevice<X>) -> Self) -> Self {
         match self {
             Self::Idle(device) | Self::Offered(device) | Self::Closed(device) => next(device),
@@ -126,7 +127,7 @@ impl<X: Domain> Phase<X> {
     }
 }
 
-/// One device's life.
+/// The life of one device.
 pub struct Session<X: Domain> {
     xen: X,
     keys: Keys<X::Store>,
@@ -135,14 +136,14 @@ pub struct Session<X: Domain> {
     stats: Arc<DeviceStats>,
     phase: Phase<X>,
     pending_states: PendingStates,
-    /// Waits after connections that failed, and when the present one is over.
+    /// The delays between offers, and the end of the current delay.
     offers: Backoff,
     offer_at: Option<Instant>,
 }
 
 impl<X: Domain> Session<X> {
-    /// A session for `device`, which is none where the toolstack wants it gone already. `stop`
-    /// becoming readable ends it.
+    /// Returns a session for `device`, which is `None` if the toolstack already requested its
+    /// removal. The session ends when `stop` becomes readable.
     pub fn new(
         xen: X,
         keys: Keys<X::Store>,
@@ -172,7 +173,7 @@ impl<X: Domain> Session<X> {
             self.closed();
         }
         let outcome = self.follow();
-        // Whatever went wrong, what is the guest's is given back before the thread ends.
+        // The guest's pages are unmapped before the thread ends, even after an error.
         self.disconnect();
         self.stats.update(|state| state.state = "closed".to_owned());
         outcome
@@ -194,7 +195,7 @@ impl<X: Domain> Session<X> {
         }
     }
 
-    /// Does what XenStore says is next.
+    /// Reads the states in XenStore and takes the next action of the state table.
     fn step(&mut self) -> Result<StepOutcome, StepError> {
         self.write_states()?;
         let frontend = self.keys.frontend_state()?;
@@ -211,8 +212,8 @@ impl<X: Domain> Session<X> {
         Ok(StepOutcome::Next)
     }
 
-    /// After XenStore did not do what it was asked: goes on serving for a while, and makes a new
-    /// connection in place of one that is lost. `false` when the daemon ends.
+    /// Recovers from a XenStore error: serves the guest for `wait`, then replaces the connection if
+    /// it is lost. Returns `false` if the daemon ends.
     fn recover(&mut self, error: &StoreError, wait: Duration) -> Result<bool, SessionError> {
         self.stats
             .log
@@ -224,8 +225,8 @@ impl<X: Domain> Session<X> {
         if error.is_lost() { self.reconnect() } else { Ok(true) }
     }
 
-    /// Makes a new connection to XenStore, if that can be, and serves meanwhile. `false` when the
-    /// daemon ends.
+    /// Tries to replace the connection to XenStore and serves the guest meanwhile. Returns `false`
+    /// if the daemon ends.
     fn reconnect(&mut self) -> Result<bool, SessionError> {
         let (xen, watches) = (self.xen.clone(), self.keys.watches());
         match reconnect(xen, watches, || self.serve_until(Instant::now() + LOOK))? {
@@ -247,13 +248,13 @@ impl<X: Domain> Session<X> {
         Ok(())
     }
 
-    /// The state is written with the next step.
+    /// Adds a state, which the next step writes.
     fn add(&mut self, written: XenbusState) {
         tracing::debug!(state = ?self.phase.state(), "state {}", written as u32);
         self.pending_states.add(written);
     }
 
-    /// Takes the phase, for another that follows at once.
+    /// Takes the phase out; the caller must set another one at once.
     fn take_phase(&mut self) -> Phase<X> {
         std::mem::replace(&mut self.phase, Phase::Ended)
     }
@@ -262,7 +263,7 @@ impl<X: Domain> Session<X> {
         self.phase = self.take_phase().passed_to(next);
     }
 
-    /// Writes the states that were entered and not written yet.
+    /// Writes the pending states.
     fn write_states(&mut self) -> Result<(), StoreError> {
         while let Some(state) = self.pending_states.next() {
             self.keys.set_state(state)?;
@@ -308,7 +309,7 @@ impl<X: Domain> Session<X> {
         self.add(XenbusState::Connected);
     }
 
-    /// Ends a connection that cannot go on; the frontend may start again, after a while.
+    /// Ends a failed connection; the frontend may start again after a delay.
     fn give_up(&mut self, error: &ConnectionError) {
         let shown = Causes(error).to_string();
         self.stats.log.line(Level::WARN, format_args!("connection ended: {shown}"));
@@ -320,8 +321,9 @@ impl<X: Domain> Session<X> {
         self.add(XenbusState::Closed);
     }
 
-    /// The device is offered again after a while: a longer one each time, unless the connection was
-    /// a good one. A frontend that comes and goes costs this domain and xenstored more than it.
+    /// Delays the next offer, each time longer, unless the connection lasted for
+    /// [`GOOD_CONNECTION`]. A frontend that reconnects costs this domain and xenstored more than
+    /// its own.
     fn delay_offer(&mut self) {
         match self.phase {
             Phase::Connected { since, .. } if since.elapsed() >= GOOD_CONNECTION => {
@@ -332,20 +334,20 @@ impl<X: Domain> Session<X> {
         self.offer_at = Some(Instant::now() + self.offers.take());
     }
 
-    /// Writes why the guest has no device, for people. A reason that XenStore does not take is in
-    /// the log all the same.
+    /// Writes the reason of the failure to the key `error`, for people. If XenStore refuses it, the
+    /// log has it anyway.
     fn write_reason(&mut self, error: &str) {
         if let Err(error) = self.keys.set_error(error) {
-            let what = format_args!("the reason was not written: {}", Causes(&error));
+            let what = format_args!("cannot write the key error: {}", Causes(&error));
             self.stats.log.line(Level::WARN, what);
         }
     }
 
-    /// Lets a frontend go that could not connect. xenbus drivers write their reason into XenStore.
+    /// Closes the device for a frontend that could not connect. xenbus drivers write their reason
+    /// into XenStore.
     fn abandon(&mut self) -> Result<(), StoreError> {
         let reason = self.keys.frontend_error()?;
-        let reason =
-            reason.map_or_else(|| "it does not write_reason why".to_owned(), |it| it.to_string());
+        let reason = reason.map_or_else(|| "it gives no reason".to_owned(), |it| it.to_string());
         let error = format!("the guest cannot connect: {reason}");
         self.stats.log.line(Level::WARN, format_args!("{error}"));
         self.stats.update(|state| state.error = Some(excerpt(&error)));
@@ -353,22 +355,22 @@ impl<X: Domain> Session<X> {
         Ok(())
     }
 
-    /// Ends the connection, if there is one; the frontend may start again [2.9], after a while.
+    /// Ends the connection, if any; the frontend may start again [2.9] after a delay.
     fn close(&mut self) {
         self.delay_offer();
         self.close_connection();
         self.closed();
     }
 
-    /// As [`Session::close`], for good. What the device holds of the host, such as an interface's
-    /// name, is free for another device before the toolstack hears of it. Where XenStore does not
-    /// take the state, nothing more can be done.
+    /// Ends the device for good. The device releases its host resources, such as an interface's
+    /// name, before the toolstack sees the state and may start another device. If XenStore refuses
+    /// the state, the session ends anyway.
     fn end(&mut self) {
         self.close_connection();
         self.phase = Phase::Ended;
         self.closed();
         if let Err(error) = self.write_states() {
-            let what = format_args!("the end was not written: {}", Causes(&error));
+            let what = format_args!("cannot write state 6: {}", Causes(&error));
             self.stats.log.line(Level::WARN, what);
         }
     }
@@ -386,8 +388,8 @@ impl<X: Domain> Session<X> {
         self.add(XenbusState::Closed);
     }
 
-    /// Ends a device that the toolstack wants gone, and removes its directory where that is the
-    /// backend's to do [2.10].
+    /// Ends a device that the toolstack removes. In a driver domain, removes its directory as well
+    /// [2.10].
     fn remove(&mut self) -> Result<StepOutcome, StepError> {
         if self.phase.connection().is_some() {
             self.log_saved_guest();
@@ -397,8 +399,8 @@ impl<X: Domain> Session<X> {
         self.closed();
         self.write_states()?;
         if self.keys.remover()? == Remover::Backend {
-            // A toolstack that finds the directory gone before it has read state 6 says that the
-            // device failed, and nothing tells when it has read it.
+            // A toolstack that finds the directory gone before it has read state 6 reports that the
+            // device failed, and nothing notifies the backend of its read.
             let mut fds = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
             wait_for(&mut fds, STATE_6_STANDS).map_err(SessionError::Poll)?;
             self.keys.remove()?;
@@ -406,7 +408,8 @@ impl<X: Domain> Session<X> {
         Ok(StepOutcome::Over)
     }
 
-    /// `xl save` and `xl migrate` end devices as `xl destroy` does, and nothing tells which it was.
+    /// Logs a hint: `xl save` and `xl migrate` end devices as `xl destroy` does, and the backend
+    /// cannot distinguish them.
     fn log_saved_guest(&self) {
         let line = "the toolstack ended the device under its driver; if the guest was saved or \
                     moved, the restored guest gets a new device, and errors where it had this one \
@@ -414,7 +417,7 @@ impl<X: Domain> Session<X> {
         self.stats.log.line(Level::INFO, format_args!("{line}"));
     }
 
-    /// Gives back everything of the guest's; whether there was anything.
+    /// Closes the connection, which unmaps the guest's pages; returns whether there was one.
     fn disconnect(&mut self) -> bool {
         let connected = self.phase.connection().is_some();
         if connected {
@@ -423,10 +426,10 @@ impl<X: Domain> Session<X> {
         connected
     }
 
-    /// Deals with the connection's events until something changed in XenStore, which the caller
-    /// looks up: each look is questions to XenStore, too many to ask at every doorbell.
+    /// Handles the connection's events until something changes in XenStore. The caller then reads
+    /// the states: these reads are too expensive for every doorbell.
     fn wait(&mut self) -> Result<StepOutcome, StepError> {
-        // An event that came with an answer to the questions before is not on the descriptor.
+        // An event that arrived with an earlier answer no longer makes the descriptor readable.
         let mut changed = self.keys.store().take_events()?;
         loop {
             let woken = self.poll(changed, StoreWatch::Yes).map_err(SessionError::Poll)?;
@@ -444,7 +447,7 @@ impl<X: Domain> Session<X> {
         }
     }
 
-    /// Deals with the connection's events alone until `end`; `false` when the daemon ends.
+    /// Handles the connection's events only, until `end`; returns `false` if the daemon ends.
     fn serve_until(&mut self, end: Instant) -> Result<bool, SessionError> {
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -459,7 +462,7 @@ impl<X: Domain> Session<X> {
         }
     }
 
-    /// Serves the connection, if there is one; `false` if that ended it.
+    /// Runs an iteration of the connection, if any; returns `false` if it ended the connection.
     fn iterate(&mut self, woken: connection::Woken) -> bool {
         let Phase::Connected { connection, .. } = &mut self.phase else { return true };
         match connection.iterate(woken) {
@@ -471,7 +474,7 @@ impl<X: Domain> Session<X> {
         }
     }
 
-    /// Whether the wait that followed a connection which failed has just ended.
+    /// Whether the delay of the next offer has just ended.
     fn may_offer_again(&mut self) -> bool {
         self.offer_at.take_if(|at| *at <= Instant::now()).is_some()
     }
@@ -508,14 +511,14 @@ impl<X: Domain> Session<X> {
     }
 }
 
-/// Whether a wait ends with an event of XenStore's.
+/// Whether an event of XenStore's ends a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StoreWatch {
     Yes,
     No,
 }
 
-/// What a wait ended with.
+/// The events that ended a wait.
 struct Wakeup {
     stop: bool,
     store: bool,

@@ -1,64 +1,63 @@
-//! What the backend does next: the states of SPEC section 2 as a table.
+//! The backend's state machine: the states of SPEC section 2 as a table.
 
 use protocol::binding::XenbusState;
 
-/// What the toolstack wants of the device.
+/// The toolstack's request for the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Toolstack {
-    /// That it be there.
+    /// The backend shall serve the device.
     Online,
-    /// That it go: `online` is 0, or the state was set to 5 [2.8].
+    /// The backend shall end the device: `online` is 0, or the toolstack set the state to 5 [2.8].
     Leaving,
-    /// Nothing any more: the backend's directory is gone.
+    /// The backend's directory is gone.
     Gone,
 }
 
-/// Where this backend stands in the life of a connection. A subset of the xenbus states: those that
-/// it writes itself.
+/// The backend's state in the life of a connection. A subset of the xenbus states: those that it
+/// writes itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Nothing is offered yet, or not any more; xenbus 1 or 6.
+    /// The device is not offered; xenbus 1 or 6.
     Idle,
-    /// The keys are written; xenbus 2.
+    /// The negotiation keys are written; xenbus 2.
     Offered,
-    /// Messages flow; xenbus 4.
+    /// The backend answers messages; xenbus 4.
     Connected,
-    /// The connection is over, and the frontend has not started again; xenbus 6.
+    /// The connection has ended, and the frontend has not started again; xenbus 6.
     Closed,
     /// The device has ended, or was never opened.
     Ended,
 }
 
-/// What to do.
+/// The backend's next action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing until something changes.
+    /// Wait until a state changes.
     Wait,
     /// Write the negotiation keys and state 2.
     Offer,
-    /// Map, bind, write state 4.
+    /// Map the message page, bind its event channel, write state 4.
     Connect,
-    /// Reset the device, give everything back, write 5 and 6.
+    /// Reset the device, unmap the guest's pages, write states 5 and 6.
     Close,
-    /// As [`Action::Close`], for a frontend that never connected, and the reason it left is looked
-    /// up.
+    /// As [`Action::Close`], for a frontend that never connected; log its reason.
     Abandon,
-    /// As [`Action::Close`], and the session is over.
+    /// As [`Action::Close`], and end the session.
     End,
-    /// Nothing: the session is over, and the device is another session's to serve.
+    /// End the session without a write: another session serves the device.
     Leave,
 }
 
-/// The table.
+/// Returns the next action: the table.
 pub fn next(state: State, frontend: XenbusState, toolstack: Toolstack) -> Action {
     use XenbusState::{Closed, Closing, Connected, Initialised, Initialising, Unknown};
     match (toolstack, state, frontend) {
         (Toolstack::Gone | Toolstack::Leaving, _, _) => Action::End,
         (Toolstack::Online, State::Idle, _) => Action::Offer,
         (Toolstack::Online, State::Offered, Initialised) => Action::Connect,
-        // It could not show its page: something ran out there.
+        // The frontend could not offer its message page: its domain lacks some resource.
         (Toolstack::Online, State::Offered, Closing) => Action::Abandon,
-        // The frontend may still stand in 6 from before; it starts by writing 1.
+        // The frontend may still be in state 6 from before; it starts by writing 1.
         (Toolstack::Online, State::Offered, _) => Action::Wait,
         (Toolstack::Online, State::Connected, Closing | Closed | Initialising | Unknown) => {
             Action::Close
@@ -89,7 +88,7 @@ mod tests {
         [State::Idle, State::Offered, State::Connected, State::Closed, State::Ended];
 
     #[test]
-    fn spec_2_8_the_toolstack_ends_it_whatever_the_frontend_says() {
+    fn spec_2_8_toolstack_ends_the_device_in_any_frontend_state() {
         for state in STATES {
             for frontend in FRONTENDS {
                 assert_eq!(next(state, frontend, Toolstack::Leaving), Action::End);
@@ -99,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_2_5_only_a_frontend_in_state_3_is_connected_to() {
+    fn spec_2_5_backend_connects_in_frontend_state_3_only() {
         for frontend in FRONTENDS {
             let connects = next(State::Offered, frontend, Toolstack::Online) == Action::Connect;
             assert_eq!(connects, frontend == XenbusState::Initialised, "{frontend:?}");
@@ -107,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_2_7_a_frontend_that_leaves_is_closed() {
+    fn spec_2_7_leaving_frontend_closes_the_connection() {
         use XenbusState::{Closed, Closing, Connected, Unknown};
         for frontend in [Closing, Closed, Unknown] {
             assert_eq!(next(State::Connected, frontend, Toolstack::Online), Action::Close);
@@ -116,13 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn spec_2_7_a_frontend_that_leaves_before_it_connected_is_let_go() {
+    fn spec_2_7_frontend_leaving_before_it_connects_is_abandoned() {
         let step = next(State::Offered, XenbusState::Closing, Toolstack::Online);
         assert_eq!(step, Action::Abandon);
     }
 
     #[test]
-    fn spec_2_9_a_closed_frontend_starts_again_by_state_1() {
+    fn spec_2_9_closed_frontend_starts_again_with_state_1() {
         for frontend in FRONTENDS {
             let offers = next(State::Closed, frontend, Toolstack::Online) == Action::Offer;
             assert_eq!(offers, frontend == XenbusState::Initialising, "{frontend:?}");

@@ -1,5 +1,5 @@
-//! One device as virtio-msg sees it: status, features, configuration, queues (SPEC sections 5 and
-//! 6).
+//! The virtio-msg transport of one device: status, features, configuration, queues (SPEC sections 5
+//! and 6).
 
 mod features;
 mod service;
@@ -32,24 +32,24 @@ use crate::features as feature_names;
 use crate::stats::DeviceStats;
 use xen::{EventChannels, RemotePort};
 
-/// "XS" as on Xen's PCI devices (Xen's PCI vendor id).
+/// "XS", Xen's PCI vendor id.
 const VENDOR_ID: u32 = 0x5853;
-/// Bytes of a message in front of the data that it carries: header and three fields at most.
+/// Maximum number of bytes before a message's data: the header and three fields.
 const DATA_OFFSET: usize = 8 + 12;
 
-/// Room for the data that a response borrows.
+/// A buffer for the data that a response borrows.
 pub type Scratch = [u8; protocol::page::SLOT_SIZE];
 
-/// The outcome of a request.
+/// The result of a request.
 #[derive(Debug)]
 pub struct Answered<'s> {
-    /// Its response.
+    /// The response to the request.
     pub response: Response<'s>,
-    /// Events for the driver, after the response.
+    /// Events to send to the driver after the response.
     pub effects: Effects,
 }
 
-/// A device on the bus.
+/// A device with its queues, status and features on the bus.
 pub struct Transport<P: AccessPlatform> {
     device: Box<dyn VirtioDevice<DmaMemory<P>>>,
     memory: DmaMemory<P>,
@@ -64,8 +64,8 @@ pub struct Transport<P: AccessPlatform> {
 }
 
 impl<P: AccessPlatform> Transport<P> {
-    /// A device that was just reset. `poll` bounds how long an empty ring is polled, `max_size` the
-    /// messages that answer.
+    /// Returns the transport of a freshly reset device. `poll` bounds the time that an empty ring
+    /// is polled, `max_size` the size of responses in bytes.
     pub fn new(
         device: Box<dyn VirtioDevice<DmaMemory<P>>>,
         memory: DmaMemory<P>,
@@ -89,7 +89,7 @@ impl<P: AccessPlatform> Transport<P> {
         }
     }
 
-    /// Ends the connection, and gives the device back for the next one.
+    /// Ends the connection and returns the device for the next one.
     pub fn close(mut self, events: &mut impl EventChannels) -> Box<dyn VirtioDevice<DmaMemory<P>>> {
         self.reset(events);
         self.device
@@ -100,8 +100,8 @@ impl<P: AccessPlatform> Transport<P> {
         (self.status, self.generation)
     }
 
-    /// Features offered: the device's, the platform's, the ring's, and always version 1 [6.2] and
-    /// the reset of a queue [6.7].
+    /// The offered features: the device's, the platform's and the ring's, and always version 1
+    /// [6.2] and queue reset [6.7].
     fn offered(&self) -> u64 {
         self.device.features()
             | self.memory.platform().offered()
@@ -111,7 +111,7 @@ impl<P: AccessPlatform> Transport<P> {
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
     }
 
-    /// Answers a request. `scratch` keeps the data that the answer borrows.
+    /// Answers a request. The response borrows its data from `scratch`.
     pub fn answer<'s>(
         &mut self,
         request: Request<'_>,
@@ -160,7 +160,7 @@ impl<P: AccessPlatform> Transport<P> {
         Answered { response, effects }
     }
 
-    /// Says what the driver did wrong.
+    /// Logs a mistake of the driver's.
     fn warn(&self, what: std::fmt::Arguments<'_>) {
         self.stats.log.line(Level::WARN, what);
     }
@@ -178,7 +178,8 @@ impl<P: AccessPlatform> Transport<P> {
         }
     }
 
-    /// Blocks from `first` on; zero beyond what exists, and no block if they do not fit [5.5].
+    /// Returns blocks from `first` on, zero beyond the existing ones; none if they do not fit
+    /// [5.5].
     fn feature_blocks<'s>(
         &self,
         first: u32,
@@ -187,18 +188,18 @@ impl<P: AccessPlatform> Transport<P> {
     ) -> FeatureBlocks<'s> {
         let bytes = (count as usize).saturating_mul(4);
         let fits = bytes <= self.max_size.saturating_sub(DATA_OFFSET);
-        let room = scratch.get_mut(..if fits { bytes } else { 0 }).unwrap_or(&mut []);
-        for (block, number) in room.chunks_exact_mut(4).zip(u64::from(first)..) {
+        let data = scratch.get_mut(..if fits { bytes } else { 0 }).unwrap_or(&mut []);
+        for (block, number) in data.chunks_exact_mut(4).zip(u64::from(first)..) {
             let shift = 32 * number.min(features::BLOCKS.into()) as u32;
             let bits = self.offered().checked_shr(shift).unwrap_or(0) as u32;
             block.copy_from_slice(&bits.to_le_bytes());
         }
-        FeatureBlocks::new(first, room)
+        FeatureBlocks::new(first, data)
     }
 
     fn set_features(&mut self, blocks: FeatureBlocks<'_>) {
         if self.status & FEATURES_OK != 0 {
-            self.warn(format_args!("features after FEATURES_OK ignored"));
+            self.warn(format_args!("SET_DRIVER_FEATURES after FEATURES_OK ignored"));
             return;
         }
         self.driver_features.update(blocks);
@@ -213,7 +214,7 @@ impl<P: AccessPlatform> Transport<P> {
     }
 
     /// Writes configuration, whatever generation the driver names [6.6]: all of the bytes, which
-    /// are the answer's then, or none.
+    /// the response then repeats, or none.
     fn set_config<'s>(&mut self, new: ConfigData<'_>, scratch: &'s mut Scratch) -> ConfigData<'s> {
         let offset = new.offset as usize;
         let end = offset.checked_add(new.data.len());
@@ -226,7 +227,7 @@ impl<P: AccessPlatform> Transport<P> {
         ConfigData { generation: self.generation, offset: new.offset, data }
     }
 
-    /// A driver's write adds to the status what it may [6.8]; 0 resets the device.
+    /// Sets the status bits that the driver may set [6.8]; 0 resets the device.
     fn set_status(&mut self, status: u32, events: &mut impl EventChannels) -> Effects {
         if status == 0 {
             self.reset(events);
@@ -241,15 +242,13 @@ impl<P: AccessPlatform> Transport<P> {
             added &= !DRIVER_OK;
         }
         if added & FAILED != 0 {
-            self.warn(format_args!(
-                "the guest's driver gave the device up; the guest's log says why"
-            ));
+            self.warn(format_args!("the guest's driver set FAILED; see the guest's kernel log"));
         }
         self.status |= added;
         if added & DRIVER_OK != 0 { self.start() } else { Effects::default() }
     }
 
-    /// The driver is ready: the device begins with what is in the queues already [6.1].
+    /// Starts the device after DRIVER_OK; it processes the requests already in the queues [6.1].
     fn start(&mut self) -> Effects {
         let mut effects = Effects::default();
         match self.device.start(self.driver_features.bits()) {
@@ -263,7 +262,7 @@ impl<P: AccessPlatform> Transport<P> {
         effects
     }
 
-    /// Whether the driver's features are a choice that the device can work with [6.2].
+    /// Whether the device can work with the driver's features [6.2].
     fn features_agree(&mut self) -> bool {
         let (offered, accepted) = (self.offered(), self.driver_features.bits());
         let further = self.driver_features.has_further();
@@ -316,8 +315,7 @@ impl<P: AccessPlatform> Transport<P> {
         }
     }
 
-    /// RESET_VQUEUE, if it was negotiated: the driver has the queue back, and whatever is in it
-    /// [6.7].
+    /// RESET_VQUEUE, if negotiated: the driver owns the queue and its buffers again [6.7].
     fn reset_queue(&mut self, index: u32, events: &mut impl EventChannels) {
         let negotiated = self.status & FEATURES_OK != 0 && self.driver_features.has(F_RING_RESET);
         let index = index as usize;
@@ -352,7 +350,10 @@ impl<P: AccessPlatform> Transport<P> {
                 BindOutcome::Bound
             }
             Err(error) => {
-                self.warn(format_args!("no doorbell for queue {index}: {}", Causes(&error)));
+                self.warn(format_args!(
+                    "cannot bind a doorbell for queue {index}: {}",
+                    Causes(&error)
+                ));
                 BindOutcome::Refused
             }
         }
@@ -366,13 +367,13 @@ impl<P: AccessPlatform> Transport<P> {
         match self.memory.share(first, count, reference) {
             Ok(()) => ShareOutcome::Shared,
             Err(error) => {
-                self.warn(format_args!("nothing is added to the pool: {}", Causes(&error)));
+                self.warn(format_args!("pages not added to the pool: {}", Causes(&error)));
                 ShareOutcome::Refused
             }
         }
     }
 
-    /// As if nothing had been set up: no mapping, no doorbell, no feature [6.4].
+    /// Resets the device: no mapping, no doorbell, no feature remains [6.4].
     fn reset(&mut self, events: &mut impl EventChannels) {
         for queue in &mut self.queues {
             if let Some(port) = queue.reset(&mut self.memory) {
@@ -385,18 +386,19 @@ impl<P: AccessPlatform> Transport<P> {
         (self.status, self.driver_features) = (0, AcceptedFeatures::default());
     }
 
-    /// The queues that are enabled.
+    /// The set of enabled queues.
     fn enabled(&self) -> QueueSet {
         let numbers = self.queues.iter().enumerate().filter(|(_, queue)| queue.is_enabled());
         numbers.map(|(index, _)| index).collect()
     }
 
-    /// Whether queue `index` is there and enabled.
+    /// Whether queue `index` exists and is enabled.
     pub fn is_enabled(&self, index: usize) -> bool {
         self.queues.get(index).is_some_and(Virtqueue::is_enabled)
     }
 
-    /// Whether the configuration changed, which then has another generation [6.6].
+    /// Whether the device changed its configuration since the last call. If so, increments the
+    /// generation [6.6].
     fn take_config_change(&mut self) -> bool {
         let changed = self.device.take_config_change();
         if changed {
@@ -406,9 +408,9 @@ impl<P: AccessPlatform> Transport<P> {
     }
 }
 
-/// `data` where a response can borrow it; a message's data fits.
+/// Copies `data` to `scratch` for a response to borrow; a message's data fits.
 fn copied<'s>(data: &[u8], scratch: &'s mut Scratch) -> &'s [u8] {
-    let room = scratch.get_mut(..data.len()).unwrap_or(&mut []);
-    room.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
-    room
+    let copy = scratch.get_mut(..data.len()).unwrap_or(&mut []);
+    copy.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
+    copy
 }

@@ -1,4 +1,4 @@
-//! One virtqueue: where its rings lie, whether it is enabled, and its doorbell.
+//! One virtqueue: the addresses of its ring, its state and its doorbell.
 
 use protocol::grant::PAGE_SIZE;
 use protocol::message::{StateOperation, VqueueState, VqueueUpdate};
@@ -8,51 +8,51 @@ use vm_memory::GuestAddress;
 use crate::dma::{AccessFault, AccessPlatform, DmaMemory, DmaRange, MappingId};
 use xen::{Access, LocalPort};
 
-/// Most pages of one ring area (SPEC section 7).
+/// Maximum number of pages of one ring area (SPEC section 7).
 const MAX_RING_PAGES: u64 = 16;
 
-/// Why SET_VQUEUE changed nothing [6.3].
+/// An invalid SET_VQUEUE, which changes nothing [6.3].
 #[derive(Debug, thiserror::Error)]
 pub enum UpdateError {
-    /// The features are not agreed upon yet [6.1].
-    #[error("it comes before FEATURES_OK")]
+    /// FEATURES_OK is not set yet [6.1].
+    #[error("SET_VQUEUE before FEATURES_OK")]
     Early,
-    /// The device has fewer queues.
-    #[error("there is no such queue")]
+    /// The device does not have the queue.
+    #[error("the queue does not exist")]
     NoSuchQueue,
-    /// The queue is enabled.
+    /// The queue is already enabled.
     #[error("the queue is enabled; only a reset changes it")]
     Enabled,
-    /// Reserved flags are set, or the reserved state.
-    #[error("reserved flags {0:#x}")]
+    /// Reserved flags are set, or the reserved state operation.
+    #[error("flags {0:#x} have reserved bits or the reserved state operation")]
     Flags(u32),
     /// The reserved field is not 0.
-    #[error("the reserved field holds {0:#x}")]
+    #[error("the reserved field is {0:#x}, not 0")]
     Reserved(u32),
-    /// The size is not a power of two up to the maximum.
+    /// The size is 0, above the maximum, or not a power of two.
     #[error("size {0} is not a power of two up to the queue's maximum")]
     Size(u32),
     /// An address is not aligned as its area must be (virtio 1.3 section 2.7).
-    #[error("an area at {0:#x} is misaligned")]
+    #[error("the ring area at {0:#x} is misaligned")]
     Alignment(u64),
-    /// A ring cannot be mapped.
+    /// A ring area cannot be mapped.
     #[error(transparent)]
     Ring(#[from] AccessFault),
-    /// The queue's own check failed.
-    #[error("the ring is refused")]
+    /// virtio-queue refuses the ring.
+    #[error("invalid ring")]
     Queue(#[from] virtio_queue::Error),
 }
 
-/// What SET_VQUEUE led to.
+/// The result of a valid SET_VQUEUE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Updated {
-    /// The queue is enabled, and was not.
+    /// The update enabled the queue.
     Enabled,
-    /// Its state is as before.
+    /// The update did not change whether the queue is enabled.
     Unchanged,
 }
 
-/// Addresses and size, as the driver set them so far.
+/// The addresses and the size that the driver has set so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct RingSetup {
     size: u16,
@@ -62,7 +62,7 @@ struct RingSetup {
 }
 
 impl RingSetup {
-    /// The set-up with an update's fields, as far as they count.
+    /// Returns the setup with those fields of `update` that its flags select.
     fn with(mut self, update: &VqueueUpdate, max_size: u16) -> Result<Self, UpdateError> {
         let flags = update.flags;
         if flags.has_size() {
@@ -82,7 +82,7 @@ impl RingSetup {
         Ok(self)
     }
 
-    /// The ring areas [6.3]: sizes of a split ring (virtio 1.3 section 2.7), event index included.
+    /// The ring areas [6.3]: the sizes of a split ring (virtio 1.3 section 2.7), with event index.
     fn areas(&self) -> [DmaRange; 3] {
         let size = u64::from(self.size);
         let area = |address, length, access| DmaRange { address, length, access };
@@ -98,7 +98,7 @@ fn aligned(address: u64, to: u64) -> Result<u64, UpdateError> {
     if address.is_multiple_of(to) { Ok(address) } else { Err(UpdateError::Alignment(address)) }
 }
 
-/// A queue that runs.
+/// The ring of an enabled queue, and its mapping.
 struct Enabled {
     queue: Queue,
     rings: MappingId,
@@ -113,24 +113,24 @@ pub struct Virtqueue {
 }
 
 impl Virtqueue {
-    /// A queue that is not set up.
+    /// Returns a queue without a setup.
     pub fn new(max_size: u16) -> Self {
-        // What a ring's size implies is bounded by its maximum size.
+        // The maximum queue size bounds the ring areas.
         debug_assert!(u64::from(max_size) * 16 <= MAX_RING_PAGES * PAGE_SIZE);
         Self { max_size, setup: RingSetup::default(), enabled: None, doorbell: None }
     }
 
-    /// Its doorbell, once bound.
+    /// The queue's doorbell, once bound.
     pub fn doorbell(&self) -> Option<LocalPort> {
         self.doorbell
     }
 
-    /// Sets its doorbell; gives the one before.
+    /// Sets the queue's doorbell; returns the previous one.
     pub fn set_doorbell(&mut self, port: LocalPort) -> Option<LocalPort> {
         self.doorbell.replace(port)
     }
 
-    /// Whether it runs.
+    /// Whether the queue is enabled.
     pub fn is_enabled(&self) -> bool {
         self.enabled.is_some()
     }
@@ -140,7 +140,7 @@ impl Virtqueue {
         self.enabled.as_mut().map(|enabled| &mut enabled.queue)
     }
 
-    /// GET_VQUEUE's answer.
+    /// The response to GET_VQUEUE.
     pub fn state(&self, index: u32) -> VqueueState {
         VqueueState {
             index,
@@ -153,10 +153,10 @@ impl Virtqueue {
         }
     }
 
-    /// SET_VQUEUE: all of it, or nothing [6.3].
+    /// Applies SET_VQUEUE: all of it, or nothing [6.3].
     ///
     /// # Errors
-    /// [`UpdateError`]; the queue is as it was.
+    /// [`UpdateError`]; then the queue is unchanged.
     pub fn update<P: AccessPlatform>(
         &mut self,
         update: &VqueueUpdate,
@@ -181,7 +181,8 @@ impl Virtqueue {
         Ok(if enables { Updated::Enabled } else { Updated::Unchanged })
     }
 
-    /// RESET_VQUEUE: disables it and forgets its set-up; gives the doorbell to be closed.
+    /// RESET_VQUEUE: disables the queue and clears its setup; returns the doorbell for the caller
+    /// to close.
     pub fn reset<P: AccessPlatform>(&mut self, memory: &mut DmaMemory<P>) -> Option<LocalPort> {
         if let Some(enabled) = self.enabled.take() {
             memory.unmap_ring(enabled.rings);

@@ -41,7 +41,7 @@ fn spec_3_13_a_message_page_of_the_toolstacks_is_refused() {
         host.hypervisor.store_write(&format!("{}/{key}", ends.frontend), value);
     }
     host.wait_state(&ends, "6");
-    assert!(host.error(&ends).unwrap().contains("grant 1, which is the toolstack's"));
+    assert!(host.error(&ends).unwrap().contains("grant 1, which belongs to the toolstack"));
     host.remove(&ends);
     host.finish();
 }

@@ -1,26 +1,27 @@
-//! The features that a driver accepts, block by block [6.2].
+//! The features that a driver accepts, in blocks of 32 bits [6.2].
 
 use std::collections::BTreeSet;
 
 use protocol::message::FeatureBlocks;
 
-/// Blocks of 32 feature bits that a device has.
+/// Number of feature blocks of a device.
 pub(super) const BLOCKS: u32 = 2;
-/// Further blocks in which a driver may set bits, so that it can take them back (SPEC section 7).
+/// Maximum number of further blocks in which a driver may set bits and clear them again (SPEC
+/// section 7).
 const FURTHER_BLOCKS: usize = 64;
 
-/// Feature bits that the driver has accepted so far.
+/// The feature bits that the driver has accepted so far.
 #[derive(Debug, Default)]
 pub(super) struct AcceptedFeatures {
     bits: u64,
-    /// Blocks in which it has set a bit and of which no device has any.
+    /// Numbers of non-existent blocks in which the driver has set a bit.
     further: BTreeSet<u64>,
-    /// There were more of these than are kept.
+    /// The driver set bits in more of these than `further` holds.
     too_many: bool,
 }
 
 impl AcceptedFeatures {
-    /// Takes a message's blocks in the place of those with the same numbers.
+    /// Replaces the blocks that a message contains.
     pub(super) fn update(&mut self, blocks: FeatureBlocks<'_>) {
         for (number, bits) in blocks.iter() {
             match number {
@@ -41,17 +42,17 @@ impl AcceptedFeatures {
         }
     }
 
-    /// The bits of the blocks that a device has.
+    /// The bits of the device's blocks.
     pub(super) fn bits(&self) -> u64 {
         self.bits
     }
 
-    /// Whether bit `number`, below 64, is accepted.
+    /// Whether the driver accepted bit `number`, below 64.
     pub(super) fn has(&self, number: u32) -> bool {
         self.bits & 1 << number != 0
     }
 
-    /// Whether a bit is accepted in a block that no device has.
+    /// Whether the driver accepted a bit in a non-existent block.
     pub(super) fn has_further(&self) -> bool {
         self.too_many || !self.further.is_empty()
     }
@@ -67,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_6_2_a_message_changes_its_own_blocks_alone() {
+    fn spec_6_2_message_changes_only_its_own_blocks() {
         let mut features = AcceptedFeatures::default();
         updated(&mut features, 0, &[1, 2]);
         updated(&mut features, 1, &[4]);
@@ -78,9 +79,9 @@ mod tests {
     }
 
     #[test]
-    fn spec_6_2_bits_beyond_those_of_a_device_count_until_they_are_taken_back() {
+    fn spec_6_2_bits_in_further_blocks_count_until_cleared() {
         let mut features = AcceptedFeatures::default();
-        // The last one's number is beyond what a field can hold.
+        // The second block's number exceeds 32 bits.
         updated(&mut features, u32::MAX, &[0, 1]);
         updated(&mut features, 2, &[1]);
         assert!(features.has_further() && features.bits() == 0);
@@ -91,11 +92,11 @@ mod tests {
     }
 
     #[test]
-    fn spec_6_2_blocks_without_end_take_no_memory_and_are_refused() {
+    fn spec_6_2_too_many_further_blocks_are_refused() {
         let mut features = AcceptedFeatures::default();
         (2..1000).for_each(|number| updated(&mut features, number, &[1]));
         assert_eq!(features.further.len(), FURTHER_BLOCKS);
         (2..1000).for_each(|number| updated(&mut features, number, &[0]));
-        assert!(features.has_further(), "of some it is not known any more");
+        assert!(features.has_further(), "the set does not hold all of them");
     }
 }

@@ -1,4 +1,4 @@
-//! Serving the queues: carries out the scheduler's steps.
+//! Processes the queues: carries out the scheduler's steps.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -20,22 +20,22 @@ use crate::dma::{AccessPlatform, DmaMemory};
 use crate::stats::DeviceStats;
 use xen::{EventChannels, LocalPort};
 
-/// Events for the driver, in band.
+/// Events to send to the driver on the message page.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Effects {
-    /// Queues without a doorbell in which buffers were used: EVENT_USED.
+    /// Queues without a doorbell that have new used buffers: EVENT_USED.
     pub used: Vec<u32>,
     /// The status or the configuration changed: EVENT_CONFIG.
     pub config: bool,
 }
 
-/// An event of the driver's that means nothing.
+/// An invalid event from the driver.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Meaningless {
-    /// The device has fewer queues.
-    #[error("EVENT_AVAIL of queue {0}, which is not there")]
+    /// The device does not have the queue.
+    #[error("EVENT_AVAIL for queue {0}, which does not exist")]
     NoSuchQueue(u32),
-    /// A device's, not a driver's.
+    /// Only a device sends such an event.
     #[error("an event that only a device sends")]
     OfADevice,
 }
@@ -46,7 +46,7 @@ impl Rings for [Virtqueue] {
     }
 }
 
-/// As a sized value behind `dyn Rings`.
+/// A sized wrapper, for `dyn Rings`.
 struct All<'a>(&'a mut [Virtqueue]);
 
 impl Rings for All<'_> {
@@ -61,21 +61,21 @@ type Work<'a, P> = &'a mut dyn FnMut(
 ) -> Result<(), Fault>;
 
 impl<P: AccessPlatform> Transport<P> {
-    /// What decides on the next step.
+    /// The scheduler, which chooses the next step.
     pub fn scheduler(&mut self) -> &mut Scheduler {
         &mut self.scheduler
     }
 
-    /// How long the thread may sleep unless something happens; `None` for ever.
+    /// The longest time that the thread may sleep without an event; `None` for ever.
     pub fn longest_sleep(&self, clock: &impl Clock) -> Option<std::time::Duration> {
         let deadline = self.deadline().map(|at| at.saturating_duration_since(clock.now()));
         [deadline, self.scheduler.longest_sleep(clock)].into_iter().flatten().min()
     }
 
-    /// An event of the driver's came.
+    /// Handles an event from the driver.
     ///
     /// # Errors
-    /// [`Meaningless`]; nothing was done.
+    /// [`Meaningless`]; the event had no effect.
     pub fn handle_event(&mut self, event: Event<'_>) -> Result<(), Meaningless> {
         match event {
             Event::Avail { index, .. } if index as usize >= self.queues.len() => {
@@ -89,12 +89,12 @@ impl<P: AccessPlatform> Transport<P> {
         }
     }
 
-    /// Whether a queue has this doorbell.
+    /// Whether a queue has the doorbell `port`.
     pub fn has_doorbell(&self, port: LocalPort) -> bool {
         self.queues.iter().any(|queue| queue.doorbell() == Some(port))
     }
 
-    /// The doorbell at `port` rang.
+    /// Handles an event of the doorbell `port`.
     pub fn handle_doorbell(&mut self, port: LocalPort) {
         let index = self.queues.iter().position(|queue| queue.doorbell() == Some(port));
         if let Some(index) = index {
@@ -108,7 +108,7 @@ impl<P: AccessPlatform> Transport<P> {
         }
     }
 
-    /// Carries out a step of the scheduler's.
+    /// Carries out a step of the scheduler; returns the events to send.
     pub fn carry_out(
         &mut self,
         step: Step,
@@ -118,7 +118,7 @@ impl<P: AccessPlatform> Transport<P> {
         match step {
             Step::HandleSources => self.work(&mut |device, queues| device.handle_sources(queues)),
             Step::Process(queues) => {
-                // A device may ask for a queue that was reset since, or was never enabled.
+                // A device may have rescheduled a queue that was reset since, or was never enabled.
                 let queues = queues.within(self.enabled());
                 self.work(&mut |device, context| {
                     queues.iter().try_for_each(|index| device.process(index, context))
@@ -147,12 +147,12 @@ impl<P: AccessPlatform> Transport<P> {
         self.scheduler.polled(polled, found, clock);
     }
 
-    /// Those queues to whose rings the driver has added requests.
+    /// The subset of `queues` to whose rings the driver has added requests.
     fn with_requests(&mut self, queues: QueueSet) -> QueueSet {
         let mut found = QueueSet::default();
         for index in queues.iter() {
             let ring = self.queues.get_mut(index).and_then(Virtqueue::ring);
-            // What is wrong with a ring is found when it is processed.
+            // A ring that cannot be read counts as well: its processing reports the error.
             let has_requests = ring.is_some_and(|ring| {
                 let available = ring.avail_idx(&self.memory, Ordering::Acquire);
                 available.map_or(true, |available| available.0 != ring.next_avail())
@@ -164,7 +164,7 @@ impl<P: AccessPlatform> Transport<P> {
         found
     }
 
-    /// Notifies the driver of used buffers in these queues, where it wants to be notified.
+    /// Notifies the driver of used buffers in these queues, unless it suppresses notifications.
     fn notify_driver(
         &mut self,
         queues: QueueSet,
@@ -199,15 +199,18 @@ impl<P: AccessPlatform> Transport<P> {
         DeviceStats::count(&self.stats.events_sent);
         let start = self.scheduler.measures_notification().then(|| clock.now());
         if let Err(error) = events.notify(port) {
-            self.warn(format_args!("cannot notify of queue {index}: {}", Causes(&error)));
+            self.warn(format_args!(
+                "cannot notify the driver of queue {index}: {}",
+                Causes(&error)
+            ));
         }
         if let Some(start) = start {
             self.scheduler.notified(clock.now().saturating_duration_since(start));
         }
     }
 
-    /// Enables the doorbells of queues that were found empty. A queue to which a request was added
-    /// before that is processed again.
+    /// Enables the doorbells of empty queues. If the driver added a request before that, the queue
+    /// is processed again.
     fn enable_doorbells(&mut self, queues: QueueSet) -> Effects {
         let mut effects = Effects::default();
         for index in queues.iter() {
@@ -226,22 +229,22 @@ impl<P: AccessPlatform> Transport<P> {
         effects
     }
 
-    /// What the device waits for besides the driver.
+    /// The event sources of the device besides the driver.
     pub fn sources(&self) -> Vec<Source<'_>> {
         if self.is_running() { self.device.sources() } else { Vec::new() }
     }
 
-    /// When the device is to be woken though no source of its is ready.
+    /// The time at which the device must run even if none of its sources is ready.
     pub fn deadline(&self) -> Option<Instant> {
         if self.is_running() { self.device.deadline() } else { None }
     }
 
-    /// Whether the driver is ready and the device well.
+    /// Whether DRIVER_OK is set and DEVICE_NEEDS_RESET is not.
     fn is_running(&self) -> bool {
         self.status & DRIVER_OK != 0 && self.status & DEVICE_NEEDS_RESET == 0
     }
 
-    /// Has the device do some work, and reports to the scheduler.
+    /// Runs `work` on the device and reports the batch to the scheduler.
     fn work(&mut self, work: Work<'_, P>) -> Effects {
         let mut effects = Effects::default();
         if !self.is_running() {
@@ -275,8 +278,8 @@ impl<P: AccessPlatform> Transport<P> {
         }
     }
 
-    /// Sets DEVICE_NEEDS_RESET and says why [6.5]: once, since nothing is processed from then on.
-    /// `queue`: the one that was being processed.
+    /// Sets DEVICE_NEEDS_RESET and logs the reason [6.5]: once, since nothing is processed from
+    /// then on. `queue` is the queue that was being processed.
     pub(super) fn fail(&mut self, queue: Option<usize>, fault: &Fault) {
         let why = match queue {
             Some(index) => format!("queue {index}: {}", Causes(fault)),

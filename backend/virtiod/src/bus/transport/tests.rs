@@ -1,4 +1,4 @@
-//! The transport over a device that only takes notes.
+//! Tests of the transport with a device that only records its calls.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,12 +18,12 @@ use xen_sim::{Guest, Hypervisor, SimEvents, SimGrants};
 
 const READY: u32 = ACKNOWLEDGE | DRIVER | FEATURES_OK;
 const CONFIG: [u8; 8] = *b"abcdefgh";
-/// Of the configuration space, what may be written ends here.
+/// Length of the writable part of the configuration space.
 const WRITABLE: usize = 6;
 const QUEUES: u32 = 3;
 const RING_RESET: u64 = 1 << F_RING_RESET;
 
-/// What the device was asked for.
+/// A call of the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Call {
     Start(u64),
@@ -32,12 +32,12 @@ enum Call {
     Write(usize, Vec<u8>),
 }
 
-/// How the device starts.
+/// The outcome of the device's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Starts {
     Well,
     Badly,
-    /// Another configuration comes of it.
+    /// The start changes the configuration.
     Changed,
 }
 
@@ -108,7 +108,7 @@ impl VirtioDevice<DmaMemory<GrantPlatform<SimGrants>>> for Notes {
     ) -> Result<(), Fault> {
         self.note(Call::Serve(index));
         queues.mark_idle(index);
-        // Asks for a queue that cannot be effects, as where one was reset since.
+        // Reschedules a queue that cannot be served, as after a queue reset.
         queues.reschedule(QUEUES as usize);
         Ok(())
     }
@@ -139,7 +139,7 @@ impl Bench {
         Self { hypervisor, guest, events, transport, calls }
     }
 
-    /// With these features accepted, up to FEATURES_OK.
+    /// A bench whose driver accepted `features` and set FEATURES_OK.
     fn negotiated(features: u64) -> Self {
         let mut bench = Self::new(Starts::Well);
         bench.accept(0, &features.to_le_bytes());
@@ -157,7 +157,7 @@ impl Bench {
         self.ask(Request::SetDriverFeatures(FeatureBlocks::new(first, bytes)), |_, _| ());
     }
 
-    /// The status that comes of it, and whether EVENT_CONFIG follows.
+    /// Returns the resulting status and whether EVENT_CONFIG follows.
     fn set_status(&mut self, status: u32) -> (u32, bool) {
         self.ask(Request::SetDeviceStatus(status), |answer, effects| match answer {
             Response::SetDeviceStatus(status) => (status, effects.config),
@@ -165,7 +165,7 @@ impl Bench {
         })
     }
 
-    /// Generation and bytes of the answer, of which no event follows.
+    /// Returns the response's generation and bytes; asserts that no event follows.
     fn write(&mut self, generation: u32, offset: u32, data: &[u8]) -> (u32, Vec<u8>) {
         let config = ConfigData { generation, offset, data };
         self.ask(Request::SetConfig(config), |answer, effects| match answer {
@@ -203,7 +203,7 @@ impl Bench {
         self.queue(index)
     }
 
-    /// The set-up of a queue in pages that were just granted.
+    /// The setup of a queue in newly granted pages.
     fn update(&mut self, index: u32) -> VqueueUpdate {
         let mut area = || {
             let page = self.guest.allocate();
@@ -232,14 +232,14 @@ impl Bench {
         std::mem::take(&mut self.calls.lock().unwrap())
     }
 
-    /// Serves what waits; gives what the device was asked for.
+    /// Serves pending queues; returns the calls of the device.
     fn serve_waiting(&mut self) -> Vec<Call> {
         self.calls();
         self.iterate();
         self.calls()
     }
 
-    /// Carries out what the scheduler says, until it says to sleep.
+    /// Carries out the scheduler's steps until it sleeps.
     fn iterate(&mut self) {
         self.transport.scheduler().begin_iteration(Ready::default(), &KernelClock);
         loop {
@@ -262,7 +262,7 @@ impl Bench {
 }
 
 #[test]
-fn spec_6_6_the_generation_that_a_driver_writes_with_does_not_count() {
+fn spec_6_6_generation_of_a_write_is_ignored() {
     let mut bench = Bench::new(Starts::Well);
     for (generation, number) in [0, 1, 7, u32::MAX].into_iter().zip(1..) {
         let data = [b'0' + number as u8];
@@ -272,16 +272,16 @@ fn spec_6_6_the_generation_that_a_driver_writes_with_does_not_count() {
 }
 
 #[test]
-fn spec_6_6_a_write_is_applied_whole_or_not_at_all() {
+fn spec_6_6_write_is_applied_whole_or_not_at_all() {
     let mut bench = Bench::new(Starts::Well);
-    // Beyond the space, over its end, and with an end that is no number: the device is not asked.
+    // Beyond the space, across its end, and with an overflowing end: the device is not called.
     for (offset, length) in [(8, 1), (5, 4), (0, 9), (u32::MAX, 1), (u32::MAX - 3, 8), (9, 0)] {
         assert_eq!(bench.write(0, offset, &vec![1; length]), (0, Vec::new()));
     }
-    // No bytes are no write.
+    // An empty write is not a write.
     assert_eq!(bench.write(0, 0, &[]), (0, Vec::new()));
     assert_eq!(bench.calls(), []);
-    // What cannot be written all is not written.
+    // A write across the end of the writable part changes nothing.
     assert_eq!(bench.write(0, 4, b"1234"), (0, Vec::new()));
     assert_eq!(bench.calls(), [Call::Write(4, b"1234".to_vec())]);
     assert_eq!(bench.read(), (0, CONFIG.to_vec()));
@@ -290,7 +290,7 @@ fn spec_6_6_a_write_is_applied_whole_or_not_at_all() {
 }
 
 #[test]
-fn spec_6_6_a_change_that_comes_with_the_start_is_announced() {
+fn spec_6_6_configuration_change_at_start_sends_an_event() {
     let mut bench = Bench::new(Starts::Changed);
     bench.accept(0, &REQUIRED_FEATURES.to_le_bytes());
     assert_eq!(bench.set_status(READY | DRIVER_OK), (READY | DRIVER_OK, true));
@@ -301,28 +301,28 @@ fn spec_6_6_a_change_that_comes_with_the_start_is_announced() {
 }
 
 #[test]
-fn spec_6_5_a_start_that_fails_is_announced() {
+fn spec_6_5_failed_start_sends_an_event() {
     let mut bench = Bench::new(Starts::Badly);
     bench.accept(0, &REQUIRED_FEATURES.to_le_bytes());
     assert_eq!(bench.set_status(READY), (READY, false));
     let failed = READY | DRIVER_OK | DEVICE_NEEDS_RESET;
     assert_eq!(bench.set_status(READY | DRIVER_OK), (failed, true));
     assert_eq!(bench.transport.status_and_generation().0, failed);
-    // Once: the driver has it ready already.
+    // A second DRIVER_OK does not start the device again.
     assert_eq!(bench.set_status(READY | DRIVER_OK), (failed, false));
     assert_eq!(bench.set_status(0), (0, false));
 }
 
 #[test]
-fn spec_6_8_a_driver_adds_to_the_status_and_takes_nothing_back() {
+fn spec_6_8_driver_sets_status_bits_and_clears_none() {
     let mut bench = Bench::new(Starts::Well);
     bench.accept(0, &REQUIRED_FEATURES.to_le_bytes());
     let steps = [
         (ACKNOWLEDGE, ACKNOWLEDGE),
-        // DRIVER_OK without FEATURES_OK; SUSPEND, an unknown bit and what a device sets.
+        // DRIVER_OK without FEATURES_OK; SUSPEND, an unknown bit and bits that only a device sets.
         (DRIVER | DRIVER_OK, ACKNOWLEDGE | DRIVER),
         (16 | 32 | DEVICE_NEEDS_RESET, ACKNOWLEDGE | DRIVER),
-        // Not 0, so no reset, in whichever byte.
+        // Not 0, so no reset, whichever byte is set.
         (0x100, ACKNOWLEDGE | DRIVER),
         (0x8000_0000, ACKNOWLEDGE | DRIVER),
         (FEATURES_OK, READY),
@@ -339,7 +339,7 @@ fn spec_6_8_a_driver_adds_to_the_status_and_takes_nothing_back() {
 }
 
 #[test]
-fn spec_6_8_features_stay_as_they_were_agreed_until_the_reset() {
+fn spec_6_8_features_are_fixed_from_features_ok_until_reset() {
     let mut bench = Bench::negotiated(REQUIRED_FEATURES);
     bench.set_status(ACKNOWLEDGE | DRIVER);
     bench.accept(0, &[0xff; 8]);
@@ -348,26 +348,26 @@ fn spec_6_8_features_stay_as_they_were_agreed_until_the_reset() {
 }
 
 #[test]
-fn spec_6_2_features_from_bit_64_on_are_refused() {
+fn spec_6_2_feature_bits_from_64_on_are_refused() {
     let mut bench = Bench::new(Starts::Well);
     for (first, further) in [(2, vec![1, 0, 0, 0]), (u32::MAX, vec![0, 0, 0, 0, 1, 0, 0, 0])] {
         bench.accept(0, &REQUIRED_FEATURES.to_le_bytes());
         bench.accept(first, &further);
         assert_eq!(bench.set_status(READY).0, ACKNOWLEDGE | DRIVER, "{first}");
-        // Until the driver takes them back, in the same blocks.
+        // Until the driver clears them in the same blocks.
         bench.accept(0, &REQUIRED_FEATURES.to_le_bytes());
         assert_eq!(bench.set_status(READY).0, ACKNOWLEDGE | DRIVER, "{first}");
         bench.accept(first, &vec![0; further.len()]);
         assert_eq!(bench.set_status(READY).0, READY, "{first}");
         bench.set_status(0);
     }
-    // In one message with those that are offered.
+    // In one message with offered ones.
     bench.accept(0, &[REQUIRED_FEATURES.to_le_bytes(), 1u64.to_le_bytes()].concat());
     assert_eq!(bench.set_status(READY).0, ACKNOWLEDGE | DRIVER);
 }
 
 #[test]
-fn spec_5_5_feature_blocks_that_do_not_exist_are_zeros() {
+fn spec_5_5_nonexistent_feature_blocks_are_zero() {
     let mut bench = Bench::new(Starts::Well);
     let mut blocks = |first, count| {
         bench.ask(Request::GetDeviceFeatures { first, count }, |answer, _| match answer {
@@ -385,7 +385,7 @@ fn spec_5_5_feature_blocks_that_do_not_exist_are_zeros() {
 }
 
 #[test]
-fn spec_6_1_queues_that_were_filled_before_driver_ok_are_effects() {
+fn spec_6_1_requests_from_before_driver_ok_are_served() {
     let mut bench = Bench::negotiated(REQUIRED_FEATURES);
     for index in [0, 2] {
         let update = bench.update(index);
@@ -395,7 +395,7 @@ fn spec_6_1_queues_that_were_filled_before_driver_ok_are_effects() {
     bench.set_status(READY | DRIVER_OK);
     assert!(bench.has_work());
     assert_eq!(bench.serve_waiting(), [Call::Serve(0), Call::Serve(2)]);
-    // So is one that comes later.
+    // As is a queue enabled later.
     let update = bench.update(1);
     bench.set_queue(update);
     assert_eq!(bench.serve_waiting(), [Call::Serve(1)]);
@@ -403,29 +403,29 @@ fn spec_6_1_queues_that_were_filled_before_driver_ok_are_effects() {
 }
 
 #[test]
-fn spec_5_3_events_that_mean_nothing_reach_no_device() {
+fn spec_5_3_invalid_events_do_not_reach_the_device() {
     let mut bench = Bench::negotiated(REQUIRED_FEATURES);
     let update = bench.update(0);
     bench.set_queue(update);
     bench.set_status(READY | DRIVER_OK);
     bench.serve_waiting();
-    let mut hear = |event| bench.transport.handle_event(event);
+    let mut handle = |event| bench.transport.handle_event(event);
     for index in [QUEUES, 63, 64, 65, 1 << 31, u32::MAX] {
-        let heard = hear(Event::Avail { index, next_offset_wrap: u32::MAX });
-        assert_eq!(heard, Err(Meaningless::NoSuchQueue(index)));
+        let handled = handle(Event::Avail { index, next_offset_wrap: u32::MAX });
+        assert_eq!(handled, Err(Meaningless::NoSuchQueue(index)));
     }
-    // A queue that is not enabled has nothing to serve.
-    assert_eq!(hear(Event::Avail { index: 1, next_offset_wrap: 0 }), Ok(()));
+    // A disabled queue has nothing to serve.
+    assert_eq!(handle(Event::Avail { index: 1, next_offset_wrap: 0 }), Ok(()));
     let config = protocol::message::ConfigChange::anywhere(1);
-    assert_eq!(hear(Event::Config { status: 64, config }), Err(Meaningless::OfADevice));
-    assert_eq!(hear(Event::Used { index: 0 }), Err(Meaningless::OfADevice));
+    assert_eq!(handle(Event::Config { status: 64, config }), Err(Meaningless::OfADevice));
+    assert_eq!(handle(Event::Used { index: 0 }), Err(Meaningless::OfADevice));
     assert_eq!(bench.serve_waiting(), []);
     bench.transport.handle_event(Event::Avail { index: 0, next_offset_wrap: 0 }).unwrap();
     assert_eq!(bench.serve_waiting(), [Call::Serve(0)]);
 }
 
 #[test]
-fn spec_6_3_a_queue_that_is_not_there_is_all_zeros() {
+fn spec_6_3_nonexistent_queue_reads_as_zeros() {
     let mut bench = Bench::negotiated(REQUIRED_FEATURES | RING_RESET);
     for index in [QUEUES, 64, 1 << 31, u32::MAX] {
         let none = VqueueState {
@@ -447,7 +447,7 @@ fn spec_6_3_a_queue_that_is_not_there_is_all_zeros() {
 }
 
 #[test]
-fn spec_6_3_reserved_fields_change_nothing() {
+fn spec_6_3_update_with_reserved_values_changes_nothing() {
     let mut bench = Bench::negotiated(REQUIRED_FEATURES);
     let good = bench.update(0);
     let before = bench.queue(0);
@@ -457,7 +457,7 @@ fn spec_6_3_reserved_fields_change_nothing() {
         VqueueUpdate { flags: VqueueFlags(3), ..good },
         VqueueUpdate { flags: VqueueFlags(1 | 1 << 6), ..good },
         VqueueUpdate { flags: VqueueFlags(1 | 1 << 31), ..good },
-        // None of it, though it would not be enabled either.
+        // Nothing changes, though the update would not enable the queue either.
         VqueueUpdate { flags: VqueueFlags(0), reserved: 1, ..good },
         VqueueUpdate { flags: VqueueFlags(2 | 1 << 9), ..good },
     ] {
@@ -467,7 +467,7 @@ fn spec_6_3_reserved_fields_change_nothing() {
 }
 
 #[test]
-fn spec_6_3_a_queue_may_be_set_up_field_by_field() {
+fn spec_6_3_queue_is_set_up_field_by_field() {
     let mut bench = Bench::negotiated(REQUIRED_FEATURES);
     let all = bench.update(0);
     let flags = |flags| VqueueUpdate { flags: VqueueFlags(flags), ..all };
@@ -476,7 +476,7 @@ fn spec_6_3_a_queue_may_be_set_up_field_by_field() {
     assert_eq!(bench.set_queue(flags(2 | driver | device)).size, 16);
     let half = bench.set_queue(flags(size | descriptor | driver));
     assert_eq!((half.descriptor, half.driver, half.device), (all.descriptor, 0, all.device));
-    // Not all is there: to enable it changes nothing.
+    // The setup is incomplete: enabling it changes nothing.
     assert_eq!(bench.set_queue(flags(1 | size | descriptor | driver | device)), half);
     assert_eq!(bench.mapped(), 0);
     let whole = bench.set_queue(flags(1 | size | descriptor | device));
@@ -485,16 +485,16 @@ fn spec_6_3_a_queue_may_be_set_up_field_by_field() {
 }
 
 #[test]
-fn spec_6_3_an_enabled_queue_is_changed_by_a_reset_alone() {
+fn spec_6_3_only_a_reset_changes_an_enabled_queue() {
     let mut bench = Bench::negotiated(REQUIRED_FEATURES);
     let first = bench.update(0);
     let enabled = bench.set_queue(first);
     let other = bench.update(0);
     for flags in [0, 1, 2, 0x3c] {
-        // The last keeps a queue disabled that is not.
+        // The last one keeps a queue disabled that is enabled.
         assert_eq!(bench.set_queue(VqueueUpdate { flags: VqueueFlags(flags), ..other }), enabled);
     }
-    // The same once more, and updates that change nothing.
+    // The same update again, and updates without a change.
     for flags in [1, 1 | 0x3c, 2 | 0x3c] {
         assert_eq!(bench.set_queue(VqueueUpdate { flags: VqueueFlags(flags), ..first }), enabled);
     }
@@ -503,13 +503,13 @@ fn spec_6_3_an_enabled_queue_is_changed_by_a_reset_alone() {
 }
 
 #[test]
-fn spec_6_7_without_the_feature_the_reset_of_a_queue_does_nothing() {
+fn spec_6_7_queue_reset_without_the_feature_is_ignored() {
     let mut bench = Bench::negotiated(REQUIRED_FEATURES);
     let update = bench.update(0);
     let enabled = bench.set_queue(update);
     assert_eq!(bench.reset_queue(0), enabled);
     assert_eq!((bench.mapped(), bench.calls()), (3, vec![]));
-    // Accepted is not agreed upon.
+    // Accepted, but FEATURES_OK is not set.
     bench.set_status(0);
     bench.accept(0, &(REQUIRED_FEATURES | RING_RESET).to_le_bytes());
     bench.reset_queue(0);
@@ -517,7 +517,7 @@ fn spec_6_7_without_the_feature_the_reset_of_a_queue_does_nothing() {
 }
 
 #[test]
-fn spec_6_7_a_queue_that_is_reset_is_the_drivers() {
+fn spec_6_7_reset_queue_belongs_to_the_driver() {
     let mut bench = Bench::negotiated(REQUIRED_FEATURES | RING_RESET);
     let (first, second) = (bench.update(0), bench.update(1));
     bench.set_queue(first);
@@ -525,19 +525,19 @@ fn spec_6_7_a_queue_that_is_reset_is_the_drivers() {
     let ports = [bench.guest.port(), bench.guest.port()];
     assert_eq!(bench.bind(0, ports[0].port), BindOutcome::Bound);
     bench.set_status(READY | DRIVER_OK);
-    assert_eq!(bench.bind(0, ports[1].port), BindOutcome::Refused, "it runs");
+    assert_eq!(bench.bind(0, ports[1].port), BindOutcome::Refused, "it is enabled");
     let bound = bench.hypervisor.bound_ports();
 
-    // Before what waits in it is effects.
+    // Before the requests in it are served.
     let reset = bench.reset_queue(0);
     assert_eq!(bench.calls().last(), Some(&Call::ResetQueue(0)));
     let new = VqueueState { size: 0, enabled: false, descriptor: 0, driver: 0, device: 0, ..reset };
     assert_eq!((reset, reset.max_size), (new, 16));
     assert_eq!((bench.mapped(), bench.hypervisor.bound_ports()), (3, bound - 1));
     assert_eq!(bench.serve_waiting(), [Call::Serve(1)]);
-    assert!(bench.queue(1).enabled, "the other goes on");
+    assert!(bench.queue(1).enabled, "the other queue stays enabled");
 
-    // Again, with another doorbell and other pages; and once more though it is not enabled.
+    // Again, with another doorbell and other pages; and once more while disabled.
     assert_eq!(bench.bind(0, ports[1].port), BindOutcome::Bound);
     let third = bench.update(0);
     assert!(bench.set_queue(third).enabled);
@@ -547,7 +547,7 @@ fn spec_6_7_a_queue_that_is_reset_is_the_drivers() {
 }
 
 #[test]
-fn spec_6_4_a_reset_gives_everything_back() {
+fn spec_6_4_reset_releases_everything() {
     let mut bench = Bench::negotiated(REQUIRED_FEATURES | RING_RESET);
     for index in 0..QUEUES {
         let update = bench.update(index);
@@ -556,14 +556,13 @@ fn spec_6_4_a_reset_gives_everything_back() {
     bench.set_status(READY | DRIVER_OK);
     assert_eq!(bench.set_status(0), (0, false));
     assert_eq!((bench.mapped(), bench.has_work()), (0, false));
-    // And the features: they are to be accepted anew.
+    // The features too: the driver must accept them again.
     assert_eq!(bench.set_status(READY).0, ACKNOWLEDGE | DRIVER);
 }
 
-/// Whatever number stands in whatever field, in every state: every request has its answer, nothing
-/// panics.
+/// With any number in any field, in every state: every request gets a response, and nothing panics.
 #[test]
-fn any_number_in_any_field_is_survived() {
+fn any_number_in_any_field_gets_a_response() {
     let numbers =
         [0, 1, 2, 3, 15, 16, 63, 64, 65, 255, 256, 1 << 16, 1 << 31, u32::MAX - 1, u32::MAX];
     for state in [0, READY, READY | DRIVER_OK] {
