@@ -1,5 +1,4 @@
-//! A Unix socket on which a device waits for programs, for as long as this process can take one
-//! more.
+//! A Unix socket on which a device accepts programs, as long as this process can open descriptors.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,11 +10,12 @@ use crate::backoff::Backoff;
 use crate::device::Source;
 use crate::listener::{self, ListenError, SocketFile};
 
-/// Waits after a program could not be taken. Nothing tells when there is a descriptor again.
+/// Delays after a failed accept. The kernel does not notify a process when a descriptor is free
+/// again.
 const PAUSE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
-/// The socket. Where the kernel refuses to hand a program over, as for want of file descriptors, it
-/// pauses: the device goes on, and programs wait in the socket's queue.
+/// A listening socket. If accept fails, as without a free file descriptor, the acceptor pauses: the
+/// device continues, and programs wait in the socket's queue.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: UnixListener,
@@ -41,18 +41,18 @@ impl Acceptor {
         self.file.path()
     }
 
-    /// Becomes ready when a program connects; `None` while it pauses.
+    /// A source that is ready when a program connects; `None` during a pause.
     pub fn source(&self) -> Option<Source<'_>> {
         self.deadline().is_none().then(|| Source::readable(self.listener.as_fd()))
     }
 
-    /// When a pause is over, if there is one.
+    /// The end of the current pause, if any.
     pub fn deadline(&self) -> Option<Instant> {
         self.paused_until.filter(|until| *until > Instant::now())
     }
 
-    /// A program that connected, if one did, as a socket that does not wait. Begins a pause if it
-    /// cannot be taken.
+    /// Accepts a program, if one has connected, as a non-blocking socket. Begins a pause if accept
+    /// fails.
     pub fn accept(&mut self) -> Option<UnixStream> {
         if self.deadline().is_some() {
             return None;
@@ -80,7 +80,7 @@ impl Acceptor {
     }
 }
 
-/// Whether nobody connected, or has gone again.
+/// Whether no program waits, or the one that did has closed its socket.
 fn is_nothing(error: &io::Error) -> bool {
     listener::would_wait(error) || error.kind() == io::ErrorKind::ConnectionAborted
 }

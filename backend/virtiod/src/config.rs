@@ -1,6 +1,6 @@
-//! The configuration file: what a guest's `xl` configuration has no room for.
+//! The configuration file: settings that a guest's `xl` configuration cannot express.
 //!
-//! `xen-virtiod.toml` beside this crate's manifest explains every key to the person who writes one.
+//! `xen-virtiod.toml` beside this crate's manifest explains every key to users.
 
 mod console;
 mod disk;
@@ -27,8 +27,7 @@ pub use self::socket::{Cid, SocketPath, SocketSettings};
 use crate::device::DeviceId;
 use crate::device::rate::Rate;
 
-/// A whole file. What is left out has a value that needs no explaining: without a file all devices
-/// work.
+/// The content of a configuration file. Every key has a default: all devices work without a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -36,7 +35,7 @@ pub struct Config {
     domain: BTreeMap<String, DomainSettings>,
 }
 
-/// One domain's devices.
+/// The devices of one domain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct DomainSettings {
@@ -44,11 +43,11 @@ struct DomainSettings {
     disk: BTreeMap<DiskName, DiskSettings>,
 }
 
-/// Position of a device in a guest's `virtio = [ … ]`, from 0: its number in XenStore.
+/// Position of a device in a guest's `virtio = [ … ]`, from 0: the device's number in XenStore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct DeviceIndex(u32);
 
-/// What can be said of all devices of a type.
+/// Settings of all devices, and of all devices of a type.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct DefaultSettings {
@@ -59,51 +58,55 @@ struct DefaultSettings {
     disk: DiskDefaults,
 }
 
-/// What can be said of a device, by its type.
+/// Settings of one device, by its type.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeviceSettings {
-    /// For the entropy device.
+    /// Settings of an entropy device.
     pub rng: EntropySettings,
-    /// For the network device.
+    /// Settings of a network device.
     pub net: NetworkSettings,
-    /// For the console device.
+    /// Settings of a console device.
     pub console: ConsoleSettings,
-    /// For the socket device.
+    /// Settings of a socket device.
     pub vsock: SocketSettings,
 }
 
-/// A section that is for another type of device than the one that it names.
+/// A section for another device type than the device has.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the configuration file's {section} does not fit: the device is of type {number:x} (hexadecimal)", number = *.id as u32)]
+#[error(
+    "section {section} of the configuration file is for another type of device: \
+     this one has type {number:x} (hexadecimal)",
+    number = *.id as u32
+)]
 pub struct Misplaced {
     section: String,
     id: DeviceId,
 }
 
-/// What can be said of an entropy device.
+/// Settings of an entropy device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EntropySettings {
-    /// What it gives at most.
+    /// Maximum rate of the device's output.
     pub rate: Option<RateLimit>,
 }
 
-/// A rate, or in words that there is none: to except a device from the default.
+/// A rate limit, or none, to exempt a device from the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateLimit {
     /// `"unlimited"`.
     Unlimited,
-    /// As in `"64KiB/s"`.
+    /// A limit, as in `"64KiB/s"`.
     Limited(Rate),
 }
 
 impl Config {
-    /// What is said of device `index` of the domain with this name, which is of type `id`: key by
-    /// key the device's own, then the default.
+    /// Returns the settings of device `index` of type `id` in the named domain: key by key the
+    /// device's own, else the default.
     ///
     /// # Errors
-    /// [`Misplaced`], of the device's own.
+    /// [`Misplaced`] if the device's own section is for another type.
     pub fn device(
         &self,
         domain: Option<&str>,
@@ -127,26 +130,26 @@ impl Config {
         })
     }
 
-    /// What is said of the disk `vdev` of the domain with this name: key by key its own, then the
+    /// Returns the settings of the disk `vdev` in the named domain: key by key its own, else the
     /// default.
     pub fn disk(&self, domain: Option<&str>, vdev: &str) -> DiskSettings {
         let own = domain.and_then(|name| self.domain.get(name)?.disk.get(vdev));
         self.default.disk.under(own.copied().unwrap_or_default())
     }
 
-    /// What holds for every device, of whatever type.
+    /// Returns the settings that apply to every device of any type.
     pub fn service(&self) -> ServiceSettings {
         ServiceSettings { poll: self.default.poll, pool: self.default.pool }
     }
 
-    /// Whether it says something about some domain in particular.
+    /// Whether the file has settings for specific domains.
     pub fn names_domains(&self) -> bool {
         !self.domain.is_empty()
     }
 }
 
 impl DeviceSettings {
-    /// These settings, unless one of them is for another type of device: its section's name then.
+    /// Returns these settings, or the name of a section that is for another device type.
     fn for_type(&self, id: DeviceId) -> Result<Self, &'static str> {
         let none = Self::default();
         let sections = [
@@ -163,7 +166,7 @@ impl DeviceSettings {
 }
 
 impl RateLimit {
-    /// The rate, if there is one.
+    /// The limit, if there is one.
     pub fn rate(self) -> Option<Rate> {
         match self {
             Self::Unlimited => None,
@@ -175,7 +178,7 @@ impl RateLimit {
 impl<'de> Deserialize<'de> for DeviceIndex {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        // One way to write a number: two ways would be two devices.
+        // Only the canonical form: two spellings of a number would be two devices.
         let number = text.parse().ok().filter(|number: &u32| number.to_string() == text);
         number.map(Self).ok_or_else(|| {
             D::Error::custom(format_args!(

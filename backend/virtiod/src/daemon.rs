@@ -1,7 +1,7 @@
-//! The daemon: finds devices in XenStore, gives each a thread, and says how they are.
+//! The daemon: finds devices in XenStore, runs a thread for each, and reports their state.
 //!
-//! [`server`] looks after devices from start to end; [`registry`] counts them, and [`control`]
-//! tells whoever asks; [`sole`] keeps a second daemon away.
+//! [`server`] starts and ends devices; [`registry`] lists them, and [`control`] reports them to
+//! clients; [`sole`] prevents a second daemon.
 
 pub mod control;
 pub mod registry;

@@ -1,5 +1,4 @@
-//! The domain that devices are served from: its handles to Xen, and how a device reaches a guest's
-//! memory.
+//! The domain that the daemon runs in: its handles to Xen and its access platform.
 
 use std::io;
 
@@ -8,19 +7,19 @@ use xen::{DomId, StoreError, Xen};
 use crate::dma::AccessPlatform;
 use crate::dma::grants::GrantPlatform;
 
-/// A domain, and the platform that its devices are behind.
+/// A domain's handles to Xen, and the access platform of its devices.
 pub trait Domain: Xen {
-    /// What the addresses are that a driver gives its device.
+    /// Decodes the addresses that drivers pass to devices.
     type Platform: AccessPlatform;
 
-    /// How a device of `guest`'s reaches its memory. The message page is granted in any case.
+    /// Opens the platform for a device of `guest`. The message page is granted in any case.
     ///
     /// # Errors
-    /// As of [`Xen::grants`].
+    /// As [`Xen::grants`].
     fn platform(&self, guest: DomId) -> io::Result<Self::Platform>;
 }
 
-/// A domain whose devices reach what was granted to it, and nothing else.
+/// A domain whose devices reach granted memory only.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ByGrants<X>(pub X);
 

@@ -1,4 +1,4 @@
-//! Feature bits by name, for people.
+//! Names of feature bits, for people.
 
 use protocol::status::{F_ACCESS_PLATFORM, F_RING_RESET, F_VERSION_1};
 use virtio_bindings::virtio_blk::{
@@ -17,7 +17,7 @@ use crate::device::DeviceId;
 use crate::device::console::{VIRTIO_CONSOLE_F_MULTIPORT, VIRTIO_CONSOLE_F_SIZE};
 use crate::device::vsock::VIRTIO_VSOCK_F_STREAM;
 
-/// Bits that mean the same on every device.
+/// Bits with the same meaning on every device.
 const COMMON: &[(u32, &str)] = &[
     (VIRTIO_RING_F_INDIRECT_DESC, "VIRTIO_F_INDIRECT_DESC"),
     (VIRTIO_RING_F_EVENT_IDX, "VIRTIO_F_EVENT_IDX"),
@@ -61,13 +61,13 @@ const CONSOLE: &[(u32, &str)] = &[
 
 const SOCKET: &[(u32, &str)] = &[(VIRTIO_VSOCK_F_STREAM, "VIRTIO_VSOCK_F_STREAM")];
 
-/// Names of the bits that are set, lowest first; a bit without a name is `bit N`.
+/// Returns the names of the set bits, lowest first; a bit without a name is `bit N`.
 pub fn names(bits: u64, device: DeviceId) -> Vec<String> {
     let own = match device {
         DeviceId::Network => NETWORK,
         DeviceId::Block => BLOCK,
         DeviceId::Console => CONSOLE,
-        // It has none (virtio 1.3 section 5.4.3).
+        // The device has no feature bits (virtio 1.3 section 5.4.3).
         DeviceId::Entropy => &[],
         DeviceId::Socket => SOCKET,
     };
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bits_have_the_names_of_the_specification() {
+    fn names_match_the_specification() {
         let bits = 1 << F_VERSION_1 | 1 << F_ACCESS_PLATFORM | 1 << VIRTIO_BLK_F_RO | 1 << 50;
         let expected =
             ["VIRTIO_BLK_F_RO", "VIRTIO_F_VERSION_1", "VIRTIO_F_ACCESS_PLATFORM", "bit 50"];

@@ -1,5 +1,5 @@
-//! What all devices of one guest share: its log lines and its room, however often devices come and
-//! go.
+//! State that all devices of one guest share: its log lines and its budget, across removals of
+//! devices.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,17 +8,17 @@ use crate::dma::budget::{DaemonBudget, GuestBudget};
 use crate::guest_log::GuestLog;
 use xen::DomId;
 
-/// A guest, as far as its devices share something.
+/// The shared state of a guest's devices.
 #[derive(Clone, Debug)]
 pub struct Guest {
-    /// Log lines that it can cause.
+    /// The rate-limited log of lines that the guest can cause.
     pub log: Arc<GuestLog>,
-    /// Its room for mappings.
+    /// The guest's budget for mappings.
     pub budget: Arc<GuestBudget>,
 }
 
 impl Guest {
-    /// A guest that has used nothing of what it may.
+    /// Returns a guest with an unused log and budget.
     pub fn new(daemon: Arc<DaemonBudget>) -> Self {
         Self { log: Arc::default(), budget: Arc::new(GuestBudget::new(daemon)) }
     }
@@ -32,18 +32,18 @@ pub struct Guests {
 }
 
 impl Guests {
-    /// No guest yet.
+    /// Returns an empty list of guests.
     pub fn new(daemon: DaemonBudget) -> Self {
         Self { daemon: Arc::new(daemon), all: BTreeMap::new() }
     }
 
-    /// The guest with this number.
+    /// Returns the guest with this id; adds it if it is new.
     pub fn get(&mut self, id: DomId) -> Guest {
         let daemon = &self.daemon;
         self.all.entry(id).or_insert_with(|| Guest::new(Arc::clone(daemon))).clone()
     }
 
-    /// Forgets the guests of which `has_devices` says that they have none any more.
+    /// Drops the guests for which `has_devices` returns `false`.
     pub fn keep(&mut self, has_devices: impl Fn(DomId) -> bool) {
         self.all.retain(|id, _| has_devices(*id));
     }
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_is_the_same_however_often_its_devices_come_and_until_all_are_gone() {
+    fn guest_is_kept_until_all_its_devices_are_gone() {
         let mut guests = Guests::new(DaemonBudget::of_this_process());
         let (first, other) = (guests.get(DomId(1)), guests.get(DomId(2)));
         guests.keep(|_| true);

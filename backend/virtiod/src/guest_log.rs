@@ -1,4 +1,4 @@
-//! Log lines that a guest can cause, at a rate that a log can bear.
+//! Rate-limits the log lines that a guest can cause.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -8,13 +8,13 @@ use tracing::Level;
 
 use crate::excerpt::excerpt;
 
-/// Lines that may come at once.
+/// Maximum number of lines in a burst.
 const BURST: u32 = 20;
-/// After which time one more may come.
+/// Time after which the bucket gains a line.
 const REFILL: Duration = Duration::from_secs(5);
 
-/// A bucket of lines, one for all devices of a guest: guests that misbehave in a loop fill no disk,
-/// whether their devices stay or come and go.
+/// A token bucket of lines, one for all devices of a guest: a misbehaving guest does not fill a
+/// disk, even if its devices are removed and created in a loop.
 #[derive(Debug)]
 pub struct GuestLog(Mutex<LineBucket>);
 
@@ -32,7 +32,7 @@ impl Default for GuestLog {
 }
 
 impl GuestLog {
-    /// Logs the beginning of a line at ERROR, WARN or INFO, unless there were too many.
+    /// Logs a line, truncated, at ERROR, WARN or INFO, unless the bucket is empty.
     pub fn line(&self, level: Level, what: fmt::Arguments<'_>) {
         let mut bucket = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let Some(dropped) = bucket.take(Instant::now()) else {
@@ -40,7 +40,7 @@ impl GuestLog {
         };
         drop(bucket);
         if dropped > 0 {
-            tracing::warn!("{dropped} line(s) about this guest were left out");
+            tracing::warn!("{dropped} line(s) about this guest were suppressed");
         }
         let what = excerpt(&what.to_string());
         match level {
@@ -52,7 +52,7 @@ impl GuestLog {
 }
 
 impl LineBucket {
-    /// Takes a line if there is one; gives how many were refused since the last.
+    /// Takes a line if the bucket is not empty; returns the number of lines refused since the last.
     fn take(&mut self, now: Instant) -> Option<u64> {
         let periods = now.duration_since(self.since).as_secs() / REFILL.as_secs();
         if periods > 0 {
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_storm_of_lines_is_cut_and_the_cut_is_counted() {
+    fn excess_lines_are_suppressed_and_counted() {
         let start = Instant::now();
         let mut bucket = LineBucket { left: BURST, since: start, dropped: 0 };
         let taken = (0..1000).filter(|_| bucket.take(start).is_some()).count();

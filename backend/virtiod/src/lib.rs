@@ -1,9 +1,9 @@
-//! Virtio devices for Xen guests, reached only through what they granted.
+//! Virtio devices for Xen guests, over memory that the guests granted.
 //!
 //! The daemon runs in Dom0 or in an unprivileged driver domain. Data flows one way through it:
 //! [`daemon`] finds devices in XenStore, [`setup`] opens them, [`bus`] speaks virtio-msg with the
-//! guest, [`device`] serves requests, and [`dma`] reaches the guest's pages, by what it granted.
-//! What a device uses of the domain that it is served from, beside files, is in [`tap`].
+//! guest, [`device`] serves requests, and [`dma`] reaches the guest's pages through grants. [`tap`]
+//! connects network devices to the host's network.
 #![deny(unsafe_code)]
 
 pub mod acceptor;

@@ -1,4 +1,4 @@
-//! Unix sockets that this daemon listens on.
+//! Creates the Unix sockets that this daemon listens on.
 
 use std::fs;
 use std::io;
@@ -9,28 +9,28 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-/// Why nobody can be listened for.
+/// A socket that the daemon cannot listen on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// What the kernel said.
+    /// The socket cannot be created.
     #[error("cannot listen on {path:?}")]
     Listen {
-        /// The socket.
+        /// The socket's path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// Somebody else does.
+    /// Another process listens on the socket.
     #[error("somebody else listens on {0:?}")]
     Taken(PathBuf),
 }
 
-/// The file of a socket; removed when dropped.
+/// The file of a socket. Dropping this removes it.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
 
 impl SocketFile {
-    /// Its path.
+    /// The socket's path.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -39,12 +39,12 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.0) {
-            tracing::debug!(%error, "socket {:?} not removed", self.0);
+            tracing::debug!(%error, "cannot remove socket {:?}", self.0);
         }
     }
 }
 
-/// Listens on `path`, which only this daemon's user may connect to.
+/// Listens on `path` with access for this daemon's user only.
 ///
 /// # Errors
 /// [`ListenError`].
@@ -53,8 +53,7 @@ pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
     if is_taken(path).map_err(failed)? {
         return Err(ListenError::Taken(path.to_owned()));
     }
-    // A socket that nobody answers on was left by a daemon that was killed. Any other file stays,
-    // and has the next call fail.
+    // A killed daemon leaves a socket without a listener. Any other file stays, and `bind` fails.
     if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
         fs::remove_file(path).map_err(failed)?;
     }
@@ -64,10 +63,10 @@ pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
     Ok((listener, file))
 }
 
-/// Whether somebody listens on a socket, who may be too busy to answer: nobody waits for that.
+/// Whether a process listens on a socket. Does not wait for a listener with a full queue.
 ///
 /// # Errors
-/// It cannot be told, as when no file descriptor is left to ask with.
+/// The kernel's error, as without a free file descriptor.
 fn is_taken(path: &Path) -> io::Result<bool> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -79,7 +78,7 @@ fn is_taken(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether a socket has nothing to say now, and will say when it has.
+/// Whether a call found the socket not ready, or a signal interrupted it: poll and try again.
 pub fn would_wait(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
@@ -89,11 +88,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_whose_owner_is_busy_is_taken() {
+    fn socket_of_a_busy_listener_is_taken() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let (_listener, _file) = listen(&path).unwrap();
-        // As many as wait to be accepted, and nobody accepts.
+        // Fills the queue of connections, which nobody accepts.
         let mut waiting = 0;
         while waiting < 5000 {
             let address = SocketAddrUnix::new(&path).unwrap();
@@ -109,11 +108,11 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_nobody_answers_on_is_replaced_and_any_other_file_stays() {
+    fn stale_socket_is_replaced_and_any_other_file_kept() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         drop(UnixListener::bind(&path).unwrap());
-        assert!(path.exists(), "left by a daemon that was killed");
+        assert!(path.exists(), "left by a killed daemon");
         let (listener, file) = listen(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(matches!(listen(&path), Err(ListenError::Taken(_))));

@@ -1,8 +1,8 @@
-//! The log, on standard error: for a person as lines with the time and the level, for systemd's
-//! journal as lines with the priority that it files them under.
+//! The log on standard error: lines with time and level for a person, or lines with a priority for
+//! systemd's journal.
 //!
 //! tracing-journald would send a line's fields apart from its text, and `journalctl` shows the text
-//! alone: a reason without its guest and device.
+//! only: a reason without its guest and device.
 
 use std::ffi::OsStr;
 use std::fmt::{self, Write};
@@ -16,15 +16,15 @@ use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// The variable that names the journal's stream: `DEVICE:INODE`, in decimal (systemd.exec(5)).
+/// The variable with the journal's stream: `DEVICE:INODE` in decimal (systemd.exec(5)).
 const JOURNAL_STREAM: &str = "JOURNAL_STREAM";
 
-/// What reads standard error.
+/// The reader of standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LogReader {
-    /// A person, or a file that one reads later.
+    /// A person, now or later in a file.
     Person,
-    /// systemd's journal, which takes `<N>` before a line as its priority (sd-daemon(3)).
+    /// systemd's journal, which parses `<N>` before a line as its priority (sd-daemon(3)).
     Journal,
 }
 
@@ -33,7 +33,7 @@ impl LogReader {
         Self::of(io::stderr(), std::env::var_os(JOURNAL_STREAM).as_deref())
     }
 
-    /// The variable outlives a redirection, so the stream must be the one that it names.
+    /// Compares the stream with the one in the variable, since a redirection does not change that.
     fn of(stream: impl AsFd, journal: Option<&OsStr>) -> Self {
         let names = |named: &OsStr| {
             let file = fstat(&stream).ok()?;
@@ -46,7 +46,7 @@ impl LogReader {
     }
 }
 
-/// Logs what is as grave as `most_verbose` or graver. Panics are logged as errors.
+/// Starts the log with the levels up to `most_verbose`. Logs panics as errors.
 pub fn start(most_verbose: Level) {
     subscriber(LogReader::of_standard_error(), most_verbose, io::stderr).init();
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
@@ -64,7 +64,7 @@ where
         .finish()
 }
 
-/// Says why the program ends, whether or not the log was started.
+/// Prints the error that ends the program, whether or not the log was started.
 pub fn last_words(error: &str) {
     let priority = match LogReader::of_standard_error() {
         LogReader::Journal => Priority::of(Level::ERROR).to_string(),
@@ -73,7 +73,7 @@ pub fn last_words(error: &str) {
     eprintln!("{priority}xen-virtiod: {error}");
 }
 
-/// A line's priority in the journal, which is syslog's.
+/// A line's priority in the journal, with syslog's numbers.
 struct Priority(u8);
 
 impl Priority {
@@ -93,8 +93,8 @@ impl fmt::Display for Priority {
     }
 }
 
-/// Formats an event as one line, whatever it quotes: a guest's words cannot begin a line of their
-/// own, with a priority of their own.
+/// Formats an event as one line with control characters escaped: a guest's text cannot begin a line
+/// with a priority of its own.
 struct Lines(LogReader);
 
 impl<S, N> FormatEvent<S, N> for Lines
@@ -115,7 +115,7 @@ where
             LogReader::Person => plain.format_event(context, text, event)?,
             LogReader::Journal => {
                 write!(writer, "{}", Priority::of(*event.metadata().level()))?;
-                // The journal has its own time, and shows the level as its priority.
+                // The journal has its own time stamps, and shows the level as its priority.
                 plain.without_time().with_level(false).format_event(context, text, event)?;
             }
         }
@@ -162,13 +162,13 @@ mod tests {
     }
 
     #[test]
-    fn a_line_for_the_journal_begins_with_its_priority() {
+    fn journal_line_begins_with_its_priority() {
         let text = logged(LogReader::Journal, log_at_every_level);
         assert_eq!(text, "<3>e\n<4>w\n<6>i\n<7>d\n<7>t\n");
     }
 
     #[test]
-    fn a_line_for_the_journal_names_guest_and_device() {
+    fn journal_line_names_guest_and_device() {
         let text = logged(LogReader::Journal, || {
             let span = tracing::info_span!("device", guest = 7, name = "virtio_disk/51712");
             span.in_scope(|| tracing::warn!(reason = "no room", "device refused"));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_for_a_person_has_level_and_no_priority() {
+    fn line_for_a_person_has_level_and_no_priority() {
         let text = logged(LogReader::Person, log_at_every_level);
         assert_eq!(text.lines().count(), 5);
         assert!(text.lines().all(|line| !line.starts_with('<')), "{text}");
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn quoted_control_characters_begin_no_line() {
+    fn control_characters_are_escaped() {
         for reader in [LogReader::Person, LogReader::Journal] {
             let text = logged(reader, || tracing::info!("it says {}", "a\n<0>b\r\u{1b}[2J\0"));
             assert_eq!(text.lines().count(), 1, "{text:?}");
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_journal_reads_only_the_stream_that_the_variable_names() {
+    fn journal_is_detected_by_its_stream_only() {
         let file = tempfile::tempfile().unwrap();
         let stream = |file: &File| {
             let metadata = file.metadata().unwrap();

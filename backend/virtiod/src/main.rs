@@ -1,4 +1,4 @@
-//! xen-virtiod: the command line of the daemon in the `backend` library.
+//! xen-virtiod: the program around the library of the same crate.
 #![forbid(unsafe_code)]
 
 mod command_line;
@@ -26,7 +26,7 @@ use xen_virtiod::tap::network::HostNetwork;
 
 use crate::command_line::{CommandLine, Operation};
 
-/// Why the program ends without having done its work.
+/// An error that ends the program.
 #[derive(Debug, thiserror::Error)]
 enum MainError {
     #[error(transparent)]
@@ -39,12 +39,12 @@ enum MainError {
     ControlSocket(#[from] ControlError),
     #[error("cannot wait for signals")]
     Signals(#[from] nix::Error),
-    #[error("cannot print")]
+    #[error("cannot write to standard output")]
     Print(#[from] std::io::Error),
 }
 
-/// The status of a configuration that cannot be used, as sysexits(3) has it: the unit does not
-/// start the daemon again with the same file.
+/// The exit status for an unusable configuration, as in sysexits(3): with it, the unit does not
+/// restart the daemon with the same file.
 const CONFIGURATION: u8 = 78;
 
 impl MainError {
@@ -74,14 +74,14 @@ fn main() -> ExitCode {
 
 fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     logging::start(command_line.log);
-    // Blocked before any thread starts, so that they reach the descriptor and nothing else.
+    // Blocked before any thread starts, so that the signals reach the descriptor only.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     signals.thread_block()?;
     let stop = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
 
     raise_descriptor_limit();
     let config = ConfigFile::new(command_line.config.clone());
-    // Read again for each device; what is wrong now is better said now.
+    // The daemon reads the file again for each device; an error now ends it at once.
     config.load()?;
     let _sole = Sole::take(Path::new(LOCK))?;
     let registry = Arc::new(Registry::default());
@@ -90,20 +90,21 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     let _control = ControlSocket::listen(&command_line.socket, registry)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::warn!(%error, "systemd was not told");
+        tracing::warn!(%error, "cannot notify systemd");
     }
     server.run(&stop)?;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Each device takes about six file descriptors, and most systems start a daemon with room for
-/// 1024. One that finds no room is refused, so a failure here is not one of the daemon's.
+/// Raises the limit of file descriptors to its maximum: each device takes about six, and most
+/// systems start a daemon with a limit of 1024. The daemon refuses a device beyond the limit, so a
+/// failure here does not end it.
 fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
     if let Err(error) = raised {
-        tracing::warn!(%error, "the limit of file descriptors stays as it is");
+        tracing::warn!(%error, "cannot raise the limit of file descriptors");
     }
 }
 
@@ -113,14 +114,14 @@ fn show(command_line: &CommandLine, json: bool) -> Result<(), MainError> {
     Ok(())
 }
 
-/// Says whether a configuration file can be used.
+/// Checks a configuration file and prints the result.
 fn check(named: Option<&PathBuf>) -> Result<(), MainError> {
     let config = ConfigFile::new(named.cloned());
     let path = config.path().display();
     let mut out = std::io::stdout().lock();
     match config.load()? {
         Some(_) => writeln!(out, "{path}: ok")?,
-        None => writeln!(out, "{path} is not there: every device has its defaults")?,
+        None => writeln!(out, "{path} does not exist: every device has its defaults")?,
     }
     Ok(())
 }

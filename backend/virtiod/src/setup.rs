@@ -82,8 +82,8 @@ pub enum DeviceError {
     /// The daemon does not implement the device type.
     #[error(
         "virtio device type {0:?} is not supported; supported are \"virtio,device1\" (network), \
-         \"virtio,device3\" (console), \"virtio,device4\" (entropy), \"virtio,device13\" (vsock) and \
-         a disk (in a disk line with specification=virtio)"
+         \"virtio,device3\" (console), \"virtio,device4\" (entropy), \"virtio,device13\" (vsock) \
+         and a disk (in a disk line with specification=virtio)"
     )]
     Unsupported(String),
 }

@@ -1,13 +1,13 @@
-//! `xen-virtiod stat` as a person reads it.
+//! Prints the output of `xen-virtiod stat`.
 
 use std::io::{self, Write};
 
 use xen_virtiod::daemon::registry::{RegisteredDevice, Report};
 
-/// Prints a report.
+/// Prints a report, as JSON or for a person.
 ///
 /// # Errors
-/// The output's.
+/// The error of the output.
 pub fn print(out: &mut impl Write, report: &Report, json: bool) -> io::Result<()> {
     if json {
         serde_json::to_writer(&mut *out, report)?;
@@ -69,7 +69,8 @@ fn print_device(out: &mut impl Write, device: &RegisteredDevice) -> io::Result<(
     let counts = &stats.counts;
     writeln!(
         out,
-        "  cost       {} mapping(s) of {} page(s), {} copies of {} page(s), {} signal(s) sent, {} taken, {} wait(s), {} byte(s) copied",
+        "  cost       {} mapping(s) of {} page(s), {} copies of {} page(s), {} notification(s) \
+         sent, {} received, {} sleep(s), {} byte(s) copied",
         counts.maps,
         counts.maps_pages,
         counts.copies,

@@ -1,4 +1,4 @@
-//! What a device did, counted; the numbers behind `xen-virtiod stat`.
+//! Counters and state of a device, which `xen-virtiod stat` shows.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -11,38 +11,38 @@ use crate::Causes;
 use crate::excerpt::excerpt;
 use crate::guest_log::GuestLog;
 
-/// Counters of one device. The device's thread adds, anyone reads; each counter stands for itself,
-/// so all orderings are relaxed.
+/// Counters of one device. The device's thread adds, any thread reads; the counters are independent
+/// of each other, so all orderings are relaxed.
 #[derive(Debug, Default)]
 pub struct DeviceStats {
-    /// Pages of the guest's that are mapped now, the message page among them.
+    /// Currently mapped pages of the guest, the message page included.
     pub grants_mapped: AtomicU64,
-    /// Of these, pages of the pool.
+    /// The pool's part of `grants_mapped`.
     pub pool_pages: AtomicU64,
-    /// Addresses that were reached through a grant.
+    /// Addresses reached through a grant.
     pub grant_addresses: AtomicU64,
-    /// Addresses in the pool.
+    /// Addresses reached in the pool.
     pub pool_addresses: AtomicU64,
-    /// Mappings made of granted pages; each is a hypercall or two, and as many again when it ends.
+    /// Mappings of granted pages; each costs a hypercall or two, and as many again when it ends.
     pub maps: AtomicU64,
-    /// Pages that were mapped by them.
+    /// Pages in these mappings.
     pub maps_pages: AtomicU64,
-    /// Copies that the hypervisor made between granted pages and this side; each is a system call,
+    /// Copies by the hypervisor between granted pages and this process; each costs a system call,
     /// and in it a hypercall for every 16 parts of pages.
     pub copies: AtomicU64,
-    /// Pages that were copied by them.
+    /// Pages in these copies.
     pub copies_pages: AtomicU64,
-    /// Signals sent to the driver.
+    /// Events sent to the driver.
     pub events_sent: AtomicU64,
-    /// Signals of the driver's that were taken.
+    /// Events received from the driver.
     pub events_received: AtomicU64,
-    /// Times that the thread waited for something to do.
+    /// Times that the device's thread slept.
     pub sleeps: AtomicU64,
-    /// Bytes copied from or into buffers, beside what the kernel moves.
+    /// Bytes that the daemon copied from or into buffers, without the kernel's own copies.
     pub bytes_copied: AtomicU64,
-    /// Addresses that were refused: raw, not granted, or not for writing.
+    /// Refused addresses: raw, not granted, or not granted for writing.
     pub refused_addresses: AtomicU64,
-    /// Messages received, malformed ones among them.
+    /// Received messages, malformed ones included.
     pub messages: AtomicU64,
     /// Messages dropped as malformed or unknown.
     pub malformed_messages: AtomicU64,
@@ -58,11 +58,11 @@ pub struct DeviceStats {
     pub identities: AtomicU64,
     /// Requests answered with an error.
     pub failed: AtomicU64,
-    /// Packets for the guest that it was not given.
+    /// Packets to the guest that were dropped.
     pub dropped_to_guest: AtomicU64,
-    /// Packets of the guest's that were not sent on.
+    /// Packets from the guest that were dropped.
     pub dropped_from_guest: AtomicU64,
-    /// Times that a rate held the device up.
+    /// Times that a rate limit delayed the device.
     pub waits: AtomicU64,
     /// Bytes the guest read from the device.
     pub bytes_read: AtomicU64,
@@ -70,66 +70,66 @@ pub struct DeviceStats {
     pub bytes_written: AtomicU64,
     /// Connections that a socket device made.
     pub connections: AtomicU64,
-    /// Of these, those that are there now.
+    /// Currently open connections.
     pub connections_open: AtomicU64,
-    /// Log lines that the guest can cause.
+    /// The rate-limited log of lines that the guest can cause.
     pub log: Arc<GuestLog>,
     state: Mutex<DeviceState>,
 }
 
-/// The part that is not a number.
+/// The part of the statistics that is not a counter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceState {
-    /// What kind of device it is: blk, console, net, rng, vsock. Empty until it is opened.
+    /// The kind of device: blk, console, net, rng, vsock. Empty until it is opened.
     pub kind: String,
-    /// What the device is doing, in a word: starting, waiting, connected, closed, failed.
+    /// The device's state: starting, waiting, connected, closed, failed.
     pub state: String,
-    /// What a person needs to know to use the device, or set for it: its terminal, its rate.
+    /// Notes for users of the device, such as its terminal or its rate.
     pub details: BTreeMap<String, String>,
     /// Negotiated features by name.
     pub features: Vec<String>,
-    /// The fault that made the device need a reset, if one did since it was connected.
+    /// The fault behind DEVICE_NEEDS_RESET, if the device has needed a reset since it connected.
     pub needs_reset: Option<String>,
-    /// Why it is not served, as in the key `error` of the backend's directory.
+    /// The reason why the device is not served, as in the key `error` of the backend's directory.
     pub error: Option<String>,
 }
 
 impl DeviceStats {
-    /// Nothing counted yet, of a device of the guest that has this log.
+    /// Returns zeroed statistics for a device of the guest with this log.
     pub fn new(log: Arc<GuestLog>) -> Self {
         Self { log, ..Self::default() }
     }
 
-    /// Adds one.
+    /// Increments `counter`.
     pub fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Changes the part that is not a number.
+    /// Changes the state.
     pub fn update(&self, change: impl FnOnce(&mut DeviceState)) {
-        // A poisoned lock still holds a state worth showing.
+        // A poisoned lock still holds a consistent state.
         change(&mut self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     }
 
-    /// The device cannot be served.
+    /// Sets the state to failed, with the error.
     pub fn fail(&self, error: &dyn Error) {
         let text = excerpt(&Causes(error).to_string());
         self.update(|state| (state.state, state.error) = ("failed".to_owned(), Some(text)));
     }
 
-    /// Notes what a person is to know of the device.
+    /// Adds a note for users of the device.
     pub fn note(&self, key: &str, value: &str) {
         self.update(|state| drop(state.details.insert(key.to_owned(), value.to_owned())));
     }
 
-    /// What was noted under `key`.
+    /// Returns the note under `key`.
     pub fn noted(&self, key: &str) -> Option<String> {
         let mut value = None;
         self.update(|state| value = state.details.get(key).cloned());
         value
     }
 
-    /// The numbers and states as they are now.
+    /// Returns a snapshot of the counters and the state.
     pub fn snapshot(&self) -> StatsSnapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut state = DeviceState::default();
@@ -179,37 +179,37 @@ impl DeviceStats {
     }
 }
 
-/// A moment of a device's life, as `xen-virtiod stat --json` prints it.
+/// A snapshot of a device's statistics, as `xen-virtiod stat --json` prints it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StatsSnapshot {
-    /// State, features, fault.
+    /// State, features and fault.
     #[serde(flatten)]
     pub state: DeviceState,
     /// Requests by kind.
     pub requests: Requests,
-    /// Packets lost by a network device, of which a packet is a request.
+    /// Dropped packets of a network device, whose requests are packets.
     pub dropped: Dropped,
-    /// Bytes of data moved.
+    /// Bytes of data transferred.
     pub bytes: ByteCounts,
-    /// Times that a rate held the device up.
+    /// Times that a rate limit delayed the device.
     pub waits: u64,
     /// A socket device's connections.
     pub connections: Connections,
-    /// Guest addresses seen.
+    /// Guest addresses by the way they were reached.
     pub addresses: Addresses,
-    /// Pages of the guest's that are mapped now.
+    /// Currently mapped pages of the guest.
     pub grants_mapped: u64,
-    /// Of these, pages of the pool.
+    /// The pool's part of `grants_mapped`.
     pub pool_pages: u64,
-    /// What serving the device cost.
+    /// The costs of serving the device.
     pub counts: Counts,
-    /// virtio-msg messages received.
+    /// Counts of virtio-msg messages.
     pub messages: MessageCounts,
 }
 
 /// Requests by kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the names of the requests say it")]
+#[allow(missing_docs, reason = "the names say the kinds of requests")]
 pub struct Requests {
     pub read: u64,
     pub write: u64,
@@ -219,71 +219,71 @@ pub struct Requests {
     pub failed: u64,
 }
 
-/// Packets lost.
+/// Dropped packets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dropped {
-    /// For the guest: too large for its buffers, or these could not be reached.
+    /// To the guest: too large for its buffers, or the device could not reach these.
     pub to_guest: u64,
-    /// Of the guest's: malformed, or the host did not take them.
+    /// From the guest: malformed, or the host refused them.
     pub from_guest: u64,
 }
 
-/// Bytes of data moved.
+/// Bytes of data transferred.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ByteCounts {
-    /// To the guest.
+    /// Bytes that the guest read.
     pub read: u64,
-    /// From the guest.
+    /// Bytes that the guest wrote.
     pub written: u64,
 }
 
 /// A socket device's connections.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Connections {
-    /// All so far.
+    /// Connections made so far.
     pub made: u64,
-    /// Those there now.
+    /// Currently open connections.
     pub open: u64,
 }
 
-/// Guest addresses seen.
+/// Guest addresses by the way they were reached.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Addresses {
-    /// Reached through a grant.
+    /// Addresses reached through a grant.
     pub grant: u64,
-    /// In the pool.
+    /// Addresses reached in the pool.
     pub pool: u64,
-    /// Refused.
+    /// Refused addresses.
     pub refused: u64,
 }
 
-/// What serving the device cost.
+/// The costs of serving the device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Mappings made of granted pages; each is a hypercall or two, and as many again when it ends.
+    /// Mappings of granted pages; each costs a hypercall or two, and as many again when it ends.
     pub maps: u64,
-    /// Pages that were mapped by them.
+    /// Pages in these mappings.
     pub maps_pages: u64,
-    /// Copies that the hypervisor made between granted pages and this side; each is a system call,
+    /// Copies by the hypervisor between granted pages and this process; each costs a system call,
     /// and in it a hypercall for every 16 parts of pages.
     pub copies: u64,
-    /// Pages that were copied by them.
+    /// Pages in these copies.
     pub copies_pages: u64,
-    /// Signals sent to the driver.
+    /// Events sent to the driver.
     pub events_sent: u64,
-    /// Signals of the driver's that were taken.
+    /// Events received from the driver.
     pub events_received: u64,
-    /// Times that the thread waited for something to do.
+    /// Times that the device's thread slept.
     pub sleeps: u64,
-    /// Bytes copied from or into buffers, beside what the kernel moves.
+    /// Bytes that the daemon copied from or into buffers, without the kernel's own copies.
     pub bytes_copied: u64,
 }
 
-/// virtio-msg messages received.
+/// Counts of virtio-msg messages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MessageCounts {
-    /// All.
+    /// Received messages, malformed ones included.
     pub received: u64,
-    /// Of these, dropped.
+    /// Messages dropped as malformed or unknown.
     pub malformed: u64,
 }

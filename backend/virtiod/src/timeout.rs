@@ -1,19 +1,19 @@
-//! Waiting for file descriptors.
+//! Waits for file descriptors with a time limit.
 
 use std::thread;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollTimeout, poll};
 
-/// How long to wait where the kernel has no memory to wait with.
+/// Sleep time if the kernel has no memory for poll.
 const WITHOUT_MEMORY: Duration = Duration::from_millis(50);
 
-/// Waits until a descriptor is ready, at most `limit` ([`Duration::MAX`]: for ever). It may also
-/// end without one: by a signal, or after a short sleep where the kernel has no memory, which costs
-/// nobody a device.
+/// Waits until a descriptor is ready, for at most `limit` ([`Duration::MAX`]: for ever). May return
+/// earlier without a ready descriptor: after a signal, or after a short sleep if the kernel has no
+/// memory, so that a shortage does not fail a device.
 ///
 /// # Errors
-/// As of poll(2), but EINTR, EAGAIN and ENOMEM.
+/// The errors of poll(2) except EINTR, EAGAIN and ENOMEM.
 pub fn wait_for(fds: &mut [PollFd<'_>], limit: Duration) -> nix::Result<()> {
     match poll(fds, poll_timeout(limit)) {
         Ok(_) | Err(nix::Error::EINTR) => Ok(()),
@@ -25,8 +25,8 @@ pub fn wait_for(fds: &mut [PollFd<'_>], limit: Duration) -> nix::Result<()> {
     }
 }
 
-/// As `poll` counts it: whole milliseconds, rounded up, so that what is waited for is over when the
-/// wait is. [`Duration::MAX`] is for ever.
+/// Converts to whole milliseconds, rounded up, so that the wait does not end before the limit.
+/// [`Duration::MAX`] is for ever.
 fn poll_timeout(limit: Duration) -> PollTimeout {
     if limit == Duration::MAX {
         return PollTimeout::NONE;
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_is_rounded_up_and_as_long_as_it_can_be() {
+    fn timeout_is_rounded_up_and_capped() {
         let milliseconds = |micros| poll_timeout(Duration::from_micros(micros)).as_millis();
         assert_eq!([0, 1, 1000, 1001].map(milliseconds), [Some(0), Some(1), Some(1), Some(2)]);
         assert_eq!(poll_timeout(Duration::from_secs(u64::MAX / 2)), PollTimeout::MAX);

@@ -321,7 +321,7 @@ impl<P: AccessPlatform> Transport<P> {
         let index = index as usize;
         let Some(queue) = self.queues.get_mut(index).filter(|_| negotiated) else {
             self.warn(format_args!(
-                "reset of queue {index} ignored: no such queue, or VIRTIO_F_RING_RESET not negotiated"
+                "reset of queue {index} ignored: no such queue, or no VIRTIO_F_RING_RESET"
             ));
             return;
         };

@@ -1,4 +1,4 @@
-//! What can be said of a console device.
+//! Settings of console devices.
 
 use std::fmt;
 
@@ -7,26 +7,27 @@ use serde::de::{Deserializer, Error};
 
 use super::SocketPath;
 
-/// Most ports that a console may have beside its terminal.
+/// Maximum number of ports beside the terminal.
 const MAX_PORTS: usize = 15;
-/// Longest name of a port: a Unix socket's path, of which it is a part, has room for 108 bytes.
+/// Maximum length of a port's name: it is part of a Unix socket's path, which has at most 108
+/// bytes.
 const MAX_NAME: usize = 48;
 
-/// What can be said of a console device.
+/// Settings of one console device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConsoleSettings {
     /// Ports beside the terminal.
     pub ports: Ports,
-    /// Where the ports' sockets are made.
+    /// Directory of the ports' sockets.
     pub directory: Option<SocketPath>,
 }
 
-/// Names of ports, each once.
+/// Names of ports, without duplicates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ports(pub Vec<PortName>);
 
-/// What a port is called, in the guest and in its socket's name.
+/// A port's name in the guest and in its socket's path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortName(String);
 
@@ -59,7 +60,7 @@ impl<'de> Deserialize<'de> for Ports {
         let mut names = ports.iter().enumerate();
         match names.find(|(at, name)| ports.iter().take(*at).any(|before| before == *name)) {
             Some((_, name)) => {
-                Err(D::Error::custom(format_args!("port {name:?} stands twice", name = name.0)))
+                Err(D::Error::custom(format_args!("port {name:?} is listed twice", name = name.0)))
             }
             None => Ok(Self(ports)),
         }

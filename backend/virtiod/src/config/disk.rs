@@ -17,7 +17,7 @@ pub struct DiskDefaults {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DiskSettings {
-    /// The format of its target; `None`: the target's name says it.
+    /// The format of the target; `None`: the target's name decides.
     pub format: Option<ImageFormat>,
     /// Whether others may use the target at the same time.
     #[serde(deserialize_with = "sharing")]
@@ -25,13 +25,13 @@ pub struct DiskSettings {
 }
 
 impl DiskDefaults {
-    /// A disk's settings over these.
+    /// Merges a disk's own settings with these defaults.
     pub(super) fn under(self, own: DiskSettings) -> DiskSettings {
         DiskSettings { format: own.format.or(self.format), ..own }
     }
 }
 
-/// A disk's name in its guest's configuration, as xl's `vdev`.
+/// A disk's name in the guest's configuration, xl's `vdev`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct DiskName(String);
 

@@ -1,4 +1,4 @@
-//! Where the configuration stands, and what is wrong with it, in a line that names the place.
+//! Reads the configuration file and reports errors in one line with file, line and key.
 
 use std::fmt;
 use std::fs;
@@ -7,35 +7,35 @@ use std::path::{Path, PathBuf};
 
 use super::Config;
 
-/// Where the file is looked for if nothing else is said.
+/// Default path of the configuration file.
 pub const DEFAULT_PATH: &str = "/etc/xen-virtiod.toml";
 
-/// Why there is no configuration.
+/// A configuration file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file.
+    /// The file cannot be read.
     #[error("cannot read {path}", path = .path.display())]
     Read {
-        /// Its path.
+        /// The file's path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// What stands in it.
+    /// The file's content is invalid.
     #[error("{path}:{line}: {key}{message}", path = .path.display(), key = Prefix(.key))]
     Content {
-        /// Its path.
+        /// The file's path.
         path: PathBuf,
-        /// The line, from 1.
+        /// The line of the error, from 1.
         line: usize,
-        /// The key with the tables that it is in; empty if no key could be made out.
+        /// The key with its tables; empty if the parser found none.
         key: String,
-        /// What is wrong with it.
+        /// The parser's message.
         message: String,
     },
 }
 
-/// A key in front of what is said of it.
+/// A key as the prefix of a message.
 struct Prefix<'a>(&'a str);
 
 impl fmt::Display for Prefix<'_> {
@@ -44,8 +44,8 @@ impl fmt::Display for Prefix<'_> {
     }
 }
 
-/// A configuration file. It is read again for every device that is set up, so that a change needs
-/// no restart, which would cost every guest its devices.
+/// A configuration file. The daemon reads it again for every device that it sets up, so that a
+/// change needs no restart, which would cost every guest its devices.
 #[derive(Clone, Debug)]
 pub struct ConfigFile {
     path: PathBuf,
@@ -53,18 +53,18 @@ pub struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// The file that a person named, which has to be there, or else the usual one, which need not.
+    /// Returns the file `named`, which must exist, or else the default one, which may be missing.
     pub fn new(named: Option<PathBuf>) -> Self {
         let required = named.is_some();
         Self { path: named.unwrap_or_else(|| DEFAULT_PATH.into()), required }
     }
 
-    /// Its path.
+    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Reads it; `None` if it is not there and need not be.
+    /// Reads the file; `None` if it is missing and may be.
     ///
     /// # Errors
     /// [`ConfigError`].
@@ -77,7 +77,7 @@ impl ConfigFile {
     }
 }
 
-/// Reads a file's text.
+/// Parses the text of the file at `path`.
 pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
     let wrong = |error: &toml::de::Error, key: String| ConfigError::Content {
         path: path.to_owned(),
@@ -91,12 +91,12 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
     })?;
     serde_path_to_error::deserialize(syntax).map_err(|error| {
         let key = error.path().to_string();
-        // "." stands for the whole file.
+        // "." means the whole file.
         wrong(error.inner(), if key == "." { String::new() } else { key })
     })
 }
 
-/// What a log can show: of what the file names, a line break too is shown as it is written there.
+/// Escapes control characters, such as line breaks in a key, so that an error takes one line.
 fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -108,12 +108,12 @@ fn one_line(text: &str) -> String {
     line
 }
 
-/// The line that a byte is in, from 1.
+/// The line of a byte offset, from 1.
 fn line_of(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }
 
-/// What looks like a key in the line that a byte is in, where the syntax is too broken to tell.
+/// Guesses the key in the line of a byte offset, if the syntax is too broken for the parser.
 fn key_in_line(text: &str, offset: usize) -> String {
     let line = text.lines().nth(line_of(text, offset) - 1).unwrap_or_default();
     line.split('=').next().unwrap_or_default().trim().to_owned()
@@ -128,7 +128,7 @@ mod tests {
     use crate::device::net::QueuePairs;
     use crate::tap::network::Bridge;
 
-    /// The complaint about a file of these lines, without the path.
+    /// The error of a file with this text, without the path.
     fn complaint(text: &str) -> String {
         let error = parse(text, Path::new("f")).unwrap_err().to_string();
         assert!(!error.contains('\n'), "one line: {error}");
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_a_line_break_is_complained_of_in_one_line() {
+    fn error_about_a_key_with_a_line_break_takes_one_line() {
         let said = complaint("[default]\n\"a\\nb\" = 1");
         assert!(said.starts_with("2: default.a\\nb: unknown field"), "{said}");
         let said = complaint("[domain.\"a\\nb\".virtio.0.rng]\nrate = \"x\"");
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_is_valid_and_says_what_it_explains() {
+    fn example_file_is_valid() {
         let example = concat!(env!("CARGO_MANIFEST_DIR"), "/xen-virtiod.toml");
         let config = ConfigFile::new(Some(example.into())).load().unwrap().unwrap();
         let rate =
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_for_every_device_is_what_the_file_says() {
+    fn example_sets_the_service_of_every_device() {
         let example = concat!(env!("CARGO_MANIFEST_DIR"), "/xen-virtiod.toml");
         let config = ConfigFile::new(Some(example.into())).load().unwrap().unwrap();
         let service = config.service();
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_network_devices_are_what_it_explains() {
+    fn example_sets_network_devices() {
         let example = concat!(env!("CARGO_MANIFEST_DIR"), "/xen-virtiod.toml");
         let config = ConfigFile::new(Some(example.into())).load().unwrap().unwrap();
         let net = |domain, index| config.device(domain, index, DeviceId::Network).unwrap().net;
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_disks_are_what_it_explains() {
+    fn example_sets_disks() {
         let example = concat!(env!("CARGO_MANIFEST_DIR"), "/xen-virtiod.toml");
         let config = ConfigFile::new(Some(example.into())).load().unwrap().unwrap();
         let disk = |domain, vdev| {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_no_limit() {
+    fn empty_file_sets_no_limit() {
         let config = parse("# nothing\n", Path::new("f")).unwrap();
         assert_eq!(config, Config::default());
         let device = config.device(Some("web1"), 0, DeviceId::Entropy).unwrap();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_section_for_another_type_does_not_fit_unless_it_is_the_default() {
+    fn section_for_another_type_is_an_error_except_in_default() {
         let text = "[default.rng]\nrate = \"2B/s\"\n[domain.web1.virtio.1.rng]\nrate = \"1B/s\"";
         let config = parse(text, Path::new("f")).unwrap();
         let device = |index| config.device(Some("web1"), index, DeviceId::Console);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_line_and_key() {
+    fn errors_name_line_and_key() {
         let cases = [
             (
                 "\n[domain.web1.virtio.0.rng]\nraet = \"1B/s\"",
@@ -241,7 +241,7 @@ mod tests {
                 "[domain.web1.virtio.0]\n\nrng.rate = \"fast\"",
                 "3: domain.web1.virtio.0.rng.rate: \"fast\" is not a rate",
             ),
-            ("[default]\npoll = \"1s\"", "2: default.poll: \"1s\" is not a time to look"),
+            ("[default]\npoll = \"1s\"", "2: default.poll: \"1s\" is not a poll time"),
             ("[default]\npool = 4097", "2: default.pool: 4097 is not a number of pages"),
             ("[default.rng]\nrate = 5", "2: default.rng.rate: invalid type: integer `5`"),
             (
@@ -281,15 +281,15 @@ mod tests {
             ),
             (
                 "[domain.a.virtio.0.console]\nports = [\"x\", \"x\"]",
-                "2: domain.a.virtio.0.console.ports: port \"x\" stands twice",
+                "2: domain.a.virtio.0.console.ports: port \"x\" is listed twice",
             ),
             (
                 "[domain.a.virtio.0.vsock]\ncid = 2",
-                "2: domain.a.virtio.0.vsock.cid: 2 is no guest's context id",
+                "2: domain.a.virtio.0.vsock.cid: 2 is not a guest's context id",
             ),
             (
                 "[domain.a.virtio.0.vsock]\npath = \"here\"",
-                "2: domain.a.virtio.0.vsock.path: \"here\" is not the path of a socket",
+                "2: domain.a.virtio.0.vsock.path: \"here\" is not an absolute path",
             ),
             ("[default.vsock]\ncid = 5", "1: default.vsock: unknown"),
             ("domains = 1", "1: domains: unknown"),
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_file_that_was_named_has_to_be_there() {
+    fn only_a_named_file_must_exist() {
         let path = PathBuf::from("/nonexistent/xen-virtiod.toml");
         let missing = ConfigFile { path: path.clone(), required: false };
         assert_eq!(missing.load().unwrap(), None);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_text_is_an_error_that_names_it() {
+    fn error_of_a_file_without_utf8_names_the_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), b"\xff\xfe").unwrap();
         let error = ConfigFile::new(Some(file.path().to_owned())).load().unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! What can be said of a network device.
+//! Settings of network devices.
 
 use serde::Deserialize;
 
@@ -6,21 +6,21 @@ use crate::device::net::{MacAddress, QueuePairs};
 use crate::tap::name::InterfaceName;
 use crate::tap::network::Bridge;
 
-/// Of one device.
+/// Settings of one network device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkSettings {
-    /// Where its interface belongs.
+    /// The bridge to attach the interface to.
     pub bridge: Option<Bridge>,
-    /// The guest's address.
+    /// The guest's MAC address.
     pub mac: Option<MacAddress>,
-    /// How many queue pairs it has.
+    /// Number of queue pairs.
     pub queues: Option<QueuePairs>,
-    /// Its interface's name.
+    /// Name of the interface in this domain.
     pub tap: Option<InterfaceName>,
 }
 
-/// Of all devices: an address or a name would be that of several.
+/// Settings of all network devices. They have no address and no name, which must be unique.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct NetworkDefaults {
@@ -29,7 +29,7 @@ pub(super) struct NetworkDefaults {
 }
 
 impl NetworkDefaults {
-    /// What counts for a device, key by key.
+    /// Merges a device's own settings with these defaults, key by key.
     pub(super) fn under(&self, own: NetworkSettings) -> NetworkSettings {
         NetworkSettings {
             bridge: own.bridge.or_else(|| self.bridge.clone()),

@@ -1,22 +1,22 @@
-//! How long a device's thread may look at its driver's queues before it sleeps.
+//! Maximum time that a device's thread polls its driver's queues before it sleeps.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
-/// The longest time that a thread may look at idle queues.
+/// Maximum time that a thread polls idle queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PollTime {
-    /// As long as it is worth while here.
+    /// A time learnt from the measured cost of a notification.
     #[default]
     Learnt,
-    /// As in `"200us"` or `"1ms"`.
+    /// A fixed time, as in `"200us"` or `"1ms"`.
     Fixed(Duration),
 }
 
 impl PollTime {
-    /// A thread that never looks.
+    /// No polling.
     pub const NEVER: Self = Self::Fixed(Duration::ZERO);
 
     const LONGEST: Duration = Duration::from_millis(10);
@@ -39,7 +39,8 @@ impl<'de> Deserialize<'de> for PollTime {
         let text = String::deserialize(deserializer)?;
         Self::parse(&text).ok_or_else(|| {
             D::Error::custom(format_args!(
-                "{text:?} is not a time to look, as in \"200us\" or \"1ms\", at most \"10ms\", or \"never\""
+                "{text:?} is not a poll time, as in \"200us\" or \"1ms\", at most \"10ms\", or \
+                 \"never\""
             ))
         })
     }
@@ -50,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_have_a_unit_and_a_bound() {
+    fn poll_time_needs_a_unit_and_has_a_limit() {
         let fixed = |time| match time {
             PollTime::Fixed(time) => Some(time.as_micros()),
             PollTime::Learnt => None,

@@ -1,4 +1,4 @@
-//! What holds for every device, of whatever type.
+//! Settings that apply to every device of any type.
 
 use protocol::pool::MAX_POOL_PAGES;
 use serde::Deserialize;
@@ -6,21 +6,21 @@ use serde::de::{Deserializer, Error};
 
 use super::PollTime;
 
-/// How a device is served, and what its driver may have of this domain.
+/// The poll time of a device's thread, and the limit of its driver's pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServiceSettings {
-    /// How long the device's thread may look at idle queues.
+    /// Maximum time that the device's thread polls idle queues.
     pub poll: PollTime,
-    /// Pages that its driver may share.
+    /// Maximum number of pages that its driver may share.
     pub pool: PoolLimit,
 }
 
-/// The most pages of one device's pool.
+/// Maximum number of pages of one device's pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolLimit(u32);
 
 impl PoolLimit {
-    /// Pages.
+    /// The limit in pages.
     pub fn pages(self) -> u32 {
         self.0
     }

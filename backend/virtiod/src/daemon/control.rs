@@ -1,7 +1,6 @@
-//! The control socket: whoever connects is sent a [`Report`] as JSON, and that is all there is to
-//! say.
+//! The control socket: sends a [`Report`] as JSON to each client and closes the connection.
 //!
-//! Each is answered in a thread of its own, so that nobody waits for one who does not read.
+//! A thread of its own answers each client, so that no client waits for another that does not read.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,53 +12,53 @@ use std::time::{Duration, Instant};
 use crate::daemon::registry::{Registry, Report};
 use crate::listener::{self, ListenError, SocketFile};
 
-/// Where the socket lies unless told otherwise.
+/// Default path of the socket.
 pub const DEFAULT_SOCKET: &str = "/run/xen-virtiod.sock";
-/// The longest that either side waits for the other, from the first byte to the last.
+/// Maximum time that either side waits for the other, from the first byte to the last.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Answers under way at once; who comes then is sent away.
+/// Maximum number of concurrent answers. The daemon closes further connections without an answer.
 const MOST_ANSWERS: usize = 16;
 
-/// How long to leave a connection that cannot be accepted, as when no file descriptor is left.
-/// Nothing tells when there is one again.
+/// Delay after a failed accept, as without a free file descriptor. The kernel does not notify a
+/// process when one is free again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Why the socket cannot be used.
+/// A failure of the control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// The daemon's side.
+    /// The daemon cannot listen.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// Another daemon has it.
+    /// Another daemon listens on the socket.
     #[error("another xen-virtiod listens on {0:?}; stop it first")]
     Taken(PathBuf),
-    /// Nobody can answer on it.
-    #[error("cannot start a thread that answers")]
+    /// The thread that answers cannot be started.
+    #[error("cannot start the thread of the control socket")]
     Thread(#[source] io::Error),
-    /// The asking side.
-    #[error("no xen-virtiod answers on {path:?}")]
+    /// The client gets no answer.
+    #[error("no xen-virtiod answers on {path:?}: is it running, and may this user connect?")]
     Ask {
-        /// The socket.
+        /// The socket's path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The answer is not a report.
-    #[error("the answer on {path:?} is no report")]
+    #[error("the answer on {path:?} is not a report: is it another version of xen-virtiod?")]
     Answer {
-        /// The socket.
+        /// The socket's path.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The parser's error.
         source: serde_json::Error,
     },
 }
 
-/// The socket; removed when dropped.
+/// The control socket. Dropping this removes its file.
 #[derive(Debug)]
 pub struct ControlSocket(#[expect(dead_code, reason = "kept for its drop")] SocketFile);
 
 impl ControlSocket {
-    /// Listens, and answers in a thread of its own.
+    /// Listens on `path` and starts the thread that answers.
     ///
     /// # Errors
     /// [`ControlError::Listen`], [`ControlError::Taken`], [`ControlError::Thread`].
@@ -69,16 +68,16 @@ impl ControlSocket {
             listening => listening?,
         };
         let answer_all = move || {
-            // A clone for each answer under way.
+            // Each answer in progress holds a clone.
             let answers = Arc::new(());
             for stream in listener.incoming() {
                 match stream {
                     Ok(_) if Arc::strong_count(&answers) > MOST_ANSWERS => {
-                        tracing::debug!("too many control connections; one is sent away");
+                        tracing::debug!("control connection refused: too many others");
                     }
                     Ok(stream) => answer_apart(stream, &registry, &answers),
                     Err(error) => {
-                        tracing::debug!(%error, "control connection");
+                        tracing::debug!(%error, "control connection failed");
                         thread::sleep(RETRY);
                     }
                 }
@@ -90,17 +89,17 @@ impl ControlSocket {
     }
 }
 
-/// Answers in a thread of its own, if there is one more to be had.
+/// Answers in a new thread, if the kernel can start one.
 fn answer_apart(stream: UnixStream, registry: &Arc<Registry>, answers: &Arc<()>) {
     let (registry, under_way) = (Arc::clone(registry), Arc::clone(answers));
     let answer = move || {
         let _under_way = under_way;
         if let Err(error) = answer(stream, &registry) {
-            tracing::debug!(%error, "control connection");
+            tracing::debug!(%error, "control connection failed");
         }
     };
     if let Err(error) = thread::Builder::new().name("answer".to_owned()).spawn(answer) {
-        tracing::debug!(%error, "control connection");
+        tracing::debug!(%error, "control connection failed");
     }
 }
 
@@ -119,7 +118,7 @@ fn answer(mut stream: UnixStream, registry: &Registry) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks the daemon that listens on `path`.
+/// Gets the report of the daemon that listens on `path`.
 ///
 /// # Errors
 /// [`ControlError::Ask`], [`ControlError::Answer`].
@@ -140,7 +139,7 @@ mod tests {
     use crate::guest_log::GuestLog;
     use xen::DomId;
 
-    /// A registry whose report fills more than a socket's buffer.
+    /// A registry whose report is larger than a socket's buffer.
     fn large_registry() -> Arc<Registry> {
         let registry = Arc::new(Registry::default());
         for number in 0..2000 {
@@ -151,19 +150,19 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_one_who_does_not_read() {
+    fn silent_clients_do_not_delay_others() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
         let registry = large_registry();
         let _control = ControlSocket::listen(&path, Arc::clone(&registry)).unwrap();
         let silent: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
-        // Within the asker's own limit, though those before it have not read a byte.
+        // Within the client's own limit, though the clients before it have not read a byte.
         assert_eq!(ask(&path).unwrap().devices.len(), 2000);
         drop(silent);
     }
 
     #[test]
-    fn more_than_a_few_who_do_not_read_are_sent_away() {
+    fn clients_beyond_the_limit_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
         let _control = ControlSocket::listen(&path, large_registry()).unwrap();

@@ -1,4 +1,4 @@
-//! All devices, those there and the latest of those gone, for `xen-virtiod stat`.
+//! The list of present devices and of the latest removed ones, for `xen-virtiod stat`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,10 +9,10 @@ use crate::bus::DevicePath;
 use crate::guest_log::GuestLog;
 use crate::stats::{DeviceStats, StatsSnapshot};
 
-/// Devices that are gone and still shown; the oldest make room.
+/// Number of removed devices to keep; a further one replaces the oldest.
 const HISTORY: usize = 64;
 
-/// Every device by its place.
+/// All devices by their paths.
 #[derive(Debug, Default)]
 pub struct Registry(Mutex<Devices>);
 
@@ -25,11 +25,11 @@ struct Devices {
 /// One device, as `stat` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RegisteredDevice {
-    /// The guest.
+    /// The guest's domain id.
     pub domid: u16,
     /// Class and number, as in XenStore.
     pub device: String,
-    /// Numbers and states.
+    /// Counters and state.
     #[serde(flatten)]
     pub stats: StatsSnapshot,
 }
@@ -37,24 +37,24 @@ pub struct RegisteredDevice {
 /// The answer to `stat`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// The oldest of those gone first, those there last.
+    /// The removed devices, oldest first, then the present ones.
     pub devices: Vec<RegisteredDevice>,
 }
 
 impl Registry {
     fn lock(&self) -> MutexGuard<'_, Devices> {
-        // Poisoned by a panic elsewhere: the list itself is whole after every step.
+        // A panic elsewhere may poison the lock; the list itself is consistent after every step.
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// A device appears, of a guest with this log; gives what its thread counts into.
+    /// Adds a device of a guest with this log; returns the statistics for its thread.
     pub fn begin(&self, path: &DevicePath, log: Arc<GuestLog>) -> Arc<DeviceStats> {
         let stats = Arc::new(DeviceStats::new(log));
         self.lock().there.insert(path.clone(), Arc::clone(&stats));
         stats
     }
 
-    /// A device is gone.
+    /// Moves a device to the removed ones.
     pub fn end(&self, path: &DevicePath) {
         let mut devices = self.lock();
         if let Some(stats) = devices.there.remove(path) {
@@ -65,7 +65,7 @@ impl Registry {
         }
     }
 
-    /// Other devices that are there and of which the same was noted under `key` as of the one at
+    /// Returns the other present devices whose note under `key` equals that of the device at
     /// `path`.
     pub fn others_with_same(&self, key: &str, path: &DevicePath) -> Vec<DevicePath> {
         let devices = self.lock();
@@ -77,7 +77,7 @@ impl Registry {
         same.map(|(other, _)| other.clone()).collect()
     }
 
-    /// All devices as they are now.
+    /// Returns a snapshot of all devices.
     pub fn report(&self) -> Report {
         let devices = self.lock();
         let gone = devices.gone.iter().map(|(path, stats)| (path, stats));

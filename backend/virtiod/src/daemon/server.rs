@@ -1,8 +1,7 @@
-//! Watches XenStore for devices and runs one session, in a thread of its own, for each.
+//! Watches XenStore for devices and runs a session for each in a thread of its own.
 //!
-//! Nothing that XenStore refuses ends the daemon. A device that cannot be started is tried again
-//! after waits that grow, and so is a connection to xenstored that was lost; devices that are
-//! served go on.
+//! No error of XenStore's ends the daemon. It retries a device that cannot be started, and a lost
+//! connection to xenstored, after growing delays; running sessions continue.
 
 mod retries;
 
@@ -38,30 +37,30 @@ use crate::tap::network::Network;
 use crate::timeout::wait_for;
 use xen::{DomId, StoreError, XenStore};
 
-/// Waits before XenStore is looked at again after it failed.
+/// Delays before the next scan after XenStore failed.
 const STORE_RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
-/// Why the daemon cannot start, or go on.
+/// An error that ends the daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// XenStore cannot be reached.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The kernel refuses something a daemon needs.
+    /// The kernel refuses an operation that the daemon needs.
     #[error("cannot {0}")]
     System(&'static str, #[source] io::Error),
 }
 
-/// Why a device's thread could not be started.
+/// A device's thread that could not be started.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
-    #[error("no file descriptor for one more device")]
+    #[error("cannot open a file descriptor for another device")]
     Descriptor(#[source] io::Error),
-    #[error("no thread for one more device")]
+    #[error("cannot start a thread for another device")]
     Thread(#[source] io::Error),
 }
 
-/// A device's thread.
+/// The running thread of a device.
 struct Running {
     origin: Origin,
     stop: Arc<EventFd>,
@@ -69,27 +68,27 @@ struct Running {
     stats: Arc<DeviceStats>,
 }
 
-/// A device's thread ended.
+/// The message that a device's thread has ended.
 struct Ended {
     path: DevicePath,
     outcome: ThreadOutcome,
 }
 
-/// Where a device is, and whose.
+/// A device to start.
 struct NewDevice {
     path: DevicePath,
     origin: Origin,
     guest: Guest,
 }
 
-/// What a device's thread came to.
+/// The outcome of a device's thread.
 #[derive(Debug)]
 enum ThreadOutcome {
-    /// The device has ended, or was refused.
+    /// The device has ended, or the thread refused it.
     Over,
-    /// It cannot be served now, and may be later.
+    /// The device cannot be served now, but may be later.
     Failed,
-    /// It was not served, and the toolstack was not told.
+    /// The device was not served, and the thread could not report that to the toolstack.
     Untold(StoreError),
 }
 
@@ -111,7 +110,7 @@ pub struct Server<X: Domain> {
 }
 
 impl<X: Domain> Server<X> {
-    /// Connects to XenStore and watches the directories that devices appear in.
+    /// Connects to XenStore and watches the directories in which devices appear.
     ///
     /// # Errors
     /// [`ServerError`].
@@ -144,11 +143,11 @@ impl<X: Domain> Server<X> {
     /// Serves until `stop` becomes readable, then ends every session.
     ///
     /// # Errors
-    /// [`ServerError`]; the sessions are ended all the same.
+    /// [`ServerError`]; the sessions end in any case.
     pub fn run(mut self, stop: impl AsFd) -> Result<(), ServerError> {
         let outcome = self.serve(stop);
         let running = std::mem::take(&mut self.running);
-        // All are told before any is waited for: they end side by side.
+        // All threads are notified before the first is joined: they end in parallel.
         let stopping = running.into_iter().filter_map(|(path, running)| {
             let told = running.stop.write(1);
             told.inspect_err(
@@ -158,7 +157,7 @@ impl<X: Domain> Server<X> {
             .then_some((path, running.thread))
         });
         for (path, thread) in stopping.collect::<Vec<_>>() {
-            // A panic is logged there; nobody is left to be told.
+            // `join` logs a panic, and no device is left to refuse.
             let _ = join(&path, thread);
         }
         outcome
@@ -167,7 +166,7 @@ impl<X: Domain> Server<X> {
     fn serve(&mut self, stop: impl AsFd) -> Result<(), ServerError> {
         loop {
             self.reap();
-            // Something may have changed since it was looked at: looked at again before any wait.
+            // XenStore may have changed since the scan: scan again before any wait.
             let looked = self.scan().and_then(|()| self.store.take_events());
             let stopped = match looked {
                 Ok(true) => false,
@@ -184,8 +183,8 @@ impl<X: Domain> Server<X> {
         }
     }
 
-    /// After XenStore did not do what it was asked: waits, and makes a new connection in place of
-    /// one that is lost. `true` when the daemon is to stop.
+    /// Recovers from a XenStore error: waits, then replaces the connection if it is lost. Returns
+    /// `true` if the daemon is to stop.
     fn recover(&mut self, stop: &impl AsFd, error: &StoreError) -> Result<bool, ServerError> {
         let wait = self.store_retry.take();
         tracing::warn!("{}; tried again in {wait:?}", Causes(&error));
@@ -203,7 +202,7 @@ impl<X: Domain> Server<X> {
         if error.is_lost() { self.reconnect(stop) } else { Ok(false) }
     }
 
-    /// Makes a new connection to XenStore, if that can be. `true` when the daemon is to stop.
+    /// Tries to replace the connection to XenStore. Returns `true` if the daemon is to stop.
     fn reconnect(&mut self, stop: &impl AsFd) -> Result<bool, ServerError> {
         let xen = self.xen.clone();
         let meanwhile = || {
@@ -219,8 +218,8 @@ impl<X: Domain> Server<X> {
         Ok(false)
     }
 
-    /// Waits for a session's end, or for XenStore if it is given, no longer than `limit`; `true`
-    /// when the daemon is to stop.
+    /// Waits for a session's end, or for an event of `store` if given, for at most `limit`. Returns
+    /// `true` if the daemon is to stop.
     fn wait(
         &self,
         stop: &impl AsFd,
@@ -237,7 +236,7 @@ impl<X: Domain> Server<X> {
 
     /// Joins the threads of sessions that ended.
     fn reap(&mut self) {
-        // Emptied first: a session that ends from now on makes it readable again.
+        // Reset first: a session that ends from now on makes the counter readable again.
         if let Err(error) = self.woken.read()
             && error != nix::Error::EAGAIN
         {
@@ -260,9 +259,9 @@ impl<X: Domain> Server<X> {
         }
     }
 
-    /// Refuses a device that did not come so far as to refuse itself. That may be for want of file
-    /// descriptors, so its own connection to XenStore cannot be what tells the toolstack. One that
-    /// a guest had before keeps its state, by which it is found again.
+    /// Refuses a device whose thread could not be started or could not refuse it. The cause may be
+    /// a lack of file descriptors, so this uses the server's own connection to XenStore. A device
+    /// that a guest had before keeps its state, by which the next scan finds it again.
     fn refuse(
         &mut self,
         path: &DevicePath,
@@ -279,27 +278,26 @@ impl<X: Domain> Server<X> {
             Origin::Left => keys::set_error(&mut self.store, path, &reason),
         };
         if let Err(error) = told {
-            let untold =
-                format_args!("{path}: the toolstack could not be told: {}", Causes(&error));
+            let untold = format_args!("{path}: cannot report to the toolstack: {}", Causes(&error));
             stats.log.line(Level::ERROR, untold);
         }
     }
 
-    /// Closes a device whose thread panicked: its frontend must not wait for ever. What the thread
-    /// had mapped was unmapped while it unwound.
+    /// Closes a device whose thread panicked, so that its frontend does not wait for ever. The
+    /// unwinding has unmapped the guest's pages.
     fn close_after_panic(&mut self, path: &DevicePath) {
         self.failed.note(path, Instant::now());
-        let said = keys::set_error(&mut self.store, path, "xen-virtiod failed; its log says where");
+        let said = keys::set_error(&mut self.store, path, "xen-virtiod panicked; see its log");
         let closed = keys::set_state(&mut self.store, path, XenbusState::Closed);
         if let Err(error) = said.and(closed) {
-            tracing::error!(%path, "the guest could not be told: {}", Causes(&error));
+            tracing::error!(%path, "cannot report the panic to the guest: {}", Causes(&error));
         }
     }
 
     /// Starts a session for every device that waits for one.
     ///
     /// # Errors
-    /// The first [`StoreError`]; all others were looked at, unless the connection is lost.
+    /// The first [`StoreError`]; the scan visits all devices anyway, unless the connection is lost.
     fn scan(&mut self) -> Result<(), StoreError> {
         let (mut there, mut outcome) = (BTreeSet::new(), Ok(()));
         for class in CLASSES {
@@ -330,14 +328,14 @@ impl<X: Domain> Server<X> {
         }
         let state = self.store.read(&path.key("state"))?;
         match state.as_deref() {
-            // 2: offered by a daemon before this one, and nobody has connected since.
+            // 2: an earlier daemon offered the device, and no frontend has connected since.
             Some("1" | "2") => self.start(path, Origin::New),
-            // Connected to a daemon that is gone. Its frontend must not wait for ever.
+            // Connected to an earlier daemon. Its frontend must not wait for ever.
             Some("3" | "4" | "5") => {
-                tracing::warn!(%path, "device of an earlier daemon closed; its guest may bind it anew");
+                tracing::warn!(%path, "device of an earlier daemon closed; its guest may rebind it");
                 self.start(path, Origin::Left);
             }
-            // Closed, and not ended: its frontend may start again [2.9].
+            // Closed, but not removed: its frontend may start again [2.9].
             Some("6") if self.store.read(&path.key("online"))?.as_deref() == Some("1") => {
                 self.start(path, Origin::Left);
             }
@@ -346,7 +344,7 @@ impl<X: Domain> Server<X> {
         Ok(())
     }
 
-    /// Starts the thread of a device. Where there is no room for one more, that device is refused.
+    /// Starts the thread of a device. Refuses the device if that fails.
     fn start(&mut self, path: DevicePath, origin: Origin) {
         let guest = self.guests.get(path.guest);
         let stats = self.registry.begin(&path, Arc::clone(&guest.log));
@@ -372,7 +370,7 @@ impl<X: Domain> Server<X> {
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(stats));
         let (ending, woken) = (self.ending.clone(), Arc::clone(&self.woken));
         let body = move || {
-            // Dropped last, and in a panic too: tells the server that the thread ends.
+            // Dropped last, also in a panic: notifies the server that the thread ends.
             let mut farewell =
                 ExitGuard { path: place.clone(), outcome: ThreadOutcome::Over, ending, woken };
             let span = tracing::info_span!("device", guest = place.guest.0, name = place.name());
@@ -388,15 +386,15 @@ impl<X: Domain> Server<X> {
     }
 }
 
-/// The directories in which devices appear.
+/// The watches on the directories in which devices appear.
 fn watches() -> Watches {
     Watches(CLASSES.iter().map(|class| format!("backend/{class}")).collect())
 }
 
-/// The whole life of a device's thread. What goes wrong in it is this device's alone.
+/// The body of a device's thread. Its errors affect this device only.
 ///
 /// # Errors
-/// XenStore cannot be reached: the device was not served, and the toolstack was not told.
+/// XenStore cannot be reached: the device was not served, and the toolstack has no report.
 fn run_device<X: Domain>(
     xen: X,
     NewDevice { path, origin, guest }: NewDevice,
@@ -407,12 +405,12 @@ fn run_device<X: Domain>(
     stats: &Arc<DeviceStats>,
 ) -> Result<ThreadOutcome, StoreError> {
     let mut keys = Keys::open(xen.store()?, path.clone())?;
-    // A 5 may be an earlier daemon's own.
+    // An earlier daemon may have written a 5 itself.
     let written = match origin {
         Origin::New => XenbusState::Initialising,
         Origin::Left => XenbusState::Closing,
     };
-    // What the toolstack wants gone is ended, not opened.
+    // A device that the toolstack removes is not opened.
     let device = match keys.toolstack(written)? {
         Toolstack::Online => match setup::open(&mut keys, &path, config, network, stats) {
             Ok(device) => Some(device),
@@ -425,7 +423,7 @@ fn run_device<X: Domain>(
         state.kind = device.as_ref().map_or("", |device| device.kind()).to_owned();
         state.state = "starting".to_owned();
     });
-    // A file that is wrong is complained of where a device cannot do without it.
+    // A file error is reported where a device's own settings are read.
     let service = config.load().ok().flatten().unwrap_or_default().service();
     let context = Context { path, guest, service, stats: Arc::clone(stats) };
     let session = Session::new(xen, keys, device, context, stop);
@@ -435,8 +433,8 @@ fn run_device<X: Domain>(
     Ok(ThreadOutcome::Over)
 }
 
-/// Refuses a device that cannot be opened. One that a guest had before is closed instead, and tried
-/// again: it may be there later, and the toolstack waits for nothing.
+/// Refuses a device that cannot be opened. A device that a guest had before is closed instead and
+/// retried: its resources may return, and no toolstack waits for it.
 fn refuse<S: XenStore>(
     keys: &mut Keys<S>,
     origin: Origin,
@@ -459,7 +457,7 @@ fn refuse<S: XenStore>(
     }
 }
 
-/// Tells the server that a thread ends, however it ends.
+/// Notifies the server that a thread ends, however it ends.
 struct ExitGuard {
     path: DevicePath,
     outcome: ThreadOutcome,
@@ -469,17 +467,17 @@ struct ExitGuard {
 
 impl Drop for ExitGuard {
     fn drop(&mut self) {
-        // Either fails only when the server is gone, and then nobody waits for it.
+        // Both fail only if the server is gone; then nobody waits.
         let outcome = std::mem::replace(&mut self.outcome, ThreadOutcome::Over);
         let ended = Ended { path: self.path.clone(), outcome };
         let told = self.ending.send(ended).is_ok();
         if told && self.woken.write(1).is_err() {
-            tracing::error!(path = %self.path, "the server was not woken");
+            tracing::error!(path = %self.path, "cannot wake up the server");
         }
     }
 }
 
-/// Waits for a thread that is ending; an error if it panicked.
+/// Joins a thread that is ending; returns an error if it panicked.
 fn join(path: &DevicePath, thread: JoinHandle<()>) -> thread::Result<()> {
     thread.join().inspect_err(|_| {
         tracing::error!(%path, "the device's thread panicked; its guest has lost the device");

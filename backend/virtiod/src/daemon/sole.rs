@@ -1,34 +1,34 @@
-//! One daemon a domain: a second one would take the devices of the first for those of one that is
-//! gone.
+//! A lock for one daemon in a domain: a second one would treat the first one's devices as those of
+//! a dead daemon.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// The file that is locked, whatever the daemon's options.
+/// Path of the lock file, independent of the daemon's options.
 pub const LOCK: &str = "/run/xen-virtiod.lock";
 
-/// Why this process may not be the daemon.
+/// A lock that cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum SoleError {
-    /// Another is.
-    #[error("another xen-virtiod serves this domain (it has {0:?} locked); stop it first")]
+    /// Another daemon holds the lock.
+    #[error("another xen-virtiod serves this domain (it locks {0:?}); stop it first")]
     Taken(PathBuf),
-    /// It cannot be told.
+    /// The lock file cannot be opened or locked.
     #[error(
         "cannot lock {path:?}, which keeps a second daemon from taking the first one's devices"
     )]
     Lock {
-        /// The file.
+        /// The lock file's path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
-/// That no other daemon serves this domain, as long as it is not dropped. The file stays: whoever
-/// finds it locked or not learns from the lock.
+/// The lock: no other daemon serves this domain until this is dropped. The file itself stays; only
+/// its lock counts.
 #[derive(Debug)]
 pub struct Sole(#[expect(dead_code, reason = "its lock ends with it")] File);
 
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_daemon_is_told_so_until_the_first_is_gone() {
+    fn second_daemon_is_refused_while_the_first_runs() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
         let first = Sole::take(&path).unwrap();
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_cannot_be_had_is_an_error() {
+    fn missing_directory_of_the_lock_is_an_error() {
         let missing = Path::new("/nonexistent/lock");
         assert!(matches!(Sole::take(missing), Err(SoleError::Lock { .. })));
     }

@@ -55,7 +55,8 @@ pub struct Attached {
 pub enum NetworkError {
     /// The configured bridge does not exist.
     #[error(
-        "there is no bridge {0}: make it (ip link add {0} type bridge), or name another in bridge = \"...\""
+        "there is no bridge {0}: create it (ip link add {0} type bridge), or name \
+         another in bridge = \"...\""
     )]
     NoBridge(InterfaceName),
     /// The configured interface is not a bridge.

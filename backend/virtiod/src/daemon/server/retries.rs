@@ -1,15 +1,15 @@
-//! What failed, and when it may be tried again.
+//! Failed devices and the times of their next attempts.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 
-/// Waits after one failure, two, and so on.
+/// Delays after consecutive failures.
 const WAITS: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 
-/// When each thing that failed may be tried again. It is remembered until it is not there any more,
-/// so that what fails each time is tried ever more rarely.
+/// The time of the next attempt for each failed key. A key is kept until the caller drops it, so
+/// that one that keeps failing is tried ever more rarely.
 #[derive(Debug)]
 pub(super) struct Retries<K>(BTreeMap<K, (Backoff, Instant)>);
 
@@ -20,24 +20,24 @@ impl<K> Default for Retries<K> {
 }
 
 impl<K: Ord + Clone> Retries<K> {
-    /// `key` failed.
+    /// Notes a failure of `key`.
     pub(super) fn note(&mut self, key: &K, now: Instant) {
         let (backoff, due) = self.0.entry(key.clone()).or_insert((WAITS, now));
         *due = now + backoff.take();
     }
 
-    /// Whether `key` may be tried.
+    /// Whether `key` may be tried now.
     pub(super) fn is_due(&self, key: &K, now: Instant) -> bool {
         self.0.get(key).is_none_or(|(_, due)| *due <= now)
     }
 
-    /// How long until the next one becomes due; [`Duration::MAX`] if none will.
+    /// Time until the next key becomes due; [`Duration::MAX`] if none will.
     pub(super) fn until_next(&self, now: Instant) -> Duration {
         let due = self.0.values().map(|(_, due)| *due).filter(|due| *due > now).min();
         due.map_or(Duration::MAX, |due| due - now)
     }
 
-    /// Forgets all but those of which `there` says that they are still there.
+    /// Drops the keys for which `there` returns `false`.
     pub(super) fn keep(&mut self, there: impl Fn(&K) -> bool) {
         self.0.retain(|key, _| there(key));
     }
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fails_again_and_again_is_tried_ever_more_rarely_until_it_is_gone() {
+    fn repeated_failures_delay_the_next_attempt_until_dropped() {
         let (mut retries, mut now) = (Retries::default(), Instant::now());
         assert!(retries.is_due(&"disk", now));
         assert_eq!(retries.until_next(now), Duration::MAX);
