@@ -1,8 +1,8 @@
-//! The whole backend against the module's own driver core, on the simulated hypervisor.
+//! Tests of the whole daemon against the module's own driver core, on the simulated hypervisor.
 //!
-//! [`host`] plays the toolstack and runs the server; [`driver`] is a guest: the `guest_shim` core
-//! over a split ring that can also be told to write nonsense. A test ends with
-//! [`host::Host::finish`], which fails it for anything that was left behind.
+//! [`host`] simulates the toolstack and runs the server; [`driver`] is a guest: the `guest_shim`
+//! core over a split ring that can also write invalid data. A test ends with
+//! [`host::Host::finish`], which fails it if anything is left behind.
 
 mod allocations;
 mod block;

@@ -1,5 +1,5 @@
-//! What serving a disk's requests allocates, on the simulated hypervisor: nothing, once there is
-//! room for a batch, where the buffers are in pages that stay mapped.
+//! Allocations while a disk serves requests, on the simulated hypervisor: none after the first
+//! batch, if the buffers are in pages that stay mapped.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use vm_memory::{Bytes, GuestAddress};
 use xen::{Access, DomId, Xen};
 use xen_sim::{Guest, GuestPage, Hypervisor, SimGrants};
 
-/// Requests in a batch, and entries of the ring: three buffers a request.
+/// Requests in a batch, and entries of the ring: each request has three buffers.
 const REQUESTS: u16 = 32;
 const ENTRIES: u16 = 128;
 const DATA: u32 = 4096;
 
 /// The pages: two for descriptors, one for each of the other areas, one for headers and status
-/// bytes, and then one of data for each request.
+/// bytes, and one of data for each request.
 const AVAILABLE: usize = 2;
 const USED: usize = 3;
 const HEADERS: usize = 4;
@@ -81,7 +81,7 @@ impl Bench {
         bench
     }
 
-    /// Reads, each of a page, as chains of a header, data and a status byte.
+    /// Writes reads of a page each, as chains of a header, data and a status byte.
     fn write_requests(&mut self, base: u64) {
         for request in 0..REQUESTS {
             let header = u64::from(request) * 32;
@@ -100,7 +100,7 @@ impl Bench {
         }
     }
 
-    /// An entry of the table; every one but a chain's last names the next.
+    /// Writes an entry of the table; every one but a chain's last links to the next.
     fn descriptor(&self, index: u16, address: u64, length: u32, flags: u16) {
         let at = usize::from(index) * 16;
         let entry = self.guest.slice(self.pages[at / 4096], at % 4096, 16);
@@ -110,7 +110,7 @@ impl Bench {
         entry.write_obj(if flags & 1 == 1 { index + 1 } else { 0 }, 14).unwrap();
     }
 
-    /// Has the disk serve all requests once more.
+    /// Makes the disk serve all requests once more.
     fn serve(&mut self) {
         self.available = self.available.wrapping_add(REQUESTS);
         let ring = self.guest.slice(self.pages[AVAILABLE], 0, 4096);
@@ -123,10 +123,10 @@ impl Bench {
 }
 
 #[test]
-fn a_batch_of_reads_allocates_nothing() {
+fn batch_of_reads_allocates_nothing() {
     let mut bench = Bench::new();
     let first = allocation_counter::measure(|| bench.serve());
-    assert!(first.count_total > 0, "room is made for a batch, and allocations are counted");
+    assert!(first.count_total > 0, "the first batch allocates, and allocations are counted");
     let allocations = allocation_counter::measure(|| bench.serve());
     let data = bench.guest.slice(bench.pages[DATA_PAGES + 31], 0, 4096);
     assert_eq!(data.read_obj::<u8>(4095).unwrap(), 7, "the requests were served");

@@ -1,4 +1,4 @@
-//! Block I/O that goes right.
+//! Tests of successful block I/O.
 
 use std::fs;
 
@@ -23,8 +23,8 @@ pub(super) fn header(kind: u32, sector: u64) -> [u8; 16] {
     bytes
 }
 
-/// One request with `out` for the device and room for `room` bytes of answer; gives status and
-/// answer. Ends all its grants, which fails the test if one is still mapped.
+/// Sends one request with `out` for the device and a buffer of `room` bytes for the response;
+/// returns status and response. Ends all its grants, which fails the test if one is still mapped.
 pub(super) fn request(
     driver: &mut Driver,
     kind: u32,
@@ -49,7 +49,7 @@ pub(super) fn request(
 }
 
 #[test]
-fn what_is_written_is_read_back_and_stands_in_the_file() {
+fn written_data_is_read_back_and_in_the_file() {
     let mut disk = TestDisk::start(numbered_disk(64), "w");
     let data: Vec<u8> = (0..3 * 4096u32).map(|n| (n * 7) as u8).collect();
     assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_OUT, 8, &data, 0).0, OK);
@@ -82,14 +82,14 @@ fn spec_3_5_only_rings_and_message_page_stay_mapped_between_requests() {
 }
 
 #[test]
-fn the_identity_is_the_device_name() {
+fn identity_is_the_device_name() {
     let mut disk = TestDisk::start(numbered_disk(1), "w");
     let (status, name) = request(&mut disk.driver, VIRTIO_BLK_T_GET_ID, 0, &[], 20);
     assert_eq!((status, &name[..5]), (OK, &b"xvda\0"[..]));
 }
 
 #[test]
-fn a_read_only_disk_says_so_and_refuses_writes() {
+fn read_only_disk_offers_the_feature_and_refuses_writes() {
     let mut disk = TestDisk::connect(numbered_disk(8), "r");
     assert_ne!(disk.driver.offered() & 1 << VIRTIO_BLK_F_RO, 0);
     disk.driver.start();
@@ -99,7 +99,7 @@ fn a_read_only_disk_says_so_and_refuses_writes() {
 }
 
 #[test]
-fn requests_outside_the_disk_or_of_unknown_type_fail_and_the_device_goes_on() {
+fn invalid_requests_fail_and_the_device_continues() {
     let mut disk = TestDisk::start(numbered_disk(8), "w");
     for sector in [8, 7 + 1, u64::MAX, u64::MAX / 512] {
         assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, sector, &[], 512).0, IOERR);
@@ -108,16 +108,20 @@ fn requests_outside_the_disk_or_of_unknown_type_fail_and_the_device_goes_on() {
     assert_eq!(
         request(&mut disk.driver, VIRTIO_BLK_T_IN, 7, &[], 1024).0,
         IOERR,
-        "runs over the end"
+        "crosses the disk's end"
     );
-    assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, 0, &[], 511).0, IOERR, "no whole sector");
+    assert_eq!(
+        request(&mut disk.driver, VIRTIO_BLK_T_IN, 0, &[], 511).0,
+        IOERR,
+        "not a whole sector"
+    );
     assert_eq!(request(&mut disk.driver, 77, 0, &[], 0).0, UNSUPPORTED);
     assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, 7, &[], 512), (OK, vec![7; 512]));
     assert_eq!(fs::metadata(disk.file.path()).unwrap().len(), 8 * 512, "the file did not grow");
 }
 
 #[test]
-fn an_indirect_table_is_followed() {
+fn indirect_table_is_followed() {
     let mut disk = TestDisk::start(numbered_disk(8), "w");
     let head = disk.driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
     let input = disk.driver.share(&[0; 512], Access::ReadWrite);
@@ -144,7 +148,7 @@ fn an_indirect_table_is_followed() {
 }
 
 #[test]
-fn many_requests_at_once_are_all_answered() {
+fn many_concurrent_requests_are_answered() {
     let mut disk = TestDisk::start(numbered_disk(64), "w");
     for round in 0..20u64 {
         let requests: Vec<_> = (0..5)
@@ -172,7 +176,7 @@ fn many_requests_at_once_are_all_answered() {
 }
 
 #[test]
-fn spec_6_2_the_two_features_are_always_offered() {
+fn spec_6_2_version_1_and_access_platform_are_always_offered() {
     let mut disk = TestDisk::connect(numbered_disk(1), "w");
     let both = 1 << F_VERSION_1 | 1 << F_ACCESS_PLATFORM;
     assert_eq!(disk.driver.offered() & both, both);
@@ -182,21 +186,21 @@ fn spec_6_2_the_two_features_are_always_offered() {
 }
 
 #[test]
-fn a_queue_in_which_nothing_is_left_asks_for_its_doorbell() {
+fn empty_queue_enables_its_doorbell() {
     let mut disk = TestDisk::start(numbered_disk(8), "w");
     for sector in 0..8 {
         assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, sector, &[], 512).0, OK);
     }
-    // When is up to the device: it looks at the queue for a while first, and answers messages
+    // The device chooses the time: it polls the queue for a while first, and answers messages
     // meanwhile.
-    disk.driver.until("the doorbell to be asked for", |driver| {
+    disk.driver.until("the doorbell to be enabled", |driver| {
         let (ring, guest) = driver.ring();
         ring.doorbell_is_asked_for(guest)
     });
 }
 
 #[test]
-fn every_queue_is_served() {
+fn all_queues_are_served() {
     let mut disk = TestDisk::connect(numbered_disk(8), "w");
     disk.driver.start_with(4);
     for round in 0..8 {
@@ -207,7 +211,7 @@ fn every_queue_is_served() {
 }
 
 #[test]
-fn a_request_costs_one_copy_for_each_direction_and_no_mapping() {
+fn request_costs_one_copy_per_direction_and_no_mapping() {
     let mut disk = TestDisk::start(numbered_disk(64), "w");
     let before = disk.host.hypervisor.map_calls();
     let copies = || disk.host.stat(DomId(1)).stats.counts.copies;
@@ -219,7 +223,7 @@ fn a_request_costs_one_copy_for_each_direction_and_no_mapping() {
 }
 
 #[test]
-fn spec_6_4_a_reset_leaves_nothing_but_the_message_page_and_its_channel() {
+fn spec_6_4_reset_keeps_only_the_message_page_and_its_channel() {
     let mut disk = TestDisk::connect(numbered_disk(8), "w");
     for queues in 1..=4 {
         disk.driver.start_with(queues);

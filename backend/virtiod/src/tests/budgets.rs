@@ -1,4 +1,4 @@
-//! Requests that ask for more than they may have: what they cost is known before it is spent.
+//! Requests beyond the budgets: the device checks their cost before it maps or copies.
 
 use protocol::grant::{GrantAddress, GrantRef};
 use protocol::message::ShareOutcome;
@@ -12,9 +12,9 @@ use super::host::{Host, TestDisk, XVDA, numbered_disk};
 use super::ring::{Descriptor, Ring};
 use xen::{Access, DomId};
 
-/// Message page and three ring areas.
+/// Mapped pages: the message page and three ring areas.
 const OWN: u64 = 4;
-/// Flag of a descriptor that names a table of descriptors.
+/// Flag of a descriptor that refers to a table of descriptors.
 const INDIRECT: u16 = 4;
 
 /// Pages mapped and copied for the device's requests so far.
@@ -24,10 +24,10 @@ fn spent(host: &Host) -> u64 {
 }
 
 #[test]
-fn a_request_that_is_too_long_is_answered_unmapped() {
+fn too_long_request_is_answered_without_mappings() {
     let mut disk = TestDisk::start(numbered_disk(64), "w");
     let before = spent(&disk.host);
-    // 24 MiB in 12 parts, of which the guest has granted none.
+    // 24 MiB in 12 parts, none of them granted.
     let part = |number: u32| Descriptor {
         address: GrantAddress::new(GrantRef(5000 + 512 * number), 0).encode(),
         length: 2 << 20,
@@ -68,7 +68,7 @@ fn submit_table(driver: &mut Driver, count: u32, entry: Descriptor) {
 }
 
 #[test]
-fn a_chain_longer_than_its_queue_is_a_fault_and_nothing_of_it_is_reached() {
+fn chain_longer_than_its_queue_is_a_fault() {
     for count in [u32::from(Ring::SIZE) + 1, 65_535] {
         let (host, disk) = (Host::start(), numbered_disk(64));
         let ends = host.add_disk(1, XVDA, disk.path(), "w");
@@ -80,7 +80,7 @@ fn a_chain_longer_than_its_queue_is_a_fault_and_nothing_of_it_is_reached() {
         assert_ne!(driver.wait_config_event() & DEVICE_NEEDS_RESET, 0);
         let why = host.stat(DomId(1)).stats.state.needs_reset.unwrap();
         assert!(why.contains("more than the queue's 16 descriptors"), "{why}");
-        // The table itself is read through one mapping.
+        // The device reads the table itself through one mapping.
         assert!(spent(&host) - before <= u64::from(count).div_ceil(256), "{}", spent(&host));
         driver.keep(page);
         driver.close();
@@ -90,7 +90,7 @@ fn a_chain_longer_than_its_queue_is_a_fault_and_nothing_of_it_is_reached() {
 }
 
 #[test]
-fn a_chain_as_long_as_its_queue_is_served() {
+fn chain_as_long_as_its_queue_is_served() {
     let mut disk = TestDisk::start(numbered_disk(64), "w");
     let head = disk.driver.share(&header(VIRTIO_BLK_T_IN, 0), Access::ReadOnly);
     let data: Vec<_> =
@@ -109,7 +109,7 @@ fn a_chain_as_long_as_its_queue_is_served() {
 }
 
 #[test]
-fn pages_shared_one_by_one_are_bounded_for_the_guest_and_cost_others_nothing() {
+fn pages_shared_one_by_one_count_against_the_guests_budget_only() {
     let (host, disk) = (Host::start(), numbered_disk(64));
     let disks = [XVDA, XVDA + 16].map(|number| host.add_disk(1, number, disk.path(), "r"));
     let other_ends = host.add_disk(2, XVDA, disk.path(), "r");
@@ -124,7 +124,7 @@ fn pages_shared_one_by_one_are_bounded_for_the_guest_and_cost_others_nothing() {
         })
         .count();
     assert!((500..=1024).contains(&shared), "{shared}");
-    // The same guest's other disk has no pool, and is served.
+    // The same guest's other disk has no pool, and works.
     let more = beside.share(&[0; 4096], Access::ReadWrite);
     assert_eq!(beside.ask_share(PoolPage(0), 1, more.first), ShareOutcome::Refused);
     assert_eq!(request(&mut beside, VIRTIO_BLK_T_IN, 4, &[], 512), (OK, vec![4; 512]));

@@ -1,4 +1,4 @@
-//! A host's network that a test holds the other end of.
+//! A simulated host network. A test holds the other ends of its cables.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -13,20 +13,20 @@ use crate::device::net::interface::{Interface, LinkState, Offload};
 use crate::device::{Gather, Source};
 use crate::tap::network::{Attached, Bridge, InterfaceRequest, Network, NetworkError};
 
-/// Packets that wait in a cable on their way to the guest, at most.
+/// Maximum number of packets that wait in a cable for the guest.
 pub(super) const CABLE_LENGTH: usize = 256;
 
-/// Cables by the names of their interfaces. It has a bridge `xenbr0` and no other.
+/// Cables by interface name. The host has the bridge `xenbr0` and no other.
 #[derive(Clone, Default)]
 pub(super) struct FakeNetwork(Arc<Mutex<BTreeMap<String, Arc<Cable>>>>);
 
-/// What a test and the device see of a cable.
+/// A cable, shared by a test and the device.
 pub(super) struct Cable {
     state: Mutex<State>,
     sent: Condvar,
     link_changed: EventFd,
     arrived: Vec<EventFd>,
-    /// In the place of all that, a file of messages.
+    /// A file of messages that replaces the simulated cable.
     messages: OnceLock<UnixDatagram>,
 }
 
@@ -45,7 +45,7 @@ fn event_fd() -> EventFd {
 }
 
 impl FakeNetwork {
-    /// The cable of the interface with this name.
+    /// Returns the cable of the interface `name`.
     pub(super) fn cable(&self, name: &str) -> Arc<Cable> {
         Arc::clone(self.0.lock().unwrap().get(name).expect(name))
     }
@@ -87,12 +87,12 @@ impl Cable {
         self.state.lock().unwrap()
     }
 
-    /// Sends a packet to the guest through a pair of queues; whether it is kept for the guest.
+    /// Sends a packet to the guest through a pair of queues; returns whether the cable keeps it.
     pub(super) fn send(&self, pair: usize, packet: &[u8]) -> bool {
         self.send_together(pair, &[packet.to_vec()])
     }
 
-    /// Sends packets to the guest, of which it sees all or none; whether they are kept.
+    /// Sends packets to the guest at once; returns whether the cable keeps them.
     pub(super) fn send_together(&self, pair: usize, packets: &[Vec<u8>]) -> bool {
         let mut state = self.state();
         if pair >= state.pairs || state.to_guest[pair].len() + packets.len() > CABLE_LENGTH {
@@ -103,8 +103,8 @@ impl Cable {
         true
     }
 
-    /// The guest's next packet, and the pair that it came through; fails the test after ten
-    /// seconds.
+    /// Waits for the guest's next packet; returns it with the pair that it used. Fails the test
+    /// after ten seconds.
     pub(super) fn next(&self) -> (usize, Vec<u8>) {
         let wait = Duration::from_secs(10);
         let empty = |state: &mut State| state.from_guest.is_empty();
@@ -113,8 +113,8 @@ impl Cable {
         state.from_guest.pop_front().unwrap()
     }
 
-    /// Has packets be messages of a file, as a TAP interface's are, of which this is the other end.
-    /// There is room for ten.
+    /// Makes packets messages of a file, as a TAP interface's are; returns the file's other end.
+    /// The file holds ten.
     pub(super) fn use_messages(&self) -> UnixDatagram {
         let (theirs, ours) = UnixDatagram::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
@@ -123,13 +123,13 @@ impl Cable {
         ours
     }
 
-    /// Pulls the cable out, or puts it in.
+    /// Sets the link up or down.
     pub(super) fn set_link(&self, link: LinkState) {
         self.state().is_down = link == LinkState::Down;
         self.link_changed.write(1).unwrap();
     }
 
-    /// Has every use of the interface fail from now on, as if it had been removed.
+    /// Makes every use of the interface fail from now on, as if it had been removed.
     pub(super) fn tear(&self) {
         self.state().is_broken = true;
         for arrived in &self.arrived {
@@ -137,12 +137,12 @@ impl Cable {
         }
     }
 
-    /// What the guest takes over.
+    /// The offloads that the guest handles.
     pub(super) fn offloads(&self) -> Vec<Offload> {
         self.state().offloads.clone()
     }
 
-    /// Pairs that packets for the guest may come through.
+    /// Number of attached queue pairs.
     pub(super) fn pairs(&self) -> usize {
         self.state().pairs
     }

@@ -1,4 +1,4 @@
-//! The console device (virtio 1.3 section 5.3) and its terminal.
+//! Tests of the console device (virtio 1.3 section 5.3) and its terminal.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -26,14 +26,14 @@ pub(super) fn console() -> (Host, Ends, Driver) {
     (host, ends, driver)
 }
 
-/// The terminal, as a person's program opens it.
+/// Opens the terminal, as a terminal program does.
 pub(super) fn terminal(host: &Host, ends: &Ends) -> File {
     let path = host.hypervisor.store_read(&format!("{}/tty", ends.backend)).unwrap();
     let flags = (OFlag::O_NOCTTY | OFlag::O_NONBLOCK).bits();
     OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).unwrap()
 }
 
-/// Prints in the guest, and waits until the device took it.
+/// Prints in the guest, and waits until the device has taken it.
 fn print(driver: &mut Driver, bytes: &[u8]) {
     driver.use_queue(TRANSMIT);
     let text = driver.share(bytes, Access::ReadOnly);
@@ -42,7 +42,7 @@ fn print(driver: &mut Driver, bytes: &[u8]) {
     driver.unshare(&text);
 }
 
-/// Gives the device a buffer for what is typed.
+/// Adds a buffer for input to the receive queue.
 fn offer(driver: &mut Driver, length: usize) -> Shared {
     driver.use_queue(RECEIVE);
     let room = driver.share(&vec![0; length], Access::ReadWrite);
@@ -50,7 +50,7 @@ fn offer(driver: &mut Driver, length: usize) -> Shared {
     room
 }
 
-/// What was typed into the oldest buffer, once something was.
+/// Waits for input in the oldest buffer and returns it.
 fn typed(driver: &mut Driver, room: &Shared) -> Vec<u8> {
     driver.use_queue(RECEIVE);
     let (_, written) = driver.wait_used();
@@ -59,7 +59,7 @@ fn typed(driver: &mut Driver, room: &Shared) -> Vec<u8> {
     bytes
 }
 
-/// Reads `count` bytes off the terminal; fails the test after ten seconds without one.
+/// Reads `count` bytes from the terminal; fails the test after ten seconds without one.
 fn read(terminal: &mut File, count: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while bytes.len() < count {
@@ -73,9 +73,9 @@ fn read(terminal: &mut File, count: usize) -> Vec<u8> {
     bytes
 }
 
-/// Bytes of which each place is told from its neighbours'.
+/// Bytes that differ between neighbouring positions.
 pub(super) fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|place| (place * 7 + place / 256) as u8).collect()
+    (0..length).map(|position| (position * 7 + position / 256) as u8).collect()
 }
 
 pub(super) fn end(host: Host, ends: &Ends, driver: Driver) {
@@ -85,11 +85,11 @@ pub(super) fn end(host: Host, ends: &Ends, driver: Driver) {
 }
 
 #[test]
-fn bytes_pass_both_ways_as_they_are() {
+fn bytes_pass_both_ways_unchanged() {
     let (host, ends, mut driver) = console();
     let mut terminal = terminal(&host, &ends);
     let room = offer(&mut driver, 300);
-    // All 256 values: no echo, no end of line changed, no signal, no flow control.
+    // All 256 values: no echo, no conversion of line ends, no signals, no flow control.
     let all: Vec<u8> = (0..=255).collect();
     print(&mut driver, &all);
     assert_eq!(read(&mut terminal, 256), all);
@@ -104,10 +104,10 @@ fn bytes_pass_both_ways_as_they_are() {
 }
 
 #[test]
-fn what_is_typed_while_there_is_no_buffer_waits_and_comes_in_order() {
+fn input_waits_in_order_for_buffers() {
     let (host, ends, mut driver) = console();
     let mut terminal = terminal(&host, &ends);
-    // As much as the terminal and the device take: more than the terminal alone.
+    // As much as the terminal and the device hold: more than the terminal alone.
     let all = pattern(1 << 20);
     let (mut sent, mut refused) = (0, 0);
     let mut taken = |_: &mut Driver| {
@@ -131,7 +131,7 @@ fn what_is_typed_while_there_is_no_buffer_waits_and_comes_in_order() {
 }
 
 #[test]
-fn a_slow_reader_loses_nothing() {
+fn slow_reader_loses_no_output() {
     let (host, ends, mut driver) = console();
     let mut terminal = terminal(&host, &ends);
     let all = pattern(256 << 10);
@@ -140,7 +140,7 @@ fn a_slow_reader_loses_nothing() {
         let mut got = Vec::new();
         while got.len() < expected.len() {
             if got.len() % (64 << 10) == 0 {
-                // Much less than what the device waits for a reader.
+                // Much less than the time that the device waits for a reader.
                 thread::sleep(Duration::from_millis(100));
             }
             let count = (expected.len() - got.len()).min(4096);
@@ -153,23 +153,23 @@ fn a_slow_reader_loses_nothing() {
     end(host, &ends, driver);
 }
 
-/// A request that takes so long was held up: the device waits a second for somebody to read.
+/// A request that takes this long was delayed: the device waits a second for a reader.
 const HELD_UP: Duration = Duration::from_millis(500);
-/// Requests that are held up, at most: the kernel moves what is in a terminal on at a time of its
-/// own, so that it may have room once more. On a busy machine others take as long.
+/// Maximum number of delayed requests: the kernel moves a terminal's bytes at times of its own, so
+/// that the terminal may have space once more. On a busy machine others take as long.
 const FEW: usize = 32;
 
 #[test]
-fn a_terminal_that_nobody_reads_holds_the_guest_up_for_a_while_and_the_device_never() {
+fn unread_terminal_delays_the_guest_for_a_limited_time() {
     let (host, ends, mut driver) = console();
     let (start, mut held_up) = (Instant::now(), 0);
     for (done, chunk) in (1..).zip(pattern(1 << 20).chunks(4096)) {
         driver.use_queue(TRANSMIT);
         let text = driver.share(chunk, Access::ReadOnly);
         driver.submit(&[text.readable()]);
-        // The device's thread answers, whatever its terminal does.
+        // The device's thread answers messages regardless of its terminal.
         let (submitted, mut answered) = (Instant::now(), 0);
-        driver.until("the guest to be let go", |driver| {
+        driver.until("the guest's output to continue", |driver| {
             answered += 1;
             let (ring, guest) = driver.ring();
             ring.used_index(guest) == done
@@ -183,7 +183,7 @@ fn a_terminal_that_nobody_reads_holds_the_guest_up_for_a_while_and_the_device_ne
     }
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
     assert!((1..=FEW).contains(&held_up), "{held_up} of 256 requests");
-    // Who comes late reads the beginning, and then what is printed from now on.
+    // A late reader gets the beginning, and then the output from now on.
     let mut terminal = terminal(&host, &ends);
     assert_eq!(read(&mut terminal, 4096), pattern(4096));
     print(&mut driver, b"login: ");
@@ -195,7 +195,7 @@ fn a_terminal_that_nobody_reads_holds_the_guest_up_for_a_while_and_the_device_ne
 }
 
 #[test]
-fn buffers_of_the_wrong_direction_and_huge_ones_are_faults() {
+fn wrong_direction_and_huge_buffers_are_faults() {
     let cases: [(usize, usize, bool, &str); 3] = [
         (RECEIVE, 16, false, "receive queue"),
         (TRANSMIT, 16, true, "transmit queue"),
@@ -216,7 +216,7 @@ fn buffers_of_the_wrong_direction_and_huge_ones_are_faults() {
 }
 
 #[test]
-fn a_reset_keeps_the_terminal_and_what_was_typed() {
+fn reset_keeps_the_terminal_and_its_input() {
     let (host, ends, mut driver) = console();
     let mut terminal = terminal(&host, &ends);
     terminal.write_all(b"typed early").unwrap();

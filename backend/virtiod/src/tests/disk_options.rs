@@ -1,4 +1,4 @@
-//! What a disk line can ask for beyond reading and writing.
+//! Tests of the options of a disk line: discard, direct I/O, formats.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -32,7 +32,7 @@ pub(super) fn config_u64(driver: &mut Driver, offset: u32) -> u64 {
     })
 }
 
-/// A file of `mib` MiB, all of it allocated.
+/// A fully allocated file of `mib` MiB.
 fn full_disk(mib: usize) -> NamedTempFile {
     let file = NamedTempFile::new().unwrap();
     fs::write(file.path(), vec![0xaa; mib << 20]).unwrap();
@@ -44,7 +44,7 @@ fn allocated(path: &Path) -> u64 {
 }
 
 #[test]
-fn discard_gives_storage_back() {
+fn discard_releases_storage() {
     let mut disk = TestDisk::connect(full_disk(4), "w");
     let bits = 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES;
     assert_eq!(disk.driver.offered() & bits, bits);
@@ -60,7 +60,7 @@ fn discard_gives_storage_back() {
 }
 
 #[test]
-fn write_zeroes_makes_zeros_with_and_without_unmap() {
+fn write_zeroes_works_with_and_without_unmap() {
     let mut disk = TestDisk::start(full_disk(1), "w");
     for (sector, flags) in [(8, 0), (64, 1)] {
         let out = range(sector, 16, flags);
@@ -73,7 +73,7 @@ fn write_zeroes_makes_zeros_with_and_without_unmap() {
 }
 
 #[test]
-fn ranges_outside_the_disk_or_malformed_change_nothing() {
+fn invalid_discard_ranges_change_nothing() {
     let mut disk = TestDisk::start(full_disk(1), "w");
     let (ioerr, unsupported) = (VIRTIO_BLK_S_IOERR as u8, VIRTIO_BLK_S_UNSUPP as u8);
     for (out, status) in [
@@ -96,7 +96,7 @@ fn ranges_outside_the_disk_or_malformed_change_nothing() {
 }
 
 #[test]
-fn discard_is_refused_where_the_toolstack_does_not_allow_it() {
+fn discard_without_the_toolstacks_permission_is_refused() {
     let (host, disk) = (Host::start(), full_disk(1));
     let keys = [("params", disk.path().to_str().unwrap()), ("mode", "w"), ("discard-enable", "0")];
     let ends = host.add("virtio_disk", 1, XVDA, &keys);
@@ -113,7 +113,7 @@ fn discard_is_refused_where_the_toolstack_does_not_allow_it() {
     host.finish();
 }
 
-/// Whether this process has the file open past the page cache.
+/// Whether this process has the file open with direct I/O.
 fn is_open_direct(path: &Path) -> bool {
     let path = path.canonicalize().unwrap();
     let open = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap());
@@ -129,13 +129,13 @@ fn is_open_direct(path: &Path) -> bool {
 }
 
 #[test]
-fn a_disk_past_the_page_cache_holds_what_is_written_however_it_lies() {
+fn direct_io_disk_stores_aligned_and_unaligned_writes() {
     let (host, disk) = (Host::start(), numbered_disk(64));
     let directly = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(disk.path());
     let possible = directly.is_ok();
     drop(directly);
     if !possible {
-        println!("skipped in part: this file system knows no direct I/O");
+        println!("skipped in part: this file system has no direct I/O");
     }
     for (value, wanted) in [("1", possible), ("0", false)] {
         let path = disk.path().to_str().unwrap();
@@ -144,7 +144,7 @@ fn a_disk_past_the_page_cache_holds_what_is_written_however_it_lies() {
         let mut driver = host.connect(&ends);
         driver.start();
         assert_eq!(is_open_direct(disk.path()), wanted);
-        // A page's worth where pages begin, and one sector where none does.
+        // A page-aligned page, and one unaligned sector.
         for (sector, length) in [(8, 4096), (13, 512)] {
             let data = vec![value.as_bytes()[0] + length as u8; length];
             assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, sector, &data, 0).0, OK);
@@ -160,7 +160,7 @@ fn a_disk_past_the_page_cache_holds_what_is_written_however_it_lies() {
 }
 
 #[test]
-fn a_disk_that_grows_is_announced() {
+fn growing_disk_sends_a_config_event() {
     let mut disk = TestDisk::start(numbered_disk(8), "w");
     assert_eq!(config_u64(&mut disk.driver, 0), 8);
     disk.file.as_file().set_len(64 * 512).unwrap();
@@ -171,7 +171,7 @@ fn a_disk_that_grows_is_announced() {
 }
 
 #[test]
-fn a_sparse_disk_beyond_two_tebibytes_is_addressed_to_its_end() {
+fn sparse_disk_beyond_two_tebibytes_is_usable_to_its_end() {
     let (host, disk) = (Host::start(), NamedTempFile::new().unwrap());
     let sectors: u64 = (3 << 40) / 512;
     disk.as_file().set_len(sectors * 512).unwrap();
@@ -189,7 +189,7 @@ fn a_sparse_disk_beyond_two_tebibytes_is_addressed_to_its_end() {
 }
 
 #[test]
-fn a_raw_disk_stays_raw_whatever_the_guest_writes_into_it() {
+fn raw_disk_with_a_qcow2_header_stays_raw() {
     let (host, disk) = (Host::start(), numbered_disk(64));
     let mut header = b"QFI\xfb\0\0\0\x03".to_vec();
     header.resize(512, 0);
@@ -206,7 +206,7 @@ fn a_raw_disk_stays_raw_whatever_the_guest_writes_into_it() {
 }
 
 #[test]
-fn spec_6_2_a_driver_keeps_the_features_that_it_negotiated_elsewhere() {
+fn spec_6_2_features_negotiated_elsewhere_are_accepted() {
     let (host, disk) = (Host::start(), full_disk(1));
     let keys = [("params", disk.path().to_str().unwrap()), ("mode", "w"), ("discard-enable", "0")];
     let ends = host.add("virtio_disk", 1, XVDA, &keys);
@@ -218,14 +218,14 @@ fn spec_6_2_a_driver_keeps_the_features_that_it_negotiated_elsewhere() {
     let before = allocated(disk.path());
     let out = range(0, 2048, 0);
     assert_eq!(request(&mut driver, VIRTIO_BLK_T_DISCARD, 0, &out, 0).0, OK);
-    assert_eq!(allocated(disk.path()), before, "it is done by doing nothing");
+    assert_eq!(allocated(disk.path()), before, "the discard does nothing");
     driver.close();
     host.remove(&ends);
     host.finish();
 }
 
 #[test]
-fn storage_stays_where_the_toolstack_does_not_allow_to_give_it_back() {
+fn write_zeroes_keeps_storage_without_permission_to_discard() {
     let (host, disk) = (Host::start(), full_disk(1));
     let keys = [("params", disk.path().to_str().unwrap()), ("mode", "w"), ("discard-enable", "0")];
     let ends = host.add("virtio_disk", 1, XVDA, &keys);
@@ -245,7 +245,7 @@ fn storage_stays_where_the_toolstack_does_not_allow_to_give_it_back() {
 }
 
 #[test]
-fn a_relative_target_is_refused_wherever_it_would_be_found() {
+fn relative_target_is_refused() {
     let host = Host::start();
     for path in ["Cargo.toml", "./Cargo.toml", "disk.img"] {
         let reason = refusal(&host, &host.add_disk(1, XVDA, Path::new(path), "r"));
@@ -255,7 +255,7 @@ fn a_relative_target_is_refused_wherever_it_would_be_found() {
 }
 
 #[test]
-fn the_last_bytes_of_a_file_are_a_sector_that_ends_in_zeros() {
+fn partial_last_sector_reads_with_zeros_appended() {
     let (host, disk) = (Host::start(), NamedTempFile::new().unwrap());
     let (size, sectors) = (123_456_789u64, 241_127u64);
     disk.as_file().set_len(size).unwrap();
@@ -277,7 +277,7 @@ fn the_last_bytes_of_a_file_are_a_sector_that_ends_in_zeros() {
             let status = request(&mut driver, VIRTIO_BLK_T_OUT, sectors - 2, &data, 0).0;
             assert_eq!(status, OK);
             let (_, read) = request(&mut driver, VIRTIO_BLK_T_IN, sectors - 2, &[], 1024);
-            assert!(read == data, "what was written is not read");
+            assert!(read == data, "the written data is not read back");
         }
         assert_eq!(config_u64(&mut driver, 0), sectors);
         driver.close();
@@ -288,7 +288,7 @@ fn the_last_bytes_of_a_file_are_a_sector_that_ends_in_zeros() {
 }
 
 #[test]
-fn a_file_that_shrinks_while_it_is_used_is_announced_and_fails_what_is_beyond() {
+fn shrinking_file_sends_a_config_event_and_fails_requests_beyond() {
     let mut disk = TestDisk::start(numbered_disk(64), "w");
     disk.file.as_file().set_len(8 * 512).unwrap();
     let beyond = request(&mut disk.driver, VIRTIO_BLK_T_IN, 32, &[], 512).0;
@@ -298,7 +298,7 @@ fn a_file_that_shrinks_while_it_is_used_is_announced_and_fails_what_is_beyond() 
     assert_eq!(config_u64(&mut disk.driver, 0), 8);
 }
 
-/// What is logged meanwhile.
+/// Runs `act` and returns the log of this thread meanwhile.
 pub(crate) fn logged(act: impl FnOnce()) -> String {
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
@@ -327,7 +327,7 @@ fn log_of(options: TargetOptions) -> (String, bool) {
 }
 
 #[test]
-fn a_qcow2_image_by_another_name_is_raw_with_a_warning_unless_the_format_is_said() {
+fn qcow2_image_with_another_suffix_is_raw_with_a_warning() {
     let image = ImageBytes::new(Shape::default());
     let directory = tempfile::tempdir().unwrap();
     for name in ["disk.img", "disk.QCOW2", "qcow2"] {
@@ -352,7 +352,7 @@ fn a_qcow2_image_by_another_name_is_raw_with_a_warning_unless_the_format_is_said
 }
 
 #[test]
-fn the_configuration_names_the_format_of_a_target() {
+fn configured_format_overrides_the_targets_name() {
     let (host, directory) = (Host::start(), tempfile::tempdir().unwrap());
     host.configure("[domain.db.disk.xvda]\nformat = \"qcow2\"");
     host.hypervisor.store_write("/local/domain/1/name", "db");
@@ -373,7 +373,7 @@ fn the_configuration_names_the_format_of_a_target() {
 }
 
 #[test]
-fn a_file_is_a_disk_if_it_has_a_byte() {
+fn empty_file_is_refused_and_one_byte_suffices() {
     let (host, disk) = (Host::start(), NamedTempFile::new().unwrap());
     let reason = refusal(&host, &host.add_disk(1, XVDA, disk.path(), "w"));
     assert!(reason.contains("holds 0 bytes, less than one block of 512"), "{reason}");
@@ -389,7 +389,7 @@ fn a_file_is_a_disk_if_it_has_a_byte() {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_read_refuses_disks_too() {
+fn invalid_configuration_refuses_disks() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     host.configure("[domain.db.disk.xvda]\nformat = \"vmdk\"");
     let reason = refusal(&host, &host.add_disk(1, XVDA, disk.path(), "w"));

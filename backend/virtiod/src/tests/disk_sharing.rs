@@ -1,4 +1,4 @@
-//! One image for several guests, or for a guest and another program.
+//! Tests of one image for several guests, or for a guest and another program.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,7 @@ fn one_byte(byte: i64, kind: i32) -> libc::flock {
     }
 }
 
-/// Bytes of a file, of those that stand for something, that another program finds locked.
+/// The lock bytes of a file that another program finds locked.
 fn locked_bytes(path: &Path) -> Vec<i64> {
     let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
     let is_locked = |byte: &i64| {
@@ -38,7 +38,7 @@ fn locked_bytes(path: &Path) -> Vec<i64> {
     (98..208).filter(is_locked).collect()
 }
 
-/// The device must be refused; gives the reason.
+/// Waits until the device is refused; returns the reason.
 pub(super) fn refusal(host: &Host, ends: &Ends) -> String {
     host.hypervisor.store_wait(&format!("{}/state", ends.backend), None);
     let error = host.error(ends).unwrap();
@@ -56,7 +56,7 @@ fn read(driver: &mut Driver, sector: u64) -> (u8, u8) {
 }
 
 #[test]
-fn an_image_that_a_guest_may_write_is_nobody_elses() {
+fn writable_image_is_exclusive() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     for modes in [["w", "w"], ["w", "r"], ["r", "w"]] {
         let first = host.add_disk(1, XVDA, disk.path(), modes[0]);
@@ -68,7 +68,7 @@ fn an_image_that_a_guest_may_write_is_nobody_elses() {
         driver.close();
         host.remove(&first);
     }
-    // It is free as soon as the toolstack has heard of the end.
+    // The image is free as soon as the toolstack sees the device's end.
     let next = host.add_disk(2, XVDA, disk.path(), "w");
     host.connect(&next).close();
     host.remove(&next);
@@ -76,7 +76,7 @@ fn an_image_that_a_guest_may_write_is_nobody_elses() {
 }
 
 #[test]
-fn an_image_that_is_only_read_is_everybodys() {
+fn read_only_image_is_shared() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends: Vec<_> = (1..=3).map(|guest| host.add_disk(guest, XVDA, disk.path(), "r")).collect();
     let mut drivers: Vec<_> = ends.iter().map(|ends| host.connect(ends)).collect();
@@ -89,7 +89,7 @@ fn an_image_that_is_only_read_is_everybodys() {
     host.finish();
 }
 
-/// An image in a directory, and another that is based on it.
+/// Creates an image in a directory with `base` as its backing file.
 fn based_on(directory: &Path, base: &Path) -> std::path::PathBuf {
     let mut image = ImageBytes::new(Shape { data: 0, ..Shape::default() });
     image.set_backing(base.file_name().unwrap().to_str().unwrap(), Some("qcow2"));
@@ -99,7 +99,7 @@ fn based_on(directory: &Path, base: &Path) -> std::path::PathBuf {
 }
 
 #[test]
-fn what_an_image_is_based_on_is_only_read_by_all() {
+fn backing_file_is_shared_for_reading_only() {
     let host = Host::start();
     let (directory, base) = store(&ImageBytes::new(Shape::default()));
     let overlay = based_on(directory.path(), &base);
@@ -124,7 +124,7 @@ fn what_an_image_is_based_on_is_only_read_by_all() {
 }
 
 #[test]
-fn images_are_shared_by_force_where_the_configuration_says_so_for_all() {
+fn force_share_works_if_configured_for_all_users() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     host.configure(
         "[domain.one.disk.xvda]\nforce-share = true\n[domain.two.disk.xvda]\nforce-share = true",
@@ -155,14 +155,14 @@ fn images_are_shared_by_force_where_the_configuration_says_so_for_all() {
 /// Sectors of a cluster of a qcow2 image.
 const APART: u64 = 128;
 
-/// Has two domains be one guest.
+/// Makes two domains one guest.
 fn same_guest(host: &Host) {
     let uuid = "0f5ca9a6-7b6a-4b8e-9c2a-0e8d9a3c7f11";
     host.hypervisor.store_write("/local/domain/1/vm", &format!("/vm/{uuid}"));
     host.hypervisor.store_write("/local/domain/2/vm", &format!("/vm/{uuid}-1"));
 }
 
-/// Has two domains write one image in turn, each to sectors of which no two are in one cluster.
+/// Makes two domains write one image alternately, each to sectors in clusters of its own.
 fn hand_over(image: &Path) {
     let write = |driver: &mut Driver, number: u64, value| write(driver, number * APART, value);
     let read = |driver: &mut Driver, number: u64| read(driver, number * APART);
@@ -177,7 +177,7 @@ fn hand_over(image: &Path) {
     target.start();
     // One of them writes.
     assert_eq!((write(&mut target, 2, 0xbb), write(&mut source, 3, 0xcc)), (IOERR, OK));
-    // Its driver leaves it, as it does before a migration.
+    // The driver leaves the disk, as before a migration.
     assert_eq!(source.set_status(0), 0);
     assert_eq!((read(&mut target, 1), read(&mut target, 3)), ((OK, 0xaa), (OK, 0xcc)));
     assert_eq!(write(&mut target, 4, 0xdd), OK);
@@ -185,7 +185,7 @@ fn hand_over(image: &Path) {
     source.start();
     assert_eq!(write(&mut source, 5, 0xee), IOERR);
     target.close();
-    // It did not work out, and the first goes on.
+    // The migration failed, and the first domain continues.
     assert_eq!((read(&mut source, 4), write(&mut source, 5, 0xee)), ((OK, 0xdd), OK));
     assert_eq!(request(&mut source, VIRTIO_BLK_T_FLUSH, 0, &[], 0).0, OK);
     let third = refusal(&host, &host.add_disk(3, XVDA, image, "w"));
@@ -197,7 +197,7 @@ fn hand_over(image: &Path) {
 }
 
 #[test]
-fn a_guest_that_is_two_domains_hands_a_raw_disk_over() {
+fn migrating_guest_hands_over_a_raw_disk() {
     let disk = numbered_disk(6 * APART);
     hand_over(disk.path());
     let bytes = fs::read(disk.path()).unwrap();
@@ -206,17 +206,17 @@ fn a_guest_that_is_two_domains_hands_a_raw_disk_over() {
 }
 
 #[test]
-fn a_guest_that_is_two_domains_hands_a_qcow2_disk_over_and_no_cluster_is_lost() {
+fn migrating_guest_hands_over_a_qcow2_disk_without_lost_clusters() {
     let (_directory, image) = store(&ImageBytes::new(Shape { data: 0, ..Shape::default() }));
     hand_over(&image);
-    // Both allocated clusters: the image is sound all the same.
+    // Both allocated clusters, and the image is consistent.
     let mut target = Target::open(TargetOptions::for_test(&image)).unwrap();
     let written = [1, 2, 3, 4, 5].map(|number| target.read_for_test(number * APART)[0]);
     assert_eq!(written, [0xaa, 0, 0xcc, 0xdd, 0xee]);
 }
 
 #[test]
-fn a_raw_disk_can_be_read_while_the_guests_other_domain_writes_it() {
+fn migrating_guest_reads_a_raw_disk_that_its_other_domain_writes() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     same_guest(&host);
     let from = host.add_disk(1, XVDA, disk.path(), "w");
@@ -234,9 +234,9 @@ fn a_raw_disk_can_be_read_while_the_guests_other_domain_writes_it() {
 }
 
 #[test]
-fn a_target_that_another_program_writes_is_refused_with_what_it_holds() {
+fn target_locked_by_another_program_is_refused_with_its_lock() {
     let (host, disk) = (Host::start(), numbered_disk(8));
-    // As QEMU: it writes (byte 101), and lets nobody else write (byte 201).
+    // As QEMU: it writes (byte 101), and permits no other writer (byte 201).
     let other = fs::File::open(disk.path()).unwrap();
     let lock =
         |byte: i64, kind: i32| fcntl(&other, FcntlArg::F_OFD_SETLK(&one_byte(byte, kind))).is_ok();
@@ -247,7 +247,7 @@ fn a_target_that_another_program_writes_is_refused_with_what_it_holds() {
         let reason = refusal(&host, &host.add_disk(1, XVDA, disk.path(), mode));
         assert!(reason.contains(words) && reason.contains("fuser -v"), "{reason}");
     }
-    // While a guest has it, another program finds out.
+    // While a guest has the image, another program sees its locks.
     assert!(lock(101, libc::F_UNLCK) && lock(201, libc::F_UNLCK));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
     host.wait_state(&ends, "2");

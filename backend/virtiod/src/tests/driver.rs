@@ -1,4 +1,4 @@
-//! A guest's side of one device, on the module's own core.
+//! The guest's side of one device, on the module's own core.
 
 mod pool;
 
@@ -19,7 +19,7 @@ use super::ring::{Descriptor, Ring};
 use xen::Access;
 use xen_sim::{Guest, GuestPage, GuestPort, Hypervisor};
 
-/// Memory that was granted for a request.
+/// Memory granted for a request.
 pub(super) struct Shared {
     pub(super) pages: Vec<GuestPage>,
     pub(super) first: GrantRef,
@@ -50,12 +50,12 @@ pub(super) struct Driver {
     pub(super) port: GuestPort,
     transport: Transport,
     rings: Vec<Ring>,
-    /// Entries of the rings that are set up from now on.
+    /// Number of entries of rings set up from now on.
     pub(super) ring_size: u16,
     kept: Vec<Shared>,
     pool: Vec<Pooled>,
     current: usize,
-    /// Queues that EVENT_USED told of while an answer was waited for.
+    /// Queues whose EVENT_USED arrived while the driver waited for a response.
     used: Vec<u32>,
 }
 
@@ -99,7 +99,7 @@ impl Driver {
         }
     }
 
-    /// Asks, and gives what `take` makes of the answer.
+    /// Sends a request, waits for the response and returns `take` of it.
     pub(super) fn ask<R>(
         &mut self,
         request: Request<'_>,
@@ -110,12 +110,12 @@ impl Driver {
         self.wait_answer(&format!("the answer to {request:?}"), take)
     }
 
-    /// Puts a request into the page, and signals nothing.
+    /// Writes a request to the page without a notification.
     pub(super) fn send_silently(&mut self, request: Request<'_>) {
         self.transport.send(self.guest.words(self.page), request).unwrap();
     }
 
-    /// Waits for the answer, which is `what` is waited for, and gives what `take` makes of it.
+    /// Waits for the response, `what` in a failure's message, and returns `take` of it.
     pub(super) fn wait_answer<R>(&mut self, what: &str, take: impl FnOnce(Response<'_>) -> R) -> R {
         let words = self.guest.words(self.page);
         loop {
@@ -135,18 +135,18 @@ impl Driver {
         take(self.transport.take_answer().unwrap().unwrap())
     }
 
-    /// Tells the device of available buffers in band.
+    /// Sends EVENT_AVAIL for a queue.
     pub(super) fn send_avail(&mut self, index: u32) {
         self.transport.event_avail(self.guest.words(self.page), index).unwrap();
         self.port.notify();
     }
 
-    /// The queues that EVENT_USED told of while answers were waited for.
+    /// Takes the queues whose EVENT_USED arrived while the driver waited for responses.
     pub(super) fn used_events(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.used)
     }
 
-    /// Waits for EVENT_USED; gives the queue that it tells of.
+    /// Waits for EVENT_USED; returns its queue.
     pub(super) fn wait_used_event(&mut self) -> u32 {
         loop {
             match self.transport.receive(self.guest.words(self.page)) {
@@ -157,7 +157,7 @@ impl Driver {
         }
     }
 
-    /// Waits for EVENT_CONFIG; gives the status that it tells.
+    /// Waits for EVENT_CONFIG; returns its status.
     pub(super) fn wait_config_event(&mut self) -> u32 {
         loop {
             match self.transport.receive(self.guest.words(self.page)) {
@@ -182,8 +182,8 @@ impl Driver {
         })
     }
 
-    /// Has the device answer messages until something holds that it does at a time of its own;
-    /// fails the test after ten seconds, naming `what`.
+    /// Makes the device answer messages until `holds` returns `true`; fails the test after ten
+    /// seconds with `what` in the message.
     pub(super) fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
         let end = Instant::now() + Duration::from_secs(10);
         while !holds(self) {
@@ -192,13 +192,13 @@ impl Driver {
         }
     }
 
-    /// Messages that the device has put into the page so far [4.2].
+    /// Number of messages that the device has written to the page so far [4.2].
     pub(super) fn sent_by_device(&self) -> u32 {
         // Acquire pairs with the device's Release of its producer index.
         u32::from_le(self.guest.words(self.page)[0x80 / 4].load(Ordering::Acquire))
     }
 
-    /// Waits until the device has put so many messages into the page, and takes none; fails the
+    /// Waits until the device has written `count` messages to the page, and takes none; fails the
     /// test after ten seconds.
     pub(super) fn wait_sent_by_device(&self, count: u32) {
         let end = Instant::now() + Duration::from_secs(10);
@@ -216,7 +216,7 @@ impl Driver {
         })
     }
 
-    /// Bytes of the configuration space.
+    /// Reads bytes of the configuration space.
     pub(super) fn config(&mut self, offset: u32, size: u32) -> Vec<u8> {
         self.ask(Request::GetConfig { offset, size }, |answer| match answer {
             Response::GetConfig(config) => config.data.to_vec(),
@@ -224,7 +224,7 @@ impl Driver {
         })
     }
 
-    /// Up to FEATURES_OK with these features; gives the status that came of it.
+    /// Initialises the device up to FEATURES_OK with these features; returns the resulting status.
     pub(super) fn negotiate(&mut self, features: u64) -> u32 {
         assert_eq!(self.set_status(0), 0);
         self.set_status(ACKNOWLEDGE | DRIVER);
@@ -233,18 +233,18 @@ impl Driver {
         self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK)
     }
 
-    /// Everything up to DRIVER_OK, with all features and one queue.
+    /// Initialises the device up to DRIVER_OK, with all features and one queue.
     pub(super) fn start(&mut self) {
         self.start_with(1);
     }
 
-    /// Everything up to DRIVER_OK, with all features and some queues.
+    /// Initialises the device up to DRIVER_OK, with all features and `queues` queues.
     pub(super) fn start_with(&mut self, queues: u32) {
         let offered = self.offered();
         self.start_accepting(offered, queues);
     }
 
-    /// Everything up to DRIVER_OK, with these features and some queues.
+    /// Initialises the device up to DRIVER_OK, with these features and `queues` queues.
     pub(super) fn start_accepting(&mut self, features: u64, queues: u32) {
         assert_ne!(self.negotiate(features) & FEATURES_OK, 0);
         (0..queues).for_each(|index| self.add_ring(index));
@@ -258,7 +258,7 @@ impl Driver {
         assert_eq!(outcome, BindOutcome::Bound);
     }
 
-    /// Binds the doorbell of a queue that was set up.
+    /// Binds the doorbell of a queue that is set up.
     pub(super) fn bind_doorbell(&mut self, index: u32) -> BindOutcome {
         let port = self.rings[index as usize].doorbell.port.0;
         self.ask(Request::BindQueue { index, port }, |answer| match answer {
@@ -267,7 +267,7 @@ impl Driver {
         })
     }
 
-    /// Sets up a queue.
+    /// Sets up a queue without a doorbell.
     pub(super) fn add_silent_ring(&mut self, index: u32) {
         assert_eq!(self.rings.len(), index as usize, "rings are added in order");
         self.rings.push(Ring::new(&mut self.guest, self.ring_size));
@@ -279,14 +279,14 @@ impl Driver {
         assert!(queue.enabled, "{queue:?}");
     }
 
-    /// Resets a queue, and takes its ring's pages back, which must not be mapped any more.
+    /// Resets a queue and ends the grants of its ring, which must not be mapped any more.
     pub(super) fn reset_queue(&mut self, index: u32) {
         self.ask(Request::ResetVqueue { index }, |_| ());
         let ring = &self.rings[index as usize];
         self.free_ring(ring);
     }
 
-    /// Sets a queue that was reset up anew, with another ring and another doorbell.
+    /// Sets up a reset queue again, with another ring and another doorbell.
     pub(super) fn renew_ring(&mut self, index: u32) {
         self.rings[index as usize] = Ring::new(&mut self.guest, self.ring_size);
         assert_eq!(self.bind_doorbell(index), BindOutcome::Bound);
@@ -299,7 +299,7 @@ impl Driver {
         self.enable_ring(index);
     }
 
-    /// The bytes that pages hold which the device may still reach.
+    /// Reads pages that the device may still reach.
     pub(super) fn peek(&self, shared: &Shared) -> Vec<u8> {
         let mut bytes = vec![0; shared.length];
         for (page, chunk) in shared.pages.iter().zip(bytes.chunks_mut(4096)) {
@@ -308,7 +308,7 @@ impl Driver {
         bytes
     }
 
-    /// Sets a queue up; gives what it then is.
+    /// Sends SET_VQUEUE; returns the queue's state afterwards.
     pub(super) fn set_queue(&mut self, update: VqueueUpdate) -> VqueueState {
         let index = update.index;
         self.ask(Request::SetVqueue(update), |_| ());
@@ -318,7 +318,7 @@ impl Driver {
         })
     }
 
-    /// Grants pages with these bytes in them.
+    /// Grants pages that contain `bytes`.
     pub(super) fn share(&mut self, bytes: &[u8], access: Access) -> Shared {
         let pages: Vec<_> = bytes.chunks(4096).map(|_| self.guest.allocate()).collect();
         for (page, chunk) in pages.iter().zip(bytes.chunks(4096)) {
@@ -329,30 +329,30 @@ impl Driver {
         Shared { pages, first, length: bytes.len(), address }
     }
 
-    /// Ends the grants and gives what the pages hold. Fails the test if one is still mapped.
+    /// Ends the grants and returns the pages' content. Fails the test if one is still mapped.
     pub(super) fn unshare(&mut self, shared: &Shared) -> Vec<u8> {
         self.guest.revoke(shared.first, shared.pages.len());
         self.peek(shared)
     }
 
-    /// Leaves the end of these grants to the driver's own end.
+    /// Keeps these grants until the driver ends.
     pub(super) fn keep(&mut self, shared: Shared) {
         self.kept.push(shared);
     }
 
-    /// Has [`Driver::submit`] and what follows use another queue.
+    /// Selects the queue for [`Driver::submit`] and the methods after it.
     pub(super) fn use_queue(&mut self, position: usize) {
         self.current = position;
     }
 
-    /// Puts a chain into the queue and rings; gives its head.
+    /// Adds a chain to the queue and notifies the device; returns the chain's head.
     pub(super) fn submit(&mut self, chain: &[Descriptor]) -> u16 {
         let head = self.rings[self.current].add(&self.guest, chain);
         self.rings[self.current].doorbell.notify();
         head
     }
 
-    /// Waits for the queue's next used element: head and bytes written.
+    /// Waits for the queue's next used element; returns head and bytes written.
     pub(super) fn wait_used(&mut self) -> (u16, u32) {
         self.rings[self.current].wait_used(&self.guest)
     }
@@ -361,13 +361,13 @@ impl Driver {
         (&mut self.rings[self.current], &self.guest)
     }
 
-    /// The driver leaves as the module does: resets, ends its grants, closes.
+    /// Leaves as the module does: resets the device, ends the grants, closes.
     pub(super) fn close(mut self) -> Guest {
         self.disconnect();
         self.guest
     }
 
-    /// As [`Driver::close`], and the guest goes with the driver.
+    /// As [`Driver::close`]; the guest ends with the driver.
     pub(super) fn disconnect(&mut self) {
         if self.transport.is_broken() {
             return self.release();
@@ -383,7 +383,7 @@ impl Driver {
         self.hypervisor.store_write(&format!("{}/state", self.ends.frontend), state);
     }
 
-    /// Ends the grants that the device holds while it is connected; it must not any more.
+    /// Ends the grants of the connection, which the device must not use any more.
     pub(super) fn release(&mut self) {
         for shared in std::mem::take(&mut self.kept) {
             self.unshare(&shared);
@@ -408,7 +408,7 @@ impl Driver {
     }
 }
 
-/// What enables queue `index` with this ring.
+/// The SET_VQUEUE that enables queue `index` with this ring.
 fn update_of(index: u32, ring: &Ring) -> VqueueUpdate {
     VqueueUpdate {
         index,

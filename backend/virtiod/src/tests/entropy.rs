@@ -1,4 +1,4 @@
-//! The entropy device (virtio 1.3 section 5.4).
+//! Tests of the entropy device (virtio 1.3 section 5.4).
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ fn add(host: &Host) -> Ends {
     host.add("virtio", 1, 0, &[("type", "virtio,device4")])
 }
 
-/// One request for `length` bytes; all of it must be used.
+/// Requests `length` bytes, all of which the device must fill.
 fn random(driver: &mut Driver, length: usize) -> Vec<u8> {
     let room = driver.share(&vec![0; length], Access::ReadWrite);
     let head = driver.submit(&[room.writable()]);
@@ -22,7 +22,7 @@ fn random(driver: &mut Driver, length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn buffers_are_filled_with_bytes_that_differ() {
+fn buffers_are_filled_with_different_bytes() {
     let host = Host::start();
     let ends = add(&host);
     let mut driver = host.connect(&ends);
@@ -35,7 +35,7 @@ fn buffers_are_filled_with_bytes_that_differ() {
     let (first, second) = (random(&mut driver, 4096), random(&mut driver, 4096));
     assert_ne!(first, second);
     for bytes in [first, second] {
-        // 64 zeros in a row do not happen by chance: every part was written.
+        // 64 random zeros in a row do not happen: the device wrote every part.
         assert!(bytes.chunks(64).all(|chunk| chunk.iter().any(|byte| *byte != 0)));
     }
     let stat = host.stat(DomId(1)).stats;
@@ -46,7 +46,7 @@ fn buffers_are_filled_with_bytes_that_differ() {
 }
 
 #[test]
-fn a_request_of_several_buffers_is_filled_whole_and_nothing_beside_it() {
+fn request_of_several_buffers_is_filled_exactly() {
     let host = Host::start();
     let ends = add(&host);
     let mut driver = host.connect(&ends);
@@ -66,7 +66,7 @@ fn a_request_of_several_buffers_is_filled_whole_and_nothing_beside_it() {
 }
 
 #[test]
-fn a_huge_request_is_answered_with_a_part() {
+fn huge_request_is_filled_in_part() {
     let host = Host::start();
     let ends = add(&host);
     let mut driver = host.connect(&ends);
@@ -81,7 +81,7 @@ fn a_huge_request_is_answered_with_a_part() {
 }
 
 #[test]
-fn a_readable_buffer_is_a_fault_and_a_reset_heals_it() {
+fn readable_buffer_is_a_fault_until_reset() {
     let host = Host::start();
     let ends = add(&host);
     let mut driver = host.connect(&ends);
@@ -92,7 +92,7 @@ fn a_readable_buffer_is_a_fault_and_a_reset_heals_it() {
     assert_ne!(driver.wait_config_event() & DEVICE_NEEDS_RESET, 0);
     let why = host.stat(DomId(1)).stats.state.needs_reset.unwrap();
     assert!(why.contains("device-readable"), "{why}");
-    assert_eq!(driver.unshare(&room), [0; 16], "no byte was moved");
+    assert_eq!(driver.unshare(&room), [0; 16], "no byte was written");
     driver.unshare(&question);
     assert_eq!(driver.set_status(0), 0);
     driver.free_rings();
@@ -103,12 +103,12 @@ fn a_readable_buffer_is_a_fault_and_a_reset_heals_it() {
     host.finish();
 }
 
-/// What the configuration says of the device of a guest named web1.
+/// The configuration of the device of a guest named web1.
 fn rate(rate: &str) -> String {
     format!("[domain.web1.virtio.0.rng]\nrate = {rate:?}")
 }
 
-/// A host on which the guest is called web1, and its device, which is held to that rate.
+/// A host with a guest named web1, and its device with this rate limit.
 fn limited(to: &str) -> (Host, Ends) {
     let host = Host::start();
     host.configure(&rate(to));
@@ -118,18 +118,18 @@ fn limited(to: &str) -> (Host, Ends) {
 }
 
 #[test]
-fn a_rate_holds_requests_back_in_the_ring_until_the_timer_fires() {
+fn rate_limit_keeps_requests_in_the_ring_until_the_timer_fires() {
     let (host, ends) = limited("8KiB/s");
     let mut driver = host.connect(&ends);
     driver.start();
     let start = Instant::now();
-    // The first is half a second more than was saved up, and so is each of the others.
+    // The first takes half a second more than was saved up, and so does each other one.
     let rooms = [3, 1, 1].map(|pages| driver.share(&vec![0; pages * 4096], Access::ReadWrite));
     for room in &rooms {
         driver.submit(&[room.writable()]);
     }
     driver.wait_used();
-    // Answered messages and doorbells in between do not let them through.
+    // Messages and doorbells in between do not bypass the limit.
     for _ in 0..20 {
         driver.status();
         driver.ring().0.doorbell.notify();
@@ -146,13 +146,13 @@ fn a_rate_holds_requests_back_in_the_ring_until_the_timer_fires() {
 }
 
 #[test]
-fn a_reset_drops_what_waits_and_refills_nothing() {
-    // What the first request is too much takes an hour, which no test is held up for.
+fn reset_drops_waiting_requests_and_keeps_the_rate() {
+    // The first request's excess takes an hour; the test does not wait for it.
     let (host, ends) = limited("1B/s");
     let mut driver = host.connect(&ends);
     driver.start();
     random(&mut driver, 4096);
-    driver.until("the device to be held up", |_| host.stat(DomId(1)).stats.waits > 0);
+    driver.until("the rate to delay the device", |_| host.stat(DomId(1)).stats.waits > 0);
     for _ in 0..2 {
         let room = driver.share(&[0; 4096], Access::ReadWrite);
         driver.submit(&[room.writable()]);
@@ -169,7 +169,7 @@ fn a_reset_drops_what_waits_and_refills_nothing() {
 }
 
 #[test]
-fn a_rate_is_for_the_domain_and_the_device_that_it_names() {
+fn rate_applies_to_the_named_domain_and_device_only() {
     let host = Host::start();
     host.configure(&rate("8KiB/s"));
     for (guest, name, number) in [(1, "web2", 0), (2, "web1", 1)] {
@@ -187,7 +187,7 @@ fn a_rate_is_for_the_domain_and_the_device_that_it_names() {
 }
 
 #[test]
-fn in_a_driver_domain_that_may_not_read_the_name_the_default_counts() {
+fn default_applies_if_the_guests_name_is_unreadable() {
     let host = Host::start();
     host.configure(&format!("{}\n[default.rng]\nrate = \"16KiB/s\"", rate("8KiB/s")));
     host.hypervisor.store_deny("/local/domain/1/name");
@@ -203,7 +203,7 @@ fn in_a_driver_domain_that_may_not_read_the_name_the_default_counts() {
 }
 
 #[test]
-fn a_file_that_was_spoiled_refuses_the_device_and_names_the_key() {
+fn invalid_configuration_refuses_the_device_and_names_the_key() {
     let host = Host::start();
     host.configure("[default.rng]\nrate = \"much\"");
     let ends = add(&host);

@@ -1,9 +1,9 @@
-//! Errors do not print their cause: [`crate::Causes`] does, once.
+//! Checks that errors do not print their cause: [`crate::Causes`] does, once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The folders whose errors people see.
+/// The folders whose errors users see.
 const FOLDERS: [&str; 2] = ["backend", "guest-shim"];
 
 fn rust_files(path: &Path, found: &mut Vec<PathBuf>) {
@@ -17,13 +17,13 @@ fn rust_files(path: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// A variant: its message, and its fields as they are written.
+/// An error variant: its message and the source text of its fields.
 struct Variant<'t> {
     message: &'t str,
     fields: &'t str,
 }
 
-/// All variants of a file, or structs, that have a message.
+/// All variants and structs of a file that have a message.
 fn variants(text: &str) -> Vec<Variant<'_>> {
     let parts = text.split("#[error(").skip(1);
     let variants = parts.filter_map(|part| {
@@ -31,14 +31,14 @@ fn variants(text: &str) -> Vec<Variant<'_>> {
         let end =
             rest.find("///").unwrap_or(rest.len()).min(rest.find("\n}").unwrap_or(rest.len()));
         let fields = rest.get(..end)?;
-        // Documented fields of a variant go on behind their comments.
+        // Documented fields of a variant continue after their comments.
         let fields = if fields.contains('{') { rest.split("},").next()? } else { fields };
         Some(Variant { message, fields })
     });
     variants.collect()
 }
 
-/// How the message would name the cause, if the variant has one.
+/// The format placeholder that would print the cause, if the variant has one.
 fn cause(fields: &str) -> Option<String> {
     if fields.contains("source:") {
         return Some("{source".to_owned());
@@ -67,7 +67,7 @@ fn no_error_prints_its_cause() {
 }
 
 #[test]
-fn a_variant_that_prints_its_cause_is_found() {
+fn variant_that_prints_its_cause_is_found() {
     let text = "#[error(\"cannot read {path}: {source}\")]\nRead {\n/// The path.\npath: P,\n\
                 source: io::Error },\n#[error(\"no {0}: {1}\")]\nNo(&'static str, #[from] E),\n\
                 #[error(\"just {0}\")]\nJust(u32),\n}";

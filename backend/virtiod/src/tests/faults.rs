@@ -1,5 +1,5 @@
-//! What a guest must not do, and what it gets: DEVICE_NEEDS_RESET with the reason, once, and the
-//! daemon and its other devices go on.
+//! Tests of a guest's faults: the device sets DEVICE_NEEDS_RESET with the reason, once, and the
+//! daemon and its other devices continue.
 
 use protocol::grant::{GrantAddress, GrantRef};
 use protocol::message::{Request, Response, VqueueFlags, VqueueUpdate};
@@ -14,7 +14,7 @@ use super::host::{Host, TestDisk, XVDA, numbered_disk};
 use super::ring::Descriptor;
 use xen::{Access, DomId};
 
-/// A read request of which one part was changed by `spoil`.
+/// Sends a read request that `spoil` changes.
 fn spoiled_read(driver: &mut Driver, spoil: impl FnOnce(&mut Driver, &mut [Descriptor; 3])) {
     let head = driver.share(&header(VIRTIO_BLK_T_IN, 1), Access::ReadOnly);
     let input = driver.share(&[0xee; 512], Access::ReadWrite);
@@ -23,13 +23,13 @@ fn spoiled_read(driver: &mut Driver, spoil: impl FnOnce(&mut Driver, &mut [Descr
     spoil(driver, &mut chain);
     driver.submit(&chain);
     assert_ne!(driver.wait_config_event() & DEVICE_NEEDS_RESET, 0);
-    assert_eq!(driver.unshare(&input), [0xee; 512], "no byte was moved");
+    assert_eq!(driver.unshare(&input), [0xee; 512], "no byte was written");
     driver.unshare(&head);
     driver.unshare(&status);
 }
 
-/// Runs `spoil` on a fresh device; the fault's text must hold every one of `words`. Another guest's
-/// device goes on meanwhile, and this one works again after a reset.
+/// Runs `spoil` on a fresh device; the fault's text must contain every one of `words`. Another
+/// guest's device continues meanwhile, and this one works again after a reset.
 fn faults(words: &[&str], spoil: impl FnOnce(&mut Driver)) {
     let (host, disk, other_disk) = (Host::start(), numbered_disk(64), numbered_disk(64));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
@@ -62,7 +62,7 @@ fn driver_again(host: &Host, ends: &super::host::Ends, guest: xen_sim::Guest) {
 }
 
 #[test]
-fn spec_3_2_a_raw_address_is_refused() {
+fn spec_3_2_raw_address_is_refused() {
     faults(&["descriptor 1", "0x1000", "bit 63"], |driver| {
         spoiled_read(driver, |_, chain| chain[1].address = 0x1000);
     });
@@ -85,7 +85,7 @@ fn spec_3_13_the_toolstacks_grants_are_refused() {
 }
 
 #[test]
-fn spec_6_5_an_unknown_grant_is_refused() {
+fn spec_6_5_unknown_grant_is_refused() {
     faults(&["buffer for the device to write", "grant 99999"], |driver| {
         spoiled_read(driver, |_, chain| {
             chain[1].address = GrantAddress::page(GrantRef(99_999)).encode();
@@ -94,7 +94,7 @@ fn spec_6_5_an_unknown_grant_is_refused() {
 }
 
 #[test]
-fn spec_3_4_a_write_through_a_read_only_grant_is_refused() {
+fn spec_3_4_write_through_a_read_only_grant_is_refused() {
     faults(&["buffer for the device to write", "ReadWrite"], |driver| {
         let read_only: Shared = driver.share(&[0; 512], Access::ReadOnly);
         spoiled_read(driver, |_, chain| chain[1].address = read_only.address());
@@ -103,7 +103,7 @@ fn spec_3_4_a_write_through_a_read_only_grant_is_refused() {
 }
 
 #[test]
-fn spec_3_5_a_grant_that_ended_is_refused() {
+fn spec_3_5_ended_grant_is_refused() {
     faults(&["buffer for the device to write"], |driver| {
         let ended = driver.share(&[0; 512], Access::ReadWrite);
         driver.unshare(&ended);
@@ -112,10 +112,10 @@ fn spec_3_5_a_grant_that_ended_is_refused() {
 }
 
 #[test]
-fn spec_3_3_a_buffer_that_runs_over_its_grants_is_refused() {
+fn spec_3_3_buffer_beyond_its_grants_is_refused() {
     faults(&["buffer for the device to write", "2 page(s)"], |driver| {
         spoiled_read(driver, |driver, chain| {
-            // The latest grant: behind it there is none.
+            // The latest grant: no grant follows it.
             let last = driver.share(&[0; 512], Access::ReadWrite);
             chain[1] = Descriptor { length: 2 * 4096, ..last.writable() };
             driver.keep(last);
@@ -124,21 +124,21 @@ fn spec_3_3_a_buffer_that_runs_over_its_grants_is_refused() {
 }
 
 #[test]
-fn a_chain_of_more_than_four_gigabytes_is_refused_without_mapping() {
+fn chain_of_more_than_four_gigabytes_is_refused_without_mapping() {
     faults(&["followed to its end"], |driver| {
         spoiled_read(driver, |_, chain| chain[0].length = u32::MAX);
     });
 }
 
 #[test]
-fn a_readable_buffer_behind_a_writable_one_is_refused() {
+fn readable_buffer_after_a_writable_one_is_refused() {
     faults(&["device-readable buffer behind"], |driver| {
         spoiled_read(driver, |_, chain| chain[2].writable = false);
     });
 }
 
 #[test]
-fn a_request_without_room_for_the_status_is_refused() {
+fn request_without_a_status_byte_is_refused() {
     faults(&["status byte"], |driver| {
         let head = driver.share(&header(VIRTIO_BLK_T_OUT, 1), Access::ReadOnly);
         driver.submit(&[head.readable()]);
@@ -148,7 +148,7 @@ fn a_request_without_room_for_the_status_is_refused() {
 }
 
 #[test]
-fn a_chain_that_loops_is_refused() {
+fn looping_chain_is_refused() {
     faults(&["followed to its end"], |driver| {
         let head = driver.share(&header(VIRTIO_BLK_T_IN, 1), Access::ReadOnly);
         let (ring, guest) = driver.ring();
@@ -161,7 +161,7 @@ fn a_chain_that_loops_is_refused() {
 }
 
 #[test]
-fn an_indirect_table_that_was_not_granted_is_refused() {
+fn indirect_table_without_a_grant_is_refused() {
     faults(&["followed to its end", "bit 63"], |driver| {
         let (ring, guest) = driver.ring();
         let table = Descriptor { address: 0x8000, length: 48, writable: false };
@@ -173,7 +173,7 @@ fn an_indirect_table_that_was_not_granted_is_refused() {
 }
 
 #[test]
-fn a_head_that_is_no_descriptor_is_refused() {
+fn head_beyond_the_queue_is_refused() {
     faults(&["chain 700"], |driver| {
         let (ring, guest) = driver.ring();
         ring.offer(guest, 700);
@@ -183,7 +183,7 @@ fn a_head_that_is_no_descriptor_is_refused() {
 }
 
 #[test]
-fn an_available_index_that_is_too_far_is_refused() {
+fn available_index_too_far_ahead_is_refused() {
     faults(&["ring"], |driver| {
         let (ring, guest) = driver.ring();
         ring.set_available(guest, 17);
@@ -193,7 +193,7 @@ fn an_available_index_that_is_too_far_is_refused() {
 }
 
 #[test]
-fn what_was_served_before_a_fault_is_given_back() {
+fn requests_served_before_a_fault_are_returned() {
     faults(&["descriptor 1"], |driver| {
         let head = driver.share(&header(VIRTIO_BLK_T_IN, 4), Access::ReadOnly);
         let input = driver.share(&[0; 512], Access::ReadWrite);
@@ -216,15 +216,15 @@ fn what_was_served_before_a_fault_is_given_back() {
 }
 
 #[test]
-fn spec_6_5_a_faulted_device_serves_nothing_until_reset() {
+fn spec_6_5_faulted_device_serves_nothing_until_reset() {
     faults(&["descriptor 1"], |driver| {
         spoiled_read(driver, |_, chain| chain[1].address = 0x1000);
         let head = driver.share(&header(VIRTIO_BLK_T_IN, 1), Access::ReadOnly);
         let input = driver.share(&[0xee; 512], Access::ReadWrite);
         let status = driver.share(&[0xff], Access::ReadWrite);
         driver.submit(&[head.readable(), input.writable(), status.writable()]);
-        // A message goes through the same thread behind the doorbell: when it is answered, the
-        // doorbell has been dealt with.
+        // The same thread handles the message after the doorbell: once it answers, it has handled
+        // the doorbell.
         driver.status();
         driver.status();
         let (ring, guest) = driver.ring();
@@ -243,7 +243,7 @@ fn spec_6_2_features_ok_is_refused_without_access_platform() {
         [offered & !(1 << F_ACCESS_PLATFORM), offered & !(1 << F_VERSION_1), offered | 1 << 62, 0]
     {
         assert_eq!(disk.driver.negotiate(features), ACKNOWLEDGE | DRIVER, "{features:#x}");
-        // Queues come after FEATURES_OK: this set-up is ignored [6.1].
+        // SET_VQUEUE before FEATURES_OK is ignored [6.1].
         let update = VqueueUpdate {
             index: 0,
             flags: VqueueFlags(VqueueFlags::ENABLE),
@@ -287,7 +287,7 @@ fn queue_enabled(driver: &mut Driver) -> bool {
 }
 
 #[test]
-fn spec_6_3_an_invalid_queue_set_up_changes_nothing() {
+fn spec_6_3_invalid_queue_setup_changes_nothing() {
     let mut disk = TestDisk::connect(numbered_disk(1), "w");
     let offered = disk.driver.offered();
     disk.driver.negotiate(offered);

@@ -1,4 +1,4 @@
-//! XenStore that refuses writes, or is lost, when a test says so.
+//! A XenStore that refuses writes, or is lost, on a test's request.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,28 +8,28 @@ use std::time::Duration;
 use xen::{DomId, StoreError, Xen, XenStore};
 use xen_sim::{Hypervisor, SimEvents, SimGrants, SimStore};
 
-/// How long to wait for a refusal.
+/// Maximum time to wait for a refusal.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What becomes of who connects.
+/// The outcome of a new connection.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Connecting {
     #[default]
     Good,
-    /// There is nobody, or no descriptor to connect with.
+    /// It fails: xenstored is gone, or no descriptor is free.
     Refused,
-    /// Nobody answers.
+    /// It hangs: xenstored does not answer.
     Hanging,
 }
 
-/// What is wrong with XenStore now.
+/// The current faults of XenStore.
 #[derive(Default)]
 struct State {
-    /// Writes to keys that end so are refused: the end, the error, how often.
+    /// Refused writes: the end of the key, the error, the number of refusals left.
     refused: Option<(String, &'static str, usize)>,
-    /// Connections made before this many are lost.
+    /// Connections with a lower number are lost.
     lost_below: usize,
-    /// What becomes of who connects.
+    /// The outcome of a new connection.
     connecting: Connecting,
     connections: usize,
     refusals: usize,
@@ -54,42 +54,42 @@ impl FlakyXen {
         self.state().refused = Some((end.to_owned(), errno, times));
     }
 
-    /// How many changes were refused so far.
+    /// Number of refused changes so far.
     pub(super) fn refusals(&self) -> usize {
         self.state().refusals
     }
 
-    /// Waits until so many changes were refused.
+    /// Waits until `count` changes were refused.
     pub(super) fn wait_refusals(&self, count: usize) {
         let fewer = |state: &mut State| state.refusals < count;
         let (state, waited) = self.refused.wait_timeout_while(self.state(), LIMIT, fewer).unwrap();
         assert!(!waited.timed_out(), "{} of {count} changes refused", state.refusals);
     }
 
-    /// How many connections were made so far.
+    /// Number of connections made so far.
     pub(super) fn connections(&self) -> usize {
         self.state().connections
     }
 
-    /// xenstored dies.
+    /// Simulates the death of xenstored.
     pub(super) fn lose(&self) {
         let mut state = self.state();
         (state.lost_below, state.connecting) = (state.connections, Connecting::Refused);
     }
 
-    /// xenstored stops without dying: who is connected gets no answer in time, and who connects
-    /// waits.
+    /// Simulates a hung xenstored: connected clients get no answer in time, and new connections
+    /// wait.
     pub(super) fn hang(&self) {
         let mut state = self.state();
         (state.lost_below, state.connecting) = (state.connections, Connecting::Hanging);
     }
 
-    /// No more connections can be made; those that are there go on.
+    /// Refuses new connections; existing ones continue.
     pub(super) fn refuse_connections(&self) {
         self.state().connecting = Connecting::Refused;
     }
 
-    /// xenstored is there again.
+    /// Restores xenstored.
     pub(super) fn restore(&self) {
         self.state().connecting = Connecting::Good;
         self.changed.notify_all();
@@ -126,7 +126,7 @@ fn lost(operation: &'static str) -> StoreError {
     StoreError::Connection { operation, path, source }
 }
 
-/// One connection.
+/// A connection.
 pub(super) struct FlakyStore {
     store: SimStore,
     number: usize,
@@ -134,7 +134,7 @@ pub(super) struct FlakyStore {
 }
 
 impl FlakyStore {
-    /// The connection, unless it is lost.
+    /// Returns the connection, unless it is lost.
     fn there(&mut self) -> Result<&mut SimStore, StoreError> {
         if self.number < self.xen.state().lost_below {
             return Err(lost("read from"));

@@ -1,8 +1,8 @@
-//! Every call of a handle to Xen fails in turn, once and for ever, by every error that the kernel,
-//! xenstored or the hypervisor can give, in the whole life of a device.
+//! Makes every call of a handle to Xen fail, one after the other, once and for ever, with every
+//! error that the kernel, xenstored or the hypervisor can return, in the whole life of a device.
 //!
-//! Whatever fails: the daemon goes on and stops when it is told to, nothing of the guest's stays
-//! mapped or bound, nothing is tried without end, and the log has a sentence about it.
+//! After every fault the daemon continues and stops on request, no page of the guest's stays mapped
+//! and no port bound, nothing is retried without limit, and the log has a line about the fault.
 
 mod guest;
 mod handles;
@@ -31,15 +31,15 @@ use crate::domain::ByGrants;
 use xen::DomId;
 use xen_sim::Hypervisor;
 
-/// The longest that the daemon may take to stop.
+/// Maximum time for the daemon to stop.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Runs at the same time: they mostly wait.
+/// Number of concurrent runs, which mostly wait.
 const WORKERS: usize = 24;
 
-/// What happens to the device.
+/// The course of the device's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Life {
-    /// The guest's driver leaves and comes again; then the toolstack ends the device.
+    /// The guest's driver leaves and connects again; then the toolstack ends the device.
     Reconnected,
     /// The toolstack ends the device in the middle of requests.
     Destroyed,
@@ -47,12 +47,12 @@ enum Life {
     Stopped,
 }
 
-/// What a run broke.
+/// A rule that a run broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Broken {
     /// The daemon ended by itself.
     Ended,
-    /// The daemon did not stop when it was told to.
+    /// The daemon did not stop on request.
     Hangs,
     /// A thread panicked.
     Panicked,
@@ -60,23 +60,23 @@ enum Broken {
     Leaks,
     /// Many more handle calls than without the fault.
     Loops,
-    /// Nothing in the log.
+    /// The log has no line about the fault.
     Silent,
 }
 
-/// One run.
+/// The result of a run.
 struct Run {
     broken: Vec<Broken>,
     counts: Counts,
 }
 
-/// A guest's number that no other run has: the log is told apart by it.
+/// Returns a domain id that no other run uses; the log is filtered by it.
 fn next_guest() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(1000);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Plays a life, with a fault if there is one; `usual` is what it takes without.
+/// Runs a life, with a fault if `plan` has one; `usual` is the number of calls without a fault.
 fn play(life: Life, plan: Option<Plan>, usual: usize) -> Run {
     let (id, hypervisor) = (next_guest(), Hypervisor::default());
     let handles = FaultyHandles::new(hypervisor.clone(), plan);
@@ -85,7 +85,7 @@ fn play(life: Life, plan: Option<Plan>, usual: usize) -> Run {
     let file = ConfigFile::new(Some(config.path().to_owned()));
     let network = Arc::new(FakeNetwork::default());
     let server = Server::new(ByGrants(handles), Arc::new(Registry::default()), file, network);
-    // A daemon that cannot start says why, and that is all.
+    // A daemon that cannot start reports an error and does nothing else.
     let Ok(server) = server else { return Run { broken: Vec::new(), counts: faults.counts() } };
     let stop = Arc::new(EventFd::new().unwrap());
     let (stopped, (end, ended)) = (Arc::clone(&stop), mpsc::channel());
@@ -105,7 +105,7 @@ fn play(life: Life, plan: Option<Plan>, usual: usize) -> Run {
     }
     let silent = faults.needs_sentence() && !log::wait(id);
     let mut broken = Vec::new();
-    // What the daemon ends with is said by its main function.
+    // The program's main function reports the daemon's final error.
     let mut said = false;
     if thread.is_finished() {
         broken.push(Broken::Ended);
@@ -130,7 +130,7 @@ fn play(life: Life, plan: Option<Plan>, usual: usize) -> Run {
     Run { broken, counts: faults.counts() }
 }
 
-/// A fault and what it broke.
+/// A fault and the rules that it broke.
 struct Complaint {
     plan: Plan,
     broken: Vec<Broken>,
@@ -142,7 +142,7 @@ impl fmt::Display for Complaint {
     }
 }
 
-/// Plays a life with every fault, and fails for what one of them broke.
+/// Runs a life with every fault; fails if one breaks a rule.
 fn survives(life: Life) {
     log::capture();
     let usual = play(life, None, 0);
@@ -174,7 +174,7 @@ fn survives(life: Life) {
     assert!(complaints.is_empty(), "{}", summary(&complaints));
 }
 
-/// Complaints by call and by what was broken, with examples.
+/// Groups complaints by call and by rule, with examples.
 fn summary(complaints: &[Complaint]) -> String {
     let mut kinds: BTreeMap<(Call, Lasting, Vec<Broken>), Vec<&Complaint>> = BTreeMap::new();
     for complaint in complaints {
@@ -193,16 +193,16 @@ fn summary(complaints: &[Complaint]) -> String {
 }
 
 #[test]
-fn a_device_that_is_connected_twice_survives_every_fault() {
+fn reconnected_device_survives_every_fault() {
     survives(Life::Reconnected);
 }
 
 #[test]
-fn a_device_that_is_destroyed_survives_every_fault() {
+fn destroyed_device_survives_every_fault() {
     survives(Life::Destroyed);
 }
 
 #[test]
-fn a_daemon_that_stops_survives_every_fault() {
+fn stopping_daemon_survives_every_fault() {
     survives(Life::Stopped);
 }

@@ -1,4 +1,4 @@
-//! The driver's pool.
+//! The driver's side of the pool.
 
 use protocol::grant::GrantRef;
 use protocol::message::{Request, Response, ShareOutcome};
@@ -8,7 +8,7 @@ use super::Driver;
 use xen::Access;
 use xen_sim::GuestPage;
 
-/// Pages that were shared for the pool.
+/// Pages shared for the pool.
 #[derive(Clone)]
 pub(in crate::tests) struct Pooled {
     pub(in crate::tests) first: PoolPage,
@@ -17,7 +17,7 @@ pub(in crate::tests) struct Pooled {
 }
 
 impl Driver {
-    /// Asks for pages to be taken into the pool.
+    /// Sends SHARE_PAGES; returns its outcome.
     pub(in crate::tests) fn ask_share(
         &mut self,
         first: PoolPage,
@@ -31,7 +31,7 @@ impl Driver {
         })
     }
 
-    /// Grants pages and offers them for the pool. Their grants end with the driver's own.
+    /// Grants pages and sends SHARE_PAGES for them. The grants end with the driver's own.
     pub(in crate::tests) fn try_share_pool(
         &mut self,
         first: PoolPage,

@@ -1,4 +1,4 @@
-//! A guest and a toolstack that wait a moment for what should come, and go on when it does not.
+//! A guest and a toolstack that wait briefly for each event, and continue without it.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,10 +15,10 @@ use crate::tests::ring::{Descriptor, Ring};
 use xen::Access;
 use xen_sim::{Guest, GuestPort, Hypervisor};
 
-/// A moment: much longer than anything takes that comes. On a machine so busy that it is not, a run
-/// takes another course, on which all that is looked at holds too.
+/// The time to wait for an event: much longer than an event takes that does arrive. If a machine is
+/// too busy for that, a run takes another course, for which all checks hold too.
 const MOMENT: Duration = Duration::from_millis(60);
-/// Pages of the guest.
+/// Number of pages of the guest.
 const PAGES: usize = 128;
 
 pub(super) struct ImpatientGuest {
@@ -29,7 +29,7 @@ pub(super) struct ImpatientGuest {
     connected: Option<Connected>,
 }
 
-/// One life of the frontend's.
+/// One connection of the frontend.
 struct Connected {
     words: xen_sim::GuestPage,
     port: GuestPort,
@@ -65,7 +65,7 @@ impl ImpatientGuest {
         self.hypervisor.store_write(&format!("{}/{key}", self.backend), value);
     }
 
-    /// Waits a moment for one of the backend's states.
+    /// Waits briefly for one of the backend's states; returns whether it was reached.
     fn wait_state(&self, states: &[Option<&str>]) -> bool {
         let watch = self.hypervisor.store_watch(&format!("{}/state", self.backend));
         watch.wait_for(MOMENT, |state| states.contains(&state))
@@ -87,7 +87,7 @@ impl ImpatientGuest {
         connected
     }
 
-    /// Asks, and whether there was an answer.
+    /// Sends a request; returns whether a response arrived.
     fn ask(&mut self, request: Request<'_>) -> bool {
         let Some(connected) = &mut self.connected else { return false };
         let words = self.guest.words(connected.words);
@@ -112,7 +112,7 @@ impl ImpatientGuest {
         matches!(connected.transport.take_answer(), Some(Ok(_)))
     }
 
-    /// Connects, and reads and writes.
+    /// Connects, reads and writes.
     pub(super) fn use_disk(&mut self) {
         if !self.connect() || !self.start() {
             return;
@@ -162,7 +162,7 @@ impl ImpatientGuest {
         ring.map_or(0, |ring| ring.used_index(&self.guest))
     }
 
-    /// A request of so many bytes.
+    /// Makes a request of `length` bytes available.
     fn offer(&mut self, kind: u32, sector: u64, length: usize) {
         let mut share = |bytes: &[u8]| {
             let pages: Vec<_> = bytes.chunks(4096).map(|_| self.guest.allocate()).collect();
@@ -181,12 +181,12 @@ impl ImpatientGuest {
         ring.doorbell.notify();
     }
 
-    /// Requests in the middle of which something else happens.
+    /// Makes requests available without waiting for them.
     pub(super) fn ask_without_waiting(&mut self) {
         (0..3).for_each(|sector| self.offer(VIRTIO_BLK_T_IN, sector, 2 * 4096));
     }
 
-    /// The driver goes.
+    /// The driver leaves.
     pub(super) fn leave(&mut self) {
         self.ask(Request::SetDeviceStatus(0));
         self.write_frontend("state", "5");
@@ -195,12 +195,12 @@ impl ImpatientGuest {
         self.connected = None;
     }
 
-    /// And it comes again.
+    /// The driver connects again.
     pub(super) fn come_again(&mut self) {
         self.write_frontend("state", "1");
     }
 
-    /// As `xl destroy`, which goes on after a while whatever the backend says.
+    /// Removes the device as `xl destroy` does, which continues after a while in any case.
     pub(super) fn destroy(&mut self) {
         self.write_backend("online", "0");
         self.write_backend("state", "5");

@@ -1,4 +1,4 @@
-//! Handles to the simulated hypervisor of which one fails.
+//! Handles to the simulated hypervisor with injected faults.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,7 +13,7 @@ use xen::{
 };
 use xen_sim::{Hypervisor, SimEvents, SimGrants, SimStore};
 
-/// What fails, and what was called so far.
+/// The planned fault, and the calls so far.
 #[derive(Clone)]
 pub(super) struct Faults(Arc<Mutex<State>>);
 
@@ -28,7 +28,7 @@ impl Faults {
         self.0.lock().unwrap()
     }
 
-    /// A call is made; how it is to fail, if it is.
+    /// Counts a call; returns its failure if one is planned.
     fn failure(&self, call: Call) -> Option<Failure> {
         let mut state = self.state();
         let before = state.counts.add(call);
@@ -74,8 +74,8 @@ impl Faults {
         self.failure(call).map_or(Ok(()), |failure| Err(error(failure)))
     }
 
-    /// Whether something has failed that the log is to tell of. A copy that fails is none: buffers
-    /// are mapped then, and what cannot be mapped is told.
+    /// Whether a call has failed that the log must report. A failed copy does not count: the daemon
+    /// then maps the buffers, and a failed map is reported.
     pub(super) fn needs_sentence(&self) -> bool {
         let state = self.state();
         state.struck && state.plan.is_some_and(|plan| plan.call != Call::Copy)
@@ -93,7 +93,7 @@ fn error(failure: Failure) -> io::Error {
     }
 }
 
-/// The handles.
+/// Opens the faulty handles.
 #[derive(Clone)]
 pub(super) struct FaultyHandles {
     hypervisor: Hypervisor,
@@ -128,7 +128,7 @@ impl Xen for FaultyHandles {
     }
 }
 
-/// One handle.
+/// A faulty handle.
 pub(super) struct Faulty<D> {
     handle: D,
     faults: Faults,

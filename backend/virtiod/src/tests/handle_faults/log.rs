@@ -1,4 +1,4 @@
-//! What the daemon logs, told apart by the thread that says it and by the guest that it names.
+//! Captures the daemon's log by the thread that writes it and the guest that it names.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -10,7 +10,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-/// How long a sentence may take.
+/// Maximum time to wait for a line.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Lines by the names of threads.
@@ -23,13 +23,13 @@ fn lines() -> MutexGuard<'static, Lines> {
     LINES.lock().unwrap()
 }
 
-/// The name of the thread that the server with this guest runs in.
+/// The name of the server's thread for this guest.
 pub(super) fn server_thread(guest: u16) -> String {
     format!("server-of-{guest}")
 }
 
-/// Captures, from now on, what threads of this process say that a log by default shows. Who else
-/// captures is not disturbed: nobody does in these tests.
+/// Captures the lines of this process's threads that the log shows by default. Replaces the global
+/// subscriber, which no other test uses.
 pub(super) fn capture() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -38,14 +38,14 @@ pub(super) fn capture() {
     });
 }
 
-/// The threads that speak of this guest: its server's, and its devices', which are named after it.
+/// The threads of this guest: its server's and its devices', which are named after it.
 fn threads(all: &Lines, guest: u16) -> Vec<String> {
     let (server, device) = (server_thread(guest), format!("{guest}-"));
     let is_ours = |name: &&String| **name == server || name.starts_with(&device);
     all.keys().filter(is_ours).cloned().collect()
 }
 
-/// Waits for a line about this guest; whether there is one.
+/// Waits for a line about this guest; returns whether there is one.
 pub(super) fn wait(guest: u16) -> bool {
     let none = |all: &mut Lines| threads(all, guest).is_empty();
     !MORE.wait_timeout_while(lines(), LIMIT, none).unwrap().1.timed_out()
@@ -65,7 +65,7 @@ impl<S: Subscriber> Layer<S> for Capture {
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        // A device that comes and goes says so at INFO.
+        // A device that starts and ends logs that at INFO.
         if *event.metadata().level() > Level::WARN {
             return;
         }

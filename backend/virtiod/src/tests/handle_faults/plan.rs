@@ -1,4 +1,4 @@
-//! Which call fails, and how.
+//! Plans of injected faults: the call and its failure.
 
 use std::collections::BTreeMap;
 
@@ -26,54 +26,54 @@ pub(super) enum Call {
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// By an error of the kernel's.
+    /// With an error of the kernel.
     Errno(i32),
-    /// The hypervisor refuses; of a copy, with this status.
+    /// The hypervisor refuses; a copy gets this status.
     Refused(i16),
-    /// xenstored refuses.
+    /// xenstored refuses with this error.
     Store(&'static str),
     /// xenstored is gone.
     StoreGone,
-    /// xenstored says something else.
+    /// xenstored violates the protocol.
     StoreSpeaksNonsense,
 }
 
-/// How long.
+/// How long the fault lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Lasting {
     Once,
     ForEver,
 }
 
-/// A fault.
+/// A planned fault.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     pub(super) call: Call,
-    /// The first that fails, counted from 0.
+    /// The number of the first failing call, from 0.
     pub(super) nth: usize,
     pub(super) failure: Failure,
     pub(super) lasting: Lasting,
 }
 
-/// How often each call was made.
+/// The number of calls of each kind.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counts(BTreeMap<Call, usize>);
 
 impl Counts {
-    /// Counts one; gives how many there were before.
+    /// Counts a call; returns the number before it.
     pub(super) fn add(&mut self, call: Call) -> usize {
         let count = self.0.entry(call).or_default();
         *count += 1;
         *count - 1
     }
 
-    /// All calls.
+    /// The number of all calls.
     pub(super) fn total(&self) -> usize {
         self.0.values().sum()
     }
 }
 
-/// Every call fails in turn, by one error of each kind; the first one by all.
+/// Plans for every call with one error of each kind; for the first call with all errors.
 pub(super) fn plans(usual: &Counts) -> Vec<Plan> {
     let mut plans = Vec::new();
     for (call, count) in &usual.0 {
@@ -90,7 +90,7 @@ pub(super) fn plans(usual: &Counts) -> Vec<Plan> {
     plans
 }
 
-/// One error of each kind that is told apart by whoever calls, and the others.
+/// One error of each kind that callers distinguish, and all others.
 fn failures(call: Call) -> (&'static [Failure], &'static [Failure]) {
     use Failure::{Errno, Refused, Store, StoreGone, StoreSpeaksNonsense};
     match call {
@@ -110,7 +110,7 @@ fn failures(call: Call) -> (&'static [Failure], &'static [Failure]) {
             &[Refused(-3), Errno(libc::ENOMEM)],
             &[Errno(libc::EINVAL), Errno(libc::EAGAIN), Errno(libc::ENOSPC), Errno(libc::EFAULT)],
         ),
-        // Every GNTST there is.
+        // All GNTST values.
         Call::Copy => (
             &[Refused(-3), Errno(libc::ENOMEM)],
             &[
