@@ -23,18 +23,18 @@ pub(super) fn header(kind: u32, sector: u64) -> [u8; 16] {
     bytes
 }
 
-/// Sends one request with `out` for the device and a buffer of `room` bytes for the response;
+/// Sends one request with `out` for the device and a buffer of `capacity` bytes for the response;
 /// returns status and response. Ends all its grants, which fails the test if one is still mapped.
 pub(super) fn request(
     driver: &mut Driver,
     kind: u32,
     sector: u64,
     out: &[u8],
-    room: usize,
+    capacity: usize,
 ) -> (u8, Vec<u8>) {
     let header = driver.share(&header(kind, sector), Access::ReadOnly);
     let out = (!out.is_empty()).then(|| driver.share(out, Access::ReadOnly));
-    let input = (room > 0).then(|| driver.share(&vec![0xee; room], Access::ReadWrite));
+    let input = (capacity > 0).then(|| driver.share(&vec![0xee; capacity], Access::ReadWrite));
     let status = driver.share(&[0xff], Access::ReadWrite);
     let mut chain = vec![header.readable()];
     chain.extend(out.iter().map(|shared| shared.readable()));

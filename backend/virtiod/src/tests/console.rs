@@ -45,16 +45,16 @@ fn print(driver: &mut Driver, bytes: &[u8]) {
 /// Adds a buffer for input to the receive queue.
 fn offer(driver: &mut Driver, length: usize) -> Shared {
     driver.use_queue(RECEIVE);
-    let room = driver.share(&vec![0; length], Access::ReadWrite);
-    driver.submit(&[room.writable()]);
-    room
+    let buffer = driver.share(&vec![0; length], Access::ReadWrite);
+    driver.submit(&[buffer.writable()]);
+    buffer
 }
 
 /// Waits for input in the oldest buffer and returns it.
-fn typed(driver: &mut Driver, room: &Shared) -> Vec<u8> {
+fn typed(driver: &mut Driver, buffer: &Shared) -> Vec<u8> {
     driver.use_queue(RECEIVE);
     let (_, written) = driver.wait_used();
-    let mut bytes = driver.unshare(room);
+    let mut bytes = driver.unshare(buffer);
     bytes.truncate(written as usize);
     bytes
 }
@@ -88,13 +88,13 @@ pub(super) fn end(host: Host, ends: &Ends, driver: Driver) {
 fn bytes_pass_both_ways_unchanged() {
     let (host, ends, mut driver) = console();
     let mut terminal = terminal(&host, &ends);
-    let room = offer(&mut driver, 300);
+    let buffer = offer(&mut driver, 300);
     // All 256 values: no echo, no conversion of line ends, no signals, no flow control.
     let all: Vec<u8> = (0..=255).collect();
     print(&mut driver, &all);
     assert_eq!(read(&mut terminal, 256), all);
     terminal.write_all(&all).unwrap();
-    assert_eq!(typed(&mut driver, &room), all);
+    assert_eq!(typed(&mut driver, &buffer), all);
     let stat = host.stat(DomId(1)).stats;
     assert_eq!(
         (stat.bytes.read, stat.bytes.written, stat.state.kind.as_str()),
@@ -123,8 +123,8 @@ fn input_waits_in_order_for_buffers() {
     driver.until("the terminal to be full", &mut taken);
     let mut got = Vec::new();
     while got.len() < sent {
-        let room = offer(&mut driver, 1500);
-        got.extend(typed(&mut driver, &room));
+        let buffer = offer(&mut driver, 1500);
+        got.extend(typed(&mut driver, &buffer));
     }
     assert!(got == all[..sent], "{sent} bytes in order");
     end(host, &ends, driver);
@@ -225,8 +225,8 @@ fn reset_keeps_the_terminal_and_its_input() {
     assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
     driver.free_rings();
     driver.start_with(2);
-    let room = offer(&mut driver, 64);
-    assert_eq!(typed(&mut driver, &room), b"typed early");
+    let buffer = offer(&mut driver, 64);
+    assert_eq!(typed(&mut driver, &buffer), b"typed early");
     print(&mut driver, b"hello");
     assert_eq!(read(&mut terminal, 5), b"hello");
     end(host, &ends, driver);

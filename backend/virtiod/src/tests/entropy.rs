@@ -15,10 +15,10 @@ fn add(host: &Host) -> Ends {
 
 /// Requests `length` bytes, all of which the device must fill.
 fn random(driver: &mut Driver, length: usize) -> Vec<u8> {
-    let room = driver.share(&vec![0; length], Access::ReadWrite);
-    let head = driver.submit(&[room.writable()]);
+    let buffer = driver.share(&vec![0; length], Access::ReadWrite);
+    let head = driver.submit(&[buffer.writable()]);
     assert_eq!(driver.wait_used(), (head, length as u32));
-    driver.unshare(&room)
+    driver.unshare(&buffer)
 }
 
 #[test]
@@ -51,12 +51,12 @@ fn request_of_several_buffers_is_filled_exactly() {
     let ends = add(&host);
     let mut driver = host.connect(&ends);
     driver.start();
-    let rooms: Vec<_> = (0..3).map(|_| driver.share(&[0; 2 * 4096], Access::ReadWrite)).collect();
-    let mut chain: Vec<_> = rooms.iter().map(|room| room.writable()).collect();
+    let buffers: Vec<_> = (0..3).map(|_| driver.share(&[0; 2 * 4096], Access::ReadWrite)).collect();
+    let mut chain: Vec<_> = buffers.iter().map(|buffer| buffer.writable()).collect();
     chain[1].length = 100;
     let head = driver.submit(&chain);
     assert_eq!(driver.wait_used(), (head, 8192 + 100 + 8192));
-    let bytes: Vec<_> = rooms.iter().map(|room| driver.unshare(room)).collect();
+    let bytes: Vec<_> = buffers.iter().map(|buffer| driver.unshare(buffer)).collect();
     assert!(bytes[1][..100].iter().any(|byte| *byte != 0));
     assert!(bytes[1][100..].iter().all(|byte| *byte == 0), "beside the buffer");
     assert!(bytes[2][8128..].iter().any(|byte| *byte != 0), "to its end");
@@ -71,10 +71,10 @@ fn huge_request_is_filled_in_part() {
     let ends = add(&host);
     let mut driver = host.connect(&ends);
     driver.start();
-    let room = driver.share(&vec![0; 20 * 4096], Access::ReadWrite);
-    let head = driver.submit(&[room.writable()]);
+    let buffer = driver.share(&vec![0; 20 * 4096], Access::ReadWrite);
+    let head = driver.submit(&[buffer.writable()]);
     assert_eq!(driver.wait_used(), (head, 64 << 10));
-    assert!(driver.unshare(&room)[64 << 10..].iter().all(|byte| *byte == 0));
+    assert!(driver.unshare(&buffer)[64 << 10..].iter().all(|byte| *byte == 0));
     driver.close();
     host.remove(&ends);
     host.finish();
@@ -86,13 +86,13 @@ fn readable_buffer_is_a_fault_until_reset() {
     let ends = add(&host);
     let mut driver = host.connect(&ends);
     driver.start();
-    let (question, room) =
+    let (question, buffer) =
         (driver.share(&[1; 16], Access::ReadOnly), driver.share(&[0; 16], Access::ReadWrite));
-    driver.submit(&[question.readable(), room.writable()]);
+    driver.submit(&[question.readable(), buffer.writable()]);
     assert_ne!(driver.wait_config_event() & DEVICE_NEEDS_RESET, 0);
     let why = host.stat(DomId(1)).stats.state.needs_reset.unwrap();
     assert!(why.contains("device-readable"), "{why}");
-    assert_eq!(driver.unshare(&room), [0; 16], "no byte was written");
+    assert_eq!(driver.unshare(&buffer), [0; 16], "no byte was written");
     driver.unshare(&question);
     assert_eq!(driver.set_status(0), 0);
     driver.free_rings();
@@ -124,9 +124,9 @@ fn rate_limit_keeps_requests_in_the_ring_until_the_timer_fires() {
     driver.start();
     let start = Instant::now();
     // The first takes half a second more than was saved up, and so does each other one.
-    let rooms = [3, 1, 1].map(|pages| driver.share(&vec![0; pages * 4096], Access::ReadWrite));
-    for room in &rooms {
-        driver.submit(&[room.writable()]);
+    let buffers = [3, 1, 1].map(|pages| driver.share(&vec![0; pages * 4096], Access::ReadWrite));
+    for buffer in &buffers {
+        driver.submit(&[buffer.writable()]);
     }
     driver.wait_used();
     // Messages and doorbells in between do not bypass the limit.
@@ -138,7 +138,7 @@ fn rate_limit_keeps_requests_in_the_ring_until_the_timer_fires() {
     assert!(start.elapsed() >= Duration::from_millis(500), "{:?}", start.elapsed());
     driver.wait_used();
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
-    assert!(rooms.iter().all(|room| driver.unshare(room).iter().any(|byte| *byte != 0)));
+    assert!(buffers.iter().all(|buffer| driver.unshare(buffer).iter().any(|byte| *byte != 0)));
     assert_eq!(host.stat(DomId(1)).stats.state.details["rate"], "8192 B/s");
     driver.close();
     host.remove(&ends);
@@ -154,12 +154,12 @@ fn reset_drops_waiting_requests_and_keeps_the_rate() {
     random(&mut driver, 4096);
     driver.until("the rate to delay the device", |_| host.stat(DomId(1)).stats.waits > 0);
     for _ in 0..2 {
-        let room = driver.share(&[0; 4096], Access::ReadWrite);
-        driver.submit(&[room.writable()]);
+        let buffer = driver.share(&[0; 4096], Access::ReadWrite);
+        driver.submit(&[buffer.writable()]);
         driver.status();
         assert_eq!(driver.set_status(0), 0);
         assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
-        assert_eq!(driver.unshare(&room), [0; 4096], "dropped, not answered");
+        assert_eq!(driver.unshare(&buffer), [0; 4096], "dropped, not answered");
         driver.free_rings();
         driver.start();
     }

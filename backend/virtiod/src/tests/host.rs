@@ -1,4 +1,4 @@
-//! Dom0: the server in a thread, and a toolstack that writes what xl writes.
+//! Dom0: the server in a thread, and a toolstack that writes the keys that xl writes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use crate::domain::{ByGrants, Domain};
 use xen::DomId;
 use xen_sim::{Hypervisor, Watch};
 
-/// xvda's number, as xl gives it.
+/// xl's number for xvda.
 pub(super) const XVDA: u32 = 51712;
-/// Pages of a test guest.
+/// Number of pages of a test guest.
 const GUEST_PAGES: usize = 1024;
 
 pub(super) struct Host {
@@ -31,7 +31,7 @@ pub(super) struct Host {
     server: Option<JoinHandle<Result<(), ServerError>>>,
 }
 
-/// Where one device's two ends stand in XenStore.
+/// The XenStore directories of a device's backend and frontend.
 #[derive(Clone)]
 pub(super) struct Ends {
     pub(super) guest: DomId,
@@ -44,12 +44,12 @@ impl Host {
         Self::start_on(Hypervisor::default())
     }
 
-    /// Starts where something stands in XenStore already.
+    /// Starts on a hypervisor whose XenStore has content.
     pub(super) fn start_on(hypervisor: Hypervisor) -> Self {
         Self::start_with(hypervisor.clone(), ByGrants(hypervisor))
     }
 
-    /// Starts with handles of its own to a hypervisor.
+    /// Starts the server with the handles `domain` to a hypervisor.
     pub(super) fn start_with(hypervisor: Hypervisor, domain: impl Domain) -> Self {
         let registry = Arc::new(Registry::default());
         let stop = Arc::new(EventFd::new().unwrap());
@@ -68,7 +68,7 @@ impl Host {
         std::fs::write(self.config.path(), text).unwrap();
     }
 
-    /// What is left of a disk that an earlier daemon served, for reading.
+    /// Adds the keys of a read-only disk that an earlier daemon left in `state`.
     pub(super) fn add_disk_in_state(
         &self,
         guest: u16,
@@ -122,7 +122,7 @@ impl Host {
         ends
     }
 
-    /// A watch on the backend's state.
+    /// Watches the backend's state.
     pub(super) fn watch_state(&self, guest: u16, number: u32) -> Watch {
         let path = format!("/local/domain/0/backend/virtio_disk/{guest}/{number}/state");
         self.hypervisor.store_watch(&path)
@@ -145,33 +145,33 @@ impl Host {
         self.hypervisor.store_read(&format!("{}/error", ends.backend))
     }
 
-    /// A guest that has found the device and is connected.
+    /// Creates a guest and connects its driver to the device.
     pub(super) fn connect(&self, ends: &Ends) -> Driver {
         let guest = self.hypervisor.guest(ends.guest.0, GUEST_PAGES);
         Driver::connect(self.hypervisor.clone(), ends.clone(), guest)
     }
 
-    /// The same guest's other driver, with grant references of its own.
+    /// Connects another driver of the same guest, with grant references of its own.
     pub(super) fn connect_beside(&self, ends: &Ends) -> Driver {
         let mut guest = self.hypervisor.guest(ends.guest.0, GUEST_PAGES);
         guest.skip_references(10_000);
         Driver::connect(self.hypervisor.clone(), ends.clone(), guest)
     }
 
-    /// What `stat` says of a guest's first device.
+    /// The statistics of a guest's first device.
     pub(super) fn stat(&self, guest: DomId) -> RegisteredDevice {
         let devices = self.registry.report().devices;
         devices.into_iter().find(|device| device.domid == guest.0).unwrap()
     }
 
-    /// How many devices a guest has or had.
+    /// Number of present and removed devices of a guest.
     pub(super) fn devices(&self, guest: DomId) -> usize {
         let devices = self.registry.report().devices;
         devices.iter().filter(|device| device.domid == guest.0).count()
     }
 
-    /// Waits until the first guest's first device has served so many requests to read, though it
-    /// can tell its driver nothing.
+    /// Waits until the first guest's first device has served `count` read requests, though it
+    /// cannot notify its driver.
     pub(super) fn wait_requests_read(&self, count: u64) {
         let end = Instant::now() + Duration::from_secs(10);
         while self.stat(DomId(1)).stats.requests.read < count {
@@ -180,12 +180,12 @@ impl Host {
         }
     }
 
-    /// Waits until the guest's first device has dealt with everything that is ready now: what its
-    /// driver signalled and what it waits for beside that.
+    /// Waits until the guest's first device has handled all pending events: its driver's and those
+    /// of its own sources.
     pub(super) fn settle(&self, driver: &mut Driver) {
         let guest = driver.ends.guest;
         let waits = || self.stat(guest).stats.counts.sleeps;
-        // The first may have begun before; the next ends what it found.
+        // The first iteration may have begun before; the second one handles the remaining events.
         let enough = waits() + 2;
         while waits() < enough {
             driver.status();
@@ -198,7 +198,7 @@ impl Host {
         self.hypervisor.assert_clean();
     }
 
-    /// Stops the server; fails the test if it holds anything of a guest's.
+    /// Stops the server; fails the test if it still holds a guest's pages or ports.
     pub(super) fn finish_with_guests(mut self) {
         self.stop();
     }
@@ -223,7 +223,7 @@ pub(super) struct TestDisk {
 }
 
 impl TestDisk {
-    /// A disk on `file`, connected, with mode "r" or "w".
+    /// Connects a disk on `file`, with mode "r" or "w".
     pub(super) fn connect(file: NamedTempFile, mode: &str) -> Self {
         let host = Host::start();
         let ends = host.add_disk(1, XVDA, file.path(), mode);
@@ -231,7 +231,7 @@ impl TestDisk {
         Self { driver, host, ends, file }
     }
 
-    /// As [`TestDisk::connect`], and its driver is ready.
+    /// As [`TestDisk::connect`], up to DRIVER_OK.
     pub(super) fn start(file: NamedTempFile, mode: &str) -> Self {
         let mut disk = Self::connect(file, mode);
         disk.driver.start();
@@ -241,7 +241,7 @@ impl TestDisk {
 
 impl Drop for TestDisk {
     fn drop(&mut self) {
-        // A test that has failed says why, and nothing else.
+        // A failed test reports its own failure only.
         if thread::panicking() {
             return;
         }
@@ -252,7 +252,7 @@ impl Drop for TestDisk {
     }
 }
 
-/// A disk of `sectors` sectors, each filled with its own number.
+/// Creates a disk image of `sectors` sectors, each filled with its own number.
 pub(super) fn numbered_disk(sectors: u64) -> NamedTempFile {
     let file = NamedTempFile::new().unwrap();
     let bytes: Vec<u8> = (0..sectors).flat_map(|sector| [sector as u8; 512]).collect();

@@ -1,9 +1,9 @@
-//! Which folders use which: data flows one way through the daemon (backend/README.md).
+//! Checks which folders use which: data flows one way through the daemon (backend/README.md).
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A folder, and what it must not name.
+/// Folders, and the paths that they must not use.
 const RULES: [(&str, &[&str]); 6] = [
     (
         "device",
@@ -41,7 +41,7 @@ fn sources(path: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The files of a folder and the one beside it, tests left out.
+/// The files of a folder and its module file, without tests.
 fn files(folder: &str) -> Vec<PathBuf> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = vec![src.join(format!("{folder}.rs"))];

@@ -1,4 +1,4 @@
-//! Devices that come, are refused, leave, and come again.
+//! Tests of devices that start, are refused, end, and start again.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::host::{Host, TestDisk, XVDA, numbered_disk};
 use xen::{Access, DomId};
 
 #[test]
-fn spec_2_6_a_device_that_cannot_be_served_loses_its_state_and_says_why() {
+fn spec_2_6_refused_device_loses_its_state_and_has_a_reason() {
     let host = Host::start();
     let cases = [
         (host.add_disk(1, XVDA, Path::new("/nonexistent/disk.img"), "w"), "/nonexistent/disk.img"),
@@ -33,7 +33,7 @@ fn spec_2_6_a_device_that_cannot_be_served_loses_its_state_and_says_why() {
 }
 
 #[test]
-fn spec_3_13_a_message_page_of_the_toolstacks_is_refused() {
+fn spec_3_13_message_page_of_the_toolstack_is_refused() {
     let (host, disk) = (Host::start(), numbered_disk(1));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
     host.wait_state(&ends, "2");
@@ -47,7 +47,7 @@ fn spec_3_13_a_message_page_of_the_toolstacks_is_refused() {
 }
 
 #[test]
-fn spec_2_11_a_frontend_takes_no_transport_feature_that_is_not_offered() {
+fn spec_2_11_transport_feature_without_an_offer_is_refused() {
     let (host, disk) = (Host::start(), numbered_disk(1));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
     host.wait_state(&ends, "2");
@@ -65,7 +65,7 @@ fn spec_2_11_a_frontend_takes_no_transport_feature_that_is_not_offered() {
         host.hypervisor.store_write(&format!("{}/state", ends.frontend), "1");
         host.wait_state(&ends, "2");
     }
-    // A frontend that says that it takes none is served as one that says nothing.
+    // A frontend that accepts none explicitly is served like one without the key.
     host.hypervisor.store_write(&format!("{}/{key}", ends.frontend), "0");
     let mut driver = host.connect(&ends);
     driver.start();
@@ -75,7 +75,7 @@ fn spec_2_11_a_frontend_takes_no_transport_feature_that_is_not_offered() {
 }
 
 #[test]
-fn spec_2_1_both_device_classes_are_looked_at() {
+fn spec_2_1_both_device_classes_are_served() {
     let host = Host::start();
     let ends = host.add("virtio", 1, 0, &[("type", "virtio,device3f")]);
     host.hypervisor.store_wait(&format!("{}/state", ends.backend), None);
@@ -87,9 +87,9 @@ fn spec_2_1_both_device_classes_are_looked_at() {
 }
 
 #[test]
-fn an_unreadable_target_is_refused() {
+fn unreadable_target_is_refused() {
     if nix::unistd::geteuid().is_root() {
-        // Root reads everything; the refusal is then shown with a directory.
+        // Root can read every file; then a directory shows the refusal.
         let (host, directory) = (Host::start(), tempfile::tempdir().unwrap());
         let ends = host.add_disk(1, XVDA, directory.path(), "r");
         host.hypervisor.store_wait(&format!("{}/state", ends.backend), None);
@@ -104,7 +104,7 @@ fn an_unreadable_target_is_refused() {
 }
 
 #[test]
-fn spec_2_9_a_frontend_that_leaves_may_come_again() {
+fn spec_2_9_frontend_reconnects_after_it_left() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
     let mut driver = host.connect(&ends);
@@ -122,7 +122,7 @@ fn spec_2_9_a_frontend_that_leaves_may_come_again() {
 }
 
 #[test]
-fn spec_2_8_a_guest_that_is_destroyed_in_the_middle_of_requests_leaves_nothing_mapped() {
+fn spec_2_8_destroyed_guest_with_requests_leaves_nothing_mapped() {
     let mut disk = TestDisk::start(numbered_disk(64), "w");
     let mut shared = Vec::new();
     for sector in 0..5 {
@@ -138,7 +138,7 @@ fn spec_2_8_a_guest_that_is_destroyed_in_the_middle_of_requests_leaves_nothing_m
     shared.iter().for_each(|shared| drop(disk.driver.unshare(shared)));
     disk.driver.release();
 
-    // The same domain number comes again, as after a reboot.
+    // A guest with the same domain id, as after a reboot of Dom0.
     disk.ends = disk.host.add_disk(1, XVDA, disk.file.path(), "w");
     disk.driver = disk.host.connect(&disk.ends);
     disk.driver.start();
@@ -146,7 +146,7 @@ fn spec_2_8_a_guest_that_is_destroyed_in_the_middle_of_requests_leaves_nothing_m
 }
 
 #[test]
-fn spec_2_7_a_guest_that_vanishes_without_a_word_is_let_go() {
+fn spec_2_7_vanished_guest_is_disconnected() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
     let mut driver = host.connect(&ends);
@@ -160,7 +160,7 @@ fn spec_2_7_a_guest_that_vanishes_without_a_word_is_let_go() {
 }
 
 #[test]
-fn spec_2_10_in_a_driver_domain_the_backend_removes_its_directory() {
+fn spec_2_10_backend_in_a_driver_domain_removes_its_directory() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     host.hypervisor.store_write("/local/domain/0/domid", "5");
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
@@ -178,7 +178,7 @@ fn spec_2_10_in_a_driver_domain_the_backend_removes_its_directory() {
 }
 
 #[test]
-fn spec_2_10_in_its_own_domain_the_toolstack_removes_the_directory() {
+fn spec_2_10_backend_in_the_toolstacks_domain_keeps_the_directory() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     host.hypervisor.store_write("/local/domain/0/domid", "0");
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
@@ -191,7 +191,7 @@ fn spec_2_10_in_its_own_domain_the_toolstack_removes_the_directory() {
 }
 
 #[test]
-fn a_daemon_that_stops_lets_every_guest_go() {
+fn stopping_daemon_disconnects_every_guest() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends: Vec<_> = (1..=3).map(|id| host.add_disk(id, XVDA, disk.path(), "r")).collect();
     let mut drivers: Vec<_> = ends.iter().map(|ends| host.connect(ends)).collect();
@@ -207,25 +207,25 @@ fn a_daemon_that_stops_lets_every_guest_go() {
 }
 
 #[test]
-fn a_device_that_the_toolstack_removed_is_not_brought_back() {
+fn directory_removed_by_the_toolstack_is_not_recreated() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
     let mut driver = host.connect(&ends);
     driver.start();
     let gone = host.hypervisor.store_watch(&format!("{}/state", ends.backend));
-    // The backend looks once whether it is still wanted. Whoever looks again before it writes is
-    // wrong to write.
+    // The backend reads once whether the toolstack still wants the device. A second read before the
+    // write would not make the write safe.
     host.hypervisor.store_remove_after_reads(&format!("{}/state", ends.backend), 2, &ends.backend);
     driver.write_state("5");
     gone.wait(None);
     host.finish_with_guests();
     let left = driver.hypervisor.store_read(&format!("{}/state", ends.backend));
-    assert_eq!(left, None, "it was written again");
+    assert_eq!(left, None, "the key was recreated");
     driver.release();
 }
 
 #[test]
-fn two_disks_of_one_guest_stand_apart() {
+fn two_disks_of_one_guest_are_independent() {
     let (host, first, second) = (Host::start(), numbered_disk(8), numbered_disk(16));
     let ends = host.add_disk(1, XVDA, first.path(), "w");
     let more = host.add_disk(1, XVDA + 16, second.path(), "r");
@@ -243,7 +243,7 @@ fn two_disks_of_one_guest_stand_apart() {
 }
 
 #[test]
-fn devices_of_an_earlier_daemon_are_closed() {
+fn device_of_an_earlier_daemon_is_closed() {
     let hypervisor = xen_sim::Hypervisor::default();
     let state = "/local/domain/0/backend/virtio_disk/7/51712/state";
     hypervisor.store_write(state, "4");
@@ -253,7 +253,7 @@ fn devices_of_an_earlier_daemon_are_closed() {
 }
 
 #[test]
-fn a_panic_costs_one_device_and_leaves_nothing_mapped() {
+fn panic_ends_one_device_and_leaves_nothing_mapped() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
     let other_disk = numbered_disk(8);
@@ -264,7 +264,7 @@ fn a_panic_costs_one_device_and_leaves_nothing_mapped() {
     host.hypervisor.store_trap(&format!("{}/online", ends.backend));
     driver.write_state("5");
     host.wait_state(&ends, "6");
-    assert!(host.error(&ends).unwrap().contains("xen-virtiod failed"));
+    assert!(host.error(&ends).unwrap().contains("xen-virtiod panicked"));
     assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 0);
     assert_eq!(request(&mut other, VIRTIO_BLK_T_IN, 2, &[], 512), (OK, vec![2; 512]));
     driver.release();

@@ -1,5 +1,5 @@
-//! The limits of the handles: that the simulated ones have those of the real ones, and what a
-//! device makes of them.
+//! Tests of the handles' limits: the simulated handles have the limits of the real ones, and a
+//! device reports them.
 
 use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 
@@ -8,7 +8,7 @@ use super::host::{Host, XVDA, numbered_disk};
 use xen::{Access, DomId, GrantTable, MapError, StoreError, Xen, XenStore};
 use xen_sim::{Hypervisor, StoreQuota};
 
-/// The error's name, of what xenstored refuses.
+/// The name of the outcome: xenstored's error, "too long" or "done".
 fn refusal<T>(outcome: Result<T, StoreError>) -> String {
     match outcome {
         Err(StoreError::Refused { errno, .. }) => errno,
@@ -19,10 +19,10 @@ fn refusal<T>(outcome: Result<T, StoreError>) -> String {
 }
 
 #[test]
-fn the_simulated_store_takes_what_xenstored_and_the_kernels_device_take() {
+fn simulated_store_has_the_sizes_of_xenstored_and_the_device() {
     let hypervisor = Hypervisor::default();
     let mut store = hypervisor.store().unwrap();
-    // 4096 bytes with a header of 16, the path and the byte that ends it.
+    // 4096 bytes, less a header of 16, the path and its terminating byte.
     let most = 4096 - 16 - "a".len() - 1;
     assert_eq!(refusal(store.write("a", &"x".repeat(most))), "done");
     assert_eq!(refusal(store.write("a", &"x".repeat(most + 1))), "too long");
@@ -41,7 +41,7 @@ fn the_simulated_store_takes_what_xenstored_and_the_kernels_device_take() {
 }
 
 #[test]
-fn the_simulated_store_has_the_quotas_of_a_driver_domain() {
+fn simulated_store_has_the_quotas_of_a_driver_domain() {
     let hypervisor = Hypervisor::default();
     let mut store = hypervisor.store().unwrap();
     hypervisor.limit(|limits| {
@@ -57,7 +57,7 @@ fn the_simulated_store_has_the_quotas_of_a_driver_domain() {
 }
 
 #[test]
-fn the_simulated_grant_table_maps_what_gntdev_and_the_process_can() {
+fn simulated_grant_table_has_the_limits_of_gntdev_and_the_process() {
     let hypervisor = Hypervisor::default();
     let mut guest = hypervisor.guest(1, 4);
     let pages = [(); 4].map(|()| guest.allocate());
@@ -72,10 +72,10 @@ fn the_simulated_grant_table_maps_what_gntdev_and_the_process_can() {
     };
     assert!(refused(4) && !refused(3) && refused(0));
     let kept = [(); 2].map(|()| grants.map(&references[..1], Access::ReadOnly).unwrap());
-    assert!(refused(1), "two mappings are all there are");
+    assert!(refused(1), "the limit is two mappings");
     drop(kept);
     assert!(!refused(1));
-    // What its guest ended stays mapped, and is mapped no more.
+    // An ended grant stays mapped, and cannot be mapped again.
     let mapped = grants.map(&references[..2], Access::ReadWrite).unwrap();
     guest.end_grants(first, 4);
     assert_eq!(hypervisor.mapped_pages(DomId(1)), 2);
@@ -88,7 +88,7 @@ fn the_simulated_grant_table_maps_what_gntdev_and_the_process_can() {
 }
 
 #[test]
-fn a_guest_for_which_this_domain_has_no_event_channel_is_told_so_and_may_come_again() {
+fn connection_without_a_free_event_channel_fails_with_a_reason() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     host.hypervisor.limit(|limits| limits.ports = 0);
     let ends = host.add_disk(1, XVDA, disk.path(), "r");

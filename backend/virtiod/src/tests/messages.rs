@@ -1,4 +1,4 @@
-//! What stands in the message page, when it is not what it should be.
+//! Tests of valid and invalid content of the message page.
 
 use std::sync::atomic::Ordering;
 
@@ -13,8 +13,8 @@ use super::driver::Driver;
 use super::host::{Host, TestDisk, XVDA, numbered_disk};
 use xen::{Access, DomId};
 
-/// Puts bytes into the queue to the device behind the back of the driver's own transport. Only for
-/// messages that get no answer and are the first in the page.
+/// Writes bytes to the queue to the device, bypassing the driver's own transport. Only for messages
+/// without a response that are the first in the page.
 fn inject(driver: &Driver, messages: &[&[u8]]) -> Producer {
     let mut producer = Producer::new(QueueDirection::DriverToDevice);
     for message in messages {
@@ -38,16 +38,16 @@ fn spec_5_3_malformed_messages_are_dropped_and_counted() {
             &[1, 2, 0, 0, 1, 0, 8, 0],
         ],
     );
-    // A good one behind them is answered.
+    // A valid message after them gets a response.
     let mut good = [0; 64];
     let size = Message::request(9, Request::GetDeviceStatus).encode(&mut good).unwrap();
     while producer.push(driver.guest.words(driver.page), &good[..size]).is_err() {
-        driver.port.wait("room in the message page");
+        driver.port.wait("a free slot in the message page");
     }
     driver.port.notify();
     let answered = || driver.guest.words(driver.page)[0x80 / 4].load(Ordering::Acquire) == 1;
     while !answered() {
-        driver.port.wait("the answer to the good message");
+        driver.port.wait("the response to the valid message");
     }
     let messages = host.stat(DomId(1)).stats.messages;
     assert_eq!((messages.received, messages.malformed), (5, 4));
@@ -57,7 +57,7 @@ fn spec_5_3_malformed_messages_are_dropped_and_counted() {
 }
 
 #[test]
-fn spec_4_4_an_impossible_index_ends_the_connection_with_the_reason() {
+fn spec_4_4_impossible_index_ends_the_connection_with_a_reason() {
     let (host, disk) = (Host::start(), numbered_disk(1));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
     let mut driver = host.connect(&ends);
@@ -72,7 +72,7 @@ fn spec_4_4_an_impossible_index_ends_the_connection_with_the_reason() {
 }
 
 #[test]
-fn a_storm_of_signals_and_messages_neither_hangs_nor_grows_the_device() {
+fn event_storm_neither_hangs_nor_grows_the_device() {
     let mut disk = TestDisk::connect(numbered_disk(1), "w");
     for _ in 0..10_000 {
         disk.driver.port.notify();
@@ -87,22 +87,21 @@ fn a_storm_of_signals_and_messages_neither_hangs_nor_grows_the_device() {
 }
 
 #[test]
-fn a_message_is_answered_while_a_queue_is_served() {
+fn message_is_answered_while_a_queue_is_served() {
     let mut disk = TestDisk::start(numbered_disk(8), "w");
     let header = disk.driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
     let input = disk.driver.share(&[0; 512], Access::ReadWrite);
     let status = disk.driver.share(&[0xff], Access::ReadWrite);
-    // The doorbell is all that is signalled.
+    // The driver notifies the doorbell only.
     disk.driver.send_silently(Request::Ping(7));
     disk.driver.submit(&[header.readable(), input.writable(), status.writable()]);
     let number =
-        disk.driver.wait_answer(
-            "the answer to a message without a signal",
-            |answer| match answer {
+        disk.driver.wait_answer("the response to a message without a notification", |answer| {
+            match answer {
                 Response::Ping(number) => number,
                 other => panic!("{other:?}"),
-            },
-        );
+            }
+        });
     assert_eq!(number, 7);
     assert_eq!(disk.driver.wait_used(), (0, 513));
     for shared in [header, input, status] {
@@ -111,7 +110,7 @@ fn a_message_is_answered_while_a_queue_is_served() {
 }
 
 #[test]
-fn spec_5_5_what_does_not_fit_a_message_is_answered_with_less() {
+fn spec_5_5_too_long_configuration_read_is_answered_with_less() {
     let mut disk = TestDisk::connect(numbered_disk(1), "w");
     let mut config = |offset, size| {
         disk.driver.ask(Request::GetConfig { offset, size }, |answer| match answer {
@@ -126,7 +125,7 @@ fn spec_5_5_what_does_not_fit_a_message_is_answered_with_less() {
 }
 
 #[test]
-fn spec_5_6_without_a_doorbell_queue_events_go_in_band() {
+fn spec_5_6_queue_without_a_doorbell_uses_events_in_band() {
     let mut disk = TestDisk::connect(numbered_disk(8), "w");
     let offered = disk.driver.offered();
     disk.driver.negotiate(offered);
@@ -162,12 +161,12 @@ fn spec_6_1_nothing_is_served_before_driver_ok() {
     let (ring, guest) = disk.driver.ring();
     assert_eq!(ring.used_index(guest), 0);
 
-    // Features that come after FEATURES_OK are ignored, so this takes nothing back.
+    // SET_DRIVER_FEATURES after FEATURES_OK is ignored, so this clears no feature.
     let none = FeatureBlocks::new(0, &[0; 8]);
     disk.driver.ask(Request::SetDriverFeatures(none), |_| ());
     let ready = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
     assert_eq!(disk.driver.set_status(ready), ready);
-    // And then without another word.
+    // Then the queue is served without a further message.
     assert_eq!(disk.driver.wait_used(), (0, 513));
     for shared in [head, input, status] {
         disk.driver.unshare(&shared);
@@ -175,7 +174,7 @@ fn spec_6_1_nothing_is_served_before_driver_ok() {
 }
 
 #[test]
-fn spec_5_3_an_event_of_a_queue_that_is_not_there_is_dropped_and_counted() {
+fn spec_5_3_event_for_a_nonexistent_queue_is_dropped_and_counted() {
     let mut disk = TestDisk::start(numbered_disk(8), "w");
     for index in [4, 63, 64, 255] {
         disk.driver.send_avail(index);
@@ -183,7 +182,7 @@ fn spec_5_3_an_event_of_a_queue_that_is_not_there_is_dropped_and_counted() {
     }
     let malformed = || disk.host.stat(DomId(1)).stats.messages.malformed;
     assert_eq!(malformed(), 4);
-    // One that is there and not enabled has nothing to serve.
+    // A disabled queue has nothing to serve.
     disk.driver.send_avail(3);
     disk.driver.status();
     assert_eq!(malformed(), 4);
@@ -191,13 +190,13 @@ fn spec_5_3_an_event_of_a_queue_that_is_not_there_is_dropped_and_counted() {
 }
 
 #[test]
-fn spec_5_10_signals_that_merge_are_one_notification_for_all_buffers() {
+fn spec_5_10_merged_notifications_cover_all_buffers() {
     let mut disk = TestDisk::start(numbered_disk(8), "w");
     let head = disk.driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
     let input = disk.driver.share(&[0; 512], Access::ReadWrite);
     let status = disk.driver.share(&[0xff], Access::ReadWrite);
     let chain = [head.readable(), input.writable(), status.writable()];
-    // Five requests and one signal; no request and some signals.
+    // Five requests and one notification; no request and several notifications.
     let (ring, guest) = disk.driver.ring();
     let heads: Vec<_> = (0..5).map(|_| ring.add(guest, &chain)).collect();
     ring.doorbell.notify();
@@ -210,7 +209,7 @@ fn spec_5_10_signals_that_merge_are_one_notification_for_all_buffers() {
 }
 
 #[test]
-fn spec_5_9_a_ping_is_answered_with_its_number() {
+fn spec_5_9_ping_is_answered_with_its_number() {
     let mut disk = TestDisk::connect(numbered_disk(1), "w");
     for number in [0, 7, u32::MAX] {
         disk.driver.ask(Request::Ping(number), |answer| assert_eq!(answer, Response::Ping(number)));
@@ -218,7 +217,7 @@ fn spec_5_9_a_ping_is_answered_with_its_number() {
 }
 
 #[test]
-fn spec_6_6_configuration_that_cannot_be_written_is_not() {
+fn spec_6_6_read_only_configuration_is_not_written() {
     let mut disk = TestDisk::connect(numbered_disk(8), "w");
     for generation in [0, 1] {
         let config = ConfigData { generation, offset: 0, data: &[0xff; 8] };
@@ -235,7 +234,7 @@ fn spec_6_6_configuration_that_cannot_be_written_is_not() {
 }
 
 #[test]
-fn spec_5_7_what_notifications_cannot_carry_is_not_offered() {
+fn spec_5_7_notification_data_is_not_offered() {
     let mut disk = TestDisk::connect(numbered_disk(8), "w");
     let bits = 1 << VIRTIO_F_NOTIFICATION_DATA | 1 << VIRTIO_F_NOTIF_CONFIG_DATA;
     assert_eq!(disk.driver.offered() & bits, 0);

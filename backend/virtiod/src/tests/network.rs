@@ -1,4 +1,4 @@
-//! The network device (virtio 1.3 section 5.1): packets both ways.
+//! Tests of the network device (virtio 1.3 section 5.1): packets in both directions.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 const HEADER: usize = 12;
 
-/// A network device whose driver knows nothing yet, and the other end of its cable.
+/// Adds a network device with a connected driver; returns the other end of its cable as well.
 pub(super) fn add(host: &Host, guest: u16) -> (Ends, Driver, Arc<Cable>) {
     let ends = host.add("virtio", guest, 0, &[("type", "virtio,device1")]);
     let driver = host.connect(&ends);
@@ -28,40 +28,40 @@ pub(super) fn add(host: &Host, guest: u16) -> (Ends, Driver, Arc<Cable>) {
     (ends, driver, cable)
 }
 
-/// A packet of `length` bytes behind a header of zeros.
+/// A packet of `length` bytes after a header of zeros.
 pub(super) fn packet(length: usize, seed: u8) -> Vec<u8> {
-    let frame = (0..length).map(|place| (place * 7 + place / 256) as u8 ^ seed);
+    let frame = (0..length).map(|position| (position * 7 + position / 256) as u8 ^ seed);
     [0; HEADER].into_iter().chain(frame).collect()
 }
 
-/// The packet as a driver gets it in so many buffers.
+/// The packet as a driver receives it in `count` buffers.
 fn in_buffers(packet: &[u8], count: u8) -> Vec<u8> {
     let mut packet = packet.to_vec();
     packet[10] = count;
     packet
 }
 
-/// Gives the device a buffer for what comes.
+/// Adds a buffer to the receive queue.
 fn offer(driver: &mut Driver, length: usize) -> Shared {
     driver.use_queue(RECEIVE);
-    let room = driver.share(&vec![0xee; length], Access::ReadWrite);
-    driver.submit(&[room.writable()]);
-    room
+    let buffer = driver.share(&vec![0xee; length], Access::ReadWrite);
+    driver.submit(&[buffer.writable()]);
+    buffer
 }
 
-/// What came in these buffers, in order; the last may have more room.
-pub(super) fn received(driver: &mut Driver, rooms: &[Shared]) -> Vec<u8> {
+/// Returns the bytes received in these buffers, in order; the last one may be larger than its part.
+pub(super) fn received(driver: &mut Driver, buffers: &[Shared]) -> Vec<u8> {
     driver.use_queue(RECEIVE);
     let mut packet = Vec::new();
-    for room in rooms {
+    for buffer in buffers {
         let (_, written) = driver.wait_used();
-        let bytes = driver.unshare(room);
+        let bytes = driver.unshare(buffer);
         packet.extend_from_slice(&bytes[..written as usize]);
     }
     packet
 }
 
-/// Sends a packet of the guest's, in buffers of these lengths.
+/// Sends a packet from the guest, in buffers of these lengths.
 fn send(driver: &mut Driver, packet: &[u8], lengths: &[usize]) {
     driver.use_queue(TRANSMIT);
     let mut rest = packet;
@@ -79,26 +79,26 @@ fn send(driver: &mut Driver, packet: &[u8], lengths: &[usize]) {
 }
 
 #[test]
-fn a_packet_in_more_pieces_than_go_out_together_is_sent_all_the_same() {
+fn packet_in_more_pieces_than_an_iovec_holds_is_sent() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
     driver.ring_size = 128;
     driver.start_with(2);
     driver.use_queue(TRANSMIT);
-    // Every other two bytes of a page, so that no piece follows another.
+    // Two of every four bytes of a page, so that no pieces are adjacent.
     let sent = packet(188, 3);
     let mut spread = vec![0xee; 2 * sent.len()];
-    for (place, two) in sent.chunks(2).enumerate() {
-        spread[4 * place..4 * place + 2].copy_from_slice(two);
+    for (position, two) in sent.chunks(2).enumerate() {
+        spread[4 * position..4 * position + 2].copy_from_slice(two);
     }
     let data = driver.share(&spread, Access::ReadOnly);
     let pieces = sent.len() / 2;
     let mut table = Vec::new();
-    for place in 0..pieces {
-        table.extend((data.address() + 4 * place as u64).to_le_bytes());
+    for position in 0..pieces {
+        table.extend((data.address() + 4 * position as u64).to_le_bytes());
         table.extend(2u32.to_le_bytes());
-        table.extend(u16::from(place + 1 < pieces).to_le_bytes());
-        table.extend((place as u16 + 1).to_le_bytes());
+        table.extend(u16::from(position + 1 < pieces).to_le_bytes());
+        table.extend((position as u16 + 1).to_le_bytes());
     }
     let table = driver.share(&table, Access::ReadOnly);
     let (ring, guest) = driver.ring();
@@ -115,13 +115,13 @@ fn a_packet_in_more_pieces_than_go_out_together_is_sent_all_the_same() {
 fn end(host: Host, ends: &Ends, driver: Driver) {
     driver.close();
     host.remove(ends);
-    // Free for another device before the toolstack hears that this one has closed.
+    // The name is free for another device before the toolstack sees state 6.
     assert_eq!(host.network.names(), [""; 0], "interfaces left");
     host.finish();
 }
 
 #[test]
-fn packets_pass_both_ways_whole_and_are_counted() {
+fn packets_pass_both_ways_and_are_counted() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
     driver.start_with(2);
@@ -131,12 +131,12 @@ fn packets_pass_both_ways_whole_and_are_counted() {
     assert_eq!(cable.next(), (0, small.clone()));
     assert!(cable.next() == (0, large.clone()), "the large one");
 
-    let room = offer(&mut driver, 2000);
+    let buffer = offer(&mut driver, 2000);
     assert!(cable.send(0, &small));
-    assert_eq!(received(&mut driver, &[room]), in_buffers(&small, 1));
-    let room = offer(&mut driver, MAX_PACKET);
+    assert_eq!(received(&mut driver, &[buffer]), in_buffers(&small, 1));
+    let buffer = offer(&mut driver, MAX_PACKET);
     assert!(cable.send(0, &large));
-    assert!(received(&mut driver, &[room]) == in_buffers(&large, 1), "the large one");
+    assert!(received(&mut driver, &[buffer]) == in_buffers(&large, 1), "the large one");
 
     let stats = host.stat(DomId(1)).stats;
     let bytes = (60 + MAX_PACKET - HEADER) as u64;
@@ -148,45 +148,45 @@ fn packets_pass_both_ways_whole_and_are_counted() {
 }
 
 #[test]
-fn a_packet_takes_as_many_mergeable_buffers_as_it_needs() {
+fn packet_uses_as_many_mergeable_buffers_as_needed() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
     driver.start_with(2);
-    let rooms: Vec<_> = (0..7).map(|_| offer(&mut driver, 1000)).collect();
+    let buffers: Vec<_> = (0..7).map(|_| offer(&mut driver, 1000)).collect();
     let (large, exact, small) = (packet(2500, 3), packet(2000 - HEADER, 4), packet(60, 5));
     for packet in [&large, &exact, &small] {
         assert!(cable.send(0, packet));
     }
-    assert_eq!(received(&mut driver, &rooms[..3]), in_buffers(&large, 3));
-    assert_eq!(received(&mut driver, &rooms[3..5]), in_buffers(&exact, 2));
-    assert_eq!(received(&mut driver, &rooms[5..6]), in_buffers(&small, 1));
-    // The last buffer waits for the next packet, and is not mapped meanwhile.
+    assert_eq!(received(&mut driver, &buffers[..3]), in_buffers(&large, 3));
+    assert_eq!(received(&mut driver, &buffers[3..5]), in_buffers(&exact, 2));
+    assert_eq!(received(&mut driver, &buffers[5..6]), in_buffers(&small, 1));
+    // The last buffer waits for the next packet and is not mapped meanwhile.
     assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1 + 2 * 3);
     assert!(cable.send(0, &small));
-    assert_eq!(received(&mut driver, &rooms[6..]), in_buffers(&small, 1));
+    assert_eq!(received(&mut driver, &buffers[6..]), in_buffers(&small, 1));
     end(host, &ends, driver);
 }
 
 #[test]
-fn packets_that_come_together_are_given_together() {
+fn packets_that_arrive_together_are_delivered_together() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
     driver.start_with(2);
-    // They wait for the first buffer.
+    // The packets wait for the first buffer.
     let packets: Vec<_> = (0..10).map(|seed| packet(700, seed)).collect();
     assert!(cable.send_together(0, &packets));
     driver.status();
     driver.use_queue(RECEIVE);
-    let rooms: Vec<_> = (0..10).map(|_| driver.share(&[0; 1000], Access::ReadWrite)).collect();
+    let buffers: Vec<_> = (0..10).map(|_| driver.share(&[0; 1000], Access::ReadWrite)).collect();
     let before = host.hypervisor.map_calls();
     let (ring, guest) = driver.ring();
-    for room in &rooms {
-        ring.add(guest, &[room.writable()]);
+    for buffer in &buffers {
+        ring.add(guest, &[buffer.writable()]);
     }
     ring.doorbell.notify();
-    for (seed, room) in rooms.into_iter().enumerate() {
+    for (seed, buffer) in buffers.into_iter().enumerate() {
         let expected = in_buffers(&packet(700, seed as u8), 1);
-        assert_eq!(received(&mut driver, &[room]), expected);
+        assert_eq!(received(&mut driver, &[buffer]), expected);
     }
     let copies = host.stat(DomId(1)).stats.counts.copies;
     assert_eq!((copies, host.hypervisor.map_calls() - before), (1, 0));
@@ -194,12 +194,12 @@ fn packets_that_come_together_are_given_together() {
 }
 
 #[test]
-fn packets_that_move_together_keep_their_order_both_ways() {
+fn batched_packets_keep_their_order_both_ways() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
     let other = cable.use_messages();
     driver.start_with(2);
-    // One of these has no frame, and is lost.
+    // One of these has no frame and is dropped.
     let sent: Vec<_> = [300, 0, 1000, 60, 1500].map(|length| packet(length, length as u8)).into();
     driver.use_queue(TRANSMIT);
     let shared: Vec<_> = sent.iter().map(|packet| driver.share(packet, Access::ReadOnly)).collect();
@@ -219,37 +219,37 @@ fn packets_that_move_together_keep_their_order_both_ways() {
     }
     assert_eq!(host.stat(DomId(1)).stats.dropped.from_guest, 1);
 
-    let rooms: Vec<_> = (0..8).map(|_| offer(&mut driver, 2000)).collect();
+    let buffers: Vec<_> = (0..8).map(|_| offer(&mut driver, 2000)).collect();
     let packets: Vec<_> = (1..=8).map(|seed| packet(100 * seed, seed as u8)).collect();
     for packet in &packets {
         assert_eq!(other.send(packet).unwrap(), packet.len());
     }
-    for (room, packet) in rooms.into_iter().zip(&packets) {
-        assert_eq!(received(&mut driver, &[room]), in_buffers(packet, 1));
+    for (buffer, packet) in buffers.into_iter().zip(&packets) {
+        assert_eq!(received(&mut driver, &[buffer]), in_buffers(packet, 1));
     }
     end(host, &ends, driver);
 }
 
 #[test]
-fn what_the_buffers_can_never_hold_is_dropped_and_the_next_is_not() {
+fn packet_too_large_for_the_buffers_is_dropped_alone() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
     let features = 1 << F_VERSION_1 | 1 << F_ACCESS_PLATFORM | 1 << VIRTIO_NET_F_MAC;
-    // Without mergeable buffers a packet has one; with them, a ring has 16.
+    // Without mergeable buffers a packet uses one; with them, up to the ring's 16.
     for (features, length) in [(features, 100), (features | 1 << VIRTIO_NET_F_MRG_RXBUF, 1601)] {
         let dropped = host.stat(DomId(1)).stats.dropped.to_guest;
         driver.start_accepting(features, 2);
-        let rooms: Vec<_> = (0..16).map(|_| offer(&mut driver, 100)).collect();
+        let buffers: Vec<_> = (0..16).map(|_| offer(&mut driver, 100)).collect();
         assert!(cable.send(0, &packet(length, 1)));
         assert!(cable.send(0, &packet(80, 2)));
-        let (first, rest) = rooms.split_first().unwrap();
+        let (first, rest) = buffers.split_first().unwrap();
         driver.use_queue(RECEIVE);
         let (_, written) = driver.wait_used();
         let bytes = driver.unshare(first);
         assert_eq!(bytes[..written as usize], in_buffers(&packet(80, 2), 1));
         assert_eq!(host.stat(DomId(1)).stats.dropped.to_guest, dropped + 1);
         assert_eq!(driver.set_status(0), 0);
-        rest.iter().for_each(|room| drop(driver.unshare(room)));
+        rest.iter().for_each(|buffer| drop(driver.unshare(buffer)));
         driver.free_rings();
     }
     driver.start_with(2);
@@ -257,18 +257,18 @@ fn what_the_buffers_can_never_hold_is_dropped_and_the_next_is_not() {
 }
 
 #[test]
-fn a_driver_without_checksums_gets_no_flags() {
+fn driver_without_checksum_offload_gets_no_flags() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
     let least = 1 << F_VERSION_1 | 1 << F_ACCESS_PLATFORM;
     for (features, flags) in [(least, 0), (least | 1 << VIRTIO_NET_F_GUEST_CSUM, 2)] {
         driver.start_accepting(features, 2);
-        let room = offer(&mut driver, 2000);
+        let buffer = offer(&mut driver, 2000);
         let mut valid = packet(60, 1);
-        // VIRTIO_NET_HDR_F_DATA_VALID, which the kernel says of its own accord.
+        // VIRTIO_NET_HDR_F_DATA_VALID, which the kernel sets on its own.
         valid[0] = 2;
         assert!(cable.send(0, &valid));
-        assert_eq!(received(&mut driver, &[room])[0], flags);
+        assert_eq!(received(&mut driver, &[buffer])[0], flags);
         assert_eq!(driver.set_status(0), 0);
         driver.free_rings();
     }
@@ -277,14 +277,14 @@ fn a_driver_without_checksums_gets_no_flags() {
 }
 
 #[test]
-fn a_guest_without_buffers_costs_a_bounded_number_of_packets_and_goes_on() {
+fn guest_without_buffers_keeps_a_bounded_number_of_packets() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
     driver.start_with(2);
     let mut kept = 200u32;
     let first: Vec<_> = (0..kept).map(|seed| packet(60, seed as u8)).collect();
     assert!(cable.send_together(0, &first));
-    // Until the cable itself is full: the device takes a turn's worth and no more.
+    // Until the cable is full: the device takes one iteration's packets and no more.
     let mut refused = 0;
     while refused < 1000 {
         if cable.send(0, &packet(60, kept as u8)) {
@@ -296,21 +296,21 @@ fn a_guest_without_buffers_costs_a_bounded_number_of_packets_and_goes_on() {
     }
     assert!(kept as usize <= CABLE_LENGTH + 64, "{kept} packets kept");
     for seed in 0..kept {
-        let room = offer(&mut driver, 1000);
-        assert_eq!(received(&mut driver, &[room]), in_buffers(&packet(60, seed as u8), 1));
+        let buffer = offer(&mut driver, 1000);
+        assert_eq!(received(&mut driver, &[buffer]), in_buffers(&packet(60, seed as u8), 1));
     }
     end(host, &ends, driver);
 }
 
 #[test]
-fn what_cannot_be_sent_is_lost_and_the_buffer_comes_back() {
+fn unsendable_packet_is_dropped_and_its_buffer_returned() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
     driver.start_with(2);
     cable.set_link(LinkState::Down);
     send(&mut driver, &packet(60, 1), &[HEADER + 60]);
     cable.set_link(LinkState::Up);
-    // No frame behind the header, and a frame that is too long.
+    // No frame after the header, and a frame that is too long.
     send(&mut driver, &packet(0, 1), &[HEADER]);
     send(&mut driver, &packet(MAX_PACKET + 1 - HEADER, 1), &[MAX_PACKET + 1]);
     send(&mut driver, &packet(61, 2), &[HEADER + 61]);
@@ -320,7 +320,7 @@ fn what_cannot_be_sent_is_lost_and_the_buffer_comes_back() {
 }
 
 #[test]
-fn buffers_of_the_wrong_direction_are_faults_of_that_device_alone() {
+fn wrong_direction_buffer_is_a_fault_of_that_device_only() {
     for (queue, word) in [(RECEIVE, "receive queue"), (TRANSMIT, "transmit queue")] {
         let host = Host::start();
         let (ends, mut driver, cable) = add(&host, 1);
@@ -340,7 +340,7 @@ fn buffers_of_the_wrong_direction_are_faults_of_that_device_alone() {
         assert_eq!(other_cable.next().0, 0);
         other.close();
         host.remove(&other_ends);
-        // A reset heals it.
+        // A reset clears the fault.
         assert_eq!(driver.set_status(0), 0);
         driver.free_rings();
         driver.start_with(2);
@@ -351,7 +351,7 @@ fn buffers_of_the_wrong_direction_are_faults_of_that_device_alone() {
 }
 
 #[test]
-fn spec_6_5_an_interface_that_is_gone_when_the_driver_is_ready_is_announced() {
+fn spec_6_5_interface_missing_at_driver_ok_sends_an_event() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
     let offered = driver.offered();
@@ -360,13 +360,13 @@ fn spec_6_5_an_interface_that_is_gone_when_the_driver_is_ready_is_announced() {
     cable.tear();
     let ready = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
     assert_eq!(driver.set_status(ready), ready | DEVICE_NEEDS_RESET);
-    // Though the response shows it: the driver need not look there.
+    // The event is sent although the response has the status: the driver need not check that.
     assert_eq!(driver.wait_config_event(), ready | DEVICE_NEEDS_RESET);
     end(host, &ends, driver);
 }
 
 #[test]
-fn an_interface_that_is_taken_away_is_a_fault() {
+fn removed_interface_is_a_fault() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
     driver.start_with(2);
@@ -378,23 +378,23 @@ fn an_interface_that_is_taken_away_is_a_fault() {
 }
 
 #[test]
-fn a_reset_keeps_nothing_for_the_next_driver() {
+fn reset_drops_packets_for_the_next_driver() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
-    assert!(!cable.send(0, &packet(60, 1)), "nobody is there yet");
+    assert!(!cable.send(0, &packet(60, 1)), "no driver is ready yet");
     driver.start_with(2);
-    let room = offer(&mut driver, 100);
+    let buffer = offer(&mut driver, 100);
     (0..5).for_each(|seed| assert!(cable.send(0, &packet(60, seed))));
-    assert_eq!(received(&mut driver, &[room])[HEADER..], packet(60, 0)[HEADER..]);
+    assert_eq!(received(&mut driver, &[buffer])[HEADER..], packet(60, 0)[HEADER..]);
     let left = offer(&mut driver, 50);
     assert_eq!(driver.set_status(0), 0);
     assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
     driver.unshare(&left);
     driver.free_rings();
-    assert!(!cable.send(0, &packet(60, 9)), "nobody is there any more");
+    assert!(!cable.send(0, &packet(60, 9)), "no driver is ready any more");
     driver.start_with(2);
-    let room = offer(&mut driver, 100);
+    let buffer = offer(&mut driver, 100);
     assert!(cable.send(0, &packet(60, 10)));
-    assert_eq!(received(&mut driver, &[room]), in_buffers(&packet(60, 10), 1));
+    assert_eq!(received(&mut driver, &[buffer]), in_buffers(&packet(60, 10), 1));
     end(host, &ends, driver);
 }

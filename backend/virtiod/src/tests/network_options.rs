@@ -1,4 +1,4 @@
-//! What a network device is, and what a person can say of it: address, bridge, queues, link.
+//! Tests of a network device's options: address, bridge, queues, link.
 
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
@@ -14,7 +14,7 @@ use xen::Access;
 use xen::DomId;
 
 const UUID: &str = "3b6a5f0c-9d52-4a3f-8d55-1e2f4c6b7a89";
-/// Numbers of the queues of a device with three pairs.
+/// Queue numbers of a device with three pairs.
 const RECEIVE_1: usize = 2;
 const TRANSMIT_1: usize = 3;
 const CONTROL: usize = 6;
@@ -29,7 +29,7 @@ fn end(host: Host, ends: &Ends, driver: Driver) {
     host.finish();
 }
 
-/// A control command; gives the status byte, if there was room for one.
+/// Sends a control command; returns its status byte.
 fn command(driver: &mut Driver, bytes: &[u8]) -> u8 {
     driver.use_queue(CONTROL);
     let (question, status) =
@@ -41,7 +41,7 @@ fn command(driver: &mut Driver, bytes: &[u8]) -> u8 {
 }
 
 #[test]
-fn the_address_is_the_guests_own_and_stands_where_a_person_looks() {
+fn mac_address_derives_from_the_uuid_and_is_published() {
     let host = Host::start();
     host.hypervisor.store_write("/local/domain/1/vm", &format!("/vm/{UUID}-1"));
     let (ends, mut driver, _) = add(&host, 1);
@@ -56,19 +56,19 @@ fn the_address_is_the_guests_own_and_stands_where_a_person_looks() {
 }
 
 #[test]
-fn in_a_driver_domain_that_may_not_read_the_uuid_the_address_is_made_up() {
+fn mac_address_is_random_if_the_uuid_is_unreadable() {
     let host = Host::start();
     host.hypervisor.store_write("/local/domain/1/vm", &format!("/vm/{UUID}"));
     host.hypervisor.store_deny("/local/domain/1/vm");
     let (ends, mut driver, _) = add(&host, 1);
     let config = driver.config(0, 6);
-    assert_eq!(config[0] & 3, 2, "a local address of one station");
+    assert_eq!(config[0] & 3, 2, "a locally administered unicast address");
     assert_ne!(config, MacAddress::of_device(UUID, 0).bytes());
     end(host, &ends, driver);
 }
 
 #[test]
-fn the_configuration_file_names_address_interface_bridge_and_queues() {
+fn configuration_sets_address_interface_bridge_and_queues() {
     let host = Host::start();
     host.configure(
         "[default.net]\nbridge = \"nosuch\"\nqueues = 2\n\
@@ -84,7 +84,7 @@ fn the_configuration_file_names_address_interface_bridge_and_queues() {
 }
 
 #[test]
-fn a_bridge_that_is_not_there_refuses_the_device_and_is_named() {
+fn missing_bridge_refuses_the_device_by_name() {
     let host = Host::start();
     host.configure("[default.net]\nbridge = \"xenbr7\"");
     let ends = host.add("virtio", 1, 0, &[("type", "virtio,device1")]);
@@ -97,7 +97,7 @@ fn a_bridge_that_is_not_there_refuses_the_device_and_is_named() {
 }
 
 #[test]
-fn the_host_hands_over_what_this_driver_accepted() {
+fn host_passes_only_offloads_that_the_driver_accepted() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
     let offered = driver.offered();
@@ -119,7 +119,7 @@ fn the_host_hands_over_what_this_driver_accepted() {
 }
 
 #[test]
-fn a_device_of_one_pair_has_no_control_queue() {
+fn device_with_one_pair_has_no_control_queue() {
     let host = Host::start();
     let (ends, mut driver, _) = add(&host, 1);
     let several = 1 << VIRTIO_NET_F_MQ | 1 << VIRTIO_NET_F_CTRL_VQ;
@@ -128,28 +128,28 @@ fn a_device_of_one_pair_has_no_control_queue() {
 }
 
 #[test]
-fn the_driver_says_how_many_pairs_it_uses() {
+fn driver_sets_the_number_of_pairs() {
     let host = Host::start();
     host.configure("[default.net]\nqueues = 3");
     let (ends, mut driver, cable) = add(&host, 1);
     driver.start_with(7);
-    assert_eq!(cable.pairs(), 1, "one until the driver says more");
+    assert_eq!(cable.pairs(), 1, "one pair until the driver enables more");
     assert_eq!(command(&mut driver, &[4, 0, 3, 0]), 0);
     assert_eq!(cable.pairs(), 3);
 
     driver.use_queue(RECEIVE_1);
-    let room = driver.share(&[0; 100], Access::ReadWrite);
-    driver.submit(&[room.writable()]);
+    let buffer = driver.share(&[0; 100], Access::ReadWrite);
+    driver.submit(&[buffer.writable()]);
     assert!(cable.send(1, &packet(60, 1)));
     driver.wait_used();
-    assert_eq!(driver.unshare(&room)[12..72], packet(60, 1)[12..]);
+    assert_eq!(driver.unshare(&buffer)[12..72], packet(60, 1)[12..]);
     driver.use_queue(TRANSMIT_1);
     let sent = driver.share(&packet(60, 2), Access::ReadOnly);
     driver.submit(&[sent.readable()]);
     driver.wait_used();
     assert_eq!(cable.next(), (1, packet(60, 2)));
 
-    // Fewer again: what is left in the second transmit queue goes out through the first pair.
+    // Fewer again: packets left in the second transmit queue leave through the first pair.
     assert_eq!(command(&mut driver, &[4, 0, 1, 0]), 0);
     assert!(!cable.send(1, &packet(60, 3)));
     driver.use_queue(TRANSMIT_1);
@@ -161,7 +161,7 @@ fn the_driver_says_how_many_pairs_it_uses() {
 }
 
 #[test]
-fn commands_that_are_wrong_or_unknown_are_refused_and_change_nothing() {
+fn invalid_and_unknown_commands_change_nothing() {
     let host = Host::start();
     host.configure("[default.net]\nqueues = 3");
     let (ends, mut driver, cable) = add(&host, 1);
@@ -184,7 +184,7 @@ fn commands_that_are_wrong_or_unknown_are_refused_and_change_nothing() {
 }
 
 #[test]
-fn without_several_pairs_the_control_queue_is_the_third() {
+fn control_queue_without_multiqueue_is_the_third() {
     let host = Host::start();
     host.configure("[default.net]\nqueues = 3");
     let (ends, mut driver, cable) = add(&host, 1);
@@ -198,15 +198,15 @@ fn without_several_pairs_the_control_queue_is_the_third() {
     driver.unshare(&question);
     assert_eq!(driver.unshare(&status), [1]);
     driver.use_queue(0);
-    let room = driver.share(&[0; 100], Access::ReadWrite);
-    driver.submit(&[room.writable()]);
+    let buffer = driver.share(&[0; 100], Access::ReadWrite);
+    driver.submit(&[buffer.writable()]);
     assert!(cable.send(0, &packet(60, 1)));
-    assert_eq!(received(&mut driver, &[room])[12..], packet(60, 1)[12..]);
+    assert_eq!(received(&mut driver, &[buffer])[12..], packet(60, 1)[12..]);
     end(host, &ends, driver);
 }
 
 #[test]
-fn a_cable_that_is_pulled_is_announced_and_so_is_its_return() {
+fn link_changes_send_config_events() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
     driver.start_with(2);
@@ -221,7 +221,7 @@ fn a_cable_that_is_pulled_is_announced_and_so_is_its_return() {
 }
 
 #[test]
-fn guests_with_one_uuid_are_served_and_it_is_said_that_they_have_one_address() {
+fn guests_with_one_uuid_are_served_with_a_note_of_the_same_address() {
     let host = Host::start();
     let uuid = "3b6a5f0c-9d52-4a3f-8d55-1e2f4c6b7a89";
     let ends = [1, 2].map(|guest| {
@@ -233,7 +233,7 @@ fn guests_with_one_uuid_are_served_and_it_is_said_that_they_have_one_address() {
     let said = |guest| host.stat(DomId(guest)).stats.state.details.get("same mac as").cloned();
     assert_eq!(said(1), None);
     assert_eq!(said(2).unwrap(), "virtio/0 of domain 1");
-    // One that is gone is nobody's twin.
+    // A removed device does not count.
     host.remove(&ends[0]);
     host.hypervisor.store_write("/local/domain/3/vm", &format!("/vm/{uuid}"));
     let third = host.add("virtio", 3, 0, &[("type", "virtio,device1")]);

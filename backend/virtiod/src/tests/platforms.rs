@@ -1,5 +1,5 @@
-//! The same device over other platforms than grants: the platform's mechanism is a window at an
-//! offset, or plain 1:1.
+//! Tests of the same device over other platforms than grants: a window at an offset, or the
+//! identity mapping.
 
 use std::io;
 
@@ -16,7 +16,7 @@ use crate::domain::Domain;
 use xen::{Access, DomId, StoreError, Xen};
 use xen_sim::{Addresses, Hypervisor, SimEvents, SimGrants, SimStore};
 
-/// The simulated hypervisor's handles, for devices behind a window.
+/// The simulated hypervisor's handles for devices behind a window.
 #[derive(Clone)]
 struct Windowed {
     hypervisor: Hypervisor,
@@ -49,10 +49,10 @@ impl Domain for Windowed {
     }
 }
 
-/// As on PPC's and SPARC's buses: somewhere above the memory that there can be.
+/// An offset above all possible memory, as on PPC's and SPARC's buses.
 const OFFSET: u64 = 1 << 59;
 
-/// A guest whose disk is behind a window, and which knows of the window at `believed`.
+/// Connects a guest to a disk behind a window at `offset`; the guest uses the addresses `believed`.
 fn connect(offset: u64, believed: Addresses) -> (Host, tempfile::NamedTempFile, Ends, Driver) {
     let hypervisor = Hypervisor::default();
     let handles = Windowed { hypervisor: hypervisor.clone(), offset };
@@ -63,7 +63,7 @@ fn connect(offset: u64, believed: Addresses) -> (Host, tempfile::NamedTempFile, 
     (host, disk, ends, driver)
 }
 
-/// That a disk behind a window works as it does over grants.
+/// Checks that a disk behind a window works as it does over grants.
 fn works(offset: u64) {
     let (host, disk, ends, mut driver) = connect(offset, Addresses::Window(offset));
     driver.start();
@@ -72,7 +72,7 @@ fn works(offset: u64) {
     assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 1, &[], 512), (OK, vec![1; 512]));
     let (status, read) = request(&mut driver, VIRTIO_BLK_T_IN, 2, &[], 3 * 512);
     assert_eq!((status, read.as_slice()), (OK, written.as_slice()));
-    assert_eq!(host.hypervisor.map_calls(), 1, "of grants, the message page's alone is used");
+    assert_eq!(host.hypervisor.map_calls(), 1, "only the message page is mapped by grant");
     driver.close();
     host.remove(&ends);
     host.finish();
@@ -80,18 +80,18 @@ fn works(offset: u64) {
 }
 
 #[test]
-fn a_disk_works_one_to_one() {
+fn disk_works_with_an_identity_mapping() {
     works(0);
 }
 
 #[test]
-fn a_disk_works_in_a_window() {
+fn disk_works_behind_a_window() {
     works(OFFSET);
 }
 
 #[test]
 fn addresses_outside_the_window_are_refused() {
-    // The guest's own addresses, and grants, which mean nothing here.
+    // The guest's own addresses, and grants, which are both invalid here.
     for believed in [Addresses::Window(0), Addresses::Grants] {
         let (host, disk, ends, mut driver) = connect(OFFSET, Addresses::Window(OFFSET));
         driver.start();
@@ -99,8 +99,8 @@ fn addresses_outside_the_window_are_refused() {
         let header = driver.share(&header(VIRTIO_BLK_T_IN, 1), Access::ReadOnly);
         let status = driver.share(&[0xff], Access::ReadWrite);
         driver.submit(&[header.readable(), status.writable()]);
-        let told = driver.wait_config_event();
-        assert_ne!(told & DEVICE_NEEDS_RESET, 0, "{believed:?}");
+        let status_now = driver.wait_config_event();
+        assert_ne!(status_now & DEVICE_NEEDS_RESET, 0, "{believed:?}");
         assert_eq!(driver.unshare(&status), [0xff], "nothing was written");
         driver.unshare(&header);
         driver.close();
@@ -111,7 +111,7 @@ fn addresses_outside_the_window_are_refused() {
 }
 
 #[test]
-fn only_one_to_one_works_for_a_driver_that_does_not_know_of_the_platform() {
+fn driver_without_access_platform_needs_an_identity_mapping() {
     for (offset, works) in [(0, true), (OFFSET, false)] {
         let (host, disk, ends, mut driver) = connect(offset, Addresses::Window(0));
         assert_ne!(driver.offered() & 1 << F_ACCESS_PLATFORM, 0);

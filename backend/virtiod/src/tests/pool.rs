@@ -1,4 +1,4 @@
-//! The shared pool: pages that are granted and mapped once.
+//! Tests of the shared pool: pages that a guest grants and the device maps once.
 
 use protocol::grant::GrantRef;
 use protocol::message::{ShareOutcome, VqueueFlags, VqueueUpdate};
@@ -13,15 +13,16 @@ use super::ring::Descriptor;
 use xen::{Access, DomId};
 use xen_sim::GuestPage;
 
-/// Pages that stay mapped beside the pool: the message page and one queue's rings.
+/// Pages that stay mapped besides the pool: the message page and one queue's rings.
 const OWN: usize = 4;
 
-/// A descriptor of bytes in the pool.
+/// Returns a descriptor of bytes in the pool.
 fn descriptor(page: u32, offset: u64, length: u32, writable: bool) -> Descriptor {
     Descriptor { address: PoolPage(page).address(offset), length, writable }
 }
 
-/// A read of one sector, all of it at `page` of the pool: header, data over the page's end, status.
+/// Reads one sector with all parts at `page` of the pool: header, data across the page's end,
+/// status.
 fn read_sector(driver: &mut Driver, pool: &Pooled, sector: u64) -> (u8, Vec<u8>) {
     let first = pool.first.0;
     driver.guest.slice(pool.pages[0], 8, 16).copy_from(&header(VIRTIO_BLK_T_IN, sector));
@@ -41,9 +42,9 @@ fn read_sector(driver: &mut Driver, pool: &Pooled, sector: u64) -> (u8, Vec<u8>)
 }
 
 #[test]
-fn spec_3_10_buffers_in_the_pool_are_reached_without_mapping_anything() {
+fn spec_3_10_pool_buffers_need_no_mapping() {
     let mut disk = TestDisk::start(numbered_disk(64), "w");
-    // Two chunks, the second with a gap in the numbers before it.
+    // Two chunks, with a gap in the page numbers before the second.
     let chunks = [disk.driver.share_pool(PoolPage(0), 2), disk.driver.share_pool(PoolPage(64), 3)];
     assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), OWN + 5);
     let before = disk.host.hypervisor.map_calls();
@@ -55,7 +56,7 @@ fn spec_3_10_buffers_in_the_pool_are_reached_without_mapping_anything() {
     let stats = disk.host.stat(DomId(1)).stats;
     assert_eq!((stats.grants_mapped, stats.pool_pages), (OWN as u64 + 5, 5));
 
-    // A buffer may be granted for the request beside others in the pool.
+    // A request may mix granted buffers with buffers in the pool.
     let data = disk.driver.share(&[7; 512], Access::ReadOnly);
     let pool = &chunks[0];
     disk.driver.guest.slice(pool.pages[0], 0, 16).copy_from(&header(VIRTIO_BLK_T_OUT, 9));
@@ -67,8 +68,8 @@ fn spec_3_10_buffers_in_the_pool_are_reached_without_mapping_anything() {
 }
 
 #[test]
-fn spec_3_10_what_was_not_shared_or_not_with_one_message_is_refused() {
-    // Behind what was shared, over its end, over the seam of two chunks, and far away.
+fn spec_3_10_buffer_outside_one_shared_chunk_is_refused() {
+    // After the shared pages, across their end, across the seam of two chunks, and far away.
     let wrong = [
         descriptor(4, 0, 512, true),
         descriptor(3, 4000, 512, true),
@@ -87,10 +88,10 @@ fn spec_3_10_what_was_not_shared_or_not_with_one_message_is_refused() {
         driver.share_pool(PoolPage(2), 2);
         driver.guest.slice(pool.pages[0], 0, 16).copy_from(&header(VIRTIO_BLK_T_IN, 1));
         driver.submit(&[descriptor(0, 0, 16, false), wrong, descriptor(0, 16, 1, true)]);
-        let told = driver.wait_config_event();
-        assert_ne!(told & DEVICE_NEEDS_RESET, 0, "{wrong:x?}");
+        let status = driver.wait_config_event();
+        assert_ne!(status & DEVICE_NEEDS_RESET, 0, "{wrong:x?}");
         let (_, outcome) = driver.try_share_pool(PoolPage(9), 1, Access::ReadWrite);
-        assert_eq!(outcome, ShareOutcome::Refused, "a device in need of a reset takes nothing");
+        assert_eq!(outcome, ShareOutcome::Refused, "a device that needs a reset refuses pages");
         driver.close();
         host.remove(&ends);
         host.finish();
@@ -98,11 +99,11 @@ fn spec_3_10_what_was_not_shared_or_not_with_one_message_is_refused() {
 }
 
 #[test]
-fn spec_5_8_pages_are_shared_all_of_them_or_none() {
+fn spec_5_8_pages_are_shared_all_or_none() {
     let mut disk = TestDisk::start(numbered_disk(64), "w");
     let shared = disk.driver.share_pool(PoolPage(8), 4);
     let read_only = disk.driver.try_share_pool(PoolPage(0), 2, Access::ReadOnly);
-    assert_eq!(read_only.1, ShareOutcome::Refused, "pages that cannot be written");
+    assert_eq!(read_only.1, ShareOutcome::Refused, "read-only pages");
     let granted: Vec<GuestPage> = (0..8).map(|_| disk.driver.guest.allocate()).collect();
     let granted = (disk.driver.guest.grant(&granted, Access::ReadWrite), granted.len());
     let mut refused = |first, count, reference| {
@@ -120,7 +121,11 @@ fn spec_5_8_pages_are_shared_all_of_them_or_none() {
     refused(6, 8, granted.0);
     refused(0, 8, GrantRef(granted.0.0 + 1));
     refused(0, 8, GrantRef(u32::MAX - 2));
-    assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), OWN + 4, "nothing was taken in part");
+    assert_eq!(
+        disk.host.hypervisor.mapped_pages(DomId(1)),
+        OWN + 4,
+        "refused messages shared no page"
+    );
     assert_eq!(disk.driver.ask_share(PoolPage(0), 8, granted.0), ShareOutcome::Shared);
     assert_eq!(read_sector(&mut disk.driver, &shared, 5), (OK, vec![5; 512]));
     assert_eq!(disk.driver.set_status(0), 0);
@@ -128,7 +133,7 @@ fn spec_5_8_pages_are_shared_all_of_them_or_none() {
 }
 
 #[test]
-fn spec_5_8_a_domain_short_of_room_refuses_pages_and_the_device_goes_on() {
+fn spec_5_8_domain_without_capacity_refuses_pages_and_continues() {
     let mut disk = TestDisk::start(numbered_disk(8), "w");
     let pool = disk.driver.share_pool(PoolPage(0), 2);
     disk.host.hypervisor.limit_mapped(OWN + 4);
@@ -138,7 +143,7 @@ fn spec_5_8_a_domain_short_of_room_refuses_pages_and_the_device_goes_on() {
 }
 
 #[test]
-fn a_driver_shares_no_more_than_the_configuration_lets_it() {
+fn configured_limit_bounds_the_pool() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     host.configure("[default]\npool = 4");
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
@@ -160,7 +165,7 @@ fn a_driver_shares_no_more_than_the_configuration_lets_it() {
 }
 
 #[test]
-fn spec_6_4_a_reset_gives_the_pool_back() {
+fn spec_6_4_reset_unmaps_the_pool() {
     let mut disk = TestDisk::connect(numbered_disk(8), "w");
     for pages in 2..5 {
         disk.driver.start();
@@ -175,7 +180,7 @@ fn spec_6_4_a_reset_gives_the_pool_back() {
 }
 
 #[test]
-fn the_pool_is_given_back_when_the_toolstack_ends_the_device() {
+fn removed_device_unmaps_the_pool() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
     let mut driver = host.connect(&ends);
@@ -188,7 +193,7 @@ fn the_pool_is_given_back_when_the_toolstack_ends_the_device() {
 }
 
 #[test]
-fn spec_6_3_a_ring_in_the_pool_is_refused() {
+fn spec_6_3_ring_in_the_pool_is_refused() {
     let mut disk = TestDisk::connect(numbered_disk(8), "w");
     let offered = disk.driver.offered();
     assert_ne!(disk.driver.negotiate(offered) & FEATURES_OK, 0);

@@ -1,4 +1,4 @@
-//! The console's window, and its further ports with names.
+//! Tests of the console's size and of its named ports.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ use super::driver::{Driver, Shared};
 use super::host::{Ends, Host};
 use xen::Access;
 
-/// One control message of the driver's, or the device's: port, event, value and what follows.
+/// A control message of the driver or of the device: port, event, value and data.
 type Message = (u32, u16, u16, Vec<u8>);
 
 const CONTROL_RECEIVE: usize = 2;
@@ -41,15 +41,15 @@ fn say(driver: &mut Driver, port: u32, event: u16, value: u16) {
 
 fn hear(driver: &mut Driver) -> Message {
     driver.use_queue(CONTROL_RECEIVE);
-    let room = driver.share(&[0; 4096], Access::ReadWrite);
-    driver.submit(&[room.writable()]);
+    let buffer = driver.share(&[0; 4096], Access::ReadWrite);
+    driver.submit(&[buffer.writable()]);
     let (_, written) = driver.wait_used();
-    let bytes = driver.unshare(&room)[..written as usize].to_vec();
+    let bytes = driver.unshare(&buffer)[..written as usize].to_vec();
     let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
     (u32::from(half(0)), half(4), half(6), bytes[8..].to_vec())
 }
 
-/// A console with ports "agent" and "log", of which the driver knows.
+/// A console with ports "agent" and "log", whose driver has initialised them.
 fn ports(directory: &TempDir) -> (Host, Ends, Driver) {
     let host = Host::start();
     host.hypervisor.store_write("/local/domain/1/name", "web1");
@@ -65,7 +65,7 @@ fn ports(directory: &TempDir) -> (Host, Ends, Driver) {
     (host, ends, driver)
 }
 
-/// Columns, rows and ports, as the configuration space has them.
+/// Columns, rows and number of ports from the configuration space.
 fn config(driver: &mut Driver) -> (u16, u16, u32) {
     driver.ask(Request::GetConfig { offset: 0, size: 8 }, |answer| match answer {
         Response::GetConfig(config) => {
@@ -82,7 +82,7 @@ fn resize(terminal: &File, columns: u16, rows: u16) {
 }
 
 #[test]
-fn a_window_that_changes_is_announced() {
+fn size_change_sends_a_config_event() {
     let (host, ends, mut driver) = console();
     assert_eq!(config(&mut driver), (0, 0, 1), "not known yet");
     let terminal = terminal(&host, &ends);
@@ -95,7 +95,7 @@ fn a_window_that_changes_is_announced() {
 }
 
 #[test]
-fn the_driver_hears_of_the_ports_their_names_and_the_consoles_size() {
+fn driver_is_notified_of_ports_names_and_size() {
     let directory = TempDir::new().unwrap();
     let (host, ends, mut driver) = ports(&directory);
     assert_eq!(config(&mut driver), (0, 0, 3));
@@ -104,7 +104,7 @@ fn the_driver_hears_of_the_ports_their_names_and_the_consoles_size() {
     assert_eq!(hear(&mut driver), (0, OPEN, 1, vec![]));
     resize(&terminal(&host, &ends), 132, 50);
     assert_eq!(hear(&mut driver), (0, RESIZE, 0, vec![132, 0, 50, 0]));
-    // After a reset the driver starts from nothing, and hears of the size at once.
+    // After a reset the driver starts anew and is notified of the size at once.
     driver.set_status(0);
     driver.free_rings();
     driver.start_with(8);
@@ -113,7 +113,7 @@ fn the_driver_hears_of_the_ports_their_names_and_the_consoles_size() {
     assert_eq!(heard[2], (0, RESIZE, 0, vec![132, 0, 50, 0]));
     say(&mut driver, 2, PORT_READY, 1);
     assert_eq!(hear(&mut driver), (2, NAME, 1, b"log".to_vec()));
-    // What there is no port for, and what means nothing, is ignored.
+    // Messages for nonexistent ports and unknown events are ignored.
     say(&mut driver, 77, PORT_READY, 1);
     say(&mut driver, 77, OPEN, 1);
     say(&mut driver, 1, 99, 1);
@@ -123,7 +123,7 @@ fn the_driver_hears_of_the_ports_their_names_and_the_consoles_size() {
 }
 
 #[test]
-fn a_named_port_is_a_socket_and_each_side_hears_of_the_other() {
+fn named_port_is_a_socket_and_notifies_both_sides() {
     let directory = TempDir::new().unwrap();
     let (host, ends, mut driver) = ports(&directory);
     let socket = directory.path().join("web1-0-log.sock");
@@ -132,7 +132,7 @@ fn a_named_port_is_a_socket_and_each_side_hears_of_the_other() {
         (key("port/2/name"), key("port/2/socket")),
         ("log".into(), socket.display().to_string())
     );
-    // The program is there before the guest, and what it says waits for an application.
+    // The program connects before the guest, and its data waits for an application.
     let mut program = UnixStream::connect(&socket).unwrap();
     program.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     program.write_all(b"early").unwrap();
@@ -141,13 +141,13 @@ fn a_named_port_is_a_socket_and_each_side_hears_of_the_other() {
     assert_eq!(hear(&mut driver), (2, OPEN, 1, vec![]));
     let (receive, transmit) = (8 - 2, 8 - 1);
     driver.use_queue(receive);
-    let room = driver.share(&[0; 64], Access::ReadWrite);
-    driver.submit(&[room.writable()]);
+    let buffer = driver.share(&[0; 64], Access::ReadWrite);
+    driver.submit(&[buffer.writable()]);
     say(&mut driver, 2, OPEN, 1);
     driver.use_queue(receive);
     let (_, written) = driver.wait_used();
-    assert_eq!(&driver.unshare(&room)[..written as usize], b"early");
-    // The guest's words, more than a socket holds: the program reads late, and nothing is lost.
+    assert_eq!(&driver.unshare(&buffer)[..written as usize], b"early");
+    // The guest's data, more than a socket holds: the program reads late, and nothing is lost.
     let all = pattern(1 << 20);
     let expected = all.clone();
     let mut reading = program.try_clone().unwrap();
@@ -165,14 +165,14 @@ fn a_named_port_is_a_socket_and_each_side_hears_of_the_other() {
         driver.unshare(&text);
     }
     reader.join().unwrap();
-    // A program that says nothing more may still listen.
+    // A program that has shut down its writing side may still read.
     program.write_all(b"bye").unwrap();
     program.shutdown(Shutdown::Write).unwrap();
     driver.use_queue(receive);
-    let room = driver.share(&[0; 64], Access::ReadWrite);
-    driver.submit(&[room.writable()]);
+    let buffer = driver.share(&[0; 64], Access::ReadWrite);
+    driver.submit(&[buffer.writable()]);
     driver.wait_used();
-    assert_eq!(&driver.unshare(&room)[..3], b"bye");
+    assert_eq!(&driver.unshare(&buffer)[..3], b"bye");
     driver.use_queue(transmit);
     let text = driver.share(b"still here", Access::ReadOnly);
     driver.submit(&[text.readable()]);
@@ -183,7 +183,7 @@ fn a_named_port_is_a_socket_and_each_side_hears_of_the_other() {
     assert_eq!(&last, b"still here");
     drop(program);
     assert_eq!(hear(&mut driver), (2, OPEN, 0, vec![]));
-    // One that leaves: the guest hears of it after its last words. Another may come.
+    // When a program leaves, the guest is notified after its last data. Another may connect.
     let mut program = UnixStream::connect(&socket).unwrap();
     assert_eq!(hear(&mut driver), (2, OPEN, 1, vec![]));
     program.write_all(b"bye").unwrap();
@@ -197,12 +197,12 @@ fn a_named_port_is_a_socket_and_each_side_hears_of_the_other() {
         driver.status();
     }
     let (ring, guest) = driver.ring();
-    assert_eq!(ring.used_index(guest), heard, "not before its last words");
+    assert_eq!(ring.used_index(guest), heard, "not before its last data");
     driver.use_queue(receive);
-    let room = driver.share(&[0; 64], Access::ReadWrite);
-    driver.submit(&[room.writable()]);
+    let buffer = driver.share(&[0; 64], Access::ReadWrite);
+    driver.submit(&[buffer.writable()]);
     driver.wait_used();
-    assert_eq!(&driver.unshare(&room)[..3], b"bye");
+    assert_eq!(&driver.unshare(&buffer)[..3], b"bye");
     driver.use_queue(CONTROL_RECEIVE);
     driver.wait_used();
     assert_eq!(driver.unshare(&news)[..8], [2, 0, 0, 0, OPEN as u8, 0, 0, 0]);
@@ -212,24 +212,24 @@ fn a_named_port_is_a_socket_and_each_side_hears_of_the_other() {
 }
 
 #[test]
-fn a_program_that_leaves_while_the_guests_end_is_closed_is_noticed() {
+fn program_that_leaves_a_closed_port_is_noticed() {
     let directory = TempDir::new().unwrap();
     let (host, ends, mut driver) = ports(&directory);
     say(&mut driver, 1, PORT_READY, 1);
     hear(&mut driver);
     let mut program = UnixStream::connect(directory.path().join("web1-0-agent.sock")).unwrap();
     assert_eq!(hear(&mut driver), (1, OPEN, 1, vec![]));
-    program.write_all(b"nobody hears this").unwrap();
+    program.write_all(b"nobody reads this").unwrap();
     drop(program);
     assert_eq!(hear(&mut driver), (1, OPEN, 0, vec![]));
     end(host, &ends, driver);
 }
 
 #[test]
-fn a_driver_that_takes_no_control_messages_is_held_up() {
+fn driver_without_control_buffers_is_delayed() {
     let directory = TempDir::new().unwrap();
     let (host, ends, mut driver) = ports(&directory);
-    // Each is answered by a name.
+    // The device answers each message with a name.
     (0..64).for_each(|_| say(&mut driver, 1, PORT_READY, 1));
     driver.use_queue(CONTROL_TRANSMIT);
     let bytes = [1, 0, 0, 0, 3, 0, 1, 0];
@@ -247,8 +247,8 @@ fn a_driver_that_takes_no_control_messages_is_held_up() {
     end(host, &ends, driver);
 }
 
-/// A console with 15 further ports, of which the driver knows nothing yet; the first four queues
-/// are set up.
+/// A console with 15 named ports, which the driver has not initialised; the first four queues are
+/// set up.
 fn many_ports(directory: &TempDir) -> (Host, Ends, Driver) {
     let host = Host::start();
     host.hypervisor.store_write("/local/domain/1/name", "web1");
@@ -263,7 +263,7 @@ fn many_ports(directory: &TempDir) -> (Host, Ends, Driver) {
     (host, ends, driver)
 }
 
-/// Puts the same control message into the queue several times.
+/// Sends the same control message several times.
 fn say_together(driver: &mut Driver, message: &Shared, count: usize) {
     driver.use_queue(CONTROL_TRANSMIT);
     let (ring, guest) = driver.ring();
@@ -273,7 +273,7 @@ fn say_together(driver: &mut Driver, message: &Shared, count: usize) {
     ring.doorbell.notify();
 }
 
-/// What the device has taken of the driver's control messages.
+/// Number of the driver's control messages that the device has taken.
 fn taken(host: &Host, driver: &mut Driver) -> u16 {
     host.settle(driver);
     driver.use_queue(CONTROL_TRANSMIT);
@@ -282,14 +282,15 @@ fn taken(host: &Host, driver: &mut Driver) -> u16 {
 }
 
 #[test]
-fn messages_of_many_answers_are_taken_only_as_long_as_these_find_room() {
+fn messages_with_many_answers_wait_for_space() {
     let directory = TempDir::new().unwrap();
     let (host, ends, mut driver) = many_ports(&directory);
-    // Each is answered by 16 messages, of which 64 may wait.
+    // The device answers each message with 16, and at most 64 wait.
     let ready = driver.share(&[0, 0, 0, 0, READY as u8, 0, 1, 0], Access::ReadOnly);
     say_together(&mut driver, &ready, 15);
     assert_eq!(taken(&host, &mut driver), 4);
-    // One that leaves makes no room for 16: the next is taken, and waits itself.
+    // One taken answer leaves space for less than 16: the device takes the next message, and waits
+    // with it.
     assert_eq!(hear(&mut driver).1, ADD);
     assert_eq!(taken(&host, &mut driver), 5);
     for number in 1..15 * 16 {
@@ -301,7 +302,7 @@ fn messages_of_many_answers_are_taken_only_as_long_as_these_find_room() {
 }
 
 #[test]
-fn programs_that_come_and_go_cost_a_driver_that_does_not_listen_a_bounded_number_of_messages() {
+fn reconnecting_programs_queue_a_bounded_number_of_messages() {
     let directory = TempDir::new().unwrap();
     let (host, ends, mut driver) = many_ports(&directory);
     say(&mut driver, 1, PORT_READY, 1);
@@ -315,10 +316,10 @@ fn programs_that_come_and_go_cost_a_driver_that_does_not_listen_a_bounded_number
     let _last = UnixStream::connect(&path).unwrap();
     host.settle(&mut driver);
     assert_eq!(hear(&mut driver).1, NAME);
-    // 63 waited behind it: every other of them says that somebody came. That somebody is there is
-    // told last.
-    for place in 0..63 {
-        assert_eq!(hear(&mut driver), (1, OPEN, 1 - place % 2, vec![]));
+    // 63 wait after it: every other one reports an open port. The last one reports the current
+    // state.
+    for position in 0..63 {
+        assert_eq!(hear(&mut driver), (1, OPEN, 1 - position % 2, vec![]));
     }
     say(&mut driver, 2, PORT_READY, 1);
     assert_eq!(hear(&mut driver), (2, NAME, 1, b"port1".to_vec()));

@@ -1,4 +1,4 @@
-//! Disks in qcow2 images, and what an image may name.
+//! Tests of disks in qcow2 images and of their backing files.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -17,10 +17,10 @@ use super::disk_options::{config_u64, range};
 use super::host::{Host, XVDA};
 use crate::device::blk::sample::ImageBytes;
 
-/// Bytes of every image here.
+/// Virtual size of every image here, in bytes.
 const SIZE: u64 = 8 << 20;
 
-/// An image without data; `backing`: name and format.
+/// Creates an empty image; `backing` is the backing file's name and format.
 fn create(path: &Path, backing: Option<(&str, &str)>) {
     let file = File::create_open(StorageCreateOptions::new().filename(path)).unwrap();
     let mut image = Qcow2::<File, FormatAccess<File>>::create_builder(file).size(SIZE);
@@ -30,7 +30,7 @@ fn create(path: &Path, backing: Option<(&str, &str)>) {
     image.create().unwrap();
 }
 
-/// A directory with an image `disk.qcow2` in it.
+/// Creates a directory with an image `disk.qcow2`.
 fn image(backing: Option<(&str, &str)>) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk.qcow2");
@@ -46,7 +46,7 @@ pub(crate) fn store(image: &ImageBytes) -> (TempDir, PathBuf) {
     (directory, path)
 }
 
-/// The image must be refused, with a reason that has `words`.
+/// Checks that the image is refused with a reason that contains `words`.
 fn refused(path: &Path, words: &str) {
     let host = Host::start();
     let ends = host.add_disk(1, XVDA, path, "w");
@@ -58,16 +58,16 @@ fn refused(path: &Path, words: &str) {
 }
 
 #[test]
-fn a_qcow2_image_is_a_disk_like_any_other() {
+fn qcow2_image_works_as_a_disk() {
     let (_directory, path) = image(None);
     let host = Host::start();
     let data: Vec<u8> = (0..8192u32).map(|n| (n * 31) as u8).collect();
-    for turn in 0..2 {
+    for round in 0..2 {
         let ends = host.add_disk(1, XVDA, &path, "w");
         let mut driver = host.connect(&ends);
         driver.start();
         assert_eq!(config_u64(&mut driver, 0), SIZE / 512);
-        if turn == 0 {
+        if round == 0 {
             assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, 1001, &data, 0).0, OK);
             assert_eq!(request(&mut driver, VIRTIO_BLK_T_FLUSH, 0, &[], 0).0, OK);
             let out = range(1001, 8, 1);
@@ -83,7 +83,7 @@ fn a_qcow2_image_is_a_disk_like_any_other() {
 }
 
 #[test]
-fn what_was_not_written_is_read_from_the_backing_files_beside_the_image() {
+fn unwritten_data_is_read_from_the_backing_files() {
     let (directory, path) = image(Some(("middle.qcow2", "qcow2")));
     create(&directory.path().join("middle.qcow2"), Some(("base.raw", "raw")));
     let base = directory.path().join("base.raw");
@@ -100,11 +100,14 @@ fn what_was_not_written_is_read_from_the_backing_files_beside_the_image() {
     driver.close();
     host.remove(&ends);
     host.finish();
-    assert!(fs::read(&base).unwrap().iter().all(|byte| *byte == 0x5a), "it is only read");
+    assert!(
+        fs::read(&base).unwrap().iter().all(|byte| *byte == 0x5a),
+        "the backing file is read only"
+    );
 }
 
 #[test]
-fn a_backing_file_elsewhere_is_refused() {
+fn backing_file_in_another_directory_is_refused() {
     let words = "beside the image";
     let elsewhere = tempfile::NamedTempFile::new().unwrap();
     fs::write(elsewhere.path(), "what the guest must not read").unwrap();
@@ -122,27 +125,27 @@ fn a_backing_file_elsewhere_is_refused() {
 }
 
 #[test]
-fn a_backing_file_of_another_format_is_refused() {
+fn backing_file_of_another_format_is_refused() {
     let (directory, path) = image(Some(("base.vmdk", "vmdk")));
     fs::write(directory.path().join("base.vmdk"), [0; 4096]).unwrap();
     refused(&path, "neither raw nor qcow2");
 }
 
 #[test]
-fn an_image_that_is_based_on_itself_is_refused() {
+fn image_with_itself_as_backing_file_is_refused() {
     let (_directory, path) = image(Some(("disk.qcow2", "qcow2")));
     refused(&path, "comes back to");
 }
 
 #[test]
-fn what_is_no_qcow2_image_is_refused() {
+fn file_without_a_qcow2_header_is_refused() {
     let (_directory, path) = image(None);
     fs::write(&path, [7; 65536]).unwrap();
     refused(&path, "cannot open disk target");
 }
 
 #[test]
-fn a_chain_has_at_most_16_images() {
+fn backing_chain_has_at_most_16_images() {
     let directory = tempfile::tempdir().unwrap();
     let path = |number: usize| directory.path().join(format!("{number}.qcow2"));
     create(&path(0), None);

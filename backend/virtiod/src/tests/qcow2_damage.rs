@@ -1,5 +1,5 @@
-//! qcow2 images that must not be served, or not be written: refused when they are opened, with what
-//! they are and what helps.
+//! Tests of qcow2 images that must not be served or written: the daemon refuses them with the
+//! reason and a remedy.
 
 use std::fs;
 
@@ -7,16 +7,16 @@ use super::qcow2::store;
 use crate::device::blk::sample::{COPIED, ImageBytes, Shape, compressed, position, snapshotted};
 use crate::device::blk::{Exercised, Target, TargetOptions, exercise_qcow2, qcow2_samples};
 
-/// Opens an image as a disk that the guest may write; gives the reason if it is refused.
+/// Opens an image as a writable disk; returns the reason if it is refused.
 fn open(image: &ImageBytes) -> Result<(), String> {
     let (_directory, path) = store(image);
     let opened = Target::open(TargetOptions::for_test(&path)).map(drop);
     let stored = fs::read(&path).unwrap();
-    assert!(stored == image.bytes, "to open it changed it");
+    assert!(stored == image.bytes, "the open changed the image");
     opened.map_err(|error| crate::Causes(&error).to_string())
 }
 
-/// The image must be refused, with a reason that has all `words`.
+/// Checks that the image is refused with a reason that contains all `words`.
 fn refused(image: &ImageBytes, words: &[&str]) {
     let reason = open(image).unwrap_err();
     words.iter().for_each(|word| assert!(reason.contains(word), "{word:?} is not in {reason:?}"));
@@ -28,7 +28,7 @@ fn image() -> ImageBytes {
 }
 
 #[test]
-fn sound_images_of_every_shape_are_used() {
+fn consistent_images_of_every_shape_are_used() {
     for (version, refcount_orders) in [(2, 4..=4), (3, 0..=6)] {
         for refcount_order in refcount_orders {
             for (cluster_bits, size) in [(9, 32 << 10), (12, 1 << 20), (16, 8 << 20), (21, 8 << 20)]
@@ -45,11 +45,11 @@ fn sound_images_of_every_shape_are_used() {
     assert_eq!(exercise_qcow2(&largest.bytes).unwrap(), Exercised::Used);
 }
 
-/// The command in the refusal of a damaged image.
+/// The remedy in the refusal of a damaged image.
 const REPAIR: &str = "qemu-img check -r all \"/";
 
 #[test]
-fn clusters_that_are_used_but_not_counted_are_refused() {
+fn used_cluster_with_a_refcount_of_0_is_refused() {
     let mut image = image();
     image.put_u32(56, 0);
     refused(&image, &["0x0", "reference count of 0", REPAIR]);
@@ -60,7 +60,7 @@ fn clusters_that_are_used_but_not_counted_are_refused() {
         image.bytes[at as usize..][..zeros].fill(0);
         refused(&image, &["0x0", "reference count of 0", REPAIR]);
     }
-    // Those that are counted before they are used; the others a kill leaves so.
+    // Clusters that are counted before they are used. A kill may leave the others uncounted.
     for cluster in 0..=position::L1 {
         let mut image = ImageBytes::new(Shape::default());
         image.set_refcount(cluster, 0);
@@ -69,11 +69,11 @@ fn clusters_that_are_used_but_not_counted_are_refused() {
 }
 
 #[test]
-fn a_cluster_with_two_purposes_is_refused() {
+fn cluster_with_two_purposes_is_refused() {
     let tables = [position::REFCOUNT_TABLE, position::REFCOUNT_BLOCK, position::L1, position::L2];
     for marked in [0, COPIED] {
         for cluster in tables {
-            // Whatever the counts say.
+            // Refused with any refcount.
             for count in [1, 2] {
                 let mut image = image();
                 image.put_u64(image.l2_entry(7), marked | image.at(cluster));
@@ -82,7 +82,7 @@ fn a_cluster_with_two_purposes_is_refused() {
             }
         }
     }
-    // An entry for the header is none; compressed data can be there.
+    // An entry cannot refer to the header, but compressed data can be at offset 0.
     let mut header = image();
     header.put_u64(header.l2_entry(7), 1 << 62 | 0x200);
     refused(&header, &["0x0", "two purposes", REPAIR]);
@@ -99,7 +99,7 @@ fn a_cluster_with_two_purposes_is_refused() {
 }
 
 #[test]
-fn data_that_is_used_more_often_than_counted_is_refused() {
+fn data_used_more_often_than_counted_is_refused() {
     for marked in [0, COPIED] {
         let mut image = image();
         let data = image.at(position::DATA);
@@ -117,7 +117,7 @@ fn data_that_is_used_more_often_than_counted_is_refused() {
 }
 
 #[test]
-fn what_is_written_in_place_must_be_used_once() {
+fn cluster_written_in_place_must_be_used_once() {
     let mut image = image();
     image.set_refcount(position::L2, 2);
     refused(&image, &["0x40000", "marked as used once", REPAIR]);
@@ -127,7 +127,7 @@ fn what_is_written_in_place_must_be_used_once() {
 }
 
 #[test]
-fn a_level_2_table_for_two_parts_of_the_disk_is_refused() {
+fn level_2_table_for_two_parts_of_the_disk_is_refused() {
     let mut image = image();
     image.put_u32(36, 2);
     image.put_u64(image.at(position::L1), image.at(position::L2));
@@ -137,7 +137,7 @@ fn a_level_2_table_for_two_parts_of_the_disk_is_refused() {
 }
 
 #[test]
-fn what_is_outside_the_file_or_lies_between_clusters_is_refused() {
+fn entry_outside_the_file_or_misaligned_is_refused() {
     let end = (position::DATA + 2) << 16;
     let clusters_only = "does not begin where a cluster does";
     let outside = "is not in the file";
@@ -178,7 +178,7 @@ fn what_is_outside_the_file_or_lies_between_clusters_is_refused() {
 }
 
 #[test]
-fn a_table_that_runs_over_the_files_end_is_refused() {
+fn table_across_the_files_end_is_refused() {
     let mut image = image();
     let last = image.at(position::DATA + 1);
     image.put_u64(40, last);
@@ -198,14 +198,14 @@ fn entries_with_unknown_bits_are_refused() {
         image.put_u64(image.l2_entry(0), COPIED | image.at(position::DATA) | bit);
         refused(&image, &["level 2 table", "unknown bits"]);
     }
-    // The mark of zeros came with version 3.
+    // The zero flag exists since version 3.
     let mut image = ImageBytes::new(Shape { version: 2, ..Shape::default() });
     image.put_u64(image.l2_entry(0), COPIED | image.at(position::DATA) | 1);
     refused(&image, &["level 2 table", "unknown bits"]);
 }
 
 #[test]
-fn counts_that_nothing_comes_to_are_refused_and_those_that_are_too_high_are_not() {
+fn impossible_refcounts_are_refused_and_leaked_clusters_are_not() {
     for count in [u64::from(u16::MAX), u64::MAX] {
         let mut image = ImageBytes::new(Shape { refcount_order: 6, ..Shape::default() });
         image.set_refcount(position::DATA, count);
@@ -220,7 +220,7 @@ fn counts_that_nothing_comes_to_are_refused_and_those_that_are_too_high_are_not(
 }
 
 #[test]
-fn headers_that_no_program_would_open_are_refused() {
+fn damaged_headers_are_refused() {
     let cases: [(&str, &[(u64, u32)]); 12] = [
         ("clusters of 2^8 bytes", &[(20, 8)]),
         ("clusters of 2^22 bytes", &[(20, 22)]),
@@ -256,7 +256,7 @@ fn malformed_header_extensions_are_refused() {
     long.put_u32(108, u32::MAX);
     refused(&long, &["longer than a cluster"]);
 
-    // The library takes the last name for whole, and panics.
+    // The library assumes that the last name is complete, and panics.
     let mut names = image();
     let at = names.add_extension(104, FEATURE_NAMES, &[0; 49]);
     names.add_extension(at, 0, &[]);
@@ -287,7 +287,7 @@ fn malformed_header_extensions_are_refused() {
 }
 
 #[test]
-fn images_of_another_kind_are_refused_with_what_they_are_and_what_helps() {
+fn unsupported_images_are_refused_with_kind_and_remedy() {
     let convert = "qemu-img convert";
     type Case<'a> = (&'a [(u64, u32)], &'a [&'a str]);
     let cases: [Case<'_>; 13] = [
@@ -316,7 +316,7 @@ fn images_of_another_kind_are_refused_with_what_they_are_and_what_helps() {
 }
 
 #[test]
-fn an_image_with_snapshots_is_used_and_what_they_keep_is_checked() {
+fn image_with_snapshots_is_used_and_their_clusters_are_checked() {
     let image = snapshotted();
     assert_eq!(open(&image), Ok(()));
     assert_eq!(exercise_qcow2(&image.bytes).unwrap(), Exercised::Used);
@@ -338,7 +338,7 @@ fn an_image_with_snapshots_is_used_and_what_they_keep_is_checked() {
 }
 
 #[test]
-fn snapshots_that_would_take_for_ever_to_look_at_are_refused() {
+fn too_large_snapshot_tables_are_refused() {
     let table = position::DATA + 2;
     let mut many = snapshotted();
     many.put_u32(many.at(table) + 8, u32::MAX);
@@ -355,7 +355,7 @@ fn snapshots_that_would_take_for_ever_to_look_at_are_refused() {
 }
 
 #[test]
-fn compressed_clusters_are_used_and_must_be_counted() {
+fn compressed_clusters_are_read_and_must_be_counted() {
     let image = compressed();
     assert_eq!(open(&image), Ok(()));
     assert_eq!(exercise_qcow2(&image.bytes).unwrap(), Exercised::Used);
@@ -370,7 +370,7 @@ fn compressed_clusters_are_used_and_must_be_counted() {
 }
 
 #[test]
-fn images_with_a_few_wrong_bytes_are_refused_or_stay_sound() {
+fn images_with_random_damage_are_refused_or_stay_consistent() {
     let images = qcow2_samples();
     let mut number = 0x1234_5678_u64;
     let mut random = |limit: usize| {
@@ -382,8 +382,8 @@ fn images_with_a_few_wrong_bytes_are_refused_or_stay_sound() {
     for _ in 0..200 {
         let mut bytes = images[random(images.len())].clone();
         for _ in 0..=random(3) {
-            // In the header or near the beginning of a table: most bytes are zeros that mean
-            // nothing.
+            // In the header or near the beginning of a table: most bytes are zeros without a
+            // meaning.
             let cluster = [0, 0, 1, 2, 3, 4, 7, 8][random(8)]
                 * if bytes.len() > 1 << 17 { 65536 } else { 4096 };
             let at = (cluster + random(128)).min(bytes.len() - 1);

@@ -1,6 +1,6 @@
-//! A queue that is reset by itself (virtio 1.3 section 2.6.1): its buffers are the driver's again,
-//! whichever device had them; the device's other queues go on, and so does this one once it is set
-//! up anew.
+//! Tests of a queue reset (virtio 1.3 section 2.6.1): the queue's buffers belong to the driver
+//! again, on every device; the device's other queues continue, and so does this one once it is set
+//! up again.
 
 use std::io::Write;
 
@@ -20,10 +20,10 @@ use xen::{Access, DomId};
 
 const RECEIVE: u32 = 0;
 const TRANSMIT: u32 = 1;
-/// What a buffer holds in which nothing was written.
+/// The content of a buffer that the device has not written.
 const UNTOUCHED: u8 = 0xee;
 
-/// Puts buffers into a queue, and rings its doorbell.
+/// Adds buffers to a queue and notifies its doorbell.
 fn post(driver: &mut Driver, queue: u32, count: usize) -> Vec<Shared> {
     driver.use_queue(queue as usize);
     let buffers = (0..count).map(|_| driver.share(&[UNTOUCHED; 2000], Access::ReadWrite));
@@ -34,7 +34,7 @@ fn post(driver: &mut Driver, queue: u32, count: usize) -> Vec<Shared> {
     buffers
 }
 
-/// Nothing was written into these buffers, of which the device knows nothing any more. They stay
+/// Checks that the device has not written to these buffers, which it must have forgotten. They stay
 /// granted until here, so that a device that did not forget them would have written.
 fn untouched(host: &Host, driver: &mut Driver, buffers: &[Shared]) {
     host.settle(driver);
@@ -44,7 +44,7 @@ fn untouched(host: &Host, driver: &mut Driver, buffers: &[Shared]) {
     }
 }
 
-/// What the device wrote into the first of the queue's buffers.
+/// Returns the bytes that the device wrote to the first of the queue's buffers.
 fn first_used(driver: &mut Driver, queue: u32, buffers: &[Shared]) -> Vec<u8> {
     driver.use_queue(queue as usize);
     let (_, written) = driver.wait_used();
@@ -54,12 +54,12 @@ fn first_used(driver: &mut Driver, queue: u32, buffers: &[Shared]) -> Vec<u8> {
 }
 
 #[test]
-fn spec_6_7_a_network_device_forgets_the_buffers_of_a_queue_that_is_reset() {
+fn spec_6_7_network_device_forgets_the_buffers_of_a_reset_queue() {
     let host = Host::start();
     let (ends, mut driver, cable) = network::add(&host, 1);
     driver.start_with(2);
     let buffers = post(&mut driver, RECEIVE, 8);
-    // With the first packet the device takes all of them.
+    // The device takes all buffers with the first packet.
     assert!(cable.send(0, &network::packet(60, 1)));
     driver.wait_used();
     let (first, kept) = buffers.split_first().unwrap();
@@ -69,7 +69,7 @@ fn spec_6_7_a_network_device_forgets_the_buffers_of_a_queue_that_is_reset() {
         assert!(cable.send(0, &network::packet(60, seed)));
     }
     untouched(&host, &mut driver, kept);
-    // The other direction goes on.
+    // The other direction continues.
     driver.use_queue(TRANSMIT as usize);
     let sent = network::packet(100, 9);
     let buffer = driver.share(&sent, Access::ReadOnly);
@@ -78,7 +78,7 @@ fn spec_6_7_a_network_device_forgets_the_buffers_of_a_queue_that_is_reset() {
     driver.unshare(&buffer);
     assert_eq!(cable.next(), (0, sent));
 
-    // What came meanwhile waits for buffers.
+    // Packets that arrived meanwhile wait for buffers.
     driver.renew_ring(RECEIVE);
     for seed in 2..7 {
         let buffers = post(&mut driver, RECEIVE, 1);
@@ -94,7 +94,7 @@ fn spec_6_7_a_network_device_forgets_the_buffers_of_a_queue_that_is_reset() {
 }
 
 #[test]
-fn spec_6_7_a_console_forgets_the_buffers_of_a_queue_that_is_reset() {
+fn spec_6_7_console_forgets_the_buffers_of_a_reset_queue() {
     let (host, ends, mut driver) = console::console();
     let mut terminal = console::terminal(&host, &ends);
     let buffers = post(&mut driver, RECEIVE, 2);
@@ -113,11 +113,11 @@ fn spec_6_7_a_console_forgets_the_buffers_of_a_queue_that_is_reset() {
 }
 
 #[test]
-fn spec_6_7_a_socket_device_forgets_the_buffers_of_a_queue_that_is_reset() {
+fn spec_6_7_socket_device_forgets_the_buffers_of_a_reset_queue() {
     let mut setting = Setting::new();
     let buffers = post(&mut setting.driver, RECEIVE, 2);
     setting.driver.reset_queue(RECEIVE);
-    // Answered by a reset of the connection that it names.
+    // The device answers with a reset of the named connection.
     setting.send(&Packet::data(99, b""));
     untouched(&setting.host, &mut setting.driver, &buffers);
     setting.driver.renew_ring(RECEIVE);
@@ -126,18 +126,18 @@ fn spec_6_7_a_socket_device_forgets_the_buffers_of_a_queue_that_is_reset() {
 }
 
 #[test]
-fn spec_6_7_an_entropy_device_forgets_what_waits_for_its_rate() {
+fn spec_6_7_entropy_device_forgets_requests_that_wait_for_the_rate() {
     let host = Host::start();
     host.configure("[domain.web1.virtio.0.rng]\nrate = \"8KiB/s\"");
     host.hypervisor.store_write("/local/domain/1/name", "web1");
     let ends = host.add("virtio", 1, 0, &[("type", "virtio,device4")]);
     let mut driver = host.connect(&ends);
     driver.start();
-    // More than was saved up: what follows waits in the ring until the timer fires.
-    let room = driver.share(&[0; 3 * 4096], Access::ReadWrite);
-    driver.submit(&[room.writable()]);
+    // More than was saved up: later requests wait in the ring until the timer fires.
+    let buffer = driver.share(&[0; 3 * 4096], Access::ReadWrite);
+    driver.submit(&[buffer.writable()]);
     driver.wait_used();
-    driver.unshare(&room);
+    driver.unshare(&buffer);
     let buffers = post(&mut driver, 0, 2);
     host.settle(&mut driver);
     driver.reset_queue(0);
@@ -151,14 +151,14 @@ fn spec_6_7_an_entropy_device_forgets_what_waits_for_its_rate() {
 }
 
 #[test]
-fn spec_6_7_a_disk_does_nothing_in_a_queue_that_was_reset() {
+fn spec_6_7_disk_serves_no_request_of_a_reset_queue() {
     let mut disk = TestDisk::connect(numbered_disk(8), "w");
     assert_ne!(disk.driver.offered() & 1 << F_RING_RESET, 0);
     disk.driver.start_with(2);
     for queue in [0, 1, 0] {
         disk.driver.use_queue(queue);
         assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, 5, &[], 512), (OK, vec![5; 512]));
-        // In the ring when the reset comes, if it was not served before.
+        // In the ring at the reset, unless it was served before.
         let head = disk.driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
         let input = disk.driver.share(&[UNTOUCHED; 512], Access::ReadWrite);
         let status = disk.driver.share(&[0xff], Access::ReadWrite);
@@ -178,7 +178,7 @@ fn spec_6_7_a_disk_does_nothing_in_a_queue_that_was_reset() {
 }
 
 #[test]
-fn spec_6_7_a_queue_may_have_its_events_in_band_after_its_reset() {
+fn spec_6_7_reset_queue_may_use_events_in_band() {
     let mut disk = TestDisk::start(numbered_disk(8), "w");
     disk.driver.reset_queue(0);
     disk.driver.renew_silent_ring(0);
@@ -191,16 +191,16 @@ fn spec_6_7_a_queue_may_have_its_events_in_band_after_its_reset() {
     for shared in [head, input, status] {
         disk.driver.unshare(&shared);
     }
-    // A queue beyond those that there are, in every message that names one.
+    // A nonexistent queue, in every message that names one.
     disk.driver.ask(Request::ResetVqueue { index: u32::MAX }, |answer| {
         assert_eq!(answer, Response::ResetVqueue);
     });
 }
 
 #[test]
-fn spec_6_7_what_was_used_before_the_reset_is_not_told_after_it() {
+fn spec_6_7_no_notification_for_buffers_used_before_the_reset() {
     let mut disk = TestDisk::connect(numbered_disk(8), "w");
-    // Every used buffer is to be told of.
+    // The driver wants a notification for every used buffer.
     let features = disk.driver.offered() & !(1 << VIRTIO_RING_F_EVENT_IDX);
     disk.driver.negotiate(features);
     (0..4).for_each(|index| disk.driver.add_silent_ring(index));
@@ -209,8 +209,7 @@ fn spec_6_7_what_was_used_before_the_reset_is_not_told_after_it() {
     let input = disk.driver.share(&[0; 512], Access::ReadWrite);
     let status = disk.driver.share(&[0xff], Access::ReadWrite);
     let chain = [head.readable(), input.writable(), status.writable()];
-    // The page has room for four messages to the disk.driver, which takes none: news of the fifth
-    // waits.
+    // The page has four slots for messages to the driver, which takes none: the fifth event waits.
     let before = disk.driver.sent_by_device();
     for (queue, served) in [0, 1, 2, 3, 0].into_iter().zip(1..) {
         disk.driver.use_queue(queue);
@@ -224,6 +223,6 @@ fn spec_6_7_what_was_used_before_the_reset_is_not_told_after_it() {
     for shared in [head, input, status] {
         disk.driver.unshare(&shared);
     }
-    // With the answers to these, and before them, all news has come.
+    // All events arrive before or with the responses to these.
     assert_eq!(disk.driver.used_events(), [0, 1, 2, 3]);
 }

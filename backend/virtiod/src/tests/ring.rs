@@ -1,4 +1,4 @@
-//! A split ring as a driver keeps it (virtio 1.3 section 2.7), which also takes nonsense.
+//! The driver's side of a split ring (virtio 1.3 section 2.7), which can also write invalid data.
 
 use std::sync::atomic::Ordering;
 
@@ -47,14 +47,14 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// Entries, unless a test asks for another number.
+    /// Default number of entries.
     pub(super) const SIZE: u16 = 16;
 
-    /// A ring of `size` entries, at most 128: each area is a page.
+    /// Returns a ring of `size` entries, at most 128: each area is a page.
     pub(super) fn new(guest: &mut Guest, size: u16) -> Self {
         Self {
             size,
-            // What the device only reads is granted read-only [3.4].
+            // Areas that the device only reads are granted read-only [3.4].
             descriptors: Area::new(guest, Access::ReadOnly),
             available: Area::new(guest, Access::ReadOnly),
             used: Area::new(guest, Access::ReadWrite),
@@ -65,7 +65,7 @@ impl Ring {
         }
     }
 
-    /// Writes a chain and makes it available; gives its head.
+    /// Writes a chain and makes it available; returns its head.
     pub(super) fn add(&mut self, guest: &Guest, chain: &[Descriptor]) -> u16 {
         let head = self.next_descriptor;
         for (position, descriptor) in chain.iter().enumerate() {
@@ -114,7 +114,7 @@ impl Ring {
         let ring = guest.slice(self.used.page, 0, 4096);
         // Acquire pairs with the device's Release of the index.
         while ring.load::<u16>(2, Ordering::Acquire).unwrap() == self.next_used {
-            // Event index: the next element is to be told of.
+            // Event index: request a notification for the next element.
             let event = guest.slice(self.available.page, 0, 4096);
             event.write_obj(self.next_used, 4 + 2 * usize::from(self.size)).unwrap();
             std::sync::atomic::fence(Ordering::SeqCst);
@@ -127,15 +127,15 @@ impl Ring {
         (ring.read_obj::<u32>(slot).unwrap() as u16, ring.read_obj(slot + 4).unwrap())
     }
 
-    /// Whether the device wants to hear of the next chain: the event index is where the next one
-    /// goes.
+    /// Whether the device requests a notification for the next chain: the event index equals its
+    /// position.
     pub(super) fn doorbell_is_asked_for(&self, guest: &Guest) -> bool {
         let event = 4 + 8 * usize::from(self.size);
         let ring = guest.slice(self.used.page, 0, 4096);
         ring.load::<u16>(event, Ordering::Acquire).unwrap() == self.next_available
     }
 
-    /// Used elements so far, looked at without waiting.
+    /// The used index, read without waiting.
     pub(super) fn used_index(&self, guest: &Guest) -> u16 {
         guest.slice(self.used.page, 0, 4096).load(2, Ordering::Acquire).unwrap()
     }

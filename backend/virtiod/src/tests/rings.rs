@@ -1,4 +1,4 @@
-//! Rings that are granted as the module does it: in one run of pages, by the core's plan.
+//! Tests of rings granted as the module does it: in one run of pages, by the core's plan.
 
 use guest_shim::ring::{RingAddresses, RingGrants};
 use protocol::grant::{GrantAddress, GrantRef};
@@ -11,8 +11,8 @@ use xen_sim::GuestPage;
 
 const ENTRIES: u32 = 256;
 
-/// The areas of a ring of three pages, laid out as Linux does it: two for what the driver writes,
-/// one for what the device writes.
+/// The areas of a ring of three pages with Linux' layout: two pages that the driver writes, one
+/// that the device writes.
 fn laid_out(first: GrantRef) -> RingAddresses {
     let page = |index| GrantAddress::page(GrantRef(first.0 + index)).encode();
     let driver = page(0) + 16 * u64::from(ENTRIES);
@@ -34,7 +34,7 @@ fn grant(driver: &mut Driver) -> RingGrants {
     plan
 }
 
-/// A queue with such a ring.
+/// The SET_VQUEUE of a queue with such a ring.
 fn update(first: GrantRef) -> VqueueUpdate {
     let RingAddresses { descriptor, driver, device } = laid_out(first);
     let flags = VqueueFlags(VqueueFlags::ENABLE);
@@ -42,7 +42,7 @@ fn update(first: GrantRef) -> VqueueUpdate {
 }
 
 #[test]
-fn spec_3_4_a_device_serves_a_ring_of_which_it_may_write_its_own_area_alone() {
+fn spec_3_4_device_serves_a_ring_with_a_writable_device_area_only() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
     let mut driver = host.connect(&ends);

@@ -1,4 +1,4 @@
-//! What happens when this domain runs out of something: it costs the device that does not fit.
+//! Tests of shortages in this domain: only the device beyond the limit fails.
 
 use std::env;
 use std::fs::File;
@@ -18,15 +18,15 @@ use super::vsock::guest::{Packet, REQUEST, Setting, read};
 use xen::{Access, DomId};
 use xen_sim::Guest;
 
-/// Set for the process of its own that a test runs in.
+/// Environment variable of a process that runs one test alone.
 const ALONE: &str = "XEN_VIRTIOD_TEST_ALONE";
-/// File descriptors that the process may have; few, so that they are soon filled.
+/// Limit of file descriptors; low, so that they are soon used up.
 const DESCRIPTORS: u64 = 256;
-/// More than a device takes until it is offered.
+/// More descriptors than a device opens until it is offered.
 const MORE_THAN_A_DEVICE: usize = 16;
 
-/// Runs the test `name` in a process of its own, since what it does would fail others beside it.
-/// Whether this is that process.
+/// Runs the test `name` in a process of its own, since its shortage would fail other tests. Returns
+/// whether this is that process.
 fn is_alone(name: &str) -> bool {
     if env::var_os(ALONE).is_some() {
         return true;
@@ -39,19 +39,19 @@ fn is_alone(name: &str) -> bool {
     false
 }
 
-/// Pages of data that are mapped, where there is room.
+/// Pages of data, so many that the device maps them if it can.
 const MAPPED_PAGES: usize = 600;
-/// Flag of a descriptor that names a table of descriptors.
+/// Flag of a descriptor that refers to a table of descriptors.
 const INDIRECT: u16 = 4;
 
-/// Takes every descriptor there is, and leaves `left`.
+/// Opens all free descriptors except `left`.
 fn fill_descriptors(left: usize) -> Vec<File> {
     let mut taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
     taken.truncate(taken.len() - left);
     taken
 }
 
-/// What a guest has ready before it connects.
+/// A guest's grant and port, prepared before it connects.
 struct Frontend {
     guest: Guest,
     keys: [(&'static str, String); 2],
@@ -84,7 +84,7 @@ impl Frontend {
 }
 
 #[test]
-fn a_guest_that_cannot_connect_is_let_go_and_its_reason_is_shown() {
+fn guest_that_cannot_connect_is_closed_with_its_reason() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "r");
     host.wait_state(&ends, "2");
@@ -105,7 +105,7 @@ fn a_guest_that_cannot_connect_is_let_go_and_its_reason_is_shown() {
     host.finish();
 }
 
-/// Reads of `pages` pages each, all offered to the device at once; gives their status bytes.
+/// Sends reads of `pages` pages each, all at once; returns their status bytes.
 fn read_together(driver: &mut Driver, requests: usize, pages: usize) -> Vec<u8> {
     let shared: Vec<_> = (0..requests)
         .map(|_| {
@@ -129,7 +129,7 @@ fn read_together(driver: &mut Driver, requests: usize, pages: usize) -> Vec<u8> 
     shared.iter().map(one).collect()
 }
 
-/// A table of descriptors with this chain, in a page of its own.
+/// Writes this chain to a table of descriptors in a page of its own.
 fn table(driver: &mut Driver, chain: &[Descriptor]) -> Shared {
     let entries = chain.iter().zip(1u16..).flat_map(|(entry, next)| {
         let flags = u16::from(usize::from(next) < chain.len()) | u16::from(entry.writable) << 1;
@@ -140,7 +140,7 @@ fn table(driver: &mut Driver, chain: &[Descriptor]) -> Shared {
 }
 
 #[test]
-fn a_chain_is_followed_and_answered_though_nothing_can_be_mapped() {
+fn chain_is_served_without_a_mapping() {
     for pages in [1, 512, MAPPED_PAGES] {
         let (host, disk) = (Host::start(), numbered_disk(8192));
         let ends = host.add_disk(1, XVDA, disk.path(), "r");
@@ -149,8 +149,8 @@ fn a_chain_is_followed_and_answered_though_nothing_can_be_mapped() {
         host.hypervisor.limit_mapped(4);
         let head = driver.share(&header(VIRTIO_BLK_T_IN, 3), Access::ReadOnly);
         let input = driver.share(&vec![0; pages * 4096], Access::ReadWrite);
-        let place = driver.share(&[0xff], Access::ReadWrite);
-        let chain = [head.readable(), input.writable(), place.writable()];
+        let status = driver.share(&[0xff], Access::ReadWrite);
+        let chain = [head.readable(), input.writable(), status.writable()];
         let table = table(&mut driver, &chain);
         let (ring, guest) = driver.ring();
         let length = 16 * chain.len() as u32;
@@ -158,7 +158,7 @@ fn a_chain_is_followed_and_answered_though_nothing_can_be_mapped() {
         ring.offer(guest, 0);
         ring.doorbell.notify();
         driver.wait_used();
-        assert_eq!(driver.unshare(&place), [OK], "{pages} pages");
+        assert_eq!(driver.unshare(&status), [OK], "{pages} pages");
         let data = driver.unshare(&input);
         let right =
             |(sector, bytes): (usize, &[u8])| bytes.iter().all(|b| *b == (sector + 3) as u8);
@@ -171,9 +171,9 @@ fn a_chain_is_followed_and_answered_though_nothing_can_be_mapped() {
 }
 
 #[test]
-fn requests_are_answered_though_there_is_no_room_to_map_their_buffers() {
+fn requests_are_answered_without_capacity_for_mappings() {
     let mut disk = TestDisk::start(numbered_disk(8192), "r");
-    // Message page and rings, and nothing else.
+    // The message page and the rings only.
     disk.host.hypervisor.limit_mapped(4);
     assert_eq!(read_together(&mut disk.driver, 5, 4), [OK; 5]);
     assert_eq!(read_together(&mut disk.driver, 1, MAPPED_PAGES), [OK]);
@@ -182,7 +182,7 @@ fn requests_are_answered_though_there_is_no_room_to_map_their_buffers() {
 }
 
 #[test]
-fn a_guest_that_cannot_be_connected_for_want_of_room_is_told_so() {
+fn connection_without_capacity_fails_with_a_reason() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     host.hypervisor.limit_mapped(0);
     let (state, frontend) = (host.watch_state(1, XVDA), Frontend::new(&host, 1));
@@ -191,7 +191,7 @@ fn a_guest_that_cannot_be_connected_for_want_of_room_is_told_so() {
     frontend.connect(&host, &ends);
     state.wait(Some("6"));
     let error = host.error(&ends).unwrap();
-    assert!(error.contains("no room to map 1 granted page"), "{error}");
+    assert!(error.contains("lacks resources to map 1 granted page"), "{error}");
     assert_eq!(host.stat(DomId(1)).stats.state.error, Some(error));
     frontend.leave();
     host.remove(&ends);
@@ -199,15 +199,15 @@ fn a_guest_that_cannot_be_connected_for_want_of_room_is_told_so() {
 }
 
 #[test]
-fn a_device_without_file_descriptors_is_refused_and_others_go_on() {
-    if !is_alone("tests::shortage::a_device_without_file_descriptors_is_refused_and_others_go_on") {
+fn device_without_file_descriptors_is_refused_alone() {
+    if !is_alone("tests::shortage::device_without_file_descriptors_is_refused_alone") {
         return;
     }
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, most).unwrap();
     let mut is_offered = false;
     for left in 0..MORE_THAN_A_DEVICE {
-        // Not one image: the devices would share a descriptor.
+        // Two images: with one, the devices would share a descriptor.
         let (host, disk, image) = (Host::start(), numbered_disk(8), numbered_disk(8));
         let other_ends = host.add_disk(1, XVDA, disk.path(), "r");
         let mut other = host.connect(&other_ends);
@@ -220,7 +220,7 @@ fn a_device_without_file_descriptors_is_refused_and_others_go_on() {
         assert!(state.wait_for(Duration::from_secs(10), decided), "{left} left: undecided");
         is_offered = host.hypervisor.store_read(&format!("{}/state", ends.backend)).is_some();
         if is_offered {
-            // There is no descriptor for its connection.
+            // No descriptor is left for its connection.
             taken.extend(fill_descriptors(0));
             frontend.connect(&host, &ends);
             state.wait(Some("6"));
@@ -232,7 +232,7 @@ fn a_device_without_file_descriptors_is_refused_and_others_go_on() {
         drop(taken);
         frontend.leave();
         host.hypervisor.store_remove(&ends.backend);
-        // There is room again: the next device is served.
+        // Descriptors are free again: the next device works.
         let next_ends = host.add_disk(3, XVDA, disk.path(), "r");
         let mut next = host.connect(&next_ends);
         next.start();
@@ -250,9 +250,8 @@ fn a_device_without_file_descriptors_is_refused_and_others_go_on() {
 }
 
 #[test]
-fn a_program_for_which_there_is_no_descriptor_waits_and_the_device_goes_on() {
-    let name =
-        "tests::shortage::a_program_for_which_there_is_no_descriptor_waits_and_the_device_goes_on";
+fn program_without_a_descriptor_waits_and_the_device_continues() {
+    let name = "tests::shortage::program_without_a_descriptor_waits_and_the_device_continues";
     if !is_alone(name) {
         return;
     }
@@ -261,7 +260,7 @@ fn a_program_for_which_there_is_no_descriptor_waits_and_the_device_goes_on() {
     let mut setting = Setting::new();
     let listener = setting.listen(52);
     let mut program = setting.guest_connects(&listener, 52);
-    // One is left, which the program takes that connects.
+    // One is left, for the program that connects.
     let taken = fill_descriptors(1);
     let mut late = setting.program();
     setting.send(&Packet::data(52, b"goes on"));

@@ -1,5 +1,5 @@
-//! A device that is never done, and takes half a second for each step: its end does not wait for
-//! it.
+//! Tests of a device that always has work and takes half a second for each step: its end does not
+//! wait for all of its work.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -19,7 +19,7 @@ use crate::guest::Guest;
 use crate::stats::DeviceStats;
 use xen::{DomId, Xen};
 
-/// Long beside what an iteration may take; 64 of them are longer than libxl waits.
+/// Much longer than an iteration's limit; 64 of them exceed libxl's timeout.
 const STEP: Duration = Duration::from_millis(500);
 
 struct Sluggish;
@@ -50,14 +50,14 @@ impl<M: DeviceMemory> VirtioDevice<M> for Sluggish {
     }
 
     fn process(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
-        // It plays a store that takes its time.
+        // Simulates slow storage.
         thread::sleep(STEP);
         queues.reschedule(index);
         Ok(())
     }
 }
 
-/// Serves a guest's disk with a sluggish device, in a class that the server does not look at.
+/// Serves a guest's disk with a sluggish device, in a class that the server does not scan.
 fn serve(host: &Host, guest: u16) -> (Ends, Arc<EventFd>, JoinHandle<()>) {
     let ends = host.add("sluggish", guest, XVDA, &[]);
     let path = DevicePath { class: "sluggish".to_owned(), guest: DomId(guest), number: XVDA };
@@ -85,7 +85,7 @@ fn keep_busy(host: &Host, ends: &Ends) -> Driver {
 }
 
 #[test]
-fn a_busy_device_sees_the_toolstacks_end_within_the_time_that_libxl_waits() {
+fn busy_device_ends_within_libxls_timeout() {
     let host = Host::start();
     let (ends, _stop, thread) = serve(&host, 1);
     let mut driver = keep_busy(&host, &ends);
@@ -96,7 +96,7 @@ fn a_busy_device_sees_the_toolstacks_end_within_the_time_that_libxl_waits() {
 }
 
 #[test]
-fn a_busy_device_sees_that_the_daemon_ends() {
+fn busy_device_ends_with_the_daemon() {
     let host = Host::start();
     let (ends, stop, thread) = serve(&host, 1);
     let mut driver = keep_busy(&host, &ends);

@@ -1,5 +1,5 @@
-//! What XenStore refuses, and what happens while it is lost: no device ends for it, nothing is done
-//! over and over, and the daemon goes on.
+//! Tests of refusals by XenStore and of its loss: no device ends, nothing is retried without delay,
+//! and the daemon continues.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ fn start() -> (FlakyXen, Host) {
     (xen.clone(), Host::start_with(xen.hypervisor.clone(), ByGrants(xen)))
 }
 
-/// A frontend that offers these keys and says that it is ready.
+/// A frontend that writes these keys and state 3.
 fn offer(host: &Host, ends: &Ends, page: &str, port: &str) {
     for (key, value) in [("message-page-ref", page), ("event-channel", port), ("state", "3")] {
         host.hypervisor.store_write(&format!("{}/{key}", ends.frontend), value);
@@ -29,7 +29,7 @@ fn reads_a_sector(driver: &mut Driver) {
     assert_eq!(request(driver, VIRTIO_BLK_T_IN, 3, &[], 512), (OK, vec![3; 512]));
 }
 
-/// The frontend starts again, properly.
+/// The frontend starts again with valid keys.
 fn connects_again(host: &Host, ends: &Ends) -> Driver {
     host.hypervisor.store_write(&format!("{}/state", ends.frontend), "1");
     let mut driver = host.connect(ends);
@@ -39,7 +39,7 @@ fn connects_again(host: &Host, ends: &Ends) -> Driver {
 }
 
 #[test]
-fn garbage_in_a_key_costs_one_connection_and_a_short_sentence() {
+fn garbage_in_a_key_ends_the_connection_with_a_short_reason() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     for (page, port) in [("x".repeat(2048), "1".to_owned()), ("9".to_owned(), "ä\n".repeat(1000))]
     {
@@ -57,7 +57,7 @@ fn garbage_in_a_key_costs_one_connection_and_a_short_sentence() {
 }
 
 #[test]
-fn a_reason_that_cannot_be_written_is_done_without() {
+fn refused_write_of_the_reason_is_ignored() {
     let ((xen, host), disk) = (start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "r");
     host.wait_state(&ends, "2");
@@ -72,7 +72,7 @@ fn a_reason_that_cannot_be_written_is_done_without() {
 }
 
 #[test]
-fn a_state_that_is_refused_is_written_later() {
+fn refused_state_is_written_later() {
     for (errno, state) in [("ENOSPC", "2"), ("EQUOTA", "4"), ("EACCES", "6")] {
         let ((xen, host), disk) = (start(), numbered_disk(8));
         let ends = host.add_disk(1, XVDA, disk.path(), "r");
@@ -97,21 +97,20 @@ fn a_state_that_is_refused_is_written_later() {
 }
 
 #[test]
-fn a_device_that_can_never_be_offered_is_tried_ever_more_rarely() {
+fn refused_offer_is_retried_ever_more_rarely() {
     let ((xen, host), disk) = (start(), numbered_disk(8));
     xen.refuse("virtio-msg-max-size", "ENOSPC", usize::MAX);
     let ends = host.add_disk(1, XVDA, disk.path(), "r");
     xen.wait_refusals(2);
     host.remove(&ends);
-    // The session waits between attempts and does not start anew: a few at most before it was
-    // ended.
+    // The session waits between attempts and does not restart: few attempts happen before its end.
     let refusals = xen.refusals();
     assert!((1..=10).contains(&refusals), "{refusals}");
     host.finish();
 }
 
 #[test]
-fn a_refusal_that_cannot_be_written_ends_neither_the_daemon_nor_is_it_repeated_at_once() {
+fn failed_refusal_is_retried_after_a_delay() {
     let ((xen, host), disk) = (start(), numbered_disk(8));
     xen.refuse("1/51712/state", "EQUOTA", 2);
     let refused = host.add_disk(1, XVDA, Path::new("/nonexistent"), "r");
@@ -119,7 +118,7 @@ fn a_refusal_that_cannot_be_written_ends_neither_the_daemon_nor_is_it_repeated_a
     let mut driver = host.connect(&ends);
     driver.start();
     reads_a_sector(&mut driver);
-    // By the device's own thread and by the server; then it is tried again after a while.
+    // The device's own thread and the server try at once; then the server retries after a delay.
     host.hypervisor.store_wait(&format!("{}/state", refused.backend), None);
     assert_eq!(xen.refusals(), 2);
     driver.close();
@@ -128,7 +127,7 @@ fn a_refusal_that_cannot_be_written_ends_neither_the_daemon_nor_is_it_repeated_a
 }
 
 #[test]
-fn a_panicked_device_that_cannot_be_closed_costs_the_daemon_nothing() {
+fn panicked_device_that_cannot_be_closed_is_retried() {
     let ((xen, host), disk) = (start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "r");
     let mut driver = host.connect(&ends);
@@ -136,7 +135,7 @@ fn a_panicked_device_that_cannot_be_closed_costs_the_daemon_nothing() {
     xen.refuse("/state", "ENOSPC", 1);
     host.hypervisor.store_trap(&format!("{}/online", ends.backend));
     driver.write_state("5");
-    // Tried again a second later, since its state is still 4.
+    // Retried a second later, since its state is still 4.
     host.wait_state(&ends, "6");
     assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 0);
     driver.release();
@@ -146,14 +145,14 @@ fn a_panicked_device_that_cannot_be_closed_costs_the_daemon_nothing() {
 }
 
 #[test]
-fn devices_go_on_while_xenstore_is_lost_and_follow_it_again_when_it_is_back() {
+fn devices_continue_without_xenstore_and_follow_it_after_reconnection() {
     let ((xen, host), disk) = (start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "r");
     let mut driver = host.connect(&ends);
     driver.start();
     xen.lose();
     let before = xen.connections();
-    // Something happens, so that the loss is noticed.
+    // A change of state, so that the daemon notices the loss.
     driver.write_state("4");
     let new = host.add_disk(2, XVDA, disk.path(), "r");
     for _ in 0..100 {
@@ -173,7 +172,7 @@ fn devices_go_on_while_xenstore_is_lost_and_follow_it_again_when_it_is_back() {
 }
 
 #[test]
-fn devices_go_on_while_xenstored_does_not_answer() {
+fn devices_continue_while_xenstored_hangs() {
     let ((xen, host), disk) = (start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "r");
     let mut driver = host.connect(&ends);
@@ -190,14 +189,17 @@ fn devices_go_on_while_xenstored_does_not_answer() {
 }
 
 #[test]
-fn a_device_of_an_earlier_daemon_is_not_lost_for_a_moment_without_connections() {
+fn device_of_an_earlier_daemon_keeps_its_state_without_connections() {
     let ((xen, host), disk) = (start(), numbered_disk(8));
     xen.refuse_connections();
     let ends = host.add_disk_in_state(1, XVDA, disk.path(), "4");
     let said = host.hypervisor.store_watch(&format!("{}/error", ends.backend));
-    assert!(said.wait_for(Duration::from_secs(10), |value| value.is_some()), "nothing is said");
+    assert!(
+        said.wait_for(Duration::from_secs(10), |value| value.is_some()),
+        "no error was written"
+    );
     let state = host.hypervisor.store_read(&format!("{}/state", ends.backend));
-    assert_eq!(state.as_deref(), Some("4"), "by which it is found again");
+    assert_eq!(state.as_deref(), Some("4"), "the next scan finds it by this state");
     xen.restore();
     connects_again(&host, &ends).close();
     host.remove(&ends);
@@ -205,7 +207,7 @@ fn a_device_of_an_earlier_daemon_is_not_lost_for_a_moment_without_connections() 
 }
 
 #[test]
-fn a_frontend_that_comes_and_goes_is_offered_its_device_ever_more_rarely() {
+fn reconnecting_frontend_is_offered_its_device_ever_more_rarely() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "r");
     let state = format!("{}/state", ends.frontend);
@@ -217,15 +219,15 @@ fn a_frontend_that_comes_and_goes_is_offered_its_device_ever_more_rarely() {
         host.hypervisor.store_write(&state, "1");
         host.wait_state(&ends, "2");
     }
-    // 10 ms, 20, and so on: the waits are the least that it can take.
-    let least = Duration::from_millis((0..7).map(|turn| 10 << turn).sum());
+    // 10 ms, 20 ms, and so on: the sum of the delays is the minimum.
+    let least = Duration::from_millis((0..7).map(|round| 10 << round).sum());
     assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
     host.remove(&ends);
     host.finish();
 }
 
 #[test]
-fn a_daemon_stops_at_once_though_xenstore_is_lost() {
+fn daemon_stops_at_once_without_xenstore() {
     let ((xen, host), disk) = (start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "r");
     let mut driver = host.connect(&ends);
@@ -240,7 +242,7 @@ fn a_daemon_stops_at_once_though_xenstore_is_lost() {
 }
 
 #[test]
-fn spec_2_9_after_a_restart_of_the_daemon_a_guest_may_bind_its_driver_anew() {
+fn spec_2_9_guest_rebinds_its_driver_after_a_restart_of_the_daemon() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "r");
     let mut driver = host.connect(&ends);
@@ -257,9 +259,9 @@ fn spec_2_9_after_a_restart_of_the_daemon_a_guest_may_bind_its_driver_anew() {
 }
 
 #[test]
-fn spec_2_9_a_guest_may_bind_its_driver_anew_though_the_daemon_was_killed() {
+fn spec_2_9_guest_rebinds_its_driver_after_a_kill_of_the_daemon() {
     for left in ["3", "4", "5"] {
-        // What a daemon that was killed left behind, with its target missing at first.
+        // The state that a killed daemon left, with its target missing at first.
         let (host, disk) = (Host::start(), numbered_disk(8));
         let missing = disk.path().with_extension("later");
         let ends = host.add_disk_in_state(1, XVDA, &missing, left);
@@ -274,7 +276,7 @@ fn spec_2_9_a_guest_may_bind_its_driver_anew_though_the_daemon_was_killed() {
 }
 
 #[test]
-fn a_device_that_ended_is_not_started_again() {
+fn ended_device_is_not_started_again() {
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "r");
     host.wait_state(&ends, "2");

@@ -1,5 +1,5 @@
-//! The socket device (virtio 1.3 section 5.10), between a guest's driver and programs of the
-//! host's.
+//! Tests of the socket device (virtio 1.3 section 5.10), between a guest's driver and programs on
+//! the host.
 
 pub(super) mod guest;
 mod limits;
@@ -17,7 +17,7 @@ use self::guest::{
 use xen::DomId;
 
 #[test]
-fn the_device_says_its_context_id_and_publishes_how_to_reach_it() {
+fn device_publishes_its_context_id_and_socket() {
     let mut setting = Setting::new();
     let driver = &mut setting.driver;
     let info = driver.ask(Request::GetDeviceInfo, |answer| match answer {
@@ -37,7 +37,7 @@ fn the_device_says_its_context_id_and_publishes_how_to_reach_it() {
 }
 
 #[test]
-fn a_guest_connects_to_a_program_and_data_passes_both_ways() {
+fn guest_connects_to_a_program_and_data_passes_both_ways() {
     let mut setting = Setting::new();
     let listener = setting.listen(52);
     let mut program = setting.guest_connects(&listener, 52);
@@ -53,7 +53,7 @@ fn a_guest_connects_to_a_program_and_data_passes_both_ways() {
     let stat = setting.host.stat(DomId(1)).stats;
     assert_eq!((stat.connections.made, stat.connections.open), (1, 1));
     assert_eq!((stat.bytes.written, stat.bytes.read), (10_000, 9_000));
-    // The program ends, and with it the connection.
+    // The program ends, and the connection with it.
     drop(program);
     let packet = setting.expect(SHUTDOWN);
     assert_eq!(packet.flags, 2);
@@ -63,7 +63,7 @@ fn a_guest_connects_to_a_program_and_data_passes_both_ways() {
 }
 
 #[test]
-fn a_program_connects_to_the_guest_and_what_it_sent_early_arrives() {
+fn program_connects_to_the_guest_and_its_early_data_arrives() {
     let mut setting = Setting::new();
     let mut program = patient(UnixStream::connect(setting.path("")).unwrap());
     program.write_all(b"CONNECT 1000\nearly").unwrap();
@@ -73,7 +73,7 @@ fn a_program_connects_to_the_guest_and_what_it_sent_early_arrives() {
     let line = format!("OK {host}\n");
     assert_eq!(read(&mut program, line.len()), line.as_bytes());
     setting.send(&Packet::data(host, b"answer"));
-    // The guest closes: what it sent is delivered, then the end.
+    // The guest closes: its data is delivered, then the end.
     setting.send(&Packet::shutdown(host, 3));
     assert_eq!(read(&mut program, 6), b"answer");
     setting.expect(RESET);
@@ -82,7 +82,7 @@ fn a_program_connects_to_the_guest_and_what_it_sent_early_arrives() {
 }
 
 #[test]
-fn each_direction_ends_by_itself() {
+fn each_direction_shuts_down_separately() {
     let mut setting = Setting::new();
     let (mut program, host) = setting.host_connects();
     program.shutdown(Shutdown::Write).unwrap();
@@ -104,7 +104,7 @@ fn each_direction_ends_by_itself() {
 }
 
 #[test]
-fn where_nobody_listens_the_connection_is_refused() {
+fn connection_without_a_listener_is_refused() {
     let mut setting = Setting::new();
     setting.send(&Packet::new(REQUEST, 53));
     let packet = setting.expect(RESET);
@@ -115,7 +115,7 @@ fn where_nobody_listens_the_connection_is_refused() {
     let host = setting.expect(REQUEST).host;
     setting.send(&Packet::new(RESET, host));
     assert_eq!(program.read(&mut [0]).unwrap(), 0, "closed without OK");
-    // Who says something else is not listened to.
+    // A program that sends anything else is disconnected.
     let mut program = patient(UnixStream::connect(setting.path("")).unwrap());
     program.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     assert_ne!(program.read(&mut [0]).ok(), Some(1));
@@ -123,7 +123,7 @@ fn where_nobody_listens_the_connection_is_refused() {
 }
 
 #[test]
-fn the_guest_is_sent_no_more_than_it_has_room_for() {
+fn device_respects_the_guests_credit() {
     let mut setting = Setting::new();
     let listener = setting.listen(52);
     setting.send(&Packet { room: 100, ..Packet::new(REQUEST, 52) });
@@ -133,7 +133,7 @@ fn the_guest_is_sent_no_more_than_it_has_room_for() {
     program.write_all(&data).unwrap();
     assert_eq!(setting.expect(DATA).data, data[..100]);
     setting.expect(ASK);
-    // Doorbells and messages in between give no room.
+    // Doorbells and messages in between give no credit.
     for _ in 0..20 {
         setting.driver.status();
     }
@@ -147,13 +147,13 @@ fn the_guest_is_sent_no_more_than_it_has_room_for() {
 }
 
 #[test]
-fn the_guest_hears_of_room_when_the_program_reads_and_may_ask() {
+fn guest_gets_credit_when_the_program_reads_or_on_request() {
     let mut setting = Setting::new();
     let listener = setting.listen(52);
     let mut program = setting.guest_connects(&listener, 52);
     let chunk = pattern(32 << 10);
     let (mut sent, mut forwarded) = (0usize, 0u32);
-    // As much as goes into the socket and into the device, by the rules.
+    // As much as the socket and the device hold, by the rules of credit.
     loop {
         setting.send(&Packet::new(ASK, 52));
         let mut packet = setting.receive();

@@ -28,8 +28,8 @@ pub(super) fn server_thread(guest: u16) -> String {
     format!("server-of-{guest}")
 }
 
-/// Captures the lines of this process's threads that the log shows by default. Replaces the global
-/// subscriber, which no other test uses.
+/// Captures the lines of this process's threads that the log shows by default. Sets the global
+/// subscriber, which no other test sets.
 pub(super) fn capture() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,4 +1,4 @@
-//! A guest with a socket device, which speaks in packets.
+//! A guest with a socket device that sends and receives packets.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,11 +13,11 @@ use xen::Access;
 
 pub(in crate::tests) const RECEIVE: usize = 0;
 pub(in crate::tests) const TRANSMIT: usize = 1;
-/// The guest's context id: its domain's number and 2.
+/// The guest's context id: its domain's number plus 2.
 pub(in crate::tests) const CID: u64 = 3;
-/// Room that the guest says it has.
+/// The guest's receive buffer in bytes (`buf_alloc`).
 pub(in crate::tests) const ROOM: u32 = 1 << 20;
-/// What the device keeps for a connection whose program does not read.
+/// The device's buffer for a connection whose program does not read, in bytes.
 pub(in crate::tests) const BUFFER_SIZE: usize = 128 << 10;
 
 pub(in crate::tests) const REQUEST: u16 = 1;
@@ -28,7 +28,7 @@ pub(in crate::tests) const DATA: u16 = 5;
 pub(in crate::tests) const UPDATE: u16 = 6;
 pub(in crate::tests) const ASK: u16 = 7;
 
-/// A packet, whichever way it goes.
+/// A packet in either direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::tests) struct Packet {
     pub(in crate::tests) operation: u16,
@@ -41,7 +41,7 @@ pub(in crate::tests) struct Packet {
 }
 
 impl Packet {
-    /// A packet of the guest's port 1000 for the host's port `host`.
+    /// Returns a packet from the guest's port 1000 to the host's port `host`.
     pub(in crate::tests) fn new(operation: u16, host: u32) -> Self {
         Self { operation, host, guest: 1000, flags: 0, forwarded: 0, room: ROOM, data: Vec::new() }
     }
@@ -114,7 +114,7 @@ impl Setting {
         UnixListener::bind(self.path(&format!("_{port}"))).unwrap()
     }
 
-    /// Sends bytes as a packet, and waits until the device took them.
+    /// Sends bytes as a packet, and waits until the device has taken them.
     pub(in crate::tests) fn send_bytes(&mut self, bytes: &[u8]) {
         self.driver.use_queue(TRANSMIT);
         let shared = self.driver.share(bytes, Access::ReadOnly);
@@ -127,13 +127,13 @@ impl Setting {
         self.send_bytes(&packet.bytes());
     }
 
-    /// The device's next packet, in a buffer as Linux gives them.
+    /// Receives the device's next packet, in a buffer of Linux' size.
     pub(in crate::tests) fn receive(&mut self) -> Packet {
         self.driver.use_queue(RECEIVE);
-        let room = self.driver.share(&[0; 4096], Access::ReadWrite);
-        self.driver.submit(&[room.writable()]);
+        let buffer = self.driver.share(&[0; 4096], Access::ReadWrite);
+        self.driver.submit(&[buffer.writable()]);
         let (_, written) = self.driver.wait_used();
-        Packet::parse(&self.driver.unshare(&room)[..written as usize])
+        Packet::parse(&self.driver.unshare(&buffer)[..written as usize])
     }
 
     pub(in crate::tests) fn expect(&mut self, operation: u16) -> Packet {
@@ -155,12 +155,12 @@ impl Setting {
         patient(listener.accept().unwrap().0)
     }
 
-    /// A program that connects, and says nothing yet.
+    /// Connects a program that has not sent anything yet.
     pub(in crate::tests) fn program(&self) -> UnixStream {
         patient(UnixStream::connect(self.path("")).unwrap())
     }
 
-    /// A program connects to the guest's port 1000; gives the host's port with it.
+    /// Connects a program to the guest's port 1000; returns the host's port with it.
     pub(in crate::tests) fn host_connects(&mut self) -> (UnixStream, u32) {
         let mut program = self.program();
         program.write_all(b"CONNECT 1000\n").unwrap();
@@ -180,7 +180,7 @@ impl Setting {
     }
 }
 
-/// With a limit to waiting.
+/// Sets a time limit for reads.
 pub(in crate::tests) fn patient(stream: UnixStream) -> UnixStream {
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     stream
@@ -193,5 +193,5 @@ pub(in crate::tests) fn read(stream: &mut UnixStream, count: usize) -> Vec<u8> {
 }
 
 pub(in crate::tests) fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|place| (place * 7 + place / 256) as u8).collect()
+    (0..length).map(|position| (position * 7 + position / 256) as u8).collect()
 }

@@ -1,4 +1,4 @@
-//! What a guest must not do, and what it must not get.
+//! Tests of a guest's violations of the protocol, and of limits.
 
 use std::io::{Read, Write};
 
@@ -8,7 +8,7 @@ use super::guest::{Packet, RECEIVE, REQUEST, RESET, RESPONSE, Setting, TRANSMIT,
 use xen::{Access, DomId};
 
 #[test]
-fn a_guest_that_sends_more_than_there_is_room_for_loses_that_connection_only() {
+fn guest_that_exceeds_its_credit_loses_that_connection_only() {
     let mut setting = Setting::new();
     let listener = setting.listen(52);
     let _program = setting.guest_connects(&listener, 52);
@@ -25,12 +25,12 @@ fn a_guest_that_sends_more_than_there_is_room_for_loses_that_connection_only() {
 }
 
 #[test]
-fn packets_that_make_no_sense_harm_nobody_else() {
+fn invalid_packets_do_not_affect_other_connections() {
     let mut setting = Setting::new();
     let listener = setting.listen(52);
     let mut program = setting.guest_connects(&listener, 52);
-    // Data for no connection, another type: a reset. A reset for no connection, and what is not
-    // from this guest or not for the host: nothing.
+    // Data for no connection, or of another type: a reset. A reset for no connection, and packets
+    // with a wrong source or destination: no answer.
     setting.send(&Packet::data(99, b"x"));
     assert_eq!(setting.expect(RESET).host, 99);
     let mut seqpacket = Packet::new(REQUEST, 52).bytes();
@@ -47,7 +47,7 @@ fn packets_that_make_no_sense_harm_nobody_else() {
     setting.send_bytes(&elsewhere);
     setting.send(&Packet::data(52, b"good"));
     assert_eq!(read(&mut program, 4), b"good");
-    // An operation that is none costs the connection.
+    // An unknown operation ends the connection.
     setting.send(&Packet::new(77, 52));
     setting.expect(RESET);
     assert_eq!(program.read(&mut [0]).unwrap(), 0);
@@ -56,7 +56,7 @@ fn packets_that_make_no_sense_harm_nobody_else() {
 }
 
 #[test]
-fn a_second_request_for_a_connection_ends_it() {
+fn second_request_for_a_connection_ends_it() {
     let mut setting = Setting::new();
     let listener = setting.listen(52);
     let mut program = setting.guest_connects(&listener, 52);
@@ -67,7 +67,7 @@ fn a_second_request_for_a_connection_ends_it() {
 }
 
 #[test]
-fn chains_that_hold_no_packet_are_faults_and_a_reset_ends_all_connections() {
+fn invalid_chains_are_faults_and_reset_ends_all_connections() {
     let cases: [(usize, usize, bool, &str); 5] = [
         (TRANSMIT, 43, false, "less than a packet's header"),
         (TRANSMIT, 50, false, "less data than it says"),
@@ -102,7 +102,7 @@ fn chains_that_hold_no_packet_are_faults_and_a_reset_ends_all_connections() {
 fn connections_are_limited() {
     let mut setting = Setting::new();
     let listener = setting.listen(52);
-    // They count apart.
+    // Each kind has a limit of its own.
     let _silent: Vec<_> = (0..140).map(|_| setting.program()).collect();
     let programs: Vec<_> = (0..128)
         .map(|guest| {
@@ -121,9 +121,9 @@ fn connections_are_limited() {
 }
 
 #[test]
-fn a_guest_that_takes_nothing_is_held_up_and_nothing_is_lost() {
+fn guest_without_buffers_is_delayed_and_loses_nothing() {
     let mut setting = Setting::new();
-    // Each is answered by a reset, and so many of those may wait.
+    // The device answers each packet with a reset, and at most 256 of those wait.
     (0..256).for_each(|host| setting.send(&Packet::data(host, b"")));
     let more: Vec<_> = (256..266)
         .map(|host| {
@@ -150,10 +150,10 @@ fn a_guest_that_takes_nothing_is_held_up_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_batch_of_packets_that_are_all_answered_is_taken_as_far_as_there_is_room() {
+fn batch_is_taken_as_far_as_its_answers_have_space() {
     let mut setting = Setting::new();
     (0..250).for_each(|host| setting.send(&Packet::data(host, b"")));
-    // At once, where each may have two answers.
+    // One batch, in which each packet may have two answers.
     let packets = (250..264)
         .map(|host| setting.driver.share(&Packet::data(host, b"").bytes(), Access::ReadOnly));
     let packets: Vec<_> = packets.collect();
@@ -178,7 +178,7 @@ fn a_batch_of_packets_that_are_all_answered_is_taken_as_far_as_there_is_room() {
 }
 
 #[test]
-fn a_socket_that_somebody_listens_on_refuses_the_device() {
+fn socket_with_another_listener_refuses_the_device() {
     let setting = Setting::new();
     setting.host.configure(&format!(
         "[domain.web1.virtio.1.vsock]\npath = {:?}\ncid = 77",
