@@ -1,6 +1,6 @@
-//! What the daemon does for every request, on the simulated hypervisor: taking descriptor chains
-//! from a ring, and finding and mapping the pages behind their addresses. A mapping is a system
-//! call here as it is on Xen; what the hypervisor adds to it is not in these figures.
+//! Benchmarks of the daemon's work for every request, on the simulated hypervisor: it takes
+//! descriptor chains from a ring, and finds and maps the pages behind their addresses. A mapping is
+//! a system call here as it is on Xen; these figures do not include the hypervisor's part.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,11 +18,11 @@ use xen_virtiod::stats::DeviceStats;
 
 type Memory = DmaMemory<GrantPlatform<SimGrants>>;
 
-/// Chains in the ring: the requests of a batch.
+/// Number of chains in the ring: the requests of a batch.
 const CHAINS: u16 = 32;
 const RING: u16 = 128;
 
-/// A guest with some pages granted, and the daemon's view of it.
+/// A guest, and the daemon's view of its memory.
 struct Setup {
     guest: Guest,
     memory: Memory,
@@ -70,8 +70,8 @@ fn memory(criterion: &mut Criterion) {
     });
 }
 
-/// A ring of 32 chains of three buffers each, as a block driver makes them, without indirect
-/// descriptors.
+/// Sets up a ring of 32 chains of three buffers each, as a block driver makes them, without
+/// indirect descriptors.
 fn ring(setup: &mut Setup) -> Option<(Queue, GuestPage)> {
     let [descriptors, available, used] = [(); 3].map(|()| setup.granted(1));
     for index in 0..CHAINS * 3 {
@@ -98,7 +98,7 @@ fn ring(setup: &mut Setup) -> Option<(Queue, GuestPage)> {
 
 fn queue(criterion: &mut Criterion) {
     let Some(mut setup) = Setup::new() else { return };
-    // A disk has four.
+    // A disk has four queues.
     let rings: Option<Vec<_>> = (0..4).map(|_| ring(&mut setup)).collect();
     let Some((mut queue, available)) = rings.and_then(|mut rings| rings.pop()) else { return };
     criterion.bench_function("take and give back a batch of 32 chains", |bencher| {
