@@ -45,21 +45,21 @@ impl Setup {
     }
 }
 
-fn reach(address: u64, length: u64) -> DmaRange {
+fn range(address: u64, length: u64) -> DmaRange {
     DmaRange { address, length, access: Access::ReadWrite }
 }
 
 fn memory(criterion: &mut Criterion) {
     let Some(mut setup) = Setup::new() else { return };
     let (_, pinned) = setup.granted(64);
-    if setup.memory.map_ring(&[reach(pinned, 64 << 12)]).is_err() {
+    if setup.memory.map_ring(&[range(pinned, 64 << 12)]).is_err() {
         return;
     }
     criterion.bench_function("find 4 KiB among what is mapped", |bencher| {
         let address = GuestAddress(pinned + (40 << 12));
         bencher.iter(|| setup.memory.check_range(address, 4096, Permissions::ReadWrite));
     });
-    let buffers: Vec<_> = (0..CHAINS).map(|_| reach(setup.granted(1).1, 4096)).collect();
+    let buffers: Vec<_> = (0..CHAINS).map(|_| range(setup.granted(1).1, 4096)).collect();
     criterion.bench_function("copy a batch of 32 pages and write it back", |bencher| {
         bencher.iter(|| {
             setup.memory.prepare(buffers.iter().copied());
@@ -86,7 +86,7 @@ fn ring(setup: &mut Setup) -> Option<(Queue, GuestPage)> {
     for entry in 0..RING {
         heads.write_obj(entry % CHAINS * 3, 4 + 2 * usize::from(entry)).ok()?;
     }
-    let areas = [descriptors.1, available.1, used.1].map(|address| reach(address, 4096));
+    let areas = [descriptors.1, available.1, used.1].map(|address| range(address, 4096));
     setup.memory.map_ring(&areas).ok()?;
     let mut queue = Queue::new(RING).ok()?;
     queue.try_set_desc_table_address(GuestAddress(descriptors.1)).ok()?;

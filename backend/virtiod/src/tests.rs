@@ -7,7 +7,6 @@
 mod allocations;
 mod block;
 mod budgets;
-mod cable;
 mod console;
 pub(crate) mod disk_options;
 mod disk_sharing;
@@ -15,6 +14,7 @@ mod driver;
 mod entropy;
 mod errors;
 mod events;
+mod fake_network;
 mod faults;
 mod flaky_store;
 mod handle_faults;

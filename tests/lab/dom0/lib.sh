@@ -204,8 +204,8 @@ guest_said() {
     tr -d '\r' <"$consoles/guest-$1.log" | sed -n "s/^.*lab: $2 //p" | tail -n 1
 }
 
-# result ROW HOST BACKEND WHERE GUEST DMA OUTCOME EVIDENCE: writes a result of the matrix (see `cargo
-# lab matrix`). OUTCOME is the result in the words of the table in tests/matrix/README.md; EVIDENCE
+# result ROW HOST BACKEND WHERE GUEST DMA OUTCOME EVIDENCE: writes a result of the matrix (see
+# `cargo lab matrix`). OUTCOME is the result in the words of the table in tests/matrix/README.md; EVIDENCE
 # is the observation, which may differ from run to run.
 result() {
     [ $# = 8 ] || fail "a result of the matrix has 8 parts, not $#: $*"

@@ -60,7 +60,7 @@ after=$(rings_mapped)
 echo "pages mapped outside the pool: $before at first, $after after $turn iterations"
 [ "$after" = "$before" ] ||
     fail "$before pages were mapped outside the pool at first, and $after now"
-! grep 'device needs reset' $daemon_log | grep "domain $domid\b" ||
+! grep 'device needs reset' $daemon_log | grep "guest=$domid\b" ||
     fail "the reset of a queue caused DEVICE_NEEDS_RESET"
 
 tell_guest "$domid" end

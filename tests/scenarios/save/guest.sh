@@ -8,6 +8,11 @@ renewed() {
     now=$(name_of "$1") && [ -n "$now" ] && [ "$(cat "/sys/block/$now/diskseq")" != "$2" ]
 }
 
+# all_renewed: checks whether each disk has another sequence number than before the save.
+all_renewed() {
+    renewed xvda "$idle" && renewed xvdb "$open" && renewed xvdc "$busy"
+}
+
 number_of() {
     cat "/sys/block/$(name_of "$1")/diskseq"
 }
@@ -48,8 +53,7 @@ for turn in 1 2; do
         echo "lab: went on"
         read -r what
     fi
-    wait_for "the disks to be back" 30 \
-        eval 'renewed xvda $idle && renewed xvdb $open && renewed xvdc $busy'
+    wait_for "the disks to be back" 30 all_renewed
     # The writer got an I/O error, and no process waits for ever.
     kill $writer 2>/dev/null || true
     wait $writer || true

@@ -46,7 +46,7 @@ pub enum ConnectionError {
     Event(#[from] EventError),
     /// A handle to Xen could not be opened.
     #[error(transparent)]
-    Door(#[from] io::Error),
+    Handle(#[from] io::Error),
 }
 
 /// A device over the memory of one guest.

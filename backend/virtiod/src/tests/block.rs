@@ -214,11 +214,11 @@ fn all_queues_are_served() {
 fn request_costs_one_copy_per_direction_and_no_mapping() {
     let mut disk = TestDisk::start(numbered_disk(64), "w");
     let before = disk.host.hypervisor.map_calls();
-    let copies = || disk.host.stat(DomId(1)).stats.counts.copies;
+    let copies = |disk: &TestDisk| disk.host.stat(DomId(1)).stats.counts.copies;
     request(&mut disk.driver, VIRTIO_BLK_T_OUT, 0, &[1; 4 * 4096], 0);
-    assert_eq!(copies(), 2, "header and data, status");
+    assert_eq!(copies(&disk), 2, "header and data, status");
     request(&mut disk.driver, VIRTIO_BLK_T_IN, 0, &[], 4 * 4096);
-    assert_eq!(copies(), 4, "header, data and status");
+    assert_eq!(copies(&disk), 4, "header, data and status");
     assert_eq!(disk.host.hypervisor.map_calls(), before);
 }
 

@@ -6,7 +6,7 @@ use protocol::message::{Request, Response};
 use protocol::status::DEVICE_NEEDS_RESET;
 
 use super::driver::Driver;
-use super::host::{Ends, Host};
+use super::host::{Ends, Host, TestGuest};
 use xen::{Access, DomId};
 
 fn add(host: &Host) -> Ends {
@@ -23,84 +23,67 @@ fn random(driver: &mut Driver, length: usize) -> Vec<u8> {
 
 #[test]
 fn buffers_are_filled_with_different_bytes() {
-    let host = Host::start();
-    let ends = add(&host);
-    let mut driver = host.connect(&ends);
-    let info = driver.ask(Request::GetDeviceInfo, |answer| match answer {
+    let mut guest = TestGuest::connect(add);
+    let info = guest.driver.ask(Request::GetDeviceInfo, |answer| match answer {
         Response::GetDeviceInfo(info) => info,
         other => panic!("{other:?}"),
     });
     assert_eq!((info.device_id, info.config_size, info.max_virtqueues), (4, 0, 1));
-    driver.start();
-    let (first, second) = (random(&mut driver, 4096), random(&mut driver, 4096));
+    guest.driver.start();
+    let (first, second) = (random(&mut guest.driver, 4096), random(&mut guest.driver, 4096));
     assert_ne!(first, second);
     for bytes in [first, second] {
         // 64 random zeros in a row do not happen: the device wrote every part.
         assert!(bytes.chunks(64).all(|chunk| chunk.iter().any(|byte| *byte != 0)));
     }
-    let stat = host.stat(DomId(1)).stats;
+    let stat = guest.host.stat(DomId(1)).stats;
     assert_eq!((stat.state.kind.as_str(), stat.requests.read, stat.bytes.read), ("rng", 2, 8192));
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn request_of_several_buffers_is_filled_exactly() {
-    let host = Host::start();
-    let ends = add(&host);
-    let mut driver = host.connect(&ends);
-    driver.start();
-    let buffers: Vec<_> = (0..3).map(|_| driver.share(&[0; 2 * 4096], Access::ReadWrite)).collect();
+    let mut guest = TestGuest::connect(add);
+    guest.driver.start();
+    let buffers: Vec<_> =
+        (0..3).map(|_| guest.driver.share(&[0; 2 * 4096], Access::ReadWrite)).collect();
     let mut chain: Vec<_> = buffers.iter().map(|buffer| buffer.writable()).collect();
     chain[1].length = 100;
-    let head = driver.submit(&chain);
-    assert_eq!(driver.wait_used(), (head, 8192 + 100 + 8192));
-    let bytes: Vec<_> = buffers.iter().map(|buffer| driver.unshare(buffer)).collect();
+    let head = guest.driver.submit(&chain);
+    assert_eq!(guest.driver.wait_used(), (head, 8192 + 100 + 8192));
+    let bytes: Vec<_> = buffers.iter().map(|buffer| guest.driver.unshare(buffer)).collect();
     assert!(bytes[1][..100].iter().any(|byte| *byte != 0));
     assert!(bytes[1][100..].iter().all(|byte| *byte == 0), "beside the buffer");
     assert!(bytes[2][8128..].iter().any(|byte| *byte != 0), "to its end");
-    driver.close();
-    host.remove(&ends);
-    host.finish();
 }
 
 #[test]
 fn huge_request_is_filled_in_part() {
-    let host = Host::start();
-    let ends = add(&host);
-    let mut driver = host.connect(&ends);
-    driver.start();
-    let buffer = driver.share(&vec![0; 20 * 4096], Access::ReadWrite);
-    let head = driver.submit(&[buffer.writable()]);
-    assert_eq!(driver.wait_used(), (head, 64 << 10));
-    assert!(driver.unshare(&buffer)[64 << 10..].iter().all(|byte| *byte == 0));
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    let mut guest = TestGuest::connect(add);
+    guest.driver.start();
+    let buffer = guest.driver.share(&vec![0; 20 * 4096], Access::ReadWrite);
+    let head = guest.driver.submit(&[buffer.writable()]);
+    assert_eq!(guest.driver.wait_used(), (head, 64 << 10));
+    assert!(guest.driver.unshare(&buffer)[64 << 10..].iter().all(|byte| *byte == 0));
 }
 
 #[test]
 fn readable_buffer_is_a_fault_until_reset() {
-    let host = Host::start();
-    let ends = add(&host);
-    let mut driver = host.connect(&ends);
-    driver.start();
-    let (question, buffer) =
-        (driver.share(&[1; 16], Access::ReadOnly), driver.share(&[0; 16], Access::ReadWrite));
-    driver.submit(&[question.readable(), buffer.writable()]);
-    assert_ne!(driver.wait_config_event() & DEVICE_NEEDS_RESET, 0);
-    let why = host.stat(DomId(1)).stats.state.needs_reset.unwrap();
+    let mut guest = TestGuest::connect(add);
+    guest.driver.start();
+    let (question, buffer) = (
+        guest.driver.share(&[1; 16], Access::ReadOnly),
+        guest.driver.share(&[0; 16], Access::ReadWrite),
+    );
+    guest.driver.submit(&[question.readable(), buffer.writable()]);
+    assert_ne!(guest.driver.wait_config_event() & DEVICE_NEEDS_RESET, 0);
+    let why = guest.host.stat(DomId(1)).stats.state.needs_reset.unwrap();
     assert!(why.contains("device-readable"), "{why}");
-    assert_eq!(driver.unshare(&buffer), [0; 16], "no byte was written");
-    driver.unshare(&question);
-    assert_eq!(driver.set_status(0), 0);
-    driver.free_rings();
-    driver.start();
-    random(&mut driver, 64);
-    driver.close();
-    host.remove(&ends);
-    host.finish();
+    assert_eq!(guest.driver.unshare(&buffer), [0; 16], "no byte was written");
+    guest.driver.unshare(&question);
+    assert_eq!(guest.driver.set_status(0), 0);
+    guest.driver.free_rings();
+    guest.driver.start();
+    random(&mut guest.driver, 64);
 }
 
 /// The configuration of the device of a guest named web1.

@@ -22,7 +22,7 @@ use tempfile::NamedTempFile;
 use self::guest::ImpatientGuest;
 use self::handles::FaultyHandles;
 use self::plan::{Call, Counts, Lasting, Plan, plans};
-use super::cable::FakeNetwork;
+use super::fake_network::FakeNetwork;
 use super::host::numbered_disk;
 use crate::config::ConfigFile;
 use crate::daemon::registry::Registry;
@@ -65,7 +65,7 @@ enum Broken {
 }
 
 /// The result of a run.
-struct Run {
+struct FaultRun {
     broken: Vec<Broken>,
     counts: Counts,
 }
@@ -77,7 +77,7 @@ fn next_guest() -> u16 {
 }
 
 /// Runs a life, with a fault if `plan` has one; `usual` is the number of calls without a fault.
-fn play(life: Life, plan: Option<Plan>, usual: usize) -> Run {
+fn play(life: Life, plan: Option<Plan>, usual: usize) -> FaultRun {
     let (id, hypervisor) = (next_guest(), Hypervisor::default());
     let handles = FaultyHandles::new(hypervisor.clone(), plan);
     let faults = handles.faults.clone();
@@ -86,7 +86,9 @@ fn play(life: Life, plan: Option<Plan>, usual: usize) -> Run {
     let network = Arc::new(FakeNetwork::default());
     let server = Server::new(ByGrants(handles), Arc::new(Registry::default()), file, network);
     // A daemon that cannot start reports an error and does nothing else.
-    let Ok(server) = server else { return Run { broken: Vec::new(), counts: faults.counts() } };
+    let Ok(server) = server else {
+        return FaultRun { broken: Vec::new(), counts: faults.counts() };
+    };
     let stop = Arc::new(EventFd::new().unwrap());
     let (stopped, (end, ended)) = (Arc::clone(&stop), mpsc::channel());
     let thread = thread::Builder::new().name(log::server_thread(id));
@@ -127,7 +129,7 @@ fn play(life: Life, plan: Option<Plan>, usual: usize) -> Run {
     ];
     let found = checks.iter().filter(|(_, is)| *is).map(|(broken, _)| *broken);
     broken.extend(found);
-    Run { broken, counts: faults.counts() }
+    FaultRun { broken, counts: faults.counts() }
 }
 
 /// A fault and the rules that it broke.

@@ -1,5 +1,6 @@
 //! Dom0: the server in a thread, and a toolstack that writes the keys that xl writes.
 
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -8,8 +9,8 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::EventFd;
 use tempfile::NamedTempFile;
 
-use super::cable::FakeNetwork;
 use super::driver::Driver;
+use super::fake_network::{FakeLink, FakeNetwork};
 use crate::config::ConfigFile;
 use crate::daemon::registry::{RegisteredDevice, Registry};
 use crate::daemon::server::{Server, ServerError};
@@ -182,7 +183,7 @@ impl Host {
 
     /// Waits until the guest's first device has handled all pending events: its driver's and those
     /// of its own sources.
-    pub(super) fn settle(&self, driver: &mut Driver) {
+    pub(super) fn wait_until_idle(&self, driver: &mut Driver) {
         let guest = driver.ends.guest;
         let waits = || self.stat(guest).stats.counts.sleeps;
         // The first iteration may have begun before; the second one handles the remaining events.
@@ -213,25 +214,58 @@ impl Host {
     }
 }
 
-/// A guest with one disk. Dropping it closes the device, removes it as xl does, stops the daemon,
-/// and fails the test if anything is left.
-pub(super) struct TestDisk {
+/// A guest with one device. Dropping it closes the driver, removes the device as xl does, stops the
+/// daemon, and fails the test if the daemon leaves anything behind.
+pub(super) struct TestGuest {
     pub(super) driver: Driver,
     pub(super) host: Host,
     pub(super) ends: Ends,
+}
+
+impl TestGuest {
+    /// Starts a daemon, adds the device of domain 1 with `add`, and connects a driver.
+    pub(super) fn connect(add: impl FnOnce(&Host) -> Ends) -> Self {
+        let host = Host::start();
+        let ends = add(&host);
+        let driver = host.connect(&ends);
+        Self { driver, host, ends }
+    }
+
+    /// As [`Host::wait_until_idle`].
+    pub(super) fn wait_until_idle(&mut self) {
+        self.host.wait_until_idle(&mut self.driver);
+    }
+}
+
+impl Drop for TestGuest {
+    fn drop(&mut self) {
+        // The panic of a failed test is its only message.
+        if thread::panicking() {
+            return;
+        }
+        self.driver.disconnect();
+        self.host.remove(&self.ends);
+        // The name is free for another device before the toolstack reads state 6.
+        assert_eq!(self.host.network.names(), [""; 0], "interfaces left");
+        self.host.stop();
+        self.host.hypervisor.assert_clean();
+    }
+}
+
+/// A guest with one disk.
+pub(super) struct TestDisk {
+    guest: TestGuest,
     pub(super) file: NamedTempFile,
 }
 
 impl TestDisk {
-    /// Connects a disk on `file`, with mode "r" or "w".
+    /// A connected disk on `file`, with mode "r" or "w".
     pub(super) fn connect(file: NamedTempFile, mode: &str) -> Self {
-        let host = Host::start();
-        let ends = host.add_disk(1, XVDA, file.path(), mode);
-        let driver = host.connect(&ends);
-        Self { driver, host, ends, file }
+        let guest = TestGuest::connect(|host| host.add_disk(1, XVDA, file.path(), mode));
+        Self { guest, file }
     }
 
-    /// As [`TestDisk::connect`], up to DRIVER_OK.
+    /// As [`TestDisk::connect`], with a driver that is ready.
     pub(super) fn start(file: NamedTempFile, mode: &str) -> Self {
         let mut disk = Self::connect(file, mode);
         disk.driver.start();
@@ -239,16 +273,47 @@ impl TestDisk {
     }
 }
 
-impl Drop for TestDisk {
-    fn drop(&mut self) {
-        // A failed test reports its own failure only.
-        if thread::panicking() {
-            return;
-        }
-        self.driver.disconnect();
-        self.host.remove(&self.ends);
-        self.host.stop();
-        self.host.hypervisor.assert_clean();
+impl Deref for TestDisk {
+    type Target = TestGuest;
+
+    fn deref(&self) -> &TestGuest {
+        &self.guest
+    }
+}
+
+impl DerefMut for TestDisk {
+    fn deref_mut(&mut self) -> &mut TestGuest {
+        &mut self.guest
+    }
+}
+
+/// A guest with one network interface, and the other end of its cable.
+pub(super) struct TestNet {
+    guest: TestGuest,
+    pub(super) link: Arc<FakeLink>,
+}
+
+impl TestNet {
+    /// A connected network device.
+    pub(super) fn connect() -> Self {
+        let add = |host: &Host| host.add("virtio", 1, 0, &[("type", "virtio,device1")]);
+        let guest = TestGuest::connect(add);
+        let link = guest.host.network.link("virtio1.0");
+        Self { guest, link }
+    }
+}
+
+impl Deref for TestNet {
+    type Target = TestGuest;
+
+    fn deref(&self) -> &TestGuest {
+        &self.guest
+    }
+}
+
+impl DerefMut for TestNet {
+    fn deref_mut(&mut self) -> &mut TestGuest {
+        &mut self.guest
     }
 }
 

@@ -180,12 +180,12 @@ fn spec_5_3_event_for_a_nonexistent_queue_is_dropped_and_counted() {
         disk.driver.send_avail(index);
         disk.driver.status();
     }
-    let malformed = || disk.host.stat(DomId(1)).stats.messages.malformed;
-    assert_eq!(malformed(), 4);
+    let malformed = |disk: &TestDisk| disk.host.stat(DomId(1)).stats.messages.malformed;
+    assert_eq!(malformed(&disk), 4);
     // A disabled queue has nothing to serve.
     disk.driver.send_avail(3);
     disk.driver.status();
-    assert_eq!(malformed(), 4);
+    assert_eq!(malformed(&disk), 4);
     assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, 5, &[], 512), (OK, vec![5; 512]));
 }
 

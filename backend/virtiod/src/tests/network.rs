@@ -9,9 +9,9 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF,
 };
 
-use super::cable::{CABLE_LENGTH, Cable};
 use super::driver::{Driver, Shared};
-use super::host::{Ends, Host};
+use super::fake_network::{FakeLink, LINK_CAPACITY};
+use super::host::{Ends, Host, TestNet};
 use crate::device::net::LinkState;
 use crate::device::net::interface::MAX_PACKET;
 use xen::{Access, DomId};
@@ -21,10 +21,10 @@ const TRANSMIT: usize = 1;
 const HEADER: usize = 12;
 
 /// Adds a network device with a connected driver; returns the other end of its cable as well.
-pub(super) fn add(host: &Host, guest: u16) -> (Ends, Driver, Arc<Cable>) {
+pub(super) fn add(host: &Host, guest: u16) -> (Ends, Driver, Arc<FakeLink>) {
     let ends = host.add("virtio", guest, 0, &[("type", "virtio,device1")]);
     let driver = host.connect(&ends);
-    let cable = host.network.cable(&format!("virtio{guest}.0"));
+    let cable = host.network.link(&format!("virtio{guest}.0"));
     (ends, driver, cable)
 }
 
@@ -80,18 +80,17 @@ fn send(driver: &mut Driver, packet: &[u8], lengths: &[usize]) {
 
 #[test]
 fn packet_in_more_pieces_than_an_iovec_holds_is_sent() {
-    let host = Host::start();
-    let (ends, mut driver, cable) = add(&host, 1);
-    driver.ring_size = 128;
-    driver.start_with(2);
-    driver.use_queue(TRANSMIT);
+    let mut net = TestNet::connect();
+    net.driver.ring_size = 128;
+    net.driver.start_with(2);
+    net.driver.use_queue(TRANSMIT);
     // Two of every four bytes of a page, so that no pieces are adjacent.
     let sent = packet(188, 3);
     let mut spread = vec![0xee; 2 * sent.len()];
     for (position, two) in sent.chunks(2).enumerate() {
         spread[4 * position..4 * position + 2].copy_from_slice(two);
     }
-    let data = driver.share(&spread, Access::ReadOnly);
+    let data = net.driver.share(&spread, Access::ReadOnly);
     let pieces = sent.len() / 2;
     let mut table = Vec::new();
     for position in 0..pieces {
@@ -100,16 +99,15 @@ fn packet_in_more_pieces_than_an_iovec_holds_is_sent() {
         table.extend(u16::from(position + 1 < pieces).to_le_bytes());
         table.extend((position as u16 + 1).to_le_bytes());
     }
-    let table = driver.share(&table, Access::ReadOnly);
-    let (ring, guest) = driver.ring();
+    let table = net.driver.share(&table, Access::ReadOnly);
+    let (ring, guest) = net.driver.ring();
     ring.write(guest, 0, table.readable(), 4, 0);
     ring.offer(guest, 0);
     ring.doorbell.notify();
-    assert_eq!(driver.wait_used(), (0, 0));
-    assert_eq!(cable.next(), (0, sent));
-    driver.unshare(&data);
-    driver.unshare(&table);
-    end(host, &ends, driver);
+    assert_eq!(net.driver.wait_used(), (0, 0));
+    assert_eq!(net.link.next(), (0, sent));
+    net.driver.unshare(&data);
+    net.driver.unshare(&table);
 }
 
 fn end(host: Host, ends: &Ends, driver: Driver) {
@@ -122,201 +120,187 @@ fn end(host: Host, ends: &Ends, driver: Driver) {
 
 #[test]
 fn packets_pass_both_ways_and_are_counted() {
-    let host = Host::start();
-    let (ends, mut driver, cable) = add(&host, 1);
-    driver.start_with(2);
+    let mut net = TestNet::connect();
+    net.driver.start_with(2);
     let (small, large) = (packet(60, 1), packet(MAX_PACKET - HEADER, 2));
-    send(&mut driver, &small, &[HEADER, 60]);
-    send(&mut driver, &large, &[100, 4096, MAX_PACKET - 4196]);
-    assert_eq!(cable.next(), (0, small.clone()));
-    assert!(cable.next() == (0, large.clone()), "the large one");
+    send(&mut net.driver, &small, &[HEADER, 60]);
+    send(&mut net.driver, &large, &[100, 4096, MAX_PACKET - 4196]);
+    assert_eq!(net.link.next(), (0, small.clone()));
+    assert!(net.link.next() == (0, large.clone()), "the large one");
 
-    let buffer = offer(&mut driver, 2000);
-    assert!(cable.send(0, &small));
-    assert_eq!(received(&mut driver, &[buffer]), in_buffers(&small, 1));
-    let buffer = offer(&mut driver, MAX_PACKET);
-    assert!(cable.send(0, &large));
-    assert!(received(&mut driver, &[buffer]) == in_buffers(&large, 1), "the large one");
+    let buffer = offer(&mut net.driver, 2000);
+    assert!(net.link.send(0, &small));
+    assert_eq!(received(&mut net.driver, &[buffer]), in_buffers(&small, 1));
+    let buffer = offer(&mut net.driver, MAX_PACKET);
+    assert!(net.link.send(0, &large));
+    assert!(received(&mut net.driver, &[buffer]) == in_buffers(&large, 1), "the large one");
 
-    let stats = host.stat(DomId(1)).stats;
+    let stats = net.host.stat(DomId(1)).stats;
     let bytes = (60 + MAX_PACKET - HEADER) as u64;
     assert_eq!((stats.requests.read, stats.requests.write), (2, 2));
     assert_eq!((stats.bytes.read, stats.bytes.written), (bytes, bytes));
     assert_eq!((stats.dropped.to_guest, stats.dropped.from_guest), (0, 0));
     assert_eq!(stats.state.kind, "net");
-    end(host, &ends, driver);
 }
 
 #[test]
 fn packet_uses_as_many_mergeable_buffers_as_needed() {
-    let host = Host::start();
-    let (ends, mut driver, cable) = add(&host, 1);
-    driver.start_with(2);
-    let buffers: Vec<_> = (0..7).map(|_| offer(&mut driver, 1000)).collect();
+    let mut net = TestNet::connect();
+    net.driver.start_with(2);
+    let buffers: Vec<_> = (0..7).map(|_| offer(&mut net.driver, 1000)).collect();
     let (large, exact, small) = (packet(2500, 3), packet(2000 - HEADER, 4), packet(60, 5));
     for packet in [&large, &exact, &small] {
-        assert!(cable.send(0, packet));
+        assert!(net.link.send(0, packet));
     }
-    assert_eq!(received(&mut driver, &buffers[..3]), in_buffers(&large, 3));
-    assert_eq!(received(&mut driver, &buffers[3..5]), in_buffers(&exact, 2));
-    assert_eq!(received(&mut driver, &buffers[5..6]), in_buffers(&small, 1));
+    assert_eq!(received(&mut net.driver, &buffers[..3]), in_buffers(&large, 3));
+    assert_eq!(received(&mut net.driver, &buffers[3..5]), in_buffers(&exact, 2));
+    assert_eq!(received(&mut net.driver, &buffers[5..6]), in_buffers(&small, 1));
     // The last buffer waits for the next packet and is not mapped meanwhile.
-    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1 + 2 * 3);
-    assert!(cable.send(0, &small));
-    assert_eq!(received(&mut driver, &buffers[6..]), in_buffers(&small, 1));
-    end(host, &ends, driver);
+    assert_eq!(net.host.hypervisor.mapped_pages(DomId(1)), 1 + 2 * 3);
+    assert!(net.link.send(0, &small));
+    assert_eq!(received(&mut net.driver, &buffers[6..]), in_buffers(&small, 1));
 }
 
 #[test]
 fn packets_that_arrive_together_are_delivered_together() {
-    let host = Host::start();
-    let (ends, mut driver, cable) = add(&host, 1);
-    driver.start_with(2);
+    let mut net = TestNet::connect();
+    net.driver.start_with(2);
     // The packets wait for the first buffer.
     let packets: Vec<_> = (0..10).map(|seed| packet(700, seed)).collect();
-    assert!(cable.send_together(0, &packets));
-    driver.status();
-    driver.use_queue(RECEIVE);
-    let buffers: Vec<_> = (0..10).map(|_| driver.share(&[0; 1000], Access::ReadWrite)).collect();
-    let before = host.hypervisor.map_calls();
-    let (ring, guest) = driver.ring();
+    assert!(net.link.send_together(0, &packets));
+    net.driver.status();
+    net.driver.use_queue(RECEIVE);
+    let buffers: Vec<_> =
+        (0..10).map(|_| net.driver.share(&[0; 1000], Access::ReadWrite)).collect();
+    let before = net.host.hypervisor.map_calls();
+    let (ring, guest) = net.driver.ring();
     for buffer in &buffers {
         ring.add(guest, &[buffer.writable()]);
     }
     ring.doorbell.notify();
     for (seed, buffer) in buffers.into_iter().enumerate() {
         let expected = in_buffers(&packet(700, seed as u8), 1);
-        assert_eq!(received(&mut driver, &[buffer]), expected);
+        assert_eq!(received(&mut net.driver, &[buffer]), expected);
     }
-    let copies = host.stat(DomId(1)).stats.counts.copies;
-    assert_eq!((copies, host.hypervisor.map_calls() - before), (1, 0));
-    end(host, &ends, driver);
+    let copies = net.host.stat(DomId(1)).stats.counts.copies;
+    assert_eq!((copies, net.host.hypervisor.map_calls() - before), (1, 0));
 }
 
 #[test]
 fn batched_packets_keep_their_order_both_ways() {
-    let host = Host::start();
-    let (ends, mut driver, cable) = add(&host, 1);
-    let other = cable.use_messages();
-    driver.start_with(2);
+    let mut net = TestNet::connect();
+    let other = net.link.use_messages();
+    net.driver.start_with(2);
     // One of these has no frame and is dropped.
     let sent: Vec<_> = [300, 0, 1000, 60, 1500].map(|length| packet(length, length as u8)).into();
-    driver.use_queue(TRANSMIT);
-    let shared: Vec<_> = sent.iter().map(|packet| driver.share(packet, Access::ReadOnly)).collect();
-    let (ring, guest) = driver.ring();
+    net.driver.use_queue(TRANSMIT);
+    let shared: Vec<_> =
+        sent.iter().map(|packet| net.driver.share(packet, Access::ReadOnly)).collect();
+    let (ring, guest) = net.driver.ring();
     for packet in &shared {
         ring.add(guest, &[packet.readable()]);
     }
     ring.doorbell.notify();
     let mut bytes = vec![0; MAX_PACKET];
     for (packet, shared) in sent.iter().zip(&shared) {
-        driver.wait_used();
-        driver.unshare(shared);
+        net.driver.wait_used();
+        net.driver.unshare(shared);
         if packet.len() > HEADER {
             let length = other.recv(&mut bytes).unwrap();
             assert!(bytes[..length] == packet[..], "the packet of {} bytes", packet.len());
         }
     }
-    assert_eq!(host.stat(DomId(1)).stats.dropped.from_guest, 1);
+    assert_eq!(net.host.stat(DomId(1)).stats.dropped.from_guest, 1);
 
-    let buffers: Vec<_> = (0..8).map(|_| offer(&mut driver, 2000)).collect();
+    let buffers: Vec<_> = (0..8).map(|_| offer(&mut net.driver, 2000)).collect();
     let packets: Vec<_> = (1..=8).map(|seed| packet(100 * seed, seed as u8)).collect();
     for packet in &packets {
         assert_eq!(other.send(packet).unwrap(), packet.len());
     }
     for (buffer, packet) in buffers.into_iter().zip(&packets) {
-        assert_eq!(received(&mut driver, &[buffer]), in_buffers(packet, 1));
+        assert_eq!(received(&mut net.driver, &[buffer]), in_buffers(packet, 1));
     }
-    end(host, &ends, driver);
 }
 
 #[test]
 fn packet_too_large_for_the_buffers_is_dropped_alone() {
-    let host = Host::start();
-    let (ends, mut driver, cable) = add(&host, 1);
+    let mut net = TestNet::connect();
     let features = 1 << F_VERSION_1 | 1 << F_ACCESS_PLATFORM | 1 << VIRTIO_NET_F_MAC;
     // Without mergeable buffers a packet uses one; with them, up to the ring's 16.
     for (features, length) in [(features, 100), (features | 1 << VIRTIO_NET_F_MRG_RXBUF, 1601)] {
-        let dropped = host.stat(DomId(1)).stats.dropped.to_guest;
-        driver.start_accepting(features, 2);
-        let buffers: Vec<_> = (0..16).map(|_| offer(&mut driver, 100)).collect();
-        assert!(cable.send(0, &packet(length, 1)));
-        assert!(cable.send(0, &packet(80, 2)));
+        let dropped = net.host.stat(DomId(1)).stats.dropped.to_guest;
+        net.driver.start_accepting(features, 2);
+        let buffers: Vec<_> = (0..16).map(|_| offer(&mut net.driver, 100)).collect();
+        assert!(net.link.send(0, &packet(length, 1)));
+        assert!(net.link.send(0, &packet(80, 2)));
         let (first, rest) = buffers.split_first().unwrap();
-        driver.use_queue(RECEIVE);
-        let (_, written) = driver.wait_used();
-        let bytes = driver.unshare(first);
+        net.driver.use_queue(RECEIVE);
+        let (_, written) = net.driver.wait_used();
+        let bytes = net.driver.unshare(first);
         assert_eq!(bytes[..written as usize], in_buffers(&packet(80, 2), 1));
-        assert_eq!(host.stat(DomId(1)).stats.dropped.to_guest, dropped + 1);
-        assert_eq!(driver.set_status(0), 0);
-        rest.iter().for_each(|buffer| drop(driver.unshare(buffer)));
-        driver.free_rings();
+        assert_eq!(net.host.stat(DomId(1)).stats.dropped.to_guest, dropped + 1);
+        assert_eq!(net.driver.set_status(0), 0);
+        rest.iter().for_each(|buffer| drop(net.driver.unshare(buffer)));
+        net.driver.free_rings();
     }
-    driver.start_with(2);
-    end(host, &ends, driver);
+    net.driver.start_with(2);
 }
 
 #[test]
 fn driver_without_checksum_offload_gets_no_flags() {
-    let host = Host::start();
-    let (ends, mut driver, cable) = add(&host, 1);
+    let mut net = TestNet::connect();
     let least = 1 << F_VERSION_1 | 1 << F_ACCESS_PLATFORM;
     for (features, flags) in [(least, 0), (least | 1 << VIRTIO_NET_F_GUEST_CSUM, 2)] {
-        driver.start_accepting(features, 2);
-        let buffer = offer(&mut driver, 2000);
+        net.driver.start_accepting(features, 2);
+        let buffer = offer(&mut net.driver, 2000);
         let mut valid = packet(60, 1);
         // VIRTIO_NET_HDR_F_DATA_VALID, which the kernel sets on its own.
         valid[0] = 2;
-        assert!(cable.send(0, &valid));
-        assert_eq!(received(&mut driver, &[buffer])[0], flags);
-        assert_eq!(driver.set_status(0), 0);
-        driver.free_rings();
+        assert!(net.link.send(0, &valid));
+        assert_eq!(received(&mut net.driver, &[buffer])[0], flags);
+        assert_eq!(net.driver.set_status(0), 0);
+        net.driver.free_rings();
     }
-    driver.start_with(2);
-    end(host, &ends, driver);
+    net.driver.start_with(2);
 }
 
 #[test]
 fn guest_without_buffers_keeps_a_bounded_number_of_packets() {
-    let host = Host::start();
-    let (ends, mut driver, cable) = add(&host, 1);
-    driver.start_with(2);
+    let mut net = TestNet::connect();
+    net.driver.start_with(2);
     let mut kept = 200u32;
     let first: Vec<_> = (0..kept).map(|seed| packet(60, seed as u8)).collect();
-    assert!(cable.send_together(0, &first));
-    // Until the cable is full: the device takes one iteration's packets and no more.
+    assert!(net.link.send_together(0, &first));
+    // Until the net.link is full: the device takes one iteration's packets and no more.
     let mut refused = 0;
     while refused < 1000 {
-        if cable.send(0, &packet(60, kept as u8)) {
+        if net.link.send(0, &packet(60, kept as u8)) {
             kept += 1
         } else {
             refused += 1
         }
-        driver.status();
+        net.driver.status();
     }
-    assert!(kept as usize <= CABLE_LENGTH + 64, "{kept} packets kept");
+    assert!(kept as usize <= LINK_CAPACITY + 64, "{kept} packets kept");
     for seed in 0..kept {
-        let buffer = offer(&mut driver, 1000);
-        assert_eq!(received(&mut driver, &[buffer]), in_buffers(&packet(60, seed as u8), 1));
+        let buffer = offer(&mut net.driver, 1000);
+        assert_eq!(received(&mut net.driver, &[buffer]), in_buffers(&packet(60, seed as u8), 1));
     }
-    end(host, &ends, driver);
 }
 
 #[test]
 fn unsendable_packet_is_dropped_and_its_buffer_returned() {
-    let host = Host::start();
-    let (ends, mut driver, cable) = add(&host, 1);
-    driver.start_with(2);
-    cable.set_link(LinkState::Down);
-    send(&mut driver, &packet(60, 1), &[HEADER + 60]);
-    cable.set_link(LinkState::Up);
+    let mut net = TestNet::connect();
+    net.driver.start_with(2);
+    net.link.set_link(LinkState::Down);
+    send(&mut net.driver, &packet(60, 1), &[HEADER + 60]);
+    net.link.set_link(LinkState::Up);
     // No frame after the header, and a frame that is too long.
-    send(&mut driver, &packet(0, 1), &[HEADER]);
-    send(&mut driver, &packet(MAX_PACKET + 1 - HEADER, 1), &[MAX_PACKET + 1]);
-    send(&mut driver, &packet(61, 2), &[HEADER + 61]);
-    assert_eq!(cable.next(), (0, packet(61, 2)));
-    assert_eq!(host.stat(DomId(1)).stats.dropped.from_guest, 3);
-    end(host, &ends, driver);
+    send(&mut net.driver, &packet(0, 1), &[HEADER]);
+    send(&mut net.driver, &packet(MAX_PACKET + 1 - HEADER, 1), &[MAX_PACKET + 1]);
+    send(&mut net.driver, &packet(61, 2), &[HEADER + 61]);
+    assert_eq!(net.link.next(), (0, packet(61, 2)));
+    assert_eq!(net.host.stat(DomId(1)).stats.dropped.from_guest, 3);
 }
 
 #[test]
@@ -352,49 +336,43 @@ fn wrong_direction_buffer_is_a_fault_of_that_device_only() {
 
 #[test]
 fn spec_6_5_interface_missing_at_driver_ok_sends_an_event() {
-    let host = Host::start();
-    let (ends, mut driver, cable) = add(&host, 1);
-    let offered = driver.offered();
-    driver.negotiate(offered);
-    (0..2).for_each(|index| driver.add_ring(index));
-    cable.tear();
+    let mut net = TestNet::connect();
+    let offered = net.driver.offered();
+    net.driver.negotiate(offered);
+    (0..2).for_each(|index| net.driver.add_ring(index));
+    net.link.tear();
     let ready = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
-    assert_eq!(driver.set_status(ready), ready | DEVICE_NEEDS_RESET);
-    // The event is sent although the response has the status: the driver need not check that.
-    assert_eq!(driver.wait_config_event(), ready | DEVICE_NEEDS_RESET);
-    end(host, &ends, driver);
+    assert_eq!(net.driver.set_status(ready), ready | DEVICE_NEEDS_RESET);
+    // The event is sent although the response has the status: the net.driver need not check that.
+    assert_eq!(net.driver.wait_config_event(), ready | DEVICE_NEEDS_RESET);
 }
 
 #[test]
 fn removed_interface_is_a_fault() {
-    let host = Host::start();
-    let (ends, mut driver, cable) = add(&host, 1);
-    driver.start_with(2);
-    cable.tear();
-    while driver.wait_config_event() & DEVICE_NEEDS_RESET == 0 {}
-    let why = host.stat(DomId(1)).stats.state.needs_reset.unwrap();
+    let mut net = TestNet::connect();
+    net.driver.start_with(2);
+    net.link.tear();
+    while net.driver.wait_config_event() & DEVICE_NEEDS_RESET == 0 {}
+    let why = net.host.stat(DomId(1)).stats.state.needs_reset.unwrap();
     assert!(why.contains("network interface"), "{why}");
-    end(host, &ends, driver);
 }
 
 #[test]
 fn reset_drops_packets_for_the_next_driver() {
-    let host = Host::start();
-    let (ends, mut driver, cable) = add(&host, 1);
-    assert!(!cable.send(0, &packet(60, 1)), "no driver is ready yet");
-    driver.start_with(2);
-    let buffer = offer(&mut driver, 100);
-    (0..5).for_each(|seed| assert!(cable.send(0, &packet(60, seed))));
-    assert_eq!(received(&mut driver, &[buffer])[HEADER..], packet(60, 0)[HEADER..]);
-    let left = offer(&mut driver, 50);
-    assert_eq!(driver.set_status(0), 0);
-    assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
-    driver.unshare(&left);
-    driver.free_rings();
-    assert!(!cable.send(0, &packet(60, 9)), "no driver is ready any more");
-    driver.start_with(2);
-    let buffer = offer(&mut driver, 100);
-    assert!(cable.send(0, &packet(60, 10)));
-    assert_eq!(received(&mut driver, &[buffer]), in_buffers(&packet(60, 10), 1));
-    end(host, &ends, driver);
+    let mut net = TestNet::connect();
+    assert!(!net.link.send(0, &packet(60, 1)), "no net.driver is ready yet");
+    net.driver.start_with(2);
+    let buffer = offer(&mut net.driver, 100);
+    (0..5).for_each(|seed| assert!(net.link.send(0, &packet(60, seed))));
+    assert_eq!(received(&mut net.driver, &[buffer])[HEADER..], packet(60, 0)[HEADER..]);
+    let left = offer(&mut net.driver, 50);
+    assert_eq!(net.driver.set_status(0), 0);
+    assert_eq!(net.host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
+    net.driver.unshare(&left);
+    net.driver.free_rings();
+    assert!(!net.link.send(0, &packet(60, 9)), "no net.driver is ready any more");
+    net.driver.start_with(2);
+    let buffer = offer(&mut net.driver, 100);
+    assert!(net.link.send(0, &packet(60, 10)));
+    assert_eq!(received(&mut net.driver, &[buffer]), in_buffers(&packet(60, 10), 1));
 }

@@ -39,7 +39,7 @@ fn say(driver: &mut Driver, port: u32, event: u16, value: u16) {
     driver.unshare(&message);
 }
 
-fn hear(driver: &mut Driver) -> Message {
+fn next_message(driver: &mut Driver) -> Message {
     driver.use_queue(CONTROL_RECEIVE);
     let buffer = driver.share(&[0; 4096], Access::ReadWrite);
     driver.submit(&[buffer.writable()]);
@@ -61,7 +61,10 @@ fn ports(directory: &TempDir) -> (Host, Ends, Driver) {
     let mut driver = host.connect(&ends);
     driver.start_with(8);
     say(&mut driver, 0, READY, 1);
-    assert_eq!([(); 3].map(|()| hear(&mut driver)), [0, 1, 2].map(|port| (port, ADD, 1, vec![])));
+    assert_eq!(
+        [(); 3].map(|()| next_message(&mut driver)),
+        [0, 1, 2].map(|port| (port, ADD, 1, vec![]))
+    );
     (host, ends, driver)
 }
 
@@ -100,25 +103,25 @@ fn driver_is_notified_of_ports_names_and_size() {
     let (host, ends, mut driver) = ports(&directory);
     assert_eq!(config(&mut driver), (0, 0, 3));
     say(&mut driver, 0, PORT_READY, 1);
-    assert_eq!(hear(&mut driver), (0, CONSOLE_PORT, 1, vec![]));
-    assert_eq!(hear(&mut driver), (0, OPEN, 1, vec![]));
+    assert_eq!(next_message(&mut driver), (0, CONSOLE_PORT, 1, vec![]));
+    assert_eq!(next_message(&mut driver), (0, OPEN, 1, vec![]));
     resize(&terminal(&host, &ends), 132, 50);
-    assert_eq!(hear(&mut driver), (0, RESIZE, 0, vec![132, 0, 50, 0]));
+    assert_eq!(next_message(&mut driver), (0, RESIZE, 0, vec![132, 0, 50, 0]));
     // After a reset the driver starts anew and is notified of the size at once.
     driver.set_status(0);
     driver.free_rings();
     driver.start_with(8);
     say(&mut driver, 0, PORT_READY, 1);
-    let heard = [(); 3].map(|()| hear(&mut driver));
+    let heard = [(); 3].map(|()| next_message(&mut driver));
     assert_eq!(heard[2], (0, RESIZE, 0, vec![132, 0, 50, 0]));
     say(&mut driver, 2, PORT_READY, 1);
-    assert_eq!(hear(&mut driver), (2, NAME, 1, b"log".to_vec()));
+    assert_eq!(next_message(&mut driver), (2, NAME, 1, b"log".to_vec()));
     // Messages for nonexistent ports and unknown events are ignored.
     say(&mut driver, 77, PORT_READY, 1);
     say(&mut driver, 77, OPEN, 1);
     say(&mut driver, 1, 99, 1);
     say(&mut driver, 1, PORT_READY, 1);
-    assert_eq!(hear(&mut driver), (1, NAME, 1, b"agent".to_vec()));
+    assert_eq!(next_message(&mut driver), (1, NAME, 1, b"agent".to_vec()));
     end(host, &ends, driver);
 }
 
@@ -137,8 +140,8 @@ fn named_port_is_a_socket_and_notifies_both_sides() {
     program.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     program.write_all(b"early").unwrap();
     say(&mut driver, 2, PORT_READY, 1);
-    assert_eq!(hear(&mut driver), (2, NAME, 1, b"log".to_vec()));
-    assert_eq!(hear(&mut driver), (2, OPEN, 1, vec![]));
+    assert_eq!(next_message(&mut driver), (2, NAME, 1, b"log".to_vec()));
+    assert_eq!(next_message(&mut driver), (2, OPEN, 1, vec![]));
     let (receive, transmit) = (8 - 2, 8 - 1);
     driver.use_queue(receive);
     let buffer = driver.share(&[0; 64], Access::ReadWrite);
@@ -182,10 +185,10 @@ fn named_port_is_a_socket_and_notifies_both_sides() {
     program.read_exact(&mut last).unwrap();
     assert_eq!(&last, b"still here");
     drop(program);
-    assert_eq!(hear(&mut driver), (2, OPEN, 0, vec![]));
+    assert_eq!(next_message(&mut driver), (2, OPEN, 0, vec![]));
     // When a program leaves, the guest is notified after its last data. Another may connect.
     let mut program = UnixStream::connect(&socket).unwrap();
-    assert_eq!(hear(&mut driver), (2, OPEN, 1, vec![]));
+    assert_eq!(next_message(&mut driver), (2, OPEN, 1, vec![]));
     program.write_all(b"bye").unwrap();
     drop(program);
     driver.use_queue(CONTROL_RECEIVE);
@@ -207,7 +210,7 @@ fn named_port_is_a_socket_and_notifies_both_sides() {
     driver.wait_used();
     assert_eq!(driver.unshare(&news)[..8], [2, 0, 0, 0, OPEN as u8, 0, 0, 0]);
     let _next = UnixStream::connect(&socket).unwrap();
-    assert_eq!(hear(&mut driver), (2, OPEN, 1, vec![]));
+    assert_eq!(next_message(&mut driver), (2, OPEN, 1, vec![]));
     end(host, &ends, driver);
 }
 
@@ -216,12 +219,12 @@ fn program_that_leaves_a_closed_port_is_noticed() {
     let directory = TempDir::new().unwrap();
     let (host, ends, mut driver) = ports(&directory);
     say(&mut driver, 1, PORT_READY, 1);
-    hear(&mut driver);
+    next_message(&mut driver);
     let mut program = UnixStream::connect(directory.path().join("web1-0-agent.sock")).unwrap();
-    assert_eq!(hear(&mut driver), (1, OPEN, 1, vec![]));
+    assert_eq!(next_message(&mut driver), (1, OPEN, 1, vec![]));
     program.write_all(b"nobody reads this").unwrap();
     drop(program);
-    assert_eq!(hear(&mut driver), (1, OPEN, 0, vec![]));
+    assert_eq!(next_message(&mut driver), (1, OPEN, 0, vec![]));
     end(host, &ends, driver);
 }
 
@@ -240,7 +243,7 @@ fn driver_without_control_buffers_is_delayed() {
     }
     let (ring, guest) = driver.ring();
     assert_eq!(ring.used_index(guest), 1 + 64, "the last stays in the ring");
-    (0..65).for_each(|_| assert_eq!(hear(&mut driver).1, NAME));
+    (0..65).for_each(|_| assert_eq!(next_message(&mut driver).1, NAME));
     driver.use_queue(CONTROL_TRANSMIT);
     driver.wait_used();
     driver.unshare(&message);
@@ -275,7 +278,7 @@ fn say_together(driver: &mut Driver, message: &Shared, count: usize) {
 
 /// Number of the driver's control messages that the device has taken.
 fn taken(host: &Host, driver: &mut Driver) -> u16 {
-    host.settle(driver);
+    host.wait_until_idle(driver);
     driver.use_queue(CONTROL_TRANSMIT);
     let (ring, guest) = driver.ring();
     ring.used_index(guest)
@@ -291,10 +294,10 @@ fn messages_with_many_answers_wait_for_space() {
     assert_eq!(taken(&host, &mut driver), 4);
     // One taken answer leaves space for less than 16: the device takes the next message, and waits
     // with it.
-    assert_eq!(hear(&mut driver).1, ADD);
+    assert_eq!(next_message(&mut driver).1, ADD);
     assert_eq!(taken(&host, &mut driver), 5);
     for number in 1..15 * 16 {
-        assert_eq!(hear(&mut driver), (number % 16, ADD, 1, vec![]));
+        assert_eq!(next_message(&mut driver), (number % 16, ADD, 1, vec![]));
     }
     assert_eq!(taken(&host, &mut driver), 15);
     driver.unshare(&ready);
@@ -309,19 +312,19 @@ fn reconnecting_programs_queue_a_bounded_number_of_messages() {
     let path = directory.path().join("web1-0-port0.sock");
     for _ in 0..100 {
         let program = UnixStream::connect(&path).unwrap();
-        host.settle(&mut driver);
+        host.wait_until_idle(&mut driver);
         drop(program);
-        host.settle(&mut driver);
+        host.wait_until_idle(&mut driver);
     }
     let _last = UnixStream::connect(&path).unwrap();
-    host.settle(&mut driver);
-    assert_eq!(hear(&mut driver).1, NAME);
+    host.wait_until_idle(&mut driver);
+    assert_eq!(next_message(&mut driver).1, NAME);
     // 63 wait after it: every other one reports an open port. The last one reports the current
     // state.
     for position in 0..63 {
-        assert_eq!(hear(&mut driver), (1, OPEN, 1 - position % 2, vec![]));
+        assert_eq!(next_message(&mut driver), (1, OPEN, 1 - position % 2, vec![]));
     }
     say(&mut driver, 2, PORT_READY, 1);
-    assert_eq!(hear(&mut driver), (2, NAME, 1, b"port1".to_vec()));
+    assert_eq!(next_message(&mut driver), (2, NAME, 1, b"port1".to_vec()));
     end(host, &ends, driver);
 }

@@ -37,7 +37,7 @@ fn post(driver: &mut Driver, queue: u32, count: usize) -> Vec<Shared> {
 /// Checks that the device has not written to these buffers, which it must have forgotten. They stay
 /// granted until here, so that a device that did not forget them would have written.
 fn untouched(host: &Host, driver: &mut Driver, buffers: &[Shared]) {
-    host.settle(driver);
+    host.wait_until_idle(driver);
     assert_eq!(driver.status() & DEVICE_NEEDS_RESET, 0);
     for buffer in buffers {
         assert!(driver.unshare(buffer).iter().all(|byte| *byte == UNTOUCHED));
@@ -139,7 +139,7 @@ fn spec_6_7_entropy_device_forgets_requests_that_wait_for_the_rate() {
     driver.wait_used();
     driver.unshare(&buffer);
     let buffers = post(&mut driver, 0, 2);
-    host.settle(&mut driver);
+    host.wait_until_idle(&mut driver);
     driver.reset_queue(0);
     driver.renew_ring(0);
     let others = post(&mut driver, 0, 1);
@@ -167,7 +167,7 @@ fn spec_6_7_disk_serves_no_request_of_a_reset_queue() {
         ring.add(guest, &chain);
         disk.driver.reset_queue(queue as u32);
         let before = disk.driver.peek(&input);
-        disk.host.settle(&mut disk.driver);
+        disk.wait_until_idle();
         assert_eq!(disk.driver.unshare(&input), before);
         disk.driver.unshare(&head);
         disk.driver.unshare(&status);

@@ -17,13 +17,13 @@ pub(super) struct Descriptor {
 }
 
 /// One granted page of a ring.
-pub(super) struct Area {
+pub(super) struct RingArea {
     pub(super) page: GuestPage,
     pub(super) first: GrantRef,
     address: u64,
 }
 
-impl Area {
+impl RingArea {
     fn new(guest: &mut Guest, access: Access) -> Self {
         let page = guest.allocate();
         let first = guest.grant(&[page], access);
@@ -36,9 +36,9 @@ impl Area {
 }
 
 pub(super) struct Ring {
-    pub(super) descriptors: Area,
-    pub(super) available: Area,
-    pub(super) used: Area,
+    pub(super) descriptors: RingArea,
+    pub(super) available: RingArea,
+    pub(super) used: RingArea,
     pub(super) doorbell: GuestPort,
     pub(super) size: u16,
     next_descriptor: u16,
@@ -55,9 +55,9 @@ impl Ring {
         Self {
             size,
             // Areas that the device only reads are granted read-only [3.4].
-            descriptors: Area::new(guest, Access::ReadOnly),
-            available: Area::new(guest, Access::ReadOnly),
-            used: Area::new(guest, Access::ReadWrite),
+            descriptors: RingArea::new(guest, Access::ReadOnly),
+            available: RingArea::new(guest, Access::ReadOnly),
+            used: RingArea::new(guest, Access::ReadWrite),
             doorbell: guest.port(),
             next_descriptor: 0,
             next_available: 0,

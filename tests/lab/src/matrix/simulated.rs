@@ -9,10 +9,10 @@ pub(crate) const TESTS: &str = "tests::platforms::";
 
 /// The tests. Each has its name, the platform, the driver's kind of DMA, and the outcome that it
 /// proves if it passes.
-const CELLS: [(&str, &str, &str, &str); 4] = [
-    ("a_disk_works_one_to_one", "1:1", "guest addresses", "works, data right"),
+const RESULTS: [(&str, &str, &str, &str); 4] = [
+    ("disk_works_with_an_identity_mapping", "1:1", "guest addresses", "works, data right"),
     (
-        "a_disk_works_in_a_window",
+        "disk_works_behind_a_window",
         "a window at an offset",
         "addresses in the window",
         "works, data right",
@@ -24,7 +24,7 @@ const CELLS: [(&str, &str, &str, &str); 4] = [
         "refused, DEVICE_NEEDS_RESET",
     ),
     (
-        "only_one_to_one_works_for_a_driver_that_does_not_know_of_the_platform",
+        "driver_without_access_platform_needs_an_identity_mapping",
         "a window at an offset",
         "no ACCESS_PLATFORM",
         "FEATURES_OK not set",
@@ -45,7 +45,7 @@ pub(crate) fn simulated(output: &str) -> Vec<MatrixResult> {
         let backend = "xen-virtiod's devices";
         MatrixResult::of(["11", "b", backend, platform, "-", dma, outcome, &evidence].into_iter())
     };
-    CELLS.iter().filter_map(result).collect()
+    RESULTS.iter().filter_map(result).collect()
 }
 
 #[cfg(test)]
@@ -57,8 +57,8 @@ mod tests {
         let outcomes = |output: &str| {
             simulated(output).into_iter().map(|result| result.outcome).collect::<Vec<_>>()
         };
-        let output = "test tests::platforms::a_disk_works_one_to_one ... ok\n\
-                      test tests::platforms::a_disk_works_in_a_window ... FAILED\n";
+        let output = "test tests::platforms::disk_works_with_an_identity_mapping ... ok\n\
+                      test tests::platforms::disk_works_behind_a_window ... FAILED\n";
         assert_eq!(
             outcomes(output),
             ["works, data right", "its test fails", "its test did not run", "its test did not run"]

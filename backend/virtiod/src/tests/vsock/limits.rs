@@ -163,7 +163,7 @@ fn batch_is_taken_as_far_as_its_answers_have_space() {
         ring.add(guest, &[packet.readable()]);
     }
     ring.doorbell.notify();
-    setting.host.settle(&mut setting.driver);
+    setting.host.wait_until_idle(&mut setting.driver);
     let (ring, guest) = setting.driver.ring();
     assert_eq!(ring.used_index(guest), 256, "the others stay in the ring");
     for host in 0..264 {

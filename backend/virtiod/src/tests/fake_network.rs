@@ -14,14 +14,14 @@ use crate::device::{Gather, Source};
 use crate::tap::network::{Attached, Bridge, InterfaceRequest, Network, NetworkError};
 
 /// Maximum number of packets that wait in a cable for the guest.
-pub(super) const CABLE_LENGTH: usize = 256;
+pub(super) const LINK_CAPACITY: usize = 256;
 
 /// Cables by interface name. The host has the bridge `xenbr0` and no other.
 #[derive(Clone, Default)]
-pub(super) struct FakeNetwork(Arc<Mutex<BTreeMap<String, Arc<Cable>>>>);
+pub(super) struct FakeNetwork(Arc<Mutex<BTreeMap<String, Arc<FakeLink>>>>);
 
 /// A cable, shared by a test and the device.
-pub(super) struct Cable {
+pub(super) struct FakeLink {
     state: Mutex<State>,
     sent: Condvar,
     link_changed: EventFd,
@@ -46,7 +46,7 @@ fn event_fd() -> EventFd {
 
 impl FakeNetwork {
     /// Returns the cable of the interface `name`.
-    pub(super) fn cable(&self, name: &str) -> Arc<Cable> {
+    pub(super) fn link(&self, name: &str) -> Arc<FakeLink> {
         Arc::clone(self.0.lock().unwrap().get(name).expect(name))
     }
 
@@ -66,7 +66,7 @@ impl Network for FakeNetwork {
         };
         let pairs = usize::from(request.pairs.count());
         let to_guest = (0..pairs).map(|_| VecDeque::new()).collect();
-        let cable = Arc::new(Cable {
+        let cable = Arc::new(FakeLink {
             state: Mutex::new(State { to_guest, ..State::default() }),
             sent: Condvar::new(),
             link_changed: event_fd(),
@@ -82,7 +82,7 @@ impl Network for FakeNetwork {
 }
 
 /// The test's end.
-impl Cable {
+impl FakeLink {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -95,7 +95,7 @@ impl Cable {
     /// Sends packets to the guest at once; returns whether the cable keeps them.
     pub(super) fn send_together(&self, pair: usize, packets: &[Vec<u8>]) -> bool {
         let mut state = self.state();
-        if pair >= state.pairs || state.to_guest[pair].len() + packets.len() > CABLE_LENGTH {
+        if pair >= state.pairs || state.to_guest[pair].len() + packets.len() > LINK_CAPACITY {
             return false;
         }
         state.to_guest[pair].extend(packets.iter().cloned());
@@ -152,7 +152,7 @@ impl Cable {
 struct Plug {
     network: FakeNetwork,
     name: String,
-    cable: Arc<Cable>,
+    cable: Arc<FakeLink>,
 }
 
 impl Plug {
