@@ -12,6 +12,7 @@ use xen_sys::evtchn::{self as sys, BindInterdomain, BindUnboundPort, DEVICE, Por
 
 use super::{DomId, EventChannels, EventError, LocalPort, RemotePort};
 use crate::Causes;
+use crate::device_file;
 
 /// Size of a port number in bytes.
 const PORT_SIZE: usize = 4;
@@ -34,10 +35,7 @@ impl Evtchn {
     pub fn open(guest: DomId) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
-        let file = options.open(DEVICE).map_err(|error| {
-            let hint = "is this a Xen domain, and is the module xen-evtchn loaded?";
-            io::Error::new(error.kind(), format!("cannot open {DEVICE}: {error} ({hint})"))
-        })?;
+        let file = device_file::open(&options, DEVICE, "xen-evtchn")?;
         // The kernel cannot restrict a handle to domain 0, which is usually the peer of a driver.
         if guest.0 != 0 {
             let request = RestrictDomid { domid: guest.0 };

@@ -15,6 +15,7 @@ use protocol::grant::{GrantRef, PAGE_SIZE};
 
 use xen_sys::gntalloc::{AllocGref, DEVICE, DeallocGref, FLAG_WRITABLE, alloc_gref, dealloc_gref};
 
+use crate::device_file;
 use crate::mapped::MappedRange;
 use crate::{Access, DomId};
 
@@ -42,10 +43,8 @@ impl Gntalloc {
     /// The device is missing, or the kernel is out of pages or references; the message names the
     /// module that may be missing.
     pub fn share(&self, count: u16, access: Access) -> io::Result<SharedPages> {
-        let file = OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|error| {
-            let hint = "is this a Xen domain, and is the module xen-gntalloc loaded?";
-            io::Error::new(error.kind(), format!("cannot open {DEVICE}: {error} ({hint})"))
-        })?;
+        let options = OpenOptions::new().read(true).write(true).clone();
+        let file = device_file::open(&options, DEVICE, "xen-gntalloc")?;
         let allocated = allocate(&file, self.peer, count, access)?;
         let mut pages: Vec<(GrantRef, u64)> = allocated
             .references

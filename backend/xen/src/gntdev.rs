@@ -19,6 +19,7 @@ use protocol::grant::{GrantRef, PAGE_SIZE};
 use xen_sys::gntdev::{self as sys, DEVICE, MapGrantRef, UnmapGrantRef};
 
 use super::{Access, CopyDirection, CopyError, CopySegment, DomId, GrantTable, MapError};
+use crate::device_file;
 use crate::mapped::MappedRange;
 
 /// The handle to one guest's grants.
@@ -31,10 +32,8 @@ pub struct Gntdev {
 impl Gntdev {
     /// Opens the handle to the grants of `guest`.
     pub fn open(guest: DomId) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|error| {
-            let hint = "is this a Xen domain, and is the module xen-gntdev loaded?";
-            io::Error::new(error.kind(), format!("cannot open {DEVICE}: {error} ({hint})"))
-        })?;
+        let options = OpenOptions::new().read(true).write(true).clone();
+        let file = device_file::open(&options, DEVICE, "xen-gntdev")?;
         Ok(Self { file: Arc::new(file), guest })
     }
 

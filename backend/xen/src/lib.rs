@@ -5,6 +5,7 @@
 //! not granted.
 
 mod causes;
+mod device_file;
 mod evtchn;
 mod gntalloc;
 mod gntdev;

@@ -10,7 +10,7 @@ fn rust_files(path: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(path).unwrap() {
         let path = entry.unwrap().path();
         match path.extension() {
-            _ if path.is_dir() && !path.ends_with("target") => rust_files(&path, found),
+            _ if path.is_dir() => rust_files(&path, found),
             Some(extension) if extension == "rs" => found.push(path),
             _ => {}
         }
