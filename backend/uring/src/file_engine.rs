@@ -21,9 +21,9 @@ pub const CAPACITY: usize = 32;
 /// The direction of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// From the file into the pieces.
+    /// From the file into the vector.
     Read,
-    /// From the pieces to the file.
+    /// From the vector to the file.
     Write,
 }
 
@@ -65,17 +65,17 @@ enum Ring {
 /// One transfer. Its vectors follow those of the previous transfer in `FileEngine::vectors`.
 struct Transfer {
     number: usize,
-    way: Direction,
+    direction: Direction,
     offset: u64,
     pieces: usize,
     length: usize,
 }
 
-/// Flags of preadv2 (`fill`) and pwritev2 (`store`).
+/// Flags of preadv2 (`read`) and pwritev2 (`write`).
 #[derive(Clone, Copy)]
 struct Flags {
-    fill: i32,
-    store: i32,
+    read: i32,
+    write: i32,
 }
 
 /// Buffers and io_uring instance for one batch at a time.
@@ -118,23 +118,23 @@ pub struct Batch<'t, 'm> {
 }
 
 impl<'m> Batch<'_, 'm> {
-    /// Adds a transfer between `pieces` and the file's bytes from `offset` on. `number`, below 64,
+    /// Adds a transfer between `vector` and the file's bytes from `offset` on. `number`, below 64,
     /// identifies it. The batch ignores a transfer beyond [`CAPACITY`] and an empty one.
-    pub fn add(&mut self, number: usize, way: Direction, offset: u64, pieces: &IoVec<'m>) {
-        let vectors = pieces.vectors();
+    pub fn add(&mut self, number: usize, direction: Direction, offset: u64, vector: &IoVec<'m>) {
+        let vectors = vector.vectors();
         if vectors.is_empty() || self.room.transfers.len() == CAPACITY {
             return;
         }
         self.room.vectors.extend_from_slice(vectors);
-        let (pieces, length) = (vectors.len(), pieces.length());
-        self.room.transfers.push(Transfer { number, way, offset, pieces, length });
+        let (pieces, length) = (vectors.len(), vector.length());
+        self.room.transfers.push(Transfer { number, direction, offset, pieces, length });
     }
 
     /// Submits the transfers, in any order, and returns those that completed in full. A batch of
     /// one is not submitted: the caller's own system call costs as much.
     pub fn run(self, file: BorrowedFd<'_>, mode: WriteMode) -> Completed {
         let mut moved = Completed::default();
-        let flags = Flags { fill: 0, store: mode.flags() };
+        let flags = Flags { read: 0, write: mode.flags() };
         self.room.submit(file, flags, |transfer, result| {
             if usize::try_from(result).is_ok_and(|length| length == transfer.length) {
                 moved.0 |= bit(transfer.number);
@@ -148,7 +148,7 @@ impl<'m> Batch<'_, 'm> {
     pub fn run_messages(self, file: BorrowedFd<'_>) -> MessageResults {
         let mut exchanged = MessageResults([None; CAPACITY]);
         let mut waits = false;
-        let flags = Flags { fill: RWF_NOWAIT, store: RWF_NOWAIT };
+        let flags = Flags { read: RWF_NOWAIT, write: RWF_NOWAIT };
         self.room.submit(file, flags, |transfer, result| {
             // TAP interfaces support RWF_NOWAIT since Linux 6.4.
             waits |= result == -libc::EOPNOTSUPP;
@@ -209,7 +209,7 @@ fn run(
         rest = later;
         let entry = entry(transfer, file, own);
         // SAFETY: range: the kernel reads the vectors and reads or writes the memory that they
-        // describe: bytes of the slices in the batch's pieces. If such memory is mapped read-only,
+        // describe: bytes of the slices in the batch's vector. If such memory is mapped read-only,
         // the kernel's write fails. Lifetime: the slices live for 'm, as the batch does, and `wait`
         // returns only after the kernel has finished with them. Aliasing: no reference to these
         // bytes exists, since volatile slices make none.
@@ -225,12 +225,12 @@ fn entry(
 ) -> squeue::Entry {
     let (file, count) = (types::Fd(file.as_raw_fd()), vectors.len() as u32);
     let (vectors, offset) = (vectors.as_ptr(), transfer.offset);
-    let entry = match transfer.way {
+    let entry = match transfer.direction {
         Direction::Read => {
-            opcode::Readv::new(file, vectors, count).offset(offset).rw_flags(flags.fill).build()
+            opcode::Readv::new(file, vectors, count).offset(offset).rw_flags(flags.read).build()
         }
         Direction::Write => {
-            opcode::Writev::new(file, vectors, count).offset(offset).rw_flags(flags.store).build()
+            opcode::Writev::new(file, vectors, count).offset(offset).rw_flags(flags.write).build()
         }
     };
     entry.user_data(transfer.number as u64)
@@ -273,14 +273,14 @@ mod tests {
 
     use super::*;
 
-    fn pieces<'m>(parts: &mut [&'m mut [u8]]) -> IoVec<'m> {
-        let mut pieces = IoVec::default();
+    fn vector<'m>(parts: &mut [&'m mut [u8]]) -> IoVec<'m> {
+        let mut vector = IoVec::default();
         for part in parts {
             // Each part is moved out of the array, so this slice is its only user.
             let part: &'m mut [u8] = std::mem::take(part);
-            assert!(pieces.push(&VolatileSlice::from(part)));
+            assert!(vector.push(&VolatileSlice::from(part)));
         }
-        pieces
+        vector
     }
 
     /// Whether the kernel permits io_uring.
@@ -299,8 +299,8 @@ mod tests {
         let (mut first, mut second, mut third) = ([0; 2], [0; 3], *b"ab");
         let mut transfers = FileEngine::default();
         let mut batch = transfers.batch();
-        batch.add(7, Direction::Read, 1, &pieces(&mut [&mut first, &mut second]));
-        batch.add(63, Direction::Write, 8, &pieces(&mut [&mut third]));
+        batch.add(7, Direction::Read, 1, &vector(&mut [&mut first, &mut second]));
+        batch.add(63, Direction::Write, 8, &vector(&mut [&mut third]));
         let moved = batch.run(file.as_fd(), WriteMode::Back);
         assert_eq!((moved.has(7), moved.has(63), moved.has(0)), (allowed(), allowed(), false));
         if allowed() {
@@ -319,13 +319,13 @@ mod tests {
         let [cut, past, whole, other] = &mut bytes;
         let mut transfers = FileEngine::default();
         let mut batch = transfers.batch();
-        batch.add(0, Direction::Read, 8, &pieces(&mut [cut]));
-        batch.add(1, Direction::Read, u64::MAX / 2 + 1, &pieces(&mut [past]));
-        batch.add(2, Direction::Read, 6, &pieces(&mut [whole]));
+        batch.add(0, Direction::Read, 8, &vector(&mut [cut]));
+        batch.add(1, Direction::Read, u64::MAX / 2 + 1, &vector(&mut [past]));
+        batch.add(2, Direction::Read, 6, &vector(&mut [whole]));
         let moved = batch.run(file.as_fd(), WriteMode::Back);
         assert_eq!([0, 1, 2].map(|number| moved.has(number)), [false, false, allowed()]);
         let mut batch = transfers.batch();
-        batch.add(0, Direction::Read, 0, &pieces(&mut [other]));
+        batch.add(0, Direction::Read, 0, &vector(&mut [other]));
         assert_eq!(
             batch.run(file.as_fd(), WriteMode::Back),
             Completed::default(),
@@ -341,8 +341,8 @@ mod tests {
         let (mut first, mut second) = (*b"one", *b"three");
         let mut transfers = FileEngine::default();
         let mut batch = transfers.batch();
-        batch.add(0, Direction::Write, 0, &pieces(&mut [&mut first]));
-        batch.add(1, Direction::Write, 0, &pieces(&mut [&mut second]));
+        batch.add(0, Direction::Write, 0, &vector(&mut [&mut first]));
+        batch.add(1, Direction::Write, 0, &vector(&mut [&mut second]));
         let sent = batch.run_messages(ours.as_fd());
         if !allowed() {
             assert!(sent.of(0).is_none() && sent.of(1).is_none());
@@ -353,7 +353,7 @@ mod tests {
         let [one, two, three] = &mut buffers;
         let mut batch = transfers.batch();
         for (number, buffer) in [one, two, three].into_iter().enumerate() {
-            batch.add(number, Direction::Read, 0, &pieces(&mut [buffer]));
+            batch.add(number, Direction::Read, 0, &vector(&mut [buffer]));
         }
         let taken = batch.run_messages(theirs.as_fd());
         assert_eq!([0, 1].map(|number| taken.of(number).unwrap().unwrap()), [3, 5]);
@@ -372,7 +372,7 @@ mod tests {
             let mut batch = transfers.batch();
             for (number, byte) in bytes.iter_mut().enumerate() {
                 *byte = [0];
-                batch.add(number, Direction::Read, number as u64, &pieces(&mut [byte]));
+                batch.add(number, Direction::Read, number as u64, &vector(&mut [byte]));
             }
             let moved = batch.run(file.as_fd(), WriteMode::Back);
             assert!(!moved.has(CAPACITY));

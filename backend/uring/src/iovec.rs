@@ -84,11 +84,11 @@ impl<'a> IoVec<'a> {
         })
     }
 
-    /// Fills the pieces with the file's bytes from `offset` on.
+    /// Fills the vector with the file's bytes from `offset` on.
     ///
     /// # Errors
     /// The kernel's error, or [`io::ErrorKind::UnexpectedEof`] if the file ends early.
-    pub fn fill(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
+    pub fn read_from(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
         self.transfer(offset, io::ErrorKind::UnexpectedEof, |vectors, offset| {
             // SAFETY: range: the kernel writes into the memory that each vector describes: bytes of
             // the slices that `push` took. If they are mapped read-only, the call fails. Lifetime:
@@ -100,11 +100,11 @@ impl<'a> IoVec<'a> {
         })
     }
 
-    /// Writes the pieces to the file from `offset` on.
+    /// Writes the vector to the file from `offset` on.
     ///
     /// # Errors
     /// The kernel's error, or [`io::ErrorKind::WriteZero`] if the file takes no more bytes.
-    pub fn store(&self, file: BorrowedFd<'_>, offset: u64, mode: WriteMode) -> io::Result<()> {
+    pub fn write_to(&self, file: BorrowedFd<'_>, offset: u64, mode: WriteMode) -> io::Result<()> {
         self.transfer(offset, io::ErrorKind::WriteZero, |vectors, offset| {
             let (file, count) = (file.as_raw_fd(), vectors.len() as i32);
             // SAFETY: the kernel reads the memory that each vector describes: bytes of the slices
@@ -113,7 +113,7 @@ impl<'a> IoVec<'a> {
         })
     }
 
-    /// Sends the pieces as one message, for example to a TAP interface.
+    /// Sends the vector as one message, for example to a TAP interface.
     ///
     /// # Errors
     /// The kernel's error, or [`io::ErrorKind::WriteZero`] if the kernel took only a part.
@@ -172,8 +172,8 @@ struct Left {
 }
 
 impl Left {
-    fn of(pieces: &IoVec<'_>) -> Self {
-        Self { vectors: pieces.vectors, first: 0, count: pieces.count }
+    fn of(vector: &IoVec<'_>) -> Self {
+        Self { vectors: vector.vectors, first: 0, count: vector.count }
     }
 
     fn vectors(&self) -> &[libc::iovec] {
@@ -213,12 +213,12 @@ mod tests {
         file.write_all(b"0123456789").unwrap();
         let (mut first, mut second) = ([0; 3], [0; 4]);
         {
-            let mut pieces = IoVec::default();
-            assert!(pieces.push(&slice(&mut first)) && pieces.push(&slice(&mut second)));
-            assert_eq!(pieces.length(), 7);
-            pieces.fill(file.as_fd(), 2).unwrap();
-            pieces.store(file.as_fd(), 0, WriteMode::Through).unwrap();
-            let past = pieces.fill(file.as_fd(), 5).unwrap_err();
+            let mut vector = IoVec::default();
+            assert!(vector.push(&slice(&mut first)) && vector.push(&slice(&mut second)));
+            assert_eq!(vector.length(), 7);
+            vector.read_from(file.as_fd(), 2).unwrap();
+            vector.write_to(file.as_fd(), 0, WriteMode::Through).unwrap();
+            let past = vector.read_from(file.as_fd(), 5).unwrap_err();
             assert_eq!(past.kind(), io::ErrorKind::UnexpectedEof);
         }
         let mut now = Vec::new();
@@ -244,14 +244,14 @@ mod tests {
     fn write_through_leaves_no_dirty_pages() {
         let file = tempfile::tempfile().unwrap();
         let mut bytes = [7; 4096];
-        let mut pieces = IoVec::default();
-        assert!(pieces.push(&slice(&mut bytes)));
-        pieces.store(file.as_fd(), 0, WriteMode::Back).unwrap();
+        let mut vector = IoVec::default();
+        assert!(vector.push(&slice(&mut bytes)));
+        vector.write_to(file.as_fd(), 0, WriteMode::Back).unwrap();
         if dirty_pages(&file).is_none_or(|pages| pages == 0) {
             println!("skipped in part: no dirty page counts, or the file is in memory only");
             return;
         }
-        pieces.store(file.as_fd(), 0, WriteMode::Through).unwrap();
+        vector.write_to(file.as_fd(), 0, WriteMode::Through).unwrap();
         assert_eq!(dirty_pages(&file), Some(0));
     }
 
@@ -259,14 +259,14 @@ mod tests {
     fn message_is_sent_whole_or_fails() {
         let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
         let (mut first, mut second) = (*b"01", *b"234");
-        let mut pieces = IoVec::default();
-        assert!(pieces.push(&slice(&mut first)) && pieces.push(&slice(&mut second)));
-        pieces.send(ours.as_fd()).unwrap();
+        let mut vector = IoVec::default();
+        assert!(vector.push(&slice(&mut first)) && vector.push(&slice(&mut second)));
+        vector.send(ours.as_fd()).unwrap();
         let mut message = [0; 8];
         assert_eq!(theirs.recv(&mut message).unwrap(), 5);
         assert_eq!(&message[..5], b"01234");
         drop(theirs);
-        assert!(pieces.send(ours.as_fd()).is_err());
+        assert!(vector.send(ours.as_fd()).is_err());
     }
 
     #[test]
@@ -274,25 +274,25 @@ mod tests {
         let mut bytes = [0; 4 * MOST];
         let whole = slice(&mut bytes);
         let piece = |at| whole.subslice(at, 2).unwrap();
-        let mut pieces = IoVec::default();
-        assert!((0..2 * MOST).all(|number| pieces.push(&piece(2 * number))));
-        assert_eq!(pieces.slices().map(|slice| slice.len()).collect::<Vec<_>>(), [4 * MOST]);
-        let mut pieces = IoVec::default();
-        assert!((0..MOST).all(|number| pieces.push(&piece(4 * number))));
-        assert!(!pieces.push(&piece(0)));
-        assert_eq!(pieces.length(), 2 * MOST);
+        let mut vector = IoVec::default();
+        assert!((0..2 * MOST).all(|number| vector.push(&piece(2 * number))));
+        assert_eq!(vector.slices().map(|slice| slice.len()).collect::<Vec<_>>(), [4 * MOST]);
+        let mut vector = IoVec::default();
+        assert!((0..MOST).all(|number| vector.push(&piece(4 * number))));
+        assert!(!vector.push(&piece(0)));
+        assert_eq!(vector.length(), 2 * MOST);
     }
 
     #[test]
     fn partial_transfer_continues_at_its_end() {
         let mut bytes = [0; 16];
         let whole = slice(&mut bytes);
-        let mut pieces = IoVec::default();
+        let mut vector = IoVec::default();
         for at in [0, 6, 12] {
-            pieces.push(&whole.subslice(at, 4).unwrap());
+            vector.push(&whole.subslice(at, 4).unwrap());
         }
         let seen = std::cell::RefCell::new(Vec::new());
-        let moved = pieces.transfer(100, io::ErrorKind::WriteZero, |vectors, offset| {
+        let moved = vector.transfer(100, io::ErrorKind::WriteZero, |vectors, offset| {
             seen.borrow_mut().push((vectors.len(), vectors[0].iov_len, offset));
             5
         });

@@ -1,4 +1,24 @@
 //! Vectored file I/O from and into memory that another domain can change. The crate knows no Xen.
+//!
+//! ```
+//! use std::os::fd::AsFd;
+//!
+//! use uring::iovec::{IoVec, WriteMode};
+//! use vm_memory::VolatileSlice;
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let file = tempfile::tempfile()?;
+//! let (mut first, mut second) = (*b"block ", *b"device");
+//! let mut vector = IoVec::default();
+//! assert!(vector.push(&VolatileSlice::from(&mut first[..])));
+//! assert!(vector.push(&VolatileSlice::from(&mut second[..])));
+//!
+//! // Both pieces with one system call.
+//! vector.write_to(file.as_fd(), 0, WriteMode::Back)?;
+//! assert_eq!(file.metadata()?.len(), 12);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod block_device;
 pub mod file_engine;

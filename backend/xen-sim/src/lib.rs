@@ -6,6 +6,28 @@
 //! guest or a backend, and [`Hypervisor::assert_clean`] fails the test for them. The handles have
 //! the limits of the real ones ([`Limits`]), and delay calls at random if the environment asks for
 //! it.
+//!
+//! ```
+//! use xen::{Access, DomId, GrantTable, Xen};
+//! use xen_sim::Hypervisor;
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let hypervisor = Hypervisor::default();
+//! let mut guest = hypervisor.guest(1, 16);
+//! let page = guest.allocate();
+//! let reference = guest.grant(&[page], Access::ReadOnly);
+//!
+//! let grants = hypervisor.grants(DomId(1))?;
+//! assert!(grants.map(&[reference], Access::ReadOnly).is_ok());
+//! assert!(grants.map(&[reference], Access::ReadWrite).is_err(), "the grant is read-only");
+//!
+//! // A guest cannot end a grant that is mapped; the simulator reports it.
+//! assert_eq!(hypervisor.mapped_pages(DomId(1)), 0);
+//! guest.revoke(reference, 1);
+//! hypervisor.assert_clean();
+//! # Ok(())
+//! # }
+//! ```
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

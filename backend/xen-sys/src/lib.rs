@@ -3,6 +3,13 @@
 //!
 //! Sources: Linux `include/uapi/xen/*.h`, Xen `public/grant_table.h` and `public/io/xs_wire.h`. The
 //! layouts are the same on x86_64 and aarch64; tests check them.
+//!
+//! ```
+//! use xen_sys::gntdev::IoctlGrantRef;
+//!
+//! // Two 32-bit numbers: the domain that granted the page, and the reference.
+//! assert_eq!(size_of::<IoctlGrantRef>(), 8);
+//! ```
 
 pub mod evtchn;
 pub mod gntalloc;

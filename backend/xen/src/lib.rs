@@ -3,6 +3,33 @@
 //!
 //! Each module with unsafe code uses one device. The crate has no call that maps memory that was
 //! not granted.
+//!
+//! The traits have two implementations: [`DevXen`], and the simulated hypervisor of the crate
+//! `xen-sim`.
+//!
+//! ```
+//! use xen::{Access, DomId, EventChannels, GrantTable, Xen};
+//! use xen_sim::Hypervisor;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let hypervisor = Hypervisor::default();
+//! let mut guest = hypervisor.guest(1, 16);
+//!
+//! // The guest grants a page; this domain maps it.
+//! let page = guest.allocate();
+//! let reference = guest.grant(&[page], Access::ReadOnly);
+//! let mapped = hypervisor.grants(DomId(1))?.map(&[reference], Access::ReadOnly)?;
+//! assert!(mapped.as_ref().slice(0, 4096).is_some());
+//!
+//! // The guest allocates an event channel; this domain binds it and notifies the guest.
+//! let port = guest.port();
+//! let mut events = hypervisor.events(DomId(1))?;
+//! let local = events.bind(port.port)?;
+//! events.notify(local)?;
+//! port.wait("an event");
+//! # Ok(())
+//! # }
+//! ```
 
 mod causes;
 mod device_file;

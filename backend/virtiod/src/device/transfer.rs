@@ -34,12 +34,12 @@ pub struct TransferBatch<'t, 'm>(file_engine::Batch<'t, 'm>);
 impl<'m> TransferBatch<'_, 'm> {
     /// Adds a read of the file from `offset` on into the guest's buffers. `number`, below 64,
     /// identifies it.
-    pub fn fill(&mut self, number: usize, offset: u64, into: &Scatter<'m>) {
+    pub fn read(&mut self, number: usize, offset: u64, into: &Scatter<'m>) {
         self.0.add(number, Direction::Read, offset, &into.0);
     }
 
     /// Adds a write of the guest's buffers to the file from `offset` on.
-    pub fn store(&mut self, number: usize, offset: u64, from: &Gather<'m>) {
+    pub fn write(&mut self, number: usize, offset: u64, from: &Gather<'m>) {
         self.0.add(number, Direction::Write, offset, &from.0);
     }
 
@@ -102,8 +102,8 @@ impl<'a> Scatter<'a> {
     ///
     /// # Errors
     /// The file's; [`io::ErrorKind::UnexpectedEof`] if the file ends before the buffers are full.
-    pub fn fill(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
-        self.0.fill(file, offset)
+    pub fn read(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
+        self.0.read_from(file, offset)
     }
 
     /// Copies `bytes` into the buffers: all of them, or as many as fit.
@@ -144,8 +144,8 @@ impl<'a> Gather<'a> {
     ///
     /// # Errors
     /// The file's.
-    pub fn store(&self, file: BorrowedFd<'_>, offset: u64, mode: WriteMode) -> io::Result<()> {
-        self.0.store(file, offset, mode)
+    pub fn write(&self, file: BorrowedFd<'_>, offset: u64, mode: WriteMode) -> io::Result<()> {
+        self.0.write_to(file, offset, mode)
     }
 
     /// Sends the buffers as one message.

@@ -56,7 +56,7 @@ impl Interface for Plug {
     }
 
     fn send(&mut self, _pair: usize, packet: &Gather<'_>) -> io::Result<()> {
-        packet.store(self.packets.as_fd(), 0, WriteMode::Back)
+        packet.write(self.packets.as_fd(), 0, WriteMode::Back)
     }
 
     fn messages(&self, _pair: usize) -> Option<BorrowedFd<'_>> {

@@ -236,7 +236,7 @@ impl Target {
             BlockCommand::Read { sector } => {
                 let extent = self.data_extent(*sector, data)?;
                 if let Some(into) = scatter(data, memory)? {
-                    batch.fill(number, extent.offset, &into);
+                    batch.read(number, extent.offset, &into);
                 }
             }
             BlockCommand::Write { sector } => {
@@ -244,7 +244,7 @@ impl Target {
                 self.check_write_durable()?;
                 let extent = self.data_extent(*sector, data)?;
                 if let Some(from) = gather(data, memory)? {
-                    batch.store(number, extent.offset, &from);
+                    batch.write(number, extent.offset, &from);
                 }
             }
             _ => {}

@@ -192,14 +192,14 @@ impl Image for RawImage {
         if end > self.bytes && end <= self.size() {
             return self.read_to_end(offset, into);
         }
-        self.transfer(|file| into.fill(file, offset))
+        self.transfer(|file| into.read(file, offset))
     }
 
     fn write(&mut self, offset: u64, from: &Gather<'_>, mode: WriteMode) -> io::Result<()> {
-        match self.transfer(|file| from.store(file, offset, mode)) {
+        match self.transfer(|file| from.write(file, offset, mode)) {
             // The file system does not support RWF_DSYNC.
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                self.transfer(|file| from.store(file, offset, WriteMode::Back))?;
+                self.transfer(|file| from.write(file, offset, WriteMode::Back))?;
                 self.sync()
             }
             outcome => outcome,
