@@ -205,8 +205,8 @@ guest_said() {
 }
 
 # result ROW HOST BACKEND WHERE GUEST DMA OUTCOME EVIDENCE: writes a result of the matrix (see
-# `cargo lab matrix`). OUTCOME is the result in the words of the table in tests/matrix/README.md; EVIDENCE
-# is the observation, which may differ from run to run.
+# `cargo lab matrix`). OUTCOME is the result in the words of the table in tests/matrix/README.md;
+# EVIDENCE is the observation, which may differ from run to run.
 result() {
     [ $# = 8 ] || fail "a result of the matrix has 8 parts, not $#: $*"
     (IFS='	' && echo "$*" | tr -d '\r') >>"$RESULTS/results"

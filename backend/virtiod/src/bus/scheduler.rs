@@ -99,7 +99,7 @@ enum Phase {
     /// Queues are processed while any has requests.
     Process,
     /// The empty rings are polled as long as notifications are held back, out of a full window.
-    PollHolding { window: u32, hold: u32 },
+    PollHolding { window: u32 },
     /// They are polled for the rest of the window.
     PollOn { window: u32, polled: u32 },
     /// [`MEASURED`] more polls are measured.
@@ -232,22 +232,21 @@ impl Scheduler {
         self.make_ready(found);
         self.phase = match self.phase {
             Phase::PollHolding { .. } if found_some => self.found_after(polls.saturating_sub(1)),
-            Phase::PollHolding { window, hold } => {
+            Phase::PollHolding { window } => {
                 self.end_hold(window);
-                if hold < window {
-                    Phase::PollOn { window, polled: polls }
-                } else {
-                    self.end_window(window, clock)
-                }
+                Phase::PollOn { window, polled: polls }
             }
             Phase::PollOn { polled, .. } if found_some => {
                 self.found_after(polled.saturating_add(polls).saturating_sub(1))
             }
-            Phase::PollOn { window, .. } => self.end_window(window, clock),
+            Phase::PollOn { window, polled } => {
+                Phase::PollOn { window, polled: polled.saturating_add(polls) }
+            }
             Phase::Measure { .. } if found_some => Phase::Process,
             Phase::Measure { start } => {
                 self.poll_clock.measured(clock.now().saturating_duration_since(start));
-                self.fall_asleep(clock)
+                self.fall_asleep(clock);
+                Phase::Finish
             }
             Phase::Process | Phase::Finish => self.phase,
         };
@@ -272,20 +271,22 @@ impl Scheduler {
         }
     }
 
-    /// No request came in the whole window.
-    fn end_window(&mut self, window: u32, clock: &impl Clock) -> Phase {
+    /// No request came in the whole window. Called when the driver has been notified of all used
+    /// buffers: the time of a notification is neither a poll's nor the driver's.
+    fn end_window(&mut self, window: u32, clock: &impl Clock) -> Option<Step> {
         self.busy_poll.polled(self.poll_clock.time_of(window));
         if window > 0 && self.poll_clock.is_due() {
-            return Phase::Measure { start: clock.now() };
+            self.phase = Phase::Measure { start: clock.now() };
+            return Some(Step::Poll { queues: self.empty, polls: MEASURED });
         }
-        self.fall_asleep(clock)
+        self.fall_asleep(clock);
+        None
     }
 
-    fn fall_asleep(&mut self, clock: &impl Clock) -> Phase {
+    fn fall_asleep(&mut self, clock: &impl Clock) {
         if self.polls() {
             self.empty_since = Some(clock.now());
         }
-        Phase::Finish
     }
 
     fn polls(&self) -> bool {
@@ -339,7 +340,7 @@ impl Scheduler {
             return Some(Step::Process(self.ready.take()));
         }
         self.judge_doorbell();
-        if self.empty.is_empty() { None } else { Some(self.poll()) }
+        if self.empty.is_empty() { None } else { self.poll(clock) }
     }
 
     fn is_notification_due(&mut self) -> bool {
@@ -355,19 +356,21 @@ impl Scheduler {
         Step::Notify(self.unnotified.take())
     }
 
-    fn poll(&mut self) -> Step {
+    fn poll(&mut self, clock: &impl Clock) -> Option<Step> {
         let polls = match self.phase {
-            Phase::Process | Phase::Finish | Phase::PollHolding { .. } => {
+            Phase::PollOn { window, polled } if polled > window => {
+                return self.end_window(window, clock);
+            }
+            Phase::PollOn { window, polled } => window.saturating_add(1).saturating_sub(polled),
+            Phase::Process | Phase::PollHolding { .. } | Phase::Measure { .. } | Phase::Finish => {
                 let window = if self.polls() { self.busy_poll.window() } else { Duration::ZERO };
                 let window = self.poll_clock.polls_within(window);
                 let hold = self.poll_clock.polls_within(self.coalescing.hold_time()).min(window);
-                self.phase = Phase::PollHolding { window, hold };
+                self.phase = Phase::PollHolding { window };
                 hold.saturating_add(1)
             }
-            Phase::PollOn { window, polled } => window.saturating_add(1).saturating_sub(polled),
-            Phase::Measure { .. } => MEASURED,
         };
-        Step::Poll { queues: self.empty, polls }
+        Some(Step::Poll { queues: self.empty, polls })
     }
 
     /// Learns from a doorbell whether polling for what follows it is worth its time.

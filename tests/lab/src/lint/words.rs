@@ -73,11 +73,11 @@ mod tests {
     use super::*;
 
     const TABLE: &str = "text `Other`\n| word | meaning | retired identifiers |\n|---|---|---|\n\
-                         | poll | `Poll` | `Spare`, `fn spare` |\n| tap | TAP | `mod spare` |\n\nend";
+                         | poll | `Poll` | `Retired`, `fn retire` |\n| tap | TAP | `mod retire` |\n\nend";
 
     #[test]
     fn the_last_column_names_retired_identifiers() {
-        let expected = BTreeSet::from(["Spare", "fn spare", "mod spare"]);
+        let expected = BTreeSet::from(["Retired", "fn retire", "mod retire"]);
         assert_eq!(retired(TABLE), expected);
         assert!(retired("no table").is_empty());
     }
@@ -85,10 +85,19 @@ mod tests {
     #[test]
     fn code_is_searched_for_whole_words_and_comments_are_not() {
         let retired = retired(TABLE);
-        assert_eq!(uses("    pub fn look(&self) -> Looks {", &retired), ["Looks", "fn look"]);
-        for line in
-            ["// Looks", " * Looks", "let look = 1;", "\"Looks\"", "LooksGood", "fn looks()"]
-        {
+        assert_eq!(
+            uses("    pub fn retire(&self) -> Retired {", &retired),
+            ["Retired", "fn retire"]
+        );
+        for line in [
+            "// Retired",
+            "/* Retired",
+            " * Retired",
+            "let retire = 1;",
+            "\"Retired\"",
+            "RetiredToo",
+            "fn retires()",
+        ] {
             assert!(uses(line, &retired).is_empty(), "{line}");
         }
     }

@@ -52,7 +52,9 @@ impl Setting {
                 Step::Poll { polls, .. } => self.poll_in_vain(polls),
                 Step::Process(queues) => self.complete(emptied(queues)),
                 Step::Sleep => return steps,
-                Step::HandleSources | Step::Notify(_) | Step::EnableDoorbells(_) => {}
+                // A hypercall, which takes its time.
+                Step::Notify(_) => self.clock.pass(Duration::from_micros(300)),
+                Step::HandleSources | Step::EnableDoorbells(_) => {}
             }
             assert!(steps.len() < 20, "{steps:?}");
         }
