@@ -6,7 +6,7 @@
 //! in private memory and only publishes it in the page, and checks the peer's index at every use
 //! [4.3]. The consumer copies a whole message out of the page before anything decodes it.
 
-use crate::atomic::{AtomicU32, Ordering};
+use crate::atomic::{AtomicU32, Ordering, fence};
 use core::fmt;
 
 use crate::message::{HEADER_SIZE, Header};
@@ -109,20 +109,30 @@ impl Producer {
         if message.len() > SLOT_SIZE {
             return Err(PushError::TooLong);
         }
-        // Acquire pairs with the consumer's Release: it has read the slot that we overwrite.
-        let consumer = load(page, self.direction.consumer_word(), Ordering::Acquire);
-        let used = self.next.wrapping_sub(consumer);
-        if used > SLOTS {
-            return Err(PushError::Corrupt(Corrupt { ours: self.next, theirs: consumer }));
-        }
-        if used == SLOTS {
-            return Err(PushError::Full);
+        if self.used(page)? == SLOTS {
+            // Pairs with the consumer's fence: either it sees that the queue is full, and signals,
+            // or we see the slot that it has freed meanwhile.
+            fence(Ordering::SeqCst);
+            if self.used(page)? == SLOTS {
+                return Err(PushError::Full);
+            }
         }
         write_words(self.direction.slot(page, self.next), message);
         self.next = self.next.wrapping_add(1);
         // Release pairs with the consumer's Acquire: we write the slot before the index.
         store(page, self.direction.producer_word(), self.next, Ordering::Release);
         Ok(())
+    }
+
+    /// Slots with messages that the consumer has not taken.
+    fn used(&self, page: &PageWords) -> Result<u32, PushError> {
+        // Acquire pairs with the consumer's Release: it has read the slot that we overwrite.
+        let consumer = load(page, self.direction.consumer_word(), Ordering::Acquire);
+        let used = self.next.wrapping_sub(consumer);
+        if used > SLOTS {
+            return Err(PushError::Corrupt(Corrupt { ours: self.next, theirs: consumer }));
+        }
+        Ok(used)
     }
 }
 
@@ -184,7 +194,6 @@ impl Consumer {
         if waiting == 0 {
             return Ok(Popped::Empty);
         }
-        self.saw_full |= waiting == SLOTS;
         let slot = self.direction.slot(page, self.next);
         let mut header = [0; HEADER_SIZE];
         read_words(slot, &mut header);
@@ -199,11 +208,15 @@ impl Consumer {
         self.next = self.next.wrapping_add(1);
         // Release pairs with the producer's Acquire: we have read the slot.
         store(page, self.direction.consumer_word(), self.next, Ordering::Release);
+        // Pairs with the producer's fence. The queue may have become full while we read the slot.
+        fence(Ordering::SeqCst);
+        let producer = load(page, self.direction.producer_word(), Ordering::Relaxed);
+        self.saw_full |= producer.wrapping_sub(self.next) >= SLOTS - 1;
         Ok(if well_sized { Popped::Message { size } } else { Popped::Malformed { size } })
     }
 
-    /// Whether the consumer found the queue full since the last call, so that it must signal the
-    /// producer, which may wait for a free slot [4.5]. Callers drain the queue before this call.
+    /// Whether the queue was full when the consumer freed a slot since the last call, so that it must
+    /// signal the producer, which may wait for a free slot [4.5]. Callers drain the queue before this call.
     pub fn take_saw_full(&mut self) -> bool {
         core::mem::take(&mut self.saw_full)
     }

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Clauses without a unit test: terms and principles (section 1), and clauses that C code of the
-/// module implements: 2.12 (`main.c`; scenario save) and 3.6 (`grant.c`).
-const WITHOUT_TEST: [&str; 6] = ["1.1", "1.2", "1.3", "1.4", "2.12", "3.6"];
+/// Clauses without a unit test: terms and principles, and clauses that C code of the module
+/// implements: 2.12 (`main.c`; scenario save) and 3.6 (`grant.c`).
+const WITHOUT_TEST: [&str; 7] = ["1.1", "1.2", "1.3", "1.4", "1.6", "2.12", "3.6"];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
@@ -48,7 +48,12 @@ fn clauses_and_tests_match() {
     let tested: BTreeSet<String> =
         lines.iter().flat_map(|text| text.lines()).filter_map(clause_of).collect();
 
-    let unknown: Vec<_> = tested.difference(&clauses).collect();
+    let limits = text.lines().filter_map(|line| line.strip_prefix("| 7.")?.split_once(' '));
+    let limits: BTreeSet<String> = limits.map(|(number, _)| format!("7.{number}")).collect();
+    assert!(limits.len() > 25, "SPEC.md has too few lines `| 7.n |`: {limits:?}");
+
+    let unknown = tested.difference(&clauses).filter(|clause| !limits.contains(*clause));
+    let unknown: Vec<_> = unknown.collect();
     assert!(unknown.is_empty(), "tests name clauses that do not exist: {unknown:?}");
     let untested = clauses.difference(&tested).filter(|c| !WITHOUT_TEST.contains(&c.as_str()));
     let untested: Vec<_> = untested.collect();

@@ -23,7 +23,7 @@ mod message {
 mod units;
 
 use loom::cell::UnsafeCell;
-use loom::sync::Arc;
+use loom::sync::{Arc, Notify};
 use loom::thread;
 
 use self::atomic::{AtomicU32, AtomicU64};
@@ -32,13 +32,11 @@ use self::page::{
     Consumer, PageWords, Popped, Producer, PushError, QueueDirection, SLOT_SIZE, SLOTS,
 };
 
-/// Bounds the switches between threads that the processor forces, as loom's authors advise;
-/// voluntary ones are not bounded.
-const PREEMPTIONS: usize = 3;
-
-fn model(run: impl Fn() + Send + Sync + 'static) {
+/// Runs `run` through every interleaving with at most `preemptions` switches between threads that the
+/// scheduler forces, as loom's authors advise; voluntary switches have no bound.
+fn model(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(PREEMPTIONS);
+    builder.preemption_bound = Some(preemptions);
     builder.max_branches = 100_000;
     builder.check(run);
 }
@@ -74,7 +72,7 @@ fn pop(consumer: &mut Consumer, page: &PageWords, expected: u16) {
 /// A message that the consumer sees is whole, and messages come in the order in which they were
 /// sent.
 pub fn page_messages_arrive_whole_and_in_order() {
-    model(|| {
+    model(3, || {
         let page = page();
         let driver = Arc::clone(&page);
         let sender = thread::spawn(move || {
@@ -92,7 +90,7 @@ pub fn page_messages_arrive_whole_and_in_order() {
 /// producer writes it after it has pushed into the same slot, and loom fails unless one happens
 /// before the other.
 pub fn page_slots_are_reused_after_they_were_read() {
-    model(|| {
+    model(3, || {
         let page = page();
         let slot = Arc::new(UnsafeCell::new(()));
         let mut producer = Producer::new(QueueDirection::DriverToDevice);
@@ -115,9 +113,46 @@ pub fn page_slots_are_reused_after_they_were_read() {
     });
 }
 
+/// A producer that waits because the queue is full is signalled once a slot is free, also if the queue
+/// became full while the consumer read a slot.
+pub fn page_full_queue_is_signalled() {
+    model(2, || {
+        let page = page();
+        let signal = Arc::new(Notify::new());
+        let mut producer = Producer::new(QueueDirection::DriverToDevice);
+        let last = SLOTS as u16 + 1;
+        (1..=last - 2).for_each(|token| producer.push(&page, &message(token)).unwrap());
+        let (driver, wait) = (Arc::clone(&page), Arc::clone(&signal));
+        let sender = thread::spawn(move || {
+            for token in last - 1..=last {
+                while let Err(error) = producer.push(&driver, &message(token)) {
+                    assert_eq!(error, PushError::Full);
+                    wait.wait();
+                }
+            }
+        });
+        let mut consumer = Consumer::new(QueueDirection::DriverToDevice);
+        let (mut buffer, mut received) = ([0; SLOT_SIZE], 0);
+        while received < last {
+            match consumer.pop(&page, SLOT_SIZE, &mut buffer) {
+                Ok(Popped::Message { .. }) => received += 1,
+                Ok(Popped::Empty) => {
+                    // The end of a drain: a consumer sleeps now until the producer signals.
+                    if consumer.take_saw_full() {
+                        signal.notify();
+                    }
+                    thread::yield_now();
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        sender.join().unwrap();
+    });
+}
+
 /// Two processors never have the same unit, and one sees what the other did before it returned it.
 pub fn pool_units_have_one_owner() {
-    model(|| {
+    model(3, || {
         // All units but one are taken.
         let words = Arc::new([AtomicU64::new(u64::MAX << 1)]);
         let bytes = Arc::new(UnsafeCell::new(0_u32));

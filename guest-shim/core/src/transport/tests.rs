@@ -311,6 +311,18 @@ fn spec_4_5_device_that_filled_the_page_is_signalled() {
 }
 
 #[test]
+fn spec_1_5_broken_device_gets_no_message() {
+    let mut bench = Bench::new();
+    bench.send(Request::GetDeviceStatus).unwrap();
+    assert!(bench.device_takes().is_some());
+    bench.page[0x80 / 4].store(77, Ordering::Relaxed);
+    assert_eq!(bench.receive(), Received::Broken);
+    assert!(bench.driver.is_broken());
+    assert_eq!(bench.send(Request::GetDeviceStatus), Err(SendError::Broken));
+    assert!(bench.device_takes().is_none());
+}
+
+#[test]
 fn spec_4_4_impossible_producer_index_breaks_the_transport() {
     let mut bench = Bench::new();
     bench.page[0x080 / 4].store(u32::to_le(77), Ordering::Relaxed);
