@@ -259,7 +259,7 @@ void xvm_bounce_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
 	if (owner == XVM_DRIVER ? !shim_dma_device_writes(dir) :
 				  !shim_dma_device_reads(dir))
 		return;
-	if (shim_dma_release(address, size, &grants) ||
+	if (shim_dma_references(address, size, &grants) ||
 	    grants.first + grants.pages > xvm->dma.references)
 		return;
 	for (i = 0; i < grants.pages; i++) {

@@ -94,7 +94,7 @@ static dma_addr_t xvm_dma_grant(struct xvm_device *xvm, phys_addr_t phys,
 		xvm_dma_grant_page(xvm, first + i,
 				   xvm_dma_frame(dma, first, phys, i),
 				   plan.read_only);
-	atomic_add(plan.pages, &dma->requests);
+	atomic_add(plan.pages, &dma->mapped_pages);
 	return address;
 }
 
@@ -102,7 +102,7 @@ static dma_addr_t xvm_dma_grant(struct xvm_device *xvm, phys_addr_t phys,
 static bool xvm_dma_find_grants(struct xvm_device *xvm, dma_addr_t address, size_t size,
 				struct shim_grants *grants)
 {
-	if (!shim_dma_release(address, size, grants) &&
+	if (!shim_dma_references(address, size, grants) &&
 	    grants->first + grants->pages <= xvm->dma.references)
 		return true;
 	dev_alert(&xvm->xdev->dev, "%zu bytes at %pad were never mapped\n",
@@ -133,7 +133,7 @@ static void xvm_dma_revoke(struct xvm_device *xvm, dma_addr_t address, size_t si
 		return;
 	for (i = 0; i < grants.pages; i++)
 		xvm_dma_revoke_page(xvm, grants.first + i);
-	atomic_sub(grants.pages, &xvm->dma.requests);
+	atomic_sub(grants.pages, &xvm->dma.mapped_pages);
 }
 
 /* Whether the device gets physical addresses of buffers, for a test. */
@@ -451,7 +451,7 @@ int xvm_dma_open(struct xvm_device *xvm)
 	err = xvm_pool_open(xvm);
 	if (err)
 		goto close_bounce;
-	atomic_set(&dma->requests, 0);
+	atomic_set(&dma->mapped_pages, 0);
 	xvm->grant_in_use = false;
 	dev->platform_data = xvm;
 	set_dma_ops(dev, &xvm_dma_ops);
@@ -483,15 +483,15 @@ void xvm_dma_revoke_all(struct xvm_device *xvm)
 }
 
 /**
- * xvm_dma_requests() - pages of mapped buffers
+ * xvm_dma_mapped_pages() - pages of mapped buffers
  * @xvm: device
  *
  * Return: Number of pages, granted or in the pool.
  * Context: Any context.
  */
-unsigned int xvm_dma_requests(const struct xvm_device *xvm)
+unsigned int xvm_dma_mapped_pages(const struct xvm_device *xvm)
 {
-	return atomic_read(&xvm->dma.requests) + xvm_pool_in_use(xvm);
+	return atomic_read(&xvm->dma.mapped_pages) + xvm_pool_in_use(xvm);
 }
 
 /**

@@ -210,7 +210,7 @@ static u32 xvm_removal(struct xvm_device *xvm, enum shim_connection connection)
 {
 	if (READ_ONCE(xvm->bus.broken))
 		connection = SHIM_LOST;
-	return shim_removal(xvm->virtio->vdev.id.device, xvm_dma_requests(xvm),
+	return shim_removal(xvm->virtio->vdev.id.device, xvm_dma_mapped_pages(xvm),
 			    connection);
 }
 
@@ -241,7 +241,7 @@ static void xvm_abandon(struct xvm_device *xvm)
 		return;
 	dev_alert(&xvm->xdev->dev,
 		  "backend left requests unfinished (%u pages): whoever waits for them hangs, and %s stays dead until the guest reboots\n",
-		  xvm_dma_requests(xvm), dev_name(&xvm->virtio->vdev.dev));
+		  xvm_dma_mapped_pages(xvm), dev_name(&xvm->virtio->vdev.dev));
 	xvm->stuck = true;
 	__module_get(THIS_MODULE);
 	xvm_dma_revoke_all(xvm);
@@ -535,11 +535,11 @@ static int xvm_suspend(struct xenbus_device *xdev)
 	    !shim_waits_for_requests(xvm->virtio->vdev.id.device))
 		return 0;
 	if (!wait_event_timeout(xvm->finished,
-				!xvm_dma_requests(xvm) ||
+				!xvm_dma_mapped_pages(xvm) ||
 				READ_ONCE(xvm->bus.broken), FINISH_TIMEOUT))
 		dev_warn(&xdev->dev,
 			 "suspended with requests unfinished (%u pages): a restored guest loses the device until it reboots\n",
-			 xvm_dma_requests(xvm));
+			 xvm_dma_mapped_pages(xvm));
 	return 0;
 }
 

@@ -31,7 +31,7 @@ static void xvm_pool_add_chunk(struct xvm_device *xvm)
 		return;
 	err = xvm_chunk_share(xvm, number);
 	if (!err) {
-		shim_pool_open(pool->map, number + 1);
+		shim_pool_set_chunks(pool->map, number + 1);
 		return;
 	}
 	WRITE_ONCE(pool->limit, number);
@@ -137,7 +137,7 @@ void xvm_pool_stop(struct xvm_device *xvm)
 		return;
 	mutex_lock(&pool->lock);
 	pool->running = false;
-	shim_pool_open(pool->map, 0);
+	shim_pool_set_chunks(pool->map, 0);
 	mutex_unlock(&pool->lock);
 }
 

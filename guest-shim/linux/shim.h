@@ -325,14 +325,14 @@ int shim_dma_plan(u64 physical, u64 length, u32 direction,
 u64 shim_dma_address(u64 physical, u64 length, u32 first);
 
 /**
- * shim_dma_release() - grant references of a DMA address
+ * shim_dma_references() - grant references of a DMA address
  * @address: DMA address
  * @length: bytes
  * @grants: filled in
  *
  * Return: 0, or -EINVAL if shim_dma_address() cannot have made @address.
  */
-int shim_dma_release(u64 address, u64 length, struct shim_grants *grants);
+int shim_dma_references(u64 address, u64 length, struct shim_grants *grants);
 
 /**
  * shim_ring_plan() - plan how to grant a ring
@@ -473,11 +473,11 @@ void shim_pool_init(struct shim_pool *pool);
 u32 shim_pool_chunk_limit(u32 pages, u32 references);
 
 /**
- * shim_pool_open() - set how many chunks buffers may use
+ * shim_pool_set_chunks() - set how many chunks buffers may use
  * @pool: pool
  * @chunks: number of chunks, from the first on
  */
-void shim_pool_open(const struct shim_pool *pool, u32 chunks);
+void shim_pool_set_chunks(const struct shim_pool *pool, u32 chunks);
 
 /**
  * shim_pool_chunks() - number of chunks that buffers may use

@@ -96,7 +96,7 @@ struct xvm_dma {
 	unsigned long *reserved;	/* bitmap of the references of rings to grant */
 	unsigned int references;	/* bits in each */
 	atomic_t granted;		/* bits set in live */
-	atomic_t requests;		/* pages of mapped buffers outside the pool */
+	atomic_t mapped_pages;	/* pages of mapped buffers outside the pool */
 	struct xvm_bounce bounce;
 	struct xvm_pool pool;
 };
@@ -249,7 +249,7 @@ int xvm_dma_open(struct xvm_device *xvm);
 int xvm_dma_grant_ring(struct xvm_device *xvm, struct virtqueue *vq);
 void xvm_dma_revoke_all(struct xvm_device *xvm);
 void xvm_dma_close(struct xvm_device *xvm);
-unsigned int xvm_dma_requests(const struct xvm_device *xvm);
+unsigned int xvm_dma_mapped_pages(const struct xvm_device *xvm);
 unsigned int xvm_dma_outstanding(struct xvm_device *xvm);
 
 /* queue.c */

@@ -131,10 +131,10 @@ pub trait AccessPlatform: Send + 'static {
     /// [`CopyError`]; then some parts may have been copied.
     fn copy(
         &self,
-        way: CopyDirection,
+        direction: CopyDirection,
         parts: &mut dyn Iterator<Item = PagePart<'_>>,
     ) -> Option<Result<(), CopyError>> {
-        let _ = (way, parts);
+        let _ = (direction, parts);
         None
     }
 

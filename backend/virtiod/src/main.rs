@@ -18,9 +18,9 @@ use xen::Causes;
 use xen::DevXen;
 use xen_virtiod::config::{ConfigError, ConfigFile};
 use xen_virtiod::daemon::control::{self, ControlError, ControlSocket};
+use xen_virtiod::daemon::daemon_lock::{DaemonLock, LOCK, SoleError};
 use xen_virtiod::daemon::registry::Registry;
 use xen_virtiod::daemon::server::{Server, ServerError};
-use xen_virtiod::daemon::sole::{LOCK, Sole, SoleError};
 use xen_virtiod::domain::ByGrants;
 use xen_virtiod::tap::network::HostNetwork;
 
@@ -34,7 +34,7 @@ enum MainError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
-    Sole(#[from] SoleError),
+    DaemonLock(#[from] SoleError),
     #[error(transparent)]
     ControlSocket(#[from] ControlError),
     #[error("cannot wait for signals")]
@@ -83,7 +83,7 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     let config = ConfigFile::new(command_line.config.clone());
     // The daemon reads the file again for each device; an error now ends it at once.
     config.load()?;
-    let _sole = Sole::take(Path::new(LOCK))?;
+    let _sole = DaemonLock::take(Path::new(LOCK))?;
     let registry = Arc::new(Registry::default());
     let server =
         Server::new(ByGrants(DevXen), Arc::clone(&registry), config, Arc::new(HostNetwork))?;

@@ -163,7 +163,11 @@ impl GrantTable for SimGrants {
         Ok(SimPages { range, hypervisor, guest, references: references.to_vec() })
     }
 
-    fn copy(&self, way: CopyDirection, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
+    fn copy(
+        &self,
+        direction: CopyDirection,
+        segments: &[CopySegment<'_>],
+    ) -> Result<(), CopyError> {
         pause();
         let world = self.hypervisor.world();
         for segment in segments {
@@ -171,7 +175,7 @@ impl GrantTable for SimGrants {
                 return Err(CopyError::Beyond);
             }
             let grant = world.grants.entries.get(&(self.guest, segment.reference));
-            let needed = match way {
+            let needed = match direction {
                 CopyDirection::FromGuest => Access::ReadOnly,
                 CopyDirection::ToGuest => Access::ReadWrite,
             };
@@ -179,7 +183,7 @@ impl GrantTable for SimGrants {
             let grant = grant.filter(|grant| grant.allows(needed)).ok_or(refused)?;
             let mut bytes = vec![0; segment.here.len()];
             let offset = (grant.page * PAGE_SIZE as usize) as u64 + u64::from(segment.offset);
-            match way {
+            match direction {
                 CopyDirection::FromGuest => {
                     grant.memory.read_exact_at(&mut bytes, offset).unwrap();
                     segment.here.copy_from(&bytes);

@@ -164,8 +164,12 @@ impl GrantTable for Gntdev {
         })
     }
 
-    fn copy(&self, way: CopyDirection, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
-        copy::copy(&self.file, self.guest, way, segments)
+    fn copy(
+        &self,
+        direction: CopyDirection,
+        segments: &[CopySegment<'_>],
+    ) -> Result<(), CopyError> {
+        copy::copy(&self.file, self.guest, direction, segments)
     }
 }
 

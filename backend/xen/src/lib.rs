@@ -183,7 +183,8 @@ pub trait GrantTable: Send + 'static {
     ///
     /// # Errors
     /// [`CopyError`]; then some segments may have been copied.
-    fn copy(&self, way: CopyDirection, segments: &[CopySegment<'_>]) -> Result<(), CopyError>;
+    fn copy(&self, direction: CopyDirection, segments: &[CopySegment<'_>])
+    -> Result<(), CopyError>;
 }
 
 /// A failed operation on an event channel.

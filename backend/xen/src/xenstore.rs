@@ -5,7 +5,6 @@
 //!
 //! xenstored may die or hang, and the kernel then lets a request wait for ever. So each wait for an
 //! answer has a limit, after which the connection counts as lost ([`StoreError::is_lost`]).
-//! answer has a limit, after which the connection counts as lost ([`StoreError::is_lost`]).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};

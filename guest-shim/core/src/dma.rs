@@ -99,7 +99,7 @@ impl Plan {
 ///
 /// # Errors
 /// [`AddressError`] if [`Plan::address`] cannot have returned this address for this length.
-pub fn release(address: u64, length: u64) -> Result<GrantRange, AddressError> {
+pub fn references(address: u64, length: u64) -> Result<GrantRange, AddressError> {
     let range = GrantRange::decode(address, length)?;
     if range.pages > MAX_MAPPING_PAGES {
         return Err(AddressError::Overflow { address, length });
@@ -179,21 +179,21 @@ mod tests {
     }
 
     #[test]
-    fn release_returns_the_planned_references() {
+    fn references_are_the_planned_ones() {
         for (physical, length) in [(0x1000, 1), (0x1fff, 2), (0x5123, 70_000), (0, 4096)] {
             let plan = Plan::new(physical, length, DmaDirection::FromDevice).unwrap();
             let address = plan.address(GrantRef(77)).unwrap();
-            let range = release(address.encode(), length).unwrap();
+            let range = references(address.encode(), length).unwrap();
             assert_eq!(range.start.reference, GrantRef(77));
             assert_eq!(range.pages, plan.pages);
         }
     }
 
     #[test]
-    fn spec_3_2_only_grant_addresses_are_released() {
+    fn spec_3_2_only_grant_addresses_have_references() {
         let granted = GrantAddress::page(GrantRef(77)).encode();
-        assert!(matches!(release(0x1000, 1), Err(AddressError::Raw(_))));
-        assert!(matches!(release(granted, 0), Err(AddressError::Empty(_))));
-        assert!(matches!(release(granted, 1 << 40), Err(AddressError::Overflow { .. })));
+        assert!(matches!(references(0x1000, 1), Err(AddressError::Raw(_))));
+        assert!(matches!(references(granted, 0), Err(AddressError::Empty(_))));
+        assert!(matches!(references(granted, 1 << 40), Err(AddressError::Overflow { .. })));
     }
 }

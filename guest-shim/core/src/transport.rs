@@ -117,7 +117,7 @@ pub struct Transport {
     /// Size of the configuration space in bytes, once GET_DEVICE_INFO has returned it.
     config_size: Option<u32>,
     ping: Option<Ping>,
-    held_back: PendingQueues,
+    delayed: PendingQueues,
     counters: Counters,
     broken: bool,
     request: [u8; SLOT_SIZE],
@@ -137,7 +137,7 @@ impl Transport {
             generation: 0,
             config_size: None,
             ping: None,
-            held_back: PendingQueues::EMPTY,
+            delayed: PendingQueues::EMPTY,
             counters: Counters { malformed: 0, unexpected: 0 },
             broken: false,
             request: [0; SLOT_SIZE],
@@ -183,7 +183,7 @@ impl Transport {
             return Err(SendError::Broken);
         }
         match self.push_avail(page, index) {
-            Err(SendError::Full) if self.held_back.insert(index) => Ok(false),
+            Err(SendError::Full) if self.delayed.insert(index) => Ok(false),
             Err(SendError::Full) => Err(SendError::NoSuchQueue),
             pushed => pushed.map(|()| true),
         }
@@ -302,9 +302,9 @@ impl Transport {
                 Err(_) => {}
             }
         }
-        while let Some(index) = self.held_back.first() {
+        while let Some(index) = self.delayed.first() {
             match self.push_avail(page, index) {
-                Ok(()) => self.held_back.remove(index),
+                Ok(()) => self.delayed.remove(index),
                 Err(SendError::Broken) => return Received::Broken,
                 Err(_) => break,
             }

@@ -215,8 +215,9 @@ impl Consumer {
         Ok(if well_sized { Popped::Message { size } } else { Popped::Malformed { size } })
     }
 
-    /// Whether the queue was full when the consumer freed a slot since the last call, so that it must
-    /// signal the producer, which may wait for a free slot [4.5]. Callers drain the queue before this call.
+    /// Whether the queue was full when the consumer freed a slot since the last call, so that it
+    /// must signal the producer, which may wait for a free slot [4.5]. Callers drain the queue
+    /// before this call.
     pub fn take_saw_full(&mut self) -> bool {
         core::mem::take(&mut self.saw_full)
     }

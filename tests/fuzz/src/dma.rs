@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use guest_shim::bounce::Piece;
-use guest_shim::dma::{DmaDirection, MAX_MAPPING_PAGES, Plan, release};
+use guest_shim::dma::{DmaDirection, MAX_MAPPING_PAGES, Plan, references};
 use guest_shim::pool::{MAX_CHUNKS, MAX_POOLED_BYTES, Pool, PoolLocation, TakeError, find};
 use protocol::grant::{GrantRange, GrantRef, PAGE_SIZE};
 use protocol::pool::{DecodedAddress, PoolPage};
@@ -64,7 +64,7 @@ fn play(input: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Checks the plan of a buffer: its pieces cover it, and release returns the planned references.
+/// Checks the plan of a buffer: its pieces cover it, and `references` returns the planned ones.
 fn plan(physical: u64, length: u64, first: GrantRef) {
     for direction in [DmaDirection::ToDevice, DmaDirection::FromDevice, DmaDirection::Bidirectional]
     {
@@ -76,7 +76,7 @@ fn plan(physical: u64, length: u64, first: GrantRef) {
         let within = |piece: &Piece| u64::from(piece.offset + piece.length) <= PAGE_SIZE;
         assert!(pieces.iter().all(within));
         let Some(address) = plan.address(first) else { continue };
-        let Ok(range) = release(address.encode(), length) else {
+        let Ok(range) = references(address.encode(), length) else {
             assert!(first.0 < protocol::grant::TOOLSTACK_REFERENCES, "{address:?}");
             continue;
         };
@@ -87,7 +87,7 @@ fn plan(physical: u64, length: u64, first: GrantRef) {
 
 /// Checks that a decoded address encodes to the same address, and that its range has valid pages.
 fn decode(address: u64, length: u64) {
-    let _ = release(address, length);
+    let _ = references(address, length);
     let _ = find(address, length);
     match DecodedAddress::decode(address, length) {
         Ok(DecodedAddress::Granted(range)) => {

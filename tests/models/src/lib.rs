@@ -32,8 +32,8 @@ use self::page::{
     Consumer, PageWords, Popped, Producer, PushError, QueueDirection, SLOT_SIZE, SLOTS,
 };
 
-/// Runs `run` through every interleaving with at most `preemptions` switches between threads that the
-/// scheduler forces, as loom's authors advise; voluntary switches have no bound.
+/// Runs `run` through every interleaving with at most `preemptions` switches between threads that
+/// the scheduler forces, as loom's authors advise; voluntary switches have no bound.
 fn model(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -113,8 +113,8 @@ pub fn page_slots_are_reused_after_they_were_read() {
     });
 }
 
-/// A producer that waits because the queue is full is signalled once a slot is free, also if the queue
-/// became full while the consumer read a slot.
+/// A producer that waits because the queue is full is signalled once a slot is free, also if the
+/// queue became full while the consumer read a slot.
 pub fn page_full_queue_is_signalled() {
     model(2, || {
         let page = page();

@@ -51,7 +51,7 @@ pub enum ReceivedMessage<'b> {
 /// The device's end of the message page.
 pub struct Channel<P> {
     page: P,
-    _room: Reservation,
+    _reservation: Reservation,
     port: LocalPort,
     from_driver: Consumer,
     to_driver: Producer,
@@ -78,7 +78,7 @@ impl<P: AsRef<MappedRange>> Channel<P> {
         stats.grants_mapped.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
             page,
-            _room: reservation,
+            _reservation: reservation,
             port,
             from_driver: Consumer::new(QueueDirection::DriverToDevice),
             to_driver: Producer::new(QueueDirection::DeviceToDriver),

@@ -190,7 +190,7 @@ impl<S: XenStore> Keys<S> {
     /// Removes the backend's directory, if the toolstack still requests the removal.
     pub fn remove(&mut self) -> Result<(), StoreError> {
         match self.toolstack(XenbusState::Closed)? {
-            Toolstack::Leaving => self.store.remove(&self.backend.to_string()),
+            Toolstack::Remove => self.store.remove(&self.backend.to_string()),
             Toolstack::Online | Toolstack::Gone => Ok(()),
         }
     }
@@ -210,7 +210,7 @@ impl<S: XenStore> Keys<S> {
         };
         let asked = state.trim() == "5" && own != XenbusState::Closing;
         let offline = self.backend("online")?.is_some_and(|online| online.trim() == "0");
-        Ok(if asked || offline { Toolstack::Leaving } else { Toolstack::Online })
+        Ok(if asked || offline { Toolstack::Remove } else { Toolstack::Online })
     }
 
     /// Writes the negotiation keys, with these bus features [2.3], and removes the error of an

@@ -11,7 +11,7 @@ use crate::Causes;
 use xen::{StoreError, Xen};
 
 /// Interval at which the caller checks whether the thread has connected.
-pub const LOOK: Duration = Duration::from_millis(20);
+pub const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The result of [`reconnect`].
 pub enum Reconnected<S> {
@@ -24,7 +24,7 @@ pub enum Reconnected<S> {
 }
 
 /// Makes a connection with `watches`. Calls `meanwhile` until it is made; each call does other work
-/// for about [`LOOK`] and returns whether to continue.
+/// for about [`CHECK_INTERVAL`] and returns whether to continue.
 ///
 /// # Errors
 /// The errors of `meanwhile`.

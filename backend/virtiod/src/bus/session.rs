@@ -18,7 +18,7 @@ use super::connection;
 use super::connection::{BoxedDevice, Connection, ConnectionError, OpenError};
 use super::keys::{DevicePath, KeyError, Keys, Remover};
 use super::pending_states::PendingStates;
-use super::reconnection::{LOOK, Reconnected, reconnect};
+use super::reconnection::{CHECK_INTERVAL, Reconnected, reconnect};
 use super::state::{self, Action, State};
 use crate::Causes;
 use crate::backoff::Backoff;
@@ -229,7 +229,7 @@ impl<X: Domain> Session<X> {
     /// if the daemon ends.
     fn reconnect(&mut self) -> Result<bool, SessionError> {
         let (xen, watches) = (self.xen.clone(), self.keys.watches());
-        match reconnect(xen, watches, || self.serve_until(Instant::now() + LOOK))? {
+        match reconnect(xen, watches, || self.serve_until(Instant::now() + CHECK_INTERVAL))? {
             Reconnected::Yes(store) => self.keys.reconnect(store),
             Reconnected::No => {}
             Reconnected::Ended => {

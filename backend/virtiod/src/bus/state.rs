@@ -8,7 +8,7 @@ pub enum Toolstack {
     /// The backend shall serve the device.
     Online,
     /// The backend shall end the device: `online` is 0, or the toolstack set the state to 5 [2.8].
-    Leaving,
+    Remove,
     /// The backend's directory is gone.
     Gone,
 }
@@ -52,7 +52,7 @@ pub enum Action {
 pub fn next(state: State, frontend: XenbusState, toolstack: Toolstack) -> Action {
     use XenbusState::{Closed, Closing, Connected, Initialised, Initialising, Unknown};
     match (toolstack, state, frontend) {
-        (Toolstack::Gone | Toolstack::Leaving, _, _) => Action::End,
+        (Toolstack::Gone | Toolstack::Remove, _, _) => Action::End,
         (Toolstack::Online, State::Idle, _) => Action::Offer,
         (Toolstack::Online, State::Offered, Initialised) => Action::Connect,
         // The frontend could not offer its message page: its domain lacks some resource.
@@ -91,7 +91,7 @@ mod tests {
     fn spec_2_8_toolstack_ends_the_device_in_any_frontend_state() {
         for state in STATES {
             for frontend in FRONTENDS {
-                assert_eq!(next(state, frontend, Toolstack::Leaving), Action::End);
+                assert_eq!(next(state, frontend, Toolstack::Remove), Action::End);
                 assert_eq!(next(state, frontend, Toolstack::Gone), Action::End);
             }
         }

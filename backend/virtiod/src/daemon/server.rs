@@ -23,7 +23,7 @@ use self::retries::Retries;
 use super::same_address::warn_of_same_address;
 use crate::Causes;
 use crate::backoff::Backoff;
-use crate::bus::reconnection::{LOOK, Reconnected, reconnect};
+use crate::bus::reconnection::{CHECK_INTERVAL, Reconnected, reconnect};
 use crate::bus::session::{Context, Origin, Session};
 use crate::bus::{DevicePath, Keys, Toolstack, Watches, keys};
 use crate::config::ConfigFile;
@@ -89,7 +89,7 @@ enum ThreadOutcome {
     /// The device cannot be served now, but may be later.
     Failed,
     /// The device was not served, and the thread could not report that to the toolstack.
-    Untold(StoreError),
+    Unreported(StoreError),
 }
 
 /// All devices of this domain.
@@ -149,12 +149,13 @@ impl<X: Domain> Server<X> {
         let running = std::mem::take(&mut self.running);
         // All threads are notified before the first is joined: they end in parallel.
         let stopping = running.into_iter().filter_map(|(path, running)| {
-            let told = running.stop.write(1);
-            told.inspect_err(
-                |error| tracing::error!(%path, "cannot stop the device: {}", Causes(error)),
-            )
-            .is_ok()
-            .then_some((path, running.thread))
+            let reported = running.stop.write(1);
+            reported
+                .inspect_err(
+                    |error| tracing::error!(%path, "cannot stop the device: {}", Causes(error)),
+                )
+                .is_ok()
+                .then_some((path, running.thread))
         });
         for (path, thread) in stopping.collect::<Vec<_>>() {
             // `join` logs a panic, and no device is left to refuse.
@@ -206,7 +207,7 @@ impl<X: Domain> Server<X> {
     fn reconnect(&mut self, stop: &impl AsFd) -> Result<bool, ServerError> {
         let xen = self.xen.clone();
         let meanwhile = || {
-            let stopped = self.wait(stop, None, LOOK)?;
+            let stopped = self.wait(stop, None, CHECK_INTERVAL)?;
             self.reap();
             Ok::<_, ServerError>(!stopped)
         };
@@ -250,7 +251,7 @@ impl<X: Domain> Server<X> {
                     (Err(_), _) => self.close_after_panic(&path),
                     (Ok(()), ThreadOutcome::Over) => {}
                     (Ok(()), ThreadOutcome::Failed) => self.failed.note(&path, Instant::now()),
-                    (Ok(()), ThreadOutcome::Untold(error)) => {
+                    (Ok(()), ThreadOutcome::Unreported(error)) => {
                         self.refuse(&path, origin, &stats, &error);
                     }
                 }
@@ -273,13 +274,14 @@ impl<X: Domain> Server<X> {
         stats.log.line(Level::ERROR, format_args!("{path}: device refused: {}", Causes(&error)));
         stats.fail(error);
         let reason = Causes(&error).to_string();
-        let told = match origin {
+        let reported = match origin {
             Origin::New => keys::refuse(&mut self.store, path, &reason),
             Origin::Left => keys::set_error(&mut self.store, path, &reason),
         };
-        if let Err(error) = told {
-            let untold = format_args!("{path}: cannot report to the toolstack: {}", Causes(&error));
-            stats.log.line(Level::ERROR, untold);
+        if let Err(error) = reported {
+            let unreported =
+                format_args!("{path}: cannot report to the toolstack: {}", Causes(&error));
+            stats.log.line(Level::ERROR, unreported);
         }
     }
 
@@ -310,7 +312,7 @@ impl<X: Domain> Server<X> {
                     there.insert(path.clone());
                     match self.start_if_waiting(path) {
                         Err(error) if error.is_lost() => return Err(error),
-                        considered => outcome = outcome.and(considered),
+                        started => outcome = outcome.and(started),
                     }
                 }
             }
@@ -371,14 +373,14 @@ impl<X: Domain> Server<X> {
         let (ending, woken) = (self.ending.clone(), Arc::clone(&self.woken));
         let body = move || {
             // Dropped last, also in a panic: notifies the server that the thread ends.
-            let mut farewell =
+            let mut exit_guard =
                 ExitGuard { path: place.clone(), outcome: ThreadOutcome::Over, ending, woken };
             let span = tracing::info_span!("device", guest = place.guest.0, name = place.name());
             let ran = span.in_scope(|| {
                 let place = NewDevice { path: place, origin, guest };
                 run_device(xen, place, stopped, &config, &*network, &registry, &counted)
             });
-            farewell.outcome = ran.unwrap_or_else(ThreadOutcome::Untold);
+            exit_guard.outcome = ran.unwrap_or_else(ThreadOutcome::Unreported);
         };
         let name = format!("{}-{}", path.guest.0, path.number);
         let thread = thread::Builder::new().name(name).spawn(body).map_err(StartError::Thread)?;
@@ -416,7 +418,7 @@ fn run_device<X: Domain>(
             Ok(device) => Some(device),
             Err(error) => return refuse(&mut keys, origin, &error, stats),
         },
-        Toolstack::Leaving | Toolstack::Gone => None,
+        Toolstack::Remove | Toolstack::Gone => None,
     };
     warn_of_same_address(registry, &path, stats);
     stats.update(|state| {
@@ -470,8 +472,8 @@ impl Drop for ExitGuard {
         // Both fail only if the server is gone; then nobody waits.
         let outcome = std::mem::replace(&mut self.outcome, ThreadOutcome::Over);
         let ended = Ended { path: self.path.clone(), outcome };
-        let told = self.ending.send(ended).is_ok();
-        if told && self.woken.write(1).is_err() {
+        let reported = self.ending.send(ended).is_ok();
+        if reported && self.woken.write(1).is_err() {
             tracing::error!(path = %self.path, "cannot wake up the server");
         }
     }

@@ -167,8 +167,8 @@ impl Block {
         let batch = &waiting.requests;
         let written = task.as_ref().map_or(0, Task::written);
         let served =
-            queues.process_fetched(index, batch, written, |requests, memory, answers| {
-                self.serve_batch(requests, task, memory, answers, &deadline)
+            queues.process_fetched(index, batch, written, |requests, memory, completions| {
+                self.serve_batch(requests, task, memory, completions, &deadline)
             })?;
         queues.reschedule(index);
         let mut rest = keep_unanswered(queues, waiting.requests, &served);
@@ -232,7 +232,7 @@ impl Block {
         requests: &[VirtioRequest],
         task: Option<Task>,
         memory: &M,
-        answers: &mut Completions<'_>,
+        completions: &mut Completions<'_>,
         deadline: &Deadline,
     ) -> Result<BatchOutcome, Fault> {
         let mut batch = [const { None }; BATCH];
@@ -256,7 +256,7 @@ impl Block {
                 }
                 continue;
             }
-            self.answer(request, parsed, outcome.map(drop), memory, answers)?;
+            self.answer(request, parsed, outcome.map(drop), memory, completions)?;
             served.answered |= 1 << number;
             if !moved.has(number) && !served.is_whole() && deadline.is_over() {
                 progress = Progress::Unfinished;
@@ -355,14 +355,14 @@ impl Block {
         parsed: Parsed<'_, '_>,
         outcome: Result<(), TargetError>,
         memory: &M,
-        answers: &mut Completions<'_>,
+        completions: &mut Completions<'_>,
     ) -> Result<(), Fault> {
         let status = self.status(outcome, memory)?;
         self.count(&parsed.request, status);
         parsed.status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[status as u8]));
         memory.copied(STATUS_SIZE.into());
         let data = if status == BlockStatus::Ok { parsed.request.bytes_in() } else { 0 };
-        answers.push(request, data + STATUS_SIZE);
+        completions.push(request, data + STATUS_SIZE);
         Ok(())
     }
 

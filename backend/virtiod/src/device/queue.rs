@@ -243,9 +243,9 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         limit: usize,
         mut serve: impl FnMut(&VirtioRequest, &M) -> Result<u32, Fault>,
     ) -> Result<(), Fault> {
-        self.process_batch(index, limit, |requests, memory, answers| {
+        self.process_batch(index, limit, |requests, memory, completions| {
             requests.iter().try_for_each(|request| {
-                answers.push(request, serve(request, memory)?);
+                completions.push(request, serve(request, memory)?);
                 Ok(())
             })
         })
@@ -292,8 +292,8 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         self.prepare_rest(requests, written);
         let mut done = std::mem::take(&mut self.request_pool.done);
         done.clear();
-        let mut answers = Completions { done: &mut done, bytes: &mut self.summary.bytes };
-        let outcome = serve(requests, self.memory, &mut answers);
+        let mut completions = Completions { done: &mut done, bytes: &mut self.summary.bytes };
+        let outcome = serve(requests, self.memory, &mut completions);
         self.give_back(index, &done)?;
         self.request_pool.done = done;
         outcome

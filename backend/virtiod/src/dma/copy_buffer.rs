@@ -24,7 +24,7 @@ struct CopiedBuffer {
     access: Access,
     at: usize,
     /// Whether the device accessed the buffer. A buffer that it did not access is not copied back.
-    reached: Cell<bool>,
+    accessed: Cell<bool>,
 }
 
 impl CopiedBuffer {
@@ -33,11 +33,11 @@ impl CopiedBuffer {
         (self.access, self.range.address)
     }
 
-    /// Whether the hypervisor copies the buffer in direction `way`.
-    fn goes(&self, way: CopyDirection) -> bool {
-        match way {
+    /// Whether the hypervisor copies the buffer in this direction.
+    fn goes(&self, direction: CopyDirection) -> bool {
+        match direction {
             CopyDirection::FromGuest => self.access == Access::ReadOnly,
-            CopyDirection::ToGuest => self.access == Access::ReadWrite && self.reached.get(),
+            CopyDirection::ToGuest => self.access == Access::ReadWrite && self.accessed.get(),
         }
     }
 }
@@ -63,13 +63,13 @@ impl CopyBuffer {
         let buffers = read.chain(write).map(|(range, access)| {
             let at = length;
             length += range.length as usize;
-            CopiedBuffer { range, access, at, reached: Cell::new(false) }
+            CopiedBuffer { range, access, at, accessed: Cell::new(false) }
         });
         let mut buffers: Vec<_> = buffers.collect();
         buffers.sort_unstable_by_key(|buffer| (buffer.key(), buffer.range.length));
-        let staged = Self { staging: Staging::new(length), buffers };
-        let copied = staged.copy(platform, CopyDirection::FromGuest)?;
-        copied.is_ok().then_some(staged)
+        let copies = Self { staging: Staging::new(length), buffers };
+        let copied = copies.copy(platform, CopyDirection::FromGuest)?;
+        copied.is_ok().then_some(copies)
     }
 
     /// Returns the bytes of `range` if a buffer for that access contains all of them. If buffers
@@ -83,7 +83,7 @@ impl CopyBuffer {
         if skipped.checked_add(range.length)? > buffer.range.length {
             return None;
         }
-        buffer.reached.set(true);
+        buffer.accessed.set(true);
         self.staging.as_ref().slice(buffer.at + skipped as usize, range.length as usize)
     }
 
@@ -107,11 +107,11 @@ impl CopyBuffer {
     fn copy<P: AccessPlatform>(
         &self,
         platform: &P,
-        way: CopyDirection,
+        direction: CopyDirection,
     ) -> Option<Result<(), CopyError>> {
-        let buffers = self.buffers.iter().filter(|buffer| buffer.goes(way));
+        let buffers = self.buffers.iter().filter(|buffer| buffer.goes(direction));
         let mut parts = buffers.flat_map(|buffer| self.parts(buffer));
-        platform.copy(way, &mut parts)
+        platform.copy(direction, &mut parts)
     }
 
     /// Splits a buffer at page boundaries.

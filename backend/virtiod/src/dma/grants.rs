@@ -41,7 +41,7 @@ impl<G: GrantTable> AccessPlatform for GrantPlatform<G> {
 
     fn copy(
         &self,
-        way: CopyDirection,
+        direction: CopyDirection,
         parts: &mut dyn Iterator<Item = PagePart<'_>>,
     ) -> Option<Result<(), CopyError>> {
         let segments: Vec<_> = parts
@@ -51,7 +51,7 @@ impl<G: GrantTable> AccessPlatform for GrantPlatform<G> {
                 here,
             })
             .collect();
-        Some(if segments.is_empty() { Ok(()) } else { self.0.copy(way, &segments) })
+        Some(if segments.is_empty() { Ok(()) } else { self.0.copy(direction, &segments) })
     }
 
     fn offered(&self) -> u64 {

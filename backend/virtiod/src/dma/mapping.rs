@@ -28,7 +28,7 @@ pub(super) struct Mapping<P> {
     pages: P,
     count: u64,
     runs: Vec<PageRun>,
-    _room: Reservation,
+    _reservation: Reservation,
     stats: Arc<DeviceStats>,
 }
 
@@ -52,7 +52,7 @@ impl<P> Mapping<P> {
         runs.sort_unstable_by_key(|run| (run.address, run.length));
         let count = offset / PAGE_SIZE;
         stats.grants_mapped.fetch_add(count, Ordering::Relaxed);
-        Self { pages, count, runs, _room: room, stats }
+        Self { pages, count, runs, _reservation: room, stats }
     }
 }
 

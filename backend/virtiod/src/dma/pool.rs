@@ -59,7 +59,7 @@ struct Chunk<P> {
     first: u32,
     count: u32,
     pages: P,
-    _room: Reservation,
+    _reservation: Reservation,
 }
 
 /// All pages that one driver shared.
@@ -119,7 +119,7 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
         // Each chunk has at least one page, so MAX_POOL_PAGES bounds the number of chunks.
         let position = self.chunks.len() as u16;
         self.pages = all;
-        self.chunks.push(Chunk { first: first.0, count, pages, _room: room });
+        self.chunks.push(Chunk { first: first.0, count, pages, _reservation: room });
         self.table.resize(self.table.len().max(end), None);
         self.table.iter_mut().take(end).skip(start).for_each(|entry| *entry = Some(position));
         DeviceStats::count(&self.stats.maps);

@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use nix::libc::{self, c_int, c_uint};
 
-use super::ioctl::{self, InterfaceRequest};
+use super::ioctl::{self, IfReq};
 use super::name::InterfaceName;
 use crate::device::Gather;
 use crate::device::net::QueuePairs;
@@ -56,7 +56,7 @@ impl Tap {
     }
 
     fn set_queue(&self, queue: usize, flag: c_int) -> io::Result<()> {
-        ioctl::set_queue(self.queue(queue)?.as_fd(), &InterfaceRequest::new("", flag))
+        ioctl::set_queue(self.queue(queue)?.as_fd(), &IfReq::new("", flag))
     }
 
     /// Lets the kernel pass packets that still need these offloads, and no others.
@@ -103,7 +103,7 @@ fn open_queue(name: &InterfaceName, flags: c_int) -> io::Result<File> {
     let file =
         OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE)?;
     let fd = file.as_fd();
-    ioctl::set_interface(fd, InterfaceRequest::new(name.as_str(), flags))?;
+    ioctl::set_interface(fd, IfReq::new(name.as_str(), flags))?;
     ioctl::set_header_size(fd, HEADER_SIZE as c_int)?;
     ioctl::set_little_endian(fd)?;
     Ok(file)

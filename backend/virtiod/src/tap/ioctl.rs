@@ -1,5 +1,5 @@
-//! Safe wrappers of the ioctls of `/dev/net/tun` (Linux `include/uapi/linux/if_tun.h`). The
-//! daemon's only unsafe code.
+//! Safe wrappers of the ioctls of `/dev/net/tun` (Linux `include/uapi/linux/if_tun.h`). This
+//! crate's only unsafe code.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -8,16 +8,16 @@ use nix::libc::{self, c_int, c_short};
 
 /// `struct ifreq`; these ioctls use its name and flags.
 #[repr(C)]
-pub(super) struct InterfaceRequest {
+pub(super) struct IfReq {
     name: [u8; libc::IFNAMSIZ],
     flags: c_short,
     padding: [u8; 22],
 }
 
 // The kernel copies the whole structure.
-const _: () = assert!(size_of::<InterfaceRequest>() == size_of::<libc::ifreq>());
+const _: () = assert!(size_of::<IfReq>() == size_of::<libc::ifreq>());
 
-impl InterfaceRequest {
+impl IfReq {
     /// Returns a request with `name`, truncated if it is too long, and `flags`.
     pub(super) fn new(name: &str, flags: c_int) -> Self {
         let mut request =
@@ -30,27 +30,19 @@ impl InterfaceRequest {
 }
 
 mod raw {
-    use super::{InterfaceRequest, c_int};
+    use super::{IfReq, c_int};
 
     const INT: usize = size_of::<c_int>();
 
-    nix::ioctl_readwrite_bad!(
-        set_interface,
-        nix::request_code_write!(b'T', 202, INT),
-        InterfaceRequest
-    );
+    nix::ioctl_readwrite_bad!(set_interface, nix::request_code_write!(b'T', 202, INT), IfReq);
     nix::ioctl_write_int_bad!(set_offload, nix::request_code_write!(b'T', 208, INT));
     nix::ioctl_write_ptr_bad!(set_header_size, nix::request_code_write!(b'T', 216, INT), c_int);
-    nix::ioctl_write_ptr_bad!(
-        set_queue,
-        nix::request_code_write!(b'T', 217, INT),
-        InterfaceRequest
-    );
+    nix::ioctl_write_ptr_bad!(set_queue, nix::request_code_write!(b'T', 217, INT), IfReq);
     nix::ioctl_write_ptr_bad!(set_little_endian, nix::request_code_write!(b'T', 220, INT), c_int);
 }
 
 /// `TUNSETIFF`: makes the file a queue of an interface.
-pub(super) fn set_interface(fd: BorrowedFd<'_>, mut request: InterfaceRequest) -> io::Result<()> {
+pub(super) fn set_interface(fd: BorrowedFd<'_>, mut request: IfReq) -> io::Result<()> {
     // SAFETY: the ioctl reads and writes one struct ifreq, which has the request's size. This
     // function owns the request, which lives past the call.
     unsafe { raw::set_interface(fd.as_raw_fd(), &mut request) }?;
@@ -72,7 +64,7 @@ pub(super) fn set_header_size(fd: BorrowedFd<'_>, size: c_int) -> io::Result<()>
 }
 
 /// `TUNSETQUEUE`: attaches or detaches a queue, by the request's flags.
-pub(super) fn set_queue(fd: BorrowedFd<'_>, request: &InterfaceRequest) -> io::Result<()> {
+pub(super) fn set_queue(fd: BorrowedFd<'_>, request: &IfReq) -> io::Result<()> {
     // SAFETY: the ioctl reads one struct ifreq, which has the request's size and lives past the
     // call.
     unsafe { raw::set_queue(fd.as_raw_fd(), request) }?;

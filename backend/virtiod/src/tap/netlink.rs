@@ -13,7 +13,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use super::name::InterfaceName;
 
 /// Maximum number of notifications that one call reads; others keep the socket readable.
-const NOTICES_A_TURN: usize = 64;
+const NOTICE_BUDGET: usize = 64;
 
 /// The current state of an interface.
 #[derive(Clone, Copy, Debug)]
@@ -139,7 +139,7 @@ impl Monitor {
 
     /// Takes pending notifications; returns whether there were any.
     pub(super) fn take_changes(&self) -> io::Result<bool> {
-        for taken in 0..NOTICES_A_TURN {
+        for taken in 0..NOTICE_BUDGET {
             // The kernel truncates the notification to one byte, which nobody reads.
             let mut first = [0; 1];
             match self.0.recv(&mut first.as_mut_slice(), 0) {

@@ -22,12 +22,12 @@ use crate::{CopyDirection, CopyError, CopySegment, DomId};
 pub(super) fn copy(
     file: &File,
     guest: DomId,
-    way: CopyDirection,
+    direction: CopyDirection,
     segments: &[CopySegment<'_>],
 ) -> Result<(), CopyError> {
     let mut raw = segments
         .iter()
-        .map(|segment| raw_segment(guest, way, segment))
+        .map(|segment| raw_segment(guest, direction, segment))
         .collect::<Result<Vec<_>, _>>()?;
     let count = u32::try_from(raw.len()).map_err(|_| CopyError::Beyond)?;
     let request = GrantCopy { count, segments: raw.as_mut_ptr() };
@@ -49,7 +49,7 @@ pub(super) fn copy(
 
 fn raw_segment(
     guest: DomId,
-    way: CopyDirection,
+    direction: CopyDirection,
     segment: &CopySegment<'_>,
 ) -> Result<IoctlCopySegment, CopyError> {
     let end = usize::from(segment.offset) + segment.here.len();
@@ -59,7 +59,7 @@ fn raw_segment(
         foreign: Foreign { reference: segment.reference.0, offset: segment.offset, domid: guest.0 },
     };
     let here = CopyPointer { virt: segment.here.ptr_guard_mut().as_ptr() };
-    let (source, dest, flags) = match way {
+    let (source, dest, flags) = match direction {
         CopyDirection::FromGuest => (foreign, here, COPY_SOURCE_GREF),
         CopyDirection::ToGuest => (here, foreign, COPY_DEST_GREF),
     };

@@ -94,12 +94,12 @@ pub(crate) extern "C" fn shim_dma_address(physical: u64, length: u64, first: u32
 /// # Safety
 /// `grants` points to a writable `struct shim_grants`.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn shim_dma_release(
+pub(crate) unsafe extern "C" fn shim_dma_references(
     address: u64,
     length: u64,
     grants: *mut ShimGrants,
 ) -> c_int {
-    let Ok(range) = dma::release(address, length) else {
+    let Ok(range) = dma::references(address, length) else {
         return EINVAL;
     };
     // SAFETY: the caller guarantees a writable `struct shim_grants`.

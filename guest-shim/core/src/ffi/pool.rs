@@ -75,7 +75,7 @@ pub(crate) extern "C" fn shim_pool_chunk_limit(pages: u32, references: u32) -> u
 /// # Safety
 /// `shim_pool_init` set `pool` up.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn shim_pool_open(pool: *const Pool, chunks: u32) {
+pub(crate) unsafe extern "C" fn shim_pool_set_chunks(pool: *const Pool, chunks: u32) {
     // SAFETY: the caller guarantees a pool that `shim_pool_init` set up. All of its fields are
     // atomics, so that concurrent calls may share it.
     unsafe { &*pool }.open(chunks);
@@ -87,7 +87,7 @@ pub(crate) unsafe extern "C" fn shim_pool_open(pool: *const Pool, chunks: u32) {
 /// `shim_pool_init` set `pool` up.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_pool_chunks(pool: *const Pool) -> u32 {
-    // SAFETY: as in `shim_pool_open`.
+    // SAFETY: as in `shim_pool_set_chunks`.
     unsafe { &*pool }.chunks()
 }
 
@@ -103,7 +103,7 @@ pub(crate) unsafe extern "C" fn shim_pool_take(
     processor: u32,
     location: *mut ShimLocation,
 ) -> c_int {
-    // SAFETY: as in `shim_pool_open`.
+    // SAFETY: as in `shim_pool_set_chunks`.
     let taken = match unsafe { &*pool }.take(length, processor) {
         Ok(taken) => taken,
         Err(TakeError::Unfit) => return EINVAL,
@@ -124,7 +124,7 @@ pub(crate) unsafe extern "C" fn shim_pool_give_back(
     address: u64,
     length: u64,
 ) -> c_int {
-    // SAFETY: as in `shim_pool_open`.
+    // SAFETY: as in `shim_pool_set_chunks`.
     let pool = unsafe { &*pool };
     let returned = pool::find(address, length).and_then(|location| pool.give_back(location).ok());
     returned.map_or(EINVAL, |()| 0)
@@ -136,7 +136,7 @@ pub(crate) unsafe extern "C" fn shim_pool_give_back(
 /// `shim_pool_init` set `pool` up.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn shim_pool_in_use(pool: *const Pool) -> u32 {
-    // SAFETY: as in `shim_pool_open`.
+    // SAFETY: as in `shim_pool_set_chunks`.
     unsafe { &*pool }.in_use()
 }
 

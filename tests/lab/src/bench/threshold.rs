@@ -23,7 +23,7 @@ enum Part {
 const EMULATED: &[&str] = &["ide", "ahci", "nvme"];
 
 /// The thresholds. If several apply to a task, the highest counts.
-const BARS: &[Threshold] = &[
+const THRESHOLDS: &[Threshold] = &[
     Threshold { servers: &["blkback"], works: Part::Any, least: 1.0 },
     Threshold { servers: &["blkback"], works: Part::Contains("-4k-qd32"), least: 1.3 },
     Threshold { servers: EMULATED, works: Part::Contains("-4k"), least: 5.0 },
@@ -51,7 +51,8 @@ impl Part {
 
 /// Returns the threshold for a task and a server, if there is one.
 pub(crate) fn least(task: &Task, server: &str) -> Option<f64> {
-    BARS.iter()
+    THRESHOLDS
+        .iter()
         .filter(|threshold| threshold.servers.contains(&server) && threshold.works.has(&task.work))
         .map(|threshold| threshold.least)
         .max_by(f64::total_cmp)

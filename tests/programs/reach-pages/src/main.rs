@@ -20,7 +20,7 @@ const PAGE: usize = PAGE_SIZE as usize;
 /// per second.
 #[derive(Debug, Parser)]
 struct CommandLine {
-    way: Method,
+    direction: Method,
     /// Duration of the measurement.
     milliseconds: u64,
     /// Domain ID of the guest that granted the pages.
@@ -61,7 +61,7 @@ fn run(line: &CommandLine) -> Result<()> {
         bytes.clone()
     };
     bytes.fill(0);
-    let rate = match line.way {
+    let rate = match line.direction {
         Method::Mapped => {
             let pages = gntdev.map(&references, Access::ReadOnly)?;
             count(line, || read(pages.as_ref(), &mut bytes))?

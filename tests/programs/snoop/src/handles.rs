@@ -60,12 +60,16 @@ impl<G: GrantTable> GrantTable for SnoopGrants<G> {
 
     /// Maps and searches each page as a whole before the copy: a backend that may copy a page may
     /// also map it.
-    fn copy(&self, way: CopyDirection, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
+    fn copy(
+        &self,
+        direction: CopyDirection,
+        segments: &[CopySegment<'_>],
+    ) -> Result<(), CopyError> {
         for segment in segments {
             // A page that cannot be mapped cannot be searched; the copy reports the error.
             drop(self.map(&[segment.reference], Access::ReadOnly));
         }
-        self.grants.copy(way, segments)
+        self.grants.copy(direction, segments)
     }
 }
 

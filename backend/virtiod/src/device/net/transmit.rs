@@ -32,16 +32,16 @@ impl Transmitter {
         &mut self,
         index: usize,
         queues: &mut QueueContext<'_, M>,
-        mut way: PacketSink<'_>,
+        mut sink: PacketSink<'_>,
         stats: &DeviceStats,
     ) -> Result<(), Fault> {
         queues.process_batch(index, BATCH, |requests, memory, answers| {
-            let exchanged = send_batch(requests, memory, &mut way);
+            let exchanged = send_batch(requests, memory, &mut sink);
             for (number, request) in requests.iter().enumerate() {
                 let length = request.readable().length();
                 let sent = match exchanged.as_ref().and_then(|exchanged| exchanged.of(number)) {
                     Some(sent) => sent.is_ok_and(|sent| sent as u64 == length),
-                    None => self.send(request, memory, &mut way)?,
+                    None => self.send(request, memory, &mut sink)?,
                 };
                 count(sent, length, stats);
                 answers.push(request, 0);
@@ -58,14 +58,14 @@ impl Transmitter {
         PacketSink { interface, pair, .. }: &mut PacketSink<'_>,
     ) -> Result<bool, Fault> {
         let packet = match packet(request, memory)? {
-            OutgoingPacket::Lies(packet) => packet,
+            OutgoingPacket::InPlace(packet) => packet,
             OutgoingPacket::Scattered => {
                 let copy = self.0.get_mut(..request.readable().length() as usize);
                 let Some(copy) = copy else { return Ok(false) };
                 request.readable().copy_to(memory, copy)?;
                 Gather::of(copy)
             }
-            OutgoingPacket::Lost => return Ok(false),
+            OutgoingPacket::Dropped => return Ok(false),
         };
         Ok(interface.send(*pair, &packet).is_ok())
     }
@@ -76,15 +76,15 @@ impl Transmitter {
 fn send_batch<M: DeviceMemory>(
     requests: &[VirtioRequest],
     memory: &M,
-    way: &mut PacketSink<'_>,
+    sink: &mut PacketSink<'_>,
 ) -> Option<MessageResults> {
-    let several = requests.len() > 1 && way.transfers.can_batch_messages();
-    let file = way.interface.messages(way.pair).filter(|_| several)?;
-    let mut batch = way.transfers.batch();
+    let several = requests.len() > 1 && sink.transfers.can_batch_messages();
+    let file = sink.interface.messages(sink.pair).filter(|_| several)?;
+    let mut batch = sink.transfers.batch();
     for (number, request) in requests.iter().enumerate() {
         match packet(request, memory) {
-            Ok(OutgoingPacket::Lies(packet)) => batch.send(number, &packet),
-            Ok(OutgoingPacket::Lost) => {}
+            Ok(OutgoingPacket::InPlace(packet)) => batch.send(number, &packet),
+            Ok(OutgoingPacket::Dropped) => {}
             Ok(OutgoingPacket::Scattered) | Err(_) => break,
         }
     }
@@ -104,11 +104,11 @@ fn count(sent: bool, length: u64, stats: &DeviceStats) {
 #[expect(clippy::large_enum_variant, reason = "none is kept")]
 enum OutgoingPacket<'a> {
     /// It can be sent from its buffers.
-    Lies(Gather<'a>),
+    InPlace(Gather<'a>),
     /// It has more pieces than one system call takes.
     Scattered,
     /// It is dropped: it has no frame, is too long, or cannot be reached at present.
-    Lost,
+    Dropped,
 }
 
 fn packet<'a, M: DeviceMemory>(
@@ -120,11 +120,11 @@ fn packet<'a, M: DeviceMemory>(
         return Err(Fault::Chain { head: request.head, reason });
     }
     if !(HEADER_SIZE as u64 + 1..=MAX_PACKET as u64).contains(&request.readable().length()) {
-        return Ok(OutgoingPacket::Lost);
+        return Ok(OutgoingPacket::Dropped);
     }
     match gather(request, memory) {
         Err(Fault::Memory { source, .. }) if memory.is_shortage(&source) => {
-            Ok(OutgoingPacket::Lost)
+            Ok(OutgoingPacket::Dropped)
         }
         outcome => outcome,
     }
@@ -140,5 +140,5 @@ fn gather<'a, M: DeviceMemory>(
             return Ok(OutgoingPacket::Scattered);
         }
     }
-    Ok(OutgoingPacket::Lies(packet))
+    Ok(OutgoingPacket::InPlace(packet))
 }

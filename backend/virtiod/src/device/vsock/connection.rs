@@ -42,7 +42,7 @@ impl VsockConnection {
     }
 
     /// Creates a connection that the guest requested, and sends the response.
-    pub fn grant(
+    pub fn accept(
         ports: PortPair,
         socket: UnixStream,
         credit: Credit,

@@ -43,7 +43,7 @@ pub struct RxWindow {
     received: u32,
     forwarded: u32,
     /// The count of forwarded bytes that the device advertised last.
-    told: u32,
+    advertised: u32,
 }
 
 impl RxWindow {
@@ -65,13 +65,13 @@ impl RxWindow {
     /// Whether the device should advertise its credit: by the guest's knowledge more than half of
     /// the buffer is full, and in fact there is more space.
     pub fn is_stale(&self) -> bool {
-        let known = self.received.wrapping_sub(self.told);
-        known > BUFFER_SIZE / 2 && self.told != self.forwarded
+        let known = self.received.wrapping_sub(self.advertised);
+        known > BUFFER_SIZE / 2 && self.advertised != self.forwarded
     }
 
     /// The credit for a packet to the guest; it counts as advertised.
     pub fn advertise(&mut self) -> Credit {
-        self.told = self.forwarded;
+        self.advertised = self.forwarded;
         Credit { buf_alloc: BUFFER_SIZE, fwd_cnt: self.forwarded }
     }
 }
@@ -99,7 +99,7 @@ mod tests {
         peer_credit.update(Credit { buf_alloc: 100, fwd_cnt: u32::MAX });
         peer_credit.spend(10);
         assert_eq!(peer_credit.available(), 90);
-        let mut window = RxWindow { received: u32::MAX, forwarded: u32::MAX, told: u32::MAX };
+        let mut window = RxWindow { received: u32::MAX, forwarded: u32::MAX, advertised: u32::MAX };
         assert!(window.receive(BUFFER_SIZE));
         window.forward(BUFFER_SIZE);
         assert_eq!(window.advertise().fwd_cnt, BUFFER_SIZE - 1);

@@ -106,7 +106,7 @@ impl Muxer {
         match self.host.connect(ports.host) {
             Ok(socket) => {
                 let connection =
-                    VsockConnection::grant(ports, socket, header.credit, &mut self.rx_queue);
+                    VsockConnection::accept(ports, socket, header.credit, &mut self.rx_queue);
                 self.insert(ports, connection);
             }
             Err(error) => {

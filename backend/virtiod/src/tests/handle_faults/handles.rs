@@ -156,9 +156,13 @@ impl<G: GrantTable> GrantTable for Faulty<G> {
         }
     }
 
-    fn copy(&self, way: CopyDirection, segments: &[CopySegment<'_>]) -> Result<(), CopyError> {
+    fn copy(
+        &self,
+        direction: CopyDirection,
+        segments: &[CopySegment<'_>],
+    ) -> Result<(), CopyError> {
         match self.faults.failure(Call::Copy) {
-            None => self.handle.copy(way, segments),
+            None => self.handle.copy(direction, segments),
             Some(Failure::Refused(status)) => {
                 let reference = segments.first().map_or(GrantRef(0), |segment| segment.reference);
                 Err(CopyError::Refused { reference, status })

@@ -21,7 +21,7 @@ use crate::device::{Gather, Scatter, Source, WriteMode};
 
 /// Interval at which the device checks the size: the kernel reports the growth of a file like any
 /// write, and that of a block device not at all.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// An open raw image.
 pub(super) struct RawImage {
@@ -148,7 +148,7 @@ fn open_direct(options: &TargetOptions, files: &DiskFiles) -> Option<File> {
 fn timer() -> io::Result<TimerFd> {
     let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
     let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-    timer.set(Expiration::Interval(LOOK_EVERY.into()), TimerSetTimeFlags::empty())?;
+    timer.set(Expiration::Interval(CHECK_INTERVAL.into()), TimerSetTimeFlags::empty())?;
     Ok(timer)
 }
 

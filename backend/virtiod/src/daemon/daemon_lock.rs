@@ -30,9 +30,9 @@ pub enum SoleError {
 /// The lock: no other daemon serves this domain until this is dropped. The file itself stays; only
 /// its lock counts.
 #[derive(Debug)]
-pub struct Sole(#[expect(dead_code, reason = "its lock ends with it")] File);
+pub struct DaemonLock(#[expect(dead_code, reason = "its lock ends with it")] File);
 
-impl Sole {
+impl DaemonLock {
     /// Locks the file at `path`.
     ///
     /// # Errors
@@ -58,16 +58,16 @@ mod tests {
     fn second_daemon_is_refused_while_the_first_runs() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
-        let first = Sole::take(&path).unwrap();
-        let error = Sole::take(&path).unwrap_err();
+        let first = DaemonLock::take(&path).unwrap();
+        let error = DaemonLock::take(&path).unwrap_err();
         assert!(error.to_string().contains("another xen-virtiod serves this domain"), "{error}");
         drop(first);
-        assert!(Sole::take(&path).is_ok());
+        assert!(DaemonLock::take(&path).is_ok());
     }
 
     #[test]
     fn missing_directory_of_the_lock_is_an_error() {
         let missing = Path::new("/nonexistent/lock");
-        assert!(matches!(Sole::take(missing), Err(SoleError::Lock { .. })));
+        assert!(matches!(DaemonLock::take(missing), Err(SoleError::Lock { .. })));
     }
 }
