@@ -64,12 +64,18 @@ impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Raw(a) => write!(f, "address {a:#x} is not a grant (bit 63 is clear)"),
-            Self::Reserved(a) => write!(f, "address {a:#x} has reserved bits 62 to 44 set"),
+            Self::Reserved(a) => write!(
+                f,
+                "address {a:#x} has reserved bits set (61 to 44, or 62 of an address outside the pool)"
+            ),
             Self::Toolstack(reference) => {
                 write!(f, "{reference} is the toolstack's, not a driver's")
             }
             Self::Overflow { address, length } => {
-                write!(f, "{length} bytes at {address:#x} run past the last grant reference")
+                write!(
+                    f,
+                    "{length} bytes at {address:#x} run past the last grant reference or the end of the pool"
+                )
             }
             Self::Empty(a) => write!(f, "empty range at {a:#x}"),
         }
