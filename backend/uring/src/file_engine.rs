@@ -107,13 +107,13 @@ impl FileEngine {
     pub fn batch<'m>(&mut self) -> Batch<'_, 'm> {
         self.vectors.clear();
         self.transfers.clear();
-        Batch { room: self, memory: PhantomData }
+        Batch { engine: self, memory: PhantomData }
     }
 }
 
 /// Transfers to be submitted together.
 pub struct Batch<'t, 'm> {
-    room: &'t mut FileEngine,
+    engine: &'t mut FileEngine,
     memory: PhantomData<VolatileSlice<'m>>,
 }
 
@@ -122,41 +122,41 @@ impl<'m> Batch<'_, 'm> {
     /// identifies it. The batch ignores a transfer beyond [`CAPACITY`] and an empty one.
     pub fn add(&mut self, number: usize, direction: Direction, offset: u64, vector: &IoVec<'m>) {
         let vectors = vector.vectors();
-        if vectors.is_empty() || self.room.transfers.len() == CAPACITY {
+        if vectors.is_empty() || self.engine.transfers.len() == CAPACITY {
             return;
         }
-        self.room.vectors.extend_from_slice(vectors);
+        self.engine.vectors.extend_from_slice(vectors);
         let (pieces, length) = (vectors.len(), vector.length());
-        self.room.transfers.push(Transfer { number, direction, offset, pieces, length });
+        self.engine.transfers.push(Transfer { number, direction, offset, pieces, length });
     }
 
     /// Submits the transfers, in any order, and returns those that completed in full. A batch of
     /// one is not submitted: the caller's own system call costs as much.
     pub fn run(self, file: BorrowedFd<'_>, mode: WriteMode) -> Completed {
-        let mut moved = Completed::default();
+        let mut completed = Completed::default();
         let flags = Flags { read: 0, write: mode.flags() };
-        self.room.submit(file, flags, |transfer, result| {
+        self.engine.submit(file, flags, |transfer, result| {
             if usize::try_from(result).is_ok_and(|length| length == transfer.length) {
-                moved.0 |= bit(transfer.number);
+                completed.0 |= bit(transfer.number);
             }
         });
-        moved
+        completed
     }
 
     /// As [`Batch::run`] for a message device: each transfer receives or sends one message without
     /// blocking, in the order in which the caller added them. Numbers are below [`CAPACITY`].
     pub fn run_messages(self, file: BorrowedFd<'_>) -> MessageResults {
-        let mut exchanged = MessageResults([None; CAPACITY]);
+        let mut results = MessageResults([None; CAPACITY]);
         let mut waits = false;
         let flags = Flags { read: RWF_NOWAIT, write: RWF_NOWAIT };
-        self.room.submit(file, flags, |transfer, result| {
+        self.engine.submit(file, flags, |transfer, result| {
             // TAP interfaces support RWF_NOWAIT since Linux 6.4.
             waits |= result == -libc::EOPNOTSUPP;
-            let place = exchanged.0.get_mut(transfer.number).into_iter();
+            let place = results.0.get_mut(transfer.number).into_iter();
             place.for_each(|at| *at = Some(result).filter(|_| !waits));
         });
-        self.room.waits = waits;
-        exchanged
+        self.engine.waits = waits;
+        results
     }
 }
 
@@ -301,8 +301,11 @@ mod tests {
         let mut batch = transfers.batch();
         batch.add(7, Direction::Read, 1, &vector(&mut [&mut first, &mut second]));
         batch.add(63, Direction::Write, 8, &vector(&mut [&mut third]));
-        let moved = batch.run(file.as_fd(), WriteMode::Back);
-        assert_eq!((moved.has(7), moved.has(63), moved.has(0)), (allowed(), allowed(), false));
+        let completed = batch.run(file.as_fd(), WriteMode::Back);
+        assert_eq!(
+            (completed.has(7), completed.has(63), completed.has(0)),
+            (allowed(), allowed(), false)
+        );
         if allowed() {
             let mut now = String::new();
             file.seek(SeekFrom::Start(0)).unwrap();
@@ -322,8 +325,8 @@ mod tests {
         batch.add(0, Direction::Read, 8, &vector(&mut [cut]));
         batch.add(1, Direction::Read, u64::MAX / 2 + 1, &vector(&mut [past]));
         batch.add(2, Direction::Read, 6, &vector(&mut [whole]));
-        let moved = batch.run(file.as_fd(), WriteMode::Back);
-        assert_eq!([0, 1, 2].map(|number| moved.has(number)), [false, false, allowed()]);
+        let completed = batch.run(file.as_fd(), WriteMode::Back);
+        assert_eq!([0, 1, 2].map(|number| completed.has(number)), [false, false, allowed()]);
         let mut batch = transfers.batch();
         batch.add(0, Direction::Read, 0, &vector(&mut [other]));
         assert_eq!(
@@ -374,9 +377,9 @@ mod tests {
                 *byte = [0];
                 batch.add(number, Direction::Read, number as u64, &vector(&mut [byte]));
             }
-            let moved = batch.run(file.as_fd(), WriteMode::Back);
-            assert!(!moved.has(CAPACITY));
-            assert!((0..CAPACITY).all(|number| moved.has(number) == allowed()));
+            let completed = batch.run(file.as_fd(), WriteMode::Back);
+            assert!(!completed.has(CAPACITY));
+            assert!((0..CAPACITY).all(|number| completed.has(number) == allowed()));
             let filled = bytes.iter().filter(|byte| **byte == [1]).count();
             assert_eq!(filled, if allowed() { CAPACITY } else { 0 });
         }

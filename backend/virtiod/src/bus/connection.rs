@@ -13,7 +13,7 @@ use protocol::page::{Corrupt, SLOT_SIZE};
 use super::channel::{Channel, ChannelError, FlushError, ReceivedMessage};
 use super::keys::{FrontendKeys, KeyError};
 use super::scheduler::clock::KernelClock;
-use super::scheduler::{Ready, Step};
+use super::scheduler::{Step, Woken};
 use super::session::Context;
 use super::transport::{Answered, Effects, Transport};
 use crate::device::{Source, VirtioDevice};
@@ -107,15 +107,6 @@ impl<X: Domain> ConnectionParts<X> {
     }
 }
 
-/// The reasons why a connection's thread woke up.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Woken {
-    /// Events are pending.
-    pub events: bool,
-    /// One of the device's own sources is ready.
-    pub sources: bool,
-}
-
 impl<X: Domain> AsFd for Connection<X> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
@@ -167,8 +158,8 @@ impl<X: Domain> Connection<X> {
     /// [`ConnectionError`]: the connection has ended.
     pub fn iterate(&mut self, woken: Woken) -> Result<(), ConnectionError> {
         let deadline = self.transport.deadline().is_some_and(|at| at <= Instant::now());
-        let ready = Ready { events: woken.events, sources: woken.sources, deadline };
-        self.transport.scheduler().begin_iteration(ready, &KernelClock);
+        let woken = Woken { deadline, ..woken };
+        self.transport.scheduler().begin_iteration(woken, &KernelClock);
         let signalled = woken.events && self.take_events()?;
         if std::mem::take(&mut self.more_messages) || signalled {
             self.answer_messages()?;

@@ -58,7 +58,7 @@ pub enum Step {
 
 /// What the device's thread woke up for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ready {
+pub struct Woken {
     /// Events are pending.
     pub events: bool,
     /// One of the device's own sources is ready.
@@ -172,12 +172,12 @@ impl Scheduler {
     }
 
     /// The thread woke up.
-    pub fn begin_iteration(&mut self, ready: Ready, clock: &impl Clock) {
-        let idle = !ready.events && !ready.sources;
+    pub fn begin_iteration(&mut self, woken: Woken, clock: &impl Clock) {
+        let idle = !woken.events && !woken.sources;
         self.unnotified.extend(self.delayed.iterate(idle));
         self.notify_now = true;
-        self.sources = ready.sources || ready.deadline;
-        (self.worked, self.attended, self.events) = (false, ready.sources, false);
+        self.sources = woken.sources || woken.deadline;
+        (self.worked, self.attended, self.events) = (false, woken.sources, false);
         (self.phase, self.processed) = (Phase::Process, false);
         self.end = TickDeadline::within(QUEUE_BUDGET, clock);
     }

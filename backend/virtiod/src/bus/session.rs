@@ -14,11 +14,11 @@ use nix::sys::eventfd::EventFd;
 use protocol::binding::XenbusState;
 use tracing::Level;
 
-use super::connection;
 use super::connection::{BoxedDevice, Connection, ConnectionError, OpenError};
 use super::keys::{DevicePath, KeyError, Keys, Remover};
 use super::pending_states::PendingStates;
 use super::reconnection::{CHECK_INTERVAL, Reconnected, reconnect};
+use super::scheduler::Woken;
 use super::state::{self, Action, State};
 use crate::Causes;
 use crate::backoff::Backoff;
@@ -463,7 +463,7 @@ impl<X: Domain> Session<X> {
     }
 
     /// Runs an iteration of the connection, if any; returns `false` if it ended the connection.
-    fn iterate(&mut self, woken: connection::Woken) -> bool {
+    fn iterate(&mut self, woken: Woken) -> bool {
         let Phase::Connected { connection, .. } = &mut self.phase else { return true };
         match connection.iterate(woken) {
             Ok(()) => true,
@@ -505,7 +505,7 @@ impl<X: Domain> Session<X> {
         let (stop, events) = (ready.next(), connection.and_then(|_| ready.next()));
         let sources = ready.by_ref().take(ours.saturating_sub(2)).filter(|ready| *ready).count();
         let connection =
-            connection::Woken { events: events.unwrap_or(false), sources: sources > 0 };
+            Woken { events: events.unwrap_or(false), sources: sources > 0, deadline: false };
         let store = ready.next().unwrap_or(false);
         Ok(Wakeup { stop: stop.unwrap_or(false), store, connection })
     }
@@ -522,5 +522,5 @@ enum StoreWatch {
 struct Wakeup {
     stop: bool,
     store: bool,
-    connection: connection::Woken,
+    connection: Woken,
 }

@@ -61,7 +61,7 @@ pub struct Block {
     config_changed: bool,
     serial: [u8; SERIAL_SIZE],
     driver_features: u64,
-    transfers: IoEngine,
+    engine: IoEngine,
     /// For each queue, the requests that were taken from it and are not done.
     suspended: [Option<Suspended>; QUEUES as usize],
     stats: Arc<DeviceStats>,
@@ -144,7 +144,7 @@ impl Block {
             config_changed: false,
             serial: name,
             driver_features: 0,
-            transfers: IoEngine::default(),
+            engine: IoEngine::default(),
             suspended: Default::default(),
             stats,
         }
@@ -237,7 +237,7 @@ impl Block {
     ) -> Result<BatchOutcome, Fault> {
         let mut batch = [const { None }; BATCH];
         let mut served = parse(requests, task, memory, &mut batch);
-        let moved = self.transfer(&mut batch, memory);
+        let completed = self.transfer(&mut batch, memory);
         let mut progress = Progress::Done;
         for (number, (request, mut parsed)) in
             requests.iter().zip(batch.into_iter().flatten()).enumerate()
@@ -245,7 +245,7 @@ impl Block {
             let begun = progress == Progress::Unfinished;
             let outcome = match parsed.wrong.take() {
                 Some(wrong) => Err(wrong),
-                None if moved.has(number) => Ok(Progress::Done),
+                None if completed.has(number) => Ok(Progress::Done),
                 None if begun => Ok(Progress::Unfinished),
                 None => self.execute(&mut parsed.request, memory, deadline),
             };
@@ -258,7 +258,7 @@ impl Block {
             }
             self.answer(request, parsed, outcome.map(drop), memory, completions)?;
             served.answered |= 1 << number;
-            if !moved.has(number) && !served.is_whole() && deadline.is_over() {
+            if !completed.has(number) && !served.is_whole() && deadline.is_over() {
                 progress = Progress::Unfinished;
             }
         }
@@ -277,7 +277,7 @@ impl Block {
         batch: &mut [Option<Parsed<'_, '_>>],
         memory: &M,
     ) -> Completed {
-        let mut transfers = self.transfers.batch();
+        let mut transfers = self.engine.batch();
         if batch.iter().flatten().nth(1).is_some() && self.target.has_file() {
             for (number, parsed) in batch.iter_mut().flatten().enumerate() {
                 let what = (&parsed.request.task.command, parsed.request.data);

@@ -51,7 +51,7 @@ pub struct Net {
     active: usize,
     receivers: Vec<Receiver>,
     transmitter: Transmitter,
-    transfers: IoEngine,
+    engine: IoEngine,
     stats: Arc<DeviceStats>,
 }
 
@@ -76,7 +76,7 @@ impl Net {
             active: 0,
             receivers: (0..count).map(|pair| Receiver::new(2 * pair)).collect(),
             transmitter: Transmitter::default(),
-            transfers: IoEngine::default(),
+            engine: IoEngine::default(),
             stats,
         }
     }
@@ -114,8 +114,8 @@ impl Net {
         let format = self.format();
         let receiver = self.receivers.get_mut(pair).filter(|_| pair < self.active);
         let Some(receiver) = receiver else { return Ok(false) };
-        let (interface, transfers) = (self.interface.as_mut(), &mut self.transfers);
-        let found = receiver.fill(interface, pair, transfers).map_err(interface_fault)?;
+        let (interface, engine) = (self.interface.as_mut(), &mut self.engine);
+        let found = receiver.fill(interface, pair, engine).map_err(interface_fault)?;
         receiver.deliver(queues, format, &self.stats)?;
         Ok(found)
     }
@@ -128,11 +128,11 @@ impl Net {
     ) -> Result<(), Fault> {
         // Packets in a queue that the driver no longer uses are still sent.
         let pair = pair.min(self.active.saturating_sub(1));
-        let (interface, transfers) = (self.interface.as_mut(), &mut self.transfers);
+        let (interface, engine) = (self.interface.as_mut(), &mut self.engine);
         self.transmitter.transmit(
             index,
             queues,
-            PacketSink { interface, pair, transfers },
+            PacketSink { interface, pair, engine },
             &self.stats,
         )
     }

@@ -64,6 +64,6 @@ fn options<S: XenStore>(
         discard,
         format: settings.format,
         sharing: settings.force_share,
-        owner: Owner { domain: path.guest.0, vdev, vm: keys.guest_uuid()? },
+        owner: Owner { domain: path.guest.0, vdev, uuid: keys.guest_uuid()? },
     })
 }

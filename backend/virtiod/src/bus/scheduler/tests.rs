@@ -18,13 +18,13 @@ impl Setting {
         setting
     }
 
-    fn begin(&mut self, ready: Ready) {
-        self.scheduler.begin_iteration(ready, &self.clock);
+    fn begin(&mut self, woken: Woken) {
+        self.scheduler.begin_iteration(woken, &self.clock);
     }
 
     /// An iteration begins with doorbells of these queues.
     fn ring(&mut self, queues: &[usize]) {
-        self.begin(Ready { events: true, ..Ready::default() });
+        self.begin(Woken { events: true, ..Woken::default() });
         queues.iter().for_each(|queue| self.scheduler.doorbell(*queue));
         self.scheduler.woken_by_events(true, &self.clock);
     }
@@ -115,7 +115,7 @@ fn a_request_that_came_before_the_doorbell_was_enabled_keeps_the_thread_awake() 
     setting.scheduler.make_ready(QueueSet::of(1));
     assert_eq!(setting.next(), Step::Sleep, "the iteration is over");
     assert_eq!(setting.scheduler.longest_sleep(&setting.clock), Some(Duration::ZERO));
-    setting.begin(Ready::default());
+    setting.begin(Woken::default());
     assert_eq!(setting.next(), Step::Process(QueueSet::of(1)));
 }
 
@@ -144,8 +144,8 @@ fn a_busy_queue_leaves_off_when_its_budget_is_spent() {
 #[test]
 fn sources_come_before_queues_and_a_deadline_is_one() {
     for ready in [
-        Ready { events: true, sources: true, deadline: false },
-        Ready { events: true, sources: false, deadline: true },
+        Woken { events: true, sources: true, deadline: false },
+        Woken { events: true, sources: false, deadline: true },
     ] {
         let mut setting = Setting::new(WorkSource::Both, POLL);
         setting.begin(ready);
@@ -258,7 +258,7 @@ fn a_delayed_notification_waits_for_an_idle_moment() {
     let steps = setting.run_to_sleep();
     assert!(!steps.contains(&Step::Notify(QueueSet::of(1))), "{steps:?}");
     assert_eq!(setting.scheduler.longest_sleep(&setting.clock), Some(DELAY));
-    setting.begin(Ready::default());
+    setting.begin(Woken::default());
     assert_eq!(setting.next(), Step::Notify(QueueSet::of(1)));
     assert_eq!(setting.next(), Step::Sleep);
     assert_eq!(setting.scheduler.longest_sleep(&setting.clock), None);
@@ -284,7 +284,7 @@ fn a_queue_that_was_reset_takes_no_step_any_more() {
     setting.scheduler.completed(&used(1, 1, 64), NotifyWhen::Coalesced);
     [0, 1].into_iter().for_each(|queue| setting.scheduler.remove(queue));
     assert_eq!(setting.next(), Step::Sleep);
-    setting.begin(Ready::default());
+    setting.begin(Woken::default());
     assert_eq!(setting.next(), Step::Sleep);
 }
 

@@ -9,7 +9,7 @@ use protocol::status::{ACKNOWLEDGE, DRIVER, REQUIRED_FEATURES};
 use super::service::Meaningless;
 use super::*;
 use crate::bus::scheduler::clock::KernelClock;
-use crate::bus::scheduler::{Ready, Step};
+use crate::bus::scheduler::{Step, Woken};
 use crate::device::{DeviceId, Fault, QueueContext};
 use crate::dma::budget::GuestBudget;
 use crate::dma::grants::GrantPlatform;
@@ -241,7 +241,7 @@ impl Bench {
 
     /// Carries out the scheduler's steps until it sleeps.
     fn iterate(&mut self) {
-        self.transport.scheduler().begin_iteration(Ready::default(), &KernelClock);
+        self.transport.scheduler().begin_iteration(Woken::default(), &KernelClock);
         loop {
             match self.transport.scheduler().next(&KernelClock) {
                 Step::Sleep => return,

@@ -136,15 +136,15 @@ impl Receiver {
         &mut self,
         interface: &mut dyn Interface,
         pair: usize,
-        transfers: &mut IoEngine,
+        engine: &mut IoEngine,
     ) -> io::Result<bool> {
         if !self.waiting.is_empty() {
             return Ok(true);
         }
         // A packet that the batch could not receive is still in the interface; the next iteration
         // takes it.
-        match interface.messages(pair).filter(|_| transfers.can_batch_messages()) {
-            Some(file) => self.receive_batch(file, transfers)?,
+        match interface.messages(pair).filter(|_| engine.can_batch_messages()) {
+            Some(file) => self.receive_batch(file, engine)?,
             None => self.receive_each(interface, pair)?,
         }
         Ok(!self.waiting.is_empty())
@@ -152,13 +152,13 @@ impl Receiver {
 
     /// Receives packets with few system calls. It asks for one packet more than the iteration
     /// before had: the missing packet shows that no more are waiting, without another call.
-    fn receive_batch(&mut self, file: BorrowedFd<'_>, transfers: &mut IoEngine) -> io::Result<()> {
+    fn receive_batch(&mut self, file: BorrowedFd<'_>, engine: &mut IoEngine) -> io::Result<()> {
         let (mut tried, mut more) = (0, self.latest + 1);
         while tried < PACKETS {
             let slots = tried..PACKETS.min(tried + more.max(2));
             more = slots.len();
             tried = slots.end;
-            if self.receive_some(slots, file, transfers)? < more {
+            if self.receive_some(slots, file, engine)? < more {
                 break;
             }
         }
@@ -171,16 +171,16 @@ impl Receiver {
         &mut self,
         slots: Range<usize>,
         file: BorrowedFd<'_>,
-        transfers: &mut IoEngine,
+        engine: &mut IoEngine,
     ) -> io::Result<usize> {
         let before = self.waiting.len();
         let buffers = self.bytes.chunks_exact_mut(MAX_PACKET).skip(slots.start).take(slots.len());
-        let mut batch = transfers.batch();
+        let mut batch = engine.batch();
         buffers.enumerate().for_each(|(number, slot)| batch.take(number, slot));
-        let exchanged = batch.run_messages(file);
+        let results = batch.run_messages(file);
         for (number, slot) in slots.enumerate() {
             let start = slot * MAX_PACKET;
-            match exchanged.of(number) {
+            match results.of(number) {
                 Some(Ok(length)) => self.waiting.push_back(start..start + length),
                 // A packet may have arrived during the other receptions.
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -12,7 +12,7 @@ use crate::stats::DeviceStats;
 pub(super) struct PacketSink<'i> {
     pub(super) interface: &'i mut dyn Interface,
     pub(super) pair: usize,
-    pub(super) transfers: &'i mut IoEngine,
+    pub(super) engine: &'i mut IoEngine,
 }
 
 /// Sends packets from the guest's buffers without a copy. Only a packet in too many pieces is
@@ -36,10 +36,10 @@ impl Transmitter {
         stats: &DeviceStats,
     ) -> Result<(), Fault> {
         queues.process_batch(index, BATCH, |requests, memory, answers| {
-            let exchanged = send_batch(requests, memory, &mut sink);
+            let results = send_batch(requests, memory, &mut sink);
             for (number, request) in requests.iter().enumerate() {
                 let length = request.readable().length();
-                let sent = match exchanged.as_ref().and_then(|exchanged| exchanged.of(number)) {
+                let sent = match results.as_ref().and_then(|results| results.of(number)) {
                     Some(sent) => sent.is_ok_and(|sent| sent as u64 == length),
                     None => self.send(request, memory, &mut sink)?,
                 };
@@ -78,9 +78,9 @@ fn send_batch<M: DeviceMemory>(
     memory: &M,
     sink: &mut PacketSink<'_>,
 ) -> Option<MessageResults> {
-    let several = requests.len() > 1 && sink.transfers.can_batch_messages();
+    let several = requests.len() > 1 && sink.engine.can_batch_messages();
     let file = sink.interface.messages(sink.pair).filter(|_| several)?;
-    let mut batch = sink.transfers.batch();
+    let mut batch = sink.engine.batch();
     for (number, request) in requests.iter().enumerate() {
         match packet(request, memory) {
             Ok(OutgoingPacket::InPlace(packet)) => batch.send(number, &packet),

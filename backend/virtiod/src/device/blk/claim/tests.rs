@@ -12,11 +12,11 @@ const WRITES: Usage = Usage { access: AccessMode::ReadWrite, sharing: Sharing::S
 const FORCED: Usage = Usage { access: AccessMode::ReadWrite, sharing: Sharing::Forced };
 
 fn owner(domain: u16) -> Owner {
-    Owner { domain, vdev: "xvda".to_owned(), vm: None }
+    Owner { domain, vdev: "xvda".to_owned(), uuid: None }
 }
 
-fn of_guest(domain: u16, vm: &str) -> Owner {
-    Owner { vm: Some(vm.to_owned()), ..owner(domain) }
+fn of_guest(domain: u16, uuid: &str) -> Owner {
+    Owner { uuid: Some(uuid.to_owned()), ..owner(domain) }
 }
 
 /// A sysfs without loop devices.

@@ -14,7 +14,7 @@ pub struct Owner {
     pub vdev: String,
     /// The guest's UUID, if it is known. While a guest migrates within this host, it is two
     /// domains.
-    pub vm: Option<String>,
+    pub uuid: Option<String>,
 }
 
 impl fmt::Display for Owner {
@@ -26,7 +26,7 @@ impl fmt::Display for Owner {
 impl Owner {
     /// Whether both are the same guest in different domains.
     pub(super) fn is_same_guest(&self, other: &Self) -> bool {
-        self.vm.is_some() && self.vm == other.vm && self.domain != other.domain
+        self.uuid.is_some() && self.uuid == other.uuid && self.domain != other.domain
     }
 }
 
