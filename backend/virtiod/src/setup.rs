@@ -115,8 +115,8 @@ pub fn open<S: XenStore, M: DeviceMemory>(
         DeviceId::Entropy => {
             let rate = settings.rng.rate.and_then(RateLimit::rate);
             tracing::info!(rate = rate.map(tracing::field::display), "entropy device opened");
-            let said = rate.map_or_else(|| "unlimited".to_owned(), |rate| rate.to_string());
-            stats.note("rate", &said);
+            let text = rate.map_or_else(|| "unlimited".to_owned(), |rate| rate.to_string());
+            stats.note("rate", &text);
             Ok(Box::new(Entropy::open(rate, Arc::clone(stats))?))
         }
         DeviceId::Socket => Ok(Box::new(socket::open(keys, path, settings.vsock, stats)?)),

@@ -24,6 +24,8 @@ pub struct MappedRange {
 unsafe impl Send for MappedRange {}
 
 impl MappedRange {
+    /// Describes mapped memory.
+    ///
     /// # Safety
     /// `length` bytes, a multiple of the page size, from the page-aligned `address` on must stay
     /// mapped with `access` until the returned value is dropped, and nobody may make a Rust

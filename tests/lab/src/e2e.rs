@@ -103,8 +103,8 @@ fn run_waiting(
 fn run_one(machine: &Machine, scenario: Scenario, logs: &Path) -> Result<Outcome> {
     let name = scenario.to_string();
     let what = format!("the end of the scenario {name}");
-    let begun = machine.next(&what, scenario.patience())?;
-    let ended = machine.next(&what, scenario.patience())?;
+    let begun = machine.next(&what, scenario.total_limit())?;
+    let ended = machine.next(&what, scenario.total_limit())?;
     match (begun, ended) {
         (
             Event::Begin { name: begun },

@@ -47,7 +47,7 @@ pub(crate) struct Scenario {
     /// The time after which Dom0 stops it.
     pub(crate) limit: Duration,
     /// The factor by which all limits within the scenario are multiplied.
-    pub(crate) stretch: u32,
+    pub(crate) limit_factor: u32,
     /// Whether only `cargo lab soak` runs it.
     pub(crate) soak: bool,
     /// Whether it needs fio and iperf3 in `/lab/files`.
@@ -65,12 +65,12 @@ impl fmt::Display for Scenario {
 
 impl Scenario {
     /// Returns the scenario with all its limits multiplied by `times`.
-    pub(crate) fn patient(self, times: u32) -> Self {
-        Scenario { limit: self.limit * times, stretch: times, ..self }
+    pub(crate) fn with_limit_factor(self, times: u32) -> Self {
+        Scenario { limit: self.limit * times, limit_factor: times, ..self }
     }
 
     /// Returns the maximum time that the lab waits for its end.
-    pub(crate) fn patience(&self) -> Duration {
+    pub(crate) fn total_limit(&self) -> Duration {
         self.limit + CLEAN_UP
     }
 }
@@ -108,9 +108,9 @@ fn read(dir: &Path, guests_of: fn(&str) -> Option<&str>) -> Result<Vec<Scenario>
         let usual = (guests_of(&text).unwrap_or(""), false);
         for (names, soak) in [usual, (header(&text, "soak").unwrap_or(""), true)] {
             for (guest, kernel) in guests(names).with_context(here)? {
-                let (name, stretch) = (name.clone(), 1);
+                let (name, limit_factor) = (name.clone(), 1);
                 let scenario =
-                    Scenario { guest, kernel, machine, name, limit, stretch, soak, measures };
+                    Scenario { guest, kernel, machine, name, limit, limit_factor, soak, measures };
                 scenarios.push(scenario);
             }
         }
@@ -138,9 +138,12 @@ pub(crate) fn job(scenarios: &[Scenario]) -> String {
     let runs = scenarios
         .iter()
         .map(|scenario| {
-            let Scenario { limit, stretch, .. } = scenario;
-            let patient =
-                if *stretch == 1 { String::new() } else { format!("PATIENCE={stretch} ") };
+            let Scenario { limit, limit_factor, .. } = scenario;
+            let patient = if *limit_factor == 1 {
+                String::new()
+            } else {
+                format!("PATIENCE={limit_factor} ")
+            };
             format!("{patient}/lab/dom0/run-scenario {scenario} {}\n", limit.as_secs())
         })
         .collect::<String>();
@@ -216,7 +219,7 @@ mod tests {
     #[test]
     fn patient_scenario_has_multiplied_limits() {
         let dir = folder(&[("a", "# A.\n# guests: pv\n# limit: 7\n# needs: fio\n")]);
-        let scenario = all(dir.path()).unwrap().remove(0).patient(4);
+        let scenario = all(dir.path()).unwrap().remove(0).with_limit_factor(4);
         assert!(scenario.measures);
         assert_eq!(job(&[scenario]), "#!/bin/sh\nPATIENCE=4 /lab/dom0/run-scenario pv/a 28\n");
     }

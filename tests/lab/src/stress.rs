@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(crate) const DELAYS: &str = "XEN_VIRTIOD_SIM_DELAYS";
 
 /// The factor by which the limits of scenarios are multiplied.
-pub(crate) const PATIENCE: u32 = 4;
+pub(crate) const LIMIT_FACTOR: u32 = 4;
 
 /// Spinning threads for each processor: they leave a third of it to the tests.
 const SPINNERS: usize = 2;

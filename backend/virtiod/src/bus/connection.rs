@@ -199,8 +199,9 @@ impl<X: Domain> Connection<X> {
         Ok(messages)
     }
 
-    /// Unmasks ports whose events were handled. This is late on purpose: the guest's next events
-    /// arrive only now, and later still if the last ones brought no work.
+    /// Unmasks ports whose events were handled. Ports stay masked until the iteration ends, and
+    /// longer if their events brought no work, so that a guest's events cost at most one wake-up an
+    /// iteration.
     ///
     /// # Errors
     /// [`EventError`]: the port stays masked, so its events would be lost.

@@ -34,7 +34,7 @@ const QUEUE_BUDGET: Duration = Duration::from_millis(20);
 /// Longest delay of a delayed notification while nothing else happens.
 const DELAY: Duration = Duration::from_millis(1);
 
-/// What to do next.
+/// The next thing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Have the device handle its sources.
@@ -56,7 +56,7 @@ pub enum Step {
     Sleep,
 }
 
-/// What the device's thread woke up for.
+/// The reasons why a device's thread woke up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Woken {
     /// Events are pending.
@@ -98,7 +98,8 @@ pub enum NotifyWhen {
 enum Phase {
     /// Queues are processed while any has requests.
     Process,
-    /// The empty rings are polled as long as notifications are held back, out of a full window.
+    /// The empty rings are polled while notifications are held back; `window` is the whole time to
+    /// poll.
     PollHolding { window: u32 },
     /// They are polled for the rest of the window.
     PollOn { window: u32, polled: u32 },
@@ -411,13 +412,13 @@ impl Scheduler {
         self.delayed.remove(queue);
     }
 
-    /// The device needs a reset: no queue is processed any more. What was used stays to be notified
-    /// of.
+    /// The device needs a reset: no queue is processed any more. The driver is still notified of
+    /// buffers used before.
     pub fn stop(&mut self) {
         (self.ready, self.empty) = (QueueSet::default(), QueueSet::default());
     }
 
-    /// Forgets all queues of a device that was reset. What was learnt of the driver stays.
+    /// Forgets all queues of a device that was reset, but not the habits of its driver.
     pub fn reset(&mut self) {
         self.stop();
         self.unnotified.take();

@@ -111,7 +111,7 @@ pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i
         progress.minutes().part("fuzz", fuzz)?;
         compilers(filter, &dirs, &logs, &progress, &mut summary);
     }
-    let times = if stress.is_some() { stress::PATIENCE } else { 1 };
+    let times = if stress.is_some() { stress::LIMIT_FACTOR } else { 1 };
     let (left, scenarios): (Vec<_>, Vec<_>) = scenario::all(&dirs.tests().join("scenarios"))?
         .into_iter()
         .filter(|scenario| name(scenario).contains(filter))
@@ -120,7 +120,7 @@ pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i
         .into_iter()
         // Measurements mean nothing while other programs use the processors.
         .filter(|scenario| stress.is_none() || !scenario.measures)
-        .map(|scenario| scenario.patient(times))
+        .map(|scenario| scenario.with_limit_factor(times))
         .collect();
     for _ in (0..busyness.runs).filter(|_| !scenarios.is_empty()) {
         end_to_end(scenarios.clone(), &progress, &mut summary);

@@ -27,7 +27,7 @@ const EARNS: u32 = 8;
 /// Notifications between two whose cost is measured: measuring may cost as much as they do.
 const UNMEASURED: u32 = 32;
 
-/// What was learnt of a driver.
+/// The habits of a driver, as they were learnt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BusyPoll {
     limit: PollTime,

@@ -16,25 +16,24 @@ const SHORTEST: Duration = Duration::from_micros(10);
 /// Most notifications between two attempts.
 const RAREST: u32 = 256;
 
-/// What was learnt of a driver.
+/// The pace of a driver, as it was learnt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Coalescing {
     /// Used buffers that one notification is for.
     target: u32,
-    /// Notifications before more than these are tried.
-    quiet: u32,
-    /// The `quiet` after the next attempt that fails.
+    /// Notifications before the next attempt at a larger target.
+    until_attempt: u32,
+    /// Notifications to wait after the next attempt that fails.
     penalty: u32,
-    /// All requests that the driver had in flight when an attempt failed; the next attempt starts
-    /// there.
-    depth: u32,
+    /// Used buffers that were pending when the last attempt failed; the next one aims one higher.
+    failed_at: u32,
     /// Time between two requests of the driver, a moving average.
     gap: Duration,
 }
 
 impl Default for Coalescing {
     fn default() -> Self {
-        Self { target: 1, quiet: 0, penalty: 1, depth: 0, gap: SHORTEST }
+        Self { target: 1, until_attempt: 0, penalty: 1, failed_at: 0, gap: SHORTEST }
     }
 }
 
@@ -58,23 +57,23 @@ impl Coalescing {
     /// The driver is notified of as many used buffers as was aimed at.
     pub(super) fn succeeded(&mut self) {
         self.target = self.aim();
-        match self.quiet {
-            0 => (self.penalty, self.depth) = (1, 0),
-            _ => self.quiet -= 1,
+        match self.until_attempt {
+            0 => (self.penalty, self.failed_at) = (1, 0),
+            _ => self.until_attempt -= 1,
         }
     }
 
     /// The driver is notified of `pending` used buffers, and no request came meanwhile: it had no
     /// other in flight. Half of them at once leaves it others to go on with.
     pub(super) fn failed(&mut self, pending: u32) {
-        (self.target, self.depth) = ((pending / 2).max(1), pending);
-        self.quiet = self.penalty;
+        (self.target, self.failed_at) = ((pending / 2).max(1), pending);
+        self.until_attempt = self.penalty;
         self.penalty = (self.penalty * 2).min(RAREST);
     }
 
     fn aim(self) -> u32 {
-        match self.quiet {
-            0 => (self.depth + 1).max(self.target + self.target.div_ceil(2)).min(MOST),
+        match self.until_attempt {
+            0 => (self.failed_at + 1).max(self.target + self.target.div_ceil(2)).min(MOST),
             _ => self.target,
         }
     }

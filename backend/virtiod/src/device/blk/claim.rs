@@ -67,8 +67,8 @@ impl ImageRegistry {
         owner: &Owner,
     ) -> Result<Option<Claim>, ClaimError> {
         let FileId::Device(number) = device.file else { return Ok(None) };
-        let Some(behind) = loop_device::behind(&self.sysfs, number) else { return Ok(None) };
-        self.claim_file(&behind.file, usage, owner, Some(behind.device)).map(Some)
+        let Some(backing) = loop_device::backing_file(&self.sysfs, number) else { return Ok(None) };
+        self.claim_file(&backing.file, usage, owner, Some(backing.device)).map(Some)
     }
 
     fn claim_file(
@@ -107,7 +107,7 @@ impl ImageRegistry {
     }
 
     fn check_loop_devices(&self, path: &Path, id: FileId, user: &User) -> Result<(), ClaimError> {
-        let devices = loop_device::over(&self.sysfs, id)?;
+        let devices = loop_device::loop_devices_of(&self.sysfs, id)?;
         let harmless = |device: &loop_device::LoopDevice| {
             user.through.as_ref() == Some(&device.name) || device.read_only && !user.usage.writes()
         };

@@ -1,5 +1,5 @@
-//! Loop devices, which make a block device of a file: a mount of one writes to the file, and locks
-//! nothing.
+//! Loop devices, which make a block device of a file. A mount of a loop device writes to its file and
+//! takes no lock on it.
 
 use std::fs;
 use std::io;
@@ -23,7 +23,7 @@ pub(super) struct LoopDevice {
 ///
 /// # Errors
 /// The kernel's, if `sysfs` cannot be read for want of memory or file descriptors.
-pub(super) fn over(sysfs: &Path, file: FileId) -> io::Result<Vec<LoopDevice>> {
+pub(super) fn loop_devices_of(sysfs: &Path, file: FileId) -> io::Result<Vec<LoopDevice>> {
     let mut found = Vec::new();
     let devices = match fs::read_dir(sysfs.join("block")) {
         Ok(devices) => devices,
@@ -49,7 +49,7 @@ pub(super) fn over(sysfs: &Path, file: FileId) -> io::Result<Vec<LoopDevice>> {
 
 /// A loop device and its file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Behind {
+pub(super) struct BackingFile {
     /// The file.
     pub(super) file: PathBuf,
     /// The loop device's name.
@@ -58,12 +58,12 @@ pub(super) struct Behind {
 
 /// Finds the file behind the loop device with this number, or behind the loop device that has a
 /// partition with this number; `None` for any other device.
-pub(super) fn behind(sysfs: &Path, number: u64) -> Option<Behind> {
+pub(super) fn backing_file(sysfs: &Path, number: u64) -> Option<BackingFile> {
     let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
     let device = fs::canonicalize(sysfs.join(format!("dev/block/{major}:{minor}"))).ok()?;
     device.ancestors().take(2).find_map(|device| {
         let file = attribute(&device.join("loop/backing_file")).ok()??.into();
-        Some(Behind { file, device: device.file_name()?.to_string_lossy().into_owned() })
+        Some(BackingFile { file, device: device.file_name()?.to_string_lossy().into_owned() })
     })
 }
 
@@ -107,21 +107,23 @@ mod tests {
     fn loop_device_is_found_by_its_file() {
         let (file, other) = (NamedTempFile::new().unwrap(), NamedTempFile::new().unwrap());
         let sysfs = sysfs(file.path().to_str().unwrap(), "1\n");
-        let over = |file: &NamedTempFile| over(sysfs.path(), FileId::of(file.path()).unwrap());
+        let devices_of =
+            |file: &NamedTempFile| loop_devices_of(sysfs.path(), FileId::of(file.path()).unwrap());
         let expected = LoopDevice { name: "loop3".to_owned(), read_only: true };
-        assert_eq!(over(&file).unwrap(), [expected]);
-        assert_eq!(over(&other).unwrap(), []);
+        assert_eq!(devices_of(&file).unwrap(), [expected]);
+        assert_eq!(devices_of(&other).unwrap(), []);
     }
 
     #[test]
     fn loop_file_is_found_by_device_and_partition_numbers() {
         let sysfs = sysfs("/srv/disk.img", "0\n");
-        let behind = |major, minor| behind(sysfs.path(), nix::sys::stat::makedev(major, minor));
+        let backing =
+            |major, minor| backing_file(sysfs.path(), nix::sys::stat::makedev(major, minor));
         let device = "loop3".to_owned();
-        let expected = Some(Behind { file: "/srv/disk.img".into(), device });
-        assert_eq!(behind(7, 3), expected);
-        assert_eq!(behind(259, 0), expected);
-        assert_eq!(behind(8, 0), None);
-        assert_eq!(behind(1, 1), None);
+        let expected = Some(BackingFile { file: "/srv/disk.img".into(), device });
+        assert_eq!(backing(7, 3), expected);
+        assert_eq!(backing(259, 0), expected);
+        assert_eq!(backing(8, 0), None);
+        assert_eq!(backing(1, 1), None);
     }
 }
