@@ -170,11 +170,11 @@ impl<X: Domain> Session<X> {
     /// [`SessionError`]; the guest's pages are unmapped in any case.
     pub fn run(mut self, origin: Origin) -> Result<(), SessionError> {
         if origin == Origin::Left {
-            self.closed();
+            self.note_closed();
         }
         let outcome = self.follow();
         // The guest's pages are unmapped before the thread ends, even after an error.
-        self.disconnect();
+        self.drop_connection();
         self.stats.update(|state| state.state = "closed".to_owned());
         outcome
     }
@@ -315,7 +315,7 @@ impl<X: Domain> Session<X> {
         self.stats.log.line(Level::WARN, format_args!("connection ended: {shown}"));
         self.write_reason(&shown);
         self.delay_offer();
-        self.close_connection();
+        self.begin_closing();
         self.stats.fail(error);
         self.pass_to(Phase::Closed);
         self.add(XenbusState::Closed);
@@ -358,31 +358,31 @@ impl<X: Domain> Session<X> {
     /// Ends the connection, if any; the frontend may start again [2.9] after a delay.
     fn close(&mut self) {
         self.delay_offer();
-        self.close_connection();
-        self.closed();
+        self.begin_closing();
+        self.note_closed();
     }
 
     /// Ends the device for good. The device releases its host resources, such as an interface's
     /// name, before the toolstack sees the state and may start another device. If XenStore refuses
     /// the state, the session ends anyway.
     fn end(&mut self) {
-        self.close_connection();
+        self.begin_closing();
         self.phase = Phase::Ended;
-        self.closed();
+        self.note_closed();
         if let Err(error) = self.write_states() {
             let what = format_args!("cannot write state 6: {}", Causes(&error));
             self.stats.log.line(Level::WARN, what);
         }
     }
 
-    fn close_connection(&mut self) {
-        if self.disconnect() {
+    fn begin_closing(&mut self) {
+        if self.drop_connection() {
             self.add(XenbusState::Closing);
             self.stats.log.line(Level::INFO, format_args!("disconnected"));
         }
     }
 
-    fn closed(&mut self) {
+    fn note_closed(&mut self) {
         self.stats.update(|state| state.state = "closed".to_owned());
         self.pass_to(Phase::Closed);
         self.add(XenbusState::Closed);
@@ -394,9 +394,9 @@ impl<X: Domain> Session<X> {
         if self.phase.connection().is_some() {
             self.log_saved_guest();
         }
-        self.close_connection();
+        self.begin_closing();
         self.phase = Phase::Ended;
-        self.closed();
+        self.note_closed();
         self.write_states()?;
         if self.keys.remover()? == Remover::Backend {
             // A toolstack that finds the directory gone before it has read state 6 reports that the
@@ -418,7 +418,7 @@ impl<X: Domain> Session<X> {
     }
 
     /// Closes the connection, which unmaps the guest's pages; returns whether there was one.
-    fn disconnect(&mut self) -> bool {
+    fn drop_connection(&mut self) -> bool {
         let connected = self.phase.connection().is_some();
         if connected {
             self.pass_to(Phase::Closed);
