@@ -37,7 +37,7 @@ case $(guest_said "$name" uid) in
 '1000 1000 1000 1000') ;;
 *) outcome="the process has uid $(guest_said "$name" uid)" ;;
 esac
-cell 8 b xen-virtiod Dom0 "$(echo "$GUEST" | tr '[:lower:]' '[:upper:]')" "an unprivileged process's grants" \
+result 8 b xen-virtiod Dom0 "$(echo "$GUEST" | tr '[:lower:]' '[:upper:]')" "an unprivileged process's grants" \
     "$outcome" "uid $(guest_said "$name" uid), capabilities $(guest_said "$name" capabilities), opened of /dev/xen: \
 $opened; granted $granted pages; of the guest's pages mapped: 0 before, $mapped while it drives the disk; 1 MiB \
 read: sha256 $(head -c 8 read) there, $(head -c 8 before) in the image; 1 MiB written: $(head -c 8 written) there, \
