@@ -162,6 +162,8 @@ impl<X: Domain> Connection<X> {
         self.transport.scheduler().begin_iteration(woken, &KernelClock);
         let signalled = woken.events && self.take_events()?;
         if std::mem::take(&mut self.more_messages) || signalled {
+            // A response that waits for a slot keeps the messages behind it in the page.
+            self.channel.flush(&mut self.events)?;
             self.answer_messages()?;
         }
         loop {

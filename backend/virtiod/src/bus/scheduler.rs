@@ -321,7 +321,8 @@ impl Scheduler {
         if !self.unnotified.is_empty() {
             return self.notify();
         }
-        if self.ready.is_empty() && !self.empty.is_empty() {
+        // Also while another queue is ready: it may stay so for ever.
+        if !self.empty.is_empty() {
             return Step::EnableDoorbells(self.empty.take());
         }
         self.judge_doorbell();
@@ -338,6 +339,8 @@ impl Scheduler {
         }
         if !self.ready.is_empty() {
             self.phase = Phase::Process;
+            // Also if the device does nothing: a step that repeats itself ends with the budget.
+            self.processed = true;
             return Some(Step::Process(self.ready.take()));
         }
         self.judge_doorbell();

@@ -305,7 +305,7 @@ impl<P: AccessPlatform> Transport<P> {
             None => Err(UpdateError::NoSuchQueue),
         };
         match updated {
-            Ok(Updated::Enabled) if self.status & DRIVER_OK != 0 => {
+            Ok(Updated::Enabled) if self.is_running() => {
                 self.scheduler.make_ready(QueueSet::of(index as usize));
             }
             Ok(_) => {}

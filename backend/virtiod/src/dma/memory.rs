@@ -29,7 +29,7 @@ use vm_memory::{
 use super::copy_buffer::{self, CopyBuffer};
 use super::mapping::Mapping;
 use super::pool::SharedPool;
-use super::ring_mapping::{MappingId, RingMappings};
+use super::ring_mapping::{MappingId, RingArea, RingMappings};
 use super::{AccessFault, AccessPlatform, AddressFault, Location, PageRange, ShareError};
 use crate::Causes;
 use crate::dma::budget::{GuestBudget, Purpose, Reservation};
@@ -48,6 +48,15 @@ pub struct DmaRange {
     pub length: u64,
     /// Reading, or reading and writing.
     pub access: Access,
+}
+
+impl DmaRange {
+    /// Whether all bytes of `other` are in this range, which permits that access.
+    pub(super) fn contains(self, other: Self) -> bool {
+        let skipped = other.address.checked_sub(self.address);
+        let end = skipped.and_then(|skipped| skipped.checked_add(other.length));
+        end.is_some_and(|end| end <= self.length) && other.access <= self.access
+    }
 }
 
 /// A guest's memory, as far as the platform lets a device reach it.
@@ -106,12 +115,14 @@ impl<P: AccessPlatform> DmaMemory<P> {
     fn try_map_ring(&mut self, areas: &[DmaRange]) -> Result<MappingId, AccessFault> {
         // All areas are decoded before the first is mapped.
         let decoded = areas.iter().map(|area| match self.decode(*area)? {
-            Location::Pages(range) => Ok((range, area.access)),
+            Location::Pages(pages) => Ok((*area, pages)),
             Location::Pool(range) => Err(AddressFault::PooledRing(range).into()),
         });
         let decoded = decoded.collect::<Result<Vec<_>, AccessFault>>()?;
-        let mapped =
-            decoded.iter().map(|(range, access)| self.map(&[*range], *access, Purpose::Rings));
+        let mapped = decoded.into_iter().map(|(range, pages)| {
+            let mapping = self.map(&[pages], range.access, Purpose::Rings)?;
+            Ok(RingArea { range, mapping })
+        });
         let mapped = mapped.collect::<Result<Vec<_>, AccessFault>>()?;
         Ok(self.rings.add(mapped))
     }

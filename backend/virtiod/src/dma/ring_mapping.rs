@@ -12,15 +12,22 @@ use xen::mapped::MappedRange;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MappingId(u64);
 
+/// One area of a ring: its bytes alone, though whole pages are mapped.
+pub(super) struct RingArea<P> {
+    pub(super) range: DmaRange,
+    pub(super) mapping: Mapping<P>,
+}
+
 /// The mapped areas of one ring.
 struct RingMapping<P> {
     id: MappingId,
-    areas: Vec<Mapping<P>>,
+    areas: Vec<RingArea<P>>,
 }
 
 impl<P: AsRef<MappedRange>> RingMapping<P> {
     fn find(&self, range: DmaRange) -> Option<VolatileSlice<'_>> {
-        self.areas.iter().find_map(|area| area.find(range))
+        let area = self.areas.iter().find(|area| area.range.contains(range))?;
+        area.mapping.find(range)
     }
 }
 
@@ -40,7 +47,7 @@ impl<P> Default for RingMappings<P> {
 
 impl<P: AsRef<MappedRange>> RingMappings<P> {
     /// Adds the areas of a ring.
-    pub(super) fn add(&mut self, areas: Vec<Mapping<P>>) -> MappingId {
+    pub(super) fn add(&mut self, areas: Vec<RingArea<P>>) -> MappingId {
         let id = MappingId(self.next);
         self.next += 1;
         self.all.push(RingMapping { id, areas });

@@ -1,16 +1,19 @@
 //! Tests of valid and invalid content of the message page.
 
 use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use protocol::message::{BindOutcome, ConfigData, FeatureBlocks, Message, Request, Response};
 use protocol::page::{Producer, QueueDirection};
 use protocol::status::{ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, FEATURES_OK};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 use virtio_bindings::virtio_config::{VIRTIO_F_NOTIF_CONFIG_DATA, VIRTIO_F_NOTIFICATION_DATA};
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
 use super::block::{OK, header, request};
 use super::driver::Driver;
-use super::host::{Host, TestDisk, XVDA, numbered_disk};
+use super::host::{Host, TestDisk, TestGuest, XVDA, numbered_disk};
 use xen::{Access, DomId};
 
 /// Writes bytes to the queue to the device, bypassing the driver's own transport. Only for messages
@@ -238,4 +241,54 @@ fn spec_5_7_notification_data_is_not_offered() {
     let mut disk = TestDisk::connect(numbered_disk(8), "w");
     let bits = 1 << VIRTIO_F_NOTIFICATION_DATA | 1 << VIRTIO_F_NOTIF_CONFIG_DATA;
     assert_eq!(disk.driver.offered() & bits, 0);
+}
+
+/// The response waits for a slot, and EVENT_AVAIL behind the request with it. The driver signals once,
+/// when it has freed slots: the device must send the response and read EVENT_AVAIL then. An entropy
+/// device has no timer that would wake it up later.
+#[test]
+fn spec_4_5_event_behind_a_waiting_response_is_handled() {
+    let entropy = [("type", "virtio,device4")];
+    let mut guest = TestGuest::connect(|host| host.add("virtio", 1, 0, &entropy));
+    let offered = guest.driver.offered() & !(1 << VIRTIO_RING_F_EVENT_IDX);
+    guest.driver.negotiate(offered);
+    guest.driver.add_silent_ring(0);
+    let ready = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
+    assert_eq!(guest.driver.set_status(ready), ready);
+    let buffer = guest.driver.share(&[0; 64], Access::ReadWrite);
+    // Four EVENT_USED, which the driver does not take yet, fill the queue to the driver.
+    for _ in 0..4 {
+        let sent = guest.driver.sent_by_device();
+        guest.driver.submit(&[buffer.writable()]);
+        guest.driver.send_avail(0);
+        guest.driver.wait_sent_by_device(sent.wrapping_add(1));
+    }
+    let taken = |driver: &Driver| driver.guest.words(driver.page)[0x40 / 4].load(Ordering::Acquire);
+    let before = taken(&guest.driver);
+    guest.driver.send_silently(Request::GetDeviceStatus);
+    guest.driver.port.notify();
+    while taken(&guest.driver) == before {
+        thread::yield_now();
+    }
+    guest.driver.submit(&[buffer.writable()]);
+    let events = |guest: &TestGuest| guest.host.stat(DomId(1)).stats.counts;
+    let before = events(&guest);
+    guest.driver.send_avail(0);
+    // The device has seen the event, and left the message in the page.
+    let seen = |guest: &TestGuest| {
+        let now = events(guest);
+        now.events_received > before.events_received && now.sleeps > before.sleeps
+    };
+    while !seen(&guest) {
+        thread::yield_now();
+    }
+    guest.driver.wait_answer("the response that waited", |_| ());
+    let (ring, memory) = guest.driver.ring();
+    let end = Instant::now() + Duration::from_secs(10);
+    while ring.used_index(memory) != 5 {
+        let used = ring.used_index(memory);
+        assert!(Instant::now() < end, "{used} of 5 requests were served");
+        thread::yield_now();
+    }
+    guest.driver.unshare(&buffer);
 }

@@ -316,6 +316,26 @@ fn events_that_bring_nothing_keep_ports_masked_ever_longer() {
     assert_eq!(masked, 2, "the 17th and the 19th, which came when the wait of the first was over");
 }
 
+#[test]
+fn queue_that_is_never_empty_hides_no_other() {
+    let mut setting = Setting::new(WorkSource::Driver, POLL);
+    setting.ring(&[0, 1]);
+    assert_eq!(setting.next(), Step::Process([0, 1].into_iter().collect()));
+    setting.complete(BatchSummary { empty: QueueSet::of(1), ..used(0, 1, 512) });
+    loop {
+        match setting.next() {
+            Step::Process(queues) => {
+                assert_eq!(queues, QueueSet::of(0));
+                setting.clock.pass(Duration::from_millis(1));
+                setting.complete(used(0, 1, 512));
+            }
+            Step::EnableDoorbells(queues) => return assert_eq!(queues, QueueSet::of(1)),
+            Step::Sleep => panic!("nobody polls queue 1, and its doorbell is not enabled"),
+            Step::Poll { .. } | Step::Notify(_) | Step::HandleSources => {}
+        }
+    }
+}
+
 /// Whatever a driver and a device do, an iteration ends, and no queue is forgotten: it is ready, or
 /// its doorbell is enabled.
 #[test]

@@ -240,7 +240,7 @@ impl<P: AccessPlatform> Transport<P> {
     }
 
     /// Whether DRIVER_OK is set and DEVICE_NEEDS_RESET is not.
-    fn is_running(&self) -> bool {
+    pub(super) fn is_running(&self) -> bool {
         self.status & DRIVER_OK != 0 && self.status & DEVICE_NEEDS_RESET == 0
     }
 

@@ -9,6 +9,7 @@ use protocol::status::{ACKNOWLEDGE, DRIVER, REQUIRED_FEATURES};
 use super::service::Meaningless;
 use super::*;
 use crate::bus::scheduler::clock::KernelClock;
+use crate::bus::scheduler::clock::fake::FakeClock;
 use crate::bus::scheduler::{Step, Woken};
 use crate::device::{DeviceId, Fault, QueueContext};
 use crate::dma::budget::GuestBudget;
@@ -610,4 +611,26 @@ fn any_request(bench: &mut Bench, a: u32, b: u32) {
     }
     bench.set_status(0);
     assert_eq!(bench.mapped(), 0);
+}
+
+#[test]
+fn enabling_queues_of_a_device_that_needs_a_reset_does_not_hold_the_iteration() {
+    let mut bench = Bench::negotiated(REQUIRED_FEATURES | RING_RESET);
+    bench.set_status(READY | DRIVER_OK);
+    bench.iterate();
+    bench.transport.fail(None, &Fault::Internal("a test's"));
+    let update = bench.update(0);
+    let clock = FakeClock::default();
+    bench.transport.scheduler().begin_iteration(Woken::default(), &clock);
+    for _ in 0..1000 {
+        // Messages that a connection answers between two steps.
+        bench.reset_queue(0);
+        assert!(bench.set_queue(update).enabled);
+        clock.pass(Duration::from_millis(1));
+        match bench.transport.scheduler().next(&clock) {
+            Step::Sleep => return,
+            step => bench.transport.carry_out(step, &mut bench.events, &clock),
+        };
+    }
+    panic!("the iteration continues after a second");
 }
