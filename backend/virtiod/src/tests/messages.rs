@@ -243,9 +243,9 @@ fn spec_5_7_notification_data_is_not_offered() {
     assert_eq!(disk.driver.offered() & bits, 0);
 }
 
-/// The response waits for a slot, and EVENT_AVAIL behind the request with it. The driver signals once,
-/// when it has freed slots: the device must send the response and read EVENT_AVAIL then. An entropy
-/// device has no timer that would wake it up later.
+/// The response waits for a slot, and EVENT_AVAIL behind the request with it. The driver signals
+/// once, when it has freed slots: the device must send the response and read EVENT_AVAIL then. An
+/// entropy device has no timer that would wake it up later.
 #[test]
 fn spec_4_5_event_behind_a_waiting_response_is_handled() {
     let entropy = [("type", "virtio,device4")];

@@ -1,5 +1,5 @@
-//! Loop devices, which make a block device of a file. A mount of a loop device writes to its file and
-//! takes no lock on it.
+//! Loop devices, which make a block device of a file. A mount of a loop device writes to its file
+//! and takes no lock on it.
 
 use std::fs;
 use std::io;
