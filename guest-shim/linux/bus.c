@@ -173,7 +173,7 @@ static void xvm_bus_drain(struct xvm_device *xvm)
 
 	do {
 		next = shim_interrupt_count(&interrupt, xvm_bus_receive_one(xvm));
-	} while (next == SHIM_NEXT);
+	} while (next == SHIM_RECEIVE);
 	/* There may be an answer, or free slots in a page that was full. */
 	wake_up(&bus->wait);
 

@@ -69,7 +69,7 @@ static bool xvm_config_may_be_stable(struct xvm_device *xvm, u32 generation)
 	bool never;
 
 	spin_lock_irq(&bus->lock);
-	never = shim_generation_look(&bus->generations, generation, now);
+	never = shim_generation_observe(&bus->generations, generation, now);
 	spin_unlock_irq(&bus->lock);
 	if (never)
 		xvm_fail(xvm, "the configuration changes whenever it is read");

@@ -206,27 +206,27 @@ static bool xvm_answers(struct xvm_device *xvm)
 }
 
 /* Decides whether to remove the virtio device. Returns an enum shim_removal. */
-static u32 xvm_removal(struct xvm_device *xvm, enum shim_connection connection)
+static u32 xvm_removal(struct xvm_device *xvm, enum shim_backend_state backend)
 {
 	if (READ_ONCE(xvm->bus.broken))
-		connection = SHIM_LOST;
+		backend = SHIM_BACKEND_BROKEN;
 	return shim_removal(xvm->virtio->vdev.id.device, xvm_dma_mapped_pages(xvm),
-			    connection);
+			    backend);
 }
 
 /* Whether removing the virtio device will end: its driver may wait for requests. */
 static bool xvm_can_remove(struct xvm_device *xvm)
 {
-	enum shim_connection connection;
+	enum shim_backend_state backend;
 	u32 what;
 
 	/* No new request is started after the virtio core is notified of a failure. */
 	flush_work(&xvm->fault);
-	what = xvm_removal(xvm, SHIM_OPEN);
+	what = xvm_removal(xvm, SHIM_BACKEND_OPEN);
 	if (what == SHIM_ASK_DEVICE) {
-		connection = xvm_answers(xvm) ? SHIM_ANSWERING : SHIM_LOST;
+		backend = xvm_answers(xvm) ? SHIM_BACKEND_ANSWERING : SHIM_BACKEND_BROKEN;
 		flush_work(&xvm->fault);
-		what = xvm_removal(xvm, connection);
+		what = xvm_removal(xvm, backend);
 	}
 	return what == SHIM_REMOVE;
 }

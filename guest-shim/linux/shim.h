@@ -135,10 +135,10 @@ enum shim_message {
 };
 
 enum shim_next {
-	SHIM_NEXT,		/* receive the next message */
+	SHIM_RECEIVE,		/* receive the next message */
 	SHIM_LATER,		/* continue later, in a workqueue */
 	SHIM_DONE,
-	SHIM_DONE_FOR_NOTHING,	/* the interrupt was spurious */
+	SHIM_SPURIOUS,		/* the interrupt was spurious */
 };
 
 /* The content of the last EVENT_CONFIG. The caller zeroes it first. */
@@ -155,10 +155,10 @@ struct shim_generations {
 	u64 since;
 };
 
-enum shim_connection {
-	SHIM_OPEN,
-	SHIM_ANSWERING,		/* the device just answered a request */
-	SHIM_LOST,
+enum shim_backend_state {
+	SHIM_BACKEND_OPEN,
+	SHIM_BACKEND_ANSWERING,	/* the device just answered a request */
+	SHIM_BACKEND_BROKEN,
 };
 
 enum shim_removal {
@@ -167,7 +167,7 @@ enum shim_removal {
 	SHIM_KEEP,		/* removal would block forever */
 };
 
-enum shim_bounce {
+enum shim_bounce_policy {
 	SHIM_BOUNCE_AUTO,
 	SHIM_BOUNCE_ALWAYS,
 	SHIM_BOUNCE_NEVER,
@@ -372,7 +372,7 @@ u32 shim_dma_device_writes(u32 direction);
 
 /**
  * shim_bounces() - whether to bounce buffers that share pages with other data
- * @policy: enum shim_bounce
+ * @policy: enum shim_bounce_policy
  * @trusted: value of the toolstack's key trusted [3.8]
  * @backend: domain of the backend
  *
@@ -401,15 +401,15 @@ u32 shim_config_is_news(struct shim_announced *announced, u32 status,
 			u32 generation);
 
 /**
- * shim_generation_look() - record a reading of the configuration's generation
+ * shim_generation_observe() - record a reading of the configuration's generation
  * @generations: history, updated
  * @generation: generation that was read
  * @now: time in milliseconds
  *
  * Return: 1 if the generation has changed at every reading for too long, else 0.
  */
-u32 shim_generation_look(struct shim_generations *generations, u32 generation,
-			 u64 now);
+u32 shim_generation_observe(struct shim_generations *generations, u32 generation,
+			    u64 now);
 
 /**
  * shim_waits_for_requests() - whether removing the driver waits for requests
@@ -423,11 +423,11 @@ u32 shim_waits_for_requests(u32 device_id);
  * shim_removal() - decide whether a virtio device can be removed
  * @device_id: virtio device ID
  * @pages: pages of unfinished requests
- * @connection: enum shim_connection
+ * @backend: enum shim_backend_state
  *
  * Return: enum shim_removal.
  */
-u32 shim_removal(u32 device_id, u32 pages, u32 connection);
+u32 shim_removal(u32 device_id, u32 pages, u32 backend);
 
 /* The pool grows by chunks of SHIM_CHUNK_PAGES pages, up to SHIM_MAX_CHUNKS. */
 #define SHIM_CHUNK_PAGES 64

@@ -8,7 +8,7 @@ pub const CHANGING_LIMIT: u64 = 10_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
     /// Continue: the generation is the same as before, or has not differed for too long yet.
-    GoOn,
+    Continue,
     /// Give the device up: the generation differed at every check for [`CHANGING_LIMIT`].
     GiveUp,
 }
@@ -32,14 +32,14 @@ impl Generations {
     pub fn observe(&mut self, generation: u32, now: u64) -> Reading {
         if generation == self.last {
             self.changing = 0;
-            return Reading::GoOn;
+            return Reading::Continue;
         }
         self.last = generation;
         if self.changing == 0 {
             (self.changing, self.since) = (1, now);
         }
         let lasted = now.saturating_sub(self.since);
-        if lasted < CHANGING_LIMIT { Reading::GoOn } else { Reading::GiveUp }
+        if lasted < CHANGING_LIMIT { Reading::Continue } else { Reading::GiveUp }
     }
 }
 
@@ -73,7 +73,7 @@ mod tests {
     fn spec_6_6_constant_generation_may_be_checked_without_limit() {
         let mut seen = Generations::default();
         for now in (0..100 * CHANGING_LIMIT).step_by(1000) {
-            assert_eq!(seen.observe(5, now), Reading::GoOn);
+            assert_eq!(seen.observe(5, now), Reading::Continue);
         }
     }
 
@@ -82,7 +82,7 @@ mod tests {
         let mut seen = Generations::default();
         let mut look = |generation, now| seen.observe(generation, now);
         for now in 0..CHANGING_LIMIT {
-            assert_eq!(look(now as u32 + 1, 7 + now), Reading::GoOn, "after {now} ms");
+            assert_eq!(look(now as u32 + 1, 7 + now), Reading::Continue, "after {now} ms");
         }
         assert_eq!(look(77_777, 7 + CHANGING_LIMIT), Reading::GiveUp);
     }
@@ -90,8 +90,8 @@ mod tests {
     #[test]
     fn spec_6_6_alternating_generation_is_given_up() {
         let mut seen = Generations::default();
-        assert_eq!(seen.observe(1, 0), Reading::GoOn);
-        assert_eq!(seen.observe(2, CHANGING_LIMIT / 2), Reading::GoOn);
+        assert_eq!(seen.observe(1, 0), Reading::Continue);
+        assert_eq!(seen.observe(2, CHANGING_LIMIT / 2), Reading::Continue);
         assert_eq!(seen.observe(1, CHANGING_LIMIT), Reading::GiveUp);
     }
 
@@ -101,8 +101,8 @@ mod tests {
         let mut seen = Generations::default();
         for change in 1..1000 {
             let now = u64::from(change) * CHANGING_LIMIT;
-            assert_eq!(seen.observe(change, now), Reading::GoOn);
-            assert_eq!(seen.observe(change, now + 1), Reading::GoOn);
+            assert_eq!(seen.observe(change, now), Reading::Continue);
+            assert_eq!(seen.observe(change, now + 1), Reading::Continue);
         }
     }
 

@@ -26,11 +26,11 @@ pub enum Next {
     /// Receive the next message.
     Receive,
     /// Yield the processor, then receive more; the channel stays masked.
-    ComeBack,
+    Later,
     /// Unmask the channel.
     Done,
     /// Unmask the channel, and report the event as spurious to the kernel.
-    DoneForNothing,
+    Spurious,
 }
 
 /// Counters of the messages that one interrupt has brought so far.
@@ -51,11 +51,11 @@ impl Interrupt {
         self.handled = self.handled.saturating_add(u32::from(message != Message::None));
         self.useful = self.useful.saturating_add(u32::from(message == Message::Useful));
         match (message, self.useful) {
-            (Message::None, 0) => Next::DoneForNothing,
+            (Message::None, 0) => Next::Spurious,
             (Message::None, _) => Next::Done,
             _ if self.handled < BUDGET => Next::Receive,
-            (_, 0) => Next::DoneForNothing,
-            _ => Next::ComeBack,
+            (_, 0) => Next::Spurious,
+            _ => Next::Later,
         }
     }
 }
@@ -90,16 +90,16 @@ mod tests {
 
     #[test]
     fn interrupt_without_messages_is_spurious() {
-        assert_eq!(served([Message::None]), Next::DoneForNothing);
+        assert_eq!(served([Message::None]), Next::Spurious);
     }
 
     #[test]
     fn interrupt_with_only_useless_messages_is_spurious() {
         for useless in 1..=BUDGET as usize {
             let came = messages(useless, 0).chain([Message::None]);
-            assert_eq!(served(came), Next::DoneForNothing, "{useless} messages");
+            assert_eq!(served(came), Next::Spurious, "{useless} messages");
         }
-        assert_eq!(served(messages(1000, 0)), Next::DoneForNothing, "without a pause");
+        assert_eq!(served(messages(1000, 0)), Next::Spurious, "without a pause");
     }
 
     #[test]
@@ -108,6 +108,6 @@ mod tests {
         let taken = messages(0, 1000).map(|message| interrupt.count(message));
         let taken: Vec<_> = taken.take_while(|next| *next == Next::Receive).collect();
         assert_eq!(taken.len() as u32, BUDGET - 1);
-        assert_eq!(served(messages(0, 1000)), Next::ComeBack);
+        assert_eq!(served(messages(0, 1000)), Next::Later);
     }
 }

@@ -21,9 +21,9 @@ pub(crate) unsafe extern "C" fn shim_interrupt_count(
     // SAFETY: valid, and used by nothing else during the call, by the function's contract.
     match unsafe { &mut *interrupt }.count(message) {
         Next::Receive => 0,
-        Next::ComeBack => 1,
+        Next::Later => 1,
         Next::Done => 2,
-        Next::DoneForNothing => 3,
+        Next::Spurious => 3,
     }
 }
 
@@ -48,7 +48,7 @@ pub(crate) unsafe extern "C" fn shim_config_is_news(
 /// `generations` points to a valid `struct shim_generations` that nothing else uses during the
 /// call.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn shim_generation_look(
+pub(crate) unsafe extern "C" fn shim_generation_observe(
     generations: *mut Generations,
     generation: u32,
     now: u64,
@@ -65,7 +65,7 @@ pub(crate) extern "C" fn shim_waits_for_requests(device_id: u32) -> u32 {
 }
 
 /// Decides on the removal of a device from its driver; returns an `enum shim_removal`. `connection`
-/// is an `enum shim_connection`.
+/// is an `enum shim_backend_state`.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_removal(device_id: u32, pages: u32, connection: u32) -> u32 {
     let connection = match connection {
