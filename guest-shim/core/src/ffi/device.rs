@@ -64,16 +64,16 @@ pub(crate) extern "C" fn shim_waits_for_requests(device_id: u32) -> u32 {
     removal::waits_for_requests(device_id).into()
 }
 
-/// Decides on the removal of a device from its driver; returns an `enum shim_removal`. `connection`
+/// Decides on the removal of a device from its driver; returns an `enum shim_removal`. `backend`
 /// is an `enum shim_backend_state`.
 #[unsafe(no_mangle)]
-pub(crate) extern "C" fn shim_removal(device_id: u32, pages: u32, connection: u32) -> u32 {
-    let connection = match connection {
+pub(crate) extern "C" fn shim_removal(device_id: u32, pages: u32, backend: u32) -> u32 {
+    let backend = match backend {
         0 => BackendState::Open,
         1 => BackendState::Answering,
         _ => BackendState::Broken,
     };
-    match removal::next(device_id, pages, connection) {
+    match removal::next(device_id, pages, backend) {
         Removal::Remove => 0,
         Removal::AskDevice => 1,
         Removal::Keep => 2,
