@@ -167,7 +167,8 @@ pub(crate) extern "C" fn shim_dma_device_writes(direction: u32) -> u32 {
     direction_of(direction).is_some_and(DmaDirection::device_writes).into()
 }
 
-/// Whether to bounce buffers that share pages with other data; `policy` is an `enum shim_bounce_policy`.
+/// Whether to bounce buffers that share pages with other data; `policy` is an `enum
+/// shim_bounce_policy`.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_bounces(policy: u32, trusted: u32, backend: u16) -> u32 {
     let policy = match policy {
