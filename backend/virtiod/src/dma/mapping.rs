@@ -80,4 +80,9 @@ impl<P: AsRef<MappedRange>> Mapping<P> {
         let offset = usize::try_from(run.offset + skipped).ok()?;
         self.pages.as_ref().slice(offset, usize::try_from(range.length).ok()?)
     }
+
+    /// Bytes of the mapping.
+    pub(super) fn slice(&self, offset: usize, length: usize) -> Option<VolatileSlice<'_>> {
+        self.pages.as_ref().slice(offset, length)
+    }
 }

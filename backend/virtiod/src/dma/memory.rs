@@ -50,15 +50,6 @@ pub struct DmaRange {
     pub access: Access,
 }
 
-impl DmaRange {
-    /// Whether all bytes of `other` are in this range, which permits that access.
-    pub(super) fn contains(self, other: Self) -> bool {
-        let skipped = other.address.checked_sub(self.address);
-        let end = skipped.and_then(|skipped| skipped.checked_add(other.length));
-        end.is_some_and(|end| end <= self.length) && other.access <= self.access
-    }
-}
-
 /// A guest's memory, as far as the platform lets a device reach it.
 pub struct DmaMemory<P: AccessPlatform> {
     platform: P,
@@ -121,7 +112,7 @@ impl<P: AccessPlatform> DmaMemory<P> {
         let decoded = decoded.collect::<Result<Vec<_>, AccessFault>>()?;
         let mapped = decoded.into_iter().map(|(range, pages)| {
             let mapping = self.map(&[pages], range.access, Purpose::Rings)?;
-            Ok(RingArea { range, mapping })
+            Ok(RingArea { range, offset: pages.offset as usize, mapping })
         });
         let mapped = mapped.collect::<Result<Vec<_>, AccessFault>>()?;
         Ok(self.rings.add(mapped))

@@ -15,7 +15,22 @@ pub struct MappingId(u64);
 /// One area of a ring: its bytes alone, though whole pages are mapped.
 pub(super) struct RingArea<P> {
     pub(super) range: DmaRange,
+    /// Offset of the first byte in the mapping.
+    pub(super) offset: usize,
     pub(super) mapping: Mapping<P>,
+}
+
+impl<P: AsRef<MappedRange>> RingArea<P> {
+    /// The bytes of `range`, if all are in the area, which permits that access.
+    fn find(&self, range: DmaRange) -> Option<VolatileSlice<'_>> {
+        let skipped = range.address.checked_sub(self.range.address)?;
+        let rest = self.range.length.checked_sub(skipped)?;
+        if range.length > rest || range.access > self.range.access {
+            return None;
+        }
+        let offset = self.offset + usize::try_from(skipped).ok()?;
+        self.mapping.slice(offset, usize::try_from(range.length).ok()?)
+    }
 }
 
 /// The mapped areas of one ring.
@@ -26,8 +41,7 @@ struct RingMapping<P> {
 
 impl<P: AsRef<MappedRange>> RingMapping<P> {
     fn find(&self, range: DmaRange) -> Option<VolatileSlice<'_>> {
-        let area = self.areas.iter().find(|area| area.range.contains(range))?;
-        area.mapping.find(range)
+        self.areas.iter().find_map(|area| area.find(range))
     }
 }
 
