@@ -126,7 +126,7 @@ pub struct Scheduler {
     notify_now: bool,
     sources: bool,
     phase: Phase,
-    /// A batch was processed since the time was looked at last.
+    /// Queues were processed since the time was read last.
     processed: bool,
     end: TickDeadline,
     coalescing: Coalescing,
@@ -208,14 +208,12 @@ impl Scheduler {
             self.unnotified.insert(queue);
             self.notify_now = true;
         }
-        self.ready.insert(queue);
-        self.empty.remove(queue);
+        self.make_ready(QueueSet::of(queue));
     }
 
     /// The device worked on its queues, which came to `batch`.
     pub fn completed(&mut self, batch: &BatchSummary, when: NotifyWhen) {
         self.worked |= batch.count > 0 || !batch.rescheduled.is_empty();
-        self.processed = true;
         self.ready.extend(batch.rescheduled);
         self.empty.extend(batch.empty);
         self.empty = self.empty.without(self.ready);
@@ -339,7 +337,7 @@ impl Scheduler {
         }
         if !self.ready.is_empty() {
             self.phase = Phase::Process;
-            // Also if the device does nothing: a step that repeats itself ends with the budget.
+            // Whatever the device does: steps that repeat themselves end with the budget.
             self.processed = true;
             return Some(Step::Process(self.ready.take()));
         }

@@ -1,7 +1,7 @@
 //! Processes the queues: carries out the scheduler's steps.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use protocol::message::Event;
 use protocol::status::{DEVICE_NEEDS_RESET, DRIVER_OK};
@@ -67,7 +67,7 @@ impl<P: AccessPlatform> Transport<P> {
     }
 
     /// The longest time that the thread may sleep without an event; `None` for ever.
-    pub fn longest_sleep(&self, clock: &impl Clock) -> Option<std::time::Duration> {
+    pub fn longest_sleep(&self, clock: &impl Clock) -> Option<Duration> {
         let deadline = self.deadline().map(|at| at.saturating_duration_since(clock.now()));
         [deadline, self.scheduler.longest_sleep(clock)].into_iter().flatten().min()
     }
