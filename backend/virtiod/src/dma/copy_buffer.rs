@@ -79,12 +79,9 @@ impl CopyBuffer {
         let before = |buffer: &CopiedBuffer| buffer.key() <= (range.access, range.address);
         let position = self.buffers.partition_point(before).checked_sub(1)?;
         let buffer = self.buffers.get(position).filter(|buffer| buffer.access == range.access)?;
-        let skipped = range.address.checked_sub(buffer.range.address)?;
-        if skipped.checked_add(range.length)? > buffer.range.length {
-            return None;
-        }
+        let skipped = range.offset_in(buffer.range.address, buffer.range.length)?;
         buffer.accessed.set(true);
-        self.staging.as_ref().slice(buffer.at + skipped as usize, range.length as usize)
+        self.staging.as_ref().slice(buffer.at + skipped, range.length as usize)
     }
 
     /// Copies the buffers that the device may have written back to the guest.

@@ -19,7 +19,7 @@ struct PageRun {
     /// Length in bytes.
     length: u64,
     /// Offset of the first byte in the mapping.
-    offset: u64,
+    offset: usize,
 }
 
 /// A mapping of one or more runs, sorted by address and then by length. Statistics and budget count
@@ -37,7 +37,7 @@ impl<P> Mapping<P> {
     pub(super) fn new(
         pages: P,
         ranges: &[PageRange],
-        room: Reservation,
+        reservation: Reservation,
         stats: Arc<DeviceStats>,
     ) -> Self {
         let mut offset = 0;
@@ -45,14 +45,14 @@ impl<P> Mapping<P> {
             let length = u64::from(range.pages) * PAGE_SIZE;
             let address = range.address.wrapping_sub(range.offset);
             let run = PageRun { address, length, offset };
-            offset += length;
+            offset += length as usize;
             run
         });
         let mut runs: Vec<_> = runs.collect();
         runs.sort_unstable_by_key(|run| (run.address, run.length));
-        let count = offset / PAGE_SIZE;
+        let count = ranges.iter().map(|range| u64::from(range.pages)).sum();
         stats.grants_mapped.fetch_add(count, Ordering::Relaxed);
-        Self { pages, count, runs, _reservation: room, stats }
+        Self { pages, count, runs, _reservation: reservation, stats }
     }
 }
 
@@ -73,12 +73,8 @@ impl<P: AsRef<MappedRange>> Mapping<P> {
         }
         let position = self.runs.partition_point(|run| run.address <= range.address);
         let run = self.runs.get(position.checked_sub(1)?)?;
-        let skipped = range.address.checked_sub(run.address)?;
-        if skipped.checked_add(range.length)? > run.length {
-            return None;
-        }
-        let offset = usize::try_from(run.offset + skipped).ok()?;
-        self.pages.as_ref().slice(offset, usize::try_from(range.length).ok()?)
+        let skipped = range.offset_in(run.address, run.length)?;
+        self.slice(run.offset + skipped, usize::try_from(range.length).ok()?)
     }
 
     /// Bytes of the mapping.

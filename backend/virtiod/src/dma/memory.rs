@@ -50,6 +50,15 @@ pub struct DmaRange {
     pub access: Access,
 }
 
+impl DmaRange {
+    /// Offset of the range in the `length` bytes at address `start`, if they contain all of it.
+    pub(super) fn offset_in(self, start: u64, length: u64) -> Option<usize> {
+        let skipped = self.address.checked_sub(start)?;
+        let inside = self.length <= length.checked_sub(skipped)?;
+        usize::try_from(skipped).ok().filter(|_| inside)
+    }
+}
+
 /// A guest's memory, as far as the platform lets a device reach it.
 pub struct DmaMemory<P: AccessPlatform> {
     platform: P,
@@ -161,12 +170,15 @@ impl<P: AccessPlatform> DmaMemory<P> {
     pub fn prepare(&self, buffers: impl Iterator<Item = DmaRange>) {
         let (mut read, mut write) = (Vec::new(), Vec::new());
         let mut pooled = 0;
-        for buffer in buffers.filter(|buffer| self.find(*buffer).is_none()) {
-            match (self.decode(buffer), buffer.access) {
-                (Ok(Location::Pages(range)), Access::ReadOnly) => read.push(range),
-                (Ok(Location::Pages(range)), Access::ReadWrite) => write.push(range),
-                (Ok(Location::Pool(_)), _) => pooled += 1,
-                (Err(_), _) => {}
+        for buffer in buffers {
+            match self.decode(buffer) {
+                // Most buffers: they need no search of what is mapped.
+                Ok(Location::Pool(_)) => pooled += 1,
+                Ok(Location::Pages(range)) if self.find(buffer).is_none() => match buffer.access {
+                    Access::ReadOnly => read.push(range),
+                    Access::ReadWrite => write.push(range),
+                },
+                Ok(Location::Pages(_)) | Err(_) => {}
             }
         }
         self.stats.pool_addresses.fetch_add(pooled, Ordering::Relaxed);

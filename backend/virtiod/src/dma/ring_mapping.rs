@@ -23,13 +23,11 @@ pub(super) struct RingArea<P> {
 impl<P: AsRef<MappedRange>> RingArea<P> {
     /// The bytes of `range`, if all are in the area, which permits that access.
     fn find(&self, range: DmaRange) -> Option<VolatileSlice<'_>> {
-        let skipped = range.address.checked_sub(self.range.address)?;
-        let rest = self.range.length.checked_sub(skipped)?;
-        if range.length > rest || range.access > self.range.access {
+        let skipped = range.offset_in(self.range.address, self.range.length)?;
+        if range.access > self.range.access {
             return None;
         }
-        let offset = self.offset + usize::try_from(skipped).ok()?;
-        self.mapping.slice(offset, usize::try_from(range.length).ok()?)
+        self.mapping.slice(self.offset + skipped, usize::try_from(range.length).ok()?)
     }
 }
 
