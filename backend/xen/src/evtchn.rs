@@ -3,10 +3,9 @@
 //! A read returns the pending ports and masks them; a write of a port unmasks it.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
 
 use xen_sys::evtchn::{self as sys, BindInterdomain, BindUnboundPort, DEVICE, Port, RestrictDomid};
 
@@ -33,9 +32,7 @@ pub struct Evtchn {
 impl Evtchn {
     /// Opens the handle and restricts it to `guest`.
     pub fn open(guest: DomId) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
-        let file = device_file::open(&options, DEVICE, "xen-evtchn")?;
+        let file = device_file::open(DEVICE, "xen-evtchn", libc::O_NONBLOCK)?;
         // The kernel cannot restrict a handle to domain 0, which is usually the peer of a driver.
         if guest.0 != 0 {
             let request = RestrictDomid { domid: guest.0 };

@@ -3,7 +3,7 @@
 //! The kernel chooses the pages and their references. The process maps a page by its offset in the
 //! device.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::mem::offset_of;
 use std::num::NonZeroUsize;
@@ -43,8 +43,7 @@ impl Gntalloc {
     /// The device is missing, or the kernel is out of pages or references; the message names the
     /// module that may be missing.
     pub fn share(&self, count: u16, access: Access) -> io::Result<SharedPages> {
-        let options = OpenOptions::new().read(true).write(true).clone();
-        let file = device_file::open(&options, DEVICE, "xen-gntalloc")?;
+        let file = device_file::open(DEVICE, "xen-gntalloc", 0)?;
         let allocated = allocate(&file, self.peer, count, access)?;
         let mut pages: Vec<(GrantRef, u64)> = allocated
             .references

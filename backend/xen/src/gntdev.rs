@@ -6,7 +6,7 @@
 mod copy;
 mod refused;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsRawFd;
@@ -32,8 +32,7 @@ pub struct Gntdev {
 impl Gntdev {
     /// Opens the handle to the grants of `guest`.
     pub fn open(guest: DomId) -> io::Result<Self> {
-        let options = OpenOptions::new().read(true).write(true).clone();
-        let file = device_file::open(&options, DEVICE, "xen-gntdev")?;
+        let file = device_file::open(DEVICE, "xen-gntdev", 0)?;
         Ok(Self { file: Arc::new(file), guest })
     }
 
