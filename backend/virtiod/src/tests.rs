@@ -35,5 +35,6 @@ mod ring;
 mod rings;
 mod shortage;
 mod slow_device;
+mod source_files;
 mod store_failures;
 mod vsock;

@@ -1,21 +1,12 @@
 //! Checks that errors do not print their cause: [`crate::Causes`] does, once.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use super::source_files::rust_files;
 
 /// The folders whose errors users see.
 const FOLDERS: [&str; 2] = ["backend", "guest-shim"];
-
-fn rust_files(path: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(path).unwrap() {
-        let path = entry.unwrap().path();
-        match path.extension() {
-            _ if path.is_dir() => rust_files(&path, found),
-            Some(extension) if extension == "rs" => found.push(path),
-            _ => {}
-        }
-    }
-}
 
 /// An error variant: its message and the source text of its fields.
 struct Variant<'t> {
@@ -52,7 +43,7 @@ fn cause(fields: &str) -> Option<String> {
 fn no_error_prints_its_cause() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut files = Vec::new();
-    FOLDERS.iter().for_each(|folder| rust_files(&root.join(folder), &mut files));
+    FOLDERS.iter().for_each(|folder| files.extend(rust_files(&root.join(folder))));
     let mut with_cause = 0;
     for file in files.iter().filter(|file| !file.ends_with("causes.rs") && !file.ends_with(file!()))
     {

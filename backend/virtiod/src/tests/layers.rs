@@ -1,7 +1,10 @@
 //! Checks which folders use which: data flows one way through the daemon (backend/README.md).
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use super::source_files::rust_files;
 
 /// Folders from the top to the bottom, as in backend/README.md: each uses only those below it.
 const ORDER: [&str; 7] = ["daemon", "setup", "bus", "config", "dma", "tap", "device"];
@@ -17,22 +20,13 @@ const MORE: [(&str, &[&str]); 4] = [
 /// The one file of `dma/` that knows devices: it implements their view of memory.
 const DEVICE_MEMORY: &str = "dma/device_memory.rs";
 
-fn sources(path: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(path).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if name.starts_with("tests") {
-            continue;
-        }
-        if path.is_dir() { sources(&path, found) } else { found.push(path) }
-    }
-}
-
 /// The files of a folder and its module file, without tests.
 fn files(folder: &str) -> Vec<PathBuf> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut found = vec![src.join(format!("{folder}.rs"))];
-    sources(&src.join(folder), &mut found);
+    let mut found = rust_files(&src.join(folder));
+    let is_test = |name: &OsStr| name.to_string_lossy().starts_with("tests");
+    found.retain(|file| !file.strip_prefix(&src).unwrap().iter().any(is_test));
+    found.push(src.join(format!("{folder}.rs")));
     assert!(found.len() > 3, "{folder}: {found:?}");
     found
 }
