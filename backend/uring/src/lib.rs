@@ -21,5 +21,9 @@
 //! ```
 
 pub mod block_device;
+pub mod engine;
 pub mod file_engine;
 pub mod iovec;
+pub mod operation;
+pub mod owned;
+mod threads;

@@ -11,6 +11,8 @@ mod copy_buffer;
 mod device_memory;
 mod fault;
 pub mod grants;
+mod held;
+mod mapper;
 mod mapping;
 mod memory;
 mod pool;
@@ -20,7 +22,7 @@ mod tests;
 #[cfg(test)]
 pub mod window;
 
-use protocol::grant::AddressError;
+use protocol::grant::{AddressError, PAGE_SIZE, pages_spanned};
 use protocol::pool::PoolRange;
 use vm_memory::VolatileSlice;
 
@@ -51,6 +53,16 @@ pub struct PageRange {
 }
 
 impl PageRange {
+    /// The part of the range that `inner` describes, if the range contains all of it.
+    fn part(self, inner: DmaRange) -> Option<Self> {
+        let skipped = inner.offset_in(self.address, self.length)? as u64;
+        let start = self.offset + skipped;
+        let (first, offset) = (self.first.0 + start / PAGE_SIZE, start % PAGE_SIZE);
+        let pages = u32::try_from(pages_spanned(offset, inner.length)).ok()?;
+        let (address, length) = (inner.address, inner.length);
+        Some(Self { address, first: PageNumber(first), pages, offset, length })
+    }
+
     /// Iterates over the page numbers, in order.
     pub fn numbers(self) -> impl Iterator<Item = PageNumber> {
         // `AccessPlatform::decode` ensures that the last page has a number.
@@ -104,9 +116,9 @@ pub enum AddressFault {
 }
 
 /// Decodes addresses of one guest and reaches the pages behind them.
-pub trait AccessPlatform: Send + 'static {
+pub trait AccessPlatform: Send + Sync + 'static {
     /// Mapped pages; dropping the value unmaps them.
-    type Pages: AsRef<MappedRange> + Send;
+    type Pages: AsRef<MappedRange> + Send + Sync;
 
     /// Bus features that the platform offers (SPEC clause 2.3): with
     /// [`protocol::binding::F_SHARED_POOL`], page numbers are grant references.
@@ -144,5 +156,5 @@ pub trait AccessPlatform: Send + 'static {
 
     /// Whether the device works with a driver that accepted `features`. The transport asks for each
     /// driver before it decodes any of its addresses.
-    fn accepts(&mut self, features: u64) -> bool;
+    fn accepts(&self, features: u64) -> bool;
 }

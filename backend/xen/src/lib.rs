@@ -169,9 +169,9 @@ pub enum CopyError {
 }
 
 /// Maps and copies pages that one guest granted to this domain.
-pub trait GrantTable: Send + 'static {
+pub trait GrantTable: Send + Sync + 'static {
     /// Mapped pages; dropping the value unmaps them.
-    type Pages: AsRef<MappedRange> + Send;
+    type Pages: AsRef<MappedRange> + Send + Sync + 'static;
 
     /// Maps the pages behind `references` to consecutive addresses.
     ///

@@ -22,6 +22,9 @@ pub struct MappedRange {
 // SAFETY: the range does not depend on the thread that mapped it; every access through it is
 // volatile or atomic, as the other domain's CPUs require anyway.
 unsafe impl Send for MappedRange {}
+// SAFETY: as for Send: several threads may access the bytes at the same time, as the other domain's
+// CPUs do.
+unsafe impl Sync for MappedRange {}
 
 impl MappedRange {
     /// Describes mapped memory.

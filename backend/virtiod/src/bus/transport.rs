@@ -267,7 +267,7 @@ impl<P: AccessPlatform> Transport<P> {
         let (offered, accepted) = (self.offered(), self.driver_features.bits());
         let further = self.driver_features.has_further();
         let unknown = accepted & !(offered | self.device.accepted_features());
-        let behind_platform = self.memory.platform_mut().accepts(accepted);
+        let behind_platform = self.memory.platform().accepts(accepted);
         let versioned = accepted & 1 << F_VERSION_1 != 0;
         if unknown != 0 {
             self.warn(format_args!("FEATURES_OK refused: bits {unknown:#x} were not offered"));

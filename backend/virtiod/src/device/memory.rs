@@ -1,7 +1,7 @@
 //! The interface through which a device reaches a guest's memory.
 
 use protocol::grant::{PAGE_SIZE, pages_spanned};
-use vm_memory::{GuestAddress, GuestMemory, GuestMemoryError};
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryError, VolatileSlice};
 
 /// The direction of a buffer's data (virtio 1.3 section 2.6, device-readable and device-writable).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,10 @@ pub trait DeviceMemory: GuestMemory<Bitmap = ()> {
     /// Ends all access to buffers. The device may return them to the driver only after this call.
     fn release(&mut self);
 
+    /// Takes over the buffers that were made reachable and are not released yet, for operations that
+    /// use them after the batch. The memory itself no longer has them, and writes none of them back.
+    fn hold(&mut self) -> Box<dyn HeldBuffers>;
+
     /// Counts bytes that were copied from or into buffers.
     fn copied(&self, bytes: u64);
 
@@ -55,4 +59,22 @@ pub trait DeviceMemory: GuestMemory<Bitmap = ()> {
     /// Whether an access failed because a resource of the host is short, so that it may succeed
     /// later.
     fn is_shortage(&self, error: &GuestMemoryError) -> bool;
+}
+
+/// Buffers of requests that stay reachable until this is dropped, in any thread and whatever
+/// becomes of the device: operations of the storage use them.
+pub trait HeldBuffers: Send + Sync {
+    /// The bytes of a buffer that was made reachable.
+    ///
+    /// # Errors
+    /// The buffer was not made reachable.
+    fn slice(&self, buffer: Buffer) -> Result<VolatileSlice<'_>, GuestMemoryError>;
+
+    /// Copies what was written into buffers back into the guest's memory, where they are copies.
+    /// The device calls this before it returns the buffers to the driver.
+    ///
+    /// # Errors
+    /// A buffer may not be written by the device.
+    fn write_back(&self, buffers: &mut dyn Iterator<Item = Buffer>)
+    -> Result<(), GuestMemoryError>;
 }

@@ -5,7 +5,7 @@
 //! alone (tests/bench/report.md, "pages read in Dom0"). A page that stays mapped costs 1.2 to 1.5
 //! µs, which is the reason for the pool.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use protocol::grant::PAGE_SIZE;
 use vm_memory::VolatileSlice;
@@ -24,7 +24,8 @@ struct CopiedBuffer {
     access: Access,
     at: usize,
     /// Whether the device accessed the buffer. A buffer that it did not access is not copied back.
-    accessed: Cell<bool>,
+    /// Only the copy back reads it, in the same thread or after a hand-over: relaxed.
+    accessed: AtomicBool,
 }
 
 impl CopiedBuffer {
@@ -37,7 +38,9 @@ impl CopiedBuffer {
     fn goes(&self, direction: CopyDirection) -> bool {
         match direction {
             CopyDirection::FromGuest => self.access == Access::ReadOnly,
-            CopyDirection::ToGuest => self.access == Access::ReadWrite && self.accessed.get(),
+            CopyDirection::ToGuest => {
+                self.access == Access::ReadWrite && self.accessed.load(Ordering::Relaxed)
+            }
         }
     }
 }
@@ -63,7 +66,7 @@ impl CopyBuffer {
         let buffers = read.chain(write).map(|(range, access)| {
             let at = length;
             length += range.length as usize;
-            CopiedBuffer { range, access, at, accessed: Cell::new(false) }
+            CopiedBuffer { range, access, at, accessed: AtomicBool::new(false) }
         });
         let mut buffers: Vec<_> = buffers.collect();
         buffers.sort_unstable_by_key(|buffer| (buffer.key(), buffer.range.length));
@@ -72,32 +75,37 @@ impl CopyBuffer {
         copied.is_ok().then_some(copies)
     }
 
+    /// The last buffer for that access that begins at or before the range.
+    fn buffer_of(&self, range: DmaRange) -> Option<&CopiedBuffer> {
+        let before = |buffer: &CopiedBuffer| buffer.key() <= (range.access, range.address);
+        let position = self.buffers.partition_point(before).checked_sub(1)?;
+        self.buffers.get(position).filter(|buffer| buffer.access == range.access)
+    }
+
     /// Returns the bytes of `range` if a buffer for that access contains all of them. If buffers
     /// overlap, the search checks only the last one that begins at or before the range; the caller
     /// maps a range that it does not find.
     pub(super) fn find(&self, range: DmaRange) -> Option<VolatileSlice<'_>> {
-        let before = |buffer: &CopiedBuffer| buffer.key() <= (range.access, range.address);
-        let position = self.buffers.partition_point(before).checked_sub(1)?;
-        let buffer = self.buffers.get(position).filter(|buffer| buffer.access == range.access)?;
+        let buffer = self.buffer_of(range)?;
         let skipped = range.offset_in(buffer.range.address, buffer.range.length)?;
-        buffer.accessed.set(true);
+        buffer.accessed.store(true, Ordering::Relaxed);
         self.staging.as_ref().slice(buffer.at + skipped, range.length as usize)
     }
 
-    /// Copies the buffers that the device may have written back to the guest.
-    pub(super) fn write_back<P: AccessPlatform>(
-        &self,
-        platform: &P,
-    ) -> Option<Result<(), CopyError>> {
-        self.copy(platform, CopyDirection::ToGuest)
+    /// The bytes of `range`, which is a part of a buffer that the device may write.
+    pub(super) fn bytes_of(&self, range: DmaRange) -> Option<CopiedBytes<'_>> {
+        let here = self.find(range).filter(|_| range.access == Access::ReadWrite)?;
+        let buffer = self.buffer_of(range)?;
+        Some(CopiedBytes { range: buffer.range.part(range)?, here })
     }
 
     /// Iterates over the buffers that the device may have written, with their bytes.
-    pub(super) fn written(&self) -> impl Iterator<Item = (PageRange, VolatileSlice<'_>)> {
+    pub(super) fn written(&self) -> impl Iterator<Item = CopiedBytes<'_>> {
         let written = self.buffers.iter().filter(|buffer| buffer.goes(CopyDirection::ToGuest));
         written.filter_map(|buffer| {
             let length = buffer.range.length as usize;
-            Some((buffer.range, self.staging.as_ref().slice(buffer.at, length)?))
+            let here = self.staging.as_ref().slice(buffer.at, length)?;
+            Some(CopiedBytes { range: buffer.range, here })
         })
     }
 
@@ -107,19 +115,39 @@ impl CopyBuffer {
         direction: CopyDirection,
     ) -> Option<Result<(), CopyError>> {
         let buffers = self.buffers.iter().filter(|buffer| buffer.goes(direction));
-        let mut parts = buffers.flat_map(|buffer| self.parts(buffer));
-        platform.copy(direction, &mut parts)
+        let mut parts = buffers.filter_map(|buffer| {
+            let here = self.staging.as_ref().slice(buffer.at, buffer.range.length as usize)?;
+            Some(CopiedBytes { range: buffer.range, here })
+        });
+        platform.copy(direction, &mut parts.by_ref().flat_map(|copied| copied.parts()))
     }
+}
 
-    /// Splits a buffer at page boundaries.
-    fn parts(&self, buffer: &CopiedBuffer) -> impl Iterator<Item = PagePart<'_>> {
-        let (mut at, mut left, mut offset) = (buffer.at, buffer.range.length, buffer.range.offset);
-        buffer.range.numbers().filter_map(move |page| {
+/// A guest's bytes, and their copy here.
+#[derive(Clone, Copy)]
+pub(super) struct CopiedBytes<'a> {
+    pub(super) range: PageRange,
+    pub(super) here: VolatileSlice<'a>,
+}
+
+impl<'a> CopiedBytes<'a> {
+    /// Splits the bytes at page boundaries.
+    fn parts(self) -> impl Iterator<Item = PagePart<'a>> {
+        let (mut at, mut left, mut offset) = (0, self.range.length, self.range.offset);
+        self.range.numbers().filter_map(move |page| {
             let length = left.min(PAGE_SIZE - offset);
-            let here = self.staging.as_ref().slice(at, length as usize)?;
+            let here = self.here.subslice(at, length as usize).ok()?;
             let part = PagePart { page, offset: offset as u16, here };
             (at, left, offset) = (at + length as usize, left - length, 0);
             Some(part)
         })
     }
+}
+
+/// Copies bytes to the guest with one call.
+pub(super) fn write_back<P: AccessPlatform>(
+    platform: &P,
+    written: &[CopiedBytes<'_>],
+) -> Option<Result<(), CopyError>> {
+    platform.copy(CopyDirection::ToGuest, &mut written.iter().flat_map(|copied| copied.parts()))
 }

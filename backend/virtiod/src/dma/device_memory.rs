@@ -1,10 +1,11 @@
-//! Implements [`DeviceMemory`] over [`DmaMemory`].
+//! Implements [`DeviceMemory`] over [`DmaMemory`], and [`HeldBuffers`] over what it gave away.
 
 use std::sync::atomic::Ordering;
 
-use vm_memory::GuestMemoryError;
+use vm_memory::{GuestMemoryError, VolatileSlice};
 
-use crate::device::{Buffer, BufferDirection, DeviceMemory};
+use super::held::HeldMemory;
+use crate::device::{Buffer, BufferDirection, DeviceMemory, HeldBuffers};
 use crate::dma::{AccessFault, AccessPlatform, DmaMemory, DmaRange};
 use xen::Access;
 
@@ -21,6 +22,10 @@ impl<P: AccessPlatform> DeviceMemory for DmaMemory<P> {
         DmaMemory::release(self);
     }
 
+    fn hold(&mut self) -> Box<dyn HeldBuffers> {
+        Box::new(DmaMemory::hold(self))
+    }
+
     fn copied(&self, bytes: u64) {
         self.stats().bytes_copied.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -31,6 +36,19 @@ impl<P: AccessPlatform> DeviceMemory for DmaMemory<P> {
 
     fn is_shortage(&self, error: &GuestMemoryError) -> bool {
         AccessFault::of(error).is_some_and(AccessFault::is_shortage)
+    }
+}
+
+impl<P: AccessPlatform> HeldBuffers for HeldMemory<P> {
+    fn slice(&self, buffer: Buffer) -> Result<VolatileSlice<'_>, GuestMemoryError> {
+        Ok(self.resolve(range(buffer))?)
+    }
+
+    fn write_back(
+        &self,
+        buffers: &mut dyn Iterator<Item = Buffer>,
+    ) -> Result<(), GuestMemoryError> {
+        Ok(HeldMemory::write_back(self, buffers.map(range))?)
     }
 }
 

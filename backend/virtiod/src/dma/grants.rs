@@ -59,7 +59,7 @@ impl<G: GrantTable> AccessPlatform for GrantPlatform<G> {
     }
 
     /// A driver that does not accept the access platform would not use grants [6.2].
-    fn accepts(&mut self, features: u64) -> bool {
+    fn accepts(&self, features: u64) -> bool {
         features & 1 << F_ACCESS_PLATFORM != 0
     }
 }

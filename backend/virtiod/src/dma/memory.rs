@@ -27,17 +27,16 @@ use vm_memory::{
 };
 
 use super::copy_buffer::{self, CopyBuffer};
+use super::held::HeldMemory;
+use super::mapper::Mapper;
 use super::mapping::Mapping;
 use super::pool::SharedPool;
 use super::ring_mapping::{MappingId, RingArea, RingMappings};
 use super::{AccessFault, AccessPlatform, AddressFault, Location, PageRange, ShareError};
 use crate::Causes;
-use crate::dma::budget::{GuestBudget, Purpose, Reservation};
+use crate::dma::budget::{GuestBudget, Purpose};
 use crate::stats::DeviceStats;
 use xen::Access;
-
-/// Maximum number of pages that one address range may touch.
-pub const MAX_RANGE_PAGES: u32 = 4097;
 
 /// A range of guest addresses and the access to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +60,7 @@ impl DmaRange {
 
 /// A guest's memory, as far as the platform lets a device reach it.
 pub struct DmaMemory<P: AccessPlatform> {
-    platform: P,
+    mapper: Mapper<P>,
     rings: RingMappings<P::Pages>,
     pool: SharedPool<P::Pages>,
     /// Copied buffers of the current requests. Append-only while shared, so that slices into it
@@ -70,38 +69,29 @@ pub struct DmaMemory<P: AccessPlatform> {
     /// Mapped buffers of the current requests, append-only likewise.
     mappings: FrozenVec<Box<Mapping<P::Pages>>>,
     last_fault: RefCell<Option<String>>,
-    stats: Arc<DeviceStats>,
-    budget: Arc<GuestBudget>,
 }
 
 impl<P: AccessPlatform> DmaMemory<P> {
     /// Returns a view without mappings. Later mappings take their capacity from `budget`.
     pub fn new(platform: P, stats: Arc<DeviceStats>, budget: Arc<GuestBudget>) -> Self {
         Self {
-            platform,
             rings: RingMappings::default(),
             pool: SharedPool::new(Arc::clone(&stats)),
             copies: FrozenVec::new(),
             mappings: FrozenVec::new(),
             last_fault: RefCell::new(None),
-            stats,
-            budget,
+            mapper: Mapper { platform: Arc::new(platform), stats, budget },
         }
     }
 
     /// The device's statistics.
     pub fn stats(&self) -> &DeviceStats {
-        &self.stats
+        &self.mapper.stats
     }
 
     /// The platform that decodes addresses.
     pub fn platform(&self) -> &P {
-        &self.platform
-    }
-
-    /// As [`DmaMemory::platform`], to report a driver's features to it.
-    pub fn platform_mut(&mut self) -> &mut P {
-        &mut self.platform
+        &self.mapper.platform
     }
 
     /// Maps the areas of a ring until [`DmaMemory::unmap_ring`]; all of them, or none.
@@ -114,13 +104,13 @@ impl<P: AccessPlatform> DmaMemory<P> {
 
     fn try_map_ring(&mut self, areas: &[DmaRange]) -> Result<MappingId, AccessFault> {
         // All areas are decoded before the first is mapped.
-        let decoded = areas.iter().map(|area| match self.decode(*area)? {
+        let decoded = areas.iter().map(|area| match self.mapper.decode(*area)? {
             Location::Pages(pages) => Ok((*area, pages)),
             Location::Pool(range) => Err(AddressFault::PooledRing(range).into()),
         });
         let decoded = decoded.collect::<Result<Vec<_>, AccessFault>>()?;
         let mapped = decoded.into_iter().map(|(range, pages)| {
-            let mapping = self.map(&[pages], range.access, Purpose::Rings)?;
+            let mapping = self.mapper.map(&[pages], range.access, Purpose::Rings)?;
             Ok(RingArea { range, offset: pages.offset as usize, mapping })
         });
         let mapped = mapped.collect::<Result<Vec<_>, AccessFault>>()?;
@@ -145,10 +135,9 @@ impl<P: AccessPlatform> DmaMemory<P> {
         if P::BUS_FEATURES & F_SHARED_POOL == 0 {
             return Err(ShareError::NotOffered);
         }
-        let platform = &self.platform;
-        self.pool.share(first, count, reference, &self.budget, |pages, access| {
-            platform.map(pages, access)
-        })
+        let Mapper { platform, budget, .. } = &self.mapper;
+        self.pool
+            .share(first, count, reference, budget, |pages, access| platform.map(pages, access))
     }
 
     /// Limits the pool to `pages` pages from now on.
@@ -171,7 +160,7 @@ impl<P: AccessPlatform> DmaMemory<P> {
         let (mut read, mut write) = (Vec::new(), Vec::new());
         let mut pooled = 0;
         for buffer in buffers {
-            match self.decode(buffer) {
+            match self.mapper.decode(buffer) {
                 // Most buffers: they need no search of what is mapped.
                 Ok(Location::Pool(_)) => pooled += 1,
                 Ok(Location::Pages(range)) if self.find(buffer).is_none() => match buffer.access {
@@ -181,7 +170,7 @@ impl<P: AccessPlatform> DmaMemory<P> {
                 Ok(Location::Pages(_)) | Err(_) => {}
             }
         }
-        self.stats.pool_addresses.fetch_add(pooled, Ordering::Relaxed);
+        self.mapper.stats.pool_addresses.fetch_add(pooled, Ordering::Relaxed);
         if self.copy(&read, &write) {
             return;
         }
@@ -189,7 +178,7 @@ impl<P: AccessPlatform> DmaMemory<P> {
             if ranges.is_empty() {
                 continue;
             }
-            if let Ok(mapping) = self.map(&ranges, access, Purpose::Requests) {
+            if let Ok(mapping) = self.mapper.map(&ranges, access, Purpose::Requests) {
                 self.mappings.push(Box::new(mapping));
             }
         }
@@ -202,20 +191,16 @@ impl<P: AccessPlatform> DmaMemory<P> {
         if pages == 0 || pages > copy_buffer::MOST_PAGES {
             return false;
         }
-        let Some(copy) = CopyBuffer::new(&self.platform, read, write) else { return false };
+        let Some(copy) = CopyBuffer::new(self.mapper.platform.as_ref(), read, write) else {
+            return false;
+        };
         let addresses = (read.len() + write.len()) as u64;
-        self.stats.grant_addresses.fetch_add(addresses, Ordering::Relaxed);
+        self.mapper.stats.grant_addresses.fetch_add(addresses, Ordering::Relaxed);
         if !read.is_empty() {
-            self.count_copy(read.iter().copied());
+            self.mapper.count_copy(read.iter().copied());
         }
         self.copies.push(Box::new(copy));
         true
-    }
-
-    fn count_copy(&self, ranges: impl Iterator<Item = PageRange>) {
-        let pages = ranges.map(|range| u64::from(range.pages)).sum();
-        DeviceStats::count(&self.stats.copies);
-        self.stats.copies_pages.fetch_add(pages, Ordering::Relaxed);
     }
 
     /// Copies written buffers back to the guest. Call it before the requests are returned.
@@ -224,25 +209,19 @@ impl<P: AccessPlatform> DmaMemory<P> {
     /// [`AccessFault`] of the first buffer that the guest did not grant for writing.
     pub fn write_back(&mut self) -> Result<(), AccessFault> {
         let all = (0..self.copies.len()).filter_map(|at| self.copies.get(at));
-        all.filter(|copy| copy.written().next().is_some())
-            .try_for_each(|copy| self.write_one_back(copy))
-            .inspect_err(|fault| self.refuse(fault))
+        let written: Vec<_> = all.flat_map(CopyBuffer::written).collect();
+        self.mapper.write_back(&written).inspect_err(|fault| self.refuse(fault))
     }
 
-    fn write_one_back(&self, copy: &CopyBuffer) -> Result<(), AccessFault> {
-        if let Some(Ok(())) = copy.write_back(&self.platform) {
-            self.count_copy(copy.written().map(|(range, _)| range));
-            return Ok(());
+    /// Takes over the copies and mappings of the current requests, with a share of the pool. The
+    /// memory itself then has none of them any more.
+    pub(super) fn hold(&mut self) -> HeldMemory<P> {
+        HeldMemory {
+            mapper: self.mapper.clone(),
+            pool: self.pool.pages(),
+            copies: unboxed(std::mem::take(&mut self.copies)),
+            mappings: unboxed(std::mem::take(&mut self.mappings)),
         }
-        // A map of each buffer shows which one the hypervisor refuses, and why.
-        for (range, here) in copy.written() {
-            let mapping = self.map(&[range], Access::ReadWrite, Purpose::Requests)?;
-            let (address, length) = (range.address, range.length);
-            let there = mapping.find(DmaRange { address, length, access: Access::ReadWrite });
-            let outside = AddressFault::Outside { address, length };
-            here.copy_to_volatile_slice(there.ok_or(AccessFault::Address(outside))?);
-        }
-        Ok(())
     }
 
     /// Unmaps everything but rings and the pool. Call it before a request's buffers are returned
@@ -251,45 +230,6 @@ impl<P: AccessPlatform> DmaMemory<P> {
         self.last_fault.replace(None);
         self.copies.as_mut().clear();
         self.mappings.as_mut().clear();
-    }
-
-    fn decode(&self, range: DmaRange) -> Result<Location, AccessFault> {
-        let DmaRange { address, length, .. } = range;
-        let location = self.platform.decode(address, length)?;
-        if matches!(location, Location::Pages(range) if range.pages > MAX_RANGE_PAGES) {
-            return Err(AccessFault::TooLong { address, length, limit: MAX_RANGE_PAGES });
-        }
-        Ok(location)
-    }
-
-    fn map(
-        &self,
-        ranges: &[PageRange],
-        access: Access,
-        purpose: Purpose,
-    ) -> Result<Mapping<P::Pages>, AccessFault> {
-        let address = ranges.first().map_or(0, |range| range.address);
-        let count = ranges.iter().map(|range| u64::from(range.pages)).sum();
-        let room = self.reserve(address, count, purpose)?;
-        let numbers: Vec<_> = ranges.iter().flat_map(|range| range.numbers()).collect();
-        let pages = self.platform.map(&numbers, access);
-        let pages = pages.map_err(|source| AccessFault::Map { address, source })?;
-        DeviceStats::count(&self.stats.maps);
-        self.stats.maps_pages.fetch_add(numbers.len() as u64, Ordering::Relaxed);
-        self.stats.grant_addresses.fetch_add(ranges.len() as u64, Ordering::Relaxed);
-        Ok(Mapping::new(pages, ranges, room, Arc::clone(&self.stats)))
-    }
-
-    fn reserve(
-        &self,
-        address: u64,
-        pages: u64,
-        purpose: Purpose,
-    ) -> Result<Reservation, AccessFault> {
-        // No budget has that many pages.
-        let pages = u32::try_from(pages).unwrap_or(u32::MAX);
-        let room = self.budget.reserve(pages, purpose);
-        room.map_err(|source| AccessFault::Budget { address, source })
     }
 
     /// Returns the bytes of a range that is already mapped or copied.
@@ -309,14 +249,14 @@ impl<P: AccessPlatform> DmaMemory<P> {
         if let Some(slice) = self.find(range) {
             return Ok(slice);
         }
-        let pages = match self.decode(range)? {
+        let pages = match self.mapper.decode(range)? {
             Location::Pages(pages) => pages,
             Location::Pool(pooled) => {
                 let slice = self.pool.find(pooled);
                 return slice.ok_or(AccessFault::Address(AddressFault::NotShared(pooled)));
             }
         };
-        let mapping = match self.map(&[pages], range.access, Purpose::Requests) {
+        let mapping = match self.mapper.map(&[pages], range.access, Purpose::Requests) {
             Err(fault) if fault.is_shortage() => {
                 return self.resolve_by_copy(range, pages).ok_or(fault);
             }
@@ -347,9 +287,13 @@ impl<P: AccessPlatform> DmaMemory<P> {
     }
 
     fn refuse(&self, fault: &AccessFault) {
-        DeviceStats::count(&self.stats.refused_addresses);
+        self.mapper.count_refusal();
         *self.last_fault.borrow_mut() = Some(Causes(fault).to_string());
     }
+}
+
+fn unboxed<T>(list: FrozenVec<Box<T>>) -> Vec<T> {
+    list.into_vec().into_iter().map(|boxed| *boxed).collect()
 }
 
 /// Iterates over the one slice of a range, whose pages are mapped together.

@@ -55,18 +55,48 @@ pub enum ShareError {
 }
 
 /// Pages shared with one message, mapped to consecutive addresses.
+#[derive(Debug)]
 struct Chunk<P> {
     first: u32,
-    count: u32,
     pages: P,
     _reservation: Reservation,
 }
 
-/// All pages that one driver shared.
-pub(super) struct SharedPool<P> {
-    chunks: Vec<Chunk<P>>,
+/// The pages of a pool. They stay mapped as long as a share of them exists.
+#[derive(Debug)]
+pub(super) struct PoolPages<P> {
+    chunks: Vec<Arc<Chunk<P>>>,
     /// The position of each page's chunk, by page number; as long as the highest page needs.
     table: Vec<Option<u16>>,
+}
+
+impl<P> Default for PoolPages<P> {
+    fn default() -> Self {
+        Self { chunks: Vec::new(), table: Vec::new() }
+    }
+}
+
+impl<P> Clone for PoolPages<P> {
+    fn clone(&self) -> Self {
+        Self { chunks: self.chunks.clone(), table: self.table.clone() }
+    }
+}
+
+impl<P: AsRef<MappedRange>> PoolPages<P> {
+    /// Returns a buffer's bytes if the driver shared all its pages with one message.
+    pub(super) fn find(&self, range: PoolRange) -> Option<VolatileSlice<'_>> {
+        let position = *self.table.get(range.first.0 as usize)?;
+        let chunk = self.chunks.get(usize::from(position?))?;
+        let skipped = range.first.0.checked_sub(chunk.first)?;
+        let offset = u64::from(skipped) * PAGE_SIZE + range.offset;
+        // If the end is outside the chunk, `slice` refuses it: the chunk's pages are the mapping.
+        chunk.pages.as_ref().slice(offset as usize, usize::try_from(range.length).ok()?)
+    }
+}
+
+/// All pages that one driver shared.
+pub(super) struct SharedPool<P> {
+    shared: Arc<PoolPages<P>>,
     /// Total number of pages, and its limit.
     pages: u32,
     limit: u32,
@@ -75,7 +105,7 @@ pub(super) struct SharedPool<P> {
 
 impl<P: AsRef<MappedRange>> SharedPool<P> {
     pub(super) fn new(stats: Arc<DeviceStats>) -> Self {
-        Self { chunks: Vec::new(), table: Vec::new(), pages: 0, limit: MAX_POOL_PAGES, stats }
+        Self { shared: Arc::default(), pages: 0, limit: MAX_POOL_PAGES, stats }
     }
 
     /// Limits the pool to `pages` pages from now on.
@@ -108,7 +138,7 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
             return Err(ShareError::Full { pages: all, limit: self.limit });
         }
         let (start, end) = (first.0 as usize, end as usize);
-        let known = self.table.iter().enumerate().take(end).skip(start);
+        let known = self.shared.table.iter().enumerate().take(end).skip(start);
         let again = known.filter(|(_, chunk)| chunk.is_some()).map(|(page, _)| page).next();
         if let Some(page) = again {
             return Err(ShareError::Again(PoolPage(page as u32)));
@@ -117,11 +147,13 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
         let references = u64::from(reference.0)..u64::from(reference.0) + u64::from(count);
         let pages = map(&references.map(PageNumber).collect::<Vec<_>>(), Access::ReadWrite)?;
         // Each chunk has at least one page, so MAX_POOL_PAGES bounds the number of chunks.
-        let position = self.chunks.len() as u16;
+        let shared = Arc::make_mut(&mut self.shared);
+        let position = shared.chunks.len() as u16;
         self.pages = all;
-        self.chunks.push(Chunk { first: first.0, count, pages, _reservation: room });
-        self.table.resize(self.table.len().max(end), None);
-        self.table.iter_mut().take(end).skip(start).for_each(|entry| *entry = Some(position));
+        let chunk = Chunk { first: first.0, pages, _reservation: room };
+        shared.chunks.push(Arc::new(chunk));
+        shared.table.resize(shared.table.len().max(end), None);
+        shared.table.iter_mut().take(end).skip(start).for_each(|entry| *entry = Some(position));
         DeviceStats::count(&self.stats.maps);
         self.stats.maps_pages.fetch_add(count.into(), Ordering::Relaxed);
         self.stats.grants_mapped.fetch_add(count.into(), Ordering::Relaxed);
@@ -131,20 +163,20 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
 
     /// Returns a buffer's bytes if the driver shared all its pages with one message.
     pub(super) fn find(&self, range: PoolRange) -> Option<VolatileSlice<'_>> {
-        let position = *self.table.get(range.first.0 as usize)?;
-        let chunk = self.chunks.get(usize::from(position?))?;
-        let skipped = range.first.0.checked_sub(chunk.first)?;
-        let offset = u64::from(skipped) * PAGE_SIZE + range.offset;
-        // If the end is outside the chunk, `slice` refuses it: the chunk's pages are the mapping.
-        chunk.pages.as_ref().slice(offset as usize, usize::try_from(range.length).ok()?)
+        self.shared.find(range)
+    }
+
+    /// A share of the present pages, which keeps them mapped.
+    pub(super) fn pages(&self) -> Arc<PoolPages<P>> {
+        Arc::clone(&self.shared)
     }
 }
 
 impl<P> SharedPool<P> {
-    /// Unmaps all pages.
+    /// Unmaps all pages, as soon as no operation uses them.
     pub(super) fn clear(&mut self) {
-        let count: u64 = self.chunks.drain(..).map(|chunk| u64::from(chunk.count)).sum();
-        self.table.clear();
+        let count = u64::from(self.pages);
+        self.shared = Arc::default();
         self.pages = 0;
         self.stats.grants_mapped.fetch_sub(count, Ordering::Relaxed);
         self.stats.pool_pages.fetch_sub(count, Ordering::Relaxed);

@@ -76,6 +76,52 @@ fn pages_are_mapped_on_demand_until_release() {
 }
 
 #[test]
+fn held_copies_are_written_back_request_by_request() {
+    let mut bench = bench();
+    let (first, second) = (bench.guest.allocate(), bench.guest.allocate());
+    let [one, two] = [first, second].map(|page| bench.guest.grant(&[page], Access::ReadWrite));
+    let whole = |reference| DmaRange {
+        address: at(reference, 0).0,
+        length: 4096,
+        access: Access::ReadWrite,
+    };
+    // The last bytes of the page, as a status byte behind data.
+    let end = |reference| DmaRange { address: at(reference, 4000).0, length: 96, ..whole(one) };
+    bench.memory.prepare([whole(one), whole(two)].into_iter());
+    let held = bench.memory.hold();
+    bench.memory.write_back().unwrap();
+    bench.memory.release();
+    for range in [whole(one), whole(two)] {
+        held.resolve(range).unwrap().write_obj(0x77u8, 4095).unwrap();
+    }
+    let now = |page| bench.guest.slice(page, 0, 4096).read_obj::<u8>(4095).unwrap();
+    held.write_back([end(one)].into_iter()).unwrap();
+    assert_eq!([now(first), now(second)], [0x77, 0], "the second request is not done yet");
+    held.write_back([whole(two)].into_iter()).unwrap();
+    assert_eq!([now(first), now(second)], [0x77, 0x77]);
+    assert!(held.resolve(DmaRange { address: at(one, 4000).0, length: 97, ..whole(one) }).is_err());
+}
+
+#[test]
+fn held_pool_pages_and_mappings_stay_mapped_until_the_operation_ends() {
+    let mut bench = bench();
+    let pool = bench.grant(2, Access::ReadWrite);
+    bench.memory.share(PoolPage(0), 2, pool).unwrap();
+    let address = PoolPage(1).address(8);
+    let pooled = DmaRange { address, length: 8, access: Access::ReadWrite };
+    let mapped = bench.grant(1, Access::ReadWrite);
+    bench.memory.write_obj(7u8, at(mapped, 0)).unwrap();
+    let held = bench.memory.hold();
+    bench.memory.release();
+    bench.memory.unshare();
+    assert_eq!(bench.mapped(), 3);
+    assert!(held.resolve(pooled).is_ok());
+    assert!(bench.memory.read_obj::<u8>(GuestAddress(address)).is_err(), "the pool has ended");
+    drop(held);
+    assert_eq!(bench.mapped(), 0);
+}
+
+#[test]
 fn read_only_grant_permits_reads_only() {
     let mut bench = bench();
     let first = bench.grant(1, Access::ReadOnly);
@@ -221,7 +267,7 @@ fn ring_lookup_respects_bounds_and_access_until_unmapped() {
 fn too_long_ranges_are_refused_without_a_map_call() {
     let mut bench = bench();
     let first = bench.grant(1, Access::ReadOnly);
-    let long = (super::memory::MAX_RANGE_PAGES as usize + 1) * 4096;
+    let long = (super::mapper::MAX_RANGE_PAGES as usize + 1) * 4096;
     assert!(!bench.memory.check_range(at(first, 0), long, Permissions::Read));
     assert!(bench.memory.last_fault().unwrap().contains("more than"));
     assert_eq!(bench.hypervisor.map_calls(), 0);

@@ -51,7 +51,7 @@ impl AccessPlatform for Window {
     }
 
     /// With an offset of 0, a driver that ignores the platform uses the right addresses anyway.
-    fn accepts(&mut self, features: u64) -> bool {
+    fn accepts(&self, features: u64) -> bool {
         self.offset == 0 || features & 1 << F_ACCESS_PLATFORM != 0
     }
 }

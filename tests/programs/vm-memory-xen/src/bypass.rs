@@ -35,7 +35,7 @@ impl AccessPlatform for Bypass {
         0
     }
 
-    fn accepts(&mut self, _features: u64) -> bool {
+    fn accepts(&self, _features: u64) -> bool {
         true
     }
 }

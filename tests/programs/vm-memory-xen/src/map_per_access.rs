@@ -42,7 +42,7 @@ impl AccessPlatform for MapPerAccess {
         1 << F_ACCESS_PLATFORM
     }
 
-    fn accepts(&mut self, features: u64) -> bool {
+    fn accepts(&self, features: u64) -> bool {
         features & 1 << F_ACCESS_PLATFORM != 0
     }
 }

@@ -4,6 +4,7 @@
 //! one address space: an address with bit 63 set is a grant, any other one is the guest's own.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use protocol::status::F_ACCESS_PLATFORM;
 use xen::mapped::MappedRange;
@@ -26,13 +27,13 @@ pub(crate) struct Permissive {
     grants: GrantPlatform<Gntdev>,
     foreign: Foreign,
     /// Whether the driver did not accept VIRTIO_F_ACCESS_PLATFORM.
-    bypassed: bool,
+    bypassed: AtomicBool,
 }
 
 impl Open for Permissive {
     fn open(guest: DomId) -> io::Result<Self> {
         let grants = GrantPlatform::new(Gntdev::open(guest)?);
-        Ok(Self { grants, foreign: Foreign::open(guest)?, bypassed: false })
+        Ok(Self { grants, foreign: Foreign::open(guest)?, bypassed: AtomicBool::new(false) })
     }
 }
 
@@ -41,7 +42,7 @@ impl AccessPlatform for Permissive {
 
     fn decode(&self, address: u64, length: u64) -> Result<Location, AddressFault> {
         match self.grants.decode(address, length) {
-            Err(_) if self.bypassed => {
+            Err(_) if self.bypassed.load(Ordering::Relaxed) => {
                 let range = raw(address, length)?;
                 let first = PageNumber(RAW | range.first.0);
                 Ok(Location::Pages(PageRange { first, ..range }))
@@ -65,8 +66,9 @@ impl AccessPlatform for Permissive {
         1 << F_ACCESS_PLATFORM
     }
 
-    fn accepts(&mut self, features: u64) -> bool {
-        self.bypassed = features & 1 << F_ACCESS_PLATFORM == 0;
+    fn accepts(&self, features: u64) -> bool {
+        let bypassed = features & 1 << F_ACCESS_PLATFORM == 0;
+        self.bypassed.store(bypassed, Ordering::Relaxed);
         true
     }
 }

@@ -1,0 +1,483 @@
+//! Operations on files that are submitted together and end in the order in which storage answers.
+//!
+//! The engine never waits for storage, except in [`Engine::wait`]. It uses io_uring, or a few
+//! threads of its own where the kernel does not permit that. An operation owns a share of its
+//! memory, so that the memory stays reachable until the kernel has finished with it.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use io_uring::IoUring;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::operation::{Operation, Step};
+use crate::threads::Threads;
+
+/// Number of submissions that are handed to the kernel together at most.
+const SUBMISSIONS: u32 = 64;
+/// Number of completions that the ring holds; the kernel keeps more in a list.
+const COMPLETIONS: u32 = 512;
+/// Maximum number of the kernel's threads for one engine, for calls that block.
+const KERNEL_THREADS: u32 = 4;
+
+/// Maximum number of times that an operation is submitted again although nothing of it was done.
+const MOST_VAIN: u8 = 16;
+
+/// What carries out operations.
+enum Backend {
+    /// The first operation chooses.
+    Unchosen,
+    Ring(Box<IoUring>),
+    Threads(Threads),
+}
+
+/// The kinds of backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// io_uring if the kernel permits it.
+    Ring,
+    /// Threads, whatever the kernel permits.
+    Threads,
+}
+
+/// An operation in flight.
+struct Flight<T> {
+    operation: Operation,
+    token: T,
+    /// Number of times that the kernel did nothing of it.
+    vain: u8,
+}
+
+impl<T> Flight<T> {
+    /// As [`Operation::take_result`], but the kernel may refuse to begin only so often.
+    fn take_result(&mut self, result: i32) -> Step {
+        let step = self.operation.take_result(result);
+        match step {
+            Step::Again if result < 0 && self.vain == MOST_VAIN => {
+                Step::Ended(Err(io::Error::from_raw_os_error(-result)))
+            }
+            Step::Again if result < 0 => {
+                self.vain += 1;
+                step
+            }
+            _ => step,
+        }
+    }
+}
+
+/// An operation that has ended.
+pub struct Landed<T> {
+    /// The token that the operation was submitted with.
+    pub token: T,
+    /// The kernel's result for the whole operation.
+    pub outcome: io::Result<()>,
+    /// The operation, without what is done of it.
+    pub operation: Operation,
+}
+
+/// Operations in flight, each with a token of the caller's.
+pub struct Engine<T> {
+    method: Method,
+    backend: Backend,
+    flights: Vec<Option<Flight<T>>>,
+    free: Vec<u32>,
+    /// Submissions that wait for [`Engine::commit`].
+    uncommitted: Vec<u32>,
+}
+
+impl<T> Engine<T> {
+    /// An engine without operations.
+    pub fn new(method: Method) -> Self {
+        Self {
+            method,
+            backend: Backend::Unchosen,
+            flights: Vec::new(),
+            free: Vec::new(),
+            uncommitted: Vec::new(),
+        }
+    }
+
+    /// Number of operations in flight.
+    pub fn in_flight(&self) -> usize {
+        self.flights.len() - self.free.len()
+    }
+
+    /// A descriptor that is readable while operations have ended that nobody took. None before the
+    /// first operation.
+    pub fn completions(&self) -> Option<BorrowedFd<'_>> {
+        match &self.backend {
+            Backend::Unchosen => None,
+            // SAFETY: the descriptor is open as long as the ring, which `self` owns.
+            Backend::Ring(ring) => Some(unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) }),
+            Backend::Threads(threads) => Some(threads.as_fd()),
+        }
+    }
+
+    /// Whether operations have ended that nobody took, without a system call.
+    pub fn has_completions(&mut self) -> bool {
+        match &mut self.backend {
+            Backend::Unchosen => false,
+            Backend::Ring(ring) => !ring.completion().is_empty(),
+            Backend::Threads(threads) => threads.has_results(),
+        }
+    }
+
+    /// Adds an operation. It begins with the next [`Engine::commit`].
+    pub fn submit(&mut self, operation: Operation, token: T) {
+        let flight = Some(Flight { operation, token, vain: 0 });
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                self.flights.push(None);
+                (self.flights.len() - 1) as u32
+            }
+        };
+        if let Some(slot) = self.flights.get_mut(index as usize) {
+            *slot = flight;
+        }
+        self.uncommitted.push(index);
+    }
+
+    /// Begins the operations that were added, as far as the kernel takes them now.
+    ///
+    /// # Errors
+    /// No backend works; nothing has begun. The caller calls this again later.
+    pub fn commit(&mut self) -> io::Result<()> {
+        if self.is_committed() {
+            return Ok(());
+        }
+        self.choose()?;
+        let uncommitted = std::mem::take(&mut self.uncommitted);
+        match &mut self.backend {
+            Backend::Unchosen => {}
+            Backend::Threads(threads) => {
+                for index in uncommitted {
+                    if let Some(Some(flight)) = self.flights.get(index as usize) {
+                        threads.submit(index, &flight.operation);
+                    }
+                }
+            }
+            Backend::Ring(ring) => {
+                self.uncommitted = push_all(ring, &self.flights, uncommitted);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether operations wait for another [`Engine::commit`].
+    pub fn is_committed(&mut self) -> bool {
+        let handed_over = match &mut self.backend {
+            Backend::Ring(ring) => ring.submission().is_empty(),
+            Backend::Threads(_) | Backend::Unchosen => true,
+        };
+        handed_over && self.uncommitted.is_empty()
+    }
+
+    fn choose(&mut self) -> io::Result<()> {
+        if !matches!(self.backend, Backend::Unchosen) {
+            return Ok(());
+        }
+        let ring = match self.method {
+            Method::Ring => open(),
+            Method::Threads => None,
+        };
+        self.backend = match ring {
+            Some(ring) => Backend::Ring(Box::new(ring)),
+            None => Backend::Threads(Threads::new()?),
+        };
+        Ok(())
+    }
+
+    /// Takes the operations that have ended, and begins again those of which a part is left.
+    pub fn take(&mut self, landed: &mut Vec<Landed<T>>) {
+        let Self { backend, flights, free, uncommitted, .. } = self;
+        let mut land = |index: u32, result| {
+            let slot = flights.get_mut(index as usize)?;
+            match slot.as_mut()?.take_result(result) {
+                Step::Again => uncommitted.push(index),
+                Step::Ended(outcome) => {
+                    let Flight { operation, token, .. } = slot.take()?;
+                    free.push(index);
+                    landed.push(Landed { token, outcome, operation });
+                }
+            }
+            Some(())
+        };
+        match backend {
+            Backend::Unchosen => {}
+            Backend::Ring(ring) => ring.completion().for_each(|entry| {
+                land(entry.user_data() as u32, entry.result());
+            }),
+            Backend::Threads(threads) => threads.take().into_iter().for_each(|(index, result)| {
+                land(index, result);
+            }),
+        }
+        // What the kernel does not take is submitted again by the caller's next commit.
+        drop(self.commit());
+    }
+
+    /// Waits until at least one operation has ended, or `limit` milliseconds are over.
+    pub fn wait(&mut self, limit: u16) {
+        // A failure has begun nothing; the next call tries again.
+        drop(self.commit());
+        if self.has_completions() {
+            return;
+        }
+        if let Some(completions) = self.completions() {
+            let mut fds = [PollFd::new(completions, PollFlags::POLLIN)];
+            // An interruption is a short wait.
+            let _ = poll(&mut fds, PollTimeout::from(limit));
+        }
+    }
+}
+
+/// Hands operations to the kernel; returns those that it did not take.
+fn push_all<T>(ring: &mut IoUring, flights: &[Option<Flight<T>>], indices: Vec<u32>) -> Vec<u32> {
+    let mut left = Vec::new();
+    let mut indices = indices.into_iter();
+    for index in indices.by_ref() {
+        let Some(Some(flight)) = flights.get(index as usize) else { continue };
+        let entry = flight.operation.entry(index.into());
+        if ring.submission().is_full() && !submit(ring) {
+            left.push(index);
+            break;
+        }
+        // SAFETY: range: the kernel reads the vectors and reads or writes the memory that they
+        // describe. Lifetime: the operation stays unchanged in its slot until its completion was
+        // taken, and owns a share of the memory; if the engine is dropped before, it leaks the
+        // slots. Aliasing: no reference to these bytes exists, since volatile slices make none.
+        if unsafe { ring.submission().push(&entry) }.is_err() {
+            left.push(index);
+            break;
+        }
+    }
+    left.extend(indices);
+    submit(ring);
+    left
+}
+
+/// Submits the queue's entries; returns whether the kernel took all. What it does not take stays
+/// in the queue for the next call.
+fn submit(ring: &mut IoUring) -> bool {
+    while !ring.submission().is_empty() {
+        match ring.submit() {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Completions have to be taken first, or memory is short.
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+/// Opens a ring, if the kernel permits it and has what the engine needs.
+fn open() -> Option<IoUring> {
+    let mut builder = IoUring::builder();
+    let ring = builder.setup_cqsize(COMPLETIONS).build(SUBMISSIONS);
+    let ring = ring
+        .inspect_err(|error| {
+            tracing::debug!(%error, "io_uring is unavailable; threads serve storage");
+        })
+        .ok()?;
+    let parameters = ring.params();
+    if !parameters.is_feature_nodrop() || !parameters.is_feature_submit_stable() {
+        tracing::debug!("io_uring is too old (Linux 5.5 is needed); threads serve storage");
+        return None;
+    }
+    // Kernels before 5.15 have no such limit.
+    drop(ring.submitter().register_iowq_max_workers(&mut [KERNEL_THREADS, KERNEL_THREADS]));
+    Some(ring)
+}
+
+impl<T> Drop for Engine<T> {
+    /// Leaks what the kernel may still access.
+    fn drop(&mut self) {
+        if self.in_flight() > 0 {
+            let flights = std::mem::take(&mut self.flights);
+            std::mem::forget(flights);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::fs::File;
+    use std::io::Write;
+    use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
+
+    use vm_memory::VolatileSlice;
+
+    use super::*;
+    use crate::iovec::WriteMode;
+    use crate::operation::Work;
+    use crate::owned::OwnedVector;
+
+    /// Memory that operations share.
+    pub(crate) struct Memory(std::sync::Mutex<Box<[u8]>>, *mut u8);
+
+    // SAFETY: the pointer is to the box, which the value owns.
+    unsafe impl Send for Memory {}
+    // SAFETY: as above; it is accessed with volatile accesses only.
+    unsafe impl Sync for Memory {}
+
+    impl Memory {
+        pub(crate) fn new(length: usize) -> Self {
+            let mut bytes = vec![0; length].into_boxed_slice();
+            let start = bytes.as_mut_ptr();
+            Self(std::sync::Mutex::new(bytes), start)
+        }
+
+        pub(crate) fn vector(owner: &Arc<Self>, offset: usize, length: usize) -> OwnedVector {
+            OwnedVector::new(owner, |memory, pieces| {
+                // SAFETY: the tests use ranges inside the box.
+                let slice = unsafe { VolatileSlice::new(memory.1.add(offset), length) };
+                assert!(pieces.push(&slice));
+                Ok::<(), ()>(())
+            })
+            .unwrap()
+        }
+
+        fn bytes(&self) -> Vec<u8> {
+            self.0.lock().unwrap().to_vec()
+        }
+    }
+
+    const METHODS: [Method; 2] = [Method::Ring, Method::Threads];
+
+    fn engine(method: Method) -> Engine<u32> {
+        if method == Method::Ring && open().is_none() {
+            println!("skipped in part: the kernel refuses io_uring, and threads serve both");
+        }
+        Engine::new(method)
+    }
+
+    /// Waits until all operations have ended; returns their tokens and outcomes by token.
+    fn finish(engine: &mut Engine<u32>) -> Vec<(u32, Result<(), io::ErrorKind>)> {
+        let mut landed = Vec::new();
+        while engine.in_flight() > 0 {
+            engine.wait(10_000);
+            engine.take(&mut landed);
+        }
+        let outcome = |landed: Landed<u32>| (landed.token, landed.outcome.map_err(|e| e.kind()));
+        let mut outcomes: Vec<_> = landed.into_iter().map(outcome).collect();
+        outcomes.sort_by_key(|(token, _)| *token);
+        outcomes
+    }
+
+    fn file(bytes: &[u8]) -> Arc<File> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        Arc::new(file)
+    }
+
+    fn operation(file: &Arc<File>, work: Work, vector: OwnedVector) -> Operation {
+        Operation { file: Arc::clone(file), work, vector }
+    }
+
+    #[test]
+    fn reads_writes_and_syncs_end_with_their_own_outcomes() {
+        for method in METHODS {
+            let mut engine = engine(method);
+            let file = file(b"0123456789");
+            let memory = Arc::new(Memory::new(16));
+            let write = Work::Write { offset: 10, mode: WriteMode::Through };
+            let past = Work::Read { offset: 100 };
+            let vector = |offset, length| Memory::vector(&memory, offset, length);
+            engine.submit(operation(&file, Work::Read { offset: 2 }, vector(0, 8)), 1);
+            engine.submit(operation(&file, past, vector(8, 4)), 2);
+            engine.submit(operation(&file, Work::Sync, OwnedVector::empty()), 3);
+            engine.submit(operation(&file, write, vector(12, 4)), 4);
+            assert_eq!(engine.in_flight(), 4);
+            engine.commit().unwrap();
+            let eof = Err(io::ErrorKind::UnexpectedEof);
+            assert_eq!(finish(&mut engine), [(1, Ok(())), (2, eof), (3, Ok(())), (4, Ok(()))]);
+            assert_eq!(memory.bytes()[..8], *b"23456789");
+            assert_eq!(file.metadata().unwrap().len(), 14);
+            assert!(!engine.has_completions() && engine.is_committed());
+            assert_eq!(Arc::strong_count(&memory), 1, "the engine keeps nothing of what has ended");
+        }
+    }
+
+    #[test]
+    fn more_operations_than_the_queue_holds_all_end() {
+        for method in METHODS {
+            let mut engine = engine(method);
+            let bytes: Vec<u8> = (0..200).collect();
+            let file = file(&bytes);
+            let memory = Arc::new(Memory::new(200));
+            for index in 0..200u32 {
+                let vector = Memory::vector(&memory, index as usize, 1);
+                let read = Work::Read { offset: index.into() };
+                engine.submit(operation(&file, read, vector), index);
+            }
+            engine.commit().unwrap();
+            let outcomes = finish(&mut engine);
+            assert!(outcomes.iter().enumerate().all(|(at, it)| *it == (at as u32, Ok(()))));
+            assert_eq!((outcomes.len(), memory.bytes()), (200, bytes));
+        }
+    }
+
+    #[test]
+    fn an_operation_that_storage_does_not_answer_holds_up_no_other() {
+        for method in METHODS {
+            let mut engine = engine(method);
+            // A pipe without a writer's data answers as storage does that hangs.
+            let (hung, mut answer) = std::io::pipe().unwrap();
+            let hung = Arc::new(File::from(std::os::fd::OwnedFd::from(hung)));
+            let other = file(b"data");
+            let memory = Arc::new(Memory::new(8));
+            // A pipe has no offsets: -1 is its position.
+            let read = Work::Read { offset: u64::MAX };
+            if method == Method::Ring {
+                engine.submit(operation(&hung, read, Memory::vector(&memory, 0, 4)), 1);
+            } else {
+                // preadv refuses a pipe; the kernel's answer shows that the thread was there.
+                engine.submit(operation(&hung, read, Memory::vector(&memory, 0, 4)), 9);
+            }
+            let vector = Memory::vector(&memory, 4, 4);
+            engine.submit(operation(&other, Work::Read { offset: 0 }, vector), 2);
+            engine.commit().unwrap();
+            let mut landed = Vec::new();
+            while !landed.iter().any(|landed: &Landed<u32>| landed.token == 2) {
+                engine.wait(10_000);
+                engine.take(&mut landed);
+            }
+            assert_eq!(memory.bytes()[4..], *b"data");
+            answer.write_all(b"late").unwrap();
+            finish(&mut engine);
+            drop(answer);
+        }
+    }
+
+    #[test]
+    fn an_engine_that_ends_early_leaves_the_memory_to_the_kernel() {
+        let mut engine = engine(Method::Ring);
+        let (hung, _answer) = std::io::pipe().unwrap();
+        let hung = Arc::new(File::from(std::os::fd::OwnedFd::from(hung)));
+        let memory = Arc::new(Memory::new(8));
+        let vector = Memory::vector(&memory, 0, 4);
+        engine.submit(operation(&hung, Work::Read { offset: u64::MAX }, vector), 1);
+        engine.commit().unwrap();
+        drop(engine);
+        assert_eq!(Arc::strong_count(&memory), 2);
+    }
+
+    #[test]
+    fn a_partial_transfer_goes_on_where_it_stopped() {
+        for method in METHODS {
+            let mut engine = engine(method);
+            let file = file(&[5; 100]);
+            let memory = Arc::new(Memory::new(200));
+            // The file ends in the middle, and grows before the rest is submitted.
+            let read = operation(&file, Work::Read { offset: 0 }, Memory::vector(&memory, 0, 200));
+            engine.submit(read, 1);
+            engine.commit().unwrap();
+            engine.wait(10_000);
+            file.write_all_at(&[6; 100], 100).unwrap();
+            assert_eq!(finish(&mut engine), [(1, Ok(()))], "{method:?}");
+            assert_eq!(memory.bytes(), [[5; 100], [6; 100]].concat());
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! One operation on a file, and what is left of it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use io_uring::{opcode, squeue, types};
+
+use crate::iovec::WriteMode;
+use crate::owned::OwnedVector;
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Reads the file from `offset` on into the vector.
+    Read {
+        /// Offset in the file, in bytes.
+        offset: u64,
+    },
+    /// Writes the vector to the file from `offset` on.
+    Write {
+        /// Offset in the file, in bytes.
+        offset: u64,
+        /// When the data has to be durable.
+        mode: WriteMode,
+    },
+    /// Makes written data durable, as fdatasync.
+    Sync,
+}
+
+/// An operation that is submitted, or the rest of it.
+#[derive(Clone)]
+pub struct Operation {
+    /// The file.
+    pub file: Arc<File>,
+    /// What to do with it.
+    pub work: Work,
+    /// The memory; empty for [`Work::Sync`].
+    pub vector: OwnedVector,
+}
+
+/// What the kernel's result means for an operation.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// The operation has ended.
+    Ended(io::Result<()>),
+    /// A part is done, or the kernel was interrupted: the rest is submitted again.
+    Again,
+}
+
+impl Operation {
+    /// Takes the kernel's result, a number of bytes or a negated error number, and removes from the
+    /// operation what is done.
+    pub(crate) fn take_result(&mut self, result: i32) -> Step {
+        let count = match usize::try_from(result) {
+            Ok(count) => count,
+            Err(_) if matches!(-result, libc::EINTR | libc::EAGAIN) => return Step::Again,
+            Err(_) => return Step::Ended(Err(io::Error::from_raw_os_error(-result))),
+        };
+        let (offset, end) = match &mut self.work {
+            Work::Sync => return Step::Ended(Ok(())),
+            Work::Read { offset } => (offset, io::ErrorKind::UnexpectedEof),
+            Work::Write { offset, .. } => (offset, io::ErrorKind::WriteZero),
+        };
+        *offset = offset.saturating_add(count as u64);
+        self.vector.skip(count);
+        match (self.vector.length(), count) {
+            (0, _) => Step::Ended(Ok(())),
+            (_, 0) => Step::Ended(Err(end.into())),
+            _ => Step::Again,
+        }
+    }
+
+    /// The submission queue entry. Its pointers are valid while `self` is neither changed nor
+    /// dropped.
+    pub(crate) fn entry(&self, user_data: u64) -> squeue::Entry {
+        let file = types::Fd(self.file.as_raw_fd());
+        let vectors = self.vector.vectors();
+        let (start, count) = (vectors.as_ptr(), vectors.len() as u32);
+        let entry = match self.work {
+            Work::Read { offset } => opcode::Readv::new(file, start, count).offset(offset).build(),
+            Work::Write { offset, mode } => {
+                let entry = opcode::Writev::new(file, start, count).offset(offset);
+                entry.rw_flags(mode.flags()).build()
+            }
+            Work::Sync => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
+        };
+        entry.user_data(user_data)
+    }
+
+    /// Carries out the operation once in the calling thread; returns the kernel's result as
+    /// io_uring does.
+    pub(crate) fn call(&self) -> i32 {
+        let file = self.file.as_raw_fd();
+        let vectors = self.vector.vectors();
+        let (start, count) = (vectors.as_ptr(), vectors.len() as i32);
+        let place = |offset| i64::try_from(offset).unwrap_or(i64::MAX);
+        let result = match self.work {
+            // SAFETY: range and lifetime: each vector describes memory that its owner keeps
+            // reachable while `self.vector` exists. If it is mapped read-only, the call fails.
+            // Aliasing: no reference to it exists, since volatile slices make none.
+            Work::Read { offset } => unsafe { libc::preadv(file, start, count, place(offset)) },
+            Work::Write { offset, mode } => {
+                // SAFETY: as for the read; the kernel only reads the memory.
+                unsafe { libc::pwritev2(file, start, count, place(offset), mode.flags()) }
+            }
+            // SAFETY: the call has no pointer.
+            Work::Sync => unsafe { libc::fdatasync(file) as isize },
+        };
+        match i32::try_from(result) {
+            Ok(count) if count >= 0 => count,
+            _ => -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_takes_no_more_or_ends_is_an_error() {
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        let mut bytes = Vec::new();
+        bytes.resize(4096, 1u8);
+        let owner = Arc::new(crate::engine::tests::Memory::new(8));
+        let read = |owner: &Arc<_>| Operation {
+            file: Arc::clone(&file),
+            work: Work::Read { offset: 0 },
+            vector: crate::engine::tests::Memory::vector(owner, 0, 8),
+        };
+        let mut operation = read(&owner);
+        assert!(matches!(operation.take_result(-libc::EINTR), Step::Again));
+        assert!(matches!(operation.take_result(3), Step::Again));
+        assert_eq!(operation.work, Work::Read { offset: 3 });
+        let Step::Ended(Err(error)) = operation.take_result(0) else { panic!("it goes on") };
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(matches!(read(&owner).take_result(8), Step::Ended(Ok(()))));
+        let Step::Ended(Err(error)) = read(&owner).take_result(-libc::EIO) else {
+            panic!("it goes on")
+        };
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    }
+}

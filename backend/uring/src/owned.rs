@@ -1,0 +1,165 @@
+//! Vectors of memory that an operation owns a share of, so that the memory outlives the operation
+//! whatever its submitter does meanwhile.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use vm_memory::VolatileSlice;
+
+/// Maximum number of pieces: the kernel's limit for one call (`UIO_MAXIOV`).
+pub const MOST_PIECES: usize = 1024;
+
+/// A list of pieces of memory, which an [`OwnedVector`] takes over. Adjacent pieces are merged.
+pub struct Pieces<'a> {
+    vectors: Vec<libc::iovec>,
+    length: usize,
+    memory: PhantomData<VolatileSlice<'a>>,
+}
+
+impl<'a> Pieces<'a> {
+    fn new() -> Self {
+        Self { vectors: Vec::new(), length: 0, memory: PhantomData }
+    }
+
+    /// Appends a piece; returns `false` if the list is full.
+    pub fn push(&mut self, piece: &VolatileSlice<'a>) -> bool {
+        let (start, length) = (piece.ptr_guard_mut().as_ptr(), piece.len());
+        let end = |last: &libc::iovec| last.iov_base as usize + last.iov_len;
+        if let Some(last) = self.vectors.last_mut().filter(|last| end(last) == start as usize) {
+            last.iov_len += length;
+        } else if self.vectors.len() < MOST_PIECES {
+            self.vectors.push(libc::iovec { iov_base: start.cast(), iov_len: length });
+        } else {
+            return false;
+        }
+        self.length += length;
+        true
+    }
+}
+
+/// An ordered list of pieces of memory, with a share of the value that keeps the memory reachable.
+#[derive(Clone)]
+pub struct OwnedVector {
+    vectors: Vec<libc::iovec>,
+    length: usize,
+    _owner: Arc<dyn Send + Sync>,
+}
+
+// SAFETY: the pointers point into memory that the owner keeps reachable, and the owner is Send and
+// Sync: it may be used and dropped in any thread. All access through the pointers is the kernel's,
+// or volatile.
+unsafe impl Send for OwnedVector {}
+// SAFETY: as for Send; shared references only read the list itself.
+unsafe impl Sync for OwnedVector {}
+
+impl OwnedVector {
+    /// Makes a list of pieces that `fill` borrows from `owner`.
+    ///
+    /// The pieces stay valid as long as a share of `owner` exists: whatever was borrowed from a
+    /// shared reference is valid while the value is shared, and the list's own share prevents
+    /// exclusive access to it.
+    ///
+    /// # Errors
+    /// The error of `fill`.
+    pub fn new<H, E>(
+        owner: &Arc<H>,
+        fill: impl for<'a> FnOnce(&'a H, &mut Pieces<'a>) -> Result<(), E>,
+    ) -> Result<Self, E>
+    where
+        H: Send + Sync + 'static,
+    {
+        let mut pieces = Pieces::new();
+        fill(owner, &mut pieces)?;
+        let Pieces { vectors, length, .. } = pieces;
+        let owner: Arc<H> = Arc::clone(owner);
+        Ok(Self { vectors, length, _owner: owner })
+    }
+
+    /// A list without pieces.
+    pub fn empty() -> Self {
+        Self { vectors: Vec::new(), length: 0, _owner: Arc::new(()) }
+    }
+
+    /// Total length in bytes.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// The pieces as the kernel expects them.
+    pub(crate) fn vectors(&self) -> &[libc::iovec] {
+        &self.vectors
+    }
+
+    /// Removes `count` bytes from the front.
+    pub(crate) fn skip(&mut self, count: usize) {
+        let mut count = count.min(self.length);
+        self.length -= count;
+        let mut whole = 0;
+        for vector in &mut self.vectors {
+            if count < vector.iov_len {
+                vector.iov_base = vector.iov_base.wrapping_byte_add(count);
+                vector.iov_len -= count;
+                break;
+            }
+            count -= vector.iov_len;
+            whole += 1;
+        }
+        self.vectors.drain(..whole);
+    }
+
+    /// Fills all pieces with zeros.
+    pub fn zero(&self) {
+        for vector in &self.vectors {
+            // SAFETY: range and lifetime: the vector is one slice that `push` took, or several
+            // adjacent ones, which the owner keeps reachable while `self` has a share of it.
+            // Aliasing: accesses are volatile, as they are through the original slices.
+            let slice = unsafe { VolatileSlice::<()>::new(vector.iov_base.cast(), vector.iov_len) };
+            let mut at = 0;
+            while let Some(part) = slice.len().checked_sub(at).filter(|left| *left > 0) {
+                let count = part.min(ZEROS.len());
+                let Ok(part) = slice.subslice(at, count) else { break };
+                part.copy_from(ZEROS.get(..count).unwrap_or(&ZEROS));
+                at += count;
+            }
+        }
+    }
+}
+
+static ZEROS: [u8; 4096] = [0; 4096];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bytes(Box<[u8; 16]>);
+
+    fn vector(owner: &Arc<Bytes>, ranges: &[(usize, usize)]) -> OwnedVector {
+        let fill = |bytes: &Bytes, pieces: &mut Pieces<'_>| {
+            for (start, length) in ranges {
+                // SAFETY: the range is inside the box, which the owner keeps.
+                let slice =
+                    unsafe { VolatileSlice::new(bytes.0.as_ptr().add(*start).cast_mut(), *length) };
+                assert!(pieces.push(&slice));
+            }
+            Ok::<(), ()>(())
+        };
+        OwnedVector::new(owner, fill).unwrap()
+    }
+
+    #[test]
+    fn adjacent_pieces_are_one_vector_and_a_share_of_the_owner_stays() {
+        let owner = Arc::new(Bytes(Box::new([7; 16])));
+        let mut pieces = vector(&owner, &[(0, 4), (4, 4), (12, 2)]);
+        assert_eq!((pieces.length(), pieces.vectors().len()), (10, 2));
+        assert_eq!(Arc::strong_count(&owner), 2);
+        pieces.skip(9);
+        assert_eq!((pieces.length(), pieces.vectors().len()), (1, 1));
+        assert_eq!(pieces.vectors()[0].iov_base as usize, owner.0.as_ptr() as usize + 13);
+        pieces.zero();
+        assert_eq!(owner.0[11..], [7, 7, 0, 7, 7]);
+        pieces.skip(1);
+        assert_eq!((pieces.length(), pieces.vectors().len()), (0, 0));
+        drop(pieces);
+        assert_eq!(Arc::strong_count(&owner), 1);
+    }
+}
