@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use io_uring::IoUring;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -22,6 +23,9 @@ const KERNEL_THREADS: u32 = 4;
 
 /// Maximum number of times that an operation is submitted again although nothing of it was done.
 const MOST_VAIN: u8 = 16;
+
+/// The time after which a backend is tried again.
+const NO_BACKEND: Duration = Duration::from_millis(10);
 
 /// What carries out operations.
 enum Backend {
@@ -223,11 +227,13 @@ impl<T> Engine<T> {
         if self.has_completions() {
             return;
         }
-        if let Some(completions) = self.completions() {
-            let mut fds = [PollFd::new(completions, PollFlags::POLLIN)];
-            // An interruption is a short wait.
-            let _ = poll(&mut fds, PollTimeout::from(limit));
-        }
+        let Some(completions) = self.completions() else {
+            // No descriptor is left for a backend.
+            return std::thread::sleep(NO_BACKEND);
+        };
+        let mut fds = [PollFd::new(completions, PollFlags::POLLIN)];
+        // An interruption is a short wait.
+        let _ = poll(&mut fds, PollTimeout::from(limit));
     }
 }
 

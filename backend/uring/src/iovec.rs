@@ -100,6 +100,31 @@ impl<'a> IoVec<'a> {
         })
     }
 
+    /// Fills the vector with the file's bytes from `offset` on, if the page cache has all of them.
+    /// Otherwise returns `false`; a part may have been filled.
+    ///
+    /// # Errors
+    /// The kernel's error; [`io::ErrorKind::Unsupported`] if the file system cannot tell.
+    pub fn read_cached(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<bool> {
+        let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let (vectors, count) = (self.vectors(), self.vectors().len() as i32);
+        // SAFETY: as for `read_from`.
+        let read = unsafe {
+            let file = file.as_raw_fd();
+            libc::preadv2(file, vectors.as_ptr(), count, offset, libc::RWF_NOWAIT)
+        };
+        match usize::try_from(read) {
+            Ok(count) => Ok(count == self.length),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                match error.raw_os_error() {
+                    Some(libc::EAGAIN | libc::EINTR) => Ok(false),
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+
     /// Writes the vector to the file from `offset` on.
     ///
     /// # Errors

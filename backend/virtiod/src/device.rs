@@ -162,12 +162,25 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     /// Resets the device: the driver is gone, or starts again.
     fn reset(&mut self) {}
 
+    /// Whether storage or the host still uses buffers of a driver that reset the device [6.4]. The
+    /// bus asks again whenever one of the device's sources is ready, and does not start the device
+    /// meanwhile.
+    fn is_draining(&mut self) -> bool {
+        false
+    }
+
     /// Resets queue `index`: the driver owns the queue and every request in it again [6.7]. A
     /// device that keeps requests over iterations forgets those of this queue, and no longer writes
     /// into their buffers. The driver may set the queue up again; the bus then processes it as
     /// after a doorbell.
     fn reset_queue(&mut self, index: usize) {
         let _ = index;
+    }
+
+    /// As [`VirtioDevice::is_draining`], for a queue that was reset [6.7].
+    fn is_queue_draining(&self, index: usize) -> bool {
+        let _ = index;
+        false
     }
 
     /// The sources of its urgent work.

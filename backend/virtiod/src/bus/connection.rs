@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use protocol::message::{Body, Message, Request};
+use protocol::message::{Body, Message, Request, Response};
 use protocol::page::{Corrupt, SLOT_SIZE};
 
 use super::channel::{Channel, ChannelError, FlushError, ReceivedMessage};
@@ -59,6 +59,8 @@ pub struct Connection<X: Domain> {
     transport: Transport<X::Platform>,
     /// Messages remain for which no further event arrives.
     more_messages: bool,
+    /// Tokens and queues of resets that wait until the device uses no buffer of the queue [6.7].
+    queue_resets: Vec<(u16, u32)>,
     /// Ports whose events were handled and that are still masked.
     masked: Vec<LocalPort>,
     stats: Arc<DeviceStats>,
@@ -101,6 +103,7 @@ impl<X: Domain> ConnectionParts<X> {
             channel: self.channel,
             transport,
             more_messages: false,
+            queue_resets: Vec::new(),
             masked: Vec::new(),
             stats: Arc::clone(stats),
         }
@@ -159,6 +162,7 @@ impl<X: Domain> Connection<X> {
     pub fn iterate(&mut self, woken: Woken) -> Result<(), ConnectionError> {
         let deadline = self.transport.deadline().is_some_and(|at| at <= Instant::now());
         let woken = Woken { deadline, ..woken };
+        self.transport.end_reset();
         self.transport.scheduler().begin_iteration(woken, &KernelClock);
         let signalled = woken.events && self.take_events()?;
         if std::mem::take(&mut self.more_messages) || signalled {
@@ -177,6 +181,7 @@ impl<X: Domain> Connection<X> {
             let effects = self.transport.carry_out(step, &mut self.events, &KernelClock);
             self.send(effects);
         }
+        self.answer_queue_resets();
         self.unmask()?;
         Ok(self.channel.flush(&mut self.events)?)
     }
@@ -237,9 +242,13 @@ impl<X: Domain> Connection<X> {
                     }
                     let Answered { response, effects } =
                         self.transport.answer(request, &mut self.events, &mut scratch);
-                    self.channel.respond(&Message::response(token, response));
-                    if let Request::ResetVqueue { index } = request {
-                        self.forget_reset_queue(index);
+                    match request {
+                        Request::ResetVqueue { index } => {
+                            self.forget_reset_queue(index);
+                            self.queue_resets.push((token, index));
+                            self.answer_queue_resets();
+                        }
+                        _ => self.channel.respond(&Message::response(token, response)),
                     }
                     self.send(effects);
                     self.channel.flush(&mut self.events)?;
@@ -254,6 +263,18 @@ impl<X: Domain> Connection<X> {
         }
         self.more_messages = true;
         Ok(())
+    }
+
+    /// Answers resets of queues of which the device uses no buffer any more [6.7].
+    fn answer_queue_resets(&mut self) {
+        let Self { queue_resets, transport, channel, .. } = self;
+        queue_resets.retain(|(token, index)| {
+            let is_done = !transport.is_queue_draining(*index);
+            if is_done {
+                channel.respond(&Message::response(*token, Response::ResetVqueue));
+            }
+            !is_done
+        });
     }
 
     /// Drops the pending notification of a queue that was reset: the driver must not receive one

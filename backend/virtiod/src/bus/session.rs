@@ -33,6 +33,8 @@ use xen::{StoreError, XenStore};
 
 /// Time that state 6 remains visible before the backend removes its directory [2.10].
 const STATE_6_STANDS: Duration = Duration::from_secs(1);
+/// Maximum time for which a device that ends waits for its storage.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// Delays after XenStore refused an operation or the connection was lost.
 const STORE_RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 /// Delays before the backend offers the device again to a frontend whose connection failed.
@@ -117,6 +119,21 @@ impl<X: Domain> Phase<X> {
         }
     }
 
+    /// The device, unless it is connected.
+    fn device(&self) -> Option<&BoxedDevice<X>> {
+        match self {
+            Self::Idle(device) | Self::Offered(device) | Self::Closed(device) => Some(device),
+            Self::Connected { .. } | Self::Ended => None,
+        }
+    }
+
+    fn device_mut(&mut self) -> Option<&mut BoxedDevice<X>> {
+        match self {
+            Self::Idle(device) | Self::Offered(device) | Self::Closed(device) => Some(device),
+            Self::Connected { .. } | Self::Ended => None,
+        }
+    }
+
     /// Passes the device on to the phase `next`. Closes a connection first.
     fn passed_to(self, next: fn(BoxedDevice<X>) -> Self) -> Self {
         match self {
@@ -136,6 +153,8 @@ pub struct Session<X: Domain> {
     stats: Arc<DeviceStats>,
     phase: Phase<X>,
     pending_states: PendingStates,
+    /// Whether the device may still use buffers of a driver that is gone.
+    is_draining: bool,
     /// The delays between offers, and the end of the current delay.
     offers: Backoff,
     offer_at: Option<Instant>,
@@ -159,6 +178,7 @@ impl<X: Domain> Session<X> {
             stop,
             phase: device.map_or(Phase::Ended, Phase::Idle),
             pending_states: PendingStates::default(),
+            is_draining: false,
             offers: OFFER_RETRY,
             offer_at: None,
         }
@@ -201,7 +221,7 @@ impl<X: Domain> Session<X> {
         let frontend = self.keys.frontend_state()?;
         let toolstack = self.keys.toolstack(self.pending_states.written())?;
         match state::next(self.phase.state(), frontend, toolstack) {
-            Action::Offer if self.offer_at.is_none() => self.offer()?,
+            Action::Offer if self.offer_at.is_none() && !self.is_draining => self.offer()?,
             Action::Wait | Action::Offer => return self.wait(),
             Action::Connect => self.connect()?,
             Action::Close => self.close(),
@@ -379,7 +399,32 @@ impl<X: Domain> Session<X> {
         if self.drop_connection() {
             self.add(XenbusState::Closing);
             self.stats.log.line(Level::INFO, format_args!("disconnected"));
+            self.drain();
         }
+    }
+
+    /// Waits until the device uses no buffer of its driver any more, up to [`DRAIN_LIMIT`]: the
+    /// toolstack gives up after 10 s, and storage may never answer [2.7].
+    fn drain(&mut self) {
+        let end = Instant::now() + DRAIN_LIMIT;
+        while self.note_draining() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let line = "storage does not answer: the device is closed, and its driver's pages \
+                            stay mapped until storage does";
+                return self.stats.log.line(Level::WARN, format_args!("{line}"));
+            }
+            let mut fds = Vec::new();
+            self.phase.device().into_iter().for_each(|device| add_sources::<X>(&mut fds, device));
+            // The next look shows what happened.
+            let _ = wait_for(&mut fds, left);
+        }
+    }
+
+    /// Looks whether the device still uses buffers of a driver that is gone.
+    fn note_draining(&mut self) -> bool {
+        self.is_draining = self.phase.device_mut().is_some_and(|device| device.is_draining());
+        self.is_draining
     }
 
     fn note_closed(&mut self) {
@@ -441,7 +486,8 @@ impl<X: Domain> Session<X> {
                 return Ok(StepOutcome::Next);
             }
             changed = changed || woken.store && self.keys.store().take_events()?;
-            if changed || self.may_offer_again() {
+            let was_draining = self.is_draining;
+            if changed || self.may_offer_again() || was_draining && !self.note_draining() {
                 return Ok(StepOutcome::Next);
             }
         }
@@ -494,6 +540,9 @@ impl<X: Domain> Session<X> {
             let sources = connection.sources();
             fds.extend(sources.iter().map(|source| PollFd::new(source.fd, source.events)));
         }
+        if self.is_draining {
+            self.phase.device().into_iter().for_each(|device| add_sources::<X>(&mut fds, device));
+        }
         let ours = fds.len();
         if watch == StoreWatch::Yes {
             fds.push(entry(self.keys.store_ref().as_fd()));
@@ -503,12 +552,17 @@ impl<X: Domain> Session<X> {
         wait_for(&mut fds, idle.unwrap_or(Duration::MAX).min(limit))?;
         let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
         let (stop, events) = (ready.next(), connection.and_then(|_| ready.next()));
-        let sources = ready.by_ref().take(ours.saturating_sub(2)).filter(|ready| *ready).count();
+        let others = ours.saturating_sub(1 + usize::from(events.is_some()));
+        let sources = ready.by_ref().take(others).filter(|ready| *ready).count();
         let connection =
             Woken { events: events.unwrap_or(false), sources: sources > 0, deadline: false };
         let store = ready.next().unwrap_or(false);
         Ok(Wakeup { stop: stop.unwrap_or(false), store, connection })
     }
+}
+
+fn add_sources<'d, X: Domain>(fds: &mut Vec<PollFd<'d>>, device: &'d BoxedDevice<X>) {
+    fds.extend(device.sources().iter().map(|source| PollFd::new(source.fd, source.events)));
 }
 
 /// Whether an event of XenStore's ends a wait.

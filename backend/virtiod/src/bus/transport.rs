@@ -57,6 +57,9 @@ pub struct Transport<P: AccessPlatform> {
     scheduler: Scheduler,
     request_pool: RequestPool,
     status: u32,
+    /// The driver reset the device, and storage or the host still uses buffers of its [6.4]. The
+    /// status stays as it was, not 0.
+    is_draining: bool,
     driver_features: AcceptedFeatures,
     generation: u32,
     max_size: usize,
@@ -82,6 +85,7 @@ impl<P: AccessPlatform> Transport<P> {
             queues,
             request_pool: RequestPool::default(),
             status: 0,
+            is_draining: false,
             driver_features: AcceptedFeatures::default(),
             generation: 0,
             max_size,
@@ -198,7 +202,7 @@ impl<P: AccessPlatform> Transport<P> {
     }
 
     fn set_features(&mut self, blocks: FeatureBlocks<'_>) {
-        if self.status & FEATURES_OK != 0 {
+        if self.status & FEATURES_OK != 0 || self.is_draining {
             self.warn(format_args!("SET_DRIVER_FEATURES after FEATURES_OK ignored"));
             return;
         }
@@ -229,6 +233,9 @@ impl<P: AccessPlatform> Transport<P> {
 
     /// Sets the status bits that the driver may set [6.8]; 0 resets the device.
     fn set_status(&mut self, status: u32, events: &mut impl EventChannels) -> Effects {
+        if self.is_draining {
+            return Effects::default();
+        }
         if status == 0 {
             self.reset(events);
             return Effects::default();
@@ -300,7 +307,7 @@ impl<P: AccessPlatform> Transport<P> {
         let event_idx = self.driver_features.has(VIRTIO_RING_F_EVENT_IDX);
         let index = update.index;
         let updated = match self.queues.get_mut(index as usize) {
-            Some(_) if early => Err(UpdateError::Early),
+            Some(_) if early || self.is_draining => Err(UpdateError::Early),
             Some(queue) => queue.update(update, event_idx, &mut self.memory),
             None => Err(UpdateError::NoSuchQueue),
         };
@@ -339,7 +346,8 @@ impl<P: AccessPlatform> Transport<P> {
     ) -> BindOutcome {
         let ready = self.status & DRIVER_OK != 0;
         let queue = self.queues.get_mut(index as usize);
-        let Some(queue) = queue.filter(|queue| !ready || !queue.is_enabled()) else {
+        let is_free = |queue: &&mut Virtqueue| !ready || !queue.is_enabled();
+        let Some(queue) = queue.filter(is_free).filter(|_| !self.is_draining) else {
             return BindOutcome::Refused;
         };
         match events.bind(port) {
@@ -361,7 +369,7 @@ impl<P: AccessPlatform> Transport<P> {
 
     /// SHARE_PAGES [5.8].
     fn share_pages(&mut self, first: PoolPage, count: u32, reference: GrantRef) -> ShareOutcome {
-        if self.status & DEVICE_NEEDS_RESET != 0 {
+        if self.status & DEVICE_NEEDS_RESET != 0 || self.is_draining {
             return ShareOutcome::Refused;
         }
         match self.memory.share(first, count, reference) {
@@ -373,7 +381,8 @@ impl<P: AccessPlatform> Transport<P> {
         }
     }
 
-    /// Resets the device: no mapping, no doorbell, no feature remains [6.4].
+    /// Resets the device: no mapping, no doorbell, no feature remains [6.4], once the device uses no
+    /// buffer any more.
     fn reset(&mut self, events: &mut impl EventChannels) {
         for queue in &mut self.queues {
             if let Some(port) = queue.reset(&mut self.memory) {
@@ -381,9 +390,18 @@ impl<P: AccessPlatform> Transport<P> {
             }
         }
         self.device.reset();
-        self.memory.unshare();
         self.scheduler.reset();
-        (self.status, self.driver_features) = (0, AcceptedFeatures::default());
+        self.is_draining = true;
+        self.end_reset();
+    }
+
+    /// Ends a reset, if the device uses no buffer any more.
+    pub fn end_reset(&mut self) {
+        if self.is_draining && !self.device.is_draining() {
+            self.memory.unshare();
+            (self.status, self.driver_features) = (0, AcceptedFeatures::default());
+            self.is_draining = false;
+        }
     }
 
     /// The set of enabled queues.
@@ -395,6 +413,11 @@ impl<P: AccessPlatform> Transport<P> {
     /// Whether queue `index` exists and is enabled.
     pub fn is_enabled(&self, index: usize) -> bool {
         self.queues.get(index).is_some_and(Virtqueue::is_enabled)
+    }
+
+    /// Whether the device still uses buffers of a queue that was reset.
+    pub fn is_queue_draining(&self, index: u32) -> bool {
+        self.device.is_queue_draining(index as usize)
     }
 
     /// Whether the device changed its configuration since the last call. If so, increments the

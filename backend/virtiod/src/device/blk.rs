@@ -1,48 +1,67 @@
 //! The block device (virtio 1.3 section 5.2).
+//!
+//! Requests are taken from a ring by batches and answered in the order in which storage answers
+//! them. The device's thread transfers by itself only what cannot wait for storage. The engine
+//! transfers the other data of raw targets, and a worker does everything else: a thread of the disk
+//! that may wait.
 
+mod answer;
+mod batch;
 mod claim;
 mod config;
+mod disk_file;
+mod facts;
 mod files;
 mod image;
+mod in_flight;
 mod progress;
 mod request;
 #[cfg(any(test, feature = "sample-images"))]
 #[allow(clippy::indexing_slicing, clippy::panic, reason = "test code: a panic fails the test")]
 pub mod sample;
+mod size_timer;
+mod submit;
+mod sync;
 mod target;
 #[cfg(test)]
 mod tests;
+mod worker;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags};
 use tracing::Level;
+use uring::engine::{Engine, Landed, Method};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ,
     VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 
+use self::batch::CachedReads;
 pub use self::claim::{ClaimError, Owner, Sharing};
+use self::facts::DiskFacts;
 pub use self::image::ImageFormat;
-use self::progress::{Deadline, Progress};
+use self::in_flight::{Ended, InFlightTable};
 pub use self::request::SECTOR_SIZE;
-use self::request::{
-    BlockCommand, BlockRequest, BlockStatus, Range, RangeChange, SERIAL_SIZE, Task,
-};
+use self::request::SERIAL_SIZE;
+use self::size_timer::SizeTimer;
+use self::submit::Ticket;
+use self::sync::Syncs;
 pub use self::target::{AccessMode, Caching, Discard, Target, TargetError, TargetOptions};
+use self::worker::{Job, Report, Reports, Worker};
 #[cfg(any(test, feature = "sample-images"))]
 pub use self::{
     sample::qcow2_samples,
     target::exercise::{Exercised, exercise_qcow2},
 };
 use super::{
-    BATCH, Completed, Completions, DeviceId, DeviceMemory, Fault, IoEngine, QueueContext, Source,
-    VirtioDevice, VirtioRequest, WorkSource, Writable, WriteMode,
+    BATCH, DeviceId, DeviceMemory, Fault, QueueContext, QueueSet, Source, VirtioDevice, WorkSource,
+    WriteMode,
 };
 use crate::Causes;
 use crate::stats::DeviceStats;
+use crate::timeout::wait_for;
 
 /// Number of queues that the device offers; the driver uses one per CPU, at most these.
 const QUEUES: u16 = 4;
@@ -50,370 +69,261 @@ const QUEUES: u16 = 4;
 const QUEUE_SIZE: u16 = 512;
 /// Bytes of a request's status.
 const STATUS_SIZE: u32 = 1;
-/// Maximum time for which one call processes a queue. Then the rest waits for the next call, and
-/// the bus handles everything else.
-const SLICE: Duration = Duration::from_millis(10);
+/// The time after which the device offers the kernel again what that did not take.
+const COMMIT_RETRY: Duration = Duration::from_millis(1);
+
+/// The time for which a reset waits for storage before it is left for later.
+const SHORT_WAIT: Duration = Duration::from_millis(20);
+/// Maximum milliseconds between two looks at what storage does not let go.
+const LET_GO_LOOK: u16 = 60_000;
+
+/// Whether a driver uses the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// None does.
+    Idle,
+    /// One does.
+    Used,
+    /// It is gone, and requests of it are in flight.
+    Draining,
+    /// Nothing of it is in flight, and the worker gives the disk up.
+    Stopping,
+}
 
 /// A block device.
 pub struct Block {
-    target: Target,
+    facts: DiskFacts,
     config: [u8; config::SIZE],
     config_changed: bool,
     serial: [u8; SERIAL_SIZE],
     driver_features: u64,
-    engine: IoEngine,
-    /// For each queue, the requests that were taken from it and are not done.
-    suspended: [Option<Suspended>; QUEUES as usize],
+    stage: Stage,
+    worker: Worker,
+    engine: Engine<Ticket>,
+    /// What the engine returns, reused from call to call.
+    landed: Vec<Landed<Ticket>>,
+    in_flight: InFlightTable,
+    /// Requests that have ended and are not answered yet.
+    ended: Vec<Ended>,
+    syncs: Syncs,
+    cached_reads: CachedReads,
+    /// Queues in which requests wait until fewer are in flight.
+    blocked: QueueSet,
+    /// For each queue, the fault of the request behind those that were taken.
+    faults: [Option<Fault>; QUEUES as usize],
+    /// When the kernel is offered again what it did not take.
+    commit_at: Option<Instant>,
+    size_timer: Option<SizeTimer>,
     stats: Arc<DeviceStats>,
 }
 
-/// Requests that were not done when the time was over.
-struct Suspended {
-    requests: Vec<VirtioRequest>,
-    /// The rest of the first request, if it was begun.
-    task: Option<Task>,
-    /// The fault of the request behind the last one.
-    fault: Option<Fault>,
-}
-
-/// A parsed request of a batch.
-struct Parsed<'r, 'm> {
-    request: BlockRequest<'r>,
-    /// The buffer of the status byte.
-    status_byte: Option<Writable<'m>>,
-    /// The error that the check of its data found before any data was transferred.
-    wrong: Option<TargetError>,
-}
-
-impl<'r, 'm> Parsed<'r, 'm> {
-    /// Parses a request and reaches its status byte before its data, so that the status can report
-    /// data that cannot be reached. `task`: the rest of a request that was begun.
-    fn new<M: DeviceMemory>(
-        request: &'r VirtioRequest,
-        task: Option<Task>,
-        memory: &'m M,
-    ) -> Result<Self, Fault> {
-        let request = match task {
-            Some(task) => BlockRequest::resume(request, task)?,
-            None => BlockRequest::parse(request, memory)?,
-        };
-        let status_byte = request.status.writable(memory).next().transpose()?;
-        Ok(Self { request, status_byte, wrong: None })
-    }
-}
-
-/// The status of an unfinished request: no value of the specification. The device may write a
-/// device-writable buffer at any time before it returns the request.
-const PENDING: u8 = 0xff;
-
-/// The outcome of a batch.
-#[derive(Default)]
-struct BatchOutcome {
-    /// Number of requests before the first malformed one; the others are dropped.
-    good: usize,
-    /// A bit for each request of them that was answered.
-    answered: u64,
-    /// The rest of the first unanswered request, if it was begun.
-    task: Option<Task>,
-    /// The fault of the request behind the good ones.
-    fault: Option<Fault>,
-}
-
-impl BatchOutcome {
-    fn is_answered(&self, number: usize) -> bool {
-        self.answered & 1 << number != 0
-    }
-
-    fn is_whole(&self) -> bool {
-        self.answered.count_ones() as usize == self.good
-    }
-}
-
-// `answered` has a bit for each request of a batch.
-const _: () = assert!(BATCH <= u64::BITS as usize);
-
 impl Block {
     /// A disk on `target`. The driver reads the first 20 bytes of `serial` as its identity.
-    pub fn new(target: Target, serial: &str, stats: Arc<DeviceStats>) -> Self {
-        let config = config::bytes(&target, QUEUES, QUEUE_SIZE);
+    ///
+    /// # Errors
+    /// [`TargetError::Worker`].
+    pub fn new(target: Target, serial: &str, stats: Arc<DeviceStats>) -> Result<Self, TargetError> {
+        Self::with_method(target, serial, stats, Method::Ring)
+    }
+
+    /// As [`Block::new`], with an engine of this kind.
+    fn with_method(
+        target: Target,
+        serial: &str,
+        stats: Arc<DeviceStats>,
+        method: Method,
+    ) -> Result<Self, TargetError> {
+        let facts = target.facts();
         let mut name = [0; SERIAL_SIZE];
         name.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
-        Self {
-            target,
-            config,
+        let size_timer = facts.can_grow.then(SizeTimer::new).transpose();
+        Ok(Self {
+            config: config::bytes(&facts, QUEUES, QUEUE_SIZE),
+            size_timer: size_timer.map_err(TargetError::Worker)?,
+            facts,
             config_changed: false,
             serial: name,
             driver_features: 0,
-            engine: IoEngine::default(),
-            suspended: Default::default(),
+            stage: Stage::Idle,
+            worker: Worker::start(target).map_err(TargetError::Worker)?,
+            engine: Engine::new(method),
+            landed: Vec::new(),
+            in_flight: InFlightTable::default(),
+            ended: Vec::new(),
+            syncs: Syncs::default(),
+            cached_reads: CachedReads::default(),
+            blocked: QueueSet::default(),
+            faults: [const { None }; QUEUES as usize],
+            commit_at: None,
             stats,
-        }
+        })
     }
 
-    /// Serves requests of a queue, whose first one may have been begun, and keeps those that are
-    /// not done when the time is over.
-    fn serve_requests<M: DeviceMemory>(
-        &mut self,
-        index: usize,
-        mut waiting: Suspended,
-        queues: &mut QueueContext<'_, M>,
-    ) -> Result<(), Fault> {
-        let deadline = Deadline::after(SLICE);
-        let task = waiting.task.take();
-        // A request that was begun is served alone, so that the buffers of the others need not be
-        // made reachable for it.
-        let now = if task.is_some() { 1 } else { BATCH };
-        let later = waiting.requests.split_off(now.min(waiting.requests.len()));
-        let batch = &waiting.requests;
-        let written = task.as_ref().map_or(0, Task::written);
-        let served =
-            queues.process_fetched(index, batch, written, |requests, memory, completions| {
-                self.serve_batch(requests, task, memory, completions, &deadline)
-            })?;
-        queues.reschedule(index);
-        let mut rest = keep_unanswered(queues, waiting.requests, &served);
-        let fault = served.fault.or(waiting.fault);
-        rest.extend(later);
-        if !rest.is_empty() {
-            if let Some(slot) = self.suspended.get_mut(index) {
-                *slot = Some(Suspended { requests: rest, task: served.task, fault });
-            }
-            return Ok(());
-        }
-        fault.map_or(Ok(()), Err)
+    /// Waits for a report of the worker, and takes it.
+    #[cfg(test)]
+    pub(crate) fn wait_for_worker(&mut self) {
+        let mut fds = [PollFd::new(self.worker.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(wait_for(&mut fds, Duration::from_secs(30)), Ok(()));
+        assert_eq!(fds[0].any(), Some(true), "the worker reports nothing");
+        self.collect();
     }
-}
 
-/// Parses requests, up to the first malformed one. `task`: the rest of the first request, if it was
-/// begun.
-fn parse<'r, 'm, M: DeviceMemory>(
-    requests: &'r [VirtioRequest],
-    mut task: Option<Task>,
-    memory: &'m M,
-    batch: &mut [Option<Parsed<'r, 'm>>; BATCH],
-) -> BatchOutcome {
-    let mut served = BatchOutcome::default();
-    for (slot, request) in batch.iter_mut().zip(requests) {
-        match Parsed::new(request, task.take(), memory) {
-            Ok(parsed) => *slot = Some(parsed),
-            Err(first) => {
-                served.fault = Some(first);
-                break;
+    /// Takes what the engine and the worker have done.
+    fn collect(&mut self) {
+        let mut landed = std::mem::take(&mut self.landed);
+        self.engine.take(&mut landed);
+        landed.drain(..).for_each(|landed| self.land(landed));
+        self.landed = landed;
+        let Reports { list, facts } = self.worker.take();
+        if let Some(facts) = facts {
+            self.facts = facts;
+            if self.stage != Stage::Used {
+                self.facts.file = None;
             }
         }
-        served.good += 1;
+        list.into_iter().for_each(|report| self.take_report(report));
+        self.begin_sync();
+        self.commit();
     }
-    served
-}
 
-/// Recycles the allocations of answered requests, and returns the other requests.
-fn keep_unanswered<M: DeviceMemory>(
-    queues: &mut QueueContext<'_, M>,
-    mut requests: Vec<VirtioRequest>,
-    served: &BatchOutcome,
-) -> Vec<VirtioRequest> {
-    let mut rest = Vec::new();
-    if !served.is_whole() {
-        let good = std::mem::take(&mut requests).into_iter().take(served.good);
-        for (number, request) in good.enumerate() {
-            let list = if served.is_answered(number) { &mut requests } else { &mut rest };
-            list.push(request);
-        }
-    }
-    queues.recycle(requests);
-    rest
-}
-
-impl Block {
-    /// Serves a batch until the time is over. First transfers the data of reads and writes
-    /// together, if that is possible.
-    fn serve_batch<M: DeviceMemory>(
-        &mut self,
-        requests: &[VirtioRequest],
-        task: Option<Task>,
-        memory: &M,
-        completions: &mut Completions<'_>,
-        deadline: &Deadline,
-    ) -> Result<BatchOutcome, Fault> {
-        let mut batch = [const { None }; BATCH];
-        let mut served = parse(requests, task, memory, &mut batch);
-        let completed = self.transfer(&mut batch, memory);
-        let mut progress = Progress::Done;
-        for (number, (request, mut parsed)) in
-            requests.iter().zip(batch.into_iter().flatten()).enumerate()
-        {
-            let begun = progress == Progress::Unfinished;
-            let outcome = match parsed.wrong.take() {
-                Some(wrong) => Err(wrong),
-                None if completed.has(number) => Ok(Progress::Done),
-                None if begun => Ok(Progress::Unfinished),
-                None => self.execute(&mut parsed.request, memory, deadline),
-            };
-            if matches!(outcome, Ok(Progress::Unfinished)) {
-                parsed.status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[PENDING]));
-                if !begun {
-                    (progress, served.task) = (Progress::Unfinished, Some(parsed.request.task));
-                }
-                continue;
-            }
-            self.answer(request, parsed, outcome.map(drop), memory, completions)?;
-            served.answered |= 1 << number;
-            if !completed.has(number) && !served.is_whole() && deadline.is_over() {
-                progress = Progress::Unfinished;
-            }
-        }
-        if let Err(error) = self.target.finish_batch() {
+    /// Begins the operations that were submitted.
+    fn commit(&mut self) {
+        let begun = self.engine.commit();
+        if let Err(error) = &begun {
             self.stats.log.line(
                 Level::WARN,
-                format_args!("cannot write cached data to the disk: {}", Causes(&error)),
+                format_args!("cannot begin to access storage; tried again: {}", Causes(error)),
             );
         }
-        Ok(served)
+        let is_done = begun.is_ok() && self.engine.is_committed();
+        self.commit_at = (!is_done).then(|| Instant::now() + COMMIT_RETRY);
     }
 
-    /// Transfers the data of reads and writes together, up to the first request with an error.
-    fn transfer<M: DeviceMemory>(
-        &mut self,
-        batch: &mut [Option<Parsed<'_, '_>>],
-        memory: &M,
-    ) -> Completed {
-        let mut transfers = self.engine.batch();
-        if batch.iter().flatten().nth(1).is_some() && self.target.has_file() {
-            for (number, parsed) in batch.iter_mut().flatten().enumerate() {
-                let what = (&parsed.request.task.command, parsed.request.data);
-                if let Err(wrong) = self.target.add(number, what, memory, &mut transfers) {
-                    parsed.wrong = Some(wrong);
-                    break;
-                }
+    fn take_report(&mut self, report: Report) {
+        match report {
+            Report::Started(outcome) => {
+                self.warn_of(outcome, "disk not usable, requests will fail");
             }
-        }
-        self.target.run(transfers)
-    }
-
-    /// Carries out a request until the time is over.
-    fn execute<M: DeviceMemory>(
-        &mut self,
-        request: &mut BlockRequest<'_>,
-        memory: &M,
-        deadline: &Deadline,
-    ) -> Result<Progress, TargetError> {
-        let (data, Task { command, done }) = (request.data, &mut request.task);
-        match command {
-            BlockCommand::Read { sector } => {
-                self.target.read(*sector, data, done, memory, deadline)
+            Report::Stopped(outcome) => {
+                self.stage = Stage::Idle;
+                self.warn_of(outcome, "cannot write cached data to the disk");
             }
-            BlockCommand::Write { sector } => {
-                self.target.write(*sector, data, done, memory, deadline)
+            Report::Unwritten(error) => {
+                self.warn_of(Err(error), "cannot write cached data to the disk");
             }
-            BlockCommand::Flush => self.target.flush().map(|()| Progress::Done),
-            BlockCommand::GetId => {
-                data.copy_from(memory, &self.serial)?;
-                Ok(Progress::Done)
+            Report::Refreshed(Ok(false)) => {}
+            Report::Refreshed(Ok(true)) => self.note_size(),
+            Report::Refreshed(Err(error)) => {
+                self.warn_of(Err(error), "cannot read the size of the disk");
             }
-            BlockCommand::Change { change: RangeChange::Discard, .. } if self.refuses_discard() => {
-                Err(TargetError::Unsupported)
-            }
-            BlockCommand::Change { change, ranges } => self.change(*change, ranges, done, deadline),
-            BlockCommand::Unsupported => Err(TargetError::Unsupported),
+            Report::Done(job, outcome) => self.end_request(job.slot, outcome, job.data),
         }
     }
 
-    /// Whether a discard is an error: only if the driver did not negotiate discards. For a driver
-    /// that negotiated them earlier, a refused discard succeeds and does nothing.
-    fn refuses_discard(&self) -> bool {
-        self.target.discard_mode() == Discard::Refused
-            && self.driver_features & 1 << VIRTIO_BLK_F_DISCARD == 0
-    }
-
-    /// Discards or zeroes ranges, and removes those that are done. If one range is outside the
-    /// disk, none is changed.
-    fn change(
-        &mut self,
-        change: RangeChange,
-        ranges: &mut VecDeque<Range>,
-        done: &mut u64,
-        deadline: &Deadline,
-    ) -> Result<Progress, TargetError> {
-        ranges.iter().try_for_each(|range| self.target.check_range(*range))?;
-        while let Some(range) = ranges.front() {
-            if self.target.change(change, *range, done, deadline)? == Progress::Unfinished {
-                return Ok(Progress::Unfinished);
-            }
-            ranges.pop_front();
-            *done = 0;
-            if deadline.is_over() && !ranges.is_empty() {
-                return Ok(Progress::Unfinished);
-            }
-        }
-        Ok(Progress::Done)
-    }
-
-    /// Answers a request: writes its status and completes it.
-    fn answer<M: DeviceMemory>(
-        &self,
-        request: &VirtioRequest,
-        parsed: Parsed<'_, '_>,
-        outcome: Result<(), TargetError>,
-        memory: &M,
-        completions: &mut Completions<'_>,
-    ) -> Result<(), Fault> {
-        let status = self.status(outcome, memory)?;
-        self.count(&parsed.request, status);
-        parsed.status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[status as u8]));
-        memory.copied(STATUS_SIZE.into());
-        let data = if status == BlockStatus::Ok { parsed.request.bytes_in() } else { 0 };
-        completions.push(request, data + STATUS_SIZE);
-        Ok(())
-    }
-
-    /// The status for an outcome. A fault that the guest caused stops the device.
-    fn status<M: DeviceMemory>(
-        &self,
-        outcome: Result<(), TargetError>,
-        memory: &M,
-    ) -> Result<BlockStatus, Fault> {
-        match outcome {
-            Ok(()) => Ok(BlockStatus::Ok),
-            Err(TargetError::Guest(Fault::Memory { source, .. }))
-                if memory.is_shortage(&source) =>
-            {
-                self.stats.log.line(Level::WARN, format_args!("request failed: {source}"));
-                Ok(BlockStatus::IoError)
-            }
-            Err(TargetError::Guest(fault)) => Err(fault),
-            Err(TargetError::Unsupported) => Ok(BlockStatus::Unsupported),
-            Err(error) => {
-                self.stats
-                    .log
-                    .line(Level::WARN, format_args!("request failed: {}", Causes(&error)));
-                Ok(BlockStatus::IoError)
-            }
+    fn warn_of(&self, outcome: Result<(), TargetError>, what: &str) {
+        if let Err(error) = outcome {
+            self.stats.log.line(Level::WARN, format_args!("{what}: {}", Causes(&error)));
         }
     }
 
-    fn count(&self, request: &BlockRequest<'_>, status: BlockStatus) {
-        if status != BlockStatus::Ok {
-            DeviceStats::count(&self.stats.failed);
+    /// Shows a new size in the configuration space.
+    fn note_size(&mut self) {
+        self.config = config::bytes(&self.facts, QUEUES, QUEUE_SIZE);
+        self.config_changed = true;
+        let sectors = self.facts.sectors;
+        let line = format_args!("disk resized: it has {sectors} sectors now");
+        self.stats.log.line(Level::INFO, line);
+    }
+
+    /// Notes that a request has ended.
+    fn end_request(&mut self, slot: usize, outcome: Result<(), TargetError>, data: Vec<u8>) {
+        if let Some(entry) = self.in_flight.remove(slot) {
+            self.ended.push(Ended { entry, outcome, data });
+        }
+    }
+
+    /// Forgets the requests of a queue, or of all: they are awaited, but not answered.
+    fn forget(&mut self, queue: Option<usize>) {
+        self.in_flight.forget(queue);
+        for slot in self.worker.cancel(queue) {
+            self.in_flight.remove(slot);
+        }
+        self.ended.retain(|ended| queue.is_some_and(|queue| queue != ended.entry.queue));
+    }
+
+    /// Waits for what is in flight, at most for [`SHORT_WAIT`]: most resets are complete when they
+    /// are answered.
+    fn wait_shortly(&mut self, is_over: impl Fn(&mut Self) -> bool) {
+        let end = Instant::now() + SHORT_WAIT;
+        while !is_over(self) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let engine = self.engine.completions();
+            let fds = [Some(self.worker.as_fd()), engine].into_iter().flatten();
+            let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            // The next look shows what happened.
+            let _ = wait_for(&mut fds, left);
+        }
+    }
+
+    /// Gives the disk up, once nothing of its driver is in flight. Returns whether that takes longer.
+    fn drains(&mut self) -> bool {
+        self.collect();
+        self.ended.clear();
+        if self.stage == Stage::Draining && self.in_flight.len() == 0 {
+            self.stage = Stage::Stopping;
+            self.worker.add(Job::Stop);
+        }
+        if self.stage == Stage::Stopping && self.worker.has_ended() {
+            self.stage = Stage::Idle;
+        }
+        matches!(self.stage, Stage::Draining | Stage::Stopping)
+    }
+
+    /// Notes the fault of the request behind those that were taken from a queue.
+    fn set_fault(&mut self, queue: usize, fault: Option<Fault>) {
+        if let Some(slot) = self.faults.get_mut(queue) {
+            *slot = fault;
+        }
+    }
+
+    /// The fault of a queue whose requests before it are all answered.
+    fn due_fault(&mut self, queue: usize) -> Result<(), Fault> {
+        let slot = self.faults.get_mut(queue).filter(|fault| fault.is_some());
+        let Some(slot) = slot else { return Ok(()) };
+        if self.in_flight.of_queue(queue) > 0 {
+            return Ok(());
+        }
+        slot.take().map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Block {
+    /// What storage still holds stays reachable, and the image claimed, until storage lets go.
+    fn drop(&mut self) {
+        let count = self.engine.in_flight();
+        if count == 0 {
+            self.worker.end(None);
             return;
         }
-        let add = |counter: &std::sync::atomic::AtomicU64, bytes| {
-            counter.fetch_add(bytes, Ordering::Relaxed);
-        };
-        let length = request.data.length();
-        match request.task.command {
-            BlockCommand::Read { .. } => {
-                DeviceStats::count(&self.stats.reads);
-                add(&self.stats.bytes_read, length);
+        self.stats.log.line(
+            Level::WARN,
+            format_args!(
+                "storage does not answer: it holds {count} request(s) of the disk, whose image \
+                 stays locked, and the guest's pages mapped, until it does"
+            ),
+        );
+        let mut engine = std::mem::replace(&mut self.engine, Engine::new(Method::Ring));
+        self.worker.end(Some(Box::new(move || {
+            let mut landed = Vec::new();
+            while engine.in_flight() > 0 {
+                engine.wait(LET_GO_LOOK);
+                engine.take(&mut landed);
+                landed.clear();
             }
-            BlockCommand::Write { .. } => {
-                DeviceStats::count(&self.stats.writes);
-                add(&self.stats.bytes_written, length);
-            }
-            BlockCommand::Flush => DeviceStats::count(&self.stats.flushes),
-            BlockCommand::Change { .. } => DeviceStats::count(&self.stats.discards),
-            BlockCommand::GetId => DeviceStats::count(&self.stats.identities),
-            BlockCommand::Unsupported => {}
-        }
+        })));
     }
 }
 
@@ -432,7 +342,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
             | 1 << VIRTIO_BLK_F_TOPOLOGY
             | 1 << VIRTIO_BLK_F_FLUSH
             | 1 << VIRTIO_BLK_F_MQ;
-        let by_target = match (self.target.mode(), self.target.can_discard()) {
+        let by_target = match (self.facts.access, self.facts.can_discard) {
             (AccessMode::ReadOnly, _) => 1 << VIRTIO_BLK_F_RO,
             (AccessMode::ReadWrite, false) => 1 << VIRTIO_BLK_F_WRITE_ZEROES,
             (AccessMode::ReadWrite, true) => {
@@ -445,7 +355,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     /// Includes discards, even if the target cannot discard: they succeed and do nothing.
     fn accepted_features(&self) -> u64 {
         let offered = VirtioDevice::<M>::features(self);
-        match self.target.mode() {
+        match self.facts.access {
             AccessMode::ReadOnly => offered,
             AccessMode::ReadWrite => offered | 1 << VIRTIO_BLK_F_DISCARD,
         }
@@ -468,30 +378,39 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         self.driver_features = features;
         let flushes = features & 1 << VIRTIO_BLK_F_FLUSH != 0;
         let mode = if flushes { WriteMode::Back } else { WriteMode::Through };
-        if let Err(error) = self.target.start(mode) {
-            self.stats.log.line(
-                Level::WARN,
-                format_args!("disk not usable, requests will fail: {}", Causes(&error)),
-            );
-        }
+        self.stage = Stage::Used;
+        self.worker.add(Job::Start(mode));
         Ok(())
     }
 
     fn reset(&mut self) {
-        self.suspended = Default::default();
+        self.forget(None);
+        self.blocked = QueueSet::default();
+        self.faults = [const { None }; QUEUES as usize];
         self.driver_features = 0;
-        if let Err(error) = self.target.stop() {
-            self.stats.log.line(
-                Level::WARN,
-                format_args!("cannot write cached data to the disk: {}", Causes(&error)),
-            );
+        self.facts.file = None;
+        if self.stage == Stage::Used {
+            self.stage = Stage::Draining;
         }
+        self.wait_shortly(|disk| !disk.drains());
+    }
+
+    fn is_draining(&mut self) -> bool {
+        self.drains()
     }
 
     fn reset_queue(&mut self, index: usize) {
-        if let Some(slot) = self.suspended.get_mut(index) {
-            *slot = None;
-        }
+        self.forget(Some(index));
+        self.blocked.remove(index);
+        self.set_fault(index, None);
+        self.wait_shortly(|disk| {
+            disk.collect();
+            disk.in_flight.of_queue(index) == 0
+        });
+    }
+
+    fn is_queue_draining(&self, index: usize) -> bool {
+        self.in_flight.of_queue(index) > 0
     }
 
     fn work_source(&self) -> WorkSource {
@@ -499,43 +418,51 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     }
 
     fn process(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
-        let suspended = self.suspended.get_mut(index).and_then(Option::take);
-        let waiting = suspended.unwrap_or_else(|| {
-            let (requests, fault) = queues.fetch(index, BATCH);
-            Suspended { requests, task: None, fault }
-        });
-        if waiting.requests.is_empty() {
-            queues.recycle(waiting.requests);
-            queues.mark_idle(index);
-            return waiting.fault.map_or(Ok(()), Err);
+        if self.faults.get(index).is_some_and(Option::is_some) {
+            return self.due_fault(index);
         }
-        self.serve_requests(index, waiting, queues)
+        let room = self.in_flight.room();
+        if room == 0 {
+            self.blocked.insert(index);
+            return Ok(());
+        }
+        let (requests, fault) = queues.fetch(index, room.min(BATCH));
+        self.set_fault(index, fault);
+        if requests.is_empty() {
+            queues.recycle(requests);
+            queues.mark_idle(index);
+        } else {
+            self.begin(index, requests, queues)?;
+            queues.reschedule(index);
+        }
+        self.due_fault(index)
     }
 
     fn sources(&self) -> Vec<Source<'_>> {
-        self.target.size_source().into_iter().collect()
+        let timer = self.size_timer.as_ref().map(SizeTimer::source);
+        let engine = self.engine.completions().map(Source::readable);
+        let worker = Source::readable(self.worker.as_fd());
+        [Some(worker), engine, timer].into_iter().flatten().collect()
     }
 
-    /// Checks the target's size, and reports a change in the configuration space.
-    fn handle_sources(&mut self, _queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
-        match self.target.refresh() {
-            Ok(true) => {
-                self.config = config::bytes(&self.target, QUEUES, QUEUE_SIZE);
-                self.config_changed = true;
-                let sectors = self.target.sectors();
-                self.stats
-                    .log
-                    .line(Level::INFO, format_args!("disk resized: it has {sectors} sectors now"));
-            }
-            Ok(false) => {}
-            Err(error) => {
-                self.stats.log.line(
-                    Level::WARN,
-                    format_args!("cannot read the size of the disk: {}", Causes(&error)),
-                );
-            }
+    fn deadline(&self) -> Option<Instant> {
+        self.commit_at
+    }
+
+    /// Answers the requests that have ended.
+    fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+        if self.size_timer.as_mut().is_some_and(SizeTimer::take) {
+            self.worker.add(Job::Refresh);
         }
-        Ok(())
+        self.collect();
+        self.answer_ended(queues)?;
+        if self.in_flight.room() > 0 {
+            self.blocked.take().iter().for_each(|index| queues.reschedule(index));
+        }
+        if self.worker.has_ended() {
+            return Err(Fault::Internal("the disk's thread has ended"));
+        }
+        (0..usize::from(QUEUES)).try_for_each(|index| self.due_fault(index))
     }
 
     fn take_config_change(&mut self) -> bool {

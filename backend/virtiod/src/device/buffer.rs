@@ -10,7 +10,7 @@ use vm_memory::{
     GuestAddress, GuestMemoryError, Permissions, ReadVolatile, VolatileMemoryError, VolatileSlice,
 };
 
-use super::{Buffer, BufferDirection, DeviceMemory, Fault};
+use super::{Buffer, BufferDirection, DeviceMemory, Fault, HeldBuffers};
 
 /// Bytes that the driver wrote for the device.
 pub struct Readable<'a>(pub(super) VolatileSlice<'a>);
@@ -40,7 +40,10 @@ fn io_error(error: VolatileMemoryError) -> io::Error {
     }
 }
 
-/// A buffer, or the rest of it.
+/// Maximum bytes of a buffer that are made reachable and accessed as one.
+const MOST_PART: u64 = 1 << 20;
+
+/// A buffer, or a part of it.
 #[derive(Clone, Copy, Debug)]
 struct Part {
     descriptor: usize,
@@ -85,15 +88,21 @@ impl<'r> Buffers<'r> {
         self.parts().map(|part| part.buffer.pages()).sum()
     }
 
-    /// The parts, without the bytes that were split off.
-    fn parts(self) -> impl Iterator<Item = Part> {
-        let (mut skip, mut left) = (self.skip, self.length);
-        self.parts.iter().map_while(move |part| {
-            let count = left.min(u64::from(part.buffer.length).saturating_sub(skip));
-            let address = GuestAddress(part.buffer.address.0.wrapping_add(skip));
-            (skip, left) = (0, left - count);
-            let buffer = Buffer { address, length: count as u32, ..part.buffer };
-            (count > 0).then_some(Part { buffer, ..*part })
+    /// The parts, without the bytes that were split off. Long buffers are several parts: where
+    /// nothing can be mapped, each part is copied.
+    fn parts(self) -> impl Iterator<Item = Part> + use<'r> {
+        let (mut parts, mut skip, mut left) = (self.parts, self.skip, self.length);
+        std::iter::from_fn(move || {
+            let (first, rest) = parts.split_first()?;
+            let whole = u64::from(first.buffer.length);
+            let count = left.min(whole.saturating_sub(skip)).min(MOST_PART);
+            let address = GuestAddress(first.buffer.address.0.wrapping_add(skip));
+            (skip, left) = (skip + count, left - count);
+            if skip >= whole {
+                (parts, skip) = (rest, 0);
+            }
+            let buffer = Buffer { address, length: count as u32, ..first.buffer };
+            (count > 0).then_some(Part { buffer, ..*first })
         })
     }
 
@@ -142,6 +151,26 @@ impl<'r> Buffers<'r> {
         memory: &'a M,
     ) -> impl Iterator<Item = Result<Writable<'a>, Fault>> + use<'a, 'r, M> {
         self.parts().map(move |part| self.resolve(memory, part, Permissions::Write).map(Writable))
+    }
+
+    /// The buffers themselves, without the bytes that were split off.
+    pub fn buffers(self) -> impl Iterator<Item = Buffer> + use<'r> {
+        self.parts().map(|part| part.buffer)
+    }
+
+    /// Calls `each` with the bytes of each buffer among held ones.
+    ///
+    /// # Errors
+    /// [`Fault::Memory`], if a buffer was not made reachable; the error of `each`.
+    pub fn for_each_held<'a, E: From<Fault>>(
+        self,
+        held: &'a dyn HeldBuffers,
+        mut each: impl FnMut(VolatileSlice<'a>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.parts().try_for_each(|Part { descriptor, buffer }| {
+            let fault = |source| Fault::Memory { head: self.head, descriptor, source };
+            each(held.slice(buffer).map_err(fault)?)
+        })
     }
 
     fn resolve<'a, M: DeviceMemory>(
@@ -240,6 +269,11 @@ impl VirtioRequest {
     /// The number of pages that its buffers touch; a page counts once for each buffer in it.
     pub fn pages(&self) -> u64 {
         self.readable().pages() + self.writable().pages()
+    }
+
+    /// Number of its buffers.
+    pub fn count(&self) -> usize {
+        self.parts.len()
     }
 
     /// Number of descriptors that its allocation can hold.

@@ -2,7 +2,7 @@
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
-use super::{DeviceMemory, Fault, QueueSet, VirtioRequest};
+use super::{DeviceMemory, Fault, HeldBuffers, QueueSet, VirtioRequest};
 
 /// Maximum number of requests that are taken from a ring at once. Their pages are mapped and
 /// unmapped together, and the bus handles other queues and messages between two batches.
@@ -209,6 +209,20 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         self.summary.used.insert(index);
         self.summary.count += done.len() as u32;
         Ok(())
+    }
+
+    /// Takes over the buffers of the requests that were made reachable.
+    pub fn hold(&mut self) -> Box<dyn HeldBuffers> {
+        self.memory.hold()
+    }
+
+    /// As [`QueueContext::give_back`], for requests whose buffers have `bytes` bytes together.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn complete(&mut self, index: usize, done: &[(u16, u32)], bytes: u64) -> Result<(), Fault> {
+        self.summary.bytes += bytes;
+        self.give_back(index, done)
     }
 
     /// Requests another iteration for the queue: work is left for which no doorbell will ring.

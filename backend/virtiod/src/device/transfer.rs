@@ -106,6 +106,14 @@ impl<'a> Scatter<'a> {
         self.0.read_from(file, offset)
     }
 
+    /// As [`Scatter::read`], if the page cache has all of the bytes. Otherwise returns `false`.
+    ///
+    /// # Errors
+    /// The file's; [`io::ErrorKind::Unsupported`] if the file system cannot tell.
+    pub fn read_cached(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<bool> {
+        self.0.read_cached(file, offset)
+    }
+
     /// Copies `bytes` into the buffers: all of them, or as many as fit.
     pub fn copy_from(&self, bytes: &[u8]) {
         let mut rest = bytes;

@@ -28,7 +28,7 @@ pub(super) fn open<S: XenStore>(
     let TargetOptions { path, mode, caching, discard, sharing, .. } = options;
     let sectors = target.sectors();
     tracing::info!(?path, %format, ?mode, ?caching, ?discard, ?sharing, sectors, "disk opened");
-    Ok(Block::new(target, &vdev, Arc::clone(stats)))
+    Ok(Block::new(target, &vdev, Arc::clone(stats))?)
 }
 
 /// Reads the options from the disk line's keys and from the configuration file.

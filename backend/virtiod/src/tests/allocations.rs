@@ -72,9 +72,10 @@ impl Bench {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&[7; 1 << 20]).unwrap();
         let target = Target::open(TargetOptions::for_test(file.path())).unwrap();
-        let mut disk = Block::new(target, "xvda", stats);
+        let mut disk = Block::new(target, "xvda", stats).unwrap();
         let features = 1 << VIRTIO_BLK_F_FLUSH;
         VirtioDevice::<Memory>::start(&mut disk, features).unwrap();
+        disk.wait_for_worker();
         let (ring, spare) = (OneRing(queue), RequestPool::default());
         let mut bench = Self { guest, memory, disk, ring, spare, pages, available: 0, _file: file };
         bench.write_requests(base);

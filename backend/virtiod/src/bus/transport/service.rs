@@ -231,17 +231,17 @@ impl<P: AccessPlatform> Transport<P> {
 
     /// The event sources of the device besides the driver.
     pub fn sources(&self) -> Vec<Source<'_>> {
-        if self.is_running() { self.device.sources() } else { Vec::new() }
+        if self.is_running() || self.is_draining { self.device.sources() } else { Vec::new() }
     }
 
     /// The time at which the device must run even if none of its sources is ready.
     pub fn deadline(&self) -> Option<Instant> {
-        if self.is_running() { self.device.deadline() } else { None }
+        if self.is_running() || self.is_draining { self.device.deadline() } else { None }
     }
 
-    /// Whether DRIVER_OK is set and DEVICE_NEEDS_RESET is not.
+    /// Whether DRIVER_OK is set and DEVICE_NEEDS_RESET is not, and no reset is under way.
     pub(super) fn is_running(&self) -> bool {
-        self.status & DRIVER_OK != 0 && self.status & DEVICE_NEEDS_RESET == 0
+        self.status & DRIVER_OK != 0 && self.status & DEVICE_NEEDS_RESET == 0 && !self.is_draining
     }
 
     /// Runs `work` on the device and reports the batch to the scheduler.

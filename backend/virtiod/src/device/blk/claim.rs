@@ -5,6 +5,7 @@
 //! devices are opened exclusively as well, which a mount respects. Neither stops a [loop
 //! device](loop_device) over the file, so the registry searches for one.
 
+mod durability;
 mod entry;
 mod error;
 mod file_id;
@@ -16,12 +17,12 @@ mod usage;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
 
+pub(super) use self::durability::{Durability, SyncStart};
 pub(super) use self::entry::Handover;
-use self::entry::{Durability, Entry, User, UserState};
+use self::entry::{Entry, User, UserState};
 pub use self::error::ClaimError;
 pub(super) use self::file_id::FileId;
 use self::file_id::open;
@@ -131,7 +132,7 @@ pub(super) struct Claim {
     file: FileId,
     access: AccessMode,
     entry: Arc<Mutex<Entry>>,
-    durability: Arc<Mutex<Durability>>,
+    durability: Arc<Durability>,
     user: u64,
 }
 
@@ -167,29 +168,9 @@ impl Claim {
         lock(&self.entry).has_other_writer(self.user)
     }
 
-    /// Whether data that a device wrote to the file may be lost.
-    pub(super) fn is_lost(&self) -> bool {
-        *lock(&self.durability) == Durability::Lost
-    }
-
-    /// Notes that data which a device wrote to the file may be lost.
-    pub(super) fn note_loss(&self) {
-        *lock(&self.durability) = Durability::Lost;
-    }
-
-    /// Syncs the file; returns `None`, without a sync, if data is lost. One device syncs at a time:
-    /// the kernel reports a failure to one of them only, and the others must not take its silence
-    /// for success.
-    pub(super) fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> Option<io::Result<()>> {
-        let mut durability = lock(&self.durability);
-        if *durability == Durability::Lost {
-            return None;
-        }
-        let outcome = sync();
-        if outcome.is_err() {
-            *durability = Durability::Lost;
-        }
-        Some(outcome)
+    /// The durability of what devices wrote to the file.
+    pub(super) fn durability(&self) -> &Arc<Durability> {
+        &self.durability
     }
 
     /// Notes that a driver uses the disk. If a guest is two domains for a while, only one may.

@@ -1,6 +1,6 @@
 //! The block device's configuration space (virtio 1.3 section 5.2.4, `struct virtio_blk_config`).
 
-use super::Target;
+use super::facts::DiskFacts;
 use super::request::{MAX_RANGE_SECTORS, MAX_RANGES};
 
 /// Bytes up to and including `unused1`, behind the last field that belongs to an offered feature.
@@ -18,14 +18,14 @@ const MAX_WRITE_ZEROES_SECTORS: usize = 48;
 const MAX_WRITE_ZEROES_SEG: usize = 52;
 const WRITE_ZEROES_MAY_UNMAP: usize = 56;
 
-/// The configuration space of a disk on `target`.
-pub(super) fn bytes(target: &Target, queues: u16, queue_size: u16) -> [u8; SIZE] {
-    let block = target.block_size();
+/// The configuration space of a disk.
+pub(super) fn bytes(disk: &DiskFacts, queues: u16, queue_size: u16) -> [u8; SIZE] {
+    let block = disk.block_size;
     let mut config = [0; SIZE];
     let mut put = |at: usize, field: &[u8]| {
         config.iter_mut().skip(at).zip(field).for_each(|(to, from)| *to = *from);
     };
-    put(CAPACITY, &target.sectors().to_le_bytes());
+    put(CAPACITY, &disk.sectors.to_le_bytes());
     // Header and status take two of a request's descriptors.
     put(SEG_MAX, &u32::from(queue_size.saturating_sub(2)).to_le_bytes());
     put(BLK_SIZE, &block.logical.to_le_bytes());
@@ -33,9 +33,9 @@ pub(super) fn bytes(target: &Target, queues: u16, queue_size: u16) -> [u8; SIZE]
     put(NUM_QUEUES, &queues.to_le_bytes());
     put(MAX_DISCARD_SECTORS, &MAX_RANGE_SECTORS.to_le_bytes());
     put(MAX_DISCARD_SEG, &MAX_RANGES.to_le_bytes());
-    put(DISCARD_SECTOR_ALIGNMENT, &target.discard_alignment().to_le_bytes());
+    put(DISCARD_SECTOR_ALIGNMENT, &disk.discard_alignment.to_le_bytes());
     put(MAX_WRITE_ZEROES_SECTORS, &MAX_RANGE_SECTORS.to_le_bytes());
     put(MAX_WRITE_ZEROES_SEG, &MAX_RANGES.to_le_bytes());
-    put(WRITE_ZEROES_MAY_UNMAP, &[u8::from(target.can_discard())]);
+    put(WRITE_ZEROES_MAY_UNMAP, &[u8::from(disk.can_discard)]);
     config
 }

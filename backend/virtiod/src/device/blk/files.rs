@@ -1,12 +1,11 @@
 //! The files that store a disk.
 
 use std::fs::File;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::claim::{
-    Claim, ClaimError, FileId, Handover, IMAGES, ImageRegistry, Owner, Sharing, Usage,
+    Claim, ClaimError, Durability, FileId, Handover, IMAGES, ImageRegistry, Owner, Sharing, Usage,
 };
 use super::target::{AccessMode, TargetOptions};
 
@@ -54,19 +53,9 @@ impl DiskFiles {
         file
     }
 
-    /// Whether written data may be lost: see [`Claim::is_lost`].
-    pub(super) fn is_lost(&self) -> bool {
-        self.target.is_lost()
-    }
-
-    /// As [`Claim::note_loss`].
-    pub(super) fn note_loss(&self) {
-        self.target.note_loss();
-    }
-
-    /// As [`Claim::sync`].
-    pub(super) fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> Option<io::Result<()>> {
-        self.target.sync(sync)
+    /// The durability of what devices wrote to the target.
+    pub(super) fn durability(&self) -> &Arc<Durability> {
+        self.target.durability()
     }
 
     /// Notes that a driver uses the disk: see [`Claim::activate`].

@@ -5,13 +5,15 @@ mod qcow2;
 mod raw;
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 pub use self::format::ImageFormat;
+use super::claim::Durability;
+use super::disk_file::DiskFile;
 use super::files::DiskFiles;
 use super::progress::{Deadline, Progress};
 use super::target::TargetOptions;
-use crate::device::{Gather, Scatter, Source, WriteMode};
+use crate::device::{Gather, Scatter, WriteMode};
 
 /// Preferred block sizes of an image, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,15 +107,16 @@ pub trait Image: Send {
     /// Alignment in bytes at which a range is best divided.
     fn granularity(&self) -> u64;
 
-    /// A file that has the image's bytes at the same offsets, if there is one, for transfers that
-    /// run together.
-    fn file(&self) -> Option<BorrowedFd<'_>> {
+    /// A file that has the image's bytes at the same offsets, if there is one, for transfers
+    /// without the image. `durability`: that of the file.
+    fn file(&self, durability: &Arc<Durability>) -> Option<DiskFile> {
+        let _ = durability;
         None
     }
 
-    /// A source that becomes ready when the size may have changed.
-    fn size_source(&self) -> Option<Source<'_>> {
-        None
+    /// Whether the size can change.
+    fn can_grow(&self) -> bool {
+        false
     }
 
     /// Reads the size again; returns whether it changed.

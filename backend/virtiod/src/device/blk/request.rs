@@ -9,6 +9,7 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
+use super::STATUS_SIZE;
 use crate::device::{Buffers, DeviceMemory, Fault, VirtioRequest};
 
 /// Bytes of a sector, the unit of addresses whatever the block size is.
@@ -41,7 +42,7 @@ pub(super) enum BlockStatus {
 }
 
 /// The command of a request, which the device reads once.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum BlockCommand {
     Read { sector: u64 },
     Write { sector: u64 },
@@ -75,16 +76,6 @@ pub(super) struct Task {
     pub(super) command: BlockCommand,
     /// Number of bytes that are done, of the data or of the first range.
     pub(super) done: u64,
-}
-
-impl Task {
-    /// Number of device-writable bytes that are written.
-    pub(super) fn written(&self) -> u64 {
-        match self.command {
-            BlockCommand::Read { .. } => self.done,
-            _ => 0,
-        }
-    }
 }
 
 /// `struct virtio_blk_discard_write_zeroes`.
@@ -187,13 +178,15 @@ impl<'r> BlockRequest<'r> {
         Self { task, data, status }
     }
 
-    /// Number of data bytes written into the request's buffers when it succeeds.
-    pub(super) fn bytes_in(&self) -> u32 {
-        match self.task.command {
-            BlockCommand::Read { .. } => u32::try_from(self.data.length()).unwrap_or(u32::MAX),
-            BlockCommand::GetId => self.data.length().min(SERIAL_SIZE as u64) as u32,
+    /// Number of bytes written into the request's buffers, with this status.
+    pub(super) fn written(&self, status: BlockStatus) -> u32 {
+        let data = match self.task.command {
+            BlockCommand::Read { .. } => self.data.length(),
+            BlockCommand::GetId => self.data.length().min(SERIAL_SIZE as u64),
             _ => 0,
-        }
+        };
+        let data = if status == BlockStatus::Ok { data } else { 0 };
+        u32::try_from(data).unwrap_or(u32::MAX).saturating_add(STATUS_SIZE)
     }
 }
 

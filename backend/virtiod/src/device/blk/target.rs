@@ -6,23 +6,25 @@ mod error;
 pub mod exercise;
 mod options;
 
+use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 pub use self::error::TargetError;
 pub use self::options::{AccessMode, Caching, Discard, TargetOptions};
 use super::SECTOR_SIZE;
 use super::claim::{ClaimError, Handover, Sharing};
+use super::facts::{DiskFacts, Extent};
 use super::files::DiskFiles;
 use super::image::{self, BlockSize, Image, ImageFormat, Storage};
 use super::progress::{Deadline, PartSize, Progress};
-use super::request::{BlockCommand, MAX_DATA, Range, RangeChange};
-use crate::device::{
-    Buffers, Completed, DeviceMemory, Fault, Gather, Scatter, Source, TransferBatch, WriteMode,
-};
+use super::request::{BlockCommand, Range, RangeChange, Task};
+use super::submit::is_exhaustion;
+use crate::device::{Gather, Scatter, WriteMode};
 
 /// Maximum bytes of a request's data that are transferred at once.
-const PART_BYTES: u64 = 1 << 20;
+pub(super) const PART_BYTES: usize = 1 << 20;
 
 /// Whether a driver uses the disk through this device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,16 +44,11 @@ pub struct Target {
     options: TargetOptions,
     write_mode: WriteMode,
     activity: Activity,
+    /// Whether the facts changed since they were taken.
+    has_new_facts: bool,
     /// Sizes of the parts of discards and write-zeroes.
     discard_size: PartSize,
     zero_size: PartSize,
-}
-
-/// A part of a disk, checked to be inside the disk.
-#[derive(Clone, Copy)]
-struct Extent {
-    offset: u64,
-    bytes: u64,
 }
 
 impl Target {
@@ -86,6 +83,7 @@ impl Target {
             options,
             write_mode: WriteMode::Back,
             activity: Activity::Idle,
+            has_new_facts: false,
             discard_size: PartSize::default(),
             zero_size: PartSize::default(),
         })
@@ -111,16 +109,6 @@ impl Target {
         self.options.mode
     }
 
-    /// Whether the guest may deallocate storage.
-    pub fn discard_mode(&self) -> Discard {
-        self.options.discard
-    }
-
-    /// Whether a discard deallocates storage, as far as an attempt showed.
-    pub fn can_discard(&self) -> bool {
-        self.image.can_discard()
-    }
-
     /// Size in sectors of 512 bytes; a whole number of logical blocks.
     pub fn sectors(&self) -> u64 {
         let block = u64::from(self.block_size().logical);
@@ -132,23 +120,81 @@ impl Target {
         self.image.block_size()
     }
 
-    /// Alignment in sectors at which a discard is best divided.
-    pub fn discard_alignment(&self) -> u32 {
+    /// What a device shows of the disk.
+    pub(super) fn facts(&self) -> DiskFacts {
         let alignment = self.image.granularity().max(self.block_size().physical.into());
-        u32::try_from(alignment / SECTOR_SIZE).unwrap_or(u32::MAX)
+        let is_active = self.activity == Activity::Active;
+        DiskFacts {
+            sectors: self.sectors(),
+            block_size: self.block_size(),
+            discard_alignment: u32::try_from(alignment / SECTOR_SIZE).unwrap_or(u32::MAX),
+            access: self.mode(),
+            discard: self.options.discard,
+            can_discard: self.image.can_discard(),
+            can_grow: self.image.can_grow(),
+            file: self.image.file(self.files.durability()).filter(|_| is_active).map(Arc::new),
+            write_mode: self.write_mode,
+        }
     }
 
-    /// A source that becomes ready when the size may have changed.
-    pub fn size_source(&self) -> Option<Source<'_>> {
-        self.image.size_source()
+    /// The facts, if they changed since the last call.
+    pub(super) fn take_new_facts(&mut self) -> Option<DiskFacts> {
+        std::mem::take(&mut self.has_new_facts).then(|| self.facts())
     }
 
     /// Reads the size again; returns whether it changed.
     ///
     /// # Errors
     /// [`TargetError::Io`].
-    pub fn refresh(&mut self) -> Result<bool, TargetError> {
-        Ok(self.image.refresh()?)
+    pub(super) fn refresh(&mut self) -> Result<bool, TargetError> {
+        let changed = self.image.refresh()?;
+        self.has_new_facts |= changed;
+        Ok(changed)
+    }
+
+    /// Carries out a request, or the rest of it, until the time is over.
+    ///
+    /// # Errors
+    /// [`TargetError`], but for guests' faults.
+    pub(super) fn execute(
+        &mut self,
+        task: &mut Task,
+        data: &mut [u8],
+        deadline: &Deadline,
+    ) -> Result<Progress, TargetError> {
+        let Task { command, done } = task;
+        match command {
+            BlockCommand::Read { sector } => self.read(*sector, data, done, deadline),
+            BlockCommand::Write { sector } => self.write(*sector, data, done, deadline),
+            BlockCommand::Flush => self.flush().map(|()| Progress::Done),
+            BlockCommand::Change { change, ranges } => {
+                self.change_all(*change, ranges, done, deadline)
+            }
+            BlockCommand::GetId | BlockCommand::Unsupported => Err(TargetError::Unsupported),
+        }
+    }
+
+    /// Discards or zeroes ranges, and removes those that are done. If one range is outside the
+    /// disk, none is changed.
+    fn change_all(
+        &mut self,
+        change: RangeChange,
+        ranges: &mut VecDeque<Range>,
+        done: &mut u64,
+        deadline: &Deadline,
+    ) -> Result<Progress, TargetError> {
+        ranges.iter().try_for_each(|range| self.check_range(*range))?;
+        while let Some(range) = ranges.front() {
+            if self.change(change, *range, done, deadline)? == Progress::Unfinished {
+                return Ok(Progress::Unfinished);
+            }
+            ranges.pop_front();
+            *done = 0;
+            if deadline.is_over() && !ranges.is_empty() {
+                return Ok(Progress::Unfinished);
+            }
+        }
+        Ok(Progress::Done)
     }
 
     /// Notes that a driver starts to use the disk; `mode` says when its writes must be durable.
@@ -158,6 +204,7 @@ impl Target {
     /// [`TargetError::Io`].
     pub(super) fn start(&mut self, mode: WriteMode) -> Result<(), TargetError> {
         self.write_mode = mode;
+        self.has_new_facts = true;
         self.activate()
     }
 
@@ -173,6 +220,7 @@ impl Target {
             self.image.write_back()?;
         }
         self.activity = Activity::Idle;
+        self.has_new_facts = true;
         self.files.deactivate();
         Ok(())
     }
@@ -188,6 +236,7 @@ impl Target {
             self.image = image::open(&self.options, &mut self.files)?;
         }
         self.activity = Activity::Active;
+        self.has_new_facts = true;
         Ok(())
     }
 
@@ -212,125 +261,36 @@ impl Target {
         Ok(self.image.prepare_to_write(deadline)?)
     }
 
-    /// Whether transfers can run together.
-    pub(super) fn has_file(&self) -> bool {
-        self.image.file().is_some() && self.activity == Activity::Active
-    }
-
-    /// Adds the transfer of a read or write to a batch. Leaves out other commands, and transfers
-    /// that are long or have too many pieces.
-    ///
-    /// # Errors
-    /// As for [`Target::read`] and [`Target::write`], except for errors of the image.
-    pub(super) fn add<'m, M: DeviceMemory>(
-        &self,
-        number: usize,
-        (command, data): (&BlockCommand, Buffers<'_>),
-        memory: &'m M,
-        batch: &mut TransferBatch<'_, 'm>,
-    ) -> Result<(), TargetError> {
-        if data.length() > PART_BYTES {
-            return Ok(());
-        }
-        match command {
-            BlockCommand::Read { sector } => {
-                let extent = self.data_extent(*sector, data)?;
-                if let Some(into) = scatter(data, memory)? {
-                    batch.read(number, extent.offset, &into);
-                }
-            }
-            BlockCommand::Write { sector } => {
-                self.check_writable()?;
-                self.check_write_durable()?;
-                let extent = self.data_extent(*sector, data)?;
-                if let Some(from) = gather(data, memory)? {
-                    batch.write(number, extent.offset, &from);
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Runs a batch, as far as the engine can.
-    pub(super) fn run(&self, batch: TransferBatch<'_, '_>) -> Completed {
-        let mode = self.write_mode;
-        self.image.file().map(|file| batch.run(file, mode)).unwrap_or_default()
-    }
-
-    /// Reads from `sector` on into the guest's buffers, from byte `done` on, until the time is
-    /// over.
-    pub(super) fn read<M: DeviceMemory>(
+    /// Reads from `sector` on, from byte `done` of the data on, until the time is over.
+    fn read(
         &mut self,
         sector: u64,
-        data: Buffers<'_>,
+        data: &mut [u8],
         done: &mut u64,
-        memory: &M,
         deadline: &Deadline,
     ) -> Result<Progress, TargetError> {
-        let extent = self.data_extent(sector, data)?;
+        let extent = Extent::of_data(sector, data.len() as u64, self.sectors())?;
         self.activate_for(AccessMode::ReadOnly)?;
         for_each_part(data, done, deadline, |part, done| {
-            self.read_part(extent.offset + done, part, memory)
+            Ok(self.image.read(extent.offset + done, &Scatter::of(part))?)
         })
     }
 
-    fn read_part<M: DeviceMemory>(
-        &mut self,
-        mut offset: u64,
-        data: Buffers<'_>,
-        memory: &M,
-    ) -> Result<(), TargetError> {
-        let mut scatter = Scatter::default();
-        for buffer in data.writable(memory) {
-            if let Err(buffer) = scatter.push(buffer?) {
-                self.image.read(offset, &scatter)?;
-                offset += scatter.length() as u64;
-                scatter = Scatter::default();
-                // An empty vector has capacity for one piece.
-                drop(scatter.push(buffer));
-            }
-        }
-        Ok(self.image.read(offset, &scatter)?)
-    }
-
-    /// Writes the guest's buffers from `sector` on, from byte `done` on, until the time is over.
-    pub(super) fn write<M: DeviceMemory>(
+    /// Writes from `sector` on, from byte `done` of the data on, until the time is over.
+    fn write(
         &mut self,
         sector: u64,
-        data: Buffers<'_>,
+        data: &mut [u8],
         done: &mut u64,
-        memory: &M,
         deadline: &Deadline,
     ) -> Result<Progress, TargetError> {
-        let extent = self.data_extent(sector, data)?;
+        let extent = Extent::of_data(sector, data.len() as u64, self.sectors())?;
         if self.prepare_to_write(deadline)? == Progress::Unfinished {
             return Ok(Progress::Unfinished);
         }
-        // A request with a malformed last buffer changes nothing on the disk.
-        data.readable(memory).try_for_each(|buffer| buffer.map(drop))?;
         for_each_part(data, done, deadline, |part, done| {
-            self.write_part(extent.offset + done, part, memory)
+            self.write_to_image(extent.offset + done, &Gather::of(part))
         })
-    }
-
-    fn write_part<M: DeviceMemory>(
-        &mut self,
-        mut offset: u64,
-        data: Buffers<'_>,
-        memory: &M,
-    ) -> Result<(), TargetError> {
-        let mut gather = Gather::default();
-        for buffer in data.readable(memory) {
-            if let Err(buffer) = gather.push(buffer?) {
-                self.write_to_image(offset, &gather)?;
-                offset += gather.length() as u64;
-                gather = Gather::default();
-                // An empty vector has capacity for one piece.
-                drop(gather.push(buffer));
-            }
-        }
-        self.write_to_image(offset, &gather)
     }
 
     pub(super) fn write_to_image(
@@ -346,10 +306,8 @@ impl Target {
     /// write or its sync failed: unless storage was exhausted, data of earlier writes may be lost
     /// too.
     fn note_write_error(&mut self, error: io::Error) -> TargetError {
-        let no_room = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG];
-        let harmless = error.raw_os_error().is_some_and(|errno| no_room.contains(&errno));
-        if self.write_mode == WriteMode::Through && !harmless {
-            self.files.note_loss();
+        if self.write_mode == WriteMode::Through && !is_exhaustion(&error) {
+            self.files.durability().note_loss();
         }
         error.into()
     }
@@ -370,12 +328,12 @@ impl Target {
         self.activate_for(AccessMode::ReadWrite)?;
         self.check_durable()?;
         self.image.write_back()?;
-        let synced = self.files.sync(|| self.image.sync());
+        let synced = self.files.durability().sync(|| self.image.sync());
         synced.ok_or(TargetError::Lost)?.map_err(TargetError::Sync)
     }
 
     /// Checks that a range may be changed.
-    pub(super) fn check_range(&self, range: Range) -> Result<(), TargetError> {
+    fn check_range(&self, range: Range) -> Result<(), TargetError> {
         self.check_writable()?;
         self.range_extent(range).map(drop)
     }
@@ -441,7 +399,7 @@ impl Target {
     }
 
     fn range_extent(&self, range: Range) -> Result<Extent, TargetError> {
-        self.extent(range.sector, u64::from(range.sectors) * SECTOR_SIZE)
+        Extent::new(range.sector, u64::from(range.sectors) * SECTOR_SIZE, self.sectors())
     }
 
     fn check_writable(&self) -> Result<(), TargetError> {
@@ -452,7 +410,7 @@ impl Target {
     }
 
     fn check_durable(&self) -> Result<(), TargetError> {
-        if self.files.is_lost() { Err(TargetError::Lost) } else { Ok(()) }
+        if self.files.durability().is_lost() { Err(TargetError::Lost) } else { Ok(()) }
     }
 
     /// Without flushes every write must be durable, so after one that was lost all further ones
@@ -463,72 +421,24 @@ impl Target {
             WriteMode::Back => Ok(()),
         }
     }
-
-    fn data_extent(&self, sector: u64, data: Buffers<'_>) -> Result<Extent, TargetError> {
-        let bytes = data.length();
-        if bytes > MAX_DATA {
-            return Err(TargetError::Range { sector, bytes });
-        }
-        self.extent(sector, bytes)
-    }
-
-    /// The extent of `bytes` from `sector` on, if they are whole sectors inside the disk.
-    fn extent(&self, sector: u64, bytes: u64) -> Result<Extent, TargetError> {
-        let end = sector.checked_add(bytes / SECTOR_SIZE);
-        let inside = end.is_some_and(|end| end <= self.sectors());
-        if !inside || bytes == 0 || !bytes.is_multiple_of(SECTOR_SIZE) {
-            return Err(TargetError::Range { sector, bytes });
-        }
-        Ok(Extent { offset: sector * SECTOR_SIZE, bytes })
-    }
 }
 
 /// Calls `each` for the data part by part, from byte `done` on, until the time is over; at least
 /// once.
 fn for_each_part(
-    mut data: Buffers<'_>,
+    data: &mut [u8],
     done: &mut u64,
     deadline: &Deadline,
-    mut each: impl FnMut(Buffers<'_>, u64) -> Result<(), TargetError>,
+    mut each: impl FnMut(&mut [u8], u64) -> Result<(), TargetError>,
 ) -> Result<Progress, TargetError> {
-    data.split_front(*done);
-    while let Some(part) = data.split_front(PART_BYTES.min(data.length())) {
+    let rest = data.get_mut(*done as usize..).unwrap_or(&mut []);
+    let mut parts = rest.chunks_mut(PART_BYTES).peekable();
+    while let Some(part) = parts.next() {
         each(part, *done)?;
-        *done += part.length();
-        if data.length() == 0 {
-            break;
-        }
-        if deadline.is_over() {
+        *done += part.len() as u64;
+        if parts.peek().is_some() && deadline.is_over() {
             return Ok(Progress::Unfinished);
         }
     }
     Ok(Progress::Done)
-}
-
-/// The buffers for a read; `None` if they have too many pieces.
-fn scatter<'m, M: DeviceMemory>(
-    data: Buffers<'_>,
-    memory: &'m M,
-) -> Result<Option<Scatter<'m>>, Fault> {
-    let mut scatter = Scatter::default();
-    for buffer in data.writable(memory) {
-        if scatter.push(buffer?).is_err() {
-            return Ok(None);
-        }
-    }
-    Ok(Some(scatter))
-}
-
-/// The buffers for a write; `None` if they have too many pieces.
-fn gather<'m, M: DeviceMemory>(
-    data: Buffers<'_>,
-    memory: &'m M,
-) -> Result<Option<Gather<'m>>, Fault> {
-    let mut gather = Gather::default();
-    for buffer in data.readable(memory) {
-        if gather.push(buffer?).is_err() {
-            return Ok(None);
-        }
-    }
-    Ok(Some(gather))
 }

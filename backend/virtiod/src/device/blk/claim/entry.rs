@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use super::durability::Durability;
 use super::error::ClaimError;
 use super::file_id::{FileId, open};
 use super::lock::{LockError, LockState, LockedFile};
@@ -18,17 +19,7 @@ pub(super) struct Entry {
     next_id: u64,
     /// The user that could write the file last.
     latest: Option<u64>,
-    durability: Arc<Mutex<Durability>>,
-}
-
-/// Whether written data of a file is durable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::device::blk) enum Durability {
-    /// It is, once a sync succeeds.
-    #[default]
-    Kept,
-    /// A sync failed, and some data may be lost.
-    Lost,
+    durability: Arc<Durability>,
 }
 
 /// The file, as the first user opened it.
@@ -124,7 +115,7 @@ impl Entry {
 
     /// The durability of written data, shared by all users of the file, since the kernel reports a
     /// failed sync only once.
-    pub(super) fn durability(&self) -> Arc<Mutex<Durability>> {
+    pub(super) fn durability(&self) -> Arc<Durability> {
         Arc::clone(&self.durability)
     }
 

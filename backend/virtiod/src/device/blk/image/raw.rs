@@ -7,34 +7,27 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::Arc;
-use std::time::Duration;
-
-use nix::sys::timer::{Expiration, TimerSetTimeFlags};
-use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 
 use self::ranges::{Medium, Ranges};
 use super::{BlockSize, Image, Storage, format};
 use crate::device::blk::SECTOR_SIZE;
+use crate::device::blk::claim::Durability;
+use crate::device::blk::disk_file::DiskFile;
 use crate::device::blk::files::DiskFiles;
 use crate::device::blk::target::{AccessMode, Caching, Discard, TargetOptions};
-use crate::device::{Gather, Scatter, Source, WriteMode};
-
-/// Interval at which the device checks the size: the kernel reports the growth of a file like any
-/// write, and that of a block device not at all.
-const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+use crate::device::{Gather, Scatter, WriteMode};
 
 /// An open raw image.
 pub(super) struct RawImage {
     file: Arc<File>,
     /// The same file, opened for direct I/O where that is configured and supported.
-    direct: Option<File>,
+    direct: Option<Arc<File>>,
     /// Size of the file; the disk ends with the sector that contains its last byte.
     bytes: u64,
     block_size: BlockSize,
     ranges: Ranges,
     can_discard: bool,
     granularity: u64,
-    timer: TimerFd,
 }
 
 impl RawImage {
@@ -63,8 +56,7 @@ impl RawImage {
         }
         warn_of_odd_size(options, bytes);
         let granularity = granularity.unwrap_or(0).max(block_size.physical.into());
-        let timer = timer()?;
-        Ok(Self { file, direct, bytes, block_size, ranges, can_discard, granularity, timer })
+        Ok(Self { file, direct, bytes, block_size, ranges, can_discard, granularity })
     }
 
     /// Runs a transfer with direct I/O where that is configured, and through the page cache if
@@ -132,7 +124,7 @@ fn warn_of_odd_size(options: &TargetOptions, bytes: u64) {
     }
 }
 
-fn open_direct(options: &TargetOptions, files: &DiskFiles) -> Option<File> {
+fn open_direct(options: &TargetOptions, files: &DiskFiles) -> Option<Arc<File>> {
     let path = &options.path;
     let direct = files.target().open_direct();
     direct
@@ -143,13 +135,7 @@ fn open_direct(options: &TargetOptions, files: &DiskFiles) -> Option<File> {
             );
         })
         .ok()
-}
-
-fn timer() -> io::Result<TimerFd> {
-    let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
-    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-    timer.set(Expiration::Interval(CHECK_INTERVAL.into()), TimerSetTimeFlags::empty())?;
-    Ok(timer)
+        .map(Arc::new)
 }
 
 /// A file is addressed by sector; the file system's block is the unit of writes.
@@ -226,21 +212,17 @@ impl Image for RawImage {
         self.granularity
     }
 
-    fn file(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.direct.as_ref().unwrap_or(&self.file).as_fd())
+    fn file(&self, durability: &Arc<Durability>) -> Option<DiskFile> {
+        let file = DiskFile::new(&self.file, self.direct.as_ref(), self.bytes, durability);
+        // Without it, all transfers go through the image.
+        file.ok()
     }
 
-    fn size_source(&self) -> Option<Source<'_>> {
-        Some(Source::readable(self.timer.as_fd()))
+    fn can_grow(&self) -> bool {
+        true
     }
 
     fn refresh(&mut self) -> io::Result<bool> {
-        match self.timer.wait() {
-            Ok(()) => {}
-            // Another source of the device was ready.
-            Err(nix::Error::EAGAIN) => return Ok(false),
-            Err(errno) => return Err(errno.into()),
-        }
         let before = self.size();
         self.bytes = (&*self.file).seek(SeekFrom::End(0))?;
         Ok(self.size() != before)
@@ -260,7 +242,7 @@ mod tests {
         let options = TargetOptions::for_test(path.path());
         let files = DiskFiles::claim(&options).unwrap();
         let mut image = RawImage::open(&options, &files).unwrap();
-        image.direct = Some(path.reopen().unwrap());
+        image.direct = Some(Arc::new(path.reopen().unwrap()));
         let direct = image.direct.as_ref().unwrap().as_raw_fd();
         let tried = |errno| {
             let tried = RefCell::new(Vec::new());

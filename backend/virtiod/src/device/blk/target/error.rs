@@ -80,6 +80,9 @@ pub enum TargetError {
          writes fail until all devices that use the disk are gone"
     )]
     Lost,
+    /// The disk's thread cannot be started.
+    #[error("cannot start the disk's thread")]
+    Worker(#[source] io::Error),
     /// A sync failed.
     #[error("disk target: cannot sync")]
     Sync(#[source] io::Error),

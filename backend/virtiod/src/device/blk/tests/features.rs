@@ -34,7 +34,7 @@ fn offered_features_follow_the_target_and_discard_is_always_accepted() {
     for (mode, no_discard, offered, accepted) in cases {
         let image = Scripted::new(|script| script.no_discard = no_discard);
         let (_file, target) = image.target(|options| options.mode = mode);
-        let disk = Block::new(target, "xvda", Arc::new(DeviceStats::default()));
+        let disk = Block::new(target, "xvda", Arc::new(DeviceStats::default())).unwrap();
         let these = DISCARD | ZEROES | READ_ONLY;
         assert_eq!(VirtioDevice::<Memory>::features(&disk) & these, offered);
         assert_eq!(VirtioDevice::<Memory>::accepted_features(&disk) & these, accepted);

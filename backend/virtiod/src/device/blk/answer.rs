@@ -1,0 +1,208 @@
+//! The answers to requests that have ended: data that the worker read, status, used buffers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tracing::Level;
+
+use super::in_flight::{Ended, HeldBatch, InFlight, Way};
+use super::request::{BlockCommand, BlockRequest, BlockStatus, Task};
+use super::target::TargetError;
+use super::{Block, STATUS_SIZE};
+use crate::Causes;
+use crate::device::{Buffer, DeviceMemory, Fault, QueueContext, QueueSet, VirtioRequest};
+use crate::stats::DeviceStats;
+
+/// The status for an outcome. A fault that the guest caused stops the device.
+pub(super) fn status_of<M: DeviceMemory>(
+    outcome: Result<(), TargetError>,
+    memory: &M,
+    stats: &DeviceStats,
+) -> Result<BlockStatus, Fault> {
+    match outcome {
+        Ok(()) => Ok(BlockStatus::Ok),
+        Err(TargetError::Guest(Fault::Memory { source, .. })) if memory.is_shortage(&source) => {
+            stats.log.line(Level::WARN, format_args!("request failed: {source}"));
+            Ok(BlockStatus::IoError)
+        }
+        Err(TargetError::Guest(fault)) => Err(fault),
+        Err(TargetError::Unsupported) => Ok(BlockStatus::Unsupported),
+        Err(error) => {
+            stats.log.line(Level::WARN, format_args!("request failed: {}", Causes(&error)));
+            Ok(BlockStatus::IoError)
+        }
+    }
+}
+
+/// Buffers of one batch that have to be written back.
+#[derive(Default)]
+struct WriteBack {
+    held: Option<Arc<HeldBatch>>,
+    buffers: Vec<Buffer>,
+}
+
+impl WriteBack {
+    /// Adds a request's buffers; writes those of another batch back before.
+    fn add(&mut self, held: &Arc<HeldBatch>, request: &VirtioRequest) -> Result<(), Fault> {
+        if self.held.as_ref().is_some_and(|before| !Arc::ptr_eq(before, held)) {
+            self.finish()?;
+        }
+        self.held = Some(Arc::clone(held));
+        self.buffers.extend(request.writable().buffers());
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Fault> {
+        let Some(held) = self.held.take() else { return Ok(()) };
+        let written = held.0.write_back(&mut self.buffers.drain(..));
+        written.map_err(Fault::WriteBack)
+    }
+}
+
+impl Block {
+    /// Answers the requests that have ended.
+    ///
+    /// # Errors
+    /// The first [`Fault`]; the other requests are answered.
+    pub(super) fn answer_ended<M: DeviceMemory>(
+        &mut self,
+        queues: &mut QueueContext<'_, M>,
+    ) -> Result<(), Fault> {
+        let mut ended = std::mem::take(&mut self.ended);
+        ended.retain(|ended| ended.entry.is_wanted);
+        let all: QueueSet = ended.iter().map(|ended| ended.entry.queue).collect();
+        let mut outcome = Ok(());
+        for queue in all.iter() {
+            let mut by_engine = Vec::new();
+            let mut by_worker = Vec::new();
+            for ended in ended.extract_if(.., |ended| ended.entry.queue == queue) {
+                match ended.entry.way {
+                    Way::Engine { .. } => by_engine.push(ended),
+                    Way::Worker => by_worker.push(ended),
+                }
+            }
+            outcome = outcome.and(self.answer_by_engine(queue, by_engine, queues));
+            outcome = outcome.and(self.answer_by_worker(queue, by_worker, queues));
+        }
+        outcome
+    }
+
+    /// Answers requests whose data is in their buffers, which they hold.
+    fn answer_by_engine<M: DeviceMemory>(
+        &mut self,
+        queue: usize,
+        ended: Vec<Ended>,
+        queues: &mut QueueContext<'_, M>,
+    ) -> Result<(), Fault> {
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let (mut done, mut bytes) = (Vec::with_capacity(ended.len()), 0);
+        let mut back = WriteBack::default();
+        let mut outcome = Ok(());
+        let mut requests = queues.take_list();
+        for Ended { entry, outcome: result, .. } in ended {
+            let InFlight { request, task, way, .. } = entry;
+            if let Way::Engine { held, .. } = &way {
+                let answered = self.write_status(&request, task, result, held, queues.memory());
+                let answered = answered.and_then(|written| {
+                    back.add(held, &request)?;
+                    done.push((request.head, written));
+                    bytes += request.length();
+                    Ok(())
+                });
+                outcome = outcome.and(answered);
+            }
+            requests.push(request);
+        }
+        outcome = outcome.and(back.finish());
+        queues.recycle(requests);
+        if outcome.is_ok() {
+            queues.complete(queue, &done, bytes)?;
+        }
+        outcome
+    }
+
+    /// Writes a request's status; returns the number of bytes written into its buffers.
+    fn write_status<M: DeviceMemory>(
+        &self,
+        request: &VirtioRequest,
+        task: Task,
+        outcome: Result<(), TargetError>,
+        held: &HeldBatch,
+        memory: &M,
+    ) -> Result<u32, Fault> {
+        let request = BlockRequest::resume(request, task)?;
+        let status = status_of(outcome, memory, &self.stats)?;
+        self.count(&request.task.command, request.data.length(), status);
+        request.status.for_each_held(held.0.as_ref(), |byte| {
+            byte.copy_from(&[status as u8]);
+            Ok::<(), Fault>(())
+        })?;
+        memory.copied(STATUS_SIZE.into());
+        Ok(request.written(status))
+    }
+
+    /// Answers requests that the worker did, whose buffers are made reachable again.
+    fn answer_by_worker<M: DeviceMemory>(
+        &mut self,
+        queue: usize,
+        ended: Vec<Ended>,
+        queues: &mut QueueContext<'_, M>,
+    ) -> Result<(), Fault> {
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let mut requests = queues.take_list();
+        let mut rest = Vec::with_capacity(ended.len());
+        for Ended { entry: InFlight { request, task, .. }, outcome, data } in ended {
+            requests.push(request);
+            rest.push((task, outcome, data));
+        }
+        let answered = queues.process_fetched(queue, &requests, 0, |requests, memory, done| {
+            requests.iter().zip(rest).try_for_each(|(request, (task, outcome, data))| {
+                let parsed = BlockRequest::resume(request, task)?;
+                let outcome = outcome.and_then(|()| {
+                    if matches!(parsed.task.command, BlockCommand::Read { .. }) {
+                        parsed.data.copy_from(memory, &data)?;
+                    }
+                    Ok(())
+                });
+                let status = status_of(outcome, memory, &self.stats)?;
+                self.count(&parsed.task.command, parsed.data.length(), status);
+                let status_byte = parsed.status.writable(memory).next().transpose()?;
+                status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[status as u8]));
+                memory.copied(STATUS_SIZE.into());
+                done.push(request, parsed.written(status));
+                Ok(())
+            })
+        });
+        queues.recycle(requests);
+        answered
+    }
+
+    /// Counts a request that is answered.
+    pub(super) fn count(&self, command: &BlockCommand, length: u64, status: BlockStatus) {
+        if status != BlockStatus::Ok {
+            DeviceStats::count(&self.stats.failed);
+            return;
+        }
+        let add = |counter: &AtomicU64, bytes| {
+            counter.fetch_add(bytes, Ordering::Relaxed);
+        };
+        match command {
+            BlockCommand::Read { .. } => {
+                DeviceStats::count(&self.stats.reads);
+                add(&self.stats.bytes_read, length);
+            }
+            BlockCommand::Write { .. } => {
+                DeviceStats::count(&self.stats.writes);
+                add(&self.stats.bytes_written, length);
+            }
+            BlockCommand::Flush => DeviceStats::count(&self.stats.flushes),
+            BlockCommand::Change { .. } => DeviceStats::count(&self.stats.discards),
+            BlockCommand::GetId => DeviceStats::count(&self.stats.identities),
+            BlockCommand::Unsupported => {}
+        }
+    }
+}

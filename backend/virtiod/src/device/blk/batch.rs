@@ -1,0 +1,399 @@
+//! A batch of requests: what can be answered at once is, and the rest is handed over.
+
+use std::io;
+use std::sync::Arc;
+
+use super::answer::status_of;
+use super::disk_file::{DiskFile, Store};
+use super::facts::Extent;
+use super::in_flight::{HeldBatch, InFlight, Way};
+use super::request::{BlockCommand, BlockRequest, MAX_DATA, RangeChange, Task};
+use super::submit::note_write_loss;
+use super::target::{PART_BYTES, TargetError};
+use super::worker::{Job, RequestJob};
+use super::{BATCH, Block, Discard, STATUS_SIZE, VIRTIO_BLK_F_DISCARD, WriteMode};
+use crate::device::{
+    Buffers, DeviceMemory, Fault, Gather, QueueContext, Scatter, VirtioRequest, Writable,
+};
+
+/// The status of an unfinished request: no value of the specification. The device may write a
+/// device-writable buffer at any time before it returns the request.
+const PENDING: u8 = 0xff;
+
+/// What becomes of a request of a batch.
+enum Verdict {
+    /// It is answered, with this number of bytes written.
+    Answered(u32),
+    /// The engine transfers its data.
+    Transfer(Task, Arc<DiskFile>),
+    /// It waits for a sync of this file.
+    Sync(Arc<DiskFile>),
+    /// The worker does it, with this data.
+    Job(Task, Vec<u8>),
+}
+
+impl Verdict {
+    fn uses_buffers(&self) -> bool {
+        matches!(self, Self::Transfer(..) | Self::Sync(_))
+    }
+}
+
+/// What was done of a request.
+enum Step {
+    /// It has ended.
+    Ended(Result<(), TargetError>),
+    Transfer(Arc<DiskFile>),
+    Sync(Arc<DiskFile>),
+    Job(Vec<u8>),
+}
+
+/// Whether it is worth a system call to ask the page cache before storage.
+#[derive(Debug, Default)]
+pub(super) struct CachedReads {
+    /// Reads in succession that the page cache did not have.
+    missed: u32,
+    /// The file system cannot tell.
+    is_unsupported: bool,
+}
+
+impl CachedReads {
+    /// Number of misses after which only every such read asks.
+    const PATIENCE: u32 = 8;
+
+    fn is_worthwhile(&mut self) -> bool {
+        let asks = self.missed < Self::PATIENCE || self.missed.is_multiple_of(Self::PATIENCE);
+        if !asks {
+            self.missed = self.missed.wrapping_add(1).max(Self::PATIENCE);
+        }
+        asks && !self.is_unsupported
+    }
+
+    /// Takes the answer; returns whether the bytes were read.
+    fn take(&mut self, outcome: io::Result<bool>) -> io::Result<bool> {
+        match outcome {
+            Ok(true) => self.missed = 0,
+            Ok(false) => self.missed = self.missed.wrapping_add(1).max(1),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                self.is_unsupported = true;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        }
+        outcome
+    }
+}
+
+type Verdicts = [Option<Verdict>; BATCH];
+
+impl Block {
+    /// Begins a batch of requests, and answers those that need no waiting.
+    ///
+    /// # Errors
+    /// The first [`Fault`]; requests before it are served.
+    pub(super) fn begin<M: DeviceMemory>(
+        &mut self,
+        index: usize,
+        mut requests: Vec<VirtioRequest>,
+        queues: &mut QueueContext<'_, M>,
+    ) -> Result<(), Fault> {
+        queues.prepare(&requests);
+        let mut verdicts: Verdicts = [const { None }; BATCH];
+        let judged = self.judge_all(&requests, queues.memory(), &mut verdicts);
+        let mut done = [(0, 0); BATCH];
+        let (mut count, mut bytes) = (0, 0);
+        for (request, verdict) in requests.iter().zip(&verdicts) {
+            if let (Some(Verdict::Answered(written)), Some(place)) = (verdict, done.get_mut(count))
+            {
+                *place = (request.head, *written);
+                (count, bytes) = (count + 1, bytes + request.length());
+            }
+        }
+        let held = verdicts.iter().flatten().any(Verdict::uses_buffers);
+        let held = held.then(|| Arc::new(HeldBatch(queues.hold())));
+        let written = held.as_ref().map_or(Ok(()), |held| {
+            let is_answered = |verdict: &Option<_>| matches!(verdict, Some(Verdict::Answered(_)));
+            let answered =
+                requests.iter().zip(&verdicts).filter(|(_, verdict)| is_answered(verdict));
+            let mut buffers = answered.flat_map(|(request, _)| request.writable().buffers());
+            held.0.write_back(&mut buffers).map_err(Fault::WriteBack)
+        });
+        self.hand_over(index, &mut requests, verdicts, held);
+        queues.complete(index, done.get(..count).unwrap_or(&[]), bytes)?;
+        queues.recycle(requests);
+        written?;
+        if let Err(fault) = judged {
+            self.set_fault(index, Some(fault));
+        }
+        Ok(())
+    }
+
+    /// Judges requests up to the first fault.
+    fn judge_all<M: DeviceMemory>(
+        &mut self,
+        requests: &[VirtioRequest],
+        memory: &M,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), Fault> {
+        for (slot, request) in verdicts.iter_mut().zip(requests) {
+            *slot = Some(self.judge(request, memory)?);
+        }
+        Ok(())
+    }
+
+    fn judge<M: DeviceMemory>(
+        &mut self,
+        request: &VirtioRequest,
+        memory: &M,
+    ) -> Result<Verdict, Fault> {
+        let request = BlockRequest::parse(request, memory)?;
+        // Before the data, so that the status can report data that cannot be reached.
+        let status_byte = request.status.writable(memory).next().transpose()?;
+        let step = self.step(&request, memory).unwrap_or_else(|error| Step::Ended(Err(error)));
+        if let Step::Ended(outcome) = step {
+            let written = self.answer(&request, status_byte, outcome, memory)?;
+            return Ok(Verdict::Answered(written));
+        }
+        status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[PENDING]));
+        Ok(match step {
+            Step::Transfer(file) => Verdict::Transfer(request.task, file),
+            Step::Sync(file) => Verdict::Sync(file),
+            Step::Job(data) => Verdict::Job(request.task, data),
+            Step::Ended(_) => return Err(Fault::Internal("a request was not answered")),
+        })
+    }
+
+    /// Answers a request; returns the number of bytes written into its buffers.
+    fn answer<M: DeviceMemory>(
+        &self,
+        request: &BlockRequest<'_>,
+        status_byte: Option<Writable<'_>>,
+        outcome: Result<(), TargetError>,
+        memory: &M,
+    ) -> Result<u32, Fault> {
+        let status = status_of(outcome, memory, &self.stats)?;
+        self.count(&request.task.command, request.data.length(), status);
+        status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[status as u8]));
+        memory.copied(STATUS_SIZE.into());
+        Ok(request.written(status))
+    }
+
+    /// Does what can be done of a request at once.
+    fn step<M: DeviceMemory>(
+        &mut self,
+        request: &BlockRequest<'_>,
+        memory: &M,
+    ) -> Result<Step, TargetError> {
+        let (data, file) = (request.data, self.facts.file.clone());
+        match (&request.task.command, file) {
+            (BlockCommand::Unsupported, _) => Err(TargetError::Unsupported),
+            (BlockCommand::GetId, _) => {
+                data.copy_from(memory, &self.serial)?;
+                Ok(Step::Ended(Ok(())))
+            }
+            (BlockCommand::Change { change: RangeChange::Discard, .. }, _)
+                if self.refuses_discard() =>
+            {
+                Err(TargetError::Unsupported)
+            }
+            (BlockCommand::Change { .. }, _) | (_, None) => {
+                Ok(Step::Job(job_data(request, memory)?))
+            }
+            (BlockCommand::Flush, Some(file)) => Ok(match file.store {
+                // It has nothing to write.
+                Store::Memory => Step::Ended(self.check_durable(&file)),
+                Store::Slow | Store::Direct => Step::Sync(file),
+            }),
+            (BlockCommand::Read { sector }, Some(file)) => {
+                let extent = Extent::of_data(*sector, data.length(), self.facts.sectors)?;
+                self.read_at_once(extent, data, memory, file)
+            }
+            (BlockCommand::Write { sector }, Some(file)) => {
+                self.facts.check_writable()?;
+                if self.facts.write_mode == WriteMode::Through {
+                    self.check_durable(&file)?;
+                }
+                let extent = Extent::of_data(*sector, data.length(), self.facts.sectors)?;
+                self.write_at_once(extent, data, memory, file)
+            }
+        }
+    }
+
+    /// Whether a discard is an error: only if the driver did not negotiate discards. For a driver
+    /// that negotiated them earlier, a refused discard succeeds and does nothing.
+    fn refuses_discard(&self) -> bool {
+        self.facts.discard == Discard::Refused
+            && self.driver_features & 1 << VIRTIO_BLK_F_DISCARD == 0
+    }
+
+    /// A driver without flush cannot write after data was lost, and no driver can flush.
+    fn check_durable(&self, file: &DiskFile) -> Result<(), TargetError> {
+        if file.durability.is_lost() { Err(TargetError::Lost) } else { Ok(()) }
+    }
+
+    /// Reads from memory or the page cache, or leaves it to the engine.
+    fn read_at_once<M: DeviceMemory>(
+        &mut self,
+        Extent { offset, bytes }: Extent,
+        data: Buffers<'_>,
+        memory: &M,
+        file: Arc<DiskFile>,
+    ) -> Result<Step, TargetError> {
+        let is_short = bytes <= PART_BYTES as u64 && offset + bytes <= file.bytes;
+        match file.store {
+            Store::Memory if is_short => {
+                read_all(&file, offset, data, memory)?;
+                return Ok(Step::Ended(Ok(())));
+            }
+            Store::Slow if is_short && self.cached_reads.is_worthwhile() => {
+                if let Some(scatter) = scatter(data, memory)?
+                    && self.cached_reads.take(file.read_cached(offset, &scatter))?
+                {
+                    return Ok(Step::Ended(Ok(())));
+                }
+            }
+            Store::Memory | Store::Slow | Store::Direct => {}
+        }
+        // An error of the guest's is found before anything is read.
+        data.writable(memory).try_for_each(|buffer| buffer.map(drop))?;
+        Ok(Step::Transfer(file))
+    }
+
+    /// Writes to memory, or leaves it to the engine.
+    fn write_at_once<M: DeviceMemory>(
+        &mut self,
+        Extent { offset, bytes }: Extent,
+        data: Buffers<'_>,
+        memory: &M,
+        file: Arc<DiskFile>,
+    ) -> Result<Step, TargetError> {
+        // A request with a malformed last buffer changes nothing on the disk.
+        data.readable(memory).try_for_each(|buffer| buffer.map(drop))?;
+        if file.store != Store::Memory || bytes > PART_BYTES as u64 {
+            return Ok(Step::Transfer(file));
+        }
+        let mut at = offset;
+        let mut gather = Gather::default();
+        for buffer in data.readable(memory) {
+            if let Err(buffer) = gather.push(buffer?) {
+                self.write_now(&file, at, &gather)?;
+                at += gather.length() as u64;
+                gather = Gather::default();
+                // An empty vector has capacity for one piece.
+                drop(gather.push(buffer));
+            }
+        }
+        self.write_now(&file, at, &gather)?;
+        Ok(Step::Ended(Ok(())))
+    }
+
+    fn write_now(&self, file: &DiskFile, at: u64, from: &Gather<'_>) -> Result<(), TargetError> {
+        let mode = self.facts.write_mode;
+        Ok(file.write(at, from, mode).inspect_err(|error| note_write_loss(mode, error, file))?)
+    }
+
+    /// Hands requests to the engine and the worker; leaves the others in the list.
+    fn hand_over(
+        &mut self,
+        queue: usize,
+        requests: &mut Vec<VirtioRequest>,
+        verdicts: Verdicts,
+        held: Option<Arc<HeldBatch>>,
+    ) {
+        if verdicts.iter().flatten().all(|verdict| matches!(verdict, Verdict::Answered(_))) {
+            return;
+        }
+        let (mut transfers, mut jobs) = (Vec::new(), Vec::new());
+        let mut answered = Vec::new();
+        for (request, verdict) in requests.drain(..).zip(verdicts) {
+            let engine = |file| held.clone().map(|held| Way::Engine { held, file });
+            let (task, way, data) = match verdict {
+                Some(Verdict::Transfer(task, file)) => (task, engine(file), None),
+                Some(Verdict::Sync(file)) => {
+                    (Task { command: BlockCommand::Flush, done: 0 }, engine(file), None)
+                }
+                Some(Verdict::Job(task, data)) => (task, Some(Way::Worker), Some(data)),
+                Some(Verdict::Answered(_)) | None => {
+                    answered.push(request);
+                    continue;
+                }
+            };
+            let Some(way) = way else { continue };
+            let is_sync = matches!(task.command, BlockCommand::Flush) && data.is_none();
+            let command = task.command.clone();
+            let entry = InFlight::new(queue, request, task, way);
+            let slot = self.in_flight.add(entry);
+            match data {
+                Some(data) => {
+                    let task = Task { command, done: 0 };
+                    jobs.push(Job::Request(RequestJob { slot, queue, task, data }));
+                }
+                None if is_sync => self.syncs.add(slot),
+                None => transfers.push(slot),
+            }
+        }
+        *requests = answered;
+        if !jobs.is_empty() {
+            self.worker.add_all(jobs);
+        }
+        self.submit(&transfers);
+        self.begin_sync();
+        self.commit();
+    }
+}
+
+/// The buffers for a read; `None` if they have too many pieces.
+fn scatter<'m, M: DeviceMemory>(
+    data: Buffers<'_>,
+    memory: &'m M,
+) -> Result<Option<Scatter<'m>>, Fault> {
+    let mut scatter = Scatter::default();
+    for buffer in data.writable(memory) {
+        if scatter.push(buffer?).is_err() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(scatter))
+}
+
+/// Reads into all buffers, at once.
+fn read_all<M: DeviceMemory>(
+    file: &DiskFile,
+    mut offset: u64,
+    data: Buffers<'_>,
+    memory: &M,
+) -> Result<(), TargetError> {
+    let mut scatter = Scatter::default();
+    for buffer in data.writable(memory) {
+        if let Err(buffer) = scatter.push(buffer?) {
+            file.read(offset, &scatter)?;
+            offset += scatter.length() as u64;
+            scatter = Scatter::default();
+            // An empty vector has capacity for one piece.
+            drop(scatter.push(buffer));
+        }
+    }
+    Ok(file.read(offset, &scatter)?)
+}
+
+/// The data of a request for the worker: what it writes, or room for what it reads.
+fn job_data<M: DeviceMemory>(
+    request: &BlockRequest<'_>,
+    memory: &M,
+) -> Result<Vec<u8>, TargetError> {
+    let length = request.data.length();
+    let (sector, writes) = match request.task.command {
+        BlockCommand::Read { sector } => (sector, false),
+        BlockCommand::Write { sector } => (sector, true),
+        _ => return Ok(Vec::new()),
+    };
+    if length > MAX_DATA {
+        return Err(TargetError::Range { sector, bytes: length });
+    }
+    let mut data = vec![0; length as usize];
+    if writes {
+        request.data.copy_to(memory, &mut data)?;
+    } else {
+        request.data.writable(memory).try_for_each(|buffer| buffer.map(drop))?;
+    }
+    Ok(data)
+}

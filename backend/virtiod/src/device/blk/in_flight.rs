@@ -1,0 +1,136 @@
+//! Requests that were taken from the ring and are not answered yet.
+
+use std::sync::Arc;
+
+use super::disk_file::DiskFile;
+use super::request::Task;
+use super::target::TargetError;
+use crate::device::{HeldBuffers, VirtioRequest};
+
+/// Buffers of a batch, for the operations that use them.
+pub(super) struct HeldBatch(pub(super) Box<dyn HeldBuffers>);
+
+/// How a request is carried out.
+pub(super) enum Way {
+    /// By the engine, between a file and the guest's buffers.
+    Engine {
+        /// The buffers of its batch.
+        held: Arc<HeldBatch>,
+        file: Arc<DiskFile>,
+    },
+    /// By the worker, with data in host memory.
+    Worker,
+}
+
+/// A request in flight.
+pub(super) struct InFlight {
+    pub(super) queue: usize,
+    pub(super) request: VirtioRequest,
+    pub(super) task: Task,
+    pub(super) way: Way,
+    /// Whether the driver still waits for it. If not, only its end is awaited.
+    pub(super) is_wanted: bool,
+    /// The next request of the same operation, if it was joined with others.
+    pub(super) next: Option<usize>,
+    /// Whether a sync has to follow, because the storage cannot write through.
+    pub(super) needs_sync: bool,
+}
+
+impl InFlight {
+    pub(super) fn new(queue: usize, request: VirtioRequest, task: Task, way: Way) -> Self {
+        Self { queue, request, task, way, is_wanted: true, next: None, needs_sync: false }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.request.length()
+    }
+}
+
+/// A request that has ended.
+pub(super) struct Ended {
+    pub(super) entry: InFlight,
+    pub(super) outcome: Result<(), TargetError>,
+    /// The data that the worker read.
+    pub(super) data: Vec<u8>,
+}
+
+/// Limits of what is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InFlightLimits {
+    /// Maximum number of requests.
+    pub requests: usize,
+    /// Maximum bytes of their buffers together; a request beyond that is taken alone.
+    pub bytes: u64,
+}
+
+impl Default for InFlightLimits {
+    fn default() -> Self {
+        Self { requests: 256, bytes: 32 << 20 }
+    }
+}
+
+/// All requests of a device in flight, by slot.
+#[derive(Default)]
+pub(super) struct InFlightTable {
+    slots: Vec<Option<InFlight>>,
+    free: Vec<usize>,
+    bytes: u64,
+    limits: InFlightLimits,
+}
+
+impl InFlightTable {
+    /// Number of requests that may be taken from a ring now.
+    pub(super) fn room(&self) -> usize {
+        let count = self.len();
+        if self.bytes >= self.limits.bytes {
+            return 0;
+        }
+        self.limits.requests.saturating_sub(count)
+    }
+
+    /// Number of requests in flight.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Number of requests of a queue in flight.
+    pub(super) fn of_queue(&self, queue: usize) -> usize {
+        self.slots.iter().flatten().filter(|entry| entry.queue == queue).count()
+    }
+
+    /// Adds a request; returns its slot.
+    pub(super) fn add(&mut self, entry: InFlight) -> usize {
+        self.bytes += entry.bytes();
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        if let Some(place) = self.slots.get_mut(slot) {
+            *place = Some(entry);
+        }
+        slot
+    }
+
+    pub(super) fn get(&self, slot: usize) -> Option<&InFlight> {
+        self.slots.get(slot)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut InFlight> {
+        self.slots.get_mut(slot)?.as_mut()
+    }
+
+    /// Removes a request that has ended.
+    pub(super) fn remove(&mut self, slot: usize) -> Option<InFlight> {
+        let entry = self.slots.get_mut(slot)?.take()?;
+        self.free.push(slot);
+        self.bytes -= entry.bytes();
+        Some(entry)
+    }
+
+    /// Notes that the driver no longer waits for the requests of a queue, or of all.
+    pub(super) fn forget(&mut self, queue: Option<usize>) {
+        for entry in self.slots.iter_mut().flatten() {
+            entry.is_wanted &= queue.is_some_and(|queue| queue != entry.queue);
+        }
+    }
+}

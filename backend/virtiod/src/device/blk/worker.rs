@@ -1,0 +1,179 @@
+//! A disk's own thread, which does what may wait for storage and is no transfer of a raw target: it
+//! opens, checks and closes the image, changes ranges, and transfers the data of other formats.
+//!
+//! The device hands over jobs and takes reports. A long job is done in parts, and other jobs in
+//! between, so that it holds none of them up for longer than a part.
+
+mod queue;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use self::queue::JobQueue;
+use super::WriteMode;
+use super::facts::DiskFacts;
+use super::progress::{Deadline, Progress};
+use super::request::Task;
+use super::target::{Target, TargetError};
+
+/// The time after which a job yields to others.
+const PART: Duration = Duration::from_millis(10);
+/// Maximum number of jobs that are done before their reports are made.
+const MOST_REPORTS: usize = 32;
+/// Maximum time for which the end of a device waits for its worker.
+const END_LIMIT: Duration = Duration::from_secs(1);
+
+/// A request for the worker.
+#[derive(Debug)]
+pub(super) struct RequestJob {
+    /// Identifies the request.
+    pub(super) slot: usize,
+    /// The queue that the request belongs to.
+    pub(super) queue: usize,
+    pub(super) task: Task,
+    /// The data to write, or as many bytes as are read.
+    pub(super) data: Vec<u8>,
+}
+
+/// Something for the worker to do.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// A driver starts to use the disk.
+    Start(WriteMode),
+    /// The driver is gone.
+    Stop,
+    /// The size may have changed.
+    Refresh,
+    /// A request.
+    Request(RequestJob),
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// Of [`Job::Start`].
+    Started(Result<(), TargetError>),
+    /// Of [`Job::Stop`].
+    Stopped(Result<(), TargetError>),
+    /// Of [`Job::Refresh`]; `true` if the size changed.
+    Refreshed(Result<bool, TargetError>),
+    /// Of [`Job::Request`].
+    Done(RequestJob, Result<(), TargetError>),
+    /// A failure that belongs to no job: cached data cannot be written.
+    Unwritten(TargetError),
+}
+
+/// Reports, with the facts after them.
+pub(super) struct Reports {
+    pub(super) list: Vec<Report>,
+    pub(super) facts: Option<DiskFacts>,
+}
+
+/// Called before the target is closed, in the worker's thread.
+pub(super) type BeforeEnd = Box<dyn FnOnce() + Send>;
+
+/// The handle to a disk's worker.
+pub(super) struct Worker(Arc<JobQueue>);
+
+impl Worker {
+    /// Starts the worker of a target.
+    ///
+    /// # Errors
+    /// The kernel's, which starts no thread or gives no descriptor.
+    pub(super) fn start(target: Target) -> io::Result<Self> {
+        let queue = Arc::new(JobQueue::new()?);
+        let jobs = Arc::clone(&queue);
+        thread::Builder::new().name("disk".to_owned()).spawn(move || work(target, &jobs))?;
+        Ok(Self(queue))
+    }
+
+    /// Hands a job over.
+    pub(super) fn add(&self, job: Job) {
+        self.add_all([job]);
+    }
+
+    /// Hands jobs over together.
+    pub(super) fn add_all(&self, jobs: impl IntoIterator<Item = Job>) {
+        self.0.add(jobs);
+    }
+
+    /// Drops the requests of a queue, or of all: those that have not begun, or that are between two
+    /// parts. Returns their slots; the others are reported.
+    pub(super) fn cancel(&self, queue: Option<usize>) -> Vec<usize> {
+        self.0.cancel(queue)
+    }
+
+    /// Readable while reports wait.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.reports_ready().as_fd()
+    }
+
+    /// Whether the worker has ended: no report follows those that wait.
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.has_ended()
+    }
+
+    /// Takes the reports that wait.
+    pub(super) fn take(&self) -> Reports {
+        self.0.take_reports()
+    }
+
+    /// Ends the worker, which calls `before` and then closes the target, and waits for it up to a
+    /// second: storage may hold it up for ever.
+    pub(super) fn end(&self, before: Option<BeforeEnd>) {
+        let waits = before.is_none();
+        self.0.end(before);
+        if waits {
+            self.0.wait_for_end(END_LIMIT);
+        }
+    }
+}
+
+/// The worker's thread.
+fn work(mut target: Target, jobs: &JobQueue) {
+    // Also if the image's driver panics: the device must not wait for ever.
+    let _end = EndNote(jobs);
+    let mut reports = Vec::new();
+    while let Some(job) = jobs.next() {
+        carry_out(&mut target, job, jobs, &mut reports);
+        if !reports.is_empty() && (reports.len() >= MOST_REPORTS || !jobs.has_fresh()) {
+            let has_requests = reports.iter().any(|report| matches!(report, Report::Done(..)));
+            if let Some(Err(error)) = has_requests.then(|| target.finish_batch()) {
+                reports.push(Report::Unwritten(error));
+            }
+            jobs.report(&mut reports, target.take_new_facts());
+        }
+    }
+    jobs.before_end().into_iter().for_each(|before| before());
+    drop(target);
+}
+
+struct EndNote<'j>(&'j JobQueue);
+
+impl Drop for EndNote<'_> {
+    fn drop(&mut self) {
+        self.0.note_end();
+    }
+}
+
+/// Does a job, or a part of it.
+fn carry_out(target: &mut Target, job: Job, jobs: &JobQueue, reports: &mut Vec<Report>) {
+    let report = match job {
+        Job::Start(mode) => Report::Started(target.start(mode)),
+        Job::Stop => Report::Stopped(target.stop()),
+        Job::Refresh => Report::Refreshed(target.refresh()),
+        Job::Request(mut job) => {
+            match target.execute(&mut job.task, &mut job.data, &Deadline::after(PART)) {
+                Ok(Progress::Unfinished) => match jobs.put_back(job) {
+                    Some(cancelled) => Report::Done(cancelled, Ok(())),
+                    None => return,
+                },
+                outcome => Report::Done(job, outcome.map(drop)),
+            }
+        }
+    };
+    reports.push(report);
+}

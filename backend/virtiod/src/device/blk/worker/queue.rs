@@ -1,0 +1,243 @@
+//! Jobs and reports between a device's thread and its worker.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::{BeforeEnd, Job, Report, Reports, RequestJob};
+use crate::device::blk::facts::DiskFacts;
+
+/// What both threads share.
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Job>,
+    /// Requests at the end of `waiting` that are between two parts.
+    begun: usize,
+    /// The queue of the request that the worker does, unless that was cancelled.
+    running: Option<usize>,
+    reports: Vec<Report>,
+    facts: Option<DiskFacts>,
+    end: End,
+}
+
+#[derive(Default)]
+enum End {
+    #[default]
+    NotYet,
+    /// The device is gone.
+    Wanted(Option<BeforeEnd>),
+    /// The worker has ended.
+    Done,
+}
+
+/// The jobs of one worker, and its reports.
+pub(super) struct JobQueue {
+    state: Mutex<State>,
+    /// Signalled for each job, and at both ends.
+    news: Condvar,
+    /// Readable while reports wait, or when the worker has ended.
+    reports: EventFd,
+}
+
+fn queue_of(job: &Job) -> Option<usize> {
+    match job {
+        Job::Request(job) => Some(job.queue),
+        Job::Start(_) | Job::Stop | Job::Refresh => None,
+    }
+}
+
+impl JobQueue {
+    /// # Errors
+    /// No descriptor is left.
+    pub(super) fn new() -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let reports = EventFd::from_flags(flags)?;
+        Ok(Self { state: Mutex::default(), news: Condvar::new(), reports })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Adds jobs, before those that have begun.
+    pub(super) fn add(&self, jobs: impl IntoIterator<Item = Job>) {
+        let mut state = self.state();
+        for job in jobs {
+            let place = state.waiting.len() - state.begun.min(state.waiting.len());
+            state.waiting.insert(place, job);
+        }
+        self.news.notify_all();
+    }
+
+    /// Puts a job back of which a part is left; returns it if it was cancelled meanwhile.
+    pub(super) fn put_back(&self, job: RequestJob) -> Option<RequestJob> {
+        let mut state = self.state();
+        if state.running.take().is_none() {
+            return Some(job);
+        }
+        state.waiting.push_back(Job::Request(job));
+        state.begun += 1;
+        None
+    }
+
+    /// Waits for the next job; `None` at the end.
+    pub(super) fn next(&self) -> Option<Job> {
+        let mut state = self.state();
+        loop {
+            if matches!(state.end, End::Wanted(_)) {
+                return None;
+            }
+            if let Some(job) = state.waiting.pop_front() {
+                state.begun = state.begun.min(state.waiting.len());
+                state.running = queue_of(&job);
+                return Some(job);
+            }
+            state = self.news.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+    }
+
+    /// Whether jobs wait that have not begun.
+    pub(super) fn has_fresh(&self) -> bool {
+        let state = self.state();
+        state.waiting.len() > state.begun
+    }
+
+    /// Removes requests that wait, of a queue or of all; returns their slots. The request that the
+    /// worker does just now ends after its part.
+    pub(super) fn cancel(&self, queue: Option<usize>) -> Vec<usize> {
+        let mut state = self.state();
+        let is_meant = |of: usize| queue.is_none_or(|queue| queue == of);
+        state.running.take_if(|running| is_meant(*running));
+        let (mut slots, mut begun) = (Vec::new(), 0);
+        let first_begun = state.waiting.len() - state.begun.min(state.waiting.len());
+        let waiting = std::mem::take(&mut state.waiting);
+        for (position, job) in waiting.into_iter().enumerate() {
+            match &job {
+                Job::Request(request) if is_meant(request.queue) => slots.push(request.slot),
+                _ => {
+                    begun += usize::from(position >= first_begun);
+                    state.waiting.push_back(job);
+                }
+            }
+        }
+        state.begun = begun;
+        slots
+    }
+
+    /// Hands reports to the device.
+    pub(super) fn report(&self, reports: &mut Vec<Report>, facts: Option<DiskFacts>) {
+        let mut state = self.state();
+        let signals = state.reports.is_empty();
+        state.reports.append(reports);
+        if facts.is_some() {
+            state.facts = facts;
+        }
+        if signals {
+            self.signal();
+        }
+    }
+
+    fn signal(&self) {
+        // The counter cannot overflow: it is written once for each time it is read.
+        let _ = self.reports.write(1);
+    }
+
+    pub(super) fn reports_ready(&self) -> &EventFd {
+        &self.reports
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        let state = self.state();
+        matches!(state.end, End::Done) && state.reports.is_empty()
+    }
+
+    pub(super) fn take_reports(&self) -> Reports {
+        let mut state = self.state();
+        if !state.reports.is_empty() {
+            // It was written, and only this reads it.
+            let _ = self.reports.read();
+        }
+        Reports { list: std::mem::take(&mut state.reports), facts: state.facts.take() }
+    }
+
+    /// Requests the end: jobs that have not begun are dropped.
+    pub(super) fn end(&self, before: Option<BeforeEnd>) {
+        let mut state = self.state();
+        if matches!(state.end, End::NotYet) {
+            state.end = End::Wanted(before);
+        }
+        self.news.notify_all();
+    }
+
+    /// What has to be called before the target is closed.
+    pub(super) fn before_end(&self) -> Option<BeforeEnd> {
+        match &mut self.state().end {
+            End::Wanted(before) => before.take(),
+            End::NotYet | End::Done => None,
+        }
+    }
+
+    /// Notes that the target is closed.
+    pub(super) fn note_end(&self) {
+        self.state().end = End::Done;
+        self.news.notify_all();
+        self.signal();
+    }
+
+    /// Waits until the target is closed, up to `limit`.
+    pub(super) fn wait_for_end(&self, limit: Duration) {
+        let is_open = |state: &mut State| !matches!(state.end, End::Done);
+        // After the limit, the worker ends by itself when storage lets it.
+        drop(self.news.wait_timeout_while(self.state(), limit, is_open));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::blk::request::{BlockCommand, Task};
+
+    fn request(slot: usize, queue: usize) -> Job {
+        let task = Task { command: BlockCommand::Flush, done: 0 };
+        Job::Request(RequestJob { slot, queue, task, data: Vec::new() })
+    }
+
+    fn next(jobs: &JobQueue) -> RequestJob {
+        match jobs.next() {
+            Some(Job::Request(job)) => job,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_job_that_has_begun_waits_behind_the_others() {
+        let jobs = JobQueue::new().unwrap();
+        jobs.add([request(1, 0)]);
+        let long = next(&jobs);
+        assert!(jobs.put_back(long).is_none());
+        jobs.add([request(2, 0)]);
+        assert!(jobs.has_fresh());
+        assert_eq!(next(&jobs).slot, 2);
+        assert!(!jobs.has_fresh());
+        assert_eq!(next(&jobs).slot, 1);
+    }
+
+    #[test]
+    fn cancelled_requests_are_not_begun_and_not_continued() {
+        let jobs = JobQueue::new().unwrap();
+        jobs.add([(1, 0), (2, 1), (3, 0)].map(|(slot, of)| request(slot, of)));
+        jobs.add([Job::Refresh]);
+        let running = next(&jobs);
+        assert_eq!(running.slot, 1);
+        assert_eq!(jobs.cancel(Some(0)), [3]);
+        assert_eq!(jobs.put_back(running).unwrap().slot, 1, "it was cancelled in between");
+        assert!(jobs.put_back(next(&jobs)).is_none());
+        assert_eq!(jobs.cancel(None), [2], "a request between two parts");
+        assert!(matches!(jobs.next(), Some(Job::Refresh)));
+        jobs.end(None);
+        assert!(jobs.next().is_none());
+    }
+}
