@@ -28,4 +28,6 @@ pub mod message_type {
     pub const WATCH_EVENT: u32 = 15;
     /// The request failed.
     pub const ERROR: u32 = 16;
+    /// As `DIRECTORY`, but lists names from an offset on, as many as fit.
+    pub const DIRECTORY_PART: u32 = 22;
 }

@@ -257,6 +257,12 @@ pub enum StoreError {
     /// xenstored sent a message that violates the protocol.
     #[error("XenStore violated its protocol: {0}")]
     Protocol(&'static str),
+    /// A node has more children than one answer holds, and xenstored has no `XS_DIRECTORY_PART`.
+    #[error(
+        "{0} has more entries than one answer of XenStore's holds, and this xenstored cannot list \
+         them in parts: use the C xenstored of Xen 4.9 or later"
+    )]
+    ListTooLong(String),
     /// The request exceeds the device's limit, or its path contains NUL.
     #[error("request is too long for XenStore, or its path contains NUL: {0}")]
     TooLong(String),
@@ -268,7 +274,7 @@ impl StoreError {
     pub fn is_lost(&self) -> bool {
         match self {
             Self::Connection { .. } | Self::Protocol(_) => true,
-            Self::Refused { .. } | Self::TooLong(_) => false,
+            Self::Refused { .. } | Self::TooLong(_) | Self::ListTooLong(_) => false,
         }
     }
 }

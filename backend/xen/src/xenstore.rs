@@ -26,6 +26,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// Maximum number of device reads in one [`XenStore::take_events`], so that a peer that causes
 /// events without end does not keep the caller there.
 const MAX_READS: usize = 64;
+/// Maximum number of parts of a list: some for each domain that Xen can have, and as many for lists
+/// that change meanwhile.
+const MAX_PARTS: usize = 256;
 
 /// A connection to XenStore.
 #[derive(Debug)]
@@ -116,6 +119,40 @@ impl XenStoreConnection {
             Err(StoreError::Refused { errno, .. }) if errno == "EAGAIN" => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// The names of a node's children, as [`kind::DIRECTORY`] would list them if they fitted one
+    /// answer. Begins again if they change meanwhile: each part names the node's generation.
+    fn list_parts(&mut self, path: &str) -> Result<Vec<u8>, StoreError> {
+        let (mut names, mut generation) = (Vec::new(), None);
+        for _ in 0..MAX_PARTS {
+            let offset = format!("{}\0", names.len());
+            let parts: &[&[u8]] = &[path.as_bytes(), b"\0", offset.as_bytes()];
+            let part = match self.ask(kind::DIRECTORY_PART, "list", path, parts) {
+                Err(StoreError::Refused { errno, .. })
+                    if errno == "ENOSYS" || errno == "EINVAL" =>
+                {
+                    return Err(StoreError::ListTooLong(path.to_owned()));
+                }
+                part => part?,
+            };
+            let end = part.iter().position(|byte| *byte == 0);
+            let Some((now, part)) = end.and_then(|end| part.split_at_checked(end + 1)) else {
+                return Err(StoreError::Protocol("a part of a list without a generation"));
+            };
+            if generation.get_or_insert_with(|| now.to_vec()) != now {
+                (names, generation) = (Vec::new(), None);
+                continue;
+            }
+            names.extend_from_slice(part);
+            // An empty name stands behind the last one.
+            if part == b"\0" || part.ends_with(b"\0\0") {
+                return Ok(names);
+            }
+        }
+        // It changes all the time; the caller tries again later.
+        let errno = "EAGAIN".to_owned();
+        Err(StoreError::Refused { operation: "list", path: path.to_owned(), errno })
     }
 
     /// Waits for one whole message until `end`.
@@ -248,8 +285,11 @@ impl XenStore for XenStoreConnection {
     }
 
     fn list(&mut self, path: &str) -> Result<Vec<String>, StoreError> {
-        let names = found(self.ask(kind::DIRECTORY, "list", path, &[path.as_bytes(), b"\0"]))?;
-        let names = names.unwrap_or_default();
+        let names = match self.ask(kind::DIRECTORY, "list", path, &[path.as_bytes(), b"\0"]) {
+            Err(StoreError::Refused { errno, .. }) if errno == "E2BIG" => self.list_parts(path),
+            names => names,
+        };
+        let names = found(names)?.unwrap_or_default();
         let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
         Ok(names.map(text).collect())
     }
@@ -350,6 +390,68 @@ mod tests {
         let mut xenstored = writer.join().unwrap();
         xenstored.write_all(&message(kind::READ, b"")).unwrap();
         assert!(matches!(connection.take_events(), Err(StoreError::Protocol(_))));
+    }
+
+    /// The body of a message of the client's.
+    fn asked(xenstored: &mut UnixStream, kind: u32) -> Vec<u8> {
+        let mut header = [0; HEADER];
+        xenstored.read_exact(&mut header).unwrap();
+        assert_eq!(header[..4], kind.to_ne_bytes());
+        let length = u32::from_ne_bytes(header[12..].try_into().unwrap());
+        let mut body = vec![0; length as usize];
+        xenstored.read_exact(&mut body).unwrap();
+        body
+    }
+
+    /// Lists a directory that exceeds one answer. `parts`: what is answered to each offset.
+    fn list(parts: &[(&str, u32, &[u8])]) -> Result<Vec<String>, StoreError> {
+        let (mut connection, mut xenstored) = connection();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                assert_eq!(asked(&mut xenstored, kind::DIRECTORY), b"guests\0");
+                xenstored.write_all(&message(kind::ERROR, b"E2BIG\0")).unwrap();
+                for (offset, kind, part) in parts {
+                    let body = asked(&mut xenstored, kind::DIRECTORY_PART);
+                    assert_eq!(body, format!("guests\0{offset}\0").as_bytes());
+                    xenstored.write_all(&message(*kind, part)).unwrap();
+                }
+            });
+            let listed = connection.list("guests");
+            // Xenstored, if it waits for another request, ends and fails the test.
+            drop(connection);
+            listed
+        })
+    }
+
+    #[test]
+    fn long_directory_is_listed_in_parts() {
+        let part = kind::DIRECTORY_PART;
+        let listed = list(&[("0", part, b"7\x001\x002\0"), ("4", part, b"7\x0010\0\0")]).unwrap();
+        assert_eq!(listed, ["1", "2", "10"]);
+        let listed = list(&[("0", part, b"7\x001\0"), ("2", part, b"7\0\0")]).unwrap();
+        assert_eq!(listed, ["1"], "the part behind the last name has none");
+        // Another guest came between the parts.
+        let listed = list(&[
+            ("0", part, b"7\x001\x002\0"),
+            ("4", part, b"8\x002\0\0"),
+            ("0", part, b"8\x001\x003\0"),
+            ("4", part, b"8\x002\0\0"),
+        ]);
+        assert_eq!(listed.unwrap(), ["1", "3", "2"]);
+        // The directory went.
+        let gone = list(&[("0", part, b"7\x001\0"), ("2", kind::ERROR, b"ENOENT\0")]);
+        assert_eq!(gone.unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn long_directory_is_an_error_that_says_why_without_parts() {
+        for errno in ["ENOSYS\0", "EINVAL\0"] {
+            let error = list(&[("0", kind::ERROR, errno.as_bytes())]).unwrap_err();
+            assert!(matches!(&error, StoreError::ListTooLong(path) if path == "guests"), "{error}");
+            assert!(!error.is_lost());
+        }
+        let error = list(&[("0", kind::DIRECTORY_PART, b"7")]).unwrap_err();
+        assert!(error.is_lost(), "{error}");
     }
 
     #[test]
