@@ -86,8 +86,9 @@ pub enum Fault {
 /// The sources of a device's urgent work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkSource {
-    /// The driver alone: the device's thread may poll the rings without polling other sources, and
-    /// notify the driver of several used buffers at once.
+    /// The driver, and storage of which [`VirtioDevice::has_completions`] tells: the device's
+    /// thread may poll these without polling other sources, and notify the driver of several used
+    /// buffers at once.
     Driver,
     /// The driver and the device's own sources: the bus notifies the driver after each batch.
     Both,
@@ -218,6 +219,19 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         let _ = queues;
         Ok(())
+    }
+
+    /// Number of requests that were taken from the rings and not returned, because the storage
+    /// works on them. It reports their completion by one of the device's sources.
+    fn in_flight(&self) -> u32 {
+        0
+    }
+
+    /// Whether the storage completed requests, so that [`VirtioDevice::handle_sources`] would find
+    /// something to do. The bus asks with each poll of the rings, so the answer must not cost more
+    /// than a poll does: a look at memory and no system call.
+    fn has_completions(&self) -> bool {
+        false
     }
 
     /// Returns whether the configuration space changed since the previous call.

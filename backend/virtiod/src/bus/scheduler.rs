@@ -20,7 +20,7 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use self::brake::{Brake, IterationProgress};
-use self::busy_poll::BusyPoll;
+use self::busy_poll::{Awaited, BusyPoll};
 use self::clock::{Clock, TickDeadline};
 use self::coalescing::Coalescing;
 use self::delayed::Delayed;
@@ -41,7 +41,8 @@ pub enum Step {
     HandleSources,
     /// Process a batch of each of these queues.
     Process(QueueSet),
-    /// Poll the rings of these queues up to so many times, until one has a request.
+    /// Poll the rings of these queues, and the device's completions, up to so many times, until
+    /// something is found.
     Poll {
         /// The queues.
         queues: QueueSet,
@@ -65,6 +66,22 @@ pub struct Woken {
     pub sources: bool,
     /// The device's own deadline has passed.
     pub deadline: bool,
+}
+
+/// The result of polling.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Queues that have requests.
+    pub requests: QueueSet,
+    /// The device's storage completed requests.
+    pub completions: bool,
+}
+
+impl Found {
+    /// Whether anything was found.
+    pub fn is_any(self) -> bool {
+        self.completions || !self.requests.is_empty()
+    }
 }
 
 /// Used buffers that the driver was not notified of yet.
@@ -101,8 +118,8 @@ enum Phase {
     /// The empty rings are polled while notifications are held back; `window` is the whole time to
     /// poll.
     PollHolding { window: u32 },
-    /// They are polled for the rest of the window.
-    PollOn { window: u32, polled: u32 },
+    /// They are polled for the rest of the window. After `unprompted` polls, it was notified.
+    PollOn { window: u32, polled: u32, unprompted: u32 },
     /// [`MEASURED`] more polls are measured.
     Measure { start: Instant },
     /// Nothing is processed any more.
@@ -118,6 +135,8 @@ pub struct Scheduler {
     ready: QueueSet,
     /// Queues found empty whose doorbell is not enabled yet.
     empty: QueueSet,
+    /// Queues whose doorbell was enabled and has not rung.
+    armed: QueueSet,
     /// Queues with used buffers that the driver was not notified of.
     unnotified: QueueSet,
     pending: PendingCompletions,
@@ -136,6 +155,14 @@ pub struct Scheduler {
     empty_since: Option<Instant>,
     /// The time from there to a doorbell of which it is not known yet whether it brought a request.
     doorbell_after: Option<Duration>,
+    /// The time for which the rings were polled before that.
+    polled_in_vain: Duration,
+    /// The time from the begin of these polls to a source of which it is not known yet whether it
+    /// brought completions.
+    source_after: Option<Duration>,
+    /// Requests that the storage works on.
+    in_flight: u32,
+    awaited: Awaited,
     /// In this iteration, requests were taken or given back.
     worked: bool,
     /// In this iteration, a source was ready or a message was answered.
@@ -152,6 +179,7 @@ impl Scheduler {
             work_source,
             ready: QueueSet::default(),
             empty: QueueSet::default(),
+            armed: QueueSet::default(),
             unnotified: QueueSet::default(),
             pending: PendingCompletions::default(),
             delayed: Delayed::default(),
@@ -165,6 +193,10 @@ impl Scheduler {
             poll_clock: PollClock::default(),
             empty_since: None,
             doorbell_after: None,
+            polled_in_vain: Duration::ZERO,
+            source_after: None,
+            in_flight: 0,
+            awaited: Awaited::Request,
             worked: false,
             attended: false,
             events: false,
@@ -178,6 +210,8 @@ impl Scheduler {
         self.unnotified.extend(self.delayed.iterate(idle));
         self.notify_now = true;
         self.sources = woken.sources || woken.deadline;
+        let slept = self.slept(woken.sources && self.in_flight > 0, clock);
+        self.source_after = slept.map(|slept| self.polled_in_vain + slept);
         (self.worked, self.attended, self.events) = (false, woken.sources, false);
         (self.phase, self.processed) = (Phase::Process, false);
         self.end = TickDeadline::within(QUEUE_BUDGET, clock);
@@ -186,8 +220,13 @@ impl Scheduler {
     /// The driver sent events; `doorbells`: some of them doorbells.
     pub fn woken_by_events(&mut self, doorbells: bool, clock: &impl Clock) {
         self.events = true;
-        let since = self.empty_since.take_if(|_| doorbells);
-        self.doorbell_after = since.map(|since| clock.now().saturating_duration_since(since));
+        self.doorbell_after = self.slept(doorbells, clock);
+    }
+
+    /// The time since the rings were last found empty, if `woken` ended it.
+    fn slept(&mut self, woken: bool, clock: &impl Clock) -> Option<Duration> {
+        let since = self.empty_since.take_if(|_| woken)?;
+        Some(clock.now().saturating_duration_since(since))
     }
 
     /// A message of the driver's was answered.
@@ -199,6 +238,7 @@ impl Scheduler {
     pub fn make_ready(&mut self, queues: QueueSet) {
         self.ready.extend(queues);
         self.empty = self.empty.without(queues);
+        self.armed = self.armed.without(queues);
     }
 
     /// The doorbell of a queue rang. A notification that was delayed is due before more buffers are
@@ -211,12 +251,20 @@ impl Scheduler {
         self.make_ready(QueueSet::of(queue));
     }
 
-    /// The device worked on its queues, which came to `batch`.
-    pub fn completed(&mut self, batch: &BatchSummary, when: NotifyWhen) {
-        self.worked |= batch.count > 0 || !batch.rescheduled.is_empty();
-        self.ready.extend(batch.rescheduled);
-        self.empty.extend(batch.empty);
-        self.empty = self.empty.without(self.ready);
+    /// The device worked on its queues, which came to `batch`; now the storage works on
+    /// `in_flight` requests.
+    pub fn completed(&mut self, batch: &BatchSummary, when: NotifyWhen, in_flight: u32) {
+        let taken = in_flight.saturating_add(batch.count) > self.in_flight;
+        self.in_flight = in_flight;
+        self.worked |= taken || batch.count > 0 || !batch.rescheduled.is_empty();
+        if batch.count > 0 {
+            self.awaited = Awaited::Request;
+            self.judge_source();
+        } else if taken && self.unnotified.is_empty() {
+            self.awaited = Awaited::Completion;
+        }
+        self.make_ready(batch.rescheduled);
+        self.empty.extend(batch.empty.without(self.ready));
         if when == NotifyWhen::Delayed && self.delayed.add(batch) {
             return;
         }
@@ -225,23 +273,20 @@ impl Scheduler {
         self.notify_now |= when != NotifyWhen::Coalesced;
     }
 
-    /// The rings were polled `polls` times, and these queues have requests.
-    pub fn polled(&mut self, polls: u32, found: QueueSet, clock: &impl Clock) {
-        let found_some = !found.is_empty();
-        self.make_ready(found);
+    /// The rings and the completions were polled `polls` times, and this was found.
+    pub fn polled(&mut self, polls: u32, found: Found, clock: &impl Clock) {
+        self.make_ready(found.requests);
+        self.sources |= found.completions;
         self.phase = match self.phase {
-            Phase::PollHolding { .. } if found_some => self.found_after(polls.saturating_sub(1)),
-            Phase::PollHolding { window } => {
-                self.end_hold(window);
-                Phase::PollOn { window, polled: polls }
+            Phase::PollHolding { .. } if found.is_any() => self.found_after(polls, 0, found),
+            Phase::PollHolding { window } => self.end_hold(window, polls),
+            Phase::PollOn { polled, unprompted, .. } if found.is_any() => {
+                self.found_after(polled.saturating_add(polls), unprompted, found)
             }
-            Phase::PollOn { polled, .. } if found_some => {
-                self.found_after(polled.saturating_add(polls).saturating_sub(1))
+            Phase::PollOn { window, polled, unprompted } => {
+                Phase::PollOn { window, polled: polled.saturating_add(polls), unprompted }
             }
-            Phase::PollOn { window, polled } => {
-                Phase::PollOn { window, polled: polled.saturating_add(polls) }
-            }
-            Phase::Measure { .. } if found_some => Phase::Process,
+            Phase::Measure { .. } if found.is_any() => Phase::Process,
             Phase::Measure { start } => {
                 self.poll_clock.measured(clock.now().saturating_duration_since(start));
                 self.fall_asleep(clock);
@@ -251,32 +296,39 @@ impl Scheduler {
         };
     }
 
-    /// A request came after so many polls in vain.
-    fn found_after(&mut self, polls: u32) -> Phase {
-        let time = self.poll_clock.time_of(polls);
-        self.coalescing.found(time);
-        self.busy_poll.polled(time);
+    /// The last of so many polls found something. The driver's pace is the time from its last
+    /// notification to a request: it could not know of the completions that were held back before.
+    /// A completion is the storage's pace.
+    fn found_after(&mut self, polls: u32, unprompted: u32, found: Found) -> Phase {
+        let vain = polls.saturating_sub(1);
+        if !found.requests.is_empty() {
+            self.coalescing.found(self.poll_clock.time_of(vain.saturating_sub(unprompted)));
+        }
+        self.busy_poll.polled(self.poll_clock.time_of(vain));
         self.busy_poll.found();
         Phase::Process
     }
 
-    /// No request came while notifications were held back.
-    fn end_hold(&mut self, window: u32) {
-        if self.pending.requests > 0 {
-            if window > 0 {
-                self.coalescing.failed(self.pending.requests);
-            }
-            self.notify_now = true;
+    /// Nothing came while notifications were held back.
+    fn end_hold(&mut self, window: u32, polled: u32) -> Phase {
+        if self.pending.requests == 0 {
+            return Phase::PollOn { window, polled, unprompted: 0 };
         }
+        if window > 0 {
+            self.coalescing.failed(self.pending.requests);
+        }
+        self.notify_now = true;
+        Phase::PollOn { window, polled, unprompted: polled }
     }
 
-    /// No request came in the whole window. Called when the driver has been notified of all used
+    /// Nothing came in the whole window. Called when the driver has been notified of all used
     /// buffers: the time of a notification is neither a poll's nor the driver's.
     fn end_window(&mut self, window: u32, clock: &impl Clock) -> Option<Step> {
-        self.busy_poll.polled(self.poll_clock.time_of(window));
+        self.polled_in_vain = self.poll_clock.time_of(window);
+        self.busy_poll.polled(self.polled_in_vain);
         if window > 0 && self.poll_clock.is_due() {
             self.phase = Phase::Measure { start: clock.now() };
-            return Some(Step::Poll { queues: self.empty, polls: MEASURED });
+            return Some(Step::Poll { queues: self.polled_queues(), polls: MEASURED });
         }
         self.fall_asleep(clock);
         None
@@ -308,6 +360,8 @@ impl Scheduler {
             return self.notify();
         }
         if std::mem::take(&mut self.sources) {
+            // As for queues: completions that are found again and again end with the budget.
+            self.processed = true;
             return Step::HandleSources;
         }
         if self.phase != Phase::Finish {
@@ -321,6 +375,7 @@ impl Scheduler {
         }
         // Also while another queue is ready: it may stay so for ever.
         if !self.empty.is_empty() {
+            self.armed.extend(self.empty);
             return Step::EnableDoorbells(self.empty.take());
         }
         self.judge_doorbell();
@@ -342,7 +397,9 @@ impl Scheduler {
             return Some(Step::Process(self.ready.take()));
         }
         self.judge_doorbell();
-        if self.empty.is_empty() { None } else { self.poll(clock) }
+        // A driver whose requests completed adds others, also to queues with enabled doorbells.
+        let polls = !self.empty.is_empty() || self.worked && !self.polled_queues().is_empty();
+        if polls { self.poll(clock) } else { None }
     }
 
     fn is_notification_due(&mut self) -> bool {
@@ -360,28 +417,57 @@ impl Scheduler {
 
     fn poll(&mut self, clock: &impl Clock) -> Option<Step> {
         let polls = match self.phase {
-            Phase::PollOn { window, polled } if polled > window => {
+            Phase::PollOn { window, polled, .. } if polled > window => {
                 return self.end_window(window, clock);
             }
-            Phase::PollOn { window, polled } => window.saturating_add(1).saturating_sub(polled),
+            Phase::PollOn { window, polled, .. } => window.saturating_add(1).saturating_sub(polled),
             Phase::Process | Phase::PollHolding { .. } | Phase::Measure { .. } | Phase::Finish => {
-                let window = if self.polls() { self.busy_poll.window() } else { Duration::ZERO };
-                let window = self.poll_clock.polls_within(window);
+                let window = self.poll_clock.polls_within(self.window());
                 let hold = self.poll_clock.polls_within(self.coalescing.hold_time()).min(window);
                 self.phase = Phase::PollHolding { window };
                 hold.saturating_add(1)
             }
         };
-        Some(Step::Poll { queues: self.empty, polls })
+        Some(Step::Poll { queues: self.polled_queues(), polls })
+    }
+
+    /// How long to poll. While the driver waits for the storage, more requests come at its own
+    /// pace or not at all.
+    fn window(&self) -> Duration {
+        let requests = self.busy_poll.window(Awaited::Request);
+        match self.awaited {
+            _ if !self.polls() => Duration::ZERO,
+            Awaited::Request => requests,
+            Awaited::Completion => {
+                let completions = self.busy_poll.window(Awaited::Completion);
+                completions.max(requests.min(self.coalescing.hold_time()))
+            }
+        }
+    }
+
+    /// The queues to poll: nobody waits for doorbells meanwhile, so those with enabled ones too.
+    fn polled_queues(&self) -> QueueSet {
+        let mut queues = self.empty;
+        if self.work_source == WorkSource::Driver {
+            queues.extend(self.armed);
+        }
+        queues
     }
 
     /// Learns from a doorbell whether polling for what follows it is worth its time.
     fn judge_doorbell(&mut self) {
         if let Some(after) = self.doorbell_after.take() {
             match self.worked {
-                true => self.busy_poll.doorbell(after),
+                true => self.busy_poll.woken(Awaited::Request, after),
                 false => self.busy_poll.empty_doorbell(),
             }
+        }
+    }
+
+    /// Learns from completions whether polling for them is worth its time.
+    fn judge_source(&mut self) {
+        if let Some(after) = self.source_after.take() {
+            self.busy_poll.woken(Awaited::Completion, after);
         }
     }
 
@@ -407,7 +493,8 @@ impl Scheduler {
 
     /// Forgets a queue that was reset.
     pub fn remove(&mut self, queue: usize) {
-        for queues in [&mut self.ready, &mut self.empty, &mut self.unnotified] {
+        let all = [&mut self.ready, &mut self.empty, &mut self.armed, &mut self.unnotified];
+        for queues in all {
             queues.remove(queue);
         }
         self.delayed.remove(queue);
@@ -417,6 +504,7 @@ impl Scheduler {
     /// buffers used before.
     pub fn stop(&mut self) {
         (self.ready, self.empty) = (QueueSet::default(), QueueSet::default());
+        (self.armed, self.in_flight) = (QueueSet::default(), 0);
     }
 
     /// Forgets all queues of a device that was reset, but not the habits of its driver.

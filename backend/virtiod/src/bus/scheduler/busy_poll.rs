@@ -10,6 +10,10 @@
 //! emulated. And each request earns only a part of the limit: a driver whose requests are far
 //! apart, though near enough to be waited for each time, would otherwise keep this domain polling
 //! all the time for hardly any work.
+//!
+//! A device whose storage works while the thread does something else has two windows: one for the
+//! driver's next request, and one for the storage's next completion, which is learnt alike. Storage
+//! that takes longer than the limit is never polled for.
 
 use std::time::Duration;
 
@@ -27,7 +31,16 @@ const EARNS: u32 = 8;
 /// Notifications between two whose cost is measured: measuring may cost as much as they do.
 const UNMEASURED: u32 = 32;
 
-/// The habits of a driver, as they were learnt.
+/// The next thing to happen that the thread polls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// A request of the driver's.
+    Request,
+    /// A completion of the storage's: the driver was notified of all others.
+    Completion,
+}
+
+/// The habits of a driver and of its storage, as they were learnt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BusyPoll {
     limit: PollTime,
@@ -35,7 +48,10 @@ pub(super) struct BusyPoll {
     notification: Duration,
     /// Notifications before the next measurement.
     unmeasured: u32,
-    window: Duration,
+    /// The window for requests.
+    requests: Duration,
+    /// The window for completions.
+    completions: Duration,
     /// Time that requests earned and polling has not spent, at most the limit.
     earned: Duration,
 }
@@ -47,7 +63,8 @@ impl BusyPoll {
             limit,
             notification: Duration::ZERO,
             unmeasured: 0,
-            window: Duration::ZERO,
+            requests: Duration::ZERO,
+            completions: Duration::ZERO,
             earned: Duration::ZERO,
         };
         Self { earned: new.limit(), ..new }
@@ -59,8 +76,12 @@ impl BusyPoll {
     }
 
     /// How long to poll.
-    pub(super) fn window(self) -> Duration {
-        self.window.min(self.earned)
+    pub(super) fn window(self, awaited: Awaited) -> Duration {
+        let window = match awaited {
+            Awaited::Request => self.requests,
+            Awaited::Completion => self.completions,
+        };
+        window.min(self.earned)
     }
 
     /// The thread polled for so long.
@@ -68,7 +89,7 @@ impl BusyPoll {
         self.earned = self.earned.saturating_sub(time);
     }
 
-    /// A request came, by a doorbell or found by polling.
+    /// A request or a completion came and woke the thread up, or was found by polling.
     pub(super) fn found(&mut self) {
         self.earned = (self.earned + self.limit() / EARNS).min(self.limit());
     }
@@ -98,17 +119,20 @@ impl BusyPoll {
 
     /// A doorbell brought nothing: polling for what may follow it is worth less.
     pub(super) fn empty_doorbell(&mut self) {
-        self.window /= 2;
+        self.requests /= 2;
     }
 
-    /// A doorbell that brought a request came `after` the rings were last found empty.
-    pub(super) fn doorbell(&mut self, after: Duration) {
+    /// What the thread was woken up for came `after` polling for requests ended, or after polling
+    /// for completions began: storage that takes longer than the limit is not polled for.
+    pub(super) fn woken(&mut self, by: Awaited, after: Duration) {
         self.found();
-        self.window = if after > self.limit() {
-            Duration::ZERO
-        } else {
-            (self.window * 2).max(FIRST).min(self.limit())
+        let limit = self.limit();
+        let window = match by {
+            Awaited::Request => &mut self.requests,
+            Awaited::Completion => &mut self.completions,
         };
+        let longer = (*window * 2).max(FIRST).min(limit);
+        *window = if after > limit { Duration::ZERO } else { longer };
     }
 }
 
@@ -122,34 +146,47 @@ mod tests {
     #[test]
     fn the_window_grows_while_doorbells_come_soon_and_closes_when_they_do_not() {
         let mut poll = BusyPoll::new(PollTime::Fixed(LIMIT));
-        assert_eq!(poll.window(), Duration::ZERO);
-        poll.doorbell(SOON);
-        assert_eq!(poll.window(), FIRST);
-        (0..10).for_each(|_| poll.doorbell(SOON));
-        assert_eq!(poll.window(), LIMIT);
-        poll.doorbell(2 * LIMIT);
-        assert_eq!(poll.window(), Duration::ZERO);
+        assert_eq!(poll.window(Awaited::Request), Duration::ZERO);
+        poll.woken(Awaited::Request, SOON);
+        assert_eq!(poll.window(Awaited::Request), FIRST);
+        (0..10).for_each(|_| poll.woken(Awaited::Request, SOON));
+        assert_eq!(poll.window(Awaited::Request), LIMIT);
+        poll.woken(Awaited::Request, 2 * LIMIT);
+        assert_eq!(poll.window(Awaited::Request), Duration::ZERO);
+    }
+
+    #[test]
+    fn storage_has_a_window_of_its_own() {
+        let mut poll = BusyPoll::new(PollTime::Fixed(LIMIT));
+        (0..10).for_each(|_| poll.woken(Awaited::Request, SOON));
+        (0..10).for_each(|_| poll.woken(Awaited::Completion, 2 * LIMIT));
+        assert_eq!(poll.window(Awaited::Request), LIMIT);
+        assert_eq!(poll.window(Awaited::Completion), Duration::ZERO);
+        (0..10).for_each(|_| poll.woken(Awaited::Completion, SOON));
+        poll.empty_doorbell();
+        assert_eq!(poll.window(Awaited::Request), LIMIT / 2);
+        assert_eq!(poll.window(Awaited::Completion), LIMIT);
     }
 
     #[test]
     fn doorbells_that_bring_nothing_shrink_the_window() {
         let mut poll = BusyPoll::new(PollTime::Fixed(LIMIT));
-        (0..10).for_each(|_| poll.doorbell(SOON));
+        (0..10).for_each(|_| poll.woken(Awaited::Request, SOON));
         (0..40).for_each(|_| poll.empty_doorbell());
-        assert_eq!(poll.window(), Duration::ZERO);
+        assert_eq!(poll.window(Awaited::Request), Duration::ZERO);
     }
 
     #[test]
     fn requests_far_apart_are_not_polled_for_all_the_time() {
         for (gap, share) in [(LIMIT / EARNS / 2, 1.0), (LIMIT / 2, 0.3), (LIMIT * 9 / 10, 0.2)] {
             let mut poll = BusyPoll::new(PollTime::Fixed(LIMIT));
-            (0..10).for_each(|_| poll.doorbell(SOON));
+            (0..10).for_each(|_| poll.woken(Awaited::Request, SOON));
             let mut polled = Duration::ZERO;
             for _ in 0..1000 {
-                let window = poll.window().min(gap);
+                let window = poll.window(Awaited::Request).min(gap);
                 poll.polled(window);
                 polled += window;
-                if window == gap { poll.found() } else { poll.doorbell(gap) }
+                if window == gap { poll.found() } else { poll.woken(Awaited::Request, gap) }
             }
             let part = polled.as_secs_f64() / (gap * 1000).as_secs_f64();
             assert!(part <= share && (share < 1.0 || part == share), "{gap:?}: {part}");
@@ -159,8 +196,8 @@ mod tests {
     #[test]
     fn without_a_window_the_thread_always_sleeps() {
         let mut poll = BusyPoll::new(PollTime::NEVER);
-        poll.doorbell(Duration::ZERO);
-        assert_eq!((poll.window(), poll.is_enabled()), (Duration::ZERO, false));
+        poll.woken(Awaited::Request, Duration::ZERO);
+        assert_eq!((poll.window(Awaited::Request), poll.is_enabled()), (Duration::ZERO, false));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The scheduler with a clock that a test sets, and a driver that is played.
 
+mod storage;
+
 use super::clock::fake::FakeClock;
 use super::*;
 
@@ -34,12 +36,12 @@ impl Setting {
     }
 
     fn complete(&mut self, batch: BatchSummary) {
-        self.scheduler.completed(&batch, NotifyWhen::Coalesced);
+        self.scheduler.completed(&batch, NotifyWhen::Coalesced, 0);
     }
 
     fn poll_in_vain(&mut self, polls: u32) {
         self.clock.pass(Duration::from_micros(polls.into()));
-        self.scheduler.polled(polls, QueueSet::default(), &self.clock);
+        self.scheduler.polled(polls, Found::default(), &self.clock);
     }
 
     /// Steps until the thread sleeps, in which every ring stays empty.
@@ -85,6 +87,11 @@ fn used(queue: usize, count: u32, bytes: u64) -> BatchSummary {
     BatchSummary { used: queue, count, bytes, rescheduled: queue, empty: QueueSet::default() }
 }
 
+/// Requests that polling found.
+fn requests(queues: QueueSet) -> Found {
+    Found { requests: queues, completions: false }
+}
+
 /// Queues in which nothing was found.
 fn emptied(queues: QueueSet) -> BatchSummary {
     BatchSummary { empty: queues, ..BatchSummary::default() }
@@ -95,7 +102,7 @@ fn a_queue_is_processed_until_it_is_empty_and_its_doorbell_enabled_last() {
     let mut setting = Setting::new(WorkSource::Both, POLL);
     setting.ring(&[1]);
     assert_eq!(setting.next(), Step::Process(QueueSet::of(1)));
-    setting.scheduler.completed(&used(1, 3, 100), NotifyWhen::Now);
+    setting.scheduler.completed(&used(1, 3, 100), NotifyWhen::Now, 0);
     assert_eq!(setting.next(), Step::Notify(QueueSet::of(1)));
     assert_eq!(setting.next(), Step::Process(QueueSet::of(1)));
     setting.complete(emptied(QueueSet::of(1)));
@@ -187,7 +194,7 @@ fn a_request_found_by_polling_is_processed_without_a_doorbell() {
     assert_eq!(setting.next(), Step::Process(QueueSet::of(0)));
     setting.complete(emptied(QueueSet::of(0)));
     assert!(matches!(setting.next(), Step::Poll { .. }));
-    setting.scheduler.polled(3, QueueSet::of(0), &setting.clock);
+    setting.scheduler.polled(3, requests(QueueSet::of(0)), &setting.clock);
     assert_eq!(setting.next(), Step::Process(QueueSet::of(0)));
 }
 
@@ -196,7 +203,7 @@ fn doorbells_that_come_late_or_bring_nothing_end_polling() {
     for (after, work) in [(Duration::from_millis(1), true), (Duration::from_micros(10), false)] {
         let mut setting = Setting::new(WorkSource::Driver, POLL);
         setting.learn_to_poll();
-        assert!(!setting.scheduler.busy_poll.window().is_zero());
+        assert!(!setting.scheduler.busy_poll.window(Awaited::Request).is_zero());
         for _ in 0..40 {
             setting.clock.pass(after);
             setting.ring(&[0]);
@@ -205,7 +212,7 @@ fn doorbells_that_come_late_or_bring_nothing_end_polling() {
             setting.complete(batch);
             setting.run_to_sleep();
         }
-        assert!(setting.scheduler.busy_poll.window().is_zero());
+        assert!(setting.scheduler.busy_poll.window(Awaited::Request).is_zero());
     }
 }
 
@@ -254,7 +261,7 @@ fn a_delayed_notification_waits_for_an_idle_moment() {
     let mut setting = Setting::new(WorkSource::Both, POLL);
     setting.ring(&[1]);
     assert_eq!(setting.next(), Step::Process(QueueSet::of(1)));
-    setting.scheduler.completed(&used(1, 1, 64), NotifyWhen::Delayed);
+    setting.scheduler.completed(&used(1, 1, 64), NotifyWhen::Delayed, 0);
     let steps = setting.run_to_sleep();
     assert!(!steps.contains(&Step::Notify(QueueSet::of(1))), "{steps:?}");
     assert_eq!(setting.scheduler.longest_sleep(&setting.clock), Some(DELAY));
@@ -269,7 +276,7 @@ fn a_doorbell_brings_a_delayed_notification_before_more_is_used() {
     let mut setting = Setting::new(WorkSource::Both, POLL);
     setting.ring(&[1]);
     assert_eq!(setting.next(), Step::Process(QueueSet::of(1)));
-    setting.scheduler.completed(&used(1, 1, 64), NotifyWhen::Delayed);
+    setting.scheduler.completed(&used(1, 1, 64), NotifyWhen::Delayed, 0);
     setting.run_to_sleep();
     setting.ring(&[1]);
     assert_eq!(setting.next(), Step::Notify(QueueSet::of(1)));
@@ -280,8 +287,8 @@ fn a_doorbell_brings_a_delayed_notification_before_more_is_used() {
 fn a_queue_that_was_reset_takes_no_step_any_more() {
     let mut setting = Setting::new(WorkSource::Both, POLL);
     setting.ring(&[0, 1]);
-    setting.scheduler.completed(&used(0, 1, 64), NotifyWhen::Delayed);
-    setting.scheduler.completed(&used(1, 1, 64), NotifyWhen::Coalesced);
+    setting.scheduler.completed(&used(0, 1, 64), NotifyWhen::Delayed, 0);
+    setting.scheduler.completed(&used(1, 1, 64), NotifyWhen::Coalesced, 0);
     [0, 1].into_iter().for_each(|queue| setting.scheduler.remove(queue));
     assert_eq!(setting.next(), Step::Sleep);
     setting.begin(Woken::default());
@@ -293,7 +300,7 @@ fn a_device_that_needs_a_reset_notifies_of_what_was_used_and_does_nothing_else()
     let mut setting = Setting::new(WorkSource::Driver, POLL);
     setting.ring(&[0, 1]);
     assert_eq!(setting.next(), Step::Process([0, 1].into_iter().collect()));
-    setting.scheduler.completed(&used(0, 1, 64), NotifyWhen::Now);
+    setting.scheduler.completed(&used(0, 1, 64), NotifyWhen::Now, 0);
     setting.scheduler.stop();
     assert_eq!(setting.next(), Step::Notify(QueueSet::of(0)));
     assert_eq!(setting.next(), Step::Sleep);
@@ -350,7 +357,10 @@ fn every_iteration_ends_and_no_queue_is_forgotten() {
         let mut setting = Setting::new(source, POLL);
         let mut enabled = QueueSet::default();
         for _ in 0..50 {
-            setting.ring(&[draw(3) as usize]);
+            match draw(3) {
+                0 => setting.begin(Woken { sources: true, ..Woken::default() }),
+                _ => setting.ring(&[draw(3) as usize]),
+            }
             enabled = enabled.without(setting.scheduler.ready);
             for step in 0.. {
                 assert!(step < 1000);
@@ -366,16 +376,23 @@ fn every_iteration_ends_and_no_queue_is_forgotten() {
                         let bytes = count.into();
                         let batch = BatchSummary { used, count, bytes, rescheduled, empty };
                         let when = [NotifyWhen::Now, NotifyWhen::Coalesced, NotifyWhen::Delayed];
-                        setting.scheduler.completed(&batch, when[draw(3) as usize]);
+                        let when = when[draw(3) as usize];
+                        setting.scheduler.completed(&batch, when, draw(3) as u32);
                     }
                     Step::Poll { queues, polls } => {
                         assert!(polls > 0 && !queues.is_empty());
                         let found = queues.iter().filter(|_| draw(4) == 0).collect();
+                        let found = Found { requests: found, completions: draw(4) == 0 };
                         setting.scheduler.polled(polls, found, &setting.clock);
                     }
                     Step::EnableDoorbells(queues) => enabled.extend(queues),
                     Step::Notify(queues) => assert!(!queues.is_empty()),
-                    Step::HandleSources => panic!("none is ready"),
+                    Step::HandleSources => {
+                        let used = (0..3).filter(|_| draw(2) == 0).collect::<QueueSet>();
+                        let (count, empty) = (used.iter().count() as u32, QueueSet::default());
+                        let batch = BatchSummary { used, count, ..emptied(empty) };
+                        setting.scheduler.completed(&batch, NotifyWhen::Coalesced, 0);
+                    }
                     Step::Sleep => break,
                 }
             }

@@ -11,7 +11,7 @@ use virtio_queue::{Queue, QueueT};
 use super::Transport;
 use crate::Causes;
 use crate::bus::scheduler::clock::Clock;
-use crate::bus::scheduler::{NotifyWhen, Scheduler, Step};
+use crate::bus::scheduler::{Found, NotifyWhen, Scheduler, Step};
 use crate::bus::virtqueue::Virtqueue;
 use crate::device::{
     BatchSummary, Fault, QueueContext, QueueSet, Rings, Source, VirtioDevice, WorkSource,
@@ -136,13 +136,14 @@ impl<P: AccessPlatform> Transport<P> {
 
     fn poll(&mut self, queues: QueueSet, polls: u32, clock: &impl Clock) {
         let mut polled = 0;
-        let mut found = QueueSet::default();
-        while polled < polls && found.is_empty() {
+        let mut found = Found::default();
+        while polled < polls && !found.is_any() {
             if polled > 0 {
                 std::hint::spin_loop();
             }
             polled += 1;
-            found = self.with_requests(queues);
+            let completions = self.is_running() && self.device.has_completions();
+            found = Found { requests: self.with_requests(queues), completions };
         }
         self.scheduler.polled(polled, found, clock);
     }
@@ -258,7 +259,7 @@ impl<P: AccessPlatform> Transport<P> {
         let latest = queues.latest();
         let batch = queues.finish();
         let when = if outcome.is_err() { NotifyWhen::Now } else { self.notify_when(&batch) };
-        self.scheduler.completed(&batch, when);
+        self.scheduler.completed(&batch, when, self.device.in_flight());
         if let Err(fault) = outcome {
             self.fail(latest, &fault);
             effects.config = true;

@@ -1,5 +1,6 @@
 //! Tests of the transport with a device that only records its calls.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ const RING_RESET: u64 = 1 << F_RING_RESET;
 enum Call {
     Start(u64),
     Serve(usize),
+    HandleSources,
     ResetQueue(usize),
     Write(usize, Vec<u8>),
 }
@@ -47,6 +49,8 @@ struct Notes {
     config: [u8; 8],
     starts: Starts,
     changed: bool,
+    /// So many times that the device is asked for completions, it has none.
+    uncompleted: Arc<AtomicU32>,
 }
 
 impl Notes {
@@ -114,6 +118,22 @@ impl VirtioDevice<DmaMemory<GrantPlatform<SimGrants>>> for Notes {
         Ok(())
     }
 
+    fn in_flight(&self) -> u32 {
+        1
+    }
+
+    fn has_completions(&self) -> bool {
+        self.uncompleted.fetch_sub(1, Ordering::Relaxed) == 0
+    }
+
+    fn handle_sources(
+        &mut self,
+        _: &mut QueueContext<'_, DmaMemory<GrantPlatform<SimGrants>>>,
+    ) -> Result<(), Fault> {
+        self.note(Call::HandleSources);
+        Ok(())
+    }
+
     fn take_config_change(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
@@ -125,6 +145,7 @@ struct Bench {
     events: SimEvents,
     transport: Transport<GrantPlatform<SimGrants>>,
     calls: Arc<Mutex<Vec<Call>>>,
+    uncompleted: Arc<AtomicU32>,
 }
 
 impl Bench {
@@ -133,11 +154,17 @@ impl Bench {
         let (guest, id) = (hypervisor.guest(1, 64), DomId(1));
         let events = hypervisor.events(id).unwrap();
         let platform = GrantPlatform::new(hypervisor.grants(id).unwrap());
-        let calls = Arc::default();
-        let device = Notes { calls: Arc::clone(&calls), config: CONFIG, starts, changed: false };
+        let (calls, uncompleted) = (Arc::default(), Arc::new(AtomicU32::new(u32::MAX)));
+        let device = Notes {
+            calls: Arc::clone(&calls),
+            config: CONFIG,
+            starts,
+            changed: false,
+            uncompleted: Arc::clone(&uncompleted),
+        };
         let memory = DmaMemory::new(platform, Arc::clone(&stats), GuestBudget::alone());
         let transport = Transport::new(Box::new(device), memory, PollTime::Learnt, 264, stats);
-        Self { hypervisor, guest, events, transport, calls }
+        Self { hypervisor, guest, events, transport, calls, uncompleted }
     }
 
     /// A bench whose driver accepted `features` and set FEATURES_OK.
@@ -633,4 +660,25 @@ fn enabling_queues_of_a_device_that_needs_a_reset_does_not_hold_the_iteration() 
         };
     }
     panic!("the iteration continues after a second");
+}
+
+#[test]
+fn completions_of_the_storage_are_found_while_rings_are_polled() {
+    let mut bench = Bench::negotiated(REQUIRED_FEATURES);
+    let clock = FakeClock::default();
+    let polls_then = |bench: &mut Bench| {
+        bench.uncompleted.store(3, Ordering::Relaxed);
+        bench.transport.scheduler().begin_iteration(Woken::default(), &clock);
+        let poll = Step::Poll { queues: QueueSet::default(), polls: 10 };
+        bench.transport.carry_out(poll, &mut bench.events, &clock);
+        let left = bench.uncompleted.load(Ordering::Relaxed);
+        (left, bench.transport.scheduler().next(&clock))
+    };
+    assert_eq!(polls_then(&mut bench), (3, Step::Sleep), "the device does not run yet");
+    bench.set_status(READY | DRIVER_OK);
+    bench.calls();
+    // The poll that found it is the last one.
+    assert_eq!(polls_then(&mut bench), (u32::MAX, Step::HandleSources));
+    bench.transport.carry_out(Step::HandleSources, &mut bench.events, &clock);
+    assert_eq!(bench.calls(), [Call::HandleSources]);
 }
