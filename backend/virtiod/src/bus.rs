@@ -10,10 +10,10 @@ mod connection;
 pub mod keys;
 mod pending_states;
 pub mod reconnection;
-mod scheduler;
+pub mod scheduler;
 pub mod session;
 mod state;
-mod transport;
+pub mod transport;
 mod virtqueue;
 
 pub use keys::{DevicePath, Keys, Watches};

@@ -1,0 +1,93 @@
+//! Counts the instructions that the daemon executes for a request, and fails if they exceed their
+//! limits: `cargo bench -p xen-virtiod --bench instructions`.
+//!
+//! The counted code is everything that the device's thread executes in user space between a
+//! doorbell and its next sleep: the scheduler, the rings, the access to the guest's memory, the
+//! block device and the file engine, with the C library and the vDSO below them. A system call
+//! counts as one instruction, whatever the kernel does. The event channels are a stub, the
+//! scheduler's clock stands still, and the rings are not polled. The guest's side is not counted.
+//!
+//! The requests are what Linux' driver makes of a read of a page: an indirect table of three
+//! descriptors, a header, data and a status byte, all in the pool. So the simulated hypervisor does
+//! nothing while instructions are counted.
+//!
+//! A count does not depend on the machine, only on the compiler and the C library.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a panic fails the check"
+)]
+
+#[cfg(target_arch = "x86_64")]
+mod guest;
+#[cfg(target_arch = "x86_64")]
+mod stepper;
+
+#[cfg(target_arch = "x86_64")]
+fn main() -> std::process::ExitCode {
+    counted::main()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn main() {
+    println!("skipped: the limits are those of x86-64");
+}
+
+#[cfg(target_arch = "x86_64")]
+mod counted {
+    use std::process::ExitCode;
+
+    use crate::guest::{BATCH, Disk};
+    use crate::stepper;
+
+    /// The limits, in instructions for a request: one of a full batch, and one that is alone.
+    const BATCHED: u64 = 900;
+    const ALONE: u64 = 3500;
+    /// A count may exceed its limit by one of so many parts.
+    const TOLERANCE: u64 = 10;
+
+    /// Number of counted sections of each kind.
+    const SECTIONS: usize = 2;
+
+    pub(super) fn main() -> ExitCode {
+        let Some(counts) = stepper::counts() else {
+            run();
+            return ExitCode::SUCCESS;
+        };
+        let (alone, batched) = counts.split_at(SECTIONS);
+        let mean = |counts: &[u64]| counts.iter().sum::<u64>() / counts.len() as u64;
+        let found = [
+            ("of a batch", mean(batched) / u64::from(BATCH), BATCHED),
+            ("alone", mean(alone), ALONE),
+        ];
+        let mut outcome = ExitCode::SUCCESS;
+        for (kind, count, limit) in found {
+            println!("instructions for a request {kind}: {count}, limit {limit}");
+            if count > limit + limit / TOLERANCE {
+                eprintln!("the limit is exceeded by more than a tenth");
+                outcome = ExitCode::FAILURE;
+            }
+        }
+        outcome
+    }
+
+    /// The process that is counted.
+    fn run() {
+        let mut disk = Disk::start();
+        // The first requests allocate memory.
+        for requests in [1, BATCH, 1, BATCH] {
+            disk.submit(requests);
+            disk.serve();
+            disk.check();
+        }
+        for requests in [1, BATCH] {
+            for _ in 0..SECTIONS {
+                disk.submit(requests);
+                stepper::section(|| disk.serve());
+                disk.check();
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Counts the instructions of a process by single steps, which needs no counter of the processor
+//! and no other program.
+
+use std::env;
+use std::process::Command;
+
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, raise};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+/// Set in the process that is counted.
+const COUNTED: &str = "XEN_VIRTIOD_COUNTED";
+/// The counted process raises it where a section begins or ends.
+const MARK: Signal = Signal::SIGUSR1;
+
+/// Runs this program in another process, and returns the number of instructions in each of its
+/// sections. Returns `None` in that process.
+pub(super) fn counts() -> Option<Vec<u64>> {
+    if env::var_os(COUNTED).is_some() {
+        ptrace::traceme().unwrap();
+        section(|| ());
+        return None;
+    }
+    let child = Command::new(env::current_exe().unwrap()).env(COUNTED, "1").spawn().unwrap();
+    let counts = follow(Pid::from_raw(child.id().try_into().unwrap()));
+    // The first section is empty: its count is that of the marks.
+    let marks = counts[0];
+    Some(counts[1..].iter().map(|count| count - marks).collect())
+}
+
+/// Counts the instructions of `work`, if the process is counted.
+pub(super) fn section<T>(work: impl FnOnce() -> T) -> T {
+    raise(MARK).unwrap();
+    let done = work();
+    raise(MARK).unwrap();
+    done
+}
+
+/// Counts the instructions of each section until the process ends.
+fn follow(process: Pid) -> Vec<u64> {
+    let mut counts = Vec::new();
+    loop {
+        match waitpid(process, None).unwrap() {
+            WaitStatus::Stopped(_, MARK) => {
+                counts.push(count_section(process));
+                ptrace::cont(process, None).unwrap();
+            }
+            WaitStatus::Stopped(_, signal) => ptrace::cont(process, signal).unwrap(),
+            WaitStatus::Exited(_, 0) => return counts,
+            other => panic!("the counted process failed: {other:?}"),
+        }
+    }
+}
+
+/// Steps to the mark that ends a section. A repeated string instruction counts once, though each
+/// repetition is a step.
+fn count_section(process: Pid) -> u64 {
+    let (mut count, mut before) = (0, 0);
+    loop {
+        ptrace::step(process, None).unwrap();
+        match waitpid(process, None).unwrap() {
+            WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
+            WaitStatus::Stopped(_, MARK) => return count,
+            other => panic!("a section ended with {other:?}"),
+        }
+        let now = ptrace::getregs(process).unwrap().rip;
+        count += u64::from(now != before);
+        before = now;
+    }
+}
