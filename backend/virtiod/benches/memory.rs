@@ -7,13 +7,15 @@ use std::sync::atomic::Ordering;
 
 use criterion::Criterion;
 use protocol::grant::GrantRef;
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use protocol::pool::PoolPage;
+use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
-use xen::{Access, DomId, Xen};
+use xen::{Access, DomId, GrantTable, Xen};
 use xen_sim::{Guest, GuestPage, Hypervisor, SimGrants};
+use xen_virtiod::device::{QueueContext, RequestPool, Ring, RingAreas, Rings};
 use xen_virtiod::dma::budget::GuestBudget;
 use xen_virtiod::dma::grants::GrantPlatform;
-use xen_virtiod::dma::{DmaMemory, DmaRange};
+use xen_virtiod::dma::{DmaMemory, DmaRange, RingMapping};
 use xen_virtiod::stats::DeviceStats;
 
 type Memory = DmaMemory<GrantPlatform<SimGrants>>;
@@ -51,12 +53,13 @@ fn range(address: u64, length: u64) -> DmaRange {
 
 fn memory(criterion: &mut Criterion) {
     let Some(mut setup) = Setup::new() else { return };
-    let (_, pinned) = setup.granted(64);
-    if setup.memory.map_ring(&[range(pinned, 64 << 12)]).is_err() {
+    let pages: Vec<_> = (0..64).map(|_| setup.guest.allocate()).collect();
+    let pooled = setup.guest.grant(&pages, Access::ReadWrite);
+    if setup.memory.share(PoolPage(0), 64, pooled).is_err() {
         return;
     }
-    criterion.bench_function("find 4 KiB among what is mapped", |bencher| {
-        let address = GuestAddress(pinned + (40 << 12));
+    criterion.bench_function("find 4 KiB in the pool", |bencher| {
+        let address = GuestAddress(PoolPage(40).address(0));
         bencher.iter(|| setup.memory.check_range(address, 4096, Permissions::ReadWrite));
     });
     let buffers: Vec<_> = (0..CHAINS).map(|_| range(setup.granted(1).1, 4096)).collect();
@@ -70,9 +73,19 @@ fn memory(criterion: &mut Criterion) {
     });
 }
 
+/// A queue's state, and its mapped ring.
+struct OneRing(Queue, RingMapping<<SimGrants as GrantTable>::Pages>);
+
+impl Rings for OneRing {
+    fn ring(&mut self, _: usize) -> Option<Ring<'_>> {
+        let [descriptors, driver, device] = self.1.areas()?;
+        Some(Ring::new(&mut self.0, RingAreas { descriptors, driver, device }))
+    }
+}
+
 /// Sets up a ring of 32 chains of three buffers each, as a block driver makes them, without
 /// indirect descriptors.
-fn ring(setup: &mut Setup) -> Option<(Queue, GuestPage)> {
+fn ring(setup: &mut Setup) -> Option<(OneRing, GuestPage)> {
     let [descriptors, available, used] = [(); 3].map(|()| setup.granted(1));
     for index in 0..CHAINS * 3 {
         let entry = setup.guest.slice(descriptors.0, usize::from(index) * 16, 16);
@@ -87,33 +100,30 @@ fn ring(setup: &mut Setup) -> Option<(Queue, GuestPage)> {
         heads.write_obj(entry % CHAINS * 3, 4 + 2 * usize::from(entry)).ok()?;
     }
     let areas = [descriptors.1, available.1, used.1].map(|address| range(address, 4096));
-    setup.memory.map_ring(&areas).ok()?;
+    let mapping = setup.memory.map_ring(areas).ok()?;
     let mut queue = Queue::new(RING).ok()?;
     queue.try_set_desc_table_address(GuestAddress(descriptors.1)).ok()?;
     queue.try_set_avail_ring_address(GuestAddress(available.1)).ok()?;
     queue.try_set_used_ring_address(GuestAddress(used.1)).ok()?;
     queue.set_ready(true);
-    Some((queue, available.0))
+    Some((OneRing(queue, mapping), available.0))
 }
 
 fn queue(criterion: &mut Criterion) {
     let Some(mut setup) = Setup::new() else { return };
-    // A disk has four queues.
-    let rings: Option<Vec<_>> = (0..4).map(|_| ring(&mut setup)).collect();
-    let Some((mut queue, available)) = rings.and_then(|mut rings| rings.pop()) else { return };
+    let Some((mut ring, available)) = ring(&mut setup) else { return };
+    let Setup { guest, mut memory } = setup;
+    let mut requests = RequestPool::default();
     criterion.bench_function("take and give back a batch of 32 chains", |bencher| {
         let mut index = 0u16;
         bencher.iter(|| {
             index = index.wrapping_add(CHAINS);
-            let ring = setup.guest.slice(available, 0, 4096);
-            let published = ring.store(index, 2, Ordering::Release).is_ok();
-            let heads: Vec<_> = match queue.iter(&setup.memory) {
-                Ok(chains) => chains.map(|chain| (chain.head_index(), chain.count())).collect(),
-                Err(_) => Vec::new(),
-            };
-            let given =
-                heads.iter().filter(|(head, _)| queue.add_used(&setup.memory, *head, 1).is_ok());
-            (published, given.count())
+            let published = guest.slice(available, 0, 4096).store(index, 2, Ordering::Release);
+            let mut queues = QueueContext::new(&mut ring, &mut memory, &mut requests, u64::MAX);
+            let (chains, _) = queues.fetch(0, usize::from(CHAINS));
+            let done: Vec<_> = chains.iter().map(|chain| (chain.head, 1)).collect();
+            queues.recycle(chains);
+            (published.is_ok(), queues.give_back(0, &done).is_ok())
         });
     });
 }

@@ -6,12 +6,14 @@
 
 pub mod blk;
 mod buffer;
+mod chain;
 pub mod console;
 mod memory;
 pub mod net;
 mod queue;
 mod queue_set;
 pub mod rate;
+mod ring;
 pub mod rng;
 mod transfer;
 pub mod vsock;
@@ -22,6 +24,7 @@ pub use queue::{
     BATCH, BATCH_BYTES, BATCH_PAGES, BatchSummary, Completions, QueueContext, RequestPool, Rings,
 };
 pub use queue_set::QueueSet;
+pub use ring::{OneSlice, Ring, RingAreas};
 pub use transfer::{
     Completed, Gather, IoEngine, MessageResults, Scatter, TransferBatch, WriteMode,
 };

@@ -25,6 +25,7 @@ mod limits;
 mod messages;
 mod network;
 mod network_options;
+pub(crate) mod one_ring;
 mod platforms;
 mod pool;
 mod ports;

@@ -22,6 +22,14 @@ impl PoolPage {
     pub const fn address(self, offset: u64) -> u64 {
         POOL_BITS | (self.0 as u64) << 12 | offset & OFFSET_MASK
     }
+
+    /// The page and the offset that [`PoolPage::address`] encodes as `address`; `None` if it encodes
+    /// no page so.
+    #[inline]
+    pub fn at(address: u64) -> Option<(Self, u64)> {
+        let number = u32::try_from((address ^ POOL_BITS) >> 12).ok()?;
+        Some((Self(number), address & OFFSET_MASK))
+    }
 }
 
 impl fmt::Display for PoolPage {
@@ -46,17 +54,15 @@ pub struct PoolRange {
 
 impl PoolRange {
     fn decode(address: u64, length: u64) -> Result<Self, AddressError> {
-        let number = (address & !POOL_BITS) >> 12;
-        let first = u32::try_from(number).map_err(|_| AddressError::Reserved(address))?;
-        let offset = address & OFFSET_MASK;
+        let (first, offset) = PoolPage::at(address).ok_or(AddressError::Reserved(address))?;
         let overflow = AddressError::Overflow { address, length };
         let pages = u32::try_from(pages_spanned(offset, length)).map_err(|_| overflow)?;
         if pages == 0 {
             return Err(AddressError::Empty(address));
         }
-        let end = first.checked_add(pages).filter(|end| *end <= MAX_POOL_PAGES);
+        let end = first.0.checked_add(pages).filter(|end| *end <= MAX_POOL_PAGES);
         end.ok_or(overflow)?;
-        Ok(Self { first: PoolPage(first), offset, length, pages })
+        Ok(Self { first, offset, length, pages })
     }
 }
 

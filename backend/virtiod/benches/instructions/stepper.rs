@@ -16,6 +16,7 @@ const MARK: Signal = Signal::SIGUSR1;
 
 /// Runs this program in another process, and returns the number of instructions in each of its
 /// sections. Returns `None` in that process.
+#[expect(clippy::zombie_processes, reason = "`follow` waits for it")]
 pub(super) fn counts() -> Option<Vec<u64>> {
     if env::var_os(COUNTED).is_some() {
         ptrace::traceme().unwrap();

@@ -53,7 +53,7 @@ pub struct Answered<'s> {
 pub struct Transport<P: AccessPlatform> {
     device: Box<dyn VirtioDevice<DmaMemory<P>>>,
     memory: DmaMemory<P>,
-    queues: Vec<Virtqueue>,
+    queues: Vec<Virtqueue<P>>,
     scheduler: Scheduler,
     request_pool: RequestPool,
     status: u32,
@@ -298,7 +298,7 @@ impl<P: AccessPlatform> Transport<P> {
     }
 
     fn queue_state(&self, index: u32) -> VqueueState {
-        let none = || Virtqueue::new(0).state(index);
+        let none = || Virtqueue::<P>::new(0).state(index);
         self.queues.get(index as usize).map_or_else(none, |queue| queue.state(index))
     }
 
@@ -308,7 +308,7 @@ impl<P: AccessPlatform> Transport<P> {
         let index = update.index;
         let updated = match self.queues.get_mut(index as usize) {
             Some(_) if early || self.is_draining => Err(UpdateError::Early),
-            Some(queue) => queue.update(update, event_idx, &mut self.memory),
+            Some(queue) => queue.update(update, event_idx, &self.memory),
             None => Err(UpdateError::NoSuchQueue),
         };
         match updated {
@@ -332,7 +332,7 @@ impl<P: AccessPlatform> Transport<P> {
             ));
             return;
         };
-        let doorbell = queue.reset(&mut self.memory);
+        let doorbell = queue.reset();
         self.device.reset_queue(index);
         doorbell.into_iter().for_each(|port| events.unbind(port));
         self.scheduler.remove(index);
@@ -346,7 +346,7 @@ impl<P: AccessPlatform> Transport<P> {
     ) -> BindOutcome {
         let ready = self.status & DRIVER_OK != 0;
         let queue = self.queues.get_mut(index as usize);
-        let is_free = |queue: &&mut Virtqueue| !ready || !queue.is_enabled();
+        let is_free = |queue: &&mut Virtqueue<P>| !ready || !queue.is_enabled();
         let Some(queue) = queue.filter(is_free).filter(|_| !self.is_draining) else {
             return BindOutcome::Refused;
         };
@@ -385,7 +385,7 @@ impl<P: AccessPlatform> Transport<P> {
     /// buffer any more.
     fn reset(&mut self, events: &mut impl EventChannels) {
         for queue in &mut self.queues {
-            if let Some(port) = queue.reset(&mut self.memory) {
+            if let Some(port) = queue.reset() {
                 events.unbind(port);
             }
         }

@@ -5,7 +5,8 @@ use protocol::message::{StateOperation, VqueueState, VqueueUpdate};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 
-use crate::dma::{AccessFault, AccessPlatform, DmaMemory, DmaRange, MappingId};
+use crate::device::{Ring, RingAreas};
+use crate::dma::{AccessFault, AccessPlatform, DmaMemory, DmaRange, RingMapping};
 use xen::{Access, LocalPort};
 
 /// Maximum number of pages of one ring area (SPEC section 7).
@@ -99,20 +100,20 @@ fn aligned(address: u64, to: u64) -> Result<u64, UpdateError> {
 }
 
 /// The ring of an enabled queue, and its mapping.
-struct Enabled {
+struct Enabled<P: AccessPlatform> {
     queue: Queue,
-    rings: MappingId,
+    mapping: RingMapping<P::Pages>,
 }
 
 /// One virtqueue of a device.
-pub struct Virtqueue {
+pub struct Virtqueue<P: AccessPlatform> {
     max_size: u16,
     setup: RingSetup,
-    enabled: Option<Enabled>,
+    enabled: Option<Enabled<P>>,
     doorbell: Option<LocalPort>,
 }
 
-impl Virtqueue {
+impl<P: AccessPlatform> Virtqueue<P> {
     /// Returns a queue without a setup.
     pub fn new(max_size: u16) -> Self {
         // The maximum queue size bounds the ring areas.
@@ -136,8 +137,10 @@ impl Virtqueue {
     }
 
     /// The ring, while the queue is enabled.
-    pub fn ring(&mut self) -> Option<&mut Queue> {
-        self.enabled.as_mut().map(|enabled| &mut enabled.queue)
+    pub fn ring(&mut self) -> Option<Ring<'_>> {
+        let Enabled { queue, mapping } = self.enabled.as_mut()?;
+        let [descriptors, driver, device] = mapping.areas()?;
+        Some(Ring::new(queue, RingAreas { descriptors, driver, device }))
     }
 
     /// The response to GET_VQUEUE.
@@ -157,11 +160,11 @@ impl Virtqueue {
     ///
     /// # Errors
     /// [`UpdateError`]; then the queue is unchanged.
-    pub fn update<P: AccessPlatform>(
+    pub fn update(
         &mut self,
         update: &VqueueUpdate,
         event_idx: bool,
-        memory: &mut DmaMemory<P>,
+        memory: &DmaMemory<P>,
     ) -> Result<Updated, UpdateError> {
         let flags = update.flags;
         let operation = flags.operation().ok_or(UpdateError::Flags(flags.0))?;
@@ -183,11 +186,8 @@ impl Virtqueue {
 
     /// RESET_VQUEUE: disables the queue and clears its setup; returns the doorbell for the caller
     /// to close.
-    pub fn reset<P: AccessPlatform>(&mut self, memory: &mut DmaMemory<P>) -> Option<LocalPort> {
-        if let Some(enabled) = self.enabled.take() {
-            memory.unmap_ring(enabled.rings);
-        }
-        self.setup = RingSetup::default();
+    pub fn reset(&mut self) -> Option<LocalPort> {
+        (self.setup, self.enabled) = (RingSetup::default(), None);
         self.doorbell.take()
     }
 }
@@ -196,27 +196,18 @@ fn enable<P: AccessPlatform>(
     setup: RingSetup,
     max_size: u16,
     event_idx: bool,
-    memory: &mut DmaMemory<P>,
-) -> Result<Enabled, UpdateError> {
+    memory: &DmaMemory<P>,
+) -> Result<Enabled<P>, UpdateError> {
     if setup.size == 0 {
         return Err(UpdateError::Size(0));
     }
-    let rings = memory.map_ring(&setup.areas())?;
-    let set_up = || -> Result<Queue, virtio_queue::Error> {
-        let mut queue = Queue::new(max_size)?;
-        queue.try_set_size(setup.size)?;
-        queue.try_set_desc_table_address(GuestAddress(setup.descriptor))?;
-        queue.try_set_avail_ring_address(GuestAddress(setup.driver))?;
-        queue.try_set_used_ring_address(GuestAddress(setup.device))?;
-        queue.set_event_idx(event_idx);
-        queue.set_ready(true);
-        Ok(queue)
-    };
-    match set_up() {
-        Ok(queue) => Ok(Enabled { queue, rings }),
-        Err(error) => {
-            memory.unmap_ring(rings);
-            Err(error.into())
-        }
-    }
+    let mapping = memory.map_ring(setup.areas())?;
+    let mut queue = Queue::new(max_size)?;
+    queue.try_set_size(setup.size)?;
+    queue.try_set_desc_table_address(GuestAddress(setup.descriptor))?;
+    queue.try_set_avail_ring_address(GuestAddress(setup.driver))?;
+    queue.try_set_used_ring_address(GuestAddress(setup.device))?;
+    queue.set_event_idx(event_idx);
+    queue.set_ready(true);
+    Ok(Enabled { queue, mapping })
 }

@@ -3,6 +3,7 @@
 //! [`Readable`] and [`Writable`] bytes are different types: the device cannot write bytes that the
 //! driver gave for reading, whatever access the mapping behind them allows.
 
+use std::fmt;
 use std::io;
 
 use virtio_queue::desc::split::Descriptor;
@@ -10,6 +11,7 @@ use vm_memory::{
     GuestAddress, GuestMemoryError, Permissions, ReadVolatile, VolatileMemoryError, VolatileSlice,
 };
 
+use super::chain::Endless;
 use super::{Buffer, BufferDirection, DeviceMemory, Fault, HeldBuffers};
 
 /// Bytes that the driver wrote for the device.
@@ -199,53 +201,63 @@ pub struct VirtioRequest {
     readable: usize,
     readable_length: u64,
     writable_length: u64,
+    /// The number of pages that the buffers touch; a page counts once for each buffer in it.
+    pages: u64,
 }
 
 impl VirtioRequest {
     /// Copies a chain into this request and checks it.
     ///
     /// # Errors
-    /// [`Fault::Chain`] for a chain that does not end, is empty, has an empty buffer, a readable
-    /// buffer behind a writable one (virtio 1.3 section 2.7.4.2), or more buffers than the
-    /// `queue_size` that a driver must keep to (section 2.7.5.3.1). `why` returns the reason for
-    /// which the chain's iterator may have ended early.
-    pub fn collect(
+    /// [`Fault::Chain`] for a chain that does not end, is longer than 4 GiB, has an empty buffer, a
+    /// readable buffer behind a writable one (virtio 1.3 section 2.7.4.2), or more buffers than the
+    /// `queue_size` that a driver must keep to (section 2.7.5.3.1).
+    pub(super) fn collect(
         &mut self,
         head: u16,
         queue_size: u16,
-        chain: impl Iterator<Item = Descriptor>,
-        why: impl FnOnce() -> Option<String>,
+        chain: impl Iterator<Item = Result<Descriptor, Endless>>,
     ) -> Result<(), Fault> {
-        let malformed = |reason: &str| Fault::Chain { head, reason: reason.to_owned() };
+        let malformed =
+            |reason: &dyn fmt::Display| Fault::Chain { head, reason: reason.to_string() };
+        let endless = |why: &dyn fmt::Display| {
+            malformed(&format_args!("it cannot be followed to its end: {why}"))
+        };
         self.parts.clear();
         *self = Self { head, parts: std::mem::take(&mut self.parts), ..Self::default() };
-        let mut has_next = true;
-        for (position, descriptor) in chain.enumerate() {
+        for descriptor in chain {
+            let buffer = buffer_of(descriptor.map_err(|why| endless(&why))?);
+            let position = self.parts.len();
             if position >= usize::from(queue_size) {
-                return Err(malformed(&format!("more than the queue's {queue_size} descriptors")));
+                let many = format_args!("more than the queue's {queue_size} descriptors");
+                return Err(malformed(&many));
             }
-            has_next = descriptor.has_next();
-            let part = Part { descriptor: position, buffer: buffer_of(descriptor) };
-            let length = u64::from(part.buffer.length);
-            if length == 0 {
-                return Err(malformed("a buffer has no bytes"));
-            }
-            match part.buffer.direction {
-                BufferDirection::Writable => self.writable_length += length,
-                BufferDirection::Readable if self.writable_length == 0 => {
-                    self.readable += 1;
-                    self.readable_length += length;
-                }
-                BufferDirection::Readable => {
-                    return Err(malformed("a device-readable buffer behind a device-writable one"));
-                }
-            }
-            self.parts.push(part);
+            self.push(Part { descriptor: position, buffer }).map_err(|why| malformed(&why))?;
         }
-        if has_next {
-            let why = why().unwrap_or_else(|| "a bad index, a loop or a bad indirect table".into());
-            return Err(malformed(&format!("it cannot be followed to its end: {why}")));
+        if self.length() > u64::from(u32::MAX) {
+            return Err(endless(&"it has more than 4 GiB"));
         }
+        Ok(())
+    }
+
+    /// Adds a buffer, or returns the reason for which it is malformed.
+    fn push(&mut self, part: Part) -> Result<(), &'static str> {
+        let Buffer { length, direction, .. } = part.buffer;
+        if length == 0 {
+            return Err("a buffer has no bytes");
+        }
+        match direction {
+            BufferDirection::Writable => self.writable_length += u64::from(length),
+            BufferDirection::Readable if self.writable_length == 0 => {
+                self.readable += 1;
+                self.readable_length += u64::from(length);
+            }
+            BufferDirection::Readable => {
+                return Err("a device-readable buffer behind a device-writable one");
+            }
+        }
+        self.pages += part.buffer.pages();
+        self.parts.push(part);
         Ok(())
     }
 
@@ -268,7 +280,7 @@ impl VirtioRequest {
 
     /// The number of pages that its buffers touch; a page counts once for each buffer in it.
     pub fn pages(&self) -> u64 {
-        self.readable().pages() + self.writable().pages()
+        self.pages
     }
 
     /// Number of its buffers.

@@ -34,7 +34,7 @@ impl Buffer {
 pub trait DeviceMemory: GuestMemory<Bitmap = ()> {
     /// Makes the buffers of a batch reachable together, as far as possible. An access to a buffer
     /// that cannot be reached fails.
-    fn prepare(&self, buffers: &mut dyn Iterator<Item = Buffer>);
+    fn prepare(&self, buffers: impl Iterator<Item = Buffer>);
 
     /// Copies the data that the device wrote back into the guest's memory, where it wrote into
     /// copies. A device calls this before it returns the buffers to the driver.

@@ -1,8 +1,7 @@
 //! Queues as a device sees them: it takes requests and returns them with its answers.
 
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
-
-use super::{DeviceMemory, Fault, HeldBuffers, QueueSet, VirtioRequest};
+use super::chain::Chain;
+use super::{DeviceMemory, Fault, HeldBuffers, QueueSet, Ring, VirtioRequest};
 
 /// Maximum number of requests that are taken from a ring at once. Their pages are mapped and
 /// unmapped together, and the bus handles other queues and messages between two batches.
@@ -21,7 +20,7 @@ const POOLED_DESCRIPTORS: usize = 8192;
 /// Access to a device's rings.
 pub trait Rings {
     /// The ring of queue `index`, or `None` while the queue is not enabled.
-    fn ring(&mut self, index: usize) -> Option<&mut Queue>;
+    fn ring(&mut self, index: usize) -> Option<Ring<'_>>;
 }
 
 /// Summary of what a device did with its queues in one iteration.
@@ -139,8 +138,7 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         let written = std::iter::once(written).chain(std::iter::repeat(0));
         let requests = requests.iter().zip(written);
         let requests = requests.filter(|(request, _)| request.length() <= self.longest);
-        let mut buffers = requests.flat_map(|(request, written)| request.buffers(written));
-        self.memory.prepare(&mut buffers);
+        self.memory.prepare(requests.flat_map(|(request, written)| request.buffers(written)));
     }
 
     /// As [`QueueContext::take`], but does not make buffers reachable: for a device that must
@@ -148,16 +146,16 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
     pub fn fetch(&mut self, index: usize, limit: usize) -> (Vec<VirtioRequest>, Option<Fault>) {
         let mut requests = self.take_list();
         self.latest = Some(index);
-        let Some(ring) = self.rings.ring(index) else { return (requests, None) };
-        let (memory, queue_size) = (&*self.memory, ring.size());
-        let chains = match ring.iter(memory) {
-            Ok(chains) => chains,
+        let Some(mut ring) = self.rings.ring(index) else { return (requests, None) };
+        let (memory, table, queue_size) = (&*self.memory, ring.descriptors(), ring.size());
+        let heads = match ring.heads() {
+            Ok(heads) => heads,
             Err(error) => return (requests, Some(error.into())),
         };
         let (mut fault, mut bytes, mut pages) = (None, 0, 0);
-        for chain in chains.take(limit.min(BATCH)) {
+        for head in heads.take(limit.min(BATCH)) {
             let mut request = self.request_pool.request();
-            match request.collect(chain.head_index(), queue_size, chain, || memory.last_fault()) {
+            match request.collect(head, queue_size, Chain::new(head, table, memory)) {
                 Ok(()) => {
                     bytes += request.length();
                     pages += request.pages();
@@ -202,9 +200,10 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
             return Ok(());
         }
         let ring = self.rings.ring(index);
-        let ring = ring.ok_or(Fault::Internal("a queue that is not enabled has used buffers"))?;
+        let mut ring =
+            ring.ok_or(Fault::Internal("a queue that is not enabled has used buffers"))?;
         for (head, written) in done {
-            ring.add_used(&*self.memory, *head, *written)?;
+            ring.add_used(*head, *written)?;
         }
         self.summary.used.insert(index);
         self.summary.count += done.len() as u32;

@@ -1,16 +1,20 @@
-//! Implements [`DeviceMemory`] over [`DmaMemory`], and [`HeldBuffers`] over what it gave away.
+//! Implements [`DeviceMemory`] and vm-memory's `GuestMemory` over [`DmaMemory`], and [`HeldBuffers`]
+//! over what it gave away.
 
 use std::sync::atomic::Ordering;
 
-use vm_memory::{GuestMemoryError, VolatileSlice};
+use vm_memory::guest_memory::GuestMemorySliceIterator;
+use vm_memory::{
+    GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Permissions, VolatileSlice,
+};
 
 use super::held::HeldMemory;
-use crate::device::{Buffer, BufferDirection, DeviceMemory, HeldBuffers};
+use crate::device::{Buffer, BufferDirection, DeviceMemory, HeldBuffers, OneSlice};
 use crate::dma::{AccessFault, AccessPlatform, DmaMemory, DmaRange};
 use xen::Access;
 
 impl<P: AccessPlatform> DeviceMemory for DmaMemory<P> {
-    fn prepare(&self, buffers: &mut dyn Iterator<Item = Buffer>) {
+    fn prepare(&self, buffers: impl Iterator<Item = Buffer>) {
         DmaMemory::prepare(self, buffers.map(range));
     }
 
@@ -36,6 +40,30 @@ impl<P: AccessPlatform> DeviceMemory for DmaMemory<P> {
 
     fn is_shortage(&self, error: &GuestMemoryError) -> bool {
         AccessFault::of(error).is_some_and(AccessFault::is_shortage)
+    }
+}
+
+impl<P: AccessPlatform> GuestMemory for DmaMemory<P> {
+    /// Never used: a device reaches only granted memory, never the guest's physical memory.
+    type PhysicalMemory = GuestMemoryMmap<()>;
+    type Bitmap = ();
+
+    fn check_range(&self, address: GuestAddress, count: usize, access: Permissions) -> bool {
+        count == 0 || self.get_slices(address, count, access).is_ok()
+    }
+
+    fn get_slices<'a>(
+        &'a self,
+        address: GuestAddress,
+        count: usize,
+        access: Permissions,
+    ) -> Result<impl GuestMemorySliceIterator<'a, ()>, GuestMemoryError> {
+        if count == 0 {
+            return Ok(OneSlice::default());
+        }
+        let access = if access.has_write() { Access::ReadWrite } else { Access::ReadOnly };
+        let range = DmaRange { address: address.0, length: count as u64, access };
+        Ok(OneSlice::new(self.bytes(range)?))
     }
 }
 

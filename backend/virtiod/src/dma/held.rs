@@ -21,6 +21,9 @@ pub(super) struct HeldMemory<P: AccessPlatform> {
 
 impl<P: AccessPlatform> HeldMemory<P> {
     fn find(&self, range: DmaRange) -> Option<VolatileSlice<'_>> {
+        if let Some(slice) = self.pool.find(range.address, range.length) {
+            return Some(slice);
+        }
         let copied = self.copies.iter().find_map(|copy| copy.find(range));
         copied.or_else(|| self.mappings.iter().find_map(|mapping| mapping.find(range)))
     }
@@ -32,11 +35,7 @@ impl<P: AccessPlatform> HeldMemory<P> {
         }
         let DmaRange { address, length, .. } = range;
         let fault = match self.mapper.decode(range)? {
-            Location::Pool(pooled) => match self.pool.find(pooled) {
-                Some(slice) => return Ok(slice),
-                None => AddressFault::NotShared(pooled),
-            },
-            // Such as a buffer in a ring: a driver places none there.
+            Location::Pool(pooled) => AddressFault::NotShared(pooled),
             Location::Pages(_) => AddressFault::Outside { address, length },
         };
         self.mapper.count_refusal();

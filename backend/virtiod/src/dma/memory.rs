@@ -5,15 +5,14 @@
 //! mapped if the batch is too large for a copy, or if the device uses the buffer without having
 //! prepared it. If there is no capacity for the mapping, the buffer is copied after all.
 //!
-//! Nothing is mapped before a device requests it. A mapping belongs to a *ring* until
-//! [`DmaMemory::unmap_ring`], to the pool until the device is reset, or to the current requests
-//! until [`DmaMemory::release`]. These methods take `&mut self`: no slice into the pages can be
-//! alive then, so a stale pointer cannot exist.
+//! Nothing is mapped before a device requests it. A mapping belongs to the pool until the device is
+//! reset, or to the current requests until [`DmaMemory::release`]. These methods take `&mut self`:
+//! no slice into the pages can be alive then, so a stale pointer cannot exist. A ring's mapping
+//! belongs to its queue ([`RingMapping`]), and no buffer is looked up in it.
 //!
 //! Lookups use the guest's address: the platform decodes an address only if no mapping contains it.
 
 use std::cell::RefCell;
-use std::iter::FusedIterator;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -21,17 +20,14 @@ use elsa::FrozenVec;
 use protocol::binding::F_SHARED_POOL;
 use protocol::grant::GrantRef;
 use protocol::pool::PoolPage;
-use vm_memory::guest_memory::GuestMemorySliceIterator;
-use vm_memory::{
-    GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Permissions, VolatileSlice,
-};
+use vm_memory::VolatileSlice;
 
 use super::copy_buffer::{self, CopyBuffer};
 use super::held::HeldMemory;
 use super::mapper::Mapper;
 use super::mapping::Mapping;
 use super::pool::SharedPool;
-use super::ring_mapping::{MappingId, RingArea, RingMappings};
+use super::ring_mapping::{RingArea, RingMapping};
 use super::{AccessFault, AccessPlatform, AddressFault, Location, PageRange, ShareError};
 use crate::Causes;
 use crate::dma::budget::{GuestBudget, Purpose};
@@ -61,7 +57,6 @@ impl DmaRange {
 /// A guest's memory, as far as the platform lets a device reach it.
 pub struct DmaMemory<P: AccessPlatform> {
     mapper: Mapper<P>,
-    rings: RingMappings<P::Pages>,
     pool: SharedPool<P::Pages>,
     /// Copied buffers of the current requests. Append-only while shared, so that slices into it
     /// stay valid.
@@ -75,7 +70,6 @@ impl<P: AccessPlatform> DmaMemory<P> {
     /// Returns a view without mappings. Later mappings take their capacity from `budget`.
     pub fn new(platform: P, stats: Arc<DeviceStats>, budget: Arc<GuestBudget>) -> Self {
         Self {
-            rings: RingMappings::default(),
             pool: SharedPool::new(Arc::clone(&stats)),
             copies: FrozenVec::new(),
             mappings: FrozenVec::new(),
@@ -94,32 +88,36 @@ impl<P: AccessPlatform> DmaMemory<P> {
         &self.mapper.platform
     }
 
-    /// Maps the areas of a ring until [`DmaMemory::unmap_ring`]; all of them, or none.
+    /// Maps the areas of a ring; all of them, or none.
     ///
     /// # Errors
     /// [`AccessFault`] of the first area that cannot be mapped.
-    pub fn map_ring(&mut self, areas: &[DmaRange]) -> Result<MappingId, AccessFault> {
+    pub fn map_ring(&self, areas: [DmaRange; 3]) -> Result<RingMapping<P::Pages>, AccessFault> {
         self.try_map_ring(areas).inspect_err(|fault| self.refuse(fault))
     }
 
-    fn try_map_ring(&mut self, areas: &[DmaRange]) -> Result<MappingId, AccessFault> {
+    fn try_map_ring(&self, areas: [DmaRange; 3]) -> Result<RingMapping<P::Pages>, AccessFault> {
+        let [descriptors, driver, device] = areas;
         // All areas are decoded before the first is mapped.
-        let decoded = areas.iter().map(|area| match self.mapper.decode(*area)? {
-            Location::Pages(pages) => Ok((*area, pages)),
-            Location::Pool(range) => Err(AddressFault::PooledRing(range).into()),
-        });
-        let decoded = decoded.collect::<Result<Vec<_>, AccessFault>>()?;
-        let mapped = decoded.into_iter().map(|(range, pages)| {
-            let mapping = self.mapper.map(&[pages], range.access, Purpose::Rings)?;
-            Ok(RingArea { range, offset: pages.offset as usize, mapping })
-        });
-        let mapped = mapped.collect::<Result<Vec<_>, AccessFault>>()?;
-        Ok(self.rings.add(mapped))
+        let [descriptors, driver, device] =
+            [self.decode_area(descriptors)?, self.decode_area(driver)?, self.decode_area(device)?];
+        let areas = [self.map_area(descriptors)?, self.map_area(driver)?, self.map_area(device)?];
+        Ok(RingMapping(areas))
     }
 
-    /// Unmaps the areas of a ring.
-    pub fn unmap_ring(&mut self, id: MappingId) {
-        self.rings.remove(id);
+    fn decode_area(&self, area: DmaRange) -> Result<(PageRange, Access), AccessFault> {
+        match self.mapper.decode(area)? {
+            Location::Pages(pages) => Ok((pages, area.access)),
+            Location::Pool(range) => Err(AddressFault::PooledRing(range).into()),
+        }
+    }
+
+    fn map_area(
+        &self,
+        (pages, access): (PageRange, Access),
+    ) -> Result<RingArea<P::Pages>, AccessFault> {
+        let mapping = self.mapper.map(&[pages], access, Purpose::Rings)?;
+        Ok(RingArea { offset: pages.offset as usize, length: pages.length as usize, mapping })
     }
 
     /// Maps pages into the pool until [`DmaMemory::unshare`]; all of them, or none.
@@ -160,14 +158,17 @@ impl<P: AccessPlatform> DmaMemory<P> {
         let (mut read, mut write) = (Vec::new(), Vec::new());
         let mut pooled = 0;
         for buffer in buffers {
+            // Most buffers: they need no search of what is mapped.
+            if self.pool.find(buffer.address, buffer.length).is_some() {
+                pooled += 1;
+                continue;
+            }
             match self.mapper.decode(buffer) {
-                // Most buffers: they need no search of what is mapped.
-                Ok(Location::Pool(_)) => pooled += 1,
                 Ok(Location::Pages(range)) if self.find(buffer).is_none() => match buffer.access {
                     Access::ReadOnly => read.push(range),
                     Access::ReadWrite => write.push(range),
                 },
-                Ok(Location::Pages(_)) | Err(_) => {}
+                Ok(_) | Err(_) => {}
             }
         }
         self.mapper.stats.pool_addresses.fetch_add(pooled, Ordering::Relaxed);
@@ -224,7 +225,7 @@ impl<P: AccessPlatform> DmaMemory<P> {
         }
     }
 
-    /// Unmaps everything but rings and the pool. Call it before a request's buffers are returned
+    /// Unmaps everything but the pool. Call it before a request's buffers are returned
     /// [3.5].
     pub fn release(&mut self) {
         self.last_fault.replace(None);
@@ -234,9 +235,6 @@ impl<P: AccessPlatform> DmaMemory<P> {
 
     /// Returns the bytes of a range that is already mapped or copied.
     fn find(&self, range: DmaRange) -> Option<VolatileSlice<'_>> {
-        if let Some(slice) = self.rings.find(range) {
-            return Some(slice);
-        }
         // By index: an iterator over a FrozenVec would prevent its growth.
         let copies = (0..self.copies.len()).filter_map(|at| self.copies.get(at));
         let mappings = (0..self.mappings.len()).filter_map(|at| self.mappings.get(at));
@@ -245,16 +243,25 @@ impl<P: AccessPlatform> DmaMemory<P> {
     }
 
     /// Returns the bytes of a range; maps them if they are not reachable yet.
+    ///
+    /// # Errors
+    /// [`AccessFault`]; the statistics count it.
+    #[inline]
+    pub(super) fn bytes(&self, range: DmaRange) -> Result<VolatileSlice<'_>, AccessFault> {
+        match self.pool.find(range.address, range.length) {
+            Some(slice) => Ok(slice),
+            None => self.resolve(range).inspect_err(|fault| self.refuse(fault)),
+        }
+    }
+
+    /// As [`DmaMemory::bytes`], for a range that is not in the pool.
     fn resolve(&self, range: DmaRange) -> Result<VolatileSlice<'_>, AccessFault> {
         if let Some(slice) = self.find(range) {
             return Ok(slice);
         }
         let pages = match self.mapper.decode(range)? {
             Location::Pages(pages) => pages,
-            Location::Pool(pooled) => {
-                let slice = self.pool.find(pooled);
-                return slice.ok_or(AccessFault::Address(AddressFault::NotShared(pooled)));
-            }
+            Location::Pool(pooled) => return Err(AddressFault::NotShared(pooled).into()),
         };
         let mapping = match self.mapper.map(&[pages], range.access, Purpose::Requests) {
             Err(fault) if fault.is_shortage() => {
@@ -294,42 +301,4 @@ impl<P: AccessPlatform> DmaMemory<P> {
 
 fn unboxed<T>(list: FrozenVec<Box<T>>) -> Vec<T> {
     list.into_vec().into_iter().map(|boxed| *boxed).collect()
-}
-
-/// Iterates over the one slice of a range, whose pages are mapped together.
-pub struct OneSlice<'a>(Option<VolatileSlice<'a>>);
-
-impl<'a> Iterator for OneSlice<'a> {
-    type Item = Result<VolatileSlice<'a>, GuestMemoryError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.0.take().map(Ok)
-    }
-}
-
-impl FusedIterator for OneSlice<'_> {}
-impl<'a> GuestMemorySliceIterator<'a, ()> for OneSlice<'a> {}
-
-impl<P: AccessPlatform> GuestMemory for DmaMemory<P> {
-    /// Never used: a device reaches only granted memory, never the guest's physical memory.
-    type PhysicalMemory = GuestMemoryMmap<()>;
-    type Bitmap = ();
-
-    fn check_range(&self, address: GuestAddress, count: usize, access: Permissions) -> bool {
-        count == 0 || self.get_slices(address, count, access).is_ok()
-    }
-
-    fn get_slices<'a>(
-        &'a self,
-        address: GuestAddress,
-        count: usize,
-        access: Permissions,
-    ) -> Result<impl GuestMemorySliceIterator<'a, ()>, GuestMemoryError> {
-        if count == 0 {
-            return Ok(OneSlice(None));
-        }
-        let access = if access.has_write() { Access::ReadWrite } else { Access::ReadOnly };
-        let resolved = self.resolve(DmaRange { address: address.0, length: count as u64, access });
-        Ok(OneSlice(Some(resolved.inspect_err(|fault| self.refuse(fault))?)))
-    }
 }

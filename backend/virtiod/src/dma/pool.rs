@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use protocol::grant::{GrantRef, PAGE_SIZE, TOOLSTACK_REFERENCES};
-use protocol::pool::{MAX_POOL_PAGES, PoolPage, PoolRange};
+use protocol::pool::{MAX_POOL_PAGES, PoolPage};
 use vm_memory::VolatileSlice;
 
 use super::PageNumber;
@@ -83,14 +83,17 @@ impl<P> Clone for PoolPages<P> {
 }
 
 impl<P: AsRef<MappedRange>> PoolPages<P> {
-    /// Returns a buffer's bytes if the driver shared all its pages with one message.
-    pub(super) fn find(&self, range: PoolRange) -> Option<VolatileSlice<'_>> {
-        let position = *self.table.get(range.first.0 as usize)?;
+    /// Returns the bytes of an address in the pool, if the driver shared all their pages with one
+    /// message.
+    #[inline]
+    pub(super) fn find(&self, address: u64, length: u64) -> Option<VolatileSlice<'_>> {
+        let (page, offset) = PoolPage::at(address)?;
+        let position = *self.table.get(page.0 as usize)?;
         let chunk = self.chunks.get(usize::from(position?))?;
-        let skipped = range.first.0.checked_sub(chunk.first)?;
-        let offset = u64::from(skipped) * PAGE_SIZE + range.offset;
+        let skipped = page.0.checked_sub(chunk.first)?;
+        let offset = u64::from(skipped) * PAGE_SIZE + offset;
         // If the end is outside the chunk, `slice` refuses it: the chunk's pages are the mapping.
-        chunk.pages.as_ref().slice(offset as usize, usize::try_from(range.length).ok()?)
+        chunk.pages.as_ref().slice(offset as usize, usize::try_from(length).ok()?)
     }
 }
 
@@ -161,9 +164,11 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
         Ok(())
     }
 
-    /// Returns a buffer's bytes if the driver shared all its pages with one message.
-    pub(super) fn find(&self, range: PoolRange) -> Option<VolatileSlice<'_>> {
-        self.shared.find(range)
+    /// Returns the bytes of an address in the pool, if the driver shared all their pages with one
+    /// message.
+    #[inline]
+    pub(super) fn find(&self, address: u64, length: u64) -> Option<VolatileSlice<'_>> {
+        self.shared.find(address, length)
     }
 
     /// A share of the present pages, which keeps them mapped.

@@ -205,61 +205,45 @@ fn batch_with_one_bad_buffer_leaves_the_others_reachable() {
     assert!(bench.memory.read_obj::<u8>(at(GrantRef(999), 0)).is_err());
 }
 
+/// The areas of a ring from `address` on, one at the start of each page, of `length` bytes.
+fn ring_areas(address: u64, length: u64) -> [DmaRange; 3] {
+    let area = |page: u64, access| DmaRange { address: address + (page << 12), length, access };
+    [area(0, Access::ReadOnly), area(1, Access::ReadOnly), area(2, Access::ReadWrite)]
+}
+
 #[test]
-fn rings_survive_release_and_map_whole_or_not_at_all() {
+fn ring_survives_release_and_is_mapped_whole_or_not_at_all() {
     let mut bench = bench();
-    let first = bench.grant(2, Access::ReadWrite);
-    let range = |reference: u32| DmaRange {
-        address: at(GrantRef(reference), 0).0,
-        length: 16,
-        access: Access::ReadWrite,
-    };
-    let ring = bench.memory.map_ring(&[range(first.0), range(first.0 + 1)]).unwrap();
+    let first = bench.grant(3, Access::ReadWrite);
+    let areas = ring_areas(at(first, 0).0, 16);
+    let ring = bench.memory.map_ring(areas).unwrap();
     bench.memory.release();
-    assert_eq!(bench.mapped(), 2);
-    assert!(bench.memory.map_ring(&[range(first.0), range(999)]).is_err());
-    assert_eq!(bench.mapped(), 2, "a failed ring leaves no mapping");
-    bench.memory.unmap_ring(ring);
+    assert_eq!(bench.mapped(), 3);
+    let mut bad = areas;
+    bad[2].address = at(GrantRef(999), 0).0;
+    assert!(bench.memory.map_ring(bad).is_err());
+    assert_eq!(bench.mapped(), 3, "a failed ring leaves no mapping");
+    drop(ring);
     assert_eq!((bench.mapped(), bench.stats.grants_mapped.load(Ordering::Relaxed)), (0, 0));
 }
 
 #[test]
-fn ring_lookup_respects_bounds_and_access_until_unmapped() {
+fn ring_areas_are_their_bytes_alone_and_of_use_for_nothing_else() {
     let mut bench = bench();
-    let first = bench.grant(6, Access::ReadWrite);
-    let start = at(first, 100).0 + (1 << 12);
-    let range = |address, access| DmaRange { address, length: 4096, access };
-    let rings = [0, 2].map(|page: u64| {
-        let address = start + (page << 12);
-        bench.memory.map_ring(&[range(address, Access::ReadOnly)]).unwrap()
-    });
-    assert_eq!(bench.mapped(), 4, "each ring spans two pages");
-    let mapped_for = |bench: &mut Bench, address: u64, length: usize, access| {
-        assert!(bench.memory.check_range(GuestAddress(address), length, access));
-        let more = bench.mapped() - 4;
-        bench.memory.release();
-        more
-    };
-    for page in [2, 0, 2] {
-        let address = start + (page << 12);
-        assert_eq!(mapped_for(&mut bench, address, 4096, Permissions::Read), 0, "page {page}");
-        assert_eq!(mapped_for(&mut bench, address + 4095, 1, Permissions::Read), 0);
-        let beyond = mapped_for(&mut bench, address + 4095, 2, Permissions::Read);
-        assert_ne!(beyond, 0, "beyond its end");
-        let before = mapped_for(&mut bench, address - 1, 2, Permissions::Read);
-        assert_ne!(before, 0, "before its start");
-        assert_ne!(
-            mapped_for(&mut bench, address, 1, Permissions::Write),
-            0,
-            "mapped for reading only"
-        );
+    let pages: Vec<_> = (0..4).map(|_| bench.guest.allocate()).collect();
+    let first = bench.guest.grant(&pages, Access::ReadWrite);
+    let areas = ring_areas(at(first, 4000).0, 200);
+    let ring = bench.memory.map_ring(areas).unwrap();
+    assert_eq!(bench.mapped(), 6, "each area spans two pages");
+    for (area, page) in ring.areas().unwrap().iter().zip(1u8..) {
+        assert_eq!(area.len(), 200);
+        bench.guest.slice(pages[usize::from(page)], 103, 1).write_obj(page, 0).unwrap();
+        assert_eq!(area.read_obj::<u8>(199).unwrap(), page);
     }
-    let [gone, kept] = rings;
-    bench.memory.unmap_ring(gone);
-    assert_eq!(bench.mapped(), 2);
-    assert!(bench.memory.check_range(GuestAddress(start + (2 << 12)), 4096, Permissions::Read));
-    assert_eq!(bench.mapped(), 2);
-    bench.memory.unmap_ring(kept);
+    assert!(bench.memory.check_range(at(first, 4000), 200, Permissions::Read));
+    assert_eq!(bench.mapped(), 8, "a buffer in a ring's pages is mapped by itself");
+    bench.memory.release();
+    drop(ring);
     assert_eq!(bench.mapped(), 0);
 }
 

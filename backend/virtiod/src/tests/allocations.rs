@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::device::blk::{Block, Target, TargetOptions};
-use crate::device::{QueueContext, RequestPool, Rings, VirtioDevice};
+use crate::device::{QueueContext, RequestPool, VirtioDevice};
+use crate::dma::DmaMemory;
 use crate::dma::budget::GuestBudget;
 use crate::dma::grants::GrantPlatform;
-use crate::dma::{DmaMemory, DmaRange};
 use crate::stats::DeviceStats;
+use crate::tests::one_ring::OneRing;
+use protocol::pool::PoolPage;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_T_IN};
-use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::Bytes;
 use xen::{Access, DomId, Xen};
 use xen_sim::{Guest, GuestPage, Hypervisor, SimGrants};
 
@@ -22,20 +23,12 @@ const REQUESTS: u16 = 32;
 const ENTRIES: u16 = 128;
 const DATA: u32 = 4096;
 
-/// The pages: two for descriptors, one for each of the other areas, one for headers and status
-/// bytes, and one of data for each request.
+/// The pages: two for descriptors, one for each of the other areas, and in the pool one for headers
+/// and status bytes, and one of data for each request.
 const AVAILABLE: usize = 2;
 const USED: usize = 3;
 const HEADERS: usize = 4;
 const DATA_PAGES: usize = 5;
-
-struct OneRing(Queue);
-
-impl Rings for OneRing {
-    fn ring(&mut self, index: usize) -> Option<&mut Queue> {
-        (index == 0).then_some(&mut self.0)
-    }
-}
 
 type Memory = DmaMemory<GrantPlatform<SimGrants>>;
 
@@ -59,16 +52,11 @@ impl Bench {
         let mut memory = DmaMemory::new(grants, Arc::clone(&stats), GuestBudget::alone());
         let pages: Vec<_> =
             (0..DATA_PAGES + usize::from(REQUESTS)).map(|_| guest.allocate()).collect();
-        let first = guest.grant(&pages, Access::ReadWrite);
-        let base = guest.address(pages[0], first);
-        let length = pages.len() as u64 * 4096;
-        memory.map_ring(&[DmaRange { address: base, length, access: Access::ReadWrite }]).unwrap();
-        let mut queue = Queue::new(ENTRIES).unwrap();
-        let area = |page: usize| GuestAddress(base + page as u64 * 4096);
-        queue.try_set_desc_table_address(area(0)).unwrap();
-        queue.try_set_avail_ring_address(area(AVAILABLE)).unwrap();
-        queue.try_set_used_ring_address(area(USED)).unwrap();
-        queue.set_ready(true);
+        let reference = guest.grant(&pages[..HEADERS], Access::ReadWrite);
+        let area = |page: usize| guest.address(pages[0], reference) + page as u64 * 4096;
+        let ring = OneRing::new(&memory, ENTRIES, [area(0), area(AVAILABLE), area(USED)]);
+        let pooled = guest.grant(&pages[HEADERS..], Access::ReadWrite);
+        memory.share(PoolPage(0), (pages.len() - HEADERS) as u32, pooled).unwrap();
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&[7; 1 << 20]).unwrap();
         let target = Target::open(TargetOptions::for_test(file.path())).unwrap();
@@ -76,21 +64,21 @@ impl Bench {
         let features = 1 << VIRTIO_BLK_F_FLUSH;
         VirtioDevice::<Memory>::start(&mut disk, features).unwrap();
         disk.wait_for_worker();
-        let (ring, spare) = (OneRing(queue), RequestPool::default());
+        let spare = RequestPool::default();
         let mut bench = Self { guest, memory, disk, ring, spare, pages, available: 0, _file: file };
-        bench.write_requests(base);
+        bench.write_requests();
         bench
     }
 
     /// Writes reads of a page each, as chains of a header, data and a status byte.
-    fn write_requests(&mut self, base: u64) {
+    fn write_requests(&mut self) {
         for request in 0..REQUESTS {
             let header = u64::from(request) * 32;
             let page = self.guest.slice(self.pages[HEADERS], header as usize, 16);
             page.write_obj(VIRTIO_BLK_T_IN, 0).unwrap();
             page.write_obj(u64::from(request) * 8, 8).unwrap();
-            let headers = base + HEADERS as u64 * 4096;
-            let data = base + (DATA_PAGES as u64 + u64::from(request)) * 4096;
+            let headers = PoolPage(0).address(0);
+            let data = PoolPage((DATA_PAGES - HEADERS) as u32 + u32::from(request)).address(0);
             self.descriptor(request * 3, headers + header, 16, 1);
             self.descriptor(request * 3 + 1, data, DATA, 3);
             self.descriptor(request * 3 + 2, headers + header + 16, 1, 2);

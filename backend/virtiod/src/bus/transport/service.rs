@@ -1,12 +1,10 @@
 //! Processes the queues: carries out the scheduler's steps.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use protocol::message::Event;
 use protocol::status::{DEVICE_NEEDS_RESET, DRIVER_OK};
 use tracing::Level;
-use virtio_queue::{Queue, QueueT};
 
 use super::Transport;
 use crate::Causes;
@@ -14,7 +12,7 @@ use crate::bus::scheduler::clock::Clock;
 use crate::bus::scheduler::{Found, NotifyWhen, Scheduler, Step};
 use crate::bus::virtqueue::Virtqueue;
 use crate::device::{
-    BatchSummary, Fault, QueueContext, QueueSet, Rings, Source, VirtioDevice, WorkSource,
+    BatchSummary, Fault, QueueContext, QueueSet, Ring, Rings, Source, VirtioDevice, WorkSource,
 };
 use crate::dma::{AccessPlatform, DmaMemory};
 use crate::stats::DeviceStats;
@@ -40,18 +38,12 @@ pub enum Meaningless {
     OfADevice,
 }
 
-impl Rings for [Virtqueue] {
-    fn ring(&mut self, index: usize) -> Option<&mut Queue> {
-        self.get_mut(index)?.ring()
-    }
-}
+/// The rings of all queues.
+struct AllRings<'a, P: AccessPlatform>(&'a mut [Virtqueue<P>]);
 
-/// A sized wrapper, for `dyn Rings`.
-struct All<'a>(&'a mut [Virtqueue]);
-
-impl Rings for All<'_> {
-    fn ring(&mut self, index: usize) -> Option<&mut Queue> {
-        self.0.ring(index)
+impl<P: AccessPlatform> Rings for AllRings<'_, P> {
+    fn ring(&mut self, index: usize) -> Option<Ring<'_>> {
+        self.0.get_mut(index)?.ring()
     }
 }
 
@@ -154,11 +146,7 @@ impl<P: AccessPlatform> Transport<P> {
         for index in queues.iter() {
             let ring = self.queues.get_mut(index).and_then(Virtqueue::ring);
             // A ring that cannot be read counts as well: its processing reports the error.
-            let has_requests = ring.is_some_and(|ring| {
-                let available = ring.avail_idx(&self.memory, Ordering::Acquire);
-                available.map_or(true, |available| available.0 != ring.next_avail())
-            });
-            if has_requests {
+            if ring.is_some_and(|ring| ring.has_requests().unwrap_or(true)) {
                 found.insert(index);
             }
         }
@@ -176,8 +164,8 @@ impl<P: AccessPlatform> Transport<P> {
         for index in queues.iter() {
             let Some(queue) = self.queues.get_mut(index) else { continue };
             let doorbell = queue.doorbell();
-            let Some(ring) = queue.ring() else { continue };
-            match (ring.needs_notification(&self.memory), doorbell) {
+            let Some(mut ring) = queue.ring() else { continue };
+            match (ring.needs_notification(), doorbell) {
                 (Ok(true), Some(port)) => self.notify(index, port, events, clock),
                 (Ok(true), None) => effects.used.push(index as u32),
                 (Ok(false), _) => {}
@@ -215,10 +203,10 @@ impl<P: AccessPlatform> Transport<P> {
     fn enable_doorbells(&mut self, queues: QueueSet) -> Effects {
         let mut effects = Effects::default();
         for index in queues.iter() {
-            let Some(ring) = self.queues.get_mut(index).and_then(Virtqueue::ring) else {
+            let Some(mut ring) = self.queues.get_mut(index).and_then(Virtqueue::ring) else {
                 continue;
             };
-            match ring.enable_notification(&self.memory) {
+            match ring.enable_notification() {
                 Ok(true) => self.scheduler.make_ready(QueueSet::of(index)),
                 Ok(false) => {}
                 Err(error) => {
@@ -251,7 +239,7 @@ impl<P: AccessPlatform> Transport<P> {
         if !self.is_running() {
             return effects;
         }
-        let mut rings = All(&mut self.queues);
+        let mut rings = AllRings(&mut self.queues);
         let longest = self.device.longest_request();
         let mut queues =
             QueueContext::new(&mut rings, &mut self.memory, &mut self.request_pool, longest);

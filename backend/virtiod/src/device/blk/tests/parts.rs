@@ -8,18 +8,18 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
     VIRTIO_BLK_T_WRITE_ZEROES,
 };
-use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::Bytes;
 
 use super::super::Block;
 use super::super::request::{Range, RangeChange};
 use super::Progress;
 use super::{Call, SIZE, Scripted, Storage, later, over};
-use crate::device::{BatchSummary, QueueContext, RequestPool, Rings, VirtioDevice, WriteMode};
+use crate::device::{BatchSummary, QueueContext, RequestPool, VirtioDevice, WriteMode};
+use crate::dma::DmaMemory;
 use crate::dma::budget::GuestBudget;
 use crate::dma::grants::GrantPlatform;
-use crate::dma::{DmaMemory, DmaRange};
 use crate::stats::DeviceStats;
+use crate::tests::one_ring::OneRing;
 use crate::timeout::wait_for;
 use xen::{Access, DomId, Xen};
 use xen_sim::{Guest, GuestPage, Hypervisor, SimGrants};
@@ -105,21 +105,11 @@ fn nothing_is_written_before_the_image_is_prepared() {
 
 type Memory = DmaMemory<GrantPlatform<SimGrants>>;
 
-struct OneRing(Queue);
-
-impl Rings for OneRing {
-    fn ring(&mut self, index: usize) -> Option<&mut Queue> {
-        (index == 0).then_some(&mut self.0)
-    }
-}
-
 /// Number of entries of the ring.
 const ENTRIES: u16 = 64;
 /// Number of pages: descriptors, available and used ring, headers and ranges, status bytes, data.
 const PAGES: usize = 5 + DATA_PAGES;
 const DATA_PAGES: usize = 1024;
-/// Number of pages of the ring, the first ones, which stay mapped.
-const RING_PAGES: u64 = 3;
 /// Bytes for a header and its ranges.
 const HEADER: u64 = 64;
 
@@ -147,22 +137,16 @@ impl Driver {
         let mut guest = hypervisor.guest(1, PAGES);
         let stats = Arc::new(DeviceStats::default());
         let grants = GrantPlatform::new(hypervisor.grants(DomId(1)).unwrap());
-        let mut memory = DmaMemory::new(grants, Arc::clone(&stats), GuestBudget::alone());
+        let memory = DmaMemory::new(grants, Arc::clone(&stats), GuestBudget::alone());
         let pages: Vec<_> = (0..PAGES).map(|_| guest.allocate()).collect();
         let first = guest.grant(&pages, Access::ReadWrite);
         let base = guest.address(pages[0], first);
-        let length = RING_PAGES * 4096;
-        memory.map_ring(&[DmaRange { address: base, length, access: Access::ReadWrite }]).unwrap();
-        let mut queue = Queue::new(ENTRIES).unwrap();
-        let area = |page: u64| GuestAddress(base + page * 4096);
-        queue.try_set_desc_table_address(area(0)).unwrap();
-        queue.try_set_avail_ring_address(area(1)).unwrap();
-        queue.try_set_used_ring_address(area(2)).unwrap();
-        queue.set_ready(true);
+        let area = |page: u64| base + page * 4096;
+        let ring = OneRing::new(&memory, ENTRIES, [area(0), area(1), area(2)]);
         let (_, target) = image.target(|_| {});
         let mut disk = Block::new(target, "xvda", stats).unwrap();
         VirtioDevice::<Memory>::start(&mut disk, features).unwrap();
-        let (ring, spare) = (OneRing(queue), RequestPool::default());
+        let spare = RequestPool::default();
         Self { guest, pages, base, memory, disk, ring, spare, requests: 0, descriptors: 0 }
     }
 
