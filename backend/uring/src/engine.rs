@@ -118,10 +118,12 @@ impl<T> Engine<T> {
     }
 
     /// Whether operations have ended that nobody took, without a system call.
-    pub fn has_completions(&mut self) -> bool {
-        match &mut self.backend {
+    pub fn has_completions(&self) -> bool {
+        match &self.backend {
             Backend::Unchosen => false,
-            Backend::Ring(ring) => !ring.completion().is_empty(),
+            // SAFETY: no other view of the completion queue exists: the others borrow the ring
+            // exclusively, and this one ends with the expression.
+            Backend::Ring(ring) => !unsafe { ring.completion_shared() }.is_empty(),
             Backend::Threads(threads) => threads.has_results(),
         }
     }

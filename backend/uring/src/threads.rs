@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
@@ -28,6 +29,8 @@ struct Shared {
     work: Mutex<Work>,
     /// Signalled for each operation, and at the end.
     news: Condvar,
+    /// Whether `Work::done` has results. A look in passing: who acts on it takes the lock. Relaxed.
+    has_results: AtomicBool,
     /// Readable while `Work::done` has results.
     results: EventFd,
 }
@@ -48,6 +51,7 @@ impl Shared {
                 drop(operation);
                 work = self.work();
                 work.done.push((index, result));
+                self.has_results.store(true, Ordering::Relaxed);
                 if work.done.len() == 1 {
                     // The counter cannot overflow: it is written once for each time it is read.
                     let _ = self.results.write(1);
@@ -72,7 +76,8 @@ impl Threads {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let results = EventFd::from_flags(flags)?;
-        Ok(Self(Arc::new(Shared { work: Mutex::default(), news: Condvar::new(), results })))
+        let (work, has_results) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Self(Arc::new(Shared { work, news: Condvar::new(), has_results, results })))
     }
 
     /// Readable while results wait.
@@ -93,6 +98,7 @@ impl Threads {
                 Err(_) => {
                     work.waiting.pop_back();
                     work.done.push((index, operation.call()));
+                    self.0.has_results.store(true, Ordering::Relaxed);
                     let _ = self.0.results.write(1);
                 }
             }
@@ -102,7 +108,7 @@ impl Threads {
 
     /// Whether results wait.
     pub(crate) fn has_results(&self) -> bool {
-        !self.0.work().done.is_empty()
+        self.0.has_results.load(Ordering::Relaxed)
     }
 
     /// Takes the results that wait.
@@ -111,6 +117,7 @@ impl Threads {
         if !work.done.is_empty() {
             // It was written, and only this reads it.
             let _ = self.0.results.read();
+            self.0.has_results.store(false, Ordering::Relaxed);
         }
         std::mem::take(&mut work.done)
     }

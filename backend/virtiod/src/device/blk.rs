@@ -82,6 +82,8 @@ const LET_GO_LOOK: u16 = 60_000;
 enum Stage {
     /// None does.
     Idle,
+    /// One does, and the worker takes the disk for it.
+    Starting,
     /// One does.
     Used,
     /// It is gone, and requests of it are in flight.
@@ -159,15 +161,6 @@ impl Block {
         })
     }
 
-    /// Waits for a report of the worker, and takes it.
-    #[cfg(test)]
-    pub(crate) fn wait_for_worker(&mut self) {
-        let mut fds = [PollFd::new(self.worker.as_fd(), PollFlags::POLLIN)];
-        assert_eq!(wait_for(&mut fds, Duration::from_secs(30)), Ok(()));
-        assert_eq!(fds[0].any(), Some(true), "the worker reports nothing");
-        self.collect();
-    }
-
     /// Takes what the engine and the worker have done.
     fn collect(&mut self) {
         let mut landed = std::mem::take(&mut self.landed);
@@ -177,7 +170,7 @@ impl Block {
         let Reports { list, facts } = self.worker.take();
         if let Some(facts) = facts {
             self.facts = facts;
-            if self.stage != Stage::Used {
+            if !matches!(self.stage, Stage::Starting | Stage::Used) {
                 self.facts.file = None;
             }
         }
@@ -202,6 +195,9 @@ impl Block {
     fn take_report(&mut self, report: Report) {
         match report {
             Report::Started(outcome) => {
+                if self.stage == Stage::Starting {
+                    self.stage = Stage::Used;
+                }
                 self.warn_of(outcome, "disk not usable, requests will fail");
             }
             Report::Stopped(outcome) => {
@@ -251,8 +247,8 @@ impl Block {
         self.ended.retain(|ended| queue.is_some_and(|queue| queue != ended.entry.queue));
     }
 
-    /// Waits for what is in flight, at most for [`SHORT_WAIT`]: most resets are complete when they
-    /// are answered.
+    /// Waits for the worker and for what is in flight, at most for [`SHORT_WAIT`]: most resets are
+    /// complete when they are answered.
     fn wait_shortly(&mut self, is_over: impl Fn(&mut Self) -> bool) {
         let end = Instant::now() + SHORT_WAIT;
         while !is_over(self) {
@@ -378,8 +374,13 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         self.driver_features = features;
         let flushes = features & 1 << VIRTIO_BLK_F_FLUSH != 0;
         let mode = if flushes { WriteMode::Back } else { WriteMode::Through };
-        self.stage = Stage::Used;
+        self.stage = Stage::Starting;
         self.worker.add(Job::Start(mode));
+        // Until then, the worker serves all requests.
+        self.wait_shortly(|disk| {
+            disk.collect();
+            disk.stage != Stage::Starting
+        });
         Ok(())
     }
 
@@ -389,7 +390,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         self.faults = [const { None }; QUEUES as usize];
         self.driver_features = 0;
         self.facts.file = None;
-        if self.stage == Stage::Used {
+        if matches!(self.stage, Stage::Starting | Stage::Used) {
             self.stage = Stage::Draining;
         }
         self.wait_shortly(|disk| !disk.drains());
@@ -463,6 +464,14 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
             return Err(Fault::Internal("the disk's thread has ended"));
         }
         (0..usize::from(QUEUES)).try_for_each(|index| self.due_fault(index))
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.in_flight.len() as u32
+    }
+
+    fn has_completions(&self) -> bool {
+        self.engine.has_completions() || self.worker.has_reports()
     }
 
     fn take_config_change(&mut self) -> bool {

@@ -63,7 +63,6 @@ impl Bench {
         let mut disk = Block::new(target, "xvda", stats).unwrap();
         let features = 1 << VIRTIO_BLK_F_FLUSH;
         VirtioDevice::<Memory>::start(&mut disk, features).unwrap();
-        disk.wait_for_worker();
         let spare = RequestPool::default();
         let mut bench = Self { guest, memory, disk, ring, spare, pages, available: 0, _file: file };
         bench.write_requests();

@@ -111,6 +111,11 @@ impl Worker {
         self.0.reports_ready().as_fd()
     }
 
+    /// Whether reports wait, without a system call.
+    pub(super) fn has_reports(&self) -> bool {
+        self.0.has_reports()
+    }
+
     /// Whether the worker has ended: no report follows those that wait.
     pub(super) fn has_ended(&self) -> bool {
         self.0.has_ended()

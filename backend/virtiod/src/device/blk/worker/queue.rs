@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub(super) struct JobQueue {
     state: Mutex<State>,
     /// Signalled for each job, and at both ends.
     news: Condvar,
+    /// Whether reports wait. A look in passing: who acts on it takes the lock. Relaxed.
+    has_reports: AtomicBool,
     /// Readable while reports wait, or when the worker has ended.
     reports: EventFd,
 }
@@ -55,7 +58,8 @@ impl JobQueue {
     pub(super) fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let reports = EventFd::from_flags(flags)?;
-        Ok(Self { state: Mutex::default(), news: Condvar::new(), reports })
+        let (state, has_reports) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Self { state, news: Condvar::new(), has_reports, reports })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -141,12 +145,17 @@ impl JobQueue {
     }
 
     fn signal(&self) {
+        self.has_reports.store(true, Ordering::Relaxed);
         // The counter cannot overflow: it is written once for each time it is read.
         let _ = self.reports.write(1);
     }
 
     pub(super) fn reports_ready(&self) -> &EventFd {
         &self.reports
+    }
+
+    pub(super) fn has_reports(&self) -> bool {
+        self.has_reports.load(Ordering::Relaxed)
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -159,6 +168,7 @@ impl JobQueue {
         if !state.reports.is_empty() {
             // It was written, and only this reads it.
             let _ = self.reports.read();
+            self.has_reports.store(false, Ordering::Relaxed);
         }
         Reports { list: std::mem::take(&mut state.reports), facts: state.facts.take() }
     }
