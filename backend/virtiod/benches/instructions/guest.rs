@@ -125,7 +125,7 @@ impl Disk {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         (0..BATCH).for_each(|number| file.write_all(&[number as u8; 4096]).unwrap());
         let target = Target::open(options(file.path())).unwrap();
-        let device = Block::new(target, "xvda", Arc::clone(&stats));
+        let device = Block::new(target, "xvda", Arc::clone(&stats)).unwrap();
         let platform = GrantPlatform::new(hypervisor.grants(DomId(1)).unwrap());
         let memory = DmaMemory::new(platform, Arc::clone(&stats), GuestBudget::alone());
         let pages = (0..PAGES).map(|_| guest.allocate()).collect();
