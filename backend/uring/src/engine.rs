@@ -44,6 +44,16 @@ pub enum Method {
     Threads,
 }
 
+impl Method {
+    /// Whether the kernel permits the method, now.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Ring => open().is_some(),
+            Self::Threads => true,
+        }
+    }
+}
+
 /// An operation in flight.
 struct Flight<T> {
     operation: Operation,

@@ -278,6 +278,13 @@ impl Block {
         matches!(self.stage, Stage::Draining | Stage::Stopping)
     }
 
+    /// Lets queues go on that waited until fewer requests are in flight.
+    fn unblock<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) {
+        if self.in_flight.room() > 0 {
+            self.blocked.take().iter().for_each(|index| queues.reschedule(index));
+        }
+    }
+
     /// Notes the fault of the request behind those that were taken from a queue.
     fn set_fault(&mut self, queue: usize, fault: Option<Fault>) {
         if let Some(slot) = self.faults.get_mut(queue) {
@@ -434,6 +441,14 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
             queues.mark_idle(index);
         } else {
             self.begin(index, requests, queues)?;
+            // Some storage answers at once.
+            if self.engine.has_completions() {
+                self.collect();
+            }
+            if !self.ended.is_empty() {
+                self.answer_ended(queues)?;
+                self.unblock(queues);
+            }
             queues.reschedule(index);
         }
         self.due_fault(index)
@@ -457,9 +472,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         }
         self.collect();
         self.answer_ended(queues)?;
-        if self.in_flight.room() > 0 {
-            self.blocked.take().iter().for_each(|index| queues.reschedule(index));
-        }
+        self.unblock(queues);
         if self.worker.has_ended() {
             return Err(Fault::Internal("the disk's thread has ended"));
         }

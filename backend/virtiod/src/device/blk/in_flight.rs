@@ -65,7 +65,7 @@ pub struct InFlightLimits {
 
 impl Default for InFlightLimits {
     fn default() -> Self {
-        Self { requests: 256, bytes: 32 << 20 }
+        Self { requests: 256, bytes: 16 << 20 }
     }
 }
 
@@ -79,6 +79,12 @@ pub(super) struct InFlightTable {
 }
 
 impl InFlightTable {
+    /// A table without requests, with these limits.
+    #[cfg(test)]
+    pub(super) fn with_limits(limits: InFlightLimits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
     /// Number of requests that may be taken from a ring now.
     pub(super) fn room(&self) -> usize {
         let count = self.len();

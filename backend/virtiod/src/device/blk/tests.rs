@@ -1,6 +1,8 @@
 //! Tests of a disk on scripted storage, which fails, is slow, or is not sound.
 
+mod driver;
 mod durability;
+mod engine;
 mod features;
 mod parts;
 
@@ -11,6 +13,8 @@ use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
+use super::claim::Durability;
+use super::disk_file::DiskFile;
 use super::image::{BlockSize, Image, Storage};
 use super::progress::{Deadline, Progress};
 use super::target::{Target, TargetOptions};
@@ -47,6 +51,8 @@ struct Script {
     most_zeros: Option<u64>,
     /// Whether discards are refused.
     no_discard: bool,
+    /// The file for transfers without the image.
+    file: Option<DiskFile>,
 }
 
 /// An image that follows its script.
@@ -123,6 +129,10 @@ impl Image for Scripted {
 
     fn sync(&mut self) -> io::Result<()> {
         self.note(Call::Sync, |script| script.syncs.pop_front(), ())
+    }
+
+    fn file(&self, _: &Arc<Durability>) -> Option<DiskFile> {
+        self.0.lock().unwrap().file.clone()
     }
 
     fn can_discard(&self) -> bool {

@@ -1,9 +1,7 @@
 //! Tests of long operations: each call does a part, and the next one continues.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use nix::poll::PollFd;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
     VIRTIO_BLK_T_WRITE_ZEROES,
@@ -12,17 +10,10 @@ use vm_memory::Bytes;
 
 use super::super::Block;
 use super::super::request::{Range, RangeChange};
-use super::Progress;
-use super::{Call, SIZE, Scripted, Storage, later, over};
-use crate::device::{BatchSummary, QueueContext, RequestPool, VirtioDevice, WriteMode};
-use crate::dma::DmaMemory;
-use crate::dma::budget::GuestBudget;
-use crate::dma::grants::GrantPlatform;
-use crate::stats::DeviceStats;
-use crate::tests::one_ring::OneRing;
-use crate::timeout::wait_for;
-use xen::{Access, DomId, Xen};
-use xen_sim::{Guest, GuestPage, Hypervisor, SimGrants};
+use super::driver::{Driver, Memory};
+use super::{Call, Progress, SIZE, Scripted, Storage, later, over};
+use crate::device::{VirtioDevice, WriteMode};
+use xen::Access;
 
 /// The whole disk.
 const WHOLE: Range = Range { sector: 0, sectors: 1 << 21, flags: 0 };
@@ -101,132 +92,6 @@ fn nothing_is_written_before_the_image_is_prepared() {
         assert_eq!(discard(), Err("disk target: cannot access the image: damaged".to_owned()));
     }
     assert_eq!(image.take_calls(), []);
-}
-
-type Memory = DmaMemory<GrantPlatform<SimGrants>>;
-
-/// Number of entries of the ring.
-const ENTRIES: u16 = 64;
-/// Number of pages: descriptors, available and used ring, headers and ranges, status bytes, data.
-const PAGES: usize = 5 + DATA_PAGES;
-const DATA_PAGES: usize = 1024;
-/// Bytes for a header and its ranges.
-const HEADER: u64 = 64;
-
-/// A disk, and the one ring of its driver.
-struct Driver {
-    guest: Guest,
-    pages: Vec<GuestPage>,
-    base: u64,
-    memory: Memory,
-    disk: Block,
-    ring: OneRing,
-    spare: RequestPool,
-    requests: u16,
-    descriptors: u16,
-}
-
-impl Driver {
-    fn new(image: &Scripted) -> Self {
-        Self::with_features(image, 1 << VIRTIO_BLK_F_FLUSH)
-    }
-
-    /// A driver that negotiated these features.
-    fn with_features(image: &Scripted, features: u64) -> Self {
-        let hypervisor = Hypervisor::default();
-        let mut guest = hypervisor.guest(1, PAGES);
-        let stats = Arc::new(DeviceStats::default());
-        let grants = GrantPlatform::new(hypervisor.grants(DomId(1)).unwrap());
-        let memory = DmaMemory::new(grants, Arc::clone(&stats), GuestBudget::alone());
-        let pages: Vec<_> = (0..PAGES).map(|_| guest.allocate()).collect();
-        let first = guest.grant(&pages, Access::ReadWrite);
-        let base = guest.address(pages[0], first);
-        let area = |page: u64| base + page * 4096;
-        let ring = OneRing::new(&memory, ENTRIES, [area(0), area(1), area(2)]);
-        let (_, target) = image.target(|_| {});
-        let mut disk = Block::new(target, "xvda", stats).unwrap();
-        VirtioDevice::<Memory>::start(&mut disk, features).unwrap();
-        let spare = RequestPool::default();
-        Self { guest, pages, base, memory, disk, ring, spare, requests: 0, descriptors: 0 }
-    }
-
-    /// Adds a request to the ring. `ranges`: the ranges behind its header; `data`: the bytes of
-    /// data, and whether the device writes them.
-    fn add(&mut self, kind: u32, ranges: &[Range], data: Option<(u32, Access)>) {
-        let number = u64::from(self.requests);
-        let at = number * HEADER;
-        let headers = self.guest.slice(self.pages[3], 0, 4096);
-        headers.write_obj(kind, at as usize).unwrap();
-        headers.write_obj(0u64, at as usize + 8).unwrap();
-        for (range, position) in ranges.iter().zip((at as usize + 16..).step_by(16)) {
-            headers.write_obj(range.sector, position).unwrap();
-            headers.write_obj(range.sectors, position + 8).unwrap();
-            headers.write_obj(range.flags, position + 12).unwrap();
-        }
-        self.guest.slice(self.pages[4], number as usize, 1).write_obj(0xffu8, 0).unwrap();
-        let head = self.descriptors;
-        let out = 16 + 16 * ranges.len() as u32;
-        self.descriptor(self.base + 3 * 4096 + at, out, 1);
-        if let Some((length, access)) = data {
-            let write = if access == Access::ReadWrite { 2 } else { 0 };
-            self.descriptor(self.base + 5 * 4096, length, 1 | write);
-        }
-        self.descriptor(self.base + 4 * 4096 + number, 1, 2);
-        let available = self.guest.slice(self.pages[1], 0, 4096);
-        available.write_obj(head, 4 + 2 * usize::from(self.requests)).unwrap();
-        self.requests += 1;
-        available.write_obj(self.requests, 2).unwrap();
-    }
-
-    fn descriptor(&mut self, address: u64, length: u32, flags: u16) {
-        let entry = self.guest.slice(self.pages[0], usize::from(self.descriptors) * 16, 16);
-        self.descriptors += 1;
-        entry.write_obj(address, 0).unwrap();
-        entry.write_obj(length, 8).unwrap();
-        entry.write_obj(flags, 12).unwrap();
-        entry.write_obj(self.descriptors, 14).unwrap();
-    }
-
-    fn serve(&mut self) -> BatchSummary {
-        let mut queues =
-            QueueContext::new(&mut self.ring, &mut self.memory, &mut self.spare, u64::MAX);
-        self.disk.process(0, &mut queues).unwrap();
-        queues.finish()
-    }
-
-    /// Waits for a source of the device, and lets it handle that.
-    fn handle(&mut self) -> BatchSummary {
-        let sources = VirtioDevice::<Memory>::sources(&self.disk);
-        let fds = sources.iter().map(|source| PollFd::new(source.fd, source.events));
-        wait_for(&mut fds.collect::<Vec<_>>(), Duration::from_secs(30)).unwrap();
-        let mut queues =
-            QueueContext::new(&mut self.ring, &mut self.memory, &mut self.spare, u64::MAX);
-        self.disk.handle_sources(&mut queues).unwrap();
-        queues.finish()
-    }
-
-    /// Serves until all requests are answered; returns the number of answers of each call.
-    fn serve_all(&mut self) -> Vec<u32> {
-        let mut counts = Vec::new();
-        while {
-            let touched = self.serve();
-            counts.push(touched.count);
-            !touched.rescheduled.is_empty()
-        } {}
-        while self.disk.in_flight.len() > 0 || !self.disk.ended.is_empty() {
-            assert!(counts.len() < 10_000, "it never ends");
-            counts.push(self.handle().count);
-        }
-        counts
-    }
-
-    fn status(&self, number: u16) -> u8 {
-        self.guest.slice(self.pages[4], number.into(), 1).read_obj(0).unwrap()
-    }
-
-    fn statuses(&self) -> Vec<u8> {
-        (0..self.requests).map(|number| self.status(number)).collect()
-    }
 }
 
 fn slow() -> Scripted {

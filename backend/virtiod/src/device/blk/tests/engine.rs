@@ -1,0 +1,244 @@
+//! Transfers by the engine: out of order, joined, on storage that hangs or fails.
+
+use std::fs::File;
+use std::io::{self, PipeWriter, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use uring::engine::Method;
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
+    VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+};
+
+use super::super::disk_file::{DiskFile, Store};
+use super::super::in_flight::{InFlightLimits, InFlightTable};
+use super::super::target::{Target, TargetOptions};
+use super::Scripted;
+use super::driver::{Driver, Memory};
+use crate::device::VirtioDevice;
+use xen::Access;
+
+const READ: Option<(u32, Access)> = Some((4096, Access::ReadWrite));
+const WRITE: Option<(u32, Access)> = Some((4096, Access::ReadOnly));
+const IO_ERROR: u8 = VIRTIO_BLK_S_IOERR as u8;
+/// The status of a request that is not answered.
+const OPEN: u8 = 0xff;
+
+/// A disk on this file.
+fn image(cached: File, direct: Option<File>, store: Store) -> Scripted {
+    let file = DiskFile {
+        cached: Arc::new(cached),
+        direct: direct.map(Arc::new),
+        bytes: super::SIZE,
+        store,
+        durability: Arc::default(),
+    };
+    Scripted::new(|script| script.file = Some(file))
+}
+
+/// A disk whose transfers hang until something is written into the pipe: the read end of a pipe
+/// answers as storage does that hangs. `None` if the kernel refuses io_uring: threads cannot read a
+/// pipe at an offset.
+fn hung() -> Option<(Scripted, PipeWriter)> {
+    if !Method::Ring.is_available() {
+        println!("skipped: the kernel refuses io_uring");
+        return None;
+    }
+    let (pipe, writer) = io::pipe().unwrap();
+    let direct = File::from(OwnedFd::from(pipe));
+    Some((image(tempfile::tempfile().unwrap(), Some(direct), Store::Direct), writer))
+}
+
+/// Serves what needs no answer of storage.
+fn serve(driver: &mut Driver) {
+    while !driver.serve().rescheduled.is_empty() {}
+}
+
+/// Handles the device's sources until `is_done`.
+fn handle_until(driver: &mut Driver, is_done: impl Fn(&Driver) -> bool) {
+    while !is_done(driver) {
+        driver.handle();
+    }
+}
+
+fn is_draining(driver: &mut Driver) -> bool {
+    VirtioDevice::<Memory>::is_draining(&mut driver.disk)
+}
+
+#[test]
+fn a_transfer_that_hangs_holds_up_no_other_request() {
+    let Some((image, mut answer)) = hung() else { return };
+    let mut driver = Driver::new(&image);
+    driver.add(VIRTIO_BLK_T_IN, &[], READ);
+    driver.add_at(VIRTIO_BLK_T_FLUSH, 0, 0, &[], None);
+    driver.add_at(VIRTIO_BLK_T_GET_ID, 0, 1, &[], Some((20, Access::ReadWrite)));
+    serve(&mut driver);
+    handle_until(&mut driver, |driver| driver.status(1) != OPEN);
+    assert_eq!(driver.statuses(), [OPEN, 0, 0]);
+    answer.write_all(&[7; 4096]).unwrap();
+    handle_until(&mut driver, |driver| driver.status(0) != OPEN);
+    assert_eq!((driver.statuses(), driver.data(0)), (vec![0; 3], vec![7; 4096]));
+}
+
+#[test]
+fn a_reset_ends_when_storage_has_let_go_of_the_buffers() {
+    let Some((image, mut answer)) = hung() else { return };
+    let mut driver = Driver::new(&image);
+    driver.add(VIRTIO_BLK_T_IN, &[], READ);
+    serve(&mut driver);
+    VirtioDevice::<Memory>::reset(&mut driver.disk);
+    assert!(is_draining(&mut driver) && is_draining(&mut driver));
+    answer.write_all(&[7; 4096]).unwrap();
+    let end = Instant::now() + Duration::from_secs(30);
+    while is_draining(&mut driver) {
+        assert!(Instant::now() < end, "the reset does not end");
+        std::thread::yield_now();
+    }
+    assert_eq!((driver.statuses(), driver.disk.in_flight.len()), (vec![OPEN], 0));
+    // Another driver may start.
+    VirtioDevice::<Memory>::start(&mut driver.disk, 1 << VIRTIO_BLK_F_FLUSH).unwrap();
+    driver.add_at(VIRTIO_BLK_T_FLUSH, 0, 0, &[], None);
+    serve(&mut driver);
+    handle_until(&mut driver, |driver| driver.status(1) != OPEN);
+    assert_eq!(driver.status(1), 0);
+}
+
+#[test]
+fn a_queue_is_reset_when_storage_has_let_go_of_its_buffers() {
+    let Some((image, mut answer)) = hung() else { return };
+    let mut driver = Driver::new(&image);
+    driver.add(VIRTIO_BLK_T_IN, &[], READ);
+    serve(&mut driver);
+    VirtioDevice::<Memory>::reset_queue(&mut driver.disk, 0);
+    let drains =
+        |driver: &Driver, index| VirtioDevice::<Memory>::is_queue_draining(&driver.disk, index);
+    assert!(drains(&driver, 0) && !drains(&driver, 1));
+    answer.write_all(&[7; 4096]).unwrap();
+    handle_until(&mut driver, |driver| !drains(driver, 0));
+    assert_eq!(driver.statuses(), [OPEN], "the driver owns the request again");
+}
+
+#[test]
+fn the_image_of_a_device_that_ended_is_claimed_until_storage_lets_go() {
+    let Some((image, mut answer)) = hung() else { return };
+    let mut driver = Driver::new(&image);
+    driver.add(VIRTIO_BLK_T_IN, &[], READ);
+    serve(&mut driver);
+    let Driver { disk, target_file, hypervisor, memory, .. } = driver;
+    let begun = Instant::now();
+    drop((disk, memory));
+    assert!(begun.elapsed() < Duration::from_secs(20), "the end waits for storage");
+    let open = || {
+        let mut options = TargetOptions::for_test(target_file.path());
+        options.owner.domain = 2;
+        Target::open(options)
+    };
+    assert!(open().is_err(), "the image is free though storage may still write it");
+    assert!(hypervisor.mapped_pages(xen::DomId(1)) > 0 || hypervisor.map_calls() == 0);
+    answer.write_all(&[7; 4096]).unwrap();
+    let end = Instant::now() + Duration::from_secs(30);
+    while open().is_err() {
+        assert!(Instant::now() < end, "the image stays claimed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn no_more_is_taken_from_the_ring_than_may_be_in_flight() {
+    let Some((image, mut answer)) = hung() else { return };
+    let mut driver = Driver::new(&image);
+    driver.disk.in_flight =
+        InFlightTable::with_limits(InFlightLimits { requests: 2, bytes: 1 << 20 });
+    // Not adjacent, so that they are not joined.
+    (0..5).for_each(|page| driver.add_at(VIRTIO_BLK_T_IN, page * 100, page, &[], READ));
+    serve(&mut driver);
+    assert_eq!(driver.disk.in_flight.len(), 2);
+    for _ in 0..5 {
+        answer.write_all(&[7; 4096]).unwrap();
+        let answered = |driver: &Driver| driver.statuses().iter().filter(|it| **it == 0).count();
+        let before = answered(&driver);
+        handle_until(&mut driver, |driver| answered(driver) > before);
+        serve(&mut driver);
+        assert!(driver.disk.in_flight.len() <= 2);
+    }
+    assert_eq!(driver.statuses(), [0; 5]);
+}
+
+/// A file in memory that cannot grow beyond its `length` bytes.
+fn sealed(length: u64) -> File {
+    let flags = MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_CLOEXEC;
+    let file = File::from(memfd_create("disk", flags).unwrap());
+    file.set_len(length).unwrap();
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW)).unwrap();
+    file
+}
+
+#[test]
+fn adjacent_writes_are_joined_and_fail_each_by_itself() {
+    for method in [Method::Ring, Method::Threads] {
+        let file = sealed(3 * 4096);
+        let image = image(file.try_clone().unwrap(), None, Store::Slow);
+        let mut driver = Driver::with_method(&image, 1 << VIRTIO_BLK_F_FLUSH, method);
+        for page in 0..4u8 {
+            driver.fill(page.into(), page + 1);
+            let sector = u64::from(page) * 8;
+            driver.add_at(VIRTIO_BLK_T_OUT, sector, page.into(), &[], WRITE);
+        }
+        driver.serve_all();
+        assert_eq!(driver.statuses(), [0, 0, 0, IO_ERROR], "{method:?}");
+        for page in 0..3u8 {
+            let mut bytes = [0; 4096];
+            file.read_exact_at(&mut bytes, u64::from(page) * 4096).unwrap();
+            assert_eq!(bytes, [page + 1; 4096], "{method:?}");
+        }
+    }
+}
+
+#[test]
+fn reads_fill_their_own_buffers_whether_cached_or_not() {
+    for (method, store) in [
+        (Method::Ring, Store::Slow),
+        (Method::Ring, Store::Direct),
+        (Method::Threads, Store::Direct),
+        (Method::Ring, Store::Memory),
+    ] {
+        let file = tempfile::tempfile().unwrap();
+        let direct = (store == Store::Direct).then(|| file.try_clone().unwrap());
+        (0..8u8).for_each(|page| {
+            file.write_all_at(&[page + 1; 4096], u64::from(page) * 4096).unwrap();
+        });
+        let image = image(file, direct, store);
+        let mut driver = Driver::with_method(&image, 1 << VIRTIO_BLK_F_FLUSH, method);
+        // Some adjacent, some not, and one longer than others.
+        for (page, sector) in [(0, 0), (1, 8), (2, 16), (3, 40), (4, 32)] {
+            driver.add_at(VIRTIO_BLK_T_IN, sector, page, &[], READ);
+        }
+        driver.add_at(VIRTIO_BLK_T_IN, 48, 5, &[], Some((8192, Access::ReadWrite)));
+        driver.serve_all();
+        assert_eq!(driver.statuses(), [0; 6], "{method:?} {store:?}");
+        let pages: Vec<_> = (0..7).map(|page| driver.data(page)[4095]).collect();
+        assert_eq!(pages, [1, 2, 3, 6, 5, 7, 8], "{method:?} {store:?}");
+    }
+}
+
+#[test]
+fn a_sync_that_fails_fails_all_flushes_from_then_on() {
+    for method in [Method::Ring, Method::Threads] {
+        // The kernel refuses to sync a pipe.
+        let (pipe, _writer) = io::pipe().unwrap();
+        let image = image(File::from(OwnedFd::from(pipe)), None, Store::Slow);
+        let mut driver = Driver::with_method(&image, 1 << VIRTIO_BLK_F_FLUSH, method);
+        (0..2).for_each(|_| driver.add_at(VIRTIO_BLK_T_FLUSH, 0, 0, &[], None));
+        driver.serve_all();
+        driver.add_at(VIRTIO_BLK_T_FLUSH, 0, 0, &[], None);
+        driver.serve_all();
+        assert_eq!(driver.statuses(), [IO_ERROR; 3], "{method:?}");
+        let lost = image.0.lock().unwrap().file.as_ref().unwrap().durability.is_lost();
+        assert!(lost, "{method:?}");
+    }
+}
