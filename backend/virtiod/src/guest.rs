@@ -43,9 +43,9 @@ impl Guests {
         self.all.entry(id).or_insert_with(|| Guest::new(Arc::clone(daemon))).clone()
     }
 
-    /// Drops the guests for which `has_devices` returns `false`.
-    pub fn keep(&mut self, has_devices: impl Fn(DomId) -> bool) {
-        self.all.retain(|id, _| has_devices(*id));
+    /// Drops a guest, which has no device any more.
+    pub fn drop(&mut self, id: DomId) {
+        self.all.remove(&id);
     }
 }
 
@@ -54,14 +54,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn guest_is_kept_until_all_its_devices_are_gone() {
+    fn devices_of_a_guest_share_its_state_until_it_is_dropped() {
         let mut guests = Guests::new(DaemonBudget::of_this_process());
         let (first, other) = (guests.get(DomId(1)), guests.get(DomId(2)));
-        guests.keep(|_| true);
         let again = guests.get(DomId(1));
         assert!(Arc::ptr_eq(&first.log, &again.log) && Arc::ptr_eq(&first.budget, &again.budget));
         assert!(!Arc::ptr_eq(&first.log, &other.log));
-        guests.keep(|id| id == DomId(2));
+        guests.drop(DomId(1));
         assert!(!Arc::ptr_eq(&first.log, &guests.get(DomId(1)).log));
+        assert!(Arc::ptr_eq(&other.log, &guests.get(DomId(2)).log));
     }
 }

@@ -34,6 +34,7 @@ mod qcow2_damage;
 mod queue_reset;
 mod ring;
 mod rings;
+mod scale;
 mod shortage;
 mod slow_device;
 mod source_files;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
@@ -10,7 +10,7 @@ use nix::sys::eventfd::EventFd;
 use super::delays::pause;
 use super::events::{event_fd, wait_readable};
 use super::{Hypervisor, StoreQuota};
-use xen::{StoreError, XenStore};
+use xen::{Fired, StoreError, XenStore};
 
 /// Maximum payload of a request or an answer, without its header (`XENSTORE_PAYLOAD_MAX`).
 const MAX_PAYLOAD: usize = 4096;
@@ -28,10 +28,21 @@ const OWN: &str = "/local/domain/0";
 #[derive(Default)]
 pub(super) struct Tree {
     values: BTreeMap<String, String>,
-    watches: Vec<(String, Arc<EventFd>)>,
+    watches: Vec<Registered>,
+    /// The paths of all reads and lists of Dom0's clients, while they are recorded.
+    requests: Option<Vec<String>>,
     trap: Option<String>,
     vanishing: Option<Vanishing>,
     denied: Option<String>,
+}
+
+/// A registered watch.
+struct Registered {
+    /// The absolute path.
+    path: String,
+    event: Arc<EventFd>,
+    /// Where a client's watches fired; `None` for a test's watch.
+    fired: Option<Arc<Mutex<Fired>>>,
 }
 
 /// A removal of `top` after a number of reads of `path`, to provoke races.
@@ -49,10 +60,14 @@ fn is_below(path: &str, top: &str) -> bool {
 impl Tree {
     fn changed(&self, path: &str) {
         // A watch fires for changes below its path, and when a node above it is removed.
-        let fires = |watch: &str| is_below(path, watch) || is_below(watch, path);
-        for (watch, fired) in &self.watches {
-            if fires(watch) {
-                fired.write(1).unwrap();
+        for Registered { path: watch, event, fired } in &self.watches {
+            let fires = is_below(path, watch) || is_below(watch, path);
+            if fires {
+                let at = if is_below(path, watch) { path } else { watch };
+                // xenstored names the path as the client registered it: relative to its own.
+                let at = at.strip_prefix(OWN).map_or(at, |rest| rest.trim_start_matches('/'));
+                fired.iter().for_each(|fired| fired.lock().unwrap().add(at.to_owned()));
+                event.write(1).unwrap();
             }
         }
     }
@@ -96,6 +111,12 @@ impl Hypervisor {
         self.world().store.remove(path);
     }
 
+    /// Begins to record the paths of all reads and lists of Dom0's clients. Returns those that were
+    /// recorded since it was called last.
+    pub fn store_requests(&self) -> Vec<String> {
+        self.world().store.requests.replace(Vec::new()).unwrap_or_default()
+    }
+
     /// Number of watches, those of tests included.
     pub fn store_watches(&self) -> usize {
         self.world().store.watches.len()
@@ -115,7 +136,8 @@ impl Hypervisor {
     /// Registers a watch on a value, to wait for it later.
     pub fn store_watch(&self, path: &str) -> Watch {
         let (hypervisor, fired) = (self.clone(), Arc::new(event_fd().unwrap()));
-        self.world().store.watches.push((path.to_owned(), Arc::clone(&fired)));
+        let watch = Registered { path: path.to_owned(), event: Arc::clone(&fired), fired: None };
+        self.world().store.watches.push(watch);
         Watch { hypervisor, path: path.to_owned(), fired }
     }
 }
@@ -156,7 +178,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         let fired = &self.fired;
-        self.hypervisor.world().store.watches.retain(|(_, other)| !Arc::ptr_eq(fired, other));
+        self.hypervisor.world().store.watches.retain(|other| !Arc::ptr_eq(fired, &other.event));
     }
 }
 
@@ -164,9 +186,8 @@ impl Drop for Watch {
 pub struct SimStore {
     hypervisor: Hypervisor,
     fired: Arc<EventFd>,
-    /// A watch event was taken off the descriptor together with an answer, as on the real
-    /// connection.
-    noted: bool,
+    /// Where watches fired.
+    at: Arc<Mutex<Fired>>,
 }
 
 impl SimStore {
@@ -176,7 +197,7 @@ impl SimStore {
             path: "the simulated XenStore".to_owned(),
             source,
         })?;
-        Ok(Self { hypervisor, fired: Arc::new(fired), noted: false })
+        Ok(Self { hypervisor, fired: Arc::new(fired), at: Arc::default() })
     }
 }
 
@@ -205,6 +226,12 @@ fn refused(operation: &'static str, path: &str, errno: &str) -> StoreError {
 }
 
 impl Tree {
+    fn note_request(&mut self, path: &str) {
+        if let Some(requests) = &mut self.requests {
+            requests.push(path.to_owned());
+        }
+    }
+
     /// Checks a write of `value` to `path` against this domain's quota.
     fn check_quota(
         &self,
@@ -244,6 +271,7 @@ impl XenStore for SimStore {
     fn read(&mut self, path: &str) -> Result<Option<String>, StoreError> {
         pause();
         let path = absolute("read", path, "")?;
+        self.hypervisor.world().store.note_request(&path);
         let trapped = self.hypervisor.world().store.trap.take_if(|trap| *trap == path);
         assert!(trapped.is_none(), "{path} is a trap");
         if self.hypervisor.world().store.denied.as_ref() == Some(&path) {
@@ -257,14 +285,17 @@ impl XenStore for SimStore {
         if let Some(Vanishing { top, .. }) = vanishing {
             self.hypervisor.store_remove(&top);
         }
-        self.noted |= self.fired.read().is_ok();
+        // As on the real connection, an event that arrives together with an answer no longer makes
+        // the descriptor readable.
+        let _ = self.fired.read();
         Ok(value)
     }
 
     fn list(&mut self, path: &str) -> Result<Vec<String>, StoreError> {
         pause();
-        let top = format!("{}/", absolute("list", path, "")?);
-        let world = self.hypervisor.world();
+        let path = absolute("list", path, "")?;
+        let (top, mut world) = (format!("{path}/"), self.hypervisor.world());
+        world.store.note_request(&path);
         let below = world.store.values.keys().filter_map(|key| key.strip_prefix(&top));
         let mut names: Vec<_> =
             below.filter_map(|rest| rest.split('/').next()).map(str::to_owned).collect();
@@ -306,21 +337,24 @@ impl XenStore for SimStore {
         if quota.is_some_and(|quota| world.store.watches.len() >= quota.watches) {
             return Err(refused("watch", path, "E2BIG"));
         }
-        world.store.watches.push((watched, Arc::clone(&self.fired)));
+        let (event, fired) = (Arc::clone(&self.fired), Some(Arc::clone(&self.at)));
+        world.store.watches.push(Registered { path: watched, event, fired });
         drop(world);
+        self.at.lock().unwrap().add(path.to_owned());
         self.fired.write(1).unwrap();
         Ok(())
     }
 
-    fn take_events(&mut self) -> Result<bool, StoreError> {
+    fn take_fired(&mut self) -> Result<Fired, StoreError> {
         pause();
-        Ok(std::mem::take(&mut self.noted) | self.fired.read().is_ok())
+        let _ = self.fired.read();
+        Ok(std::mem::take(&mut *self.at.lock().unwrap()))
     }
 }
 
 impl Drop for SimStore {
     fn drop(&mut self) {
         let fired = &self.fired;
-        self.hypervisor.world().store.watches.retain(|(_, other)| !Arc::ptr_eq(fired, other));
+        self.hypervisor.world().store.watches.retain(|other| !Arc::ptr_eq(fired, &other.event));
     }
 }

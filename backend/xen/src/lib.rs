@@ -34,6 +34,7 @@
 mod causes;
 mod device_file;
 mod evtchn;
+mod fired;
 mod gntalloc;
 mod gntdev;
 mod host;
@@ -51,6 +52,7 @@ use vm_memory::VolatileSlice;
 
 pub use self::causes::Causes;
 pub use self::evtchn::Evtchn;
+pub use self::fired::Fired;
 pub use self::gntalloc::{Gntalloc, SharedPages};
 pub use self::gntdev::{Gntdev, GntdevPages};
 pub use self::host::DevXen;
@@ -320,12 +322,20 @@ pub trait XenStore: AsFd + Send + 'static {
     /// [`StoreError`].
     fn watch(&mut self, path: &str) -> Result<(), StoreError>;
 
-    /// Takes all watch events that have arrived, without waiting, and returns whether there were
-    /// any. Call it before every wait: an event that arrived together with an answer no longer
-    /// makes the descriptor readable. The caller does not learn which path changed and checks
-    /// everything that it depends on, so piled-up events cost one check (XSA-349).
+    /// Takes all watch events that have arrived, without waiting, and returns their paths. Call it
+    /// before every wait: an event that arrived together with an answer no longer makes the
+    /// descriptor readable.
     ///
     /// # Errors
     /// [`StoreError`] if the connection failed.
-    fn take_events(&mut self) -> Result<bool, StoreError>;
+    fn take_fired(&mut self) -> Result<Fired, StoreError>;
+
+    /// As [`XenStore::take_fired`], for a caller that checks everything that it depends on; returns
+    /// whether a watch fired.
+    ///
+    /// # Errors
+    /// As there.
+    fn take_events(&mut self) -> Result<bool, StoreError> {
+        Ok(self.take_fired()?.is_any())
+    }
 }

@@ -17,7 +17,7 @@ use xen_sys::xs_wire::{
     DEVICE, HEADER_SIZE as HEADER, PAYLOAD_MAX as MAX_PAYLOAD, message_type as kind,
 };
 
-use super::{StoreError, XenStore};
+use super::{Fired, StoreError, XenStore};
 
 /// Maximum payload of a request: the device buffers request and header in `MAX_PAYLOAD` bytes.
 const MAX_REQUEST: usize = MAX_PAYLOAD - HEADER;
@@ -35,7 +35,7 @@ const MAX_PARTS: usize = 256;
 pub struct XenStoreConnection {
     device: File,
     received: Vec<u8>,
-    watch_fired: bool,
+    fired: Fired,
     /// The transaction that requests belong to; 0: none.
     transaction: u32,
 }
@@ -56,7 +56,7 @@ impl XenStoreConnection {
     /// Returns a connection over an open byte stream to xenstored.
     pub fn over(stream: impl Into<OwnedFd>) -> Self {
         let device = File::from(stream.into());
-        Self { device, received: Vec::new(), watch_fired: false, transaction: 0 }
+        Self { device, received: Vec::new(), fired: Fired::default(), transaction: 0 }
     }
 
     /// Sends a request with the payload `parts` and waits for the answer. The request belongs to
@@ -81,7 +81,7 @@ impl XenStoreConnection {
         loop {
             let reply = self.receive(end)?;
             match reply.kind {
-                kind::WATCH_EVENT => self.watch_fired = true,
+                kind::WATCH_EVENT => self.fired.add(path_of(&reply.payload)),
                 kind::ERROR => {
                     let errno = text(&reply.payload);
                     return Err(StoreError::Refused { operation, path: path.to_owned(), errno });
@@ -205,10 +205,15 @@ impl XenStoreConnection {
             if reply.kind != kind::WATCH_EVENT {
                 return Err(StoreError::Protocol("an unsolicited answer"));
             }
-            self.watch_fired = true;
+            self.fired.add(path_of(&reply.payload));
         }
         Ok(())
     }
+}
+
+/// The path of a watch event, which stands before its token.
+fn path_of(payload: &[u8]) -> String {
+    text(payload.split(|byte| *byte == 0).next().unwrap_or_default())
 }
 
 /// The error of a failed open, with a hint: outside Xen the device does not exist.
@@ -323,7 +328,7 @@ impl XenStore for XenStoreConnection {
         self.ask(kind::WATCH, "watch", path, parts).map(drop)
     }
 
-    fn take_events(&mut self) -> Result<bool, StoreError> {
+    fn take_fired(&mut self) -> Result<Fired, StoreError> {
         self.take_whole_events()?;
         for _ in 0..MAX_READS {
             if !self.readable(Duration::ZERO)? {
@@ -332,7 +337,7 @@ impl XenStore for XenStoreConnection {
             self.read_some()?;
             self.take_whole_events()?;
         }
-        Ok(std::mem::take(&mut self.watch_fired))
+        Ok(std::mem::take(&mut self.fired))
     }
 }
 

@@ -3,12 +3,14 @@
 //! No error of XenStore's ends the daemon. It retries a device that cannot be started, and a lost
 //! connection to xenstored, after growing delays; running sessions continue.
 
+mod changes;
 mod retries;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
@@ -19,6 +21,7 @@ use nix::sys::eventfd::EventFd;
 use protocol::binding::XenbusState;
 use tracing::Level;
 
+use self::changes::{Change, changes};
 use self::retries::Retries;
 use super::same_address::warn_of_same_address;
 use crate::Causes;
@@ -35,7 +38,7 @@ use crate::setup::{self, CLASSES, DeviceError};
 use crate::stats::DeviceStats;
 use crate::tap::network::Network;
 use crate::timeout::wait_for;
-use xen::{DomId, StoreError, XenStore};
+use xen::{DomId, Fired, StoreError, XenStore};
 
 /// Delays before the next scan after XenStore failed.
 const STORE_RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
@@ -103,6 +106,10 @@ pub struct Server<X: Domain> {
     running: BTreeMap<DevicePath, Running>,
     /// Devices whose threads failed or could not be started.
     failed: Retries<DevicePath>,
+    /// Devices that XenStore had when they were visited last; a running one is not visited.
+    known: BTreeSet<DevicePath>,
+    /// Devices whose thread has ended and that were not visited since.
+    over: Vec<DevicePath>,
     store_retry: Backoff,
     ended: Receiver<Ended>,
     ending: Sender<Ended>,
@@ -133,6 +140,8 @@ impl<X: Domain> Server<X> {
             guests: Guests::new(DaemonBudget::of_this_process()),
             running: BTreeMap::new(),
             failed: Retries::default(),
+            known: BTreeSet::new(),
+            over: Vec::new(),
             store_retry: STORE_RETRY,
             ended,
             ending,
@@ -165,23 +174,57 @@ impl<X: Domain> Server<X> {
     }
 
     fn serve(&mut self, stop: impl AsFd) -> Result<(), ServerError> {
+        let mut changed = Fired::Anywhere;
         loop {
             self.reap();
-            // XenStore may have changed since the scan: scan again before any wait.
-            let looked = self.scan().and_then(|()| self.store.take_events());
-            let stopped = match looked {
-                Ok(true) => false,
-                Ok(false) => {
+            // XenStore may have changed meanwhile: that is handled before any wait.
+            let handled = self.handle(&changed).and_then(|()| self.store.take_fired());
+            let stopped = match handled {
+                Ok(Fired::Nowhere) => {
                     self.store_retry.reset();
+                    changed = Fired::Nowhere;
                     let limit = self.failed.until_next(Instant::now());
                     self.wait(&stop, Some(self.store.as_fd()), limit)?
                 }
-                Err(error) => self.recover(&stop, &error)?,
+                Ok(fired) => {
+                    changed = fired;
+                    false
+                }
+                Err(error) => {
+                    changed = Fired::Anywhere;
+                    self.recover(&stop, &error)?
+                }
             };
             if stopped {
                 return Ok(());
             }
         }
+    }
+
+    /// Starts the devices that wait for it where XenStore changed, those whose thread ended, and
+    /// those whose next attempt is due.
+    ///
+    /// # Errors
+    /// The first [`StoreError`]; the others are handled anyway, unless the connection is lost.
+    fn handle(&mut self, fired: &Fired) -> Result<(), StoreError> {
+        if *fired == Fired::Anywhere {
+            // The scan finds the changes behind these events.
+            self.store.take_fired()?;
+        }
+        let ended = std::mem::take(&mut self.over).into_iter();
+        let due = self.failed.take_due(Instant::now());
+        let mut changes = changes(fired);
+        changes.extend(ended.chain(due).map(Change::Device));
+        let mut outcome = Ok(());
+        for change in changes {
+            let handled = match change {
+                Change::Everywhere => self.scan(),
+                Change::Guest(class, guest) => self.scan_guest(class, guest),
+                Change::Device(path) => self.visit(path),
+            };
+            keep_first(&mut outcome, handled)?;
+        }
+        outcome
     }
 
     /// Recovers from a XenStore error: waits, then replaces the connection if it is lost. Returns
@@ -257,6 +300,7 @@ impl<X: Domain> Server<X> {
                 }
             }
             self.registry.end(&path);
+            self.over.push(path);
         }
     }
 
@@ -296,39 +340,78 @@ impl<X: Domain> Server<X> {
         }
     }
 
-    /// Starts a session for every device that waits for one.
+    /// Starts a session for every device that waits for one, and forgets those that are gone.
     ///
     /// # Errors
     /// The first [`StoreError`]; the scan visits all devices anyway, unless the connection is lost.
     fn scan(&mut self) -> Result<(), StoreError> {
-        let (mut there, mut outcome) = (BTreeSet::new(), Ok(()));
+        let mut outcome = Ok(());
         for class in CLASSES {
-            for guest in self.store.list(&format!("backend/{class}"))? {
-                for number in self.store.list(&format!("backend/{class}/{guest}"))? {
-                    let (Ok(guest), Ok(number)) = (guest.parse(), number.parse()) else {
-                        continue;
-                    };
-                    let path = DevicePath { class: class.to_owned(), guest: DomId(guest), number };
-                    there.insert(path.clone());
-                    match self.start_if_waiting(path) {
-                        Err(error) if error.is_lost() => return Err(error),
-                        started => outcome = outcome.and(started),
-                    }
-                }
+            let names = self.store.list(&format!("backend/{class}"))?;
+            let guests: BTreeSet<_> = numbers(&names).map(DomId).collect();
+            let is_gone = |path: &DevicePath| path.class == class && !guests.contains(&path.guest);
+            self.forget_all(is_gone);
+            for guest in guests {
+                let scanned = self.scan_guest(class, guest);
+                keep_first(&mut outcome, scanned)?;
             }
         }
-        self.failed.keep(|path| there.contains(path));
-        let devices = there.iter().chain(self.running.keys());
-        let guests: BTreeSet<_> = devices.map(|path| path.guest).collect();
-        self.guests.keep(|id| guests.contains(&id));
         outcome
     }
 
-    fn start_if_waiting(&mut self, path: DevicePath) -> Result<(), StoreError> {
-        if self.running.contains_key(&path) || !self.failed.is_due(&path, Instant::now()) {
+    /// As [`Server::scan`], for the devices of one class and guest.
+    fn scan_guest(&mut self, class: &str, guest: DomId) -> Result<(), StoreError> {
+        let names = self.store.list(&format!("backend/{class}/{}", guest.0))?;
+        let there: BTreeSet<_> = numbers(&names).collect();
+        let is_gone = |path: &DevicePath| !there.contains(&path.number);
+        self.forget_all(|path| path.class == class && path.guest == guest && is_gone(path));
+        let mut outcome = Ok(());
+        for number in there {
+            let visited = self.visit(DevicePath { class: class.to_owned(), guest, number });
+            keep_first(&mut outcome, visited)?;
+        }
+        outcome
+    }
+
+    fn forget_all(&mut self, is_gone: impl Fn(&DevicePath) -> bool) {
+        let gone: Vec<_> = self.known.iter().filter(|path| is_gone(path)).cloned().collect();
+        gone.iter().for_each(|path| self.forget(path));
+    }
+
+    /// Forgets a device that XenStore no longer has, and its guest if it was the last one. A
+    /// running one is forgotten when its thread has ended.
+    fn forget(&mut self, path: &DevicePath) {
+        self.known.remove(path);
+        if self.running.contains_key(path) {
+            return;
+        }
+        self.failed.drop(path);
+        let guest = path.guest;
+        let has_devices = CLASSES.into_iter().any(|class| {
+            let path = |number| DevicePath { class: class.to_owned(), guest, number };
+            let all = path(0)..=path(u32::MAX);
+            let known = self.known.range(all.clone()).next().is_some();
+            known || self.running.range(all).next().is_some()
+        });
+        if !has_devices {
+            self.guests.drop(guest);
+        }
+    }
+
+    /// Starts a session for a device if it waits for one.
+    fn visit(&mut self, path: DevicePath) -> Result<(), StoreError> {
+        if self.running.contains_key(&path) {
             return Ok(());
         }
         let state = self.store.read(&path.key("state"))?;
+        if state.is_none() {
+            self.forget(&path);
+            return Ok(());
+        }
+        self.known.insert(path.clone());
+        if !self.failed.is_due(&path, Instant::now()) {
+            return Ok(());
+        }
         match state.as_deref() {
             // 2: an earlier daemon offered the device, and no frontend has connected since.
             Some("1" | "2") => self.start(path, Origin::New),
@@ -386,6 +469,24 @@ impl<X: Domain> Server<X> {
         let thread = thread::Builder::new().name(name).spawn(body).map_err(StartError::Thread)?;
         Ok(Running { origin, stop, thread, stats: Arc::clone(stats) })
     }
+}
+
+/// Keeps the first error of several steps. Returns one that lost the connection at once.
+fn keep_first(
+    outcome: &mut Result<(), StoreError>,
+    step: Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    match step {
+        Err(error) if error.is_lost() => return Err(error),
+        step if outcome.is_ok() => *outcome = step,
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The names that are numbers, as those of guests and devices are.
+fn numbers<N: FromStr>(names: &[String]) -> impl Iterator<Item = N> {
+    names.iter().filter_map(|name| name.parse().ok())
 }
 
 /// The watches on the directories in which devices appear.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use xen::{DomId, StoreError, Xen, XenStore};
+use xen::{DomId, Fired, StoreError, Xen, XenStore};
 use xen_sim::{Hypervisor, SimEvents, SimGrants, SimStore};
 
 /// Maximum time to wait for a refusal.
@@ -189,7 +189,7 @@ impl XenStore for FlakyStore {
         self.there()?.watch(path)
     }
 
-    fn take_events(&mut self) -> Result<bool, StoreError> {
-        self.there()?.take_events()
+    fn take_fired(&mut self) -> Result<Fired, StoreError> {
+        self.there()?.take_fired()
     }
 }

@@ -8,10 +8,10 @@ use crate::backoff::Backoff;
 /// Delays after consecutive failures.
 const WAITS: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 
-/// The time of the next attempt for each failed key. A key is kept until the caller drops it, so
-/// that one that keeps failing is tried ever more rarely.
+/// The time of the next attempt for each failed key, until it is taken. A key is kept until the
+/// caller drops it, so that one that keeps failing is tried ever more rarely.
 #[derive(Debug)]
-pub(super) struct Retries<K>(BTreeMap<K, (Backoff, Instant)>);
+pub(super) struct Retries<K>(BTreeMap<K, (Backoff, Option<Instant>)>);
 
 impl<K> Default for Retries<K> {
     fn default() -> Self {
@@ -22,24 +22,31 @@ impl<K> Default for Retries<K> {
 impl<K: Ord + Clone> Retries<K> {
     /// Notes a failure of `key`.
     pub(super) fn note(&mut self, key: &K, now: Instant) {
-        let (backoff, due) = self.0.entry(key.clone()).or_insert((WAITS, now));
-        *due = now + backoff.take();
+        let (backoff, due) = self.0.entry(key.clone()).or_insert((WAITS, None));
+        *due = Some(now + backoff.take());
     }
 
     /// Whether `key` may be tried now.
     pub(super) fn is_due(&self, key: &K, now: Instant) -> bool {
-        self.0.get(key).is_none_or(|(_, due)| *due <= now)
+        self.0.get(key).is_none_or(|(_, due)| due.is_none_or(|due| due <= now))
+    }
+
+    /// Takes the keys whose next attempt has become due, each once: no event tells of that.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<K> {
+        let due = |due: &mut Option<Instant>| due.take_if(|due| *due <= now).is_some();
+        let keys = self.0.iter_mut().filter_map(|(key, (_, at))| due(at).then_some(key));
+        keys.cloned().collect()
     }
 
     /// Time until the next key becomes due; [`Duration::MAX`] if none will.
     pub(super) fn until_next(&self, now: Instant) -> Duration {
-        let due = self.0.values().map(|(_, due)| *due).filter(|due| *due > now).min();
-        due.map_or(Duration::MAX, |due| due - now)
+        let due = self.0.values().filter_map(|(_, due)| *due).min();
+        due.map_or(Duration::MAX, |due| due.saturating_duration_since(now))
     }
 
-    /// Drops the keys for which `there` returns `false`.
-    pub(super) fn keep(&mut self, there: impl Fn(&K) -> bool) {
-        self.0.retain(|key, _| there(key));
+    /// Drops a key.
+    pub(super) fn drop(&mut self, key: &K) {
+        self.0.remove(key);
     }
 }
 
@@ -57,10 +64,15 @@ mod tests {
             assert!(!retries.is_due(&"disk", now));
             assert!(retries.is_due(&"other", now));
             assert_eq!(retries.until_next(now).as_secs(), wait);
+            assert_eq!(retries.take_due(now), [""; 0]);
             now += retries.until_next(now);
             assert!(retries.is_due(&"disk", now));
+            assert_eq!(retries.take_due(now), ["disk"]);
+            assert_eq!(retries.take_due(now), [""; 0], "once");
+            assert_eq!(retries.until_next(now), Duration::MAX);
+            assert!(retries.is_due(&"disk", now));
         }
-        retries.keep(|key| *key != "disk");
+        retries.drop(&"disk");
         retries.note(&"disk", now);
         assert_eq!(retries.until_next(now).as_secs(), 1);
     }

@@ -8,8 +8,8 @@ use protocol::grant::GrantRef;
 
 use super::plan::{Call, Counts, Failure, Lasting, Plan};
 use xen::{
-    Access, CopyDirection, CopyError, CopySegment, DomId, EventChannels, EventError, GrantTable,
-    LocalPort, MapError, RemotePort, StoreError, Xen, XenStore,
+    Access, CopyDirection, CopyError, CopySegment, DomId, EventChannels, EventError, Fired,
+    GrantTable, LocalPort, MapError, RemotePort, StoreError, Xen, XenStore,
 };
 use xen_sim::{Hypervisor, SimEvents, SimGrants, SimStore};
 
@@ -229,8 +229,8 @@ impl<S: XenStore> XenStore for Faulty<S> {
         self.handle.watch(path)
     }
 
-    fn take_events(&mut self) -> Result<bool, StoreError> {
+    fn take_fired(&mut self) -> Result<Fired, StoreError> {
         self.faults.check_store(Call::TakeEvents, "read", "the simulated XenStore")?;
-        self.handle.take_events()
+        self.handle.take_fired()
     }
 }
