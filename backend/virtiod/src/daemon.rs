@@ -8,3 +8,4 @@ pub mod daemon_lock;
 pub mod registry;
 mod same_address;
 pub mod server;
+pub mod size_watches;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::bus::DevicePath;
 use crate::bus::Keys;
 use crate::config::{Config, ConfigError, ConfigFile, DeviceSettings, Misplaced, RateLimit};
-use crate::device::blk::TargetError;
+use crate::device::blk::{SizeWatcher, TargetError};
 use crate::device::console::ConsoleError;
 use crate::device::rng::{Entropy, EntropyError};
 use crate::device::vsock::HostError;
@@ -88,6 +88,15 @@ pub enum DeviceError {
     Unsupported(String),
 }
 
+/// What devices use of the host.
+#[derive(Clone)]
+pub struct Host {
+    /// Its network interfaces.
+    pub network: Arc<dyn Network>,
+    /// The sizes of its files and block devices.
+    pub sizes: Arc<dyn SizeWatcher>,
+}
+
 /// Opens the device at `path`.
 ///
 /// # Errors
@@ -96,7 +105,7 @@ pub fn open<S: XenStore, M: DeviceMemory>(
     keys: &mut Keys<S>,
     path: &DevicePath,
     config: &ConfigFile,
-    network: &dyn Network,
+    host: &Host,
     stats: &Arc<DeviceStats>,
 ) -> Result<Box<dyn VirtioDevice<M>>, DeviceError> {
     note_grant_usage(keys)?;
@@ -104,13 +113,17 @@ pub fn open<S: XenStore, M: DeviceMemory>(
         if path.number >= EXTENDED_DISKS {
             tracing::warn!("no disk beyond xvdp is found by Linux guests; name it xvda1 to xvdp15");
         }
-        return Ok(Box::new(disk::open(keys, path, config, stats)?));
+        let mut disk = disk::open(keys, path, config, stats)?;
+        disk.watch_size(&*host.sizes);
+        return Ok(Box::new(disk));
     }
     let kind = keys.backend("type")?.unwrap_or_default();
     let Some(id) = device_id(&kind) else { return Err(DeviceError::Unsupported(kind)) };
     let settings = settings(keys, path, config, id)?;
     match id {
-        DeviceId::Network => Ok(Box::new(network::open(keys, path, settings.net, network, stats)?)),
+        DeviceId::Network => {
+            Ok(Box::new(network::open(keys, path, settings.net, &*host.network, stats)?))
+        }
         DeviceId::Console => Ok(Box::new(console::open(keys, path, settings.console, stats)?)),
         DeviceId::Entropy => {
             let rate = settings.rng.rate.and_then(RateLimit::rate);

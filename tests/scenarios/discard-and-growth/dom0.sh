@@ -1,5 +1,5 @@
 # A guest's discards free storage in Dom0's file system, and the daemon notifies the running guest
-# when a disk grows.
+# when a disk grows: a file that the guest wrote, and a block device that it never used.
 # guests: pvh
 # limit: 90
 . /lab/dom0/lib.sh
@@ -10,9 +10,12 @@ allocated() {
 }
 
 make_disk "$PWD/disk.img" 16
+truncate -s 4M volume.img
+loop=$(losetup -f --show volume.img)
+trap 'losetup -d "$loop"' EXIT
 make_initrd initrd /lab/scenarios/discard-and-growth/guest.sh
 name=$GUEST-discard
-start_guest "$name" "$PWD/initrd" "$PWD/disk.img:discard" || fail "xl could not create the guest"
+start_guest "$name" "$PWD/initrd" "$PWD/disk.img:discard" "$loop" || fail "xl could not create the guest"
 
 wait_console "$name" 40 'lab: written'
 sync
@@ -27,6 +30,8 @@ after=$(allocated disk.img)
 [ "$(stat -c %s disk.img)" = $((16 << 20)) ] || fail "the image's size changed"
 
 truncate -s 64M disk.img
+truncate -s 8M volume.img
+losetup -c "$loop"
 end_guest "$name" 40
 check_nothing_mapped
 [ "$(guest_said "$name" end)" = "$(tail -c 1M disk.img | sha256sum)" ] ||

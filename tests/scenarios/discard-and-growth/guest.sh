@@ -1,5 +1,6 @@
-grown() {
-    [ "$(cat /sys/block/vda/size)" = 131072 ]
+# has_sectors DISK COUNT
+has_sectors() {
+    [ "$(cat "/sys/block/$1/size")" = "$2" ]
 }
 
 wait_for "the disk /dev/vda" 20 test -b /dev/vda
@@ -13,7 +14,8 @@ read -r _
 blkdiscard -o $((4 << 20)) -l $((8 << 20)) /dev/vda
 echo "lab: discarded"
 
-wait_for "the disk to grow" 20 grown
+wait_for "the disk to grow" 20 has_sectors vda 131072
+wait_for "the block device to grow" 20 has_sectors vdb 16384
 dd if=/dev/urandom of=/tmp/end bs=1M count=1 2>/dev/null
 dd if=/tmp/end of=/dev/vda bs=1M seek=63 conv=fsync 2>/dev/null
 echo "lab: end $(sha256sum </tmp/end)"

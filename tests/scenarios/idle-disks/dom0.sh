@@ -1,6 +1,6 @@
-# With 8 idle disks the daemon uses less than 16 MiB of Dom0's memory. The guest's memory that it
-# maps is what `xen-virtiod stat` reports, and the guest gets all of it back when it unbinds the
-# drivers.
+# With 8 idle disks the daemon uses less than 16 MiB of Dom0's memory, and none of its threads wakes
+# up. The guest's memory that it maps is what `xen-virtiod stat` reports, and the guest gets all of it
+# back when it unbinds the drivers.
 # guests: pv
 # limit: 90
 . /lab/dom0/lib.sh
@@ -8,6 +8,21 @@
 # given: prints the number of pages that the daemon has mapped, of all devices.
 given() {
     xen-virtiod stat --json | grep -o '"grants_mapped":[0-9]*' | awk -F : '{ sum += $2 } END { print sum + 0 }'
+}
+
+# wake_ups: prints how often the daemon's threads have slept.
+wake_ups() {
+    cat /proc/"$(cat $daemon_pid)"/task/*/status |
+        awk '/^voluntary_ctxt_switches/ { sum += $2 } END { print sum }'
+}
+
+# is_quiet: whether no thread wakes up for 3 s. The daemon compares the sizes of disks for 2 s after
+# their guest wrote.
+is_quiet() {
+    local before
+    before=$(wake_ups)
+    sleep 3
+    [ "$(wake_ups)" = "$before" ]
 }
 
 set --
@@ -32,6 +47,15 @@ granted=$(guest_said "$name" granted)
 [ "$granted" -gt 520 ] || fail "the guest grants $granted pages to 8 disks"
 [ "$(given)" = $((granted + 8)) ] ||
     fail "stat reports $(given) mapped pages, the guest $granted granted pages and 8 message pages"
+for _ in 1 2 3 4 5; do
+    ! is_quiet || break
+done
+before=$(wake_ups)
+sleep 10
+[ "$(wake_ups)" = "$before" ] ||
+    fail "an idle daemon's threads woke up $(($(wake_ups) - before)) times in 10 s: $(
+        grep -H '^voluntary' /proc/"$(cat $daemon_pid)"/task/*/status)"
+echo "xen-virtiod's threads slept for 10 s"
 tell_guest "$domid" go
 wait_console "$name" 30 'lab: left'
 [ "$(given)" = 0 ] || fail "stat reports $(given) mapped pages of disks without drivers"

@@ -31,10 +31,11 @@ use crate::bus::session::{Context, Origin, Session};
 use crate::bus::{DevicePath, Keys, Toolstack, Watches, keys};
 use crate::config::ConfigFile;
 use crate::daemon::registry::Registry;
+use crate::daemon::size_watches::SizeWatches;
 use crate::dma::budget::DaemonBudget;
 use crate::domain::Domain;
 use crate::guest::{Guest, Guests};
-use crate::setup::{self, CLASSES, DeviceError};
+use crate::setup::{self, CLASSES, DeviceError, Host};
 use crate::stats::DeviceStats;
 use crate::tap::network::Network;
 use crate::timeout::wait_for;
@@ -101,7 +102,8 @@ pub struct Server<X: Domain> {
     store: X::Store,
     registry: Arc<Registry>,
     config: ConfigFile,
-    network: Arc<dyn Network>,
+    host: Host,
+    sizes: SizeWatches,
     guests: Guests,
     running: BTreeMap<DevicePath, Running>,
     /// Devices whose threads failed or could not be started.
@@ -131,12 +133,17 @@ impl<X: Domain> Server<X> {
         watches().set(&mut store)?;
         let (ending, ended) = mpsc::channel();
         let woken = event_fd().map_err(|error| ServerError::System("make an eventfd", error))?;
+        let woken = Arc::new(woken);
+        let sizes = SizeWatches::new(Arc::clone(&woken));
+        let sizes = sizes.map_err(|error| ServerError::System("watch files", error))?;
+        let host = Host { network, sizes: Arc::new(sizes.clone()) };
         Ok(Self {
             xen,
             store,
             registry,
             config,
-            network,
+            host,
+            sizes,
             guests: Guests::new(DaemonBudget::of_this_process()),
             running: BTreeMap::new(),
             failed: Retries::default(),
@@ -145,7 +152,7 @@ impl<X: Domain> Server<X> {
             store_retry: STORE_RETRY,
             ended,
             ending,
-            woken: Arc::new(woken),
+            woken,
         })
     }
 
@@ -262,8 +269,8 @@ impl<X: Domain> Server<X> {
         Ok(false)
     }
 
-    /// Waits for a session's end, or for an event of `store` if given, for at most `limit`. Returns
-    /// `true` if the daemon is to stop.
+    /// Waits for a session's end, for a change of a disk's size, which it handles, or for an event of
+    /// `store` if given, for at most `limit`. Returns `true` if the daemon is to stop.
     fn wait(
         &self,
         stop: &impl AsFd,
@@ -272,9 +279,11 @@ impl<X: Domain> Server<X> {
     ) -> Result<bool, ServerError> {
         let fds = [Some(stop.as_fd()), Some(self.woken.as_fd()), store];
         let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds: Vec<_> = fds.into_iter().flatten().map(entry).collect();
-        let waited = wait_for(&mut fds, limit);
+        let mut fds: Vec<_> =
+            fds.into_iter().flatten().chain(self.sizes.fds()).map(entry).collect();
+        let waited = wait_for(&mut fds, limit.min(self.sizes.until_next(Instant::now())));
         waited.map_err(|errno| ServerError::System("wait for events", errno.into()))?;
+        self.sizes.handle(Instant::now());
         Ok(fds.first().and_then(PollFd::any).unwrap_or(false))
     }
 
@@ -451,7 +460,7 @@ impl<X: Domain> Server<X> {
     ) -> Result<Running, StartError> {
         let stop = Arc::new(event_fd().map_err(StartError::Descriptor)?);
         let (xen, place, config) = (self.xen.clone(), path.clone(), self.config.clone());
-        let (network, registry) = (Arc::clone(&self.network), Arc::clone(&self.registry));
+        let (host, registry) = (self.host.clone(), Arc::clone(&self.registry));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(stats));
         let (ending, woken) = (self.ending.clone(), Arc::clone(&self.woken));
         let body = move || {
@@ -461,7 +470,7 @@ impl<X: Domain> Server<X> {
             let span = tracing::info_span!("device", guest = place.guest.0, name = place.name());
             let ran = span.in_scope(|| {
                 let place = NewDevice { path: place, origin, guest };
-                run_device(xen, place, stopped, &config, &*network, &registry, &counted)
+                run_device(xen, place, stopped, &config, &host, &registry, &counted)
             });
             exit_guard.outcome = ran.unwrap_or_else(ThreadOutcome::Unreported);
         };
@@ -503,7 +512,7 @@ fn run_device<X: Domain>(
     NewDevice { path, origin, guest }: NewDevice,
     stop: Arc<EventFd>,
     config: &ConfigFile,
-    network: &dyn Network,
+    host: &Host,
     registry: &Registry,
     stats: &Arc<DeviceStats>,
 ) -> Result<ThreadOutcome, StoreError> {
@@ -515,7 +524,7 @@ fn run_device<X: Domain>(
     };
     // A device that the toolstack removes is not opened.
     let device = match keys.toolstack(written)? {
-        Toolstack::Online => match setup::open(&mut keys, &path, config, network, stats) {
+        Toolstack::Online => match setup::open(&mut keys, &path, config, host, stats) {
             Ok(device) => Some(device),
             Err(error) => return refuse(&mut keys, origin, &error, stats),
         },

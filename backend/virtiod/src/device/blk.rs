@@ -19,7 +19,7 @@ mod request;
 #[cfg(any(test, feature = "sample-images"))]
 #[allow(clippy::indexing_slicing, clippy::panic, reason = "test code: a panic fails the test")]
 pub mod sample;
-mod size_timer;
+mod size_watch;
 mod submit;
 mod sync;
 mod target;
@@ -27,6 +27,7 @@ mod target;
 mod tests;
 mod worker;
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,7 +46,8 @@ pub use self::image::ImageFormat;
 use self::in_flight::{Ended, InFlightTable};
 pub use self::request::SECTOR_SIZE;
 use self::request::SERIAL_SIZE;
-use self::size_timer::SizeTimer;
+use self::size_watch::SizeCheck;
+pub use self::size_watch::{SizeWatch, SizeWatcher};
 use self::submit::Ticket;
 use self::sync::Syncs;
 pub use self::target::{AccessMode, Caching, Discard, Target, TargetError, TargetOptions};
@@ -115,7 +117,8 @@ pub struct Block {
     faults: [Option<Fault>; QUEUES as usize],
     /// When the kernel is offered again what it did not take.
     commit_at: Option<Instant>,
-    size_timer: Option<SizeTimer>,
+    size_watch: Option<SizeWatch>,
+    size_check: SizeCheck,
     stats: Arc<DeviceStats>,
 }
 
@@ -138,10 +141,10 @@ impl Block {
         let facts = target.facts();
         let mut name = [0; SERIAL_SIZE];
         name.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
-        let size_timer = facts.can_grow.then(SizeTimer::new).transpose();
         Ok(Self {
             config: config::bytes(&facts, QUEUES, QUEUE_SIZE),
-            size_timer: size_timer.map_err(TargetError::Worker)?,
+            size_watch: None,
+            size_check: SizeCheck::default(),
             facts,
             config_changed: false,
             serial: name,
@@ -159,6 +162,18 @@ impl Block {
             commit_at: None,
             stats,
         })
+    }
+
+    /// Has the device learn of changes of its target's size.
+    pub fn watch_size(&mut self, watcher: &dyn SizeWatcher) {
+        let Some((file, bytes)) = &self.facts.sized_file else { return };
+        match watcher.watch(file.as_fd(), *bytes, &self.stats) {
+            Ok(watch) => self.size_watch = Some(watch),
+            Err(error) => tracing::warn!(
+                "the disk notices a change of its size only while it is used: {}",
+                Causes(&error)
+            ),
+        }
     }
 
     /// Takes what the engine and the worker have done.
@@ -429,6 +444,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         if self.faults.get(index).is_some_and(Option::is_some) {
             return self.due_fault(index);
         }
+        // For changes that no watch reports, as on some network file systems.
+        if self.facts.sized_file.is_some() && self.size_check.is_due() {
+            self.worker.add(Job::Refresh);
+        }
         let room = self.in_flight.room();
         if room == 0 {
             self.blocked.insert(index);
@@ -455,10 +474,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     }
 
     fn sources(&self) -> Vec<Source<'_>> {
-        let timer = self.size_timer.as_ref().map(SizeTimer::source);
+        let size = self.size_watch.as_ref().map(SizeWatch::source);
         let engine = self.engine.completions().map(Source::readable);
         let worker = Source::readable(self.worker.as_fd());
-        [Some(worker), engine, timer].into_iter().flatten().collect()
+        [Some(worker), engine, size].into_iter().flatten().collect()
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -467,7 +486,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
 
     /// Answers the requests that have ended.
     fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
-        if self.size_timer.as_mut().is_some_and(SizeTimer::take) {
+        if self.size_watch.as_ref().is_some_and(SizeWatch::take) {
             self.worker.add(Job::Refresh);
         }
         self.collect();

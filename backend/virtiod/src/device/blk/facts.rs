@@ -1,5 +1,6 @@
 //! What a device shows of its disk, and checks requests against.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use super::disk_file::DiskFile;
@@ -22,8 +23,8 @@ pub(super) struct DiskFacts {
     pub(super) discard: Discard,
     /// Whether a discard deallocates storage, as far as an attempt showed.
     pub(super) can_discard: bool,
-    /// Whether the size can change.
-    pub(super) can_grow: bool,
+    /// The file or block device whose size is the disk's, with its bytes as they are known.
+    pub(super) sized_file: Option<(Arc<File>, u64)>,
     /// The file of a raw target that the driver uses.
     pub(super) file: Option<Arc<DiskFile>>,
     /// When writes have to be durable.

@@ -4,6 +4,7 @@ mod format;
 mod qcow2;
 mod raw;
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -114,9 +115,10 @@ pub trait Image: Send {
         None
     }
 
-    /// Whether the size can change.
-    fn can_grow(&self) -> bool {
-        false
+    /// The file or block device whose size is the disk's, with its bytes as they are known; `None`
+    /// if the image itself says its size.
+    fn sized_file(&self) -> Option<(Arc<File>, u64)> {
+        None
     }
 
     /// Reads the size again; returns whether it changed.

@@ -218,8 +218,8 @@ impl Image for RawImage {
         file.ok()
     }
 
-    fn can_grow(&self) -> bool {
-        true
+    fn sized_file(&self) -> Option<(Arc<File>, u64)> {
+        Some((Arc::clone(&self.file), self.bytes))
     }
 
     fn refresh(&mut self) -> io::Result<bool> {
