@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-/// Maximum number of paths that are kept, and maximum length of each: a peer that changes many nodes
-/// costs bounded memory. A device has about a dozen keys.
+/// Maximum number of paths that are kept, and maximum length of each: a peer that changes many
+/// nodes costs bounded memory. A device has about a dozen keys.
 const MOST: usize = 1024;
 const LONGEST: usize = 128;
 

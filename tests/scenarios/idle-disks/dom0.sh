@@ -1,6 +1,6 @@
 # With 8 idle disks the daemon uses less than 16 MiB of Dom0's memory, and none of its threads wakes
-# up. The guest's memory that it maps is what `xen-virtiod stat` reports, and the guest gets all of it
-# back when it unbinds the drivers.
+# up. The guest's memory that it maps is what `xen-virtiod stat` reports, and the guest gets all of
+# it back when it unbinds the drivers.
 # guests: pv
 # limit: 90
 . /lab/dom0/lib.sh

@@ -269,8 +269,8 @@ impl<X: Domain> Server<X> {
         Ok(false)
     }
 
-    /// Waits for a session's end, for a change of a disk's size, which it handles, or for an event of
-    /// `store` if given, for at most `limit`. Returns `true` if the daemon is to stop.
+    /// Waits for a session's end, for a change of a disk's size, which it handles, or for an event
+    /// of `store` if given, for at most `limit`. Returns `true` if the daemon is to stop.
     fn wait(
         &self,
         stop: &impl AsFd,

@@ -154,7 +154,7 @@ impl Disk {
 }
 
 impl SizeWatches {
-    /// No disk is watched yet. `waker` wakes up the supervisor, which calls [`SizeWatches::handle`].
+    /// No disk is watched yet. `waker` wakes up the supervisor, to call [`SizeWatches::handle`].
     ///
     /// # Errors
     /// The kernel's error.
