@@ -12,7 +12,7 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 use xen::{Access, DomId, GrantTable, Xen};
 use xen_sim::{Guest, GuestPage, Hypervisor, SimGrants};
-use xen_virtiod::device::{QueueContext, RequestPool, Ring, RingAreas, Rings};
+use xen_virtiod::device::{QueueContext, RequestPool, Ring, RingAreas, RingState, Rings};
 use xen_virtiod::dma::budget::GuestBudget;
 use xen_virtiod::dma::grants::GrantPlatform;
 use xen_virtiod::dma::{DmaMemory, DmaRange, RingMapping};
@@ -74,7 +74,7 @@ fn memory(criterion: &mut Criterion) {
 }
 
 /// A queue's state, and its mapped ring.
-struct OneRing(Queue, RingMapping<<SimGrants as GrantTable>::Pages>);
+struct OneRing(RingState, RingMapping<<SimGrants as GrantTable>::Pages>);
 
 impl Rings for OneRing {
     fn ring(&mut self, _: usize) -> Option<Ring<'_>> {
@@ -106,7 +106,7 @@ fn ring(setup: &mut Setup) -> Option<(OneRing, GuestPage)> {
     queue.try_set_avail_ring_address(GuestAddress(available.1)).ok()?;
     queue.try_set_used_ring_address(GuestAddress(used.1)).ok()?;
     queue.set_ready(true);
-    Some((OneRing(queue, mapping), available.0))
+    Some((OneRing(RingState::new(queue), mapping), available.0))
 }
 
 fn queue(criterion: &mut Criterion) {

@@ -24,7 +24,7 @@ pub use queue::{
     BATCH, BATCH_BYTES, BATCH_PAGES, BatchSummary, Completions, QueueContext, RequestPool, Rings,
 };
 pub use queue_set::QueueSet;
-pub use ring::{OneSlice, Ring, RingAreas};
+pub use ring::{OneSlice, Ring, RingAreas, RingState};
 pub use transfer::{
     Completed, Gather, IoEngine, MessageResults, Scatter, TransferBatch, WriteMode,
 };
@@ -81,6 +81,9 @@ pub enum Fault {
     /// The ring cannot be read or written, or holds impossible values.
     #[error("cannot access the ring")]
     Ring(#[from] virtio_queue::Error),
+    /// As [`Fault::Ring`], for the part of the ring that the device accesses by itself.
+    #[error("cannot access the ring")]
+    RingBytes(#[from] vm_memory::VolatileMemoryError),
     /// A resource of the host failed, which this names and the device needs.
     #[error("{0} failed")]
     Host(&'static str, #[source] std::io::Error),

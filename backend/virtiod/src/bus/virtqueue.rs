@@ -5,7 +5,7 @@ use protocol::message::{StateOperation, VqueueState, VqueueUpdate};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 
-use crate::device::{Ring, RingAreas};
+use crate::device::{Ring, RingAreas, RingState};
 use crate::dma::{AccessFault, AccessPlatform, DmaMemory, DmaRange, RingMapping};
 use xen::{Access, LocalPort};
 
@@ -101,7 +101,7 @@ fn aligned(address: u64, to: u64) -> Result<u64, UpdateError> {
 
 /// The ring of an enabled queue, and its mapping.
 struct Enabled<P: AccessPlatform> {
-    queue: Queue,
+    state: RingState,
     mapping: RingMapping<P::Pages>,
 }
 
@@ -138,9 +138,9 @@ impl<P: AccessPlatform> Virtqueue<P> {
 
     /// The ring, while the queue is enabled.
     pub fn ring(&mut self) -> Option<Ring<'_>> {
-        let Enabled { queue, mapping } = self.enabled.as_mut()?;
+        let Enabled { state, mapping } = self.enabled.as_mut()?;
         let [descriptors, driver, device] = mapping.areas()?;
-        Some(Ring::new(queue, RingAreas { descriptors, driver, device }))
+        Some(Ring::new(state, RingAreas { descriptors, driver, device }))
     }
 
     /// The response to GET_VQUEUE.
@@ -209,5 +209,5 @@ fn enable<P: AccessPlatform>(
     queue.try_set_used_ring_address(GuestAddress(setup.device))?;
     queue.set_event_idx(event_idx);
     queue.set_ready(true);
-    Ok(Enabled { queue, mapping })
+    Ok(Enabled { state: RingState::new(queue), mapping })
 }

@@ -105,3 +105,126 @@ impl<M: GuestMemory<Bitmap = ()>> Iterator for Chain<'_, M> {
         Some(self.follow(index))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use virtio_queue::{Queue, QueueOwnedT, QueueT};
+    use vm_memory::{Bytes, GuestMemoryMmap};
+
+    use super::*;
+
+    const SIZE: u16 = 8;
+    const TABLE: u64 = 0x1000;
+    const AVAILABLE: u64 = 0x2000;
+    const USED: u64 = 0x3000;
+    const INDIRECT: u64 = 0x4000;
+    const END: u64 = 0x10000;
+
+    /// Numbers of a fixed sequence.
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn below(&mut self, limit: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (self.0 >> 33) % limit
+        }
+
+        /// Flags and fields that are mostly valid.
+        fn descriptor(&mut self, size: u64) -> Descriptor {
+            let next = self.below(size + 1) as u16;
+            match self.below(8) {
+                0 => Descriptor::new(self.below(END), 16, 0, next),
+                1..3 => self.indirect(),
+                other => Descriptor::new(other, 4096, 1 | (self.below(2) << 1) as u16, next),
+            }
+        }
+
+        /// A descriptor of an indirect table.
+        fn indirect(&mut self) -> Descriptor {
+            let address = if self.below(8) == 0 { END } else { INDIRECT };
+            let length = match self.below(8) {
+                0 => 0,
+                1 => 40,
+                2 => 1 << 20,
+                _ => 16 * (1 + self.below(SIZE.into())),
+            };
+            Descriptor::new(address, length as u32, 4 | self.below(2) as u16, 0)
+        }
+    }
+
+    fn fields(descriptor: Descriptor) -> (u64, u32, u16, u16) {
+        (descriptor.addr().0, descriptor.len(), descriptor.flags(), descriptor.next())
+    }
+
+    /// What `virtio-queue` finds: the descriptors, and whether the chain ends.
+    fn expected(memory: &GuestMemoryMmap, head: u16) -> (Vec<(u64, u32, u16, u16)>, bool) {
+        let mut queue = Queue::new(SIZE).unwrap();
+        queue.try_set_desc_table_address(GuestAddress(TABLE)).unwrap();
+        queue.try_set_avail_ring_address(GuestAddress(AVAILABLE)).unwrap();
+        queue.try_set_used_ring_address(GuestAddress(USED)).unwrap();
+        queue.set_ready(true);
+        memory.write_obj(head, GuestAddress(AVAILABLE + 4)).unwrap();
+        memory.store(1u16, GuestAddress(AVAILABLE + 2), Ordering::Relaxed).unwrap();
+        let chain: Vec<_> = queue.iter(memory).unwrap().next().unwrap().collect();
+        let ends = chain.last().is_some_and(|last| !last.has_next());
+        (chain.into_iter().map(fields).collect(), ends)
+    }
+
+    fn found(memory: &GuestMemoryMmap, head: u16) -> (Vec<(u64, u32, u16, u16)>, bool) {
+        let length = u32::from(SIZE) * DESCRIPTOR_SIZE as u32;
+        let table = resolve(memory, GuestAddress(TABLE), length).unwrap();
+        let (mut chain, mut ends) = (Vec::new(), true);
+        for descriptor in Chain::new(head, table, memory) {
+            match descriptor {
+                Ok(descriptor) => chain.push(fields(descriptor)),
+                Err(_) => ends = false,
+            }
+        }
+        (chain, ends)
+    }
+
+    #[test]
+    fn chains_are_followed_as_by_virtio_queue() {
+        let memory: GuestMemoryMmap =
+            GuestMemoryMmap::from_ranges(&[(GuestAddress(0), END as usize)]).unwrap();
+        let (mut numbers, mut ended, mut long) = (Numbers(7), 0, 0);
+        for round in 0..20_000 {
+            for (table, index) in [TABLE, INDIRECT].iter().flat_map(|t| (0..SIZE).map(|i| (*t, i)))
+            {
+                let at = GuestAddress(table + 16 * u64::from(index));
+                memory.write_obj(numbers.descriptor(SIZE.into()), at).unwrap();
+            }
+            let head = numbers.below(u64::from(SIZE) + 1) as u16;
+            let expected = expected(&memory, head);
+            ended += u32::from(expected.1);
+            long += u32::from(expected.1 && expected.0.len() >= 4);
+            assert_eq!(found(&memory, head), expected, "round {round}, head {head}");
+        }
+        assert!(ended > 2000 && long > 100, "{ended} chains end, {long} of them are long");
+    }
+
+    #[test]
+    fn reasons_are_told() {
+        let memory: GuestMemoryMmap =
+            GuestMemoryMmap::from_ranges(&[(GuestAddress(0), END as usize)]).unwrap();
+        let table = resolve(&memory, GuestAddress(TABLE), 128).unwrap();
+        let reason = |first: Descriptor| {
+            memory.write_obj(first, GuestAddress(TABLE)).unwrap();
+            memory.write_obj(first, GuestAddress(INDIRECT)).unwrap();
+            Chain::new(0, table, &memory).find_map(Result::err).unwrap().to_string()
+        };
+        let link = |flags, next| Descriptor::new(0, 16, flags, next);
+        let indirect = |address, length| Descriptor::new(address, length, 4, 0);
+        assert_eq!(reason(link(1, 8)), "descriptor 8 is outside its table");
+        assert_eq!(reason(link(1, 0)), "it loops");
+        assert_eq!(reason(indirect(INDIRECT, 16)), "an indirect table refers to another one");
+        assert_eq!(reason(indirect(INDIRECT, 17)), "an indirect table has 17 bytes");
+        assert!(
+            reason(indirect(END, 16)).contains("guest address"),
+            "{}",
+            reason(indirect(END, 16))
+        );
+    }
+}

@@ -202,9 +202,7 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         let ring = self.rings.ring(index);
         let mut ring =
             ring.ok_or(Fault::Internal("a queue that is not enabled has used buffers"))?;
-        for (head, written) in done {
-            ring.add_used(*head, *written)?;
-        }
+        ring.give_back(done)?;
         self.summary.used.insert(index);
         self.summary.count += done.len() as u32;
         Ok(())
@@ -227,6 +225,17 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
     /// Requests another iteration for the queue: work is left for which no doorbell will ring.
     pub fn reschedule(&mut self, index: usize) {
         self.summary.rescheduled.insert(index);
+    }
+
+    /// Requests another iteration for the queue if the driver has added requests, and marks it idle
+    /// otherwise.
+    pub fn reschedule_or_idle(&mut self, index: usize) {
+        let ring = self.rings.ring(index);
+        // The next iteration reports a ring that cannot be read.
+        match ring.is_some_and(|ring| ring.has_requests().unwrap_or(true)) {
+            true => self.reschedule(index),
+            false => self.mark_idle(index),
+        }
     }
 
     /// Notes that the queue is empty: it is processed again after the driver adds requests.
@@ -285,7 +294,7 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
             fault = Some(first);
         }
         self.recycle(requests);
-        self.reschedule(index);
+        self.reschedule_or_idle(index);
         fault.map_or(Ok(()), Err)
     }
 

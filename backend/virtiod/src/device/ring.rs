@@ -1,16 +1,24 @@
 //! A queue's ring, whose areas were resolved when the queue was enabled.
 //!
-//! `virtio-queue` keeps the ring's state and accesses it through [`RingMemory`], where a look-up is
-//! a comparison and an addition.
+//! `virtio-queue` reads the driver area and requests doorbells, through [`RingMemory`], where a
+//! look-up is a comparison and an addition. The used ring is written here, since `virtio-queue`
+//! would publish each element by itself.
 
 use std::iter::FusedIterator;
-use std::sync::atomic::Ordering;
+use std::num::Wrapping;
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{Error, Queue, QueueOwnedT, QueueT};
 use vm_memory::guest_memory::GuestMemorySliceIterator;
 use vm_memory::{
-    GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Permissions, VolatileSlice,
+    Bytes, GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Permissions,
+    VolatileMemory, VolatileMemoryError, VolatileSlice,
 };
+
+/// Bytes of the header of the driver area and of the device area: flags and index.
+const HEADER: usize = 4;
+/// Offset of the index in them.
+const INDEX: usize = 2;
 
 /// The bytes of a ring's areas.
 #[derive(Clone, Copy, Debug)]
@@ -23,26 +31,43 @@ pub struct RingAreas<'a> {
     pub device: VolatileSlice<'a>,
 }
 
+/// The device's state of a ring.
+#[derive(Debug)]
+pub struct RingState {
+    queue: Queue,
+    /// The index of the used ring: the number of elements written, modulo 2^16.
+    used: Wrapping<u16>,
+    /// The index when the device last asked whether the driver wants a notification.
+    asked: Wrapping<u16>,
+}
+
+impl RingState {
+    /// The state of a ring that was just set up as `queue` is.
+    pub fn new(queue: Queue) -> Self {
+        Self { queue, used: Wrapping(0), asked: Wrapping(0) }
+    }
+}
+
 /// The ring of an enabled queue.
 pub struct Ring<'a> {
-    queue: &'a mut Queue,
+    state: &'a mut RingState,
     memory: RingMemory<'a>,
 }
 
 impl<'a> Ring<'a> {
     /// The ring with this state, whose addresses are those of `areas`.
-    pub fn new(queue: &'a mut Queue, areas: RingAreas<'a>) -> Self {
+    pub fn new(state: &'a mut RingState, areas: RingAreas<'a>) -> Self {
         let memory = RingMemory {
-            driver: MappedArea { start: queue.avail_ring(), bytes: areas.driver },
-            device: MappedArea { start: queue.used_ring(), bytes: areas.device },
+            driver: MappedArea { start: state.queue.avail_ring(), bytes: areas.driver },
+            device: MappedArea { start: state.queue.used_ring(), bytes: areas.device },
             descriptors: areas.descriptors,
         };
-        Self { queue, memory }
+        Self { state, memory }
     }
 
     /// Number of entries.
     pub fn size(&self) -> u16 {
-        self.queue.size()
+        self.state.queue.size()
     }
 
     /// The descriptor table.
@@ -56,7 +81,7 @@ impl<'a> Ring<'a> {
     /// # Errors
     /// The driver's index is impossible.
     pub(super) fn heads(&mut self) -> Result<impl Iterator<Item = u16>, Error> {
-        Ok(self.queue.iter(&self.memory)?.map(|chain| chain.head_index()))
+        Ok(self.state.queue.iter(&self.memory)?.map(|chain| chain.head_index()))
     }
 
     /// Whether the driver has made chains available that were not taken.
@@ -64,25 +89,48 @@ impl<'a> Ring<'a> {
     /// # Errors
     /// The ring cannot be read.
     pub fn has_requests(&self) -> Result<bool, Error> {
-        let available = self.queue.avail_idx(&self.memory, Ordering::Acquire)?;
-        Ok(available.0 != self.queue.next_avail())
+        let queue = &self.state.queue;
+        let available = queue.avail_idx(&self.memory, Ordering::Acquire)?;
+        Ok(available.0 != queue.next_avail())
     }
 
-    /// Returns a chain to the driver, with the number of bytes written into its buffers.
+    /// Returns chains to the driver, each with the number of bytes written into its buffers.
     ///
     /// # Errors
-    /// The chain has no valid index.
-    pub(super) fn add_used(&mut self, head: u16, written: u32) -> Result<(), Error> {
-        self.queue.add_used(&self.memory, head, written)
+    /// The used ring is shorter than the ring's size, which the set-up prevents.
+    pub(super) fn give_back(&mut self, done: &[(u16, u32)]) -> Result<(), VolatileMemoryError> {
+        let (size, device) = (usize::from(self.size()), self.memory.device.bytes);
+        let elements = device.get_array_ref::<u64>(HEADER, size)?;
+        for (head, written) in done {
+            // The size is a power of two.
+            let slot = usize::from(self.state.used.0) & (size - 1);
+            // `struct virtq_used_elem`: the head, then the number of bytes.
+            let element = u64::from(*head) | u64::from(*written) << 32;
+            elements.ref_at(slot).store(element.to_le());
+            self.state.used += 1;
+        }
+        // Release pairs with the driver's read barrier: it sees the elements with the index.
+        device.store(self.state.used.0.to_le(), INDEX, Ordering::Release)
     }
 
     /// Whether the driver wants to be notified of the chains that were returned since the last
     /// call.
     ///
     /// # Errors
-    /// The ring cannot be read.
-    pub fn needs_notification(&mut self) -> Result<bool, Error> {
-        self.queue.needs_notification(&self.memory)
+    /// The driver area is shorter than the ring's size, which the set-up prevents.
+    pub fn needs_notification(&mut self) -> Result<bool, VolatileMemoryError> {
+        // The driver sets `used_event` and then reads the index, and the device the other way
+        // round: without a full barrier on each side, neither might see the other's.
+        fence(Ordering::SeqCst);
+        let RingState { queue, used, asked } = &mut *self.state;
+        if !queue.event_idx_enabled() {
+            return Ok(true);
+        }
+        let event = HEADER + 2 * usize::from(queue.size());
+        let event: u16 = self.memory.driver.bytes.load(event, Ordering::Relaxed)?;
+        let before = std::mem::replace(asked, *used);
+        // Virtio 1.3 section 2.7.10: the event is one of the indices since `before`.
+        Ok(*used - Wrapping(u16::from_le(event)) - Wrapping(1) < *used - before)
     }
 
     /// Asks the driver for a doorbell with the next chain; returns whether chains are available
@@ -91,7 +139,7 @@ impl<'a> Ring<'a> {
     /// # Errors
     /// The ring cannot be read or written.
     pub fn enable_notification(&mut self) -> Result<bool, Error> {
-        self.queue.enable_notification(&self.memory)
+        self.state.queue.enable_notification(&self.memory)
     }
 }
 
@@ -111,8 +159,8 @@ impl<'a> MappedArea<'a> {
     }
 }
 
-/// The memory of one ring. `virtio-queue` finds the driver area and the device area in it; chains
-/// are followed without it (`chain.rs`).
+/// The driver area and the device area of a ring, as `virtio-queue` accesses them. Chains are
+/// followed by `chain.rs`.
 struct RingMemory<'a> {
     driver: MappedArea<'a>,
     device: MappedArea<'a>,
@@ -172,3 +220,95 @@ impl<'a> Iterator for OneSlice<'a> {
 
 impl FusedIterator for OneSlice<'_> {}
 impl<'a> GuestMemorySliceIterator<'a, ()> for OneSlice<'a> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u16 = 8;
+    const DRIVER: u64 = 0x100;
+    const DEVICE: u64 = 0x200;
+    const BYTES: usize = 0x400;
+
+    fn queue(event_idx: bool) -> Queue {
+        let mut queue = Queue::new(SIZE).unwrap();
+        queue.try_set_avail_ring_address(GuestAddress(DRIVER)).unwrap();
+        queue.try_set_used_ring_address(GuestAddress(DEVICE)).unwrap();
+        queue.set_event_idx(event_idx);
+        queue.set_ready(true);
+        queue
+    }
+
+    fn memory() -> GuestMemoryMmap {
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), BYTES)]).unwrap()
+    }
+
+    fn areas(memory: &GuestMemoryMmap) -> RingAreas<'_> {
+        let slice = |start, length| {
+            let mut slices =
+                memory.get_slices(GuestAddress(start), length, Permissions::ReadWrite).unwrap();
+            slices.next().unwrap().unwrap()
+        };
+        let size = usize::from(SIZE);
+        RingAreas {
+            descriptors: slice(0, 16 * size),
+            driver: slice(DRIVER, 6 + 2 * size),
+            device: slice(DEVICE, 6 + 8 * size),
+        }
+    }
+
+    fn all_bytes(memory: &GuestMemoryMmap) -> Vec<u8> {
+        let mut bytes = vec![0; BYTES];
+        memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+        bytes
+    }
+
+    /// Returns chains in batches, with all possible events of the driver, over more than the range
+    /// of an index.
+    #[test]
+    fn used_ring_and_notifications_are_those_of_virtio_queue() {
+        for event_idx in [false, true] {
+            let (theirs, ours) = (memory(), memory());
+            let (mut queue, mut state) = (queue(event_idx), RingState::new(queue(event_idx)));
+            let mut notified = 0;
+            for step in 0..30_000u32 {
+                let batch: Vec<_> =
+                    (0..step % 7).map(|at| ((step + at) as u16 % SIZE, step)).collect();
+                let event = queue.next_used().wrapping_add(step as u16 % 5).wrapping_sub(2);
+                for memory in [&theirs, &ours] {
+                    memory.write_obj(event, GuestAddress(DRIVER + 4 + 16)).unwrap();
+                }
+                for (head, written) in &batch {
+                    queue.add_used(&theirs, *head, *written).unwrap();
+                }
+                let mut ring = Ring::new(&mut state, areas(&ours));
+                ring.give_back(&batch).unwrap();
+                assert_eq!(all_bytes(&ours), all_bytes(&theirs), "step {step}");
+                if step % 3 > 0 {
+                    let notify = queue.needs_notification(&theirs).unwrap();
+                    assert_eq!(ring.needs_notification().unwrap(), notify, "step {step}");
+                    notified += u32::from(notify);
+                }
+            }
+            assert!(notified > 5000, "{notified}");
+            assert_eq!(notified < 20_000, event_idx, "{notified}");
+        }
+    }
+
+    #[test]
+    fn only_the_rings_own_bytes_are_found() {
+        let (memory, mut state) = (memory(), RingState::new(queue(true)));
+        let ring = Ring::new(&mut state, areas(&memory));
+        let found =
+            |address, count, access| ring.memory.check_range(GuestAddress(address), count, access);
+        let (driver, device) = (6 + 2 * usize::from(SIZE), 6 + 8 * usize::from(SIZE));
+        assert!(found(DRIVER, driver, Permissions::Read));
+        assert!(!found(DRIVER, driver + 1, Permissions::Read), "beyond the end");
+        assert!(!found(DRIVER - 1, 2, Permissions::Read), "before the start");
+        assert!(!found(DRIVER, 2, Permissions::Write), "the device only reads it");
+        assert!(found(DEVICE, device, Permissions::ReadWrite));
+        assert!(!found(DEVICE, device + 1, Permissions::ReadWrite));
+        assert!(!found(u64::MAX, 2, Permissions::Read), "beyond the last address");
+        assert!(!found(0, 16, Permissions::Read), "descriptors are not found by address");
+    }
+}

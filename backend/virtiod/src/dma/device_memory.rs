@@ -52,6 +52,7 @@ impl<P: AccessPlatform> GuestMemory for DmaMemory<P> {
         count == 0 || self.get_slices(address, count, access).is_ok()
     }
 
+    #[inline]
     fn get_slices<'a>(
         &'a self,
         address: GuestAddress,

@@ -157,11 +157,11 @@ impl<P: AccessPlatform> DmaMemory<P> {
     pub fn prepare(&self, buffers: impl Iterator<Item = DmaRange>) {
         let (mut read, mut write) = (Vec::new(), Vec::new());
         let mut pooled = 0;
-        for buffer in buffers {
-            // Most buffers: they need no search of what is mapped.
-            if self.pool.find(buffer.address, buffer.length).is_some() {
+        buffers.for_each(|buffer| {
+            // Most buffers. An access finds those that the driver did not share.
+            if P::BUS_FEATURES & F_SHARED_POOL != 0 && PoolPage::at(buffer.address).is_some() {
                 pooled += 1;
-                continue;
+                return;
             }
             match self.mapper.decode(buffer) {
                 Ok(Location::Pages(range)) if self.find(buffer).is_none() => match buffer.access {
@@ -170,7 +170,7 @@ impl<P: AccessPlatform> DmaMemory<P> {
                 },
                 Ok(_) | Err(_) => {}
             }
-        }
+        });
         self.mapper.stats.pool_addresses.fetch_add(pooled, Ordering::Relaxed);
         if self.copy(&read, &write) {
             return;
@@ -250,11 +250,17 @@ impl<P: AccessPlatform> DmaMemory<P> {
     pub(super) fn bytes(&self, range: DmaRange) -> Result<VolatileSlice<'_>, AccessFault> {
         match self.pool.find(range.address, range.length) {
             Some(slice) => Ok(slice),
-            None => self.resolve(range).inspect_err(|fault| self.refuse(fault)),
+            None => self.granted_bytes(range),
         }
     }
 
     /// As [`DmaMemory::bytes`], for a range that is not in the pool.
+    #[cold]
+    #[inline(never)]
+    fn granted_bytes(&self, range: DmaRange) -> Result<VolatileSlice<'_>, AccessFault> {
+        self.resolve(range).inspect_err(|fault| self.refuse(fault))
+    }
+
     fn resolve(&self, range: DmaRange) -> Result<VolatileSlice<'_>, AccessFault> {
         if let Some(slice) = self.find(range) {
             return Ok(slice);

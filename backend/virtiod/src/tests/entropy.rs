@@ -135,11 +135,10 @@ fn reset_drops_waiting_requests_and_keeps_the_rate() {
     let mut driver = host.connect(&ends);
     driver.start();
     random(&mut driver, 4096);
-    driver.until("the rate to delay the device", |_| host.stat(DomId(1)).stats.waits > 0);
     for _ in 0..2 {
         let buffer = driver.share(&[0; 4096], Access::ReadWrite);
         driver.submit(&[buffer.writable()]);
-        driver.status();
+        driver.until("the rate to delay the device", |_| host.stat(DomId(1)).stats.waits > 0);
         assert_eq!(driver.set_status(0), 0);
         assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
         assert_eq!(driver.unshare(&buffer), [0; 4096], "dropped, not answered");

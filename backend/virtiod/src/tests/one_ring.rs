@@ -5,12 +5,12 @@ use vm_memory::GuestAddress;
 use xen::{Access, GrantTable};
 use xen_sim::SimGrants;
 
-use crate::device::{Ring, RingAreas, Rings};
+use crate::device::{Ring, RingAreas, RingState, Rings};
 use crate::dma::grants::GrantPlatform;
 use crate::dma::{DmaMemory, DmaRange, RingMapping};
 
 pub(crate) struct OneRing {
-    queue: Queue,
+    state: RingState,
     mapping: RingMapping<<SimGrants as GrantTable>::Pages>,
 }
 
@@ -31,7 +31,7 @@ impl OneRing {
         queue.try_set_avail_ring_address(GuestAddress(driver)).unwrap();
         queue.try_set_used_ring_address(GuestAddress(device)).unwrap();
         queue.set_ready(true);
-        Self { queue, mapping }
+        Self { state: RingState::new(queue), mapping }
     }
 }
 
@@ -39,6 +39,6 @@ impl Rings for OneRing {
     fn ring(&mut self, index: usize) -> Option<Ring<'_>> {
         let [descriptors, driver, device] = self.mapping.areas()?;
         let areas = RingAreas { descriptors, driver, device };
-        (index == 0).then(|| Ring::new(&mut self.queue, areas))
+        (index == 0).then(|| Ring::new(&mut self.state, areas))
     }
 }
