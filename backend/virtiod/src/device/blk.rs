@@ -468,7 +468,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
                 self.answer_ended(queues)?;
                 self.unblock(queues);
             }
-            queues.reschedule(index);
+            queues.reschedule_or_idle(index);
         }
         self.due_fault(index)
     }

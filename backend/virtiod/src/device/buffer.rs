@@ -7,11 +7,9 @@ use std::fmt;
 use std::io;
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{
-    GuestAddress, GuestMemoryError, Permissions, ReadVolatile, VolatileMemoryError, VolatileSlice,
-};
+use vm_memory::{GuestAddress, ReadVolatile, VolatileMemoryError, VolatileSlice};
 
-use super::chain::Endless;
+use super::chain::Chain;
 use super::{Buffer, BufferDirection, DeviceMemory, Fault, HeldBuffers};
 
 /// Bytes that the driver wrote for the device.
@@ -45,7 +43,7 @@ fn io_error(error: VolatileMemoryError) -> io::Error {
 /// Maximum bytes of a buffer that are made reachable and accessed as one.
 const MOST_PART: u64 = 1 << 20;
 
-/// A buffer, or a part of it.
+/// A buffer, or a part of it, and its position in the chain.
 #[derive(Clone, Copy, Debug)]
 struct Part {
     descriptor: usize,
@@ -56,14 +54,16 @@ struct Part {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Buffers<'r> {
     head: u16,
-    parts: &'r [Part],
-    /// Bytes of the first part that were split off.
+    /// Position of the first buffer in the chain.
+    first: usize,
+    buffers: &'r [Buffer],
+    /// Bytes of the first buffer that were split off: not all of them.
     skip: u64,
     length: u64,
 }
 
 impl<'r> Buffers<'r> {
-    /// Number of bytes of all parts together.
+    /// Number of bytes of all buffers together.
     pub fn length(self) -> u64 {
         self.length
     }
@@ -73,13 +73,13 @@ impl<'r> Buffers<'r> {
         let length = self.length.checked_sub(count)?;
         let front = Self { length: count, ..*self };
         let mut skip = self.skip + count;
-        while let Some((first, rest)) = self.parts.split_first() {
-            let whole = u64::from(first.buffer.length);
+        while let Some((first, rest)) = self.buffers.split_first() {
+            let whole = u64::from(first.length);
             if skip < whole {
                 break;
             }
             skip -= whole;
-            self.parts = rest;
+            (self.first, self.buffers) = (self.first + 1, rest);
         }
         (self.skip, self.length) = (skip, length);
         Some(front)
@@ -93,18 +93,17 @@ impl<'r> Buffers<'r> {
     /// The parts, without the bytes that were split off. Long buffers are several parts: where
     /// nothing can be mapped, each part is copied.
     fn parts(self) -> impl Iterator<Item = Part> + use<'r> {
-        let (mut parts, mut skip, mut left) = (self.parts, self.skip, self.length);
+        let (mut buffers, mut skip, mut left) = (self.buffers, self.skip, self.length);
         std::iter::from_fn(move || {
-            let (first, rest) = parts.split_first()?;
-            let whole = u64::from(first.buffer.length);
-            let count = left.min(whole.saturating_sub(skip)).min(MOST_PART);
-            let address = GuestAddress(first.buffer.address.0.wrapping_add(skip));
-            (skip, left) = (skip + count, left - count);
-            if skip >= whole {
-                (parts, skip) = (rest, 0);
-            }
-            let buffer = Buffer { address, length: count as u32, ..first.buffer };
-            (count > 0).then_some(Part { buffer, ..*first })
+            let (first, rest) = buffers.split_first()?;
+            let descriptor = self.first + (self.buffers.len() - buffers.len());
+            let whole = u64::from(first.length).saturating_sub(skip);
+            let count = left.min(whole).min(MOST_PART);
+            let address = GuestAddress(first.address.0.wrapping_add(skip));
+            left -= count;
+            (buffers, skip) = if count == whole { (rest, 0) } else { (buffers, skip + count) };
+            let buffer = Buffer { address, length: count as u32, ..*first };
+            (count > 0).then_some(Part { descriptor, buffer })
         })
     }
 
@@ -117,7 +116,7 @@ impl<'r> Buffers<'r> {
         for part in self.parts() {
             let count = rest.len().min(part.buffer.length as usize);
             let (now, later) = rest.split_at_mut(count);
-            self.resolve(memory, part, Permissions::Read)?.copy_to(now);
+            self.resolve(memory, part, BufferDirection::Readable)?.copy_to(now);
             rest = later;
         }
         memory.copied(self.length());
@@ -132,7 +131,7 @@ impl<'r> Buffers<'r> {
         let mut rest = bytes;
         for part in self.parts() {
             let (now, later) = rest.split_at(rest.len().min(part.buffer.length as usize));
-            self.resolve(memory, part, Permissions::Write)?.copy_from(now);
+            self.resolve(memory, part, BufferDirection::Writable)?.copy_from(now);
             rest = later;
         }
         memory.copied((bytes.len() - rest.len()) as u64);
@@ -144,7 +143,8 @@ impl<'r> Buffers<'r> {
         self,
         memory: &'a M,
     ) -> impl Iterator<Item = Result<Readable<'a>, Fault>> + use<'a, 'r, M> {
-        self.parts().map(move |part| self.resolve(memory, part, Permissions::Read).map(Readable))
+        self.parts()
+            .map(move |part| self.resolve(memory, part, BufferDirection::Readable).map(Readable))
     }
 
     /// The buffers, for writing; an item is an error if its buffer cannot be reached.
@@ -152,7 +152,8 @@ impl<'r> Buffers<'r> {
         self,
         memory: &'a M,
     ) -> impl Iterator<Item = Result<Writable<'a>, Fault>> + use<'a, 'r, M> {
-        self.parts().map(move |part| self.resolve(memory, part, Permissions::Write).map(Writable))
+        self.parts()
+            .map(move |part| self.resolve(memory, part, BufferDirection::Writable).map(Writable))
     }
 
     /// The buffers themselves, without the bytes that were split off.
@@ -175,34 +176,36 @@ impl<'r> Buffers<'r> {
         })
     }
 
-    fn resolve<'a, M: DeviceMemory>(
+    fn resolve<M: DeviceMemory>(
         self,
-        memory: &'a M,
-        part: Part,
-        access: Permissions,
-    ) -> Result<VolatileSlice<'a>, Fault> {
-        let fault = |source| Fault::Memory { head: self.head, descriptor: part.descriptor, source };
-        let mut slices = memory
-            .get_slices(part.buffer.address, part.buffer.length as usize, access)
-            .map_err(fault)?;
-        let slice = slices.next().unwrap_or(Err(GuestMemoryError::HostAddressNotAvailable));
-        slice.map_err(fault)
+        memory: &M,
+        Part { descriptor, buffer }: Part,
+        direction: BufferDirection,
+    ) -> Result<VolatileSlice<'_>, Fault> {
+        let slice = memory.slice(Buffer { direction, ..buffer });
+        slice.map_err(|source| Fault::Memory { head: self.head, descriptor, source })
     }
 }
+
+/// The reason for which a chain is malformed that has more bytes than a driver may add (virtio 1.3
+/// section 2.7.5.2).
+const TOO_LONG: &str = "more than 4 GiB";
 
 /// A request of the driver: a descriptor chain that was copied and checked.
 #[derive(Clone, Debug, Default)]
 pub struct VirtioRequest {
     /// Index of its first descriptor, which identifies the request in the used ring.
     pub head: u16,
-    /// The device-readable parts, then the device-writable ones.
-    parts: Vec<Part>,
-    /// Number of device-readable parts.
-    readable: usize,
-    readable_length: u64,
-    writable_length: u64,
+    /// Number of device-readable buffers.
+    readable: u16,
+    /// The device-readable buffers, then the device-writable ones.
+    buffers: Vec<Buffer>,
+    readable_length: u32,
+    writable_length: u32,
     /// The number of pages that the buffers touch; a page counts once for each buffer in it.
-    pages: u64,
+    pages: u32,
+    /// Number of buffers in memory that the driver shared for good.
+    shared: u32,
 }
 
 impl VirtioRequest {
@@ -212,98 +215,105 @@ impl VirtioRequest {
     /// [`Fault::Chain`] for a chain that does not end, is longer than 4 GiB, has an empty buffer, a
     /// readable buffer behind a writable one (virtio 1.3 section 2.7.4.2), or more buffers than the
     /// `queue_size` that a driver must keep to (section 2.7.5.3.1).
-    pub(super) fn collect(
+    pub(super) fn collect<M: DeviceMemory>(
         &mut self,
         head: u16,
         queue_size: u16,
-        chain: impl Iterator<Item = Result<Descriptor, Endless>>,
+        chain: Chain<'_, M>,
     ) -> Result<(), Fault> {
         let malformed =
             |reason: &dyn fmt::Display| Fault::Chain { head, reason: reason.to_string() };
         let endless = |why: &dyn fmt::Display| {
             malformed(&format_args!("it cannot be followed to its end: {why}"))
         };
-        self.parts.clear();
-        *self = Self { head, parts: std::mem::take(&mut self.parts), ..Self::default() };
+        self.buffers.clear();
+        *self = Self { head, buffers: std::mem::take(&mut self.buffers), ..Self::default() };
+        let memory = chain.memory();
         for descriptor in chain {
             let buffer = buffer_of(descriptor.map_err(|why| endless(&why))?);
-            let position = self.parts.len();
-            if position >= usize::from(queue_size) {
+            if self.buffers.len() >= usize::from(queue_size) {
                 let many = format_args!("more than the queue's {queue_size} descriptors");
                 return Err(malformed(&many));
             }
-            self.push(Part { descriptor: position, buffer }).map_err(|why| malformed(&why))?;
+            self.push(buffer).map_err(|why| malformed(&why))?;
+            self.shared += u32::from(memory.is_shared(buffer));
         }
-        if self.length() > u64::from(u32::MAX) {
-            return Err(endless(&"it has more than 4 GiB"));
+        if self.readable_length.checked_add(self.writable_length).is_none() {
+            return Err(endless(&TOO_LONG));
         }
         Ok(())
     }
 
     /// Adds a buffer, or returns the reason for which it is malformed.
-    fn push(&mut self, part: Part) -> Result<(), &'static str> {
-        let Buffer { length, direction, .. } = part.buffer;
+    fn push(&mut self, buffer: Buffer) -> Result<(), &'static str> {
+        let Buffer { length, direction, .. } = buffer;
         if length == 0 {
             return Err("a buffer has no bytes");
         }
-        match direction {
-            BufferDirection::Writable => self.writable_length += u64::from(length),
+        let total = match direction {
+            BufferDirection::Writable => &mut self.writable_length,
             BufferDirection::Readable if self.writable_length == 0 => {
                 self.readable += 1;
-                self.readable_length += u64::from(length);
+                &mut self.readable_length
             }
             BufferDirection::Readable => {
                 return Err("a device-readable buffer behind a device-writable one");
             }
-        }
-        self.pages += part.buffer.pages();
-        self.parts.push(part);
+        };
+        *total = total.checked_add(length).ok_or(TOO_LONG)?;
+        // At most two more than the bytes need, for each of at most 2^15 buffers.
+        self.pages += buffer.pages() as u32;
+        self.buffers.push(buffer);
         Ok(())
     }
 
     /// The device-readable buffers: the driver's data.
     pub fn readable(&self) -> Buffers<'_> {
-        let parts = self.parts.get(..self.readable).unwrap_or(&[]);
-        Buffers { head: self.head, parts, skip: 0, length: self.readable_length }
+        let buffers = self.buffers.get(..self.readable.into()).unwrap_or(&[]);
+        let length = self.readable_length.into();
+        Buffers { head: self.head, first: 0, buffers, skip: 0, length }
     }
 
     /// The device-writable buffers, for the answer.
     pub fn writable(&self) -> Buffers<'_> {
-        let parts = self.parts.get(self.readable..).unwrap_or(&[]);
-        Buffers { head: self.head, parts, skip: 0, length: self.writable_length }
+        let first = self.readable.into();
+        let buffers = self.buffers.get(first..).unwrap_or(&[]);
+        Buffers { head: self.head, first, buffers, skip: 0, length: self.writable_length.into() }
     }
 
     /// Number of bytes of all buffers, in both directions.
     pub fn length(&self) -> u64 {
-        self.readable_length + self.writable_length
+        u64::from(self.readable_length) + u64::from(self.writable_length)
     }
 
     /// The number of pages that its buffers touch; a page counts once for each buffer in it.
     pub fn pages(&self) -> u64 {
-        self.pages
+        self.pages.into()
     }
 
     /// Number of its buffers.
     pub fn count(&self) -> usize {
-        self.parts.len()
+        self.buffers.len()
+    }
+
+    /// Number of its buffers in memory that the driver shared for good.
+    pub(super) fn shared(&self) -> usize {
+        self.shared as usize
     }
 
     /// Number of descriptors that its allocation can hold.
     pub(super) fn capacity(&self) -> usize {
-        self.parts.capacity()
+        self.buffers.capacity()
     }
 
     /// Limits the device-writable bytes to the first `length`.
     pub fn truncate_writable(&mut self, length: u64) {
-        self.writable_length = self.writable_length.min(length);
+        self.writable_length = u64::from(self.writable_length).min(length) as u32;
     }
 
-    /// Its buffers as the descriptors describe them, without the first `written` device-writable
-    /// bytes.
-    pub fn buffers(&self, written: u64) -> impl Iterator<Item = Buffer> {
-        let mut writable = self.writable();
-        writable.split_front(written);
-        self.readable().parts().chain(writable.parts()).map(|part| part.buffer)
+    /// Its buffers.
+    pub fn buffers(&self) -> impl Iterator<Item = Buffer> {
+        self.readable().buffers().chain(self.writable().buffers())
     }
 }
 

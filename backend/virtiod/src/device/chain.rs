@@ -55,6 +55,11 @@ impl<'a, M: GuestMemory<Bitmap = ()>> Chain<'a, M> {
         Self { memory, table, is_indirect: false, next: Some(head), left }
     }
 
+    /// The memory that holds indirect tables.
+    pub(super) fn memory(&self) -> &'a M {
+        self.memory
+    }
+
     fn follow(&mut self, index: u16) -> Result<Descriptor, Endless> {
         let descriptor = self.load(index)?;
         if !descriptor.refers_to_indirect_table() {

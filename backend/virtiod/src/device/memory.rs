@@ -32,9 +32,18 @@ impl Buffer {
 
 /// A guest's memory, whose buffers are reachable for the duration of a batch of requests.
 pub trait DeviceMemory: GuestMemory<Bitmap = ()> {
+    /// Whether a buffer is in memory that the driver shared for good, which needs no preparation.
+    fn is_shared(&self, buffer: Buffer) -> bool;
+
     /// Makes the buffers of a batch reachable together, as far as possible. An access to a buffer
     /// that cannot be reached fails.
     fn prepare(&self, buffers: impl Iterator<Item = Buffer>);
+
+    /// The bytes of a buffer. They are made reachable if they are not yet.
+    ///
+    /// # Errors
+    /// The buffer cannot be reached, or not for this direction.
+    fn slice(&self, buffer: Buffer) -> Result<VolatileSlice<'_>, GuestMemoryError>;
 
     /// Copies the data that the device wrote back into the guest's memory, where it wrote into
     /// copies. A device calls this before it returns the buffers to the driver.
@@ -52,6 +61,9 @@ pub trait DeviceMemory: GuestMemory<Bitmap = ()> {
 
     /// Counts bytes that were copied from or into buffers.
     fn copied(&self, bytes: u64);
+
+    /// Counts buffers of requests in memory that the driver shared for good.
+    fn count_shared(&self, buffers: u64);
 
     /// The reason for which the latest access failed, if one failed since the last release.
     fn last_fault(&self) -> Option<String>;

@@ -129,16 +129,11 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
     /// Makes the buffers of requests reachable together. Skips requests that are longer than the
     /// device's longest request: the device accesses little of them.
     pub fn prepare(&self, requests: &[VirtioRequest]) {
-        self.prepare_rest(requests, 0);
-    }
-
-    /// As [`QueueContext::prepare`], but skips the first `written` device-writable bytes of the
-    /// first request, which the driver's memory has already.
-    fn prepare_rest(&self, requests: &[VirtioRequest], written: u64) {
-        let written = std::iter::once(written).chain(std::iter::repeat(0));
-        let requests = requests.iter().zip(written);
-        let requests = requests.filter(|(request, _)| request.length() <= self.longest);
-        self.memory.prepare(requests.flat_map(|(request, written)| request.buffers(written)));
+        let requests = requests.iter().filter(|request| request.length() <= self.longest);
+        let shared = requests.clone().map(|request| request.shared() as u64).sum();
+        self.memory.count_shared(shared);
+        let unshared = requests.filter(|request| request.shared() < request.count());
+        self.memory.prepare(unshared.flat_map(VirtioRequest::buffers));
     }
 
     /// As [`QueueContext::take`], but does not make buffers reachable: for a device that must
@@ -290,7 +285,7 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
             self.mark_idle(index);
             return Ok(());
         }
-        if let Err(first) = self.process_fetched(index, &requests, 0, &mut serve) {
+        if let Err(first) = self.process_fetched(index, &requests, &mut serve) {
             fault = Some(first);
         }
         self.recycle(requests);
@@ -299,8 +294,7 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
     }
 
     /// Calls `serve` with requests that were fetched, and returns the answered ones to the driver,
-    /// whatever the outcome. The device keeps the others. `written`: the number of bytes that the
-    /// device wrote into the first request before.
+    /// whatever the outcome. The device keeps the others.
     ///
     /// # Errors
     /// The error of `serve`, or as for [`QueueContext::give_back`].
@@ -308,10 +302,9 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         &mut self,
         index: usize,
         requests: &[VirtioRequest],
-        written: u64,
         serve: impl FnOnce(&[VirtioRequest], &M, &mut Completions<'_>) -> Result<R, Fault>,
     ) -> Result<R, Fault> {
-        self.prepare_rest(requests, written);
+        self.prepare(requests);
         let mut done = std::mem::take(&mut self.request_pool.done);
         done.clear();
         let mut completions = Completions { done: &mut done, bytes: &mut self.summary.bytes };

@@ -14,6 +14,16 @@ use crate::dma::{AccessFault, AccessPlatform, DmaMemory, DmaRange};
 use xen::Access;
 
 impl<P: AccessPlatform> DeviceMemory for DmaMemory<P> {
+    #[inline]
+    fn is_shared(&self, buffer: Buffer) -> bool {
+        Self::is_pool_address(buffer.address.0)
+    }
+
+    #[inline]
+    fn slice(&self, buffer: Buffer) -> Result<VolatileSlice<'_>, GuestMemoryError> {
+        Ok(self.bytes(range(buffer))?)
+    }
+
     fn prepare(&self, buffers: impl Iterator<Item = Buffer>) {
         DmaMemory::prepare(self, buffers.map(range));
     }
@@ -32,6 +42,10 @@ impl<P: AccessPlatform> DeviceMemory for DmaMemory<P> {
 
     fn copied(&self, bytes: u64) {
         self.stats().bytes_copied.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn count_shared(&self, buffers: u64) {
+        self.stats().pool_addresses.fetch_add(buffers, Ordering::Relaxed);
     }
 
     fn last_fault(&self) -> Option<String> {

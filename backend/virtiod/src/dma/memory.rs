@@ -148,6 +148,13 @@ impl<P: AccessPlatform> DmaMemory<P> {
         self.pool.clear();
     }
 
+    /// Whether an address is in the pool, if the platform has one. An access finds out whether the
+    /// driver shared the page.
+    #[inline]
+    pub(super) fn is_pool_address(address: u64) -> bool {
+        P::BUS_FEATURES & F_SHARED_POOL != 0 && PoolPage::at(address).is_some()
+    }
+
     /// Makes the buffers of the current requests reachable together: with one copy, or with one
     /// mapping for each kind of access. Written bytes reach the guest with
     /// [`DmaMemory::write_back`].
@@ -156,13 +163,7 @@ impl<P: AccessPlatform> DmaMemory<P> {
     /// which names the fault.
     pub fn prepare(&self, buffers: impl Iterator<Item = DmaRange>) {
         let (mut read, mut write) = (Vec::new(), Vec::new());
-        let mut pooled = 0;
-        buffers.for_each(|buffer| {
-            // Most buffers. An access finds those that the driver did not share.
-            if P::BUS_FEATURES & F_SHARED_POOL != 0 && PoolPage::at(buffer.address).is_some() {
-                pooled += 1;
-                return;
-            }
+        for buffer in buffers.filter(|buffer| !Self::is_pool_address(buffer.address)) {
             match self.mapper.decode(buffer) {
                 Ok(Location::Pages(range)) if self.find(buffer).is_none() => match buffer.access {
                     Access::ReadOnly => read.push(range),
@@ -170,8 +171,7 @@ impl<P: AccessPlatform> DmaMemory<P> {
                 },
                 Ok(_) | Err(_) => {}
             }
-        });
-        self.mapper.stats.pool_addresses.fetch_add(pooled, Ordering::Relaxed);
+        }
         if self.copy(&read, &write) {
             return;
         }

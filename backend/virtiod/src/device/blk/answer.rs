@@ -159,7 +159,7 @@ impl Block {
             requests.push(request);
             rest.push((task, outcome, data));
         }
-        let answered = queues.process_fetched(queue, &requests, 0, |requests, memory, done| {
+        let answered = queues.process_fetched(queue, &requests, |requests, memory, done| {
             requests.iter().zip(rest).try_for_each(|(request, (task, outcome, data))| {
                 let parsed = BlockRequest::resume(request, task)?;
                 let outcome = outcome.and_then(|()| {

@@ -106,7 +106,7 @@ fn slow_request_yields_between_parts_and_is_answered_once() {
     driver.add(VIRTIO_BLK_T_IN, &[], Some((512, Access::ReadWrite)));
     driver.add(VIRTIO_BLK_T_WRITE_ZEROES, &[Range { sectors: 8, ..WHOLE }], None);
     let counts = driver.serve_all();
-    assert!(counts.len() > 3, "{counts:?}");
+    assert_eq!(counts.first(), Some(&0), "the device's thread does not wait");
     assert_eq!(counts.iter().sum::<u32>(), 3, "{counts:?}");
     assert_eq!(driver.statuses(), [0, 0, 0]);
     let calls = image.take_calls();
@@ -166,7 +166,7 @@ fn large_transfer_on_slow_storage_is_done_in_parts() {
         let mut driver = Driver::new(&image);
         driver.add(kind, &[], Some((4 << 20, access)));
         let counts = driver.serve_all();
-        assert!(counts.len() > 2, "{counts:?}");
+        assert_eq!(counts.first(), Some(&0), "the device's thread does not wait");
         assert_eq!((driver.statuses(), counts.iter().sum::<u32>()), (vec![0], 1));
         let offsets: Vec<_> = image
             .take_calls()
