@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollTimeout, poll};
 use protocol::grant::PAGE_SIZE;
 use protocol::message::{
     BindOutcome, FeatureBlocks, Request, Response, ShareOutcome, VqueueFlags, VqueueUpdate,
@@ -31,6 +32,9 @@ use xen_virtiod::dma::DmaMemory;
 use xen_virtiod::dma::budget::GuestBudget;
 use xen_virtiod::dma::grants::GrantPlatform;
 use xen_virtiod::stats::DeviceStats;
+
+/// A folder in memory, so that no request waits for storage.
+const STORE: &str = "/dev/shm";
 
 /// Requests in a batch.
 pub(super) const BATCH: u16 = 32;
@@ -58,6 +62,9 @@ const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
 const DOORBELL: u32 = 7;
+
+const BY_EVENTS: Woken = Woken { events: true, sources: false, deadline: false };
+const BY_SOURCES: Woken = Woken { events: false, sources: true, deadline: false };
 
 /// Event channels that only count notifications.
 struct Events {
@@ -122,7 +129,7 @@ impl Disk {
     pub(super) fn start() -> Self {
         let (hypervisor, stats) = (Hypervisor::default(), Arc::new(DeviceStats::default()));
         let mut guest = hypervisor.guest(1, PAGES);
-        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let mut file = tempfile::NamedTempFile::new_in(STORE).unwrap();
         (0..BATCH).for_each(|number| file.write_all(&[number as u8; 4096]).unwrap());
         let target = Target::open(options(file.path())).unwrap();
         let device = Block::new(target, "xvda", Arc::clone(&stats)).unwrap();
@@ -243,10 +250,27 @@ impl Disk {
 
     /// Does what a device's thread does after a doorbell until it sleeps.
     pub(super) fn serve(&mut self) {
-        let woken = Woken { events: true, ..Woken::default() };
-        self.transport.scheduler().begin_iteration(woken, &self.clock);
+        self.transport.scheduler().begin_iteration(BY_EVENTS, &self.clock);
         self.transport.handle_doorbell(LocalPort(DOORBELL));
         self.transport.scheduler().woken_by_events(true, &self.clock);
+        self.iterate();
+    }
+
+    /// Waits until the requests are answered. The first ones wait until the disk's own thread has
+    /// started the disk.
+    pub(super) fn wait(&mut self) {
+        while self.used() != self.available {
+            let sources = self.transport.sources();
+            let mut fds: Vec<_> =
+                sources.iter().map(|source| PollFd::new(source.fd, source.events)).collect();
+            poll(&mut fds, PollTimeout::NONE).unwrap();
+            drop(sources);
+            self.transport.scheduler().begin_iteration(BY_SOURCES, &self.clock);
+            self.iterate();
+        }
+    }
+
+    fn iterate(&mut self) {
         loop {
             let step = self.transport.scheduler().next(&self.clock);
             if step == Step::Sleep {
@@ -259,10 +283,14 @@ impl Disk {
         assert_eq!(self.transport.longest_sleep(&self.clock), None);
     }
 
+    /// The index of the used ring.
+    fn used(&self) -> u16 {
+        self.slice(USED, 0, PAGE_SIZE as usize).load(2, Ordering::Acquire).unwrap()
+    }
+
     /// Checks that the requests were answered, with one notification.
     pub(super) fn check(&mut self) {
-        let used = self.slice(USED, 0, PAGE_SIZE as usize);
-        assert_eq!(used.load::<u16>(2, Ordering::Acquire).unwrap(), self.available);
+        assert_eq!(self.used(), self.available);
         let status = self.slice(HEADERS, STATUS, 1).read_obj::<u8>(0).unwrap();
         let data = self.slice(DATA, 0, PAGE_SIZE as usize).read_obj::<u8>(4095).unwrap();
         assert_eq!((status, data), (0, 0));
