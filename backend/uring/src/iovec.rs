@@ -3,6 +3,7 @@
 
 use std::io;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vm_memory::VolatileSlice;
@@ -30,11 +31,13 @@ impl WriteMode {
     }
 }
 
-const NOTHING: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+/// Room for vectors, which is not cleared first: that would cost as much as a short transfer.
+type Room = [MaybeUninit<libc::iovec>; MOST];
 
 /// An ordered list of pieces of memory. Adjacent pieces are merged.
 pub struct IoVec<'a> {
-    vectors: [libc::iovec; MOST],
+    vectors: Room,
+    /// Number of vectors that are set.
     count: usize,
     length: usize,
     memory: PhantomData<VolatileSlice<'a>>,
@@ -42,7 +45,12 @@ pub struct IoVec<'a> {
 
 impl Default for IoVec<'_> {
     fn default() -> Self {
-        Self { vectors: [NOTHING; MOST], count: 0, length: 0, memory: PhantomData }
+        Self {
+            vectors: [const { MaybeUninit::uninit() }; MOST],
+            count: 0,
+            length: 0,
+            memory: PhantomData,
+        }
     }
 }
 
@@ -50,12 +58,12 @@ impl<'a> IoVec<'a> {
     /// Appends a piece; returns `false` if the list is full.
     pub fn push(&mut self, piece: &VolatileSlice<'a>) -> bool {
         let (start, length) = (piece.ptr_guard_mut().as_ptr(), piece.len());
-        let last = self.count.checked_sub(1).and_then(|last| self.vectors.get_mut(last));
         let end = |last: &libc::iovec| last.iov_base as usize + last.iov_len;
+        let last = set_mut(&mut self.vectors, self.count).last_mut();
         if let Some(last) = last.filter(|last| end(last) == start as usize) {
             last.iov_len += length;
         } else if let Some(next) = self.vectors.get_mut(self.count) {
-            *next = libc::iovec { iov_base: start.cast(), iov_len: length };
+            next.write(libc::iovec { iov_base: start.cast(), iov_len: length });
             self.count += 1;
         } else {
             return false;
@@ -71,12 +79,12 @@ impl<'a> IoVec<'a> {
 
     /// The pieces as the kernel expects them.
     pub(crate) fn vectors(&self) -> &[libc::iovec] {
-        self.vectors.get(..self.count).unwrap_or(&[])
+        set(&self.vectors, self.count)
     }
 
     /// Iterates over the pieces, adjacent ones merged.
     pub fn slices(&self) -> impl Iterator<Item = VolatileSlice<'a>> {
-        self.vectors.iter().take(self.count).map(|vector| {
+        self.vectors().iter().map(|vector| {
             // SAFETY: range and lifetime: the vector is one slice that `push` took, or several
             // adjacent ones, and all live for 'a. Aliasing: accesses are volatile, as they are
             // through the original slices.
@@ -189,9 +197,24 @@ impl<'a> IoVec<'a> {
     }
 }
 
+/// The first `count` vectors, which are set.
+fn set(vectors: &Room, count: usize) -> &[libc::iovec] {
+    let set = vectors.get(..count).unwrap_or(&[]);
+    // SAFETY: initialisation: `push` sets vector after vector and counts them, and copies of the
+    // room keep the count, so the first `count` are set.
+    unsafe { set.assume_init_ref() }
+}
+
+/// As [`set`].
+fn set_mut(vectors: &mut Room, count: usize) -> &mut [libc::iovec] {
+    let set = vectors.get_mut(..count).unwrap_or(&mut []);
+    // SAFETY: as in `set`.
+    unsafe { set.assume_init_mut() }
+}
+
 /// The vectors that remain after a partial transfer.
 struct Left {
-    vectors: [libc::iovec; MOST],
+    vectors: Room,
     first: usize,
     count: usize,
 }
@@ -202,13 +225,13 @@ impl Left {
     }
 
     fn vectors(&self) -> &[libc::iovec] {
-        self.vectors.get(self.first..self.count).unwrap_or(&[])
+        set(&self.vectors, self.count).get(self.first..).unwrap_or(&[])
     }
 
     /// Removes `count` bytes from the front.
     fn skip(&mut self, count: usize) {
         let mut count = count;
-        for vector in self.vectors.iter_mut().take(self.count).skip(self.first) {
+        for vector in set_mut(&mut self.vectors, self.count).iter_mut().skip(self.first) {
             let taken = count.min(vector.iov_len);
             vector.iov_base = vector.iov_base.wrapping_byte_add(taken);
             vector.iov_len -= taken;

@@ -7,7 +7,10 @@ use std::fmt;
 use std::io;
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{GuestAddress, ReadVolatile, VolatileMemoryError, VolatileSlice};
+use vm_memory::{
+    GuestAddress, GuestMemoryError, ReadVolatile, VolatileMemory, VolatileMemoryError,
+    VolatileSlice,
+};
 
 use super::chain::Chain;
 use super::{Buffer, BufferDirection, DeviceMemory, Fault, HeldBuffers};
@@ -41,12 +44,12 @@ fn io_error(error: VolatileMemoryError) -> io::Error {
 }
 
 /// Maximum bytes of a buffer that are made reachable and accessed as one.
-const MOST_PART: u64 = 1 << 20;
+const MOST_PART: u32 = 1 << 20;
 
 /// A buffer, or a part of it, and its position in the chain.
 #[derive(Clone, Copy, Debug)]
 struct Part {
-    descriptor: usize,
+    descriptor: u16,
     buffer: Buffer,
 }
 
@@ -55,33 +58,35 @@ struct Part {
 pub struct Buffers<'r> {
     head: u16,
     /// Position of the first buffer in the chain.
-    first: usize,
+    first: u16,
     buffers: &'r [Buffer],
     /// Bytes of the first buffer that were split off: not all of them.
-    skip: u64,
-    length: u64,
+    skip: u32,
+    length: u32,
 }
 
 impl<'r> Buffers<'r> {
     /// Number of bytes of all buffers together.
     pub fn length(self) -> u64 {
-        self.length
+        self.length.into()
     }
 
     /// Splits the first `count` bytes off. Returns `None`, and changes nothing, if there are fewer.
+    #[inline]
     pub fn split_front(&mut self, count: u64) -> Option<Self> {
-        let length = self.length.checked_sub(count)?;
+        let count = u32::try_from(count).ok().filter(|count| *count <= self.length)?;
         let front = Self { length: count, ..*self };
-        let mut skip = self.skip + count;
+        let mut left = count;
         while let Some((first, rest)) = self.buffers.split_first() {
-            let whole = u64::from(first.length);
-            if skip < whole {
+            let whole = first.length - self.skip;
+            if left < whole {
                 break;
             }
-            skip -= whole;
-            (self.first, self.buffers) = (self.first + 1, rest);
+            left -= whole;
+            (self.first, self.buffers, self.skip) = (self.first.wrapping_add(1), rest, 0);
         }
-        (self.skip, self.length) = (skip, length);
+        self.skip += left;
+        self.length -= count;
         Some(front)
     }
 
@@ -92,18 +97,18 @@ impl<'r> Buffers<'r> {
 
     /// The parts, without the bytes that were split off. Long buffers are several parts: where
     /// nothing can be mapped, each part is copied.
+    #[inline]
     fn parts(self) -> impl Iterator<Item = Part> + use<'r> {
         let (mut buffers, mut skip, mut left) = (self.buffers, self.skip, self.length);
         std::iter::from_fn(move || {
-            let (first, rest) = buffers.split_first()?;
-            let descriptor = self.first + (self.buffers.len() - buffers.len());
-            let whole = u64::from(first.length).saturating_sub(skip);
-            let count = left.min(whole).min(MOST_PART);
-            let address = GuestAddress(first.address.0.wrapping_add(skip));
-            left -= count;
-            (buffers, skip) = if count == whole { (rest, 0) } else { (buffers, skip + count) };
-            let buffer = Buffer { address, length: count as u32, ..*first };
-            (count > 0).then_some(Part { descriptor, buffer })
+            let (first, rest) = buffers.split_first().filter(|_| left > 0)?;
+            let descriptor = self.first.wrapping_add((self.buffers.len() - buffers.len()) as u16);
+            let whole = first.length - skip;
+            let length = left.min(whole).min(MOST_PART);
+            let address = GuestAddress(first.address.0.wrapping_add(skip.into()));
+            left -= length;
+            (buffers, skip) = if length == whole { (rest, 0) } else { (buffers, skip + length) };
+            Some(Part { descriptor, buffer: Buffer { address, length, ..*first } })
         })
     }
 
@@ -121,6 +126,24 @@ impl<'r> Buffers<'r> {
         }
         memory.copied(self.length());
         Ok(())
+    }
+
+    /// Copies a header of 16 bytes, which is all of them.
+    ///
+    /// # Errors
+    /// [`Fault::Memory`].
+    #[inline]
+    pub fn header<M: DeviceMemory>(self, memory: &M) -> Result<[u8; 16], Fault> {
+        let mut bytes = [0; 16];
+        if let Some(part) = self.parts().next().filter(|part| part.buffer.length == 16) {
+            let slice = self.resolve(memory, part, BufferDirection::Readable)?;
+            if let Ok(header) = slice.get_ref::<u128>(0) {
+                memory.copied(16);
+                return Ok(header.load().to_ne_bytes());
+            }
+        }
+        self.copy_to(memory, &mut bytes)?;
+        Ok(bytes)
     }
 
     /// Copies `bytes` into the buffers: all of them, or as many as fit. Returns their number.
@@ -171,11 +194,11 @@ impl<'r> Buffers<'r> {
         mut each: impl FnMut(VolatileSlice<'a>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.parts().try_for_each(|Part { descriptor, buffer }| {
-            let fault = |source| Fault::Memory { head: self.head, descriptor, source };
-            each(held.slice(buffer).map_err(fault)?)
+            each(held.slice(buffer).map_err(|source| self.fault(descriptor, source))?)
         })
     }
 
+    #[inline]
     fn resolve<M: DeviceMemory>(
         self,
         memory: &M,
@@ -183,7 +206,12 @@ impl<'r> Buffers<'r> {
         direction: BufferDirection,
     ) -> Result<VolatileSlice<'_>, Fault> {
         let slice = memory.slice(Buffer { direction, ..buffer });
-        slice.map_err(|source| Fault::Memory { head: self.head, descriptor, source })
+        slice.map_err(|source| self.fault(descriptor, source))
+    }
+
+    #[cold]
+    fn fault(self, descriptor: u16, source: GuestMemoryError) -> Fault {
+        Fault::Memory { head: self.head, descriptor: descriptor.into(), source }
     }
 }
 
@@ -196,10 +224,16 @@ const TOO_LONG: &str = "more than 4 GiB";
 pub struct VirtioRequest {
     /// Index of its first descriptor, which identifies the request in the used ring.
     pub head: u16,
-    /// Number of device-readable buffers.
-    readable: u16,
     /// The device-readable buffers, then the device-writable ones.
     buffers: Vec<Buffer>,
+    totals: Totals,
+}
+
+/// What is known of the buffers of a request together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Totals {
+    /// Number of device-readable buffers.
+    readable: u16,
     readable_length: u32,
     writable_length: u32,
     /// The number of pages that the buffers touch; a page counts once for each buffer in it.
@@ -208,44 +242,9 @@ pub struct VirtioRequest {
     shared: u32,
 }
 
-impl VirtioRequest {
-    /// Copies a chain into this request and checks it.
-    ///
-    /// # Errors
-    /// [`Fault::Chain`] for a chain that does not end, is longer than 4 GiB, has an empty buffer, a
-    /// readable buffer behind a writable one (virtio 1.3 section 2.7.4.2), or more buffers than the
-    /// `queue_size` that a driver must keep to (section 2.7.5.3.1).
-    pub(super) fn collect<M: DeviceMemory>(
-        &mut self,
-        head: u16,
-        queue_size: u16,
-        chain: Chain<'_, M>,
-    ) -> Result<(), Fault> {
-        let malformed =
-            |reason: &dyn fmt::Display| Fault::Chain { head, reason: reason.to_string() };
-        let endless = |why: &dyn fmt::Display| {
-            malformed(&format_args!("it cannot be followed to its end: {why}"))
-        };
-        self.buffers.clear();
-        *self = Self { head, buffers: std::mem::take(&mut self.buffers), ..Self::default() };
-        let memory = chain.memory();
-        for descriptor in chain {
-            let buffer = buffer_of(descriptor.map_err(|why| endless(&why))?);
-            if self.buffers.len() >= usize::from(queue_size) {
-                let many = format_args!("more than the queue's {queue_size} descriptors");
-                return Err(malformed(&many));
-            }
-            self.push(buffer).map_err(|why| malformed(&why))?;
-            self.shared += u32::from(memory.is_shared(buffer));
-        }
-        if self.readable_length.checked_add(self.writable_length).is_none() {
-            return Err(endless(&TOO_LONG));
-        }
-        Ok(())
-    }
-
+impl Totals {
     /// Adds a buffer, or returns the reason for which it is malformed.
-    fn push(&mut self, buffer: Buffer) -> Result<(), &'static str> {
+    fn add(&mut self, buffer: Buffer) -> Result<(), &'static str> {
         let Buffer { length, direction, .. } = buffer;
         if length == 0 {
             return Err("a buffer has no bytes");
@@ -263,32 +262,69 @@ impl VirtioRequest {
         *total = total.checked_add(length).ok_or(TOO_LONG)?;
         // At most two more than the bytes need, for each of at most 2^15 buffers.
         self.pages += buffer.pages() as u32;
-        self.buffers.push(buffer);
         Ok(())
+    }
+}
+
+fn endless(why: &dyn fmt::Display) -> String {
+    format!("it cannot be followed to its end: {why}")
+}
+
+impl VirtioRequest {
+    /// Copies a chain and checks it. `buffers` is a list to reuse.
+    ///
+    /// # Errors
+    /// [`Fault::Chain`] for a chain that does not end, is longer than 4 GiB, has an empty buffer, a
+    /// readable buffer behind a writable one (virtio 1.3 section 2.7.4.2), or more buffers than the
+    /// `queue_size` that a driver must keep to (section 2.7.5.3.1).
+    pub(super) fn collect<M: DeviceMemory>(
+        mut buffers: Vec<Buffer>,
+        head: u16,
+        queue_size: u16,
+        chain: Chain<'_, M>,
+    ) -> Result<Self, Fault> {
+        let malformed = |reason| Fault::Chain { head, reason };
+        let memory = chain.memory();
+        let mut totals = Totals::default();
+        buffers.clear();
+        for descriptor in chain {
+            let buffer = buffer_of(descriptor.map_err(|why| malformed(endless(&why)))?);
+            if buffers.len() >= usize::from(queue_size) {
+                let many = format!("more than the queue's {queue_size} descriptors");
+                return Err(malformed(many));
+            }
+            totals.add(buffer).map_err(|why| malformed(why.to_owned()))?;
+            totals.shared += u32::from(memory.is_shared(buffer));
+            buffers.push(buffer);
+        }
+        if totals.readable_length.checked_add(totals.writable_length).is_none() {
+            return Err(malformed(endless(&TOO_LONG)));
+        }
+        Ok(Self { head, buffers, totals })
     }
 
     /// The device-readable buffers: the driver's data.
     pub fn readable(&self) -> Buffers<'_> {
-        let buffers = self.buffers.get(..self.readable.into()).unwrap_or(&[]);
-        let length = self.readable_length.into();
+        let Totals { readable, readable_length: length, .. } = self.totals;
+        let buffers = self.buffers.get(..readable.into()).unwrap_or(&[]);
         Buffers { head: self.head, first: 0, buffers, skip: 0, length }
     }
 
     /// The device-writable buffers, for the answer.
     pub fn writable(&self) -> Buffers<'_> {
-        let first = self.readable.into();
-        let buffers = self.buffers.get(first..).unwrap_or(&[]);
-        Buffers { head: self.head, first, buffers, skip: 0, length: self.writable_length.into() }
+        let Totals { readable: first, writable_length: length, .. } = self.totals;
+        let buffers = self.buffers.get(first.into()..).unwrap_or(&[]);
+        Buffers { head: self.head, first, buffers, skip: 0, length }
     }
 
     /// Number of bytes of all buffers, in both directions.
     pub fn length(&self) -> u64 {
-        u64::from(self.readable_length) + u64::from(self.writable_length)
+        u64::from(self.totals.readable_length) + u64::from(self.totals.writable_length)
     }
 
     /// The number of pages that its buffers touch; a page counts once for each buffer in it.
     pub fn pages(&self) -> u64 {
-        self.pages.into()
+        self.totals.pages.into()
     }
 
     /// Number of its buffers.
@@ -298,17 +334,18 @@ impl VirtioRequest {
 
     /// Number of its buffers in memory that the driver shared for good.
     pub(super) fn shared(&self) -> usize {
-        self.shared as usize
+        self.totals.shared as usize
     }
 
-    /// Number of descriptors that its allocation can hold.
-    pub(super) fn capacity(&self) -> usize {
-        self.buffers.capacity()
+    /// The list of its buffers, to be reused.
+    pub(super) fn into_list(self) -> Vec<Buffer> {
+        self.buffers
     }
 
     /// Limits the device-writable bytes to the first `length`.
     pub fn truncate_writable(&mut self, length: u64) {
-        self.writable_length = u64::from(self.writable_length).min(length) as u32;
+        let whole = &mut self.totals.writable_length;
+        *whole = u64::from(*whole).min(length) as u32;
     }
 
     /// Its buffers.

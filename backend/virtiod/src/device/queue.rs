@@ -1,7 +1,7 @@
 //! Queues as a device sees them: it takes requests and returns them with its answers.
 
 use super::chain::Chain;
-use super::{DeviceMemory, Fault, HeldBuffers, QueueSet, Ring, VirtioRequest};
+use super::{Buffer, DeviceMemory, Fault, HeldBuffers, QueueSet, Ring, VirtioRequest};
 
 /// Maximum number of requests that are taken from a ring at once. Their pages are mapped and
 /// unmapped together, and the bus handles other queues and messages between two batches.
@@ -42,26 +42,28 @@ pub struct BatchSummary {
 #[derive(Debug, Default)]
 pub struct RequestPool {
     list: Vec<VirtioRequest>,
-    requests: Vec<VirtioRequest>,
-    /// Capacity of `requests`, in descriptors.
-    descriptors: usize,
+    buffers: Vec<Vec<Buffer>>,
+    /// Capacity of all of `buffers` together.
+    capacity: usize,
     done: Vec<(u16, u32)>,
 }
 
 impl RequestPool {
-    fn request(&mut self) -> VirtioRequest {
-        let request = self.requests.pop().unwrap_or_default();
-        self.descriptors -= request.capacity();
-        request
+    /// A list for a request's buffers.
+    fn take(&mut self) -> Vec<Buffer> {
+        let buffers = self.buffers.pop().unwrap_or_default();
+        self.capacity -= buffers.capacity();
+        buffers
     }
 
     /// Keeps the allocation of a request for reuse. Above the limits it is freed, so that the
     /// memory of long chains is not held.
     fn keep(&mut self, request: VirtioRequest) {
-        let descriptors = self.descriptors + request.capacity();
-        if self.requests.len() < POOLED_REQUESTS && descriptors <= POOLED_DESCRIPTORS {
-            self.descriptors = descriptors;
-            self.requests.push(request);
+        let buffers = request.into_list();
+        let capacity = self.capacity + buffers.capacity();
+        if self.buffers.len() < POOLED_REQUESTS && capacity <= POOLED_DESCRIPTORS {
+            self.capacity = capacity;
+            self.buffers.push(buffers);
         }
     }
 }
@@ -149,9 +151,9 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         };
         let (mut fault, mut bytes, mut pages) = (None, 0, 0);
         for head in heads.take(limit.min(BATCH)) {
-            let mut request = self.request_pool.request();
-            match request.collect(head, queue_size, Chain::new(head, table, memory)) {
-                Ok(()) => {
+            let (list, chain) = (self.request_pool.take(), Chain::new(head, table, memory));
+            match VirtioRequest::collect(list, head, queue_size, chain) {
+                Ok(request) => {
                     bytes += request.length();
                     pages += request.pages();
                     requests.push(request);

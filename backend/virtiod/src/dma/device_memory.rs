@@ -21,7 +21,7 @@ impl<P: AccessPlatform> DeviceMemory for DmaMemory<P> {
 
     #[inline]
     fn slice(&self, buffer: Buffer) -> Result<VolatileSlice<'_>, GuestMemoryError> {
-        Ok(self.bytes(range(buffer))?)
+        self.bytes(range(buffer))
     }
 
     fn prepare(&self, buffers: impl Iterator<Item = Buffer>) {

@@ -20,7 +20,7 @@ use elsa::FrozenVec;
 use protocol::binding::F_SHARED_POOL;
 use protocol::grant::GrantRef;
 use protocol::pool::PoolPage;
-use vm_memory::VolatileSlice;
+use vm_memory::{GuestMemoryError, VolatileSlice};
 
 use super::copy_buffer::{self, CopyBuffer};
 use super::held::HeldMemory;
@@ -245,9 +245,9 @@ impl<P: AccessPlatform> DmaMemory<P> {
     /// Returns the bytes of a range; maps them if they are not reachable yet.
     ///
     /// # Errors
-    /// [`AccessFault`]; the statistics count it.
+    /// With an [`AccessFault`] inside; the statistics count it.
     #[inline]
-    pub(super) fn bytes(&self, range: DmaRange) -> Result<VolatileSlice<'_>, AccessFault> {
+    pub(super) fn bytes(&self, range: DmaRange) -> Result<VolatileSlice<'_>, GuestMemoryError> {
         match self.pool.find(range.address, range.length) {
             Some(slice) => Ok(slice),
             None => self.granted_bytes(range),
@@ -257,8 +257,8 @@ impl<P: AccessPlatform> DmaMemory<P> {
     /// As [`DmaMemory::bytes`], for a range that is not in the pool.
     #[cold]
     #[inline(never)]
-    fn granted_bytes(&self, range: DmaRange) -> Result<VolatileSlice<'_>, AccessFault> {
-        self.resolve(range).inspect_err(|fault| self.refuse(fault))
+    fn granted_bytes(&self, range: DmaRange) -> Result<VolatileSlice<'_>, GuestMemoryError> {
+        Ok(self.resolve(range).inspect_err(|fault| self.refuse(fault))?)
     }
 
     fn resolve(&self, range: DmaRange) -> Result<VolatileSlice<'_>, AccessFault> {

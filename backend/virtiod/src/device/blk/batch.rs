@@ -13,7 +13,7 @@ use super::target::{PART_BYTES, TargetError};
 use super::worker::{Job, RequestJob};
 use super::{BATCH, Block, Discard, STATUS_SIZE, VIRTIO_BLK_F_DISCARD, WriteMode};
 use crate::device::{
-    Buffers, DeviceMemory, Fault, Gather, QueueContext, Scatter, VirtioRequest, Writable,
+    Buffer, Buffers, DeviceMemory, Fault, Gather, QueueContext, Scatter, VirtioRequest, Writable,
 };
 
 /// The status of an unfinished request: no value of the specification. The device may write a
@@ -83,7 +83,48 @@ impl CachedReads {
     }
 }
 
-type Verdicts = [Option<Verdict>; BATCH];
+/// What became of a batch.
+#[derive(Default)]
+struct Judged {
+    /// Number of requests before the first fault.
+    count: usize,
+    /// Requests that are answered: their heads, and the numbers of bytes written. Only the first
+    /// `answered` are set.
+    done: [(u16, u32); BATCH],
+    answered: usize,
+    /// Bytes of their buffers together.
+    bytes: u64,
+    /// Numbers of the other requests in the batch, in order.
+    left: Vec<(usize, Verdict)>,
+}
+
+impl Judged {
+    fn add(&mut self, request: &VirtioRequest, verdict: Verdict) {
+        match verdict {
+            Verdict::Answered(written) => {
+                if let Some(place) = self.done.get_mut(self.answered) {
+                    *place = (request.head, written);
+                    (self.answered, self.bytes) =
+                        (self.answered + 1, self.bytes + request.length());
+                }
+            }
+            other => self.left.push((self.count, other)),
+        }
+        self.count += 1;
+    }
+
+    fn done(&self) -> &[(u16, u32)] {
+        self.done.get(..self.answered).unwrap_or(&[])
+    }
+
+    /// The buffers that the device may have written of the answered requests.
+    fn written(&self, requests: &[VirtioRequest]) -> impl Iterator<Item = Buffer> {
+        let is_left = |number: &usize| self.left.iter().any(|(left, _)| left == number);
+        let judged = requests.iter().take(self.count).enumerate();
+        let answered = judged.filter(move |(number, _)| !is_left(number));
+        answered.flat_map(|(_, request)| request.writable().buffers())
+    }
+}
 
 impl Block {
     /// Begins a batch of requests, and answers those that need no waiting.
@@ -97,31 +138,21 @@ impl Block {
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         queues.prepare(&requests);
-        let mut verdicts: Verdicts = [const { None }; BATCH];
-        let judged = self.judge_all(&requests, queues.memory(), &mut verdicts);
-        let mut done = [(0, 0); BATCH];
-        let (mut count, mut bytes) = (0, 0);
-        for (request, verdict) in requests.iter().zip(&verdicts) {
-            if let (Some(Verdict::Answered(written)), Some(place)) = (verdict, done.get_mut(count))
-            {
-                *place = (request.head, *written);
-                (count, bytes) = (count + 1, bytes + request.length());
-            }
+        let mut judged = Judged::default();
+        let outcome = self.judge_all(&requests, queues.memory(), &mut judged);
+        let mut written = Ok(());
+        if !judged.left.is_empty() {
+            let uses_buffers = judged.left.iter().any(|(_, verdict)| verdict.uses_buffers());
+            let held = uses_buffers.then(|| Arc::new(HeldBatch(queues.hold())));
+            written = held.as_ref().map_or(Ok(()), |held| {
+                held.0.write_back(&mut judged.written(&requests)).map_err(Fault::WriteBack)
+            });
+            self.hand_over(index, &mut requests, std::mem::take(&mut judged.left), held);
         }
-        let held = verdicts.iter().flatten().any(Verdict::uses_buffers);
-        let held = held.then(|| Arc::new(HeldBatch(queues.hold())));
-        let written = held.as_ref().map_or(Ok(()), |held| {
-            let is_answered = |verdict: &Option<_>| matches!(verdict, Some(Verdict::Answered(_)));
-            let answered =
-                requests.iter().zip(&verdicts).filter(|(_, verdict)| is_answered(verdict));
-            let mut buffers = answered.flat_map(|(request, _)| request.writable().buffers());
-            held.0.write_back(&mut buffers).map_err(Fault::WriteBack)
-        });
-        self.hand_over(index, &mut requests, verdicts, held);
-        queues.complete(index, done.get(..count).unwrap_or(&[]), bytes)?;
+        queues.complete(index, judged.done(), judged.bytes)?;
         queues.recycle(requests);
         written?;
-        if let Err(fault) = judged {
+        if let Err(fault) = outcome {
             self.set_fault(index, Some(fault));
         }
         Ok(())
@@ -132,12 +163,12 @@ impl Block {
         &mut self,
         requests: &[VirtioRequest],
         memory: &M,
-        verdicts: &mut Verdicts,
+        judged: &mut Judged,
     ) -> Result<(), Fault> {
-        for (slot, request) in verdicts.iter_mut().zip(requests) {
-            *slot = Some(self.judge(request, memory)?);
-        }
-        Ok(())
+        requests.iter().try_for_each(|request| {
+            judged.add(request, self.judge(request, memory)?);
+            Ok(())
+        })
     }
 
     fn judge<M: DeviceMemory>(
@@ -183,8 +214,8 @@ impl Block {
         request: &BlockRequest<'_>,
         memory: &M,
     ) -> Result<Step, TargetError> {
-        let (data, file) = (request.data, self.facts.file.clone());
-        match (&request.task.command, file) {
+        let data = request.data;
+        match (&request.task.command, &self.facts.file) {
             (BlockCommand::Unsupported, _) => Err(TargetError::Unsupported),
             (BlockCommand::GetId, _) => {
                 data.copy_from(memory, &self.serial)?;
@@ -200,17 +231,17 @@ impl Block {
             }
             (BlockCommand::Flush, Some(file)) => Ok(match file.store {
                 // It has nothing to write.
-                Store::Memory => Step::Ended(self.check_durable(&file)),
-                Store::Slow | Store::Direct => Step::Sync(file),
+                Store::Memory => Step::Ended(self.check_durable(file)),
+                Store::Slow | Store::Direct => Step::Sync(Arc::clone(file)),
             }),
             (BlockCommand::Read { sector }, Some(file)) => {
                 let extent = Extent::of_data(*sector, data.length(), self.facts.sectors)?;
-                self.read_at_once(extent, data, memory, file)
+                read_at_once(&mut self.cached_reads, extent, data, memory, file)
             }
             (BlockCommand::Write { sector }, Some(file)) => {
                 self.facts.check_writable()?;
                 if self.facts.write_mode == WriteMode::Through {
-                    self.check_durable(&file)?;
+                    self.check_durable(file)?;
                 }
                 let extent = Extent::of_data(*sector, data.length(), self.facts.sectors)?;
                 self.write_at_once(extent, data, memory, file)
@@ -230,59 +261,31 @@ impl Block {
         if file.durability.is_lost() { Err(TargetError::Lost) } else { Ok(()) }
     }
 
-    /// Reads from memory or the page cache, or leaves it to the engine.
-    fn read_at_once<M: DeviceMemory>(
-        &mut self,
-        Extent { offset, bytes }: Extent,
-        data: Buffers<'_>,
-        memory: &M,
-        file: Arc<DiskFile>,
-    ) -> Result<Step, TargetError> {
-        let is_short = bytes <= PART_BYTES as u64 && offset + bytes <= file.bytes;
-        match file.store {
-            Store::Memory if is_short => {
-                read_all(&file, offset, data, memory)?;
-                return Ok(Step::Ended(Ok(())));
-            }
-            Store::Slow if is_short && self.cached_reads.is_worthwhile() => {
-                if let Some(scatter) = scatter(data, memory)?
-                    && self.cached_reads.take(file.read_cached(offset, &scatter))?
-                {
-                    return Ok(Step::Ended(Ok(())));
-                }
-            }
-            Store::Memory | Store::Slow | Store::Direct => {}
-        }
-        // An error of the guest's is found before anything is read.
-        data.writable(memory).try_for_each(|buffer| buffer.map(drop))?;
-        Ok(Step::Transfer(file))
-    }
-
     /// Writes to memory, or leaves it to the engine.
     fn write_at_once<M: DeviceMemory>(
-        &mut self,
+        &self,
         Extent { offset, bytes }: Extent,
         data: Buffers<'_>,
         memory: &M,
-        file: Arc<DiskFile>,
+        file: &Arc<DiskFile>,
     ) -> Result<Step, TargetError> {
         // A request with a malformed last buffer changes nothing on the disk.
         data.readable(memory).try_for_each(|buffer| buffer.map(drop))?;
         if file.store != Store::Memory || bytes > PART_BYTES as u64 {
-            return Ok(Step::Transfer(file));
+            return Ok(Step::Transfer(Arc::clone(file)));
         }
         let mut at = offset;
         let mut gather = Gather::default();
         for buffer in data.readable(memory) {
             if let Err(buffer) = gather.push(buffer?) {
-                self.write_now(&file, at, &gather)?;
+                self.write_now(file, at, &gather)?;
                 at += gather.length() as u64;
                 gather = Gather::default();
                 // An empty vector has capacity for one piece.
                 drop(gather.push(buffer));
             }
         }
-        self.write_now(&file, at, &gather)?;
+        self.write_now(file, at, &gather)?;
         Ok(Step::Ended(Ok(())))
     }
 
@@ -296,15 +299,14 @@ impl Block {
         &mut self,
         queue: usize,
         requests: &mut Vec<VirtioRequest>,
-        verdicts: Verdicts,
+        left: Vec<(usize, Verdict)>,
         held: Option<Arc<HeldBatch>>,
     ) {
-        if verdicts.iter().flatten().all(|verdict| matches!(verdict, Verdict::Answered(_))) {
-            return;
-        }
+        let mut left = left.into_iter().peekable();
         let (mut transfers, mut jobs) = (Vec::new(), Vec::new());
         let mut answered = Vec::new();
-        for (request, verdict) in requests.drain(..).zip(verdicts) {
+        for (number, request) in requests.drain(..).enumerate() {
+            let verdict = left.next_if(|(next, _)| *next == number).map(|(_, verdict)| verdict);
             let engine = |file| held.clone().map(|held| Way::Engine { held, file });
             let (task, way, data) = match verdict {
                 Some(Verdict::Transfer(task, file)) => (task, engine(file), None),
@@ -341,18 +343,47 @@ impl Block {
     }
 }
 
-/// The buffers for a read; `None` if they have too many pieces.
-fn scatter<'m, M: DeviceMemory>(
+/// Reads from memory or the page cache, or leaves it to the engine.
+fn read_at_once<M: DeviceMemory>(
+    cached_reads: &mut CachedReads,
+    Extent { offset, bytes }: Extent,
+    data: Buffers<'_>,
+    memory: &M,
+    file: &Arc<DiskFile>,
+) -> Result<Step, TargetError> {
+    let is_short = bytes <= PART_BYTES as u64 && offset + bytes <= file.bytes;
+    match file.store {
+        Store::Memory if is_short => {
+            read_all(file, offset, data, memory)?;
+            return Ok(Step::Ended(Ok(())));
+        }
+        Store::Slow if is_short && cached_reads.is_worthwhile() => {
+            let mut scatter = Scatter::default();
+            if fill(&mut scatter, data, memory)?
+                && cached_reads.take(file.read_cached(offset, &scatter))?
+            {
+                return Ok(Step::Ended(Ok(())));
+            }
+        }
+        Store::Memory | Store::Slow | Store::Direct => {}
+    }
+    // An error of the guest's is found before anything is read.
+    data.writable(memory).try_for_each(|buffer| buffer.map(drop))?;
+    Ok(Step::Transfer(Arc::clone(file)))
+}
+
+/// Adds the buffers for a read to `scatter`; returns whether it has room for all.
+fn fill<'m, M: DeviceMemory>(
+    scatter: &mut Scatter<'m>,
     data: Buffers<'_>,
     memory: &'m M,
-) -> Result<Option<Scatter<'m>>, Fault> {
-    let mut scatter = Scatter::default();
+) -> Result<bool, Fault> {
     for buffer in data.writable(memory) {
         if scatter.push(buffer?).is_err() {
-            return Ok(None);
+            return Ok(false);
         }
     }
-    Ok(Some(scatter))
+    Ok(true)
 }
 
 /// Reads into all buffers, at once.

@@ -113,6 +113,7 @@ struct RequestParts<'r> {
 }
 
 impl<'r> RequestParts<'r> {
+    #[inline]
     fn of(request: &'r VirtioRequest) -> Result<Self, Fault> {
         let malformed =
             |reason: &str| Fault::Chain { head: request.head, reason: reason.to_owned() };
@@ -123,7 +124,9 @@ impl<'r> RequestParts<'r> {
         let data_length = status.length().checked_sub(1);
         let data_length = data_length.ok_or_else(|| malformed("no buffer for the status byte"))?;
         let input = status.split_front(data_length);
-        let input = input.ok_or(Fault::Internal("a request is shorter than its own length"))?;
+        let Some(input) = input else {
+            return Err(Fault::Internal("a request is shorter than its own length"));
+        };
         Ok(Self { header, out, input, status })
     }
 }
@@ -148,9 +151,7 @@ impl<'r> BlockRequest<'r> {
         memory: &M,
     ) -> Result<Self, Fault> {
         let parts = RequestParts::of(request)?;
-        let mut bytes = [0; HEADER_SIZE];
-        parts.header.copy_to(memory, &mut bytes)?;
-        let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = bytes;
+        let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = parts.header.header(memory)?;
         let sector = u64::from_le_bytes(sector);
         let command = match u32::from_le_bytes([t0, t1, t2, t3]) {
             VIRTIO_BLK_T_IN => BlockCommand::Read { sector },
