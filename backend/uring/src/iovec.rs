@@ -170,20 +170,30 @@ impl<'a> IoVec<'a> {
         end: io::ErrorKind,
         call: impl Fn(&[libc::iovec], libc::off_t) -> isize,
     ) -> io::Result<()> {
-        let mut moved = 0;
-        // A copy of the vectors, made only after a partial transfer.
-        let mut left: Option<Left> = None;
-        while moved < self.length {
-            let at = offset.checked_add(moved as u64).and_then(|at| i64::try_from(at).ok());
-            let at = at.ok_or(io::ErrorKind::InvalidInput)?;
-            let vectors = left.as_ref().map_or(self.vectors(), Left::vectors);
-            match usize::try_from(call(vectors, at)) {
+        let at = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let moved = call(self.vectors(), at);
+        if usize::try_from(moved).is_ok_and(|moved| moved == self.length) {
+            return Ok(());
+        }
+        self.transfer_rest(moved, offset, end, call)
+    }
+
+    /// Goes on after a first call that transferred `moved` bytes, or failed.
+    #[cold]
+    fn transfer_rest(
+        &self,
+        mut moved: isize,
+        offset: u64,
+        end: io::ErrorKind,
+        call: impl Fn(&[libc::iovec], libc::off_t) -> isize,
+    ) -> io::Result<()> {
+        let (mut left, mut done) = (Left::of(self), 0);
+        loop {
+            match usize::try_from(moved) {
                 Ok(0) => return Err(end.into()),
                 Ok(count) => {
-                    moved += count;
-                    if moved < self.length {
-                        left.get_or_insert_with(|| Left::of(self)).skip(count);
-                    }
+                    left.skip(count);
+                    done += count;
                 }
                 Err(_) => {
                     let error = io::Error::last_os_error();
@@ -192,8 +202,12 @@ impl<'a> IoVec<'a> {
                     }
                 }
             }
+            if done >= self.length {
+                return Ok(());
+            }
+            let at = offset.checked_add(done as u64).and_then(|at| i64::try_from(at).ok());
+            moved = call(left.vectors(), at.ok_or(io::ErrorKind::InvalidInput)?);
         }
-        Ok(())
     }
 }
 

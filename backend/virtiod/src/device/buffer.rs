@@ -23,8 +23,13 @@ pub struct Writable<'a>(pub(super) VolatileSlice<'a>);
 
 impl Writable<'_> {
     /// Copies `bytes` into the buffer: all of them, or as many as fit.
+    #[inline]
     pub fn copy_from(&mut self, bytes: &[u8]) {
-        self.0.copy_from(bytes);
+        match (bytes, self.0.get_ref::<u8>(0)) {
+            // Such as a status.
+            ([byte], Ok(first)) => first.store(*byte),
+            _ => self.0.copy_from(bytes),
+        }
     }
 
     /// Fills the buffer from a file, at its cursor.
@@ -215,10 +220,6 @@ impl<'r> Buffers<'r> {
     }
 }
 
-/// The reason for which a chain is malformed that has more bytes than a driver may add (virtio 1.3
-/// section 2.7.5.2).
-const TOO_LONG: &str = "more than 4 GiB";
-
 /// A request of the driver: a descriptor chain that was copied and checked.
 #[derive(Clone, Debug, Default)]
 pub struct VirtioRequest {
@@ -243,26 +244,32 @@ struct Totals {
 }
 
 impl Totals {
-    /// Adds a buffer, or returns the reason for which it is malformed.
-    fn add(&mut self, buffer: Buffer) -> Result<(), &'static str> {
-        let Buffer { length, direction, .. } = buffer;
-        if length == 0 {
-            return Err("a buffer has no bytes");
+    /// Checks the buffers of a chain; returns the reason if it is malformed.
+    #[inline]
+    fn of(buffers: &[Buffer], is_shared: impl Fn(Buffer) -> bool) -> Result<Self, &'static str> {
+        let mut totals = Self::default();
+        let (mut length, mut readable_length) = (0, 0);
+        for buffer in buffers.iter().copied() {
+            if buffer.length == 0 {
+                return Err("a buffer has no bytes");
+            }
+            if buffer.direction == BufferDirection::Readable {
+                if length != readable_length {
+                    return Err("a device-readable buffer behind a device-writable one");
+                }
+                totals.readable += 1;
+                readable_length += u64::from(buffer.length);
+            }
+            length += u64::from(buffer.length);
+            // A chain of up to 4 GiB and 2^15 buffers has fewer than 2^21 pages.
+            totals.pages = totals.pages.wrapping_add(buffer.pages() as u32);
+            totals.shared += u32::from(is_shared(buffer));
         }
-        let total = match direction {
-            BufferDirection::Writable => &mut self.writable_length,
-            BufferDirection::Readable if self.writable_length == 0 => {
-                self.readable += 1;
-                &mut self.readable_length
-            }
-            BufferDirection::Readable => {
-                return Err("a device-readable buffer behind a device-writable one");
-            }
-        };
-        *total = total.checked_add(length).ok_or(TOO_LONG)?;
-        // At most two more than the bytes need, for each of at most 2^15 buffers.
-        self.pages += buffer.pages() as u32;
-        Ok(())
+        let too_long = |_| "more than 4 GiB";
+        u32::try_from(length).map_err(too_long)?;
+        totals.readable_length = readable_length as u32;
+        totals.writable_length = (length - readable_length) as u32;
+        Ok(totals)
     }
 }
 
@@ -277,15 +284,15 @@ impl VirtioRequest {
     /// [`Fault::Chain`] for a chain that does not end, is longer than 4 GiB, has an empty buffer, a
     /// readable buffer behind a writable one (virtio 1.3 section 2.7.4.2), or more buffers than the
     /// `queue_size` that a driver must keep to (section 2.7.5.3.1).
+    #[inline(never)]
     pub(super) fn collect<M: DeviceMemory>(
         mut buffers: Vec<Buffer>,
         head: u16,
         queue_size: u16,
         chain: Chain<'_, M>,
     ) -> Result<Self, Fault> {
-        let malformed = |reason| Fault::Chain { head, reason };
         let memory = chain.memory();
-        let mut totals = Totals::default();
+        let malformed = |reason| Fault::Chain { head, reason };
         buffers.clear();
         for descriptor in chain {
             let buffer = buffer_of(descriptor.map_err(|why| malformed(endless(&why)))?);
@@ -293,13 +300,11 @@ impl VirtioRequest {
                 let many = format!("more than the queue's {queue_size} descriptors");
                 return Err(malformed(many));
             }
-            totals.add(buffer).map_err(|why| malformed(why.to_owned()))?;
-            totals.shared += u32::from(memory.is_shared(buffer));
             buffers.push(buffer);
         }
-        if totals.readable_length.checked_add(totals.writable_length).is_none() {
-            return Err(malformed(endless(&TOO_LONG)));
-        }
+        // A pass of its own: together, the two need more registers than there are.
+        let totals = Totals::of(&buffers, |buffer| memory.is_shared(buffer));
+        let totals = totals.map_err(|why| malformed(why.to_owned()))?;
         Ok(Self { head, buffers, totals })
     }
 

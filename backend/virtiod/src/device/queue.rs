@@ -140,6 +140,7 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
 
     /// As [`QueueContext::take`], but does not make buffers reachable: for a device that must
     /// examine requests to know which it will use, and keeps the others.
+    #[inline(never)]
     pub fn fetch(&mut self, index: usize, limit: usize) -> (Vec<VirtioRequest>, Option<Fault>) {
         let mut requests = self.take_list();
         self.latest = Some(index);

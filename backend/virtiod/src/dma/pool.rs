@@ -62,12 +62,15 @@ struct Chunk<P> {
     _reservation: Reservation,
 }
 
+/// The position of the chunk of a page that was not shared: there are at most [`MAX_POOL_PAGES`].
+const NO_CHUNK: u16 = u16::MAX;
+
 /// The pages of a pool. They stay mapped as long as a share of them exists.
 #[derive(Debug)]
 pub(super) struct PoolPages<P> {
     chunks: Vec<Arc<Chunk<P>>>,
     /// The position of each page's chunk, by page number; as long as the highest page needs.
-    table: Vec<Option<u16>>,
+    table: Vec<u16>,
 }
 
 impl<P> Default for PoolPages<P> {
@@ -89,7 +92,7 @@ impl<P: AsRef<MappedRange>> PoolPages<P> {
     pub(super) fn find(&self, address: u64, length: u64) -> Option<VolatileSlice<'_>> {
         let (page, offset) = PoolPage::at(address)?;
         let position = *self.table.get(page.0 as usize)?;
-        let chunk = self.chunks.get(usize::from(position?))?;
+        let chunk = self.chunks.get(usize::from(position))?;
         let skipped = page.0.checked_sub(chunk.first)?;
         let offset = u64::from(skipped) * PAGE_SIZE + offset;
         // If the end is outside the chunk, `slice` refuses it: the chunk's pages are the mapping.
@@ -142,7 +145,7 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
         }
         let (start, end) = (first.0 as usize, end as usize);
         let known = self.shared.table.iter().enumerate().take(end).skip(start);
-        let again = known.filter(|(_, chunk)| chunk.is_some()).map(|(page, _)| page).next();
+        let again = known.filter(|(_, chunk)| **chunk != NO_CHUNK).map(|(page, _)| page).next();
         if let Some(page) = again {
             return Err(ShareError::Again(PoolPage(page as u32)));
         }
@@ -155,8 +158,8 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
         self.pages = all;
         let chunk = Chunk { first: first.0, pages, _reservation: room };
         shared.chunks.push(Arc::new(chunk));
-        shared.table.resize(shared.table.len().max(end), None);
-        shared.table.iter_mut().take(end).skip(start).for_each(|entry| *entry = Some(position));
+        shared.table.resize(shared.table.len().max(end), NO_CHUNK);
+        shared.table.iter_mut().take(end).skip(start).for_each(|entry| *entry = position);
         DeviceStats::count(&self.stats.maps);
         self.stats.maps_pages.fetch_add(count.into(), Ordering::Relaxed);
         self.stats.grants_mapped.fetch_add(count.into(), Ordering::Relaxed);

@@ -125,7 +125,7 @@ fn spec_3_3_buffer_beyond_its_grants_is_refused() {
 
 #[test]
 fn chain_of_more_than_four_gigabytes_is_refused_without_mapping() {
-    faults(&["followed to its end"], |driver| {
+    faults(&["more than 4 GiB"], |driver| {
         spoiled_read(driver, |_, chain| chain[0].length = u32::MAX);
     });
 }

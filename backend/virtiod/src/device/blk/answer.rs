@@ -14,20 +14,29 @@ use crate::device::{Buffer, DeviceMemory, Fault, QueueContext, QueueSet, VirtioR
 use crate::stats::DeviceStats;
 
 /// The status for an outcome. A fault that the guest caused stops the device.
+#[inline]
 pub(super) fn status_of<M: DeviceMemory>(
     outcome: Result<(), TargetError>,
     memory: &M,
     stats: &DeviceStats,
 ) -> Result<BlockStatus, Fault> {
-    match outcome {
-        Ok(()) => Ok(BlockStatus::Ok),
-        Err(TargetError::Guest(Fault::Memory { source, .. })) if memory.is_shortage(&source) => {
+    outcome.map_or_else(|error| status_of_error(error, memory, stats), |()| Ok(BlockStatus::Ok))
+}
+
+#[cold]
+fn status_of_error<M: DeviceMemory>(
+    error: TargetError,
+    memory: &M,
+    stats: &DeviceStats,
+) -> Result<BlockStatus, Fault> {
+    match error {
+        TargetError::Guest(Fault::Memory { source, .. }) if memory.is_shortage(&source) => {
             stats.log.line(Level::WARN, format_args!("request failed: {source}"));
             Ok(BlockStatus::IoError)
         }
-        Err(TargetError::Guest(fault)) => Err(fault),
-        Err(TargetError::Unsupported) => Ok(BlockStatus::Unsupported),
-        Err(error) => {
+        TargetError::Guest(fault) => Err(fault),
+        TargetError::Unsupported => Ok(BlockStatus::Unsupported),
+        error => {
             stats.log.line(Level::WARN, format_args!("request failed: {}", Causes(&error)));
             Ok(BlockStatus::IoError)
         }

@@ -40,8 +40,8 @@ impl Verdict {
 
 /// What was done of a request.
 enum Step {
-    /// It has ended.
-    Ended(Result<(), TargetError>),
+    /// It has succeeded.
+    Done,
     Transfer(Arc<DiskFile>),
     Sync(Arc<DiskFile>),
     Job(Vec<u8>),
@@ -99,6 +99,7 @@ struct Judged {
 }
 
 impl Judged {
+    #[inline]
     fn add(&mut self, request: &VirtioRequest, verdict: Verdict) {
         match verdict {
             Verdict::Answered(written) => {
@@ -179,33 +180,30 @@ impl Block {
         let request = BlockRequest::parse(request, memory)?;
         // Before the data, so that the status can report data that cannot be reached.
         let status_byte = request.status.writable(memory).next().transpose()?;
-        let step = self.step(&request, memory).unwrap_or_else(|error| Step::Ended(Err(error)));
-        if let Step::Ended(outcome) = step {
-            let written = self.answer(&request, status_byte, outcome, memory)?;
-            return Ok(Verdict::Answered(written));
-        }
+        let verdict = match self.step(&request, memory) {
+            Ok(Step::Done) => return self.answer(&request, status_byte, Ok(()), memory),
+            Err(error) => return self.answer(&request, status_byte, Err(error), memory),
+            Ok(Step::Transfer(file)) => Verdict::Transfer(request.task, file),
+            Ok(Step::Sync(file)) => Verdict::Sync(file),
+            Ok(Step::Job(data)) => Verdict::Job(request.task, data),
+        };
         status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[PENDING]));
-        Ok(match step {
-            Step::Transfer(file) => Verdict::Transfer(request.task, file),
-            Step::Sync(file) => Verdict::Sync(file),
-            Step::Job(data) => Verdict::Job(request.task, data),
-            Step::Ended(_) => return Err(Fault::Internal("a request was not answered")),
-        })
+        Ok(verdict)
     }
 
-    /// Answers a request; returns the number of bytes written into its buffers.
+    /// Answers a request.
     fn answer<M: DeviceMemory>(
         &self,
         request: &BlockRequest<'_>,
         status_byte: Option<Writable<'_>>,
         outcome: Result<(), TargetError>,
         memory: &M,
-    ) -> Result<u32, Fault> {
+    ) -> Result<Verdict, Fault> {
         let status = status_of(outcome, memory, &self.stats)?;
         self.count(&request.task.command, request.data.length(), status);
         status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[status as u8]));
         memory.copied(STATUS_SIZE.into());
-        Ok(request.written(status))
+        Ok(Verdict::Answered(request.written(status)))
     }
 
     /// Does what can be done of a request at once.
@@ -219,7 +217,7 @@ impl Block {
             (BlockCommand::Unsupported, _) => Err(TargetError::Unsupported),
             (BlockCommand::GetId, _) => {
                 data.copy_from(memory, &self.serial)?;
-                Ok(Step::Ended(Ok(())))
+                Ok(Step::Done)
             }
             (BlockCommand::Change { change: RangeChange::Discard, .. }, _)
                 if self.refuses_discard() =>
@@ -231,7 +229,10 @@ impl Block {
             }
             (BlockCommand::Flush, Some(file)) => Ok(match file.store {
                 // It has nothing to write.
-                Store::Memory => Step::Ended(self.check_durable(file)),
+                Store::Memory => {
+                    self.check_durable(file)?;
+                    Step::Done
+                }
                 Store::Slow | Store::Direct => Step::Sync(Arc::clone(file)),
             }),
             (BlockCommand::Read { sector }, Some(file)) => {
@@ -286,7 +287,7 @@ impl Block {
             }
         }
         self.write_now(file, at, &gather)?;
-        Ok(Step::Ended(Ok(())))
+        Ok(Step::Done)
     }
 
     fn write_now(&self, file: &DiskFile, at: u64, from: &Gather<'_>) -> Result<(), TargetError> {
@@ -355,14 +356,14 @@ fn read_at_once<M: DeviceMemory>(
     match file.store {
         Store::Memory if is_short => {
             read_all(file, offset, data, memory)?;
-            return Ok(Step::Ended(Ok(())));
+            return Ok(Step::Done);
         }
         Store::Slow if is_short && cached_reads.is_worthwhile() => {
             let mut scatter = Scatter::default();
             if fill(&mut scatter, data, memory)?
                 && cached_reads.take(file.read_cached(offset, &scatter))?
             {
-                return Ok(Step::Ended(Ok(())));
+                return Ok(Step::Done);
             }
         }
         Store::Memory | Store::Slow | Store::Direct => {}
