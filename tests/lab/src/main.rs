@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::bench::block;
+use crate::bench::selection::{self, Selection};
 use crate::boot::MachineKind;
 use crate::commands::{Busyness, Extent, Keep, Record};
 use crate::fuzz::Sanitizer;
@@ -131,9 +131,18 @@ enum Command {
         /// Runs fewer rounds of fewer works, for a first impression
         #[arg(long)]
         quick: bool,
+        /// Does only works whose key contains PART, such as qd32 or read-1m; can be repeated
+        #[arg(long = "work", value_name = "PART")]
+        works: Vec<String>,
+        /// Uses only the backing store KEY, such as file or null1ms; can be repeated
+        #[arg(long = "store", value_name = "KEY")]
+        stores: Vec<String>,
+        /// The number of rounds, rounded up to an even number
+        #[arg(long)]
+        rounds: Option<usize>,
         /// Updates the baseline report in tests/bench with the results; later runs are compared
         /// with it
-        #[arg(long, conflicts_with = "quick")]
+        #[arg(long, conflicts_with_all = ["quick", "rounds"])]
         record: bool,
     },
     /// Runs a script of yours in Dom0
@@ -207,10 +216,10 @@ fn main() -> ExitCode {
             commands::fuzz(target.as_deref(), &files, time, sanitizer, keep)
         }
         Command::Matrix { filter } => commands::matrix(&filter),
-        Command::Bench { filters, quick, record } => {
-            let extent = if quick { block::Extent::Quick } else { block::Extent::Full };
+        Command::Bench { filters, quick, works, stores, rounds, record } => {
+            let extent = if quick { selection::Extent::Quick } else { selection::Extent::Full };
             let record = if record { Record::Yes } else { Record::No };
-            commands::bench(&filters, extent, record)
+            commands::bench(&filters, &Selection { extent, works, stores, rounds }, record)
         }
         Command::Run { script, files, limit, machine } => {
             commands::run(machine, script, files, Duration::from_secs(limit))

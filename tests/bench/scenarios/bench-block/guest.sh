@@ -37,17 +37,16 @@ shell_work() {
 
 mkdir /data
 [ ! -e /tree ] || tar -c -f /tmp/tree.tar /tree 2>/dev/null
-round=1
-while read -r order; do
-    echo "lab: round $round $order"
-    tool fio --eta=never --output-format=json --output="/tmp/results/rounds/$round.json" "/jobs/$order.fio"
-    if [ -e /tree ]; then
+while read -r round pass; do
+    echo "lab: round $round $pass"
+    ! grep -q filename= "/jobs/$pass.fio" ||
+        tool fio --eta=never --output-format=json --output="/tmp/results/rounds/$round.json" "/jobs/$pass.fio"
+    if [ -e /tree ] && [ "$pass" != warm-up ]; then
         disks=$(ls -d /dev/bench/*-file)
-        [ "$order" = forward ] || disks=$(ls -r -d /dev/bench/*-file)
+        [ "$pass" = forward ] || disks=$(ls -r -d /dev/bench/*-file)
         for disk in $disks; do
             shell_work "$disk" >"/tmp/results/figures/$round-shell@${disk##*/}.rate"
         done
     fi
-    round=$((round + 1))
-done </jobs/rounds
+done </jobs/passes
 leave

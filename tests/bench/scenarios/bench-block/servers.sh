@@ -6,6 +6,9 @@
 # directly, as on current hardware.
 TSC='tsc_mode = "native"'
 
+# The jobs of the guest's kind in this scenario. The directory above has those of all scenarios.
+jobs=/lab/files/jobs/$GUEST/${RESULTS##*/}
+
 # make_files NUMBER [MIB]: makes files in RAM, /run/bench/0 and so on, of 64 MiB by default, with
 # all pages allocated.
 make_files() {
@@ -33,22 +36,103 @@ take_left() {
     tar -x -C "$1" -f $LEFT
 }
 
-# make_devices NUMBER: makes RAM disks of 64 MiB with all pages allocated, and null_blk disks, which
-# move no data.
-make_devices() {
-    local device=0
-    modprobe -r brd null_blk
-    modprobe brd rd_nr="$1" rd_size=65536
-    modprobe null_blk nr_devices=4 gb=1 memory_backed=0
-    while [ $device -lt "$1" ]; do
-        dd if=/dev/zero of=/dev/ram$device bs=1M count=64 oflag=direct 2>/dev/null
-        device=$((device + 1))
+# clear_stores: removes the stores of earlier scenarios.
+clear_stores() {
+    local device
+    rm -rf /run/bench
+    mkdir /run/bench
+    modprobe -a xen-blkback loop null_blk
+    modprobe -r brd
+    mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
+    for device in /sys/kernel/config/nullb/*/; do
+        [ ! -d "$device" ] || rmdir "$device"
+    done
+    stores=0
+}
+
+# make_store KEY: makes a backing store of that kind, and sets $store to its path. The number of
+# stores, $stores, makes names unique.
+make_store() {
+    case $1 in
+    file)
+        store=/run/bench/$stores
+        fill $store
+        ;;
+    ram)
+        # All RAM disks are made at once, and empty ones take no memory.
+        modprobe brd rd_nr=16 rd_size=65536
+        store=/dev/ram$stores
+        fill $store oflag=direct
+        ;;
+    null) null_disk bench$stores irqmode=1 completion_nsec=0 hw_queue_depth=64 ;;
+    null100us) slow_disk 100000 ;;
+    null1ms) slow_disk 1000000 ;;
+    null4ms) slow_disk 4000000 ;;
+    *) fail "unknown store $1" ;;
+    esac
+    stores=$((stores + 1))
+}
+
+# fill FILE [OPTION]: writes 64 MiB of zeros, so that the storage is allocated.
+fill() {
+    dd if=/dev/zero of="$1" bs=1M count=64 ${2:+"$2"} 2>/dev/null
+}
+
+# null_disk NAME ATTRIBUTE=VALUE…: makes a disk of 1 GiB that moves no data, and sets $store.
+null_disk() {
+    local device=/sys/kernel/config/nullb/$1 attribute
+    store=/dev/$1
+    mkdir "$device"
+    shift
+    for attribute in size=1024 memory_backed=0 submit_queues=1 "$@" power=1; do
+        echo "${attribute#*=}" >"$device/${attribute%%=*}"
     done
 }
 
-# own VDEV TARGET: prints a disk that xen-virtiod serves.
+# slow_disk NANOSECONDS: makes a disk that moves no data and completes each request after that time.
+# It serves 128 requests at once.
+slow_disk() {
+    null_disk bench$stores irqmode=2 "completion_nsec=$1" hw_queue_depth=128
+}
+
+# add_disks: makes a store for each line SERVER KEY of the file disks in the scenario's directory of
+# jobs. Sets $disks to elements of xl's list disk, $emulated to QEMU's arguments for those that QEMU
+# emulates, and $found to lines SERVER-KEY NAME for make_jobs.
+add_disks() {
+    local letters=efghijklmnqrstuvwxyz server key vdev
+    disks='' emulated='' found=''
+    while read -r server key; do
+        make_store "$key"
+        vdev=xvd${letters%"${letters#?}"}
+        case $server in
+        ours) add_disk "$(own $vdev $store "$(options "$key")")" ;;
+        blkback | qdisk) add_disk "$($server $vdev $store)" ;;
+        *)
+            vdev=$(emulated_name "$server")
+            emulated="$emulated${emulated:+, }$(emulated "$server" $store)"
+            ;;
+        esac
+        letters=${letters#?}
+        found="$found${found:+
+}$server-$key $vdev"
+    done <"$jobs/disks"
+}
+
+add_disk() {
+    disks="$disks${disks:+, }$1"
+}
+
+# options KEY: prints the options of xen-virtiod's disk on that store, each with a comma. On a slow
+# store the page cache would answer instead of the store; blkback does not use it either.
+options() {
+    case $1 in
+    null?*) echo direct-io-safe, ;;
+    esac
+}
+
+# own VDEV TARGET [OPTION,…]: prints a disk that xen-virtiod serves.
 own() {
-    echo "\"format=raw,vdev=$1,access=rw,backendtype=standalone,specification=virtio,grant_usage=1,target=$2\""
+    echo "\"format=raw,vdev=$1,access=rw,${3:-}backendtype=standalone,specification=virtio,grant_usage=1,target=$2\""
 }
 
 # blkback VDEV TARGET: prints a disk that Dom0's kernel serves with its defaults: with persistent
@@ -63,19 +147,26 @@ qdisk() {
     echo "\"format=raw,vdev=$1,access=rw,backendtype=qdisk,target=$2\""
 }
 
-# emulated: prints QEMU's arguments for the disks that an HVM guest's QEMU emulates, as elements of
-# device_model_args_hvm, with the cache mode that xl uses for emulated disks.
+# emulated SERVER FILE: prints QEMU's arguments for a disk that an HVM guest's QEMU emulates, as
+# elements of device_model_args_hvm, with the cache mode that xl uses for emulated disks.
 emulated() {
-    echo '"-device","ich9-ahci,id=ahci",' \
-        "$(drive ide 2),\"-device\",\"ide-hd,drive=ide,bus=ide.0\"," \
-        "$(drive ahci 3),\"-device\",\"ide-hd,drive=ahci,bus=ahci.0\"," \
-        "$(drive nvme 4),\"-device\",\"nvme,drive=nvme,serial=nvme\"," \
-        "$(drive virtio 5),\"-device\",\"virtio-blk-pci,drive=virtio,serial=virtio-pci\""
+    local drive="\"-drive\",\"file=$2,if=none,id=$1,format=raw,cache=writeback\""
+    case $1 in
+    ahci) echo "\"-device\",\"ich9-ahci,id=sata\",$drive,\"-device\",\"ide-hd,drive=ahci,bus=sata.0\"" ;;
+    ide) echo "$drive,\"-device\",\"ide-hd,drive=ide,bus=ide.0\"" ;;
+    nvme | virtio-blk-pci) echo "$drive,\"-device\",\"$1,drive=$1,serial=$1\"" ;;
+    virtio-pci) emulated virtio-blk-pci "$2" ;;
+    esac
 }
 
-# drive ID NUMBER: prints QEMU's arguments for the file of that number.
-drive() {
-    echo "\"-drive\",\"file=/run/bench/$2,if=none,id=$1,format=raw,cache=writeback\""
+# emulated_name SERVER: prints the name by which the guest finds that disk.
+emulated_name() {
+    case $1 in
+    ahci) echo sda ;;
+    ide) echo sdb ;;
+    nvme) echo nvme0n1 ;;
+    virtio-pci) echo virtio-blk-pci ;;
+    esac
 }
 
 # netback BRIDGE: prints an element of xl's list `vif`: an interface that Dom0's kernel serves.
@@ -90,14 +181,16 @@ card() {
         "\"-device\",\"$1,netdev=net$2,mac=00:16:3e:00:00:0$2,romfile=\""
 }
 
-# make_jobs FILE GUEST DISK… [-- INTERFACE…]: makes an archive of the jobs for a guest of that kind.
-# Each DISK is SERVER-TARGET, as the jobs name it, and the name by which the guest finds it. Each
-# INTERFACE is its name, its module and BRIDGE@SERVER.
+# make_jobs FILE DISK… [-- INTERFACE…]: makes an archive of the jobs for a guest. Each DISK is
+# SERVER-TARGET, as the jobs name it, and the name by which the guest finds it. Each INTERFACE is
+# its name, its module and BRIDGE@SERVER.
 make_jobs() {
-    local archive=$PWD/$1 guest=$2 list=disks staging line
-    shift 2
+    local archive=$PWD/$1 list=disks staging line
+    shift
     staging=$(mktemp -d)
-    cp -r "/lab/files/jobs/$guest" "$staging/jobs"
+    mkdir "$staging/jobs"
+    find "${jobs%/*}" "$jobs" -maxdepth 1 -type f -exec cp -t "$staging/jobs" {} +
+    rm -f "$staging/jobs/disks"
     cp /lab/scenarios/bench-block/disks.sh "$staging"
     for line; do
         case $line in
@@ -129,6 +222,30 @@ dom0_modules() {
     rm -r "$staging"
 }
 
+# measure_disks LIMIT [SED…]: starts a guest with the disks of add_disks, which does the scenario's
+# passes, and collects its results. Each SED changes the guest's configuration.
+measure_disks() {
+    local name=$GUEST-${RESULTS##*/} limit=$1 tree
+    shift
+    make_left
+    clear_stores
+    add_disks
+    add_disk "$(own xvdo $LEFT)"
+    add_disk "$(programs own)"
+    make_jobs jobs.cpio "$found" 'results xvdo' 'programs xvdp'
+    tree=$(tree)
+    make_initrd initrd /lab/scenarios/bench-block/guest.sh /lab/files/modules.cpio jobs.cpio \
+        ${tree:+"$tree"}
+    # The option keeps an HVM guest's kernel from unplugging emulated disks.
+    [ -z "$emulated" ] || set -- "s|panic=-1|& xen_emul_unplug=unnecessary|" \
+        "s|^disk = .*|&\ndevice_model_args_hvm = [$emulated]|" "$@"
+    start_bench "$name" "$disks" "s|^memory = .*|memory = 512|" "$@"
+    end_guest "$name" "$limit"
+    xen-virtiod stat --json >"$RESULTS/counters"
+    take_left "$RESULTS"
+    machine_facts "$name"
+}
+
 # start_bench NAME DISKS [SED…]: starts a guest with these disks and the file initrd.
 start_bench() {
     local guest=$1 disks=$2
@@ -154,10 +271,10 @@ tool() {
     LD_LIBRARY_PATH=$PWD/programs/lib "$PWD/programs/bin/$name" "$@"
 }
 
-# tree: prints the archive with files to copy. Quick runs and HVM guests, whose emulated disks are
-# slow, do without.
+# tree: prints the archive with files to copy for the shell's work, if the run includes that. HVM
+# guests, whose emulated disks are slow, do without.
 tree() {
-    [ -e /lab/files/jobs/quick ] || [ "$GUEST" = hvm ] || echo /lab/guest/tree.cpio
+    [ ! -e /lab/files/jobs/shell ] || [ "$GUEST" = hvm ] || echo /lab/guest/tree.cpio
 }
 
 # machine_facts NAME: records facts about the machine and the guest NAME.

@@ -6,7 +6,7 @@
 
 make_files 1
 make_left
-make_jobs jobs.cpio "$GUEST" 'ours-file xvdm' 'results xvdo' 'programs xvdp'
+make_jobs jobs.cpio 'ours-file xvdm' 'results xvdo' 'programs xvdp'
 make_initrd initrd /lab/scenarios/bench-counts/guest.sh jobs.cpio
 name=$GUEST-bench-counts
 disks="$(own xvdm /run/bench/0), $(own xvdo $LEFT), $(programs)"
@@ -32,6 +32,6 @@ while read -r work _; do
     kill -INT $tracer
     wait $tracer || true
     tell_guest "$domid" go
-done </lab/files/jobs/$GUEST/counts
+done <"${jobs:?}/../counts"
 end_guest $name 60
 machine_facts $name

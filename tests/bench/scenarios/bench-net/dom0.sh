@@ -45,7 +45,7 @@ make_left
 name=$GUEST-bench-net
 disks="$(own xvdo $LEFT), $(programs)"
 network='virtio = ["type=virtio,device1,transport=mmio,grant_usage=1"]'
-make_jobs jobs.cpio "$GUEST" 'results xvdo' 'programs xvdp' -- 'eth0 virtio_net 0@ours' \
+make_jobs jobs.cpio 'results xvdo' 'programs xvdp' -- 'eth0 virtio_net 0@ours' \
     'eth1 xen-netfront 1@netback'
 make_initrd initrd /lab/scenarios/bench-net/guest.sh /lab/files/modules.cpio jobs.cpio
 start_bench "$name" "$disks" "s|^disk = .*|&\n$network\nvif = [$(netback xenbr1)]|"
@@ -59,7 +59,7 @@ make_left
 disks="$(blkback xvdo $LEFT), $(programs blkback)"
 dom0_modules dom0-modules.cpio crc32c_generic ext4 xen-blkfront xen-netfront e1000 \
     8139cp
-make_jobs jobs.cpio hvm 'results xvdo' 'programs xvdp' -- 'eth0 xen-netfront 1@netback' \
+make_jobs jobs.cpio 'results xvdo' 'programs xvdp' -- 'eth0 xen-netfront 1@netback' \
     'eth1 e1000 2@e1000' 'eth2 8139cp 3@rtl8139'
 make_initrd initrd /lab/scenarios/bench-net/guest.sh dom0-modules.cpio jobs.cpio
 start_bench "$name" "$disks" "s|^kernel = .*|kernel = \"/lab/files/vmlinuz\"|" \

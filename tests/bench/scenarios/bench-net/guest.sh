@@ -33,11 +33,10 @@ while read -r name module server; do
     interface "$name" "$module" "$server"
     forward="$forward $server" backward="$server $backward"
 done </jobs/interfaces
-round=1
-while read -r order; do
-    echo "lab: round $round $order"
+while read -r round pass; do
+    echo "lab: round $round $pass"
     servers=$forward
-    [ "$order" = forward ] || servers=$backward
+    [ "$pass" != backward ] || servers=$backward
     while read -r work options; do
         for server in $servers; do
             to=10.9.${server%@*}.1 result=/tmp/results/figures/$round-$work@${server#*@}-bridge
@@ -51,6 +50,5 @@ while read -r order; do
             echo "lab: did $work $server at $(cut -d ' ' -f 1 /proc/uptime)"
         done
     done </jobs/net
-    round=$((round + 1))
-done </jobs/rounds
+done </jobs/passes
 leave

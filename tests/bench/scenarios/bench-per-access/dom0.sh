@@ -13,7 +13,7 @@ turn() {
     shift 2
     stop_daemon
     start_daemon "$@"
-    make_jobs jobs.cpio "$GUEST" "$server-alone xvdm" 'results xvdo' 'programs xvdp'
+    make_jobs jobs.cpio "$server-alone xvdm" 'results xvdo' 'programs xvdp'
     make_initrd initrd /lab/scenarios/bench-per-access/guest.sh /lab/files/modules.cpio jobs.cpio
     start_bench "$name" "$disks"
     end_guest "$name" 150
@@ -31,10 +31,17 @@ make_left
 disks="$(own xvdm /run/bench/0), $(blkback xvdo $LEFT), $(programs blkback)"
 name=$GUEST-bench-per-access
 mkdir "$RESULTS/rounds"
-round=1
-while read -r order <&3; do
-    [ "$order" = backward ] || turn $round ours xen-virtiod
-    turn $round per-access vm-memory-xen map-per-access
-    [ "$order" = forward ] || turn $round ours xen-virtiod
-    round=$((round + 1))
-done 3</lab/files/jobs/"$GUEST"/rounds
+while read -r round pass <&3; do
+    case $pass in
+    # Each guest of a round is new, so a pass before them would warm up nothing.
+    warm-up) ;;
+    forward)
+        turn "$round" ours xen-virtiod
+        turn "$round" per-access vm-memory-xen map-per-access
+        ;;
+    backward)
+        turn "$round" per-access vm-memory-xen map-per-access
+        turn "$round" ours xen-virtiod
+        ;;
+    esac
+done 3<"${jobs:?}/../passes"

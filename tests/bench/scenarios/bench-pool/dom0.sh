@@ -10,7 +10,7 @@ make_files 1
 make_left
 # xen-blkback serves the other disks, so their driver stays loaded.
 disks="$(own xvdm /run/bench/0), $(blkback xvdo $LEFT), $(programs blkback)"
-make_jobs jobs.cpio "$GUEST" 'ours-pool xvdm' 'results xvdo' 'programs xvdp'
+make_jobs jobs.cpio 'ours-pool xvdm' 'results xvdo' 'programs xvdp'
 make_initrd initrd /lab/scenarios/bench-pool/guest.sh /lab/files/modules.cpio jobs.cpio
 name=$GUEST-bench-pool
 start_bench "$name" "$disks"

@@ -12,10 +12,9 @@ reload() {
 
 load xen-blkfront
 find_disks
-round=1
-while read -r order; do
+while read -r round pass; do
     pools='0 64 512 default'
-    [ "$order" = forward ] || pools='default 512 64 0'
+    [ "$pass" != backward ] || pools='default 512 64 0'
     for pool in $pools; do
         case $pool in
         default) server=ours && reload ;;
@@ -24,6 +23,5 @@ while read -r order; do
         do_works "$server-pool" /dev/bench/ours-pool "$round-"
         echo "lab: did round $round, $server"
     done
-    round=$((round + 1))
-done </jobs/rounds
+done </jobs/passes
 leave

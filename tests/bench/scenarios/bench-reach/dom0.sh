@@ -19,17 +19,15 @@ measure() {
     reach-pages "$3" 500 "$domid" $(echo "$references" | cut -d ' ' -f "1-$4") >"$RESULTS/figures/$1@$2-pages.rate"
 }
 
-round=1
-while read -r order; do
+while read -r round pass; do
     ways='mapped:mapped grant-copy:copy map:map'
-    [ "$order" = forward ] || ways='map:map grant-copy:copy mapped:mapped'
+    [ "$pass" != backward ] || ways='map:map grant-copy:copy mapped:mapped'
     for number in 1 32; do
         for way in $ways; do
             measure $round-reach-$number "${way%:*}" "${way#*:}" $number
         done
     done
-    round=$((round + 1))
-done <"/lab/files/jobs/$GUEST/rounds"
+done <"${jobs:?}/../passes"
 tell_guest "$domid" go
 end_guest "$name" 30
 machine_facts "$name"

@@ -31,6 +31,11 @@ measure() {
     echo "$sum" >"$RESULTS/figures/$figure.rate"
 }
 
+# in_order: prints the servers in the order of the pass.
+in_order() {
+    [ "$pass" = backward ] && echo blkback ours || echo ours blkback
+}
+
 # end_guests: ends all guests.
 end_guests() {
     for domid in $domids; do
@@ -46,32 +51,31 @@ end_guests() {
 }
 
 make_files 16 16
-make_jobs jobs.cpio pv 'ours-file xvdm' 'blkback-file xvde' 'programs xvdp'
+make_jobs jobs.cpio 'ours-file xvdm' 'blkback-file xvde' 'programs xvdp'
 make_initrd initrd /lab/scenarios/bench-scale/guest.sh /lab/files/modules.cpio jobs.cpio
 mkdir "$RESULTS/figures"
-rounds=$(wc -l </lab/files/jobs/pv/rounds)
 
 domids='' prefix=pv-bench-scale
 for guest in 1 2 3 4 5 6 7 8; do
     guest $prefix-$guest 1 $((guest * 2 - 2)) $((guest * 2 - 1))
 done
-for round in $(seq "$rounds"); do
+while read -r round pass <&3; do
     for number in 1 2 4 8; do
-        for server in ours blkback; do
+        for server in $(in_order); do
             measure "$round-guests-$number@$server-file" 1 $number
         done
     done
-done
+done 3<"${jobs:?}/../passes"
 end_guests
 
 prefix=pv-bench-queues
 guest $prefix-1 4 0 1
-for round in $(seq "$rounds"); do
+while read -r round pass <&3; do
     for number in 1 2 4; do
-        for server in ours blkback; do
+        for server in $(in_order); do
             measure "$round-queues-$number@$server-file" $number 1
         done
     done
-done
+done 3<"${jobs:?}/../passes"
 machine_facts $prefix-1
 end_guests

@@ -12,10 +12,11 @@ use super::{net, work};
 /// The name does not have that form, or the contents are no rate.
 pub(crate) fn read(guest: &str, name: &str, text: &str) -> Result<Sample> {
     let parts = name.rsplit_once('.').and_then(|(stem, kind)| {
-        let (key, disk) = stem.split_once('-')?.1.split_once('@')?;
-        Some((work::find(key)?, disk.rsplit_once('-')?, kind))
+        let (round, named) = stem.split_once('-')?;
+        let (key, disk) = named.split_once('@')?;
+        Some((round.parse().ok()?, work::find(key)?, disk.rsplit_once('-')?, kind))
     });
-    let (work, (server, target), kind) = parts
+    let (round, work, (server, target), kind) = parts
         .with_context(|| format!("the file name {name} is not ROUND-WORK@SERVER-TARGET.KIND"))?;
     let rate: f64 = match kind {
         "json" => net::iperf(work, text)?,
@@ -26,7 +27,7 @@ pub(crate) fn read(guest: &str, name: &str, text: &str) -> Result<Sample> {
     ensure!(rate.is_finite() && rate >= 0.0, "the rate {rate} is negative or not finite");
     let (target, work) = (target.to_owned(), work.key.to_owned());
     let task = Task { guest: guest.to_owned(), target, work };
-    Ok(Sample { task, server: server.to_owned(), rate })
+    Ok(Sample { task, server: server.to_owned(), round, rate })
 }
 
 #[cfg(test)]
@@ -36,7 +37,7 @@ mod tests {
     #[test]
     fn file_name_has_work_server_and_target() {
         let sample = read("pv", "3-tcp-rr@netback-bridge.rate", "812.5\n").unwrap();
-        assert_eq!((sample.rate, sample.server.as_str()), (812.5, "netback"));
+        assert_eq!((sample.round, sample.rate, sample.server.as_str()), (3, 812.5, "netback"));
         assert_eq!((sample.task.work.as_str(), sample.task.target.as_str()), ("tcp-rr", "bridge"));
         let sample = read("hvm", "1-shell@virtio-pci-ram.rate", "0.5").unwrap();
         assert_eq!((sample.task.target.as_str(), sample.server.as_str()), ("ram", "virtio-pci"));
@@ -45,6 +46,7 @@ mod tests {
 
     #[test]
     fn malformed_name_or_rate_is_an_error() {
+        assert!(read("pv", "x-shell@ours-ram.rate", "1").is_err());
         assert!(read("pv", "1-nosuch@ours-ram.rate", "1").is_err());
         assert!(read("pv", "1-shell@ours-ram.txt", "1").is_err());
         assert!(read("pv", "1-shell@ours-ram.rate", "-1").is_err());

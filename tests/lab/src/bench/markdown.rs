@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use super::pair::{Paired, Verdict};
 use super::report::{Comparison, Report, Server};
 use super::threshold;
 use super::work::{self, Unit};
@@ -11,9 +12,11 @@ use super::work::{self, Unit};
 /// `tests/bench/report.md` has the same text.
 const HOW: &str = "\
 Made by `cargo lab bench`. Each line's servers were measured in the same guest and the same boot, one at a time \
-and in turns, and in every other round in reverse order. Medians and quartiles are over the rounds; more is \
-better. \"ours / theirs\" is the ratio of the medians: above 1, xen-virtiod is faster. What was tried to make it so, and \
-why it is not everywhere, stands in [notes.md](notes.md); the same as a picture in [report.svg](report.svg).";
+and in turns, in every other round in reverse order, after a pass that is discarded. Medians and quartiles are over \
+the rounds; more is better. \"ours / theirs\" is the median of the ratios within each round: above 1, xen-virtiod is \
+faster. The interval contains the true median with a probability of at least 95 %, whatever the distribution; \
+\"faster\" and \"slower\" say that it excludes 1, and fewer than 6 rounds have no interval. [notes.md](notes.md) \
+explains the ratios below 1, and [report.svg](report.svg) shows all ratios.";
 
 /// The introduction of the counts.
 const COUNTED: &str = "\
@@ -50,8 +53,11 @@ fn write_machine(text: &mut String, report: &Report) -> std::fmt::Result {
 
 fn write_heading(text: &mut String, (guest, target): (&str, &str)) -> std::fmt::Result {
     writeln!(text, "\n## {}, {}\n", guest.to_uppercase(), work::target_name(target))?;
-    writeln!(text, "| work | served by | median | quartiles | rounds | ours / theirs | wanted |")?;
-    writeln!(text, "|---|---|---:|---:|---:|---:|---:|")
+    writeln!(
+        text,
+        "| work | served by | median | quartiles | rounds | ours / theirs | interval | wanted |"
+    )?;
+    writeln!(text, "|---|---|---:|---:|---:|---:|---|---:|")
 }
 
 fn write_comparison(text: &mut String, comparison: &Comparison) -> std::fmt::Result {
@@ -59,10 +65,10 @@ fn write_comparison(text: &mut String, comparison: &Comparison) -> std::fmt::Res
     let name = work.map_or(comparison.task.work.as_str(), |work| work.name);
     let unit = work.map_or(Unit::Count, |work| work.unit);
     comparison.servers.iter().enumerate().try_for_each(|(number, server)| {
-        let Server { name: by, rate, ratio } = server;
+        let Server { name: by, rate, ratio, paired } = server;
         writeln!(
             text,
-            "| {} | {} | {} | {} to {} | {} | {} | {} |",
+            "| {} | {} | {} | {} to {} | {} | {} | {} | {} |",
             if number == 0 { name } else { "" },
             work::server_name(by),
             unit.show(rate.median),
@@ -70,11 +76,23 @@ fn write_comparison(text: &mut String, comparison: &Comparison) -> std::fmt::Res
             unit.show(rate.high),
             rate.rounds,
             ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
+            paired.as_ref().map(interval).unwrap_or_default(),
             threshold::least(&comparison.task, by)
                 .map(|least| least.to_string())
                 .unwrap_or_default()
         )
     })
+}
+
+/// Formats the interval of a ratio, and whether it excludes 1.
+fn interval(paired: &Paired) -> String {
+    let Paired { low, high, .. } = paired;
+    match paired.verdict() {
+        Verdict::Unknown => String::new(),
+        Verdict::Faster => format!("{low:.2} to {high:.2}, faster"),
+        Verdict::Slower => format!("{low:.2} to {high:.2}, slower"),
+        Verdict::Same => format!("{low:.2} to {high:.2}"),
+    }
 }
 
 /// Writes the table of counts: a row for each guest and work, a column for each counter.
@@ -108,10 +126,15 @@ mod tests {
 
     #[test]
     fn row_has_server_rate_and_ratio() {
-        let sample =
-            |server: &str, rate| Sample { task: task("read-1m-qd4"), server: server.into(), rate };
         let mib = f64::from(1 << 20);
-        let samples = [sample("ours", 300.0 * mib), sample("blkback", 200.0 * mib)];
+        let sample = |server: &str, round, rate| {
+            let (task, server) = (task("read-1m-qd4"), server.to_owned());
+            Sample { task, server, round, rate: rate * mib }
+        };
+        let rounds = 1..=6;
+        let samples: Vec<_> = rounds
+            .flat_map(|round| [sample("ours", round, 300.0), sample("blkback", round, 200.0)])
+            .collect();
         let mut report = report(&samples);
         report.machine = vec![("Xen".into(), "4.20".into())];
         let text = text(&report);
@@ -119,7 +142,7 @@ mod tests {
             "* Xen: 4.20\n",
             "## PVH, a RAM disk\n",
             "| 1 MiB sequential read, depth 4 | xen-virtiod | 300 MiB/s |",
-            "|  | xen-blkback | 200 MiB/s | 200 MiB/s to 200 MiB/s | 1 | 1.50 | 1 |",
+            "|  | xen-blkback | 200 MiB/s | 200 MiB/s to 200 MiB/s | 6 | 1.50 | 1.50 to 1.50, faster | 1 |",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

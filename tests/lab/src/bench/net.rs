@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::block::Extent;
+use super::selection::Selection;
 use super::work::{Unit, Work};
 
 /// All works, with the options of the guest's iperf3.
@@ -63,8 +63,8 @@ pub(crate) const WORKS: &[Work] = &[
 const ROUND_TRIPS: &str = "tcp-rr";
 
 /// Returns a line for each work of a run: the key, and iperf3's options.
-pub(crate) fn list(extent: Extent) -> String {
-    let works = WORKS.iter().filter(|work| extent.has(work));
+pub(crate) fn list(selection: &Selection) -> String {
+    let works = WORKS.iter().filter(|work| selection.has(work));
     works.map(|work| format!("{} {}\n", work.key, work.options.join(" "))).collect()
 }
 

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::block::OURS;
 use super::counts::Counts;
+use super::pair::Paired;
 use super::sample::{Sample, Task};
+use super::stores::OURS;
 use super::summary::Summary;
 use super::work;
 
@@ -64,9 +65,13 @@ pub(crate) struct Server {
     pub(crate) name: String,
     /// The median and quartiles of its rates.
     pub(crate) rate: Summary,
-    /// xen-virtiod's median divided by this server's. `None` if xen-virtiod did not do the task, or
-    /// the divisor is 0.
+    /// xen-virtiod's rate divided by this server's: the median over the rounds. `None` if
+    /// xen-virtiod did not do the task, or a divisor is 0.
     pub(crate) ratio: Option<f64>,
+    /// That ratio's interval. `None` for xen-virtiod itself, and in reports of earlier versions,
+    /// where `ratio` is a ratio of medians.
+    #[serde(default)]
+    pub(crate) paired: Option<Paired>,
 }
 
 impl Server {
@@ -120,19 +125,19 @@ fn add<K: PartialEq, V>(groups: &mut Vec<(K, Vec<V>)>, key: K, value: V) {
 }
 
 fn compare(task: &Task, samples: &[&Sample]) -> Comparison {
-    let mut rates: Vec<(&str, Vec<f64>)> = Vec::new();
+    let mut rates: Vec<(&str, Vec<(usize, f64)>)> = Vec::new();
     for sample in samples {
-        add(&mut rates, sample.server.as_str(), sample.rate);
+        add(&mut rates, sample.server.as_str(), (sample.round, sample.rate));
     }
     rates.sort_by_key(|(name, _)| *name != OURS);
-    let rates: Vec<_> =
-        rates.iter().filter_map(|(name, rates)| Some((*name, Summary::of(rates)?))).collect();
-    let ours = rates.iter().find(|(name, _)| *name == OURS).map(|(_, rate)| rate.median);
-    let servers = rates.iter().map(|(name, rate)| {
-        let ratio = ours.filter(|_| rate.median > 0.0).map(|ours| ours / rate.median);
-        Server { name: (*name).to_owned(), rate: *rate, ratio }
-    });
-    Comparison { task: task.clone(), servers: servers.collect() }
+    let ours = rates.iter().find(|(name, _)| *name == OURS).map(|(_, rates)| rates.as_slice());
+    let server = |(name, rates): &(&str, Vec<(usize, f64)>)| {
+        let rate = Summary::of(&rates.iter().map(|(_, rate)| *rate).collect::<Vec<_>>())?;
+        let paired = ours.filter(|_| *name != OURS).and_then(|ours| Paired::of(ours, rates));
+        let ratio = paired.map(|paired| paired.median);
+        Some(Server { name: (*name).to_owned(), rate, ratio, paired })
+    };
+    Comparison { task: task.clone(), servers: rates.iter().filter_map(server).collect() }
 }
 
 #[cfg(test)]
@@ -144,7 +149,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn sample(work: &str, server: &str, rate: f64) -> Sample {
-        Sample { task: task(work), server: server.into(), rate }
+        Sample { task: task(work), server: server.into(), round: 1, rate }
     }
 
     /// Makes a report of `samples`.
@@ -154,20 +159,21 @@ pub(crate) mod tests {
 
     #[test]
     fn rounds_are_grouped_in_any_order() {
+        let of = |server: &str, round, rate| Sample { round, ..sample("b", server, rate) };
         let comparisons = comparisons(&[
-            sample("b", "blkback", 50.0),
-            sample("b", "ours", 100.0),
+            of("blkback", 1, 50.0),
+            of("ours", 1, 100.0),
             sample("a", "ours", 1.0),
-            sample("b", "blkback", 30.0),
-            sample("b", "ours", 120.0),
-            sample("b", "blkback", 40.0),
-            sample("b", "ours", 80.0),
+            of("blkback", 2, 30.0),
+            of("ours", 2, 120.0),
+            of("ours", 3, 80.0),
+            of("blkback", 3, 40.0),
         ]);
         assert_eq!(comparisons.len(), 2);
         assert_eq!(comparisons[0].task, task("b"));
         let [ours, blkback] = &comparisons[0].servers[..] else { panic!("two servers") };
-        assert_eq!((ours.rate.median, ours.ratio), (100.0, Some(1.0)));
-        assert_eq!((blkback.rate.median, blkback.ratio), (40.0, Some(2.5)));
+        assert_eq!((ours.rate.median, ours.ratio), (100.0, None));
+        assert_eq!((blkback.rate.median, blkback.ratio), (40.0, Some(2.0)));
         assert_eq!(blkback.rate.rounds, 3);
     }
 

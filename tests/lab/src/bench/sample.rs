@@ -20,6 +20,8 @@ pub(crate) struct Sample {
     pub(crate) task: Task,
     /// The server's key.
     pub(crate) server: String,
+    /// The round's number. In each round all servers do the task.
+    pub(crate) round: usize,
     /// The rate, in the work's unit.
     pub(crate) rate: f64,
 }

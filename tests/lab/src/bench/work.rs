@@ -1,6 +1,6 @@
 //! The works that the bench measures, with all tools.
 
-use super::{block, net, scale};
+use super::{block, net, scale, stores};
 
 /// The unit of a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,8 @@ const REACH: &[Work] = &[
     },
 ];
 
-fn all() -> impl Iterator<Item = &'static Work> {
+/// Returns all works.
+pub(crate) fn all() -> impl Iterator<Item = &'static Work> {
     block::WORKS.iter().chain([&block::SHELL]).chain(net::WORKS).chain(scale::WORKS).chain(REACH)
 }
 
@@ -100,10 +101,10 @@ pub(crate) fn server_name(key: &str) -> &str {
 
 /// Returns the name for people of a backing store, or of another common property of a section.
 pub(crate) fn target_name(key: &str) -> &str {
+    if let Some(store) = stores::find(key) {
+        return store.name;
+    }
     match key {
-        block::FILE => "a file in RAM",
-        block::RAM => "a RAM disk",
-        block::NULL => "a disk that moves no data",
         "bridge" => "a bridge in Dom0",
         "pool" => "sizes of the pool",
         "alone" => "ways to map",

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::bench::block::{self, Extent, Order};
 use crate::bench::counts::Counts;
+use crate::bench::jobs::{self, Pass};
 use crate::bench::report::{self, Report};
 use crate::bench::sample::Sample;
-use crate::bench::{chart, counts, difference, figure, machine, markdown, net};
+use crate::bench::selection::Selection;
+use crate::bench::stores::{self, STORES};
+use crate::bench::{block, chart, counts, difference, figure, machine, markdown, net, work};
 use crate::dirs::Dirs;
 use crate::e2e::{self, Outcome};
 use crate::fetch::BenchPrograms;
@@ -33,9 +35,11 @@ pub(crate) enum Record {
     Yes,
 }
 
-/// Runs the measurements whose name contains one of `filters`, or all if there are none, and writes
-/// the report. Returns the exit status: 0 if no measurement failed.
-pub(crate) fn bench(filters: &[String], extent: Extent, record: Record) -> Result<i32> {
+/// Runs the measurements whose name contains one of `filters`, or all if there are none, as far as
+/// `selection` includes them, and writes the report. Returns the exit status: 0 if no measurement
+/// failed.
+pub(crate) fn bench(filters: &[String], selection: &Selection, record: Record) -> Result<i32> {
+    check(selection)?;
     let progress = Progress::new();
     let home = Dirs::find()?.tests().join("bench");
     let mut scenarios = scenario::all(&home.join("scenarios"))?;
@@ -50,7 +54,7 @@ pub(crate) fn bench(filters: &[String], extent: Extent, record: Record) -> Resul
     );
     let last = last(&home)?;
     let lab = Lab::prepare("bench", &[], &progress)?;
-    let files = files(&lab, &scenarios, extent, &progress)?;
+    let files = files(&lab, &scenarios, selection, &progress)?;
     let mut run =
         BenchOptions { machine: machine::host(&lab.fetched().tools)?, ..BenchOptions::default() };
     e2e::run(&lab, &scenarios, &files, &progress, |outcome| run.take(&outcome));
@@ -124,7 +128,7 @@ fn print_differences(last: &Report, report: &Report) {
 fn files(
     lab: &Lab,
     scenarios: &[Scenario],
-    extent: Extent,
+    selection: &Selection,
     progress: &Progress,
 ) -> Result<Vec<PathBuf>> {
     let programs = BenchPrograms::fetch(&lab.dirs().cache, lab.logs(), progress)?;
@@ -136,31 +140,65 @@ fn files(
     fs::create_dir_all(&jobs).with_context(|| format!("cannot create {}", jobs.display()))?;
     let modules = directory.join("modules.cpio");
     fs::write(&modules, lab.fetched().guest.kernel().further_modules(MODULES)?)?;
-    for guest in scenarios.iter().map(|scenario| scenario.guest).chain([block::DOM0]) {
-        write_jobs(&jobs.join(guest), guest, extent)?;
+    for scenario in scenarios {
+        write_jobs(&jobs.join(scenario.guest), selection)?;
+        write_disks(&jobs.join(scenario.guest), scenario, selection)?;
     }
-    if extent == Extent::Quick {
-        fs::write(jobs.join("quick"), "")?;
+    if selection.has(&block::SHELL) {
+        fs::write(jobs.join("shell"), "")?;
     }
     // The guests' default kernel has no drivers for some emulated cards; Dom0's kernel has.
     let dom0_kernel = lab.fetched().dom0.kernel();
     Ok(vec![programs.image(), modules, jobs, dom0_kernel])
 }
 
-/// Writes a guest's jobs: `forward.fio` and `backward.fio`; `rounds`, a line for each round with
-/// the name of its job file; and the works for other tools.
-fn write_jobs(directory: &Path, guest: &str, extent: Extent) -> Result<()> {
+/// Writes a guest's jobs for all scenarios: `passes`, a line with number and name for each pass;
+/// and the works for other tools than fio's job files.
+fn write_jobs(directory: &Path, selection: &Selection) -> Result<()> {
     fs::create_dir_all(directory)?;
-    let orders = [("forward", Order::Forward), ("backward", Order::Backward)];
-    for (name, order) in orders {
-        fs::write(directory.join(format!("{name}.fio")), block::round(guest, extent, order))?;
-    }
-    let order_of_each = orders.iter().cycle().take(extent.rounds());
-    let rounds: String = order_of_each.map(|(name, _)| format!("{name}\n")).collect();
-    fs::write(directory.join("rounds"), rounds)?;
+    let rounds = [Pass::Forward, Pass::Backward].into_iter().cycle().take(selection.rounds());
+    let passes = [Pass::WarmUp].into_iter().chain(rounds).enumerate();
+    let passes: String = passes.map(|(round, pass)| format!("{round} {}\n", pass.name())).collect();
+    fs::write(directory.join("passes"), passes)?;
     fs::write(directory.join("counts"), counts::list())?;
-    fs::write(directory.join("few"), block::few(extent))?;
-    Ok(fs::write(directory.join("net"), net::list(extent))?)
+    fs::write(directory.join("few"), jobs::few(selection))?;
+    Ok(fs::write(directory.join("net"), net::list(selection))?)
+}
+
+/// Writes what depends on a scenario's disks, in a directory of its name: `disks`, a line for each
+/// disk with its server and its store, and fio's job file for each pass.
+fn write_disks(directory: &Path, scenario: &Scenario, selection: &Selection) -> Result<()> {
+    let directory = directory.join(&scenario.name);
+    fs::create_dir_all(&directory)?;
+    let has = |key: &str| stores::find(key).is_some_and(|store| selection.has_store(store));
+    let disks = stores::disks(&scenario.name, scenario.guest);
+    let disks: Vec<_> = disks.iter().copied().filter(|(_, store)| has(store)).collect();
+    let lines: String = disks.iter().map(|(server, store)| format!("{server} {store}\n")).collect();
+    fs::write(directory.join("disks"), lines)?;
+    for pass in Pass::ALL {
+        let file = directory.join(pass.name()).with_extension("fio");
+        fs::write(file, jobs::pass(&disks, selection, pass))?;
+    }
+    Ok(())
+}
+
+/// Checks that the selection's stores exist and that its works do.
+fn check(selection: &Selection) -> Result<()> {
+    for key in &selection.stores {
+        ensure!(
+            stores::find(key).is_some(),
+            "no store is called {key}: stores are {}",
+            STORES.iter().map(|store| store.key).collect::<Vec<_>>().join(", ")
+        );
+    }
+    for part in &selection.works {
+        ensure!(
+            work::all().any(|work| work.key.contains(part.as_str())),
+            "no work's key contains {part}: keys are {}",
+            work::all().map(|work| work.key).collect::<Vec<_>>().join(", ")
+        );
+    }
+    Ok(())
 }
 
 /// Reads a scenario's samples: a file for each round of fio, and one for each other figure.
@@ -168,13 +206,18 @@ fn read_samples(outcome: &Outcome) -> Result<Vec<Sample>> {
     let guest = outcome.scenario.guest;
     let mut samples = Vec::new();
     for (name, text) in read_all(&outcome.results.join("rounds"))? {
-        let found = block::samples(guest, &text);
+        let round =
+            name.strip_suffix(".json").and_then(|stem| stem.split('-').next()?.parse().ok());
+        let round = round.with_context(|| format!("the file name rounds/{name} has no number"))?;
+        let found = block::samples(guest, round, &text);
         samples.extend(found.with_context(|| format!("in the round {name}"))?);
     }
     for (name, text) in read_all(&outcome.results.join("figures"))? {
         let found = figure::read(guest, &name, &text);
         samples.push(found.with_context(|| format!("in the figure {name}"))?);
     }
+    // Round 0 is the pass that warms up.
+    samples.retain(|sample: &Sample| sample.round > 0);
     Ok(samples)
 }
 

@@ -1,0 +1,150 @@
+//! The backing stores of disks, and the disks of each scenario's guest.
+
+/// What a disk's data is stored in.
+#[derive(Debug)]
+pub(crate) struct Store {
+    /// The name in scenarios and in reports for programs. It has no hyphen.
+    pub(crate) key: &'static str,
+    /// The name for people.
+    pub(crate) name: &'static str,
+    /// The keys of the works on it.
+    pub(crate) works: &'static [&'static str],
+    /// Whether a quick run includes it.
+    pub(crate) quick: bool,
+}
+
+/// All works for an image file.
+const ON_FILE: &[&str] = &[
+    "randread-4k-qd1",
+    "randread-4k-qd1-lean",
+    "randwrite-4k-qd1",
+    "randread-4k-qd4",
+    "randread-4k-qd32",
+    "randread-4k-qd32-lean",
+    "randwrite-4k-qd32",
+    "randwrite-4k-qd32-lean",
+    "randrw-64k-qd8",
+    "randrw-mixed-qd16",
+    "fsync-4k",
+    "fsync8-4k-qd8",
+    "read-1m-qd4",
+    "write-1m-qd4",
+];
+
+/// The works for stores that answer at once.
+const ON_RAM: &[&str] = &[
+    "randread-4k-qd1",
+    "randread-4k-qd32",
+    "randwrite-4k-qd32",
+    "randrw-mixed-qd16",
+    "read-1m-qd4",
+    "write-1m-qd4",
+];
+
+/// The works for stores that take time.
+const ON_SLOW: &[&str] = &[
+    "randread-4k-qd1",
+    "randread-4k-qd4",
+    "randread-4k-qd32",
+    "randwrite-4k-qd32",
+    "randrw-mixed-qd16",
+    "fsync8-4k-qd8",
+    "read-1m-qd4",
+    "write-1m-qd4",
+];
+
+/// All stores. `make_store` in bench-block/servers.sh makes them.
+pub(crate) const STORES: &[Store] = &[
+    Store { key: "file", name: "a file in RAM", works: ON_FILE, quick: true },
+    Store { key: "ram", name: "a RAM disk", works: ON_RAM, quick: false },
+    Store { key: "null", name: "a disk that moves no data", works: ON_RAM, quick: false },
+    Store {
+        key: "null100us",
+        name: "a disk that takes 0.1 ms (direct-io-safe)",
+        works: ON_SLOW,
+        quick: false,
+    },
+    Store {
+        key: "null1ms",
+        name: "a disk that takes 1 ms (direct-io-safe)",
+        works: ON_SLOW,
+        quick: true,
+    },
+    Store {
+        key: "null4ms",
+        name: "a disk that takes 4 ms (direct-io-safe)",
+        works: ON_SLOW,
+        quick: true,
+    },
+];
+
+/// xen-virtiod, as a server.
+pub(crate) const OURS: &str = "ours";
+
+/// No server: fio runs in Dom0, directly on the backing store.
+pub(crate) const FLOOR: &str = "floor";
+
+/// Finds the store `key`.
+pub(crate) fn find(key: &str) -> Option<&'static Store> {
+    STORES.iter().find(|store| store.key == key)
+}
+
+/// Returns the compared disks of a scenario's guest, as server and store. A disk's node is
+/// `/dev/bench/SERVER-STORE`.
+pub(crate) fn disks(scenario: &str, guest: &str) -> &'static [(&'static str, &'static str)] {
+    match (scenario, guest) {
+        ("bench-block", "hvm") => &[
+            (OURS, "file"),
+            ("blkback", "file"),
+            ("virtio-pci", "file"),
+            ("nvme", "file"),
+            ("ahci", "file"),
+            ("ide", "file"),
+        ],
+        ("bench-block", _) => &[
+            (OURS, "file"),
+            ("blkback", "file"),
+            ("qdisk", "file"),
+            (OURS, "ram"),
+            ("blkback", "ram"),
+            (OURS, "null"),
+            ("blkback", "null"),
+        ],
+        ("bench-slow", _) => &[
+            (OURS, "null100us"),
+            ("blkback", "null100us"),
+            (OURS, "null1ms"),
+            ("blkback", "null1ms"),
+            (OURS, "null4ms"),
+            ("blkback", "null4ms"),
+        ],
+        ("bench-floor", _) => &[(FLOOR, "file"), (FLOOR, "ram"), (FLOOR, "null")],
+        _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::work;
+
+    #[test]
+    fn stores_have_known_works_and_keys_without_hyphen() {
+        for store in STORES {
+            assert!(!store.key.contains('-'), "{}", store.key);
+            for key in store.works {
+                assert!(work::find(key).is_some(), "{key} on {}", store.key);
+            }
+        }
+    }
+
+    #[test]
+    fn disks_are_on_known_stores() {
+        for (scenario, guest) in
+            [("bench-block", "hvm"), ("bench-slow", "pvh"), ("bench-floor", "pv")]
+        {
+            let disks = disks(scenario, guest);
+            assert!(!disks.is_empty() && disks.iter().all(|(_, store)| find(store).is_some()));
+        }
+    }
+}
