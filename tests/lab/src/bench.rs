@@ -6,11 +6,14 @@
 
 pub(crate) mod block;
 pub(crate) mod chart;
+#[cfg(test)]
+mod close;
 pub(crate) mod counts;
 pub(crate) mod difference;
 pub(crate) mod figure;
 pub(crate) mod fio;
 pub(crate) mod jobs;
+pub(crate) mod latency;
 pub(crate) mod machine;
 pub(crate) mod markdown;
 pub(crate) mod net;

@@ -43,6 +43,12 @@ tool() {
     LD_LIBRARY_PATH=/mnt/lib "/mnt/bin/$name" "$@"
 }
 
+# find_close: writes the comparisons that need more rounds to /tmp/close.
+find_close() {
+    find /tmp/results/rounds /tmp/results/figures -type f -exec awk -f /jobs/close.awk {} + >/tmp/close
+    echo "lab: close $(tr '\n' ' ' </tmp/close)"
+}
+
 # do_works NAME DISK [PREFIX]: does each of the few works once on DISK, and stores the results under
 # the server and target NAME.
 do_works() {

@@ -35,18 +35,36 @@ shell_work() {
     awk -v start="$start" '{ printf "%.4f\n", 1 / ($1 - start) }' /proc/uptime
 }
 
-mkdir /data
-[ ! -e /tree ] || tar -c -f /tmp/tree.tar /tree 2>/dev/null
-while read -r round pass; do
+# disks_of TARGET: prints the disks on that store, in the order of the pass.
+disks_of() {
+    if [ "$pass" = backward ]; then
+        ls -r -d /dev/bench/*-"$1"
+    else
+        ls -d /dev/bench/*-"$1"
+    fi
+}
+
+# do_pass JOBS SHELL: does fio's jobs and the shell's work. SHELL says whether to do the latter.
+do_pass() {
     echo "lab: round $round $pass"
-    ! grep -q filename= "/jobs/$pass.fio" ||
-        tool fio --eta=never --output-format=json --output="/tmp/results/rounds/$round.json" "/jobs/$pass.fio"
-    if [ -e /tree ] && [ "$pass" != warm-up ]; then
-        disks=$(ls -d /dev/bench/*-file)
-        [ "$pass" = forward ] || disks=$(ls -r -d /dev/bench/*-file)
-        for disk in $disks; do
+    ! grep -q filename= "$1" ||
+        tool fio --eta=never --output-format=json --output="/tmp/results/rounds/$round.json" "$1"
+    if [ -e /tree ] && [ "$2" = yes ] && [ "$pass" != warm-up ]; then
+        for disk in $(disks_of file); do
             shell_work "$disk" >"/tmp/results/figures/$round-shell@${disk##*/}.rate"
         done
     fi
+}
+
+mkdir /data
+[ ! -e /tree ] || tar -c -f /tmp/tree.tar /tree 2>/dev/null
+while read -r round pass; do
+    do_pass "/jobs/$pass.fio" yes
 done </jobs/passes
+[ ! -s /jobs/more ] || find_close
+while read -r round pass; do
+    [ -s /tmp/close ] || break
+    awk -f /jobs/select.awk /tmp/close "/jobs/$pass.fio" >/tmp/selected.fio
+    do_pass /tmp/selected.fio "$(grep -q shell@ /tmp/close && echo yes || echo no)"
+done </jobs/more
 leave

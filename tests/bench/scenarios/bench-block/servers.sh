@@ -39,9 +39,14 @@ take_left() {
 # clear_stores: removes the stores of earlier scenarios.
 clear_stores() {
     local device
+    for device in /run/bench/*.ext4; do
+        [ ! -d "$device" ] || umount "$device"
+    done
     rm -rf /run/bench
     mkdir /run/bench
-    modprobe -a xen-blkback loop null_blk
+    modprobe -a xen-blkback loop null_blk dm-delay
+    mount_programs
+    tool dmsetup remove_all
     modprobe -r brd
     mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
     for device in /sys/kernel/config/nullb/*/; do
@@ -59,15 +64,22 @@ make_store() {
         fill $store
         ;;
     ram)
-        # All RAM disks are made at once, and empty ones take no memory.
-        modprobe brd rd_nr=16 rd_size=65536
-        store=/dev/ram$stores
+        ram_disk
         fill $store oflag=direct
         ;;
     null) null_disk bench$stores irqmode=1 completion_nsec=0 hw_queue_depth=64 ;;
     null100us) slow_disk 100000 ;;
     null1ms) slow_disk 1000000 ;;
     null4ms) slow_disk 4000000 ;;
+    flush10ms) slow_flush memory_backed=0 ;;
+    ext4ram)
+        ram_disk
+        file_system
+        ;;
+    ext4slow | ext4direct)
+        slow_flush memory_backed=1
+        file_system
+        ;;
     *) fail "unknown store $1" ;;
     esac
     stores=$((stores + 1))
@@ -95,6 +107,37 @@ slow_disk() {
     null_disk bench$stores irqmode=2 "completion_nsec=$1" hw_queue_depth=128
 }
 
+# ram_disk: sets $store to a RAM disk of 128 MiB. Modprobe makes all of them, but empty ones take no
+# memory.
+ram_disk() {
+    modprobe brd rd_nr=16 rd_size=131072
+    store=/dev/ram$stores
+}
+
+# slow_flush ATTRIBUTE: makes a disk that takes 1 ms for a read or write and 10 ms for a flush.
+# ATTRIBUTE is null_blk's. dm-delay directs flushes to a disk of their own. Its own delays are 0: for
+# short ones it uses a thread that polls, which would take Dom0's processor.
+slow_flush() {
+    local data flush
+    null_disk flush$stores irqmode=2 completion_nsec=10000000 memory_backed=1 cache_size=1
+    flush=$store
+    null_disk data$stores irqmode=2 completion_nsec=1000000 hw_queue_depth=128 "$1"
+    data=$store
+    tool dmsetup create --noudevsync --noudevrules bench$stores \
+        --table "0 2097152 delay $data 0 0 $data 0 0 $flush 0 0"
+    store=/dev/$(tool dmsetup info -c --noheadings -o blkdevname bench$stores)
+}
+
+# file_system: makes ext4 on $store, with a file of 64 MiB, and sets $store to the file.
+file_system() {
+    local mounted=/run/bench/$stores.ext4
+    mke2fs -q -t ext4 -E lazy_itable_init=0,lazy_journal_init=0 $store 120M
+    mkdir $mounted
+    mount -t ext4 $store $mounted
+    store=$mounted/image
+    fill $store conv=fsync
+}
+
 # add_disks: makes a store for each line SERVER KEY of the file disks in the scenario's directory of
 # jobs. Sets $disks to elements of xl's list disk, $emulated to QEMU's arguments for those that QEMU
 # emulates, and $found to lines SERVER-KEY NAME for make_jobs.
@@ -106,7 +149,8 @@ add_disks() {
         vdev=xvd${letters%"${letters#?}"}
         case $server in
         ours) add_disk "$(own $vdev $store "$(options "$key")")" ;;
-        blkback | qdisk) add_disk "$($server $vdev $store)" ;;
+        blkback) add_disk "$(blkback $vdev $store "$(options "$key")")" ;;
+        qdisk) add_disk "$(qdisk $vdev $store)" ;;
         *)
             vdev=$(emulated_name "$server")
             emulated="$emulated${emulated:+, }$(emulated "$server" $store)"
@@ -122,11 +166,11 @@ add_disk() {
     disks="$disks${disks:+, }$1"
 }
 
-# options KEY: prints the options of xen-virtiod's disk on that store, each with a comma. On a slow
-# store the page cache would answer instead of the store; blkback does not use it either.
+# options KEY: prints the options of disks on that store, each with a comma. On a slow store the page
+# cache would answer instead of the store. blkback uses it only for files.
 options() {
     case $1 in
-    null?*) echo direct-io-safe, ;;
+    null?* | flush* | ext4direct) echo direct-io-safe, ;;
     esac
 }
 
@@ -135,11 +179,11 @@ own() {
     echo "\"format=raw,vdev=$1,access=rw,${3:-}backendtype=standalone,specification=virtio,grant_usage=1,target=$2\""
 }
 
-# blkback VDEV TARGET: prints a disk that Dom0's kernel serves with its defaults: with persistent
+# blkback VDEV TARGET [OPTION,…]: prints a disk that Dom0's kernel serves with its defaults: with persistent
 # grants, and for a file through a loop device, as xl does.
 blkback() {
     chmod +x /lab/scenarios/bench-block/hotplug
-    echo "\"format=raw,vdev=$1,access=rw,backendtype=phy,script=/lab/scenarios/bench-block/hotplug,target=$2\""
+    echo "\"format=raw,vdev=$1,access=rw,${3:-}backendtype=phy,script=/lab/scenarios/bench-block/hotplug,target=$2\""
 }
 
 # qdisk VDEV TARGET: prints a disk that a QEMU in Dom0 serves, with Xen's block protocol.
@@ -191,6 +235,7 @@ make_jobs() {
     mkdir "$staging/jobs"
     find "${jobs%/*}" "$jobs" -maxdepth 1 -type f -exec cp -t "$staging/jobs" {} +
     rm -f "$staging/jobs/disks"
+    cp /lab/scenarios/bench-block/*.awk "$staging/jobs/"
     cp /lab/scenarios/bench-block/disks.sh "$staging"
     for line; do
         case $line in
@@ -262,13 +307,13 @@ programs() {
 
 # mount_programs: mounts the measuring programs in Dom0. tool NAME ARGUMENT…: runs one of them.
 mount_programs() {
-    mkdir programs
-    mount -o loop,ro /lab/files/programs.img programs
+    mkdir -p /run/programs
+    mountpoint -q /run/programs || mount -o loop,ro /lab/files/programs.img /run/programs
 }
 tool() {
     local name=$1
     shift
-    LD_LIBRARY_PATH=$PWD/programs/lib "$PWD/programs/bin/$name" "$@"
+    LD_LIBRARY_PATH=/run/programs/lib "/run/programs/bin/$name" "$@"
 }
 
 # tree: prints the archive with files to copy for the shell's work, if the run includes that. HVM

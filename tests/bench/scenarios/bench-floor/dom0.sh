@@ -5,8 +5,7 @@
 . /lab/scenarios/bench-block/servers.sh
 
 clear_stores
-mount_programs
-trap 'umount -l programs; rm -r /dev/bench' EXIT
+trap 'rm -r /dev/bench' EXIT
 mkdir -p /dev/bench "$RESULTS/rounds"
 while read -r server key; do
     make_store "$key"

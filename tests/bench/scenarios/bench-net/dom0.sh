@@ -12,7 +12,6 @@ clean_up() {
     for bridge in 0 1 2 3; do
         ip link delete xenbr$bridge
     done
-    umount -l programs
 }
 
 # take NUMBER: collects the results of the guest of that number. The number becomes part of the
@@ -36,7 +35,7 @@ for bridge in 0 1 2 3; do
     ip address add 10.9.$bridge.1/24 dev xenbr$bridge
     ip link set xenbr$bridge up
 done
-LD_LIBRARY_PATH=$PWD/programs/lib programs/bin/iperf3 -s >iperf3.log 2>&1 &
+tool iperf3 -s >iperf3.log 2>&1 &
 servers=$!
 probe answer 0.0.0.0:7 &
 servers="$servers $!"

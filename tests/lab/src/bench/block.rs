@@ -59,6 +59,20 @@ pub(crate) const WORKS: &[Work] = &[
         ],
     },
     Work {
+        key: "randread-4k-qd8",
+        name: "4 KiB random read, depth 8",
+        unit: Unit::Count,
+        quick: true,
+        options: &["rw=randread", "bs=4k", "iodepth=8"],
+    },
+    Work {
+        key: "randread-4k-qd8-fsyncs",
+        name: "4 KiB random read, depth 8, beside writes with fsync",
+        unit: Unit::Count,
+        quick: true,
+        options: &["rw=randread", "bs=4k", "iodepth=8"],
+    },
+    Work {
         key: "randwrite-4k-qd32",
         name: "4 KiB random write, depth 32",
         unit: Unit::Count,
@@ -123,6 +137,13 @@ pub(crate) const WORKS: &[Work] = &[
     },
 ];
 
+/// The prefix of fio's jobs that run beside a work, and do not count.
+pub(crate) const BESIDE: &str = "beside:";
+
+/// The works that have a job beside them, with its options.
+pub(crate) const BESIDES: &[(&str, &[&str])] =
+    &[("randread-4k-qd8-fsyncs", &["rw=randwrite", "bs=4k", "iodepth=1", "fsync=1"])];
+
 /// Shell commands on a file system, timed together: see `shell_work` in bench-block/guest.sh.
 pub(crate) const SHELL: Work = Work {
     key: "shell",
@@ -156,9 +177,11 @@ pub(crate) fn samples(guest: &str, round: usize, output: &str) -> Result<Vec<Sam
         let guest = if server == FLOOR { "dom0" } else { guest };
         let (target, work) = (target.to_owned(), work.key.to_owned());
         let task = Task { guest: guest.to_owned(), target, work };
-        Ok(Sample { task, server: server.to_owned(), round, rate })
+        let server = server.to_owned();
+        Ok(Sample { task, server, round, rate, latency: job.latency })
     };
-    fio::jobs(output)?.into_iter().map(sample).collect()
+    let jobs = fio::jobs(output)?.into_iter().filter(|job| !job.name.starts_with(BESIDE));
+    jobs.map(sample).collect()
 }
 
 #[cfg(test)]
@@ -172,6 +195,12 @@ mod tests {
         assert_eq!(samples[0].server, "ours");
         assert_eq!(samples[0].task.target, "ram");
         assert_eq!(samples[1].rate, 9_830_400.0);
+    }
+
+    #[test]
+    fn job_beside_a_work_is_no_sample() {
+        let beside = fio::tests::EXAMPLE.replace("randrw-64k", "beside:randrw-64k");
+        assert_eq!(samples("pv", 1, &beside).unwrap().len(), 1);
     }
 
     #[test]

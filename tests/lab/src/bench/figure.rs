@@ -27,7 +27,7 @@ pub(crate) fn read(guest: &str, name: &str, text: &str) -> Result<Sample> {
     ensure!(rate.is_finite() && rate >= 0.0, "the rate {rate} is negative or not finite");
     let (target, work) = (target.to_owned(), work.key.to_owned());
     let task = Task { guest: guest.to_owned(), target, work };
-    Ok(Sample { task, server: server.to_owned(), round, rate })
+    Ok(Sample { task, server: server.to_owned(), round, rate, latency: None })
 }
 
 #[cfg(test)]

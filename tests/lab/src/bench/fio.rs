@@ -1,7 +1,11 @@
 //! Parses the output of `fio --output-format=json`.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+
+use super::latency::Latency;
 
 /// The rates of one of fio's jobs.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +16,8 @@ pub(crate) struct JobRate {
     pub(crate) requests: f64,
     /// Bytes per second, reads and writes together.
     pub(crate) bytes: f64,
+    /// The latency of reads or of writes, whichever are more. `None` if fio did not measure it.
+    pub(crate) latency: Option<Latency>,
 }
 
 #[derive(Deserialize)]
@@ -31,6 +37,26 @@ struct Job {
 struct Direction {
     iops: f64,
     bw_bytes: f64,
+    clat_ns: Option<Times>,
+}
+
+/// Times in nanoseconds.
+#[derive(Deserialize)]
+struct Times {
+    #[serde(default)]
+    percentile: BTreeMap<String, u64>,
+}
+
+impl Direction {
+    fn latency(&self) -> Option<Latency> {
+        let percentile = &self.clat_ns.as_ref()?.percentile;
+        let micros = |name: &str| Some(*percentile.get(name)? as f64 / 1000.0);
+        Some(Latency {
+            p50: micros("50.000000")?,
+            p99: micros("99.000000")?,
+            p999: micros("99.900000")?,
+        })
+    }
 }
 
 /// Parses the jobs of one run. fio may print notes before its JSON.
@@ -49,7 +75,9 @@ fn rate(job: Job) -> Result<JobRate> {
     ensure!(error == 0, "fio's job {name} failed with error {error}");
     let requests = read.iops + write.iops;
     ensure!(requests > 0.0, "fio's job {name} did nothing");
-    Ok(JobRate { name, requests, bytes: read.bw_bytes + write.bw_bytes })
+    let main = if read.iops >= write.iops { &read } else { &write };
+    let latency = main.latency();
+    Ok(JobRate { name, requests, bytes: read.bw_bytes + write.bw_bytes, latency })
 }
 
 #[cfg(test)]
@@ -60,8 +88,9 @@ pub(crate) mod tests {
     pub(crate) const EXAMPLE: &str = r#"note: both iodepth >= 1 and synchronous I/O engine are selected
 {"fio version":"fio-3.39","global options":{"direct":"1"},"jobs":[
  {"jobname":"randread-4k-qd1@ours-ram","groupid":0,"error":0,"eta":0,
-  "read":{"io_bytes":4096000,"bw_bytes":2048000,"bw":2000,"iops":500.0,"runtime":2000},
-  "write":{"io_bytes":0,"bw_bytes":0,"bw":0,"iops":0.0,"runtime":0}},
+  "read":{"io_bytes":4096000,"bw_bytes":2048000,"bw":2000,"iops":500.0,"runtime":2000,
+   "clat_ns":{"mean":1.5,"percentile":{"50.000000":1500000,"99.000000":4000000,"99.900000":9000000}}},
+  "write":{"io_bytes":0,"bw_bytes":0,"bw":0,"iops":0.0,"runtime":0,"clat_ns":{"mean":0.0}}},
  {"jobname":"randrw-64k-qd8@blkback-ram","groupid":1,"error":0,
   "read":{"bw_bytes":6553600,"iops":100.0},"write":{"bw_bytes":3276800,"iops":50.0}}]}"#;
 
@@ -72,9 +101,11 @@ pub(crate) mod tests {
             name: "randread-4k-qd1@ours-ram".into(),
             requests: 500.0,
             bytes: 2_048_000.0,
+            latency: Some(Latency { p50: 1500.0, p99: 4000.0, p999: 9000.0 }),
         };
         assert_eq!(jobs[0], first);
         assert_eq!((jobs[1].requests, jobs[1].bytes), (150.0, 9_830_400.0));
+        assert_eq!(jobs[1].latency, None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::block::{FEW, WORKS};
+use super::block::{BESIDE, BESIDES, FEW, WORKS};
 use super::selection::Selection;
 use super::stores::STORES;
 use super::work::Work;
@@ -60,18 +60,23 @@ pub(crate) fn pass(disks: &[Disk], selection: &Selection, pass: Pass) -> String 
                 servers.reverse();
             }
             for server in servers {
-                let (key, options) = (work.key, work.options.join("\n"));
-                // Writing to a string cannot fail.
-                let _ = write!(
-                    jobs,
-                    "\n[{key}@{server}-{store}]\nstonewall\nfilename=/dev/bench/{server}-{store}\n\
-                     {options}\n",
-                    store = store.key
-                );
+                let disk = format!("{server}-{}", store.key);
+                add(&mut jobs, &format!("{}@{disk}", work.key), &disk, "stonewall\n", work.options);
+                for (_, options) in BESIDES.iter().filter(|(key, _)| *key == work.key) {
+                    // Without stonewall it starts together with the job before it.
+                    add(&mut jobs, &format!("{BESIDE}{}@{disk}", work.key), &disk, "", options);
+                }
             }
         }
     }
     jobs
+}
+
+/// Adds the job `name` on a disk.
+fn add(jobs: &mut String, name: &str, disk: &str, start: &str, options: &[&str]) {
+    let options = options.join("\n");
+    // Writing to a string cannot fail.
+    let _ = write!(jobs, "\n[{name}]\n{start}filename=/dev/bench/{disk}\n{options}\n");
 }
 
 /// Returns a line for each of the few works: the key, and fio's options.
@@ -112,8 +117,10 @@ mod tests {
         let count = |pass_| pass(disks, &of(Extent::Full), pass_).matches("filename=").count();
         let expected: usize =
             disks.iter().map(|(_, key)| crate::bench::stores::find(key).unwrap().works.len()).sum();
-        assert_eq!(Pass::ALL.map(count), [expected; 3]);
         let jobs = pass(disks, &of(Extent::Full), Pass::Forward);
+        let beside = jobs.matches("[beside:").count();
+        assert!(beside > 0);
+        assert_eq!(Pass::ALL.map(count), [expected + beside; 3]);
         assert_eq!(jobs.matches("\nstonewall\n").count(), expected);
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use super::latency::Latency;
 use super::pair::{Paired, Verdict};
 use super::report::{Comparison, Report, Server};
 use super::threshold;
@@ -65,16 +66,17 @@ fn write_comparison(text: &mut String, comparison: &Comparison) -> std::fmt::Res
     let name = work.map_or(comparison.task.work.as_str(), |work| work.name);
     let unit = work.map_or(Unit::Count, |work| work.unit);
     comparison.servers.iter().enumerate().try_for_each(|(number, server)| {
-        let Server { name: by, rate, ratio, paired } = server;
+        let Server { name: by, rate, ratio, paired, latency } = server;
         writeln!(
             text,
-            "| {} | {} | {} | {} to {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} to {} | {} | {} | {} | {} | {} |",
             if number == 0 { name } else { "" },
             work::server_name(by),
             unit.show(rate.median),
             unit.show(rate.low),
             unit.show(rate.high),
             rate.rounds,
+            latency.as_ref().map(milliseconds).unwrap_or_default(),
             ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
             paired.as_ref().map(interval).unwrap_or_default(),
             threshold::least(&comparison.task, by)
@@ -82,6 +84,11 @@ fn write_comparison(text: &mut String, comparison: &Comparison) -> std::fmt::Res
                 .unwrap_or_default()
         )
     })
+}
+
+fn milliseconds(latency: &Latency) -> String {
+    let Latency { p50, p99, p999 } = latency;
+    [p50, p99, p999].map(|micros| format!("{:.1}", micros / 1000.0)).join(", ")
 }
 
 /// Formats the interval of a ratio, and whether it excludes 1.
@@ -129,7 +136,8 @@ mod tests {
         let mib = f64::from(1 << 20);
         let sample = |server: &str, round, rate| {
             let (task, server) = (task("read-1m-qd4"), server.to_owned());
-            Sample { task, server, round, rate: rate * mib }
+            let latency = Some(Latency { p50: 1500.0, p99: 4000.0, p999: 9990.0 });
+            Sample { task, server, round, rate: rate * mib, latency }
         };
         let rounds = 1..=6;
         let samples: Vec<_> = rounds
@@ -142,7 +150,7 @@ mod tests {
             "* Xen: 4.20\n",
             "## PVH, a RAM disk\n",
             "| 1 MiB sequential read, depth 4 | xen-virtiod | 300 MiB/s |",
-            "|  | xen-blkback | 200 MiB/s | 200 MiB/s to 200 MiB/s | 6 | 1.50 | 1.50 to 1.50, faster | 1 |",
+            "|  | xen-blkback | 200 MiB/s | 200 MiB/s to 200 MiB/s | 6 | 1.5, 4.0, 10.0 | 1.50 | 1.50 to 1.50, faster | 1 |",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::counts::Counts;
+use super::latency::Latency;
 use super::pair::Paired;
 use super::sample::{Sample, Task};
 use super::stores::OURS;
@@ -72,6 +73,9 @@ pub(crate) struct Server {
     /// where `ratio` is a ratio of medians.
     #[serde(default)]
     pub(crate) paired: Option<Paired>,
+    /// The latency of its requests, if the tool measured it.
+    #[serde(default)]
+    pub(crate) latency: Option<Latency>,
 }
 
 impl Server {
@@ -125,19 +129,37 @@ fn add<K: PartialEq, V>(groups: &mut Vec<(K, Vec<V>)>, key: K, value: V) {
 }
 
 fn compare(task: &Task, samples: &[&Sample]) -> Comparison {
-    let mut rates: Vec<(&str, Vec<(usize, f64)>)> = Vec::new();
-    for sample in samples {
-        add(&mut rates, sample.server.as_str(), (sample.round, sample.rate));
+    let mut servers: Vec<(&str, Vec<&Sample>)> = Vec::new();
+    for &sample in samples {
+        add(&mut servers, sample.server.as_str(), sample);
     }
-    rates.sort_by_key(|(name, _)| *name != OURS);
-    let ours = rates.iter().find(|(name, _)| *name == OURS).map(|(_, rates)| rates.as_slice());
-    let server = |(name, rates): &(&str, Vec<(usize, f64)>)| {
-        let rate = Summary::of(&rates.iter().map(|(_, rate)| *rate).collect::<Vec<_>>())?;
-        let paired = ours.filter(|_| *name != OURS).and_then(|ours| Paired::of(ours, rates));
-        let ratio = paired.map(|paired| paired.median);
-        Some(Server { name: (*name).to_owned(), rate, ratio, paired })
-    };
-    Comparison { task: task.clone(), servers: rates.iter().filter_map(server).collect() }
+    servers.sort_by_key(|(name, _)| *name != OURS);
+    let ours = servers.iter().find(|(name, _)| *name == OURS).map(|(_, rounds)| rates(rounds));
+    let servers = servers.iter().filter_map(|(name, rounds)| {
+        let ours = ours.as_deref().filter(|_| *name != OURS);
+        summarize(name, rounds, ours)
+    });
+    Comparison { task: task.clone(), servers: servers.collect() }
+}
+
+/// Summarizes the rounds of the server `name`, and compares them with `ours`.
+fn summarize(name: &str, rounds: &[&Sample], ours: Option<&[(usize, f64)]>) -> Option<Server> {
+    let theirs = rates(rounds);
+    let rate = Summary::of(&theirs.iter().map(|(_, rate)| *rate).collect::<Vec<_>>())?;
+    let paired = ours.and_then(|ours| Paired::of(ours, &theirs));
+    let latencies: Vec<_> = rounds.iter().filter_map(|sample| sample.latency).collect();
+    Some(Server {
+        name: name.to_owned(),
+        rate,
+        ratio: paired.map(|paired| paired.median),
+        paired,
+        latency: Latency::median(&latencies),
+    })
+}
+
+/// Returns the rate of each round, with its number.
+fn rates(rounds: &[&Sample]) -> Vec<(usize, f64)> {
+    rounds.iter().map(|sample| (sample.round, sample.rate)).collect()
 }
 
 #[cfg(test)]
@@ -149,7 +171,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn sample(work: &str, server: &str, rate: f64) -> Sample {
-        Sample { task: task(work), server: server.into(), round: 1, rate }
+        Sample { task: task(work), server: server.into(), round: 1, rate, latency: None }
     }
 
     /// Makes a report of `samples`.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::latency::Latency;
+
 /// A task, at which servers are compared.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Task {
@@ -24,4 +26,6 @@ pub(crate) struct Sample {
     pub(crate) round: usize,
     /// The rate, in the work's unit.
     pub(crate) rate: f64,
+    /// The latency, if the tool measured it.
+    pub(crate) latency: Option<Latency>,
 }

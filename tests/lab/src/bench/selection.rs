@@ -3,6 +3,9 @@
 use super::stores::Store;
 use super::work::Work;
 
+/// The number of rounds of comparisons whose ratio is close to 1: see close.awk.
+const ROUNDS_IF_CLOSE: usize = 16;
+
 /// The extent of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Extent {
@@ -35,6 +38,15 @@ impl Selection {
             Extent::Quick => 2,
         };
         self.rounds.unwrap_or(usual).next_multiple_of(2).max(2)
+    }
+
+    /// Returns the number of further rounds of the comparisons that are close after these: none if
+    /// the user chose the number.
+    pub(crate) fn more_rounds(&self) -> usize {
+        match (self.extent, self.rounds) {
+            (Extent::Full, None) => ROUNDS_IF_CLOSE.saturating_sub(self.rounds()),
+            _ => 0,
+        }
     }
 
     /// Returns the time of one measurement in milliseconds.

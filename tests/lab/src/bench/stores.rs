@@ -53,6 +53,23 @@ const ON_SLOW: &[&str] = &[
     "write-1m-qd4",
 ];
 
+/// The works for a store whose flushes take time.
+const ON_FLUSH: &[&str] =
+    &["randread-4k-qd8", "randread-4k-qd8-fsyncs", "fsync-4k", "fsync8-4k-qd8"];
+
+/// The works for a file system on a store that takes time.
+const ON_EXT4: &[&str] = &[
+    "randread-4k-qd1",
+    "randread-4k-qd8",
+    "randread-4k-qd8-fsyncs",
+    "randread-4k-qd32",
+    "randwrite-4k-qd32",
+    "randrw-mixed-qd16",
+    "fsync8-4k-qd8",
+    "read-1m-qd4",
+    "write-1m-qd4",
+];
+
 /// All stores. `make_store` in bench-block/servers.sh makes them.
 pub(crate) const STORES: &[Store] = &[
     Store { key: "file", name: "a file in RAM", works: ON_FILE, quick: true },
@@ -75,6 +92,25 @@ pub(crate) const STORES: &[Store] = &[
         name: "a disk that takes 4 ms (direct-io-safe)",
         works: ON_SLOW,
         quick: true,
+    },
+    Store {
+        key: "flush10ms",
+        name: "a disk that takes 1 ms, and 10 ms to flush (direct-io-safe)",
+        works: ON_FLUSH,
+        quick: false,
+    },
+    Store { key: "ext4ram", name: "a file on ext4, on a RAM disk", works: ON_EXT4, quick: false },
+    Store {
+        key: "ext4slow",
+        name: "a file on ext4, on a disk that takes 1 ms, and 10 ms to flush",
+        works: ON_EXT4,
+        quick: false,
+    },
+    Store {
+        key: "ext4direct",
+        name: "a file on ext4, on a disk that takes 1 ms, and 10 ms to flush (direct-io-safe)",
+        works: ON_EXT4,
+        quick: false,
     },
 ];
 
@@ -117,6 +153,16 @@ pub(crate) fn disks(scenario: &str, guest: &str) -> &'static [(&'static str, &'s
             ("blkback", "null1ms"),
             (OURS, "null4ms"),
             ("blkback", "null4ms"),
+            (OURS, "flush10ms"),
+            ("blkback", "flush10ms"),
+        ],
+        ("bench-ext4", _) => &[
+            (OURS, "ext4ram"),
+            ("blkback", "ext4ram"),
+            (OURS, "ext4slow"),
+            ("blkback", "ext4slow"),
+            (OURS, "ext4direct"),
+            ("blkback", "ext4direct"),
         ],
         ("bench-floor", _) => &[(FLOOR, "file"), (FLOOR, "ram"), (FLOOR, "null")],
         _ => &[],

@@ -153,13 +153,18 @@ fn files(
 }
 
 /// Writes a guest's jobs for all scenarios: `passes`, a line with number and name for each pass;
-/// and the works for other tools than fio's job files.
+/// `more`, the same for the further passes of close comparisons; and the works for other tools than
+/// fio's job files.
 fn write_jobs(directory: &Path, selection: &Selection) -> Result<()> {
     fs::create_dir_all(directory)?;
-    let rounds = [Pass::Forward, Pass::Backward].into_iter().cycle().take(selection.rounds());
-    let passes = [Pass::WarmUp].into_iter().chain(rounds).enumerate();
-    let passes: String = passes.map(|(round, pass)| format!("{round} {}\n", pass.name())).collect();
-    fs::write(directory.join("passes"), passes)?;
+    let rounds = [Pass::Forward, Pass::Backward].into_iter().cycle();
+    let mut passes = [Pass::WarmUp].into_iter().chain(rounds).enumerate();
+    let mut lines = |number: usize| -> String {
+        let passes = passes.by_ref().take(number);
+        passes.map(|(round, pass)| format!("{round} {}\n", pass.name())).collect()
+    };
+    fs::write(directory.join("passes"), lines(1 + selection.rounds()))?;
+    fs::write(directory.join("more"), lines(selection.more_rounds()))?;
     fs::write(directory.join("counts"), counts::list())?;
     fs::write(directory.join("few"), jobs::few(selection))?;
     Ok(fs::write(directory.join("net"), net::list(selection))?)

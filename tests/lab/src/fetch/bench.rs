@@ -1,5 +1,6 @@
-//! The programs that measure: fio and iperf3. With their libraries they are too large for an
-//! initrd, so the lab puts them on a disk image, which a guest mounts.
+//! The programs that measure, fio and iperf3, and dmsetup, with which Dom0 makes slow stores. With
+//! their libraries they are too large for an initrd, so the lab puts them on a disk image, which a
+//! guest or Dom0 mounts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,12 +15,12 @@ use crate::progress::{Progress, Step};
 const RECIPE: Recipe<'static> = Recipe {
     name: "bench",
     suite: Suite::LAB,
-    packages: &[&["e2fsprogs", "fio", "iperf3"]],
-    revision: "2",
+    packages: &[&["dmsetup", "e2fsprogs", "fio", "iperf3"]],
+    revision: "3",
     finish,
 };
 
-const PROGRAMS: [&str; 2] = ["fio", "iperf3"];
+const PROGRAMS: [&str; 3] = ["usr/bin/fio", "usr/bin/iperf3", "usr/sbin/dmsetup"];
 
 /// The directory of libraries, and the one library that is in a directory below it.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
@@ -56,8 +57,8 @@ fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
         fs::create_dir_all(programs.join(directory))?;
     }
     for program in PROGRAMS {
-        let file = root.file(&format!("usr/bin/{program}"));
-        fs::copy(&file, programs.join("bin").join(program))?;
+        let file = root.file(program);
+        fs::copy(&file, programs.join("bin").join(file.file_name().unwrap_or_default()))?;
         let libraries = root.libraries(&file)?;
         ensure!(!libraries.is_empty(), "the loader lists no libraries of {program}");
         for library in libraries {
