@@ -19,6 +19,7 @@ mod faults;
 mod flaky_store;
 mod handle_faults;
 mod host;
+mod hung_device;
 mod layers;
 mod lifecycle;
 mod limits;
