@@ -12,6 +12,8 @@ use io_uring::IoUring;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::operation::{Operation, Step};
+use crate::owned::OwnedVector;
+use crate::registered::Registered;
 use crate::threads::Threads;
 
 /// Number of submissions that are handed to the kernel together at most.
@@ -97,6 +99,7 @@ pub struct Engine<T> {
     free: Vec<u32>,
     /// Submissions that wait for [`Engine::commit`].
     uncommitted: Vec<u32>,
+    registered: Registered,
 }
 
 impl<T> Engine<T> {
@@ -108,6 +111,7 @@ impl<T> Engine<T> {
             flights: Vec::new(),
             free: Vec::new(),
             uncommitted: Vec::new(),
+            registered: Registered::default(),
         }
     }
 
@@ -139,7 +143,11 @@ impl<T> Engine<T> {
     }
 
     /// Adds an operation. It begins with the next [`Engine::commit`].
-    pub fn submit(&mut self, operation: Operation, token: T) {
+    pub fn submit(&mut self, mut operation: Operation, token: T) {
+        operation.region = match operation.vector.vectors() {
+            [piece] => self.registered.index_of(piece),
+            _ => None,
+        };
         let flight = Some(Flight { operation, token, vain: 0 });
         let index = match self.free.pop() {
             Some(index) => index,
@@ -152,6 +160,37 @@ impl<T> Engine<T> {
             *slot = flight;
         }
         self.uncommitted.push(index);
+    }
+
+    /// Whether direct I/O would gain from [`Engine::register`] for these pieces.
+    pub fn wants_region(&self, vector: &OwnedVector) -> bool {
+        let is_unknown = |piece| self.registered.index_of(piece).is_none();
+        self.method == Method::Ring
+            && !matches!(self.backend, Backend::Threads(_))
+            && self.registered.has_room()
+            && vector.vectors().iter().any(is_unknown)
+    }
+
+    /// Registers a region of memory, one piece, for direct I/O with bytes of it, if the kernel
+    /// permits that. It stays reachable until [`Engine::unregister`].
+    pub fn register(&mut self, region: OwnedVector) {
+        // Without a backend, operations fail too.
+        drop(self.choose());
+        if let Backend::Ring(ring) = &self.backend {
+            self.registered.add(ring, region);
+        }
+    }
+
+    /// Has the kernel forget all regions, if no operation is in flight.
+    pub fn unregister(&mut self) {
+        if let (Backend::Ring(ring), 0) = (&self.backend, self.flights.len() - self.free.len()) {
+            self.registered.clear(ring);
+        }
+    }
+
+    /// Divides a vector for direct I/O so that each part is in one region, if few parts will do.
+    pub fn divide(&self, vector: OwnedVector) -> Vec<OwnedVector> {
+        self.registered.divide(vector)
     }
 
     /// Begins the operations that were added, as far as the kernel takes them now.
@@ -311,9 +350,10 @@ fn open() -> Option<IoUring> {
 impl<T> Drop for Engine<T> {
     /// Leaks what the kernel may still access.
     fn drop(&mut self) {
+        self.unregister();
         if self.in_flight() > 0 {
             let flights = std::mem::take(&mut self.flights);
-            std::mem::forget(flights);
+            std::mem::forget((flights, std::mem::take(&mut self.registered)));
         }
     }
 }
@@ -330,7 +370,6 @@ pub(crate) mod tests {
     use super::*;
     use crate::iovec::WriteMode;
     use crate::operation::Work;
-    use crate::owned::OwnedVector;
 
     /// Memory that operations share.
     pub(crate) struct Memory(std::sync::Mutex<Box<[u8]>>, *mut u8);
@@ -391,7 +430,7 @@ pub(crate) mod tests {
     }
 
     fn operation(file: &Arc<File>, work: Work, vector: OwnedVector) -> Operation {
-        Operation { file: Arc::clone(file), work, vector }
+        Operation::new(Arc::clone(file), work, vector)
     }
 
     #[test]
@@ -496,6 +535,56 @@ pub(crate) mod tests {
             file.write_all_at(&[6; 100], 100).unwrap();
             assert_eq!(finish(&mut engine), [(1, Ok(()))], "{method:?}");
             assert_eq!(memory.bytes(), [[5; 100], [6; 100]].concat());
+        }
+    }
+
+    #[test]
+    fn transfers_of_registered_memory_move_the_same_bytes() {
+        let mut engine = engine(Method::Ring);
+        let file = file(&[7; 8192]);
+        let memory = Arc::new(Memory::new(12288));
+        let whole = Memory::vector(&memory, 0, 8192);
+        if engine.wants_region(&whole) {
+            engine.register(Memory::vector(&memory, 0, 8192));
+        }
+        assert!(!engine.wants_region(&Memory::vector(&memory, 4096, 4096)));
+        // A piece inside the region, one across its end, and one outside.
+        for (token, offset) in [(1, 0), (2, 6144), (3, 8192)] {
+            let vector = Memory::vector(&memory, offset, 4096);
+            engine.submit(operation(&file, Work::Read { offset: 0 }, vector), token);
+        }
+        engine.commit().unwrap();
+        assert_eq!(finish(&mut engine), [(1, Ok(())), (2, Ok(())), (3, Ok(()))]);
+        let bytes = memory.bytes();
+        assert!(bytes[..4096].iter().chain(&bytes[6144..]).all(|byte| *byte == 7));
+        assert!(bytes[4096..6144].iter().all(|byte| *byte == 0));
+        assert!(Arc::strong_count(&memory) > 1, "the registration has a share of the memory");
+        engine.unregister();
+        drop(whole);
+        assert_eq!(Arc::strong_count(&memory), 1);
+    }
+
+    #[test]
+    fn a_vector_is_divided_only_where_all_is_registered() {
+        let mut engine = engine(Method::Ring);
+        let memory = Arc::new(Memory::new(16384));
+        let two = || {
+            OwnedVector::new(&memory, |memory, pieces| {
+                for offset in [0, 8192] {
+                    // SAFETY: the ranges are inside the box.
+                    let slice = unsafe { VolatileSlice::new(memory.1.add(offset), 4096) };
+                    assert!(pieces.push(&slice));
+                }
+                Ok::<(), ()>(())
+            })
+            .unwrap()
+        };
+        assert_eq!(engine.divide(two()).len(), 1);
+        engine.register(Memory::vector(&memory, 0, 4096));
+        assert_eq!(engine.divide(two()).len(), 1);
+        engine.register(Memory::vector(&memory, 8192, 8192));
+        if Method::Ring.is_available() {
+            assert_eq!(engine.divide(two()).len(), 2);
         }
     }
 }

@@ -26,4 +26,5 @@ pub mod file_engine;
 pub mod iovec;
 pub mod operation;
 pub mod owned;
+mod registered;
 mod threads;

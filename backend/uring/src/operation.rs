@@ -29,6 +29,19 @@ pub enum Work {
     Sync,
 }
 
+impl Work {
+    /// The work without its first `count` bytes.
+    pub fn skipped(self, count: u64) -> Self {
+        match self {
+            Self::Read { offset } => Self::Read { offset: offset.saturating_add(count) },
+            Self::Write { offset, mode } => {
+                Self::Write { offset: offset.saturating_add(count), mode }
+            }
+            Self::Sync => Self::Sync,
+        }
+    }
+}
+
 /// An operation that is submitted, or the rest of it.
 #[derive(Clone)]
 pub struct Operation {
@@ -38,6 +51,8 @@ pub struct Operation {
     pub work: Work,
     /// The memory; empty for [`Work::Sync`].
     pub vector: OwnedVector,
+    /// The registered region that has all of the memory, which is one piece then.
+    pub(crate) region: Option<u16>,
 }
 
 /// What the kernel's result means for an operation.
@@ -50,6 +65,11 @@ pub(crate) enum Step {
 }
 
 impl Operation {
+    /// An operation on `file`.
+    pub fn new(file: Arc<File>, work: Work, vector: OwnedVector) -> Self {
+        Self { file, work, vector, region: None }
+    }
+
     /// Takes the kernel's result, a number of bytes or a negated error number, and removes from the
     /// operation what is done.
     pub(crate) fn take_result(&mut self, result: i32) -> Step {
@@ -78,6 +98,9 @@ impl Operation {
         let file = types::Fd(self.file.as_raw_fd());
         let vectors = self.vector.vectors();
         let (start, count) = (vectors.as_ptr(), vectors.len() as u32);
+        if let (Some(region), [piece]) = (self.region, vectors) {
+            return self.fixed_entry(region, piece).user_data(user_data);
+        }
         let entry = match self.work {
             Work::Read { offset } => opcode::Readv::new(file, start, count).offset(offset).build(),
             Work::Write { offset, mode } => {
@@ -87,6 +110,23 @@ impl Operation {
             Work::Sync => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
         };
         entry.user_data(user_data)
+    }
+
+    /// The entry for memory in a registered region.
+    fn fixed_entry(&self, region: u16, piece: &libc::iovec) -> squeue::Entry {
+        let file = types::Fd(self.file.as_raw_fd());
+        let length = u32::try_from(piece.iov_len).unwrap_or(u32::MAX);
+        let start = piece.iov_base.cast::<u8>();
+        match self.work {
+            Work::Read { offset } => {
+                opcode::ReadFixed::new(file, start, length, region).offset(offset).build()
+            }
+            Work::Write { offset, mode } => {
+                let entry = opcode::WriteFixed::new(file, start, length, region).offset(offset);
+                entry.rw_flags(mode.flags()).build()
+            }
+            Work::Sync => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
+        }
     }
 
     /// Carries out the operation once in the calling thread; returns the kernel's result as
@@ -122,13 +162,10 @@ mod tests {
     #[test]
     fn a_file_that_takes_no_more_or_ends_is_an_error() {
         let file = Arc::new(tempfile::tempfile().unwrap());
-        let mut bytes = Vec::new();
-        bytes.resize(4096, 1u8);
         let owner = Arc::new(crate::engine::tests::Memory::new(8));
-        let read = |owner: &Arc<_>| Operation {
-            file: Arc::clone(&file),
-            work: Work::Read { offset: 0 },
-            vector: crate::engine::tests::Memory::vector(owner, 0, 8),
+        let read = |owner: &Arc<_>| {
+            let vector = crate::engine::tests::Memory::vector(owner, 0, 8);
+            Operation::new(Arc::clone(&file), Work::Read { offset: 0 }, vector)
         };
         let mut operation = read(&owner);
         assert!(matches!(operation.take_result(-libc::EINTR), Step::Again));

@@ -42,7 +42,7 @@ impl<'a> Pieces<'a> {
 pub struct OwnedVector {
     vectors: Vec<libc::iovec>,
     length: usize,
-    _owner: Arc<dyn Send + Sync>,
+    owner: Arc<dyn Send + Sync>,
 }
 
 // SAFETY: the pointers point into memory that the owner keeps reachable, and the owner is Send and
@@ -72,12 +72,12 @@ impl OwnedVector {
         fill(owner, &mut pieces)?;
         let Pieces { vectors, length, .. } = pieces;
         let owner: Arc<H> = Arc::clone(owner);
-        Ok(Self { vectors, length, _owner: owner })
+        Ok(Self { vectors, length, owner })
     }
 
     /// A list without pieces.
     pub fn empty() -> Self {
-        Self { vectors: Vec::new(), length: 0, _owner: Arc::new(()) }
+        Self { vectors: Vec::new(), length: 0, owner: Arc::new(()) }
     }
 
     /// Total length in bytes.
@@ -88,6 +88,16 @@ impl OwnedVector {
     /// The pieces as the kernel expects them.
     pub(crate) fn vectors(&self) -> &[libc::iovec] {
         &self.vectors
+    }
+
+    /// Each piece as a list of its own.
+    pub(crate) fn pieces(&self) -> Vec<Self> {
+        let piece = |vector: &libc::iovec| Self {
+            vectors: vec![*vector],
+            length: vector.iov_len,
+            owner: Arc::clone(&self.owner),
+        };
+        self.vectors.iter().map(piece).collect()
     }
 
     /// Removes `count` bytes from the front.
@@ -147,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn adjacent_pieces_are_one_vector_and_a_share_of_the_owner_stays() {
+    fn adjacent_pieces_are_one_vector_and_a_share_of_theowner_stays() {
         let owner = Arc::new(Bytes(Box::new([7; 16])));
         let mut pieces = vector(&owner, &[(0, 4), (4, 4), (12, 2)]);
         assert_eq!((pieces.length(), pieces.vectors().len()), (10, 2));

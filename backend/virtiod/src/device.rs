@@ -19,7 +19,7 @@ mod transfer;
 pub mod vsock;
 
 pub use buffer::{Buffers, Readable, VirtioRequest, Writable};
-pub use memory::{Buffer, BufferDirection, DeviceMemory, HeldBuffers};
+pub use memory::{Buffer, BufferDirection, DeviceMemory, HeldBuffers, SharedRegion};
 pub use queue::{
     BATCH, BATCH_BYTES, BATCH_PAGES, BatchSummary, Completions, QueueContext, RequestPool, Rings,
 };

@@ -285,6 +285,7 @@ impl Block {
         self.ended.clear();
         if self.stage == Stage::Draining && self.in_flight.len() == 0 {
             self.stage = Stage::Stopping;
+            self.engine.unregister();
             self.worker.add(Job::Stop);
         }
         if self.stage == Stage::Stopping && self.worker.has_ended() {
@@ -341,6 +342,7 @@ impl Drop for Block {
                 engine.take(&mut landed);
                 landed.clear();
             }
+            engine.unregister();
         })));
     }
 }

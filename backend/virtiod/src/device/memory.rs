@@ -1,5 +1,7 @@
 //! The interface through which a device reaches a guest's memory.
 
+use std::sync::Arc;
+
 use protocol::grant::{PAGE_SIZE, pages_spanned};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryError, VolatileSlice};
 
@@ -82,6 +84,9 @@ pub trait HeldBuffers: Send + Sync {
     /// The buffer was not made reachable.
     fn slice(&self, buffer: Buffer) -> Result<VolatileSlice<'_>, GuestMemoryError>;
 
+    /// The memory around a buffer that stays mapped over requests, if it is in such memory.
+    fn region(&self, buffer: Buffer) -> Option<Arc<dyn SharedRegion>>;
+
     /// Copies what was written into buffers back into the guest's memory, where they are copies.
     /// The device calls this before it returns the buffers to the driver.
     ///
@@ -89,4 +94,10 @@ pub trait HeldBuffers: Send + Sync {
     /// A buffer may not be written by the device.
     fn write_back(&self, buffers: &mut dyn Iterator<Item = Buffer>)
     -> Result<(), GuestMemoryError>;
+}
+
+/// Memory of the guest's that stays mapped as long as a share of this exists.
+pub trait SharedRegion: Send + Sync {
+    /// All of its bytes.
+    fn bytes(&self) -> Option<VolatileSlice<'_>>;
 }

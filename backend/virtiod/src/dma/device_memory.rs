@@ -1,6 +1,7 @@
 //! Implements [`DeviceMemory`] and vm-memory's `GuestMemory` over [`DmaMemory`], and [`HeldBuffers`]
 //! over what it gave away.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use vm_memory::guest_memory::GuestMemorySliceIterator;
@@ -9,9 +10,11 @@ use vm_memory::{
 };
 
 use super::held::HeldMemory;
-use crate::device::{Buffer, BufferDirection, DeviceMemory, HeldBuffers, OneSlice};
+use super::pool::Chunk;
+use crate::device::{Buffer, BufferDirection, DeviceMemory, HeldBuffers, OneSlice, SharedRegion};
 use crate::dma::{AccessFault, AccessPlatform, DmaMemory, DmaRange};
 use xen::Access;
+use xen::mapped::MappedRange;
 
 impl<P: AccessPlatform> DeviceMemory for DmaMemory<P> {
     #[inline]
@@ -87,11 +90,21 @@ impl<P: AccessPlatform> HeldBuffers for HeldMemory<P> {
         Ok(self.resolve(range(buffer))?)
     }
 
+    fn region(&self, buffer: Buffer) -> Option<Arc<dyn SharedRegion>> {
+        Some(HeldMemory::region(self, range(buffer))?)
+    }
+
     fn write_back(
         &self,
         buffers: &mut dyn Iterator<Item = Buffer>,
     ) -> Result<(), GuestMemoryError> {
         Ok(HeldMemory::write_back(self, buffers.map(range))?)
+    }
+}
+
+impl<P: AsRef<MappedRange> + Send + Sync> SharedRegion for Chunk<P> {
+    fn bytes(&self) -> Option<VolatileSlice<'_>> {
+        Chunk::bytes(self)
     }
 }
 

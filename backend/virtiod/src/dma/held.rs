@@ -8,7 +8,7 @@ use vm_memory::VolatileSlice;
 use super::copy_buffer::CopyBuffer;
 use super::mapper::Mapper;
 use super::mapping::Mapping;
-use super::pool::PoolPages;
+use super::pool::{Chunk, PoolPages};
 use super::{AccessFault, AccessPlatform, AddressFault, DmaRange, Location};
 
 /// The buffers of some requests.
@@ -40,6 +40,11 @@ impl<P: AccessPlatform> HeldMemory<P> {
         };
         self.mapper.count_refusal();
         Err(AccessFault::Address(fault))
+    }
+
+    /// The chunk of the pool that has the first byte of a range.
+    pub(super) fn region(&self, range: DmaRange) -> Option<Arc<Chunk<P::Pages>>> {
+        self.pool.chunk(range.address)
     }
 
     /// Copies ranges that are copies back to the guest.

@@ -56,10 +56,18 @@ pub enum ShareError {
 
 /// Pages shared with one message, mapped to consecutive addresses.
 #[derive(Debug)]
-struct Chunk<P> {
+pub(super) struct Chunk<P> {
     first: u32,
     pages: P,
     _reservation: Reservation,
+}
+
+impl<P: AsRef<MappedRange>> Chunk<P> {
+    /// The bytes of all its pages.
+    pub(super) fn bytes(&self) -> Option<VolatileSlice<'_>> {
+        let pages = self.pages.as_ref();
+        pages.slice(0, pages.length())
+    }
 }
 
 /// The position of the chunk of a page that was not shared: there are at most [`MAX_POOL_PAGES`].
@@ -97,6 +105,13 @@ impl<P: AsRef<MappedRange>> PoolPages<P> {
         let offset = u64::from(skipped) * PAGE_SIZE + offset;
         // If the end is outside the chunk, `slice` refuses it: the chunk's pages are the mapping.
         chunk.pages.as_ref().slice(offset as usize, usize::try_from(length).ok()?)
+    }
+
+    /// The chunk of an address in the pool.
+    pub(super) fn chunk(&self, address: u64) -> Option<Arc<Chunk<P>>> {
+        let (page, _) = PoolPage::at(address)?;
+        let position = *self.table.get(page.0 as usize)?;
+        self.chunks.get(usize::from(position)).cloned()
     }
 }
 

@@ -32,13 +32,26 @@ pub(super) struct InFlight {
     pub(super) is_wanted: bool,
     /// The next request of the same operation, if it was joined with others.
     pub(super) next: Option<usize>,
+    /// The number of operations of its transfer that have not ended, and whether one failed.
+    pub(super) operations: usize,
+    pub(super) has_failed: bool,
     /// Whether a sync has to follow, because the storage cannot write through.
     pub(super) needs_sync: bool,
 }
 
 impl InFlight {
     pub(super) fn new(queue: usize, request: VirtioRequest, task: Task, way: Way) -> Self {
-        Self { queue, request, task, way, is_wanted: true, next: None, needs_sync: false }
+        Self {
+            queue,
+            request,
+            task,
+            way,
+            is_wanted: true,
+            next: None,
+            operations: 0,
+            has_failed: false,
+            needs_sync: false,
+        }
     }
 
     fn bytes(&self) -> u64 {

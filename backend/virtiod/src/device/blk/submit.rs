@@ -12,10 +12,13 @@ use super::disk_file::DiskFile;
 use super::in_flight::{HeldBatch, InFlight, Way};
 use super::request::{BlockCommand, BlockRequest, SECTOR_SIZE, Task};
 use super::target::TargetError;
-use crate::device::{Fault, WriteMode};
+use crate::device::{Fault, SharedRegion, WriteMode};
 
 /// Maximum bytes of transfers that are joined to one operation.
 const MOST_JOINED: u64 = 256 << 10;
+
+/// A region of the pool.
+struct HeldRegion(Arc<dyn SharedRegion>);
 
 /// What an operation of the engine belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +105,7 @@ impl Block {
     fn submit_joined(&mut self, first: usize) {
         let chain = self.chain(first);
         match self.operation(&chain) {
-            Ok(Some(operation)) => self.engine.submit(operation, Ticket::Transfer(first)),
+            Ok(Some(operation)) => self.submit_in_regions(first, operation),
             Ok(None) => {}
             Err(fault) => {
                 // The first request reports the fault, which ends the device for all.
@@ -115,6 +118,59 @@ impl Block {
                 }
             }
         }
+    }
+
+    /// Submits a transfer, by direct I/O from and to memory that the kernel has looked up before,
+    /// where it permits that.
+    fn submit_in_regions(&mut self, first: usize, operation: Operation) {
+        let is_direct = self.in_flight.get(first).is_some_and(|entry| match &entry.way {
+            Way::Engine { file, .. } => file.direct.is_some(),
+            Way::Worker => false,
+        });
+        if !is_direct {
+            return self.engine.submit(operation, Ticket::Transfer(first));
+        }
+        if self.engine.wants_region(&operation.vector) {
+            self.chain(first).into_iter().for_each(|slot| self.register_regions(slot));
+        }
+        let Operation { file, work, vector, .. } = operation;
+        let parts = self.engine.divide(vector);
+        if let Some(entry) = self.in_flight.get_mut(first) {
+            entry.operations = parts.len();
+        }
+        let mut skipped = 0;
+        for part in parts {
+            let (file, work) = (Arc::clone(&file), work.skipped(skipped));
+            skipped += part.length() as u64;
+            self.engine.submit(Operation::new(file, work, part), Ticket::Transfer(first));
+        }
+    }
+
+    /// Registers the regions of the pool that a request's data is in.
+    fn register_regions(&mut self, slot: usize) {
+        let Some(entry) = self.in_flight.get(slot) else { return };
+        let Way::Engine { held, .. } = &entry.way else { return };
+        let Ok(request) = data_of(entry) else { return };
+        for buffer in request.data.buffers() {
+            let Some(region) = held.0.region(buffer).map(|region| Arc::new(HeldRegion(region)))
+            else {
+                continue;
+            };
+            let vector = OwnedVector::new(&region, |region: &HeldRegion, pieces| {
+                let pushed = region.0.bytes().is_some_and(|bytes| pieces.push(&bytes));
+                if pushed { Ok(()) } else { Err(()) }
+            });
+            vector.into_iter().for_each(|vector| self.engine.register(vector));
+        }
+    }
+
+    /// Notes the end of one of several operations of a transfer. Returns `None` while others have
+    /// not ended, and then whether all succeeded.
+    fn note_end(&mut self, first: usize, outcome: &io::Result<()>) -> Option<bool> {
+        let entry = self.in_flight.get_mut(first)?;
+        entry.operations -= 1;
+        entry.has_failed |= outcome.is_err();
+        (entry.operations == 0).then(|| !std::mem::take(&mut entry.has_failed))
     }
 
     /// The slots of a request and of those that are joined to it.
@@ -137,7 +193,7 @@ impl Block {
                 })
             })
         })?;
-        Ok(Some(Operation { file: Arc::clone(file.waiting()), work: place.work, vector }))
+        Ok(Some(Operation::new(Arc::clone(file.waiting()), place.work, vector)))
     }
 
     /// Handles the end of an operation.
@@ -164,6 +220,23 @@ impl Block {
         file: &DiskFile,
     ) {
         let chain = self.chain(first);
+        if self.in_flight.get(first).is_some_and(|entry| entry.operations > 1 || entry.has_failed) {
+            match self.note_end(first, &outcome) {
+                None => {}
+                Some(true) => chain.into_iter().for_each(|slot| self.end_transfer(slot)),
+                // As one operation, whose error says what to do.
+                Some(false) => match self.operation(&chain) {
+                    Ok(Some(whole)) if self.is_wanted(first) => {
+                        self.engine.submit(whole, Ticket::Transfer(first));
+                    }
+                    _ => {
+                        let error = outcome.err().unwrap_or(io::ErrorKind::Other.into());
+                        self.end_chain(chain, Some(error));
+                    }
+                },
+            }
+            return;
+        }
         let error = match outcome {
             Ok(()) => return chain.into_iter().for_each(|slot| self.end_transfer(slot)),
             Err(error) => error,
@@ -179,12 +252,7 @@ impl Block {
                 if let Work::Write { mode, .. } = operation.work {
                     note_write_loss(mode, &error, file);
                 }
-                let mut error = Some(error);
-                for slot in chain {
-                    // The others are not wanted any more.
-                    let outcome = error.take().map_or(Ok(()), |error| Err(error.into()));
-                    self.end_request(slot, outcome, Vec::new());
-                }
+                self.end_chain(chain, Some(error));
             }
             Remedy::Zeros => {
                 operation.vector.zero();
@@ -192,16 +260,29 @@ impl Block {
             }
             Remedy::PageCache => {
                 let cached = Arc::clone(&file.cached);
-                self.engine
-                    .submit(Operation { file: cached, ..operation }, Ticket::Transfer(first));
+                self.engine.submit(
+                    Operation::new(cached, operation.work, operation.vector),
+                    Ticket::Transfer(first),
+                );
             }
             Remedy::SyncBehind(work) => {
                 for slot in chain {
                     let entry = self.in_flight.get_mut(slot);
                     entry.into_iter().for_each(|entry| entry.needs_sync = true);
                 }
-                self.engine.submit(Operation { work, ..operation }, Ticket::Transfer(first));
+                self.engine.submit(
+                    Operation::new(operation.file, work, operation.vector),
+                    Ticket::Transfer(first),
+                );
             }
+        }
+    }
+
+    /// Ends a request with an error, and those joined to it, which are not wanted any more.
+    fn end_chain(&mut self, chain: Vec<usize>, mut error: Option<io::Error>) {
+        for slot in chain {
+            let outcome = error.take().map_or(Ok(()), |error| Err(error.into()));
+            self.end_request(slot, outcome, Vec::new());
         }
     }
 

@@ -44,7 +44,7 @@ impl Block {
         match file.durability.begin_sync() {
             SyncStart::Begun => {
                 let (of, work) = (Arc::clone(&file.cached), Work::Sync);
-                let operation = Operation { file: of, work, vector: OwnedVector::empty() };
+                let operation = Operation::new(of, work, OwnedVector::empty());
                 self.engine.submit(operation, Ticket::Sync);
                 self.syncs.running = Some((file, covered));
             }
