@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::poll::PollFd;
+use protocol::grant::GrantRef;
+use protocol::pool::PoolPage;
 use tempfile::NamedTempFile;
 use uring::engine::Method;
 use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
@@ -43,6 +45,8 @@ pub(super) struct Driver {
     spare: RequestPool,
     pub(super) requests: u16,
     descriptors: u16,
+    /// Whether the data pages are the pool.
+    has_pool: bool,
     pub(super) hypervisor: Hypervisor,
     /// The file that the target claims.
     pub(super) target_file: NamedTempFile,
@@ -85,6 +89,7 @@ impl Driver {
             spare,
             requests,
             descriptors,
+            has_pool: false,
             hypervisor,
             target_file,
         }
@@ -116,12 +121,16 @@ impl Driver {
             headers.write_obj(range.flags, position + 12).unwrap();
         }
         self.guest.slice(self.pages[4], number as usize, 1).write_obj(0xffu8, 0).unwrap();
+        let data_start = match self.has_pool {
+            true => PoolPage(page as u32).address(0),
+            false => self.base + (5 + page) * 4096,
+        };
         let head = self.descriptors;
         let out = 16 + 16 * ranges.len() as u32;
         self.descriptor(self.base + 3 * 4096 + at, out, 1);
         if let Some((length, access)) = data {
             let write = if access == Access::ReadWrite { 2 } else { 0 };
-            self.descriptor(self.base + (5 + page) * 4096, length, 1 | write);
+            self.descriptor(data_start, length, 1 | write);
         }
         self.descriptor(self.base + 4 * 4096 + number, 1, 2);
         let available = self.guest.slice(self.pages[1], 0, 4096);
@@ -178,6 +187,16 @@ impl Driver {
 
     pub(super) fn statuses(&self) -> Vec<u8> {
         (0..self.requests).map(|number| self.status(number)).collect()
+    }
+
+    /// Shares all data pages as the pool: from now on, data has addresses in it.
+    pub(super) fn share_data(&mut self) {
+        let first = self.guest.grant(&self.pages[5..], Access::ReadWrite);
+        for chunk in 0..DATA_PAGES as u32 / 64 {
+            let reference = GrantRef(first.0 + chunk * 64);
+            self.memory.share(PoolPage(chunk * 64), 64, reference).unwrap();
+        }
+        self.has_pool = true;
     }
 
     /// The bytes of a data page.

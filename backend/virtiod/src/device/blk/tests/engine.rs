@@ -242,3 +242,51 @@ fn a_sync_that_fails_fails_all_flushes_from_then_on() {
         assert!(lost, "{method:?}");
     }
 }
+
+#[test]
+fn direct_transfers_use_the_pool_as_the_kernel_registered_it() {
+    let file = tempfile::tempfile().unwrap();
+    let direct = file.try_clone().unwrap();
+    let pages = 128;
+    (0..pages).for_each(|page| {
+        file.write_all_at(&[page as u8 + 1; 4096], page * 4096).unwrap();
+    });
+    let image = image(file.try_clone().unwrap(), Some(direct), Store::Direct);
+    let mut driver = Driver::new(&image);
+    driver.share_data();
+    // One within a chunk of 64 pages, and one of a page that ends a chunk and one that begins one.
+    driver.add_at(VIRTIO_BLK_T_IN, 0, 0, &[], Some((32 << 12, Access::ReadWrite)));
+    driver.add_at(VIRTIO_BLK_T_IN, 63 * 8, 63, &[], READ);
+    driver.add_at(VIRTIO_BLK_T_IN, 64 * 8, 64, &[], READ);
+    driver.serve_all();
+    let read: Vec<_> = [0, 31, 63, 64].into_iter().map(|page| driver.data(page)[7]).collect();
+    assert_eq!((driver.statuses(), read), (vec![0; 3], vec![1, 32, 64, 65]));
+    driver.fill(70, 0x77);
+    driver.add_at(VIRTIO_BLK_T_OUT, 0, 70, &[], WRITE);
+    driver.serve_all();
+    let mut bytes = [0; 4096];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes, [0x77; 4096]);
+    // Nothing of the pool stays mapped after a reset.
+    VirtioDevice::<Memory>::reset(&mut driver.disk);
+    assert!(!is_draining(&mut driver));
+    driver.memory.unshare();
+    let left = driver.hypervisor.mapped_pages(xen::DomId(1));
+    assert!(left < 64, "{left} pages stay mapped");
+}
+
+#[test]
+fn a_part_of_a_divided_transfer_that_fails_fails_the_request() {
+    // Two chunks of the pool are two operations, the second of them beyond the file's end.
+    let file = sealed(64 << 12);
+    let direct = file.try_clone().unwrap();
+    let image = image(file, Some(direct), Store::Direct);
+    let mut driver = Driver::new(&image);
+    driver.share_data();
+    driver.add_at(VIRTIO_BLK_T_OUT, 0, 0, &[], Some((16 << 12, Access::ReadOnly)));
+    driver.add_at(VIRTIO_BLK_T_OUT, 32 * 8, 48, &[], Some((16 << 12, Access::ReadOnly)));
+    // Adjacent to the request before it, and in the next chunk.
+    driver.add_at(VIRTIO_BLK_T_OUT, 48 * 8, 64, &[], Some((32 << 12, Access::ReadOnly)));
+    driver.serve_all();
+    assert_eq!(driver.statuses(), [0, 0, IO_ERROR]);
+}
