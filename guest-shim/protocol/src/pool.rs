@@ -23,8 +23,8 @@ impl PoolPage {
         POOL_BITS | (self.0 as u64) << 12 | offset & OFFSET_MASK
     }
 
-    /// The page and the offset that [`PoolPage::address`] encodes as `address`; `None` if it encodes
-    /// no page so.
+    /// The page and the offset that [`PoolPage::address`] encodes as `address`; `None` if it
+    /// encodes no page so.
     #[inline]
     pub fn at(address: u64) -> Option<(Self, u64)> {
         let number = u32::try_from((address ^ POOL_BITS) >> 12).ok()?;

@@ -3,10 +3,8 @@
 //! [`Readable`] and [`Writable`] bytes are different types: the device cannot write bytes that the
 //! driver gave for reading, whatever access the mapping behind them allows.
 
-use std::fmt;
 use std::io;
 
-use virtio_queue::desc::split::Descriptor;
 use vm_memory::{
     GuestAddress, GuestMemoryError, ReadVolatile, VolatileMemory, VolatileMemoryError,
     VolatileSlice,
@@ -273,10 +271,6 @@ impl Totals {
     }
 }
 
-fn endless(why: &dyn fmt::Display) -> String {
-    format!("it cannot be followed to its end: {why}")
-}
-
 impl VirtioRequest {
     /// Copies a chain and checks it. `buffers` is a list to reuse.
     ///
@@ -294,15 +288,7 @@ impl VirtioRequest {
         let memory = chain.memory();
         let malformed = |reason| Fault::Chain { head, reason };
         buffers.clear();
-        for descriptor in chain {
-            let buffer = buffer_of(descriptor.map_err(|why| malformed(endless(&why)))?);
-            if buffers.len() >= usize::from(queue_size) {
-                let many = format!("more than the queue's {queue_size} descriptors");
-                return Err(malformed(many));
-            }
-            buffers.push(buffer);
-        }
-        // A pass of its own: together, the two need more registers than there are.
+        chain.follow(&mut buffers, queue_size).map_err(|why| malformed(why.to_string()))?;
         let totals = Totals::of(&buffers, |buffer| memory.is_shared(buffer));
         let totals = totals.map_err(|why| malformed(why.to_owned()))?;
         Ok(Self { head, buffers, totals })
@@ -357,13 +343,4 @@ impl VirtioRequest {
     pub fn buffers(&self) -> impl Iterator<Item = Buffer> {
         self.readable().buffers().chain(self.writable().buffers())
     }
-}
-
-fn buffer_of(descriptor: Descriptor) -> Buffer {
-    let direction = if descriptor.is_write_only() {
-        BufferDirection::Writable
-    } else {
-        BufferDirection::Readable
-    };
-    Buffer { address: descriptor.addr(), length: descriptor.len(), direction }
 }

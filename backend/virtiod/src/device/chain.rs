@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use super::{Buffer, BufferDirection};
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{
     GuestAddress, GuestMemory, GuestMemoryError, Permissions, VolatileMemory, VolatileSlice,
@@ -10,7 +11,9 @@ use vm_memory::{
 
 const DESCRIPTOR_SIZE: usize = size_of::<Descriptor>();
 
-/// The reason for which a chain does not end.
+const END: &str = "it cannot be followed to its end";
+
+/// The reason for which a chain is not followed to its end.
 #[derive(Debug)]
 pub(super) enum Endless {
     /// A descriptor is outside its table.
@@ -23,27 +26,29 @@ pub(super) enum Endless {
     TableLength(u32),
     /// An indirect table that cannot be reached.
     Table(GuestMemoryError),
+    /// More descriptors than the queue has entries.
+    Longer(u16),
 }
 
 impl fmt::Display for Endless {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Index(index) => write!(f, "descriptor {index} is outside its table"),
-            Self::Loop => write!(f, "it loops"),
-            Self::Nested => write!(f, "an indirect table refers to another one"),
-            Self::TableLength(length) => write!(f, "an indirect table has {length} bytes"),
-            Self::Table(error) => write!(f, "{error}"),
+            Self::Longer(size) => write!(f, "more than the queue's {size} descriptors"),
+            Self::Index(index) => write!(f, "{END}: descriptor {index} is outside its table"),
+            Self::Loop => write!(f, "{END}: it loops"),
+            Self::Nested => write!(f, "{END}: an indirect table refers to another one"),
+            Self::TableLength(length) => write!(f, "{END}: an indirect table has {length} bytes"),
+            Self::Table(error) => write!(f, "{END}: {error}"),
         }
     }
 }
 
-/// A chain that is followed.
+/// A descriptor chain.
 pub(super) struct Chain<'a, M> {
     memory: &'a M,
     table: VolatileSlice<'a>,
     is_indirect: bool,
-    /// Index of the next descriptor; `None` behind the last one.
-    next: Option<u16>,
+    head: u16,
     /// Number of descriptors that may follow: at most those of the table.
     left: usize,
 }
@@ -52,7 +57,7 @@ impl<'a, M: GuestMemory<Bitmap = ()>> Chain<'a, M> {
     /// The chain that begins with descriptor `head` of the ring's table.
     pub(super) fn new(head: u16, table: VolatileSlice<'a>, memory: &'a M) -> Self {
         let left = table.len() / DESCRIPTOR_SIZE;
-        Self { memory, table, is_indirect: false, next: Some(head), left }
+        Self { memory, table, is_indirect: false, head, left }
     }
 
     /// The memory that holds indirect tables.
@@ -60,27 +65,44 @@ impl<'a, M: GuestMemory<Bitmap = ()>> Chain<'a, M> {
         self.memory
     }
 
-    fn follow(&mut self, index: u16) -> Result<Descriptor, Endless> {
-        let descriptor = self.load(index)?;
-        if !descriptor.refers_to_indirect_table() {
-            self.next = descriptor.has_next().then(|| descriptor.next());
-            return Ok(descriptor);
+    /// Adds the chain's buffers to a list, which may have `most`.
+    ///
+    /// # Errors
+    /// [`Endless`]; then the list has a part of them.
+    #[inline]
+    pub(super) fn follow(mut self, list: &mut Vec<Buffer>, most: u16) -> Result<(), Endless> {
+        let mut index = self.head;
+        loop {
+            let Some(descriptor) = self.load(index) else {
+                return Err(if self.left == 0 { Endless::Loop } else { Endless::Index(index) });
+            };
+            if descriptor.refers_to_indirect_table() {
+                self.enter(descriptor)?;
+                index = 0;
+                continue;
+            }
+            if list.len() >= usize::from(most) {
+                return Err(Endless::Longer(most));
+            }
+            list.push(buffer_of(descriptor));
+            if !descriptor.has_next() {
+                return Ok(());
+            }
+            self.left -= 1;
+            index = descriptor.next();
         }
-        if self.is_indirect {
-            return Err(Endless::Nested);
-        }
-        self.enter(descriptor)?;
-        self.follow(0)
     }
 
-    fn load(&mut self, index: u16) -> Result<Descriptor, Endless> {
-        self.left = self.left.checked_sub(1).ok_or(Endless::Loop)?;
-        let descriptor = self.table.get_ref(usize::from(index) * DESCRIPTOR_SIZE);
-        Ok(descriptor.map_err(|_| Endless::Index(index))?.load())
+    fn load(&self, index: u16) -> Option<Descriptor> {
+        let descriptor = self.table.get_ref(usize::from(index) * DESCRIPTOR_SIZE).ok()?;
+        (self.left > 0).then(|| descriptor.load())
     }
 
     /// Goes on in the indirect table of `descriptor`.
     fn enter(&mut self, descriptor: Descriptor) -> Result<(), Endless> {
+        if self.is_indirect {
+            return Err(Endless::Nested);
+        }
         let length = descriptor.len();
         let count = length as usize / DESCRIPTOR_SIZE;
         let whole = (length as usize).is_multiple_of(DESCRIPTOR_SIZE);
@@ -93,6 +115,15 @@ impl<'a, M: GuestMemory<Bitmap = ()>> Chain<'a, M> {
     }
 }
 
+fn buffer_of(descriptor: Descriptor) -> Buffer {
+    let direction = if descriptor.is_write_only() {
+        BufferDirection::Writable
+    } else {
+        BufferDirection::Readable
+    };
+    Buffer { address: descriptor.addr(), length: descriptor.len(), direction }
+}
+
 fn resolve<M: GuestMemory<Bitmap = ()>>(
     memory: &M,
     address: GuestAddress,
@@ -100,15 +131,6 @@ fn resolve<M: GuestMemory<Bitmap = ()>>(
 ) -> Result<VolatileSlice<'_>, GuestMemoryError> {
     let mut slices = memory.get_slices(address, length as usize, Permissions::Read)?;
     slices.next().unwrap_or(Err(GuestMemoryError::HostAddressNotAvailable))
-}
-
-impl<M: GuestMemory<Bitmap = ()>> Iterator for Chain<'_, M> {
-    type Item = Result<Descriptor, Endless>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let index = self.next.take()?;
-        Some(self.follow(index))
-    }
 }
 
 #[cfg(test)]
@@ -159,12 +181,8 @@ mod tests {
         }
     }
 
-    fn fields(descriptor: Descriptor) -> (u64, u32, u16, u16) {
-        (descriptor.addr().0, descriptor.len(), descriptor.flags(), descriptor.next())
-    }
-
-    /// What `virtio-queue` finds: the descriptors, and whether the chain ends.
-    fn expected(memory: &GuestMemoryMmap, head: u16) -> (Vec<(u64, u32, u16, u16)>, bool) {
+    /// What `virtio-queue` finds: the buffers, and whether the chain ends.
+    fn expected(memory: &GuestMemoryMmap, head: u16) -> (Vec<Buffer>, bool) {
         let mut queue = Queue::new(SIZE).unwrap();
         queue.try_set_desc_table_address(GuestAddress(TABLE)).unwrap();
         queue.try_set_avail_ring_address(GuestAddress(AVAILABLE)).unwrap();
@@ -174,20 +192,15 @@ mod tests {
         memory.store(1u16, GuestAddress(AVAILABLE + 2), Ordering::Relaxed).unwrap();
         let chain: Vec<_> = queue.iter(memory).unwrap().next().unwrap().collect();
         let ends = chain.last().is_some_and(|last| !last.has_next());
-        (chain.into_iter().map(fields).collect(), ends)
+        (chain.into_iter().map(buffer_of).collect(), ends)
     }
 
-    fn found(memory: &GuestMemoryMmap, head: u16) -> (Vec<(u64, u32, u16, u16)>, bool) {
+    fn found(memory: &GuestMemoryMmap, head: u16) -> (Vec<Buffer>, bool) {
         let length = u32::from(SIZE) * DESCRIPTOR_SIZE as u32;
         let table = resolve(memory, GuestAddress(TABLE), length).unwrap();
-        let (mut chain, mut ends) = (Vec::new(), true);
-        for descriptor in Chain::new(head, table, memory) {
-            match descriptor {
-                Ok(descriptor) => chain.push(fields(descriptor)),
-                Err(_) => ends = false,
-            }
-        }
-        (chain, ends)
+        let mut buffers = Vec::new();
+        let ends = Chain::new(head, table, memory).follow(&mut buffers, u16::MAX).is_ok();
+        (buffers, ends)
     }
 
     #[test]
@@ -218,12 +231,14 @@ mod tests {
         let reason = |first: Descriptor| {
             memory.write_obj(first, GuestAddress(TABLE)).unwrap();
             memory.write_obj(first, GuestAddress(INDIRECT)).unwrap();
-            Chain::new(0, table, &memory).find_map(Result::err).unwrap().to_string()
+            let chain = Chain::new(0, table, &memory);
+            let reason = chain.follow(&mut Vec::new(), SIZE - 1).unwrap_err().to_string();
+            reason.strip_prefix("it cannot be followed to its end: ").unwrap_or(&reason).to_owned()
         };
         let link = |flags, next| Descriptor::new(0, 16, flags, next);
         let indirect = |address, length| Descriptor::new(address, length, 4, 0);
         assert_eq!(reason(link(1, 8)), "descriptor 8 is outside its table");
-        assert_eq!(reason(link(1, 0)), "it loops");
+        assert_eq!(reason(link(1, 0)), "more than the queue's 7 descriptors");
         assert_eq!(reason(indirect(INDIRECT, 16)), "an indirect table refers to another one");
         assert_eq!(reason(indirect(INDIRECT, 17)), "an indirect table has 17 bytes");
         assert!(

@@ -1,5 +1,5 @@
-//! Implements [`DeviceMemory`] and vm-memory's `GuestMemory` over [`DmaMemory`], and [`HeldBuffers`]
-//! over what it gave away.
+//! Implements [`DeviceMemory`] and vm-memory's `GuestMemory` over [`DmaMemory`], and
+//! [`HeldBuffers`] over what it gave away.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

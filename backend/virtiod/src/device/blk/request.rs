@@ -44,11 +44,19 @@ pub(super) enum BlockStatus {
 /// The command of a request, which the device reads once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum BlockCommand {
-    Read { sector: u64 },
-    Write { sector: u64 },
+    Read {
+        sector: u64,
+    },
+    Write {
+        sector: u64,
+    },
     Flush,
     GetId,
-    Change { change: RangeChange, ranges: VecDeque<Range> },
+    Change {
+        change: RangeChange,
+        #[expect(clippy::box_collection, reason = "the other commands are shorter")]
+        ranges: Box<VecDeque<Range>>,
+    },
     Unsupported,
 }
 
@@ -210,7 +218,7 @@ fn change<M: DeviceMemory>(
     let good =
         |range: &Range| range.sectors <= MAX_RANGE_SECTORS && range.flags & !change.flags() == 0;
     Ok(if ranges.iter().all(good) {
-        BlockCommand::Change { change, ranges }
+        BlockCommand::Change { change, ranges: Box::new(ranges) }
     } else {
         BlockCommand::Unsupported
     })
