@@ -235,7 +235,7 @@ struct Totals {
     readable: u16,
     readable_length: u32,
     writable_length: u32,
-    /// The number of pages that the buffers touch; a page counts once for each buffer in it.
+    /// The number of pages that the other buffers touch; a page counts once for each buffer in it.
     pages: u32,
     /// Number of buffers in memory that the driver shared for good.
     shared: u32,
@@ -259,9 +259,12 @@ impl Totals {
                 readable_length += u64::from(buffer.length);
             }
             length += u64::from(buffer.length);
-            // A chain of up to 4 GiB and 2^15 buffers has fewer than 2^21 pages.
-            totals.pages = totals.pages.wrapping_add(buffer.pages() as u32);
-            totals.shared += u32::from(is_shared(buffer));
+            if is_shared(buffer) {
+                totals.shared += 1;
+            } else {
+                // A chain of up to 4 GiB and 2^15 buffers has fewer than 2^21 pages.
+                totals.pages = totals.pages.wrapping_add(buffer.pages() as u32);
+            }
         }
         let too_long = |_| "more than 4 GiB";
         u32::try_from(length).map_err(too_long)?;
@@ -283,10 +286,11 @@ impl VirtioRequest {
         mut buffers: Vec<Buffer>,
         head: u16,
         queue_size: u16,
-        chain: Chain<'_, M>,
+        table: VolatileSlice<'_>,
+        memory: &M,
     ) -> Result<Self, Fault> {
-        let memory = chain.memory();
         let malformed = |reason| Fault::Chain { head, reason };
+        let chain = Chain::new(head, table, memory);
         buffers.clear();
         chain.follow(&mut buffers, queue_size).map_err(|why| malformed(why.to_string()))?;
         let totals = Totals::of(&buffers, |buffer| memory.is_shared(buffer));
@@ -313,7 +317,8 @@ impl VirtioRequest {
         u64::from(self.totals.readable_length) + u64::from(self.totals.writable_length)
     }
 
-    /// The number of pages that its buffers touch; a page counts once for each buffer in it.
+    /// The number of pages that its buffers touch and the driver did not share for good; a page
+    /// counts once for each buffer in it.
     pub fn pages(&self) -> u64 {
         self.totals.pages.into()
     }

@@ -60,11 +60,6 @@ impl<'a, M: GuestMemory<Bitmap = ()>> Chain<'a, M> {
         Self { memory, table, is_indirect: false, head, left }
     }
 
-    /// The memory that holds indirect tables.
-    pub(super) fn memory(&self) -> &'a M {
-        self.memory
-    }
-
     /// Adds the chain's buffers to a list, which may have `most`.
     ///
     /// # Errors

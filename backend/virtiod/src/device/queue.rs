@@ -1,6 +1,5 @@
 //! Queues as a device sees them: it takes requests and returns them with its answers.
 
-use super::chain::Chain;
 use super::{Buffer, DeviceMemory, Fault, HeldBuffers, QueueSet, Ring, VirtioRequest};
 
 /// Maximum number of requests that are taken from a ring at once. Their pages are mapped and
@@ -10,7 +9,7 @@ pub const BATCH: usize = 32;
 /// driver can process while the device serves the next one.
 pub const BATCH_BYTES: u64 = 256 << 10;
 /// Pages touched by requests at which a batch ends, as for bytes: the number of bytes does not
-/// bound the pages of many small buffers.
+/// bound the pages of many small buffers. Pages that the driver shared for good do not count.
 pub const BATCH_PAGES: u64 = 1024;
 /// Number of requests whose allocations are reused: enough for an iteration of a network device.
 const POOLED_REQUESTS: usize = 256;
@@ -152,8 +151,8 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         };
         let (mut fault, mut bytes, mut pages) = (None, 0, 0);
         for head in heads.take(limit.min(BATCH)) {
-            let (list, chain) = (self.request_pool.take(), Chain::new(head, table, memory));
-            match VirtioRequest::collect(list, head, queue_size, chain) {
+            let list = self.request_pool.take();
+            match VirtioRequest::collect(list, head, queue_size, table, memory) {
                 Ok(request) => {
                     bytes += request.length();
                     pages += request.pages();
