@@ -51,6 +51,12 @@ const CHECKS: &[Check] = &[
 /// The name of the unit tests' check.
 const UNIT: &str = "unit";
 
+/// The name of the check that counts the daemon's instructions for a request.
+const INSTRUCTIONS: &str = "instructions";
+
+/// Begins the line of its output that has the counts.
+const COUNTS: &str = "instructions for a request: ";
+
 /// The seed of the fuzz targets. It is fixed, so that runs before and after a change try the same
 /// inputs, and a failure is not blamed on an unrelated change.
 const FUZZ_SEED: u32 = 1;
@@ -105,6 +111,10 @@ pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i
         let delays = stress.as_ref().map(|stress| stress.seed(run));
         let unit = || unit(&dirs, delays, &logs, &progress, &mut summary);
         progress.minutes().part(UNIT, unit);
+    }
+    if stress.is_none() && INSTRUCTIONS.contains(filter) {
+        let count = || instructions(&dirs, &logs, &progress, &mut summary);
+        progress.minutes().part(INSTRUCTIONS, count);
     }
     if stress.is_none() {
         let fuzz = || short_fuzz(&dirs, filter, extent.fuzz_time(), &logs, &progress, &mut summary);
@@ -198,6 +208,20 @@ fn unit(dirs: &Dirs, delays: Option<u64>, logs: &Path, progress: &Progress, summ
         && sum.failed.is_empty()
     {
         summary.fail(UNIT, &format!("{error:#}"));
+    }
+}
+
+/// Counts the instructions for a request in a release build, and compares them with their limits.
+fn instructions(dirs: &Dirs, logs: &Path, progress: &Progress, summary: &mut Summary) {
+    let arguments = ["bench", "-p", "xen-virtiod", "--bench", "instructions"];
+    let counted = cargo(dirs, INSTRUCTIONS, &arguments, &[], logs, progress);
+    let output = fs::read(logs.join("instructions.log")).unwrap_or_default();
+    let output = String::from_utf8_lossy(&output);
+    let counts = output.lines().find_map(|line| line.strip_prefix(COUNTS));
+    match (counted, counts) {
+        (Ok(()), Some(counts)) => summary.pass(&format!("{INSTRUCTIONS}: {counts}"), 1),
+        (Ok(()), None) => summary.skip(&format!("{INSTRUCTIONS}: only counted on x86-64")),
+        (Err(error), _) => summary.fail(INSTRUCTIONS, &format!("{error:#}")),
     }
 }
 
