@@ -31,12 +31,12 @@ impl WriteMode {
     }
 }
 
-/// Room for vectors, which is not cleared first: that would cost as much as a short transfer.
-type Room = [MaybeUninit<libc::iovec>; MOST];
+/// Memory for vectors, which is not cleared first: that would cost as much as a short transfer.
+type Vectors = [MaybeUninit<libc::iovec>; MOST];
 
 /// An ordered list of pieces of memory. Adjacent pieces are merged.
 pub struct IoVec<'a> {
-    vectors: Room,
+    vectors: Vectors,
     /// Number of vectors that are set.
     count: usize,
     length: usize,
@@ -221,7 +221,7 @@ unsafe fn preadv(file: RawFd, vectors: *const libc::iovec, count: usize, offset:
 }
 
 /// The first `count` vectors, which are set.
-fn set(vectors: &Room, count: usize) -> &[libc::iovec] {
+fn set(vectors: &Vectors, count: usize) -> &[libc::iovec] {
     let set = vectors.get(..count).unwrap_or(&[]);
     // SAFETY: initialisation: `push` sets vector after vector and counts them, and copies of the
     // room keep the count, so the first `count` are set.
@@ -229,7 +229,7 @@ fn set(vectors: &Room, count: usize) -> &[libc::iovec] {
 }
 
 /// As [`set`].
-fn set_mut(vectors: &mut Room, count: usize) -> &mut [libc::iovec] {
+fn set_mut(vectors: &mut Vectors, count: usize) -> &mut [libc::iovec] {
     let set = vectors.get_mut(..count).unwrap_or(&mut []);
     // SAFETY: as in `set`.
     unsafe { set.assume_init_mut() }
@@ -237,7 +237,7 @@ fn set_mut(vectors: &mut Room, count: usize) -> &mut [libc::iovec] {
 
 /// The vectors that remain after a partial transfer.
 struct Left {
-    vectors: Room,
+    vectors: Vectors,
     first: usize,
     count: usize,
 }

@@ -10,13 +10,13 @@ use vm_memory::VolatileSlice;
 pub const MOST_PIECES: usize = 1024;
 
 /// A list of pieces of memory, which an [`OwnedVector`] takes over. Adjacent pieces are merged.
-pub struct Pieces<'a> {
+pub struct PieceList<'a> {
     vectors: Vec<libc::iovec>,
     length: usize,
     memory: PhantomData<VolatileSlice<'a>>,
 }
 
-impl<'a> Pieces<'a> {
+impl<'a> PieceList<'a> {
     fn new() -> Self {
         Self { vectors: Vec::new(), length: 0, memory: PhantomData }
     }
@@ -63,14 +63,14 @@ impl OwnedVector {
     /// The error of `fill`.
     pub fn new<H, E>(
         owner: &Arc<H>,
-        fill: impl for<'a> FnOnce(&'a H, &mut Pieces<'a>) -> Result<(), E>,
+        fill: impl for<'a> FnOnce(&'a H, &mut PieceList<'a>) -> Result<(), E>,
     ) -> Result<Self, E>
     where
         H: Send + Sync + 'static,
     {
-        let mut pieces = Pieces::new();
+        let mut pieces = PieceList::new();
         fill(owner, &mut pieces)?;
-        let Pieces { vectors, length, .. } = pieces;
+        let PieceList { vectors, length, .. } = pieces;
         let owner: Arc<H> = Arc::clone(owner);
         Ok(Self { vectors, length, owner })
     }
@@ -144,7 +144,7 @@ mod tests {
     struct Bytes(Box<[u8; 16]>);
 
     fn vector(owner: &Arc<Bytes>, ranges: &[(usize, usize)]) -> OwnedVector {
-        let fill = |bytes: &Bytes, pieces: &mut Pieces<'_>| {
+        let fill = |bytes: &Bytes, pieces: &mut PieceList<'_>| {
             for (start, length) in ranges {
                 // SAFETY: the range is inside the box, which the owner keeps.
                 let slice =

@@ -93,6 +93,7 @@ fn ask(questions: &[Question], answers: &[u8]) {
             Ok(()) | Err(StoreError::Refused { .. }) => {}
             // After these errors the caller must connect again.
             Err(StoreError::Connection { .. } | StoreError::Protocol(_)) => return,
+            Err(StoreError::ListTooLong(_)) => {}
             Err(StoreError::TooLong(path)) => panic!("{path} is not too long"),
         }
     }

@@ -381,8 +381,8 @@ impl<P: AccessPlatform> Transport<P> {
         }
     }
 
-    /// Resets the device: no mapping, no doorbell, no feature remains [6.4], once the device uses no
-    /// buffer any more.
+    /// Resets the device: no mapping, no doorbell, no feature remains [6.4], once the device uses
+    /// no buffer any more.
     fn reset(&mut self, events: &mut impl EventChannels) {
         for queue in &mut self.queues {
             if let Some(port) = queue.reset() {

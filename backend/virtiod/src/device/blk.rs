@@ -81,7 +81,7 @@ const LET_GO_LOOK: u16 = 60_000;
 
 /// Whether a driver uses the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum DiskUse {
     /// None does.
     Idle,
     /// One does, and the worker takes the disk for it.
@@ -101,7 +101,7 @@ pub struct Block {
     config_changed: bool,
     serial: [u8; SERIAL_SIZE],
     driver_features: u64,
-    stage: Stage,
+    disk_use: DiskUse,
     worker: Worker,
     engine: Engine<Ticket>,
     /// What the engine returns, reused from call to call.
@@ -149,7 +149,7 @@ impl Block {
             config_changed: false,
             serial: name,
             driver_features: 0,
-            stage: Stage::Idle,
+            disk_use: DiskUse::Idle,
             worker: Worker::start(target).map_err(TargetError::Worker)?,
             engine: Engine::new(method),
             landed: Vec::new(),
@@ -185,7 +185,7 @@ impl Block {
         let Reports { list, facts } = self.worker.take();
         if let Some(facts) = facts {
             self.facts = facts;
-            if !matches!(self.stage, Stage::Starting | Stage::Used) {
+            if !matches!(self.disk_use, DiskUse::Starting | DiskUse::Used) {
                 self.facts.file = None;
             }
         }
@@ -210,13 +210,13 @@ impl Block {
     fn take_report(&mut self, report: Report) {
         match report {
             Report::Started(outcome) => {
-                if self.stage == Stage::Starting {
-                    self.stage = Stage::Used;
+                if self.disk_use == DiskUse::Starting {
+                    self.disk_use = DiskUse::Used;
                 }
                 self.warn_of(outcome, "disk not usable, requests will fail");
             }
             Report::Stopped(outcome) => {
-                self.stage = Stage::Idle;
+                self.disk_use = DiskUse::Idle;
                 self.warn_of(outcome, "cannot write cached data to the disk");
             }
             Report::Unwritten(error) => {
@@ -279,19 +279,20 @@ impl Block {
         }
     }
 
-    /// Gives the disk up, once nothing of its driver is in flight. Returns whether that takes longer.
+    /// Gives the disk up, once nothing of its driver is in flight. Returns whether that takes
+    /// longer.
     fn drains(&mut self) -> bool {
         self.collect();
         self.ended.clear();
-        if self.stage == Stage::Draining && self.in_flight.len() == 0 {
-            self.stage = Stage::Stopping;
+        if self.disk_use == DiskUse::Draining && self.in_flight.len() == 0 {
+            self.disk_use = DiskUse::Stopping;
             self.engine.unregister();
             self.worker.add(Job::Stop);
         }
-        if self.stage == Stage::Stopping && self.worker.has_ended() {
-            self.stage = Stage::Idle;
+        if self.disk_use == DiskUse::Stopping && self.worker.has_ended() {
+            self.disk_use = DiskUse::Idle;
         }
-        matches!(self.stage, Stage::Draining | Stage::Stopping)
+        matches!(self.disk_use, DiskUse::Draining | DiskUse::Stopping)
     }
 
     /// Lets queues go on that waited until fewer requests are in flight.
@@ -398,12 +399,12 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         self.driver_features = features;
         let flushes = features & 1 << VIRTIO_BLK_F_FLUSH != 0;
         let mode = if flushes { WriteMode::Back } else { WriteMode::Through };
-        self.stage = Stage::Starting;
+        self.disk_use = DiskUse::Starting;
         self.worker.add(Job::Start(mode));
         // Until then, the worker serves all requests.
         self.wait_shortly(|disk| {
             disk.collect();
-            disk.stage != Stage::Starting
+            disk.disk_use != DiskUse::Starting
         });
         Ok(())
     }
@@ -414,8 +415,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         self.faults = [const { None }; QUEUES as usize];
         self.driver_features = 0;
         self.facts.file = None;
-        if matches!(self.stage, Stage::Starting | Stage::Used) {
-            self.stage = Stage::Draining;
+        if matches!(self.disk_use, DiskUse::Starting | DiskUse::Used) {
+            self.disk_use = DiskUse::Draining;
         }
         self.wait_shortly(|disk| !disk.drains());
     }

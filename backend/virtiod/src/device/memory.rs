@@ -57,8 +57,9 @@ pub trait DeviceMemory: GuestMemory<Bitmap = ()> {
     /// Ends all access to buffers. The device may return them to the driver only after this call.
     fn release(&mut self);
 
-    /// Takes over the buffers that were made reachable and are not released yet, for operations that
-    /// use them after the batch. The memory itself no longer has them, and writes none of them back.
+    /// Takes over the buffers that were made reachable and are not released yet, for operations
+    /// that use them after the batch. The memory itself no longer has them, and writes none of them
+    /// back.
     fn hold(&mut self) -> Box<dyn HeldBuffers>;
 
     /// Counts bytes that were copied from or into buffers.

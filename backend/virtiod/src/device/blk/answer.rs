@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::Level;
 
-use super::in_flight::{Ended, HeldBatch, InFlight, Way};
+use super::in_flight::{Carrier, Ended, HeldBatch, InFlight};
 use super::request::{BlockCommand, BlockRequest, BlockStatus, Task};
 use super::target::TargetError;
 use super::{Block, STATUS_SIZE};
@@ -85,9 +85,9 @@ impl Block {
             let mut by_engine = Vec::new();
             let mut by_worker = Vec::new();
             for ended in ended.extract_if(.., |ended| ended.entry.queue == queue) {
-                match ended.entry.way {
-                    Way::Engine { .. } => by_engine.push(ended),
-                    Way::Worker => by_worker.push(ended),
+                match ended.entry.carrier {
+                    Carrier::Engine { .. } => by_engine.push(ended),
+                    Carrier::Worker => by_worker.push(ended),
                 }
             }
             outcome = outcome.and(self.answer_by_engine(queue, by_engine, queues));
@@ -111,8 +111,8 @@ impl Block {
         let mut outcome = Ok(());
         let mut requests = queues.take_list();
         for Ended { entry, outcome: result, .. } in ended {
-            let InFlight { request, task, way, .. } = entry;
-            if let Way::Engine { held, .. } = &way {
+            let InFlight { request, task, carrier, .. } = entry;
+            if let Carrier::Engine { held, .. } = &carrier {
                 let answered = self.write_status(&request, task, result, held, queues.memory());
                 let answered = answered.and_then(|written| {
                     back.add(held, &request)?;

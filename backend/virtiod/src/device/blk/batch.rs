@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::answer::status_of;
 use super::disk_file::{DiskFile, Store};
 use super::facts::Extent;
-use super::in_flight::{HeldBatch, InFlight, Way};
+use super::in_flight::{Carrier, HeldBatch, InFlight};
 use super::request::{BlockCommand, BlockRequest, MAX_DATA, RangeChange, Task};
 use super::submit::note_write_loss;
 use super::target::{PART_BYTES, TargetError};
@@ -308,22 +308,22 @@ impl Block {
         let mut answered = Vec::new();
         for (number, request) in requests.drain(..).enumerate() {
             let verdict = left.next_if(|(next, _)| *next == number).map(|(_, verdict)| verdict);
-            let engine = |file| held.clone().map(|held| Way::Engine { held, file });
-            let (task, way, data) = match verdict {
+            let engine = |file| held.clone().map(|held| Carrier::Engine { held, file });
+            let (task, carrier, data) = match verdict {
                 Some(Verdict::Transfer(task, file)) => (task, engine(file), None),
                 Some(Verdict::Sync(file)) => {
                     (Task { command: BlockCommand::Flush, done: 0 }, engine(file), None)
                 }
-                Some(Verdict::Job(task, data)) => (task, Some(Way::Worker), Some(data)),
+                Some(Verdict::Job(task, data)) => (task, Some(Carrier::Worker), Some(data)),
                 Some(Verdict::Answered(_)) | None => {
                     answered.push(request);
                     continue;
                 }
             };
-            let Some(way) = way else { continue };
+            let Some(carrier) = carrier else { continue };
             let is_sync = matches!(task.command, BlockCommand::Flush) && data.is_none();
             let command = task.command.clone();
-            let entry = InFlight::new(queue, request, task, way);
+            let entry = InFlight::new(queue, request, task, carrier);
             let slot = self.in_flight.add(entry);
             match data {
                 Some(data) => {

@@ -11,7 +11,7 @@ use crate::device::{HeldBuffers, VirtioRequest};
 pub(super) struct HeldBatch(pub(super) Box<dyn HeldBuffers>);
 
 /// How a request is carried out.
-pub(super) enum Way {
+pub(super) enum Carrier {
     /// By the engine, between a file and the guest's buffers.
     Engine {
         /// The buffers of its batch.
@@ -27,7 +27,7 @@ pub(super) struct InFlight {
     pub(super) queue: usize,
     pub(super) request: VirtioRequest,
     pub(super) task: Task,
-    pub(super) way: Way,
+    pub(super) carrier: Carrier,
     /// Whether the driver still waits for it. If not, only its end is awaited.
     pub(super) is_wanted: bool,
     /// The next request of the same operation, if it was joined with others.
@@ -40,12 +40,12 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    pub(super) fn new(queue: usize, request: VirtioRequest, task: Task, way: Way) -> Self {
+    pub(super) fn new(queue: usize, request: VirtioRequest, task: Task, carrier: Carrier) -> Self {
         Self {
             queue,
             request,
             task,
-            way,
+            carrier,
             is_wanted: true,
             next: None,
             operations: 0,

@@ -9,7 +9,7 @@ use uring::owned::{MOST_PIECES, OwnedVector};
 
 use super::Block;
 use super::disk_file::DiskFile;
-use super::in_flight::{HeldBatch, InFlight, Way};
+use super::in_flight::{Carrier, HeldBatch, InFlight};
 use super::request::{BlockCommand, BlockRequest, SECTOR_SIZE, Task};
 use super::target::TargetError;
 use crate::device::{Fault, SharedRegion, WriteMode};
@@ -31,13 +31,13 @@ pub(super) enum Ticket {
 
 /// The direction and the place of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
+struct TransferRange {
     work: Work,
     bytes: u64,
     pieces: usize,
 }
 
-impl Place {
+impl TransferRange {
     /// Of a request in flight; `None` if it transfers nothing.
     fn of(entry: &InFlight, mode: WriteMode) -> Option<Self> {
         let (sector, writes) = match entry.task.command {
@@ -92,8 +92,8 @@ impl Block {
         }
     }
 
-    fn place(&self, slot: usize) -> Option<Place> {
-        Place::of(self.in_flight.get(slot)?, self.facts.write_mode)
+    fn place(&self, slot: usize) -> Option<TransferRange> {
+        TransferRange::of(self.in_flight.get(slot)?, self.facts.write_mode)
     }
 
     fn data_length(&self, slot: usize) -> u64 {
@@ -123,9 +123,9 @@ impl Block {
     /// Submits a transfer, by direct I/O from and to memory that the kernel has looked up before,
     /// where it permits that.
     fn submit_in_regions(&mut self, first: usize, operation: Operation) {
-        let is_direct = self.in_flight.get(first).is_some_and(|entry| match &entry.way {
-            Way::Engine { file, .. } => file.direct.is_some(),
-            Way::Worker => false,
+        let is_direct = self.in_flight.get(first).is_some_and(|entry| match &entry.carrier {
+            Carrier::Engine { file, .. } => file.direct.is_some(),
+            Carrier::Worker => false,
         });
         if !is_direct {
             return self.engine.submit(operation, Ticket::Transfer(first));
@@ -149,7 +149,7 @@ impl Block {
     /// Registers the regions of the pool that a request's data is in.
     fn register_regions(&mut self, slot: usize) {
         let Some(entry) = self.in_flight.get(slot) else { return };
-        let Way::Engine { held, .. } = &entry.way else { return };
+        let Carrier::Engine { held, .. } = &entry.carrier else { return };
         let Ok(request) = data_of(entry) else { return };
         for buffer in request.data.buffers() {
             let Some(region) = held.0.region(buffer).map(|region| Arc::new(HeldRegion(region)))
@@ -183,8 +183,8 @@ impl Block {
     fn operation(&self, chain: &[usize]) -> Result<Option<Operation>, Fault> {
         let entries = || chain.iter().filter_map(|slot| self.in_flight.get(*slot));
         let Some(first) = entries().next() else { return Ok(None) };
-        let Way::Engine { held, file } = &first.way else { return Ok(None) };
-        let Some(place) = Place::of(first, self.facts.write_mode) else { return Ok(None) };
+        let Carrier::Engine { held, file } = &first.carrier else { return Ok(None) };
+        let Some(place) = TransferRange::of(first, self.facts.write_mode) else { return Ok(None) };
         let vector = OwnedVector::new(held, |held: &HeldBatch, pieces| {
             entries().try_for_each(|entry| {
                 data_of(entry)?.data.for_each_held(held.0.as_ref(), |slice| {
@@ -201,9 +201,9 @@ impl Block {
         match landed.token {
             Ticket::Sync => self.end_sync(&landed.outcome),
             Ticket::Transfer(first) => {
-                let file = self.in_flight.get(first).and_then(|entry| match &entry.way {
-                    Way::Engine { file, .. } => Some(Arc::clone(file)),
-                    Way::Worker => None,
+                let file = self.in_flight.get(first).and_then(|entry| match &entry.carrier {
+                    Carrier::Engine { file, .. } => Some(Arc::clone(file)),
+                    Carrier::Worker => None,
                 });
                 if let Some(file) = file {
                     self.land_transfer(first, landed.operation, landed.outcome, &file);

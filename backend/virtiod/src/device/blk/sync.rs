@@ -10,7 +10,7 @@ use uring::owned::OwnedVector;
 use super::Block;
 use super::claim::SyncStart;
 use super::disk_file::DiskFile;
-use super::in_flight::Way;
+use super::in_flight::Carrier;
 use super::request::{BlockCommand, Task};
 use super::submit::Ticket;
 use super::target::TargetError;
@@ -57,16 +57,16 @@ impl Block {
     }
 
     fn file_of(&self, slot: usize) -> Option<Arc<DiskFile>> {
-        match &self.in_flight.get(slot)?.way {
-            Way::Engine { file, .. } => Some(Arc::clone(file)),
-            Way::Worker => None,
+        match &self.in_flight.get(slot)?.carrier {
+            Carrier::Engine { file, .. } => Some(Arc::clone(file)),
+            Carrier::Worker => None,
         }
     }
 
     /// Leaves a sync to the worker, which can wait for that of another device.
     fn sync_by_worker(&mut self, slot: usize) {
         let Some(entry) = self.in_flight.get_mut(slot) else { return };
-        entry.way = Way::Worker;
+        entry.carrier = Carrier::Worker;
         let task = Task { command: BlockCommand::Flush, done: 0 };
         let job = RequestJob { slot, queue: entry.queue, task, data: Vec::new() };
         self.worker.add(Job::Request(job));

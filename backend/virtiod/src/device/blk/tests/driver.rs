@@ -1,7 +1,7 @@
 //! A disk on scripted storage, and the one ring of its driver.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::PollFd;
 use protocol::grant::GrantRef;
@@ -11,8 +11,8 @@ use uring::engine::Method;
 use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use vm_memory::Bytes;
 
-use super::super::Block;
 use super::super::request::Range;
+use super::super::{Block, DiskUse};
 use super::Scripted;
 use crate::device::{BatchSummary, QueueContext, RequestPool, VirtioDevice};
 use crate::dma::DmaMemory;
@@ -77,6 +77,12 @@ impl Driver {
         let (target_file, target) = image.target(|_| {});
         let mut disk = Block::with_method(target, "xvda", stats, method).unwrap();
         VirtioDevice::<Memory>::start(&mut disk, features).unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        while disk.disk_use == DiskUse::Starting {
+            assert!(Instant::now() < end, "waited 30 s for the worker to start the disk");
+            disk.collect();
+            std::thread::yield_now();
+        }
         let spare = RequestPool::default();
         let (requests, descriptors) = (0, 0);
         Self {
