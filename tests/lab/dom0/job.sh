@@ -17,9 +17,9 @@ name_ports() {
     done
 }
 
-# keep_guests_off_dom0s_processor: see XEN_OPTIONS in tests/lab/src/boot/machine.rs.
-keep_guests_off_dom0s_processor() {
-    echo 'vm.cpumask="1"' >>/etc/xen/xl.conf
+# keep_guests_off_dom0: see XEN_OPTIONS in tests/lab/src/boot/machine.rs.
+keep_guests_off_dom0() {
+    echo "vm.cpumask=\"$(nproc)\"" >>/etc/xen/xl.conf
 }
 
 # do_job: reports to the lab that Dom0 is ready, runs the lab's job, reports its exit status and

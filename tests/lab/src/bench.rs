@@ -21,6 +21,8 @@ pub(crate) mod pair;
 pub(crate) mod report;
 pub(crate) mod sample;
 pub(crate) mod scale;
+#[cfg(test)]
+mod schema;
 pub(crate) mod selection;
 pub(crate) mod stores;
 pub(crate) mod summary;

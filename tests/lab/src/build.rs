@@ -16,7 +16,7 @@ use crate::dirs::Dirs;
 use crate::fetch::Guest;
 
 pub(crate) use debian::DebianBuild;
-pub(crate) use guests::{GuestFiles, Guests, build as guests};
+pub(crate) use guests::{GuestFiles, Guests, build as guests, for_kernel as guest};
 pub(crate) use module::{MOUNT_POINTS, build_core as module_core};
 pub(crate) use payload::{Installation, Payload, write_payload};
 pub(crate) use programs::{

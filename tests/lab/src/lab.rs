@@ -8,11 +8,11 @@ use anyhow::{Context, Result};
 use nix::fcntl::Flock;
 
 use crate::boot::{Init, Machine, MachineKind, Setup};
-use crate::build::{self, Built, DebianBuild, Dom0Programs, Installation, Payload};
+use crate::build::{self, Built, DebianBuild, Dom0Programs, GuestFiles, Installation, Payload};
 use crate::cpio::Cpio;
 use crate::debian::Suite;
 use crate::dirs::Dirs;
-use crate::fetch::{self, Fetched};
+use crate::fetch::{self, Fetched, Kernel};
 use crate::host;
 use crate::lock;
 use crate::progress::Progress;
@@ -59,6 +59,12 @@ impl Lab {
     /// Returns why guests cannot use the kernel of `suite`, or `None` if they can.
     pub(crate) fn lacks(&self, suite: Suite) -> Option<&str> {
         self.built.guests.lacks(suite)
+    }
+
+    /// Builds what a guest with `kernel` boots.
+    pub(crate) fn guest_files(&self, kernel: &Kernel, progress: &Progress) -> Result<GuestFiles> {
+        let (guest, programs) = (&self.fetched.guest, &self.built.guest_programs);
+        build::guest(&self.dirs, guest, kernel, programs, &self.logs, progress)
     }
 
     /// Returns the directories that the lab reads and writes.

@@ -128,7 +128,8 @@ enum Command {
         /// Parts of the names of the measurements to make; without any, all are made
         #[arg(value_name = "FILTER")]
         filters: Vec<String>,
-        /// Runs fewer rounds of fewer works, for a first impression
+        /// Runs few rounds of some works on some stores, and without FILTER some measurements, for
+        /// a first impression in less than 12 minutes; the output ends with those left out
         #[arg(long)]
         quick: bool,
         /// Does only works whose key contains PART, such as qd32 or read-1m; can be repeated
@@ -169,7 +170,8 @@ enum Command {
         /// Seconds after which the lab stops the machine if the script still runs
         #[arg(long, default_value_t = 1800)]
         limit: u64,
-        /// The machine: default, three-processors, systemd, disk-platform, intel-iommu or amd-iommu
+        /// The machine: default, three-processors, two-for-dom0, systemd, disk-platform,
+        /// intel-iommu or amd-iommu
         #[arg(long, default_value_t)]
         machine: MachineKind,
     },

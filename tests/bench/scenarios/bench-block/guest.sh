@@ -2,7 +2,12 @@
 # disk for results.
 . /disks.sh
 
-load xen-blkfront
+if [ -e /jobs/blkfront ]; then
+    # shellcheck disable=SC2046 # parameters are words
+    insmod /lib/modules/xen-blkfront.ko $(cat /jobs/blkfront)
+else
+    load xen-blkfront
+fi
 if [ "$(cat /sys/hypervisor/guest_type)" = HVM ] && [ -d /sys/bus/pci/devices/0000:00:01.1 ]; then
     # This order makes the names predictable: AHCI's disk is sda.
     load sd_mod

@@ -55,10 +55,10 @@ clear_stores() {
     stores=0
 }
 
-# make_store KEY: makes a backing store of that kind, and sets $store to its path. The number of
-# stores, $stores, makes names unique.
+# make_store KIND[_SETTING]: makes a backing store of that kind, and sets $store to its path. The
+# scenario arranges the SETTING. The number of stores, $stores, makes names unique.
 make_store() {
-    case $1 in
+    case ${1%%_*} in
     file)
         store=/run/bench/$stores
         fill $store
@@ -115,7 +115,7 @@ ram_disk() {
 }
 
 # slow_flush ATTRIBUTE: makes a disk that takes 1 ms for a read or write and 10 ms for a flush.
-# ATTRIBUTE is null_blk's. dm-delay directs flushes to a disk of their own. Its own delays are 0: for
+# ATTRIBUTE is null_blk's. dm-delay sends flushes to a disk of their own. Its own delays are 0: for
 # short ones it uses a thread that polls, which would take Dom0's processor.
 slow_flush() {
     local data flush
@@ -149,7 +149,7 @@ add_disks() {
         vdev=xvd${letters%"${letters#?}"}
         case $server in
         ours) add_disk "$(own $vdev $store "$(options "$key")")" ;;
-        blkback) add_disk "$(blkback $vdev $store "$(options "$key")")" ;;
+        blkback | blkback-tuned) add_disk "$(blkback $vdev $store "$(options "$key")")" ;;
         qdisk) add_disk "$(qdisk $vdev $store)" ;;
         *)
             vdev=$(emulated_name "$server")
@@ -166,8 +166,8 @@ add_disk() {
     disks="$disks${disks:+, }$1"
 }
 
-# options KEY: prints the options of disks on that store, each with a comma. On a slow store the page
-# cache would answer instead of the store. blkback uses it only for files.
+# options KEY: prints the options of disks on that store, each with a comma. On a slow store the
+# page cache would answer instead of the store. blkback uses it only for files.
 options() {
     case $1 in
     null?* | flush* | ext4direct) echo direct-io-safe, ;;
@@ -179,8 +179,8 @@ own() {
     echo "\"format=raw,vdev=$1,access=rw,${3:-}backendtype=standalone,specification=virtio,grant_usage=1,target=$2\""
 }
 
-# blkback VDEV TARGET [OPTION,…]: prints a disk that Dom0's kernel serves with its defaults: with persistent
-# grants, and for a file through a loop device, as xl does.
+# blkback VDEV TARGET [OPTION,…]: prints a disk that Dom0's kernel serves with its defaults: with
+# persistent grants, and for a file through a loop device, as xl does.
 blkback() {
     chmod +x /lab/scenarios/bench-block/hotplug
     echo "\"format=raw,vdev=$1,access=rw,${3:-}backendtype=phy,script=/lab/scenarios/bench-block/hotplug,target=$2\""
@@ -235,8 +235,9 @@ make_jobs() {
     mkdir "$staging/jobs"
     find "${jobs%/*}" "$jobs" -maxdepth 1 -type f -exec cp -t "$staging/jobs" {} +
     rm -f "$staging/jobs/disks"
+    [ -z "${BLKFRONT:-}" ] || echo "$BLKFRONT" >"$staging/jobs/blkfront"
     cp /lab/scenarios/bench-block/*.awk "$staging/jobs/"
-    cp /lab/scenarios/bench-block/disks.sh "$staging"
+    cp /lab/scenarios/bench-block/disks.sh /lab/scenarios/bench-net/net.sh "$staging"
     for line; do
         case $line in
         --) list=interfaces ;;
@@ -247,28 +248,9 @@ make_jobs() {
     rm -r "$staging"
 }
 
-# dom0_modules FILE NAME…: makes an archive of modules of Dom0's kernel, for a guest with that
-# kernel.
-dom0_modules() {
-    local archive=$PWD/$1 staging module action path file
-    shift
-    staging=$(mktemp -d)
-    mkdir -p "$staging/lib/modules"
-    for module; do
-        modprobe --show-depends "$module" | while read -r action path _; do
-            [ "$action" = insmod ] || continue
-            file=${path##*/}
-            file=${file%.xz}
-            busybox unxz -c "$path" >"$staging/lib/modules/$file"
-            echo "$file" >>"$staging/lib/modules/$module.order"
-        done
-    done
-    (cd "$staging" && find . | busybox cpio -o -H newc 2>/dev/null) >"$archive"
-    rm -r "$staging"
-}
-
 # measure_disks LIMIT [SED…]: starts a guest with the disks of add_disks, which does the scenario's
-# passes, and collects its results. Each SED changes the guest's configuration.
+# passes, and collects its results. Each SED changes the guest's configuration. BLKFRONT, if set, is
+# the parameters of xen-blkfront.
 measure_disks() {
     local name=$GUEST-${RESULTS##*/} limit=$1 tree
     shift

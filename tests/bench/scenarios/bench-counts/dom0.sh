@@ -1,37 +1,86 @@
-# Counts the cost of a request instead of timing it: xen-virtiod's counters before and after a fixed
-# number of requests of each kind, and its system calls.
-# limit: 400
+# Counts the cost of a request instead of timing it. For xen-virtiod, xen-blkback and xen-netback:
+# the time of Dom0's processor and of the guest's, and context switches in Dom0, over many requests
+# less those over few. For xen-virtiod also its own counters, its threads' context switches and its
+# system calls; and the context switches of its threads in 10 s without a request.
+# limit: 1200
 . /lab/dom0/lib.sh
 . /lab/scenarios/bench-block/servers.sh
+. /lab/scenarios/bench-net/bridges.sh
 
-make_files 1
+make_bridges 2
+make_files 2
 make_left
-make_jobs jobs.cpio 'ours-file xvdm' 'results xvdo' 'programs xvdp'
-make_initrd initrd /lab/scenarios/bench-counts/guest.sh jobs.cpio
+make_jobs jobs.cpio 'ours-file xvdm' 'blkback-file xvde' 'results xvdo' 'programs xvdp' -- \
+    'eth0 virtio_net 0@ours' 'eth1 xen-netfront 1@netback'
+make_initrd initrd /lab/scenarios/bench-counts/guest.sh /lab/files/modules.cpio jobs.cpio
 name=$GUEST-bench-counts
-disks="$(own xvdm /run/bench/0), $(own xvdo $LEFT), $(programs)"
-start_bench "$name" "$disks"
+disks="$(own xvdm /run/bench/0), $(blkback xvde /run/bench/1), $(own xvdo $LEFT), $(programs own)"
+start_bench "$name" "$disks" "s|^disk = .*|&\\n$(network)|"
 mkdir "$RESULTS/counts"
+requested=0
 
-# counted WORK WHEN: saves the daemon's counters when the guest waits.
-counted() {
-    wait_console $name 120 "lab: $2 $1"
-    xen-virtiod stat --json >"$RESULTS/counts/$1.$2"
+# request WORK SERVER NUMBER: makes the guest do that number of requests, and sets $units to the
+# number that it did.
+request() {
+    requested=$((requested + 1))
+    tell_guest "$domid" "$requested $*"
+    wait_console "$name" 200 "lab: did-$requested "
+    units=$(guest_said "$name" did-$requested)
 }
 
-while read -r work _; do
-    counted "$work" before
-    tell_guest "$domid" go
-    counted "$work" after
-    strace -c -f -p "$(cat $daemon_pid)" -o "$RESULTS/counts/$work.calls" 2>strace.says &
+# seconds DOMID: prints the processor time of a domain.
+seconds() {
+    xl list "$1" | awk 'END { print $NF }'
+}
+
+# daemon_switches: prints the number of context switches of xen-virtiod's threads.
+daemon_switches() {
+    cat "/proc/$(cat $daemon_pid)"/task/*/status | awk '/ctxt_switches:/ { sum += $2 } END { print sum }'
+}
+
+# usage: prints the processor time of Dom0 and of the guest, and the context switches of Dom0 and of
+# xen-virtiod.
+usage() {
+    echo "$(seconds 0) $(seconds "$domid") $(awk '/^ctxt/ { print $2 }' /proc/stat) $(daemon_switches)"
+}
+
+# counted WORK SERVER NUMBER: adds a line to the file costs: WORK SERVER, the number of requests,
+# and what they used.
+counted() {
+    local before
+    before=$(usage)
+    request "$@"
+    echo "$1 $2 $units $before $(usage)" |
+        awk '{ print $1, $2, $3, $8 - $4, $9 - $5, $10 - $6, $11 - $7 }' >>"$RESULTS/counts/costs"
+}
+
+# traced WORK NUMBER: counts xen-virtiod's system calls for that number of requests.
+traced() {
+    local tracer
+    rm -f strace.says
+    strace -c -f -p "$(cat $daemon_pid)" -o "$RESULTS/counts/$1.calls" 2>strace.says &
     tracer=$!
     wait_for "strace to trace xen-virtiod" 20 true \
         sh -c 'tail -n +1 -F strace.says | grep --line-buffered attached'
-    tell_guest "$domid" go
-    wait_console $name 200 "lab: traced $work"
+    request "$1" ours "$2"
+    echo "$units" >"$RESULTS/counts/$1.traced"
     kill -INT $tracer
     wait $tracer || true
-    tell_guest "$domid" go
-done <"${jobs:?}/../counts"
-end_guest $name 60
-machine_facts $name
+}
+
+wait_console "$name" 120 'lab: ready'
+while read -r work few many theirs _ <&3; do
+    counted "$work" ours "$few"
+    xen-virtiod stat --json >"$RESULTS/counts/$work.before"
+    counted "$work" ours "$many"
+    xen-virtiod stat --json >"$RESULTS/counts/$work.after"
+    counted "$work" "$theirs" "$few"
+    counted "$work" "$theirs" "$many"
+    traced "$work" "$few"
+done 3<"${jobs:?}/../counts"
+before=$(daemon_switches)
+sleep 10
+echo "10 $(($(daemon_switches) - before))" >"$RESULTS/counts/idle"
+tell_guest "$domid" end
+end_guest "$name" 60
+machine_facts "$name"

@@ -1,17 +1,39 @@
-# Makes a fixed number of requests of each kind twice: once for the daemon's counters, and once for
-# its system calls.
+# Makes the requests that Dom0 asks for.
 . /disks.sh
+. /net.sh
 
-find_disks
-while read -r work options; do
-    for when in before traced; do
-        [ $when = traced ] || echo "lab: before $work"
-        read -r _ <&3
+# make_requests WORK SERVER NUMBER: makes that number of requests, and prints the number. For
+# streams, the number is in MiB.
+make_requests() {
+    options=$(sed -n "s/^$1 [^ ]* [^ ]* [^ ]* //p" /jobs/counts)
+    case $2 in ours) bridge=0 ;; *) bridge=1 ;; esac
+    case $1 in
+    tcp-rr) # the number is in milliseconds
+        probe round-trips 10.9.$bridge.1:7 "$3" | awk -v time="$3" '{ print int($1 * time / 1000) }'
+        return
+        ;;
+    tcp-*) set -- "$@" -n "$3M" ;;
+    udp-*) set -- "$@" -k "$3" ;;
+    *)
         # shellcheck disable=SC2086 # options are words
-        tool fio --eta=never --output=/tmp/fio --name="$work" --filename=/dev/bench/ours-file \
-            --ioengine=libaio --direct=1 --thread=1 --size=64m $options
-        [ $when = traced ] || echo "lab: after $work"
-    done
-    echo "lab: traced $work"
-    read -r _ <&3
-done 3<&0 </jobs/counts
+        tool fio --eta=never --output=/tmp/fio --name="$1" --filename="/dev/bench/$2-file" \
+            --ioengine=libaio --direct=1 --thread=1 --size=64m --number_ios="$3" $options
+        echo "$3"
+        return
+        ;;
+    esac
+    number=$3
+    shift 3
+    # shellcheck disable=SC2086 # options are words
+    measured /tmp/iperf -c 10.9.$bridge.1 $options "$@"
+    echo "$number"
+}
+
+load xen-blkfront
+find_disks
+find_interfaces
+echo "lab: ready"
+while read -r request work server number; do
+    [ "$request" != end ] || break
+    echo "lab: did-$request $(make_requests "$work" "$server" "$number")"
+done

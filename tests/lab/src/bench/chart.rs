@@ -24,6 +24,8 @@ const MARKS: &[f64] = &[0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
 /// The servers' colours, from a palette that colour-blind readers can distinguish.
 const COLOURS: &[(&str, &str)] = &[
     ("blkback", "#0072b2"),
+    ("blkback-tuned", "#009e73"),
+    ("blkback-netback", "#56b4e9"),
     ("qdisk", "#e69f00"),
     ("virtio-pci", "#cc79a7"),
     ("nvme", "#009e73"),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use super::counts::Idle;
 use super::latency::Latency;
 use super::pair::{Paired, Verdict};
 use super::report::{Comparison, Report, Server};
@@ -21,8 +22,10 @@ explains the ratios below 1, and [report.svg](report.svg) shows all ratios.";
 
 /// The introduction of the counts.
 const COUNTED: &str = "\
-Counted over a fixed number of requests, for each request: by the daemon itself (`xen-virtiod stat --json`), and by \
-strace in a run of its own.";
+For each request, over many requests less those over few, so that a program's start does not count: the processor \
+time of Dom0 and of the guest by Xen (`xl list`), and context switches in Dom0. For xen-virtiod also the context \
+switches of its threads, its own counters (`xen-virtiod stat --json`), and its system calls, by strace in a run of its \
+own. A request of a stream is a MiB, and one of packets is a packet.";
 
 /// Formats the whole report.
 pub(crate) fn text(report: &Report) -> String {
@@ -39,6 +42,7 @@ pub(crate) fn text(report: &Report) -> String {
         let _ = write_comparison(&mut text, comparison);
     }
     let _ = write_counts(&mut text, report);
+    let _ = write_idle(&mut text, report);
     let missed = threshold::missed(report);
     if !missed.is_empty() {
         text.push_str("\n## What is not reached yet\n\n");
@@ -109,10 +113,10 @@ fn write_counts(text: &mut String, report: &Report) -> std::fmt::Result {
     if columns.is_empty() {
         return Ok(());
     }
-    writeln!(text, "\n## What a request costs xen-virtiod\n\n{COUNTED}\n")?;
+    writeln!(text, "\n## What a request costs\n\n{COUNTED}\n")?;
     let heading: String = columns.iter().map(|name| format!(" {name} |")).collect();
-    writeln!(text, "| guest | work | requests |{heading}")?;
-    writeln!(text, "|---|---|---:|{}", "---:|".repeat(columns.len()))?;
+    writeln!(text, "| guest | work | served by | requests |{heading}")?;
+    writeln!(text, "|---|---|---|---:|{}", "---:|".repeat(columns.len()))?;
     report.counts.iter().try_for_each(|counts| {
         let name = work::find(&counts.work).map_or(counts.work.as_str(), |work| work.name);
         let cell = |column: &&String| match counts.per_request.get(*column) {
@@ -121,7 +125,22 @@ fn write_counts(text: &mut String, report: &Report) -> std::fmt::Result {
             None => " |".to_owned(),
         };
         let cells: String = columns.iter().map(cell).collect();
-        writeln!(text, "| {} | {name} | {} |{cells}", counts.guest.to_uppercase(), counts.requests)
+        let (guest, by) = (counts.guest.to_uppercase(), work::server_name(&counts.server));
+        writeln!(text, "| {guest} | {name} | {by} | {} |{cells}", counts.requests)
+    })
+}
+
+fn write_idle(text: &mut String, report: &Report) -> std::fmt::Result {
+    if !report.idle.is_empty() {
+        writeln!(text, "\n## Without a request\n")?;
+    }
+    report.idle.iter().try_for_each(|idle| {
+        let Idle { guest, seconds, switches } = idle;
+        let guest = guest.to_uppercase();
+        writeln!(
+            text,
+            "* {guest}: xen-virtiod's threads made {switches} context switches in {seconds} s after load"
+        )
     })
 }
 
@@ -145,9 +164,11 @@ mod tests {
             .collect();
         let mut report = report(&samples);
         report.machine = vec![("Xen".into(), "4.20".into())];
+        report.idle = vec![Idle { guest: "pvh".into(), seconds: 10, switches: 5 }];
         let text = text(&report);
         for part in [
             "* Xen: 4.20\n",
+            "* PVH: xen-virtiod's threads made 5 context switches in 10 s after load\n",
             "## PVH, a RAM disk\n",
             "| 1 MiB sequential read, depth 4 | xen-virtiod | 300 MiB/s |",
             "|  | xen-blkback | 200 MiB/s | 200 MiB/s to 200 MiB/s | 6 | 1.5, 4.0, 10.0 | 1.50 | 1.50 to 1.50, faster | 1 |",

@@ -60,7 +60,7 @@ pub(crate) const WORKS: &[Work] = &[
 ];
 
 /// The work that `probe round-trips` does instead of iperf3.
-const ROUND_TRIPS: &str = "tcp-rr";
+pub(crate) const ROUND_TRIPS: &str = "tcp-rr";
 
 /// Returns a line for each work of a run: the key, and iperf3's options.
 pub(crate) fn list(selection: &Selection) -> String {

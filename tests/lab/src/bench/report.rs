@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::counts::Counts;
+use super::counts::{Counts, Idle};
 use super::latency::Latency;
 use super::pair::Paired;
 use super::sample::{Sample, Task};
@@ -20,6 +20,9 @@ pub(crate) struct Report {
     /// The costs of requests.
     #[serde(default)]
     pub(crate) counts: Vec<Counts>,
+    /// How often xen-virtiod ran without a request.
+    #[serde(default)]
+    pub(crate) idle: Vec<Idle>,
 }
 
 impl Report {
@@ -36,7 +39,13 @@ impl Report {
         }
         sort(&mut self.comparisons);
         for new in &later.counts {
-            put(&mut self.counts, new, |old| (&old.guest, &old.work) == (&new.guest, &new.work));
+            let key = |counts: &Counts| {
+                (counts.guest.clone(), counts.work.clone(), counts.server.clone())
+            };
+            put(&mut self.counts, new, |old| key(old) == key(new));
+        }
+        for new in &later.idle {
+            put(&mut self.idle, new, |old| old.guest == new.guest);
         }
         self
     }

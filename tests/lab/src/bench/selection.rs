@@ -6,6 +6,16 @@ use super::work::Work;
 /// The number of rounds of comparisons whose ratio is close to 1: see close.awk.
 const ROUNDS_IF_CLOSE: usize = 16;
 
+/// The measurements of a quick run, unless the user names others. Together with the selection of
+/// works and stores they take less than 12 minutes.
+pub(crate) const QUICK: &[&str] = &[
+    "pv/bench-block",
+    "pvh/bench-block",
+    "pvh/bench-slow",
+    "pvh/bench-net",
+    "pv/bench-one-processor",
+];
+
 /// The extent of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Extent {
@@ -49,6 +59,15 @@ impl Selection {
         }
     }
 
+    /// Returns whether the run includes the measurement `name`, if the user named `filters`.
+    pub(crate) fn has_measurement(&self, name: &str, filters: &[String]) -> bool {
+        match (filters, self.extent) {
+            ([], Extent::Full) => true,
+            ([], Extent::Quick) => QUICK.contains(&name),
+            _ => filters.iter().any(|filter| name.contains(filter.as_str())),
+        }
+    }
+
     /// Returns the time of one measurement in milliseconds.
     pub(crate) fn runtime(&self) -> u32 {
         match self.extent {
@@ -81,6 +100,8 @@ impl Selection {
 mod tests {
     use super::*;
     use crate::bench::{stores, work};
+    use crate::dirs::Dirs;
+    use crate::scenario;
 
     #[test]
     fn rounds_are_even() {
@@ -89,6 +110,21 @@ mod tests {
             [rounds(None), rounds(Some(0)), rounds(Some(3)), rounds(Some(16))],
             [6, 2, 4, 16]
         );
+    }
+
+    #[test]
+    fn quick_run_without_filters_has_the_quick_measurements() {
+        let scenarios = Dirs::find().unwrap().tests().join("bench/scenarios");
+        let names = scenario::all(&scenarios).unwrap();
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let chosen = |extent, filters: &[String]| {
+            let selection = Selection { extent, ..Selection::default() };
+            names.iter().filter(|name| selection.has_measurement(name, filters)).count()
+        };
+        assert_eq!(chosen(Extent::Full, &[]), names.len());
+        assert_eq!(chosen(Extent::Quick, &[]), QUICK.len());
+        assert_eq!(chosen(Extent::Quick, &["pvh/bench-scale".into()]), 0);
+        assert_eq!(chosen(Extent::Quick, &["bench-slow".into()]), 2);
     }
 
     #[test]

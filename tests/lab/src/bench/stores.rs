@@ -3,7 +3,7 @@
 /// What a disk's data is stored in.
 #[derive(Debug)]
 pub(crate) struct Store {
-    /// The name in scenarios and in reports for programs. It has no hyphen.
+    /// The name in scenarios and in reports for programs: KIND or KIND_SETTING. It has no hyphen.
     pub(crate) key: &'static str,
     /// The name for people.
     pub(crate) name: &'static str,
@@ -70,6 +70,16 @@ const ON_EXT4: &[&str] = &[
     "write-1m-qd4",
 ];
 
+/// The works for settings in which only a few matter.
+const ON_SETTING: &[&str] = &[
+    "randread-4k-qd1",
+    "randread-4k-qd32",
+    "randwrite-4k-qd32",
+    "randrw-mixed-qd16",
+    "read-1m-qd4",
+    "write-1m-qd4",
+];
+
 /// All stores. `make_store` in bench-block/servers.sh makes them.
 pub(crate) const STORES: &[Store] = &[
     Store { key: "file", name: "a file in RAM", works: ON_FILE, quick: true },
@@ -110,6 +120,36 @@ pub(crate) const STORES: &[Store] = &[
         key: "ext4direct",
         name: "a file on ext4, on a disk that takes 1 ms, and 10 ms to flush (direct-io-safe)",
         works: ON_EXT4,
+        quick: false,
+    },
+    Store {
+        key: "file_tuned",
+        name: "a file in RAM, raised limits of xen-blkfront",
+        works: ON_SETTING,
+        quick: false,
+    },
+    Store {
+        key: "null1ms_tuned",
+        name: "a disk that takes 1 ms (direct-io-safe), raised limits of xen-blkfront",
+        works: ON_SETTING,
+        quick: false,
+    },
+    Store {
+        key: "file_shared",
+        name: "a file in RAM, one processor for Dom0 and guest",
+        works: ON_SETTING,
+        quick: true,
+    },
+    Store {
+        key: "file_dom0x2",
+        name: "a file in RAM, two processors for Dom0",
+        works: ON_SETTING,
+        quick: false,
+    },
+    Store {
+        key: "null1ms_dom0x2",
+        name: "a disk that takes 1 ms (direct-io-safe), two processors for Dom0",
+        works: ON_SETTING,
         quick: false,
     },
 ];
@@ -164,6 +204,19 @@ pub(crate) fn disks(scenario: &str, guest: &str) -> &'static [(&'static str, &'s
             (OURS, "ext4direct"),
             ("blkback", "ext4direct"),
         ],
+        ("bench-tuned", _) => &[
+            (OURS, "file_tuned"),
+            ("blkback-tuned", "file_tuned"),
+            (OURS, "null1ms_tuned"),
+            ("blkback-tuned", "null1ms_tuned"),
+        ],
+        ("bench-one-processor", _) => &[(OURS, "file_shared"), ("blkback", "file_shared")],
+        ("bench-two-for-dom0", _) => &[
+            (OURS, "file_dom0x2"),
+            ("blkback", "file_dom0x2"),
+            (OURS, "null1ms_dom0x2"),
+            ("blkback", "null1ms_dom0x2"),
+        ],
         ("bench-floor", _) => &[(FLOOR, "file"), (FLOOR, "ram"), (FLOOR, "null")],
         _ => &[],
     }
@@ -173,6 +226,8 @@ pub(crate) fn disks(scenario: &str, guest: &str) -> &'static [(&'static str, &'s
 mod tests {
     use super::*;
     use crate::bench::work;
+    use crate::dirs::Dirs;
+    use crate::scenario;
 
     #[test]
     fn stores_have_known_works_and_keys_without_hyphen() {
@@ -185,7 +240,18 @@ mod tests {
     }
 
     #[test]
-    fn disks_are_on_known_stores() {
+    fn each_store_has_a_scenario_and_each_disk_a_store() {
+        let used = |store: &Store| {
+            let scenarios = scenario::all(&Dirs::find().unwrap().tests().join("bench/scenarios"));
+            let scenarios = scenarios.unwrap();
+            scenarios.iter().any(|scenario| {
+                let disks = disks(&scenario.name, scenario.guest);
+                disks.iter().any(|(_, key)| *key == store.key)
+            })
+        };
+        for store in STORES {
+            assert!(used(store), "{}", store.key);
+        }
         for (scenario, guest) in
             [("bench-block", "hvm"), ("bench-slow", "pvh"), ("bench-floor", "pv")]
         {

@@ -1,9 +1,10 @@
 //! Thresholds: the minimum ratio of our rate to another server's, and the maximum cost of a
 //! request.
 
-use super::counts::Counts;
+use super::counts::{Counts, DOM0_TIME};
 use super::report::Report;
 use super::sample::Task;
+use super::stores::OURS;
 use super::work;
 
 /// A threshold: the minimum ratio to each of `servers` at the works whose keys match.
@@ -26,11 +27,13 @@ const EMULATED: &[&str] = &["ide", "ahci", "nvme"];
 const THRESHOLDS: &[Threshold] = &[
     Threshold { servers: &["blkback"], works: Part::Any, least: 1.0 },
     Threshold { servers: &["blkback"], works: Part::Contains("-4k-qd32"), least: 1.3 },
+    Threshold { servers: &["blkback-tuned", "blkback-netback"], works: Part::Any, least: 1.0 },
     Threshold { servers: EMULATED, works: Part::Contains("-4k"), least: 5.0 },
     Threshold { servers: EMULATED, works: Part::Contains("-1m"), least: 10.0 },
     Threshold { servers: &["per-access"], works: Part::Contains("-4k-qd32"), least: 5.0 },
     Threshold { servers: &["netback"], works: Part::Any, least: 1.0 },
     Threshold { servers: &["e1000"], works: Part::Begins("tcp"), least: 5.0 },
+    Threshold { servers: &["e1000"], works: Part::Begins("udp"), least: 1.0 },
 ];
 
 /// The maximum of each counter for a 4 KiB request at depth 32: mappings, each of which takes at
@@ -79,7 +82,22 @@ pub(crate) fn missed(report: &Report) -> Vec<String> {
         }
     }
     lines.extend(report.counts.iter().flat_map(too_costly));
+    lines.extend(report.counts.iter().filter_map(|counts| too_much_time(counts, &report.counts)));
     lines
+}
+
+/// Returns a line if a request costs Dom0 more processor time with xen-virtiod than with `theirs`.
+fn too_much_time(ours: &Counts, all: &[Counts]) -> Option<String> {
+    let theirs = all.iter().find(|theirs| {
+        theirs.server == "blkback" && (&theirs.guest, &theirs.work) == (&ours.guest, &ours.work)
+    })?;
+    let time = |counts: &Counts| counts.per_request.get(DOM0_TIME).copied();
+    let (most, time) = (time(theirs)?, time(ours)?);
+    let name = work::find(&ours.work).map_or(ours.work.as_str(), |work| work.name);
+    (ours.server == OURS && MOST_FOR.has(&ours.work) && time > most).then(|| {
+        let guest = ours.guest.to_uppercase();
+        format!("{guest}, {name}: {time:.0} {DOM0_TIME} a request, wanted {most:.0} at most, xen-blkback's")
+    })
 }
 
 /// Returns a line for each counter that exceeds its maximum.
@@ -96,6 +114,8 @@ fn too_costly(counts: &Counts) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::bench::report::tests::{report, sample, task};
 
@@ -106,6 +126,7 @@ mod tests {
         assert_eq!(least(&task("read-1m-qd4"), "nvme"), Some(10.0));
         assert_eq!(least(&task("read-1m-qd4"), "qdisk"), None);
         assert_eq!(least(&task("tcp-in"), "e1000"), Some(5.0));
+        assert_eq!(least(&task("udp-64-in"), "e1000"), Some(1.0));
     }
 
     #[test]
@@ -123,15 +144,29 @@ mod tests {
         );
     }
 
+    fn of(server: &str, work: &str, per_request: BTreeMap<String, f64>) -> Counts {
+        let (guest, work, server) = ("pv".to_owned(), work.to_owned(), server.to_owned());
+        Counts { guest, work, server, requests: 100, per_request }
+    }
+
+    #[test]
+    fn more_processor_time_than_blkbacks_is_listed() {
+        let time = |micros| [(DOM0_TIME.to_owned(), micros)].into();
+        let counts = vec![
+            of("ours", "randread-4k-qd32", time(300.0)),
+            of("blkback", "randread-4k-qd32", time(200.0)),
+            of("ours", "randwrite-4k-qd32", time(100.0)),
+            of("blkback", "randwrite-4k-qd32", time(200.0)),
+        ];
+        let expected = "PV, 4 KiB random read, depth 32: 300 Dom0 µs a request, wanted 200 at most, xen-blkback's";
+        assert_eq!(missed(&Report { counts, ..Report::default() }), [expected]);
+    }
+
     #[test]
     fn counter_above_its_maximum_is_listed() {
-        let counts = |work: &str| Counts {
-            guest: "pv".into(),
-            work: work.into(),
-            requests: 100,
-            per_request: [("maps".to_owned(), 1.0), ("events_sent".to_owned(), 0.2)].into(),
-        };
-        let counts = vec![counts("randread-4k-qd32"), counts("read-1m-qd4")];
+        let costs = |maps| [("maps".to_owned(), maps), ("events_sent".to_owned(), 0.2)].into();
+        let counts = ["randread-4k-qd32", "read-1m-qd4"].map(|work| of("ours", work, costs(1.0)));
+        let counts = counts.to_vec();
         let report = Report { counts, ..Report::default() };
         assert_eq!(
             missed(&report),

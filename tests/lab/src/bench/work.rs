@@ -80,6 +80,8 @@ pub(crate) fn server_name(key: &str) -> &str {
         "ours" => "xen-virtiod",
         "mapped" => "mapped once, as a pool's",
         "blkback" => "xen-blkback",
+        "blkback-tuned" => "xen-blkback, raised limits",
+        "blkback-netback" => "xen-blkback and xen-netback",
         "qdisk" => "QEMU's qdisk",
         "virtio-pci" => "QEMU's virtio-blk-pci",
         "nvme" => "QEMU's NVMe",
@@ -105,6 +107,7 @@ pub(crate) fn target_name(key: &str) -> &str {
         return store.name;
     }
     match key {
+        "file_beside" => "a file in RAM, beside a TCP stream from the guest",
         "bridge" => "a bridge in Dom0",
         "pool" => "sizes of the pool",
         "alone" => "ways to map",

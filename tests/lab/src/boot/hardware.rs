@@ -15,6 +15,8 @@ pub(crate) enum MachineKind {
     Default,
     /// Three processors, two of them for guests, and no IOMMU.
     ThreeProcessors,
+    /// Three processors, two of them for Dom0, and no IOMMU.
+    TwoForDom0,
     /// The default machine, on which Dom0 boots as Debian does: systemd with the units of Debian's
     /// packages, and xen-virtiod installed by README's commands.
     Systemd,
@@ -28,9 +30,10 @@ pub(crate) enum MachineKind {
 
 impl MachineKind {
     /// All kinds, in the order in which the lab boots them.
-    pub(crate) const ALL: [MachineKind; 6] = [
+    pub(crate) const ALL: [MachineKind; 7] = [
         MachineKind::Default,
         MachineKind::ThreeProcessors,
+        MachineKind::TwoForDom0,
         MachineKind::Systemd,
         MachineKind::DiskPlatform,
         MachineKind::IntelIommu,
@@ -42,6 +45,7 @@ impl MachineKind {
         match self {
             MachineKind::Default => "default",
             MachineKind::ThreeProcessors => "three-processors",
+            MachineKind::TwoForDom0 => "two-for-dom0",
             MachineKind::Systemd => "systemd",
             MachineKind::DiskPlatform => "disk-platform",
             MachineKind::IntelIommu => "intel-iommu",
@@ -49,20 +53,29 @@ impl MachineKind {
         }
     }
 
-    /// Returns the number of processors: one for Dom0, the others for guests.
+    /// Returns the number of processors: those of Dom0 and, after them, those of guests.
     pub(super) fn processors(self) -> u32 {
         match self {
-            MachineKind::ThreeProcessors => 3,
+            MachineKind::ThreeProcessors | MachineKind::TwoForDom0 => 3,
             _ => 2,
+        }
+    }
+
+    /// Returns the number of processors that Dom0 has for itself.
+    pub(super) fn dom0_processors(self) -> u32 {
+        match self {
+            MachineKind::TwoForDom0 => 2,
+            _ => 1,
         }
     }
 
     /// Returns QEMU's options for the chipset and the IOMMU, which must precede other devices.
     pub(super) fn chipset(self) -> &'static [&'static str] {
         match self {
-            MachineKind::Default | MachineKind::ThreeProcessors | MachineKind::DiskPlatform => {
-                &["-machine", "q35"]
-            }
+            MachineKind::Default
+            | MachineKind::ThreeProcessors
+            | MachineKind::TwoForDom0
+            | MachineKind::DiskPlatform => &["-machine", "q35"],
             // udev loads a driver for every device, so the machine has none that the lab ignores.
             MachineKind::Systemd => &["-machine", "q35,sata=off,smbus=off,i8042=off"],
             // Interrupt remapping needs QEMU's own I/O APIC instead of KVM's.
@@ -89,9 +102,10 @@ impl MachineKind {
     /// Returns how Dom0's disks access memory.
     pub(super) fn disk_access(self) -> Access {
         match self {
-            MachineKind::Default | MachineKind::ThreeProcessors | MachineKind::Systemd => {
-                Access::Bypass
-            }
+            MachineKind::Default
+            | MachineKind::ThreeProcessors
+            | MachineKind::TwoForDom0
+            | MachineKind::Systemd => Access::Bypass,
             MachineKind::DiskPlatform | MachineKind::IntelIommu | MachineKind::AmdIommu => {
                 Access::Platform
             }
@@ -103,6 +117,7 @@ impl MachineKind {
         match self {
             MachineKind::Default
             | MachineKind::ThreeProcessors
+            | MachineKind::TwoForDom0
             | MachineKind::Systemd
             | MachineKind::DiskPlatform => &[],
             MachineKind::IntelIommu | MachineKind::AmdIommu => &SPARE_CARDS,

@@ -155,13 +155,16 @@ impl Drop for Machine {
 
 /// Xen's options. QEMU's emulated SVM is faulty: if a processor switches between a PVH guest and
 /// another domain, guests triple-fault, and vector registers leak from one domain to another. So
-/// Dom0 has processor 0 for itself, guests run on the others (`keep_guests_off_dom0s_processor` in
+/// Dom0 has the first processors for itself, guests run on the next (`keep_guests_off_dom0` in
 /// `dom0/job.sh`), and Xen switches vector registers eagerly instead of on first use.
 const XEN_OPTIONS: &str = "console=com1 com1=115200,8n1 guest_loglvl=all \
-                           dom0_max_vcpus=1 dom0_vcpus_pin spec-ctrl=eager-fpu";
+                           dom0_vcpus_pin spec-ctrl=eager-fpu";
 
 fn add_machine(qemu: &mut Command, setup: &Setup, console: &Path) {
-    let xen = format!("{XEN_OPTIONS} dom0_mem={DOM0_MEMORY}M,max:{DOM0_MEMORY}M");
+    let xen = format!(
+        "{XEN_OPTIONS} dom0_max_vcpus={} dom0_mem={DOM0_MEMORY}M,max:{DOM0_MEMORY}M",
+        setup.kind.dom0_processors()
+    );
     qemu.args(Accel::detect().0.options())
         .args(setup.kind.chipset())
         .args(["-smp", &setup.kind.processors().to_string(), "-m", &MEMORY.to_string()])

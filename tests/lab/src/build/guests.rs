@@ -52,10 +52,7 @@ pub(crate) fn build(
     let guest = &fetched.guest;
     let core_root = guest.kernel().build_root();
     module::build_core(dirs, core_root, logs, progress)?;
-    let files_for = |kernel: &Kernel| {
-        let modules = module::build(dirs, core_root, kernel, logs, progress)?;
-        guest_files(dirs, guest, kernel, &modules, programs)
-    };
+    let files_for = |kernel: &Kernel| for_kernel(dirs, guest, kernel, programs, logs, progress);
     let mut guests = Guests { files: vec![files_for(guest.kernel())?], lacks: Vec::new() };
     for (suite, kernel) in &fetched.others {
         let files = match kernel {
@@ -68,6 +65,19 @@ pub(crate) fn build(
         }
     }
     Ok(guests)
+}
+
+/// Builds the module for `kernel`, with the core that [`build`] has built, and the initrd.
+pub(crate) fn for_kernel(
+    dirs: &Dirs,
+    guest: &Guest,
+    kernel: &Kernel,
+    programs: &GuestPrograms,
+    logs: &Path,
+    progress: &Progress,
+) -> Result<GuestFiles> {
+    let modules = module::build(dirs, guest.kernel().build_root(), kernel, logs, progress)?;
+    guest_files(dirs, guest, kernel, &modules, programs)
 }
 
 /// Writes the initrd for `kernel`: the distribution's part, the kernel's modules, `module`, the
@@ -92,7 +102,7 @@ fn guest_files(
     bytes.extend(fs::read(kernel.modules())?);
     bytes.extend(ours.finish());
     let suite = kernel.suite();
-    let initrd = dirs.lab.join(format!("guest-initrd-{suite}"));
+    let initrd = dirs.lab.join(format!("guest-initrd-{}", kernel.name()));
     fs::write(&initrd, bytes)?;
     Ok(GuestFiles { suite, kernel: kernel.image(), initrd })
 }

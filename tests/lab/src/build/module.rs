@@ -47,8 +47,8 @@ pub(super) fn build(
     logs: &Path,
     progress: &Progress,
 ) -> Result<Modules> {
-    let (suite, root) = (kernel.suite(), kernel.build_root());
-    let out = output(dirs)?.join(suite.name());
+    let (name, root) = (kernel.name(), kernel.build_root());
+    let out = output(dirs)?.join(name);
     let modules = Modules {
         production: out.join("virtio_msg_xen.ko"),
         test: out.join("test/virtio_msg_xen.ko"),
@@ -56,10 +56,10 @@ pub(super) fn build(
     once(dirs, &[core_root, root], &[&modules.production, &modules.test], || {
         let release = root.kernel_release()?;
         let step = progress.step(&format!("build virtio_msg_xen.ko for {release}"));
-        let log = logs.join(format!("build-module-{suite}.log"));
+        let log = logs.join(format!("build-module-{name}.log"));
         let arguments = [
             &format!("KDIR=/usr/src/linux-headers-{release}"),
-            &format!("OUT=/out/{suite}"),
+            &format!("OUT=/out/{name}"),
             "CORE=/out/shim_core.o",
             "module",
             "test-module",

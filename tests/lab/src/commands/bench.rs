@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::bench::counts::Counts;
+use crate::bench::counts::{Counts, Idle};
 use crate::bench::jobs::{self, Pass};
 use crate::bench::report::{self, Report};
 use crate::bench::sample::Sample;
-use crate::bench::selection::Selection;
+use crate::bench::selection::{Extent, Selection};
 use crate::bench::stores::{self, STORES};
 use crate::bench::{block, chart, counts, difference, figure, machine, markdown, net, work};
 use crate::dirs::Dirs;
 use crate::e2e::{self, Outcome};
-use crate::fetch::BenchPrograms;
+use crate::fetch::{BenchPrograms, Kernel};
 use crate::lab::Lab;
 use crate::progress::Progress;
 use crate::scenario::{self, Scenario};
@@ -22,6 +22,10 @@ use crate::scenario::{self, Scenario};
 /// Modules of the guests' kernel that drive the other backends' devices.
 const MODULES: &[&str] =
     &["xen-blkfront", "xen-netfront", "xen-gntalloc", "ata_piix", "ahci", "sd_mod"];
+
+/// Modules that the guests' default kernel has built in or lacks.
+const CARD_MODULES: &[&str] =
+    &["crc32c_generic", "ext4", "xen-blkfront", "xen-netfront", "e1000", "8139cp"];
 
 /// The name of the report's files, without extension.
 const REPORT: &str = "report";
@@ -43,10 +47,8 @@ pub(crate) fn bench(filters: &[String], selection: &Selection, record: Record) -
     let progress = Progress::new();
     let home = Dirs::find()?.tests().join("bench");
     let mut scenarios = scenario::all(&home.join("scenarios"))?;
-    scenarios.retain(|scenario| {
-        let name = scenario.to_string();
-        filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
-    });
+    let left_out = left_out(&scenarios, filters, selection);
+    scenarios.retain(|scenario| selection.has_measurement(&scenario.to_string(), filters));
     ensure!(
         !scenarios.is_empty(),
         "no measurement matches {filters:?}: measurements are GUEST/FOLDER of {}",
@@ -59,11 +61,14 @@ pub(crate) fn bench(filters: &[String], selection: &Selection, record: Record) -
         BenchOptions { machine: machine::host(&lab.fetched().tools)?, ..BenchOptions::default() };
     e2e::run(&lab, &scenarios, &files, &progress, |outcome| run.take(&outcome));
     let comparisons = report::comparisons(&run.samples);
-    let report = Report { machine: run.machine, comparisons, counts: run.counts };
+    let report = Report { machine: run.machine, comparisons, counts: run.counts, idle: run.idle };
     write(&report, &lab.dirs().lab.join("bench"))?;
     print!("{}", markdown::text(&report));
     if let Some(last) = &last {
         print_differences(last, &report);
+    }
+    if selection.extent == Extent::Quick {
+        println!("\n{left_out}");
     }
     for failure in &run.failures {
         println!("FAILED  {failure}");
@@ -80,6 +85,7 @@ struct BenchOptions {
     machine: Vec<(String, String)>,
     samples: Vec<Sample>,
     counts: Vec<Counts>,
+    idle: Vec<Idle>,
     failures: Vec<String>,
 }
 
@@ -95,12 +101,29 @@ impl BenchOptions {
         if let Some(failure) = &outcome.failure {
             bail!("{failure}");
         }
-        let (samples, counts) = (read_samples(outcome)?, read_counts(outcome)?);
+        let files = counts::Files::new(read_all(&outcome.results.join("counts"))?);
+        let guest = outcome.scenario.guest;
+        let (samples, counts) = (read_samples(outcome)?, files.counts(guest)?);
         ensure!(!samples.is_empty() || !counts.is_empty(), "the scenario left no figures");
         self.samples.extend(samples);
         self.counts.extend(counts);
+        self.idle.extend(files.idle(guest)?);
         Ok(())
     }
+}
+
+/// Names the measurements, the works and the stores that a quick run leaves out.
+fn left_out(scenarios: &[Scenario], filters: &[String], selection: &Selection) -> String {
+    let names = scenarios.iter().map(ToString::to_string);
+    let measurements = names.filter(|name| !selection.has_measurement(name, filters));
+    let works = work::all().filter(|work| !selection.has(work)).map(|work| work.key);
+    let stores = STORES.iter().filter(|store| !selection.has_store(store)).map(|store| store.key);
+    format!(
+        "Left out: the measurements {}; the works {}; the stores {}.",
+        measurements.collect::<Vec<_>>().join(", "),
+        works.collect::<Vec<_>>().join(", "),
+        stores.collect::<Vec<_>>().join(", ")
+    )
 }
 
 /// Reads the baseline report in the directory `home`, if there is one.
@@ -147,13 +170,27 @@ fn files(
     if selection.has(&block::SHELL) {
         fs::write(jobs.join("shell"), "")?;
     }
-    // The guests' default kernel has no drivers for some emulated cards; Dom0's kernel has.
-    let dom0_kernel = lab.fetched().dom0.kernel();
-    Ok(vec![programs.image(), modules, jobs, dom0_kernel])
+    let mut files = vec![programs.image(), modules, jobs];
+    if scenarios.iter().any(|scenario| scenario.guest == "hvm" && scenario.name == "bench-net") {
+        files.push(cards(lab, &directory.join("cards"), progress)?);
+    }
+    Ok(files)
+}
+
+/// Makes what a guest with emulated cards boots, in `directory`, and returns that: the guests'
+/// default kernel has no drivers for these cards.
+fn cards(lab: &Lab, directory: &Path, progress: &Progress) -> Result<PathBuf> {
+    let kernel = Kernel::with_drivers(&lab.dirs().cache, lab.logs(), progress)?;
+    let guest = lab.guest_files(&kernel, progress)?;
+    fs::create_dir_all(directory)?;
+    fs::copy(&guest.kernel, directory.join("vmlinuz"))?;
+    fs::copy(&guest.initrd, directory.join("initrd"))?;
+    fs::write(directory.join("modules.cpio"), kernel.further_modules(CARD_MODULES)?)?;
+    Ok(directory.to_owned())
 }
 
 /// Writes a guest's jobs for all scenarios: `passes`, a line with number and name for each pass;
-/// `more`, the same for the further passes of close comparisons; and the works for other tools than
+/// `more`, the same for further passes of close comparisons; and the works for other tools than
 /// fio's job files.
 fn write_jobs(directory: &Path, selection: &Selection) -> Result<()> {
     fs::create_dir_all(directory)?;
@@ -224,24 +261,6 @@ fn read_samples(outcome: &Outcome) -> Result<Vec<Sample>> {
     // Round 0 is the pass that warms up.
     samples.retain(|sample: &Sample| sample.round > 0);
     Ok(samples)
-}
-
-/// Reads a scenario's counts: for each work three files, `WORK.before`, `.after` and `.calls`.
-fn read_counts(outcome: &Outcome) -> Result<Vec<Counts>> {
-    let files = read_all(&outcome.results.join("counts"))?;
-    let text = |name: String| {
-        let file = files.iter().find(|(known, _)| *known == name);
-        file.map(|(_, text)| text.as_str())
-            .with_context(|| format!("the scenario left no file counts/{name}"))
-    };
-    let works = files.iter().filter_map(|(name, _)| name.strip_suffix(".before"));
-    works
-        .map(|work| {
-            let file = |kind| text(format!("{work}.{kind}"));
-            let (before, after, calls) = (file("before")?, file("after")?, file("calls")?);
-            counts::counts(outcome.scenario.guest, work, before, after, calls)
-        })
-        .collect()
 }
 
 /// Reads the files in a directory, sorted by name; none if the directory does not exist.

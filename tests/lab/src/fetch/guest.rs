@@ -15,7 +15,7 @@ use crate::progress::{Progress, Step};
 const RECIPE: Recipe<'static> = Recipe {
     name: "guest",
     suite: Suite::LAB,
-    packages: &[kernel::PACKAGES, &["e2fsprogs", "ethtool", "rust-src", "rustc"]],
+    packages: &[kernel::CLOUD, kernel::TOOLS, &["e2fsprogs", "ethtool", "rust-src", "rustc"]],
     revision: "13",
     finish,
 };

@@ -13,10 +13,14 @@ use crate::debian::Suite;
 use crate::debian::root::{self, Root};
 use crate::progress::{Progress, Step};
 
-/// The kernel, its headers, and the tools of the same release that the headers require.
-pub(super) const PACKAGES: &[&str] = &[
-    "linux-image-cloud-amd64",
-    "linux-headers-cloud-amd64",
+/// The kernel for virtual machines, with its headers.
+pub(super) const CLOUD: &[&str] = &["linux-image-cloud-amd64", "linux-headers-cloud-amd64"];
+
+/// The kernel for all machines, with its headers: it has drivers for emulated cards.
+const DRIVERS: &[&str] = &["linux-image-amd64", "linux-headers-amd64"];
+
+/// The tools of the same release that the headers require.
+pub(super) const TOOLS: &[&str] = &[
     "bash",
     "binutils",
     "busybox-static",
@@ -53,6 +57,8 @@ const OPTIONAL_MODULES: &[&str] = &[
 
 /// A fetched kernel.
 pub(crate) struct Kernel {
+    /// Its name among the kernels of the lab.
+    name: String,
     suite: Suite,
     entry: PathBuf,
     root: Root,
@@ -69,17 +75,35 @@ impl Kernel {
         let recipe = Recipe {
             name: &format!("kernel-{suite}"),
             suite,
-            packages: &[PACKAGES],
+            packages: &[CLOUD, TOOLS],
             revision: "3",
             finish,
         };
         Ok(Kernel::at(suite, recipe.entry(cache, logs, progress)?))
     }
 
+    /// Fetches the kernel with drivers for emulated cards, of the lab's own release.
+    pub(crate) fn with_drivers(cache: &Path, logs: &Path, progress: &Progress) -> Result<Kernel> {
+        let recipe = Recipe {
+            name: "kernel-drivers",
+            suite: Suite::LAB,
+            packages: &[DRIVERS, TOOLS],
+            revision: "1",
+            finish,
+        };
+        let kernel = Kernel::at(Suite::LAB, recipe.entry(cache, logs, progress)?);
+        Ok(Kernel { name: "drivers".to_owned(), ..kernel })
+    }
+
     /// Returns the kernel that [`finish`] stored in the cache entry `entry`.
     pub(super) fn at(suite: Suite, entry: PathBuf) -> Kernel {
         let root = Root::at(entry.join("root"));
-        Kernel { suite, entry, root }
+        Kernel { name: suite.name().to_owned(), suite, entry, root }
+    }
+
+    /// Returns the kernel's name among the kernels of the lab: for most, that of their release.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Returns the kernel's Debian release.

@@ -1,0 +1,36 @@
+# Functions for the bridges of measured interfaces, and the programs at their other end.
+
+# make_bridges NUMBER: makes the bridges xenbr0 and so on, with the addresses 10.9.0.1 and so on,
+# and starts iperf3 and probe as servers. They and the bridges end with the script.
+make_bridges() {
+    local bridge
+    modprobe -a xen-netback tun
+    mount_programs
+    bridges=$(seq 0 $(($1 - 1)))
+    servers=
+    trap end_bridges EXIT
+    for bridge in $bridges; do
+        ip link add "xenbr$bridge" type bridge
+        ip address add "10.9.$bridge.1/24" dev "xenbr$bridge"
+        ip link set "xenbr$bridge" up
+    done
+    # Without the function tool, which would run it in a shell of its own.
+    LD_LIBRARY_PATH=/run/programs/lib /run/programs/bin/iperf3 -s >iperf3.log 2>&1 &
+    servers=$!
+    probe answer 0.0.0.0:7 &
+    servers="$servers $!"
+}
+
+end_bridges() {
+    # shellcheck disable=SC2086 # process IDs are words
+    kill $servers
+    for bridge in $bridges; do
+        ip link delete "xenbr$bridge"
+    done
+}
+
+# network: prints the lines of a configuration that give the guest an interface of xen-virtiod at
+# xenbr0 and one of xen-netback at xenbr1, for sed.
+network() {
+    printf '%s\n' "virtio = [\"type=virtio,device1,transport=mmio,grant_usage=1\"]\\nvif = [$(netback xenbr1)]"
+}
