@@ -5,6 +5,7 @@
 //! alternately in the same boot.
 
 pub(crate) mod block;
+pub(crate) mod busyness;
 pub(crate) mod chart;
 #[cfg(test)]
 mod close;

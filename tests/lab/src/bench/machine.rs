@@ -32,6 +32,12 @@ pub(crate) fn host(tools: &Tools) -> Result<Vec<(String, String)>> {
     Ok(facts.map(|(what, which)| (what.to_owned(), which)).to_vec())
 }
 
+/// Returns the fact that the host spent the part `others` of its time on other programs.
+pub(crate) fn others(others: f64) -> (String, String) {
+    let percent = others * 100.0;
+    ("host's other work".to_owned(), format!("{percent:.0} % of its processors' time"))
+}
+
 /// Returns the model name in `/proc/cpuinfo`.
 fn processor(cpuinfo: &str) -> &str {
     let line = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::bench::busyness::Busyness;
 use crate::bench::counts::{Counts, Idle};
 use crate::bench::jobs::{self, Pass};
 use crate::bench::report::{self, Report};
@@ -59,7 +60,9 @@ pub(crate) fn bench(filters: &[String], selection: &Selection, record: Record) -
     let files = files(&lab, &scenarios, selection, &progress)?;
     let mut run =
         BenchOptions { machine: machine::host(&lab.fetched().tools)?, ..BenchOptions::default() };
+    let before = Busyness::now()?;
     e2e::run(&lab, &scenarios, &files, &progress, |outcome| run.take(&outcome));
+    run.machine.push(machine::others(Busyness::now()?.others_since(&before)));
     let comparisons = report::comparisons(&run.samples);
     let report = Report { machine: run.machine, comparisons, counts: run.counts, idle: run.idle };
     write(&report, &lab.dirs().lab.join("bench"))?;
