@@ -14,16 +14,25 @@ make_bridges() {
         ip address add "10.9.$bridge.1/24" dev "xenbr$bridge"
         ip link set "xenbr$bridge" up
     done
-    # Without the function tool, which would run it in a shell of its own.
-    LD_LIBRARY_PATH=/run/programs/lib /run/programs/bin/iperf3 -s >iperf3.log 2>&1 &
+    serve >"$RESULTS/iperf3" 2>&1 &
     servers=$!
     probe answer 0.0.0.0:7 &
     servers="$servers $!"
 }
 
+# serve: runs iperf3 as a server, again whenever it ends: a test that breaks off can end it.
+serve() {
+    trap 'kill $!; exit' TERM
+    while :; do
+        # Without the function tool, which would run it in a shell of its own.
+        LD_LIBRARY_PATH=/run/programs/lib /run/programs/bin/iperf3 -s &
+        wait $! || true
+    done
+}
+
 end_bridges() {
     # shellcheck disable=SC2086 # process IDs are words
-    kill $servers
+    kill $servers || true
     for bridge in $bridges; do
         ip link delete "xenbr$bridge"
     done
