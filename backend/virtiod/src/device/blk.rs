@@ -361,7 +361,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         let always = 1 << VIRTIO_BLK_F_SEG_MAX
             | 1 << VIRTIO_BLK_F_BLK_SIZE
             | 1 << VIRTIO_BLK_F_TOPOLOGY
-            | 1 << VIRTIO_BLK_F_FLUSH
+            | u64::from(self.facts.has_cache) << VIRTIO_BLK_F_FLUSH
             | 1 << VIRTIO_BLK_F_MQ;
         let by_target = match (self.facts.access, self.facts.can_discard) {
             (AccessMode::ReadOnly, _) => 1 << VIRTIO_BLK_F_RO,
@@ -373,9 +373,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         always | by_target
     }
 
-    /// Includes discards, even if the target cannot discard: they succeed and do nothing.
+    /// Includes flushes, even if nothing needs them, and discards, even if the target cannot
+    /// discard: they succeed and do nothing.
     fn accepted_features(&self) -> u64 {
-        let offered = VirtioDevice::<M>::features(self);
+        let offered = VirtioDevice::<M>::features(self) | 1 << VIRTIO_BLK_F_FLUSH;
         match self.facts.access {
             AccessMode::ReadOnly => offered,
             AccessMode::ReadWrite => offered | 1 << VIRTIO_BLK_F_DISCARD,

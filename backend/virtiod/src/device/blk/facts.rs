@@ -23,6 +23,8 @@ pub(super) struct DiskFacts {
     pub(super) discard: Discard,
     /// Whether a discard deallocates storage, as far as an attempt showed.
     pub(super) can_discard: bool,
+    /// Whether written data may be lost with the host's power until it is flushed.
+    pub(super) has_cache: bool,
     /// The file or block device whose size is the disk's, with its bytes as they are known.
     pub(super) sized_file: Option<(Arc<File>, u64)>,
     /// The file of a raw target that the driver uses.

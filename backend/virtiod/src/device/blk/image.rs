@@ -115,6 +115,11 @@ pub trait Image: Send {
         None
     }
 
+    /// Whether written data may be lost with the host's power until it is flushed.
+    fn has_cache(&self) -> bool {
+        true
+    }
+
     /// The file or block device whose size is the disk's, with its bytes as they are known; `None`
     /// if the image itself says its size.
     fn sized_file(&self) -> Option<(Arc<File>, u64)> {

@@ -131,6 +131,7 @@ impl Target {
             access: self.mode(),
             discard: self.options.discard,
             can_discard: self.image.can_discard(),
+            has_cache: self.image.has_cache(),
             sized_file: self.image.sized_file(),
             file: self.image.file(self.files.durability()).filter(|_| is_active).map(Arc::new),
             write_mode: self.write_mode,

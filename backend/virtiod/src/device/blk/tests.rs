@@ -51,6 +51,8 @@ struct Script {
     most_zeros: Option<u64>,
     /// Whether discards are refused.
     no_discard: bool,
+    /// Whether written data is durable at once.
+    no_cache: bool,
     /// The file for transfers without the image.
     file: Option<DiskFile>,
 }
@@ -133,6 +135,10 @@ impl Image for Scripted {
 
     fn file(&self, _: &Arc<Durability>) -> Option<DiskFile> {
         self.0.lock().unwrap().file.clone()
+    }
+
+    fn has_cache(&self) -> bool {
+        !self.0.lock().unwrap().no_cache
     }
 
     fn can_discard(&self) -> bool {

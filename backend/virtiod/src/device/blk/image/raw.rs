@@ -28,6 +28,8 @@ pub(super) struct RawImage {
     ranges: Ranges,
     can_discard: bool,
     granularity: u64,
+    /// A block device without a cache of its own, past the page cache.
+    is_write_through: bool,
 }
 
 impl RawImage {
@@ -56,7 +58,18 @@ impl RawImage {
         }
         warn_of_odd_size(options, bytes);
         let granularity = granularity.unwrap_or(0).max(block_size.physical.into());
-        Ok(Self { file, direct, bytes, block_size, ranges, can_discard, granularity })
+        let cache = device.and_then(|device| attribute_text(device, "write_cache"));
+        let is_write_through = direct.is_some() && cache.as_deref() == Some("write through");
+        Ok(Self {
+            file,
+            direct,
+            bytes,
+            block_size,
+            ranges,
+            can_discard,
+            granularity,
+            is_write_through,
+        })
     }
 
     /// Runs a transfer with direct I/O where that is configured, and through the page cache if
@@ -156,12 +169,18 @@ fn device_block_size(device: u64) -> BlockSize {
     BlockSize { logical, physical }
 }
 
-/// Reads an attribute of a block device's queue; for a partition, of its disk's.
+/// Reads a number, an attribute of a block device's queue; for a partition, of its disk's.
 fn attribute(device: u64, name: &str) -> Option<u64> {
+    attribute_text(device, name)?.parse().ok()
+}
+
+/// As [`attribute`], for a text.
+fn attribute_text(device: u64, name: &str) -> Option<String> {
     let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
     let read =
         |queue: &str| fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/{queue}/{name}"));
-    read("queue").or_else(|_| read("../queue")).ok()?.trim().parse().ok()
+    let text = read("queue").or_else(|_| read("../queue")).ok()?;
+    Some(text.trim().to_owned())
 }
 
 impl Image for RawImage {
@@ -216,6 +235,10 @@ impl Image for RawImage {
         let file = DiskFile::new(&self.file, self.direct.as_ref(), self.bytes, durability);
         // Without it, all transfers go through the image.
         file.ok()
+    }
+
+    fn has_cache(&self) -> bool {
+        !self.is_write_through
     }
 
     fn sized_file(&self) -> Option<(Arc<File>, u64)> {

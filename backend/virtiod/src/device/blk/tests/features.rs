@@ -43,3 +43,15 @@ fn offered_features_follow_the_target_and_discard_is_always_accepted() {
         assert_eq!(may_unmap, u8::from(!no_discard));
     }
 }
+
+#[test]
+fn storage_without_a_cache_offers_no_flush_but_accepts_it() {
+    for no_cache in [true, false] {
+        let image = Scripted::new(|script| script.no_cache = no_cache);
+        let (_file, target) = image.target(|_| {});
+        let disk = Block::new(target, "xvda", Arc::new(DeviceStats::default())).unwrap();
+        let flush = 1 << VIRTIO_BLK_F_FLUSH;
+        assert_eq!(VirtioDevice::<Memory>::features(&disk) & flush == 0, no_cache);
+        assert_ne!(VirtioDevice::<Memory>::accepted_features(&disk) & flush, 0);
+    }
+}
