@@ -260,9 +260,15 @@ impl<T> Engine<T> {
         };
         match backend {
             Backend::Unchosen => {}
-            Backend::Ring(ring) => ring.completion().for_each(|entry| {
-                land(entry.user_data() as u32, entry.result());
-            }),
+            Backend::Ring(ring) => loop {
+                ring.completion().for_each(|entry| {
+                    land(entry.user_data() as u32, entry.result());
+                });
+                // The kernel keeps what the ring cannot hold until it is asked.
+                if !ring.submission().cq_overflow() || ring.submit().is_err() {
+                    break;
+                }
+            },
             Backend::Threads(threads) => threads.take().into_iter().for_each(|(index, result)| {
                 land(index, result);
             }),
@@ -474,6 +480,21 @@ pub(crate) mod tests {
             assert!(outcomes.iter().enumerate().all(|(at, it)| *it == (at as u32, Ok(()))));
             assert_eq!((outcomes.len(), memory.bytes()), (200, bytes));
         }
+    }
+
+    #[test]
+    fn more_completions_than_the_ring_holds_are_all_taken() {
+        let mut engine = engine(Method::Ring);
+        let file = file(&[1; 8]);
+        let memory = Arc::new(Memory::new(8));
+        let count = 3 * COMPLETIONS;
+        for index in 0..count {
+            let vector = Memory::vector(&memory, 0, 8);
+            engine.submit(operation(&file, Work::Read { offset: 0 }, vector), index);
+            // The kernel begins and ends each at once; nobody takes any.
+            drop(engine.commit());
+        }
+        assert_eq!(finish(&mut engine).len(), count as usize);
     }
 
     #[test]

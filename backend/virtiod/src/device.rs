@@ -185,7 +185,7 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     }
 
     /// As [`VirtioDevice::is_draining`], for a queue that was reset [6.7].
-    fn is_queue_draining(&self, index: usize) -> bool {
+    fn is_queue_draining(&mut self, index: usize) -> bool {
         let _ = index;
         false
     }

@@ -151,7 +151,12 @@ impl<P: AsRef<MappedRange>> Channel<P> {
         tracing::debug!("message dropped: {why}");
     }
 
-    /// Queues a response for the next [`Channel::flush`].
+    /// Whether a response waits for a slot.
+    pub fn has_response(&self) -> bool {
+        self.waiting.response.is_some()
+    }
+
+    /// Queues a response for the next [`Channel::flush`]; none may wait.
     pub fn respond(&mut self, message: &Message<'_>) {
         let mut buffer = [0; SLOT_SIZE];
         let (message_buffer, _) = buffer.split_at_mut(self.max_size.min(SLOT_SIZE));

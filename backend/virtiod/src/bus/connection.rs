@@ -23,6 +23,8 @@ use crate::guest::Guest;
 use crate::stats::DeviceStats;
 use xen::{EventChannels, EventError, GrantTable, LocalPort};
 
+/// Maximum number of resets of queues that wait for storage.
+const MOST_QUEUE_RESETS: usize = 4;
 /// Maximum number of messages that are answered before queues are processed.
 const MESSAGE_BUDGET: usize = 16;
 
@@ -181,7 +183,7 @@ impl<X: Domain> Connection<X> {
             let effects = self.transport.carry_out(step, &mut self.events, &KernelClock);
             self.send(effects);
         }
-        self.answer_queue_resets();
+        self.answer_queue_resets()?;
         self.unmask()?;
         Ok(self.channel.flush(&mut self.events)?)
     }
@@ -245,8 +247,11 @@ impl<X: Domain> Connection<X> {
                     match request {
                         Request::ResetVqueue { index } => {
                             self.forget_reset_queue(index);
-                            self.queue_resets.push((token, index));
-                            self.answer_queue_resets();
+                            // A driver waits for each response before its next request.
+                            if self.queue_resets.len() < MOST_QUEUE_RESETS {
+                                self.queue_resets.push((token, index));
+                            }
+                            self.answer_queue_resets()?;
                         }
                         _ => self.channel.respond(&Message::response(token, response)),
                     }
@@ -266,15 +271,16 @@ impl<X: Domain> Connection<X> {
     }
 
     /// Answers resets of queues of which the device uses no buffer any more [6.7].
-    fn answer_queue_resets(&mut self) {
-        let Self { queue_resets, transport, channel, .. } = self;
-        queue_resets.retain(|(token, index)| {
-            let is_done = !transport.is_queue_draining(*index);
-            if is_done {
-                channel.respond(&Message::response(*token, Response::ResetVqueue));
-            }
-            !is_done
-        });
+    fn answer_queue_resets(&mut self) -> Result<(), FlushError> {
+        while !self.queue_resets.is_empty() && !self.channel.has_response() {
+            let transport = &mut self.transport;
+            let is_over = |(_, index): &(u16, u32)| !transport.is_queue_draining(*index);
+            let Some(position) = self.queue_resets.iter().position(is_over) else { break };
+            let (token, _) = self.queue_resets.remove(position);
+            self.channel.respond(&Message::response(token, Response::ResetVqueue));
+            self.channel.flush(&mut self.events)?;
+        }
+        Ok(())
     }
 
     /// Drops the pending notification of a queue that was reset: the driver must not receive one

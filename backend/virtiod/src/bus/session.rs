@@ -14,7 +14,8 @@ use nix::sys::eventfd::EventFd;
 use protocol::binding::XenbusState;
 use tracing::Level;
 
-use super::connection::{BoxedDevice, Connection, ConnectionError, OpenError};
+pub use super::connection::BoxedDevice;
+use super::connection::{Connection, ConnectionError, OpenError};
 use super::keys::{DevicePath, KeyError, Keys, Remover};
 use super::pending_states::PendingStates;
 use super::reconnection::{CHECK_INTERVAL, Reconnected, reconnect};
@@ -79,6 +80,15 @@ pub enum Origin {
     Left,
 }
 
+/// The end of a session.
+pub struct SessionEnd<X: Domain> {
+    /// The error that ended it, if one did. The guest's pages that storage does not hold are
+    /// unmapped in any case.
+    pub outcome: Result<(), SessionError>,
+    /// The device, if storage still holds pages of the guest's. To drop it waits for storage.
+    pub draining: Option<BoxedDevice<X>>,
+}
+
 /// The surroundings of a device.
 #[derive(Clone, Debug)]
 pub struct Context {
@@ -127,6 +137,12 @@ impl<X: Domain> Phase<X> {
         }
     }
 
+    /// The time after which a draining device is to be asked again.
+    fn retry_within(&self) -> Duration {
+        let at = self.device().and_then(|device| device.deadline());
+        at.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()))
+    }
+
     fn device_mut(&mut self) -> Option<&mut BoxedDevice<X>> {
         match self {
             Self::Idle(device) | Self::Offered(device) | Self::Closed(device) => Some(device),
@@ -155,6 +171,8 @@ pub struct Session<X: Domain> {
     pending_states: PendingStates,
     /// Whether the device may still use buffers of a driver that is gone.
     is_draining: bool,
+    /// The device that has ended while it was draining.
+    draining: Option<BoxedDevice<X>>,
     /// The delays between offers, and the end of the current delay.
     offers: Backoff,
     offer_at: Option<Instant>,
@@ -179,16 +197,15 @@ impl<X: Domain> Session<X> {
             phase: device.map_or(Phase::Ended, Phase::Idle),
             pending_states: PendingStates::default(),
             is_draining: false,
+            draining: None,
             offers: OFFER_RETRY,
             offer_at: None,
         }
     }
 
-    /// Runs until the toolstack removes the device, or the daemon ends.
-    ///
-    /// # Errors
-    /// [`SessionError`]; the guest's pages are unmapped in any case.
-    pub fn run(mut self, origin: Origin) -> Result<(), SessionError> {
+    /// Runs until the toolstack removes the device, or the daemon ends. Returns the device too, if
+    /// its storage does not let go: to drop it takes as long.
+    pub fn run(mut self, origin: Origin) -> SessionEnd<X> {
         if origin == Origin::Left {
             self.note_closed();
         }
@@ -196,7 +213,8 @@ impl<X: Domain> Session<X> {
         // The guest's pages are unmapped before the thread ends, even after an error.
         self.drop_connection();
         self.stats.update(|state| state.state = "closed".to_owned());
-        outcome
+        self.end_phase();
+        SessionEnd { outcome, draining: self.draining.take() }
     }
 
     fn follow(&mut self) -> Result<(), SessionError> {
@@ -387,11 +405,23 @@ impl<X: Domain> Session<X> {
     /// the state, the session ends anyway.
     fn end(&mut self) {
         self.begin_closing();
-        self.phase = Phase::Ended;
+        self.end_phase();
         self.note_closed();
         if let Err(error) = self.write_states() {
             let what = format_args!("cannot write state 6: {}", Causes(&error));
             self.stats.log.line(Level::WARN, what);
+        }
+    }
+
+    /// Drops the device, unless that would wait for storage.
+    fn end_phase(&mut self) {
+        match self.take_phase() {
+            Phase::Idle(device) | Phase::Offered(device) | Phase::Closed(device)
+                if self.is_draining =>
+            {
+                self.draining = Some(device);
+            }
+            ended => drop(ended),
         }
     }
 
@@ -414,6 +444,7 @@ impl<X: Domain> Session<X> {
                             stay mapped until storage does";
                 return self.stats.log.line(Level::WARN, format_args!("{line}"));
             }
+            let left = left.min(self.phase.retry_within());
             let mut fds = Vec::new();
             self.phase.device().into_iter().for_each(|device| add_sources::<X>(&mut fds, device));
             // The next look shows what happened.
@@ -440,7 +471,7 @@ impl<X: Domain> Session<X> {
             self.log_saved_guest();
         }
         self.begin_closing();
-        self.phase = Phase::Ended;
+        self.end_phase();
         self.note_closed();
         self.write_states()?;
         if self.keys.remover()? == Remover::Backend {
@@ -548,6 +579,7 @@ impl<X: Domain> Session<X> {
             fds.push(entry(self.keys.store_ref().as_fd()));
         }
         let idle = connection.and_then(Connection::longest_sleep);
+        let limit = if self.is_draining { limit.min(self.phase.retry_within()) } else { limit };
         DeviceStats::count(&self.stats.sleeps);
         wait_for(&mut fds, idle.unwrap_or(Duration::MAX).min(limit))?;
         let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));

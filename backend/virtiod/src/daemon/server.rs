@@ -27,7 +27,7 @@ use super::same_address::warn_of_same_address;
 use crate::Causes;
 use crate::backoff::Backoff;
 use crate::bus::reconnection::{CHECK_INTERVAL, Reconnected, reconnect};
-use crate::bus::session::{Context, Origin, Session};
+use crate::bus::session::{BoxedDevice, Context, Origin, Session, SessionEnd};
 use crate::bus::{DevicePath, Keys, Toolstack, Watches, keys};
 use crate::config::ConfigFile;
 use crate::daemon::registry::Registry;
@@ -41,6 +41,8 @@ use crate::tap::network::Network;
 use crate::timeout::wait_for;
 use xen::{DomId, Fired, StoreError, XenStore};
 
+/// Time that devices have to end with the daemon, before it ends without them.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// Delays before the next scan after XenStore failed.
 const STORE_RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
@@ -76,6 +78,8 @@ struct Running {
 struct Ended {
     path: DevicePath,
     outcome: ThreadOutcome,
+    /// Whether the thread ends by itself, once storage lets it: nobody may wait for it.
+    is_detached: bool,
 }
 
 /// A device to start.
@@ -173,11 +177,24 @@ impl<X: Domain> Server<X> {
                 .is_ok()
                 .then_some((path, running.thread))
         });
-        for (path, thread) in stopping.collect::<Vec<_>>() {
-            // `join` logs a panic, and no device is left to refuse.
-            let _ = join(&path, thread);
-        }
+        self.join_all(stopping.collect());
         outcome
+    }
+
+    /// Waits for threads that were told to stop, but not for those that storage holds up.
+    fn join_all(&self, mut stopping: BTreeMap<DevicePath, JoinHandle<()>>) {
+        let end = Instant::now() + STOP_LIMIT;
+        while !stopping.is_empty() {
+            let left = end.saturating_duration_since(Instant::now());
+            let Ok(Ended { path, is_detached, .. }) = self.ended.recv_timeout(left) else {
+                tracing::error!(devices = stopping.len(), "not all devices ended in time");
+                return;
+            };
+            if let Some(thread) = stopping.remove(&path).filter(|_| !is_detached) {
+                // `join` logs a panic, and no device is left to refuse.
+                let _ = join(&path, thread);
+            }
+        }
     }
 
     fn serve(&mut self, stop: impl AsFd) -> Result<(), ServerError> {
@@ -295,9 +312,9 @@ impl<X: Domain> Server<X> {
         {
             tracing::warn!(%error, "cannot read the wake-up counter");
         }
-        while let Ok(Ended { path, outcome }) = self.ended.try_recv() {
+        while let Ok(Ended { path, outcome, is_detached }) = self.ended.try_recv() {
             if let Some(Running { origin, stop, thread, stats }) = self.running.remove(&path) {
-                let joined = join(&path, thread);
+                let joined = if is_detached { Ok(()) } else { join(&path, thread) };
                 drop(stop);
                 match (joined, outcome) {
                     (Err(_), _) => self.close_after_panic(&path),
@@ -465,14 +482,24 @@ impl<X: Domain> Server<X> {
         let (ending, woken) = (self.ending.clone(), Arc::clone(&self.woken));
         let body = move || {
             // Dropped last, also in a panic: notifies the server that the thread ends.
-            let mut exit_guard =
-                ExitGuard { path: place.clone(), outcome: ThreadOutcome::Over, ending, woken };
+            let mut exit_guard = ExitGuard {
+                path: place.clone(),
+                outcome: ThreadOutcome::Over,
+                is_detached: false,
+                ending,
+                woken,
+            };
             let span = tracing::info_span!("device", guest = place.guest.0, name = place.name());
             let ran = span.in_scope(|| {
                 let place = NewDevice { path: place, origin, guest };
                 run_device(xen, place, stopped, &config, &host, &registry, &counted)
             });
-            exit_guard.outcome = ran.unwrap_or_else(ThreadOutcome::Unreported);
+            let (outcome, draining) =
+                ran.unwrap_or_else(|error| (ThreadOutcome::Unreported(error), None));
+            (exit_guard.outcome, exit_guard.is_detached) = (outcome, draining.is_some());
+            drop(exit_guard);
+            // Waits for storage, and so does the kernel at the end of the thread.
+            drop(draining);
         };
         let name = format!("{}-{}", path.guest.0, path.number);
         let thread = thread::Builder::new().name(name).spawn(body).map_err(StartError::Thread)?;
@@ -515,7 +542,7 @@ fn run_device<X: Domain>(
     host: &Host,
     registry: &Registry,
     stats: &Arc<DeviceStats>,
-) -> Result<ThreadOutcome, StoreError> {
+) -> Result<(ThreadOutcome, Option<BoxedDevice<X>>), StoreError> {
     let mut keys = Keys::open(xen.store()?, path.clone())?;
     // An earlier daemon may have written a 5 itself.
     let written = match origin {
@@ -526,7 +553,7 @@ fn run_device<X: Domain>(
     let device = match keys.toolstack(written)? {
         Toolstack::Online => match setup::open(&mut keys, &path, config, host, stats) {
             Ok(device) => Some(device),
-            Err(error) => return refuse(&mut keys, origin, &error, stats),
+            Err(error) => return Ok((refuse(&mut keys, origin, &error, stats)?, None)),
         },
         Toolstack::Remove | Toolstack::Gone => None,
     };
@@ -539,10 +566,11 @@ fn run_device<X: Domain>(
     let service = config.load().ok().flatten().unwrap_or_default().service();
     let context = Context { path, guest, service, stats: Arc::clone(stats) };
     let session = Session::new(xen, keys, device, context, stop);
-    if let Err(error) = session.run(origin) {
+    let SessionEnd { outcome, draining } = session.run(origin);
+    if let Err(error) = outcome {
         tracing::error!("device lost: {}", Causes(&error));
     }
-    Ok(ThreadOutcome::Over)
+    Ok((ThreadOutcome::Over, draining))
 }
 
 /// Refuses a device that cannot be opened. A device that a guest had before is closed instead and
@@ -573,6 +601,7 @@ fn refuse<S: XenStore>(
 struct ExitGuard {
     path: DevicePath,
     outcome: ThreadOutcome,
+    is_detached: bool,
     ending: Sender<Ended>,
     woken: Arc<EventFd>,
 }
@@ -581,7 +610,8 @@ impl Drop for ExitGuard {
     fn drop(&mut self) {
         // Both fail only if the server is gone; then nobody waits.
         let outcome = std::mem::replace(&mut self.outcome, ThreadOutcome::Over);
-        let ended = Ended { path: self.path.clone(), outcome };
+        let (path, is_detached) = (self.path.clone(), self.is_detached);
+        let ended = Ended { path, outcome, is_detached };
         let reported = self.ending.send(ended).is_ok();
         if reported && self.woken.write(1).is_err() {
             tracing::error!(path = %self.path, "cannot wake up the server");

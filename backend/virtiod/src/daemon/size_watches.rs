@@ -24,6 +24,7 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use nix::sys::stat::{major, minor};
+use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use self::uevents::Uevents;
 use crate::device::blk::{SECTOR_SIZE, SizeWatch, SizeWatcher};
@@ -107,7 +108,12 @@ impl SizeOf {
 
     fn bytes(&self) -> io::Result<u64> {
         match self {
-            Self::File(file) => Ok(file.metadata()?.len()),
+            // What the kernel knows: a network file system's server may not answer, and other
+            // devices wait for this.
+            Self::File(file) => {
+                let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+                Ok(statx(file, "", flags, StatxFlags::SIZE)?.stx_size)
+            }
             Self::Device(attribute) => {
                 let sectors: u64 =
                     fs::read_to_string(attribute)?.trim().parse().map_err(io::Error::other)?;

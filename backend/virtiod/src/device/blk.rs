@@ -43,7 +43,7 @@ use self::batch::CachedReads;
 pub use self::claim::{ClaimError, Owner, Sharing};
 use self::facts::DiskFacts;
 pub use self::image::ImageFormat;
-use self::in_flight::{Ended, InFlightTable};
+use self::in_flight::{Carrier, Ended, InFlightTable};
 pub use self::request::SECTOR_SIZE;
 use self::request::SERIAL_SIZE;
 use self::size_watch::SizeCheck;
@@ -284,6 +284,9 @@ impl Block {
     fn drains(&mut self) -> bool {
         self.collect();
         self.ended.clear();
+        if self.worker.has_ended() {
+            self.in_flight.remove_all(|entry| matches!(entry.carrier, Carrier::Worker));
+        }
         if self.disk_use == DiskUse::Draining && self.in_flight.len() == 0 {
             self.disk_use = DiskUse::Stopping;
             self.engine.unregister();
@@ -321,30 +324,29 @@ impl Block {
 }
 
 impl Drop for Block {
-    /// What storage still holds stays reachable, and the image claimed, until storage lets go.
+    /// Waits until storage has let go of everything, which may take for ever: what it holds stays
+    /// reachable, and the image claimed. The bus drops a device that [`VirtioDevice::is_draining`]
+    /// where nobody waits for it. The wait is in the thread that submitted, since the kernel lets
+    /// that thread not end before either.
     fn drop(&mut self) {
         let count = self.engine.in_flight();
-        if count == 0 {
-            self.worker.end(None);
-            return;
+        if count > 0 {
+            self.stats.log.line(
+                Level::WARN,
+                format_args!(
+                    "storage does not answer: it holds {count} operation(s) of the disk, whose \
+                     image stays locked, and the guest's pages mapped, until it does"
+                ),
+            );
         }
-        self.stats.log.line(
-            Level::WARN,
-            format_args!(
-                "storage does not answer: it holds {count} request(s) of the disk, whose image \
-                 stays locked, and the guest's pages mapped, until it does"
-            ),
-        );
-        let mut engine = std::mem::replace(&mut self.engine, Engine::new(Method::Ring));
-        self.worker.end(Some(Box::new(move || {
-            let mut landed = Vec::new();
-            while engine.in_flight() > 0 {
-                engine.wait(LET_GO_LOOK);
-                engine.take(&mut landed);
-                landed.clear();
-            }
-            engine.unregister();
-        })));
+        self.in_flight.forget(None);
+        while self.engine.in_flight() > 0 {
+            self.engine.wait(LET_GO_LOOK);
+            self.collect();
+            self.ended.clear();
+        }
+        self.engine.unregister();
+        self.worker.end();
     }
 }
 
@@ -436,7 +438,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         });
     }
 
-    fn is_queue_draining(&self, index: usize) -> bool {
+    fn is_queue_draining(&mut self, index: usize) -> bool {
+        self.collect();
         self.in_flight.of_queue(index) > 0
     }
 
@@ -484,8 +487,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         [Some(worker), engine, size].into_iter().flatten().collect()
     }
 
+    /// At once, if a reset has made work that no source tells of.
     fn deadline(&self) -> Option<Instant> {
-        self.commit_at
+        let may_go_on = !self.blocked.is_empty() && self.in_flight.room() > 0;
+        if !self.ended.is_empty() || may_go_on { Some(Instant::now()) } else { self.commit_at }
     }
 
     /// Answers the requests that have ended.

@@ -62,6 +62,9 @@ pub trait DeviceMemory: GuestMemory<Bitmap = ()> {
     /// back.
     fn hold(&mut self) -> Box<dyn HeldBuffers>;
 
+    /// Whether buffers are mapped that were made reachable and are not released yet.
+    fn has_mappings(&self) -> bool;
+
     /// Counts bytes that were copied from or into buffers.
     fn copied(&self, bytes: u64);
 

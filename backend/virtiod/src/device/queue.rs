@@ -167,6 +167,10 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
                 }
             }
         }
+        // The descriptors of indirect tables were copied: their grants are not needed any more.
+        if self.memory.has_mappings() {
+            self.memory.release();
+        }
         (requests, fault)
     }
 

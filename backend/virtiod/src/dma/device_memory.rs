@@ -43,6 +43,10 @@ impl<P: AccessPlatform> DeviceMemory for DmaMemory<P> {
         Box::new(DmaMemory::hold(self))
     }
 
+    fn has_mappings(&self) -> bool {
+        DmaMemory::has_mappings(self)
+    }
+
     fn copied(&self, bytes: u64) {
         self.stats().bytes_copied.fetch_add(bytes, Ordering::Relaxed);
     }

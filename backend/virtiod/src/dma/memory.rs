@@ -214,6 +214,11 @@ impl<P: AccessPlatform> DmaMemory<P> {
         self.mapper.write_back(&written).inspect_err(|fault| self.refuse(fault))
     }
 
+    /// Whether something is mapped for the current requests.
+    pub(super) fn has_mappings(&self) -> bool {
+        !self.mappings.is_empty()
+    }
+
     /// Takes over the copies and mappings of the current requests, with a share of the pool. The
     /// memory itself then has none of them any more.
     pub(super) fn hold(&mut self) -> HeldMemory<P> {

@@ -12,7 +12,7 @@ use protocol::message::{Request, Response};
 use protocol::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, F_RING_RESET, FEATURES_OK};
 
 use super::host::{Ends, Host, XVDA};
-use crate::bus::session::{Context, Origin, Session};
+use crate::bus::session::{Context, Origin, Session, SessionEnd};
 use crate::bus::{DevicePath, Keys};
 use crate::config::ServiceSettings;
 use crate::device::{DeviceId, DeviceMemory, Fault, QueueContext, Source, VirtioDevice};
@@ -86,7 +86,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Hung {
         self.is_started
     }
 
-    fn is_queue_draining(&self, _: usize) -> bool {
+    fn is_queue_draining(&mut self, _: usize) -> bool {
         self.is_started && self.storage.holds()
     }
 
@@ -106,8 +106,9 @@ impl<M: DeviceMemory> VirtioDevice<M> for Hung {
     }
 }
 
-/// Serves a guest's disk with a hung device, in a class that the server does not scan.
-fn serve(host: &Host, storage: &Arc<Storage>) -> (Ends, JoinHandle<()>) {
+/// Serves a guest's disk with a hung device, in a class that the server does not scan. The thread
+/// returns whether storage held the device when the session had ended.
+fn serve(host: &Host, storage: &Arc<Storage>) -> (Ends, JoinHandle<bool>) {
     let ends = host.add("hung", 1, XVDA, &[]);
     let path = DevicePath { class: "hung".to_owned(), guest: DomId(1), number: XVDA };
     let xen = host.hypervisor.clone();
@@ -121,7 +122,12 @@ fn serve(host: &Host, storage: &Arc<Storage>) -> (Ends, JoinHandle<()>) {
     let device = Box::new(Hung { storage: Arc::clone(storage), is_started: false });
     let stop = Arc::new(EventFd::new().unwrap());
     let session = Session::new(ByGrants(xen), keys, Some(device), context, stop);
-    (ends, thread::spawn(move || session.run(Origin::New).unwrap()))
+    let body = move || {
+        let SessionEnd { outcome, draining } = session.run(Origin::New);
+        outcome.unwrap();
+        draining.is_some()
+    };
+    (ends, thread::spawn(body))
 }
 
 #[test]
@@ -175,7 +181,7 @@ fn spec_2_7_toolstacks_end_does_not_wait_for_storage_for_ever() {
     driver.start();
     // Waits for state 6 as libxl does, with its limit.
     host.remove(&ends);
-    thread.join().unwrap();
+    assert!(thread.join().unwrap(), "the device was dropped where its storage is waited for");
     assert!(storage.holds());
     driver.release();
     host.finish();

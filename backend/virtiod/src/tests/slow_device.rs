@@ -72,7 +72,7 @@ fn serve(host: &Host, guest: u16) -> (Ends, Arc<EventFd>, JoinHandle<()>) {
     let stop = Arc::new(EventFd::new().unwrap());
     let session =
         Session::new(ByGrants(xen), keys, Some(Box::new(Sluggish)), context, Arc::clone(&stop));
-    let thread = thread::spawn(move || session.run(Origin::New).unwrap());
+    let thread = thread::spawn(move || session.run(Origin::New).outcome.unwrap());
     (ends, stop, thread)
 }
 

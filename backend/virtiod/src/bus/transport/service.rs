@@ -220,7 +220,8 @@ impl<P: AccessPlatform> Transport<P> {
 
     /// The event sources of the device besides the driver.
     pub fn sources(&self) -> Vec<Source<'_>> {
-        if self.is_running() || self.is_draining { self.device.sources() } else { Vec::new() }
+        let is_awaited = self.is_draining || !self.draining_queues.is_empty();
+        if self.is_running() || is_awaited { self.device.sources() } else { Vec::new() }
     }
 
     /// The time at which the device must run even if none of its sources is ready.

@@ -1,5 +1,6 @@
 //! The answers to requests that have ended: data that the worker read, status, used buffers.
 
+use std::iter::Peekable;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +11,9 @@ use super::request::{BlockCommand, BlockRequest, BlockStatus, Task};
 use super::target::TargetError;
 use super::{Block, STATUS_SIZE};
 use crate::Causes;
-use crate::device::{Buffer, DeviceMemory, Fault, QueueContext, QueueSet, VirtioRequest};
+use crate::device::{
+    BATCH, BATCH_PAGES, Buffer, DeviceMemory, Fault, QueueContext, QueueSet, VirtioRequest,
+};
 use crate::stats::DeviceStats;
 
 /// The status for an outcome. A fault that the guest caused stops the device.
@@ -68,11 +71,22 @@ impl WriteBack {
     }
 }
 
+/// The next requests, as many as are made reachable together.
+fn next_batch(ended: &mut Peekable<impl Iterator<Item = Ended>>) -> Vec<Ended> {
+    let (mut batch, mut pages) = (Vec::new(), 0);
+    while batch.len() < BATCH && pages < BATCH_PAGES {
+        let Some(next) = ended.next() else { break };
+        pages += next.entry.request.pages();
+        batch.push(next);
+    }
+    batch
+}
+
 impl Block {
     /// Answers the requests that have ended.
     ///
     /// # Errors
-    /// The first [`Fault`]; the other requests are answered.
+    /// The first [`Fault`]; of its queue, other requests may stay unanswered too.
     pub(super) fn answer_ended<M: DeviceMemory>(
         &mut self,
         queues: &mut QueueContext<'_, M>,
@@ -159,9 +173,20 @@ impl Block {
         ended: Vec<Ended>,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
-        if ended.is_empty() {
-            return Ok(());
+        let mut ended = ended.into_iter().peekable();
+        while ended.peek().is_some() {
+            self.answer_some_by_worker(queue, next_batch(&mut ended), queues)?;
         }
+        Ok(())
+    }
+
+    /// Answers a batch of requests that the worker did.
+    fn answer_some_by_worker<M: DeviceMemory>(
+        &mut self,
+        queue: usize,
+        ended: Vec<Ended>,
+        queues: &mut QueueContext<'_, M>,
+    ) -> Result<(), Fault> {
         let mut requests = queues.take_list();
         let mut rest = Vec::with_capacity(ended.len());
         for Ended { entry: InFlight { request, task, .. }, outcome, data } in ended {

@@ -141,22 +141,33 @@ impl Block {
         queues.prepare(&requests);
         let mut judged = Judged::default();
         let outcome = self.judge_all(&requests, queues.memory(), &mut judged);
+        if let Err(fault) = outcome {
+            self.set_fault(index, Some(fault));
+        }
+        let uses_buffers = judged.left.iter().any(|(_, verdict)| verdict.uses_buffers());
+        if uses_buffers && queues.memory().has_mappings() {
+            // What is mapped for a request is unmapped before that is returned [3.5].
+            queues.complete(index, judged.done(), judged.bytes)?;
+            self.hand_over(index, &mut requests, judged.left, &mut |request| {
+                hold_alone(request, queues)
+            });
+            queues.recycle(requests);
+            return Ok(());
+        }
         let mut written = Ok(());
         if !judged.left.is_empty() {
-            let uses_buffers = judged.left.iter().any(|(_, verdict)| verdict.uses_buffers());
             let held = uses_buffers.then(|| Arc::new(HeldBatch(queues.hold())));
             written = held.as_ref().map_or(Ok(()), |held| {
                 held.0.write_back(&mut judged.written(&requests)).map_err(Fault::WriteBack)
             });
-            self.hand_over(index, &mut requests, std::mem::take(&mut judged.left), held);
+            let left = std::mem::take(&mut judged.left);
+            self.hand_over(index, &mut requests, left, &mut |_| {
+                held.clone().ok_or(Fault::Internal("a batch does not hold its buffers"))
+            });
         }
         queues.complete(index, judged.done(), judged.bytes)?;
         queues.recycle(requests);
-        written?;
-        if let Err(fault) = outcome {
-            self.set_fault(index, Some(fault));
-        }
-        Ok(())
+        written
     }
 
     /// Judges requests up to the first fault.
@@ -301,35 +312,36 @@ impl Block {
         queue: usize,
         requests: &mut Vec<VirtioRequest>,
         left: Vec<(usize, Verdict)>,
-        held: Option<Arc<HeldBatch>>,
+        hold: &mut dyn FnMut(&VirtioRequest) -> Result<Arc<HeldBatch>, Fault>,
     ) {
         let mut left = left.into_iter().peekable();
         let (mut transfers, mut jobs) = (Vec::new(), Vec::new());
         let mut answered = Vec::new();
         for (number, request) in requests.drain(..).enumerate() {
             let verdict = left.next_if(|(next, _)| *next == number).map(|(_, verdict)| verdict);
-            let engine = |file| held.clone().map(|held| Carrier::Engine { held, file });
-            let (task, carrier, data) = match verdict {
-                Some(Verdict::Transfer(task, file)) => (task, engine(file), None),
-                Some(Verdict::Sync(file)) => {
-                    (Task { command: BlockCommand::Flush, done: 0 }, engine(file), None)
+            let flush = Task { command: BlockCommand::Flush, done: 0 };
+            let (task, file, is_sync) = match verdict {
+                Some(Verdict::Transfer(task, file)) => (task, file, false),
+                Some(Verdict::Sync(file)) => (flush, file, true),
+                Some(Verdict::Job(task, data)) => {
+                    let job = Task { command: task.command.clone(), done: 0 };
+                    let entry = InFlight::new(queue, request, task, Carrier::Worker);
+                    let slot = self.in_flight.add(entry);
+                    jobs.push(Job::Request(RequestJob { slot, queue, task: job, data }));
+                    continue;
                 }
-                Some(Verdict::Job(task, data)) => (task, Some(Carrier::Worker), Some(data)),
                 Some(Verdict::Answered(_)) | None => {
                     answered.push(request);
                     continue;
                 }
             };
-            let Some(carrier) = carrier else { continue };
-            let is_sync = matches!(task.command, BlockCommand::Flush) && data.is_none();
-            let command = task.command.clone();
-            let entry = InFlight::new(queue, request, task, carrier);
-            let slot = self.in_flight.add(entry);
-            match data {
-                Some(data) => {
-                    let task = Task { command, done: 0 };
-                    jobs.push(Job::Request(RequestJob { slot, queue, task, data }));
-                }
+            let (carrier, fault) = match hold(&request) {
+                Ok(held) => (Carrier::Engine { held, file }, None),
+                Err(fault) => (Carrier::Worker, Some(fault)),
+            };
+            let slot = self.in_flight.add(InFlight::new(queue, request, task, carrier));
+            match fault {
+                Some(fault) => self.end_request(slot, Err(TargetError::Guest(fault)), Vec::new()),
                 None if is_sync => self.syncs.add(slot),
                 None => transfers.push(slot),
             }
@@ -342,6 +354,20 @@ impl Block {
         self.begin_sync();
         self.commit();
     }
+}
+
+/// Makes the buffers of one request reachable, for its operation alone.
+fn hold_alone<M: DeviceMemory>(
+    request: &VirtioRequest,
+    queues: &mut QueueContext<'_, M>,
+) -> Result<Arc<HeldBatch>, Fault> {
+    queues.prepare(std::slice::from_ref(request));
+    let memory = queues.memory();
+    let touched = request.readable().readable(memory).try_for_each(|buffer| buffer.map(drop));
+    let touched = touched
+        .and_then(|()| request.writable().writable(memory).try_for_each(|buffer| buffer.map(drop)));
+    let held = queues.hold();
+    touched.map(|()| Arc::new(HeldBatch(held)))
 }
 
 /// Reads from memory or the page cache, or leaves it to the engine.

@@ -146,6 +146,15 @@ impl InFlightTable {
         Some(entry)
     }
 
+    /// Removes requests that nobody carries out any more.
+    pub(super) fn remove_all(&mut self, is_meant: impl Fn(&InFlight) -> bool) {
+        for slot in 0..self.slots.len() {
+            if self.get(slot).is_some_and(&is_meant) {
+                self.remove(slot);
+            }
+        }
+    }
+
     /// Notes that the driver no longer waits for the requests of a queue, or of all.
     pub(super) fn forget(&mut self, queue: Option<usize>) {
         for entry in self.slots.iter_mut().flatten() {

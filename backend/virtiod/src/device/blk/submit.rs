@@ -76,9 +76,9 @@ impl Block {
             let Some(mut joined) = self.place(first) else { continue };
             let (mut data, mut last) = (self.data_length(first), first);
             while let Some(next) = slots.peek().copied() {
-                let Some(place) = self.place(next).filter(|next| joined.joins(data, next)) else {
-                    break;
-                };
+                let is_near = self.is_of_one_batch(first, next);
+                let place = self.place(next).filter(|next| is_near && joined.joins(data, next));
+                let Some(place) = place else { break };
                 joined.bytes += place.bytes;
                 joined.pieces += place.pieces;
                 data += self.data_length(next);
@@ -90,6 +90,15 @@ impl Block {
             }
             self.submit_joined(first);
         }
+    }
+
+    /// Whether two requests hold their buffers together.
+    fn is_of_one_batch(&self, first: usize, next: usize) -> bool {
+        let held = |slot| match &self.in_flight.get(slot)?.carrier {
+            Carrier::Engine { held, .. } => Some(held),
+            Carrier::Worker => None,
+        };
+        matches!((held(first), held(next)), (Some(one), Some(other)) if Arc::ptr_eq(one, other))
     }
 
     fn place(&self, slot: usize) -> Option<TransferRange> {
@@ -221,6 +230,9 @@ impl Block {
     ) {
         let chain = self.chain(first);
         if self.in_flight.get(first).is_some_and(|entry| entry.operations > 1 || entry.has_failed) {
+            if let Err(error) = &outcome {
+                note_loss(&operation, error, file);
+            }
             match self.note_end(first, &outcome) {
                 None => {}
                 Some(true) => chain.into_iter().for_each(|slot| self.end_transfer(slot)),
@@ -243,15 +255,15 @@ impl Block {
         };
         match remedy(&operation, &error, file) {
             Remedy::None if chain.len() > 1 && self.is_wanted(first) => {
+                // The error may be that of another write.
+                note_loss(&operation, &error, file);
                 chain.into_iter().for_each(|slot| {
                     self.in_flight.get_mut(slot).into_iter().for_each(|entry| entry.next = None);
                     self.submit_joined(slot);
-                })
+                });
             }
             Remedy::None => {
-                if let Work::Write { mode, .. } = operation.work {
-                    note_write_loss(mode, &error, file);
-                }
+                note_loss(&operation, &error, file);
                 self.end_chain(chain, Some(error));
             }
             Remedy::Zeros => {
@@ -334,6 +346,15 @@ fn remedy(operation: &Operation, error: &io::Error, file: &DiskFile) -> Remedy {
             if is_last { Remedy::Zeros } else { Remedy::None }
         }
         _ => Remedy::None,
+    }
+}
+
+/// As [`note_write_loss`], for an operation, unless something else can be done about its error.
+fn note_loss(operation: &Operation, error: &io::Error, file: &DiskFile) {
+    if let (Work::Write { mode, .. }, Remedy::None) =
+        (operation.work, remedy(operation, error, file))
+    {
+        note_write_loss(mode, error, file);
     }
 }
 

@@ -49,6 +49,8 @@ struct Script {
     time: Duration,
     /// Maximum bytes that one call zeroes.
     most_zeros: Option<u64>,
+    /// Whether reads panic.
+    panics: bool,
     /// Whether discards are refused.
     no_discard: bool,
     /// Whether written data is durable at once.
@@ -108,6 +110,7 @@ impl Image for Scripted {
     }
 
     fn read(&mut self, offset: u64, into: &Scatter<'_>) -> io::Result<()> {
+        assert!(!self.0.lock().unwrap().panics, "the image's driver panics");
         into.copy_from(&vec![7; into.length()]);
         self.note(Call::Read(offset), |_| None, ())
     }

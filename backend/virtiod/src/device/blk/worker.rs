@@ -72,9 +72,6 @@ pub(super) struct Reports {
     pub(super) facts: Option<DiskFacts>,
 }
 
-/// Called before the target is closed, in the worker's thread.
-pub(super) type BeforeEnd = Box<dyn FnOnce() + Send>;
-
 /// The handle to a disk's worker.
 pub(super) struct Worker(Arc<JobQueue>);
 
@@ -126,21 +123,19 @@ impl Worker {
         self.0.take_reports()
     }
 
-    /// Ends the worker, which calls `before` and then closes the target, and waits for it up to a
-    /// second: storage may hold it up for ever.
-    pub(super) fn end(&self, before: Option<BeforeEnd>) {
-        let waits = before.is_none();
-        self.0.end(before);
-        if waits {
-            self.0.wait_for_end(END_LIMIT);
-        }
+    /// Ends the worker, which closes the target, and waits for it up to a second: storage may hold
+    /// it up for ever.
+    pub(super) fn end(&self) {
+        self.0.end();
+        self.0.wait_for_end(END_LIMIT);
     }
 }
 
 /// The worker's thread.
-fn work(mut target: Target, jobs: &JobQueue) {
-    // Also if the image's driver panics: the device must not wait for ever.
+fn work(target: Target, jobs: &JobQueue) {
+    // Dropped last, also if the image's driver panics: the device must not wait for ever.
     let _end = EndNote(jobs);
+    let mut target = target;
     let mut reports = Vec::new();
     while let Some(job) = jobs.next() {
         carry_out(&mut target, job, jobs, &mut reports);
@@ -152,8 +147,6 @@ fn work(mut target: Target, jobs: &JobQueue) {
             jobs.report(&mut reports, target.take_new_facts());
         }
     }
-    jobs.before_end().into_iter().for_each(|before| before());
-    drop(target);
 }
 
 struct EndNote<'j>(&'j JobQueue);

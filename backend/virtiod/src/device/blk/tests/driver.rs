@@ -166,6 +166,11 @@ impl Driver {
         let sources = VirtioDevice::<Memory>::sources(&self.disk);
         let fds = sources.iter().map(|source| PollFd::new(source.fd, source.events));
         wait_for(&mut fds.collect::<Vec<_>>(), Duration::from_secs(30)).unwrap();
+        self.handle_now()
+    }
+
+    /// Lets the device handle its sources.
+    pub(super) fn handle_now(&mut self) -> BatchSummary {
         let mut queues =
             QueueContext::new(&mut self.ring, &mut self.memory, &mut self.spare, u64::MAX);
         self.disk.handle_sources(&mut queues).unwrap();

@@ -44,14 +44,16 @@ fn image(cached: File, direct: Option<File>, store: Store) -> Scripted {
 /// A disk whose transfers hang until something is written into the pipe: the read end of a pipe
 /// answers as storage does that hangs. `None` if the kernel refuses io_uring: threads cannot read a
 /// pipe at an offset.
-fn hung() -> Option<(Scripted, PipeWriter)> {
+fn hung() -> Option<(Driver, PipeWriter)> {
     if !Method::Ring.is_available() {
         println!("skipped: the kernel refuses io_uring");
         return None;
     }
     let (pipe, writer) = io::pipe().unwrap();
     let direct = File::from(OwnedFd::from(pipe));
-    Some((image(tempfile::tempfile().unwrap(), Some(direct), Store::Direct), writer))
+    let image = image(tempfile::tempfile().unwrap(), Some(direct), Store::Direct);
+    // In this order: a test that fails drops the writer first, and the disk waits for no answer.
+    Some((Driver::new(&image), writer))
 }
 
 /// Serves what needs no answer of storage.
@@ -72,8 +74,7 @@ fn is_draining(driver: &mut Driver) -> bool {
 
 #[test]
 fn a_transfer_that_hangs_holds_up_no_other_request() {
-    let Some((image, mut answer)) = hung() else { return };
-    let mut driver = Driver::new(&image);
+    let Some((mut driver, mut answer)) = hung() else { return };
     driver.add(VIRTIO_BLK_T_IN, &[], READ);
     driver.add_at(VIRTIO_BLK_T_FLUSH, 0, 0, &[], None);
     driver.add_at(VIRTIO_BLK_T_GET_ID, 0, 1, &[], Some((20, Access::ReadWrite)));
@@ -87,8 +88,7 @@ fn a_transfer_that_hangs_holds_up_no_other_request() {
 
 #[test]
 fn a_reset_ends_when_storage_has_let_go_of_the_buffers() {
-    let Some((image, mut answer)) = hung() else { return };
-    let mut driver = Driver::new(&image);
+    let Some((mut driver, mut answer)) = hung() else { return };
     driver.add(VIRTIO_BLK_T_IN, &[], READ);
     serve(&mut driver);
     VirtioDevice::<Memory>::reset(&mut driver.disk);
@@ -110,13 +110,11 @@ fn a_reset_ends_when_storage_has_let_go_of_the_buffers() {
 
 #[test]
 fn a_queue_is_reset_when_storage_has_let_go_of_its_buffers() {
-    let Some((image, mut answer)) = hung() else { return };
-    let mut driver = Driver::new(&image);
+    let Some((mut driver, mut answer)) = hung() else { return };
     driver.add(VIRTIO_BLK_T_IN, &[], READ);
     serve(&mut driver);
     VirtioDevice::<Memory>::reset_queue(&mut driver.disk, 0);
-    let drains =
-        |driver: &Driver, index| VirtioDevice::<Memory>::is_queue_draining(&driver.disk, index);
+    let drains = |driver: &Driver, index| driver.disk.in_flight.of_queue(index) > 0;
     assert!(drains(&driver, 0) && !drains(&driver, 1));
     answer.write_all(&[7; 4096]).unwrap();
     handle_until(&mut driver, |driver| !drains(driver, 0));
@@ -125,14 +123,12 @@ fn a_queue_is_reset_when_storage_has_let_go_of_its_buffers() {
 
 #[test]
 fn the_image_of_a_device_that_ended_is_claimed_until_storage_lets_go() {
-    let Some((image, mut answer)) = hung() else { return };
-    let mut driver = Driver::new(&image);
+    let Some((mut driver, mut answer)) = hung() else { return };
     driver.add(VIRTIO_BLK_T_IN, &[], READ);
     serve(&mut driver);
     let Driver { disk, target_file, hypervisor, memory, .. } = driver;
-    let begun = Instant::now();
-    drop((disk, memory));
-    assert!(begun.elapsed() < Duration::from_secs(20), "the end waits for storage");
+    // The end of the device waits for storage, in a thread of its own.
+    let dropping = std::thread::spawn(move || drop((disk, memory)));
     let open = || {
         let mut options = TargetOptions::for_test(target_file.path());
         options.owner.domain = 2;
@@ -140,7 +136,9 @@ fn the_image_of_a_device_that_ended_is_claimed_until_storage_lets_go() {
     };
     assert!(open().is_err(), "the image is free though storage may still write it");
     assert!(hypervisor.mapped_pages(xen::DomId(1)) > 0 || hypervisor.map_calls() == 0);
+    assert!(!dropping.is_finished());
     answer.write_all(&[7; 4096]).unwrap();
+    dropping.join().unwrap();
     let end = Instant::now() + Duration::from_secs(30);
     while open().is_err() {
         assert!(Instant::now() < end, "the image stays claimed");
@@ -150,8 +148,7 @@ fn the_image_of_a_device_that_ended_is_claimed_until_storage_lets_go() {
 
 #[test]
 fn no_more_is_taken_from_the_ring_than_may_be_in_flight() {
-    let Some((image, mut answer)) = hung() else { return };
-    let mut driver = Driver::new(&image);
+    let Some((mut driver, mut answer)) = hung() else { return };
     driver.disk.in_flight =
         InFlightTable::with_limits(InFlightLimits { requests: 2, bytes: 1 << 20 });
     // Not adjacent, so that they are not joined.
@@ -289,4 +286,57 @@ fn a_part_of_a_divided_transfer_that_fails_fails_the_request() {
     driver.add_at(VIRTIO_BLK_T_OUT, 48 * 8, 64, &[], Some((32 << 12, Access::ReadOnly)));
     driver.serve_all();
     assert_eq!(driver.statuses(), [0, 0, IO_ERROR]);
+}
+
+#[test]
+fn a_reset_of_one_queue_leaves_no_request_of_another_unanswered() {
+    let Some((mut driver, mut answer)) = hung() else { return };
+    driver.add(VIRTIO_BLK_T_IN, &[], READ);
+    serve(&mut driver);
+    let due = |driver: &Driver| VirtioDevice::<Memory>::deadline(&driver.disk).is_some();
+    assert!(!due(&driver));
+    answer.write_all(&[7; 4096]).unwrap();
+    let end = Instant::now() + Duration::from_secs(30);
+    // The reset takes the completion, after which no source is ready.
+    while !due(&driver) {
+        assert!(Instant::now() < end, "nothing tells of the request that has ended");
+        VirtioDevice::<Memory>::reset_queue(&mut driver.disk, 1);
+    }
+    driver.handle_now();
+    assert_eq!((driver.statuses(), due(&driver)), (vec![0], false));
+}
+
+#[test]
+fn an_answered_request_is_unmapped_though_another_of_its_batch_is_in_flight() {
+    let Some((mut driver, mut answer)) = hung() else { return };
+    let pages = 600;
+    driver.add_at(VIRTIO_BLK_T_IN, 0, 0, &[], Some((pages << 12, Access::ReadWrite)));
+    driver.add_at(VIRTIO_BLK_T_GET_ID, 0, 700, &[], Some((20, Access::ReadWrite)));
+    // More than is copied together, so all of the batch is mapped.
+    let before = driver.hypervisor.mapped_pages(xen::DomId(1));
+    serve(&mut driver);
+    assert_eq!(driver.statuses(), [OPEN, 0]);
+    let mapped = driver.hypervisor.mapped_pages(xen::DomId(1)) - before;
+    assert_eq!(mapped, pages as usize + 2, "the read's header, data and status");
+    // The pipe takes less at a time.
+    let writing = std::thread::spawn(move || {
+        (0..pages).for_each(|_| answer.write_all(&[7; 4096]).unwrap());
+    });
+    handle_until(&mut driver, |driver| driver.status(0) != OPEN);
+    writing.join().unwrap();
+    assert_eq!(driver.hypervisor.mapped_pages(xen::DomId(1)), before);
+}
+
+#[test]
+fn a_reset_ends_though_the_worker_has_panicked() {
+    let image = Scripted::new(|script| script.panics = true);
+    let mut driver = Driver::new(&image);
+    driver.add(VIRTIO_BLK_T_IN, &[], READ);
+    serve(&mut driver);
+    VirtioDevice::<Memory>::reset(&mut driver.disk);
+    let end = Instant::now() + Duration::from_secs(30);
+    while is_draining(&mut driver) {
+        assert!(Instant::now() < end, "the reset does not end");
+        std::thread::yield_now();
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::{BeforeEnd, Job, Report, Reports, RequestJob};
+use super::{Job, Report, Reports, RequestJob};
 use crate::device::blk::facts::DiskFacts;
 
 /// What both threads share.
@@ -29,7 +29,7 @@ enum End {
     #[default]
     NotYet,
     /// The device is gone.
-    Wanted(Option<BeforeEnd>),
+    Wanted,
     /// The worker has ended.
     Done,
 }
@@ -91,7 +91,7 @@ impl JobQueue {
     pub(super) fn next(&self) -> Option<Job> {
         let mut state = self.state();
         loop {
-            if matches!(state.end, End::Wanted(_)) {
+            if matches!(state.end, End::Wanted) {
                 return None;
             }
             if let Some(job) = state.waiting.pop_front() {
@@ -174,20 +174,12 @@ impl JobQueue {
     }
 
     /// Requests the end: jobs that have not begun are dropped.
-    pub(super) fn end(&self, before: Option<BeforeEnd>) {
+    pub(super) fn end(&self) {
         let mut state = self.state();
         if matches!(state.end, End::NotYet) {
-            state.end = End::Wanted(before);
+            state.end = End::Wanted;
         }
         self.news.notify_all();
-    }
-
-    /// What has to be called before the target is closed.
-    pub(super) fn before_end(&self) -> Option<BeforeEnd> {
-        match &mut self.state().end {
-            End::Wanted(before) => before.take(),
-            End::NotYet | End::Done => None,
-        }
     }
 
     /// Notes that the target is closed.
@@ -247,7 +239,7 @@ mod tests {
         assert!(jobs.put_back(next(&jobs)).is_none());
         assert_eq!(jobs.cancel(None), [2], "a request between two parts");
         assert!(matches!(jobs.next(), Some(Job::Refresh)));
-        jobs.end(None);
+        jobs.end();
         assert!(jobs.next().is_none());
     }
 }
