@@ -17,6 +17,11 @@ number_of() {
     cat "/sys/block/$(name_of "$1")/diskseq"
 }
 
+# others_back COUNT: checks whether the other devices were found so many times.
+others_back() {
+    [ "$(dmesg | grep -c 'virtio_msg_xen virtio-[0-3]: virtio[0-9]* is virtio device')" = "$1" ]
+}
+
 # others_work NUMBER: configures and uses the other devices, as after each restore.
 others_work() {
     wait_for "the other devices" 30 test -e /sys/class/net/eth0 -a -c /dev/hvc1
@@ -64,6 +69,8 @@ for turn in 1 2; do
     [ "$(sha256sum <"/dev/$idle_name")" = "$idle_sum" ]
     [ "$(sha256sum <"/dev/$(name_of xvdb)")" = "$open_sum" ]
     [ "$(dmesg | grep -c 'the guest was restored or moved')" = $((7 * turn)) ]
+    # The disks may be back while the kernel still removes the others.
+    wait_for "the other devices to be back" 30 others_back $((4 * (turn + 1)))
     others_work $((turn + 1))
     ! dmesg | grep -qE 'unfinished|BUG:|Oops|Call Trace'
     echo "lab: back $turn"
