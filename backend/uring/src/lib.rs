@@ -22,8 +22,8 @@
 
 pub mod block_device;
 pub mod engine;
-pub mod file_engine;
 pub mod iovec;
+pub mod message_engine;
 pub mod operation;
 pub mod owned;
 mod registered;

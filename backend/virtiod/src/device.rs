@@ -25,9 +25,7 @@ pub use queue::{
 };
 pub use queue_set::QueueSet;
 pub use ring::{OneSlice, Ring, RingAreas, RingState};
-pub use transfer::{
-    Completed, Gather, IoEngine, MessageResults, Scatter, TransferBatch, WriteMode,
-};
+pub use transfer::{Gather, IoEngine, MessageBatch, MessageResults, Scatter, WriteMode};
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;

@@ -1,19 +1,19 @@
-//! Buffers for reads and writes of a file with one system call.
+//! Buffers for reads and writes of a file with one system call, and batches of messages.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use uring::file_engine::{self, Direction};
-pub use uring::file_engine::{Completed, MessageResults};
 use uring::iovec::IoVec;
 pub use uring::iovec::WriteMode;
+pub use uring::message_engine::MessageResults;
+use uring::message_engine::{self, Direction};
 use vm_memory::VolatileSlice;
 
 use super::{Readable, Writable};
 
-/// The engine that runs batches of transfers, and reuses its memory from batch to batch.
+/// The engine that runs batches of messages, and reuses its memory from batch to batch.
 #[derive(Default)]
-pub struct IoEngine(file_engine::FileEngine);
+pub struct IoEngine(message_engine::MessageEngine);
 
 impl IoEngine {
     /// Whether the kernel supports batches of messages, as far as is known. If not, a batch of
@@ -23,45 +23,29 @@ impl IoEngine {
     }
 
     /// An empty batch.
-    pub fn batch<'m>(&mut self) -> TransferBatch<'_, 'm> {
-        TransferBatch(self.0.batch())
+    pub fn batch<'m>(&mut self) -> MessageBatch<'_, 'm> {
+        MessageBatch(self.0.batch())
     }
 }
 
-/// Transfers between one file and the guest's buffers that run together.
-pub struct TransferBatch<'t, 'm>(file_engine::Batch<'t, 'm>);
+/// Messages between one file and the guest's buffers that run together.
+pub struct MessageBatch<'t, 'm>(message_engine::Batch<'t, 'm>);
 
-impl<'m> TransferBatch<'_, 'm> {
-    /// Adds a read of the file from `offset` on into the guest's buffers. `number`, below 64,
-    /// identifies it.
-    pub fn read(&mut self, number: usize, offset: u64, into: &Scatter<'m>) {
-        self.0.add(number, Direction::Read, offset, &into.0);
-    }
-
-    /// Adds a write of the guest's buffers to the file from `offset` on.
-    pub fn write(&mut self, number: usize, offset: u64, from: &Gather<'m>) {
-        self.0.add(number, Direction::Write, offset, &from.0);
-    }
-
-    /// Runs the transfers, as far as the engine can and it is worthwhile; the caller does the
-    /// others one by one.
-    pub fn run(self, file: BorrowedFd<'_>, mode: WriteMode) -> Completed {
-        self.0.run(file, mode)
-    }
-
+impl<'m> MessageBatch<'_, 'm> {
     /// Adds the receipt of a message into host memory. `number`, below [`BATCH`], identifies it.
     ///
     /// [`BATCH`]: super::BATCH
     pub fn take(&mut self, number: usize, into: &'m mut [u8]) {
-        self.0.add(number, Direction::Read, 0, &alone(into));
+        self.0.add(number, Direction::Read, &alone(into));
     }
 
-    /// Adds the sending of a message; `number` as for [`TransferBatch::take`].
+    /// Adds the sending of a message; `number` as for [`MessageBatch::take`].
     pub fn send(&mut self, number: usize, message: &Gather<'m>) {
-        self.0.add(number, Direction::Write, 0, &message.0);
+        self.0.add(number, Direction::Write, &message.0);
     }
 
-    /// As [`TransferBatch::run`], with a file whose reads and writes are whole messages.
+    /// Runs the messages, as far as the engine can and it is worthwhile; the caller does the others
+    /// one by one. The file's reads and writes are whole messages.
     pub fn run_messages(self, file: BorrowedFd<'_>) -> MessageResults {
         self.0.run_messages(file)
     }

@@ -1,9 +1,6 @@
-//! Submits several transfers between a file and memory that another domain can change with one
-//! io_uring system call. Slow storage processes them in parallel. The file may also be a message
-//! device, such as a TAP interface.
-//!
-//! The engine reports the transfers that completed in full; the caller does the others one by one.
-//! If the kernel has no io_uring or refuses it, the engine reports none.
+//! Submits several messages between a message device, such as a TAP interface, and memory that
+//! another domain can change, with one io_uring system call. If the kernel has no io_uring or
+//! refuses it, the engine submits none, and the caller does them one by one.
 
 use std::io;
 use std::marker::PhantomData;
@@ -13,29 +10,18 @@ use io_uring::{IoUring, opcode, squeue, types};
 use libc::RWF_NOWAIT;
 use vm_memory::VolatileSlice;
 
-use crate::iovec::{IoVec, WriteMode};
+use crate::iovec::IoVec;
 
-/// Maximum number of transfers in a batch.
+/// Maximum number of messages in a batch; their numbers are below it.
 pub const CAPACITY: usize = 32;
 
-/// The direction of a transfer.
+/// The direction of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// From the file into the vector.
+    /// From the device into the vector.
     Read,
-    /// From the vector to the file.
+    /// From the vector to the device.
     Write,
-}
-
-/// The set of transfers that completed in full, by the numbers that the caller added them with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Completed(u64);
-
-impl Completed {
-    /// Whether transfer `number` completed in full.
-    pub fn has(self, number: usize) -> bool {
-        self.0 & bit(number) != 0
-    }
 }
 
 /// The results of a batch of messages, by the numbers that the caller added them with.
@@ -51,10 +37,6 @@ impl MessageResults {
     }
 }
 
-fn bit(number: usize) -> u64 {
-    u32::try_from(number).ok().and_then(|number| 1u64.checked_shl(number)).unwrap_or(0)
-}
-
 /// The io_uring instance; the engine opens it for the first batch.
 enum Ring {
     Untried,
@@ -62,24 +44,15 @@ enum Ring {
     Refused,
 }
 
-/// One transfer. Its vectors follow those of the previous transfer in `FileEngine::vectors`.
+/// One transfer. Its vectors follow those of the previous transfer in `MessageEngine::vectors`.
 struct Transfer {
     number: usize,
     direction: Direction,
-    offset: u64,
     pieces: usize,
-    length: usize,
-}
-
-/// Flags of preadv2 (`read`) and pwritev2 (`write`).
-#[derive(Clone, Copy)]
-struct Flags {
-    read: i32,
-    write: i32,
 }
 
 /// Buffers and io_uring instance for one batch at a time.
-pub struct FileEngine {
+pub struct MessageEngine {
     ring: Ring,
     /// The file has no RWF_NOWAIT, so a read of a message would block.
     waits: bool,
@@ -89,15 +62,15 @@ pub struct FileEngine {
 
 // SAFETY: only a batch, which has the lifetime of the memory, dereferences the vectors' pointers.
 // Between two batches the vectors are stale and nobody dereferences them.
-unsafe impl Send for FileEngine {}
+unsafe impl Send for MessageEngine {}
 
-impl Default for FileEngine {
+impl Default for MessageEngine {
     fn default() -> Self {
         Self { ring: Ring::Untried, waits: false, vectors: Vec::new(), transfers: Vec::new() }
     }
 }
 
-impl FileEngine {
+impl MessageEngine {
     /// Whether [`Batch::run_messages`] may work; `true` until the kernel refuses it.
     pub fn can_batch_messages(&self) -> bool {
         !self.waits && !matches!(self.ring, Ring::Refused)
@@ -113,43 +86,28 @@ impl FileEngine {
 
 /// Transfers to be submitted together.
 pub struct Batch<'t, 'm> {
-    engine: &'t mut FileEngine,
+    engine: &'t mut MessageEngine,
     memory: PhantomData<VolatileSlice<'m>>,
 }
 
 impl<'m> Batch<'_, 'm> {
-    /// Adds a transfer between `vector` and the file's bytes from `offset` on. `number`, below 64,
-    /// identifies it. The batch ignores a transfer beyond [`CAPACITY`] and an empty one.
-    pub fn add(&mut self, number: usize, direction: Direction, offset: u64, vector: &IoVec<'m>) {
+    /// Adds a message in `vector`. `number`, below [`CAPACITY`], identifies it. The batch ignores a
+    /// message beyond [`CAPACITY`] and an empty one.
+    pub fn add(&mut self, number: usize, direction: Direction, vector: &IoVec<'m>) {
         let vectors = vector.vectors();
         if vectors.is_empty() || self.engine.transfers.len() == CAPACITY {
             return;
         }
         self.engine.vectors.extend_from_slice(vectors);
-        let (pieces, length) = (vectors.len(), vector.length());
-        self.engine.transfers.push(Transfer { number, direction, offset, pieces, length });
+        self.engine.transfers.push(Transfer { number, direction, pieces: vectors.len() });
     }
 
-    /// Submits the transfers, in any order, and returns those that completed in full. A batch of
-    /// one is not submitted: the caller's own system call costs as much.
-    pub fn run(self, file: BorrowedFd<'_>, mode: WriteMode) -> Completed {
-        let mut completed = Completed::default();
-        let flags = Flags { read: 0, write: mode.flags() };
-        self.engine.submit(file, flags, |transfer, result| {
-            if usize::try_from(result).is_ok_and(|length| length == transfer.length) {
-                completed.0 |= bit(transfer.number);
-            }
-        });
-        completed
-    }
-
-    /// As [`Batch::run`] for a message device: each transfer receives or sends one message without
-    /// blocking, in the order in which the caller added them. Numbers are below [`CAPACITY`].
+    /// Receives or sends the messages without blocking, in the order in which the caller added
+    /// them. A batch of one is not submitted: the caller's own system call costs as much.
     pub fn run_messages(self, file: BorrowedFd<'_>) -> MessageResults {
         let mut results = MessageResults([None; CAPACITY]);
         let mut waits = false;
-        let flags = Flags { read: RWF_NOWAIT, write: RWF_NOWAIT };
-        self.engine.submit(file, flags, |transfer, result| {
+        self.engine.submit(file, |transfer, result| {
             // TAP interfaces support RWF_NOWAIT since Linux 6.4.
             waits |= result == -libc::EOPNOTSUPP;
             let place = results.0.get_mut(transfer.number).into_iter();
@@ -160,10 +118,10 @@ impl<'m> Batch<'_, 'm> {
     }
 }
 
-impl FileEngine {
+impl MessageEngine {
     /// Submits all transfers and calls `done` with the kernel's result of each. Calls it for none
     /// if there are fewer than two or if io_uring does not work.
-    fn submit(&mut self, file: BorrowedFd<'_>, flags: Flags, done: impl FnMut(&Transfer, i32)) {
+    fn submit(&mut self, file: BorrowedFd<'_>, done: impl FnMut(&Transfer, i32)) {
         let Self { ring, vectors, transfers, .. } = self;
         if transfers.len() < 2 {
             return;
@@ -172,7 +130,7 @@ impl FileEngine {
             *ring = open();
         }
         let Ring::Ready(ready) = ring else { return };
-        if let Err(error) = run(ready, (file, flags), vectors, transfers, done) {
+        if let Err(error) = run(ready, file, vectors, transfers, done) {
             tracing::warn!(%error, "io_uring failed; requests are served one by one from now on");
             // The kernel has no transfer in flight, and nobody submits the remaining ones.
             *ring = Ring::Refused;
@@ -196,7 +154,7 @@ fn open() -> Ring {
 /// The kernel's error; no transfer is in flight then.
 fn run(
     ring: &mut IoUring,
-    file: (BorrowedFd<'_>, Flags),
+    file: BorrowedFd<'_>,
     vectors: &[libc::iovec],
     transfers: &[Transfer],
     done: impl FnMut(&Transfer, i32),
@@ -218,20 +176,12 @@ fn run(
     wait(ring, transfers, done)
 }
 
-fn entry(
-    transfer: &Transfer,
-    (file, flags): (BorrowedFd<'_>, Flags),
-    vectors: &[libc::iovec],
-) -> squeue::Entry {
+fn entry(transfer: &Transfer, file: BorrowedFd<'_>, vectors: &[libc::iovec]) -> squeue::Entry {
     let (file, count) = (types::Fd(file.as_raw_fd()), vectors.len() as u32);
-    let (vectors, offset) = (vectors.as_ptr(), transfer.offset);
+    let vectors = vectors.as_ptr();
     let entry = match transfer.direction {
-        Direction::Read => {
-            opcode::Readv::new(file, vectors, count).offset(offset).rw_flags(flags.read).build()
-        }
-        Direction::Write => {
-            opcode::Writev::new(file, vectors, count).offset(offset).rw_flags(flags.write).build()
-        }
+        Direction::Read => opcode::Readv::new(file, vectors, count).rw_flags(RWF_NOWAIT).build(),
+        Direction::Write => opcode::Writev::new(file, vectors, count).rw_flags(RWF_NOWAIT).build(),
     };
     entry.user_data(transfer.number as u64)
 }
@@ -268,7 +218,6 @@ fn wait(
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Seek, SeekFrom, Write};
     use std::os::fd::AsFd;
 
     use super::*;
@@ -293,59 +242,15 @@ mod tests {
     }
 
     #[test]
-    fn batch_reads_and_writes_together() {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(b"0123456789").unwrap();
-        let (mut first, mut second, mut third) = ([0; 2], [0; 3], *b"ab");
-        let mut transfers = FileEngine::default();
-        let mut batch = transfers.batch();
-        batch.add(7, Direction::Read, 1, &vector(&mut [&mut first, &mut second]));
-        batch.add(63, Direction::Write, 8, &vector(&mut [&mut third]));
-        let completed = batch.run(file.as_fd(), WriteMode::Back);
-        assert_eq!(
-            (completed.has(7), completed.has(63), completed.has(0)),
-            (allowed(), allowed(), false)
-        );
-        if allowed() {
-            let mut now = String::new();
-            file.seek(SeekFrom::Start(0)).unwrap();
-            file.read_to_string(&mut now).unwrap();
-            assert_eq!((now.as_str(), &first, &second), ("01234567ab", b"12", b"345"));
-        }
-    }
-
-    #[test]
-    fn partial_and_failed_transfers_are_not_reported_as_completed() {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(b"0123456789").unwrap();
-        let mut bytes = [[0; 4]; 4];
-        let [cut, past, whole, other] = &mut bytes;
-        let mut transfers = FileEngine::default();
-        let mut batch = transfers.batch();
-        batch.add(0, Direction::Read, 8, &vector(&mut [cut]));
-        batch.add(1, Direction::Read, u64::MAX / 2 + 1, &vector(&mut [past]));
-        batch.add(2, Direction::Read, 6, &vector(&mut [whole]));
-        let completed = batch.run(file.as_fd(), WriteMode::Back);
-        assert_eq!([0, 1, 2].map(|number| completed.has(number)), [false, false, allowed()]);
-        let mut batch = transfers.batch();
-        batch.add(0, Direction::Read, 0, &vector(&mut [other]));
-        assert_eq!(
-            batch.run(file.as_fd(), WriteMode::Back),
-            Completed::default(),
-            "a batch of one is not submitted"
-        );
-    }
-
-    #[test]
     fn message_results_have_order_lengths_and_missing_messages() {
         let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         theirs.set_nonblocking(true).unwrap();
         let (mut first, mut second) = (*b"one", *b"three");
-        let mut transfers = FileEngine::default();
+        let mut transfers = MessageEngine::default();
         let mut batch = transfers.batch();
-        batch.add(0, Direction::Write, 0, &vector(&mut [&mut first]));
-        batch.add(1, Direction::Write, 0, &vector(&mut [&mut second]));
+        batch.add(0, Direction::Write, &vector(&mut [&mut first]));
+        batch.add(1, Direction::Write, &vector(&mut [&mut second]));
         let sent = batch.run_messages(ours.as_fd());
         if !allowed() {
             assert!(sent.of(0).is_none() && sent.of(1).is_none());
@@ -356,7 +261,7 @@ mod tests {
         let [one, two, three] = &mut buffers;
         let mut batch = transfers.batch();
         for (number, buffer) in [one, two, three].into_iter().enumerate() {
-            batch.add(number, Direction::Read, 0, &vector(&mut [buffer]));
+            batch.add(number, Direction::Read, &vector(&mut [buffer]));
         }
         let taken = batch.run_messages(theirs.as_fd());
         assert_eq!([0, 1].map(|number| taken.of(number).unwrap().unwrap()), [3, 5]);
@@ -366,22 +271,36 @@ mod tests {
     }
 
     #[test]
-    fn batch_ignores_transfers_beyond_its_capacity() {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&[1; CAPACITY + 1]).unwrap();
+    fn batch_ignores_messages_beyond_its_capacity_and_does_not_submit_one_alone() {
+        let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
         let mut bytes = [[0]; CAPACITY + 1];
-        let mut transfers = FileEngine::default();
+        let mut transfers = MessageEngine::default();
         for _ in 0..3 {
+            for _ in 0..=CAPACITY {
+                // The socket's queue may hold fewer.
+                if ours.set_nonblocking(true).and_then(|()| ours.send(&[1])).is_err() {
+                    break;
+                }
+            }
             let mut batch = transfers.batch();
             for (number, byte) in bytes.iter_mut().enumerate() {
                 *byte = [0];
-                batch.add(number, Direction::Read, number as u64, &vector(&mut [byte]));
+                batch.add(number, Direction::Read, &vector(&mut [byte]));
             }
-            let completed = batch.run(file.as_fd(), WriteMode::Back);
-            assert!(!completed.has(CAPACITY));
-            assert!((0..CAPACITY).all(|number| completed.has(number) == allowed()));
+            let results = batch.run_messages(theirs.as_fd());
+            assert!(results.of(CAPACITY).is_none());
+            assert!((0..CAPACITY).all(|number| results.of(number).is_some() == allowed()));
             let filled = bytes.iter().filter(|byte| **byte == [1]).count();
-            assert_eq!(filled, if allowed() { CAPACITY } else { 0 });
+            let taken = (0..CAPACITY).filter(|number| matches!(results.of(*number), Some(Ok(1))));
+            assert_eq!(filled, taken.count());
+            while theirs.recv(&mut [0]).is_ok() {}
         }
+        ours.send(&[1]).unwrap();
+        let mut batch = transfers.batch();
+        let mut alone = [0];
+        batch.add(0, Direction::Read, &vector(&mut [&mut alone]));
+        assert!(batch.run_messages(theirs.as_fd()).of(0).is_none());
+        assert_eq!(alone, [0]);
     }
 }
