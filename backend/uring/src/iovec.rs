@@ -58,15 +58,11 @@ impl<'a> IoVec<'a> {
     /// Appends a piece; returns `false` if the list is full.
     pub fn push(&mut self, piece: &VolatileSlice<'a>) -> bool {
         let (start, length) = (piece.ptr_guard_mut().as_ptr(), piece.len());
-        let end = |last: &libc::iovec| last.iov_base as usize + last.iov_len;
         let last = set_mut(&mut self.vectors, self.count).last_mut();
-        if let Some(last) = last.filter(|last| end(last) == start as usize) {
-            last.iov_len += length;
-        } else if let Some(next) = self.vectors.get_mut(self.count) {
+        if !lengthen(last, start, length) {
+            let Some(next) = self.vectors.get_mut(self.count) else { return false };
             next.write(libc::iovec { iov_base: start.cast(), iov_len: length });
             self.count += 1;
-        } else {
-            return false;
         }
         self.length += length;
         true
@@ -253,18 +249,36 @@ impl Left {
 
     /// Removes `count` bytes from the front.
     fn skip(&mut self, count: usize) {
-        let mut count = count;
-        for vector in set_mut(&mut self.vectors, self.count).iter_mut().skip(self.first) {
-            let taken = count.min(vector.iov_len);
-            vector.iov_base = vector.iov_base.wrapping_byte_add(taken);
-            vector.iov_len -= taken;
-            count -= taken;
-            if vector.iov_len > 0 {
-                return;
-            }
-            self.first += 1;
-        }
+        let vectors = set_mut(&mut self.vectors, self.count);
+        self.first += skip(vectors.get_mut(self.first..).unwrap_or(&mut []), count);
     }
+}
+
+/// Lengthens a vector by `length` bytes at `start` if they follow it; returns whether they do.
+pub(crate) fn lengthen(last: Option<&mut libc::iovec>, start: *mut u8, length: usize) -> bool {
+    let end = |last: &libc::iovec| last.iov_base as usize + last.iov_len;
+    let last = last.filter(|last| end(last) == start as usize);
+    last.is_some_and(|last| {
+        last.iov_len += length;
+        true
+    })
+}
+
+/// Removes `count` bytes from the front of a list; returns the number of vectors that have none
+/// left.
+pub(crate) fn skip(vectors: &mut [libc::iovec], mut count: usize) -> usize {
+    let mut empty = 0;
+    for vector in vectors {
+        let taken = count.min(vector.iov_len);
+        vector.iov_base = vector.iov_base.wrapping_byte_add(taken);
+        vector.iov_len -= taken;
+        count -= taken;
+        if vector.iov_len > 0 {
+            break;
+        }
+        empty += 1;
+    }
+    empty
 }
 
 #[cfg(test)]

@@ -98,35 +98,28 @@ impl Operation {
         let file = types::Fd(self.file.as_raw_fd());
         let vectors = self.vector.vectors();
         let (start, count) = (vectors.as_ptr(), vectors.len() as u32);
-        if let (Some(region), [piece]) = (self.region, vectors) {
-            return self.fixed_entry(region, piece).user_data(user_data);
-        }
-        let entry = match self.work {
-            Work::Read { offset } => opcode::Readv::new(file, start, count).offset(offset).build(),
-            Work::Write { offset, mode } => {
+        let registered = match vectors {
+            [piece] => self.region.map(|region| (region, piece.iov_base.cast(), length(piece))),
+            _ => None,
+        };
+        let entry = match (self.work, registered) {
+            (Work::Read { offset }, None) => {
+                opcode::Readv::new(file, start, count).offset(offset).build()
+            }
+            (Work::Read { offset }, Some((region, start, length))) => {
+                opcode::ReadFixed::new(file, start, length, region).offset(offset).build()
+            }
+            (Work::Write { offset, mode }, None) => {
                 let entry = opcode::Writev::new(file, start, count).offset(offset);
                 entry.rw_flags(mode.flags()).build()
             }
-            Work::Sync => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
-        };
-        entry.user_data(user_data)
-    }
-
-    /// The entry for memory in a registered region.
-    fn fixed_entry(&self, region: u16, piece: &libc::iovec) -> squeue::Entry {
-        let file = types::Fd(self.file.as_raw_fd());
-        let length = u32::try_from(piece.iov_len).unwrap_or(u32::MAX);
-        let start = piece.iov_base.cast::<u8>();
-        match self.work {
-            Work::Read { offset } => {
-                opcode::ReadFixed::new(file, start, length, region).offset(offset).build()
-            }
-            Work::Write { offset, mode } => {
+            (Work::Write { offset, mode }, Some((region, start, length))) => {
                 let entry = opcode::WriteFixed::new(file, start, length, region).offset(offset);
                 entry.rw_flags(mode.flags()).build()
             }
-            Work::Sync => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
-        }
+            (Work::Sync, _) => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
+        };
+        entry.user_data(user_data)
     }
 
     /// Carries out the operation once in the calling thread; returns the kernel's result as
@@ -153,6 +146,11 @@ impl Operation {
             _ => -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO),
         }
     }
+}
+
+/// The length of a piece; more than the kernel takes at once is a partial transfer.
+fn length(piece: &libc::iovec) -> u32 {
+    u32::try_from(piece.iov_len).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
 
+use crate::iovec::{lengthen, skip};
+
 /// Maximum number of pieces: the kernel's limit for one call (`UIO_MAXIOV`).
 pub const MOST_PIECES: usize = 1024;
 
@@ -24,13 +26,11 @@ impl<'a> PieceList<'a> {
     /// Appends a piece; returns `false` if the list is full.
     pub fn push(&mut self, piece: &VolatileSlice<'a>) -> bool {
         let (start, length) = (piece.ptr_guard_mut().as_ptr(), piece.len());
-        let end = |last: &libc::iovec| last.iov_base as usize + last.iov_len;
-        if let Some(last) = self.vectors.last_mut().filter(|last| end(last) == start as usize) {
-            last.iov_len += length;
-        } else if self.vectors.len() < MOST_PIECES {
+        if !lengthen(self.vectors.last_mut(), start, length) {
+            if self.vectors.len() == MOST_PIECES {
+                return false;
+            }
             self.vectors.push(libc::iovec { iov_base: start.cast(), iov_len: length });
-        } else {
-            return false;
         }
         self.length += length;
         true
@@ -102,19 +102,9 @@ impl OwnedVector {
 
     /// Removes `count` bytes from the front.
     pub(crate) fn skip(&mut self, count: usize) {
-        let mut count = count.min(self.length);
-        self.length -= count;
-        let mut whole = 0;
-        for vector in &mut self.vectors {
-            if count < vector.iov_len {
-                vector.iov_base = vector.iov_base.wrapping_byte_add(count);
-                vector.iov_len -= count;
-                break;
-            }
-            count -= vector.iov_len;
-            whole += 1;
-        }
-        self.vectors.drain(..whole);
+        self.length -= count.min(self.length);
+        let empty = skip(&mut self.vectors, count);
+        self.vectors.drain(..empty);
     }
 
     /// Fills all pieces with zeros.
