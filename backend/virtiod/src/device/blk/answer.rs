@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::Level;
 
 use super::in_flight::{Carrier, Ended, HeldBatch, InFlight};
-use super::request::{BlockCommand, BlockRequest, BlockStatus, Task};
+use super::request::{BlockCommand, BlockRequest, BlockStatus};
 use super::target::TargetError;
 use super::{Block, STATUS_SIZE};
 use crate::Causes;
@@ -18,7 +18,7 @@ use crate::stats::DeviceStats;
 
 /// The status for an outcome. A fault that the guest caused stops the device.
 #[inline]
-pub(super) fn status_of<M: DeviceMemory>(
+fn status_of<M: DeviceMemory>(
     outcome: Result<(), TargetError>,
     memory: &M,
     stats: &DeviceStats,
@@ -125,9 +125,10 @@ impl Block {
         let mut outcome = Ok(());
         let mut requests = queues.take_list();
         for Ended { entry, outcome: result, .. } in ended {
-            let InFlight { request, task, carrier, .. } = entry;
+            let InFlight { request, command, carrier, .. } = entry;
             if let Carrier::Engine { held, .. } = &carrier {
-                let answered = self.write_status(&request, task, result, held, queues.memory());
+                let memory = queues.memory();
+                let answered = self.write_status(&request, command, result, held, memory);
                 let answered = answered.and_then(|written| {
                     back.add(held, &request)?;
                     done.push((request.head, written));
@@ -150,20 +151,18 @@ impl Block {
     fn write_status<M: DeviceMemory>(
         &self,
         request: &VirtioRequest,
-        task: Task,
+        command: BlockCommand,
         outcome: Result<(), TargetError>,
         held: &HeldBatch,
         memory: &M,
     ) -> Result<u32, Fault> {
-        let request = BlockRequest::resume(request, task)?;
-        let status = status_of(outcome, memory, &self.stats)?;
-        self.count(&request.task.command, request.data.length(), status);
-        request.status.for_each_held(held.0.as_ref(), |byte| {
-            byte.copy_from(&[status as u8]);
-            Ok::<(), Fault>(())
-        })?;
-        memory.copied(STATUS_SIZE.into());
-        Ok(request.written(status))
+        let request = BlockRequest::again(request, command)?;
+        self.conclude(&request, outcome, memory, |status| {
+            request.status.for_each_held(held.0.as_ref(), |byte| {
+                byte.copy_from(&[status]);
+                Ok(())
+            })
+        })
     }
 
     /// Answers requests that the worker did, whose buffers are made reachable again.
@@ -189,25 +188,25 @@ impl Block {
     ) -> Result<(), Fault> {
         let mut requests = queues.take_list();
         let mut rest = Vec::with_capacity(ended.len());
-        for Ended { entry: InFlight { request, task, .. }, outcome, data } in ended {
+        for Ended { entry: InFlight { request, command, .. }, outcome, data } in ended {
             requests.push(request);
-            rest.push((task, outcome, data));
+            rest.push((command, outcome, data));
         }
         let answered = queues.process_fetched(queue, &requests, |requests, memory, done| {
-            requests.iter().zip(rest).try_for_each(|(request, (task, outcome, data))| {
-                let parsed = BlockRequest::resume(request, task)?;
+            requests.iter().zip(rest).try_for_each(|(request, (command, outcome, data))| {
+                let parsed = BlockRequest::again(request, command)?;
                 let outcome = outcome.and_then(|()| {
-                    if matches!(parsed.task.command, BlockCommand::Read { .. }) {
+                    if matches!(parsed.command, BlockCommand::Read { .. }) {
                         parsed.data.copy_from(memory, &data)?;
                     }
                     Ok(())
                 });
-                let status = status_of(outcome, memory, &self.stats)?;
-                self.count(&parsed.task.command, parsed.data.length(), status);
-                let status_byte = parsed.status.writable(memory).next().transpose()?;
-                status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[status as u8]));
-                memory.copied(STATUS_SIZE.into());
-                done.push(request, parsed.written(status));
+                let written = self.conclude(&parsed, outcome, memory, |status| {
+                    let status_byte = parsed.status.writable(memory).next().transpose()?;
+                    status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[status]));
+                    Ok(())
+                })?;
+                done.push(request, written);
                 Ok(())
             })
         });
@@ -215,8 +214,24 @@ impl Block {
         answered
     }
 
+    /// Concludes a request: counts it, and has `write` write its status. Returns the number of bytes
+    /// written into its buffers.
+    pub(super) fn conclude<M: DeviceMemory>(
+        &self,
+        request: &BlockRequest<'_>,
+        outcome: Result<(), TargetError>,
+        memory: &M,
+        write: impl FnOnce(u8) -> Result<(), Fault>,
+    ) -> Result<u32, Fault> {
+        let status = status_of(outcome, memory, &self.stats)?;
+        self.count(&request.command, request.data.length(), status);
+        write(status as u8)?;
+        memory.copied(STATUS_SIZE.into());
+        Ok(request.written(status))
+    }
+
     /// Counts a request that is answered.
-    pub(super) fn count(&self, command: &BlockCommand, length: u64, status: BlockStatus) {
+    fn count(&self, command: &BlockCommand, length: u64, status: BlockStatus) {
         if status != BlockStatus::Ok {
             DeviceStats::count(&self.stats.failed);
             return;

@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::Arc;
 
-use super::answer::status_of;
 use super::disk_file::{DiskFile, Store};
 use super::facts::Extent;
 use super::in_flight::{Carrier, HeldBatch, InFlight};
@@ -11,7 +10,7 @@ use super::request::{BlockCommand, BlockRequest, MAX_DATA, RangeChange, Task};
 use super::submit::note_write_loss;
 use super::target::{PART_BYTES, TargetError};
 use super::worker::{Job, RequestJob};
-use super::{BATCH, Block, Discard, STATUS_SIZE, VIRTIO_BLK_F_DISCARD, WriteMode};
+use super::{BATCH, Block, Discard, VIRTIO_BLK_F_DISCARD, WriteMode};
 use crate::device::{
     Buffer, Buffers, DeviceMemory, Fault, Gather, QueueContext, Scatter, VirtioRequest, Writable,
 };
@@ -25,11 +24,11 @@ enum Verdict {
     /// It is answered, with this number of bytes written.
     Answered(u32),
     /// The engine transfers its data.
-    Transfer(Task, Arc<DiskFile>),
+    Transfer(BlockCommand, Arc<DiskFile>),
     /// It waits for a sync of this file.
     Sync(Arc<DiskFile>),
     /// The worker does it, with this data.
-    Job(Task, Vec<u8>),
+    Job(BlockCommand, Vec<u8>),
 }
 
 impl Verdict {
@@ -194,9 +193,9 @@ impl Block {
         let verdict = match self.step(&request, memory) {
             Ok(Step::Done) => return self.answer(&request, status_byte, Ok(()), memory),
             Err(error) => return self.answer(&request, status_byte, Err(error), memory),
-            Ok(Step::Transfer(file)) => Verdict::Transfer(request.task, file),
+            Ok(Step::Transfer(file)) => Verdict::Transfer(request.command, file),
             Ok(Step::Sync(file)) => Verdict::Sync(file),
-            Ok(Step::Job(data)) => Verdict::Job(request.task, data),
+            Ok(Step::Job(data)) => Verdict::Job(request.command, data),
         };
         status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[PENDING]));
         Ok(verdict)
@@ -210,11 +209,11 @@ impl Block {
         outcome: Result<(), TargetError>,
         memory: &M,
     ) -> Result<Verdict, Fault> {
-        let status = status_of(outcome, memory, &self.stats)?;
-        self.count(&request.task.command, request.data.length(), status);
-        status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[status as u8]));
-        memory.copied(STATUS_SIZE.into());
-        Ok(Verdict::Answered(request.written(status)))
+        let written = self.conclude(request, outcome, memory, |status| {
+            status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[status]));
+            Ok(())
+        })?;
+        Ok(Verdict::Answered(written))
     }
 
     /// Does what can be done of a request at once.
@@ -224,7 +223,7 @@ impl Block {
         memory: &M,
     ) -> Result<Step, TargetError> {
         let data = request.data;
-        match (&request.task.command, &self.facts.file) {
+        match (&request.command, &self.facts.file) {
             (BlockCommand::Unsupported, _) => Err(TargetError::Unsupported),
             (BlockCommand::GetId, _) => {
                 data.copy_from(memory, &self.serial)?;
@@ -319,15 +318,14 @@ impl Block {
         let mut answered = Vec::new();
         for (number, request) in requests.drain(..).enumerate() {
             let verdict = left.next_if(|(next, _)| *next == number).map(|(_, verdict)| verdict);
-            let flush = Task { command: BlockCommand::Flush, done: 0 };
-            let (task, file, is_sync) = match verdict {
-                Some(Verdict::Transfer(task, file)) => (task, file, false),
-                Some(Verdict::Sync(file)) => (flush, file, true),
-                Some(Verdict::Job(task, data)) => {
-                    let job = Task { command: task.command.clone(), done: 0 };
-                    let entry = InFlight::new(queue, request, task, Carrier::Worker);
+            let (command, file) = match verdict {
+                Some(Verdict::Transfer(command, file)) => (command, file),
+                Some(Verdict::Sync(file)) => (BlockCommand::Flush, file),
+                Some(Verdict::Job(command, data)) => {
+                    let task = Task { command: command.clone(), done: 0 };
+                    let entry = InFlight::new(queue, request, command, Carrier::Worker);
                     let slot = self.in_flight.add(entry);
-                    jobs.push(Job::Request(RequestJob { slot, queue, task: job, data }));
+                    jobs.push(Job::Request(RequestJob { slot, queue, task, data }));
                     continue;
                 }
                 Some(Verdict::Answered(_)) | None => {
@@ -339,7 +337,8 @@ impl Block {
                 Ok(held) => (Carrier::Engine { held, file }, None),
                 Err(fault) => (Carrier::Worker, Some(fault)),
             };
-            let slot = self.in_flight.add(InFlight::new(queue, request, task, carrier));
+            let is_sync = command == BlockCommand::Flush;
+            let slot = self.in_flight.add(InFlight::new(queue, request, command, carrier));
             match fault {
                 Some(fault) => self.end_request(slot, Err(TargetError::Guest(fault)), Vec::new()),
                 None if is_sync => self.syncs.add(slot),
@@ -439,7 +438,7 @@ fn job_data<M: DeviceMemory>(
     memory: &M,
 ) -> Result<Vec<u8>, TargetError> {
     let length = request.data.length();
-    let (sector, writes) = match request.task.command {
+    let (sector, writes) = match request.command {
         BlockCommand::Read { sector } => (sector, false),
         BlockCommand::Write { sector } => (sector, true),
         _ => return Ok(Vec::new()),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::disk_file::DiskFile;
-use super::request::Task;
+use super::request::BlockCommand;
 use super::target::TargetError;
 use crate::device::{HeldBuffers, VirtioRequest};
 
@@ -26,7 +26,7 @@ pub(super) enum Carrier {
 pub(super) struct InFlight {
     pub(super) queue: usize,
     pub(super) request: VirtioRequest,
-    pub(super) task: Task,
+    pub(super) command: BlockCommand,
     pub(super) carrier: Carrier,
     /// Whether the driver still waits for it. If not, only its end is awaited.
     pub(super) is_wanted: bool,
@@ -40,11 +40,16 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    pub(super) fn new(queue: usize, request: VirtioRequest, task: Task, carrier: Carrier) -> Self {
+    pub(super) fn new(
+        queue: usize,
+        request: VirtioRequest,
+        command: BlockCommand,
+        carrier: Carrier,
+    ) -> Self {
         Self {
             queue,
             request,
-            task,
+            command,
             carrier,
             is_wanted: true,
             next: None,
@@ -54,8 +59,25 @@ impl InFlight {
         }
     }
 
-    fn bytes(&self) -> u64 {
+    /// Bytes of its buffers.
+    pub(super) fn bytes(&self) -> u64 {
         self.request.length()
+    }
+
+    /// The buffers that the engine uses, held with those of its batch.
+    pub(super) fn held(&self) -> Option<&Arc<HeldBatch>> {
+        match &self.carrier {
+            Carrier::Engine { held, .. } => Some(held),
+            Carrier::Worker => None,
+        }
+    }
+
+    /// The file that the engine uses.
+    pub(super) fn file(&self) -> Option<&Arc<DiskFile>> {
+        match &self.carrier {
+            Carrier::Engine { file, .. } => Some(file),
+            Carrier::Worker => None,
+        }
     }
 }
 

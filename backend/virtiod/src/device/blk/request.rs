@@ -137,11 +137,16 @@ impl<'r> RequestParts<'r> {
         };
         Ok(Self { header, out, input, status })
     }
+
+    /// The data buffers of a request with this command.
+    fn data(&self, command: &BlockCommand) -> Buffers<'r> {
+        if matches!(command, BlockCommand::Write { .. }) { self.out } else { self.input }
+    }
 }
 
 /// A parsed request.
 pub(super) struct BlockRequest<'r> {
-    pub(super) task: Task,
+    pub(super) command: BlockCommand,
     /// The data buffers.
     pub(super) data: Buffers<'r>,
     /// The buffer of the status byte.
@@ -170,26 +175,24 @@ impl<'r> BlockRequest<'r> {
             VIRTIO_BLK_T_WRITE_ZEROES => change(RangeChange::WriteZeroes, parts.out, memory)?,
             _ => BlockCommand::Unsupported,
         };
-        Ok(Self::with_task(parts, Task { command, done: 0 }))
+        Ok(Self::of(parts, command))
     }
 
-    /// Splits a request that was parsed before; `task` is the rest of its work.
+    /// Splits a request that was parsed before, and had this command.
     ///
     /// # Errors
     /// As [`BlockRequest::parse`].
-    pub(super) fn resume(request: &'r VirtioRequest, task: Task) -> Result<Self, Fault> {
-        Ok(Self::with_task(RequestParts::of(request)?, task))
+    pub(super) fn again(request: &'r VirtioRequest, command: BlockCommand) -> Result<Self, Fault> {
+        Ok(Self::of(RequestParts::of(request)?, command))
     }
 
-    fn with_task(parts: RequestParts<'r>, task: Task) -> Self {
-        let RequestParts { out, input, status, .. } = parts;
-        let data = if matches!(task.command, BlockCommand::Write { .. }) { out } else { input };
-        Self { task, data, status }
+    fn of(parts: RequestParts<'r>, command: BlockCommand) -> Self {
+        Self { data: parts.data(&command), status: parts.status, command }
     }
 
     /// Number of bytes written into the request's buffers, with this status.
     pub(super) fn written(&self, status: BlockStatus) -> u32 {
-        let data = match self.task.command {
+        let data = match self.command {
             BlockCommand::Read { .. } => self.data.length(),
             BlockCommand::GetId => self.data.length().min(SERIAL_SIZE as u64),
             _ => 0,
@@ -197,6 +200,17 @@ impl<'r> BlockRequest<'r> {
         let data = if status == BlockStatus::Ok { data } else { 0 };
         u32::try_from(data).unwrap_or(u32::MAX).saturating_add(STATUS_SIZE)
     }
+}
+
+/// The data buffers of a request that was parsed before, and had this command.
+///
+/// # Errors
+/// As [`BlockRequest::parse`].
+pub(super) fn data_of<'r>(
+    request: &'r VirtioRequest,
+    command: &BlockCommand,
+) -> Result<Buffers<'r>, Fault> {
+    Ok(RequestParts::of(request)?.data(command))
 }
 
 /// Reads the ranges of a discard or write-zeroes request, once. The request is unsupported if the

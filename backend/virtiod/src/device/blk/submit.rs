@@ -10,7 +10,7 @@ use uring::owned::{MOST_PIECES, OwnedVector};
 use super::Block;
 use super::disk_file::DiskFile;
 use super::in_flight::{Carrier, HeldBatch, InFlight};
-use super::request::{BlockCommand, BlockRequest, SECTOR_SIZE, Task};
+use super::request::{BlockCommand, SECTOR_SIZE, data_of};
 use super::target::TargetError;
 use crate::device::{Fault, SharedRegion, WriteMode};
 
@@ -33,6 +33,9 @@ pub(super) enum Ticket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct TransferRange {
     work: Work,
+    /// Bytes of data.
+    data: u64,
+    /// Bytes of all buffers, and their number.
     bytes: u64,
     pieces: usize,
 }
@@ -40,7 +43,7 @@ struct TransferRange {
 impl TransferRange {
     /// Of a request in flight; `None` if it transfers nothing.
     fn of(entry: &InFlight, mode: WriteMode) -> Option<Self> {
-        let (sector, writes) = match entry.task.command {
+        let (sector, writes) = match entry.command {
             BlockCommand::Read { sector } => (sector, false),
             BlockCommand::Write { sector } => (sector, true),
             _ => return None,
@@ -49,12 +52,13 @@ impl TransferRange {
         let offset = sector.saturating_mul(SECTOR_SIZE);
         let mode = if entry.needs_sync { WriteMode::Back } else { mode };
         let work = if writes { Work::Write { offset, mode } } else { Work::Read { offset } };
-        let length = entry.request.length();
-        Some(Self { work, bytes: length, pieces: entry.request.count() })
+        let data = data_of(&entry.request, &entry.command).ok()?.length();
+        Some(Self { work, data, bytes: entry.bytes(), pieces: entry.request.count() })
     }
 
     /// Whether `next` goes on where this ends, and both may be one operation.
-    fn joins(&self, data: u64, next: &Self) -> bool {
+    fn joins(&self, next: &Self) -> bool {
+        let data = self.data;
         let follows = match (self.work, next.work) {
             (Work::Read { offset }, Work::Read { offset: other }) => offset + data == other,
             (Work::Write { offset, .. }, Work::Write { offset: other, .. }) => {
@@ -73,15 +77,15 @@ impl Block {
     pub(super) fn submit(&mut self, slots: &[usize]) {
         let mut slots = slots.iter().copied().peekable();
         while let Some(first) = slots.next() {
-            let Some(mut joined) = self.place(first) else { continue };
-            let (mut data, mut last) = (self.data_length(first), first);
+            let Some(mut joined) = self.range(first) else { continue };
+            let mut last = first;
             while let Some(next) = slots.peek().copied() {
                 let is_near = self.is_of_one_batch(first, next);
-                let place = self.place(next).filter(|next| is_near && joined.joins(data, next));
-                let Some(place) = place else { break };
-                joined.bytes += place.bytes;
-                joined.pieces += place.pieces;
-                data += self.data_length(next);
+                let range = self.range(next).filter(|range| is_near && joined.joins(range));
+                let Some(range) = range else { break };
+                joined.data += range.data;
+                joined.bytes += range.bytes;
+                joined.pieces += range.pieces;
                 if let Some(entry) = self.in_flight.get_mut(last) {
                     entry.next = Some(next);
                 }
@@ -94,20 +98,12 @@ impl Block {
 
     /// Whether two requests hold their buffers together.
     fn is_of_one_batch(&self, first: usize, next: usize) -> bool {
-        let held = |slot| match &self.in_flight.get(slot)?.carrier {
-            Carrier::Engine { held, .. } => Some(held),
-            Carrier::Worker => None,
-        };
+        let held = |slot| self.in_flight.get(slot)?.held();
         matches!((held(first), held(next)), (Some(one), Some(other)) if Arc::ptr_eq(one, other))
     }
 
-    fn place(&self, slot: usize) -> Option<TransferRange> {
+    fn range(&self, slot: usize) -> Option<TransferRange> {
         TransferRange::of(self.in_flight.get(slot)?, self.facts.write_mode)
-    }
-
-    fn data_length(&self, slot: usize) -> u64 {
-        let data = self.in_flight.get(slot).and_then(|entry| data_of(entry).ok());
-        data.map_or(0, |request| request.data.length())
     }
 
     /// Submits the transfer of a request, with those that are joined to it.
@@ -132,10 +128,8 @@ impl Block {
     /// Submits a transfer, by direct I/O from and to memory that the kernel has looked up before,
     /// where it permits that.
     fn submit_in_regions(&mut self, first: usize, operation: Operation) {
-        let is_direct = self.in_flight.get(first).is_some_and(|entry| match &entry.carrier {
-            Carrier::Engine { file, .. } => file.direct.is_some(),
-            Carrier::Worker => false,
-        });
+        let file = self.in_flight.get(first).and_then(InFlight::file);
+        let is_direct = file.is_some_and(|file| file.direct.is_some());
         if !is_direct {
             return self.engine.submit(operation, Ticket::Transfer(first));
         }
@@ -158,9 +152,9 @@ impl Block {
     /// Registers the regions of the pool that a request's data is in.
     fn register_regions(&mut self, slot: usize) {
         let Some(entry) = self.in_flight.get(slot) else { return };
-        let Carrier::Engine { held, .. } = &entry.carrier else { return };
-        let Ok(request) = data_of(entry) else { return };
-        for buffer in request.data.buffers() {
+        let Some(held) = entry.held() else { return };
+        let Ok(data) = data_of(&entry.request, &entry.command) else { return };
+        for buffer in data.buffers() {
             let Some(region) = held.0.region(buffer).map(|region| Arc::new(HeldRegion(region)))
             else {
                 continue;
@@ -193,16 +187,16 @@ impl Block {
         let entries = || chain.iter().filter_map(|slot| self.in_flight.get(*slot));
         let Some(first) = entries().next() else { return Ok(None) };
         let Carrier::Engine { held, file } = &first.carrier else { return Ok(None) };
-        let Some(place) = TransferRange::of(first, self.facts.write_mode) else { return Ok(None) };
+        let Some(range) = TransferRange::of(first, self.facts.write_mode) else { return Ok(None) };
         let vector = OwnedVector::new(held, |held: &HeldBatch, pieces| {
             entries().try_for_each(|entry| {
-                data_of(entry)?.data.for_each_held(held.0.as_ref(), |slice| {
+                data_of(&entry.request, &entry.command)?.for_each_held(held.0.as_ref(), |slice| {
                     let full = Fault::Internal("a request has more buffers than its queue");
                     if pieces.push(&slice) { Ok(()) } else { Err(full) }
                 })
             })
         })?;
-        Ok(Some(Operation::new(Arc::clone(file.waiting()), place.work, vector)))
+        Ok(Some(Operation::new(Arc::clone(file.waiting()), range.work, vector)))
     }
 
     /// Handles the end of an operation.
@@ -210,11 +204,8 @@ impl Block {
         match landed.token {
             Ticket::Sync => self.end_sync(&landed.outcome),
             Ticket::Transfer(first) => {
-                let file = self.in_flight.get(first).and_then(|entry| match &entry.carrier {
-                    Carrier::Engine { file, .. } => Some(Arc::clone(file)),
-                    Carrier::Worker => None,
-                });
-                if let Some(file) = file {
+                let file = self.in_flight.get(first).and_then(InFlight::file);
+                if let Some(file) = file.cloned() {
                     self.land_transfer(first, landed.operation, landed.outcome, &file);
                 }
             }
@@ -311,15 +302,6 @@ impl Block {
             self.end_request(slot, Ok(()), Vec::new());
         }
     }
-}
-
-/// The parts of a request in flight.
-fn data_of(entry: &InFlight) -> Result<BlockRequest<'_>, Fault> {
-    let command = match &entry.task.command {
-        BlockCommand::Write { sector } => BlockCommand::Write { sector: *sector },
-        _ => BlockCommand::Flush,
-    };
-    BlockRequest::resume(&entry.request, Task { command, done: 0 })
 }
 
 /// What can be done about a failed transfer.

@@ -39,8 +39,8 @@ impl Block {
             return;
         }
         let covered = std::mem::take(&mut self.syncs.waiting);
-        let file = covered.iter().find_map(|slot| self.file_of(*slot));
-        let Some(file) = file else { return };
+        let file = covered.iter().find_map(|slot| self.in_flight.get(*slot)?.file());
+        let Some(file) = file.cloned() else { return };
         match file.durability.begin_sync() {
             SyncStart::Begun => {
                 let (of, work) = (Arc::clone(&file.cached), Work::Sync);
@@ -53,13 +53,6 @@ impl Block {
                 covered.into_iter().for_each(lost);
             }
             SyncStart::Busy => covered.into_iter().for_each(|slot| self.sync_by_worker(slot)),
-        }
-    }
-
-    fn file_of(&self, slot: usize) -> Option<Arc<DiskFile>> {
-        match &self.in_flight.get(slot)?.carrier {
-            Carrier::Engine { file, .. } => Some(Arc::clone(file)),
-            Carrier::Worker => None,
         }
     }
 
