@@ -144,7 +144,10 @@ impl<X: Domain> Connection<X> {
 
     /// The event sources of the device besides the driver.
     pub fn sources(&self) -> Vec<Source<'_>> {
-        self.transport.sources()
+        match self.queue_resets.is_empty() {
+            true => self.transport.sources(),
+            false => self.transport.all_sources(),
+        }
     }
 
     /// The longest time that the thread may sleep without an event; `None` for ever.

@@ -60,8 +60,6 @@ pub struct Transport<P: AccessPlatform> {
     /// The driver reset the device, and storage or the host still uses buffers of its [6.4]. The
     /// status stays as it was, not 0.
     is_draining: bool,
-    /// Queues that were reset, and of which the device still uses buffers [6.7].
-    draining_queues: QueueSet,
     driver_features: AcceptedFeatures,
     generation: u32,
     max_size: usize,
@@ -88,7 +86,6 @@ impl<P: AccessPlatform> Transport<P> {
             request_pool: RequestPool::default(),
             status: 0,
             is_draining: false,
-            draining_queues: QueueSet::default(),
             driver_features: AcceptedFeatures::default(),
             generation: 0,
             max_size,
@@ -421,12 +418,7 @@ impl<P: AccessPlatform> Transport<P> {
     /// Whether the device still uses buffers of a queue that was reset.
     pub fn is_queue_draining(&mut self, index: u32) -> bool {
         let index = index as usize;
-        if index >= self.queues.len() || !self.device.is_queue_draining(index) {
-            self.draining_queues.remove(index.min(QueueSet::LIMIT - 1));
-            return false;
-        }
-        self.draining_queues.insert(index);
-        true
+        index < self.queues.len() && self.device.is_queue_draining(index)
     }
 
     /// Whether the device changed its configuration since the last call. If so, increments the

@@ -218,10 +218,14 @@ impl<P: AccessPlatform> Transport<P> {
         effects
     }
 
-    /// The event sources of the device besides the driver.
+    /// The event sources of the device besides the driver, as long as the device handles them.
     pub fn sources(&self) -> Vec<Source<'_>> {
-        let is_awaited = self.is_draining || !self.draining_queues.is_empty();
-        if self.is_running() || is_awaited { self.device.sources() } else { Vec::new() }
+        if self.is_running() || self.is_draining { self.all_sources() } else { Vec::new() }
+    }
+
+    /// As [`Transport::sources`], in whatever state the device is.
+    pub fn all_sources(&self) -> Vec<Source<'_>> {
+        self.device.sources()
     }
 
     /// The time at which the device must run even if none of its sources is ready.
