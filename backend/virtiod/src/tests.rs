@@ -5,6 +5,7 @@
 //! [`host::Host::finish`], which fails it if anything is left behind.
 
 mod allocations;
+mod bare_device;
 mod block;
 mod budgets;
 mod console;
