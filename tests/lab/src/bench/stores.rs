@@ -31,8 +31,8 @@ const ON_FILE: &[&str] = &[
     "write-1m-qd4",
 ];
 
-/// The works for stores that answer at once.
-const ON_RAM: &[&str] = &[
+/// The works for stores that answer at once, and for settings in which only a few matter.
+const USUAL: &[&str] = &[
     "randread-4k-qd1",
     "randread-4k-qd32",
     "randwrite-4k-qd32",
@@ -70,21 +70,11 @@ const ON_EXT4: &[&str] = &[
     "write-1m-qd4",
 ];
 
-/// The works for settings in which only a few matter.
-const ON_SETTING: &[&str] = &[
-    "randread-4k-qd1",
-    "randread-4k-qd32",
-    "randwrite-4k-qd32",
-    "randrw-mixed-qd16",
-    "read-1m-qd4",
-    "write-1m-qd4",
-];
-
 /// All stores. `make_store` in bench-block/servers.sh makes them.
 pub(crate) const STORES: &[Store] = &[
     Store { key: "file", name: "a file in RAM", works: ON_FILE, quick: true },
-    Store { key: "ram", name: "a RAM disk", works: ON_RAM, quick: false },
-    Store { key: "null", name: "a disk that moves no data", works: ON_RAM, quick: false },
+    Store { key: "ram", name: "a RAM disk", works: USUAL, quick: false },
+    Store { key: "null", name: "a disk that moves no data", works: USUAL, quick: false },
     Store {
         key: "null100us",
         name: "a disk that takes 0.1 ms (direct-io-safe)",
@@ -125,31 +115,31 @@ pub(crate) const STORES: &[Store] = &[
     Store {
         key: "file_tuned",
         name: "a file in RAM, raised limits of xen-blkfront",
-        works: ON_SETTING,
+        works: USUAL,
         quick: false,
     },
     Store {
         key: "null1ms_tuned",
         name: "a disk that takes 1 ms (direct-io-safe), raised limits of xen-blkfront",
-        works: ON_SETTING,
+        works: USUAL,
         quick: false,
     },
     Store {
         key: "file_shared",
         name: "a file in RAM, one processor for Dom0 and guest",
-        works: ON_SETTING,
+        works: USUAL,
         quick: true,
     },
     Store {
         key: "file_dom0x2",
         name: "a file in RAM, two processors for Dom0",
-        works: ON_SETTING,
+        works: USUAL,
         quick: false,
     },
     Store {
         key: "null1ms_dom0x2",
         name: "a disk that takes 1 ms (direct-io-safe), two processors for Dom0",
-        works: ON_SETTING,
+        works: USUAL,
         quick: false,
     },
 ];
