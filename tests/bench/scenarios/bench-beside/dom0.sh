@@ -6,15 +6,8 @@
 . /lab/scenarios/bench-block/servers.sh
 . /lab/scenarios/bench-net/bridges.sh
 
-make_bridges 2
-make_files 2
-make_left
-make_jobs jobs.cpio 'ours-file xvdm' 'blkback-file xvde' 'results xvdo' 'programs xvdp' -- \
-    'eth0 virtio_net 0@ours' 'eth1 xen-netfront 1@netback'
-make_initrd initrd /lab/scenarios/bench-beside/guest.sh /lab/files/modules.cpio jobs.cpio
 name=$GUEST-bench-beside
-disks="$(own xvdm /run/bench/0), $(blkback xvde /run/bench/1), $(own xvdo $LEFT), $(programs own)"
-start_bench "$name" "$disks" "s|^disk = .*|&\\n$(network)|"
+start_beside "$name" bench-beside
 end_guest "$name" 800
 take_left "$RESULTS"
 machine_facts "$name"

@@ -43,3 +43,17 @@ end_bridges() {
 network() {
     printf '%s\n' "virtio = [\"type=virtio,device1,transport=mmio,grant_usage=1\"]\\nvif = [$(netback xenbr1)]"
 }
+
+# start_beside NAME SCENARIO: starts a guest with a disk and an interface by xen-virtiod, and one
+# of each by xen-blkback and xen-netback. Needs bench-block/servers.sh.
+start_beside() {
+    local disks name=$1
+    make_bridges 2
+    make_files 2
+    make_left
+    make_jobs jobs.cpio 'ours-file xvdm' 'blkback-file xvde' 'results xvdo' 'programs xvdp' -- \
+        'eth0 virtio_net 0@ours' 'eth1 xen-netfront 1@netback'
+    make_initrd initrd "/lab/scenarios/$2/guest.sh" /lab/files/modules.cpio jobs.cpio
+    disks="$(own xvdm /run/bench/0), $(blkback xvde /run/bench/1), $(own xvdo $LEFT), $(programs own)"
+    start_bench "$name" "$disks" "s|^disk = .*|&\\n$(network)|"
+}
