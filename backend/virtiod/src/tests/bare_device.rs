@@ -123,7 +123,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for BareDevice {
 }
 
 /// A device that is served.
-pub(super) struct Served {
+pub(super) struct BareSession {
     pub(super) ends: Ends,
     /// Written to for the end of the daemon.
     pub(super) stop: Arc<EventFd>,
@@ -132,7 +132,7 @@ pub(super) struct Served {
 }
 
 /// Serves the first guest's disk with a bare device, in a class that the server does not scan.
-pub(super) fn serve(host: &Host, storage: &Arc<Storage>, step: Option<Duration>) -> Served {
+pub(super) fn serve(host: &Host, storage: &Arc<Storage>, step: Option<Duration>) -> BareSession {
     let ends = host.add("bare", 1, XVDA, &[]);
     let path = DevicePath { class: "bare".to_owned(), guest: DomId(1), number: XVDA };
     let xen = host.hypervisor.clone();
@@ -152,5 +152,5 @@ pub(super) fn serve(host: &Host, storage: &Arc<Storage>, step: Option<Duration>)
         outcome.unwrap();
         draining.is_some()
     });
-    Served { ends, stop, thread }
+    BareSession { ends, stop, thread }
 }

@@ -8,13 +8,13 @@ use std::time::Duration;
 use protocol::message::{Request, Response};
 use protocol::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, F_RING_RESET, FEATURES_OK};
 
-use super::bare_device::{Served, Storage, serve};
+use super::bare_device::{BareSession, Storage, serve};
 use super::host::Host;
 
 #[test]
 fn spec_6_4_reset_answers_with_another_status_until_storage_lets_go() {
     let (host, storage) = (Host::start(), Storage::hung());
-    let Served { ends, thread, .. } = serve(&host, &storage, None);
+    let BareSession { ends, thread, .. } = serve(&host, &storage, None);
     let mut driver = host.connect(&ends);
     driver.start();
     let status = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
@@ -33,7 +33,7 @@ fn spec_6_4_reset_answers_with_another_status_until_storage_lets_go() {
 #[test]
 fn spec_6_7_queue_reset_is_answered_when_storage_lets_go() {
     let (host, storage) = (Host::start(), Storage::hung());
-    let Served { ends, thread, .. } = serve(&host, &storage, None);
+    let BareSession { ends, thread, .. } = serve(&host, &storage, None);
     let mut driver = host.connect(&ends);
     let features = driver.offered() | 1 << F_RING_RESET;
     driver.start_accepting(features, 1);
@@ -57,7 +57,7 @@ fn spec_6_7_queue_reset_is_answered_when_storage_lets_go() {
 #[test]
 fn spec_2_7_toolstacks_end_does_not_wait_for_storage_for_ever() {
     let (host, storage) = (Host::start(), Storage::hung());
-    let Served { ends, thread, .. } = serve(&host, &storage, None);
+    let BareSession { ends, thread, .. } = serve(&host, &storage, None);
     let mut driver = host.connect(&ends);
     driver.start();
     // Waits for state 6 as libxl does, with its limit.
@@ -71,7 +71,7 @@ fn spec_2_7_toolstacks_end_does_not_wait_for_storage_for_ever() {
 #[test]
 fn spec_2_7_device_is_not_offered_again_before_storage_lets_go() {
     let (host, storage) = (Host::start(), Storage::hung());
-    let Served { ends, thread, .. } = serve(&host, &storage, None);
+    let BareSession { ends, thread, .. } = serve(&host, &storage, None);
     let mut driver = host.connect(&ends);
     driver.start();
     driver.write_state("5");

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::bare_device::{Served, Storage, serve};
+use super::bare_device::{BareSession, Storage, serve};
 use super::driver::Driver;
 use super::host::{Ends, Host};
 
@@ -21,7 +21,7 @@ fn keep_busy(host: &Host, ends: &Ends) -> Driver {
 #[test]
 fn busy_device_ends_within_libxls_timeout() {
     let host = Host::start();
-    let Served { ends, thread, .. } = serve(&host, &Storage::sound(), Some(STEP));
+    let BareSession { ends, thread, .. } = serve(&host, &Storage::sound(), Some(STEP));
     let mut driver = keep_busy(&host, &ends);
     host.remove(&ends);
     thread.join().unwrap();
@@ -32,7 +32,7 @@ fn busy_device_ends_within_libxls_timeout() {
 #[test]
 fn busy_device_ends_with_the_daemon() {
     let host = Host::start();
-    let Served { ends, stop, thread } = serve(&host, &Storage::sound(), Some(STEP));
+    let BareSession { ends, stop, thread } = serve(&host, &Storage::sound(), Some(STEP));
     let mut driver = keep_busy(&host, &ends);
     stop.write(1).unwrap();
     host.wait_state(&ends, "6");

@@ -156,7 +156,7 @@ impl Block {
         held: &HeldBatch,
         memory: &M,
     ) -> Result<u32, Fault> {
-        let request = BlockRequest::again(request, command)?;
+        let request = BlockRequest::split_again(request, command)?;
         self.conclude(&request, outcome, memory, |status| {
             request.status.for_each_held(held.0.as_ref(), |byte| {
                 byte.copy_from(&[status]);
@@ -194,7 +194,7 @@ impl Block {
         }
         let answered = queues.process_fetched(queue, &requests, |requests, memory, done| {
             requests.iter().zip(rest).try_for_each(|(request, (command, outcome, data))| {
-                let parsed = BlockRequest::again(request, command)?;
+                let parsed = BlockRequest::split_again(request, command)?;
                 let outcome = outcome.and_then(|()| {
                     if matches!(parsed.command, BlockCommand::Read { .. }) {
                         parsed.data.copy_from(memory, &data)?;
@@ -214,8 +214,8 @@ impl Block {
         answered
     }
 
-    /// Concludes a request: counts it, and has `write` write its status. Returns the number of bytes
-    /// written into its buffers.
+    /// Concludes a request: counts it, and has `write` write its status. Returns the number of
+    /// bytes written into its buffers.
     pub(super) fn conclude<M: DeviceMemory>(
         &self,
         request: &BlockRequest<'_>,

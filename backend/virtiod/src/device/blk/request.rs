@@ -182,7 +182,10 @@ impl<'r> BlockRequest<'r> {
     ///
     /// # Errors
     /// As [`BlockRequest::parse`].
-    pub(super) fn again(request: &'r VirtioRequest, command: BlockCommand) -> Result<Self, Fault> {
+    pub(super) fn split_again(
+        request: &'r VirtioRequest,
+        command: BlockCommand,
+    ) -> Result<Self, Fault> {
         Ok(Self::of(RequestParts::of(request)?, command))
     }
 
