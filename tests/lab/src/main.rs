@@ -64,14 +64,15 @@ enum Command {
     /// disk and compares them, and hashes a second disk. When the guest has ended, Dom0 checks the
     /// images. The exit status is 0 only if all checks passed.
     Demo,
-    /// Checks everything: formatting, clippy, documentation, linters, unit tests, fuzz targets,
-    /// compilers, end-to-end scenarios
+    /// Checks everything: formatting, clippy, documentation, linters, unit tests, counted
+    /// instructions, fuzz targets, compilers, end-to-end scenarios
     ///
     /// FILTER selects checks by part of their name: fmt, clippy, doc, lint/WHICH, unit,
-    /// fuzz/TARGET, compiler/WHICH, e2e/GUEST/SCENARIO. GUEST is pv, pvh or hvm, and SCENARIO is a
-    /// folder of tests/scenarios: `cargo lab test e2e/pv/` runs all scenarios with a PV guest, and
-    /// `cargo lab test files` runs one scenario with each kind of guest. Guests have Debian 13's
-    /// kernel; with the kernel of another release, GUEST is pv-bookworm, pvh-sid and so on.
+    /// instructions, fuzz/TARGET, compiler/WHICH, e2e/GUEST/SCENARIO. GUEST is pv, pvh or hvm, and
+    /// SCENARIO is a folder of tests/scenarios: `cargo lab test e2e/pv/` runs all scenarios with a
+    /// PV guest, and `cargo lab test files` runs one scenario with each kind of guest. Guests have
+    /// Debian 13's kernel; with the kernel of another release, GUEST is pv-bookworm, pvh-sid and so
+    /// on.
     /// Scenarios that need the same machine share one boot. target/lab/logs/test/GUEST/SCENARIO has
     /// each scenario's output and logs.
     #[command(verbatim_doc_comment)]
@@ -132,13 +133,15 @@ enum Command {
         /// a first impression in less than 12 minutes; the output ends with those left out
         #[arg(long)]
         quick: bool,
-        /// Does only works whose key contains PART, such as qd32 or read-1m; can be repeated
+        /// Does only works of disks and networks whose key contains PART, such as qd32 or read-1m;
+        /// can be repeated
         #[arg(long = "work", value_name = "PART")]
         works: Vec<String>,
         /// Uses only the backing store KEY, such as file or null1ms; can be repeated
         #[arg(long = "store", value_name = "KEY")]
         stores: Vec<String>,
-        /// The number of rounds, rounded up to an even number
+        /// The number of rounds, rounded up to an even number; none follows where it is close, and
+        /// fewer than 6 give no interval
         #[arg(long)]
         rounds: Option<usize>,
         /// Updates the baseline report in tests/bench with the results; later runs are compared

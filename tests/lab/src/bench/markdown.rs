@@ -60,9 +60,10 @@ fn write_heading(text: &mut String, (guest, target): (&str, &str)) -> std::fmt::
     writeln!(text, "\n## {}, {}\n", guest.to_uppercase(), work::target_name(target))?;
     writeln!(
         text,
-        "| work | served by | median | quartiles | rounds | ours / theirs | interval | wanted |"
+        "| work | served by | median | quartiles | rounds | ms: p50, p99, p99.9 | ours / theirs | \
+         interval | wanted |"
     )?;
-    writeln!(text, "|---|---|---:|---:|---:|---:|---|---:|")
+    writeln!(text, "|---|---|---:|---:|---:|---:|---:|---|---:|")
 }
 
 fn write_comparison(text: &mut String, comparison: &Comparison) -> std::fmt::Result {
