@@ -2,13 +2,18 @@
 //!
 //! Data flows one way through this folder: [`session`] follows the states in XenStore and waits for
 //! events; [`connection`] handles them while a frontend is connected; [`channel`] decodes messages
-//! from the message page; [`transport`] answers them, and carries out the steps of the
-//! [`scheduler`] for the queues ([`virtqueue`]) of one device.
+//! from the message page; [`transport`] answers them. [`queue_group`] carries out the steps of the
+//! [`scheduler`] for queues ([`virtqueue`]) that one thread processes; [`queue_groups`] has all of
+//! a device, and [`group_thread`] the threads besides the device's own.
 
 mod channel;
 mod connection;
+mod doorbells;
+mod group_thread;
 pub mod keys;
 mod pending_states;
+mod queue_group;
+mod queue_groups;
 pub mod reconnection;
 pub mod scheduler;
 pub mod session;

@@ -9,6 +9,7 @@ mod network;
 mod poll;
 mod service;
 mod socket;
+mod threads;
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,7 @@ pub use self::network::NetworkSettings;
 pub use self::poll::PollTime;
 pub use self::service::{PoolLimit, ServiceSettings};
 pub use self::socket::{Cid, SocketPath, SocketSettings};
+pub use self::threads::ThreadLimit;
 use crate::device::DeviceId;
 use crate::device::rate::Rate;
 
@@ -53,6 +55,7 @@ struct DeviceIndex(u32);
 struct DefaultSettings {
     poll: PollTime,
     pool: PoolLimit,
+    threads: ThreadLimit,
     rng: EntropySettings,
     net: NetworkDefaults,
     disk: DiskDefaults,
@@ -139,7 +142,8 @@ impl Config {
 
     /// Returns the settings that apply to every device of any type.
     pub fn service(&self) -> ServiceSettings {
-        ServiceSettings { poll: self.default.poll, pool: self.default.pool }
+        let DefaultSettings { poll, pool, threads, .. } = self.default;
+        ServiceSettings { poll, pool, threads }
     }
 
     /// Whether the file has settings for specific domains.

@@ -167,6 +167,18 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     /// Resets the device: the driver is gone, or starts again.
     fn reset(&mut self) {}
 
+    /// Another part of the device, for queues that another thread processes. `None` if the device
+    /// is one part: one thread processes all queues. A part is started after the device, reset
+    /// before it, and dropped when the connection ends.
+    fn part(&mut self) -> Option<Box<dyn VirtioDevice<M>>> {
+        None
+    }
+
+    /// Tells each part how many of them share the limits of the device.
+    fn set_shares(&mut self, parts: usize) {
+        let _ = parts;
+    }
+
     /// Whether storage or the host still uses buffers of a driver that reset the device [6.4]. The
     /// bus asks again whenever one of the device's sources is ready, and does not start the device
     /// meanwhile.

@@ -60,7 +60,7 @@ use self::mapped::MappedRange;
 pub use self::xenstore::XenStoreConnection;
 
 /// Opens handles. Each device opens its own set, so that no device waits for another.
-pub trait Xen: Clone + Send + 'static {
+pub trait Xen: Clone + Send + Sync + 'static {
     /// Maps and copies granted pages.
     type Grants: GrantTable;
     /// Event channels.

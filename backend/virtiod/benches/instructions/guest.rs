@@ -1,7 +1,7 @@
 //! A guest with a disk.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use xen_sim::{Guest, GuestPage, Hypervisor, SimGrants};
 use xen_virtiod::bus::scheduler::clock::Clock;
 use xen_virtiod::bus::scheduler::{Step, Woken};
 use xen_virtiod::bus::transport::{Effects, Transport};
-use xen_virtiod::config::PollTime;
+use xen_virtiod::config::{PollTime, ServiceSettings, ThreadLimit};
 use xen_virtiod::device::blk::{
     AccessMode, Block, Caching, Discard, ImageFormat, Owner, Sharing, Target, TargetOptions,
 };
@@ -116,7 +116,7 @@ impl Clock for StoppedClock {
 pub(super) struct Disk {
     guest: Guest,
     pages: Vec<GuestPage>,
-    transport: Transport<GrantPlatform<SimGrants>>,
+    transport: Transport<GrantPlatform<SimGrants>, Events>,
     events: Events,
     clock: StoppedClock,
     available: u16,
@@ -136,7 +136,10 @@ impl Disk {
         let platform = GrantPlatform::new(hypervisor.grants(DomId(1)).unwrap());
         let memory = DmaMemory::new(platform, Arc::clone(&stats), GuestBudget::alone());
         let pages = (0..PAGES).map(|_| guest.allocate()).collect();
-        let transport = Transport::new(Box::new(device), memory, PollTime::NEVER, SLOT_SIZE, stats);
+        let (poll, threads) = (PollTime::NEVER, ThreadLimit::ONE);
+        let service = ServiceSettings { poll, threads, ..ServiceSettings::default() };
+        let none = Arc::new(|| Err(io::ErrorKind::Unsupported.into()));
+        let transport = Transport::new(Box::new(device), memory, &service, SLOT_SIZE, none, stats);
         let events = Events { notified: 0, file: File::open("/dev/null").unwrap() };
         let clock = StoppedClock(Instant::now());
         let (available, notified) = (0, 0);
@@ -251,7 +254,7 @@ impl Disk {
     /// Does what a device's thread does after a doorbell until it sleeps.
     pub(super) fn serve(&mut self) {
         self.transport.scheduler().begin_iteration(BY_EVENTS, &self.clock);
-        self.transport.handle_doorbell(LocalPort(DOORBELL));
+        self.transport.first_group().handle_doorbell(LocalPort(DOORBELL));
         self.transport.scheduler().woken_by_events(true, &self.clock);
         self.iterate();
     }

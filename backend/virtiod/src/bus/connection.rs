@@ -4,14 +4,15 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use protocol::message::{Body, Message, Request, Response};
 use protocol::page::{Corrupt, SLOT_SIZE};
 
 use super::channel::{Channel, ChannelError, FlushError, ReceivedMessage};
+use super::doorbells::Doorbells;
 use super::keys::{FrontendKeys, KeyError};
+use super::queue_groups::ClosedDevice;
 use super::scheduler::clock::KernelClock;
 use super::scheduler::{Step, Woken};
 use super::session::Context;
@@ -20,8 +21,7 @@ use crate::device::{Source, VirtioDevice};
 use crate::dma::DmaMemory;
 use crate::domain::Domain;
 use crate::guest::Guest;
-use crate::stats::DeviceStats;
-use xen::{EventChannels, EventError, GrantTable, LocalPort};
+use xen::{EventError, GrantTable};
 
 /// Maximum number of resets of queues that wait for storage.
 const MOST_QUEUE_RESETS: usize = 4;
@@ -56,16 +56,13 @@ pub type BoxedDevice<X> = Box<dyn VirtioDevice<DmaMemory<<X as Domain>::Platform
 
 /// A connection with one frontend. The descriptor is readable (poll) while events are pending.
 pub struct Connection<X: Domain> {
-    events: X::Events,
+    doorbells: Doorbells<X::Events>,
     channel: Channel<<X::Grants as GrantTable>::Pages>,
-    transport: Transport<X::Platform>,
+    transport: Transport<X::Platform, X::Events>,
     /// Messages remain for which no further event arrives.
     more_messages: bool,
     /// Tokens and queues of resets that wait until the device uses no buffer of the queue [6.7].
     queue_resets: Vec<(u16, u32)>,
-    /// Ports whose events were handled and that are still masked.
-    masked: Vec<LocalPort>,
-    stats: Arc<DeviceStats>,
 }
 
 /// A failed connection, with the device.
@@ -94,27 +91,27 @@ impl<X: Domain> ConnectionParts<X> {
         Ok(Self { platform, events, channel })
     }
 
-    fn connect(self, context: &Context, device: BoxedDevice<X>) -> Connection<X> {
-        let Context { guest: Guest { budget, .. }, service, stats, .. } = context;
+    fn connect(self, xen: &X, context: &Context, device: BoxedDevice<X>) -> Connection<X> {
+        let Context { path, guest: Guest { budget, .. }, service, stats } = context;
         let mut memory = DmaMemory::new(self.platform, Arc::clone(stats), Arc::clone(budget));
         memory.limit_pool(service.pool.pages());
         let max_size = self.channel.max_size();
-        let transport = Transport::new(device, memory, service.poll, max_size, Arc::clone(stats));
+        let (xen, guest) = (xen.clone(), path.guest);
+        let open = Arc::new(move || xen.events(guest));
+        let stats = Arc::clone(stats);
         Connection {
-            events: self.events,
+            doorbells: Doorbells::new(self.events, Some(self.channel.port())),
             channel: self.channel,
-            transport,
+            transport: Transport::new(device, memory, service, max_size, open, stats),
             more_messages: false,
             queue_resets: Vec::new(),
-            masked: Vec::new(),
-            stats: Arc::clone(stats),
         }
     }
 }
 
 impl<X: Domain> AsFd for Connection<X> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.events.as_fd()
+        self.doorbells.channels.as_fd()
     }
 }
 
@@ -130,16 +127,21 @@ impl<X: Domain> Connection<X> {
         device: BoxedDevice<X>,
     ) -> Result<Self, OpenError<X>> {
         match ConnectionParts::open(xen, context, keys) {
-            Ok(parts) => Ok(parts.connect(context, device)),
+            Ok(parts) => Ok(parts.connect(xen, context, device)),
             Err(error) => Err(OpenError { error, device }),
         }
     }
 
     /// Unmaps the guest's pages, closes its event channels and returns the device.
-    pub fn close(mut self) -> BoxedDevice<X> {
-        let device = self.transport.close(&mut self.events);
-        self.channel.close(&mut self.events);
+    pub fn close(mut self) -> ClosedDevice<DmaMemory<X::Platform>> {
+        let device = self.transport.close(&mut self.doorbells.channels);
+        self.channel.close(&mut self.doorbells.channels);
         device
+    }
+
+    /// Readable when another thread of the device's has told something.
+    pub fn news(&self) -> Option<BorrowedFd<'_>> {
+        self.transport.news()
     }
 
     /// The event sources of the device besides the driver.
@@ -168,11 +170,15 @@ impl<X: Domain> Connection<X> {
         let deadline = self.transport.deadline().is_some_and(|at| at <= Instant::now());
         let woken = Woken { deadline, ..woken };
         self.transport.end_reset();
+        if self.transport.news().is_some() {
+            let effects = self.transport.take_news()?;
+            self.send(effects);
+        }
         self.transport.scheduler().begin_iteration(woken, &KernelClock);
-        let signalled = woken.events && self.take_events()?;
+        let signalled = woken.events && self.doorbells.take(self.transport.first_group())?;
         if std::mem::take(&mut self.more_messages) || signalled {
             // A response that waits for a slot keeps the messages behind it in the page.
-            self.channel.flush(&mut self.events)?;
+            self.channel.flush(&mut self.doorbells.channels)?;
             self.answer_messages()?;
         }
         loop {
@@ -183,51 +189,13 @@ impl<X: Domain> Connection<X> {
             if step == Step::Sleep {
                 break;
             }
-            let effects = self.transport.carry_out(step, &mut self.events, &KernelClock);
+            let effects =
+                self.transport.carry_out(step, &mut self.doorbells.channels, &KernelClock);
             self.send(effects);
         }
         self.answer_queue_resets()?;
-        self.unmask()?;
-        Ok(self.channel.flush(&mut self.events)?)
-    }
-
-    /// Takes pending events; returns whether one announces messages.
-    fn take_events(&mut self) -> Result<bool, EventError> {
-        let (mut messages, mut doorbells, mut count) = (false, false, 0);
-        while let Some(port) = self.events.pending()? {
-            count += 1;
-            self.masked.push(port);
-            if port == self.channel.port() {
-                messages = true;
-            } else {
-                doorbells = true;
-                self.transport.handle_doorbell(port);
-            }
-        }
-        self.stats.events_received.fetch_add(count, Ordering::Relaxed);
-        if count > 0 {
-            self.transport.scheduler().woken_by_events(doorbells, &KernelClock);
-        }
-        Ok(messages)
-    }
-
-    /// Unmasks ports whose events were handled. Ports stay masked until the iteration ends, and
-    /// longer if their events brought no work, so that a guest's events cost at most one wake-up an
-    /// iteration.
-    ///
-    /// # Errors
-    /// [`EventError`]: the port stays masked, so its events would be lost.
-    fn unmask(&mut self) -> Result<(), EventError> {
-        if !self.transport.scheduler().may_unmask(&KernelClock) {
-            return Ok(());
-        }
-        for port in self.masked.drain(..) {
-            // The driver may have closed the doorbell since.
-            if port == self.channel.port() || self.transport.has_doorbell(port) {
-                self.events.unmask(port)?;
-            }
-        }
-        Ok(())
+        self.doorbells.unmask(self.transport.first_group())?;
+        Ok(self.channel.flush(&mut self.doorbells.channels)?)
     }
 
     /// Answers at most [`MESSAGE_BUDGET`] messages.
@@ -246,7 +214,7 @@ impl<X: Domain> Connection<X> {
                         self.channel.drop_events();
                     }
                     let Answered { response, effects } =
-                        self.transport.answer(request, &mut self.events, &mut scratch);
+                        self.transport.answer(request, &mut self.doorbells.channels, &mut scratch);
                     match request {
                         Request::ResetVqueue { index } => {
                             self.forget_reset_queue(index);
@@ -259,13 +227,12 @@ impl<X: Domain> Connection<X> {
                         _ => self.channel.respond(&Message::response(token, response)),
                     }
                     self.send(effects);
-                    self.channel.flush(&mut self.events)?;
+                    self.channel.flush(&mut self.doorbells.channels)?;
                 }
-                Body::Event(event) => {
-                    if let Err(why) = self.transport.handle_event(event) {
-                        self.channel.note_dropped(&why);
-                    }
-                }
+                Body::Event(event) => match self.transport.handle_event(event) {
+                    Ok(effects) => self.send(effects),
+                    Err(why) => self.channel.note_dropped(&why),
+                },
                 Body::Response(_) => self.channel.note_dropped(&"unexpected response"),
             }
         }
@@ -281,7 +248,7 @@ impl<X: Domain> Connection<X> {
             let Some(position) = self.queue_resets.iter().position(is_over) else { break };
             let (token, _) = self.queue_resets.remove(position);
             self.channel.respond(&Message::response(token, Response::ResetVqueue));
-            self.channel.flush(&mut self.events)?;
+            self.channel.flush(&mut self.doorbells.channels)?;
         }
         Ok(())
     }

@@ -86,8 +86,9 @@ pub struct SessionEnd<X: Domain> {
     /// The error that ended it, if one did. The guest's pages that storage does not hold are
     /// unmapped in any case.
     pub outcome: Result<(), SessionError>,
-    /// The device, if storage still holds pages of the guest's. To drop it waits for storage.
-    pub draining: Option<BoxedDevice<X>>,
+    /// The device and parts of it, if storage still holds pages of the guest's. To drop them waits
+    /// for storage.
+    pub draining: Vec<BoxedDevice<X>>,
 }
 
 /// The surroundings of a device.
@@ -151,11 +152,20 @@ impl<X: Domain> Phase<X> {
         }
     }
 
-    /// Passes the device on to the phase `next`. Closes a connection first.
-    fn passed_to(self, next: fn(BoxedDevice<X>) -> Self) -> Self {
+    /// Passes the device on to the phase `next`. Closes a connection first, and adds parts of the
+    /// device that still use buffers to `draining`.
+    fn passed_to(
+        self,
+        next: fn(BoxedDevice<X>) -> Self,
+        draining: &mut Vec<BoxedDevice<X>>,
+    ) -> Self {
         match self {
             Self::Idle(device) | Self::Offered(device) | Self::Closed(device) => next(device),
-            Self::Connected { connection, .. } => next(connection.close()),
+            Self::Connected { connection, .. } => {
+                let closed = connection.close();
+                draining.extend(closed.draining);
+                next(closed.device)
+            }
             Self::Ended => Self::Ended,
         }
     }
@@ -172,8 +182,8 @@ pub struct Session<X: Domain> {
     pending_states: PendingStates,
     /// Whether the device may still use buffers of a driver that is gone.
     is_draining: bool,
-    /// The device that has ended while it was draining.
-    draining: Option<BoxedDevice<X>>,
+    /// Parts of the device that are draining, and at the end the device itself.
+    draining: Vec<BoxedDevice<X>>,
     /// The delays between offers, and the end of the current delay.
     offers: Backoff,
     offer_at: Option<Instant>,
@@ -198,7 +208,7 @@ impl<X: Domain> Session<X> {
             phase: device.map_or(Phase::Ended, Phase::Idle),
             pending_states: PendingStates::default(),
             is_draining: false,
-            draining: None,
+            draining: Vec::new(),
             offers: OFFER_RETRY,
             offer_at: None,
         }
@@ -215,7 +225,7 @@ impl<X: Domain> Session<X> {
         self.drop_connection();
         self.stats.update(|state| state.state = "closed".to_owned());
         self.end_phase();
-        SessionEnd { outcome, draining: self.draining.take() }
+        SessionEnd { outcome, draining: self.draining }
     }
 
     fn follow(&mut self) -> Result<(), SessionError> {
@@ -299,7 +309,7 @@ impl<X: Domain> Session<X> {
     }
 
     fn pass_to(&mut self, next: fn(BoxedDevice<X>) -> Phase<X>) {
-        self.phase = self.take_phase().passed_to(next);
+        self.phase = self.take_phase().passed_to(next, &mut self.draining);
     }
 
     /// Writes the pending states.
@@ -420,7 +430,7 @@ impl<X: Domain> Session<X> {
             Phase::Idle(device) | Phase::Offered(device) | Phase::Closed(device)
                 if self.is_draining =>
             {
-                self.draining = Some(device);
+                self.draining.push(device);
             }
             ended => drop(ended),
         }
@@ -447,15 +457,24 @@ impl<X: Domain> Session<X> {
             }
             let left = left.min(self.phase.retry_within());
             let mut fds = Vec::new();
-            self.phase.device().into_iter().for_each(|device| add_sources::<X>(&mut fds, device));
+            self.add_draining(&mut fds);
             // The next look shows what happened.
             let _ = wait_for(&mut fds, left);
         }
     }
 
+    /// Adds what tells of a device that is draining.
+    fn add_draining<'d>(&'d self, fds: &mut Vec<PollFd<'d>>) {
+        for device in self.draining.iter().chain(self.phase.device()) {
+            fds.extend(device.sources().iter().map(|source| PollFd::new(source.fd, source.events)));
+        }
+    }
+
     /// Looks whether the device still uses buffers of a driver that is gone.
     fn note_draining(&mut self) -> bool {
-        self.is_draining = self.phase.device_mut().is_some_and(|device| device.is_draining());
+        self.draining.retain_mut(|part| part.is_draining());
+        let is_draining = self.phase.device_mut().is_some_and(|device| device.is_draining());
+        self.is_draining = is_draining || !self.draining.is_empty();
         self.is_draining
     }
 
@@ -572,8 +591,9 @@ impl<X: Domain> Session<X> {
             let sources = connection.sources();
             fds.extend(sources.iter().map(|source| PollFd::new(source.fd, source.events)));
         }
+        fds.extend(connection.and_then(Connection::news).map(entry));
         if self.is_draining {
-            self.phase.device().into_iter().for_each(|device| add_sources::<X>(&mut fds, device));
+            self.add_draining(&mut fds);
         }
         let ours = fds.len();
         if watch == StoreWatch::Yes {
@@ -592,10 +612,6 @@ impl<X: Domain> Session<X> {
         let store = ready.next().unwrap_or(false);
         Ok(Wakeup { stop: stop.unwrap_or(false), store, connection })
     }
-}
-
-fn add_sources<'d, X: Domain>(fds: &mut Vec<PollFd<'d>>, device: &'d BoxedDevice<X>) {
-    fds.extend(device.sources().iter().map(|source| PollFd::new(source.fd, source.events)));
 }
 
 /// Whether an event of XenStore's ends a wait.

@@ -22,11 +22,12 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 
 use self::features::AcceptedFeatures;
 pub use self::service::Effects;
-use super::scheduler::Scheduler;
+use super::group_thread::OpenChannels;
+use super::queue_groups::{ClosedDevice, QueueGroups};
 use super::virtqueue::{UpdateError, Updated, Virtqueue};
 use crate::Causes;
-use crate::config::PollTime;
-use crate::device::{QueueSet, RequestPool, VirtioDevice};
+use crate::config::ServiceSettings;
+use crate::device::{Fault, QueueSet, VirtioDevice};
 use crate::dma::{AccessPlatform, DmaMemory};
 use crate::features as feature_names;
 use crate::stats::DeviceStats;
@@ -50,12 +51,8 @@ pub struct Answered<'s> {
 }
 
 /// A device with its queues, status and features on the bus.
-pub struct Transport<P: AccessPlatform> {
-    device: Box<dyn VirtioDevice<DmaMemory<P>>>,
-    memory: DmaMemory<P>,
-    queues: Vec<Virtqueue<P>>,
-    scheduler: Scheduler,
-    request_pool: RequestPool,
+pub struct Transport<P: AccessPlatform, E> {
+    groups: QueueGroups<P, E>,
     status: u32,
     /// The driver reset the device, and storage or the host still uses buffers of its [6.4]. The
     /// status stays as it was, not 0.
@@ -66,24 +63,19 @@ pub struct Transport<P: AccessPlatform> {
     stats: Arc<DeviceStats>,
 }
 
-impl<P: AccessPlatform> Transport<P> {
-    /// Returns the transport of a freshly reset device. `poll` bounds the time that an empty ring
-    /// is polled, `max_size` the size of responses in bytes.
+impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
+    /// Returns the transport of a freshly reset device. `max_size` bounds the size of responses in
+    /// bytes; `open` opens event channels for a further thread.
     pub fn new(
         device: Box<dyn VirtioDevice<DmaMemory<P>>>,
         memory: DmaMemory<P>,
-        poll: PollTime,
+        service: &ServiceSettings,
         max_size: usize,
+        open: OpenChannels<E>,
         stats: Arc<DeviceStats>,
     ) -> Self {
-        debug_assert!(device.queue_sizes().len() <= QueueSet::LIMIT);
-        let queues = device.queue_sizes().iter().map(|size| Virtqueue::new(*size)).collect();
         Self {
-            scheduler: Scheduler::new(device.work_source(), poll),
-            device,
-            memory,
-            queues,
-            request_pool: RequestPool::default(),
+            groups: QueueGroups::new(device, memory, service, open, &stats),
             status: 0,
             is_draining: false,
             driver_features: AcceptedFeatures::default(),
@@ -94,9 +86,21 @@ impl<P: AccessPlatform> Transport<P> {
     }
 
     /// Ends the connection and returns the device for the next one.
-    pub fn close(mut self, events: &mut impl EventChannels) -> Box<dyn VirtioDevice<DmaMemory<P>>> {
+    pub fn close(mut self, events: &mut E) -> ClosedDevice<DmaMemory<P>> {
         self.reset(events);
-        self.device
+        self.groups.close()
+    }
+
+    fn device(&self) -> &dyn VirtioDevice<DmaMemory<P>> {
+        self.groups.first.device.as_ref()
+    }
+
+    fn device_mut(&mut self) -> &mut dyn VirtioDevice<DmaMemory<P>> {
+        self.groups.first.device.as_mut()
+    }
+
+    fn platform(&self) -> &P {
+        self.groups.first.memory.platform()
     }
 
     /// The status byte and the configuration's generation.
@@ -107,8 +111,8 @@ impl<P: AccessPlatform> Transport<P> {
     /// The offered features: the device's, the platform's and the ring's, and always version 1
     /// [6.2] and queue reset [6.7].
     fn offered(&self) -> u64 {
-        self.device.features()
-            | self.memory.platform().offered()
+        self.device().features()
+            | self.platform().offered()
             | 1 << F_VERSION_1
             | 1 << F_RING_RESET
             | 1 << VIRTIO_RING_F_EVENT_IDX
@@ -119,7 +123,7 @@ impl<P: AccessPlatform> Transport<P> {
     pub fn answer<'s>(
         &mut self,
         request: Request<'_>,
-        events: &mut impl EventChannels,
+        events: &mut E,
         scratch: &'s mut Scratch,
     ) -> Answered<'s> {
         let mut effects = Effects::default();
@@ -161,7 +165,16 @@ impl<P: AccessPlatform> Transport<P> {
                 Response::SharePages { first, outcome }
             }
         };
+        self.resume(&mut effects);
         Answered { response, effects }
+    }
+
+    /// Lets all queue groups go on.
+    fn resume(&mut self, effects: &mut Effects) {
+        if let Err(error) = self.groups.resume() {
+            self.fail(&Fault::Host("the start of a thread for queues", error));
+            effects.config = true;
+        }
     }
 
     /// Logs a mistake of the driver's.
@@ -171,12 +184,12 @@ impl<P: AccessPlatform> Transport<P> {
 
     fn info(&self) -> DeviceInfo {
         DeviceInfo {
-            device_id: self.device.id() as u32,
+            device_id: self.device().id() as u32,
             vendor_id: VENDOR_ID,
             uuid: [0; 16],
             feature_blocks: features::BLOCKS,
-            config_size: self.device.config().len() as u32,
-            max_virtqueues: self.queues.len() as u32,
+            config_size: self.device().config().len() as u32,
+            max_virtqueues: self.groups.first.queues.len() as u32,
             admin_queue_start: 0,
             admin_queue_count: 0,
         }
@@ -211,7 +224,8 @@ impl<P: AccessPlatform> Transport<P> {
 
     fn config<'s>(&self, offset: u32, size: u32, scratch: &'s mut Scratch) -> ConfigData<'s> {
         let (start, length) = (offset as usize, size as usize);
-        let wanted = start.checked_add(length).and_then(|end| self.device.config().get(start..end));
+        let wanted =
+            start.checked_add(length).and_then(|end| self.device().config().get(start..end));
         let wanted = wanted.filter(|data| data.len() <= self.max_size.saturating_sub(DATA_OFFSET));
         let data = copied(wanted.unwrap_or(&[]), scratch);
         ConfigData { generation: self.generation, offset, data }
@@ -222,8 +236,9 @@ impl<P: AccessPlatform> Transport<P> {
     fn set_config<'s>(&mut self, new: ConfigData<'_>, scratch: &'s mut Scratch) -> ConfigData<'s> {
         let offset = new.offset as usize;
         let end = offset.checked_add(new.data.len());
-        let inside = end.is_some_and(|end| end <= self.device.config().len());
-        let applied = inside && !new.data.is_empty() && self.device.write_config(offset, new.data);
+        let inside = end.is_some_and(|end| end <= self.device().config().len());
+        let applied =
+            inside && !new.data.is_empty() && self.device_mut().write_config(offset, new.data);
         if applied {
             self.generation = self.generation.wrapping_add(1);
         }
@@ -232,7 +247,7 @@ impl<P: AccessPlatform> Transport<P> {
     }
 
     /// Sets the status bits that the driver may set [6.8]; 0 resets the device.
-    fn set_status(&mut self, status: u32, events: &mut impl EventChannels) -> Effects {
+    fn set_status(&mut self, status: u32, events: &mut E) -> Effects {
         if self.is_draining {
             return Effects::default();
         }
@@ -258,10 +273,12 @@ impl<P: AccessPlatform> Transport<P> {
     /// Starts the device after DRIVER_OK; it processes the requests already in the queues [6.1].
     fn start(&mut self) -> Effects {
         let mut effects = Effects::default();
-        match self.device.start(self.driver_features.bits()) {
-            Ok(()) => self.scheduler.make_ready(self.enabled()),
+        let features = self.driver_features.bits();
+        let started = self.device_mut().start(features);
+        match started.and_then(|()| self.groups.start_parts(features)) {
+            Ok(()) => self.groups.run(),
             Err(fault) => {
-                self.fail(None, &fault);
+                self.fail(&fault);
                 effects.config = true;
             }
         }
@@ -273,8 +290,8 @@ impl<P: AccessPlatform> Transport<P> {
     fn features_agree(&mut self) -> bool {
         let (offered, accepted) = (self.offered(), self.driver_features.bits());
         let further = self.driver_features.has_further();
-        let unknown = accepted & !(offered | self.device.accepted_features());
-        let behind_platform = self.memory.platform().accepts(accepted);
+        let unknown = accepted & !(offered | self.device().accepted_features());
+        let behind_platform = self.platform().accepts(accepted);
         let versioned = accepted & 1 << F_VERSION_1 != 0;
         if unknown != 0 {
             self.warn(format_args!("FEATURES_OK refused: bits {unknown:#x} were not offered"));
@@ -290,30 +307,34 @@ impl<P: AccessPlatform> Transport<P> {
         }
         let agree = unknown == 0 && !further && behind_platform && versioned;
         if agree {
-            let names = feature_names::names(accepted, self.device.id());
+            let names = feature_names::names(accepted, self.device().id());
             self.stats.log.line(Level::INFO, format_args!("features: {}", names.join(" ")));
             self.stats.update(|state| state.features = names);
         }
         agree
     }
 
-    fn queue_state(&self, index: u32) -> VqueueState {
+    fn queue_state(&mut self, index: u32) -> VqueueState {
         let none = || Virtqueue::<P>::new(0).state(index);
-        self.queues.get(index as usize).map_or_else(none, |queue| queue.state(index))
+        self.groups.queue(index as usize).map_or_else(none, |queue| queue.state(index))
     }
 
     fn set_queue(&mut self, update: &VqueueUpdate) {
         let early = self.status & FEATURES_OK == 0;
         let event_idx = self.driver_features.has(VIRTIO_RING_F_EVENT_IDX);
-        let index = update.index;
-        let updated = match self.queues.get_mut(index as usize) {
+        let (index, is_running) = (update.index as usize, self.is_running());
+        let updated = match self.groups.of_queue(index) {
             Some(_) if early || self.is_draining => Err(UpdateError::Early),
-            Some(queue) => queue.update(update, event_idx, &self.memory),
+            Some(group) => match group.queues.get_mut(index) {
+                Some(queue) => queue.update(update, event_idx, &group.memory),
+                None => Err(UpdateError::NoSuchQueue),
+            },
             None => Err(UpdateError::NoSuchQueue),
         };
         match updated {
-            Ok(Updated::Enabled) if self.is_running() => {
-                self.scheduler.make_ready(QueueSet::of(index as usize));
+            Ok(Updated::Enabled) if is_running => {
+                let group = self.groups.of_queue(index).into_iter();
+                group.for_each(|group| group.scheduler.make_ready(QueueSet::of(index)));
             }
             Ok(_) => {}
             Err(error) => {
@@ -323,37 +344,34 @@ impl<P: AccessPlatform> Transport<P> {
     }
 
     /// RESET_VQUEUE, if negotiated: the driver owns the queue and its buffers again [6.7].
-    fn reset_queue(&mut self, index: u32, events: &mut impl EventChannels) {
+    fn reset_queue(&mut self, index: u32, events: &mut E) {
         let negotiated = self.status & FEATURES_OK != 0 && self.driver_features.has(F_RING_RESET);
         let index = index as usize;
-        let Some(queue) = self.queues.get_mut(index).filter(|_| negotiated) else {
+        let Some(group) = self.groups.of_queue(index).filter(|_| negotiated) else {
             self.warn(format_args!(
                 "reset of queue {index} ignored: no such queue, or no VIRTIO_F_RING_RESET"
             ));
             return;
         };
-        let doorbell = queue.reset();
-        self.device.reset_queue(index);
-        doorbell.into_iter().for_each(|port| events.unbind(port));
-        self.scheduler.remove(index);
+        let doorbell = group.queues.get_mut(index).and_then(Virtqueue::reset);
+        group.device.reset_queue(index);
+        group.scheduler.remove(index);
+        doorbell.into_iter().for_each(|port| self.groups.unbind(index, port, events));
+        self.groups.set_awaited(index, true);
     }
 
-    fn bind_queue(
-        &mut self,
-        index: u32,
-        port: RemotePort,
-        events: &mut impl EventChannels,
-    ) -> BindOutcome {
+    fn bind_queue(&mut self, index: u32, port: RemotePort, events: &mut E) -> BindOutcome {
         let ready = self.status & DRIVER_OK != 0;
-        let queue = self.queues.get_mut(index as usize);
-        let is_free = |queue: &&mut Virtqueue<P>| !ready || !queue.is_enabled();
-        let Some(queue) = queue.filter(is_free).filter(|_| !self.is_draining) else {
+        let number = index as usize;
+        let queue = self.groups.queue(number);
+        if self.is_draining || queue.is_none_or(|queue| ready && queue.is_enabled()) {
             return BindOutcome::Refused;
-        };
-        match events.bind(port) {
+        }
+        match self.groups.bind(number, port, events) {
             Ok(local) => {
-                if let Some(before) = queue.set_doorbell(local) {
-                    events.unbind(before);
+                let queue = self.groups.queue(number);
+                if let Some(before) = queue.and_then(|queue| queue.set_doorbell(local)) {
+                    self.groups.unbind(number, before, events);
                 }
                 BindOutcome::Bound
             }
@@ -372,7 +390,7 @@ impl<P: AccessPlatform> Transport<P> {
         if self.status & DEVICE_NEEDS_RESET != 0 || self.is_draining {
             return ShareOutcome::Refused;
         }
-        match self.memory.share(first, count, reference) {
+        match self.groups.share(first, count, reference) {
             Ok(()) => ShareOutcome::Shared,
             Err(error) => {
                 self.warn(format_args!("pages not added to the pool: {}", Causes(&error)));
@@ -383,48 +401,40 @@ impl<P: AccessPlatform> Transport<P> {
 
     /// Resets the device: no mapping, no doorbell, no feature remains [6.4], once the device uses
     /// no buffer any more.
-    fn reset(&mut self, events: &mut impl EventChannels) {
-        for queue in &mut self.queues {
-            if let Some(port) = queue.reset() {
-                events.unbind(port);
-            }
-        }
-        self.device.reset();
-        self.scheduler.reset();
+    fn reset(&mut self, events: &mut E) {
+        self.groups.reset(events);
         self.is_draining = true;
         self.end_reset();
     }
 
     /// Ends a reset, if the device uses no buffer any more.
     pub fn end_reset(&mut self) {
-        if self.is_draining && !self.device.is_draining() {
-            self.memory.unshare();
+        if self.is_draining && !self.groups.is_draining() {
             (self.status, self.driver_features) = (0, AcceptedFeatures::default());
             self.is_draining = false;
         }
     }
 
-    /// The set of enabled queues.
-    fn enabled(&self) -> QueueSet {
-        let numbers = self.queues.iter().enumerate().filter(|(_, queue)| queue.is_enabled());
-        numbers.map(|(index, _)| index).collect()
-    }
-
     /// Whether queue `index` exists and is enabled.
-    pub fn is_enabled(&self, index: usize) -> bool {
-        self.queues.get(index).is_some_and(Virtqueue::is_enabled)
+    pub fn is_enabled(&mut self, index: usize) -> bool {
+        self.groups.of_queue(index).is_some_and(|group| group.is_enabled(index))
     }
 
     /// Whether the device still uses buffers of a queue that was reset.
     pub fn is_queue_draining(&mut self, index: u32) -> bool {
         let index = index as usize;
-        index < self.queues.len() && self.device.is_queue_draining(index)
+        let group = self.groups.of_queue(index);
+        let is_draining = group.is_some_and(|group| group.device.is_queue_draining(index));
+        if !is_draining {
+            self.groups.set_awaited(index, false);
+        }
+        is_draining
     }
 
     /// Whether the device changed its configuration since the last call. If so, increments the
     /// generation [6.6].
     fn take_config_change(&mut self) -> bool {
-        let changed = self.device.take_config_change();
+        let changed = self.device_mut().take_config_change();
         if changed {
             self.generation = self.generation.wrapping_add(1);
         }

@@ -4,15 +4,17 @@ use protocol::pool::MAX_POOL_PAGES;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
-use super::PollTime;
+use super::{PollTime, ThreadLimit};
 
-/// The poll time of a device's thread, and the limit of its driver's pool.
+/// The poll time and the number of a device's threads, and the limit of its driver's pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServiceSettings {
     /// Maximum time that the device's thread polls idle queues.
     pub poll: PollTime,
     /// Maximum number of pages that its driver may share.
     pub pool: PoolLimit,
+    /// Maximum number of threads that process the device's queues.
+    pub threads: ThreadLimit,
 }
 
 /// Maximum number of pages of one device's pool.

@@ -495,8 +495,8 @@ impl<X: Domain> Server<X> {
                 run_device(xen, place, stopped, &config, &host, &registry, &counted)
             });
             let (outcome, draining) =
-                ran.unwrap_or_else(|error| (ThreadOutcome::Unreported(error), None));
-            (exit_guard.outcome, exit_guard.is_detached) = (outcome, draining.is_some());
+                ran.unwrap_or_else(|error| (ThreadOutcome::Unreported(error), Vec::new()));
+            (exit_guard.outcome, exit_guard.is_detached) = (outcome, !draining.is_empty());
             drop(exit_guard);
             // Waits for storage, and so does the kernel at the end of the thread.
             drop(draining);
@@ -542,7 +542,7 @@ fn run_device<X: Domain>(
     host: &Host,
     registry: &Registry,
     stats: &Arc<DeviceStats>,
-) -> Result<(ThreadOutcome, Option<BoxedDevice<X>>), StoreError> {
+) -> Result<(ThreadOutcome, Vec<BoxedDevice<X>>), StoreError> {
     let mut keys = Keys::open(xen.store()?, path.clone())?;
     // An earlier daemon may have written a 5 itself.
     let written = match origin {
@@ -553,7 +553,7 @@ fn run_device<X: Domain>(
     let device = match keys.toolstack(written)? {
         Toolstack::Online => match setup::open(&mut keys, &path, config, host, stats) {
             Ok(device) => Some(device),
-            Err(error) => return Ok((refuse(&mut keys, origin, &error, stats)?, None)),
+            Err(error) => return Ok((refuse(&mut keys, origin, &error, stats)?, Vec::new())),
         },
         Toolstack::Remove | Toolstack::Gone => None,
     };

@@ -78,6 +78,17 @@ impl<P: AccessPlatform> DmaMemory<P> {
         }
     }
 
+    /// A view of the same guest's memory for another thread: with the same pool, as it is now.
+    pub fn beside(&self) -> Self {
+        Self {
+            pool: self.pool.beside(),
+            copies: FrozenVec::new(),
+            mappings: FrozenVec::new(),
+            last_fault: RefCell::new(None),
+            mapper: self.mapper.clone(),
+        }
+    }
+
     /// The device's statistics.
     pub fn stats(&self) -> &DeviceStats {
         &self.mapper.stats
@@ -136,6 +147,11 @@ impl<P: AccessPlatform> DmaMemory<P> {
         let Mapper { platform, budget, .. } = &self.mapper;
         self.pool
             .share(first, count, reference, budget, |pages, access| platform.map(pages, access))
+    }
+
+    /// Takes over the pool of `other`, as it is now, until [`DmaMemory::unshare`].
+    pub fn share_with(&mut self, other: &Self) {
+        self.pool = other.pool.beside();
     }
 
     /// Limits the pool to `pages` pages from now on.

@@ -129,6 +129,16 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
         Self { shared: Arc::default(), pages: 0, limit: MAX_POOL_PAGES, stats }
     }
 
+    /// A share of the present pages, which keeps them mapped; they count for `self`.
+    pub(super) fn beside(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            pages: 0,
+            limit: self.limit,
+            stats: Arc::clone(&self.stats),
+        }
+    }
+
     /// Limits the pool to `pages` pages from now on.
     pub(super) fn limit(&mut self, pages: u32) {
         self.limit = pages;

@@ -150,7 +150,7 @@ pub(super) fn serve(host: &Host, storage: &Arc<Storage>, step: Option<Duration>)
     let thread = thread::spawn(move || {
         let SessionEnd { outcome, draining } = session.run(Origin::New);
         outcome.unwrap();
-        draining.is_some()
+        !draining.is_empty()
     });
     BareSession { ends, stop, thread }
 }

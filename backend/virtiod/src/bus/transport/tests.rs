@@ -143,7 +143,7 @@ struct Bench {
     hypervisor: Hypervisor,
     guest: Guest,
     events: SimEvents,
-    transport: Transport<GrantPlatform<SimGrants>>,
+    transport: Transport<GrantPlatform<SimGrants>, SimEvents>,
     calls: Arc<Mutex<Vec<Call>>>,
     uncompleted: Arc<AtomicU32>,
 }
@@ -163,7 +163,9 @@ impl Bench {
             uncompleted: Arc::clone(&uncompleted),
         };
         let memory = DmaMemory::new(platform, Arc::clone(&stats), GuestBudget::alone());
-        let transport = Transport::new(Box::new(device), memory, PollTime::Learnt, 264, stats);
+        let (others, service) = (hypervisor.clone(), ServiceSettings::default());
+        let open = Arc::new(move || others.events(id));
+        let transport = Transport::new(Box::new(device), memory, &service, 264, open, stats);
         Self { hypervisor, guest, events, transport, calls, uncompleted }
     }
 
@@ -443,7 +445,7 @@ fn spec_5_3_invalid_events_do_not_reach_the_device() {
         assert_eq!(handled, Err(Meaningless::NoSuchQueue(index)));
     }
     // A disabled queue has nothing to serve.
-    assert_eq!(handle(Event::Avail { index: 1, next_offset_wrap: 0 }), Ok(()));
+    assert_eq!(handle(Event::Avail { index: 1, next_offset_wrap: 0 }), Ok(Effects::default()));
     let config = protocol::message::ConfigChange::anywhere(1);
     assert_eq!(handle(Event::Config { status: 64, config }), Err(Meaningless::OfADevice));
     assert_eq!(handle(Event::Used { index: 0 }), Err(Meaningless::OfADevice));
@@ -645,7 +647,7 @@ fn enabling_queues_of_a_device_that_needs_a_reset_does_not_hold_the_iteration() 
     let mut bench = Bench::negotiated(REQUIRED_FEATURES | RING_RESET);
     bench.set_status(READY | DRIVER_OK);
     bench.iterate();
-    bench.transport.fail(None, &Fault::Internal("a test's"));
+    bench.transport.fail(&Fault::Internal("a test's"));
     let update = bench.update(0);
     let clock = FakeClock::default();
     bench.transport.scheduler().begin_iteration(Woken::default(), &clock);

@@ -1,0 +1,234 @@
+//! All queue groups of a device: the first, which the device's own thread serves, and those with
+//! threads of their own.
+//!
+//! Queue `i` of a device with `n` groups belongs to group `i` modulo `n`. What changes a group first
+//! halts it; [`QueueGroups::resume`] lets all go on.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use protocol::grant::GrantRef;
+use protocol::pool::PoolPage;
+
+use super::group_thread::{GroupThread, News, OpenChannels};
+use super::queue_group::{Activity, QueueGroup};
+use super::virtqueue::Virtqueue;
+use crate::config::ServiceSettings;
+use crate::device::{Fault, Source, VirtioDevice};
+use crate::dma::{AccessPlatform, DmaMemory, ShareError};
+use crate::stats::DeviceStats;
+use xen::{EventChannels, EventError, LocalPort, RemotePort};
+
+/// A device whose connection is closed.
+pub struct ClosedDevice<M> {
+    /// The device, for the next connection.
+    pub device: Box<dyn VirtioDevice<M>>,
+    /// Parts of it that still use buffers of the driver.
+    pub draining: Vec<Box<dyn VirtioDevice<M>>>,
+}
+
+/// The queue groups of a device.
+pub struct QueueGroups<P: AccessPlatform, E> {
+    /// The group that the device's own thread serves.
+    pub first: QueueGroup<P>,
+    others: Vec<GroupThread<P, E>>,
+    /// Readable when another group's thread has told something.
+    signal: Option<Arc<EventFd>>,
+}
+
+impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
+    /// Divides a device that was just reset, as its settings say and as it permits. `open` opens
+    /// event channels for another group.
+    pub fn new(
+        mut device: Box<dyn VirtioDevice<DmaMemory<P>>>,
+        memory: DmaMemory<P>,
+        service: &ServiceSettings,
+        open: OpenChannels<E>,
+        stats: &Arc<DeviceStats>,
+    ) -> Self {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        // Without a descriptor for the signal, one thread serves all.
+        let signal = EventFd::from_flags(flags).ok().map(Arc::new);
+        let mut others = Vec::new();
+        let most = service.threads.count().min(device.queue_sizes().len());
+        let mut part = || signal.as_ref().and_then(|signal| Some((signal, device.part()?)));
+        while others.len() + 1 < most
+            && let Some((signal, part)) = part()
+        {
+            let group = QueueGroup::new(part, memory.beside(), service.poll, Arc::clone(stats));
+            others.push(GroupThread::new(group, Arc::clone(signal), Arc::clone(&open)));
+        }
+        let first = QueueGroup::new(device, memory, service.poll, Arc::clone(stats));
+        Self { first, signal: signal.filter(|_| !others.is_empty()), others }
+    }
+
+    /// The position of a queue's group among the others; `None` for the first group.
+    fn other_of(&self, index: usize) -> Option<usize> {
+        (index % (1 + self.others.len())).checked_sub(1)
+    }
+
+    /// The group of a queue, halted; `None` if there is no such queue or the group's thread is
+    /// lost.
+    pub fn of_queue(&mut self, index: usize) -> Option<&mut QueueGroup<P>> {
+        if index >= self.first.queues.len() {
+            return None;
+        }
+        match self.other_of(index) {
+            None => Some(&mut self.first),
+            Some(other) => self.others.get_mut(other)?.halt(),
+        }
+    }
+
+    /// As [`QueueGroups::of_queue`]: the queue with its group.
+    pub fn queue(&mut self, index: usize) -> Option<&mut Virtqueue<P>> {
+        self.of_queue(index)?.queues.get_mut(index)
+    }
+
+    /// All groups, halted.
+    fn all(&mut self) -> impl Iterator<Item = &mut QueueGroup<P>> {
+        let others = self.others.iter_mut().filter_map(GroupThread::halt);
+        std::iter::once(&mut self.first).chain(others)
+    }
+
+    /// Lets the threads of halted groups go on.
+    ///
+    /// # Errors
+    /// The kernel starts no thread, or opens no event channels.
+    pub fn resume(&mut self) -> io::Result<()> {
+        self.others.iter_mut().try_for_each(|other| {
+            let is_busy = |group: &QueueGroup<P>| {
+                group.activity() == Activity::Running && !group.enabled().is_empty()
+            };
+            if other.group().is_some_and(|group| is_busy(group)) { other.run() } else { Ok(()) }
+        })
+    }
+
+    /// Lets all groups process their queues: the driver is ready.
+    pub fn run(&mut self) {
+        let busy = self.all().filter(|group| !group.enabled().is_empty()).count();
+        self.all().for_each(|group| {
+            group.device.set_shares(busy.max(1));
+            group.run();
+        });
+    }
+
+    /// Starts the parts of the device besides the first, which is started.
+    ///
+    /// # Errors
+    /// The first [`Fault`].
+    pub fn start_parts(&mut self, features: u64) -> Result<(), Fault> {
+        self.all().skip(1).try_for_each(|group| group.device.start(features))
+    }
+
+    /// Stops all groups: the device needs a reset.
+    pub fn stop(&mut self) {
+        self.all().for_each(QueueGroup::stop);
+    }
+
+    /// Resets all queues and the device, and closes the doorbells. The first part goes last: it
+    /// gives up what all use.
+    pub fn reset(&mut self, events: &mut E) {
+        for other in &mut self.others {
+            let doorbells = other.halt().map(QueueGroup::reset);
+            doorbells.into_iter().flatten().for_each(|port| other.unbind(port));
+        }
+        self.first.reset().into_iter().for_each(|port| events.unbind(port));
+    }
+
+    /// Whether a part of the device still uses buffers after a reset.
+    pub fn is_draining(&mut self) -> bool {
+        let others = self.others.iter_mut().filter_map(GroupThread::group);
+        // Every part is asked: each gives up what it can.
+        let draining = others.filter_map(|group| group.is_draining().then_some(())).count();
+        self.first.is_draining() || draining > 0
+    }
+
+    /// Ends all groups after a reset.
+    pub fn close(self) -> ClosedDevice<DmaMemory<P>> {
+        let others = self.others.into_iter().filter_map(GroupThread::into_group);
+        let draining = others.filter_map(|mut group| group.is_draining().then_some(group.device));
+        ClosedDevice { draining: draining.collect(), device: self.first.device }
+    }
+
+    /// Binds a doorbell in the queue's group.
+    ///
+    /// # Errors
+    /// [`EventError`].
+    pub fn bind(
+        &mut self,
+        index: usize,
+        port: RemotePort,
+        events: &mut E,
+    ) -> Result<LocalPort, EventError> {
+        match self.other(index) {
+            Some(other) => other.bind(port),
+            None => events.bind(port),
+        }
+    }
+
+    /// Closes a doorbell of the queue's group.
+    pub fn unbind(&mut self, index: usize, port: LocalPort, events: &mut E) {
+        match self.other(index) {
+            Some(other) => other.unbind(port),
+            None => events.unbind(port),
+        }
+    }
+
+    fn other(&mut self, index: usize) -> Option<&mut GroupThread<P, E>> {
+        let other = self.other_of(index)?;
+        let other = self.others.get_mut(other)?;
+        other.halt();
+        Some(other)
+    }
+
+    /// Has the thread of a queue's group tell, or no longer, when something may have ended.
+    pub fn set_awaited(&mut self, index: usize, is_awaited: bool) {
+        self.other(index).into_iter().for_each(|other| other.set_awaited(is_awaited));
+    }
+
+    /// Adds pages to the pool of all groups.
+    ///
+    /// # Errors
+    /// [`ShareError`].
+    pub fn share(
+        &mut self,
+        first: PoolPage,
+        count: u32,
+        reference: GrantRef,
+    ) -> Result<(), ShareError> {
+        self.first.memory.share(first, count, reference)?;
+        for other in self.others.iter_mut().filter_map(GroupThread::halt) {
+            other.memory.share_with(&self.first.memory);
+        }
+        Ok(())
+    }
+
+    /// The event sources of the device's parts here, and of the other groups' threads.
+    pub fn sources(&self) -> Vec<Source<'_>> {
+        let mut sources = self.first.sources();
+        let here = self.others.iter().filter_map(GroupThread::group_ref);
+        here.for_each(|group| sources.extend(group.sources()));
+        sources
+    }
+
+    /// Readable when another group's thread has told something.
+    pub fn signal(&self) -> Option<BorrowedFd<'_>> {
+        self.signal.as_ref().map(|signal| signal.as_fd())
+    }
+
+    /// The time at which a part of the device here must run even if none of its sources is ready.
+    pub fn deadline(&self) -> Option<Instant> {
+        let here = self.others.iter().filter_map(GroupThread::group_ref);
+        here.filter_map(QueueGroup::deadline).chain(self.first.deadline()).min()
+    }
+
+    /// Takes what the other groups' threads have told.
+    pub fn take_news(&mut self) -> Vec<News> {
+        // It may have been read before.
+        let _ = self.signal.as_ref().map(|signal| signal.read());
+        self.others.iter_mut().map(GroupThread::take_news).collect()
+    }
+}
