@@ -34,6 +34,7 @@ mod ports;
 pub(crate) mod qcow2;
 mod qcow2_damage;
 mod queue_reset;
+mod queue_threads;
 mod ring;
 mod rings;
 mod scale;

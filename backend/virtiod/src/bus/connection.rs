@@ -139,7 +139,7 @@ impl<X: Domain> Connection<X> {
         device
     }
 
-    /// Readable when another thread of the device's has told something.
+    /// Readable when [`Connection::take_news`] has news; `None` if the device has one thread.
     pub fn news(&self) -> Option<BorrowedFd<'_>> {
         self.transport.news()
     }
@@ -160,6 +160,16 @@ impl<X: Domain> Connection<X> {
         }
     }
 
+    /// Takes what other threads of the device's have told.
+    ///
+    /// # Errors
+    /// As [`Connection::iterate`].
+    pub fn take_news(&mut self) -> Result<(), ConnectionError> {
+        let effects = self.transport.take_news()?;
+        self.send(effects);
+        Ok(())
+    }
+
     /// Handles everything that is pending: messages, and queues until they are empty, for a limited
     /// time. Messages are answered between batches: a driver whose queues never become empty
     /// requests more pages for its pool, and their processing waits for these.
@@ -170,10 +180,6 @@ impl<X: Domain> Connection<X> {
         let deadline = self.transport.deadline().is_some_and(|at| at <= Instant::now());
         let woken = Woken { deadline, ..woken };
         self.transport.end_reset();
-        if self.transport.news().is_some() {
-            let effects = self.transport.take_news()?;
-            self.send(effects);
-        }
         self.transport.scheduler().begin_iteration(woken, &KernelClock);
         let signalled = woken.events && self.doorbells.take(self.transport.first_group())?;
         if std::mem::take(&mut self.more_messages) || signalled {
@@ -198,8 +204,16 @@ impl<X: Domain> Connection<X> {
         Ok(self.channel.flush(&mut self.doorbells.channels)?)
     }
 
-    /// Answers at most [`MESSAGE_BUDGET`] messages.
+    /// Answers messages, and lets the threads go on that these have halted.
     fn answer_messages(&mut self) -> Result<(), ConnectionError> {
+        self.answer_some()?;
+        let effects = self.transport.resume();
+        self.send(effects);
+        Ok(())
+    }
+
+    /// Answers at most [`MESSAGE_BUDGET`] messages.
+    fn answer_some(&mut self) -> Result<(), ConnectionError> {
         let (mut buffer, mut scratch) = ([0; SLOT_SIZE], [0; SLOT_SIZE]);
         for _ in 0..MESSAGE_BUDGET {
             let Message { token, body } = match self.channel.receive(&mut buffer)? {
@@ -229,10 +243,11 @@ impl<X: Domain> Connection<X> {
                     self.send(effects);
                     self.channel.flush(&mut self.doorbells.channels)?;
                 }
-                Body::Event(event) => match self.transport.handle_event(event) {
-                    Ok(effects) => self.send(effects),
-                    Err(why) => self.channel.note_dropped(&why),
-                },
+                Body::Event(event) => {
+                    if let Err(why) = self.transport.handle_event(event) {
+                        self.channel.note_dropped(&why);
+                    }
+                }
                 Body::Response(_) => self.channel.note_dropped(&"unexpected response"),
             }
         }
@@ -242,7 +257,10 @@ impl<X: Domain> Connection<X> {
 
     /// Answers resets of queues of which the device uses no buffer any more [6.7].
     fn answer_queue_resets(&mut self) -> Result<(), FlushError> {
-        while !self.queue_resets.is_empty() && !self.channel.has_response() {
+        if self.queue_resets.is_empty() {
+            return Ok(());
+        }
+        while !self.channel.has_response() {
             let transport = &mut self.transport;
             let is_over = |(_, index): &(u16, u32)| !transport.is_queue_draining(*index);
             let Some(position) = self.queue_resets.iter().position(is_over) else { break };
@@ -250,6 +268,8 @@ impl<X: Domain> Connection<X> {
             self.channel.respond(&Message::response(token, Response::ResetVqueue));
             self.channel.flush(&mut self.doorbells.channels)?;
         }
+        let effects = self.transport.resume();
+        self.send(effects);
         Ok(())
     }
 

@@ -80,14 +80,23 @@ pub struct GroupThread<P: AccessPlatform, E> {
     /// Readable when a group's thread has told something.
     signal: Arc<EventFd>,
     open: OpenChannels<E>,
+    /// The thread's name.
+    name: String,
 }
 
 impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
-    /// A group without a thread. `signal` becomes readable when its thread tells something; `open`
-    /// opens its event channels.
-    pub fn new(group: QueueGroup<P>, signal: Arc<EventFd>, open: OpenChannels<E>) -> Self {
-        let unit = Unit { group, doorbells: None, is_awaited: false };
-        Self { here: Some(Box::new(unit)), thread: None, news: News::default(), signal, open }
+    /// The device's group `number`, without a thread. `signal` becomes readable when its thread
+    /// tells something; `open` opens its event channels.
+    pub fn new(
+        number: usize,
+        group: QueueGroup<P>,
+        signal: Arc<EventFd>,
+        open: OpenChannels<E>,
+    ) -> Self {
+        let here = Some(Box::new(Unit { group, doorbells: None, is_awaited: false }));
+        // Beside that of the device's thread.
+        let name = format!("{}.{number}", thread::current().name().unwrap_or("queues"));
+        Self { here, thread: None, news: News::default(), signal, open, name }
     }
 
     /// Lets the group's thread have the group, and starts that thread the first time.
@@ -119,13 +128,17 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
         let call = Arc::new(EventFd::from_flags(flags)?);
         let ((groups, taken), (told, notes)) =
             (mpsc::channel::<Box<Unit<P, E>>>(), mpsc::channel());
-        let teller: Teller<P, E> = Teller { notes: told, signal: Arc::clone(&self.signal) };
+        let sender: NoteSender<P, E> = NoteSender { notes: told, signal: Arc::clone(&self.signal) };
         let called = Arc::clone(&call);
         // It is never joined: the kernel lets it not end before storage has answered it.
-        thread::Builder::new().name("queues".to_owned()).spawn(move || {
+        thread::Builder::new().name(self.name.clone()).spawn(move || {
             while let Ok(mut unit) = taken.recv() {
-                let outcome = serve(&mut unit, &called, &teller);
-                teller.tell(Note::Back(unit, outcome));
+                let outcome = serve(&mut unit, &called, &sender);
+                match outcome {
+                    // Who called waits for it.
+                    Ok(()) => sender.send(Note::Back(unit, outcome)),
+                    Err(_) => sender.send_and_signal(Note::Back(unit, outcome)),
+                }
             }
         })?;
         Ok(Ends { call, groups, notes })
@@ -146,6 +159,11 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
             }
         }
         self.group()
+    }
+
+    /// Has another group instead of one that is lost.
+    pub fn replace(&mut self, group: QueueGroup<P>) {
+        self.here = Some(Box::new(Unit { group, doorbells: None, is_awaited: false }));
     }
 
     /// The group, if it is here.
@@ -174,6 +192,16 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
             }
         }
         std::mem::take(&mut self.news)
+    }
+
+    /// Drops what a halted thread has told of its steps, for a queue that was reset or for all.
+    pub fn forget(&mut self, queue: Option<usize>) {
+        match queue {
+            Some(queue) => self.news.results.iter_mut().for_each(|result| {
+                result.used.retain(|used| *used as usize != queue);
+            }),
+            None => self.news.results.clear(),
+        }
     }
 
     fn take(&mut self, note: Note<P, E>) {
@@ -218,13 +246,19 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
 }
 
 /// Tells the device's thread something.
-struct Teller<P: AccessPlatform, E> {
+struct NoteSender<P: AccessPlatform, E> {
     notes: Sender<Note<P, E>>,
     signal: Arc<EventFd>,
 }
 
-impl<P: AccessPlatform, E> Teller<P, E> {
-    fn tell(&self, note: Note<P, E>) {
+impl<P: AccessPlatform, E> NoteSender<P, E> {
+    /// Tells a thread that waits for a note.
+    fn send(&self, note: Note<P, E>) {
+        // A device that is gone wants to know nothing.
+        let _ = self.notes.send(note);
+    }
+
+    fn send_and_signal(&self, note: Note<P, E>) {
         // A device that is gone wants to know nothing.
         if self.notes.send(note).is_ok() {
             let _ = self.signal.write(1);
@@ -232,7 +266,7 @@ impl<P: AccessPlatform, E> Teller<P, E> {
     }
 }
 
-impl<P: AccessPlatform, E> Drop for Teller<P, E> {
+impl<P: AccessPlatform, E> Drop for NoteSender<P, E> {
     /// The device's thread finds the channel closed.
     fn drop(&mut self) {
         let _ = self.signal.write(1);
@@ -243,17 +277,16 @@ impl<P: AccessPlatform, E> Drop for Teller<P, E> {
 fn serve<P: AccessPlatform, E: EventChannels>(
     unit: &mut Unit<P, E>,
     call: &EventFd,
-    teller: &Teller<P, E>,
+    sender: &NoteSender<P, E>,
 ) -> Result<(), EventError> {
-    // What became ready before the thread had the group.
-    let mut woken = Woken { events: true, sources: true, deadline: false };
+    let mut woken = Woken::default();
     loop {
         let result = iterate(unit, woken)?;
         if result != StepResult::default() {
-            teller.tell(Note::Result(result));
+            sender.send_and_signal(Note::Result(result));
         }
         if unit.is_awaited && woken.sources {
-            teller.tell(Note::Progress);
+            sender.send_and_signal(Note::Progress);
         }
         let poll = poll(unit, call).map_err(|error| EventError {
             operation: "wait for",

@@ -73,6 +73,7 @@ pub struct QueueGroup<P: AccessPlatform> {
     pub scheduler: Scheduler,
     request_pool: RequestPool,
     activity: Activity,
+    poll: PollTime,
     stats: Arc<DeviceStats>,
 }
 
@@ -92,8 +93,14 @@ impl<P: AccessPlatform> QueueGroup<P> {
             memory,
             request_pool: RequestPool::default(),
             activity: Activity::Stopped,
+            poll,
             stats,
         }
+    }
+
+    /// A group with another part of the device, over the same memory.
+    pub fn beside(&self, part: Box<dyn VirtioDevice<DmaMemory<P>>>) -> Self {
+        Self::new(part, self.memory.beside(), self.poll, Arc::clone(&self.stats))
     }
 
     /// Starts to process the enabled queues, with the requests that are already in them [6.1].

@@ -1,8 +1,8 @@
 //! All queue groups of a device: the first, which the device's own thread serves, and those with
 //! threads of their own.
 //!
-//! Queue `i` of a device with `n` groups belongs to group `i` modulo `n`. What changes a group first
-//! halts it; [`QueueGroups::resume`] lets all go on.
+//! Queue `i` of a device with `n` groups belongs to group `i` modulo `n`. What changes a group
+//! first halts it; [`QueueGroups::resume`] lets all go on.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -52,16 +52,22 @@ impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         // Without a descriptor for the signal, one thread serves all.
         let signal = EventFd::from_flags(flags).ok().map(Arc::new);
-        let mut others = Vec::new();
+        let mut parts = Vec::new();
         let most = service.threads.count().min(device.queue_sizes().len());
         let mut part = || signal.as_ref().and_then(|signal| Some((signal, device.part()?)));
-        while others.len() + 1 < most
+        while parts.len() + 1 < most
             && let Some((signal, part)) = part()
         {
-            let group = QueueGroup::new(part, memory.beside(), service.poll, Arc::clone(stats));
-            others.push(GroupThread::new(group, Arc::clone(signal), Arc::clone(&open)));
+            parts.push((part, Arc::clone(signal)));
         }
         let first = QueueGroup::new(device, memory, service.poll, Arc::clone(stats));
+        if !parts.is_empty() {
+            stats.note("threads", &(1 + parts.len()).to_string());
+        }
+        let others = (1..).zip(parts).map(|(number, (part, signal))| {
+            GroupThread::new(number, first.beside(part), signal, Arc::clone(&open))
+        });
+        let others: Vec<_> = others.collect();
         Self { first, signal: signal.filter(|_| !others.is_empty()), others }
     }
 
@@ -132,8 +138,14 @@ impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
     /// gives up what all use.
     pub fn reset(&mut self, events: &mut E) {
         for other in &mut self.others {
-            let doorbells = other.halt().map(QueueGroup::reset);
-            doorbells.into_iter().flatten().for_each(|port| other.unbind(port));
+            let Some(group) = other.halt() else {
+                // Its thread panicked.
+                let part = self.first.device.part();
+                part.into_iter().for_each(|part| other.replace(self.first.beside(part)));
+                continue;
+            };
+            group.reset().into_iter().for_each(|port| other.unbind(port));
+            other.forget(None);
         }
         self.first.reset().into_iter().for_each(|port| events.unbind(port));
     }
@@ -182,6 +194,12 @@ impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
         let other = self.others.get_mut(other)?;
         other.halt();
         Some(other)
+    }
+
+    /// Drops notifications of a queue that was reset: the driver must not receive one for buffers
+    /// used before.
+    pub fn forget(&mut self, index: usize) {
+        self.other(index).into_iter().for_each(|other| other.forget(Some(index)));
     }
 
     /// Has the thread of a queue's group tell, or no longer, when something may have ended.

@@ -533,7 +533,7 @@ impl<X: Domain> Session<X> {
                 self.end();
                 return Ok(StepOutcome::Over);
             }
-            if !self.iterate(woken.connection) {
+            if !self.iterate(&woken) {
                 return Ok(StepOutcome::Next);
             }
             changed = changed || woken.store && self.keys.store().take_events()?;
@@ -552,7 +552,7 @@ impl<X: Domain> Session<X> {
             if woken.stop {
                 return Ok(false);
             }
-            self.iterate(woken.connection);
+            self.iterate(&woken);
             if left.is_zero() {
                 return Ok(true);
             }
@@ -560,9 +560,10 @@ impl<X: Domain> Session<X> {
     }
 
     /// Runs an iteration of the connection, if any; returns `false` if it ended the connection.
-    fn iterate(&mut self, woken: Woken) -> bool {
+    fn iterate(&mut self, woken: &Wakeup) -> bool {
         let Phase::Connected { connection, .. } = &mut self.phase else { return true };
-        match connection.iterate(woken) {
+        let news = if woken.news { connection.take_news() } else { Ok(()) };
+        match news.and_then(|()| connection.iterate(woken.connection)) {
             Ok(()) => true,
             Err(error) => {
                 self.give_up(&error);
@@ -588,10 +589,10 @@ impl<X: Domain> Session<X> {
         let connection = self.phase.connection();
         if let Some(connection) = connection {
             fds.push(entry(connection.as_fd()));
+            fds.extend(connection.news().map(entry));
             let sources = connection.sources();
             fds.extend(sources.iter().map(|source| PollFd::new(source.fd, source.events)));
         }
-        fds.extend(connection.and_then(Connection::news).map(entry));
         if self.is_draining {
             self.add_draining(&mut fds);
         }
@@ -605,12 +606,15 @@ impl<X: Domain> Session<X> {
         wait_for(&mut fds, idle.unwrap_or(Duration::MAX).min(limit))?;
         let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
         let (stop, events) = (ready.next(), connection.and_then(|_| ready.next()));
-        let others = ours.saturating_sub(1 + usize::from(events.is_some()));
+        let news = connection.and_then(Connection::news).and_then(|_| ready.next());
+        let named = 1 + usize::from(events.is_some()) + usize::from(news.is_some());
+        let others = ours.saturating_sub(named);
         let sources = ready.by_ref().take(others).filter(|ready| *ready).count();
         let connection =
             Woken { events: events.unwrap_or(false), sources: sources > 0, deadline: false };
         let store = ready.next().unwrap_or(false);
-        Ok(Wakeup { stop: stop.unwrap_or(false), store, connection })
+        let (stop, news) = (stop.unwrap_or(false), news.unwrap_or(false));
+        Ok(Wakeup { stop, store, news, connection })
     }
 }
 
@@ -625,5 +629,7 @@ enum StoreWatch {
 struct Wakeup {
     stop: bool,
     store: bool,
+    /// Another thread of the device's has told something.
+    news: bool,
     connection: Woken,
 }

@@ -119,7 +119,8 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
     }
 
-    /// Answers a request. The response borrows its data from `scratch`.
+    /// Answers a request. The response borrows its data from `scratch`. Call
+    /// [`Transport::resume`] after the last one.
     pub fn answer<'s>(
         &mut self,
         request: Request<'_>,
@@ -165,16 +166,17 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
                 Response::SharePages { first, outcome }
             }
         };
-        self.resume(&mut effects);
         Answered { response, effects }
     }
 
-    /// Lets all queue groups go on.
-    fn resume(&mut self, effects: &mut Effects) {
-        if let Err(error) = self.groups.resume() {
+    /// Lets the other groups go on, which messages have halted; returns the events to send.
+    pub fn resume(&mut self) -> Effects {
+        let resumed = self.groups.resume();
+        let config = resumed.is_err();
+        if let Err(error) = resumed {
             self.fail(&Fault::Host("the start of a thread for queues", error));
-            effects.config = true;
         }
+        Effects { config, ..Effects::default() }
     }
 
     /// Logs a mistake of the driver's.
@@ -357,6 +359,7 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
         group.device.reset_queue(index);
         group.scheduler.remove(index);
         doorbell.into_iter().for_each(|port| self.groups.unbind(index, port, events));
+        self.groups.forget(index);
         self.groups.set_awaited(index, true);
     }
 

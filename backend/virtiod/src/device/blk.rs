@@ -28,7 +28,7 @@ mod tests;
 mod worker;
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
@@ -43,7 +43,7 @@ use self::batch::CachedReads;
 pub use self::claim::{ClaimError, Owner, Sharing};
 use self::facts::DiskFacts;
 pub use self::image::ImageFormat;
-use self::in_flight::{Carrier, Ended, InFlightTable};
+use self::in_flight::{Carrier, Ended, InFlightLimits, InFlightTable};
 pub use self::request::SECTOR_SIZE;
 use self::request::SERIAL_SIZE;
 use self::size_watch::SizeCheck;
@@ -94,7 +94,16 @@ enum DiskUse {
     Stopping,
 }
 
-/// A block device.
+/// A part of a device.
+enum PartRole {
+    /// The device itself, which takes the disk and gives it up. The other parts that use the disk
+    /// have a share of this.
+    First(Arc<()>),
+    /// Another part, with its share while it uses the disk.
+    Further { first: Weak<()>, uses: Option<Arc<()>> },
+}
+
+/// A block device, or a part of it for some queues.
 pub struct Block {
     facts: DiskFacts,
     config: [u8; config::SIZE],
@@ -102,6 +111,10 @@ pub struct Block {
     serial: [u8; SERIAL_SIZE],
     driver_features: u64,
     disk_use: DiskUse,
+    /// The format of the image.
+    format: ImageFormat,
+    method: Method,
+    role: PartRole,
     worker: Worker,
     engine: Engine<Ticket>,
     /// What the engine returns, reused from call to call.
@@ -138,19 +151,36 @@ impl Block {
         stats: Arc<DeviceStats>,
         method: Method,
     ) -> Result<Self, TargetError> {
-        let facts = target.facts();
+        let (facts, format) = (target.facts(), target.format());
         let mut name = [0; SERIAL_SIZE];
         name.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
-        Ok(Self {
+        let worker = Worker::start(target).map_err(TargetError::Worker)?;
+        let role = PartRole::First(Arc::new(()));
+        Ok(Self::of_parts(facts, format, name, worker, role, method, stats))
+    }
+
+    fn of_parts(
+        facts: DiskFacts,
+        format: ImageFormat,
+        serial: [u8; SERIAL_SIZE],
+        worker: Worker,
+        role: PartRole,
+        method: Method,
+        stats: Arc<DeviceStats>,
+    ) -> Self {
+        Self {
             config: config::bytes(&facts, QUEUES, QUEUE_SIZE),
             size_watch: None,
             size_check: SizeCheck::default(),
             facts,
             config_changed: false,
-            serial: name,
+            serial,
             driver_features: 0,
             disk_use: DiskUse::Idle,
-            worker: Worker::start(target).map_err(TargetError::Worker)?,
+            format,
+            method,
+            role,
+            worker,
             engine: Engine::new(method),
             landed: Vec::new(),
             in_flight: InFlightTable::default(),
@@ -161,7 +191,48 @@ impl Block {
             faults: [const { None }; QUEUES as usize],
             commit_at: None,
             stats,
-        })
+        }
+    }
+
+    /// Another part of the device, unless the worker transfers all data of the image anyway.
+    fn further_part(&self) -> Option<Self> {
+        let PartRole::First(first) = &self.role else { return None };
+        let ImageFormat::Raw = self.format else { return None };
+        let role = PartRole::Further { first: Arc::downgrade(first), uses: None };
+        // One part serves all queues if no descriptor is left.
+        let worker = self.worker.share().ok()?;
+        let (facts, stats) = (self.facts.clone(), Arc::clone(&self.stats));
+        Some(Self::of_parts(facts, self.format, self.serial, worker, role, self.method, stats))
+    }
+
+    /// Takes the disk for a driver.
+    fn take_disk(&mut self, mode: WriteMode) {
+        match &mut self.role {
+            PartRole::First(_) => {
+                self.disk_use = DiskUse::Starting;
+                self.worker.add(Job::Start(mode));
+            }
+            PartRole::Further { first, uses } => {
+                self.disk_use = DiskUse::Used;
+                *uses = first.upgrade();
+            }
+        }
+    }
+
+    /// Gives the disk up: nothing of this part's is in flight.
+    fn give_up_disk(&mut self) {
+        match &mut self.role {
+            PartRole::First(users) if Arc::strong_count(users) > 1 => return,
+            PartRole::First(_) => {
+                self.disk_use = DiskUse::Stopping;
+                self.worker.add(Job::Stop);
+            }
+            PartRole::Further { uses, .. } => {
+                self.disk_use = DiskUse::Idle;
+                *uses = None;
+            }
+        }
+        self.engine.unregister();
     }
 
     /// Has the device learn of changes of its target's size.
@@ -288,9 +359,7 @@ impl Block {
             self.in_flight.remove_all(|entry| matches!(entry.carrier, Carrier::Worker));
         }
         if self.disk_use == DiskUse::Draining && self.in_flight.len() == 0 {
-            self.disk_use = DiskUse::Stopping;
-            self.engine.unregister();
-            self.worker.add(Job::Stop);
+            self.give_up_disk();
         }
         if self.disk_use == DiskUse::Stopping && self.worker.has_ended() {
             self.disk_use = DiskUse::Idle;
@@ -346,7 +415,9 @@ impl Drop for Block {
             self.ended.clear();
         }
         self.engine.unregister();
-        self.worker.end();
+        if matches!(self.role, PartRole::First(_)) {
+            self.worker.end();
+        }
     }
 }
 
@@ -402,8 +473,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         self.driver_features = features;
         let flushes = features & 1 << VIRTIO_BLK_F_FLUSH != 0;
         let mode = if flushes { WriteMode::Back } else { WriteMode::Through };
-        self.disk_use = DiskUse::Starting;
-        self.worker.add(Job::Start(mode));
+        self.take_disk(mode);
         // Until then, the worker serves all requests.
         self.wait_shortly(|disk| {
             disk.collect();
@@ -422,6 +492,14 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
             self.disk_use = DiskUse::Draining;
         }
         self.wait_shortly(|disk| !disk.drains());
+    }
+
+    fn part(&mut self) -> Option<Box<dyn VirtioDevice<M>>> {
+        Some(Box::new(self.further_part()?))
+    }
+
+    fn set_shares(&mut self, parts: usize) {
+        self.in_flight.set_limits(InFlightLimits::default().shared_by(parts));
     }
 
     fn is_draining(&mut self) -> bool {

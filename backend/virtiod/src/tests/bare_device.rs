@@ -1,10 +1,11 @@
 //! A device without a purpose, served by a session of its own: it takes its time, or its storage
 //! holds the driver's buffers.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -12,7 +13,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::host::{Ends, Host, XVDA};
 use crate::bus::session::{Context, Origin, Session, SessionEnd};
 use crate::bus::{DevicePath, Keys};
-use crate::config::ServiceSettings;
+use crate::config::{ServiceSettings, ThreadLimit};
 use crate::device::{DeviceId, DeviceMemory, Fault, QueueContext, Source, VirtioDevice};
 use crate::dma::budget::DaemonBudget;
 use crate::domain::ByGrants;
@@ -23,29 +24,66 @@ use xen::{DomId, Xen};
 /// The storage of a device.
 pub(super) struct Storage {
     holds: AtomicBool,
-    /// Readable once storage has let go.
-    news: EventFd,
+    /// The only part of the device that it holds buffers of; without one, of all.
+    part: Option<usize>,
+    /// For each part, readable once storage has let go.
+    news: Mutex<Vec<Arc<EventFd>>>,
+    /// The threads that processed the queues last.
+    threads: Mutex<BTreeMap<usize, ThreadId>>,
+    /// What becomes of the next processing of a queue.
+    mishap: Mutex<Option<(usize, Mishap)>>,
+}
+
+/// What may become of a device's part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mishap {
+    Fault,
+    Panic,
 }
 
 impl Storage {
     /// Storage that holds the driver's buffers from the start of the device on.
     pub(super) fn hung() -> Arc<Self> {
-        Self::new(true)
+        Self::new(true, None)
+    }
+
+    /// As [`Storage::hung`], but it holds buffers of one part of the device only.
+    pub(super) fn hung_for(part: usize) -> Arc<Self> {
+        Self::new(true, Some(part))
     }
 
     /// Storage that never holds them.
     pub(super) fn sound() -> Arc<Self> {
-        Self::new(false)
+        Self::new(false, None)
     }
 
-    fn new(holds: bool) -> Arc<Self> {
-        let news = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
-        Arc::new(Self { holds: AtomicBool::new(holds), news })
+    fn new(holds: bool, part: Option<usize>) -> Arc<Self> {
+        Arc::new(Self {
+            holds: AtomicBool::new(holds),
+            part,
+            news: Mutex::default(),
+            threads: Mutex::default(),
+            mishap: Mutex::default(),
+        })
     }
 
     pub(super) fn let_go(&self) {
         self.holds.store(false, Ordering::SeqCst);
-        self.news.write(1).unwrap();
+        for (part, news) in self.news.lock().unwrap().iter().enumerate() {
+            if self.part.is_none_or(|held| held == part) {
+                news.write(1).unwrap();
+            }
+        }
+    }
+
+    /// The threads that processed the queues last, by queue.
+    pub(super) fn threads(&self) -> BTreeMap<usize, ThreadId> {
+        self.threads.lock().unwrap().clone()
+    }
+
+    /// Has the next processing of a queue fail.
+    pub(super) fn plan(&self, queue: usize, mishap: Mishap) {
+        *self.mishap.lock().unwrap() = Some((queue, mishap));
     }
 
     pub(super) fn holds(&self) -> bool {
@@ -55,9 +93,27 @@ impl Storage {
 
 struct BareDevice {
     storage: Arc<Storage>,
+    part: usize,
+    news: Arc<EventFd>,
     is_started: bool,
     /// The time that each step takes, of a device that always has another one.
     step: Option<Duration>,
+    queues: &'static [u16],
+}
+
+impl BareDevice {
+    /// Another part of the device, or the first one.
+    fn new(storage: &Arc<Storage>, step: Option<Duration>, queues: &'static [u16]) -> Self {
+        let news = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
+        let mut all = storage.news.lock().unwrap();
+        all.push(Arc::clone(&news));
+        let (part, storage) = (all.len() - 1, Arc::clone(storage));
+        Self { storage, part, news, is_started: false, step, queues }
+    }
+
+    fn is_held(&self) -> bool {
+        self.storage.holds() && self.storage.part.is_none_or(|part| part == self.part)
+    }
 }
 
 impl<M: DeviceMemory> VirtioDevice<M> for BareDevice {
@@ -78,11 +134,15 @@ impl<M: DeviceMemory> VirtioDevice<M> for BareDevice {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &[16]
+        self.queues
     }
 
     fn config(&self) -> &[u8] {
         &[]
+    }
+
+    fn part(&mut self) -> Option<Box<dyn VirtioDevice<M>>> {
+        Some(Box::new(Self::new(&self.storage, self.step, self.queues)))
     }
 
     fn start(&mut self, _: u64) -> Result<(), Fault> {
@@ -91,15 +151,22 @@ impl<M: DeviceMemory> VirtioDevice<M> for BareDevice {
     }
 
     fn is_draining(&mut self) -> bool {
-        self.is_started &= self.storage.holds();
+        self.is_started &= self.is_held();
         self.is_started
     }
 
     fn is_queue_draining(&mut self, _: usize) -> bool {
-        self.is_started && self.storage.holds()
+        self.is_started && self.is_held()
     }
 
     fn process(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+        self.storage.threads.lock().unwrap().insert(index, thread::current().id());
+        let mishap = self.storage.mishap.lock().unwrap().take_if(|(queue, _)| *queue == index);
+        match mishap {
+            Some((_, Mishap::Fault)) => return Err(Fault::Internal("a test's")),
+            Some((_, Mishap::Panic)) => panic!("a test's"),
+            None => {}
+        }
         match self.step {
             Some(step) => {
                 // Simulates slow storage.
@@ -112,12 +179,12 @@ impl<M: DeviceMemory> VirtioDevice<M> for BareDevice {
     }
 
     fn sources(&self) -> Vec<Source<'_>> {
-        vec![Source::readable(self.storage.news.as_fd())]
+        vec![Source::readable(self.news.as_fd())]
     }
 
     fn handle_sources(&mut self, _: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         // Another source may have been ready.
-        let _ = self.storage.news.read();
+        let _ = self.news.read();
         Ok(())
     }
 }
@@ -133,6 +200,17 @@ pub(super) struct BareSession {
 
 /// Serves the first guest's disk with a bare device, in a class that the server does not scan.
 pub(super) fn serve(host: &Host, storage: &Arc<Storage>, step: Option<Duration>) -> BareSession {
+    serve_by(host, storage, step, ThreadLimit::ONE, &[16])
+}
+
+/// As [`serve`], with several queues and so many threads.
+pub(super) fn serve_by(
+    host: &Host,
+    storage: &Arc<Storage>,
+    step: Option<Duration>,
+    threads: ThreadLimit,
+    queues: &'static [u16],
+) -> BareSession {
     let ends = host.add("bare", 1, XVDA, &[]);
     let path = DevicePath { class: "bare".to_owned(), guest: DomId(1), number: XVDA };
     let xen = host.hypervisor.clone();
@@ -140,10 +218,10 @@ pub(super) fn serve(host: &Host, storage: &Arc<Storage>, step: Option<Duration>)
     let context = Context {
         path,
         guest: Guest::new(Arc::new(DaemonBudget::of_this_process())),
-        service: ServiceSettings::default(),
+        service: ServiceSettings { threads, ..ServiceSettings::default() },
         stats: Arc::new(DeviceStats::default()),
     };
-    let device = BareDevice { storage: Arc::clone(storage), is_started: false, step };
+    let device = BareDevice::new(storage, step, queues);
     let stop = Arc::new(EventFd::new().unwrap());
     let session =
         Session::new(ByGrants(xen), keys, Some(Box::new(device)), context, Arc::clone(&stop));

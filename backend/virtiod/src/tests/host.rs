@@ -265,6 +265,15 @@ impl TestDisk {
         Self { guest, file }
     }
 
+    /// As [`TestDisk::connect`], with this configuration file.
+    pub(super) fn connect_configured(file: NamedTempFile, mode: &str, config: &str) -> Self {
+        let guest = TestGuest::connect(|host| {
+            host.configure(config);
+            host.add_disk(1, XVDA, file.path(), mode)
+        });
+        Self { guest, file }
+    }
+
     /// As [`TestDisk::connect`], with a driver that is ready.
     pub(super) fn start(file: NamedTempFile, mode: &str) -> Self {
         let mut disk = Self::connect(file, mode);

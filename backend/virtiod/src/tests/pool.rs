@@ -23,7 +23,7 @@ fn descriptor(page: u32, offset: u64, length: u32, writable: bool) -> Descriptor
 
 /// Reads one sector with all parts at `page` of the pool: header, data across the page's end,
 /// status.
-fn read_sector(driver: &mut Driver, pool: &Pooled, sector: u64) -> (u8, Vec<u8>) {
+pub(super) fn read_sector(driver: &mut Driver, pool: &Pooled, sector: u64) -> (u8, Vec<u8>) {
     let first = pool.first.0;
     driver.guest.slice(pool.pages[0], 8, 16).copy_from(&header(VIRTIO_BLK_T_IN, sector));
     driver.guest.slice(pool.pages[1], 1000, 1).copy_from(&[0xff]);

@@ -53,18 +53,16 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
         [deadline, self.groups.first.scheduler.longest_sleep(clock)].into_iter().flatten().min()
     }
 
-    /// Handles an event from the driver.
+    /// Handles an event from the driver, as [`Transport::answer`] a request.
     ///
     /// # Errors
     /// [`Meaningless`]; the event had no effect.
-    pub fn handle_event(&mut self, event: Event<'_>) -> Result<Effects, Meaningless> {
+    pub fn handle_event(&mut self, event: Event<'_>) -> Result<(), Meaningless> {
         match event {
             Event::Avail { index, .. } => {
-                let mut effects = Effects::default();
                 let group = self.groups.of_queue(index as usize);
                 group.ok_or(Meaningless::NoSuchQueue(index))?.available(index as usize);
-                self.resume(&mut effects);
-                Ok(effects)
+                Ok(())
             }
             Event::Config { .. } | Event::Used { .. } => Err(Meaningless::OfADevice),
         }

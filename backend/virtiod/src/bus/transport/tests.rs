@@ -445,7 +445,7 @@ fn spec_5_3_invalid_events_do_not_reach_the_device() {
         assert_eq!(handled, Err(Meaningless::NoSuchQueue(index)));
     }
     // A disabled queue has nothing to serve.
-    assert_eq!(handle(Event::Avail { index: 1, next_offset_wrap: 0 }), Ok(Effects::default()));
+    assert_eq!(handle(Event::Avail { index: 1, next_offset_wrap: 0 }), Ok(()));
     let config = protocol::message::ConfigChange::anywhere(1);
     assert_eq!(handle(Event::Config { status: 64, config }), Err(Meaningless::OfADevice));
     assert_eq!(handle(Event::Used { index: 0 }), Err(Meaningless::OfADevice));

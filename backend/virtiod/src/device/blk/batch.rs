@@ -325,7 +325,8 @@ impl Block {
                     let task = Task { command: command.clone(), done: 0 };
                     let entry = InFlight::new(queue, request, command, Carrier::Worker);
                     let slot = self.in_flight.add(entry);
-                    jobs.push(Job::Request(RequestJob { slot, queue, task, data }));
+                    let part = self.worker.part();
+                    jobs.push(Job::Request(RequestJob { part, slot, queue, task, data }));
                     continue;
                 }
                 Some(Verdict::Answered(_)) | None => {

@@ -98,6 +98,14 @@ pub struct InFlightLimits {
     pub bytes: u64,
 }
 
+impl InFlightLimits {
+    /// A share of the limits, for one of so many parts of a device.
+    pub(super) fn shared_by(self, parts: usize) -> Self {
+        let parts = parts.max(1);
+        Self { requests: (self.requests / parts).max(1), bytes: self.bytes / parts as u64 }
+    }
+}
+
 impl Default for InFlightLimits {
     fn default() -> Self {
         Self { requests: 256, bytes: 16 << 20 }
@@ -118,6 +126,11 @@ impl InFlightTable {
     #[cfg(test)]
     pub(super) fn with_limits(limits: InFlightLimits) -> Self {
         Self { limits, ..Self::default() }
+    }
+
+    /// Changes the limits. What is in flight stays so.
+    pub(super) fn set_limits(&mut self, limits: InFlightLimits) {
+        self.limits = limits;
     }
 
     /// Number of requests that may be taken from a ring now.

@@ -61,7 +61,8 @@ impl Block {
         let Some(entry) = self.in_flight.get_mut(slot) else { return };
         entry.carrier = Carrier::Worker;
         let task = Task { command: BlockCommand::Flush, done: 0 };
-        let job = RequestJob { slot, queue: entry.queue, task, data: Vec::new() };
+        let (part, queue) = (self.worker.part(), entry.queue);
+        let job = RequestJob { part, slot, queue, task, data: Vec::new() };
         self.worker.add(Job::Request(job));
     }
 

@@ -109,6 +109,11 @@ impl Target {
         self.options.mode
     }
 
+    /// The format of the image.
+    pub fn format(&self) -> ImageFormat {
+        self.options.format()
+    }
+
     /// Size in sectors of 512 bytes; a whole number of logical blocks.
     pub fn sectors(&self) -> u64 {
         let block = u64::from(self.block_size().logical);

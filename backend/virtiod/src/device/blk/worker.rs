@@ -4,6 +4,7 @@
 //! The device hands over jobs and takes reports. A long job is done in parts, and other jobs in
 //! between, so that it holds none of them up for longer than a part.
 
+mod mailbox;
 mod queue;
 
 use std::io;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use self::mailbox::Mailbox;
 use self::queue::JobQueue;
 use super::WriteMode;
 use super::facts::DiskFacts;
@@ -26,9 +28,15 @@ const MOST_REPORTS: usize = 32;
 /// Maximum time for which the end of a device waits for its worker.
 const END_LIMIT: Duration = Duration::from_secs(1);
 
+/// The number of a part of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PartNumber(usize);
+
 /// A request for the worker.
 #[derive(Debug)]
 pub(super) struct RequestJob {
+    /// The part of the device that the request belongs to.
+    pub(super) part: PartNumber,
     /// Identifies the request.
     pub(super) slot: usize,
     /// The queue that the request belongs to.
@@ -66,14 +74,37 @@ pub(super) enum Report {
     Unwritten(TargetError),
 }
 
+impl Report {
+    /// The part of the device that the report is for.
+    fn part(&self) -> PartNumber {
+        match self {
+            Self::Done(job, _) => job.part,
+            Self::Started(_) | Self::Stopped(_) | Self::Refreshed(_) | Self::Unwritten(_) => {
+                PartNumber(0)
+            }
+        }
+    }
+}
+
 /// Reports, with the facts after them.
+#[derive(Default)]
 pub(super) struct Reports {
     pub(super) list: Vec<Report>,
     pub(super) facts: Option<DiskFacts>,
 }
 
-/// The handle to a disk's worker.
-pub(super) struct Worker(Arc<JobQueue>);
+impl Reports {
+    fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.facts.is_none()
+    }
+}
+
+/// The handle of a part of a device to the disk's worker.
+pub(super) struct Worker {
+    jobs: Arc<JobQueue>,
+    part: PartNumber,
+    mailbox: Arc<Mailbox>,
+}
 
 impl Worker {
     /// Starts the worker of a target.
@@ -81,10 +112,28 @@ impl Worker {
     /// # Errors
     /// The kernel's, which starts no thread or gives no descriptor.
     pub(super) fn start(target: Target) -> io::Result<Self> {
-        let queue = Arc::new(JobQueue::new()?);
-        let jobs = Arc::clone(&queue);
-        thread::Builder::new().name("disk".to_owned()).spawn(move || work(target, &jobs))?;
-        Ok(Self(queue))
+        let queue = Arc::new(JobQueue::new());
+        let worker = Self::of(&queue)?;
+        thread::Builder::new().name("disk".to_owned()).spawn(move || work(target, &queue))?;
+        Ok(worker)
+    }
+
+    fn of(jobs: &Arc<JobQueue>) -> io::Result<Self> {
+        let (part, mailbox) = jobs.add_mailbox()?;
+        Ok(Self { jobs: Arc::clone(jobs), part, mailbox })
+    }
+
+    /// A handle for another part of the device.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(super) fn share(&self) -> io::Result<Self> {
+        Self::of(&self.jobs)
+    }
+
+    /// The number of the part that the handle is for.
+    pub(super) fn part(&self) -> PartNumber {
+        self.part
     }
 
     /// Hands a job over.
@@ -94,40 +143,40 @@ impl Worker {
 
     /// Hands jobs over together.
     pub(super) fn add_all(&self, jobs: impl IntoIterator<Item = Job>) {
-        self.0.add(jobs);
+        self.jobs.add(jobs);
     }
 
-    /// Drops the requests of a queue, or of all: those that have not begun, or that are between two
-    /// parts. Returns their slots; the others are reported.
+    /// Drops the requests of a queue, or all of this part of the device: those that have not begun,
+    /// or that are between two steps. Returns their slots; the others are reported.
     pub(super) fn cancel(&self, queue: Option<usize>) -> Vec<usize> {
-        self.0.cancel(queue)
+        self.jobs.cancel(self.part, queue)
     }
 
     /// Readable while reports wait.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.reports_ready().as_fd()
+        self.mailbox.ready().as_fd()
     }
 
     /// Whether reports wait, without a system call.
     pub(super) fn has_reports(&self) -> bool {
-        self.0.has_reports()
+        self.mailbox.has_reports()
     }
 
     /// Whether the worker has ended: no report follows those that wait.
     pub(super) fn has_ended(&self) -> bool {
-        self.0.has_ended()
+        self.jobs.has_ended() && self.mailbox.is_empty()
     }
 
     /// Takes the reports that wait.
     pub(super) fn take(&self) -> Reports {
-        self.0.take_reports()
+        self.mailbox.take()
     }
 
     /// Ends the worker, which closes the target, and waits for it up to a second: storage may hold
     /// it up for ever.
     pub(super) fn end(&self) {
-        self.0.end();
-        self.0.wait_for_end(END_LIMIT);
+        self.jobs.end();
+        self.jobs.wait_for_end(END_LIMIT);
     }
 }
 
@@ -144,7 +193,7 @@ fn work(target: Target, jobs: &JobQueue) {
             if let Some(Err(error)) = has_requests.then(|| target.finish_batch()) {
                 reports.push(Report::Unwritten(error));
             }
-            jobs.report(&mut reports, target.take_new_facts());
+            jobs.report(&mut reports, target.take_new_facts().as_ref());
         }
     }
 }

@@ -1,26 +1,24 @@
-//! Jobs and reports between a device's thread and its worker.
+//! Jobs and reports between the parts of a device and its worker.
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
-
-use super::{Job, Report, Reports, RequestJob};
+use super::mailbox::Mailbox;
+use super::{Job, PartNumber, Report, RequestJob};
 use crate::device::blk::facts::DiskFacts;
 
-/// What both threads share.
+/// What all threads share.
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Job>,
     /// Requests at the end of `waiting` that are between two parts.
     begun: usize,
-    /// The queue of the request that the worker does, unless that was cancelled.
-    running: Option<usize>,
-    reports: Vec<Report>,
-    facts: Option<DiskFacts>,
+    /// The part and the queue of the request that the worker does, unless that was cancelled.
+    running: Option<(PartNumber, usize)>,
+    /// Those of the device's parts, by their numbers.
+    mailboxes: Vec<Weak<Mailbox>>,
     end: End,
 }
 
@@ -39,27 +37,30 @@ pub(super) struct JobQueue {
     state: Mutex<State>,
     /// Signalled for each job, and at both ends.
     news: Condvar,
-    /// Whether reports wait. A look in passing: who acts on it takes the lock. Relaxed.
-    has_reports: AtomicBool,
-    /// Readable while reports wait, or when the worker has ended.
-    reports: EventFd,
 }
 
-fn queue_of(job: &Job) -> Option<usize> {
+/// The part and the queue that a job belongs to.
+fn owner_of(job: &Job) -> Option<(PartNumber, usize)> {
     match job {
-        Job::Request(job) => Some(job.queue),
+        Job::Request(job) => Some((job.part, job.queue)),
         Job::Start(_) | Job::Stop | Job::Refresh => None,
     }
 }
 
 impl JobQueue {
+    pub(super) fn new() -> Self {
+        Self { state: Mutex::default(), news: Condvar::new() }
+    }
+
+    /// Adds a mailbox for another part of the device.
+    ///
     /// # Errors
     /// No descriptor is left.
-    pub(super) fn new() -> io::Result<Self> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let reports = EventFd::from_flags(flags)?;
-        let (state, has_reports) = (Mutex::default(), AtomicBool::new(false));
-        Ok(Self { state, news: Condvar::new(), has_reports, reports })
+    pub(super) fn add_mailbox(&self) -> io::Result<(PartNumber, Arc<Mailbox>)> {
+        let mailbox = Arc::new(Mailbox::new()?);
+        let mut state = self.state();
+        state.mailboxes.push(Arc::downgrade(&mailbox));
+        Ok((PartNumber(state.mailboxes.len() - 1), mailbox))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -96,7 +97,7 @@ impl JobQueue {
             }
             if let Some(job) = state.waiting.pop_front() {
                 state.begun = state.begun.min(state.waiting.len());
-                state.running = queue_of(&job);
+                state.running = owner_of(&job);
                 return Some(job);
             }
             state = self.news.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -109,18 +110,20 @@ impl JobQueue {
         state.waiting.len() > state.begun
     }
 
-    /// Removes requests that wait, of a queue or of all; returns their slots. The request that the
-    /// worker does just now ends after its part.
-    pub(super) fn cancel(&self, queue: Option<usize>) -> Vec<usize> {
+    /// Removes requests of a part of the device that wait, of a queue or of all; returns their
+    /// slots. The request that the worker does just now ends after its step.
+    pub(super) fn cancel(&self, part: PartNumber, queue: Option<usize>) -> Vec<usize> {
         let mut state = self.state();
-        let is_meant = |of: usize| queue.is_none_or(|queue| queue == of);
+        let is_meant = |(of, number)| part == of && queue.is_none_or(|queue| queue == number);
         state.running.take_if(|running| is_meant(*running));
         let (mut slots, mut begun) = (Vec::new(), 0);
         let first_begun = state.waiting.len() - state.begun.min(state.waiting.len());
         let waiting = std::mem::take(&mut state.waiting);
         for (position, job) in waiting.into_iter().enumerate() {
             match &job {
-                Job::Request(request) if is_meant(request.queue) => slots.push(request.slot),
+                Job::Request(request) if is_meant((request.part, request.queue)) => {
+                    slots.push(request.slot);
+                }
                 _ => {
                     begun += usize::from(position >= first_begun);
                     state.waiting.push_back(job);
@@ -131,46 +134,25 @@ impl JobQueue {
         slots
     }
 
-    /// Hands reports to the device.
-    pub(super) fn report(&self, reports: &mut Vec<Report>, facts: Option<DiskFacts>) {
-        let mut state = self.state();
-        let signals = state.reports.is_empty();
-        state.reports.append(reports);
-        if facts.is_some() {
-            state.facts = facts;
+    /// Hands reports to the parts of the device that they belong to, and facts to all.
+    pub(super) fn report(&self, reports: &mut Vec<Report>, facts: Option<&DiskFacts>) {
+        for (number, mailbox) in self.mailboxes().into_iter().enumerate() {
+            let is_meant = |report: &mut Report| report.part() == PartNumber(number);
+            let own = reports.extract_if(.., is_meant);
+            match mailbox.upgrade() {
+                Some(mailbox) => mailbox.add(own, facts),
+                None => own.for_each(drop),
+            }
         }
-        if signals {
-            self.signal();
-        }
     }
 
-    fn signal(&self) {
-        self.has_reports.store(true, Ordering::Relaxed);
-        // The counter cannot overflow: it is written once for each time it is read.
-        let _ = self.reports.write(1);
+    fn mailboxes(&self) -> Vec<Weak<Mailbox>> {
+        self.state().mailboxes.clone()
     }
 
-    pub(super) fn reports_ready(&self) -> &EventFd {
-        &self.reports
-    }
-
-    pub(super) fn has_reports(&self) -> bool {
-        self.has_reports.load(Ordering::Relaxed)
-    }
-
+    /// Whether the worker has ended.
     pub(super) fn has_ended(&self) -> bool {
-        let state = self.state();
-        matches!(state.end, End::Done) && state.reports.is_empty()
-    }
-
-    pub(super) fn take_reports(&self) -> Reports {
-        let mut state = self.state();
-        if !state.reports.is_empty() {
-            // It was written, and only this reads it.
-            let _ = self.reports.read();
-            self.has_reports.store(false, Ordering::Relaxed);
-        }
-        Reports { list: std::mem::take(&mut state.reports), facts: state.facts.take() }
+        matches!(self.state().end, End::Done)
     }
 
     /// Requests the end: jobs that have not begun are dropped.
@@ -186,7 +168,7 @@ impl JobQueue {
     pub(super) fn note_end(&self) {
         self.state().end = End::Done;
         self.news.notify_all();
-        self.signal();
+        self.mailboxes().iter().filter_map(Weak::upgrade).for_each(|mailbox| mailbox.signal());
     }
 
     /// Waits until the target is closed, up to `limit`.
@@ -202,9 +184,11 @@ mod tests {
     use super::*;
     use crate::device::blk::request::{BlockCommand, Task};
 
+    const FIRST: PartNumber = PartNumber(0);
+
     fn request(slot: usize, queue: usize) -> Job {
         let task = Task { command: BlockCommand::Flush, done: 0 };
-        Job::Request(RequestJob { slot, queue, task, data: Vec::new() })
+        Job::Request(RequestJob { part: FIRST, slot, queue, task, data: Vec::new() })
     }
 
     fn next(jobs: &JobQueue) -> RequestJob {
@@ -216,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_job_that_has_begun_waits_behind_the_others() {
-        let jobs = JobQueue::new().unwrap();
+        let jobs = JobQueue::new();
         jobs.add([request(1, 0)]);
         let long = next(&jobs);
         assert!(jobs.put_back(long).is_none());
@@ -229,15 +213,15 @@ mod tests {
 
     #[test]
     fn cancelled_requests_are_not_begun_and_not_continued() {
-        let jobs = JobQueue::new().unwrap();
+        let jobs = JobQueue::new();
         jobs.add([(1, 0), (2, 1), (3, 0)].map(|(slot, of)| request(slot, of)));
         jobs.add([Job::Refresh]);
         let running = next(&jobs);
         assert_eq!(running.slot, 1);
-        assert_eq!(jobs.cancel(Some(0)), [3]);
+        assert_eq!(jobs.cancel(FIRST, Some(0)), [3]);
         assert_eq!(jobs.put_back(running).unwrap().slot, 1, "it was cancelled in between");
         assert!(jobs.put_back(next(&jobs)).is_none());
-        assert_eq!(jobs.cancel(None), [2], "a request between two parts");
+        assert_eq!(jobs.cancel(FIRST, None), [2], "a request between two parts");
         assert!(matches!(jobs.next(), Some(Job::Refresh)));
         jobs.end();
         assert!(jobs.next().is_none());
