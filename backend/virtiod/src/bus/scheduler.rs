@@ -163,6 +163,9 @@ pub struct Scheduler {
     /// Requests that the storage works on.
     in_flight: u32,
     awaited: Awaited,
+    /// The thread has slept until storage completed requests: the driver may wait for them with
+    /// nothing else to do.
+    driver_waits: bool,
     /// In this iteration, requests were taken or given back.
     worked: bool,
     /// In this iteration, a source was ready or a message was answered.
@@ -197,6 +200,7 @@ impl Scheduler {
             source_after: None,
             in_flight: 0,
             awaited: Awaited::Request,
+            driver_waits: false,
             worked: false,
             attended: false,
             events: false,
@@ -210,7 +214,8 @@ impl Scheduler {
         self.unnotified.extend(self.delayed.iterate(idle));
         self.notify_now = true;
         self.sources = woken.sources || woken.deadline;
-        let slept = self.slept(woken.sources && self.in_flight > 0, clock);
+        self.driver_waits = woken.sources && self.in_flight > 0;
+        let slept = self.slept(self.driver_waits, clock);
         self.source_after = slept.map(|slept| self.polled_in_vain + slept);
         (self.worked, self.attended, self.events) = (false, woken.sources, false);
         (self.phase, self.processed) = (Phase::Process, false);
@@ -270,7 +275,8 @@ impl Scheduler {
         }
         self.unnotified.extend(batch.used);
         self.pending = self.pending.plus(batch);
-        self.notify_now |= when != NotifyWhen::Coalesced;
+        let is_awaited = batch.count > 0 && std::mem::take(&mut self.driver_waits);
+        self.notify_now |= is_awaited || when != NotifyWhen::Coalesced;
     }
 
     /// The rings and the completions were polled `polls` times, and this was found.

@@ -164,3 +164,29 @@ fn all_queues_are_polled_though_only_one_rang() {
     setting.scheduler.polled(1, requests(QueueSet::of(0)), &setting.clock);
     assert_eq!(setting.next(), Step::Process(QueueSet::of(0)));
 }
+
+#[test]
+fn a_driver_that_waited_for_storage_is_notified_before_anything_is_polled() {
+    let mut setting = Setting::new(WorkSource::Driver, PollTime::Fixed(LIMIT));
+    setting.learn_to_poll();
+    // Attempts to coalesce more, whatever was learnt.
+    for _ in 0..300 {
+        setting.ring(&[0]);
+        assert_eq!(setting.next(), Step::Process(QueueSet::of(0)));
+        setting.scheduler.completed(&emptied(QueueSet::of(0)), NotifyWhen::Coalesced, 4);
+        setting.run_to_sleep();
+        setting.clock.pass(4 * LIMIT);
+        setting.begin(Woken { sources: true, ..Woken::default() });
+        assert_eq!(setting.next(), Step::HandleSources);
+        let batch = BatchSummary { rescheduled: QueueSet::default(), ..used(0, 1, 512) };
+        setting.scheduler.completed(&batch, NotifyWhen::Coalesced, 3);
+        assert_eq!(setting.next(), Step::Notify(QueueSet::of(0)));
+        // Those that follow are held back, as before.
+        setting.scheduler.completed(&batch, NotifyWhen::Coalesced, 2);
+        if matches!(setting.next(), Step::Poll { .. }) {
+            return;
+        }
+        setting.run_to_sleep();
+    }
+    panic!("nothing was held back");
+}
