@@ -90,6 +90,12 @@ impl Hypervisor {
         self.world().store.write(path, value);
     }
 
+    /// As [`Hypervisor::store_write`], several values at once, as a transaction does.
+    pub fn store_write_all<'a>(&self, values: impl IntoIterator<Item = (&'a str, &'a str)>) {
+        let store = &mut self.world().store;
+        values.into_iter().for_each(|(path, value)| store.write(path, value));
+    }
+
     /// Makes the thread panic that next reads this path from Dom0, to simulate a programming error.
     pub fn store_trap(&self, path: &str) {
         self.world().store.trap = Some(path.to_owned());

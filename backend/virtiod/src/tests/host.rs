@@ -131,8 +131,9 @@ impl Host {
 
     /// Removes a device as `xl destroy` does, and waits for the backend as xl does.
     pub(super) fn remove(&self, ends: &Ends) {
-        self.hypervisor.store_write(&format!("{}/online", ends.backend), "0");
-        self.hypervisor.store_write(&format!("{}/state", ends.backend), "5");
+        let key = |name| format!("{}/{name}", ends.backend);
+        let (online, state) = (key("online"), key("state"));
+        self.hypervisor.store_write_all([(&*online, "0"), (&*state, "5")]);
         self.wait_state(ends, "6");
         self.hypervisor.store_remove(&ends.frontend);
         self.hypervisor.store_remove(&ends.backend);
