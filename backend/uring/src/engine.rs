@@ -8,13 +8,14 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use io_uring::IoUring;
+use io_uring::{IoUring, squeue, types};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::operation::{Operation, Step};
 use crate::owned::OwnedVector;
 use crate::registered::Registered;
 use crate::threads::Threads;
+use crate::waiting::{AwaitedFd, POLL_MARK, RingPolls, WITHOUT_MEMORY, wait_by_poll};
 
 /// Number of submissions that are handed to the kernel together at most.
 const SUBMISSIONS: u32 = 64;
@@ -99,6 +100,9 @@ pub struct Engine<T> {
     free: Vec<u32>,
     /// Submissions that wait for [`Engine::commit`].
     uncommitted: Vec<u32>,
+    /// Results of operations that were found beside those of polls.
+    results: Vec<(u32, i32)>,
+    polls: RingPolls,
     registered: Registered,
 }
 
@@ -111,6 +115,8 @@ impl<T> Engine<T> {
             flights: Vec::new(),
             free: Vec::new(),
             uncommitted: Vec::new(),
+            results: Vec::new(),
+            polls: RingPolls::default(),
             registered: Registered::default(),
         }
     }
@@ -133,6 +139,11 @@ impl<T> Engine<T> {
 
     /// Whether operations have ended that nobody took, without a system call.
     pub fn has_completions(&self) -> bool {
+        !self.results.is_empty() || self.has_entries()
+    }
+
+    /// Whether the backend has results of operations, or of polls.
+    fn has_entries(&self) -> bool {
         match &self.backend {
             Backend::Unchosen => false,
             // SAFETY: no other view of the completion queue exists: the others borrow the ring
@@ -245,7 +256,8 @@ impl<T> Engine<T> {
 
     /// Takes the operations that have ended, and begins again those of which a part is left.
     pub fn take(&mut self, landed: &mut Vec<Landed<T>>) {
-        let Self { backend, flights, free, uncommitted, .. } = self;
+        self.fetch();
+        let Self { results, flights, free, uncommitted, .. } = self;
         let mut land = |index: u32, result| {
             let slot = flights.get_mut(index as usize)?;
             match slot.as_mut()?.take_result(result) {
@@ -258,23 +270,73 @@ impl<T> Engine<T> {
             }
             Some(())
         };
+        results.drain(..).for_each(|(index, result)| {
+            land(index, result);
+        });
+        // What the kernel does not take is submitted again by the caller's next commit.
+        drop(self.commit());
+    }
+
+    /// Fetches all results from the backend.
+    fn fetch(&mut self) {
+        let Self { backend, results, polls, .. } = self;
         match backend {
             Backend::Unchosen => {}
             Backend::Ring(ring) => loop {
-                ring.completion().for_each(|entry| {
-                    land(entry.user_data() as u32, entry.result());
+                ring.completion().for_each(|entry| match entry.user_data() {
+                    number if number & POLL_MARK != 0 => polls.take_result(number, entry.result()),
+                    index => results.push((index as u32, entry.result())),
                 });
                 // The kernel keeps what the ring cannot hold until it is asked.
                 if !ring.submission().cq_overflow() || ring.submit().is_err() {
                     break;
                 }
             },
-            Backend::Threads(threads) => threads.take().into_iter().for_each(|(index, result)| {
-                land(index, result);
-            }),
+            Backend::Threads(threads) => results.extend(threads.take()),
         }
-        // What the kernel does not take is submitted again by the caller's next commit.
-        drop(self.commit());
+    }
+
+    /// Waits until one of `fds` is ready or an operation has ended, for at most `limit`
+    /// ([`Duration::MAX`]: for ever); may return earlier. With a ring, one system call also begins
+    /// what the kernel has not taken yet, and the ring keeps these files open until
+    /// [`Engine::stop_polling`] or a wait without them.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn wait_for(&mut self, fds: &mut [AwaitedFd], limit: Duration) -> io::Result<()> {
+        let ring = match &mut self.backend {
+            Backend::Ring(ring) if ring.params().is_feature_ext_arg() => ring,
+            Backend::Ring(_) | Backend::Threads(_) | Backend::Unchosen => {
+                return wait_by_poll(fds, limit);
+            }
+        };
+        let own = ring.as_raw_fd();
+        if !has_room(ring, fds.len() + self.polls.len()) {
+            // The queue is full of what the kernel does not take.
+            return wait_by_poll(fds, limit);
+        }
+        push_polls(ring, &self.polls.change_to(fds, own));
+        let is_ready = !self.results.is_empty() || self.polls.has_fired();
+        let waited = submit_and_wait(ring, if is_ready { 0 } else { 1 }, limit);
+        self.fetch();
+        self.polls.note(fds);
+        let has_results = !self.results.is_empty();
+        fds.iter_mut().filter(|awaited| awaited.is(own)).for_each(|awaited| {
+            awaited.is_ready = has_results;
+        });
+        waited
+    }
+
+    /// Has the ring poll no descriptor any more, so that it keeps no file open.
+    pub fn stop_polling(&mut self) {
+        if let Backend::Ring(ring) = &mut self.backend {
+            let own = ring.as_raw_fd();
+            if has_room(ring, self.polls.len()) {
+                push_polls(ring, &self.polls.change_to(&[], own));
+                submit(ring);
+            }
+            self.fetch();
+        }
     }
 
     /// Waits until at least one operation has ended, or `limit` milliseconds are over.
@@ -317,6 +379,46 @@ fn push_all<T>(ring: &mut IoUring, flights: &[Option<Flight<T>>], indices: Vec<u
     left.extend(indices);
     submit(ring);
     left
+}
+
+/// Whether the submission queue has room for so many entries, perhaps after others are submitted.
+fn has_room(ring: &mut IoUring, count: usize) -> bool {
+    let room = |ring: &mut IoUring| {
+        let queue = ring.submission();
+        queue.capacity().saturating_sub(queue.len()) >= count
+    };
+    room(ring) || submit(ring) && room(ring)
+}
+
+/// Adds submissions about polls, for which the queue has room.
+fn push_polls(ring: &mut IoUring, entries: &[squeue::Entry]) {
+    for entry in entries {
+        // SAFETY: the entry refers to no memory.
+        let pushed = unsafe { ring.submission().push(entry) };
+        debug_assert!(pushed.is_ok());
+    }
+}
+
+/// Submits the queue's entries and waits for so many completions, at most for `limit`.
+fn submit_and_wait(ring: &IoUring, count: usize, limit: Duration) -> io::Result<()> {
+    let waited = if limit == Duration::MAX {
+        ring.submit_and_wait(count)
+    } else {
+        let limit = types::Timespec::from(limit);
+        ring.submitter().submit_with_args(count, &types::SubmitArgs::new().timespec(&limit))
+    };
+    match waited {
+        Ok(_) => Ok(()),
+        Err(error) => match error.raw_os_error() {
+            // The time is over, a signal, or completions have to be fetched first.
+            Some(libc::ETIME | libc::EINTR | libc::EBUSY) => Ok(()),
+            Some(libc::EAGAIN | libc::ENOMEM) => {
+                std::thread::sleep(WITHOUT_MEMORY.min(limit));
+                Ok(())
+            }
+            _ => Err(error),
+        },
+    }
 }
 
 /// Submits the queue's entries; returns whether the kernel took all. What it does not take stays
@@ -368,6 +470,7 @@ impl<T> Drop for Engine<T> {
 pub(crate) mod tests {
     use std::fs::File;
     use std::io::Write;
+    use std::os::fd::AsFd;
     use std::os::unix::fs::FileExt;
     use std::sync::Arc;
 
@@ -527,6 +630,54 @@ pub(crate) mod tests {
             finish(&mut engine);
             drop(answer);
         }
+    }
+
+    #[test]
+    fn one_wait_is_for_operations_and_descriptors() {
+        for method in METHODS {
+            let mut engine = engine(method);
+            let file = file(b"data");
+            let memory = Arc::new(Memory::new(4));
+            let ((news, mut sender), (quiet, _sender)) =
+                (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+            // Before there is a backend, and with it.
+            for _ in 0..2 {
+                let wait = |engine: &mut Engine<u32>, limit| {
+                    let own = engine.completions();
+                    let fds = [news.as_fd(), quiet.as_fd()].into_iter().chain(own);
+                    let mut fds: Vec<_> = fds.map(AwaitedFd::readable).collect();
+                    engine.wait_for(&mut fds, limit).unwrap();
+                    fds.iter().map(|awaited| awaited.is_ready).collect::<Vec<_>>()
+                };
+                assert!(wait(&mut engine, Duration::ZERO).iter().all(|ready| !ready));
+                sender.write_all(b"x").unwrap();
+                // It stays ready until it is read.
+                for _ in 0..2 {
+                    assert_eq!(wait(&mut engine, Duration::MAX)[..2], [true, false]);
+                }
+                std::io::Read::read_exact(&mut &news, &mut [0]).unwrap();
+                assert!(wait(&mut engine, Duration::ZERO).iter().all(|ready| !ready));
+                let read = Work::Read { offset: 0 };
+                engine.submit(operation(&file, read, Memory::vector(&memory, 0, 4)), 1);
+                engine.commit().unwrap();
+                assert_eq!(wait(&mut engine, Duration::MAX), [false, false, true], "{method:?}");
+                assert_eq!(finish(&mut engine), [(1, Ok(()))]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_ring_that_polls_no_more_keeps_no_file_open() {
+        let mut engine = engine(Method::Ring);
+        engine.choose().unwrap();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let mut fds = [AwaitedFd::readable(reader.as_fd())];
+        engine.wait_for(&mut fds, Duration::ZERO).unwrap();
+        engine.stop_polling();
+        drop(reader);
+        // A pipe without a reader.
+        assert_eq!(writer.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert!(!engine.has_completions());
     }
 
     #[test]

@@ -28,3 +28,4 @@ pub mod operation;
 pub mod owned;
 mod registered;
 mod threads;
+pub mod waiting;

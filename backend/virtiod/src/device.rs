@@ -26,11 +26,14 @@ pub use queue::{
 pub use queue_set::QueueSet;
 pub use ring::{OneSlice, Ring, RingAreas, RingState};
 pub use transfer::{Gather, IoEngine, MessageBatch, MessageResults, Scatter, WriteMode};
+pub use uring::waiting::AwaitedFd;
 
+use std::io;
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
+use uring::waiting::wait_by_poll;
 
 /// Virtio device ids (virtio 1.3 section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,6 +225,19 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     fn sources(&self) -> Vec<Source<'_>> {
         Vec::new()
     }
+
+    /// Waits until one of `fds` is ready, its own sources among them, for at most `limit`
+    /// ([`Duration::MAX`]: for ever). The device may do it with what it waits for storage with. A
+    /// file may stay open until the device is reset or waits without it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn wait(&mut self, fds: &mut [AwaitedFd], limit: Duration) -> io::Result<()> {
+        wait_by_poll(fds, limit)
+    }
+
+    /// Forgets what it has learnt of descriptors to wait for: some may be other files now.
+    fn forget_descriptors(&mut self) {}
 
     /// When the bus calls [`VirtioDevice::handle_sources`] even if no source is ready.
     fn deadline(&self) -> Option<Instant> {

@@ -59,7 +59,6 @@ pub mod listener;
 pub mod setup;
 pub mod stats;
 pub mod tap;
-pub mod timeout;
 
 pub use xen::Causes;
 

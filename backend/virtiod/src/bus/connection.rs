@@ -17,7 +17,7 @@ use super::scheduler::clock::KernelClock;
 use super::scheduler::{Step, Woken};
 use super::session::Context;
 use super::transport::{Answered, Effects, Transport};
-use crate::device::{Source, VirtioDevice};
+use crate::device::{AwaitedFd, Source, VirtioDevice};
 use crate::dma::DmaMemory;
 use crate::domain::Domain;
 use crate::guest::Guest;
@@ -152,8 +152,23 @@ impl<X: Domain> Connection<X> {
         }
     }
 
+    /// Waits until one of `fds` is ready, for at most `limit` and the longest time that the thread
+    /// may sleep.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn wait(&mut self, fds: &mut [AwaitedFd], limit: Duration) -> io::Result<()> {
+        let limit = self.longest_sleep().map_or(limit, |longest| longest.min(limit));
+        self.transport.wait(fds, limit)
+    }
+
+    /// Forgets what was learnt of descriptors to wait for: some may be other files now.
+    pub fn forget_descriptors(&mut self) {
+        self.transport.forget_descriptors();
+    }
+
     /// The longest time that the thread may sleep without an event; `None` for ever.
-    pub fn longest_sleep(&self) -> Option<Duration> {
+    fn longest_sleep(&self) -> Option<Duration> {
         match self.more_messages {
             true => Some(Duration::ZERO),
             false => self.transport.longest_sleep(&KernelClock),

@@ -11,16 +11,14 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::doorbells::Doorbells;
 use super::queue_group::{QueueGroup, StepResult};
 use super::scheduler::clock::KernelClock;
 use super::scheduler::{Step, Woken};
+use crate::device::AwaitedFd;
 use crate::dma::AccessPlatform;
-use crate::stats::DeviceStats;
-use crate::timeout::wait_for;
 use xen::{EventChannels, EventError, LocalPort, RemotePort};
 
 /// A group with its event channels.
@@ -128,7 +126,8 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
         let call = Arc::new(EventFd::from_flags(flags)?);
         let ((groups, taken), (told, notes)) =
             (mpsc::channel::<Box<Unit<P, E>>>(), mpsc::channel());
-        let sender: NoteSender<P, E> = NoteSender { notes: told, signal: Arc::clone(&self.signal) };
+        let sender: NoteSender<P, E> =
+            NoteSender { notes: told, signal: EndSignal(Arc::clone(&self.signal)) };
         let called = Arc::clone(&call);
         // It is never joined: the kernel lets it not end before storage has answered it.
         thread::Builder::new().name(self.name.clone()).spawn(move || {
@@ -248,7 +247,17 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
 /// Tells the device's thread something.
 struct NoteSender<P: AccessPlatform, E> {
     notes: Sender<Note<P, E>>,
-    signal: Arc<EventFd>,
+    /// Dropped after the sender, so that who is signalled finds the channel closed.
+    signal: EndSignal,
+}
+
+/// Signals the end of a thread, however it ends.
+struct EndSignal(Arc<EventFd>);
+
+impl Drop for EndSignal {
+    fn drop(&mut self) {
+        let _ = self.0.write(1);
+    }
 }
 
 impl<P: AccessPlatform, E> NoteSender<P, E> {
@@ -261,15 +270,8 @@ impl<P: AccessPlatform, E> NoteSender<P, E> {
     fn send_and_signal(&self, note: Note<P, E>) {
         // A device that is gone wants to know nothing.
         if self.notes.send(note).is_ok() {
-            let _ = self.signal.write(1);
+            let _ = self.signal.0.write(1);
         }
-    }
-}
-
-impl<P: AccessPlatform, E> Drop for NoteSender<P, E> {
-    /// The device's thread finds the channel closed.
-    fn drop(&mut self) {
-        let _ = self.signal.write(1);
     }
 }
 
@@ -288,12 +290,8 @@ fn serve<P: AccessPlatform, E: EventChannels>(
         if unit.is_awaited && woken.sources {
             sender.send_and_signal(Note::Progress);
         }
-        let poll = poll(unit, call).map_err(|error| EventError {
-            operation: "wait for",
-            port: 0,
-            source: error.into(),
-        })?;
-        match poll {
+        let failed = |source| EventError { operation: "wait for", port: 0, source };
+        match wait(unit, call).map_err(failed)? {
             Polled::Called => return Ok(()),
             Polled::Woken(next) => woken = next,
         }
@@ -327,19 +325,19 @@ enum Polled {
     Woken(Woken),
 }
 
-fn poll<P: AccessPlatform, E: EventChannels>(
-    unit: &Unit<P, E>,
+fn wait<P: AccessPlatform, E: EventChannels>(
+    unit: &mut Unit<P, E>,
     call: &EventFd,
-) -> Result<Polled, nix::Error> {
+) -> io::Result<Polled> {
     let Unit { group, doorbells, .. } = unit;
-    let mut fds = vec![PollFd::new(call.as_fd(), PollFlags::POLLIN)];
+    let mut fds = vec![AwaitedFd::readable(call.as_fd())];
     let channels = doorbells.as_ref().map(|doorbells| doorbells.channels.as_fd());
-    fds.extend(channels.map(|channels| PollFd::new(channels, PollFlags::POLLIN)));
+    fds.extend(channels.map(AwaitedFd::readable));
     let sources = group.sources();
-    fds.extend(sources.iter().map(|source| PollFd::new(source.fd, source.events)));
-    DeviceStats::count(&group.stats().sleeps);
-    wait_for(&mut fds, group.longest_sleep(&KernelClock).unwrap_or(Duration::MAX))?;
-    let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
+    fds.extend(sources.iter().map(|source| AwaitedFd::new(source.fd, source.events)));
+    drop(sources);
+    group.wait(&mut fds, group.longest_sleep(&KernelClock).unwrap_or(Duration::MAX))?;
+    let mut ready = fds.iter().map(|fd| fd.is_ready);
     if ready.next() == Some(true) {
         return Ok(Polled::Called);
     }

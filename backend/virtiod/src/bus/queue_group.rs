@@ -1,10 +1,12 @@
 //! A queue group: the queues that one thread processes, and the part of the device that serves
 //! them. Carries out the steps of their scheduler.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::Level;
+use uring::waiting::wait_by_poll;
 
 use super::scheduler::clock::Clock;
 use super::scheduler::{Found, NotifyWhen, Scheduler, Step};
@@ -12,8 +14,8 @@ use super::virtqueue::Virtqueue;
 use crate::Causes;
 use crate::config::PollTime;
 use crate::device::{
-    BatchSummary, Fault, QueueContext, QueueSet, RequestPool, Ring, Rings, Source, VirtioDevice,
-    WorkSource,
+    AwaitedFd, BatchSummary, Fault, QueueContext, QueueSet, RequestPool, Ring, Rings, Source,
+    VirtioDevice, WorkSource,
 };
 use crate::dma::{AccessPlatform, DmaMemory};
 use crate::stats::DeviceStats;
@@ -166,6 +168,18 @@ impl<P: AccessPlatform> QueueGroup<P> {
         match self.activity {
             Activity::Running | Activity::Draining => self.device.deadline(),
             Activity::Stopped => None,
+        }
+    }
+
+    /// Waits until one of `fds` is ready, for at most `limit`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn wait(&mut self, fds: &mut [AwaitedFd], limit: Duration) -> io::Result<()> {
+        DeviceStats::count(&self.stats.sleeps);
+        match self.activity {
+            Activity::Running => self.device.wait(fds, limit),
+            Activity::Stopped | Activity::Draining => wait_by_poll(fds, limit),
         }
     }
 

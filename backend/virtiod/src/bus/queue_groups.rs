@@ -142,6 +142,7 @@ impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
                 // Its thread panicked.
                 let part = self.first.device.part();
                 part.into_iter().for_each(|part| other.replace(self.first.beside(part)));
+                other.forget(None);
                 continue;
             };
             group.reset().into_iter().for_each(|port| other.unbind(port));

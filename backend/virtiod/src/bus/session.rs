@@ -5,14 +5,15 @@
 //! refused step after a growing delay, and replaces a lost connection to xenstored; meanwhile it
 //! serves the guest's requests.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::EventFd;
 use protocol::binding::XenbusState;
 use tracing::Level;
+use uring::waiting::wait_by_poll;
 
 pub use super::connection::BoxedDevice;
 use super::connection::{Connection, ConnectionError, OpenError};
@@ -24,12 +25,12 @@ use super::state::{self, Action, State};
 use crate::Causes;
 use crate::backoff::Backoff;
 use crate::config::ServiceSettings;
+use crate::device::{AwaitedFd, Source};
 use crate::dma::AccessPlatform;
 use crate::domain::Domain;
 use crate::excerpt::excerpt;
 use crate::guest::Guest;
 use crate::stats::DeviceStats;
-use crate::timeout::wait_for;
 use xen::{StoreError, XenStore};
 
 /// Time that state 6 remains visible before the backend removes its directory [2.10].
@@ -47,9 +48,9 @@ const GOOD_CONNECTION: Duration = Duration::from_secs(10);
 /// An error that ends a session.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// poll failed.
+    /// A wait failed.
     #[error("cannot wait for events")]
-    Poll(#[source] nix::Error),
+    Poll(#[source] io::Error),
 }
 
 /// An error that ends a session's step.
@@ -279,7 +280,12 @@ impl<X: Domain> Session<X> {
     fn reconnect(&mut self) -> Result<bool, SessionError> {
         let (xen, watches) = (self.xen.clone(), self.keys.watches());
         match reconnect(xen, watches, || self.serve_until(Instant::now() + CHECK_INTERVAL))? {
-            Reconnected::Yes(store) => self.keys.reconnect(store),
+            Reconnected::Yes(store) => {
+                self.keys.reconnect(store);
+                if let Phase::Connected { connection, .. } = &mut self.phase {
+                    connection.forget_descriptors();
+                }
+            }
             Reconnected::No => {}
             Reconnected::Ended => {
                 self.end();
@@ -459,14 +465,14 @@ impl<X: Domain> Session<X> {
             let mut fds = Vec::new();
             self.add_draining(&mut fds);
             // The next look shows what happened.
-            let _ = wait_for(&mut fds, left);
+            let _ = wait_by_poll(&mut fds, left);
         }
     }
 
     /// Adds what tells of a device that is draining.
-    fn add_draining<'d>(&'d self, fds: &mut Vec<PollFd<'d>>) {
+    fn add_draining(&self, fds: &mut Vec<AwaitedFd>) {
         for device in self.draining.iter().chain(self.phase.device()) {
-            fds.extend(device.sources().iter().map(|source| PollFd::new(source.fd, source.events)));
+            fds.extend(device.sources().iter().map(awaited));
         }
     }
 
@@ -497,8 +503,8 @@ impl<X: Domain> Session<X> {
         if self.keys.remover()? == Remover::Backend {
             // A toolstack that finds the directory gone before it has read state 6 reports that the
             // device failed, and nothing notifies the backend of its read.
-            let mut fds = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
-            wait_for(&mut fds, STATE_6_STANDS).map_err(SessionError::Poll)?;
+            let mut fds = [AwaitedFd::readable(self.stop.as_fd())];
+            wait_by_poll(&mut fds, STATE_6_STANDS).map_err(SessionError::Poll)?;
             self.keys.remove()?;
         }
         Ok(StepOutcome::Over)
@@ -528,7 +534,7 @@ impl<X: Domain> Session<X> {
         // An event that arrived with an earlier answer no longer makes the descriptor readable.
         let mut changed = self.keys.store().take_events()?;
         loop {
-            let woken = self.poll(changed, StoreWatch::Yes).map_err(SessionError::Poll)?;
+            let woken = self.poll(changed, StoreWatch::Yes)?;
             if woken.stop {
                 self.end();
                 return Ok(StepOutcome::Over);
@@ -548,7 +554,7 @@ impl<X: Domain> Session<X> {
     fn serve_until(&mut self, end: Instant) -> Result<bool, SessionError> {
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let woken = self.poll_within(left, StoreWatch::No).map_err(SessionError::Poll)?;
+            let woken = self.poll_within(left, StoreWatch::No)?;
             if woken.stop {
                 return Ok(false);
             }
@@ -577,45 +583,54 @@ impl<X: Domain> Session<X> {
         self.offer_at.take_if(|at| *at <= Instant::now()).is_some()
     }
 
-    fn poll(&self, at_once: bool, watch: StoreWatch) -> Result<Wakeup, nix::Error> {
+    fn poll(&mut self, at_once: bool, watch: StoreWatch) -> Result<Wakeup, SessionError> {
         let until_offer = self.offer_at.map(|at| at.saturating_duration_since(Instant::now()));
         let limit = if at_once { Duration::ZERO } else { until_offer.unwrap_or(Duration::MAX) };
         self.poll_within(limit, watch)
     }
 
-    fn poll_within(&self, limit: Duration, watch: StoreWatch) -> Result<Wakeup, nix::Error> {
-        let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds = vec![entry(self.stop.as_fd())];
+    fn poll_within(&mut self, limit: Duration, watch: StoreWatch) -> Result<Wakeup, SessionError> {
+        let mut fds = vec![AwaitedFd::readable(self.stop.as_fd())];
         let connection = self.phase.connection();
+        let news = connection.and_then(Connection::news);
         if let Some(connection) = connection {
-            fds.push(entry(connection.as_fd()));
-            fds.extend(connection.news().map(entry));
-            let sources = connection.sources();
-            fds.extend(sources.iter().map(|source| PollFd::new(source.fd, source.events)));
+            fds.push(AwaitedFd::readable(connection.as_fd()));
+            fds.extend(news.map(AwaitedFd::readable));
+            fds.extend(connection.sources().iter().map(awaited));
         }
         if self.is_draining {
             self.add_draining(&mut fds);
         }
         let ours = fds.len();
         if watch == StoreWatch::Yes {
-            fds.push(entry(self.keys.store_ref().as_fd()));
+            fds.push(AwaitedFd::readable(self.keys.store_ref().as_fd()));
         }
-        let idle = connection.and_then(Connection::longest_sleep);
-        let limit = if self.is_draining { limit.min(self.phase.retry_within()) } else { limit };
-        DeviceStats::count(&self.stats.sleeps);
-        wait_for(&mut fds, idle.unwrap_or(Duration::MAX).min(limit))?;
-        let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
-        let (stop, events) = (ready.next(), connection.and_then(|_| ready.next()));
-        let news = connection.and_then(Connection::news).and_then(|_| ready.next());
-        let named = 1 + usize::from(events.is_some()) + usize::from(news.is_some());
-        let others = ours.saturating_sub(named);
-        let sources = ready.by_ref().take(others).filter(|ready| *ready).count();
-        let connection =
-            Woken { events: events.unwrap_or(false), sources: sources > 0, deadline: false };
+        let (has_connection, has_news) = (connection.is_some(), news.is_some());
+        self.wait_for(&mut fds, limit).map_err(SessionError::Poll)?;
+        let mut ready = fds.iter().map(|fd| fd.is_ready);
+        let mut next_if = |is_there: bool| is_there && ready.next().unwrap_or(false);
+        let (stop, events, news) = (next_if(true), next_if(has_connection), next_if(has_news));
+        let others = ours.saturating_sub(1 + usize::from(has_connection) + usize::from(has_news));
+        let sources = ready.by_ref().take(others).filter(|ready| *ready).count() > 0;
         let store = ready.next().unwrap_or(false);
-        let (stop, news) = (stop.unwrap_or(false), news.unwrap_or(false));
+        let connection = Woken { events, sources, deadline: false };
         Ok(Wakeup { stop, store, news, connection })
     }
+
+    fn wait_for(&mut self, fds: &mut [AwaitedFd], limit: Duration) -> io::Result<()> {
+        let limit = if self.is_draining { limit.min(self.phase.retry_within()) } else { limit };
+        match &mut self.phase {
+            Phase::Connected { connection, .. } => connection.wait(fds, limit),
+            _ => {
+                DeviceStats::count(&self.stats.sleeps);
+                wait_by_poll(fds, limit)
+            }
+        }
+    }
+}
+
+fn awaited(source: &Source<'_>) -> AwaitedFd {
+    AwaitedFd::new(source.fd, source.events)
 }
 
 /// Whether an event of XenStore's ends a wait.

@@ -38,7 +38,7 @@ use crate::guest::{Guest, Guests};
 use crate::setup::{self, CLASSES, DeviceError, Host};
 use crate::stats::DeviceStats;
 use crate::tap::network::Network;
-use crate::timeout::wait_for;
+use uring::waiting::wait_for;
 use xen::{DomId, Fired, StoreError, XenStore};
 
 /// Time that devices have to end with the daemon, before it ends without them.
@@ -299,7 +299,7 @@ impl<X: Domain> Server<X> {
         let mut fds: Vec<_> =
             fds.into_iter().flatten().chain(self.sizes.fds()).map(entry).collect();
         let waited = wait_for(&mut fds, limit.min(self.sizes.until_next(Instant::now())));
-        waited.map_err(|errno| ServerError::System("wait for events", errno.into()))?;
+        waited.map_err(|error| ServerError::System("wait for events", error))?;
         self.sizes.handle(Instant::now());
         Ok(fds.first().and_then(PollFd::any).unwrap_or(false))
     }

@@ -27,6 +27,7 @@ mod target;
 mod tests;
 mod worker;
 
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -58,12 +59,12 @@ pub use self::{
     target::exercise::{Exercised, exercise_qcow2},
 };
 use super::{
-    BATCH, DeviceId, DeviceMemory, Fault, QueueContext, QueueSet, Source, VirtioDevice, WorkSource,
-    WriteMode,
+    AwaitedFd, BATCH, DeviceId, DeviceMemory, Fault, QueueContext, QueueSet, Source, VirtioDevice,
+    WorkSource, WriteMode,
 };
 use crate::Causes;
 use crate::stats::DeviceStats;
-use crate::timeout::wait_for;
+use uring::waiting::wait_for;
 
 /// Number of queues that the device offers; the driver uses one per CPU, at most these.
 const QUEUES: u16 = 4;
@@ -483,6 +484,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     }
 
     fn reset(&mut self) {
+        self.engine.stop_polling();
         self.forget(None);
         self.blocked = QueueSet::default();
         self.faults = [const { None }; QUEUES as usize];
@@ -556,6 +558,14 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
             queues.reschedule_or_idle(index);
         }
         self.due_fault(index)
+    }
+
+    fn wait(&mut self, fds: &mut [AwaitedFd], limit: Duration) -> io::Result<()> {
+        self.engine.wait_for(fds, limit)
+    }
+
+    fn forget_descriptors(&mut self) {
+        self.engine.stop_polling();
     }
 
     fn sources(&self) -> Vec<Source<'_>> {

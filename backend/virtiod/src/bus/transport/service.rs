@@ -1,5 +1,7 @@
 //! Processes the queues of the first group, and takes what the threads of the others tell.
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use protocol::message::Event;
@@ -11,9 +13,8 @@ use crate::Causes;
 use crate::bus::queue_group::{QueueGroup, StepResult};
 use crate::bus::scheduler::clock::Clock;
 use crate::bus::scheduler::{Scheduler, Step};
-use crate::device::{Fault, Source};
+use crate::device::{AwaitedFd, Fault, Source};
 use crate::dma::AccessPlatform;
-use std::os::fd::BorrowedFd;
 use xen::{EventChannels, EventError};
 
 /// Events to send to the driver on the message page.
@@ -110,6 +111,19 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
     /// As [`Transport::sources`], but those of the first group in whatever state it is.
     pub fn all_sources(&self) -> Vec<Source<'_>> {
         self.device().sources()
+    }
+
+    /// Waits until one of `fds` is ready, for at most `limit`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn wait(&mut self, fds: &mut [AwaitedFd], limit: Duration) -> io::Result<()> {
+        self.groups.first.wait(fds, limit)
+    }
+
+    /// Forgets what was learnt of descriptors to wait for: some may be other files now.
+    pub fn forget_descriptors(&mut self) {
+        self.groups.first.device.forget_descriptors();
     }
 
     /// Readable when [`Transport::take_news`] has news; `None` if there is one group.

@@ -7,7 +7,7 @@ use nix::poll::{PollFd, PollFlags};
 use tempfile::NamedTempFile;
 
 use super::*;
-use crate::timeout::wait_for;
+use uring::waiting::wait_for;
 
 const SIZE: u64 = 4096;
 

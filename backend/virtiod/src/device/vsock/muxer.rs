@@ -15,7 +15,7 @@ use super::host::{Handshake, HandshakeState, HostSocket};
 use super::rx_queue::{RxQueue, VsockPacket};
 use crate::device::Source;
 use crate::stats::DeviceStats;
-use crate::timeout::wait_for;
+use uring::waiting::wait_for;
 
 /// Maximum number of a guest's connections.
 pub const MAX_CONNECTIONS: usize = 128;

@@ -20,7 +20,7 @@ use crate::dma::budget::GuestBudget;
 use crate::dma::grants::GrantPlatform;
 use crate::stats::DeviceStats;
 use crate::tests::one_ring::OneRing;
-use crate::timeout::wait_for;
+use uring::waiting::wait_for;
 use xen::{Access, DomId, Xen};
 use xen_sim::{Guest, GuestPage, Hypervisor, SimGrants};
 
