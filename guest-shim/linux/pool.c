@@ -20,23 +20,39 @@ static unsigned int xvm_pool_max_pages = 2048;
 module_param_named(pool, xvm_pool_max_pages, uint, 0444);
 MODULE_PARM_DESC(pool, "Pages of 4 KiB that a device may keep mapped, in steps of 64; 0: buffers are granted one by one");
 
-/* Under the pool's mutex. On failure, the pool no longer grows. */
-static void xvm_pool_add_chunk(struct xvm_device *xvm)
+/* Under the pool's mutex. Returns false on failure: the pool no longer grows. */
+static bool xvm_pool_add_chunk(struct xvm_device *xvm)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
 	u32 number = shim_pool_chunks(pool->map);
 	int err;
 
 	if (number >= pool->limit)
-		return;
+		return false;
 	err = xvm_chunk_share(xvm, number);
 	if (!err) {
 		shim_pool_set_chunks(pool->map, number + 1);
-		return;
+		return true;
 	}
 	WRITE_ONCE(pool->limit, number);
 	dev_info(&xvm->xdev->dev, "the pool stays at %u pages (%d)\n",
 		 xvm_pool_pages(xvm), err);
+	return false;
+}
+
+/* Under the pool's mutex. */
+static void xvm_pool_grow_by_missing(struct xvm_device *xvm)
+{
+	struct xvm_pool *pool = &xvm->dma.pool;
+	u32 chunks = shim_pool_chunks(pool->map);
+	u32 grown = shim_pool_grown(chunks, atomic_read(&pool->missing), pool->limit);
+
+	if (chunks < grown && xvm_pool_add_chunk(xvm))
+		pool->growths++;
+	while (++chunks < grown && xvm_pool_add_chunk(xvm))
+		;
+	/* Buffers that were granted while the pool grew may fit now. */
+	atomic_set(&pool->missing, 0);
 }
 
 static void xvm_pool_grow(struct work_struct *work)
@@ -44,14 +60,10 @@ static void xvm_pool_grow(struct work_struct *work)
 	struct xvm_device *xvm = container_of(work, struct xvm_device,
 					      dma.pool.grow);
 	struct xvm_pool *pool = &xvm->dma.pool;
-	u32 more = 0;
 
 	mutex_lock(&pool->lock);
-	/* By half its size: buffers that are granted meanwhile are expensive. */
-	if (pool->running)
-		more = 1 + shim_pool_chunks(pool->map) / 2;
-	for (; more; more--)
-		xvm_pool_add_chunk(xvm);
+	if (pool->running && atomic_read(&pool->missing))
+		xvm_pool_grow_by_missing(xvm);
 	mutex_unlock(&pool->lock);
 }
 
@@ -118,6 +130,7 @@ void xvm_pool_start(struct xvm_device *xvm)
 	mutex_lock(&pool->lock);
 	pool->limit = shim_pool_chunk_limit(xvm_pool_max_pages, xvm->dma.references);
 	pool->running = true;
+	atomic_set(&pool->missing, 0);
 	for (i = 0; i < xvm_pool_initial_chunks(xvm); i++)
 		xvm_pool_add_chunk(xvm);
 	mutex_unlock(&pool->lock);
@@ -186,12 +199,14 @@ void xvm_pool_close(struct xvm_device *xvm)
 }
 
 /* Counts a buffer that must be granted. Grows the pool if it is full. */
-static void xvm_pool_fall_back(struct xvm_pool *pool, int why)
+static void xvm_pool_fall_back(struct xvm_pool *pool, size_t size, int why)
 {
 	atomic_inc(&pool->fallbacks);
-	if (why == -ENOSPC && READ_ONCE(pool->running) &&
-	    shim_pool_chunks(pool->map) < READ_ONCE(pool->limit))
-		schedule_work(&pool->grow);
+	if (why != -ENOSPC || !READ_ONCE(pool->running) ||
+	    shim_pool_chunks(pool->map) >= READ_ONCE(pool->limit))
+		return;
+	atomic_add(XEN_PFN_UP(size), &pool->missing);
+	schedule_work(&pool->grow);
 }
 
 /* Copies a buffer, or a part of one, to its next owner. */
@@ -243,7 +258,7 @@ dma_addr_t xvm_pool_map(struct xvm_device *xvm, phys_addr_t phys, size_t size,
 		return DMA_MAPPING_ERROR;
 	err = shim_pool_take(pool->map, size, raw_smp_processor_id(), &location);
 	if (err) {
-		xvm_pool_fall_back(pool, err);
+		xvm_pool_fall_back(pool, size, err);
 		return DMA_MAPPING_ERROR;
 	}
 	xvm_pool_note_original(pool, &location, phys);
@@ -369,5 +384,6 @@ void xvm_pool_usage(struct xvm_device *xvm, struct xvm_pool_usage *usage)
 	usage->shared = xvm_pool_pages(xvm);
 	usage->in_use = xvm_pool_in_use(xvm);
 	usage->fallbacks = atomic_read(&pool->fallbacks);
+	usage->growths = pool->growths;
 	mutex_unlock(&pool->lock);
 }

@@ -473,6 +473,25 @@ void shim_pool_init(struct shim_pool *pool);
 u32 shim_pool_chunk_limit(u32 pages, u32 references);
 
 /**
+ * shim_pool_guest_limit() - limit of the growth of all pools of the guest
+ * @number: number of the chunk that a pool is to get
+ * @references: grant references that the guest has
+ *
+ * Return: Maximum number of chunks in all pools, this one included.
+ */
+u32 shim_pool_guest_limit(u32 number, u32 references);
+
+/**
+ * shim_pool_grown() - size to which a pool grows
+ * @chunks: number of chunks that the pool has
+ * @missing: pages of the buffers that did not fit
+ * @limit: maximum number of chunks
+ *
+ * Return: Number of chunks.
+ */
+u32 shim_pool_grown(u32 chunks, u32 missing, u32 limit);
+
+/**
  * shim_pool_set_chunks() - set how many chunks buffers may use
  * @pool: pool
  * @chunks: number of chunks, from the first on

@@ -38,8 +38,8 @@ static ssize_t pool_show(struct device *dev, struct device_attribute *attr,
 	struct xvm_pool_usage usage;
 
 	xvm_pool_usage(dev_get_drvdata(dev), &usage);
-	return sysfs_emit(buf, "shared %u\nin_use %u\nfallbacks %u\n",
-			  usage.shared, usage.in_use, usage.fallbacks);
+	return sysfs_emit(buf, "shared %u\nin_use %u\nfallbacks %u\ngrowths %u\n",
+			  usage.shared, usage.in_use, usage.fallbacks, usage.growths);
 }
 static DEVICE_ATTR_RO(pool);
 

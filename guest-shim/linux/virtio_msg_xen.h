@@ -80,6 +80,8 @@ struct xvm_pool {
 	bool running;			/* between start and reset */
 	struct mutex lock;		/* serialises sharing, stopping and closing */
 	struct work_struct grow;
+	unsigned int growths;		/* times that it grew */
+	atomic_t missing;		/* pages that did not fit since it grew */
 	atomic_t fallbacks;		/* buffers that were granted instead */
 };
 
@@ -88,6 +90,7 @@ struct xvm_pool_usage {
 	unsigned int shared;		/* pages */
 	unsigned int in_use;		/* pages */
 	unsigned int fallbacks;		/* buffers that were granted instead */
+	unsigned int growths;		/* times that the pool grew */
 };
 
 /* The grants that the DMA API made for the device. */

@@ -7,6 +7,7 @@
 //! return units with atomic operations, in any context. Each processor starts its search at another
 //! word.
 
+mod growth;
 mod location;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use core::sync::atomic::{self, AtomicU32, AtomicU64, Ordering};
 
 use protocol::pool::MAX_POOL_PAGES;
 
+pub use growth::{chunk_limit, grown, guest_limit};
 pub use location::{PoolLocation, Unit, find};
 
 /// Number of pages in a chunk, which the driver shares with one message under consecutive
@@ -39,19 +41,6 @@ pub const MAX_POOLED_BYTES: u64 = (CHUNK_PAGES * Unit::Page.bytes()) as u64;
 
 /// The longest buffer that the pool puts into slots, in bytes.
 const MAX_SLOT_BYTES: u64 = 512;
-
-/// The pool of one device gets at most 1 of this many of the guest's grant references. The others
-/// remain for rings, buffers outside of the pool, and other devices.
-const SHARE_OF_REFERENCES: u32 = 8;
-
-/// The maximum number of chunks in one device's pool. The guest's administrator allows `pages`
-/// pages for each device; the guest has `references` grant references in all.
-pub const fn chunk_limit(pages: u32, references: u32) -> u32 {
-    let share = references / SHARE_OF_REFERENCES;
-    let pages = if pages < share { pages } else { share };
-    let chunks = pages / CHUNK_PAGES;
-    if chunks < MAX_CHUNKS { chunks } else { MAX_CHUNKS }
-}
 
 /// The reason why the pool does not take a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use core::ffi::c_int;
 
 use super::EINVAL;
-use crate::pool::{self, CHUNK_PAGES, Pool, PoolLocation, SLOTS, TakeError, Unit, chunk_limit};
+use crate::pool::{self, CHUNK_PAGES, Pool, PoolLocation, SLOTS, TakeError, Unit};
 
 const ENOSPC: c_int = -28;
 
@@ -67,7 +67,19 @@ pub(crate) extern "C" fn shim_pool_notes(chunk: u32) -> u32 {
 /// The maximum number of chunks in a pool; see `chunk_limit`.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_pool_chunk_limit(pages: u32, references: u32) -> u32 {
-    chunk_limit(pages, references)
+    pool::chunk_limit(pages, references)
+}
+
+/// The maximum number of chunks of all pools of the guest; see `guest_limit`.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn shim_pool_guest_limit(number: u32, references: u32) -> u32 {
+    pool::guest_limit(number, references)
+}
+
+/// The number of chunks to which a pool grows; see `grown`.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn shim_pool_grown(chunks: u32, missing: u32, limit: u32) -> u32 {
+    pool::grown(chunks, missing, limit)
 }
 
 /// Opens the first `chunks` chunks for `shim_pool_take`, and closes the others.
