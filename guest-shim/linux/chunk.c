@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 /*
  * Chunks of the pool: allocates their pages, grants them, shares them with the
- * device by one message [5.8] and revokes them.
+ * device by one message [5.8] and revokes them. All devices of the guest share the
+ * grant references that it has for pools.
  */
 #include <linux/gfp.h>
 #include <linux/mm.h>
@@ -13,6 +14,28 @@
 #include "virtio_msg_xen.h"
 
 #define CHUNK_BYTES (SHIM_CHUNK_PAGES * XEN_PAGE_SIZE)
+
+/* Chunks of all devices that are granted or about to be. */
+static atomic_t xvm_chunks;
+
+/* Whether the guest has references for one chunk more beside @others. */
+static bool xvm_chunk_is_allowed(const struct xvm_device *xvm, u32 number, u32 others)
+{
+	return others < shim_pool_guest_limit(number, xvm->dma.references);
+}
+
+/**
+ * xvm_chunk_is_possible() - whether a device may get a chunk now
+ * @xvm: device
+ * @number: number of the chunk
+ *
+ * Return: false if the pools of all devices have the guest's share of references.
+ * Context: Any context.
+ */
+bool xvm_chunk_is_possible(const struct xvm_device *xvm, u32 number)
+{
+	return xvm_chunk_is_allowed(xvm, number, atomic_read(&xvm_chunks));
+}
 
 static struct xvm_chunk *xvm_chunk_new(u32 number)
 {
@@ -31,14 +54,27 @@ static struct xvm_chunk *xvm_chunk_new(u32 number)
 	return chunk;
 }
 
+/* Allocates a chunk's references within the guest's share. */
+static int xvm_chunk_alloc_refs(struct xvm_device *xvm, struct xvm_chunk *chunk,
+				u32 number)
+{
+	int err = -EDQUOT;
+
+	if (xvm_chunk_is_allowed(xvm, number, atomic_inc_return(&xvm_chunks) - 1))
+		err = gnttab_alloc_grant_reference_seq(SHIM_CHUNK_PAGES, &chunk->first);
+	if (err)
+		atomic_dec(&xvm_chunks);
+	return err;
+}
+
 /* Grants a chunk's pages under consecutive references. */
-static int xvm_chunk_grant(struct xvm_device *xvm, struct xvm_chunk *chunk)
+static int xvm_chunk_grant(struct xvm_device *xvm, struct xvm_chunk *chunk, u32 number)
 {
 	unsigned long frame = XEN_PFN_DOWN(virt_to_phys(chunk->memory));
 	unsigned int i;
 	int err;
 
-	err = gnttab_alloc_grant_reference_seq(SHIM_CHUNK_PAGES, &chunk->first);
+	err = xvm_chunk_alloc_refs(xvm, chunk, number);
 	if (err)
 		return err;
 	/* The device must not see the old content of the pages [3.11]. */
@@ -60,7 +96,7 @@ static int xvm_chunk_offer(struct xvm_device *xvm, struct xvm_chunk *chunk, u32 
 	struct shim_answer answer;
 	int err;
 
-	err = xvm_chunk_grant(xvm, chunk);
+	err = xvm_chunk_grant(xvm, chunk, number);
 	if (err)
 		return err;
 	share.reference = chunk->first;
@@ -77,7 +113,8 @@ static int xvm_chunk_offer(struct xvm_device *xvm, struct xvm_chunk *chunk, u32 
  * @xvm: device
  * @number: number of the chunk
  *
- * Return: 0, -ENXIO if the device refuses the chunk, or another negative errno
+ * Return: 0, -EDQUOT if the pools of all devices have the guest's share of
+ * references, -ENXIO if the device refuses the chunk, or another negative errno
  * number.
  * Context: Process context, under the pool's mutex. Waits for the device.
  */
@@ -108,6 +145,7 @@ void xvm_chunk_revoke(struct xvm_device *xvm, struct xvm_chunk *chunk)
 	if (!chunk->granted)
 		return;
 	chunk->granted = false;
+	atomic_dec(&xvm_chunks);
 	for (i = 0; i < SHIM_CHUNK_PAGES; i++) {
 		page = virt_to_page(chunk->memory + i * XEN_PAGE_SIZE);
 		get_page(page);

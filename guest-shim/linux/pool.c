@@ -20,7 +20,10 @@ static unsigned int xvm_pool_max_pages = 2048;
 module_param_named(pool, xvm_pool_max_pages, uint, 0444);
 MODULE_PARM_DESC(pool, "Pages of 4 KiB that a device may keep mapped, in steps of 64; 0: buffers are granted one by one");
 
-/* Under the pool's mutex. Returns false on failure: the pool no longer grows. */
+/*
+ * Under the pool's mutex. Returns false on failure. Then the pool no longer grows,
+ * unless other pools of the guest are in the way, which may get smaller.
+ */
 static bool xvm_pool_add_chunk(struct xvm_device *xvm)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
@@ -34,6 +37,8 @@ static bool xvm_pool_add_chunk(struct xvm_device *xvm)
 		shim_pool_set_chunks(pool->map, number + 1);
 		return true;
 	}
+	if (err == -EDQUOT)
+		return false;
 	WRITE_ONCE(pool->limit, number);
 	dev_info(&xvm->xdev->dev, "the pool stays at %u pages (%d)\n",
 		 xvm_pool_pages(xvm), err);
@@ -198,12 +203,22 @@ void xvm_pool_close(struct xvm_device *xvm)
 	mutex_unlock(&pool->lock);
 }
 
-/* Counts a buffer that must be granted. Grows the pool if it is full. */
-static void xvm_pool_fall_back(struct xvm_pool *pool, size_t size, int why)
+static bool xvm_pool_can_grow(const struct xvm_device *xvm)
 {
+	const struct xvm_pool *pool = &xvm->dma.pool;
+	u32 chunks = shim_pool_chunks(pool->map);
+
+	return READ_ONCE(pool->running) && chunks < READ_ONCE(pool->limit) &&
+	       xvm_chunk_is_possible(xvm, chunks);
+}
+
+/* Counts a buffer that must be granted. Grows the pool if it is full. */
+static void xvm_pool_fall_back(struct xvm_device *xvm, size_t size, int why)
+{
+	struct xvm_pool *pool = &xvm->dma.pool;
+
 	atomic_inc(&pool->fallbacks);
-	if (why != -ENOSPC || !READ_ONCE(pool->running) ||
-	    shim_pool_chunks(pool->map) >= READ_ONCE(pool->limit))
+	if (why != -ENOSPC || !xvm_pool_can_grow(xvm))
 		return;
 	atomic_add(XEN_PFN_UP(size), &pool->missing);
 	schedule_work(&pool->grow);
@@ -258,7 +273,7 @@ dma_addr_t xvm_pool_map(struct xvm_device *xvm, phys_addr_t phys, size_t size,
 		return DMA_MAPPING_ERROR;
 	err = shim_pool_take(pool->map, size, raw_smp_processor_id(), &location);
 	if (err) {
-		xvm_pool_fall_back(pool, size, err);
+		xvm_pool_fall_back(xvm, size, err);
 		return DMA_MAPPING_ERROR;
 	}
 	xvm_pool_note_original(pool, &location, phys);

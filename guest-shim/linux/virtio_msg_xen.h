@@ -225,6 +225,7 @@ void xvm_bounce_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
 		     enum dma_data_direction dir, enum xvm_owner owner);
 
 /* chunk.c */
+bool xvm_chunk_is_possible(const struct xvm_device *xvm, u32 number);
 int xvm_chunk_share(struct xvm_device *xvm, u32 number);
 void xvm_chunk_revoke(struct xvm_device *xvm, struct xvm_chunk *chunk);
 void xvm_chunk_free(struct xvm_chunk *chunk);
