@@ -262,7 +262,8 @@ static void xvm_dma_free(struct device *dev, size_t size, void *memory,
  * @dir: direction of the transfer
  * @attrs: DMA attributes
  *
- * Copies the buffer into the pool if it fits, else grants its pages.
+ * Copies the buffer into the pool if it fits, else grants its pages, unless the
+ * driver is to try again when requests have ended.
  *
  * Return: The DMA address, or DMA_MAPPING_ERROR.
  * Context: Any context.
@@ -272,12 +273,15 @@ dma_addr_t xvm_dma_map_phys(struct device *dev, phys_addr_t phys, size_t size,
 {
 	struct xvm_device *xvm = xvm_dma_to_xvm(dev);
 	dma_addr_t address;
+	int err;
 
 	if (xvm_dma_raw_buffers())
 		return phys;
-	address = xvm_pool_map(xvm, phys, size, dir, attrs);
-	if (address != DMA_MAPPING_ERROR)
+	err = xvm_pool_map(xvm, phys, size, dir, attrs, &address);
+	if (!err)
 		return address;
+	if (err == -EAGAIN)
+		return DMA_MAPPING_ERROR;
 	return xvm_dma_grant(xvm, phys, size, dir);
 }
 

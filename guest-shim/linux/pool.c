@@ -5,7 +5,8 @@
  * requests need no grants.
  *
  * The core allocates space in the pool without a lock. The pool grows while it is
- * too small. A buffer that does not fit is granted instead (dma.c).
+ * too small. A buffer that does not fit is granted instead (dma.c), or its driver
+ * tries again when requests have ended.
  */
 #include <linux/module.h>
 #include <linux/slab.h>
@@ -19,6 +20,20 @@
 static unsigned int xvm_pool_max_pages = 2048;
 module_param_named(pool, xvm_pool_max_pages, uint, 0444);
 MODULE_PARM_DESC(pool, "Pages of 4 KiB that a device may keep mapped, in steps of 64; 0: buffers are granted one by one");
+
+/**
+ * xvm_pool_pages() - size of the pool
+ * @xvm: device whose pool is not closed meanwhile
+ *
+ * Return: Number of pages that buffers may use.
+ * Context: Any context.
+ */
+unsigned int xvm_pool_pages(const struct xvm_device *xvm)
+{
+	const struct xvm_pool *pool = &xvm->dma.pool;
+
+	return pool->map ? shim_pool_chunks(pool->map) * SHIM_CHUNK_PAGES : 0;
+}
 
 /*
  * Under the pool's mutex. Returns false on failure. Then the pool no longer grows,
@@ -212,16 +227,30 @@ static bool xvm_pool_can_grow(const struct xvm_device *xvm)
 	       xvm_chunk_is_possible(xvm, chunks);
 }
 
-/* Counts a buffer that must be granted. Grows the pool if it is full. */
-static void xvm_pool_fall_back(struct xvm_device *xvm, size_t size, int why)
+/* Whether the driver of a device whose pool is full tries again later [3.7]. */
+static bool xvm_pool_driver_waits(struct xvm_device *xvm)
+{
+	return READ_ONCE(xvm->dma.pool.running) && xvm_pool_pages(xvm) &&
+	       xvm_pressure_waits(xvm);
+}
+
+/*
+ * Grows the pool for a buffer that does not fit. Returns -EAGAIN if the driver is to
+ * try again, or else @why.
+ */
+static int xvm_pool_fall_back(struct xvm_device *xvm, size_t size, int why)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
 
+	if (why == -ENOSPC && xvm_pool_can_grow(xvm)) {
+		atomic_add(XEN_PFN_UP(size), &pool->missing);
+		schedule_work(&pool->grow);
+	} else if (why == -ENOSPC && xvm_pool_driver_waits(xvm)) {
+		atomic_inc(&pool->retries);
+		return -EAGAIN;
+	}
 	atomic_inc(&pool->fallbacks);
-	if (why != -ENOSPC || !xvm_pool_can_grow(xvm))
-		return;
-	atomic_add(XEN_PFN_UP(size), &pool->missing);
-	schedule_work(&pool->grow);
+	return why;
 }
 
 /* Copies a buffer, or a part of one, to its next owner. */
@@ -256,30 +285,32 @@ static void xvm_pool_note_original(struct xvm_pool *pool, const struct shim_loca
  * @size: bytes
  * @dir: direction of the transfer
  * @attrs: DMA attributes
+ * @address: DMA address, filled in
  *
  * A buffer that the device only writes is not copied [3.11].
  *
- * Return: The DMA address, or DMA_MAPPING_ERROR if the buffer must be granted.
+ * Return: 0, -EAGAIN if the driver is to try again later, or another negative errno
+ * number if the buffer must be granted.
  * Context: Any context.
  */
-dma_addr_t xvm_pool_map(struct xvm_device *xvm, phys_addr_t phys, size_t size,
-			enum dma_data_direction dir, unsigned long attrs)
+int xvm_pool_map(struct xvm_device *xvm, phys_addr_t phys, size_t size,
+		 enum dma_data_direction dir, unsigned long attrs,
+		 dma_addr_t *address)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
 	struct shim_location location;
 	int err;
 
 	if (!pool->map)
-		return DMA_MAPPING_ERROR;
+		return -ENODEV;
 	err = shim_pool_take(pool->map, size, raw_smp_processor_id(), &location);
-	if (err) {
-		xvm_pool_fall_back(xvm, size, err);
-		return DMA_MAPPING_ERROR;
-	}
+	if (err)
+		return xvm_pool_fall_back(xvm, size, err);
 	xvm_pool_note_original(pool, &location, phys);
 	if (!(attrs & DMA_ATTR_SKIP_CPU_SYNC) && shim_dma_device_reads(dir))
 		xvm_pool_copy(pool, &location, size, XVM_BACKEND);
-	return location.address;
+	*address = location.address;
+	return 0;
 }
 
 static bool xvm_pool_find(struct xvm_pool *pool, dma_addr_t address, size_t size,
@@ -339,20 +370,6 @@ bool xvm_pool_unmap(struct xvm_device *xvm, dma_addr_t address, size_t size,
 }
 
 /**
- * xvm_pool_pages() - size of the pool
- * @xvm: device whose pool is not closed meanwhile
- *
- * Return: Number of pages that buffers may use.
- * Context: Any context.
- */
-unsigned int xvm_pool_pages(const struct xvm_device *xvm)
-{
-	const struct xvm_pool *pool = &xvm->dma.pool;
-
-	return pool->map ? shim_pool_chunks(pool->map) * SHIM_CHUNK_PAGES : 0;
-}
-
-/**
  * xvm_pool_shared() - size of the pool, if the pool may be closed meanwhile
  * @xvm: device
  *
@@ -399,6 +416,7 @@ void xvm_pool_usage(struct xvm_device *xvm, struct xvm_pool_usage *usage)
 	usage->shared = xvm_pool_pages(xvm);
 	usage->in_use = xvm_pool_in_use(xvm);
 	usage->fallbacks = atomic_read(&pool->fallbacks);
+	usage->retries = atomic_read(&pool->retries);
 	usage->growths = pool->growths;
 	mutex_unlock(&pool->lock);
 }

@@ -16,10 +16,12 @@ MODULE_PARM_DESC(doorbells, "An event channel for each queue; without, events go
 
 static bool xvm_queue_notify(struct virtqueue *vq)
 {
+	struct xvm_device *xvm = vdev_to_xvm(vq->vdev);
 	struct xvm_queue *queue = vq->priv;
 
+	xvm_pressure_notified(xvm, queue);
 	if (!queue->irq)
-		return xvm_bus_avail(vdev_to_xvm(vq->vdev), queue->index);
+		return xvm_bus_avail(xvm, queue->index);
 	notify_remote_via_irq(queue->irq);
 	return true;
 }
@@ -326,6 +328,7 @@ void xvm_del_vqs(struct virtio_device *vdev)
 	xvm->nr_queues = 0;
 	spin_unlock_irq(&xvm->bus.lock);
 	kfree(queues);
+	xvm_pressure_close(xvm);
 }
 
 /**
@@ -348,9 +351,14 @@ int xvm_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 	unsigned int i, index = 0;
 	int err;
 
+	err = xvm_pressure_open(xvm);
+	if (err)
+		return err;
 	queues = kcalloc(nvqs, sizeof(*queues), GFP_KERNEL);
-	if (!queues)
+	if (!queues) {
+		xvm_pressure_close(xvm);
 		return -ENOMEM;
+	}
 	spin_lock_irq(&xvm->bus.lock);
 	xvm->queues = queues;
 	xvm->nr_queues = nvqs;

@@ -155,6 +155,11 @@ struct shim_generations {
 	u64 since;
 };
 
+/* The request of a queue that last did not wait. The caller zeroes it first. */
+struct shim_admission {
+	u64 request;
+};
+
 enum shim_backend_state {
 	SHIM_BACKEND_OPEN,
 	SHIM_BACKEND_ANSWERING,	/* the device just answered a request */
@@ -490,6 +495,19 @@ u32 shim_pool_guest_limit(u32 number, u32 references);
  * Return: Number of chunks.
  */
 u32 shim_pool_grown(u32 chunks, u32 missing, u32 limit);
+
+/**
+ * shim_pressure_waits() - whether a request waits for space in a full pool
+ * @admission: of the request's queue, updated
+ * @device_id: virtio device ID
+ * @in_flight: requests of the queue that are in flight
+ * @added: requests that were added to the queue so far, modulo 65536
+ * @now: time in milliseconds
+ *
+ * Return: 1 if the mapping of a buffer is to fail, 0 if the buffer is to be granted.
+ */
+u32 shim_pressure_waits(struct shim_admission *admission, u32 device_id,
+			u32 in_flight, u16 added, u32 now);
 
 /**
  * shim_pool_set_chunks() - set how many chunks buffers may use

@@ -38,8 +38,9 @@ static ssize_t pool_show(struct device *dev, struct device_attribute *attr,
 	struct xvm_pool_usage usage;
 
 	xvm_pool_usage(dev_get_drvdata(dev), &usage);
-	return sysfs_emit(buf, "shared %u\nin_use %u\nfallbacks %u\ngrowths %u\n",
-			  usage.shared, usage.in_use, usage.fallbacks, usage.growths);
+	return sysfs_emit(buf, "shared %u\nin_use %u\nfallbacks %u\nretries %u\ngrowths %u\n",
+			  usage.shared, usage.in_use, usage.fallbacks, usage.retries,
+			  usage.growths);
 }
 static DEVICE_ATTR_RO(pool);
 

@@ -83,6 +83,7 @@ struct xvm_pool {
 	unsigned int growths;		/* times that it grew */
 	atomic_t missing;		/* pages that did not fit since it grew */
 	atomic_t fallbacks;		/* buffers that were granted instead */
+	atomic_t retries;		/* buffers whose driver had to try again */
 };
 
 /* A reading of the pool. */
@@ -90,6 +91,7 @@ struct xvm_pool_usage {
 	unsigned int shared;		/* pages */
 	unsigned int in_use;		/* pages */
 	unsigned int fallbacks;		/* buffers that were granted instead */
+	unsigned int retries;		/* buffers whose driver had to try again */
 	unsigned int growths;		/* times that the pool grew */
 };
 
@@ -109,6 +111,7 @@ struct xvm_queue {
 	unsigned int index;
 	unsigned int irq;		/* 0: no doorbell, events are messages */
 	u16 used;			/* used index at the last event */
+	struct shim_admission admission;	/* of requests to a full pool */
 };
 
 /* The virtio device. Its release function frees this. */
@@ -142,6 +145,7 @@ struct xvm_device {
 	struct xvm_virtio *virtio;
 	struct xvm_queue *queues;
 	unsigned int nr_queues;
+	unsigned int __percpu *notified;	/* queue by processor, plus 1; 0: none */
 };
 
 static inline struct xvm_device *vdev_to_xvm(struct virtio_device *vdev)
@@ -230,6 +234,12 @@ int xvm_chunk_share(struct xvm_device *xvm, u32 number);
 void xvm_chunk_revoke(struct xvm_device *xvm, struct xvm_chunk *chunk);
 void xvm_chunk_free(struct xvm_chunk *chunk);
 
+/* pressure.c */
+int xvm_pressure_open(struct xvm_device *xvm);
+void xvm_pressure_close(struct xvm_device *xvm);
+void xvm_pressure_notified(struct xvm_device *xvm, const struct xvm_queue *queue);
+bool xvm_pressure_waits(struct xvm_device *xvm);
+
 /* pool.c */
 void xvm_pool_init(struct xvm_device *xvm);
 int xvm_pool_open(struct xvm_device *xvm);
@@ -237,8 +247,9 @@ void xvm_pool_start(struct xvm_device *xvm);
 void xvm_pool_stop(struct xvm_device *xvm);
 void xvm_pool_revoke(struct xvm_device *xvm);
 void xvm_pool_close(struct xvm_device *xvm);
-dma_addr_t xvm_pool_map(struct xvm_device *xvm, phys_addr_t phys, size_t size,
-			enum dma_data_direction dir, unsigned long attrs);
+int xvm_pool_map(struct xvm_device *xvm, phys_addr_t phys, size_t size,
+		 enum dma_data_direction dir, unsigned long attrs,
+		 dma_addr_t *address);
 bool xvm_pool_unmap(struct xvm_device *xvm, dma_addr_t address, size_t size,
 		    enum dma_data_direction dir, unsigned long attrs);
 bool xvm_pool_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,

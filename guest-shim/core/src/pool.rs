@@ -9,6 +9,7 @@
 
 mod growth;
 mod location;
+mod pressure;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -19,6 +20,7 @@ use protocol::pool::MAX_POOL_PAGES;
 
 pub use growth::{chunk_limit, grown, guest_limit};
 pub use location::{PoolLocation, Unit, find};
+pub use pressure::Admission;
 
 /// Number of pages in a chunk, which the driver shares with one message under consecutive
 /// references [5.8].

@@ -63,10 +63,21 @@ wait_for "the disk /dev/vda" 20 test -b /dev/vda
 is "pages for the next driver" "$(pool shared)" 64
 exercise
 
+# Requests of 1 MiB are larger than this pool, so they are granted.
 reload pool=64
 exercise
 is "pages, with pool=64" "$(pool shared)" 64
 [ "$(pool fallbacks)" -gt 0 ]
+
+# Requests of 16 KiB, of which the pool holds 14 and the driver sends 32 at once, wait for each
+# other. One of them is granted every 512 ms.
+echo 16 >/sys/block/vda/queue/max_sectors_kb
+before=$(pool fallbacks)
+exercise
+echo "lab: small requests: $((before)) $(cat $device/pool | tr '\n' ' ')"
+[ "$(pool retries)" -gt 0 ]
+[ $((($(pool fallbacks) - before) * 8)) -lt $((2 * 16 * 1024 / 16)) ]
+! dmesg | grep "error.*vda"
 
 reload pool=0
 exercise

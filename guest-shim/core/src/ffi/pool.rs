@@ -3,7 +3,7 @@
 use core::ffi::c_int;
 
 use super::EINVAL;
-use crate::pool::{self, CHUNK_PAGES, Pool, PoolLocation, SLOTS, TakeError, Unit};
+use crate::pool::{self, Admission, CHUNK_PAGES, Pool, PoolLocation, SLOTS, TakeError, Unit};
 
 const ENOSPC: c_int = -28;
 
@@ -80,6 +80,23 @@ pub(crate) extern "C" fn shim_pool_guest_limit(number: u32, references: u32) -> 
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn shim_pool_grown(chunks: u32, missing: u32, limit: u32) -> u32 {
     pool::grown(chunks, missing, limit)
+}
+
+/// Returns 1 if a request waits, of which a buffer does not fit, else 0; see `Admission::waits`.
+///
+/// # Safety
+/// `admission` points to a valid `struct shim_admission`.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn shim_pressure_waits(
+    admission: *const Admission,
+    device_id: u32,
+    in_flight: u32,
+    added: u16,
+    now: u32,
+) -> u32 {
+    // SAFETY: valid by the function's contract. It is an atomic, so that concurrent calls may share
+    // it.
+    unsafe { &*admission }.waits(device_id, in_flight, added, now).into()
 }
 
 /// Opens the first `chunks` chunks for `shim_pool_take`, and closes the others.
