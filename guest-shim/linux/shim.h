@@ -16,6 +16,7 @@ struct shim_pool;	/* opaque: shim_pool_size() bytes */
 struct shim_negotiated {
 	u32 max_message_size;
 	u32 shared_pool;	/* the backend offers it */
+	u32 unshare;		/* the backend gives pages of it back */
 };
 
 enum shim_request_kind {
@@ -31,6 +32,7 @@ enum shim_request_kind {
 	SHIM_RESET_VQUEUE,	/* index */
 	SHIM_BIND_QUEUE,	/* index, port */
 	SHIM_SHARE_PAGES,	/* index, count, reference */
+	SHIM_UNSHARE_PAGES,	/* index, count */
 };
 
 struct shim_request {
@@ -61,6 +63,7 @@ struct shim_answer {
 	u32 queue_enabled;
 	u32 bound;
 	u32 shared;
+	u32 unshared;
 	u64 features;
 };
 

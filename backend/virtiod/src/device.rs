@@ -189,6 +189,9 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
         false
     }
 
+    /// Forgets memory of the driver's that the device keeps over requests, if none uses it.
+    fn forget_regions(&mut self) {}
+
     /// Resets queue `index`: the driver owns the queue and every request in it again [6.7]. A
     /// device that keeps requests over iterations forgets those of this queue, and no longer writes
     /// into their buffers. The driver may set the queue up again; the bus then processes it as

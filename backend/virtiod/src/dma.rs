@@ -28,7 +28,7 @@ use vm_memory::VolatileSlice;
 
 pub use self::fault::AccessFault;
 pub use self::memory::{DmaMemory, DmaRange};
-pub use self::pool::ShareError;
+pub use self::pool::{ShareError, UnshareError};
 pub use self::ring_mapping::RingMapping;
 use xen::mapped::MappedRange;
 use xen::{Access, CopyDirection, CopyError, MapError};

@@ -21,8 +21,8 @@ use protocol::binding::{
 };
 use protocol::grant::GrantRef;
 use protocol::message::{
-    BindOutcome, ConfigData, FeatureBlocks, Request, Response, ShareOutcome, VqueueFlags,
-    VqueueUpdate,
+    BindOutcome, ConfigData, FeatureBlocks, Request, Response, ShareOutcome, UnshareOutcome,
+    VqueueFlags, VqueueUpdate,
 };
 use protocol::page::PageWords;
 use protocol::pool::PoolPage;
@@ -43,6 +43,7 @@ const EMSGSIZE: c_int = -90;
 pub(crate) struct ShimNegotiated {
     max_message_size: u32,
     shared_pool: u32,
+    unshare: u32,
 }
 
 /// `struct shim_request`: a request. Only the fields of its kind are used.
@@ -77,6 +78,7 @@ mod kind {
     pub(super) const RESET_VQUEUE: u32 = 9;
     pub(super) const BIND_QUEUE: u32 = 10;
     pub(super) const SHARE_PAGES: u32 = 11;
+    pub(super) const UNSHARE_PAGES: u32 = 12;
 }
 
 /// `struct shim_answer`: the device's answer. Fields of other kinds are 0.
@@ -94,6 +96,7 @@ pub(crate) struct ShimAnswer {
     queue_enabled: u32,
     bound: u32,
     shared: u32,
+    unshared: u32,
     features: u64,
 }
 
@@ -131,8 +134,9 @@ pub(crate) unsafe extern "C" fn shim_transport_init(
     negotiated: *const ShimNegotiated,
 ) {
     // SAFETY: the caller guarantees a valid `struct shim_negotiated`.
-    let ShimNegotiated { max_message_size, shared_pool } = unsafe { negotiated.read() };
-    let new = Transport::new(Negotiated { max_message_size, shared_pool: shared_pool != 0 });
+    let ShimNegotiated { max_message_size, shared_pool, unshare } = unsafe { negotiated.read() };
+    let (shared_pool, unshare) = (shared_pool != 0, unshare != 0);
+    let new = Transport::new(Negotiated { max_message_size, shared_pool, unshare });
     // SAFETY: the caller guarantees size, alignment and sole use; `write` does not drop the old
     // bytes.
     unsafe { transport.write(new) };
@@ -160,6 +164,7 @@ pub(crate) unsafe extern "C" fn shim_negotiate(
         negotiated.write(ShimNegotiated {
             max_message_size: found.max_message_size,
             shared_pool: found.shared_pool.into(),
+            unshare: found.unshare.into(),
         });
     }
     0
@@ -243,6 +248,9 @@ unsafe fn with_request(request: &ShimRequest, then: impl FnOnce(Request<'_>) -> 
             count: request.count,
             reference: GrantRef(request.reference),
         },
+        kind::UNSHARE_PAGES => {
+            Request::UnsharePages { first: PoolPage(index), count: request.count }
+        }
         _ => return EINVAL,
     };
     then(request)
@@ -350,6 +358,9 @@ fn flatten<'a>(response: &Response<'a>) -> (ShimAnswer, &'a [u8]) {
         Response::BindQueue { outcome, .. } => out.bound = (outcome == BindOutcome::Bound).into(),
         Response::SharePages { outcome, .. } => {
             out.shared = (outcome == ShareOutcome::Shared).into();
+        }
+        Response::UnsharePages { outcome, .. } => {
+            out.unshared = (outcome == UnshareOutcome::Unshared).into();
         }
         Response::SetDriverFeatures
         | Response::SetVqueue

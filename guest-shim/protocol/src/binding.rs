@@ -12,6 +12,9 @@ pub const DEVICE_NUMBER: u16 = 0;
 /// Bus feature bit: the device keeps the pages mapped that the driver shares with it [3.10].
 pub const F_SHARED_POOL: u32 = 1 << 0;
 
+/// Bus feature bit: the device gives pages of the pool back before a reset [5.11].
+pub const F_UNSHARE: u32 = 1 << 1;
+
 /// Transport feature bit: the device rejects SET_CONFIG if its generation is not the current one
 /// [2.11].
 pub const F_STRICT_CONFIG_GENERATION: u32 = 1 << 0;
@@ -25,7 +28,8 @@ pub mod backend_key {
     pub const REVISION: &str = "virtio-msg-revision";
     /// Largest message that either side may send, in bytes, decimal.
     pub const MAX_MESSAGE_SIZE: &str = "virtio-msg-max-size";
-    /// Bus feature bits that the backend offers, decimal: [`super::F_SHARED_POOL`].
+    /// Bus feature bits that the backend offers, decimal: [`super::F_SHARED_POOL`],
+    /// [`super::F_UNSHARE`].
     pub const BUS_FEATURES: &str = "virtio-msg-bus-features";
     /// Transport feature bits that the backend offers, decimal; a missing key means 0 [2.11].
     pub const TRANSPORT_FEATURES: &str = "virtio-msg-transport-features";
@@ -85,6 +89,8 @@ pub struct Negotiated {
     pub max_message_size: u32,
     /// Whether the driver may share pages for a pool [3.10].
     pub shared_pool: bool,
+    /// Whether the driver may take pages back from the pool [5.11].
+    pub unshare: bool,
 }
 
 /// The reason why a driver cannot use a backend's offer.
@@ -114,7 +120,9 @@ pub const fn negotiate(
     }
     let slot = crate::page::SLOT_SIZE as u32;
     let max_message_size = if max_message_size > slot { slot } else { max_message_size };
-    Ok(Negotiated { max_message_size, shared_pool: bus_features & F_SHARED_POOL != 0 })
+    let shared_pool = bus_features & F_SHARED_POOL != 0;
+    let unshare = shared_pool && bus_features & F_UNSHARE != 0;
+    Ok(Negotiated { max_message_size, shared_pool, unshare })
 }
 
 /// The offered transport features that a frontend takes: those in [`TRANSPORT_FEATURES`] [2.11].
@@ -143,11 +151,26 @@ mod tests {
 
     #[test]
     fn spec_2_3_unknown_bus_features_are_ignored() {
-        let pool = |features| negotiate(1, 264, features).map(|agreed| agreed.shared_pool);
+        let agreed = |features| {
+            negotiate(1, 264, features).map(|agreed| (agreed.shared_pool, agreed.unshare))
+        };
         assert_eq!(
-            (pool(0), pool(1), pool(6), pool(7)),
-            (Ok(false), Ok(true), Ok(false), Ok(true))
+            [0, 1, 3, 0xfffc, 0xfffd, u32::MAX].map(agreed),
+            [
+                (false, false),
+                (true, false),
+                (true, true),
+                (false, false),
+                (true, false),
+                (true, true)
+            ]
+            .map(Ok)
         );
+    }
+
+    #[test]
+    fn spec_2_3_unsharing_without_a_pool_is_not_used() {
+        assert!(negotiate(1, 264, F_UNSHARE).is_ok_and(|agreed| !agreed.unshare));
     }
 
     #[test]

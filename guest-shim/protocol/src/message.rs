@@ -16,7 +16,7 @@ use core::fmt;
 pub use event::{ChangedBytes, ConfigChange, Event};
 pub use header::{HEADER_SIZE, Header};
 pub use request::{Request, StateOperation, VqueueFlags, VqueueUpdate};
-pub use response::{BindOutcome, DeviceInfo, Response, ShareOutcome, VqueueState};
+pub use response::{BindOutcome, DeviceInfo, Response, ShareOutcome, UnshareOutcome, VqueueState};
 
 use crate::wire::{Reader, Writer};
 
@@ -40,6 +40,7 @@ pub(crate) mod id {
     pub(crate) const BUS_PING: u8 = 0x03;
     pub(crate) const BUS_BIND_QUEUE: u8 = 0x80;
     pub(crate) const BUS_SHARE_PAGES: u8 = 0x81;
+    pub(crate) const BUS_UNSHARE_PAGES: u8 = 0x82;
 }
 
 /// The reason why bytes do not decode to a message, or a message does not encode into a buffer.

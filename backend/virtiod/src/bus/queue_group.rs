@@ -134,7 +134,7 @@ impl<P: AccessPlatform> QueueGroup<P> {
     /// Whether the device still uses buffers after a reset. If not, unmaps the pool.
     pub fn is_draining(&mut self) -> bool {
         if self.activity == Activity::Draining && !self.device.is_draining() {
-            self.memory.unshare();
+            self.memory.unshare_all();
             self.activity = Activity::Stopped;
         }
         self.activity == Activity::Draining

@@ -18,7 +18,7 @@ use super::queue_group::{Activity, QueueGroup};
 use super::virtqueue::Virtqueue;
 use crate::config::ServiceSettings;
 use crate::device::{Fault, Source, VirtioDevice};
-use crate::dma::{AccessPlatform, DmaMemory, ShareError};
+use crate::dma::{AccessPlatform, DmaMemory, ShareError, UnshareError};
 use crate::stats::DeviceStats;
 use xen::{EventChannels, EventError, LocalPort, RemotePort};
 
@@ -219,10 +219,31 @@ impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
         reference: GrantRef,
     ) -> Result<(), ShareError> {
         self.first.memory.share(first, count, reference)?;
+        self.share_pool();
+        Ok(())
+    }
+
+    /// Takes pages out of the pool of all groups.
+    ///
+    /// # Errors
+    /// [`UnshareError`]; then the pages stay in the pool.
+    pub fn unshare(&mut self, first: PoolPage, count: u32) -> Result<(), UnshareError> {
+        let others = self.others.iter_mut().filter_map(GroupThread::halt);
+        others.for_each(|other| other.memory.unshare_all());
+        let mut unshared = self.first.memory.unshare(first, count);
+        if unshared == Err(UnshareError::InUse) {
+            self.all().for_each(|group| group.device.forget_regions());
+            unshared = self.first.memory.unshare(first, count);
+        }
+        self.share_pool();
+        unshared
+    }
+
+    /// Gives the pool of the first group to the others.
+    fn share_pool(&mut self) {
         for other in self.others.iter_mut().filter_map(GroupThread::halt) {
             other.memory.share_with(&self.first.memory);
         }
-        Ok(())
     }
 
     /// The event sources of the device's parts here, and of the other groups' threads.

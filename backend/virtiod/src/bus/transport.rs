@@ -11,7 +11,7 @@ use std::sync::Arc;
 use protocol::grant::GrantRef;
 use protocol::message::{
     BindOutcome, ConfigData, DeviceInfo, FeatureBlocks, Request, Response, ShareOutcome,
-    VqueueState, VqueueUpdate,
+    UnshareOutcome, VqueueState, VqueueUpdate,
 };
 use protocol::pool::PoolPage;
 use protocol::status::{
@@ -28,7 +28,7 @@ use super::virtqueue::{UpdateError, Updated, Virtqueue};
 use crate::Causes;
 use crate::config::ServiceSettings;
 use crate::device::{Fault, QueueSet, VirtioDevice};
-use crate::dma::{AccessPlatform, DmaMemory};
+use crate::dma::{AccessPlatform, DmaMemory, UnshareError};
 use crate::features as feature_names;
 use crate::stats::DeviceStats;
 use xen::{EventChannels, RemotePort};
@@ -165,6 +165,10 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
             Request::SharePages { first, count, reference } => {
                 let outcome = self.share_pages(first, count, reference);
                 Response::SharePages { first, outcome }
+            }
+            Request::UnsharePages { first, count } => {
+                let outcome = self.unshare_pages(first, count);
+                Response::UnsharePages { first, outcome }
             }
         };
         Answered { response, effects }
@@ -401,6 +405,20 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
                 ShareOutcome::Refused
             }
         }
+    }
+
+    /// UNSHARE_PAGES [5.11].
+    fn unshare_pages(&mut self, first: PoolPage, count: u32) -> UnshareOutcome {
+        if self.status & DEVICE_NEEDS_RESET != 0 || self.is_draining {
+            return UnshareOutcome::Refused;
+        }
+        match self.groups.unshare(first, count) {
+            Ok(()) => return UnshareOutcome::Unshared,
+            // The driver asks again.
+            Err(UnshareError::InUse) => {}
+            Err(error) => self.warn(format_args!("pages not removed from the pool: {error}")),
+        }
+        UnshareOutcome::Refused
     }
 
     /// Resets the device: no mapping, no doorbell, no feature remains [6.4], once the device uses

@@ -508,6 +508,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         self.drains()
     }
 
+    fn forget_regions(&mut self) {
+        self.engine.unregister();
+    }
+
     fn reset_queue(&mut self, index: usize) {
         self.forget(Some(index));
         self.blocked.remove(index);

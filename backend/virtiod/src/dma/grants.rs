@@ -1,6 +1,6 @@
 //! The access platform of grants: a valid address is a granted page and an offset (SPEC section 3).
 
-use protocol::binding::F_SHARED_POOL;
+use protocol::binding::{F_SHARED_POOL, F_UNSHARE};
 use protocol::grant::{GrantRange, GrantRef};
 use protocol::pool::DecodedAddress;
 use protocol::status::F_ACCESS_PLATFORM;
@@ -22,7 +22,7 @@ impl<G: GrantTable> GrantPlatform<G> {
 impl<G: GrantTable> AccessPlatform for GrantPlatform<G> {
     type Pages = G::Pages;
 
-    const BUS_FEATURES: u32 = F_SHARED_POOL;
+    const BUS_FEATURES: u32 = F_SHARED_POOL | F_UNSHARE;
 
     fn decode(&self, address: u64, length: u64) -> Result<Location, AddressFault> {
         let GrantRange { start, length, pages } = match DecodedAddress::decode(address, length)? {

@@ -28,7 +28,9 @@ use super::mapper::Mapper;
 use super::mapping::Mapping;
 use super::pool::SharedPool;
 use super::ring_mapping::{RingArea, RingMapping};
-use super::{AccessFault, AccessPlatform, AddressFault, Location, PageRange, ShareError};
+use super::{
+    AccessFault, AccessPlatform, AddressFault, Location, PageRange, ShareError, UnshareError,
+};
 use crate::Causes;
 use crate::dma::budget::{GuestBudget, Purpose};
 use crate::stats::DeviceStats;
@@ -131,7 +133,7 @@ impl<P: AccessPlatform> DmaMemory<P> {
         Ok(RingArea { offset: pages.offset as usize, length: pages.length as usize, mapping })
     }
 
-    /// Maps pages into the pool until [`DmaMemory::unshare`]; all of them, or none.
+    /// Maps pages into the pool until [`DmaMemory::unshare_all`]; all of them, or none.
     ///
     /// # Errors
     /// [`ShareError`].
@@ -159,8 +161,16 @@ impl<P: AccessPlatform> DmaMemory<P> {
         self.pool.limit(pages);
     }
 
+    /// Unmaps the pages that one message shared [5.11].
+    ///
+    /// # Errors
+    /// [`UnshareError`]; then the pages stay in the pool.
+    pub fn unshare(&mut self, first: PoolPage, count: u32) -> Result<(), UnshareError> {
+        self.pool.unshare(first, count)
+    }
+
     /// Unmaps the pool.
-    pub fn unshare(&mut self) {
+    pub fn unshare_all(&mut self) {
         self.pool.clear();
     }
 

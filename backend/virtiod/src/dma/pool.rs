@@ -54,10 +54,27 @@ pub enum ShareError {
     Budget(#[from] BudgetError),
 }
 
+/// A refused request to unmap pages [5.11].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnshareError {
+    /// No message shared these pages and no others.
+    #[error("no message shared {count} page(s) from {first}")]
+    NotShared {
+        /// Number of the first page in the pool.
+        first: PoolPage,
+        /// Number of pages.
+        count: u32,
+    },
+    /// Storage uses pages of the pool.
+    #[error("storage uses pages of the pool")]
+    InUse,
+}
+
 /// Pages shared with one message, mapped to consecutive addresses.
 #[derive(Debug)]
 pub(super) struct Chunk<P> {
     first: u32,
+    count: u32,
     pages: P,
     _reservation: Reservation,
 }
@@ -90,6 +107,42 @@ impl<P> Default for PoolPages<P> {
 impl<P> Clone for PoolPages<P> {
     fn clone(&self) -> Self {
         Self { chunks: self.chunks.clone(), table: self.table.clone() }
+    }
+}
+
+impl<P> PoolPages<P> {
+    /// Enters the position of the chunk of `count` pages from `first` on.
+    fn enter(&mut self, first: u32, count: u32, position: u16) {
+        let (first, count) = (first as usize, count as usize);
+        self.table.iter_mut().skip(first).take(count).for_each(|entry| *entry = position);
+    }
+
+    fn add(&mut self, chunk: Chunk<P>) {
+        let (first, count) = (chunk.first, chunk.count);
+        // Each chunk has at least one page, so MAX_POOL_PAGES bounds the number of chunks.
+        let position = self.chunks.len() as u16;
+        self.chunks.push(Arc::new(chunk));
+        let end = (first + count) as usize;
+        self.table.resize(self.table.len().max(end), NO_CHUNK);
+        self.enter(first, count, position);
+    }
+
+    /// Removes the chunk of these pages, which nothing else uses.
+    fn remove(&mut self, first: PoolPage, count: u32) -> Result<(), UnshareError> {
+        let not_shared = UnshareError::NotShared { first, count };
+        let position = *self.table.get(first.0 as usize).ok_or(not_shared)?;
+        let index = usize::from(position);
+        let chunk = self.chunks.get_mut(index).ok_or(not_shared)?;
+        if (chunk.first, chunk.count) != (first.0, count) {
+            return Err(not_shared);
+        }
+        Arc::get_mut(chunk).ok_or(UnshareError::InUse)?;
+        self.chunks.swap_remove(index);
+        self.enter(first.0, count, NO_CHUNK);
+        if let Some(moved) = self.chunks.get(index) {
+            self.enter(moved.first, moved.count, position);
+        }
+        Ok(())
     }
 }
 
@@ -177,14 +230,9 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
         let room = budget.reserve(count, Purpose::SharedPool)?;
         let references = u64::from(reference.0)..u64::from(reference.0) + u64::from(count);
         let pages = map(&references.map(PageNumber).collect::<Vec<_>>(), Access::ReadWrite)?;
-        // Each chunk has at least one page, so MAX_POOL_PAGES bounds the number of chunks.
-        let shared = Arc::make_mut(&mut self.shared);
-        let position = shared.chunks.len() as u16;
+        let chunk = Chunk { first: first.0, count, pages, _reservation: room };
+        Arc::make_mut(&mut self.shared).add(chunk);
         self.pages = all;
-        let chunk = Chunk { first: first.0, pages, _reservation: room };
-        shared.chunks.push(Arc::new(chunk));
-        shared.table.resize(shared.table.len().max(end), NO_CHUNK);
-        shared.table.iter_mut().take(end).skip(start).for_each(|entry| *entry = position);
         DeviceStats::count(&self.stats.maps);
         self.stats.maps_pages.fetch_add(count.into(), Ordering::Relaxed);
         self.stats.grants_mapped.fetch_add(count.into(), Ordering::Relaxed);
@@ -206,13 +254,24 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
 }
 
 impl<P> SharedPool<P> {
+    /// Unmaps the pages of one message, unless an operation uses the pool.
+    pub(super) fn unshare(&mut self, first: PoolPage, count: u32) -> Result<(), UnshareError> {
+        let shared = Arc::get_mut(&mut self.shared).ok_or(UnshareError::InUse)?;
+        shared.remove(first, count)?;
+        self.count_unmapped(count);
+        Ok(())
+    }
+
     /// Unmaps all pages, as soon as no operation uses them.
     pub(super) fn clear(&mut self) {
-        let count = u64::from(self.pages);
         self.shared = Arc::default();
-        self.pages = 0;
-        self.stats.grants_mapped.fetch_sub(count, Ordering::Relaxed);
-        self.stats.pool_pages.fetch_sub(count, Ordering::Relaxed);
+        self.count_unmapped(self.pages);
+    }
+
+    fn count_unmapped(&mut self, pages: u32) {
+        self.pages -= pages;
+        self.stats.grants_mapped.fetch_sub(pages.into(), Ordering::Relaxed);
+        self.stats.pool_pages.fetch_sub(pages.into(), Ordering::Relaxed);
     }
 }
 

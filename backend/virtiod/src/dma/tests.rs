@@ -7,8 +7,8 @@ use protocol::grant::{GrantAddress, GrantRef};
 use protocol::pool::PoolPage;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
-use super::{AccessFault, DmaMemory, DmaRange, ShareError};
-use crate::dma::budget::GuestBudget;
+use super::{AccessFault, DmaMemory, DmaRange, ShareError, UnshareError};
+use crate::dma::budget::{DaemonBudget, GuestBudget, Purpose};
 use crate::dma::grants::GrantPlatform;
 use crate::stats::DeviceStats;
 use xen::{Access, DomId, Xen};
@@ -113,12 +113,70 @@ fn held_pool_pages_and_mappings_stay_mapped_until_the_operation_ends() {
     bench.memory.write_obj(7u8, at(mapped, 0)).unwrap();
     let held = bench.memory.hold();
     bench.memory.release();
-    bench.memory.unshare();
+    bench.memory.unshare_all();
     assert_eq!(bench.mapped(), 3);
     assert!(held.resolve(pooled).is_ok());
     assert!(bench.memory.read_obj::<u8>(GuestAddress(address)).is_err(), "the pool has ended");
     drop(held);
     assert_eq!(bench.mapped(), 0);
+}
+
+#[test]
+fn spec_5_11_held_pool_is_not_unshared() {
+    let mut bench = bench();
+    for page in [0, 2] {
+        let pool = bench.grant(2, Access::ReadWrite);
+        bench.memory.share(PoolPage(page), 2, pool).unwrap();
+    }
+    let held = bench.memory.hold();
+    assert_eq!(bench.memory.unshare(PoolPage(0), 2), Err(UnshareError::InUse));
+    assert_eq!(bench.mapped(), 4);
+    drop(held);
+    assert_eq!(bench.memory.unshare(PoolPage(0), 2), Ok(()));
+    assert_eq!(bench.mapped(), 2);
+}
+
+#[test]
+fn spec_5_11_pages_unshared_in_any_order_leave_the_others_reachable() {
+    let mut bench = bench();
+    let chunks = [0, 9, 3, 5].map(|page| {
+        let pool = bench.grant(2, Access::ReadWrite);
+        bench.memory.share(PoolPage(page), 2, pool).unwrap();
+        let address = GuestAddress(PoolPage(page + 1).address(8));
+        bench.memory.write_obj(page, address).unwrap();
+        (page, address)
+    });
+    let is_there = |bench: &Bench, (page, address): (u32, GuestAddress)| {
+        bench.memory.read_obj::<u32>(address).is_ok_and(|found| found == page)
+    };
+    for unshared in [0, 3, 1, 2] {
+        assert!(is_there(&bench, chunks[unshared]));
+        assert_eq!(bench.memory.unshare(PoolPage(chunks[unshared].0), 2), Ok(()));
+        assert!(!is_there(&bench, chunks[unshared]));
+        let shared = bench.mapped() / 2;
+        assert_eq!(chunks.iter().filter(|chunk| is_there(&bench, **chunk)).count(), shared);
+    }
+    assert_eq!((bench.mapped(), bench.stats.pool_pages.load(Ordering::Relaxed)), (0, 0));
+}
+
+#[test]
+fn pools_of_all_guests_leave_capacity_for_rings() {
+    let daemon = Arc::new(DaemonBudget::of_this_process());
+    let mut bench = bench_of(16);
+    let guest = || Arc::new(GuestBudget::new(Arc::clone(&daemon)));
+    let mut chunks = Vec::new();
+    while let Ok(chunk) = guest().reserve(64, Purpose::SharedPool) {
+        chunks.push(chunk);
+    }
+    let platform = GrantPlatform::new(bench.hypervisor.grants(DomId(1)).unwrap());
+    bench.memory = DmaMemory::new(platform, Arc::clone(&bench.stats), guest());
+    let pool = bench.grant(2, Access::ReadWrite);
+    let refused = bench.memory.share(PoolPage(0), 2, pool);
+    assert!(matches!(refused, Err(ShareError::Budget(_))), "{refused:?}");
+    let first = bench.grant(3, Access::ReadWrite);
+    let ring = bench.memory.map_ring(ring_areas(at(first, 0).0, 16));
+    assert!(ring.is_ok(), "{:?}", bench.memory.last_fault());
+    assert_eq!(bench.mapped(), 3);
 }
 
 #[test]

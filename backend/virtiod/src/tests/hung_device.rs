@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use protocol::message::{Request, Response};
+use protocol::message::{Request, Response, ShareOutcome, UnshareOutcome};
+use protocol::pool::PoolPage;
 use protocol::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, F_RING_RESET, FEATURES_OK};
 
 use super::bare_device::{BareSession, Storage, serve};
 use super::host::Host;
+use xen::Access;
 
 #[test]
 fn spec_6_4_reset_answers_with_another_status_until_storage_lets_go() {
@@ -17,8 +19,12 @@ fn spec_6_4_reset_answers_with_another_status_until_storage_lets_go() {
     let BareSession { ends, thread, .. } = serve(&host, &storage, None);
     let mut driver = host.connect(&ends);
     driver.start();
+    driver.share_pool(PoolPage(0), 2);
     let status = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
     assert_eq!(driver.set_status(0), status);
+    assert_eq!(driver.ask_unshare(PoolPage(0), 2), UnshareOutcome::Refused);
+    let (_, shared) = driver.try_share_pool(PoolPage(2), 2, Access::ReadWrite);
+    assert_eq!(shared, ShareOutcome::Refused);
     // Nothing can be begun anew.
     assert_eq!((driver.set_status(ACKNOWLEDGE), driver.set_status(0)), (status, status));
     driver.free_rings();

@@ -1,7 +1,7 @@
 //! Tests of the shared pool: pages that a guest grants and the device maps once.
 
 use protocol::grant::GrantRef;
-use protocol::message::{ShareOutcome, VqueueFlags, VqueueUpdate};
+use protocol::message::{ShareOutcome, UnshareOutcome, VqueueFlags, VqueueUpdate};
 use protocol::pool::{MAX_POOL_PAGES, PoolPage};
 use protocol::status::{ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, FEATURES_OK};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
@@ -130,6 +130,60 @@ fn spec_5_8_pages_are_shared_all_or_none() {
     assert_eq!(read_sector(&mut disk.driver, &shared, 5), (OK, vec![5; 512]));
     assert_eq!(disk.driver.set_status(0), 0);
     disk.driver.guest.revoke(granted.0, granted.1);
+}
+
+#[test]
+fn spec_5_11_unshared_pages_are_unmapped_and_may_be_shared_again() {
+    let mut disk = TestDisk::start(numbered_disk(64), "w");
+    let kept = disk.driver.share_pool(PoolPage(0), 2);
+    for _ in 0..3 {
+        let more = disk.driver.share_pool(PoolPage(2), 2);
+        assert_eq!(read_sector(&mut disk.driver, &more, 5), (OK, vec![5; 512]));
+        assert_eq!(disk.driver.ask_unshare(PoolPage(2), 2), UnshareOutcome::Unshared);
+        assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), OWN + 2);
+        assert_eq!(disk.host.stat(DomId(1)).stats.pool_pages, 2);
+        // The grants can end now, because nothing is mapped.
+        disk.driver.free_newest();
+    }
+    assert_eq!(read_sector(&mut disk.driver, &kept, 6), (OK, vec![6; 512]));
+}
+
+#[test]
+fn spec_5_11_only_the_pages_of_one_message_are_unshared() {
+    let mut disk = TestDisk::start(numbered_disk(64), "w");
+    let pool = disk.driver.share_pool(PoolPage(2), 4);
+    disk.driver.share_pool(PoolPage(6), 2);
+    let wrong =
+        [(0, 0), (2, 0), (0, 2), (2, 3), (3, 3), (2, 5), (2, 6), (8, 1), (4096, 1), (u32::MAX, 9)];
+    for (first, count) in wrong {
+        let outcome = disk.driver.ask_unshare(PoolPage(first), count);
+        assert_eq!(outcome, UnshareOutcome::Refused, "{count} from {first}");
+    }
+    assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), OWN + 6);
+    assert_eq!(read_sector(&mut disk.driver, &pool, 5), (OK, vec![5; 512]));
+    assert_eq!(disk.driver.ask_unshare(PoolPage(2), 4), UnshareOutcome::Unshared);
+    let again = disk.driver.ask_unshare(PoolPage(2), 4);
+    assert_eq!(again, UnshareOutcome::Refused, "twice");
+}
+
+#[test]
+fn spec_5_11_buffer_in_unshared_pages_is_refused() {
+    let (host, disk) = (Host::start(), numbered_disk(64));
+    let ends = host.add_disk(1, XVDA, disk.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let pool = driver.share_pool(PoolPage(0), 2);
+    driver.share_pool(PoolPage(2), 2);
+    assert_eq!(driver.ask_unshare(PoolPage(2), 2), UnshareOutcome::Unshared);
+    driver.guest.slice(pool.pages[0], 0, 16).copy_from(&header(VIRTIO_BLK_T_IN, 1));
+    let data = descriptor(2, 0, 512, true);
+    driver.submit(&[descriptor(0, 0, 16, false), data, descriptor(0, 16, 1, true)]);
+    assert_ne!(driver.wait_config_event() & DEVICE_NEEDS_RESET, 0);
+    let outcome = driver.ask_unshare(PoolPage(0), 2);
+    assert_eq!(outcome, UnshareOutcome::Refused, "a device that needs a reset keeps pages");
+    driver.close();
+    host.remove(&ends);
+    host.finish();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use protocol::message::{Request, Response};
+use protocol::message::{Request, Response, UnshareOutcome};
 use protocol::pool::PoolPage;
 use protocol::status::{
     ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, F_RING_RESET, FEATURES_OK,
@@ -225,5 +225,29 @@ fn messages_that_halt_a_thread_lose_none_of_its_requests() {
     }
     for shared in [head, input, status] {
         disk.driver.unshare(&shared);
+    }
+}
+
+#[test]
+fn spec_5_11_pages_that_are_unshared_while_threads_run_are_mapped_for_none() {
+    let mut disk = disk();
+    disk.driver.start_with(4);
+    let kept = disk.driver.share_pool(PoolPage(0), 64);
+    let mapped = |disk: &TestDisk| disk.host.hypervisor.mapped_pages(disk.ends.guest);
+    let before = mapped(&disk);
+    for _ in 0..3 {
+        let pooled = disk.driver.share_pool(PoolPage(64), 64);
+        for queue in 0..4 {
+            disk.driver.use_queue(queue);
+            super::pool::read_sector(&mut disk.driver, &pooled, queue as u64);
+        }
+        assert_eq!(disk.driver.ask_unshare(PoolPage(64), 64), UnshareOutcome::Unshared);
+        disk.driver.free_newest();
+        assert_eq!(mapped(&disk), before);
+        for queue in 0..4 {
+            disk.driver.use_queue(queue);
+            let read = super::pool::read_sector(&mut disk.driver, &kept, queue as u64);
+            assert_eq!(read, (OK, vec![queue as u8; 512]));
+        }
     }
 }

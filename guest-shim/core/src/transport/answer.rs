@@ -77,6 +77,9 @@ fn answers(request: &Request<'_>, response: &Response<'_>) -> bool {
         (Request::SharePages { first: asked, .. }, Response::SharePages { first, .. }) => {
             first == asked
         }
+        (Request::UnsharePages { first: asked, .. }, Response::UnsharePages { first, .. }) => {
+            first == asked
+        }
         _ => false,
     }
 }

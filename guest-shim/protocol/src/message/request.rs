@@ -146,6 +146,13 @@ pub enum Request<'a> {
         /// Grant reference of the first page; those of the others follow consecutively.
         reference: GrantRef,
     },
+    /// Bus message of this binding: take pages back that one message added to the pool [5.11].
+    UnsharePages {
+        /// Pool number of the first page.
+        first: PoolPage,
+        /// Number of pages.
+        count: u32,
+    },
     /// Bus message of this binding: use an event channel as a queue's doorbell, in both directions
     /// [5.6].
     BindQueue {
@@ -173,6 +180,7 @@ impl<'a> Request<'a> {
             Self::Ping(_) => (true, id::BUS_PING),
             Self::BindQueue { .. } => (true, id::BUS_BIND_QUEUE),
             Self::SharePages { .. } => (true, id::BUS_SHARE_PAGES),
+            Self::UnsharePages { .. } => (true, id::BUS_UNSHARE_PAGES),
         };
         (Kind { bus, response: false }, id)
     }
@@ -190,7 +198,8 @@ impl<'a> Request<'a> {
             }
             Self::GetDeviceFeatures { first: a, count: b }
             | Self::GetConfig { offset: a, size: b }
-            | Self::BindQueue { index: a, port: b } => w.u32s([a, b]),
+            | Self::BindQueue { index: a, port: b }
+            | Self::UnsharePages { first: PoolPage(a), count: b } => w.u32s([a, b]),
             Self::SharePages { first, count, reference } => w.u32s([first.0, count, reference.0]),
             Self::SetDeviceStatus(value)
             | Self::GetVqueue { index: value }
@@ -222,6 +231,9 @@ impl<'a> Request<'a> {
                 count: r.u32()?,
                 reference: GrantRef(r.u32()?),
             },
+            (true, id::BUS_UNSHARE_PAGES) => {
+                Self::UnsharePages { first: PoolPage(r.u32()?), count: r.u32()? }
+            }
             _ => return Err(header.unknown()),
         })
     }

@@ -65,6 +65,15 @@ pub enum ShareOutcome {
     Refused,
 }
 
+/// The device's decision on UNSHARE_PAGES [5.11].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnshareOutcome {
+    /// The device has unmapped the pages; the driver ends their grants.
+    Unshared,
+    /// The pages stay in the pool.
+    Refused,
+}
+
 /// The response to the request of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Response<'a> {
@@ -113,6 +122,13 @@ pub enum Response<'a> {
         /// The device's decision.
         outcome: ShareOutcome,
     },
+    /// Bus message of this binding: whether the device has unmapped pages of the pool [5.11].
+    UnsharePages {
+        /// Pool number of the first page.
+        first: PoolPage,
+        /// The device's decision.
+        outcome: UnshareOutcome,
+    },
 }
 
 impl<'a> Response<'a> {
@@ -132,6 +148,7 @@ impl<'a> Response<'a> {
             Self::Ping(_) => (true, id::BUS_PING),
             Self::BindQueue { .. } => (true, id::BUS_BIND_QUEUE),
             Self::SharePages { .. } => (true, id::BUS_SHARE_PAGES),
+            Self::UnsharePages { .. } => (true, id::BUS_UNSHARE_PAGES),
         };
         (Kind { bus, response: true }, id)
     }
@@ -162,6 +179,9 @@ impl<'a> Response<'a> {
             Self::SharePages { first, outcome } => {
                 w.u32s([first.0, u32::from(outcome == ShareOutcome::Refused)])
             }
+            Self::UnsharePages { first, outcome } => {
+                w.u32s([first.0, u32::from(outcome == UnshareOutcome::Refused)])
+            }
         }
     }
 
@@ -191,6 +211,11 @@ impl<'a> Response<'a> {
                 let (first, done) = (PoolPage(r.u32()?), read_status(r)?);
                 let outcome = if done { ShareOutcome::Shared } else { ShareOutcome::Refused };
                 Self::SharePages { first, outcome }
+            }
+            (true, id::BUS_UNSHARE_PAGES) => {
+                let (first, done) = (PoolPage(r.u32()?), read_status(r)?);
+                let outcome = if done { UnshareOutcome::Unshared } else { UnshareOutcome::Refused };
+                Self::UnsharePages { first, outcome }
             }
             _ => return Err(header.unknown()),
         })

@@ -62,6 +62,7 @@ fn every_message() -> Vec<(Message<'static>, usize)> {
         (Request::Ping(77), 4),
         (Request::BindQueue { index: 2, port: 31 }, 8),
         (Request::SharePages { first: PoolPage(64), count: 64, reference: GrantRef(9) }, 12),
+        (Request::UnsharePages { first: PoolPage(64), count: 64 }, 8),
     ] {
         all.push((Message::request(0x1234, request), HEADER_SIZE + payload));
     }
@@ -82,6 +83,8 @@ fn every_message() -> Vec<(Message<'static>, usize)> {
         (Response::BindQueue { index: 2, outcome: BindOutcome::Refused }, 8),
         (Response::SharePages { first: PoolPage(64), outcome: ShareOutcome::Shared }, 8),
         (Response::SharePages { first: PoolPage(64), outcome: ShareOutcome::Refused }, 8),
+        (Response::UnsharePages { first: PoolPage(64), outcome: UnshareOutcome::Unshared }, 8),
+        (Response::UnsharePages { first: PoolPage(64), outcome: UnshareOutcome::Refused }, 8),
     ] {
         all.push((Message::response(0x1234, response), HEADER_SIZE + payload));
     }

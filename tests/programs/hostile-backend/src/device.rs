@@ -2,7 +2,7 @@
 
 use protocol::message::{
     BindOutcome, ConfigData, DeviceInfo, FeatureBlocks, Request, Response, ShareOutcome,
-    VqueueState,
+    UnshareOutcome, VqueueState,
 };
 use protocol::status::{DRIVER_OK, F_ACCESS_PLATFORM, F_VERSION_1};
 
@@ -62,6 +62,9 @@ impl Disk {
             }
             Request::SharePages { first, .. } => {
                 Response::SharePages { first, outcome: ShareOutcome::Refused }
+            }
+            Request::UnsharePages { first, .. } => {
+                Response::UnsharePages { first, outcome: UnshareOutcome::Refused }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use protocol::message::{
     BindOutcome, ConfigData, DeviceInfo, FeatureBlocks, Request, Response, ShareOutcome,
-    VqueueState, VqueueUpdate,
+    UnshareOutcome, VqueueState, VqueueUpdate,
 };
 use protocol::status::{DEVICE_NEEDS_RESET, DRIVER_OK, REQUIRED_FEATURES};
 
@@ -51,6 +51,9 @@ impl Device {
             }
             Request::SharePages { first, .. } => {
                 Response::SharePages { first, outcome: ShareOutcome::Refused }
+            }
+            Request::UnsharePages { first, .. } => {
+                Response::UnsharePages { first, outcome: UnshareOutcome::Refused }
             }
         }
     }

@@ -628,6 +628,8 @@ fn any_request(bench: &mut Bench, a: u32, b: u32) {
         Request::SetVqueue(update),
         Request::BindQueue { index: a, port: b },
         Request::SharePages { first: PoolPage(a), count: b.min(64), reference: GrantRef(b) },
+        Request::UnsharePages { first: PoolPage(a), count: b.min(64) },
+        Request::UnsharePages { first: PoolPage(b), count: a },
         Request::ResetVqueue { index: a },
         Request::GetShm { shmid: a },
         Request::Ping(a),

@@ -1,7 +1,7 @@
 //! The driver's side of the pool.
 
 use protocol::grant::GrantRef;
-use protocol::message::{Request, Response, ShareOutcome};
+use protocol::message::{Request, Response, ShareOutcome, UnshareOutcome};
 use protocol::pool::PoolPage;
 
 use super::Driver;
@@ -31,6 +31,14 @@ impl Driver {
         })
     }
 
+    /// Sends UNSHARE_PAGES; returns its outcome.
+    pub(in crate::tests) fn ask_unshare(&mut self, first: PoolPage, count: u32) -> UnshareOutcome {
+        self.ask(Request::UnsharePages { first, count }, |answer| match answer {
+            Response::UnsharePages { outcome, .. } => outcome,
+            other => panic!("{other:?}"),
+        })
+    }
+
     /// Grants pages and sends SHARE_PAGES for them. The grants end with the driver's own.
     pub(in crate::tests) fn try_share_pool(
         &mut self,
@@ -51,6 +59,12 @@ impl Driver {
         let (pooled, outcome) = self.try_share_pool(first, count, Access::ReadWrite);
         assert_eq!(outcome, ShareOutcome::Shared);
         pooled
+    }
+
+    /// Ends the grants of the pages that were shared last, which must not be mapped any more.
+    pub(in crate::tests) fn free_newest(&mut self) {
+        let pooled = self.pool.pop().unwrap();
+        self.guest.revoke(pooled.reference, pooled.pages.len());
     }
 
     /// Ends the grants of the pool, which must not be mapped any more.

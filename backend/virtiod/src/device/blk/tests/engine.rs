@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use protocol::pool::PoolPage;
 use uring::engine::Method;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
@@ -21,6 +22,7 @@ use super::super::target::{Target, TargetOptions};
 use super::Scripted;
 use super::driver::{Driver, Memory};
 use crate::device::VirtioDevice;
+use crate::dma::UnshareError;
 use xen::Access;
 
 const READ: Option<(u32, Access)> = Some((4096, Access::ReadWrite));
@@ -267,9 +269,48 @@ fn direct_transfers_use_the_pool_as_the_kernel_registered_it() {
     // Nothing of the pool stays mapped after a reset.
     VirtioDevice::<Memory>::reset(&mut driver.disk);
     assert!(!is_draining(&mut driver));
-    driver.memory.unshare();
+    driver.memory.unshare_all();
     let left = driver.hypervisor.mapped_pages(xen::DomId(1));
     assert!(left < 64, "{left} pages stay mapped");
+}
+
+/// Asks for the first 64 pages of the pool, as the transport does.
+fn unshare(driver: &mut Driver) -> Result<(), UnshareError> {
+    VirtioDevice::<Memory>::forget_regions(&mut driver.disk);
+    driver.memory.unshare(PoolPage(0), 64)
+}
+
+#[test]
+fn spec_5_11_registered_pages_are_given_back_between_requests() {
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&[5; 128 << 12], 0).unwrap();
+    let image = image(file.try_clone().unwrap(), Some(file), Store::Direct);
+    let mut driver = Driver::new(&image);
+    driver.share_data();
+    let mapped = |driver: &Driver| driver.hypervisor.mapped_pages(xen::DomId(1));
+    let before = mapped(&driver);
+    driver.add_at(VIRTIO_BLK_T_IN, 0, 0, &[], READ);
+    driver.add_at(VIRTIO_BLK_T_IN, 0, 64, &[], READ);
+    driver.serve_all();
+    assert_eq!(unshare(&mut driver), Ok(()));
+    assert_eq!(mapped(&driver), before - 64);
+    // The rest of the pool is registered anew.
+    driver.add_at(VIRTIO_BLK_T_IN, 0, 65, &[], READ);
+    driver.serve_all();
+    assert_eq!((driver.statuses(), driver.data(65)[7]), (vec![0; 3], 5));
+}
+
+#[test]
+fn spec_5_11_pages_are_refused_while_storage_uses_the_pool() {
+    let Some((mut driver, mut answer)) = hung() else { return };
+    driver.share_data();
+    driver.add_at(VIRTIO_BLK_T_IN, 0, 70, &[], READ);
+    serve(&mut driver);
+    assert_eq!(unshare(&mut driver), Err(UnshareError::InUse));
+    answer.write_all(&[7; 4096]).unwrap();
+    handle_until(&mut driver, |driver| driver.status(0) != OPEN);
+    assert_eq!((driver.statuses(), driver.data(70)[7]), (vec![0], 7));
+    assert_eq!(unshare(&mut driver), Ok(()));
 }
 
 #[test]
