@@ -376,6 +376,7 @@ int xvm_bus_open(struct xvm_device *xvm,
 	memset(&bus->announced, 0, sizeof(bus->announced));
 	memset(&bus->generations, 0, sizeof(bus->generations));
 	bus->shared_pool = negotiated->shared_pool;
+	bus->unshare = negotiated->unshare;
 	bus->max_config = shim_max_config_bytes(bus->transport);
 	bus->config_changed = false;
 	bus->broken = false;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 /*
  * Chunks of the pool: allocates their pages, grants them, shares them with the
- * device by one message [5.8] and revokes them. All devices of the guest share the
- * grant references that it has for pools.
+ * device by one message [5.8], takes them back by another [5.11] and revokes them.
+ * All devices of the guest share the grant references that it has for pools.
  */
 #include <linux/gfp.h>
 #include <linux/mm.h>
@@ -152,6 +152,35 @@ void xvm_chunk_revoke(struct xvm_device *xvm, struct xvm_chunk *chunk)
 		if (xvm_grant_end(xvm, chunk->first + i, page))
 			put_page(page);
 	}
+}
+
+/**
+ * xvm_chunk_unshare() - take a chunk back from the device
+ * @xvm: device
+ * @chunk: chunk that was shared and has no buffers
+ * @number: number of the chunk
+ *
+ * Return: 0, after which the chunk is revoked; -EBUSY if the device refuses; or
+ * another negative errno number.
+ * Context: Process context, under the pool's mutex. Waits for the device.
+ */
+int xvm_chunk_unshare(struct xvm_device *xvm, struct xvm_chunk *chunk, u32 number)
+{
+	struct shim_request unshare = {
+		.kind = SHIM_UNSHARE_PAGES,
+		.index = number * SHIM_CHUNK_PAGES,
+		.count = SHIM_CHUNK_PAGES,
+	};
+	struct shim_answer answer;
+	int err;
+
+	err = xvm_bus_request(xvm, &unshare, &answer, NULL, 0);
+	if (err)
+		return err;
+	if (!answer.unshared)
+		return -EBUSY;
+	xvm_chunk_revoke(xvm, chunk);
+	return 0;
 }
 
 /**

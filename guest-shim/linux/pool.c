@@ -4,15 +4,14 @@
  * keeps mapped (chunk.c). Buffers are copied into and out of the pool, so that
  * requests need no grants.
  *
- * The core allocates space in the pool without a lock. The pool grows while it is
- * too small. A buffer that does not fit is granted instead (dma.c), or its driver
- * tries again when requests have ended.
+ * The core allocates space in the pool without a lock. A buffer that does not fit is
+ * granted instead (dma.c), and the pool grows (resize.c). If it cannot grow, the
+ * driver may have to try again when requests have ended.
  */
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
 #include <linux/string.h>
-#include <uapi/linux/virtio_ids.h>
 #include <xen/page.h>
 
 #include "virtio_msg_xen.h"
@@ -35,58 +34,6 @@ unsigned int xvm_pool_pages(const struct xvm_device *xvm)
 	return pool->map ? shim_pool_chunks(pool->map) * SHIM_CHUNK_PAGES : 0;
 }
 
-/*
- * Under the pool's mutex. Returns false on failure. Then the pool no longer grows,
- * unless other pools of the guest are in the way, which may get smaller.
- */
-static bool xvm_pool_add_chunk(struct xvm_device *xvm)
-{
-	struct xvm_pool *pool = &xvm->dma.pool;
-	u32 number = shim_pool_chunks(pool->map);
-	int err;
-
-	if (number >= pool->limit)
-		return false;
-	err = xvm_chunk_share(xvm, number);
-	if (!err) {
-		shim_pool_set_chunks(pool->map, number + 1);
-		return true;
-	}
-	if (err == -EDQUOT)
-		return false;
-	WRITE_ONCE(pool->limit, number);
-	dev_info(&xvm->xdev->dev, "the pool stays at %u pages (%d)\n",
-		 xvm_pool_pages(xvm), err);
-	return false;
-}
-
-/* Under the pool's mutex. */
-static void xvm_pool_grow_by_missing(struct xvm_device *xvm)
-{
-	struct xvm_pool *pool = &xvm->dma.pool;
-	u32 chunks = shim_pool_chunks(pool->map);
-	u32 grown = shim_pool_grown(chunks, atomic_read(&pool->missing), pool->limit);
-
-	if (chunks < grown && xvm_pool_add_chunk(xvm))
-		pool->growths++;
-	while (++chunks < grown && xvm_pool_add_chunk(xvm))
-		;
-	/* Buffers that were granted while the pool grew may fit now. */
-	atomic_set(&pool->missing, 0);
-}
-
-static void xvm_pool_grow(struct work_struct *work)
-{
-	struct xvm_device *xvm = container_of(work, struct xvm_device,
-					      dma.pool.grow);
-	struct xvm_pool *pool = &xvm->dma.pool;
-
-	mutex_lock(&pool->lock);
-	if (pool->running && atomic_read(&pool->missing))
-		xvm_pool_grow_by_missing(xvm);
-	mutex_unlock(&pool->lock);
-}
-
 /**
  * xvm_pool_init() - prepare a device for xvm_pool_open()
  * @xvm: device
@@ -94,7 +41,7 @@ static void xvm_pool_grow(struct work_struct *work)
 void xvm_pool_init(struct xvm_device *xvm)
 {
 	mutex_init(&xvm->dma.pool.lock);
-	INIT_WORK(&xvm->dma.pool.grow, xvm_pool_grow);
+	xvm_resize_init(xvm);
 }
 
 /**
@@ -123,17 +70,6 @@ int xvm_pool_open(struct xvm_device *xvm)
 	return 0;
 }
 
-/*
- * Chunks to share at the start. A network driver fills its receive queue of 256
- * entries, with a page each, before the pool can grow.
- */
-static unsigned int xvm_pool_initial_chunks(const struct xvm_device *xvm)
-{
-	u32 device = xvm->virtio->vdev.id.device;
-
-	return device == VIRTIO_ID_NET ? 1 + 256 / SHIM_CHUNK_PAGES : 1;
-}
-
 /**
  * xvm_pool_start() - share the first chunks with the device
  * @xvm: device that is being set up
@@ -143,16 +79,13 @@ static unsigned int xvm_pool_initial_chunks(const struct xvm_device *xvm)
 void xvm_pool_start(struct xvm_device *xvm)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
-	unsigned int i;
 
 	if (!pool->map)
 		return;
 	mutex_lock(&pool->lock);
 	pool->limit = shim_pool_chunk_limit(xvm_pool_max_pages, xvm->dma.references);
 	pool->running = true;
-	atomic_set(&pool->missing, 0);
-	for (i = 0; i < xvm_pool_initial_chunks(xvm); i++)
-		xvm_pool_add_chunk(xvm);
+	xvm_resize_start(xvm);
 	mutex_unlock(&pool->lock);
 }
 
@@ -205,7 +138,7 @@ void xvm_pool_close(struct xvm_device *xvm)
 	unsigned int i;
 
 	xvm_pool_revoke(xvm);
-	cancel_work_sync(&pool->grow);
+	xvm_resize_cancel(xvm);
 	for (i = 0; i < SHIM_MAX_CHUNKS; i++) {
 		if (!pool->chunks[i])
 			continue;
@@ -216,15 +149,6 @@ void xvm_pool_close(struct xvm_device *xvm)
 	kfree(pool->map);
 	pool->map = NULL;
 	mutex_unlock(&pool->lock);
-}
-
-static bool xvm_pool_can_grow(const struct xvm_device *xvm)
-{
-	const struct xvm_pool *pool = &xvm->dma.pool;
-	u32 chunks = shim_pool_chunks(pool->map);
-
-	return READ_ONCE(pool->running) && chunks < READ_ONCE(pool->limit) &&
-	       xvm_chunk_is_possible(xvm, chunks);
 }
 
 /* Whether the driver of a device whose pool is full tries again later [3.7]. */
@@ -242,9 +166,8 @@ static int xvm_pool_fall_back(struct xvm_device *xvm, size_t size, int why)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
 
-	if (why == -ENOSPC && xvm_pool_can_grow(xvm)) {
-		atomic_add(XEN_PFN_UP(size), &pool->missing);
-		schedule_work(&pool->grow);
+	if (why == -ENOSPC && xvm_resize_is_possible(xvm)) {
+		xvm_resize_grow(xvm, XEN_PFN_UP(size));
 	} else if (why == -ENOSPC && xvm_pool_driver_waits(xvm)) {
 		atomic_inc(&pool->retries);
 		return -EAGAIN;

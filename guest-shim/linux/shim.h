@@ -520,6 +520,40 @@ u32 shim_pressure_waits(struct shim_admission *admission, u32 device_id,
 void shim_pool_set_chunks(const struct shim_pool *pool, u32 chunks);
 
 /**
+ * shim_pool_take_touched() - chunks that were used
+ * @pool: pool
+ *
+ * Return: A bit for each chunk of which buffers took pages since the last call.
+ */
+u64 shim_pool_take_touched(const struct shim_pool *pool);
+
+/**
+ * shim_pool_kept() - size to which a pool shrinks
+ * @touched: a bit for each chunk that was used lately
+ * @least: minimum number of chunks
+ *
+ * Return: Number of chunks.
+ */
+u32 shim_pool_kept(u64 touched, u32 least);
+
+/**
+ * shim_pool_retire_last() - close the last open chunk, if no buffer is in it
+ * @pool: pool
+ *
+ * The caller serialises this with shim_pool_set_chunks().
+ *
+ * Return: 1 if the chunk is closed, 0 if there are buffers or slots in it.
+ */
+u32 shim_pool_retire_last(const struct shim_pool *pool);
+
+/**
+ * shim_pool_restore() - make a chunk ready for shim_pool_set_chunks()
+ * @pool: pool
+ * @number: number of the chunk, retired or not
+ */
+void shim_pool_restore(const struct shim_pool *pool, u32 number);
+
+/**
  * shim_pool_chunks() - number of chunks that buffers may use
  * @pool: pool
  *

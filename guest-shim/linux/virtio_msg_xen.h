@@ -37,6 +37,7 @@ struct xvm_bus {
 	unsigned int irq;		/* 0: not open */
 	u32 max_config;			/* bytes of configuration in a message */
 	bool shared_pool;		/* the backend offers a pool */
+	bool unshare;			/* the backend gives pages of it back */
 	struct mutex exchange;		/* one request at a time [5.4] */
 	wait_queue_head_t wait;		/* for an answer, or for a free slot */
 	struct work_struct drain;	/* continues after the interrupt */
@@ -80,6 +81,8 @@ struct xvm_pool {
 	bool running;			/* between start and reset */
 	struct mutex lock;		/* serialises sharing, stopping and closing */
 	struct work_struct grow;
+	struct delayed_work shrink;	/* pending while the pool may be too large */
+	u64 touched;			/* chunks used before the last look, a bit each */
 	unsigned int growths;		/* times that it grew */
 	atomic_t missing;		/* pages that did not fit since it grew */
 	atomic_t fallbacks;		/* buffers that were granted instead */
@@ -231,8 +234,16 @@ void xvm_bounce_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
 /* chunk.c */
 bool xvm_chunk_is_possible(const struct xvm_device *xvm, u32 number);
 int xvm_chunk_share(struct xvm_device *xvm, u32 number);
+int xvm_chunk_unshare(struct xvm_device *xvm, struct xvm_chunk *chunk, u32 number);
 void xvm_chunk_revoke(struct xvm_device *xvm, struct xvm_chunk *chunk);
 void xvm_chunk_free(struct xvm_chunk *chunk);
+
+/* resize.c */
+void xvm_resize_init(struct xvm_device *xvm);
+void xvm_resize_start(struct xvm_device *xvm);
+bool xvm_resize_is_possible(const struct xvm_device *xvm);
+void xvm_resize_grow(struct xvm_device *xvm, u32 pages);
+void xvm_resize_cancel(struct xvm_device *xvm);
 
 /* pressure.c */
 int xvm_pressure_open(struct xvm_device *xvm);

@@ -18,7 +18,7 @@ use core::sync::atomic::{self, AtomicU32, AtomicU64, Ordering};
 
 use protocol::pool::MAX_POOL_PAGES;
 
-pub use growth::{chunk_limit, grown, guest_limit};
+pub use growth::{chunk_limit, grown, guest_limit, kept};
 pub use location::{PoolLocation, Unit, find};
 pub use pressure::Admission;
 
@@ -62,6 +62,11 @@ pub struct NotTaken;
 pub struct Pool {
     /// Number of open chunks, from the first on. [`Pool::take`] uses no others.
     open: AtomicU32,
+    /// The chunks, a bit each, of which pages were taken since [`Pool::take_touched`].
+    touched: AtomicU64,
+    /// The retired chunks, a bit each. All their pages are taken, so that nobody takes one who has
+    /// read `open` before.
+    retired: AtomicU64,
     /// The slots of each page that is divided into slots.
     slots: [AtomicU64; SLOT_PAGES as usize],
     /// The pages of each chunk; pages that are divided into slots are never free.
@@ -75,6 +80,8 @@ impl Pool {
         pages[0] = AtomicU64::new(units::run(SLOT_PAGES));
         Self {
             open: AtomicU32::new(0),
+            touched: AtomicU64::new(0),
+            retired: AtomicU64::new(0),
             slots: [const { AtomicU64::new(0) }; SLOT_PAGES as usize],
             pages,
         }
@@ -89,6 +96,32 @@ impl Pool {
     /// The number of open chunks.
     pub fn chunks(&self) -> u32 {
         self.open.load(Ordering::Acquire)
+    }
+
+    /// The chunks of which pages were taken since the last call, a bit each.
+    pub fn take_touched(&self) -> u64 {
+        self.touched.swap(0, Ordering::Relaxed)
+    }
+
+    /// Closes the last open chunk, if no page of it is taken, until [`Pool::restore`]. Returns
+    /// whether it did. Nobody opens or closes chunks during the call.
+    pub fn retire_last(&self) -> bool {
+        let Some(number) = self.chunks().checked_sub(1) else { return false };
+        let Some(pages) = self.pages.get(number as usize) else { return false };
+        let retires = units::claim_all(pages);
+        if retires {
+            self.retired.fetch_or(1 << number, Ordering::Relaxed);
+            self.open(number);
+        }
+        retires
+    }
+
+    /// Makes chunk `number`, if it was retired, ready to be opened again.
+    pub fn restore(&self, number: u32) {
+        let Some(pages) = self.pages.get(number as usize) else { return };
+        if self.retired.fetch_and(!(1 << number), Ordering::Relaxed) & 1 << number != 0 {
+            units::free(pages, 0, CHUNK_PAGES);
+        }
     }
 
     /// Takes units for a buffer of `length` bytes. The number `processor` selects the word at which
@@ -122,8 +155,9 @@ impl Pool {
     /// The number of pages that are taken or have taken slots.
     pub fn in_use(&self) -> u32 {
         let pages: u32 = self.pages.iter().map(units::count).sum();
+        let retired = self.retired.load(Ordering::Relaxed).count_ones() * CHUNK_PAGES;
         let slots = self.slots.iter().filter(|page| units::count(page) != 0).count();
-        pages - SLOT_PAGES + slots as u32
+        pages.saturating_sub(SLOT_PAGES + retired) + slots as u32
     }
 
     fn claim(&self, unit: Unit, length: u64, processor: u32) -> Option<PoolLocation> {
@@ -136,7 +170,17 @@ impl Pool {
             Unit::Slot => &self.slots,
         };
         let (word, first) = units::claim(words, processor, count)?;
+        if unit == Unit::Page {
+            self.touch(word);
+        }
         Some(PoolLocation::of_bits(unit, word, first, count))
+    }
+
+    fn touch(&self, chunk: u32) {
+        // Mostly the bit is set already, and reading does not take the line from other processors.
+        if self.touched.load(Ordering::Relaxed) & 1 << chunk == 0 {
+            self.touched.fetch_or(1 << chunk, Ordering::Relaxed);
+        }
     }
 }
 

@@ -51,6 +51,17 @@ before=$(pool fallbacks)
 dd if=/dev/vda of=/dev/null bs=4k count=100 iflag=direct 2>/dev/null
 is "buffers granted for small reads" "$(($(pool fallbacks) - before))" 0
 
+# An idle pool gives back what was added to it, and grows again.
+shrunk() {
+    [ "$(pool shared)" = 64 ]
+}
+
+wait_for "the pool to shrink" 60 shrunk
+echo "lab: shrunk"
+read -r _
+exercise
+[ "$(pool shared)" -gt 64 ]
+
 # Unbinding the virtio driver resets the device.
 disk=$(basename $device/virtio*)
 echo "$disk" >/sys/bus/virtio/drivers/virtio_blk/unbind

@@ -110,6 +110,42 @@ pub(crate) unsafe extern "C" fn shim_pool_set_chunks(pool: *const Pool, chunks: 
     unsafe { &*pool }.open(chunks);
 }
 
+/// The chunks of which pages were taken since the last call, a bit each.
+///
+/// # Safety
+/// `shim_pool_init` set `pool` up.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn shim_pool_take_touched(pool: *const Pool) -> u64 {
+    // SAFETY: as in `shim_pool_set_chunks`.
+    unsafe { &*pool }.take_touched()
+}
+
+/// The number of chunks that a pool keeps; see `kept`.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn shim_pool_kept(touched: u64, least: u32) -> u32 {
+    pool::kept(touched, least)
+}
+
+/// Closes the last open chunk, if no buffer is in it; returns 1 if it did, else 0.
+///
+/// # Safety
+/// `shim_pool_init` set `pool` up.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn shim_pool_retire_last(pool: *const Pool) -> u32 {
+    // SAFETY: as in `shim_pool_set_chunks`.
+    unsafe { &*pool }.retire_last().into()
+}
+
+/// Makes a chunk ready to be opened, whether or not it was retired.
+///
+/// # Safety
+/// `shim_pool_init` set `pool` up.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn shim_pool_restore(pool: *const Pool, number: u32) {
+    // SAFETY: as in `shim_pool_set_chunks`.
+    unsafe { &*pool }.restore(number);
+}
+
 /// The number of open chunks.
 ///
 /// # Safety

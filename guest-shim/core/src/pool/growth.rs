@@ -1,4 +1,4 @@
-//! The size of a device's pool: its limits, and by how much it grows.
+//! The size of a device's pool: its limits, by how much it grows, how much it keeps.
 
 use super::{CHUNK_PAGES, MAX_CHUNKS};
 
@@ -38,6 +38,13 @@ pub const fn guest_limit(number: u32, references: u32) -> u32 {
 pub fn grown(chunks: u32, missing: u32, limit: u32) -> u32 {
     let needed = chunks.saturating_add(missing.div_ceil(CHUNK_PAGES));
     needed.max(chunks.saturating_mul(2)).min(limit).max(chunks)
+}
+
+/// The number of chunks that a pool keeps: at least `least`, and those up to the last of the chunks
+/// that were `touched`, a bit each.
+pub const fn kept(touched: u64, least: u32) -> u32 {
+    let used = u64::BITS - touched.leading_zeros();
+    if used > least { used } else { least }
 }
 
 #[cfg(test)]
@@ -82,7 +89,13 @@ mod tests {
     }
 
     #[test]
-    fn pools_of_one_guest_share_its_references() {
+    fn pool_keeps_the_chunks_up_to_the_last_that_was_touched() {
+        assert_eq!([0, 1, 0b100, 1 << 63].map(|touched| kept(touched, 1)), [1, 1, 3, 64]);
+        assert_eq!([0, 0b100, 1 << 7].map(|touched| kept(touched, 5)), [5, 5, 8]);
+    }
+
+    #[test]
+    fn spec_7_35_pools_of_one_guest_share_its_references() {
         let references = 32768;
         let one = chunk_limit(4096, references);
         assert!(8 * one > guest_limit(1, references), "devices together, not each");

@@ -120,6 +120,51 @@ fn spec_7_pool_of_too_many_chunks_takes_nothing() {
 }
 
 #[test]
+fn spec_5_11_chunk_with_a_buffer_is_not_retired() {
+    let pool = pool(2);
+    assert_eq!(taken(&pool, &[56 * PAGE, PAGE]), [8, 64]);
+    assert!(!pool.retire_last());
+    assert_eq!(give_back(&pool, 64, 1), Ok(()));
+    assert!(pool.retire_last());
+    assert_eq!((pool.chunks(), pool.in_use()), (1, 56));
+    assert!(!pool.retire_last(), "the first chunk has slots");
+}
+
+#[test]
+fn spec_5_11_nothing_is_taken_from_a_retired_chunk() {
+    let pool = pool(3);
+    assert!(pool.retire_last() && pool.retire_last());
+    // As one who has read the number of chunks before does.
+    pool.open(3);
+    assert_eq!(taken(&pool, &[56 * PAGE]), [8]);
+    assert_eq!(pool.take(PAGE, 2), Err(TakeError::Exhausted));
+    assert_eq!(pool.in_use(), 56);
+    pool.restore(1);
+    pool.restore(1);
+    assert_eq!(taken(&pool, &[64 * PAGE]), [64]);
+    pool.restore(1);
+    pool.restore(2);
+    assert_eq!((taken(&pool, &[64 * PAGE]), pool.in_use()), ([128].to_vec(), 56 + 128));
+    pool.restore(MAX_CHUNKS);
+}
+
+#[test]
+fn chunks_are_touched_by_pages_not_by_slots() {
+    let pool = pool(3);
+    assert_eq!(taken(&pool, &[1, 56 * PAGE]), [0, 8]);
+    assert_eq!((pool.take_touched(), pool.take_touched()), (0b1, 0));
+    assert_eq!(taken(&pool, &[1]), [0]);
+    assert_eq!(pool.take_touched(), 0);
+    assert_eq!(taken(&pool, &[64 * PAGE, PAGE]), [64, 128]);
+    assert_eq!(pool.take_touched(), 0b110);
+}
+
+#[test]
+fn empty_pool_is_not_retired() {
+    assert!(!Pool::new().retire_last());
+}
+
+#[test]
 fn spec_3_10_range_outside_its_chunk_is_not_found() {
     let pages = |first, offset, length| {
         find(PoolPage(first).address(offset), length).map(|location| location.count)
@@ -172,4 +217,40 @@ fn concurrent_threads_never_take_the_same_units() {
         }
     });
     assert_eq!(pool.in_use(), 0);
+}
+
+#[test]
+fn chunk_is_retired_and_restored_beside_threads_that_take() {
+    let pool = pool(2);
+    let held: Vec<_> = (0..2 * 64 * 64).map(|_| AtomicBool::new(false)).collect();
+    let (ended, mut retired) = (AtomicBool::new(false), 0);
+    thread::scope(|scope| {
+        let threads = [0, 1].map(|processor| {
+            let (pool, held) = (&pool, &held);
+            scope.spawn(move || {
+                for _ in 0..30_000 {
+                    let Ok(location) = pool.take(PAGE, processor) else { continue };
+                    mark(held, location, true);
+                    mark(held, location, false);
+                    pool.give_back(location).unwrap();
+                }
+            })
+        });
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                if pool.retire_last() {
+                    let (start, end) = (64 * 64, 2 * 64 * 64);
+                    let is_free = |slot: &AtomicBool| !slot.load(Ordering::Relaxed);
+                    assert!(held[start..end].iter().all(is_free));
+                    pool.restore(1);
+                    pool.open(2);
+                    retired += 1;
+                }
+            }
+        });
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        ended.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(pool.in_use(), 0);
+    std::println!("retired {retired} times");
 }

@@ -21,6 +21,11 @@ pub(super) fn claim(words: &[AtomicU64], preferred: u32, count: u32) -> Option<(
     in_order.find_map(|(number, word)| Some((number, claim_of(word, count)?)))
 }
 
+/// Takes all units of a word; returns whether all were free.
+pub(super) fn claim_all(word: &AtomicU64) -> bool {
+    word.compare_exchange(0, u64::MAX, Ordering::Acquire, Ordering::Relaxed).is_ok()
+}
+
 fn claim_of(word: &AtomicU64, count: u32) -> Option<u32> {
     let mut taken = word.load(Ordering::Relaxed);
     loop {
