@@ -50,7 +50,8 @@ pub struct CommandLine {
 pub enum Operation {
     /// Shows every device: state, features, requests, bytes, addresses, pages mapped.
     ///
-    /// Also shows the latest 64 removed devices.
+    /// Also shows the requests of disks in flight, removed disks that still wait for storage, and
+    /// the latest 64 other removed devices.
     Stat {
         /// Prints one JSON object, for programs.
         #[arg(long)]

@@ -49,6 +49,11 @@ fn print_device(out: &mut impl Write, device: &RegisteredDevice) -> io::Result<(
         )?;
     }
     writeln!(out, "  bytes      {} read, {} written", stats.bytes.read, stats.bytes.written)?;
+    match &stats.storage {
+        Some(storage) if storage.waiting => writeln!(out, "  waiting for storage: {storage}")?,
+        Some(storage) => writeln!(out, "  storage    {storage}")?,
+        None => {}
+    }
     if stats.connections.made > 0 {
         let connections = &stats.connections;
         writeln!(out, "  streams    {} made, {} open", connections.made, connections.open)?;
@@ -89,5 +94,47 @@ fn print_device(out: &mut impl Write, device: &RegisteredDevice) -> io::Result<(
     match &stats.state.needs_reset {
         Some(why) => writeln!(out, "  needs reset: {why}"),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use xen::DomId;
+    use xen_virtiod::bus::DevicePath;
+    use xen_virtiod::daemon::registry::Registry;
+    use xen_virtiod::guest_log::GuestLog;
+    use xen_virtiod::stats::StorageUse;
+
+    use super::*;
+
+    #[test]
+    fn disk_that_waits_for_storage_is_shown_with_its_image() {
+        let registry = Registry::default();
+        let path = DevicePath { class: "virtio_disk".to_owned(), guest: DomId(1), number: 51712 };
+        let stats = registry.begin(&path, Arc::<GuestLog>::default());
+        let storage = Arc::new(StorageUse::new("/dev/vg/disk".to_owned(), 1));
+        stats.set_storage(&storage);
+        let part = StorageUse::add_part(&storage);
+        let printed = |json| {
+            let mut out = Vec::new();
+            print(&mut out, &registry.report(), json).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let text = printed(false);
+        let line = "\n  storage    0 of 1 request(s) in flight, image \"/dev/vg/disk\"\n";
+        assert!(text.contains(line), "{text}");
+        part.set_waiting(true);
+        registry.end(&path);
+        let text = printed(false);
+        let line =
+            "\n  waiting for storage: 0 of 1 request(s) in flight, image \"/dev/vg/disk\" locked\n";
+        assert!(text.contains(line), "{text}");
+        let object = "\"storage\":{\"image\":\"/dev/vg/disk\",\"in_flight\":0,\"limit\":1,\
+                      \"oldest_ms\":null,\"waiting\":true}";
+        assert!(printed(true).contains(object), "{}", printed(true));
+        drop((part, storage));
+        assert!(!printed(false).contains("waiting for storage"));
     }
 }

@@ -1,12 +1,16 @@
 //! Counters and state of a device, which `xen-virtiod stat` shows.
 
+mod storage;
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use serde::{Deserialize, Serialize};
+use tracing::Level;
 
+pub use self::storage::{PartUse, StorageSnapshot, StorageUse, Tick};
 use crate::Causes;
 use crate::excerpt::excerpt;
 use crate::guest_log::GuestLog;
@@ -78,6 +82,8 @@ pub struct DeviceStats {
     /// The rate-limited log of lines that the guest can cause.
     pub log: Arc<GuestLog>,
     state: Mutex<DeviceState>,
+    /// A disk's use of its image, until the image is free.
+    storage: Mutex<Weak<StorageUse>>,
 }
 
 /// The part of the statistics that is not a counter.
@@ -132,6 +138,33 @@ impl DeviceStats {
         value
     }
 
+    /// Refers to a disk's use of its image.
+    pub fn set_storage(&self, storage: &Arc<StorageUse>) {
+        *self.storage.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) =
+            Arc::downgrade(storage);
+    }
+
+    /// Returns a disk's use of its image; `None` if the device has no image, or has given it up.
+    pub fn storage(&self) -> Option<Arc<StorageUse>> {
+        self.storage.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).upgrade()
+    }
+
+    /// Logs that a closed device waits for storage, once for each driver [SPEC 2.7].
+    pub fn log_storage_wait(&self) {
+        let storage = self.storage();
+        if storage.as_ref().is_some_and(|storage| !storage.takes_log_line()) {
+            return;
+        }
+        let shown = storage.map_or_else(String::new, |it| format!(": {}", it.snapshot()));
+        self.log.line(
+            Level::WARN,
+            format_args!(
+                "storage does not answer; the device is closed, and its driver's pages stay \
+                 mapped until storage does{shown}"
+            ),
+        );
+    }
+
     /// Returns a snapshot of the counters and the state.
     pub fn snapshot(&self) -> StatsSnapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -162,6 +195,7 @@ impl DeviceStats {
                 pool: read(&self.pool_addresses),
                 refused: read(&self.refused_addresses),
             },
+            storage: self.storage().map(|storage| storage.snapshot()),
             grants_mapped: read(&self.grants_mapped),
             pool_pages: read(&self.pool_pages),
             counts: Counts {
@@ -201,6 +235,8 @@ pub struct StatsSnapshot {
     pub connections: Connections,
     /// Guest addresses by the way they were reached.
     pub addresses: Addresses,
+    /// A disk's use of its image; none after the image is free.
+    pub storage: Option<StorageSnapshot>,
     /// Currently mapped pages of the guest.
     pub grants_mapped: u64,
     /// The pool's part of `grants_mapped`.

@@ -26,7 +26,8 @@ use xen_virtiod::bus::scheduler::{Step, Woken};
 use xen_virtiod::bus::transport::{Effects, Transport};
 use xen_virtiod::config::{PollTime, ServiceSettings, ThreadLimit};
 use xen_virtiod::device::blk::{
-    AccessMode, Block, Caching, Discard, ImageFormat, Owner, Sharing, Target, TargetOptions,
+    AccessMode, Block, Caching, Discard, ImageFormat, InFlightLimits, Owner, Sharing, Target,
+    TargetOptions,
 };
 use xen_virtiod::dma::DmaMemory;
 use xen_virtiod::dma::budget::GuestBudget;
@@ -132,7 +133,8 @@ impl Disk {
         let mut file = tempfile::NamedTempFile::new_in(STORE).unwrap();
         (0..BATCH).for_each(|number| file.write_all(&[number as u8; 4096]).unwrap());
         let target = Target::open(options(file.path())).unwrap();
-        let device = Block::new(target, "xvda", Arc::clone(&stats)).unwrap();
+        let limits = InFlightLimits::default();
+        let device = Block::new(target, "xvda", limits, Arc::clone(&stats)).unwrap();
         let platform = GrantPlatform::new(hypervisor.grants(DomId(1)).unwrap());
         let memory = DmaMemory::new(platform, Arc::clone(&stats), GuestBudget::alone());
         let pages = (0..PAGES).map(|_| guest.allocate()).collect();

@@ -457,9 +457,7 @@ impl<X: Domain> Session<X> {
         while self.note_draining() {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let line = "storage does not answer: the device is closed, and its driver's pages \
-                            stay mapped until storage does";
-                return self.stats.log.line(Level::WARN, format_args!("{line}"));
+                return self.stats.log_storage_wait();
             }
             let left = left.min(self.phase.retry_within());
             let mut fds = Vec::new();

@@ -1,4 +1,5 @@
-//! The list of present devices and of the latest removed ones, for `xen-virtiod stat`.
+//! The list of present devices, of removed ones that still wait for storage, and of the latest
+//! other removed ones, for `xen-virtiod stat`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,7 +20,22 @@ pub struct Registry(Mutex<Devices>);
 #[derive(Debug, Default)]
 struct Devices {
     there: BTreeMap<DevicePath, Arc<DeviceStats>>,
+    /// Removed devices whose image is not free yet. A new device may have the same path.
+    waiting: Vec<(DevicePath, Arc<DeviceStats>)>,
     gone: VecDeque<(DevicePath, Arc<DeviceStats>)>,
+}
+
+impl Devices {
+    /// Moves removed devices whose image is free to the others.
+    fn settle(&mut self) {
+        let waits = |(_, stats): &(DevicePath, Arc<DeviceStats>)| stats.storage().is_some();
+        let (waiting, over) = std::mem::take(&mut self.waiting).into_iter().partition(waits);
+        self.waiting = waiting;
+        self.gone.extend::<Vec<_>>(over);
+        while self.gone.len() > HISTORY {
+            self.gone.pop_front();
+        }
+    }
 }
 
 /// One device, as `stat` shows it.
@@ -37,7 +53,7 @@ pub struct RegisteredDevice {
 /// The answer to `stat`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// The removed devices, oldest first, then the present ones.
+    /// The removed devices, oldest first, those that wait for storage last, then the present ones.
     pub devices: Vec<RegisteredDevice>,
 }
 
@@ -58,11 +74,9 @@ impl Registry {
     pub fn end(&self, path: &DevicePath) {
         let mut devices = self.lock();
         if let Some(stats) = devices.there.remove(path) {
-            devices.gone.push_back((path.clone(), stats));
+            devices.waiting.push((path.clone(), stats));
         }
-        while devices.gone.len() > HISTORY {
-            devices.gone.pop_front();
-        }
+        devices.settle();
     }
 
     /// Returns the other present devices whose note under `key` equals that of the device at
@@ -79,13 +93,47 @@ impl Registry {
 
     /// Returns a snapshot of all devices.
     pub fn report(&self) -> Report {
-        let devices = self.lock();
-        let gone = devices.gone.iter().map(|(path, stats)| (path, stats));
+        let mut devices = self.lock();
+        devices.settle();
+        let gone = devices.gone.iter().chain(&devices.waiting).map(|(path, stats)| (path, stats));
         let device = |(path, stats): (&DevicePath, &Arc<DeviceStats>)| RegisteredDevice {
             domid: path.guest.0,
             device: path.name(),
             stats: stats.snapshot(),
         };
         Report { devices: gone.chain(&devices.there).map(device).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::StorageUse;
+    use xen::DomId;
+
+    fn path(number: u32) -> DevicePath {
+        DevicePath { class: "virtio_disk".to_owned(), guest: DomId(1), number }
+    }
+
+    #[test]
+    fn removed_device_is_listed_while_storage_holds_its_image() {
+        let registry = Registry::default();
+        let storage = Arc::new(StorageUse::new("/image".to_owned(), 1));
+        let begin = |number| registry.begin(&path(number), Arc::<GuestLog>::default());
+        begin(0).set_storage(&storage);
+        registry.end(&path(0));
+        // A new device with the same path, and more removed ones than the history has.
+        for number in (1..=HISTORY as u32).chain([0]) {
+            begin(number);
+            registry.end(&path(number));
+        }
+        begin(0);
+        let waiting = || {
+            let devices = registry.report().devices;
+            devices.iter().filter(|device| device.stats.storage.is_some()).count()
+        };
+        assert_eq!((waiting(), registry.report().devices.len()), (1, HISTORY + 2));
+        drop(storage);
+        assert_eq!((waiting(), registry.report().devices.len()), (0, HISTORY + 1));
     }
 }

@@ -44,7 +44,8 @@ use self::batch::CachedReads;
 pub use self::claim::{ClaimError, Owner, Sharing};
 use self::facts::DiskFacts;
 pub use self::image::ImageFormat;
-use self::in_flight::{Carrier, Ended, InFlightLimits, InFlightTable};
+pub use self::in_flight::InFlightLimits;
+use self::in_flight::{Carrier, Ended, InFlightTable};
 pub use self::request::SECTOR_SIZE;
 use self::request::SERIAL_SIZE;
 use self::size_watch::SizeCheck;
@@ -63,7 +64,7 @@ use super::{
     WorkSource, WriteMode,
 };
 use crate::Causes;
-use crate::stats::DeviceStats;
+use crate::stats::{DeviceStats, PartUse, StorageUse};
 use uring::waiting::wait_for;
 
 /// Number of queues that the device offers; the driver uses one per CPU, at most these.
@@ -104,6 +105,17 @@ enum PartRole {
     Further { first: Weak<()>, uses: Option<Arc<()>> },
 }
 
+/// What the parts of a device have in common.
+struct Common {
+    facts: DiskFacts,
+    format: ImageFormat,
+    serial: [u8; SERIAL_SIZE],
+    limits: InFlightLimits,
+    method: Method,
+    storage: Arc<StorageUse>,
+    stats: Arc<DeviceStats>,
+}
+
 /// A block device, or a part of it for some queues.
 pub struct Block {
     facts: DiskFacts,
@@ -121,6 +133,10 @@ pub struct Block {
     /// What the engine returns, reused from call to call.
     landed: Vec<Landed<Ticket>>,
     in_flight: InFlightTable,
+    /// Limits of what all parts of the device have in flight.
+    limits: InFlightLimits,
+    /// For `stat`. The worker refers to the use of the image too.
+    part_use: Arc<PartUse>,
     /// Requests that have ended and are not answered yet.
     ended: Vec<Ended>,
     syncs: Syncs,
@@ -137,38 +153,43 @@ pub struct Block {
 }
 
 impl Block {
-    /// A disk on `target`. The driver reads the first 20 bytes of `serial` as its identity.
+    /// A disk on `target`, with these limits of what is in flight. The driver reads the first 20
+    /// bytes of `serial` as its identity.
     ///
     /// # Errors
     /// [`TargetError::Worker`].
-    pub fn new(target: Target, serial: &str, stats: Arc<DeviceStats>) -> Result<Self, TargetError> {
-        Self::with_method(target, serial, stats, Method::Ring)
+    pub fn new(
+        target: Target,
+        serial: &str,
+        limits: InFlightLimits,
+        stats: Arc<DeviceStats>,
+    ) -> Result<Self, TargetError> {
+        Self::with_method(target, serial, limits, stats, Method::Ring)
     }
 
     /// As [`Block::new`], with an engine of this kind.
     fn with_method(
         target: Target,
         serial: &str,
+        limits: InFlightLimits,
         stats: Arc<DeviceStats>,
         method: Method,
     ) -> Result<Self, TargetError> {
+        let storage =
+            Arc::new(StorageUse::new(target.path().display().to_string(), limits.requests));
+        stats.set_storage(&storage);
         let (facts, format) = (target.facts(), target.format());
         let mut name = [0; SERIAL_SIZE];
         name.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
-        let worker = Worker::start(target).map_err(TargetError::Worker)?;
+        let worker = Worker::start(target, Arc::clone(&storage)).map_err(TargetError::Worker)?;
         let role = PartRole::First(Arc::new(()));
-        Ok(Self::of_parts(facts, format, name, worker, role, method, stats))
+        let common = Common { facts, format, serial: name, limits, method, storage, stats };
+        Ok(Self::of_parts(common, worker, role))
     }
 
-    fn of_parts(
-        facts: DiskFacts,
-        format: ImageFormat,
-        serial: [u8; SERIAL_SIZE],
-        worker: Worker,
-        role: PartRole,
-        method: Method,
-        stats: Arc<DeviceStats>,
-    ) -> Self {
+    fn of_parts(common: Common, worker: Worker, role: PartRole) -> Self {
+        let Common { facts, format, serial, limits, method, storage, stats } = common;
+        let part_use = StorageUse::add_part(&storage);
         Self {
             config: config::bytes(&facts, QUEUES, QUEUE_SIZE),
             size_watch: None,
@@ -184,7 +205,9 @@ impl Block {
             worker,
             engine: Engine::new(method),
             landed: Vec::new(),
-            in_flight: InFlightTable::default(),
+            in_flight: InFlightTable::new(limits, Arc::clone(&part_use)),
+            limits,
+            part_use,
             ended: Vec::new(),
             syncs: Syncs::default(),
             cached_reads: CachedReads::default(),
@@ -202,12 +225,21 @@ impl Block {
         let role = PartRole::Further { first: Arc::downgrade(first), uses: None };
         // One part serves all queues if no descriptor is left.
         let worker = self.worker.share().ok()?;
-        let (facts, stats) = (self.facts.clone(), Arc::clone(&self.stats));
-        Some(Self::of_parts(facts, self.format, self.serial, worker, role, self.method, stats))
+        let common = Common {
+            facts: self.facts.clone(),
+            format: self.format,
+            serial: self.serial,
+            limits: self.limits,
+            method: self.method,
+            storage: Arc::clone(self.part_use.storage()),
+            stats: Arc::clone(&self.stats),
+        };
+        Some(Self::of_parts(common, worker, role))
     }
 
     /// Takes the disk for a driver.
     fn take_disk(&mut self, mode: WriteMode) {
+        self.part_use.storage().begin_use();
         match &mut self.role {
             PartRole::First(_) => {
                 self.disk_use = DiskUse::Starting;
@@ -365,7 +397,16 @@ impl Block {
         if self.disk_use == DiskUse::Stopping && self.worker.has_ended() {
             self.disk_use = DiskUse::Idle;
         }
-        matches!(self.disk_use, DiskUse::Draining | DiskUse::Stopping)
+        let drains = matches!(self.disk_use, DiskUse::Draining | DiskUse::Stopping);
+        self.part_use.set_waiting(drains);
+        drains
+    }
+
+    /// Whether requests of a queue are in flight, after its reset.
+    fn drains_queue(&mut self, index: usize) -> bool {
+        self.collect();
+        self.part_use.set_waiting(self.in_flight.has_unwanted());
+        self.in_flight.of_queue(index) > 0
     }
 
     /// Lets queues go on that waited until fewer requests are in flight.
@@ -399,15 +440,9 @@ impl Drop for Block {
     /// where nobody waits for it. The wait is in the thread that submitted, since the kernel lets
     /// that thread not end before either.
     fn drop(&mut self) {
-        let count = self.engine.in_flight();
-        if count > 0 {
-            self.stats.log.line(
-                Level::WARN,
-                format_args!(
-                    "storage does not answer: it holds {count} operation(s) of the disk, whose \
-                     image stays locked, and the guest's pages mapped, until it does"
-                ),
-            );
+        self.part_use.set_waiting(true);
+        if self.engine.in_flight() > 0 {
+            self.stats.log_storage_wait();
         }
         self.in_flight.forget(None);
         while self.engine.in_flight() > 0 {
@@ -501,7 +536,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     }
 
     fn set_shares(&mut self, parts: usize) {
-        self.in_flight.set_limits(InFlightLimits::default().shared_by(parts));
+        self.in_flight.set_limits(self.limits.shared_by(parts));
     }
 
     fn is_draining(&mut self) -> bool {
@@ -516,15 +551,11 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         self.forget(Some(index));
         self.blocked.remove(index);
         self.set_fault(index, None);
-        self.wait_shortly(|disk| {
-            disk.collect();
-            disk.in_flight.of_queue(index) == 0
-        });
+        self.wait_shortly(|disk| !disk.drains_queue(index));
     }
 
     fn is_queue_draining(&mut self, index: usize) -> bool {
-        self.collect();
-        self.in_flight.of_queue(index) > 0
+        self.drains_queue(index)
     }
 
     fn work_source(&self) -> WorkSource {

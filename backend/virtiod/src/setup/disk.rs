@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::{DeviceError, config_and_name};
 use crate::bus::{DevicePath, Keys};
 use crate::config::ConfigFile;
-use crate::device::blk::{AccessMode, Block, Caching, Discard, Owner, Target, TargetOptions};
+use crate::device::blk::{
+    AccessMode, Block, Caching, Discard, InFlightLimits, Owner, Target, TargetOptions,
+};
 use crate::stats::DeviceStats;
 use xen::XenStore;
 
@@ -28,7 +30,7 @@ pub(super) fn open<S: XenStore>(
     let TargetOptions { path, mode, caching, discard, sharing, .. } = options;
     let sectors = target.sectors();
     tracing::info!(?path, %format, ?mode, ?caching, ?discard, ?sharing, sectors, "disk opened");
-    Ok(Block::new(target, &vdev, Arc::clone(stats))?)
+    Ok(Block::new(target, &vdev, InFlightLimits::default(), Arc::clone(stats))?)
 }
 
 /// Reads the options from the disk line's keys and from the configuration file.

@@ -14,6 +14,7 @@ use super::{BATCH, Block, Discard, VIRTIO_BLK_F_DISCARD, WriteMode};
 use crate::device::{
     Buffer, Buffers, DeviceMemory, Fault, Gather, QueueContext, Scatter, VirtioRequest, Writable,
 };
+use crate::stats::Tick;
 
 /// The status of an unfinished request: no value of the specification. The device may write a
 /// device-writable buffer at any time before it returns the request.
@@ -313,6 +314,7 @@ impl Block {
         left: Vec<(usize, Verdict)>,
         hold: &mut dyn FnMut(&VirtioRequest) -> Result<Arc<HeldBatch>, Fault>,
     ) {
+        let begun = Tick::now();
         let mut left = left.into_iter().peekable();
         let (mut transfers, mut jobs) = (Vec::new(), Vec::new());
         let mut answered = Vec::new();
@@ -324,7 +326,7 @@ impl Block {
                 Some(Verdict::Job(command, data)) => {
                     let task = Task { command: command.clone(), done: 0 };
                     let entry = InFlight::new(queue, request, command, Carrier::Worker);
-                    let slot = self.in_flight.add(entry);
+                    let slot = self.in_flight.add(entry, begun);
                     let part = self.worker.part();
                     jobs.push(Job::Request(RequestJob { part, slot, queue, task, data }));
                     continue;
@@ -339,7 +341,7 @@ impl Block {
                 Err(fault) => (Carrier::Worker, Some(fault)),
             };
             let is_sync = command == BlockCommand::Flush;
-            let slot = self.in_flight.add(InFlight::new(queue, request, command, carrier));
+            let slot = self.in_flight.add(InFlight::new(queue, request, command, carrier), begun);
             match fault {
                 Some(fault) => self.end_request(slot, Err(TargetError::Guest(fault)), Vec::new()),
                 None if is_sync => self.syncs.add(slot),

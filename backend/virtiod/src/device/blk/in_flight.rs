@@ -6,6 +6,7 @@ use super::disk_file::DiskFile;
 use super::request::BlockCommand;
 use super::target::TargetError;
 use crate::device::{HeldBuffers, VirtioRequest};
+use crate::stats::{PartUse, Tick};
 
 /// Buffers of a batch, for the operations that use them.
 pub(super) struct HeldBatch(pub(super) Box<dyn HeldBuffers>);
@@ -119,13 +120,14 @@ pub(super) struct InFlightTable {
     free: Vec<usize>,
     bytes: u64,
     limits: InFlightLimits,
+    /// For `stat`, which sees the same slots.
+    part_use: Arc<PartUse>,
 }
 
 impl InFlightTable {
     /// A table without requests, with these limits.
-    #[cfg(test)]
-    pub(super) fn with_limits(limits: InFlightLimits) -> Self {
-        Self { limits, ..Self::default() }
+    pub(super) fn new(limits: InFlightLimits, part_use: Arc<PartUse>) -> Self {
+        Self { limits, part_use, ..Self::default() }
     }
 
     /// Changes the limits. What is in flight stays so.
@@ -152,8 +154,13 @@ impl InFlightTable {
         self.slots.iter().flatten().filter(|entry| entry.queue == queue).count()
     }
 
-    /// Adds a request; returns its slot.
-    pub(super) fn add(&mut self, entry: InFlight) -> usize {
+    /// Whether requests are in flight for which no driver waits.
+    pub(super) fn has_unwanted(&self) -> bool {
+        self.slots.iter().flatten().any(|entry| !entry.is_wanted)
+    }
+
+    /// Adds a request of a batch that began at a tick; returns its slot.
+    pub(super) fn add(&mut self, entry: InFlight, begun: Tick) -> usize {
         self.bytes += entry.bytes();
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
@@ -162,6 +169,7 @@ impl InFlightTable {
         if let Some(place) = self.slots.get_mut(slot) {
             *place = Some(entry);
         }
+        self.part_use.begin(slot, begun);
         slot
     }
 
@@ -177,6 +185,7 @@ impl InFlightTable {
     pub(super) fn remove(&mut self, slot: usize) -> Option<InFlight> {
         let entry = self.slots.get_mut(slot)?.take()?;
         self.free.push(slot);
+        self.part_use.end(slot);
         self.bytes -= entry.bytes();
         Some(entry)
     }

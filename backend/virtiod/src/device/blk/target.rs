@@ -8,6 +8,7 @@ mod options;
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -102,6 +103,11 @@ impl Target {
     #[cfg(test)]
     pub(super) fn with_image(self, image: Box<dyn Image>) -> Self {
         Self { image, ..self }
+    }
+
+    /// The path of the file or the block device.
+    pub fn path(&self) -> &Path {
+        &self.options.path
     }
 
     /// Whether the guest may write.

@@ -20,6 +20,7 @@ use super::facts::DiskFacts;
 use super::progress::{Deadline, Progress};
 use super::request::Task;
 use super::target::{Target, TargetError};
+use crate::stats::StorageUse;
 
 /// The time after which a job yields to others.
 const PART: Duration = Duration::from_millis(10);
@@ -111,10 +112,11 @@ impl Worker {
     ///
     /// # Errors
     /// The kernel's, which starts no thread or gives no descriptor.
-    pub(super) fn start(target: Target) -> io::Result<Self> {
+    pub(super) fn start(target: Target, storage: Arc<StorageUse>) -> io::Result<Self> {
         let queue = Arc::new(JobQueue::new());
         let worker = Self::of(&queue)?;
-        thread::Builder::new().name("disk".to_owned()).spawn(move || work(target, &queue))?;
+        let body = move || work(target, storage, &queue);
+        thread::Builder::new().name("disk".to_owned()).spawn(body)?;
         Ok(worker)
     }
 
@@ -181,9 +183,11 @@ impl Worker {
 }
 
 /// The worker's thread.
-fn work(target: Target, jobs: &JobQueue) {
+fn work(target: Target, storage: Arc<StorageUse>, jobs: &JobQueue) {
     // Dropped last, also if the image's driver panics: the device must not wait for ever.
     let _end = EndNote(jobs);
+    // Dropped when the target is closed, which releases the image.
+    let _storage = storage;
     let mut target = target;
     let mut reports = Vec::new();
     while let Some(job) = jobs.next() {

@@ -12,7 +12,7 @@ use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use vm_memory::Bytes;
 
 use super::super::request::Range;
-use super::super::{Block, DiskUse};
+use super::super::{Block, DiskUse, InFlightLimits};
 use super::Scripted;
 use crate::device::{BatchSummary, QueueContext, RequestPool, VirtioDevice};
 use crate::dma::DmaMemory;
@@ -75,7 +75,8 @@ impl Driver {
         let area = |page: u64| base + page * 4096;
         let ring = OneRing::new(&memory, ENTRIES, [area(0), area(1), area(2)]);
         let (target_file, target) = image.target(|_| {});
-        let mut disk = Block::with_method(target, "xvda", stats, method).unwrap();
+        let limits = InFlightLimits::default();
+        let mut disk = Block::with_method(target, "xvda", limits, stats, method).unwrap();
         VirtioDevice::<Memory>::start(&mut disk, features).unwrap();
         let end = Instant::now() + Duration::from_secs(30);
         while disk.disk_use == DiskUse::Starting {

@@ -74,6 +74,13 @@ fn is_draining(driver: &mut Driver) -> bool {
     VirtioDevice::<Memory>::is_draining(&mut driver.disk)
 }
 
+/// The number of requests in flight, and whether something waits for storage, as `stat` shows them.
+fn shown(driver: &Driver) -> (u64, bool) {
+    let storage = driver.disk.stats.storage().unwrap().snapshot();
+    assert_eq!(storage.oldest_ms.is_some(), storage.in_flight > 0);
+    (storage.in_flight, storage.waiting)
+}
+
 #[test]
 fn a_transfer_that_hangs_holds_up_no_other_request() {
     let Some((mut driver, mut answer)) = hung() else { return };
@@ -93,8 +100,10 @@ fn a_reset_ends_when_storage_has_let_go_of_the_buffers() {
     let Some((mut driver, mut answer)) = hung() else { return };
     driver.add(VIRTIO_BLK_T_IN, &[], READ);
     serve(&mut driver);
+    assert_eq!(shown(&driver), (1, false));
     VirtioDevice::<Memory>::reset(&mut driver.disk);
     assert!(is_draining(&mut driver) && is_draining(&mut driver));
+    assert_eq!(shown(&driver), (1, true));
     answer.write_all(&[7; 4096]).unwrap();
     let end = Instant::now() + Duration::from_secs(30);
     while is_draining(&mut driver) {
@@ -102,6 +111,7 @@ fn a_reset_ends_when_storage_has_let_go_of_the_buffers() {
         std::thread::yield_now();
     }
     assert_eq!((driver.statuses(), driver.disk.in_flight.len()), (vec![OPEN], 0));
+    assert_eq!(shown(&driver), (0, false));
     // Another driver may start.
     VirtioDevice::<Memory>::start(&mut driver.disk, 1 << VIRTIO_BLK_F_FLUSH).unwrap();
     driver.add_at(VIRTIO_BLK_T_FLUSH, 0, 0, &[], None);
@@ -118,8 +128,11 @@ fn a_queue_is_reset_when_storage_has_let_go_of_its_buffers() {
     VirtioDevice::<Memory>::reset_queue(&mut driver.disk, 0);
     let drains = |driver: &Driver, index| driver.disk.in_flight.of_queue(index) > 0;
     assert!(drains(&driver, 0) && !drains(&driver, 1));
+    assert_eq!(shown(&driver), (1, true));
     answer.write_all(&[7; 4096]).unwrap();
     handle_until(&mut driver, |driver| !drains(driver, 0));
+    assert!(!driver.disk.drains_queue(0));
+    assert_eq!(shown(&driver), (0, false));
     assert_eq!(driver.statuses(), [OPEN], "the driver owns the request again");
 }
 
@@ -129,6 +142,7 @@ fn the_image_of_a_device_that_ended_is_claimed_until_storage_lets_go() {
     driver.add(VIRTIO_BLK_T_IN, &[], READ);
     serve(&mut driver);
     let Driver { disk, target_file, hypervisor, memory, .. } = driver;
+    let stats = Arc::clone(&disk.stats);
     // The end of the device waits for storage, in a thread of its own.
     let dropping = std::thread::spawn(move || drop((disk, memory)));
     let open = || {
@@ -139,6 +153,14 @@ fn the_image_of_a_device_that_ended_is_claimed_until_storage_lets_go() {
     assert!(open().is_err(), "the image is free though storage may still write it");
     assert!(hypervisor.mapped_pages(xen::DomId(1)) > 0 || hypervisor.map_calls() == 0);
     assert!(!dropping.is_finished());
+    let end = Instant::now() + Duration::from_secs(30);
+    let storage = || stats.storage().unwrap().snapshot();
+    while !storage().waiting {
+        assert!(Instant::now() < end, "the device that ended is not shown to wait");
+        std::thread::yield_now();
+    }
+    let shown = (storage().image, storage().in_flight);
+    assert_eq!(shown, (target_file.path().display().to_string(), 1));
     answer.write_all(&[7; 4096]).unwrap();
     dropping.join().unwrap();
     let end = Instant::now() + Duration::from_secs(30);
@@ -146,13 +168,17 @@ fn the_image_of_a_device_that_ended_is_claimed_until_storage_lets_go() {
         assert!(Instant::now() < end, "the image stays claimed");
         std::thread::sleep(Duration::from_millis(5));
     }
+    while stats.storage().is_some() {
+        assert!(Instant::now() < end, "the image is free, and shown as used");
+        std::thread::yield_now();
+    }
 }
 
 #[test]
 fn no_more_is_taken_from_the_ring_than_may_be_in_flight() {
     let Some((mut driver, mut answer)) = hung() else { return };
     driver.disk.in_flight =
-        InFlightTable::with_limits(InFlightLimits { requests: 2, bytes: 1 << 20 });
+        InFlightTable::new(InFlightLimits { requests: 2, bytes: 1 << 20 }, Arc::default());
     // Not adjacent, so that they are not joined.
     (0..5).for_each(|page| driver.add_at(VIRTIO_BLK_T_IN, page * 100, page, &[], READ));
     serve(&mut driver);

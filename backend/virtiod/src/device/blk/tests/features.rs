@@ -6,8 +6,8 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 
-use super::super::Block;
 use super::super::target::AccessMode;
+use super::super::{Block, InFlightLimits};
 use super::Scripted;
 use crate::device::VirtioDevice;
 use crate::dma::DmaMemory;
@@ -34,7 +34,8 @@ fn offered_features_follow_the_target_and_discard_is_always_accepted() {
     for (mode, no_discard, offered, accepted) in cases {
         let image = Scripted::new(|script| script.no_discard = no_discard);
         let (_file, target) = image.target(|options| options.mode = mode);
-        let disk = Block::new(target, "xvda", Arc::new(DeviceStats::default())).unwrap();
+        let (limits, stats) = (InFlightLimits::default(), Arc::new(DeviceStats::default()));
+        let disk = Block::new(target, "xvda", limits, stats).unwrap();
         let these = DISCARD | ZEROES | READ_ONLY;
         assert_eq!(VirtioDevice::<Memory>::features(&disk) & these, offered);
         assert_eq!(VirtioDevice::<Memory>::accepted_features(&disk) & these, accepted);
@@ -49,7 +50,8 @@ fn storage_without_a_cache_offers_no_flush_but_accepts_it() {
     for no_cache in [true, false] {
         let image = Scripted::new(|script| script.no_cache = no_cache);
         let (_file, target) = image.target(|_| {});
-        let disk = Block::new(target, "xvda", Arc::new(DeviceStats::default())).unwrap();
+        let (limits, stats) = (InFlightLimits::default(), Arc::new(DeviceStats::default()));
+        let disk = Block::new(target, "xvda", limits, stats).unwrap();
         let flush = 1 << VIRTIO_BLK_F_FLUSH;
         assert_eq!(VirtioDevice::<Memory>::features(&disk) & flush == 0, no_cache);
         assert_ne!(VirtioDevice::<Memory>::accepted_features(&disk) & flush, 0);
