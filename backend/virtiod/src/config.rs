@@ -5,6 +5,7 @@
 mod console;
 mod disk;
 mod file;
+mod in_flight;
 mod network;
 mod poll;
 mod service;
@@ -20,6 +21,7 @@ pub use self::console::{ConsoleSettings, PortName};
 pub use self::disk::DiskSettings;
 use self::disk::{DiskDefaults, DiskName};
 pub use self::file::{ConfigError, ConfigFile, DEFAULT_PATH};
+pub use self::in_flight::{ByteLimit, RequestLimit};
 use self::network::NetworkDefaults;
 pub use self::network::NetworkSettings;
 pub use self::poll::PollTime;

@@ -3,14 +3,19 @@
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
-use crate::device::blk::{ImageFormat, Sharing};
+use super::in_flight::{ByteLimit, RequestLimit};
+use crate::device::blk::{ImageFormat, InFlightLimits, Sharing};
 
 /// Settings of all disks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DiskDefaults {
     /// The format of targets.
     pub format: Option<ImageFormat>,
+    /// Maximum number of requests that each disk has in flight.
+    pub in_flight_requests: Option<RequestLimit>,
+    /// Maximum bytes of their data.
+    pub in_flight_bytes: Option<ByteLimit>,
 }
 
 /// Settings of one disk.
@@ -22,12 +27,32 @@ pub struct DiskSettings {
     /// Whether others may use the target at the same time.
     #[serde(deserialize_with = "sharing")]
     pub force_share: Sharing,
+    /// Maximum number of requests that the disk has in flight.
+    pub in_flight_requests: Option<RequestLimit>,
+    /// Maximum bytes of their data; a larger request is taken alone.
+    pub in_flight_bytes: Option<ByteLimit>,
+}
+
+impl DiskSettings {
+    /// The limits of the requests in flight.
+    pub fn in_flight(&self) -> InFlightLimits {
+        let default = InFlightLimits::default();
+        InFlightLimits {
+            requests: self.in_flight_requests.map_or(default.requests, RequestLimit::requests),
+            bytes: self.in_flight_bytes.map_or(default.bytes, ByteLimit::bytes),
+        }
+    }
 }
 
 impl DiskDefaults {
     /// Merges a disk's own settings with these defaults.
     pub(super) fn under(self, own: DiskSettings) -> DiskSettings {
-        DiskSettings { format: own.format.or(self.format), ..own }
+        DiskSettings {
+            format: own.format.or(self.format),
+            in_flight_requests: own.in_flight_requests.or(self.in_flight_requests),
+            in_flight_bytes: own.in_flight_bytes.or(self.in_flight_bytes),
+            ..own
+        }
     }
 }
 

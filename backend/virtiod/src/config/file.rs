@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use crate::config::{PollTime, RateLimit};
     use crate::device::DeviceId;
-    use crate::device::blk::{ImageFormat, Sharing};
+    use crate::device::blk::{ImageFormat, InFlightLimits, Sharing};
     use crate::device::net::QueuePairs;
     use crate::tap::network::Bridge;
 
@@ -199,12 +199,24 @@ mod tests {
             let settings = config.disk(domain, vdev);
             (settings.format, settings.force_share)
         };
+        let in_flight = |domain, vdev| {
+            let limits = config.disk(domain, vdev).in_flight();
+            (limits.requests, limits.bytes)
+        };
+        assert_eq!(in_flight(Some("db1"), "xvda"), (512, 64 << 20));
+        let text = fs::read_to_string(example).unwrap();
+        let InFlightLimits { requests, bytes } = InFlightLimits::default();
+        assert!(text.contains(&format!("guest's queues; default: {requests}\n")), "{text}");
+        assert!(text.contains(&format!("default: \"{}MiB\"", bytes >> 20)), "{text}");
+        assert_eq!(in_flight(Some("db1"), "xvdb"), (64, 64 << 20));
+        assert_eq!(in_flight(None, "xvda"), (512, 64 << 20));
         assert_eq!(disk(Some("db1"), "xvda"), (Some(ImageFormat::Qcow2), Sharing::Safe));
         assert_eq!(disk(Some("db1"), "xvdb"), (Some(ImageFormat::Raw), Sharing::Forced));
         assert_eq!(disk(Some("db1"), "xvdc"), (None, Sharing::Safe));
         assert_eq!(disk(None, "xvda"), (None, Sharing::Safe));
         let config = parse("[default.disk]\nformat = \"raw\"", Path::new("f")).unwrap();
         assert_eq!(config.disk(None, "xvda").format, Some(ImageFormat::Raw));
+        assert_eq!(config.disk(None, "xvda").in_flight(), InFlightLimits::default());
     }
 
     #[test]
@@ -275,6 +287,18 @@ mod tests {
             ),
             ("[domain.web1.disk.xvda]\nshare = true", "2: domain.web1.disk.xvda.share: unknown"),
             ("[default.disk]\nforce-share = true", "2: default.disk.force-share: unknown"),
+            (
+                "[default.disk]\nin-flight-requests = 0",
+                "2: default.disk.in-flight-requests: 0 is not a number of requests in flight, 1 to",
+            ),
+            (
+                "[domain.web1.disk.xvda]\nin-flight-requests = 2049",
+                "2: domain.web1.disk.xvda.in-flight-requests: 2049 is not a number of requests",
+            ),
+            (
+                "[domain.web1.disk.xvda]\nin-flight-bytes = \"2GiB\"",
+                "2: domain.web1.disk.xvda.in-flight-bytes: \"2GiB\" is not a size of the data in",
+            ),
             (
                 "[domain.a.virtio.0.console]\nports = [\"agent\", \"a/b\"]",
                 "2: domain.a.virtio.0.console.ports[1]: \"a/b\" is not the name of a port",

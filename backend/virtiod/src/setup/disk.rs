@@ -23,23 +23,23 @@ pub(super) fn open<S: XenStore>(
         return Err(DeviceError::DeviceType(kind));
     }
     let vdev = keys.backend("dev")?.unwrap_or_default();
-    let options = options(keys, path, config, &vdev)?;
+    let (options, limits) = options(keys, path, config, &vdev)?;
     let format = options.format();
     let target = Target::open(options.clone())?;
     stats.note("format", &format.to_string());
     let TargetOptions { path, mode, caching, discard, sharing, .. } = options;
     let sectors = target.sectors();
     tracing::info!(?path, %format, ?mode, ?caching, ?discard, ?sharing, sectors, "disk opened");
-    Ok(Block::new(target, &vdev, InFlightLimits::default(), Arc::clone(stats))?)
+    Ok(Block::new(target, &vdev, limits, Arc::clone(stats))?)
 }
 
-/// Reads the options from the disk line's keys and from the configuration file.
+/// Reads the options, and the limits of what is in flight, from the disk line's keys and from the configuration file.
 fn options<S: XenStore>(
     keys: &mut Keys<S>,
     path: &DevicePath,
     config: &ConfigFile,
     vdev: &str,
-) -> Result<TargetOptions, DeviceError> {
+) -> Result<(TargetOptions, InFlightLimits), DeviceError> {
     let target = keys.backend("params")?.filter(|path| !path.is_empty());
     let target = target.ok_or(DeviceError::NoTarget)?;
     let mode = keys.backend("mode")?.unwrap_or_default();
@@ -59,7 +59,7 @@ fn options<S: XenStore>(
     let (config, name) = config_and_name(keys, config)?;
     let settings = config.disk(name.as_deref(), vdev);
     let vdev = if vdev.is_empty() { path.name() } else { vdev.to_owned() };
-    Ok(TargetOptions {
+    let options = TargetOptions {
         path: target.into(),
         mode,
         caching,
@@ -67,5 +67,6 @@ fn options<S: XenStore>(
         format: settings.format,
         sharing: settings.force_share,
         owner: Owner { domain: path.guest.0, vdev, uuid: keys.guest_uuid()? },
-    })
+    };
+    Ok((options, settings.in_flight()))
 }

@@ -373,6 +373,23 @@ fn configured_format_overrides_the_targets_name() {
 }
 
 #[test]
+fn configured_limit_of_requests_in_flight_is_the_disks() {
+    let (host, disk) = (Host::start(), numbered_disk(8));
+    host.configure(
+        "[default.disk]\nin-flight-requests = 8\n[domain.db.disk.xvda]\nin-flight-requests = 7",
+    );
+    host.hypervisor.store_write("/local/domain/1/name", "db");
+    for (guest, limit) in [(1, 7), (2, 8)] {
+        let ends = host.add_disk(guest, XVDA, disk.path(), "r");
+        let driver = host.connect(&ends);
+        assert_eq!(host.stat(DomId(guest)).stats.storage.unwrap().limit, limit);
+        driver.close();
+        host.remove(&ends);
+    }
+    host.finish();
+}
+
+#[test]
 fn empty_file_is_refused_and_one_byte_suffices() {
     let (host, disk) = (Host::start(), NamedTempFile::new().unwrap());
     let reason = refusal(&host, &host.add_disk(1, XVDA, disk.path(), "w"));
