@@ -108,7 +108,8 @@ start_example() {
 
 # start_guest NAME INITRD DISK…: starts a guest with the example configuration of its kind and other
 # disks. Each DISK is an image file or block device, with the configuration's disk line; a suffix :r
-# makes the disk read-only, and :discard lets the guest discard.
+# makes the disk read-only, :discard lets the guest discard, and :direct has the daemon use direct
+# I/O.
 start_guest() {
     local guest=$1 initrd=$2 letters=abcdefgh line letter access disk disks=
     shift 2
@@ -120,6 +121,7 @@ start_guest() {
         case $disk in
         *:r) access=r disk=${disk%:r} ;;
         *:discard) access=rw,discard disk=${disk%:discard} ;;
+        *:direct) access=rw,direct-io-safe disk=${disk%:direct} ;;
         esac
         disks="$disks\"$(echo "$line" | sed -e "s|vdev=xvd.|vdev=xvd$letter|" \
             -e "s|access=rw|access=$access|" -e "s|target=.*|target=$disk|")\", "
@@ -192,6 +194,18 @@ machine_frame() {
         sed -n "s/^ *pfn=0x$(printf %x "$2") ==> mfn=\(0x[0-9a-f]*\).*/\1/p")
     [ -n "$found" ] || fail "xen-mfndump does not list frame $2 of domain $1"
     printf '%d\n' "$found"
+}
+
+# mount_programs: mounts the bench's programs in Dom0, for a scenario with `# needs: PROGRAM`. tool
+# NAME ARGUMENT…: runs one of them.
+mount_programs() {
+    mkdir -p /run/programs
+    mountpoint -q /run/programs || mount -o loop,ro /lab/files/programs.img /run/programs
+}
+tool() {
+    local name=$1
+    shift
+    LD_LIBRARY_PATH=/run/programs/lib "/run/programs/bin/$name" "$@"
 }
 
 # opened_by FILE: prints the names of Dom0's programs that have the file open.

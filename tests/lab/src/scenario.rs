@@ -9,7 +9,7 @@
 //! | `# guests: KIND…` | the kinds of guest; without it, PV and PVH |
 //! | `# soak: KIND…` | further kinds of guest, for `cargo lab soak` alone |
 //! | `# machine: NAME` | the machine, if it is not the default one |
-//! | `# needs: fio` | `/lab/files` must have the programs that measure |
+//! | `# needs: PROGRAM` | `/lab/files` must have the bench's programs: `fio` or `dmsetup` |
 //! | `# matrix: KIND…` | kinds of guest with which the scenario also runs for the matrix |
 //!
 //! `KIND-SUITE` is a guest with the kernel of another release of Debian.
@@ -50,7 +50,9 @@ pub(crate) struct Scenario {
     pub(crate) limit_factor: u32,
     /// Whether only `cargo lab soak` runs it.
     pub(crate) soak: bool,
-    /// Whether it needs fio and iperf3 in `/lab/files`.
+    /// Whether it needs the bench's programs in `/lab/files`.
+    pub(crate) programs: bool,
+    /// Whether it measures with them.
     pub(crate) measures: bool,
 }
 
@@ -104,14 +106,23 @@ fn read(dir: &Path, guests_of: fn(&str) -> Option<&str>) -> Result<Vec<Scenario>
         let here = || format!("in {name}/dom0.sh");
         let machine = header(&text, "machine").unwrap_or(MachineKind::default().name());
         let machine = machine.parse().with_context(here)?;
-        let measures = header(&text, "needs") == Some("fio");
+        let needs = header(&text, "needs");
+        let (programs, measures) = (needs.is_some(), needs == Some("fio"));
         let usual = (guests_of(&text).unwrap_or(""), false);
         for (names, soak) in [usual, (header(&text, "soak").unwrap_or(""), true)] {
             for (guest, kernel) in guests(names).with_context(here)? {
                 let (name, limit_factor) = (name.clone(), 1);
-                let scenario =
-                    Scenario { guest, kernel, machine, name, limit, limit_factor, soak, measures };
-                scenarios.push(scenario);
+                scenarios.push(Scenario {
+                    guest,
+                    kernel,
+                    machine,
+                    name,
+                    limit,
+                    limit_factor,
+                    soak,
+                    programs,
+                    measures,
+                });
             }
         }
     }
@@ -220,8 +231,16 @@ mod tests {
     fn patient_scenario_has_multiplied_limits() {
         let dir = folder(&[("a", "# A.\n# guests: pv\n# limit: 7\n# needs: fio\n")]);
         let scenario = all(dir.path()).unwrap().remove(0).with_limit_factor(4);
-        assert!(scenario.measures);
+        assert!(scenario.programs && scenario.measures);
         assert_eq!(job(&[scenario]), "#!/bin/sh\nPATIENCE=4 /lab/dom0/run-scenario pv/a 28\n");
+    }
+
+    #[test]
+    fn scenario_with_a_program_other_than_fio_does_not_measure() {
+        let dir = folder(&[("a", "# A.\n# limit: 7\n# needs: dmsetup\n"), ("b", "# limit: 7\n")]);
+        let scenarios = all(dir.path()).unwrap();
+        let needs: Vec<_> = scenarios.iter().map(|one| (one.programs, one.measures)).collect();
+        assert_eq!(needs, [(true, false), (true, false), (false, false), (false, false)]);
     }
 
     #[test]

@@ -27,7 +27,7 @@ struct Devices {
 
 impl Devices {
     /// Moves removed devices whose image is free to the others.
-    fn settle(&mut self) {
+    fn sort_out(&mut self) {
         let waits = |(_, stats): &(DevicePath, Arc<DeviceStats>)| stats.storage().is_some();
         let (waiting, over) = std::mem::take(&mut self.waiting).into_iter().partition(waits);
         self.waiting = waiting;
@@ -76,7 +76,7 @@ impl Registry {
         if let Some(stats) = devices.there.remove(path) {
             devices.waiting.push((path.clone(), stats));
         }
-        devices.settle();
+        devices.sort_out();
     }
 
     /// Returns the other present devices whose note under `key` equals that of the device at
@@ -94,7 +94,7 @@ impl Registry {
     /// Returns a snapshot of all devices.
     pub fn report(&self) -> Report {
         let mut devices = self.lock();
-        devices.settle();
+        devices.sort_out();
         let gone = devices.gone.iter().chain(&devices.waiting).map(|(path, stats)| (path, stats));
         let device = |(path, stats): (&DevicePath, &Arc<DeviceStats>)| RegisteredDevice {
             domid: path.guest.0,

@@ -33,7 +33,8 @@ pub(super) fn open<S: XenStore>(
     Ok(Block::new(target, &vdev, limits, Arc::clone(stats))?)
 }
 
-/// Reads the options, and the limits of what is in flight, from the disk line's keys and from the configuration file.
+/// Reads the options, and the limits of what is in flight, from the disk line's keys and from the
+/// configuration file.
 fn options<S: XenStore>(
     keys: &mut Keys<S>,
     path: &DevicePath,

@@ -287,17 +287,6 @@ programs() {
     "${1:-own}" xvdp /lab/files/programs.img | sed 's/access=rw/access=r/'
 }
 
-# mount_programs: mounts the measuring programs in Dom0. tool NAME ARGUMENT…: runs one of them.
-mount_programs() {
-    mkdir -p /run/programs
-    mountpoint -q /run/programs || mount -o loop,ro /lab/files/programs.img /run/programs
-}
-tool() {
-    local name=$1
-    shift
-    LD_LIBRARY_PATH=/run/programs/lib "/run/programs/bin/$name" "$@"
-}
-
 # tree: prints the archive with files to copy for the shell's work, if the run includes that. HVM
 # guests, whose emulated disks are slow, do without.
 tree() {

@@ -273,7 +273,7 @@ fn end_to_end(mut scenarios: Vec<Scenario>, progress: &Progress, summary: &mut S
 
 /// Returns the files that `scenarios` need in `/lab/files`.
 fn files(lab: &Lab, scenarios: &[Scenario], progress: &Progress) -> Result<Vec<PathBuf>> {
-    if !scenarios.iter().any(|scenario| scenario.measures) {
+    if !scenarios.iter().any(|scenario| scenario.programs) {
         return Ok(Vec::new());
     }
     Ok(vec![BenchPrograms::fetch(&lab.dirs().cache, lab.logs(), progress)?.image()])
