@@ -74,6 +74,15 @@ fn is_draining(driver: &mut Driver) -> bool {
     VirtioDevice::<Memory>::is_draining(&mut driver.disk)
 }
 
+/// Waits for the end of a reset.
+fn end_reset(driver: &mut Driver) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while is_draining(driver) {
+        assert!(Instant::now() < end, "the reset does not end");
+        std::thread::yield_now();
+    }
+}
+
 /// The number of requests in flight, and whether something waits for storage, as `stat` shows them.
 fn shown(driver: &Driver) -> (u64, bool) {
     let storage = driver.disk.stats.storage().unwrap().snapshot();
@@ -105,11 +114,7 @@ fn a_reset_ends_when_storage_has_let_go_of_the_buffers() {
     assert!(is_draining(&mut driver) && is_draining(&mut driver));
     assert_eq!(shown(&driver), (1, true));
     answer.write_all(&[7; 4096]).unwrap();
-    let end = Instant::now() + Duration::from_secs(30);
-    while is_draining(&mut driver) {
-        assert!(Instant::now() < end, "the reset does not end");
-        std::thread::yield_now();
-    }
+    end_reset(&mut driver);
     assert_eq!((driver.statuses(), driver.disk.in_flight.len()), (vec![OPEN], 0));
     assert_eq!(shown(&driver), (0, false));
     // Another driver may start.
@@ -294,7 +299,7 @@ fn direct_transfers_use_the_pool_as_the_kernel_registered_it() {
     assert_eq!(bytes, [0x77; 4096]);
     // Nothing of the pool stays mapped after a reset.
     VirtioDevice::<Memory>::reset(&mut driver.disk);
-    assert!(!is_draining(&mut driver));
+    end_reset(&mut driver);
     driver.memory.unshare_all();
     let left = driver.hypervisor.mapped_pages(xen::DomId(1));
     assert!(left < 64, "{left} pages stay mapped");
@@ -401,9 +406,5 @@ fn a_reset_ends_though_the_worker_has_panicked() {
     driver.add(VIRTIO_BLK_T_IN, &[], READ);
     serve(&mut driver);
     VirtioDevice::<Memory>::reset(&mut driver.disk);
-    let end = Instant::now() + Duration::from_secs(30);
-    while is_draining(&mut driver) {
-        assert!(Instant::now() < end, "the reset does not end");
-        std::thread::yield_now();
-    }
+    end_reset(&mut driver);
 }
