@@ -2,8 +2,8 @@
 //!
 //! Requests are taken from a ring by batches and answered in the order in which storage answers
 //! them. The device's thread transfers by itself only what cannot wait for storage. The engine
-//! transfers the other data of raw targets, and a worker does everything else: a thread of the disk
-//! that may wait.
+//! transfers the other data whose place in a file is known, and a worker does everything else: a
+//! thread of the disk that may wait, with others beside it for what changes no metadata.
 
 mod answer;
 mod batch;
@@ -290,12 +290,17 @@ impl Block {
         if let Some(facts) = facts {
             self.facts = facts;
             if !matches!(self.disk_use, DiskUse::Starting | DiskUse::Used) {
-                self.facts.file = None;
+                self.forget_files();
             }
         }
         list.into_iter().for_each(|report| self.take_report(report));
         self.begin_sync();
         self.commit();
+    }
+
+    /// Leaves further requests to the worker.
+    fn forget_files(&mut self) {
+        (self.facts.file, self.facts.sync_file, self.facts.in_place) = (None, None, None);
     }
 
     /// Begins the operations that were submitted.
@@ -451,6 +456,9 @@ impl Drop for Block {
             self.ended.clear();
         }
         self.engine.unregister();
+        // The locks end when the worker closes the files, unless somebody else has them.
+        self.forget_files();
+        self.facts.sized_file = None;
         if matches!(self.role, PartRole::First(_)) {
             self.worker.end();
         }
@@ -524,7 +532,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         self.blocked = QueueSet::default();
         self.faults = [const { None }; QUEUES as usize];
         self.driver_features = 0;
-        self.facts.file = None;
+        self.forget_files();
         if matches!(self.disk_use, DiskUse::Starting | DiskUse::Used) {
             self.disk_use = DiskUse::Draining;
         }

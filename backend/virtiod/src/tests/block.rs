@@ -229,7 +229,7 @@ fn spec_6_4_reset_keeps_only_the_message_page_and_its_channel() {
         disk.driver.start_with(queues);
         assert_eq!(disk.host.hypervisor.bound_ports(), 1 + queues as usize);
         assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), 1 + 3 * queues as usize);
-        assert_eq!(disk.driver.set_status(0), 0);
+        disk.driver.reset_device();
         assert_eq!(disk.host.hypervisor.bound_ports(), 1);
         assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), 1);
         disk.driver.free_rings();

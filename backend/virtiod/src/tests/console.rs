@@ -221,7 +221,7 @@ fn reset_keeps_the_terminal_and_its_input() {
     let mut terminal = terminal(&host, &ends);
     terminal.write_all(b"typed early").unwrap();
     driver.status();
-    assert_eq!(driver.set_status(0), 0);
+    driver.reset_device();
     assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
     driver.free_rings();
     driver.start_with(2);

@@ -178,7 +178,7 @@ fn hand_over(image: &Path) {
     // One of them writes.
     assert_eq!((write(&mut target, 2, 0xbb), write(&mut source, 3, 0xcc)), (IOERR, OK));
     // The driver leaves the disk, as before a migration.
-    assert_eq!(source.set_status(0), 0);
+    source.reset_device();
     assert_eq!((read(&mut target, 1), read(&mut target, 3)), ((OK, 0xaa), (OK, 0xcc)));
     assert_eq!(write(&mut target, 4, 0xdd), OK);
     source.free_rings();

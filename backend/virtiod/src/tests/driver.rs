@@ -175,6 +175,13 @@ impl Driver {
         })
     }
 
+    /// Resets the device, and waits for the end of the reset as the module does: storage may delay
+    /// it [6.4].
+    pub(super) fn reset_device(&mut self) {
+        self.set_status(0);
+        self.until("the end of the reset", |driver| driver.status() == 0);
+    }
+
     pub(super) fn status(&mut self) -> u32 {
         self.ask(Request::GetDeviceStatus, |answer| match answer {
             Response::GetDeviceStatus(status) => status,
@@ -226,7 +233,7 @@ impl Driver {
 
     /// Initialises the device up to FEATURES_OK with these features; returns the resulting status.
     pub(super) fn negotiate(&mut self, features: u64) -> u32 {
-        assert_eq!(self.set_status(0), 0);
+        self.reset_device();
         self.set_status(ACKNOWLEDGE | DRIVER);
         let bytes = features.to_le_bytes();
         self.ask(Request::SetDriverFeatures(FeatureBlocks::new(0, &bytes)), |_| ());
@@ -284,6 +291,27 @@ impl Driver {
         self.ask(Request::ResetVqueue { index }, |_| ());
         let ring = &self.rings[index as usize];
         self.free_ring(ring);
+    }
+
+    /// As [`Driver::reset_queue`], and takes no message before the device has taken the request.
+    pub(super) fn reset_queue_before_events(&mut self, index: u32) {
+        self.send_silently(Request::ResetVqueue { index });
+        self.port.notify();
+        let end = Instant::now() + Duration::from_secs(10);
+        while !self.has_taken_all() {
+            assert!(Instant::now() < end, "waited 10 s for the device to take RESET_VQUEUE");
+            std::thread::yield_now();
+        }
+        self.wait_answer("the answer to RESET_VQUEUE", |_| ());
+        let ring = &self.rings[index as usize];
+        self.free_ring(ring);
+    }
+
+    /// Whether the device has taken all messages from the page [4.2].
+    fn has_taken_all(&self) -> bool {
+        // Acquire pairs with the device's Release of its consumer index.
+        let index = |at: usize| self.guest.words(self.page)[at / 4].load(Ordering::Acquire);
+        index(0) == index(0x40)
     }
 
     /// Sets up a reset queue again, with another ring and another doorbell.
@@ -372,7 +400,7 @@ impl Driver {
         if self.transport.is_broken() {
             return self.release();
         }
-        assert_eq!(self.set_status(0), 0);
+        self.reset_device();
         self.free_rings();
         self.write_state("5");
         self.hypervisor.store_wait(&format!("{}/state", self.ends.backend), Some("6"));

@@ -80,7 +80,7 @@ fn readable_buffer_is_a_fault_until_reset() {
     assert!(why.contains("device-readable"), "{why}");
     assert_eq!(guest.driver.unshare(&buffer), [0; 16], "no byte was written");
     guest.driver.unshare(&question);
-    assert_eq!(guest.driver.set_status(0), 0);
+    guest.driver.reset_device();
     guest.driver.free_rings();
     guest.driver.start();
     random(&mut guest.driver, 64);
@@ -139,7 +139,7 @@ fn reset_drops_waiting_requests_and_keeps_the_rate() {
         let buffer = driver.share(&[0; 4096], Access::ReadWrite);
         driver.submit(&[buffer.writable()]);
         driver.until("the rate to delay the device", |_| host.stat(DomId(1)).stats.waits > 0);
-        assert_eq!(driver.set_status(0), 0);
+        driver.reset_device();
         assert_eq!(host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
         assert_eq!(driver.unshare(&buffer), [0; 4096], "dropped, not answered");
         driver.free_rings();

@@ -239,7 +239,7 @@ fn packet_too_large_for_the_buffers_is_dropped_alone() {
         let bytes = net.driver.unshare(first);
         assert_eq!(bytes[..written as usize], in_buffers(&packet(80, 2), 1));
         assert_eq!(net.host.stat(DomId(1)).stats.dropped.to_guest, dropped + 1);
-        assert_eq!(net.driver.set_status(0), 0);
+        net.driver.reset_device();
         rest.iter().for_each(|buffer| drop(net.driver.unshare(buffer)));
         net.driver.free_rings();
     }
@@ -258,7 +258,7 @@ fn driver_without_checksum_offload_gets_no_flags() {
         valid[0] = 2;
         assert!(net.link.send(0, &valid));
         assert_eq!(received(&mut net.driver, &[buffer])[0], flags);
-        assert_eq!(net.driver.set_status(0), 0);
+        net.driver.reset_device();
         net.driver.free_rings();
     }
     net.driver.start_with(2);
@@ -325,7 +325,7 @@ fn wrong_direction_buffer_is_a_fault_of_that_device_only() {
         other.close();
         host.remove(&other_ends);
         // A reset clears the fault.
-        assert_eq!(driver.set_status(0), 0);
+        driver.reset_device();
         driver.free_rings();
         driver.start_with(2);
         send(&mut driver, &packet(60, 2), &[HEADER + 60]);
@@ -366,7 +366,7 @@ fn reset_drops_packets_for_the_next_driver() {
     (0..5).for_each(|seed| assert!(net.link.send(0, &packet(60, seed))));
     assert_eq!(received(&mut net.driver, &[buffer])[HEADER..], packet(60, 0)[HEADER..]);
     let left = offer(&mut net.driver, 50);
-    assert_eq!(net.driver.set_status(0), 0);
+    net.driver.reset_device();
     assert_eq!(net.host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
     net.driver.unshare(&left);
     net.driver.free_rings();

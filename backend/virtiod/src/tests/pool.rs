@@ -128,7 +128,7 @@ fn spec_5_8_pages_are_shared_all_or_none() {
     );
     assert_eq!(disk.driver.ask_share(PoolPage(0), 8, granted.0), ShareOutcome::Shared);
     assert_eq!(read_sector(&mut disk.driver, &shared, 5), (OK, vec![5; 512]));
-    assert_eq!(disk.driver.set_status(0), 0);
+    disk.driver.reset_device();
     disk.driver.guest.revoke(granted.0, granted.1);
 }
 
@@ -209,7 +209,7 @@ fn configured_limit_bounds_the_pool() {
         assert_eq!(outcome, ShareOutcome::Refused);
         driver.share_pool(PoolPage(64), 1);
         assert_eq!(read_sector(&mut driver, &pool, 5), (OK, vec![5; 512]));
-        assert_eq!(driver.set_status(0), 0);
+        driver.reset_device();
         driver.free_rings();
         driver.free_pool();
     }
@@ -225,7 +225,7 @@ fn spec_6_4_reset_unmaps_the_pool() {
         disk.driver.start();
         let pool = disk.driver.share_pool(PoolPage(0), pages);
         assert_eq!(read_sector(&mut disk.driver, &pool, 5), (OK, vec![5; 512]));
-        assert_eq!(disk.driver.set_status(0), 0);
+        disk.driver.reset_device();
         assert_eq!(disk.host.hypervisor.mapped_pages(DomId(1)), 1, "the message page");
         assert_eq!(disk.host.stat(DomId(1)).stats.pool_pages, 0);
         disk.driver.free_rings();

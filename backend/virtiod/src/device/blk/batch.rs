@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::disk_file::{DiskFile, Store};
 use super::facts::Extent;
+use super::image::Located;
 use super::in_flight::{Carrier, HeldBatch, InFlight};
 use super::request::{BlockCommand, BlockRequest, MAX_DATA, RangeChange, Task};
 use super::submit::note_write_loss;
 use super::target::{PART_BYTES, TargetError};
 use super::worker::{Job, RequestJob};
-use super::{BATCH, Block, Discard, VIRTIO_BLK_F_DISCARD, WriteMode};
+use super::{AccessMode, BATCH, Block, Discard, VIRTIO_BLK_F_DISCARD, WriteMode};
 use crate::device::{
     Buffer, Buffers, DeviceMemory, Fault, Gather, QueueContext, Scatter, VirtioRequest, Writable,
 };
@@ -26,6 +27,8 @@ enum Verdict {
     Answered(u32),
     /// The engine transfers its data.
     Transfer(BlockCommand, Arc<DiskFile>),
+    /// The engine transfers its data, which is elsewhere than its sectors say.
+    Located(BlockCommand, Box<Located>),
     /// It waits for a sync of this file.
     Sync(Arc<DiskFile>),
     /// The worker does it, with this data.
@@ -34,7 +37,7 @@ enum Verdict {
 
 impl Verdict {
     fn uses_buffers(&self) -> bool {
-        matches!(self, Self::Transfer(..) | Self::Sync(_))
+        matches!(self, Self::Transfer(..) | Self::Located(..) | Self::Sync(_))
     }
 }
 
@@ -43,6 +46,7 @@ enum Step {
     /// It has succeeded.
     Done,
     Transfer(Arc<DiskFile>),
+    Located(Box<Located>),
     Sync(Arc<DiskFile>),
     Job(Vec<u8>),
 }
@@ -195,6 +199,7 @@ impl Block {
             Ok(Step::Done) => return self.answer(&request, status_byte, Ok(()), memory),
             Err(error) => return self.answer(&request, status_byte, Err(error), memory),
             Ok(Step::Transfer(file)) => Verdict::Transfer(request.command, file),
+            Ok(Step::Located(located)) => Verdict::Located(request.command, located),
             Ok(Step::Sync(file)) => Verdict::Sync(file),
             Ok(Step::Job(data)) => Verdict::Job(request.command, data),
         };
@@ -235,17 +240,17 @@ impl Block {
             {
                 Err(TargetError::Unsupported)
             }
-            (BlockCommand::Change { .. }, _) | (_, None) => {
-                Ok(Step::Job(job_data(request, memory)?))
+            (BlockCommand::Flush, _) => match self.sync_file() {
+                Some(file) => self.sync_at_once(file),
+                None => Ok(Step::Job(Vec::new())),
+            },
+            (BlockCommand::Change { .. }, _) => Ok(Step::Job(Vec::new())),
+            (BlockCommand::Read { sector }, None) => {
+                self.in_place(request, *sector, AccessMode::ReadOnly, memory)
             }
-            (BlockCommand::Flush, Some(file)) => Ok(match file.store {
-                // It has nothing to write.
-                Store::Memory => {
-                    self.check_durable(file)?;
-                    Step::Done
-                }
-                Store::Slow | Store::Direct => Step::Sync(Arc::clone(file)),
-            }),
+            (BlockCommand::Write { sector }, None) => {
+                self.in_place(request, *sector, AccessMode::ReadWrite, memory)
+            }
             (BlockCommand::Read { sector }, Some(file)) => {
                 let extent = Extent::of_data(*sector, data.length(), self.facts.sectors)?;
                 read_at_once(&mut self.cached_reads, extent, data, memory, file)
@@ -259,6 +264,60 @@ impl Block {
                 self.write_at_once(extent, data, memory, file)
             }
         }
+    }
+
+    /// The file that a flush has to sync; `None` if the worker has to do more.
+    fn sync_file(&self) -> Option<&Arc<DiskFile>> {
+        let by_image = || self.facts.sync_file.as_ref().filter(|_| !self.worker.has_unwritten());
+        self.facts.file.as_ref().or_else(by_image)
+    }
+
+    fn sync_at_once(&self, file: &Arc<DiskFile>) -> Result<Step, TargetError> {
+        match file.store {
+            // It has nothing to write.
+            Store::Memory => self.check_durable(file).map(|()| Step::Done),
+            Store::Slow | Store::Direct => Ok(Step::Sync(Arc::clone(file))),
+        }
+    }
+
+    /// As [`Block::step`], for a transfer of an image that is not its sectors in order: leaves to
+    /// the worker what it knows no place of.
+    #[inline(never)]
+    fn in_place<M: DeviceMemory>(
+        &mut self,
+        request: &BlockRequest<'_>,
+        sector: u64,
+        access: AccessMode,
+        memory: &M,
+    ) -> Result<Step, TargetError> {
+        let data = request.data;
+        let located = match (&self.facts.in_place, access, self.facts.access) {
+            // The worker refuses it.
+            (None, ..) | (_, AccessMode::ReadWrite, AccessMode::ReadOnly) => None,
+            (Some(image), ..) => {
+                let extent = Extent::of_data(sector, data.length(), self.facts.sectors)?;
+                let range = extent.offset..extent.offset + extent.bytes;
+                Arc::clone(image).locate(range, access)
+            }
+        };
+        let Some(located) = located else { return Ok(Step::Job(job_data(request, memory)?)) };
+        let file = Arc::clone(&located.file);
+        let extent = Extent { offset: located.offset, bytes: data.length() };
+        let step = match access {
+            AccessMode::ReadOnly => {
+                read_at_once(&mut self.cached_reads, extent, data, memory, &file)?
+            }
+            AccessMode::ReadWrite => {
+                if self.facts.write_mode == WriteMode::Through {
+                    self.check_durable(&file)?;
+                }
+                self.write_at_once(extent, data, memory, &file)?
+            }
+        };
+        Ok(match step {
+            Step::Transfer(_) => Step::Located(Box::new(located)),
+            done => done,
+        })
     }
 
     /// Whether a discard is an error: only if the driver did not negotiate discards. For a driver
@@ -320,9 +379,12 @@ impl Block {
         let mut answered = Vec::new();
         for (number, request) in requests.drain(..).enumerate() {
             let verdict = left.next_if(|(next, _)| *next == number).map(|(_, verdict)| verdict);
-            let (command, file) = match verdict {
-                Some(Verdict::Transfer(command, file)) => (command, file),
-                Some(Verdict::Sync(file)) => (BlockCommand::Flush, file),
+            let (command, file, located) = match verdict {
+                Some(Verdict::Transfer(command, file)) => (command, file, None),
+                Some(Verdict::Located(command, located)) => {
+                    (command, Arc::clone(&located.file), Some(located))
+                }
+                Some(Verdict::Sync(file)) => (BlockCommand::Flush, file, None),
                 Some(Verdict::Job(command, data)) => {
                     let task = Task { command: command.clone(), done: 0 };
                     let entry = InFlight::new(queue, request, command, Carrier::Worker);
@@ -341,7 +403,9 @@ impl Block {
                 Err(fault) => (Carrier::Worker, Some(fault)),
             };
             let is_sync = command == BlockCommand::Flush;
-            let slot = self.in_flight.add(InFlight::new(queue, request, command, carrier), begun);
+            let mut entry = InFlight::new(queue, request, command, carrier);
+            entry.located = located;
+            let slot = self.in_flight.add(entry, begun);
             match fault {
                 Some(fault) => self.end_request(slot, Err(TargetError::Guest(fault)), Vec::new()),
                 None if is_sync => self.syncs.add(slot),

@@ -1,4 +1,4 @@
-//! A raw target's file: what the device transfers without its worker.
+//! A file with a target's data: what the device transfers without its worker.
 
 use std::fs::File;
 use std::io;
@@ -45,14 +45,14 @@ impl Store {
     }
 }
 
-/// The file of a raw target.
+/// A file with a target's data.
 #[derive(Clone, Debug)]
 pub(super) struct DiskFile {
     /// The file, with the page cache.
     pub(super) cached: Arc<File>,
     /// The same file, opened for direct I/O where that is configured and supported.
     pub(super) direct: Option<Arc<File>>,
-    /// The size of the file; the disk ends with the sector that contains its last byte.
+    /// The size of a raw target's file; the disk ends with the sector that contains its last byte.
     pub(super) bytes: u64,
     pub(super) store: Store,
     pub(super) durability: Arc<Durability>,

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::disk_file::DiskFile;
-use super::image::BlockSize;
+use super::image::{BlockSize, InPlace};
 use super::request::MAX_DATA;
 use super::target::{AccessMode, Discard, TargetError};
 use super::{SECTOR_SIZE, WriteMode};
@@ -29,6 +29,10 @@ pub(super) struct DiskFacts {
     pub(super) sized_file: Option<(Arc<File>, u64)>,
     /// The file of a raw target that the driver uses.
     pub(super) file: Option<Arc<DiskFile>>,
+    /// The file whose sync makes durable what the worker has reported as written.
+    pub(super) sync_file: Option<Arc<DiskFile>>,
+    /// The image, if others than its worker may transfer data of it.
+    pub(super) in_place: Option<Arc<dyn InPlace>>,
     /// When writes have to be durable.
     pub(super) write_mode: WriteMode,
 }

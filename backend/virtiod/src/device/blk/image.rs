@@ -4,8 +4,10 @@ mod format;
 mod qcow2;
 mod raw;
 
+use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 pub use self::format::ImageFormat;
@@ -13,7 +15,7 @@ use super::claim::Durability;
 use super::disk_file::DiskFile;
 use super::files::DiskFiles;
 use super::progress::{Deadline, Progress};
-use super::target::TargetOptions;
+use super::target::{AccessMode, TargetOptions};
 use crate::device::{Gather, Scatter, WriteMode};
 
 /// Preferred block sizes of an image, in bytes.
@@ -32,6 +34,58 @@ pub enum Storage {
     Keep,
     /// The storage may be deallocated.
     GiveBack,
+}
+
+/// A transfer that lies in one piece of a file, until this is dropped.
+pub struct Located {
+    pub(super) file: Arc<DiskFile>,
+    /// Where it begins in the file.
+    pub(super) offset: u64,
+    /// The image that keeps it there, and the number of the transfer.
+    image: Arc<dyn InPlace>,
+    user: u64,
+}
+
+impl Located {
+    /// `user`: the number that [`InPlace::leave`] gets.
+    pub(super) fn new(
+        file: Arc<DiskFile>,
+        offset: u64,
+        image: Arc<dyn InPlace>,
+        user: u64,
+    ) -> Self {
+        Self { file, offset, image, user }
+    }
+}
+
+impl Drop for Located {
+    fn drop(&mut self) {
+        self.image.leave(self.user);
+    }
+}
+
+/// Transfers of an image beside its worker, by several threads at once.
+pub trait InPlace: fmt::Debug + Send + Sync {
+    /// Reads into the buffer from `offset` on; returns whether it did. If not, the worker has to
+    /// read.
+    ///
+    /// # Errors
+    /// The error of the storage.
+    fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<bool>;
+
+    /// Writes the buffer from `offset` on, if that changes no metadata; returns whether it did. If
+    /// not, the worker has to write.
+    ///
+    /// # Errors
+    /// The error of the storage.
+    fn write(&self, offset: u64, from: &mut [u8], mode: WriteMode) -> io::Result<bool>;
+
+    /// Finds the file with the bytes of a range, without waiting for storage; `None` if that is not
+    /// known, or if the transfer is not one piece of one file.
+    fn locate(self: Arc<Self>, range: Range<u64>, access: AccessMode) -> Option<Located>;
+
+    /// Notes the end of a transfer that was located.
+    fn leave(&self, user: u64);
 }
 
 /// An open image. Callers pass only ranges inside [`Image::size`].
@@ -111,6 +165,18 @@ pub trait Image: Send {
     /// A file that has the image's bytes at the same offsets, if there is one, for transfers
     /// without the image. `durability`: that of the file.
     fn file(&self, durability: &Arc<Durability>) -> Option<DiskFile> {
+        let _ = durability;
+        None
+    }
+
+    /// Access to the image for other threads, if it permits that.
+    fn in_place(&self) -> Option<Arc<dyn InPlace>> {
+        None
+    }
+
+    /// The file whose sync makes durable what [`Image::finish_batch`] has written and what was
+    /// written in place. `durability`: that of the file.
+    fn sync_file(&self, durability: &Arc<Durability>) -> Option<DiskFile> {
         let _ = durability;
         None
     }

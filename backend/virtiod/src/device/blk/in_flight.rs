@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::disk_file::DiskFile;
+use super::image::Located;
 use super::request::BlockCommand;
 use super::target::TargetError;
 use crate::device::{HeldBuffers, VirtioRequest};
@@ -29,6 +30,8 @@ pub(super) struct InFlight {
     pub(super) request: VirtioRequest,
     pub(super) command: BlockCommand,
     pub(super) carrier: Carrier,
+    /// Where its data is, if its sectors do not say that.
+    pub(super) located: Option<Box<Located>>,
     /// Whether the driver still waits for it. If not, only its end is awaited.
     pub(super) is_wanted: bool,
     /// The next request of the same operation, if it was joined with others.
@@ -52,6 +55,7 @@ impl InFlight {
             request,
             command,
             carrier,
+            located: None,
             is_wanted: true,
             next: None,
             operations: 0,

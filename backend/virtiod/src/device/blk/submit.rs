@@ -49,7 +49,8 @@ impl TransferRange {
             _ => return None,
         };
         // The request was checked: the disk contains these sectors.
-        let offset = sector.saturating_mul(SECTOR_SIZE);
+        let on_disk = sector.saturating_mul(SECTOR_SIZE);
+        let offset = entry.located.as_ref().map_or(on_disk, |located| located.offset);
         let mode = if entry.needs_sync { WriteMode::Back } else { mode };
         let work = if writes { Work::Write { offset, mode } } else { Work::Read { offset } };
         let data = data_of(&entry.request, &entry.command).ok()?.length();
@@ -80,7 +81,7 @@ impl Block {
             let Some(mut joined) = self.range(first) else { continue };
             let mut last = first;
             while let Some(next) = slots.peek().copied() {
-                let is_near = self.is_of_one_batch(first, next);
+                let is_near = self.may_be_joined(first, next);
                 let range = self.range(next).filter(|range| is_near && joined.joins(range));
                 let Some(range) = range else { break };
                 joined.data += range.data;
@@ -96,10 +97,16 @@ impl Block {
         }
     }
 
-    /// Whether two requests hold their buffers together.
-    fn is_of_one_batch(&self, first: usize, next: usize) -> bool {
-        let held = |slot| self.in_flight.get(slot)?.held();
-        matches!((held(first), held(next)), (Some(one), Some(other)) if Arc::ptr_eq(one, other))
+    /// Whether two requests hold their buffers together, for the same file.
+    fn may_be_joined(&self, first: usize, next: usize) -> bool {
+        let carrier = |slot| self.in_flight.get(slot).map(|entry| &entry.carrier);
+        let (Some(first), Some(next)) = (carrier(first), carrier(next)) else { return false };
+        match (first, next) {
+            (Carrier::Engine { held, file }, Carrier::Engine { held: next, file: other }) => {
+                Arc::ptr_eq(held, next) && Arc::ptr_eq(file, other)
+            }
+            _ => false,
+        }
     }
 
     fn range(&self, slot: usize) -> Option<TransferRange> {

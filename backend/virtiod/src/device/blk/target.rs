@@ -4,6 +4,7 @@ mod error;
 #[cfg(any(test, feature = "sample-images"))]
 #[allow(clippy::panic, reason = "test code: a panic fails the test")]
 pub mod exercise;
+mod in_place;
 mod options;
 
 use std::collections::VecDeque;
@@ -13,9 +14,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use self::error::TargetError;
+pub(super) use self::in_place::InPlaceTarget;
 pub use self::options::{AccessMode, Caching, Discard, TargetOptions};
 use super::SECTOR_SIZE;
 use super::claim::{ClaimError, Handover, Sharing};
+use super::disk_file::DiskFile;
 use super::facts::{DiskFacts, Extent};
 use super::files::DiskFiles;
 use super::image::{self, BlockSize, Image, ImageFormat, Storage};
@@ -145,8 +148,30 @@ impl Target {
             has_cache: self.image.has_cache(),
             sized_file: self.image.sized_file(),
             file: self.image.file(self.files.durability()).filter(|_| is_active).map(Arc::new),
+            in_place: self.image.in_place().filter(|_| is_active),
+            sync_file: self.sync_file().filter(|_| is_active).map(Arc::new),
             write_mode: self.write_mode,
         }
+    }
+
+    /// The file whose sync makes writes durable that the image has completed.
+    fn sync_file(&self) -> Option<DiskFile> {
+        match self.mode() {
+            AccessMode::ReadOnly => None,
+            AccessMode::ReadWrite => self.image.sync_file(self.files.durability()),
+        }
+    }
+
+    /// The target for transfers beside the worker, while a driver uses it.
+    pub(super) fn in_place(&self) -> Option<InPlaceTarget> {
+        let image = self.image.in_place().filter(|_| self.activity == Activity::Active)?;
+        Some(InPlaceTarget {
+            image,
+            sectors: self.sectors(),
+            access: self.mode(),
+            write_mode: self.write_mode,
+            durability: Arc::clone(self.files.durability()),
+        })
     }
 
     /// The facts, if they changed since the last call.

@@ -4,6 +4,8 @@ mod driver;
 mod durability;
 mod engine;
 mod features;
+pub(super) mod gate;
+mod in_place;
 mod parts;
 
 use std::collections::VecDeque;
@@ -13,9 +15,11 @@ use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
+use self::gate::Gate;
+use super::Block;
 use super::claim::Durability;
 use super::disk_file::DiskFile;
-use super::image::{BlockSize, Image, Storage};
+use super::image::{BlockSize, Image, InPlace, Storage};
 use super::progress::{Deadline, Progress};
 use super::target::{Target, TargetOptions};
 use crate::device::{Gather, Scatter, WriteMode};
@@ -42,6 +46,7 @@ struct Script {
     writes: VecDeque<io::Result<()>>,
     write_backs: VecDeque<io::Result<()>>,
     syncs: VecDeque<io::Result<()>>,
+    finishes: VecDeque<io::Result<()>>,
     preparations: VecDeque<io::Result<Progress>>,
     /// Number of calls of `finish_batch`.
     settled: usize,
@@ -57,6 +62,11 @@ struct Script {
     no_cache: bool,
     /// The file for transfers without the image.
     file: Option<DiskFile>,
+    /// What others than the worker may use, and the file that makes it durable.
+    in_place: Option<Arc<dyn InPlace>>,
+    sync_file: Option<DiskFile>,
+    /// Where writes wait.
+    gate: Option<Arc<Gate>>,
 }
 
 /// An image that follows its script.
@@ -120,12 +130,15 @@ impl Image for Scripted {
     }
 
     fn write(&mut self, offset: u64, _: &Gather<'_>, mode: WriteMode) -> io::Result<()> {
+        let gate = self.0.lock().unwrap().gate.clone();
+        gate.iter().for_each(|gate| gate.pass());
         self.note(Call::Write(offset, mode), |script| script.writes.pop_front(), ())
     }
 
     fn finish_batch(&mut self) -> io::Result<()> {
-        self.0.lock().unwrap().settled += 1;
-        Ok(())
+        let mut script = self.0.lock().unwrap();
+        script.settled += 1;
+        script.finishes.pop_front().unwrap_or(Ok(()))
     }
 
     fn write_back(&mut self) -> io::Result<()> {
@@ -138,6 +151,14 @@ impl Image for Scripted {
 
     fn file(&self, _: &Arc<Durability>) -> Option<DiskFile> {
         self.0.lock().unwrap().file.clone()
+    }
+
+    fn in_place(&self) -> Option<Arc<dyn InPlace>> {
+        self.0.lock().unwrap().in_place.clone()
+    }
+
+    fn sync_file(&self, _: &Arc<Durability>) -> Option<DiskFile> {
+        self.0.lock().unwrap().sync_file.clone()
     }
 
     fn has_cache(&self) -> bool {

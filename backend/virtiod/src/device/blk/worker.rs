@@ -1,11 +1,14 @@
-//! A disk's own thread, which does what may wait for storage and is no transfer of a raw target: it
-//! opens, checks and closes the image, changes ranges, and transfers the data of other formats.
+//! A disk's own thread, which does what may wait for storage and is no transfer to a known place:
+//! it opens, checks and closes the image, changes ranges, and allocates storage for data.
 //!
 //! The device hands over jobs and takes reports. A long job is done in parts, and other jobs in
-//! between, so that it holds none of them up for longer than a part.
+//! between, so that it holds none of them up for longer than a part. Where an image permits it,
+//! threads beside the worker read, and write what changes no metadata: such a request waits neither
+//! for the worker nor for the storage of another one, as long as a thread is free.
 
 mod mailbox;
 mod queue;
+mod transfers;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,6 +18,7 @@ use std::time::Duration;
 
 use self::mailbox::Mailbox;
 use self::queue::JobQueue;
+use self::transfers::TransferThreads;
 use super::WriteMode;
 use super::facts::DiskFacts;
 use super::progress::{Deadline, Progress};
@@ -169,6 +173,11 @@ impl Worker {
         self.jobs.has_ended() && self.mailbox.is_empty()
     }
 
+    /// Whether a sync must be left to the worker, which writes the image's metadata before.
+    pub(super) fn has_unwritten(&self) -> bool {
+        self.jobs.has_unwritten()
+    }
+
     /// Takes the reports that wait.
     pub(super) fn take(&self) -> Reports {
         self.mailbox.take()
@@ -189,17 +198,37 @@ fn work(target: Target, storage: Arc<StorageUse>, jobs: &JobQueue) {
     // Dropped when the target is closed, which releases the image.
     let _storage = storage;
     let mut target = target;
-    let mut reports = Vec::new();
-    while let Some(job) = jobs.next() {
-        carry_out(&mut target, job, jobs, &mut reports);
-        if !reports.is_empty() && (reports.len() >= MOST_REPORTS || !jobs.has_fresh()) {
-            let has_requests = reports.iter().any(|report| matches!(report, Report::Done(..)));
-            if let Some(Err(error)) = has_requests.then(|| target.finish_batch()) {
-                reports.push(Report::Unwritten(error));
+    // The target is closed after all threads have let go of it.
+    thread::scope(|scope| {
+        let _stop = transfers::Stop(jobs);
+        let mut threads = TransferThreads::new(scope, jobs);
+        let mut reports = Vec::new();
+        while let Some(job) = jobs.next() {
+            carry_out(&mut target, job, jobs, &mut reports);
+            if !reports.is_empty() && (reports.len() >= MOST_REPORTS || !jobs.has_fresh()) {
+                report(&mut target, jobs, &mut threads, &mut reports);
             }
-            jobs.report(&mut reports, target.take_new_facts().as_ref());
         }
+    });
+}
+
+/// Makes reports, with the image consistent in its file.
+fn report(
+    target: &mut Target,
+    jobs: &JobQueue,
+    threads: &mut TransferThreads<'_, '_>,
+    reports: &mut Vec<Report>,
+) {
+    if reports.iter().any(|report| matches!(report, Report::Done(..))) {
+        let finished = target.finish_batch();
+        jobs.note_unwritten(finished.is_err());
+        reports.extend(finished.err().map(Report::Unwritten));
     }
+    let facts = target.take_new_facts();
+    if facts.is_some() {
+        threads.set_target(target.in_place());
+    }
+    jobs.report(reports, facts.as_ref());
 }
 
 struct EndNote<'j>(&'j JobQueue);

@@ -89,7 +89,7 @@ fn invalid_chains_are_faults_and_reset_ends_all_connections() {
         let why = setting.host.stat(DomId(1)).stats.state.needs_reset.unwrap();
         assert!(why.contains(word), "{word:?} is not in {why:?}");
         setting.driver.unshare(&buffer);
-        assert_eq!(setting.driver.set_status(0), 0);
+        setting.driver.reset_device();
         assert_ne!(program.read(&mut [0]).ok(), Some(1), "the connection is over");
         setting.driver.free_rings();
         setting.driver.start_with(3);

@@ -127,6 +127,13 @@ impl LockedFile {
         outcome
     }
 
+    /// Releases all locks, unless somebody else still uses the file.
+    fn release(&mut self) {
+        if Arc::get_mut(&mut self.file).is_some() {
+            self.release_all_but(LockState::default());
+        }
+    }
+
     fn set(&mut self, wanted: LockState) -> Result<(), LockError> {
         for permission in wanted.used.without(self.held.used).iter() {
             let set = self.lock(libc::F_RDLCK, USED, permission)?;
@@ -182,6 +189,14 @@ impl LockedFile {
         let mut found = byte(libc::F_WRLCK, base, permission);
         fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut found))?;
         Ok(i32::from(found.l_type) != libc::F_UNLCK)
+    }
+}
+
+impl Drop for LockedFile {
+    /// The end of the descriptor is not enough: a program that this one starts just now has a copy
+    /// of it for a moment.
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -248,6 +263,23 @@ mod tests {
         assert_eq!(bytes_locked(&file), [100, 201, 203]);
         drop(held);
         assert_eq!(bytes_locked(&file), [0; 0]);
+    }
+
+    #[test]
+    fn locks_end_with_the_last_user_though_a_starting_program_has_the_descriptor() {
+        let file = NamedTempFile::new().unwrap();
+        let held = locked(&file, writer()).unwrap();
+        let copy = held.file().try_clone().unwrap();
+        let user = held.file();
+        drop(held);
+        assert_eq!(bytes_locked(&file), [100, 101, 201, 203], "storage may still use it");
+        drop((user, copy));
+        assert_eq!(bytes_locked(&file), [0; 0]);
+        let held = locked(&file, writer()).unwrap();
+        let copy = held.file().try_clone().unwrap();
+        drop(held);
+        assert_eq!(bytes_locked(&file), [0; 0]);
+        drop(copy);
     }
 
     #[test]

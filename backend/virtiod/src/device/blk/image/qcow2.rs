@@ -4,14 +4,17 @@
 mod bitmaps;
 mod chain;
 mod check;
+mod cluster_map;
 mod header;
 mod memory;
+mod shared;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use imago::file::File;
@@ -20,9 +23,12 @@ use imago::{FormatAccess, Mapping};
 use self::chain::Chain;
 use self::check::{Check, Damage};
 use self::header::Qcow2Header;
-use super::{BlockSize, Image, Storage};
+use self::shared::SharedImage;
+use super::{BlockSize, Image, InPlace, Storage};
 use crate::Causes;
 use crate::device::blk::SECTOR_SIZE;
+use crate::device::blk::claim::Durability;
+use crate::device::blk::disk_file::DiskFile;
 use crate::device::blk::files::DiskFiles;
 use crate::device::blk::progress::{Deadline, Progress};
 use crate::device::blk::target::{AccessMode, Caching, Discard, TargetOptions};
@@ -67,7 +73,9 @@ enum Soundness {
 
 /// An open qcow2 image, with its backing files.
 pub(super) struct Qcow2Image {
-    image: FormatAccess<File>,
+    shared: Arc<SharedImage>,
+    /// The file of the image.
+    file: Arc<std::fs::File>,
     path: PathBuf,
     soundness: Soundness,
     cluster_size: u64,
@@ -129,9 +137,16 @@ impl Qcow2Image {
         if options.mode == AccessMode::ReadWrite {
             bitmaps::warn_of_their_end(&file, &path, &header);
         }
-        let image = Chain::new(files, &path).open(&file, &path, &header, options.mode)?;
+        let mut chain = Chain::new(files, &path);
+        let image = FormatAccess::new(chain.open(&file, &path, &header, options.mode)?);
+        let data = chain.into_data_files();
+        let shared = SharedImage::new(image, data, files.durability(), header.cluster_size());
+        if matches!(soundness, Soundness::Sound) && options.mode == AccessMode::ReadWrite {
+            shared.note_sound();
+        }
         Ok(Self {
-            image: FormatAccess::new(image),
+            shared: Arc::new(shared),
+            file,
             path,
             soundness,
             cluster_size: header.cluster_size(),
@@ -158,6 +173,13 @@ impl Qcow2Image {
         Ok(())
     }
 
+    /// Replaces the image's own file in transfers in place.
+    #[cfg(test)]
+    fn replace_file(&mut self, file: Arc<dyn shared::DataFile>) {
+        let shared = Arc::get_mut(&mut self.shared);
+        shared.unwrap_or_else(|| unreachable!("no thread uses the image")).replace_file(file);
+    }
+
     fn buffer(&mut self, length: usize) {
         self.buffer.clear();
         self.buffer.resize(length, 0);
@@ -167,7 +189,7 @@ impl Qcow2Image {
     fn is_in_place(&self, range: Range<u64>) -> io::Result<bool> {
         let mut at = range.start;
         while at < range.end {
-            match self.image.get_mapping(at, range.end - at)? {
+            match self.shared.image().get_mapping(at, range.end - at)? {
                 (Mapping::Raw { writable: true, .. }, count) if count > 0 => at += count,
                 _ => return Ok(false),
             }
@@ -177,7 +199,7 @@ impl Qcow2Image {
 
     /// Splits a range into the parts of different level 2 tables.
     fn parts(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
-        let table = self.table_bytes();
+        let table = self.shared.table_bytes();
         let numbers = range.start / table..range.end.div_ceil(table);
         let parts = numbers.map(move |number| {
             let start = number * table;
@@ -186,18 +208,13 @@ impl Qcow2Image {
         parts.filter(|part| !part.is_empty())
     }
 
-    /// Number of bytes of the disk that a level 2 table maps.
-    fn table_bytes(&self) -> u64 {
-        self.cluster_size / 8 * self.cluster_size
-    }
-
     /// Notes that the library is about to change a level 2 table; writes its changes of another
     /// table before.
     ///
     /// The library writes a new table, and the entry that names it, at once, even into a cluster
     /// that it has freed and that the file still uses.
     fn begin_change(&mut self, offset: u64) -> io::Result<()> {
-        let table = offset / self.table_bytes();
+        let table = offset / self.shared.table_bytes();
         if self.unwritten.is_some_and(|before| before != table) {
             self.write_back()?;
         }
@@ -212,7 +229,7 @@ impl Qcow2Image {
             self.begin_change(part.start)?;
             let bytes = (part.start - start) as usize..(part.end - start) as usize;
             let data = self.buffer.get(bytes).ok_or(io::ErrorKind::InvalidInput)?;
-            self.image.write(data, part.start)?;
+            self.shared.allocate(&part, |image| image.write(data, part.start))?;
         }
         Ok(())
     }
@@ -221,7 +238,7 @@ impl Qcow2Image {
     fn change_clusters(&mut self, range: Range<u64>, change: ChangeClusters) -> io::Result<()> {
         for part in self.parts(range) {
             self.begin_change(part.start)?;
-            change(&mut self.image, part.start, part.end - part.start)?;
+            self.shared.change(&part, |image| change(image, part.start, part.end - part.start))?;
         }
         Ok(())
     }
@@ -232,7 +249,8 @@ impl Qcow2Image {
     fn widen(&self, offset: u64, end: u64) -> io::Result<(u64, u64)> {
         let start_of = |at: u64| at - at % self.cluster_size;
         let is_zero = |at: u64| -> io::Result<bool> {
-            let (mapping, _) = self.image.get_mapping(at, SECTOR_SIZE)?;
+            let image = self.shared.image();
+            let (mapping, _) = image.get_mapping(at, SECTOR_SIZE)?;
             Ok(matches!(mapping, Mapping::Zero { explicit: true, .. }))
         };
         let (first, last) = (start_of(offset), start_of(end));
@@ -242,22 +260,29 @@ impl Qcow2Image {
         Ok((offset, end))
     }
 
+    /// Whether a range reads as zeros, and for how many of its bytes that is so.
+    fn zeros_at(&self, at: u64, length: u64) -> io::Result<(bool, u64)> {
+        let image = self.shared.image();
+        let (mapping, count) = image.get_mapping(at, length)?;
+        Ok((matches!(mapping, Mapping::Zero { .. }), count))
+    }
+
     /// Writes zeros to the parts that do not read as zeros, up to a limit. Returns the number of
     /// bytes from `offset` on that are zeros now.
     fn write_zeros_as_data(&mut self, offset: u64, length: u64) -> io::Result<u64> {
         self.buffer(length.min(ZEROS) as usize);
         let (mut at, end, mut written) = (offset, offset + length, 0);
         while at < end && written < ZEROS {
-            let table_end = (at + 1).next_multiple_of(self.table_bytes());
-            let (mapping, count) = self.image.get_mapping(at, end.min(table_end) - at)?;
-            if matches!(mapping, Mapping::Zero { .. }) {
+            let table_end = (at + 1).next_multiple_of(self.shared.table_bytes());
+            let (is_zero, count) = self.zeros_at(at, end.min(table_end) - at)?;
+            if is_zero {
                 at += count;
                 continue;
             }
             let count = count.min(ZEROS - written);
             self.begin_change(at)?;
             let zeros = self.buffer.get(..count as usize).ok_or_else(short_buffer)?;
-            self.image.write(zeros, at)?;
+            self.shared.allocate(&(at..at + count), |image| image.write(zeros, at))?;
             (at, written) = (at + count, written + count);
         }
         Ok(at - offset)
@@ -270,7 +295,8 @@ impl Qcow2Image {
     /// disk smaller than a cluster.
     fn zero_clusters(&mut self, offset: u64, length: u64, way: ChangeClusters) -> io::Result<u64> {
         let end = offset + length;
-        let last = if end == self.image.size() { end } else { end - end % self.cluster_size };
+        let last =
+            if end == self.shared.image().size() { end } else { end - end % self.cluster_size };
         let first = offset.next_multiple_of(self.cluster_size).min(end);
         let last = last.max(first);
         let head = self.write_zeros_as_data(offset, first - offset)?;
@@ -328,7 +354,7 @@ fn damaged(path: &Path, damage: Damage) -> io::Error {
 
 impl Image for Qcow2Image {
     fn size(&self) -> u64 {
-        self.image.size() / SECTOR_SIZE * SECTOR_SIZE
+        self.shared.image().size() / SECTOR_SIZE * SECTOR_SIZE
     }
 
     fn block_size(&self) -> BlockSize {
@@ -337,7 +363,7 @@ impl Image for Qcow2Image {
 
     fn read(&mut self, offset: u64, into: &Scatter<'_>) -> io::Result<()> {
         self.buffer(into.length());
-        self.image.read(self.buffer.as_mut_slice(), offset)?;
+        self.shared.image().read(self.buffer.as_mut_slice(), offset)?;
         into.copy_from(&self.buffer);
         Ok(())
     }
@@ -359,6 +385,7 @@ impl Image for Qcow2Image {
         }
         self.repair()?;
         self.soundness = Soundness::Sound;
+        self.shared.note_sound();
         Ok(Progress::Done)
     }
 
@@ -367,7 +394,7 @@ impl Image for Qcow2Image {
         if self.is_in_place(offset..end)? {
             self.buffer(from.length());
             from.copy_to(&mut self.buffer);
-            self.image.write(self.buffer.as_slice(), offset)?;
+            self.shared.image().write(self.buffer.as_slice(), offset)?;
         } else {
             let (start, end) = self.widen(offset, end)?;
             self.buffer((end - start) as usize);
@@ -390,13 +417,22 @@ impl Image for Qcow2Image {
     }
 
     fn write_back(&mut self) -> io::Result<()> {
-        self.image.flush()?;
+        self.shared.write_back()?;
         self.unwritten = None;
         Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.image.sync()
+        self.file.sync_all()
+    }
+
+    fn in_place(&self) -> Option<Arc<dyn InPlace>> {
+        Some(Arc::clone(&self.shared) as Arc<dyn InPlace>)
+    }
+
+    fn sync_file(&self, durability: &Arc<Durability>) -> Option<DiskFile> {
+        // Nobody transfers with it, so that its size does not matter.
+        DiskFile::new(&self.file, None, 0, durability).ok()
     }
 
     fn can_discard(&self) -> bool {

@@ -12,6 +12,7 @@ use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use vm_memory::Bytes;
 
 use super::super::request::Range;
+use super::super::target::Target;
 use super::super::{Block, DiskUse, InFlightLimits};
 use super::Scripted;
 use crate::device::{BatchSummary, QueueContext, RequestPool, VirtioDevice};
@@ -64,6 +65,15 @@ impl Driver {
 
     /// As [`Driver::with_features`], with an engine of this kind.
     pub(super) fn with_method(image: &Scripted, features: u64, method: Method) -> Self {
+        Self::with_target(image.target(|_| {}), features, method)
+    }
+
+    /// As [`Driver::with_method`], with this target and its file.
+    pub(super) fn with_target(
+        (target_file, target): (NamedTempFile, Target),
+        features: u64,
+        method: Method,
+    ) -> Self {
         let hypervisor = Hypervisor::default();
         let mut guest = hypervisor.guest(1, PAGES);
         let stats = Arc::new(DeviceStats::default());
@@ -74,7 +84,6 @@ impl Driver {
         let base = guest.address(pages[0], first);
         let area = |page: u64| base + page * 4096;
         let ring = OneRing::new(&memory, ENTRIES, [area(0), area(1), area(2)]);
-        let (target_file, target) = image.target(|_| {});
         let limits = InFlightLimits::default();
         let mut disk = Block::with_method(target, "xvda", limits, stats, method).unwrap();
         VirtioDevice::<Memory>::start(&mut disk, features).unwrap();

@@ -1,13 +1,15 @@
-//! Jobs and reports between the parts of a device and its worker.
+//! Jobs and reports between the parts of a device and its worker, with its transfer threads.
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use super::mailbox::Mailbox;
 use super::{Job, PartNumber, Report, RequestJob};
 use crate::device::blk::facts::DiskFacts;
+use crate::device::blk::target::InPlaceTarget;
 
 /// What all threads share.
 #[derive(Default)]
@@ -15,6 +17,10 @@ struct State {
     waiting: VecDeque<Job>,
     /// Requests at the end of `waiting` that are between two parts.
     begun: usize,
+    /// Requests for the transfer threads.
+    transfers: VecDeque<RequestJob>,
+    /// The target for them; without it, the worker does everything.
+    in_place: Option<InPlaceTarget>,
     /// The part and the queue of the request that the worker does, unless that was cancelled.
     running: Option<(PartNumber, usize)>,
     /// Those of the device's parts, by their numbers.
@@ -35,8 +41,25 @@ enum End {
 /// The jobs of one worker, and its reports.
 pub(super) struct JobQueue {
     state: Mutex<State>,
-    /// Signalled for each job, and at both ends.
+    /// Signalled for each job of the worker, and at both ends.
     news: Condvar,
+    /// Signalled for each request of the transfer threads, and at the end.
+    transfer_news: Condvar,
+    /// Whether the image has changes that could not be written to its file. Relaxed: it is set
+    /// before the reports of these changes, under the lock.
+    has_unwritten: AtomicBool,
+}
+
+impl State {
+    /// Adds a job for the worker, before those that have begun.
+    fn add(&mut self, job: Job) {
+        let place = self.waiting.len() - self.begun.min(self.waiting.len());
+        self.waiting.insert(place, job);
+    }
+
+    fn is_transfer(&self, job: &RequestJob) -> bool {
+        self.in_place.is_some() && InPlaceTarget::takes(&job.task.command)
+    }
 }
 
 /// The part and the queue that a job belongs to.
@@ -49,7 +72,12 @@ fn owner_of(job: &Job) -> Option<(PartNumber, usize)> {
 
 impl JobQueue {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::default(), news: Condvar::new() }
+        Self {
+            state: Mutex::default(),
+            news: Condvar::new(),
+            transfer_news: Condvar::new(),
+            has_unwritten: AtomicBool::new(false),
+        }
     }
 
     /// Adds a mailbox for another part of the device.
@@ -71,10 +99,59 @@ impl JobQueue {
     pub(super) fn add(&self, jobs: impl IntoIterator<Item = Job>) {
         let mut state = self.state();
         for job in jobs {
-            let place = state.waiting.len() - state.begun.min(state.waiting.len());
-            state.waiting.insert(place, job);
+            match job {
+                Job::Request(job) if state.is_transfer(&job) => {
+                    state.transfers.push_back(job);
+                    self.transfer_news.notify_one();
+                }
+                job => {
+                    state.add(job);
+                    self.news.notify_one();
+                }
+            }
         }
-        self.news.notify_all();
+    }
+
+    /// Leaves a request to the worker that a transfer thread cannot carry out.
+    pub(super) fn leave_to_worker(&self, job: RequestJob) {
+        self.state().add(Job::Request(job));
+        self.news.notify_one();
+    }
+
+    /// Sets the target for the transfer threads.
+    pub(super) fn set_in_place(&self, target: Option<InPlaceTarget>) {
+        let mut state = self.state();
+        if target.is_none() {
+            let left = std::mem::take(&mut state.transfers);
+            left.into_iter().for_each(|job| state.add(Job::Request(job)));
+        }
+        state.in_place = target;
+    }
+
+    /// Waits for the next request of a transfer thread; `None` at the end.
+    pub(super) fn next_transfer(&self) -> Option<(InPlaceTarget, RequestJob)> {
+        let mut state = self.state();
+        loop {
+            if !matches!(state.end, End::NotYet) {
+                return None;
+            }
+            if let Some(target) = state.in_place.clone()
+                && let Some(job) = state.transfers.pop_front()
+            {
+                return Some((target, job));
+            }
+            let waited = self.transfer_news.wait(state);
+            state = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+    }
+
+    /// Notes whether the image has changes that could not be written to its file.
+    pub(super) fn note_unwritten(&self, has_unwritten: bool) {
+        self.has_unwritten.store(has_unwritten, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_unwritten(&self) -> bool {
+        self.has_unwritten.load(Ordering::Relaxed)
     }
 
     /// Puts a job back of which a part is left; returns it if it was cancelled meanwhile.
@@ -131,6 +208,11 @@ impl JobQueue {
             }
         }
         state.begun = begun;
+        state.transfers.retain(|job| {
+            let is_meant = is_meant((job.part, job.queue));
+            slots.extend(is_meant.then_some(job.slot));
+            !is_meant
+        });
         slots
     }
 
@@ -162,6 +244,7 @@ impl JobQueue {
             state.end = End::Wanted;
         }
         self.news.notify_all();
+        self.transfer_news.notify_all();
     }
 
     /// Notes that the target is closed.

@@ -9,6 +9,7 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use imago::FormatAccess;
 use imago::file::File;
@@ -99,13 +100,15 @@ pub(super) struct Chain<'f> {
     seen: Vec<FileId>,
     /// Number of bytes of memory that the library may allocate for the images.
     memory: u64,
+    /// The files with data, each behind its backing files, as the library lists them.
+    data: Vec<Arc<fs::File>>,
 }
 
 impl<'f> Chain<'f> {
     /// A chain that begins with a claimed target.
     pub(super) fn new(files: &'f mut DiskFiles, target: &Path) -> Self {
         let seen = vec![files.target().id()];
-        Self { files, target: target.to_owned(), seen, memory: 0 }
+        Self { files, target: target.to_owned(), seen, memory: 0, data: Vec::new() }
     }
 
     /// Opens the image in `file`, whose header was read, and its backing files for reading.
@@ -125,11 +128,17 @@ impl<'f> Chain<'f> {
             Some(backing) => Some(self.open_backing(path, backing)?),
             None => None,
         };
+        self.data.push(Arc::new(file.try_clone()?));
         let write = mode == AccessMode::ReadWrite;
         let mut image = Qcow2::<File>::open_image(File::try_from(file.try_clone()?)?, write)?;
         image.set_data_file(None);
         image.set_backing(backing);
         Ok(image)
+    }
+
+    /// The files with data of all images that were opened.
+    pub(super) fn into_data_files(self) -> Vec<Arc<fs::File>> {
+        self.data
     }
 
     fn add_memory(
@@ -174,6 +183,7 @@ impl<'f> Chain<'f> {
         let file = self.files.open_backing(path).map_err(io::Error::other)?;
         match format {
             BackingFormat::Raw => {
+                self.data.push(Arc::new(file.try_clone()?));
                 let file = File::try_from(file.try_clone()?)?;
                 Ok(FormatAccess::new(Raw::<File>::open_image(file, false)?))
             }

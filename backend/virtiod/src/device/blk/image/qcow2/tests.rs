@@ -1,5 +1,6 @@
 //! Tests of zeroed and discarded clusters, and of images that are found damaged late.
 
+mod in_place;
 mod killed;
 mod memory;
 

@@ -18,7 +18,7 @@ fn create(path: &Path, cluster_size: usize, size: u64) {
 }
 
 /// The tested images, each in a directory of its own.
-fn images() -> Vec<(&'static str, TempDir, PathBuf)> {
+pub(super) fn images() -> Vec<(&'static str, TempDir, PathBuf)> {
     let created = |cluster_size, size| {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("disk.qcow2");
@@ -37,7 +37,7 @@ fn images() -> Vec<(&'static str, TempDir, PathBuf)> {
     named.map(|(name, (directory, path))| (name, directory, path)).into()
 }
 
-fn open_path(path: &Path) -> io::Result<(Qcow2Image, DiskFiles)> {
+pub(super) fn open_path(path: &Path) -> io::Result<(Qcow2Image, DiskFiles)> {
     let options = TargetOptions::for_test(path);
     let mut files = DiskFiles::claim(&options).unwrap();
     let image =
@@ -55,7 +55,7 @@ fn uncounted(image: &Qcow2Image) -> usize {
 }
 
 /// A copy of an image as a kill leaves it.
-fn copy(path: &Path) -> (TempDir, PathBuf) {
+pub(super) fn copy(path: &Path) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let to = directory.path().join("disk.qcow2");
     fs::copy(path, &to).unwrap();
