@@ -9,7 +9,6 @@ test -d /sys/block/vda/mq/1 || {
 # reads: sets $reads to the number of reads that have ended.
 reads() {
     read -r reads _ </sys/block/vda/stat
-    echo "lab: at $(cut -d ' ' -f 1 /proc/uptime) $reads"
 }
 
 read_on() {
@@ -44,7 +43,6 @@ cached() {
 wait_for "the page cache to have what is read" 30 cached
 # Each write begins and ends within a block of the file system, and its last block is not in the
 # cache.
-reads; sleep 3; reads
 measure cold 5 4608 8
 read -r _
 measure throttled 4 262144 16
