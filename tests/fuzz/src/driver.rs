@@ -100,7 +100,7 @@ impl Pair {
         };
         let whole = &bytes[..bytes.len() / 4 * 4];
         let reference = GrantRef(second);
-        let request = match kind % 14 {
+        let request = match kind % 15 {
             0 => Request::GetDeviceInfo,
             1 => Request::GetDeviceFeatures { first, count: second },
             2 => Request::SetDriverFeatures(FeatureBlocks::new(first, whole)),
@@ -114,7 +114,8 @@ impl Pair {
             10 => Request::GetShm { shmid: first },
             11 => Request::Ping(first),
             12 => Request::BindQueue { index: first, port: second },
-            _ => Request::SharePages { first: PoolPage(first), count: second, reference },
+            13 => Request::SharePages { first: PoolPage(first), count: second, reference },
+            _ => Request::UnsharePages { first: PoolPage(first), count: second },
         };
         match self.driver.send(&self.page, request) {
             Ok(()) => {

@@ -307,7 +307,7 @@ impl<'s> HostileGuest<'s> {
         let whole = &bytes[..bytes.len() / 4 * 4];
         let reference = GrantRef(self.granted.writable.0.wrapping_add(second % 64));
         let port = self.port.port.0.wrapping_add(second % 16);
-        self.ask(match kind % 12 {
+        self.ask(match kind % 13 {
             0 => Request::GetDeviceFeatures { first, count: second },
             1 => Request::SetDriverFeatures(FeatureBlocks::new(first, whole)),
             2 => Request::GetConfig { offset: first, size: second },
@@ -321,6 +321,11 @@ impl<'s> HostileGuest<'s> {
                 first: PoolPage(first % 5000),
                 count: second % 5000,
                 reference,
+            },
+            11 => Request::UnsharePages {
+                first: PoolPage(first % 5000),
+                // Now and then, the guest's whole pool.
+                count: if second % 4 == 0 { POOL } else { second % 5000 },
             },
             _ => Request::GetShm { shmid: first },
         });

@@ -218,6 +218,8 @@ fn large_requests(disk: &mut Disk, end: Instant) -> Result<()> {
         if let Some(reference) = disk.pages.references().get(TABLE).copied() {
             let first_page = PoolPage(first % 4096);
             disk.ask(Request::SharePages { first: first_page, count: 1, reference })?;
+            let unshared = PoolPage(first / 2 % 4096);
+            disk.ask(Request::UnsharePages { first: unshared, count: 1 + first % 2 })?;
         }
         first += 1;
         if first % 64 == 0 {
