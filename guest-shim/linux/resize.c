@@ -23,7 +23,7 @@ static u32 xvm_resize_least(const struct xvm_device *xvm)
 
 /*
  * Under the pool's mutex. Returns false on failure. Then the pool no longer grows,
- * unless other pools of the guest are in the way, which may get smaller.
+ * unless it lacks references, which other pools and buffers may give back.
  */
 static bool xvm_resize_add_chunk(struct xvm_device *xvm)
 {
@@ -39,7 +39,7 @@ static bool xvm_resize_add_chunk(struct xvm_device *xvm)
 		shim_pool_set_chunks(pool->map, number + 1);
 		return true;
 	}
-	if (err == -EDQUOT)
+	if (err == -EDQUOT || err == -ENOSPC)
 		return false;
 	WRITE_ONCE(pool->limit, number);
 	dev_info(&xvm->xdev->dev, "the pool stays at %u pages (%d)\n",

@@ -32,5 +32,6 @@ for pages in $(shared); do
     [ "$pages" -ge 64 ]
     all=$((all + pages))
 done
-[ $all = 768 ]
+[ $all -gt 512 ]
+[ $all -le 768 ]
 ! dmesg | grep "error.*vd[a-d]"
