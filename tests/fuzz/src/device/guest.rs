@@ -325,7 +325,7 @@ impl<'s> HostileGuest<'s> {
             11 => Request::UnsharePages {
                 first: PoolPage(first % 5000),
                 // Now and then, the guest's whole pool.
-                count: if second % 4 == 0 { POOL } else { second % 5000 },
+                count: if second.is_multiple_of(4) { POOL } else { second % 5000 },
             },
             _ => Request::GetShm { shmid: first },
         });
