@@ -52,6 +52,8 @@ disks_of() {
 # do_pass JOBS SHELL: does fio's jobs and the shell's work. SHELL says whether to do the latter.
 do_pass() {
     echo "lab: round $round $pass"
+    # Where a job on a cold disk begins: rounds have areas of 512 MiB.
+    export AREA=$((round * 512))m
     ! grep -q filename= "$1" ||
         tool fio --eta=never --output-format=json --output="/tmp/results/rounds/$round.json" "$1"
     if [ -e /tree ] && [ "$2" = yes ] && [ "$pass" != warm-up ]; then

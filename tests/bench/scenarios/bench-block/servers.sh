@@ -90,13 +90,13 @@ fill() {
     dd if=/dev/zero of="$1" bs=1M count=64 ${2:+"$2"} 2>/dev/null
 }
 
-# null_disk NAME ATTRIBUTE=VALUE…: makes a disk of 1 GiB that moves no data, and sets $store.
+# null_disk NAME ATTRIBUTE=VALUE…: makes a disk of 10 GiB that moves no data, and sets $store.
 null_disk() {
     local device=/sys/kernel/config/nullb/$1 attribute
     store=/dev/$1
     mkdir "$device"
     shift
-    for attribute in size=1024 memory_backed=0 submit_queues=1 "$@" power=1; do
+    for attribute in size=10240 memory_backed=0 submit_queues=1 "$@" power=1; do
         echo "${attribute#*=}" >"$device/${attribute%%=*}"
     done
 }
@@ -149,6 +149,7 @@ add_disks() {
         vdev=xvd${letters%"${letters#?}"}
         case $server in
         ours) add_disk "$(own $vdev $store "$(options "$key")")" ;;
+        cached) add_disk "$(own $vdev $store)" ;;
         blkback | blkback-tuned) add_disk "$(blkback $vdev $store "$(options "$key")")" ;;
         qdisk) add_disk "$(qdisk $vdev $store)" ;;
         *)
@@ -170,7 +171,7 @@ add_disk() {
 # page cache would answer instead of the store. blkback uses it only for files.
 options() {
     case $1 in
-    null?* | flush* | ext4direct) echo direct-io-safe, ;;
+    null?* | flush* | ext4direct | *_direct) echo direct-io-safe, ;;
     esac
 }
 

@@ -38,6 +38,13 @@ pub(crate) const WORKS: &[Work] = &[
         options: &["rw=randread", "bs=4k", "iodepth=4"],
     },
     Work {
+        key: "randwrite-4k-qd4",
+        name: "4 KiB random write, depth 4",
+        unit: Unit::Count,
+        quick: false,
+        options: &["rw=randwrite", "bs=4k", "iodepth=4"],
+    },
+    Work {
         key: "randread-4k-qd32",
         name: "4 KiB random read, depth 32",
         unit: Unit::Count,

@@ -10,6 +10,10 @@ use super::work::Work;
 /// A disk: its server and its store.
 type Disk = (&'static str, &'static str);
 
+/// The options of a job on a cold disk. The guest sets `AREA` to the offset of the round's area,
+/// and fio uses other random offsets in each round.
+const COLD: &str = "offset=${AREA}\nsize=512m\nrandrepeat=0\n";
+
 /// One pass over all works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pass {
@@ -61,7 +65,9 @@ pub(crate) fn pass(disks: &[Disk], selection: &Selection, pass: Pass) -> String 
             }
             for server in servers {
                 let disk = format!("{server}-{}", store.key);
-                add(&mut jobs, &format!("{}@{disk}", work.key), &disk, "stonewall\n", work.options);
+                let start = if store.is_cold() { COLD } else { "" };
+                let start = format!("stonewall\n{start}");
+                add(&mut jobs, &format!("{}@{disk}", work.key), &disk, &start, work.options);
                 for (_, options) in BESIDES.iter().filter(|(key, _)| *key == work.key) {
                     // Without stonewall it starts together with the job before it.
                     add(&mut jobs, &format!("{BESIDE}{}@{disk}", work.key), &disk, "", options);
@@ -122,6 +128,17 @@ mod tests {
         assert!(beside > 0);
         assert_eq!(Pass::ALL.map(count), [expected + beside; 3]);
         assert_eq!(jobs.matches("\nstonewall\n").count(), expected);
+    }
+
+    #[test]
+    fn jobs_on_cold_disks_alone_use_the_area_of_their_round() {
+        let jobs = pass(disks("bench-direct", "pvh"), &of(Extent::Full), Pass::Forward);
+        let (cold, others): (Vec<_>, Vec<_>) = jobs
+            .split("\n\n")
+            .filter(|job| job.contains('@'))
+            .partition(|job| job.contains("_cold"));
+        assert!(!cold.is_empty() && cold.iter().all(|job| job.contains("offset=${AREA}")));
+        assert!(!others.is_empty() && others.iter().all(|job| !job.contains("AREA")));
     }
 
     #[test]

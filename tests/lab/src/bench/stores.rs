@@ -13,6 +13,14 @@ pub(crate) struct Store {
     pub(crate) quick: bool,
 }
 
+impl Store {
+    /// Returns whether each round uses an area of the disk that no round before it has used: reads
+    /// find nothing of it in Dom0's page cache.
+    pub(crate) fn is_cold(&self) -> bool {
+        self.key.ends_with("_cold")
+    }
+}
+
 /// All works for an image file.
 const ON_FILE: &[&str] = &[
     "randread-4k-qd1",
@@ -45,6 +53,20 @@ const USUAL: &[&str] = &[
 const ON_SLOW: &[&str] = &[
     "randread-4k-qd1",
     "randread-4k-qd4",
+    "randread-4k-qd32",
+    "randwrite-4k-qd32",
+    "randrw-mixed-qd16",
+    "fsync8-4k-qd8",
+    "read-1m-qd4",
+    "write-1m-qd4",
+];
+
+/// The works for a disk with and without Dom0's page cache.
+const ON_DIRECT: &[&str] = &[
+    "randread-4k-qd1",
+    "randwrite-4k-qd1",
+    "randread-4k-qd4",
+    "randwrite-4k-qd4",
     "randread-4k-qd32",
     "randwrite-4k-qd32",
     "randrw-mixed-qd16",
@@ -142,10 +164,44 @@ pub(crate) const STORES: &[Store] = &[
         works: USUAL,
         quick: false,
     },
+    Store { key: "ram_direct", name: "a RAM disk, direct I/O", works: ON_DIRECT, quick: false },
+    Store {
+        key: "null_cold",
+        name: "a disk that moves no data, direct I/O, nothing cached",
+        works: ON_DIRECT,
+        quick: false,
+    },
+    Store {
+        key: "null100us_cold",
+        name: "a disk that takes 0.1 ms, direct I/O, nothing cached",
+        works: ON_DIRECT,
+        quick: false,
+    },
+    Store {
+        key: "null1ms_cold",
+        name: "a disk that takes 1 ms, direct I/O, nothing cached",
+        works: ON_DIRECT,
+        quick: false,
+    },
+    Store {
+        key: "null4ms_cold",
+        name: "a disk that takes 4 ms, direct I/O, nothing cached",
+        works: ON_DIRECT,
+        quick: false,
+    },
+    Store {
+        key: "null1ms_hot",
+        name: "a disk that takes 1 ms, direct I/O, all that is read cached",
+        works: ON_DIRECT,
+        quick: false,
+    },
 ];
 
 /// xen-virtiod, as a server.
 pub(crate) const OURS: &str = "ours";
+
+/// xen-virtiod through Dom0's page cache, beside [`OURS`] without it.
+pub(crate) const CACHED: &str = "cached";
 
 /// No server: fio runs in Dom0, directly on the backing store.
 pub(crate) const FLOOR: &str = "floor";
@@ -206,6 +262,20 @@ pub(crate) fn disks(scenario: &str, guest: &str) -> &'static [(&'static str, &'s
             ("blkback", "file_dom0x2"),
             (OURS, "null1ms_dom0x2"),
             ("blkback", "null1ms_dom0x2"),
+        ],
+        ("bench-direct", _) => &[
+            (OURS, "ram_direct"),
+            (CACHED, "ram_direct"),
+            (OURS, "null_cold"),
+            (CACHED, "null_cold"),
+            (OURS, "null100us_cold"),
+            (CACHED, "null100us_cold"),
+            (OURS, "null1ms_cold"),
+            (CACHED, "null1ms_cold"),
+            (OURS, "null4ms_cold"),
+            (CACHED, "null4ms_cold"),
+            (OURS, "null1ms_hot"),
+            (CACHED, "null1ms_hot"),
         ],
         ("bench-floor", _) => &[(FLOOR, "file"), (FLOOR, "ram"), (FLOOR, "null")],
         _ => &[],

@@ -78,6 +78,7 @@ pub(crate) fn place(key: &str) -> usize {
 pub(crate) fn server_name(key: &str) -> &str {
     match key {
         "ours" => "xen-virtiod",
+        "cached" => "xen-virtiod, Dom0's page cache",
         "mapped" => "mapped once, as a pool's",
         "blkback" => "xen-blkback",
         "blkback-tuned" => "xen-blkback, raised limits",
