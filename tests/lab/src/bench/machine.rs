@@ -32,23 +32,19 @@ pub(crate) fn host(tools: &Tools) -> Result<Vec<(String, String)>> {
     Ok(facts.map(|(what, which)| (what.to_owned(), which)).to_vec())
 }
 
-/// Returns the fact that the host spent the part `others` of its time on other programs.
-pub(crate) fn others(others: f64) -> (String, String) {
-    let percent = others * 100.0;
-    ("host's other work".to_owned(), format!("{percent:.0} % of its processors' time"))
-}
-
 /// Returns the model name in `/proc/cpuinfo`.
 fn processor(cpuinfo: &str) -> &str {
     let line = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
     line.map_or("a processor without a name", |rest| rest.trim_start_matches([' ', '\t', ':']))
 }
 
-/// Adds a scenario's facts about Dom0 and the guest to `facts`, each only once.
-pub(crate) fn add(facts: &mut Vec<(String, String)>, results: &Path) {
+/// Adds the facts of the scenario `name` about Dom0 and the guest to `facts`, each only once.
+pub(crate) fn add(facts: &mut Vec<(String, String)>, name: &str, results: &Path) {
     let text = fs::read_to_string(results.join(FACTS)).unwrap_or_default();
     for (what, which) in text.lines().filter_map(|line| line.split_once(": ")) {
-        let fact = (what.to_owned(), which.trim().to_owned());
+        // Guests of one kind differ: in memory, processors and kernels.
+        let what = if what == "guest" { format!("guest of {name}") } else { what.to_owned() };
+        let fact = (what, which.trim().to_owned());
         if !facts.contains(&fact) {
             facts.push(fact);
         }
@@ -69,11 +65,12 @@ mod tests {
     #[test]
     fn repeated_fact_is_added_once() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(FACTS), "Xen: 4.20\nDom0's kernel: 6.12\n").unwrap();
+        fs::write(dir.path().join(FACTS), "Xen: 4.20\nguest: Linux 6.12\n").unwrap();
         let mut facts = Vec::new();
-        add(&mut facts, dir.path());
-        add(&mut facts, dir.path());
-        assert_eq!(facts.len(), 2);
-        assert_eq!(facts[0], ("Xen".to_owned(), "4.20".to_owned()));
+        add(&mut facts, "pv/a", dir.path());
+        add(&mut facts, "pv/a", dir.path());
+        add(&mut facts, "pv/b", dir.path());
+        let facts: Vec<_> = facts.iter().map(|(name, fact)| format!("{name}: {fact}")).collect();
+        assert_eq!(facts, ["Xen: 4.20", "guest of pv/a: Linux 6.12", "guest of pv/b: Linux 6.12"]);
     }
 }

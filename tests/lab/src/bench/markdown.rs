@@ -37,7 +37,7 @@ pub(crate) fn text(report: &Report) -> String {
         let task = &comparison.task;
         let here = (task.guest.as_str(), task.target.as_str());
         if section.replace(here) != Some(here) {
-            let _ = write_heading(&mut text, here);
+            let _ = write_heading(&mut text, here, report);
         }
         let _ = write_comparison(&mut text, comparison);
     }
@@ -56,8 +56,14 @@ fn write_machine(text: &mut String, report: &Report) -> std::fmt::Result {
     report.machine.iter().try_for_each(|(what, which)| writeln!(text, "* {what}: {which}"))
 }
 
-fn write_heading(text: &mut String, (guest, target): (&str, &str)) -> std::fmt::Result {
+fn write_heading(text: &mut String, here: (&str, &str), report: &Report) -> std::fmt::Result {
+    let (guest, target) = here;
     writeln!(text, "\n## {}, {}\n", guest.to_uppercase(), work::target_name(target))?;
+    let of_section = |other: &&Comparison| (&*other.task.guest, &*other.task.target) == here;
+    let parts = report.comparisons.iter().filter(of_section).filter_map(|c| c.other_work);
+    if let Some(most) = parts.max_by(f64::total_cmp) {
+        writeln!(text, "Other programs took {:.0} % of the host's time at most.\n", most * 100.0)?;
+    }
     writeln!(
         text,
         "| work | served by | median | quartiles | rounds | ms: p50, p99, p99.9 | ours / theirs | \
@@ -165,12 +171,13 @@ mod tests {
             .collect();
         let mut report = report(&samples);
         report.machine = vec![("Xen".into(), "4.20".into())];
+        report.comparisons[0].other_work = Some(0.034);
         report.idle = vec![Idle { guest: "pvh".into(), seconds: 10, switches: 5 }];
         let text = text(&report);
         for part in [
             "* Xen: 4.20\n",
             "* PVH: xen-virtiod's threads made 5 context switches in 10 s after load\n",
-            "## PVH, a RAM disk\n",
+            "## PVH, a RAM disk\n\nOther programs took 3 % of the host's time at most.\n",
             "| 1 MiB sequential read, depth 4 | xen-virtiod | 300 MiB/s |",
             "|  | xen-blkback | 200 MiB/s | 200 MiB/s to 200 MiB/s | 6 | 1.5, 4.0, 10.0 | 1.50 | 1.50 to 1.50, faster | 1 |",
         ] {

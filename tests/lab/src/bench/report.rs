@@ -26,14 +26,11 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Returns this report with all comparisons and counts of the later one, in place of its own.
-    /// It replaces comparisons as a whole, so each comparison comes from one run.
+    /// Returns this report with all facts, comparisons and counts of the later one, in place of its
+    /// own. It replaces comparisons as a whole, so each comparison comes from one run.
     pub(crate) fn renewed_by(mut self, later: &Report) -> Self {
-        for fact in &later.machine {
-            if !self.machine.contains(fact) {
-                self.machine.push(fact.clone());
-            }
-        }
+        self.machine.retain(|(name, _)| later.machine.iter().all(|(other, _)| other != name));
+        self.machine.extend_from_slice(&later.machine);
         for new in &later.comparisons {
             put(&mut self.comparisons, new, |old| old.task == new.task);
         }
@@ -66,6 +63,10 @@ pub(crate) struct Comparison {
     pub(crate) task: Task,
     /// The servers: xen-virtiod first, the others in the order of measurement.
     pub(crate) servers: Vec<Server>,
+    /// The part of the host's processor time that other programs took during the run, from 0 to 1.
+    /// `None` in reports of earlier versions.
+    #[serde(default)]
+    pub(crate) other_work: Option<f64>,
 }
 
 /// The rates of one server.
@@ -148,7 +149,7 @@ fn compare(task: &Task, samples: &[&Sample]) -> Comparison {
         let ours = ours.as_deref().filter(|_| *name != OURS);
         summarize(name, rounds, ours)
     });
-    Comparison { task: task.clone(), servers: servers.collect() }
+    Comparison { task: task.clone(), servers: servers.collect(), other_work: None }
 }
 
 /// Summarizes the rounds of the server `name`, and compares them with `ours`.
@@ -226,7 +227,7 @@ pub(crate) mod tests {
     #[test]
     fn renewed_report_keeps_other_comparisons() {
         let old = Report {
-            machine: vec![("QEMU".into(), "10".into())],
+            machine: vec![("QEMU".into(), "9".into()), ("Xen".into(), "4.20".into())],
             ..report(&[sample("a", "ours", 1.0), sample("a", "x", 1.0), sample("b", "ours", 2.0)])
         };
         let later = Report {
@@ -240,7 +241,9 @@ pub(crate) mod tests {
             .map(|c| (c.task.work.as_str(), c.servers.len(), c.servers[0].rate.median))
             .collect();
         assert_eq!(rates, [("a", 1, 3.0), ("b", 1, 2.0), ("c", 1, 4.0)]);
-        assert_eq!(now.machine.len(), 2);
+        let facts: Vec<_> =
+            now.machine.iter().map(|(name, fact)| format!("{name} {fact}")).collect();
+        assert_eq!(facts, ["Xen 4.20", "QEMU 10", "guest 6.12"]);
     }
 
     #[test]

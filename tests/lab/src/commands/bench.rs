@@ -62,8 +62,9 @@ pub(crate) fn bench(filters: &[String], selection: &Selection, record: Record) -
         BenchOptions { machine: machine::host(&lab.fetched().tools)?, ..BenchOptions::default() };
     let before = Busyness::now()?;
     e2e::run(&lab, &scenarios, &files, &progress, |outcome| run.take(&outcome));
-    run.machine.push(machine::others(Busyness::now()?.others_since(&before)));
-    let comparisons = report::comparisons(&run.samples);
+    let other_work = Some(Busyness::now()?.others_since(&before));
+    let mut comparisons = report::comparisons(&run.samples);
+    comparisons.iter_mut().for_each(|comparison| comparison.other_work = other_work);
     let report = Report { machine: run.machine, comparisons, counts: run.counts, idle: run.idle };
     write(&report, &lab.dirs().lab.join("bench"))?;
     print!("{}", markdown::text(&report));
@@ -94,7 +95,7 @@ struct BenchOptions {
 
 impl BenchOptions {
     fn take(&mut self, outcome: &Outcome) {
-        machine::add(&mut self.machine, &outcome.results);
+        machine::add(&mut self.machine, &outcome.scenario.to_string(), &outcome.results);
         if let Err(error) = self.try_take(outcome) {
             self.failures.push(format!("{}: {error:#}", outcome.scenario));
         }
