@@ -69,6 +69,9 @@ impl Registered {
             self.support = Support::Refused;
             return;
         }
+        if self.owners.is_empty() {
+            tracing::debug!("the kernel registers mapped grants");
+        }
         self.regions.insert(piece.iov_base as usize, (piece.iov_len, index));
         self.owners.push(region);
     }
