@@ -11,9 +11,11 @@ truncate -s 8M disk.img
 make_initrd backend-initrd /lab/scenarios/registered-memory/backend.sh /lab/guest/driver-domain.cpio
 make_initrd guest-initrd /lab/scenarios/registered-memory/guest.sh
 
-# The driver domain's disk is the store of the guest's, because direct I/O needs a block device.
+# The driver domain's disk is the store of the guest's, because direct I/O needs a block device. As
+# it is untrusted, the driver domain's driver copies the guest's pages, which only the guest could
+# grant to Dom0.
 start_example driver-domain driver-domain "$PWD/backend-initrd" \
-    "\$a disk = [\"format=raw,vdev=xvda,access=rw,backendtype=standalone,specification=virtio,target=$PWD/disk.img\"]" ||
+    "\$a disk = [\"format=raw,vdev=xvda,access=rw,untrusted,backendtype=standalone,specification=virtio,target=$PWD/disk.img\"]" ||
     fail "xl could not create the driver domain"
 backend=$domid
 xl vcpu-pin -i driver-domain 0 0
