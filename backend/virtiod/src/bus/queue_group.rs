@@ -116,6 +116,12 @@ impl<P: AccessPlatform> QueueGroup<P> {
         self.scheduler.make_ready(self.enabled());
     }
 
+    /// As [`QueueGroup::run`], for a queue that was enabled while the driver is ready.
+    pub fn run_queue(&mut self, index: usize) {
+        self.activity = Activity::Running;
+        self.scheduler.make_ready(QueueSet::of(index));
+    }
+
     /// Stops all processing: the device needs a reset.
     pub fn stop(&mut self) {
         self.activity = Activity::Stopped;

@@ -105,20 +105,18 @@ impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
     /// The kernel starts no thread, or opens no event channels.
     pub fn resume(&mut self) -> io::Result<()> {
         self.others.iter_mut().try_for_each(|other| {
-            let is_busy = |group: &QueueGroup<P>| {
-                group.activity() == Activity::Running && !group.enabled().is_empty()
-            };
-            if other.group().is_some_and(|group| is_busy(group)) { other.run() } else { Ok(()) }
+            let is_running = |group: &mut QueueGroup<P>| group.activity() == Activity::Running;
+            if other.group().is_some_and(is_running) { other.run() } else { Ok(()) }
         })
     }
 
-    /// Lets all groups process their queues: the driver is ready.
+    /// Lets the groups that have enabled queues process them: the driver is ready.
     pub fn run(&mut self) {
-        let busy = self.all().filter(|group| !group.enabled().is_empty()).count();
-        self.all().for_each(|group| {
-            group.device.set_shares(busy.max(1));
-            group.run();
-        });
+        let is_used = |group: &&mut QueueGroup<P>| !group.enabled().is_empty();
+        let used = self.all().filter(is_used).count();
+        self.all().for_each(|group| group.device.set_shares(used.max(1)));
+        self.first.run();
+        self.all().skip(1).filter(is_used).for_each(QueueGroup::run);
     }
 
     /// Starts the parts of the device besides the first, which is started.

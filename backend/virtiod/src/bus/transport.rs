@@ -27,7 +27,7 @@ use super::queue_groups::{ClosedDevice, QueueGroups};
 use super::virtqueue::{UpdateError, Updated, Virtqueue};
 use crate::Causes;
 use crate::config::ServiceSettings;
-use crate::device::{Fault, QueueSet, VirtioDevice};
+use crate::device::{Fault, VirtioDevice};
 use crate::dma::{AccessPlatform, DmaMemory, UnshareError};
 use crate::features as feature_names;
 use crate::stats::DeviceStats;
@@ -340,8 +340,7 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
         };
         match updated {
             Ok(Updated::Enabled) if is_running => {
-                let group = self.groups.of_queue(index).into_iter();
-                group.for_each(|group| group.scheduler.make_ready(QueueSet::of(index)));
+                self.groups.of_queue(index).into_iter().for_each(|group| group.run_queue(index));
             }
             Ok(_) => {}
             Err(error) => {

@@ -151,6 +151,43 @@ fn disk() -> TestDisk {
 }
 
 #[test]
+fn a_part_without_queues_wakes_nobody() {
+    let mut disk = disk();
+    for sectors in [128, 256] {
+        disk.driver.start();
+        // The worker tells all parts of the new size.
+        disk.file.as_file().set_len(sectors * 512).unwrap();
+        disk.driver.wait_config_event();
+        let sleeps = |disk: &TestDisk| disk.host.stat(disk.ends.guest).stats.counts.sleeps;
+        let before = sleeps(&disk);
+        for _ in 0..100 {
+            disk.driver.status();
+        }
+        // One for each message, and some in between.
+        let taken = sleeps(&disk) - before;
+        assert!(taken <= 220, "{taken} sleeps");
+        assert_eq!(disk.driver.set_status(0), 0);
+        disk.driver.free_rings();
+    }
+}
+
+#[test]
+fn a_queue_that_is_enabled_late_gets_its_thread() {
+    let mut disk = disk();
+    let features = disk.driver.offered() | 1 << F_RING_RESET;
+    disk.driver.start_accepting(features, 2);
+    for index in [1, 0, 1] {
+        disk.driver.reset_queue(index);
+        disk.driver.renew_ring(index);
+        for queue in 0..2 {
+            disk.driver.use_queue(queue);
+            let (status, read) = request(&mut disk.driver, VIRTIO_BLK_T_IN, 5, &[], 512);
+            assert_eq!((status, read), (OK, vec![5; 512]));
+        }
+    }
+}
+
+#[test]
 fn all_queues_of_a_disk_read_and_write_and_flush() {
     let mut disk = disk();
     disk.driver.start_with(4);

@@ -12,7 +12,7 @@ use super::*;
 use crate::bus::scheduler::clock::KernelClock;
 use crate::bus::scheduler::clock::fake::FakeClock;
 use crate::bus::scheduler::{Step, Woken};
-use crate::device::{DeviceId, Fault, QueueContext};
+use crate::device::{DeviceId, Fault, QueueContext, QueueSet};
 use crate::dma::budget::GuestBudget;
 use crate::dma::grants::GrantPlatform;
 use xen::{Access, DomId, Xen};
