@@ -146,10 +146,7 @@ impl<X: Domain> Connection<X> {
 
     /// The event sources of the device besides the driver.
     pub fn sources(&self) -> Vec<Source<'_>> {
-        match self.queue_resets.is_empty() {
-            true => self.transport.sources(),
-            false => self.transport.all_sources(),
-        }
+        self.transport.sources()
     }
 
     /// Waits until one of `fds` is ready, for at most `limit` and the longest time that the thread
@@ -195,6 +192,11 @@ impl<X: Domain> Connection<X> {
         let deadline = self.transport.deadline().is_some_and(|at| at <= Instant::now());
         let woken = Woken { deadline, ..woken };
         self.transport.end_reset();
+        if woken.sources || woken.deadline {
+            let events = &mut self.doorbells.channels;
+            let effects = self.transport.handle_sources(events, &KernelClock);
+            self.send(effects);
+        }
         self.transport.scheduler().begin_iteration(woken, &KernelClock);
         let signalled = woken.events && self.doorbells.take(self.transport.first_group())?;
         if std::mem::take(&mut self.more_messages) || signalled {

@@ -26,8 +26,6 @@ struct Unit<P: AccessPlatform, E> {
     group: QueueGroup<P>,
     /// Opened for the first doorbell.
     doorbells: Option<Doorbells<E>>,
-    /// Whether the device's thread is told when something may have ended.
-    is_awaited: bool,
 }
 
 /// Opens event channels with the guest.
@@ -46,8 +44,8 @@ impl<P: AccessPlatform, E: EventChannels> Unit<P, E> {
 /// What a group's thread tells the device's.
 enum Note<P: AccessPlatform, E> {
     Result(StepResult),
-    /// Something may have ended that the device's thread waits for.
-    Progress,
+    /// The reset of a queue has ended.
+    ResetEnded,
     /// The group is back: it was called, or its event channels fail.
     Back(Box<Unit<P, E>>, Result<(), EventError>),
 }
@@ -91,7 +89,7 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
         signal: Arc<EventFd>,
         open: OpenChannels<E>,
     ) -> Self {
-        let here = Some(Box::new(Unit { group, doorbells: None, is_awaited: false }));
+        let here = Some(Box::new(Unit { group, doorbells: None }));
         // Beside that of the device's thread.
         let name = format!("{}.{number}", thread::current().name().unwrap_or("queues"));
         Self { here, thread: None, news: News::default(), signal, open, name }
@@ -162,7 +160,7 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
 
     /// Has another group instead of one that is lost.
     pub fn replace(&mut self, group: QueueGroup<P>) {
-        self.here = Some(Box::new(Unit { group, doorbells: None, is_awaited: false }));
+        self.here = Some(Box::new(Unit { group, doorbells: None }));
     }
 
     /// The group, if it is here.
@@ -206,17 +204,12 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
     fn take(&mut self, note: Note<P, E>) {
         match note {
             Note::Result(result) => self.news.results.push(result),
-            Note::Progress => {}
+            Note::ResetEnded => {}
             Note::Back(unit, outcome) => {
                 self.here = Some(unit);
                 self.news.error = outcome.err().or(self.news.error.take());
             }
         }
-    }
-
-    /// Has the thread tell from now on, or no longer, when something may have ended.
-    pub fn set_awaited(&mut self, is_awaited: bool) {
-        self.here.iter_mut().for_each(|unit| unit.is_awaited = is_awaited);
     }
 
     /// Binds a doorbell, while the group is here.
@@ -287,8 +280,8 @@ fn serve<P: AccessPlatform, E: EventChannels>(
         if result != StepResult::default() {
             sender.send_and_signal(Note::Result(result));
         }
-        if unit.is_awaited && woken.sources {
-            sender.send_and_signal(Note::Progress);
+        if unit.group.note_ended_resets() {
+            sender.send_and_signal(Note::ResetEnded);
         }
         let failed = |source| EventError { operation: "wait for", port: 0, source };
         match wait(unit, call).map_err(failed)? {

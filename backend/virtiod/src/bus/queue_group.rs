@@ -76,6 +76,8 @@ pub struct QueueGroup<P: AccessPlatform> {
     pub scheduler: Scheduler,
     request_pool: RequestPool,
     activity: Activity,
+    /// Queues that were reset, and whose buffers the device may still use [6.7].
+    resets: QueueSet,
     poll: PollTime,
     stats: Arc<DeviceStats>,
 }
@@ -100,6 +102,7 @@ impl<P: AccessPlatform> QueueGroup<P> {
             memory,
             request_pool: RequestPool::default(),
             activity: Activity::Stopped,
+            resets: QueueSet::default(),
             poll,
             stats,
         }
@@ -134,7 +137,27 @@ impl<P: AccessPlatform> QueueGroup<P> {
         self.device.reset();
         self.scheduler.reset();
         self.activity = Activity::Draining;
+        self.resets = QueueSet::default();
         doorbells
+    }
+
+    /// Resets queue `index`; returns its doorbell, for the caller to close.
+    pub fn reset_queue(&mut self, index: usize) -> Option<LocalPort> {
+        let doorbell = self.queues.get_mut(index).and_then(Virtqueue::reset);
+        self.device.reset_queue(index);
+        self.scheduler.remove(index);
+        self.resets.insert(index);
+        doorbell
+    }
+
+    /// Notes which resets of queues have ended; returns whether any has. The group's sources tell
+    /// when that may be so, whatever it does with its queues.
+    pub fn note_ended_resets(&mut self) -> bool {
+        let resets = self.resets;
+        for index in resets.iter().filter(|index| !self.device.is_queue_draining(*index)) {
+            self.resets.remove(index);
+        }
+        self.resets != resets
     }
 
     /// Whether the device still uses buffers after a reset. If not, unmaps the pool.
@@ -170,6 +193,7 @@ impl<P: AccessPlatform> QueueGroup<P> {
     pub fn sources(&self) -> Vec<Source<'_>> {
         match self.activity {
             Activity::Running | Activity::Draining => self.device.sources(),
+            Activity::Stopped if !self.resets.is_empty() => self.device.sources(),
             Activity::Stopped => Vec::new(),
         }
     }

@@ -14,7 +14,9 @@ use protocol::grant::GrantRef;
 use protocol::pool::PoolPage;
 
 use super::group_thread::{GroupThread, News, OpenChannels};
-use super::queue_group::{Activity, QueueGroup};
+use super::queue_group::{Activity, QueueGroup, StepResult};
+use super::scheduler::Step;
+use super::scheduler::clock::Clock;
 use super::virtqueue::Virtqueue;
 use crate::config::ServiceSettings;
 use crate::device::{Fault, Source, VirtioDevice};
@@ -201,11 +203,6 @@ impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
         self.other(index).into_iter().for_each(|other| other.forget(Some(index)));
     }
 
-    /// Has the thread of a queue's group tell, or no longer, when something may have ended.
-    pub fn set_awaited(&mut self, index: usize, is_awaited: bool) {
-        self.other(index).into_iter().for_each(|other| other.set_awaited(is_awaited));
-    }
-
     /// Adds pages to the pool of all groups.
     ///
     /// # Errors
@@ -244,7 +241,20 @@ impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
         }
     }
 
-    /// The event sources of the device's parts here, and of the other groups' threads.
+    /// Handles the sources of the other groups that no thread has, because they have no queue, and
+    /// notes which resets of queues have ended. The first group's scheduler handles its sources.
+    pub fn handle_sources(&mut self, events: &mut E, clock: &impl Clock) -> Vec<StepResult> {
+        self.first.note_ended_resets();
+        let here = self.others.iter_mut().filter_map(GroupThread::group);
+        let handled = here.map(|group| {
+            let result = group.carry_out(Step::HandleSources, events, clock);
+            group.note_ended_resets();
+            result
+        });
+        handled.collect()
+    }
+
+    /// The event sources of the device's parts that are here.
     pub fn sources(&self) -> Vec<Source<'_>> {
         let mut sources = self.first.sources();
         let here = self.others.iter().filter_map(GroupThread::group_ref);

@@ -359,12 +359,9 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
             ));
             return;
         };
-        let doorbell = group.queues.get_mut(index).and_then(Virtqueue::reset);
-        group.device.reset_queue(index);
-        group.scheduler.remove(index);
+        let doorbell = group.reset_queue(index);
         doorbell.into_iter().for_each(|port| self.groups.unbind(index, port, events));
         self.groups.forget(index);
-        self.groups.set_awaited(index, true);
     }
 
     fn bind_queue(&mut self, index: u32, port: RemotePort, events: &mut E) -> BindOutcome {
@@ -445,11 +442,7 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
     pub fn is_queue_draining(&mut self, index: u32) -> bool {
         let index = index as usize;
         let group = self.groups.of_queue(index);
-        let is_draining = group.is_some_and(|group| group.device.is_queue_draining(index));
-        if !is_draining {
-            self.groups.set_awaited(index, false);
-        }
-        is_draining
+        group.is_some_and(|group| group.device.is_queue_draining(index))
     }
 
     /// Whether the device changed its configuration since the last call. If so, increments the

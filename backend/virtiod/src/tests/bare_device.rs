@@ -3,18 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, ThreadId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use uring::waiting::wait_by_poll;
 
 use super::host::{Ends, Host, XVDA};
 use crate::bus::session::{Context, Origin, Session, SessionEnd};
 use crate::bus::{DevicePath, Keys};
 use crate::config::{ServiceSettings, ThreadLimit};
-use crate::device::{DeviceId, DeviceMemory, Fault, QueueContext, Source, VirtioDevice};
+use crate::device::{AwaitedFd, DeviceId, DeviceMemory, Fault, QueueContext, Source, VirtioDevice};
 use crate::dma::budget::DaemonBudget;
 use crate::domain::ByGrants;
 use crate::guest::Guest;
@@ -30,6 +31,10 @@ pub(super) struct Storage {
     news: Mutex<Vec<Arc<EventFd>>>,
     /// The threads that processed the queues last.
     threads: Mutex<BTreeMap<usize, ThreadId>>,
+    /// How often parts were asked whether a queue is draining.
+    asked: AtomicU32,
+    /// How many parts share the limits, as each was told last.
+    shares: Mutex<BTreeMap<usize, usize>>,
     /// What becomes of the next processing of a queue.
     mishap: Mutex<Option<(usize, Mishap)>>,
 }
@@ -39,6 +44,10 @@ pub(super) struct Storage {
 pub(super) enum Mishap {
     Fault,
     Panic,
+    /// As [`Mishap::Panic`], so late that a message finds the thread still at it.
+    LatePanic,
+    /// Storage has let go, which the processing finds out before a source tells.
+    LetGo,
 }
 
 impl Storage {
@@ -63,6 +72,8 @@ impl Storage {
             part,
             news: Mutex::default(),
             threads: Mutex::default(),
+            asked: AtomicU32::default(),
+            shares: Mutex::default(),
             mishap: Mutex::default(),
         })
     }
@@ -81,9 +92,36 @@ impl Storage {
         self.threads.lock().unwrap().clone()
     }
 
+    /// How many parts share the limits, as each part was told last.
+    pub(super) fn shares(&self) -> Vec<usize> {
+        self.shares.lock().unwrap().values().copied().collect()
+    }
+
+    /// Waits until parts were asked so often whether a queue is draining.
+    pub(super) fn wait_asked(&self, count: u32) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while self.asked.load(Ordering::SeqCst) < count {
+            assert!(Instant::now() < end, "waited 10 s for {count} question(s) about a queue");
+            thread::yield_now();
+        }
+    }
+
+    /// Whether a part has handled what its source told.
+    pub(super) fn is_handled(&self, part: usize) -> bool {
+        let news = Arc::clone(&self.news.lock().unwrap()[part]);
+        let mut fds = [AwaitedFd::readable(news.as_fd())];
+        wait_by_poll(&mut fds, Duration::ZERO).unwrap();
+        !fds[0].is_ready
+    }
+
     /// Has the next processing of a queue fail.
     pub(super) fn plan(&self, queue: usize, mishap: Mishap) {
         *self.mishap.lock().unwrap() = Some((queue, mishap));
+    }
+
+    /// Whether the planned processing has begun.
+    pub(super) fn has_begun_mishap(&self) -> bool {
+        self.mishap.lock().unwrap().is_none()
     }
 
     pub(super) fn holds(&self) -> bool {
@@ -150,12 +188,17 @@ impl<M: DeviceMemory> VirtioDevice<M> for BareDevice {
         Ok(())
     }
 
+    fn set_shares(&mut self, parts: usize) {
+        self.storage.shares.lock().unwrap().insert(self.part, parts);
+    }
+
     fn is_draining(&mut self) -> bool {
         self.is_started &= self.is_held();
         self.is_started
     }
 
     fn is_queue_draining(&mut self, _: usize) -> bool {
+        self.storage.asked.fetch_add(1, Ordering::SeqCst);
         self.is_started && self.is_held()
     }
 
@@ -165,6 +208,12 @@ impl<M: DeviceMemory> VirtioDevice<M> for BareDevice {
         match mishap {
             Some((_, Mishap::Fault)) => return Err(Fault::Internal("a test's")),
             Some((_, Mishap::Panic)) => panic!("a test's"),
+            Some((_, Mishap::LatePanic)) => {
+                // The thread is called back meanwhile, which nothing tells of.
+                thread::sleep(Duration::from_millis(200));
+                panic!("a test's")
+            }
+            Some((_, Mishap::LetGo)) => self.storage.holds.store(false, Ordering::SeqCst),
             None => {}
         }
         match self.step {

@@ -107,6 +107,54 @@ fn spec_6_7_reset_of_another_threads_queue_is_answered_when_storage_lets_go() {
     host.finish();
 }
 
+/// Resets queue 1 of a driver that uses these queues, while storage holds buffers of it.
+fn reset_queue_1(queues: u32, let_go: impl FnOnce(&mut Driver, &Storage)) {
+    let (host, storage) = (Host::start(), Storage::hung_for(1));
+    let BareSession { ends, thread, .. } = serve(&host, &storage);
+    let mut driver = host.connect(&ends);
+    let features = driver.offered() | 1 << F_RING_RESET;
+    driver.start_accepting(features, queues);
+    driver.until("all queues to be processed", |_| storage.threads().len() == queues as usize);
+    driver.send_silently(Request::ResetVqueue { index: 1 });
+    driver.port.notify();
+    // Once for the message, and once at the end of the iteration.
+    storage.wait_asked(2);
+    let_go(&mut driver, &storage);
+    driver.wait_answer("the reset of queue 1", |answer| assert_eq!(answer, Response::ResetVqueue));
+    assert!(!storage.holds());
+    driver.close();
+    host.remove(&ends);
+    thread.join().unwrap();
+    host.finish();
+}
+
+#[test]
+fn spec_6_7_reset_of_a_threads_only_queue_is_answered_when_storage_lets_go() {
+    reset_queue_1(2, |_, storage| storage.let_go());
+}
+
+#[test]
+fn spec_6_7_reset_is_answered_if_the_processing_of_another_queue_finds_that_storage_let_go() {
+    reset_queue_1(4, |driver, storage| {
+        storage.plan(3, Mishap::LetGo);
+        ring(driver, 3);
+    });
+}
+
+#[test]
+fn sources_of_a_part_without_queues_are_handled() {
+    let (host, storage) = (Host::start(), Storage::sound());
+    let BareSession { ends, thread, .. } = serve(&host, &storage);
+    let mut driver = host.connect(&ends);
+    driver.start_with(1);
+    storage.let_go();
+    driver.until("the second part to handle its source", |_| storage.is_handled(1));
+    driver.close();
+    host.remove(&ends);
+    thread.join().unwrap();
+    host.finish();
+}
+
 #[test]
 fn spec_2_7_toolstacks_end_waits_for_the_storage_of_no_thread_for_ever() {
     let (host, storage) = (Host::start(), Storage::hung_for(1));

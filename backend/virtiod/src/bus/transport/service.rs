@@ -103,14 +103,20 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
         Effects { used, config }
     }
 
+    /// Handles the sources that no group's scheduler handles; returns the events to send.
+    pub fn handle_sources(&mut self, events: &mut E, clock: &impl Clock) -> Effects {
+        let mut effects = Effects::default();
+        for result in self.groups.handle_sources(events, clock) {
+            let Effects { used, config } = self.note(result);
+            effects.used.extend(used);
+            effects.config |= config;
+        }
+        effects
+    }
+
     /// The event sources of the device besides the driver, as long as the device handles them.
     pub fn sources(&self) -> Vec<Source<'_>> {
         self.groups.sources()
-    }
-
-    /// As [`Transport::sources`], but those of the first group in whatever state it is.
-    pub fn all_sources(&self) -> Vec<Source<'_>> {
-        self.device().sources()
     }
 
     /// Waits until one of `fds` is ready, for at most `limit`.
