@@ -151,7 +151,7 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
                 let Some(Ends { notes, .. }) = &self.thread else { break };
                 match notes.recv() {
                     Ok(note) => self.take(note),
-                    Err(mpsc::RecvError) => self.thread = None,
+                    Err(mpsc::RecvError) => self.note_end(),
                 }
             }
         }
@@ -179,16 +179,19 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
             match notes.try_recv() {
                 Ok(note) => self.take(note),
                 Err(mpsc::TryRecvError::Empty) => break,
-                Err(mpsc::TryRecvError::Disconnected) => {
-                    self.thread = None;
-                    if self.here.is_none() {
-                        let fault = Some("internal error: a thread ended; please report it".into());
-                        self.news.results.push(StepResult { fault, used: Vec::new() });
-                    }
-                }
+                Err(mpsc::TryRecvError::Disconnected) => self.note_end(),
             }
         }
         std::mem::take(&mut self.news)
+    }
+
+    /// Notes that the thread has ended: it panicked, and its signal follows.
+    fn note_end(&mut self) {
+        self.thread = None;
+        if self.here.is_none() {
+            let fault = Some("internal error: a thread ended; please report it".into());
+            self.news.results.push(StepResult { fault, used: Vec::new() });
+        }
     }
 
     /// Drops what a halted thread has told of its steps, for a queue that was reset or for all.

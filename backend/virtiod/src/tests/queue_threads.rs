@@ -156,6 +156,24 @@ fn sources_of_a_part_without_queues_are_handled() {
 }
 
 #[test]
+fn spec_6_5_panic_while_a_message_calls_the_thread_back_stops_the_device() {
+    let (host, storage) = (Host::start(), Storage::sound());
+    let BareSession { ends, thread, .. } = serve(&host, &storage);
+    let mut driver = host.connect(&ends);
+    driver.start_with(4);
+    driver.until("all queues to be processed", |_| storage.threads().len() == 4);
+    storage.plan(3, Mishap::LatePanic);
+    ring(&mut driver, 3);
+    driver.until("the panic to be under way", |_| storage.has_begun_mishap());
+    driver.ask(Request::GetVqueue { index: 3 }, |_| ());
+    wait_broken(&mut driver);
+    driver.close();
+    host.remove(&ends);
+    thread.join().unwrap();
+    host.finish();
+}
+
+#[test]
 fn spec_2_7_toolstacks_end_waits_for_the_storage_of_no_thread_for_ever() {
     let (host, storage) = (Host::start(), Storage::hung_for(1));
     let BareSession { ends, thread, .. } = serve(&host, &storage);
