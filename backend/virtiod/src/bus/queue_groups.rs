@@ -140,8 +140,11 @@ impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
         for other in &mut self.others {
             let Some(group) = other.halt() else {
                 // Its thread panicked.
-                let part = self.first.device.part();
-                part.into_iter().for_each(|part| other.replace(self.first.beside(part)));
+                if let Some(part) = self.first.device.part() {
+                    let mut group = self.first.beside(part);
+                    group.memory.unshare_all();
+                    other.replace(group);
+                }
                 other.forget(None);
                 continue;
             };

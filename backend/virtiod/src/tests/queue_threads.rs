@@ -156,6 +156,24 @@ fn sources_of_a_part_without_queues_are_handled() {
 }
 
 #[test]
+fn spec_6_4_reset_unmaps_the_pool_of_a_thread_that_panicked() {
+    let (host, storage) = (Host::start(), Storage::sound());
+    let BareSession { ends, thread, .. } = serve(&host, &storage);
+    let mut driver = host.connect(&ends);
+    driver.start_with(4);
+    driver.share_pool(PoolPage(0), 2);
+    storage.plan(3, Mishap::Panic);
+    ring(&mut driver, 3);
+    wait_broken(&mut driver);
+    assert_eq!(driver.set_status(0), 0);
+    assert_eq!(host.hypervisor.mapped_pages(ends.guest), 1, "the message page");
+    driver.close();
+    host.remove(&ends);
+    thread.join().unwrap();
+    host.finish();
+}
+
+#[test]
 fn spec_6_5_panic_while_a_message_calls_the_thread_back_stops_the_device() {
     let (host, storage) = (Host::start(), Storage::sound());
     let BareSession { ends, thread, .. } = serve(&host, &storage);
