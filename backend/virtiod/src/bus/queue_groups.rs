@@ -19,7 +19,7 @@ use super::scheduler::Step;
 use super::scheduler::clock::Clock;
 use super::virtqueue::Virtqueue;
 use crate::config::ServiceSettings;
-use crate::device::{Fault, Source, VirtioDevice};
+use crate::device::{Fault, QueueSet, Source, VirtioDevice};
 use crate::dma::{AccessPlatform, DmaMemory, ShareError, UnshareError};
 use crate::stats::DeviceStats;
 use xen::{EventChannels, EventError, LocalPort, RemotePort};
@@ -114,11 +114,22 @@ impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
 
     /// Lets the groups that have enabled queues process them: the driver is ready.
     pub fn run(&mut self) {
-        let is_used = |group: &&mut QueueGroup<P>| !group.enabled().is_empty();
-        let used = self.all().filter(is_used).count();
-        self.all().for_each(|group| group.device.set_shares(used.max(1)));
+        self.set_shares();
         self.first.run();
+        let is_used = |group: &&mut QueueGroup<P>| !group.enabled().is_empty();
         self.all().skip(1).filter(is_used).for_each(QueueGroup::run);
+    }
+
+    /// Divides the limits of the device between the groups that have enabled queues.
+    fn set_shares(&mut self) {
+        let used = self.all().filter(|group| !group.enabled().is_empty()).count();
+        self.all().for_each(|group| group.device.set_shares(used.max(1)));
+    }
+
+    /// A queue was enabled after [`QueueGroups::run`].
+    pub fn enabled_late(&mut self, index: usize) {
+        self.set_shares();
+        self.of_queue(index).into_iter().for_each(|group| group.run_queue(index));
     }
 
     /// Starts the parts of the device besides the first, which is started.

@@ -339,9 +339,7 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
             None => Err(UpdateError::NoSuchQueue),
         };
         match updated {
-            Ok(Updated::Enabled) if is_running => {
-                self.groups.of_queue(index).into_iter().for_each(|group| group.run_queue(index));
-            }
+            Ok(Updated::Enabled) if is_running => self.groups.enabled_late(index),
             Ok(_) => {}
             Err(error) => {
                 self.warn(format_args!("set-up of queue {index} refused: {}", Causes(&error)));

@@ -156,6 +156,22 @@ fn sources_of_a_part_without_queues_are_handled() {
 }
 
 #[test]
+fn parts_share_the_limits_with_those_whose_queues_are_enabled_later() {
+    let (host, storage) = (Host::start(), Storage::sound());
+    let BareSession { ends, thread, .. } = serve(&host, &storage);
+    let mut driver = host.connect(&ends);
+    driver.start_with(1);
+    assert_eq!(storage.shares(), [1, 1]);
+    driver.add_silent_ring(1);
+    driver.until("the queue to be processed", |_| storage.threads().len() == 2);
+    assert_eq!(storage.shares(), [2, 2]);
+    driver.close();
+    host.remove(&ends);
+    thread.join().unwrap();
+    host.finish();
+}
+
+#[test]
 fn spec_6_4_reset_unmaps_the_pool_of_a_thread_that_panicked() {
     let (host, storage) = (Host::start(), Storage::sound());
     let BareSession { ends, thread, .. } = serve(&host, &storage);
