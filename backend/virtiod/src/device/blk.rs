@@ -410,6 +410,8 @@ impl Block {
     /// Whether requests of a queue are in flight, after its reset.
     fn drains_queue(&mut self, index: usize) -> bool {
         self.collect();
+        // Nobody waits for these, and the device need not run for them.
+        self.ended.retain(|ended| ended.entry.is_wanted);
         self.part_use.set_waiting(self.in_flight.has_unwanted());
         self.in_flight.of_queue(index) > 0
     }

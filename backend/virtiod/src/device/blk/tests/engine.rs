@@ -126,6 +126,21 @@ fn a_reset_ends_when_storage_has_let_go_of_the_buffers() {
 }
 
 #[test]
+fn a_queue_that_was_reset_leaves_no_work() {
+    let Some((mut driver, mut answer)) = hung() else { return };
+    driver.add(VIRTIO_BLK_T_IN, &[], READ);
+    serve(&mut driver);
+    VirtioDevice::<Memory>::reset_queue(&mut driver.disk, 0);
+    answer.write_all(&[7; 4096]).unwrap();
+    let end = Instant::now() + Duration::from_secs(30);
+    while driver.disk.drains_queue(0) {
+        assert!(Instant::now() < end, "waited 30 s for the reset of the queue");
+        std::thread::yield_now();
+    }
+    assert_eq!(VirtioDevice::<Memory>::deadline(&driver.disk), None);
+}
+
+#[test]
 fn a_queue_is_reset_when_storage_has_let_go_of_its_buffers() {
     let Some((mut driver, mut answer)) = hung() else { return };
     driver.add(VIRTIO_BLK_T_IN, &[], READ);
