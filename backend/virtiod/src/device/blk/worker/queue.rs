@@ -23,8 +23,10 @@ struct State {
     in_place: Option<InPlaceTarget>,
     /// The part and the queue of the request that the worker does, unless that was cancelled.
     running: Option<(PartNumber, usize)>,
-    /// Those of the device's parts, by their numbers.
-    mailboxes: Vec<Weak<Mailbox>>,
+    /// Those of the device's parts, some of which may be gone.
+    mailboxes: Vec<(PartNumber, Weak<Mailbox>)>,
+    /// The number of the next part.
+    next: usize,
     end: End,
 }
 
@@ -87,8 +89,11 @@ impl JobQueue {
     pub(super) fn add_mailbox(&self) -> io::Result<(PartNumber, Arc<Mailbox>)> {
         let mailbox = Arc::new(Mailbox::new()?);
         let mut state = self.state();
-        state.mailboxes.push(Arc::downgrade(&mailbox));
-        Ok((PartNumber(state.mailboxes.len() - 1), mailbox))
+        let part = PartNumber(state.next);
+        state.next += 1;
+        state.mailboxes.retain(|(_, mailbox)| mailbox.strong_count() > 0);
+        state.mailboxes.push((part, Arc::downgrade(&mailbox)));
+        Ok((part, mailbox))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -218,18 +223,17 @@ impl JobQueue {
 
     /// Hands reports to the parts of the device that they belong to, and facts to all.
     pub(super) fn report(&self, reports: &mut Vec<Report>, facts: Option<&DiskFacts>) {
-        for (number, mailbox) in self.mailboxes().into_iter().enumerate() {
-            let is_meant = |report: &mut Report| report.part() == PartNumber(number);
-            let own = reports.extract_if(.., is_meant);
-            match mailbox.upgrade() {
-                Some(mailbox) => mailbox.add(own, facts),
-                None => own.for_each(drop),
-            }
+        for (part, mailbox) in self.mailboxes() {
+            mailbox.add(reports.extract_if(.., |report| report.part() == part), facts);
         }
+        // The others are for parts that are gone.
+        reports.clear();
     }
 
-    fn mailboxes(&self) -> Vec<Weak<Mailbox>> {
-        self.state().mailboxes.clone()
+    fn mailboxes(&self) -> Vec<(PartNumber, Arc<Mailbox>)> {
+        let state = self.state();
+        let with_part = |(part, mailbox): &(_, Weak<_>)| Some((*part, mailbox.upgrade()?));
+        state.mailboxes.iter().filter_map(with_part).collect()
     }
 
     /// Whether the worker has ended.
@@ -251,7 +255,7 @@ impl JobQueue {
     pub(super) fn note_end(&self) {
         self.state().end = End::Done;
         self.news.notify_all();
-        self.mailboxes().iter().filter_map(Weak::upgrade).for_each(|mailbox| mailbox.signal());
+        self.mailboxes().iter().for_each(|(_, mailbox)| mailbox.signal());
     }
 
     /// Waits until the target is closed, up to `limit`.
@@ -292,6 +296,21 @@ mod tests {
         assert_eq!(next(&jobs).slot, 2);
         assert!(!jobs.has_fresh());
         assert_eq!(next(&jobs).slot, 1);
+    }
+
+    #[test]
+    fn parts_that_are_gone_leave_nothing_behind() {
+        let jobs = JobQueue::new();
+        let (_, first) = jobs.add_mailbox().unwrap();
+        for number in 1..100 {
+            let (part, mailbox) = jobs.add_mailbox().unwrap();
+            assert_eq!(part, PartNumber(number), "no part has the number of an earlier one");
+            assert_eq!(jobs.mailboxes().len(), 2);
+            let Job::Request(own) = request(1, 0) else { panic!() };
+            let own = RequestJob { part, ..own };
+            jobs.report(&mut vec![Report::Done(own, Ok(()))], None);
+            assert_eq!((mailbox.take().list.len(), first.take().list.len()), (1, 0));
+        }
     }
 
     #[test]
