@@ -580,6 +580,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         if self.facts.sized_file.is_some() && self.size_check.is_due() {
             self.worker.add(Job::Refresh);
         }
+        // A driver that knows the disk's new size uses it at once.
+        if self.worker.has_reports() {
+            self.collect();
+        }
         let room = self.in_flight.room();
         if room == 0 {
             self.blocked.insert(index);

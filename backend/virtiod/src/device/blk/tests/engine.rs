@@ -19,9 +19,10 @@ use virtio_bindings::virtio_blk::{
 use super::super::disk_file::{DiskFile, Store};
 use super::super::in_flight::{InFlightLimits, InFlightTable};
 use super::super::target::{Target, TargetOptions};
+use super::super::worker::Job;
 use super::Scripted;
 use super::driver::{Driver, Memory};
-use crate::device::VirtioDevice;
+use crate::device::{VirtioDevice, WriteMode};
 use crate::dma::UnshareError;
 use xen::Access;
 
@@ -138,6 +139,23 @@ fn a_queue_that_was_reset_leaves_no_work() {
         std::thread::yield_now();
     }
     assert_eq!(VirtioDevice::<Memory>::deadline(&driver.disk), None);
+}
+
+#[test]
+fn requests_are_judged_by_the_facts_that_the_worker_has_reported() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(super::SIZE).unwrap();
+    let mut driver = Driver::new(&image(file, None, Store::Slow));
+    driver.disk.facts.sectors = 0;
+    driver.disk.worker.add(Job::Start(WriteMode::Back));
+    let end = Instant::now() + Duration::from_secs(30);
+    while !driver.disk.worker.has_reports() {
+        assert!(Instant::now() < end, "waited 30 s for the worker's report");
+        std::thread::yield_now();
+    }
+    driver.add(VIRTIO_BLK_T_IN, &[], READ);
+    driver.serve_all();
+    assert_eq!(driver.statuses(), [0]);
 }
 
 #[test]

@@ -223,7 +223,8 @@ impl JobQueue {
 
     /// Hands reports to the parts of the device that they belong to, and facts to all.
     pub(super) fn report(&self, reports: &mut Vec<Report>, facts: Option<&DiskFacts>) {
-        for (part, mailbox) in self.mailboxes() {
+        // The first part goes last: the driver learns from it that the facts have changed.
+        for (part, mailbox) in self.mailboxes().into_iter().rev() {
             mailbox.add(reports.extract_if(.., |report| report.part() == part), facts);
         }
         // The others are for parts that are gone.
