@@ -737,6 +737,31 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn operations_of_a_thread_that_has_ended_are_begun_again() {
+        if !Method::Ring.is_available() {
+            println!("skipped: the kernel refuses io_uring");
+            return;
+        }
+        let (pipe, mut writer) = io::pipe().unwrap();
+        let file = Arc::new(File::from(std::os::fd::OwnedFd::from(pipe)));
+        let memory = Arc::new(Memory::new(8));
+        let read = operation(&file, Work::Read { offset: 0 }, Memory::vector(&memory, 0, 8));
+        let mut engine = engine(Method::Ring);
+        let submit = move || {
+            engine.submit(read, 1);
+            engine.commit().unwrap();
+            engine
+        };
+        let mut engine = std::thread::spawn(submit).join().unwrap();
+        let mut landed = Vec::new();
+        engine.take(&mut landed);
+        assert!(landed.is_empty(), "{:?}", landed.first().map(|landed| &landed.outcome));
+        writer.write_all(&[7; 8]).unwrap();
+        assert_eq!(finish(&mut engine), [(1, Ok(()))]);
+        assert_eq!(memory.bytes(), [7; 8]);
+    }
+
+    #[test]
     fn a_vector_is_divided_only_where_all_is_registered() {
         let mut engine = engine(Method::Ring);
         let memory = Arc::new(Memory::new(16384));

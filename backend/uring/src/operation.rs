@@ -60,7 +60,7 @@ pub struct Operation {
 pub(crate) enum Step {
     /// The operation has ended.
     Ended(io::Result<()>),
-    /// A part is done, or the kernel was interrupted: the rest is submitted again.
+    /// A part is done, or the kernel did nothing of it: the rest is submitted again.
     Again,
 }
 
@@ -75,7 +75,11 @@ impl Operation {
     pub(crate) fn take_result(&mut self, result: i32) -> Step {
         let count = match usize::try_from(result) {
             Ok(count) => count,
-            Err(_) if matches!(-result, libc::EINTR | libc::EAGAIN) => return Step::Again,
+            // The kernel cancels what waits when the thread that submitted it ends: another thread
+            // begins it again.
+            Err(_) if matches!(-result, libc::EINTR | libc::EAGAIN | libc::ECANCELED) => {
+                return Step::Again;
+            }
             Err(_) => return Step::Ended(Err(io::Error::from_raw_os_error(-result))),
         };
         let (offset, end) = match &mut self.work {
