@@ -557,6 +557,9 @@ impl<X: Domain> Session<X> {
                 return Ok(false);
             }
             self.iterate(&woken);
+            if self.is_draining {
+                self.note_draining();
+            }
             if left.is_zero() {
                 return Ok(true);
             }

@@ -31,6 +31,8 @@ pub(super) struct Storage {
     news: Mutex<Vec<Arc<EventFd>>>,
     /// The threads that processed the queues last.
     threads: Mutex<BTreeMap<usize, ThreadId>>,
+    /// Whether a part has noticed that storage let go after a reset.
+    drained: AtomicBool,
     /// How often parts were asked whether a queue is draining.
     asked: AtomicU32,
     /// How many parts share the limits, as each was told last.
@@ -72,6 +74,7 @@ impl Storage {
             part,
             news: Mutex::default(),
             threads: Mutex::default(),
+            drained: AtomicBool::default(),
             asked: AtomicU32::default(),
             shares: Mutex::default(),
             mishap: Mutex::default(),
@@ -95,6 +98,15 @@ impl Storage {
     /// How many parts share the limits, as each part was told last.
     pub(super) fn shares(&self) -> Vec<usize> {
         self.shares.lock().unwrap().values().copied().collect()
+    }
+
+    /// Waits until a part has noticed that storage let go after a reset.
+    pub(super) fn wait_drained(&self) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !self.drained.load(Ordering::SeqCst) {
+            assert!(Instant::now() < end, "waited 10 s for the device to notice its storage");
+            thread::yield_now();
+        }
     }
 
     /// Waits until parts were asked so often whether a queue is draining.
@@ -193,7 +205,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for BareDevice {
     }
 
     fn is_draining(&mut self) -> bool {
-        self.is_started &= self.is_held();
+        if self.is_started && !self.is_held() {
+            self.is_started = false;
+            self.storage.drained.store(true, Ordering::SeqCst);
+        }
         self.is_started
     }
 
@@ -260,9 +275,23 @@ pub(super) fn serve_by(
     threads: ThreadLimit,
     queues: &'static [u16],
 ) -> BareSession {
+    serve_in(host, host.hypervisor.clone(), BareDevice::new(storage, step, queues), threads)
+}
+
+/// As [`serve_by`], over these handles to Xen.
+pub(super) fn serve_over(
+    host: &Host,
+    xen: impl Xen,
+    storage: &Arc<Storage>,
+    threads: ThreadLimit,
+    queues: &'static [u16],
+) -> BareSession {
+    serve_in(host, xen, BareDevice::new(storage, None, queues), threads)
+}
+
+fn serve_in(host: &Host, xen: impl Xen, device: BareDevice, threads: ThreadLimit) -> BareSession {
     let ends = host.add("bare", 1, XVDA, &[]);
     let path = DevicePath { class: "bare".to_owned(), guest: DomId(1), number: XVDA };
-    let xen = host.hypervisor.clone();
     let keys = Keys::open(xen.store().unwrap(), path.clone()).unwrap();
     let context = Context {
         path,
@@ -270,7 +299,6 @@ pub(super) fn serve_by(
         service: ServiceSettings { threads, ..ServiceSettings::default() },
         stats: Arc::new(DeviceStats::default()),
     };
-    let device = BareDevice::new(storage, step, queues);
     let stop = Arc::new(EventFd::new().unwrap());
     let session =
         Session::new(ByGrants(xen), keys, Some(Box::new(device)), context, Arc::clone(&stop));

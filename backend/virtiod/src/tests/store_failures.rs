@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 
+use super::bare_device::{BareSession, Storage, serve_over};
 use super::block::{OK, request};
 use super::driver::Driver;
 use super::flaky_store::FlakyXen;
 use super::host::{Ends, Host, XVDA, numbered_disk};
+use crate::config::ThreadLimit;
 use crate::domain::ByGrants;
 use xen::DomId;
 
@@ -94,6 +96,26 @@ fn refused_state_is_written_later() {
         assert_eq!(xen.refusals(), 2, "state {state}");
         host.finish();
     }
+}
+
+#[test]
+fn storage_that_lets_go_is_noticed_while_xenstore_refuses_a_state() {
+    let ((xen, host), storage) = (start(), Storage::hung());
+    let BareSession { ends, thread, .. } =
+        serve_over(&host, xen.clone(), &storage, ThreadLimit::ONE, &[16]);
+    let mut driver = host.connect(&ends);
+    driver.start();
+    xen.refuse("/state", "ENOSPC", usize::MAX);
+    driver.write_state("5");
+    xen.wait_refusals(1);
+    storage.let_go();
+    storage.wait_drained();
+    xen.refuse("/state", "ENOSPC", 0);
+    host.wait_state(&ends, "6");
+    driver.release();
+    host.remove(&ends);
+    thread.join().unwrap();
+    host.finish();
 }
 
 #[test]
