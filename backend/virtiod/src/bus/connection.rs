@@ -224,8 +224,7 @@ impl<X: Domain> Connection<X> {
     /// Answers messages, and lets the threads go on that these have halted.
     fn answer_messages(&mut self) -> Result<(), ConnectionError> {
         self.answer_some()?;
-        let effects = self.transport.resume();
-        self.send(effects);
+        self.transport.resume();
         Ok(())
     }
 
@@ -285,8 +284,7 @@ impl<X: Domain> Connection<X> {
             self.channel.respond(&Message::response(token, Response::ResetVqueue));
             self.channel.flush(&mut self.doorbells.channels)?;
         }
-        let effects = self.transport.resume();
-        self.send(effects);
+        self.transport.resume();
         Ok(())
     }
 

@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use protocol::grant::GrantRef;
@@ -24,6 +24,9 @@ use crate::dma::{AccessPlatform, DmaMemory, ShareError, UnshareError};
 use crate::stats::DeviceStats;
 use xen::{EventChannels, EventError, LocalPort, RemotePort};
 
+/// The time after which groups go on that could not for lack of a thread or a descriptor.
+const RESUME_RETRY: Duration = Duration::from_millis(100);
+
 /// A device whose connection is closed.
 pub struct ClosedDevice<M> {
     /// The device, for the next connection.
@@ -39,6 +42,8 @@ pub struct QueueGroups<P: AccessPlatform, E> {
     others: Vec<GroupThread<P, E>>,
     /// Readable when another group's thread has told something.
     signal: Option<Arc<EventFd>>,
+    /// When groups go on that could not for lack of a thread or a descriptor.
+    resume_at: Option<Instant>,
 }
 
 impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
@@ -70,7 +75,8 @@ impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
             GroupThread::new(number, first.beside(part), signal, Arc::clone(&open))
         });
         let others: Vec<_> = others.collect();
-        Self { first, signal: signal.filter(|_| !others.is_empty()), others }
+        let signal = signal.filter(|_| !others.is_empty());
+        Self { first, signal, others, resume_at: None }
     }
 
     /// The position of a queue's group among the others; `None` for the first group.
@@ -104,12 +110,20 @@ impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
     /// Lets the threads of halted groups go on.
     ///
     /// # Errors
-    /// The kernel starts no thread, or opens no event channels.
+    /// The kernel starts no thread, or opens no event channels. The caller calls this again at the
+    /// [`QueueGroups::deadline`].
     pub fn resume(&mut self) -> io::Result<()> {
-        self.others.iter_mut().try_for_each(|other| {
-            let is_running = |group: &mut QueueGroup<P>| group.activity() == Activity::Running;
-            if other.group().is_some_and(is_running) { other.run() } else { Ok(()) }
-        })
+        let mut outcome = Ok(());
+        for other in &mut self.others {
+            let is_busy = |group: &mut QueueGroup<P>| {
+                group.activity() == Activity::Running && !group.enabled().is_empty()
+            };
+            if other.group().is_some_and(is_busy) {
+                outcome = outcome.and(other.run());
+            }
+        }
+        self.resume_at = outcome.is_err().then(|| Instant::now() + RESUME_RETRY);
+        outcome
     }
 
     /// Lets the groups that have enabled queues process them: the driver is ready.
@@ -281,10 +295,12 @@ impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
         self.signal.as_ref().map(|signal| signal.as_fd())
     }
 
-    /// The time at which a part of the device here must run even if none of its sources is ready.
+    /// The time at which a part of the device here must run even if none of its sources is ready,
+    /// or groups go on that could not.
     pub fn deadline(&self) -> Option<Instant> {
         let here = self.others.iter().filter_map(GroupThread::group_ref);
-        here.filter_map(QueueGroup::deadline).chain(self.first.deadline()).min()
+        let deadlines = here.filter_map(QueueGroup::deadline).chain(self.first.deadline());
+        deadlines.chain(self.resume_at).min()
     }
 
     /// Takes what the other groups' threads have told.

@@ -27,7 +27,7 @@ use super::queue_groups::{ClosedDevice, QueueGroups};
 use super::virtqueue::{UpdateError, Updated, Virtqueue};
 use crate::Causes;
 use crate::config::ServiceSettings;
-use crate::device::{Fault, VirtioDevice};
+use crate::device::VirtioDevice;
 use crate::dma::{AccessPlatform, DmaMemory, UnshareError};
 use crate::features as feature_names;
 use crate::stats::DeviceStats;
@@ -174,14 +174,14 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
         Answered { response, effects }
     }
 
-    /// Lets the other groups go on, which messages have halted; returns the events to send.
-    pub fn resume(&mut self) -> Effects {
-        let resumed = self.groups.resume();
-        let config = resumed.is_err();
-        if let Err(error) = resumed {
-            self.fail(&Fault::Host("the start of a thread for queues", error));
+    /// Lets the other groups go on, which messages have halted. A shortage delays that.
+    pub fn resume(&mut self) {
+        if let Err(error) = self.groups.resume() {
+            self.warn(format_args!(
+                "cannot start a thread for queues; tried again: {}",
+                Causes(&error)
+            ));
         }
-        Effects { config, ..Effects::default() }
     }
 
     /// Logs a mistake of the driver's.

@@ -1,4 +1,5 @@
-//! A XenStore that refuses writes, or is lost, on a test's request.
+//! A XenStore that refuses writes, or is lost, on a test's request. Event channels may be refused,
+//! too.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -33,6 +34,8 @@ struct State {
     connecting: Connecting,
     connections: usize,
     refusals: usize,
+    /// Whether no descriptor is left for event channels.
+    lacks_events: bool,
 }
 
 /// The simulated hypervisor with a XenStore that fails.
@@ -52,6 +55,11 @@ impl FlakyXen {
     /// Refuses the next `times` changes of keys that end with `end`.
     pub(super) fn refuse(&self, end: &str, errno: &'static str, times: usize) {
         self.state().refused = Some((end.to_owned(), errno, times));
+    }
+
+    /// Refuses to open event channels, for lack of a descriptor, or no longer.
+    pub(super) fn lack_events(&self, lacks: bool) {
+        self.state().lacks_events = lacks;
     }
 
     /// Number of refused changes so far.
@@ -106,6 +114,12 @@ impl Xen for FlakyXen {
     }
 
     fn events(&self, guest: DomId) -> io::Result<SimEvents> {
+        let mut state = self.state();
+        if state.lacks_events {
+            state.refusals += 1;
+            self.refused.notify_all();
+            return Err(io::Error::from_raw_os_error(nix::libc::EMFILE));
+        }
         self.hypervisor.events(guest)
     }
 

@@ -3,7 +3,7 @@
 use std::num::NonZero;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::message::{Request, Response, UnshareOutcome};
 use protocol::pool::PoolPage;
@@ -13,11 +13,13 @@ use protocol::status::{
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
-use super::bare_device::{BareSession, Mishap, Storage, serve_by};
+use super::bare_device::{BareSession, Mishap, Storage, serve_by, serve_over};
 use super::block::{OK, header, request};
 use super::driver::Driver;
+use super::flaky_store::FlakyXen;
 use super::host::{Host, TestDisk, numbered_disk};
 use crate::config::ThreadLimit;
+use crate::domain::ByGrants;
 use xen::Access;
 
 const TWO: ThreadLimit = ThreadLimit::Fixed(NonZero::new(2).unwrap());
@@ -165,6 +167,33 @@ fn parts_share_the_limits_with_those_whose_queues_are_enabled_later() {
     driver.add_silent_ring(1);
     driver.until("the queue to be processed", |_| storage.threads().len() == 2);
     assert_eq!(storage.shares(), [2, 2]);
+    driver.close();
+    host.remove(&ends);
+    thread.join().unwrap();
+    host.finish();
+}
+
+#[test]
+fn thread_without_a_descriptor_waits_for_one() {
+    let xen = FlakyXen::default();
+    let host = Host::start_with(xen.hypervisor.clone(), ByGrants(xen.clone()));
+    let storage = Storage::sound();
+    let BareSession { ends, thread, .. } = serve_over(&host, xen.clone(), &storage, TWO, &[16; 4]);
+    let mut driver = host.connect(&ends);
+    let features = driver.offered();
+    driver.negotiate(features);
+    (0..2).for_each(|index| driver.add_silent_ring(index));
+    xen.lack_events(true);
+    assert_eq!(driver.set_status(RUNNING), RUNNING);
+    // At the start, and once more.
+    xen.wait_refusals(2);
+    xen.lack_events(false);
+    let end = Instant::now() + Duration::from_secs(10);
+    while storage.threads().len() < 2 {
+        assert!(Instant::now() < end, "waited 10 s for the second queue to be processed");
+        thread::yield_now();
+    }
+    assert_eq!(driver.status(), RUNNING);
     driver.close();
     host.remove(&ends);
     thread.join().unwrap();

@@ -103,7 +103,8 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
         Effects { used, config }
     }
 
-    /// Handles the sources that no group's scheduler handles; returns the events to send.
+    /// Handles the sources that no group's scheduler handles, and lets groups go on that could not;
+    /// returns the events to send.
     pub fn handle_sources(&mut self, events: &mut E, clock: &impl Clock) -> Effects {
         let mut effects = Effects::default();
         for result in self.groups.handle_sources(events, clock) {
@@ -111,6 +112,7 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
             effects.used.extend(used);
             effects.config |= config;
         }
+        self.resume();
         effects
     }
 
