@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
@@ -48,6 +49,8 @@ enum Note<P: AccessPlatform, E> {
     ResetEnded,
     /// The group is back: it was called, or its event channels fail.
     Back(Box<Unit<P, E>>, Result<(), EventError>),
+    /// The thread panicked, and ends when storage has let go of the group.
+    Lost,
 }
 
 /// What a group's thread told.
@@ -72,6 +75,8 @@ pub struct GroupThread<P: AccessPlatform, E> {
     /// The group, unless its thread has it.
     here: Option<Box<Unit<P, E>>>,
     thread: Option<Ends<P, E>>,
+    /// Whether the thread panicked, until another group is here.
+    is_lost: bool,
     news: News,
     /// Readable when a group's thread has told something.
     signal: Arc<EventFd>,
@@ -92,7 +97,8 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
         let here = Some(Box::new(Unit { group, doorbells: None }));
         // Beside that of the device's thread.
         let name = format!("{}.{number}", thread::current().name().unwrap_or("queues"));
-        Self { here, thread: None, news: News::default(), signal, open, name }
+        let news = News::default();
+        Self { here, thread: None, is_lost: false, news, signal, open, name }
     }
 
     /// Lets the group's thread have the group, and starts that thread the first time.
@@ -130,11 +136,18 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
         // It is never joined: the kernel lets it not end before storage has answered it.
         thread::Builder::new().name(self.name.clone()).spawn(move || {
             while let Ok(mut unit) = taken.recv() {
-                let outcome = serve(&mut unit, &called, &sender);
-                match outcome {
+                let serve = || serve(&mut unit, &called, &sender);
+                match panic::catch_unwind(AssertUnwindSafe(serve)) {
                     // Who called waits for it.
-                    Ok(()) => sender.send(Note::Back(unit, outcome)),
-                    Err(_) => sender.send_and_signal(Note::Back(unit, outcome)),
+                    Ok(Ok(())) => sender.send(Note::Back(unit, Ok(()))),
+                    Ok(Err(error)) => sender.send_and_signal(Note::Back(unit, Err(error))),
+                    Err(panic) => {
+                        // The end of the group may wait for storage, and nobody waits for that.
+                        sender.send_and_signal(Note::Lost);
+                        drop(unit);
+                        drop(sender);
+                        panic::resume_unwind(panic);
+                    }
                 }
             }
         })?;
@@ -147,11 +160,11 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
         if let (None, Some(ends)) = (&self.here, &self.thread) {
             // The counter cannot overflow: it is written once for each run.
             let _ = ends.call.write(1);
-            while self.here.is_none() {
+            while self.here.is_none() && !self.is_lost {
                 let Some(Ends { notes, .. }) = &self.thread else { break };
                 match notes.recv() {
                     Ok(note) => self.take(note),
-                    Err(mpsc::RecvError) => self.note_end(),
+                    Err(mpsc::RecvError) => self.thread = None,
                 }
             }
         }
@@ -161,6 +174,13 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
     /// Has another group instead of one that is lost.
     pub fn replace(&mut self, group: QueueGroup<P>) {
         self.here = Some(Box::new(Unit { group, doorbells: None }));
+        self.is_lost = false;
+    }
+
+    /// Whether a group that is lost may still use buffers of the driver.
+    pub fn is_ending(&mut self) -> bool {
+        self.collect();
+        self.here.is_none() && self.thread.is_some()
     }
 
     /// The group, if it is here.
@@ -175,23 +195,25 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
 
     /// Takes what the thread has told.
     pub fn take_news(&mut self) -> News {
+        self.collect();
+        std::mem::take(&mut self.news)
+    }
+
+    fn collect(&mut self) {
         while let Some(Ends { notes, .. }) = &self.thread {
             match notes.try_recv() {
                 Ok(note) => self.take(note),
                 Err(mpsc::TryRecvError::Empty) => break,
-                Err(mpsc::TryRecvError::Disconnected) => self.note_end(),
+                Err(mpsc::TryRecvError::Disconnected) => self.thread = None,
             }
         }
-        std::mem::take(&mut self.news)
     }
 
-    /// Notes that the thread has ended: it panicked, and its signal follows.
-    fn note_end(&mut self) {
-        self.thread = None;
-        if self.here.is_none() {
-            let fault = Some("internal error: a thread ended; please report it".into());
-            self.news.results.push(StepResult { fault, used: Vec::new() });
-        }
+    /// Notes that the thread panicked; its signal follows.
+    fn note_loss(&mut self) {
+        self.is_lost = true;
+        let fault = Some("internal error: a thread ended; please report it".into());
+        self.news.results.push(StepResult { fault, used: Vec::new() });
     }
 
     /// Drops what a halted thread has told of its steps, for a queue that was reset or for all.
@@ -208,6 +230,7 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
         match note {
             Note::Result(result) => self.news.results.push(result),
             Note::ResetEnded => {}
+            Note::Lost => self.note_loss(),
             Note::Back(unit, outcome) => {
                 self.here = Some(unit);
                 self.news.error = outcome.err().or(self.news.error.take());

@@ -163,17 +163,9 @@ impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
     /// gives up what all use.
     pub fn reset(&mut self, events: &mut E) {
         for other in &mut self.others {
-            let Some(group) = other.halt() else {
-                // Its thread panicked.
-                if let Some(part) = self.first.device.part() {
-                    let mut group = self.first.beside(part);
-                    group.memory.unshare_all();
-                    other.replace(group);
-                }
-                other.forget(None);
-                continue;
-            };
-            group.reset().into_iter().for_each(|port| other.unbind(port));
+            // None is here if its thread panicked.
+            let doorbells = other.halt().map(QueueGroup::reset).into_iter().flatten();
+            doorbells.for_each(|port| other.unbind(port));
             other.forget(None);
         }
         self.first.reset().into_iter().for_each(|port| events.unbind(port));
@@ -181,10 +173,20 @@ impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
 
     /// Whether a part of the device still uses buffers after a reset.
     pub fn is_draining(&mut self) -> bool {
-        let others = self.others.iter_mut().filter_map(GroupThread::group);
+        let (mut is_draining, first) = (false, &mut self.first);
         // Every part is asked: each gives up what it can.
-        let draining = others.filter_map(|group| group.is_draining().then_some(())).count();
-        self.first.is_draining() || draining > 0
+        for other in &mut self.others {
+            if let Some(group) = other.group() {
+                is_draining |= group.is_draining();
+            } else if other.is_ending() {
+                is_draining = true;
+            } else if let Some(part) = first.device.part() {
+                let mut group = first.beside(part);
+                group.memory.unshare_all();
+                other.replace(group);
+            }
+        }
+        first.is_draining() || is_draining
     }
 
     /// Ends all groups after a reset.

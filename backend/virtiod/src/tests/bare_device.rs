@@ -149,6 +149,16 @@ struct BareDevice {
     /// The time that each step takes, of a device that always has another one.
     step: Option<Duration>,
     queues: &'static [u16],
+    /// Whether its end waits until storage lets go.
+    waits_at_end: bool,
+}
+
+impl Drop for BareDevice {
+    fn drop(&mut self) {
+        while self.waits_at_end && self.is_held() {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 impl BareDevice {
@@ -158,7 +168,7 @@ impl BareDevice {
         let mut all = storage.news.lock().unwrap();
         all.push(Arc::clone(&news));
         let (part, storage) = (all.len() - 1, Arc::clone(storage));
-        Self { storage, part, news, is_started: false, step, queues }
+        Self { storage, part, news, is_started: false, step, queues, waits_at_end: false }
     }
 
     fn is_held(&self) -> bool {
@@ -222,7 +232,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for BareDevice {
         let mishap = self.storage.mishap.lock().unwrap().take_if(|(queue, _)| *queue == index);
         match mishap {
             Some((_, Mishap::Fault)) => return Err(Fault::Internal("a test's")),
-            Some((_, Mishap::Panic)) => panic!("a test's"),
+            Some((_, Mishap::Panic)) => {
+                self.waits_at_end = true;
+                panic!("a test's")
+            }
             Some((_, Mishap::LatePanic)) => {
                 // The thread is called back meanwhile, which nothing tells of.
                 thread::sleep(Duration::from_millis(200));

@@ -210,8 +210,25 @@ fn spec_6_4_reset_unmaps_the_pool_of_a_thread_that_panicked() {
     storage.plan(3, Mishap::Panic);
     ring(&mut driver, 3);
     wait_broken(&mut driver);
-    assert_eq!(driver.set_status(0), 0);
+    driver.reset_device();
     assert_eq!(host.hypervisor.mapped_pages(ends.guest), 1, "the message page");
+    driver.close();
+    host.remove(&ends);
+    thread.join().unwrap();
+    host.finish();
+}
+
+#[test]
+fn spec_6_5_panic_stops_the_device_before_storage_lets_go() {
+    let (host, storage) = (Host::start(), Storage::hung_for(1));
+    let BareSession { ends, thread, .. } = serve(&host, &storage);
+    let mut driver = host.connect(&ends);
+    driver.start_with(4);
+    driver.until("all queues to be processed", |_| storage.threads().len() == 4);
+    storage.plan(3, Mishap::Panic);
+    ring(&mut driver, 3);
+    wait_broken(&mut driver);
+    storage.let_go();
     driver.close();
     host.remove(&ends);
     thread.join().unwrap();
@@ -259,7 +276,7 @@ fn spec_6_5_fault_in_one_thread_stops_the_device_until_it_is_reset() {
         storage.plan(3, mishap);
         ring(&mut driver, 3);
         wait_broken(&mut driver);
-        assert_eq!(driver.set_status(0), 0);
+        driver.reset_device();
         driver.free_rings();
         driver.start_with(4);
         storage.plan(3, Mishap::Fault);
