@@ -7,6 +7,9 @@
 
 #include "virtio_msg_xen.h"
 
+/* A pool that could not grow is tried again after this time. */
+#define GROW_RETRY (10 * HZ)
+
 /* A chunk is given back after one to two such times without use. */
 #define SHRINK_INTERVAL (10 * HZ)
 
@@ -22,8 +25,9 @@ static u32 xvm_resize_least(const struct xvm_device *xvm)
 }
 
 /*
- * Under the pool's mutex. Returns false on failure. Then the pool no longer grows,
- * unless it lacks references, which other pools and buffers may give back.
+ * Under the pool's mutex. Returns false on failure. Then the pool does not grow for a
+ * while: memory, references or the backend's budget may be short only now. Other pools
+ * of the guest that are in the way may get smaller at any time.
  */
 static bool xvm_resize_add_chunk(struct xvm_device *xvm)
 {
@@ -41,9 +45,9 @@ static bool xvm_resize_add_chunk(struct xvm_device *xvm)
 	}
 	if (err == -EDQUOT || err == -ENOSPC)
 		return false;
-	WRITE_ONCE(pool->limit, number);
-	dev_info(&xvm->xdev->dev, "the pool stays at %u pages (%d)\n",
-		 number * SHIM_CHUNK_PAGES, err);
+	WRITE_ONCE(pool->grow_after, get_jiffies_64() + GROW_RETRY);
+	dev_info_ratelimited(&xvm->xdev->dev, "the pool stays at %u pages for now (%d)\n",
+			     number * SHIM_CHUNK_PAGES, err);
 	return false;
 }
 
@@ -157,6 +161,7 @@ void xvm_resize_start(struct xvm_device *xvm)
 
 	atomic_set(&pool->missing, 0);
 	pool->touched = 0;
+	WRITE_ONCE(pool->grow_after, 0);
 	while (left-- && xvm_resize_add_chunk(xvm))
 		;
 }
@@ -165,7 +170,8 @@ void xvm_resize_start(struct xvm_device *xvm)
  * xvm_resize_is_possible() - whether a pool may grow
  * @xvm: device with a pool
  *
- * Return: false if the pool is at its limit, or all pools of the guest at theirs.
+ * Return: false if the pool is at its limit, or all pools of the guest at theirs, or
+ * if it could not grow a short while ago.
  * Context: Any context.
  */
 bool xvm_resize_is_possible(const struct xvm_device *xvm)
@@ -174,6 +180,7 @@ bool xvm_resize_is_possible(const struct xvm_device *xvm)
 	u32 chunks = shim_pool_chunks(pool->map);
 
 	return READ_ONCE(pool->running) && chunks < READ_ONCE(pool->limit) &&
+	       time_after_eq64(get_jiffies_64(), READ_ONCE(pool->grow_after)) &&
 	       xvm_chunk_is_possible(xvm, chunks);
 }
 

@@ -78,6 +78,7 @@ struct xvm_pool {
 	struct shim_pool *map;		/* pages in use; NULL: no pool */
 	struct xvm_chunk *chunks[SHIM_MAX_CHUNKS];
 	unsigned int limit;		/* maximum number of chunks */
+	u64 grow_after;			/* in jiffies: earliest growth */
 	bool running;			/* between start and reset */
 	struct mutex lock;		/* serialises sharing, stopping and closing */
 	struct work_struct grow;
