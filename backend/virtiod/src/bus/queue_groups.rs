@@ -19,7 +19,7 @@ use super::scheduler::Step;
 use super::scheduler::clock::Clock;
 use super::virtqueue::Virtqueue;
 use crate::config::ServiceSettings;
-use crate::device::{Fault, QueueSet, Source, VirtioDevice};
+use crate::device::{Fault, Source, VirtioDevice};
 use crate::dma::{AccessPlatform, DmaMemory, ShareError, UnshareError};
 use crate::stats::DeviceStats;
 use xen::{EventChannels, EventError, LocalPort, RemotePort};
