@@ -144,11 +144,13 @@ fn spec_6_7_reset_is_answered_if_the_processing_of_another_queue_finds_that_stor
 }
 
 #[test]
-fn sources_of_a_part_without_queues_are_handled() {
+fn sources_of_a_part_whose_queues_were_reset_are_handled() {
     let (host, storage) = (Host::start(), Storage::sound());
     let BareSession { ends, thread, .. } = serve(&host, &storage);
     let mut driver = host.connect(&ends);
-    driver.start_with(1);
+    let features = driver.offered() | 1 << F_RING_RESET;
+    driver.start_accepting(features, 2);
+    driver.ask(Request::ResetVqueue { index: 1 }, |_| ());
     storage.let_go();
     driver.until("the second part to handle its source", |_| storage.is_handled(1));
     driver.close();
