@@ -27,6 +27,5 @@ pub mod message_engine;
 pub mod operation;
 pub mod owned;
 mod registered;
-pub mod thread_policy;
 mod threads;
 pub mod waiting;

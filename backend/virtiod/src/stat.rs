@@ -75,7 +75,7 @@ fn print_device(out: &mut impl Write, device: &RegisteredDevice) -> io::Result<(
     writeln!(
         out,
         "  cost       {} mapping(s) of {} page(s), {} copies of {} page(s), {} notification(s) \
-         sent, {} received, {} sleep(s), {} change(s) of policy, {} byte(s) copied",
+         sent, {} received, {} sleep(s), {} byte(s) copied",
         counts.maps,
         counts.maps_pages,
         counts.copies,
@@ -83,7 +83,6 @@ fn print_device(out: &mut impl Write, device: &RegisteredDevice) -> io::Result<(
         counts.events_sent,
         counts.events_received,
         counts.sleeps,
-        counts.policy_changes,
         counts.bytes_copied
     )?;
     writeln!(

@@ -42,9 +42,6 @@ pub struct DeviceStats {
     pub events_received: AtomicU64,
     /// Times that the device's thread slept.
     pub sleeps: AtomicU64,
-    /// Changes of the thread's scheduling policy, each a system call: it polls only while no other
-    /// program of this domain wants the processor.
-    pub policy_changes: AtomicU64,
     /// Bytes that the daemon copied from or into buffers, without the kernel's own copies.
     pub bytes_copied: AtomicU64,
     /// Refused addresses: raw, not granted, or not granted for writing.
@@ -206,7 +203,6 @@ impl DeviceStats {
                 events_sent: read(&self.events_sent),
                 events_received: read(&self.events_received),
                 sleeps: read(&self.sleeps),
-                policy_changes: read(&self.policy_changes),
                 bytes_copied: read(&self.bytes_copied),
             },
             messages: MessageCounts {
@@ -315,9 +311,6 @@ pub struct Counts {
     pub events_received: u64,
     /// Times that the device's thread slept.
     pub sleeps: u64,
-    /// Changes of the thread's scheduling policy, each a system call.
-    #[serde(default)]
-    pub policy_changes: u64,
     /// Bytes that the daemon copied from or into buffers, without the kernel's own copies.
     pub bytes_copied: u64,
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::Level;
-use uring::thread_policy::{self, ThreadPolicy};
 use uring::waiting::wait_by_poll;
 
 use super::scheduler::clock::Clock;
@@ -91,13 +90,9 @@ impl<P: AccessPlatform> QueueGroup<P> {
         stats: Arc<DeviceStats>,
     ) -> Self {
         debug_assert!(device.queue_sizes().len() <= QueueSet::LIMIT);
-        let mut scheduler = Scheduler::new(device.work_source(), poll);
-        if thread_policy::can_be_idle() {
-            scheduler.allow_idle();
-        }
         Self {
             queues: device.queue_sizes().iter().map(|size| Virtqueue::new(*size)).collect(),
-            scheduler,
+            scheduler: Scheduler::new(device.work_source(), poll),
             device,
             memory,
             request_pool: RequestPool::default(),
@@ -269,10 +264,6 @@ impl<P: AccessPlatform> QueueGroup<P> {
                 self.poll(queues, polls, clock);
                 StepResult::default()
             }
-            Step::SetPolicy(policy) => {
-                self.set_policy(policy);
-                StepResult::default()
-            }
             Step::Notify(queues) => self.notify_driver(queues, events, clock),
             Step::EnableDoorbells(queues) => self.enable_doorbells(queues),
             Step::Sleep => StepResult::default(),
@@ -291,22 +282,6 @@ impl<P: AccessPlatform> QueueGroup<P> {
             found = Found { requests: self.with_requests(queues), completions };
         }
         self.scheduler.polled(polled, found, clock);
-    }
-
-    fn set_policy(&mut self, policy: ThreadPolicy) {
-        DeviceStats::count(&self.stats.policy_changes);
-        if let Err(error) = thread_policy::set(policy) {
-            self.scheduler.forbid_idle();
-            let what = format_args!("cannot set the thread's policy to {policy:?}: {error}");
-            self.stats.log.line(Level::WARN, what);
-        }
-    }
-
-    /// The connection ends, perhaps in the middle of an iteration: leaves the policy of polling.
-    pub fn leave_idle(&mut self) {
-        if let Some(Step::SetPolicy(policy)) = self.scheduler.leave_idle() {
-            self.set_policy(policy);
-        }
     }
 
     /// The subset of `queues` to whose rings the driver has added requests.

@@ -26,8 +26,6 @@ use self::coalescing::Coalescing;
 use self::delayed::Delayed;
 use self::poll_clock::{MEASURED, PollClock};
 use crate::config::PollTime;
-use uring::thread_policy::ThreadPolicy;
-
 use crate::device::{BATCH_BYTES, BatchSummary, QueueSet, WorkSource};
 
 /// How long queues are processed before XenStore, the end of the daemon and the device's own
@@ -35,9 +33,6 @@ use crate::device::{BATCH_BYTES, BatchSummary, QueueSet, WorkSource};
 const QUEUE_BUDGET: Duration = Duration::from_millis(20);
 /// Longest delay of a delayed notification while nothing else happens.
 const DELAY: Duration = Duration::from_millis(1);
-
-/// Shortest time to poll for which the thread becomes idle: two system calls cost a part of it.
-const IDLE_POLL: Duration = Duration::from_micros(50);
 
 /// The next thing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,9 +49,6 @@ pub enum Step {
         /// The number of polls, at least 1.
         polls: u32,
     },
-    /// Set the thread's policy: idle while it polls, so that other programs of this domain run
-    /// first.
-    SetPolicy(ThreadPolicy),
     /// Notify the driver of used buffers in these queues, where it wants to be notified.
     Notify(QueueSet),
     /// Enable the doorbells of these queues.
@@ -174,12 +166,6 @@ pub struct Scheduler {
     /// The thread has slept until storage completed requests: the driver may wait for them with
     /// nothing else to do.
     driver_waits: bool,
-    /// Whether the thread may become idle.
-    can_be_idle: bool,
-    /// The thread's policy. It stays idle while single requests are found by polling.
-    policy: ThreadPolicy,
-    /// Batches since the last poll that were not empty.
-    batches: u32,
     /// In this iteration, requests were taken or given back.
     worked: bool,
     /// In this iteration, a source was ready or a message was answered.
@@ -215,19 +201,11 @@ impl Scheduler {
             in_flight: 0,
             awaited: Awaited::Request,
             driver_waits: false,
-            can_be_idle: false,
-            policy: ThreadPolicy::Normal,
-            batches: 0,
             worked: false,
             attended: false,
             events: false,
             brake: Brake::default(),
         }
-    }
-
-    /// Allows the thread to become idle while it polls.
-    pub fn allow_idle(&mut self) {
-        self.can_be_idle = true;
     }
 
     /// The thread woke up.
@@ -283,7 +261,6 @@ impl Scheduler {
     pub fn completed(&mut self, batch: &BatchSummary, when: NotifyWhen, in_flight: u32) {
         let taken = in_flight.saturating_add(batch.count) > self.in_flight;
         self.in_flight = in_flight;
-        self.batches += u32::from(taken);
         self.worked |= taken || batch.count > 0 || !batch.rescheduled.is_empty();
         if batch.count > 0 {
             self.awaited = Awaited::Request;
@@ -407,28 +384,8 @@ impl Scheduler {
             self.armed.extend(self.empty);
             return Step::EnableDoorbells(self.empty.take());
         }
-        if let Some(step) = self.change_policy(ThreadPolicy::Normal) {
-            return step;
-        }
         self.judge_doorbell();
         Step::Sleep
-    }
-
-    /// The step to another policy, if the thread has not this one.
-    fn change_policy(&mut self, policy: ThreadPolicy) -> Option<Step> {
-        let before = std::mem::replace(&mut self.policy, policy);
-        (before != policy).then_some(Step::SetPolicy(policy))
-    }
-
-    /// The connection ends, perhaps in the middle of an iteration: the step to leave the idle
-    /// policy, if the thread has it.
-    pub fn leave_idle(&mut self) -> Option<Step> {
-        self.change_policy(ThreadPolicy::Normal)
-    }
-
-    /// The thread could not become idle, or not leave that.
-    pub fn forbid_idle(&mut self) {
-        self.can_be_idle = false;
     }
 
     /// The next step before the iteration finishes.
@@ -440,12 +397,6 @@ impl Scheduler {
             return None;
         }
         if !self.ready.is_empty() {
-            // More than polling found: it is no longer the driver's pace that the thread waits for.
-            if self.batches > 1
-                && let Some(step) = self.change_policy(ThreadPolicy::Normal)
-            {
-                return Some(step);
-            }
             self.phase = Phase::Process;
             // Whatever the device does: steps that repeat themselves end with the budget.
             self.processed = true;
@@ -483,15 +434,6 @@ impl Scheduler {
                 hold.saturating_add(1)
             }
         };
-        self.batches = 0;
-        let is_long = self.poll_clock.time_of(polls) >= IDLE_POLL;
-        if self.can_be_idle
-            && is_long
-            && matches!(self.phase, Phase::PollOn { .. })
-            && let Some(step) = self.change_policy(ThreadPolicy::Idle)
-        {
-            return Some(step);
-        }
         Some(Step::Poll { queues: self.polled_queues(), polls })
     }
 

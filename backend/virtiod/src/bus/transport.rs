@@ -88,7 +88,6 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
     /// Ends the connection and returns the device for the next one.
     pub fn close(mut self, events: &mut E) -> ClosedDevice<DmaMemory<P>> {
         self.reset(events);
-        self.groups.first.leave_idle();
         self.groups.close()
     }
 

@@ -56,7 +56,7 @@ impl Setting {
                 Step::Sleep => return steps,
                 // A hypercall, which takes its time.
                 Step::Notify(_) => self.clock.pass(Duration::from_micros(300)),
-                Step::HandleSources | Step::EnableDoorbells(_) | Step::SetPolicy(_) => {}
+                Step::HandleSources | Step::EnableDoorbells(_) => {}
             }
             assert!(steps.len() < 20, "{steps:?}");
         }
@@ -139,7 +139,7 @@ fn a_busy_queue_leaves_off_when_its_budget_is_spent() {
                 setting.clock.pass(Duration::from_millis(1));
                 setting.complete(used(0, 1, 512));
             }
-            Step::Notify(_) | Step::SetPolicy(_) => {}
+            Step::Notify(_) => {}
             Step::Sleep => break,
             step => panic!("{step:?}"),
         }
@@ -338,7 +338,7 @@ fn queue_that_is_never_empty_hides_no_other() {
             }
             Step::EnableDoorbells(queues) => return assert_eq!(queues, QueueSet::of(1)),
             Step::Sleep => panic!("nobody polls queue 1, and its doorbell is not enabled"),
-            Step::Poll { .. } | Step::Notify(_) | Step::HandleSources | Step::SetPolicy(_) => {}
+            Step::Poll { .. } | Step::Notify(_) | Step::HandleSources => {}
         }
     }
 }
@@ -355,8 +355,7 @@ fn every_iteration_ends_and_no_queue_is_forgotten() {
         };
         let source = [WorkSource::Driver, WorkSource::Both][draw(2) as usize];
         let mut setting = Setting::new(source, POLL);
-        let (mut enabled, mut idle) = (QueueSet::default(), false);
-        setting.scheduler.allow_idle();
+        let mut enabled = QueueSet::default();
         for _ in 0..50 {
             match draw(3) {
                 0 => setting.begin(Woken { sources: true, ..Woken::default() }),
@@ -387,7 +386,6 @@ fn every_iteration_ends_and_no_queue_is_forgotten() {
                         setting.scheduler.polled(polls, found, &setting.clock);
                     }
                     Step::EnableDoorbells(queues) => enabled.extend(queues),
-                    Step::SetPolicy(policy) => idle = policy == ThreadPolicy::Idle,
                     Step::Notify(queues) => assert!(!queues.is_empty()),
                     Step::HandleSources => {
                         let used = (0..3).filter(|_| draw(2) == 0).collect::<QueueSet>();
@@ -399,7 +397,7 @@ fn every_iteration_ends_and_no_queue_is_forgotten() {
                 }
             }
             let known = [setting.scheduler.ready, setting.scheduler.empty];
-            assert!(setting.scheduler.unnotified.is_empty() && !idle);
+            assert!(setting.scheduler.unnotified.is_empty());
             let awake = setting.scheduler.longest_sleep(&setting.clock) == Some(Duration::ZERO);
             assert!(awake || known.iter().all(|queues| queues.is_empty()), "seed {seed}");
         }

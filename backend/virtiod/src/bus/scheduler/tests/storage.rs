@@ -44,7 +44,7 @@ impl OneRequest {
                 Step::Process(queues) => self.process(queues),
                 Step::HandleSources => self.handle_sources(),
                 Step::Notify(_) => self.next.1 = self.now() + REACTION,
-                Step::EnableDoorbells(_) | Step::SetPolicy(_) => {}
+                Step::EnableDoorbells(_) => {}
                 Step::Sleep => self.sleep(),
             }
         }
@@ -185,69 +185,4 @@ fn a_driver_that_waited_for_storage_is_notified_before_anything_is_polled() {
         held += u32::from(matches!(setting.run_to_sleep()[0], Step::Poll { .. }));
     }
     assert!(held > 0, "those that follow are held back, as before");
-}
-
-/// The changes of the policy until the thread sleeps, while every ring stays empty.
-fn policies(setting: &mut Setting) -> Vec<ThreadPolicy> {
-    let policy = |step: &Step| match step {
-        Step::SetPolicy(policy) => Some(*policy),
-        _ => None,
-    };
-    setting.run_to_sleep().iter().filter_map(policy).collect()
-}
-
-#[test]
-fn thread_is_idle_while_it_polls_for_long_and_never_asleep() {
-    use ThreadPolicy::{Idle, Normal};
-    let mut setting = Setting::new(WorkSource::Driver, PollTime::Fixed(LIMIT));
-    setting.learn_to_poll();
-    setting.ring(&[0]);
-    assert_eq!(policies(&mut setting), [], "it may not");
-    setting.scheduler.allow_idle();
-    setting.earn();
-    setting.ring(&[0]);
-    assert_eq!(policies(&mut setting), [Idle, Normal]);
-    // What is left of this window behind the hold time is too short for two system calls.
-    let mut setting = Setting::new(WorkSource::Driver, PollTime::Fixed(IDLE_POLL * 16 / 5));
-    setting.scheduler.allow_idle();
-    setting.learn_to_poll();
-    setting.ring(&[0]);
-    assert_eq!(policies(&mut setting), []);
-    assert_eq!(setting.scheduler.leave_idle(), None);
-}
-
-#[test]
-fn thread_stays_idle_over_single_requests_that_polling_finds_and_not_over_more() {
-    let mut setting = Setting::new(WorkSource::Driver, PollTime::Fixed(LIMIT));
-    (0..8).for_each(|_| setting.scheduler.busy_poll.woken(Awaited::Request, REACTION));
-    setting.scheduler.allow_idle();
-    setting.ring(&[0]);
-    let mut changes = Vec::new();
-    let mut found = 0;
-    // The driver adds one request at a time, four times, and then many.
-    while found < 5 {
-        match setting.next() {
-            Step::SetPolicy(policy) => changes.push((found, policy)),
-            Step::Process(queues) => setting.complete(emptied(queues)),
-            Step::Poll { polls, .. } if matches!(setting.scheduler.phase, Phase::PollOn { .. }) => {
-                found += 1;
-                setting.scheduler.polled(polls.min(10), requests(QueueSet::of(0)), &setting.clock);
-                assert_eq!(setting.next(), Step::Process(QueueSet::of(0)));
-                setting.earn();
-                setting.scheduler.completed(&used(0, 1, 512), NotifyWhen::Now, 0);
-            }
-            Step::Poll { polls, .. } => setting.poll_in_vain(polls),
-            step => assert!(matches!(step, Step::Notify(_)), "{step:?}"),
-        }
-    }
-    assert_eq!(changes, [(0, ThreadPolicy::Idle)]);
-    // A connection that ends in the middle leaves it too.
-    let normal = Step::SetPolicy(ThreadPolicy::Normal);
-    assert_eq!(setting.scheduler.leave_idle(), Some(normal));
-    setting.scheduler.policy = ThreadPolicy::Idle;
-    assert_eq!(setting.next(), Step::Notify(QueueSet::of(0)));
-    assert_eq!(setting.next(), Step::Process(QueueSet::of(0)));
-    setting.complete(used(0, 1, 512));
-    assert_eq!(setting.next(), Step::SetPolicy(ThreadPolicy::Normal));
-    assert_eq!(setting.next(), Step::Process(QueueSet::of(0)));
 }
