@@ -386,11 +386,8 @@ impl Block {
                 }
                 Some(Verdict::Sync(file)) => (BlockCommand::Flush, file, None),
                 Some(Verdict::Job(command, data)) => {
-                    let task = Task { command: command.clone(), done: 0 };
                     let entry = InFlight::new(queue, request, command, Carrier::Worker);
-                    let slot = self.in_flight.add(entry, begun);
-                    let part = self.worker.part();
-                    jobs.push(Job::Request(RequestJob { part, slot, queue, task, data }));
+                    jobs.push(self.add_job(entry, data, begun));
                     continue;
                 }
                 Some(Verdict::Answered(_)) | None => {
@@ -398,19 +395,10 @@ impl Block {
                     continue;
                 }
             };
-            let (carrier, fault) = match hold(&request) {
-                Ok(held) => (Carrier::Engine { held, file }, None),
-                Err(fault) => (Carrier::Worker, Some(fault)),
-            };
-            let is_sync = command == BlockCommand::Flush;
-            let mut entry = InFlight::new(queue, request, command, carrier);
+            let held = hold(&request);
+            let mut entry = InFlight::new(queue, request, command, Carrier::Worker);
             entry.located = located;
-            let slot = self.in_flight.add(entry, begun);
-            match fault {
-                Some(fault) => self.end_request(slot, Err(TargetError::Guest(fault)), Vec::new()),
-                None if is_sync => self.syncs.add(slot),
-                None => transfers.push(slot),
-            }
+            transfers.extend(self.add_transfer(entry, file, held, begun));
         }
         *requests = answered;
         if !jobs.is_empty() {
@@ -419,6 +407,40 @@ impl Block {
         self.submit(&transfers);
         self.begin_sync();
         self.commit();
+    }
+
+    /// Adds a request of the worker's; returns its job.
+    fn add_job(&mut self, entry: InFlight, data: Vec<u8>, begun: Tick) -> Job {
+        let task = Task { command: entry.command.clone(), done: 0 };
+        let (part, queue) = (self.worker.part(), entry.queue);
+        let slot = self.in_flight.add(entry, begun);
+        Job::Request(RequestJob { part, slot, queue, task, data })
+    }
+
+    /// Adds a request of the engine's, whose buffers are `held`; returns its slot if it is a
+    /// transfer, and not a sync.
+    fn add_transfer(
+        &mut self,
+        mut entry: InFlight,
+        file: Arc<DiskFile>,
+        held: Result<Arc<HeldBatch>, Fault>,
+        begun: Tick,
+    ) -> Option<usize> {
+        let is_sync = entry.command == BlockCommand::Flush;
+        let fault = match held {
+            Ok(held) => {
+                entry.carrier = Carrier::Engine { held, file };
+                None
+            }
+            Err(fault) => Some(fault),
+        };
+        let slot = self.in_flight.add(entry, begun);
+        match fault {
+            Some(fault) => self.end_request(slot, Err(TargetError::Guest(fault)), Vec::new()),
+            None if is_sync => self.syncs.add(slot),
+            None => return Some(slot),
+        }
+        None
     }
 }
 

@@ -226,39 +226,55 @@ impl Block {
         outcome: io::Result<()>,
         file: &DiskFile,
     ) {
-        let chain = self.chain(first);
-        if self.in_flight.get(first).is_some_and(|entry| entry.operations > 1 || entry.has_failed) {
-            if let Err(error) = &outcome {
-                note_loss(&operation, error, file);
-            }
-            match self.note_end(first, &outcome) {
-                None => {}
-                Some(true) => chain.into_iter().for_each(|slot| self.end_transfer(slot)),
-                // As one operation, whose error says what to do.
-                Some(false) => match self.operation(&chain) {
-                    Ok(Some(whole)) if self.is_wanted(first) => {
-                        self.engine.submit(whole, Ticket::Transfer(first));
-                    }
-                    _ => {
-                        let error = outcome.err().unwrap_or(io::ErrorKind::Other.into());
-                        self.end_chain(chain, Some(error));
-                    }
-                },
-            }
-            return;
+        let is_divided = |entry: &InFlight| entry.operations > 1 || entry.has_failed;
+        if self.in_flight.get(first).is_some_and(is_divided) {
+            return self.land_divided(first, &operation, outcome, file);
         }
-        let error = match outcome {
-            Ok(()) => return chain.into_iter().for_each(|slot| self.end_transfer(slot)),
-            Err(error) => error,
-        };
+        match outcome {
+            Ok(()) => self.chain(first).into_iter().for_each(|slot| self.end_transfer(slot)),
+            Err(error) => self.mend(first, operation, error, file),
+        }
+    }
+
+    /// Handles the end of one of several operations of a transfer.
+    fn land_divided(
+        &mut self,
+        first: usize,
+        operation: &Operation,
+        outcome: io::Result<()>,
+        file: &DiskFile,
+    ) {
+        if let Err(error) = &outcome {
+            note_loss(operation, error, file);
+        }
+        let chain = self.chain(first);
+        match self.note_end(first, &outcome) {
+            None => {}
+            Some(true) => chain.into_iter().for_each(|slot| self.end_transfer(slot)),
+            // As one operation, whose error says what to do.
+            Some(false) => match self.operation(&chain) {
+                Ok(Some(whole)) if self.is_wanted(first) => {
+                    self.engine.submit(whole, Ticket::Transfer(first));
+                }
+                _ => {
+                    let error = outcome.err().unwrap_or(io::ErrorKind::Other.into());
+                    self.end_chain(chain, Some(error));
+                }
+            },
+        }
+    }
+
+    /// Does what can be done about a failed transfer.
+    fn mend(&mut self, first: usize, operation: Operation, error: io::Error, file: &DiskFile) {
+        let chain = self.chain(first);
         match remedy(&operation, &error, file) {
             Remedy::None if chain.len() > 1 && self.is_wanted(first) => {
                 // The error may be that of another write.
                 note_loss(&operation, &error, file);
-                chain.into_iter().for_each(|slot| {
+                for slot in chain {
                     self.in_flight.get_mut(slot).into_iter().for_each(|entry| entry.next = None);
                     self.submit_joined(slot);
-                });
+                }
             }
             Remedy::None => {
                 note_loss(&operation, &error, file);
@@ -269,23 +285,22 @@ impl Block {
                 chain.into_iter().for_each(|slot| self.end_transfer(slot));
             }
             Remedy::PageCache => {
-                let cached = Arc::clone(&file.cached);
-                self.engine.submit(
-                    Operation::new(cached, operation.work, operation.vector),
-                    Ticket::Transfer(first),
-                );
+                let Operation { work, vector, .. } = operation;
+                self.submit_again(first, Operation::new(Arc::clone(&file.cached), work, vector));
             }
             Remedy::SyncBehind(work) => {
                 for slot in chain {
                     let entry = self.in_flight.get_mut(slot);
                     entry.into_iter().for_each(|entry| entry.needs_sync = true);
                 }
-                self.engine.submit(
-                    Operation::new(operation.file, work, operation.vector),
-                    Ticket::Transfer(first),
-                );
+                let Operation { file, vector, .. } = operation;
+                self.submit_again(first, Operation::new(file, work, vector));
             }
         }
+    }
+
+    fn submit_again(&mut self, first: usize, operation: Operation) {
+        self.engine.submit(operation, Ticket::Transfer(first));
     }
 
     /// Ends a request with an error, and those joined to it, which are not wanted any more.
