@@ -260,6 +260,8 @@ impl Scheduler {
     /// `in_flight` requests.
     pub fn completed(&mut self, batch: &BatchSummary, when: NotifyWhen, in_flight: u32) {
         let taken = in_flight.saturating_add(batch.count) > self.in_flight;
+        // Nothing of the driver's is left that could complete.
+        let was_last = self.in_flight > 0 && in_flight == 0 && batch.count > 0;
         self.in_flight = in_flight;
         self.worked |= taken || batch.count > 0 || !batch.rescheduled.is_empty();
         if batch.count > 0 {
@@ -276,7 +278,7 @@ impl Scheduler {
         self.unnotified.extend(batch.used);
         self.pending = self.pending.plus(batch);
         let is_awaited = batch.count > 0 && std::mem::take(&mut self.driver_waits);
-        self.notify_now |= is_awaited || when != NotifyWhen::Coalesced;
+        self.notify_now |= is_awaited || was_last || when != NotifyWhen::Coalesced;
     }
 
     /// The rings and the completions were polled `polls` times, and this was found.
