@@ -97,8 +97,8 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     Ok(())
 }
 
-/// Raises the limit of file descriptors to its maximum: each device takes six to twenty, and
-/// most systems start a daemon with a limit of 1024. The daemon refuses a device beyond the limit, so a
+/// Raises the limit of file descriptors to its maximum: each device takes six to twenty, and most
+/// systems start a daemon with a limit of 1024. The daemon refuses a device beyond the limit, so a
 /// failure here does not end it.
 fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
