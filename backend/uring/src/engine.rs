@@ -194,7 +194,7 @@ impl<T> Engine<T> {
 
     /// Has the kernel forget all regions, if no operation is in flight.
     pub fn unregister(&mut self) {
-        if let (Backend::Ring(ring), 0) = (&self.backend, self.flights.len() - self.free.len()) {
+        if let (Backend::Ring(ring), 0) = (&self.backend, self.in_flight()) {
             self.registered.clear(ring);
         }
     }

@@ -101,6 +101,13 @@ struct RingPoll {
     has_fired: bool,
 }
 
+impl RingPoll {
+    /// Whether it is for this descriptor and these events.
+    fn is_for(&self, awaited: &AwaitedFd) -> bool {
+        (self.fd, self.events) == (awaited.fd, awaited.events)
+    }
+}
+
 /// The descriptors that a ring polls.
 #[derive(Debug, Default)]
 pub(crate) struct RingPolls {
@@ -111,19 +118,17 @@ pub(crate) struct RingPolls {
 impl RingPolls {
     /// The submissions after which the ring polls these descriptors, but for its own, and no other.
     pub(crate) fn change_to(&mut self, fds: &[AwaitedFd], own: RawFd) -> Vec<squeue::Entry> {
-        let is_wanted = |poll: &RingPoll| {
-            fds.iter().any(|awaited| (awaited.fd, awaited.events) == (poll.fd, poll.events))
-        };
+        let is_wanted = |poll: &RingPoll| fds.iter().any(|awaited| poll.is_for(awaited));
         let unwanted = self.list.extract_if(.., |poll| !is_wanted(poll));
         let ends = unwanted.filter(|poll| !poll.has_fired).map(|poll| {
             opcode::PollRemove::new(POLL_MARK | u64::from(poll.number)).build().user_data(REMOVAL)
         });
         let mut entries: Vec<_> = ends.collect();
         for awaited in fds.iter().filter(|awaited| awaited.fd != own) {
-            let (fd, events) = (awaited.fd, awaited.events);
-            if self.list.iter().any(|poll| (poll.fd, poll.events) == (fd, events)) {
+            if self.list.iter().any(|poll| poll.is_for(awaited)) {
                 continue;
             }
+            let (fd, events) = (awaited.fd, awaited.events);
             self.last = self.last.wrapping_add(1);
             self.list.push(RingPoll { fd, events, number: self.last, has_fired: false });
             let flags = u32::from(events.bits().cast_unsigned());
@@ -141,13 +146,13 @@ impl RingPolls {
     /// Takes the result with a number that has [`POLL_MARK`].
     pub(crate) fn take_result(&mut self, number: u64, result: i32) {
         let number = number & !POLL_MARK;
-        let found = self.list.iter().position(|poll| u64::from(poll.number) == number);
-        match found.and_then(|position| self.list.get_mut(position)) {
-            Some(poll) if result != -libc::ECANCELED => poll.has_fired = true,
+        let is_its = |poll: &RingPoll| u64::from(poll.number) == number;
+        if result == -libc::ECANCELED {
             // Its thread has ended: another thread polls again.
-            Some(_) => drop(found.map(|position| self.list.swap_remove(position))),
-            None => {}
+            return self.list.retain(|poll| !is_its(poll));
         }
+        let found = self.list.iter_mut().find(|poll| is_its(poll));
+        found.into_iter().for_each(|poll| poll.has_fired = true);
     }
 
     /// Whether a descriptor is ready.
@@ -158,8 +163,7 @@ impl RingPolls {
     /// Notes which descriptors are ready. They are polled again from the next wait on.
     pub(crate) fn note(&mut self, fds: &mut [AwaitedFd]) {
         for awaited in &mut *fds {
-            let is_its = |poll: &RingPoll| (poll.fd, poll.events) == (awaited.fd, awaited.events);
-            awaited.is_ready = self.list.iter().any(|poll| poll.has_fired && is_its(poll));
+            awaited.is_ready = self.list.iter().any(|poll| poll.has_fired && poll.is_for(awaited));
         }
         self.list.retain(|poll| !poll.has_fired);
     }

@@ -115,6 +115,11 @@ impl<'a> Source<'a> {
     pub fn readable(fd: BorrowedFd<'a>) -> Self {
         Self { fd, events: PollFlags::POLLIN }
     }
+
+    /// The source as one of several descriptors to wait for.
+    pub fn awaited(&self) -> AwaitedFd {
+        AwaitedFd::new(self.fd, self.events)
+    }
 }
 
 /// A virtio device over some guest memory.

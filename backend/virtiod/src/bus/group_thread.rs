@@ -18,7 +18,7 @@ use super::doorbells::Doorbells;
 use super::queue_group::{QueueGroup, StepResult};
 use super::scheduler::clock::KernelClock;
 use super::scheduler::{Step, Woken};
-use crate::device::AwaitedFd;
+use crate::device::{AwaitedFd, Source};
 use crate::dma::AccessPlatform;
 use xen::{EventChannels, EventError, LocalPort, RemotePort};
 
@@ -352,9 +352,7 @@ fn wait<P: AccessPlatform, E: EventChannels>(
     let mut fds = vec![AwaitedFd::readable(call.as_fd())];
     let channels = doorbells.as_ref().map(|doorbells| doorbells.channels.as_fd());
     fds.extend(channels.map(AwaitedFd::readable));
-    let sources = group.sources();
-    fds.extend(sources.iter().map(|source| AwaitedFd::new(source.fd, source.events)));
-    drop(sources);
+    fds.extend(group.sources().iter().map(Source::awaited));
     group.wait(&mut fds, group.longest_sleep(&KernelClock).unwrap_or(Duration::MAX))?;
     let mut ready = fds.iter().map(|fd| fd.is_ready);
     if ready.next() == Some(true) {

@@ -470,7 +470,7 @@ impl<X: Domain> Session<X> {
     /// Adds what tells of a device that is draining.
     fn add_draining(&self, fds: &mut Vec<AwaitedFd>) {
         for device in self.draining.iter().chain(self.phase.device()) {
-            fds.extend(device.sources().iter().map(awaited));
+            fds.extend(device.sources().iter().map(Source::awaited));
         }
     }
 
@@ -597,7 +597,7 @@ impl<X: Domain> Session<X> {
         if let Some(connection) = connection {
             fds.push(AwaitedFd::readable(connection.as_fd()));
             fds.extend(news.map(AwaitedFd::readable));
-            fds.extend(connection.sources().iter().map(awaited));
+            fds.extend(connection.sources().iter().map(Source::awaited));
         }
         if self.is_draining {
             self.add_draining(&mut fds);
@@ -628,10 +628,6 @@ impl<X: Domain> Session<X> {
             }
         }
     }
-}
-
-fn awaited(source: &Source<'_>) -> AwaitedFd {
-    AwaitedFd::new(source.fd, source.events)
 }
 
 /// Whether an event of XenStore's ends a wait.

@@ -87,13 +87,18 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
         let mut effects = Effects::default();
         for news in self.groups.take_news() {
             news.error.map_or(Ok(()), Err)?;
-            for result in news.results {
-                let Effects { used, config } = self.note(result);
-                effects.used.extend(used);
-                effects.config |= config;
-            }
+            self.note_all(news.results, &mut effects);
         }
         Ok(effects)
+    }
+
+    /// Notes the results of groups' steps; adds the events to send.
+    fn note_all(&mut self, results: Vec<StepResult>, effects: &mut Effects) {
+        for result in results {
+            let Effects { used, config } = self.note(result);
+            effects.used.extend(used);
+            effects.config |= config;
+        }
     }
 
     /// Notes the result of a group's step.
@@ -107,11 +112,8 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
     /// returns the events to send.
     pub fn handle_sources(&mut self, events: &mut E, clock: &impl Clock) -> Effects {
         let mut effects = Effects::default();
-        for result in self.groups.handle_sources(events, clock) {
-            let Effects { used, config } = self.note(result);
-            effects.used.extend(used);
-            effects.config |= config;
-        }
+        let results = self.groups.handle_sources(events, clock);
+        self.note_all(results, &mut effects);
         self.resume();
         effects
     }
