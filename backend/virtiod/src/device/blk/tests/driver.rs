@@ -171,11 +171,14 @@ impl Driver {
         queues.finish()
     }
 
-    /// Waits for a source of the device, and lets it handle that.
+    /// Waits for a source of the device or its deadline, as the bus does, and lets it handle that.
     pub(super) fn handle(&mut self) -> BatchSummary {
         let sources = VirtioDevice::<Memory>::sources(&self.disk);
         let fds = sources.iter().map(|source| PollFd::new(source.fd, source.events));
-        wait_for(&mut fds.collect::<Vec<_>>(), Duration::from_secs(30)).unwrap();
+        let limit = Duration::from_secs(30);
+        let left = |at: Instant| at.saturating_duration_since(Instant::now()).min(limit);
+        let limit = VirtioDevice::<Memory>::deadline(&self.disk).map_or(limit, left);
+        wait_for(&mut fds.collect::<Vec<_>>(), limit).unwrap();
         self.handle_now()
     }
 
