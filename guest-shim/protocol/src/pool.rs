@@ -27,8 +27,8 @@ impl PoolPage {
     /// encodes no page so.
     #[inline]
     pub fn at(address: u64) -> Option<(Self, u64)> {
-        let number = u32::try_from((address ^ POOL_BITS) >> 12).ok()?;
-        Some((Self(number), address & OFFSET_MASK))
+        let is_pool = address >> 44 == POOL_BITS >> 44;
+        is_pool.then_some((Self((address >> 12) as u32), address & OFFSET_MASK))
     }
 }
 

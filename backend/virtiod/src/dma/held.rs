@@ -44,7 +44,7 @@ impl<P: AccessPlatform> HeldMemory<P> {
 
     /// The chunk of the pool that has the first byte of a range.
     pub(super) fn region(&self, range: DmaRange) -> Option<Arc<Chunk<P::Pages>>> {
-        self.pool.chunk(range.address)
+        self.pool.chunk(range.address).cloned()
     }
 
     /// Copies ranges that are copies back to the guest.

@@ -281,14 +281,21 @@ impl<P: AccessPlatform> DmaMemory<P> {
     pub(super) fn bytes(&self, range: DmaRange) -> Result<VolatileSlice<'_>, GuestMemoryError> {
         match self.pool.find(range.address, range.length) {
             Some(slice) => Ok(slice),
-            None => self.granted_bytes(range),
+            None => self.granted_bytes(range.address, range.length, range.access),
         }
     }
 
-    /// As [`DmaMemory::bytes`], for a range that is not in the pool.
+    /// As [`DmaMemory::bytes`], for a range that is not in the pool. Its parts are passed alone, so
+    /// that a look-up in the pool does not make a `DmaRange` in memory for this call.
     #[cold]
     #[inline(never)]
-    fn granted_bytes(&self, range: DmaRange) -> Result<VolatileSlice<'_>, GuestMemoryError> {
+    fn granted_bytes(
+        &self,
+        address: u64,
+        length: u64,
+        access: Access,
+    ) -> Result<VolatileSlice<'_>, GuestMemoryError> {
+        let range = DmaRange { address, length, access };
         Ok(self.resolve(range).inspect_err(|fault| self.refuse(fault))?)
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use protocol::grant::{GrantRef, PAGE_SIZE, TOOLSTACK_REFERENCES};
+use protocol::grant::{GrantRef, TOOLSTACK_REFERENCES};
 use protocol::pool::{MAX_POOL_PAGES, PoolPage};
 use vm_memory::VolatileSlice;
 
@@ -75,6 +75,8 @@ pub enum UnshareError {
 pub(super) struct Chunk<P> {
     first: u32,
     count: u32,
+    /// DMA address of the first byte.
+    start: u64,
     pages: P,
     _reservation: Reservation,
 }
@@ -151,20 +153,18 @@ impl<P: AsRef<MappedRange>> PoolPages<P> {
     /// message.
     #[inline]
     pub(super) fn find(&self, address: u64, length: u64) -> Option<VolatileSlice<'_>> {
-        let (page, offset) = PoolPage::at(address)?;
-        let position = *self.table.get(page.0 as usize)?;
-        let chunk = self.chunks.get(usize::from(position))?;
-        let skipped = page.0.checked_sub(chunk.first)?;
-        let offset = u64::from(skipped) * PAGE_SIZE + offset;
-        // If the end is outside the chunk, `slice` refuses it: the chunk's pages are the mapping.
-        chunk.pages.as_ref().slice(offset as usize, usize::try_from(length).ok()?)
+        let chunk = self.chunk(address)?;
+        // An offset or an end outside the chunk is refused: its pages are the mapping.
+        let offset = address.wrapping_sub(chunk.start);
+        chunk.pages.as_ref().slice(usize::try_from(offset).ok()?, usize::try_from(length).ok()?)
     }
 
     /// The chunk of an address in the pool.
-    pub(super) fn chunk(&self, address: u64) -> Option<Arc<Chunk<P>>> {
+    #[inline]
+    pub(super) fn chunk(&self, address: u64) -> Option<&Arc<Chunk<P>>> {
         let (page, _) = PoolPage::at(address)?;
         let position = *self.table.get(page.0 as usize)?;
-        self.chunks.get(usize::from(position)).cloned()
+        self.chunks.get(usize::from(position))
     }
 }
 
@@ -230,7 +230,8 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
         let room = budget.reserve(count, Purpose::SharedPool)?;
         let references = u64::from(reference.0)..u64::from(reference.0) + u64::from(count);
         let pages = map(&references.map(PageNumber).collect::<Vec<_>>(), Access::ReadWrite)?;
-        let chunk = Chunk { first: first.0, count, pages, _reservation: room };
+        let chunk =
+            Chunk { first: first.0, count, start: first.address(0), pages, _reservation: room };
         Arc::make_mut(&mut self.shared).add(chunk);
         self.pages = all;
         DeviceStats::count(&self.stats.maps);
