@@ -13,6 +13,7 @@ pub mod net;
 mod queue;
 mod queue_set;
 pub mod rate;
+mod requests;
 mod ring;
 pub mod rng;
 mod transfer;
@@ -24,6 +25,7 @@ pub use queue::{
     BATCH, BATCH_BYTES, BATCH_PAGES, BatchSummary, Completions, QueueContext, RequestPool, Rings,
 };
 pub use queue_set::QueueSet;
+pub use requests::Requests;
 pub use ring::{OneSlice, Ring, RingAreas, RingState};
 pub use transfer::{Gather, IoEngine, MessageBatch, MessageResults, Scatter, WriteMode};
 pub use uring::waiting::AwaitedFd;

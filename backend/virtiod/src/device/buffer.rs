@@ -10,7 +10,7 @@ use vm_memory::{
     VolatileSlice,
 };
 
-use super::chain::Chain;
+use super::chain::{Malformed, follow};
 use super::{Buffer, BufferDirection, DeviceMemory, Fault, HeldBuffers};
 
 /// Bytes that the driver wrote for the device.
@@ -98,20 +98,34 @@ impl<'r> Buffers<'r> {
         self.parts().map(|part| part.buffer.pages()).sum()
     }
 
-    /// The parts, without the bytes that were split off. Long buffers are several parts: where
-    /// nothing can be mapped, each part is copied.
+    /// The first part, and the bytes behind it. Long buffers are several parts: where nothing can
+    /// be mapped, each part is copied.
     #[inline]
-    fn parts(self) -> impl Iterator<Item = Part> + use<'r> {
-        let (mut buffers, mut skip, mut left) = (self.buffers, self.skip, self.length);
+    fn split_part(mut self) -> Option<(Part, Self)> {
+        if self.length == 0 {
+            return None;
+        }
+        let (first, rest) = self.buffers.split_first()?;
+        let whole = first.length - self.skip;
+        let length = self.length.min(whole).min(MOST_PART);
+        let address = GuestAddress(first.address.0.wrapping_add(self.skip.into()));
+        let part = Part { descriptor: self.first, buffer: Buffer { address, length, ..*first } };
+        self.length -= length;
+        if length < whole {
+            self.skip += length;
+        } else {
+            (self.first, self.buffers, self.skip) = (self.first.wrapping_add(1), rest, 0);
+        }
+        Some((part, self))
+    }
+
+    /// The parts, without the bytes that were split off.
+    #[inline]
+    fn parts(mut self) -> impl Iterator<Item = Part> + use<'r> {
         std::iter::from_fn(move || {
-            let (first, rest) = buffers.split_first().filter(|_| left > 0)?;
-            let descriptor = self.first.wrapping_add((self.buffers.len() - buffers.len()) as u16);
-            let whole = first.length - skip;
-            let length = left.min(whole).min(MOST_PART);
-            let address = GuestAddress(first.address.0.wrapping_add(skip.into()));
-            left -= length;
-            (buffers, skip) = if length == whole { (rest, 0) } else { (buffers, skip + length) };
-            Some(Part { descriptor, buffer: Buffer { address, length, ..*first } })
+            let (part, rest) = self.split_part()?;
+            self = rest;
+            Some(part)
         })
     }
 
@@ -138,7 +152,7 @@ impl<'r> Buffers<'r> {
     #[inline]
     pub fn header<M: DeviceMemory>(self, memory: &M) -> Result<[u8; 16], Fault> {
         let mut bytes = [0; 16];
-        if let Some(part) = self.parts().next().filter(|part| part.buffer.length == 16) {
+        if let Some((part, _)) = self.split_part().filter(|(part, _)| part.buffer.length == 16) {
             let slice = self.resolve(memory, part, BufferDirection::Readable)?;
             if let Ok(header) = slice.get_ref::<u128>(0) {
                 memory.copied(16);
@@ -185,6 +199,19 @@ impl<'r> Buffers<'r> {
     /// The buffers themselves, without the bytes that were split off.
     pub fn buffers(self) -> impl Iterator<Item = Buffer> + use<'r> {
         self.parts().map(|part| part.buffer)
+    }
+
+    /// The first part, for writing; `None` if there are no bytes.
+    ///
+    /// # Errors
+    /// [`Fault::Memory`].
+    #[inline]
+    pub fn first_writable<M: DeviceMemory>(
+        self,
+        memory: &M,
+    ) -> Result<Option<Writable<'_>>, Fault> {
+        let Some((part, _)) = self.split_part() else { return Ok(None) };
+        Ok(Some(Writable(self.resolve(memory, part, BufferDirection::Writable)?)))
     }
 
     /// Calls `each` with the bytes of each buffer among held ones.
@@ -234,68 +261,63 @@ struct Totals {
     /// Number of device-readable buffers.
     readable: u16,
     readable_length: u32,
-    writable_length: u32,
-    /// The number of pages that the other buffers touch; a page counts once for each buffer in it.
+    /// Length of all buffers.
+    length: u32,
+    /// Number of buffers in memory that the driver did not share for good.
+    unshared: u32,
+    /// The number of pages that these touch; a page counts once for each buffer in it.
     pages: u32,
-    /// Number of buffers in memory that the driver shared for good.
-    shared: u32,
 }
 
 impl Totals {
-    /// Checks the buffers of a chain; returns the reason if it is malformed.
+    /// Checks the next buffer of a chain, and counts it.
     #[inline]
-    fn of(buffers: &[Buffer], is_shared: impl Fn(Buffer) -> bool) -> Result<Self, &'static str> {
-        let mut totals = Self::default();
-        let (mut length, mut readable_length) = (0, 0);
-        for buffer in buffers.iter().copied() {
-            if buffer.length == 0 {
-                return Err("a buffer has no bytes");
-            }
-            if buffer.direction == BufferDirection::Readable {
-                if length != readable_length {
-                    return Err("a device-readable buffer behind a device-writable one");
-                }
-                totals.readable += 1;
-                readable_length += u64::from(buffer.length);
-            }
-            length += u64::from(buffer.length);
-            if is_shared(buffer) {
-                totals.shared += 1;
-            } else {
-                // A chain of up to 4 GiB and 2^15 buffers has fewer than 2^21 pages.
-                totals.pages = totals.pages.wrapping_add(buffer.pages() as u32);
-            }
+    fn add(&mut self, buffer: Buffer, is_shared: bool) -> Result<(), Malformed> {
+        if buffer.length == 0 {
+            return Err(Malformed::Empty);
         }
-        let too_long = |_| "more than 4 GiB";
-        u32::try_from(length).map_err(too_long)?;
-        totals.readable_length = readable_length as u32;
-        totals.writable_length = (length - readable_length) as u32;
-        Ok(totals)
+        let before = self.length;
+        self.length = before.checked_add(buffer.length).ok_or(Malformed::Bytes)?;
+        if buffer.direction == BufferDirection::Readable {
+            if before != self.readable_length {
+                return Err(Malformed::Order);
+            }
+            self.readable += 1;
+            self.readable_length = self.length;
+        }
+        if !is_shared {
+            self.unshared += 1;
+            // A chain of up to 4 GiB and 2^15 buffers has fewer than 2^21 pages.
+            self.pages = self.pages.wrapping_add(buffer.pages() as u32);
+        }
+        Ok(())
     }
 }
 
 impl VirtioRequest {
-    /// Copies a chain and checks it. `buffers` is a list to reuse.
+    /// Copies a chain and checks it. Replaces the request, whose allocation is reused.
     ///
     /// # Errors
     /// [`Fault::Chain`] for a chain that does not end, is longer than 4 GiB, has an empty buffer, a
     /// readable buffer behind a writable one (virtio 1.3 section 2.7.4.2), or more buffers than the
-    /// `queue_size` that a driver must keep to (section 2.7.5.3.1).
+    /// queue has entries (section 2.7.5.3.1). Then the request has a part of the chain.
     #[inline(never)]
     pub(super) fn collect<M: DeviceMemory>(
-        mut buffers: Vec<Buffer>,
+        &mut self,
         head: u16,
-        queue_size: u16,
         table: VolatileSlice<'_>,
         memory: &M,
-    ) -> Result<Self, Fault> {
-        let malformed = |reason| Fault::Chain { head, reason };
-        let chain = Chain::new(head, table, memory);
-        buffers.clear();
-        chain.follow(&mut buffers, queue_size).map_err(|why| malformed(why.to_string()))?;
-        let totals = Totals::of(&buffers, |buffer| memory.is_shared(buffer));
-        let totals = totals.map_err(|why| malformed(why.to_owned()))?;
-        Ok(Self { head, buffers, totals })
+    ) -> Result<(), Fault> {
+        let mut totals = Totals::default();
+        self.buffers.clear();
+        let each = |buffer| {
+            totals.add(buffer, memory.is_shared(buffer))?;
+            self.buffers.push(buffer);
+            Ok(())
+        };
+        follow(head, table, memory, each).map_err(|why| malformed(head, &why))?;
+        (self.head, self.totals) = (head, totals);
+        Ok(())
     }
 
     /// The device-readable buffers: the driver's data.
@@ -307,14 +329,26 @@ impl VirtioRequest {
 
     /// The device-writable buffers, for the answer.
     pub fn writable(&self) -> Buffers<'_> {
-        let Totals { readable: first, writable_length: length, .. } = self.totals;
+        let Totals { readable: first, readable_length, length, .. } = self.totals;
         let buffers = self.buffers.get(first.into()..).unwrap_or(&[]);
-        Buffers { head: self.head, first, buffers, skip: 0, length }
+        Buffers { head: self.head, first, buffers, skip: 0, length: length - readable_length }
+    }
+
+    /// The device-writable bytes before the last one, and the last one: a device's data and its
+    /// status. `None` if there are no device-writable bytes.
+    #[inline]
+    pub fn split_writable(&self) -> Option<(Buffers<'_>, Buffers<'_>)> {
+        let all = self.writable();
+        let length = all.length.checked_sub(1)?;
+        let (last, before) = all.buffers.split_last()?;
+        let first = all.first.wrapping_add(before.len() as u16);
+        let (buffers, skip) = (std::slice::from_ref(last), last.length - 1);
+        Some((Buffers { length, ..all }, Buffers { first, buffers, skip, length: 1, ..all }))
     }
 
     /// Number of bytes of all buffers, in both directions.
     pub fn length(&self) -> u64 {
-        u64::from(self.totals.readable_length) + u64::from(self.totals.writable_length)
+        self.totals.length.into()
     }
 
     /// The number of pages that its buffers touch and the driver did not share for good; a page
@@ -328,24 +362,40 @@ impl VirtioRequest {
         self.buffers.len()
     }
 
-    /// Number of its buffers in memory that the driver shared for good.
-    pub(super) fn shared(&self) -> usize {
-        self.totals.shared as usize
+    /// Number of its buffers in memory that the driver shared for good, before it is truncated.
+    pub(super) fn shared(&self) -> u64 {
+        (self.buffers.len() as u64).saturating_sub(self.totals.unshared.into())
     }
 
-    /// The list of its buffers, to be reused.
-    pub(super) fn into_list(self) -> Vec<Buffer> {
-        self.buffers
+    /// Frees the allocation if it has room for more than so many buffers.
+    pub(super) fn limit_capacity(&mut self, most: usize) {
+        if self.buffers.capacity() > most {
+            self.buffers = Vec::new();
+        }
     }
 
     /// Limits the device-writable bytes to the first `length`.
     pub fn truncate_writable(&mut self, length: u64) {
-        let whole = &mut self.totals.writable_length;
-        *whole = u64::from(*whole).min(length) as u32;
+        let mut rest = self.writable();
+        if rest.split_front(length).is_some() {
+            let (skip, cut) = (rest.skip, rest.length);
+            let whole = self.buffers.len() - rest.buffers.len();
+            self.buffers.truncate(whole + usize::from(skip > 0));
+            // `split_writable` takes the last buffer's last byte.
+            if let Some(last) = self.buffers.last_mut().filter(|_| skip > 0) {
+                last.length = skip;
+            }
+            self.totals.length -= cut;
+        }
     }
 
     /// Its buffers.
     pub fn buffers(&self) -> impl Iterator<Item = Buffer> {
         self.readable().buffers().chain(self.writable().buffers())
     }
+}
+
+#[cold]
+fn malformed(head: u16, why: &Malformed) -> Fault {
+    Fault::Chain { head, reason: why.to_string() }
 }

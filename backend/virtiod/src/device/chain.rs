@@ -13,101 +13,98 @@ const DESCRIPTOR_SIZE: usize = size_of::<Descriptor>();
 
 const END: &str = "it cannot be followed to its end";
 
-/// The reason for which a chain is not followed to its end.
+/// The rule that a chain breaks.
 #[derive(Debug)]
-pub(super) enum Endless {
+pub(super) enum Malformed {
     /// A descriptor is outside its table.
     Index(u16),
-    /// More descriptors are linked than the table has.
-    Loop,
     /// The descriptors of an indirect table refer to another table.
     Nested,
     /// An indirect table of no or too many descriptors, or of a part of one.
     TableLength(u32),
     /// An indirect table that cannot be reached.
     Table(GuestMemoryError),
-    /// More descriptors than the queue has entries.
-    Longer(u16),
+    /// More descriptors than the queue has entries, perhaps in a loop.
+    Longer,
+    /// A buffer without bytes.
+    Empty,
+    /// A device-readable buffer behind a device-writable one.
+    Order,
+    /// More than 4 GiB.
+    Bytes,
 }
 
-impl fmt::Display for Endless {
+impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Longer(size) => write!(f, "more than the queue's {size} descriptors"),
             Self::Index(index) => write!(f, "{END}: descriptor {index} is outside its table"),
-            Self::Loop => write!(f, "{END}: it loops"),
             Self::Nested => write!(f, "{END}: an indirect table refers to another one"),
             Self::TableLength(length) => write!(f, "{END}: an indirect table has {length} bytes"),
             Self::Table(error) => write!(f, "{END}: {error}"),
+            Self::Longer => f.write_str("more descriptors than the queue has entries"),
+            Self::Empty => f.write_str("a buffer has no bytes"),
+            Self::Order => f.write_str("a device-readable buffer behind a device-writable one"),
+            Self::Bytes => f.write_str("more than 4 GiB"),
         }
     }
 }
 
-/// A descriptor chain.
-pub(super) struct Chain<'a, M> {
-    memory: &'a M,
-    table: VolatileSlice<'a>,
-    is_indirect: bool,
+/// Calls `each` with the buffers of the chain that begins with descriptor `head` of the ring's
+/// table, in order. It may have as many as the table (virtio 1.3 section 2.7.5.3.1).
+///
+/// # Errors
+/// [`Malformed`], the error of `each` included; then `each` was called with a part of them.
+#[inline]
+pub(super) fn follow<M: GuestMemory<Bitmap = ()>>(
     head: u16,
-    /// Number of descriptors that may follow: at most those of the table.
-    left: usize,
+    ring: VolatileSlice<'_>,
+    memory: &M,
+    mut each: impl FnMut(Buffer) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    let mut left = ring.len() / DESCRIPTOR_SIZE;
+    let Some(indirect) = walk(ring, head, &mut left, &mut each)? else { return Ok(()) };
+    let table = indirect_table(indirect, memory)?;
+    let nested = walk(table, 0, &mut left, &mut each)?;
+    nested.map_or(Ok(()), |_| Err(Malformed::Nested))
 }
 
-impl<'a, M: GuestMemory<Bitmap = ()>> Chain<'a, M> {
-    /// The chain that begins with descriptor `head` of the ring's table.
-    pub(super) fn new(head: u16, table: VolatileSlice<'a>, memory: &'a M) -> Self {
-        let left = table.len() / DESCRIPTOR_SIZE;
-        Self { memory, table, is_indirect: false, head, left }
-    }
-
-    /// Adds the chain's buffers to a list, which may have `most`.
-    ///
-    /// # Errors
-    /// [`Endless`]; then the list has a part of them.
-    #[inline]
-    pub(super) fn follow(mut self, list: &mut Vec<Buffer>, most: u16) -> Result<(), Endless> {
-        let mut index = self.head;
-        loop {
-            let Some(descriptor) = self.load(index) else {
-                return Err(if self.left == 0 { Endless::Loop } else { Endless::Index(index) });
-            };
-            if descriptor.refers_to_indirect_table() {
-                self.enter(descriptor)?;
-                index = 0;
-                continue;
-            }
-            if list.len() >= usize::from(most) {
-                return Err(Endless::Longer(most));
-            }
-            list.push(buffer_of(descriptor));
-            if !descriptor.has_next() {
-                return Ok(());
-            }
-            self.left -= 1;
-            index = descriptor.next();
+/// Follows the descriptors of one table, at most `left`. Returns the descriptor of an indirect
+/// table if the chain goes on there.
+#[inline]
+fn walk(
+    table: VolatileSlice<'_>,
+    mut index: u16,
+    left: &mut usize,
+    each: &mut impl FnMut(Buffer) -> Result<(), Malformed>,
+) -> Result<Option<Descriptor>, Malformed> {
+    loop {
+        let entry = table.get_ref::<Descriptor>(usize::from(index) * DESCRIPTOR_SIZE);
+        let descriptor = entry.map_err(|_| Malformed::Index(index))?.load();
+        if descriptor.refers_to_indirect_table() {
+            return Ok(Some(descriptor));
         }
-    }
-
-    fn load(&self, index: u16) -> Option<Descriptor> {
-        let descriptor = self.table.get_ref(usize::from(index) * DESCRIPTOR_SIZE).ok()?;
-        (self.left > 0).then(|| descriptor.load())
-    }
-
-    /// Goes on in the indirect table of `descriptor`.
-    fn enter(&mut self, descriptor: Descriptor) -> Result<(), Endless> {
-        if self.is_indirect {
-            return Err(Endless::Nested);
+        *left = left.checked_sub(1).ok_or(Malformed::Longer)?;
+        each(buffer_of(descriptor))?;
+        if !descriptor.has_next() {
+            return Ok(None);
         }
-        let length = descriptor.len();
-        let count = length as usize / DESCRIPTOR_SIZE;
-        let whole = (length as usize).is_multiple_of(DESCRIPTOR_SIZE);
-        if count == 0 || count > usize::from(u16::MAX) || !whole {
-            return Err(Endless::TableLength(length));
-        }
-        self.table = resolve(self.memory, descriptor.addr(), length).map_err(Endless::Table)?;
-        (self.is_indirect, self.left) = (true, count);
-        Ok(())
+        index = descriptor.next();
     }
+}
+
+/// The indirect table of `descriptor`.
+#[inline]
+fn indirect_table<M: GuestMemory<Bitmap = ()>>(
+    descriptor: Descriptor,
+    memory: &M,
+) -> Result<VolatileSlice<'_>, Malformed> {
+    let length = descriptor.len();
+    let count = length as usize / DESCRIPTOR_SIZE;
+    let whole = (length as usize).is_multiple_of(DESCRIPTOR_SIZE);
+    if count == 0 || count > usize::from(u16::MAX) || !whole {
+        return Err(Malformed::TableLength(length));
+    }
+    resolve(memory, descriptor.addr(), length).map_err(Malformed::Table)
 }
 
 fn buffer_of(descriptor: Descriptor) -> Buffer {
@@ -176,8 +173,8 @@ mod tests {
         }
     }
 
-    /// What `virtio-queue` finds: the buffers, and whether the chain ends.
-    fn expected(memory: &GuestMemoryMmap, head: u16) -> (Vec<Buffer>, bool) {
+    /// What `virtio-queue` finds: the buffers of a chain that ends.
+    fn expected(memory: &GuestMemoryMmap, head: u16) -> Option<Vec<Buffer>> {
         let mut queue = Queue::new(SIZE).unwrap();
         queue.try_set_desc_table_address(GuestAddress(TABLE)).unwrap();
         queue.try_set_avail_ring_address(GuestAddress(AVAILABLE)).unwrap();
@@ -187,15 +184,21 @@ mod tests {
         memory.store(1u16, GuestAddress(AVAILABLE + 2), Ordering::Relaxed).unwrap();
         let chain: Vec<_> = queue.iter(memory).unwrap().next().unwrap().collect();
         let ends = chain.last().is_some_and(|last| !last.has_next());
-        (chain.into_iter().map(buffer_of).collect(), ends)
+        ends.then(|| chain.into_iter().map(buffer_of).collect())
     }
 
-    fn found(memory: &GuestMemoryMmap, head: u16) -> (Vec<Buffer>, bool) {
+    /// The buffers of a chain that ends.
+    fn found(memory: &GuestMemoryMmap, head: u16) -> Option<Vec<Buffer>> {
         let length = u32::from(SIZE) * DESCRIPTOR_SIZE as u32;
         let table = resolve(memory, GuestAddress(TABLE), length).unwrap();
         let mut buffers = Vec::new();
-        let ends = Chain::new(head, table, memory).follow(&mut buffers, u16::MAX).is_ok();
-        (buffers, ends)
+        let each = |buffer| {
+            buffers.push(buffer);
+            Ok(())
+        };
+        let followed = follow(head, table, memory, each);
+        assert!(buffers.len() <= usize::from(SIZE));
+        followed.ok().map(|()| buffers)
     }
 
     #[test]
@@ -211,11 +214,31 @@ mod tests {
             }
             let head = numbers.below(u64::from(SIZE) + 1) as u16;
             let expected = expected(&memory, head);
-            ended += u32::from(expected.1);
-            long += u32::from(expected.1 && expected.0.len() >= 4);
+            let count = expected.as_ref().map_or(0, Vec::len);
+            ended += u32::from(count > 0);
+            long += u32::from(count >= 4);
             assert_eq!(found(&memory, head), expected, "round {round}, head {head}");
         }
         assert!(ended > 2000 && long > 100, "{ended} chains end, {long} of them are long");
+    }
+
+    /// `virtio-queue` counts the descriptors of an indirect table by themselves.
+    #[test]
+    fn indirect_descriptors_count_with_those_before() {
+        let memory: GuestMemoryMmap =
+            GuestMemoryMmap::from_ranges(&[(GuestAddress(0), END as usize)]).unwrap();
+        let at = |table, index| GuestAddress(table + 16 * u64::from(index));
+        for index in 0..SIZE - 1 {
+            let link = Descriptor::new(0, 16, 1, index + 1);
+            memory.write_obj(link, at(TABLE, index)).unwrap();
+        }
+        memory.write_obj(Descriptor::new(INDIRECT, 32, 4, 0), at(TABLE, SIZE - 1)).unwrap();
+        memory.write_obj(Descriptor::new(0, 16, 0, 0), at(INDIRECT, 0)).unwrap();
+        assert_eq!(found(&memory, 0).map(|buffers| buffers.len()), Some(SIZE.into()));
+        memory.write_obj(Descriptor::new(0, 16, 1, 1), at(INDIRECT, 0)).unwrap();
+        memory.write_obj(Descriptor::new(0, 16, 0, 0), at(INDIRECT, 1)).unwrap();
+        assert_eq!(found(&memory, 0), None);
+        assert_eq!(found(&memory, 1).map(|buffers| buffers.len()), Some(SIZE.into()));
     }
 
     #[test]
@@ -226,14 +249,13 @@ mod tests {
         let reason = |first: Descriptor| {
             memory.write_obj(first, GuestAddress(TABLE)).unwrap();
             memory.write_obj(first, GuestAddress(INDIRECT)).unwrap();
-            let chain = Chain::new(0, table, &memory);
-            let reason = chain.follow(&mut Vec::new(), SIZE - 1).unwrap_err().to_string();
+            let reason = follow(0, table, &memory, |_| Ok(())).unwrap_err().to_string();
             reason.strip_prefix("it cannot be followed to its end: ").unwrap_or(&reason).to_owned()
         };
         let link = |flags, next| Descriptor::new(0, 16, flags, next);
         let indirect = |address, length| Descriptor::new(address, length, 4, 0);
         assert_eq!(reason(link(1, 8)), "descriptor 8 is outside its table");
-        assert_eq!(reason(link(1, 0)), "more than the queue's 7 descriptors");
+        assert_eq!(reason(link(1, 0)), "more descriptors than the queue has entries");
         assert_eq!(reason(indirect(INDIRECT, 16)), "an indirect table refers to another one");
         assert_eq!(reason(indirect(INDIRECT, 17)), "an indirect table has 17 bytes");
         assert!(

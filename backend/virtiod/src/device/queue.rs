@@ -1,6 +1,7 @@
 //! Queues as a device sees them: it takes requests and returns them with its answers.
 
-use super::{Buffer, DeviceMemory, Fault, HeldBuffers, QueueSet, Ring, VirtioRequest};
+use super::requests::Requests;
+use super::{DeviceMemory, Fault, HeldBuffers, QueueSet, Ring, VirtioRequest};
 
 /// Maximum number of requests that are taken from a ring at once. Their pages are mapped and
 /// unmapped together, and the bus handles other queues and messages between two batches.
@@ -13,8 +14,8 @@ pub const BATCH_BYTES: u64 = 256 << 10;
 pub const BATCH_PAGES: u64 = 1024;
 /// Number of requests whose allocations are reused: enough for an iteration of a network device.
 const POOLED_REQUESTS: usize = 256;
-/// Maximum capacity of all these allocations together, in descriptors.
-const POOLED_DESCRIPTORS: usize = 8192;
+/// Maximum capacity of such an allocation, in descriptors.
+const POOLED_DESCRIPTORS: usize = 32;
 
 /// Access to a device's rings.
 pub trait Rings {
@@ -37,33 +38,21 @@ pub struct BatchSummary {
     pub empty: QueueSet,
 }
 
-/// Allocations for requests, which are reused.
+/// Allocations for requests, which are reused. Those of long chains are not held.
 #[derive(Debug, Default)]
 pub struct RequestPool {
-    list: Vec<VirtioRequest>,
-    buffers: Vec<Vec<Buffer>>,
-    /// Capacity of all of `buffers` together.
-    capacity: usize,
+    requests: Requests,
     done: Vec<(u16, u32)>,
 }
 
 impl RequestPool {
-    /// A list for a request's buffers.
-    fn take(&mut self) -> Vec<Buffer> {
-        let buffers = self.buffers.pop().unwrap_or_default();
-        self.capacity -= buffers.capacity();
-        buffers
+    fn take(&mut self) -> Requests {
+        std::mem::take(&mut self.requests)
     }
 
-    /// Keeps the allocation of a request for reuse. Above the limits it is freed, so that the
-    /// memory of long chains is not held.
-    fn keep(&mut self, request: VirtioRequest) {
-        let buffers = request.into_list();
-        let capacity = self.capacity + buffers.capacity();
-        if self.buffers.len() < POOLED_REQUESTS && capacity <= POOLED_DESCRIPTORS {
-            self.capacity = capacity;
-            self.buffers.push(buffers);
-        }
+    fn keep(&mut self, mut requests: Requests) {
+        requests.retire(self.take(), POOLED_REQUESTS, POOLED_DESCRIPTORS);
+        self.requests = requests;
     }
 }
 
@@ -121,7 +110,7 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
 
     /// Takes up to a batch of requests, at most `limit`, and makes their buffers reachable. If a
     /// request is malformed, returns its fault with the requests before it, which are good.
-    pub fn take(&mut self, index: usize, limit: usize) -> (Vec<VirtioRequest>, Option<Fault>) {
+    pub fn take(&mut self, index: usize, limit: usize) -> (Requests, Option<Fault>) {
         let (requests, fault) = self.fetch(index, limit);
         self.prepare(&requests);
         (requests, fault)
@@ -130,43 +119,18 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
     /// Makes the buffers of requests reachable together. Skips requests that are longer than the
     /// device's longest request: the device accesses little of them.
     pub fn prepare(&self, requests: &[VirtioRequest]) {
-        let requests = requests.iter().filter(|request| request.length() <= self.longest);
-        let shared = requests.clone().map(|request| request.shared() as u64).sum();
-        self.memory.count_shared(shared);
-        let unshared = requests.filter(|request| request.shared() < request.count());
-        self.memory.prepare(unshared.flat_map(VirtioRequest::buffers));
+        let is_needed =
+            |request: &&VirtioRequest| request.pages() > 0 && request.length() <= self.longest;
+        let requests = requests.iter().filter(is_needed);
+        self.memory.prepare(requests.flat_map(VirtioRequest::buffers));
     }
 
     /// As [`QueueContext::take`], but does not make buffers reachable: for a device that must
     /// examine requests to know which it will use, and keeps the others.
     #[inline(never)]
-    pub fn fetch(&mut self, index: usize, limit: usize) -> (Vec<VirtioRequest>, Option<Fault>) {
-        let mut requests = self.take_list();
-        self.latest = Some(index);
-        let Some(mut ring) = self.rings.ring(index) else { return (requests, None) };
-        let (memory, table, queue_size) = (&*self.memory, ring.descriptors(), ring.size());
-        let heads = match ring.heads() {
-            Ok(heads) => heads,
-            Err(error) => return (requests, Some(error.into())),
-        };
-        let (mut fault, mut bytes, mut pages) = (None, 0, 0);
-        for head in heads.take(limit.min(BATCH)) {
-            let list = self.request_pool.take();
-            match VirtioRequest::collect(list, head, queue_size, table, memory) {
-                Ok(request) => {
-                    bytes += request.length();
-                    pages += request.pages();
-                    requests.push(request);
-                    if bytes >= BATCH_BYTES || pages >= BATCH_PAGES {
-                        break;
-                    }
-                }
-                Err(first) => {
-                    fault = Some(first);
-                    break;
-                }
-            }
-        }
+    pub fn fetch(&mut self, index: usize, limit: usize) -> (Requests, Option<Fault>) {
+        let mut requests = self.request_pool.take();
+        let fault = self.fill(index, limit, &mut requests);
         // The descriptors of indirect tables were copied: their grants are not needed any more.
         if self.memory.has_mappings() {
             self.memory.release();
@@ -174,15 +138,44 @@ impl<'a, M: DeviceMemory> QueueContext<'a, M> {
         (requests, fault)
     }
 
+    /// Adds requests of a ring to a list, up to the first fault.
+    fn fill(&mut self, index: usize, limit: usize, requests: &mut Requests) -> Option<Fault> {
+        self.latest = Some(index);
+        let mut ring = self.rings.ring(index)?;
+        let (memory, table) = (&*self.memory, ring.descriptors());
+        let heads = match ring.heads() {
+            Ok(heads) => heads,
+            Err(fault) => return Some(fault),
+        };
+        let (mut fault, mut bytes, mut pages, mut shared) = (None, 0, 0, 0);
+        for head in heads.take(limit.min(BATCH)) {
+            let added = requests.try_push(|request| {
+                request.collect(head, table, memory)?;
+                bytes += request.length();
+                pages += request.pages();
+                shared += request.shared();
+                Ok(())
+            });
+            if let Err(first) = added {
+                fault = Some(first);
+                break;
+            }
+            if bytes >= BATCH_BYTES || pages >= BATCH_PAGES {
+                break;
+            }
+        }
+        memory.count_shared(shared);
+        fault
+    }
+
     /// An empty list for requests, whose allocation [`QueueContext::recycle`] takes back.
-    pub fn take_list(&mut self) -> Vec<VirtioRequest> {
-        std::mem::take(&mut self.request_pool.list)
+    pub fn take_list(&mut self) -> Requests {
+        self.request_pool.take()
     }
 
     /// Keeps the allocations of requests that were returned to the driver, for reuse.
-    pub fn recycle(&mut self, mut requests: Vec<VirtioRequest>) {
-        requests.drain(..).for_each(|request| self.request_pool.keep(request));
-        self.request_pool.list = requests;
+    pub fn recycle(&mut self, requests: Requests) {
+        self.request_pool.keep(requests);
     }
 
     /// Returns requests to the driver, with the number of bytes written into each. All access to

@@ -1,14 +1,15 @@
 //! A queue's ring, whose areas were resolved when the queue was enabled.
 //!
-//! `virtio-queue` reads the driver area and requests doorbells, through [`RingMemory`], where a
-//! look-up is a comparison and an addition. The used ring is written here, since `virtio-queue`
-//! would publish each element by itself.
+//! `virtio-queue` reads the driver's index and requests doorbells, through [`RingMemory`], where a
+//! look-up is a comparison and an addition. The elements of the rings are accessed here:
+//! `virtio-queue` would look each of them up, and publish each used one by itself.
 
 use std::iter::FusedIterator;
 use std::num::Wrapping;
 use std::sync::atomic::{Ordering, fence};
 
-use virtio_queue::{Error, Queue, QueueOwnedT, QueueT};
+use super::Fault;
+use virtio_queue::{Error, Queue, QueueT};
 use vm_memory::guest_memory::GuestMemorySliceIterator;
 use vm_memory::{
     Bytes, GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Permissions,
@@ -79,9 +80,27 @@ impl<'a> Ring<'a> {
     /// of their first descriptors.
     ///
     /// # Errors
-    /// The driver's index is impossible.
-    pub(super) fn heads(&mut self) -> Result<impl Iterator<Item = u16>, Error> {
-        Ok(self.state.queue.iter(&self.memory)?.map(|chain| chain.head_index()))
+    /// [`Fault::Ring`]: the driver's index is impossible. [`Fault::RingBytes`] as for
+    /// [`Ring::give_back`].
+    pub(super) fn heads(&mut self) -> Result<impl Iterator<Item = u16>, Fault> {
+        let queue = &mut self.state.queue;
+        let available = queue.avail_idx(&self.memory, Ordering::Acquire)?;
+        let (size, mut next) = (queue.size(), Wrapping(queue.next_avail()));
+        if (available - next).0 > size {
+            return Err(Error::InvalidAvailRingIndex.into());
+        }
+        let size = usize::from(size);
+        let heads = self.memory.driver.bytes.get_array_ref::<u16>(HEADER, size)?;
+        Ok(std::iter::from_fn(move || {
+            if next == available {
+                return None;
+            }
+            // The size is a power of two.
+            let head = heads.ref_at(usize::from(next.0) & (size - 1)).load();
+            next += 1;
+            queue.set_next_avail(next.0);
+            Some(u16::from_le(head))
+        }))
     }
 
     /// Whether the driver has made chains available that were not taken.
@@ -223,6 +242,8 @@ impl<'a> GuestMemorySliceIterator<'a, ()> for OneSlice<'a> {}
 
 #[cfg(test)]
 mod tests {
+    use virtio_queue::QueueOwnedT;
+
     use super::*;
 
     const SIZE: u16 = 8;
@@ -293,6 +314,33 @@ mod tests {
             assert!(notified > 5000, "{notified}");
             assert_eq!(notified < 20_000, event_idx, "{notified}");
         }
+    }
+
+    /// Takes all of the available chains or a part of them, over more than the range of an index.
+    #[test]
+    fn heads_are_those_of_virtio_queue() {
+        let memory = memory();
+        let (mut queue, mut state) = (queue(false), RingState::new(queue(false)));
+        let (mut available, mut impossible) = (0u16, 0);
+        for step in 0..30_000u16 {
+            available = available.wrapping_add(step % 7);
+            memory.write_obj(step, GuestAddress(DRIVER + 4 + 2 * u64::from(step % SIZE))).unwrap();
+            memory.store(available, GuestAddress(DRIVER + 2), Ordering::Relaxed).unwrap();
+            let most = usize::from(step % 11);
+            let expected: Option<Vec<_>> = queue
+                .iter(&memory)
+                .map(|chains| chains.take(most).map(|chain| chain.head_index()).collect())
+                .ok();
+            let mut ring = Ring::new(&mut state, areas(&memory));
+            let heads = ring.heads().map(|heads| heads.take(most).collect()).ok();
+            assert_eq!(heads, expected, "step {step}");
+            assert_eq!(state.queue.next_avail(), queue.next_avail(), "step {step}");
+            if expected.is_none() {
+                impossible += 1;
+                available = queue.next_avail();
+            }
+        }
+        assert!((100..20_000).contains(&impossible), "{impossible}");
     }
 
     #[test]

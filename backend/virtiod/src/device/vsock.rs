@@ -75,7 +75,7 @@ impl Socket {
             return Ok(());
         }
         let mut done = Vec::with_capacity(requests.len());
-        for request in &requests {
+        for request in requests.iter() {
             done.push((request.head, self.fill(request, queues.memory())?));
         }
         DeviceStats::count(&self.stats.reads);

@@ -157,12 +157,14 @@ impl Block {
         memory: &M,
     ) -> Result<u32, Fault> {
         let request = BlockRequest::split_again(request, command)?;
-        self.conclude(&request, outcome, memory, |status| {
+        let written = self.conclude(&request, outcome, memory, |status| {
             request.status.for_each_held(held.0.as_ref(), |byte| {
                 byte.copy_from(&[status]);
                 Ok(())
             })
-        })
+        })?;
+        memory.copied(STATUS_SIZE.into());
+        Ok(written)
     }
 
     /// Answers requests that the worker did, whose buffers are made reachable again.
@@ -202,10 +204,10 @@ impl Block {
                     Ok(())
                 });
                 let written = self.conclude(&parsed, outcome, memory, |status| {
-                    let status_byte = parsed.status.writable(memory).next().transpose()?;
-                    status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[status]));
+                    parsed.status_byte(memory)?.copy_from(&[status]);
                     Ok(())
                 })?;
+                memory.copied(STATUS_SIZE.into());
                 done.push(request, written);
                 Ok(())
             })
@@ -226,7 +228,6 @@ impl Block {
         let status = status_of(outcome, memory, &self.stats)?;
         self.count(&request.command, request.data.length(), status);
         write(status as u8)?;
-        memory.copied(STATUS_SIZE.into());
         Ok(request.written(status))
     }
 

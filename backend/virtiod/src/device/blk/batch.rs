@@ -11,9 +11,9 @@ use super::request::{BlockCommand, BlockRequest, MAX_DATA, RangeChange, Task};
 use super::submit::note_write_loss;
 use super::target::{PART_BYTES, TargetError};
 use super::worker::{Job, RequestJob};
-use super::{AccessMode, BATCH, Block, Discard, VIRTIO_BLK_F_DISCARD, WriteMode};
+use super::{AccessMode, BATCH, Block, Discard, STATUS_SIZE, VIRTIO_BLK_F_DISCARD, WriteMode};
 use crate::device::{
-    Buffer, Buffers, DeviceMemory, Fault, Gather, QueueContext, Scatter, VirtioRequest, Writable,
+    Buffer, Buffers, DeviceMemory, Fault, Gather, QueueContext, Requests, Scatter, VirtioRequest,
 };
 use crate::stats::Tick;
 
@@ -21,34 +21,30 @@ use crate::stats::Tick;
 /// device-writable buffer at any time before it returns the request.
 const PENDING: u8 = 0xff;
 
-/// What becomes of a request of a batch.
-enum Verdict {
-    /// It is answered, with this number of bytes written.
-    Answered(u32),
+/// What is left to do of a request.
+enum Rest {
     /// The engine transfers its data.
-    Transfer(BlockCommand, Arc<DiskFile>),
+    Transfer(Arc<DiskFile>),
     /// The engine transfers its data, which is elsewhere than its sectors say.
-    Located(BlockCommand, Box<Located>),
+    Located(Box<Located>),
     /// It waits for a sync of this file.
     Sync(Arc<DiskFile>),
     /// The worker does it, with this data.
-    Job(BlockCommand, Vec<u8>),
-}
-
-impl Verdict {
-    fn uses_buffers(&self) -> bool {
-        matches!(self, Self::Transfer(..) | Self::Located(..) | Self::Sync(_))
-    }
-}
-
-/// What was done of a request.
-enum Step {
-    /// It has succeeded.
-    Done,
-    Transfer(Arc<DiskFile>),
-    Located(Box<Located>),
-    Sync(Arc<DiskFile>),
     Job(Vec<u8>),
+}
+
+/// A request of a batch that is not answered at once.
+struct Unanswered {
+    /// Its number in the batch.
+    number: usize,
+    command: BlockCommand,
+    rest: Rest,
+}
+
+impl Unanswered {
+    fn uses_buffers(&self) -> bool {
+        !matches!(self.rest, Rest::Job(_))
+    }
 }
 
 /// Whether it is worth a system call to ask the page cache before storage.
@@ -98,24 +94,18 @@ struct Judged {
     answered: usize,
     /// Bytes of their buffers together.
     bytes: u64,
-    /// Numbers of the other requests in the batch, in order.
-    left: Vec<(usize, Verdict)>,
+    /// The other requests, in order.
+    left: Vec<Unanswered>,
 }
 
 impl Judged {
     #[inline]
-    fn add(&mut self, request: &VirtioRequest, verdict: Verdict) {
-        match verdict {
-            Verdict::Answered(written) => {
-                if let Some(place) = self.done.get_mut(self.answered) {
-                    *place = (request.head, written);
-                    (self.answered, self.bytes) =
-                        (self.answered + 1, self.bytes + request.length());
-                }
-            }
-            other => self.left.push((self.count, other)),
+    fn answer(&mut self, request: &VirtioRequest, written: u32) {
+        if let Some(place) = self.done.get_mut(self.answered) {
+            *place = (request.head, written);
+            self.answered += 1;
+            self.bytes += request.length();
         }
-        self.count += 1;
     }
 
     fn done(&self) -> &[(u16, u32)] {
@@ -124,7 +114,7 @@ impl Judged {
 
     /// The buffers that the device may have written of the answered requests.
     fn written(&self, requests: &[VirtioRequest]) -> impl Iterator<Item = Buffer> {
-        let is_left = |number: &usize| self.left.iter().any(|(left, _)| left == number);
+        let is_left = |number: &usize| self.left.iter().any(|left| left.number == *number);
         let judged = requests.iter().take(self.count).enumerate();
         let answered = judged.filter(move |(number, _)| !is_left(number));
         answered.flat_map(|(_, request)| request.writable().buffers())
@@ -139,7 +129,7 @@ impl Block {
     pub(super) fn begin<M: DeviceMemory>(
         &mut self,
         index: usize,
-        mut requests: Vec<VirtioRequest>,
+        mut requests: Requests,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         queues.prepare(&requests);
@@ -148,7 +138,7 @@ impl Block {
         if let Err(fault) = outcome {
             self.set_fault(index, Some(fault));
         }
-        let uses_buffers = judged.left.iter().any(|(_, verdict)| verdict.uses_buffers());
+        let uses_buffers = judged.left.iter().any(Unanswered::uses_buffers);
         if uses_buffers && queues.memory().has_mappings() {
             // What is mapped for a request is unmapped before that is returned [3.5].
             queues.complete(index, judged.done(), judged.bytes)?;
@@ -181,59 +171,51 @@ impl Block {
         memory: &M,
         judged: &mut Judged,
     ) -> Result<(), Fault> {
-        requests.iter().try_for_each(|request| {
-            judged.add(request, self.judge(request, memory)?);
+        let outcome = requests.iter().try_for_each(|request| {
+            self.judge(request, memory, judged)?;
+            judged.count += 1;
             Ok(())
-        })
+        });
+        memory.copied(judged.answered as u64 * u64::from(STATUS_SIZE));
+        outcome
     }
 
     fn judge<M: DeviceMemory>(
         &mut self,
         request: &VirtioRequest,
         memory: &M,
-    ) -> Result<Verdict, Fault> {
-        let request = BlockRequest::parse(request, memory)?;
+        judged: &mut Judged,
+    ) -> Result<(), Fault> {
+        let parsed = BlockRequest::parse(request, memory)?;
         // Before the data, so that the status can report data that cannot be reached.
-        let status_byte = request.status.writable(memory).next().transpose()?;
-        let verdict = match self.step(&request, memory) {
-            Ok(Step::Done) => return self.answer(&request, status_byte, Ok(()), memory),
-            Err(error) => return self.answer(&request, status_byte, Err(error), memory),
-            Ok(Step::Transfer(file)) => Verdict::Transfer(request.command, file),
-            Ok(Step::Located(located)) => Verdict::Located(request.command, located),
-            Ok(Step::Sync(file)) => Verdict::Sync(file),
-            Ok(Step::Job(data)) => Verdict::Job(request.command, data),
-        };
-        status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[PENDING]));
-        Ok(verdict)
-    }
-
-    /// Answers a request.
-    fn answer<M: DeviceMemory>(
-        &self,
-        request: &BlockRequest<'_>,
-        status_byte: Option<Writable<'_>>,
-        outcome: Result<(), TargetError>,
-        memory: &M,
-    ) -> Result<Verdict, Fault> {
-        let written = self.conclude(request, outcome, memory, |status| {
-            status_byte.into_iter().for_each(|mut byte| byte.copy_from(&[status]));
+        let mut status_byte = parsed.status_byte(memory)?;
+        let outcome = self.step(&parsed, memory);
+        if let Ok(Some(rest)) = outcome {
+            status_byte.copy_from(&[PENDING]);
+            let (number, command) = (judged.count, parsed.command);
+            judged.left.push(Unanswered { number, command, rest });
+            return Ok(());
+        }
+        let written = self.conclude(&parsed, outcome.map(drop), memory, |status| {
+            status_byte.copy_from(&[status]);
             Ok(())
         })?;
-        Ok(Verdict::Answered(written))
+        judged.answer(request, written);
+        Ok(())
     }
 
-    /// Does what can be done of a request at once.
+    /// Does what can be done of a request at once. Returns the rest, if it is not complete.
     fn step<M: DeviceMemory>(
         &mut self,
         request: &BlockRequest<'_>,
         memory: &M,
-    ) -> Result<Step, TargetError> {
+    ) -> Result<Option<Rest>, TargetError> {
         let data = request.data;
         match (&request.command, &self.facts.file) {
             (BlockCommand::Unsupported, _) => Err(TargetError::Unsupported),
             (BlockCommand::GetId, _) => {
                 data.copy_from(memory, &self.serial)?;
-                Ok(Step::Done)
+                Ok(None)
             }
             (BlockCommand::Change { change: RangeChange::Discard, .. }, _)
                 if self.refuses_discard() =>
@@ -242,9 +224,9 @@ impl Block {
             }
             (BlockCommand::Flush, _) => match self.sync_file() {
                 Some(file) => self.sync_at_once(file),
-                None => Ok(Step::Job(Vec::new())),
+                None => Ok(Some(Rest::Job(Vec::new()))),
             },
-            (BlockCommand::Change { .. }, _) => Ok(Step::Job(Vec::new())),
+            (BlockCommand::Change { .. }, _) => Ok(Some(Rest::Job(Vec::new()))),
             (BlockCommand::Read { sector }, None) => {
                 self.in_place(request, *sector, AccessMode::ReadOnly, memory)
             }
@@ -272,11 +254,11 @@ impl Block {
         self.facts.file.as_ref().or_else(by_image)
     }
 
-    fn sync_at_once(&self, file: &Arc<DiskFile>) -> Result<Step, TargetError> {
+    fn sync_at_once(&self, file: &Arc<DiskFile>) -> Result<Option<Rest>, TargetError> {
         match file.store {
             // It has nothing to write.
-            Store::Memory => self.check_durable(file).map(|()| Step::Done),
-            Store::Slow | Store::Direct => Ok(Step::Sync(Arc::clone(file))),
+            Store::Memory => self.check_durable(file).map(|()| None),
+            Store::Slow | Store::Direct => Ok(Some(Rest::Sync(Arc::clone(file)))),
         }
     }
 
@@ -289,7 +271,7 @@ impl Block {
         sector: u64,
         access: AccessMode,
         memory: &M,
-    ) -> Result<Step, TargetError> {
+    ) -> Result<Option<Rest>, TargetError> {
         let data = request.data;
         let located = match (&self.facts.in_place, access, self.facts.access) {
             // The worker refuses it.
@@ -300,7 +282,7 @@ impl Block {
                 Arc::clone(image).locate(range, access)
             }
         };
-        let Some(located) = located else { return Ok(Step::Job(job_data(request, memory)?)) };
+        let Some(located) = located else { return Ok(Some(Rest::Job(job_data(request, memory)?))) };
         let file = Arc::clone(&located.file);
         let extent = Extent { offset: located.offset, bytes: data.length() };
         let step = match access {
@@ -315,8 +297,8 @@ impl Block {
             }
         };
         Ok(match step {
-            Step::Transfer(_) => Step::Located(Box::new(located)),
-            done => done,
+            Some(Rest::Transfer(_)) => Some(Rest::Located(Box::new(located))),
+            other => other,
         })
     }
 
@@ -339,11 +321,11 @@ impl Block {
         data: Buffers<'_>,
         memory: &M,
         file: &Arc<DiskFile>,
-    ) -> Result<Step, TargetError> {
+    ) -> Result<Option<Rest>, TargetError> {
         // A request with a malformed last buffer changes nothing on the disk.
         data.readable(memory).try_for_each(|buffer| buffer.map(drop))?;
         if file.store != Store::Memory || bytes > PART_BYTES as u64 {
-            return Ok(Step::Transfer(Arc::clone(file)));
+            return Ok(Some(Rest::Transfer(Arc::clone(file))));
         }
         let mut at = offset;
         let mut gather = Gather::default();
@@ -357,7 +339,7 @@ impl Block {
             }
         }
         self.write_now(file, at, &gather)?;
-        Ok(Step::Done)
+        Ok(None)
     }
 
     fn write_now(&self, file: &DiskFile, at: u64, from: &Gather<'_>) -> Result<(), TargetError> {
@@ -369,29 +351,26 @@ impl Block {
     fn hand_over(
         &mut self,
         queue: usize,
-        requests: &mut Vec<VirtioRequest>,
-        left: Vec<(usize, Verdict)>,
+        requests: &mut Requests,
+        left: Vec<Unanswered>,
         hold: &mut dyn FnMut(&VirtioRequest) -> Result<Arc<HeldBatch>, Fault>,
     ) {
         let begun = Tick::now();
         let mut left = left.into_iter().peekable();
         let (mut transfers, mut jobs) = (Vec::new(), Vec::new());
         let mut answered = Vec::new();
-        for (number, request) in requests.drain(..).enumerate() {
-            let verdict = left.next_if(|(next, _)| *next == number).map(|(_, verdict)| verdict);
-            let (command, file, located) = match verdict {
-                Some(Verdict::Transfer(command, file)) => (command, file, None),
-                Some(Verdict::Located(command, located)) => {
-                    (command, Arc::clone(&located.file), Some(located))
-                }
-                Some(Verdict::Sync(file)) => (BlockCommand::Flush, file, None),
-                Some(Verdict::Job(command, data)) => {
+        for (number, request) in requests.drain().enumerate() {
+            let next = left.next_if(|next| next.number == number);
+            let Some(Unanswered { command, rest, .. }) = next else {
+                answered.push(request);
+                continue;
+            };
+            let (file, located) = match rest {
+                Rest::Transfer(file) | Rest::Sync(file) => (file, None),
+                Rest::Located(located) => (Arc::clone(&located.file), Some(located)),
+                Rest::Job(data) => {
                     let entry = InFlight::new(queue, request, command, Carrier::Worker);
                     jobs.push(self.add_job(entry, data, begun));
-                    continue;
-                }
-                Some(Verdict::Answered(_)) | None => {
-                    answered.push(request);
                     continue;
                 }
             };
@@ -400,7 +379,7 @@ impl Block {
             entry.located = located;
             transfers.extend(self.add_transfer(entry, file, held, begun));
         }
-        *requests = answered;
+        answered.into_iter().for_each(|request| requests.push(request));
         if !jobs.is_empty() {
             self.worker.add_all(jobs);
         }
@@ -465,26 +444,26 @@ fn read_at_once<M: DeviceMemory>(
     data: Buffers<'_>,
     memory: &M,
     file: &Arc<DiskFile>,
-) -> Result<Step, TargetError> {
+) -> Result<Option<Rest>, TargetError> {
     let is_short = bytes <= PART_BYTES as u64 && offset + bytes <= file.bytes;
     match file.store {
         Store::Memory if is_short => {
             read_all(file, offset, data, memory)?;
-            return Ok(Step::Done);
+            return Ok(None);
         }
         Store::Slow if is_short && cached_reads.is_worthwhile() => {
             let mut scatter = Scatter::default();
             if fill(&mut scatter, data, memory)?
                 && cached_reads.take(file.read_cached(offset, &scatter))?
             {
-                return Ok(Step::Done);
+                return Ok(None);
             }
         }
         Store::Memory | Store::Slow | Store::Direct => {}
     }
     // An error of the guest's is found before anything is read.
     data.writable(memory).try_for_each(|buffer| buffer.map(drop))?;
-    Ok(Step::Transfer(Arc::clone(file)))
+    Ok(Some(Rest::Transfer(Arc::clone(file))))
 }
 
 /// Adds the buffers for a read to `scatter`; returns whether it has room for all.

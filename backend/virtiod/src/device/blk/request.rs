@@ -10,7 +10,7 @@ use virtio_bindings::virtio_blk::{
 };
 
 use super::STATUS_SIZE;
-use crate::device::{Buffers, DeviceMemory, Fault, VirtioRequest};
+use crate::device::{Buffers, DeviceMemory, Fault, VirtioRequest, Writable};
 
 /// Bytes of a sector, the unit of addresses whatever the block size is.
 pub const SECTOR_SIZE: u64 = 512;
@@ -128,13 +128,8 @@ impl<'r> RequestParts<'r> {
         let mut out = request.readable();
         let header = out.split_front(HEADER_SIZE as u64);
         let header = header.ok_or_else(|| malformed("no block request header of 16 bytes"))?;
-        let mut status = request.writable();
-        let data_length = status.length().checked_sub(1);
-        let data_length = data_length.ok_or_else(|| malformed("no buffer for the status byte"))?;
-        let input = status.split_front(data_length);
-        let Some(input) = input else {
-            return Err(Fault::Internal("a request is shorter than its own length"));
-        };
+        let (input, status) =
+            request.split_writable().ok_or_else(|| malformed("no buffer for the status byte"))?;
         Ok(Self { header, out, input, status })
     }
 
@@ -159,6 +154,7 @@ impl<'r> BlockRequest<'r> {
     /// # Errors
     /// [`Fault::Chain`] for a request too short for header or status; [`Fault::Memory`] if the
     /// header cannot be reached.
+    #[inline]
     pub(super) fn parse<M: DeviceMemory>(
         request: &'r VirtioRequest,
         memory: &M,
@@ -191,6 +187,19 @@ impl<'r> BlockRequest<'r> {
 
     fn of(parts: RequestParts<'r>, command: BlockCommand) -> Self {
         Self { data: parts.data(&command), status: parts.status, command }
+    }
+
+    /// The status byte.
+    ///
+    /// # Errors
+    /// [`Fault::Memory`].
+    #[inline]
+    pub(super) fn status_byte<'m, M: DeviceMemory>(
+        &self,
+        memory: &'m M,
+    ) -> Result<Writable<'m>, Fault> {
+        let byte = self.status.first_writable(memory)?;
+        byte.ok_or(Fault::Internal("a status has no byte"))
     }
 
     /// Number of bytes written into the request's buffers, with this status.

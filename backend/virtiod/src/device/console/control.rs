@@ -151,7 +151,7 @@ impl ControlQueue {
             return Ok(());
         }
         let mut done = Vec::with_capacity(requests.len());
-        for request in &requests {
+        for request in requests.iter() {
             let message = self.waiting.pop_front().unwrap_or_default();
             let count = fill(request, queues.memory(), &message)?;
             if count as usize != message.len() {

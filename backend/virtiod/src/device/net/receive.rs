@@ -214,11 +214,11 @@ impl Receiver {
         let (plan, mut fault) = self.plan(queues, format.buffers, stats);
         let count = plan.iter().map(|delivery| delivery.requests).sum();
         let mut requests = queues.take_list();
-        requests.extend(self.stock.drain(..count));
+        self.stock.drain(..count).for_each(|request| requests.push(request));
         trim(&mut requests, &plan);
         queues.prepare(&requests);
         let mut done = Vec::with_capacity(count);
-        let mut rest = requests.as_slice();
+        let mut rest = &*requests;
         for delivery in plan {
             let packet = self.bytes.get_mut(delivery.packet);
             let (Some((now, later)), Some(packet)) =
@@ -322,7 +322,7 @@ impl Receiver {
             let reason = "a device-readable buffer in a receive queue".to_owned();
             return Err(Fault::Chain { head: *head, reason });
         }
-        self.stock.extend(requests.drain(..));
+        self.stock.extend(requests.drain());
         queues.recycle(requests);
         fault.map_or(Ok(found), Err)
     }
