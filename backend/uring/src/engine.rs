@@ -199,9 +199,11 @@ impl<T> Engine<T> {
         }
     }
 
-    /// Divides a vector for direct I/O so that each part is in one region, if few parts will do.
-    pub fn divide(&self, vector: OwnedVector) -> Vec<OwnedVector> {
-        self.registered.divide(vector)
+    /// Divides a vector for direct I/O so that each part is in one region, if few parts will do, and
+    /// has at most `longest` bytes.
+    pub fn divide(&self, vector: OwnedVector, longest: usize) -> Vec<OwnedVector> {
+        let parts = self.registered.divide(vector).into_iter();
+        parts.flat_map(|part| part.parts(longest)).collect()
     }
 
     /// Begins the operations that were added, as far as the kernel takes them now.

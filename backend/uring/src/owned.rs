@@ -100,6 +100,32 @@ impl OwnedVector {
         self.vectors.iter().map(piece).collect()
     }
 
+    /// The same memory in lists of `longest` bytes, and a last one of at most as many.
+    pub(crate) fn parts(self, longest: usize) -> Vec<Self> {
+        let longest = longest.max(1);
+        if self.length <= longest {
+            return vec![self];
+        }
+        let without_pieces =
+            || Self { vectors: Vec::new(), length: 0, owner: Arc::clone(&self.owner) };
+        let (mut parts, mut part) = (Vec::new(), without_pieces());
+        for piece in &self.vectors {
+            let mut rest = *piece;
+            while rest.iov_len > 0 {
+                if part.length == longest {
+                    parts.push(std::mem::replace(&mut part, without_pieces()));
+                }
+                let iov_len = rest.iov_len.min(longest - part.length);
+                part.vectors.push(libc::iovec { iov_len, ..rest });
+                part.length += iov_len;
+                rest.iov_base = rest.iov_base.wrapping_byte_add(iov_len);
+                rest.iov_len -= iov_len;
+            }
+        }
+        parts.push(part);
+        parts
+    }
+
     /// Removes `count` bytes from the front.
     pub(crate) fn skip(&mut self, count: usize) {
         self.length -= count.min(self.length);
@@ -161,5 +187,24 @@ mod tests {
         assert_eq!((pieces.length(), pieces.vectors().len()), (0, 0));
         drop(pieces);
         assert_eq!(Arc::strong_count(&owner), 1);
+    }
+
+    #[test]
+    fn parts_are_the_same_bytes_in_order() {
+        let owner = Arc::new(Bytes(Box::new([0; 16])));
+        let start = owner.0.as_ptr() as usize;
+        let parts = |longest| {
+            let parts = vector(&owner, &[(0, 5), (8, 1), (10, 4)]).parts(longest);
+            assert!(parts.iter().all(|part| part.length() <= longest.max(1)));
+            let pieces = |part: &OwnedVector| -> Vec<_> {
+                let piece = |v: &libc::iovec| (v.iov_base as usize - start, v.iov_len);
+                part.vectors().iter().map(piece).collect()
+            };
+            parts.iter().map(pieces).collect::<Vec<_>>()
+        };
+        assert_eq!(parts(10), [[(0, 5), (8, 1), (10, 4)]]);
+        assert_eq!(parts(4), [vec![(0, 4)], vec![(4, 1), (8, 1), (10, 2)], vec![(12, 2)]]);
+        assert_eq!(parts(5), [vec![(0, 5)], vec![(8, 1), (10, 4)]]);
+        assert_eq!(parts(0).len(), 10);
     }
 }

@@ -308,11 +308,12 @@ fn a_vector_is_divided_only_where_all_is_registered() {
         })
         .unwrap()
     };
-    assert_eq!(engine.divide(two()).len(), 1);
+    assert_eq!(engine.divide(two(), usize::MAX).len(), 1);
     engine.register(Memory::vector(&memory, 0, 4096));
-    assert_eq!(engine.divide(two()).len(), 1);
+    assert_eq!(engine.divide(two(), usize::MAX).len(), 1);
     engine.register(Memory::vector(&memory, 8192, 8192));
     if Method::Ring.is_available() {
-        assert_eq!(engine.divide(two()).len(), 2);
+        assert_eq!(engine.divide(two(), usize::MAX).len(), 2);
+        assert_eq!(engine.divide(two(), 2048).len(), 4);
     }
 }

@@ -45,13 +45,21 @@ impl Store {
     }
 }
 
+/// A file that was opened for direct I/O.
+#[derive(Clone, Debug)]
+pub(super) struct DirectFile {
+    pub(super) file: Arc<File>,
+    /// Length in bytes of the longest transfer that the kernel passes on to the storage as one.
+    pub(super) longest: usize,
+}
+
 /// A file with a target's data.
 #[derive(Clone, Debug)]
 pub(super) struct DiskFile {
     /// The file, with the page cache.
     pub(super) cached: Arc<File>,
     /// The same file, opened for direct I/O where that is configured and supported.
-    pub(super) direct: Option<Arc<File>>,
+    pub(super) direct: Option<DirectFile>,
     /// The size of a raw target's file; the disk ends with the sector that contains its last byte.
     pub(super) bytes: u64,
     pub(super) store: Store,
@@ -63,7 +71,7 @@ impl DiskFile {
     /// The kernel's.
     pub(super) fn new(
         cached: &Arc<File>,
-        direct: Option<&Arc<File>>,
+        direct: Option<&DirectFile>,
         bytes: u64,
         durability: &Arc<Durability>,
     ) -> io::Result<Self> {
@@ -79,7 +87,12 @@ impl DiskFile {
 
     /// The file for transfers that may wait.
     pub(super) fn waiting(&self) -> &Arc<File> {
-        self.direct.as_ref().unwrap_or(&self.cached)
+        self.direct.as_ref().map_or(&self.cached, |direct| &direct.file)
+    }
+
+    /// Length in bytes of the longest transfer that need not be divided.
+    pub(super) fn longest(&self) -> usize {
+        self.direct.as_ref().map_or(usize::MAX, |direct| direct.longest)
     }
 
     /// Reads at once; only for [`Store::Memory`].

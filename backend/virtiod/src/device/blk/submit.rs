@@ -58,7 +58,7 @@ impl TransferRange {
     }
 
     /// Whether `next` goes on where this ends, and both may be one operation.
-    fn joins(&self, next: &Self) -> bool {
+    fn joins(&self, next: &Self, longest: u64) -> bool {
         let data = self.data;
         let follows = match (self.work, next.work) {
             (Work::Read { offset }, Work::Read { offset: other }) => offset + data == other,
@@ -68,7 +68,7 @@ impl TransferRange {
             _ => false,
         };
         follows
-            && self.bytes + next.bytes <= MOST_JOINED
+            && self.bytes + next.bytes <= MOST_JOINED.min(longest)
             && self.pieces + next.pieces <= MOST_PIECES
     }
 }
@@ -79,10 +79,13 @@ impl Block {
         let mut slots = slots.iter().copied().peekable();
         while let Some(first) = slots.next() {
             let Some(mut joined) = self.range(first) else { continue };
+            let file = self.in_flight.get(first).and_then(InFlight::file);
+            let longest = file.map_or(0, |file| file.longest() as u64);
             let mut last = first;
             while let Some(next) = slots.peek().copied() {
                 let is_near = self.may_be_joined(first, next);
-                let range = self.range(next).filter(|range| is_near && joined.joins(range));
+                let range =
+                    self.range(next).filter(|range| is_near && joined.joins(range, longest));
                 let Some(range) = range else { break };
                 joined.data += range.data;
                 joined.bytes += range.bytes;
@@ -136,15 +139,14 @@ impl Block {
     /// where it permits that.
     fn submit_in_regions(&mut self, first: usize, operation: Operation) {
         let file = self.in_flight.get(first).and_then(InFlight::file);
-        let is_direct = file.is_some_and(|file| file.direct.is_some());
-        if !is_direct {
+        let Some(longest) = file.and_then(|file| Some(file.direct.as_ref()?.longest)) else {
             return self.engine.submit(operation, Ticket::Transfer(first));
-        }
+        };
         if self.engine.wants_region(&operation.vector) {
             self.chain(first).into_iter().for_each(|slot| self.register_regions(slot));
         }
         let Operation { file, work, vector, .. } = operation;
-        let parts = self.engine.divide(vector);
+        let parts = self.engine.divide(vector, longest);
         if let Some(entry) = self.in_flight.get_mut(first) {
             entry.operations = parts.len();
         }
@@ -338,7 +340,8 @@ enum Remedy {
 }
 
 fn remedy(operation: &Operation, error: &io::Error, file: &DiskFile) -> Remedy {
-    let is_direct = file.direct.as_ref().is_some_and(|file| Arc::ptr_eq(file, &operation.file));
+    let is_direct =
+        file.direct.as_ref().is_some_and(|direct| Arc::ptr_eq(&direct.file, &operation.file));
     match (operation.work, error.raw_os_error()) {
         (_, Some(libc::EINVAL | libc::EFAULT)) if is_direct => Remedy::PageCache,
         (Work::Write { offset, mode: WriteMode::Through }, Some(libc::EOPNOTSUPP)) => {

@@ -8,11 +8,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::Arc;
 
+use protocol::grant::PAGE_SIZE;
+
 use self::ranges::{Medium, Ranges};
 use super::{BlockSize, Image, Storage, format};
 use crate::device::blk::SECTOR_SIZE;
 use crate::device::blk::claim::Durability;
-use crate::device::blk::disk_file::DiskFile;
+use crate::device::blk::disk_file::{DirectFile, DiskFile};
 use crate::device::blk::files::DiskFiles;
 use crate::device::blk::target::{AccessMode, Caching, Discard, TargetOptions};
 use crate::device::{Gather, Scatter, WriteMode};
@@ -21,7 +23,7 @@ use crate::device::{Gather, Scatter, WriteMode};
 pub(super) struct RawImage {
     file: Arc<File>,
     /// The same file, opened for direct I/O where that is configured and supported.
-    direct: Option<Arc<File>>,
+    direct: Option<DirectFile>,
     /// Size of the file; the disk ends with the sector that contains its last byte.
     bytes: u64,
     block_size: BlockSize,
@@ -42,7 +44,7 @@ impl RawImage {
         let granularity = device.and_then(|device| attribute(device, "discard_granularity"));
         let direct = match options.caching {
             Caching::PageCache => None,
-            Caching::Direct => open_direct(options, files),
+            Caching::Direct => open_direct(options, files)?,
         };
         let zeroes = device.and_then(|device| attribute(device, "write_zeroes_max_bytes"));
         let mut ranges = Ranges::of(match (device, zeroes) {
@@ -76,7 +78,7 @@ impl RawImage {
     /// these buffers or this range are not aligned as the storage requires. The kernel keeps both
     /// views coherent.
     fn transfer(&self, transfer: impl Fn(BorrowedFd<'_>) -> io::Result<()>) -> io::Result<()> {
-        match self.direct.as_ref().map(|direct| transfer(direct.as_fd())) {
+        match self.direct.as_ref().map(|direct| transfer(direct.file.as_fd())) {
             Some(Err(error))
                 if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EFAULT)) => {}
             Some(outcome) => return outcome,
@@ -137,18 +139,33 @@ fn warn_of_odd_size(options: &TargetOptions, bytes: u64) {
     }
 }
 
-fn open_direct(options: &TargetOptions, files: &DiskFiles) -> Option<Arc<File>> {
+fn open_direct(options: &TargetOptions, files: &DiskFiles) -> io::Result<Option<DirectFile>> {
     let path = &options.path;
-    let direct = files.target().open_direct();
-    direct
-        .inspect_err(|error| {
+    match files.target().open_direct() {
+        Ok(file) => {
+            let metadata = file.metadata()?;
+            let is_device = metadata.file_type().is_block_device();
+            let device = if is_device { metadata.rdev() } else { metadata.dev() };
+            Ok(Some(DirectFile { file: Arc::new(file), longest: longest_transfer(device) }))
+        }
+        Err(error) => {
             tracing::warn!(
                 %error,
                 "direct-io-safe has no effect: the file system of {path:?} has no direct I/O"
             );
-        })
-        .ok()
-        .map(Arc::new)
+            Ok(None)
+        }
+    }
+}
+
+/// Length in bytes of the longest transfer, of pages that are apart, that the kernel does not
+/// divide for this device. io_uring submits longer ones from a thread of the kernel, since the
+/// caller could have to wait.
+fn longest_transfer(device: u64) -> usize {
+    let limit = |name, unit: u64| attribute(device, name).map(|count| count.saturating_mul(unit));
+    let limits = [limit("max_sectors_kb", 1024), limit("max_segments", PAGE_SIZE)];
+    let Some(least) = limits.into_iter().flatten().min() else { return usize::MAX };
+    usize::try_from((least - least % PAGE_SIZE).max(PAGE_SIZE)).unwrap_or(usize::MAX)
 }
 
 /// A file is addressed by sector; the file system's block is the unit of writes.
@@ -265,8 +282,9 @@ mod tests {
         let options = TargetOptions::for_test(path.path());
         let files = DiskFiles::claim(&options).unwrap();
         let mut image = RawImage::open(&options, &files).unwrap();
-        image.direct = Some(Arc::new(path.reopen().unwrap()));
-        let direct = image.direct.as_ref().unwrap().as_raw_fd();
+        let file = Arc::new(path.reopen().unwrap());
+        let direct = file.as_raw_fd();
+        image.direct = Some(DirectFile { file, longest: usize::MAX });
         let tried = |errno| {
             let tried = RefCell::new(Vec::new());
             let outcome = image.transfer(|file| {

@@ -16,7 +16,7 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
 };
 
-use super::super::disk_file::{DiskFile, Store};
+use super::super::disk_file::{DirectFile, DiskFile, Store};
 use super::super::in_flight::{InFlightLimits, InFlightTable};
 use super::super::target::{Target, TargetOptions};
 use super::super::worker::Job;
@@ -36,7 +36,7 @@ const OPEN: u8 = 0xff;
 fn image(cached: File, direct: Option<File>, store: Store) -> Scripted {
     let file = DiskFile {
         cached: Arc::new(cached),
-        direct: direct.map(Arc::new),
+        direct: direct.map(|file| DirectFile { file: Arc::new(file), longest: usize::MAX }),
         bytes: super::SIZE,
         store,
         durability: Arc::default(),
@@ -375,6 +375,42 @@ fn spec_5_11_pages_are_refused_while_storage_uses_the_pool() {
     handle_until(&mut driver, |driver| driver.status(0) != OPEN);
     assert_eq!((driver.statuses(), driver.data(70)[7]), (vec![0], 7));
     assert_eq!(unshare(&mut driver), Ok(()));
+}
+
+/// A disk by direct I/O whose longest transfer is three pages, with reads of 16 pages, of 2, and of
+/// the next 2.
+fn divided(direct: File) -> Driver {
+    let image = image(tempfile::tempfile().unwrap(), Some(direct), Store::Direct);
+    if let Some(DiskFile { direct: Some(direct), .. }) = &mut image.0.lock().unwrap().file {
+        direct.longest = 3 << 12;
+    }
+    let mut driver = Driver::new(&image);
+    for (page, count) in [(0, 16), (16, 2), (18, 2)] {
+        let data = Some((count << 12, Access::ReadWrite));
+        driver.add_at(VIRTIO_BLK_T_IN, page * 8, page, &[], data);
+    }
+    driver
+}
+
+#[test]
+fn a_direct_transfer_is_divided_where_the_kernel_would() {
+    let file = tempfile::tempfile().unwrap();
+    (0..20).for_each(|page| file.write_all_at(&[page as u8 + 1; 4096], page * 4096).unwrap());
+    let mut driver = divided(file);
+    driver.serve_all();
+    let read: Vec<_> = (0..20).map(|page| driver.data(page)[4095]).collect();
+    assert_eq!((driver.statuses(), read), (vec![0; 3], (1..=20).collect()));
+
+    if !Method::Ring.is_available() {
+        println!("skipped: the kernel refuses io_uring");
+        return;
+    }
+    let (pipe, writer) = io::pipe().unwrap();
+    // The writer is dropped first, and the disk waits for no answer.
+    let (mut driver, _writer) = (divided(File::from(OwnedFd::from(pipe))), writer);
+    serve(&mut driver);
+    let parts = |slot| driver.disk.in_flight.get(slot).map(|entry| entry.operations);
+    assert_eq!([0, 1, 2].map(parts), [6, 1, 1].map(Some), "joined, the last two are longer");
 }
 
 #[test]
