@@ -21,13 +21,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::eventfd::EventFd;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use nix::sys::stat::{major, minor};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use self::uevents::Uevents;
-use crate::device::blk::{SECTOR_SIZE, SizeWatch, SizeWatcher};
+use crate::device::blk::{SECTOR_SIZE, SizeSignal, SizeWatch, SizeWatcher};
 use crate::stats::DeviceStats;
 
 /// Interval at which the size of a file is compared while its guest writes.
@@ -64,7 +64,7 @@ struct Disk {
     reports: Reports,
     /// The size that the device was told of.
     bytes: u64,
-    changed: Arc<EventFd>,
+    changed: Arc<SizeSignal>,
     stats: Arc<DeviceStats>,
     /// The guest's writes when they were counted last.
     writes: u64,
@@ -135,7 +135,7 @@ impl Disk {
             return;
         }
         self.bytes = bytes.unwrap_or(self.bytes);
-        if let Err(error) = self.changed.write(1) {
+        if let Err(error) = self.changed.set() {
             tracing::warn!(%error, "cannot tell a disk that its size changed");
         }
     }
@@ -283,8 +283,7 @@ impl SizeWatcher for SizeWatches {
             SizeOf::Device(_) if self.0.has_uevents() => Reports::Uevent,
             SizeOf::Device(_) => Reports::Never,
         };
-        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
-        let changed = Arc::new(EventFd::from_flags(flags)?);
+        let changed = Arc::new(SizeSignal::new()?);
         let stats = Arc::clone(stats);
         let mut disk =
             Disk { size, reports, bytes, changed: Arc::clone(&changed), stats, writes: 0 };

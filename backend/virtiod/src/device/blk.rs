@@ -49,7 +49,7 @@ use self::in_flight::{Carrier, Ended, InFlightTable};
 pub use self::request::SECTOR_SIZE;
 use self::request::SERIAL_SIZE;
 use self::size_watch::SizeCheck;
-pub use self::size_watch::{SizeWatch, SizeWatcher};
+pub use self::size_watch::{SizeSignal, SizeWatch, SizeWatcher};
 use self::submit::Ticket;
 use self::sync::Syncs;
 pub use self::target::{AccessMode, Caching, Discard, Target, TargetError, TargetOptions};

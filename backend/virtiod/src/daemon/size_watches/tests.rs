@@ -6,6 +6,8 @@ use std::os::fd::AsFd;
 use nix::poll::{PollFd, PollFlags};
 use tempfile::NamedTempFile;
 
+use nix::sys::eventfd::EfdFlags;
+
 use super::*;
 use uring::waiting::wait_for;
 

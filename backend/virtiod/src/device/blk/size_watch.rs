@@ -4,9 +4,10 @@ use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::eventfd::EventFd;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::device::Source;
@@ -30,28 +31,66 @@ pub trait SizeWatcher: Send + Sync {
     ) -> io::Result<SizeWatch>;
 }
 
+/// Tells a disk that its size has changed.
+#[derive(Debug)]
+pub struct SizeSignal {
+    ready: EventFd,
+    /// Whether `ready` is readable, so that a look takes no system call. Set with Release after
+    /// `ready` is written, and taken with Acquire: who finds it set reads what was written.
+    is_set: AtomicBool,
+}
+
+impl SizeSignal {
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new() -> io::Result<Self> {
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+        Ok(Self { ready: EventFd::from_flags(flags)?, is_set: AtomicBool::new(false) })
+    }
+
+    /// Tells the disk.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn set(&self) -> io::Result<()> {
+        self.ready.write(1)?;
+        self.is_set.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn take(&self) -> bool {
+        let is_set =
+            self.is_set.load(Ordering::Relaxed) && self.is_set.swap(false, Ordering::Acquire);
+        if is_set {
+            // It was written. Another change since then is told by this one.
+            let _ = self.ready.read();
+        }
+        is_set
+    }
+}
+
 /// A watch on one disk's size.
 pub struct SizeWatch {
-    changed: Arc<EventFd>,
+    changed: Arc<SizeSignal>,
     /// Ends the watch when it is dropped.
     _end: Box<dyn Any + Send>,
 }
 
 impl SizeWatch {
     /// A watch that reports by `changed` and ends when `end` is dropped.
-    pub fn new(changed: Arc<EventFd>, end: impl Any + Send) -> Self {
+    pub fn new(changed: Arc<SizeSignal>, end: impl Any + Send) -> Self {
         Self { changed, _end: Box::new(end) }
     }
 
     /// A source that is ready when the size has changed.
     pub fn source(&self) -> Source<'_> {
-        Source::readable(self.changed.as_fd())
+        Source::readable(self.changed.ready.as_fd())
     }
 
     /// Whether the size has changed since the last call. If not, another source of the device was
     /// ready.
     pub fn take(&self) -> bool {
-        self.changed.read().is_ok()
+        self.changed.take()
     }
 }
 
@@ -80,7 +119,25 @@ impl SizeCheck {
 
 #[cfg(test)]
 mod tests {
+    use nix::poll::{PollFd, PollTimeout, poll};
+
     use super::*;
+
+    #[test]
+    fn change_is_taken_once_and_then_nothing_is_readable() {
+        let signal = Arc::new(SizeSignal::new().unwrap());
+        let watch = SizeWatch::new(Arc::clone(&signal), ());
+        let is_readable = || {
+            let source = watch.source();
+            let mut fds = [PollFd::new(source.fd, source.events)];
+            poll(&mut fds, PollTimeout::ZERO).unwrap() == 1
+        };
+        for changes in [0, 1, 2, 1] {
+            (0..changes).for_each(|_| signal.set().unwrap());
+            assert_eq!((is_readable(), watch.take()), (changes > 0, changes > 0));
+            assert_eq!((is_readable(), watch.take()), (false, false));
+        }
+    }
 
     #[test]
     fn size_is_read_in_passing_once_an_interval() {
