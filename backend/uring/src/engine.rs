@@ -199,8 +199,8 @@ impl<T> Engine<T> {
         }
     }
 
-    /// Divides a vector for direct I/O so that each part is in one region, if few parts will do, and
-    /// has at most `longest` bytes.
+    /// Divides a vector for direct I/O so that each part has at most `longest` bytes, and is in one
+    /// region if few parts will do.
     pub fn divide(&self, vector: OwnedVector, longest: usize) -> Vec<OwnedVector> {
         let parts = self.registered.divide(vector).into_iter();
         parts.flat_map(|part| part.parts(longest)).collect()
