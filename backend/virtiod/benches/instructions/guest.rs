@@ -34,8 +34,8 @@ use xen_virtiod::dma::budget::GuestBudget;
 use xen_virtiod::dma::grants::GrantPlatform;
 use xen_virtiod::stats::DeviceStats;
 
-/// A folder in memory, so that no request waits for storage.
-const STORE: &str = "/dev/shm";
+/// A folder in memory.
+const IN_MEMORY: &str = "/dev/shm";
 
 /// Requests in a batch.
 pub(super) const BATCH: u16 = 32;
@@ -66,6 +66,15 @@ const DOORBELL: u32 = 7;
 
 const BY_EVENTS: Woken = Woken { events: true, sources: false, deadline: false };
 const BY_SOURCES: Woken = Woken { events: false, sources: true, deadline: false };
+
+/// What the disk is on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Store {
+    /// A file in memory: no request waits for it.
+    Memory,
+    /// A file that is read by direct I/O.
+    Slow,
+}
 
 /// Event channels that only count notifications.
 struct Events {
@@ -127,12 +136,15 @@ pub(super) struct Disk {
 
 impl Disk {
     /// Starts the device, and writes [`BATCH`] requests.
-    pub(super) fn start() -> Self {
+    pub(super) fn start(store: Store) -> Self {
         let (hypervisor, stats) = (Hypervisor::default(), Arc::new(DeviceStats::default()));
         let mut guest = hypervisor.guest(1, PAGES);
-        let mut file = tempfile::NamedTempFile::new_in(STORE).unwrap();
+        let mut file = match store {
+            Store::Memory => tempfile::NamedTempFile::new_in(IN_MEMORY).unwrap(),
+            Store::Slow => tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap(),
+        };
         (0..BATCH).for_each(|number| file.write_all(&[number as u8; 4096]).unwrap());
-        let target = Target::open(options(file.path())).unwrap();
+        let target = Target::open(options(file.path(), store)).unwrap();
         let limits = InFlightLimits::default();
         let device = Block::new(target, "xvda", limits, Arc::clone(&stats)).unwrap();
         let platform = GrantPlatform::new(hypervisor.grants(DomId(1)).unwrap());
@@ -265,14 +277,28 @@ impl Disk {
     /// started the disk.
     pub(super) fn wait(&mut self) {
         while self.used() != self.available {
-            let sources = self.transport.sources();
-            let mut fds: Vec<_> =
-                sources.iter().map(|source| PollFd::new(source.fd, source.events)).collect();
-            poll(&mut fds, PollTimeout::NONE).unwrap();
-            drop(sources);
-            self.transport.scheduler().begin_iteration(BY_SOURCES, &self.clock);
-            self.iterate();
+            self.wait_for_sources();
+            self.serve_sources();
         }
+    }
+
+    /// Waits until the device has something to do without the driver. Returns `false` if all
+    /// requests were answered before.
+    pub(super) fn wait_for_sources(&mut self) -> bool {
+        if self.used() == self.available {
+            return false;
+        }
+        let sources = self.transport.sources();
+        let mut fds: Vec<_> =
+            sources.iter().map(|source| PollFd::new(source.fd, source.events)).collect();
+        poll(&mut fds, PollTimeout::NONE).unwrap();
+        true
+    }
+
+    /// Does what a device's thread does after a completion until it sleeps.
+    pub(super) fn serve_sources(&mut self) {
+        self.transport.scheduler().begin_iteration(BY_SOURCES, &self.clock);
+        self.iterate();
     }
 
     fn iterate(&mut self) {
@@ -313,11 +339,12 @@ fn descriptor(table: &VolatileSlice<'_>, index: u16, (address, length, flags): (
     entry.write_obj(if flags & NEXT == 0 { 0 } else { index + 1 }, 14).unwrap();
 }
 
-fn options(path: &Path) -> TargetOptions {
+fn options(path: &Path, store: Store) -> TargetOptions {
+    let caching = if store == Store::Memory { Caching::PageCache } else { Caching::Direct };
     TargetOptions {
         path: path.to_owned(),
         mode: AccessMode::ReadWrite,
-        caching: Caching::PageCache,
+        caching,
         discard: Discard::Allowed,
         format: Some(ImageFormat::Raw),
         sharing: Sharing::Safe,

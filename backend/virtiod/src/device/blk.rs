@@ -132,6 +132,8 @@ pub struct Block {
     engine: Engine<Ticket>,
     /// What the engine returns, reused from call to call.
     landed: Vec<Landed<Ticket>>,
+    /// Requests that are being answered, with the numbers of bytes written.
+    done: Vec<(u16, u32)>,
     in_flight: InFlightTable,
     /// Limits of what all parts of the device have in flight.
     limits: InFlightLimits,
@@ -205,6 +207,7 @@ impl Block {
             worker,
             engine: Engine::new(method),
             landed: Vec::new(),
+            done: Vec::new(),
             in_flight: InFlightTable::new(limits, Arc::clone(&part_use)),
             limits,
             part_use,
@@ -286,6 +289,15 @@ impl Block {
         self.engine.take(&mut landed);
         landed.drain(..).for_each(|landed| self.land(landed));
         self.landed = landed;
+        if self.worker.has_reports() {
+            self.take_reports();
+        }
+        self.begin_sync();
+        self.commit();
+    }
+
+    /// Takes what the worker has done.
+    fn take_reports(&mut self) {
         let Reports { list, facts } = self.worker.take();
         if let Some(facts) = facts {
             self.facts = facts;
@@ -294,8 +306,6 @@ impl Block {
             }
         }
         list.into_iter().for_each(|report| self.take_report(report));
-        self.begin_sync();
-        self.commit();
     }
 
     /// Leaves further requests to the worker.

@@ -91,6 +91,9 @@ pub trait HeldBuffers: Send + Sync {
     /// The memory around a buffer that stays mapped over requests, if it is in such memory.
     fn region(&self, buffer: Buffer) -> Option<Arc<dyn SharedRegion>>;
 
+    /// Whether some of the buffers are copies.
+    fn has_copies(&self) -> bool;
+
     /// Copies what was written into buffers back into the guest's memory, where they are copies.
     /// The device calls this before it returns the buffers to the driver.
     ///

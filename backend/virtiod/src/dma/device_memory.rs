@@ -98,6 +98,10 @@ impl<P: AccessPlatform> HeldBuffers for HeldMemory<P> {
         Some(HeldMemory::region(self, range(buffer))?)
     }
 
+    fn has_copies(&self) -> bool {
+        !self.copies.is_empty()
+    }
+
     fn write_back(
         &self,
         buffers: &mut dyn Iterator<Item = Buffer>,

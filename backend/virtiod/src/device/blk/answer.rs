@@ -46,7 +46,7 @@ fn status_of_error<M: DeviceMemory>(
     }
 }
 
-/// Buffers of one batch that have to be written back.
+/// Buffers of one batch that are copies, and have to be written back.
 #[derive(Default)]
 struct WriteBack {
     held: Option<Arc<HeldBatch>>,
@@ -59,8 +59,10 @@ impl WriteBack {
         if self.held.as_ref().is_some_and(|before| !Arc::ptr_eq(before, held)) {
             self.finish()?;
         }
-        self.held = Some(Arc::clone(held));
-        self.buffers.extend(request.writable().buffers());
+        if held.0.has_copies() {
+            self.held = Some(Arc::clone(held));
+            self.buffers.extend(request.writable().buffers());
+        }
         Ok(())
     }
 
@@ -96,17 +98,15 @@ impl Block {
         let all: QueueSet = ended.iter().map(|ended| ended.entry.queue).collect();
         let mut outcome = Ok(());
         for queue in all.iter() {
-            let mut by_engine = Vec::new();
-            let mut by_worker = Vec::new();
-            for ended in ended.extract_if(.., |ended| ended.entry.queue == queue) {
-                match ended.entry.carrier {
-                    Carrier::Engine { .. } => by_engine.push(ended),
-                    Carrier::Worker => by_worker.push(ended),
-                }
-            }
+            let is_its = |ended: &mut Ended| ended.entry.queue == queue;
+            let by_worker = |ended: &mut Ended| is_its(ended) && ended.entry.is_by_worker();
+            let by_worker: Vec<_> = ended.extract_if(.., by_worker).collect();
+            let by_engine = ended.extract_if(.., is_its);
             outcome = outcome.and(self.answer_by_engine(queue, by_engine, queues));
             outcome = outcome.and(self.answer_by_worker(queue, by_worker, queues));
         }
+        // All are taken out; the allocation is kept.
+        self.ended = ended;
         outcome
     }
 
@@ -114,13 +114,15 @@ impl Block {
     fn answer_by_engine<M: DeviceMemory>(
         &mut self,
         queue: usize,
-        ended: Vec<Ended>,
+        ended: impl Iterator<Item = Ended>,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
-        if ended.is_empty() {
+        let mut ended = ended.peekable();
+        if ended.peek().is_none() {
             return Ok(());
         }
-        let (mut done, mut bytes) = (Vec::with_capacity(ended.len()), 0);
+        let (mut done, mut bytes) = (std::mem::take(&mut self.done), 0);
+        done.clear();
         let mut back = WriteBack::default();
         let mut outcome = Ok(());
         let mut requests = queues.take_list();
@@ -144,6 +146,7 @@ impl Block {
         if outcome.is_ok() {
             queues.complete(queue, &done, bytes)?;
         }
+        self.done = done;
         outcome
     }
 

@@ -69,6 +69,10 @@ impl InFlight {
         self.request.length()
     }
 
+    pub(super) fn is_by_worker(&self) -> bool {
+        matches!(self.carrier, Carrier::Worker)
+    }
+
     /// The buffers that the engine uses, held with those of its batch.
     pub(super) fn held(&self) -> Option<&Arc<HeldBatch>> {
         match &self.carrier {

@@ -233,7 +233,7 @@ impl Block {
             return self.land_divided(first, &operation, outcome, file);
         }
         match outcome {
-            Ok(()) => self.chain(first).into_iter().for_each(|slot| self.end_transfer(slot)),
+            Ok(()) => self.end_transfers(first),
             Err(error) => self.mend(first, operation, error, file),
         }
     }
@@ -252,7 +252,7 @@ impl Block {
         let chain = self.chain(first);
         match self.note_end(first, &outcome) {
             None => {}
-            Some(true) => chain.into_iter().for_each(|slot| self.end_transfer(slot)),
+            Some(true) => self.end_transfers(first),
             // As one operation, whose error says what to do.
             Some(false) => match self.operation(&chain) {
                 Ok(Some(whole)) if self.is_wanted(first) => {
@@ -284,7 +284,7 @@ impl Block {
             }
             Remedy::Zeros => {
                 operation.vector.zero();
-                chain.into_iter().for_each(|slot| self.end_transfer(slot));
+                self.end_transfers(first);
             }
             Remedy::PageCache => {
                 let Operation { work, vector, .. } = operation;
@@ -315,6 +315,15 @@ impl Block {
 
     fn is_wanted(&self, slot: usize) -> bool {
         self.in_flight.get(slot).is_some_and(|entry| entry.is_wanted)
+    }
+
+    /// Ends a request whose data is transferred, and those that are joined to it.
+    fn end_transfers(&mut self, first: usize) {
+        let mut slot = Some(first);
+        while let Some(ended) = slot {
+            slot = self.in_flight.get(ended).and_then(|entry| entry.next);
+            self.end_transfer(ended);
+        }
     }
 
     /// Ends a request whose data is transferred.
