@@ -25,7 +25,7 @@ A network device, at the bridge xenbr0 if that exists:
 Other types: device3 is a console, device4 an entropy device, device13 a socket device (vsock).
 
 For a device that it cannot serve, it writes the reason to the log and to the key `error` of the
-backend's directory (xenstore-ls backend)."
+backend's directory (xenstore-ls backend). `xen-virtiod stat` shows it too."
 )]
 pub struct CommandLine {
     /// Command to run [default: serve devices].
@@ -50,15 +50,16 @@ pub struct CommandLine {
 pub enum Operation {
     /// Shows every device: state, features, requests, bytes, addresses, pages mapped.
     ///
-    /// Also shows the requests of disks in flight, removed disks that still wait for storage, and
-    /// the latest 64 other removed devices.
+    /// Also shows how many requests of a disk wait for storage ("in flight") and for how long the
+    /// oldest has, removed disks that still wait for storage, and the latest 64 other removed
+    /// devices.
     Stat {
         /// Prints one JSON object, for programs.
         #[arg(long)]
         json: bool,
     },
     /// Checks the configuration file: prints "ok", or one line with file, line and key of the
-    /// error.
+    /// error. The exit status of an error is 78.
     Check {
         /// Path of the file [default: the file that the daemon reads].
         path: Option<PathBuf>,
