@@ -162,10 +162,23 @@ fn open_direct(options: &TargetOptions, files: &DiskFiles) -> io::Result<Option<
 /// divide for this device. io_uring submits longer ones from a thread of the kernel, since the
 /// caller could have to wait.
 fn longest_transfer(device: u64) -> usize {
-    let limit = |name, unit: u64| attribute(device, name).map(|count| count.saturating_mul(unit));
+    let limit = |name, unit: u64| {
+        // No transfer keeps to a limit of 0.
+        let count = attribute(device, name).filter(|count| *count > 0);
+        count.map(|count| count.saturating_mul(unit))
+    };
     let limits = [limit("max_sectors_kb", 1024), limit("max_segments", PAGE_SIZE)];
-    let Some(least) = limits.into_iter().flatten().min() else { return usize::MAX };
-    usize::try_from((least - least % PAGE_SIZE).max(PAGE_SIZE)).unwrap_or(usize::MAX)
+    let least = limits.into_iter().flatten().min();
+    least.map_or(usize::MAX, |least| whole_blocks(least, device_block_size(device)))
+}
+
+/// `limit` bytes, or less so that parts of an aligned transfer are aligned: to the physical block,
+/// as the kernel divides, if the limit permits that, and to the logical block in any case.
+fn whole_blocks(limit: u64, BlockSize { logical, physical }: BlockSize) -> usize {
+    // All are powers of two.
+    let [physical, logical] = [physical, logical].map(|block| u64::from(block).max(PAGE_SIZE));
+    let unit = if physical <= limit { physical } else { logical };
+    usize::try_from((limit - limit % unit).max(unit)).unwrap_or(usize::MAX)
 }
 
 /// A file is addressed by sector; the file system's block is the unit of writes.
@@ -297,5 +310,19 @@ mod tests {
         assert_eq!(tried(libc::EINVAL), (Ok(()), vec![true, false]));
         assert_eq!(tried(libc::EFAULT), (Ok(()), vec![true, false]));
         assert_eq!(tried(libc::EIO), (Err(libc::EIO), vec![true]));
+    }
+
+    #[test]
+    fn parts_of_a_transfer_are_whole_blocks() {
+        let longest =
+            |limit: u64, logical, physical| whole_blocks(limit, BlockSize { logical, physical });
+        assert_eq!(longest(255 * 512, 512, 512), 31 * 4096);
+        assert_eq!(longest(127 * 4096, 16384, 16384), 31 * 16384);
+        assert_eq!(longest(127 * 4096, 512, 65536), 7 * 65536);
+        // A limit below the block: of the physical one, and of the logical one.
+        assert_eq!(longest(5 * 4096, 512, 65536), 5 * 4096);
+        assert_eq!(longest(4096, 65536, 65536), 65536);
+        assert_eq!(longest(1, 512, 512), 4096);
+        assert!(longest(u64::MAX, 512, 512) > usize::MAX - 4096);
     }
 }
