@@ -4,7 +4,10 @@ use protocol::grant::{GrantAddress, GrantRef};
 use protocol::message::ShareOutcome;
 use protocol::pool::PoolPage;
 use protocol::status::DEVICE_NEEDS_RESET;
-use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_IN};
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
+    VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+};
 
 use super::block::{OK, header, request};
 use super::driver::Driver;
@@ -25,24 +28,33 @@ fn spent(host: &Host) -> u64 {
 
 #[test]
 fn too_long_request_is_answered_without_mappings() {
-    let mut disk = TestDisk::start(numbered_disk(64), "w");
-    let before = spent(&disk.host);
-    // 24 MiB in 12 parts, none of them granted.
-    let part = |number: u32| Descriptor {
-        address: GrantAddress::new(GrantRef(5000 + 512 * number), 0).encode(),
-        length: 2 << 20,
-        writable: true,
-    };
-    let head = disk.driver.share(&header(VIRTIO_BLK_T_IN, 0), Access::ReadOnly);
-    let status = disk.driver.share(&[0xff], Access::ReadWrite);
-    let parts = (0..12).map(part);
-    let chain: Vec<_> =
-        [head.readable()].into_iter().chain(parts).chain([status.writable()]).collect();
-    disk.driver.submit(&chain);
-    assert_eq!(disk.driver.wait_used().1, 1);
-    disk.driver.unshare(&head);
-    assert_eq!(disk.driver.unshare(&status), [VIRTIO_BLK_S_IOERR as u8]);
-    assert_eq!(spent(&disk.host) - before, 2, "its header and its status");
+    let kinds = [
+        VIRTIO_BLK_T_IN,
+        VIRTIO_BLK_T_OUT,
+        VIRTIO_BLK_T_FLUSH,
+        VIRTIO_BLK_T_GET_ID,
+        VIRTIO_BLK_T_DISCARD,
+    ];
+    for kind in kinds {
+        let mut disk = TestDisk::start(numbered_disk(64), "w");
+        let before = spent(&disk.host);
+        // 24 MiB in 12 parts, none of them granted. Only a read needs them.
+        let part = |number: u32| Descriptor {
+            address: GrantAddress::new(GrantRef(5000 + 512 * number), 0).encode(),
+            length: 2 << 20,
+            writable: true,
+        };
+        let head = disk.driver.share(&header(kind, 0), Access::ReadOnly);
+        let status = disk.driver.share(&[0xff], Access::ReadWrite);
+        let parts = (0..12).map(part);
+        let chain: Vec<_> =
+            [head.readable()].into_iter().chain(parts).chain([status.writable()]).collect();
+        disk.driver.submit(&chain);
+        assert_eq!(disk.driver.wait_used().1, 1, "{kind}");
+        disk.driver.unshare(&head);
+        assert_eq!(disk.driver.unshare(&status), [VIRTIO_BLK_S_IOERR as u8], "{kind}");
+        assert_eq!(spent(&disk.host) - before, 2, "{kind}: its header and its status");
+    }
 }
 
 /// Makes a chain available whose indirect table has `count` entries, all of them the same page.

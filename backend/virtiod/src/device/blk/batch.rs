@@ -7,7 +7,7 @@ use super::disk_file::{DiskFile, Store};
 use super::facts::Extent;
 use super::image::Located;
 use super::in_flight::{Carrier, HeldBatch, InFlight};
-use super::request::{BlockCommand, BlockRequest, MAX_DATA, RangeChange, Task};
+use super::request::{BlockCommand, BlockRequest, LONGEST, MAX_DATA, RangeChange, Task};
 use super::submit::note_write_loss;
 use super::target::{PART_BYTES, TargetError};
 use super::worker::{Job, RequestJob};
@@ -189,7 +189,11 @@ impl Block {
         let parsed = BlockRequest::parse(request, memory)?;
         // Before the data, so that the status can report data that cannot be reached.
         let mut status_byte = parsed.status_byte(memory)?;
-        let outcome = self.step(&parsed, memory);
+        let outcome = if request.length() > LONGEST {
+            Err(too_long(&parsed.command, request.length()))
+        } else {
+            self.step(&parsed, memory)
+        };
         if let Ok(Some(rest)) = outcome {
             status_byte.copy_from(&[PENDING]);
             let (number, command) = (judged.count, parsed.command);
@@ -421,6 +425,17 @@ impl Block {
         }
         None
     }
+}
+
+/// The error of a request that is longer than any may be, whether or not its command needs all of
+/// its buffers: none of them is mapped.
+#[cold]
+fn too_long(command: &BlockCommand, bytes: u64) -> TargetError {
+    let sector = match command {
+        BlockCommand::Read { sector } | BlockCommand::Write { sector } => *sector,
+        _ => 0,
+    };
+    TargetError::Range { sector, bytes }
 }
 
 /// Makes the buffers of one request reachable, for its operation alone.
