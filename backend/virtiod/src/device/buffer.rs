@@ -163,13 +163,17 @@ impl<'r> Buffers<'r> {
         Ok(bytes)
     }
 
-    /// Copies `bytes` into the buffers: all of them, or as many as fit. Returns their number.
+    /// Copies `bytes` into the buffers: all of them, or as many as fit. Returns their number. Does
+    /// not reach for the buffers behind them.
     ///
     /// # Errors
     /// [`Fault::Memory`].
     pub fn copy_from<M: DeviceMemory>(self, memory: &M, bytes: &[u8]) -> Result<u32, Fault> {
         let mut rest = bytes;
         for part in self.parts() {
+            if rest.is_empty() {
+                break;
+            }
             let (now, later) = rest.split_at(rest.len().min(part.buffer.length as usize));
             self.resolve(memory, part, BufferDirection::Writable)?.copy_from(now);
             rest = later;

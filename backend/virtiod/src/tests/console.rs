@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, poll};
+use protocol::grant::{GrantAddress, GrantRef};
 use protocol::status::DEVICE_NEEDS_RESET;
 
 use super::driver::{Driver, Shared};
 use super::host::{Ends, Host};
+use super::ring::Descriptor;
 use xen::{Access, DomId};
 
 const RECEIVE: usize = 0;
@@ -127,6 +129,20 @@ fn input_waits_in_order_for_buffers() {
         got.extend(typed(&mut driver, &buffer));
     }
     assert!(got == all[..sent], "{sent} bytes in order");
+    end(host, &ends, driver);
+}
+
+#[test]
+fn buffers_behind_the_input_are_not_reached_for() {
+    let (host, ends, mut driver) = console();
+    driver.use_queue(RECEIVE);
+    let buffer = driver.share(&[0; 16], Access::ReadWrite);
+    let address = GrantAddress::new(GrantRef(5000), 0).encode();
+    let behind = Descriptor { address, length: 1 << 30, writable: true };
+    let head = driver.submit(&[buffer.writable(), behind]);
+    terminal(&host, &ends).write_all(b"abc").unwrap();
+    assert_eq!(driver.wait_used(), (head, 3));
+    assert_eq!(driver.unshare(&buffer)[..3], *b"abc");
     end(host, &ends, driver);
 }
 
