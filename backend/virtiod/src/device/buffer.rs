@@ -403,3 +403,94 @@ impl VirtioRequest {
 fn malformed(head: u16, why: &Malformed) -> Fault {
     Fault::Chain { head, reason: why.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers of a fixed sequence.
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn below(&mut self, limit: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (self.0 >> 33) % limit
+        }
+
+        /// A request of up to five buffers in each direction, each of up to three bytes.
+        fn request(&mut self) -> VirtioRequest {
+            let mut request = VirtioRequest::default();
+            for direction in [BufferDirection::Readable, BufferDirection::Writable] {
+                for _ in 0..self.below(6) {
+                    let address = GuestAddress(self.below(1 << 20) * 16);
+                    let length = 1 + self.below(3) as u32;
+                    let buffer = Buffer { address, length, direction };
+                    request.totals.add(buffer, false).unwrap();
+                    request.buffers.push(buffer);
+                }
+            }
+            request
+        }
+    }
+
+    /// The position in the chain and the address of each byte.
+    fn bytes(buffers: Buffers<'_>) -> Vec<(u16, u64)> {
+        let of_part = |Part { descriptor, buffer }: Part| {
+            (0..buffer.length).map(move |at| (descriptor, buffer.address.0 + u64::from(at)))
+        };
+        let bytes: Vec<_> = buffers.parts().flat_map(of_part).collect();
+        assert_eq!(bytes.len() as u64, buffers.length());
+        bytes
+    }
+
+    /// As [`bytes`], of the request's list.
+    fn listed(request: &VirtioRequest, direction: BufferDirection) -> Vec<(u16, u64)> {
+        let numbered = (0..).zip(&request.buffers);
+        let of_buffer = |(number, buffer): (u16, &Buffer)| {
+            let start = buffer.address.0;
+            (start..start + u64::from(buffer.length)).map(move |address| (number, address))
+        };
+        numbered.filter(|(_, buffer)| buffer.direction == direction).flat_map(of_buffer).collect()
+    }
+
+    #[test]
+    fn splits_are_those_of_a_stream_of_bytes() {
+        let mut numbers = Numbers(3);
+        for _ in 0..20_000 {
+            let mut request = numbers.request();
+            let (readable, mut writable) = (
+                listed(&request, BufferDirection::Readable),
+                listed(&request, BufferDirection::Writable),
+            );
+            if numbers.below(2) == 0 {
+                let length = numbers.below(16);
+                request.truncate_writable(length);
+                writable.truncate(length as usize);
+            }
+            assert_eq!(bytes(request.readable()), readable);
+            assert_eq!(bytes(request.writable()), writable);
+            assert_eq!(request.length() as usize, readable.len() + writable.len());
+            match request.split_writable() {
+                Some((before, last)) => {
+                    let (first, rest) = writable.split_at(writable.len() - 1);
+                    assert_eq!((bytes(before), bytes(last)), (first.to_vec(), rest.to_vec()));
+                    split_at_random(before, &mut numbers);
+                }
+                None => assert_eq!(writable, []),
+            }
+            split_at_random(request.readable(), &mut numbers);
+        }
+    }
+
+    fn split_at_random(whole: Buffers<'_>, numbers: &mut Numbers) {
+        let (all, count) = (bytes(whole), numbers.below(18));
+        let mut rest = whole;
+        match rest.split_front(count) {
+            Some(front) => {
+                let (first, later) = all.split_at(count as usize);
+                assert_eq!((bytes(front), bytes(rest)), (first.to_vec(), later.to_vec()));
+            }
+            None => assert!(count > whole.length() && bytes(rest) == all),
+        }
+    }
+}
