@@ -1,5 +1,6 @@
 //! Requests that were taken from the ring and are not answered yet.
 
+use std::io;
 use std::sync::Arc;
 
 use super::disk_file::DiskFile;
@@ -24,6 +25,14 @@ pub(super) enum Carrier {
     Worker,
 }
 
+/// The failure of one of several operations of a transfer.
+pub(super) enum PartFailure {
+    /// The transfer as one operation may succeed.
+    Mendable,
+    /// It would fail too, after as much time as storage takes to give up.
+    Final(io::Error),
+}
+
 /// A request in flight.
 pub(super) struct InFlight {
     pub(super) queue: usize,
@@ -36,9 +45,9 @@ pub(super) struct InFlight {
     pub(super) is_wanted: bool,
     /// The next request of the same operation, if it was joined with others.
     pub(super) next: Option<usize>,
-    /// The number of operations of its transfer that have not ended, and whether one failed.
+    /// The number of operations of its transfer that have not ended, and what one that failed says.
     pub(super) operations: usize,
-    pub(super) has_failed: bool,
+    pub(super) failure: Option<PartFailure>,
     /// Whether a sync has to follow, because the storage cannot write through.
     pub(super) needs_sync: bool,
 }
@@ -59,7 +68,7 @@ impl InFlight {
             is_wanted: true,
             next: None,
             operations: 0,
-            has_failed: false,
+            failure: None,
             needs_sync: false,
         }
     }

@@ -9,7 +9,7 @@ use uring::owned::{MOST_PIECES, OwnedVector};
 
 use super::Block;
 use super::disk_file::DiskFile;
-use super::in_flight::{Carrier, HeldBatch, InFlight};
+use super::in_flight::{Carrier, HeldBatch, InFlight, PartFailure};
 use super::request::{BlockCommand, SECTOR_SIZE, data_of};
 use super::target::TargetError;
 use crate::device::{Fault, SharedRegion, WriteMode};
@@ -176,13 +176,15 @@ impl Block {
         }
     }
 
-    /// Notes the end of one of several operations of a transfer. Returns `None` while others have
-    /// not ended, and then whether all succeeded.
-    fn note_end(&mut self, first: usize, outcome: &io::Result<()>) -> Option<bool> {
-        let entry = self.in_flight.get_mut(first)?;
+    /// Notes the end of one of several operations of a transfer. Returns whether others have not
+    /// ended.
+    fn note_end(&mut self, first: usize, failure: Option<PartFailure>) -> bool {
+        let Some(entry) = self.in_flight.get_mut(first) else { return true };
         entry.operations -= 1;
-        entry.has_failed |= outcome.is_err();
-        (entry.operations == 0).then(|| !std::mem::take(&mut entry.has_failed))
+        if !matches!(entry.failure, Some(PartFailure::Final(_))) {
+            entry.failure = failure.or_else(|| entry.failure.take());
+        }
+        entry.operations > 0
     }
 
     /// The slots of a request and of those that are joined to it.
@@ -228,7 +230,7 @@ impl Block {
         outcome: io::Result<()>,
         file: &DiskFile,
     ) {
-        let is_divided = |entry: &InFlight| entry.operations > 1 || entry.has_failed;
+        let is_divided = |entry: &InFlight| entry.operations > 1 || entry.failure.is_some();
         if self.in_flight.get(first).is_some_and(is_divided) {
             return self.land_divided(first, &operation, outcome, file);
         }
@@ -246,23 +248,33 @@ impl Block {
         outcome: io::Result<()>,
         file: &DiskFile,
     ) {
-        if let Err(error) = &outcome {
-            note_loss(operation, error, file);
+        let failure = outcome.err().map(|error| part_failure(operation, error, file));
+        if self.note_end(first, failure) {
+            return;
         }
         let chain = self.chain(first);
-        match self.note_end(first, &outcome) {
-            None => {}
-            Some(true) => self.end_transfers(first),
+        match self.in_flight.get_mut(first).and_then(|entry| entry.failure.take()) {
+            None => self.end_transfers(first),
+            Some(PartFailure::Final(error)) => self.give_up(first, chain, error),
             // As one operation, whose error says what to do.
-            Some(false) => match self.operation(&chain) {
+            Some(PartFailure::Mendable) => match self.operation(&chain) {
                 Ok(Some(whole)) if self.is_wanted(first) => {
                     self.engine.submit(whole, Ticket::Transfer(first));
                 }
-                _ => {
-                    let error = outcome.err().unwrap_or(io::ErrorKind::Other.into());
-                    self.end_chain(chain, Some(error));
-                }
+                _ => self.end_chain(chain, Some(io::ErrorKind::Other.into())),
             },
+        }
+    }
+
+    /// Ends a transfer about whose error nothing can be done.
+    fn give_up(&mut self, first: usize, chain: Vec<usize>, error: io::Error) {
+        if chain.len() == 1 || !self.is_wanted(first) {
+            return self.end_chain(chain, Some(error));
+        }
+        // The error may be that of another request.
+        for slot in chain {
+            self.in_flight.get_mut(slot).into_iter().for_each(|entry| entry.next = None);
+            self.submit_joined(slot);
         }
     }
 
@@ -270,17 +282,9 @@ impl Block {
     fn mend(&mut self, first: usize, operation: Operation, error: io::Error, file: &DiskFile) {
         let chain = self.chain(first);
         match remedy(&operation, &error, file) {
-            Remedy::None if chain.len() > 1 && self.is_wanted(first) => {
-                // The error may be that of another write.
-                note_loss(&operation, &error, file);
-                for slot in chain {
-                    self.in_flight.get_mut(slot).into_iter().for_each(|entry| entry.next = None);
-                    self.submit_joined(slot);
-                }
-            }
             Remedy::None => {
                 note_loss(&operation, &error, file);
-                self.end_chain(chain, Some(error));
+                self.give_up(first, chain, error);
             }
             Remedy::Zeros => {
                 operation.vector.zero();
@@ -362,6 +366,15 @@ fn remedy(operation: &Operation, error: &io::Error, file: &DiskFile) -> Remedy {
             if is_last { Remedy::Zeros } else { Remedy::None }
         }
         _ => Remedy::None,
+    }
+}
+
+/// What the failure of a part says of the whole transfer. Notes the loss of data.
+fn part_failure(operation: &Operation, error: io::Error, file: &DiskFile) -> PartFailure {
+    note_loss(operation, &error, file);
+    match remedy(operation, &error, file) {
+        Remedy::None => PartFailure::Final(error),
+        Remedy::Zeros | Remedy::PageCache | Remedy::SyncBehind(_) => PartFailure::Mendable,
     }
 }
 

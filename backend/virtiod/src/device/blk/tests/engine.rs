@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use protocol::pool::PoolPage;
-use uring::engine::Method;
+use uring::engine::{Landed, Method};
+use uring::operation::{Operation, Work};
+use uring::owned::OwnedVector;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
     VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
@@ -18,6 +20,7 @@ use virtio_bindings::virtio_blk::{
 
 use super::super::disk_file::{DirectFile, DiskFile, Store};
 use super::super::in_flight::{InFlightLimits, InFlightTable};
+use super::super::submit::Ticket;
 use super::super::target::{Target, TargetOptions};
 use super::super::worker::Job;
 use super::Scripted;
@@ -411,6 +414,33 @@ fn a_direct_transfer_is_divided_where_the_kernel_would() {
     serve(&mut driver);
     let parts = |slot| driver.disk.in_flight.get(slot).map(|entry| entry.operations);
     assert_eq!([0, 1, 2].map(parts), [6, 1, 1].map(Some), "joined, the last two are longer");
+}
+
+#[test]
+fn a_part_that_storage_gives_up_is_not_repeated_with_the_whole_transfer() {
+    if !Method::Ring.is_available() {
+        println!("skipped: the kernel refuses io_uring");
+        return;
+    }
+    // An error that is final, and one that other buffers or the page cache may avoid.
+    for (errno, repeated, status) in [(libc::EIO, 0, IO_ERROR), (libc::EINVAL, 1, OPEN)] {
+        let (pipe, writer) = io::pipe().unwrap();
+        let (mut driver, _writer) = (divided(File::from(OwnedFd::from(pipe))), writer);
+        serve(&mut driver);
+        let file = Arc::clone(driver.disk.in_flight.get(0).unwrap().file().unwrap());
+        let submitted = driver.disk.engine.in_flight();
+        for part in 0..6 {
+            let work = Work::Read { offset: part * 3 << 12 };
+            let vector = OwnedVector::empty();
+            let operation = Operation::new(Arc::clone(file.waiting()), work, vector);
+            let failed = part == 2 || (part == 4 && errno == libc::EIO);
+            let outcome = if failed { Err(io::Error::from_raw_os_error(errno)) } else { Ok(()) };
+            driver.disk.land(Landed { token: Ticket::Transfer(0), outcome, operation });
+        }
+        assert_eq!(driver.disk.engine.in_flight() - submitted, repeated);
+        driver.handle_now();
+        assert_eq!(driver.statuses(), [status, OPEN, OPEN]);
+    }
 }
 
 #[test]
