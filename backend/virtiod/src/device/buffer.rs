@@ -378,6 +378,18 @@ impl VirtioRequest {
         }
     }
 
+    /// Makes room for so many more buffers.
+    #[cfg(test)]
+    pub(super) fn reserve(&mut self, buffers: usize) {
+        self.buffers.reserve_exact(buffers);
+    }
+
+    /// Number of buffers that it has room for.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.buffers.capacity()
+    }
+
     /// Limits the device-writable bytes to the first `length`.
     pub fn truncate_writable(&mut self, length: u64) {
         let mut rest = self.writable();

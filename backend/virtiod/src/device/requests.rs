@@ -120,4 +120,31 @@ mod tests {
         assert_eq!((failed, heads(&requests)), (Err(()), vec![]));
         assert_eq!(requests.all.iter().map(|spare| spare.head).collect::<Vec<_>>(), [0]);
     }
+
+    /// Whatever requests a list had, and however often it takes part in an exchange.
+    #[test]
+    fn earlier_requests_keep_no_more_than_the_limits() {
+        let (most, buffers) = (5, 8);
+        let mut kept = Requests::default();
+        for round in 0..20 {
+            let mut requests = std::mem::take(&mut kept);
+            for number in 0..round % 9 {
+                requests
+                    .try_push(|request| {
+                        request.reserve(number * 3);
+                        if number == 3 { Err(()) } else { Ok(()) }
+                    })
+                    .ok();
+            }
+            let mut others: Vec<_> = requests.drain().collect();
+            let mut beside = Requests::default();
+            beside.retire(requests, most, buffers);
+            others.drain(..).for_each(|request| beside.push(request));
+            beside.retire(std::mem::take(&mut kept), most, buffers);
+            kept = beside;
+            assert!(kept.is_empty() && kept.all.len() <= most, "round {round}");
+            let capacities: Vec<_> = kept.all.iter().map(VirtioRequest::capacity).collect();
+            assert!(capacities.iter().all(|room| *room <= buffers), "{round}: {capacities:?}");
+        }
+    }
 }
