@@ -71,6 +71,7 @@ impl Socket {
         let (requests, fault) = queues.take(RECEIVE, waiting);
         if requests.is_empty() && fault.is_none() {
             self.starved = true;
+            queues.recycle(requests);
             queues.mark_idle(RECEIVE);
             return Ok(());
         }
@@ -80,6 +81,7 @@ impl Socket {
         }
         DeviceStats::count(&self.stats.reads);
         queues.give_back(RECEIVE, &done)?;
+        queues.recycle(requests);
         queues.reschedule(RECEIVE);
         if std::mem::take(&mut self.held) {
             queues.reschedule(TRANSMIT);

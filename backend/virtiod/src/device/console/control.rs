@@ -147,6 +147,7 @@ impl ControlQueue {
         let (requests, fault) = queues.take(CONTROL_RECEIVE, self.waiting.len());
         if requests.is_empty() && fault.is_none() {
             self.starved = true;
+            queues.recycle(requests);
             queues.mark_idle(CONTROL_RECEIVE);
             return Ok(());
         }
@@ -160,6 +161,7 @@ impl ControlQueue {
             done.push((request.head, count));
         }
         queues.give_back(CONTROL_RECEIVE, &done)?;
+        queues.recycle(requests);
         queues.reschedule(CONTROL_RECEIVE);
         if std::mem::take(&mut self.held) {
             queues.reschedule(CONTROL_TRANSMIT);

@@ -67,6 +67,7 @@ impl Input {
         let (requests, fault) = queues.take(queue, 1);
         let Some(request) = requests.first() else {
             self.starved = true;
+            queues.recycle(requests);
             queues.mark_idle(queue);
             return fault.map_or(Ok(()), Err);
         };
@@ -75,6 +76,7 @@ impl Input {
         DeviceStats::count(&stats.reads);
         stats.bytes_read.fetch_add(count.into(), Ordering::Relaxed);
         queues.give_back(queue, &[(request.head, count)])?;
+        queues.recycle(requests);
         queues.reschedule(queue);
         Ok(())
     }
