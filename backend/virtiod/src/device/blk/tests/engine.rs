@@ -430,7 +430,7 @@ fn a_part_that_storage_gives_up_is_not_repeated_with_the_whole_transfer() {
         let file = Arc::clone(driver.disk.in_flight.get(0).unwrap().file().unwrap());
         let submitted = driver.disk.engine.in_flight();
         for part in 0..6 {
-            let work = Work::Read { offset: part * 3 << 12 };
+            let work = Work::Read { offset: (part * 3) << 12 };
             let vector = OwnedVector::empty();
             let operation = Operation::new(Arc::clone(file.waiting()), work, vector);
             let failed = part == 2 || (part == 4 && errno == libc::EIO);
