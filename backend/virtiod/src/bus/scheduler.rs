@@ -157,9 +157,9 @@ pub struct Scheduler {
     doorbell_after: Option<Duration>,
     /// The time for which the rings were polled before that.
     polled_in_vain: Duration,
-    /// The time from the begin of these polls to a source of which it is not known yet whether it
+    /// The time of these polls, and from there to a source of which it is not known yet whether it
     /// brought completions.
-    source_after: Option<Duration>,
+    source_after: Option<(Duration, Duration)>,
     /// Requests that the storage works on.
     in_flight: u32,
     awaited: Awaited,
@@ -216,7 +216,7 @@ impl Scheduler {
         self.sources = woken.sources || woken.deadline;
         self.driver_waits = woken.sources && self.in_flight > 0;
         let slept = self.slept(self.driver_waits, clock);
-        self.source_after = slept.map(|slept| self.polled_in_vain + slept);
+        self.source_after = slept.map(|slept| (self.polled_in_vain, slept));
         (self.worked, self.attended, self.events) = (false, woken.sources, false);
         (self.phase, self.processed) = (Phase::Process, false);
         self.end = TickDeadline::within(QUEUE_BUDGET, clock);
@@ -312,8 +312,10 @@ impl Scheduler {
         if !found.requests.is_empty() {
             self.coalescing.found(self.poll_clock.time_of(vain.saturating_sub(unprompted)));
         }
-        self.busy_poll.polled(self.poll_clock.time_of(vain));
-        self.busy_poll.found();
+        let after = self.poll_clock.time_of(vain);
+        self.busy_poll.polled(after);
+        let awaited = if found.completions { Awaited::Completion } else { Awaited::Request };
+        self.busy_poll.found(awaited, after);
         Phase::Process
     }
 
@@ -466,7 +468,7 @@ impl Scheduler {
     fn judge_doorbell(&mut self) {
         if let Some(after) = self.doorbell_after.take() {
             match self.worked {
-                true => self.busy_poll.woken(Awaited::Request, after),
+                true => self.busy_poll.woken(Awaited::Request, self.polled_in_vain, after),
                 false => self.busy_poll.empty_doorbell(),
             }
         }
@@ -474,8 +476,8 @@ impl Scheduler {
 
     /// Learns from completions whether polling for them is worth its time.
     fn judge_source(&mut self) {
-        if let Some(after) = self.source_after.take() {
-            self.busy_poll.woken(Awaited::Completion, after);
+        if let Some((polled, after)) = self.source_after.take() {
+            self.busy_poll.woken(Awaited::Completion, polled, after);
         }
     }
 

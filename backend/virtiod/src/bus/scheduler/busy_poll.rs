@@ -40,6 +40,25 @@ pub(super) enum Awaited {
     Completion,
 }
 
+/// What was learnt of when one of them happens.
+#[derive(Clone, Copy, Debug, Default)]
+struct Habit {
+    /// The longest time to poll for it.
+    window: Duration,
+    /// The time from the begin of polling until it happens, a moving average, in nanoseconds.
+    pace: u64,
+}
+
+impl Habit {
+    fn happened(&mut self, after: Duration) {
+        self.pace = self.pace - self.pace / 8 + nanoseconds(after) / 8;
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The habits of a driver and of its storage, as they were learnt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BusyPoll {
@@ -48,10 +67,8 @@ pub(super) struct BusyPoll {
     notification: Duration,
     /// Notifications before the next measurement.
     unmeasured: u32,
-    /// The window for requests.
-    requests: Duration,
-    /// The window for completions.
-    completions: Duration,
+    requests: Habit,
+    completions: Habit,
     /// Time that requests earned and polling has not spent, at most the limit.
     earned: Duration,
 }
@@ -63,8 +80,8 @@ impl BusyPoll {
             limit,
             notification: Duration::ZERO,
             unmeasured: 0,
-            requests: Duration::ZERO,
-            completions: Duration::ZERO,
+            requests: Habit::default(),
+            completions: Habit::default(),
             earned: Duration::ZERO,
         };
         Self { earned: new.limit(), ..new }
@@ -75,13 +92,22 @@ impl BusyPoll {
         !self.limit().is_zero()
     }
 
-    /// How long to poll.
-    pub(super) fn window(self, awaited: Awaited) -> Duration {
-        let window = match awaited {
+    /// How long to poll. Not at all if what was earned would be spent before it usually happens:
+    /// nothing would be left for any other time either.
+    pub(super) fn window(&self, awaited: Awaited) -> Duration {
+        let earned = self.earned;
+        let Habit { window, pace } = match awaited {
             Awaited::Request => self.requests,
             Awaited::Completion => self.completions,
         };
-        window.min(self.earned)
+        if pace + pace / 8 > nanoseconds(earned) { Duration::ZERO } else { window.min(earned) }
+    }
+
+    fn habit(&mut self, awaited: Awaited) -> &mut Habit {
+        match awaited {
+            Awaited::Request => &mut self.requests,
+            Awaited::Completion => &mut self.completions,
+        }
     }
 
     /// The thread polled for so long.
@@ -89,8 +115,14 @@ impl BusyPoll {
         self.earned = self.earned.saturating_sub(time);
     }
 
-    /// A request or a completion came and woke the thread up, or was found by polling.
-    pub(super) fn found(&mut self) {
+    /// What was polled for was found.
+    #[inline(never)]
+    pub(super) fn found(&mut self, awaited: Awaited, after: Duration) {
+        self.habit(awaited).happened(after);
+        self.earn();
+    }
+
+    fn earn(&mut self) {
         self.earned = (self.earned + self.limit() / EARNS).min(self.limit());
     }
 
@@ -119,20 +151,20 @@ impl BusyPoll {
 
     /// A doorbell brought nothing: polling for what may follow it is worth less.
     pub(super) fn empty_doorbell(&mut self) {
-        self.requests /= 2;
+        self.requests.window /= 2;
     }
 
-    /// What the thread was woken up for came `after` polling for requests ended, or after polling
-    /// for completions began: storage that takes longer than the limit is not polled for.
-    pub(super) fn woken(&mut self, by: Awaited, after: Duration) {
-        self.found();
-        let limit = self.limit();
-        let window = match by {
-            Awaited::Request => &mut self.requests,
-            Awaited::Completion => &mut self.completions,
-        };
-        let longer = (*window * 2).max(FIRST).min(limit);
-        *window = if after > limit { Duration::ZERO } else { longer };
+    /// The thread was woken up when it had been `asleep` for so long, after it had `polled`. A
+    /// driver that is slower than the limit after that is not polled for, nor is storage that takes
+    /// longer than the limit in all.
+    pub(super) fn woken(&mut self, by: Awaited, polled: Duration, asleep: Duration) {
+        self.earn();
+        let (limit, whole) = (self.limit(), polled + asleep);
+        let after = if by == Awaited::Request { asleep } else { whole };
+        let habit = self.habit(by);
+        habit.happened(whole.min(limit));
+        let longer = (habit.window * 2).max(FIRST).min(limit);
+        habit.window = if after > limit { Duration::ZERO } else { longer };
     }
 }
 
@@ -147,22 +179,22 @@ mod tests {
     fn the_window_grows_while_doorbells_come_soon_and_closes_when_they_do_not() {
         let mut poll = BusyPoll::new(PollTime::Fixed(LIMIT));
         assert_eq!(poll.window(Awaited::Request), Duration::ZERO);
-        poll.woken(Awaited::Request, SOON);
+        poll.woken(Awaited::Request, Duration::ZERO, SOON);
         assert_eq!(poll.window(Awaited::Request), FIRST);
-        (0..10).for_each(|_| poll.woken(Awaited::Request, SOON));
+        (0..10).for_each(|_| poll.woken(Awaited::Request, Duration::ZERO, SOON));
         assert_eq!(poll.window(Awaited::Request), LIMIT);
-        poll.woken(Awaited::Request, 2 * LIMIT);
+        poll.woken(Awaited::Request, Duration::ZERO, 2 * LIMIT);
         assert_eq!(poll.window(Awaited::Request), Duration::ZERO);
     }
 
     #[test]
     fn storage_has_a_window_of_its_own() {
         let mut poll = BusyPoll::new(PollTime::Fixed(LIMIT));
-        (0..10).for_each(|_| poll.woken(Awaited::Request, SOON));
-        (0..10).for_each(|_| poll.woken(Awaited::Completion, 2 * LIMIT));
+        (0..10).for_each(|_| poll.woken(Awaited::Request, Duration::ZERO, SOON));
+        (0..10).for_each(|_| poll.woken(Awaited::Completion, Duration::ZERO, 2 * LIMIT));
         assert_eq!(poll.window(Awaited::Request), LIMIT);
         assert_eq!(poll.window(Awaited::Completion), Duration::ZERO);
-        (0..10).for_each(|_| poll.woken(Awaited::Completion, SOON));
+        (0..10).for_each(|_| poll.woken(Awaited::Completion, Duration::ZERO, SOON));
         poll.empty_doorbell();
         assert_eq!(poll.window(Awaited::Request), LIMIT / 2);
         assert_eq!(poll.window(Awaited::Completion), LIMIT);
@@ -171,7 +203,7 @@ mod tests {
     #[test]
     fn doorbells_that_bring_nothing_shrink_the_window() {
         let mut poll = BusyPoll::new(PollTime::Fixed(LIMIT));
-        (0..10).for_each(|_| poll.woken(Awaited::Request, SOON));
+        (0..10).for_each(|_| poll.woken(Awaited::Request, Duration::ZERO, SOON));
         (0..40).for_each(|_| poll.empty_doorbell());
         assert_eq!(poll.window(Awaited::Request), Duration::ZERO);
     }
@@ -180,13 +212,17 @@ mod tests {
     fn requests_far_apart_are_not_polled_for_all_the_time() {
         for (gap, share) in [(LIMIT / EARNS / 2, 1.0), (LIMIT / 2, 0.3), (LIMIT * 9 / 10, 0.2)] {
             let mut poll = BusyPoll::new(PollTime::Fixed(LIMIT));
-            (0..10).for_each(|_| poll.woken(Awaited::Request, SOON));
+            (0..10).for_each(|_| poll.woken(Awaited::Request, Duration::ZERO, SOON));
             let mut polled = Duration::ZERO;
             for _ in 0..1000 {
                 let window = poll.window(Awaited::Request).min(gap);
                 poll.polled(window);
                 polled += window;
-                if window == gap { poll.found() } else { poll.woken(Awaited::Request, gap) }
+                if window == gap {
+                    poll.found(Awaited::Request, gap)
+                } else {
+                    poll.woken(Awaited::Request, Duration::ZERO, gap)
+                }
             }
             let part = polled.as_secs_f64() / (gap * 1000).as_secs_f64();
             assert!(part <= share && (share < 1.0 || part == share), "{gap:?}: {part}");
@@ -196,7 +232,7 @@ mod tests {
     #[test]
     fn without_a_window_the_thread_always_sleeps() {
         let mut poll = BusyPoll::new(PollTime::NEVER);
-        poll.woken(Awaited::Request, Duration::ZERO);
+        poll.woken(Awaited::Request, Duration::ZERO, Duration::ZERO);
         assert_eq!((poll.window(Awaited::Request), poll.is_enabled()), (Duration::ZERO, false));
     }
 

@@ -75,9 +75,10 @@ impl Setting {
         self.earn();
     }
 
-    /// Requests that are found at once: they earn the whole limit.
+    /// Requests that are found at once: they earn the whole limit, and more are expected soon.
     fn earn(&mut self) {
-        (0..8).for_each(|_| self.scheduler.busy_poll.found());
+        let at_once = Duration::ZERO;
+        (0..8).for_each(|_| self.scheduler.busy_poll.found(Awaited::Request, at_once));
     }
 }
 
@@ -240,6 +241,7 @@ fn polls_are_measured_now_and_then() {
             break;
         }
         setting.clock.pass(Duration::from_micros(10));
+        setting.earn();
         iterations += 1;
         assert!(iterations < 100);
     }
