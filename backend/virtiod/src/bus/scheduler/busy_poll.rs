@@ -11,6 +11,9 @@
 //! apart, though near enough to be waited for each time, would otherwise keep this domain polling
 //! all the time for hardly any work.
 //!
+//! Nor may polling be in the way of what it waits for: where the guest, or a thread of the kernel's
+//! that works for storage, has no processor but the one on which the thread polls.
+//!
 //! A device whose storage works while the thread does something else has two windows: one for the
 //! driver's next request, and one for the storage's next completion, which is learnt alike. Storage
 //! that takes longer than the limit is never polled for.
@@ -28,6 +31,10 @@ const LEAST: Duration = Duration::from_micros(200);
 const MOST: Duration = Duration::from_millis(10);
 /// A request earns one of so many parts of the limit.
 const EARNS: u32 = 8;
+/// Polls for less than one of so many parts of the limit are in nobody's way.
+const SHORT: u32 = 16;
+/// Most times that polls are left out after they were in the way.
+const RAREST: u32 = 256;
 /// Notifications between two whose cost is measured: measuring may cost as much as they do.
 const UNMEASURED: u32 = 32;
 
@@ -47,12 +54,57 @@ struct Habit {
     window: Duration,
     /// The time from the begin of polling until it happens, a moving average, in nanoseconds.
     pace: u64,
+    /// The time that it takes while the thread sleeps and did not poll before, in nanoseconds, a
+    /// moving average; 0 if that is not known.
+    asleep: u64,
+    /// Number of times before it is polled for again.
+    left_out: u32,
+    /// That number after the next polls that turn out to be in its way.
+    penalty: u32,
 }
 
 impl Habit {
     fn happened(&mut self, after: Duration) {
-        self.pace = self.pace - self.pace / 8 + nanoseconds(after) / 8;
+        self.pace = average(self.pace, after);
     }
+
+    /// It happened after the thread had polled for so long, in vain or not. If that is much longer
+    /// than it takes while the thread sleeps, it needs the processor on which the thread polls, and
+    /// the next polls are left out. `least`: what is not long in any case. Returns whether it was
+    /// not long.
+    fn judge(&mut self, polled: Duration, least: Duration) -> bool {
+        let usual = self.asleep.max(nanoseconds(least));
+        let is_short = nanoseconds(polled) <= 2 * usual;
+        if !is_short {
+            self.window = Duration::ZERO;
+            self.left_out = self.penalty;
+            self.penalty = (self.penalty * 2).clamp(1, RAREST);
+        }
+        is_short
+    }
+
+    /// The thread was woken up after it had slept so long, without polls before.
+    fn happened_asleep(&mut self, asleep: Duration) {
+        self.asleep = match self.asleep {
+            0 => nanoseconds(asleep),
+            before => average(before, asleep),
+        };
+    }
+
+    /// Lets the window grow if it would have been worth its time to poll for longer.
+    fn grow(&mut self, is_worth: bool, limit: Duration) {
+        if self.left_out > 0 {
+            self.left_out -= 1;
+        } else {
+            let longer = (self.window * 2).max(FIRST).min(limit);
+            self.window = if is_worth { longer } else { Duration::ZERO };
+        }
+    }
+}
+
+/// A moving average, in nanoseconds.
+fn average(before: u64, now: Duration) -> u64 {
+    before - before / 8 + nanoseconds(now) / 8
 }
 
 fn nanoseconds(time: Duration) -> u64 {
@@ -96,7 +148,7 @@ impl BusyPoll {
     /// nothing would be left for any other time either.
     pub(super) fn window(&self, awaited: Awaited) -> Duration {
         let earned = self.earned;
-        let Habit { window, pace } = match awaited {
+        let Habit { window, pace, .. } = match awaited {
             Awaited::Request => self.requests,
             Awaited::Completion => self.completions,
         };
@@ -118,7 +170,13 @@ impl BusyPoll {
     /// What was polled for was found.
     #[inline(never)]
     pub(super) fn found(&mut self, awaited: Awaited, after: Duration) {
-        self.habit(awaited).happened(after);
+        let least = self.limit() / SHORT;
+        let habit = self.habit(awaited);
+        habit.happened(after);
+        if habit.judge(after, least) && after >= FIRST {
+            // It happened while the thread polled.
+            habit.penalty = 1;
+        }
         self.earn();
     }
 
@@ -163,8 +221,11 @@ impl BusyPoll {
         let after = if by == Awaited::Request { asleep } else { whole };
         let habit = self.habit(by);
         habit.happened(whole.min(limit));
-        let longer = (habit.window * 2).max(FIRST).min(limit);
-        habit.window = if after > limit { Duration::ZERO } else { longer };
+        if polled < FIRST {
+            habit.happened_asleep(asleep);
+        }
+        habit.judge(polled, limit / SHORT);
+        habit.grow(after <= limit, limit);
     }
 }
 
@@ -227,6 +288,42 @@ mod tests {
             let part = polled.as_secs_f64() / (gap * 1000).as_secs_f64();
             assert!(part <= share && (share < 1.0 || part == share), "{gap:?}: {part}");
         }
+    }
+
+    /// The guest and this domain have one processor: Xen gives it to the guest when the thread
+    /// sleeps, or has polled for long.
+    #[test]
+    fn a_driver_that_needs_the_processor_is_seldom_polled_for() {
+        let (reaction, slice, limit) = (SOON, SOON * 20, SOON * 100);
+        let mut poll = BusyPoll::new(PollTime::Fixed(limit));
+        let mut polled = Duration::ZERO;
+        for round in 0..4000 {
+            if round == 1000 {
+                polled = Duration::ZERO;
+            }
+            let window = poll.window(Awaited::Request).min(slice);
+            poll.polled(window);
+            polled += window;
+            if window == slice {
+                poll.found(Awaited::Request, window);
+            } else {
+                poll.woken(Awaited::Request, window, reaction);
+            }
+        }
+        assert!(polled < reaction * 3000 / 8, "{polled:?}");
+        // With a processor of its own, it is polled for again.
+        let mut sleeps = 0;
+        for round in 0..2000 {
+            let window = poll.window(Awaited::Request).min(reaction);
+            poll.polled(window);
+            if window == reaction {
+                poll.found(Awaited::Request, reaction);
+            } else {
+                sleeps += u32::from(round >= 1000);
+                poll.woken(Awaited::Request, window, reaction - window);
+            }
+        }
+        assert!(sleeps < 100, "{sleeps}");
     }
 
     #[test]

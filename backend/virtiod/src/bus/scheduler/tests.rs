@@ -70,7 +70,7 @@ impl Setting {
             self.complete(used(0, 1, 512));
             self.run_to_sleep();
             assert!(self.scheduler.may_unmask(&self.clock));
-            self.clock.pass(Duration::from_micros(10));
+            self.clock.pass(Duration::from_micros(60));
         }
         self.earn();
     }
