@@ -32,7 +32,7 @@ const MOST: Duration = Duration::from_millis(10);
 /// A request earns one of so many parts of the limit.
 const EARNS: u32 = 8;
 /// Polls for less than one of so many parts of the limit are in nobody's way.
-const SHORT: u32 = 16;
+const SHORT: u32 = 64;
 /// Most times that polls are left out after they were in the way.
 const RAREST: u32 = 256;
 /// Notifications between two whose cost is measured: measuring may cost as much as they do.
@@ -174,8 +174,8 @@ impl BusyPoll {
         let habit = self.habit(awaited);
         habit.happened(after);
         if habit.judge(after, least) && after >= FIRST {
-            // It happened while the thread polled.
-            habit.penalty = 1;
+            // It happened while the thread polled, or Xen took the processor away.
+            habit.penalty = habit.penalty.saturating_sub(1);
         }
         self.earn();
     }
