@@ -67,11 +67,13 @@ mod counted {
             "instructions for a request: {batched} in a batch (limit {BATCHED}), {alone} alone \
              (limit {ALONE})"
         );
-        if answered.is_empty() {
-            println!("skipped: what an answer of storage takes, which the page cache gave here");
-        }
+        let is_counted = !answered.is_empty();
         let answered = mean(answered);
-        println!("instructions for an answer of storage: {answered} (limit {ANSWERED})");
+        if is_counted {
+            println!("instructions for an answer of storage: {answered} (limit {ANSWERED})");
+        } else {
+            println!("skipped: instructions for an answer of storage; the page cache gave it");
+        }
         let exceeds = |count, limit| count > limit + limit / TOLERANCE;
         if exceeds(batched, BATCHED) || exceeds(alone, ALONE) || exceeds(answered, ANSWERED) {
             eprintln!("a limit is exceeded by more than a tenth");
