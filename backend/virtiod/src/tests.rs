@@ -18,6 +18,7 @@ mod events;
 mod fake_network;
 mod faults;
 mod flaky_store;
+pub(crate) mod gate;
 mod handle_faults;
 mod host;
 mod hung_device;

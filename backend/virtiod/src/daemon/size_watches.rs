@@ -5,27 +5,35 @@
 //! write to it, so also the writes of the disk's own guest. A file is therefore watched until the
 //! first write, and again when the guest has written nothing for [`INTERVAL`]; meanwhile its size
 //! is compared once each interval. This also holds for what the kernel has no events for.
+//!
+//! A file system may keep a caller waiting, and all disks share the watches. So no lock is held
+//! while a file is asked for something, and files of which somebody else than the kernel knows are
+//! not asked: [`file_system`].
 
+mod file_events;
+mod file_system;
 #[cfg(test)]
 mod tests;
 mod uevents;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use nix::sys::inotify::WatchDescriptor;
 use nix::sys::stat::{major, minor};
+use nix::sys::statfs::fstatfs;
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
+use self::file_events::{FileEvents, Written};
+use self::file_system::Knowledge;
 use self::uevents::Uevents;
 use crate::device::blk::{SECTOR_SIZE, SizeSignal, SizeWatch, SizeWatcher};
 use crate::stats::DeviceStats;
@@ -33,20 +41,18 @@ use crate::stats::DeviceStats;
 /// Interval at which the size of a file is compared while its guest writes.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// The kernel reports this file's next change only.
-const NEXT_CHANGE: AddWatchFlags = AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_ONESHOT);
-
 /// The watches on the disks' sizes. Devices' threads add and drop them; the supervisor waits for
 /// the kernel's events and handles them.
 #[derive(Clone)]
 pub struct SizeWatches(Arc<Shared>);
 
 struct Shared {
-    inotify: Inotify,
+    /// Used in [`SizeWatches::handle`] only: no event is taken for a watch that no disk has yet.
+    files: FileEvents,
     /// Opened for the first block device.
     uevents: OnceLock<Uevents>,
     disks: Mutex<Disks>,
-    /// Wakes the supervisor up: it has to wait for something else.
+    /// Wakes the supervisor up: there is something for [`SizeWatches::handle`].
     waker: Arc<EventFd>,
 }
 
@@ -56,12 +62,16 @@ struct Disks {
     last: u64,
     /// When sizes are compared next.
     next: Option<Instant>,
+    /// Watches that disks had which are gone.
+    left: Vec<WatchDescriptor>,
 }
 
 /// A watched disk.
 struct Disk {
-    size: SizeOf,
+    size: Arc<SizeOf>,
     reports: Reports,
+    /// Whether its size was not compared yet.
+    is_new: bool,
     /// The size that the device was told of.
     bytes: u64,
     changed: Arc<SizeSignal>,
@@ -89,27 +99,58 @@ enum Reports {
     Never,
 }
 
+/// What has happened since the last call of [`SizeWatches::handle`].
+struct Happened {
+    written: Written,
+    /// A block device may have changed.
+    devices: bool,
+    /// The interval is over.
+    interval: bool,
+}
+
+/// What the supervisor does about the size of a disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Check {
+    /// It compares the size.
+    Compare,
+    /// It has the kernel report the next write, and compares the size, since it may have changed
+    /// before.
+    Watch,
+}
+
 impl SizeOf {
-    /// Opens the place for the size of a file, and whether the kernel reports changes by events.
-    fn open(file: BorrowedFd<'_>) -> io::Result<(Self, bool)> {
+    /// Opens the place for the size of a file, with the way in which the kernel may report changes.
+    fn open(file: BorrowedFd<'_>) -> io::Result<(Self, Reports)> {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let flags = libc::O_PATH | libc::O_CLOEXEC;
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.file_type().is_block_device() {
-            return Ok((Self::File(file), true));
+        let opened = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        let metadata = opened.metadata()?;
+        if metadata.file_type().is_block_device() {
+            return Ok(Self::of_device(metadata.rdev()));
         }
-        let number = metadata.rdev();
+        let kind = fstatfs(file)?.filesystem_type();
+        let reports = match Knowledge::of(kind) {
+            Knowledge::Kernel => Reports::Inotify(None),
+            Knowledge::Remembered => Reports::Never,
+            Knowledge::Unknown => {
+                let why = format!("its file system, of type {:#x}, may have to ask for it", kind.0);
+                return Err(io::Error::other(why));
+            }
+        };
+        Ok((Self::File(opened), reports))
+    }
+
+    fn of_device(number: u64) -> (Self, Reports) {
         let number = format!("{}:{}", major(number), minor(number));
         let device = Path::new("/sys/dev/block").join(number);
         let is_partition = device.join("partition").exists();
-        Ok((Self::Device(device.join("size")), !is_partition))
+        let reports = if is_partition { Reports::Never } else { Reports::Uevent };
+        (Self::Device(device.join("size")), reports)
     }
 
     fn bytes(&self) -> io::Result<u64> {
         match self {
-            // What the kernel knows: a network file system's server may not answer, and other
-            // devices wait for this.
+            // What the kernel knows: a network file system's server may not answer.
             Self::File(file) => {
                 let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
                 Ok(statx(file, "", flags, StatxFlags::SIZE)?.stx_size)
@@ -125,12 +166,32 @@ impl SizeOf {
 
 impl Disk {
     fn needs_interval(&self) -> bool {
-        matches!(self.reports, Reports::Inotify(None) | Reports::Never)
+        !self.is_new && matches!(self.reports, Reports::Inotify(None) | Reports::Never)
+    }
+
+    /// What is to be done about it now, if anything.
+    fn take_check(&mut self, happened: &Happened) -> Option<Check> {
+        let is_new = std::mem::take(&mut self.is_new);
+        let reports = self.reports;
+        match reports {
+            Reports::Inotify(Some(watch)) if happened.written.contains(watch) => {
+                self.reports = Reports::Inotify(None);
+                self.has_written();
+                Some(Check::Compare)
+            }
+            Reports::Inotify(None) if is_new || happened.interval && !self.has_written() => {
+                Some(Check::Watch)
+            }
+            Reports::Inotify(None) | Reports::Never if is_new || happened.interval => {
+                Some(Check::Compare)
+            }
+            Reports::Uevent if is_new || happened.devices => Some(Check::Compare),
+            Reports::Inotify(_) | Reports::Never | Reports::Uevent => None,
+        }
     }
 
     /// Tells the device if its size is another. The device reads the size again, also after errors.
-    fn compare(&mut self) {
-        let bytes = self.size.bytes();
+    fn compare(&mut self, bytes: io::Result<u64>) {
         if bytes.as_ref().ok() == Some(&self.bytes) {
             return;
         }
@@ -142,20 +203,30 @@ impl Disk {
 
     /// Whether the guest has written since the last call.
     fn has_written(&mut self) -> bool {
-        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let writes = read(&self.stats.writes).wrapping_add(read(&self.stats.discards));
         std::mem::replace(&mut self.writes, writes) != writes
     }
+}
 
-    /// Has the kernel report the next change of a file, and compares its size, since it may have
-    /// changed before.
-    fn arm(&mut self, inotify: &Inotify) {
-        if let (SizeOf::File(file), Reports::Inotify(watch)) = (&self.size, &mut self.reports) {
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-            // Without a watch, as beyond the limit of a user's, the size is compared each interval.
-            *watch = inotify.add_watch(path.as_str(), NEXT_CHANGE).ok();
-        }
-        self.compare();
+impl Disks {
+    fn take_checks(&mut self, happened: &Happened) -> Vec<(u64, Arc<SizeOf>, Check)> {
+        let check = |(number, disk): (&u64, &mut Disk)| {
+            let check = disk.take_check(happened)?;
+            Some((*number, Arc::clone(&disk.size), check))
+        };
+        self.all.iter_mut().filter_map(check).collect()
+    }
+
+    /// Takes the watches that no disk has any more; two disks on one file share one.
+    fn take_left(&mut self) -> Vec<WatchDescriptor> {
+        let mut left = std::mem::take(&mut self.left);
+        let is_used = |watch| {
+            let reports = Reports::Inotify(Some(watch));
+            self.all.values().any(|disk| disk.reports == reports)
+        };
+        left.retain(|watch| !is_used(*watch));
+        left
     }
 }
 
@@ -165,15 +236,15 @@ impl SizeWatches {
     /// # Errors
     /// The kernel's error.
     pub fn new(waker: Arc<EventFd>) -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        let files = FileEvents::open()?;
         let (uevents, disks) = (OnceLock::new(), Mutex::default());
-        Ok(Self(Arc::new(Shared { inotify, uevents, disks, waker })))
+        Ok(Self(Arc::new(Shared { files, uevents, disks, waker })))
     }
 
     /// The descriptors to wait for.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let uevents = self.0.uevents.get().map(Uevents::fd);
-        std::iter::once(self.0.inotify.as_fd()).chain(uevents)
+        std::iter::once(self.0.files.fd()).chain(uevents)
     }
 
     /// How long to wait at most: [`Duration::MAX`] while no guest writes to its disk.
@@ -182,28 +253,20 @@ impl SizeWatches {
         next.map_or(Duration::MAX, |next| next.saturating_duration_since(now))
     }
 
-    /// Handles what has happened.
+    /// Handles what has happened. One thread calls this, the supervisor's.
     pub fn handle(&self, now: Instant) {
-        let modified = self.0.take_modified();
-        let devices = self.0.uevents.get().is_some_and(Uevents::take_changes);
-        let mut disks = self.0.lock();
-        let is_over = disks.next.take_if(|next| *next <= now).is_some();
-        for disk in disks.all.values_mut() {
-            let reports = disk.reports;
-            match reports {
-                Reports::Inotify(Some(watch)) if modified.contains(&watch) => {
-                    disk.reports = Reports::Inotify(None);
-                    disk.has_written();
-                    disk.compare();
-                }
-                Reports::Inotify(None) if is_over && !disk.has_written() => {
-                    disk.arm(&self.0.inotify);
-                }
-                Reports::Inotify(None) | Reports::Never if is_over => disk.compare(),
-                Reports::Uevent if devices => disk.compare(),
-                Reports::Inotify(_) | Reports::Never | Reports::Uevent => {}
-            }
-        }
+        let shared = &*self.0;
+        let left = shared.lock().take_left();
+        left.into_iter().for_each(|watch| shared.files.forget(watch));
+        let written = shared.files.take();
+        let devices = shared.uevents.get().is_some_and(Uevents::take_changes);
+        let checks = {
+            let mut disks = shared.lock();
+            let interval = disks.next.take_if(|next| *next <= now).is_some();
+            disks.take_checks(&Happened { written, devices, interval })
+        };
+        checks.into_iter().for_each(|(number, size, check)| shared.check(number, &size, check));
+        let mut disks = shared.lock();
         if disks.next.is_none() && disks.all.values().any(Disk::needs_interval) {
             disks.next = Some(now + INTERVAL);
         }
@@ -216,25 +279,23 @@ impl Shared {
         self.disks.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Takes the watches of files that were modified.
-    fn take_modified(&self) -> BTreeSet<WatchDescriptor> {
-        match self.inotify.read_events() {
-            Ok(events)
-                if events.iter().any(|it| it.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)) =>
-            {
-                let disks = self.lock();
-                let watch = |disk: &Disk| match disk.reports {
-                    Reports::Inotify(watch) => watch,
-                    Reports::Uevent | Reports::Never => None,
-                };
-                disks.all.values().filter_map(watch).collect()
+    /// Checks a disk, which may end meanwhile: nobody waits for its file system.
+    fn check(&self, number: u64, size: &SizeOf, check: Check) {
+        let watch = match (check, size) {
+            // Without a watch, as beyond the limit of a user's, the size is compared each interval.
+            (Check::Watch, SizeOf::File(file)) => self.files.watch(file).ok(),
+            _ => None,
+        };
+        let bytes = size.bytes();
+        let mut disks = self.lock();
+        match disks.all.get_mut(&number) {
+            Some(disk) => {
+                if check == Check::Watch {
+                    disk.reports = Reports::Inotify(watch);
+                }
+                disk.compare(bytes);
             }
-            Ok(events) => events.into_iter().map(|event| event.wd).collect(),
-            Err(Errno::EAGAIN) => BTreeSet::new(),
-            Err(error) => {
-                tracing::warn!(%error, "cannot read the kernel's events about files");
-                BTreeSet::new()
-            }
+            None => disks.left.extend(watch),
         }
     }
 
@@ -258,14 +319,13 @@ impl Shared {
 
     fn drop_disk(&self, number: u64) {
         let mut disks = self.lock();
-        let Some(Disk { reports, .. }) = disks.all.remove(&number) else { return };
-        let is_shared = disks.all.values().any(|disk| disk.reports == reports);
-        if let Reports::Inotify(Some(watch)) = reports
-            && !is_shared
-        {
-            // Fails if the file was just modified, or deleted: then the watch has ended.
-            let _ = self.inotify.rm_watch(watch);
+        let disk = disks.all.remove(&number);
+        if let Some(Disk { reports: Reports::Inotify(watch), .. }) = &disk {
+            disks.left.extend(*watch);
         }
+        drop(disks);
+        // Without it, the watch ends at the next occasion.
+        let _ = self.waker.write(1);
     }
 }
 
@@ -276,27 +336,30 @@ impl SizeWatcher for SizeWatches {
         bytes: u64,
         stats: &Arc<DeviceStats>,
     ) -> io::Result<SizeWatch> {
-        let (size, has_events) = SizeOf::open(file)?;
-        let reports = match size {
-            _ if !has_events => Reports::Never,
-            SizeOf::File(_) => Reports::Inotify(None),
-            SizeOf::Device(_) if self.0.has_uevents() => Reports::Uevent,
-            SizeOf::Device(_) => Reports::Never,
+        let (size, reports) = SizeOf::open(file)?;
+        let reports = match reports {
+            Reports::Uevent if !self.0.has_uevents() => Reports::Never,
+            reports => reports,
         };
         let changed = Arc::new(SizeSignal::new()?);
-        let stats = Arc::clone(stats);
-        let mut disk =
-            Disk { size, reports, bytes, changed: Arc::clone(&changed), stats, writes: 0 };
+        let mut disk = Disk {
+            size: Arc::new(size),
+            reports,
+            is_new: true,
+            bytes,
+            changed: Arc::clone(&changed),
+            stats: Arc::clone(stats),
+            writes: 0,
+        };
         disk.has_written();
         let mut disks = self.0.lock();
-        disk.arm(&self.0.inotify);
         disks.last += 1;
         let number = disks.last;
         disks.all.insert(number, disk);
         drop(disks);
-        // The supervisor waits for the interval, or for events about devices, from now on.
+        let watch = SizeWatch::new(changed, Watched { watches: self.clone(), number });
         self.0.waker.write(1)?;
-        Ok(SizeWatch::new(changed, Watched { watches: self.clone(), number }))
+        Ok(watch)
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::sync::mpsc;
+use std::thread;
 
 use nix::poll::{PollFd, PollFlags};
-use tempfile::NamedTempFile;
-
 use nix::sys::eventfd::EfdFlags;
+use tempfile::NamedTempFile;
 
 use super::*;
 use uring::waiting::wait_for;
@@ -30,12 +31,29 @@ impl Bench {
         let (stats, now) = (Arc::default(), Instant::now());
         let mut bench = Self { watches, file, stats, watch: None, now };
         bench.watch = Some(bench.watch(SIZE));
-        bench.handle();
         bench
     }
 
+    /// Watches the file for another disk.
     fn watch(&self, bytes: u64) -> SizeWatch {
+        let watch = self.begin_watch(bytes);
+        self.handle();
+        watch
+    }
+
+    /// As [`Bench::watch`], before the supervisor notices.
+    fn begin_watch(&self, bytes: u64) -> SizeWatch {
         self.watches.watch(self.file.as_file().as_fd(), bytes, &self.stats).unwrap()
+    }
+
+    /// The supervisor handles what has happened, while the file system does not answer.
+    fn handle_hung(&self) -> thread::JoinHandle<()> {
+        let (watches, now) = (self.watches.clone(), self.now);
+        let gate = &self.watches.0.files.gate;
+        gate.close();
+        let handling = thread::spawn(move || watches.handle(now));
+        gate.wait_for(1);
+        handling
     }
 
     fn handle(&self) {
@@ -75,6 +93,16 @@ impl Bench {
         self.file.as_file_mut().write_all(b"guest").unwrap();
         DeviceStats::count(&self.stats.writes);
     }
+}
+
+/// Does something in a thread; fails the test if that takes 10 s.
+fn within_10_s(what: &str, act: impl FnOnce() + Send + 'static) {
+    let (done, is_done) = mpsc::channel();
+    thread::spawn(move || {
+        act();
+        done.send(())
+    });
+    assert!(is_done.recv_timeout(Duration::from_secs(10)).is_ok(), "waited 10 s for {what}");
 }
 
 fn is_told(watch: &SizeWatch) -> bool {
@@ -183,4 +211,35 @@ fn file_that_the_kernel_does_not_report_is_compared_once_an_interval() {
         bench.pass(INTERVAL);
         assert!(bench.is_told());
     }
+}
+
+#[test]
+fn file_system_that_does_not_answer_holds_up_no_other_disk() {
+    let mut bench = Bench::new();
+    let hung = bench.begin_watch(SIZE);
+    let handling = bench.handle_hung();
+    let (watches, first, now) = (bench.watches.clone(), bench.watch.take(), bench.now);
+    let (file, stats) = (bench.file.reopen().unwrap(), Arc::clone(&bench.stats));
+    within_10_s("disks to begin and to end", move || {
+        watches.until_next(now);
+        drop(first);
+        watches.watch(file.as_fd(), SIZE, &stats).unwrap();
+        drop(hung);
+    });
+    bench.watches.0.files.gate.open();
+    handling.join().unwrap();
+}
+
+#[test]
+fn disk_that_ends_while_its_file_system_does_not_answer_leaves_no_watch() {
+    let mut bench = Bench::new();
+    bench.watch = None;
+    let hung = bench.begin_watch(SIZE);
+    let handling = bench.handle_hung();
+    within_10_s("a disk to end", || drop(hung));
+    bench.watches.0.files.gate.open();
+    handling.join().unwrap();
+    bench.handle();
+    bench.grow();
+    assert!(bench.is_idle() && !bench.is_woken());
 }

@@ -4,7 +4,6 @@ mod driver;
 mod durability;
 mod engine;
 mod features;
-pub(super) mod gate;
 mod in_place;
 mod parts;
 
@@ -15,7 +14,6 @@ use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
-use self::gate::Gate;
 use super::Block;
 use super::claim::Durability;
 use super::disk_file::DiskFile;
@@ -23,6 +21,7 @@ use super::image::{BlockSize, Image, InPlace, Storage};
 use super::progress::{Deadline, Progress};
 use super::target::{Target, TargetOptions};
 use crate::device::{Gather, Scatter, WriteMode};
+use crate::tests::gate::Gate;
 
 /// Size in bytes of every disk here: 64 GiB, of which nothing is stored.
 const SIZE: u64 = 64 << 30;

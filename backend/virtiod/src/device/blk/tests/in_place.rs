@@ -19,9 +19,9 @@ use super::super::request::Range as SectorRange;
 use super::super::sample::{ImageBytes, Shape};
 use super::super::target::AccessMode;
 use super::driver::{Driver, Memory};
-use super::gate::Gate;
 use super::*;
 use crate::device::VirtioDevice;
+use crate::tests::gate::Gate;
 use crate::tests::qcow2::store;
 use xen::Access;
 

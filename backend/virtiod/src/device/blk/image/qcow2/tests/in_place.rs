@@ -9,8 +9,8 @@ use super::shared::DataFile;
 use super::*;
 use crate::device::blk::request::{BlockCommand, Range as SectorRange, RangeChange, Task};
 use crate::device::blk::target::Target;
-use crate::device::blk::tests::gate::Gate;
 use crate::device::blk::worker::{Job, Report, RequestJob, Worker};
+use crate::tests::gate::Gate;
 
 /// Maximum time of each wait here.
 const LIMIT: Duration = Duration::from_secs(30);

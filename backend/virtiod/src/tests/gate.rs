@@ -13,7 +13,7 @@ struct State {
 
 /// Lets calls pass while it is open.
 #[derive(Debug, Default)]
-pub(in crate::device::blk) struct Gate {
+pub(crate) struct Gate {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -24,7 +24,7 @@ impl Gate {
     }
 
     /// Passes, once it is open.
-    pub(in crate::device::blk) fn pass(&self) {
+    pub(crate) fn pass(&self) {
         let mut state = self.state();
         state.waiting += 1;
         self.changed.notify_all();
@@ -32,17 +32,17 @@ impl Gate {
         state.waiting -= 1;
     }
 
-    pub(in crate::device::blk) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.state().is_closed = true;
     }
 
-    pub(in crate::device::blk) fn open(&self) {
+    pub(crate) fn open(&self) {
         self.state().is_closed = false;
         self.changed.notify_all();
     }
 
     /// Waits until this many calls wait; fails the test after 30 s.
-    pub(in crate::device::blk) fn wait_for(&self, count: usize) {
+    pub(crate) fn wait_for(&self, count: usize) {
         let waits = |state: &mut State| state.waiting < count;
         let (state, _) = self.changed.wait_timeout_while(self.state(), LIMIT, waits).unwrap();
         assert!(state.waiting >= count, "waited 30 s for {count} call(s), {} came", state.waiting);

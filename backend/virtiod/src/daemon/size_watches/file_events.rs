@@ -1,0 +1,87 @@
+//! The kernel's events about files that somebody writes to.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+
+#[cfg(test)]
+use crate::tests::gate::Gate;
+
+/// The kernel reports this file's next change only.
+const NEXT_CHANGE: AddWatchFlags = AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_ONESHOT);
+
+/// Watched files to which somebody wrote.
+pub(super) enum Written {
+    These(BTreeSet<WatchDescriptor>),
+    /// The kernel dropped events.
+    AllPerhaps,
+}
+
+impl Written {
+    pub(super) fn contains(&self, watch: WatchDescriptor) -> bool {
+        match self {
+            Self::These(watches) => watches.contains(&watch),
+            Self::AllPerhaps => true,
+        }
+    }
+}
+
+/// Watches on files.
+pub(super) struct FileEvents {
+    inotify: Inotify,
+    /// Where a call about a file waits for its file system.
+    #[cfg(test)]
+    pub(super) gate: Gate,
+}
+
+impl FileEvents {
+    pub(super) fn open() -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        Ok(Self {
+            inotify,
+            #[cfg(test)]
+            gate: Gate::default(),
+        })
+    }
+
+    /// A descriptor that is readable after an event.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+
+    /// Has the kernel report the next write to a file. It asks the file system for permission,
+    /// which may take as long as storage does.
+    ///
+    /// # Errors
+    /// The kernel's, as beyond the limit of a user's watches.
+    pub(super) fn watch(&self, file: &File) -> io::Result<WatchDescriptor> {
+        #[cfg(test)]
+        self.gate.pass();
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        Ok(self.inotify.add_watch(path.as_str(), NEXT_CHANGE)?)
+    }
+
+    /// Ends a watch.
+    pub(super) fn forget(&self, watch: WatchDescriptor) {
+        // Fails if the file was just written to, or deleted: then the watch has ended.
+        let _ = self.inotify.rm_watch(watch);
+    }
+
+    /// Takes the pending events.
+    pub(super) fn take(&self) -> Written {
+        let events = self.inotify.read_events().unwrap_or_else(|error| {
+            if error != Errno::EAGAIN {
+                tracing::warn!(%error, "cannot read the kernel's events about files");
+            }
+            Vec::new()
+        });
+        match events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW)) {
+            true => Written::AllPerhaps,
+            false => Written::These(events.into_iter().map(|event| event.wd).collect()),
+        }
+    }
+}
