@@ -191,7 +191,8 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
 
     /// Whether storage or the host still uses buffers of a driver that reset the device [6.4]. The
     /// bus asks again whenever one of the device's sources is ready, and does not start the device
-    /// meanwhile.
+    /// meanwhile. It does not call [`VirtioDevice::handle_sources`] either: a source stays ready,
+    /// and wakes the thread again and again, unless this takes what the source tells.
     fn is_draining(&mut self) -> bool {
         false
     }

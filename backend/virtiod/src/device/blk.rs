@@ -151,6 +151,8 @@ pub struct Block {
     commit_at: Option<Instant>,
     size_watch: Option<SizeWatch>,
     size_check: SizeCheck,
+    /// Whether the end of the worker, which its descriptor tells for ever, is noted.
+    is_end_noted: bool,
     stats: Arc<DeviceStats>,
 }
 
@@ -196,6 +198,7 @@ impl Block {
             config: config::bytes(&facts, QUEUES, QUEUE_SIZE),
             size_watch: None,
             size_check: SizeCheck::default(),
+            is_end_noted: false,
             facts,
             config_changed: false,
             serial,
@@ -283,8 +286,12 @@ impl Block {
         }
     }
 
-    /// Takes what the engine and the worker have done.
+    /// Takes what the engine and the worker have done, and the news of another size: whatever the
+    /// device's sources tell. Everything that waits for these calls this, or it would wait no more.
     fn collect(&mut self) {
+        if self.size_watch.as_ref().is_some_and(SizeWatch::take) {
+            self.worker.add(Job::Refresh);
+        }
         let mut landed = std::mem::take(&mut self.landed);
         self.engine.take(&mut landed);
         landed.drain(..).for_each(|landed| self.land(landed));
@@ -403,13 +410,14 @@ impl Block {
     fn drains(&mut self) -> bool {
         self.collect();
         self.ended.clear();
-        if self.worker.has_ended() {
+        self.is_end_noted = self.worker.has_ended();
+        if self.is_end_noted {
             self.in_flight.remove_all(|entry| matches!(entry.carrier, Carrier::Worker));
         }
         if self.disk_use == DiskUse::Draining && self.in_flight.len() == 0 {
             self.give_up_disk();
         }
-        if self.disk_use == DiskUse::Stopping && self.worker.has_ended() {
+        if self.disk_use == DiskUse::Stopping && self.is_end_noted {
             self.disk_use = DiskUse::Idle;
         }
         let drains = matches!(self.disk_use, DiskUse::Draining | DiskUse::Stopping);
@@ -527,6 +535,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     /// Without flushes, every write must be durable when it completes (virtio 1.3 section 5.2.6.2).
     fn start(&mut self, features: u64) -> Result<(), Fault> {
         self.driver_features = features;
+        // Each driver's device has to fail.
+        self.is_end_noted = false;
         let flushes = features & 1 << VIRTIO_BLK_F_FLUSH != 0;
         let mode = if flushes { WriteMode::Back } else { WriteMode::Through };
         self.take_disk(mode);
@@ -630,8 +640,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     fn sources(&self) -> Vec<Source<'_>> {
         let size = self.size_watch.as_ref().map(SizeWatch::source);
         let engine = self.engine.completions().map(Source::readable);
-        let worker = Source::readable(self.worker.as_fd());
-        [Some(worker), engine, size].into_iter().flatten().collect()
+        let worker = (!self.is_end_noted).then(|| Source::readable(self.worker.as_fd()));
+        [worker, engine, size].into_iter().flatten().collect()
     }
 
     /// At once, if a reset has made work that no source tells of.
@@ -642,13 +652,11 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
 
     /// Answers the requests that have ended.
     fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
-        if self.size_watch.as_ref().is_some_and(SizeWatch::take) {
-            self.worker.add(Job::Refresh);
-        }
         self.collect();
         self.answer_ended(queues)?;
         self.unblock(queues);
-        if self.worker.has_ended() {
+        self.is_end_noted = self.worker.has_ended();
+        if self.is_end_noted {
             return Err(Fault::Internal("the disk's thread has ended"));
         }
         (0..usize::from(QUEUES)).try_for_each(|index| self.due_fault(index))

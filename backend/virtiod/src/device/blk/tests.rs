@@ -53,7 +53,7 @@ struct Script {
     time: Duration,
     /// Maximum bytes that one call zeroes.
     most_zeros: Option<u64>,
-    /// Whether reads panic.
+    /// Whether reads, of data and of the size, panic.
     panics: bool,
     /// Whether discards are refused.
     no_discard: bool,
@@ -179,6 +179,11 @@ impl Image for Scripted {
 
     fn granularity(&self) -> u64 {
         4096
+    }
+
+    fn refresh(&mut self) -> io::Result<bool> {
+        assert!(!self.0.lock().unwrap().panics, "the image's driver panics");
+        Ok(false)
     }
 }
 

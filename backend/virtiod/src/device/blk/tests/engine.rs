@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::poll::PollFd;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use protocol::pool::PoolPage;
 use uring::engine::{Landed, Method};
 use uring::operation::{Operation, Work};
 use uring::owned::OwnedVector;
+use uring::waiting::wait_for;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
     VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
@@ -20,6 +22,7 @@ use virtio_bindings::virtio_blk::{
 
 use super::super::disk_file::{DirectFile, DiskFile, Store};
 use super::super::in_flight::{InFlightLimits, InFlightTable};
+use super::super::size_watch::{SizeSignal, SizeWatch};
 use super::super::submit::Ticket;
 use super::super::target::{Target, TargetOptions};
 use super::super::worker::Job;
@@ -51,15 +54,20 @@ fn image(cached: File, direct: Option<File>, store: Store) -> Scripted {
 /// answers as storage does that hangs. `None` if the kernel refuses io_uring: threads cannot read a
 /// pipe at an offset.
 fn hung() -> Option<(Driver, PipeWriter)> {
+    let (image, writer) = hung_image()?;
+    // In this order: a test that fails drops the writer first, and the disk waits for no answer.
+    Some((Driver::new(&image), writer))
+}
+
+/// The disk of [`hung`].
+fn hung_image() -> Option<(Scripted, PipeWriter)> {
     if !Method::Ring.is_available() {
         println!("skipped: the kernel refuses io_uring");
         return None;
     }
     let (pipe, writer) = io::pipe().unwrap();
     let direct = File::from(OwnedFd::from(pipe));
-    let image = image(tempfile::tempfile().unwrap(), Some(direct), Store::Direct);
-    // In this order: a test that fails drops the writer first, and the disk waits for no answer.
-    Some((Driver::new(&image), writer))
+    Some((image(tempfile::tempfile().unwrap(), Some(direct), Store::Direct), writer))
 }
 
 /// Serves what needs no answer of storage.
@@ -76,6 +84,15 @@ fn handle_until(driver: &mut Driver, is_done: impl Fn(&Driver) -> bool) {
 
 fn is_draining(driver: &mut Driver) -> bool {
     VirtioDevice::<Memory>::is_draining(&mut driver.disk)
+}
+
+/// Whether a source of the device is ready.
+fn is_ready(driver: &Driver) -> bool {
+    let sources = VirtioDevice::<Memory>::sources(&driver.disk);
+    let fds = sources.iter().map(|source| PollFd::new(source.fd, source.events));
+    let mut fds: Vec<_> = fds.collect();
+    wait_for(&mut fds, Duration::ZERO).unwrap();
+    fds.iter().any(|fd| fd.any().unwrap())
 }
 
 /// Waits for the end of a reset.
@@ -127,6 +144,38 @@ fn a_reset_ends_when_storage_has_let_go_of_the_buffers() {
     serve(&mut driver);
     handle_until(&mut driver, |driver| driver.status(1) != OPEN);
     assert_eq!(driver.status(1), 0);
+}
+
+#[test]
+fn nothing_wakes_a_device_that_waits_for_storage_again_and_again() {
+    // After the reset of the device, and of its only queue; the worker goes on, or has panicked.
+    for (of_queue, panics) in [(false, false), (true, false), (false, true)] {
+        let Some((image, answer)) = hung_image() else { return };
+        // The writer is dropped first, and the disk waits for no answer.
+        let (mut driver, _answer) = (Driver::new(&image), answer);
+        let signal = Arc::new(SizeSignal::new().unwrap());
+        driver.disk.size_watch = Some(SizeWatch::new(Arc::clone(&signal), ()));
+        image.0.lock().unwrap().panics = panics;
+        driver.add(VIRTIO_BLK_T_IN, &[], READ);
+        serve(&mut driver);
+        match of_queue {
+            true => VirtioDevice::<Memory>::reset_queue(&mut driver.disk, 0),
+            false => VirtioDevice::<Memory>::reset(&mut driver.disk),
+        }
+        signal.set().unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        let drains = |driver: &mut Driver| match of_queue {
+            true => VirtioDevice::<Memory>::is_queue_draining(&mut driver.disk, 0),
+            false => is_draining(driver),
+        };
+        while {
+            assert!(drains(&mut driver), "storage has not let go");
+            is_ready(&driver) || panics && !driver.disk.worker.has_ended()
+        } {
+            assert!(Instant::now() < end, "waited 30 s for the sources to be handled");
+            std::thread::yield_now();
+        }
+    }
 }
 
 #[test]
