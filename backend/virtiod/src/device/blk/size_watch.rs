@@ -4,7 +4,7 @@ use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -35,9 +35,9 @@ pub trait SizeWatcher: Send + Sync {
 #[derive(Debug)]
 pub struct SizeSignal {
     ready: EventFd,
-    /// Whether `ready` is readable, so that a look takes no system call. Set with Release after
-    /// `ready` is written, and taken with Acquire: who finds it set reads what was written.
-    is_set: AtomicBool,
+    /// At least the count in `ready`, so that a look takes no system call while it is 0. Relaxed:
+    /// who was woken by `ready` sees what preceded the write to it.
+    told: AtomicU64,
 }
 
 impl SizeSignal {
@@ -45,7 +45,7 @@ impl SizeSignal {
     /// No descriptor is left.
     pub fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
-        Ok(Self { ready: EventFd::from_flags(flags)?, is_set: AtomicBool::new(false) })
+        Ok(Self { ready: EventFd::from_flags(flags)?, told: AtomicU64::new(0) })
     }
 
     /// Tells the disk.
@@ -53,19 +53,29 @@ impl SizeSignal {
     /// # Errors
     /// The kernel's error.
     pub fn set(&self) -> io::Result<()> {
-        self.ready.write(1)?;
-        self.is_set.store(true, Ordering::Release);
+        self.set_by(|ready| ready.write(1))
+    }
+
+    /// As [`SizeSignal::set`], where `write` adds one.
+    fn set_by(&self, write: impl FnOnce(&EventFd) -> nix::Result<usize>) -> io::Result<()> {
+        // Counted first: a thread that the write wakes must not find 0, and poll again.
+        self.told.fetch_add(1, Ordering::Relaxed);
+        write(&self.ready).inspect_err(|_| self.took(1))?;
         Ok(())
     }
 
     fn take(&self) -> bool {
-        let is_set =
-            self.is_set.load(Ordering::Relaxed) && self.is_set.swap(false, Ordering::Acquire);
-        if is_set {
-            // It was written. Another change since then is told by this one.
-            let _ = self.ready.read();
+        if self.told.load(Ordering::Relaxed) == 0 {
+            return false;
         }
-        is_set
+        // Nothing is there yet if the other thread is about to write.
+        let taken = self.ready.read().unwrap_or(0);
+        self.took(taken);
+        taken > 0
+    }
+
+    fn took(&self, count: u64) {
+        self.told.fetch_sub(count, Ordering::Relaxed);
     }
 }
 
@@ -123,20 +133,38 @@ mod tests {
 
     use super::*;
 
+    fn is_readable(watch: &SizeWatch) -> bool {
+        let source = watch.source();
+        let mut fds = [PollFd::new(source.fd, source.events)];
+        poll(&mut fds, PollTimeout::ZERO).unwrap() == 1
+    }
+
     #[test]
     fn change_is_taken_once_and_then_nothing_is_readable() {
         let signal = Arc::new(SizeSignal::new().unwrap());
         let watch = SizeWatch::new(Arc::clone(&signal), ());
-        let is_readable = || {
-            let source = watch.source();
-            let mut fds = [PollFd::new(source.fd, source.events)];
-            poll(&mut fds, PollTimeout::ZERO).unwrap() == 1
-        };
         for changes in [0, 1, 2, 1] {
             (0..changes).for_each(|_| signal.set().unwrap());
-            assert_eq!((is_readable(), watch.take()), (changes > 0, changes > 0));
-            assert_eq!((is_readable(), watch.take()), (false, false));
+            assert_eq!((is_readable(&watch), watch.take()), (changes > 0, changes > 0));
+            assert_eq!((is_readable(&watch), watch.take()), (false, false));
         }
+    }
+
+    #[test]
+    fn change_is_taken_by_the_thread_that_it_wakes_before_the_other_goes_on() {
+        let signal = Arc::new(SizeSignal::new().unwrap());
+        let watch = SizeWatch::new(Arc::clone(&signal), ());
+        let told = signal.set_by(|ready| {
+            assert!(!watch.take(), "nothing is there yet");
+            let written = ready.write(1);
+            assert_eq!((is_readable(&watch), watch.take()), (true, true));
+            written
+        });
+        told.unwrap();
+        assert_eq!((is_readable(&watch), watch.take()), (false, false));
+        // After an error, nothing is there, and a look takes no system call again.
+        assert!(signal.set_by(|_| Err(nix::errno::Errno::EIO)).is_err());
+        assert_eq!(signal.told.load(Ordering::Relaxed), 0);
     }
 
     #[test]
