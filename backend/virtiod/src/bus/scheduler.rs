@@ -334,9 +334,10 @@ impl Scheduler {
     /// Nothing came in the whole window. Called when the driver has been notified of all used
     /// buffers: the time of a notification is neither a poll's nor the driver's.
     fn end_window(&mut self, window: u32, clock: &impl Clock) -> Option<Step> {
+        let has_window = !self.window().is_zero();
         self.polled_in_vain = self.poll_clock.time_of(window);
         self.busy_poll.polled(self.polled_in_vain);
-        if window > 0 && self.poll_clock.is_due() {
+        if has_window && self.poll_clock.is_due() {
             self.phase = Phase::Measure { start: clock.now() };
             return Some(Step::Poll { queues: self.polled_queues(), polls: MEASURED });
         }

@@ -10,14 +10,21 @@ const POLL: PollTime = PollTime::Fixed(Duration::from_micros(100));
 struct Setting {
     scheduler: Scheduler,
     clock: FakeClock,
+    /// The time for which something else runs while polls are measured next.
+    lost: Duration,
 }
 
 impl Setting {
     fn new(work_source: WorkSource, poll: PollTime) -> Self {
-        let mut setting =
-            Self { scheduler: Scheduler::new(work_source, poll), clock: FakeClock::default() };
+        let mut setting = Self::unmeasured(work_source, poll);
         setting.scheduler.poll_clock.measured(Duration::from_micros(1) * MEASURED);
         setting
+    }
+
+    /// As [`Setting::new`], before polls are measured.
+    fn unmeasured(work_source: WorkSource, poll: PollTime) -> Self {
+        let scheduler = Scheduler::new(work_source, poll);
+        Self { scheduler, clock: FakeClock::default(), lost: Duration::ZERO }
     }
 
     fn begin(&mut self, woken: Woken) {
@@ -41,6 +48,9 @@ impl Setting {
 
     fn poll_in_vain(&mut self, polls: u32) {
         self.clock.pass(Duration::from_micros(polls.into()));
+        if matches!(self.scheduler.phase, Phase::Measure { .. }) {
+            self.clock.pass(std::mem::take(&mut self.lost));
+        }
         self.scheduler.polled(polls, Found::default(), &self.clock);
     }
 
@@ -247,6 +257,26 @@ fn polls_are_measured_now_and_then() {
     }
     assert!(iterations > 40, "{iterations}");
     assert_eq!(setting.scheduler.poll_clock.time_of(1), Duration::from_micros(1));
+}
+
+#[test]
+fn polls_come_back_after_something_else_ran_while_they_were_measured() {
+    let lost = Duration::from_millis(10);
+    let mut setting = Setting { lost, ..Setting::unmeasured(WorkSource::Driver, POLL) };
+    setting.learn_to_poll();
+    assert_eq!(setting.lost, Duration::ZERO, "nothing was measured");
+    let polls = |step: &Step| if let Step::Poll { polls, .. } = step { *polls } else { 0 };
+    let is_back = (0..200).any(|_| {
+        setting.ring(&[0]);
+        assert_eq!(setting.next(), Step::Process(QueueSet::of(0)));
+        setting.complete(used(0, 1, 512));
+        setting.earn();
+        let steps = setting.run_to_sleep();
+        setting.clock.pass(Duration::from_micros(10));
+        // The whole window, and the first poll.
+        steps.iter().map(polls).sum::<u32>() == 101
+    });
+    assert!(is_back, "it sleeps without polls");
 }
 
 #[test]
