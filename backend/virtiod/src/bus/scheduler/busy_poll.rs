@@ -55,7 +55,7 @@ struct Habit {
     /// The time from the begin of polling until it happens, a moving average, in nanoseconds.
     pace: u64,
     /// The time that it takes while the thread sleeps and did not poll before, in nanoseconds, a
-    /// moving average; 0 if that is not known.
+    /// moving average of times up to the limit; 0 if that is not known.
     asleep: u64,
     /// Number of times before it is polled for again.
     left_out: u32,
@@ -221,7 +221,8 @@ impl BusyPoll {
         let after = if by == Awaited::Request { asleep } else { whole };
         let habit = self.habit(by);
         habit.happened(whole.min(limit));
-        if polled < FIRST {
+        // A pause says nothing of how soon it happens otherwise.
+        if polled < FIRST && asleep <= limit {
             habit.happened_asleep(asleep);
         }
         habit.judge(polled, limit / SHORT);
@@ -291,27 +292,47 @@ mod tests {
     }
 
     /// The guest and this domain have one processor: Xen gives it to the guest when the thread
-    /// sleeps, or has polled for long.
-    #[test]
-    fn a_driver_that_needs_the_processor_is_seldom_polled_for() {
-        let (reaction, slice, limit) = (SOON, SOON * 20, SOON * 100);
-        let mut poll = BusyPoll::new(PollTime::Fixed(limit));
-        let mut polled = Duration::ZERO;
+    /// sleeps, or has polled for long. Returns for how long it polled in rounds 1000 to 4000.
+    fn drive_on_one_processor(poll: &mut BusyPoll, by: Awaited, pauses: &[u32]) -> Duration {
+        let (slice, mut polled) = (SOON * 20, Duration::ZERO);
         for round in 0..4000 {
-            if round == 1000 {
-                polled = Duration::ZERO;
+            if pauses.contains(&round) {
+                poll.woken(by, Duration::ZERO, Duration::from_secs(10));
             }
-            let window = poll.window(Awaited::Request).min(slice);
+            let window = poll.window(by).min(slice);
             poll.polled(window);
-            polled += window;
+            if round >= 1000 {
+                polled += window;
+            }
             if window == slice {
-                poll.found(Awaited::Request, window);
+                poll.found(by, window);
             } else {
-                poll.woken(Awaited::Request, window, reaction);
+                poll.woken(by, window, SOON);
             }
         }
-        assert!(polled < reaction * 3000 / 8, "{polled:?}");
-        // With a processor of its own, it is polled for again.
+        polled
+    }
+
+    #[test]
+    fn what_needs_the_processor_is_seldom_polled_for() {
+        for by in [Awaited::Request, Awaited::Completion] {
+            // It pauses at the beginning, and while it is known.
+            for pauses in [&[][..], &[0, 1000], &[0, 1, 2, 1000, 1001, 2000]] {
+                for limit in [SOON * 100, SOON * 200] {
+                    let mut poll = BusyPoll::new(PollTime::Fixed(limit));
+                    let polled = drive_on_one_processor(&mut poll, by, pauses);
+                    let what = format!("{by:?} {pauses:?} {limit:?}");
+                    assert!(polled < SOON * 3000 / 8, "{what}: {polled:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_driver_that_gets_a_processor_of_its_own_is_polled_for_again() {
+        let (reaction, limit) = (SOON, SOON * 100);
+        let mut poll = BusyPoll::new(PollTime::Fixed(limit));
+        drive_on_one_processor(&mut poll, Awaited::Request, &[]);
         let mut sleeps = 0;
         for round in 0..2000 {
             let window = poll.window(Awaited::Request).min(reaction);
