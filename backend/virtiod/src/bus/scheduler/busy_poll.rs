@@ -68,19 +68,43 @@ impl Habit {
         self.pace = average(self.pace, after);
     }
 
-    /// It happened after the thread had polled for so long, in vain or not. If that is much longer
-    /// than it takes while the thread sleeps, it needs the processor on which the thread polls, and
-    /// the next polls are left out. `least`: what is not long in any case. Returns whether it was
-    /// not long.
-    fn judge(&mut self, polled: Duration, least: Duration) -> bool {
-        let usual = self.asleep.max(nanoseconds(least));
-        let is_short = nanoseconds(polled) <= 2 * usual;
-        if !is_short {
-            self.window = Duration::ZERO;
-            self.left_out = self.penalty;
-            self.penalty = (self.penalty * 2).clamp(1, RAREST);
+    /// The time that it usually takes while the thread sleeps. `least`: what is not long in any
+    /// case.
+    fn usual(&self, least: Duration) -> u64 {
+        self.asleep.max(nanoseconds(least))
+    }
+
+    /// It needs the processor on which the thread polls: the next polls are left out.
+    fn polls_were_in_the_way(&mut self) {
+        self.window = Duration::ZERO;
+        self.left_out = self.penalty;
+        self.penalty = (self.penalty * 2).clamp(1, RAREST);
+    }
+
+    /// It was found after the thread had polled for so long. If that is much longer than it takes
+    /// while the thread sleeps, Xen took the processor away for it.
+    fn judge_find(&mut self, polled: Duration, least: Duration) {
+        if nanoseconds(polled) > 2 * self.usual(least) {
+            self.polls_were_in_the_way();
+        } else if !polled.is_zero() {
+            // Found by the first poll, it happened before, and else while the thread polled.
+            self.penalty = self.penalty.saturating_sub(1);
         }
-        is_short
+    }
+
+    /// The thread polled in vain for so long, and it happened when the thread had been `asleep`. If
+    /// it came as soon as usual then, it had waited for the processor. Else it paused, which says
+    /// nothing of the next time; but it is not worth as long a window.
+    fn judge_vain(&mut self, polled: Duration, asleep: Duration, least: Duration) {
+        let usual = self.usual(least);
+        if nanoseconds(polled) <= 2 * usual {
+            return;
+        }
+        if nanoseconds(asleep) <= 2 * usual {
+            self.polls_were_in_the_way();
+        } else {
+            self.window = Duration::ZERO;
+        }
     }
 
     /// The thread was woken up after it had slept so long, without polls before.
@@ -173,10 +197,7 @@ impl BusyPoll {
         let least = self.limit() / SHORT;
         let habit = self.habit(awaited);
         habit.happened(after);
-        if habit.judge(after, least) && after >= FIRST {
-            // It happened while the thread polled, or Xen took the processor away.
-            habit.penalty = habit.penalty.saturating_sub(1);
-        }
+        habit.judge_find(after, least);
         self.earn();
     }
 
@@ -225,7 +246,7 @@ impl BusyPoll {
         if polled < FIRST && asleep <= limit {
             habit.happened_asleep(asleep);
         }
-        habit.judge(polled, limit / SHORT);
+        habit.judge_vain(polled, asleep, limit / SHORT);
         habit.grow(after <= limit, limit);
     }
 }
@@ -345,6 +366,43 @@ mod tests {
             }
         }
         assert!(sleeps < 100, "{sleeps}");
+    }
+
+    /// A driver pauses after each `count` requests with a gap in between. Returns how often the
+    /// thread slept for one of the last 5000.
+    fn drive_with_pauses(poll: &mut BusyPoll, count: u32, gap: Duration) -> u32 {
+        let mut sleeps = 0;
+        for round in 0..20_000 {
+            let is_pause = round % (count + 1) == count;
+            let gap = if is_pause { Duration::from_millis(1) } else { gap };
+            let window = poll.window(Awaited::Request).min(gap);
+            poll.polled(window);
+            if window == gap {
+                poll.found(Awaited::Request, gap);
+            } else {
+                sleeps += u32::from(round >= 15_000);
+                poll.woken(Awaited::Request, window, gap - window);
+            }
+        }
+        sleeps
+    }
+
+    #[test]
+    fn polls_are_not_taken_to_be_in_the_way_of_a_driver_that_pauses() {
+        for (count, gap) in [(99, 3), (99, 10), (4, 10)] {
+            for limit in [SOON * 4, SOON * 20, SOON * 100] {
+                for was_in_the_way in [false, true] {
+                    let mut poll = BusyPoll::new(PollTime::Fixed(limit));
+                    if was_in_the_way {
+                        drive_on_one_processor(&mut poll, Awaited::Request, &[]);
+                    }
+                    let sleeps = drive_with_pauses(&mut poll, count, Duration::from_micros(gap));
+                    let pauses = 5000 / (count + 1);
+                    let what = format!("{count} {gap} us {limit:?} {was_in_the_way}");
+                    assert!(sleeps <= 2 * pauses, "{what}: {sleeps} sleeps, {pauses} pauses");
+                }
+            }
+        }
     }
 
     #[test]
