@@ -120,18 +120,18 @@ impl Block {
     fn submit_joined(&mut self, first: usize) {
         let chain = self.chain(first);
         match self.operation(&chain) {
-            Ok(Some(operation)) => self.submit_in_regions(first, operation),
-            Ok(None) => {}
-            Err(fault) => {
-                // The first request reports the fault, which ends the device for all.
-                let mut fault = Some(fault);
-                for slot in chain {
-                    let outcome = fault.take().map_or(Err(TargetError::Unsupported), |fault| {
-                        Err(TargetError::Guest(fault))
-                    });
-                    self.end_request(slot, outcome, Vec::new());
-                }
-            }
+            Ok(operation) => self.submit_in_regions(first, operation),
+            Err(fault) => self.fail_chain(chain, fault),
+        }
+    }
+
+    /// Ends requests of which no operation can be made.
+    fn fail_chain(&mut self, chain: Vec<usize>, fault: Fault) {
+        // The first request reports the fault, which ends the device for all.
+        let mut fault = Some(fault);
+        for slot in chain {
+            let error = fault.take().map_or(TargetError::Unsupported, TargetError::Guest);
+            self.end_request(slot, Err(error), Vec::new());
         }
     }
 
@@ -194,11 +194,15 @@ impl Block {
     }
 
     /// The operation for these requests, which are of one batch.
-    fn operation(&self, chain: &[usize]) -> Result<Option<Operation>, Fault> {
+    ///
+    /// # Errors
+    /// A [`Fault`]: their buffers cannot be reached, or they are no transfers.
+    fn operation(&self, chain: &[usize]) -> Result<Operation, Fault> {
         let entries = || chain.iter().filter_map(|slot| self.in_flight.get(*slot));
-        let Some(first) = entries().next() else { return Ok(None) };
-        let Carrier::Engine { held, file } = &first.carrier else { return Ok(None) };
-        let Some(range) = TransferRange::of(first, self.facts.write_mode) else { return Ok(None) };
+        let none = || Fault::Internal("a transfer is none of the engine's");
+        let first = entries().next().ok_or_else(none)?;
+        let Carrier::Engine { held, file } = &first.carrier else { return Err(none()) };
+        let range = TransferRange::of(first, self.facts.write_mode).ok_or_else(none)?;
         let vector = OwnedVector::new(held, |held: &HeldBatch, pieces| {
             entries().try_for_each(|entry| {
                 data_of(&entry.request, &entry.command)?.for_each_held(held.0.as_ref(), |slice| {
@@ -207,7 +211,7 @@ impl Block {
                 })
             })
         })?;
-        Ok(Some(Operation::new(Arc::clone(file.waiting()), range.work, vector)))
+        Ok(Operation::new(Arc::clone(file.waiting()), range.work, vector))
     }
 
     /// Handles the end of an operation.
@@ -256,12 +260,13 @@ impl Block {
         match self.in_flight.get_mut(first).and_then(|entry| entry.failure.take()) {
             None => self.end_transfers(first),
             Some(PartFailure::Final(error)) => self.give_up(first, chain, error),
+            Some(PartFailure::Mendable) if !self.is_wanted(first) => {
+                self.end_chain(chain, &io::ErrorKind::Other.into());
+            }
             // As one operation, whose error says what to do.
             Some(PartFailure::Mendable) => match self.operation(&chain) {
-                Ok(Some(whole)) if self.is_wanted(first) => {
-                    self.engine.submit(whole, Ticket::Transfer(first));
-                }
-                _ => self.end_chain(chain, Some(io::ErrorKind::Other.into())),
+                Ok(whole) => self.engine.submit(whole, Ticket::Transfer(first)),
+                Err(fault) => self.fail_chain(chain, fault),
             },
         }
     }
@@ -269,7 +274,7 @@ impl Block {
     /// Ends a transfer about whose error nothing can be done.
     fn give_up(&mut self, first: usize, chain: Vec<usize>, error: io::Error) {
         if chain.len() == 1 || !self.is_wanted(first) {
-            return self.end_chain(chain, Some(error));
+            return self.end_chain(chain, &error);
         }
         // The error may be that of another request.
         for slot in chain {
@@ -309,11 +314,10 @@ impl Block {
         self.engine.submit(operation, Ticket::Transfer(first));
     }
 
-    /// Ends a request with an error, and those joined to it, which are not wanted any more.
-    fn end_chain(&mut self, chain: Vec<usize>, mut error: Option<io::Error>) {
+    /// Ends requests that are joined, each with an error.
+    fn end_chain(&mut self, chain: Vec<usize>, error: &io::Error) {
         for slot in chain {
-            let outcome = error.take().map_or(Ok(()), |error| Err(error.into()));
-            self.end_request(slot, outcome, Vec::new());
+            self.end_request(slot, Err(copy_of(error).into()), Vec::new());
         }
     }
 
@@ -339,6 +343,11 @@ impl Block {
             self.end_request(slot, Ok(()), Vec::new());
         }
     }
+}
+
+/// An error for another of the requests that it concerns.
+pub(super) fn copy_of(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
 /// What can be done about a failed transfer.

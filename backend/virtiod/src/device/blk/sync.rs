@@ -12,7 +12,7 @@ use super::claim::SyncStart;
 use super::disk_file::DiskFile;
 use super::in_flight::Carrier;
 use super::request::{BlockCommand, Task};
-use super::submit::Ticket;
+use super::submit::{Ticket, copy_of};
 use super::target::TargetError;
 use super::worker::{Job, RequestJob};
 
@@ -71,12 +71,8 @@ impl Block {
         let Some((file, covered)) = self.syncs.running.take() else { return };
         file.durability.end_sync(outcome);
         for slot in covered {
-            let copy = |error: &io::Error| match error.raw_os_error() {
-                Some(errno) => io::Error::from_raw_os_error(errno),
-                None => error.kind().into(),
-            };
             let outcome = outcome.as_ref().copied();
-            let outcome = outcome.map_err(|error| TargetError::Sync(copy(error)));
+            let outcome = outcome.map_err(|error| TargetError::Sync(copy_of(error)));
             self.end_request(slot, outcome, Vec::new());
         }
     }

@@ -22,6 +22,7 @@ use virtio_bindings::virtio_blk::{
 
 use super::super::disk_file::{DirectFile, DiskFile, Store};
 use super::super::in_flight::{InFlightLimits, InFlightTable};
+use super::super::request::BlockCommand;
 use super::super::size_watch::{SizeSignal, SizeWatch};
 use super::super::submit::Ticket;
 use super::super::target::{Target, TargetOptions};
@@ -476,19 +477,46 @@ fn a_part_that_storage_gives_up_is_not_repeated_with_the_whole_transfer() {
         let (pipe, writer) = io::pipe().unwrap();
         let (mut driver, _writer) = (divided(File::from(OwnedFd::from(pipe))), writer);
         serve(&mut driver);
-        let file = Arc::clone(driver.disk.in_flight.get(0).unwrap().file().unwrap());
         let submitted = driver.disk.engine.in_flight();
         for part in 0..6 {
-            let work = Work::Read { offset: (part * 3) << 12 };
-            let vector = OwnedVector::empty();
-            let operation = Operation::new(Arc::clone(file.waiting()), work, vector);
             let failed = part == 2 || (part == 4 && errno == libc::EIO);
-            let outcome = if failed { Err(io::Error::from_raw_os_error(errno)) } else { Ok(()) };
-            driver.disk.land(Landed { token: Ticket::Transfer(0), outcome, operation });
+            end_part(&mut driver, 0, (part * 3) << 12, failed.then_some(errno));
         }
         assert_eq!(driver.disk.engine.in_flight() - submitted, repeated);
         driver.handle_now();
         assert_eq!(driver.statuses(), [status, OPEN, OPEN]);
+    }
+}
+
+/// The part of a transfer that is at this offset ends, with this error or well.
+fn end_part(driver: &mut Driver, slot: usize, offset: u64, errno: Option<i32>) {
+    let file = Arc::clone(driver.disk.in_flight.get(slot).unwrap().file().unwrap());
+    let vector = OwnedVector::empty();
+    let operation = Operation::new(Arc::clone(file.waiting()), Work::Read { offset }, vector);
+    let outcome = errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)));
+    driver.disk.land(Landed { token: Ticket::Transfer(slot), outcome, operation });
+}
+
+#[test]
+fn no_request_of_a_divided_transfer_succeeds_that_cannot_be_repeated() {
+    for is_wanted in [true, false] {
+        let Some((mut driver, _answer)) = hung() else { return };
+        driver.share_data();
+        // Joined, and two operations, since they are in two chunks of the pool.
+        driver.add_at(VIRTIO_BLK_T_IN, 0, 48, &[], Some((16 << 12, Access::ReadWrite)));
+        driver.add_at(VIRTIO_BLK_T_IN, 16 * 8, 64, &[], Some((16 << 12, Access::ReadWrite)));
+        serve(&mut driver);
+        let first = driver.disk.in_flight.get(0).unwrap();
+        assert_eq!((first.operations, first.next), (2, Some(1)));
+        match is_wanted {
+            // No operation can be made of it.
+            true => driver.disk.in_flight.get_mut(0).unwrap().command = BlockCommand::Flush,
+            false => driver.disk.in_flight.forget(Some(0)),
+        }
+        end_part(&mut driver, 0, 0, Some(libc::EINVAL));
+        end_part(&mut driver, 0, 16 << 12, None);
+        let failed: Vec<_> = driver.disk.ended.iter().map(|it| it.outcome.is_err()).collect();
+        assert_eq!(failed, [true, true], "wanted: {is_wanted}");
     }
 }
 
