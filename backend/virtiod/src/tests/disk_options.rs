@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use protocol::message::{Request, Response};
 use tempfile::NamedTempFile;
@@ -12,13 +13,13 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
-use super::block::{OK, request};
+use super::block::{OK, header, request};
 use super::disk_sharing::refusal;
 use super::driver::Driver;
 use super::host::{Host, TestDisk, XVDA, numbered_disk};
 use crate::device::blk::sample::{ImageBytes, Shape};
 use crate::device::blk::{ImageFormat, Target, TargetOptions};
-use xen::DomId;
+use xen::{Access, DomId};
 
 /// One range of a discard or write-zeroes request.
 pub(super) fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
@@ -296,6 +297,27 @@ fn shrinking_file_sends_a_config_event_and_fails_requests_beyond() {
     assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, 7, &[], 512), (OK, vec![7; 512]));
     disk.driver.wait_config_event();
     assert_eq!(config_u64(&mut disk.driver, 0), 8);
+}
+
+#[test]
+fn file_that_shrinks_within_its_last_sector_reads_as_zeros_from_its_end_on() {
+    let mut disk = TestDisk::start(numbered_disk(2), "w");
+    disk.file.as_file().set_len(1000).unwrap();
+    let head = disk.driver.share(&header(VIRTIO_BLK_T_IN, 1), Access::ReadOnly);
+    let input = disk.driver.share(&[0xee; 512], Access::ReadWrite);
+    let status = disk.driver.share(&[0xff], Access::ReadWrite);
+    // No event follows: the disk has as many sectors as before.
+    let end = Instant::now() + Duration::from_secs(10);
+    while {
+        disk.driver.submit(&[head.readable(), input.writable(), status.writable()]);
+        disk.driver.wait_used();
+        disk.driver.peek(&status) != [OK]
+    } {
+        assert!(Instant::now() < end, "waited 10 s for the disk to notice its size");
+    }
+    let read = disk.driver.unshare(&input);
+    assert_eq!((&read[..488], &read[488..]), (&[1; 488][..], &[0; 24][..]));
+    [head, status].iter().for_each(|shared| drop(disk.driver.unshare(shared)));
 }
 
 /// Runs `act` and returns the log of this thread meanwhile.

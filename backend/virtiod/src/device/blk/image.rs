@@ -192,7 +192,7 @@ pub trait Image: Send {
         None
     }
 
-    /// Reads the size again; returns whether it changed.
+    /// Reads the size of the file again; returns whether it changed, also within the last sector.
     ///
     /// # Errors
     /// The error of the storage.

@@ -179,14 +179,15 @@ impl Target {
         std::mem::take(&mut self.has_new_facts).then(|| self.facts())
     }
 
-    /// Reads the size again; returns whether it changed.
+    /// Reads the size again; returns whether the number of sectors changed. The end of the file
+    /// within the last sector is a fact too.
     ///
     /// # Errors
     /// [`TargetError::Io`].
     pub(super) fn refresh(&mut self) -> Result<bool, TargetError> {
-        let changed = self.image.refresh()?;
-        self.has_new_facts |= changed;
-        Ok(changed)
+        let before = self.sectors();
+        self.has_new_facts |= self.image.refresh()?;
+        Ok(self.sectors() != before)
     }
 
     /// Carries out a request, or the rest of it, until the time is over.

@@ -71,7 +71,7 @@ pub(super) enum Report {
     Started(Result<(), TargetError>),
     /// Of [`Job::Stop`].
     Stopped(Result<(), TargetError>),
-    /// Of [`Job::Refresh`]; `true` if the size changed.
+    /// Of [`Job::Refresh`]; `true` if the number of sectors changed.
     Refreshed(Result<bool, TargetError>),
     /// Of [`Job::Request`].
     Done(RequestJob, Result<(), TargetError>),

@@ -276,9 +276,8 @@ impl Image for RawImage {
     }
 
     fn refresh(&mut self) -> io::Result<bool> {
-        let before = self.size();
-        self.bytes = (&*self.file).seek(SeekFrom::End(0))?;
-        Ok(self.size() != before)
+        let bytes = (&*self.file).seek(SeekFrom::End(0))?;
+        Ok(std::mem::replace(&mut self.bytes, bytes) != bytes)
     }
 }
 
