@@ -217,6 +217,7 @@ impl<X: Domain> Connection<X> {
             self.send(effects);
         }
         self.answer_queue_resets()?;
+        self.send_config_change();
         self.doorbells.unmask(self.transport.first_group())?;
         Ok(self.channel.flush(&mut self.doorbells.channels)?)
     }
@@ -240,6 +241,8 @@ impl<X: Domain> Connection<X> {
             match body {
                 Body::Request(request) => {
                     self.transport.scheduler().answered();
+                    // The response has the generation of the configuration that it shows.
+                    self.send_config_change();
                     if request == Request::SetDeviceStatus(0) {
                         self.channel.drop_events();
                     }
@@ -294,6 +297,12 @@ impl<X: Domain> Connection<X> {
         if !self.transport.is_enabled(index as usize) {
             self.channel.drop_used_event(index);
         }
+    }
+
+    /// Queues the event for a change of the configuration, if there was one.
+    fn send_config_change(&mut self) {
+        let effects = self.transport.take_config_event();
+        self.send(effects);
     }
 
     /// Queues events for the driver on the message page.

@@ -35,6 +35,8 @@ pub(super) struct Storage {
     drained: AtomicBool,
     /// How often parts were asked whether a queue is draining.
     asked: AtomicU32,
+    /// Whether the part that is asked next finds another configuration.
+    changes: AtomicBool,
     /// How many parts share the limits, as each was told last.
     shares: Mutex<BTreeMap<usize, usize>>,
     /// What becomes of the next processing of a queue.
@@ -76,6 +78,7 @@ impl Storage {
             threads: Mutex::default(),
             drained: AtomicBool::default(),
             asked: AtomicU32::default(),
+            changes: AtomicBool::default(),
             shares: Mutex::default(),
             mishap: Mutex::default(),
         })
@@ -118,6 +121,11 @@ impl Storage {
         }
     }
 
+    /// Has a part find another configuration when it is asked whether a queue is draining.
+    pub(super) fn plan_change(&self) {
+        self.changes.store(true, Ordering::SeqCst);
+    }
+
     /// Whether a part has handled what its source told.
     pub(super) fn is_handled(&self, part: usize) -> bool {
         let news = Arc::clone(&self.news.lock().unwrap()[part]);
@@ -146,6 +154,7 @@ struct BareDevice {
     part: usize,
     news: Arc<EventFd>,
     is_started: bool,
+    is_changed: bool,
     /// The time that each step takes, of a device that always has another one.
     step: Option<Duration>,
     queues: &'static [u16],
@@ -168,7 +177,8 @@ impl BareDevice {
         let mut all = storage.news.lock().unwrap();
         all.push(Arc::clone(&news));
         let (part, storage) = (all.len() - 1, Arc::clone(storage));
-        Self { storage, part, news, is_started: false, step, queues, waits_at_end: false }
+        let (is_started, is_changed, waits_at_end) = (false, false, false);
+        Self { storage, part, news, is_started, is_changed, step, queues, waits_at_end }
     }
 
     fn is_held(&self) -> bool {
@@ -224,6 +234,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for BareDevice {
 
     fn is_queue_draining(&mut self, _: usize) -> bool {
         self.storage.asked.fetch_add(1, Ordering::SeqCst);
+        self.is_changed |= self.storage.changes.swap(false, Ordering::SeqCst);
         self.is_started && self.is_held()
     }
 
@@ -253,6 +264,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for BareDevice {
             None => queues.mark_idle(index),
         }
         Ok(())
+    }
+
+    fn take_config_change(&mut self) -> bool {
+        std::mem::take(&mut self.is_changed)
     }
 
     fn sources(&self) -> Vec<Source<'_>> {

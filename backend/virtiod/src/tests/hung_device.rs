@@ -61,6 +61,28 @@ fn spec_6_7_queue_reset_is_answered_when_storage_lets_go() {
 }
 
 #[test]
+fn spec_6_6_configuration_change_that_a_queue_reset_finds_is_told_at_once() {
+    let (host, storage) = (Host::start(), Storage::sound());
+    let BareSession { ends, thread, .. } = serve(&host, &storage, None);
+    let mut driver = host.connect(&ends);
+    let features = driver.offered() | 1 << F_RING_RESET;
+    driver.start_accepting(features, 1);
+    storage.plan_change();
+    driver.ask(Request::ResetVqueue { index: 0 }, |answer| {
+        assert_eq!(answer, Response::ResetVqueue);
+    });
+    driver.wait_config_event();
+    driver.ask(Request::GetConfig { offset: 0, size: 0 }, |answer| match answer {
+        Response::GetConfig(config) => assert_eq!(config.generation, 1),
+        other => panic!("{other:?}"),
+    });
+    driver.close();
+    host.remove(&ends);
+    thread.join().unwrap();
+    host.finish();
+}
+
+#[test]
 fn spec_2_7_toolstacks_end_does_not_wait_for_storage_for_ever() {
     let (host, storage) = (Host::start(), Storage::hung());
     let BareSession { ends, thread, .. } = serve(&host, &storage, None);

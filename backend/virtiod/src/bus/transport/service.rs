@@ -72,11 +72,15 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
     /// Carries out a step of the first group's scheduler; returns the events to send.
     pub fn carry_out(&mut self, step: Step, events: &mut E, clock: &impl Clock) -> Effects {
         let result = self.groups.first.carry_out(step, events, clock);
-        let mut effects = self.note(result);
-        if matches!(step, Step::HandleSources | Step::Process(_)) {
-            effects.config |= self.take_config_change();
-        }
-        effects
+        self.note(result)
+    }
+
+    /// The event for a change of the configuration since the last call. Whatever the device does
+    /// may find one. A driver that is not ready reads all of it.
+    pub fn take_config_event(&mut self) -> Effects {
+        let is_ready = self.status & DRIVER_OK != 0 && !self.is_draining;
+        let config = is_ready && self.take_config_change();
+        Effects { config, used: Vec::new() }
     }
 
     /// Takes what the threads of other groups have told; returns the events to send.
