@@ -59,6 +59,11 @@ impl State {
         self.waiting.insert(place, job);
     }
 
+    /// Whether the size will be read anyway: one look finds all changes before it.
+    fn has_refresh(&self) -> bool {
+        self.waiting.iter().any(|job| matches!(job, Job::Refresh))
+    }
+
     fn is_transfer(&self, job: &RequestJob) -> bool {
         self.in_place.is_some() && InPlaceTarget::takes(&job.task.command)
     }
@@ -109,6 +114,7 @@ impl JobQueue {
                     state.transfers.push_back(job);
                     self.transfer_news.notify_one();
                 }
+                Job::Refresh if state.has_refresh() => {}
                 job => {
                     state.add(job);
                     self.news.notify_one();
@@ -297,6 +303,21 @@ mod tests {
         assert_eq!(next(&jobs).slot, 2);
         assert!(!jobs.has_fresh());
         assert_eq!(next(&jobs).slot, 1);
+    }
+
+    #[test]
+    fn one_look_at_the_size_waits_behind_a_job_that_hangs() {
+        let jobs = JobQueue::new();
+        jobs.add([request(1, 0)]);
+        assert_eq!(next(&jobs).slot, 1);
+        (0..3).for_each(|_| jobs.add([Job::Refresh, Job::Refresh]));
+        jobs.add([request(2, 0)]);
+        assert!(matches!(jobs.next(), Some(Job::Refresh)));
+        // The one that has begun may be too early for another change.
+        jobs.add([Job::Refresh]);
+        assert_eq!(next(&jobs).slot, 2);
+        assert!(matches!(jobs.next(), Some(Job::Refresh)));
+        assert!(!jobs.has_fresh());
     }
 
     #[test]
