@@ -11,6 +11,7 @@ use std::time::Duration;
 use io_uring::{IoUring, squeue, types};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::bounce::BounceBuffers;
 use crate::operation::{Operation, Step};
 use crate::owned::OwnedVector;
 use crate::registered::Registered;
@@ -104,6 +105,7 @@ pub struct Engine<T> {
     results: Vec<(u32, i32)>,
     polls: RingPolls,
     registered: Registered,
+    bounce: BounceBuffers,
 }
 
 impl<T> Engine<T> {
@@ -118,6 +120,7 @@ impl<T> Engine<T> {
             results: Vec::new(),
             polls: RingPolls::default(),
             registered: Registered::default(),
+            bounce: BounceBuffers::default(),
         }
     }
 
@@ -155,7 +158,7 @@ impl<T> Engine<T> {
 
     /// Adds an operation. It begins with the next [`Engine::commit`].
     pub fn submit(&mut self, mut operation: Operation, token: T) {
-        operation.region = match operation.vector.vectors() {
+        operation.region = match operation.memory().vectors() {
             [piece] => self.registered.index_of(piece),
             _ => None,
         };
@@ -171,6 +174,24 @@ impl<T> Engine<T> {
             *slot = flight;
         }
         self.uncommitted.push(index);
+    }
+
+    /// As [`Engine::submit`], through memory that the kernel may hold on to when this process is
+    /// dead.
+    ///
+    /// # Errors
+    /// The operation: there is no such memory.
+    pub fn submit_bounced(
+        &mut self,
+        mut operation: Operation,
+        token: T,
+    ) -> Result<(), Box<Operation>> {
+        let Some(bounce) = self.bounce.vector(operation.vector.length()) else {
+            return Err(Box::new(operation));
+        };
+        operation.go_through(bounce);
+        self.submit(operation, token);
+        Ok(())
     }
 
     /// Whether direct I/O would gain from [`Engine::register`] for these pieces.
@@ -194,6 +215,7 @@ impl<T> Engine<T> {
 
     /// Has the kernel forget all regions, if no operation is in flight.
     pub fn unregister(&mut self) {
+        self.bounce.clear();
         if let (Backend::Ring(ring), 0) = (&self.backend, self.in_flight()) {
             self.registered.clear(ring);
         }

@@ -21,6 +21,7 @@
 //! ```
 
 pub mod block_device;
+mod bounce;
 pub mod engine;
 pub mod iovec;
 pub mod message_engine;

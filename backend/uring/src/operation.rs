@@ -53,6 +53,8 @@ pub struct Operation {
     pub vector: OwnedVector,
     /// The registered region that has all of the memory, which is one piece then.
     pub(crate) region: Option<u16>,
+    /// The memory that the kernel transfers from or to instead.
+    bounce: Option<OwnedVector>,
 }
 
 /// What the kernel's result means for an operation.
@@ -67,7 +69,20 @@ pub(crate) enum Step {
 impl Operation {
     /// An operation on `file`.
     pub fn new(file: Arc<File>, work: Work, vector: OwnedVector) -> Self {
-        Self { file, work, vector, region: None }
+        Self { file, work, vector, region: None, bounce: None }
+    }
+
+    /// Has the kernel transfer from and to `bounce`, of the same length.
+    pub(crate) fn go_through(&mut self, bounce: OwnedVector) {
+        if let Work::Write { .. } = self.work {
+            self.vector.copy_to(&bounce, self.vector.length());
+        }
+        self.bounce = Some(bounce);
+    }
+
+    /// The memory that the kernel transfers from or to.
+    pub(crate) fn memory(&self) -> &OwnedVector {
+        self.bounce.as_ref().unwrap_or(&self.vector)
     }
 
     /// Takes the kernel's result, a number of bytes or a negated error number, and removes from the
@@ -88,6 +103,12 @@ impl Operation {
             Work::Write { offset, .. } => (offset, io::ErrorKind::WriteZero),
         };
         *offset = offset.saturating_add(count as u64);
+        if let Some(bounce) = &mut self.bounce {
+            if let Work::Read { .. } = self.work {
+                bounce.copy_to(&self.vector, count);
+            }
+            bounce.skip(count);
+        }
         self.vector.skip(count);
         match (self.vector.length(), count) {
             (0, _) => Step::Ended(Ok(())),
@@ -100,7 +121,7 @@ impl Operation {
     /// dropped.
     pub(crate) fn entry(&self, user_data: u64) -> squeue::Entry {
         let file = types::Fd(self.file.as_raw_fd());
-        let vectors = self.vector.vectors();
+        let vectors = self.memory().vectors();
         let (start, count) = (vectors.as_ptr(), vectors.len() as u32);
         let registered = match vectors {
             [piece] => self.region.map(|region| (region, piece.iov_base.cast(), length(piece))),
@@ -130,12 +151,12 @@ impl Operation {
     /// io_uring does.
     pub(crate) fn call(&self) -> i32 {
         let file = self.file.as_raw_fd();
-        let vectors = self.vector.vectors();
+        let vectors = self.memory().vectors();
         let (start, count) = (vectors.as_ptr(), vectors.len() as i32);
         let place = |offset| i64::try_from(offset).unwrap_or(i64::MAX);
         let result = match self.work {
             // SAFETY: range and lifetime: each vector describes memory that its owner keeps
-            // reachable while `self.vector` exists. If it is mapped read-only, the call fails.
+            // reachable while `self` has it. If it is mapped read-only, the call fails.
             // Aliasing: no reference to it exists, since volatile slices make none.
             Work::Read { offset } => unsafe { libc::preadv(file, start, count, place(offset)) },
             Work::Write { offset, mode } => {

@@ -133,13 +133,40 @@ impl OwnedVector {
         self.vectors.drain(..empty);
     }
 
-    /// Fills all pieces with zeros.
-    pub fn zero(&self) {
-        for vector in &self.vectors {
+    /// The pieces.
+    fn slices(&self) -> impl Iterator<Item = VolatileSlice<'_>> {
+        self.vectors.iter().map(|vector| {
             // SAFETY: range and lifetime: the vector is one slice that `push` took, or several
             // adjacent ones, which the owner keeps reachable while `self` has a share of it.
             // Aliasing: accesses are volatile, as they are through the original slices.
-            let slice = unsafe { VolatileSlice::<()>::new(vector.iov_base.cast(), vector.iov_len) };
+            unsafe { VolatileSlice::new(vector.iov_base.cast(), vector.iov_len) }
+        })
+    }
+
+    /// Copies the first `count` bytes to the first ones of `other`; fewer if either is shorter.
+    pub(crate) fn copy_to(&self, other: &Self, count: usize) {
+        let (mut from, mut to) = (self.slices(), other.slices());
+        let (mut here, mut there) = (from.next(), to.next());
+        let mut left = count;
+        while let (Some(source), Some(target)) = (here, there) {
+            let now = source.len().min(target.len()).min(left);
+            let (Ok(piece), Ok(room)) = (source.subslice(0, now), target.subslice(0, now)) else {
+                return;
+            };
+            piece.copy_to_volatile_slice(room);
+            left -= now;
+            if left == 0 {
+                return;
+            }
+            let rest = |slice: VolatileSlice<'_>| slice.len() > now;
+            here = if rest(source) { source.offset(now).ok() } else { from.next() };
+            there = if rest(target) { target.offset(now).ok() } else { to.next() };
+        }
+    }
+
+    /// Fills all pieces with zeros.
+    pub fn zero(&self) {
+        for slice in self.slices() {
             let mut at = 0;
             while let Some(part) = slice.len().checked_sub(at).filter(|left| *left > 0) {
                 let count = part.min(ZEROS.len());
@@ -187,6 +214,22 @@ mod tests {
         assert_eq!((pieces.length(), pieces.vectors().len()), (0, 0));
         drop(pieces);
         assert_eq!(Arc::strong_count(&owner), 1);
+    }
+
+    #[test]
+    fn bytes_are_copied_across_the_ends_of_pieces() {
+        let from = Arc::new(Bytes(Box::new(std::array::from_fn(|at| at as u8))));
+        for (count, expected) in [
+            (9, [0, 0, 1, 2, 0, 5, 6, 7, 8, 9, 0, 10, 0, 0, 0, 0]),
+            (4, [0, 0, 1, 2, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            (100, [0, 0, 1, 2, 0, 5, 6, 7, 8, 9, 0, 10, 11, 0, 0, 0]),
+            (0, [0; 16]),
+        ] {
+            let to = Arc::new(Bytes(Box::new([0; 16])));
+            let target = vector(&to, &[(1, 3), (5, 5), (11, 2)]);
+            vector(&from, &[(0, 3), (5, 7)]).copy_to(&target, count);
+            assert_eq!(*to.0, expected, "{count}");
+        }
     }
 
     #[test]

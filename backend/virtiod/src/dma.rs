@@ -136,6 +136,12 @@ pub trait AccessPlatform: Send + Sync + 'static {
     /// [`MapError`]; then no page is mapped.
     fn map(&self, pages: &[PageNumber], access: Access) -> Result<Self::Pages, MapError>;
 
+    /// Whether the kernel may hold mapped pages for longer than this process lives, as direct I/O
+    /// and registered memory do.
+    fn may_be_pinned(&self) -> bool {
+        true
+    }
+
     /// Copies between pages and memory of this process with one call, without a mapping. `None` if
     /// the platform has no such call.
     ///

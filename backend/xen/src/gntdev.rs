@@ -27,13 +27,24 @@ use crate::mapped::MappedRange;
 pub struct Gntdev {
     file: Arc<File>,
     guest: DomId,
+    may_be_pinned: bool,
+}
+
+/// The kind of domain that this process runs in.
+const GUEST_TYPE: &str = "/sys/hypervisor/guest_type";
+
+/// Whether Linux unmaps grants well whose pages something holds when their process has died. In a
+/// PV domain it does not: it changes page tables that are gone (`use_ptemod` in
+/// `drivers/xen/gntdev.c`).
+fn may_be_pinned() -> bool {
+    std::fs::read_to_string(GUEST_TYPE).is_ok_and(|kind| kind.trim() != "PV")
 }
 
 impl Gntdev {
     /// Opens the handle to the grants of `guest`.
     pub fn open(guest: DomId) -> io::Result<Self> {
         let file = device_file::open(DEVICE, "xen-gntdev", 0)?;
-        Ok(Self { file: Arc::new(file), guest })
+        Ok(Self { file: Arc::new(file), guest, may_be_pinned: may_be_pinned() })
     }
 
     /// Registers `references` with the kernel; returns the index to pass to mmap.
@@ -161,6 +172,10 @@ impl GrantTable for Gntdev {
             TryError::Reserve(error) => error,
             TryError::Map(errno) => self.explain(references, access, errno),
         })
+    }
+
+    fn may_be_pinned(&self) -> bool {
+        self.may_be_pinned
     }
 
     fn copy(

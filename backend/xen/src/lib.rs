@@ -181,6 +181,12 @@ pub trait GrantTable: Send + Sync + 'static {
     /// [`MapError`]; then no page is mapped.
     fn map(&self, references: &[GrantRef], access: Access) -> Result<Self::Pages, MapError>;
 
+    /// Whether the kernel may hold mapped pages for longer than this process lives, as direct I/O
+    /// and registered memory do.
+    fn may_be_pinned(&self) -> bool {
+        true
+    }
+
     /// Copies all segments with one hypercall, without a mapping.
     ///
     /// # Errors

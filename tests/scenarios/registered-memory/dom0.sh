@@ -1,6 +1,7 @@
 # Direct I/O from and to a guest's pages. Linux 6.12 registers the mapped pages of a guest with
 # io_uring, so that a transfer need not look each one up; Linux 6.1 refuses that, and the daemon
-# does without. Dom0 has one kernel, so a driver domain, which has the guest's, serves the guest.
+# does without. Dom0 has one kernel, so a driver domain, which has the guest's, serves the guest. In
+# a PV domain the kernel must not hold mapped pages, so the driver domain is PVH.
 # guests: pv pv-bookworm
 # limit: 150
 . /lab/dom0/lib.sh
@@ -14,7 +15,7 @@ make_initrd guest-initrd /lab/scenarios/registered-memory/guest.sh
 # The driver domain's disk is the store of the guest's, because direct I/O needs a block device. As
 # it is untrusted, the driver domain's driver copies the guest's pages, which only the guest could
 # grant to Dom0.
-start_example driver-domain driver-domain "$PWD/backend-initrd" \
+start_example driver-domain driver-domain "$PWD/backend-initrd" 's|^type = .*|type = "pvh"|' \
     "\$a disk = [\"format=raw,vdev=xvda,access=rw,untrusted,backendtype=standalone,specification=virtio,target=$PWD/disk.img\"]" ||
     fail "xl could not create the driver domain"
 backend=$domid

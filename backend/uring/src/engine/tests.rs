@@ -317,3 +317,31 @@ fn a_vector_is_divided_only_where_all_is_registered() {
         assert_eq!(engine.divide(two(), 2048).len(), 4);
     }
 }
+
+#[test]
+fn bounced_operations_move_the_same_bytes_and_the_kernel_has_no_hold_of_their_memory() {
+    for method in METHODS {
+        let mut engine = engine(method);
+        let file = file(b"0123456789");
+        let memory = Arc::new(Memory::new(16));
+        let vector = |offset, length| Memory::vector(&memory, offset, length);
+        let read = |offset, into| operation(&file, Work::Read { offset }, into);
+        assert!(engine.submit_bounced(read(2, vector(0, 6)), 1).is_ok());
+        // The file ends inside.
+        assert!(engine.submit_bounced(read(7, vector(8, 8)), 2).is_ok());
+        engine.commit().unwrap();
+        assert_eq!(memory.bytes(), [0; 16], "not before the engine is asked");
+        let eof = Err(io::ErrorKind::UnexpectedEof);
+        assert_eq!(finish(&mut engine), [(1, Ok(())), (2, eof)]);
+        assert_eq!(memory.bytes(), *b"234567\x00\x00789\x00\x00\x00\x00\x00");
+        let write = Work::Write { offset: 4, mode: WriteMode::Back };
+        assert!(engine.submit_bounced(operation(&file, write, vector(1, 4)), 3).is_ok());
+        // What the driver writes from now on is too late.
+        vector(1, 4).zero();
+        engine.commit().unwrap();
+        assert_eq!(finish(&mut engine), [(3, Ok(()))]);
+        let mut found = [0; 10];
+        file.read_exact_at(&mut found, 0).unwrap();
+        assert_eq!(found, *b"0123345689");
+    }
+}

@@ -94,6 +94,10 @@ pub trait HeldBuffers: Send + Sync {
     /// Whether some of the buffers are copies.
     fn has_copies(&self) -> bool;
 
+    /// Whether the kernel may hold the buffers' pages for longer than this process lives, as direct
+    /// I/O does.
+    fn may_be_pinned(&self) -> bool;
+
     /// Copies what was written into buffers back into the guest's memory, where they are copies.
     /// The device calls this before it returns the buffers to the driver.
     ///

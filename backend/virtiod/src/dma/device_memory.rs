@@ -102,6 +102,10 @@ impl<P: AccessPlatform> HeldBuffers for HeldMemory<P> {
         !self.copies.is_empty()
     }
 
+    fn may_be_pinned(&self) -> bool {
+        self.mapper.platform.may_be_pinned()
+    }
+
     fn write_back(
         &self,
         buffers: &mut dyn Iterator<Item = Buffer>,

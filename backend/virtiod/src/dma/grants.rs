@@ -39,6 +39,10 @@ impl<G: GrantTable> AccessPlatform for GrantPlatform<G> {
         self.0.map(&references, access)
     }
 
+    fn may_be_pinned(&self) -> bool {
+        self.0.may_be_pinned()
+    }
+
     fn copy(
         &self,
         direction: CopyDirection,

@@ -140,9 +140,9 @@ impl Block {
     fn submit_in_regions(&mut self, first: usize, operation: Operation) {
         let file = self.in_flight.get(first).and_then(InFlight::file);
         let Some(longest) = file.and_then(|file| Some(file.direct.as_ref()?.longest)) else {
-            return self.engine.submit(operation, Ticket::Transfer(first));
+            return self.start_operation(first, operation);
         };
-        if self.engine.wants_region(&operation.vector) {
+        if self.may_be_pinned(first) && self.engine.wants_region(&operation.vector) {
             self.chain(first).into_iter().for_each(|slot| self.register_regions(slot));
         }
         let Operation { file, work, vector, .. } = operation;
@@ -154,7 +154,32 @@ impl Block {
         for part in parts {
             let (file, work) = (Arc::clone(&file), work.skipped(skipped));
             skipped += part.length() as u64;
-            self.engine.submit(Operation::new(file, work, part), Ticket::Transfer(first));
+            self.start_operation(first, Operation::new(file, work, part));
+        }
+    }
+
+    /// Whether the kernel may hold the buffers of a request after this process has died.
+    fn may_be_pinned(&self, slot: usize) -> bool {
+        let held = self.in_flight.get(slot).and_then(InFlight::held);
+        held.is_some_and(|held| held.0.may_be_pinned())
+    }
+
+    /// Hands an operation of a request to the engine: direct I/O by other memory where the kernel
+    /// must not hold the guest's.
+    fn start_operation(&mut self, first: usize, operation: Operation) {
+        let file = self.in_flight.get(first).and_then(InFlight::file);
+        let cached = file.map(|file| Arc::clone(&file.cached));
+        let is_direct = cached.as_ref().is_some_and(|it| !Arc::ptr_eq(it, &operation.file));
+        let ticket = Ticket::Transfer(first);
+        if !is_direct || self.may_be_pinned(first) {
+            return self.engine.submit(operation, ticket);
+        }
+        if let (Err(operation), Some(cached)) =
+            (self.engine.submit_bounced(operation, ticket), cached)
+        {
+            let Operation { work, vector, .. } = *operation;
+            // The page cache takes no memory of this process's.
+            self.engine.submit(Operation::new(cached, work, vector), ticket);
         }
     }
 
@@ -265,7 +290,7 @@ impl Block {
             }
             // As one operation, whose error says what to do.
             Some(PartFailure::Mendable) => match self.operation(&chain) {
-                Ok(whole) => self.engine.submit(whole, Ticket::Transfer(first)),
+                Ok(whole) => self.start_operation(first, whole),
                 Err(fault) => self.fail_chain(chain, fault),
             },
         }
@@ -297,7 +322,7 @@ impl Block {
             }
             Remedy::PageCache => {
                 let Operation { work, vector, .. } = operation;
-                self.submit_again(first, Operation::new(Arc::clone(&file.cached), work, vector));
+                self.start_operation(first, Operation::new(Arc::clone(&file.cached), work, vector));
             }
             Remedy::SyncBehind(work) => {
                 for slot in chain {
@@ -305,13 +330,9 @@ impl Block {
                     entry.into_iter().for_each(|entry| entry.needs_sync = true);
                 }
                 let Operation { file, vector, .. } = operation;
-                self.submit_again(first, Operation::new(file, work, vector));
+                self.start_operation(first, Operation::new(file, work, vector));
             }
         }
-    }
-
-    fn submit_again(&mut self, first: usize, operation: Operation) {
-        self.engine.submit(operation, Ticket::Transfer(first));
     }
 
     /// Ends requests that are joined, each with an error.
