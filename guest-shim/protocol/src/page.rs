@@ -101,6 +101,17 @@ impl Producer {
         Self { direction, next: 0 }
     }
 
+    /// The producer's end of a queue whose earlier producer is gone: it goes on where the page says
+    /// that the other one stopped. A peer that changes that word has only itself to blame.
+    pub fn take_over(direction: QueueDirection, page: &PageWords) -> Self {
+        Self { direction, next: load(page, direction.producer_word(), Ordering::Acquire) }
+    }
+
+    /// The index of the next message.
+    pub const fn index(&self) -> u32 {
+        self.next
+    }
+
     /// Adds a message to the queue. The caller signals the event channel afterwards [4.5].
     ///
     /// # Errors
@@ -167,6 +178,18 @@ impl Consumer {
         Self { direction, next: 0, saw_full: false }
     }
 
+    /// As [`Producer::take_over`], for the consumer's end.
+    pub fn take_over(direction: QueueDirection, page: &PageWords) -> Self {
+        let next = load(page, direction.consumer_word(), Ordering::Acquire);
+        // The earlier consumer may have owed the producer a signal.
+        Self { direction, next, saw_full: true }
+    }
+
+    /// The index of the next message.
+    pub const fn index(&self) -> u32 {
+        self.next
+    }
+
     /// Whether [`Consumer::pop`] would return anything but [`Popped::Empty`], an error included.
     pub fn has_news(&self, page: &PageWords) -> bool {
         // Relaxed: the caller reads no slot because of it; `pop` loads the index again.
@@ -180,6 +203,23 @@ impl Consumer {
     /// # Errors
     /// [`Corrupt`] if the producer's index is impossible; the caller must not use the queue again.
     pub fn pop(
+        &mut self,
+        page: &PageWords,
+        max_size: usize,
+        buffer: &mut [u8; SLOT_SIZE],
+    ) -> Result<Popped, Corrupt> {
+        let popped = self.peek(page, max_size, buffer)?;
+        if popped != Popped::Empty {
+            self.free(page);
+        }
+        Ok(popped)
+    }
+
+    /// As [`Consumer::pop`], but the message stays in its slot until [`Consumer::free`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn peek(
         &mut self,
         page: &PageWords,
         max_size: usize,
@@ -205,6 +245,11 @@ impl Consumer {
             let rest = body.get_mut(..size.saturating_sub(HEADER_SIZE)).unwrap_or(&mut []);
             read_words(slot.get(HEADER_SIZE / 4..).unwrap_or(&[]), rest);
         }
+        Ok(if well_sized { Popped::Message { size } } else { Popped::Malformed { size } })
+    }
+
+    /// Frees the slot of the message that [`Consumer::peek`] returned.
+    pub fn free(&mut self, page: &PageWords) {
         self.next = self.next.wrapping_add(1);
         // Release pairs with the producer's Acquire: we have read the slot.
         store(page, self.direction.consumer_word(), self.next, Ordering::Release);
@@ -212,7 +257,6 @@ impl Consumer {
         fence(Ordering::SeqCst);
         let producer = load(page, self.direction.producer_word(), Ordering::Relaxed);
         self.saw_full |= producer.wrapping_sub(self.next) >= SLOTS - 1;
-        Ok(if well_sized { Popped::Message { size } } else { Popped::Malformed { size } })
     }
 
     /// Whether the queue was full when the consumer freed a slot since the last call, so that it
@@ -324,6 +368,29 @@ mod tests {
                 Ok(Popped::Message { size: 12 })
             ));
         }
+    }
+
+    #[test]
+    fn ends_take_over_where_the_page_says() {
+        let (page, (mut producer, mut consumer)) = (page(), ends());
+        let mut buffer = [0; SLOT_SIZE];
+        for number in 0..5 {
+            producer.push(&page, &ping(number)).unwrap();
+            consumer.pop(&page, 264, &mut buffer).unwrap();
+        }
+        producer.push(&page, &ping(5)).unwrap();
+        let peeked = consumer.peek(&page, 264, &mut buffer);
+        assert_eq!(peeked, Ok(Popped::Message { size: 12 }));
+        let direction = QueueDirection::DriverToDevice;
+        let mut producer = Producer::take_over(direction, &page);
+        let mut consumer = Consumer::take_over(direction, &page);
+        assert_eq!((producer.index(), consumer.index()), (6, 5));
+        producer.push(&page, &ping(6)).unwrap();
+        for number in 5..7 {
+            consumer.pop(&page, 264, &mut buffer).unwrap();
+            assert_eq!(buffer[..12], ping(number), "a message that was not freed is there again");
+        }
+        assert_eq!(consumer.pop(&page, 264, &mut buffer), Ok(Popped::Empty));
     }
 
     #[test]
