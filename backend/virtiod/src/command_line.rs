@@ -11,8 +11,9 @@ use xen_virtiod::daemon::control::DEFAULT_SOCKET;
 ///
 /// Without a command, xen-virtiod runs as the daemon: it watches XenStore for devices that xl sets
 /// up (a disk line with backendtype=standalone,specification=virtio) and serves them until SIGTERM
-/// or SIGINT stops it. It needs the kernel modules xen-gntdev and xen-evtchn, and no privilege over
-/// the guests: it works the same in Dom0 and in a driver domain.
+/// or SIGINT stops it. Guests then wait for the next daemon, which goes on with their disks; other
+/// devices end. It needs the kernel modules xen-gntdev and xen-evtchn, and no privilege over the
+/// guests: it works the same in Dom0 and in a driver domain.
 #[derive(Debug, Parser)]
 #[command(
     name = "xen-virtiod",
@@ -58,6 +59,10 @@ pub enum Operation {
         #[arg(long)]
         json: bool,
     },
+    /// Ends all devices for good, and the daemon: guests lose them, as after an unplugged disk.
+    ///
+    /// To stop or restart the daemon does not end disks: their guests wait for the next daemon.
+    End,
     /// Checks the configuration file: prints "ok", or one line with file, line and key of the
     /// error. The exit status of an error is 78.
     Check {

@@ -8,4 +8,5 @@ pub mod daemon_lock;
 pub mod registry;
 mod same_address;
 pub mod server;
+pub mod signals;
 pub mod size_watches;

@@ -26,7 +26,7 @@ pub use queue::{
 };
 pub use queue_set::QueueSet;
 pub use requests::Requests;
-pub use ring::{OneSlice, Ring, RingAreas, RingState};
+pub use ring::{OneSlice, Ring, RingAreas, RingState, TakeOverError};
 pub use transfer::{Gather, IoEngine, MessageBatch, MessageResults, Scatter, WriteMode};
 pub use uring::waiting::AwaitedFd;
 
@@ -36,6 +36,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 use uring::waiting::wait_by_poll;
+
+use crate::record::LossMark;
 
 /// Virtio device ids (virtio 1.3 section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +174,18 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     /// the device's storage or host.
     fn accepted_features(&self) -> u64 {
         self.features()
+    }
+
+    /// Whether another process can go on with the device: what it keeps of its driver is in the
+    /// rings and in the negotiated features.
+    fn can_be_taken_over(&self) -> bool {
+        false
+    }
+
+    /// Has the device mark there that data which it wrote may be lost, from now on. If an earlier
+    /// process did, the device goes on as if it had itself.
+    fn keep_losses(&mut self, mark: LossMark) {
+        let _ = mark;
     }
 
     /// Resets the device: the driver is gone, or starts again.

@@ -3,7 +3,8 @@
 //! The daemon runs in Dom0 or in an unprivileged driver domain. Data flows one way through it:
 //! [`daemon`] finds devices in XenStore, [`setup`] opens them, [`bus`] speaks virtio-msg with the
 //! guest, [`device`] serves requests, and [`dma`] reaches the guest's pages through grants. [`tap`]
-//! connects network devices to the host's network.
+//! connects network devices to the host's network. [`record`] has what another process needs to
+//! go on with a device.
 //!
 //! [`dma::DmaMemory`] is the boundary: it resolves an address of the driver to granted pages, or to
 //! an error.
@@ -56,6 +57,7 @@ pub mod features;
 pub mod guest;
 pub mod guest_log;
 pub mod listener;
+pub mod record;
 pub mod setup;
 pub mod stats;
 pub mod tap;

@@ -12,8 +12,6 @@ use std::sync::Arc;
 
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use xen::Causes;
 use xen::DevXen;
 use xen_virtiod::config::{ConfigError, ConfigFile};
@@ -21,7 +19,9 @@ use xen_virtiod::daemon::control::{self, ControlError, ControlSocket};
 use xen_virtiod::daemon::daemon_lock::{DaemonLock, LOCK, SoleError};
 use xen_virtiod::daemon::registry::Registry;
 use xen_virtiod::daemon::server::{Server, ServerError};
+use xen_virtiod::daemon::signals::stop_on_signals;
 use xen_virtiod::domain::ByGrants;
+use xen_virtiod::record::{RECORDS, RecordDirectory};
 use xen_virtiod::tap::network::HostNetwork;
 
 use crate::command_line::{CommandLine, Operation};
@@ -38,7 +38,7 @@ enum MainError {
     #[error(transparent)]
     ControlSocket(#[from] ControlError),
     #[error("cannot wait for signals")]
-    Signals(#[from] nix::Error),
+    Signals(#[source] std::io::Error),
     #[error("cannot write to standard output")]
     Print(#[from] std::io::Error),
 }
@@ -61,6 +61,7 @@ fn main() -> ExitCode {
     let outcome = match &command_line.action {
         None => serve(&command_line),
         Some(Operation::Stat { json }) => show(&command_line, *json),
+        Some(Operation::End) => end(&command_line),
         Some(Operation::Check { path }) => check(path.as_ref().or(command_line.config.as_ref())),
     };
     match outcome {
@@ -74,20 +75,16 @@ fn main() -> ExitCode {
 
 fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     logging::start(command_line.log);
-    // Blocked before any thread starts, so that the signals reach the descriptor only.
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
-    signals.thread_block()?;
-    let stop = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
-
+    let stop = stop_on_signals().map_err(MainError::Signals)?;
     raise_descriptor_limit();
     let config = ConfigFile::new(command_line.config.clone());
     // The daemon reads the file again for each device; an error now ends it at once.
     config.load()?;
     let _sole = DaemonLock::take(Path::new(LOCK))?;
     let registry = Arc::new(Registry::default());
-    let server =
-        Server::new(ByGrants(DevXen), Arc::clone(&registry), config, Arc::new(HostNetwork))?;
-    let _control = ControlSocket::listen(&command_line.socket, registry)?;
+    let (xen, network) = (ByGrants(DevXen), Arc::new(HostNetwork));
+    let server = Server::new(xen, Arc::clone(&registry), config, records(), network)?;
+    let _control = ControlSocket::listen(&command_line.socket, registry, Arc::clone(&stop))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "cannot notify systemd");
@@ -95,6 +92,15 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     server.run(&stop)?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The directory of devices' records. Without it the daemon serves, but devices end with it.
+fn records() -> Option<RecordDirectory> {
+    let directory = RecordDirectory::new(Path::new(RECORDS));
+    let failed = |error: &std::io::Error| {
+        tracing::warn!("devices end with this process: cannot make {RECORDS}: {}", Causes(error));
+    };
+    directory.inspect_err(failed).ok()
 }
 
 /// Raises the limit of file descriptors to its maximum: each device takes six to twenty, and most
@@ -111,6 +117,13 @@ fn raise_descriptor_limit() {
 fn show(command_line: &CommandLine, json: bool) -> Result<(), MainError> {
     let report = control::ask(&command_line.socket)?;
     stat::print(&mut std::io::stdout().lock(), &report, json)?;
+    Ok(())
+}
+
+/// Ends all devices and the daemon, and prints what has ended.
+fn end(command_line: &CommandLine) -> Result<(), MainError> {
+    let ended = control::end(&command_line.socket)?;
+    stat::print_ended(&mut std::io::stdout().lock(), &ended)?;
     Ok(())
 }
 

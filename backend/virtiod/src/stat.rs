@@ -19,6 +19,19 @@ pub fn print(out: &mut impl Write, report: &Report, json: bool) -> io::Result<()
     report.devices.iter().try_for_each(|device| print_device(out, device))
 }
 
+/// Prints the devices that have ended.
+///
+/// # Errors
+/// The error of the output.
+pub fn print_ended(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    let mut ended = report.devices.iter().filter(|device| device.stats.state.state != "closed");
+    ended.try_for_each(|device| {
+        let kind = &device.stats.state.kind;
+        writeln!(out, "domain {} {}: ended ({kind})", device.domid, device.device)
+    })?;
+    writeln!(out, "xen-virtiod has stopped")
+}
+
 fn print_device(out: &mut impl Write, device: &RegisteredDevice) -> io::Result<()> {
     let stats = &device.stats;
     let requests = &stats.requests;

@@ -43,4 +43,5 @@ mod shortage;
 mod slow_device;
 mod source_files;
 mod store_failures;
+mod take_over;
 mod vsock;

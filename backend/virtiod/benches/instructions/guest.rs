@@ -348,6 +348,6 @@ fn options(path: &Path, store: Store) -> TargetOptions {
         discard: Discard::Allowed,
         format: Some(ImageFormat::Raw),
         sharing: Sharing::Safe,
-        owner: Owner { domain: 1, vdev: "xvda".to_owned(), uuid: None },
+        owner: Owner { domain: 1, number: 51712, vdev: "xvda".to_owned(), uuid: None },
     }
 }

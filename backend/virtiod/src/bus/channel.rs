@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use protocol::binding::RECOMMENDED_MESSAGE_SIZE;
-use protocol::message::{ConfigChange, Event, Message};
+use protocol::message::{Body, ConfigChange, Event, Message};
 use protocol::page::{Consumer, Corrupt, Popped, Producer, PushError, QueueDirection, SLOT_SIZE};
 
 use super::keys::FrontendKeys;
 use crate::dma::budget::{BudgetError, GuestBudget, Purpose, Reservation};
+use crate::record::{Answered, MessageMark};
 use crate::stats::DeviceStats;
 use xen::mapped::MappedRange;
 use xen::{Access, EventChannels, EventError, GrantTable, LocalPort, MapError};
@@ -55,6 +56,9 @@ pub struct Channel<P> {
     port: LocalPort,
     from_driver: Consumer,
     to_driver: Producer,
+    /// A request is in its slot until its response is in the page: if this process dies, another
+    /// one answers it.
+    holds_request: bool,
     max_size: usize,
     waiting: Waiting,
     stats: Arc<DeviceStats>,
@@ -82,10 +86,48 @@ impl<P: AsRef<MappedRange>> Channel<P> {
             port,
             from_driver: Consumer::new(QueueDirection::DriverToDevice),
             to_driver: Producer::new(QueueDirection::DeviceToDriver),
+            holds_request: false,
             max_size: (RECOMMENDED_MESSAGE_SIZE as usize).min(SLOT_SIZE),
             waiting: Waiting::default(),
             stats,
         })
+    }
+
+    /// Goes on where an earlier process stopped. `answered` is the latest answer of its that its
+    /// record has.
+    pub fn take_over(&mut self, mark: MessageMark, answered: Option<&Answered>) {
+        let Some(words) = self.page.as_ref().page_words() else { return };
+        self.from_driver = Consumer::take_over(QueueDirection::DriverToDevice, words);
+        self.to_driver = Producer::take_over(QueueDirection::DeviceToDriver, words);
+        if mark.message != self.from_driver.index() {
+            return;
+        }
+        if mark.response != self.to_driver.index() {
+            // The response has left.
+            self.from_driver.free(words);
+        } else if let Some(answered) = answered.filter(|it| it.message == mark.message) {
+            self.waiting.response = Some(answered.response.clone());
+            self.holds_request = true;
+        }
+    }
+
+    /// The mark of the request that is being answered.
+    pub fn mark(&self) -> MessageMark {
+        MessageMark { message: self.from_driver.index(), response: self.to_driver.index() }
+    }
+
+    /// Frees the slot of a request before its response is sent.
+    pub fn free_request(&mut self) {
+        if let Some(words) = self.page.as_ref().page_words()
+            && std::mem::take(&mut self.holds_request)
+        {
+            self.from_driver.free(words);
+        }
+    }
+
+    /// The response that waits for a slot.
+    pub fn response(&self) -> Option<&[u8]> {
+        self.waiting.response.as_deref()
     }
 
     /// The local port of the event channel.
@@ -123,7 +165,7 @@ impl<P: AsRef<MappedRange>> Channel<P> {
         let Some(words) = words.filter(|_| self.waiting.response.is_none()) else {
             return Ok(ReceivedMessage::Nothing);
         };
-        let popped = self.from_driver.pop(words, self.max_size, buffer)?;
+        let popped = self.from_driver.peek(words, self.max_size, buffer)?;
         if popped != Popped::Empty {
             DeviceStats::count(&self.stats.messages);
         }
@@ -131,12 +173,18 @@ impl<P: AsRef<MappedRange>> Channel<P> {
             Popped::Empty => return Ok(ReceivedMessage::Nothing),
             Popped::Message { size } => size,
             Popped::Malformed { size } => {
+                self.from_driver.free(words);
                 self.note_dropped(&format_args!("its header gives {size} bytes"));
                 return Ok(ReceivedMessage::Dropped);
             }
         };
         // A size beyond the buffer yields an empty slice, which does not decode and is dropped.
-        match Message::decode(buffer.get(..size).unwrap_or(&[])) {
+        let decoded = Message::decode(buffer.get(..size).unwrap_or(&[]));
+        match &decoded {
+            Ok(Message { body: Body::Request(_), .. }) => self.holds_request = true,
+            _ => self.from_driver.free(words),
+        }
+        match decoded {
             Ok(message) => Ok(ReceivedMessage::Message(message)),
             Err(error) => {
                 self.note_dropped(&error);
@@ -162,7 +210,10 @@ impl<P: AsRef<MappedRange>> Channel<P> {
         let (message_buffer, _) = buffer.split_at_mut(self.max_size.min(SLOT_SIZE));
         match message.encode(message_buffer) {
             Ok(size) => self.waiting.response = buffer.get(..size).map(<[u8]>::to_vec),
-            Err(error) => tracing::error!(%error, "internal error: response lost"),
+            Err(error) => {
+                tracing::error!(%error, "internal error: response lost");
+                self.free_request();
+            }
         }
     }
 
@@ -193,7 +244,7 @@ impl<P: AsRef<MappedRange>> Channel<P> {
     /// # Errors
     /// [`FlushError`]: the page is corrupt or the event channel fails.
     pub fn flush(&mut self, events: &mut impl EventChannels) -> Result<(), FlushError> {
-        let mut signal = self.from_driver.take_saw_full();
+        let mut signal = false;
         let outcome = loop {
             match self.send_one() {
                 Ok(true) => signal = true,
@@ -201,6 +252,7 @@ impl<P: AsRef<MappedRange>> Channel<P> {
                 Err(corrupt) => break Err(corrupt),
             }
         };
+        signal |= self.from_driver.take_saw_full();
         if signal {
             DeviceStats::count(&self.stats.events_sent);
             events.notify(self.port)?;
@@ -214,6 +266,7 @@ impl<P: AsRef<MappedRange>> Channel<P> {
             let sent = push(&mut self.to_driver, &self.page, response)?;
             if sent {
                 self.waiting.response = None;
+                self.free_request();
             }
             return Ok(sent);
         }

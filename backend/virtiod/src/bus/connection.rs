@@ -8,19 +8,26 @@ use std::time::{Duration, Instant};
 
 use protocol::message::{Body, Message, Request, Response};
 use protocol::page::{Corrupt, SLOT_SIZE};
+use tracing::Level;
 
 use super::channel::{Channel, ChannelError, FlushError, ReceivedMessage};
 use super::doorbells::Doorbells;
+use super::keeper::Keeper;
 use super::keys::{FrontendKeys, KeyError};
 use super::queue_groups::ClosedDevice;
 use super::scheduler::clock::KernelClock;
 use super::scheduler::{Step, Woken};
 use super::session::Context;
-use super::transport::{Answered, Effects, Transport};
+use super::transport::{Answered, Effects, TakeOverError, Transport};
+use crate::Causes;
 use crate::device::{AwaitedFd, Source, VirtioDevice};
 use crate::dma::DmaMemory;
 use crate::domain::Domain;
 use crate::guest::Guest;
+use crate::record::{
+    self, ConnectionId, DriverSetup, MessageMark, OwedReset, Record, RecordDirectory, RecordError,
+};
+use crate::stats::DeviceStats;
 use xen::{EventError, GrantTable};
 
 /// Maximum number of resets of queues that wait for storage.
@@ -49,6 +56,12 @@ pub enum ConnectionError {
     /// A handle to Xen could not be opened.
     #[error(transparent)]
     Handle(#[from] io::Error),
+    /// The connection of an earlier process cannot be taken over.
+    #[error("cannot go on where an earlier process stopped")]
+    TakeOver(#[from] TakeOverError),
+    /// The record of an earlier process cannot be used.
+    #[error(transparent)]
+    Record(#[from] RecordError),
 }
 
 /// A device over the memory of one guest.
@@ -62,7 +75,12 @@ pub struct Connection<X: Domain> {
     /// Messages remain for which no further event arrives.
     more_messages: bool,
     /// Tokens and queues of resets that wait until the device uses no buffer of the queue [6.7].
-    queue_resets: Vec<(u16, u32)>,
+    queue_resets: Vec<OwedReset>,
+    /// The record for another process; `None` if none can take the device over.
+    keeper: Option<Keeper>,
+    /// The answer to the last request that changed what the driver has set up.
+    answered: Option<record::Answered>,
+    stats: Arc<DeviceStats>,
 }
 
 /// A failed connection, with the device.
@@ -92,19 +110,22 @@ impl<X: Domain> ConnectionParts<X> {
     }
 
     fn connect(self, xen: &X, context: &Context, device: BoxedDevice<X>) -> Connection<X> {
-        let Context { path, guest: Guest { budget, .. }, service, stats } = context;
+        let Context { path, guest: Guest { budget, .. }, service, stats, .. } = context;
         let mut memory = DmaMemory::new(self.platform, Arc::clone(stats), Arc::clone(budget));
         memory.limit_pool(service.pool.pages());
         let max_size = self.channel.max_size();
         let (xen, guest) = (xen.clone(), path.guest);
         let open = Arc::new(move || xen.events(guest));
-        let stats = Arc::clone(stats);
+        let transport = Transport::new(device, memory, service, max_size, open, Arc::clone(stats));
         Connection {
             doorbells: Doorbells::new(self.events, Some(self.channel.port())),
             channel: self.channel,
-            transport: Transport::new(device, memory, service, max_size, open, stats),
+            transport,
             more_messages: false,
             queue_resets: Vec::new(),
+            keeper: None,
+            answered: None,
+            stats: Arc::clone(stats),
         }
     }
 }
@@ -132,8 +153,113 @@ impl<X: Domain> Connection<X> {
         }
     }
 
+    /// Connects `device` where an earlier process stopped, which wrote `record`.
+    ///
+    /// # Errors
+    /// As for [`Connection::open`].
+    pub fn take_over(
+        xen: &X,
+        context: &Context,
+        keys: FrontendKeys,
+        device: BoxedDevice<X>,
+        (record, id): (Record, ConnectionId),
+    ) -> Result<Self, OpenError<X>> {
+        let mut connection = Self::open(xen, context, keys, device)?;
+        match connection.go_on(context, record, id) {
+            Ok(()) => Ok(connection),
+            Err(error) => {
+                connection.keeper = None;
+                Err(OpenError { error, device: connection.close().device })
+            }
+        }
+    }
+
+    fn go_on(
+        &mut self,
+        context: &Context,
+        record: Record,
+        id: ConnectionId,
+    ) -> Result<(), ConnectionError> {
+        let setup = record.setup()?;
+        if !self.transport.can_be_taken_over() {
+            return Err(TakeOverError::NotAgain.into());
+        }
+        self.transport.take_over(&setup, &record, &mut self.doorbells.channels)?;
+        self.channel.take_over(record.mark(), setup.answered.as_ref());
+        let mut record = record;
+        if !self.channel.has_response() {
+            // The request is done again. What is sent before its response is not the response.
+            record.set_mark(MessageMark::NONE);
+        }
+        self.answered = setup.answered;
+        self.queue_resets = setup.owed_resets;
+        let records = context.records.as_ref();
+        self.keeper = records.map(|records| Keeper::of(records, &context.path, id, record));
+        // The earlier process may have owed the driver any notification.
+        let used = self.transport.queues_without_doorbell();
+        self.send(Effects { used, config: true });
+        self.more_messages = true;
+        self.save();
+        Ok(())
+    }
+
+    /// Keeps a record from now on, if another process could go on with the device.
+    pub fn keep(&mut self, context: &Context, id: ConnectionId) {
+        let Some(records) = &context.records else { return };
+        if !self.transport.can_be_taken_over() {
+            // One of an earlier connection.
+            return remove_record(records, context);
+        }
+        match Keeper::create(records, &context.path, id, self.transport.queue_sizes()) {
+            Ok(keeper) => {
+                self.transport.keep(keeper.record());
+                self.keeper = Some(keeper);
+                self.save();
+            }
+            Err(error) => self.give_record_up(&error),
+        }
+    }
+
+    /// Saves what the driver has set up.
+    fn save(&mut self) {
+        let Some(keeper) = &mut self.keeper else { return };
+        let owed_resets = self.queue_resets.clone();
+        let mut setup = DriverSetup { owed_resets, ..DriverSetup::default() };
+        self.transport.record(&mut setup);
+        let saved = match self.transport.is_recorded() {
+            true => keeper.save(setup, self.answered.clone()),
+            false => Err(RecordError::NoQueue),
+        };
+        if let Err(error) = saved {
+            self.give_record_up(&error);
+        }
+        // All groups were halted.
+        self.transport.resume();
+    }
+
+    /// Goes on without a record.
+    fn give_record_up(&mut self, error: &RecordError) {
+        let what = format_args!("the device will end with this process: {}", Causes(error));
+        self.stats.log.line(Level::WARN, what);
+        if let Some(keeper) = self.keeper.take() {
+            keeper.remove(&self.stats);
+        }
+    }
+
+    /// Whether another process can go on with the connection.
+    pub fn can_be_taken_over(&self) -> bool {
+        self.keeper.is_some()
+    }
+
+    /// As [`Connection::close`], for another process to go on with the connection.
+    pub fn leave(mut self) -> ClosedDevice<DmaMemory<X::Platform>> {
+        self.keeper = None;
+        self.close()
+    }
+
     /// Unmaps the guest's pages, closes its event channels and returns the device.
     pub fn close(mut self) -> ClosedDevice<DmaMemory<X::Platform>> {
+        self.keeper.take().into_iter().for_each(|keeper| keeper.remove(&self.stats));
         let device = self.transport.close(&mut self.doorbells.channels);
         self.channel.close(&mut self.doorbells.channels);
         device
@@ -246,18 +372,14 @@ impl<X: Domain> Connection<X> {
                     if request == Request::SetDeviceStatus(0) {
                         self.channel.drop_events();
                     }
+                    if let (Request::SetVqueue(update), Some(keeper)) = (&request, &self.keeper) {
+                        self.transport.keep_queue(update.index as usize, keeper.record());
+                    }
                     let Answered { response, effects } =
                         self.transport.answer(request, &mut self.doorbells.channels, &mut scratch);
                     match request {
-                        Request::ResetVqueue { index } => {
-                            self.forget_reset_queue(index);
-                            // A driver waits for each response before its next request.
-                            if self.queue_resets.len() < MOST_QUEUE_RESETS {
-                                self.queue_resets.push((token, index));
-                            }
-                            self.answer_queue_resets()?;
-                        }
-                        _ => self.channel.respond(&Message::response(token, response)),
+                        Request::ResetVqueue { index } => self.owe_reset(token, index)?,
+                        _ => self.respond(&Message::response(token, response), changes(&request)),
                     }
                     self.send(effects);
                     self.channel.flush(&mut self.doorbells.channels)?;
@@ -274,6 +396,34 @@ impl<X: Domain> Connection<X> {
         Ok(())
     }
 
+    /// Sends the response to a request. If that changed what the driver has set up, the record has
+    /// both before: whoever finds the request in its slot knows whether it was carried out.
+    fn respond(&mut self, message: &Message<'_>, changes: Changes) {
+        self.channel.respond(message);
+        let mark = self.channel.mark();
+        self.keeper.iter_mut().for_each(|keeper| keeper.set_mark(mark));
+        if changes == Changes::Setup {
+            let answered = |response: &[u8]| {
+                let response = response.to_vec();
+                record::Answered { message: mark.message, response }
+            };
+            self.answered = self.channel.response().map(answered);
+            self.save();
+        }
+    }
+
+    /// Answers the reset of a queue as soon as the device uses no buffer of the queue.
+    fn owe_reset(&mut self, token: u16, queue: u32) -> Result<(), FlushError> {
+        self.forget_reset_queue(queue);
+        // A driver waits for each response before its next request.
+        if self.queue_resets.len() < MOST_QUEUE_RESETS {
+            self.queue_resets.push(OwedReset { token, queue });
+        }
+        self.save();
+        self.channel.free_request();
+        self.answer_queue_resets()
+    }
+
     /// Answers resets of queues of which the device uses no buffer any more [6.7].
     fn answer_queue_resets(&mut self) -> Result<(), FlushError> {
         if self.queue_resets.is_empty() {
@@ -281,11 +431,13 @@ impl<X: Domain> Connection<X> {
         }
         while !self.channel.has_response() {
             let transport = &mut self.transport;
-            let is_over = |(_, index): &(u16, u32)| !transport.is_queue_draining(*index);
+            let is_over = |reset: &OwedReset| !transport.is_queue_draining(reset.queue);
             let Some(position) = self.queue_resets.iter().position(is_over) else { break };
-            let (token, _) = self.queue_resets.remove(position);
+            let OwedReset { token, .. } = self.queue_resets.remove(position);
             self.channel.respond(&Message::response(token, Response::ResetVqueue));
             self.channel.flush(&mut self.doorbells.channels)?;
+            // A response that is sent twice has a token that the driver does not expect.
+            self.save();
         }
         self.transport.resume();
         Ok(())
@@ -309,8 +461,57 @@ impl<X: Domain> Connection<X> {
     fn send(&mut self, effects: Effects) {
         effects.used.into_iter().for_each(|index| self.channel.queue_used_event(index));
         if effects.config {
+            // A fault changes the status too.
+            self.save();
             let (status, generation) = self.transport.status_and_generation();
             self.channel.queue_config_event(status, generation);
         }
+    }
+}
+
+impl ConnectionError {
+    /// Whether the same may succeed soon: a resource is missing, or the earlier process has not let
+    /// go of it yet.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Channel(_) | Self::Event(_) | Self::Handle(_) => true,
+            Self::TakeOver(error) => error.may_pass(),
+            Self::Keys(_) | Self::Page(_) | Self::Flush(_) | Self::Record(_) => false,
+        }
+    }
+}
+
+/// Removes the record of a device.
+pub fn remove_record(records: &RecordDirectory, context: &Context) {
+    if let Err(error) = records.remove(&context.path.record_name()) {
+        let what = format_args!("cannot remove the device's record: {}", Causes(&error));
+        context.stats.log.line(Level::WARN, what);
+    }
+}
+
+/// Whether a request changes what the driver has set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Changes {
+    Setup,
+    Nothing,
+}
+
+fn changes(request: &Request<'_>) -> Changes {
+    match request {
+        Request::SetDriverFeatures(_)
+        | Request::SetConfig(_)
+        | Request::SetDeviceStatus(_)
+        | Request::SetVqueue(_)
+        | Request::ResetVqueue { .. }
+        | Request::BindQueue { .. }
+        | Request::SharePages { .. }
+        | Request::UnsharePages { .. } => Changes::Setup,
+        Request::GetDeviceInfo
+        | Request::GetDeviceFeatures { .. }
+        | Request::GetConfig { .. }
+        | Request::GetDeviceStatus
+        | Request::GetVqueue { .. }
+        | Request::GetShm { .. }
+        | Request::Ping(_) => Changes::Nothing,
     }
 }

@@ -250,6 +250,15 @@ impl<P: AccessPlatform, E: EventChannels> GroupThread<P, E> {
         unit.doorbells.as_mut().ok_or_else(lost)?.channels.bind(port)
     }
 
+    /// Notifies the driver through a doorbell, while the group is here.
+    ///
+    /// # Errors
+    /// [`EventError`].
+    pub fn notify(&mut self, port: LocalPort) -> Result<(), EventError> {
+        let doorbells = self.here.as_mut().and_then(|unit| unit.doorbells.as_mut());
+        doorbells.map_or(Ok(()), |doorbells| doorbells.channels.notify(port))
+    }
+
     /// Closes a doorbell, while the group is here.
     pub fn unbind(&mut self, port: LocalPort) {
         let doorbells = self.here.as_mut().and_then(|unit| unit.doorbells.as_mut());

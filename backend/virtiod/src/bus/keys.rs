@@ -10,6 +10,7 @@ use protocol::grant::{GrantRef, TOOLSTACK_REFERENCES};
 use super::state::Toolstack;
 use crate::Causes;
 use crate::excerpt::{Quote, excerpt};
+use crate::record::ConnectionId;
 use xen::{DomId, RemotePort, StoreError, XenStore};
 
 /// Length of a UUID as text.
@@ -30,6 +31,11 @@ impl DevicePath {
     /// The class and number, as `stat` shows them: `virtio_disk/51712`.
     pub fn name(&self) -> String {
         format!("{}/{}", self.class, self.number)
+    }
+
+    /// The name of the device's record.
+    pub fn record_name(&self) -> String {
+        format!("{}-{}-{}", self.class, self.guest.0, self.number)
     }
 
     /// The path of one of the backend's keys.
@@ -216,7 +222,7 @@ impl<S: XenStore> Keys<S> {
     /// Writes the negotiation keys, with these bus features [2.3], and removes the error of an
     /// earlier connection.
     pub fn offer(&mut self, bus_features: u32) -> Result<(), StoreError> {
-        self.store.remove(&self.backend.key("error"))?;
+        self.clear_error()?;
         let size = RECOMMENDED_MESSAGE_SIZE.to_string();
         self.write(backend_key::REVISION, &REVISION.to_string())?;
         self.write(backend_key::MAX_MESSAGE_SIZE, &size)?;
@@ -236,6 +242,16 @@ impl<S: XenStore> Keys<S> {
             return Err(KeyError::TransportFeatures(taken));
         }
         Ok(FrontendKeys { page, port: RemotePort(port) })
+    }
+
+    /// What distinguishes the connection of the present frontend keys from others.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn connection_id(&mut self) -> Result<ConnectionId, KeyError> {
+        let FrontendKeys { page, port } = self.frontend()?;
+        let vm = self.guest_key("vm")?;
+        Ok(ConnectionId { vm, frontend: self.frontend.clone(), page: page.0, port: port.0 })
     }
 
     fn frontend_number(&mut self, key: &'static str) -> Result<u32, KeyError> {
@@ -260,6 +276,11 @@ impl<S: XenStore> Keys<S> {
     /// Writes the reason why the device cannot be served [2.6].
     pub fn set_error(&mut self, text: &str) -> Result<(), StoreError> {
         set_error(&mut self.store, &self.backend, text)
+    }
+
+    /// Removes the reason of a failure that has passed.
+    pub fn clear_error(&mut self) -> Result<(), StoreError> {
+        self.store.remove(&self.backend.key("error"))
     }
 
     /// Writes one of the backend's keys for people and tools to read. If XenStore refuses it, the

@@ -19,6 +19,11 @@ impl Default for PendingStates {
 }
 
 impl PendingStates {
+    /// Nothing to write after an earlier process wrote `written`.
+    pub(super) fn after(written: XenbusState) -> Self {
+        Self { written, ..Self::default() }
+    }
+
     /// The last written state: the one in XenStore, unless the toolstack changed it.
     pub(super) fn written(&self) -> XenbusState {
         self.written

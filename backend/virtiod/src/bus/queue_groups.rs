@@ -212,6 +212,22 @@ impl<P: AccessPlatform, E: EventChannels> QueueGroups<P, E> {
         }
     }
 
+    /// Notifies the driver through a doorbell of the queue's group.
+    ///
+    /// # Errors
+    /// [`EventError`].
+    pub fn notify(
+        &mut self,
+        index: usize,
+        port: LocalPort,
+        events: &mut E,
+    ) -> Result<(), EventError> {
+        match self.other(index) {
+            Some(other) => other.notify(port),
+            None => events.notify(port),
+        }
+    }
+
     /// Closes a doorbell of the queue's group.
     pub fn unbind(&mut self, index: usize, port: LocalPort, events: &mut E) {
         match self.other(index) {

@@ -10,18 +10,19 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sys::eventfd::EventFd;
 use protocol::binding::XenbusState;
+use protocol::grant::GrantRef;
 use tracing::Level;
 use uring::waiting::wait_by_poll;
 
 pub use super::connection::BoxedDevice;
-use super::connection::{Connection, ConnectionError, OpenError};
-use super::keys::{DevicePath, KeyError, Keys, Remover};
+use super::connection::{Connection, ConnectionError, OpenError, remove_record};
+use super::keys::{DevicePath, FrontendKeys, KeyError, Keys, Remover};
 use super::pending_states::PendingStates;
 use super::reconnection::{CHECK_INTERVAL, Reconnected, reconnect};
 use super::scheduler::Woken;
 use super::state::{self, Action, State};
+use super::stop::{Ending, StopSignal};
 use crate::Causes;
 use crate::backoff::Backoff;
 use crate::config::ServiceSettings;
@@ -30,8 +31,9 @@ use crate::dma::AccessPlatform;
 use crate::domain::Domain;
 use crate::excerpt::excerpt;
 use crate::guest::Guest;
+use crate::record::{ConnectionId, Record, RecordDirectory};
 use crate::stats::DeviceStats;
-use xen::{StoreError, XenStore};
+use xen::{RemotePort, StoreError, XenStore};
 
 /// Time that state 6 remains visible before the backend removes its directory [2.10].
 const STATE_6_STANDS: Duration = Duration::from_secs(1);
@@ -42,6 +44,11 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 }
 const STORE_RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 /// Delays before the backend offers the device again to a frontend whose connection failed.
 const OFFER_RETRY: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(10));
+/// Maximum time for which a session waits for what an earlier process of its device holds, and the
+/// delays between its attempts.
+const TAKE_OVER_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
+const TAKE_OVER_RETRY: Backoff =
+    Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
 /// A connection that lasted this long resets the delay of the next offer.
 const GOOD_CONNECTION: Duration = Duration::from_secs(10);
 
@@ -74,12 +81,14 @@ enum StepOutcome {
 }
 
 /// The state in which a session begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Origin {
     /// The device is new, or a backend offered it and no frontend connected.
     New,
     /// The connection with an earlier daemon has ended: the frontend may start again [2.9].
-    Left,
+    Closed,
+    /// An earlier process left the connection, with this record of it.
+    Left(Box<Record>, ConnectionId),
 }
 
 /// The end of a session.
@@ -101,6 +110,8 @@ pub struct Context {
     pub guest: Guest,
     /// The settings for polling and the pool.
     pub service: ServiceSettings,
+    /// Where the records of devices are; `None` if all end with this process.
+    pub records: Option<RecordDirectory>,
     /// The device's statistics.
     pub stats: Arc<DeviceStats>,
 }
@@ -177,7 +188,7 @@ pub struct Session<X: Domain> {
     xen: X,
     keys: Keys<X::Store>,
     context: Context,
-    stop: Arc<EventFd>,
+    stop: Arc<StopSignal>,
     stats: Arc<DeviceStats>,
     phase: Phase<X>,
     pending_states: PendingStates,
@@ -192,13 +203,13 @@ pub struct Session<X: Domain> {
 
 impl<X: Domain> Session<X> {
     /// Returns a session for `device`, which is `None` if the toolstack already requested its
-    /// removal. The session ends when `stop` becomes readable.
+    /// removal. The session ends as `stop` says when that is given.
     pub fn new(
         xen: X,
         keys: Keys<X::Store>,
         device: Option<BoxedDevice<X>>,
         context: Context,
-        stop: Arc<EventFd>,
+        stop: Arc<StopSignal>,
     ) -> Self {
         Self {
             xen,
@@ -218,8 +229,10 @@ impl<X: Domain> Session<X> {
     /// Runs until the toolstack removes the device, or the daemon ends. Returns the device too, if
     /// its storage does not let go: to drop it takes as long.
     pub fn run(mut self, origin: Origin) -> SessionEnd<X> {
-        if origin == Origin::Left {
-            self.note_closed();
+        match origin {
+            Origin::New => {}
+            Origin::Closed => self.note_closed(),
+            Origin::Left(record, id) => self.take_over(*record, id),
         }
         let outcome = self.follow();
         // The guest's pages are unmapped before the thread ends, even after an error.
@@ -269,7 +282,7 @@ impl<X: Domain> Session<X> {
             .log
             .line(Level::WARN, format_args!("{}; tried again in {wait:?}", Causes(error)));
         if !self.serve_until(Instant::now() + wait)? {
-            self.end();
+            self.stop();
             return Ok(false);
         }
         if error.is_lost() { self.reconnect() } else { Ok(true) }
@@ -288,7 +301,7 @@ impl<X: Domain> Session<X> {
             }
             Reconnected::No => {}
             Reconnected::Ended => {
-                self.end();
+                self.stop();
                 return Ok(false);
             }
         }
@@ -328,7 +341,9 @@ impl<X: Domain> Session<X> {
     }
 
     fn connect(&mut self) -> Result<(), StoreError> {
-        let keys = match self.keys.frontend() {
+        let keys = self.keys.frontend();
+        let keys = keys.and_then(|keys| Ok((keys, self.keys.connection_id()?)));
+        let (keys, id) = match keys {
             Ok(keys) => keys,
             Err(KeyError::Store(error)) => return Err(error),
             Err(error) => {
@@ -344,7 +359,11 @@ impl<X: Domain> Session<X> {
             }
         };
         match Connection::open(&self.xen, &self.context, keys, device) {
-            Ok(connection) => self.connected(connection),
+            Ok(mut connection) => {
+                connection.keep(&self.context, id);
+                self.connected(connection, "connected");
+                self.add(XenbusState::Connected);
+            }
             Err(OpenError { error, device }) => {
                 self.phase = Phase::Offered(device);
                 self.give_up(&error);
@@ -353,15 +372,66 @@ impl<X: Domain> Session<X> {
         Ok(())
     }
 
-    fn connected(&mut self, connection: Connection<X>) {
+    fn connected(&mut self, connection: Connection<X>, how: &str) {
         self.stats.update(|state| {
             state.state = "connected".to_owned();
             (state.needs_reset, state.error) = (None, None);
         });
-        self.stats.log.line(Level::INFO, format_args!("connected"));
+        self.stats.log.line(Level::INFO, format_args!("{how}"));
         let connection = Box::new(connection);
         self.phase = Phase::Connected { connection, since: Instant::now() };
-        self.add(XenbusState::Connected);
+    }
+
+    /// Goes on with the connection that an earlier process left. XenStore shows it as connected all
+    /// the time.
+    fn take_over(&mut self, record: Record, id: ConnectionId) {
+        self.pending_states = PendingStates::after(XenbusState::Connected);
+        let device = match self.take_phase() {
+            Phase::Idle(device) => device,
+            other => {
+                self.phase = other;
+                return;
+            }
+        };
+        match self.try_take_over(record, &id, device) {
+            Ok(connection) => {
+                self.connected(connection, "taken over from an earlier process");
+                // It may be of an attempt that failed. Without XenStore, the next state fails too.
+                let _ = self.keys.clear_error();
+            }
+            Err(OpenError { error, device }) => {
+                self.phase = Phase::Closed(device);
+                self.add(XenbusState::Closing);
+                self.give_up(&error);
+                let records = self.context.records.as_ref();
+                records.into_iter().for_each(|records| remove_record(records, &self.context));
+            }
+        }
+    }
+
+    /// Takes a connection over. For a while it waits for what the earlier process holds.
+    fn try_take_over(
+        &self,
+        record: Record,
+        id: &ConnectionId,
+        device: BoxedDevice<X>,
+    ) -> Result<Connection<X>, OpenError<X>> {
+        let keys = FrontendKeys { page: GrantRef(id.page), port: RemotePort(id.port) };
+        let (end, mut waits) = (Instant::now() + TAKE_OVER_LIMIT, TAKE_OVER_RETRY);
+        let (mut record, mut device) = (record, device);
+        loop {
+            let left = (record.share(), id.clone());
+            match Connection::take_over(&self.xen, &self.context, keys, device, left) {
+                Err(failed) if failed.error.may_pass() && Instant::now() < end => {
+                    device = failed.device;
+                }
+                outcome => return outcome,
+            }
+            let mut fds = [AwaitedFd::readable(self.stop.as_fd())];
+            // A stop ends the session after this attempt.
+            let _ = wait_by_poll(&mut fds, waits.take());
+            record = record.share();
+        }
     }
 
     /// Ends a failed connection; the frontend may start again after a delay.
@@ -415,6 +485,33 @@ impl<X: Domain> Session<X> {
         self.delay_offer();
         self.begin_closing();
         self.note_closed();
+    }
+
+    /// Ends the session as the daemon asks.
+    fn stop(&mut self) {
+        match self.stop.ending() {
+            Ending::End => self.end(),
+            Ending::Leave => self.leave(),
+        }
+    }
+
+    /// Leaves the device to another process. XenStore stays as it is, unless no process could go on
+    /// with the connection.
+    fn leave(&mut self) {
+        if self.phase.connection().is_some_and(|connection| !connection.can_be_taken_over()) {
+            return self.end();
+        }
+        self.phase = match self.take_phase() {
+            Phase::Connected { connection, .. } => {
+                let left = connection.leave();
+                self.draining.extend(left.draining);
+                self.stats.log.line(Level::INFO, format_args!("left to the next process"));
+                Phase::Closed(left.device)
+            }
+            other => other,
+        };
+        self.drain();
+        self.end_phase();
     }
 
     /// Ends the device for good. The device releases its host resources, such as an interface's
@@ -534,7 +631,7 @@ impl<X: Domain> Session<X> {
         loop {
             let woken = self.poll(changed, StoreWatch::Yes)?;
             if woken.stop {
-                self.end();
+                self.stop();
                 return Ok(StepOutcome::Over);
             }
             if !self.iterate(&woken) {

@@ -3,6 +3,7 @@
 
 mod features;
 mod service;
+mod take_over;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 
 use self::features::AcceptedFeatures;
 pub use self::service::Effects;
+pub use self::take_over::TakeOverError;
 use super::group_thread::OpenChannels;
 use super::queue_groups::{ClosedDevice, QueueGroups};
 use super::virtqueue::{UpdateError, Updated, Virtqueue};
@@ -371,7 +373,7 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
         match self.groups.bind(number, port, events) {
             Ok(local) => {
                 let queue = self.groups.queue(number);
-                if let Some(before) = queue.and_then(|queue| queue.set_doorbell(local)) {
+                if let Some(before) = queue.and_then(|queue| queue.set_doorbell(local, port)) {
                     self.groups.unbind(number, before, events);
                 }
                 BindOutcome::Bound

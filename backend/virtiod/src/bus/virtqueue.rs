@@ -5,9 +5,10 @@ use protocol::message::{StateOperation, VqueueState, VqueueUpdate};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 
-use crate::device::{Ring, RingAreas, RingState};
+use crate::device::{Ring, RingAreas, RingState, TakeOverError};
 use crate::dma::{AccessFault, AccessPlatform, DmaMemory, DmaRange, RingMapping};
-use xen::{Access, LocalPort};
+use crate::record::{QueueRecord, QueueSetup};
+use xen::{Access, LocalPort, RemotePort};
 
 /// Maximum number of pages of one ring area (SPEC section 7).
 const MAX_RING_PAGES: u64 = 16;
@@ -42,6 +43,12 @@ pub enum UpdateError {
     /// virtio-queue refuses the ring.
     #[error("invalid ring")]
     Queue(#[from] virtio_queue::Error),
+    /// The ring is not as an earlier process left it.
+    #[error("cannot go on with the ring of an earlier process")]
+    TakeOver(#[from] TakeOverError),
+    /// The earlier process left no record of the queue.
+    #[error("the device's record has no such queue")]
+    NoRecord,
 }
 
 /// The result of a valid SET_VQUEUE.
@@ -83,6 +90,20 @@ impl RingSetup {
         Ok(self)
     }
 
+    /// A recorded set-up, checked as one of a driver's is.
+    fn of(recorded: &QueueSetup, max_size: u16) -> Result<Self, UpdateError> {
+        let QueueSetup { size, descriptor, driver, device, .. } = *recorded;
+        if size > max_size || size != 0 && !size.is_power_of_two() {
+            return Err(UpdateError::Size(size.into()));
+        }
+        Ok(Self {
+            size,
+            descriptor: aligned(descriptor, 16)?,
+            driver: aligned(driver, 2)?,
+            device: aligned(device, 4)?,
+        })
+    }
+
     /// The ring areas [6.3]: the sizes of a split ring (virtio 1.3 section 2.7), with event index.
     fn areas(&self) -> [DmaRange; 3] {
         let size = u64::from(self.size);
@@ -105,12 +126,22 @@ struct Enabled<P: AccessPlatform> {
     mapping: RingMapping<P::Pages>,
 }
 
+/// The doorbell of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Doorbell {
+    local: LocalPort,
+    /// The guest's end.
+    remote: RemotePort,
+}
+
 /// One virtqueue of a device.
 pub struct Virtqueue<P: AccessPlatform> {
     max_size: u16,
     setup: RingSetup,
     enabled: Option<Enabled<P>>,
-    doorbell: Option<LocalPort>,
+    doorbell: Option<Doorbell>,
+    /// Where another process finds what is taken from the queue.
+    record: Option<QueueRecord>,
 }
 
 impl<P: AccessPlatform> Virtqueue<P> {
@@ -118,17 +149,23 @@ impl<P: AccessPlatform> Virtqueue<P> {
     pub fn new(max_size: u16) -> Self {
         // The maximum queue size bounds the ring areas.
         debug_assert!(u64::from(max_size) * 16 <= MAX_RING_PAGES * PAGE_SIZE);
-        Self { max_size, setup: RingSetup::default(), enabled: None, doorbell: None }
+        let setup = RingSetup::default();
+        Self { max_size, setup, enabled: None, doorbell: None, record: None }
+    }
+
+    /// Notes in `record` from now on what is taken from the queue.
+    pub fn keep(&mut self, record: Option<QueueRecord>) {
+        self.record = record;
     }
 
     /// The queue's doorbell, once bound.
     pub fn doorbell(&self) -> Option<LocalPort> {
-        self.doorbell
+        Some(self.doorbell?.local)
     }
 
-    /// Sets the queue's doorbell; returns the previous one.
-    pub fn set_doorbell(&mut self, port: LocalPort) -> Option<LocalPort> {
-        self.doorbell.replace(port)
+    /// Sets the queue's doorbell and the guest's end of it; returns the previous one.
+    pub fn set_doorbell(&mut self, local: LocalPort, remote: RemotePort) -> Option<LocalPort> {
+        Some(self.doorbell.replace(Doorbell { local, remote })?.local)
     }
 
     /// Whether the queue is enabled.
@@ -156,6 +193,44 @@ impl<P: AccessPlatform> Virtqueue<P> {
         }
     }
 
+    /// Whether another process would find what is taken from the queue.
+    pub fn is_recorded(&self) -> bool {
+        let fits = |record: &QueueRecord| record.size() >= self.setup.size;
+        !self.is_enabled() || self.record.as_ref().is_some_and(fits)
+    }
+
+    /// The set-up, for the device's record.
+    pub fn recorded(&self) -> QueueSetup {
+        let RingSetup { size, descriptor, driver, device } = self.setup;
+        let doorbell = self.doorbell.map(|doorbell| doorbell.remote.0);
+        QueueSetup { size, descriptor, driver, device, enabled: self.is_enabled(), doorbell }
+    }
+
+    /// Sets the queue up as an earlier process left it, with the record of that process; its
+    /// doorbell is bound apart.
+    ///
+    /// # Errors
+    /// [`UpdateError`]; then the queue is not enabled.
+    pub fn take_over(
+        &mut self,
+        recorded: &QueueSetup,
+        record: Option<QueueRecord>,
+        event_idx: bool,
+        memory: &DmaMemory<P>,
+    ) -> Result<(), UpdateError> {
+        self.setup = RingSetup::of(recorded, self.max_size)?;
+        self.record = record;
+        if recorded.enabled {
+            let record = self.record.clone().ok_or(UpdateError::NoRecord)?;
+            let (queue, mapping) = map(self.setup, self.max_size, event_idx, memory)?;
+            let [descriptors, driver, device] = mapping.areas().ok_or(UpdateError::NoRecord)?;
+            let areas = RingAreas { descriptors, driver, device };
+            let state = RingState::take_over(queue, record, areas)?;
+            self.enabled = Some(Enabled { state, mapping });
+        }
+        Ok(())
+    }
+
     /// Applies SET_VQUEUE: all of it, or nothing [6.3].
     ///
     /// # Errors
@@ -178,7 +253,9 @@ impl<P: AccessPlatform> Virtqueue<P> {
         let setup = self.setup.with(update, self.max_size)?;
         let enables = operation == StateOperation::Enable;
         if enables {
-            self.enabled = Some(enable(setup, self.max_size, event_idx, memory)?);
+            let (queue, mapping) = map(setup, self.max_size, event_idx, memory)?;
+            let state = RingState::new(queue, self.record.clone());
+            self.enabled = Some(Enabled { state, mapping });
         }
         self.setup = setup;
         Ok(if enables { Updated::Enabled } else { Updated::Unchanged })
@@ -188,16 +265,17 @@ impl<P: AccessPlatform> Virtqueue<P> {
     /// to close.
     pub fn reset(&mut self) -> Option<LocalPort> {
         (self.setup, self.enabled) = (RingSetup::default(), None);
-        self.doorbell.take()
+        Some(self.doorbell.take()?.local)
     }
 }
 
-fn enable<P: AccessPlatform>(
+/// Maps a ring.
+fn map<P: AccessPlatform>(
     setup: RingSetup,
     max_size: u16,
     event_idx: bool,
     memory: &DmaMemory<P>,
-) -> Result<Enabled<P>, UpdateError> {
+) -> Result<(Queue, RingMapping<P::Pages>), UpdateError> {
     if setup.size == 0 {
         return Err(UpdateError::Size(0));
     }
@@ -209,5 +287,5 @@ fn enable<P: AccessPlatform>(
     queue.try_set_used_ring_address(GuestAddress(setup.device))?;
     queue.set_event_idx(event_idx);
     queue.set_ready(true);
-    Ok(Enabled { state: RingState::new(queue), mapping })
+    Ok((queue, mapping))
 }

@@ -1,4 +1,5 @@
-//! The control socket: sends a [`Report`] as JSON to each client and closes the connection.
+//! The control socket. A client sends a command, a line. The answer is a [`Report`] as JSON; the
+//! daemon closes the connection at once after `stat`, and after `end` when it has ended itself.
 //!
 //! A thread of its own answers each client, so that no client waits for another that does not read.
 
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::bus::{Ending, StopSignal};
 use crate::daemon::registry::{Registry, Report};
 use crate::listener::{self, ListenError, SocketFile};
 
@@ -16,8 +18,16 @@ use crate::listener::{self, ListenError, SocketFile};
 pub const DEFAULT_SOCKET: &str = "/run/xen-virtiod.sock";
 /// Maximum time that either side waits for the other, from the first byte to the last.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time for all devices to end; the daemon itself waits less.
+const END_LIMIT: Duration = Duration::from_secs(90);
 /// Maximum number of concurrent answers. The daemon closes further connections without an answer.
 const MOST_ANSWERS: usize = 16;
+
+/// The commands.
+const STAT: &str = "stat";
+const END: &str = "end";
+/// Maximum length of a command in bytes.
+const LONGEST_COMMAND: usize = 64;
 
 /// Delay after a failed accept, as without a free file descriptor. The kernel does not notify a
 /// process when one is free again.
@@ -62,7 +72,11 @@ impl ControlSocket {
     ///
     /// # Errors
     /// [`ControlError::Listen`], [`ControlError::Taken`], [`ControlError::Thread`].
-    pub fn listen(path: &Path, registry: Arc<Registry>) -> Result<Self, ControlError> {
+    pub fn listen(
+        path: &Path,
+        registry: Arc<Registry>,
+        stop: Arc<StopSignal>,
+    ) -> Result<Self, ControlError> {
         let (listener, file) = match listener::listen(path) {
             Err(ListenError::Taken(path)) => return Err(ControlError::Taken(path)),
             listening => listening?,
@@ -75,7 +89,7 @@ impl ControlSocket {
                     Ok(_) if Arc::strong_count(&answers) > MOST_ANSWERS => {
                         tracing::debug!("control connection refused: too many others");
                     }
-                    Ok(stream) => answer_apart(stream, &registry, &answers),
+                    Ok(stream) => answer_apart(stream, &registry, &stop, &answers),
                     Err(error) => {
                         tracing::debug!(%error, "control connection failed");
                         thread::sleep(RETRY);
@@ -90,11 +104,16 @@ impl ControlSocket {
 }
 
 /// Answers in a new thread, if the kernel can start one.
-fn answer_apart(stream: UnixStream, registry: &Arc<Registry>, answers: &Arc<()>) {
-    let (registry, under_way) = (Arc::clone(registry), Arc::clone(answers));
+fn answer_apart(
+    stream: UnixStream,
+    registry: &Arc<Registry>,
+    stop: &Arc<StopSignal>,
+    answers: &Arc<()>,
+) {
+    let (registry, stop, under_way) = (Arc::clone(registry), Arc::clone(stop), Arc::clone(answers));
     let answer = move || {
         let _under_way = under_way;
-        if let Err(error) = answer(stream, &registry) {
+        if let Err(error) = answer(stream, &registry, &stop) {
             tracing::debug!(%error, "control connection failed");
         }
     };
@@ -103,9 +122,16 @@ fn answer_apart(stream: UnixStream, registry: &Arc<Registry>, answers: &Arc<()>)
     }
 }
 
-fn answer(mut stream: UnixStream, registry: &Registry) -> io::Result<()> {
-    let (end, answer) = (Instant::now() + PATIENCE, serde_json::to_vec(&registry.report())?);
+fn answer(mut stream: UnixStream, registry: &Registry, stop: &StopSignal) -> io::Result<()> {
+    let end = Instant::now() + PATIENCE;
+    let command = read_command(&mut stream, end)?;
+    let answer = serde_json::to_vec(&registry.report())?;
+    if ![STAT, END].contains(&command.as_str()) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let mut rest = answer.as_slice();
+    // The client sees the end of the process.
+    let ends = command == END;
     while !rest.is_empty() {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -115,7 +141,31 @@ fn answer(mut stream: UnixStream, registry: &Registry) -> io::Result<()> {
         let count = stream.write(rest)?;
         rest = rest.get(count..).unwrap_or_default();
     }
+    if ends {
+        tracing::info!("all devices end, as the command says");
+        stop.give(Ending::End)?;
+        loop {
+            thread::park();
+        }
+    }
     Ok(())
+}
+
+/// Reads a command, which ends with a newline or with the client's half of the connection.
+fn read_command(stream: &mut UnixStream, end: Instant) -> io::Result<String> {
+    let (mut command, mut byte) = (String::new(), [0]);
+    while command.len() < LONGEST_COMMAND {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        if stream.read(&mut byte)? == 0 || byte == *b"\n" {
+            break;
+        }
+        command.extend(byte.map(char::from));
+    }
+    Ok(command)
 }
 
 /// Gets the report of the daemon that listens on `path`.
@@ -123,9 +173,23 @@ fn answer(mut stream: UnixStream, registry: &Registry) -> io::Result<()> {
 /// # Errors
 /// [`ControlError::Ask`], [`ControlError::Answer`].
 pub fn ask(path: &Path) -> Result<Report, ControlError> {
+    send(path, STAT, PATIENCE)
+}
+
+/// Ends all devices and the daemon that listens on `path`, and waits for that; returns the report
+/// from before.
+///
+/// # Errors
+/// As for [`ask`].
+pub fn end(path: &Path) -> Result<Report, ControlError> {
+    send(path, END, END_LIMIT)
+}
+
+fn send(path: &Path, command: &str, limit: Duration) -> Result<Report, ControlError> {
     let failed = |source| ControlError::Ask { path: path.to_owned(), source };
     let mut stream = UnixStream::connect(path).map_err(failed)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    stream.set_read_timeout(Some(limit)).map_err(failed)?;
+    stream.write_all(format!("{command}\n").as_bytes()).map_err(failed)?;
     let mut text = Vec::new();
     stream.read_to_end(&mut text).map_err(failed)?;
     serde_json::from_slice(&text)
@@ -149,12 +213,33 @@ mod tests {
         registry
     }
 
+    fn stop() -> Arc<StopSignal> {
+        Arc::new(StopSignal::new().unwrap())
+    }
+
+    #[test]
+    fn command_to_end_gives_the_signal_and_any_other_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control");
+        let (registry, stop) = (Arc::new(Registry::default()), stop());
+        let _control = ControlSocket::listen(&path, registry, Arc::clone(&stop)).unwrap();
+        ask(&path).unwrap();
+        for command in ["", "END", "end everything", &"end".repeat(50)] {
+            assert!(send(&path, command, PATIENCE).is_err(), "{command}");
+        }
+        assert_eq!(stop.ending(), Ending::Leave);
+        // The test's process does not end.
+        let limit = Duration::from_millis(100);
+        assert!(matches!(send(&path, END, limit), Err(ControlError::Ask { .. })));
+        assert_eq!(stop.ending(), Ending::End);
+    }
+
     #[test]
     fn silent_clients_do_not_delay_others() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
         let registry = large_registry();
-        let _control = ControlSocket::listen(&path, Arc::clone(&registry)).unwrap();
+        let _control = ControlSocket::listen(&path, Arc::clone(&registry), stop()).unwrap();
         let silent: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
         // Within the client's own limit, though the clients before it have not read a byte.
         assert_eq!(ask(&path).unwrap().devices.len(), 2000);
@@ -165,7 +250,7 @@ mod tests {
     fn clients_beyond_the_limit_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
-        let _control = ControlSocket::listen(&path, large_registry()).unwrap();
+        let _control = ControlSocket::listen(&path, large_registry(), stop()).unwrap();
         let mut silent: Vec<_> =
             (0..2 * MOST_ANSWERS).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let last = silent.last_mut().unwrap();

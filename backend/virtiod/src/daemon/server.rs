@@ -26,23 +26,30 @@ use self::retries::Retries;
 use super::same_address::warn_of_same_address;
 use crate::Causes;
 use crate::backoff::Backoff;
+use crate::bus::keys::KeyError;
 use crate::bus::reconnection::{CHECK_INTERVAL, Reconnected, reconnect};
-use crate::bus::session::{BoxedDevice, Context, Origin, Session, SessionEnd};
-use crate::bus::{DevicePath, Keys, Toolstack, Watches, keys};
+use crate::bus::session::{self, BoxedDevice, Context, Session, SessionEnd};
+use crate::bus::{DevicePath, Keys, StopSignal, Toolstack, Watches, keys};
 use crate::config::ConfigFile;
 use crate::daemon::registry::Registry;
 use crate::daemon::size_watches::SizeWatches;
+use crate::device::AwaitedFd;
 use crate::dma::budget::DaemonBudget;
 use crate::domain::Domain;
 use crate::guest::{Guest, Guests};
+use crate::record::{Record, RecordDirectory, RecordError};
 use crate::setup::{self, CLASSES, DeviceError, Host};
 use crate::stats::DeviceStats;
 use crate::tap::network::Network;
-use uring::waiting::wait_for;
+use uring::waiting::{wait_by_poll, wait_for};
 use xen::{DomId, Fired, StoreError, XenStore};
 
 /// Time that devices have to end with the daemon, before it ends without them.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// Maximum time for which a device's thread waits for files that the device had in an earlier
+/// process, and the delays between its looks; after that, the server tries again.
+const FILES_LIMIT: Duration = Duration::from_secs(5);
+const FILES_RETRY: Backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(200));
 /// Delays before the next scan after XenStore failed.
 const STORE_RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
@@ -66,10 +73,21 @@ enum StartError {
     Thread(#[source] io::Error),
 }
 
+/// The state in which a device was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// The device is new, or a backend offered it and no frontend connected.
+    New,
+    /// Its connection has ended: the frontend may start again [2.9].
+    Closed,
+    /// It is connected to an earlier process, which may have left a record.
+    Left,
+}
+
 /// The running thread of a device.
 struct Running {
     origin: Origin,
-    stop: Arc<EventFd>,
+    stop: Arc<StopSignal>,
     thread: JoinHandle<()>,
     stats: Arc<DeviceStats>,
 }
@@ -106,6 +124,7 @@ pub struct Server<X: Domain> {
     store: X::Store,
     registry: Arc<Registry>,
     config: ConfigFile,
+    records: Option<RecordDirectory>,
     host: Host,
     sizes: SizeWatches,
     guests: Guests,
@@ -131,6 +150,7 @@ impl<X: Domain> Server<X> {
         xen: X,
         registry: Arc<Registry>,
         config: ConfigFile,
+        records: Option<RecordDirectory>,
         network: Arc<dyn Network>,
     ) -> Result<Self, ServerError> {
         let mut store = xen.store()?;
@@ -146,6 +166,7 @@ impl<X: Domain> Server<X> {
             store,
             registry,
             config,
+            records,
             host,
             sizes,
             guests: Guests::new(DaemonBudget::of_this_process()),
@@ -160,16 +181,18 @@ impl<X: Domain> Server<X> {
         })
     }
 
-    /// Serves until `stop` becomes readable, then ends every session.
+    /// Serves until `stop` is given, then ends every session as that says; after an error of its
+    /// own it leaves the devices.
     ///
     /// # Errors
     /// [`ServerError`]; the sessions end in any case.
-    pub fn run(mut self, stop: impl AsFd) -> Result<(), ServerError> {
+    pub fn run(mut self, stop: &StopSignal) -> Result<(), ServerError> {
         let outcome = self.serve(stop);
+        let ending = stop.ending();
         let running = std::mem::take(&mut self.running);
         // All threads are notified before the first is joined: they end in parallel.
         let stopping = running.into_iter().filter_map(|(path, running)| {
-            let reported = running.stop.write(1);
+            let reported = running.stop.give(ending);
             reported
                 .inspect_err(
                     |error| tracing::error!(%path, "cannot stop the device: {}", Causes(error)),
@@ -197,7 +220,7 @@ impl<X: Domain> Server<X> {
         }
     }
 
-    fn serve(&mut self, stop: impl AsFd) -> Result<(), ServerError> {
+    fn serve(&mut self, stop: &StopSignal) -> Result<(), ServerError> {
         let mut changed = Fired::Anywhere;
         loop {
             self.reap();
@@ -208,7 +231,7 @@ impl<X: Domain> Server<X> {
                     self.store_retry.reset();
                     changed = Fired::Nowhere;
                     let limit = self.failed.until_next(Instant::now());
-                    self.wait(&stop, Some(self.store.as_fd()), limit)?
+                    self.wait(stop, Some(self.store.as_fd()), limit)?
                 }
                 Ok(fired) => {
                     changed = fired;
@@ -216,7 +239,7 @@ impl<X: Domain> Server<X> {
                 }
                 Err(error) => {
                     changed = Fired::Anywhere;
-                    self.recover(&stop, &error)?
+                    self.recover(stop, &error)?
                 }
             };
             if stopped {
@@ -253,7 +276,7 @@ impl<X: Domain> Server<X> {
 
     /// Recovers from a XenStore error: waits, then replaces the connection if it is lost. Returns
     /// `true` if the daemon is to stop.
-    fn recover(&mut self, stop: &impl AsFd, error: &StoreError) -> Result<bool, ServerError> {
+    fn recover(&mut self, stop: &StopSignal, error: &StoreError) -> Result<bool, ServerError> {
         let wait = self.store_retry.take();
         tracing::warn!("{}; tried again in {wait:?}", Causes(&error));
         let end = Instant::now() + wait;
@@ -271,7 +294,7 @@ impl<X: Domain> Server<X> {
     }
 
     /// Tries to replace the connection to XenStore. Returns `true` if the daemon is to stop.
-    fn reconnect(&mut self, stop: &impl AsFd) -> Result<bool, ServerError> {
+    fn reconnect(&mut self, stop: &StopSignal) -> Result<bool, ServerError> {
         let xen = self.xen.clone();
         let meanwhile = || {
             let stopped = self.wait(stop, None, CHECK_INTERVAL)?;
@@ -290,7 +313,7 @@ impl<X: Domain> Server<X> {
     /// of `store` if given, for at most `limit`. Returns `true` if the daemon is to stop.
     fn wait(
         &self,
-        stop: &impl AsFd,
+        stop: &StopSignal,
         store: Option<BorrowedFd<'_>>,
         limit: Duration,
     ) -> Result<bool, ServerError> {
@@ -346,7 +369,7 @@ impl<X: Domain> Server<X> {
         let reason = Causes(&error).to_string();
         let reported = match origin {
             Origin::New => keys::refuse(&mut self.store, path, &reason),
-            Origin::Left => keys::set_error(&mut self.store, path, &reason),
+            Origin::Closed | Origin::Left => keys::set_error(&mut self.store, path, &reason),
         };
         if let Err(error) = reported {
             let unreported =
@@ -382,7 +405,22 @@ impl<X: Domain> Server<X> {
                 keep_first(&mut outcome, scanned)?;
             }
         }
+        if outcome.is_ok() {
+            self.forget_records();
+        }
         outcome
+    }
+
+    /// Removes the records of devices that XenStore no longer has: their guests are gone.
+    fn forget_records(&self) {
+        let Some(records) = &self.records else { return };
+        let there: BTreeSet<_> = self.known.iter().map(DevicePath::record_name).collect();
+        let names = records.names().unwrap_or_default();
+        for name in names.iter().filter(|name| !there.contains(*name)) {
+            if let Err(error) = records.remove(name) {
+                tracing::warn!("cannot remove the record {name} of a device that is gone: {error}");
+            }
+        }
     }
 
     /// As [`Server::scan`], for the devices of one class and guest.
@@ -435,20 +473,20 @@ impl<X: Domain> Server<X> {
             return Ok(());
         }
         self.known.insert(path.clone());
-        if !self.failed.is_due(&path, Instant::now()) {
+        // A toolstack that removes a device waits for it.
+        let is_removed = state.as_deref() == Some("5");
+        if !is_removed && !self.failed.is_due(&path, Instant::now()) {
             return Ok(());
         }
         match state.as_deref() {
             // 2: an earlier daemon offered the device, and no frontend has connected since.
             Some("1" | "2") => self.start(path, Origin::New),
-            // Connected to an earlier daemon. Its frontend must not wait for ever.
-            Some("3" | "4" | "5") => {
-                tracing::warn!(%path, "device of an earlier daemon closed; its guest may rebind it");
-                self.start(path, Origin::Left);
-            }
+            Some("4") => self.start(path, Origin::Left),
+            // An earlier daemon began to close it, or the toolstack removes it.
+            Some("3" | "5") => self.start(path, Origin::Closed),
             // Closed, but not removed: its frontend may start again [2.9].
             Some("6") if self.store.read(&path.key("online"))?.as_deref() == Some("1") => {
-                self.start(path, Origin::Left);
+                self.start(path, Origin::Closed);
             }
             _ => {}
         }
@@ -475,9 +513,10 @@ impl<X: Domain> Server<X> {
         guest: Guest,
         stats: &Arc<DeviceStats>,
     ) -> Result<Running, StartError> {
-        let stop = Arc::new(event_fd().map_err(StartError::Descriptor)?);
+        let stop = Arc::new(StopSignal::new().map_err(StartError::Descriptor)?);
         let (xen, place, config) = (self.xen.clone(), path.clone(), self.config.clone());
         let (host, registry) = (self.host.clone(), Arc::clone(&self.registry));
+        let records = self.records.clone();
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(stats));
         let (ending, woken) = (self.ending.clone(), Arc::clone(&self.woken));
         let body = move || {
@@ -492,7 +531,8 @@ impl<X: Domain> Server<X> {
             let span = tracing::info_span!("device", guest = place.guest.0, name = place.name());
             let ran = span.in_scope(|| {
                 let place = NewDevice { path: place, origin, guest };
-                run_device(xen, place, stopped, &config, &host, &registry, &counted)
+                let surroundings = Surroundings { config, records, host, registry };
+                run_device(xen, place, stopped, &surroundings, &counted)
             });
             let (outcome, draining) =
                 ran.unwrap_or_else(|error| (ThreadOutcome::Unreported(error), Vec::new()));
@@ -530,6 +570,14 @@ fn watches() -> Watches {
     Watches(CLASSES.iter().map(|class| format!("backend/{class}")).collect())
 }
 
+/// What the thread of a device needs of the daemon.
+struct Surroundings {
+    config: ConfigFile,
+    records: Option<RecordDirectory>,
+    host: Host,
+    registry: Arc<Registry>,
+}
+
 /// The body of a device's thread. Its errors affect this device only.
 ///
 /// # Errors
@@ -537,23 +585,27 @@ fn watches() -> Watches {
 fn run_device<X: Domain>(
     xen: X,
     NewDevice { path, origin, guest }: NewDevice,
-    stop: Arc<EventFd>,
-    config: &ConfigFile,
-    host: &Host,
-    registry: &Registry,
+    stop: Arc<StopSignal>,
+    Surroundings { config, records, host, registry }: &Surroundings,
     stats: &Arc<DeviceStats>,
 ) -> Result<(ThreadOutcome, Vec<BoxedDevice<X>>), StoreError> {
     let mut keys = Keys::open(xen.store()?, path.clone())?;
     // An earlier daemon may have written a 5 itself.
     let written = match origin {
-        Origin::New => XenbusState::Initialising,
-        Origin::Left => XenbusState::Closing,
+        Origin::New | Origin::Left => XenbusState::Initialising,
+        Origin::Closed => XenbusState::Closing,
+    };
+    let origin = match origin {
+        Origin::New => session::Origin::New,
+        Origin::Closed => session::Origin::Closed,
+        Origin::Left => left(&mut keys, &path, records.as_ref(), stats)?,
     };
     // A device that the toolstack removes is not opened.
     let device = match keys.toolstack(written)? {
-        Toolstack::Online => match setup::open(&mut keys, &path, config, host, stats) {
+        Toolstack::Online => match open::<X>(&mut keys, &path, config, host, stats, &origin, &stop)
+        {
             Ok(device) => Some(device),
-            Err(error) => return Ok((refuse(&mut keys, origin, &error, stats)?, Vec::new())),
+            Err(error) => return Ok((refuse(&mut keys, &origin, &error, stats)?, Vec::new())),
         },
         Toolstack::Remove | Toolstack::Gone => None,
     };
@@ -564,7 +616,8 @@ fn run_device<X: Domain>(
     });
     // A file error is reported where a device's own settings are read.
     let service = config.load().ok().flatten().unwrap_or_default().service();
-    let context = Context { path, guest, service, stats: Arc::clone(stats) };
+    let records = records.clone();
+    let context = Context { path, guest, service, records, stats: Arc::clone(stats) };
     let session = Session::new(xen, keys, device, context, stop);
     let SessionEnd { outcome, draining } = session.run(origin);
     if let Err(error) = outcome {
@@ -573,25 +626,85 @@ fn run_device<X: Domain>(
     Ok((ThreadOutcome::Over, draining))
 }
 
+/// Opens a device, and waits shortly for files that it had in an earlier process.
+fn open<X: Domain>(
+    keys: &mut Keys<X::Store>,
+    path: &DevicePath,
+    config: &ConfigFile,
+    host: &Host,
+    stats: &Arc<DeviceStats>,
+    origin: &session::Origin,
+    stop: &StopSignal,
+) -> Result<BoxedDevice<X>, DeviceError> {
+    let (end, mut waits) = (Instant::now() + FILES_LIMIT, FILES_RETRY);
+    loop {
+        let error = match setup::open(keys, path, config, host, stats) {
+            Err(DeviceError::Target(error)) => error,
+            other => return other,
+        };
+        let is_left = matches!(origin, session::Origin::Left(..));
+        let may_pass = error.is_unfinished() || is_left && error.may_be_own();
+        if !may_pass {
+            return Err(error.into());
+        }
+        let mut fds = [AwaitedFd::readable(stop.as_fd())];
+        let waited = wait_by_poll(&mut fds, waits.take());
+        let is_stopped = waited.is_err() || fds.iter().any(|fd| fd.is_ready);
+        if is_stopped || Instant::now() >= end {
+            return Err(error.into());
+        }
+    }
+}
+
+/// How to go on with a device that an earlier process left.
+fn left<S: XenStore>(
+    keys: &mut Keys<S>,
+    path: &DevicePath,
+    records: Option<&RecordDirectory>,
+    stats: &DeviceStats,
+) -> Result<session::Origin, StoreError> {
+    let record = records.map_or(Ok(None), |records| records.open(&path.record_name()));
+    let setup = |record: Record| Ok::<_, RecordError>((record.setup()?.connection, record));
+    let why = match record.and_then(|record| record.map(setup).transpose()) {
+        Ok(Some((before, record))) => match keys.connection_id() {
+            Ok(now) if now == before => return Ok(session::Origin::Left(Box::new(record), now)),
+            Ok(_) => "its record is of another connection".to_owned(),
+            Err(KeyError::Store(error)) => return Err(error),
+            Err(error) => Causes(&error).to_string(),
+        },
+        Ok(None) => "there is no record of it".to_owned(),
+        Err(error) => Causes(&error).to_string(),
+    };
+    let line = format!("device of an earlier process closed, its guest may rebind it: {why}");
+    stats.log.line(Level::WARN, format_args!("{line}"));
+    keys.set_error(&line)?;
+    Ok(session::Origin::Closed)
+}
+
 /// Refuses a device that cannot be opened. A device that a guest had before is closed instead and
 /// retried: its resources may return, and no toolstack waits for it.
 fn refuse<S: XenStore>(
     keys: &mut Keys<S>,
-    origin: Origin,
+    origin: &session::Origin,
     error: &DeviceError,
     stats: &DeviceStats,
 ) -> Result<ThreadOutcome, StoreError> {
     stats.log.line(Level::ERROR, format_args!("device refused: {}", Causes(error)));
     stats.fail(error);
     match origin {
-        Origin::New => {
+        session::Origin::New => {
             keys.refuse(&Causes(error).to_string())?;
             Ok(ThreadOutcome::Over)
         }
-        Origin::Left => {
+        session::Origin::Closed => {
             let said = keys.set_error(&Causes(error).to_string());
             keys.set_state(XenbusState::Closed)?;
             said?;
+            Ok(ThreadOutcome::Failed)
+        }
+        // Its guest waits, as it does for a disk that hangs.
+        session::Origin::Left(..) => {
+            keys.set_error(&Causes(error).to_string())?;
             Ok(ThreadOutcome::Failed)
         }
     }

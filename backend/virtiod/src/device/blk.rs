@@ -64,6 +64,7 @@ use super::{
     WorkSource, WriteMode,
 };
 use crate::Causes;
+use crate::record::LossMark;
 use crate::stats::{DeviceStats, PartUse, StorageUse};
 use uring::waiting::wait_for;
 
@@ -546,6 +547,14 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
             disk.disk_use != DiskUse::Starting
         });
         Ok(())
+    }
+
+    fn can_be_taken_over(&self) -> bool {
+        self.facts.can_be_taken_over
+    }
+
+    fn keep_losses(&mut self, mark: LossMark) {
+        self.facts.durability.keep_in(mark);
     }
 
     fn reset(&mut self) {

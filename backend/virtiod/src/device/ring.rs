@@ -4,11 +4,13 @@
 //! look-up is a comparison and an addition. The elements of the rings are accessed here:
 //! `virtio-queue` would look each of them up, and publish each used one by itself.
 
+use std::collections::VecDeque;
 use std::iter::FusedIterator;
 use std::num::Wrapping;
 use std::sync::atomic::{Ordering, fence};
 
 use super::Fault;
+use crate::record::QueueRecord;
 use virtio_queue::{Error, Queue, QueueT};
 use vm_memory::guest_memory::GuestMemorySliceIterator;
 use vm_memory::{
@@ -40,13 +42,77 @@ pub struct RingState {
     used: Wrapping<u16>,
     /// The index when the device last asked whether the driver wants a notification.
     asked: Wrapping<u16>,
+    /// Chains that an earlier process took and did not give back; they are taken first.
+    unfinished: VecDeque<u16>,
+    /// Where another process finds what is taken.
+    record: Option<QueueRecord>,
 }
 
 impl RingState {
-    /// The state of a ring that was just set up as `queue` is.
-    pub fn new(queue: Queue) -> Self {
-        Self { queue, used: Wrapping(0), asked: Wrapping(0) }
+    /// The state of a ring that was just set up as `queue` is. What is taken from it is noted in
+    /// `record`.
+    pub fn new(queue: Queue, mut record: Option<QueueRecord>) -> Self {
+        record.iter_mut().for_each(QueueRecord::clear);
+        let unfinished = VecDeque::new();
+        Self { queue, used: Wrapping(0), asked: Wrapping(0), unfinished, record }
     }
+
+    /// The state of a ring that an earlier process served, which noted in `record` what it took.
+    ///
+    /// # Errors
+    /// [`TakeOverError`].
+    pub fn take_over(
+        mut queue: Queue,
+        mut record: QueueRecord,
+        areas: RingAreas<'_>,
+    ) -> Result<Self, TakeOverError> {
+        let size = usize::from(queue.size());
+        let used = Wrapping(u16::from_le(areas.device.load(INDEX, Ordering::Acquire)?));
+        let given_back = used - record.used();
+        if usize::from(given_back.0) > size {
+            return Err(TakeOverError::Used { ring: used.0, record: record.used().0 });
+        }
+        let elements = areas.device.get_array_ref::<u64>(HEADER, size)?;
+        let slot = |index: Wrapping<u16>| usize::from(index.0) & (size - 1);
+        let last = (0..given_back.0).map(|back| used - Wrapping(back) - Wrapping(1));
+        record.give_back(last.map(|index| u64::from_le(elements.load(slot(index))) as u16), used);
+        let taken = record.taken();
+        let next = used + Wrapping(taken.len() as u16);
+        let heads = areas.driver.get_array_ref::<u16>(HEADER, size)?;
+        let head = |index| u16::from_le(heads.load(slot(index)));
+        let latest = (1..=queue.size()).map(|back| head(next - Wrapping(back)));
+        let unfinished = in_order(taken, latest);
+        queue.set_next_avail(next.0);
+        Ok(Self { queue, used, asked: used, unfinished, record: Some(record) })
+    }
+}
+
+/// Sorts heads as the driver made them available: `latest` has those of the ring, the last one
+/// first. Others are older, so they come first.
+fn in_order(mut taken: Vec<u16>, latest: impl Iterator<Item = u16>) -> VecDeque<u16> {
+    let mut sorted = VecDeque::new();
+    for head in latest {
+        if let Some(position) = taken.iter().position(|taken| *taken == head) {
+            sorted.push_front(taken.remove(position));
+        }
+    }
+    taken.into_iter().chain(sorted).collect()
+}
+
+/// A ring that cannot be taken over from an earlier process.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeOverError {
+    /// The driver or somebody else wrote the used ring.
+    #[error("the used ring's index is {ring}, and the device had come to {record}")]
+    Used {
+        /// The index in the ring.
+        ring: u16,
+        /// The index in the record.
+        record: u16,
+    },
+    /// The ring is shorter than its size, which the set-up prevents.
+    #[error("cannot access the ring")]
+    Bytes(#[from] VolatileMemoryError),
 }
 
 /// The ring of an enabled queue.
@@ -83,7 +149,7 @@ impl<'a> Ring<'a> {
     /// [`Fault::Ring`]: the driver's index is impossible. [`Fault::RingBytes`] as for
     /// [`Ring::give_back`].
     pub(super) fn heads(&mut self) -> Result<impl Iterator<Item = u16>, Fault> {
-        let queue = &mut self.state.queue;
+        let RingState { queue, unfinished, record, .. } = &mut *self.state;
         let available = queue.avail_idx(&self.memory, Ordering::Acquire)?;
         let (size, mut next) = (queue.size(), Wrapping(queue.next_avail()));
         if (available - next).0 > size {
@@ -92,14 +158,18 @@ impl<'a> Ring<'a> {
         let size = usize::from(size);
         let heads = self.memory.driver.bytes.get_array_ref::<u16>(HEADER, size)?;
         Ok(std::iter::from_fn(move || {
+            if !unfinished.is_empty() {
+                return unfinished.pop_front();
+            }
             if next == available {
                 return None;
             }
             // The size is a power of two.
-            let head = heads.ref_at(usize::from(next.0) & (size - 1)).load();
+            let head = u16::from_le(heads.ref_at(usize::from(next.0) & (size - 1)).load());
+            record.iter_mut().for_each(|record| record.take(head));
             next += 1;
             queue.set_next_avail(next.0);
-            Some(u16::from_le(head))
+            Some(head)
         }))
     }
 
@@ -108,9 +178,9 @@ impl<'a> Ring<'a> {
     /// # Errors
     /// The ring cannot be read.
     pub fn has_requests(&self) -> Result<bool, Error> {
-        let queue = &self.state.queue;
+        let RingState { queue, unfinished, .. } = &*self.state;
         let available = queue.avail_idx(&self.memory, Ordering::Acquire)?;
-        Ok(available.0 != queue.next_avail())
+        Ok(!unfinished.is_empty() || available.0 != queue.next_avail())
     }
 
     /// Returns chains to the driver, each with the number of bytes written into its buffers.
@@ -129,7 +199,11 @@ impl<'a> Ring<'a> {
             self.state.used += 1;
         }
         // Release pairs with the driver's read barrier: it sees the elements with the index.
-        device.store(self.state.used.0.to_le(), INDEX, Ordering::Release)
+        device.store(self.state.used.0.to_le(), INDEX, Ordering::Release)?;
+        let RingState { used, record, .. } = &mut *self.state;
+        let heads = done.iter().map(|(head, _)| *head);
+        record.iter_mut().for_each(|record| record.give_back(heads.clone(), *used));
+        Ok(())
     }
 
     /// Whether the driver wants to be notified of the chains that were returned since the last
@@ -141,7 +215,7 @@ impl<'a> Ring<'a> {
         // The driver sets `used_event` and then reads the index, and the device the other way
         // round: without a full barrier on each side, neither might see the other's.
         fence(Ordering::SeqCst);
-        let RingState { queue, used, asked } = &mut *self.state;
+        let RingState { queue, used, asked, .. } = &mut *self.state;
         if !queue.event_idx_enabled() {
             return Ok(true);
         }
@@ -158,7 +232,8 @@ impl<'a> Ring<'a> {
     /// # Errors
     /// The ring cannot be read or written.
     pub fn enable_notification(&mut self) -> Result<bool, Error> {
-        self.state.queue.enable_notification(&self.memory)
+        let is_more = self.state.queue.enable_notification(&self.memory)?;
+        Ok(is_more || !self.state.unfinished.is_empty())
     }
 }
 
@@ -245,6 +320,7 @@ mod tests {
     use virtio_queue::QueueOwnedT;
 
     use super::*;
+    use crate::record::Record;
 
     const SIZE: u16 = 8;
     const DRIVER: u64 = 0x100;
@@ -290,7 +366,7 @@ mod tests {
     fn used_ring_and_notifications_are_those_of_virtio_queue() {
         for event_idx in [false, true] {
             let (theirs, ours) = (memory(), memory());
-            let (mut queue, mut state) = (queue(event_idx), RingState::new(queue(event_idx)));
+            let (mut queue, mut state) = (queue(event_idx), RingState::new(queue(event_idx), None));
             let mut notified = 0;
             for step in 0..30_000u32 {
                 let batch: Vec<_> =
@@ -320,7 +396,7 @@ mod tests {
     #[test]
     fn heads_are_those_of_virtio_queue() {
         let memory = memory();
-        let (mut queue, mut state) = (queue(false), RingState::new(queue(false)));
+        let (mut queue, mut state) = (queue(false), RingState::new(queue(false), None));
         let (mut available, mut impossible) = (0u16, 0);
         for step in 0..30_000u16 {
             available = available.wrapping_add(step % 7);
@@ -343,9 +419,118 @@ mod tests {
         assert!((100..20_000).contains(&impossible), "{impossible}");
     }
 
+    /// A driver that adds chains of one descriptor each, in an order of its own.
+    struct Chains {
+        free: Vec<u16>,
+        available: u16,
+        seen: u16,
+    }
+
+    impl Chains {
+        fn add(&mut self, memory: &GuestMemoryMmap, choice: usize) -> Option<u16> {
+            let head =
+                (!self.free.is_empty()).then(|| self.free.swap_remove(choice % self.free.len()))?;
+            let slot = u64::from(self.available % SIZE);
+            memory.write_obj(head, GuestAddress(DRIVER + 4 + 2 * slot)).unwrap();
+            self.available = self.available.wrapping_add(1);
+            memory.store(self.available, GuestAddress(DRIVER + 2), Ordering::Relaxed).unwrap();
+            Some(head)
+        }
+
+        /// Takes the chains that the device gave back.
+        fn take_used(&mut self, memory: &GuestMemoryMmap) {
+            let used: u16 = memory.load(GuestAddress(DEVICE + 2), Ordering::Relaxed).unwrap();
+            while self.seen != used {
+                let slot = u64::from(self.seen % SIZE);
+                let head: u32 = memory.read_obj(GuestAddress(DEVICE + 4 + 8 * slot)).unwrap();
+                assert!(!self.free.contains(&(head as u16)), "chain {head} was given back twice");
+                self.free.push(head as u16);
+                self.seen = self.seen.wrapping_add(1);
+            }
+        }
+    }
+
+    fn record() -> (tempfile::NamedTempFile, Record) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let record = Record::create(file.reopen().unwrap(), &[SIZE]).unwrap();
+        (file, record)
+    }
+
+    /// Processes die with chains taken, given back, and given back without a word of it in the
+    /// record, over more than the range of an index.
+    #[test]
+    fn chains_of_a_dead_process_are_taken_again_in_order_and_none_twice() {
+        let (memory, (_file, record)) = (memory(), record());
+        let mut driver = Chains { free: (0..SIZE).collect(), available: 0, seen: 0 };
+        let mut state = RingState::new(queue(true), record.queue(0));
+        let (mut here, mut waiting) = (VecDeque::new(), VecDeque::new());
+        let mut dead = [0; 2];
+        for step in 0..60_000usize {
+            driver.take_used(&memory);
+            (0..step % 4).for_each(|_| waiting.extend(driver.add(&memory, step / 3)));
+            let mut ring = Ring::new(&mut state, areas(&memory));
+            for head in ring.heads().unwrap().take(step % 5) {
+                assert_eq!(waiting.pop_front(), Some(head), "step {step}");
+                here.push_back(head);
+            }
+            let count = (step / 7) % (here.len() + 1);
+            // Not in the order in which they were taken.
+            let done: Vec<_> = (0..count).map(|at| here.remove(at % here.len()).unwrap()).collect();
+            let done: Vec<_> = done.into_iter().map(|head| (head, 512)).collect();
+            let dies = step % 11 < 2;
+            if dies && step % 2 == 0 {
+                // It dies when the driver can see the chains, and before the record has them.
+                state.record = None;
+            }
+            Ring::new(&mut state, areas(&memory)).give_back(&done).unwrap();
+            if dies {
+                dead[step % 2] += usize::from(!done.is_empty());
+                let not_taken_again = state.unfinished.len();
+                here.extend(waiting.drain(..not_taken_again));
+                let record = record.queue(0).unwrap();
+                state = RingState::take_over(queue(true), record, areas(&memory)).unwrap();
+                // What was here is first, as the driver made it available.
+                let order: Vec<_> = state.unfinished.iter().copied().collect();
+                let mut sorted: Vec<_> = here.iter().copied().collect();
+                sorted.sort_unstable();
+                let mut found = order.clone();
+                found.sort_unstable();
+                assert_eq!(found, sorted, "step {step}");
+                waiting = order.into_iter().chain(waiting).collect();
+                here.clear();
+            }
+        }
+        assert!(dead.iter().all(|dead| *dead > 1000), "{dead:?}");
+    }
+
+    #[test]
+    fn chains_are_taken_again_as_the_driver_made_them_available() {
+        let sorted = |taken: &[u16], available: &[u16]| {
+            let sorted = in_order(taken.to_vec(), available.iter().rev().copied());
+            sorted.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(sorted(&[1, 2, 3], &[3, 0, 1, 2]), [3, 1, 2]);
+        assert_eq!(sorted(&[1, 2, 3], &[5, 3, 0, 1]), [2, 3, 1], "2 is not there: it is older");
+        assert_eq!(sorted(&[4], &[4, 4, 4]), [4]);
+        assert_eq!(sorted(&[1, 2], &[1, 2, 1]), [2, 1], "1 was used, and made available again");
+        assert_eq!(sorted(&[], &[1, 2]), [0; 0]);
+    }
+
+    #[test]
+    fn used_ring_that_somebody_wrote_is_not_taken_over() {
+        let (memory, (_file, record)) = (memory(), record());
+        let index = GuestAddress(DEVICE + 2);
+        for (used, is_good) in [(SIZE, true), (2 * SIZE + 1, false), (0, false)] {
+            memory.store(used, index, Ordering::Relaxed).unwrap();
+            let record = record.queue(0).unwrap();
+            let taken = RingState::take_over(queue(true), record, areas(&memory));
+            assert_eq!(taken.is_ok(), is_good, "{used}: {:?}", taken.err());
+        }
+    }
+
     #[test]
     fn only_the_rings_own_bytes_are_found() {
-        let (memory, mut state) = (memory(), RingState::new(queue(true)));
+        let (memory, mut state) = (memory(), RingState::new(queue(true), None));
         let ring = Ring::new(&mut state, areas(&memory));
         let found =
             |address, count, access| ring.memory.check_range(GuestAddress(address), count, access);

@@ -151,6 +151,11 @@ impl<P: AccessPlatform> DmaMemory<P> {
             .share(first, count, reference, budget, |pages, access| platform.map(pages, access))
     }
 
+    /// What [`DmaMemory::share`] was called with for the pages of the pool.
+    pub fn shares(&self) -> impl Iterator<Item = (PoolPage, u32, GrantRef)> {
+        self.pool.shares()
+    }
+
     /// Takes over the pool of `other`, as it is now, until [`DmaMemory::unshare`].
     pub fn share_with(&mut self, other: &Self) {
         self.pool = other.pool.beside();
@@ -159,6 +164,11 @@ impl<P: AccessPlatform> DmaMemory<P> {
     /// Limits the pool to `pages` pages from now on.
     pub fn limit_pool(&mut self, pages: u32) {
         self.pool.limit(pages);
+    }
+
+    /// Raises the limit of the pool to `pages` pages, if it is lower.
+    pub fn raise_pool_limit(&mut self, pages: u32) {
+        self.pool.raise_limit(pages);
     }
 
     /// Unmaps the pages that one message shared [5.11].

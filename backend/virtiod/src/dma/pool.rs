@@ -75,6 +75,8 @@ pub enum UnshareError {
 pub(super) struct Chunk<P> {
     first: u32,
     count: u32,
+    /// Grant of the first page.
+    reference: GrantRef,
     /// DMA address of the first byte.
     start: u64,
     pages: P,
@@ -197,6 +199,11 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
         self.limit = pages;
     }
 
+    /// Raises the limit to `pages` pages, if it is lower.
+    pub(super) fn raise_limit(&mut self, pages: u32) {
+        self.limit = self.limit.max(pages);
+    }
+
     /// Adds pages, which `map` maps: all of them, or none.
     pub(super) fn share(
         &mut self,
@@ -230,8 +237,8 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
         let room = budget.reserve(count, Purpose::SharedPool)?;
         let references = u64::from(reference.0)..u64::from(reference.0) + u64::from(count);
         let pages = map(&references.map(PageNumber).collect::<Vec<_>>(), Access::ReadWrite)?;
-        let chunk =
-            Chunk { first: first.0, count, start: first.address(0), pages, _reservation: room };
+        let start = first.address(0);
+        let chunk = Chunk { first: first.0, count, reference, start, pages, _reservation: room };
         Arc::make_mut(&mut self.shared).add(chunk);
         self.pages = all;
         DeviceStats::count(&self.stats.maps);
@@ -246,6 +253,12 @@ impl<P: AsRef<MappedRange>> SharedPool<P> {
     #[inline]
     pub(super) fn find(&self, address: u64, length: u64) -> Option<VolatileSlice<'_>> {
         self.shared.find(address, length)
+    }
+
+    /// The first page, the number of pages and the first grant of each message that shared pages.
+    pub(super) fn shares(&self) -> impl Iterator<Item = (PoolPage, u32, GrantRef)> {
+        let share = |chunk: &Arc<Chunk<P>>| (PoolPage(chunk.first), chunk.count, chunk.reference);
+        self.shared.chunks.iter().map(share)
     }
 
     /// A share of the present pages, which keeps them mapped.

@@ -67,7 +67,7 @@ fn options<S: XenStore>(
         discard,
         format: settings.format,
         sharing: settings.force_share,
-        owner: Owner { domain: path.guest.0, vdev, uuid: keys.guest_uuid()? },
+        owner: Owner { domain: path.guest.0, number: path.number, vdev, uuid: keys.guest_uuid()? },
     };
     Ok((options, settings.in_flight()))
 }

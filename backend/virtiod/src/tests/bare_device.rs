@@ -13,7 +13,7 @@ use uring::waiting::wait_by_poll;
 
 use super::host::{Ends, Host, XVDA};
 use crate::bus::session::{Context, Origin, Session, SessionEnd};
-use crate::bus::{DevicePath, Keys};
+use crate::bus::{DevicePath, Keys, StopSignal};
 use crate::config::{ServiceSettings, ThreadLimit};
 use crate::device::{AwaitedFd, DeviceId, DeviceMemory, Fault, QueueContext, Source, VirtioDevice};
 use crate::dma::budget::DaemonBudget;
@@ -285,7 +285,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for BareDevice {
 pub(super) struct BareSession {
     pub(super) ends: Ends,
     /// Written to for the end of the daemon.
-    pub(super) stop: Arc<EventFd>,
+    pub(super) stop: Arc<StopSignal>,
     /// Returns whether storage held the device when the session had ended.
     pub(super) thread: JoinHandle<bool>,
 }
@@ -325,9 +325,10 @@ fn serve_in(host: &Host, xen: impl Xen, device: BareDevice, threads: ThreadLimit
         path,
         guest: Guest::new(Arc::new(DaemonBudget::of_this_process())),
         service: ServiceSettings { threads, ..ServiceSettings::default() },
+        records: None,
         stats: Arc::new(DeviceStats::default()),
     };
-    let stop = Arc::new(EventFd::new().unwrap());
+    let stop = Arc::new(StopSignal::new().unwrap());
     let session =
         Session::new(ByGrants(xen), keys, Some(Box::new(device)), context, Arc::clone(&stop));
     let thread = thread::spawn(move || {

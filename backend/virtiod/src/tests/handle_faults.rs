@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::eventfd::EventFd;
 use tempfile::NamedTempFile;
 
 use self::guest::ImpatientGuest;
@@ -24,6 +23,7 @@ use self::handles::FaultyHandles;
 use self::plan::{Call, Counts, Lasting, Plan, plans};
 use super::fake_network::FakeNetwork;
 use super::host::numbered_disk;
+use crate::bus::{Ending, StopSignal};
 use crate::config::ConfigFile;
 use crate::daemon::registry::Registry;
 use crate::daemon::server::Server;
@@ -84,15 +84,15 @@ fn play(life: Life, plan: Option<Plan>, usual: usize) -> FaultRun {
     let (disk, config) = (numbered_disk(64), NamedTempFile::new().unwrap());
     let file = ConfigFile::new(Some(config.path().to_owned()));
     let network = Arc::new(FakeNetwork::default());
-    let server = Server::new(ByGrants(handles), Arc::new(Registry::default()), file, network);
+    let server = Server::new(ByGrants(handles), Arc::new(Registry::default()), file, None, network);
     // A daemon that cannot start reports an error and does nothing else.
     let Ok(server) = server else {
         return FaultRun { broken: Vec::new(), counts: faults.counts() };
     };
-    let stop = Arc::new(EventFd::new().unwrap());
+    let stop = Arc::new(StopSignal::new().unwrap());
     let (stopped, (end, ended)) = (Arc::clone(&stop), mpsc::channel());
     let thread = thread::Builder::new().name(log::server_thread(id));
-    let thread = thread.spawn(move || drop(end.send(server.run(&*stopped)))).unwrap();
+    let thread = thread.spawn(move || drop(end.send(server.run(&stopped)))).unwrap();
 
     let mut guest = ImpatientGuest::add(&hypervisor, id, disk.path());
     guest.use_disk();
@@ -112,7 +112,7 @@ fn play(life: Life, plan: Option<Plan>, usual: usize) -> FaultRun {
     if thread.is_finished() {
         broken.push(Broken::Ended);
     } else {
-        stop.write(1).unwrap();
+        stop.give(Ending::End).unwrap();
         match ended.recv_timeout(LIMIT) {
             Ok(outcome) => said = outcome.is_err(),
             Err(mpsc::RecvTimeoutError::Timeout) => broken.push(Broken::Hangs),

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::sys::eventfd::EventFd;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::driver::Driver;
 use super::fake_network::{FakeLink, FakeNetwork};
+use crate::bus::{Ending, StopSignal};
 use crate::config::ConfigFile;
 use crate::daemon::registry::{RegisteredDevice, Registry};
 use crate::daemon::server::{Server, ServerError};
 use crate::domain::{ByGrants, Domain};
+use crate::record::RecordDirectory;
 use xen::DomId;
 use xen_sim::{Hypervisor, Watch};
 
@@ -28,7 +29,8 @@ pub(super) struct Host {
     pub(super) network: FakeNetwork,
     registry: Arc<Registry>,
     config: NamedTempFile,
-    stop: Arc<EventFd>,
+    records: TempDir,
+    stop: Arc<StopSignal>,
     server: Option<JoinHandle<Result<(), ServerError>>>,
 }
 
@@ -52,16 +54,56 @@ impl Host {
 
     /// Starts the server with the handles `domain` to a hypervisor.
     pub(super) fn start_with(hypervisor: Hypervisor, domain: impl Domain) -> Self {
-        let registry = Arc::new(Registry::default());
-        let stop = Arc::new(EventFd::new().unwrap());
-        let config = NamedTempFile::new().unwrap();
-        let file = ConfigFile::new(Some(config.path().to_owned()));
-        let network = FakeNetwork::default();
-        let cables = Arc::new(network.clone());
-        let server = Server::new(domain, Arc::clone(&registry), file, cables).unwrap();
-        let stopped = Arc::clone(&stop);
-        let server = thread::spawn(move || server.run(&*stopped));
-        Self { hypervisor, network, registry, config, stop, server: Some(server) }
+        let mut host = Self {
+            hypervisor,
+            network: FakeNetwork::default(),
+            registry: Arc::default(),
+            config: NamedTempFile::new().unwrap(),
+            records: TempDir::new().unwrap(),
+            stop: Arc::new(StopSignal::new().unwrap()),
+            server: None,
+        };
+        host.serve(domain);
+        host
+    }
+
+    /// Starts the server.
+    fn serve(&mut self, domain: impl Domain) {
+        self.registry = Arc::default();
+        self.stop = Arc::new(StopSignal::new().unwrap());
+        let file = ConfigFile::new(Some(self.config.path().to_owned()));
+        let cables = Arc::new(self.network.clone());
+        let records = RecordDirectory::new(self.records.path()).unwrap();
+        let (registry, stop) = (Arc::clone(&self.registry), Arc::clone(&self.stop));
+        let server = Server::new(domain, registry, file, Some(records), cables).unwrap();
+        self.server = Some(thread::spawn(move || server.run(&stop)));
+    }
+
+    /// Starts another server after [`Host::leave`].
+    pub(super) fn serve_again(&mut self) {
+        self.serve(ByGrants(self.hypervisor.clone()));
+    }
+
+    /// Waits until the guest's device is being set up.
+    pub(super) fn wait_for_starting(&self, guest: DomId) {
+        let end = Instant::now() + Duration::from_secs(10);
+        let is_there = |device: &RegisteredDevice| {
+            device.domid == guest.0 && device.stats.state.state == "starting"
+        };
+        while !self.registry.report().devices.iter().any(is_there) {
+            assert!(Instant::now() < end, "waited 10 s for the device to be set up");
+            thread::yield_now();
+        }
+    }
+
+    /// The directory of the devices' records.
+    pub(super) fn records(&self) -> &Path {
+        self.records.path()
+    }
+
+    /// Stops the server as SIGTERM does: devices wait for the next one.
+    pub(super) fn leave(&mut self) {
+        self.stop_with(Ending::Leave);
     }
 
     /// Writes the configuration file, which is empty at first.
@@ -206,7 +248,11 @@ impl Host {
     }
 
     fn stop(&mut self) {
-        self.stop.write(1).unwrap();
+        self.stop_with(Ending::End);
+    }
+
+    fn stop_with(&mut self, ending: Ending) {
+        self.stop.give(ending).unwrap();
         let server = self.server.take().expect("it is stopped once");
         server.join().unwrap().unwrap();
         for device in self.registry.report().devices {

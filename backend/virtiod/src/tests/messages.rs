@@ -263,11 +263,11 @@ fn spec_4_5_event_behind_a_waiting_response_is_handled() {
         guest.driver.send_avail(0);
         guest.driver.wait_sent_by_device(sent.wrapping_add(1));
     }
-    let taken = |driver: &Driver| driver.guest.words(driver.page)[0x40 / 4].load(Ordering::Acquire);
-    let before = taken(&guest.driver);
+    let taken = |guest: &TestGuest| guest.host.stat(DomId(1)).stats.messages.received;
+    let before = taken(&guest);
     guest.driver.send_silently(Request::GetDeviceStatus);
     guest.driver.port.notify();
-    while taken(&guest.driver) == before {
+    while taken(&guest) == before {
         thread::yield_now();
     }
     guest.driver.submit(&[buffer.writable()]);

@@ -31,7 +31,7 @@ impl OneRing {
         queue.try_set_avail_ring_address(GuestAddress(driver)).unwrap();
         queue.try_set_used_ring_address(GuestAddress(device)).unwrap();
         queue.set_ready(true);
-        Self { state: RingState::new(queue), mapping }
+        Self { state: RingState::new(queue, None), mapping }
     }
 }
 

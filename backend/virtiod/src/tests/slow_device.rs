@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::bare_device::{BareSession, Storage, serve};
 use super::driver::Driver;
 use super::host::{Ends, Host};
+use crate::bus::Ending;
 
 /// Much longer than an iteration's limit; 64 of them exceed libxl's timeout.
 const STEP: Duration = Duration::from_millis(500);
@@ -34,7 +35,7 @@ fn busy_device_ends_with_the_daemon() {
     let host = Host::start();
     let BareSession { ends, stop, thread } = serve(&host, &Storage::sound(), Some(STEP));
     let mut driver = keep_busy(&host, &ends);
-    stop.write(1).unwrap();
+    stop.give(Ending::End).unwrap();
     host.wait_state(&ends, "6");
     thread.join().unwrap();
     driver.release();

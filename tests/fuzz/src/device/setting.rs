@@ -14,10 +14,10 @@ use std::thread;
 use std::time::Duration;
 
 use libc::{O_NOCTTY, O_NONBLOCK};
-use nix::sys::eventfd::EventFd;
 use tempfile::TempDir;
 use xen::DomId;
 use xen_sim::Hypervisor;
+use xen_virtiod::bus::{Ending, StopSignal};
 use xen_virtiod::config::ConfigFile;
 use xen_virtiod::daemon::registry::Registry;
 use xen_virtiod::daemon::server::{Server, ServerError};
@@ -97,7 +97,7 @@ pub(super) struct Setting {
     pub(super) frontend: String,
     programs: Vec<Program>,
     listener: Option<UnixListener>,
-    stop: Arc<EventFd>,
+    stop: Arc<StopSignal>,
     ended: Receiver<Result<(), ServerError>>,
     panics: usize,
 }
@@ -115,11 +115,12 @@ impl Setting {
         let (cable, far) = Cable::new();
         let registry = Arc::new(Registry::default());
         let config = files.configure(kind);
-        let server = Server::new(ByGrants(hypervisor.clone()), registry, config, Arc::new(cable));
+        let server =
+            Server::new(ByGrants(hypervisor.clone()), registry, config, None, Arc::new(cable));
         let server = server.expect("the daemon starts");
-        let stop = Arc::new(EventFd::new().unwrap());
+        let stop = Arc::new(StopSignal::new().unwrap());
         let (stopped, (end, ended)) = (Arc::clone(&stop), mpsc::channel());
-        thread::spawn(move || drop(end.send(server.run(&*stopped))));
+        thread::spawn(move || drop(end.send(server.run(&stopped))));
         let is_disk = matches!(kind, Kind::Block | Kind::Image);
         let class = if is_disk { "virtio_disk" } else { "virtio" };
         let setting = Self {
@@ -244,7 +245,7 @@ impl Setting {
 
     /// Stops the daemon. Panics if the daemon leaves mappings or bindings, or if a thread panicked.
     pub(super) fn end(self) {
-        self.stop.write(1).unwrap();
+        self.stop.give(Ending::End).unwrap();
         let ended = self.ended.recv_timeout(LIMIT).expect("waited 10 s for the daemon to stop");
         ended.expect("the daemon ended by itself");
         self.hypervisor.assert_clean();

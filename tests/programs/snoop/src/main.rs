@@ -11,13 +11,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::SignalFd;
 use xen::DevXen;
 use xen_virtiod::config::ConfigFile;
 use xen_virtiod::daemon::control::{ControlSocket, DEFAULT_SOCKET};
 use xen_virtiod::daemon::registry::Registry;
 use xen_virtiod::daemon::server::Server;
+use xen_virtiod::daemon::signals::stop_on_signals;
 use xen_virtiod::domain::ByGrants;
 use xen_virtiod::tap::network::HostNetwork;
 
@@ -48,10 +47,7 @@ fn main() -> ExitCode {
 
 fn serve(command_line: &CommandLine) -> Result<()> {
     tracing_subscriber::fmt().with_ansi(false).with_target(false).init();
-    // Block SIGTERM before any thread starts, so that only the descriptor receives it.
-    let signals = SigSet::from(Signal::SIGTERM);
-    signals.thread_block().context("cannot block SIGTERM")?;
-    let stop = SignalFd::new(&signals).context("cannot wait for SIGTERM")?;
+    let stop = stop_on_signals().context("cannot wait for SIGTERM")?;
 
     let report = &command_line.report;
     let search = Search::new(report, &command_line.words)
@@ -60,8 +56,8 @@ fn serve(command_line: &CommandLine) -> Result<()> {
     let registry = Arc::new(Registry::default());
     let xen = ByGrants(Snoop::new(DevXen, Arc::clone(&search)));
     let (config, network) = (ConfigFile::new(None), Arc::new(HostNetwork));
-    let server = Server::new(xen, Arc::clone(&registry), config, network)?;
-    let _control = ControlSocket::listen(Path::new(DEFAULT_SOCKET), registry)?;
+    let server = Server::new(xen, Arc::clone(&registry), config, None, network)?;
+    let _control = ControlSocket::listen(Path::new(DEFAULT_SOCKET), registry, Arc::clone(&stop))?;
     println!("snoop: ready to serve");
     server.run(&stop)?;
     search.finish().with_context(|| format!("cannot write the report {}", report.display()))

@@ -20,12 +20,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::SignalFd;
 use xen_virtiod::config::ConfigFile;
 use xen_virtiod::daemon::control::{ControlSocket, DEFAULT_SOCKET};
 use xen_virtiod::daemon::registry::Registry;
 use xen_virtiod::daemon::server::Server;
+use xen_virtiod::daemon::signals::stop_on_signals;
 use xen_virtiod::domain::Domain;
 use xen_virtiod::tap::network::HostNetwork;
 
@@ -74,15 +73,12 @@ fn main() -> ExitCode {
 
 fn serve(xen: impl Domain, peek: Option<PathBuf>) -> Result<()> {
     tracing_subscriber::fmt().with_ansi(false).with_target(false).init();
-    // Block SIGTERM before any thread starts, so that only the descriptor receives it.
-    let signals = SigSet::from(Signal::SIGTERM);
-    signals.thread_block().context("cannot block SIGTERM")?;
-    let stop = SignalFd::new(&signals).context("cannot wait for SIGTERM")?;
+    let stop = stop_on_signals().context("cannot wait for SIGTERM")?;
 
     let registry = Arc::new(Registry::default());
     let (config, network) = (ConfigFile::new(None), Arc::new(HostNetwork));
-    let server = Server::new(xen, Arc::clone(&registry), config, network)?;
-    let _control = ControlSocket::listen(Path::new(DEFAULT_SOCKET), registry)?;
+    let server = Server::new(xen, Arc::clone(&registry), config, None, network)?;
+    let _control = ControlSocket::listen(Path::new(DEFAULT_SOCKET), registry, Arc::clone(&stop))?;
     if let Some(fifo) = peek {
         std::thread::spawn(move || peek::answer(&fifo));
     }

@@ -42,6 +42,11 @@ impl AcceptedFeatures {
         }
     }
 
+    /// The features that a driver accepted earlier.
+    pub(super) fn of(bits: u64) -> Self {
+        Self { bits, ..Self::default() }
+    }
+
     /// The bits of the device's blocks.
     pub(super) fn bits(&self) -> u64 {
         self.bits

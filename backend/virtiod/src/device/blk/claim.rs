@@ -9,6 +9,7 @@ mod durability;
 mod entry;
 mod error;
 mod file_id;
+mod io_mark;
 mod lock;
 mod loop_device;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use self::entry::{Entry, User, UserState};
 pub use self::error::ClaimError;
 pub(super) use self::file_id::FileId;
 use self::file_id::open;
+use self::io_mark::IoMark;
 pub use self::usage::{Owner, Sharing, Usage};
 use super::target::AccessMode;
 
@@ -90,8 +92,8 @@ impl ImageRegistry {
         let user = locked.add(path, id, user)?;
         let durability = locked.durability();
         drop(locked);
-        let (path, access) = (path.to_owned(), usage.access);
-        Ok(Claim { path, file: id, access, entry, durability, user })
+        let (path, access, mark) = (path.to_owned(), usage.access, IoMark::of(owner));
+        Ok(Claim { path, file: id, access, entry, durability, user, mark })
     }
 
     /// The entry of a file. Each file has a lock of its own, so that a claim does not wait for the
@@ -134,6 +136,7 @@ pub(super) struct Claim {
     entry: Arc<Mutex<Entry>>,
     durability: Arc<Durability>,
     user: u64,
+    mark: IoMark,
 }
 
 impl Claim {
@@ -149,9 +152,10 @@ impl Claim {
     pub(super) fn file(&self) -> Result<Arc<File>, ClaimError> {
         // For a block device, the file that was opened exclusively: the kernel does not let others
         // discard.
-        match lock(&self.entry).file(self.access) {
+        let opened = lock(&self.entry).file(self.access);
+        match opened {
             Some(file) => Ok(file),
-            None => open(&self.path, self.file, self.access, 0).map(Arc::new),
+            None => self.open(0).map(Arc::new),
         }
     }
 
@@ -160,7 +164,21 @@ impl Claim {
     /// # Errors
     /// [`ClaimError`].
     pub(super) fn open_direct(&self) -> Result<File, ClaimError> {
-        open(&self.path, self.file, self.access, libc::O_DIRECT)
+        self.open(libc::O_DIRECT)
+    }
+
+    /// Opens the file once more. It is marked where the first one is.
+    fn open(&self, flags: i32) -> Result<File, ClaimError> {
+        let file = open(&self.path, self.file, self.access, flags)?;
+        if self.is_marked() {
+            self.mark.set(&file)?;
+        }
+        Ok(file)
+    }
+
+    /// Whether another process can tell when this one's operations on the file have ended.
+    pub(super) fn is_marked(&self) -> bool {
+        lock(&self.entry).is_marked(self.user)
     }
 
     /// Whether another device that may write the file has it.

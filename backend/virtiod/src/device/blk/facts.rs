@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use super::claim::Durability;
 use super::disk_file::DiskFile;
 use super::image::{BlockSize, InPlace};
 use super::request::MAX_DATA;
@@ -31,6 +32,10 @@ pub(super) struct DiskFacts {
     pub(super) file: Option<Arc<DiskFile>>,
     /// The file whose sync makes durable what the worker has reported as written.
     pub(super) sync_file: Option<Arc<DiskFile>>,
+    /// The durability of what devices wrote to the target.
+    pub(super) durability: Arc<Durability>,
+    /// Whether another process can go on with the disk.
+    pub(super) can_be_taken_over: bool,
     /// The image, if others than its worker may transfer data of it.
     pub(super) in_place: Option<Arc<dyn InPlace>>,
     /// When writes have to be durable.

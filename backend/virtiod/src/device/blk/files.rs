@@ -32,6 +32,11 @@ impl DiskFiles {
         Ok(Self { registry, owner, sharing: options.sharing, target, others })
     }
 
+    /// Whether another process can tell when this one's operations on the files have ended.
+    pub(super) fn are_marked(&self) -> bool {
+        self.target.is_marked() && self.others.iter().all(Claim::is_marked)
+    }
+
     /// The claim of the target.
     pub(super) fn target(&self) -> &Claim {
         &self.target

@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard};
 
+use crate::record::LossMark;
+
 /// The state of a file's written data.
 #[derive(Debug, Default)]
 struct State {
@@ -10,6 +12,15 @@ struct State {
     is_lost: bool,
     /// One device syncs.
     is_syncing: bool,
+    /// Where the devices' next processes find that data is lost.
+    marks: Vec<LossMark>,
+}
+
+impl State {
+    fn lose(&mut self) {
+        self.is_lost = true;
+        self.marks.iter().for_each(LossMark::set);
+    }
 }
 
 /// Whether a device may sync.
@@ -45,7 +56,18 @@ impl Durability {
 
     /// Notes that data which a device wrote to the file may be lost.
     pub(in crate::device::blk) fn note_loss(&self) {
-        self.state().is_lost = true;
+        self.state().lose();
+    }
+
+    /// Marks a loss there from now on, and learns of one that an earlier process marked.
+    pub(in crate::device::blk) fn keep_in(&self, mark: LossMark) {
+        let mut state = self.state();
+        state.marks.retain(LossMark::is_open);
+        let is_lost = state.is_lost || mark.is_set();
+        state.marks.push(mark);
+        if is_lost {
+            state.lose();
+        }
     }
 
     /// Begins a sync, unless that has to wait.
@@ -65,7 +87,9 @@ impl Durability {
     pub(in crate::device::blk) fn end_sync(&self, outcome: &io::Result<()>) {
         let mut state = self.state();
         state.is_syncing = false;
-        state.is_lost |= outcome.is_err();
+        if outcome.is_err() {
+            state.lose();
+        }
         self.ended.notify_all();
     }
 
@@ -92,6 +116,31 @@ impl Durability {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{DriverSetup, Record};
+
+    #[test]
+    fn next_process_learns_of_a_loss_and_marks_of_closed_records_go() {
+        let record = || {
+            let file = tempfile::tempfile().unwrap();
+            (Record::create(file.try_clone().unwrap(), &[8]).unwrap(), file)
+        };
+        let ((first, file), (other, _)) = (record(), record());
+        let durability = Durability::default();
+        (0..3).for_each(|_| durability.keep_in(record().0.loss_mark()));
+        durability.keep_in(first.loss_mark());
+        durability.keep_in(other.loss_mark());
+        assert_eq!(durability.state().marks.len(), 2);
+        assert!(!durability.is_lost() && !first.loss_mark().is_set());
+        assert_eq!(durability.begin_sync(), SyncStart::Begun);
+        durability.end_sync(&Err(io::Error::other("no")));
+        assert!(first.loss_mark().is_set() && other.loss_mark().is_set());
+        // The next process.
+        first.share().save(&DriverSetup::default()).unwrap();
+        drop(first);
+        let (reopened, next) = (Record::open(file).unwrap(), Durability::default());
+        next.keep_in(reopened.loss_mark());
+        assert_eq!(next.begin_sync(), SyncStart::Lost);
+    }
 
     #[test]
     fn one_device_syncs_at_a_time_and_all_learn_of_a_failure() {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::durability::Durability;
 use super::error::ClaimError;
 use super::file_id::{FileId, open};
+use super::io_mark::IoMark;
 use super::lock::{LockError, LockState, LockedFile};
 use super::usage::{Owner, Sharing, Usage};
 use crate::device::blk::target::AccessMode;
@@ -37,6 +38,8 @@ pub(super) struct User {
     /// The loop device through which it uses the file, if it does.
     pub(super) through: Option<String>,
     state: UserState,
+    /// Whether the file has its mark.
+    is_marked: bool,
 }
 
 /// Whether a driver uses the disk.
@@ -79,7 +82,7 @@ impl Entry {
     /// Prepares a user, which [`Entry::add`] adds.
     pub(super) fn new_user(&self, owner: &Owner, usage: Usage, through: Option<String>) -> User {
         let (id, owner) = (self.next_id, owner.clone());
-        User { id, owner, usage, through, state: UserState::Idle }
+        User { id, owner, usage, through, state: UserState::Idle, is_marked: false }
     }
 
     /// Adds a device that may claim the file beside all others; returns the number that identifies
@@ -89,15 +92,47 @@ impl Entry {
     /// [`ClaimError`].
     pub(super) fn add(&mut self, path: &Path, id: FileId, user: User) -> Result<u64, ClaimError> {
         self.open(path, id, user.usage)?;
+        self.look_for_unfinished(path, &user)?;
         self.lock_for(path, &user)?;
+        let user = User { is_marked: self.mark(path, &user), ..user };
         let number = user.id;
         self.next_id += 1;
         self.users.push(user);
         Ok(number)
     }
 
+    /// Checks that no operation of an earlier process of this device is under way.
+    fn look_for_unfinished(&self, path: &Path, user: &User) -> Result<(), ClaimError> {
+        let opened = self.opened.as_ref().map(|opened| opened.locked.file());
+        match opened.is_some_and(|file| IoMark::of(&user.owner).is_elsewhere(&file)) {
+            true => Err(ClaimError::Unfinished { path: path.to_owned() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Marks the file as one with which the device transfers data.
+    fn mark(&self, path: &Path, user: &User) -> bool {
+        let Some(opened) = &self.opened else { return false };
+        let marked = IoMark::of(&user.owner).set(&opened.locked.file());
+        let failed = |error: &std::io::Error| {
+            tracing::warn!(%error, "{path:?} cannot be locked: its device ends with this process");
+        };
+        marked.inspect_err(failed).is_ok()
+    }
+
+    /// Whether the file is marked as one of user `id`.
+    pub(super) fn is_marked(&self, id: u64) -> bool {
+        self.users.iter().any(|user| user.id == id && user.is_marked)
+    }
+
     /// Removes a device. With the last one the entry ends, and with that its locks.
     pub(super) fn remove(&mut self, path: &Path, id: u64) {
+        let removed = self.users.iter().find(|user| user.id == id);
+        if let (Some(user), Some(opened)) = (removed, &self.opened)
+            && user.is_marked
+        {
+            IoMark::of(&user.owner).clear(&opened.locked.file());
+        }
         self.users.retain(|user| user.id != id);
         if self.users.is_empty() {
             return;

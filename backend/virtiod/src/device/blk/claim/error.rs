@@ -7,6 +7,13 @@ use super::lock::Conflict;
 use super::usage::Owner;
 use crate::device::blk::target::AccessMode;
 
+impl ClaimError {
+    /// Whether the reason may be the device itself, in an earlier process or a moment ago.
+    pub(crate) fn may_be_own(&self) -> bool {
+        matches!(self, Self::Unfinished { .. } | Self::Busy { .. } | Self::Locked { .. })
+    }
+}
+
 /// The reason for which a device cannot claim a file.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
@@ -25,6 +32,15 @@ pub enum ClaimError {
         owner: Owner,
         /// Whether the owner may write it.
         access: AccessMode,
+    },
+    /// An operation of an earlier process on the file has not ended.
+    #[error(
+        "disk target {path:?} is in use by the device itself: storage has not ended what an earlier \
+         xen-virtiod began"
+    )]
+    Unfinished {
+        /// The file.
+        path: PathBuf,
     },
     /// Another program has locked the file.
     #[error(

@@ -12,7 +12,7 @@ const WRITES: Usage = Usage { access: AccessMode::ReadWrite, sharing: Sharing::S
 const FORCED: Usage = Usage { access: AccessMode::ReadWrite, sharing: Sharing::Forced };
 
 fn owner(domain: u16) -> Owner {
-    Owner { domain, vdev: "xvda".to_owned(), uuid: None }
+    Owner { domain, number: 51712, vdev: "xvda".to_owned(), uuid: None }
 }
 
 fn of_guest(domain: u16, uuid: &str) -> Owner {
@@ -197,6 +197,7 @@ fn claim_of_a_loop_device_includes_its_file() {
         entry: Arc::default(),
         durability: Arc::default(),
         user,
+        mark: IoMark::of(&owner(1)),
     };
     let behind = |owner: &Owner| images.registry.claim_behind(&device(0), WRITES, owner);
     let first = behind(&owner(1)).unwrap().unwrap();

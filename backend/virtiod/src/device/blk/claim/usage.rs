@@ -10,6 +10,8 @@ use crate::device::blk::target::AccessMode;
 pub struct Owner {
     /// The guest's domain.
     pub domain: u16,
+    /// The device's number in its class.
+    pub number: u32,
     /// The disk's name in the guest's configuration, as `xvda`.
     pub vdev: String,
     /// The guest's UUID, if it is known. While a guest migrates within this host, it is two

@@ -7,6 +7,18 @@ use super::AccessMode;
 use crate::device::Fault;
 use crate::device::blk::claim::{ClaimError, Owner};
 
+impl TargetError {
+    /// Whether the target may be in use by the device itself, in an earlier process.
+    pub(crate) fn may_be_own(&self) -> bool {
+        matches!(self, Self::Claim(error) if error.may_be_own())
+    }
+
+    /// Whether operations of the device itself on its target have not ended.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        matches!(self, Self::Claim(ClaimError::Unfinished { .. }))
+    }
+}
+
 /// An error of a target, or of a request to it.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {

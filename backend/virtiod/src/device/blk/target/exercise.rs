@@ -61,7 +61,7 @@ fn exercise(image: &[u8], seed: u64) -> io::Result<Exercised> {
         discard: Discard::Allowed,
         format: Some(ImageFormat::Qcow2),
         sharing: Sharing::Safe,
-        owner: Owner { domain: 1, vdev: "xvda".to_owned(), uuid: None },
+        owner: Owner { domain: 1, number: 51712, vdev: "xvda".to_owned(), uuid: None },
     };
     let Ok(target) = Target::open(options.clone()) else { return Ok(Exercised::Refused) };
     let mut written = Written::default();

@@ -67,7 +67,7 @@ impl TargetOptions {
             discard: Discard::Allowed,
             format: None,
             sharing: Sharing::Safe,
-            owner: Owner { domain: 1, vdev: "xvda".to_owned(), uuid: None },
+            owner: Owner { domain: 1, number: 51712, vdev: "xvda".to_owned(), uuid: None },
         }
     }
 }

@@ -44,7 +44,8 @@ fn failed_sync_persists_until_the_target_is_reopened() {
 /// A device that uses the file at `path`: with a guest's UUID, or by force.
 fn device(path: &Path, domain: u16, vm: Option<&str>) -> Target {
     let sharing = if vm.is_some() { Sharing::Safe } else { Sharing::Forced };
-    let owner = Owner { domain, vdev: "xvda".to_owned(), uuid: vm.map(str::to_owned) };
+    let owner =
+        Owner { domain, number: 51712, vdev: "xvda".to_owned(), uuid: vm.map(str::to_owned) };
     let options = TargetOptions { sharing, owner, ..TargetOptions::for_test(path) };
     Target::open(options).unwrap()
 }

@@ -337,7 +337,7 @@ fn uncounted_clusters_that_no_kill_leaves_are_damage() {
 fn domain(path: &Path, domain: u16) -> TargetOptions {
     let vm = Some("7a5f3b0e-0000-4000-8000-000000000001".to_owned());
     TargetOptions {
-        owner: Owner { domain, vdev: "xvda".to_owned(), uuid: vm },
+        owner: Owner { domain, number: 51712, vdev: "xvda".to_owned(), uuid: vm },
         ..TargetOptions::for_test(path)
     }
 }
