@@ -1,8 +1,8 @@
-# The daemon is killed while it serves a guest's devices. The driver gives up devices without
-# requests in flight (network, console, entropy, vsock and an idle disk): a first one while no
-# daemon runs, the others when the next daemon closes them. The guest can unbind and unload their
-# drivers and virtio_msg_xen, and the devices work again when it binds them again. A disk with
-# requests in flight stays dead, without harm to other devices.
+# The daemon is killed while it serves a guest's devices. The next one takes the disks over (see
+# taken-over). The driver gives up network, console, entropy and vsock: a first one while no daemon
+# runs, the others when the next daemon closes them. The guest can unbind and unload the drivers and
+# virtio_msg_xen, and the devices work again when it binds them again. A disk that the guest unbinds
+# while no daemon runs and requests are in flight stays dead, without harm to other devices.
 # guests: pv
 # soak: pv-bookworm pvh-sid
 # limit: 240

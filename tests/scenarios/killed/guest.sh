@@ -5,8 +5,9 @@ there() {
         [ "$(cat /sys/class/misc/hw_random/rng_current)" = virtio_rng.0 ]
 }
 
-gone() {
-    [ ! -e /sys/bus/virtio/devices ] || [ -z "$(ls /sys/bus/virtio/devices)" ]
+# Only the disks are left.
+given_up() {
+    [ "$(ls /sys/bus/virtio/devices | wc -l)" = 2 ] && [ -b /dev/vda ] && [ -b /dev/vdb ]
 }
 
 healthy() {
@@ -33,8 +34,9 @@ rmmod virtio_net
 healthy
 echo "lab: unloaded virtio_net"
 
-# The next daemon closes the other devices.
-wait_for "the driver to give the virtio devices up" 30 gone
+# The next daemon closes the other devices, and serves the disks.
+wait_for "the driver to give virtio devices up" 30 given_up
+dd if=/dev/vda of=/dev/null bs=64k count=1 iflag=direct 2>/dev/null
 ! dmesg | grep 'requests unfinished'
 exec 3>&-
 for driver in virtio_rng vmw_vsock_virtio_transport; do

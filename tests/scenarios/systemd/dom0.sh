@@ -185,19 +185,22 @@ journal err | grep -F "$refusal" | grep -F "guest=$guest" >/dev/null ||
 journal info | grep -w ready >/dev/null || fail "the journal does not say that the daemon is ready"
 ! journal debug | grep '^<[0-7]>' || fail "the journal has priorities in its text"
 
-# A crash: systemd starts the daemon again, which warns of the devices that it finds.
+# A crash: systemd starts the daemon again, which takes the disks over and warns of the devices that
+# it cannot take over.
 logged=$(wc -c <$daemon_log)
 kill -9 "$(property MainPID)"
-wait_for "the next daemon's warning" 30 "case \$line in *'device of an earlier daemon closed'*) ;; *) false ;; esac" \
+wait_for "the next daemon's warning" 30 "case \$line in *'device of an earlier process closed'*) ;; *) false ;; esac" \
     tail -c "+$((logged + 1))" -F $daemon_log
 holds ActiveState active
 holds NRestarts 1
 wait_console systemd 20 'device given up: the backend left'
+[ "$(journal info | grep -c 'taken over from an earlier process')" = 3 ] ||
+    fail "the next daemon did not take three disks over"
 xl destroy "$guest"
 wait_gone "$guest" 20
 
-# A restart during a guest's writes: the guest loses its disk, no grant stays mapped, and other
-# programs' sockets beside the daemon's stay.
+# A restart, and a stop and a start, during a guest's writes: the guest goes on, and other programs'
+# sockets beside the daemon's stay. While the unit is stopped, no grant is mapped.
 listen 3000 /dev/null /dev/null
 make_initrd writing-initrd /lab/scenarios/driver-domain/writing.sh
 start_guest writing "$PWD/writing-initrd" "$PWD/disk.img" ||
@@ -207,16 +210,23 @@ wait_console writing 40 'lab: writing 2'
 systemctl restart $unit
 holds NRestarts 0
 [ -S "${socket}_3000" ] || fail "the restart removed another program's socket"
-wait_console writing 20 'device given up: the backend left'
-[ -z "$(mapped_grants "$guest")" ] ||
-    fail "grants of domain $guest are mapped: $(mapped_grants "$guest")"
-xl destroy "$guest"
-wait_gone "$guest" 20
-
-# A stop.
+wait_console writing 20 "lab: writing $(($(guest_said writing writing) + 2))"
 systemctl stop $unit
 holds Result success
 holds ExecMainStatus 0
+[ -z "$(mapped_grants "$guest")" ] ||
+    fail "grants of domain $guest are mapped: $(mapped_grants "$guest")"
+systemctl start $unit
+wait_console writing 20 "lab: writing $(($(guest_said writing writing) + 2))"
+
+# An end: the guest loses its disk.
+xen-virtiod end >ended
+grep -q "domain $guest virtio_disk/51712: ended (blk)" ended || fail "end prints $(cat ended)"
+wait_console writing 20 'device given up: the backend left'
+xl destroy "$guest"
+wait_gone "$guest" 20
+wait_for "the unit to be inactive" 10 "[ \"\$(property ActiveState)\" = inactive ]" \
+    sh -c 'while echo; do sleep 0.1; done'
 
 # An invalid configuration: the start fails, the error names the line, and systemd does not retry.
 echo '[default.net]

@@ -1,0 +1,85 @@
+# The daemon is killed and stopped again and again while a guest writes and verifies its disks: one
+# on a file, one on a disk that takes 20 ms for each request, with direct I/O, so that requests are
+# in flight. Each time the next daemon takes the devices over. The guest sees neither an error nor
+# wrong data, XenStore shows both sides connected all the time, and the daemon does what it owes.
+# guests: pv
+# soak: pvh hvm
+# limit: 240
+. /lab/dom0/lib.sh
+
+KILLS=8
+STOPS=4
+
+config=/sys/kernel/config
+store=$config/nullb/taken
+clean_up() {
+    echo 0 >$store/power
+    rmdir $store
+}
+trap 'clean_up >/dev/null 2>&1' EXIT
+
+modprobe null_blk nr_devices=0
+mountpoint -q $config || mount -t configfs configfs $config
+mkdir $store
+for setting in size=16 memory_backed=1 irqmode=2 completion_nsec=20000000 hw_queue_depth=64; do
+    echo "${setting#*=}" >"$store/${setting%=*}"
+done
+echo 1 >$store/power
+slow=/dev/taken
+
+name=$GUEST-taken-over
+make_disk disk.img 16
+make_initrd initrd /lab/scenarios/taken-over/guest.sh
+start_guest "$name" "$PWD/initrd" "$PWD/disk.img" "$slow:direct" || fail "xl could not create the guest"
+wait_console "$name" 60 'lab: round 1'
+
+# rounds: prints the number of rounds that the guest has verified.
+rounds() {
+    tr -d '\r' <"$consoles/guest-$name.log" | sed -n 's/^lab: round //p' | tail -n 1
+}
+
+# check_connected: fails unless XenStore shows both sides of each disk in state 4.
+check_connected() {
+    local number end
+    for number in 51712 51728; do
+        for end in "/local/domain/0/backend/virtio_disk/$domid/$number" \
+            "/local/domain/$domid/device/virtio_disk/$number"; do
+            [ "$(xenstore-read "$end/state")" = 4 ] || fail "$end is not connected"
+        done
+    done
+}
+
+# next_daemon SIGNAL: ends the daemon, and starts another one, which serves a whole round.
+next_daemon() {
+    local daemon before
+    daemon=$(cat $daemon_pid)
+    kill "-$1" "$daemon"
+    timeout 20 tail --pid="$daemon" -s 0.1 -f /dev/null || fail "the daemon did not end"
+    check_connected
+    before=$(rounds)
+    start_daemon xen-virtiod
+    wait_console "$name" 60 "lab: round $((before + 2))"
+    check_connected
+}
+
+taken=$(grep -c 'taken over from an earlier process' $daemon_log || true)
+for _ in $(seq $KILLS); do
+    next_daemon KILL
+done
+for _ in $(seq $STOPS); do
+    next_daemon TERM
+done
+taken=$(($(grep -c 'taken over from an earlier process' $daemon_log || true) - taken))
+[ "$taken" = $((2 * (KILLS + STOPS))) ] || fail "devices were taken over $taken times"
+echo "12 daemons took over, the guest verified $(rounds) rounds"
+
+tell_guest "$domid" stop
+end_guest "$name" 60
+for disk in vda:disk.img "vdb:$slow"; do
+    sum=$(head -c 8M "${disk#*:}" | sha256sum | cut -d ' ' -f 1)
+    [ "$(guest_said "$name" "sum-${disk%%:*}")" = "$sum" ] || fail "${disk#*:} is not what the guest read"
+done
+check_nothing_mapped
+# A kernel that cannot cope with the end of a process while storage works for it says so here.
+! dmesg | grep -E 'BUG:|WARNING: CPU' || fail "Dom0's kernel warns"
+[ -z "$(ls /run/xen-virtiod/records)" ] || fail "records are left: $(ls /run/xen-virtiod/records)"
