@@ -8,7 +8,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use vm_memory::VolatileSlice;
 
@@ -16,9 +16,12 @@ use crate::owned::OwnedVector;
 
 /// The alignment: a page, which all direct I/O accepts.
 const ALIGNMENT: usize = 4096;
-/// Maximum bytes of buffers that are kept for the next transfers: new ones cost a fault for each
-/// page.
-const MOST_KEPT: usize = 2 << 20;
+/// Maximum bytes of buffers that the process keeps for the next transfers: new ones cost a fault for
+/// each page.
+const MOST_KEPT: usize = 32 << 20;
+
+/// The buffers that wait for the next transfers, of all engines.
+static KEPT: Mutex<Kept> = Mutex::new(Kept { buffers: Vec::new(), bytes: 0 });
 
 /// Aligned memory.
 struct Buffer {
@@ -57,7 +60,6 @@ impl Drop for Buffer {
 }
 
 /// Buffers that wait for the next transfers.
-#[derive(Default)]
 struct Kept {
     buffers: Vec<Buffer>,
     bytes: usize,
@@ -79,49 +81,32 @@ impl Kept {
     }
 }
 
-/// The buffers of one engine.
-#[derive(Default)]
-pub(crate) struct BounceBuffers(Arc<Mutex<Kept>>);
-
 /// A buffer in use.
-struct Lent {
-    buffer: Option<Buffer>,
-    owner: Weak<Mutex<Kept>>,
-}
+struct Lent(Option<Buffer>);
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let (Some(buffer), Some(owner)) = (self.buffer.take(), self.owner.upgrade()) {
-            lock(&owner).keep(buffer);
-        }
+        self.0.take().into_iter().for_each(|buffer| kept().keep(buffer));
     }
 }
 
-impl BounceBuffers {
-    /// A vector of `length` bytes; `None` if there is no memory.
-    pub(crate) fn vector(&self, length: usize) -> Option<OwnedVector> {
-        // Powers of two, so that few sizes fit all transfers.
-        let size = length.max(ALIGNMENT).checked_next_power_of_two()?;
-        let kept = lock(&self.0).take(size);
-        let buffer = kept.or_else(|| Buffer::new(size));
-        let lent = Arc::new(Lent { buffer: Some(buffer?), owner: Arc::downgrade(&self.0) });
-        let filled = OwnedVector::new(&lent, |lent: &Lent, pieces| {
-            let bytes = lent.buffer.as_ref().map(Buffer::bytes);
-            let part = bytes.and_then(|bytes| bytes.subslice(0, length).ok());
-            if part.is_some_and(|part| pieces.push(&part)) { Ok(()) } else { Err(()) }
-        });
-        filled.ok()
-    }
-
-    /// Frees the buffers that no transfer uses.
-    pub(crate) fn clear(&mut self) {
-        *lock(&self.0) = Kept::default();
-    }
+/// A vector of `length` bytes; `None` if there is no memory.
+pub(crate) fn vector(length: usize) -> Option<OwnedVector> {
+    // Powers of two, so that few sizes fit all transfers.
+    let size = length.max(ALIGNMENT).checked_next_power_of_two()?;
+    let used_before = kept().take(size);
+    let lent = Arc::new(Lent(Some(used_before.or_else(|| Buffer::new(size))?)));
+    let filled = OwnedVector::new(&lent, |lent: &Lent, pieces| {
+        let bytes = lent.0.as_ref().map(Buffer::bytes);
+        let part = bytes.and_then(|bytes| bytes.subslice(0, length).ok());
+        if part.is_some_and(|part| pieces.push(&part)) { Ok(()) } else { Err(()) }
+    });
+    filled.ok()
 }
 
 /// The buffers of a panicked thread are as good as others.
-fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
-    kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+fn kept() -> MutexGuard<'static, Kept> {
+    KEPT.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 #[cfg(test)]
@@ -134,20 +119,16 @@ mod tests {
 
     #[test]
     fn buffers_are_aligned_and_used_again_up_to_a_limit() {
-        let mut buffers = BounceBuffers::default();
-        let first = buffers.vector(5000).unwrap();
-        assert_eq!((first.length(), start(&first) % ALIGNMENT), (5000, 0));
-        let (address, other) = (start(&first), buffers.vector(8192).unwrap());
+        // Of a size that no other test uses.
+        let first = vector(300_000).unwrap();
+        assert_eq!((first.length(), start(&first) % ALIGNMENT), (300_000, 0));
+        let (address, other) = (start(&first), vector(1 << 19).unwrap());
         assert_ne!(address, start(&other));
         drop(first);
-        assert_eq!(start(&buffers.vector(4097).unwrap()), address);
-        let many: Vec<_> = (0..8).map(|_| buffers.vector(1 << 20).unwrap()).collect();
+        assert_eq!(start(&vector(400_000).unwrap()), address);
+        let many: Vec<_> = (0..40).map(|_| vector(1 << 20).unwrap()).collect();
         drop(many);
-        assert!(lock(&buffers.0).bytes <= MOST_KEPT);
-        assert!(lock(&buffers.0).bytes > MOST_KEPT / 2);
-        buffers.clear();
-        assert_eq!(lock(&buffers.0).bytes, 0);
-        drop(other);
-        drop(buffers);
+        assert!((MOST_KEPT / 2..=MOST_KEPT).contains(&kept().bytes));
+        assert_eq!(vector(0).map(|empty| empty.length()), Some(0));
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use io_uring::{IoUring, squeue, types};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::bounce::BounceBuffers;
+use crate::bounce;
 use crate::operation::{Operation, Step};
 use crate::owned::OwnedVector;
 use crate::registered::Registered;
@@ -105,7 +105,6 @@ pub struct Engine<T> {
     results: Vec<(u32, i32)>,
     polls: RingPolls,
     registered: Registered,
-    bounce: BounceBuffers,
 }
 
 impl<T> Engine<T> {
@@ -120,7 +119,6 @@ impl<T> Engine<T> {
             results: Vec::new(),
             polls: RingPolls::default(),
             registered: Registered::default(),
-            bounce: BounceBuffers::default(),
         }
     }
 
@@ -186,7 +184,7 @@ impl<T> Engine<T> {
         mut operation: Operation,
         token: T,
     ) -> Result<(), Box<Operation>> {
-        let Some(bounce) = self.bounce.vector(operation.vector.length()) else {
+        let Some(bounce) = bounce::vector(operation.vector.length()) else {
             return Err(Box::new(operation));
         };
         operation.go_through(bounce);
@@ -215,7 +213,6 @@ impl<T> Engine<T> {
 
     /// Has the kernel forget all regions, if no operation is in flight.
     pub fn unregister(&mut self) {
-        self.bounce.clear();
         if let (Backend::Ring(ring), 0) = (&self.backend, self.in_flight()) {
             self.registered.clear(ring);
         }
