@@ -16,8 +16,8 @@ use crate::owned::OwnedVector;
 
 /// The alignment: a page, which all direct I/O accepts.
 const ALIGNMENT: usize = 4096;
-/// Maximum bytes of buffers that the process keeps for the next transfers: new ones cost a fault for
-/// each page.
+/// Maximum bytes of buffers that the process keeps for the next transfers: new ones cost a fault
+/// for each page.
 const MOST_KEPT: usize = 32 << 20;
 
 /// The buffers that wait for the next transfers, of all engines.
