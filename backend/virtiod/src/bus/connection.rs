@@ -12,7 +12,7 @@ use tracing::Level;
 
 use super::channel::{Channel, ChannelError, FlushError, ReceivedMessage};
 use super::doorbells::Doorbells;
-use super::keeper::Keeper;
+use super::keeper::{Keeper, remove_record};
 use super::keys::{FrontendKeys, KeyError};
 use super::queue_groups::ClosedDevice;
 use super::scheduler::clock::KernelClock;
@@ -24,9 +24,7 @@ use crate::device::{AwaitedFd, Source, VirtioDevice};
 use crate::dma::DmaMemory;
 use crate::domain::Domain;
 use crate::guest::Guest;
-use crate::record::{
-    self, ConnectionId, DriverSetup, MessageMark, OwedReset, Record, RecordDirectory, RecordError,
-};
+use crate::record::{self, ConnectionId, DriverSetup, MessageMark, OwedReset, Record, RecordError};
 use crate::stats::DeviceStats;
 use xen::{EventError, GrantTable};
 
@@ -167,17 +165,15 @@ impl<X: Domain> Connection<X> {
         let mut connection = Self::open(xen, context, keys, device)?;
         match connection.go_on(context, record, id) {
             Ok(()) => Ok(connection),
-            Err(error) => {
-                connection.keeper = None;
-                Err(OpenError { error, device: connection.close().device })
-            }
+            // The record stays, for another attempt.
+            Err(error) => Err(OpenError { error, device: connection.close().device }),
         }
     }
 
     fn go_on(
         &mut self,
         context: &Context,
-        record: Record,
+        mut record: Record,
         id: ConnectionId,
     ) -> Result<(), ConnectionError> {
         let setup = record.setup()?;
@@ -186,7 +182,6 @@ impl<X: Domain> Connection<X> {
         }
         self.transport.take_over(&setup, &record, &mut self.doorbells.channels)?;
         self.channel.take_over(record.mark(), setup.answered.as_ref());
-        let mut record = record;
         if !self.channel.has_response() {
             // The request is done again. What is sent before its response is not the response.
             record.set_mark(MessageMark::NONE);
@@ -208,7 +203,7 @@ impl<X: Domain> Connection<X> {
         let Some(records) = &context.records else { return };
         if !self.transport.can_be_taken_over() {
             // One of an earlier connection.
-            return remove_record(records, context);
+            return remove_record(records, &context.path.record_name(), &self.stats);
         }
         match Keeper::create(records, &context.path, id, self.transport.queue_sizes()) {
             Ok(keeper) => {
@@ -478,14 +473,6 @@ impl ConnectionError {
             Self::TakeOver(error) => error.may_pass(),
             Self::Keys(_) | Self::Page(_) | Self::Flush(_) | Self::Record(_) => false,
         }
-    }
-}
-
-/// Removes the record of a device.
-pub fn remove_record(records: &RecordDirectory, context: &Context) {
-    if let Err(error) = records.remove(&context.path.record_name()) {
-        let what = format_args!("cannot remove the device's record: {}", Causes(&error));
-        context.stats.log.line(Level::WARN, what);
     }
 }
 

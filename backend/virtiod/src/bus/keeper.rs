@@ -69,9 +69,14 @@ impl Keeper {
 
     /// Removes the record: no process takes the connection over.
     pub fn remove(self, stats: &DeviceStats) {
-        if let Err(error) = self.directory.remove(&self.name) {
-            let what = format_args!("cannot remove the device's record: {}", Causes(&error));
-            stats.log.line(Level::WARN, what);
-        }
+        remove_record(&self.directory, &self.name, stats);
+    }
+}
+
+/// Removes the record of a device, if there is one.
+pub fn remove_record(directory: &RecordDirectory, name: &str, stats: &DeviceStats) {
+    if let Err(error) = directory.remove(name) {
+        let what = format_args!("cannot remove the device's record: {}", Causes(&error));
+        stats.log.line(Level::WARN, what);
     }
 }

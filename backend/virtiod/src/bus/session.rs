@@ -16,7 +16,8 @@ use tracing::Level;
 use uring::waiting::wait_by_poll;
 
 pub use super::connection::BoxedDevice;
-use super::connection::{Connection, ConnectionError, OpenError, remove_record};
+use super::connection::{Connection, ConnectionError, OpenError};
+use super::keeper::remove_record;
 use super::keys::{DevicePath, FrontendKeys, KeyError, Keys, Remover};
 use super::pending_states::PendingStates;
 use super::reconnection::{CHECK_INTERVAL, Reconnected, reconnect};
@@ -399,14 +400,25 @@ impl<X: Domain> Session<X> {
                 // It may be of an attempt that failed. Without XenStore, the next state fails too.
                 let _ = self.keys.clear_error();
             }
+            // The next process tries again.
+            Err(OpenError { error, .. }) if error.may_pass() && self.is_to_leave() => {}
             Err(OpenError { error, device }) => {
                 self.phase = Phase::Closed(device);
                 self.add(XenbusState::Closing);
                 self.give_up(&error);
-                let records = self.context.records.as_ref();
-                records.into_iter().for_each(|records| remove_record(records, &self.context));
+                if let Some(records) = &self.context.records {
+                    remove_record(records, &self.context.path.record_name(), &self.stats);
+                }
             }
         }
+    }
+
+    /// Whether the daemon leaves its devices.
+    fn is_to_leave(&self) -> bool {
+        let mut fds = [AwaitedFd::readable(self.stop.as_fd())];
+        let waited = wait_by_poll(&mut fds, Duration::ZERO);
+        let is_given = waited.is_ok() && fds.iter().any(|fd| fd.is_ready);
+        is_given && self.stop.ending() == Ending::Leave
     }
 
     /// Takes a connection over. For a while it waits for what the earlier process holds.
@@ -414,23 +426,22 @@ impl<X: Domain> Session<X> {
         &self,
         record: Record,
         id: &ConnectionId,
-        device: BoxedDevice<X>,
+        mut device: BoxedDevice<X>,
     ) -> Result<Connection<X>, OpenError<X>> {
         let keys = FrontendKeys { page: GrantRef(id.page), port: RemotePort(id.port) };
         let (end, mut waits) = (Instant::now() + TAKE_OVER_LIMIT, TAKE_OVER_RETRY);
-        let (mut record, mut device) = (record, device);
         loop {
             let left = (record.share(), id.clone());
-            match Connection::take_over(&self.xen, &self.context, keys, device, left) {
-                Err(failed) if failed.error.may_pass() && Instant::now() < end => {
-                    device = failed.device;
-                }
+            let failed = match Connection::take_over(&self.xen, &self.context, keys, device, left) {
+                Err(failed) if failed.error.may_pass() && Instant::now() < end => failed,
                 outcome => return outcome,
-            }
+            };
             let mut fds = [AwaitedFd::readable(self.stop.as_fd())];
-            // A stop ends the session after this attempt.
-            let _ = wait_by_poll(&mut fds, waits.take());
-            record = record.share();
+            let waited = wait_by_poll(&mut fds, waits.take());
+            if waited.is_err() || fds.iter().any(|fd| fd.is_ready) {
+                return Err(failed);
+            }
+            device = failed.device;
         }
     }
 

@@ -196,6 +196,11 @@ fn connection_waits_for_a_port_that_the_earlier_process_still_has() {
     // The daemon has tried, and tries again.
     host.wait_for_starting(ends.guest);
     assert_eq!(state(&host, &ends).as_deref(), Some("4"));
+    // A stop leaves it to the daemon after that.
+    host.leave();
+    assert_eq!(state(&host, &ends).as_deref(), Some("4"));
+    host.serve_again();
+    host.wait_for_starting(ends.guest);
     drop(earlier);
     read(&mut driver);
     driver.close();
