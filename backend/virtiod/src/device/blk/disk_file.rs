@@ -90,6 +90,11 @@ impl DiskFile {
         self.direct.as_ref().map_or(&self.cached, |direct| &direct.file)
     }
 
+    /// Whether `file` is the one for direct I/O.
+    pub(super) fn is_direct(&self, file: &Arc<File>) -> bool {
+        self.direct.as_ref().is_some_and(|direct| Arc::ptr_eq(&direct.file, file))
+    }
+
     /// Length in bytes of the longest transfer that need not be divided.
     pub(super) fn longest(&self) -> usize {
         self.direct.as_ref().map_or(usize::MAX, |direct| direct.longest)

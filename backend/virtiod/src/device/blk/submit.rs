@@ -168,16 +168,13 @@ impl Block {
     /// must not hold the guest's.
     fn start_operation(&mut self, first: usize, operation: Operation) {
         let file = self.in_flight.get(first).and_then(InFlight::file);
-        let cached = file.map(|file| Arc::clone(&file.cached));
-        let is_direct = cached.as_ref().is_some_and(|it| !Arc::ptr_eq(it, &operation.file));
+        let direct = file.filter(|file| file.is_direct(&operation.file)).cloned();
         let ticket = Ticket::Transfer(first);
-        if !is_direct || self.may_be_pinned(first) {
+        let Some(file) = direct.filter(|_| !self.may_be_pinned(first)) else {
             return self.engine.submit(operation, ticket);
-        }
-        if let (Err(operation), Some(cached)) =
-            (self.engine.submit_bounced(operation, ticket), cached)
-        {
-            let Operation { work, vector, .. } = *operation;
+        };
+        if let Err(operation) = self.engine.submit_bounced(operation, ticket) {
+            let (Operation { work, vector, .. }, cached) = (*operation, Arc::clone(&file.cached));
             // The page cache takes no memory of this process's.
             self.engine.submit(Operation::new(cached, work, vector), ticket);
         }
@@ -383,8 +380,7 @@ enum Remedy {
 }
 
 fn remedy(operation: &Operation, error: &io::Error, file: &DiskFile) -> Remedy {
-    let is_direct =
-        file.direct.as_ref().is_some_and(|direct| Arc::ptr_eq(&direct.file, &operation.file));
+    let is_direct = file.is_direct(&operation.file);
     match (operation.work, error.raw_os_error()) {
         (_, Some(libc::EINVAL | libc::EFAULT)) if is_direct => Remedy::PageCache,
         (Work::Write { offset, mode: WriteMode::Through }, Some(libc::EOPNOTSUPP)) => {

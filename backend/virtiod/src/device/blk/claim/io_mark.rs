@@ -14,6 +14,7 @@ use std::sync::LazyLock;
 use nix::fcntl::{FcntlArg, fcntl};
 use sha2::{Digest, Sha256};
 
+use super::lock::{is_locked_elsewhere, one_byte};
 use super::usage::Owner;
 
 /// The first of the bytes, as many as fit behind it.
@@ -46,13 +47,13 @@ impl IoMark {
     /// # Errors
     /// The file system has no locks.
     pub(super) fn set(self, file: &File) -> io::Result<()> {
-        fcntl(file, FcntlArg::F_OFD_SETLK(&self.byte(libc::F_RDLCK)))?;
+        fcntl(file, FcntlArg::F_OFD_SETLK(&one_byte(libc::F_RDLCK, self.0)))?;
         Ok(())
     }
 
     /// Removes the mark from a file with which the device transfers nothing any more.
     pub(super) fn clear(self, file: &File) {
-        if let Err(error) = fcntl(file, FcntlArg::F_OFD_SETLK(&self.byte(libc::F_UNLCK))) {
+        if let Err(error) = fcntl(file, FcntlArg::F_OFD_SETLK(&one_byte(libc::F_UNLCK, self.0))) {
             tracing::warn!(%error, "cannot remove a device's mark from its image");
         }
     }
@@ -60,20 +61,7 @@ impl IoMark {
     /// Whether another open description of the file has the mark. None has where the file system
     /// has no locks.
     pub(super) fn is_elsewhere(self, file: &File) -> bool {
-        let mut found = self.byte(libc::F_WRLCK);
-        let looked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut found));
-        looked.is_ok() && i32::from(found.l_type) != libc::F_UNLCK
-    }
-
-    fn byte(self, kind: libc::c_int) -> libc::flock {
-        libc::flock {
-            l_type: kind as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: self.0,
-            l_len: 1,
-            // The kernel requires 0 for locks of an open file description.
-            l_pid: 0,
-        }
+        is_locked_elsewhere(file, self.0).unwrap_or(false)
     }
 }
 

@@ -178,7 +178,8 @@ impl LockedFile {
 
     /// Sets or releases the lock on one byte; returns `false` if another program's lock conflicts.
     fn lock(&self, kind: libc::c_int, base: i64, permission: Permission) -> io::Result<bool> {
-        match fcntl(&self.file, FcntlArg::F_OFD_SETLK(&byte(kind, base, permission))) {
+        let byte = one_byte(kind, base + permission as i64);
+        match fcntl(&self.file, FcntlArg::F_OFD_SETLK(&byte)) {
             Ok(_) => Ok(true),
             Err(nix::Error::EAGAIN | nix::Error::EACCES) => Ok(false),
             Err(errno) => Err(errno.into()),
@@ -186,9 +187,7 @@ impl LockedFile {
     }
 
     fn is_locked_elsewhere(&self, base: i64, permission: Permission) -> io::Result<bool> {
-        let mut found = byte(libc::F_WRLCK, base, permission);
-        fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut found))?;
-        Ok(i32::from(found.l_type) != libc::F_UNLCK)
+        is_locked_elsewhere(&self.file, base + permission as i64)
     }
 }
 
@@ -200,11 +199,22 @@ impl Drop for LockedFile {
     }
 }
 
-fn byte(kind: libc::c_int, base: i64, permission: Permission) -> libc::flock {
+/// Whether another open description of the file has a lock on the byte.
+///
+/// # Errors
+/// The file system has no locks.
+pub(super) fn is_locked_elsewhere(file: &File, at: i64) -> io::Result<bool> {
+    let mut found = one_byte(libc::F_WRLCK, at);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
+    Ok(i32::from(found.l_type) != libc::F_UNLCK)
+}
+
+/// A lock on one byte.
+pub(super) fn one_byte(kind: libc::c_int, at: i64) -> libc::flock {
     libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: base + permission as i64,
+        l_start: at,
         l_len: 1,
         // The kernel requires 0 for locks of an open file description.
         l_pid: 0,
