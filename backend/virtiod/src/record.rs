@@ -132,15 +132,11 @@ impl Record {
         if length < header::LENGTH {
             return Err(RecordError::Damaged("it has no header"));
         }
-        let first = RecordMemory::map(
-            file.try_clone().map_err(|error| RecordError::File("map", error))?,
-            header::LENGTH,
-        )?;
-        let header = Header::read(first.bytes())?;
+        let memory = RecordMemory::map(file, length)?;
+        let header = Header::read(memory.bytes())?;
         if header.record_length() != length {
             return Err(RecordError::Damaged("its size is not what its header says"));
         }
-        let memory = RecordMemory::map(file, length)?;
         let slots = Slots::find(memory.bytes())?;
         Ok(Self { memory, header, slots })
     }

@@ -179,14 +179,16 @@ impl<P: AsRef<MappedRange>> Channel<P> {
             }
         };
         // A size beyond the buffer yields an empty slice, which does not decode and is dropped.
-        let decoded = Message::decode(buffer.get(..size).unwrap_or(&[]));
-        match &decoded {
-            Ok(Message { body: Body::Request(_), .. }) => self.holds_request = true,
-            _ => self.from_driver.free(words),
-        }
-        match decoded {
-            Ok(message) => Ok(ReceivedMessage::Message(message)),
+        match Message::decode(buffer.get(..size).unwrap_or(&[])) {
+            Ok(message) => {
+                self.holds_request = matches!(message.body, Body::Request(_));
+                if !self.holds_request {
+                    self.from_driver.free(words);
+                }
+                Ok(ReceivedMessage::Message(message))
+            }
             Err(error) => {
+                self.from_driver.free(words);
                 self.note_dropped(&error);
                 Ok(ReceivedMessage::Dropped)
             }
