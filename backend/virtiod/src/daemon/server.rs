@@ -681,8 +681,9 @@ fn left<S: XenStore>(
     Ok(session::Origin::Closed)
 }
 
-/// Refuses a device that cannot be opened. A device that a guest had before is closed instead and
-/// retried: its resources may return, and no toolstack waits for it.
+/// Refuses a device that cannot be opened. A device that a guest had before is closed instead, or
+/// waits if it can be taken over, and is retried: its resources may return, and no toolstack waits
+/// for it.
 fn refuse<S: XenStore>(
     keys: &mut Keys<S>,
     origin: &session::Origin,
