@@ -63,6 +63,13 @@ pub enum Operation {
     ///
     /// To stop or restart the daemon does not end disks: their guests wait for the next daemon.
     End,
+    /// Serves the devices of one guest. The daemon starts this program so, with a socket as its
+    /// standard input.
+    #[command(hide = true)]
+    ServeGuest {
+        /// The guest's domain id.
+        guest: u16,
+    },
     /// Checks the configuration file: prints "ok", or one line with file, line and key of the
     /// error. The exit status of an error is 78.
     Check {

@@ -1,12 +1,15 @@
-//! The daemon: finds devices in XenStore, runs a thread for each, and reports their state.
+//! The daemon: finds devices in XenStore, has a thread run for each, and reports their state.
 //!
 //! [`server`] starts and ends devices; [`registry`] lists them, and [`control`] reports them to
 //! clients; [`daemon_lock`] prevents a second daemon.
 
 pub mod control;
 pub mod daemon_lock;
+mod device_service;
+pub mod guest_processes;
+mod image_service;
 pub mod registry;
+pub mod runner;
 mod same_address;
 pub mod server;
 pub mod signals;
-pub mod size_watches;

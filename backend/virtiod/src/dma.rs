@@ -17,6 +17,7 @@ mod mapping;
 mod memory;
 mod pool;
 mod ring_mapping;
+pub mod shared_count;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

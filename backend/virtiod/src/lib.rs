@@ -57,6 +57,7 @@ pub mod features;
 pub mod guest;
 pub mod guest_log;
 pub mod listener;
+pub mod process;
 pub mod record;
 pub mod setup;
 pub mod stats;

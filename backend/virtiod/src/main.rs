@@ -5,22 +5,27 @@ mod command_line;
 mod logging;
 mod stat;
 
+use std::ffi::OsString;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use xen::Causes;
-use xen::DevXen;
+use xen::{Causes, DevXen, DomId};
 use xen_virtiod::config::{ConfigError, ConfigFile};
 use xen_virtiod::daemon::control::{self, ControlError, ControlSocket};
 use xen_virtiod::daemon::daemon_lock::{DaemonLock, LOCK, SoleError};
+use xen_virtiod::daemon::guest_processes::{GuestProcesses, SameProgram};
 use xen_virtiod::daemon::registry::Registry;
 use xen_virtiod::daemon::server::{Server, ServerError};
-use xen_virtiod::daemon::signals::stop_on_signals;
+use xen_virtiod::daemon::signals::{ignore_stop_signals, stop_on_signals};
 use xen_virtiod::domain::ByGrants;
+use xen_virtiod::process;
+use xen_virtiod::process::main_loop::{Common, ProcessError};
+use xen_virtiod::process::message_socket::MessageSocket;
 use xen_virtiod::record::{RECORDS, RecordDirectory};
 use xen_virtiod::tap::network::HostNetwork;
 
@@ -39,7 +44,9 @@ enum MainError {
     ControlSocket(#[from] ControlError),
     #[error("cannot wait for signals")]
     Signals(#[source] std::io::Error),
-    #[error("cannot write to standard output")]
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error("cannot read standard input or write to standard output")]
     Print(#[from] std::io::Error),
 }
 
@@ -62,6 +69,7 @@ fn main() -> ExitCode {
         None => serve(&command_line),
         Some(Operation::Stat { json }) => show(&command_line, *json),
         Some(Operation::End) => end(&command_line),
+        Some(Operation::ServeGuest { guest }) => serve_guest(&command_line, DomId(*guest)),
         Some(Operation::Check { path }) => check(path.as_ref().or(command_line.config.as_ref())),
     };
     match outcome {
@@ -82,8 +90,10 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     config.load()?;
     let _sole = DaemonLock::take(Path::new(LOCK))?;
     let registry = Arc::new(Registry::default());
-    let (xen, network) = (ByGrants(DevXen), Arc::new(HostNetwork));
-    let server = Server::new(xen, Arc::clone(&registry), config, records(), network)?;
+    let xen = ByGrants(DevXen);
+    let launch = Box::new(SameProgram { arguments: common_arguments(command_line) });
+    let processes = GuestProcesses::new(xen, launch, config, Arc::clone(&registry))?;
+    let server = Server::with_runner(xen, Arc::clone(&registry), records(), Box::new(processes))?;
     let _control = ControlSocket::listen(&command_line.socket, registry, Arc::clone(&stop))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
@@ -92,6 +102,40 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     server.run(&stop)?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The arguments that the processes of guests have in common with the daemon.
+fn common_arguments(CommandLine { log, config, .. }: &CommandLine) -> Vec<OsString> {
+    let log = ["--log".into(), log.to_string().to_lowercase().into()];
+    let config = config.iter().flat_map(|path| ["--config".into(), path.into()]);
+    log.into_iter().chain(config).collect()
+}
+
+/// Serves a guest's devices until the supervisor is gone.
+fn serve_guest(command_line: &CommandLine, guest: DomId) -> Result<(), MainError> {
+    logging::start(command_line.log);
+    abort_on_panic();
+    // The supervisor ends the process, also when it is stopped by a signal to both.
+    ignore_stop_signals().map_err(MainError::Signals)?;
+    let control = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let common = Common {
+        config: ConfigFile::new(command_line.config.clone()),
+        records: records(),
+        network: Arc::new(HostNetwork),
+    };
+    tracing::debug!("the process of {guest} is ready");
+    process::main_loop::run(ByGrants(DevXen), MessageSocket::of(control), common)?;
+    Ok(())
+}
+
+/// Ends the process at a panic of any of its threads, after the log: the next one goes on with its
+/// devices, which a thread that is gone could not serve.
+fn abort_on_panic() {
+    let log = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        log(panic);
+        std::process::abort();
+    }));
 }
 
 /// The directory of devices' records. Without it the daemon serves, but devices end with it.

@@ -1,7 +1,7 @@
 //! Opens a device from the keys that the toolstack wrote and from the configuration file.
 
 mod console;
-mod disk;
+pub mod disk;
 pub mod network;
 mod socket;
 
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::bus::DevicePath;
 use crate::bus::Keys;
 use crate::config::{Config, ConfigError, ConfigFile, DeviceSettings, Misplaced, RateLimit};
-use crate::device::blk::{SizeWatcher, TargetError};
+use crate::device::blk::{Images, SizeWatcher, TargetError};
 use crate::device::console::ConsoleError;
 use crate::device::rng::{Entropy, EntropyError};
 use crate::device::vsock::HostError;
@@ -95,6 +95,8 @@ pub struct Host {
     pub network: Arc<dyn Network>,
     /// The sizes of its files and block devices.
     pub sizes: Arc<dyn SizeWatcher>,
+    /// The images of disks.
+    pub images: Arc<dyn Images>,
 }
 
 /// Opens the device at `path`.
@@ -113,7 +115,7 @@ pub fn open<S: XenStore, M: DeviceMemory>(
         if path.number >= EXTENDED_DISKS {
             tracing::warn!("no disk beyond xvdp is found by Linux guests; name it xvda1 to xvdp15");
         }
-        let mut disk = disk::open(keys, path, config, stats)?;
+        let mut disk = disk::open(keys, path, config, &host.images, stats)?;
         disk.watch_size(&*host.sizes);
         return Ok(Box::new(disk));
     }

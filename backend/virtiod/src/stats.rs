@@ -4,8 +4,9 @@ mod storage;
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use serde::{Deserialize, Serialize};
 use tracing::Level;
@@ -81,6 +82,27 @@ pub struct DeviceStats {
     state: Mutex<DeviceState>,
     /// A disk's use of its image, until the image is free.
     storage: Mutex<Weak<StorageUse>>,
+    /// The statistics of a device that another process serves.
+    remote: Mutex<Remote>,
+}
+
+/// Statistics in another process.
+pub trait RemoteStats: Send + Sync {
+    /// Fetches them; `None` if the process does not answer.
+    fn fetch(&self) -> Option<StatsSnapshot>;
+}
+
+/// The statistics of a device that another process serves.
+#[derive(Default)]
+struct Remote {
+    source: Option<Arc<dyn RemoteStats>>,
+    latest: Option<StatsSnapshot>,
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote").field("latest", &self.latest).finish_non_exhaustive()
+    }
 }
 
 /// The part of the statistics that is not a counter.
@@ -119,7 +141,12 @@ impl DeviceStats {
 
     /// Sets the state to failed, with the error.
     pub fn fail(&self, error: &dyn Error) {
-        let text = excerpt(&Causes(error).to_string());
+        self.fail_because(&Causes(error).to_string());
+    }
+
+    /// As [`DeviceStats::fail`], with the text of the error.
+    pub fn fail_because(&self, reason: &str) {
+        let text = excerpt(reason);
         self.update(|state| (state.state, state.error) = ("failed".to_owned(), Some(text)));
     }
 
@@ -132,7 +159,46 @@ impl DeviceStats {
     pub fn noted(&self, key: &str) -> Option<String> {
         let mut value = None;
         self.update(|state| value = state.details.get(key).cloned());
-        value
+        let in_remote = || self.remote().latest.as_ref()?.state.details.get(key).cloned();
+        value.or_else(in_remote)
+    }
+
+    fn remote(&self) -> MutexGuard<'_, Remote> {
+        self.remote.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Sets where the statistics of a device are that another process serves.
+    pub fn set_source(&self, source: Option<Arc<dyn RemoteStats>>) {
+        self.remote().source = source;
+    }
+
+    /// Sets the statistics that another process reports.
+    pub fn set_remote(&self, latest: StatsSnapshot) {
+        self.remote().latest = Some(latest);
+    }
+
+    /// Fetches the statistics from another process, if that serves the device and answers.
+    pub fn refresh(&self) {
+        let source = self.remote().source.clone();
+        if let Some(latest) = source.and_then(|source| source.fetch()) {
+            self.set_remote(latest);
+        }
+    }
+
+    /// Notes that the process which served the device is gone, and what it had mapped with it.
+    pub fn note_process_gone(&self) {
+        let mut remote = self.remote();
+        remote.source = None;
+        if let Some(latest) = &mut remote.latest {
+            (latest.grants_mapped, latest.pool_pages, latest.storage) = (0, 0, None);
+            latest.state.state = "closed".to_owned();
+        }
+    }
+
+    /// Whether the device's storage has not let go of its image.
+    pub fn holds_storage(&self) -> bool {
+        let remote = self.remote().latest.as_ref().map(|latest| latest.storage.is_some());
+        remote.unwrap_or_else(|| self.storage().is_some())
     }
 
     /// Refers to a disk's use of its image.
@@ -162,8 +228,21 @@ impl DeviceStats {
         );
     }
 
-    /// Returns a snapshot of the counters and the state.
+    /// Returns a snapshot of the counters and the state: those of another process as it reported
+    /// them last, with what this one knows besides.
     pub fn snapshot(&self) -> StatsSnapshot {
+        let Some(mut latest) = self.remote().latest.clone() else { return self.own_snapshot() };
+        self.update(|own| {
+            latest.state.details.extend(own.details.clone());
+            if own.error.is_some() {
+                latest.state.state.clone_from(&own.state);
+                latest.state.error.clone_from(&own.error);
+            }
+        });
+        latest
+    }
+
+    fn own_snapshot(&self) -> StatsSnapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut state = DeviceState::default();
         self.update(|current| state = current.clone());

@@ -32,6 +32,7 @@ pub(crate) mod one_ring;
 mod platforms;
 mod pool;
 mod ports;
+mod processes;
 pub(crate) mod qcow2;
 mod qcow2_damage;
 mod queue_reset;

@@ -59,6 +59,17 @@ stop_daemon() {
     timeout 20 tail --pid="$pid" -s 0.1 -f /dev/null || fail "waited 20 s for process $pid to end"
 }
 
+# guest_process DOMID: prints the pid of the process that serves the guest.
+guest_process() {
+    local cmdline
+    for cmdline in /proc/[0-9]*/cmdline; do
+        case "$(tr '\0' ' ' <"$cmdline" 2>/dev/null)" in
+        *"serve-guest $1 "*) basename "${cmdline%/cmdline}" && return ;;
+        esac
+    done
+    false
+}
+
 # restore_daemon: starts xen-virtiod again, unless it runs, after a scenario that stopped it or
 # started another backend.
 restore_daemon() {

@@ -1,12 +1,14 @@
-# The daemon is killed and stopped again and again while a guest writes and verifies its disks: one
-# on a file, one on a disk that takes 20 ms for each request, with direct I/O, so that requests are
-# in flight. Each time the next daemon takes the devices over. The guest sees neither an error nor
-# wrong data, XenStore shows both sides connected all the time, and the daemon does what it owes.
+# The process that serves a guest is killed, and the daemon killed and stopped, again and again while
+# the guest writes and verifies its disks: one on a file, one on a disk that takes 20 ms for each
+# request, with direct I/O, so that requests are in flight. Each time the next process takes the
+# devices over. The guest sees neither an error nor wrong data, XenStore shows both sides connected
+# all the time, and the daemon does what it owes.
 # guests: pv
 # soak: pvh hvm
-# limit: 240
+# limit: 300
 . /lab/dom0/lib.sh
 
+PROCESS_KILLS=8
 KILLS=8
 STOPS=4
 
@@ -62,7 +64,21 @@ next_daemon() {
     check_connected
 }
 
+# next_process: kills the guest's process; the daemon starts another one, which serves two rounds.
+next_process() {
+    local process before
+    process=$(guest_process "$domid") || fail "the guest has no process"
+    before=$(rounds)
+    kill -9 "$process"
+    wait_console "$name" 60 "lab: round $((before + 2))"
+    check_connected
+    [ "$(guest_process "$domid")" != "$process" ] || fail "the process was not replaced"
+}
+
 taken=$(grep -c 'taken over from an earlier process' $daemon_log || true)
+for _ in $(seq $PROCESS_KILLS); do
+    next_process
+done
 for _ in $(seq $KILLS); do
     next_daemon KILL
 done
@@ -70,8 +86,8 @@ for _ in $(seq $STOPS); do
     next_daemon TERM
 done
 taken=$(($(grep -c 'taken over from an earlier process' $daemon_log || true) - taken))
-[ "$taken" = $((2 * (KILLS + STOPS))) ] || fail "devices were taken over $taken times"
-echo "12 daemons took over, the guest verified $(rounds) rounds"
+[ "$taken" = $((2 * (PROCESS_KILLS + KILLS + STOPS))) ] || fail "devices were taken over $taken times"
+echo "8 processes and 12 daemons took over, the guest verified $(rounds) rounds"
 
 tell_guest "$domid" stop
 end_guest "$name" 60

@@ -180,7 +180,8 @@ impl<X: Domain> Connection<X> {
         if !self.transport.can_be_taken_over() {
             return Err(TakeOverError::NotAgain.into());
         }
-        self.transport.take_over(&setup, &record, &mut self.doorbells.channels)?;
+        let fault = context.fault.as_deref();
+        self.transport.take_over(&setup, &record, fault, &mut self.doorbells.channels)?;
         self.channel.take_over(record.mark(), setup.answered.as_ref());
         if !self.channel.has_response() {
             // The request is done again. What is sent before its response is not the response.

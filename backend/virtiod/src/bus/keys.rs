@@ -6,6 +6,7 @@ use protocol::binding::{
     RECOMMENDED_MESSAGE_SIZE, REVISION, TRANSPORT_FEATURES, XenbusState, backend_key, frontend_key,
 };
 use protocol::grant::{GrantRef, TOOLSTACK_REFERENCES};
+use serde::{Deserialize, Serialize};
 
 use super::state::Toolstack;
 use crate::Causes;
@@ -17,14 +18,29 @@ use xen::{DomId, RemotePort, StoreError, XenStore};
 const UUID_LENGTH: usize = 36;
 
 /// A device's path in XenStore: `backend/CLASS/DOMID/DEVID`, relative to the daemon's own domain.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DevicePath {
     /// Device class, as the toolstack names it: `virtio_disk` or `virtio`.
     pub class: String,
     /// The guest that the device belongs to.
+    #[serde(with = "domain_id")]
     pub guest: DomId,
     /// The device's number in its class.
     pub number: u32,
+}
+
+/// A domain id as a number.
+mod domain_id {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use xen::DomId;
+
+    pub(super) fn serialize<S: Serializer>(id: &DomId, to: S) -> Result<S::Ok, S::Error> {
+        id.0.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<DomId, D::Error> {
+        u16::deserialize(from).map(DomId)
+    }
 }
 
 impl DevicePath {
@@ -128,6 +144,11 @@ impl<S: XenStore> Keys<S> {
         let mut keys = Self { store, backend, frontend };
         keys.watches().set(&mut keys.store)?;
         Ok(keys)
+    }
+
+    /// The path of the frontend's directory, as the toolstack wrote it; empty without one.
+    pub fn frontend_path(&self) -> &str {
+        &self.frontend
     }
 
     /// The device's watches, for a new connection.

@@ -113,6 +113,8 @@ pub struct Context {
     pub service: ServiceSettings,
     /// Where the records of devices are; `None` if all end with this process.
     pub records: Option<RecordDirectory>,
+    /// Why a device that an earlier process left must not go on without a reset.
+    pub fault: Option<String>,
     /// The device's statistics.
     pub stats: Arc<DeviceStats>,
 }
@@ -359,6 +361,7 @@ impl<X: Domain> Session<X> {
                 return Ok(());
             }
         };
+        self.stats.update(|state| state.needs_reset = None);
         match Connection::open(&self.xen, &self.context, keys, device) {
             Ok(mut connection) => {
                 connection.keep(&self.context, id);
@@ -376,7 +379,7 @@ impl<X: Domain> Session<X> {
     fn connected(&mut self, connection: Connection<X>, how: &str) {
         self.stats.update(|state| {
             state.state = "connected".to_owned();
-            (state.needs_reset, state.error) = (None, None);
+            state.error = None;
         });
         self.stats.log.line(Level::INFO, format_args!("{how}"));
         let connection = Box::new(connection);

@@ -28,7 +28,7 @@ struct Devices {
 impl Devices {
     /// Moves removed devices whose image is free to the others.
     fn sort_out(&mut self) {
-        let waits = |(_, stats): &(DevicePath, Arc<DeviceStats>)| stats.storage().is_some();
+        let waits = |(_, stats): &(DevicePath, Arc<DeviceStats>)| stats.holds_storage();
         let (waiting, over) = std::mem::take(&mut self.waiting).into_iter().partition(waits);
         self.waiting = waiting;
         self.gone.extend::<Vec<_>>(over);
@@ -79,6 +79,11 @@ impl Registry {
         devices.sort_out();
     }
 
+    /// Forgets a device that begins anew at once, in another process.
+    pub fn forget(&self, path: &DevicePath) {
+        self.lock().there.remove(path);
+    }
+
     /// Returns the other present devices whose note under `key` equals that of the device at
     /// `path`.
     pub fn others_with_same(&self, key: &str, path: &DevicePath) -> Vec<DevicePath> {
@@ -91,8 +96,14 @@ impl Registry {
         same.map(|(other, _)| other.clone()).collect()
     }
 
-    /// Returns a snapshot of all devices.
+    /// Returns a snapshot of all devices. Waits for the processes that serve them, but not for
+    /// long.
     pub fn report(&self) -> Report {
+        let devices = self.lock();
+        let waiting = devices.waiting.iter().map(|(_, stats)| stats);
+        let all: Vec<_> = waiting.chain(devices.there.values()).cloned().collect();
+        drop(devices);
+        all.iter().for_each(|stats| stats.refresh());
         let mut devices = self.lock();
         devices.sort_out();
         let gone = devices.gone.iter().chain(&devices.waiting).map(|(path, stats)| (path, stats));

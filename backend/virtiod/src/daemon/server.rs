@@ -1,4 +1,4 @@
-//! Watches XenStore for devices and runs a session for each in a thread of its own.
+//! Watches XenStore for devices and has a session run for each, by a [`Runner`].
 //!
 //! No error of XenStore's ends the daemon. It retries a device that cannot be started, and a lost
 //! connection to xenstored, after growing delays; running sessions continue.
@@ -7,13 +7,11 @@ mod changes;
 mod retries;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
@@ -23,35 +21,39 @@ use tracing::Level;
 
 use self::changes::{Change, changes};
 use self::retries::Retries;
+use super::runner::{EndReports, Runner, Runs, Threads};
 use super::same_address::warn_of_same_address;
 use crate::Causes;
 use crate::backoff::Backoff;
-use crate::bus::keys::KeyError;
 use crate::bus::reconnection::{CHECK_INTERVAL, Reconnected, reconnect};
-use crate::bus::session::{self, BoxedDevice, Context, Session, SessionEnd};
-use crate::bus::{DevicePath, Keys, StopSignal, Toolstack, Watches, keys};
+use crate::bus::{DevicePath, StopSignal, Watches, keys};
 use crate::config::ConfigFile;
 use crate::daemon::registry::Registry;
-use crate::daemon::size_watches::SizeWatches;
-use crate::device::AwaitedFd;
+use crate::device::blk::LocalImages;
 use crate::dma::budget::DaemonBudget;
 use crate::domain::Domain;
-use crate::guest::{Guest, Guests};
-use crate::record::{Record, RecordDirectory, RecordError};
-use crate::setup::{self, CLASSES, DeviceError, Host};
+use crate::guest::Guests;
+use crate::process::device_thread::{Ended, Found, NewDevice, Outcome, Surroundings};
+use crate::process::size_watches::SizeWatches;
+use crate::record::RecordDirectory;
+use crate::setup::{CLASSES, Host};
 use crate::stats::DeviceStats;
 use crate::tap::network::Network;
-use uring::waiting::{wait_by_poll, wait_for};
+use uring::waiting::wait_for;
 use xen::{DomId, Fired, StoreError, XenStore};
 
 /// Time that devices have to end with the daemon, before it ends without them.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
-/// Maximum time for which a device's thread waits for files that the device had in an earlier
-/// process, and the delays between its looks; after that, the server tries again.
-const FILES_LIMIT: Duration = Duration::from_secs(5);
-const FILES_RETRY: Backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(200));
 /// Delays before the next scan after XenStore failed.
 const STORE_RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+/// Delays after consecutive failures of a device.
+const FAILURE_WAITS: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+/// Delays after consecutive deaths of the process that served a device.
+const DEATH_WAITS: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(10));
+/// Consecutive deaths after which a device needs a reset: its driver's requests may be the reason.
+const MOST_DEATHS: u32 = 5;
+/// A process that served this long before it died did not die of what it found.
+const LONG_LIFE: Duration = Duration::from_secs(2);
 
 /// An error that ends the daemon.
 #[derive(Debug, thiserror::Error)]
@@ -64,58 +66,12 @@ pub enum ServerError {
     System(&'static str, #[source] io::Error),
 }
 
-/// A device's thread that could not be started.
-#[derive(Debug, thiserror::Error)]
-enum StartError {
-    #[error("cannot open a file descriptor for another device")]
-    Descriptor(#[source] io::Error),
-    #[error("cannot start a thread for another device")]
-    Thread(#[source] io::Error),
-}
-
-/// The state in which a device was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
-    /// The device is new, or a backend offered it and no frontend connected.
-    New,
-    /// Its connection has ended: the frontend may start again [2.9].
-    Closed,
-    /// It is connected to an earlier process, which may have left a record.
-    Left,
-}
-
-/// The running thread of a device.
+/// A running device.
 struct Running {
-    origin: Origin,
-    stop: Arc<StopSignal>,
-    thread: JoinHandle<()>,
+    found: Found,
+    runs: Box<dyn Runs>,
     stats: Arc<DeviceStats>,
-}
-
-/// The message that a device's thread has ended.
-struct Ended {
-    path: DevicePath,
-    outcome: ThreadOutcome,
-    /// Whether the thread ends by itself, once storage lets it: nobody may wait for it.
-    is_detached: bool,
-}
-
-/// A device to start.
-struct NewDevice {
-    path: DevicePath,
-    origin: Origin,
-    guest: Guest,
-}
-
-/// The outcome of a device's thread.
-#[derive(Debug)]
-enum ThreadOutcome {
-    /// The device has ended, or the thread refused it.
-    Over,
-    /// The device cannot be served now, but may be later.
-    Failed,
-    /// The device was not served, and the thread could not report that to the toolstack.
-    Unreported(StoreError),
+    since: Instant,
 }
 
 /// All devices of this domain.
@@ -123,26 +79,29 @@ pub struct Server<X: Domain> {
     xen: X,
     store: X::Store,
     registry: Arc<Registry>,
-    config: ConfigFile,
     records: Option<RecordDirectory>,
-    host: Host,
-    sizes: SizeWatches,
+    runner: Box<dyn Runner>,
+    /// Watches the disks of this process, if devices run in its threads.
+    sizes: Option<SizeWatches>,
     guests: Guests,
     running: BTreeMap<DevicePath, Running>,
     /// Devices whose threads failed or could not be started.
     failed: Retries<DevicePath>,
+    /// Devices whose process died.
+    died: Retries<DevicePath>,
     /// Devices that XenStore had when they were visited last; a running one is not visited.
     known: BTreeSet<DevicePath>,
     /// Devices whose thread has ended and that were not visited since.
     over: Vec<DevicePath>,
     store_retry: Backoff,
     ended: Receiver<Ended>,
-    ending: Sender<Ended>,
+    ends: EndReports,
     woken: Arc<EventFd>,
 }
 
 impl<X: Domain> Server<X> {
-    /// Connects to XenStore and watches the directories in which devices appear.
+    /// Connects to XenStore and watches the directories in which devices appear. Devices run in
+    /// threads of this process.
     ///
     /// # Errors
     /// [`ServerError`].
@@ -153,30 +112,60 @@ impl<X: Domain> Server<X> {
         records: Option<RecordDirectory>,
         network: Arc<dyn Network>,
     ) -> Result<Self, ServerError> {
-        let mut store = xen.store()?;
-        watches().set(&mut store)?;
-        let (ending, ended) = mpsc::channel();
-        let woken = event_fd().map_err(|error| ServerError::System("make an eventfd", error))?;
-        let woken = Arc::new(woken);
+        let woken = Arc::new(waker()?);
         let sizes = SizeWatches::new(Arc::clone(&woken));
         let sizes = sizes.map_err(|error| ServerError::System("watch files", error))?;
-        let host = Host { network, sizes: Arc::new(sizes.clone()) };
+        let images = Arc::new(LocalImages);
+        let host = Host { network, sizes: Arc::new(sizes.clone()), images };
+        let all = Arc::clone(&registry);
+        let opened = Arc::new(move |path: &DevicePath, stats: &DeviceStats| {
+            warn_of_same_address(&all, path, stats);
+        });
+        let surroundings = Surroundings { config, records: records.clone(), host, opened };
+        let runner = Box::new(Threads::new(xen.clone(), surroundings));
+        let server = Self::with_waker(xen, registry, records, runner, woken)?;
+        Ok(Self { sizes: Some(sizes), ..server })
+    }
+
+    /// As [`Server::new`], with devices that `runner` runs.
+    ///
+    /// # Errors
+    /// [`ServerError`].
+    pub fn with_runner(
+        xen: X,
+        registry: Arc<Registry>,
+        records: Option<RecordDirectory>,
+        runner: Box<dyn Runner>,
+    ) -> Result<Self, ServerError> {
+        Self::with_waker(xen, registry, records, runner, Arc::new(waker()?))
+    }
+
+    fn with_waker(
+        xen: X,
+        registry: Arc<Registry>,
+        records: Option<RecordDirectory>,
+        runner: Box<dyn Runner>,
+        woken: Arc<EventFd>,
+    ) -> Result<Self, ServerError> {
+        let mut store = xen.store()?;
+        watches().set(&mut store)?;
+        let (sender, ended) = mpsc::channel();
         Ok(Self {
             xen,
             store,
             registry,
-            config,
             records,
-            host,
-            sizes,
+            runner,
+            sizes: None,
             guests: Guests::new(DaemonBudget::of_this_process()),
             running: BTreeMap::new(),
-            failed: Retries::default(),
+            failed: Retries::new(FAILURE_WAITS),
+            died: Retries::new(DEATH_WAITS),
             known: BTreeSet::new(),
             over: Vec::new(),
             store_retry: STORE_RETRY,
             ended,
-            ending,
+            ends: EndReports::new(sender, Arc::clone(&woken)),
             woken,
         })
     }
@@ -190,32 +179,32 @@ impl<X: Domain> Server<X> {
         let outcome = self.serve(stop);
         let ending = stop.ending();
         let running = std::mem::take(&mut self.running);
-        // All threads are notified before the first is joined: they end in parallel.
+        // All are notified before the first is awaited: they end in parallel.
         let stopping = running.into_iter().filter_map(|(path, running)| {
-            let reported = running.stop.give(ending);
+            let reported = running.runs.stop(ending);
             reported
                 .inspect_err(
                     |error| tracing::error!(%path, "cannot stop the device: {}", Causes(error)),
                 )
                 .is_ok()
-                .then_some((path, running.thread))
+                .then_some((path, running.runs))
         });
         self.join_all(stopping.collect());
         outcome
     }
 
-    /// Waits for threads that were told to stop, but not for those that storage holds up.
-    fn join_all(&self, mut stopping: BTreeMap<DevicePath, JoinHandle<()>>) {
+    /// Waits for devices that were told to stop, but not for those that storage holds up.
+    fn join_all(&self, mut stopping: BTreeMap<DevicePath, Box<dyn Runs>>) {
         let end = Instant::now() + STOP_LIMIT;
         while !stopping.is_empty() {
             let left = end.saturating_duration_since(Instant::now());
-            let Ok(Ended { path, is_detached, .. }) = self.ended.recv_timeout(left) else {
+            let Ok(Ended { path, outcome, is_detached }) = self.ended.recv_timeout(left) else {
                 tracing::error!(devices = stopping.len(), "not all devices ended in time");
                 return;
             };
-            if let Some(thread) = stopping.remove(&path).filter(|_| !is_detached) {
-                // `join` logs a panic, and no device is left to refuse.
-                let _ = join(&path, thread);
+            log_end(&path, &outcome);
+            if let Some(runs) = stopping.remove(&path).filter(|_| !is_detached) {
+                runs.join();
             }
         }
     }
@@ -230,7 +219,8 @@ impl<X: Domain> Server<X> {
                 Ok(Fired::Nowhere) => {
                     self.store_retry.reset();
                     changed = Fired::Nowhere;
-                    let limit = self.failed.until_next(Instant::now());
+                    let now = Instant::now();
+                    let limit = self.failed.until_next(now).min(self.died.until_next(now));
                     self.wait(stop, Some(self.store.as_fd()), limit)?
                 }
                 Ok(fired) => {
@@ -259,7 +249,8 @@ impl<X: Domain> Server<X> {
             self.store.take_fired()?;
         }
         let ended = std::mem::take(&mut self.over).into_iter();
-        let due = self.failed.take_due(Instant::now());
+        let mut due = self.failed.take_due(Instant::now());
+        due.append(&mut self.died.take_due(Instant::now()));
         let mut changes = changes(fired);
         changes.extend(ended.chain(due).map(Change::Device));
         let mut outcome = Ok(());
@@ -319,11 +310,13 @@ impl<X: Domain> Server<X> {
     ) -> Result<bool, ServerError> {
         let fds = [Some(stop.as_fd()), Some(self.woken.as_fd()), store];
         let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds: Vec<_> =
-            fds.into_iter().flatten().chain(self.sizes.fds()).map(entry).collect();
-        let waited = wait_for(&mut fds, limit.min(self.sizes.until_next(Instant::now())));
+        let sizes = self.sizes.iter();
+        let fds = fds.into_iter().flatten().chain(sizes.clone().flat_map(SizeWatches::fds));
+        let mut fds: Vec<_> = fds.map(entry).collect();
+        let until = sizes.clone().map(|sizes| sizes.until_next(Instant::now())).min();
+        let waited = wait_for(&mut fds, limit.min(until.unwrap_or(Duration::MAX)));
         waited.map_err(|error| ServerError::System("wait for events", error))?;
-        self.sizes.handle(Instant::now());
+        sizes.for_each(|sizes| sizes.handle(Instant::now()));
         Ok(fds.first().and_then(PollFd::any).unwrap_or(false))
     }
 
@@ -336,40 +329,46 @@ impl<X: Domain> Server<X> {
             tracing::warn!(%error, "cannot read the wake-up counter");
         }
         while let Ok(Ended { path, outcome, is_detached }) = self.ended.try_recv() {
-            if let Some(Running { origin, stop, thread, stats }) = self.running.remove(&path) {
-                let joined = if is_detached { Ok(()) } else { join(&path, thread) };
-                drop(stop);
-                match (joined, outcome) {
-                    (Err(_), _) => self.close_after_panic(&path),
-                    (Ok(()), ThreadOutcome::Over) => {}
-                    (Ok(()), ThreadOutcome::Failed) => self.failed.note(&path, Instant::now()),
-                    (Ok(()), ThreadOutcome::Unreported(error)) => {
-                        self.refuse(&path, origin, &stats, &error);
-                    }
+            log_end(&path, &outcome);
+            let has_died = outcome == Outcome::Died;
+            if let Some(Running { found, runs, stats, since }) = self.running.remove(&path) {
+                if !is_detached {
+                    runs.join();
+                }
+                match outcome {
+                    Outcome::Over => {}
+                    Outcome::Panicked => self.close_after_panic(&path),
+                    Outcome::Died => self.note_death(&path, since),
+                    Outcome::Failed => self.failed.note(&path, Instant::now()),
+                    Outcome::Unreported(reason) => self.refuse(&path, found, &stats, &reason),
                 }
             }
-            self.registry.end(&path);
+            match has_died {
+                true => self.registry.forget(&path),
+                false => self.registry.end(&path),
+            }
             self.over.push(path);
         }
+    }
+
+    /// Notes that the process died which served a device since then.
+    fn note_death(&mut self, path: &DevicePath, since: Instant) {
+        if since.elapsed() >= LONG_LIFE {
+            self.died.drop(path);
+        }
+        self.died.note(path, Instant::now());
     }
 
     /// Refuses a device whose thread could not be started or could not refuse it. The cause may be
     /// a lack of file descriptors, so this uses the server's own connection to XenStore. A device
     /// that a guest had before keeps its state, by which the next scan finds it again.
-    fn refuse(
-        &mut self,
-        path: &DevicePath,
-        origin: Origin,
-        stats: &DeviceStats,
-        error: &dyn Error,
-    ) {
+    fn refuse(&mut self, path: &DevicePath, found: Found, stats: &DeviceStats, reason: &str) {
         self.failed.note(path, Instant::now());
-        stats.log.line(Level::ERROR, format_args!("{path}: device refused: {}", Causes(&error)));
-        stats.fail(error);
-        let reason = Causes(&error).to_string();
-        let reported = match origin {
-            Origin::New => keys::refuse(&mut self.store, path, &reason),
-            Origin::Closed | Origin::Left => keys::set_error(&mut self.store, path, &reason),
+        stats.log.line(Level::ERROR, format_args!("{path}: device refused: {reason}"));
+        stats.fail_because(reason);
+        let reported = match found {
+            Found::New => keys::refuse(&mut self.store, path, reason),
+            Found::Closed | Found::Left => keys::set_error(&mut self.store, path, reason),
         };
         if let Err(error) = reported {
             let unreported =
@@ -450,6 +449,8 @@ impl<X: Domain> Server<X> {
             return;
         }
         self.failed.drop(path);
+        self.died.drop(path);
+        self.runner.forget_device(path);
         let guest = path.guest;
         let has_devices = CLASSES.into_iter().any(|class| {
             let path = |number| DevicePath { class: class.to_owned(), guest, number };
@@ -459,6 +460,7 @@ impl<X: Domain> Server<X> {
         });
         if !has_devices {
             self.guests.drop(guest);
+            self.runner.forget(guest);
         }
     }
 
@@ -475,75 +477,44 @@ impl<X: Domain> Server<X> {
         self.known.insert(path.clone());
         // A toolstack that removes a device waits for it.
         let is_removed = state.as_deref() == Some("5");
-        if !is_removed && !self.failed.is_due(&path, Instant::now()) {
+        let now = Instant::now();
+        let is_due = self.failed.is_due(&path, now) && self.died.is_due(&path, now);
+        if !is_removed && !is_due {
             return Ok(());
         }
         match state.as_deref() {
             // 2: an earlier daemon offered the device, and no frontend has connected since.
-            Some("1" | "2") => self.start(path, Origin::New),
-            Some("4") => self.start(path, Origin::Left),
+            Some("1" | "2") => self.start(path, Found::New),
+            Some("4") => self.start(path, Found::Left),
             // An earlier daemon began to close it, or the toolstack removes it.
-            Some("3" | "5") => self.start(path, Origin::Closed),
+            Some("3" | "5") => self.start(path, Found::Closed),
             // Closed, but not removed: its frontend may start again [2.9].
             Some("6") if self.store.read(&path.key("online"))?.as_deref() == Some("1") => {
-                self.start(path, Origin::Closed);
+                self.start(path, Found::Closed);
             }
             _ => {}
         }
         Ok(())
     }
 
-    /// Starts the thread of a device. Refuses the device if that fails.
-    fn start(&mut self, path: DevicePath, origin: Origin) {
+    /// Starts a device. Refuses it if that fails.
+    fn start(&mut self, path: DevicePath, found: Found) {
         let guest = self.guests.get(path.guest);
         let stats = self.registry.begin(&path, Arc::clone(&guest.log));
-        match self.spawn(&path, origin, guest, &stats) {
-            Ok(running) => drop(self.running.insert(path, running)),
+        let fault = self.died.is_excessive(&path, MOST_DEATHS).then(|| {
+            format!("the process that serves it died {MOST_DEATHS} times; see xen-virtiod's log")
+        });
+        let device = NewDevice { path: path.clone(), found, guest, fault };
+        match self.runner.start(device, &stats, &self.ends) {
+            Ok(runs) => {
+                let since = Instant::now();
+                self.running.insert(path, Running { found, runs, stats, since });
+            }
             Err(error) => {
-                self.refuse(&path, origin, &stats, &error);
+                self.refuse(&path, found, &stats, &Causes(&error).to_string());
                 self.registry.end(&path);
             }
         }
-    }
-
-    fn spawn(
-        &self,
-        path: &DevicePath,
-        origin: Origin,
-        guest: Guest,
-        stats: &Arc<DeviceStats>,
-    ) -> Result<Running, StartError> {
-        let stop = Arc::new(StopSignal::new().map_err(StartError::Descriptor)?);
-        let (xen, place, config) = (self.xen.clone(), path.clone(), self.config.clone());
-        let (host, registry) = (self.host.clone(), Arc::clone(&self.registry));
-        let records = self.records.clone();
-        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(stats));
-        let (ending, woken) = (self.ending.clone(), Arc::clone(&self.woken));
-        let body = move || {
-            // Dropped last, also in a panic: notifies the server that the thread ends.
-            let mut exit_guard = ExitGuard {
-                path: place.clone(),
-                outcome: ThreadOutcome::Over,
-                is_detached: false,
-                ending,
-                woken,
-            };
-            let span = tracing::info_span!("device", guest = place.guest.0, name = place.name());
-            let ran = span.in_scope(|| {
-                let place = NewDevice { path: place, origin, guest };
-                let surroundings = Surroundings { config, records, host, registry };
-                run_device(xen, place, stopped, &surroundings, &counted)
-            });
-            let (outcome, draining) =
-                ran.unwrap_or_else(|error| (ThreadOutcome::Unreported(error), Vec::new()));
-            (exit_guard.outcome, exit_guard.is_detached) = (outcome, !draining.is_empty());
-            drop(exit_guard);
-            // Waits for storage, and so does the kernel at the end of the thread.
-            drop(draining);
-        };
-        let name = format!("{}-{}", path.guest.0, path.number);
-        let thread = thread::Builder::new().name(name).spawn(body).map_err(StartError::Thread)?;
-        Ok(Running { origin, stop, thread, stats: Arc::clone(stats) })
     }
 }
 
@@ -570,178 +541,21 @@ fn watches() -> Watches {
     Watches(CLASSES.iter().map(|class| format!("backend/{class}")).collect())
 }
 
-/// What the thread of a device needs of the daemon.
-struct Surroundings {
-    config: ConfigFile,
-    records: Option<RecordDirectory>,
-    host: Host,
-    registry: Arc<Registry>,
-}
-
-/// The body of a device's thread. Its errors affect this device only.
-///
-/// # Errors
-/// XenStore cannot be reached: the device was not served, and the toolstack has no report.
-fn run_device<X: Domain>(
-    xen: X,
-    NewDevice { path, origin, guest }: NewDevice,
-    stop: Arc<StopSignal>,
-    Surroundings { config, records, host, registry }: &Surroundings,
-    stats: &Arc<DeviceStats>,
-) -> Result<(ThreadOutcome, Vec<BoxedDevice<X>>), StoreError> {
-    let mut keys = Keys::open(xen.store()?, path.clone())?;
-    // An earlier daemon may have written a 5 itself.
-    let written = match origin {
-        Origin::New | Origin::Left => XenbusState::Initialising,
-        Origin::Closed => XenbusState::Closing,
-    };
-    let origin = match origin {
-        Origin::New => session::Origin::New,
-        Origin::Closed => session::Origin::Closed,
-        Origin::Left => left(&mut keys, &path, records.as_ref(), stats)?,
-    };
-    // A device that the toolstack removes is not opened.
-    let device = match keys.toolstack(written)? {
-        Toolstack::Online => match open::<X>(&mut keys, &path, config, host, stats, &origin, &stop)
-        {
-            Ok(device) => Some(device),
-            Err(error) => return Ok((refuse(&mut keys, &origin, &error, stats)?, Vec::new())),
-        },
-        Toolstack::Remove | Toolstack::Gone => None,
-    };
-    warn_of_same_address(registry, &path, stats);
-    stats.update(|state| {
-        state.kind = device.as_ref().map_or("", |device| device.kind()).to_owned();
-        state.state = "starting".to_owned();
-    });
-    // A file error is reported where a device's own settings are read.
-    let service = config.load().ok().flatten().unwrap_or_default().service();
-    let records = records.clone();
-    let context = Context { path, guest, service, records, stats: Arc::clone(stats) };
-    let session = Session::new(xen, keys, device, context, stop);
-    let SessionEnd { outcome, draining } = session.run(origin);
-    if let Err(error) = outcome {
-        tracing::error!("device lost: {}", Causes(&error));
-    }
-    Ok((ThreadOutcome::Over, draining))
-}
-
-/// Opens a device, and waits shortly for files that it had in an earlier process.
-fn open<X: Domain>(
-    keys: &mut Keys<X::Store>,
-    path: &DevicePath,
-    config: &ConfigFile,
-    host: &Host,
-    stats: &Arc<DeviceStats>,
-    origin: &session::Origin,
-    stop: &StopSignal,
-) -> Result<BoxedDevice<X>, DeviceError> {
-    let (end, mut waits) = (Instant::now() + FILES_LIMIT, FILES_RETRY);
-    loop {
-        let error = match setup::open(keys, path, config, host, stats) {
-            Err(DeviceError::Target(error)) => error,
-            other => return other,
-        };
-        let is_left = matches!(origin, session::Origin::Left(..));
-        let may_pass = error.is_unfinished() || is_left && error.may_be_own();
-        if !may_pass {
-            return Err(error.into());
+/// Logs an end that nobody asked for.
+fn log_end(path: &DevicePath, outcome: &Outcome) {
+    match outcome {
+        Outcome::Panicked => {
+            tracing::error!(%path, "the device's thread panicked; its guest has lost the device");
         }
-        let mut fds = [AwaitedFd::readable(stop.as_fd())];
-        let waited = wait_by_poll(&mut fds, waits.take());
-        let is_stopped = waited.is_err() || fds.iter().any(|fd| fd.is_ready);
-        if is_stopped || Instant::now() >= end {
-            return Err(error.into());
-        }
+        Outcome::Died => tracing::warn!(%path, "the process of the device's guest died"),
+        _ => {}
     }
 }
 
-/// How to go on with a device that an earlier process left.
-fn left<S: XenStore>(
-    keys: &mut Keys<S>,
-    path: &DevicePath,
-    records: Option<&RecordDirectory>,
-    stats: &DeviceStats,
-) -> Result<session::Origin, StoreError> {
-    let record = records.map_or(Ok(None), |records| records.open(&path.record_name()));
-    let setup = |record: Record| Ok::<_, RecordError>((record.setup()?.connection, record));
-    let why = match record.and_then(|record| record.map(setup).transpose()) {
-        Ok(Some((before, record))) => match keys.connection_id() {
-            Ok(now) if now == before => return Ok(session::Origin::Left(Box::new(record), now)),
-            Ok(_) => "its record is of another connection".to_owned(),
-            Err(KeyError::Store(error)) => return Err(error),
-            Err(error) => Causes(&error).to_string(),
-        },
-        Ok(None) => "there is no record of it".to_owned(),
-        Err(error) => Causes(&error).to_string(),
-    };
-    let line = format!("device of an earlier process closed, its guest may rebind it: {why}");
-    stats.log.line(Level::WARN, format_args!("{line}"));
-    keys.set_error(&line)?;
-    Ok(session::Origin::Closed)
-}
-
-/// Refuses a device that cannot be opened. A device that a guest had before is closed instead, or
-/// waits if it can be taken over, and is retried: its resources may return, and no toolstack waits
-/// for it.
-fn refuse<S: XenStore>(
-    keys: &mut Keys<S>,
-    origin: &session::Origin,
-    error: &DeviceError,
-    stats: &DeviceStats,
-) -> Result<ThreadOutcome, StoreError> {
-    stats.log.line(Level::ERROR, format_args!("device refused: {}", Causes(error)));
-    stats.fail(error);
-    match origin {
-        session::Origin::New => {
-            keys.refuse(&Causes(error).to_string())?;
-            Ok(ThreadOutcome::Over)
-        }
-        session::Origin::Closed => {
-            let said = keys.set_error(&Causes(error).to_string());
-            keys.set_state(XenbusState::Closed)?;
-            said?;
-            Ok(ThreadOutcome::Failed)
-        }
-        // Its guest waits, as it does for a disk that hangs.
-        session::Origin::Left(..) => {
-            keys.set_error(&Causes(error).to_string())?;
-            Ok(ThreadOutcome::Failed)
-        }
-    }
-}
-
-/// Notifies the server that a thread ends, however it ends.
-struct ExitGuard {
-    path: DevicePath,
-    outcome: ThreadOutcome,
-    is_detached: bool,
-    ending: Sender<Ended>,
-    woken: Arc<EventFd>,
-}
-
-impl Drop for ExitGuard {
-    fn drop(&mut self) {
-        // Both fail only if the server is gone; then nobody waits.
-        let outcome = std::mem::replace(&mut self.outcome, ThreadOutcome::Over);
-        let (path, is_detached) = (self.path.clone(), self.is_detached);
-        let ended = Ended { path, outcome, is_detached };
-        let reported = self.ending.send(ended).is_ok();
-        if reported && self.woken.write(1).is_err() {
-            tracing::error!(path = %self.path, "cannot wake up the server");
-        }
-    }
-}
-
-/// Joins a thread that is ending; returns an error if it panicked.
-fn join(path: &DevicePath, thread: JoinHandle<()>) -> thread::Result<()> {
-    thread.join().inspect_err(|_| {
-        tracing::error!(%path, "the device's thread panicked; its guest has lost the device");
-    })
-}
-
-fn event_fd() -> io::Result<EventFd> {
+/// An eventfd that wakes the server up.
+fn waker() -> Result<EventFd, ServerError> {
     use nix::sys::eventfd::EfdFlags;
     let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-    Ok(EventFd::from_value_and_flags(0, flags)?)
+    let made = EventFd::from_value_and_flags(0, flags);
+    made.map_err(|error| ServerError::System("make an eventfd", error.into()))
 }

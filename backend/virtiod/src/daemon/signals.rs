@@ -15,8 +15,7 @@ use crate::bus::{Ending, StopSignal};
 /// # Errors
 /// The kernel's.
 pub fn stop_on_signals() -> io::Result<Arc<StopSignal>> {
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
-    signals.thread_block()?;
+    let signals = block_stop_signals()?;
     let stop = Arc::new(StopSignal::new()?);
     let given = Arc::clone(&stop);
     let wait = move || {
@@ -27,4 +26,18 @@ pub fn stop_on_signals() -> io::Result<Arc<StopSignal>> {
     };
     thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
     Ok(stop)
+}
+
+/// Ignores the signals that stop the daemon. Call this before any thread starts.
+///
+/// # Errors
+/// The kernel's.
+pub fn ignore_stop_signals() -> io::Result<()> {
+    block_stop_signals().map(drop)
+}
+
+fn block_stop_signals() -> io::Result<SigSet> {
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    signals.thread_block()?;
+    Ok(signals)
 }

@@ -10,6 +10,8 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::shared_count::SharedCount;
+
 /// The purpose of a mapping. Each purpose may use capacity that those before it may not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -90,23 +92,31 @@ struct Counter {
     what: &'static str,
     used: AtomicU32,
     ceilings: Ceilings,
+    /// The same units of all processes of the daemon, if there are several.
+    shared: Option<SharedCount>,
 }
 
 impl Counter {
     const fn new(what: &'static str, ceilings: Ceilings) -> Self {
-        Self { what, used: AtomicU32::new(0), ceilings }
+        Self { what, used: AtomicU32::new(0), ceilings, shared: None }
     }
 
     /// Takes `count` units, or returns the units in use and the limit.
     fn take(&self, count: u32, purpose: Purpose) -> Result<(), (u32, u32)> {
         let most = self.ceilings.of(purpose);
+        if let Some(shared) = &self.shared {
+            return shared.take(count, most).map_err(|used| (used, most));
+        }
         let more = |used: u32| used.checked_add(count).filter(|all| *all <= most);
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         taken.map(drop).map_err(|used| (used, most))
     }
 
     fn give_back(&self, count: u32) {
-        self.used.fetch_sub(count, Ordering::Relaxed);
+        match &self.shared {
+            Some(shared) => shared.give_back(count),
+            None => drop(self.used.fetch_sub(count, Ordering::Relaxed)),
+        }
     }
 }
 
@@ -154,6 +164,15 @@ impl DaemonBudget {
         let most = most.and_then(|text| text.trim().parse().ok()).unwrap_or(USUAL_MAPPINGS);
         let mappings = Ceilings::sharing(most.saturating_sub(OWN_MAPPINGS));
         Self(Capacity::new(Ceilings::sharing(MAP_TRACKING_PAGES), mappings))
+    }
+}
+
+impl DaemonBudget {
+    /// As [`DaemonBudget::of_this_process`], with pages that all processes of the daemon share.
+    pub fn of_all_processes(pages: SharedCount) -> Self {
+        let mut budget = Self::of_this_process();
+        budget.0.pages.shared = Some(pages);
+        budget
     }
 }
 

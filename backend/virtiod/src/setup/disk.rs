@@ -6,7 +6,7 @@ use super::{DeviceError, config_and_name};
 use crate::bus::{DevicePath, Keys};
 use crate::config::ConfigFile;
 use crate::device::blk::{
-    AccessMode, Block, Caching, Discard, InFlightLimits, Owner, Target, TargetOptions,
+    AccessMode, Block, Caching, Discard, Images, InFlightLimits, Owner, Target, TargetOptions,
 };
 use crate::stats::DeviceStats;
 use xen::XenStore;
@@ -16,6 +16,7 @@ pub(super) fn open<S: XenStore>(
     keys: &mut Keys<S>,
     path: &DevicePath,
     config: &ConfigFile,
+    images: &Arc<dyn Images>,
     stats: &Arc<DeviceStats>,
 ) -> Result<Block, DeviceError> {
     let kind = keys.backend("device-type")?.unwrap_or_else(|| "disk".to_owned());
@@ -25,12 +26,25 @@ pub(super) fn open<S: XenStore>(
     let vdev = keys.backend("dev")?.unwrap_or_default();
     let (options, limits) = options(keys, path, config, &vdev)?;
     let format = options.format();
-    let target = Target::open(options.clone())?;
+    let target = Target::open_claimed(options.clone(), images)?;
     stats.note("format", &format.to_string());
     let TargetOptions { path, mode, caching, discard, sharing, .. } = options;
     let sectors = target.sectors();
     tracing::info!(?path, %format, ?mode, ?caching, ?discard, ?sharing, sectors, "disk opened");
     Ok(Block::new(target, &vdev, limits, Arc::clone(stats))?)
+}
+
+/// Reads the options of the disk's target from the disk line's keys and from the configuration file.
+///
+/// # Errors
+/// [`DeviceError`].
+pub fn target_options<S: XenStore>(
+    keys: &mut Keys<S>,
+    path: &DevicePath,
+    config: &ConfigFile,
+) -> Result<TargetOptions, DeviceError> {
+    let vdev = keys.backend("dev")?.unwrap_or_default();
+    options(keys, path, config, &vdev).map(|(options, _)| options)
 }
 
 /// Reads the options, and the limits of what is in flight, from the disk line's keys and from the

@@ -326,6 +326,7 @@ fn serve_in(host: &Host, xen: impl Xen, device: BareDevice, threads: ThreadLimit
         guest: Guest::new(Arc::new(DaemonBudget::of_this_process())),
         service: ServiceSettings { threads, ..ServiceSettings::default() },
         records: None,
+        fault: None,
         stats: Arc::new(DeviceStats::default()),
     };
     let stop = Arc::new(StopSignal::new().unwrap());

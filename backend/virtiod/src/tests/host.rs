@@ -1,8 +1,10 @@
 //! Dom0: the server in a thread, and a toolstack that writes the keys that xl writes.
 
+use std::io;
 use std::ops::{Deref, DerefMut};
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -12,9 +14,12 @@ use super::driver::Driver;
 use super::fake_network::{FakeLink, FakeNetwork};
 use crate::bus::{Ending, StopSignal};
 use crate::config::ConfigFile;
+use crate::daemon::guest_processes::{GuestProcesses, Launch, Launched};
 use crate::daemon::registry::{RegisteredDevice, Registry};
 use crate::daemon::server::{Server, ServerError};
 use crate::domain::{ByGrants, Domain};
+use crate::process::main_loop::{self, Common};
+use crate::process::message_socket::MessageSocket;
 use crate::record::RecordDirectory;
 use xen::DomId;
 use xen_sim::{Hypervisor, Watch};
@@ -24,6 +29,85 @@ pub(super) const XVDA: u32 = 51712;
 /// Number of pages of a test guest.
 const GUEST_PAGES: usize = 1024;
 
+/// If this variable is set, devices are served as in processes of their guests. These are threads,
+/// since the simulated hypervisor is in this process.
+const IN_PROCESSES: &str = "DEVICES_IN_PROCESSES";
+
+/// Whether devices are served as in processes of their guests.
+pub(super) fn in_processes() -> bool {
+    std::env::var_os(IN_PROCESSES).is_some()
+}
+
+/// Starts guests' processes as threads.
+struct InThread<X> {
+    domain: X,
+    config: ConfigFile,
+    records: RecordDirectory,
+    network: Arc<FakeNetwork>,
+    processes: Processes,
+}
+
+/// The processes of guests.
+#[derive(Clone, Default)]
+pub(super) struct Processes(Arc<Mutex<ProcessList>>);
+
+#[derive(Default)]
+struct ProcessList {
+    /// Copies of their ends of the sockets to the supervisor.
+    sockets: Vec<OwnedFd>,
+    /// No other one starts.
+    are_refused: bool,
+}
+
+impl Processes {
+    /// Number of processes that were started.
+    pub(super) fn count(&self) -> usize {
+        self.0.lock().unwrap().sockets.len()
+    }
+
+    /// Ends the latest process as its death does: the supervisor finds the socket closed.
+    pub(super) fn kill(&self) {
+        let processes = self.0.lock().unwrap();
+        let latest = processes.sockets.last().unwrap();
+        rustix::net::shutdown(latest, rustix::net::Shutdown::Both).unwrap();
+    }
+
+    /// Lets no further process start, or lets them start again.
+    pub(super) fn refuse(&self, are_refused: bool) {
+        self.0.lock().unwrap().are_refused = are_refused;
+    }
+}
+
+impl<X: Domain> Launch for InThread<X> {
+    fn launch(&self, _: DomId, control: OwnedFd) -> io::Result<Box<dyn Launched>> {
+        let common = Common {
+            config: self.config.clone(),
+            records: Some(self.records.clone()),
+            network: Arc::clone(&self.network) as _,
+        };
+        let mut processes = self.processes.0.lock().unwrap();
+        if processes.are_refused {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        processes.sockets.push(control.try_clone()?);
+        drop(processes);
+        let domain = self.domain.clone();
+        let socket = MessageSocket::of(control);
+        // One that cannot be served dies.
+        let thread = thread::spawn(move || drop(main_loop::run(domain, socket, common)));
+        Ok(Box::new(ProcessThread(Some(thread))))
+    }
+}
+
+struct ProcessThread(Option<JoinHandle<()>>);
+
+impl Launched for ProcessThread {
+    fn wait(&mut self) -> String {
+        let joined = self.0.take().map(JoinHandle::join);
+        format!("{joined:?}")
+    }
+}
+
 pub(super) struct Host {
     pub(super) hypervisor: Hypervisor,
     pub(super) network: FakeNetwork,
@@ -32,6 +116,8 @@ pub(super) struct Host {
     records: TempDir,
     stop: Arc<StopSignal>,
     server: Option<JoinHandle<Result<(), ServerError>>>,
+    /// The processes of guests, if devices are served by such.
+    pub(super) processes: Option<Processes>,
 }
 
 /// The XenStore directories of a device's backend and frontend.
@@ -62,9 +148,19 @@ impl Host {
             records: TempDir::new().unwrap(),
             stop: Arc::new(StopSignal::new().unwrap()),
             server: None,
+            processes: in_processes().then(Processes::default),
         };
         host.serve(domain);
         host
+    }
+
+    /// Starts with devices in processes of their guests.
+    pub(super) fn start_in_processes() -> (Self, Processes) {
+        let (mut host, processes) = (Self::start(), Processes::default());
+        host.leave();
+        host.processes = Some(processes.clone());
+        host.serve_again();
+        (host, processes)
     }
 
     /// Starts the server.
@@ -75,7 +171,22 @@ impl Host {
         let cables = Arc::new(self.network.clone());
         let records = RecordDirectory::new(self.records.path()).unwrap();
         let (registry, stop) = (Arc::clone(&self.registry), Arc::clone(&self.stop));
-        let server = Server::new(domain, registry, file, Some(records), cables).unwrap();
+        let server = if let Some(processes) = &self.processes {
+            let (config, kept) = (file.clone(), records.clone());
+            let launch = InThread {
+                domain: domain.clone(),
+                config,
+                records: kept,
+                network: cables,
+                processes: processes.clone(),
+            };
+            let all = Arc::clone(&registry);
+            let processes =
+                GuestProcesses::new(domain.clone(), Box::new(launch), file, all).unwrap();
+            Server::with_runner(domain, registry, Some(records), Box::new(processes)).unwrap()
+        } else {
+            Server::new(domain, registry, file, Some(records), cables).unwrap()
+        };
         self.server = Some(thread::spawn(move || server.run(&stop)));
     }
 

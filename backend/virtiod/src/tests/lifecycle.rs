@@ -7,7 +7,7 @@ use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 
 use super::block::{OK, header, request};
 use super::driver::Driver;
-use super::host::{Host, TestDisk, XVDA, numbered_disk};
+use super::host::{Host, TestDisk, XVDA, in_processes, numbered_disk};
 use xen::{Access, DomId};
 
 #[test]
@@ -254,6 +254,10 @@ fn device_of_an_earlier_daemon_is_closed() {
 
 #[test]
 fn panic_ends_one_device_and_leaves_nothing_mapped() {
+    if in_processes() {
+        eprintln!("skipped: in a process of its own the device goes on with the next process");
+        return;
+    }
     let (host, disk) = (Host::start(), numbered_disk(8));
     let ends = host.add_disk(1, XVDA, disk.path(), "w");
     let other_disk = numbered_disk(8);

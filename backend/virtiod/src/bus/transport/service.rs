@@ -162,7 +162,7 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
 
     /// Sets DEVICE_NEEDS_RESET and logs the reason [6.5]: once, since nothing is processed from
     /// then on.
-    fn set_needs_reset(&mut self, why: String) {
+    pub(super) fn set_needs_reset(&mut self, why: String) {
         self.groups.stop();
         if self.status & DEVICE_NEEDS_RESET != 0 {
             return;

@@ -2,7 +2,7 @@
 
 use protocol::grant::GrantRef;
 use protocol::pool::PoolPage;
-use protocol::status::FEATURES_OK;
+use protocol::status::{DRIVER_OK, FEATURES_OK};
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 
 use super::Transport;
@@ -109,12 +109,15 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
     /// Goes on with a device that was just opened where an earlier process left it, and notifies
     /// the driver of all its queues: that process may have owed it a notification.
     ///
+    /// With a `fault` the device needs a reset, and processes nothing.
+    ///
     /// # Errors
     /// [`TakeOverError`]; the transport must then be closed.
     pub fn take_over(
         &mut self,
         state: &DriverSetup,
         record: &Record,
+        fault: Option<&str>,
         events: &mut E,
     ) -> Result<(), TakeOverError> {
         self.keep(record);
@@ -144,8 +147,12 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
         for (index, queue) in state.queues.iter().enumerate() {
             self.take_queue_over(index, queue, record, events)?;
         }
-        if self.is_running() {
-            self.start();
+        match fault {
+            Some(why) if self.status & DRIVER_OK != 0 => self.set_needs_reset(why.to_owned()),
+            _ if self.is_running() => {
+                self.start();
+            }
+            _ => {}
         }
         self.resume();
         Ok(())

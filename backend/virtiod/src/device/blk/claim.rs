@@ -21,19 +21,140 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
 
-pub(super) use self::durability::{Durability, SyncStart};
-pub(super) use self::entry::Handover;
-use self::entry::{Entry, User, UserState};
+pub use self::durability::Durability;
+pub(super) use self::durability::SyncStart;
+pub use self::entry::Handover;
+use self::entry::{Entry, Holder, User, UserState};
 pub use self::error::ClaimError;
-pub(super) use self::file_id::FileId;
+pub use self::file_id::FileId;
 use self::file_id::open;
 use self::io_mark::IoMark;
 pub use self::usage::{Owner, Sharing, Usage};
-use super::target::AccessMode;
+use super::target::{AccessMode, TargetOptions};
 
-/// The images that devices of this process use.
-pub(super) static IMAGES: LazyLock<ImageRegistry> =
+/// The images that devices of this daemon use.
+static IMAGES: LazyLock<ImageRegistry> =
     LazyLock::new(|| ImageRegistry::new(loop_device::SYSFS.into()));
+
+/// Claims files for disks.
+pub trait Images: Send + Sync {
+    /// Claims a target and, if that is a loop device, the file behind it.
+    ///
+    /// # Errors
+    /// [`ClaimError`].
+    fn claim_target(&self, options: &TargetOptions) -> Result<TargetClaims, ClaimError>;
+
+    /// Claims a backing file of this target, for reading.
+    ///
+    /// # Errors
+    /// [`ClaimError`].
+    fn claim_backing(
+        &self,
+        options: &TargetOptions,
+        path: &Path,
+    ) -> Result<Box<dyn Claimed>, ClaimError>;
+
+    /// Identifies a backing file of this target.
+    ///
+    /// # Errors
+    /// As for [`FileId::of`].
+    fn identify(&self, path: &Path) -> Result<FileId, ClaimError>;
+}
+
+/// The claims of a target.
+pub struct TargetClaims {
+    /// That of the target itself.
+    pub target: Box<dyn Claimed>,
+    /// That of the file behind a loop device.
+    pub behind: Option<Box<dyn Claimed>>,
+}
+
+/// A file that belongs to a device until this is dropped.
+pub trait Claimed: Send + Sync {
+    /// The identity of the file.
+    fn id(&self) -> FileId;
+
+    /// The file, open with the access that was claimed.
+    ///
+    /// # Errors
+    /// [`ClaimError`].
+    fn file(&self) -> Result<Arc<File>, ClaimError>;
+
+    /// Opens the same file for direct I/O, past the page cache.
+    ///
+    /// # Errors
+    /// [`ClaimError`].
+    fn open_direct(&self) -> Result<File, ClaimError>;
+
+    /// Whether another process can tell when this one's operations on the file have ended.
+    fn is_marked(&self) -> bool;
+
+    /// Whether another device that may write the file has it.
+    fn has_other_writer(&self) -> bool;
+
+    /// The durability of what devices of this process wrote to the file.
+    fn durability(&self) -> &Arc<Durability>;
+
+    /// Notes that a driver uses the disk. If a guest is two domains for a while, only one may.
+    ///
+    /// # Errors
+    /// The owner of the other domain's device, while a driver uses that.
+    fn activate(&self) -> Result<Handover, Owner>;
+
+    /// Notes that no driver uses the disk any more.
+    fn deactivate(&self);
+}
+
+/// Claims for devices of this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LocalImages;
+
+impl Images for LocalImages {
+    fn claim_target(&self, options: &TargetOptions) -> Result<TargetClaims, ClaimError> {
+        let usage = Usage { access: options.mode, sharing: options.sharing };
+        let target = IMAGES.claim(&options.path, usage, &options.owner)?;
+        let behind = IMAGES.claim_behind(&target, usage, &options.owner)?;
+        let behind = behind.map(|claim| Box::new(claim) as _);
+        Ok(TargetClaims { target: Box::new(target), behind })
+    }
+
+    fn claim_backing(
+        &self,
+        options: &TargetOptions,
+        path: &Path,
+    ) -> Result<Box<dyn Claimed>, ClaimError> {
+        let usage = Usage { access: AccessMode::ReadOnly, sharing: options.sharing };
+        Ok(Box::new(IMAGES.claim(path, usage, &options.owner)?))
+    }
+
+    fn identify(&self, path: &Path) -> Result<FileId, ClaimError> {
+        FileId::of(path)
+    }
+}
+
+/// Claims a target for a disk in another process; returns the claims, and the target's file for
+/// that process.
+///
+/// # Errors
+/// [`ClaimError`].
+pub fn claim_target_for_process(options: &TargetOptions) -> Result<(Vec<Claim>, File), ClaimError> {
+    let usage = Usage { access: options.mode, sharing: options.sharing };
+    let (target, file) = IMAGES.claim_for_process(&options.path, usage, &options.owner)?;
+    let behind = IMAGES.claim_behind(&target, usage, &options.owner)?;
+    Ok(([target].into_iter().chain(behind).collect(), file))
+}
+
+/// As [`claim_target_for_process`], for a backing file of the target.
+///
+/// # Errors
+/// [`ClaimError`].
+pub fn claim_backing_for_process(
+    options: &TargetOptions,
+    path: &Path,
+) -> Result<(Claim, File), ClaimError> {
+    let usage = Usage { access: AccessMode::ReadOnly, sharing: options.sharing };
+    IMAGES.claim_for_process(path, usage, &options.owner)
+}
 
 /// The registry of files and their users.
 pub(super) struct ImageRegistry {
@@ -56,7 +177,24 @@ impl ImageRegistry {
         usage: Usage,
         owner: &Owner,
     ) -> Result<Claim, ClaimError> {
-        self.claim_file(path, usage, owner, None)
+        let claimed = self.claim_file(path, usage, owner, None, Holder::ThisProcess);
+        claimed.map(|(claim, _)| claim)
+    }
+
+    /// As [`ImageRegistry::claim`], for a device in another process; returns the file for that,
+    /// which this process must not keep: it belongs to the other one's operations.
+    ///
+    /// # Errors
+    /// [`ClaimError`].
+    fn claim_for_process(
+        &self,
+        path: &Path,
+        usage: Usage,
+        owner: &Owner,
+    ) -> Result<(Claim, File), ClaimError> {
+        let (claim, file) = self.claim_file(path, usage, owner, None, Holder::OtherProcess)?;
+        let file = file.ok_or_else(|| ClaimError::Replaced { path: path.to_owned() })?;
+        Ok((claim, file))
     }
 
     /// Claims the file behind `device` too, if that is a loop device.
@@ -71,7 +209,9 @@ impl ImageRegistry {
     ) -> Result<Option<Claim>, ClaimError> {
         let FileId::Device(number) = device.file else { return Ok(None) };
         let Some(backing) = loop_device::backing_file(&self.sysfs, number) else { return Ok(None) };
-        self.claim_file(&backing.file, usage, owner, Some(backing.device)).map(Some)
+        let through = Some(backing.device);
+        let claimed = self.claim_file(&backing.file, usage, owner, through, Holder::ThisProcess)?;
+        Ok(Some(claimed.0))
     }
 
     fn claim_file(
@@ -80,7 +220,8 @@ impl ImageRegistry {
         usage: Usage,
         owner: &Owner,
         through: Option<String>,
-    ) -> Result<Claim, ClaimError> {
+        holder: Holder,
+    ) -> Result<(Claim, Option<File>), ClaimError> {
         let id = FileId::of(path)?;
         let entry = self.entry(id);
         let mut locked = lock(&entry);
@@ -89,11 +230,11 @@ impl ImageRegistry {
         if usage.sharing == Sharing::Safe {
             self.check_loop_devices(path, id, &user)?;
         }
-        let user = locked.add(path, id, user)?;
+        let (user, file) = locked.add(path, id, user, holder)?;
         let durability = locked.durability();
         drop(locked);
         let (path, access, mark) = (path.to_owned(), usage.access, IoMark::of(owner));
-        Ok(Claim { path, file: id, access, entry, durability, user, mark })
+        Ok((Claim { path, file: id, access, entry, durability, user, mark }, file))
     }
 
     /// The entry of a file. Each file has a lock of its own, so that a claim does not wait for the
@@ -128,8 +269,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// A file that belongs to a device until this is dropped.
-pub(super) struct Claim {
+/// A file of this daemon's that belongs to a device until this is dropped.
+pub struct Claim {
     path: PathBuf,
     file: FileId,
     access: AccessMode,
@@ -140,16 +281,22 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// The identity of the file.
-    pub(super) fn id(&self) -> FileId {
+    /// Opens the file once more. It is marked where the first one is.
+    fn open(&self, flags: i32) -> Result<File, ClaimError> {
+        let file = open(&self.path, self.file, self.access, flags)?;
+        if self.is_marked() {
+            self.mark.set(&file)?;
+        }
+        Ok(file)
+    }
+}
+
+impl Claimed for Claim {
+    fn id(&self) -> FileId {
         self.file
     }
 
-    /// The file, open with the access that was claimed.
-    ///
-    /// # Errors
-    /// [`ClaimError`].
-    pub(super) fn file(&self) -> Result<Arc<File>, ClaimError> {
+    fn file(&self) -> Result<Arc<File>, ClaimError> {
         // For a block device, the file that was opened exclusively: the kernel does not let others
         // discard.
         let opened = lock(&self.entry).file(self.access);
@@ -159,48 +306,27 @@ impl Claim {
         }
     }
 
-    /// Opens the same file for direct I/O, past the page cache.
-    ///
-    /// # Errors
-    /// [`ClaimError`].
-    pub(super) fn open_direct(&self) -> Result<File, ClaimError> {
+    fn open_direct(&self) -> Result<File, ClaimError> {
         self.open(libc::O_DIRECT)
     }
 
-    /// Opens the file once more. It is marked where the first one is.
-    fn open(&self, flags: i32) -> Result<File, ClaimError> {
-        let file = open(&self.path, self.file, self.access, flags)?;
-        if self.is_marked() {
-            self.mark.set(&file)?;
-        }
-        Ok(file)
-    }
-
-    /// Whether another process can tell when this one's operations on the file have ended.
-    pub(super) fn is_marked(&self) -> bool {
+    fn is_marked(&self) -> bool {
         lock(&self.entry).is_marked(self.user)
     }
 
-    /// Whether another device that may write the file has it.
-    pub(super) fn has_other_writer(&self) -> bool {
+    fn has_other_writer(&self) -> bool {
         lock(&self.entry).has_other_writer(self.user)
     }
 
-    /// The durability of what devices wrote to the file.
-    pub(super) fn durability(&self) -> &Arc<Durability> {
+    fn durability(&self) -> &Arc<Durability> {
         &self.durability
     }
 
-    /// Notes that a driver uses the disk. If a guest is two domains for a while, only one may.
-    ///
-    /// # Errors
-    /// The owner of the other domain's device, while a driver uses that.
-    pub(super) fn activate(&self) -> Result<Handover, Owner> {
+    fn activate(&self) -> Result<Handover, Owner> {
         lock(&self.entry).activate(self.user)
     }
 
-    /// Notes that no driver uses the disk any more.
-    pub(super) fn deactivate(&self) {
+    fn deactivate(&self) {
         lock(&self.entry).set_state(self.user, UserState::Idle);
     }
 }

@@ -5,18 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::claim::{
-    Claim, ClaimError, Durability, FileId, Handover, IMAGES, ImageRegistry, Owner, Sharing, Usage,
+    ClaimError, Claimed, Durability, FileId, Handover, Images, Owner, TargetClaims,
 };
-use super::target::{AccessMode, TargetOptions};
+use super::target::TargetOptions;
 
 /// A disk's files, claimed until this is dropped: its target, the target's backing files, and the
 /// files behind loop devices.
 pub(super) struct DiskFiles {
-    registry: &'static ImageRegistry,
-    owner: Owner,
-    sharing: Sharing,
-    target: Claim,
-    others: Vec<Claim>,
+    images: Arc<dyn Images>,
+    options: TargetOptions,
+    target: Box<dyn Claimed>,
+    others: Vec<Box<dyn Claimed>>,
 }
 
 impl DiskFiles {
@@ -24,22 +23,31 @@ impl DiskFiles {
     ///
     /// # Errors
     /// [`ClaimError`].
-    pub(super) fn claim(options: &TargetOptions) -> Result<Self, ClaimError> {
-        let (registry, owner) = (&*IMAGES, options.owner.clone());
-        let usage = Usage { access: options.mode, sharing: options.sharing };
-        let target = registry.claim(&options.path, usage, &owner)?;
-        let others = registry.claim_behind(&target, usage, &owner)?.into_iter().collect();
-        Ok(Self { registry, owner, sharing: options.sharing, target, others })
+    pub(super) fn claim(
+        options: &TargetOptions,
+        images: &Arc<dyn Images>,
+    ) -> Result<Self, ClaimError> {
+        let TargetClaims { target, behind } = images.claim_target(options)?;
+        let (images, others) = (Arc::clone(images), behind.into_iter().collect());
+        Ok(Self { images, options: options.clone(), target, others })
     }
 
     /// Whether another process can tell when this one's operations on the files have ended.
     pub(super) fn are_marked(&self) -> bool {
-        self.target.is_marked() && self.others.iter().all(Claim::is_marked)
+        self.target.is_marked() && self.others.iter().all(|claim| claim.is_marked())
     }
 
     /// The claim of the target.
-    pub(super) fn target(&self) -> &Claim {
-        &self.target
+    pub(super) fn target(&self) -> &dyn Claimed {
+        &*self.target
+    }
+
+    /// Identifies a backing file.
+    ///
+    /// # Errors
+    /// [`ClaimError`].
+    pub(super) fn identify(&self, path: &Path) -> Result<FileId, ClaimError> {
+        self.images.identify(path)
     }
 
     /// Opens an image's backing file for reading. It stays claimed.
@@ -47,12 +55,11 @@ impl DiskFiles {
     /// # Errors
     /// [`ClaimError`].
     pub(super) fn open_backing(&mut self, path: &Path) -> Result<Arc<File>, ClaimError> {
-        let id = FileId::of(path)?;
+        let id = self.identify(path)?;
         if let Some(known) = self.others.iter().find(|claim| claim.id() == id) {
             return known.file();
         }
-        let usage = Usage { access: AccessMode::ReadOnly, sharing: self.sharing };
-        let claim = self.registry.claim(path, usage, &self.owner)?;
+        let claim = self.images.claim_backing(&self.options, path)?;
         let file = claim.file();
         self.others.push(claim);
         file
@@ -63,10 +70,10 @@ impl DiskFiles {
         self.target.durability()
     }
 
-    /// Notes that a driver uses the disk: see [`Claim::activate`].
+    /// Notes that a driver uses the disk: see [`Claimed::activate`].
     ///
     /// # Errors
-    /// As for [`Claim::activate`].
+    /// As for [`Claimed::activate`].
     pub(super) fn activate(&self) -> Result<Handover, Owner> {
         self.target.activate()
     }
@@ -74,5 +81,16 @@ impl DiskFiles {
     /// Notes that no driver uses the disk any more.
     pub(super) fn deactivate(&self) {
         self.target.deactivate();
+    }
+}
+
+#[cfg(test)]
+impl DiskFiles {
+    /// Claims a target for a disk of this process.
+    ///
+    /// # Errors
+    /// [`ClaimError`].
+    pub(super) fn claim_here(options: &TargetOptions) -> Result<Self, ClaimError> {
+        Self::claim(options, &(Arc::new(super::claim::LocalImages) as Arc<dyn Images>))
     }
 }

@@ -17,7 +17,7 @@ pub use self::error::TargetError;
 pub(super) use self::in_place::InPlaceTarget;
 pub use self::options::{AccessMode, Caching, Discard, TargetOptions};
 use super::SECTOR_SIZE;
-use super::claim::{ClaimError, Handover, Sharing};
+use super::claim::{ClaimError, Handover, Images, LocalImages, Sharing};
 use super::disk_file::DiskFile;
 use super::facts::{DiskFacts, Extent};
 use super::files::DiskFiles;
@@ -61,6 +61,17 @@ impl Target {
     /// # Errors
     /// [`TargetError`], which names the path and the fault.
     pub fn open(options: TargetOptions) -> Result<Self, TargetError> {
+        Self::open_claimed(options, &(Arc::new(LocalImages) as Arc<dyn Images>))
+    }
+
+    /// As [`Target::open`], with files that `images` claims.
+    ///
+    /// # Errors
+    /// [`TargetError`].
+    pub fn open_claimed(
+        options: TargetOptions,
+        images: &Arc<dyn Images>,
+    ) -> Result<Self, TargetError> {
         let path = options.path.clone();
         if !path.is_absolute() {
             return Err(TargetError::Relative { path });
@@ -71,7 +82,7 @@ impl Target {
         }
         let mode = options.mode;
         let failed = |source| TargetError::Open { path: path.clone(), mode, source };
-        let claimed = DiskFiles::claim(&options);
+        let claimed = DiskFiles::claim(&options, images);
         let mut files = claimed.map_err(|error| match error {
             ClaimError::Open(source) => failed(source),
             error => TargetError::Claim(error),

@@ -37,7 +37,7 @@ pub(in crate::device::blk) enum SyncStart {
 /// The durability of one file's data. One device syncs at a time: the kernel reports a failure to
 /// one of them only, and the others must not take its silence for success.
 #[derive(Debug, Default)]
-pub(in crate::device::blk) struct Durability {
+pub struct Durability {
     state: Mutex<State>,
     /// Signalled at the end of a sync.
     ended: Condvar,

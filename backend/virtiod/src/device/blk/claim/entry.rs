@@ -4,6 +4,8 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::durability::Durability;
 use super::error::ClaimError;
 use super::file_id::{FileId, open};
@@ -42,6 +44,16 @@ pub(super) struct User {
     is_marked: bool,
 }
 
+/// The process that transfers data with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// This one, by the file that has the locks.
+    ThisProcess,
+    /// Another one, by a file of its own: the locks stay if it dies, and its mark ends with its
+    /// last operation.
+    OtherProcess,
+}
+
 /// Whether a driver uses the disk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum UserState {
@@ -50,8 +62,8 @@ pub(super) enum UserState {
 }
 
 /// Whether another user could write a file since this one used it last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::device::blk) enum Handover {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Handover {
     /// No other user could.
     None,
     /// Another user of the file could.
@@ -86,19 +98,44 @@ impl Entry {
     }
 
     /// Adds a device that may claim the file beside all others; returns the number that identifies
-    /// it.
+    /// it, and the file for another process.
     ///
     /// # Errors
     /// [`ClaimError`].
-    pub(super) fn add(&mut self, path: &Path, id: FileId, user: User) -> Result<u64, ClaimError> {
-        self.open(path, id, user.usage)?;
+    pub(super) fn add(
+        &mut self,
+        path: &Path,
+        id: FileId,
+        user: User,
+        holder: Holder,
+    ) -> Result<(u64, Option<File>), ClaimError> {
+        let exclusive = match (id, user.usage.sharing) {
+            (FileId::Device(_), Sharing::Safe) => libc::O_EXCL,
+            _ => 0,
+        };
+        let own = if holder == Holder::ThisProcess { exclusive } else { 0 };
+        let is_first = self.users.is_empty();
+        self.open(path, id, user.usage, own)?;
         self.look_for_unfinished(path, &user)?;
         self.lock_for(path, &user)?;
-        let user = User { is_marked: self.mark(path, &user), ..user };
+        let file = match holder {
+            Holder::ThisProcess => None,
+            // Of several, the kernel lets one have a block device for itself.
+            Holder::OtherProcess => {
+                let flags = if is_first { exclusive } else { 0 };
+                Some(open_free(path, id, user.usage, flags)?)
+            }
+        };
+        let opened = self.opened.as_ref().map(|opened| opened.locked.file());
+        let is_marked = match (&file, opened) {
+            (Some(file), _) => mark(path, &user, file),
+            (None, Some(file)) => mark(path, &user, &file),
+            (None, None) => false,
+        };
         let number = user.id;
         self.next_id += 1;
-        self.users.push(user);
-        Ok(number)
+        self.users.push(User { is_marked, ..user });
+        Ok((number, file))
     }
 
     /// Checks that no operation of an earlier process of this device is under way.
@@ -108,16 +145,6 @@ impl Entry {
             true => Err(ClaimError::Unfinished { path: path.to_owned() }),
             false => Ok(()),
         }
-    }
-
-    /// Marks the file as one with which the device transfers data.
-    fn mark(&self, path: &Path, user: &User) -> bool {
-        let Some(opened) = &self.opened else { return false };
-        let marked = IoMark::of(&user.owner).set(&opened.locked.file());
-        let failed = |error: &std::io::Error| {
-            tracing::warn!(%error, "{path:?} cannot be locked: its device ends with this process");
-        };
-        marked.inspect_err(failed).is_ok()
     }
 
     /// Whether the file is marked as one of user `id`.
@@ -175,23 +202,20 @@ impl Entry {
     }
 
     /// Opens the file, unless it is open.
-    fn open(&mut self, path: &Path, id: FileId, usage: Usage) -> Result<(), ClaimError> {
+    fn open(
+        &mut self,
+        path: &Path,
+        id: FileId,
+        usage: Usage,
+        flags: i32,
+    ) -> Result<(), ClaimError> {
         if self.opened.is_some() && !self.users.is_empty() {
             return Ok(());
         }
         // A remainder of a user that is about to close the file.
         self.opened = None;
         self.durability = Arc::default();
-        let exclusive = match (id, usage.sharing) {
-            (FileId::Device(_), Sharing::Safe) => libc::O_EXCL,
-            _ => 0,
-        };
-        let file = open(path, id, usage.access, exclusive).map_err(|error| match error {
-            ClaimError::Open(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                ClaimError::Busy { path: path.to_owned() }
-            }
-            other => other,
-        })?;
+        let file = open_free(path, id, usage, flags)?;
         self.opened = Some(Opened { locked: LockedFile::new(file), access: usage.access });
         Ok(())
     }
@@ -252,4 +276,23 @@ impl Entry {
         let own = self.users.iter_mut().find(|user| user.id == id);
         own.into_iter().for_each(|user| user.state = state);
     }
+}
+
+/// Opens a file which the kernel, or another program, must not have opened exclusively.
+fn open_free(path: &Path, id: FileId, usage: Usage, flags: i32) -> Result<File, ClaimError> {
+    open(path, id, usage.access, flags).map_err(|error| match error {
+        ClaimError::Open(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            ClaimError::Busy { path: path.to_owned() }
+        }
+        other => other,
+    })
+}
+
+/// Marks a file as one with which the device transfers data; returns whether it is marked.
+fn mark(path: &Path, user: &User, file: &File) -> bool {
+    let marked = IoMark::of(&user.owner).set(file);
+    let failed = |error: &std::io::Error| {
+        tracing::warn!(%error, "{path:?} cannot be locked: its device ends with this process");
+    };
+    marked.inspect_err(failed).is_ok()
 }

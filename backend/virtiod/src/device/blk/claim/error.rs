@@ -10,7 +10,16 @@ use crate::device::blk::target::AccessMode;
 impl ClaimError {
     /// Whether the reason may be the device itself, in an earlier process or a moment ago.
     pub(crate) fn may_be_own(&self) -> bool {
-        matches!(self, Self::Unfinished { .. } | Self::Busy { .. } | Self::Locked { .. })
+        match self {
+            Self::Unfinished { .. } | Self::Busy { .. } | Self::Locked { .. } => true,
+            Self::Supervisor { may_be_own, .. } => *may_be_own,
+            _ => false,
+        }
+    }
+
+    /// Whether operations of the device itself on the file have not ended.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        matches!(self, Self::Unfinished { .. } | Self::Supervisor { is_unfinished: true, .. })
     }
 }
 
@@ -87,6 +96,16 @@ pub enum ClaimError {
     Kind {
         /// The target.
         path: PathBuf,
+    },
+    /// The supervisor refuses the file.
+    #[error("{reason}")]
+    Supervisor {
+        /// Its reason.
+        reason: String,
+        /// As [`ClaimError::may_be_own`] there.
+        may_be_own: bool,
+        /// As [`ClaimError::is_unfinished`] there.
+        is_unfinished: bool,
     },
     /// The file cannot be opened.
     #[error(transparent)]

@@ -4,14 +4,21 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::ClaimError;
 use crate::device::blk::target::AccessMode;
 
 /// The identity of a file or block device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::device::blk) enum FileId {
-    /// A file: the device of its file system, and its inode number.
-    File { device: u64, inode: u64 },
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum FileId {
+    /// A file.
+    File {
+        /// The device of its file system.
+        device: u64,
+        /// Its inode number.
+        inode: u64,
+    },
     /// A block device: its device number.
     Device(u64),
 }
@@ -21,11 +28,20 @@ impl FileId {
     ///
     /// # Errors
     /// [`ClaimError::Open`], [`ClaimError::Kind`].
-    pub(in crate::device::blk) fn of(path: &Path) -> Result<Self, ClaimError> {
+    pub fn of(path: &Path) -> Result<Self, ClaimError> {
         // Check the type before opening: to open a FIFO would wait for its other end, and to open
         // some devices has effects.
         Self::from_metadata(&path.metadata()?)
             .ok_or_else(|| ClaimError::Kind { path: path.to_owned() })
+    }
+
+    /// Identifies an open file.
+    ///
+    /// # Errors
+    /// [`ClaimError::Open`], also if it is neither a file nor a block device.
+    pub fn of_file(file: &File) -> Result<Self, ClaimError> {
+        let id = Self::from_metadata(&file.metadata()?);
+        id.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::InvalidInput).into())
     }
 
     fn from_metadata(metadata: &Metadata) -> Option<Self> {

@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::lock::{LockState, Permission, Permissions};
 use crate::device::blk::target::AccessMode;
 
 /// A device that owns an image.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// The guest's domain.
     pub domain: u16,
@@ -33,7 +35,7 @@ impl Owner {
 }
 
 /// Whether others may use an image at the same time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sharing {
     /// Readers may, while there is no writer.
     #[default]

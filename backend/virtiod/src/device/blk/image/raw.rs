@@ -292,7 +292,7 @@ mod tests {
     fn unaligned_direct_io_falls_back_to_the_page_cache() {
         let path = tempfile::NamedTempFile::new().unwrap();
         let options = TargetOptions::for_test(path.path());
-        let files = DiskFiles::claim(&options).unwrap();
+        let files = DiskFiles::claim_here(&options).unwrap();
         let mut image = RawImage::open(&options, &files).unwrap();
         let file = Arc::new(path.reopen().unwrap());
         let direct = file.as_raw_fd();

@@ -15,7 +15,7 @@ impl TargetError {
 
     /// Whether operations of the device itself on its target have not ended.
     pub(crate) fn is_unfinished(&self) -> bool {
-        matches!(self, Self::Claim(ClaimError::Unfinished { .. }))
+        matches!(self, Self::Claim(error) if error.is_unfinished())
     }
 }
 

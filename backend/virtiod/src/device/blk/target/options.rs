@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use crate::device::blk::claim::{Owner, Sharing};
 use crate::device::blk::image::ImageFormat;
 
 /// Whether the guest may write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AccessMode {
     /// `access=r` in the guest's configuration.
     ReadOnly,

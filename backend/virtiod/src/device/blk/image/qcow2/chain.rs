@@ -197,7 +197,7 @@ impl<'f> Chain<'f> {
 
     /// Adds a file to the chain.
     fn follow(&mut self, path: &Path) -> io::Result<()> {
-        let id = FileId::of(path).map_err(io::Error::other)?;
+        let id = self.files.identify(path).map_err(io::Error::other)?;
         if self.seen.contains(&id) {
             return Err(ChainError::Circle(path.to_owned()).into());
         }

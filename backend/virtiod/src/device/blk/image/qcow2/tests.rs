@@ -30,7 +30,7 @@ fn open_within(bytes: &ImageBytes, time: Duration) -> Opened {
     let (directory, path) = store(bytes);
     fs::write(directory.path().join("base.raw"), vec![0x5a; 1 << 20]).unwrap();
     let options = TargetOptions::for_test(&path);
-    let mut files = DiskFiles::claim(&options).unwrap();
+    let mut files = DiskFiles::claim_here(&options).unwrap();
     let image = Qcow2Image::open_within(&options, &mut files, &Deadline::after(time)).unwrap();
     Opened { image, path, _directory: directory, _files: files }
 }
@@ -209,7 +209,7 @@ fn log_names_dirty_bitmaps_that_a_writer_invalidates() {
         let options = TargetOptions { mode, ..TargetOptions::for_test(&path) };
         let log = || {
             logged(|| {
-                let mut files = DiskFiles::claim(&options).unwrap();
+                let mut files = DiskFiles::claim_here(&options).unwrap();
                 Qcow2Image::open(&options, &mut files).map(drop).unwrap();
             })
         };
@@ -242,7 +242,7 @@ fn refusal(bytes: &ImageBytes, path: impl Fn(&Path) -> String) -> String {
     let (directory, image) = store(bytes);
     fs::write(directory.path().join("base.raw"), [0; 4096]).unwrap();
     let options = TargetOptions::for_test(&image);
-    let mut files = DiskFiles::claim(&options).unwrap();
+    let mut files = DiskFiles::claim_here(&options).unwrap();
     let error = Qcow2Image::open(&options, &mut files).err().unwrap();
     let error = crate::Causes(&error).to_string();
     let words = path(&image);

@@ -39,7 +39,7 @@ pub(super) fn images() -> Vec<(&'static str, TempDir, PathBuf)> {
 
 pub(super) fn open_path(path: &Path) -> io::Result<(Qcow2Image, DiskFiles)> {
     let options = TargetOptions::for_test(path);
-    let mut files = DiskFiles::claim(&options).unwrap();
+    let mut files = DiskFiles::claim_here(&options).unwrap();
     let image =
         Qcow2Image::open_within(&options, &mut files, &Deadline::after(Duration::from_secs(60)))?;
     Ok((image, files))
@@ -347,7 +347,7 @@ fn image_written_by_the_other_domain_is_checked_before_the_first_write() {
     let (_directory, path) = store(&ImageBytes::new(Shape::default()));
     let open = |number| {
         let options = domain(&path, number);
-        let mut files = DiskFiles::claim(&options).unwrap();
+        let mut files = DiskFiles::claim_here(&options).unwrap();
         let image = Qcow2Image::open(&options, &mut files).unwrap();
         (image, files)
     };

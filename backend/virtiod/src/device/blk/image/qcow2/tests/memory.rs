@@ -31,7 +31,7 @@ fn chain(images: usize, size: u64) -> Result<(), String> {
         file.set_len(bytes.len() as u64).unwrap();
     }
     let options = TargetOptions::for_test(&path(images - 1));
-    let mut files = DiskFiles::claim(&options).unwrap();
+    let mut files = DiskFiles::claim_here(&options).unwrap();
     let opened = Qcow2Image::open(&options, &mut files);
     opened.map(drop).map_err(|error| crate::Causes(&error).to_string())
 }

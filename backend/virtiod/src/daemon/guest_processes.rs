@@ -1,0 +1,348 @@
+//! The processes of guests: starts one for each guest, passes devices to it, and reports the
+//! devices' ends, also if the process dies.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::device_service::{DeviceService, HangUp, ServedDevice};
+use super::image_service::KeptClaims;
+use super::registry::Registry;
+use super::runner::{EndReports, Runner, Runs, StartError};
+use super::same_address::warn_of_same_address;
+use super::server::ServerError;
+use crate::Causes;
+use crate::bus::{DevicePath, Ending};
+use crate::config::ConfigFile;
+use crate::dma::shared_count::{CountSlot, CountTable};
+use crate::process::device_thread::{Ended, NewDevice, OpenedHook, Outcome};
+use crate::process::message::{self, Event};
+use crate::process::message_socket::MessageSocket;
+use crate::stats::{DeviceStats, RemoteStats, StatsSnapshot};
+use xen::{DomId, Xen};
+
+/// Maximum time for which a process is awaited to read a command, or to report statistics.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// Starts a process that serves a guest's devices over a socket.
+pub trait Launch: Send {
+    /// Starts it, with this end of its socket.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn launch(&self, guest: DomId, control: OwnedFd) -> io::Result<Box<dyn Launched>>;
+}
+
+/// A process that was started.
+pub trait Launched: Send {
+    /// Waits until it is gone, and says how it ended.
+    fn wait(&mut self) -> String;
+}
+
+/// Starts this program once more: `xen-virtiod serve-guest`.
+#[derive(Debug)]
+pub struct SameProgram {
+    /// The arguments that both have.
+    pub arguments: Vec<OsString>,
+}
+
+impl Launch for SameProgram {
+    fn launch(&self, guest: DomId, control: OwnedFd) -> io::Result<Box<dyn Launched>> {
+        // The running program, even if another one was installed in its place.
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg0("xen-virtiod")
+            .arg("serve-guest")
+            .arg(guest.0.to_string())
+            .args(&self.arguments);
+        let child = command.stdin(Stdio::from(control)).stdout(Stdio::null()).spawn()?;
+        Ok(Box::new(child))
+    }
+}
+
+impl Launched for Child {
+    fn wait(&mut self) -> String {
+        match Child::wait(self) {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+/// Runs devices in processes of their guests.
+pub struct GuestProcesses<X> {
+    xen: X,
+    launch: Box<dyn Launch>,
+    config: ConfigFile,
+    opened: OpenedHook,
+    all: BTreeMap<DomId, Arc<GuestProcess>>,
+    kept: KeptClaims,
+    pages: CountTable,
+}
+
+/// The process of one guest.
+struct GuestProcess {
+    control: MessageSocket,
+    devices: Mutex<Devices>,
+    /// Signalled when statistics arrive, and when the process is gone.
+    reported: Condvar,
+    /// Whether the process did not report in time the last time: nobody waits for it again.
+    is_silent: AtomicBool,
+}
+
+#[derive(Default)]
+struct Devices {
+    running: BTreeMap<DevicePath, Arc<DeviceStats>>,
+    /// The statistics that arrived and were not taken yet.
+    reports: BTreeMap<DevicePath, Option<Box<StatsSnapshot>>>,
+    /// Where the ends of its devices are reported.
+    ends: Option<EndReports>,
+    is_gone: bool,
+}
+
+impl<X: Xen> GuestProcesses<X> {
+    /// Processes that `launch` starts, for devices in `registry`.
+    ///
+    /// # Errors
+    /// The kernel has no memory for what they count together.
+    pub fn new(
+        xen: X,
+        launch: Box<dyn Launch>,
+        config: ConfigFile,
+        registry: Arc<Registry>,
+    ) -> Result<Self, ServerError> {
+        let pages = CountTable::new();
+        let pages = pages.map_err(|error| ServerError::System("count mapped pages", error))?;
+        let opened = Arc::new(move |path: &DevicePath, stats: &DeviceStats| {
+            warn_of_same_address(&registry, path, stats);
+        });
+        let (all, kept) = (BTreeMap::new(), KeptClaims::default());
+        Ok(Self { xen, launch, config, opened, all, kept, pages })
+    }
+
+    /// The guest's process, started if there is none.
+    fn of(&mut self, guest: DomId) -> io::Result<Arc<GuestProcess>> {
+        if let Some(process) = self.all.get(&guest).filter(|process| !process.is_gone()) {
+            return Ok(Arc::clone(process));
+        }
+        let process = GuestProcess::start(&*self.launch, guest, self.pages.take_slot()?)?;
+        self.all.insert(guest, Arc::clone(&process));
+        Ok(process)
+    }
+}
+
+impl<X: Xen> Runner for GuestProcesses<X> {
+    fn start(
+        &mut self,
+        device: NewDevice,
+        stats: &Arc<DeviceStats>,
+        ends: &EndReports,
+    ) -> Result<Box<dyn Runs>, StartError> {
+        let NewDevice { path, found, fault, .. } = device;
+        let process = self.of(path.guest).map_err(StartError::Process)?;
+        let (ours, theirs) = MessageSocket::pair().map_err(StartError::Descriptor)?;
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let fired = EventFd::from_value_and_flags(0, flags).map_err(io::Error::from);
+        let fired = fired.map_err(StartError::Descriptor)?;
+        let copy = fired.as_fd().try_clone_to_owned().map_err(StartError::Descriptor)?;
+        let served = ServedDevice {
+            socket: ours,
+            fired,
+            path: path.clone(),
+            config: self.config.clone(),
+            stats: Arc::clone(stats),
+            opened: Arc::clone(&self.opened),
+            kept: self.kept.clone(),
+            process: Arc::clone(&process) as _,
+        };
+        DeviceService::start(self.xen.clone(), served)?;
+        process.add(&path, stats, ends);
+        let command = message::Command::Start { path: path.clone(), found, fault };
+        let sent = process.control.send(&command, &[theirs.as_fd(), copy.as_fd()]);
+        if let Err(error) = sent {
+            process.lock().running.remove(&path);
+            return Err(StartError::Process(io::Error::other(error)));
+        }
+        let source = ProcessStats { process: Arc::clone(&process), path: path.clone() };
+        stats.set_source(Some(Arc::new(source)));
+        Ok(Box::new(RunningRemote { process, path }))
+    }
+
+    fn forget_device(&mut self, path: &DevicePath) {
+        self.kept.drop(path);
+    }
+
+    fn forget(&mut self, guest: DomId) {
+        // The process sees its end, and exits.
+        if let Some(process) = self.all.remove(&guest) {
+            process.hang_up();
+        }
+    }
+}
+
+impl GuestProcess {
+    fn start(launch: &dyn Launch, guest: DomId, pages: CountSlot) -> io::Result<Arc<Self>> {
+        let (control, theirs) = MessageSocket::pair()?;
+        control.limit_send(ANSWER_LIMIT)?;
+        let begin = message::Command::Begin { slot: pages.index() };
+        control.send(&begin, &[pages.as_fd()]).map_err(io::Error::other)?;
+        let mut launched = launch.launch(guest, theirs.into_descriptor())?;
+        let process = Arc::new(Self {
+            control,
+            devices: Mutex::default(),
+            reported: Condvar::new(),
+            is_silent: AtomicBool::new(false),
+        });
+        let read = Arc::clone(&process);
+        let body = move || {
+            read.read_events();
+            read.note_gone();
+            let how = launched.wait();
+            // Its mappings are gone with it.
+            drop(pages);
+            tracing::info!("the process of {guest} has ended: {how}");
+        };
+        thread::Builder::new().name(format!("guest-{}", guest.0)).spawn(body)?;
+        Ok(process)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Devices> {
+        // The lists are consistent after every step.
+        self.devices.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn is_gone(&self) -> bool {
+        self.lock().is_gone
+    }
+
+    fn add(&self, path: &DevicePath, stats: &Arc<DeviceStats>, ends: &EndReports) {
+        let mut devices = self.lock();
+        devices.running.insert(path.clone(), Arc::clone(stats));
+        devices.ends = Some(ends.clone());
+    }
+
+    /// Handles what the process reports, until it is gone or breaks the rules.
+    fn read_events(&self) {
+        loop {
+            match self.control.receive::<Event>() {
+                Ok(Some((event, _))) => self.handle(event),
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::error!("the process of a guest is given up: {}", Causes(&error));
+                    return self.hang_up();
+                }
+            }
+        }
+    }
+
+    fn handle(&self, event: Event) {
+        let mut devices = self.lock();
+        match event {
+            Event::Ended { ended, stats: snapshot } => {
+                // Reports of devices that it does not have are of no interest.
+                let Some(stats) = devices.running.remove(&ended.path) else { return };
+                stats.set_remote(*snapshot);
+                if !stats.holds_storage() {
+                    stats.set_source(None);
+                }
+                devices.ends.iter().for_each(|ends| ends.report(ended.clone()));
+            }
+            Event::Stats { path, stats } => {
+                self.is_silent.store(false, Ordering::Relaxed);
+                // Only for who waits for it.
+                if let Some(report) = devices.reports.get_mut(&path) {
+                    *report = stats;
+                    self.reported.notify_all();
+                }
+            }
+        }
+    }
+
+    /// Asks the process for statistics, and waits for them, but not for long.
+    fn ask_for_stats(&self, path: &DevicePath) -> Option<StatsSnapshot> {
+        let mut devices = self.lock();
+        if devices.is_gone || self.is_silent.load(Ordering::Relaxed) {
+            return None;
+        }
+        devices.reports.insert(path.clone(), None);
+        let sent = self.control.send(&message::Command::Report { path: path.clone() }, &[]);
+        let end = Instant::now() + ANSWER_LIMIT;
+        let mut report = None;
+        while sent.is_ok() && !devices.is_gone {
+            report = devices.reports.get_mut(path).and_then(Option::take);
+            let left = end.saturating_duration_since(Instant::now());
+            if report.is_some() {
+                break;
+            }
+            if left.is_zero() {
+                self.is_silent.store(true, Ordering::Relaxed);
+                break;
+            }
+            let waited = self.reported.wait_timeout(devices, left);
+            devices = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+        }
+        devices.reports.remove(path);
+        report.map(|report| *report)
+    }
+
+    /// Reports that all devices of the process have ended with it.
+    fn note_gone(&self) {
+        let mut devices = self.lock();
+        devices.is_gone = true;
+        let running = std::mem::take(&mut devices.running);
+        for (path, stats) in running {
+            stats.note_process_gone();
+            let ended = Ended { path, outcome: Outcome::Died, is_detached: false };
+            devices.ends.iter().for_each(|ends| ends.report(ended.clone()));
+        }
+        self.reported.notify_all();
+    }
+}
+
+impl HangUp for GuestProcess {
+    fn hang_up(&self) {
+        // It sees the end of the conversation, and exits.
+        self.control.shut_down();
+    }
+}
+
+/// The statistics of a device in its guest's process.
+struct ProcessStats {
+    process: Arc<GuestProcess>,
+    path: DevicePath,
+}
+
+impl RemoteStats for ProcessStats {
+    fn fetch(&self) -> Option<StatsSnapshot> {
+        self.process.ask_for_stats(&self.path)
+    }
+}
+
+/// A device that runs in its guest's process.
+struct RunningRemote {
+    process: Arc<GuestProcess>,
+    path: DevicePath,
+}
+
+impl Runs for RunningRemote {
+    fn stop(&self, ending: Ending) -> io::Result<()> {
+        let command = message::Command::Stop { path: self.path.clone(), ending };
+        // One that does not take it is given up, which ends its devices.
+        self.process.control.send(&command, &[]).or_else(|error| {
+            tracing::warn!(path = %self.path, "{}", Causes(&error));
+            self.process.hang_up();
+            Ok(())
+        })
+    }
+
+    fn join(self: Box<Self>) {}
+}

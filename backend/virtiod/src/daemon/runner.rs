@@ -1,0 +1,134 @@
+//! What runs devices for the server: threads of this process, or processes of their guests.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+
+use nix::sys::eventfd::EventFd;
+
+use crate::bus::{DevicePath, Ending, StopSignal};
+use crate::domain::Domain;
+use crate::process::device_thread::{self, Ended, NewDevice, Surroundings};
+use crate::stats::DeviceStats;
+use xen::DomId;
+
+/// A device that could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No descriptor is left.
+    #[error("cannot open a file descriptor for another device")]
+    Descriptor(#[source] io::Error),
+    /// No thread is left.
+    #[error("cannot start a thread for another device")]
+    Thread(#[source] io::Error),
+    /// The guest's process cannot be started, or does not take the device.
+    #[error("cannot start the device in a process of its guest")]
+    Process(#[source] io::Error),
+}
+
+/// Starts devices.
+pub trait Runner: Send {
+    /// Starts a device, whose end is reported to `ends`.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    fn start(
+        &mut self,
+        device: NewDevice,
+        stats: &Arc<DeviceStats>,
+        ends: &EndReports,
+    ) -> Result<Box<dyn Runs>, StartError>;
+
+    /// Forgets a device, which is gone.
+    fn forget_device(&mut self, path: &DevicePath);
+
+    /// Forgets a guest, which has no device any more.
+    fn forget(&mut self, guest: DomId);
+}
+
+/// A device that was started.
+pub trait Runs: Send {
+    /// Ends it, as `ending` says.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn stop(&self, ending: Ending) -> io::Result<()>;
+
+    /// Waits for the rest of it, after its end was reported as one to wait for.
+    fn join(self: Box<Self>);
+}
+
+/// Passes reports of devices' ends to the server.
+#[derive(Clone, Debug)]
+pub struct EndReports {
+    sender: Sender<Ended>,
+    woken: Arc<EventFd>,
+}
+
+impl EndReports {
+    /// Reports are sent by `sender`, and `woken` is increased for each.
+    pub fn new(sender: Sender<Ended>, woken: Arc<EventFd>) -> Self {
+        Self { sender, woken }
+    }
+
+    /// Reports an end.
+    pub fn report(&self, ended: Ended) {
+        let path = ended.path.clone();
+        // Both fail only if the server is gone; then nobody waits.
+        let reported = self.sender.send(ended).is_ok();
+        if reported && self.woken.write(1).is_err() {
+            tracing::error!(%path, "cannot wake up the server");
+        }
+    }
+}
+
+/// Runs devices in threads of this process.
+#[derive(Debug)]
+pub struct Threads<X> {
+    xen: X,
+    surroundings: Surroundings,
+}
+
+impl<X: Domain> Threads<X> {
+    /// Threads with these handles to Xen.
+    pub fn new(xen: X, surroundings: Surroundings) -> Self {
+        Self { xen, surroundings }
+    }
+}
+
+struct RunningThread {
+    stop: Arc<StopSignal>,
+    thread: JoinHandle<()>,
+}
+
+impl<X: Domain> Runner for Threads<X> {
+    fn start(
+        &mut self,
+        device: NewDevice,
+        stats: &Arc<DeviceStats>,
+        ends: &EndReports,
+    ) -> Result<Box<dyn Runs>, StartError> {
+        let stop = Arc::new(StopSignal::new().map_err(StartError::Descriptor)?);
+        let (xen, surroundings) = (self.xen.clone(), self.surroundings.clone());
+        let (stopped, stats, ends) = (Arc::clone(&stop), Arc::clone(stats), ends.clone());
+        let report = move |ended| ends.report(ended);
+        let thread = device_thread::spawn(xen, device, stopped, surroundings, stats, report);
+        Ok(Box::new(RunningThread { stop, thread: thread.map_err(StartError::Thread)? }))
+    }
+
+    fn forget_device(&mut self, _: &DevicePath) {}
+
+    fn forget(&mut self, _: DomId) {}
+}
+
+impl Runs for RunningThread {
+    fn stop(&self, ending: Ending) -> io::Result<()> {
+        self.stop.give(ending)
+    }
+
+    fn join(self: Box<Self>) {
+        // The thread has reported a panic.
+        let _ = self.thread.join();
+    }
+}

@@ -1,0 +1,245 @@
+//! The messages between the supervisor and a guest's process.
+//!
+//! The supervisor trusts none of what a process sends: it checks each request against the device
+//! for which it started the thread (`device_service`).
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::device_thread::{Ended, Found};
+use crate::Causes;
+use crate::bus::{DevicePath, Ending};
+use crate::device::blk::{AccessMode, ClaimError, FileId, Handover, Owner, Sharing};
+use crate::stats::StatsSnapshot;
+
+/// A command of the supervisor's to a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// The first command. The table of all processes' mapped pages comes with it.
+    Begin {
+        /// The process's slot in the table.
+        slot: usize,
+    },
+    /// Start a device. Two descriptors come with it: the device's socket, and an eventfd that tells
+    /// of changes in XenStore.
+    Start {
+        /// The device.
+        path: DevicePath,
+        /// The state in which the supervisor found it.
+        found: Found,
+        /// Why it must not go on without a reset, if it was left.
+        fault: Option<String>,
+    },
+    /// End a device.
+    Stop {
+        /// The device.
+        path: DevicePath,
+        /// How it ends.
+        ending: Ending,
+    },
+    /// Report a device's statistics.
+    Report {
+        /// The device.
+        path: DevicePath,
+    },
+}
+
+/// A report of a process's to the supervisor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// A device has ended.
+    Ended {
+        /// Its end.
+        ended: Ended,
+        /// Its last statistics.
+        stats: Box<StatsSnapshot>,
+    },
+    /// The answer to [`Command::Report`].
+    Stats {
+        /// The device.
+        path: DevicePath,
+        /// Its statistics; `None` if the process has no such device.
+        stats: Option<Box<StatsSnapshot>>,
+    },
+}
+
+/// A request of a device's to the supervisor. Each gets one [`Reply`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// The device was opened; these are its statistics.
+    Opened(Box<StatsSnapshot>),
+    /// Connect to XenStore, anew if there was a connection.
+    OpenStore,
+    /// Do something in XenStore.
+    Store(StoreRequest),
+    /// Do something about the disk's files.
+    Image(ImageRequest),
+}
+
+/// A request about XenStore.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StoreRequest {
+    /// Read a node.
+    Read {
+        /// Its path, relative to the daemon's own directory.
+        path: String,
+    },
+    /// Write a node.
+    Write {
+        /// Its path.
+        path: String,
+        /// Its value.
+        value: String,
+    },
+    /// Write a node if another one exists.
+    WriteBeside {
+        /// The path of the one that has to exist.
+        existing: String,
+        /// The path to write.
+        path: String,
+        /// The value.
+        value: String,
+    },
+    /// Remove a node and all below it.
+    Remove {
+        /// Its path.
+        path: String,
+    },
+    /// Watch a node.
+    Watch {
+        /// Its path.
+        path: String,
+    },
+}
+
+/// A request about a disk's files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ImageRequest {
+    /// Claim the disk's target. The answer comes with its file.
+    ClaimTarget {
+        /// Its path.
+        path: PathBuf,
+        /// Whether the disk may write it.
+        access: AccessMode,
+        /// Whether others may use it too.
+        sharing: Sharing,
+    },
+    /// Identify a backing file of the target.
+    Identify {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Claim a backing file of the target. The answer comes with the file.
+    ClaimBacking {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Open a claimed file for direct I/O. The answer comes with the file.
+    OpenDirect {
+        /// The number of the claim.
+        claim: u64,
+    },
+    /// Say whether another device may write a claimed file.
+    HasOtherWriter {
+        /// The number of the claim.
+        claim: u64,
+    },
+    /// Note that a driver uses the disk.
+    Activate {
+        /// The number of the claim.
+        claim: u64,
+    },
+    /// Note that no driver uses the disk any more.
+    Deactivate {
+        /// The number of the claim.
+        claim: u64,
+    },
+    /// Give a claim up.
+    Release {
+        /// The number of the claim.
+        claim: u64,
+    },
+}
+
+/// The answer to a [`Request`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// It was done.
+    Done,
+    /// The value that was read.
+    Value(Option<String>),
+    /// XenStore refused it, or cannot be reached.
+    StoreFailed {
+        /// Whether a new connection is needed.
+        is_lost: bool,
+        /// The reason.
+        reason: String,
+    },
+    /// A file was claimed.
+    Claimed {
+        /// The number of the claim, for further requests.
+        claim: u64,
+        /// Whether a later process can tell when operations on the file have ended.
+        is_marked: bool,
+    },
+    /// The identity of a file.
+    Identity(FileId),
+    /// A file could not be claimed or opened.
+    ClaimFailed(ClaimFailure),
+    /// Whether it is so.
+    Answer(bool),
+    /// Who could write the image since the disk used it last, or who uses it.
+    Activated(Result<Handover, Owner>),
+    /// The device may not do that.
+    Forbidden,
+}
+
+/// A file that could not be claimed or opened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClaimFailure {
+    /// The kernel does not open it.
+    Open {
+        /// The kernel's number of the error, if it has one.
+        number: Option<i32>,
+        /// The error.
+        reason: String,
+    },
+    /// It is in use, or not to be used.
+    Refused {
+        /// The reason.
+        reason: String,
+        /// Whether the user may be the device itself.
+        may_be_own: bool,
+        /// Whether operations of the device itself have not ended.
+        is_unfinished: bool,
+    },
+}
+
+impl From<ClaimError> for ClaimFailure {
+    fn from(error: ClaimError) -> Self {
+        let reason = Causes(&error).to_string();
+        match error {
+            ClaimError::Open(error) => Self::Open { number: error.raw_os_error(), reason },
+            error => {
+                let (may_be_own, is_unfinished) = (error.may_be_own(), error.is_unfinished());
+                Self::Refused { reason, may_be_own, is_unfinished }
+            }
+        }
+    }
+}
+
+impl From<ClaimFailure> for ClaimError {
+    fn from(failure: ClaimFailure) -> Self {
+        match failure {
+            ClaimFailure::Open { number, reason } => {
+                let number = number.map(io::Error::from_raw_os_error);
+                Self::Open(number.unwrap_or_else(|| io::Error::other(reason)))
+            }
+            ClaimFailure::Refused { reason, may_be_own, is_unfinished } => {
+                Self::Supervisor { reason, may_be_own, is_unfinished }
+            }
+        }
+    }
+}
