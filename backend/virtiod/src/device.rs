@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 use nix::poll::PollFlags;
 use uring::waiting::wait_by_poll;
 
-use crate::record::LossMark;
+use crate::record::{DeviceNote, LossMark};
 
 /// Virtio device ids (virtio 1.3 section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +187,19 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     fn keep_losses(&mut self, mark: LossMark) {
         let _ = mark;
     }
+
+    /// Has the device keep a number there from now on, for the next process, and what it has of the
+    /// host outlive this one. If an earlier process noted a number, the device goes on with it.
+    fn keep_note(&mut self, note: DeviceNote) {
+        let _ = note;
+    }
+
+    /// Ends that: no process takes the device over.
+    fn keep_no_more(&mut self) {}
+
+    /// Notes that an earlier process served the driver: what the device kept of it is gone. The
+    /// device was started before.
+    fn note_taken_over(&mut self) {}
 
     /// Resets the device: the driver is gone, or starts again.
     fn reset(&mut self) {}

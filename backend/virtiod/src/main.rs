@@ -93,7 +93,8 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     let xen = ByGrants(DevXen);
     let launch = Box::new(SameProgram { arguments: common_arguments(command_line) });
     let processes = GuestProcesses::new(xen, launch, config, Arc::clone(&registry))?;
-    let server = Server::with_runner(xen, Arc::clone(&registry), records(), Box::new(processes))?;
+    let (all, network) = (Arc::clone(&registry), Arc::new(HostNetwork));
+    let server = Server::with_runner(xen, all, records(), network, Box::new(processes))?;
     let _control = ControlSocket::listen(&command_line.socket, registry, Arc::clone(&stop))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {

@@ -7,6 +7,7 @@
 //!   is valid while one is written.
 //! * [`MessageMark`]: how far the message of the driver was answered.
 //! * [`LossMark`]: whether data that the device wrote may be lost.
+//! * [`DeviceNote`]: a number of the device's own.
 //! * [`QueueRecord`]: for each queue, the chains that were taken and not given back.
 //!
 //! Only the owner of the file may write it, so what it holds is checked for damage and not for
@@ -17,6 +18,7 @@ mod directory;
 mod header;
 mod loss;
 mod mark;
+mod note;
 mod queue;
 mod slots;
 mod state;
@@ -34,6 +36,7 @@ pub use self::directory::{RECORDS, RecordDirectory};
 use self::header::Header;
 pub use self::loss::LossMark;
 pub use self::mark::MessageMark;
+pub use self::note::DeviceNote;
 pub use self::queue::QueueRecord;
 use self::slots::Slots;
 pub use self::state::{Answered, ConnectionId, DriverSetup, OwedReset, PoolChunk, QueueSetup};
@@ -170,6 +173,11 @@ impl Record {
     /// The mark of lost data.
     pub fn loss_mark(&self) -> LossMark {
         LossMark::new(&self.memory)
+    }
+
+    /// The device's note.
+    pub fn note(&self) -> DeviceNote {
+        DeviceNote::new(&self.memory)
     }
 
     /// The same record once more.

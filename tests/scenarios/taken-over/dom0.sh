@@ -42,8 +42,10 @@ rounds() {
 
 # check_connected: fails unless XenStore shows both sides of each disk in state 4.
 check_connected() {
-    local number end
-    for number in 51712 51728; do
+    local number end numbers
+    numbers=$(xenstore-list "/local/domain/0/backend/virtio_disk/$domid")
+    [ "$(echo "$numbers" | wc -l)" = 2 ] || fail "the guest has other disks than two: $numbers"
+    for number in $numbers; do
         for end in "/local/domain/0/backend/virtio_disk/$domid/$number" \
             "/local/domain/$domid/device/virtio_disk/$number"; do
             [ "$(xenstore-read "$end/state")" = 4 ] || fail "$end is not connected"

@@ -237,8 +237,13 @@ impl<X: Domain> Connection<X> {
     fn give_record_up(&mut self, error: &RecordError) {
         let what = format_args!("the device will end with this process: {}", Causes(error));
         self.stats.log.line(Level::WARN, what);
+        self.remove_record();
+    }
+
+    fn remove_record(&mut self) {
         if let Some(keeper) = self.keeper.take() {
             keeper.remove(&self.stats);
+            self.transport.keep_no_more();
         }
     }
 
@@ -255,7 +260,7 @@ impl<X: Domain> Connection<X> {
 
     /// Unmaps the guest's pages, closes its event channels and returns the device.
     pub fn close(mut self) -> ClosedDevice<DmaMemory<X::Platform>> {
-        self.keeper.take().into_iter().for_each(|keeper| keeper.remove(&self.stats));
+        self.remove_record();
         let device = self.transport.close(&mut self.doorbells.channels);
         self.channel.close(&mut self.doorbells.channels);
         device

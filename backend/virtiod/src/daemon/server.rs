@@ -80,6 +80,7 @@ pub struct Server<X: Domain> {
     store: X::Store,
     registry: Arc<Registry>,
     records: Option<RecordDirectory>,
+    network: Arc<dyn Network>,
     runner: Box<dyn Runner>,
     /// Watches the disks of this process, if devices run in its threads.
     sizes: Option<SizeWatches>,
@@ -114,16 +115,15 @@ impl<X: Domain> Server<X> {
     ) -> Result<Self, ServerError> {
         let woken = Arc::new(waker()?);
         let sizes = SizeWatches::new(Arc::clone(&woken));
-        let sizes = sizes.map_err(|error| ServerError::System("watch files", error))?;
         let images = Arc::new(LocalImages);
-        let host = Host { network, sizes: Arc::new(sizes.clone()), images };
+        let host = Host { network: Arc::clone(&network), sizes: Arc::new(sizes.clone()), images };
         let all = Arc::clone(&registry);
         let opened = Arc::new(move |path: &DevicePath, stats: &DeviceStats| {
             warn_of_same_address(&all, path, stats);
         });
         let surroundings = Surroundings { config, records: records.clone(), host, opened };
         let runner = Box::new(Threads::new(xen.clone(), surroundings));
-        let server = Self::with_waker(xen, registry, records, runner, woken)?;
+        let server = Self::with_waker(xen, registry, records, network, runner, woken)?;
         Ok(Self { sizes: Some(sizes), ..server })
     }
 
@@ -135,15 +135,17 @@ impl<X: Domain> Server<X> {
         xen: X,
         registry: Arc<Registry>,
         records: Option<RecordDirectory>,
+        network: Arc<dyn Network>,
         runner: Box<dyn Runner>,
     ) -> Result<Self, ServerError> {
-        Self::with_waker(xen, registry, records, runner, Arc::new(waker()?))
+        Self::with_waker(xen, registry, records, network, runner, Arc::new(waker()?))
     }
 
     fn with_waker(
         xen: X,
         registry: Arc<Registry>,
         records: Option<RecordDirectory>,
+        network: Arc<dyn Network>,
         runner: Box<dyn Runner>,
         woken: Arc<EventFd>,
     ) -> Result<Self, ServerError> {
@@ -155,6 +157,7 @@ impl<X: Domain> Server<X> {
             store,
             registry,
             records,
+            network,
             runner,
             sizes: None,
             guests: Guests::new(DaemonBudget::of_this_process()),
@@ -405,15 +408,19 @@ impl<X: Domain> Server<X> {
             }
         }
         if outcome.is_ok() {
-            self.forget_records();
+            self.forget_left();
         }
         outcome
     }
 
-    /// Removes the records of devices that XenStore no longer has: their guests are gone.
-    fn forget_records(&self) {
-        let Some(records) = &self.records else { return };
+    /// Removes the records and interfaces of devices that XenStore no longer has: their guests are
+    /// gone.
+    fn forget_left(&self) {
         let there: BTreeSet<_> = self.known.iter().map(DevicePath::record_name).collect();
+        if let Err(error) = self.network.remove_left(&there) {
+            tracing::warn!("cannot remove interfaces that were left: {}", Causes(&error));
+        }
+        let Some(records) = &self.records else { return };
         let names = records.names().unwrap_or_default();
         for name in names.iter().filter(|name| !there.contains(*name)) {
             if let Err(error) = records.remove(name) {

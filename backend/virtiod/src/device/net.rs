@@ -25,6 +25,7 @@ use self::receive::{HeaderFlags, PacketBuffers, PacketFormat, Receiver};
 use self::transmit::{PacketSink, Transmitter};
 use super::{DeviceId, DeviceMemory, Fault, IoEngine, QueueContext, Source, VirtioDevice};
 use crate::Causes;
+use crate::record::DeviceNote;
 use crate::stats::DeviceStats;
 
 /// Number of entries of each queue.
@@ -52,6 +53,10 @@ pub struct Net {
     receivers: Vec<Receiver>,
     transmitter: Transmitter,
     engine: IoEngine,
+    /// Where the next process finds the number of pairs that the driver uses.
+    note: Option<DeviceNote>,
+    /// The number of an earlier process.
+    noted: u32,
     stats: Arc<DeviceStats>,
 }
 
@@ -77,6 +82,8 @@ impl Net {
             receivers: (0..count).map(|pair| Receiver::new(2 * pair)).collect(),
             transmitter: Transmitter::default(),
             engine: IoEngine::default(),
+            note: None,
+            noted: 0,
             stats,
         }
     }
@@ -162,9 +169,23 @@ impl Net {
             self.stats.log.line(Level::WARN, what);
             return Ack::Refused;
         }
-        self.active = count;
+        self.set_active(count);
         self.receivers.iter_mut().skip(count).for_each(Receiver::drop_packets);
         Ack::Done
+    }
+
+    /// Has the interface outlive this process, or not.
+    fn keep_interface(&mut self, is_kept: bool) {
+        if let Err(error) = self.interface.keep(is_kept) {
+            let what = format_args!("cannot keep or give up the interface: {}", Causes(&error));
+            self.stats.log.line(Level::WARN, what);
+        }
+    }
+
+    fn set_active(&mut self, pairs: usize) {
+        self.active = pairs;
+        // At most a few hundred.
+        self.note.iter().for_each(|note| note.set(pairs as u32));
     }
 
     fn check_link(&mut self) -> io::Result<()> {
@@ -215,8 +236,33 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
         let offloads = features::offloads(features);
         self.interface.set_offloads(&offloads).map_err(interface_fault)?;
         self.interface.use_pairs(1).map_err(interface_fault)?;
-        self.active = 1;
+        self.set_active(1);
         Ok(())
+    }
+
+    /// Packets that were under way are lost or doubled, as in any network.
+    fn can_be_taken_over(&self) -> bool {
+        true
+    }
+
+    fn keep_note(&mut self, note: DeviceNote) {
+        self.noted = note.get();
+        self.note = Some(note);
+        self.keep_interface(true);
+    }
+
+    /// The driver has chosen a number of queue pairs, and does not choose again.
+    fn note_taken_over(&mut self) {
+        if let Ok(pairs) = u16::try_from(self.noted)
+            && pairs > 1
+        {
+            self.use_pairs(pairs);
+        }
+    }
+
+    fn keep_no_more(&mut self) {
+        self.note = None;
+        self.keep_interface(false);
     }
 
     fn reset(&mut self) {

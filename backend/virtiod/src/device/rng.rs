@@ -91,6 +91,11 @@ impl<M: DeviceMemory> VirtioDevice<M> for Entropy {
         &[]
     }
 
+    /// It keeps nothing of its driver.
+    fn can_be_taken_over(&self) -> bool {
+        true
+    }
+
     fn process(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         let allowance = self.allowance()?;
         if allowance == 0 {

@@ -27,9 +27,13 @@ pub const VIRTIO_VSOCK_F_STREAM: u32 = 0;
 const RECEIVE: usize = 0;
 /// The queue for packets from the guest.
 const TRANSMIT: usize = 1;
-/// Number of queues. The third is for events, of which the device sends none: no guest migrates
-/// with its connections.
+/// The queue for events.
+const EVENT: usize = 2;
+/// Number of queues.
 const QUEUES: usize = 3;
+/// The event that all connections are gone, and that the guest's CID may be another one:
+/// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET` (section 5.10.6.7).
+const TRANSPORT_RESET: u32 = 0;
 /// Number of entries of each queue.
 const QUEUE_SIZE: u16 = 128;
 /// Maximum number of bytes of data in a packet from the guest; Linux sends no more.
@@ -46,6 +50,8 @@ pub struct Socket {
     starved: bool,
     /// Packets from the guest stay in the ring until packets to it have left.
     held: bool,
+    /// The driver has connections that are gone, and was not told yet.
+    owes_reset: bool,
     stats: Arc<DeviceStats>,
 }
 
@@ -54,7 +60,8 @@ impl Socket {
     pub fn new(cid: u32, host: HostSocket, stats: Arc<DeviceStats>) -> Self {
         let cid = u64::from(cid);
         let muxer = Muxer::new(host, Arc::clone(&stats));
-        Self { cid, config: cid.to_le_bytes(), muxer, starved: false, held: false, stats }
+        let (starved, held, owes_reset) = (false, false, false);
+        Self { cid, config: cid.to_le_bytes(), muxer, starved, held, owes_reset, stats }
     }
 
     /// The path of the socket that programs connect to.
@@ -98,6 +105,22 @@ impl Socket {
             Some(bytes) => request.writable().copy_from(memory, &bytes),
             None => Err(wrong(request, "a buffer that no packet fits in")),
         }
+    }
+
+    /// Tells the driver that its connections are gone, if it is not told yet and has given a buffer
+    /// for that.
+    fn send_event<M: DeviceMemory>(
+        &mut self,
+        queues: &mut QueueContext<'_, M>,
+    ) -> Result<(), Fault> {
+        if !self.owes_reset {
+            return Ok(());
+        }
+        let owes_reset = &mut self.owes_reset;
+        queues.process_some(EVENT, 1, |request, memory| {
+            *owes_reset = false;
+            request.writable().copy_from(memory, &TRANSPORT_RESET.to_le_bytes())
+        })
     }
 
     /// Handles packets from the guest, at most a batch.
@@ -185,13 +208,23 @@ impl<M: DeviceMemory> VirtioDevice<M> for Socket {
     /// Ends every connection, since the driver has forgotten them.
     fn reset(&mut self) {
         self.muxer.clear();
-        (self.starved, self.held) = (false, false);
+        (self.starved, self.held, self.owes_reset) = (false, false, false);
+    }
+
+    /// The connections end with the process; a driver that is told so ends its side at once.
+    fn can_be_taken_over(&self) -> bool {
+        true
+    }
+
+    fn note_taken_over(&mut self) {
+        self.owes_reset = true;
     }
 
     fn process(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         match index {
             RECEIVE => self.starved = false,
             TRANSMIT => self.transmit(queues)?,
+            EVENT => return self.send_event(queues),
             _ => return Ok(()),
         }
         if self.starved { Ok(()) } else { self.receive(queues) }

@@ -87,7 +87,6 @@ pub fn run<X: Domain>(xen: X, control: MessageSocket, common: Common) -> Result<
     let woken = woken.map_err(|error| ProcessError::System("make an eventfd", error.into()))?;
     let woken = Arc::new(woken);
     let sizes = SizeWatches::new(Arc::clone(&woken));
-    let sizes = sizes.map_err(|error| ProcessError::System("watch files", error))?;
     let Some(guest) = begin(&control)? else { return Ok(()) };
     let (ending, ended) = mpsc::channel();
     let (running, draining) = (BTreeMap::new(), BTreeMap::new());

@@ -41,8 +41,8 @@ use crate::stats::DeviceStats;
 /// Interval at which the size of a file is compared while its guest writes.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// The watches on the disks' sizes. Devices' threads add and drop them; the supervisor waits for
-/// the kernel's events and handles them.
+/// The watches on the disks' sizes. Devices' threads add and drop them; the main thread of their
+/// process waits for the kernel's events and handles them.
 #[derive(Clone)]
 pub struct SizeWatches(Arc<Shared>);
 
@@ -52,7 +52,7 @@ struct Shared {
     /// Opened for the first block device.
     uevents: OnceLock<Uevents>,
     disks: Mutex<Disks>,
-    /// Wakes the supervisor up: there is something for [`SizeWatches::handle`].
+    /// Wakes the main thread up: there is something for [`SizeWatches::handle`].
     waker: Arc<EventFd>,
 }
 
@@ -108,7 +108,7 @@ struct Happened {
     interval: bool,
 }
 
-/// What the supervisor does about the size of a disk.
+/// What the main thread does about the size of a disk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Check {
     /// It compares the size.
@@ -231,20 +231,17 @@ impl Disks {
 }
 
 impl SizeWatches {
-    /// No disk is watched yet. `waker` wakes up the supervisor, to call [`SizeWatches::handle`].
-    ///
-    /// # Errors
-    /// The kernel's error.
-    pub fn new(waker: Arc<EventFd>) -> io::Result<Self> {
-        let files = FileEvents::open()?;
+    /// No disk is watched yet. `waker` wakes up the thread that calls [`SizeWatches::handle`].
+    pub fn new(waker: Arc<EventFd>) -> Self {
+        let files = FileEvents::default();
         let (uevents, disks) = (OnceLock::new(), Mutex::default());
-        Ok(Self(Arc::new(Shared { files, uevents, disks, waker })))
+        Self(Arc::new(Shared { files, uevents, disks, waker }))
     }
 
     /// The descriptors to wait for.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let uevents = self.0.uevents.get().map(Uevents::fd);
-        std::iter::once(self.0.files.fd()).chain(uevents)
+        self.0.files.fd().into_iter().chain(uevents)
     }
 
     /// How long to wait at most: [`Duration::MAX`] while no guest writes to its disk.
@@ -253,7 +250,7 @@ impl SizeWatches {
         next.map_or(Duration::MAX, |next| next.saturating_duration_since(now))
     }
 
-    /// Handles what has happened. One thread calls this, the supervisor's.
+    /// Handles what has happened. One thread calls this, the main one.
     pub fn handle(&self, now: Instant) {
         let shared = &*self.0;
         let left = shared.lock().take_left();

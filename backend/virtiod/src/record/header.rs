@@ -7,6 +7,7 @@
 //! | 12 | 4 | number of queues |
 //! | 16 | 8 | [`super::MessageMark`] |
 //! | 24 | 1 | [`super::LossMark`] |
+//! | 28 | 4 | [`super::DeviceNote`] |
 //! | 64 | 2 each | maximum sizes of the queues |
 //! | 4096 | | two [`super::slots`] |
 //! | behind them | | the queues, each a [`super::queue`] |
@@ -24,6 +25,8 @@ pub(super) const MARK: usize = 16;
 
 /// Offset of the mark of lost data.
 pub(super) const LOSS: usize = 24;
+/// Offset of the device's note.
+pub(super) const NOTE: usize = 28;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"xvrecord");
 /// The version of the record's layout, and of the fields of its state. Another version is not read.

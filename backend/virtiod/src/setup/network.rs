@@ -30,7 +30,9 @@ pub(super) fn open<S: XenStore>(
     };
     let (bridge, pairs) =
         (settings.bridge.unwrap_or_default(), settings.queues.unwrap_or_default());
-    let attached = network.attach(InterfaceRequest { name: name.clone(), bridge, pairs })?;
+    let device = path.record_name();
+    let request = InterfaceRequest { name: name.clone(), bridge, pairs, device };
+    let attached = network.attach(request)?;
     let (mac_text, bridge) = (mac.to_string(), attached.bridge.as_ref());
     let found = [("tap", Some(name.as_str())), (MAC_NOTE, Some(mac_text.as_str()))];
     for (key, value) in found.into_iter().chain([("bridge", bridge.map(InterfaceName::as_str))]) {

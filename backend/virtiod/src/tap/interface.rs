@@ -19,7 +19,7 @@ const DEVICE: &str = "/dev/net/tun";
 /// Ethernet frames, preceded only by a `virtio_net_hdr`, in several queues.
 const FLAGS: c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
 
-/// A TAP interface. The kernel removes it when this is dropped.
+/// A TAP interface. The kernel removes it when this is dropped, unless it is kept.
 #[derive(Debug)]
 pub(super) struct Tap {
     queues: Vec<File>,
@@ -28,12 +28,13 @@ pub(super) struct Tap {
 }
 
 impl Tap {
-    /// Creates an interface with all queues detached. Fails if the name exists.
-    pub(super) fn create(name: &InterfaceName, pairs: QueuePairs) -> io::Result<Self> {
+    /// Creates an interface with all queues detached, or joins one that an earlier process left.
+    /// If it is to be created and the name exists, this fails.
+    pub(super) fn open(name: &InterfaceName, pairs: QueuePairs, is_left: bool) -> io::Result<Self> {
         let mut tap = Self { queues: Vec::new(), used: 0 };
         for queue in 0..pairs.count() {
             // The first creates the interface; the others join it.
-            let exclusive = if queue == 0 { libc::IFF_TUN_EXCL } else { 0 };
+            let exclusive = if queue == 0 && !is_left { libc::IFF_TUN_EXCL } else { 0 };
             tap.queues.push(open_queue(name, FLAGS | exclusive)?);
             tap.used += 1;
         }
@@ -57,6 +58,11 @@ impl Tap {
 
     fn set_queue(&self, queue: usize, flag: c_int) -> io::Result<()> {
         ioctl::set_queue(self.queue(queue)?.as_fd(), &IfReq::new("", flag))
+    }
+
+    /// Has the interface outlive this, or not.
+    pub(super) fn keep(&self, is_kept: bool) -> io::Result<()> {
+        ioctl::set_persistent(self.queue(0)?.as_fd(), is_kept)
     }
 
     /// Lets the kernel pass packets that still need these offloads, and no others.

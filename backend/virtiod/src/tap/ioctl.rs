@@ -35,6 +35,7 @@ mod raw {
     const INT: usize = size_of::<c_int>();
 
     nix::ioctl_readwrite_bad!(set_interface, nix::request_code_write!(b'T', 202, INT), IfReq);
+    nix::ioctl_write_int_bad!(set_persistent, nix::request_code_write!(b'T', 203, INT));
     nix::ioctl_write_int_bad!(set_offload, nix::request_code_write!(b'T', 208, INT));
     nix::ioctl_write_ptr_bad!(set_header_size, nix::request_code_write!(b'T', 216, INT), c_int);
     nix::ioctl_write_ptr_bad!(set_queue, nix::request_code_write!(b'T', 217, INT), IfReq);
@@ -46,6 +47,13 @@ pub(super) fn set_interface(fd: BorrowedFd<'_>, mut request: IfReq) -> io::Resul
     // SAFETY: the ioctl reads and writes one struct ifreq, which has the request's size. This
     // function owns the request, which lives past the call.
     unsafe { raw::set_interface(fd.as_raw_fd(), &mut request) }?;
+    Ok(())
+}
+
+/// `TUNSETPERSIST`: has the interface outlive its last file, or not.
+pub(super) fn set_persistent(fd: BorrowedFd<'_>, is_persistent: bool) -> io::Result<()> {
+    // SAFETY: the argument is a number; the ioctl accesses no memory of this process.
+    unsafe { raw::set_persistent(fd.as_raw_fd(), is_persistent.into()) }?;
     Ok(())
 }
 

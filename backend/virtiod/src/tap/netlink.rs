@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
@@ -16,13 +16,15 @@ use super::name::InterfaceName;
 const NOTICE_BUDGET: usize = 64;
 
 /// The current state of an interface.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Link {
     pub(super) index: u32,
     pub(super) mtu: u32,
     /// The interface is administratively up (`IFF_UP`); this says nothing about carrier.
     pub(super) is_up: bool,
     pub(super) is_bridge: bool,
+    /// The text that says whose it is (`ip link` shows it as alias).
+    pub(super) alias: Option<String>,
 }
 
 /// The settings of a bridge's port.
@@ -67,12 +69,18 @@ impl Links {
         }
     }
 
-    /// Sets an interface up, and makes it a bridge's port first if `port` is given.
-    pub(super) fn set_up(&self, index: u32, port: Option<LinkSetup>) -> io::Result<()> {
+    /// Sets an interface up, with an alias, and makes it a bridge's port first if `port` is given.
+    pub(super) fn set_up(
+        &self,
+        index: u32,
+        alias: &str,
+        port: Option<LinkSetup>,
+    ) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = index;
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
+        message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
         if let Some(LinkSetup { bridge, mtu, address }) = port {
             message.attributes.push(LinkAttribute::Address(address.to_vec()));
             message.attributes.push(LinkAttribute::Mtu(mtu));
@@ -81,15 +89,43 @@ impl Links {
         self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_REQUEST | NLM_F_ACK).map(drop)
     }
 
+    /// The indices and aliases of all interfaces that have one.
+    pub(super) fn aliases(&self) -> io::Result<Vec<(u32, String)>> {
+        let get = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        self.send(get, NLM_F_REQUEST | NLM_F_DUMP)?;
+        let mut found = Vec::new();
+        loop {
+            let (bytes, _) = self.0.recv_from_full()?;
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest);
+                let message = message.map_err(io::Error::other)?;
+                match message.payload {
+                    NetlinkPayload::Done(_) => return Ok(found),
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => {
+                        let link = link(&message);
+                        found.extend(link.alias.map(|alias| (link.index, alias)));
+                    }
+                    _ => {}
+                }
+                // Each begins at a multiple of 4 bytes.
+                let length = (message.header.length as usize).next_multiple_of(4).max(4);
+                rest = rest.get(length..).unwrap_or_default();
+            }
+        }
+    }
+
+    /// Removes an interface.
+    pub(super) fn remove(&self, index: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.ask(RouteNetlinkMessage::DelLink(message), NLM_F_REQUEST | NLM_F_ACK).map(drop)
+    }
+
     /// Sends a request and reads the answer. The kernel queues the answer before `send` returns.
     fn ask(&self, request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<LinkMessage>> {
-        let mut header = NetlinkHeader::default();
-        header.flags = flags;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.0.send(&bytes, 0)?;
+        self.send(request, flags)?;
         let (answer, _) = self.0.recv_from_full()?;
         let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer);
         match answer.map_err(io::Error::other)?.payload {
@@ -98,6 +134,16 @@ impl Links {
             NetlinkPayload::Error(error) => Err(error.to_io()),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+
+    fn send(&self, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.0.send(&bytes, 0).map(drop)
     }
 }
 
@@ -111,11 +157,16 @@ fn link(message: &LinkMessage) -> Link {
         LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Bridge)),
         _ => false,
     });
+    let alias = attributes().find_map(|attribute| match attribute {
+        LinkAttribute::IfAlias(alias) => Some(alias.clone()),
+        _ => None,
+    });
     Link {
         index: message.header.index,
         mtu: mtu.unwrap_or(0),
         is_up: message.header.flags.contains(LinkFlags::Up),
         is_bridge,
+        alias,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Attaches a guest's interface to the host's network: a TAP interface, as a bridge's port or
 //! alone.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -40,6 +41,9 @@ pub struct InterfaceRequest {
     pub bridge: Bridge,
     /// Number of queue pairs.
     pub pairs: QueuePairs,
+    /// The device that it is for, as its record is named: an interface that an earlier process of
+    /// the device left is taken over.
+    pub device: String,
 }
 
 /// A guest's interface, attached to the host's network.
@@ -96,7 +100,16 @@ pub trait Network: Send + Sync {
     /// # Errors
     /// [`NetworkError`]; then no interface remains.
     fn attach(&self, request: InterfaceRequest) -> Result<Attached, NetworkError>;
+
+    /// Removes interfaces that earlier processes left for devices other than these.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn remove_left(&self, devices: &BTreeSet<String>) -> io::Result<()>;
 }
+
+/// Begins the alias of each interface of a guest; the device follows.
+const ALIAS: &str = "xen-virtiod ";
 
 /// The network of the domain that this process runs in.
 #[derive(Clone, Copy, Debug)]
@@ -105,21 +118,25 @@ pub struct HostNetwork;
 impl Network for HostNetwork {
     fn attach(
         &self,
-        InterfaceRequest { name, bridge, pairs }: InterfaceRequest,
+        InterfaceRequest { name, bridge, pairs, device }: InterfaceRequest,
     ) -> Result<Attached, NetworkError> {
+        let alias = format!("{ALIAS}{device}");
         let failed = |source| NetworkError::SetUp { name: name.clone(), source };
         let links = Links::open().map_err(failed)?;
         let found = find_bridge(&links, bridge)?;
-        if links.find(&name).map_err(failed)?.is_some() {
-            return Err(NetworkError::Taken(name));
-        }
-        let tap = Tap::create(&name, pairs);
+        let left = links.find(&name).map_err(failed)?;
+        let is_left = match left {
+            Some(link) if link.alias.as_ref() == Some(&alias) => true,
+            Some(_) => return Err(NetworkError::Taken(name)),
+            None => false,
+        };
+        let tap = Tap::open(&name, pairs, is_left);
         let tap = tap.map_err(|source| NetworkError::Tap { name: name.clone(), source })?;
         let set_up = || -> io::Result<TapInterface> {
             // Opened before the first change, so that it misses none.
             let monitor = Monitor::open()?;
             let index = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.index;
-            links.set_up(index, found.as_ref().map(|(_, setup)| *setup))?;
+            links.set_up(index, &alias, found.as_ref().map(|(_, setup)| *setup))?;
             let mtu = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.mtu;
             // The configuration space's field has 16 bits.
             let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
@@ -127,6 +144,17 @@ impl Network for HostNetwork {
         };
         let interface = Box::new(set_up().map_err(failed)?);
         Ok(Attached { interface, bridge: found.map(|(name, _)| name) })
+    }
+
+    fn remove_left(&self, devices: &BTreeSet<String>) -> io::Result<()> {
+        let links = Links::open()?;
+        for (index, alias) in links.aliases()? {
+            if alias.strip_prefix(ALIAS).is_some_and(|device| !devices.contains(device)) {
+                tracing::info!("removing the interface that was left of {alias:?}");
+                links.remove(index)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -173,6 +201,10 @@ impl Interface for TapInterface {
 
     fn set_offloads(&mut self, offloads: &[Offload]) -> io::Result<()> {
         self.tap.set_offloads(offloads)
+    }
+
+    fn keep(&mut self, is_kept: bool) -> io::Result<()> {
+        self.tap.keep(is_kept)
     }
 
     fn receive(&mut self, pair: usize, into: &mut [u8]) -> io::Result<Option<usize>> {

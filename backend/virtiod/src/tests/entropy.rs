@@ -14,7 +14,7 @@ fn add(host: &Host) -> Ends {
 }
 
 /// Requests `length` bytes, all of which the device must fill.
-fn random(driver: &mut Driver, length: usize) -> Vec<u8> {
+pub(super) fn random(driver: &mut Driver, length: usize) -> Vec<u8> {
     let buffer = driver.share(&vec![0; length], Access::ReadWrite);
     let head = driver.submit(&[buffer.writable()]);
     assert_eq!(driver.wait_used(), (head, length as u32));

@@ -1,6 +1,6 @@
 //! A simulated host network. A test holds the other ends of its cables.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
@@ -38,6 +38,8 @@ struct State {
     offloads: Vec<Offload>,
     is_down: bool,
     is_broken: bool,
+    owner: String,
+    is_kept: bool,
 }
 
 fn event_fd() -> EventFd {
@@ -64,20 +66,34 @@ impl Network for FakeNetwork {
             Bridge::Named(name) if name.as_str() == "xenbr0" => Some(name),
             Bridge::Named(name) => return Err(NetworkError::NoBridge(name)),
         };
+        let name = request.name.to_string();
+        let left = self.0.lock().unwrap().get(&name).cloned();
+        if let Some(cable) = left.filter(|cable| cable.state().owner == request.device) {
+            let interface = Box::new(Plug { network: self.clone(), name, cable });
+            return Ok(Attached { interface, bridge });
+        }
         let pairs = usize::from(request.pairs.count());
         let to_guest = (0..pairs).map(|_| VecDeque::new()).collect();
         let cable = Arc::new(FakeLink {
-            state: Mutex::new(State { to_guest, ..State::default() }),
+            state: Mutex::new(State { to_guest, owner: request.device, ..State::default() }),
             sent: Condvar::new(),
             link_changed: event_fd(),
             arrived: (0..pairs).map(|_| event_fd()).collect(),
             messages: OnceLock::new(),
         });
         cable.link_changed.write(1).unwrap();
-        let name = request.name.to_string();
         self.0.lock().unwrap().insert(name.clone(), Arc::clone(&cable));
         let interface = Box::new(Plug { network: self.clone(), name, cable });
         Ok(Attached { interface, bridge })
+    }
+
+    fn remove_left(&self, devices: &BTreeSet<String>) -> io::Result<()> {
+        let is_left = |cable: &FakeLink| {
+            let state = cable.state();
+            state.is_kept && !devices.contains(&state.owner)
+        };
+        self.0.lock().unwrap().retain(|_, cable| !is_left(cable));
+        Ok(())
     }
 }
 
@@ -174,6 +190,11 @@ impl Interface for Plug {
         Ok(())
     }
 
+    fn keep(&mut self, is_kept: bool) -> io::Result<()> {
+        self.cable.state().is_kept = is_kept;
+        Ok(())
+    }
+
     fn set_offloads(&mut self, offloads: &[Offload]) -> io::Result<()> {
         self.state()?.offloads = offloads.to_vec();
         Ok(())
@@ -228,6 +249,9 @@ impl Interface for Plug {
 
 impl Drop for Plug {
     fn drop(&mut self) {
-        self.network.0.lock().unwrap().remove(&self.name);
+        // It waits for the next process.
+        if !self.cable.state().is_kept {
+            self.network.0.lock().unwrap().remove(&self.name);
+        }
     }
 }

@@ -183,7 +183,9 @@ impl Host {
             let all = Arc::clone(&registry);
             let processes =
                 GuestProcesses::new(domain.clone(), Box::new(launch), file, all).unwrap();
-            Server::with_runner(domain, registry, Some(records), Box::new(processes)).unwrap()
+            let network = Arc::new(self.network.clone());
+            let processes = Box::new(processes);
+            Server::with_runner(domain, registry, Some(records), network, processes).unwrap()
         } else {
             Server::new(domain, registry, file, Some(records), cables).unwrap()
         };

@@ -35,14 +35,14 @@ pub(super) fn packet(length: usize, seed: u8) -> Vec<u8> {
 }
 
 /// The packet as a driver receives it in `count` buffers.
-fn in_buffers(packet: &[u8], count: u8) -> Vec<u8> {
+pub(super) fn in_buffers(packet: &[u8], count: u8) -> Vec<u8> {
     let mut packet = packet.to_vec();
     packet[10] = count;
     packet
 }
 
 /// Adds a buffer to the receive queue.
-fn offer(driver: &mut Driver, length: usize) -> Shared {
+pub(super) fn offer(driver: &mut Driver, length: usize) -> Shared {
     driver.use_queue(RECEIVE);
     let buffer = driver.share(&vec![0xee; length], Access::ReadWrite);
     driver.submit(&[buffer.writable()]);
@@ -62,7 +62,7 @@ pub(super) fn received(driver: &mut Driver, buffers: &[Shared]) -> Vec<u8> {
 }
 
 /// Sends a packet from the guest, in buffers of these lengths.
-fn send(driver: &mut Driver, packet: &[u8], lengths: &[usize]) {
+pub(super) fn send(driver: &mut Driver, packet: &[u8], lengths: &[usize]) {
     driver.use_queue(TRANSMIT);
     let mut rest = packet;
     let mut parts = Vec::new();

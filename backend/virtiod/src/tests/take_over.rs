@@ -1,6 +1,7 @@
 //! Tests of devices that outlive their daemon: another one takes them over.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::{Acquire, Release};
@@ -13,7 +14,10 @@ use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 
 use super::block::{OK, header, request};
 use super::driver::Driver;
-use super::host::{Ends, Host, TestDisk, XVDA, numbered_disk};
+use super::entropy::random;
+use super::host::{Ends, Host, TestDisk, TestGuest, TestNet, XVDA, numbered_disk};
+use super::network::{in_buffers, offer, packet, received, send};
+use super::vsock::guest::Setting;
 use crate::record::{MessageMark, Record};
 use xen::{Access, EventChannels, Xen};
 
@@ -307,7 +311,7 @@ fn overwrite(host: &Host, at: u64, bytes: &[u8]) {
 #[test]
 fn device_that_cannot_be_taken_over_ends_with_its_daemon() {
     let mut host = Host::start();
-    let ends = host.add("virtio", 1, 0, &[("type", "virtio,device4")]);
+    let ends = host.add("virtio", 1, 0, &[("type", "virtio,device3")]);
     let mut driver = host.connect(&ends);
     host.leave();
     assert_eq!(state(&host, &ends).as_deref(), Some("6"));
@@ -315,4 +319,95 @@ fn device_that_cannot_be_taken_over_ends_with_its_daemon() {
     driver.release();
     host.remove(&ends);
     host.finish();
+}
+
+#[test]
+fn entropy_device_goes_on() {
+    let mut guest =
+        TestGuest::connect(|host| host.add("virtio", 1, 0, &[("type", "virtio,device4")]));
+    guest.driver.start();
+    for _ in 0..2 {
+        assert_eq!(random(&mut guest.driver, 64).len(), 64);
+        guest.host.leave();
+        guest.host.serve_again();
+    }
+    assert_eq!(random(&mut guest.driver, 64).len(), 64);
+}
+
+#[test]
+fn socket_device_tells_its_driver_that_connections_are_gone() {
+    let mut setting = Setting::new();
+    let mut program = setting.host_connects().0;
+    // One buffer for events, as the driver posts at its start.
+    setting.driver.use_queue(2);
+    let event = setting.driver.share(&[0xff; 8], Access::ReadWrite);
+    let head = setting.driver.submit(&[event.writable()]);
+    setting.host.leave();
+    assert_eq!(program.read(&mut [0]).unwrap(), 0, "the program's end is closed");
+    setting.host.serve_again();
+    setting.driver.use_queue(2);
+    assert_eq!(setting.driver.wait_used(), (head, 4));
+    // VIRTIO_VSOCK_EVENT_TRANSPORT_RESET.
+    assert_eq!(setting.driver.unshare(&event)[..4], [0; 4]);
+    // Its socket has its name, and connections work.
+    setting.host_connects();
+    setting.end();
+}
+
+#[test]
+fn socket_device_owes_the_event_until_there_is_a_buffer() {
+    let mut setting = Setting::new();
+    setting.host.leave();
+    setting.host.serve_again();
+    setting.driver.use_queue(2);
+    let events = [(); 2].map(|()| setting.driver.share(&[0; 4], Access::ReadWrite));
+    let heads = events.each_ref().map(|event| setting.driver.submit(&[event.writable()]));
+    assert_eq!(setting.driver.wait_used(), (heads[0], 4));
+    // One event, and no more.
+    setting.host_connects();
+    setting.driver.use_queue(2);
+    let (ring, guest) = setting.driver.ring();
+    assert_eq!(ring.used_index(guest), 1);
+    events.iter().for_each(|event| drop(setting.driver.unshare(event)));
+    setting.end();
+}
+
+#[test]
+fn network_device_keeps_its_interface_and_its_queues() {
+    let mut net = TestNet::connect();
+    net.driver.start_with(2);
+    for round in 1..4 {
+        // A buffer that the device has taken when it is left.
+        let buffer = offer(&mut net.driver, 256);
+        net.host.leave();
+        assert_eq!(net.host.network.names(), ["virtio1.0"]);
+        net.host.serve_again();
+        // Answered by the next process, which has the interface then.
+        net.driver.status();
+        let sent = packet(100, round);
+        assert!(net.link.send(0, &sent));
+        assert_eq!(received(&mut net.driver, &[buffer]), in_buffers(&sent, 1));
+        send(&mut net.driver, &sent, &[sent.len()]);
+        assert_eq!(net.link.next(), (0, sent));
+    }
+}
+
+#[test]
+fn interface_of_a_guest_that_is_gone_is_removed() {
+    let mut host = Host::start();
+    let ends = host.add("virtio", 1, 0, &[("type", "virtio,device1")]);
+    let mut driver = host.connect(&ends);
+    driver.start_with(2);
+    host.leave();
+    assert_eq!(host.network.names(), ["virtio1.0"]);
+    driver.release();
+    host.hypervisor.store_remove(&ends.backend);
+    host.serve_again();
+    // The first scan is over when it has found another device.
+    let disk = numbered_disk(8);
+    let other = host.add_disk(2, XVDA, disk.path(), "r");
+    host.connect(&other).close();
+    assert_eq!(host.network.names(), [""; 0]);
+    host.remove(&other);
+    host.finish_with_guests();
 }

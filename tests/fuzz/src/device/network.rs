@@ -1,5 +1,6 @@
 //! A network for the device: a pair of sockets stands for the cable of its interface.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
@@ -29,6 +30,10 @@ impl Network for Cable {
         let link = EventFd::from_value_and_flags(1, flags).unwrap();
         let plug = Plug { packets: self.0.try_clone().unwrap(), link };
         Ok(Attached { interface: Box::new(plug), bridge: None })
+    }
+
+    fn remove_left(&self, _devices: &BTreeSet<String>) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -60,7 +60,13 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
     /// Notes in `record` from now on what is taken from the queues.
     pub fn keep(&mut self, record: &Record) {
         self.device_mut().keep_losses(record.loss_mark());
+        self.device_mut().keep_note(record.note());
         (0..self.groups.first.queues.len()).for_each(|index| self.keep_queue(index, record));
+    }
+
+    /// Notes nothing any more: no process takes the device over.
+    pub fn keep_no_more(&mut self) {
+        self.device_mut().keep_no_more();
     }
 
     /// As [`Transport::keep`], for a queue, whose thread may be another one since.
@@ -151,6 +157,7 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
             Some(why) if self.status & DRIVER_OK != 0 => self.set_needs_reset(why.to_owned()),
             _ if self.is_running() => {
                 self.start();
+                self.device_mut().note_taken_over();
             }
             _ => {}
         }

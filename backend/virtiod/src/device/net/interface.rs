@@ -77,6 +77,15 @@ pub trait Interface: Send {
     /// the packet.
     fn send(&mut self, pair: usize, packet: &Gather<'_>) -> io::Result<()>;
 
+    /// Has the interface, with its name and as its bridge's port, outlive this process, or not.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn keep(&mut self, is_kept: bool) -> io::Result<()> {
+        let _ = is_kept;
+        Ok(())
+    }
+
     /// A non-blocking file whose messages are packets, if the interface has one: for packets that
     /// are transferred together.
     fn messages(&self, pair: usize) -> Option<BorrowedFd<'_>> {

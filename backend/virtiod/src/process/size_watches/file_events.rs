@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
@@ -31,26 +32,28 @@ impl Written {
 }
 
 /// Watches on files.
+#[derive(Default)]
 pub(super) struct FileEvents {
-    inotify: Inotify,
+    /// Opened for the first file: a user may have as few as 128 of them.
+    inotify: OnceLock<Inotify>,
     /// Where a call about a file waits for its file system.
     #[cfg(test)]
     pub(super) gate: Gate,
 }
 
 impl FileEvents {
-    pub(super) fn open() -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        Ok(Self {
-            inotify,
-            #[cfg(test)]
-            gate: Gate::default(),
-        })
+    /// A descriptor that is readable after an event; `None` before the first watch.
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inotify.get().map(AsFd::as_fd)
     }
 
-    /// A descriptor that is readable after an event.
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.inotify.as_fd()
+    /// Opens what reports the events, if it is not open.
+    fn opened(&self) -> io::Result<&Inotify> {
+        if let Some(inotify) = self.inotify.get() {
+            return Ok(inotify);
+        }
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        Ok(self.inotify.get_or_init(|| inotify))
     }
 
     /// Has the kernel report the next write to a file. It asks the file system for permission,
@@ -62,18 +65,19 @@ impl FileEvents {
         #[cfg(test)]
         self.gate.pass();
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        Ok(self.inotify.add_watch(path.as_str(), NEXT_CHANGE)?)
+        Ok(self.opened()?.add_watch(path.as_str(), NEXT_CHANGE)?)
     }
 
     /// Ends a watch.
     pub(super) fn forget(&self, watch: WatchDescriptor) {
         // Fails if the file was just written to, or deleted: then the watch has ended.
-        let _ = self.inotify.rm_watch(watch);
+        let _ = self.inotify.get().map(|inotify| inotify.rm_watch(watch));
     }
 
     /// Takes the pending events.
     pub(super) fn take(&self) -> Written {
-        let events = self.inotify.read_events().unwrap_or_else(|error| {
+        let Some(inotify) = self.inotify.get() else { return Written::These(BTreeSet::new()) };
+        let events = inotify.read_events().unwrap_or_else(|error| {
             if error != Errno::EAGAIN {
                 tracing::warn!(%error, "cannot read the kernel's events about files");
             }

@@ -27,7 +27,7 @@ impl Bench {
         let file = NamedTempFile::new().unwrap();
         file.as_file().set_len(SIZE).unwrap();
         let flags = EfdFlags::EFD_NONBLOCK;
-        let watches = SizeWatches::new(Arc::new(EventFd::from_flags(flags).unwrap())).unwrap();
+        let watches = SizeWatches::new(Arc::new(EventFd::from_flags(flags).unwrap()));
         let (stats, now) = (Arc::default(), Instant::now());
         let mut bench = Self { watches, file, stats, watch: None, now };
         bench.watch = Some(bench.watch(SIZE));
