@@ -59,6 +59,30 @@ stop_daemon() {
     timeout 20 tail --pid="$pid" -s 0.1 -f /dev/null || fail "waited 20 s for process $pid to end"
 }
 
+# daemon_processes: prints the pids of the daemon and of the processes that serve guests.
+daemon_processes() {
+    local daemon
+    daemon=$(cat $daemon_pid)
+    echo "$daemon"
+    cat "/proc/$daemon/task"/*/children 2>/dev/null | xargs -n 1
+}
+
+# daemon_threads: prints the directories in /proc of all of their threads.
+daemon_threads() {
+    local process
+    for process in $(daemon_processes); do
+        ls -d "/proc/$process/task"/*
+    done
+}
+
+# daemon_resident: prints the sum of their resident memory in KiB.
+daemon_resident() {
+    local process
+    for process in $(daemon_processes); do
+        sed -n 's/^VmRSS:[[:space:]]*\([0-9]*\) kB$/\1/p' "/proc/$process/status"
+    done | awk '{ sum += $1 } END { print sum }'
+}
+
 # guest_process DOMID: prints the pid of the process that serves the guest.
 guest_process() {
     local cmdline

@@ -12,6 +12,7 @@ echo "lab: serving"
 while read -r word; do
     echo "lab: $word-image $(sha256sum </srv/disk.img)"
     echo "lab: $word-addresses $(xen-virtiod stat | sed -n 's/^  addresses  //p')"
-    echo "lab: $word-opened $(ls -l /proc/$daemon/fd | sed -n 's|.* -> /dev/xen/||p' | sort -u | xargs)"
+    processes="$daemon $(cat /proc/$daemon/task/*/children)"
+    echo "lab: $word-opened $(for process in $processes; do ls -l "/proc/$process/fd"; done | sed -n 's|.* -> /dev/xen/||p' | sort -u | xargs)"
     echo "lab: $word-told"
 done

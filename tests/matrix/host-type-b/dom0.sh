@@ -43,7 +43,11 @@ counted() {
 # opened PLACE: prints the files of /dev/xen that the backend has open.
 opened() {
     case $1 in
-    1) find "/proc/$(cat $daemon_pid)/fd" -lname '/dev/xen/*' -printf '%l\n' | sed 's|.*/||' | sort -u | xargs ;;
+    1)
+        for process in $(daemon_processes); do
+            find "/proc/$process/fd" -lname '/dev/xen/*' -printf '%l\n'
+        done | sed 's|.*/||' | sort -u | xargs
+        ;;
     2) guest_said driver-domain data-opened ;;
     esac
 }

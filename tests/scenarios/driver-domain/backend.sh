@@ -12,7 +12,8 @@ echo "lab: serving"
 # Try to map a page of a guest by its frame number. Outside Dom0, privcmd passes such calls to the
 # hypervisor only if it is loaded with unrestricted=1.
 read -r guest frame
-opened=$(ls -l /proc/$daemon/fd | sed -n 's|.* -> \(/dev/xen/.*\)|\1|p' | sort -u | xargs)
+processes="$daemon $(cat /proc/$daemon/task/*/children)"
+opened=$(for process in $processes; do ls -l "/proc/$process/fd"; done | sed -n 's|.* -> \(/dev/xen/.*\)|\1|p' | sort -u | xargs)
 [ ! -e /dev/xen/privcmd ]
 while read -r module; do
     insmod "/lib/modules/$module" unrestricted=1

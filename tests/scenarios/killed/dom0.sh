@@ -1,7 +1,8 @@
-# The daemon is killed while it serves a guest's devices. The next one takes the disks over (see
-# taken-over). The driver gives up network, console, entropy and vsock: a first one while no daemon
-# runs, the others when the next daemon closes them. The guest can unbind and unload the drivers and
-# virtio_msg_xen, and the devices work again when it binds them again. A disk that the guest unbinds
+# The daemon is killed while it serves a guest's devices. The next one takes over disks (see
+# taken-over), network (see net), entropy and vsock. The driver gives up a network device that the
+# guest unbinds while no daemon runs, and the console when the next daemon closes it. The guest can
+# unbind and unload the drivers and virtio_msg_xen, and the devices work again when it binds them
+# again. A disk that the guest unbinds
 # while no daemon runs and requests are in flight stays dead, without harm to other devices.
 # guests: pv
 # soak: pv-bookworm pvh-sid
@@ -23,8 +24,12 @@ start_example devices-pv "$name" "$PWD/initrd" "s|^type = .*|type = \"$GUEST\"|"
 
 # kill_daemon: kills the daemon and informs the guest. The states in XenStore do not change.
 kill_daemon() {
+    local processes process
+    processes=$(daemon_processes)
     kill -9 "$(cat $daemon_pid)"
-    stop_daemon
+    for process in $processes; do
+        timeout 20 tail --pid="$process" -s 0.1 -f /dev/null || fail "process $process did not end"
+    done
     [ -z "$(mapped_grants "$domid")" ] ||
         fail "Xen has grants mapped after the daemon's end: $(mapped_grants "$domid")"
     tell_guest "$domid" killed

@@ -5,9 +5,9 @@ there() {
         [ "$(cat /sys/class/misc/hw_random/rng_current)" = virtio_rng.0 ]
 }
 
-# Only the disks are left.
+# The disks, entropy and vsock are left.
 given_up() {
-    [ "$(ls /sys/bus/virtio/devices | wc -l)" = 2 ] && [ -b /dev/vda ] && [ -b /dev/vdb ]
+    [ "$(ls /sys/bus/virtio/devices | wc -l)" = 4 ] && [ -b /dev/vda ] && [ -b /dev/vdb ]
 }
 
 healthy() {
@@ -34,8 +34,9 @@ rmmod virtio_net
 healthy
 echo "lab: unloaded virtio_net"
 
-# The next daemon closes the other devices, and serves the disks.
-wait_for "the driver to give virtio devices up" 30 given_up
+# The next daemon closes the console, and serves the others.
+wait_for "the driver to give the console up" 30 given_up
+dd if=/dev/hwrng of=/dev/null bs=64 count=1 2>/dev/null
 dd if=/dev/vda of=/dev/null bs=64k count=1 iflag=direct 2>/dev/null
 ! dmesg | grep 'requests unfinished'
 exec 3>&-

@@ -75,10 +75,6 @@ mean() {
         awk '{ print int($1 / ($2 + 1)) }'
 }
 
-resident() {
-    awk '/^VmRSS:/ { print $2 }' "/proc/$(cat $daemon_pid)/status"
-}
-
 for module in tun bridge; do
     modprobe $module
 done
@@ -143,9 +139,9 @@ fetched pv-net-1 "$first" 10.9.0.3 "$noise_2"
 # A guest that receives nothing: Dom0's kernel drops its packets, and the daemon does not grow.
 ip neighbour replace 10.9.0.3 lladdr "$(address_of $second_uuid)" dev xenbr0 nud permanent
 xl pause "$second"
-before=$(resident)
+before=$(daemon_resident)
 head -c 8M /dev/zero | socat -b 1400 -u - UDP-SENDTO:10.9.0.3:9
-after=$(resident)
+after=$(daemon_resident)
 lost=$(cat "/sys/class/net/virtio$second.0/statistics/tx_dropped")
 echo "resident before the flood $before kB, after it $after kB; $lost packets lost"
 [ "$lost" -gt 1000 ] || fail "Dom0's kernel dropped only $lost packets to a paused guest"
@@ -154,20 +150,39 @@ fetched pv-net-1 "$first" 10.9.0.1 "$ours"
 xl unpause "$second"
 serves 10.9.0.3 "$noise_2"
 
-# Kill the daemon during transfers: no grant stays mapped, and no interface is left.
+# Kill the guest's process during transfers, then the daemon, and stop that once: the guest's transfers
+# go on, at the same interface, which stays its bridge's port. While no daemon runs, no grant is mapped.
 tell_guest "$first" 'flow 10.9.0.1'
 wait_console pv-net-1 60 'lab: flowing 1'
-kill -9 "$(cat $daemon_pid)"
-stop_daemon
-for guest in "$first" "$second"; do
-    [ -z "$(mapped_grants "$guest")" ] ||
-        fail "grants of domain $guest are mapped: $(mapped_grants "$guest")"
-    [ ! -e "/sys/class/net/virtio$guest.0" ] || fail "virtio$guest.0 still exists"
+index=$(cat "/sys/class/net/virtio$first.0/ifindex")
+kill -9 "$(guest_process "$first")"
+wait_console pv-net-1 60 "lab: flowing $(($(guest_said pv-net-1 flowing) + 2))"
+for signal in KILL TERM; do
+    processes=$(daemon_processes)
+    kill "-$signal" "$(cat $daemon_pid)"
+    for process in $processes; do
+        timeout 20 tail --pid="$process" -s 0.1 -f /dev/null || fail "process $process did not end"
+    done
+    for guest in "$first" "$second"; do
+        [ -z "$(mapped_grants "$guest")" ] ||
+            fail "grants of domain $guest are mapped: $(mapped_grants "$guest")"
+    done
+    start_daemon xen-virtiod
+    wait_console pv-net-1 60 "lab: flowing $(($(guest_said pv-net-1 flowing) + 2))"
 done
+[ "$(cat "/sys/class/net/virtio$first.0/ifindex")" = "$index" ] || fail "the interface is another one"
+[ -e "/sys/class/net/xenbr0/brif/virtio$first.0" ] || fail "the interface has left its bridge"
+serves 10.9.0.3 "$noise_2"
+# A guest that is destroyed while no daemon runs: the next daemon removes its interface.
+stop_daemon
+xl destroy "$second"
 start_daemon xen-virtiod
+wait_for "virtio$second.0 to be removed" 20 "[ ! -e /sys/class/net/virtio$second.0 ]" \
+    sh -c 'while echo; do sleep 0.1; done'
+xl destroy "$first"
 for guest in "$first" "$second"; do
-    xl destroy "$guest"
     wait_gone "$guest" 15
+    [ ! -e "/sys/class/net/virtio$guest.0" ] || fail "virtio$guest.0 still exists"
 done
 
 # A guest with the same UUID has the same MAC address.

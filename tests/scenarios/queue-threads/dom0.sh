@@ -8,10 +8,10 @@
 
 READS=512
 
-# thread NAME: prints the directory of the daemon's thread with this name.
+# thread NAME: prints the directory of the thread with this name of the guest's process.
 thread() {
     local task
-    for task in /proc/"$(cat $daemon_pid)"/task/*; do
+    for task in /proc/"$(guest_process "$domid")"/task/*; do
         [ "$(cat "$task/comm")" != "$1" ] || echo "$task"
     done
 }
@@ -30,7 +30,7 @@ wait_console "$name" 40 'lab: ready'
 xen-virtiod stat | grep -q 'threads *2$' || fail "stat names no threads: $(xen-virtiod stat)"
 first=$(thread "$domid-51712") second=$(thread "$domid-51712.1")
 [ -n "$second" ] || fail "the daemon has no second thread: $(
-    cat /proc/"$(cat $daemon_pid)"/task/*/comm)"
+    cat /proc/"$(guest_process "$domid")"/task/*/comm)"
 
 # served_by PROCESSOR THREAD OTHER: has a processor of the guest's read, and checks which thread
 # served it.

@@ -28,7 +28,7 @@ seconds() {
 
 # daemon_switches: prints the number of context switches of xen-virtiod's threads.
 daemon_switches() {
-    cat "/proc/$(cat $daemon_pid)"/task/*/status | awk '/ctxt_switches:/ { sum += $2 } END { print sum }'
+    daemon_threads | while read -r thread; do cat "$thread/status"; done | awk '/ctxt_switches:/ { sum += $2 } END { print sum }'
 }
 
 # usage: prints the processor time of Dom0 and of the guest, and the context switches of Dom0 and of
@@ -51,7 +51,7 @@ counted() {
 traced() {
     local tracer
     rm -f strace.says
-    strace -c -f -p "$(cat $daemon_pid)" -o "$RESULTS/counts/$1.calls" 2>strace.says &
+    strace -c -f -p "$(guest_process "$domid")" -o "$RESULTS/counts/$1.calls" 2>strace.says &
     tracer=$!
     wait_for "strace to trace xen-virtiod" 20 true \
         sh -c 'tail -n +1 -F strace.says | grep --line-buffered attached'
