@@ -1,7 +1,12 @@
 //! Tests of devices in processes of their guests, which die, hang and lie.
 
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use nix::sys::eventfd::EventFd;
 use protocol::status::DEVICE_NEEDS_RESET;
 use tempfile::NamedTempFile;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
@@ -9,7 +14,23 @@ use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use super::block::{OK, request};
 use super::driver::Driver;
 use super::host::{Ends, Host, Processes, XVDA, numbered_disk};
+use crate::bus::DevicePath;
+use crate::config::ConfigFile;
+use crate::daemon::guest_processes::{GuestProcesses, Launch, Launched};
+use crate::daemon::registry::Registry;
+use crate::daemon::runner::{EndReports, Runner};
+use crate::device::blk::{AccessMode, Sharing};
+use crate::dma::budget::DaemonBudget;
+use crate::domain::ByGrants;
+use crate::guest::Guest;
+use crate::process::device_thread::{Ended, Found, NewDevice, Outcome};
+use crate::process::message::{
+    ClaimFailure, Command, Event, ImageRequest, Reply, Request, StoreRequest,
+};
+use crate::process::message_socket::MessageSocket;
+use crate::stats::DeviceStats;
 use xen::DomId;
+use xen_sim::Hypervisor;
 
 fn read(driver: &mut Driver, sector: u8) {
     let expected = (OK, vec![sector; 512]);
@@ -116,4 +137,156 @@ fn devices_of_other_guests_have_other_processes() {
     other.close();
     host.remove(&other_ends);
     end(host, &ends, driver);
+}
+
+/// A process that the test plays.
+struct Liar {
+    processes: GuestProcesses<ByGrants<Hypervisor>>,
+    launched: mpsc::Receiver<MessageSocket>,
+    ended: mpsc::Receiver<Ended>,
+    ends: EndReports,
+    registry: Arc<Registry>,
+    hypervisor: Hypervisor,
+    _config: NamedTempFile,
+}
+
+struct Channel(mpsc::Sender<MessageSocket>);
+
+impl Launch for Channel {
+    fn launch(&self, _: DomId, control: OwnedFd) -> io::Result<Box<dyn Launched>> {
+        self.0.send(MessageSocket::of(control)).unwrap();
+        Ok(Box::new(Nothing))
+    }
+}
+
+struct Nothing;
+
+impl Launched for Nothing {
+    fn wait(&mut self) -> String {
+        "it was none".to_owned()
+    }
+}
+
+/// The path of the disk of guest 1.
+fn path() -> DevicePath {
+    DevicePath { class: "virtio_disk".to_owned(), guest: DomId(1), number: XVDA }
+}
+
+impl Liar {
+    fn new() -> Self {
+        let (sender, launched) = mpsc::channel();
+        let hypervisor = Hypervisor::default();
+        let registry = Arc::new(Registry::default());
+        let (xen, launch) = (ByGrants(hypervisor.clone()), Box::new(Channel(sender)));
+        let file = NamedTempFile::new().unwrap();
+        let config = ConfigFile::new(Some(file.path().to_owned()));
+        let all = Arc::clone(&registry);
+        let processes = GuestProcesses::new(xen, launch, config, all).unwrap();
+        let (sender, ended) = mpsc::channel();
+        let ends = EndReports::new(sender, Arc::new(EventFd::new().unwrap()));
+        Self { processes, launched, ended, ends, registry, hypervisor, _config: file }
+    }
+
+    /// Starts the disk; returns what the process has then: both sockets.
+    fn start(&mut self) -> (MessageSocket, MessageSocket) {
+        let stats = self.registry.begin(&path(), Arc::default());
+        let guest = Guest::new(Arc::new(DaemonBudget::of_this_process()));
+        let device = NewDevice { path: path(), found: Found::New, guest, fault: None };
+        self.processes.start(device, &stats, &self.ends).unwrap();
+        let control = self.launched.try_recv().unwrap();
+        let (begin, table) = control.receive::<Command>().unwrap().unwrap();
+        assert_eq!((begin, table.len()), (Command::Begin { slot: 0 }, 1));
+        let (start, mut files) = control.receive::<Command>().unwrap().unwrap();
+        let expected = Command::Start { path: path(), found: Found::New, fault: None };
+        assert_eq!((start, files.len()), (expected, 2));
+        (control, MessageSocket::of(files.remove(0)))
+    }
+}
+
+fn ask(device: &MessageSocket, request: Request) -> Reply {
+    device.send(&request, &[]).unwrap();
+    device.receive::<Reply>().unwrap().unwrap().0
+}
+
+#[test]
+fn process_gets_its_own_keys_and_its_own_image_only() {
+    let (mut liar, disk) = (Liar::new(), numbered_disk(8));
+    let backend = |key: &str| format!("/local/domain/0/backend/virtio_disk/1/{XVDA}/{key}");
+    let own = disk.path().to_str().unwrap();
+    let other = numbered_disk(8);
+    for (key, value) in [("params", own), ("mode", "r"), ("state", "1"), ("dev", "xvda")] {
+        liar.hypervisor.store_write(&backend(key), value);
+    }
+    liar.hypervisor.store_write("/local/domain/2/name", "another");
+    let (_control, device) = liar.start();
+    let store = |request| Request::Store(request);
+    let read = |path: &str| store(StoreRequest::Read { path: path.to_owned() });
+    assert!(matches!(ask(&device, read("domid")), Reply::StoreFailed { is_lost: true, .. }));
+    assert_eq!(ask(&device, Request::OpenStore), Reply::Done);
+    let params = format!("backend/virtio_disk/1/{XVDA}/params");
+    assert_eq!(ask(&device, read(&params)), Reply::Value(Some(own.to_owned())));
+    assert_eq!(ask(&device, read("/local/domain/2/name")), Reply::Value(None));
+    let write = StoreRequest::Write { path: params, value: other.path().display().to_string() };
+    assert_eq!(ask(&device, store(write)), Reply::Forbidden);
+    assert_eq!(liar.hypervisor.store_read(&backend("params")).as_deref(), Some(own));
+
+    let image = |request| Request::Image(request);
+    let beside = disk.path().with_file_name("beside");
+    let backing = || ImageRequest::ClaimBacking { path: beside.clone() };
+    assert_eq!(ask(&device, image(backing())), Reply::Forbidden, "there is no target yet");
+    let target = |path: &Path, access| {
+        let (path, sharing) = (path.to_owned(), Sharing::Safe);
+        image(ImageRequest::ClaimTarget { path, access, sharing })
+    };
+    for request in
+        [target(other.path(), AccessMode::ReadOnly), target(disk.path(), AccessMode::ReadWrite)]
+    {
+        let Reply::ClaimFailed(ClaimFailure::Refused { reason, .. }) = ask(&device, request) else {
+            panic!("another image was claimed");
+        };
+        assert!(reason.contains("configuration has changed"), "{reason}");
+    }
+    let claimed = ask(&device, target(disk.path(), AccessMode::ReadOnly));
+    assert_eq!(claimed, Reply::Claimed { claim: 1, is_marked: true });
+    for path in ["/etc/passwd".into(), beside.join("../../etc/passwd"), "beside".into()] {
+        assert_eq!(ask(&device, image(ImageRequest::ClaimBacking { path })), Reply::Forbidden);
+    }
+    assert!(matches!(ask(&device, image(backing())), Reply::ClaimFailed(_)), "it is not there");
+    let release = |claim| image(ImageRequest::Release { claim });
+    assert_eq!(ask(&device, release(2)), Reply::Forbidden);
+    assert_eq!(ask(&device, release(1)), Reply::Done);
+    assert_eq!(ask(&device, release(1)), Reply::Forbidden);
+}
+
+#[test]
+fn process_that_speaks_another_language_is_given_up() {
+    for on_control in [true, false] {
+        let mut liar = Liar::new();
+        let (control, device) = liar.start();
+        // Of devices that it does not have, it may say what it likes.
+        let other = DevicePath { number: 1, ..path() };
+        let ended = Ended { path: other.clone(), outcome: Outcome::Over, is_detached: false };
+        let stats = Box::new(DeviceStats::default().snapshot());
+        control.send(&Event::Ended { ended, stats: stats.clone() }, &[]).unwrap();
+        control.send(&Event::Stats { path: other, stats: Some(stats) }, &[]).unwrap();
+        let socket = if on_control { &control } else { &device };
+        socket.send(&"rm -rf /", &[]).unwrap();
+        let limit = Duration::from_secs(10);
+        let ended = liar.ended.recv_timeout(limit).expect("the end of the disk in 10 s");
+        let expected = Ended { path: path(), outcome: Outcome::Died, is_detached: false };
+        assert_eq!(ended, expected);
+        assert!(control.receive::<Command>().unwrap().is_none(), "it is told to end");
+    }
+}
+
+#[test]
+fn process_that_does_not_answer_is_waited_for_once() {
+    let mut liar = Liar::new();
+    let (_control, device) = liar.start();
+    assert_eq!(ask(&device, Request::OpenStore), Reply::Done);
+    assert_eq!(liar.registry.report().devices.len(), 1);
+    // The next reports ask it no more: its socket would be full some day.
+    for _ in 0..10_000 {
+        liar.registry.report();
+    }
 }
