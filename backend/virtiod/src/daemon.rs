@@ -13,3 +13,4 @@ pub mod runner;
 mod same_address;
 pub mod server;
 pub mod signals;
+mod terminal_service;

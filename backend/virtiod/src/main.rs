@@ -116,6 +116,10 @@ fn common_arguments(CommandLine { log, config, .. }: &CommandLine) -> Vec<OsStri
 fn serve_guest(command_line: &CommandLine, guest: DomId) -> Result<(), MainError> {
     logging::start(command_line.log);
     abort_on_panic();
+    // The kernel took the name of the link by which it was started.
+    if let Err(error) = nix::sys::prctl::set_name(c"xen-virtiod") {
+        tracing::warn!(%error, "cannot name the process");
+    }
     // The supervisor ends the process, also when it is stopped by a signal to both.
     ignore_stop_signals().map_err(MainError::Signals)?;
     let control = std::io::stdin().as_fd().try_clone_to_owned()?;

@@ -14,3 +14,4 @@ pub mod message;
 pub mod message_socket;
 pub mod size_watches;
 pub mod store;
+pub mod terminals;

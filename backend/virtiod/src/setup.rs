@@ -13,7 +13,7 @@ use crate::bus::DevicePath;
 use crate::bus::Keys;
 use crate::config::{Config, ConfigError, ConfigFile, DeviceSettings, Misplaced, RateLimit};
 use crate::device::blk::{Images, SizeWatcher, TargetError};
-use crate::device::console::ConsoleError;
+use crate::device::console::{ConsoleError, Terminals};
 use crate::device::rng::{Entropy, EntropyError};
 use crate::device::vsock::HostError;
 use crate::device::{DeviceId, DeviceMemory, VirtioDevice};
@@ -97,6 +97,8 @@ pub struct Host {
     pub sizes: Arc<dyn SizeWatcher>,
     /// The images of disks.
     pub images: Arc<dyn Images>,
+    /// The terminals of consoles.
+    pub terminals: Arc<dyn Terminals>,
 }
 
 /// Opens the device at `path`.
@@ -126,7 +128,9 @@ pub fn open<S: XenStore, M: DeviceMemory>(
         DeviceId::Network => {
             Ok(Box::new(network::open(keys, path, settings.net, &*host.network, stats)?))
         }
-        DeviceId::Console => Ok(Box::new(console::open(keys, path, settings.console, stats)?)),
+        DeviceId::Console => {
+            Ok(Box::new(console::open(keys, path, settings.console, &*host.terminals, stats)?))
+        }
         DeviceId::Entropy => {
             let rate = settings.rng.rate.and_then(RateLimit::rate);
             tracing::info!(rate = rate.map(tracing::field::display), "entropy device opened");

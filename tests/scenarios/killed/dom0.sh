@@ -1,8 +1,7 @@
 # The daemon is killed while it serves a guest's devices. The next one takes over disks (see
-# taken-over), network (see net), entropy and vsock. The driver gives up a network device that the
-# guest unbinds while no daemon runs, and the console when the next daemon closes it. The guest can
-# unbind and unload the drivers and virtio_msg_xen, and the devices work again when it binds them
-# again. A disk that the guest unbinds
+# taken-over), network (see net), console, entropy and vsock. The driver gives up a network device
+# that the guest unbinds while no daemon runs. The guest can unbind and unload the drivers and
+# virtio_msg_xen, and the devices work again when it binds them again. A disk that the guest unbinds
 # while no daemon runs and requests are in flight stays dead, without harm to other devices.
 # guests: pv
 # soak: pv-bookworm pvh-sid

@@ -16,6 +16,7 @@ use uring::waiting::wait_by_poll;
 
 use super::image_service::{Answer, ImageService, KeptClaims};
 use super::runner::StartError;
+use super::terminal_service::KeptTerminals;
 use crate::Causes;
 use crate::bus::{DevicePath, Keys};
 use crate::config::ConfigFile;
@@ -54,6 +55,8 @@ pub(super) struct ServedDevice {
     pub(super) opened: OpenedHook,
     /// What earlier processes had claimed.
     pub(super) kept: KeptClaims,
+    /// The terminals of consoles.
+    pub(super) terminals: KeptTerminals,
     /// Its process.
     pub(super) process: Arc<dyn HangUp>,
 }
@@ -114,10 +117,10 @@ impl<X: Xen> DeviceService<X> {
             if self.wait()? {
                 let socket = &self.device.socket;
                 let Some((request, _)) = socket.receive::<Request>()? else { return Ok(()) };
-                let (reply, file) = self.answer(request);
-                // The file belongs to the other process alone from then on: see `IoMark`.
-                let files: Vec<_> = file.iter().map(AsFd::as_fd).collect();
-                self.device.socket.send(&reply, &files)?;
+                let (reply, files) = self.answer(request);
+                // An image belongs to the other process alone from then on: see `IoMark`.
+                let copies: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+                self.device.socket.send(&reply, &copies)?;
             }
             // An event that arrived with an answer no longer makes the descriptor readable.
             self.pass_events_on()?;
@@ -152,20 +155,30 @@ impl<X: Xen> DeviceService<X> {
             (Request::Opened(snapshot), _) => {
                 stats.set_remote(*snapshot);
                 opened(path, stats);
-                (Reply::Done, None)
+                (Reply::Done, Vec::new())
             }
-            (Request::OpenStore, _) => (self.open_store(), None),
-            (_, None) => (lost("it was lost".to_owned()), None),
+            (Request::OpenTerminal, _) => self.open_terminal(),
+            (Request::OpenStore, _) => (self.open_store(), Vec::new()),
+            (_, None) => (lost("it was lost".to_owned()), Vec::new()),
             (Request::Image(request), Some(keys)) => self.images.answer(request, keys, config),
             (Request::Store(request), Some(keys)) => match self.own.permit(&request) {
-                Permit::Yes => (reply(in_store(keys.store(), request)), None),
-                Permit::Nothing => (Reply::Value(None), None),
+                Permit::Yes => (reply(in_store(keys.store(), request)), Vec::new()),
+                Permit::Nothing => (Reply::Value(None), Vec::new()),
                 Permit::No => {
                     let line = format_args!("refused to the device's process: {request:?}");
                     stats.log.line(Level::WARN, line);
-                    (Reply::Forbidden, None)
+                    (Reply::Forbidden, Vec::new())
                 }
             },
+        }
+    }
+
+    fn open_terminal(&self) -> Answer {
+        match self.device.terminals.open(&self.device.path) {
+            Ok((path, ends)) => (Reply::Terminal { path }, ends.into()),
+            Err(error) => {
+                (Reply::TerminalFailed { reason: Causes(&error).to_string() }, Vec::new())
+            }
         }
     }
 

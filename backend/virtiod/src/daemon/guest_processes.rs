@@ -20,6 +20,7 @@ use super::registry::Registry;
 use super::runner::{EndReports, Runner, Runs, StartError};
 use super::same_address::warn_of_same_address;
 use super::server::ServerError;
+use super::terminal_service::KeptTerminals;
 use crate::Causes;
 use crate::bus::{DevicePath, Ending};
 use crate::config::ConfigFile;
@@ -86,6 +87,7 @@ pub struct GuestProcesses<X> {
     opened: OpenedHook,
     all: BTreeMap<DomId, Arc<GuestProcess>>,
     kept: KeptClaims,
+    terminals: KeptTerminals,
     pages: CountTable,
 }
 
@@ -126,7 +128,8 @@ impl<X: Xen> GuestProcesses<X> {
             warn_of_same_address(&registry, path, stats);
         });
         let (all, kept) = (BTreeMap::new(), KeptClaims::default());
-        Ok(Self { xen, launch, config, opened, all, kept, pages })
+        let terminals = KeptTerminals::default();
+        Ok(Self { xen, launch, config, opened, all, kept, terminals, pages })
     }
 
     /// The guest's process, started if there is none.
@@ -162,6 +165,7 @@ impl<X: Xen> Runner for GuestProcesses<X> {
             stats: Arc::clone(stats),
             opened: Arc::clone(&self.opened),
             kept: self.kept.clone(),
+            terminals: self.terminals.clone(),
             process: Arc::clone(&process) as _,
         };
         DeviceService::start(self.xen.clone(), served)?;
@@ -179,6 +183,7 @@ impl<X: Xen> Runner for GuestProcesses<X> {
 
     fn forget_device(&mut self, path: &DevicePath) {
         self.kept.drop(path);
+        self.terminals.close(path);
     }
 
     fn forget(&mut self, guest: DomId) {

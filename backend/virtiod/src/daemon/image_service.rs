@@ -54,8 +54,8 @@ pub(super) struct ImageService {
     last: u64,
 }
 
-/// An answer, and the file that comes with it.
-pub(super) type Answer = (Reply, Option<OwnedFd>);
+/// An answer, and the files that come with it.
+pub(super) type Answer = (Reply, Vec<OwnedFd>);
 
 impl ImageService {
     /// The claims of the disk at `path`, of which an earlier process may have left some.
@@ -80,27 +80,26 @@ impl ImageService {
                 }
             }
             ImageRequest::Identify { path } => match self.may_be_backing(&path) {
-                true => (identity(FileId::of(&path)), None),
-                false => (Reply::Forbidden, None),
+                true => (identity(FileId::of(&path)), Vec::new()),
+                false => (Reply::Forbidden, Vec::new()),
             },
             ImageRequest::ClaimBacking { path } => self.claim_backing(&path),
             ImageRequest::OpenDirect { claim } => self.with_claim(claim, |claim| {
                 let opened = claim.open_direct();
-                opened.map_or_else(failed, |file| (Reply::Done, Some(file.into())))
+                opened.map_or_else(failed, |file| (Reply::Done, vec![file.into()]))
             }),
-            ImageRequest::HasOtherWriter { claim } => {
-                self.with_claim(claim, |claim| (Reply::Answer(claim.has_other_writer()), None))
-            }
+            ImageRequest::HasOtherWriter { claim } => self
+                .with_claim(claim, |claim| (Reply::Answer(claim.has_other_writer()), Vec::new())),
             ImageRequest::Activate { claim } => {
-                self.with_claim(claim, |claim| (Reply::Activated(claim.activate()), None))
+                self.with_claim(claim, |claim| (Reply::Activated(claim.activate()), Vec::new()))
             }
             ImageRequest::Deactivate { claim } => self.with_claim(claim, |claim| {
                 claim.deactivate();
-                (Reply::Done, None)
+                (Reply::Done, Vec::new())
             }),
             ImageRequest::Release { claim } => match self.claims.remove(&claim) {
-                Some(_) => (Reply::Done, None),
-                None => (Reply::Forbidden, None),
+                Some(_) => (Reply::Done, Vec::new()),
+                None => (Reply::Forbidden, Vec::new()),
             },
         }
     }
@@ -112,7 +111,7 @@ impl ImageService {
 
     fn claim_target(&mut self, options: TargetOptions) -> Answer {
         if self.claims.len() >= MOST_CLAIMS {
-            return (Reply::Forbidden, None);
+            return (Reply::Forbidden, Vec::new());
         }
         self.kept.drop(&self.path);
         match claim_target_for_process(&options) {
@@ -131,7 +130,7 @@ impl ImageService {
     fn claim_backing(&mut self, path: &Path) -> Answer {
         let options = self.options.as_ref().filter(|_| self.may_be_backing(path));
         let Some(options) = options.filter(|_| self.claims.len() < MOST_CLAIMS) else {
-            return (Reply::Forbidden, None);
+            return (Reply::Forbidden, Vec::new());
         };
         match claim_backing_for_process(options, path) {
             Ok((claim, file)) => self.claimed(vec![claim], file),
@@ -143,7 +142,7 @@ impl ImageService {
         self.last += 1;
         let is_marked = claims.first().is_some_and(|claim| claim.is_marked());
         self.claims.insert(self.last, claims);
-        (Reply::Claimed { claim: self.last, is_marked }, Some(file.into()))
+        (Reply::Claimed { claim: self.last, is_marked }, vec![file.into()])
     }
 
     /// Whether a path names a file in the directory of the claimed target.
@@ -154,7 +153,7 @@ impl ImageService {
 
     fn with_claim(&self, number: u64, answer: impl FnOnce(&Claim) -> Answer) -> Answer {
         let claim = self.claims.get(&number).and_then(|claims| claims.first());
-        claim.map_or((Reply::Forbidden, None), answer)
+        claim.map_or((Reply::Forbidden, Vec::new()), answer)
     }
 }
 
@@ -168,11 +167,11 @@ fn identity(id: Result<FileId, ClaimError>) -> Reply {
 }
 
 fn failed(error: ClaimError) -> Answer {
-    (Reply::ClaimFailed(error.into()), None)
+    (Reply::ClaimFailed(error.into()), Vec::new())
 }
 
 fn refused(reason: &str) -> Answer {
     let reason = reason.to_owned();
     let failure = ClaimFailure::Refused { reason, may_be_own: false, is_unfinished: false };
-    (Reply::ClaimFailed(failure), None)
+    (Reply::ClaimFailed(failure), Vec::new())
 }

@@ -30,6 +30,7 @@ use crate::bus::{DevicePath, StopSignal, Watches, keys};
 use crate::config::ConfigFile;
 use crate::daemon::registry::Registry;
 use crate::device::blk::LocalImages;
+use crate::device::console::LocalTerminals;
 use crate::dma::budget::DaemonBudget;
 use crate::domain::Domain;
 use crate::guest::Guests;
@@ -115,8 +116,13 @@ impl<X: Domain> Server<X> {
     ) -> Result<Self, ServerError> {
         let woken = Arc::new(waker()?);
         let sizes = SizeWatches::new(Arc::clone(&woken));
-        let images = Arc::new(LocalImages);
-        let host = Host { network: Arc::clone(&network), sizes: Arc::new(sizes.clone()), images };
+        let (images, terminals) = (Arc::new(LocalImages), Arc::new(LocalTerminals));
+        let host = Host {
+            network: Arc::clone(&network),
+            sizes: Arc::new(sizes.clone()),
+            images,
+            terminals,
+        };
         let all = Arc::clone(&registry);
         let opened = Arc::new(move |path: &DevicePath, stats: &DeviceStats| {
             warn_of_same_address(&all, path, stats);
@@ -337,6 +343,9 @@ impl<X: Domain> Server<X> {
             if let Some(Running { found, runs, stats, since }) = self.running.remove(&path) {
                 if !is_detached {
                     runs.join();
+                }
+                if !has_died {
+                    self.runner.forget_device(&path);
                 }
                 match outcome {
                     Outcome::Over => {}

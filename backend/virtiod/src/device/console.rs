@@ -16,10 +16,12 @@ use std::time::Instant;
 use self::control::{CONTROL_RECEIVE, CONTROL_TRANSMIT, ControlQueue, FromDriver, ToDriver};
 use self::named::{NamedPort, PortQueues};
 use self::pty::Size;
+pub use self::pty::{LocalTerminals, Pty, Terminals};
 use self::size::SizeWatch;
 use self::terminal::{MAX_REQUEST_BYTES, Terminal};
 use super::{BATCH, DeviceId, DeviceMemory, Fault, QueueContext, Source, VirtioDevice};
 use crate::listener::ListenError;
+use crate::record::DeviceNote;
 use crate::stats::DeviceStats;
 
 /// Feature bit: the configuration space has the terminal's size (section 5.3.3).
@@ -71,23 +73,29 @@ pub struct Console {
     resized: bool,
     /// The features that the driver negotiated.
     features: u64,
+    /// Where the next process finds which ports the guest has open, a bit for each further port.
+    note: Option<DeviceNote>,
+    /// The note of an earlier process.
+    noted: u32,
 }
 
 impl Console {
-    /// Opens a console on a new pseudo-terminal. `ports`: name and socket path of each further
+    /// Opens a console on one of these terminals. `ports`: name and socket path of each further
     /// port.
     ///
     /// # Errors
     /// [`ConsoleError`].
     pub fn open(
+        terminals: &dyn Terminals,
         ports: &[(String, PathBuf)],
         stats: &Arc<DeviceStats>,
     ) -> Result<Self, ConsoleError> {
+        let pty = terminals.open().map_err(ConsoleError::Terminal)?;
         let named = ports.iter().map(|(name, path)| NamedPort::open(name, path, Arc::clone(stats)));
         let named = named.collect::<Result<Vec<_>, _>>()?;
         let queues = if named.is_empty() { QUEUES } else { NAMED_QUEUES + 2 * named.len() };
         let mut console = Self {
-            terminal: Terminal::open(Arc::clone(stats))?,
+            terminal: Terminal::new(pty, Arc::clone(stats))?,
             size: SizeWatch::new()?,
             named,
             control: ControlQueue::default(),
@@ -96,6 +104,8 @@ impl Console {
             changed: false,
             resized: false,
             features: 0,
+            note: None,
+            noted: 0,
         };
         console.write_config();
         Ok(console)
@@ -193,9 +203,16 @@ impl Console {
                 if let Some(port) = named(&mut self.named, number) {
                     port.set_guest_open(open);
                 }
+                self.write_note();
             }
             FromDriver::Unknown => {}
         }
+    }
+
+    fn write_note(&self) {
+        let open = self.named.iter().enumerate().filter(|(_, port)| port.is_guest_open());
+        let bits = open.fold(0, |bits, (position, _)| bits | 1 << position);
+        self.note.iter().for_each(|note| note.set(bits));
     }
 
     /// Sends port events to the driver: programs that connected or left, and the size. Where the
@@ -263,6 +280,37 @@ impl<M: DeviceMemory> VirtioDevice<M> for Console {
     fn start(&mut self, features: u64) -> Result<(), Fault> {
         self.features = features;
         Ok(())
+    }
+
+    /// What an earlier process had read of the terminal, and not passed on, is lost, and programs at
+    /// the ports have to connect again.
+    fn can_be_taken_over(&self) -> bool {
+        true
+    }
+
+    fn keep_note(&mut self, note: DeviceNote) {
+        self.noted = note.get();
+        self.note = Some(note);
+    }
+
+    fn keep_no_more(&mut self) {
+        self.note = None;
+    }
+
+    /// Announces the ports once more, since messages about them may be lost: a driver answers that
+    /// it is ready for those that it has. Programs are gone.
+    fn note_taken_over(&mut self) {
+        if !self.has(VIRTIO_CONSOLE_F_MULTIPORT) {
+            return;
+        }
+        self.control.queue(TERMINAL, ToDriver::PortAdd);
+        for (position, port) in self.named.iter_mut().enumerate() {
+            port.set_guest_open(self.noted >> position & 1 != 0);
+            let number = position as u32 + 1;
+            self.control.queue(number, ToDriver::PortAdd);
+            self.control.queue(number, ToDriver::PortOpen(false));
+        }
+        self.write_note();
     }
 
     /// Input and output that were read already stay, since the driver does not own them any more,

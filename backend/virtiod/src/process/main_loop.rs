@@ -18,6 +18,7 @@ use super::message::{Command, Event, Request};
 use super::message_socket::{MessageError, MessageSocket};
 use super::size_watches::SizeWatches;
 use super::store::Supervised;
+use super::terminals::SupervisedTerminals;
 use crate::Causes;
 use crate::bus::{DevicePath, Ending, StopSignal};
 use crate::config::ConfigFile;
@@ -185,6 +186,7 @@ impl<X: Domain> Process<X> {
             network: Arc::clone(&self.common.network),
             sizes: Arc::new(self.sizes.clone()),
             images: Arc::new(SupervisedImages::new(Arc::clone(&link))),
+            terminals: Arc::new(SupervisedTerminals::new(Arc::clone(&link))),
         };
         let surroundings = Surroundings { config, records, host, opened };
         let xen = Supervised::new(self.xen.clone(), Arc::clone(&link), fired);

@@ -76,6 +76,9 @@ pub enum Request {
     Store(StoreRequest),
     /// Do something about the disk's files.
     Image(ImageRequest),
+    /// Open the console's terminal, or the one of an earlier process. The answer comes with both of
+    /// its ends.
+    OpenTerminal,
 }
 
 /// A request about XenStore.
@@ -183,6 +186,16 @@ pub enum Reply {
         claim: u64,
         /// Whether a later process can tell when operations on the file have ended.
         is_marked: bool,
+    },
+    /// A terminal was opened.
+    Terminal {
+        /// The path of the end that programs open.
+        path: PathBuf,
+    },
+    /// It could not be opened.
+    TerminalFailed {
+        /// The reason.
+        reason: String,
     },
     /// The identity of a file.
     Identity(FileId),

@@ -7,7 +7,7 @@ use super::DeviceError;
 use super::socket::{device_name, make_directory};
 use crate::bus::{DevicePath, Keys};
 use crate::config::{ConsoleSettings, SocketPath};
-use crate::device::console::Console;
+use crate::device::console::{Console, Terminals};
 use crate::stats::DeviceStats;
 use xen::XenStore;
 
@@ -20,6 +20,7 @@ pub(super) fn open<S: XenStore>(
     keys: &mut Keys<S>,
     path: &DevicePath,
     settings: ConsoleSettings,
+    terminals: &dyn Terminals,
     stats: &Arc<DeviceStats>,
 ) -> Result<Console, DeviceError> {
     let mut ports = Vec::new();
@@ -32,7 +33,7 @@ pub(super) fn open<S: XenStore>(
         let names = settings.ports.0.iter().map(ToString::to_string);
         ports.extend(names.map(|name| (name.clone(), socket(&name))));
     }
-    let console = Console::open(&ports, stats)?;
+    let console = Console::open(terminals, &ports, stats)?;
     let tty = console.path().display().to_string();
     keys.publish("tty", &tty)?;
     stats.note("tty", &tty);

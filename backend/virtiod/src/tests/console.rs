@@ -36,7 +36,7 @@ pub(super) fn terminal(host: &Host, ends: &Ends) -> File {
 }
 
 /// Prints in the guest, and waits until the device has taken it.
-fn print(driver: &mut Driver, bytes: &[u8]) {
+pub(super) fn print(driver: &mut Driver, bytes: &[u8]) {
     driver.use_queue(TRANSMIT);
     let text = driver.share(bytes, Access::ReadOnly);
     let head = driver.submit(&[text.readable()]);
@@ -62,7 +62,7 @@ fn typed(driver: &mut Driver, buffer: &Shared) -> Vec<u8> {
 }
 
 /// Reads `count` bytes from the terminal; fails the test after ten seconds without one.
-fn read(terminal: &mut File, count: usize) -> Vec<u8> {
+pub(super) fn read(terminal: &mut File, count: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while bytes.len() < count {
         let source = terminal.try_clone().unwrap();

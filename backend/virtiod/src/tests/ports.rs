@@ -328,3 +328,33 @@ fn reconnecting_programs_queue_a_bounded_number_of_messages() {
     assert_eq!(next_message(&mut driver), (2, NAME, 1, b"port1".to_vec()));
     end(host, &ends, driver);
 }
+
+#[test]
+fn ports_are_announced_again_by_the_next_process_and_their_programs_are_gone() {
+    let directory = TempDir::new().unwrap();
+    let (mut host, ends, mut driver) = ports(&directory);
+    say(&mut driver, 2, PORT_READY, 1);
+    assert_eq!(next_message(&mut driver), (2, NAME, 1, b"log".to_vec()));
+    say(&mut driver, 2, OPEN, 1);
+    let socket = directory.path().join("web1-0-log.sock");
+    let program = UnixStream::connect(&socket).unwrap();
+    assert_eq!(next_message(&mut driver), (2, OPEN, 1, vec![]));
+    host.leave();
+    host.serve_again();
+    let heard = [(); 5].map(|()| next_message(&mut driver));
+    let (add, closed) = (|port| (port, ADD, 1, vec![]), |port| (port, OPEN, 0, vec![]));
+    assert_eq!(heard, [add(0), add(1), closed(1), add(2), closed(2)]);
+    drop(program);
+    // The driver has the port, and says so; the guest's end is still open.
+    say(&mut driver, 2, PORT_READY, 1);
+    assert_eq!(next_message(&mut driver), (2, NAME, 1, b"log".to_vec()));
+    let mut program = UnixStream::connect(&socket).unwrap();
+    assert_eq!(next_message(&mut driver), (2, OPEN, 1, vec![]));
+    driver.use_queue(6);
+    let buffer = driver.share(&[0; 16], Access::ReadWrite);
+    driver.submit(&[buffer.writable()]);
+    program.write_all(b"hello").unwrap();
+    assert_eq!(driver.wait_used().1, 5);
+    assert_eq!(driver.unshare(&buffer)[..5], *b"hello");
+    end(host, &ends, driver);
+}

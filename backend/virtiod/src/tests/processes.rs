@@ -1,6 +1,6 @@
 //! Tests of devices in processes of their guests, which die, hang and lie.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -12,6 +12,7 @@ use tempfile::NamedTempFile;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 
 use super::block::{OK, request};
+use super::console;
 use super::driver::Driver;
 use super::host::{Ends, Host, Processes, XVDA, numbered_disk};
 use crate::bus::DevicePath;
@@ -137,6 +138,32 @@ fn devices_of_other_guests_have_other_processes() {
     other.close();
     host.remove(&other_ends);
     end(host, &ends, driver);
+}
+
+#[test]
+fn console_keeps_its_terminal_when_its_process_dies() {
+    let (host, processes) = Host::start_in_processes();
+    let ends = host.add("virtio", 1, 0, &[("type", "virtio,device3")]);
+    let mut driver = host.connect(&ends);
+    driver.start_with(2);
+    let mut terminal = console::terminal(&host, &ends);
+    let tty = || host.hypervisor.store_read(&format!("{}/tty", ends.backend));
+    let before = tty();
+    for life in 1..4 {
+        console::print(&mut driver, b"still here");
+        assert_eq!(console::read(&mut terminal, 10), b"still here");
+        processes.kill();
+        wait_for(&processes, life + 1);
+        driver.status();
+    }
+    assert_eq!(tty(), before);
+    console::print(&mut driver, b"and now");
+    assert_eq!(console::read(&mut terminal, 7), b"and now");
+    // Its end closes the terminal.
+    driver.close();
+    host.remove(&ends);
+    assert!(terminal.read(&mut [0]).is_err());
+    host.finish();
 }
 
 /// A process that the test plays.

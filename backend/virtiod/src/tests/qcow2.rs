@@ -31,7 +31,7 @@ fn create(path: &Path, backing: Option<(&str, &str)>) {
 }
 
 /// Creates a directory with an image `disk.qcow2`.
-fn image(backing: Option<(&str, &str)>) -> (TempDir, PathBuf) {
+pub(super) fn image(backing: Option<(&str, &str)>) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk.qcow2");
     create(&path, backing);

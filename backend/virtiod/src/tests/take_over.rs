@@ -17,6 +17,7 @@ use super::driver::Driver;
 use super::entropy::random;
 use super::host::{Ends, Host, TestDisk, TestGuest, TestNet, XVDA, numbered_disk};
 use super::network::{in_buffers, offer, packet, received, send};
+use super::qcow2::image;
 use super::vsock::guest::Setting;
 use crate::record::{MessageMark, Record};
 use xen::{Access, EventChannels, Xen};
@@ -311,7 +312,9 @@ fn overwrite(host: &Host, at: u64, bytes: &[u8]) {
 #[test]
 fn device_that_cannot_be_taken_over_ends_with_its_daemon() {
     let mut host = Host::start();
-    let ends = host.add("virtio", 1, 0, &[("type", "virtio,device3")]);
+    // A part of the metadata of an image that is written is in the process alone.
+    let (_directory, path) = image(None);
+    let ends = host.add_disk(1, XVDA, &path, "w");
     let mut driver = host.connect(&ends);
     host.leave();
     assert_eq!(state(&host, &ends).as_deref(), Some("6"));

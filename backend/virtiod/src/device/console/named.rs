@@ -102,6 +102,11 @@ impl NamedPort {
         self.guest.open = open;
     }
 
+    /// Whether an application in the guest has the port open.
+    pub fn is_guest_open(&self) -> bool {
+        self.guest.open
+    }
+
     /// Returns whether the host's end is open, if the driver does not know that yet.
     pub fn take_open_change(&mut self) -> Option<bool> {
         let open = self.program.is_some();

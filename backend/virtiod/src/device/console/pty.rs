@@ -1,15 +1,15 @@
 //! A pseudo-terminal: the daemon has one end, a terminal program opens the other.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::PollFlags;
-use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd;
 use rustix::termios::tcgetwinsize;
@@ -28,10 +28,29 @@ pub struct Size {
 /// A pseudo-terminal in raw mode: it transfers bytes unchanged.
 #[derive(Debug)]
 pub struct Pty {
-    ours: PtyMaster,
+    ours: OwnedFd,
     path: PathBuf,
     /// Kept open: while nobody has the other end open, the kernel reports a hang-up at every poll.
-    _theirs: File,
+    theirs: OwnedFd,
+}
+
+/// Opens pseudo-terminals for consoles.
+pub trait Terminals: Send + Sync {
+    /// A new terminal, or the one that the device had in an earlier process.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn open(&self) -> io::Result<Pty>;
+}
+
+/// Terminals of this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LocalTerminals;
+
+impl Terminals for LocalTerminals {
+    fn open(&self) -> io::Result<Pty> {
+        Pty::open()
+    }
 }
 
 impl Pty {
@@ -52,7 +71,20 @@ impl Pty {
         let mut settings = tcgetattr(&theirs)?;
         cfmakeraw(&mut settings);
         tcsetattr(&theirs, SetArg::TCSANOW, &settings)?;
-        Ok(Self { ours, path, _theirs: theirs })
+        Ok(Self { ours: ours.into(), path, theirs: theirs.into() })
+    }
+
+    /// The pseudo-terminal at `path`, whose ends another process has opened.
+    pub fn of([ours, theirs]: [OwnedFd; 2], path: PathBuf) -> Self {
+        Self { ours, path, theirs }
+    }
+
+    /// Both ends, for another process.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn ends(&self) -> io::Result<[OwnedFd; 2]> {
+        Ok([self.ours.try_clone()?, self.theirs.try_clone()?])
     }
 
     /// The path of the device that a terminal program opens.

@@ -28,12 +28,11 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Opens a new pseudo-terminal.
+    /// The console's end of a pseudo-terminal.
     ///
     /// # Errors
     /// [`ConsoleError`].
-    pub fn open(stats: Arc<DeviceStats>) -> Result<Self, ConsoleError> {
-        let pty = Pty::open().map_err(ConsoleError::Terminal)?;
+    pub fn new(pty: Pty, stats: Arc<DeviceStats>) -> Result<Self, ConsoleError> {
         Ok(Self { pty, input: Input::default(), output: Output::new()?, stats })
     }
 
