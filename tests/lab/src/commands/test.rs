@@ -51,6 +51,9 @@ const CHECKS: &[Check] = &[
 /// The name of the unit tests' check.
 const UNIT: &str = "unit";
 
+/// The variable with which the daemon's tests serve devices as in processes of their guests.
+const IN_PROCESSES: &str = "DEVICES_IN_PROCESSES";
+
 /// The name of the check that counts the daemon's instructions for a request.
 const INSTRUCTIONS: &str = "instructions";
 
@@ -182,15 +185,19 @@ fn short_fuzz(
 
 /// Runs the unit tests. `delays` is the seed of the simulated hypervisor's random delays, if any.
 fn unit(dirs: &Dirs, delays: Option<u64>, logs: &Path, progress: &Progress, summary: &mut Summary) {
-    // Both calls of cargo append to the log, which must not have the results of an earlier run.
+    // All calls of cargo append to the log, which must not have the results of an earlier run.
     let _ = fs::remove_file(logs.join("unit.log"));
     let all = ["test", "--workspace", "--no-fail-fast"];
     // Tests that must not run in parallel are marked as ignored; the second call runs them.
     let alone = [&all[..], &["--", "--ignored", "--test-threads=1"]].concat();
     let seed = delays.map(|seed| seed.to_string());
     let variables: Vec<_> = seed.iter().map(|seed| (stress::DELAYS, seed.as_str())).collect();
+    // The daemon's tests once more, with devices served as in processes of their guests.
+    let daemon = ["test", "-p", "xen-virtiod", "--lib", "--no-fail-fast", "tests::"];
+    let in_processes: Vec<_> = variables.iter().copied().chain([(IN_PROCESSES, "1")]).collect();
     let ran = cargo(dirs, UNIT, &all, &variables, logs, progress)
-        .and(cargo(dirs, UNIT, &alone, &variables, logs, progress));
+        .and(cargo(dirs, UNIT, &alone, &variables, logs, progress))
+        .and(cargo(dirs, UNIT, &daemon, &in_processes, logs, progress));
     let output = fs::read(logs.join("unit.log")).unwrap_or_default();
     let sum = Sum::of(&String::from_utf8_lossy(&output));
     let passed = sum.passed.len();
