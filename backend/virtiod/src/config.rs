@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
-pub use self::console::{ConsoleSettings, PortName};
+pub use self::console::{ConsoleSettings, MAX_PORTS, PortName};
 pub use self::disk::DiskSettings;
 use self::disk::{DiskDefaults, DiskName};
 pub use self::file::{ConfigError, ConfigFile, DEFAULT_PATH};

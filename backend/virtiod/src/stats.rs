@@ -88,8 +88,19 @@ pub struct DeviceStats {
 
 /// Statistics in another process.
 pub trait RemoteStats: Send + Sync {
-    /// Fetches them; `None` if the process does not answer.
-    fn fetch(&self) -> Option<StatsSnapshot>;
+    /// Fetches them.
+    fn fetch(&self) -> Fetched;
+}
+
+/// The outcome of fetching statistics.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fetched {
+    /// These are the latest.
+    Latest(Box<StatsSnapshot>),
+    /// The process does not answer.
+    Silent,
+    /// The process is gone, or has no such device any more.
+    Gone,
 }
 
 /// The statistics of a device that another process serves.
@@ -174,14 +185,16 @@ impl DeviceStats {
 
     /// Sets the statistics that another process reports.
     pub fn set_remote(&self, latest: StatsSnapshot) {
-        self.remote().latest = Some(latest);
+        self.remote().latest = Some(latest.harmless());
     }
 
     /// Fetches the statistics from another process, if that serves the device and answers.
     pub fn refresh(&self) {
-        let source = self.remote().source.clone();
-        if let Some(latest) = source.and_then(|source| source.fetch()) {
-            self.set_remote(latest);
+        let Some(source) = self.remote().source.clone() else { return };
+        match source.fetch() {
+            Fetched::Latest(latest) => self.set_remote(*latest),
+            Fetched::Silent => {}
+            Fetched::Gone => self.note_process_gone(),
         }
     }
 
@@ -320,6 +333,41 @@ pub struct StatsSnapshot {
     pub counts: Counts,
     /// Counts of virtio-msg messages.
     pub messages: MessageCounts,
+}
+
+impl StatsSnapshot {
+    /// The same with texts that a terminal can show: another process wrote them.
+    fn harmless(self) -> Self {
+        let DeviceState { kind, state, details, features, needs_reset, error } = self.state;
+        let details =
+            details.iter().take(MOST_DETAILS).map(|(key, value)| (shown(key), shown(value)));
+        let state = DeviceState {
+            kind: shown(&kind),
+            state: shown(&state),
+            details: details.collect(),
+            features: features.iter().take(64).map(|name| shown(name)).collect(),
+            needs_reset: needs_reset.as_deref().map(shown),
+            error: error.as_deref().map(shown),
+        };
+        let storage =
+            self.storage.map(|storage| StorageSnapshot { image: shown(&storage.image), ..storage });
+        Self { state, storage, ..self }
+    }
+}
+
+/// Maximum number of notes that another process may have for users of a device.
+const MOST_DETAILS: usize = 64;
+
+/// A text of at most the usual length, with control characters escaped.
+fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for letter in excerpt(text).chars() {
+        match letter.is_control() {
+            true => shown.extend(letter.escape_default()),
+            false => shown.push(letter),
+        }
+    }
+    shown
 }
 
 /// Requests by kind.

@@ -166,7 +166,13 @@ impl<X: Domain> Connection<X> {
         match connection.go_on(context, record, id) {
             Ok(()) => Ok(connection),
             // The record stays, for another attempt.
-            Err(error) => Err(OpenError { error, device: connection.close().device }),
+            Err(error) => {
+                // Where this fails for good, nobody needs what was to outlive the process.
+                if !error.may_pass() {
+                    connection.transport.keep_no_more();
+                }
+                Err(OpenError { error, device: connection.close().device })
+            }
         }
     }
 

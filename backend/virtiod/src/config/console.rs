@@ -8,7 +8,7 @@ use serde::de::{Deserializer, Error};
 use super::SocketPath;
 
 /// Maximum number of ports beside the terminal.
-const MAX_PORTS: usize = 15;
+pub const MAX_PORTS: usize = 15;
 /// Maximum length of a port's name: it is part of a Unix socket's path, which has at most 108
 /// bytes.
 const MAX_NAME: usize = 48;

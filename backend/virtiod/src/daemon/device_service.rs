@@ -19,7 +19,7 @@ use super::runner::StartError;
 use super::terminal_service::KeptTerminals;
 use crate::Causes;
 use crate::bus::{DevicePath, Keys};
-use crate::config::ConfigFile;
+use crate::config::{ConfigFile, MAX_PORTS};
 use crate::device::AwaitedFd;
 use crate::process::device_thread::OpenedHook;
 use crate::process::message::{Reply, Request, StoreRequest};
@@ -159,8 +159,8 @@ impl<X: Xen> DeviceService<X> {
             }
             (Request::OpenTerminal, _) => self.open_terminal(),
             (Request::OpenStore, _) => (self.open_store(), Vec::new()),
+            (Request::Image(request), keys) => self.images.answer(request, keys.as_mut(), config),
             (_, None) => (lost("it was lost".to_owned()), Vec::new()),
-            (Request::Image(request), Some(keys)) => self.images.answer(request, keys, config),
             (Request::Store(request), Some(keys)) => match self.own.permit(&request) {
                 Permit::Yes => (reply(in_store(keys.store(), request)), Vec::new()),
                 Permit::Nothing => (Reply::Value(None), Vec::new()),
@@ -213,7 +213,8 @@ fn in_store(
             store.write_beside(&existing, &path, &value)
         }
         StoreRequest::Remove { path } => store.remove(&path),
-        StoreRequest::Watch { path } => store.watch(&path),
+        // The supervisor has the device's watches itself.
+        StoreRequest::Watch { .. } => Ok(()),
     }?;
     Ok(None)
 }
@@ -301,10 +302,20 @@ impl OwnKeys {
     }
 
     fn may_write(&self, path: &str) -> bool {
-        self.own_key(path).is_some_and(|key| {
-            WRITABLE.contains(&key) || key == "socket" || key.starts_with("port/")
-        })
+        self.own_key(path)
+            .is_some_and(|key| WRITABLE.contains(&key) || key == "socket" || is_port(key))
     }
+}
+
+/// Whether a key is one of a console's port: `port/N/name` or `port/N/socket`.
+fn is_port(key: &str) -> bool {
+    let mut names = key.split('/');
+    let (Some("port"), Some(number), Some("name" | "socket"), None) =
+        (names.next(), names.next(), names.next(), names.next())
+    else {
+        return false;
+    };
+    number.parse().is_ok_and(|port: usize| (1..=MAX_PORTS).contains(&port))
 }
 
 /// Whether a key is one, and no way to another directory: XenStore knows no `..`, but who reads
@@ -375,7 +386,9 @@ mod tests {
         for key in ["state", "error", "virtio-msg-revision", "tty", "port/1/socket", "socket"] {
             assert!(may(&keys, &write(&own(key))), "{key}");
         }
-        for key in ["params", "mode", "frontend", "online", "frontend-id", "type", "dev"] {
+        let more = ["port/16/name", "port/0/name", "port/1/name/x", "port/1/x", "port"];
+        let toolstacks = ["params", "mode", "frontend", "online", "frontend-id", "type", "dev"];
+        for key in toolstacks.into_iter().chain(more) {
             let (existing, value) = (own("state"), String::new());
             let beside = StoreRequest::WriteBeside { existing, path: own(key), value };
             assert!(!may(&keys, &write(&own(key))) && !may(&keys, &beside), "{key}");

@@ -28,11 +28,16 @@ use crate::dma::shared_count::{CountSlot, CountTable};
 use crate::process::device_thread::{Ended, NewDevice, OpenedHook, Outcome};
 use crate::process::message::{self, Event};
 use crate::process::message_socket::MessageSocket;
-use crate::stats::{DeviceStats, RemoteStats, StatsSnapshot};
+use crate::stats::{DeviceStats, Fetched, RemoteStats};
 use xen::{DomId, Xen};
 
 /// Maximum time for which a process is awaited to read a command, or to report statistics.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// Time for which a process is awaited to exit by itself, and after it was killed; and the interval
+/// between two looks.
+const EXIT_LIMIT: Duration = Duration::from_secs(1);
+const EXIT_LOOK: Duration = Duration::from_millis(2);
 
 /// Starts a process that serves a guest's devices over a socket.
 pub trait Launch: Send {
@@ -45,7 +50,7 @@ pub trait Launch: Send {
 
 /// A process that was started.
 pub trait Launched: Send {
-    /// Waits until it is gone, and says how it ended.
+    /// Waits until it is gone, or kills it if it does not go, and says how it ended.
     fn wait(&mut self) -> String;
 }
 
@@ -72,10 +77,25 @@ impl Launch for SameProgram {
 
 impl Launched for Child {
     fn wait(&mut self) -> String {
-        match Child::wait(self) {
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
+        let end = Instant::now() + EXIT_LIMIT;
+        loop {
+            match self.try_wait() {
+                Ok(Some(status)) => return status.to_string(),
+                Err(error) => return error.to_string(),
+                Ok(None) if Instant::now() >= end => break,
+                Ok(None) => thread::sleep(EXIT_LOOK),
+            }
         }
+        // It ignores the end of the conversation.
+        let killed = self.kill();
+        let end = Instant::now() + EXIT_LIMIT;
+        while Instant::now() < end {
+            if let Ok(Some(status)) = self.try_wait() {
+                return format!("{status}, {killed:?}");
+            }
+            thread::sleep(EXIT_LOOK);
+        }
+        "killed; it waits for storage".to_owned()
     }
 }
 
@@ -97,6 +117,8 @@ struct GuestProcess {
     devices: Mutex<Devices>,
     /// Signalled when statistics arrive, and when the process is gone.
     reported: Condvar,
+    /// Locked by the one who waits for statistics.
+    asking: Mutex<()>,
     /// Whether the process did not report in time the last time: nobody waits for it again.
     is_silent: AtomicBool,
 }
@@ -104,8 +126,8 @@ struct GuestProcess {
 #[derive(Default)]
 struct Devices {
     running: BTreeMap<DevicePath, Arc<DeviceStats>>,
-    /// The statistics that arrived and were not taken yet.
-    reports: BTreeMap<DevicePath, Option<Box<StatsSnapshot>>>,
+    /// The statistics that arrived and were not taken yet, for who waits for them.
+    reports: BTreeMap<DevicePath, Option<Fetched>>,
     /// Where the ends of its devices are reported.
     ends: Option<EndReports>,
     is_gone: bool,
@@ -170,6 +192,7 @@ impl<X: Xen> Runner for GuestProcesses<X> {
         };
         DeviceService::start(self.xen.clone(), served)?;
         process.add(&path, stats, ends);
+        self.kept.expect(&path);
         let command = message::Command::Start { path: path.clone(), found, fault };
         let sent = process.control.send(&command, &[theirs.as_fd(), copy.as_fd()]);
         if let Err(error) = sent {
@@ -182,13 +205,13 @@ impl<X: Xen> Runner for GuestProcesses<X> {
     }
 
     fn forget_device(&mut self, path: &DevicePath) {
-        self.kept.drop(path);
+        self.kept.forget(path);
         self.terminals.close(path);
     }
 
     fn forget(&mut self, guest: DomId) {
-        // The process sees its end, and exits.
-        if let Some(process) = self.all.remove(&guest) {
+        let Some(process) = self.all.remove(&guest) else { return };
+        if process.control.send(&message::Command::Finish, &[]).is_err() {
             process.hang_up();
         }
     }
@@ -205,15 +228,17 @@ impl GuestProcess {
             control,
             devices: Mutex::default(),
             reported: Condvar::new(),
+            asking: Mutex::new(()),
             is_silent: AtomicBool::new(false),
         });
         let read = Arc::clone(&process);
         let body = move || {
             read.read_events();
-            read.note_gone();
+            read.hang_up();
             let how = launched.wait();
             // Its mappings are gone with it.
             drop(pages);
+            read.note_gone();
             tracing::info!("the process of {guest} has ended: {how}");
         };
         thread::Builder::new().name(format!("guest-{}", guest.0)).spawn(body)?;
@@ -262,10 +287,9 @@ impl GuestProcess {
                 devices.ends.iter().for_each(|ends| ends.report(ended.clone()));
             }
             Event::Stats { path, stats } => {
-                self.is_silent.store(false, Ordering::Relaxed);
                 // Only for who waits for it.
                 if let Some(report) = devices.reports.get_mut(&path) {
-                    *report = stats;
+                    *report = Some(stats.map_or(Fetched::Gone, Fetched::Latest));
                     self.reported.notify_all();
                 }
             }
@@ -273,10 +297,14 @@ impl GuestProcess {
     }
 
     /// Asks the process for statistics, and waits for them, but not for long.
-    fn ask_for_stats(&self, path: &DevicePath) -> Option<StatsSnapshot> {
+    fn ask_for_stats(&self, path: &DevicePath) -> Fetched {
+        let _asking = self.asking.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut devices = self.lock();
-        if devices.is_gone || self.is_silent.load(Ordering::Relaxed) {
-            return None;
+        if devices.is_gone {
+            return Fetched::Gone;
+        }
+        if self.is_silent.load(Ordering::Relaxed) {
+            return Fetched::Silent;
         }
         devices.reports.insert(path.clone(), None);
         let sent = self.control.send(&message::Command::Report { path: path.clone() }, &[]);
@@ -296,7 +324,7 @@ impl GuestProcess {
             devices = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
         }
         devices.reports.remove(path);
-        report.map(|report| *report)
+        report.unwrap_or(Fetched::Silent)
     }
 
     /// Reports that all devices of the process have ended with it.
@@ -327,7 +355,7 @@ struct ProcessStats {
 }
 
 impl RemoteStats for ProcessStats {
-    fn fetch(&self) -> Option<StatsSnapshot> {
+    fn fetch(&self) -> Fetched {
         self.process.ask_for_stats(&self.path)
     }
 }

@@ -1,18 +1,19 @@
 //! The files of a disk in its guest's process: claims and opens what the toolstack named for it,
 //! and the backing files beside that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
 
 use crate::Causes;
 use crate::bus::{DevicePath, Keys};
 use crate::config::ConfigFile;
 use crate::device::blk::{
-    AccessMode, Claim, ClaimError, Claimed, FileId, Sharing, TargetOptions,
-    claim_backing_for_process, claim_target_for_process,
+    AccessMode, Claim, ClaimError, Claimed, FileId, ImageFormat, Sharing, TargetOptions,
+    backing_of, claim_backing_for_process, claim_target_for_process,
 };
 use crate::process::message::{ClaimFailure, ImageRequest, Reply};
 use crate::setup::disk::target_options;
@@ -21,24 +22,72 @@ use xen::XenStore;
 /// Maximum number of files that a disk may claim: a target and its chain of backing files.
 const MOST_CLAIMS: usize = 32;
 
-/// The images of disks whose process died: nobody else gets them before the next process does.
+/// The images of disks whose process died: nobody else gets them before the next process does, or
+/// before storage has ended what the dead one began.
 #[derive(Clone, Default)]
-pub(super) struct KeptClaims(Arc<Mutex<BTreeMap<DevicePath, Vec<Claim>>>>);
+pub(super) struct KeptClaims(Arc<Mutex<Kept>>);
+
+#[derive(Default)]
+struct Kept {
+    claims: BTreeMap<DevicePath, Vec<Claim>>,
+    /// Disks of which a next process is expected.
+    expected: BTreeSet<DevicePath>,
+}
 
 impl KeptClaims {
-    pub(super) fn keep(&self, path: &DevicePath, claims: Vec<Claim>) {
-        if !claims.is_empty() {
-            self.lock().insert(path.clone(), claims);
+    /// Expects a next process of the disk from now on, should one die.
+    pub(super) fn expect(&self, path: &DevicePath) {
+        self.lock().expected.insert(path.clone());
+    }
+
+    /// Expects none any more.
+    pub(super) fn forget(&self, path: &DevicePath) {
+        self.lock().expected.remove(path);
+        let released = self.take_released();
+        if !released.is_empty() {
+            // To close a file may take as long as its storage does.
+            let _ = thread::Builder::new().name("release".to_owned()).spawn(|| drop(released));
         }
     }
 
-    pub(super) fn drop(&self, path: &DevicePath) {
-        let kept = self.lock().remove(path);
-        // Closes files, without the lock.
-        drop(kept);
+    fn keep(&self, path: &DevicePath, claims: Vec<Claim>) {
+        if !claims.is_empty() {
+            self.lock().claims.entry(path.clone()).or_default().extend(claims);
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<DevicePath, Vec<Claim>>> {
+    /// Releases the claims of a disk whose next process is here, and others that nobody needs.
+    /// Returns `false`, and keeps the disk's, while storage works for an earlier process.
+    fn release_for(&self, path: &DevicePath) -> bool {
+        drop(self.take_released());
+        let mut kept = self.lock();
+        let claims = kept.claims.get(path);
+        if claims.is_some_and(|claims| !claims.iter().all(Claim::is_finished)) {
+            return false;
+        }
+        let released = kept.claims.remove(path);
+        drop(kept);
+        // Closes files, without the lock.
+        drop(released);
+        true
+    }
+
+    /// Takes the claims of disks of which nothing is under way any more and no process is expected.
+    fn take_released(&self) -> Vec<Claim> {
+        let mut kept = self.lock();
+        let Kept { claims, expected } = &mut *kept;
+        let mut released = Vec::new();
+        claims.retain(|path, claims| {
+            let is_over = !expected.contains(path) && claims.iter().all(Claim::is_finished);
+            if is_over {
+                released.append(claims);
+            }
+            !is_over
+        });
+        released
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
@@ -49,6 +98,8 @@ pub(super) struct ImageService {
     kept: KeptClaims,
     /// The options of the claimed target.
     options: Option<TargetOptions>,
+    /// The backing files that the target's header, and theirs, name.
+    backing: BTreeSet<PathBuf>,
     /// For each claim, the file and the one behind a loop device.
     claims: BTreeMap<u64, Vec<Claim>>,
     last: u64,
@@ -60,26 +111,34 @@ pub(super) type Answer = (Reply, Vec<OwnedFd>);
 impl ImageService {
     /// The claims of the disk at `path`, of which an earlier process may have left some.
     pub(super) fn new(path: &DevicePath, kept: KeptClaims) -> Self {
-        Self { path: path.clone(), kept, options: None, claims: BTreeMap::new(), last: 0 }
+        Self {
+            path: path.clone(),
+            kept,
+            options: None,
+            backing: BTreeSet::new(),
+            claims: BTreeMap::new(),
+            last: 0,
+        }
     }
 
     /// Does what the disk asks for.
     pub(super) fn answer<S: XenStore>(
         &mut self,
         request: ImageRequest,
-        keys: &mut Keys<S>,
+        keys: Option<&mut Keys<S>>,
         config: &ConfigFile,
     ) -> Answer {
         match request {
             ImageRequest::ClaimTarget { path: target, access, sharing } => {
                 let asked = (target.as_path(), access, sharing);
+                let Some(keys) = keys else { return refused("XenStore cannot be reached") };
                 match target_options(keys, &self.path, config) {
                     Ok(options) if is_same(&options, asked) => self.claim_target(options),
                     Ok(_) => refused("the disk's configuration has changed; try again"),
                     Err(error) => refused(&Causes(&error).to_string()),
                 }
             }
-            ImageRequest::Identify { path } => match self.may_be_backing(&path) {
+            ImageRequest::Identify { path } => match self.backing.contains(&path) {
                 true => (identity(FileId::of(&path)), Vec::new()),
                 false => (Reply::Forbidden, Vec::new()),
             },
@@ -113,9 +172,15 @@ impl ImageService {
         if self.claims.len() >= MOST_CLAIMS {
             return (Reply::Forbidden, Vec::new());
         }
-        self.kept.drop(&self.path);
+        if !self.kept.release_for(&self.path) {
+            return failed(ClaimError::Unfinished { path: options.path });
+        }
         match claim_target_for_process(&options) {
             Ok((claims, file)) => {
+                let is_chain = options.format() == ImageFormat::Qcow2;
+                if is_chain && let Some(claim) = claims.first() {
+                    self.permit_backing(claim, &options.path);
+                }
                 self.options = Some(options);
                 self.claimed(claims, file)
             }
@@ -128,14 +193,24 @@ impl ImageService {
     }
 
     fn claim_backing(&mut self, path: &Path) -> Answer {
-        let options = self.options.as_ref().filter(|_| self.may_be_backing(path));
+        let options = self.options.as_ref().filter(|_| self.backing.contains(path));
         let Some(options) = options.filter(|_| self.claims.len() < MOST_CLAIMS) else {
             return (Reply::Forbidden, Vec::new());
         };
         match claim_backing_for_process(options, path) {
-            Ok((claim, file)) => self.claimed(vec![claim], file),
+            Ok((claim, file)) => {
+                self.permit_backing(&claim, path);
+                self.claimed(vec![claim], file)
+            }
             Err(error) => failed(error),
         }
+    }
+
+    /// Permits the backing file that an image's header names. The process says why an image is
+    /// refused.
+    fn permit_backing(&mut self, claim: &Claim, path: &Path) {
+        let backing = claim.file().ok().and_then(|file| backing_of(&file, path).ok().flatten());
+        self.backing.extend(backing);
     }
 
     fn claimed(&mut self, claims: Vec<Claim>, file: File) -> Answer {
@@ -143,12 +218,6 @@ impl ImageService {
         let is_marked = claims.first().is_some_and(|claim| claim.is_marked());
         self.claims.insert(self.last, claims);
         (Reply::Claimed { claim: self.last, is_marked }, vec![file.into()])
-    }
-
-    /// Whether a path names a file in the directory of the claimed target.
-    fn may_be_backing(&self, path: &Path) -> bool {
-        let directory = self.options.as_ref().and_then(|options| options.path.parent());
-        directory.is_some() && path.parent() == directory && path.file_name().is_some()
     }
 
     fn with_claim(&self, number: u64, answer: impl FnOnce(&Claim) -> Answer) -> Answer {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,10 @@ use crate::stats::{DeviceStats, StatsSnapshot};
 
 /// Number of removed devices to keep; a further one replaces the oldest.
 const HISTORY: usize = 64;
+/// Maximum number of removed devices that wait for storage; of further ones the oldest wait no more.
+const MOST_WAITING: usize = 1024;
+/// Time after which no further device's statistics are fetched for a report.
+const REFRESH_LIMIT: Duration = Duration::from_secs(2);
 
 /// All devices by their paths.
 #[derive(Debug, Default)]
@@ -31,6 +36,8 @@ impl Devices {
         let waits = |(_, stats): &(DevicePath, Arc<DeviceStats>)| stats.holds_storage();
         let (waiting, over) = std::mem::take(&mut self.waiting).into_iter().partition(waits);
         self.waiting = waiting;
+        let excess = self.waiting.len().saturating_sub(MOST_WAITING);
+        self.gone.extend(self.waiting.drain(..excess));
         self.gone.extend::<Vec<_>>(over);
         while self.gone.len() > HISTORY {
             self.gone.pop_front();
@@ -103,7 +110,8 @@ impl Registry {
         let waiting = devices.waiting.iter().map(|(_, stats)| stats);
         let all: Vec<_> = waiting.chain(devices.there.values()).cloned().collect();
         drop(devices);
-        all.iter().for_each(|stats| stats.refresh());
+        let end = Instant::now() + REFRESH_LIMIT;
+        all.iter().take_while(|_| Instant::now() < end).for_each(|stats| stats.refresh());
         let mut devices = self.lock();
         devices.sort_out();
         let gone = devices.gone.iter().chain(&devices.waiting).map(|(path, stats)| (path, stats));

@@ -95,6 +95,8 @@ pub struct Server<X: Domain> {
     known: BTreeSet<DevicePath>,
     /// Devices whose thread has ended and that were not visited since.
     over: Vec<DevicePath>,
+    /// Whether all devices of XenStore's are known.
+    is_scanned: bool,
     store_retry: Backoff,
     ended: Receiver<Ended>,
     ends: EndReports,
@@ -172,6 +174,7 @@ impl<X: Domain> Server<X> {
             died: Retries::new(DEATH_WAITS),
             known: BTreeSet::new(),
             over: Vec::new(),
+            is_scanned: false,
             store_retry: STORE_RETRY,
             ended,
             ends: EndReports::new(sender, Arc::clone(&woken)),
@@ -348,6 +351,10 @@ impl<X: Domain> Server<X> {
                     self.runner.forget_device(&path);
                 }
                 match outcome {
+                    // It says that it has ended, and XenStore shows that it has not.
+                    Outcome::Over if self.is_connected(&path) => {
+                        self.failed.note(&path, Instant::now());
+                    }
                     Outcome::Over => {}
                     Outcome::Panicked => self.close_after_panic(&path),
                     Outcome::Died => self.note_death(&path, since),
@@ -361,6 +368,11 @@ impl<X: Domain> Server<X> {
             }
             self.over.push(path);
         }
+    }
+
+    /// Whether XenStore shows a device as connected.
+    fn is_connected(&mut self, path: &DevicePath) -> bool {
+        self.store.read(&path.key("state")).is_ok_and(|state| state.as_deref() == Some("4"))
     }
 
     /// Notes that the process died which served a device since then.
@@ -417,6 +429,7 @@ impl<X: Domain> Server<X> {
             }
         }
         if outcome.is_ok() {
+            self.is_scanned = true;
             self.forget_left();
         }
         outcome
@@ -467,6 +480,9 @@ impl<X: Domain> Server<X> {
         self.failed.drop(path);
         self.died.drop(path);
         self.runner.forget_device(path);
+        if self.is_scanned {
+            self.forget_left();
+        }
         let guest = path.guest;
         let has_devices = CLASSES.into_iter().any(|class| {
             let path = |number| DevicePath { class: class.to_owned(), guest, number };

@@ -94,8 +94,15 @@ impl Drop for CountSlot {
         if let Err(error) = self.table.clear(self.index) {
             tracing::warn!(%error, "pages of a process that is gone stay counted");
         }
-        if let Some(is_taken) = self.table.taken().get_mut(self.index) {
+        let mut taken = self.table.taken();
+        if let Some(is_taken) = taken.get_mut(self.index) {
             *is_taken = false;
+        }
+        // What the process wrote where it should not is gone with it.
+        for (index, _) in taken.iter().enumerate().filter(|(_, is_taken)| !**is_taken) {
+            if self.table.clear(index).is_err() {
+                return;
+            }
         }
     }
 }
@@ -139,7 +146,9 @@ impl SharedCount {
     }
 
     pub(super) fn give_back(&self, count: u32) {
-        self.slot(self.own).fetch_sub(count, Ordering::Relaxed);
+        // Another process may have written there, though it should not.
+        let less = |used: u32| Some(used.saturating_sub(count));
+        let _ = self.slot(self.own).fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
     /// A slot. Its value is all that others use, so its orderings are relaxed.

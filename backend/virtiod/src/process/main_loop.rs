@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -31,6 +31,9 @@ use crate::setup::Host;
 use crate::stats::DeviceStats;
 use crate::tap::network::Network;
 use uring::waiting::wait_for;
+
+/// Interval at which the process looks whether storage has let go of devices that ended.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(500);
 
 /// An error that ends the process.
 #[derive(Debug, thiserror::Error)]
@@ -70,8 +73,11 @@ struct Process<X> {
     guest: Guest,
     sizes: SizeWatches,
     running: BTreeMap<DevicePath, Running>,
-    /// Devices that ended, while their storage has not let go of them.
-    draining: BTreeMap<DevicePath, Arc<DeviceStats>>,
+    /// Devices that ended, while their storage has not let go of them. A later one may have the
+    /// same path.
+    draining: Vec<(DevicePath, JoinHandle<()>, Arc<DeviceStats>)>,
+    /// No further device comes.
+    is_finishing: bool,
     ending: Sender<Ended>,
     ended: Receiver<Ended>,
     woken: Arc<EventFd>,
@@ -90,9 +96,19 @@ pub fn run<X: Domain>(xen: X, control: MessageSocket, common: Common) -> Result<
     let sizes = SizeWatches::new(Arc::clone(&woken));
     let Some(guest) = begin(&control)? else { return Ok(()) };
     let (ending, ended) = mpsc::channel();
-    let (running, draining) = (BTreeMap::new(), BTreeMap::new());
-    let process =
-        Process { xen, control, common, guest, sizes, running, draining, ending, ended, woken };
+    let process = Process {
+        xen,
+        control,
+        common,
+        guest,
+        sizes,
+        running: BTreeMap::new(),
+        draining: Vec::new(),
+        is_finishing: false,
+        ending,
+        ended,
+        woken,
+    };
     process.serve()
 }
 
@@ -113,10 +129,15 @@ impl<X: Domain> Process<X> {
         let sizes = self.sizes.clone();
         loop {
             self.reap()?;
+            if self.is_finishing && self.running.is_empty() && self.draining.is_empty() {
+                return Ok(());
+            }
             let fds = [self.control.as_fd(), self.woken.as_fd()];
             let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
             let mut fds: Vec<_> = fds.into_iter().chain(sizes.fds()).map(entry).collect();
-            wait_for(&mut fds, sizes.until_next(Instant::now()))
+            // Nothing tells of the end of a thread that waits for storage.
+            let again = if self.draining.is_empty() { Duration::MAX } else { DRAIN_INTERVAL };
+            wait_for(&mut fds, sizes.until_next(Instant::now()).min(again))
                 .map_err(|error| ProcessError::System("wait for events", error))?;
             let has_command = fds.first().and_then(PollFd::any).unwrap_or(false);
             sizes.handle(Instant::now());
@@ -156,9 +177,14 @@ impl<X: Domain> Process<X> {
                     given.map_err(|error| ProcessError::System("stop a device", error))?;
                 }
             }
+            Command::Finish => self.is_finishing = true,
             Command::Report { path } => {
                 let running = self.running.get(&path).map(|running| &running.stats);
-                let stats = running.or_else(|| self.draining.get(&path));
+                let draining = || {
+                    let found = self.draining.iter().find(|(draining, ..)| *draining == path);
+                    found.map(|(_, _, stats)| stats)
+                };
+                let stats = running.or_else(draining);
                 let stats = stats.map(|stats| Box::new(stats.snapshot()));
                 self.control.send(&Event::Stats { path, stats }, &[])?;
             }
@@ -211,14 +237,14 @@ impl<X: Domain> Process<X> {
                 continue;
             };
             if ended.is_detached {
-                self.draining.insert(ended.path.clone(), Arc::clone(&stats));
+                self.draining.push((ended.path.clone(), thread, Arc::clone(&stats)));
             } else {
                 // The thread has reported a panic.
                 let _ = thread.join();
             }
             self.report(ended, &stats)?;
         }
-        self.draining.retain(|_, stats| stats.storage().is_some());
+        self.draining.retain(|(_, thread, _)| !thread.is_finished());
         Ok(())
     }
 

@@ -39,6 +39,8 @@ pub enum Command {
         /// How it ends.
         ending: Ending,
     },
+    /// End, once no device is left and storage has let go of all of them.
+    Finish,
     /// Report a device's statistics.
     Report {
         /// The device.

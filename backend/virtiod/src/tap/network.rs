@@ -136,7 +136,10 @@ impl Network for HostNetwork {
             // Opened before the first change, so that it misses none.
             let monitor = Monitor::open()?;
             let index = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.index;
-            links.set_up(index, &alias, found.as_ref().map(|(_, setup)| *setup))?;
+            // What an administrator changed of one that was left stays so.
+            if !is_left {
+                links.set_up(index, &alias, found.as_ref().map(|(_, setup)| *setup))?;
+            }
             let mtu = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.mtu;
             // The configuration space's field has 16 bits.
             let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
@@ -151,7 +154,9 @@ impl Network for HostNetwork {
         for (index, alias) in links.aliases()? {
             if alias.strip_prefix(ALIAS).is_some_and(|device| !devices.contains(device)) {
                 tracing::info!("removing the interface that was left of {alias:?}");
-                links.remove(index)?;
+                if let Err(error) = links.remove(index) {
+                    tracing::warn!(%error, "cannot remove it");
+                }
             }
         }
         Ok(())

@@ -15,6 +15,7 @@ use super::block::{OK, request};
 use super::console;
 use super::driver::Driver;
 use super::host::{Ends, Host, Processes, XVDA, numbered_disk};
+use super::qcow2::image;
 use crate::bus::DevicePath;
 use crate::config::ConfigFile;
 use crate::daemon::guest_processes::{GuestProcesses, Launch, Launched};
@@ -278,7 +279,7 @@ fn process_gets_its_own_keys_and_its_own_image_only() {
     for path in ["/etc/passwd".into(), beside.join("../../etc/passwd"), "beside".into()] {
         assert_eq!(ask(&device, image(ImageRequest::ClaimBacking { path })), Reply::Forbidden);
     }
-    assert!(matches!(ask(&device, image(backing())), Reply::ClaimFailed(_)), "it is not there");
+    assert_eq!(ask(&device, image(backing())), Reply::Forbidden, "a raw image has none");
     let release = |claim| image(ImageRequest::Release { claim });
     assert_eq!(ask(&device, release(2)), Reply::Forbidden);
     assert_eq!(ask(&device, release(1)), Reply::Done);
@@ -316,4 +317,34 @@ fn process_that_does_not_answer_is_waited_for_once() {
     for _ in 0..10_000 {
         liar.registry.report();
     }
+}
+
+#[test]
+fn process_gets_the_backing_file_that_its_image_names_only() {
+    let (directory, target) = image(Some(("base", "raw")));
+    let directory = directory.path().canonicalize().unwrap();
+    for name in ["base", "another"] {
+        std::fs::write(directory.join(name), [0; 512]).unwrap();
+    }
+    let mut liar = Liar::new();
+    let backend = |key: &str| format!("/local/domain/0/backend/virtio_disk/1/{XVDA}/{key}");
+    let path = target.to_str().unwrap();
+    for (key, value) in [("params", path), ("mode", "r"), ("state", "1"), ("dev", "xvda")] {
+        liar.hypervisor.store_write(&backend(key), value);
+    }
+    let (_control, device) = liar.start();
+    assert_eq!(ask(&device, Request::OpenStore), Reply::Done);
+    let (access, sharing) = (AccessMode::ReadOnly, Sharing::Safe);
+    let claim = ImageRequest::ClaimTarget { path: target, access, sharing };
+    assert!(matches!(ask(&device, Request::Image(claim)), Reply::Claimed { claim: 1, .. }));
+    let backing = |name: &str| {
+        let path = directory.join(name);
+        [ImageRequest::Identify { path: path.clone() }, ImageRequest::ClaimBacking { path }]
+    };
+    for request in backing("another") {
+        assert_eq!(ask(&device, Request::Image(request)), Reply::Forbidden);
+    }
+    let [identify, claim] = backing("base");
+    assert!(matches!(ask(&device, Request::Image(identify)), Reply::Identity(_)));
+    assert!(matches!(ask(&device, Request::Image(claim)), Reply::Claimed { claim: 2, .. }));
 }

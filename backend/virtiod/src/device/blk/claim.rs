@@ -281,6 +281,11 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// Whether no operation of the device, in whatever process, on the file is under way.
+    pub fn is_finished(&self) -> bool {
+        lock(&self.entry).is_finished(self.user)
+    }
+
     /// Opens the file once more. It is marked where the first one is.
     fn open(&self, flags: i32) -> Result<File, ClaimError> {
         let file = open(&self.path, self.file, self.access, flags)?;

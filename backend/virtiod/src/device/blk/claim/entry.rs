@@ -147,6 +147,13 @@ impl Entry {
         }
     }
 
+    /// Whether no operation of user `id` in another process is under way.
+    pub(super) fn is_finished(&self, id: u64) -> bool {
+        let user = self.users.iter().find(|user| user.id == id);
+        let opened = self.opened.as_ref().map(|opened| opened.locked.file());
+        user.zip(opened).is_none_or(|(user, file)| !IoMark::of(&user.owner).is_elsewhere(&file))
+    }
+
     /// Whether the file is marked as one of user `id`.
     pub(super) fn is_marked(&self, id: u64) -> bool {
         self.users.iter().any(|user| user.id == id && user.is_marked)

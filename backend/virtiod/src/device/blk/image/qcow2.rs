@@ -11,6 +11,8 @@ mod shared;
 #[cfg(test)]
 mod tests;
 
+pub use self::chain::backing_of;
+
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};

@@ -92,6 +92,15 @@ pub(super) fn header(file: &fs::File, path: &Path) -> io::Result<Qcow2Header> {
     })
 }
 
+/// The path of an image's backing file, by the image's header; `None` if it has none.
+///
+/// # Errors
+/// The error of the storage, or the reason for which the image is refused.
+pub fn backing_of(file: &fs::File, path: &Path) -> io::Result<Option<PathBuf>> {
+    let backing = header(file, path)?.backing;
+    backing.map(|Backing { name, .. }| beside(path, &name)).transpose()
+}
+
 /// The files of a chain that were opened so far.
 pub(super) struct Chain<'f> {
     files: &'f mut DiskFiles,
