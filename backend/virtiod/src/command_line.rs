@@ -12,8 +12,8 @@ use xen_virtiod::daemon::control::DEFAULT_SOCKET;
 /// Without a command, xen-virtiod runs as the daemon: it watches XenStore for devices that xl sets
 /// up (a disk line with backendtype=standalone,specification=virtio) and serves them until SIGTERM
 /// or SIGINT stops it. Guests then wait for the next daemon, which goes on with their devices. Each
-/// guest has a process of its own. It needs the kernel modules xen-gntdev and xen-evtchn, and no privilege over the
-/// guests: it works the same in Dom0 and in a driver domain.
+/// guest has a process of its own. It needs the kernel modules xen-gntdev and xen-evtchn, and no
+/// privilege over the guests: it works the same in Dom0 and in a driver domain.
 #[derive(Debug, Parser)]
 #[command(
     name = "xen-virtiod",

@@ -1,6 +1,6 @@
-# With 8 idle disks the daemon and the guest's process use less than 20 MiB of Dom0's memory, and none
-# of their threads wakes up. The guest's memory that it maps is what `xen-virtiod stat` reports, and the guest gets all of
-# it back when it unbinds the drivers.
+# With 8 idle disks the daemon and the guest's process use less than 20 MiB of Dom0's memory, and
+# none of their threads wakes up. The guest's memory that they map is what `xen-virtiod stat`
+# reports, and the guest gets all of it back when it unbinds the drivers.
 # guests: pv
 # limit: 90
 . /lab/dom0/lib.sh

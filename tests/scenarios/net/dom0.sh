@@ -150,8 +150,9 @@ fetched pv-net-1 "$first" 10.9.0.1 "$ours"
 xl unpause "$second"
 serves 10.9.0.3 "$noise_2"
 
-# Kill the guest's process during transfers, then the daemon, and stop that once: the guest's transfers
-# go on, at the same interface, which stays its bridge's port. While no daemon runs, no grant is mapped.
+# Kill the guest's process during transfers, then the daemon, and stop that once: the guest's
+# transfers go on, at the same interface, which stays its bridge's port. While no daemon runs, no
+# grant is mapped.
 tell_guest "$first" 'flow 10.9.0.1'
 wait_console pv-net-1 60 'lab: flowing 1'
 index=$(cat "/sys/class/net/virtio$first.0/ifindex")

@@ -13,7 +13,8 @@ use crate::stats::{DeviceStats, StatsSnapshot};
 
 /// Number of removed devices to keep; a further one replaces the oldest.
 const HISTORY: usize = 64;
-/// Maximum number of removed devices that wait for storage; of further ones the oldest wait no more.
+/// Maximum number of removed devices that wait for storage; beyond it the oldest are listed as
+/// those that do not.
 const MOST_WAITING: usize = 1024;
 /// Time after which no further device's statistics are fetched for a report.
 const REFRESH_LIMIT: Duration = Duration::from_secs(2);

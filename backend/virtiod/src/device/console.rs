@@ -282,8 +282,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Console {
         Ok(())
     }
 
-    /// What an earlier process had read of the terminal, and not passed on, is lost, and programs at
-    /// the ports have to connect again.
+    /// What an earlier process had read of the terminal, and not passed on, is lost, and programs
+    /// at the ports have to connect again.
     fn can_be_taken_over(&self) -> bool {
         true
     }

@@ -34,7 +34,8 @@ pub(super) fn open<S: XenStore>(
     Ok(Block::new(target, &vdev, limits, Arc::clone(stats))?)
 }
 
-/// Reads the options of the disk's target from the disk line's keys and from the configuration file.
+/// Reads the options of the disk's target from the disk line's keys and from the configuration
+/// file.
 ///
 /// # Errors
 /// [`DeviceError`].

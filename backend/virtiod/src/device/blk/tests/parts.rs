@@ -215,7 +215,8 @@ fn reset_drops_suspended_requests() {
         image.take_calls();
         let touched = driver.serve();
         assert_eq!((touched.count, touched.rescheduled.is_empty()), (0, true));
-        assert_eq!(image.take_calls(), []);
+        // The worker may have written back only now.
+        assert!(image.take_calls().iter().all(|call| *call == Call::WriteBack));
         assert_eq!(driver.statuses(), [0xff]);
     }
 }
