@@ -26,7 +26,7 @@ use super::same_address::warn_of_same_address;
 use crate::Causes;
 use crate::backoff::Backoff;
 use crate::bus::reconnection::{CHECK_INTERVAL, Reconnected, reconnect};
-use crate::bus::{DevicePath, StopSignal, Watches, keys};
+use crate::bus::{DevicePath, Ending, StopSignal, Watches, keys};
 use crate::config::ConfigFile;
 use crate::daemon::registry::Registry;
 use crate::device::blk::LocalImages;
@@ -202,7 +202,24 @@ impl<X: Domain> Server<X> {
                 .then_some((path, running.runs))
         });
         self.join_all(stopping.collect());
+        if ending == Ending::End {
+            self.end_waiting();
+        }
         outcome
+    }
+
+    /// Ends devices that wait for a process: their last one died, or they could not be opened.
+    fn end_waiting(&mut self) {
+        for path in std::mem::take(&mut self.known) {
+            if !self.is_connected(&path) {
+                continue;
+            }
+            if let Err(error) = keys::set_state(&mut self.store, &path, XenbusState::Closed) {
+                tracing::error!(%path, "cannot end the device: {}", Causes(&error));
+            }
+        }
+        // None is known any more.
+        self.forget_left();
     }
 
     /// Waits for devices that were told to stop, but not for those that storage holds up.

@@ -219,6 +219,11 @@ impl Host {
         self.stop_with(Ending::Leave);
     }
 
+    /// Ends the server and all devices, as `xen-virtiod end` does.
+    pub(super) fn end_daemon(&mut self) {
+        self.stop_with(Ending::End);
+    }
+
     /// Writes the configuration file, which is empty at first.
     pub(super) fn configure(&self, text: &str) {
         std::fs::write(self.config.path(), text).unwrap();

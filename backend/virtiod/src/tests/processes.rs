@@ -123,6 +123,25 @@ fn device_whose_process_dies_again_and_again_needs_a_reset() {
 }
 
 #[test]
+fn end_of_the_daemon_ends_devices_that_wait_for_a_process() {
+    let (mut host, processes, ends, mut driver, _file) = disk();
+    read(&mut driver, 2);
+    processes.refuse(true);
+    processes.kill();
+    let error = format!("{}/error", ends.backend);
+    let end = Instant::now() + Duration::from_secs(10);
+    while host.hypervisor.store_read(&error).is_none() {
+        assert!(Instant::now() < end, "waited 10 s for the reason of the refusal");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    host.end_daemon();
+    let state = host.hypervisor.store_read(&format!("{}/state", ends.backend));
+    assert_eq!(state.as_deref(), Some("6"));
+    assert_eq!(std::fs::read_dir(host.records()).unwrap().count(), 0, "records are left");
+    driver.release();
+}
+
+#[test]
 fn devices_of_other_guests_have_other_processes() {
     let (host, processes, ends, mut driver, _file) = disk();
     let file = numbered_disk(8);

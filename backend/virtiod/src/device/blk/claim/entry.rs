@@ -113,7 +113,9 @@ impl Entry {
             (FileId::Device(_), Sharing::Safe) => libc::O_EXCL,
             _ => 0,
         };
-        let own = if holder == Holder::ThisProcess { exclusive } else { 0 };
+        // Discards need the file that has a block device for itself, so that of a writer's process.
+        let writes_elsewhere = holder == Holder::OtherProcess && user.usage.writes();
+        let own = if writes_elsewhere { 0 } else { exclusive };
         let is_first = self.users.is_empty();
         self.open(path, id, user.usage, own)?;
         self.look_for_unfinished(path, &user)?;
@@ -122,7 +124,7 @@ impl Entry {
             Holder::ThisProcess => None,
             // Of several, the kernel lets one have a block device for itself.
             Holder::OtherProcess => {
-                let flags = if is_first { exclusive } else { 0 };
+                let flags = if is_first && user.usage.writes() { exclusive } else { 0 };
                 Some(open_free(path, id, user.usage, flags)?)
             }
         };
