@@ -197,6 +197,9 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
     /// Ends that: no process takes the device over.
     fn keep_no_more(&mut self) {}
 
+    /// Writes no further note: another process goes on with what is noted.
+    fn leave_note(&mut self) {}
+
     /// Notes that an earlier process served the driver: what the device kept of it is gone. The
     /// device was started before.
     fn note_taken_over(&mut self) {}

@@ -261,6 +261,7 @@ impl<X: Domain> Connection<X> {
     /// As [`Connection::close`], for another process to go on with the connection.
     pub fn leave(mut self) -> ClosedDevice<DmaMemory<X::Platform>> {
         self.keeper = None;
+        self.transport.leave_note();
         self.close()
     }
 

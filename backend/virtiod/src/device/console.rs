@@ -297,6 +297,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Console {
         self.note = None;
     }
 
+    fn leave_note(&mut self) {
+        self.note = None;
+    }
+
     /// Announces the ports once more, since messages about them may be lost: a driver answers that
     /// it is ready for those that it has. Programs are gone.
     fn note_taken_over(&mut self) {
@@ -320,6 +324,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Console {
         self.terminal.reset();
         self.control.reset();
         self.named.iter_mut().for_each(NamedPort::reset);
+        self.write_note();
     }
 
     fn process(&mut self, index: usize, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {

@@ -251,6 +251,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
         self.keep_interface(true);
     }
 
+    fn leave_note(&mut self) {
+        self.note = None;
+    }
+
     /// The driver has chosen a number of queue pairs, and does not choose again.
     fn note_taken_over(&mut self) {
         if let Ok(pairs) = u16::try_from(self.noted)
@@ -266,7 +270,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
     }
 
     fn reset(&mut self) {
-        (self.features, self.active) = (0, 0);
+        self.features = 0;
+        self.set_active(0);
         self.receivers.iter_mut().for_each(Receiver::reset);
         if let Err(error) = self.interface.use_pairs(0) {
             self.stats

@@ -1,6 +1,6 @@
 //! Tests of the console's size and of its named ports.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::console::{console, end, pattern, terminal};
 use super::driver::{Driver, Shared};
 use super::host::{Ends, Host};
+use crate::record::Record;
 use xen::Access;
 
 /// A control message of the driver or of the device: port, event, value and data.
@@ -356,5 +357,26 @@ fn ports_are_announced_again_by_the_next_process_and_their_programs_are_gone() {
     program.write_all(b"hello").unwrap();
     assert_eq!(driver.wait_used().1, 5);
     assert_eq!(driver.unshare(&buffer)[..5], *b"hello");
+    end(host, &ends, driver);
+}
+
+#[test]
+fn reset_by_the_driver_closes_ports_for_the_next_process_too() {
+    let directory = TempDir::new().unwrap();
+    let (mut host, ends, mut driver) = ports(&directory);
+    let path = host.records().join("virtio-1-0.record");
+    let noted = || {
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        Record::open(file).unwrap().note().get()
+    };
+    say(&mut driver, 2, OPEN, 1);
+    assert_eq!(noted(), 2);
+    host.leave();
+    host.serve_again();
+    driver.status();
+    assert_eq!(noted(), 2);
+    driver.reset_device();
+    driver.free_rings();
+    assert_eq!(noted(), 0);
     end(host, &ends, driver);
 }

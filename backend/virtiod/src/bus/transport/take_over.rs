@@ -69,6 +69,11 @@ impl<P: AccessPlatform, E: EventChannels> Transport<P, E> {
         self.device_mut().keep_no_more();
     }
 
+    /// Notes nothing any more: another process goes on with what is noted.
+    pub fn leave_note(&mut self) {
+        self.device_mut().leave_note();
+    }
+
     /// As [`Transport::keep`], for a queue, whose thread may be another one since.
     pub fn keep_queue(&mut self, index: usize, record: &Record) {
         let queue = self.groups.queue(index);
