@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Config;
 
@@ -50,13 +51,34 @@ impl fmt::Display for Prefix<'_> {
 pub struct ConfigFile {
     path: PathBuf,
     required: bool,
+    /// Its text at an earlier time, which is read instead.
+    text: Option<Arc<str>>,
 }
 
 impl ConfigFile {
     /// Returns the file `named`, which must exist, or else the default one, which may be missing.
     pub fn new(named: Option<PathBuf>) -> Self {
         let required = named.is_some();
-        Self { path: named.unwrap_or_else(|| DEFAULT_PATH.into()), required }
+        Self { path: named.unwrap_or_else(|| DEFAULT_PATH.into()), required, text: None }
+    }
+
+    /// The file as it is now, whatever becomes of it; a missing one is empty.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`].
+    pub fn as_it_is(&self) -> Result<Self, ConfigError> {
+        let text = self.read()?.unwrap_or_default();
+        Ok(self.with_text(&text))
+    }
+
+    /// The file as if this was its text.
+    pub fn with_text(&self, text: &str) -> Self {
+        Self { text: Some(text.into()), ..self.clone() }
+    }
+
+    /// The text that is read instead of the file.
+    pub fn text(&self) -> Option<&str> {
+        self.text.as_deref()
     }
 
     /// The file's path.
@@ -69,8 +91,15 @@ impl ConfigFile {
     /// # Errors
     /// [`ConfigError`].
     pub fn load(&self) -> Result<Option<Config>, ConfigError> {
+        self.read()?.map(|text| parse(&text, &self.path)).transpose()
+    }
+
+    fn read(&self) -> Result<Option<String>, ConfigError> {
+        if let Some(text) = &self.text {
+            return Ok(Some(text.to_string()));
+        }
         match fs::read_to_string(&self.path) {
-            Ok(text) => parse(&text, &self.path).map(Some),
+            Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound && !self.required => Ok(None),
             Err(source) => Err(ConfigError::Read { path: self.path.clone(), source }),
         }
@@ -330,7 +359,7 @@ mod tests {
     #[test]
     fn only_a_named_file_must_exist() {
         let path = PathBuf::from("/nonexistent/xen-virtiod.toml");
-        let missing = ConfigFile { path: path.clone(), required: false };
+        let missing = ConfigFile { path: path.clone(), required: false, text: None };
         assert_eq!(missing.load().unwrap(), None);
         let error = ConfigFile::new(Some(path)).load().unwrap_err();
         let error = crate::Causes(&error).to_string();

@@ -25,7 +25,7 @@ use crate::Causes;
 use crate::bus::{DevicePath, Ending};
 use crate::config::ConfigFile;
 use crate::dma::shared_count::{CountSlot, CountTable};
-use crate::process::device_thread::{Ended, NewDevice, OpenedHook, Outcome};
+use crate::process::device_thread::{Ended, Found, NewDevice, OpenedHook, Outcome};
 use crate::process::message::{self, Event};
 use crate::process::message_socket::MessageSocket;
 use crate::stats::{DeviceStats, Fetched, RemoteStats};
@@ -34,6 +34,9 @@ use xen::{DomId, Xen};
 /// Maximum time for which a process is awaited to read a command, or to report statistics.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
+/// Maximum length of a configuration that is sent to a process, in bytes: escaped, it must fit a
+/// message.
+const LONGEST_CONFIG: usize = 16 << 10;
 /// Time for which a process is awaited to exit by itself, and after it was killed; and the interval
 /// between two looks.
 const EXIT_LIMIT: Duration = Duration::from_secs(1);
@@ -104,6 +107,8 @@ pub struct GuestProcesses<X> {
     xen: X,
     launch: Box<dyn Launch>,
     config: ConfigFile,
+    /// The configuration with which each device was set up.
+    configs: BTreeMap<DevicePath, ConfigFile>,
     opened: OpenedHook,
     all: BTreeMap<DomId, Arc<GuestProcess>>,
     kept: KeptClaims,
@@ -151,7 +156,21 @@ impl<X: Xen> GuestProcesses<X> {
         });
         let (all, kept) = (BTreeMap::new(), KeptClaims::default());
         let terminals = KeptTerminals::default();
-        Ok(Self { xen, launch, config, opened, all, kept, terminals, pages })
+        let configs = BTreeMap::new();
+        Ok(Self { xen, launch, config, configs, opened, all, kept, terminals, pages })
+    }
+
+    /// The configuration of a device: as it is now, or as it was when a device was set up that goes
+    /// on.
+    fn config_of(&mut self, path: &DevicePath, found: Found) -> ConfigFile {
+        let known = self.configs.get(path).filter(|_| found == Found::Left);
+        if let Some(known) = known {
+            return known.clone();
+        }
+        // The device's process says why a file cannot be read.
+        let now = self.config.as_it_is().unwrap_or_else(|_| self.config.clone());
+        self.configs.insert(path.clone(), now.clone());
+        now
     }
 
     /// The guest's process, started if there is none.
@@ -174,6 +193,7 @@ impl<X: Xen> Runner for GuestProcesses<X> {
     ) -> Result<Box<dyn Runs>, StartError> {
         let NewDevice { path, found, fault, .. } = device;
         let process = self.of(path.guest).map_err(StartError::Process)?;
+        let config = self.config_of(&path, found);
         let (ours, theirs) = MessageSocket::pair().map_err(StartError::Descriptor)?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let fired = EventFd::from_value_and_flags(0, flags).map_err(io::Error::from);
@@ -183,7 +203,7 @@ impl<X: Xen> Runner for GuestProcesses<X> {
             socket: ours,
             fired,
             path: path.clone(),
-            config: self.config.clone(),
+            config: config.clone(),
             stats: Arc::clone(stats),
             opened: Arc::clone(&self.opened),
             kept: self.kept.clone(),
@@ -193,7 +213,8 @@ impl<X: Xen> Runner for GuestProcesses<X> {
         DeviceService::start(self.xen.clone(), served)?;
         process.add(&path, stats, ends);
         self.kept.expect(&path);
-        let command = message::Command::Start { path: path.clone(), found, fault };
+        let config = config.text().filter(|text| text.len() <= LONGEST_CONFIG).map(str::to_owned);
+        let command = message::Command::Start { path: path.clone(), found, fault, config };
         let sent = process.control.send(&command, &[theirs.as_fd(), copy.as_fd()]);
         if let Err(error) = sent {
             process.lock().running.remove(&path);
@@ -206,6 +227,7 @@ impl<X: Xen> Runner for GuestProcesses<X> {
 
     fn forget_device(&mut self, path: &DevicePath) {
         self.kept.forget(path);
+        self.configs.remove(path);
         self.terminals.close(path);
     }
 

@@ -160,10 +160,10 @@ impl<X: Domain> Process<X> {
                 let why = io::ErrorKind::InvalidData.into();
                 return Err(ProcessError::System("begin again", why));
             }
-            Command::Start { path, found, fault } => {
+            Command::Start { path, found, fault, config } => {
                 let guest = self.guest.clone();
                 let device = NewDevice { path: path.clone(), found, guest, fault };
-                if let Err(error) = self.start(device, descriptors) {
+                if let Err(error) = self.start(device, config, descriptors) {
                     tracing::error!(%path, "cannot start the device: {}", Causes(&error));
                     let outcome = device_thread::Outcome::Unreported(Causes(&error).to_string());
                     let ended = Ended { path, outcome, is_detached: false };
@@ -192,7 +192,12 @@ impl<X: Domain> Process<X> {
         Ok(())
     }
 
-    fn start(&mut self, device: NewDevice, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+    fn start(
+        &mut self,
+        device: NewDevice,
+        config: Option<String>,
+        descriptors: Vec<OwnedFd>,
+    ) -> io::Result<()> {
         let mut descriptors = descriptors.into_iter();
         let (Some(socket), Some(fired)) = (descriptors.next(), descriptors.next()) else {
             // The kernel drops those for which the process has no number left.
@@ -207,7 +212,8 @@ impl<X: Domain> Process<X> {
             // Without the supervisor the process ends.
             let _ = opened_by.ask(&Request::Opened(Box::new(stats.snapshot())));
         });
-        let (config, records) = (self.common.config.clone(), self.common.records.clone());
+        let (file, records) = (&self.common.config, self.common.records.clone());
+        let config = config.map_or_else(|| file.clone(), |text| file.with_text(&text));
         let host = Host {
             network: Arc::clone(&self.common.network),
             sizes: Arc::new(self.sizes.clone()),

@@ -31,6 +31,9 @@ pub enum Command {
         found: Found,
         /// Why it must not go on without a reset, if it was left.
         fault: Option<String>,
+        /// The text of the configuration file when the device was set up; `None` if it is too long
+        /// for a message: then the process reads the file.
+        config: Option<String>,
     },
     /// End a device.
     Stop {

@@ -161,6 +161,23 @@ fn devices_of_other_guests_have_other_processes() {
 }
 
 #[test]
+fn next_process_serves_a_device_as_it_was_set_up() {
+    let ((host, processes), file) = (Host::start_in_processes(), numbered_disk(8));
+    host.configure("[default.disk]\nformat = \"raw\"");
+    let ends = host.add_disk(1, XVDA, file.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    // A change is for devices from then on, and an error too.
+    for (life, text) in (1..).zip(["[default.disk]\nformat = \"qcow2\"", "a typo"]) {
+        host.configure(text);
+        processes.kill();
+        wait_for(&processes, life + 1);
+        read(&mut driver, 2);
+    }
+    end(host, &ends, driver);
+}
+
+#[test]
 fn console_keeps_its_terminal_when_its_process_dies() {
     let (host, processes) = Host::start_in_processes();
     let ends = host.add("virtio", 1, 0, &[("type", "virtio,device3")]);
@@ -244,7 +261,8 @@ impl Liar {
         let (begin, table) = control.receive::<Command>().unwrap().unwrap();
         assert_eq!((begin, table.len()), (Command::Begin { slot: 0 }, 1));
         let (start, mut files) = control.receive::<Command>().unwrap().unwrap();
-        let expected = Command::Start { path: path(), found: Found::New, fault: None };
+        let (path, fault, config) = (path(), None, Some(String::new()));
+        let expected = Command::Start { path, found: Found::New, fault, config };
         assert_eq!((start, files.len()), (expected, 2));
         (control, MessageSocket::of(files.remove(0)))
     }
