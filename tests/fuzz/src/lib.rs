@@ -19,6 +19,7 @@ mod device;
 mod dma;
 mod driver;
 mod page;
+mod process;
 mod xenstore;
 
 use std::fmt;
@@ -49,6 +50,7 @@ pub const TARGETS: &[Target] = &[
     alone("dma", dma::run),
     alone("xenstore", xenstore::run),
     alone("config", config::run),
+    threaded("process", process::run),
     threaded("blk", device::blk),
     threaded("qcow2", device::qcow2),
     threaded("net", device::net),

@@ -18,6 +18,7 @@ use super::image_service::{Answer, ImageService, KeptClaims};
 use super::runner::StartError;
 use super::terminal_service::KeptTerminals;
 use crate::Causes;
+use crate::bus::keys::Remover;
 use crate::bus::{DevicePath, Keys};
 use crate::config::{ConfigFile, MAX_PORTS};
 use crate::device::AwaitedFd;
@@ -162,6 +163,7 @@ impl<X: Xen> DeviceService<X> {
             (Request::Image(request), keys) => self.images.answer(request, keys.as_mut(), config),
             (_, None) => (lost("it was lost".to_owned()), Vec::new()),
             (Request::Store(request), Some(keys)) => match self.own.permit(&request) {
+                Permit::Directory => (remove_directory(keys), Vec::new()),
                 Permit::Yes => (reply(in_store(keys.store(), request)), Vec::new()),
                 Permit::Nothing => (Reply::Value(None), Vec::new()),
                 Permit::No => {
@@ -202,6 +204,16 @@ enum ServiceError {
     System(#[from] io::Error),
 }
 
+/// Removes the directory of a device in a driver domain, where no toolstack does that, if the
+/// toolstack asks for it [2.10].
+fn remove_directory<S: XenStore>(keys: &mut Keys<S>) -> Reply {
+    match keys.remover() {
+        Ok(Remover::Backend) => reply(keys.remove().map(|()| None)),
+        Ok(Remover::Toolstack) => Reply::Forbidden,
+        Err(error) => reply(Err(error)),
+    }
+}
+
 fn in_store(
     store: &mut impl XenStore,
     request: StoreRequest,
@@ -238,6 +250,8 @@ enum Permit {
     Yes,
     /// It finds nothing there.
     Nothing,
+    /// It removes its directory, if that is the backend's to do.
+    Directory,
     No,
 }
 
@@ -272,9 +286,9 @@ impl OwnKeys {
             StoreRequest::WriteBeside { existing, path, .. } => {
                 self.own_key(existing).is_some() && self.may_write(path)
             }
-            // The whole directory in a driver domain, where no toolstack removes it [2.10].
+            StoreRequest::Remove { path } if *path == self.backend => return Permit::Directory,
             StoreRequest::Remove { path } => {
-                *path == self.backend || ["state", "error"].map(Some).contains(&self.own_key(path))
+                ["state", "error"].map(Some).contains(&self.own_key(path))
             }
         };
         if is_permitted { Permit::Yes } else { Permit::No }
@@ -397,7 +411,8 @@ mod tests {
         let frontend = "/local/domain/7/device/virtio_disk/1/state";
         assert!(!may(&keys, &write(frontend)));
         assert!(may(&keys, &StoreRequest::Remove { path: own("state") }));
-        assert!(may(&keys, &StoreRequest::Remove { path: "backend/virtio_disk/7/1".to_owned() }));
+        let directory = StoreRequest::Remove { path: "backend/virtio_disk/7/1".to_owned() };
+        assert_eq!(keys.permit(&directory), Permit::Directory);
         assert!(!may(&keys, &StoreRequest::Remove { path: "backend/virtio_disk/7".to_owned() }));
     }
 
