@@ -1,0 +1,65 @@
+# Storage takes a second for each write. The guest's process is killed while its writes are under
+# way, and the guest then writes the same sectors anew: the late writes of the dead process must not
+# land over the newer ones. One disk bypasses Dom0's page cache, the other does not.
+# guests: pv
+# soak: pvh
+# limit: 240
+# needs: dmsetup
+. /lab/dom0/lib.sh
+
+ROUNDS=8
+
+clean_up() {
+    tool dmsetup remove --retry late-direct
+    tool dmsetup remove --retry late-cached
+    rmmod brd
+}
+trap 'clean_up >/dev/null 2>&1' EXIT
+
+mount_programs
+modprobe -r brd
+modprobe brd rd_nr=2 rd_size=8192
+modprobe dm-delay
+
+# late NAME STORE: makes a disk with slow writes, and prints its path.
+late() {
+    tool dmsetup create --noudevsync --noudevrules "$1" \
+        --table "0 16384 delay $2 0 0 $2 0 1000"
+    echo "/dev/$(tool dmsetup info -c --noheadings -o blkdevname "$1")"
+}
+direct=$(late late-direct /dev/ram0)
+cached=$(late late-cached /dev/ram1)
+
+# in_flight DISK: prints the number of requests that the disk has not answered.
+in_flight() {
+    awk '{ print $1 + $2 }' "/sys/block/${1#/dev/}/inflight"
+}
+
+name=$GUEST-late-write
+make_initrd initrd /lab/scenarios/late-write/guest.sh
+start_guest "$name" "$PWD/initrd" "$direct:direct" "$cached" || fail "xl could not create the guest"
+wait_console "$name" 60 'lab: ready'
+looks='while echo; do sleep 0.02; done'
+killed=0
+for round in $(seq $ROUNDS); do
+    tell_guest "$domid" write
+    wait_for "a write to be under way" 20 "[ \"\$(in_flight $direct)\" != 0 ]" sh -c "$looks"
+    kill -9 "$(guest_process "$domid")"
+    [ "$(in_flight "$direct")" = 0 ] || killed=$((killed + 1))
+    wait_console "$name" 60 "lab: first $round"
+    # Anew, with other data, as soon as the first write is done.
+    wait_console "$name" 60 "lab: second $round"
+    for disk in $direct $cached; do
+        wait_for "$disk to have answered everything" 20 "[ \"\$(in_flight $disk)\" = 0 ]" sh -c "$looks"
+    done
+    newest=$(guest_said "$name" "sum-$round")
+    for store in /dev/ram0 /dev/ram1; do
+        [ "$(dd if=$store bs=64k count=1 iflag=direct 2>/dev/null | sha256sum)" = "$newest" ] ||
+            fail "round $round: $store does not have the newest data"
+    done
+done
+echo "$killed of $ROUNDS processes died with writes under way"
+[ $killed -gt $((ROUNDS / 2)) ] || fail "too few processes died with writes under way"
+tell_guest "$domid" end
+end_guest "$name" 40
+check_nothing_mapped
