@@ -1,8 +1,8 @@
 # The process that serves a guest is killed, and the daemon killed and stopped, again and again
 # while the guest writes and verifies its disks: one on a file, one on a disk that takes 20 ms for
-# each request, with direct I/O, so that requests are in flight. Each time the next process takes the
-# devices over. The guest sees neither an error nor wrong data, XenStore shows both sides connected
-# all the time, and the daemon does what it owes.
+# each request, with direct I/O, so that requests are in flight. Each time the next process takes
+# the devices over. The guest sees neither an error nor wrong data, XenStore shows both sides
+# connected all the time, and the daemon does what it owes.
 # guests: pv
 # soak: pvh hvm
 # limit: 300
