@@ -389,7 +389,11 @@ impl<X: Domain> Server<X> {
 
     /// Whether XenStore shows a device as connected.
     fn is_connected(&mut self, path: &DevicePath) -> bool {
-        self.store.read(&path.key("state")).is_ok_and(|state| state.as_deref() == Some("4"))
+        let state = self.store.read(&path.key("state")).unwrap_or_else(|error| {
+            tracing::warn!(%path, "cannot look whether the device has ended: {}", Causes(&error));
+            None
+        });
+        state.as_deref() == Some("4")
     }
 
     /// Notes that the process died which served a device since then.
