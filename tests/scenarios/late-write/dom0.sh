@@ -30,9 +30,9 @@ late() {
 direct=$(late late-direct /dev/ram0)
 cached=$(late late-cached /dev/ram1)
 
-# in_flight DISK: prints the number of requests that the disk has not answered.
+# in_flight NAME: prints the number of requests that the disk with this name holds up.
 in_flight() {
-    awk '{ print $1 + $2 }' "/sys/block/${1#/dev/}/inflight"
+    tool dmsetup status "$1" | awk '{ print $4 + $5 + $6 }'
 }
 
 name=$GUEST-late-write
@@ -43,13 +43,13 @@ looks='while echo; do sleep 0.02; done'
 killed=0
 for round in $(seq $ROUNDS); do
     tell_guest "$domid" write
-    wait_for "a write to be under way" 20 "[ \"\$(in_flight $direct)\" != 0 ]" sh -c "$looks"
+    wait_for "a write to be under way" 20 "[ \"\$(in_flight late-direct)\" != 0 ]" sh -c "$looks"
     kill -9 "$(guest_process "$domid")"
-    [ "$(in_flight "$direct")" = 0 ] || killed=$((killed + 1))
+    [ "$(in_flight late-direct)" = 0 ] || killed=$((killed + 1))
     wait_console "$name" 60 "lab: first $round"
     # Anew, with other data, as soon as the first write is done.
     wait_console "$name" 60 "lab: second $round"
-    for disk in $direct $cached; do
+    for disk in late-direct late-cached; do
         wait_for "$disk to have answered everything" 20 "[ \"\$(in_flight $disk)\" = 0 ]" sh -c "$looks"
     done
     newest=$(guest_said "$name" "sum-$round")
