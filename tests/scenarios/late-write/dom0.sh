@@ -1,6 +1,7 @@
 # Storage takes a second for each write. The guest's process is killed while its writes are under
-# way, and the guest then writes the same sectors anew: the late writes of the dead process must not
-# land over the newer ones. One disk bypasses Dom0's page cache, the other does not.
+# way, and the guest then writes the same sectors anew: the stores have the newest data. (dm-delay
+# keeps writes in order, so this does not show that a store which does not is waited for.) One disk
+# bypasses Dom0's page cache, the other does not.
 # guests: pv
 # soak: pvh
 # limit: 240
