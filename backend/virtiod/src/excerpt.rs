@@ -27,6 +27,18 @@ fn cut(text: &str, longest: usize) -> String {
     format!("{kept}{CUT}")
 }
 
+/// Escapes control characters, such as line breaks in a key, so that a text takes one line.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter.is_control() {
+            true => line.extend(letter.escape_default()),
+            false => line.push(letter),
+        }
+    }
+    line
+}
+
 /// A peer's text, safe for messages: at most [`LONGEST_QUOTE`] characters, in quotation marks, with
 /// control characters escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]

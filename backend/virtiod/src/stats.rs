@@ -13,7 +13,7 @@ use tracing::Level;
 
 pub use self::storage::{PartUse, StorageSnapshot, StorageUse, Tick};
 use crate::Causes;
-use crate::excerpt::excerpt;
+use crate::excerpt::{excerpt, one_line};
 use crate::guest_log::GuestLog;
 
 /// Counters of one device. The device's thread adds, any thread reads; the counters are independent
@@ -360,14 +360,7 @@ const MOST_DETAILS: usize = 64;
 
 /// A text of at most the usual length, with control characters escaped.
 fn shown(text: &str) -> String {
-    let mut shown = String::new();
-    for letter in excerpt(text).chars() {
-        match letter.is_control() {
-            true => shown.extend(letter.escape_default()),
-            false => shown.push(letter),
-        }
-    }
-    shown
+    one_line(&excerpt(text))
 }
 
 /// Requests by kind.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Config;
+use crate::excerpt::one_line;
 
 /// Default path of the configuration file.
 pub const DEFAULT_PATH: &str = "/etc/xen-virtiod.toml";
@@ -123,18 +124,6 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         // "." means the whole file.
         wrong(error.inner(), if key == "." { String::new() } else { key })
     })
-}
-
-/// Escapes control characters, such as line breaks in a key, so that an error takes one line.
-fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter.is_control() {
-            true => line.extend(letter.escape_default()),
-            false => line.push(letter),
-        }
-    }
-    line
 }
 
 /// The line of a byte offset, from 1.

@@ -18,7 +18,7 @@ use super::device_service::{DeviceService, HangUp, ServedDevice};
 use super::image_service::KeptClaims;
 use super::registry::Registry;
 use super::runner::{EndReports, Runner, Runs, StartError};
-use super::same_address::warn_of_same_address;
+use super::same_address::same_address_hook;
 use super::server::ServerError;
 use super::terminal_service::KeptTerminals;
 use crate::Causes;
@@ -80,25 +80,28 @@ impl Launch for SameProgram {
 
 impl Launched for Child {
     fn wait(&mut self) -> String {
-        let end = Instant::now() + EXIT_LIMIT;
-        loop {
-            match self.try_wait() {
-                Ok(Some(status)) => return status.to_string(),
-                Err(error) => return error.to_string(),
-                Ok(None) if Instant::now() >= end => break,
-                Ok(None) => thread::sleep(EXIT_LOOK),
-            }
+        if let Some(how) = exit_of(self) {
+            return how;
         }
         // It ignores the end of the conversation.
         let killed = self.kill();
-        let end = Instant::now() + EXIT_LIMIT;
-        while Instant::now() < end {
-            if let Ok(Some(status)) = self.try_wait() {
-                return format!("{status}, {killed:?}");
-            }
-            thread::sleep(EXIT_LOOK);
+        match exit_of(self) {
+            Some(how) => format!("{how}, {killed:?}"),
+            None => "killed; it waits for storage".to_owned(),
         }
-        "killed; it waits for storage".to_owned()
+    }
+}
+
+/// How a process exits within [`EXIT_LIMIT`]; `None` if it does not.
+fn exit_of(child: &mut Child) -> Option<String> {
+    let end = Instant::now() + EXIT_LIMIT;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status.to_string()),
+            Err(error) => return Some(error.to_string()),
+            Ok(None) if Instant::now() >= end => return None,
+            Ok(None) => thread::sleep(EXIT_LOOK),
+        }
     }
 }
 
@@ -151,9 +154,7 @@ impl<X: Xen> GuestProcesses<X> {
     ) -> Result<Self, ServerError> {
         let pages = CountTable::new();
         let pages = pages.map_err(|error| ServerError::System("count mapped pages", error))?;
-        let opened = Arc::new(move |path: &DevicePath, stats: &DeviceStats| {
-            warn_of_same_address(&registry, path, stats);
-        });
+        let opened = same_address_hook(registry);
         let (all, kept) = (BTreeMap::new(), KeptClaims::default());
         let terminals = KeptTerminals::default();
         let configs = BTreeMap::new();

@@ -22,7 +22,7 @@ use tracing::Level;
 use self::changes::{Change, changes};
 use self::retries::Retries;
 use super::runner::{EndReports, Runner, Runs, Threads};
-use super::same_address::warn_of_same_address;
+use super::same_address::same_address_hook;
 use crate::Causes;
 use crate::backoff::Backoff;
 use crate::bus::reconnection::{CHECK_INTERVAL, Reconnected, reconnect};
@@ -125,10 +125,7 @@ impl<X: Domain> Server<X> {
             images,
             terminals,
         };
-        let all = Arc::clone(&registry);
-        let opened = Arc::new(move |path: &DevicePath, stats: &DeviceStats| {
-            warn_of_same_address(&all, path, stats);
-        });
+        let opened = same_address_hook(Arc::clone(&registry));
         let surroundings = Surroundings { config, records: records.clone(), host, opened };
         let runner = Box::new(Threads::new(xen.clone(), surroundings));
         let server = Self::with_waker(xen, registry, records, network, runner, woken)?;

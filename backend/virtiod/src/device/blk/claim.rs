@@ -111,7 +111,7 @@ pub struct LocalImages;
 
 impl Images for LocalImages {
     fn claim_target(&self, options: &TargetOptions) -> Result<TargetClaims, ClaimError> {
-        let usage = Usage { access: options.mode, sharing: options.sharing };
+        let usage = Usage::of_target(options);
         let target = IMAGES.claim(&options.path, usage, &options.owner)?;
         let behind = IMAGES.claim_behind(&target, usage, &options.owner)?;
         let behind = behind.map(|claim| Box::new(claim) as _);
@@ -123,7 +123,7 @@ impl Images for LocalImages {
         options: &TargetOptions,
         path: &Path,
     ) -> Result<Box<dyn Claimed>, ClaimError> {
-        let usage = Usage { access: AccessMode::ReadOnly, sharing: options.sharing };
+        let usage = Usage::of_backing(options);
         Ok(Box::new(IMAGES.claim(path, usage, &options.owner)?))
     }
 
@@ -138,7 +138,7 @@ impl Images for LocalImages {
 /// # Errors
 /// [`ClaimError`].
 pub fn claim_target_for_process(options: &TargetOptions) -> Result<(Vec<Claim>, File), ClaimError> {
-    let usage = Usage { access: options.mode, sharing: options.sharing };
+    let usage = Usage::of_target(options);
     let (target, file) = IMAGES.claim_for_process(&options.path, usage, &options.owner)?;
     let behind = IMAGES.claim_behind(&target, usage, &options.owner)?;
     Ok(([target].into_iter().chain(behind).collect(), file))
@@ -152,7 +152,7 @@ pub fn claim_backing_for_process(
     options: &TargetOptions,
     path: &Path,
 ) -> Result<(Claim, File), ClaimError> {
-    let usage = Usage { access: AccessMode::ReadOnly, sharing: options.sharing };
+    let usage = Usage::of_backing(options);
     IMAGES.claim_for_process(path, usage, &options.owner)
 }
 

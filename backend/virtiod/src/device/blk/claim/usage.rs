@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::lock::{LockState, Permission, Permissions};
-use crate::device::blk::target::AccessMode;
+use crate::device::blk::target::{AccessMode, TargetOptions};
 
 /// A device that owns an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +55,16 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// The usage of a disk's target.
+    pub(super) fn of_target(options: &TargetOptions) -> Self {
+        Self { access: options.mode, sharing: options.sharing }
+    }
+
+    /// The usage of a target's backing file, which is only read.
+    pub(super) fn of_backing(options: &TargetOptions) -> Self {
+        Self { access: AccessMode::ReadOnly, sharing: options.sharing }
+    }
+
     pub(super) fn writes(self) -> bool {
         self.access == AccessMode::ReadWrite
     }
