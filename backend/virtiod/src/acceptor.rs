@@ -2,13 +2,13 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 use crate::device::Source;
-use crate::listener::{self, ListenError, SocketFile};
+use crate::listener::{self, Listener};
 
 /// Delays after a failed accept. The kernel does not notify a process when a descriptor is free
 /// again.
@@ -18,32 +18,25 @@ const PAUSE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_s
 /// device continues, and programs wait in the socket's queue.
 #[derive(Debug)]
 pub struct Acceptor {
-    listener: UnixListener,
-    file: SocketFile,
+    listener: Listener,
     pauses: Backoff,
     paused_until: Option<Instant>,
 }
 
 impl Acceptor {
-    /// Listens on `path`.
-    ///
-    /// # Errors
-    /// [`ListenError`].
-    pub fn listen(path: &Path) -> Result<Self, ListenError> {
-        let (listener, file) = listener::listen(path)?;
-        let failed = |source| ListenError::Listen { path: path.to_owned(), source };
-        listener.set_nonblocking(true).map_err(failed)?;
-        Ok(Self { listener, file, pauses: PAUSE, paused_until: None })
+    /// Accepts programs on this socket.
+    pub fn new(listener: Listener) -> Self {
+        Self { listener, pauses: PAUSE, paused_until: None }
     }
 
     /// The socket's path.
     pub fn path(&self) -> &Path {
-        self.file.path()
+        &self.listener.path
     }
 
     /// A source that is ready when a program connects; `None` during a pause.
     pub fn source(&self) -> Option<Source<'_>> {
-        self.deadline().is_none().then(|| Source::readable(self.listener.as_fd()))
+        self.deadline().is_none().then(|| Source::readable(self.listener.socket.as_fd()))
     }
 
     /// The end of the current pause, if any.
@@ -74,7 +67,7 @@ impl Acceptor {
     }
 
     fn try_accept(&self) -> io::Result<UnixStream> {
-        let (socket, _) = self.listener.accept()?;
+        let (socket, _) = self.listener.socket.accept()?;
         socket.set_nonblocking(true)?;
         Ok(socket)
     }

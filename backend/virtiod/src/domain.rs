@@ -1,6 +1,7 @@
 //! The domain that the daemon runs in: its handles to Xen and its access platform.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use xen::{DomId, StoreError, Xen};
 
@@ -34,6 +35,14 @@ impl<X: Xen> Xen for ByGrants<X> {
 
     fn events(&self, guest: DomId) -> io::Result<X::Events> {
         self.0.events(guest)
+    }
+
+    fn events_for_process(&self, guest: DomId) -> io::Result<Option<OwnedFd>> {
+        self.0.events_for_process(guest)
+    }
+
+    fn events_of(&self, guest: DomId, descriptor: Option<OwnedFd>) -> io::Result<X::Events> {
+        self.0.events_of(guest, descriptor)
     }
 
     fn store(&self) -> Result<X::Store, StoreError> {

@@ -1,9 +1,9 @@
 //! Creates the Unix sockets that this daemon listens on.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -20,21 +20,84 @@ pub enum ListenError {
         /// The kernel's error.
         source: io::Error,
     },
+    /// The directory for sockets cannot be created.
+    #[error("cannot create the directory {path:?}")]
+    Directory {
+        /// The directory's path.
+        path: PathBuf,
+        /// The kernel's error.
+        source: io::Error,
+    },
     /// Another process listens on the socket.
     #[error("somebody else listens on {0:?}")]
     Taken(PathBuf),
 }
 
+/// Whether the directory of a socket is the daemon's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketDirectory {
+    /// Somebody else makes it.
+    Others,
+    /// The daemon makes it if it is missing, with access for its user only.
+    Own,
+}
+
+/// A socket that a device listens on.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket.
+    pub socket: UnixListener,
+    /// Its path.
+    pub path: PathBuf,
+    /// Its file, if it ends with this.
+    pub file: Option<SocketFile>,
+}
+
+/// Opens the sockets of devices.
+pub trait Sockets: Send + Sync {
+    /// Listens on `path`, in such a directory, without waiting for programs.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    fn listen(&self, path: &Path, directory: SocketDirectory) -> Result<Listener, ListenError>;
+
+    /// Connects to the program that listens for `port` of the guest whose socket is at `path`, as a
+    /// non-blocking socket.
+    ///
+    /// # Errors
+    /// The kernel's: no program listens, or its backlog is full.
+    fn connect(&self, path: &Path, port: u32) -> io::Result<UnixStream>;
+}
+
+/// Sockets of this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LocalSockets;
+
+impl Sockets for LocalSockets {
+    fn listen(&self, path: &Path, directory: SocketDirectory) -> Result<Listener, ListenError> {
+        if let (SocketDirectory::Own, Some(directory)) = (directory, path.parent()) {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+            made.map_err(|source| ListenError::Directory { path: directory.to_owned(), source })?;
+        }
+        let (socket, file) = listen(path)?;
+        let failed = |source| ListenError::Listen { path: path.to_owned(), source };
+        socket.set_nonblocking(true).map_err(failed)?;
+        Ok(Listener { socket, path: path.to_owned(), file: Some(file) })
+    }
+
+    fn connect(&self, path: &Path, port: u32) -> io::Result<UnixStream> {
+        let mut path = path.as_os_str().to_owned();
+        path.push(format!("_{port}"));
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        connect(&socket, &SocketAddrUnix::new(&path)?)?;
+        Ok(UnixStream::from(socket))
+    }
+}
+
 /// The file of a socket. Dropping this removes it.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
-
-impl SocketFile {
-    /// The socket's path.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {

@@ -14,12 +14,13 @@ use std::sync::Arc;
 
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use xen::{Causes, DevXen, DomId};
+use xen::{Causes, DevXen, DomId, GuestXen};
 use xen_virtiod::config::{ConfigError, ConfigFile};
 use xen_virtiod::daemon::control::{self, ControlError, ControlSocket};
 use xen_virtiod::daemon::daemon_lock::{DaemonLock, LOCK, SoleError};
 use xen_virtiod::daemon::guest_processes::{GuestProcesses, SameProgram};
 use xen_virtiod::daemon::registry::Registry;
+use xen_virtiod::daemon::runner::SharedHost;
 use xen_virtiod::daemon::server::{Server, ServerError};
 use xen_virtiod::daemon::signals::{ignore_stop_signals, stop_on_signals};
 use xen_virtiod::domain::ByGrants;
@@ -44,6 +45,10 @@ enum MainError {
     ControlSocket(#[from] ControlError),
     #[error("cannot wait for signals")]
     Signals(#[source] std::io::Error),
+    #[error("cannot open a file descriptor")]
+    Descriptor(#[source] std::io::Error),
+    #[error("cannot reach the guest's grants")]
+    Xen(#[source] std::io::Error),
     #[error(transparent)]
     Process(#[from] ProcessError),
     #[error("cannot read standard input or write to standard output")]
@@ -92,9 +97,11 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     let registry = Arc::new(Registry::default());
     let xen = ByGrants(DevXen);
     let launch = Box::new(SameProgram { arguments: common_arguments(command_line) });
-    let processes = GuestProcesses::new(xen, launch, config, Arc::clone(&registry))?;
-    let (all, network) = (Arc::clone(&registry), Arc::new(HostNetwork));
-    let server = Server::with_runner(xen, all, records(), network, Box::new(processes))?;
+    let shared =
+        SharedHost::new(records(), Arc::new(HostNetwork)).map_err(MainError::Descriptor)?;
+    let all = Arc::clone(&registry);
+    let processes = GuestProcesses::new(xen, launch, config, all, shared.clone())?;
+    let server = Server::with_runner(xen, Arc::clone(&registry), shared, Box::new(processes))?;
     let _control = ControlSocket::listen(&command_line.socket, registry, Arc::clone(&stop))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
@@ -123,13 +130,10 @@ fn serve_guest(command_line: &CommandLine, guest: DomId) -> Result<(), MainError
     // The supervisor ends the process, also when it is stopped by a signal to both.
     ignore_stop_signals().map_err(MainError::Signals)?;
     let control = std::io::stdin().as_fd().try_clone_to_owned()?;
-    let common = Common {
-        config: ConfigFile::new(command_line.config.clone()),
-        records: records(),
-        network: Arc::new(HostNetwork),
-    };
+    let xen = GuestXen::open(guest).map_err(MainError::Xen)?;
+    let common = Common { config: ConfigFile::new(command_line.config.clone()), network: None };
     tracing::debug!("the process of {guest} is ready");
-    process::main_loop::run(ByGrants(DevXen), MessageSocket::of(control), common)?;
+    process::main_loop::run(ByGrants(xen), MessageSocket::of(control), common)?;
     Ok(())
 }
 

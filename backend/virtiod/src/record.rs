@@ -32,7 +32,7 @@ use std::sync::Arc;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileMemoryError, VolatileSlice};
 
-pub use self::directory::{RECORDS, RecordDirectory};
+pub use self::directory::{RECORDS, RecordDirectory, Records};
 use self::header::Header;
 pub use self::loss::LossMark;
 pub use self::mark::MessageMark;

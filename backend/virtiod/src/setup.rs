@@ -15,14 +15,15 @@ use crate::config::{Config, ConfigError, ConfigFile, DeviceSettings, Misplaced, 
 use crate::device::blk::{Images, SizeWatcher, TargetError};
 use crate::device::console::{ConsoleError, Terminals};
 use crate::device::rng::{Entropy, EntropyError};
-use crate::device::vsock::HostError;
 use crate::device::{DeviceId, DeviceMemory, VirtioDevice};
+use crate::listener::{ListenError, SocketDirectory, Sockets};
 use crate::stats::DeviceStats;
-use crate::tap::network::{Network, NetworkError};
+use crate::tap::network::{InterfaceRequest, Network, NetworkError};
 use xen::{StoreError, XenStore};
 
 /// The device classes of virtio devices in XenStore.
-pub const CLASSES: [&str; 2] = ["virtio_disk", "virtio"];
+pub const CLASSES: [&str; 2] = [DISKS, "virtio"];
+const DISKS: &str = "virtio_disk";
 
 /// First number of the disks beyond xvdp. Linux guests ignore a device whose class and number have
 /// 20 characters or more (`XEN_BUS_ID_SIZE`), and `virtio_disk/268439552` has 21.
@@ -67,18 +68,10 @@ pub enum DeviceError {
     Address(#[source] io::Error),
     /// The socket device cannot be opened.
     #[error(transparent)]
-    Socket(#[from] HostError),
+    Socket(#[from] ListenError),
     /// The guest's name cannot be part of a file name.
     #[error("guest name {0:?} cannot be part of a socket's name: rename the guest")]
     SocketName(String),
-    /// The directory for sockets cannot be created.
-    #[error("cannot create the directory {path:?}")]
-    Directory {
-        /// The directory's path.
-        path: PathBuf,
-        /// The kernel's error.
-        source: io::Error,
-    },
     /// The daemon does not implement the device type.
     #[error(
         "virtio device type {0:?} is not supported; supported are \"virtio,device1\" (network), \
@@ -99,6 +92,66 @@ pub struct Host {
     pub images: Arc<dyn Images>,
     /// The terminals of consoles.
     pub terminals: Arc<dyn Terminals>,
+    /// The sockets that programs connect to.
+    pub sockets: Arc<dyn Sockets>,
+}
+
+/// The interface that the network device at `path` needs.
+///
+/// # Errors
+/// [`DeviceError`], also for another device.
+pub fn interface_of<S: XenStore>(
+    keys: &mut Keys<S>,
+    path: &DevicePath,
+    config: &ConfigFile,
+) -> Result<InterfaceRequest, DeviceError> {
+    match kind(keys, path)? {
+        DeviceId::Network => {
+            network::interface(path, &settings(keys, path, config, DeviceId::Network)?.net)
+        }
+        _ => Err(DeviceError::Unsupported("network".to_owned())),
+    }
+}
+
+/// The sockets of a device.
+#[derive(Debug, Default)]
+pub struct DeviceSockets {
+    /// Those that it listens on, and whose their directories are.
+    pub all: Vec<(PathBuf, SocketDirectory)>,
+    /// Whether it connects to those beside them.
+    pub may_connect: bool,
+}
+
+/// The sockets of the device at `path`.
+///
+/// # Errors
+/// [`DeviceError`].
+pub fn sockets_of<S: XenStore>(
+    keys: &mut Keys<S>,
+    path: &DevicePath,
+    config: &ConfigFile,
+) -> Result<DeviceSockets, DeviceError> {
+    let id = kind(keys, path)?;
+    let settings = settings(keys, path, config, id)?;
+    match id {
+        DeviceId::Console => {
+            let ports = console::ports(keys, path, &settings.console)?.into_iter();
+            let all = ports.map(|(_, socket)| (socket, SocketDirectory::Own)).collect();
+            Ok(DeviceSockets { all, may_connect: false })
+        }
+        DeviceId::Socket => {
+            let all = vec![socket::path(keys, path, &settings.vsock)?];
+            Ok(DeviceSockets { all, may_connect: true })
+        }
+        DeviceId::Network | DeviceId::Block | DeviceId::Entropy => Ok(DeviceSockets::default()),
+    }
+}
+
+/// The device type of a device other than a disk.
+fn kind<S: XenStore>(keys: &mut Keys<S>, path: &DevicePath) -> Result<DeviceId, DeviceError> {
+    let kind = keys.backend("type")?.unwrap_or_default();
+    let id = device_id(&kind).filter(|_| path.class != DISKS);
+    id.ok_or(DeviceError::Unsupported(kind))
 }
 
 /// Opens the device at `path`.
@@ -113,7 +166,7 @@ pub fn open<S: XenStore, M: DeviceMemory>(
     stats: &Arc<DeviceStats>,
 ) -> Result<Box<dyn VirtioDevice<M>>, DeviceError> {
     note_grant_usage(keys)?;
-    if path.class == "virtio_disk" {
+    if path.class == DISKS {
         if path.number >= EXTENDED_DISKS {
             tracing::warn!("no disk beyond xvdp is found by Linux guests; name it xvda1 to xvdp15");
         }
@@ -121,15 +174,14 @@ pub fn open<S: XenStore, M: DeviceMemory>(
         disk.watch_size(&*host.sizes);
         return Ok(Box::new(disk));
     }
-    let kind = keys.backend("type")?.unwrap_or_default();
-    let Some(id) = device_id(&kind) else { return Err(DeviceError::Unsupported(kind)) };
+    let id = kind(keys, path)?;
     let settings = settings(keys, path, config, id)?;
     match id {
         DeviceId::Network => {
-            Ok(Box::new(network::open(keys, path, settings.net, &*host.network, stats)?))
+            Ok(Box::new(network::open(keys, path, &settings.net, &*host.network, stats)?))
         }
         DeviceId::Console => {
-            Ok(Box::new(console::open(keys, path, settings.console, &*host.terminals, stats)?))
+            Ok(Box::new(console::open(keys, path, &settings.console, host, stats)?))
         }
         DeviceId::Entropy => {
             let rate = settings.rng.rate.and_then(RateLimit::rate);
@@ -138,9 +190,12 @@ pub fn open<S: XenStore, M: DeviceMemory>(
             stats.note("rate", &text);
             Ok(Box::new(Entropy::open(rate, Arc::clone(stats))?))
         }
-        DeviceId::Socket => Ok(Box::new(socket::open(keys, path, settings.vsock, stats)?)),
+        DeviceId::Socket => {
+            let sockets = &host.sockets;
+            Ok(Box::new(socket::open(keys, path, settings.vsock, sockets, stats)?))
+        }
         // A disk has a disk line and the class virtio_disk.
-        DeviceId::Block => Err(DeviceError::Unsupported(kind)),
+        DeviceId::Block => Err(DeviceError::Unsupported("virtio,device2".to_owned())),
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use xen_sys::evtchn::{self as sys, BindInterdomain, BindUnboundPort, DEVICE, Port, RestrictDomid};
 
@@ -39,7 +39,21 @@ impl Evtchn {
             // SAFETY: the ioctl reads one RestrictDomid, which lives past the call.
             unsafe { sys::restrict_domid(file.as_raw_fd(), &request) }?;
         }
-        Ok(Self { file, guest, read: VecDeque::with_capacity(PORTS), drained: false })
+        Ok(Self::of(file, guest))
+    }
+
+    /// The handle that another process opened for `guest`, and sent.
+    pub fn of_descriptor(descriptor: OwnedFd, guest: DomId) -> Self {
+        Self::of(File::from(descriptor), guest)
+    }
+
+    fn of(file: File, guest: DomId) -> Self {
+        Self { file, guest, read: VecDeque::with_capacity(PORTS), drained: false }
+    }
+
+    /// The handle's descriptor, for [`Evtchn::of_descriptor`] in another process.
+    pub fn into_descriptor(self) -> OwnedFd {
+        self.file.into()
     }
 }
 

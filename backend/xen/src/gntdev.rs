@@ -22,8 +22,8 @@ use super::{Access, CopyDirection, CopyError, CopySegment, DomId, GrantTable, Ma
 use crate::device_file;
 use crate::mapped::MappedRange;
 
-/// The handle to one guest's grants.
-#[derive(Debug)]
+/// The handle to one guest's grants. A clone is the same handle.
+#[derive(Clone, Debug)]
 pub struct Gntdev {
     file: Arc<File>,
     guest: DomId,

@@ -1,6 +1,7 @@
 //! The handles of the domain that this process runs in.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use crate::{DomId, Evtchn, Gntdev, StoreError, Xen, XenStoreConnection};
 
@@ -21,7 +22,60 @@ impl Xen for DevXen {
         Evtchn::open(guest)
     }
 
+    fn events_for_process(&self, guest: DomId) -> io::Result<Option<OwnedFd>> {
+        Ok(Some(Evtchn::open(guest)?.into_descriptor()))
+    }
+
     fn store(&self) -> Result<XenStoreConnection, StoreError> {
         XenStoreConnection::open()
+    }
+}
+
+/// The handles of a process that serves one guest and opens nothing later: the one to the guest's
+/// grants is its own, since Linux ties a mapping to the process that opened the handle; those to
+/// event channels come from another process.
+#[derive(Clone, Debug)]
+pub struct GuestXen {
+    guest: DomId,
+    grants: Gntdev,
+}
+
+impl GuestXen {
+    /// Opens the handle to the grants of `guest`.
+    ///
+    /// # Errors
+    /// As [`Xen::grants`].
+    pub fn open(guest: DomId) -> io::Result<Self> {
+        Ok(Self { guest, grants: Gntdev::open(guest)? })
+    }
+
+    fn check(&self, guest: DomId) -> io::Result<()> {
+        let refused = || io::Error::other(format!("this process serves {}", self.guest));
+        (guest == self.guest).then_some(()).ok_or_else(refused)
+    }
+}
+
+impl Xen for GuestXen {
+    type Grants = Gntdev;
+    type Events = Evtchn;
+    type Store = XenStoreConnection;
+
+    fn grants(&self, guest: DomId) -> io::Result<Gntdev> {
+        self.check(guest)?;
+        Ok(self.grants.clone())
+    }
+
+    fn events(&self, _: DomId) -> io::Result<Evtchn> {
+        Err(io::Error::other("another process opens event channels for this one"))
+    }
+
+    fn events_of(&self, guest: DomId, descriptor: Option<OwnedFd>) -> io::Result<Evtchn> {
+        self.check(guest)?;
+        let descriptor = descriptor.ok_or(io::ErrorKind::NotFound)?;
+        Ok(Evtchn::of_descriptor(descriptor, guest))
+    }
+
+    fn store(&self) -> Result<XenStoreConnection, StoreError> {
+        Err(StoreError::Protocol("another process has the connection to XenStore"))
     }
 }

@@ -44,7 +44,7 @@ mod xenstore;
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 pub use protocol::grant::Access;
 use protocol::grant::GrantRef;
@@ -55,7 +55,7 @@ pub use self::evtchn::Evtchn;
 pub use self::fired::Fired;
 pub use self::gntalloc::{Gntalloc, SharedPages};
 pub use self::gntdev::{Gntdev, GntdevPages};
-pub use self::host::DevXen;
+pub use self::host::{DevXen, GuestXen};
 use self::mapped::MappedRange;
 pub use self::xenstore::XenStoreConnection;
 
@@ -80,6 +80,25 @@ pub trait Xen: Clone + Send + Sync + 'static {
     /// # Errors
     /// As [`Xen::grants`].
     fn events(&self, guest: DomId) -> io::Result<Self::Events>;
+
+    /// Opens a handle to event channels with `guest` for another process, which passes it to
+    /// [`Xen::events_of`]; `None` if that process opens its own.
+    ///
+    /// # Errors
+    /// As [`Xen::grants`].
+    fn events_for_process(&self, guest: DomId) -> io::Result<Option<OwnedFd>> {
+        let _ = guest;
+        Ok(None)
+    }
+
+    /// The handle that another process opened by [`Xen::events_for_process`].
+    ///
+    /// # Errors
+    /// As [`Xen::grants`].
+    fn events_of(&self, guest: DomId, descriptor: Option<OwnedFd>) -> io::Result<Self::Events> {
+        drop(descriptor);
+        self.events(guest)
+    }
 
     /// Opens a XenStore connection.
     ///

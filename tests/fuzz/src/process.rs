@@ -3,6 +3,7 @@
 //! Each line of an input is a message: `c` and its text go to the supervisor by the control socket,
 //! `d` and its text by the device's.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -17,13 +18,15 @@ use xen_virtiod::bus::DevicePath;
 use xen_virtiod::config::ConfigFile;
 use xen_virtiod::daemon::guest_processes::{GuestProcesses, Launch, Launched};
 use xen_virtiod::daemon::registry::Registry;
-use xen_virtiod::daemon::runner::{EndReports, Runner};
+use xen_virtiod::daemon::runner::{EndReports, Runner, SharedHost};
 use xen_virtiod::dma::budget::DaemonBudget;
 use xen_virtiod::domain::ByGrants;
 use xen_virtiod::guest::Guest;
 use xen_virtiod::process::device_thread::{Found, NewDevice};
 use xen_virtiod::process::message::Command;
 use xen_virtiod::process::message_socket::MessageSocket;
+use xen_virtiod::record::RecordDirectory;
+use xen_virtiod::tap::network::{Attached, Exported, InterfaceRequest, Network, NetworkError};
 
 /// Maximum number of messages of an input.
 const MESSAGES: usize = 32;
@@ -47,6 +50,23 @@ struct Nothing;
 impl Launched for Nothing {
     fn wait(&mut self) -> String {
         "played".to_owned()
+    }
+}
+
+/// A host without interfaces: a disk gets none.
+struct NoNetwork;
+
+impl Network for NoNetwork {
+    fn attach(&self, request: InterfaceRequest) -> Result<Attached, NetworkError> {
+        panic!("a disk gets {}", request.name);
+    }
+
+    fn attach_for_process(&self, request: InterfaceRequest) -> Result<Exported, NetworkError> {
+        panic!("a disk gets {}", request.name);
+    }
+
+    fn remove_left(&self, _: &BTreeSet<String>) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -78,7 +98,10 @@ pub(crate) fn run(bytes: &[u8]) {
     let config = ConfigFile::new(Some(file.path().to_owned()));
     let registry = Arc::new(Registry::default());
     let (xen, launch) = (ByGrants(hypervisor.clone()), Box::new(Played(sender)));
-    let mut processes = GuestProcesses::new(xen, launch, config, Arc::clone(&registry)).unwrap();
+    let records = RecordDirectory::new(&directory.path().join("records")).unwrap();
+    let shared = SharedHost::new(Some(records), Arc::new(NoNetwork)).unwrap();
+    let all = Arc::clone(&registry);
+    let mut processes = GuestProcesses::new(xen, launch, config, all, shared).unwrap();
     let (sender, ended) = mpsc::channel();
     let ends = EndReports::new(sender, Arc::new(EventFd::new().unwrap()));
     let path = DevicePath { class: "virtio_disk".to_owned(), guest: DomId(1), number: 7 };
@@ -90,7 +113,7 @@ pub(crate) fn run(bytes: &[u8]) {
     let control = MessageSocket::of(launched.try_recv().unwrap());
     let (_, begin) = control.receive::<Command>().unwrap().unwrap();
     let (_, mut start) = control.receive::<Command>().unwrap().unwrap();
-    assert_eq!((begin.len(), start.len()), (1, 2));
+    assert_eq!((begin.len(), start.len()), (1, 3));
     let device = UnixDatagram::from(start.swap_remove(0));
     let control = UnixDatagram::from(control.into_descriptor());
     device.set_read_timeout(Some(LIMIT)).unwrap();

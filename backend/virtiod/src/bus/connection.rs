@@ -210,7 +210,7 @@ impl<X: Domain> Connection<X> {
         let Some(records) = &context.records else { return };
         if !self.transport.can_be_taken_over() {
             // One of an earlier connection.
-            return remove_record(records, &context.path.record_name(), &self.stats);
+            return remove_record(&**records, &context.path.record_name(), &self.stats);
         }
         match Keeper::create(records, &context.path, id, self.transport.queue_sizes()) {
             Ok(keeper) => {

@@ -1,18 +1,20 @@
 //! Keeps the record of a connection up to date.
 
+use std::sync::Arc;
+
 use tracing::Level;
 
 use super::DevicePath;
 use crate::Causes;
 use crate::record::{
-    Answered, ConnectionId, DriverSetup, MessageMark, Record, RecordDirectory, RecordError,
+    Answered, ConnectionId, DriverSetup, MessageMark, Record, RecordError, Records,
 };
 use crate::stats::DeviceStats;
 
 /// A record and its connection. Dropping this leaves the file for another process.
 #[derive(Debug)]
 pub struct Keeper {
-    directory: RecordDirectory,
+    records: Arc<dyn Records>,
     name: String,
     record: Record,
     connection: ConnectionId,
@@ -24,24 +26,24 @@ impl Keeper {
     /// # Errors
     /// [`RecordError`].
     pub fn create(
-        directory: &RecordDirectory,
+        records: &Arc<dyn Records>,
         path: &DevicePath,
         connection: ConnectionId,
         queue_sizes: &[u16],
     ) -> Result<Self, RecordError> {
         let name = path.record_name();
-        let record = directory.create(&name, queue_sizes)?;
-        Ok(Self { directory: directory.clone(), name, record, connection })
+        let record = records.create(&name, queue_sizes)?;
+        Ok(Self { records: Arc::clone(records), name, record, connection })
     }
 
     /// Keeps the record of a connection that was taken over.
     pub fn of(
-        directory: &RecordDirectory,
+        records: &Arc<dyn Records>,
         path: &DevicePath,
         connection: ConnectionId,
         record: Record,
     ) -> Self {
-        Self { directory: directory.clone(), name: path.record_name(), record, connection }
+        Self { records: Arc::clone(records), name: path.record_name(), record, connection }
     }
 
     /// The record.
@@ -69,13 +71,13 @@ impl Keeper {
 
     /// Removes the record: no process takes the connection over.
     pub fn remove(self, stats: &DeviceStats) {
-        remove_record(&self.directory, &self.name, stats);
+        remove_record(&*self.records, &self.name, stats);
     }
 }
 
 /// Removes the record of a device, if there is one.
-pub fn remove_record(directory: &RecordDirectory, name: &str, stats: &DeviceStats) {
-    if let Err(error) = directory.remove(name) {
+pub fn remove_record(records: &dyn Records, name: &str, stats: &DeviceStats) {
+    if let Err(error) = records.remove(name) {
         let what = format_args!("cannot remove the device's record: {}", Causes(&error));
         stats.log.line(Level::WARN, what);
     }

@@ -32,7 +32,7 @@ use crate::dma::AccessPlatform;
 use crate::domain::Domain;
 use crate::excerpt::excerpt;
 use crate::guest::Guest;
-use crate::record::{ConnectionId, Record, RecordDirectory};
+use crate::record::{ConnectionId, Record, Records};
 use crate::stats::DeviceStats;
 use xen::{RemotePort, StoreError, XenStore};
 
@@ -112,7 +112,7 @@ pub struct Context {
     /// The settings for polling and the pool.
     pub service: ServiceSettings,
     /// Where the records of devices are; `None` if all end with this process.
-    pub records: Option<RecordDirectory>,
+    pub records: Option<Arc<dyn Records>>,
     /// Why a device that an earlier process left must not go on without a reset.
     pub fault: Option<String>,
     /// The device's statistics.
@@ -410,7 +410,7 @@ impl<X: Domain> Session<X> {
                 self.add(XenbusState::Closing);
                 self.give_up(&error);
                 if let Some(records) = &self.context.records {
-                    remove_record(records, &self.context.path.record_name(), &self.stats);
+                    remove_record(&**records, &self.context.path.record_name(), &self.stats);
                 }
             }
         }

@@ -23,6 +23,9 @@ pub enum ConfigError {
         /// The kernel's error.
         source: io::Error,
     },
+    /// Another process cannot read the file.
+    #[error("{0}")]
+    Unread(Arc<str>),
     /// The file's content is invalid.
     #[error("{path}:{line}: {key}{message}", path = .path.display(), key = Prefix(.key))]
     Content {
@@ -35,6 +38,13 @@ pub enum ConfigError {
         /// The parser's message.
         message: String,
     },
+}
+
+impl ConfigError {
+    /// Whether the text is not known.
+    pub fn is_unread(&self) -> bool {
+        matches!(self, Self::Read { .. } | Self::Unread(_))
+    }
 }
 
 /// A key as the prefix of a message.
@@ -52,8 +62,8 @@ impl fmt::Display for Prefix<'_> {
 pub struct ConfigFile {
     path: PathBuf,
     required: bool,
-    /// Its text at an earlier time, which is read instead.
-    text: Option<Arc<str>>,
+    /// Its text at an earlier time, which is read instead, or why another process cannot read it.
+    text: Option<Result<Arc<str>, Arc<str>>>,
 }
 
 impl ConfigFile {
@@ -74,12 +84,17 @@ impl ConfigFile {
 
     /// The file as if this was its text.
     pub fn with_text(&self, text: &str) -> Self {
-        Self { text: Some(text.into()), ..self.clone() }
+        Self { text: Some(Ok(text.into())), ..self.clone() }
+    }
+
+    /// The file as if it could not be read for this reason.
+    pub fn with_error(&self, error: String) -> Self {
+        Self { text: Some(Err(error.into())), ..self.clone() }
     }
 
     /// The text that is read instead of the file.
     pub fn text(&self) -> Option<&str> {
-        self.text.as_deref()
+        self.text.as_ref()?.as_deref().ok()
     }
 
     /// The file's path.
@@ -96,8 +111,10 @@ impl ConfigFile {
     }
 
     fn read(&self) -> Result<Option<String>, ConfigError> {
-        if let Some(text) = &self.text {
-            return Ok(Some(text.to_string()));
+        match &self.text {
+            Some(Ok(text)) => return Ok(Some(text.to_string())),
+            Some(Err(error)) => return Err(ConfigError::Unread(Arc::clone(error))),
+            None => {}
         }
         match fs::read_to_string(&self.path) {
             Ok(text) => Ok(Some(text)),

@@ -3,45 +3,37 @@
 //!
 //! A thread of its own serves each device, so that none waits for another's XenStore.
 
+use std::error::Error;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
-use protocol::binding::backend_key;
 use tracing::Level;
 use uring::waiting::wait_by_poll;
 
 use super::image_service::{Answer, ImageService, KeptClaims};
+use super::interface_service::InterfaceService;
+use super::own_keys::{OwnKeys, Permit};
 use super::runner::StartError;
+use super::size_watches::SizeWatches;
+use super::socket_service::{KeptSockets, SocketService};
 use super::terminal_service::KeptTerminals;
 use crate::Causes;
 use crate::bus::keys::Remover;
 use crate::bus::{DevicePath, Keys};
-use crate::config::{ConfigFile, MAX_PORTS};
+use crate::config::ConfigFile;
 use crate::device::AwaitedFd;
 use crate::process::device_thread::OpenedHook;
-use crate::process::message::{Reply, Request, StoreRequest};
+use crate::process::message::{RecordRequest, Reply, Request, StoreRequest};
 use crate::process::message_socket::{MessageError, MessageSocket};
+use crate::record::{RecordDirectory, Records};
+use crate::setup;
 use crate::stats::DeviceStats;
+use crate::tap::network::Network;
 use xen::{StoreError, Xen, XenStore};
-
-/// Keys of a backend's directory that its device may write, besides those of its ports.
-const WRITABLE: [&str; 11] = [
-    backend_key::REVISION,
-    backend_key::MAX_MESSAGE_SIZE,
-    backend_key::TRANSPORT_FEATURES,
-    backend_key::BUS_FEATURES,
-    "state",
-    "error",
-    "tty",
-    "tap",
-    "mac",
-    "bridge",
-    "cid",
-];
 
 /// A device in its guest's process.
 pub(super) struct ServedDevice {
@@ -54,12 +46,27 @@ pub(super) struct ServedDevice {
     pub(super) stats: Arc<DeviceStats>,
     /// Called when it was opened.
     pub(super) opened: OpenedHook,
+    /// What the supervisor does for all devices.
+    pub(super) host: HostServices,
+    /// Its process.
+    pub(super) process: Arc<dyn HangUp>,
+}
+
+/// What the supervisor has for the devices of all guests.
+#[derive(Clone)]
+pub(super) struct HostServices {
+    /// Where the records of devices are; `None` if all end with their processes.
+    pub(super) records: Option<RecordDirectory>,
+    /// The host's network interfaces.
+    pub(super) network: Arc<dyn Network>,
+    /// The sizes of files and block devices.
+    pub(super) sizes: SizeWatches,
     /// What earlier processes had claimed.
     pub(super) kept: KeptClaims,
     /// The terminals of consoles.
     pub(super) terminals: KeptTerminals,
-    /// Its process.
-    pub(super) process: Arc<dyn HangUp>,
+    /// The sockets that devices listen on.
+    pub(super) sockets: KeptSockets,
 }
 
 /// A process whose devices the supervisor can give up.
@@ -87,6 +94,8 @@ pub(super) struct DeviceService<X: Xen> {
     keys: Option<Keys<X::Store>>,
     own: OwnKeys,
     images: ImageService,
+    interface: InterfaceService,
+    sockets: SocketService,
 }
 
 impl<X: Xen> DeviceService<X> {
@@ -97,8 +106,11 @@ impl<X: Xen> DeviceService<X> {
     pub(super) fn start(xen: X, device: ServedDevice) -> Result<(), StartError> {
         let name = format!("{}-{}", device.path.guest.0, device.path.number);
         let own = OwnKeys::new(&device.path);
-        let images = ImageService::new(&device.path, device.kept.clone());
-        let mut service = Self { xen, device, keys: None, own, images };
+        let HostServices { kept, sizes, sockets, network, .. } = &device.host;
+        let images = ImageService::new(&device.path, kept.clone(), sizes.clone());
+        let sockets = SocketService::new(&device.path, sockets.clone());
+        let interface = InterfaceService::new(Arc::clone(network));
+        let mut service = Self { xen, device, keys: None, own, images, interface, sockets };
         let body = move || {
             let mut given_up = GivenUp(Some(Arc::clone(&service.device.process)));
             match service.serve() {
@@ -123,6 +135,7 @@ impl<X: Xen> DeviceService<X> {
                 let copies: Vec<_> = files.iter().map(AsFd::as_fd).collect();
                 self.device.socket.send(&reply, &copies)?;
             }
+            self.interface.pass_changes_on()?;
             // An event that arrived with an answer no longer makes the descriptor readable.
             self.pass_events_on()?;
         }
@@ -133,6 +146,7 @@ impl<X: Xen> DeviceService<X> {
         let mut fds = vec![AwaitedFd::readable(self.device.socket.as_fd())];
         let store = self.keys.iter().map(Keys::store_ref);
         fds.extend(store.map(|store| AwaitedFd::readable(store.as_fd())));
+        fds.extend(self.interface.changes().map(AwaitedFd::readable));
         wait_by_poll(&mut fds, Duration::MAX)?;
         Ok(fds.first().is_some_and(|fd| fd.is_ready))
     }
@@ -153,6 +167,22 @@ impl<X: Xen> DeviceService<X> {
     fn answer(&mut self, request: Request) -> Answer {
         let ServedDevice { path, config, stats, opened, .. } = &self.device;
         match (request, &mut self.keys) {
+            (Request::OpenEvents, _) => descriptor(self.xen.events_for_process(path.guest)),
+            (Request::Record(request), _) => self.answer_about_record(request),
+            (Request::LinkState, _) => (self.interface.state(), Vec::new()),
+            (Request::Connect { port }, _) => descriptor(self.sockets.connect(port).map(Some)),
+            (Request::AttachInterface, Some(keys)) => {
+                match setup::interface_of(keys, path, config) {
+                    Ok(request) => self.interface.attach(request),
+                    Err(error) => (Reply::failed(&error), Vec::new()),
+                }
+            }
+            (Request::Listen { path: socket }, Some(keys)) => {
+                match setup::sockets_of(keys, path, config) {
+                    Ok(own) => self.sockets.listen(&own, &socket),
+                    Err(error) => (Reply::failed(&error), Vec::new()),
+                }
+            }
             (Request::Opened(snapshot), _) => {
                 stats.set_remote(*snapshot);
                 opened(path, stats);
@@ -176,11 +206,32 @@ impl<X: Xen> DeviceService<X> {
     }
 
     fn open_terminal(&self) -> Answer {
-        match self.device.terminals.open(&self.device.path) {
+        match self.device.host.terminals.open(&self.device.path) {
             Ok((path, ends)) => (Reply::Terminal { path }, ends.into()),
-            Err(error) => {
-                (Reply::TerminalFailed { reason: Causes(&error).to_string() }, Vec::new())
-            }
+            Err(error) => (Reply::failed(&error), Vec::new()),
+        }
+    }
+
+    fn answer_about_record(&self, request: RecordRequest) -> Answer {
+        let name = self.device.path.record_name();
+        let Some(records) = &self.device.host.records else {
+            return match request {
+                RecordRequest::Create => (Reply::Forbidden, Vec::new()),
+                RecordRequest::Open => (Reply::Answer(false), Vec::new()),
+                RecordRequest::Remove => (Reply::Done, Vec::new()),
+            };
+        };
+        match request {
+            RecordRequest::Create => descriptor(records.create_file(&name).map(Some)),
+            RecordRequest::Open => match records.open_file(&name) {
+                Ok(Some(file)) => (Reply::Answer(true), vec![file.into()]),
+                Ok(None) => (Reply::Answer(false), Vec::new()),
+                Err(error) => (Reply::failed(&error), Vec::new()),
+            },
+            RecordRequest::Remove => match records.remove(&name) {
+                Ok(()) => (Reply::Done, Vec::new()),
+                Err(error) => (Reply::failed(&error), Vec::new()),
+            },
         }
     }
 
@@ -202,6 +253,16 @@ enum ServiceError {
     Message(#[from] MessageError),
     #[error("cannot wait for the device, or wake it up")]
     System(#[from] io::Error),
+}
+
+/// The answer with a descriptor, if there is one.
+pub(super) fn descriptor<T: Into<OwnedFd>, E: Error + 'static>(
+    opened: Result<Option<T>, E>,
+) -> Answer {
+    match opened {
+        Ok(opened) => (Reply::Done, opened.into_iter().map(Into::into).collect()),
+        Err(error) => (Reply::failed(&error), Vec::new()),
+    }
 }
 
 /// Removes the directory of a device in a driver domain, where no toolstack does that, if the
@@ -242,186 +303,4 @@ fn reply(outcome: Result<Option<Option<String>>, StoreError>) -> Reply {
 
 fn lost(reason: String) -> Reply {
     Reply::StoreFailed { is_lost: true, reason }
-}
-
-/// Whether a device may do something in XenStore.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Permit {
-    Yes,
-    /// It finds nothing there.
-    Nothing,
-    /// It removes its directory, if that is the backend's to do.
-    Directory,
-    No,
-}
-
-/// The keys of one device.
-struct OwnKeys {
-    backend: String,
-    guest: String,
-    /// Its directory in the guest's; `None` if the toolstack named another.
-    frontend: Option<String>,
-}
-
-impl OwnKeys {
-    fn new(path: &DevicePath) -> Self {
-        let guest = format!("/local/domain/{}/", path.guest.0);
-        Self { backend: path.to_string(), guest, frontend: None }
-    }
-
-    fn set_frontend(&mut self, frontend: String) {
-        let device = frontend.strip_prefix(&self.guest);
-        let is_plain = device.is_some_and(|device| device.starts_with("device/"));
-        self.frontend = is_plain.then_some(frontend);
-    }
-
-    /// Whether the device may do that.
-    fn permit(&self, request: &StoreRequest) -> Permit {
-        let is_permitted = match request {
-            StoreRequest::Read { path } | StoreRequest::Watch { path } => {
-                // As XenStore answers to who may not read a node.
-                return if self.may_read(path) { Permit::Yes } else { Permit::Nothing };
-            }
-            StoreRequest::Write { path, .. } => self.may_write(path),
-            StoreRequest::WriteBeside { existing, path, .. } => {
-                self.own_key(existing).is_some() && self.may_write(path)
-            }
-            StoreRequest::Remove { path } if *path == self.backend => return Permit::Directory,
-            StoreRequest::Remove { path } => {
-                ["state", "error"].map(Some).contains(&self.own_key(path))
-            }
-        };
-        if is_permitted { Permit::Yes } else { Permit::No }
-    }
-
-    /// The key of the backend's directory at a path.
-    fn own_key<'a>(&self, path: &'a str) -> Option<&'a str> {
-        path.strip_prefix(&self.backend)?.strip_prefix('/').filter(|key| is_plain(key))
-    }
-
-    fn may_read(&self, path: &str) -> bool {
-        let frontend = self.frontend.as_deref();
-        let in_frontend = frontend.and_then(|frontend| path.strip_prefix(frontend));
-        let in_frontend = in_frontend.and_then(|key| key.strip_prefix('/'));
-        let in_guest = path.strip_prefix(&self.guest);
-        let of_guest = |key: &str| {
-            let device = frontend.and_then(|frontend| frontend.strip_prefix(&self.guest));
-            let error = device.map(|device| format!("error/{device}/error"));
-            ["name", "vm"].contains(&key) || error.as_deref() == Some(key)
-        };
-        path == "domid"
-            || self.own_key(path).is_some()
-            || in_frontend.is_some_and(is_plain)
-            || in_guest.is_some_and(of_guest)
-    }
-
-    fn may_write(&self, path: &str) -> bool {
-        self.own_key(path)
-            .is_some_and(|key| WRITABLE.contains(&key) || key == "socket" || is_port(key))
-    }
-}
-
-/// Whether a key is one of a console's port: `port/N/name` or `port/N/socket`.
-fn is_port(key: &str) -> bool {
-    let mut names = key.split('/');
-    let (Some("port"), Some(number), Some("name" | "socket"), None) =
-        (names.next(), names.next(), names.next(), names.next())
-    else {
-        return false;
-    };
-    number.parse().is_ok_and(|port: usize| (1..=MAX_PORTS).contains(&port))
-}
-
-/// Whether a key is one, and no way to another directory: XenStore knows no `..`, but who reads
-/// the log may.
-fn is_plain(key: &str) -> bool {
-    !key.is_empty() && !key.split('/').any(|name| name.is_empty() || name.starts_with('.'))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use xen::DomId;
-
-    fn keys() -> OwnKeys {
-        let class = "virtio_disk".to_owned();
-        let mut keys = OwnKeys::new(&DevicePath { class, guest: DomId(7), number: 1 });
-        keys.set_frontend("/local/domain/7/device/virtio_disk/1".to_owned());
-        keys
-    }
-
-    fn read(path: &str) -> StoreRequest {
-        StoreRequest::Read { path: path.to_owned() }
-    }
-
-    fn may(keys: &OwnKeys, request: &StoreRequest) -> bool {
-        keys.permit(request) == Permit::Yes
-    }
-
-    fn write(path: &str) -> StoreRequest {
-        StoreRequest::Write { path: path.to_owned(), value: String::new() }
-    }
-
-    #[test]
-    fn device_reads_its_own_keys_and_its_guests_name_only() {
-        let own = [
-            "domid",
-            "backend/virtio_disk/7/1/params",
-            "/local/domain/7/device/virtio_disk/1/state",
-            "/local/domain/7/name",
-            "/local/domain/7/vm",
-            "/local/domain/7/error/device/virtio_disk/1/error",
-        ];
-        let others = [
-            "",
-            "backend",
-            "backend/virtio_disk/7/1",
-            "backend/virtio_disk/7/10/params",
-            "backend/virtio_disk/7/1/../2/params",
-            "backend/virtio_disk/7/2/params",
-            "backend/virtio_disk/8/1/params",
-            "/local/domain/7/device/virtio_disk/1",
-            "/local/domain/7/device/virtio_disk/10/state",
-            "/local/domain/7/device/vif/0/state",
-            "/local/domain/7/console/port",
-            "/local/domain/70/name",
-            "/local/domain/0/backend/virtio_disk/7/1/params",
-            "/vm",
-        ];
-        let keys = keys();
-        own.iter().for_each(|path| assert!(may(&keys, &read(path)), "{path}"));
-        others.iter().for_each(|path| assert!(!may(&keys, &read(path)), "{path}"));
-    }
-
-    #[test]
-    fn device_writes_no_key_of_the_toolstacks() {
-        let keys = keys();
-        let own = |key: &str| format!("backend/virtio_disk/7/1/{key}");
-        for key in ["state", "error", "virtio-msg-revision", "tty", "port/1/socket", "socket"] {
-            assert!(may(&keys, &write(&own(key))), "{key}");
-        }
-        let more = ["port/16/name", "port/0/name", "port/1/name/x", "port/1/x", "port"];
-        let toolstacks = ["params", "mode", "frontend", "online", "frontend-id", "type", "dev"];
-        for key in toolstacks.into_iter().chain(more) {
-            let (existing, value) = (own("state"), String::new());
-            let beside = StoreRequest::WriteBeside { existing, path: own(key), value };
-            assert!(!may(&keys, &write(&own(key))) && !may(&keys, &beside), "{key}");
-            assert!(!may(&keys, &StoreRequest::Remove { path: own(key) }), "{key}");
-        }
-        let frontend = "/local/domain/7/device/virtio_disk/1/state";
-        assert!(!may(&keys, &write(frontend)));
-        assert!(may(&keys, &StoreRequest::Remove { path: own("state") }));
-        let directory = StoreRequest::Remove { path: "backend/virtio_disk/7/1".to_owned() };
-        assert_eq!(keys.permit(&directory), Permit::Directory);
-        assert!(!may(&keys, &StoreRequest::Remove { path: "backend/virtio_disk/7".to_owned() }));
-    }
-
-    #[test]
-    fn frontend_that_is_no_device_of_the_guest_is_not_read() {
-        for frontend in ["/local/domain/8/device/virtio_disk/1", "/local/domain/7", "/vm", ""] {
-            let mut keys = keys();
-            keys.set_frontend(frontend.to_owned());
-            assert!(!may(&keys, &read(&format!("{frontend}/state"))), "{frontend}");
-        }
-    }
 }

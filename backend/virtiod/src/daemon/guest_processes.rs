@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,17 +15,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
-use super::device_service::{DeviceService, HangUp, ServedDevice};
-use super::image_service::KeptClaims;
+use super::device_service::{DeviceService, HangUp, HostServices, ServedDevice};
 use super::registry::Registry;
-use super::runner::{EndReports, Runner, Runs, StartError};
+use super::runner::{EndReports, Runner, Runs, SharedHost, StartError};
 use super::same_address::same_address_hook;
 use super::server::ServerError;
-use super::terminal_service::KeptTerminals;
 use crate::Causes;
 use crate::bus::{DevicePath, Ending};
-use crate::config::ConfigFile;
+use crate::config::{ConfigError, ConfigFile};
 use crate::dma::shared_count::{CountSlot, CountTable};
 use crate::process::device_thread::{Ended, Found, NewDevice, OpenedHook, Outcome};
 use crate::process::message::{self, Event};
@@ -34,9 +35,6 @@ use xen::{DomId, Xen};
 /// Maximum time for which a process is awaited to read a command, or to report statistics.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// Maximum length of a configuration that is sent to a process, in bytes: escaped, it must fit a
-/// message.
-const LONGEST_CONFIG: usize = 16 << 10;
 /// Time for which a process is awaited to exit by itself, and after it was killed; and the interval
 /// between two looks.
 const EXIT_LIMIT: Duration = Duration::from_secs(1);
@@ -114,8 +112,7 @@ pub struct GuestProcesses<X> {
     configs: BTreeMap<DevicePath, ConfigFile>,
     opened: OpenedHook,
     all: BTreeMap<DomId, Arc<GuestProcess>>,
-    kept: KeptClaims,
-    terminals: KeptTerminals,
+    host: HostServices,
     pages: CountTable,
 }
 
@@ -142,7 +139,7 @@ struct Devices {
 }
 
 impl<X: Xen> GuestProcesses<X> {
-    /// Processes that `launch` starts, for devices in `registry`.
+    /// Processes that `launch` starts, for devices in `registry`, with what they share of the host.
     ///
     /// # Errors
     /// The kernel has no memory for what they count together.
@@ -151,14 +148,15 @@ impl<X: Xen> GuestProcesses<X> {
         launch: Box<dyn Launch>,
         config: ConfigFile,
         registry: Arc<Registry>,
+        SharedHost { records, network, sizes }: SharedHost,
     ) -> Result<Self, ServerError> {
         let pages = CountTable::new();
         let pages = pages.map_err(|error| ServerError::System("count mapped pages", error))?;
         let opened = same_address_hook(registry);
-        let (all, kept) = (BTreeMap::new(), KeptClaims::default());
-        let terminals = KeptTerminals::default();
-        let configs = BTreeMap::new();
-        Ok(Self { xen, launch, config, configs, opened, all, kept, terminals, pages })
+        let (kept, terminals, sockets) = Default::default();
+        let host = HostServices { records, network, sizes, kept, terminals, sockets };
+        let (all, configs) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { xen, launch, config, configs, opened, all, host, pages })
     }
 
     /// The configuration of a device: as it is now, or as it was when a device was set up that goes
@@ -168,8 +166,9 @@ impl<X: Xen> GuestProcesses<X> {
         if let Some(known) = known {
             return known.clone();
         }
-        // The device's process says why a file cannot be read.
-        let now = self.config.as_it_is().unwrap_or_else(|_| self.config.clone());
+        // The device says why a file cannot be read.
+        let failed = |error| self.config.with_error(Causes(&error).to_string());
+        let now = self.config.as_it_is().unwrap_or_else(failed);
         self.configs.insert(path.clone(), now.clone());
         now
     }
@@ -207,16 +206,17 @@ impl<X: Xen> Runner for GuestProcesses<X> {
             config: config.clone(),
             stats: Arc::clone(stats),
             opened: Arc::clone(&self.opened),
-            kept: self.kept.clone(),
-            terminals: self.terminals.clone(),
+            host: self.host.clone(),
             process: Arc::clone(&process) as _,
         };
         DeviceService::start(self.xen.clone(), served)?;
         process.add(&path, stats, ends);
-        self.kept.expect(&path);
-        let config = config.text().filter(|text| text.len() <= LONGEST_CONFIG).map(str::to_owned);
-        let command = message::Command::Start { path: path.clone(), found, fault, config };
-        let sent = process.control.send(&command, &[theirs.as_fd(), copy.as_fd()]);
+        self.host.kept.expect(&path);
+        let config_error = config.load().err().filter(ConfigError::is_unread);
+        let config_error = config_error.map(|error| Causes(&error).to_string());
+        let text = sealed(config.text().unwrap_or_default()).map_err(StartError::Descriptor)?;
+        let command = message::Command::Start { path: path.clone(), found, fault, config_error };
+        let sent = process.control.send(&command, &[theirs.as_fd(), copy.as_fd(), text.as_fd()]);
         if let Err(error) = sent {
             process.lock().running.remove(&path);
             return Err(StartError::Process(io::Error::other(error)));
@@ -227,9 +227,10 @@ impl<X: Xen> Runner for GuestProcesses<X> {
     }
 
     fn forget_device(&mut self, path: &DevicePath) {
-        self.kept.forget(path);
+        self.host.kept.forget(path);
         self.configs.remove(path);
-        self.terminals.close(path);
+        self.host.terminals.close(path);
+        self.host.sockets.close(path);
     }
 
     fn forget(&mut self, guest: DomId) {
@@ -238,6 +239,16 @@ impl<X: Xen> Runner for GuestProcesses<X> {
             process.hang_up();
         }
     }
+}
+
+/// A file in memory with this text, which nobody changes.
+fn sealed(text: &str) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = File::from(memfd_create("configuration", flags)?);
+    file.write_all_at(text.as_bytes(), 0)?;
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    fcntl_add_seals(&file, seals)?;
+    Ok(file)
 }
 
 impl GuestProcess {

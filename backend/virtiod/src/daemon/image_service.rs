@@ -3,17 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
+use super::size_watches::SizeWatches;
 use crate::Causes;
 use crate::bus::{DevicePath, Keys};
 use crate::config::ConfigFile;
 use crate::device::blk::{
-    AccessMode, Claim, ClaimError, Claimed, FileId, ImageFormat, Sharing, TargetOptions,
-    backing_of, claim_backing_for_process, claim_target_for_process,
+    AccessMode, Claim, ClaimError, Claimed, FileId, ImageFormat, QueueLimits, Sharing, SizeWatch,
+    SizeWatcher, TargetOptions, backing_of, claim_backing_for_process, claim_target_for_process,
 };
 use crate::process::message::{ClaimFailure, ImageRequest, Reply};
 use crate::setup::disk::target_options;
@@ -96,6 +98,9 @@ impl KeptClaims {
 pub(super) struct ImageService {
     path: DevicePath,
     kept: KeptClaims,
+    sizes: SizeWatches,
+    /// The watches on the sizes of claimed files.
+    watches: BTreeMap<u64, SizeWatch>,
     /// The options of the claimed target.
     options: Option<TargetOptions>,
     /// The backing files that the target's header, and theirs, name.
@@ -110,10 +115,12 @@ pub(super) type Answer = (Reply, Vec<OwnedFd>);
 
 impl ImageService {
     /// The claims of the disk at `path`, of which an earlier process may have left some.
-    pub(super) fn new(path: &DevicePath, kept: KeptClaims) -> Self {
+    pub(super) fn new(path: &DevicePath, kept: KeptClaims, sizes: SizeWatches) -> Self {
         Self {
             path: path.clone(),
             kept,
+            sizes,
+            watches: BTreeMap::new(),
             options: None,
             backing: BTreeSet::new(),
             claims: BTreeMap::new(),
@@ -147,6 +154,7 @@ impl ImageService {
                 let opened = claim.open_direct();
                 opened.map_or_else(failed, |file| (Reply::Done, vec![file.into()]))
             }),
+            ImageRequest::WatchSize { file, bytes } => self.watch_size(file, bytes),
             ImageRequest::HasOtherWriter { claim } => self
                 .with_claim(claim, |claim| (Reply::Answer(claim.has_other_writer()), Vec::new())),
             ImageRequest::Activate { claim } => {
@@ -156,10 +164,13 @@ impl ImageService {
                 claim.deactivate();
                 (Reply::Done, Vec::new())
             }),
-            ImageRequest::Release { claim } => match self.claims.remove(&claim) {
-                Some(_) => (Reply::Done, Vec::new()),
-                None => (Reply::Forbidden, Vec::new()),
-            },
+            ImageRequest::Release { claim } => {
+                self.watches.remove(&claim);
+                match self.claims.remove(&claim) {
+                    Some(_) => (Reply::Done, Vec::new()),
+                    None => (Reply::Forbidden, Vec::new()),
+                }
+            }
         }
     }
 
@@ -214,10 +225,34 @@ impl ImageService {
     }
 
     fn claimed(&mut self, claims: Vec<Claim>, file: File) -> Answer {
+        let limits = QueueLimits::of(&file).unwrap_or_default();
         self.last += 1;
         let is_marked = claims.first().is_some_and(|claim| claim.is_marked());
         self.claims.insert(self.last, claims);
-        (Reply::Claimed { claim: self.last, is_marked }, vec![file.into()])
+        (Reply::Claimed { claim: self.last, is_marked, limits }, vec![file.into()])
+    }
+
+    /// Watches the size of a claimed file until the claim is released. The guest's own writes are
+    /// not known here: while it writes, the file is watched again each interval.
+    fn watch_size(&mut self, file: FileId, bytes: u64) -> Answer {
+        let mut claims =
+            self.claims.iter().filter_map(|(number, all)| Some((number, all.first()?)));
+        let Some((number, claim)) = claims.find(|(_, claim)| claim.id() == file) else {
+            return (Reply::Forbidden, Vec::new());
+        };
+        let watch = || -> io::Result<_> {
+            let file = claim.file().map_err(io::Error::other)?;
+            let watch = self.sizes.watch(file.as_fd(), bytes, &Arc::default())?;
+            let copy = watch.source().fd.try_clone_to_owned()?;
+            Ok((watch, copy))
+        };
+        match watch() {
+            Ok((watch, copy)) => {
+                self.watches.insert(*number, watch);
+                (Reply::Done, vec![copy])
+            }
+            Err(error) => (Reply::failed(&error), Vec::new()),
+        }
     }
 
     fn with_claim(&self, number: u64, answer: impl FnOnce(&Claim) -> Answer) -> Answer {

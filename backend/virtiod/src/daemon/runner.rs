@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 
-use nix::sys::eventfd::EventFd;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::size_watches::SizeWatches;
 use crate::bus::{DevicePath, Ending, StopSignal};
 use crate::domain::Domain;
 use crate::process::device_thread::{self, Ended, NewDevice, Surroundings};
+use crate::record::RecordDirectory;
 use crate::stats::DeviceStats;
+use crate::tap::network::Network;
 use xen::DomId;
 
 /// A device that could not be started.
@@ -25,6 +28,29 @@ pub enum StartError {
     /// The guest's process cannot be started, or does not take the device.
     #[error("cannot start the device in a process of its guest")]
     Process(#[source] io::Error),
+}
+
+/// What the daemon has of the host, for the devices of all guests.
+#[derive(Clone)]
+pub struct SharedHost {
+    /// Where the records of devices are; `None` if all end with their processes.
+    pub records: Option<RecordDirectory>,
+    /// The host's network interfaces.
+    pub network: Arc<dyn Network>,
+    /// The sizes of files and block devices.
+    pub sizes: SizeWatches,
+}
+
+impl SharedHost {
+    /// With these records and interfaces.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new(records: Option<RecordDirectory>, network: Arc<dyn Network>) -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let waker = Arc::new(EventFd::from_value_and_flags(0, flags)?);
+        Ok(Self { records, network, sizes: SizeWatches::new(waker) })
+    }
 }
 
 /// Starts devices.

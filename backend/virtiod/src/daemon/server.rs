@@ -21,8 +21,9 @@ use tracing::Level;
 
 use self::changes::{Change, changes};
 use self::retries::Retries;
-use super::runner::{EndReports, Runner, Runs, Threads};
+use super::runner::{EndReports, Runner, Runs, SharedHost, Threads};
 use super::same_address::same_address_hook;
+use super::size_watches::SizeWatches;
 use crate::Causes;
 use crate::backoff::Backoff;
 use crate::bus::reconnection::{CHECK_INTERVAL, Reconnected, reconnect};
@@ -34,9 +35,9 @@ use crate::device::console::LocalTerminals;
 use crate::dma::budget::DaemonBudget;
 use crate::domain::Domain;
 use crate::guest::Guests;
+use crate::listener::LocalSockets;
 use crate::process::device_thread::{Ended, Found, NewDevice, Outcome, Surroundings};
-use crate::process::size_watches::SizeWatches;
-use crate::record::RecordDirectory;
+use crate::record::{RecordDirectory, Records};
 use crate::setup::{CLASSES, Host};
 use crate::stats::DeviceStats;
 use crate::tap::network::Network;
@@ -83,8 +84,8 @@ pub struct Server<X: Domain> {
     records: Option<RecordDirectory>,
     network: Arc<dyn Network>,
     runner: Box<dyn Runner>,
-    /// Watches the disks of this process, if devices run in its threads.
-    sizes: Option<SizeWatches>,
+    /// Watches the sizes of disks.
+    sizes: SizeWatches,
     guests: Guests,
     running: BTreeMap<DevicePath, Running>,
     /// Devices whose threads failed or could not be started.
@@ -113,23 +114,20 @@ impl<X: Domain> Server<X> {
         xen: X,
         registry: Arc<Registry>,
         config: ConfigFile,
-        records: Option<RecordDirectory>,
-        network: Arc<dyn Network>,
+        shared: SharedHost,
     ) -> Result<Self, ServerError> {
-        let woken = Arc::new(waker()?);
-        let sizes = SizeWatches::new(Arc::clone(&woken));
-        let (images, terminals) = (Arc::new(LocalImages), Arc::new(LocalTerminals));
         let host = Host {
-            network: Arc::clone(&network),
-            sizes: Arc::new(sizes.clone()),
-            images,
-            terminals,
+            network: Arc::clone(&shared.network),
+            sizes: Arc::new(shared.sizes.clone()),
+            images: Arc::new(LocalImages),
+            terminals: Arc::new(LocalTerminals),
+            sockets: Arc::new(LocalSockets),
         };
         let opened = same_address_hook(Arc::clone(&registry));
-        let surroundings = Surroundings { config, records: records.clone(), host, opened };
+        let records = shared.records.clone().map(|records| Arc::new(records) as _);
+        let surroundings = Surroundings { config, records, host, opened };
         let runner = Box::new(Threads::new(xen.clone(), surroundings));
-        let server = Self::with_waker(xen, registry, records, network, runner, woken)?;
-        Ok(Self { sizes: Some(sizes), ..server })
+        Self::with_runner(xen, registry, shared, runner)
     }
 
     /// As [`Server::new`], with devices that `runner` runs.
@@ -139,21 +137,10 @@ impl<X: Domain> Server<X> {
     pub fn with_runner(
         xen: X,
         registry: Arc<Registry>,
-        records: Option<RecordDirectory>,
-        network: Arc<dyn Network>,
+        SharedHost { records, network, sizes }: SharedHost,
         runner: Box<dyn Runner>,
     ) -> Result<Self, ServerError> {
-        Self::with_waker(xen, registry, records, network, runner, Arc::new(waker()?))
-    }
-
-    fn with_waker(
-        xen: X,
-        registry: Arc<Registry>,
-        records: Option<RecordDirectory>,
-        network: Arc<dyn Network>,
-        runner: Box<dyn Runner>,
-        woken: Arc<EventFd>,
-    ) -> Result<Self, ServerError> {
+        let woken = sizes.waker();
         let mut store = xen.store()?;
         watches().set(&mut store)?;
         let (sender, ended) = mpsc::channel();
@@ -164,7 +151,7 @@ impl<X: Domain> Server<X> {
             records,
             network,
             runner,
-            sizes: None,
+            sizes,
             guests: Guests::new(DaemonBudget::of_this_process()),
             running: BTreeMap::new(),
             failed: Retries::new(FAILURE_WAITS),
@@ -336,13 +323,11 @@ impl<X: Domain> Server<X> {
     ) -> Result<bool, ServerError> {
         let fds = [Some(stop.as_fd()), Some(self.woken.as_fd()), store];
         let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let sizes = self.sizes.iter();
-        let fds = fds.into_iter().flatten().chain(sizes.clone().flat_map(SizeWatches::fds));
-        let mut fds: Vec<_> = fds.map(entry).collect();
-        let until = sizes.clone().map(|sizes| sizes.until_next(Instant::now())).min();
-        let waited = wait_for(&mut fds, limit.min(until.unwrap_or(Duration::MAX)));
+        let mut fds: Vec<_> =
+            fds.into_iter().flatten().chain(self.sizes.fds()).map(entry).collect();
+        let waited = wait_for(&mut fds, limit.min(self.sizes.until_next(Instant::now())));
         waited.map_err(|error| ServerError::System("wait for events", error))?;
-        sizes.for_each(|sizes| sizes.handle(Instant::now()));
+        self.sizes.handle(Instant::now());
         Ok(fds.first().and_then(PollFd::any).unwrap_or(false))
     }
 
@@ -600,12 +585,4 @@ fn log_end(path: &DevicePath, outcome: &Outcome) {
         Outcome::Died => tracing::warn!(%path, "the process of the device's guest died"),
         _ => {}
     }
-}
-
-/// An eventfd that wakes the server up.
-fn waker() -> Result<EventFd, ServerError> {
-    use nix::sys::eventfd::EfdFlags;
-    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-    let made = EventFd::from_value_and_flags(0, flags);
-    made.map_err(|error| ServerError::System("make an eventfd", error.into()))
 }

@@ -42,8 +42,8 @@ use virtio_bindings::virtio_blk::{
 
 use self::batch::CachedReads;
 pub use self::claim::{
-    Claim, ClaimError, Claimed, Durability, FileId, Handover, Images, LocalImages, Owner, Sharing,
-    TargetClaims, claim_backing_for_process, claim_target_for_process,
+    Claim, ClaimError, Claimed, Durability, FileId, Handover, Images, LocalImages, Owner,
+    QueueLimits, Sharing, TargetClaims, claim_backing_for_process, claim_target_for_process,
 };
 use self::facts::DiskFacts;
 pub use self::image::{ImageFormat, backing_of};

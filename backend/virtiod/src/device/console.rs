@@ -20,7 +20,7 @@ pub use self::pty::{LocalTerminals, Pty, Terminals};
 use self::size::SizeWatch;
 use self::terminal::{MAX_REQUEST_BYTES, Terminal};
 use super::{BATCH, DeviceId, DeviceMemory, Fault, QueueContext, Source, VirtioDevice};
-use crate::listener::ListenError;
+use crate::listener::{ListenError, SocketDirectory, Sockets};
 use crate::record::DeviceNote;
 use crate::stats::DeviceStats;
 
@@ -81,18 +81,22 @@ pub struct Console {
 
 impl Console {
     /// Opens a console on one of these terminals. `ports`: name and socket path of each further
-    /// port.
+    /// port, whose sockets are in the daemon's own directory.
     ///
     /// # Errors
     /// [`ConsoleError`].
     pub fn open(
         terminals: &dyn Terminals,
+        sockets: &dyn Sockets,
         ports: &[(String, PathBuf)],
         stats: &Arc<DeviceStats>,
     ) -> Result<Self, ConsoleError> {
         let pty = terminals.open().map_err(ConsoleError::Terminal)?;
-        let named = ports.iter().map(|(name, path)| NamedPort::open(name, path, Arc::clone(stats)));
-        let named = named.collect::<Result<Vec<_>, _>>()?;
+        let open = |(name, path): &(String, PathBuf)| {
+            let socket = sockets.listen(path, SocketDirectory::Own)?;
+            Ok::<_, ListenError>(NamedPort::new(name, socket, Arc::clone(stats)))
+        };
+        let named = ports.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let queues = if named.is_empty() { QUEUES } else { NAMED_QUEUES + 2 * named.len() };
         let mut console = Self {
             terminal: Terminal::new(pty, Arc::clone(stats))?,

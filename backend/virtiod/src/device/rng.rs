@@ -1,18 +1,19 @@
 //! The entropy device (virtio 1.3 section 5.4), which fills the driver's buffers with random bytes.
 
-use std::fs::File;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustix::rand::{GetRandomFlags, getrandom};
 use tracing::Level;
+use vm_memory::bitmap::BitmapSlice;
+use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice};
 
 use super::rate::{Limiter, Rate};
 use super::{DeviceId, DeviceMemory, Fault, QueueContext, Source, VirtioDevice, VirtioRequest};
 use crate::stats::DeviceStats;
 
-/// The kernel's generator. A read of it neither blocks nor reaches an end.
-const GENERATOR: &str = "/dev/urandom";
+/// Maximum number of bytes that are generated at once.
+const GENERATED: usize = 4096;
 /// The only queue (section 5.4.2).
 const REQUESTS: usize = 0;
 /// Number of entries of the queue.
@@ -24,9 +25,6 @@ const MAX_REQUEST_BYTES: u64 = 64 << 10;
 /// An error that prevents an entropy device from being opened.
 #[derive(Debug, thiserror::Error)]
 pub enum EntropyError {
-    /// The generator cannot be opened.
-    #[error("cannot open {GENERATOR}")]
-    Generator(#[source] io::Error),
     /// The timer of the rate limit cannot be created.
     #[error("cannot create the timer of the rate limit")]
     Timer(#[from] nix::Error),
@@ -34,7 +32,6 @@ pub enum EntropyError {
 
 /// An entropy device.
 pub struct Entropy {
-    generator: File,
     /// Survives resets, so that a guest gains nothing by a reset.
     limiter: Option<Limiter>,
     /// Whether requests wait for the limiter now.
@@ -46,11 +43,10 @@ impl Entropy {
     /// A device that returns at most `rate` bytes per second, if a rate is given.
     ///
     /// # Errors
-    /// [`EntropyError`], if the generator or the timer is not available.
+    /// [`EntropyError`].
     pub fn open(rate: Option<Rate>, stats: Arc<DeviceStats>) -> Result<Self, EntropyError> {
-        let generator = File::open(GENERATOR).map_err(EntropyError::Generator)?;
         let limiter = rate.map(Limiter::new).transpose()?;
-        Ok(Self { generator, limiter, waits: false, stats })
+        Ok(Self { limiter, waits: false, stats })
     }
 
     /// The number of requests that may be served now. Others wait in the ring.
@@ -102,7 +98,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Entropy {
             return Ok(());
         }
         queues.process_some(index, allowance, |request, memory| {
-            let written = fill(&mut self.generator, request, memory, &self.stats)?;
+            let written = fill(request, memory, &self.stats)?;
             self.limiter.iter_mut().for_each(|limiter| limiter.spend(written.into()));
             DeviceStats::count(&self.stats.reads);
             self.stats.bytes_read.fetch_add(written.into(), Ordering::Relaxed);
@@ -120,9 +116,26 @@ impl<M: DeviceMemory> VirtioDevice<M> for Entropy {
     }
 }
 
+/// The kernel's generator. A read of it reaches no end, and waits only while the host starts.
+struct Generator;
+
+impl ReadVolatile for Generator {
+    fn read_volatile<B: BitmapSlice>(
+        &mut self,
+        into: &mut VolatileSlice<'_, B>,
+    ) -> Result<usize, VolatileMemoryError> {
+        let mut bytes = [0; GENERATED];
+        let length = into.len().min(GENERATED);
+        let bytes = bytes.get_mut(..length).unwrap_or_default();
+        let count = getrandom(&mut *bytes, GetRandomFlags::empty());
+        let count = count.map_err(|errno| VolatileMemoryError::IOError(errno.into()))?;
+        into.copy_from(bytes.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+}
+
 /// Fills a request's buffers and returns the number of bytes.
 fn fill<M: DeviceMemory>(
-    generator: &mut File,
     request: &VirtioRequest,
     memory: &M,
     stats: &DeviceStats,
@@ -136,7 +149,8 @@ fn fill<M: DeviceMemory>(
     for buffer in buffers.writable(memory) {
         match buffer {
             Ok(mut buffer) => {
-                buffer.read_from(generator).map_err(|error| Fault::Host(GENERATOR, error))?;
+                let filled = buffer.read_from(&mut Generator);
+                filled.map_err(|error| Fault::Host("random generator", error))?;
             }
             Err(Fault::Memory { source, .. }) if memory.is_shortage(&source) => {
                 stats.log.line(Level::WARN, format_args!("request failed: {source}"));

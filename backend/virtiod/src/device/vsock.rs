@@ -16,7 +16,7 @@ use std::time::Instant;
 use tracing::Level;
 
 use self::header::{HEADER_SIZE, ReceivedPacket, VsockHeader};
-pub use self::host::{HostError, HostSocket};
+pub use self::host::HostSocket;
 use self::muxer::Muxer;
 use super::{DeviceId, DeviceMemory, Fault, QueueContext, Source, VirtioDevice, VirtioRequest};
 use crate::stats::DeviceStats;

@@ -20,7 +20,7 @@ use crate::config::ConfigFile;
 use crate::device::AwaitedFd;
 use crate::domain::Domain;
 use crate::guest::Guest;
-use crate::record::{Record, RecordDirectory, RecordError};
+use crate::record::{Record, RecordError, Records};
 use crate::setup::{self, DeviceError, Host};
 use crate::stats::DeviceStats;
 use uring::waiting::wait_by_poll;
@@ -90,7 +90,7 @@ pub struct Surroundings {
     /// The configuration.
     pub config: ConfigFile,
     /// Where the records of devices are; `None` if all end with this process.
-    pub records: Option<RecordDirectory>,
+    pub records: Option<Arc<dyn Records>>,
     /// What devices use of the host.
     pub host: Host,
     /// Called for each device that was opened.
@@ -176,7 +176,7 @@ fn run_device<X: Domain>(
     let origin = match found {
         Found::New => Origin::New,
         Found::Closed => Origin::Closed,
-        Found::Left => left(&mut keys, &path, records.as_ref(), stats)?,
+        Found::Left => left(&mut keys, &path, records.as_deref(), stats)?,
     };
     // A device that the toolstack removes is not opened.
     let device = match keys.toolstack(written)? {
@@ -238,7 +238,7 @@ fn open<X: Domain>(
 fn left<S: XenStore>(
     keys: &mut Keys<S>,
     path: &DevicePath,
-    records: Option<&RecordDirectory>,
+    records: Option<&dyn Records>,
     stats: &DeviceStats,
 ) -> Result<Origin, StoreError> {
     let record = records.map_or(Ok(None), |records| records.open(&path.record_name()));

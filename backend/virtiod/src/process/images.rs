@@ -6,10 +6,11 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::link::DeviceLink;
+use super::link::{DeviceLink, too_many_files};
 use super::message::{ImageRequest, Reply, Request};
 use crate::device::blk::{
-    ClaimError, Claimed, Durability, FileId, Handover, Images, Owner, TargetClaims, TargetOptions,
+    ClaimError, Claimed, Durability, FileId, Handover, Images, Owner, QueueLimits, TargetClaims,
+    TargetOptions,
 };
 
 /// Claims by the supervisor, for one disk.
@@ -25,22 +26,25 @@ impl SupervisedImages {
 
     fn claim(&self, request: &ImageRequest) -> Result<Box<dyn Claimed>, ClaimError> {
         match ask(&self.link, request)? {
-            (Reply::Claimed { claim, is_marked }, Some(file)) => {
+            (Reply::Claimed { claim, is_marked, limits }, Some(file)) => {
                 let file = File::from(file);
                 let id = FileId::of_file(&file)?;
                 let (link, durability) = (Arc::clone(&self.link), Arc::default());
                 let file = Some(Arc::new(file));
-                Ok(Box::new(SupervisedClaim { link, claim, id, is_marked, file, durability }))
+                Ok(Box::new(SupervisedClaim {
+                    link,
+                    claim,
+                    id,
+                    is_marked,
+                    limits,
+                    file,
+                    durability,
+                }))
             }
-            (Reply::Claimed { .. }, None) => Err(too_many_files()),
+            (Reply::Claimed { .. }, None) => Err(too_many_files().into()),
             (reply, _) => Err(unexpected(&reply)),
         }
     }
-}
-
-/// The error of a descriptor that was sent and did not arrive: the process has no number left.
-fn too_many_files() -> ClaimError {
-    io::Error::from_raw_os_error(libc::EMFILE).into()
 }
 
 /// Asks the supervisor for something about a file.
@@ -86,6 +90,7 @@ struct SupervisedClaim {
     claim: u64,
     id: FileId,
     is_marked: bool,
+    limits: QueueLimits,
     /// Until this is dropped.
     file: Option<Arc<File>>,
     durability: Arc<Durability>,
@@ -103,9 +108,13 @@ impl Claimed for SupervisedClaim {
     fn open_direct(&self) -> Result<File, ClaimError> {
         match ask(&self.link, &ImageRequest::OpenDirect { claim: self.claim })? {
             (Reply::Done, Some(file)) => Ok(File::from(file)),
-            (Reply::Done, None) => Err(too_many_files()),
+            (Reply::Done, None) => Err(too_many_files().into()),
             (reply, _) => Err(unexpected(&reply)),
         }
+    }
+
+    fn queue_limits(&self) -> QueueLimits {
+        self.limits
     }
 
     fn is_marked(&self) -> bool {

@@ -1,5 +1,6 @@
 //! A device's socket to the supervisor.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 
@@ -43,8 +44,25 @@ impl DeviceLink {
         self.socket.receive()?.ok_or(LinkError::Gone)
     }
 
+    /// As [`DeviceLink::ask`], for a request that is answered by [`Reply::Done`] and a descriptor.
+    ///
+    /// # Errors
+    /// The supervisor's, or that of the socket.
+    pub fn ask_for_file(&self, request: &Request) -> io::Result<OwnedFd> {
+        match self.ask(request).map_err(io::Error::other)? {
+            (Reply::Done, files) => files.into_iter().next().ok_or_else(too_many_files),
+            (reply, _) => Err(reply.into_error()),
+        }
+    }
+
     /// Ends all requests, as the end of the process does.
     pub fn cut(&self) {
         self.socket.shut_down();
     }
+}
+
+/// The error of a descriptor that was sent and did not arrive: the kernel drops those for which the
+/// process has no number left.
+pub fn too_many_files() -> io::Error {
+    io::Error::from_raw_os_error(libc::EMFILE)
 }

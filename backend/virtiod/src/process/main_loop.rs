@@ -1,22 +1,27 @@
 //! The process itself: starts and stops devices as the supervisor says, until that is gone.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::device_thread::{self, Ended, NewDevice, Surroundings};
 use super::images::SupervisedImages;
-use super::link::DeviceLink;
+use super::link::{DeviceLink, too_many_files};
 use super::message::{Command, Event, Request};
 use super::message_socket::{MessageError, MessageSocket};
-use super::size_watches::SizeWatches;
+use super::network::SupervisedNetwork;
+use super::records::SupervisedRecords;
+use super::sizes::{SizeEvents, SupervisedSizes};
+use super::sockets::SupervisedSockets;
 use super::store::Supervised;
 use super::terminals::SupervisedTerminals;
 use crate::Causes;
@@ -26,7 +31,6 @@ use crate::dma::budget::DaemonBudget;
 use crate::dma::shared_count::SharedCount;
 use crate::domain::Domain;
 use crate::guest::Guest;
-use crate::record::RecordDirectory;
 use crate::setup::Host;
 use crate::stats::DeviceStats;
 use crate::tap::network::Network;
@@ -48,12 +52,10 @@ pub enum ProcessError {
 
 /// What the devices of the process have in common.
 pub struct Common {
-    /// The configuration.
+    /// The path of the configuration file, for messages: the supervisor reads the file.
     pub config: ConfigFile,
-    /// Where the records of devices are; `None` if all end with this process.
-    pub records: Option<RecordDirectory>,
-    /// The host's network interfaces.
-    pub network: Arc<dyn Network>,
+    /// The network in place of the supervisor's, for tests whose interfaces are in this process.
+    pub network: Option<Arc<dyn Network>>,
 }
 
 /// A running device.
@@ -71,7 +73,7 @@ struct Process<X> {
     common: Common,
     /// What the guest's devices share.
     guest: Guest,
-    sizes: SizeWatches,
+    sizes: SizeEvents,
     running: BTreeMap<DevicePath, Running>,
     /// Devices that ended, while their storage has not let go of them. A later one may have the
     /// same path.
@@ -93,7 +95,7 @@ pub fn run<X: Domain>(xen: X, control: MessageSocket, common: Common) -> Result<
     let woken = EventFd::from_value_and_flags(0, flags);
     let woken = woken.map_err(|error| ProcessError::System("make an eventfd", error.into()))?;
     let woken = Arc::new(woken);
-    let sizes = SizeWatches::new(Arc::clone(&woken));
+    let sizes = SizeEvents::new(Arc::clone(&woken));
     let Some(guest) = begin(&control)? else { return Ok(()) };
     let (ending, ended) = mpsc::channel();
     let process = Process {
@@ -126,7 +128,6 @@ fn begin(control: &MessageSocket) -> Result<Option<Guest>, ProcessError> {
 
 impl<X: Domain> Process<X> {
     fn serve(mut self) -> Result<(), ProcessError> {
-        let sizes = self.sizes.clone();
         loop {
             self.reap()?;
             if self.is_finishing && self.running.is_empty() && self.draining.is_empty() {
@@ -134,13 +135,15 @@ impl<X: Domain> Process<X> {
             }
             let fds = [self.control.as_fd(), self.woken.as_fd()];
             let entry = |fd| PollFd::new(fd, PollFlags::POLLIN);
-            let mut fds: Vec<_> = fds.into_iter().chain(sizes.fds()).map(entry).collect();
+            let sizes = self.sizes.all();
+            let sized = sizes.iter().map(|watched| watched.as_fd());
+            let mut fds: Vec<_> = fds.into_iter().chain(sized).map(entry).collect();
             // Nothing tells of the end of a thread that waits for storage.
             let again = if self.draining.is_empty() { Duration::MAX } else { DRAIN_INTERVAL };
-            wait_for(&mut fds, sizes.until_next(Instant::now()).min(again))
+            wait_for(&mut fds, again)
                 .map_err(|error| ProcessError::System("wait for events", error))?;
             let has_command = fds.first().and_then(PollFd::any).unwrap_or(false);
-            sizes.handle(Instant::now());
+            sizes.iter().for_each(|watched| watched.handle());
             if !has_command {
                 continue;
             }
@@ -160,10 +163,10 @@ impl<X: Domain> Process<X> {
                 let why = io::ErrorKind::InvalidData.into();
                 return Err(ProcessError::System("begin again", why));
             }
-            Command::Start { path, found, fault, config } => {
+            Command::Start { path, found, fault, config_error } => {
                 let guest = self.guest.clone();
                 let device = NewDevice { path: path.clone(), found, guest, fault };
-                if let Err(error) = self.start(device, config, descriptors) {
+                if let Err(error) = self.start(device, config_error, descriptors) {
                     tracing::error!(%path, "cannot start the device: {}", Causes(&error));
                     let outcome = device_thread::Outcome::Unreported(Causes(&error).to_string());
                     let ended = Ended { path, outcome, is_detached: false };
@@ -195,13 +198,15 @@ impl<X: Domain> Process<X> {
     fn start(
         &mut self,
         device: NewDevice,
-        config: Option<String>,
+        config_error: Option<String>,
         descriptors: Vec<OwnedFd>,
     ) -> io::Result<()> {
-        let mut descriptors = descriptors.into_iter();
-        let (Some(socket), Some(fired)) = (descriptors.next(), descriptors.next()) else {
-            // The kernel drops those for which the process has no number left.
-            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        let Ok([socket, fired, config]) = <[OwnedFd; 3]>::try_from(descriptors) else {
+            return Err(too_many_files());
+        };
+        let config = match config_error {
+            None => self.common.config.with_text(&read_all(config)?),
+            Some(error) => self.common.config.with_error(error),
         };
         let link = Arc::new(DeviceLink::new(MessageSocket::of(socket)));
         let path = device.path.clone();
@@ -212,14 +217,8 @@ impl<X: Domain> Process<X> {
             // Without the supervisor the process ends.
             let _ = opened_by.ask(&Request::Opened(Box::new(stats.snapshot())));
         });
-        let (file, records) = (&self.common.config, self.common.records.clone());
-        let config = config.map_or_else(|| file.clone(), |text| file.with_text(&text));
-        let host = Host {
-            network: Arc::clone(&self.common.network),
-            sizes: Arc::new(self.sizes.clone()),
-            images: Arc::new(SupervisedImages::new(Arc::clone(&link))),
-            terminals: Arc::new(SupervisedTerminals::new(Arc::clone(&link))),
-        };
+        let host = self.host(&link);
+        let records = Some(Arc::new(SupervisedRecords::new(Arc::clone(&link))) as _);
         let surroundings = Surroundings { config, records, host, opened };
         let xen = Supervised::new(self.xen.clone(), Arc::clone(&link), fired);
         let (ending, woken) = (self.ending.clone(), Arc::clone(&self.woken));
@@ -232,6 +231,19 @@ impl<X: Domain> Process<X> {
         let thread = device_thread::spawn(xen, device, stopped, surroundings, counted, report)?;
         self.running.insert(path, Running { link, stop, thread, stats });
         Ok(())
+    }
+
+    /// What a device uses of the host.
+    fn host(&self, link: &Arc<DeviceLink>) -> Host {
+        let network = self.common.network.clone();
+        let network = network.unwrap_or_else(|| Arc::new(SupervisedNetwork::new(Arc::clone(link))));
+        Host {
+            network,
+            sizes: Arc::new(SupervisedSizes::new(Arc::clone(link), self.sizes.clone())),
+            images: Arc::new(SupervisedImages::new(Arc::clone(link))),
+            terminals: Arc::new(SupervisedTerminals::new(Arc::clone(link))),
+            sockets: Arc::new(SupervisedSockets::new(Arc::clone(link))),
+        }
     }
 
     /// Reports devices that have ended.
@@ -266,4 +278,13 @@ impl<X: Domain> Process<X> {
             let _ = running.stop.give(Ending::Leave);
         }
     }
+}
+
+/// Reads a file from its beginning.
+fn read_all(file: OwnedFd) -> io::Result<String> {
+    let file = File::from(file);
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0)?;
+    String::from_utf8(bytes).map_err(io::Error::other)
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::device_thread::{Ended, Found};
 use crate::Causes;
 use crate::bus::{DevicePath, Ending};
-use crate::device::blk::{AccessMode, ClaimError, FileId, Handover, Owner, Sharing};
+use crate::device::blk::{AccessMode, ClaimError, FileId, Handover, Owner, QueueLimits, Sharing};
 use crate::stats::StatsSnapshot;
 
 /// A command of the supervisor's to a process.
@@ -22,8 +22,8 @@ pub enum Command {
         /// The process's slot in the table.
         slot: usize,
     },
-    /// Start a device. Two descriptors come with it: the device's socket, and an eventfd that tells
-    /// of changes in XenStore.
+    /// Start a device. Three descriptors come with it: the device's socket, an eventfd that tells
+    /// of changes in XenStore, and the text of the configuration file, which the supervisor seals.
     Start {
         /// The device.
         path: DevicePath,
@@ -31,9 +31,8 @@ pub enum Command {
         found: Found,
         /// Why it must not go on without a reset, if it was left.
         fault: Option<String>,
-        /// The text of the configuration file when the device was set up; `None` if it is too long
-        /// for a message: then the process reads the file.
-        config: Option<String>,
+        /// Why the configuration file cannot be used, if it cannot.
+        config_error: Option<String>,
     },
     /// End a device.
     Stop {
@@ -84,6 +83,38 @@ pub enum Request {
     /// Open the console's terminal, or the one of an earlier process. The answer comes with both of
     /// its ends.
     OpenTerminal,
+    /// Open a handle to the guest's event channels, which comes with the answer.
+    OpenEvents,
+    /// Do something about the device's record.
+    Record(RecordRequest),
+    /// Attach the network device's interface. Its queues come with the answer, and an eventfd that
+    /// tells that the link may have changed.
+    AttachInterface,
+    /// Say whether the interface's link is up.
+    LinkState,
+    /// Listen on a socket of the device, or pass the one on that an earlier process had. It comes
+    /// with the answer.
+    Listen {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// Connect to the program that listens for a port of the guest's. The socket comes with the
+    /// answer.
+    Connect {
+        /// The guest's port.
+        port: u32,
+    },
+}
+
+/// A request about the device's record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecordRequest {
+    /// Make an empty file in place of the record. It comes with the answer.
+    Create,
+    /// Open the record. It comes with the answer, if there is one.
+    Open,
+    /// Remove the record.
+    Remove,
 }
 
 /// A request about XenStore.
@@ -149,6 +180,13 @@ pub enum ImageRequest {
         /// The number of the claim.
         claim: u64,
     },
+    /// Tell of changes of a claimed file's size. An eventfd for that comes with the answer.
+    WatchSize {
+        /// The file.
+        file: FileId,
+        /// The size in bytes that the device knows.
+        bytes: u64,
+    },
     /// Say whether another device may write a claimed file.
     HasOtherWriter {
         /// The number of the claim.
@@ -191,14 +229,25 @@ pub enum Reply {
         claim: u64,
         /// Whether a later process can tell when operations on the file have ended.
         is_marked: bool,
+        /// The limits of the block device that it is or is on.
+        limits: QueueLimits,
     },
     /// A terminal was opened.
     Terminal {
         /// The path of the end that programs open.
         path: PathBuf,
     },
-    /// It could not be opened.
-    TerminalFailed {
+    /// An interface was attached.
+    Attached {
+        /// Maximum payload in bytes of a frame.
+        mtu: u16,
+        /// The bridge that it is a port of.
+        bridge: Option<String>,
+    },
+    /// The kernel, or the host's set-up, does not permit it.
+    Failed {
+        /// The kernel's number of the error, if it has one.
+        number: Option<i32>,
         /// The reason.
         reason: String,
     },
@@ -233,6 +282,24 @@ pub enum ClaimFailure {
         /// Whether operations of the device itself have not ended.
         is_unfinished: bool,
     },
+}
+
+impl Reply {
+    /// The answer to a request that failed.
+    pub fn failed(error: &(dyn std::error::Error + 'static)) -> Self {
+        let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        Self::Failed { number, reason: Causes(error).to_string() }
+    }
+
+    /// The error of an answer to another request, or to one that failed.
+    pub fn into_error(self) -> io::Error {
+        match self {
+            Self::Failed { number: Some(number), .. } => io::Error::from_raw_os_error(number),
+            Self::Failed { reason, .. } => io::Error::other(reason),
+            Self::Forbidden => io::ErrorKind::PermissionDenied.into(),
+            other => io::Error::other(format!("the supervisor answers {other:?}")),
+        }
+    }
 }
 
 impl From<ClaimError> for ClaimFailure {

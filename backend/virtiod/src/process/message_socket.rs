@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 /// Maximum length of a message in bytes.
 pub const LONGEST: usize = 1 << 16;
 /// Maximum number of descriptors with a message; the kernel closes what comes beyond.
-pub const MOST_DESCRIPTORS: usize = 4;
+pub const MOST_DESCRIPTORS: usize = 12;
 
 /// A message that cannot be sent or received.
 #[derive(Debug, thiserror::Error)]

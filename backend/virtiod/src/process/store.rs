@@ -39,7 +39,10 @@ impl<X: Xen> Xen for Supervised<X> {
     }
 
     fn events(&self, guest: DomId) -> io::Result<X::Events> {
-        self.xen.events(guest)
+        match self.link.ask(&Request::OpenEvents).map_err(io::Error::other)? {
+            (Reply::Done, files) => self.xen.events_of(guest, files.into_iter().next()),
+            (reply, _) => Err(reply.into_error()),
+        }
     }
 
     fn store(&self) -> Result<SupervisedStore, StoreError> {

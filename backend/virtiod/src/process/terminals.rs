@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::link::DeviceLink;
+use super::link::{DeviceLink, too_many_files};
 use super::message::{Reply, Request};
 use crate::device::console::{Pty, Terminals};
 
@@ -25,10 +25,8 @@ impl Terminals for SupervisedTerminals {
         let (reply, ends) = self.link.ask(&Request::OpenTerminal).map_err(io::Error::other)?;
         match (reply, ends.try_into()) {
             (Reply::Terminal { path }, Ok(ends)) => Ok(Pty::of(ends, path)),
-            // The kernel drops descriptors for which the process has no number left.
-            (Reply::Terminal { .. }, Err(_)) => Err(io::Error::from_raw_os_error(libc::EMFILE)),
-            (Reply::TerminalFailed { reason }, _) => Err(io::Error::other(reason)),
-            (reply, _) => Err(io::Error::other(format!("the supervisor answers {reply:?}"))),
+            (Reply::Terminal { .. }, Err(_)) => Err(too_many_files()),
+            (reply, _) => Err(reply.into_error()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The directory in which a domain's records are.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fmt;
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,27 @@ use super::{Record, RecordError};
 
 /// The directory of the daemon's records, independent of its options.
 pub const RECORDS: &str = "/run/xen-virtiod/records";
+
+/// Keeps the records of devices.
+pub trait Records: fmt::Debug + Send + Sync {
+    /// Makes the record `name`, empty, in place of an earlier one.
+    ///
+    /// # Errors
+    /// As for [`Record::create`], and [`RecordError::File`].
+    fn create(&self, name: &str, queue_sizes: &[u16]) -> Result<Record, RecordError>;
+
+    /// Opens the record `name`; `None` if there is none.
+    ///
+    /// # Errors
+    /// As for [`Record::open`], and [`RecordError::File`].
+    fn open(&self, name: &str) -> Result<Option<Record>, RecordError>;
+
+    /// Removes the record `name`, which may be missing.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn remove(&self, name: &str) -> io::Result<()>;
+}
 
 /// The directory with the records of all devices, in memory (tmpfs): they must not outlive the
 /// host's guests.
@@ -25,44 +47,28 @@ impl RecordDirectory {
         Ok(Self(path.to_owned()))
     }
 
-    /// Makes the record `name`, empty, in place of an earlier one.
+    /// Makes an empty file in place of the record `name`.
     ///
     /// # Errors
-    /// As for [`Record::create`], and [`RecordError::File`].
-    pub fn create(&self, name: &str, queue_sizes: &[u16]) -> Result<Record, RecordError> {
+    /// [`RecordError::File`].
+    pub fn create_file(&self, name: &str) -> Result<File, RecordError> {
         self.remove(name).map_err(|error| RecordError::File("replace", error))?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
-        let file = options.open(self.path(name));
-        let file = file.map_err(|error| RecordError::File("make", error))?;
-        Record::create(file, queue_sizes).inspect_err(|_| {
-            // What is left of it is none.
-            let _ = self.remove(name);
-        })
+        options.open(self.path(name)).map_err(|error| RecordError::File("make", error))
     }
 
-    /// Opens the record `name`; `None` if there is none.
+    /// Opens the file of the record `name`; `None` if there is none.
     ///
     /// # Errors
-    /// As for [`Record::open`], and [`RecordError::File`].
-    pub fn open(&self, name: &str) -> Result<Option<Record>, RecordError> {
+    /// [`RecordError::File`].
+    pub fn open_file(&self, name: &str) -> Result<Option<File>, RecordError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(libc::O_NOFOLLOW);
         match options.open(self.path(name)) {
-            Ok(file) => Record::open(file).map(Some),
+            Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(RecordError::File("open", error)),
-        }
-    }
-
-    /// Removes the record `name`, which may be missing.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn remove(&self, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.path(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
         }
     }
 
@@ -78,6 +84,26 @@ impl RecordDirectory {
 
     fn path(&self, name: &str) -> PathBuf {
         self.0.join(format!("{name}{SUFFIX}"))
+    }
+}
+
+impl Records for RecordDirectory {
+    fn create(&self, name: &str, queue_sizes: &[u16]) -> Result<Record, RecordError> {
+        Record::create(self.create_file(name)?, queue_sizes).inspect_err(|_| {
+            // What is left of it is none.
+            let _ = self.remove(name);
+        })
+    }
+
+    fn open(&self, name: &str) -> Result<Option<Record>, RecordError> {
+        self.open_file(name)?.map(Record::open).transpose()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 

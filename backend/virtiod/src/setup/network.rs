@@ -15,23 +15,34 @@ use xen::XenStore;
 /// The key of a device's MAC address in the backend's directory and in its notes.
 pub const MAC_NOTE: &str = "mac";
 
+/// The interface that a device needs.
+///
+/// # Errors
+/// [`DeviceError`].
+pub(super) fn interface(
+    path: &DevicePath,
+    settings: &NetworkSettings,
+) -> Result<InterfaceRequest, DeviceError> {
+    let usual_name = || InterfaceName::of_device(path.guest, path.number);
+    let name = settings.tap.clone().map_or_else(usual_name, Ok).map_err(NetworkError::Name)?;
+    let bridge = settings.bridge.clone().unwrap_or_default();
+    let pairs = settings.queues.unwrap_or_default();
+    Ok(InterfaceRequest { name, bridge, pairs, device: path.record_name() })
+}
+
 pub(super) fn open<S: XenStore>(
     keys: &mut Keys<S>,
     path: &DevicePath,
-    settings: NetworkSettings,
+    settings: &NetworkSettings,
     network: &dyn Network,
     stats: &Arc<DeviceStats>,
 ) -> Result<Net, DeviceError> {
-    let usual_name = || InterfaceName::of_device(path.guest, path.number);
-    let name = settings.tap.map_or_else(usual_name, Ok).map_err(NetworkError::Name)?;
+    let request = interface(path, settings)?;
+    let (name, pairs) = (request.name.clone(), request.pairs);
     let mac = match settings.mac {
         Some(mac) => mac,
         None => address(keys, path)?,
     };
-    let (bridge, pairs) =
-        (settings.bridge.unwrap_or_default(), settings.queues.unwrap_or_default());
-    let device = path.record_name();
-    let request = InterfaceRequest { name: name.clone(), bridge, pairs, device };
     let attached = network.attach(request)?;
     let (mac_text, bridge) = (mac.to_string(), attached.bridge.as_ref());
     let found = [("tap", Some(name.as_str())), (MAC_NOTE, Some(mac_text.as_str()))];

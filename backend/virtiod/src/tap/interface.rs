@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::libc::{self, c_int, c_uint};
@@ -40,6 +40,16 @@ impl Tap {
         }
         tap.use_queues(0)?;
         Ok(tap)
+    }
+
+    /// The interface with these queues, all detached.
+    pub(super) fn of(queues: Vec<OwnedFd>) -> Self {
+        Self { queues: queues.into_iter().map(File::from).collect(), used: 0 }
+    }
+
+    /// The descriptors of the queues, for [`Tap::of`] in another process.
+    pub(super) fn into_queues(self) -> Vec<OwnedFd> {
+        self.queues.into_iter().map(OwnedFd::from).collect()
     }
 
     /// Attaches the first `count` queues and detaches the others. The kernel drops packets in

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -54,6 +54,30 @@ pub struct Attached {
     pub bridge: Option<InterfaceName>,
 }
 
+/// A guest's interface for another process.
+pub struct Exported {
+    /// The descriptors of its queues. The interface lasts as long as copies of them.
+    pub queues: Vec<OwnedFd>,
+    /// Maximum payload in bytes of a frame.
+    pub mtu: u16,
+    /// The bridge that the interface is a port of.
+    pub bridge: Option<InterfaceName>,
+    /// The state of its link.
+    pub link: Box<dyn LinkMonitor>,
+}
+
+/// Monitors the link of an interface.
+pub trait LinkMonitor: Send {
+    /// A descriptor that is readable when the link may have changed.
+    fn changes(&self) -> BorrowedFd<'_>;
+
+    /// The link's state; `None` if it cannot have changed since the previous call.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn take_change(&mut self) -> io::Result<Option<LinkState>>;
+}
+
 /// A failed attachment of a guest's interface.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
@@ -90,6 +114,9 @@ pub enum NetworkError {
         /// The kernel's error.
         source: io::Error,
     },
+    /// The supervisor reports a failure.
+    #[error("{0}")]
+    Supervisor(String),
 }
 
 /// The network of a host.
@@ -100,6 +127,15 @@ pub trait Network: Send + Sync {
     /// # Errors
     /// [`NetworkError`]; then no interface remains.
     fn attach(&self, request: InterfaceRequest) -> Result<Attached, NetworkError>;
+
+    /// As [`Network::attach`], for a device in another process, if there are such.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    fn attach_for_process(&self, request: InterfaceRequest) -> Result<Exported, NetworkError> {
+        let why = format!("{} is not for another process", request.name);
+        Err(NetworkError::Supervisor(why))
+    }
 
     /// Removes interfaces that earlier processes left for devices other than these.
     ///
@@ -115,11 +151,18 @@ const ALIAS: &str = "xen-virtiod ";
 #[derive(Clone, Copy, Debug)]
 pub struct HostNetwork;
 
-impl Network for HostNetwork {
-    fn attach(
-        &self,
+/// An interface that was opened and set up.
+struct Opened {
+    tap: Tap,
+    link: NetlinkMonitor,
+    mtu: u16,
+    bridge: Option<InterfaceName>,
+}
+
+impl Opened {
+    fn open(
         InterfaceRequest { name, bridge, pairs, device }: InterfaceRequest,
-    ) -> Result<Attached, NetworkError> {
+    ) -> Result<Self, NetworkError> {
         let alias = format!("{ALIAS}{device}");
         let failed = |source| NetworkError::SetUp { name: name.clone(), source };
         let links = Links::open().map_err(failed)?;
@@ -132,7 +175,7 @@ impl Network for HostNetwork {
         };
         let tap = Tap::open(&name, pairs, is_left);
         let tap = tap.map_err(|source| NetworkError::Tap { name: name.clone(), source })?;
-        let set_up = || -> io::Result<TapInterface> {
+        let set_up = || -> io::Result<(NetlinkMonitor, u16)> {
             // Opened before the first change, so that it misses none.
             let monitor = Monitor::open()?;
             let index = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.index;
@@ -143,10 +186,22 @@ impl Network for HostNetwork {
             let mtu = links.find(&name)?.ok_or(io::ErrorKind::NotFound)?.mtu;
             // The configuration space's field has 16 bits.
             let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
-            Ok(TapInterface { tap, links, monitor, index, mtu, link: None })
+            Ok((NetlinkMonitor { links, monitor, index, link: None }, mtu))
         };
-        let interface = Box::new(set_up().map_err(failed)?);
-        Ok(Attached { interface, bridge: found.map(|(name, _)| name) })
+        let (link, mtu) = set_up().map_err(failed)?;
+        Ok(Self { tap, link, mtu, bridge: found.map(|(name, _)| name) })
+    }
+}
+
+impl Network for HostNetwork {
+    fn attach(&self, request: InterfaceRequest) -> Result<Attached, NetworkError> {
+        let Opened { tap, link, mtu, bridge } = Opened::open(request)?;
+        Ok(Attached { interface: Box::new(TapInterface { tap, link, mtu }), bridge })
+    }
+
+    fn attach_for_process(&self, request: InterfaceRequest) -> Result<Exported, NetworkError> {
+        let Opened { tap, link, mtu, bridge } = Opened::open(request)?;
+        Ok(Exported { queues: tap.into_queues(), mtu, bridge, link: Box::new(link) })
     }
 
     fn remove_left(&self, devices: &BTreeSet<String>) -> io::Result<()> {
@@ -185,17 +240,46 @@ fn find_bridge(
     }
 }
 
-/// A TAP interface whose link state is monitored.
-struct TapInterface {
-    tap: Tap,
+/// Monitors the link of an interface by netlink.
+struct NetlinkMonitor {
     links: Links,
     monitor: Monitor,
     index: u32,
-    mtu: u16,
     link: Option<LinkState>,
 }
 
-impl Interface for TapInterface {
+impl LinkMonitor for NetlinkMonitor {
+    fn changes(&self) -> BorrowedFd<'_> {
+        self.monitor.fd()
+    }
+
+    fn take_change(&mut self) -> io::Result<Option<LinkState>> {
+        let changed = self.monitor.take_changes()?;
+        if !changed && self.link.is_some() {
+            return Ok(None);
+        }
+        // A removed interface counts as down.
+        let up = self.links.by_index(self.index)?.is_some_and(|link| link.is_up);
+        self.link = Some(if up { LinkState::Up } else { LinkState::Down });
+        Ok(self.link)
+    }
+}
+
+/// A TAP interface whose link is monitored.
+pub struct TapInterface<L> {
+    tap: Tap,
+    link: L,
+    mtu: u16,
+}
+
+impl<L: LinkMonitor> TapInterface<L> {
+    /// The interface with these queues, all of them detached, which another process opened.
+    pub fn of(queues: Vec<OwnedFd>, mtu: u16, link: L) -> Self {
+        Self { tap: Tap::of(queues), link, mtu }
+    }
+}
+
+impl<L: LinkMonitor> Interface for TapInterface<L> {
     fn mtu(&self) -> u16 {
         self.mtu
     }
@@ -229,18 +313,11 @@ impl Interface for TapInterface {
     }
 
     fn link_changes(&self) -> Source<'_> {
-        Source::readable(self.monitor.fd())
+        Source::readable(self.link.changes())
     }
 
     fn take_link_change(&mut self) -> io::Result<Option<LinkState>> {
-        let changed = self.monitor.take_changes()?;
-        if !changed && self.link.is_some() {
-            return Ok(None);
-        }
-        // A removed interface counts as down.
-        let up = self.links.by_index(self.index)?.is_some_and(|link| link.is_up);
-        self.link = Some(if up { LinkState::Up } else { LinkState::Down });
-        Ok(self.link)
+        self.link.take_change()
     }
 }
 

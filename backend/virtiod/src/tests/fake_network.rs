@@ -11,7 +11,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::device::net::interface::{Interface, LinkState, Offload};
 use crate::device::{Gather, Source};
-use crate::tap::network::{Attached, Bridge, InterfaceRequest, Network, NetworkError};
+use crate::tap::network::{
+    Attached, Bridge, Exported, InterfaceRequest, LinkMonitor, Network, NetworkError,
+};
 
 /// Maximum number of packets that wait in a cable for the guest.
 pub(super) const LINK_CAPACITY: usize = 256;
@@ -85,6 +87,17 @@ impl Network for FakeNetwork {
         self.0.lock().unwrap().insert(name.clone(), Arc::clone(&cable));
         let interface = Box::new(Plug { network: self.clone(), name, cable });
         Ok(Attached { interface, bridge })
+    }
+
+    fn attach_for_process(&self, request: InterfaceRequest) -> Result<Exported, NetworkError> {
+        let pairs = request.pairs.count();
+        let name = request.name.to_string();
+        let Attached { mut interface, bridge } = self.attach(request)?;
+        // The kernel keeps the interface as long as the queues.
+        interface.keep(true).unwrap();
+        let queues = (0..pairs).map(|_| UnixDatagram::unbound().unwrap().into()).collect();
+        let link = Box::new(PluggedLink(self.link(&name)));
+        Ok(Exported { queues, mtu: interface.mtu(), bridge, link })
     }
 
     fn remove_left(&self, devices: &BTreeSet<String>) -> io::Result<()> {
@@ -244,6 +257,20 @@ impl Interface for Plug {
     fn take_link_change(&mut self) -> io::Result<Option<LinkState>> {
         let link = if self.state()?.is_down { LinkState::Down } else { LinkState::Up };
         Ok(self.cable.link_changed.read().is_ok().then_some(link))
+    }
+}
+
+/// The supervisor's view of a cable.
+struct PluggedLink(Arc<FakeLink>);
+
+impl LinkMonitor for PluggedLink {
+    fn changes(&self) -> BorrowedFd<'_> {
+        self.0.link_changed.as_fd()
+    }
+
+    fn take_change(&mut self) -> io::Result<Option<LinkState>> {
+        let link = if self.0.state().is_down { LinkState::Down } else { LinkState::Up };
+        Ok(self.0.link_changed.read().is_ok().then_some(link))
     }
 }
 

@@ -26,6 +26,7 @@ use super::host::numbered_disk;
 use crate::bus::{Ending, StopSignal};
 use crate::config::ConfigFile;
 use crate::daemon::registry::Registry;
+use crate::daemon::runner::SharedHost;
 use crate::daemon::server::Server;
 use crate::domain::ByGrants;
 use xen::DomId;
@@ -84,7 +85,8 @@ fn play(life: Life, plan: Option<Plan>, usual: usize) -> FaultRun {
     let (disk, config) = (numbered_disk(64), NamedTempFile::new().unwrap());
     let file = ConfigFile::new(Some(config.path().to_owned()));
     let network = Arc::new(FakeNetwork::default());
-    let server = Server::new(ByGrants(handles), Arc::new(Registry::default()), file, None, network);
+    let shared = SharedHost::new(None, network).unwrap();
+    let server = Server::new(ByGrants(handles), Arc::new(Registry::default()), file, shared);
     // A daemon that cannot start reports an error and does nothing else.
     let Ok(server) = server else {
         return FaultRun { broken: Vec::new(), counts: faults.counts() };

@@ -16,6 +16,7 @@ use crate::bus::{Ending, StopSignal};
 use crate::config::ConfigFile;
 use crate::daemon::guest_processes::{GuestProcesses, Launch, Launched};
 use crate::daemon::registry::{RegisteredDevice, Registry};
+use crate::daemon::runner::SharedHost;
 use crate::daemon::server::{Server, ServerError};
 use crate::domain::{ByGrants, Domain};
 use crate::process::main_loop::{self, Common};
@@ -42,7 +43,6 @@ pub(super) fn in_processes() -> bool {
 struct InThread<X> {
     domain: X,
     config: ConfigFile,
-    records: RecordDirectory,
     network: Arc<FakeNetwork>,
     processes: Processes,
 }
@@ -80,11 +80,8 @@ impl Processes {
 
 impl<X: Domain> Launch for InThread<X> {
     fn launch(&self, _: DomId, control: OwnedFd) -> io::Result<Box<dyn Launched>> {
-        let common = Common {
-            config: self.config.clone(),
-            records: Some(self.records.clone()),
-            network: Arc::clone(&self.network) as _,
-        };
+        let common =
+            Common { config: self.config.clone(), network: Some(Arc::clone(&self.network) as _) };
         let mut processes = self.processes.0.lock().unwrap();
         if processes.are_refused {
             return Err(io::ErrorKind::OutOfMemory.into());
@@ -170,24 +167,21 @@ impl Host {
         let file = ConfigFile::new(Some(self.config.path().to_owned()));
         let cables = Arc::new(self.network.clone());
         let records = RecordDirectory::new(self.records.path()).unwrap();
+        let shared = SharedHost::new(Some(records), Arc::clone(&cables) as _).unwrap();
         let (registry, stop) = (Arc::clone(&self.registry), Arc::clone(&self.stop));
         let server = if let Some(processes) = &self.processes {
-            let (config, kept) = (file.clone(), records.clone());
             let launch = InThread {
                 domain: domain.clone(),
-                config,
-                records: kept,
+                config: file.clone(),
                 network: cables,
                 processes: processes.clone(),
             };
-            let all = Arc::clone(&registry);
+            let (launch, all) = (Box::new(launch), Arc::clone(&registry));
             let processes =
-                GuestProcesses::new(domain.clone(), Box::new(launch), file, all).unwrap();
-            let network = Arc::new(self.network.clone());
-            let processes = Box::new(processes);
-            Server::with_runner(domain, registry, Some(records), network, processes).unwrap()
+                GuestProcesses::new(domain.clone(), launch, file, all, shared.clone()).unwrap();
+            Server::with_runner(domain, registry, shared, Box::new(processes)).unwrap()
         } else {
-            Server::new(domain, registry, file, Some(records), cables).unwrap()
+            Server::new(domain, registry, file, shared).unwrap()
         };
         self.server = Some(thread::spawn(move || server.run(&stop)));
     }

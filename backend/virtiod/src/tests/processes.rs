@@ -1,35 +1,41 @@
 //! Tests of devices in processes of their guests, which die, hang and lie.
 
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
 use protocol::status::DEVICE_NEEDS_RESET;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
+use uring::waiting::wait_by_poll;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 
 use super::block::{OK, request};
 use super::console;
 use super::driver::Driver;
+use super::fake_network::FakeNetwork;
 use super::host::{Ends, Host, Processes, XVDA, numbered_disk};
 use super::qcow2::image;
 use crate::bus::DevicePath;
 use crate::config::ConfigFile;
 use crate::daemon::guest_processes::{GuestProcesses, Launch, Launched};
 use crate::daemon::registry::Registry;
-use crate::daemon::runner::{EndReports, Runner};
+use crate::daemon::runner::{EndReports, Runner, SharedHost};
+use crate::device::AwaitedFd;
 use crate::device::blk::{AccessMode, Sharing};
+use crate::device::net::interface::LinkState;
 use crate::dma::budget::DaemonBudget;
 use crate::domain::ByGrants;
 use crate::guest::Guest;
 use crate::process::device_thread::{Ended, Found, NewDevice, Outcome};
 use crate::process::message::{
-    ClaimFailure, Command, Event, ImageRequest, Reply, Request, StoreRequest,
+    ClaimFailure, Command, Event, ImageRequest, RecordRequest, Reply, Request, StoreRequest,
 };
 use crate::process::message_socket::MessageSocket;
+use crate::record::RecordDirectory;
 use crate::stats::DeviceStats;
 use xen::DomId;
 use xen_sim::Hypervisor;
@@ -211,7 +217,11 @@ struct Liar {
     ends: EndReports,
     registry: Arc<Registry>,
     hypervisor: Hypervisor,
-    _config: NamedTempFile,
+    network: FakeNetwork,
+    config: NamedTempFile,
+    /// The process's socket, if it has several devices.
+    control: Option<MessageSocket>,
+    _records: TempDir,
 }
 
 struct Channel(mpsc::Sender<MessageSocket>);
@@ -245,26 +255,67 @@ impl Liar {
         let file = NamedTempFile::new().unwrap();
         let config = ConfigFile::new(Some(file.path().to_owned()));
         let all = Arc::clone(&registry);
-        let processes = GuestProcesses::new(xen, launch, config, all).unwrap();
+        let (records, network) = (TempDir::new().unwrap(), FakeNetwork::default());
+        let kept = RecordDirectory::new(records.path()).unwrap();
+        let shared = SharedHost::new(Some(kept), Arc::new(network.clone())).unwrap();
+        let processes = GuestProcesses::new(xen, launch, config, all, shared).unwrap();
         let (sender, ended) = mpsc::channel();
         let ends = EndReports::new(sender, Arc::new(EventFd::new().unwrap()));
-        Self { processes, launched, ended, ends, registry, hypervisor, _config: file }
+        Self {
+            processes,
+            launched,
+            ended,
+            ends,
+            registry,
+            hypervisor,
+            network,
+            config: file,
+            control: None,
+            _records: records,
+        }
     }
 
     /// Starts the disk; returns what the process has then: both sockets.
     fn start(&mut self) -> (MessageSocket, MessageSocket) {
-        let stats = self.registry.begin(&path(), Arc::default());
+        self.start_at(&path())
+    }
+
+    /// As [`Liar::start`], for another device.
+    fn start_at(&mut self, path: &DevicePath) -> (MessageSocket, MessageSocket) {
+        let stats = self.registry.begin(path, Arc::default());
         let guest = Guest::new(Arc::new(DaemonBudget::of_this_process()));
-        let device = NewDevice { path: path(), found: Found::New, guest, fault: None };
+        let device = NewDevice { path: path.clone(), found: Found::New, guest, fault: None };
         self.processes.start(device, &stats, &self.ends).unwrap();
         let control = self.launched.try_recv().unwrap();
         let (begin, table) = control.receive::<Command>().unwrap().unwrap();
         assert_eq!((begin, table.len()), (Command::Begin { slot: 0 }, 1));
         let (start, mut files) = control.receive::<Command>().unwrap().unwrap();
-        let (path, fault, config) = (path(), None, Some(String::new()));
-        let expected = Command::Start { path, found: Found::New, fault, config };
-        assert_eq!((start, files.len()), (expected, 2));
+        let (path, fault, config_error) = (path.clone(), None, None);
+        let expected = Command::Start { path, found: Found::New, fault, config_error };
+        assert_eq!((start, files.len()), (expected, 3));
         (control, MessageSocket::of(files.remove(0)))
+    }
+}
+
+impl Liar {
+    /// Starts another device of the same process; returns its socket.
+    fn start_another(&mut self, path: &DevicePath) -> MessageSocket {
+        if let Some(control) = &self.control {
+            let stats = self.registry.begin(path, Arc::default());
+            let guest = Guest::new(Arc::new(DaemonBudget::of_this_process()));
+            let device = NewDevice { path: path.clone(), found: Found::New, guest, fault: None };
+            self.processes.start(device, &stats, &self.ends).unwrap();
+            let (_, mut files) = control.receive::<Command>().unwrap().unwrap();
+            return MessageSocket::of(files.remove(0));
+        }
+        let (control, device) = self.start_at(path);
+        self.control = Some(control);
+        device
+    }
+
+    /// Writes the configuration file.
+    fn configure(&self, text: &str) {
+        std::fs::write(self.config.path(), text).unwrap();
     }
 }
 
@@ -312,7 +363,7 @@ fn process_gets_its_own_keys_and_its_own_image_only() {
         assert!(reason.contains("configuration has changed"), "{reason}");
     }
     let claimed = ask(&device, target(disk.path(), AccessMode::ReadOnly));
-    assert_eq!(claimed, Reply::Claimed { claim: 1, is_marked: true });
+    assert!(matches!(claimed, Reply::Claimed { claim: 1, is_marked: true, .. }), "{claimed:?}");
     for path in ["/etc/passwd".into(), beside.join("../../etc/passwd"), "beside".into()] {
         assert_eq!(ask(&device, image(ImageRequest::ClaimBacking { path })), Reply::Forbidden);
     }
@@ -321,6 +372,57 @@ fn process_gets_its_own_keys_and_its_own_image_only() {
     assert_eq!(ask(&device, release(2)), Reply::Forbidden);
     assert_eq!(ask(&device, release(1)), Reply::Done);
     assert_eq!(ask(&device, release(1)), Reply::Forbidden);
+}
+
+#[test]
+fn process_gets_sockets_interfaces_and_records_of_its_device_only() {
+    let mut liar = Liar::new();
+    let sockets = TempDir::new().unwrap();
+    let socket = sockets.path().join("vsock");
+    liar.configure(&format!("[domain.own.virtio.1.vsock]\npath = {socket:?}\n"));
+    liar.hypervisor.store_write("/local/domain/1/name", "own");
+    for (number, kind) in [(0, "virtio,device1"), (1, "virtio,device13")] {
+        let backend = format!("/local/domain/0/backend/virtio/1/{number}");
+        liar.hypervisor.store_write(&format!("{backend}/type"), kind);
+    }
+    let [net, vsock] = [0, 1]
+        .map(|number| DevicePath { class: "virtio".to_owned(), guest: DomId(1), number })
+        .map(|path| liar.start_another(&path));
+    for device in [&net, &vsock] {
+        assert_eq!(ask(device, Request::OpenStore), Reply::Done);
+    }
+
+    let listen = |path: &Path| Request::Listen { path: path.to_owned() };
+    assert_eq!(ask(&net, listen(&socket)), Reply::Forbidden, "another device's");
+    assert_eq!(ask(&vsock, listen(&sockets.path().join("another"))), Reply::Forbidden);
+    let connect = |device, port| ask(device, Request::Connect { port });
+    assert!(matches!(connect(&net, 7), Reply::Failed { .. }));
+    assert_eq!(ask(&vsock, listen(&socket)), Reply::Done);
+    assert!(matches!(connect(&vsock, 7), Reply::Failed { number: Some(libc::ENOENT), .. }));
+    let _program = UnixListener::bind(sockets.path().join("vsock_7")).unwrap();
+    assert_eq!(connect(&vsock, 7), Reply::Done);
+
+    assert!(matches!(ask(&vsock, Request::AttachInterface), Reply::Failed { .. }));
+    assert_eq!(ask(&vsock, Request::LinkState), Reply::Forbidden);
+    net.send(&Request::AttachInterface, &[]).unwrap();
+    let (attached, files) = net.receive::<Reply>().unwrap().unwrap();
+    let bridge = Some("xenbr0".to_owned());
+    assert_eq!((attached, files.len()), (Reply::Attached { mtu: 1500, bridge }, 2));
+    assert_eq!(ask(&net, Request::LinkState), Reply::Answer(true));
+    let name = liar.network.names().remove(0);
+    liar.network.link(&name).set_link(LinkState::Down);
+    let mut changed = [AwaitedFd::readable(files[1].as_fd())];
+    wait_by_poll(&mut changed, Duration::from_secs(10)).unwrap();
+    assert!(changed[0].is_ready, "waited 10 s for news of the link");
+    assert_eq!(ask(&net, Request::LinkState), Reply::Answer(false));
+
+    let record = |request| Request::Record(request);
+    assert_eq!(ask(&net, record(RecordRequest::Open)), Reply::Answer(false));
+    assert_eq!(ask(&net, record(RecordRequest::Create)), Reply::Done);
+    assert_eq!(ask(&net, record(RecordRequest::Open)), Reply::Answer(true));
+    assert_eq!(ask(&vsock, record(RecordRequest::Open)), Reply::Answer(false), "another's");
+    assert_eq!(ask(&net, record(RecordRequest::Remove)), Reply::Done);
+    assert_eq!(ask(&net, record(RecordRequest::Open)), Reply::Answer(false));
 }
 
 #[test]

@@ -20,6 +20,7 @@ use xen_sim::Hypervisor;
 use xen_virtiod::bus::{Ending, StopSignal};
 use xen_virtiod::config::ConfigFile;
 use xen_virtiod::daemon::registry::Registry;
+use xen_virtiod::daemon::runner::SharedHost;
 use xen_virtiod::daemon::server::{Server, ServerError};
 use xen_virtiod::domain::ByGrants;
 
@@ -115,8 +116,8 @@ impl Setting {
         let (cable, far) = Cable::new();
         let registry = Arc::new(Registry::default());
         let config = files.configure(kind);
-        let server =
-            Server::new(ByGrants(hypervisor.clone()), registry, config, None, Arc::new(cable));
+        let shared = SharedHost::new(None, Arc::new(cable)).expect("a descriptor");
+        let server = Server::new(ByGrants(hypervisor.clone()), registry, config, shared);
         let server = server.expect("the daemon starts");
         let stop = Arc::new(StopSignal::new().unwrap());
         let (stopped, (end, ended)) = (Arc::clone(&stop), mpsc::channel());

@@ -15,6 +15,7 @@ use xen::DevXen;
 use xen_virtiod::config::ConfigFile;
 use xen_virtiod::daemon::control::{ControlSocket, DEFAULT_SOCKET};
 use xen_virtiod::daemon::registry::Registry;
+use xen_virtiod::daemon::runner::SharedHost;
 use xen_virtiod::daemon::server::Server;
 use xen_virtiod::daemon::signals::stop_on_signals;
 use xen_virtiod::domain::ByGrants;
@@ -55,8 +56,8 @@ fn serve(command_line: &CommandLine) -> Result<()> {
     let search = Arc::new(search);
     let registry = Arc::new(Registry::default());
     let xen = ByGrants(Snoop::new(DevXen, Arc::clone(&search)));
-    let (config, network) = (ConfigFile::new(None), Arc::new(HostNetwork));
-    let server = Server::new(xen, Arc::clone(&registry), config, None, network)?;
+    let shared = SharedHost::new(None, Arc::new(HostNetwork)).context("no descriptor is left")?;
+    let server = Server::new(xen, Arc::clone(&registry), ConfigFile::new(None), shared)?;
     let _control = ControlSocket::listen(Path::new(DEFAULT_SOCKET), registry, Arc::clone(&stop))?;
     println!("snoop: ready to serve");
     server.run(&stop)?;

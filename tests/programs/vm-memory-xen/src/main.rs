@@ -23,6 +23,7 @@ use clap::{Parser, ValueEnum};
 use xen_virtiod::config::ConfigFile;
 use xen_virtiod::daemon::control::{ControlSocket, DEFAULT_SOCKET};
 use xen_virtiod::daemon::registry::Registry;
+use xen_virtiod::daemon::runner::SharedHost;
 use xen_virtiod::daemon::server::Server;
 use xen_virtiod::daemon::signals::stop_on_signals;
 use xen_virtiod::domain::Domain;
@@ -76,8 +77,8 @@ fn serve(xen: impl Domain, peek: Option<PathBuf>) -> Result<()> {
     let stop = stop_on_signals().context("cannot wait for SIGTERM")?;
 
     let registry = Arc::new(Registry::default());
-    let (config, network) = (ConfigFile::new(None), Arc::new(HostNetwork));
-    let server = Server::new(xen, Arc::clone(&registry), config, None, network)?;
+    let shared = SharedHost::new(None, Arc::new(HostNetwork)).context("no descriptor is left")?;
+    let server = Server::new(xen, Arc::clone(&registry), ConfigFile::new(None), shared)?;
     let _control = ControlSocket::listen(Path::new(DEFAULT_SOCKET), registry, Arc::clone(&stop))?;
     if let Some(fifo) = peek {
         std::thread::spawn(move || peek::answer(&fifo));

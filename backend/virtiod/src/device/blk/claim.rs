@@ -12,6 +12,7 @@ mod file_id;
 mod io_mark;
 mod lock;
 mod loop_device;
+mod queue_limits;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -29,6 +30,7 @@ pub use self::error::ClaimError;
 pub use self::file_id::FileId;
 use self::file_id::open;
 use self::io_mark::IoMark;
+pub use self::queue_limits::QueueLimits;
 pub use self::usage::{Owner, Sharing, Usage};
 use super::target::{AccessMode, TargetOptions};
 
@@ -85,6 +87,9 @@ pub trait Claimed: Send + Sync {
     /// # Errors
     /// [`ClaimError`].
     fn open_direct(&self) -> Result<File, ClaimError>;
+
+    /// The limits of the block device that the file is or is on.
+    fn queue_limits(&self) -> QueueLimits;
 
     /// Whether another process can tell when this one's operations on the file have ended.
     fn is_marked(&self) -> bool;
@@ -313,6 +318,10 @@ impl Claimed for Claim {
 
     fn open_direct(&self) -> Result<File, ClaimError> {
         self.open(libc::O_DIRECT)
+    }
+
+    fn queue_limits(&self) -> QueueLimits {
+        self.file().ok().and_then(|file| QueueLimits::of(&file).ok()).unwrap_or_default()
     }
 
     fn is_marked(&self) -> bool {

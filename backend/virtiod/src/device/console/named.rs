@@ -14,7 +14,7 @@ use super::input::Input;
 use super::terminal::take_output;
 use crate::acceptor::Acceptor;
 use crate::device::{DeviceMemory, Fault, QueueContext, Source};
-use crate::listener::{ListenError, would_wait};
+use crate::listener::{Listener, would_wait};
 use crate::stats::DeviceStats;
 
 /// The indices of a port's two queues.
@@ -59,20 +59,17 @@ struct GuestEnd {
 }
 
 impl NamedPort {
-    /// Creates a port that listens on the socket at `path`.
-    ///
-    /// # Errors
-    /// [`ListenError`].
-    pub fn open(name: &str, path: &Path, stats: Arc<DeviceStats>) -> Result<Self, ListenError> {
-        Ok(Self {
+    /// Creates a port with this socket.
+    pub fn new(name: &str, socket: Listener, stats: Arc<DeviceStats>) -> Self {
+        Self {
             name: name.to_owned(),
-            acceptor: Acceptor::listen(path)?,
+            acceptor: Acceptor::new(socket),
             program: None,
             input: Input::default(),
             output: Vec::new(),
             guest: GuestEnd::default(),
             stats,
-        })
+        }
     }
 
     /// The name that the guest sees.

@@ -1,10 +1,10 @@
 //! Ethernet addresses of network devices.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::str::FromStr;
 
+use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Deserializer, de};
 use sha2::{Digest, Sha256};
 
@@ -41,10 +41,12 @@ impl MacAddress {
     /// A random, locally administered address of one station.
     ///
     /// # Errors
-    /// The kernel's, if `/dev/urandom` cannot be read.
+    /// The kernel's, if its generator cannot be read.
     pub fn random() -> io::Result<Self> {
         let mut bytes = [0; 6];
-        File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+        if getrandom(&mut bytes, GetRandomFlags::empty())? < bytes.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         Ok(Self::local(bytes))
     }
 

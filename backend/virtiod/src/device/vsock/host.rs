@@ -4,17 +4,17 @@
 //! Programs use them as with other hypervisors: to reach the guest's port 52, a program connects to
 //! PATH and sends `CONNECT 52`; to be reached at the host's port 52, it listens on `PATH_52`.
 
+use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::acceptor::Acceptor;
 use crate::device::Source;
-use crate::listener::{ListenError, would_wait};
+use crate::listener::{ListenError, SocketDirectory, Sockets, would_wait};
 
 /// Maximum length of a program's line: the word, a port and the end of the line.
 const LINE_SIZE: usize = "CONNECT 4294967295\n".len();
@@ -22,46 +22,45 @@ const LINE_SIZE: usize = "CONNECT 4294967295\n".len();
 /// Maximum time that a program may take for its line.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
-/// An error that prevents the socket from being created.
-#[derive(Debug, thiserror::Error)]
-pub enum HostError {
-    /// The device cannot listen on the path.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-}
-
 /// The socket that programs connect to.
-#[derive(Debug)]
-pub struct HostSocket(Acceptor);
+pub struct HostSocket {
+    acceptor: Acceptor,
+    sockets: Arc<dyn Sockets>,
+}
 
 impl HostSocket {
     /// Listens on `path`.
     ///
     /// # Errors
-    /// [`HostError`].
-    pub fn listen(path: &Path) -> Result<Self, HostError> {
-        Ok(Self(Acceptor::listen(path)?))
+    /// [`ListenError`].
+    pub fn listen(
+        sockets: Arc<dyn Sockets>,
+        path: &Path,
+        directory: SocketDirectory,
+    ) -> Result<Self, ListenError> {
+        let acceptor = Acceptor::new(sockets.listen(path, directory)?);
+        Ok(Self { acceptor, sockets })
     }
 
     /// The socket's path.
     pub fn path(&self) -> &Path {
-        self.0.path()
+        self.acceptor.path()
     }
 
     /// A source that becomes ready when a program connects; `None` while the device can accept
     /// none.
     pub fn source(&self) -> Option<Source<'_>> {
-        self.0.source()
+        self.acceptor.source()
     }
 
     /// When the device can accept programs again, after accepting failed.
     pub fn deadline(&self) -> Option<Instant> {
-        self.0.deadline()
+        self.acceptor.deadline()
     }
 
     /// Accepts a program that connected, if there is one.
     pub fn accept(&mut self) -> Option<Handshake> {
-        self.0.accept().map(Handshake::new)
+        self.acceptor.accept().map(Handshake::new)
     }
 
     /// Connects to the program that listens for the guest on `port`.
@@ -69,12 +68,13 @@ impl HostSocket {
     /// # Errors
     /// The kernel's: no program listens, or its backlog is full.
     pub fn connect(&self, port: u32) -> io::Result<UnixStream> {
-        let mut path = self.path().as_os_str().to_owned();
-        path.push(format!("_{port}"));
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        connect(&socket, &SocketAddrUnix::new(&path)?)?;
-        Ok(UnixStream::from(socket))
+        self.sockets.connect(self.path(), port)
+    }
+}
+
+impl fmt::Debug for HostSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HostSocket").field(&self.acceptor).finish()
     }
 }
 

@@ -13,7 +13,7 @@ use protocol::grant::PAGE_SIZE;
 use self::ranges::{Medium, Ranges};
 use super::{BlockSize, Image, Storage, format};
 use crate::device::blk::SECTOR_SIZE;
-use crate::device::blk::claim::Durability;
+use crate::device::blk::claim::{Durability, QueueLimits};
 use crate::device::blk::disk_file::{DirectFile, DiskFile};
 use crate::device::blk::files::DiskFiles;
 use crate::device::blk::target::{AccessMode, Caching, Discard, TargetOptions};
@@ -39,18 +39,18 @@ impl RawImage {
         let file = files.target().file().map_err(io::Error::other)?;
         let bytes = (&*file).seek(SeekFrom::End(0))?;
         let metadata = file.metadata()?;
-        let device = metadata.file_type().is_block_device().then(|| metadata.rdev());
+        let limits = files.target().queue_limits();
+        let device = metadata.file_type().is_block_device().then_some(&limits);
         let block_size = device.map_or_else(|| file_block_size(&metadata), device_block_size);
-        let granularity = device.and_then(|device| attribute(device, "discard_granularity"));
+        let granularity = device.and_then(|device| device.discard_granularity);
         let direct = match options.caching {
             Caching::PageCache => None,
-            Caching::Direct => open_direct(options, files)?,
+            Caching::Direct => open_direct(options, files, &limits)?,
         };
-        let zeroes = device.and_then(|device| attribute(device, "write_zeroes_max_bytes"));
-        let mut ranges = Ranges::of(match (device, zeroes) {
-            (None, _) => Medium::File,
-            (Some(_), None | Some(0)) => Medium::Device,
-            (Some(_), Some(_)) => Medium::ZeroingDevice,
+        let mut ranges = Ranges::of(match device.map(|device| device.write_zeroes_max_bytes) {
+            None => Medium::File,
+            Some(None | Some(0)) => Medium::Device,
+            Some(Some(_)) => Medium::ZeroingDevice,
         });
         let can_discard = options.mode == AccessMode::ReadWrite
             && options.discard == Discard::Allowed
@@ -60,8 +60,8 @@ impl RawImage {
         }
         warn_of_odd_size(options, bytes);
         let granularity = granularity.unwrap_or(0).max(block_size.physical.into());
-        let cache = device.and_then(|device| attribute_text(device, "write_cache"));
-        let is_write_through = direct.is_some() && cache.as_deref() == Some("write through");
+        let is_write_through =
+            direct.is_some() && device.is_some_and(|device| device.is_write_through);
         Ok(Self {
             file,
             direct,
@@ -139,14 +139,15 @@ fn warn_of_odd_size(options: &TargetOptions, bytes: u64) {
     }
 }
 
-fn open_direct(options: &TargetOptions, files: &DiskFiles) -> io::Result<Option<DirectFile>> {
+fn open_direct(
+    options: &TargetOptions,
+    files: &DiskFiles,
+    limits: &QueueLimits,
+) -> io::Result<Option<DirectFile>> {
     let path = &options.path;
     match files.target().open_direct() {
         Ok(file) => {
-            let metadata = file.metadata()?;
-            let is_device = metadata.file_type().is_block_device();
-            let device = if is_device { metadata.rdev() } else { metadata.dev() };
-            Ok(Some(DirectFile { file: Arc::new(file), longest: longest_transfer(device) }))
+            Ok(Some(DirectFile { file: Arc::new(file), longest: longest_transfer(limits) }))
         }
         Err(error) => {
             tracing::warn!(
@@ -161,15 +162,14 @@ fn open_direct(options: &TargetOptions, files: &DiskFiles) -> io::Result<Option<
 /// Length in bytes of the longest transfer, of pages that are apart, that the kernel does not
 /// divide for this device. io_uring submits longer ones from a thread of the kernel, since the
 /// caller could have to wait.
-fn longest_transfer(device: u64) -> usize {
-    let limit = |name, unit: u64| {
+fn longest_transfer(limits: &QueueLimits) -> usize {
+    let limit = |count: Option<u64>, unit: u64| {
         // No transfer keeps to a limit of 0.
-        let count = attribute(device, name).filter(|count| *count > 0);
-        count.map(|count| count.saturating_mul(unit))
+        count.filter(|count| *count > 0).map(|count| count.saturating_mul(unit))
     };
-    let limits = [limit("max_sectors_kb", 1024), limit("max_segments", PAGE_SIZE)];
-    let least = limits.into_iter().flatten().min();
-    least.map_or(usize::MAX, |least| whole_blocks(least, device_block_size(device)))
+    let least = [limit(limits.max_sectors_kb, 1024), limit(limits.max_segments, PAGE_SIZE)];
+    let least = least.into_iter().flatten().min();
+    least.map_or(usize::MAX, |least| whole_blocks(least, device_block_size(limits)))
 }
 
 /// `limit` bytes, or less so that parts of an aligned transfer are aligned: to the physical block,
@@ -189,28 +189,14 @@ fn file_block_size(metadata: &fs::Metadata) -> BlockSize {
     BlockSize { logical, physical: if fits { physical } else { logical } }
 }
 
-fn device_block_size(device: u64) -> BlockSize {
-    let size = |name| {
-        let size = attribute(device, name).and_then(|size| u32::try_from(size).ok());
+fn device_block_size(limits: &QueueLimits) -> BlockSize {
+    let size = |size: Option<u64>| {
+        let size = size.and_then(|size| u32::try_from(size).ok());
         size.filter(|size| size.is_power_of_two())
     };
-    let logical = size("logical_block_size").unwrap_or(SECTOR_SIZE as u32);
-    let physical = size("physical_block_size").unwrap_or(logical).max(logical);
+    let logical = size(limits.logical_block_size).unwrap_or(SECTOR_SIZE as u32);
+    let physical = size(limits.physical_block_size).unwrap_or(logical).max(logical);
     BlockSize { logical, physical }
-}
-
-/// Reads a number, an attribute of a block device's queue; for a partition, of its disk's.
-fn attribute(device: u64, name: &str) -> Option<u64> {
-    attribute_text(device, name)?.parse().ok()
-}
-
-/// As [`attribute`], for a text.
-fn attribute_text(device: u64, name: &str) -> Option<String> {
-    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
-    let read =
-        |queue: &str| fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/{queue}/{name}"));
-    let text = read("queue").or_else(|_| read("../queue")).ok()?;
-    Some(text.trim().to_owned())
 }
 
 impl Image for RawImage {

@@ -238,6 +238,11 @@ impl SizeWatches {
         Self(Arc::new(Shared { files, uevents, disks, waker }))
     }
 
+    /// What wakes up the thread that calls [`SizeWatches::handle`].
+    pub fn waker(&self) -> Arc<EventFd> {
+        Arc::clone(&self.0.waker)
+    }
+
     /// The descriptors to wait for.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let uevents = self.0.uevents.get().map(Uevents::fd);
