@@ -6,9 +6,15 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+const BLKDISCARD: u64 = nix::request_code_none!(0x12, 119);
+const BLKZEROOUT: u64 = nix::request_code_none!(0x12, 127);
+
+/// All requests of this module.
+pub const IOCTLS: [u64; 2] = [BLKDISCARD, BLKZEROOUT];
+
 mod ioctl {
-    nix::ioctl_write_ptr_bad!(discard, nix::request_code_none!(0x12, 119), [u64; 2]);
-    nix::ioctl_write_ptr_bad!(zero_out, nix::request_code_none!(0x12, 127), [u64; 2]);
+    nix::ioctl_write_ptr_bad!(discard, super::BLKDISCARD, [u64; 2]);
+    nix::ioctl_write_ptr_bad!(zero_out, super::BLKZEROOUT, [u64; 2]);
 }
 
 /// BLKDISCARD: releases the storage of a range. Later reads of the range return undefined data.

@@ -15,15 +15,9 @@ use crate::bounce;
 use crate::operation::{Operation, Step};
 use crate::owned::OwnedVector;
 use crate::registered::Registered;
+use crate::rings::{self, IdleRing};
 use crate::threads::Threads;
 use crate::waiting::{AwaitedFd, POLL_MARK, RingPolls, WITHOUT_MEMORY, wait_by_poll};
-
-/// Number of submissions that are handed to the kernel together at most.
-const SUBMISSIONS: u32 = 64;
-/// Number of completions that the ring holds; the kernel keeps more in a list.
-const COMPLETIONS: u32 = 512;
-/// Maximum number of the kernel's threads for one engine, for calls that block.
-const KERNEL_THREADS: u32 = 4;
 
 /// Maximum number of times that an operation is submitted again although nothing of it was done.
 const MOST_VAIN: u8 = 16;
@@ -52,7 +46,7 @@ impl Method {
     /// Whether the kernel permits the method, now.
     pub fn is_available(self) -> bool {
         match self {
-            Self::Ring => open().is_some(),
+            Self::Ring => rings::take().map(rings::give_back).is_some(),
             Self::Threads => true,
         }
     }
@@ -265,11 +259,14 @@ impl<T> Engine<T> {
             return Ok(());
         }
         let ring = match self.method {
-            Method::Ring => open(),
+            Method::Ring => rings::take(),
             Method::Threads => None,
         };
         self.backend = match ring {
-            Some(ring) => Backend::Ring(Box::new(ring)),
+            Some(IdleRing { ring, last_poll }) => {
+                self.polls = RingPolls::after(last_poll);
+                Backend::Ring(Box::new(ring))
+            }
             None => Backend::Threads(Threads::new()?),
         };
         Ok(())
@@ -457,32 +454,21 @@ fn submit(ring: &mut IoUring) -> bool {
     true
 }
 
-/// Opens a ring, if the kernel permits it and has what the engine needs.
-fn open() -> Option<IoUring> {
-    let mut builder = IoUring::builder();
-    let ring = builder.setup_cqsize(COMPLETIONS).build(SUBMISSIONS);
-    let ring = ring
-        .inspect_err(|error| {
-            tracing::debug!(%error, "io_uring is unavailable; threads serve storage");
-        })
-        .ok()?;
-    let parameters = ring.params();
-    if !parameters.is_feature_nodrop() || !parameters.is_feature_submit_stable() {
-        tracing::debug!("io_uring is too old (Linux 5.5 is needed); threads serve storage");
-        return None;
-    }
-    // Kernels before 5.15 have no such limit.
-    drop(ring.submitter().register_iowq_max_workers(&mut [KERNEL_THREADS, KERNEL_THREADS]));
-    Some(ring)
-}
-
 impl<T> Drop for Engine<T> {
-    /// Leaks what the kernel may still access.
+    /// Leaks what the kernel may still access; gives an idle ring back.
     fn drop(&mut self) {
         self.unregister();
         if self.in_flight() > 0 {
             let flights = std::mem::take(&mut self.flights);
             std::mem::forget((flights, std::mem::take(&mut self.registered)));
+            return;
+        }
+        self.stop_polling();
+        let backend = std::mem::replace(&mut self.backend, Backend::Unchosen);
+        if let Backend::Ring(ring) = backend
+            && self.polls.len() == 0
+        {
+            rings::give_back(IdleRing { ring: *ring, last_poll: self.polls.last() });
         }
     }
 }

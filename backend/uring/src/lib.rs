@@ -28,5 +28,6 @@ pub mod message_engine;
 pub mod operation;
 pub mod owned;
 mod registered;
+pub mod rings;
 mod threads;
 pub mod waiting;

@@ -11,6 +11,7 @@ use libc::RWF_NOWAIT;
 use vm_memory::VolatileSlice;
 
 use crate::iovec::IoVec;
+use crate::rings::{self, IdleRing};
 
 /// Maximum number of messages in a batch; their numbers are below it.
 pub const CAPACITY: usize = 32;
@@ -40,7 +41,7 @@ impl MessageResults {
 /// The io_uring instance; the engine opens it for the first batch.
 enum Ring {
     Untried,
-    Ready(Box<IoUring>),
+    Ready(Box<IdleRing>),
     Refused,
 }
 
@@ -67,6 +68,15 @@ unsafe impl Send for MessageEngine {}
 impl Default for MessageEngine {
     fn default() -> Self {
         Self { ring: Ring::Untried, waits: false, vectors: Vec::new(), transfers: Vec::new() }
+    }
+}
+
+impl Drop for MessageEngine {
+    fn drop(&mut self) {
+        // No batch is under way.
+        if let Ring::Ready(ring) = std::mem::replace(&mut self.ring, Ring::Refused) {
+            rings::give_back(*ring);
+        }
     }
 }
 
@@ -130,7 +140,7 @@ impl MessageEngine {
             *ring = open();
         }
         let Ring::Ready(ready) = ring else { return };
-        if let Err(error) = run(ready, file, vectors, transfers, done) {
+        if let Err(error) = run(&mut ready.ring, file, vectors, transfers, done) {
             tracing::warn!(%error, "io_uring failed; requests are served one by one from now on");
             // The kernel has no transfer in flight, and nobody submits the remaining ones.
             *ring = Ring::Refused;
@@ -139,12 +149,9 @@ impl MessageEngine {
 }
 
 fn open() -> Ring {
-    match IoUring::new(CAPACITY as u32) {
-        Ok(ring) => Ring::Ready(Box::new(ring)),
-        Err(error) => {
-            tracing::debug!(%error, "io_uring is unavailable; requests are served one by one");
-            Ring::Refused
-        }
+    match rings::take() {
+        Some(ring) => Ring::Ready(Box::new(ring)),
+        None => Ring::Refused,
     }
 }
 

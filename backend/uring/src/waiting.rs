@@ -138,6 +138,16 @@ impl RingPolls {
         entries
     }
 
+    /// The polls of a ring that an earlier user has left, whose latest poll had this number.
+    pub(crate) fn after(last: u32) -> Self {
+        Self { list: Vec::new(), last }
+    }
+
+    /// The number of the latest poll.
+    pub(crate) fn last(&self) -> u32 {
+        self.last
+    }
+
     /// Number of descriptors that the ring polls.
     pub(crate) fn len(&self) -> usize {
         self.list.len()

@@ -18,3 +18,4 @@ pub mod signals;
 mod size_watches;
 mod socket_service;
 mod terminal_service;
+mod user_range;

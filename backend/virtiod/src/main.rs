@@ -25,6 +25,7 @@ use xen_virtiod::daemon::server::{Server, ServerError};
 use xen_virtiod::daemon::signals::{ignore_stop_signals, stop_on_signals};
 use xen_virtiod::domain::ByGrants;
 use xen_virtiod::process;
+use xen_virtiod::process::confinement::confine;
 use xen_virtiod::process::main_loop::{Common, ProcessError};
 use xen_virtiod::process::message_socket::MessageSocket;
 use xen_virtiod::record::{RECORDS, RecordDirectory};
@@ -131,7 +132,8 @@ fn serve_guest(command_line: &CommandLine, guest: DomId) -> Result<(), MainError
     ignore_stop_signals().map_err(MainError::Signals)?;
     let control = std::io::stdin().as_fd().try_clone_to_owned()?;
     let xen = GuestXen::open(guest).map_err(MainError::Xen)?;
-    let common = Common { config: ConfigFile::new(command_line.config.clone()), network: None };
+    let config = ConfigFile::new(command_line.config.clone());
+    let common = Common { config, confine, network: None };
     tracing::debug!("the process of {guest} is ready");
     process::main_loop::run(ByGrants(xen), MessageSocket::of(control), common)?;
     Ok(())

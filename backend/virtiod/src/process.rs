@@ -6,6 +6,7 @@
 //! [`main_loop`] is the process itself. Without a supervisor, as in tests, the same threads run in
 //! the daemon's own process.
 
+pub mod confinement;
 pub mod device_thread;
 pub mod images;
 pub mod link;

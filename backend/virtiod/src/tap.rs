@@ -9,3 +9,5 @@ mod ioctl;
 pub mod name;
 mod netlink;
 pub mod network;
+
+pub use self::ioctl::IOCTLS;

@@ -44,10 +44,17 @@ pub struct RestrictDomid {
     pub domid: u16,
 }
 
+/// The number of [`bind_interdomain`].
+pub const BIND_INTERDOMAIN: u64 = number(1, size_of::<BindInterdomain>());
+/// The number of [`unbind`].
+pub const UNBIND: u64 = number(3, size_of::<Port>());
+/// The number of [`notify`].
+pub const NOTIFY: u64 = number(4, size_of::<Port>());
+
 nix::ioctl_write_ptr_bad!(
     /// `IOCTL_EVTCHN_BIND_INTERDOMAIN`: returns the local port.
     bind_interdomain,
-    number(1, size_of::<BindInterdomain>()),
+    BIND_INTERDOMAIN,
     BindInterdomain
 );
 nix::ioctl_write_ptr_bad!(
@@ -59,13 +66,13 @@ nix::ioctl_write_ptr_bad!(
 nix::ioctl_write_ptr_bad!(
     /// `IOCTL_EVTCHN_UNBIND`: closes a local port.
     unbind,
-    number(3, size_of::<Port>()),
+    UNBIND,
     Port
 );
 nix::ioctl_write_ptr_bad!(
     /// `IOCTL_EVTCHN_NOTIFY`: sends an event through a local port.
     notify,
-    number(4, size_of::<Port>()),
+    NOTIFY,
     Port
 );
 nix::ioctl_write_ptr_bad!(

@@ -95,22 +95,29 @@ pub struct GrantCopy {
     pub segments: *mut IoctlCopySegment,
 }
 
+/// The number of [`map_grant_ref`].
+pub const MAP_GRANT_REF: u64 = ioctl_number(b'G', 0, size_of::<MapGrantRef>());
+/// The number of [`unmap_grant_ref`].
+pub const UNMAP_GRANT_REF: u64 = ioctl_number(b'G', 1, size_of::<UnmapGrantRef>());
+/// The number of [`grant_copy`].
+pub const GRANT_COPY: u64 = ioctl_number(b'G', 8, size_of::<GrantCopy>());
+
 nix::ioctl_write_ptr_bad!(
     /// `IOCTL_GNTDEV_MAP_GRANT_REF`: registers references for an mmap; writes `index`.
     map_grant_ref,
-    ioctl_number(b'G', 0, size_of::<MapGrantRef>()),
+    MAP_GRANT_REF,
     MapGrantRef
 );
 nix::ioctl_write_ptr_bad!(
     /// `IOCTL_GNTDEV_UNMAP_GRANT_REF`: drops references after munmap.
     unmap_grant_ref,
-    ioctl_number(b'G', 1, size_of::<UnmapGrantRef>()),
+    UNMAP_GRANT_REF,
     UnmapGrantRef
 );
 nix::ioctl_write_ptr_bad!(
     /// `IOCTL_GNTDEV_GRANT_COPY`: writes each segment's `status`.
     grant_copy,
-    ioctl_number(b'G', 8, size_of::<GrantCopy>()),
+    GRANT_COPY,
     GrantCopy
 );
 

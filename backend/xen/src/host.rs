@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use xen_sys::{evtchn, gntdev};
+
 use crate::{DomId, Evtchn, Gntdev, StoreError, Xen, XenStoreConnection};
 
 /// Opens `/dev/xen/gntdev`, `/dev/xen/evtchn` and `/dev/xen/xenbus`, and no other Xen device.
@@ -30,6 +32,16 @@ impl Xen for DevXen {
         XenStoreConnection::open()
     }
 }
+
+/// The requests of `ioctl` that the handles of [`GuestXen`] need.
+pub const GUEST_IOCTLS: [u64; 6] = [
+    gntdev::MAP_GRANT_REF,
+    gntdev::UNMAP_GRANT_REF,
+    gntdev::GRANT_COPY,
+    evtchn::BIND_INTERDOMAIN,
+    evtchn::UNBIND,
+    evtchn::NOTIFY,
+];
 
 /// The handles of a process that serves one guest and opens nothing later: the one to the guest's
 /// grants is its own, since Linux ties a mapping to the process that opened the handle; those to

@@ -55,7 +55,7 @@ pub use self::evtchn::Evtchn;
 pub use self::fired::Fired;
 pub use self::gntalloc::{Gntalloc, SharedPages};
 pub use self::gntdev::{Gntdev, GntdevPages};
-pub use self::host::{DevXen, GuestXen};
+pub use self::host::{DevXen, GUEST_IOCTLS, GuestXen};
 use self::mapped::MappedRange;
 pub use self::xenstore::XenStoreConnection;
 

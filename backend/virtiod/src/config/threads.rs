@@ -1,8 +1,9 @@
 //! Maximum number of threads that process the queues of one device.
 
 use std::num::NonZero;
-use std::thread;
 
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
@@ -28,8 +29,11 @@ impl ThreadLimit {
     pub fn count(self) -> usize {
         match self {
             Self::Fixed(count) => count.get() as usize,
-            // Not known: as if there were one.
-            Self::Processors => thread::available_parallelism().map_or(1, NonZero::get),
+            // Not known: as if there were one. The standard library's way reads files, which a
+            // guest's process has none of.
+            Self::Processors => sched_getaffinity(Pid::from_raw(0)).map_or(1, |set| {
+                (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).count().max(1)
+            }),
         }
     }
 }

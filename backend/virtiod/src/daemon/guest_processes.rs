@@ -22,6 +22,7 @@ use super::registry::Registry;
 use super::runner::{EndReports, Runner, Runs, SharedHost, StartError};
 use super::same_address::same_address_hook;
 use super::server::ServerError;
+use super::user_range::UserRange;
 use crate::Causes;
 use crate::bus::{DevicePath, Ending};
 use crate::config::{ConfigError, ConfigFile};
@@ -114,6 +115,7 @@ pub struct GuestProcesses<X> {
     all: BTreeMap<DomId, Arc<GuestProcess>>,
     host: HostServices,
     pages: CountTable,
+    users: UserRange,
 }
 
 /// The process of one guest.
@@ -156,7 +158,17 @@ impl<X: Xen> GuestProcesses<X> {
         let (kept, terminals, sockets) = Default::default();
         let host = HostServices { records, network, sizes, kept, terminals, sockets };
         let (all, configs) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { xen, launch, config, configs, opened, all, host, pages })
+        Ok(Self {
+            xen,
+            launch,
+            config,
+            configs,
+            opened,
+            all,
+            host,
+            pages,
+            users: UserRange::of_host(),
+        })
     }
 
     /// The configuration of a device: as it is now, or as it was when a device was set up that goes
@@ -178,7 +190,8 @@ impl<X: Xen> GuestProcesses<X> {
         if let Some(process) = self.all.get(&guest).filter(|process| !process.is_gone()) {
             return Ok(Arc::clone(process));
         }
-        let process = GuestProcess::start(&*self.launch, guest, self.pages.take_slot()?)?;
+        let user = self.users.of(guest);
+        let process = GuestProcess::start(&*self.launch, guest, user, self.pages.take_slot()?)?;
         self.all.insert(guest, Arc::clone(&process));
         Ok(process)
     }
@@ -252,10 +265,15 @@ fn sealed(text: &str) -> io::Result<File> {
 }
 
 impl GuestProcess {
-    fn start(launch: &dyn Launch, guest: DomId, pages: CountSlot) -> io::Result<Arc<Self>> {
+    fn start(
+        launch: &dyn Launch,
+        guest: DomId,
+        user: u32,
+        pages: CountSlot,
+    ) -> io::Result<Arc<Self>> {
         let (control, theirs) = MessageSocket::pair()?;
         control.limit_send(ANSWER_LIMIT)?;
-        let begin = message::Command::Begin { slot: pages.index() };
+        let begin = message::Command::Begin { slot: pages.index(), user };
         control.send(&begin, &[pages.as_fd()]).map_err(io::Error::other)?;
         let mut launched = launch.launch(guest, theirs.into_descriptor())?;
         let process = Arc::new(Self {

@@ -15,7 +15,8 @@ use crate::bus::{DevicePath, Keys};
 use crate::config::ConfigFile;
 use crate::device::blk::{
     AccessMode, Claim, ClaimError, Claimed, FileId, ImageFormat, QueueLimits, Sharing, SizeWatch,
-    SizeWatcher, TargetOptions, backing_of, claim_backing_for_process, claim_target_for_process,
+    SizeWatcher, TargetOptions, backing_of, beside, claim_backing_for_process,
+    claim_target_for_process,
 };
 use crate::process::message::{ClaimFailure, ImageRequest, Reply};
 use crate::setup::disk::target_options;
@@ -145,6 +146,9 @@ impl ImageService {
                     Err(error) => refused(&Causes(&error).to_string()),
                 }
             }
+            ImageRequest::FindBacking { image, name } => {
+                (self.find_backing(&image, &name), Vec::new())
+            }
             ImageRequest::Identify { path } => match self.backing.contains(&path) {
                 true => (identity(FileId::of(&path)), Vec::new()),
                 false => (Reply::Forbidden, Vec::new()),
@@ -222,6 +226,19 @@ impl ImageService {
     fn permit_backing(&mut self, claim: &Claim, path: &Path) {
         let backing = claim.file().ok().and_then(|file| backing_of(&file, path).ok().flatten());
         self.backing.extend(backing);
+    }
+
+    /// Finds a backing file that the headers name, as they were when the images were claimed.
+    fn find_backing(&self, image: &Path, name: &str) -> Reply {
+        let is_target = self.options.as_ref().is_some_and(|options| options.path == image);
+        if !is_target && !self.backing.contains(image) {
+            return Reply::Forbidden;
+        }
+        match beside(image, name) {
+            Ok(path) if self.backing.contains(&path) => Reply::Found(path),
+            Ok(_) => Reply::Forbidden,
+            Err(error) => Reply::failed(&error),
+        }
     }
 
     fn claimed(&mut self, claims: Vec<Claim>, file: File) -> Answer {

@@ -46,7 +46,7 @@ pub use self::claim::{
     QueueLimits, Sharing, TargetClaims, claim_backing_for_process, claim_target_for_process,
 };
 use self::facts::DiskFacts;
-pub use self::image::{ImageFormat, backing_of};
+pub use self::image::{ImageFormat, backing_of, beside};
 pub use self::in_flight::InFlightLimits;
 use self::in_flight::{Carrier, Ended, InFlightTable};
 pub use self::request::SECTOR_SIZE;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::link::{DeviceLink, too_many_files};
@@ -74,6 +74,15 @@ impl Images for SupervisedImages {
         path: &Path,
     ) -> Result<Box<dyn Claimed>, ClaimError> {
         self.claim(&ImageRequest::ClaimBacking { path: path.to_owned() })
+    }
+
+    fn find_backing(&self, image: &Path, name: &str) -> io::Result<PathBuf> {
+        let (image, name) = (image.to_owned(), name.to_owned());
+        let request = Request::Image(ImageRequest::FindBacking { image, name });
+        match self.link.ask(&request).map_err(io::Error::other)? {
+            (Reply::Found(path), _) => Ok(path),
+            (reply, _) => Err(reply.into_error()),
+        }
     }
 
     fn identify(&self, path: &Path) -> Result<FileId, ClaimError> {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::confinement::ConfinementError;
 use super::device_thread::{self, Ended, NewDevice, Surroundings};
 use super::images::SupervisedImages;
 use super::link::{DeviceLink, too_many_files};
@@ -45,6 +46,9 @@ pub enum ProcessError {
     /// The kernel refuses an operation that the process needs.
     #[error("the process of a guest cannot {0}")]
     System(&'static str, #[source] io::Error),
+    /// The process keeps rights that it must not have.
+    #[error(transparent)]
+    Confinement(#[from] ConfinementError),
     /// The supervisor's socket fails.
     #[error(transparent)]
     Message(#[from] MessageError),
@@ -54,6 +58,8 @@ pub enum ProcessError {
 pub struct Common {
     /// The path of the configuration file, for messages: the supervisor reads the file.
     pub config: ConfigFile,
+    /// Gives up the rights that no device needs, as this user.
+    pub confine: fn(u32) -> Result<(), ConfinementError>,
     /// The network in place of the supervisor's, for tests whose interfaces are in this process.
     pub network: Option<Arc<dyn Network>>,
 }
@@ -96,7 +102,8 @@ pub fn run<X: Domain>(xen: X, control: MessageSocket, common: Common) -> Result<
     let woken = woken.map_err(|error| ProcessError::System("make an eventfd", error.into()))?;
     let woken = Arc::new(woken);
     let sizes = SizeEvents::new(Arc::clone(&woken));
-    let Some(guest) = begin(&control)? else { return Ok(()) };
+    let Some((guest, user)) = begin(&control)? else { return Ok(()) };
+    (common.confine)(user)?;
     let (ending, ended) = mpsc::channel();
     let process = Process {
         xen,
@@ -115,15 +122,15 @@ pub fn run<X: Domain>(xen: X, control: MessageSocket, common: Common) -> Result<
 }
 
 /// Takes the first command; `None` if the supervisor is gone.
-fn begin(control: &MessageSocket) -> Result<Option<Guest>, ProcessError> {
+fn begin(control: &MessageSocket) -> Result<Option<(Guest, u32)>, ProcessError> {
     let Some((command, table)) = control.receive::<Command>()? else { return Ok(None) };
-    let (Command::Begin { slot }, Some(table)) = (command, table.into_iter().next()) else {
+    let (Command::Begin { slot, user }, Some(table)) = (command, table.into_iter().next()) else {
         let why = io::ErrorKind::InvalidData.into();
         return Err(ProcessError::System("understand the first command", why));
     };
     let pages = SharedCount::open(table, slot);
     let pages = pages.map_err(|error| ProcessError::System("count mapped pages", error))?;
-    Ok(Some(Guest::new(Arc::new(DaemonBudget::of_all_processes(pages)))))
+    Ok(Some((Guest::new(Arc::new(DaemonBudget::of_all_processes(pages))), user)))
 }
 
 impl<X: Domain> Process<X> {

@@ -21,6 +21,8 @@ pub enum Command {
     Begin {
         /// The process's slot in the table.
         slot: usize,
+        /// The user that the process becomes, if it is root.
+        user: u32,
     },
     /// Start a device. Three descriptors come with it: the device's socket, an eventfd that tells
     /// of changes in XenStore, and the text of the configuration file, which the supervisor seals.
@@ -165,6 +167,13 @@ pub enum ImageRequest {
         /// Whether others may use it too.
         sharing: Sharing,
     },
+    /// Find the backing file that a claimed image names.
+    FindBacking {
+        /// The image's path.
+        image: PathBuf,
+        /// The name in its header.
+        name: String,
+    },
     /// Identify a backing file of the target.
     Identify {
         /// Its path.
@@ -251,6 +260,8 @@ pub enum Reply {
         /// The reason.
         reason: String,
     },
+    /// The path of a file.
+    Found(PathBuf),
     /// The identity of a file.
     Identity(FileId),
     /// A file could not be claimed or opened.

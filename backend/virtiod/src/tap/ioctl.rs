@@ -29,16 +29,22 @@ impl IfReq {
     }
 }
 
-mod raw {
-    use super::{IfReq, c_int};
+const INT: usize = size_of::<c_int>();
+const TUNSETPERSIST: u64 = nix::request_code_write!(b'T', 203, INT);
+const TUNSETOFFLOAD: u64 = nix::request_code_write!(b'T', 208, INT);
+const TUNSETQUEUE: u64 = nix::request_code_write!(b'T', 217, INT);
 
-    const INT: usize = size_of::<c_int>();
+/// The requests for an interface that is set up.
+pub const IOCTLS: [u64; 3] = [TUNSETPERSIST, TUNSETOFFLOAD, TUNSETQUEUE];
+
+mod raw {
+    use super::{INT, IfReq, TUNSETOFFLOAD, TUNSETPERSIST, TUNSETQUEUE, c_int};
 
     nix::ioctl_readwrite_bad!(set_interface, nix::request_code_write!(b'T', 202, INT), IfReq);
-    nix::ioctl_write_int_bad!(set_persistent, nix::request_code_write!(b'T', 203, INT));
-    nix::ioctl_write_int_bad!(set_offload, nix::request_code_write!(b'T', 208, INT));
+    nix::ioctl_write_int_bad!(set_persistent, TUNSETPERSIST);
+    nix::ioctl_write_int_bad!(set_offload, TUNSETOFFLOAD);
     nix::ioctl_write_ptr_bad!(set_header_size, nix::request_code_write!(b'T', 216, INT), c_int);
-    nix::ioctl_write_ptr_bad!(set_queue, nix::request_code_write!(b'T', 217, INT), IfReq);
+    nix::ioctl_write_ptr_bad!(set_queue, TUNSETQUEUE, IfReq);
     nix::ioctl_write_ptr_bad!(set_little_endian, nix::request_code_write!(b'T', 220, INT), c_int);
 }
 

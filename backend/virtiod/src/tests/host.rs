@@ -4,7 +4,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -19,9 +19,12 @@ use crate::daemon::registry::{RegisteredDevice, Registry};
 use crate::daemon::runner::SharedHost;
 use crate::daemon::server::{Server, ServerError};
 use crate::domain::{ByGrants, Domain};
+use crate::process::confinement::ConfinementError;
+use crate::process::confinement::system_calls::restrict_system_calls;
 use crate::process::main_loop::{self, Common};
 use crate::process::message_socket::MessageSocket;
 use crate::record::RecordDirectory;
+use uring::rings;
 use xen::DomId;
 use xen_sim::{Hypervisor, Watch};
 
@@ -33,6 +36,9 @@ const GUEST_PAGES: usize = 1024;
 /// If this variable is set, devices are served as in processes of their guests. These are threads,
 /// since the simulated hypervisor is in this process.
 const IN_PROCESSES: &str = "DEVICES_IN_PROCESSES";
+
+/// Number of io_uring instances of all processes of a test.
+const TEST_RINGS: usize = 64;
 
 /// Whether devices are served as in processes of their guests.
 pub(super) fn in_processes() -> bool {
@@ -80,8 +86,11 @@ impl Processes {
 
 impl<X: Domain> Launch for InThread<X> {
     fn launch(&self, _: DomId, control: OwnedFd) -> io::Result<Box<dyn Launched>> {
-        let common =
-            Common { config: self.config.clone(), network: Some(Arc::clone(&self.network) as _) };
+        let common = Common {
+            config: self.config.clone(),
+            confine: restrict_thread,
+            network: Some(Arc::clone(&self.network) as _),
+        };
         let mut processes = self.processes.0.lock().unwrap();
         if processes.are_refused {
             return Err(io::ErrorKind::OutOfMemory.into());
@@ -94,6 +103,16 @@ impl<X: Domain> Launch for InThread<X> {
         let thread = thread::spawn(move || drop(main_loop::run(domain, socket, common)));
         Ok(Box::new(ProcessThread(Some(thread))))
     }
+}
+
+/// Restricts the system calls of a thread that is to be a process, and of the threads that it
+/// starts. The kernel kills the test at a call that is not in the list.
+fn restrict_thread(_: u32) -> Result<(), ConfinementError> {
+    static STOCK: Once = Once::new();
+    STOCK.call_once(|| drop(rings::stock(TEST_RINGS)));
+    nix::sys::prctl::set_no_new_privs().expect("no new privileges");
+    restrict_system_calls()?;
+    Ok(())
 }
 
 struct ProcessThread(Option<JoinHandle<()>>);

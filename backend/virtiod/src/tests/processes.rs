@@ -288,7 +288,7 @@ impl Liar {
         self.processes.start(device, &stats, &self.ends).unwrap();
         let control = self.launched.try_recv().unwrap();
         let (begin, table) = control.receive::<Command>().unwrap().unwrap();
-        assert_eq!((begin, table.len()), (Command::Begin { slot: 0 }, 1));
+        assert_eq!((begin, table.len()), (Command::Begin { slot: 0, user: 1_879_048_193 }, 1));
         let (start, mut files) = control.receive::<Command>().unwrap().unwrap();
         let (path, fault, config_error) = (path.clone(), None, None);
         let expected = Command::Start { path, found: Found::New, fault, config_error };

@@ -56,6 +56,7 @@ pub(crate) fn write_payload(
     archive.file("bin/reach-pages", &built.dom0_programs.reach_pages)?;
     archive.file("bin/hostile-backend", &built.dom0_programs.hostile_backend)?;
     archive.file("bin/slow-device", &built.dom0_programs.slow_device)?;
+    archive.file("bin/exploit", &built.dom0_programs.exploit)?;
     archive.file("bin/foreign-map", &built.guest_programs.foreign_map)?;
     for files in &built.guests.files {
         let dir = guest_directory(files);

@@ -28,6 +28,8 @@ pub(crate) struct Dom0Programs {
     pub(crate) reach_pages: PathBuf,
     /// A backend that tries to keep a guest's driver busy.
     pub(crate) hostile_backend: PathBuf,
+    /// `xen-virtiod` whose processes of guests try to leave their confinement.
+    pub(crate) exploit: PathBuf,
     /// A device that completes resets late, and reports a failed start by its status alone.
     pub(crate) slow_device: PathBuf,
 }
@@ -56,6 +58,7 @@ pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0
         "reach-pages",
         "hostile-backend",
         "slow-device",
+        "exploit",
     ];
     let built = cargo_build(dirs, logs, "dom0-programs", &packages, |_| {})?;
     step.done();
@@ -68,6 +71,7 @@ pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0
         reach_pages: built.join("reach-pages"),
         hostile_backend: built.join("hostile-backend"),
         slow_device: built.join("slow-device"),
+        exploit: built.join("exploit"),
     })
 }
 

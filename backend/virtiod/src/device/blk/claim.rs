@@ -19,6 +19,7 @@ mod usage;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
 
@@ -32,6 +33,7 @@ use self::file_id::open;
 use self::io_mark::IoMark;
 pub use self::queue_limits::QueueLimits;
 pub use self::usage::{Owner, Sharing, Usage};
+use super::image::beside;
 use super::target::{AccessMode, TargetOptions};
 
 /// The images that devices of this daemon use.
@@ -55,6 +57,13 @@ pub trait Images: Send + Sync {
         options: &TargetOptions,
         path: &Path,
     ) -> Result<Box<dyn Claimed>, ClaimError>;
+
+    /// The path of the backing file that the image at `image` names `name`: it is in the image's
+    /// own directory.
+    ///
+    /// # Errors
+    /// The file is elsewhere, or missing.
+    fn find_backing(&self, image: &Path, name: &str) -> io::Result<PathBuf>;
 
     /// Identifies a backing file of this target.
     ///
@@ -130,6 +139,10 @@ impl Images for LocalImages {
     ) -> Result<Box<dyn Claimed>, ClaimError> {
         let usage = Usage::of_backing(options);
         Ok(Box::new(IMAGES.claim(path, usage, &options.owner)?))
+    }
+
+    fn find_backing(&self, image: &Path, name: &str) -> io::Result<PathBuf> {
+        beside(image, name)
     }
 
     fn identify(&self, path: &Path) -> Result<FileId, ClaimError> {

@@ -1,7 +1,8 @@
 //! The files that store a disk.
 
 use std::fs::File;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::claim::{
@@ -40,6 +41,14 @@ impl DiskFiles {
     /// The claim of the target.
     pub(super) fn target(&self) -> &dyn Claimed {
         &*self.target
+    }
+
+    /// The path of the backing file that `image` names `name`.
+    ///
+    /// # Errors
+    /// As for [`Images::find_backing`].
+    pub(super) fn find_backing(&self, image: &Path, name: &str) -> io::Result<PathBuf> {
+        self.images.find_backing(image, name)
     }
 
     /// Identifies a backing file.

@@ -178,7 +178,7 @@ impl<'f> Chain<'f> {
                 );
             }
         };
-        let path = beside(&image, &name)?;
+        let path = self.files.find_backing(&image, &name)?;
         self.follow(&path)?;
         let opened = self.open_format(&path, format);
         opened.map_err(|source| ChainError::Backing { path, source }.into())
@@ -226,7 +226,10 @@ enum BackingFormat {
 }
 
 /// The path of the file that `image` names `name`, if it is in the image's own directory.
-fn beside(image: &Path, name: &str) -> io::Result<PathBuf> {
+///
+/// # Errors
+/// [`ChainError::Elsewhere`], or the error of the storage.
+pub fn beside(image: &Path, name: &str) -> io::Result<PathBuf> {
     let image = image.canonicalize()?;
     let directory = image.parent().unwrap_or(Path::new("/"));
     let named = directory.join(name).canonicalize();
