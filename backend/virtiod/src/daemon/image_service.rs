@@ -35,6 +35,9 @@ struct Kept {
     claims: BTreeMap<DevicePath, Vec<Claim>>,
     /// Disks of which a next process is expected.
     expected: BTreeSet<DevicePath>,
+    /// The backing files of disks that a driver has used: a process, which may write the header of
+    /// its image, does not choose others for the next one.
+    backing: BTreeMap<DevicePath, BTreeSet<PathBuf>>,
 }
 
 impl KeptClaims {
@@ -45,7 +48,10 @@ impl KeptClaims {
 
     /// Expects none any more.
     pub(super) fn forget(&self, path: &DevicePath) {
-        self.lock().expected.remove(path);
+        let mut kept = self.lock();
+        kept.expected.remove(path);
+        kept.backing.remove(path);
+        drop(kept);
         let released = self.take_released();
         if !released.is_empty() {
             // To close a file may take as long as its storage does.
@@ -78,7 +84,7 @@ impl KeptClaims {
     /// Takes the claims of disks of which nothing is under way any more and no process is expected.
     fn take_released(&self) -> Vec<Claim> {
         let mut kept = self.lock();
-        let Kept { claims, expected } = &mut *kept;
+        let Kept { claims, expected, .. } = &mut *kept;
         let mut released = Vec::new();
         claims.retain(|path, claims| {
             let is_over = !expected.contains(path) && claims.iter().all(Claim::is_finished);
@@ -88,6 +94,16 @@ impl KeptClaims {
             !is_over
         });
         released
+    }
+
+    fn settle_backing(&self, path: &DevicePath, backing: &BTreeSet<PathBuf>) {
+        self.lock().backing.entry(path.clone()).or_insert_with(|| backing.clone());
+    }
+
+    /// Whether the disk may have this backing file.
+    fn may_have(&self, path: &DevicePath, backing: &Path) -> bool {
+        let kept = self.lock();
+        kept.backing.get(path).is_none_or(|settled| settled.contains(backing))
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -162,6 +178,7 @@ impl ImageService {
             ImageRequest::HasOtherWriter { claim } => self
                 .with_claim(claim, |claim| (Reply::Answer(claim.has_other_writer()), Vec::new())),
             ImageRequest::Activate { claim } => {
+                self.kept.settle_backing(&self.path, &self.backing);
                 self.with_claim(claim, |claim| (Reply::Activated(claim.activate()), Vec::new()))
             }
             ImageRequest::Deactivate { claim } => self.with_claim(claim, |claim| {
@@ -224,8 +241,17 @@ impl ImageService {
     /// Permits the backing file that an image's header names. The process says why an image is
     /// refused.
     fn permit_backing(&mut self, claim: &Claim, path: &Path) {
-        let backing = claim.file().ok().and_then(|file| backing_of(&file, path).ok().flatten());
-        self.backing.extend(backing);
+        let named = claim.file().ok().and_then(|file| backing_of(&file, path).ok().flatten());
+        let is_refused = |backing: &PathBuf| !self.kept.may_have(&self.path, backing);
+        if let Some(backing) = named.as_ref().filter(|backing| is_refused(backing)) {
+            tracing::warn!(
+                device = %self.path,
+                "{path:?} has another backing file than when the guest's disk was set up, \
+                 {backing:?}: refused until the disk is created anew"
+            );
+            return;
+        }
+        self.backing.extend(named);
     }
 
     /// Finds a backing file that the headers name, as they were when the images were claimed.

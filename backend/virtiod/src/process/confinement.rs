@@ -25,7 +25,7 @@ use uring::rings;
 /// The root directory of guests' processes, which stays empty.
 const EMPTY: &str = "/run/xen-virtiod/empty";
 
-/// Number of io_uring instances that a process has: one for each thread of a disk's queues, and of a
+/// Number of io_uring instances that a process has: one for each thread of a disk's queues and of a
 /// network device. Where none is left, threads do the work.
 const RINGS: usize = 32;
 

@@ -375,6 +375,57 @@ fn process_gets_its_own_keys_and_its_own_image_only() {
 }
 
 #[test]
+fn process_does_not_choose_the_backing_file_of_the_next() {
+    let mut liar = Liar::new();
+    let (directory, target) = image(Some(("own.img", "raw")));
+    for name in ["own.img", "any.img"] {
+        std::fs::write(directory.path().join(name), [7; 512]).unwrap();
+    }
+    let backend = |key: &str| format!("/local/domain/0/backend/virtio_disk/1/{XVDA}/{key}");
+    for (key, value) in [("params", target.to_str().unwrap()), ("mode", "w"), ("state", "1")] {
+        liar.hypervisor.store_write(&backend(key), value);
+    }
+    let image = |request| Request::Image(request);
+    let claim = || {
+        let (path, sharing) = (target.clone(), Sharing::Safe);
+        image(ImageRequest::ClaimTarget { path, access: AccessMode::ReadWrite, sharing })
+    };
+    let find = |name: &str| {
+        image(ImageRequest::FindBacking { image: target.clone(), name: name.to_owned() })
+    };
+    let (control, device) = liar.start();
+    assert_eq!(ask(&device, Request::OpenStore), Reply::Done);
+    assert!(matches!(ask(&device, claim()), Reply::Claimed { claim: 1, .. }));
+    assert_eq!(ask(&device, find("own.img")), Reply::Found(directory.path().join("own.img")));
+    assert_eq!(ask(&device, find("any.img")), Reply::Forbidden);
+    let activated = ask(&device, image(ImageRequest::Activate { claim: 1 }));
+    assert!(matches!(activated, Reply::Activated(Ok(_))), "{activated:?}");
+    // It writes another name of the same length, and dies.
+    let mut bytes = std::fs::read(&target).unwrap();
+    let at = bytes.windows(7).position(|name| name == b"own.img").unwrap();
+    bytes[at..at + 7].copy_from_slice(b"any.img");
+    std::fs::write(&target, bytes).unwrap();
+    drop((control, device));
+    liar.ended.recv_timeout(Duration::from_secs(10)).expect("the end of the disk");
+
+    let (_control, device) = liar.start();
+    assert_eq!(ask(&device, Request::OpenStore), Reply::Done);
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let claimed = ask(&device, claim());
+        if matches!(claimed, Reply::Claimed { .. }) {
+            break;
+        }
+        assert!(Instant::now() < end, "waited 10 s for the image: {claimed:?}");
+    }
+    for name in ["own.img", "any.img"] {
+        assert_eq!(ask(&device, find(name)), Reply::Forbidden, "{name}");
+        let path = directory.path().join(name);
+        assert_eq!(ask(&device, image(ImageRequest::ClaimBacking { path })), Reply::Forbidden);
+    }
+}
+
+#[test]
 fn process_gets_sockets_interfaces_and_records_of_its_device_only() {
     let mut liar = Liar::new();
     let sockets = TempDir::new().unwrap();
