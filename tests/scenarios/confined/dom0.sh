@@ -1,8 +1,8 @@
 # The process of a guest is a user of its own without capabilities, in an empty directory, under a
 # filter of system calls, and has less than 3 MiB of its own with two idle disks. Then a fault is
-# planted: the backend `exploit` is xen-virtiod, but the process tries to leave, by system calls and by
-# its io_uring. Each attack is refused, or the kernel kills the process, but for one: Linux lets it
-# map what another guest granted to this domain.
+# planted: the backend `exploit` is xen-virtiod, but a guest's process tries to leave, by system
+# calls and by its io_uring. Each attack is refused, or the kernel kills the process, but for one:
+# Linux lets it map what another guest granted to this domain.
 # guests: pv
 # soak: pvh
 # limit: 200
