@@ -84,6 +84,7 @@ const PURPOSES: [Purpose; 8] = [
         calls: &[
             libc::SYS_set_robust_list,
             libc::SYS_rseq,
+            libc::SYS_rt_sigaction,
             libc::SYS_rt_sigprocmask,
             libc::SYS_rt_sigreturn,
             libc::SYS_sigaltstack,

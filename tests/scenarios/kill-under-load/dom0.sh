@@ -1,0 +1,103 @@
+# A guest writes and verifies its disk with fio (several jobs, requests of mixed sizes, fsync), and
+# sends a TCP stream, while the process that serves it, the daemon, or both are killed at random
+# moments. No write that was acknowledged is lost, nothing is corrupt, no task of the guest's hangs,
+# the stream goes on, and afterwards Dom0 has as many grants, event channels, files and as much
+# memory in use as before.
+# guests: pv
+# soak: pvh pv-bookworm
+# limit: 900
+# needs: fio
+. /lab/dom0/lib.sh
+
+# A guest of the soak sees 100 kills.
+KILLS=12
+[ "$GUEST$KERNEL" = pv ] || KILLS=100
+
+clean_up() {
+    kill "$server" 2>/dev/null || true
+    ip link delete xenbr0 2>/dev/null || true
+}
+trap clean_up EXIT
+modprobe -a tun bridge
+mount_programs
+ip link add xenbr0 type bridge
+ip address add 10.9.0.1/24 dev xenbr0
+ip link set xenbr0 up
+LD_LIBRARY_PATH=/run/programs/lib /run/programs/bin/iperf3 -s >"$RESULTS/iperf3" 2>&1 &
+server=$!
+
+name=$GUEST-kill-under-load
+make_disk disk.img 48
+make_initrd initrd /lab/scenarios/kill-under-load/guest.sh
+line=$(sed -n 's/^disk = \["\(.*\)target=.*"\]$/\1/p' /lab/xen-configs/blk-pv.cfg)
+programs=$(echo "$line" | sed 's/vdev=xvda/vdev=xvdb/; s/access=rw/access=r/')
+start_example "blk-$GUEST" "$name" "$PWD/initrd" "s|^memory = .*|memory = 256|" \
+    "s|^disk = .*|disk = [\"${line}target=$PWD/disk.img\", \"${programs}target=/lab/files/programs.img\"]\nvirtio = [\"type=virtio,device1,transport=mmio,grant_usage=1\"]|" ||
+    fail "xl could not create the guest"
+wait_console "$name" 90 'lab: round 1'
+
+# taken: prints how often devices were taken over.
+taken() {
+    grep -c 'taken over from an earlier process' $daemon_log || true
+}
+
+# used: prints event channels and open files of the daemon and of its processes.
+used() {
+    local process files=0
+    for process in $(daemon_processes); do
+        files=$((files + $(ls "/proc/$process/fd" | wc -l)))
+    done
+    echo "$(grep -c 'evtchn:xen-virtiod' /proc/interrupts) event channels, $files files"
+}
+
+# sent: prints the bytes that the guest has sent.
+sent() {
+    cat "/sys/class/net/$tap/statistics/rx_bytes"
+}
+
+# random LIMIT: prints a number below the limit.
+random() {
+    echo $(($(od -An -N2 -tu2 /dev/urandom) % $1))
+}
+
+tap=$(xenstore-read "/local/domain/0/backend/virtio/$domid/0/tap")
+devices=3
+before=$(used)
+resident=$(daemon_resident)
+killed=0
+while [ $killed -lt $KILLS ]; do
+    count=$(taken)
+    process=$(guest_process "$domid") || fail "the guest has no process"
+    daemon=$(cat $daemon_pid)
+    case $(random 3) in
+    0) kill -9 "$process" ;;
+    1) kill -9 "$daemon" ;;
+    2) kill -9 "$process" "$daemon" ;;
+    esac
+    killed=$((killed + 1))
+    if [ ! -d "/proc/$daemon/fd" ]; then
+        timeout 20 tail --pid="$process" -s 0.1 -f /dev/null || fail "the guest's process did not end"
+        start_daemon xen-virtiod
+    fi
+    wait_for "all devices to be taken over after $killed kills" 30 \
+        "[ \$(taken) -ge $((count + devices)) ]" tail -n +1 -F $daemon_log
+    # Five deaths within two seconds of the start of a process are a fault, so every third lives
+    # longer.
+    pause=$(random 1500)
+    [ $((killed % 3)) != 0 ] || pause=$((pause + 2100))
+    sleep "$((pause / 1000)).$(printf %03d $((pause % 1000)))"
+done
+
+sent=$(sent)
+rounds=$(tr -d '\r' <"$consoles/guest-$name.log" | sed -n 's/^lab: round //p' | tail -n 1)
+wait_console "$name" 120 "lab: round $((rounds + 2))"
+[ "$(sent)" -gt $((sent + 1000000)) ] || fail "the guest sent $(($(sent) - sent)) bytes in two rounds"
+after=$(used)
+echo "$killed kills, the guest verified $((rounds + 2)) rounds; $after, $(daemon_resident) KiB resident; before: $before, $resident KiB"
+[ "$after" = "$before" ] || fail "there were $before, and are $after"
+[ "$(daemon_resident)" -lt $((resident + 4096)) ] || fail "the daemon's processes have $(daemon_resident) KiB, and had $resident"
+tell_guest "$domid" stop
+end_guest "$name" 120
+check_nothing_mapped
+! dmesg | grep -E 'BUG:|WARNING: CPU' || fail "Dom0's kernel warns"
+[ -z "$(ls /run/xen-virtiod/records)" ] || fail "records are left: $(ls /run/xen-virtiod/records)"

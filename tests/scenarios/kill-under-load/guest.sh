@@ -1,0 +1,54 @@
+# Writes and verifies the disk, and sends a stream to Dom0, until a line arrives.
+echo 30 >/proc/sys/kernel/hung_task_timeout_secs
+load virtio_net
+wait_for "the disk with the programs" 30 test -b /dev/vdb
+for module in crc32c_generic ext4; do
+    [ ! -e /lib/modules/$module.order ] || load $module
+done
+mount -t ext4 -o ro /dev/vdb /mnt
+wait_for "the network device eth0" 20 test -e /sys/class/net/eth0
+ip address add 10.9.0.2/24 dev eth0
+ip link set eth0 up
+wait_for "Dom0" 20 ping -q -c 1 -W 1 10.9.0.1
+
+# program NAME OPTION…: runs a program of the disk.
+program() {
+    name=$1
+    shift
+    LD_LIBRARY_PATH=/mnt/lib "/mnt/bin/$name" "$@"
+}
+
+program iperf3 -c 10.9.0.1 -t 3600 >/tmp/stream 2>&1 &
+stream=$!
+
+# verified: writes and verifies the whole disk once, in three parts: requests of one page, of mixed
+# sizes with fsync, and large ones through the page cache.
+verified() {
+    program fio --eta=never --output=/tmp/fio --filename=/dev/vda --thread=1 --size=16m --verify=crc32c \
+        --verify_fatal=1 --randrepeat=0 --ioengine=libaio \
+        --name=pages --offset=0 --rw=randwrite --bs=4k --iodepth=16 --direct=1 \
+        --name=mixed --offset=16m --rw=randwrite --bsrange=4k-128k --iodepth=8 --direct=1 --fsync=16 \
+        --name=cached --offset=32m --rw=write --bs=256k --iodepth=1 --direct=0 --fsync=8
+}
+
+mkdir -p /tmp
+round=0
+(
+    while [ ! -e /tmp/stop ]; do
+        round=$((round + 1))
+        verified || {
+            touch /tmp/wrong
+            cat /tmp/fio
+        }
+        echo "lab: round $round"
+    done
+) &
+writer=$!
+read -r _
+touch /tmp/stop
+wait $writer
+kill -0 $stream || cat /tmp/stream
+kill $stream
+umount /mnt
+! dmesg | grep -E 'I/O error|BUG:|Oops|Call Trace|blocked for more than'
+[ ! -e /tmp/wrong ]
