@@ -80,7 +80,7 @@ while [ $killed -lt $KILLS ]; do
         start_daemon xen-virtiod
     fi
     wait_for "all devices to be taken over after $killed kills" 30 \
-        "[ \$(taken) -ge $((count + devices)) ]" tail -n +1 -F $daemon_log
+        "[ \$(taken) -ge $((count + devices)) ]" tail -n 1 -F $daemon_log
     # Five deaths within two seconds of the start of a process are a fault, so every third lives
     # longer.
     pause=$(random 1500)
