@@ -8,6 +8,7 @@ mod allocations;
 mod bare_device;
 mod block;
 mod budgets;
+mod confinement;
 mod console;
 pub(crate) mod disk_options;
 mod disk_sharing;
