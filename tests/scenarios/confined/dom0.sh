@@ -52,6 +52,7 @@ start() {
     wait_console "$1" 60 'lab: idle'
 }
 
+modprobe tun
 make_initrd initrd /lab/scenarios/confined/guest.sh
 start "$GUEST-victim"
 victim=$domid
