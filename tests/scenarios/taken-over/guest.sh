@@ -1,4 +1,5 @@
-# Writes and verifies two disks, with several requests in flight, until a line arrives.
+# Writes and verifies two disks, with several requests in flight, until a line arrives. Leaves them
+# idle until another line arrives, and verifies them again.
 for disk in vda vdb; do
     wait_for "the disk /dev/$disk" 20 test -b /dev/$disk
 done
@@ -32,6 +33,13 @@ writers=$!
 read -r _
 touch /tmp/stop
 wait $writers
+echo "lab: idle"
+read -r _
+for disk in vda vdb; do
+    # The message that waited was the first of those that give pages back.
+    wait_for "the pool of $disk to shrink" 30 grep -qx 'shared 64' "/sys/block/$disk/device/../pool"
+    verify $disk 1 || touch /tmp/wrong
+done
 ! dmesg | grep -E 'I/O error|BUG:|Oops|Call Trace|blocked for more than'
 for disk in vda vdb; do
     echo "lab: sum-$disk $(dd if=/dev/$disk iflag=direct bs=1M count=8 2>/dev/null | sha256sum | cut -d ' ' -f 1)"
