@@ -437,6 +437,16 @@ u32 shim_waits_for_requests(u32 device_id);
  */
 u32 shim_removal(u32 device_id, u32 pages, u32 backend);
 
+/**
+ * shim_response_wait() - decide how long to wait for a response [5.4]
+ * @waited: milliseconds since the request was made
+ * @running: whether the driver neither starts, resets nor leaves the device
+ * @backend: enum xenbus_state of the backend
+ *
+ * Return: Milliseconds to wait before the next decision, or 0 to give the device up.
+ */
+u64 shim_response_wait(u64 waited, u32 running, u32 backend);
+
 /* The pool grows by chunks of SHIM_CHUNK_PAGES pages, up to SHIM_MAX_CHUNKS. */
 #define SHIM_CHUNK_PAGES 64
 #define SHIM_MAX_CHUNKS 64

@@ -9,7 +9,8 @@
 //! * [`interrupt`]: how many messages to handle at a time, and which interrupts were spurious;
 //! * [`config`]: whether the configuration changes too often to be read;
 //! * [`state`]: the action of the frontend for each pair of xenbus states;
-//! * [`removal`]: whether a device can be removed from its driver.
+//! * [`removal`]: whether a device can be removed from its driver;
+//! * [`waiting`]: how long to wait for a response.
 //!
 //! The core depends on neither a kernel nor a hypervisor: it works on a shared page that the caller
 //! passes in, and returns decisions. The module's C glue carries them out; it calls `ffi`, the only
@@ -55,3 +56,4 @@ pub mod removal;
 pub mod ring;
 pub mod state;
 pub mod transport;
+pub mod waiting;

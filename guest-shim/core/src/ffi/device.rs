@@ -1,8 +1,11 @@
-//! C interface of the modules `interrupt`, `config` and `removal`.
+//! C interface of the modules `interrupt`, `config`, `removal` and `waiting`.
+
+use protocol::binding::XenbusState;
 
 use crate::config::{Announced, Generations, Reading};
 use crate::interrupt::{Interrupt, Message, Next};
 use crate::removal::{self, BackendState, Removal};
+use crate::waiting::{self, Waiting};
 
 /// Counts a message of an interrupt, an `enum shim_message`; returns an `enum shim_next`.
 ///
@@ -77,5 +80,16 @@ pub(crate) extern "C" fn shim_removal(device_id: u32, pages: u32, backend: u32) 
         Removal::Remove => 0,
         Removal::AskDevice => 1,
         Removal::Keep => 2,
+    }
+}
+
+/// Decides on a request that has had no response for `waited` milliseconds; returns how many more
+/// to wait before the next decision, or 0 to give the device up. `running` is a boolean, `backend`
+/// an `enum xenbus_state`.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn shim_response_wait(waited: u64, running: u32, backend: u32) -> u64 {
+    match waiting::next(waited, running != 0, XenbusState::from_number(backend)) {
+        Waiting::WaitFor(more) => more,
+        Waiting::GiveUp => 0,
     }
 }
