@@ -41,6 +41,7 @@ unsigned int xvm_pool_pages(const struct xvm_device *xvm)
 void xvm_pool_init(struct xvm_device *xvm)
 {
 	mutex_init(&xvm->dma.pool.lock);
+	spin_lock_init(&xvm->dma.pool.map_lock);
 	xvm_resize_init(xvm);
 }
 
@@ -64,9 +65,9 @@ int xvm_pool_open(struct xvm_device *xvm)
 	if (!map)
 		return -ENOMEM;
 	shim_pool_init(map);
-	mutex_lock(&pool->lock);
+	spin_lock(&pool->map_lock);
 	pool->map = map;
-	mutex_unlock(&pool->lock);
+	spin_unlock(&pool->map_lock);
 	return 0;
 }
 
@@ -135,6 +136,7 @@ void xvm_pool_revoke(struct xvm_device *xvm)
 void xvm_pool_close(struct xvm_device *xvm)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
+	struct shim_pool *map = pool->map;
 	unsigned int i;
 
 	xvm_pool_revoke(xvm);
@@ -145,10 +147,10 @@ void xvm_pool_close(struct xvm_device *xvm)
 		xvm_chunk_free(pool->chunks[i]);
 		pool->chunks[i] = NULL;
 	}
-	mutex_lock(&pool->lock);
-	kfree(pool->map);
+	spin_lock(&pool->map_lock);
 	pool->map = NULL;
-	mutex_unlock(&pool->lock);
+	spin_unlock(&pool->map_lock);
+	kfree(map);
 }
 
 /* Whether the driver of a device whose pool is full tries again later [3.7]. */
@@ -297,16 +299,16 @@ bool xvm_pool_unmap(struct xvm_device *xvm, dma_addr_t address, size_t size,
  * @xvm: device
  *
  * Return: Number of pages that buffers may use.
- * Context: Process context. Takes the pool's mutex.
+ * Context: Process context. Does not wait for the device.
  */
 unsigned int xvm_pool_shared(struct xvm_device *xvm)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
 	unsigned int pages;
 
-	mutex_lock(&pool->lock);
+	spin_lock(&pool->map_lock);
 	pages = xvm_pool_pages(xvm);
-	mutex_unlock(&pool->lock);
+	spin_unlock(&pool->map_lock);
 	return pages;
 }
 
@@ -329,17 +331,20 @@ unsigned int xvm_pool_in_use(const struct xvm_device *xvm)
  * @xvm: device
  * @usage: filled in
  *
- * Context: Process context. Takes the pool's mutex.
+ * The pool's mutex is not for readers: an attribute that waits for the device would
+ * keep its driver from being unbound.
+ *
+ * Context: Process context. Does not wait for the device.
  */
 void xvm_pool_usage(struct xvm_device *xvm, struct xvm_pool_usage *usage)
 {
 	struct xvm_pool *pool = &xvm->dma.pool;
 
-	mutex_lock(&pool->lock);
+	spin_lock(&pool->map_lock);
 	usage->shared = xvm_pool_pages(xvm);
 	usage->in_use = xvm_pool_in_use(xvm);
 	usage->fallbacks = atomic_read(&pool->fallbacks);
 	usage->retries = atomic_read(&pool->retries);
-	usage->growths = pool->growths;
-	mutex_unlock(&pool->lock);
+	usage->growths = READ_ONCE(pool->growths);
+	spin_unlock(&pool->map_lock);
 }

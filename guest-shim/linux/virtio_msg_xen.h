@@ -81,6 +81,7 @@ struct xvm_pool {
 	u64 grow_after;			/* in jiffies: earliest growth */
 	bool running;			/* between start and reset */
 	struct mutex lock;		/* serialises sharing, stopping and closing */
+	spinlock_t map_lock;		/* keeps map while its usage is read */
 	struct work_struct grow;
 	struct delayed_work shrink;	/* pending while the pool may be too large */
 	u64 touched;			/* chunks used before the last look, a bit each */
