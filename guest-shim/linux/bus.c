@@ -3,10 +3,16 @@
  * The message page and its event channel: sends requests and waits for the answers,
  * sends and handles events [sections 4 and 5].
  *
+ * While a device is running, a request waits for as long as the backend is connected:
+ * another process may take the backend's part over [2.13]. Whoever makes the device stop
+ * running ends that.
+ *
  * Only the core reads and writes the message page.
  */
 #include <linux/interrupt.h>
 #include <linux/jiffies.h>
+#include <linux/ktime.h>
+#include <linux/math64.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <xen/interface/event_channel.h>
@@ -14,9 +20,6 @@
 #include <asm/xen/hypercall.h>
 
 #include "virtio_msg_xen.h"
-
-/* Timeout for an answer [section 7]. */
-#define ANSWER_TIMEOUT (10 * HZ)
 
 static int xvm_bus_try_send(struct xvm_bus *bus, const struct shim_request *request)
 {
@@ -43,6 +46,95 @@ static int xvm_bus_try_take(struct xvm_bus *bus, struct shim_answer *answer, voi
 	return err;
 }
 
+/* A request and its answer, under the mutex exchange. */
+struct xvm_exchange {
+	const struct shim_request *request;
+	bool sent;
+	struct shim_answer *answer;
+	void *data;
+	u32 capacity;
+};
+
+/* Sends the request, then takes the answer. Returns -EAGAIN if it has to wait. */
+static int xvm_bus_try(struct xvm_bus *bus, struct xvm_exchange *exchange)
+{
+	int err;
+
+	if (!exchange->sent) {
+		err = xvm_bus_try_send(bus, exchange->request);
+		if (err)
+			return err;
+		exchange->sent = true;
+		notify_remote_via_irq(bus->irq);
+	}
+	return xvm_bus_try_take(bus, exchange->answer, exchange->data,
+				exchange->capacity);
+}
+
+/* Whether the virtio driver works: it is not being bound, reset, unbound or removed. */
+static bool xvm_bus_is_running(const struct xvm_device *xvm)
+{
+	return READ_ONCE(xvm->bus.running) && !READ_ONCE(xvm->removing);
+}
+
+/* A pause is no time in which the configuration changed at every reading [7.27]. */
+static void xvm_bus_forget_generations(struct xvm_bus *bus)
+{
+	spin_lock_irq(&bus->lock);
+	memset(&bus->generations, 0, sizeof(bus->generations));
+	spin_unlock_irq(&bus->lock);
+}
+
+/*
+ * Waits until xvm_bus_try() succeeds or fails. The state of the backend is the one
+ * that the watch last read, because reading it may wait for XenStore. If the backend
+ * leaves, xvm_fail() ends this. TASK_IDLE: a long wait is no hung task.
+ */
+static int xvm_bus_wait(struct xvm_device *xvm, struct xvm_exchange *exchange)
+{
+	struct xvm_bus *bus = &xvm->bus;
+	u64 start = ktime_to_ms(ktime_get()), waited = 0, more;
+	bool running, late = false;
+	int err;
+
+	do {
+		running = xvm_bus_is_running(xvm);
+		more = shim_response_wait(waited, running, READ_ONCE(xvm->backend));
+		if (!more)
+			return -ETIMEDOUT;
+		if (late)
+			dev_warn_ratelimited(&xvm->xdev->dev,
+					     "waiting for the backend, which has not answered for %llu s\n",
+					     div_u64(waited, MSEC_PER_SEC));
+		late |= !wait_event_idle_timeout(bus->wait,
+						 (err = xvm_bus_try(bus, exchange)) != -EAGAIN ||
+						 xvm_bus_is_running(xvm) != running,
+						 msecs_to_jiffies(more) + 1);
+		waited = ktime_to_ms(ktime_get()) - start;
+	} while (err == -EAGAIN);
+
+	if (late && !err) {
+		xvm_bus_forget_generations(bus);
+		dev_info(&xvm->xdev->dev, "the backend answers again after %llu s\n",
+			 div_u64(waited, MSEC_PER_SEC));
+	}
+	return err;
+}
+
+/**
+ * xvm_bus_set_running() - allow or end long waits for the device
+ * @xvm: device
+ * @running: true if the driver was bound to the device; false before anything that
+ *	waits for the driver's requests
+ *
+ * Context: Any context.
+ */
+void xvm_bus_set_running(struct xvm_device *xvm, bool running)
+{
+	WRITE_ONCE(xvm->bus.running, running);
+	wake_up_all(&xvm->bus.wait);
+}
+
 /**
  * xvm_bus_request() - send a request and wait for the answer
  * @xvm: device
@@ -56,35 +148,32 @@ static int xvm_bus_try_take(struct xvm_bus *bus, struct shim_answer *answer, voi
  *
  * Return: 0, -ERANGE if the device has no such configuration and was not asked, or
  * another negative errno number.
- * Context: Process context. Waits for the device.
+ * Context: Process context. Waits for the device: for a limited time, or while the
+ * device is running, for as long as its backend is connected [5.4].
  */
 int xvm_bus_request(struct xvm_device *xvm, const struct shim_request *request,
 		    struct shim_answer *answer, void *data, u32 capacity)
 {
-	struct xvm_bus *bus = &xvm->bus;
-	long left = ANSWER_TIMEOUT;
+	struct xvm_exchange exchange = {
+		.request = request,
+		.answer = answer,
+		.data = data,
+		.capacity = capacity,
+	};
 	int err;
 
-	mutex_lock(&bus->exchange);
-	left = wait_event_timeout(bus->wait,
-				  (err = xvm_bus_try_send(bus, request)) != -EAGAIN,
-				  left);
-	if (!err) {
-		notify_remote_via_irq(bus->irq);
-		wait_event_timeout(bus->wait,
-				   (err = xvm_bus_try_take(bus, answer, data, capacity)) != -EAGAIN,
-				   left);
-	}
-	mutex_unlock(&bus->exchange);
+	mutex_lock(&xvm->bus.exchange);
+	err = xvm_bus_try(&xvm->bus, &exchange);
+	if (err == -EAGAIN)
+		err = xvm_bus_wait(xvm, &exchange);
+	mutex_unlock(&xvm->bus.exchange);
 
-	if (err == -EAGAIN) {
-		err = -ETIMEDOUT;
+	if (err == -ETIMEDOUT)
 		xvm_fail(xvm, "no answer to a request");
-	} else if (err == -EPROTO) {
+	else if (err == -EPROTO)
 		xvm_fail(xvm, "an answer does not fit its request");
-	} else if (err && err != -EIO && err != -ERANGE) {
+	else if (err && err != -EIO && err != -ERANGE)
 		xvm_fail(xvm, "a request could not be sent");
-	}
 	return err;
 }
 
@@ -379,6 +468,8 @@ int xvm_bus_open(struct xvm_device *xvm,
 	bus->unshare = negotiated->unshare;
 	bus->max_config = shim_max_config_bytes(bus->transport);
 	bus->config_changed = false;
+	bus->driver_ok = false;
+	bus->running = false;
 	bus->broken = false;
 	err = xvm_bus_open_page(xvm);
 	if (err)

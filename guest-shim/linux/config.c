@@ -145,8 +145,11 @@ static void xvm_config_set_status(struct virtio_device *vdev, u8 status)
 	struct shim_answer answer;
 
 	/* Only this answer reports a start that failed [6.5]. */
-	if (!xvm_config_request(vdev, &set, &answer))
-		xvm_check_status(vdev_to_xvm(vdev), answer.status);
+	if (xvm_config_request(vdev, &set, &answer) ||
+	    !xvm_check_status(vdev_to_xvm(vdev), answer.status))
+		return;
+	if (status & VIRTIO_CONFIG_S_DRIVER_OK)
+		WRITE_ONCE(vdev_to_xvm(vdev)->bus.driver_ok, true);
 }
 
 /* Requests the reset, then waits until it is complete [6.4]. */
@@ -176,6 +179,9 @@ static void xvm_config_reset(struct virtio_device *vdev)
 {
 	struct xvm_device *xvm = vdev_to_xvm(vdev);
 
+	/* Newer kernels reset a device that has its driver when they shut down. */
+	WRITE_ONCE(xvm->bus.driver_ok, false);
+	xvm_bus_set_running(xvm, false);
 	xvm_pool_stop(xvm);
 	if (!xvm_config_reset_device(vdev))
 		xvm_pool_revoke(xvm);

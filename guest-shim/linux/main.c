@@ -152,7 +152,39 @@ static int xvm_register_virtio(struct xvm_device *xvm)
 		put_device(&virtio->vdev.dev);
 		return err;
 	}
+	err = bus_register_notifier(virtio->vdev.dev.bus, &xvm->driver_events);
+	if (err) {
+		unregister_virtio_device(&virtio->vdev);
+		xvm->virtio = NULL;
+		return err;
+	}
+	/* A driver that was loaded before is bound already. */
+	if (READ_ONCE(xvm->bus.driver_ok))
+		xvm_bus_set_running(xvm, true);
 	return 0;
+}
+
+/*
+ * Called when any virtio device gets or loses its driver. A driver that is unbound
+ * waits for its own work, which may wait for the device.
+ */
+static int xvm_driver_event(struct notifier_block *events, unsigned long event,
+			    void *device)
+{
+	struct xvm_device *xvm = container_of(events, struct xvm_device, driver_events);
+
+	if (device != &xvm->virtio->vdev.dev)
+		return NOTIFY_DONE;
+	switch (event) {
+	case BUS_NOTIFY_BOUND_DRIVER:
+		xvm_bus_set_running(xvm, true);
+		break;
+	case BUS_NOTIFY_BIND_DRIVER:
+	case BUS_NOTIFY_UNBIND_DRIVER:
+		xvm_bus_set_running(xvm, false);
+		break;
+	}
+	return NOTIFY_OK;
 }
 
 /* Notifies the virtio core of events during the registration of the device. */
@@ -262,6 +294,7 @@ static bool xvm_stop_virtio(struct xvm_device *xvm)
 	/* Events may arrive until the event channel is closed. */
 	get_device(&xvm->virtio->vdev.dev);
 	unregister_virtio_device(&xvm->virtio->vdev);
+	bus_unregister_notifier(xvm->virtio->vdev.dev.bus, &xvm->driver_events);
 	return true;
 }
 
@@ -459,6 +492,7 @@ static int xvm_probe(struct xenbus_device *xdev,
 	mutex_init(&xvm->beginning);
 	init_waitqueue_head(&xvm->backend_changed);
 	init_waitqueue_head(&xvm->finished);
+	xvm->driver_events.notifier_call = xvm_driver_event;
 	xvm_probe_order_init(xvm);
 	xvm_fault_init(xvm);
 	xvm_watch_init(xvm, xvm_backend_changed);
@@ -487,6 +521,7 @@ static void xvm_remove(struct xenbus_device *xdev)
 	mutex_lock(&xvm->beginning);
 	WRITE_ONCE(xvm->removing, true);
 	mutex_unlock(&xvm->beginning);
+	xvm_bus_set_running(xvm, false);
 	xvm_probe_order_leave(xvm);
 	/* This runs in a watch of xenbus, before the one of watch.c. */
 	xvm_fail_if_backend_left(xvm, xvm_backend_state(xdev));

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 /*
  * The size of the pool. It begins with a few chunks, grows by the buffers that found
- * it full, and gives chunks back that no buffer has used for a while.
+ * it full, and gives chunks back that no buffer has used for a while. While the device
+ * does not answer, which may be long, buffers that do not fit are granted.
  */
 #include <uapi/linux/virtio_ids.h>
 
@@ -76,7 +77,7 @@ static bool xvm_resize_remove_chunk(struct xvm_device *xvm)
 static void xvm_resize_look_later(struct xvm_device *xvm)
 {
 	if (xvm->bus.unshare)
-		schedule_delayed_work(&xvm->dma.pool.shrink, SHRINK_INTERVAL);
+		queue_delayed_work(system_long_wq, &xvm->dma.pool.shrink, SHRINK_INTERVAL);
 }
 
 /* Under the pool's mutex. */
@@ -90,7 +91,7 @@ static void xvm_resize_add_missing(struct xvm_device *xvm)
 	while (chunks < grown && xvm_resize_add_chunk(xvm))
 		chunks++;
 	if (chunks > before) {
-		pool->growths++;
+		WRITE_ONCE(pool->growths, pool->growths + 1);
 		xvm_resize_look_later(xvm);
 	}
 	/* Buffers that were granted while the pool grew may fit now. */
@@ -103,7 +104,9 @@ static void xvm_resize_grow_work(struct work_struct *work)
 					      dma.pool.grow);
 	struct xvm_pool *pool = &xvm->dma.pool;
 
-	mutex_lock(&pool->lock);
+	/* If the pool is busy, perhaps waiting for the device, a later buffer asks again. */
+	if (!mutex_trylock(&pool->lock))
+		return;
 	if (pool->running && atomic_read(&pool->missing))
 		xvm_resize_add_missing(xvm);
 	mutex_unlock(&pool->lock);
@@ -132,7 +135,10 @@ static void xvm_resize_shrink_work(struct work_struct *work)
 					      dma.pool.shrink);
 	struct xvm_pool *pool = &xvm->dma.pool;
 
-	mutex_lock(&pool->lock);
+	if (!mutex_trylock(&pool->lock)) {
+		xvm_resize_look_later(xvm);
+		return;
+	}
 	if (pool->running)
 		xvm_resize_remove_unused(xvm);
 	mutex_unlock(&pool->lock);
@@ -196,7 +202,7 @@ void xvm_resize_grow(struct xvm_device *xvm, u32 pages)
 	struct xvm_pool *pool = &xvm->dma.pool;
 
 	atomic_add(pages, &pool->missing);
-	schedule_work(&pool->grow);
+	queue_work(system_long_wq, &pool->grow);
 }
 
 /**

@@ -15,6 +15,7 @@
 #include <linux/list.h>
 #include <linux/mempool.h>
 #include <linux/mutex.h>
+#include <linux/notifier.h>
 #include <linux/spinlock.h>
 #include <linux/virtio.h>
 #include <linux/wait.h>
@@ -39,6 +40,8 @@ struct xvm_bus {
 	bool shared_pool;		/* the backend offers a pool */
 	bool unshare;			/* the backend gives pages of it back */
 	struct mutex exchange;		/* one request at a time [5.4] */
+	bool driver_ok;			/* DRIVER_OK was set since the last reset */
+	bool running;			/* the driver is bound: requests may wait long */
 	wait_queue_head_t wait;		/* for an answer, or for a free slot */
 	struct work_struct drain;	/* continues after the interrupt */
 	bool (*used)(struct xvm_device *xvm, unsigned int index); /* handles EVENT_USED */
@@ -139,11 +142,12 @@ struct xvm_device {
 	struct list_head starting;	/* in the list of devices that are starting */
 	struct mutex beginning;		/* protects begun and removing */
 	bool begun;			/* Initialising was entered */
-	bool removing;			/* no more steps */
+	bool removing;			/* no more steps, no long waits */
 	bool restored;			/* the guest was restored: start again */
 	bool ready;			/* the virtio device is registered */
 	bool stuck;			/* the virtio device can never be unregistered */
 	wait_queue_head_t finished;	/* for requests to finish before a suspend */
+	struct notifier_block driver_events;	/* of the virtio bus */
 	struct xvm_bus bus;
 	bool grant_in_use;		/* a grant still in use was reported [3.6] */
 	struct xvm_dma dma;
@@ -212,6 +216,7 @@ int xvm_bus_open(struct xvm_device *xvm,
 void xvm_bus_close(struct xvm_device *xvm);
 int xvm_bus_request(struct xvm_device *xvm, const struct shim_request *request,
 		    struct shim_answer *answer, void *data, u32 capacity);
+void xvm_bus_set_running(struct xvm_device *xvm, bool running);
 bool xvm_bus_avail(struct xvm_device *xvm, unsigned int index);
 int xvm_bus_alloc_evtchn(struct xvm_device *xvm, evtchn_port_t *port);
 void xvm_bus_quiesce(struct xvm_device *xvm);
