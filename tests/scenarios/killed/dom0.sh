@@ -2,10 +2,11 @@
 # taken-over), network (see net), console, entropy and vsock. The driver gives up a network device
 # that the guest unbinds while no daemon runs. The guest can unbind and unload the drivers and
 # virtio_msg_xen, and the devices work again when it binds them again. A disk that the guest unbinds
-# while no daemon runs and requests are in flight stays dead, without harm to other devices.
+# while no daemon runs and requests are in flight stays dead, without harm to other devices. The
+# guest can do all of this, and power off, also while it waits for the daemon to answer a message.
 # guests: pv
 # soak: pv-bookworm pvh-sid
-# limit: 240
+# limit: 480
 . /lab/dom0/lib.sh
 
 name=$GUEST-killed
@@ -40,9 +41,20 @@ wait_console "$name" 90 'lab: unloaded virtio_net'
 start_daemon xen-virtiod
 wait_console "$name" 60 'lab: unloaded all'
 
+wait_console "$name" 60 'lab: idle 1'
+kill_daemon
+wait_console "$name" 180 'lab: unloaded again'
+start_daemon xen-virtiod
+tell_guest "$domid" started
+
 wait_console "$name" 60 'lab: devices 2'
 wait_console "$name" 60 'lab: writing'
 kill_daemon
 wait_console "$name" 60 'lab: kept'
 start_daemon xen-virtiod
-end_guest "$name" 60
+tell_guest "$domid" started
+
+wait_console "$name" 60 'lab: idle 2'
+kill_daemon
+end_guest "$name" 120
+start_daemon xen-virtiod
