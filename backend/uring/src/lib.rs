@@ -23,6 +23,7 @@
 pub mod block_device;
 mod bounce;
 pub mod engine;
+pub mod inherited;
 pub mod iovec;
 pub mod message_engine;
 pub mod operation;

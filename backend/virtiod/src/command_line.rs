@@ -37,6 +37,10 @@ pub struct CommandLine {
     #[arg(long, default_value = "info", value_name = "LEVEL", global = true)]
     pub log: Level,
 
+    /// Logs lines for the journal, which the supervisor passes on.
+    #[arg(long, hide = true, global = true)]
+    pub journal: bool,
+
     /// Path of the control socket, which `stat` connects to.
     #[arg(long, default_value = DEFAULT_SOCKET, value_name = "PATH", global = true)]
     pub socket: PathBuf,

@@ -5,11 +5,13 @@
 
 pub mod control;
 pub mod daemon_lock;
+pub mod descriptor_store;
 mod device_service;
 pub mod guest_processes;
 mod image_service;
 mod interface_service;
 mod own_keys;
+mod process_log;
 pub mod registry;
 pub mod runner;
 mod same_address;

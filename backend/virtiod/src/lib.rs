@@ -62,6 +62,7 @@ pub mod record;
 pub mod setup;
 pub mod stats;
 pub mod tap;
+pub mod wakeup;
 
 pub use xen::Causes;
 

@@ -31,6 +31,9 @@ pub enum ListenError {
     /// Another process listens on the socket.
     #[error("somebody else listens on {0:?}")]
     Taken(PathBuf),
+    /// The supervisor reports a failure.
+    #[error("{0}")]
+    Supervisor(String),
 }
 
 /// Whether the directory of a socket is the daemon's own.
@@ -98,6 +101,18 @@ impl Sockets for LocalSockets {
 /// The file of a socket. Dropping this removes it.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
+
+impl SocketFile {
+    /// The file at `path`, which was left.
+    pub fn of(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// Leaves the file.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {

@@ -46,9 +46,16 @@ impl LogReader {
     }
 }
 
-/// Starts the log with the levels up to `most_verbose`. Logs panics as errors.
-pub fn start(most_verbose: Level) {
-    subscriber(LogReader::of_standard_error(), most_verbose, io::stderr).init();
+/// Whether the reader of standard error is the journal.
+pub fn is_for_journal() -> bool {
+    LogReader::of_standard_error() == LogReader::Journal
+}
+
+/// Starts the log with the levels up to `most_verbose`, for the journal in any case if `journal`.
+/// Logs panics as errors.
+pub fn start(most_verbose: Level, journal: bool) {
+    let reader = if journal { LogReader::Journal } else { LogReader::of_standard_error() };
+    subscriber(reader, most_verbose, io::stderr).init();
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
 }
 
@@ -60,6 +67,8 @@ where
         .with_max_level(most_verbose)
         .with_writer(writer)
         .with_ansi(false)
+        // It would panic where nothing can be written.
+        .log_internal_errors(false)
         .event_format(Lines(reader))
         .finish()
 }
@@ -70,7 +79,9 @@ pub fn last_words(error: &str) {
         LogReader::Journal => Priority::of(Level::ERROR).to_string(),
         LogReader::Person => String::new(),
     };
-    eprintln!("{priority}xen-virtiod: {error}");
+    // Nobody can be told if that fails.
+    let _ =
+        io::Write::write_fmt(&mut io::stderr(), format_args!("{priority}xen-virtiod: {error}\n"));
 }
 
 /// A line's priority in the journal, with syslog's numbers.

@@ -18,6 +18,7 @@ use xen::{Causes, DevXen, DomId, GuestXen};
 use xen_virtiod::config::{ConfigError, ConfigFile};
 use xen_virtiod::daemon::control::{self, ControlError, ControlSocket};
 use xen_virtiod::daemon::daemon_lock::{DaemonLock, LOCK, SoleError};
+use xen_virtiod::daemon::descriptor_store::{NoStore, StoredDescriptors};
 use xen_virtiod::daemon::guest_processes::{GuestProcesses, SameProgram};
 use xen_virtiod::daemon::registry::Registry;
 use xen_virtiod::daemon::runner::SharedHost;
@@ -27,6 +28,7 @@ use xen_virtiod::domain::ByGrants;
 use xen_virtiod::process;
 use xen_virtiod::process::confinement::confine;
 use xen_virtiod::process::main_loop::{Common, ProcessError};
+use xen_virtiod::process::message::Event;
 use xen_virtiod::process::message_socket::MessageSocket;
 use xen_virtiod::record::{RECORDS, RecordDirectory};
 use xen_virtiod::tap::network::HostNetwork;
@@ -88,7 +90,13 @@ fn main() -> ExitCode {
 }
 
 fn serve(command_line: &CommandLine) -> Result<(), MainError> {
-    logging::start(command_line.log);
+    // First: later descriptors could have their numbers.
+    let stored = StoredDescriptors::of_systemd();
+    logging::start(command_line.log, false);
+    let stored = stored.unwrap_or_else(|error| {
+        tracing::warn!("cannot take what systemd kept: {}", Causes(&error));
+        StoredDescriptors::new(Arc::new(NoStore), Vec::new())
+    });
     let stop = stop_on_signals().map_err(MainError::Signals)?;
     raise_descriptor_limit();
     let config = ConfigFile::new(command_line.config.clone());
@@ -101,7 +109,7 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     let shared =
         SharedHost::new(records(), Arc::new(HostNetwork)).map_err(MainError::Descriptor)?;
     let all = Arc::clone(&registry);
-    let processes = GuestProcesses::new(xen, launch, config, all, shared.clone())?;
+    let processes = GuestProcesses::new(xen, launch, config, all, shared.clone(), stored)?;
     let server = Server::with_runner(xen, Arc::clone(&registry), shared, Box::new(processes))?;
     let _control = ControlSocket::listen(&command_line.socket, registry, Arc::clone(&stop))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
@@ -117,12 +125,13 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
 fn common_arguments(CommandLine { log, config, .. }: &CommandLine) -> Vec<OsString> {
     let log = ["--log".into(), log.to_string().to_lowercase().into()];
     let config = config.iter().flat_map(|path| ["--config".into(), path.into()]);
-    log.into_iter().chain(config).collect()
+    let journal = logging::is_for_journal().then(|| "--journal".into());
+    log.into_iter().chain(config).chain(journal).collect()
 }
 
 /// Serves a guest's devices until the supervisor is gone.
 fn serve_guest(command_line: &CommandLine, guest: DomId) -> Result<(), MainError> {
-    logging::start(command_line.log);
+    logging::start(command_line.log, command_line.journal);
     abort_on_panic();
     // The kernel took the name of the link by which it was started.
     if let Err(error) = nix::sys::prctl::set_name(c"xen-virtiod") {
@@ -130,12 +139,15 @@ fn serve_guest(command_line: &CommandLine, guest: DomId) -> Result<(), MainError
     }
     // The supervisor ends the process, also when it is stopped by a signal to both.
     ignore_stop_signals().map_err(MainError::Signals)?;
-    let control = std::io::stdin().as_fd().try_clone_to_owned()?;
-    let xen = GuestXen::open(guest).map_err(MainError::Xen)?;
+    let control = MessageSocket::of(std::io::stdin().as_fd().try_clone_to_owned()?);
+    let xen = GuestXen::open(guest).map_err(MainError::Xen).inspect_err(|error| {
+        // Without the supervisor, nobody needs the reason.
+        let _ = control.send(&Event::CannotStart { reason: Causes(error).to_string() }, &[]);
+    })?;
     let config = ConfigFile::new(command_line.config.clone());
     let common = Common { config, confine, network: None };
     tracing::debug!("the process of {guest} is ready");
-    process::main_loop::run(ByGrants(xen), MessageSocket::of(control), common)?;
+    process::main_loop::run(ByGrants(xen), control, common)?;
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use xen::DomId;
 use xen_sim::Hypervisor;
 use xen_virtiod::bus::DevicePath;
 use xen_virtiod::config::ConfigFile;
+use xen_virtiod::daemon::descriptor_store::{NoStore, StoredDescriptors};
 use xen_virtiod::daemon::guest_processes::{GuestProcesses, Launch, Launched};
 use xen_virtiod::daemon::registry::Registry;
 use xen_virtiod::daemon::runner::{EndReports, Runner, SharedHost};
@@ -101,7 +102,8 @@ pub(crate) fn run(bytes: &[u8]) {
     let records = RecordDirectory::new(&directory.path().join("records")).unwrap();
     let shared = SharedHost::new(Some(records), Arc::new(NoNetwork)).unwrap();
     let all = Arc::clone(&registry);
-    let mut processes = GuestProcesses::new(xen, launch, config, all, shared).unwrap();
+    let stored = StoredDescriptors::new(Arc::new(NoStore), Vec::new());
+    let mut processes = GuestProcesses::new(xen, launch, config, all, shared, stored).unwrap();
     let (sender, ended) = mpsc::channel();
     let ends = EndReports::new(sender, Arc::new(EventFd::new().unwrap()));
     let path = DevicePath { class: "virtio_disk".to_owned(), guest: DomId(1), number: 7 };

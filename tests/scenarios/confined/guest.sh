@@ -5,7 +5,7 @@ for disk in vda vdb; do
 done
 echo "lab: idle"
 read -r _
-head -c 1M /dev/urandom >/tmp/data
+dd if=/dev/urandom of=/tmp/data bs=64k count=16 2>/dev/null
 for disk in vda vdb; do
     dd if=/tmp/data of=/dev/$disk bs=64k oflag=direct conv=notrunc 2>/dev/null
     dd if=/dev/$disk bs=64k count=16 iflag=direct 2>/dev/null | cmp - /tmp/data

@@ -69,13 +69,14 @@ while [ $killed -lt $KILLS ]; do
     count=$(taken)
     process=$(guest_process "$domid") || fail "the guest has no process"
     daemon=$(cat $daemon_pid)
-    case $(random 3) in
+    kind=$(random 3)
+    case $kind in
     0) kill -9 "$process" ;;
     1) kill -9 "$daemon" ;;
     2) kill -9 "$process" "$daemon" ;;
     esac
     killed=$((killed + 1))
-    if [ ! -d "/proc/$daemon/fd" ]; then
+    if [ "$kind" != 0 ]; then
         timeout 20 tail --pid="$process" -s 0.1 -f /dev/null || fail "the guest's process did not end"
         start_daemon xen-virtiod
     fi

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::eventfd::EventFd;
 use tracing::Level;
 use uring::waiting::wait_by_poll;
 
@@ -33,6 +32,7 @@ use crate::record::{RecordDirectory, Records};
 use crate::setup;
 use crate::stats::DeviceStats;
 use crate::tap::network::Network;
+use crate::wakeup::WakeUp;
 use xen::{StoreError, Xen, XenStore};
 
 /// A device in its guest's process.
@@ -40,7 +40,7 @@ pub(super) struct ServedDevice {
     /// The supervisor's end of its socket.
     pub(super) socket: MessageSocket,
     /// Tells it of changes in XenStore.
-    pub(super) fired: EventFd,
+    pub(super) fired: WakeUp,
     pub(super) path: DevicePath,
     pub(super) config: ConfigFile,
     pub(super) stats: Arc<DeviceStats>,
@@ -135,9 +135,9 @@ impl<X: Xen> DeviceService<X> {
                 let copies: Vec<_> = files.iter().map(AsFd::as_fd).collect();
                 self.device.socket.send(&reply, &copies)?;
             }
-            self.interface.pass_changes_on()?;
+            self.interface.pass_changes_on();
             // An event that arrived with an answer no longer makes the descriptor readable.
-            self.pass_events_on()?;
+            self.pass_events_on();
         }
     }
 
@@ -153,15 +153,14 @@ impl<X: Xen> DeviceService<X> {
 
     /// Tells the device of events. One that cannot be taken is told of too: the device's next
     /// request fails.
-    fn pass_events_on(&mut self) -> io::Result<()> {
-        let Some(keys) = &mut self.keys else { return Ok(()) };
+    fn pass_events_on(&mut self) {
+        let Some(keys) = &mut self.keys else { return };
         match keys.store().take_events() {
-            Ok(false) => return Ok(()),
+            Ok(false) => return,
             Ok(true) => {}
             Err(_) => self.keys = None,
         }
-        self.device.fired.write(1)?;
-        Ok(())
+        self.device.fired.send();
     }
 
     fn answer(&mut self, request: Request) -> Answer {
@@ -179,7 +178,13 @@ impl<X: Xen> DeviceService<X> {
             }
             (Request::Listen { path: socket }, Some(keys)) => {
                 match setup::sockets_of(keys, path, config) {
-                    Ok(own) => self.sockets.listen(&own, &socket),
+                    Ok(own) => {
+                        let answer = self.sockets.listen(&own, &socket);
+                        if answer.0 == Reply::Done {
+                            self.own.note_opened(&socket);
+                        }
+                        answer
+                    }
                     Err(error) => (Reply::failed(&error), Vec::new()),
                 }
             }
@@ -205,9 +210,12 @@ impl<X: Xen> DeviceService<X> {
         }
     }
 
-    fn open_terminal(&self) -> Answer {
+    fn open_terminal(&mut self) -> Answer {
         match self.device.host.terminals.open(&self.device.path) {
-            Ok((path, ends)) => (Reply::Terminal { path }, ends.into()),
+            Ok((path, ends)) => {
+                self.own.note_opened(&path);
+                (Reply::Terminal { path }, ends.into())
+            }
             Err(error) => (Reply::failed(&error), Vec::new()),
         }
     }
@@ -251,7 +259,7 @@ impl<X: Xen> DeviceService<X> {
 enum ServiceError {
     #[error(transparent)]
     Message(#[from] MessageError),
-    #[error("cannot wait for the device, or wake it up")]
+    #[error("cannot wait for the device")]
     System(#[from] io::Error),
 }
 

@@ -1,7 +1,7 @@
 //! The processes of guests: starts one for each guest, passes devices to it, and reports the
 //! devices' ends, also if the process dies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -10,18 +10,22 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
+use super::descriptor_store::StoredDescriptors;
 use super::device_service::{DeviceService, HangUp, HostServices, ServedDevice};
+use super::image_service::KeptClaims;
+use super::process_log;
 use super::registry::Registry;
 use super::runner::{EndReports, Runner, Runs, SharedHost, StartError};
 use super::same_address::same_address_hook;
 use super::server::ServerError;
+use super::socket_service::KeptSockets;
+use super::terminal_service::KeptTerminals;
 use super::user_range::UserRange;
 use crate::Causes;
 use crate::bus::{DevicePath, Ending};
@@ -31,11 +35,14 @@ use crate::process::device_thread::{Ended, Found, NewDevice, OpenedHook, Outcome
 use crate::process::message::{self, Event};
 use crate::process::message_socket::MessageSocket;
 use crate::stats::{DeviceStats, Fetched, RemoteStats};
+use crate::wakeup::WakeUp;
 use xen::{DomId, Xen};
 
 /// Maximum time for which a process is awaited to read a command, or to report statistics.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
+/// Maximum time that a process takes to end when its guest is gone.
+const FINISH_LIMIT: Duration = Duration::from_secs(10);
 /// Time for which a process is awaited to exit by itself, and after it was killed; and the interval
 /// between two looks.
 const EXIT_LIMIT: Duration = Duration::from_secs(1);
@@ -72,7 +79,14 @@ impl Launch for SameProgram {
             .arg("serve-guest")
             .arg(guest.0.to_string())
             .args(&self.arguments);
-        let child = command.stdin(Stdio::from(control)).stdout(Stdio::null()).spawn()?;
+        // It has none of what systemd passed to the daemon.
+        ["NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].iter().for_each(|name| {
+            command.env_remove(name);
+        });
+        command.stdin(Stdio::from(control)).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let log = child.stderr.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        process_log::pass_on(log, guest)?;
         Ok(Box::new(child))
     }
 }
@@ -133,6 +147,12 @@ struct GuestProcess {
 #[derive(Default)]
 struct Devices {
     running: BTreeMap<DevicePath, Arc<DeviceStats>>,
+    /// The supervisor's ends of their sockets. To shut one down ends the device's service.
+    services: BTreeMap<DevicePath, MessageSocket>,
+    /// Whether storage may hold up the end of the process.
+    is_held: bool,
+    /// Why the process serves nothing, if it says so.
+    failure: Option<String>,
     /// The statistics that arrived and were not taken yet, for who waits for them.
     reports: BTreeMap<DevicePath, Option<Fetched>>,
     /// Where the ends of its devices are reported.
@@ -141,7 +161,8 @@ struct Devices {
 }
 
 impl<X: Xen> GuestProcesses<X> {
-    /// Processes that `launch` starts, for devices in `registry`, with what they share of the host.
+    /// Processes that `launch` starts, for devices in `registry`, with what they share of the host,
+    /// and what an earlier daemon has stored.
     ///
     /// # Errors
     /// The kernel has no memory for what they count together.
@@ -151,11 +172,15 @@ impl<X: Xen> GuestProcesses<X> {
         config: ConfigFile,
         registry: Arc<Registry>,
         SharedHost { records, network, sizes }: SharedHost,
+        mut stored: StoredDescriptors,
     ) -> Result<Self, ServerError> {
         let pages = CountTable::new();
         let pages = pages.map_err(|error| ServerError::System("count mapped pages", error))?;
         let opened = same_address_hook(registry);
-        let (kept, terminals, sockets) = Default::default();
+        let terminals = KeptTerminals::restore(&mut stored);
+        let sockets = KeptSockets::restore(&mut stored);
+        stored.forget_rest();
+        let kept = KeptClaims::default();
         let host = HostServices { records, network, sizes, kept, terminals, sockets };
         let (all, configs) = (BTreeMap::new(), BTreeMap::new());
         Ok(Self {
@@ -208,10 +233,8 @@ impl<X: Xen> Runner for GuestProcesses<X> {
         let process = self.of(path.guest).map_err(StartError::Process)?;
         let config = self.config_of(&path, found);
         let (ours, theirs) = MessageSocket::pair().map_err(StartError::Descriptor)?;
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let fired = EventFd::from_value_and_flags(0, flags).map_err(io::Error::from);
-        let fired = fired.map_err(StartError::Descriptor)?;
-        let copy = fired.as_fd().try_clone_to_owned().map_err(StartError::Descriptor)?;
+        ours.limit_send(ANSWER_LIMIT).map_err(StartError::Descriptor)?;
+        let (fired, theirs_fired) = WakeUp::pair().map_err(StartError::Descriptor)?;
         let served = ServedDevice {
             socket: ours,
             fired,
@@ -222,16 +245,20 @@ impl<X: Xen> Runner for GuestProcesses<X> {
             host: self.host.clone(),
             process: Arc::clone(&process) as _,
         };
+        let service = served.socket.share().map_err(StartError::Descriptor)?;
         DeviceService::start(self.xen.clone(), served)?;
-        process.add(&path, stats, ends);
+        process.add(&path, stats, ends, service);
         self.host.kept.expect(&path);
         let config_error = config.load().err().filter(ConfigError::is_unread);
         let config_error = config_error.map(|error| Causes(&error).to_string());
         let text = sealed(config.text().unwrap_or_default()).map_err(StartError::Descriptor)?;
         let command = message::Command::Start { path: path.clone(), found, fault, config_error };
-        let sent = process.control.send(&command, &[theirs.as_fd(), copy.as_fd(), text.as_fd()]);
+        let sent =
+            process.control.send(&command, &[theirs.as_fd(), theirs_fired.as_fd(), text.as_fd()]);
         if let Err(error) = sent {
             process.lock().running.remove(&path);
+            // One that does not take commands serves nobody.
+            process.hang_up();
             return Err(StartError::Process(io::Error::other(error)));
         }
         let source = ProcessStats { process: Arc::clone(&process), path: path.clone() };
@@ -246,9 +273,21 @@ impl<X: Xen> Runner for GuestProcesses<X> {
         self.host.sockets.close(path);
     }
 
+    fn forget_others(&mut self, devices: &BTreeSet<String>) {
+        self.host.kept.retain_chains(devices);
+        self.host.terminals.retain(devices);
+        self.host.sockets.retain(devices);
+    }
+
     fn forget(&mut self, guest: DomId) {
         let Some(process) = self.all.remove(&guest) else { return };
         if process.control.send(&message::Command::Finish, &[]).is_err() {
+            return process.hang_up();
+        }
+        let waited = Arc::clone(&process);
+        let wait = move || waited.wait_for_exit();
+        let thread = thread::Builder::new().name(format!("finish-{}", guest.0)).spawn(wait);
+        if thread.is_err() {
             process.hang_up();
         }
     }
@@ -274,7 +313,7 @@ impl GuestProcess {
         let (control, theirs) = MessageSocket::pair()?;
         control.limit_send(ANSWER_LIMIT)?;
         let begin = message::Command::Begin { slot: pages.index(), user };
-        control.send(&begin, &[pages.as_fd()]).map_err(io::Error::other)?;
+        control.send(&begin, &[pages.open_table()?.as_fd()]).map_err(io::Error::other)?;
         let mut launched = launch.launch(guest, theirs.into_descriptor())?;
         let process = Arc::new(Self {
             control,
@@ -306,9 +345,16 @@ impl GuestProcess {
         self.lock().is_gone
     }
 
-    fn add(&self, path: &DevicePath, stats: &Arc<DeviceStats>, ends: &EndReports) {
+    fn add(
+        &self,
+        path: &DevicePath,
+        stats: &Arc<DeviceStats>,
+        ends: &EndReports,
+        service: MessageSocket,
+    ) {
         let mut devices = self.lock();
         devices.running.insert(path.clone(), Arc::clone(stats));
+        devices.services.insert(path.clone(), service);
         devices.ends = Some(ends.clone());
     }
 
@@ -332,12 +378,20 @@ impl GuestProcess {
             Event::Ended { ended, stats: snapshot } => {
                 // Reports of devices that it does not have are of no interest.
                 let Some(stats) = devices.running.remove(&ended.path) else { return };
+                // A device that storage holds up gives its image up later.
+                devices.is_held |= ended.is_detached;
+                if !ended.is_detached
+                    && let Some(service) = devices.services.remove(&ended.path)
+                {
+                    service.shut_down();
+                }
                 stats.set_remote(*snapshot);
                 if !stats.holds_storage() {
                     stats.set_source(None);
                 }
                 devices.ends.iter().for_each(|ends| ends.report(ended.clone()));
             }
+            Event::CannotStart { reason } => devices.failure = Some(reason),
             Event::Stats { path, stats } => {
                 // Only for who waits for it.
                 if let Some(report) = devices.reports.get_mut(&path) {
@@ -379,14 +433,28 @@ impl GuestProcess {
         report.unwrap_or(Fetched::Silent)
     }
 
+    /// Waits for a process that was told to end, but not for long, unless storage holds it up.
+    fn wait_for_exit(&self) {
+        let waits = |devices: &mut Devices| !devices.is_gone && !devices.is_held;
+        let waited = self.reported.wait_timeout_while(self.lock(), FINISH_LIMIT, waits);
+        let (devices, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        drop(devices);
+        if waited.timed_out() {
+            self.hang_up();
+        }
+    }
+
     /// Reports that all devices of the process have ended with it.
     fn note_gone(&self) {
         let mut devices = self.lock();
         devices.is_gone = true;
         let running = std::mem::take(&mut devices.running);
+        std::mem::take(&mut devices.services).values().for_each(MessageSocket::shut_down);
+        let failed = devices.failure.take().map(Outcome::Unreported);
         for (path, stats) in running {
             stats.note_process_gone();
-            let ended = Ended { path, outcome: Outcome::Died, is_detached: false };
+            let outcome = failed.clone().unwrap_or(Outcome::Died);
+            let ended = Ended { path, outcome, is_detached: false };
             devices.ends.iter().for_each(|ends| ends.report(ended.clone()));
         }
         self.reported.notify_all();

@@ -8,22 +8,26 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
+use std::time::Duration;
 
-use super::size_watches::SizeWatches;
+use super::size_watches::{SizeWatches, Watched};
 use crate::Causes;
 use crate::bus::{DevicePath, Keys};
 use crate::config::ConfigFile;
 use crate::device::blk::{
-    AccessMode, Claim, ClaimError, Claimed, FileId, ImageFormat, QueueLimits, Sharing, SizeWatch,
-    SizeWatcher, TargetOptions, backing_of, beside, claim_backing_for_process,
-    claim_target_for_process,
+    AccessMode, Claim, ClaimError, Claimed, FileId, ImageFormat, QueueLimits, Sharing,
+    SizeListener, TargetOptions, backing_of, claim_backing_for_process, claim_target_for_process,
 };
 use crate::process::message::{ClaimFailure, ImageRequest, Reply};
 use crate::setup::disk::target_options;
+use crate::wakeup::WakeUp;
 use xen::XenStore;
 
 /// Maximum number of files that a disk may claim: a target and its chain of backing files.
 const MOST_CLAIMS: usize = 32;
+
+/// Interval at which the files of dead processes are looked at.
+const RELEASE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The images of disks whose process died: nobody else gets them before the next process does, or
 /// before storage has ended what the dead one began.
@@ -35,10 +39,15 @@ struct Kept {
     claims: BTreeMap<DevicePath, Vec<Claim>>,
     /// Disks of which a next process is expected.
     expected: BTreeSet<DevicePath>,
-    /// The backing files of disks that a driver has used: a process, which may write the header of
-    /// its image, does not choose others for the next one.
-    backing: BTreeMap<DevicePath, BTreeSet<PathBuf>>,
+    /// The chains of disks, by the names of their records, as they were when the disks were claimed
+    /// first: a process, which may write the header of its image, does not choose other files.
+    chains: BTreeMap<String, Chain>,
+    /// Whether a thread looks for what can be released.
+    is_watched: bool,
 }
+
+/// For each image of a chain that has a backing file, that file.
+type Chain = BTreeMap<PathBuf, PathBuf>;
 
 impl KeptClaims {
     /// Expects a next process of the disk from now on, should one die.
@@ -48,10 +57,7 @@ impl KeptClaims {
 
     /// Expects none any more.
     pub(super) fn forget(&self, path: &DevicePath) {
-        let mut kept = self.lock();
-        kept.expected.remove(path);
-        kept.backing.remove(path);
-        drop(kept);
+        self.lock().expected.remove(path);
         let released = self.take_released();
         if !released.is_empty() {
             // To close a file may take as long as its storage does.
@@ -59,10 +65,33 @@ impl KeptClaims {
         }
     }
 
+    /// Keeps claims until nothing is under way on their files, and no next process of the disk is
+    /// expected.
     fn keep(&self, path: &DevicePath, claims: Vec<Claim>) {
-        if !claims.is_empty() {
-            self.lock().claims.entry(path.clone()).or_default().extend(claims);
+        if claims.is_empty() {
+            return;
         }
+        let mut kept = self.lock();
+        kept.claims.entry(path.clone()).or_default().extend(claims);
+        if std::mem::replace(&mut kept.is_watched, true) {
+            return;
+        }
+        drop(kept);
+        let watched = self.clone();
+        let watch = move || while watched.release_more() {};
+        if thread::Builder::new().name("release".to_owned()).spawn(watch).is_err() {
+            // The next claim of any disk releases them.
+            self.lock().is_watched = false;
+        }
+    }
+
+    /// Releases what nobody needs after a while; returns whether something is left.
+    fn release_more(&self) -> bool {
+        thread::sleep(RELEASE_INTERVAL);
+        drop(self.take_released());
+        let mut kept = self.lock();
+        kept.is_watched = !kept.claims.is_empty();
+        kept.is_watched
     }
 
     /// Releases the claims of a disk whose next process is here, and others that nobody needs.
@@ -96,14 +125,14 @@ impl KeptClaims {
         released
     }
 
-    fn settle_backing(&self, path: &DevicePath, backing: &BTreeSet<PathBuf>) {
-        self.lock().backing.entry(path.clone()).or_insert_with(|| backing.clone());
+    /// The chain of a disk: the one that it had first, or this one.
+    fn settle_chain(&self, path: &DevicePath, found: Chain) -> Chain {
+        self.lock().chains.entry(path.record_name()).or_insert(found).clone()
     }
 
-    /// Whether the disk may have this backing file.
-    fn may_have(&self, path: &DevicePath, backing: &Path) -> bool {
-        let kept = self.lock();
-        kept.backing.get(path).is_none_or(|settled| settled.contains(backing))
+    /// Forgets the chains of all disks but these, by the names of their records.
+    pub(super) fn retain_chains(&self, devices: &BTreeSet<String>) {
+        self.lock().chains.retain(|device, _| devices.contains(device));
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -117,11 +146,11 @@ pub(super) struct ImageService {
     kept: KeptClaims,
     sizes: SizeWatches,
     /// The watches on the sizes of claimed files.
-    watches: BTreeMap<u64, SizeWatch>,
+    watches: BTreeMap<u64, Watched>,
     /// The options of the claimed target.
     options: Option<TargetOptions>,
-    /// The backing files that the target's header, and theirs, name.
-    backing: BTreeSet<PathBuf>,
+    /// The target's backing files.
+    chain: Chain,
     /// For each claim, the file and the one behind a loop device.
     claims: BTreeMap<u64, Vec<Claim>>,
     last: u64,
@@ -139,7 +168,7 @@ impl ImageService {
             sizes,
             watches: BTreeMap::new(),
             options: None,
-            backing: BTreeSet::new(),
+            chain: Chain::new(),
             claims: BTreeMap::new(),
             last: 0,
         }
@@ -162,10 +191,11 @@ impl ImageService {
                     Err(error) => refused(&Causes(&error).to_string()),
                 }
             }
-            ImageRequest::FindBacking { image, name } => {
-                (self.find_backing(&image, &name), Vec::new())
-            }
-            ImageRequest::Identify { path } => match self.backing.contains(&path) {
+            ImageRequest::FindBacking { image } => match self.chain.get(&image) {
+                Some(found) => (Reply::Found(found.clone()), Vec::new()),
+                None => (Reply::Forbidden, Vec::new()),
+            },
+            ImageRequest::Identify { path } => match self.is_backing(&path) {
                 true => (identity(FileId::of(&path)), Vec::new()),
                 false => (Reply::Forbidden, Vec::new()),
             },
@@ -178,7 +208,6 @@ impl ImageService {
             ImageRequest::HasOtherWriter { claim } => self
                 .with_claim(claim, |claim| (Reply::Answer(claim.has_other_writer()), Vec::new())),
             ImageRequest::Activate { claim } => {
-                self.kept.settle_backing(&self.path, &self.backing);
                 self.with_claim(claim, |claim| (Reply::Activated(claim.activate()), Vec::new()))
             }
             ImageRequest::Deactivate { claim } => self.with_claim(claim, |claim| {
@@ -188,7 +217,10 @@ impl ImageService {
             ImageRequest::Release { claim } => {
                 self.watches.remove(&claim);
                 match self.claims.remove(&claim) {
-                    Some(_) => (Reply::Done, Vec::new()),
+                    Some(claims) => {
+                        self.release(claims);
+                        (Reply::Done, Vec::new())
+                    }
                     None => (Reply::Forbidden, Vec::new()),
                 }
             }
@@ -209,9 +241,9 @@ impl ImageService {
         }
         match claim_target_for_process(&options) {
             Ok((claims, file)) => {
-                let is_chain = options.format() == ImageFormat::Qcow2;
-                if is_chain && let Some(claim) = claims.first() {
-                    self.permit_backing(claim, &options.path);
+                if options.format() == ImageFormat::Qcow2 {
+                    let found = chain_of(&options.path, &file);
+                    self.chain = self.kept.settle_chain(&self.path, found);
                 }
                 self.options = Some(options);
                 self.claimed(claims, file)
@@ -225,45 +257,25 @@ impl ImageService {
     }
 
     fn claim_backing(&mut self, path: &Path) -> Answer {
-        let options = self.options.as_ref().filter(|_| self.backing.contains(path));
+        let options = self.options.as_ref().filter(|_| self.is_backing(path));
         let Some(options) = options.filter(|_| self.claims.len() < MOST_CLAIMS) else {
             return (Reply::Forbidden, Vec::new());
         };
         match claim_backing_for_process(options, path) {
-            Ok((claim, file)) => {
-                self.permit_backing(&claim, path);
-                self.claimed(vec![claim], file)
-            }
+            Ok((claim, file)) => self.claimed(vec![claim], file),
             Err(error) => failed(error),
         }
     }
 
-    /// Permits the backing file that an image's header names. The process says why an image is
-    /// refused.
-    fn permit_backing(&mut self, claim: &Claim, path: &Path) {
-        let named = claim.file().ok().and_then(|file| backing_of(&file, path).ok().flatten());
-        let is_refused = |backing: &PathBuf| !self.kept.may_have(&self.path, backing);
-        if let Some(backing) = named.as_ref().filter(|backing| is_refused(backing)) {
-            tracing::warn!(
-                device = %self.path,
-                "{path:?} has another backing file than when the guest's disk was set up, \
-                 {backing:?}: refused until the disk is created anew"
-            );
-            return;
-        }
-        self.backing.extend(named);
+    fn is_backing(&self, path: &Path) -> bool {
+        self.chain.values().any(|backing| backing == path)
     }
 
-    /// Finds a backing file that the headers name, as they were when the images were claimed.
-    fn find_backing(&self, image: &Path, name: &str) -> Reply {
-        let is_target = self.options.as_ref().is_some_and(|options| options.path == image);
-        if !is_target && !self.backing.contains(image) {
-            return Reply::Forbidden;
-        }
-        match beside(image, name) {
-            Ok(path) if self.backing.contains(&path) => Reply::Found(path),
-            Ok(_) => Reply::Forbidden,
-            Err(error) => Reply::failed(&error),
+    /// Releases files that the disk has given up, or keeps them while its process has them open all
+    /// the same.
+    fn release(&self, claims: Vec<Claim>) {
+        if !claims.iter().all(Claim::is_finished) {
+            self.kept.keep(&self.path, claims);
         }
     }
 
@@ -285,14 +297,15 @@ impl ImageService {
         };
         let watch = || -> io::Result<_> {
             let file = claim.file().map_err(io::Error::other)?;
-            let watch = self.sizes.watch(file.as_fd(), bytes, &Arc::default())?;
-            let copy = watch.source().fd.try_clone_to_owned()?;
-            Ok((watch, copy))
+            let (listener, theirs) = WakeUp::pair()?;
+            let (stats, listener) = (Arc::default(), Arc::new(listener));
+            let watched = self.sizes.watch_for(file.as_fd(), bytes, &stats, listener)?;
+            Ok((watched, theirs))
         };
         match watch() {
-            Ok((watch, copy)) => {
-                self.watches.insert(*number, watch);
-                (Reply::Done, vec![copy])
+            Ok((watched, theirs)) => {
+                self.watches.insert(*number, watched);
+                (Reply::Done, vec![theirs])
             }
             Err(error) => (Reply::failed(&error), Vec::new()),
         }
@@ -302,6 +315,30 @@ impl ImageService {
         let claim = self.claims.get(&number).and_then(|claims| claims.first());
         claim.map_or((Reply::Forbidden, Vec::new()), answer)
     }
+}
+
+impl SizeListener for WakeUp {
+    fn tell(&self) -> io::Result<()> {
+        self.send();
+        Ok(())
+    }
+}
+
+/// The chain of backing files that begins with an image: as far as the headers can be read and name
+/// files. The disk says why one is refused.
+fn chain_of(image: &Path, file: &File) -> Chain {
+    let mut chain = Chain::new();
+    let mut next = backing_of(file, image).ok().flatten();
+    let mut image = image.to_owned();
+    while let Some(backing) = next.take().filter(|_| chain.len() < MOST_CLAIMS) {
+        if chain.insert(image, backing.clone()).is_some() {
+            break;
+        }
+        let opened = File::open(&backing).ok();
+        next = opened.and_then(|file| backing_of(&file, &backing).ok().flatten());
+        image = backing;
+    }
+    chain
 }
 
 /// Whether the disk asks for what the toolstack's keys and the configuration say.

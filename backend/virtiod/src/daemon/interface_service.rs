@@ -2,16 +2,15 @@
 //! tells of changes of its link.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::image_service::Answer;
 use crate::device::net::interface::LinkState;
 use crate::process::message::Reply;
 use crate::tap::name::InterfaceName;
 use crate::tap::network::{Exported, InterfaceRequest, LinkMonitor, Network};
+use crate::wakeup::WakeUp;
 
 /// The interface of one device.
 pub(super) struct InterfaceService {
@@ -22,8 +21,8 @@ pub(super) struct InterfaceService {
 struct Attached {
     link: Box<dyn LinkMonitor>,
     state: LinkState,
-    /// Increased when the link may have changed. The device has a copy.
-    changed: EventFd,
+    /// Tells the device that the link may have changed.
+    changed: WakeUp,
 }
 
 impl InterfaceService {
@@ -39,17 +38,14 @@ impl InterfaceService {
                 Ok(exported) => exported,
                 Err(error) => return (Reply::failed(&error), Vec::new()),
             };
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let mut begin = || -> io::Result<_> {
-            let changed = EventFd::from_value_and_flags(0, flags)?;
-            let state = link.take_change()?.unwrap_or(LinkState::Down);
-            Ok((changed.as_fd().try_clone_to_owned()?, changed, state))
+            Ok((WakeUp::pair()?, link.take_change()?.unwrap_or(LinkState::Down)))
         };
-        let (copy, changed, state) = match begin() {
+        let ((changed, theirs), state) = match begin() {
             Ok(begun) => begun,
             Err(error) => return (Reply::failed(&error), Vec::new()),
         };
-        queues.push(copy);
+        queues.push(theirs);
         self.attached = Some(Attached { link, state, changed });
         let bridge = bridge.as_ref().map(InterfaceName::to_string);
         (Reply::Attached { mtu, bridge }, queues)
@@ -61,24 +57,20 @@ impl InterfaceService {
     }
 
     /// Tells the device of a change of the link.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub(super) fn pass_changes_on(&mut self) -> io::Result<()> {
-        let Some(attached) = &mut self.attached else { return Ok(()) };
+    pub(super) fn pass_changes_on(&mut self) {
+        let Some(attached) = &mut self.attached else { return };
         let state = match attached.link.take_change() {
             Ok(state) => state,
             Err(error) => {
                 tracing::warn!(%error, "cannot follow the link of an interface any more");
                 self.attached = None;
-                return Ok(());
+                return;
             }
         };
         if let Some(state) = state.filter(|state| *state != attached.state) {
             attached.state = state;
-            attached.changed.write(1)?;
+            attached.changed.send();
         }
-        Ok(())
     }
 
     /// Whether the link is up.

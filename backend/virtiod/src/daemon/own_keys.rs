@@ -1,25 +1,26 @@
 //! The keys in XenStore that a device in its guest's process may read and write.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use protocol::binding::backend_key;
 
 use crate::bus::DevicePath;
 use crate::config::MAX_PORTS;
+use crate::device::net::MacAddress;
 use crate::process::message::StoreRequest;
+use crate::tap::name::InterfaceName;
 
-/// Keys of a backend's directory that its device may write, besides those of its ports.
-const WRITABLE: [&str; 11] = [
+/// Keys of a backend's directory that its device may write with any value, besides names of ports.
+const WRITABLE: [&str; 5] = [
     backend_key::REVISION,
     backend_key::MAX_MESSAGE_SIZE,
     backend_key::TRANSPORT_FEATURES,
     backend_key::BUS_FEATURES,
-    "state",
     "error",
-    "tty",
-    "tap",
-    "mac",
-    "bridge",
-    "cid",
 ];
+/// Maximum length of a value in bytes; XenStore's own is 2048 for guests.
+const LONGEST_VALUE: usize = 2048;
 
 /// Whether a device may do something in XenStore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,13 +39,15 @@ pub(super) struct OwnKeys {
     guest: String,
     /// Its directory in the guest's; `None` if the toolstack named another.
     frontend: Option<String>,
+    /// The paths of terminals and sockets that the supervisor opened for it.
+    opened: BTreeSet<String>,
 }
 
 impl OwnKeys {
     /// The keys of the device at `path`.
     pub(super) fn new(path: &DevicePath) -> Self {
         let guest = format!("/local/domain/{}/", path.guest.0);
-        Self { backend: path.to_string(), guest, frontend: None }
+        Self { backend: path.to_string(), guest, frontend: None, opened: BTreeSet::new() }
     }
 
     /// Notes the frontend's directory, which the toolstack named.
@@ -54,6 +57,11 @@ impl OwnKeys {
         self.frontend = is_plain.then_some(frontend);
     }
 
+    /// Notes a path of a terminal or a socket that the device may publish.
+    pub(super) fn note_opened(&mut self, path: &Path) {
+        self.opened.insert(path.display().to_string());
+    }
+
     /// Whether the device may do that.
     pub(super) fn permit(&self, request: &StoreRequest) -> Permit {
         let is_permitted = match request {
@@ -61,9 +69,9 @@ impl OwnKeys {
                 // As XenStore answers to who may not read a node.
                 return if self.may_read(path) { Permit::Yes } else { Permit::Nothing };
             }
-            StoreRequest::Write { path, .. } => self.may_write(path),
-            StoreRequest::WriteBeside { existing, path, .. } => {
-                self.own_key(existing).is_some() && self.may_write(path)
+            StoreRequest::Write { path, value } => self.may_write(path, value),
+            StoreRequest::WriteBeside { existing, path, value } => {
+                self.own_key(existing).is_some() && self.may_write(path, value)
             }
             StoreRequest::Remove { path } if *path == self.backend => return Permit::Directory,
             StoreRequest::Remove { path } => {
@@ -94,21 +102,36 @@ impl OwnKeys {
             || in_guest.is_some_and(of_guest)
     }
 
-    fn may_write(&self, path: &str) -> bool {
-        self.own_key(path)
-            .is_some_and(|key| WRITABLE.contains(&key) || key == "socket" || is_port(key))
+    /// Programs open what some keys name, so those name what the supervisor opened.
+    fn may_write(&self, path: &str, value: &str) -> bool {
+        let Some(key) = self.own_key(path).filter(|_| value.len() <= LONGEST_VALUE) else {
+            return false;
+        };
+        match key {
+            "tty" | "socket" => self.opened.contains(value),
+            "tap" | "bridge" => value.parse::<InterfaceName>().is_ok(),
+            "mac" => value.parse::<MacAddress>().is_ok(),
+            "cid" | "state" => value.parse::<u32>().is_ok(),
+            key if WRITABLE.contains(&key) => true,
+            key => match port_key(key) {
+                Some("socket") => self.opened.contains(value),
+                Some(_) => true,
+                None => false,
+            },
+        }
     }
 }
 
-/// Whether a key is one of a console's port: `port/N/name` or `port/N/socket`.
-fn is_port(key: &str) -> bool {
+/// The last name of a key of a console's port: `port/N/name` or `port/N/socket`.
+fn port_key(key: &str) -> Option<&str> {
     let mut names = key.split('/');
-    let (Some("port"), Some(number), Some("name" | "socket"), None) =
+    let (Some("port"), Some(number), Some(last @ ("name" | "socket")), None) =
         (names.next(), names.next(), names.next(), names.next())
     else {
-        return false;
+        return None;
     };
-    number.parse().is_ok_and(|port: usize| (1..=MAX_PORTS).contains(&port))
+    let is_port = |port: usize| (1..=MAX_PORTS).contains(&port) && port.to_string() == number;
+    number.parse().is_ok_and(is_port).then_some(last)
 }
 
 /// Whether a key is one, and no way to another directory: XenStore knows no `..`, but who reads
@@ -138,7 +161,45 @@ mod tests {
     }
 
     fn write(path: &str) -> StoreRequest {
-        StoreRequest::Write { path: path.to_owned(), value: String::new() }
+        write_value(path, "")
+    }
+
+    fn write_value(path: &str, value: &str) -> StoreRequest {
+        StoreRequest::Write { path: path.to_owned(), value: value.to_owned() }
+    }
+
+    #[test]
+    fn device_publishes_what_the_supervisor_opened_only() {
+        let mut keys = keys();
+        keys.note_opened(Path::new("/dev/pts/7"));
+        keys.note_opened(Path::new("/run/own.sock"));
+        let may = |key: &str, value: &str| {
+            may(&keys, &write_value(&format!("backend/virtio_disk/7/1/{key}"), value))
+        };
+        let good = [
+            ("tty", "/dev/pts/7"),
+            ("port/1/socket", "/run/own.sock"),
+            ("socket", "/run/own.sock"),
+            ("port/1/name", "agent"),
+            ("tap", "virtio7.1"),
+            ("mac", "02:00:00:00:00:01"),
+            ("cid", "7"),
+            ("state", "4"),
+        ];
+        let bad = [
+            ("tty", "/dev/sda"),
+            ("port/1/socket", "/run/other.sock"),
+            ("port/01/name", "agent"),
+            ("socket", "/run/other.sock"),
+            ("tap", "../x"),
+            ("bridge", "a b"),
+            ("mac", "x"),
+            ("cid", "-1"),
+            ("state", "x"),
+            ("error", &"x".repeat(3000)),
+        ];
+        good.iter().for_each(|(key, value)| assert!(may(key, value), "{key} {value}"));
+        bad.iter().for_each(|(key, value)| assert!(!may(key, value), "{key} {value}"));
     }
 
     #[test]
@@ -176,7 +237,7 @@ mod tests {
     fn device_writes_no_key_of_the_toolstacks() {
         let keys = keys();
         let own = |key: &str| format!("backend/virtio_disk/7/1/{key}");
-        for key in ["state", "error", "virtio-msg-revision", "tty", "port/1/socket", "socket"] {
+        for key in ["error", "virtio-msg-revision", "port/1/name"] {
             assert!(may(&keys, &write(&own(key))), "{key}");
         }
         let more = ["port/16/name", "port/0/name", "port/1/name/x", "port/1/x", "port"];

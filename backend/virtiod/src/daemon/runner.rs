@@ -1,5 +1,6 @@
 //! What runs devices for the server: threads of this process, or processes of their guests.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -68,6 +69,9 @@ pub trait Runner: Send {
 
     /// Forgets a device, which is gone.
     fn forget_device(&mut self, path: &DevicePath);
+
+    /// Forgets all devices but these, by the names of their records.
+    fn forget_others(&mut self, devices: &BTreeSet<String>);
 
     /// Forgets a guest, which has no device any more.
     fn forget(&mut self, guest: DomId);
@@ -144,6 +148,8 @@ impl<X: Domain> Runner for Threads<X> {
     }
 
     fn forget_device(&mut self, _: &DevicePath) {}
+
+    fn forget_others(&mut self, _: &BTreeSet<String>) {}
 
     fn forget(&mut self, _: DomId) {}
 }

@@ -56,6 +56,8 @@ const DEATH_WAITS: Backoff = Backoff::new(Duration::from_millis(20), Duration::f
 const MOST_DEATHS: u32 = 5;
 /// A process that served this long before it died did not die of what it found.
 const LONG_LIFE: Duration = Duration::from_secs(2);
+/// Time within which a device that ends has hardly been served.
+const SHORT_LIFE: Duration = Duration::from_millis(20);
 
 /// An error that ends the daemon.
 #[derive(Debug, thiserror::Error)]
@@ -354,6 +356,10 @@ impl<X: Domain> Server<X> {
                     Outcome::Over if self.is_connected(&path) => {
                         self.failed.note(&path, Instant::now());
                     }
+                    // One that ends at once, again and again, is started more and more rarely.
+                    Outcome::Over if since.elapsed() < SHORT_LIFE => {
+                        self.failed.note(&path, Instant::now());
+                    }
                     Outcome::Over => {}
                     Outcome::Panicked => self.close_after_panic(&path),
                     Outcome::Died => self.note_death(&path, since),
@@ -440,11 +446,12 @@ impl<X: Domain> Server<X> {
 
     /// Removes the records and interfaces of devices that XenStore no longer has: their guests are
     /// gone.
-    fn forget_left(&self) {
+    fn forget_left(&mut self) {
         let there: BTreeSet<_> = self.known.iter().map(DevicePath::record_name).collect();
         if let Err(error) = self.network.remove_left(&there) {
             tracing::warn!("cannot remove interfaces that were left: {}", Causes(&error));
         }
+        self.runner.forget_others(&there);
         let Some(records) = &self.records else { return };
         let names = records.names().unwrap_or_default();
         for name in names.iter().filter(|name| !there.contains(*name)) {

@@ -35,7 +35,7 @@ use rustix::fs::{AtFlags, StatxFlags, statx};
 use self::file_events::{FileEvents, Written};
 use self::file_system::Knowledge;
 use self::uevents::Uevents;
-use crate::device::blk::{SECTOR_SIZE, SizeSignal, SizeWatch, SizeWatcher};
+use crate::device::blk::{SECTOR_SIZE, SizeListener, SizeSignal, SizeWatch, SizeWatcher};
 use crate::stats::DeviceStats;
 
 /// Interval at which the size of a file is compared while its guest writes.
@@ -74,7 +74,7 @@ struct Disk {
     is_new: bool,
     /// The size that the device was told of.
     bytes: u64,
-    changed: Arc<SizeSignal>,
+    changed: Arc<dyn SizeListener>,
     stats: Arc<DeviceStats>,
     /// The guest's writes when they were counted last.
     writes: u64,
@@ -196,7 +196,7 @@ impl Disk {
             return;
         }
         self.bytes = bytes.unwrap_or(self.bytes);
-        if let Err(error) = self.changed.set() {
+        if let Err(error) = self.changed.tell() {
             tracing::warn!(%error, "cannot tell a disk that its size changed");
         }
     }
@@ -331,25 +331,29 @@ impl Shared {
     }
 }
 
-impl SizeWatcher for SizeWatches {
-    fn watch(
+impl SizeWatches {
+    /// As [`SizeWatcher::watch`], for this listener, until the result is dropped.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn watch_for(
         &self,
         file: BorrowedFd<'_>,
         bytes: u64,
         stats: &Arc<DeviceStats>,
-    ) -> io::Result<SizeWatch> {
+        changed: Arc<dyn SizeListener>,
+    ) -> io::Result<Watched> {
         let (size, reports) = SizeOf::open(file)?;
         let reports = match reports {
             Reports::Uevent if !self.0.has_uevents() => Reports::Never,
             reports => reports,
         };
-        let changed = Arc::new(SizeSignal::new()?);
         let mut disk = Disk {
             size: Arc::new(size),
             reports,
             is_new: true,
             bytes,
-            changed: Arc::clone(&changed),
+            changed,
             stats: Arc::clone(stats),
             writes: 0,
         };
@@ -359,14 +363,27 @@ impl SizeWatcher for SizeWatches {
         let number = disks.last;
         disks.all.insert(number, disk);
         drop(disks);
-        let watch = SizeWatch::new(changed, Watched { watches: self.clone(), number });
+        let watched = Watched { watches: self.clone(), number };
         self.0.waker.write(1)?;
-        Ok(watch)
+        Ok(watched)
     }
 }
 
-/// Ends the watch of a disk.
-struct Watched {
+impl SizeWatcher for SizeWatches {
+    fn watch(
+        &self,
+        file: BorrowedFd<'_>,
+        bytes: u64,
+        stats: &Arc<DeviceStats>,
+    ) -> io::Result<SizeWatch> {
+        let changed = Arc::new(SizeSignal::new()?);
+        let watched = self.watch_for(file, bytes, stats, Arc::clone(&changed) as _)?;
+        Ok(SizeWatch::new(changed, watched))
+    }
+}
+
+/// The watch of a disk, which ends when this is dropped.
+pub struct Watched {
     watches: SizeWatches,
     number: u64,
 }

@@ -1,28 +1,54 @@
-//! The sockets of a device in its guest's process. Those that listen stay when the process dies.
+//! The sockets of a device in its guest's process. Those that listen stay when the process dies,
+//! and with systemd when the daemon does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use rustix::net::sockopt::socket_acceptconn;
+
+use super::descriptor_store::{DescriptorStore, StoredDescriptors};
 use super::device_service::descriptor;
 use super::image_service::Answer;
 use crate::Causes;
 use crate::bus::DevicePath;
-use crate::listener::{Listener, LocalSockets, SocketDirectory, Sockets};
+use crate::listener::{LocalSockets, SocketDirectory, SocketFile, Sockets};
 use crate::process::message::Reply;
 use crate::setup::DeviceSockets;
 
-type ListenersOf = BTreeMap<PathBuf, Listener>;
+/// By path. The files stay when the daemon ends.
+type ListenersOf = BTreeMap<PathBuf, UnixListener>;
+
+/// End of the names of sockets in the store; the name of the device's record is in front.
+const SOCKET: &str = ".socket";
 
 /// The sockets on which devices listen.
-#[derive(Clone, Debug, Default)]
-pub(super) struct KeptSockets(Arc<Mutex<BTreeMap<DevicePath, ListenersOf>>>);
+#[derive(Clone)]
+pub(super) struct KeptSockets {
+    /// By the names of the devices' records.
+    all: Arc<Mutex<BTreeMap<String, ListenersOf>>>,
+    store: Arc<dyn DescriptorStore>,
+}
 
 impl KeptSockets {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<DevicePath, ListenersOf>> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    /// The sockets that an earlier daemon left.
+    pub(super) fn restore(stored: &mut StoredDescriptors) -> Self {
+        let store = stored.store();
+        let mut all: BTreeMap<_, ListenersOf> = BTreeMap::new();
+        for (device, socket) in stored.take_with(SOCKET) {
+            let socket = UnixListener::from(socket);
+            let address = socket.local_addr().ok();
+            let Some(path) = address.as_ref().and_then(SocketAddr::as_pathname) else { continue };
+            all.entry(device).or_default().insert(path.to_owned(), socket);
+        }
+        Self { all: Arc::new(Mutex::new(all)), store }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, ListenersOf>> {
+        self.all.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Listens on a socket of a device, unless it does; returns a copy.
@@ -32,22 +58,47 @@ impl KeptSockets {
         path: &Path,
         directory: SocketDirectory,
     ) -> io::Result<OwnedFd> {
-        let mut all = self.lock();
-        if let Some(known) = all.get(device).and_then(|sockets| sockets.get(path)) {
-            return known.socket.as_fd().try_clone_to_owned();
+        let (name, mut all) = (device.record_name(), self.lock());
+        let known = all.get(&name).and_then(|sockets| sockets.get(path));
+        if let Some(known) = known.filter(|known| accepts(known)) {
+            // An earlier process may have changed the flags of the open file.
+            known.set_nonblocking(true)?;
+            return known.as_fd().try_clone_to_owned();
         }
-        let new = LocalSockets.listen(path, directory);
-        let new = new.map_err(|error| io::Error::other(Causes(&error).to_string()))?;
-        let copy = new.socket.as_fd().try_clone_to_owned()?;
-        all.entry(device.clone()).or_default().insert(path.to_owned(), new);
+        // Nobody connects any more to one that a process shut down.
+        let dead = all.get_mut(&name).and_then(|sockets| sockets.remove(path));
+        drop(dead);
+        let listener = LocalSockets.listen(path, directory);
+        let listener = listener.map_err(|error| io::Error::other(Causes(&error).to_string()))?;
+        listener.file.into_iter().for_each(SocketFile::leave);
+        let copy = listener.socket.as_fd().try_clone_to_owned()?;
+        self.store.keep(&format!("{name}{SOCKET}"), copy.as_fd());
+        all.entry(name).or_default().insert(path.to_owned(), listener.socket);
         Ok(copy)
     }
 
     /// Closes the sockets of a device that has ended.
     pub(super) fn close(&self, device: &DevicePath) {
-        let closed = self.lock().remove(device);
-        drop(closed);
+        self.close_all_but(|name| name != device.record_name());
     }
+
+    /// Closes the sockets of all devices but these.
+    pub(super) fn retain(&self, devices: &BTreeSet<String>) {
+        self.close_all_but(|name| devices.contains(name));
+    }
+
+    fn close_all_but(&self, stays: impl Fn(&str) -> bool) {
+        let closed: Vec<_> = self.lock().extract_if(.., |name, _| !stays(name)).collect();
+        for (name, sockets) in closed {
+            self.store.forget(&format!("{name}{SOCKET}"));
+            sockets.into_keys().for_each(|path| drop(SocketFile::of(&path)));
+        }
+    }
+}
+
+/// Whether a socket still listens.
+fn accepts(socket: &UnixListener) -> bool {
+    socket_acceptconn(socket).unwrap_or(false)
 }
 
 /// The sockets of one device.

@@ -46,13 +46,13 @@ pub use self::claim::{
     QueueLimits, Sharing, TargetClaims, claim_backing_for_process, claim_target_for_process,
 };
 use self::facts::DiskFacts;
-pub use self::image::{ImageFormat, backing_of, beside};
+pub use self::image::{ImageFormat, backing_of, no_backing};
 pub use self::in_flight::InFlightLimits;
 use self::in_flight::{Carrier, Ended, InFlightTable};
 pub use self::request::SECTOR_SIZE;
 use self::request::SERIAL_SIZE;
 use self::size_watch::SizeCheck;
-pub use self::size_watch::{SizeSignal, SizeWatch, SizeWatcher};
+pub use self::size_watch::{SizeListener, SizeSignal, SizeWatch, SizeWatcher};
 use self::submit::Ticket;
 use self::sync::Syncs;
 pub use self::target::{AccessMode, Caching, Discard, Target, TargetError, TargetOptions};

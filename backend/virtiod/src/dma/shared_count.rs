@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -82,10 +82,15 @@ impl CountSlot {
     }
 }
 
-impl AsFd for CountSlot {
-    /// The table.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.table.0.file.as_fd()
+impl CountSlot {
+    /// The table, opened once more for the process: the flags of an open file, such as `O_APPEND`,
+    /// belong to all copies of its descriptor.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_table(&self) -> io::Result<File> {
+        let path = format!("/proc/self/fd/{}", self.table.0.file.as_raw_fd());
+        File::options().read(true).write(true).open(path)
     }
 }
 
@@ -164,7 +169,7 @@ mod tests {
     use super::*;
 
     fn open(slot: &CountSlot) -> SharedCount {
-        SharedCount::open(slot.as_fd().try_clone_to_owned().unwrap(), slot.index()).unwrap()
+        SharedCount::open(slot.open_table().unwrap().into(), slot.index()).unwrap()
     }
 
     #[test]
@@ -191,7 +196,7 @@ mod tests {
         file.set_len(BYTES as u64).unwrap();
         assert!(SharedCount::open(file.into(), 0).is_err());
         let slot = CountTable::new().unwrap().take_slot().unwrap();
-        let table = || slot.as_fd().try_clone_to_owned().unwrap();
+        let table = || OwnedFd::from(slot.open_table().unwrap());
         assert!(SharedCount::open(table(), SLOTS).is_err());
         assert!(File::from(table()).set_len(0).is_err());
     }

@@ -15,7 +15,8 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, RulesetStatus, Scope,
 };
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, chdir, chroot, geteuid, setgroups, setresgid, setresuid};
 
 use self::system_calls::{FilterError, restrict_system_calls};
@@ -54,16 +55,17 @@ pub fn confine(user: u32) -> Result<(), ConfinementError> {
     set_limits();
     // Before the rights to make them go.
     if let Err(error) = rings::stock(RINGS) {
-        tracing::debug!(
-            "threads serve storage: cannot make io_uring instances: {}",
-            Causes(&error)
-        );
+        let why = Causes(&error);
+        tracing::warn!("threads serve storage: cannot make io_uring instances: {why}");
     }
     if geteuid().is_root() {
+        limit_locked_memory();
         enter_empty_root()?;
         become_user(user)?;
     }
     let step = |what| move |errno: nix::Error| ConfinementError::Step(what, errno.into());
+    // Behind the change of the user, which removes it.
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(step("end with its supervisor"))?;
     prctl::set_dumpable(false).map_err(step("hide its memory"))?;
     prctl::set_no_new_privs().map_err(step("give up new privileges"))?;
     restrict_files()?;
@@ -71,18 +73,32 @@ pub fn confine(user: u32) -> Result<(), ConfinementError> {
     Ok(())
 }
 
-/// Sets limits that the process cannot raise later.
+/// Maximum number of threads of a process: far more than its devices have.
+const MOST_THREADS: u64 = 4096;
+
+/// Has the kernel end this process before the host's other ones if memory is short, and sets limits
+/// that it cannot raise later.
 fn set_limits() {
-    let most = |resource| getrlimit(resource).map(|(_, most)| most);
-    let core = setrlimit(Resource::RLIMIT_CORE, 0, 0);
-    let locked = most(Resource::RLIMIT_MEMLOCK)
-        .and_then(|most| setrlimit(Resource::RLIMIT_MEMLOCK, most, most));
-    // To leave SCHED_IDLE, a thread needs the right to its nice value, 0.
-    let nice = setrlimit(Resource::RLIMIT_NICE, 20, 20);
-    for (what, outcome) in [("core files", core), ("locked memory", locked), ("nice", nice)] {
+    // The supervisor has a lower number, which its children get.
+    let first_to_end = std::fs::write("/proc/self/oom_score_adj", "0");
+    let limit = |resource, most| setrlimit(resource, most, most).map_err(io::Error::from);
+    let outcomes = [
+        ("the order in which it ends without memory", first_to_end),
+        ("its core files", limit(Resource::RLIMIT_CORE, 0)),
+        ("its threads", limit(Resource::RLIMIT_NPROC, MOST_THREADS)),
+    ];
+    for (what, outcome) in outcomes {
         if let Err(error) = outcome {
-            tracing::warn!(%error, "cannot set the limit of {what}");
+            tracing::warn!("cannot limit {what}: {}", Causes(&error));
         }
+    }
+}
+
+/// Lets the process lock no memory any more. Its rings, which root made, may keep what is
+/// registered with them.
+fn limit_locked_memory() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, 0, 0) {
+        tracing::warn!(%error, "cannot limit its locked memory");
     }
 }
 
@@ -126,7 +142,7 @@ fn restrict_files() -> Result<(), ConfinementError> {
         .scope(Scope::from_all(newest))?;
     let status = rules.create()?.restrict_self()?;
     if status.ruleset == RulesetStatus::NotEnforced {
-        tracing::debug!("the kernel has no Landlock");
+        tracing::info!("the kernel has no Landlock, which would deny paths once more");
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::link::{DeviceLink, too_many_files};
 use super::message::{ImageRequest, Reply, Request};
 use crate::device::blk::{
     ClaimError, Claimed, Durability, FileId, Handover, Images, Owner, QueueLimits, TargetClaims,
-    TargetOptions,
+    TargetOptions, no_backing,
 };
 
 /// Claims by the supervisor, for one disk.
@@ -41,7 +41,10 @@ impl SupervisedImages {
                     durability,
                 }))
             }
-            (Reply::Claimed { .. }, None) => Err(too_many_files().into()),
+            (Reply::Claimed { claim, .. }, None) => {
+                let _ = ask(&self.link, &ImageRequest::Release { claim });
+                Err(too_many_files().into())
+            }
             (reply, _) => Err(unexpected(&reply)),
         }
     }
@@ -77,10 +80,10 @@ impl Images for SupervisedImages {
     }
 
     fn find_backing(&self, image: &Path, name: &str) -> io::Result<PathBuf> {
-        let (image, name) = (image.to_owned(), name.to_owned());
-        let request = Request::Image(ImageRequest::FindBacking { image, name });
+        let request = Request::Image(ImageRequest::FindBacking { image: image.to_owned() });
         match self.link.ask(&request).map_err(io::Error::other)? {
             (Reply::Found(path), _) => Ok(path),
+            (Reply::Forbidden, _) => Err(no_backing(image, name)),
             (reply, _) => Err(reply.into_error()),
         }
     }

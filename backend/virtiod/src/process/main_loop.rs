@@ -103,7 +103,10 @@ pub fn run<X: Domain>(xen: X, control: MessageSocket, common: Common) -> Result<
     let woken = Arc::new(woken);
     let sizes = SizeEvents::new(Arc::clone(&woken));
     let Some((guest, user)) = begin(&control)? else { return Ok(()) };
-    (common.confine)(user)?;
+    if let Err(error) = (common.confine)(user) {
+        control.send(&Event::CannotStart { reason: Causes(&error).to_string() }, &[])?;
+        return Err(error.into());
+    }
     let (ending, ended) = mpsc::channel();
     let process = Process {
         xen,

@@ -24,8 +24,8 @@ pub enum Command {
         /// The user that the process becomes, if it is root.
         user: u32,
     },
-    /// Start a device. Three descriptors come with it: the device's socket, an eventfd that tells
-    /// of changes in XenStore, and the text of the configuration file, which the supervisor seals.
+    /// Start a device. Three descriptors come with it: the device's socket, one that tells of
+    /// changes in XenStore, and the text of the configuration file, which the supervisor seals.
     Start {
         /// The device.
         path: DevicePath,
@@ -55,6 +55,11 @@ pub enum Command {
 /// A report of a process's to the supervisor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
+    /// The process serves no device, and ends.
+    CannotStart {
+        /// The reason.
+        reason: String,
+    },
     /// A device has ended.
     Ended {
         /// Its end.
@@ -89,7 +94,7 @@ pub enum Request {
     OpenEvents,
     /// Do something about the device's record.
     Record(RecordRequest),
-    /// Attach the network device's interface. Its queues come with the answer, and an eventfd that
+    /// Attach the network device's interface. Its queues come with the answer, and a socket that
     /// tells that the link may have changed.
     AttachInterface,
     /// Say whether the interface's link is up.
@@ -167,12 +172,10 @@ pub enum ImageRequest {
         /// Whether others may use it too.
         sharing: Sharing,
     },
-    /// Find the backing file that a claimed image names.
+    /// Find the backing file that a claimed image had when the disk was claimed first.
     FindBacking {
         /// The image's path.
         image: PathBuf,
-        /// The name in its header.
-        name: String,
     },
     /// Identify a backing file of the target.
     Identify {
@@ -189,7 +192,7 @@ pub enum ImageRequest {
         /// The number of the claim.
         claim: u64,
     },
-    /// Tell of changes of a claimed file's size. An eventfd for that comes with the answer.
+    /// Tell of changes of a claimed file's size. A socket for that comes with the answer.
     WatchSize {
         /// The file.
         file: FileId,

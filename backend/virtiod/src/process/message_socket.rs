@@ -54,6 +54,14 @@ impl MessageSocket {
         Self(descriptor)
     }
 
+    /// The same end once more.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn share(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
     /// The descriptor, to pass it on.
     pub fn into_descriptor(self) -> OwnedFd {
         self.0

@@ -12,6 +12,7 @@ use crate::device::net::interface::LinkState;
 use crate::tap::network::{
     Attached, InterfaceRequest, LinkMonitor, Network, NetworkError, TapInterface,
 };
+use crate::wakeup::take_wake_ups;
 
 /// The interface of one device, by the supervisor, which knows the device's configuration.
 pub struct SupervisedNetwork {
@@ -53,7 +54,7 @@ impl Network for SupervisedNetwork {
 /// The link of an interface, by the supervisor.
 struct SupervisedLink {
     link: Arc<DeviceLink>,
-    /// An eventfd that the supervisor increases when the link may have changed.
+    /// Readable when the supervisor tells that the link may have changed.
     changes: OwnedFd,
     /// Whether the state was asked for once.
     is_known: bool,
@@ -65,11 +66,8 @@ impl LinkMonitor for SupervisedLink {
     }
 
     fn take_change(&mut self) -> io::Result<Option<LinkState>> {
-        match rustix::io::read(&self.changes, &mut [0; 8]) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::AGAIN) if self.is_known => return Ok(None),
-            Err(rustix::io::Errno::AGAIN) => {}
-            Err(errno) => return Err(errno.into()),
+        if !take_wake_ups(&self.changes)? && self.is_known {
+            return Ok(None);
         }
         match self.link.ask(&Request::LinkState).map_err(io::Error::other)? {
             (Reply::Answer(is_up), _) => {

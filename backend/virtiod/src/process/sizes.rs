@@ -11,6 +11,7 @@ use super::link::DeviceLink;
 use super::message::{ImageRequest, Request};
 use crate::device::blk::{FileId, SizeSignal, SizeWatch, SizeWatcher};
 use crate::stats::DeviceStats;
+use crate::wakeup::take_wake_ups;
 
 /// The watches of all disks of a process. Its main thread waits for them and tells the disks, which
 /// look at memory only.
@@ -31,7 +32,7 @@ struct Watches {
 
 /// A disk's watch.
 pub struct Watched {
-    /// The eventfd that the supervisor increases.
+    /// Readable when the supervisor tells that the size may have changed.
     changed: OwnedFd,
     signal: Arc<SizeSignal>,
 }
@@ -45,7 +46,7 @@ impl AsFd for Watched {
 impl Watched {
     /// Tells the disk if its size may have changed.
     pub fn handle(&self) {
-        if rustix::io::read(&self.changed, &mut [0; 8]).is_ok()
+        if matches!(take_wake_ups(&self.changed), Ok(true))
             && let Err(error) = self.signal.set()
         {
             tracing::warn!(%error, "cannot tell a disk that its size changed");

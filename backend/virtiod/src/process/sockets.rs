@@ -27,7 +27,7 @@ impl Sockets for SupervisedSockets {
         let path = path.to_owned();
         match self.link.ask_for_file(&Request::Listen { path: path.clone() }) {
             Ok(socket) => Ok(Listener { socket: UnixListener::from(socket), path, file: None }),
-            Err(source) => Err(ListenError::Listen { path, source }),
+            Err(error) => Err(ListenError::Supervisor(error.to_string())),
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::link::DeviceLink;
 use super::message::{Reply, Request, StoreRequest};
 use crate::domain::Domain;
+use crate::wakeup::take_wake_ups;
 use xen::{DomId, Fired, StoreError, Xen, XenStore};
 
 /// Where the keys are, for errors.
@@ -18,7 +19,7 @@ const SUPERVISOR: &str = "the supervisor";
 pub struct Supervised<X> {
     xen: X,
     link: Arc<DeviceLink>,
-    /// An eventfd that the supervisor increases when something has changed in XenStore.
+    /// Readable when the supervisor tells that something has changed in XenStore.
     fired: Arc<OwnedFd>,
 }
 
@@ -135,13 +136,13 @@ impl XenStore for SupervisedStore {
 
     /// The supervisor takes the paths; the device checks everything that it depends on.
     fn take_fired(&mut self) -> Result<Fired, StoreError> {
-        match rustix::io::read(&*self.fired, &mut [0; 8]) {
-            Ok(_) => Ok(Fired::Anywhere),
-            Err(rustix::io::Errno::AGAIN) => Ok(Fired::Nowhere),
-            Err(errno) => Err(StoreError::Connection {
+        match take_wake_ups(&*self.fired) {
+            Ok(true) => Ok(Fired::Anywhere),
+            Ok(false) => Ok(Fired::Nowhere),
+            Err(source) => Err(StoreError::Connection {
                 operation: "wait for events of",
                 path: SUPERVISOR.to_owned(),
-                source: errno.into(),
+                source,
             }),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, Once};
 use std::thread::{self, JoinHandle};
@@ -14,6 +14,7 @@ use super::driver::Driver;
 use super::fake_network::{FakeLink, FakeNetwork};
 use crate::bus::{Ending, StopSignal};
 use crate::config::ConfigFile;
+use crate::daemon::descriptor_store::{DescriptorStore, StoredDescriptors};
 use crate::daemon::guest_processes::{GuestProcesses, Launch, Launched};
 use crate::daemon::registry::{RegisteredDevice, Registry};
 use crate::daemon::runner::SharedHost;
@@ -63,12 +64,37 @@ struct ProcessList {
     sockets: Vec<OwnedFd>,
     /// No other one starts.
     are_refused: bool,
+    /// What the daemon stored, by name.
+    stored: Vec<(String, OwnedFd)>,
+}
+
+impl DescriptorStore for Processes {
+    fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) {
+        let copy = descriptor.try_clone_to_owned().unwrap();
+        self.0.lock().unwrap().stored.push((name.to_owned(), copy));
+    }
+
+    fn forget(&self, name: &str) {
+        self.0.lock().unwrap().stored.retain(|(known, _)| known != name);
+    }
 }
 
 impl Processes {
     /// Number of processes that were started.
     pub(super) fn count(&self) -> usize {
         self.0.lock().unwrap().sockets.len()
+    }
+
+    /// What the next daemon finds.
+    fn stored(&self) -> StoredDescriptors {
+        let copy = |(name, fd): &(String, OwnedFd)| (name.clone(), fd.try_clone().unwrap());
+        let left = self.0.lock().unwrap().stored.iter().map(copy).collect();
+        StoredDescriptors::new(Arc::new(self.clone()), left)
+    }
+
+    /// Names of what the daemon stored.
+    pub(super) fn stored_names(&self) -> Vec<String> {
+        self.0.lock().unwrap().stored.iter().map(|(name, _)| name.clone()).collect()
     }
 
     /// Ends the latest process as its death does: the supervisor finds the socket closed.
@@ -196,8 +222,9 @@ impl Host {
                 processes: processes.clone(),
             };
             let (launch, all) = (Box::new(launch), Arc::clone(&registry));
+            let (host, stored) = (shared.clone(), processes.stored());
             let processes =
-                GuestProcesses::new(domain.clone(), launch, file, all, shared.clone()).unwrap();
+                GuestProcesses::new(domain.clone(), launch, file, all, host, stored).unwrap();
             Server::with_runner(domain, registry, shared, Box::new(processes)).unwrap()
         } else {
             Server::new(domain, registry, file, shared).unwrap()

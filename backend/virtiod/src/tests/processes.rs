@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use super::host::{Ends, Host, Processes, XVDA, numbered_disk};
 use super::qcow2::image;
 use crate::bus::DevicePath;
 use crate::config::ConfigFile;
+use crate::daemon::descriptor_store::{NoStore, StoredDescriptors};
 use crate::daemon::guest_processes::{GuestProcesses, Launch, Launched};
 use crate::daemon::registry::Registry;
 use crate::daemon::runner::{EndReports, Runner, SharedHost};
@@ -209,6 +210,34 @@ fn console_keeps_its_terminal_when_its_process_dies() {
     host.finish();
 }
 
+#[test]
+fn terminal_and_sockets_outlive_the_daemon_where_something_stores_them() {
+    let directory = TempDir::new().unwrap();
+    let (mut host, processes) = Host::start_in_processes();
+    host.configure(&format!(
+        "[domain.own.virtio.0.console]\nports = [\"a\"]\ndirectory = {:?}\n",
+        directory.path()
+    ));
+    host.hypervisor.store_write("/local/domain/1/name", "own");
+    let ends = host.add("virtio", 1, 0, &[("type", "virtio,device3")]);
+    let mut driver = host.connect(&ends);
+    driver.start_with(6);
+    let tty = host.hypervisor.store_read(&format!("{}/tty", ends.backend)).unwrap();
+    let socket = host.hypervisor.store_read(&format!("{}/port/1/socket", ends.backend)).unwrap();
+    assert_eq!(processes.stored_names().len(), 3, "{:?}", processes.stored_names());
+    host.leave();
+    // Programs connect while no daemon runs.
+    let _program = UnixStream::connect(&socket).unwrap();
+    host.serve_again();
+    wait_for(&processes, 2);
+    driver.status();
+    let path = format!("{}/tty", ends.backend);
+    assert_eq!(host.hypervisor.store_read(&path).as_ref(), Some(&tty), "the same terminal");
+    end(host, &ends, driver);
+    assert_eq!(processes.stored_names(), [""; 0], "nothing is kept of a device that is gone");
+    assert!(!Path::new(&socket).exists());
+}
+
 /// A process that the test plays.
 struct Liar {
     processes: GuestProcesses<ByGrants<Hypervisor>>,
@@ -219,6 +248,8 @@ struct Liar {
     hypervisor: Hypervisor,
     network: FakeNetwork,
     config: NamedTempFile,
+    /// The tables of pages of all processes.
+    tables: Vec<OwnedFd>,
     /// The process's socket, if it has several devices.
     control: Option<MessageSocket>,
     _records: TempDir,
@@ -258,7 +289,8 @@ impl Liar {
         let (records, network) = (TempDir::new().unwrap(), FakeNetwork::default());
         let kept = RecordDirectory::new(records.path()).unwrap();
         let shared = SharedHost::new(Some(kept), Arc::new(network.clone())).unwrap();
-        let processes = GuestProcesses::new(xen, launch, config, all, shared).unwrap();
+        let stored = StoredDescriptors::new(Arc::new(NoStore), Vec::new());
+        let processes = GuestProcesses::new(xen, launch, config, all, shared, stored).unwrap();
         let (sender, ended) = mpsc::channel();
         let ends = EndReports::new(sender, Arc::new(EventFd::new().unwrap()));
         Self {
@@ -270,6 +302,7 @@ impl Liar {
             hypervisor,
             network,
             config: file,
+            tables: Vec::new(),
             control: None,
             _records: records,
         }
@@ -287,8 +320,11 @@ impl Liar {
         let device = NewDevice { path: path.clone(), found: Found::New, guest, fault: None };
         self.processes.start(device, &stats, &self.ends).unwrap();
         let control = self.launched.try_recv().unwrap();
-        let (begin, table) = control.receive::<Command>().unwrap().unwrap();
-        assert_eq!((begin, table.len()), (Command::Begin { slot: 0, user: 1_879_048_193 }, 1));
+        let (begin, mut table) = control.receive::<Command>().unwrap().unwrap();
+        let user = 1_879_048_192 + u32::from(path.guest.0);
+        let is_its = matches!(begin, Command::Begin { user: its, .. } if its == user);
+        assert!(is_its && table.len() == 1, "{begin:?} {table:?}");
+        self.tables.append(&mut table);
         let (start, mut files) = control.receive::<Command>().unwrap().unwrap();
         let (path, fault, config_error) = (path.clone(), None, None);
         let expected = Command::Start { path, found: Found::New, fault, config_error };
@@ -390,16 +426,17 @@ fn process_does_not_choose_the_backing_file_of_the_next() {
         let (path, sharing) = (target.clone(), Sharing::Safe);
         image(ImageRequest::ClaimTarget { path, access: AccessMode::ReadWrite, sharing })
     };
-    let find = |name: &str| {
-        image(ImageRequest::FindBacking { image: target.clone(), name: name.to_owned() })
+    let find = || image(ImageRequest::FindBacking { image: target.clone() });
+    let own = || Reply::Found(directory.path().join("own.img"));
+    let claim_backing = |device: &MessageSocket, name: &str| {
+        let path = directory.path().join(name);
+        ask(device, image(ImageRequest::ClaimBacking { path }))
     };
     let (control, device) = liar.start();
     assert_eq!(ask(&device, Request::OpenStore), Reply::Done);
     assert!(matches!(ask(&device, claim()), Reply::Claimed { claim: 1, .. }));
-    assert_eq!(ask(&device, find("own.img")), Reply::Found(directory.path().join("own.img")));
-    assert_eq!(ask(&device, find("any.img")), Reply::Forbidden);
-    let activated = ask(&device, image(ImageRequest::Activate { claim: 1 }));
-    assert!(matches!(activated, Reply::Activated(Ok(_))), "{activated:?}");
+    assert_eq!(ask(&device, find()), own());
+    assert_eq!(claim_backing(&device, "any.img"), Reply::Forbidden);
     // It writes another name of the same length, and dies.
     let mut bytes = std::fs::read(&target).unwrap();
     let at = bytes.windows(7).position(|name| name == b"own.img").unwrap();
@@ -418,11 +455,75 @@ fn process_does_not_choose_the_backing_file_of_the_next() {
         }
         assert!(Instant::now() < end, "waited 10 s for the image: {claimed:?}");
     }
-    for name in ["own.img", "any.img"] {
-        assert_eq!(ask(&device, find(name)), Reply::Forbidden, "{name}");
-        let path = directory.path().join(name);
-        assert_eq!(ask(&device, image(ImageRequest::ClaimBacking { path })), Reply::Forbidden);
+    assert_eq!(ask(&device, find()), own());
+    assert_eq!(claim_backing(&device, "any.img"), Reply::Forbidden);
+    assert!(matches!(claim_backing(&device, "own.img"), Reply::Claimed { .. }));
+}
+
+#[test]
+fn image_that_a_process_has_open_all_the_same_stays_claimed() {
+    let (mut liar, disk) = (Liar::new(), numbered_disk(8));
+    let target = disk.path();
+    for guest in [1, 2] {
+        let backend = format!("/local/domain/0/backend/virtio_disk/{guest}/{XVDA}");
+        for (key, value) in [("params", target.to_str().unwrap()), ("mode", "w"), ("state", "1")] {
+            liar.hypervisor.store_write(&format!("{backend}/{key}"), value);
+        }
     }
+    let image = |request| Request::Image(request);
+    let claim = || {
+        let (path, sharing) = (target.to_owned(), Sharing::Safe);
+        image(ImageRequest::ClaimTarget { path, access: AccessMode::ReadWrite, sharing })
+    };
+    let (control, device) = liar.start();
+    assert_eq!(ask(&device, Request::OpenStore), Reply::Done);
+    device.send(&claim(), &[]).unwrap();
+    let (claimed, file) = device.receive::<Reply>().unwrap().unwrap();
+    assert!(matches!(claimed, Reply::Claimed { claim: 1, .. }), "{claimed:?}");
+    assert_eq!(ask(&device, image(ImageRequest::Release { claim: 1 })), Reply::Done);
+    let (_other_control, other) = liar.start_at(&DevicePath { guest: DomId(2), ..path() });
+    assert_eq!(ask(&other, Request::OpenStore), Reply::Done);
+    let refused = ask(&other, claim());
+    assert!(matches!(refused, Reply::ClaimFailed(_)), "{refused:?}");
+    drop((file, device, control));
+    liar.processes.forget_device(&path());
+    let end = Instant::now() + Duration::from_secs(10);
+    while !matches!(ask(&other, claim()), Reply::Claimed { .. }) {
+        assert!(Instant::now() < end, "waited 10 s for the image");
+    }
+}
+
+#[test]
+fn service_of_a_device_ends_with_what_its_process_reports() {
+    let mut liar = Liar::new();
+    let (control, device) = liar.start();
+    let ended = Ended { path: path(), outcome: Outcome::Over, is_detached: false };
+    let stats = Box::new(DeviceStats::default().snapshot());
+    control.send(&Event::Ended { ended: ended.clone(), stats }, &[]).unwrap();
+    assert_eq!(liar.ended.recv_timeout(Duration::from_secs(10)), Ok(ended));
+    assert!(device.receive::<Reply>().unwrap().is_none(), "its socket is closed");
+}
+
+#[test]
+fn process_that_cannot_start_says_why() {
+    let mut liar = Liar::new();
+    let (control, _device) = liar.start();
+    control.send(&Event::CannotStart { reason: "no root".to_owned() }, &[]).unwrap();
+    drop(control);
+    let ended = liar.ended.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(ended.outcome, Outcome::Unreported("no root".to_owned()));
+}
+
+#[test]
+fn process_that_changes_its_table_of_pages_harms_no_other() {
+    let mut liar = Liar::new();
+    let (control, _device) = liar.start();
+    let table = liar.tables.pop().unwrap();
+    rustix::fs::fcntl_setfl(&table, rustix::fs::OFlags::APPEND).unwrap();
+    drop(control);
+    liar.ended.recv_timeout(Duration::from_secs(10)).unwrap();
+    // It takes the same slot.
+    let (_control, _device) = liar.start();
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub use self::format::ImageFormat;
-pub use self::qcow2::{backing_of, beside};
+pub use self::qcow2::{backing_of, beside, no_backing};
 use super::claim::Durability;
 use super::disk_file::DiskFile;
 use super::files::DiskFiles;

@@ -31,6 +31,21 @@ pub trait SizeWatcher: Send + Sync {
     ) -> io::Result<SizeWatch>;
 }
 
+/// Hears that a disk's size may have changed.
+pub trait SizeListener: Send + Sync {
+    /// Tells it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn tell(&self) -> io::Result<()>;
+}
+
+impl SizeListener for SizeSignal {
+    fn tell(&self) -> io::Result<()> {
+        self.set()
+    }
+}
+
 /// Tells a disk that its size has changed.
 #[derive(Debug)]
 pub struct SizeSignal {

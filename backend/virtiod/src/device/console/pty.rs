@@ -12,6 +12,7 @@ use nix::poll::PollFlags;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd;
+use rustix::pty::ptsname;
 use rustix::termios::tcgetwinsize;
 
 use crate::device::Source;
@@ -79,12 +80,30 @@ impl Pty {
         Self { ours, path, theirs }
     }
 
+    /// As [`Pty::of`], with the path that the kernel says.
+    ///
+    /// # Errors
+    /// The kernel's, if the first is no end of a terminal.
+    pub fn of_ends(ends: [OwnedFd; 2]) -> io::Result<Self> {
+        let [ours, _] = &ends;
+        let path = ptsname(ours, Vec::new())?.into_string().map_err(io::Error::other)?;
+        Ok(Self::of(ends, path.into()))
+    }
+
     /// Both ends, for another process.
     ///
     /// # Errors
     /// No descriptor is left.
     pub fn ends(&self) -> io::Result<[OwnedFd; 2]> {
         Ok([self.ours.try_clone()?, self.theirs.try_clone()?])
+    }
+
+    /// Makes our end non-blocking again, whatever an earlier process did to it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn reset(&self) -> io::Result<()> {
+        Ok(rustix::io::ioctl_fionbio(&self.ours, true)?)
     }
 
     /// The path of the device that a terminal program opens.

@@ -103,15 +103,10 @@ const PURPOSES: [Purpose; 8] = [
 /// allocator would read the number of processors.
 const UNKNOWN: [libc::c_long; 2] = [libc::SYS_clone3, libc::SYS_openat];
 
-/// Requests of `fcntl`.
-const FCNTLS: [libc::c_int; 6] = [
-    libc::F_GETFD,
-    libc::F_GETFL,
-    libc::F_SETFL,
-    libc::F_DUPFD_CLOEXEC,
-    libc::F_GET_SEALS,
-    libc::F_OFD_SETLK,
-];
+/// Requests of `fcntl`. None for locks: a mark on a file says that operations of a process on it may
+/// be under way, and the supervisor sets it.
+const FCNTLS: [libc::c_int; 4] =
+    [libc::F_GETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
 
 /// Requests of `ioctl` that no crate of ours has.
 const OTHER_IOCTLS: [u64; 2] = [libc::FIONBIO, libc::TIOCGWINSZ];

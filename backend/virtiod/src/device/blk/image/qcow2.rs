@@ -11,7 +11,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 
-pub use self::chain::{backing_of, beside};
+pub use self::chain::{backing_of, beside, no_backing};
 
 use std::io;
 use std::ops::Range;

@@ -236,7 +236,11 @@ pub fn beside(image: &Path, name: &str) -> io::Result<PathBuf> {
     // A file elsewhere is not examined: to report its absence would reveal something too.
     let found = named.ok().filter(|path| path.parent() == Some(directory));
     let found = found.filter(|path| fs::metadata(path).is_ok_and(|found| found.is_file()));
-    let elsewhere =
-        || ChainError::Elsewhere { name: name.to_owned(), directory: directory.to_owned() };
-    Ok(found.ok_or_else(elsewhere)?)
+    found.ok_or_else(|| no_backing(&image, name))
+}
+
+/// The error of an image that names a file outside its directory, or none.
+pub fn no_backing(image: &Path, name: &str) -> io::Error {
+    let directory = image.parent().unwrap_or(Path::new("/")).to_owned();
+    ChainError::Elsewhere { name: name.to_owned(), directory }.into()
 }
