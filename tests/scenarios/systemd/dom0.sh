@@ -140,7 +140,7 @@ process limits | grep -qE '^Max open files +524288 +524288 ' ||
 has_status Umask 0077
 has_status NoNewPrivs 1
 has_status Seccomp 2
-# NET_ADMIN, DAC_OVERRIDE, and for the processes of guests SYS_CHROOT, SETUID, SETGID, SETPCAP, KILL.
+# NET_ADMIN, DAC_OVERRIDE; for the processes of guests SYS_CHROOT, SETUID, SETGID, SETPCAP, KILL.
 has_status CapBnd 00000000000411e2
 for device in /dev/xen/gntdev /dev/xen/evtchn /dev/xen/xenbus /dev/net/tun /dev/vda; do
     opens $device || fail "the sandbox keeps the daemon from $device: $(cat opening)"

@@ -318,7 +318,7 @@ impl ImageService {
 }
 
 impl SizeListener for WakeUp {
-    fn tell(&self) -> io::Result<()> {
+    fn notify(&self) -> io::Result<()> {
         self.send();
         Ok(())
     }

@@ -196,7 +196,7 @@ impl Disk {
             return;
         }
         self.bytes = bytes.unwrap_or(self.bytes);
-        if let Err(error) = self.changed.tell() {
+        if let Err(error) = self.changed.notify() {
             tracing::warn!(%error, "cannot tell a disk that its size changed");
         }
     }

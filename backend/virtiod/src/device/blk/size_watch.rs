@@ -37,11 +37,11 @@ pub trait SizeListener: Send + Sync {
     ///
     /// # Errors
     /// The kernel's.
-    fn tell(&self) -> io::Result<()>;
+    fn notify(&self) -> io::Result<()>;
 }
 
 impl SizeListener for SizeSignal {
-    fn tell(&self) -> io::Result<()> {
+    fn notify(&self) -> io::Result<()> {
         self.set()
     }
 }

@@ -103,8 +103,8 @@ const PURPOSES: [Purpose; 8] = [
 /// allocator would read the number of processors.
 const UNKNOWN: [libc::c_long; 2] = [libc::SYS_clone3, libc::SYS_openat];
 
-/// Requests of `fcntl`. None for locks: a mark on a file says that operations of a process on it may
-/// be under way, and the supervisor sets it.
+/// Requests of `fcntl`. None is for locks: the supervisor marks files by them while operations of a
+/// process may be under way.
 const FCNTLS: [libc::c_int; 4] =
     [libc::F_GETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
 
