@@ -161,6 +161,7 @@ done
 wait_console systemd 60 'lab: fetched'
 said_by_guest systemd fetched www/noise
 socket=$(xenstore-read "backend/virtio/$guest/3/socket")
+socket_inode=$(stat -c %i "$socket")
 head -c 1M /dev/urandom >down
 listen 2000 down up
 wait_console systemd 40 'lab: console'
@@ -194,8 +195,24 @@ wait_for "the next daemon to take seven devices over" 30 \
     sh -c 'while echo; do sleep 0.1; done'
 holds ActiveState active
 holds NRestarts 1
+# The console's terminal and the socket of vsock are those that programs have open.
+kept() {
+    [ "$(xenstore-read "backend/virtio/$guest/2/tty")" = "$tty" ] ||
+        fail "the console has another terminal than $tty: $(xenstore-read "backend/virtio/$guest/2/tty")"
+    [ "$(stat -c %i "$socket")" = "$socket_inode" ] || fail "$socket is another socket"
+}
+kept
+systemctl stop $unit
+systemctl start $unit
+wait_for "the next daemon to take seven devices over" 30 \
+    "[ \"\$(journal info | grep -c 'taken over from an earlier process')\" = 14 ]" \
+    sh -c 'while echo; do sleep 0.1; done'
+kept
 xl destroy "$guest"
 wait_gone "$guest" 20
+[ ! -e "$socket" ] || fail "$socket is left of a guest that is gone"
+[ "$(property NFileDescriptorStore)" = 0 ] ||
+    fail "systemd keeps $(property NFileDescriptorStore) descriptors of a guest that is gone"
 
 # A restart, and a stop and a start, during a guest's writes: the guest goes on, and other programs'
 # sockets beside the daemon's stay. While the unit is stopped, no grant is mapped.
