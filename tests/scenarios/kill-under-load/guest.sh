@@ -47,8 +47,11 @@ writer=$!
 read -r _
 touch /tmp/stop
 wait $writer
-kill -0 $stream || cat /tmp/stream
-kill $stream
-umount /mnt
+kill -0 $stream || {
+    cat /tmp/stream
+    touch /tmp/wrong
+}
+kill $stream || true
+wait $stream || true
 ! dmesg | grep -E 'I/O error|BUG:|Oops|Call Trace|blocked for more than'
 [ ! -e /tmp/wrong ]
