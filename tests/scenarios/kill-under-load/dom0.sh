@@ -47,7 +47,7 @@ used() {
     for process in $(daemon_processes); do
         files=$((files + $(ls "/proc/$process/fd" | wc -l)))
     done
-    echo "$(grep -c 'evtchn:xen-virtiod' /proc/interrupts) event channels, $files files"
+    echo "$(grep -c 'evtchn:' /proc/interrupts) event channels, $files files"
 }
 
 # sent: prints the bytes that the guest has sent.
