@@ -22,7 +22,16 @@
 )]
 
 #[cfg(target_arch = "x86_64")]
+#[path = "../simulated/disk.rs"]
+mod disk;
+#[cfg(target_arch = "x86_64")]
+#[path = "../simulated/guest.rs"]
 mod guest;
+#[cfg(target_arch = "x86_64")]
+#[path = "../simulated/mark.rs"]
+mod mark;
+#[cfg(target_arch = "x86_64")]
+mod reader;
 #[cfg(target_arch = "x86_64")]
 mod stepper;
 
@@ -40,7 +49,8 @@ fn main() {
 mod counted {
     use std::process::ExitCode;
 
-    use crate::guest::{BATCH, Disk, Store};
+    use crate::mark::section;
+    use crate::reader::{BATCH, Reader, Store};
     use crate::stepper;
 
     /// The limits, in instructions for a request: one of a full batch, and one that is alone.
@@ -89,34 +99,34 @@ mod counted {
     }
 
     fn answer_at_once() {
-        let mut disk = Disk::start(Store::Memory);
+        let mut reader = Reader::start(Store::Memory);
         // The first requests allocate memory.
         for requests in [1, BATCH, 1, BATCH] {
-            disk.submit(requests);
-            disk.serve();
-            disk.wait();
-            disk.check();
+            reader.submit(requests);
+            reader.serve();
+            reader.wait();
+            reader.check();
         }
         for requests in [1, BATCH] {
             for _ in 0..SECTIONS {
-                disk.submit(requests);
-                stepper::section(|| disk.serve());
-                disk.check();
+                reader.submit(requests);
+                section(|| reader.serve());
+                reader.check();
             }
         }
     }
 
     fn answer_after_storage() {
-        let mut disk = Disk::start(Store::Slow);
+        let mut reader = Reader::start(Store::Slow);
         for is_counted in [false, false, true, true] {
-            disk.submit(1);
-            disk.serve();
-            let is_slow = disk.wait_for_sources();
+            reader.submit(1);
+            reader.serve();
+            let is_slow = reader.wait_for_sources();
             if is_counted && is_slow {
-                stepper::section(|| disk.serve_sources());
+                section(|| reader.serve_sources());
             }
-            disk.wait();
-            disk.check();
+            reader.wait();
+            reader.check();
         }
     }
 }

@@ -5,14 +5,14 @@ use std::env;
 use std::process::Command;
 
 use nix::sys::ptrace;
-use nix::sys::signal::{Signal, raise};
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::mark::{MARK, section};
+
 /// Set in the process that is counted.
 const COUNTED: &str = "XEN_VIRTIOD_COUNTED";
-/// The counted process raises it where a section begins or ends.
-const MARK: Signal = Signal::SIGUSR1;
 
 /// Runs this program in another process, and returns the number of instructions in each of its
 /// sections. Returns `None` in that process.
@@ -28,14 +28,6 @@ pub(super) fn counts() -> Option<Vec<u64>> {
     // The first section is empty: its count is that of the marks.
     let marks = counts[0];
     Some(counts[1..].iter().map(|count| count - marks).collect())
-}
-
-/// Counts the instructions of `work`, if the process is counted.
-pub(super) fn section<T>(work: impl FnOnce() -> T) -> T {
-    raise(MARK).unwrap();
-    let done = work();
-    raise(MARK).unwrap();
-    done
 }
 
 /// Counts the instructions of each section until the process ends.
