@@ -65,20 +65,20 @@ enum Command {
     /// images. The exit status is 0 only if all checks passed.
     Demo,
     /// Checks everything: formatting, clippy, documentation, linters, unit tests, counted
-    /// instructions, fuzz targets, compilers, end-to-end scenarios
+    /// instructions, killed processes, fuzz targets, compilers, end-to-end scenarios
     ///
     /// FILTER selects checks by part of their name: fmt, clippy, doc, lint/WHICH, unit,
-    /// instructions, fuzz/TARGET, compiler/WHICH, e2e/GUEST/SCENARIO. GUEST is pv, pvh or hvm, and
-    /// SCENARIO is a folder of tests/scenarios: `cargo lab test e2e/pv/` runs all scenarios with a
-    /// PV guest, and `cargo lab test files` runs one scenario with each kind of guest. Guests have
-    /// Debian 13's kernel; with the kernel of another release, GUEST is pv-bookworm, pvh-sid and so
-    /// on.
+    /// instructions, kills, fuzz/TARGET, compiler/WHICH, e2e/GUEST/SCENARIO. GUEST is pv, pvh or
+    /// hvm, and SCENARIO is a folder of tests/scenarios: `cargo lab test e2e/pv/` runs all
+    /// scenarios with a PV guest, and `cargo lab test files` runs one scenario with each kind of
+    /// guest. Guests have Debian 13's kernel; with the kernel of another release, GUEST is
+    /// pv-bookworm, pvh-sid and so on.
     /// Scenarios that need the same machine share one boot. target/lab/logs/test/GUEST/SCENARIO has
     /// each scenario's output and logs.
     #[command(verbatim_doc_comment)]
     Test(Tested),
-    /// Checks everything that `test` does, fuzzes for longer, and runs the scenarios that take too
-    /// long for `test`
+    /// Checks everything that `test` does, fuzzes for longer, kills more processes, and runs the
+    /// scenarios that take too long for `test`
     ///
     /// Takes one or two hours. `test` ends with a list of the scenarios that it leaves to `soak`.
     Soak(Tested),

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use crate::guest::SLOTS;
 use crate::random::Random;
 use crate::setting::{Kind, Setting, WriteMode};
-use crate::trace::{Phase, Place, Section, Trace};
+use crate::trace::{Moment, Phase, Section, Trace};
 use crate::tracer;
 
 /// Number of deaths without another argument.
@@ -51,7 +51,7 @@ struct Traces {
     /// Traces of a process that serves requests.
     serving: Vec<Trace>,
     /// The lives of single requests, instruction after instruction.
-    lives: Vec<(Kind, Place)>,
+    lives: Vec<(Kind, Moment)>,
     /// The distance between two deaths of the walk.
     stride: usize,
 }
@@ -99,13 +99,13 @@ impl Traces {
     }
 
     /// A request, and a place in its life: each one of all lives in turn, near and far.
-    fn walk(&self, number: u64) -> (Kind, Place) {
+    fn walk(&self, number: u64) -> (Kind, Moment) {
         let count = self.lives.len() as u64;
         self.lives[(number % count * self.stride as u64 % count) as usize]
     }
 
     /// Where a process dies that has `requests` requests.
-    fn any(&self, requests: usize, random: &mut Random) -> Place {
+    fn any(&self, requests: usize, random: &mut Random) -> Moment {
         if random.one_of(5) {
             return self.taking_over.any(None, requests, random);
         }
@@ -209,7 +209,7 @@ fn run_case(seed: u64, case: u64, traces: &Traces, counts: &mut Counts, log: &mu
 
 /// Has a batch served by processes of which the first dies at `place`; returns whether it did.
 fn serve_batch(
-    place: Place,
+    place: Moment,
     setting: &mut Setting,
     traces: &Traces,
     random: &mut Random,

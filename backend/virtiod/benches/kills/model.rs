@@ -71,7 +71,7 @@ impl Model {
     }
 
     /// Notes which of its possible contents a sector has, while nothing is in flight.
-    pub(super) fn settle(&mut self, sector: usize, stamp: Stamp) {
+    pub(super) fn conclude(&mut self, sector: usize, stamp: Stamp) {
         self.sectors[sector].retain(|write| write.stamp == stamp);
     }
 }

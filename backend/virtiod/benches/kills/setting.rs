@@ -23,7 +23,7 @@ use crate::guest::{Driver, ENTRIES, GUEST, SLOTS};
 use crate::mark::section;
 use crate::model::{Model, Stamp};
 use crate::random::Random;
-use crate::trace::{Phase, Place, Section, Trace};
+use crate::trace::{Moment, Phase, Section, Trace};
 use crate::tracer::Child;
 
 /// Number of sectors of the disk: so few that most requests overlap others.
@@ -259,10 +259,10 @@ impl Setting {
 
     /// Lets a process serve the disk, which dies at `place` if it comes there: returns what it was
     /// doing then, and `None` if all requests are answered.
-    pub(super) fn serve(&mut self, place: Option<&Place>) -> Option<Phase> {
+    pub(super) fn serve(&mut self, place: Option<&Moment>) -> Option<Phase> {
         let child = self.start();
         let is_in = |section| place.filter(|place| place.section == section);
-        let is_reached = |place: &Place| child.reaches(place.address, place.nth);
+        let is_reached = |place: &Moment| child.reaches(place.address, place.nth);
         match is_in(Section::TakeOver).map(is_reached) {
             Some(true) => return Some(self.die(child, Phase::TakeOver)),
             Some(false) => {}
@@ -414,7 +414,7 @@ impl Setting {
         for (sector, bytes) in image.chunks_exact(SECTOR_SIZE as usize).enumerate() {
             let possible: Vec<_> = self.model.stamps(sector).collect();
             let stamp = check_content(&format!("sector {sector} of the image"), bytes, &possible);
-            self.model.settle(sector, stamp);
+            self.model.conclude(sector, stamp);
         }
     }
 }

@@ -52,7 +52,7 @@ struct Step {
 
 /// A place at which a process is killed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct Moment {
     /// The name of the trace.
     trace: &'static str,
     /// The number of the instruction in the trace.
@@ -63,7 +63,7 @@ pub(super) struct Place {
     pub(super) nth: u32,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { trace, number, address, nth, .. } = self;
         write!(f, "instruction {number} of {trace} (execution {nth} of {address:#x})")
@@ -105,7 +105,7 @@ impl Trace {
 
     /// The instructions of requests' lives: from the first mark in the record to the last word of
     /// what was given back.
-    pub(super) fn life(&self) -> impl Iterator<Item = Place> {
+    pub(super) fn life(&self) -> impl Iterator<Item = Moment> {
         let steps = self.steps.iter().enumerate();
         let lives = steps.filter(|(_, step)| {
             matches!(step.phase, Phase::Taking | Phase::Moving | Phase::GivingBack)
@@ -113,13 +113,13 @@ impl Trace {
         lives.map(|(number, step)| self.place(number, step.nth))
     }
 
-    fn place(&self, number: usize, nth: u32) -> Place {
+    fn place(&self, number: usize, nth: u32) -> Moment {
         let Self { name: trace, section, .. } = *self;
-        Place { trace, number, section, address: self.steps[number].address, nth }
+        Moment { trace, number, section, address: self.steps[number].address, nth }
     }
 
     /// A place for a process that has `requests` requests: of this phase, if there is one.
-    pub(super) fn any(&self, phase: Option<Phase>, requests: usize, random: &mut Random) -> Place {
+    pub(super) fn any(&self, phase: Option<Phase>, requests: usize, random: &mut Random) -> Moment {
         let is_such = |step: &&(usize, &Step)| phase.is_none_or(|phase| step.1.phase == phase);
         let count = self.steps.iter().enumerate().filter(|step| is_such(&step)).count();
         let (number, step) = match count {

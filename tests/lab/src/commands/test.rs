@@ -54,11 +54,22 @@ const UNIT: &str = "unit";
 /// The variable with which the daemon's tests serve devices as in processes of their guests.
 const IN_PROCESSES: &str = "DEVICES_IN_PROCESSES";
 
-/// The name of the check that counts the daemon's instructions for a request.
-const INSTRUCTIONS: &str = "instructions";
+/// A check by a program of the daemon's benchmarks, in a release build.
+struct Benchmark {
+    name: &'static str,
+    /// Begins the line of its output that has the result.
+    result: &'static str,
+}
 
-/// Begins the line of its output that has the counts.
-const COUNTS: &str = "instructions for a request: ";
+/// Counts the daemon's instructions for a request, and compares them with their limits.
+const INSTRUCTIONS: Benchmark =
+    Benchmark { name: "instructions", result: "instructions for a request: " };
+
+/// Kills the process of a disk at chosen instructions; its argument is the number of deaths.
+const KILLS: Benchmark = Benchmark { name: "kills", result: "kills: " };
+
+/// Begins the line of a benchmark's output that says why it did nothing.
+const SKIPPED: &str = "skipped: ";
 
 /// The seed of the fuzz targets. It is fixed, so that runs before and after a change try the same
 /// inputs, and a failure is not blamed on an unrelated change.
@@ -80,6 +91,15 @@ impl Extent {
             Extent::Test => 4,
             Extent::Soak => 60,
         })
+    }
+
+    /// Returns the number of times that the process of a disk is killed. After those of
+    /// [`Extent::Soak`] each instruction of a request's life was hit.
+    fn kills(self) -> &'static str {
+        match self {
+            Extent::Test => "1000",
+            Extent::Soak => "30000",
+        }
     }
 }
 
@@ -115,9 +135,12 @@ pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i
         let unit = || unit(&dirs, delays, &logs, &progress, &mut summary);
         progress.minutes().part(UNIT, unit);
     }
-    if stress.is_none() && INSTRUCTIONS.contains(filter) {
-        let count = || instructions(&dirs, &logs, &progress, &mut summary);
-        progress.minutes().part(INSTRUCTIONS, count);
+    let benchmarks = [(INSTRUCTIONS, None), (KILLS, Some(extent.kills()))];
+    for (benchmark, argument) in benchmarks {
+        if stress.is_none() && benchmark.name.contains(filter) {
+            let run = || benchmark.run(argument, &dirs, &logs, &progress, &mut summary);
+            progress.minutes().part(benchmark.name, run);
+        }
     }
     if stress.is_none() {
         let fuzz = || short_fuzz(&dirs, filter, extent.fuzz_time(), &logs, &progress, &mut summary);
@@ -218,17 +241,30 @@ fn unit(dirs: &Dirs, delays: Option<u64>, logs: &Path, progress: &Progress, summ
     }
 }
 
-/// Counts the instructions for a request in a release build, and compares them with their limits.
-fn instructions(dirs: &Dirs, logs: &Path, progress: &Progress, summary: &mut Summary) {
-    let arguments = ["bench", "-p", "xen-virtiod", "--bench", "instructions"];
-    let counted = cargo(dirs, INSTRUCTIONS, &arguments, &[], logs, progress);
-    let output = fs::read(logs.join("instructions.log")).unwrap_or_default();
-    let output = String::from_utf8_lossy(&output);
-    let counts = output.lines().find_map(|line| line.strip_prefix(COUNTS));
-    match (counted, counts) {
-        (Ok(()), Some(counts)) => summary.pass(&format!("{INSTRUCTIONS}: {counts}"), 1),
-        (Ok(()), None) => summary.skip(&format!("{INSTRUCTIONS}: only counted on x86-64")),
-        (Err(error), _) => summary.fail(INSTRUCTIONS, &format!("{error:#}")),
+impl Benchmark {
+    /// Runs the program, with this argument.
+    fn run(
+        &self,
+        argument: Option<&str>,
+        dirs: &Dirs,
+        logs: &Path,
+        progress: &Progress,
+        summary: &mut Summary,
+    ) {
+        let Self { name, result } = *self;
+        let arguments = ["bench", "-p", "xen-virtiod", "--bench", name].into_iter();
+        let arguments: Vec<_> =
+            arguments.chain(argument.into_iter().flat_map(|argument| ["--", argument])).collect();
+        let ran = cargo(dirs, name, &arguments, &[], logs, progress);
+        let output = fs::read(logs.join(format!("{name}.log"))).unwrap_or_default();
+        let output = String::from_utf8_lossy(&output);
+        let line = |prefix| output.lines().find_map(|line| line.strip_prefix(prefix));
+        match (ran, line(result), line(SKIPPED)) {
+            (Ok(()), Some(result), _) => summary.pass(&format!("{name}: {result}"), 1),
+            (Ok(()), None, Some(why)) => summary.skip(&format!("{name}: {why}")),
+            (Ok(()), None, None) => summary.fail(name, "it printed no result"),
+            (Err(error), ..) => summary.fail(name, &format!("{error:#}")),
+        }
     }
 }
 
