@@ -10,6 +10,7 @@ mod device_service;
 pub mod guest_processes;
 mod image_service;
 mod interface_service;
+pub mod launch;
 mod own_keys;
 mod process_log;
 pub mod registry;

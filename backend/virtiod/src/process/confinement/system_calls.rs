@@ -105,8 +105,7 @@ const UNKNOWN: [libc::c_long; 2] = [libc::SYS_clone3, libc::SYS_openat];
 
 /// Requests of `fcntl`. None is for locks: the supervisor marks files by them while operations of a
 /// process may be under way.
-const FCNTLS: [libc::c_int; 4] =
-    [libc::F_GETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
+const FCNTLS: [libc::c_int; 3] = [libc::F_GETFD, libc::F_GETFL, libc::F_DUPFD_CLOEXEC];
 
 /// Requests of `ioctl` that no crate of ours has.
 const OTHER_IOCTLS: [u64; 2] = [libc::FIONBIO, libc::TIOCGWINSZ];
