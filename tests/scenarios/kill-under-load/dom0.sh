@@ -10,7 +10,7 @@
 . /lab/dom0/lib.sh
 
 # A guest of the soak sees 100 kills.
-KILLS=12
+KILLS=8
 [ "$GUEST$KERNEL" = pv ] || KILLS=100
 
 clean_up() {

@@ -1,4 +1,4 @@
-# Storage takes a second for each write. The guest's process is killed while its writes are under
+# Storage takes two seconds for each write. The guest's process is killed while its writes are under
 # way, and the guest then writes the same sectors anew: the stores have the newest data. (dm-delay
 # keeps writes in order, so this does not show that a store which does not is waited for.) One disk
 # bypasses Dom0's page cache, the other does not.
@@ -25,7 +25,7 @@ modprobe dm-delay
 # late NAME STORE: makes a disk with slow writes, and prints its path.
 late() {
     tool dmsetup create --noudevsync --noudevrules "$1" \
-        --table "0 16384 delay $2 0 0 $2 0 1000"
+        --table "0 16384 delay $2 0 0 $2 0 2000"
     echo "/dev/$(tool dmsetup info -c --noheadings -o blkdevname "$1")"
 }
 direct=$(late late-direct /dev/ram0)
@@ -43,9 +43,10 @@ wait_console "$name" 60 'lab: ready'
 looks='while echo; do sleep 0.02; done'
 killed=0
 for round in $(seq $ROUNDS); do
+    process=$(guest_process "$domid") || fail "the guest has no process"
     tell_guest "$domid" write
     wait_for "a write to be under way" 20 "[ \"\$(in_flight late-direct)\" != 0 ]" sh -c "$looks"
-    kill -9 "$(guest_process "$domid")"
+    kill -9 "$process"
     [ "$(in_flight late-direct)" = 0 ] || killed=$((killed + 1))
     wait_console "$name" 60 "lab: first $round"
     # Anew, with other data, as soon as the first write is done.
