@@ -22,14 +22,28 @@ others_back() {
     [ "$(dmesg | grep -c 'virtio_msg_xen virtio-[0-3]: virtio[0-9]* is virtio device')" = "$1" ]
 }
 
-# others_work NUMBER: configures and uses the other devices, as after each restore.
+# same WHAT FOUND EXPECTED: fails, and says so, if both differ.
+same() {
+    [ "$2" = "$3" ] || {
+        echo "lab: $1 is $2, not $3"
+        return 1
+    }
+}
+
+# prints: writes to the console's device.
+prints() {
+    echo hello >/dev/hvc1
+}
+
+# others_work NUMBER: configures and uses the other devices, as after each restore. The kernel may
+# still remove the devices that had these names before.
 others_work() {
     wait_for "the other devices" 30 test -e /sys/class/net/eth0 -a -c /dev/hvc1
-    ip link set eth0 up
-    ip address add "10.8.0.$1/24" dev eth0
+    wait_for "the network device to be up" 10 ip link set eth0 up
+    wait_for "the network device's address" 10 ip address add "10.8.0.$1/24" dev eth0
     wait_for "the entropy device" 10 grep -qw virtio_rng.0 /sys/class/misc/hw_random/rng_available
-    head -c 64 /dev/hwrng >/dev/null
-    echo hello >/dev/hvc1
+    wait_for "random bytes" 10 dd if=/dev/hwrng of=/dev/null bs=64 count=1
+    wait_for "the console" 10 prints
 }
 
 for driver in virtio_console virtio_net virtio-rng vmw_vsock_virtio_transport; do
@@ -54,7 +68,7 @@ for turn in 1 2; do
     if [ "$what" = checkpoint ]; then
         # The guest was suspended and not restored: the disk is the same device.
         dd if=/dev/zero of="/dev/$(name_of xvdc)" bs=64k count=1 oflag=direct 2>/dev/null
-        [ "$(number_of xvdc)" = "$busy" ]
+        same "the disk's number" "$(number_of xvdc)" "$busy"
         echo "lab: went on"
         read -r what
     fi
@@ -65,10 +79,10 @@ for turn in 1 2; do
     ! dd if=/dev/zero bs=512 count=1 conv=fsync >&3 2>/dev/null
     exec 3>&-
 
-    [ "$(name_of xvda)" = "$idle_name" ]
-    [ "$(sha256sum <"/dev/$idle_name")" = "$idle_sum" ]
-    [ "$(sha256sum <"/dev/$(name_of xvdb)")" = "$open_sum" ]
-    [ "$(dmesg | grep -c 'the guest was restored or moved')" = $((7 * turn)) ]
+    same "the idle disk's name" "$(name_of xvda)" "$idle_name"
+    same "the idle disk's content" "$(sha256sum <"/dev/$idle_name")" "$idle_sum"
+    same "the open disk's content" "$(sha256sum <"/dev/$(name_of xvdb)")" "$open_sum"
+    same "the number of lost devices" "$(dmesg | grep -c 'the guest was restored or moved')" $((7 * turn))
     # The disks may be back while the kernel still removes the others.
     wait_for "the other devices to be back" 30 others_back $((4 * (turn + 1)))
     others_work $((turn + 1))
