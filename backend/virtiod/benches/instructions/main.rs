@@ -22,16 +22,10 @@
 )]
 
 #[cfg(target_arch = "x86_64")]
-#[path = "../simulated/disk.rs"]
-mod disk;
-#[cfg(target_arch = "x86_64")]
-#[path = "../simulated/guest.rs"]
-mod guest;
-#[cfg(target_arch = "x86_64")]
-#[path = "../simulated/mark.rs"]
-mod mark;
-#[cfg(target_arch = "x86_64")]
 mod reader;
+#[cfg(target_arch = "x86_64")]
+#[path = "../simulated/mod.rs"]
+mod simulated;
 #[cfg(target_arch = "x86_64")]
 mod stepper;
 
@@ -49,8 +43,8 @@ fn main() {
 mod counted {
     use std::process::ExitCode;
 
-    use crate::mark::section;
     use crate::reader::{BATCH, Reader, Store};
+    use crate::simulated::mark::section;
     use crate::stepper;
 
     /// The limits, in instructions for a request: one of a full batch, and one that is alone.

@@ -12,8 +12,8 @@ use xen_sim::Hypervisor;
 use xen_virtiod::bus::scheduler::Woken;
 use xen_virtiod::device::blk::Caching;
 
-use crate::disk::{Disk, IN_MEMORY};
-use crate::guest::{Driver, SLOTS};
+use crate::simulated::disk::{Disk, IN_MEMORY};
+use crate::simulated::guest::{Driver, SLOTS};
 
 /// Requests in a batch.
 pub(super) const BATCH: u16 = SLOTS;

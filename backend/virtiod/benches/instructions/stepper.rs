@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::mark::{MARK, section};
+use crate::simulated::mark::{MARK, section};
 
 /// Set in the process that is counted.
 const COUNTED: &str = "XEN_VIRTIOD_COUNTED";

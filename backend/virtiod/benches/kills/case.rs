@@ -7,9 +7,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use crate::guest::SLOTS;
 use crate::random::Random;
 use crate::setting::{Kind, Setting, WriteMode};
+use crate::simulated::guest::SLOTS;
 use crate::trace::{Moment, Phase, Section, Trace};
 use crate::tracer;
 

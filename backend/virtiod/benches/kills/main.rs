@@ -29,20 +29,14 @@
 #[cfg(target_arch = "x86_64")]
 mod case;
 #[cfg(target_arch = "x86_64")]
-#[path = "../simulated/disk.rs"]
-mod disk;
-#[cfg(target_arch = "x86_64")]
-#[path = "../simulated/guest.rs"]
-mod guest;
-#[cfg(target_arch = "x86_64")]
-#[path = "../simulated/mark.rs"]
-mod mark;
-#[cfg(target_arch = "x86_64")]
 mod model;
 #[cfg(target_arch = "x86_64")]
 mod random;
 #[cfg(target_arch = "x86_64")]
 mod setting;
+#[cfg(target_arch = "x86_64")]
+#[path = "../simulated/mod.rs"]
+mod simulated;
 #[cfg(target_arch = "x86_64")]
 mod trace;
 #[cfg(target_arch = "x86_64")]

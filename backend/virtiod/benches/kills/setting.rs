@@ -18,11 +18,11 @@ use xen_sim::{GuestPort, Hypervisor, SimEvents};
 use xen_virtiod::device::blk::{Caching, SECTOR_SIZE};
 use xen_virtiod::record::{DriverSetup, QueueRecord, Record};
 
-use crate::disk::{Disk, IN_MEMORY};
-use crate::guest::{Driver, ENTRIES, GUEST, SLOTS};
-use crate::mark::section;
 use crate::model::{Model, Stamp};
 use crate::random::Random;
+use crate::simulated::disk::{Disk, IN_MEMORY};
+use crate::simulated::guest::{Driver, ENTRIES, GUEST, SLOTS};
+use crate::simulated::mark::section;
 use crate::trace::{Moment, Phase, Section, Trace};
 use crate::tracer::Child;
 

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, alarm, fork};
 
-use crate::mark::{MARK, section};
+use crate::simulated::mark::{MARK, section};
 
 /// The exit status of a process that must not be traced.
 const UNTRACED: i32 = 99;

@@ -26,17 +26,17 @@ use xen_virtiod::dma::budget::GuestBudget;
 use xen_virtiod::dma::grants::GrantPlatform;
 use xen_virtiod::stats::DeviceStats;
 
-use crate::guest::{Chunk, Driver, ENTRIES, GUEST};
+use crate::simulated::guest::{Chunk, Driver, ENTRIES, GUEST};
 
 /// A folder in memory.
-pub(super) const IN_MEMORY: &str = "/dev/shm";
+pub(crate) const IN_MEMORY: &str = "/dev/shm";
 /// Maximum time until storage or the disk's own thread has done something.
 const STORAGE_LIMIT: u16 = 10_000;
 
 const BY_SOURCES: Woken = Woken { events: false, sources: true, deadline: false };
 
 /// A clock that stands still.
-pub(super) struct StoppedClock(Instant);
+pub(crate) struct StoppedClock(Instant);
 
 impl Clock for StoppedClock {
     fn now(&self) -> Instant {
@@ -49,18 +49,18 @@ impl Clock for StoppedClock {
 }
 
 /// The transport of a disk.
-pub(super) type DiskTransport<E> = Transport<GrantPlatform<SimGrants>, E>;
+pub(crate) type DiskTransport<E> = Transport<GrantPlatform<SimGrants>, E>;
 
 /// A disk.
-pub(super) struct Disk<E> {
-    pub(super) transport: DiskTransport<E>,
-    pub(super) events: E,
-    pub(super) clock: StoppedClock,
+pub(crate) struct Disk<E> {
+    pub(crate) transport: DiskTransport<E>,
+    pub(crate) events: E,
+    pub(crate) clock: StoppedClock,
 }
 
 impl<E: EventChannels> Disk<E> {
     /// Opens the image at `path` as a disk.
-    pub(super) fn open(path: &Path, caching: Caching, hypervisor: &Hypervisor, events: E) -> Self {
+    pub(crate) fn open(path: &Path, caching: Caching, hypervisor: &Hypervisor, events: E) -> Self {
         let stats = Arc::new(DeviceStats::default());
         let target = Target::open(options(path, caching)).unwrap();
         let limits = InFlightLimits::default();
@@ -80,7 +80,7 @@ impl<E: EventChannels> Disk<E> {
     }
 
     /// Accepts all features but these, and sets up a queue and the pool.
-    pub(super) fn negotiate(&mut self, driver: &Driver, doorbell: RemotePort, refused: u64) {
+    pub(crate) fn negotiate(&mut self, driver: &Driver, doorbell: RemotePort, refused: u64) {
         let offered = self.ask(Request::GetDeviceFeatures { first: 0, count: 2 }, |answer| {
             let Response::GetDeviceFeatures(blocks) = answer else { panic!("{answer:?}") };
             blocks.low_bits()
@@ -128,7 +128,7 @@ impl<E: EventChannels> Disk<E> {
 
     /// Waits until the requests are answered. The first ones wait until the disk's own thread has
     /// started the disk.
-    pub(super) fn wait(&mut self, driver: &Driver) {
+    pub(crate) fn wait(&mut self, driver: &Driver) {
         while driver.waits() {
             self.wait_for_sources(driver);
             self.serve_sources();
@@ -137,7 +137,7 @@ impl<E: EventChannels> Disk<E> {
 
     /// Waits until the device has something to do without the driver. Returns `false` if all
     /// requests were answered before.
-    pub(super) fn wait_for_sources(&mut self, driver: &Driver) -> bool {
+    pub(crate) fn wait_for_sources(&mut self, driver: &Driver) -> bool {
         if !driver.waits() {
             return false;
         }
@@ -150,13 +150,13 @@ impl<E: EventChannels> Disk<E> {
     }
 
     /// Does what a device's thread does after a completion until it sleeps.
-    pub(super) fn serve_sources(&mut self) {
+    pub(crate) fn serve_sources(&mut self) {
         self.transport.scheduler().begin_iteration(BY_SOURCES, &self.clock);
         self.iterate();
     }
 
     /// Carries out the scheduler's steps until it sleeps.
-    pub(super) fn iterate(&mut self) {
+    pub(crate) fn iterate(&mut self) {
         loop {
             let step = self.transport.scheduler().next(&self.clock);
             if step == Step::Sleep {

@@ -10,12 +10,12 @@ use xen::Access;
 use xen_sim::{Guest, GuestPage, GuestPort, Hypervisor};
 
 /// The domain id of the guest.
-pub(super) const GUEST: u16 = 1;
+pub(crate) const GUEST: u16 = 1;
 
 /// Requests that may be in the ring, each in a slot of its own.
-pub(super) const SLOTS: u16 = 32;
+pub(crate) const SLOTS: u16 = 32;
 /// Entries of the ring.
-pub(super) const ENTRIES: u16 = 128;
+pub(crate) const ENTRIES: u16 = 128;
 
 /// The granted pages: one for each area of the ring.
 const DESCRIPTORS: usize = 0;
@@ -39,27 +39,27 @@ const INDIRECT: u16 = 4;
 
 /// Pages that are a chunk of the pool.
 #[derive(Clone, Copy)]
-pub(super) struct Chunk {
-    pub(super) first: PoolPage,
-    pub(super) count: u32,
-    pub(super) reference: GrantRef,
+pub(crate) struct Chunk {
+    pub(crate) first: PoolPage,
+    pub(crate) count: u32,
+    pub(crate) reference: GrantRef,
 }
 
 /// The driver.
-pub(super) struct Driver {
+pub(crate) struct Driver {
     guest: Guest,
     pages: Vec<GuestPage>,
     /// The addresses of the ring's areas: descriptors, driver area, device area.
-    pub(super) areas: [u64; 3],
+    pub(crate) areas: [u64; 3],
     /// The pool.
-    pub(super) chunks: [Chunk; 2],
+    pub(crate) chunks: [Chunk; 2],
     /// The index of the available ring.
-    pub(super) available: u16,
+    pub(crate) available: u16,
 }
 
 impl Driver {
     /// A driver that has granted all its pages.
-    pub(super) fn new(hypervisor: &Hypervisor) -> Self {
+    pub(crate) fn new(hypervisor: &Hypervisor) -> Self {
         let mut guest = hypervisor.guest(GUEST, PAGES);
         let pages: Vec<_> = (0..PAGES).map(|_| guest.allocate()).collect();
         let areas = [DESCRIPTORS, AVAILABLE, USED].map(|page| {
@@ -74,7 +74,7 @@ impl Driver {
     }
 
     /// Allocates an event channel.
-    pub(super) fn port(&self) -> GuestPort {
+    pub(crate) fn port(&self) -> GuestPort {
         self.guest.port()
     }
 
@@ -88,7 +88,7 @@ impl Driver {
 
     /// Writes a request of type `command` into a slot, and the descriptor of its table. Without
     /// data it has two descriptors.
-    pub(super) fn write_request(&self, slot: u16, command: u32, sector: u64, bytes: u32) {
+    pub(crate) fn write_request(&self, slot: u16, command: u32, sector: u64, bytes: u32) {
         let at = u64::from(slot);
         let header = self.slice(HEADERS, at * HEADER, STATUS as usize);
         header.write_obj(command, 0).unwrap();
@@ -110,17 +110,17 @@ impl Driver {
     }
 
     /// The page for the data of the request in a slot.
-    pub(super) fn data(&self, slot: u16) -> VolatileSlice<'_> {
+    pub(crate) fn data(&self, slot: u16) -> VolatileSlice<'_> {
         self.page(DATA + usize::from(slot))
     }
 
     /// The status byte of the request in a slot.
-    pub(super) fn status(&self, slot: u16) -> VolatileSlice<'_> {
+    pub(crate) fn status(&self, slot: u16) -> VolatileSlice<'_> {
         self.slice(HEADERS, u64::from(slot) * HEADER + STATUS, 1)
     }
 
     /// Makes the requests in these slots available, and requests a notification of the last.
-    pub(super) fn make_available(&mut self, slots: impl Iterator<Item = u16>) {
+    pub(crate) fn make_available(&mut self, slots: impl Iterator<Item = u16>) {
         let (ring, mut available) = (self.page(AVAILABLE), self.available);
         for slot in slots {
             ring.write_obj(slot, 4 + 2 * usize::from(available % ENTRIES)).unwrap();
@@ -132,18 +132,18 @@ impl Driver {
     }
 
     /// Whether requests are not answered.
-    pub(super) fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         // A device that gives a chain back twice comes to an index beyond.
         (1..=SLOTS).contains(&self.available.wrapping_sub(self.used()))
     }
 
     /// The used ring.
-    pub(super) fn used_ring(&self) -> VolatileSlice<'_> {
+    pub(crate) fn used_ring(&self) -> VolatileSlice<'_> {
         self.page(USED)
     }
 
     /// The index of the used ring.
-    pub(super) fn used(&self) -> u16 {
+    pub(crate) fn used(&self) -> u16 {
         self.used_ring().load(2, Ordering::Acquire).unwrap()
     }
 }

@@ -3,10 +3,10 @@
 use nix::sys::signal::{Signal, raise};
 
 /// The traced process raises it where a section begins or ends.
-pub(super) const MARK: Signal = Signal::SIGUSR1;
+pub(crate) const MARK: Signal = Signal::SIGUSR1;
 
 /// Marks the begin and the end of `work`, in a process that is traced.
-pub(super) fn section<T>(work: impl FnOnce() -> T) -> T {
+pub(crate) fn section<T>(work: impl FnOnce() -> T) -> T {
     raise(MARK).unwrap();
     let done = work();
     raise(MARK).unwrap();
