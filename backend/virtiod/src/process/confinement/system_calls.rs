@@ -12,90 +12,70 @@ use uring::block_device::IOCTLS as BLOCK_IOCTLS;
 use uring::rings::REGISTRATIONS;
 use xen::GUEST_IOCTLS as XEN_IOCTLS;
 
-/// Calls that are permitted with any arguments.
-struct Purpose {
-    #[expect(dead_code, reason = "for who reads the list")]
-    name: &'static str,
-    calls: &'static [libc::c_long],
-}
-
-const PURPOSES: [Purpose; 8] = [
-    Purpose {
-        name: "read and write files that are open",
-        calls: &[
-            libc::SYS_read,
-            libc::SYS_write,
-            libc::SYS_readv,
-            libc::SYS_writev,
-            libc::SYS_pread64,
-            libc::SYS_pwrite64,
-            libc::SYS_preadv,
-            libc::SYS_pwritev,
-            libc::SYS_preadv2,
-            libc::SYS_pwritev2,
-            libc::SYS_io_uring_enter,
-            libc::SYS_lseek,
-        ],
-    },
-    Purpose {
-        name: "change disks that are open, and have them written",
-        calls: &[libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_fallocate, libc::SYS_ftruncate],
-    },
-    Purpose {
-        // Of paths, which are in an empty directory, also.
-        name: "ask what an open file is",
-        calls: &[libc::SYS_fstat, libc::SYS_statx, libc::SYS_fstatfs],
-    },
-    Purpose { name: "close a file, or copy its descriptor", calls: &[libc::SYS_close] },
-    Purpose {
-        name: "exchange messages by sockets that are open",
-        calls: &[
-            libc::SYS_recvmsg,
-            libc::SYS_sendmsg,
-            libc::SYS_recvfrom,
-            libc::SYS_sendto,
-            libc::SYS_accept4,
-            libc::SYS_shutdown,
-        ],
-    },
-    Purpose {
-        name: "wait, and wake another thread",
-        calls: &[
-            #[cfg(target_arch = "x86_64")]
-            libc::SYS_poll,
-            libc::SYS_ppoll,
-            libc::SYS_futex,
-            libc::SYS_eventfd2,
-            libc::SYS_timerfd_create,
-            libc::SYS_timerfd_settime,
-            libc::SYS_clock_gettime,
-            libc::SYS_clock_nanosleep,
-            libc::SYS_nanosleep,
-            libc::SYS_restart_syscall,
-            libc::SYS_sched_yield,
-        ],
-    },
-    Purpose {
-        name: "use memory",
-        calls: &[libc::SYS_munmap, libc::SYS_mremap, libc::SYS_madvise, libc::SYS_brk],
-    },
-    Purpose {
-        name: "start and end threads, and end the process",
-        calls: &[
-            libc::SYS_set_robust_list,
-            libc::SYS_rseq,
-            libc::SYS_rt_sigaction,
-            libc::SYS_rt_sigprocmask,
-            libc::SYS_rt_sigreturn,
-            libc::SYS_sigaltstack,
-            libc::SYS_sched_getaffinity,
-            libc::SYS_gettid,
-            libc::SYS_getpid,
-            libc::SYS_exit,
-            libc::SYS_exit_group,
-            libc::SYS_getrandom,
-        ],
-    },
+/// Calls that are permitted with any arguments, by purpose.
+const CALLS: &[libc::c_long] = &[
+    // To read and write files that are open.
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
+    libc::SYS_io_uring_enter,
+    libc::SYS_lseek,
+    // To change disks that are open, and to have them written.
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_fallocate,
+    libc::SYS_ftruncate,
+    // To ask what a file is that is open, or in the empty root.
+    libc::SYS_fstat,
+    libc::SYS_statx,
+    libc::SYS_fstatfs,
+    // To close a file; `fcntl` copies descriptors.
+    libc::SYS_close,
+    // To exchange messages by sockets that are open.
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_accept4,
+    libc::SYS_shutdown,
+    // To wait, and to wake another thread.
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_futex,
+    libc::SYS_eventfd2,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_nanosleep,
+    libc::SYS_restart_syscall,
+    libc::SYS_sched_yield,
+    // To use memory.
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    // To start and end threads, and to end the process.
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_gettid,
+    libc::SYS_getpid,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_getrandom,
 ];
 
 /// Calls that have no effect but this error. The C library tries them, and goes on without: clone3
@@ -161,7 +141,7 @@ fn program(
 /// All calls that are permitted, each with its conditions; none if any arguments are.
 fn rules() -> Result<Rules, BackendError> {
     // The stricter of both filters counts.
-    let plain = PURPOSES.iter().flat_map(|purpose| purpose.calls).chain(&UNKNOWN);
+    let plain = CALLS.iter().chain(&UNKNOWN);
     let mut rules: Rules = plain.map(|call| (*call, Vec::new())).collect();
     let ioctls = [&XEN_IOCTLS[..], &TAP_IOCTLS, &BLOCK_IOCTLS, &OTHER_IOCTLS].concat();
     let registrations = REGISTRATIONS.map(u64::from);
