@@ -1,4 +1,5 @@
-//! The daemon: finds devices in XenStore, has a thread run for each, and reports their state.
+//! The daemon: finds devices in XenStore, has a process for each guest serve them, and reports
+//! their state.
 //!
 //! [`server`] starts and ends devices; [`registry`] lists them, and [`control`] reports them to
 //! clients; [`daemon_lock`] prevents a second daemon.
@@ -10,6 +11,7 @@ mod device_service;
 pub mod guest_processes;
 mod image_service;
 mod interface_service;
+mod kept;
 pub mod launch;
 mod own_keys;
 mod process_log;

@@ -86,9 +86,12 @@ impl StoredDescriptors {
 
     /// Takes those whose names end like this; returns each with the rest of its name.
     pub(super) fn take_with(&mut self, suffix: &str) -> Vec<(String, OwnedFd)> {
-        let is_so = |(name, _): &mut (String, OwnedFd)| name.ends_with(suffix);
-        let taken = self.left.extract_if(.., is_so);
-        taken.map(|(name, fd)| (name.trim_end_matches(suffix).to_owned(), fd)).collect()
+        let left = std::mem::take(&mut self.left).into_iter();
+        let (taken, left) = left.partition(|(name, _)| name.ends_with(suffix));
+        self.left = left;
+        let rest = |name: &str| name.strip_suffix(suffix).unwrap_or(name).to_owned();
+        let taken: Vec<(String, OwnedFd)> = taken;
+        taken.into_iter().map(|(name, descriptor)| (rest(&name), descriptor)).collect()
     }
 
     /// Has the store forget what is left: nobody knows it.

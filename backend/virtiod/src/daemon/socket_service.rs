@@ -6,13 +6,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::net::sockopt::socket_acceptconn;
 
-use super::descriptor_store::{DescriptorStore, StoredDescriptors};
+use super::descriptor_store::StoredDescriptors;
 use super::device_service::descriptor;
 use super::image_service::Answer;
+use super::kept::Kept;
 use crate::Causes;
 use crate::bus::DevicePath;
 use crate::listener::{LocalSockets, SocketDirectory, SocketFile, Sockets};
@@ -27,16 +27,11 @@ const SOCKET: &str = ".socket";
 
 /// The sockets on which devices listen.
 #[derive(Clone)]
-pub(super) struct KeptSockets {
-    /// By the names of the devices' records.
-    all: Arc<Mutex<BTreeMap<String, ListenersOf>>>,
-    store: Arc<dyn DescriptorStore>,
-}
+pub(super) struct KeptSockets(Kept<ListenersOf>);
 
 impl KeptSockets {
     /// The sockets that an earlier daemon left.
     pub(super) fn restore(stored: &mut StoredDescriptors) -> Self {
-        let store = stored.store();
         let mut all: BTreeMap<_, ListenersOf> = BTreeMap::new();
         for (device, socket) in stored.take_with(SOCKET) {
             let socket = UnixListener::from(socket);
@@ -44,11 +39,7 @@ impl KeptSockets {
             let Some(path) = address.as_ref().and_then(SocketAddr::as_pathname) else { continue };
             all.entry(device).or_default().insert(path.to_owned(), socket);
         }
-        Self { all: Arc::new(Mutex::new(all)), store }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, ListenersOf>> {
-        self.all.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        Self(Kept::new(all, stored.store(), &[SOCKET]))
     }
 
     /// Listens on a socket of a device, unless it does; returns a copy.
@@ -58,7 +49,7 @@ impl KeptSockets {
         path: &Path,
         directory: SocketDirectory,
     ) -> io::Result<OwnedFd> {
-        let (name, mut all) = (device.record_name(), self.lock());
+        let (name, mut all) = (device.record_name(), self.0.lock());
         let known = all.get(&name).and_then(|sockets| sockets.get(path));
         if let Some(known) = known.filter(|known| accepts(known)) {
             // An earlier process may have changed the flags of the open file.
@@ -72,28 +63,26 @@ impl KeptSockets {
         let listener = listener.map_err(|error| io::Error::other(Causes(&error).to_string()))?;
         listener.file.into_iter().for_each(SocketFile::leave);
         let copy = listener.socket.as_fd().try_clone_to_owned()?;
-        self.store.keep(&format!("{name}{SOCKET}"), copy.as_fd());
+        self.0.store(&name, SOCKET, copy.as_fd());
         all.entry(name).or_default().insert(path.to_owned(), listener.socket);
         Ok(copy)
     }
 
     /// Closes the sockets of a device that has ended.
     pub(super) fn close(&self, device: &DevicePath) {
-        self.close_all_but(|name| name != device.record_name());
+        close(self.0.take(device));
     }
 
     /// Closes the sockets of all devices but these.
     pub(super) fn retain(&self, devices: &BTreeSet<String>) {
-        self.close_all_but(|name| devices.contains(name));
+        close(self.0.take_others(devices));
     }
+}
 
-    fn close_all_but(&self, stays: impl Fn(&str) -> bool) {
-        let closed: Vec<_> = self.lock().extract_if(.., |name, _| !stays(name)).collect();
-        for (name, sockets) in closed {
-            self.store.forget(&format!("{name}{SOCKET}"));
-            sockets.into_keys().for_each(|path| drop(SocketFile::of(&path)));
-        }
-    }
+/// Closes sockets, and removes their files.
+fn close(sockets: impl IntoIterator<Item = ListenersOf>) {
+    let paths = sockets.into_iter().flat_map(ListenersOf::into_keys);
+    paths.for_each(|path| drop(SocketFile::of(&path)));
 }
 
 /// Whether a socket still listens.
