@@ -40,13 +40,6 @@ pub enum ConfigError {
     },
 }
 
-impl ConfigError {
-    /// Whether the text is not known.
-    pub fn is_unread(&self) -> bool {
-        matches!(self, Self::Read { .. } | Self::Unread(_))
-    }
-}
-
 /// A key as the prefix of a message.
 struct Prefix<'a>(&'a str);
 
@@ -92,9 +85,16 @@ impl ConfigFile {
         Self { text: Some(Err(error.into())), ..self.clone() }
     }
 
-    /// The text that is read instead of the file.
-    pub fn text(&self) -> Option<&str> {
-        self.text.as_ref()?.as_deref().ok()
+    /// What is read instead of the file: a text, or why there is none.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn text(&self) -> Result<&str, &str> {
+        match &self.text {
+            Some(Ok(text)) => Ok(text),
+            Some(Err(reason)) => Err(reason),
+            None => Ok(""),
+        }
     }
 
     /// The file's path.

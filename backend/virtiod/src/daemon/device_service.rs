@@ -16,8 +16,7 @@ use uring::waiting::wait_by_poll;
 use super::image_service::{Answer, ImageService, KeptClaims};
 use super::interface_service::InterfaceService;
 use super::own_keys::{OwnKeys, Permit};
-use super::runner::StartError;
-use super::size_watches::SizeWatches;
+use super::runner::{SharedHost, StartError};
 use super::socket_service::{KeptSockets, SocketService};
 use super::terminal_service::KeptTerminals;
 use crate::Causes;
@@ -28,10 +27,9 @@ use crate::device::AwaitedFd;
 use crate::process::device_thread::OpenedHook;
 use crate::process::message::{RecordRequest, Reply, Request, StoreRequest};
 use crate::process::message_socket::{MessageError, MessageSocket};
-use crate::record::{RecordDirectory, Records};
+use crate::record::Records;
 use crate::setup;
 use crate::stats::DeviceStats;
-use crate::tap::network::Network;
 use crate::wakeup::WakeUp;
 use xen::{StoreError, Xen, XenStore};
 
@@ -55,12 +53,8 @@ pub(super) struct ServedDevice {
 /// What the supervisor has for the devices of all guests.
 #[derive(Clone)]
 pub(super) struct HostServices {
-    /// Where the records of devices are; `None` if all end with their processes.
-    pub(super) records: Option<RecordDirectory>,
-    /// The host's network interfaces.
-    pub(super) network: Arc<dyn Network>,
-    /// The sizes of files and block devices.
-    pub(super) sizes: SizeWatches,
+    /// What the whole daemon has of the host.
+    pub(super) shared: SharedHost,
     /// What earlier processes had claimed.
     pub(super) kept: KeptClaims,
     /// The terminals of consoles.
@@ -106,10 +100,10 @@ impl<X: Xen> DeviceService<X> {
     pub(super) fn start(xen: X, device: ServedDevice) -> Result<(), StartError> {
         let name = format!("{}-{}", device.path.guest.0, device.path.number);
         let own = OwnKeys::new(&device.path);
-        let HostServices { kept, sizes, sockets, network, .. } = &device.host;
-        let images = ImageService::new(&device.path, kept.clone(), sizes.clone());
+        let HostServices { shared, kept, sockets, .. } = &device.host;
+        let images = ImageService::new(&device.path, kept.clone(), shared.sizes.clone());
         let sockets = SocketService::new(&device.path, sockets.clone());
-        let interface = InterfaceService::new(Arc::clone(network));
+        let interface = InterfaceService::new(Arc::clone(&shared.network));
         let mut service = Self { xen, device, keys: None, own, images, interface, sockets };
         let body = move || {
             let mut given_up = GivenUp(Some(Arc::clone(&service.device.process)));
@@ -173,7 +167,7 @@ impl<X: Xen> DeviceService<X> {
             (Request::AttachInterface, Some(keys)) => {
                 match setup::interface_of(keys, path, config) {
                     Ok(request) => self.interface.attach(request),
-                    Err(error) => (Reply::failed(&error), Vec::new()),
+                    Err(error) => failed(&error),
                 }
             }
             (Request::Listen { path: socket }, Some(keys)) => {
@@ -185,7 +179,7 @@ impl<X: Xen> DeviceService<X> {
                         }
                         answer
                     }
-                    Err(error) => (Reply::failed(&error), Vec::new()),
+                    Err(error) => failed(&error),
                 }
             }
             (Request::Opened(snapshot), _) => {
@@ -216,13 +210,13 @@ impl<X: Xen> DeviceService<X> {
                 self.own.note_opened(&path);
                 (Reply::Terminal { path }, ends.into())
             }
-            Err(error) => (Reply::failed(&error), Vec::new()),
+            Err(error) => failed(&error),
         }
     }
 
     fn answer_about_record(&self, request: RecordRequest) -> Answer {
         let name = self.device.path.record_name();
-        let Some(records) = &self.device.host.records else {
+        let Some(records) = &self.device.host.shared.records else {
             return match request {
                 RecordRequest::Create => (Reply::Forbidden, Vec::new()),
                 RecordRequest::Open => (Reply::Answer(false), Vec::new()),
@@ -234,11 +228,11 @@ impl<X: Xen> DeviceService<X> {
             RecordRequest::Open => match records.open_file(&name) {
                 Ok(Some(file)) => (Reply::Answer(true), vec![file.into()]),
                 Ok(None) => (Reply::Answer(false), Vec::new()),
-                Err(error) => (Reply::failed(&error), Vec::new()),
+                Err(error) => failed(&error),
             },
             RecordRequest::Remove => match records.remove(&name) {
                 Ok(()) => (Reply::Done, Vec::new()),
-                Err(error) => (Reply::failed(&error), Vec::new()),
+                Err(error) => failed(&error),
             },
         }
     }
@@ -263,13 +257,18 @@ enum ServiceError {
     System(#[from] io::Error),
 }
 
+/// The answer to a request that failed.
+pub(super) fn failed(error: &(dyn Error + 'static)) -> Answer {
+    (Reply::failed(error), Vec::new())
+}
+
 /// The answer with a descriptor, if there is one.
 pub(super) fn descriptor<T: Into<OwnedFd>, E: Error + 'static>(
     opened: Result<Option<T>, E>,
 ) -> Answer {
     match opened {
         Ok(opened) => (Reply::Done, opened.into_iter().map(Into::into).collect()),
-        Err(error) => (Reply::failed(&error), Vec::new()),
+        Err(error) => failed(&error),
     }
 }
 

@@ -26,7 +26,7 @@ use super::terminal_service::KeptTerminals;
 use super::user_range::UserRange;
 use crate::Causes;
 use crate::bus::{DevicePath, Ending};
-use crate::config::{ConfigError, ConfigFile};
+use crate::config::ConfigFile;
 use crate::dma::shared_count::{CountSlot, CountTable};
 use crate::process::device_thread::{Ended, Found, NewDevice, OpenedHook, Outcome};
 use crate::process::message::{self, Event};
@@ -94,7 +94,7 @@ impl<X: Xen> GuestProcesses<X> {
         launch: Box<dyn Launch>,
         config: ConfigFile,
         registry: Arc<Registry>,
-        SharedHost { records, network, sizes }: SharedHost,
+        shared: SharedHost,
         mut stored: StoredDescriptors,
     ) -> Result<Self, ServerError> {
         let pages = CountTable::new();
@@ -104,7 +104,7 @@ impl<X: Xen> GuestProcesses<X> {
         let sockets = KeptSockets::restore(&mut stored);
         stored.forget_rest();
         let kept = KeptClaims::default();
-        let host = HostServices { records, network, sizes, kept, terminals, sockets };
+        let host = HostServices { shared, kept, terminals, sockets };
         let (all, configs) = (BTreeMap::new(), BTreeMap::new());
         Ok(Self {
             xen,
@@ -155,6 +155,8 @@ impl<X: Xen> Runner for GuestProcesses<X> {
         let NewDevice { path, found, fault, .. } = device;
         let process = self.of(path.guest).map_err(StartError::Process)?;
         let config = self.config_of(&path, found);
+        let config_error = config.text().err().map(str::to_owned);
+        let text = sealed(config.text().unwrap_or_default()).map_err(StartError::Descriptor)?;
         let (ours, theirs) = MessageSocket::pair().map_err(StartError::Descriptor)?;
         ours.limit_send(ANSWER_LIMIT).map_err(StartError::Descriptor)?;
         let (fired, theirs_fired) = WakeUp::pair().map_err(StartError::Descriptor)?;
@@ -172,9 +174,6 @@ impl<X: Xen> Runner for GuestProcesses<X> {
         DeviceService::start(self.xen.clone(), served)?;
         process.add(&path, stats, ends, service);
         self.host.kept.expect(&path);
-        let config_error = config.load().err().filter(ConfigError::is_unread);
-        let config_error = config_error.map(|error| Causes(&error).to_string());
-        let text = sealed(config.text().unwrap_or_default()).map_err(StartError::Descriptor)?;
         let command = message::Command::Start { path: path.clone(), found, fault, config_error };
         let sent =
             process.control.send(&command, &[theirs.as_fd(), theirs_fired.as_fd(), text.as_fd()]);

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
+use super::device_service;
 use super::size_watches::{SizeWatches, Watched};
 use crate::Causes;
 use crate::bus::{DevicePath, Keys};
@@ -307,7 +308,7 @@ impl ImageService {
                 self.watches.insert(*number, watched);
                 (Reply::Done, vec![theirs])
             }
-            Err(error) => (Reply::failed(&error), Vec::new()),
+            Err(error) => device_service::failed(&error),
         }
     }
 

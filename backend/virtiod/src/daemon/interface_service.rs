@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use super::device_service::failed;
 use super::image_service::Answer;
 use crate::device::net::interface::LinkState;
 use crate::process::message::Reply;
@@ -36,14 +37,14 @@ impl InterfaceService {
         let Exported { mut queues, mtu, bridge, mut link } =
             match self.network.attach_for_process(request) {
                 Ok(exported) => exported,
-                Err(error) => return (Reply::failed(&error), Vec::new()),
+                Err(error) => return failed(&error),
             };
         let mut begin = || -> io::Result<_> {
             Ok((WakeUp::pair()?, link.take_change()?.unwrap_or(LinkState::Down)))
         };
         let ((changed, theirs), state) = match begin() {
             Ok(begun) => begun,
-            Err(error) => return (Reply::failed(&error), Vec::new()),
+            Err(error) => return failed(&error),
         };
         queues.push(theirs);
         self.attached = Some(Attached { link, state, changed });
