@@ -100,24 +100,25 @@ impl Sockets for LocalSockets {
 
 /// The file of a socket. Dropping this removes it.
 #[derive(Debug)]
-pub struct SocketFile(PathBuf);
+pub struct SocketFile(Option<PathBuf>);
 
 impl SocketFile {
     /// The file at `path`, which was left.
     pub fn of(path: &Path) -> Self {
-        Self(path.to_owned())
+        Self(Some(path.to_owned()))
     }
 
     /// Leaves the file.
-    pub fn leave(self) {
-        std::mem::forget(self);
+    pub fn leave(mut self) {
+        self.0 = None;
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            tracing::debug!(%error, "cannot remove socket {:?}", self.0);
+        let Some(path) = &self.0 else { return };
+        if let Err(error) = fs::remove_file(path) {
+            tracing::debug!(%error, "cannot remove socket {path:?}");
         }
     }
 }
@@ -136,7 +137,7 @@ pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
         fs::remove_file(path).map_err(failed)?;
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    let file = SocketFile(path.to_owned());
+    let file = SocketFile::of(path);
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
     Ok((listener, file))
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 
-use rustix::net::sockopt::socket_acceptconn;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::descriptor_store::StoredDescriptors;
 use super::device_service::descriptor;
@@ -37,6 +37,9 @@ impl KeptSockets {
             let socket = UnixListener::from(socket);
             let address = socket.local_addr().ok();
             let Some(path) = address.as_ref().and_then(SocketAddr::as_pathname) else { continue };
+            if !accepts(&socket) {
+                continue;
+            }
             all.entry(device).or_default().insert(path.to_owned(), socket);
         }
         Self(Kept::new(all, stored.store(), &[SOCKET]))
@@ -57,8 +60,12 @@ impl KeptSockets {
             return known.as_fd().try_clone_to_owned();
         }
         // Nobody connects any more to one that a process shut down.
-        let dead = all.get_mut(&name).and_then(|sockets| sockets.remove(path));
-        drop(dead);
+        if let Some(sockets) = all.get_mut(&name)
+            && sockets.remove(path).is_some()
+        {
+            self.0.forget(&name);
+            sockets.values().for_each(|socket| self.0.store(&name, SOCKET, socket.as_fd()));
+        }
         let listener = LocalSockets.listen(path, directory);
         let listener = listener.map_err(|error| io::Error::other(Causes(&error).to_string()))?;
         listener.file.into_iter().for_each(SocketFile::leave);
@@ -85,9 +92,13 @@ fn close(sockets: impl IntoIterator<Item = ListenersOf>) {
     paths.for_each(|path| drop(SocketFile::of(&path)));
 }
 
-/// Whether a socket still listens.
+/// Whether a socket still listens. One that was shut down hangs up.
 fn accepts(socket: &UnixListener) -> bool {
-    socket_acceptconn(socket).unwrap_or(false)
+    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+    let polled = poll(&mut fds, PollTimeout::ZERO);
+    let hung_up = PollFlags::POLLHUP | PollFlags::POLLERR;
+    polled.is_ok()
+        && !fds.iter().any(|fd| fd.revents().is_none_or(|found| found.intersects(hung_up)))
 }
 
 /// The sockets of one device.
@@ -120,5 +131,69 @@ impl SocketService {
     pub(super) fn connect(&self, port: u32) -> io::Result<OwnedFd> {
         let beside = self.beside.as_ref().ok_or(io::ErrorKind::PermissionDenied)?;
         Ok(LocalSockets.connect(beside, port)?.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::{Mutex, PoisonError};
+
+    use rustix::net::{Shutdown, shutdown};
+    use tempfile::tempdir;
+
+    use super::*;
+    use crate::daemon::descriptor_store::DescriptorStore;
+    use xen::DomId;
+
+    /// A store in this process.
+    #[derive(Default)]
+    struct TestStore(Mutex<Vec<(String, OwnedFd)>>);
+
+    impl TestStore {
+        fn all(&self) -> std::sync::MutexGuard<'_, Vec<(String, OwnedFd)>> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    impl DescriptorStore for TestStore {
+        fn keep(&self, name: &str, descriptor: std::os::fd::BorrowedFd<'_>) {
+            self.all().push((name.to_owned(), descriptor.try_clone_to_owned().unwrap()));
+        }
+
+        fn forget(&self, name: &str) {
+            self.all().retain(|(known, _)| known != name);
+        }
+    }
+
+    #[test]
+    fn socket_that_a_process_shut_down_is_replaced_and_not_stored_any_more() {
+        let (files, store) = (tempdir().unwrap(), std::sync::Arc::new(TestStore::default()));
+        let restored =
+            |left| KeptSockets::restore(&mut StoredDescriptors::new(store.clone(), left));
+        let device = DevicePath { class: "virtio".to_owned(), guest: DomId(7), number: 0 };
+        let [first, second] = ["first", "second"].map(|name| files.path().join(name));
+        let kept = restored(Vec::new());
+        let listen = |path: &Path| kept.listen(&device, path, SocketDirectory::Own).unwrap();
+        let (hostile, _) = (listen(&first), listen(&second));
+        UnixStream::connect(&first).unwrap();
+        shutdown(&hostile, Shutdown::Both).unwrap();
+        UnixStream::connect(&first).unwrap_err();
+
+        // A daemon that starts now has only the other one.
+        let copy = |(name, fd): &(String, OwnedFd)| (name.clone(), fd.try_clone().unwrap());
+        let copies = store.all().iter().map(copy).collect();
+        let next = restored(copies);
+        let paths = |kept: &KeptSockets| kept.0.lock().values().next().unwrap().len();
+        assert_eq!((paths(&kept), paths(&next)), (2, 1));
+
+        listen(&first);
+        for path in [&first, &second] {
+            UnixStream::connect(path).unwrap();
+        }
+        assert_eq!(store.all().len(), 2, "the one that was shut down is forgotten");
+        kept.close(&device);
+        assert!(store.all().is_empty());
+        assert!(!first.exists() && !second.exists());
     }
 }
