@@ -31,7 +31,7 @@ use xen_virtiod::process::confinement::confine;
 use xen_virtiod::process::main_loop::{Common, ProcessError};
 use xen_virtiod::process::message::Event;
 use xen_virtiod::process::message_socket::MessageSocket;
-use xen_virtiod::record::{RECORDS, RecordDirectory};
+use xen_virtiod::record::{RECORDS, RecordDirectory, RecordVersion};
 use xen_virtiod::tap::network::HostNetwork;
 
 use crate::command_line::{CommandLine, Operation};
@@ -146,7 +146,7 @@ fn serve_guest(command_line: &CommandLine, guest: DomId) -> Result<(), MainError
         let _ = control.send(&Event::CannotStart { reason: Causes(error).to_string() }, &[]);
     })?;
     let config = ConfigFile::new(command_line.config.clone());
-    let common = Common { config, confine, network: None };
+    let common = Common { config, confine, network: None, records: RecordVersion::Newest };
     tracing::debug!("the process of {guest} is ready");
     process::main_loop::run(ByGrants(xen), control, common)?;
     Ok(())

@@ -24,6 +24,7 @@ mod slots;
 mod state;
 #[cfg(test)]
 mod tests;
+mod version;
 
 use std::fs::File;
 use std::io;
@@ -40,6 +41,7 @@ pub use self::note::DeviceNote;
 pub use self::queue::QueueRecord;
 use self::slots::Slots;
 pub use self::state::{Answered, ConnectionId, DriverSetup, OwedReset, PoolChunk, QueueSetup};
+pub use self::version::RecordVersion;
 
 /// A record that cannot be made, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -53,12 +55,12 @@ pub enum RecordError {
     /// The file is not a record, or not a whole one.
     #[error("the device's record is damaged: {0}")]
     Damaged(&'static str),
-    /// Another version of the program wrote it.
-    #[error("the device's record has version {found}; this xen-virtiod knows {known}")]
+    /// A newer program wrote it.
+    #[error("the device's record has version {found}; this xen-virtiod knows {known} and older")]
     Version {
         /// The version in the file.
         found: u32,
-        /// The version that this program writes.
+        /// The newest version that this program knows.
         known: u32,
     },
     /// The state is larger than a slot.
@@ -113,7 +115,19 @@ impl Record {
     /// # Errors
     /// [`RecordError::File`], [`RecordError::Map`].
     pub fn create(file: File, queue_sizes: &[u16]) -> Result<Self, RecordError> {
-        let header = Header::new(queue_sizes);
+        Self::create_as(RecordVersion::Newest, file, queue_sizes)
+    }
+
+    /// As [`Record::create`], for a record of this version.
+    ///
+    /// # Errors
+    /// As [`Record::create`].
+    pub fn create_as(
+        version: RecordVersion,
+        file: File,
+        queue_sizes: &[u16],
+    ) -> Result<Self, RecordError> {
+        let header = Header::new(version, queue_sizes);
         let length = header.record_length();
         // A page of a file in memory that is missing later would kill the process.
         let allocated =
@@ -130,13 +144,21 @@ impl Record {
     /// # Errors
     /// [`RecordError`].
     pub fn open(file: File) -> Result<Self, RecordError> {
+        Self::open_as(RecordVersion::Newest, file)
+    }
+
+    /// As [`Record::open`], in a program that knows this version and older ones.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn open_as(newest: RecordVersion, file: File) -> Result<Self, RecordError> {
         let metadata = file.metadata().map_err(|error| RecordError::File("read", error))?;
         let length = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
         if length < header::LENGTH {
             return Err(RecordError::Damaged("it has no header"));
         }
         let memory = RecordMemory::map(file, length)?;
-        let header = Header::read(memory.bytes())?;
+        let header = Header::read(memory.bytes(), newest)?;
         if header.record_length() != length {
             return Err(RecordError::Damaged("its size is not what its header says"));
         }
@@ -149,7 +171,7 @@ impl Record {
     /// # Errors
     /// [`RecordError::TooLarge`], [`RecordError::Text`]; then the record holds the state before.
     pub fn save(&mut self, setup: &DriverSetup) -> Result<(), RecordError> {
-        self.slots.write(self.memory.bytes(), &serde_json::to_vec(setup)?)
+        self.slots.write(self.memory.bytes(), &self.header.version().text(setup)?)
     }
 
     /// What was saved last.
@@ -157,7 +179,19 @@ impl Record {
     /// # Errors
     /// [`RecordError::Damaged`], [`RecordError::Text`].
     pub fn setup(&self) -> Result<DriverSetup, RecordError> {
-        Ok(serde_json::from_slice(&self.slots.read(self.memory.bytes())?)?)
+        Ok(self.read()?.0)
+    }
+
+    /// The program that saved it, if the record's version says so.
+    ///
+    /// # Errors
+    /// As [`Record::setup`].
+    pub fn program(&self) -> Result<Option<String>, RecordError> {
+        Ok(self.read()?.1)
+    }
+
+    fn read(&self) -> Result<(DriverSetup, Option<String>), RecordError> {
+        self.header.version().parse(&self.slots.read(self.memory.bytes())?)
     }
 
     /// The mark of the message that is being answered.

@@ -397,9 +397,11 @@ impl<X: Domain> Session<X> {
                 return;
             }
         };
+        let program = record.program().ok().flatten();
         match self.try_take_over(record, &id, device) {
             Ok(connection) => {
-                self.connected(connection, "taken over from an earlier process");
+                let of = program.map_or_else(String::new, |program| format!(" of {program}"));
+                self.connected(connection, &format!("taken over from an earlier process{of}"));
                 // It may be of an attempt that failed. Without XenStore, the next state fails too.
                 let _ = self.keys.clear_error();
             }
@@ -602,9 +604,6 @@ impl<X: Domain> Session<X> {
     /// Ends a device that the toolstack removes. In a driver domain, removes its directory as well
     /// [2.10].
     fn remove(&mut self) -> Result<StepOutcome, StepError> {
-        if self.phase.connection().is_some() {
-            self.log_saved_guest();
-        }
         self.begin_closing();
         self.end_phase();
         self.note_closed();
@@ -617,15 +616,6 @@ impl<X: Domain> Session<X> {
             self.keys.remove()?;
         }
         Ok(StepOutcome::Over)
-    }
-
-    /// Logs a hint: `xl save` and `xl migrate` end devices as `xl destroy` does, and the backend
-    /// cannot distinguish them.
-    fn log_saved_guest(&self) {
-        let line = "the toolstack ended the device under its driver; if the guest was saved or \
-                    moved, the restored guest gets a new device, and errors where it had this one \
-                    open";
-        self.stats.log.line(Level::INFO, format_args!("{line}"));
     }
 
     /// Closes the connection, which unmaps the guest's pages; returns whether there was one.

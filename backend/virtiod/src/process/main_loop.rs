@@ -32,6 +32,7 @@ use crate::dma::budget::DaemonBudget;
 use crate::dma::shared_count::SharedCount;
 use crate::domain::Domain;
 use crate::guest::Guest;
+use crate::record::RecordVersion;
 use crate::setup::Host;
 use crate::stats::DeviceStats;
 use crate::tap::network::Network;
@@ -62,6 +63,8 @@ pub struct Common {
     pub confine: fn(u32) -> Result<(), ConfinementError>,
     /// The network in place of the supervisor's, for tests whose interfaces are in this process.
     pub network: Option<Arc<dyn Network>>,
+    /// The version of new records.
+    pub records: RecordVersion,
 }
 
 /// A running device.
@@ -228,7 +231,8 @@ impl<X: Domain> Process<X> {
             let _ = opened_by.ask(&Request::Opened(Box::new(stats.snapshot())));
         });
         let host = self.host(&link);
-        let records = Some(Arc::new(SupervisedRecords::new(Arc::clone(&link))) as _);
+        let records = SupervisedRecords::new(Arc::clone(&link), self.common.records);
+        let records = Some(Arc::new(records) as _);
         let surroundings = Surroundings { config, records, host, opened };
         let xen = Supervised::new(self.xen.clone(), Arc::clone(&link), fired);
         let (ending, woken) = (self.ending.clone(), Arc::clone(&self.woken));

@@ -6,18 +6,19 @@ use std::sync::Arc;
 
 use super::link::{DeviceLink, too_many_files};
 use super::message::{RecordRequest, Reply, Request};
-use crate::record::{Record, RecordError, Records};
+use crate::record::{Record, RecordError, RecordVersion, Records};
 
 /// The record of one device, by the supervisor, which knows its name.
 #[derive(Debug)]
 pub struct SupervisedRecords {
     link: Arc<DeviceLink>,
+    version: RecordVersion,
 }
 
 impl SupervisedRecords {
-    /// A record by `link`.
-    pub fn new(link: Arc<DeviceLink>) -> Self {
-        Self { link }
+    /// A record by `link`, of this version if it is new.
+    pub fn new(link: Arc<DeviceLink>, version: RecordVersion) -> Self {
+        Self { link, version }
     }
 }
 
@@ -25,7 +26,7 @@ impl Records for SupervisedRecords {
     fn create(&self, name: &str, queue_sizes: &[u16]) -> Result<Record, RecordError> {
         let file = self.link.ask_for_file(&Request::Record(RecordRequest::Create));
         let file = file.map_err(|error| RecordError::File("make", error))?;
-        Record::create(File::from(file), queue_sizes).inspect_err(|_| {
+        Record::create_as(self.version, File::from(file), queue_sizes).inspect_err(|_| {
             // What is left of it is none.
             let _ = self.remove(name);
         })
@@ -38,7 +39,7 @@ impl Records for SupervisedRecords {
             (Reply::Answer(false), _) => Ok(None),
             (Reply::Answer(true), files) => {
                 let file = files.into_iter().next().ok_or_else(|| failed(too_many_files()))?;
-                Record::open(File::from(file)).map(Some)
+                Record::open_as(self.version, File::from(file)).map(Some)
             }
             (reply, _) => Err(failed(reply.into_error())),
         }

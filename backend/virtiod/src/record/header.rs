@@ -3,7 +3,7 @@
 //! | offset | bytes | |
 //! |---|---|---|
 //! | 0 | 8 | [`MAGIC`] |
-//! | 8 | 4 | [`VERSION`] |
+//! | 8 | 4 | [`RecordVersion`] |
 //! | 12 | 4 | number of queues |
 //! | 16 | 8 | [`super::MessageMark`] |
 //! | 24 | 1 | [`super::LossMark`] |
@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 
 use vm_memory::{Bytes, VolatileSlice};
 
-use super::{RecordError, queue, slots};
+use super::{RecordError, RecordVersion, queue, slots};
 
 /// Length of the header in bytes.
 pub(super) const LENGTH: usize = 4096;
@@ -29,8 +29,6 @@ pub(super) const LOSS: usize = 24;
 pub(super) const NOTE: usize = 28;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"xvrecord");
-/// The version of the record's layout, and of the fields of its state. Another version is not read.
-const VERSION: u32 = 1;
 const SIZES: usize = 64;
 /// Maximum number of queues of a device.
 const MOST_QUEUES: usize = 64;
@@ -38,13 +36,18 @@ const MOST_QUEUES: usize = 64;
 /// Where the parts of a record are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Header {
+    version: RecordVersion,
     queue_sizes: Vec<u16>,
 }
 
 impl Header {
-    pub(super) fn new(queue_sizes: &[u16]) -> Self {
+    pub(super) fn new(version: RecordVersion, queue_sizes: &[u16]) -> Self {
         debug_assert!(queue_sizes.len() <= MOST_QUEUES);
-        Self { queue_sizes: queue_sizes.to_vec() }
+        Self { version, queue_sizes: queue_sizes.to_vec() }
+    }
+
+    pub(super) fn version(&self) -> RecordVersion {
+        self.version
     }
 
     pub(super) fn queue_sizes(&self) -> &[u16] {
@@ -70,7 +73,7 @@ impl Header {
     /// Writes the header into an empty record: the magic number last, which makes it valid.
     pub(super) fn write(&self, record: VolatileSlice<'_>) -> Result<(), RecordError> {
         let store = |value: u32, at| record.store(value.to_le(), at, Ordering::Release);
-        store(VERSION, 8)?;
+        store(self.version as u32, 8)?;
         store(self.queue_sizes.len() as u32, 12)?;
         for (index, size) in self.queue_sizes.iter().enumerate() {
             record.store(size.to_le(), SIZES + 2 * index, Ordering::Release)?;
@@ -78,20 +81,21 @@ impl Header {
         Ok(record.store(MAGIC.to_le(), 0, Ordering::Release)?)
     }
 
-    pub(super) fn read(record: VolatileSlice<'_>) -> Result<Self, RecordError> {
+    pub(super) fn read(
+        record: VolatileSlice<'_>,
+        newest: RecordVersion,
+    ) -> Result<Self, RecordError> {
         if u64::from_le(record.load(0, Ordering::Acquire)?) != MAGIC {
             return Err(RecordError::Damaged("it does not begin as a record does"));
         }
         let found = u32::from_le(record.load(8, Ordering::Acquire)?);
-        if found != VERSION {
-            return Err(RecordError::Version { found, known: VERSION });
-        }
+        let version = RecordVersion::read(found, newest)?;
         let count = u32::from_le(record.load(12, Ordering::Acquire)?) as usize;
         if count > MOST_QUEUES {
             return Err(RecordError::Damaged("it has too many queues"));
         }
         let size = |index| Ok(u16::from_le(record.load(SIZES + 2 * index, Ordering::Acquire)?));
         let queue_sizes = (0..count).map(size).collect::<Result<_, RecordError>>()?;
-        Ok(Self { queue_sizes })
+        Ok(Self { version, queue_sizes })
     }
 }

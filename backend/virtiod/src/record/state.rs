@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The state of a connected device, as JSON in its record. Its fields belong to the record's
-/// version.
+/// The state of a connected device, as JSON in its record. Its fields belong to all versions of the
+/// record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DriverSetup {
     /// The connection that the driver set up.

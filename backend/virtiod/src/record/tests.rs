@@ -94,13 +94,42 @@ fn damaged_and_foreign_records_are_refused() {
     };
     let write = |bytes: &'static [u8], at| move |file: &File| file.write_all_at(bytes, at).unwrap();
     assert!(error(&write(b"X", 0)).contains("does not begin"));
-    assert!(error(&write(&[2], 8)).contains("version 2; this xen-virtiod knows 1"));
+    assert!(error(&write(&[3], 8)).contains("version 3; this xen-virtiod knows 2 and older"));
+    assert!(error(&write(&[0], 8)).contains("version 0;"));
     assert!(error(&write(&[0xff], 12)).contains("too many queues"));
     assert!(error(&write(&[3], 12)).contains("its size"));
     assert!(error(&write(&[0xff; 16 << 10], 4096 + (16 << 10) + 64)).contains("no whole state"));
     assert!(error(&|file: &File| file.set_len(100).unwrap()).contains("no header"));
     assert!(error(&|file: &File| file.set_len(5000).unwrap()).contains("its size"));
     assert_eq!(fixture.reopened().setup().unwrap(), state(1));
+}
+
+#[test]
+fn record_keeps_its_version_and_names_the_program_that_wrote_it() {
+    let fixture = Fixture::new();
+    fixture.record();
+    for version in [RecordVersion::Previous, RecordVersion::Newest] {
+        fixture.file().set_len(0).unwrap();
+        let mut record = Record::create_as(version, fixture.file(), &[256, 8]).unwrap();
+        for status in 1..3 {
+            record.save(&state(status)).unwrap();
+            record = fixture.reopened();
+            assert_eq!(
+                (record.header.version(), record.setup().unwrap()),
+                (version, state(status))
+            );
+        }
+        let named = record.program().unwrap();
+        assert_eq!(named.is_some(), version == RecordVersion::Newest);
+        assert!(named.is_none_or(|program| program.starts_with("xen-virtiod ")));
+        let text = record.slots.read(record.memory.bytes()).unwrap();
+        let bare: Result<DriverSetup, _> = serde_json::from_slice(&text);
+        assert_eq!(
+            bare.is_ok(),
+            version == RecordVersion::Previous,
+            "what the program before reads"
+        );
+    }
 }
 
 #[test]

@@ -25,7 +25,7 @@ use crate::process::confinement::ConfinementError;
 use crate::process::confinement::system_calls::restrict_system_calls;
 use crate::process::main_loop::{self, Common};
 use crate::process::message_socket::MessageSocket;
-use crate::record::RecordDirectory;
+use crate::record::{RecordDirectory, RecordVersion};
 use uring::rings;
 use xen::DomId;
 use xen_sim::{Hypervisor, Watch};
@@ -117,6 +117,7 @@ impl<X: Domain> Launch for InThread<X> {
             config: self.config.clone(),
             confine: restrict_thread,
             network: Some(Arc::clone(&self.network) as _),
+            records: RecordVersion::Newest,
         };
         let mut processes = self.processes.0.lock().unwrap();
         if processes.are_refused {

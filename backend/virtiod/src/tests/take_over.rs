@@ -270,7 +270,7 @@ fn device_whose_record_cannot_be_used_is_closed_with_the_reason() {
     type Damage<'a> = &'a dyn Fn(&Host, &Ends);
     let damage: [(&str, Damage<'_>); 4] = [
         ("there is no record of it", &|host, _| fs::remove_file(record(host)).unwrap()),
-        ("version 255; this xen-virtiod knows 1", &|host, _| overwrite(host, 8, &[0xff])),
+        ("version 255; this xen-virtiod knows 2 and older", &|host, _| overwrite(host, 8, &[0xff])),
         ("no whole state", &|host, _| overwrite(host, 4096, &[0; 32 << 10])),
         ("of another connection", &|host, ends| {
             let key = format!("{}/event-channel", ends.frontend);
