@@ -1,8 +1,9 @@
 # An unprivileged driver domain serves guests' devices. Their data is right, the daemon uses only
-# grants, and the hypervisor refuses it any other page. Guests can end and be destroyed as with a
-# backend in Dom0, and the destruction of the driver domain costs a guest only its devices.
+# grants, and the hypervisor refuses it any other page. Its daemon and its processes can be killed
+# while a guest writes and verifies its disk. Guests can end and be destroyed as with a backend in
+# Dom0, and the destruction of the driver domain costs a guest only its devices.
 # guests: pv
-# limit: 150
+# limit: 240
 . /lab/dom0/lib.sh
 
 # no_trace DOMID LOG: checks that nothing of an ended guest is left, and that xl's output LOG has no
@@ -16,6 +17,7 @@ no_trace() {
 
 make_initrd backend-initrd /lab/scenarios/driver-domain/backend.sh /lab/guest/driver-domain.cpio
 make_initrd guest-initrd /lab/scenarios/driver-domain/guest.sh
+make_initrd verified-initrd /lab/scenarios/upgrade/guest.sh
 make_initrd writing-initrd /lab/scenarios/driver-domain/writing.sh
 start_example driver-domain driver-domain "$PWD/backend-initrd" ||
     fail "xl could not create the driver domain"
@@ -51,6 +53,21 @@ wait_console driver-domain 20 'lab: disk'
     fail "the guest read data that the driver domain's image did not hold"
 [ "$(guest_said served disk)" = "$(guest_said driver-domain disk)" ] ||
     fail "the driver domain's image does not hold the data that the guest wrote"
+
+# Kill the guest's process, the daemon, or both during writes.
+start_example blk-driver-domain verified "$PWD/verified-initrd" || fail "xl could not create a guest"
+wait_console verified 40 'lab: round 1'
+killed=0
+for what in process daemon both; do
+    killed=$((killed + 1))
+    tell_guest "$backend" $what
+    wait_console driver-domain 30 "lab: killed $killed"
+    round=$(guest_said verified round)
+    wait_console verified 60 "lab: round $((round + 2))"
+done
+tell_guest "$backend" end
+tell_guest "$domid" stop
+end_guest verified 40
 
 # Destroy a guest during writes.
 start_example blk-driver-domain destroyed "$PWD/writing-initrd" ||

@@ -44,6 +44,7 @@ ip link set eth0 up
 wait_for "the console" 10 sh -c ': 2>/dev/null <>/dev/hvc1'
 exec 3<>/dev/hvc1
 echo "lab: devices 1"
+read -r parts
 read -r _
 
 # No daemon answers, and no state changes. Who changes the rings' sizes waits with a lock of all
@@ -82,29 +83,34 @@ bind_disks() {
     done
 }
 
-bind_disks
-for disk in vda vdb; do
-    fill $disk
-done
-echo "lab: idle 1"
-read -r _
-for device in virtio_disk-51712 virtio_disk-51728; do
-    wait_for "$device to wait" 60 waits $device
-done
-ends 10 cat $drivers/virtio_disk-51712/pool $drivers/virtio_disk-51712/grants_outstanding
-vda=$(basename "$(readlink -f /sys/block/vda/device)")
-ends 10 sh -c "echo $vda >/sys/bus/virtio/drivers/virtio_blk/unbind"
-ends 20 sh -c "echo virtio_disk-51728 >$drivers/unbind"
-[ ! -b /dev/vda ]
-[ ! -b /dev/vdb ]
-for device in $drivers/virtio*; do
-    ends 30 sh -c "echo ${device##*/} >$drivers/unbind"
-done
-ends 10 rmmod virtio_msg_xen
-[ "$(dmesg | grep -c 'requests unfinished')" = 0 ]
-healthy
-echo "lab: unloaded again"
-read -r _
+# pools_wait: unloads everything while the disks' pools wait for a killed daemon.
+pools_wait() {
+    bind_disks
+    for disk in vda vdb; do
+        fill $disk
+    done
+    echo "lab: idle 1"
+    read -r _
+    for device in virtio_disk-51712 virtio_disk-51728; do
+        wait_for "$device to wait" 60 waits $device
+    done
+    ends 10 cat $drivers/virtio_disk-51712/pool $drivers/virtio_disk-51712/grants_outstanding
+    vda=$(basename "$(readlink -f /sys/block/vda/device)")
+    ends 10 sh -c "echo $vda >/sys/bus/virtio/drivers/virtio_blk/unbind"
+    ends 20 sh -c "echo virtio_disk-51728 >$drivers/unbind"
+    [ ! -b /dev/vda ]
+    [ ! -b /dev/vdb ]
+    for device in $drivers/virtio*; do
+        ends 30 sh -c "echo ${device##*/} >$drivers/unbind"
+    done
+    ends 10 rmmod virtio_msg_xen
+    [ "$(dmesg | grep -c 'requests unfinished')" = 0 ]
+    healthy
+    echo "lab: unloaded again"
+    read -r _
+}
+
+[ "$parts" != all ] || pools_wait
 
 bind_disks
 load_drivers
@@ -123,9 +129,11 @@ echo virtio_disk-51712 >$drivers/unbind
 healthy
 echo "lab: kept"
 
+read -r _
+[ "$parts" = all ] || exit 0
+
 # A disk whose pool waits does not keep the guest from its end. Without it, each other device would
 # take 10 s for its reset and xenbus 5 s to give it up.
-read -r _
 for device in $drivers/virtio-*; do
     echo "${device##*/}" >$drivers/unbind
 done
