@@ -13,7 +13,9 @@ use std::io;
 use std::sync::Arc;
 
 use tracing::Level;
-use virtio_bindings::virtio_net::{VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MRG_RXBUF};
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MRG_RXBUF,
+};
 
 use self::config::Fields;
 use self::control::{Ack, ControlCommand};
@@ -68,15 +70,15 @@ impl Net {
         pairs: QueuePairs,
         stats: Arc<DeviceStats>,
     ) -> Self {
-        let fields = Fields { mac, link: LinkState::Down, pairs, mtu: interface.mtu() };
+        let link = LinkState::Down;
+        let fields = Fields { mac, link, announce: false, pairs, mtu: interface.mtu() };
         let count = usize::from(pairs.count());
-        let control = usize::from(count > 1);
         Self {
             interface,
             fields,
             config: fields.bytes(),
             config_changed: false,
-            queue_sizes: vec![QUEUE_SIZE; 2 * count + control],
+            queue_sizes: vec![QUEUE_SIZE; 2 * count + 1],
             features: 0,
             active: 0,
             receivers: (0..count).map(|pair| Receiver::new(2 * pair)).collect(),
@@ -152,6 +154,10 @@ impl Net {
         queues.process_each(index, |request, memory| {
             let status = match ControlCommand::parse(request, memory)? {
                 ControlCommand::UsePairs(count) => self.use_pairs(count),
+                ControlCommand::Announced => {
+                    self.set_announce(false);
+                    Ack::Done
+                }
                 ControlCommand::Unsupported => Ack::Refused,
             };
             request.writable().copy_from(memory, &[status as u8])
@@ -186,6 +192,13 @@ impl Net {
         self.active = pairs;
         // At most a few hundred.
         self.note.iter().for_each(|note| note.set(pairs as u32));
+    }
+
+    /// Asks the guest to announce itself to the network, or not any more (section 5.1.6.5.4).
+    fn set_announce(&mut self, is_asked: bool) {
+        self.fields.announce = is_asked;
+        self.config = self.fields.bytes();
+        self.config_changed |= is_asked;
     }
 
     fn check_link(&mut self) -> io::Result<()> {
@@ -237,6 +250,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
         self.interface.set_offloads(&offloads).map_err(interface_fault)?;
         self.interface.use_pairs(1).map_err(interface_fault)?;
         self.set_active(1);
+        // The guest may have moved: switches learn where it is now.
+        self.set_announce(features::has(features, VIRTIO_NET_F_GUEST_ANNOUNCE));
         Ok(())
     }
 
@@ -272,6 +287,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
     fn reset(&mut self) {
         self.features = 0;
         self.set_active(0);
+        self.set_announce(false);
         self.receivers.iter_mut().for_each(Receiver::reset);
         if let Err(error) = self.interface.use_pairs(0) {
             self.stats

@@ -1,8 +1,9 @@
 //! Tests of a network device's options: address, bridge, queues, link.
 
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
-    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_MQ,
+    VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_GUEST_CSUM,
+    VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_MQ,
+    VIRTIO_NET_S_ANNOUNCE,
 };
 
 use super::driver::Driver;
@@ -18,6 +19,8 @@ const UUID: &str = "3b6a5f0c-9d52-4a3f-8d55-1e2f4c6b7a89";
 const RECEIVE_1: usize = 2;
 const TRANSMIT_1: usize = 3;
 const CONTROL: usize = 6;
+/// In the low byte of the status in the configuration.
+const ANNOUNCE: u8 = VIRTIO_NET_S_ANNOUNCE as u8;
 
 fn published(host: &Host, ends: &Ends, key: &str) -> Option<String> {
     host.hypervisor.store_read(&format!("{}/{key}", ends.backend))
@@ -29,9 +32,13 @@ fn end(host: Host, ends: &Ends, driver: Driver) {
     host.finish();
 }
 
-/// Sends a control command; returns its status byte.
+/// Sends a control command to a device with three pairs; returns its status byte.
 fn command(driver: &mut Driver, bytes: &[u8]) -> u8 {
-    driver.use_queue(CONTROL);
+    command_in(CONTROL, driver, bytes)
+}
+
+fn command_in(queue: usize, driver: &mut Driver, bytes: &[u8]) -> u8 {
+    driver.use_queue(queue);
     let (question, status) =
         (driver.share(bytes, Access::ReadOnly), driver.share(&[0xff], Access::ReadWrite));
     let head = driver.submit(&[question.readable(), status.writable()]);
@@ -119,11 +126,32 @@ fn host_passes_only_offloads_that_the_driver_accepted() {
 }
 
 #[test]
-fn device_with_one_pair_has_no_control_queue() {
+fn device_with_one_pair_does_not_offer_several() {
     let host = Host::start();
     let (ends, mut driver, _) = add(&host, 1);
-    let several = 1 << VIRTIO_NET_F_MQ | 1 << VIRTIO_NET_F_CTRL_VQ;
-    assert_eq!(driver.offered() & several, 0);
+    let features = 1 << VIRTIO_NET_F_MQ | 1 << VIRTIO_NET_F_CTRL_VQ;
+    assert_eq!(driver.offered() & features, 1 << VIRTIO_NET_F_CTRL_VQ);
+    end(host, &ends, driver);
+}
+
+#[test]
+fn device_that_starts_asks_the_guest_to_announce_itself_until_it_does() {
+    let host = Host::start();
+    let (ends, mut driver, _) = add(&host, 1);
+    assert_eq!(driver.config(6, 2)[0] & ANNOUNCE, 0);
+    for _ in 0..2 {
+        driver.start_with(3);
+        driver.wait_config_event();
+        assert_eq!(driver.config(6, 2)[0] & ANNOUNCE, ANNOUNCE);
+        assert_eq!(command_in(2, &mut driver, &[3, 0]), 0);
+        assert_eq!(driver.config(6, 2)[0] & ANNOUNCE, 0);
+        assert_eq!(command_in(2, &mut driver, &[3, 1]), 1, "the class has no other command");
+        driver.reset_device();
+        driver.free_rings();
+    }
+    let features = driver.offered() & !(1 << VIRTIO_NET_F_GUEST_ANNOUNCE);
+    driver.start_accepting(features, 2);
+    assert_eq!(driver.config(6, 2)[0] & ANNOUNCE, 0, "the driver does not know how");
     end(host, &ends, driver);
 }
 
@@ -209,7 +237,8 @@ fn control_queue_without_multiqueue_is_the_third() {
 fn link_changes_send_config_events() {
     let host = Host::start();
     let (ends, mut driver, cable) = add(&host, 1);
-    driver.start_with(2);
+    let features = driver.offered() & !(1 << VIRTIO_NET_F_GUEST_ANNOUNCE);
+    driver.start_accepting(features, 2);
     assert_eq!(driver.config(6, 2), [1, 0]);
     for (link, status) in [(LinkState::Down, 0), (LinkState::Up, 1)] {
         cable.set_link(link);

@@ -1,6 +1,6 @@
 //! The network device's configuration space (virtio 1.3 section 5.1.4, `struct virtio_net_config`).
 
-use virtio_bindings::virtio_net::VIRTIO_NET_S_LINK_UP;
+use virtio_bindings::virtio_net::{VIRTIO_NET_S_ANNOUNCE, VIRTIO_NET_S_LINK_UP};
 
 use super::{LinkState, MacAddress, QueuePairs};
 
@@ -12,6 +12,8 @@ pub(super) const SIZE: usize = 12;
 pub(super) struct Fields {
     pub(super) mac: MacAddress,
     pub(super) link: LinkState,
+    /// Whether the guest is asked to announce itself to the network.
+    pub(super) announce: bool,
     pub(super) pairs: QueuePairs,
     pub(super) mtu: u16,
 }
@@ -19,10 +21,11 @@ pub(super) struct Fields {
 impl Fields {
     /// The fields as the driver reads them.
     pub(super) fn bytes(self) -> [u8; SIZE] {
-        let status = match self.link {
+        let link = match self.link {
             LinkState::Down => 0,
             LinkState::Up => VIRTIO_NET_S_LINK_UP as u16,
         };
+        let status = link | if self.announce { VIRTIO_NET_S_ANNOUNCE as u16 } else { 0 };
         let [m0, m1, m2, m3, m4, m5] = self.mac.bytes();
         let [s0, s1] = status.to_le_bytes();
         let [p0, p1] = self.pairs.count().to_le_bytes();

@@ -1,7 +1,8 @@
 //! Commands in the control queue (virtio 1.3 section 5.1.6.5): class, command, data, status byte.
 
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, VIRTIO_NET_ERR, VIRTIO_NET_OK,
+    VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK, VIRTIO_NET_CTRL_MQ,
+    VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, VIRTIO_NET_ERR, VIRTIO_NET_OK,
 };
 
 use crate::device::{DeviceMemory, Fault, VirtioRequest};
@@ -19,6 +20,8 @@ pub(super) enum Ack {
 pub(super) enum ControlCommand {
     /// Use this number of queue pairs.
     UsePairs(u16),
+    /// The guest has announced itself, or will.
+    Announced,
     /// A command whose feature is not offered, or a malformed one.
     Unsupported,
 }
@@ -36,17 +39,20 @@ impl ControlCommand {
             let reason = "no buffer for the status of a control command".to_owned();
             return Err(Fault::Chain { head: request.head, reason });
         }
-        // The length of the only supported command.
+        // The length of the longest supported command.
         let mut bytes = [0; 4];
-        if request.readable().length() != bytes.len() as u64 {
+        let length = request.readable().length();
+        let Some(given) = usize::try_from(length).ok().and_then(|length| bytes.get_mut(..length))
+        else {
             return Ok(Self::Unsupported);
-        }
-        request.readable().copy_to(memory, &mut bytes)?;
+        };
+        request.readable().copy_to(memory, given)?;
         let [class, command, low, high] = bytes;
-        Ok(match (u32::from(class), u32::from(command)) {
-            (VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET) => {
+        Ok(match (u32::from(class), u32::from(command), length) {
+            (VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, 4) => {
                 Self::UsePairs(u16::from_le_bytes([low, high]))
             }
+            (VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK, 2) => Self::Announced,
             _ => Self::Unsupported,
         })
     }

@@ -5,10 +5,10 @@
 //! and may send from any address.
 
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN,
-    VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN,
-    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
-    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_GUEST_CSUM,
+    VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC,
+    VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
 };
 
 use super::QueuePairs;
@@ -27,6 +27,8 @@ const ALWAYS: &[u32] = &[
     VIRTIO_NET_F_HOST_ECN,
     VIRTIO_NET_F_MRG_RXBUF,
     VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_CTRL_VQ,
+    VIRTIO_NET_F_GUEST_ANNOUNCE,
 ];
 
 /// Whether bit `number` is set.
@@ -36,8 +38,7 @@ pub(super) fn has(features: u64, number: u32) -> bool {
 
 /// The features that a device with this number of queue pairs offers.
 pub(super) fn offered(pairs: QueuePairs) -> u64 {
-    let several: &[u32] =
-        if pairs.count() > 1 { &[VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MQ] } else { &[] };
+    let several: &[u32] = if pairs.count() > 1 { &[VIRTIO_NET_F_MQ] } else { &[] };
     ALWAYS.iter().chain(several).fold(0, |bits, number| bits | 1 << number)
 }
 
