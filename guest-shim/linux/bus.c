@@ -303,7 +303,7 @@ void xvm_bus_init(struct xvm_device *xvm,
 	INIT_WORK(&bus->drain, xvm_bus_drain_work);
 }
 
-/* After this, the device neither sends nor receives. */
+/* After this, the device neither sends nor receives, and nobody waits for an answer. */
 static void xvm_bus_free_transport(struct xvm_bus *bus)
 {
 	struct shim_transport *transport = bus->transport;
@@ -313,7 +313,30 @@ static void xvm_bus_free_transport(struct xvm_bus *bus)
 	bus->broken = true;
 	bus->transport = NULL;
 	spin_unlock_irqrestore(&bus->lock, flags);
+	wake_up_all(&bus->wait);
+	mutex_lock(&bus->exchange);
+	mutex_unlock(&bus->exchange);
 	kfree(transport);
+}
+
+/**
+ * xvm_bus_set_broken() - let requests fail, or not any more
+ * @xvm: device, whose driver is frozen
+ * @broken: true while there is no connection
+ *
+ * Unlike xvm_fail(), this is no failure of the device.
+ *
+ * Context: Any context. Takes the bus lock.
+ */
+void xvm_bus_set_broken(struct xvm_device *xvm, bool broken)
+{
+	struct xvm_bus *bus = &xvm->bus;
+	unsigned long flags;
+
+	spin_lock_irqsave(&bus->lock, flags);
+	bus->broken = broken || !bus->transport;
+	spin_unlock_irqrestore(&bus->lock, flags);
+	wake_up_all(&bus->wait);
 }
 
 static int xvm_bus_open_page(struct xvm_device *xvm)
@@ -470,7 +493,8 @@ int xvm_bus_open(struct xvm_device *xvm,
 	bus->config_changed = false;
 	bus->driver_ok = false;
 	bus->running = false;
-	bus->broken = false;
+	/* Nobody uses a frozen device before it is connected. */
+	bus->broken = xvm->frozen;
 	err = xvm_bus_open_page(xvm);
 	if (err)
 		goto free_transport;

@@ -44,20 +44,60 @@ static int xvm_config_get_piece(struct virtio_device *vdev, u32 offset, void *bu
 	return answer.config_size == len ? 0 : -ERANGE;
 }
 
-static void xvm_config_get(struct virtio_device *vdev, unsigned int offset, void *buf,
-			   unsigned int len)
+/**
+ * xvm_config_read() - read configuration from the device
+ * @vdev: virtio device
+ * @offset: offset in the configuration
+ * @buf: filled in, with zeros in place of bytes that the device does not have
+ * @len: bytes
+ *
+ * Context: Process context. Waits for the device.
+ */
+void xvm_config_read(struct virtio_device *vdev, unsigned int offset, void *buf,
+		     unsigned int len)
 {
 	u32 most = vdev_to_xvm(vdev)->bus.max_config;
 
 	while (len) {
 		u32 piece = min(len, most);
 
-		/* Zeros in place of bytes that the device does not have. */
 		if (xvm_config_get_piece(vdev, offset, buf, piece))
 			memset(buf, 0, piece);
 		offset += piece;
 		buf += piece;
 		len -= piece;
+	}
+}
+
+/* Whether the driver is told again what it was told before [2.14]. */
+static bool xvm_config_is_kept(const struct xvm_device *xvm, unsigned int offset,
+			       unsigned int len)
+{
+	u32 kept = shim_traits_size(xvm->virtio->vdev.id.device);
+
+	return xvm->dead || (xvm->restoring && offset < kept && len <= kept - offset);
+}
+
+/*
+ * Notes what the driver is told. While it is restored, it is told the same: it has
+ * allocated memory for so many queues.
+ */
+static void xvm_config_get(struct virtio_device *vdev, unsigned int offset, void *buf,
+			   unsigned int len)
+{
+	struct xvm_device *xvm = vdev_to_xvm(vdev);
+	bool kept = xvm_config_is_kept(xvm, offset, len);
+	u8 *config = xvm->traits.config, *bytes = buf;
+
+	if (!kept)
+		xvm_config_read(vdev, offset, buf, len);
+	for (; len; len--, offset++, bytes++) {
+		if (offset >= SHIM_TRAITS_CONFIG)
+			*bytes = kept ? 0 : *bytes;
+		else if (kept)
+			*bytes = config[offset];
+		else
+			config[offset] = *bytes;
 	}
 }
 
@@ -132,6 +172,8 @@ static u8 xvm_config_get_status(struct virtio_device *vdev)
 	struct shim_request get = { .kind = SHIM_GET_STATUS };
 	struct shim_answer answer;
 
+	if (vdev_to_xvm(vdev)->dead)
+		return vdev_to_xvm(vdev)->dead_status;
 	/* 0 if the device does not answer: it has accepted nothing. */
 	if (xvm_config_request(vdev, &get, &answer))
 		return 0;
@@ -144,6 +186,10 @@ static void xvm_config_set_status(struct virtio_device *vdev, u8 status)
 	struct shim_request set = { .kind = SHIM_SET_STATUS, .status = status };
 	struct shim_answer answer;
 
+	if (vdev_to_xvm(vdev)->dead) {
+		vdev_to_xvm(vdev)->dead_status = status;
+		return;
+	}
 	/* Only this answer reports a start that failed [6.5]. */
 	if (xvm_config_request(vdev, &set, &answer) ||
 	    !xvm_check_status(vdev_to_xvm(vdev), answer.status))
@@ -179,6 +225,7 @@ static void xvm_config_reset(struct virtio_device *vdev)
 {
 	struct xvm_device *xvm = vdev_to_xvm(vdev);
 
+	xvm->dead_status = 0;
 	/* Newer kernels reset a device that has its driver when they shut down. */
 	WRITE_ONCE(xvm->bus.driver_ok, false);
 	xvm_bus_set_running(xvm, false);
@@ -223,6 +270,8 @@ static int xvm_config_finalize_features(struct virtio_device *vdev)
 			"device does not offer VIRTIO_F_VERSION_1 and VIRTIO_F_ACCESS_PLATFORM\n");
 		return -EINVAL;
 	}
+	if (vdev_to_xvm(vdev)->dead)
+		return 0;
 	set.features = vdev->features;
 	if (xvm_debug(XVM_DEBUG_NO_ACCESS_PLATFORM) ||
 	    xvm_debug(XVM_DEBUG_BYPASS))

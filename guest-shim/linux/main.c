@@ -7,9 +7,11 @@
  * one at a time in a workqueue, because registering a virtio device waits for
  * messages and for I/O. The first step is different: see xvm_begin().
  */
+#include <linux/delay.h>
 #include <linux/dma-mapping.h>
 #include <linux/minmax.h>
 #include <linux/module.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <xen/xen.h>
 
@@ -18,8 +20,9 @@
 /* How long an unbind waits for the backend to close. */
 #define CLOSE_TIMEOUT (5 * HZ)
 
-/* How long a suspend waits for unfinished requests. */
-#define FINISH_TIMEOUT (5 * HZ)
+/* How long a restored guest's processes wait for a device, and how often it looks. */
+#define CONNECT_TIMEOUT (5 * HZ)
+#define CONNECT_PAUSE 10 /* ms */
 
 /* A key that both sides write [2.11]. */
 #define TRANSPORT_FEATURES "virtio-msg-transport-features"
@@ -129,10 +132,12 @@ static struct xvm_virtio *xvm_new_virtio(struct xvm_device *xvm)
 	if (!virtio)
 		return ERR_PTR(-ENOMEM);
 	virtio->xvm = xvm;
+	memset(&xvm->traits, 0, sizeof(xvm->traits));
 	virtio->vdev.id.device = info.device_id;
 	virtio->vdev.id.vendor = info.vendor_id;
 	virtio->vdev.config = &xvm_config_ops;
 	virtio->vdev.dev.parent = &xvm->xdev->dev;
+	virtio->vdev.dev.type = &xvm_virtio_type;
 	virtio->vdev.dev.release = xvm_release_virtio;
 	return virtio;
 }
@@ -179,8 +184,10 @@ static int xvm_driver_event(struct notifier_block *events, unsigned long event,
 	case BUS_NOTIFY_BOUND_DRIVER:
 		xvm_bus_set_running(xvm, true);
 		break;
-	case BUS_NOTIFY_BIND_DRIVER:
 	case BUS_NOTIFY_UNBIND_DRIVER:
+		xvm_suspend_give_up(xvm);
+		fallthrough;
+	case BUS_NOTIFY_BIND_DRIVER:
 		xvm_bus_set_running(xvm, false);
 		break;
 	}
@@ -204,12 +211,33 @@ static void xvm_catch_up(struct xvm_device *xvm)
 		virtio_config_changed(&xvm->virtio->vdev);
 }
 
+/* After a restore: the driver goes on with the new connection. */
+static void xvm_reconnect(struct xvm_device *xvm)
+{
+	struct xenbus_device *xdev = xvm->xdev;
+	int err;
+
+	xenbus_switch_state(xdev, XenbusStateConnected);
+	xvm_probe_order_leave(xvm);
+	err = xvm_suspend_go_on(xvm);
+	if (err) {
+		xenbus_dev_fatal(xdev, err, "going on after a restore");
+		return;
+	}
+	dev_info(&xdev->dev, "%s goes on, with domain %d\n",
+		 dev_name(&xvm->virtio->vdev.dev), xdev->otherend_id);
+}
+
 /* SHIM_CONNECT: registers the virtio device. */
 static void xvm_connect(struct xvm_device *xvm)
 {
 	struct xenbus_device *xdev = xvm->xdev;
 	int err;
 
+	if (xvm->ready) {
+		xvm_reconnect(xvm);
+		return;
+	}
 	xenbus_switch_state(xdev, XenbusStateConnected);
 	err = xvm_dma_open(xvm);
 	if (!err) {
@@ -222,6 +250,7 @@ static void xvm_connect(struct xvm_device *xvm)
 		return;
 	}
 	xvm_catch_up(xvm);
+	xvm_suspend_enter(xvm);
 	dev_info(&xdev->dev, "%s is virtio device %u of domain %d, over grants%s\n",
 		 dev_name(&xvm->virtio->vdev.dev), xvm->virtio->vdev.id.device,
 		 xdev->otherend_id,
@@ -287,6 +316,10 @@ static bool xvm_stop_virtio(struct xvm_device *xvm)
 {
 	if (!xvm->ready)
 		return true;
+	xvm_suspend_leave(xvm);
+	device_lock(&xvm->virtio->vdev.dev);
+	xvm_suspend_give_up(xvm);
+	device_unlock(&xvm->virtio->vdev.dev);
 	if (xvm->stuck || !xvm_can_remove(xvm)) {
 		xvm_abandon(xvm);
 		return false;
@@ -306,6 +339,7 @@ static void xvm_release(struct xvm_device *xvm)
 	if (xvm->ready)
 		put_device(&xvm->virtio->vdev.dev);
 	xvm->ready = false;
+	xvm->dead = false;
 	xvm->virtio = NULL;
 	xvm_dma_close(xvm);
 }
@@ -358,18 +392,29 @@ static enum xenbus_state xvm_backend_state(const struct xenbus_device *xdev)
 	return compat_read_driver_state(xdev, xdev->otherend);
 }
 
+/* Undoes the connection of a frozen device, whose driver waits. */
+static void xvm_disconnect(struct xvm_device *xvm)
+{
+	xvm_bus_close(xvm);
+	cancel_work_sync(&xvm->fault);
+	WRITE_ONCE(xvm->restored, false);
+}
+
 /*
- * After a restore: undoes the old connection and begins a new one. Programs that had
- * the device open get errors.
+ * After a restore: undoes the old connection and begins a new one. The driver of a
+ * frozen device waits meanwhile. A device that was given up comes back as a new one.
  */
 static void xvm_restart(struct xvm_device *xvm)
 {
-	if (!xvm_stop_virtio(xvm)) {
+	if (xvm->frozen) {
+		xvm_disconnect(xvm);
+	} else if (xvm_stop_virtio(xvm)) {
+		xvm_release(xvm);
+	} else {
 		xvm_probe_order_leave(xvm);
 		xenbus_frontend_closed(xvm->xdev);
 		return;
 	}
-	xvm_release(xvm);
 	WRITE_ONCE(xvm->restored, false);
 	if (!xvm_watch_remind())
 		return;
@@ -378,9 +423,8 @@ static void xvm_restart(struct xvm_device *xvm)
 		"no watch can be set to start the device anew: unbind and bind its driver\n");
 }
 
-static void xvm_step(struct work_struct *work)
+static void xvm_take_step(struct xvm_device *xvm)
 {
-	struct xvm_device *xvm = container_of(work, struct xvm_device, step);
 	struct xenbus_device *xdev = xvm->xdev;
 	u32 action;
 
@@ -405,6 +449,21 @@ static void xvm_step(struct work_struct *work)
 		xvm_finish(xvm);
 		break;
 	}
+}
+
+static void xvm_step(struct work_struct *work)
+{
+	struct xvm_device *xvm = container_of(work, struct xvm_device, step);
+	unsigned int flags;
+
+	if (!READ_ONCE(xvm->frozen)) {
+		xvm_take_step(xvm);
+		return;
+	}
+	/* Memory may be written to the disk that waits for this. */
+	flags = memalloc_noio_save();
+	xvm_take_step(xvm);
+	memalloc_noio_restore(flags);
 }
 
 /*
@@ -437,10 +496,12 @@ static void xvm_fail_if_backend_left(struct xvm_device *xvm, enum xenbus_state b
 static void xvm_backend_changed(struct xvm_device *xvm)
 {
 	enum xenbus_state state = xvm_backend_state(xvm->xdev);
+	unsigned int flags;
 
 	WRITE_ONCE(xvm->backend, state);
 	wake_up(&xvm->backend_changed);
 	xvm_fail_if_backend_left(xvm, state);
+	flags = memalloc_noio_save();
 	mutex_lock(&xvm->beginning);
 	if (!xvm->removing) {
 		if (!READ_ONCE(xvm->restored))
@@ -448,6 +509,7 @@ static void xvm_backend_changed(struct xvm_device *xvm)
 		queue_work(xvm_workqueue, &xvm->step);
 	}
 	mutex_unlock(&xvm->beginning);
+	memalloc_noio_restore(flags);
 }
 
 static bool xvm_backend_closed(struct xvm_device *xvm)
@@ -491,7 +553,7 @@ static int xvm_probe(struct xenbus_device *xdev,
 	INIT_WORK(&xvm->step, xvm_step);
 	mutex_init(&xvm->beginning);
 	init_waitqueue_head(&xvm->backend_changed);
-	init_waitqueue_head(&xvm->finished);
+	INIT_LIST_HEAD(&xvm->suspending);
 	xvm->driver_events.notifier_call = xvm_driver_event;
 	xvm_probe_order_init(xvm);
 	xvm_fault_init(xvm);
@@ -556,26 +618,50 @@ static int xvm_is_ready(struct xenbus_device *xdev)
 	return xvm && READ_ONCE(xvm->ready);
 }
 
-/*
- * The guest is about to be suspended, to be saved or migrated, unless that fails.
- * Nobody makes new requests. Unfinished requests would be lost with the connection
- * while their driver waits for them, so this waits for them first. It cannot refuse
- * the suspend.
- */
-static int xvm_suspend(struct xenbus_device *xdev)
+/* Connects, unless the backend has left. Returns whether there is anything to wait for. */
+static bool xvm_try_connect(struct xvm_device *xvm)
 {
-	struct xvm_device *xvm = dev_get_drvdata(&xdev->dev);
+	enum xenbus_state backend = xvm_backend_state(xvm->xdev);
 
-	if (!READ_ONCE(xvm->ready) ||
-	    !shim_waits_for_requests(xvm->virtio->vdev.id.device))
-		return 0;
-	if (!wait_event_timeout(xvm->finished,
-				!xvm_dma_mapped_pages(xvm) ||
-				READ_ONCE(xvm->bus.broken), FINISH_TIMEOUT))
-		dev_warn(&xdev->dev,
-			 "suspended with requests unfinished (%u pages): a restored guest loses the device until it reboots\n",
-			 xvm_dma_mapped_pages(xvm));
-	return 0;
+	WRITE_ONCE(xvm->backend, backend);
+	mutex_lock(&xvm->beginning);
+	xvm_begin(xvm, backend);
+	mutex_unlock(&xvm->beginning);
+	switch (shim_next_action(xvm->xdev->state, backend)) {
+	case SHIM_CONNECT:
+		xvm_connect(xvm);
+		return false;
+	case SHIM_CLOSE:
+	case SHIM_FINISH:
+		return false;
+	default:
+		return true;
+	}
+}
+
+/*
+ * Connects while the guest's processes are frozen: drivers other than those of disks do
+ * not expect to be used before they are restored. The toolstack has set up the backend
+ * before the guest runs. A device that does not come back in time is closed.
+ */
+static void xvm_connect_now(struct xvm_device *xvm)
+{
+	unsigned long end = jiffies + CONNECT_TIMEOUT;
+
+	xvm_disconnect(xvm);
+	while (xvm_try_connect(xvm) && time_before(jiffies, end))
+		msleep(CONNECT_PAUSE);
+	if (!xvm->frozen)
+		return;
+	device_lock(&xvm->virtio->vdev.dev);
+	xvm_suspend_give_up(xvm);
+	device_unlock(&xvm->virtio->vdev.dev);
+	xenbus_dev_fatal(xvm->xdev, -ETIMEDOUT, "going on after a restore");
+}
+
+static bool xvm_can_wait_frozen(const struct xvm_device *xvm)
+{
+	return shim_waits_for_requests(xvm->virtio->vdev.id.device);
 }
 
 /*
@@ -586,10 +672,14 @@ static int xvm_suspend(struct xenbus_device *xdev)
 static int xvm_resume(struct xenbus_device *xdev)
 {
 	struct xvm_device *xvm = dev_get_drvdata(&xdev->dev);
+	unsigned int flags = memalloc_noio_save();
 	int err;
 
-	xvm_fail(xvm,
-		 "the guest was restored or moved; the device starts anew, who had it open gets errors");
+	xvm->reconnecting = xvm->frozen;
+	if (xvm->frozen)
+		xvm_bus_set_broken(xvm, true);
+	else
+		xvm_fail(xvm, "the guest was restored or moved, and this device was not suspended");
 	WRITE_ONCE(xvm->restored, true);
 	xvm_watch_leave(xvm);
 	err = xvm_watch_enter(xvm);
@@ -598,7 +688,10 @@ static int xvm_resume(struct xenbus_device *xdev)
 	/* Devices are registered in this order, as after a probe. */
 	xvm_probe_order_enter(xvm);
 	xvm_bus_reserve(xvm);
+	if (!err && xvm->frozen && !xvm_can_wait_frozen(xvm))
+		xvm_connect_now(xvm);
 	queue_work(xvm_workqueue, &xvm->step);
+	memalloc_noio_restore(flags);
 	return err;
 }
 
@@ -614,7 +707,6 @@ static struct xenbus_driver xvm_driver = {
 	.not_essential = true,
 	.probe = xvm_probe,
 	.remove = xvm_remove,
-	.suspend = xvm_suspend,
 	.resume = xvm_resume,
 	.otherend_changed = xvm_otherend_changed,
 	.is_ready = xvm_is_ready,
@@ -633,15 +725,23 @@ static int __init xvm_init(void)
 	err = xvm_debug_init();
 	if (err)
 		return err;
+	err = xvm_suspend_init();
+	if (err)
+		return err;
 	/* Freezable: devices are not set up or closed while the guest is suspended. */
 	xvm_workqueue = alloc_workqueue("virtio_msg_xen",
 					WQ_UNBOUND | WQ_FREEZABLE, 0);
+	err = -ENOMEM;
 	if (!xvm_workqueue)
-		return -ENOMEM;
+		goto suspend_exit;
 	err = xenbus_register_frontend(&xvm_driver);
 	xvm_probe_order_all_found();
-	if (err)
-		destroy_workqueue(xvm_workqueue);
+	if (!err)
+		return 0;
+
+	destroy_workqueue(xvm_workqueue);
+suspend_exit:
+	xvm_suspend_exit();
 	return err;
 }
 module_init(xvm_init);
@@ -651,6 +751,7 @@ static void __exit xvm_exit(void)
 	xenbus_unregister_driver(&xvm_driver);
 	xvm_watch_exit();
 	destroy_workqueue(xvm_workqueue);
+	xvm_suspend_exit();
 }
 module_exit(xvm_exit);
 

@@ -10,6 +10,9 @@
 
 #include "virtio_msg_xen.h"
 
+/* Entries of a queue that no device has. */
+#define DEAD_QUEUE_SIZE 64
+
 static bool xvm_doorbells = true;
 module_param_named(doorbells, xvm_doorbells, bool, 0444);
 MODULE_PARM_DESC(doorbells, "An event channel for each queue; without, events go through the message page");
@@ -46,12 +49,9 @@ static bool xvm_queue_device_worked(struct virtqueue *vq)
 /* Notifies the driver. Returns whether the device used buffers. */
 static bool xvm_queue_notify_driver(int irq, struct virtqueue *vq)
 {
-	struct xvm_device *xvm = vdev_to_xvm(vq->vdev);
 	bool worked = xvm_queue_device_worked(vq);
 
 	vring_interrupt(irq, vq);
-	if (wq_has_sleeper(&xvm->finished))
-		wake_up(&xvm->finished);
 	return worked;
 }
 
@@ -271,39 +271,54 @@ static void xvm_queue_close(struct xvm_device *xvm, struct xvm_queue *queue)
 	vring_del_virtqueue(vq);
 }
 
-static int xvm_queue_open(struct xvm_device *xvm, struct xvm_queue *queue,
-			  const struct virtqueue_info *info)
+/* The most entries that the device allows. Returns them or a negative errno. */
+static int xvm_queue_max_size(struct xvm_device *xvm, const struct xvm_queue *queue)
 {
 	struct shim_request get = {
 		.kind = SHIM_GET_VQUEUE,
 		.index = queue->index,
 	};
 	struct shim_answer answer;
-	struct virtqueue *vq;
 	int err;
 
+	if (xvm->dead)
+		return DEAD_QUEUE_SIZE;
 	err = xvm_bus_request(xvm, &get, &answer, NULL, 0);
 	if (err)
 		return err;
-	if (!answer.queue_max_size)
-		return -ENOENT;
+	return answer.queue_max_size ?: -ENOENT;
+}
+
+static int xvm_queue_open(struct xvm_device *xvm, struct xvm_queue *queue,
+			  const struct virtqueue_info *info)
+{
+	int size = xvm_queue_max_size(xvm, queue);
+	struct virtqueue *vq;
+	int err;
+
+	if (size < 0)
+		return size;
 
 	/*
 	 * Aligned to pages: the area that the device writes shares no page with
 	 * the areas that it only reads.
 	 */
-	vq = vring_create_virtqueue(queue->index, answer.queue_max_size,
+	vq = vring_create_virtqueue(queue->index, size,
 				    XEN_PAGE_SIZE, &xvm->virtio->vdev, true, true,
 				    info->ctx, xvm_queue_notify, info->callback,
 				    info->name);
 	if (!vq)
 		return -ENOMEM;
-	vq->num_max = answer.queue_max_size;
+	vq->num_max = size;
 	vq->priv = queue;
 	spin_lock_irq(&xvm->bus.lock);
 	queue->vq = vq;
 	spin_unlock_irq(&xvm->bus.lock);
 
+	if (xvm->dead) {
+		__virtqueue_break(vq);
+		return 0;
+	}
 	err = xvm_queue_enable(xvm, vq);
 	return err ?: xvm_queue_prepare_events(xvm, queue);
 }

@@ -169,6 +169,30 @@ enum shim_backend_state {
 	SHIM_BACKEND_BROKEN,
 };
 
+#define SHIM_TRAITS_CONFIG 64
+
+/* What a driver knows of its device. */
+struct shim_traits {
+	u32 device_id;
+	u32 pool;		/* the device maps pages in advance */
+	u64 features;		/* accepted, or offered */
+	u8 config[SHIM_TRAITS_CONFIG];	/* shim_traits_size() bytes, then zeros */
+};
+
+/* What a driver cannot cope with. */
+enum shim_difference {
+	SHIM_NO_DIFFERENCE,
+	SHIM_DEVICE_ID,
+	SHIM_FEATURES,
+	SHIM_POOL,
+	SHIM_CAPACITY,
+	SHIM_BLOCK_SIZE,
+	SHIM_QUEUES,
+	SHIM_LIMITS,
+	SHIM_ADDRESS,
+	SHIM_PORTS,
+};
+
 enum shim_removal {
 	SHIM_REMOVE,
 	SHIM_ASK_DEVICE,	/* send a request first, then call again */
@@ -428,6 +452,14 @@ u32 shim_generation_observe(struct shim_generations *generations, u32 generation
 u32 shim_waits_for_requests(u32 device_id);
 
 /**
+ * shim_unmaps_buffers() - whether the driver unmaps buffers that it takes back
+ * @device_id: virtio device ID
+ *
+ * Return: 1 if the driver of such a device does, else 0.
+ */
+u32 shim_unmaps_buffers(u32 device_id);
+
+/**
  * shim_removal() - decide whether a virtio device can be removed
  * @device_id: virtio device ID
  * @pages: pages of unfinished requests
@@ -436,6 +468,23 @@ u32 shim_waits_for_requests(u32 device_id);
  * Return: enum shim_removal.
  */
 u32 shim_removal(u32 device_id, u32 pages, u32 backend);
+
+/**
+ * shim_traits_size() - bytes of configuration that a driver depends on
+ * @device_id: virtio device ID
+ *
+ * Return: A multiple of 4, at most SHIM_TRAITS_CONFIG.
+ */
+u32 shim_traits_size(u32 device_id);
+
+/**
+ * shim_traits_differ() - whether a driver can go on with another device [2.14]
+ * @had: device that the driver is bound to
+ * @found: device that it finds after the guest was restored
+ *
+ * Return: enum shim_difference, the first one that the driver cannot cope with.
+ */
+u32 shim_traits_differ(const struct shim_traits *had, const struct shim_traits *found);
 
 /**
  * shim_response_wait() - decide how long to wait for a response [5.4]

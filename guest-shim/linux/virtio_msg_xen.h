@@ -144,9 +144,16 @@ struct xvm_device {
 	bool begun;			/* Initialising was entered */
 	bool removing;			/* no more steps, no long waits */
 	bool restored;			/* the guest was restored: start again */
+	bool frozen;			/* the driver waits; under the virtio device's lock */
+	bool reconnecting;		/* frozen, and the connection is lost */
+	bool restoring;			/* the driver is told what it was told before */
+	bool dead;			/* the driver goes on without a device */
+	u8 dead_status;			/* that the driver has set then */
+	struct shim_traits traits;	/* what the driver knows of the device */
+	struct list_head suspending;	/* in the list of devices that suspends wait for */
+	bool asked;			/* a suspend waits for the device's answer */
 	bool ready;			/* the virtio device is registered */
 	bool stuck;			/* the virtio device can never be unregistered */
-	wait_queue_head_t finished;	/* for requests to finish before a suspend */
 	struct notifier_block driver_events;	/* of the virtio bus */
 	struct xvm_bus bus;
 	bool grant_in_use;		/* a grant still in use was reported [3.6] */
@@ -214,6 +221,7 @@ void xvm_bus_unreserve(struct xvm_device *xvm);
 int xvm_bus_open(struct xvm_device *xvm,
 		 const struct shim_negotiated *negotiated);
 void xvm_bus_close(struct xvm_device *xvm);
+void xvm_bus_set_broken(struct xvm_device *xvm, bool broken);
 int xvm_bus_request(struct xvm_device *xvm, const struct shim_request *request,
 		    struct shim_answer *answer, void *data, u32 capacity);
 void xvm_bus_set_running(struct xvm_device *xvm, bool running);
@@ -294,6 +302,17 @@ bool xvm_queue_used(struct xvm_device *xvm, unsigned int index);
 
 /* config.c */
 extern const struct virtio_config_ops xvm_config_ops;
+void xvm_config_read(struct virtio_device *vdev, unsigned int offset, void *buf,
+		     unsigned int len);
+
+/* suspend.c */
+extern const struct device_type xvm_virtio_type;
+int xvm_suspend_go_on(struct xvm_device *xvm);
+void xvm_suspend_give_up(struct xvm_device *xvm);
+void xvm_suspend_enter(struct xvm_device *xvm);
+void xvm_suspend_leave(struct xvm_device *xvm);
+int xvm_suspend_init(void);
+void xvm_suspend_exit(void);
 
 /* sysfs.c */
 extern const struct attribute_group *xvm_groups[];

@@ -10,6 +10,7 @@
 //! * [`config`]: whether the configuration changes too often to be read;
 //! * [`state`]: the action of the frontend for each pair of xenbus states;
 //! * [`removal`]: whether a device can be removed from its driver;
+//! * [`restore`]: whether a driver can go on with the device that it finds after a restore;
 //! * [`waiting`]: how long to wait for a response.
 //!
 //! The core depends on neither a kernel nor a hypervisor: it works on a shared page that the caller
@@ -53,6 +54,7 @@ mod ffi;
 pub mod interrupt;
 pub mod pool;
 pub mod removal;
+pub mod restore;
 pub mod ring;
 pub mod state;
 pub mod transport;

@@ -56,6 +56,11 @@ pub const fn waits_for_requests(device_id: u32) -> bool {
     matches!(unfinished(device_id), Unfinished::WaitedFor)
 }
 
+/// Whether the driver of a device of type `device_id` unmaps the buffers that it takes back.
+pub const fn unmaps_buffers(device_id: u32) -> bool {
+    !matches!(device_id, ENTROPY | VSOCK)
+}
+
 /// Decides on the removal of a device of type `device_id` that holds `pages` pages of unfinished
 /// requests. A driver that waits may send more requests when it is removed; so the decision is
 /// [`Removal::AskDevice`] even if `pages` is 0.
@@ -114,5 +119,12 @@ mod tests {
     fn only_drivers_without_receive_buffers_wait_for_requests() {
         assert!(waits_for_requests(BLOCK) && waits_for_requests(UNKNOWN));
         assert!(![NETWORK, CONSOLE, ENTROPY, VSOCK].map(waits_for_requests).contains(&true));
+    }
+
+    #[test]
+    fn entropy_and_sockets_leave_their_buffers_mapped() {
+        let unmapping = [NETWORK, BLOCK, CONSOLE, UNKNOWN];
+        assert!(unmapping.into_iter().all(unmaps_buffers));
+        assert!(![ENTROPY, VSOCK].into_iter().any(unmaps_buffers));
     }
 }

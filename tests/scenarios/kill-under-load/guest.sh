@@ -21,14 +21,18 @@ program() {
 program iperf3 -c 10.9.0.1 -t 3600 >/tmp/stream 2>&1 &
 stream=$!
 
-# verified: writes and verifies the whole disk once, in three parts: requests of one page, of mixed
-# sizes with fsync, and large ones through the page cache.
+# The size of each part of the disk in MiB, which the kernel's command line may set.
+size=$(sed -n 's/.*lab.size=\([0-9]*\).*/\1/p' /proc/cmdline)
+size=${size:-16}
+
+# verified: writes and verifies the disk once, in three parts: requests of one page, of mixed sizes
+# with fsync, and large ones through the page cache.
 verified() {
-    program fio --eta=never --output=/tmp/fio --filename=/dev/vda --thread=1 --size=16m --verify=crc32c \
+    program fio --eta=never --output=/tmp/fio --filename=/dev/vda --thread=1 --size="${size}m" --verify=crc32c \
         --verify_fatal=1 --randrepeat=0 --ioengine=libaio \
         --name=pages --offset=0 --rw=randwrite --bs=4k --iodepth=16 --direct=1 \
-        --name=mixed --offset=16m --rw=randwrite --bsrange=4k-128k --iodepth=8 --direct=1 --fsync=16 \
-        --name=cached --offset=32m --rw=write --bs=256k --iodepth=1 --direct=0 --fsync=8
+        --name=mixed --offset="${size}m" --rw=randwrite --bsrange=4k-128k --iodepth=8 --direct=1 --fsync=16 \
+        --name=cached --offset="$((2 * size))m" --rw=write --bs=256k --iodepth=1 --direct=0 --fsync=8
 }
 
 mkdir -p /tmp

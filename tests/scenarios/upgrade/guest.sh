@@ -1,6 +1,6 @@
-# Writes and verifies the disk, with several requests in flight, until a line arrives. After the line
-# "rest" the disk is lost while it is idle; when another line arrives, binds the device again and
-# verifies the disk anew.
+# Writes and verifies the disk, with several requests in flight, until a line arrives. After the
+# line "rest" the disk is lost while it is idle; when another line arrives, binds the device again
+# and verifies the disk anew.
 wait_for "the disk /dev/vda" 20 test -b /dev/vda
 drivers=/sys/bus/xen/drivers/virtio_msg_xen
 

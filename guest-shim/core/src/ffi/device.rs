@@ -1,10 +1,11 @@
-//! C interface of the modules `interrupt`, `config`, `removal` and `waiting`.
+//! C interface of the modules `interrupt`, `config`, `removal`, `restore` and `waiting`.
 
 use protocol::binding::XenbusState;
 
 use crate::config::{Announced, Generations, Reading};
 use crate::interrupt::{Interrupt, Message, Next};
 use crate::removal::{self, BackendState, Removal};
+use crate::restore::{self, Difference, Traits};
 use crate::waiting::{self, Waiting};
 
 /// Counts a message of an interrupt, an `enum shim_message`; returns an `enum shim_next`.
@@ -67,6 +68,12 @@ pub(crate) extern "C" fn shim_waits_for_requests(device_id: u32) -> u32 {
     removal::waits_for_requests(device_id).into()
 }
 
+/// Returns 1 if a driver of devices of this type unmaps the buffers that it takes back, else 0.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn shim_unmaps_buffers(device_id: u32) -> u32 {
+    removal::unmaps_buffers(device_id).into()
+}
+
 /// Decides on the removal of a device from its driver; returns an `enum shim_removal`. `backend`
 /// is an `enum shim_backend_state`.
 #[unsafe(no_mangle)]
@@ -91,5 +98,36 @@ pub(crate) extern "C" fn shim_response_wait(waited: u64, running: u32, backend: 
     match waiting::next(waited, running != 0, XenbusState::from_number(backend)) {
         Waiting::WaitFor(more) => more,
         Waiting::GiveUp => 0,
+    }
+}
+
+/// Returns the bytes of configuration that `struct shim_traits` holds of a device of this type.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn shim_traits_size(device_id: u32) -> u32 {
+    restore::config_size(device_id) as u32
+}
+
+/// Returns the first difference that a driver cannot cope with, an `enum shim_difference`.
+///
+/// # Safety
+/// `had` and `found` point to valid objects of type `struct shim_traits`.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn shim_traits_differ(
+    had: *const Traits,
+    found: *const Traits,
+) -> u32 {
+    // SAFETY: both are valid by the function's contract.
+    let (had, found) = unsafe { (&*had, &*found) };
+    match restore::difference(had, found) {
+        None => 0,
+        Some(Difference::DeviceId) => 1,
+        Some(Difference::Features) => 2,
+        Some(Difference::Pool) => 3,
+        Some(Difference::Capacity) => 4,
+        Some(Difference::BlockSize) => 5,
+        Some(Difference::QueueCount) => 6,
+        Some(Difference::Limits) => 7,
+        Some(Difference::Address) => 8,
+        Some(Difference::Ports) => 9,
     }
 }
