@@ -14,6 +14,8 @@ use crate::excerpt::{Quote, excerpt};
 use crate::record::ConnectionId;
 use xen::{DomId, RemotePort, StoreError, XenStore};
 
+/// What xl adds to the name of a guest until its migration to this host has succeeded.
+const MIGRATED: &str = "--incoming";
 /// Length of a UUID as text.
 const UUID_LENGTH: usize = 36;
 
@@ -178,9 +180,11 @@ impl<S: XenStore> Keys<S> {
         self.store.read(&self.backend.key(key))
     }
 
-    /// Reads the guest's name; `None` if this domain may not read it, as in a driver domain.
+    /// Reads the guest's name; `None` if this domain may not read it, as in a driver domain. While
+    /// a guest is migrated to this host, xl calls it by another name.
     pub fn guest_name(&mut self) -> Result<Option<String>, StoreError> {
-        self.guest_key("name")
+        let name = self.guest_key("name")?;
+        Ok(name.map(|name| name.strip_suffix(MIGRATED).unwrap_or(&name).to_owned()))
     }
 
     /// Reads the guest's UUID as text, which stays the same across reboots; `None` if this domain

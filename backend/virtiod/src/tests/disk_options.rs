@@ -378,11 +378,14 @@ fn configured_format_overrides_the_targets_name() {
     let (host, directory) = (Host::start(), tempfile::tempdir().unwrap());
     host.configure("[domain.db.disk.xvda]\nformat = \"qcow2\"");
     host.hypervisor.store_write("/local/domain/1/name", "db");
+    // As xl names a guest that is being migrated to this host.
+    host.hypervisor.store_write("/local/domain/3/name", "db--incoming");
     let path = directory.path().join("disk.img");
     let image = ImageBytes::new(Shape::default());
     fs::write(&path, &image.bytes).unwrap();
+    let (configured, whole) = (image.shape.size / 512, image.bytes.len() as u64 / 512);
     for (guest, sectors, format) in
-        [(1, image.shape.size / 512, "qcow2"), (2, image.bytes.len() as u64 / 512, "raw")]
+        [(1, configured, "qcow2"), (2, whole, "raw"), (3, configured, "qcow2")]
     {
         let ends = host.add_disk(guest, XVDA, &path, "w");
         let mut driver = host.connect(&ends);
