@@ -50,7 +50,7 @@ impl fmt::Display for Prefix<'_> {
 }
 
 /// A configuration file. The daemon reads it again for every device that it sets up, so that a
-/// change needs no restart, which would cost every guest its devices.
+/// change needs no restart, for which every guest would wait.
 #[derive(Clone, Debug)]
 pub struct ConfigFile {
     path: PathBuf,
