@@ -213,8 +213,8 @@ static void xvm_suspend_restore_connected(struct xvm_device *xvm)
 			xvm_fail(xvm, difference);
 	}
 	xvm_suspend_restore_frozen(xvm);
-	/* The disk may be larger, the link down. */
-	if (!xvm->dead && memcmp(had->config, found.config, sizeof(found.config)))
+	/* What drivers read again comes first: a disk's size, the state of a link. */
+	if (!xvm->dead && memcmp(had->config, found.config, sizeof(u64)))
 		virtio_config_changed(&xvm->virtio->vdev);
 }
 
