@@ -8,33 +8,16 @@
 # limit: 900
 # needs: fio
 . /lab/dom0/lib.sh
+. /lab/dom0/under-load.sh
 
 # A guest of the soak sees 100 kills.
 KILLS=8
 [ "$GUEST$KERNEL" = pv ] || KILLS=100
 
-clean_up() {
-    kill "$server" 2>/dev/null || true
-    ip link delete xenbr0 2>/dev/null || true
-}
-trap clean_up EXIT
-modprobe -a tun bridge
-mount_programs
-ip link add xenbr0 type bridge
-ip address add 10.9.0.1/24 dev xenbr0
-ip link set xenbr0 up
-LD_LIBRARY_PATH=/run/programs/lib /run/programs/bin/iperf3 -s >"$RESULTS/iperf3" 2>&1 &
-server=$!
-
+receive_streams
 name=$GUEST-kill-under-load
 make_disk disk.img 48
-make_initrd initrd /lab/scenarios/kill-under-load/guest.sh
-line=$(sed -n 's/^disk = \["\(.*\)target=.*"\]$/\1/p' /lab/xen-configs/blk-pv.cfg)
-programs=$(echo "$line" | sed 's/vdev=xvda/vdev=xvdb/; s/access=rw/access=r/')
-start_example "blk-$GUEST" "$name" "$PWD/initrd" "s|^memory = .*|memory = 256|" \
-    "s|^disk = .*|disk = [\"${line}target=$PWD/disk.img\", \"${programs}target=/lab/files/programs.img\"]\nvirtio = [\"type=virtio,device1,transport=mmio,grant_usage=1\"]|" ||
-    fail "xl could not create the guest"
-wait_console "$name" 90 'lab: round 1'
+start_loaded_guest "$name" "$PWD/disk.img"
 
 # taken: prints how often devices were taken over.
 taken() {
@@ -50,17 +33,11 @@ used() {
     echo "$(grep -c 'evtchn:' /proc/interrupts) event channels, $files files"
 }
 
-# sent: prints the bytes that the guest has sent.
-sent() {
-    cat "/sys/class/net/$tap/statistics/rx_bytes"
-}
-
 # random LIMIT: prints a number below the limit.
 random() {
     echo $(($(od -An -N2 -tu2 /dev/urandom) % $1))
 }
 
-tap=$(xenstore-read "/local/domain/0/backend/virtio/$domid/0/tap")
 devices=3
 before=$(used)
 resident=$(daemon_resident)
@@ -89,10 +66,10 @@ while [ $killed -lt $KILLS ]; do
     sleep "$((pause / 1000)).$(printf %03d $((pause % 1000)))"
 done
 
-sent=$(sent)
+sent=$(received "$domid")
 rounds=$(tr -d '\r' <"$consoles/guest-$name.log" | sed -n 's/^lab: round //p' | tail -n 1)
 wait_console "$name" 120 "lab: round $((rounds + 2))"
-[ "$(sent)" -gt $((sent + 1000000)) ] || fail "the guest sent $(($(sent) - sent)) bytes in two rounds"
+[ "$(received "$domid")" -gt $((sent + 1000000)) ] || fail "the guest sent $(($(received "$domid") - sent)) bytes in two rounds"
 after=$(used)
 echo "$killed kills, the guest verified $((rounds + 2)) rounds; $after, $(daemon_resident) KiB resident; before: $before, $resident KiB"
 [ "$after" = "$before" ] || fail "there were $before, and are $after"

@@ -8,6 +8,7 @@
 # limit: 4000
 # needs: fio
 . /lab/dom0/lib.sh
+. /lab/dom0/under-load.sh
 
 # The soak has 20 turns, or 5 with other kernels, and a longer pause.
 case $GUEST$KERNEL in
@@ -16,28 +17,10 @@ pvh) TURNS=20 PAUSE=120 ;;
 *) TURNS=5 PAUSE=120 ;;
 esac
 
-clean_up() {
-    kill "$server" 2>/dev/null || true
-    ip link delete xenbr0 2>/dev/null || true
-}
-trap clean_up EXIT
-modprobe -a tun bridge
-mount_programs
-ip link add xenbr0 type bridge
-ip address add 10.9.0.1/24 dev xenbr0
-ip link set xenbr0 up
-LD_LIBRARY_PATH=/run/programs/lib /run/programs/bin/iperf3 -s >"$RESULTS/iperf3" 2>&1 &
-server=$!
-
+receive_streams
 name=$GUEST-save-under-load
 qemu-img create -q -f qcow2 disk.qcow2 48M
-make_initrd initrd /lab/scenarios/kill-under-load/guest.sh
-line=$(sed -n 's/^disk = \["\(.*\)target=.*"\]$/\1/p' "/lab/xen-configs/blk-$GUEST.cfg")
-programs=$(echo "$line" | sed 's/vdev=xvda/vdev=xvdb/; s/vdev=xvde/vdev=xvdf/; s/access=rw/access=r/')
-start_example "blk-$GUEST" "$name" "$PWD/initrd" "s|^memory = .*|memory = 256|" "s|panic=-1|& lab.size=2|" \
-    "s|^disk = .*|disk = [\"${line}target=$PWD/disk.qcow2\", \"${programs}target=/lab/files/programs.img\"]\nvirtio = [\"type=virtio,device1,transport=mmio,grant_usage=1\"]|" ||
-    fail "xl could not create the guest"
-wait_console "$name" 90 'lab: round 1'
+start_loaded_guest "$name" "$PWD/disk.qcow2" "s|panic=-1|& lab.size=2|"
 
 # The name of the console's log: of a guest that was migrated, it is another one.
 console=$name
@@ -47,18 +30,13 @@ rounds() {
     cat "$consoles/guest-$name"*.log | tr -d '\r' | sed -n 's/^lab: round //p' | sort -n | tail -n 1
 }
 
-# sent: prints the bytes that the guest has sent through its interface, which is new each time.
-sent() {
-    cat "/sys/class/net/$(xenstore-read "/local/domain/0/backend/virtio/$domid/0/tap")/statistics/rx_bytes"
-}
-
 # check_goes_on: waits until the guest has verified a whole round, and its stream goes on.
 check_goes_on() {
     local before
     domid=$(xl domid "$name")
     before=$(rounds)
     wait_console "$console" 120 "lab: round $((before + 2))"
-    [ "$(sent)" -gt 1000000 ] || fail "the guest sent $(sent) bytes in a round"
+    [ "$(received "$domid")" -gt 1000000 ] || fail "the guest sent $(received "$domid") bytes in a round"
 }
 
 [ "$GUEST" != pv ] ||
