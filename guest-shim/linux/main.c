@@ -308,6 +308,14 @@ static void xvm_abandon(struct xvm_device *xvm)
 	xvm_dma_revoke_all(xvm);
 }
 
+/* Lets a driver that waits for its device go on with errors. */
+static void xvm_give_up_frozen(struct xvm_device *xvm)
+{
+	device_lock(&xvm->virtio->vdev.dev);
+	xvm_suspend_give_up(xvm);
+	device_unlock(&xvm->virtio->vdev.dev);
+}
+
 /*
  * Unregisters the virtio device. Returns false if its driver would wait forever:
  * then only the grants end.
@@ -317,9 +325,7 @@ static bool xvm_stop_virtio(struct xvm_device *xvm)
 	if (!xvm->ready)
 		return true;
 	xvm_suspend_leave(xvm);
-	device_lock(&xvm->virtio->vdev.dev);
-	xvm_suspend_give_up(xvm);
-	device_unlock(&xvm->virtio->vdev.dev);
+	xvm_give_up_frozen(xvm);
 	if (xvm->stuck || !xvm_can_remove(xvm)) {
 		xvm_abandon(xvm);
 		return false;
@@ -653,9 +659,7 @@ static void xvm_connect_now(struct xvm_device *xvm)
 		msleep(CONNECT_PAUSE);
 	if (!xvm->frozen)
 		return;
-	device_lock(&xvm->virtio->vdev.dev);
-	xvm_suspend_give_up(xvm);
-	device_unlock(&xvm->virtio->vdev.dev);
+	xvm_give_up_frozen(xvm);
 	xenbus_dev_fatal(xvm->xdev, -ETIMEDOUT, "going on after a restore");
 }
 

@@ -153,7 +153,7 @@ static int xvm_suspend_thaw(struct device *dev)
 	return 0;
 }
 
-/* No operation for a restore: the new connection needs watches, which run later. */
+/* No operation for a restore: main.c makes a new connection first. */
 static const struct dev_pm_ops xvm_suspend_ops = {
 	.freeze = xvm_suspend_freeze,
 	.thaw = xvm_suspend_thaw,
@@ -275,6 +275,11 @@ static const char *xvm_suspend_obstacle(struct xvm_device *xvm)
 	return NULL;
 }
 
+static void xvm_suspend_refused(struct xvm_device *xvm, const char *why)
+{
+	xenbus_dev_error(xvm->xdev, -EBUSY, "suspend refused: %s", why);
+}
+
 /*
  * Waits for as long as the backend of a device does not answer. Without the lock, which
  * other devices need; the device stays in the list.
@@ -288,8 +293,7 @@ static void xvm_suspend_ask(struct xvm_device *xvm)
 	mutex_unlock(&xvm_suspend_lock);
 	xvm_bus_request(xvm, &get, &answer, NULL, 0);
 	if (!freezing(current))
-		xenbus_dev_error(xvm->xdev, -EBUSY,
-				 "suspend refused: the backend did not answer");
+		xvm_suspend_refused(xvm, "the backend did not answer");
 	mutex_lock(&xvm_suspend_lock);
 	WRITE_ONCE(xvm->asked, false);
 	wake_up_all(&xvm_suspend_answered);
@@ -323,8 +327,7 @@ static void xvm_suspend_report(void)
 	list_for_each_entry(xvm, &xvm_suspend_devices, suspending) {
 		obstacle = xvm_suspend_obstacle(xvm);
 		if (obstacle)
-			xenbus_dev_error(xvm->xdev, -EBUSY, "suspend refused: %s",
-					 obstacle);
+			xvm_suspend_refused(xvm, obstacle);
 	}
 	mutex_unlock(&xvm_suspend_lock);
 }

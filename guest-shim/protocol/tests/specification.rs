@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Clauses without a unit test: terms and principles, and clauses that C code of the module
-/// implements: 2.12 (`main.c`; scenario save) and 3.6 (`grant.c`).
+/// implements: 2.12 (`suspend.c`; scenario save) and 3.6 (`grant.c`).
 const WITHOUT_TEST: [&str; 7] = ["1.1", "1.2", "1.3", "1.4", "1.6", "2.12", "3.6"];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
