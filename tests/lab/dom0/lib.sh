@@ -141,13 +141,11 @@ start_example() {
     domid=$(xl domid "$guest")
 }
 
-# start_guest NAME INITRD DISK…: starts a guest with the example configuration of its kind and other
-# disks. Each DISK is an image file or block device, with the configuration's disk line; a suffix :r
-# makes the disk read-only, :discard lets the guest discard, and :direct has the daemon use direct
-# I/O.
-start_guest() {
-    local guest=$1 initrd=$2 letters=abcdefgh line letter access disk disks=
-    shift 2
+# disk_lines DISK…: prints the example configuration's disk line for each disk, an image file or
+# block device. A suffix :r makes the disk read-only, :discard lets the guest discard, and :direct
+# has the daemon use direct I/O.
+disk_lines() {
+    local letters=abcdefgh line letter access disk
     # QEMU emulates an HVM guest's first four disks too: see xen-configs/blk-hvm.cfg.
     [ "$GUEST" != hvm ] || letters=efgh
     line=$(sed -n 's/^disk = \["\(.*\)"\]$/\1/p' "/lab/xen-configs/blk-$GUEST.cfg")
@@ -158,10 +156,17 @@ start_guest() {
         *:discard) access=rw,discard disk=${disk%:discard} ;;
         *:direct) access=rw,direct-io-safe disk=${disk%:direct} ;;
         esac
-        disks="$disks\"$(echo "$line" | sed -e "s|vdev=xvd.|vdev=xvd$letter|" \
-            -e "s|access=rw|access=$access|" -e "s|target=.*|target=$disk|")\", "
+        printf '"%s", ' "$(echo "$line" | sed -e "s|vdev=xvd.|vdev=xvd$letter|" \
+            -e "s|access=rw|access=$access|" -e "s|target=.*|target=$disk|")"
     done
-    start_example "blk-$GUEST" "$guest" "$initrd" "s|^disk = .*|disk = [$disks]|"
+}
+
+# start_guest NAME INITRD DISK…: starts a guest with the example configuration of its kind and other
+# disks, as disk_lines has them.
+start_guest() {
+    local guest=$1 initrd=$2
+    shift 2
+    start_example "blk-$GUEST" "$guest" "$initrd" "s|^disk = .*|disk = [$(disk_lines "$@")]|"
 }
 
 # wait_gone DOMID LIMIT: waits until the hypervisor has removed the domain. Xen keeps a domain as

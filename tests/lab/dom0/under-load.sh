@@ -14,16 +14,16 @@ receive_streams() {
     receiver=$!
 }
 
-# start_loaded_guest NAME DISK SED…: starts a guest with this disk and an interface, as
-# start_example does, and waits until it has verified the disk once.
+# start_loaded_guest NAME DISKS SED…: starts a guest with one or two disks and an interface, as
+# start_example does, and waits until it has verified the disks once.
 start_loaded_guest() {
-    local guest=$1 disk=$2 line programs
+    local guest=$1 first=${2%% *} disks
+    # shellcheck disable=SC2086 # a second disk, or none
+    disks=$(disk_lines "$first" /lab/files/programs.img:r ${2#"$first"})
     shift 2
     make_initrd initrd /lab/scenarios/kill-under-load/guest.sh
-    line=$(sed -n 's/^disk = \["\(.*\)target=.*"\]$/\1/p' "/lab/xen-configs/blk-$GUEST.cfg")
-    programs=$(echo "$line" | sed 's/vdev=xvda/vdev=xvdb/; s/vdev=xvde/vdev=xvdf/; s/access=rw/access=r/')
     start_example "blk-$GUEST" "$guest" "$PWD/initrd" "s|^memory = .*|memory = 256|" \
-        "s|^disk = .*|disk = [\"${line}target=$disk\", \"${programs}target=/lab/files/programs.img\"]\nvirtio = [\"type=virtio,device1,transport=mmio,grant_usage=1\"]|" \
+        "s|^disk = .*|disk = [$disks]\nvirtio = [\"type=virtio,device1,transport=mmio,grant_usage=1\"]|" \
         "$@" || fail "xl could not create the guest"
     wait_console "$guest" 90 'lab: round 1'
 }

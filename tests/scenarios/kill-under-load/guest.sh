@@ -1,4 +1,4 @@
-# Writes and verifies the disk, and sends a stream to Dom0, until a line arrives.
+# Writes and verifies the disk, or both, and sends a stream to Dom0, until a line arrives.
 echo 30 >/proc/sys/kernel/hung_task_timeout_secs
 load virtio_net
 wait_for "the disk with the programs" 30 test -b /dev/vdb
@@ -25,13 +25,18 @@ stream=$!
 size=$(sed -n 's/.*lab.size=\([0-9]*\).*/\1/p' /proc/cmdline)
 size=${size:-16}
 
+# The disk for requests of mixed sizes: a second one, if there is one.
+mixed=/dev/vda
+[ ! -b /dev/vdc ] || mixed=/dev/vdc
+
 # verified: writes and verifies the disk once, in three parts: requests of one page, of mixed sizes
-# with fsync, and large ones through the page cache.
+# with fsync, and large ones through the page cache. It gives back the storage of a second disk.
 verified() {
+    [ $mixed = /dev/vda ] || blkdiscard $mixed
     program fio --eta=never --output=/tmp/fio --filename=/dev/vda --thread=1 --size="${size}m" --verify=crc32c \
         --verify_fatal=1 --randrepeat=0 --ioengine=libaio \
         --name=pages --offset=0 --rw=randwrite --bs=4k --iodepth=16 --direct=1 \
-        --name=mixed --offset="${size}m" --rw=randwrite --bsrange=4k-128k --iodepth=8 --direct=1 --fsync=16 \
+        --name=mixed --filename=$mixed --offset="${size}m" --rw=randwrite --bsrange=4k-128k --iodepth=8 --direct=1 --fsync=16 \
         --name=cached --offset="$((2 * size))m" --rw=write --bs=256k --iodepth=1 --direct=0 --fsync=8
 }
 

@@ -19,6 +19,7 @@ use super::host::{Ends, Host, TestDisk, TestGuest, TestNet, XVDA, numbered_disk}
 use super::network::{in_buffers, offer, packet, received, send};
 use super::qcow2::image;
 use super::vsock::guest::Setting;
+use crate::device::blk::{Target, TargetOptions};
 use crate::record::{MessageMark, Record};
 use xen::{Access, EventChannels, Xen};
 
@@ -310,16 +311,48 @@ fn overwrite(host: &Host, at: u64, bytes: &[u8]) {
 }
 
 #[test]
-fn device_that_cannot_be_taken_over_ends_with_its_daemon() {
-    let mut host = Host::start();
-    // A part of the metadata of an image that is written is in the process alone.
-    let (_directory, path) = image(None);
-    let ends = host.add_disk(1, XVDA, &path, "w");
+fn device_without_a_record_ends_with_its_daemon() {
+    let (mut host, file) = (Host::start(), numbered_disk(8));
+    fs::remove_dir(host.records()).unwrap();
+    let ends = host.add_disk(1, XVDA, file.path(), "w");
     let mut driver = host.connect(&ends);
     host.leave();
     assert_eq!(state(&host, &ends).as_deref(), Some("6"));
+    fs::create_dir(host.records()).unwrap();
     host.serve_again();
     driver.release();
+    host.remove(&ends);
+    host.finish();
+}
+
+/// Each write needs clusters. What was answered is in the file already: the next process reads it
+/// from a copy as a kill would leave it, and from the image itself.
+#[test]
+fn qcow2_image_that_is_written_goes_on() {
+    let mut host = Host::start();
+    let (directory, path) = image(None);
+    let ends = host.add_disk(1, XVDA, &path, "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    let killed = directory.path().join("killed.qcow2");
+    let sectors = |round: u8| [0, 5 << 10].map(|sector| sector + 300 * u64::from(round));
+    for round in 1..5 {
+        let data = vec![round; 4096];
+        for sector in sectors(round) {
+            assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, sector, &data, 0).0, OK);
+        }
+        fs::copy(&path, &killed).unwrap();
+        let mut copy = Target::open(TargetOptions::for_test(&killed)).unwrap();
+        host.leave();
+        assert_eq!(state(&host, &ends).as_deref(), Some("4"));
+        host.serve_again();
+        for sector in sectors(round) {
+            assert_eq!(copy.read_for_test(sector), [round; 512]);
+            let (status, read) = request(&mut driver, VIRTIO_BLK_T_IN, sector, &[], data.len());
+            assert_eq!((status, &read), (OK, &data));
+        }
+    }
+    driver.close();
     host.remove(&ends);
     host.finish();
 }

@@ -162,16 +162,9 @@ impl Target {
             in_place: self.image.in_place().filter(|_| is_active),
             sync_file: self.sync_file().filter(|_| is_active).map(Arc::new),
             durability: Arc::clone(self.files.durability()),
-            can_be_taken_over: self.can_be_taken_over(),
+            can_be_taken_over: self.files.are_marked(),
             write_mode: self.write_mode,
         }
-    }
-
-    /// Whether another process can go on with the disk. Not with a qcow2 image that is written: a
-    /// part of its metadata is in this process alone.
-    fn can_be_taken_over(&self) -> bool {
-        let is_whole = self.format() == ImageFormat::Raw || self.mode() == AccessMode::ReadOnly;
-        is_whole && self.files.are_marked()
     }
 
     /// The file whose sync makes writes durable that the image has completed.
