@@ -10,7 +10,7 @@ use nix::sys::eventfd::EventFd;
 use super::delays::pause;
 use super::events::{event_fd, wait_readable};
 use super::{Hypervisor, StoreQuota};
-use xen::{Fired, StoreError, XenStore};
+use xen::{DomId, Fired, StoreError, ToolstackStore, XenStore};
 
 /// Maximum payload of a request or an answer, without its header (`XENSTORE_PAYLOAD_MAX`).
 const MAX_PAYLOAD: usize = 4096;
@@ -270,6 +270,20 @@ impl Tree {
 impl AsFd for SimStore {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fired.as_fd()
+    }
+}
+
+impl ToolstackStore for SimStore {
+    /// Nobody else changes the store meanwhile; what was done before an error stays.
+    fn transact<T, E: From<StoreError>>(
+        &mut self,
+        mut change: impl FnMut(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        change(self)
+    }
+
+    fn create(&mut self, path: &str, _: DomId, _: DomId) -> Result<(), StoreError> {
+        self.write(path, "")
     }
 }
 

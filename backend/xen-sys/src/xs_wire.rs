@@ -22,8 +22,12 @@ pub mod message_type {
     pub const TRANSACTION_END: u32 = 7;
     /// Write a node.
     pub const WRITE: u32 = 11;
+    /// Create a node, with an empty value, if it does not exist.
+    pub const MKDIR: u32 = 12;
     /// Remove a node and all nodes below it.
     pub const RM: u32 = 13;
+    /// Set the permissions of a node.
+    pub const SET_PERMS: u32 = 14;
     /// A watch fired.
     pub const WATCH_EVENT: u32 = 15;
     /// The request failed.

@@ -364,3 +364,24 @@ pub trait XenStore: AsFd + Send + 'static {
         Ok(self.take_fired()?.is_any())
     }
 }
+
+/// A connection of a toolstack's to XenStore, which changes several nodes at once.
+pub trait ToolstackStore: XenStore {
+    /// Carries `change` out in a transaction: all of what it does, or, after an error, nothing. It
+    /// is carried out again, for at most 10 s, if others changed meanwhile what it has read.
+    /// Watches do not belong in it.
+    ///
+    /// # Errors
+    /// Those of `change`, and [`StoreError`].
+    fn transact<T, E: From<StoreError>>(
+        &mut self,
+        change: impl FnMut(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E>;
+
+    /// Creates a node that belongs to `owner` and that `reader` may read. New nodes below it are
+    /// the same.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn create(&mut self, path: &str, owner: DomId, reader: DomId) -> Result<(), StoreError>;
+}

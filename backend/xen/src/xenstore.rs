@@ -17,7 +17,7 @@ use xen_sys::xs_wire::{
     DEVICE, HEADER_SIZE as HEADER, PAYLOAD_MAX as MAX_PAYLOAD, message_type as kind,
 };
 
-use super::{Fired, StoreError, XenStore};
+use super::{DomId, Fired, StoreError, ToolstackStore, XenStore};
 
 /// Maximum payload of a request: the device buffers request and header in `MAX_PAYLOAD` bytes.
 const MAX_REQUEST: usize = MAX_PAYLOAD - HEADER;
@@ -29,6 +29,8 @@ const MAX_READS: usize = 64;
 /// Maximum number of parts of a list: some for each domain that Xen can have, and as many for lists
 /// that change meanwhile.
 const MAX_PARTS: usize = 256;
+/// Maximum time for which a transaction is tried again.
+const TRANSACTION_LIMIT: Duration = Duration::from_secs(10);
 
 /// A connection to XenStore.
 #[derive(Debug)]
@@ -341,6 +343,46 @@ impl XenStore for XenStoreConnection {
     }
 }
 
+impl ToolstackStore for XenStoreConnection {
+    fn transact<T, E: From<StoreError>>(
+        &mut self,
+        mut change: impl FnMut(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let end = Instant::now() + TRANSACTION_LIMIT;
+        loop {
+            self.begin("/")?;
+            let done = match change(self) {
+                Ok(done) => done,
+                Err(error) => {
+                    if self.transaction != 0 {
+                        let path = "/";
+                        let what = "drop a transaction on";
+                        let dropped = self.ask(kind::TRANSACTION_END, what, path, &[b"F\0"]);
+                        self.transaction = 0;
+                        dropped?;
+                    }
+                    return Err(error);
+                }
+            };
+            if self.commit("/")? {
+                return Ok(done);
+            }
+            if Instant::now() >= end {
+                let (path, errno) = ("/".to_owned(), "EAGAIN".to_owned());
+                let operation = "end a transaction on";
+                return Err(StoreError::Refused { operation, path, errno }.into());
+            }
+        }
+    }
+
+    fn create(&mut self, path: &str, owner: DomId, reader: DomId) -> Result<(), StoreError> {
+        self.ask(kind::MKDIR, "create", path, &[path.as_bytes(), b"\0"])?;
+        let rights = format!("n{}\0r{}\0", owner.0, reader.0);
+        let parts: &[&[u8]] = &[path.as_bytes(), b"\0", rights.as_bytes()];
+        self.ask(kind::SET_PERMS, "set the permissions of", path, parts).map(drop)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
@@ -524,5 +566,46 @@ mod tests {
     fn text_ends_at_nul_and_replaces_invalid_utf8() {
         assert_eq!(text(b"ENOENT\0"), "ENOENT");
         assert_eq!(text(b"a\xffb"), "a\u{fffd}b");
+    }
+
+    /// Answers requests, in turn, after it has checked their kind and body.
+    fn answer(xenstored: &mut UnixStream, answers: &[(u32, &[u8], u32, &[u8])]) {
+        for (asked_kind, body, kind, answer) in answers {
+            assert_eq!(asked(xenstored, *asked_kind), *body);
+            xenstored.write_all(&message(*kind, answer)).unwrap();
+        }
+    }
+
+    #[test]
+    fn transaction_is_repeated_or_dropped_as_a_whole() {
+        let (mut connection, mut xenstored) = connection();
+        let (start, end) = (kind::TRANSACTION_START, kind::TRANSACTION_END);
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let once: &[(u32, &[u8], u32, &[u8])] = &[
+                    (start, b"\0", start, b"7\0"),
+                    (kind::MKDIR, b"a\0", kind::MKDIR, b"OK\0"),
+                    (kind::SET_PERMS, b"a\0n3\0r0\0", kind::SET_PERMS, b"OK\0"),
+                ];
+                answer(&mut xenstored, once);
+                answer(&mut xenstored, &[(end, b"T\0", kind::ERROR, b"EAGAIN\0")]);
+                answer(&mut xenstored, once);
+                answer(&mut xenstored, &[(end, b"T\0", end, b"OK\0")]);
+                answer(
+                    &mut xenstored,
+                    &[(start, b"\0", start, b"8\0"), (end, b"F\0", end, b"OK\0")],
+                );
+            });
+            let mut times = 0;
+            let done: Result<u32, StoreError> = connection.transact(|store| {
+                times += 1;
+                store.create("a", DomId(3), DomId(0))?;
+                Ok(times)
+            });
+            assert_eq!(done.unwrap(), 2);
+            let failed: Result<(), StoreError> =
+                connection.transact(|_| Err(StoreError::Protocol("as an example")));
+            assert!(matches!(failed, Err(StoreError::Protocol("as an example"))));
+        });
     }
 }
