@@ -316,6 +316,15 @@ static void xvm_give_up_frozen(struct xvm_device *xvm)
 	device_unlock(&xvm->virtio->vdev.dev);
 }
 
+/* Unregisters a virtio device whose driver will not wait forever. */
+static void xvm_unregister(struct xvm_device *xvm)
+{
+	/* Events may arrive until the event channel is closed. */
+	get_device(&xvm->virtio->vdev.dev);
+	unregister_virtio_device(&xvm->virtio->vdev);
+	bus_unregister_notifier(xvm->virtio->vdev.dev.bus, &xvm->driver_events);
+}
+
 /*
  * Unregisters the virtio device. Returns false if its driver would wait forever:
  * then only the grants end.
@@ -330,10 +339,7 @@ static bool xvm_stop_virtio(struct xvm_device *xvm)
 		xvm_abandon(xvm);
 		return false;
 	}
-	/* Events may arrive until the event channel is closed. */
-	get_device(&xvm->virtio->vdev.dev);
-	unregister_virtio_device(&xvm->virtio->vdev);
-	bus_unregister_notifier(xvm->virtio->vdev.dev.bus, &xvm->driver_events);
+	xvm_unregister(xvm);
 	return true;
 }
 
@@ -398,6 +404,45 @@ static enum xenbus_state xvm_backend_state(const struct xenbus_device *xdev)
 	return compat_read_driver_state(xdev, xdev->otherend);
 }
 
+static bool xvm_backend_closed(struct xvm_device *xvm)
+{
+	enum xenbus_state state = READ_ONCE(xvm->backend);
+
+	return state == XenbusStateClosed || state == XenbusStateUnknown;
+}
+
+/* Begins closing from this side [2.7]. Afterwards xenbus writes Closed. */
+static void xvm_initiate_close(struct xvm_device *xvm)
+{
+	struct xenbus_device *xdev = xvm->xdev;
+
+	if (xdev->state == XenbusStateInitialised ||
+	    xdev->state == XenbusStateConnected)
+		xenbus_switch_state(xdev, XenbusStateClosing);
+	if (xdev->state != XenbusStateClosing)
+		return;
+	WRITE_ONCE(xvm->backend, xvm_backend_state(xdev));
+	if (!wait_event_timeout(xvm->backend_changed, xvm_backend_closed(xvm),
+				CLOSE_TIMEOUT))
+		dev_warn(&xdev->dev, "backend has not closed, going on without it\n");
+}
+
+/*
+ * The toolstack detaches a device that nobody uses. Whether the driver can go is found
+ * out first: that may take long, and the toolstack may give up meanwhile.
+ */
+static void xvm_detach(struct xvm_device *xvm)
+{
+	if (!xvm_detach_allowed(xvm) || !xvm_can_remove(xvm) || !xvm_detach_allowed(xvm))
+		return;
+	xvm_probe_order_leave(xvm);
+	xvm_suspend_leave(xvm);
+	xvm_unregister(xvm);
+	xvm_initiate_close(xvm);
+	xvm_release(xvm);
+	xenbus_frontend_closed(xvm->xdev);
+}
+
 /* Undoes the connection of a frozen device, whose driver waits. */
 static void xvm_disconnect(struct xvm_device *xvm)
 {
@@ -455,6 +500,9 @@ static void xvm_take_step(struct xvm_device *xvm)
 		xvm_finish(xvm);
 		break;
 	}
+	if (xdev->state == XenbusStateConnected && xvm->ready && !xvm->frozen &&
+	    !xvm->stuck)
+		xvm_detach(xvm);
 }
 
 static void xvm_step(struct work_struct *work)
@@ -516,29 +564,6 @@ static void xvm_backend_changed(struct xvm_device *xvm)
 	}
 	mutex_unlock(&xvm->beginning);
 	memalloc_noio_restore(flags);
-}
-
-static bool xvm_backend_closed(struct xvm_device *xvm)
-{
-	enum xenbus_state state = READ_ONCE(xvm->backend);
-
-	return state == XenbusStateClosed || state == XenbusStateUnknown;
-}
-
-/* Begins closing from this side [2.7]. Afterwards xenbus writes Closed. */
-static void xvm_initiate_close(struct xvm_device *xvm)
-{
-	struct xenbus_device *xdev = xvm->xdev;
-
-	if (xdev->state == XenbusStateInitialised ||
-	    xdev->state == XenbusStateConnected)
-		xenbus_switch_state(xdev, XenbusStateClosing);
-	if (xdev->state != XenbusStateClosing)
-		return;
-	WRITE_ONCE(xvm->backend, xvm_backend_state(xdev));
-	if (!wait_event_timeout(xvm->backend_changed, xvm_backend_closed(xvm),
-				CLOSE_TIMEOUT))
-		dev_warn(&xdev->dev, "backend has not closed, going on without it\n");
 }
 
 static int xvm_probe(struct xenbus_device *xdev,

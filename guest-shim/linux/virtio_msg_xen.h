@@ -314,6 +314,10 @@ void xvm_suspend_leave(struct xvm_device *xvm);
 int xvm_suspend_init(void);
 void xvm_suspend_exit(void);
 
+/* detach.c */
+bool xvm_detach_concerns(const char *key);
+bool xvm_detach_allowed(struct xvm_device *xvm);
+
 /* sysfs.c */
 extern const struct attribute_group *xvm_groups[];
 

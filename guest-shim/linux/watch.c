@@ -23,13 +23,14 @@ static LIST_HEAD(xvm_watches);
 /* Held while devices are notified, so that no device is freed meanwhile. */
 static DEFINE_MUTEX(xvm_watches_lock);
 
-/* Whether a change at path may have changed the state of the backend. */
+/* Whether a change at path may have changed what concerns the device. */
 static bool xvm_watch_concerns(const char *path, const char *backend)
 {
 	size_t length = strlen(backend);
 
 	if (strncmp(path, backend, length) == 0)
-		return !path[length] || strcmp(path + length, "/state") == 0;
+		return !path[length] || strcmp(path + length, "/state") == 0 ||
+		       (path[length] == '/' && xvm_detach_concerns(path + length + 1));
 	/* A directory above the backend changed: the backend may be gone. */
 	length = strlen(path);
 	return strncmp(backend, path, length) == 0 && backend[length] == '/';

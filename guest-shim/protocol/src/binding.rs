@@ -33,6 +33,10 @@ pub mod backend_key {
     pub const BUS_FEATURES: &str = "virtio-msg-bus-features";
     /// Transport feature bits that the backend offers, decimal; a missing key means 0 [2.11].
     pub const TRANSPORT_FEATURES: &str = "virtio-msg-transport-features";
+    /// By which the toolstack asks the frontend to let go of the device: [`DETACH_ASKED`] [2.15].
+    pub const DETACH: &str = "detach";
+    /// The question.
+    pub const DETACH_ASKED: &str = "asked";
 }
 
 /// Keys that the frontend writes into its own directory before it enters state 3 [2.4].
@@ -44,6 +48,10 @@ pub mod frontend_key {
     /// Transport feature bits that the frontend takes from the backend's offer, decimal; a missing
     /// key means 0 [2.11].
     pub const TRANSPORT_FEATURES: &str = "virtio-msg-transport-features";
+    /// The answer to the backend's key of the same name: [`DETACH_IN_USE`] [2.15].
+    pub const DETACH: &str = "detach";
+    /// The device is in use.
+    pub const DETACH_IN_USE: &str = "in-use";
 }
 
 /// The xenbus state of a frontend or a backend, whose key `state` holds it in decimal [2.2].
