@@ -67,6 +67,8 @@ pub enum Operation {
     ///
     /// To stop or restart the daemon does not end disks: their guests wait for the next daemon.
     End,
+    #[command(flatten)]
+    Device(DeviceCommand),
     /// Serves the devices of one guest. The daemon starts this program so, with a socket as its
     /// standard input.
     #[command(hide = true)]
@@ -79,6 +81,73 @@ pub enum Operation {
     Check {
         /// Path of the file [default: the file that the daemon reads].
         path: Option<PathBuf>,
+    },
+}
+
+/// A command for the devices of guests that run.
+#[derive(Debug, Subcommand)]
+pub enum DeviceCommand {
+    /// Attaches a device to a guest that runs, as xl does when it creates one.
+    ///
+    /// Run it in Dom0, as root. The guest has the device when its module virtio_msg_xen is loaded,
+    /// and keeps it over reboot, save and migration. To attach the same disk once more changes
+    /// nothing; another `net` is another device. xl cannot hold disks with and without
+    /// specification=virtio in one guest.
+    #[command(after_help = "\
+Types and their options:
+  disk target=PATH   a raw file, a block device, or a qcow2 image named .qcow2, in the backend's
+                     domain
+       vdev=NAME     its name, xvda or later, in HVM guests xvde or later [default: the first free
+                     one]
+       ro            read-only
+       direct        bypass Dom0's page cache (direct-io-safe in xl's disk lines)
+       no-discard    the guest may not discard
+       untrusted     the guest grants no page that holds more than a buffer's data
+  net, console, rng, vsock
+
+  xen-virtiod attach web disk target=/dev/vg/data vdev=xvdb
+  xen-virtiod attach web net")]
+    Attach {
+        /// The guest's name, domain id or UUID.
+        domain: String,
+        /// disk, net, console, rng or vsock.
+        kind: String,
+        /// Options of the type, such as target=/path.
+        options: Vec<String>,
+        /// Name or domain id of the driver domain whose xen-virtiod serves it [default: Dom0].
+        #[arg(long, value_name = "DOMAIN")]
+        backend: Option<String>,
+        /// Prints one JSON object, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Detaches a device from a guest that runs, once the guest does not use it.
+    ///
+    /// Run it in Dom0. A disk is in use while it, or a partition of it, is open in the guest, such
+    /// as by a mounted file system. The other devices go at once. To detach a device once more
+    /// changes nothing.
+    Detach {
+        /// The guest's name, domain id or UUID.
+        domain: String,
+        /// A disk's name, such as xvdb, or a device as `list` shows it, such as virtio/0.
+        device: String,
+        /// Takes the device away although the guest uses it, or nobody answers.
+        #[arg(long)]
+        force: bool,
+        /// Seconds to wait for the guest to let go.
+        #[arg(long, value_name = "SECONDS", default_value_t = 30, conflicts_with = "force")]
+        wait: u16,
+        /// Prints one JSON object, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lists the virtio devices of a guest, or of all. Run it in Dom0.
+    List {
+        /// The guest's name, domain id or UUID [default: all guests].
+        domain: Option<String>,
+        /// Prints one JSON array, for programs.
+        #[arg(long)]
+        json: bool,
     },
 }
 

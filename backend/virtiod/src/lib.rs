@@ -56,6 +56,7 @@ pub mod excerpt;
 pub mod features;
 pub mod guest;
 pub mod guest_log;
+pub mod hot_plug;
 pub mod listener;
 pub mod process;
 pub mod record;

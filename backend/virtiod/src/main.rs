@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod command_line;
+mod device_commands;
 mod logging;
 mod stat;
 
@@ -35,6 +36,7 @@ use xen_virtiod::record::{RECORDS, RecordDirectory, RecordVersion};
 use xen_virtiod::tap::network::HostNetwork;
 
 use crate::command_line::{CommandLine, Operation};
+use crate::device_commands::DeviceCommandError;
 
 /// An error that ends the program.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +57,8 @@ enum MainError {
     Xen(#[source] std::io::Error),
     #[error(transparent)]
     Process(#[from] ProcessError),
+    #[error(transparent)]
+    Device(#[from] DeviceCommandError),
     #[error("cannot read standard input or write to standard output")]
     Print(#[from] std::io::Error),
 }
@@ -78,6 +82,9 @@ fn main() -> ExitCode {
         None => serve(&command_line),
         Some(Operation::Stat { json }) => show(&command_line, *json),
         Some(Operation::End) => end(&command_line),
+        Some(Operation::Device(command)) => {
+            device_commands::carry_out(command).map_err(MainError::from)
+        }
         Some(Operation::ServeGuest { guest }) => serve_guest(&command_line, DomId(*guest)),
         Some(Operation::Check { path }) => check(path.as_ref().or(command_line.config.as_ref())),
     };

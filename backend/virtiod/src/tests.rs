@@ -22,6 +22,7 @@ mod flaky_store;
 pub(crate) mod gate;
 mod handle_faults;
 mod host;
+mod hot_plug;
 mod hung_device;
 mod layers;
 mod lifecycle;

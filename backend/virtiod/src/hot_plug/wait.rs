@@ -1,0 +1,50 @@
+//! Waiting for a change in XenStore.
+
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use xen::{StoreError, XenStore};
+
+/// What ended a wait.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Waited<T> {
+    /// What was looked for is there.
+    Found(T),
+    /// The time is over.
+    TimedOut,
+    /// The command is to stop.
+    Stopped,
+}
+
+/// Waits until `look` finds something, whenever something changes that `store` watches, or until
+/// `stop` is readable.
+pub(super) fn wait<S: XenStore, T>(
+    store: &mut S,
+    stop: BorrowedFd<'_>,
+    limit: Duration,
+    mut look: impl FnMut(&mut S) -> Result<Option<T>, StoreError>,
+) -> Result<Waited<T>, StoreError> {
+    let end = Instant::now() + limit;
+    loop {
+        store.take_events()?;
+        if let Some(found) = look(store)? {
+            return Ok(Waited::Found(found));
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(Waited::TimedOut);
+        }
+        // An event may have arrived with the last answer.
+        let milliseconds = match store.take_events()? {
+            true => 0,
+            false => u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX),
+        };
+        let mut fds = [store.as_fd(), stop].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        // An error shows at the next request.
+        let _ = poll(&mut fds, PollTimeout::from(milliseconds));
+        if fds.last().and_then(PollFd::any) == Some(true) {
+            return Ok(Waited::Stopped);
+        }
+    }
+}
