@@ -33,11 +33,11 @@ mixed=/dev/vda
 # with fsync, and large ones through the page cache. It gives back the storage of a second disk.
 verified() {
     [ $mixed = /dev/vda ] || blkdiscard $mixed
-    program fio --eta=never --output=/tmp/fio --filename=/dev/vda --thread=1 --size="${size}m" --verify=crc32c \
+    program fio --eta=never --output=/tmp/fio --thread=1 --size="${size}m" --verify=crc32c \
         --verify_fatal=1 --randrepeat=0 --ioengine=libaio \
-        --name=pages --offset=0 --rw=randwrite --bs=4k --iodepth=16 --direct=1 \
+        --name=pages --filename=/dev/vda --offset=0 --rw=randwrite --bs=4k --iodepth=16 --direct=1 \
         --name=mixed --filename=$mixed --offset="${size}m" --rw=randwrite --bsrange=4k-128k --iodepth=8 --direct=1 --fsync=16 \
-        --name=cached --offset="$((2 * size))m" --rw=write --bs=256k --iodepth=1 --direct=0 --fsync=8
+        --name=cached --filename=/dev/vda --offset="$((2 * size))m" --rw=write --bs=256k --iodepth=1 --direct=0 --fsync=8
 }
 
 mkdir -p /tmp
