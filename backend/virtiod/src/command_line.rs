@@ -141,6 +141,25 @@ Types and their options:
         #[arg(long)]
         json: bool,
     },
+    /// Gives a disk of a guest that runs another target, such as an overlay after a snapshot.
+    ///
+    /// Run it in Dom0, as root. The guest sees a pause. Requests that have ended are in the earlier
+    /// target, later ones go to the new one, which must have the same content and no smaller size:
+    ///
+    ///   qemu-img create -f qcow2 -b data.img -F raw /images/data-2.qcow2
+    ///   xen-virtiod retarget web xvdb target=/images/data-2.qcow2
+    #[command(verbatim_doc_comment)]
+    Retarget {
+        /// The guest's name, domain id or UUID.
+        domain: String,
+        /// The disk's name, such as xvdb.
+        device: String,
+        /// target=PATH: a file or block device in the backend's domain.
+        target: String,
+        /// Prints one JSON object, for programs.
+        #[arg(long)]
+        json: bool,
+    },
     /// Lists the virtio devices of a guest, or of all. Run it in Dom0.
     List {
         /// The guest's name, domain id or UUID [default: all guests].

@@ -14,6 +14,7 @@ use xen_virtiod::hot_plug::device::{DeviceId, Wanted, WantedError};
 use xen_virtiod::hot_plug::domain_record::RECORDS;
 use xen_virtiod::hot_plug::guest::GuestError;
 use xen_virtiod::hot_plug::list;
+use xen_virtiod::hot_plug::retarget::{RetargetError, retarget};
 
 use crate::command_line::DeviceCommand;
 
@@ -30,6 +31,8 @@ pub(super) enum DeviceCommandError {
     Attach(#[from] AttachError),
     #[error(transparent)]
     Detach(#[from] DetachError),
+    #[error(transparent)]
+    Retarget(#[from] RetargetError),
     #[error(transparent)]
     List(#[from] GuestError),
     #[error("cannot wait for signals")]
@@ -75,6 +78,22 @@ pub(super) fn carry_out(command: &DeviceCommand) -> Result<(), DeviceCommandErro
                 }
                 (false, true) => writeln!(out, "detached {device} from {domain}")?,
                 (false, false) => writeln!(out, "{domain} had no {device}")?,
+            }
+        }
+        DeviceCommand::Retarget { domain, device: name, target, json } => {
+            let unknown = || DeviceCommandError::Device(name.clone());
+            let device = DeviceId::parse(name).ok_or_else(unknown)?;
+            let Wanted::Disk(disk) = Wanted::parse("disk", std::slice::from_ref(target))? else {
+                return Ok(());
+            };
+            let store = &mut XenStoreConnection::open()?;
+            retarget(store, records, stop, domain, device, &disk.target)?;
+            match json {
+                true => {
+                    let object = json!({ "device": device.to_string(), "target": disk.target });
+                    writeln!(out, "{object}")?;
+                }
+                false => writeln!(out, "{device} of {domain} has the target {:?}", disk.target)?,
             }
         }
         DeviceCommand::List { domain, json } => {

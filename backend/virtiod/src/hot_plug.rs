@@ -13,5 +13,6 @@ pub mod domain_record;
 pub mod guest;
 pub mod list;
 mod nodes;
+pub mod retarget;
 pub mod vdev;
 mod wait;

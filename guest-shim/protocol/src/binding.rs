@@ -37,6 +37,10 @@ pub mod backend_key {
     pub const DETACH: &str = "detach";
     /// The question.
     pub const DETACH_ASKED: &str = "asked";
+    /// By which the toolstack has the backend go on with another target: [`RETARGET_ASKED`].
+    pub const RETARGET: &str = "retarget";
+    /// The toolstack has written another target.
+    pub const RETARGET_ASKED: &str = "asked";
 }
 
 /// Keys that the frontend writes into its own directory before it enters state 3 [2.4].

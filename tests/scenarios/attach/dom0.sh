@@ -1,5 +1,6 @@
-# Devices of all types are attached to a guest that runs, used and detached. A disk that the guest
-# uses stays, unless it is taken away by force. An attached disk is there after a reboot, and after
+# Devices of all types are attached to a guest that runs, used and detached. A disk goes on with
+# another target, or with its own if that cannot be. A disk that the guest uses stays, unless it is
+# taken away by force. An attached disk is there after a reboot, and after
 # xl save and xl restore, and a detached one is not. A disk that cannot be served leaves nothing.
 # Disks that come and go while the guest works with another one leave nothing behind.
 # guests: pv
@@ -72,6 +73,24 @@ says "$PWD/second.img" xen-virtiod list
 says '"state":"connected"' xen-virtiod list "$name" --json
 refused "is attached already, and differs" xen-virtiod attach "$name" disk "target=$PWD/third.qcow2" "vdev=$second"
 xl list -l "$domid" | grep -q "$PWD/second.img" || fail "libxl's record does not have the disk"
+
+# Another target: an overlay, and back.
+original=$(guest_said "$name" second)
+qemu-img create -q -f qcow2 -b second.img -F raw overlay.qcow2
+says "$second of $name has the target" xen-virtiod retarget "$name" "$second" "target=$PWD/overlay.qcow2"
+guest "echo lab: second \$(sum vdb)"
+[ "$(guest_said "$name" second)" = "$original" ] || fail "the guest read other data from the overlay"
+guest "dd if=/dev/zero of=/dev/vdb bs=64k count=16 conv=fsync 2>/dev/null; echo lab: second \$(sum vdb)"
+[ "$(guest_said "$name" second)" = "$(head -c 1M /dev/zero | sha256sum | cut -d " " -f 1)" ] || fail "the overlay lost a write"
+[ "$(head -c 1M second.img | sha256sum | cut -d " " -f 1)" = "$original" ] || fail "the guest wrote below the overlay"
+xl list -l "$domid" | grep -q "$PWD/overlay.qcow2" || fail "libxl's record does not have the overlay"
+truncate -s 1M small.img
+refused "must not shrink" xen-virtiod retarget "$name" "$second" "target=$PWD/small.img"
+truncate -s 8M damaged.qcow2
+refused "goes on with the earlier one" xen-virtiod retarget "$name" "$second" "target=$PWD/damaged.qcow2"
+says "$second of $name has the target" xen-virtiod retarget "$name" "$second" "target=$PWD/second.img"
+guest "echo lab: second \$(sum vdb)"
+[ "$(guest_said "$name" second)" = "$original" ] || fail "the guest read other data from its first target"
 
 # In use, and not.
 guest "exec 5</dev/vdb"

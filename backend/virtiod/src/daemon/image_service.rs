@@ -40,15 +40,19 @@ struct Kept {
     claims: BTreeMap<DevicePath, Vec<Claim>>,
     /// Disks of which a next process is expected.
     expected: BTreeSet<DevicePath>,
-    /// The chains of disks, by the names of their records, as they were when the disks were claimed
-    /// first: a process, which may write the header of its image, does not choose other files.
-    chains: BTreeMap<String, Chain>,
+    /// What is known of the images of disks, by the names of the disks' records, as it was when
+    /// they were claimed first: a process, which may write the header of its image, does not choose
+    /// other files.
+    chains: BTreeMap<String, Backings>,
     /// Whether a thread looks for what can be released.
     is_watched: bool,
 }
 
 /// For each image of a chain that has a backing file, that file.
 type Chain = BTreeMap<PathBuf, PathBuf>;
+
+/// For each image, its backing file; `None` if it has none.
+type Backings = BTreeMap<PathBuf, Option<PathBuf>>;
 
 impl KeptClaims {
     /// Expects a next process of the disk from now on, should one die.
@@ -126,9 +130,17 @@ impl KeptClaims {
         released
     }
 
-    /// The chain of a disk: the one that it had first, or this one.
-    fn settle_chain(&self, path: &DevicePath, found: Chain) -> Chain {
-        self.lock().chains.entry(path.record_name()).or_insert(found).clone()
+    /// The chain of a disk's target. What is known of an image stays, also under another target.
+    fn settle_chain(&self, disk: &DevicePath, target: (&Path, ImageFormat), file: &File) -> Chain {
+        let known = self.lock().chains.get(&disk.record_name()).cloned().unwrap_or_default();
+        // Reads files, without the lock.
+        let (chain, found) = chain_of(target, file, known);
+        let mut kept = self.lock();
+        let known = kept.chains.entry(disk.record_name()).or_default();
+        for (image, backing) in found {
+            known.entry(image).or_insert(backing);
+        }
+        chain
     }
 
     /// Forgets the chains of all disks but these, by the names of their records.
@@ -242,10 +254,8 @@ impl ImageService {
         }
         match claim_target_for_process(&options) {
             Ok((claims, file)) => {
-                if options.format() == ImageFormat::Qcow2 {
-                    let found = chain_of(&options.path, &file);
-                    self.chain = self.kept.settle_chain(&self.path, found);
-                }
+                let target = (&*options.path, options.format());
+                self.chain = self.kept.settle_chain(&self.path, target, &file);
                 self.options = Some(options);
                 self.claimed(claims, file)
             }
@@ -325,21 +335,29 @@ impl SizeListener for WakeUp {
     }
 }
 
-/// The chain of backing files that begins with an image: as far as the headers can be read and name
-/// files. The disk says why one is refused.
-fn chain_of(image: &Path, file: &File) -> Chain {
-    let mut chain = Chain::new();
-    let mut next = backing_of(file, image).ok().flatten();
-    let mut image = image.to_owned();
+/// The chain of backing files that begins with a target, as far as the headers can be read and name
+/// files, and what is found of its images beside what is known. The disk says why one is refused.
+fn chain_of(target: (&Path, ImageFormat), file: &File, known: Backings) -> (Chain, Backings) {
+    let (path, format) = target;
+    let (mut chain, mut all) = (Chain::new(), known);
+    let of_target = || match format {
+        ImageFormat::Raw => None,
+        ImageFormat::Qcow2 => backing_of(file, path).ok().flatten(),
+    };
+    let mut next = all.entry(path.to_owned()).or_insert_with(of_target).clone();
+    let mut image = path.to_owned();
     while let Some(backing) = next.take().filter(|_| chain.len() < MOST_CLAIMS) {
         if chain.insert(image, backing.clone()).is_some() {
             break;
         }
-        let opened = File::open(&backing).ok();
-        next = opened.and_then(|file| backing_of(&file, &backing).ok().flatten());
+        let of_image = || {
+            let opened = File::open(&backing).ok();
+            opened.and_then(|file| backing_of(&file, &backing).ok().flatten())
+        };
+        next = all.entry(backing.clone()).or_insert_with(of_image).clone();
         image = backing;
     }
-    chain
+    (chain, all)
 }
 
 /// Whether the disk asks for what the toolstack's keys and the configuration say.

@@ -24,6 +24,8 @@ use self::retries::Retries;
 use super::runner::{EndReports, Runner, Runs, SharedHost, Threads};
 use super::same_address::same_address_hook;
 use super::size_watches::SizeWatches;
+use protocol::binding::backend_key::{RETARGET, RETARGET_ASKED};
+
 use crate::Causes;
 use crate::backoff::Backoff;
 use crate::bus::reconnection::{CHECK_INTERVAL, Reconnected, reconnect};
@@ -98,6 +100,8 @@ pub struct Server<X: Domain> {
     known: BTreeSet<DevicePath>,
     /// Devices whose thread has ended and that were not visited since.
     over: Vec<DevicePath>,
+    /// Devices whose sessions leave them for a new target.
+    retargeted: BTreeSet<DevicePath>,
     /// Whether all devices of XenStore's are known.
     is_scanned: bool,
     store_retry: Backoff,
@@ -160,6 +164,7 @@ impl<X: Domain> Server<X> {
             died: Retries::new(DEATH_WAITS),
             known: BTreeSet::new(),
             over: Vec::new(),
+            retargeted: BTreeSet::new(),
             is_scanned: false,
             store_retry: STORE_RETRY,
             ended,
@@ -274,6 +279,7 @@ impl<X: Domain> Server<X> {
                 Change::Everywhere => self.scan(),
                 Change::Guest(class, guest) => self.scan_guest(class, guest),
                 Change::Device(path) => self.visit(path),
+                Change::Target(path) => self.retarget(path),
             };
             keep_first(&mut outcome, handled)?;
         }
@@ -352,6 +358,8 @@ impl<X: Domain> Server<X> {
                     self.runner.forget_device(&path);
                 }
                 match outcome {
+                    // It is to go on with its new target.
+                    Outcome::Over if self.retargeted.remove(&path) => {}
                     // It says that it has ended, and XenStore shows that it has not.
                     Outcome::Over if self.is_connected(&path) => {
                         self.failed.note(&path, Instant::now());
@@ -535,6 +543,24 @@ impl<X: Domain> Server<X> {
                 self.start(path, Found::Closed);
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Has a device go on with the target that its keys name now, if the toolstack asks for that:
+    /// its session leaves it, and the next one takes it over.
+    fn retarget(&mut self, path: DevicePath) -> Result<(), StoreError> {
+        let key = path.key(RETARGET);
+        if self.store.read(&key)?.as_deref() != Some(RETARGET_ASKED) {
+            return self.visit(path);
+        }
+        self.store.remove(&key)?;
+        let Some(running) = self.running.get(&path) else { return self.visit(path) };
+        match running.runs.stop(Ending::Leave) {
+            Ok(()) => {
+                self.retargeted.insert(path);
+            }
+            Err(error) => tracing::error!(%path, "cannot stop the device: {}", Causes(&error)),
         }
         Ok(())
     }

@@ -111,6 +111,21 @@ impl DomainRecord {
         if self.has(device) { self.change(device, |_| ()) } else { Ok(()) }
     }
 
+    /// Gives a disk another target, and writes the record.
+    ///
+    /// # Errors
+    /// [`DomainRecordError`]; the file is as it was.
+    pub fn retarget(&mut self, device: DeviceId, target: &Path) -> Result<(), DomainRecordError> {
+        let list = self.content.as_ref().and_then(|content| content.get(device.class.list()));
+        let list = list.and_then(Value::as_array);
+        let entry = list.and_then(|list| list.iter().find(|entry| is_entry_of(entry, device)));
+        let Some(mut entry) = entry.cloned() else { return Ok(()) };
+        if let Some(entry) = entry.as_object_mut() {
+            entry.insert("pdev_path".to_owned(), target.display().to_string().into());
+        }
+        self.add(device, entry)
+    }
+
     fn change(
         &mut self,
         device: DeviceId,

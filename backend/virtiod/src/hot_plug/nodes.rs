@@ -60,23 +60,19 @@ impl Nodes {
         backend: DomId,
         wanted: &Wanted,
     ) -> Result<(), StoreError> {
-        let common = [
-            ("frontend-id", guest.0.to_string()),
-            ("online", "1".to_owned()),
-            ("state", "1".to_owned()),
-        ];
-        let description: Vec<_> = common.into_iter().chain(wanted.backend_keys(number)).collect();
+        let common = [("frontend-id", guest.0.to_string()), ("online", "1".to_owned())];
+        // Last: from then on the device is there.
+        let state = [("state", "1".to_owned())];
+        let description = common.into_iter().chain(wanted.backend_keys(number));
+        let description: Vec<_> = description.chain(state.clone()).collect();
         // What an earlier device has left.
         for path in [&self.frontend, &self.backend, &self.libxl] {
             store.remove(path)?;
         }
         store.create(&self.frontend, guest, backend)?;
-        let own = [
-            ("backend", self.backend.clone()),
-            ("backend-id", backend.0.to_string()),
-            ("state", "1".to_owned()),
-        ];
-        let own = own.into_iter().chain(wanted.frontend_keys(number, backend == DOM0));
+        let own = [("backend", self.backend.clone()), ("backend-id", backend.0.to_string())];
+        let more = wanted.frontend_keys(number, backend == DOM0).into_iter().chain(state);
+        let own = own.into_iter().chain(more);
         write_all(store, &self.frontend, own)?;
         store.create(&self.backend, backend, guest)?;
         store.write(&format!("{}/frontend", self.backend), &self.frontend)?;

@@ -19,6 +19,7 @@ use crate::hot_plug::detach::{DetachError, Detached, Manner, detach};
 use crate::hot_plug::device::{DeviceId, Wanted};
 use crate::hot_plug::domain_record::DomainRecordError;
 use crate::hot_plug::list::list;
+use crate::hot_plug::retarget::{RetargetError, retarget};
 use xen::{DomId, Xen};
 
 const UUID: &str = "a566a76a-27e5-4510-a415-6da14768d411";
@@ -225,6 +226,37 @@ fn device_that_cannot_be_attached_leaves_nothing() {
     setting.host.hypervisor.store_write("/libxl/1/device/vbd/51712/state", "4");
     let both = nothing(setting.attach(&setting.disk(&[])).unwrap_err());
     assert!(matches!(both, AttachError::OtherDisks(DomId(1))), "{both}");
+    setting.host.finish();
+}
+
+#[test]
+fn disk_goes_on_with_another_target_or_with_the_earlier_one() {
+    let setting = Setting::new();
+    setting.attach(&setting.disk(&[])).unwrap();
+    let (_, mut driver) = setting.connect(51712);
+    let other = NamedTempFile::new().unwrap();
+    fs::write(other.path(), [9; 8192]).unwrap();
+    let to = |path: &std::path::Path| {
+        let store = &mut setting.host.hypervisor.store().unwrap();
+        let device = DeviceId::parse("xvda").unwrap();
+        retarget(store, setting.records.path(), setting.stop.as_fd(), "web", device, path)
+    };
+    let read = |driver: &mut Driver| request(driver, VIRTIO_BLK_T_IN, 2, &[], 512);
+    assert_eq!(read(&mut driver), (OK, vec![2; 512]));
+    to(other.path()).unwrap();
+    assert_eq!(read(&mut driver), (OK, vec![9; 512]));
+    assert_eq!(setting.record()["disks"][0]["pdev_path"], other.path().to_str().unwrap());
+    // What is no target.
+    let smaller = to(setting.file.path()).unwrap_err();
+    assert!(matches!(smaller, RetargetError::Smaller { .. }), "{smaller}");
+    let used = NamedTempFile::with_suffix(".qcow2").unwrap();
+    fs::write(used.path(), [0; 16384]).unwrap();
+    let refused = to(used.path()).unwrap_err();
+    assert!(matches!(refused, RetargetError::Refused(_)), "{refused}");
+    assert_eq!(read(&mut driver), (OK, vec![9; 512]));
+    assert_eq!(setting.record()["disks"][0]["pdev_path"], other.path().to_str().unwrap());
+    driver.close();
+    setting.detach("xvda", Manner::Force).unwrap();
     setting.host.finish();
 }
 

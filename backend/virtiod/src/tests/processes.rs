@@ -18,7 +18,7 @@ use super::console;
 use super::driver::Driver;
 use super::fake_network::FakeNetwork;
 use super::host::{Ends, Host, Processes, XVDA, numbered_disk};
-use super::qcow2::image;
+use super::qcow2::{create, image};
 use crate::bus::DevicePath;
 use crate::config::ConfigFile;
 use crate::daemon::descriptor_store::{NoStore, StoredDescriptors};
@@ -423,11 +423,11 @@ fn process_does_not_choose_the_backing_file_of_the_next() {
         liar.hypervisor.store_write(&backend(key), value);
     }
     let image = |request| Request::Image(request);
-    let claim = || {
-        let (path, sharing) = (target.clone(), Sharing::Safe);
+    let claim = |path: &Path| {
+        let (path, sharing) = (path.to_owned(), Sharing::Safe);
         image(ImageRequest::ClaimTarget { path, access: AccessMode::ReadWrite, sharing })
     };
-    let find = || image(ImageRequest::FindBacking { image: target.clone() });
+    let find = |path: &Path| image(ImageRequest::FindBacking { image: path.to_owned() });
     let own = || Reply::Found(directory.path().join("own.img"));
     let claim_backing = |device: &MessageSocket, name: &str| {
         let path = directory.path().join(name);
@@ -435,8 +435,8 @@ fn process_does_not_choose_the_backing_file_of_the_next() {
     };
     let (control, device) = liar.start();
     assert_eq!(ask(&device, Request::OpenStore), Reply::Done);
-    assert!(matches!(ask(&device, claim()), Reply::Claimed { claim: 1, .. }));
-    assert_eq!(ask(&device, find()), own());
+    assert!(matches!(ask(&device, claim(&target)), Reply::Claimed { claim: 1, .. }));
+    assert_eq!(ask(&device, find(&target)), own());
     assert_eq!(claim_backing(&device, "any.img"), Reply::Forbidden);
     // It writes another name of the same length, and dies.
     let mut bytes = std::fs::read(&target).unwrap();
@@ -446,19 +446,38 @@ fn process_does_not_choose_the_backing_file_of_the_next() {
     drop((control, device));
     liar.ended.recv_timeout(Duration::from_secs(10)).expect("the end of the disk");
 
-    let (_control, device) = liar.start();
-    assert_eq!(ask(&device, Request::OpenStore), Reply::Done);
-    let end = Instant::now() + Duration::from_secs(10);
-    loop {
-        let claimed = ask(&device, claim());
-        if matches!(claimed, Reply::Claimed { .. }) {
-            break;
+    let claim_soon = |device: &MessageSocket, path: &Path| {
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let claimed = ask(device, claim(path));
+            if matches!(claimed, Reply::Claimed { .. }) {
+                break;
+            }
+            assert!(Instant::now() < end, "waited 10 s for the image: {claimed:?}");
         }
-        assert!(Instant::now() < end, "waited 10 s for the image: {claimed:?}");
-    }
-    assert_eq!(ask(&device, find()), own());
+    };
+    let (control, device) = liar.start();
+    assert_eq!(ask(&device, Request::OpenStore), Reply::Done);
+    claim_soon(&device, &target);
+    assert_eq!(ask(&device, find(&target)), own());
     assert_eq!(claim_backing(&device, "any.img"), Reply::Forbidden);
     assert!(matches!(claim_backing(&device, "own.img"), Reply::Claimed { .. }));
+    drop((control, device));
+    liar.ended.recv_timeout(Duration::from_secs(10)).expect("the end of the disk");
+
+    // The toolstack gives the disk an overlay of that image.
+    let overlay = directory.path().join("overlay.qcow2");
+    create(&overlay, Some(("disk.qcow2", "qcow2")));
+    liar.hypervisor.store_write(&backend("params"), overlay.to_str().unwrap());
+    let (_control, device) = liar.start();
+    assert_eq!(ask(&device, Request::OpenStore), Reply::Done);
+    claim_soon(&device, &overlay);
+    assert_eq!(ask(&device, find(&overlay)), Reply::Found(target.clone()));
+    assert_eq!(ask(&device, find(&target)), own());
+    assert_eq!(claim_backing(&device, "any.img"), Reply::Forbidden);
+    for name in ["disk.qcow2", "own.img"] {
+        assert!(matches!(claim_backing(&device, name), Reply::Claimed { .. }), "{name}");
+    }
 }
 
 #[test]

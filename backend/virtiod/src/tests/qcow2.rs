@@ -21,7 +21,7 @@ use crate::device::blk::sample::ImageBytes;
 const SIZE: u64 = 8 << 20;
 
 /// Creates an empty image; `backing` is the backing file's name and format.
-fn create(path: &Path, backing: Option<(&str, &str)>) {
+pub(super) fn create(path: &Path, backing: Option<(&str, &str)>) {
     let file = File::create_open(StorageCreateOptions::new().filename(path)).unwrap();
     let mut image = Qcow2::<File, FormatAccess<File>>::create_builder(file).size(SIZE);
     if let Some((name, format)) = backing {

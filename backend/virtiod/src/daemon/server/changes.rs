@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use protocol::binding::backend_key::RETARGET;
+
 use crate::bus::DevicePath;
 use crate::setup::CLASSES;
 use xen::{DomId, Fired};
@@ -15,6 +17,8 @@ pub(super) enum Change {
     Guest(&'static str, DomId),
     /// A device's directory.
     Device(DevicePath),
+    /// The key by which the toolstack gives a device another target.
+    Target(DevicePath),
 }
 
 /// The changes at these paths, each once, so that a toolstack that writes a device's keys one by
@@ -41,7 +45,8 @@ fn change(path: &str) -> Option<Change> {
     let guest = DomId(guest.parse().ok()?);
     let Some(number) = name() else { return Some(Change::Guest(class, guest)) };
     let number = number.parse().ok()?;
-    Some(Change::Device(DevicePath { class: class.to_owned(), guest, number }))
+    let device = DevicePath { class: class.to_owned(), guest, number };
+    Some(if name() == Some(RETARGET) { Change::Target(device) } else { Change::Device(device) })
 }
 
 #[cfg(test)]
@@ -66,6 +71,8 @@ mod tests {
         let mut paths: Vec<_> = paths.iter().map(String::as_str).collect();
         paths.extend(["backend/virtio_disk/1/7", "backend/virtio_disk/2/7"]);
         assert_eq!(at(&paths), [disk(1, 7), disk(2, 7)]);
+        let Change::Device(device) = disk(1, 7) else { unreachable!() };
+        assert_eq!(at(&["backend/virtio_disk/1/7/retarget"]), [Change::Target(device)]);
     }
 
     #[test]
