@@ -51,8 +51,8 @@ struct Kept {
 /// For each image of a chain that has a backing file, that file.
 type Chain = BTreeMap<PathBuf, PathBuf>;
 
-/// For each image, its backing file; `None` if it has none.
-type Backings = BTreeMap<PathBuf, Option<PathBuf>>;
+/// For each image, its backing file and the format of that; `None` if it has none.
+type Backings = BTreeMap<PathBuf, Option<(PathBuf, ImageFormat)>>;
 
 impl KeptClaims {
     /// Expects a next process of the disk from now on, should one die.
@@ -340,20 +340,18 @@ impl SizeListener for WakeUp {
 fn chain_of(target: (&Path, ImageFormat), file: &File, known: Backings) -> (Chain, Backings) {
     let (path, format) = target;
     let (mut chain, mut all) = (Chain::new(), known);
-    let of_target = || match format {
-        ImageFormat::Raw => None,
-        ImageFormat::Qcow2 => backing_of(file, path).ok().flatten(),
+    let of = |file: Option<&File>, image: &Path, format| match (file, format) {
+        // The guest wrote all of a raw image.
+        (None, _) | (_, ImageFormat::Raw) => None,
+        (Some(file), ImageFormat::Qcow2) => backing_of(file, image).ok().flatten(),
     };
-    let mut next = all.entry(path.to_owned()).or_insert_with(of_target).clone();
     let mut image = path.to_owned();
-    while let Some(backing) = next.take().filter(|_| chain.len() < MOST_CLAIMS) {
+    let mut next = all.entry(image.clone()).or_insert_with(|| of(Some(file), path, format)).clone();
+    while let Some((backing, format)) = next.take().filter(|_| chain.len() < MOST_CLAIMS) {
         if chain.insert(image, backing.clone()).is_some() {
             break;
         }
-        let of_image = || {
-            let opened = File::open(&backing).ok();
-            opened.and_then(|file| backing_of(&file, &backing).ok().flatten())
-        };
+        let of_image = || of(File::open(&backing).ok().as_ref(), &backing, format);
         next = all.entry(backing.clone()).or_insert_with(of_image).clone();
         image = backing;
     }

@@ -357,9 +357,10 @@ impl<X: Domain> Server<X> {
                 if !has_died {
                     self.runner.forget_device(&path);
                 }
+                let is_retargeted = self.retargeted.remove(&path);
                 match outcome {
                     // It is to go on with its new target.
-                    Outcome::Over if self.retargeted.remove(&path) => {}
+                    Outcome::Over if is_retargeted => {}
                     // It says that it has ended, and XenStore shows that it has not.
                     Outcome::Over if self.is_connected(&path) => {
                         self.failed.note(&path, Instant::now());
@@ -555,6 +556,8 @@ impl<X: Domain> Server<X> {
             return self.visit(path);
         }
         self.store.remove(&key)?;
+        // Nothing that failed with the earlier target counts.
+        self.failed.drop(&path);
         let Some(running) = self.running.get(&path) else { return self.visit(path) };
         match running.runs.stop(Ending::Leave) {
             Ok(()) => {

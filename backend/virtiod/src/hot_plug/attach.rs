@@ -266,7 +266,7 @@ fn await_answer<S: XenStore>(
 ) -> Result<(), AttachError> {
     let state = format!("{}/state", nodes.backend);
     store.watch(&nodes.backend)?;
-    let answered = wait(store, stop, ANSWER_LIMIT, |store| {
+    let answered = wait(store, Some(stop), ANSWER_LIMIT, |store| {
         let state = store.read(&state)?;
         Ok(Some(state).filter(|state| state.as_deref() != Some("1")))
     })?;

@@ -108,7 +108,7 @@ pub fn detach<S: ToolstackStore>(
     };
     let state = format!("{}/state", nodes.backend);
     store.watch(&nodes.backend)?;
-    let closed = wait(store, stop, CLOSE_LIMIT, |store| {
+    let closed = wait(store, Some(stop), CLOSE_LIMIT, |store| {
         let state = store.read(&state)?;
         Ok(matches!(state.as_deref(), None | Some("6")).then_some(()))
     })?;
@@ -169,7 +169,7 @@ fn ask<S: XenStore>(
     let mut is_used = false;
     store.watch(&nodes.frontend)?;
     let mut free = |store: &mut S, limit| {
-        wait(store, stop, limit, |store| {
+        wait(store, Some(stop), limit, |store| {
             is_used |= store.read(&answer)?.as_deref() == Some(frontend_key::DETACH_IN_USE);
             Ok(is_free(store, nodes)?.then_some(()))
         })

@@ -111,19 +111,21 @@ impl DomainRecord {
         if self.has(device) { self.change(device, |_| ()) } else { Ok(()) }
     }
 
-    /// Gives a disk another target, and writes the record.
+    /// Gives a disk another target, and writes the record. Its place stays: libxl boots from the
+    /// first disk.
     ///
     /// # Errors
     /// [`DomainRecordError`]; the file is as it was.
-    pub fn retarget(&mut self, device: DeviceId, target: &Path) -> Result<(), DomainRecordError> {
-        let list = self.content.as_ref().and_then(|content| content.get(device.class.list()));
-        let list = list.and_then(Value::as_array);
-        let entry = list.and_then(|list| list.iter().find(|entry| is_entry_of(entry, device)));
-        let Some(mut entry) = entry.cloned() else { return Ok(()) };
-        if let Some(entry) = entry.as_object_mut() {
-            entry.insert("pdev_path".to_owned(), target.display().to_string().into());
-        }
-        self.add(device, entry)
+    pub fn retarget(&mut self, device: DeviceId, target: &str) -> Result<(), DomainRecordError> {
+        let Some(mut content) = self.content.clone() else { return Ok(()) };
+        let list = content.get_mut(device.class.list()).and_then(Value::as_array_mut);
+        let mut entries = list.into_iter().flatten();
+        let entry = entries.find(|entry| is_entry_of(entry, device));
+        let Some(entry) = entry.and_then(Value::as_object_mut) else { return Ok(()) };
+        entry.insert("pdev_path".to_owned(), target.into());
+        self.write(&content)?;
+        self.content = Some(content);
+        Ok(())
     }
 
     fn change(

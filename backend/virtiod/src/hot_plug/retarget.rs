@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use protocol::binding::backend_key;
-use xen::{DomId, StoreError, ToolstackStore};
+use xen::{DomId, StoreError, ToolstackStore, XenStore};
 
 use super::device::DeviceId;
 use super::domain_record::{DomainRecord, DomainRecordError};
@@ -81,12 +81,25 @@ pub enum RetargetError {
     /// The daemon does not answer.
     #[error("no xen-virtiod has answered in {0} within 20 s: is it running there?")]
     NoAnswer(DomId),
+    /// The daemon has begun, and has not ended.
+    #[error(
+        "xen-virtiod in {0} has let go of the earlier target and not opened the new one yet; it \
+         goes on trying, and the guest waits: see its log"
+    )]
+    Unfinished(DomId),
+    /// The guest's driver does not use the disk now.
+    #[error("{0} is not connected: its target can be changed while the guest uses it")]
+    NotConnected(DeviceId),
+    /// The guest ended meanwhile.
+    #[error("{0} is being destroyed, restarted or migrated; try again when that has ended")]
+    Gone(DomId),
 }
 
 /// Has a disk go on with another target, also in libxl's record, and waits until it does.
 ///
 /// # Errors
-/// [`RetargetError`]; the disk goes on with the earlier target then.
+/// [`RetargetError`]; the disk goes on with the earlier target then, except after
+/// [`RetargetError::Unfinished`].
 pub fn retarget<S: ToolstackStore>(
     store: &mut S,
     records: &Path,
@@ -103,45 +116,88 @@ pub fn retarget<S: ToolstackStore>(
     if backend == DOM0 {
         check(target, Path::new(&before))?;
     }
+    let target = target.display().to_string();
+    // First: it may fail, and the guest writes to the new target once it has it.
+    record.retarget(device, &target)?;
     store.watch(&nodes.backend)?;
-    let outcome = switch(store, &nodes, stop, backend, &target.display().to_string());
-    let outcome = outcome.and_then(|()| Ok(record.retarget(device, target)?));
-    if outcome.is_err()
-        && let Err(error) = switch(store, &nodes, stop, backend, &before)
-    {
-        tracing::error!("cannot go on with the earlier target: {}", Causes(&error));
+    let mut switching = Switching { store, nodes: &nodes, guest: &guest, backend, device };
+    let outcome = switching.to(&target, &before, Some(stop));
+    if matches!(outcome, Ok(()) | Err(RetargetError::Unfinished(_))) {
+        return outcome;
+    }
+    if let Err(error) = record.retarget(device, &before) {
+        tracing::error!("libxl's record has the new target: {}", Causes(&error));
+    }
+    if matches!(outcome, Err(RetargetError::Refused(_))) {
+        // The new target was never written.
+        switching.to(&before, &target, None)?;
     }
     outcome
 }
 
-/// Writes the target, and waits until the daemon has taken the disk over with it.
-fn switch<S: ToolstackStore>(
-    store: &mut S,
-    nodes: &Nodes,
-    stop: BorrowedFd<'_>,
+/// A disk whose target is changed.
+struct Switching<'s, S> {
+    store: &'s mut S,
+    nodes: &'s Nodes,
+    guest: &'s Guest,
     backend: DomId,
-    target: &str,
-) -> Result<(), RetargetError> {
-    let error = format!("{}/error", nodes.backend);
-    store.transact(|store| -> Result<(), StoreError> {
-        for directory in [&nodes.backend, &nodes.libxl] {
-            store.write(&format!("{directory}/params"), target)?;
-        }
-        store.write(&error, UNANSWERED)?;
-        let asked = backend_key::RETARGET_ASKED;
-        store.write(&format!("{}/{}", nodes.backend, backend_key::RETARGET), asked)
-    })?;
-    let answered = wait(store, stop, ANSWER_LIMIT, |store| {
-        let said = store.read(&error)?;
-        Ok(Some(said).filter(|said| said.as_deref() != Some(UNANSWERED)))
-    })?;
-    match answered {
-        Waited::Found(None) => Ok(()),
-        // Another domain may have written it.
-        Waited::Found(Some(why)) => Err(RetargetError::Refused(one_line(&why))),
-        Waited::TimedOut => Err(RetargetError::NoAnswer(backend)),
-        Waited::Stopped => Err(RetargetError::Stopped),
+    device: DeviceId,
+}
+
+impl<S: ToolstackStore> Switching<'_, S> {
+    /// Writes the target, and waits until the daemon has taken the disk over with it. If the daemon
+    /// does not begin, writes the earlier one.
+    fn to(
+        &mut self,
+        target: &str,
+        before: &str,
+        stop: Option<BorrowedFd<'_>>,
+    ) -> Result<(), RetargetError> {
+        let (nodes, guest, device) = (self.nodes, self.guest, self.device);
+        let error = format!("{}/error", nodes.backend);
+        let question = format!("{}/{}", nodes.backend, backend_key::RETARGET);
+        self.store.transact(|store| -> Result<(), RetargetError> {
+            if !guest.is_there(store)? {
+                return Err(RetargetError::Gone(guest.id));
+            }
+            if store.read(&format!("{}/state", nodes.backend))?.as_deref() != Some("4") {
+                return Err(RetargetError::NotConnected(device));
+            }
+            write_target(store, nodes, target)?;
+            store.write(&error, UNANSWERED)?;
+            Ok(store.write(&question, backend_key::RETARGET_ASKED)?)
+        })?;
+        let answered = wait(self.store, stop, ANSWER_LIMIT, |store| {
+            let said = store.read(&error)?;
+            Ok(Some(said).filter(|said| said.as_deref() != Some(UNANSWERED)))
+        })?;
+        let failed = match answered {
+            Waited::Found(None) if guest.is_there(self.store)? => return Ok(()),
+            Waited::Found(None) => return Err(RetargetError::Gone(guest.id)),
+            // Another domain may have written it.
+            Waited::Found(Some(why)) => return Err(RetargetError::Refused(one_line(&why))),
+            Waited::TimedOut => RetargetError::NoAnswer(self.backend),
+            Waited::Stopped => RetargetError::Stopped,
+        };
+        // The daemon removes the question when it begins.
+        let is_withdrawn = self.store.transact(|store| -> Result<bool, StoreError> {
+            if store.read(&question)?.is_none() {
+                return Ok(false);
+            }
+            write_target(store, nodes, before)?;
+            store.remove(&question)?;
+            store.remove(&error)?;
+            Ok(true)
+        })?;
+        Err(if is_withdrawn { failed } else { RetargetError::Unfinished(self.backend) })
     }
+}
+
+fn write_target(store: &mut impl XenStore, nodes: &Nodes, target: &str) -> Result<(), StoreError> {
+    for directory in [&nodes.backend, &nodes.libxl] {
+        store.write(&format!("{directory}/params"), target)?;
+    }
+    Ok(())
 }
 
 /// Whether the disk may have the target: the guest's driver reads the block size once, and its file

@@ -18,10 +18,10 @@ pub(super) enum Waited<T> {
 }
 
 /// Waits until `look` finds something, whenever something changes that `store` watches, or until
-/// `stop` is readable.
+/// `stop`, if given, is readable.
 pub(super) fn wait<S: XenStore, T>(
     store: &mut S,
-    stop: BorrowedFd<'_>,
+    stop: Option<BorrowedFd<'_>>,
     limit: Duration,
     mut look: impl FnMut(&mut S) -> Result<Option<T>, StoreError>,
 ) -> Result<Waited<T>, StoreError> {
@@ -40,11 +40,16 @@ pub(super) fn wait<S: XenStore, T>(
             true => 0,
             false => u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX),
         };
-        let mut fds = [store.as_fd(), stop].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let awaited = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut fds: Vec<_> = stop.into_iter().chain([store.as_fd()]).map(awaited).collect();
         // An error shows at the next request.
         let _ = poll(&mut fds, PollTimeout::from(milliseconds));
-        if fds.last().and_then(PollFd::any) == Some(true) {
-            return Ok(Waited::Stopped);
+        let is_stopped = stop.and_then(|_| fds.first()?.any()) == Some(true);
+        drop(fds);
+        if is_stopped {
+            // What has arrived meanwhile counts.
+            let found = look(store)?;
+            return Ok(found.map_or(Waited::Stopped, Waited::Found));
         }
     }
 }

@@ -261,6 +261,39 @@ fn disk_goes_on_with_another_target_or_with_the_earlier_one() {
 }
 
 #[test]
+fn target_is_taken_back_if_no_daemon_has_begun() {
+    let mut setting = Setting::new();
+    setting.attach(&setting.disk(&[])).unwrap();
+    let (_, mut driver) = setting.connect(51712);
+    setting.host.leave();
+    let other = NamedTempFile::new().unwrap();
+    fs::write(other.path(), [9; 8192]).unwrap();
+    setting.stop.write(1).unwrap();
+    let store = &mut setting.host.hypervisor.store().unwrap();
+    let device = DeviceId::parse("xvda").unwrap();
+    let (records, stop) = (setting.records.path(), setting.stop.as_fd());
+    let stopped = retarget(store, records, stop, "web", device, other.path());
+    assert!(matches!(stopped, Err(RetargetError::Stopped)), "{stopped:?}");
+    let before = setting.file.path().to_str().unwrap();
+    assert_eq!(setting.record()["disks"][0]["pdev_path"], before);
+    let key = |key: &str| {
+        let path = format!("/local/domain/0/backend/virtio_disk/1/51712/{key}");
+        setting.host.hypervisor.store_read(&path)
+    };
+    assert_eq!(
+        (key("params").as_deref(), key("retarget"), key("error")),
+        (Some(before), None, None)
+    );
+    setting.stop.read().unwrap();
+    setting.host.serve_again();
+    let read = request(&mut driver, VIRTIO_BLK_T_IN, 2, &[], 512);
+    assert_eq!(read, (OK, vec![2; 512]));
+    driver.close();
+    setting.detach("xvda", Manner::Force).unwrap();
+    setting.host.finish();
+}
+
+#[test]
 fn domain_of_another_toolstack_has_no_record() {
     let setting = Setting::new();
     setting.host.hypervisor.store_remove("/libxl/1/type");

@@ -415,9 +415,9 @@ fn process_gets_its_own_keys_and_its_own_image_only() {
 fn process_does_not_choose_the_backing_file_of_the_next() {
     let mut liar = Liar::new();
     let (directory, target) = image(Some(("own.img", "raw")));
-    for name in ["own.img", "any.img"] {
-        std::fs::write(directory.path().join(name), [7; 512]).unwrap();
-    }
+    std::fs::write(directory.path().join("any.img"), [7; 512]).unwrap();
+    // A guest that had it as a raw disk made it look like an image.
+    create(&directory.path().join("own.img"), Some(("any.img", "raw")));
     let backend = |key: &str| format!("/local/domain/0/backend/virtio_disk/1/{XVDA}/{key}");
     for (key, value) in [("params", target.to_str().unwrap()), ("mode", "w"), ("state", "1")] {
         liar.hypervisor.store_write(&backend(key), value);

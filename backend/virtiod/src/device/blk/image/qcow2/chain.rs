@@ -18,6 +18,7 @@ use imago::raw::Raw;
 
 use super::header::{Backing, HeaderError, Qcow2Header};
 use super::memory;
+use crate::device::blk::ImageFormat;
 use crate::device::blk::claim::FileId;
 use crate::device::blk::files::DiskFiles;
 use crate::device::blk::target::AccessMode;
@@ -92,13 +93,18 @@ pub(super) fn header(file: &fs::File, path: &Path) -> io::Result<Qcow2Header> {
     })
 }
 
-/// The path of an image's backing file, by the image's header; `None` if it has none.
+/// The path of an image's backing file, and its format, by the image's header; `None` if it has
+/// none. A format that is unknown, and refused, counts as raw.
 ///
 /// # Errors
 /// The error of the storage, or the reason for which the image is refused.
-pub fn backing_of(file: &fs::File, path: &Path) -> io::Result<Option<PathBuf>> {
-    let backing = header(file, path)?.backing;
-    backing.map(|Backing { name, .. }| beside(path, &name)).transpose()
+pub fn backing_of(file: &fs::File, path: &Path) -> io::Result<Option<(PathBuf, ImageFormat)>> {
+    let Some(Backing { name, format }) = header(file, path)?.backing else { return Ok(None) };
+    let format = match format.as_deref() {
+        Some("qcow2") => ImageFormat::Qcow2,
+        _ => ImageFormat::Raw,
+    };
+    Ok(Some((beside(path, &name)?, format)))
 }
 
 /// The files of a chain that were opened so far.
