@@ -197,6 +197,10 @@ void xvm_fault_init(struct xvm_device *xvm);
 void xvm_fail(struct xvm_device *xvm, const char *why);
 bool xvm_check_status(struct xvm_device *xvm, u32 status);
 
+/* detach.c */
+bool xvm_detach_concerns(const char *key);
+bool xvm_detach_allowed(struct xvm_device *xvm);
+
 /* watch.c */
 void xvm_watch_init(struct xvm_device *xvm,
 		    void (*changed)(struct xvm_device *xvm));
@@ -313,10 +317,6 @@ void xvm_suspend_enter(struct xvm_device *xvm);
 void xvm_suspend_leave(struct xvm_device *xvm);
 int xvm_suspend_init(void);
 void xvm_suspend_exit(void);
-
-/* detach.c */
-bool xvm_detach_concerns(const char *key);
-bool xvm_detach_allowed(struct xvm_device *xvm);
 
 /* sysfs.c */
 extern const struct attribute_group *xvm_groups[];
