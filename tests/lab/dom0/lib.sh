@@ -83,6 +83,16 @@ daemon_resident() {
     done | awk '{ sum += $1 } END { print sum }'
 }
 
+# daemon_uses: prints the event channels of the domain, and the open files of the daemon and of its
+# processes.
+daemon_uses() {
+    local process files=0
+    for process in $(daemon_processes); do
+        files=$((files + $(ls "/proc/$process/fd" | wc -l)))
+    done
+    echo "$(grep -c 'evtchn:' /proc/interrupts) event channels, $files files"
+}
+
 # guest_process DOMID: prints the pid of the process that serves the guest.
 guest_process() {
     local cmdline

@@ -25,22 +25,13 @@ taken() {
     grep -c 'taken over from an earlier process' $daemon_log || true
 }
 
-# used: prints event channels and open files of the daemon and of its processes.
-used() {
-    local process files=0
-    for process in $(daemon_processes); do
-        files=$((files + $(ls "/proc/$process/fd" | wc -l)))
-    done
-    echo "$(grep -c 'evtchn:' /proc/interrupts) event channels, $files files"
-}
-
 # random LIMIT: prints a number below the limit.
 random() {
     echo $(($(od -An -N2 -tu2 /dev/urandom) % $1))
 }
 
 devices=4
-before=$(used)
+before=$(daemon_uses)
 resident=$(daemon_resident)
 killed=0
 while [ $killed -lt $KILLS ]; do
@@ -71,7 +62,7 @@ sent=$(received "$domid")
 rounds=$(tr -d '\r' <"$consoles/guest-$name.log" | sed -n 's/^lab: round //p' | tail -n 1)
 wait_console "$name" 120 "lab: round $((rounds + 2))"
 [ "$(received "$domid")" -gt $((sent + 1000000)) ] || fail "the guest sent $(($(received "$domid") - sent)) bytes in two rounds"
-after=$(used)
+after=$(daemon_uses)
 echo "$killed kills, the guest verified $((rounds + 2)) rounds; $after, $(daemon_resident) KiB resident; before: $before, $resident KiB"
 [ "$after" = "$before" ] || fail "there were $before, and are $after"
 [ "$(daemon_resident)" -lt $((resident + 4096)) ] || fail "the daemon's processes have $(daemon_resident) KiB, and had $resident"

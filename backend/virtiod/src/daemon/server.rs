@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::EventFd;
 use protocol::binding::XenbusState;
+use protocol::binding::backend_key::{RETARGET, RETARGET_ASKED};
 use tracing::Level;
 
 use self::changes::{Change, changes};
@@ -24,8 +25,6 @@ use self::retries::Retries;
 use super::runner::{EndReports, Runner, Runs, SharedHost, Threads};
 use super::same_address::same_address_hook;
 use super::size_watches::SizeWatches;
-use protocol::binding::backend_key::{RETARGET, RETARGET_ASKED};
-
 use crate::Causes;
 use crate::backoff::Backoff;
 use crate::bus::reconnection::{CHECK_INTERVAL, Reconnected, reconnect};
