@@ -127,11 +127,16 @@ static int xvm_bus_wait(struct xvm_device *xvm, struct xvm_exchange *exchange)
  * @running: true if the driver was bound to the device; false before anything that
  *	waits for the driver's requests
  *
- * Context: Any context.
+ * Context: Any context. Takes the bus lock.
  */
 void xvm_bus_set_running(struct xvm_device *xvm, bool running)
 {
+	unsigned long flags;
+
+	/* Not while a device begins to wait for another backend. */
+	spin_lock_irqsave(&xvm->bus.lock, flags);
 	WRITE_ONCE(xvm->bus.running, running);
+	spin_unlock_irqrestore(&xvm->bus.lock, flags);
 	wake_up_all(&xvm->bus.wait);
 }
 
@@ -321,7 +326,7 @@ static void xvm_bus_free_transport(struct xvm_bus *bus)
 
 /**
  * xvm_bus_set_broken() - let requests fail, or not any more
- * @xvm: device, whose driver is frozen
+ * @xvm: device, whose driver waits
  * @broken: true while there is no connection
  *
  * Unlike xvm_fail(), this is no failure of the device.
@@ -489,12 +494,13 @@ int xvm_bus_open(struct xvm_device *xvm,
 	memset(&bus->generations, 0, sizeof(bus->generations));
 	bus->shared_pool = negotiated->shared_pool;
 	bus->unshare = negotiated->unshare;
+	bus->movable = negotiated->movable;
 	bus->max_config = shim_max_config_bytes(bus->transport);
 	bus->config_changed = false;
 	bus->driver_ok = false;
 	bus->running = false;
-	/* Nobody uses a frozen device before it is connected. */
-	bus->broken = xvm->frozen;
+	/* Nobody uses a device whose driver waits before it is connected. */
+	bus->broken = xvm->frozen || xvm->kept;
 	err = xvm_bus_open_page(xvm);
 	if (err)
 		goto free_transport;

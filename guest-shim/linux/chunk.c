@@ -92,20 +92,15 @@ static int xvm_chunk_offer(struct xvm_device *xvm, struct xvm_chunk *chunk, u32 
 		.kind = SHIM_SHARE_PAGES,
 		.index = number * SHIM_CHUNK_PAGES,
 		.count = SHIM_CHUNK_PAGES,
+		.reference = chunk->first,
 	};
 	struct shim_answer answer;
 	int err;
 
-	err = xvm_chunk_grant(xvm, chunk, number);
+	err = xvm_bus_request(xvm, &share, &answer, NULL, 0);
 	if (err)
 		return err;
-	share.reference = chunk->first;
-	err = xvm_bus_request(xvm, &share, &answer, NULL, 0);
-	if (!err && !answer.shared) {
-		xvm_chunk_revoke(xvm, chunk);
-		err = -ENXIO;
-	}
-	return err;
+	return answer.shared ? 0 : -ENXIO;
 }
 
 /**
@@ -121,11 +116,61 @@ static int xvm_chunk_offer(struct xvm_device *xvm, struct xvm_chunk *chunk, u32 
 int xvm_chunk_share(struct xvm_device *xvm, u32 number)
 {
 	struct xvm_chunk **chunk = &xvm->dma.pool.chunks[number];
+	int err;
 
 	/* The memory remains allocated when the device is reset. */
 	if (!*chunk)
 		*chunk = xvm_chunk_new(number);
-	return *chunk ? xvm_chunk_offer(xvm, *chunk, number) : -ENOMEM;
+	if (!*chunk)
+		return -ENOMEM;
+	/* Of a connection that failed. */
+	xvm_chunk_revoke(xvm, *chunk);
+	err = xvm_chunk_grant(xvm, *chunk, number);
+	if (err)
+		return err;
+	err = xvm_chunk_offer(xvm, *chunk, number);
+	if (err == -ENXIO)
+		xvm_chunk_revoke(xvm, *chunk);
+	return err;
+}
+
+/**
+ * xvm_chunk_move() - grant a chunk to the domain that the backend is in now
+ * @xvm: device after xvm_dma_set_domain()
+ * @chunk: chunk that was shared with the earlier domain
+ *
+ * The references and the buffers in it stay.
+ *
+ * Return: 0, or -EBUSY if the earlier domain still uses a page.
+ * Context: Process context, under the pool's mutex.
+ */
+int xvm_chunk_move(struct xvm_device *xvm, struct xvm_chunk *chunk)
+{
+	unsigned long frame = XEN_PFN_DOWN(virt_to_phys(chunk->memory));
+	unsigned int i;
+
+	for (i = 0; i < SHIM_CHUNK_PAGES; i++) {
+		if (!gnttab_end_foreign_access_ref(chunk->first + i))
+			return -EBUSY;
+		xvm_grant_page(xvm, chunk->first + i, frame + i, false);
+	}
+	return 0;
+}
+
+/**
+ * xvm_chunk_share_again() - share a chunk that was moved with the device there
+ * @xvm: device
+ * @number: number of the chunk
+ *
+ * Return: 0, -EBUSY if the device refuses the chunk, for which it may have room later,
+ * or another negative errno number.
+ * Context: Process context, under the pool's mutex. Waits for the device.
+ */
+int xvm_chunk_share_again(struct xvm_device *xvm, u32 number)
+{
+	int err = xvm_chunk_offer(xvm, xvm->dma.pool.chunks[number], number);
+
+	return err == -ENXIO ? -EBUSY : err;
 }
 
 /**

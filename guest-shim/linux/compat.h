@@ -39,6 +39,13 @@ compat_read_driver_state(const struct xenbus_device *xdev, const char *path)
 #define compat_read_driver_state xenbus_read_driver_state
 #endif
 
+/* Linux 6.13 made the device that a match function gets const. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)
+#define compat_const
+#else
+#define compat_const const
+#endif
+
 /* Linux 6.11 moved the arguments of find_vqs() for each queue into one array. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 11, 0)
 struct virtqueue_info {

@@ -51,31 +51,39 @@ static int xvm_config_get_piece(struct virtio_device *vdev, u32 offset, void *bu
  * @buf: filled in, with zeros in place of bytes that the device does not have
  * @len: bytes
  *
+ * Return: Whether the device answered all requests.
  * Context: Process context. Waits for the device.
  */
-void xvm_config_read(struct virtio_device *vdev, unsigned int offset, void *buf,
+bool xvm_config_read(struct virtio_device *vdev, unsigned int offset, void *buf,
 		     unsigned int len)
 {
 	u32 most = vdev_to_xvm(vdev)->bus.max_config;
+	bool answered = true;
 
 	while (len) {
 		u32 piece = min(len, most);
+		int err = xvm_config_get_piece(vdev, offset, buf, piece);
 
-		if (xvm_config_get_piece(vdev, offset, buf, piece))
+		if (err)
 			memset(buf, 0, piece);
+		answered &= !err || err == -ERANGE;
 		offset += piece;
 		buf += piece;
 		len -= piece;
 	}
+	return answered;
 }
 
-/* Whether the driver is told again what it was told before [2.14]. */
+/* Whether the driver is told again what it was told before [2.14, 2.16]. */
 static bool xvm_config_is_kept(const struct xvm_device *xvm, unsigned int offset,
 			       unsigned int len)
 {
 	u32 kept = shim_traits_size(xvm->virtio->vdev.id.device);
 
-	return xvm->dead || (xvm->restoring && offset < kept && len <= kept - offset);
+	if (xvm->dead)
+		return true;
+	return (xvm->restoring || READ_ONCE(xvm->kept)) && offset < kept &&
+	       len <= kept - offset;
 }
 
 /*
@@ -89,8 +97,12 @@ static void xvm_config_get(struct virtio_device *vdev, unsigned int offset, void
 	bool kept = xvm_config_is_kept(xvm, offset, len);
 	u8 *config = xvm->traits.config, *bytes = buf;
 
-	if (!kept)
-		xvm_config_read(vdev, offset, buf, len);
+	if (!kept && !xvm_config_read(vdev, offset, buf, len)) {
+		/* Zeros, which are not noted; or what the driver had, if it waits now. */
+		kept = xvm_config_is_kept(xvm, offset, len);
+		if (!kept)
+			return;
+	}
 	for (; len; len--, offset++, bytes++) {
 		if (offset >= SHIM_TRAITS_CONFIG)
 			*bytes = kept ? 0 : *bytes;

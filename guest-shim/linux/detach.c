@@ -12,16 +12,16 @@
 #define ASKED "asked"
 #define IN_USE "in-use"
 
-/* The kernel exports no name for the type of a disk. */
-static bool xvm_is_disk(const struct device *dev)
+static bool xvm_detach_is_in_use(struct xvm_device *xvm)
 {
-	return dev->class && strcmp(dev->class->name, "block") == 0 &&
-	       dev->type && strcmp(dev->type->name, "disk") == 0;
-}
+	struct gendisk *disk = xvm_disk_find(xvm);
+	bool in_use;
 
-static int xvm_is_open_disk(struct device *dev, void *unused)
-{
-	return xvm_is_disk(dev) && disk_openers(dev_to_disk(dev)) > 0;
+	if (!disk)
+		return false;
+	in_use = disk_openers(disk) > 0;
+	put_disk(disk);
+	return in_use;
 }
 
 /**
@@ -63,7 +63,7 @@ bool xvm_detach_allowed(struct xvm_device *xvm)
 
 	if (!xvm_detach_asked(xdev))
 		return false;
-	if (!device_for_each_child(&xvm->virtio->vdev.dev, NULL, xvm_is_open_disk))
+	if (!xvm_detach_is_in_use(xvm))
 		return true;
 	if (xenbus_printf(XBT_NIL, xdev->nodename, DETACH, "%s", IN_USE))
 		dev_warn(&xdev->dev, "cannot tell the toolstack that the disk is in use\n");

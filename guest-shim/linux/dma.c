@@ -60,12 +60,34 @@ static u64 xvm_dma_alloc_refs(struct xvm_device *xvm, phys_addr_t phys,
 	return 0;
 }
 
+/* Keeps grants from moving to another domain while one begins or ends. */
+static unsigned long xvm_dma_lock_frames(struct xvm_dma *dma)
+{
+	unsigned long flags = 0;
+
+	if (dma->frames)
+		spin_lock_irqsave(&dma->frames_lock, flags);
+	return flags;
+}
+
+static void xvm_dma_unlock_frames(struct xvm_dma *dma, unsigned long flags)
+{
+	if (dma->frames)
+		spin_unlock_irqrestore(&dma->frames_lock, flags);
+}
+
 static void xvm_dma_grant_page(struct xvm_device *xvm, grant_ref_t ref,
 			       unsigned long frame, bool read_only)
 {
+	struct xvm_dma *dma = &xvm->dma;
+	unsigned long flags = xvm_dma_lock_frames(dma);
+
+	if (dma->frames)
+		dma->frames[ref] = (struct xvm_frame) { frame, read_only };
 	xvm_grant_page(xvm, ref, frame, read_only);
-	atomic_inc(&xvm->dma.granted);
-	set_bit(ref, xvm->dma.live);
+	atomic_inc(&dma->granted);
+	set_bit(ref, dma->live);
+	xvm_dma_unlock_frames(dma, flags);
 }
 
 /*
@@ -113,9 +135,12 @@ static bool xvm_dma_find_grants(struct xvm_device *xvm, dma_addr_t address, size
 /* Ends the grant of a page, unless xvm_dma_revoke_all() has already. */
 static void xvm_dma_revoke_page(struct xvm_device *xvm, grant_ref_t ref)
 {
+	unsigned long flags = xvm_dma_lock_frames(&xvm->dma);
+	bool live = test_and_clear_bit(ref, xvm->dma.live);
 	struct page *bounced;
 
-	if (!test_and_clear_bit(ref, xvm->dma.live))
+	xvm_dma_unlock_frames(&xvm->dma, flags);
+	if (!live)
 		return;
 	atomic_dec(&xvm->dma.granted);
 	/* Before the grant ends: then another buffer may get the reference. */
@@ -302,6 +327,8 @@ void xvm_dma_unmap_phys(struct device *dev, dma_addr_t handle, size_t size,
 
 	if (xvm_dma_raw_buffers())
 		return;
+	if (xvm->dma.frames)
+		xvm_unfinished_unmapped(xvm, handle);
 	if (xvm_pool_unmap(xvm, handle, size, dir, attrs))
 		return;
 	if (!(attrs & DMA_ATTR_SKIP_CPU_SYNC))
@@ -417,6 +444,8 @@ static void xvm_dma_free_bitmaps(struct xvm_dma *dma)
 	dma->reserved = NULL;
 	bitmap_free(dma->live);
 	dma->live = NULL;
+	kvfree(dma->frames);
+	dma->frames = NULL;
 }
 
 static int xvm_dma_alloc_bitmaps(struct xvm_dma *dma)
@@ -424,7 +453,9 @@ static int xvm_dma_alloc_bitmaps(struct xvm_dma *dma)
 	dma->references = gnttab_max_grant_frames() * REFERENCES_PER_FRAME;
 	dma->live = bitmap_zalloc(dma->references, GFP_KERNEL);
 	dma->reserved = bitmap_zalloc(dma->references, GFP_KERNEL);
-	if (dma->live && dma->reserved)
+	if (xvm_reconnect_seconds)
+		dma->frames = kvcalloc(dma->references, sizeof(*dma->frames), GFP_KERNEL);
+	if (dma->live && dma->reserved && !dma->frames == !xvm_reconnect_seconds)
 		return 0;
 	xvm_dma_free_bitmaps(dma);
 	return -ENOMEM;
@@ -469,6 +500,57 @@ close_bounce:
 free_bitmaps:
 	xvm_dma_free_bitmaps(dma);
 	return err;
+}
+
+/**
+ * xvm_dma_set_domain() - begin all grants for another domain from now on
+ * @xvm: device without a connection
+ * @domain: the backend's domain
+ *
+ * Context: Any context.
+ */
+void xvm_dma_set_domain(struct xvm_device *xvm, domid_t domain)
+{
+	unsigned long flags = xvm_dma_lock_frames(&xvm->dma);
+
+	xvm->xdev->otherend_id = domain;
+	xvm_dma_unlock_frames(&xvm->dma, flags);
+}
+
+/* Grants a page to the present domain. Returns false if the earlier one still uses it. */
+static bool xvm_dma_move_page(struct xvm_device *xvm, grant_ref_t ref)
+{
+	unsigned long flags = xvm_dma_lock_frames(&xvm->dma);
+	struct xvm_frame *frame = &xvm->dma.frames[ref];
+	bool ended = true;
+
+	/* It may have ended meanwhile. */
+	if (test_bit(ref, xvm->dma.live)) {
+		ended = gnttab_end_foreign_access_ref(ref);
+		if (ended)
+			xvm_grant_page(xvm, ref, frame->number, frame->read_only);
+	}
+	xvm_dma_unlock_frames(&xvm->dma, flags);
+	return ended;
+}
+
+/**
+ * xvm_dma_move() - move the grants of rings and buffers to the present domain
+ * @xvm: device after xvm_dma_set_domain()
+ *
+ * The references, and with them the DMA addresses, stay.
+ *
+ * Return: 0, or -EBUSY if the earlier domain still uses a page.
+ * Context: Process context.
+ */
+int xvm_dma_move(struct xvm_device *xvm)
+{
+	unsigned int ref;
+
+	for_each_set_bit(ref, xvm->dma.live, xvm->dma.references)
+		if (!xvm_dma_move_page(xvm, ref))
+			return -EBUSY;
+	return 0;
 }
 
 /**

@@ -45,10 +45,11 @@ void xvm_fail(struct xvm_device *xvm, const char *why)
 {
 	struct xvm_bus *bus = &xvm->bus;
 	unsigned long flags;
-	bool first;
+	bool first, kept;
 
 	spin_lock_irqsave(&bus->lock, flags);
 	first = !bus->broken;
+	kept = xvm->kept;
 	bus->broken = true;
 	if (first)
 		shim_give_up(bus->transport);
@@ -56,8 +57,13 @@ void xvm_fail(struct xvm_device *xvm, const char *why)
 	if (!first)
 		return;
 
-	dev_err(&xvm->xdev->dev, "device given up: %s\n", why);
 	wake_up_all(&bus->wait);
+	/* The driver waits, perhaps for yet another backend (reconnect.c). */
+	if (kept) {
+		dev_err(&xvm->xdev->dev, "cannot go on with this backend: %s\n", why);
+		return;
+	}
+	dev_err(&xvm->xdev->dev, "device given up: %s\n", why);
 	schedule_work(&xvm->fault);
 }
 

@@ -133,6 +133,7 @@ static struct xvm_virtio *xvm_new_virtio(struct xvm_device *xvm)
 		return ERR_PTR(-ENOMEM);
 	virtio->xvm = xvm;
 	memset(&xvm->traits, 0, sizeof(xvm->traits));
+	xvm->traits.device_id = info.device_id;
 	virtio->vdev.id.device = info.device_id;
 	virtio->vdev.id.vendor = info.vendor_id;
 	virtio->vdev.config = &xvm_config_ops;
@@ -185,8 +186,11 @@ static int xvm_driver_event(struct notifier_block *events, unsigned long event,
 		xvm_bus_set_running(xvm, true);
 		break;
 	case BUS_NOTIFY_UNBIND_DRIVER:
+		/* First: after this, it does not begin to wait for another backend. */
+		xvm_bus_set_running(xvm, false);
 		xvm_suspend_give_up(xvm);
-		fallthrough;
+		xvm_reconnect_give_up(xvm);
+		break;
 	case BUS_NOTIFY_BIND_DRIVER:
 		xvm_bus_set_running(xvm, false);
 		break;
@@ -211,17 +215,20 @@ static void xvm_catch_up(struct xvm_device *xvm)
 		virtio_config_changed(&xvm->virtio->vdev);
 }
 
-/* After a restore: the driver goes on with the new connection. */
-static void xvm_reconnect(struct xvm_device *xvm)
+/* The driver goes on with the new connection. */
+static void xvm_go_on(struct xvm_device *xvm)
 {
 	struct xenbus_device *xdev = xvm->xdev;
 	int err;
 
 	xenbus_switch_state(xdev, XenbusStateConnected);
 	xvm_probe_order_leave(xvm);
-	err = xvm_suspend_go_on(xvm);
+	err = xvm->kept ? xvm_reconnect_go_on(xvm) : xvm_suspend_go_on(xvm);
+	/* The driver waits on, for this backend to start again or for another. */
+	if (err && xvm->kept)
+		return;
 	if (err) {
-		xenbus_dev_fatal(xdev, err, "going on after a restore");
+		xenbus_dev_fatal(xdev, err, "going on with another backend");
 		return;
 	}
 	dev_info(&xdev->dev, "%s goes on, with domain %d\n",
@@ -235,7 +242,7 @@ static void xvm_connect(struct xvm_device *xvm)
 	int err;
 
 	if (xvm->ready) {
-		xvm_reconnect(xvm);
+		xvm_go_on(xvm);
 		return;
 	}
 	xenbus_switch_state(xdev, XenbusStateConnected);
@@ -255,6 +262,7 @@ static void xvm_connect(struct xvm_device *xvm)
 		 dev_name(&xvm->virtio->vdev.dev), xvm->virtio->vdev.id.device,
 		 xdev->otherend_id,
 		 xvm->dma.bounce.pages ? ", bounced" : "");
+	xvm_reconnect_announce(xvm);
 }
 
 /* Whether the device answers a request. If it does not, it is given up. */
@@ -309,10 +317,11 @@ static void xvm_abandon(struct xvm_device *xvm)
 }
 
 /* Lets a driver that waits for its device go on with errors. */
-static void xvm_give_up_frozen(struct xvm_device *xvm)
+static void xvm_give_up_waiting(struct xvm_device *xvm)
 {
 	device_lock(&xvm->virtio->vdev.dev);
 	xvm_suspend_give_up(xvm);
+	xvm_reconnect_give_up(xvm);
 	device_unlock(&xvm->virtio->vdev.dev);
 }
 
@@ -334,7 +343,7 @@ static bool xvm_stop_virtio(struct xvm_device *xvm)
 	if (!xvm->ready)
 		return true;
 	xvm_suspend_leave(xvm);
-	xvm_give_up_frozen(xvm);
+	xvm_give_up_waiting(xvm);
 	if (xvm->stuck || !xvm_can_remove(xvm)) {
 		xvm_abandon(xvm);
 		return false;
@@ -474,6 +483,19 @@ static void xvm_restart(struct xvm_device *xvm)
 		"no watch can be set to start the device anew: unbind and bind its driver\n");
 }
 
+/* Whether a step is done, since the device waits for another backend, or did in vain. */
+static bool xvm_waits_on(struct xvm_device *xvm, u32 action)
+{
+	if (system_state > SYSTEM_RUNNING || !xvm->kept)
+		return false;
+	if (!xvm_reconnect_waits(xvm)) {
+		xvm_close(xvm);
+		return true;
+	}
+	/* A backend that is gone, or refuses, is not the last. */
+	return xvm->kept && action != SHIM_CONNECT;
+}
+
 static void xvm_take_step(struct xvm_device *xvm)
 {
 	struct xenbus_device *xdev = xvm->xdev;
@@ -488,6 +510,11 @@ static void xvm_take_step(struct xvm_device *xvm)
 	/* While the guest shuts down, do not set up or close devices. */
 	if (system_state > SYSTEM_RUNNING && action != SHIM_FINISH)
 		return;
+	if (xvm_waits_on(xvm, action))
+		return;
+	/* Gone since the watch last looked, which is about to begin the wait. */
+	if (action == SHIM_CLOSE && xvm_reconnect_is_possible(xvm))
+		return;
 
 	switch (action) {
 	case SHIM_CONNECT:
@@ -501,7 +528,7 @@ static void xvm_take_step(struct xvm_device *xvm)
 		break;
 	}
 	if (xdev->state == XenbusStateConnected && xvm->ready && !xvm->frozen &&
-	    !xvm->stuck)
+	    !xvm->kept && !xvm->stuck)
 		xvm_detach(xvm);
 }
 
@@ -510,7 +537,7 @@ static void xvm_step(struct work_struct *work)
 	struct xvm_device *xvm = container_of(work, struct xvm_device, step);
 	unsigned int flags;
 
-	if (!READ_ONCE(xvm->frozen)) {
+	if (!READ_ONCE(xvm->frozen) && !READ_ONCE(xvm->kept)) {
 		xvm_take_step(xvm);
 		return;
 	}
@@ -554,11 +581,12 @@ static void xvm_backend_changed(struct xvm_device *xvm)
 
 	WRITE_ONCE(xvm->backend, state);
 	wake_up(&xvm->backend_changed);
-	xvm_fail_if_backend_left(xvm, state);
+	if (state != XenbusStateUnknown || !xvm_reconnect_begin(xvm))
+		xvm_fail_if_backend_left(xvm, state);
 	flags = memalloc_noio_save();
 	mutex_lock(&xvm->beginning);
 	if (!xvm->removing) {
-		if (!READ_ONCE(xvm->restored))
+		if (!READ_ONCE(xvm->restored) && xvm_reconnect_is_offered(xvm, state))
 			xvm_begin(xvm, state);
 		queue_work(xvm_workqueue, &xvm->step);
 	}
@@ -592,6 +620,7 @@ static int xvm_probe(struct xenbus_device *xdev,
 	xvm_bus_init(xvm, xvm_queue_used);
 	xvm_pool_init(xvm);
 	dev_set_drvdata(&xdev->dev, xvm);
+	xvm_reconnect_enter(xvm, xvm_workqueue);
 	xvm_probe_order_enter(xvm);
 	xvm_bus_reserve(xvm);
 
@@ -600,6 +629,7 @@ static int xvm_probe(struct xenbus_device *xdev,
 		xenbus_dev_fatal(xdev, err, "watching %s", xdev->otherend);
 		xvm_bus_unreserve(xvm);
 		xvm_probe_order_leave(xvm);
+		xvm_reconnect_leave(xvm);
 		dev_set_drvdata(&xdev->dev, NULL);
 		kfree(xvm);
 	}
@@ -618,7 +648,9 @@ static void xvm_remove(struct xenbus_device *xdev)
 	xvm_probe_order_leave(xvm);
 	/* This runs in a watch of xenbus, before the one of watch.c. */
 	xvm_fail_if_backend_left(xvm, xvm_backend_state(xdev));
+	cancel_delayed_work_sync(&xvm->keeping);
 	cancel_work_sync(&xvm->step);
+	xvm_reconnect_leave(xvm);
 	stopped = xvm_stop_virtio(xvm);
 	if (stopped)
 		xvm_initiate_close(xvm);
@@ -684,7 +716,7 @@ static void xvm_connect_now(struct xvm_device *xvm)
 		msleep(CONNECT_PAUSE);
 	if (!xvm->frozen)
 		return;
-	xvm_give_up_frozen(xvm);
+	xvm_give_up_waiting(xvm);
 	xenbus_dev_fatal(xvm->xdev, -ETIMEDOUT, "going on after a restore");
 }
 
@@ -757,18 +789,23 @@ static int __init xvm_init(void)
 	err = xvm_suspend_init();
 	if (err)
 		return err;
+	err = xvm_reconnect_init();
+	if (err)
+		goto suspend_exit;
 	/* Freezable: devices are not set up or closed while the guest is suspended. */
 	xvm_workqueue = alloc_workqueue("virtio_msg_xen",
 					WQ_UNBOUND | WQ_FREEZABLE, 0);
 	err = -ENOMEM;
 	if (!xvm_workqueue)
-		goto suspend_exit;
+		goto reconnect_exit;
 	err = xenbus_register_frontend(&xvm_driver);
 	xvm_probe_order_all_found();
 	if (!err)
 		return 0;
 
 	destroy_workqueue(xvm_workqueue);
+reconnect_exit:
+	xvm_reconnect_exit();
 suspend_exit:
 	xvm_suspend_exit();
 	return err;
@@ -780,6 +817,7 @@ static void __exit xvm_exit(void)
 	xenbus_unregister_driver(&xvm_driver);
 	xvm_watch_exit();
 	destroy_workqueue(xvm_workqueue);
+	xvm_reconnect_exit();
 	xvm_suspend_exit();
 }
 module_exit(xvm_exit);

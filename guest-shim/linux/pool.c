@@ -109,6 +109,67 @@ void xvm_pool_stop(struct xvm_device *xvm)
 }
 
 /**
+ * xvm_pool_pause() - keep the pool at its size
+ * @xvm: device that loses its connection, and keeps its buffers
+ *
+ * Context: Process context. Sleeps.
+ */
+void xvm_pool_pause(struct xvm_device *xvm)
+{
+	struct xvm_pool *pool = &xvm->dma.pool;
+
+	mutex_lock(&pool->lock);
+	pool->running = false;
+	mutex_unlock(&pool->lock);
+}
+
+/**
+ * xvm_pool_move() - grant the pool to the domain that the backend is in now
+ * @xvm: device after xvm_pool_pause() and xvm_dma_set_domain()
+ *
+ * A chunk that buffers do not use yet is revoked.
+ *
+ * Return: 0, or -EBUSY if the earlier domain still uses a page.
+ * Context: Process context.
+ */
+int xvm_pool_move(struct xvm_device *xvm)
+{
+	struct xvm_pool *pool = &xvm->dma.pool;
+	u32 i, chunks = xvm_pool_pages(xvm) / SHIM_CHUNK_PAGES;
+	int err = 0;
+
+	mutex_lock(&pool->lock);
+	for (i = 0; i < chunks && !err; i++)
+		err = xvm_chunk_move(xvm, pool->chunks[i]);
+	for (; i < SHIM_MAX_CHUNKS && !err; i++)
+		if (pool->chunks[i])
+			xvm_chunk_revoke(xvm, pool->chunks[i]);
+	mutex_unlock(&pool->lock);
+	return err;
+}
+
+/**
+ * xvm_pool_share_again() - share a pool that was moved with the device there
+ * @xvm: device that is being set up
+ *
+ * Return: 0 or a negative errno number.
+ * Context: Process context. Waits for the device.
+ */
+int xvm_pool_share_again(struct xvm_device *xvm)
+{
+	struct xvm_pool *pool = &xvm->dma.pool;
+	u32 i, chunks = xvm_pool_pages(xvm) / SHIM_CHUNK_PAGES;
+	int err = 0;
+
+	mutex_lock(&pool->lock);
+	for (i = 0; i < chunks && !err; i++)
+		err = xvm_chunk_share_again(xvm, i);
+	pool->running = !err && pool->map;
+	mutex_unlock(&pool->lock);
+	return err;
+}
+
+/**
  * xvm_pool_revoke() - end the grants of all chunks
  * @xvm: device that was reset or whose backend is gone
  *

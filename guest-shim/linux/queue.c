@@ -23,8 +23,11 @@ static bool xvm_queue_notify(struct virtqueue *vq)
 	struct xvm_queue *queue = vq->priv;
 
 	xvm_pressure_notified(xvm, queue);
+	/* The next device looks at all queues. */
+	if (READ_ONCE(xvm->kept))
+		return true;
 	if (!queue->irq)
-		return xvm_bus_avail(xvm, queue->index);
+		return xvm_bus_avail(xvm, queue->index) || READ_ONCE(xvm->kept);
 	notify_remote_via_irq(queue->irq);
 	return true;
 }
@@ -181,10 +184,82 @@ static int xvm_queue_prepare_events(struct xvm_device *xvm, struct xvm_queue *qu
 static void xvm_queue_stop_events(struct xvm_device *xvm, struct xvm_queue *queue,
 				  struct virtqueue *vq)
 {
-	if (queue->irq)
-		unbind_from_irqhandler(queue->irq, vq);
-	queue->irq = 0;
+	/* The driver may reset the queue while the connection is undone. */
+	unsigned int irq = xchg(&queue->irq, 0);
+
+	if (irq)
+		unbind_from_irqhandler(irq, vq);
 	xvm_bus_quiesce(xvm);
+}
+
+/* Enables a queue whose ring is there. */
+static int xvm_queue_start(struct xvm_device *xvm, struct xvm_queue *queue)
+{
+	/* The doorbell first: an enabled queue cannot get one [5.6]. */
+	int err = xvm_queue_prepare_events(xvm, queue);
+
+	return err ?: xvm_queue_enable(xvm, queue->vq);
+}
+
+/**
+ * xvm_disconnect_vqs() - end the events of all queues
+ * @xvm: device that loses its connection, and keeps its queues
+ *
+ * The drivers take back what the device has given back.
+ *
+ * Context: Process context. Sleeps.
+ */
+void xvm_disconnect_vqs(struct xvm_device *xvm)
+{
+	unsigned int i;
+
+	for (i = 0; i < xvm->nr_queues; i++) {
+		struct xvm_queue *queue = &xvm->queues[i];
+
+		if (!queue->vq || queue->vq->reset)
+			continue;
+		xvm_queue_stop_events(xvm, queue, queue->vq);
+		/* A network driver goes on in a softirq. */
+		local_bh_disable();
+		vring_interrupt(0, queue->vq);
+		local_bh_enable();
+	}
+}
+
+/**
+ * xvm_connect_vqs() - enable the queues of a device that has them already
+ * @xvm: device that is being set up
+ *
+ * Return: 0 or a negative errno number.
+ * Context: Process context. Waits for the device.
+ */
+int xvm_connect_vqs(struct xvm_device *xvm)
+{
+	unsigned int i;
+	int err = 0;
+
+	for (i = 0; i < xvm->nr_queues && !err; i++) {
+		struct xvm_queue *queue = &xvm->queues[i];
+
+		if (queue->vq && !queue->vq->reset)
+			err = xvm_queue_start(xvm, queue);
+	}
+	return err;
+}
+
+/**
+ * xvm_notify_vqs() - have the device look at all queues
+ * @xvm: device
+ *
+ * Context: Process context.
+ */
+void xvm_notify_vqs(struct xvm_device *xvm)
+{
+	unsigned int i;
+
+	for (i = 0; i < xvm->nr_queues; i++)
+		if (xvm->queues[i].vq && !xvm->queues[i].vq->reset)
+			xvm_queue_notify(xvm->queues[i].vq);
 }
 
 /**
@@ -229,6 +304,26 @@ int xvm_disable_vq(struct virtqueue *vq)
 	return 0;
 }
 
+static void xvm_queue_end_reset(struct xvm_device *xvm, struct virtqueue *vq)
+{
+	spin_lock_irq(&xvm->bus.lock);
+	vq->reset = false;
+	spin_unlock_irq(&xvm->bus.lock);
+}
+
+/* While the driver waits for another backend, leaves the queue to xvm_connect_vqs(). */
+static bool xvm_queue_enable_later(struct xvm_device *xvm, struct virtqueue *vq)
+{
+	bool later;
+
+	mutex_lock(&xvm->beginning);
+	later = xvm->kept;
+	if (later)
+		xvm_queue_end_reset(xvm, vq);
+	mutex_unlock(&xvm->beginning);
+	return later;
+}
+
 /**
  * xvm_enable_vq() - enable a queue again: virtio operation enable_vq_after_reset
  * @vq: queue that was reset by xvm_disable_vq()
@@ -245,16 +340,20 @@ int xvm_enable_vq(struct virtqueue *vq)
 	if (!vq->reset)
 		return -EBUSY;
 	queue->used = 0;
-	/* The doorbell first: an enabled queue cannot get one [5.6]. */
-	err = xvm_queue_prepare_events(xvm, queue);
+	xvm_unfinished_open(xvm, queue);
+	err = xvm_queue_start(xvm, queue);
+	if (!err) {
+		xvm_queue_end_reset(xvm, vq);
+		return 0;
+	}
+	if (xvm_queue_enable_later(xvm, vq))
+		return 0;
+	/* Another backend may have come meanwhile. */
+	if (!READ_ONCE(xvm->bus.broken))
+		err = xvm_queue_start(xvm, queue);
 	if (!err)
-		err = xvm_queue_enable(xvm, vq);
-	if (err)
-		return err;
-	spin_lock_irq(&xvm->bus.lock);
-	vq->reset = false;
-	spin_unlock_irq(&xvm->bus.lock);
-	return 0;
+		xvm_queue_end_reset(xvm, vq);
+	return err;
 }
 
 static void xvm_queue_close(struct xvm_device *xvm, struct xvm_queue *queue)
@@ -268,6 +367,7 @@ static void xvm_queue_close(struct xvm_device *xvm, struct xvm_queue *queue)
 	spin_unlock_irq(&xvm->bus.lock);
 
 	xvm_queue_stop_events(xvm, queue, vq);
+	xvm_unfinished_close(xvm, queue);
 	vring_del_virtqueue(vq);
 }
 
@@ -314,6 +414,7 @@ static int xvm_queue_open(struct xvm_device *xvm, struct xvm_queue *queue,
 	spin_lock_irq(&xvm->bus.lock);
 	queue->vq = vq;
 	spin_unlock_irq(&xvm->bus.lock);
+	xvm_unfinished_open(xvm, queue);
 
 	if (xvm->dead) {
 		__virtqueue_break(vq);

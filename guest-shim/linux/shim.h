@@ -12,11 +12,13 @@
 
 struct shim_transport;	/* opaque: shim_transport_size() bytes */
 struct shim_pool;	/* opaque: shim_pool_size() bytes */
+struct shim_unfinished;	/* opaque: shim_unfinished_size() bytes */
 
 struct shim_negotiated {
 	u32 max_message_size;
 	u32 shared_pool;	/* the backend offers it */
 	u32 unshare;		/* the backend gives pages of it back */
+	u32 movable;		/* a backend in another domain can go on with the device */
 };
 
 enum shim_request_kind {
@@ -191,6 +193,7 @@ enum shim_difference {
 	SHIM_LIMITS,
 	SHIM_ADDRESS,
 	SHIM_PORTS,
+	SHIM_READ_ONLY,
 };
 
 enum shim_removal {
@@ -668,5 +671,52 @@ int shim_pool_give_back(const struct shim_pool *pool, u64 address, u64 length);
  * Return: 0, or -EINVAL if @address is not in the pool.
  */
 int shim_pool_find(u64 address, u64 length, struct shim_location *location);
+
+/* A split ring in the driver's memory (virtio 1.2, section 2.7). */
+struct shim_split_ring {
+	const void *descriptors;
+	const void *available;
+	const void *used;
+	u32 entries;
+};
+
+/**
+ * shim_unfinished_size() - size of what is noted of a queue
+ *
+ * Return: Number of bytes.
+ */
+size_t shim_unfinished_size(void);
+
+/**
+ * shim_unfinished_init() - begin to note the requests of a queue
+ * @unfinished: shim_unfinished_size() bytes
+ * @entries: entries of the queue, which was just made
+ *
+ * Return: 0, or -EINVAL if there are too many entries.
+ */
+int shim_unfinished_init(struct shim_unfinished *unfinished, u32 entries);
+
+/**
+ * shim_unfinished_unmapped() - note that the driver unmaps a buffer
+ * @unfinished: what is noted of a queue
+ * @ring: its ring
+ * @address: DMA address of the buffer
+ *
+ * The caller holds a lock for all calls with the same queue.
+ *
+ * Return: 1 if the driver takes a request of this queue back, else 0.
+ */
+u32 shim_unfinished_unmapped(struct shim_unfinished *unfinished,
+			     const struct shim_split_ring *ring, u64 address);
+
+/**
+ * shim_unfinished_list_again() - have the next device do unfinished requests again
+ * @unfinished: what is noted of a queue
+ * @ring: its ring, which neither the driver nor a device uses
+ *
+ * Return: Number of requests, or -EIO if the device has written the ring wrongly.
+ */
+int shim_unfinished_list_again(struct shim_unfinished *unfinished,
+			       const struct shim_split_ring *ring);
 
 #endif /* SHIM_H */

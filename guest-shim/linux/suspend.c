@@ -77,9 +77,7 @@ static int xvm_suspend_freeze(struct device *dev)
 	xvm_bus_set_running(xvm, false);
 	if (!xvm_suspend_drain(xvm))
 		return 0;
-	xvm->traits.device_id = vdev->id.device;
-	xvm->traits.pool = xvm->bus.shared_pool;
-	xvm->traits.features = vdev->features;
+	xvm_traits_note(xvm);
 	if (virtio_device_freeze(vdev)) {
 		xvm_fail(xvm, "its driver could not be frozen");
 		return 0;
@@ -163,59 +161,16 @@ const struct device_type xvm_virtio_type = {
 	.pm = &xvm_suspend_ops,
 };
 
-/* What the driver cannot cope with. NULL: nothing. */
-static const char *xvm_suspend_difference(const struct shim_traits *had,
-					  const struct shim_traits *found)
-{
-	static const char * const differences[] = {
-		[SHIM_DEVICE_ID] = "it is a device of another type now",
-		[SHIM_FEATURES] = "it lacks features that the driver uses",
-		[SHIM_POOL] = "it has no pool any more",
-		[SHIM_CAPACITY] = "the disk is smaller now",
-		[SHIM_BLOCK_SIZE] = "the disk has blocks of another size now",
-		[SHIM_QUEUES] = "it has fewer queues now",
-		[SHIM_LIMITS] = "its limits are lower now",
-		[SHIM_ADDRESS] = "the interface has another address now",
-		[SHIM_PORTS] = "the console has fewer ports now",
-	};
-	u32 difference = shim_traits_differ(had, found);
-
-	return difference < ARRAY_SIZE(differences) ? differences[difference] : NULL;
-}
-
-static int xvm_suspend_find_traits(struct xvm_device *xvm, struct shim_traits *found)
-{
-	struct shim_request get = { .kind = SHIM_DEVICE_INFO };
-	struct virtio_device *vdev = &xvm->virtio->vdev;
-	struct shim_answer answer;
-	int err;
-
-	err = xvm_bus_request(xvm, &get, &answer, NULL, 0);
-	if (err)
-		return err;
-	memset(found, 0, sizeof(*found));
-	found->device_id = answer.device_id;
-	found->pool = xvm->bus.shared_pool;
-	found->features = vdev->config->get_features(vdev);
-	xvm_config_read(vdev, 0, found->config, shim_traits_size(found->device_id));
-	return READ_ONCE(xvm->bus.broken) ? -EIO : 0;
-}
-
 /* With the lock of the virtio device. A device that differs too much is given up. */
 static void xvm_suspend_restore_connected(struct xvm_device *xvm)
 {
-	struct shim_traits *had = &xvm->traits, found;
-	const char *difference;
+	struct shim_traits found;
 
-	if (!xvm_suspend_find_traits(xvm, &found)) {
-		difference = xvm_suspend_difference(had, &found);
-		if (difference)
-			xvm_fail(xvm, difference);
-	}
+	/* What fails is given up. */
+	xvm_traits_fit(xvm, &found, false);
 	xvm_suspend_restore_frozen(xvm);
-	/* What drivers read again comes first: a disk's size, the state of a link. */
-	if (!xvm->dead && memcmp(had->config, found.config, sizeof(u64)))
-		virtio_config_changed(&xvm->virtio->vdev);
+	if (!xvm->dead)
+		xvm_traits_announce(xvm, &found);
 }
 
 /**
@@ -260,6 +215,8 @@ static const char *xvm_suspend_obstacle(struct xvm_device *xvm)
 	struct device *dev;
 	bool can_freeze;
 
+	if (READ_ONCE(xvm->kept))
+		return "it waits for another backend";
 	if (xvm_suspend_is_idle(xvm))
 		return NULL;
 	dev = &xvm->virtio->vdev.dev;

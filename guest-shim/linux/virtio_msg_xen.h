@@ -27,6 +27,7 @@
 #include "compat.h"
 #include "shim.h"
 
+struct gendisk;
 struct xvm_device;
 
 /* The message page, its event channel and the request in progress. */
@@ -39,6 +40,7 @@ struct xvm_bus {
 	u32 max_config;			/* bytes of configuration in a message */
 	bool shared_pool;		/* the backend offers a pool */
 	bool unshare;			/* the backend gives pages of it back */
+	bool movable;			/* a backend in another domain can go on */
 	struct mutex exchange;		/* one request at a time [5.4] */
 	bool driver_ok;			/* DRIVER_OK was set since the last reset */
 	bool running;			/* the driver is bound: requests may wait long */
@@ -103,11 +105,19 @@ struct xvm_pool_usage {
 	unsigned int growths;		/* times that the pool grew */
 };
 
+/* The page of a grant, for a grant that may move to another domain. */
+struct xvm_frame {
+	unsigned long number;
+	bool read_only;
+};
+
 /* The grants that the DMA API made for the device. */
 struct xvm_dma {
 	unsigned long *live;		/* bitmap of the references that are granted */
 	unsigned long *reserved;	/* bitmap of the references of rings to grant */
 	unsigned int references;	/* bits in each */
+	struct xvm_frame *frames;	/* by reference; NULL: grants do not move */
+	spinlock_t frames_lock;		/* protects frames, and the backend's domain */
 	atomic_t granted;		/* bits set in live */
 	atomic_t mapped_pages;	/* pages of mapped buffers outside the pool */
 	struct xvm_bounce bounce;
@@ -120,6 +130,7 @@ struct xvm_queue {
 	unsigned int irq;		/* 0: no doorbell, events are messages */
 	u16 used;			/* used index at the last event */
 	struct shim_admission admission;	/* of requests to a full pool */
+	struct shim_unfinished *unfinished;	/* requests; NULL: not noted */
 };
 
 /* The virtio device. Its release function frees this. */
@@ -146,6 +157,17 @@ struct xvm_device {
 	bool restored;			/* the guest was restored: start again */
 	bool frozen;			/* the driver waits; under the virtio device's lock */
 	bool reconnecting;		/* frozen, and the connection is lost */
+	bool kept;			/* the backend's domain is gone, and the driver waits */
+	bool parted;			/* and the connection to it is undone */
+	bool overdue;			/* and no other backend came in time */
+	bool again;			/* and the frontend starts anew with this one */
+	unsigned long not_before;	/* in jiffies: earliest time of that */
+	unsigned long kept_until;	/* in jiffies */
+	struct delayed_work keeping;	/* looks for another backend, and at the time */
+	struct workqueue_struct *steps;	/* runs step */
+	struct list_head movable;	/* in the list of devices that may wait */
+	struct list_head paths;		/* of earlier backends */
+	struct gendisk *held;		/* disk whose requests wait meanwhile */
 	bool restoring;			/* the driver is told what it was told before */
 	bool dead;			/* the driver goes on without a device */
 	u8 dead_status;			/* that the driver has set then */
@@ -197,6 +219,9 @@ void xvm_fault_init(struct xvm_device *xvm);
 void xvm_fail(struct xvm_device *xvm, const char *why);
 bool xvm_check_status(struct xvm_device *xvm, u32 status);
 
+/* disk.c */
+struct gendisk *xvm_disk_find(struct xvm_device *xvm);
+
 /* detach.c */
 bool xvm_detach_concerns(const char *key);
 bool xvm_detach_allowed(struct xvm_device *xvm);
@@ -239,6 +264,14 @@ void xvm_grant_page(struct xvm_device *xvm, grant_ref_t ref,
 		    unsigned long frame, bool read_only);
 bool xvm_grant_end(struct xvm_device *xvm, grant_ref_t ref, struct page *page);
 
+/* unfinished.c */
+extern unsigned int xvm_reconnect_seconds;
+void xvm_unfinished_open(struct xvm_device *xvm, struct xvm_queue *queue);
+void xvm_unfinished_close(struct xvm_device *xvm, struct xvm_queue *queue);
+void xvm_unfinished_unmapped(struct xvm_device *xvm, dma_addr_t address);
+bool xvm_unfinished_are_known(const struct xvm_device *xvm);
+int xvm_unfinished_list_again(struct xvm_device *xvm);
+
 /* bounce.c */
 int xvm_bounce_init(void);
 int xvm_bounce_open(struct xvm_device *xvm);
@@ -253,6 +286,8 @@ void xvm_bounce_sync(struct xvm_device *xvm, dma_addr_t address, size_t size,
 /* chunk.c */
 bool xvm_chunk_is_possible(const struct xvm_device *xvm, u32 number);
 int xvm_chunk_share(struct xvm_device *xvm, u32 number);
+int xvm_chunk_move(struct xvm_device *xvm, struct xvm_chunk *chunk);
+int xvm_chunk_share_again(struct xvm_device *xvm, u32 number);
 int xvm_chunk_unshare(struct xvm_device *xvm, struct xvm_chunk *chunk, u32 number);
 void xvm_chunk_revoke(struct xvm_device *xvm, struct xvm_chunk *chunk);
 void xvm_chunk_free(struct xvm_chunk *chunk);
@@ -275,6 +310,9 @@ void xvm_pool_init(struct xvm_device *xvm);
 int xvm_pool_open(struct xvm_device *xvm);
 void xvm_pool_start(struct xvm_device *xvm);
 void xvm_pool_stop(struct xvm_device *xvm);
+void xvm_pool_pause(struct xvm_device *xvm);
+int xvm_pool_move(struct xvm_device *xvm);
+int xvm_pool_share_again(struct xvm_device *xvm);
 void xvm_pool_revoke(struct xvm_device *xvm);
 void xvm_pool_close(struct xvm_device *xvm);
 int xvm_pool_map(struct xvm_device *xvm, phys_addr_t phys, size_t size,
@@ -292,6 +330,8 @@ void xvm_pool_usage(struct xvm_device *xvm, struct xvm_pool_usage *usage);
 /* dma.c */
 int xvm_dma_open(struct xvm_device *xvm);
 int xvm_dma_grant_ring(struct xvm_device *xvm, struct virtqueue *vq);
+void xvm_dma_set_domain(struct xvm_device *xvm, domid_t domain);
+int xvm_dma_move(struct xvm_device *xvm);
 void xvm_dma_revoke_all(struct xvm_device *xvm);
 void xvm_dma_close(struct xvm_device *xvm);
 unsigned int xvm_dma_mapped_pages(const struct xvm_device *xvm);
@@ -300,14 +340,22 @@ unsigned int xvm_dma_outstanding(struct xvm_device *xvm);
 /* queue.c */
 void xvm_del_vqs(struct virtio_device *vdev);
 void xvm_synchronize_cbs(struct virtio_device *vdev);
+void xvm_disconnect_vqs(struct xvm_device *xvm);
+int xvm_connect_vqs(struct xvm_device *xvm);
+void xvm_notify_vqs(struct xvm_device *xvm);
 int xvm_disable_vq(struct virtqueue *vq);
 int xvm_enable_vq(struct virtqueue *vq);
 bool xvm_queue_used(struct xvm_device *xvm, unsigned int index);
 
 /* config.c */
 extern const struct virtio_config_ops xvm_config_ops;
-void xvm_config_read(struct virtio_device *vdev, unsigned int offset, void *buf,
+bool xvm_config_read(struct virtio_device *vdev, unsigned int offset, void *buf,
 		     unsigned int len);
+
+/* traits.c */
+void xvm_traits_note(struct xvm_device *xvm);
+int xvm_traits_fit(struct xvm_device *xvm, struct shim_traits *found, bool any_address);
+void xvm_traits_announce(struct xvm_device *xvm, const struct shim_traits *found);
 
 /* suspend.c */
 extern const struct device_type xvm_virtio_type;
@@ -317,6 +365,19 @@ void xvm_suspend_enter(struct xvm_device *xvm);
 void xvm_suspend_leave(struct xvm_device *xvm);
 int xvm_suspend_init(void);
 void xvm_suspend_exit(void);
+
+/* reconnect.c */
+void xvm_reconnect_enter(struct xvm_device *xvm, struct workqueue_struct *steps);
+void xvm_reconnect_leave(struct xvm_device *xvm);
+void xvm_reconnect_announce(struct xvm_device *xvm);
+bool xvm_reconnect_is_possible(struct xvm_device *xvm);
+bool xvm_reconnect_begin(struct xvm_device *xvm);
+bool xvm_reconnect_is_offered(struct xvm_device *xvm, enum xenbus_state backend);
+bool xvm_reconnect_waits(struct xvm_device *xvm);
+int xvm_reconnect_go_on(struct xvm_device *xvm);
+void xvm_reconnect_give_up(struct xvm_device *xvm);
+int xvm_reconnect_init(void);
+void xvm_reconnect_exit(void);
 
 /* sysfs.c */
 extern const struct attribute_group *xvm_groups[];

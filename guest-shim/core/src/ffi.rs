@@ -12,6 +12,7 @@
 mod device;
 mod dma;
 mod pool;
+mod unfinished;
 
 use core::ffi::c_int;
 use core::slice;
@@ -44,6 +45,7 @@ pub(crate) struct ShimNegotiated {
     max_message_size: u32,
     shared_pool: u32,
     unshare: u32,
+    movable: u32,
 }
 
 /// `struct shim_request`: a request. Only the fields of its kind are used.
@@ -134,9 +136,10 @@ pub(crate) unsafe extern "C" fn shim_transport_init(
     negotiated: *const ShimNegotiated,
 ) {
     // SAFETY: the caller guarantees a valid `struct shim_negotiated`.
-    let ShimNegotiated { max_message_size, shared_pool, unshare } = unsafe { negotiated.read() };
-    let (shared_pool, unshare) = (shared_pool != 0, unshare != 0);
-    let new = Transport::new(Negotiated { max_message_size, shared_pool, unshare });
+    let ShimNegotiated { max_message_size, shared_pool, unshare, movable } =
+        unsafe { negotiated.read() };
+    let (shared_pool, unshare, movable) = (shared_pool != 0, unshare != 0, movable != 0);
+    let new = Transport::new(Negotiated { max_message_size, shared_pool, unshare, movable });
     // SAFETY: the caller guarantees size, alignment and sole use; `write` does not drop the old
     // bytes.
     unsafe { transport.write(new) };
@@ -165,6 +168,7 @@ pub(crate) unsafe extern "C" fn shim_negotiate(
             max_message_size: found.max_message_size,
             shared_pool: found.shared_pool.into(),
             unshare: found.unshare.into(),
+            movable: found.movable.into(),
         });
     }
     0

@@ -11,6 +11,7 @@
 //! * [`state`]: the action of the frontend for each pair of xenbus states;
 //! * [`removal`]: whether a device can be removed from its driver;
 //! * [`restore`]: whether a driver can go on with the device that it finds after a restore;
+//! * [`unfinished`]: which requests a device in another domain must do again;
 //! * [`waiting`]: how long to wait for a response.
 //!
 //! The core depends on neither a kernel nor a hypervisor: it works on a shared page that the caller
@@ -58,4 +59,5 @@ pub mod restore;
 pub mod ring;
 pub mod state;
 pub mod transport;
+pub mod unfinished;
 pub mod waiting;

@@ -42,6 +42,8 @@ pub enum Difference {
     Address,
     /// The console has fewer ports.
     Ports,
+    /// The disk is read-only.
+    ReadOnly,
 }
 
 /// How a field of the configuration may differ.
@@ -71,6 +73,10 @@ const fn field(
 ) -> Field {
     Field { offset, bytes, feature, rule, difference }
 }
+
+/// The device ID of a disk, and its feature VIRTIO_BLK_F_RO (virtio 1.3 section 5.2).
+const BLOCK: u32 = 2;
+const READ_ONLY: u32 = 5;
 
 /// Virtio 1.3 section 5.2.4. The driver reads the rest again, or does not use it.
 const BLOCK_FIELDS: [Field; 8] = [
@@ -117,6 +123,10 @@ pub fn difference(had: &Traits, found: &Traits) -> Option<Difference> {
     }
     if had.features & !found.features != 0 {
         return Some(Difference::Features);
+    }
+    let is_new = |feature: u32| found.features & !had.features & 1 << feature != 0;
+    if had.device_id == BLOCK && is_new(READ_ONLY) {
+        return Some(Difference::ReadOnly);
     }
     if had.pool != 0 && found.pool == 0 {
         return Some(Difference::Pool);
@@ -184,8 +194,11 @@ mod tests {
         assert_eq!(difference(&had, &other), Some(Difference::DeviceId));
         // The driver does not know of its queues without the feature.
         let (had, mut fewer) = (Traits { features: 1 << 32, ..had }, had);
-        fewer.config[34] = 1;
+        (fewer.config[34], fewer.features) = (1, fewer.features & !(1 << READ_ONLY));
         assert_eq!(difference(&had, &fewer), None);
+        // It would write to it.
+        let read_only = Traits { features: had.features | 1 << READ_ONLY, ..had };
+        assert_eq!(difference(&had, &read_only), Some(Difference::ReadOnly));
     }
 
     #[test]

@@ -15,6 +15,9 @@ pub const F_SHARED_POOL: u32 = 1 << 0;
 /// Bus feature bit: the device gives pages of the pool back before a reset [5.11].
 pub const F_UNSHARE: u32 = 1 << 1;
 
+/// Bus feature bit: a backend in another domain can go on with the device [2.16].
+pub const F_MOVABLE: u32 = 1 << 2;
+
 /// Transport feature bit: the device rejects SET_CONFIG if its generation is not the current one
 /// [2.11].
 pub const F_STRICT_CONFIG_GENERATION: u32 = 1 << 0;
@@ -29,7 +32,7 @@ pub mod backend_key {
     /// Largest message that either side may send, in bytes, decimal.
     pub const MAX_MESSAGE_SIZE: &str = "virtio-msg-max-size";
     /// Bus feature bits that the backend offers, decimal: [`super::F_SHARED_POOL`],
-    /// [`super::F_UNSHARE`].
+    /// [`super::F_UNSHARE`], [`super::F_MOVABLE`].
     pub const BUS_FEATURES: &str = "virtio-msg-bus-features";
     /// Transport feature bits that the backend offers, decimal; a missing key means 0 [2.11].
     pub const TRANSPORT_FEATURES: &str = "virtio-msg-transport-features";
@@ -56,6 +59,8 @@ pub mod frontend_key {
     pub const DETACH: &str = "detach";
     /// The device is in use.
     pub const DETACH_IN_USE: &str = "in-use";
+    /// There while the frontend waits for a backend in another domain [2.16].
+    pub const BACKEND_AWAITED: &str = "backend-awaited";
 }
 
 /// The xenbus state of a frontend or a backend, whose key `state` holds it in decimal [2.2].
@@ -103,6 +108,8 @@ pub struct Negotiated {
     pub shared_pool: bool,
     /// Whether the driver may take pages back from the pool [5.11].
     pub unshare: bool,
+    /// Whether a backend in another domain can go on with the device [2.16].
+    pub movable: bool,
 }
 
 /// The reason why a driver cannot use a backend's offer.
@@ -134,7 +141,8 @@ pub const fn negotiate(
     let max_message_size = if max_message_size > slot { slot } else { max_message_size };
     let shared_pool = bus_features & F_SHARED_POOL != 0;
     let unshare = shared_pool && bus_features & F_UNSHARE != 0;
-    Ok(Negotiated { max_message_size, shared_pool, unshare })
+    let movable = bus_features & F_MOVABLE != 0;
+    Ok(Negotiated { max_message_size, shared_pool, unshare, movable })
 }
 
 /// The offered transport features that a frontend takes: those in [`TRANSPORT_FEATURES`] [2.11].

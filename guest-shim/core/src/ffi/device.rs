@@ -129,5 +129,6 @@ pub(crate) unsafe extern "C" fn shim_traits_differ(
         Some(Difference::Limits) => 7,
         Some(Difference::Address) => 8,
         Some(Difference::Ports) => 9,
+        Some(Difference::ReadOnly) => 10,
     }
 }
