@@ -106,7 +106,9 @@ fn ring(setup: &mut Setup) -> Option<(OneRing, GuestPage)> {
     queue.try_set_avail_ring_address(GuestAddress(available.1)).ok()?;
     queue.try_set_used_ring_address(GuestAddress(used.1)).ok()?;
     queue.set_ready(true);
-    Some((OneRing(RingState::new(queue, None), mapping), available.0))
+    let [descriptors, driver, device] = mapping.areas()?;
+    let state = RingState::new(queue, None, RingAreas { descriptors, driver, device }).ok()?;
+    Some((OneRing(state, mapping), available.0))
 }
 
 fn queue(criterion: &mut Criterion) {

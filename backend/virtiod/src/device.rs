@@ -182,6 +182,13 @@ pub trait VirtioDevice<M: DeviceMemory>: Send {
         false
     }
 
+    /// Whether a backend in another domain can go on with the device when this one's is gone: it
+    /// gives buffers back in order or the driver notes which it has, and all that it answered
+    /// outlives the domain [2.16].
+    fn outlives_its_domain(&self) -> bool {
+        false
+    }
+
     /// Has the device mark there that data which it wrote may be lost, from now on. If an earlier
     /// process did, the device goes on as if it had itself.
     fn keep_losses(&mut self, mark: LossMark) {

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use protocol::binding::XenbusState;
+use protocol::binding::{F_MOVABLE, XenbusState};
 use protocol::grant::GrantRef;
 use tracing::Level;
 use uring::waiting::wait_by_poll;
@@ -311,8 +311,17 @@ impl<X: Domain> Session<X> {
         Ok(true)
     }
 
+    /// Whether a backend in another domain can go on with the device [2.16]: the toolstack's own
+    /// domain ends with the host.
+    fn is_movable(&mut self) -> Result<bool, StoreError> {
+        let device = self.phase.device();
+        let outlives = device.is_some_and(|device| device.outlives_its_domain());
+        Ok(outlives && self.keys.remover()? == Remover::Backend)
+    }
+
     fn offer(&mut self) -> Result<(), StoreError> {
-        self.keys.offer(X::Platform::BUS_FEATURES)?;
+        let movable = if self.is_movable()? { F_MOVABLE } else { 0 };
+        self.keys.offer(X::Platform::BUS_FEATURES | movable)?;
         self.stats.update(|state| state.state = "waiting".to_owned());
         self.pass_to(Phase::Offered);
         self.add(XenbusState::InitWait);

@@ -3,7 +3,7 @@
 use protocol::grant::PAGE_SIZE;
 use protocol::message::{StateOperation, VqueueState, VqueueUpdate};
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestAddress;
+use vm_memory::{GuestAddress, VolatileMemoryError};
 
 use crate::device::{Ring, RingAreas, RingState, TakeOverError};
 use crate::dma::{AccessFault, AccessPlatform, DmaMemory, DmaRange, RingMapping};
@@ -46,6 +46,12 @@ pub enum UpdateError {
     /// The ring is not as an earlier process left it.
     #[error("cannot go on with the ring of an earlier process")]
     TakeOver(#[from] TakeOverError),
+    /// An area of the ring is not mapped, which the set-up prevents.
+    #[error("the ring is not mapped")]
+    NotMapped,
+    /// The ring is shorter than its size, which the set-up prevents.
+    #[error("cannot access the ring")]
+    Bytes(#[from] VolatileMemoryError),
     /// The earlier process left no record of the queue.
     #[error("the device's record has no such queue")]
     NoRecord,
@@ -254,7 +260,9 @@ impl<P: AccessPlatform> Virtqueue<P> {
         let enables = operation == StateOperation::Enable;
         if enables {
             let (queue, mapping) = map(setup, self.max_size, event_idx, memory)?;
-            let state = RingState::new(queue, self.record.clone());
+            let [descriptors, driver, device] = mapping.areas().ok_or(UpdateError::NotMapped)?;
+            let areas = RingAreas { descriptors, driver, device };
+            let state = RingState::new(queue, self.record.clone(), areas)?;
             self.enabled = Some(Enabled { state, mapping });
         }
         self.setup = setup;

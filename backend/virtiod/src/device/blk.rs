@@ -556,6 +556,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         self.facts.can_be_taken_over
     }
 
+    fn outlives_its_domain(&self) -> bool {
+        self.facts.outlives_its_domain
+    }
+
     fn keep_losses(&mut self, mark: LossMark) {
         self.facts.durability.keep_in(mark);
     }

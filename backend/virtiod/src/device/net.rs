@@ -260,6 +260,11 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
         true
     }
 
+    /// It gives buffers back in order.
+    fn outlives_its_domain(&self) -> bool {
+        true
+    }
+
     fn keep_note(&mut self, note: DeviceNote) {
         self.noted = note.get();
         self.note = Some(note);

@@ -50,11 +50,20 @@ pub struct RingState {
 
 impl RingState {
     /// The state of a ring that was just set up as `queue` is. What is taken from it is noted in
-    /// `record`.
-    pub fn new(queue: Queue, mut record: Option<QueueRecord>) -> Self {
-        record.iter_mut().for_each(QueueRecord::clear);
-        let unfinished = VecDeque::new();
-        Self { queue, used: Wrapping(0), asked: Wrapping(0), unfinished, record }
+    /// `record`. A new ring is empty; one that a device in another domain had goes on where its
+    /// used ring ends [2.16].
+    ///
+    /// # Errors
+    /// The used ring is shorter than the ring's size, which the set-up prevents.
+    pub fn new(
+        mut queue: Queue,
+        mut record: Option<QueueRecord>,
+        areas: RingAreas<'_>,
+    ) -> Result<Self, VolatileMemoryError> {
+        let used = Wrapping(u16::from_le(areas.device.load(INDEX, Ordering::Acquire)?));
+        record.iter_mut().for_each(|record| record.begin(used));
+        queue.set_next_avail(used.0);
+        Ok(Self { queue, used, asked: used, unfinished: VecDeque::new(), record })
     }
 
     /// The state of a ring that an earlier process served, which noted in `record` what it took.
@@ -354,6 +363,10 @@ mod tests {
         }
     }
 
+    fn new(event_idx: bool, record: Option<QueueRecord>, memory: &GuestMemoryMmap) -> RingState {
+        RingState::new(queue(event_idx), record, areas(memory)).unwrap()
+    }
+
     fn all_bytes(memory: &GuestMemoryMmap) -> Vec<u8> {
         let mut bytes = vec![0; BYTES];
         memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
@@ -366,7 +379,8 @@ mod tests {
     fn used_ring_and_notifications_are_those_of_virtio_queue() {
         for event_idx in [false, true] {
             let (theirs, ours) = (memory(), memory());
-            let (mut queue, mut state) = (queue(event_idx), RingState::new(queue(event_idx), None));
+            let mut queue = queue(event_idx);
+            let mut state = new(event_idx, None, &ours);
             let mut notified = 0;
             for step in 0..30_000u32 {
                 let batch: Vec<_> =
@@ -396,7 +410,7 @@ mod tests {
     #[test]
     fn heads_are_those_of_virtio_queue() {
         let memory = memory();
-        let (mut queue, mut state) = (queue(false), RingState::new(queue(false), None));
+        let (mut queue, mut state) = (queue(false), new(false, None, &memory));
         let (mut available, mut impossible) = (0u16, 0);
         for step in 0..30_000u16 {
             available = available.wrapping_add(step % 7);
@@ -462,7 +476,7 @@ mod tests {
     fn chains_of_a_dead_process_are_taken_again_in_order_and_none_twice() {
         let (memory, (_file, record)) = (memory(), record());
         let mut driver = Chains { free: (0..SIZE).collect(), available: 0, seen: 0 };
-        let mut state = RingState::new(queue(true), record.queue(0));
+        let mut state = new(true, record.queue(0), &memory);
         let (mut here, mut waiting) = (VecDeque::new(), VecDeque::new());
         let mut dead = [0; 2];
         for step in 0..60_000usize {
@@ -529,8 +543,28 @@ mod tests {
     }
 
     #[test]
+    fn spec_2_16_queue_goes_on_where_its_used_ring_ends() {
+        let memory = memory();
+        let write = |address: u64, value: u16| {
+            memory.write_obj(value.to_le(), GuestAddress(address)).unwrap()
+        };
+        // Of 65534 requests the last two come after the used ring, over the end of the index.
+        write(DEVICE + 2, 0xfffd);
+        write(DRIVER + 2, 0xffff);
+        for index in 0xfffd..0xffffu64 {
+            write(DRIVER + 4 + 2 * (index % u64::from(SIZE)), (index % 8) as u16);
+        }
+        let mut state = new(true, None, &memory);
+        let mut ring = Ring::new(&mut state, areas(&memory));
+        assert_eq!(ring.heads().unwrap().collect::<Vec<_>>(), [5, 6]);
+        ring.give_back(&[(5, 0)]).unwrap();
+        assert_eq!(memory.read_obj::<u16>(GuestAddress(DEVICE + 2)).unwrap(), 0xfffe);
+    }
+
+    #[test]
     fn only_the_rings_own_bytes_are_found() {
-        let (memory, mut state) = (memory(), RingState::new(queue(true), None));
+        let memory = memory();
+        let mut state = new(true, None, &memory);
         let ring = Ring::new(&mut state, areas(&memory));
         let found =
             |address, count, access| ring.memory.check_range(GuestAddress(address), count, access);

@@ -50,10 +50,10 @@ impl QueueRecord {
         bytes.unwrap_or_else(|_| self.memory.bytes())
     }
 
-    /// Notes that the queue was enabled: nothing of it is taken.
-    pub fn clear(&mut self) {
+    /// Notes that the queue was enabled, with this index of its used ring: nothing of it is taken.
+    pub fn begin(&mut self, used: Wrapping<u16>) {
         (0..self.size).for_each(|head| self.set_mark(head, 0));
-        self.set_used(Wrapping(0));
+        self.set_used(used);
     }
 
     /// Notes that the device takes the chain that begins at `head`.

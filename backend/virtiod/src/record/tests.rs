@@ -156,6 +156,6 @@ fn queue_has_what_was_taken_and_not_given_back() {
         (fixture.reopened().queue(1).unwrap(), fixture.reopened().queue(0).unwrap());
     assert_eq!((found.taken(), found.used()), (vec![3, 7], Wrapping(1)));
     assert_eq!((other.taken(), other.used()), (vec![], Wrapping(0)));
-    queue.clear();
+    queue.begin(Wrapping(0));
     assert_eq!((found.taken(), found.used()), (vec![], Wrapping(0)));
 }

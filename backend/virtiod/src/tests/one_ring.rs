@@ -31,7 +31,9 @@ impl OneRing {
         queue.try_set_avail_ring_address(GuestAddress(driver)).unwrap();
         queue.try_set_used_ring_address(GuestAddress(device)).unwrap();
         queue.set_ready(true);
-        Self { state: RingState::new(queue, None), mapping }
+        let [descriptors, driver, device] = mapping.areas().unwrap();
+        let areas = RingAreas { descriptors, driver, device };
+        Self { state: RingState::new(queue, None, areas).unwrap(), mapping }
     }
 }
 

@@ -12,6 +12,7 @@ mod file_id;
 mod io_mark;
 mod lock;
 mod loop_device;
+mod plain;
 mod queue_limits;
 #[cfg(test)]
 mod tests;

@@ -90,6 +90,13 @@ impl DiskFile {
         self.direct.as_ref().map_or(&self.cached, |direct| &direct.file)
     }
 
+    /// Whether all that is written is handed to a block device before it is answered. A file system
+    /// keeps in memory for a while where a file's blocks are, also for direct I/O.
+    pub(super) fn is_past_cache(&self) -> bool {
+        let facts = self.cached.metadata();
+        self.direct.is_some() && facts.is_ok_and(|facts| facts.file_type().is_block_device())
+    }
+
     /// Whether `file` is the one for direct I/O.
     pub(super) fn is_direct(&self, file: &Arc<File>) -> bool {
         self.direct.as_ref().is_some_and(|direct| Arc::ptr_eq(&direct.file, file))

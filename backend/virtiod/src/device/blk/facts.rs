@@ -36,6 +36,9 @@ pub(super) struct DiskFacts {
     pub(super) durability: Arc<Durability>,
     /// Whether another process can go on with the disk.
     pub(super) can_be_taken_over: bool,
+    /// Whether what was written is in the storage, and not in the page cache of a domain that may
+    /// end.
+    pub(super) outlives_its_domain: bool,
     /// The image, if others than its worker may transfer data of it.
     pub(super) in_place: Option<Arc<dyn InPlace>>,
     /// When writes have to be durable.

@@ -176,7 +176,7 @@ impl Block {
         if let Err(operation) = self.engine.submit_bounced(operation, ticket) {
             let (Operation { work, vector, .. }, cached) = (*operation, Arc::clone(&file.cached));
             // The page cache takes no memory of this process's.
-            self.engine.submit(Operation::new(cached, work, vector), ticket);
+            self.engine.submit(Operation::new(cached, past_cache(work), vector), ticket);
         }
     }
 
@@ -319,7 +319,8 @@ impl Block {
             }
             Remedy::PageCache => {
                 let Operation { work, vector, .. } = operation;
-                self.start_operation(first, Operation::new(Arc::clone(&file.cached), work, vector));
+                let operation = Operation::new(Arc::clone(&file.cached), past_cache(work), vector);
+                self.start_operation(first, operation);
             }
             Remedy::SyncBehind(work) => {
                 for slot in chain {
@@ -377,6 +378,15 @@ enum Remedy {
     PageCache,
     /// The file system cannot write through: this work, and a sync behind it.
     SyncBehind(Work),
+}
+
+/// The work on a file with direct I/O, through the page cache: what is written does not stay there
+/// alone, since it must outlive this domain.
+fn past_cache(work: Work) -> Work {
+    match work {
+        Work::Write { offset, .. } => Work::Write { offset, mode: WriteMode::Through },
+        other => other,
+    }
 }
 
 fn remedy(operation: &Operation, error: &io::Error, file: &DiskFile) -> Remedy {

@@ -163,8 +163,16 @@ impl Target {
             sync_file: self.sync_file().filter(|_| is_active).map(Arc::new),
             durability: Arc::clone(self.files.durability()),
             can_be_taken_over: self.files.are_marked(),
+            outlives_its_domain: self.outlives_its_domain(),
             write_mode: self.write_mode,
         }
+    }
+
+    fn outlives_its_domain(&self) -> bool {
+        let file = self.image.file(self.files.durability());
+        let is_written_past = file.is_some_and(|file| file.is_past_cache());
+        self.mode() == AccessMode::ReadOnly
+            || (is_written_past && self.files.target().queue_limits().is_plain)
     }
 
     /// The file whose sync makes writes durable that the image has completed.

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use nix::sys::stat::{major, minor};
+
+use super::plain::is_plain;
 use serde::{Deserialize, Serialize};
 
 /// Limits and properties of the block device that a file is, or that its file system is on; for a
@@ -26,6 +28,8 @@ pub struct QueueLimits {
     pub max_segments: Option<u64>,
     /// Whether written data is durable at once.
     pub is_write_through: bool,
+    /// Whether nothing of what it answered is in this domain's memory alone.
+    pub is_plain: bool,
 }
 
 impl QueueLimits {
@@ -49,6 +53,7 @@ impl QueueLimits {
             max_sectors_kb: number("max_sectors_kb"),
             max_segments: number("max_segments"),
             is_write_through: attribute(device, "write_cache").as_deref() == Some("write through"),
+            is_plain: is_plain(device),
         }
     }
 }

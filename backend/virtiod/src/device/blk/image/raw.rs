@@ -4,7 +4,7 @@ mod ranges;
 
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::Arc;
 
@@ -217,7 +217,13 @@ impl Image for RawImage {
     }
 
     fn write(&mut self, offset: u64, from: &Gather<'_>, mode: WriteMode) -> io::Result<()> {
-        match self.transfer(|file| from.write(file, offset, mode)) {
+        // What bypasses the page cache, for whichever reason, must not stay in it alone.
+        let is_cached = |file: BorrowedFd<'_>| file.as_raw_fd() == self.file.as_raw_fd();
+        let past_cache = |file: BorrowedFd<'_>| match self.direct.is_some() && is_cached(file) {
+            true => WriteMode::Through,
+            false => mode,
+        };
+        match self.transfer(|file| from.write(file, offset, past_cache(file))) {
             // The file system does not support RWF_DSYNC.
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 self.transfer(|file| from.write(file, offset, WriteMode::Back))?;
