@@ -141,6 +141,28 @@ Types and their options:
         #[arg(long)]
         json: bool,
     },
+    /// Gives the devices of a driver domain that has rebooted their backend again.
+    ///
+    /// Run it in Dom0, as root, when the driver domain is there again: it has another domain id,
+    /// and only Dom0 can name that to the guests. A guest whose module has reconnect=SECONDS goes
+    /// on with its interfaces, and with disks that are read-only or have `direct-io-safe`:
+    ///
+    ///   xen-virtiod reattach net-domain
+    ///
+    /// With --watch it does so for each driver domain that comes back, until it is stopped, as in
+    /// the unit xen-virtiod-reattach.service.
+    #[command(verbatim_doc_comment)]
+    Reattach {
+        /// The driver domain's name or domain id.
+        #[arg(required_unless_present = "watch")]
+        domain: Option<String>,
+        /// Goes on for each driver domain that begins.
+        #[arg(long, conflicts_with = "domain")]
+        watch: bool,
+        /// Prints one JSON object for each device, for programs.
+        #[arg(long)]
+        json: bool,
+    },
     /// Gives a disk of a guest that runs another target, such as an overlay after a snapshot.
     ///
     /// Run it in Dom0, as root. The guest sees a pause. Requests that have ended are in the earlier

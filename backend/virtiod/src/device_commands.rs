@@ -1,4 +1,4 @@
-//! The commands `attach`, `detach` and `list`.
+//! The commands for the devices of guests that run.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -14,6 +14,7 @@ use xen_virtiod::hot_plug::device::{DeviceId, Wanted, WantedError};
 use xen_virtiod::hot_plug::domain_record::RECORDS;
 use xen_virtiod::hot_plug::guest::GuestError;
 use xen_virtiod::hot_plug::list;
+use xen_virtiod::hot_plug::reattach::{ReattachError, Reattached, follow, reattach};
 use xen_virtiod::hot_plug::retarget::{RetargetError, retarget};
 
 use crate::command_line::DeviceCommand;
@@ -33,6 +34,8 @@ pub(super) enum DeviceCommandError {
     Detach(#[from] DetachError),
     #[error(transparent)]
     Retarget(#[from] RetargetError),
+    #[error(transparent)]
+    Reattach(#[from] ReattachError),
     #[error(transparent)]
     List(#[from] GuestError),
     #[error("cannot wait for signals")]
@@ -96,10 +99,50 @@ pub(super) fn carry_out(command: &DeviceCommand) -> Result<(), DeviceCommandErro
                 false => writeln!(out, "{device} of {domain} has the target {:?}", disk.target)?,
             }
         }
+        DeviceCommand::Reattach { domain, watch: _, json } => {
+            let store = &mut XenStoreConnection::open()?;
+            let (mut count, mut printed) = (0, Ok(()));
+            let report = |done| {
+                count += 1;
+                let line = print_reattached(&mut out, &done, *json);
+                printed = std::mem::replace(&mut printed, Ok(())).and(line);
+            };
+            match domain {
+                Some(domain) => reattach(store, records, domain, report)?,
+                None => follow(store, records, stop, report)?,
+            }
+            if let (0, false, Some(domain)) = (count, *json, domain) {
+                writeln!(
+                    out,
+                    "no guest's device has lost a backend in {domain}; see `xen-virtiod list`"
+                )?;
+            }
+            printed?;
+        }
         DeviceCommand::List { domain, json } => {
             let found = list::list(&mut XenStoreConnection::open()?, domain.as_deref())?;
             list::print(&mut out, &found, *json)?;
         }
     }
     Ok(())
+}
+
+/// Prints what came of a device that has another backend.
+fn print_reattached(out: &mut impl Write, done: &Reattached, json: bool) -> io::Result<()> {
+    let Reattached { guest, device, backend, is_awaited } = done;
+    if json {
+        let device = device.to_string();
+        let object = json!({
+            "domain": guest, "device": device, "backend": backend, "awaited": is_awaited
+        });
+        return writeln!(out, "{object}");
+    }
+    match is_awaited {
+        true => writeln!(out, "{guest}, which waits, was told that {device} is in {backend} again"),
+        false => writeln!(
+            out,
+            "{device} of {guest} is in {backend} again; the guest has not said that it waits: if \
+             it has given the device up, bind its driver anew, or reboot it"
+        ),
+    }
 }

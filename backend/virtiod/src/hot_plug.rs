@@ -13,6 +13,7 @@ pub mod domain_record;
 pub mod guest;
 pub mod list;
 mod nodes;
+pub mod reattach;
 pub mod retarget;
 pub mod vdev;
 mod wait;

@@ -83,6 +83,7 @@ fn main() -> ExitCode {
         Some(Operation::Stat { json }) => show(&command_line, *json),
         Some(Operation::End) => end(&command_line),
         Some(Operation::Device(command)) => {
+            logging::start(command_line.log, false);
             device_commands::carry_out(command).map_err(MainError::from)
         }
         Some(Operation::ServeGuest { guest }) => serve_guest(&command_line, DomId(*guest)),

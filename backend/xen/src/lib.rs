@@ -384,4 +384,11 @@ pub trait ToolstackStore: XenStore {
     /// # Errors
     /// [`StoreError`].
     fn create(&mut self, path: &str, owner: DomId, reader: DomId) -> Result<(), StoreError>;
+
+    /// Gives a node that is there to `owner`, and lets `reader` read it. Those below it stay as
+    /// they are.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn share(&mut self, path: &str, owner: DomId, reader: DomId) -> Result<(), StoreError>;
 }

@@ -377,6 +377,10 @@ impl ToolstackStore for XenStoreConnection {
 
     fn create(&mut self, path: &str, owner: DomId, reader: DomId) -> Result<(), StoreError> {
         self.ask(kind::MKDIR, "create", path, &[path.as_bytes(), b"\0"])?;
+        self.share(path, owner, reader)
+    }
+
+    fn share(&mut self, path: &str, owner: DomId, reader: DomId) -> Result<(), StoreError> {
         let rights = format!("n{}\0r{}\0", owner.0, reader.0);
         let parts: &[&[u8]] = &[path.as_bytes(), b"\0", rights.as_bytes()];
         self.ask(kind::SET_PERMS, "set the permissions of", path, parts).map(drop)

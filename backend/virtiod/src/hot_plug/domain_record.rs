@@ -95,6 +95,13 @@ impl DomainRecord {
         list.is_some_and(|list| list.iter().any(|entry| is_entry_of(entry, device)))
     }
 
+    /// The name of the domain of a device's backend, if it is not Dom0.
+    pub(super) fn backend_of(&self, device: DeviceId) -> Option<&str> {
+        let list = self.content.as_ref()?.get(device.class.list())?.as_array()?;
+        let entry = list.iter().find(|entry| is_entry_of(entry, device))?;
+        entry.get("backend_domname")?.as_str()
+    }
+
     /// Adds a device, in place of one with the same name, and writes the record.
     ///
     /// # Errors

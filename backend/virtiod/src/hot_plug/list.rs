@@ -37,25 +37,37 @@ pub struct Listed {
 pub fn list(store: &mut impl XenStore, guest: Option<&str>) -> Result<Vec<Listed>, GuestError> {
     let guests = match guest {
         Some(named) => vec![Guest::find(store, named)?.id],
-        None => {
-            let mut ids: Vec<_> =
-                store.list("/libxl")?.iter().filter_map(|id| id.parse().ok()).collect();
-            ids.sort_unstable();
-            ids.into_iter().map(DomId).collect()
-        }
+        None => guests(store)?,
     };
     let mut found = Vec::new();
     for guest in guests {
         for class in Class::ALL {
-            let numbers = store.list(&libxl_class(guest, class.directory()))?;
-            let mut numbers: Vec<u32> = numbers.iter().filter_map(|it| it.parse().ok()).collect();
-            numbers.sort_unstable();
-            for number in numbers {
+            for number in numbers(store, guest, class)? {
                 found.extend(read_device(store, guest, DeviceId { class, number })?);
             }
         }
     }
     Ok(found)
+}
+
+/// All guests of libxl, in the order of their ids.
+pub(super) fn guests(store: &mut impl XenStore) -> Result<Vec<DomId>, StoreError> {
+    let ids = store.list("/libxl")?;
+    let mut ids: Vec<_> = ids.iter().filter_map(|id| id.parse().ok()).collect();
+    ids.sort_unstable();
+    Ok(ids.into_iter().map(DomId).collect())
+}
+
+/// The numbers of a guest's devices of a class, in order.
+pub(super) fn numbers(
+    store: &mut impl XenStore,
+    guest: DomId,
+    class: Class,
+) -> Result<Vec<u32>, StoreError> {
+    let numbers = store.list(&libxl_class(guest, class.directory()))?;
+    let mut numbers: Vec<u32> = numbers.iter().filter_map(|it| it.parse().ok()).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 fn read_device(

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use protocol::binding::backend_key;
+use protocol::binding::{F_MOVABLE, backend_key};
 use xen::{DomId, StoreError, ToolstackStore, XenStore};
 
 use super::device::DeviceId;
@@ -90,6 +90,12 @@ pub enum RetargetError {
     /// The guest's driver does not use the disk now.
     #[error("{0} is not connected: its target can be changed while the guest uses it")]
     NotConnected(DeviceId),
+    /// The guest may wait for the disk's next backend.
+    #[error(
+        "{0} outlives its driver domain, since it bypasses the page cache there, and its guest may \
+         count on that: give the guest the target at its next start"
+    )]
+    Movable(DeviceId),
     /// The guest ended meanwhile.
     #[error("{0} is being destroyed, restarted or migrated; try again when that has ended")]
     Gone(DomId),
@@ -162,6 +168,12 @@ impl<S: ToolstackStore> Switching<'_, S> {
             }
             if store.read(&format!("{}/state", nodes.backend))?.as_deref() != Some("4") {
                 return Err(RetargetError::NotConnected(device));
+            }
+            let features =
+                store.read(&format!("{}/{}", nodes.backend, backend_key::BUS_FEATURES))?;
+            let features = features.and_then(|text| text.trim().parse::<u32>().ok());
+            if features.is_some_and(|features| features & F_MOVABLE != 0) {
+                return Err(RetargetError::Movable(device));
             }
             write_target(store, nodes, target)?;
             store.write(&error, UNANSWERED)?;

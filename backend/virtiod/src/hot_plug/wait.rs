@@ -53,3 +53,21 @@ pub(super) fn wait<S: XenStore, T>(
         }
     }
 }
+
+/// Waits until something changes that `store` watches, for at most `limit`; returns whether the
+/// command goes on: `stop` is not readable.
+pub(super) fn wait_for_event<S: XenStore>(
+    store: &mut S,
+    stop: BorrowedFd<'_>,
+    limit: Duration,
+) -> Result<bool, StoreError> {
+    let milliseconds = match store.take_events()? {
+        true => 0,
+        false => u16::try_from(limit.as_millis()).unwrap_or(u16::MAX),
+    };
+    let mut fds = [stop, store.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    // An error shows at the next request.
+    let _ = poll(&mut fds, PollTimeout::from(milliseconds));
+    let [stop, _] = &fds;
+    Ok(stop.any() != Some(true))
+}

@@ -3,10 +3,12 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
+use protocol::binding::F_MOVABLE;
 use serde_json::Value;
 use tempfile::{NamedTempFile, TempDir};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
@@ -19,6 +21,7 @@ use crate::hot_plug::detach::{DetachError, Detached, Manner, detach};
 use crate::hot_plug::device::{DeviceId, Wanted};
 use crate::hot_plug::domain_record::DomainRecordError;
 use crate::hot_plug::list::list;
+use crate::hot_plug::reattach::{ReattachError, Reattached, follow, reattach};
 use crate::hot_plug::retarget::{RetargetError, retarget};
 use xen::{DomId, Xen};
 
@@ -352,4 +355,153 @@ fn other_devices_have_the_first_free_number() {
         setting.detach(&format!("virtio/{number}"), Manner::Force).unwrap();
     }
     setting.host.finish();
+}
+
+/// A disk `xvda` of the guest, whose backend was in domain 5, `driver`.
+fn orphan(setting: &Setting) {
+    let [before, frontend] = ["/local/domain/5/backend", "/local/domain/1/device"].map(|top| {
+        format!("{top}/virtio_disk/{}51712", if top.ends_with("end") { "1/" } else { "" })
+    });
+    let libxl = "/libxl/1/device/virtio_disk/51712";
+    for (directory, key, value) in [
+        (libxl, "backend", &*before),
+        (libxl, "frontend", &*frontend),
+        (libxl, "frontend-id", "1"),
+        (libxl, "params", "/dev/xvda"),
+        (libxl, "direct-io-safe", "1"),
+        (libxl, "online", "1"),
+        (libxl, "state", "1"),
+        (&*frontend, "backend", &*before),
+        (&*frontend, "backend-id", "5"),
+        (&*frontend, "state", "4"),
+        (&*frontend, "message-page-ref", "8"),
+        (&*frontend, "backend-awaited", "1"),
+    ] {
+        setting.host.hypervisor.store_write(&format!("{directory}/{key}"), value);
+    }
+    let entry = r#"{ "disks": [{ "vdev": "xvda", "backend_domname": "driver" }] }"#;
+    fs::write(setting.record_path(), format!("{entry}\0")).unwrap();
+}
+
+fn begin_domain(setting: &Setting, id: u16, name: &str) {
+    let uuid = format!("/vm/{}", UUID.replace('a', "b"));
+    setting.host.hypervisor.store_write(&format!("/local/domain/{id}/name"), name);
+    setting.host.hypervisor.store_write(&format!("/local/domain/{id}/vm"), &uuid);
+}
+
+fn reattached(setting: &Setting, domain: &str) -> Result<Vec<Reattached>, ReattachError> {
+    let mut found = Vec::new();
+    let store = &mut setting.host.hypervisor.store().unwrap();
+    reattach(store, setting.records.path(), domain, |one| found.push(one)).map(|()| found)
+}
+
+#[test]
+fn spec_2_16_device_of_a_driver_domain_that_rebooted_has_its_next_backend() {
+    let setting = Setting::new();
+    orphan(&setting);
+    begin_domain(&setting, 7, "driver");
+    let done = Reattached {
+        guest: "web".to_owned(),
+        device: DeviceId::parse("xvda").unwrap(),
+        backend: "driver".to_owned(),
+        is_awaited: true,
+    };
+    assert_eq!(reattached(&setting, "driver").unwrap(), [done]);
+    let read = |path: &str| setting.host.hypervisor.store_read(path);
+    let backend = "/local/domain/7/backend/virtio_disk/1/51712";
+    for (key, value) in [
+        ("frontend", "/local/domain/1/device/virtio_disk/51712"),
+        ("frontend-id", "1"),
+        ("params", "/dev/xvda"),
+        ("direct-io-safe", "1"),
+        ("online", "1"),
+        ("state", "6"),
+    ] {
+        assert_eq!(read(&format!("{backend}/{key}")).as_deref(), Some(value), "{key}");
+    }
+    assert_eq!(read(&format!("{backend}/backend")), None);
+    let frontend = "/local/domain/1/device/virtio_disk/51712";
+    assert_eq!(read(&format!("{frontend}/backend")).as_deref(), Some(backend));
+    assert_eq!(read(&format!("{frontend}/backend-id")).as_deref(), Some("7"));
+    // The guest writes its state itself.
+    assert_eq!(read(&format!("{frontend}/state")).as_deref(), Some("4"));
+    assert_eq!(read("/libxl/1/device/virtio_disk/51712/backend").as_deref(), Some(backend));
+    // Once more, nothing is left to do.
+    assert_eq!(reattached(&setting, "7").unwrap(), []);
+}
+
+#[test]
+fn watching_command_names_a_domain_that_begins_and_ends_when_it_is_stopped() {
+    let setting = Setting::new();
+    orphan(&setting);
+    let (sender, reports) = mpsc::channel();
+    thread::scope(|scope| {
+        let watching = scope.spawn(|| {
+            let store = &mut setting.host.hypervisor.store().unwrap();
+            let (records, stop) = (setting.records.path(), setting.stop.as_fd());
+            follow(store, records, stop, |one| sender.send(one).unwrap())
+        });
+        begin_domain(&setting, 7, "driver");
+        setting.host.hypervisor.store_write("@introduceDomain", "");
+        let one = reports.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!((&*one.backend, one.is_awaited), ("driver", true));
+        setting.stop.write(1).unwrap();
+        watching.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn only_devices_of_the_domain_that_ended_get_another_backend() {
+    let setting = Setting::new();
+    orphan(&setting);
+    // The domain has not ended, though another has its name too.
+    begin_domain(&setting, 5, "driver");
+    begin_domain(&setting, 7, "other");
+    assert_eq!(reattached(&setting, "driver").unwrap(), []);
+    setting.host.hypervisor.store_remove("/local/domain/5");
+    assert_eq!(reattached(&setting, "other").unwrap(), []);
+    assert!(matches!(reattached(&setting, "driver"), Err(ReattachError::Guest(_))));
+    begin_domain(&setting, 9, "driver");
+    // A guest that does not wait, and one that had begun with a domain that has ended too.
+    let frontend = "/local/domain/1/device/virtio_disk/51712";
+    setting.host.hypervisor.store_remove(&format!("{frontend}/backend-awaited"));
+    setting.host.hypervisor.store_write(&format!("{frontend}/state"), "1");
+    let [one] = &*reattached(&setting, "driver").unwrap() else { panic!("not one device") };
+    assert!(!one.is_awaited);
+    let state = setting.host.hypervisor.store_read(&format!("{frontend}/state"));
+    assert_eq!(state.as_deref(), Some("4"));
+}
+
+/// Whether another domain can go on with the guest's first disk, as the daemon in domain `own`
+/// offers it.
+fn is_movable(setting: &Setting, own: &str, more: &[&str]) -> bool {
+    setting.host.hypervisor.store_write("/local/domain/0/domid", own);
+    setting.attach(&setting.disk(more)).unwrap();
+    let key = "/local/domain/0/backend/virtio_disk/1/51712/virtio-msg-bus-features";
+    let features = setting.host.hypervisor.store_read(key).unwrap();
+    features.parse::<u32>().unwrap() & F_MOVABLE != 0
+}
+
+#[test]
+fn spec_2_16_disk_is_movable_if_nothing_of_it_ends_with_its_domain() {
+    assert!(is_movable(&Setting::new(), "5", &["ro"]));
+    // The page cache, or the file system's tables, are in the domain's memory.
+    assert!(!is_movable(&Setting::new(), "5", &[]));
+    assert!(!is_movable(&Setting::new(), "5", &["direct"]));
+    // Dom0 ends with the host.
+    assert!(!is_movable(&Setting::new(), "0", &["ro"]));
+}
+
+#[test]
+fn target_of_a_disk_that_may_wait_for_another_domain_stays() {
+    let setting = Setting::new();
+    assert!(is_movable(&setting, "5", &["ro"]));
+    let (_, mut driver) = setting.connect(51712);
+    let store = &mut setting.host.hypervisor.store().unwrap();
+    let device = DeviceId::parse("xvda").unwrap();
+    let (records, stop) = (setting.records.path(), setting.stop.as_fd());
+    let refused = retarget(store, records, stop, "web", device, setting.file.path());
+    assert!(matches!(refused, Err(RetargetError::Movable(_))), "{refused:?}");
+    let read = request(&mut driver, VIRTIO_BLK_T_IN, 2, &[], 512);
+    assert_eq!(read, (OK, vec![2; 512]));
 }
