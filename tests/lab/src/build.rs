@@ -23,6 +23,9 @@ pub(crate) use programs::{
     Dom0Programs, GuestPrograms, dom0 as dom0_programs, guest as guest_programs,
 };
 
+/// Modules that a driver domain needs beside those of every guest.
+const BACKEND_MODULES: &[&str] = &["xen-blkfront"];
+
 /// The project's build products that a boot needs.
 pub(crate) struct Built {
     /// The programs for Dom0.
@@ -39,8 +42,8 @@ pub(crate) struct Built {
 
 /// Writes the archive `NAME.cpio` and returns its path.
 ///
-/// Appended to a guest's initrd, it makes a driver domain's: it adds the backend `program` and its
-/// libraries.
+/// Appended to a guest's initrd, it makes a driver domain's: it adds the backend `program`, its
+/// libraries and further modules.
 pub(crate) fn backend_archive(
     dirs: &Dirs,
     guest: &Guest,
@@ -51,7 +54,9 @@ pub(crate) fn backend_archive(
     let file = program.file_name().unwrap_or_default().to_string_lossy();
     cpio.copy(&format!("bin/{file}"), program)?;
     guest.kernel().build_root().add_libraries(&mut cpio, program)?;
+    let mut archive = cpio.finish();
+    archive.extend(guest.kernel().further_modules(BACKEND_MODULES)?);
     let path = dirs.lab.join(format!("{name}.cpio"));
-    fs::write(&path, cpio.finish())?;
+    fs::write(&path, archive)?;
     Ok(path)
 }
