@@ -237,6 +237,8 @@ static void xvm_config_reset(struct virtio_device *vdev)
 {
 	struct xvm_device *xvm = vdev_to_xvm(vdev);
 
+	if (xvm->freezing)
+		xvm_interface_stop(xvm);
 	xvm->dead_status = 0;
 	/* Newer kernels reset a device that has its driver when they shut down. */
 	WRITE_ONCE(xvm->bus.driver_ok, false);

@@ -71,6 +71,7 @@ static int xvm_suspend_freeze(struct device *dev)
 {
 	struct virtio_device *vdev = dev_to_virtio(dev);
 	struct xvm_device *xvm = vdev_to_xvm(vdev);
+	int err;
 
 	if (xvm_suspend_is_idle(xvm))
 		return 0;
@@ -78,7 +79,10 @@ static int xvm_suspend_freeze(struct device *dev)
 	if (!xvm_suspend_drain(xvm))
 		return 0;
 	xvm_traits_note(xvm);
-	if (virtio_device_freeze(vdev)) {
+	xvm->freezing = true;
+	err = virtio_device_freeze(vdev);
+	xvm->freezing = false;
+	if (err) {
 		xvm_fail(xvm, "its driver could not be frozen");
 		return 0;
 	}

@@ -155,6 +155,7 @@ struct xvm_device {
 	bool begun;			/* Initialising was entered */
 	bool removing;			/* no more steps, no long waits */
 	bool restored;			/* the guest was restored: start again */
+	bool freezing;			/* the driver is being frozen */
 	bool frozen;			/* the driver waits; under the virtio device's lock */
 	bool reconnecting;		/* frozen, and the connection is lost */
 	bool kept;			/* the backend's domain is gone, and the driver waits */
@@ -221,6 +222,9 @@ bool xvm_check_status(struct xvm_device *xvm, u32 status);
 
 /* disk.c */
 struct gendisk *xvm_disk_find(struct xvm_device *xvm);
+
+/* interface.c */
+void xvm_interface_stop(struct xvm_device *xvm);
 
 /* detach.c */
 bool xvm_detach_concerns(const char *key);
