@@ -11,7 +11,7 @@
 . /lab/dom0/under-load.sh
 
 # A guest of the soak sees 100 kills.
-KILLS=8
+KILLS=5
 [ "$GUEST$KERNEL" = pv ] || KILLS=100
 
 receive_streams
