@@ -39,7 +39,7 @@ compat_read_driver_state(const struct xenbus_device *xdev, const char *path)
 #define compat_read_driver_state xenbus_read_driver_state
 #endif
 
-/* Linux 6.13 made the device that a match function gets const. */
+/* Linux 6.13 made the data that a match function gets const. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)
 #define compat_const
 #else

@@ -342,14 +342,10 @@ int xvm_enable_vq(struct virtqueue *vq)
 	queue->used = 0;
 	xvm_unfinished_open(xvm, queue);
 	err = xvm_queue_start(xvm, queue);
-	if (!err) {
-		xvm_queue_end_reset(xvm, vq);
-		return 0;
-	}
-	if (xvm_queue_enable_later(xvm, vq))
+	if (err && xvm_queue_enable_later(xvm, vq))
 		return 0;
 	/* Another backend may have come meanwhile. */
-	if (!READ_ONCE(xvm->bus.broken))
+	if (err && !READ_ONCE(xvm->bus.broken))
 		err = xvm_queue_start(xvm, queue);
 	if (!err)
 		xvm_queue_end_reset(xvm, vq);

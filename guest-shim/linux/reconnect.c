@@ -146,9 +146,10 @@ bool xvm_reconnect_begin(struct xvm_device *xvm)
 }
 
 /* Tells the toolstack, and has the watch look at the paths. */
-static int xvm_reconnect_ask(struct xvm_device *xvm)
+static void xvm_reconnect_ask(struct xvm_device *xvm)
 {
-	return xenbus_printf(XBT_NIL, xvm->xdev->nodename, AWAITED, "%u", 1);
+	/* What fails is repeated. */
+	xenbus_printf(XBT_NIL, xvm->xdev->nodename, AWAITED, "%u", 1);
 }
 
 /* Whether no other backend came in time. */
@@ -239,7 +240,6 @@ bool xvm_reconnect_waits(struct xvm_device *xvm)
 	parts = xvm->kept && !xvm->parted;
 	if (parts)
 		err = xvm_reconnect_part(xvm);
-	/* It is repeated. */
 	if (parts && !err)
 		xvm_reconnect_ask(xvm);
 	waits = !xvm->kept || (!err && !READ_ONCE(xvm->overdue));
