@@ -145,7 +145,8 @@ Types and their options:
     ///
     /// Run it in Dom0, as root, when the driver domain is there again: it has another domain id,
     /// and only Dom0 can name that to the guests. A guest whose module has reconnect=SECONDS goes
-    /// on with its interfaces, and with disks that are read-only or have `direct-io-safe`:
+    /// on with its interfaces, and with disks that are read-only, or block devices with
+    /// `direct-io-safe`:
     ///
     ///   xen-virtiod reattach net-domain
     ///

@@ -12,6 +12,7 @@ use xen::{DomId, StoreError, ToolstackStore, XenStore};
 use super::device::{Class, DeviceId, Disk, Wanted};
 use super::domain_record::{DomainRecord, DomainRecordError};
 use super::guest::{Guest, GuestError};
+use super::list::numbers;
 use super::nodes::{DOM0, Nodes, libxl_class};
 use super::vdev::Vdev;
 use super::wait::{Waited, wait};
@@ -202,9 +203,7 @@ fn choose(
     backend: DomId,
 ) -> Result<(DeviceId, bool), AttachError> {
     let class = wanted.class();
-    let taken = store.list(&libxl_class(guest, class.directory()))?;
-    let mut taken: Vec<u32> = taken.iter().filter_map(|number| number.parse().ok()).collect();
-    taken.sort_unstable();
+    let taken = numbers(store, guest, class)?;
     let Wanted::Disk(disk) = wanted else {
         let free = (0..MOST_DEVICES).find(|number| !taken.contains(number));
         return Ok((DeviceId { class, number: free.ok_or(AttachError::TooMany)? }, true));

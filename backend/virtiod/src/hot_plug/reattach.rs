@@ -90,7 +90,7 @@ pub fn follow<S: ToolstackStore>(
     store.watch(DOMAIN_BEGINS)?;
     loop {
         let is_whole = reattach_orphans(store, records, None, &mut report)?;
-        if !wait_for_event(store, stop, if is_whole { LOOK } else { LOOK_AGAIN })? {
+        if !wait_for_event(store, Some(stop), if is_whole { LOOK } else { LOOK_AGAIN })? {
             return Ok(());
         }
     }

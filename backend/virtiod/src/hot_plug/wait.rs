@@ -35,18 +35,7 @@ pub(super) fn wait<S: XenStore, T>(
         if left.is_zero() {
             return Ok(Waited::TimedOut);
         }
-        // An event may have arrived with the last answer.
-        let milliseconds = match store.take_events()? {
-            true => 0,
-            false => u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX),
-        };
-        let awaited = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds: Vec<_> = stop.into_iter().chain([store.as_fd()]).map(awaited).collect();
-        // An error shows at the next request.
-        let _ = poll(&mut fds, PollTimeout::from(milliseconds));
-        let is_stopped = stop.and_then(|_| fds.first()?.any()) == Some(true);
-        drop(fds);
-        if is_stopped {
+        if !wait_for_event(store, stop, left)? {
             // What has arrived meanwhile counts.
             let found = look(store)?;
             return Ok(found.map_or(Waited::Stopped, Waited::Found));
@@ -54,20 +43,21 @@ pub(super) fn wait<S: XenStore, T>(
     }
 }
 
-/// Waits until something changes that `store` watches, for at most `limit`; returns whether the
-/// command goes on: `stop` is not readable.
+/// Waits until something changes that `store` watches, or `stop`, if given, is readable, for at
+/// most `limit`; returns whether the command goes on: `stop` is not readable.
 pub(super) fn wait_for_event<S: XenStore>(
     store: &mut S,
-    stop: BorrowedFd<'_>,
+    stop: Option<BorrowedFd<'_>>,
     limit: Duration,
 ) -> Result<bool, StoreError> {
+    // An event may have arrived with the last answer.
     let milliseconds = match store.take_events()? {
         true => 0,
-        false => u16::try_from(limit.as_millis()).unwrap_or(u16::MAX),
+        false => u16::try_from(limit.as_millis() + 1).unwrap_or(u16::MAX),
     };
-    let mut fds = [stop, store.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    let awaited = |fd| PollFd::new(fd, PollFlags::POLLIN);
+    let mut fds: Vec<_> = stop.into_iter().chain([store.as_fd()]).map(awaited).collect();
     // An error shows at the next request.
     let _ = poll(&mut fds, PollTimeout::from(milliseconds));
-    let [stop, _] = &fds;
-    Ok(stop.any() != Some(true))
+    Ok(stop.and_then(|_| fds.first()?.any()) != Some(true))
 }
