@@ -5,29 +5,13 @@ load virtio_net
 for disk in vda vdb; do
     wait_for "the disk $disk" 30 test -b /dev/$disk
 done
-for module in crc32c_generic ext4; do
-    [ ! -e /lib/modules/$module.order ] || load $module
-done
 programs=/dev/$(basename "$(dirname "$(grep -lx 1 /sys/block/vd*/ro)")")
 disk=/dev/vda
 [ "$programs" != /dev/vda ] || disk=/dev/vdb
-mount -t ext4 -o ro "$programs" /mnt
+mount_programs "$programs"
 mkdir -p /tmp /data
 mount -t ext4 $disk /data
-wait_for "the interface eth0" 20 test -e /sys/class/net/eth0
-ip address add 10.9.0.2/24 dev eth0
-ip link set eth0 up
-wait_for "Dom0" 20 ping -q -c 1 -W 1 10.9.0.1
-
-# program NAME OPTION…: runs a program of the disk.
-program() {
-    name=$1
-    shift
-    LD_LIBRARY_PATH=/mnt/lib "/mnt/bin/$name" "$@"
-}
-
-program iperf3 -c 10.9.0.1 -t 3600 >/tmp/stream 2>&1 &
-stream=$!
+send_stream
 
 # verified: writes and verifies two files: one past the page cache, and one through it.
 verified() {
@@ -62,12 +46,7 @@ touch /tmp/stop
 wait $writer $noise
 echo 3 >/proc/sys/vm/drop_caches
 cmp /tmp/noise /data/noise
-kill -0 $stream || {
-    cat /tmp/stream
-    touch /tmp/wrong
-}
-kill $stream || true
-wait $stream || true
+stop_stream
 umount /data
 dmesg | grep -q 'requests are done again'
 ! dmesg | grep -E 'I/O error|BUG:|Oops|Call Trace|blocked for more than|EXT4-fs error'

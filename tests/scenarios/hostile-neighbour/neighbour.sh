@@ -1,9 +1,6 @@
 # Reads and writes for the time that Dom0 requests, verifies all data, and prints the results.
 wait_for "the disk with the programs" 30 test -b /dev/vdb
-for module in crc32c_generic ext4; do
-    [ ! -e /lib/modules/$module.order ] || load $module
-done
-mount -t ext4 -o ro /dev/vdb /mnt
+mount_programs /dev/vdb
 
 # summary FILE: prints requests per second, the median and the 99th percentile of the latency of
 # writes in ns, and the number of errors. Requests and errors are those of the writes and of the
@@ -26,7 +23,7 @@ echo "lab: ready"
 while read -r number kind seconds; do
     [ "$number" != end ] || break
     status=0
-    LD_LIBRARY_PATH=/mnt/lib /mnt/bin/fio --eta=never --output-format=json --output=/tmp/fio --name=verified \
+    program fio --eta=never --output-format=json --output=/tmp/fio --name=verified \
         --filename=/dev/vda --rw=randwrite --bs=4k --iodepth=4 --ioengine=libaio --direct=1 --thread=1 --size=16m \
         --verify=crc32c --verify_backlog=256 --verify_fatal=1 --time_based=1 --ramp_time=500ms \
         --runtime="${seconds}s" --percentile_list=50:99 || status=$?

@@ -2,24 +2,8 @@
 echo 30 >/proc/sys/kernel/hung_task_timeout_secs
 load virtio_net
 wait_for "the disk with the programs" 30 test -b /dev/vdb
-for module in crc32c_generic ext4; do
-    [ ! -e /lib/modules/$module.order ] || load $module
-done
-mount -t ext4 -o ro /dev/vdb /mnt
-wait_for "the network device eth0" 20 test -e /sys/class/net/eth0
-ip address add 10.9.0.2/24 dev eth0
-ip link set eth0 up
-wait_for "Dom0" 20 ping -q -c 1 -W 1 10.9.0.1
-
-# program NAME OPTION…: runs a program of the disk.
-program() {
-    name=$1
-    shift
-    LD_LIBRARY_PATH=/mnt/lib "/mnt/bin/$name" "$@"
-}
-
-program iperf3 -c 10.9.0.1 -t 3600 >/tmp/stream 2>&1 &
-stream=$!
+mount_programs /dev/vdb
+send_stream
 
 # The size of each part of the disk in MiB, which the kernel's command line may set.
 size=$(sed -n 's/.*lab.size=\([0-9]*\).*/\1/p' /proc/cmdline)
@@ -56,11 +40,6 @@ writer=$!
 read -r _
 touch /tmp/stop
 wait $writer
-kill -0 $stream || {
-    cat /tmp/stream
-    touch /tmp/wrong
-}
-kill $stream || true
-wait $stream || true
+stop_stream
 ! dmesg | grep -E 'I/O error|BUG:|Oops|Call Trace|blocked for more than'
 [ ! -e /tmp/wrong ]
