@@ -17,7 +17,7 @@ use xen_virtiod::hot_plug::list;
 use xen_virtiod::hot_plug::reattach::{ReattachError, Reattached, follow, reattach};
 use xen_virtiod::hot_plug::retarget::{RetargetError, retarget};
 
-use crate::command_line::DeviceCommand;
+use command_line::DeviceCommand;
 
 /// A command that has failed.
 #[derive(Debug, thiserror::Error)]

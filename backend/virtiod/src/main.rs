@@ -1,7 +1,6 @@
 //! xen-virtiod: the program around the library of the same crate.
 #![forbid(unsafe_code)]
 
-mod command_line;
 mod device_commands;
 mod logging;
 mod stat;
@@ -14,6 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use command_line::{CommandLine, Operation};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use xen::{Causes, DevXen, DomId, GuestXen};
 use xen_virtiod::config::{ConfigError, ConfigFile};
@@ -35,7 +35,6 @@ use xen_virtiod::process::message_socket::MessageSocket;
 use xen_virtiod::record::{RECORDS, RecordDirectory, RecordVersion};
 use xen_virtiod::tap::network::HostNetwork;
 
-use crate::command_line::{CommandLine, Operation};
 use crate::device_commands::DeviceCommandError;
 
 /// An error that ends the program.

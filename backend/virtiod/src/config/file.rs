@@ -10,7 +10,7 @@ use super::Config;
 use crate::excerpt::one_line;
 
 /// Default path of the configuration file.
-pub const DEFAULT_PATH: &str = "/etc/xen-virtiod.toml";
+pub const DEFAULT_PATH: &str = command_line::DEFAULT_CONFIG;
 
 /// A configuration file that cannot be used.
 #[derive(Debug, thiserror::Error)]

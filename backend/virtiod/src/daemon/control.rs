@@ -15,7 +15,7 @@ use crate::daemon::registry::{Registry, Report};
 use crate::listener::{self, ListenError, SocketFile};
 
 /// Default path of the socket.
-pub const DEFAULT_SOCKET: &str = "/run/xen-virtiod.sock";
+pub const DEFAULT_SOCKET: &str = command_line::DEFAULT_SOCKET;
 /// Maximum time that either side waits for the other, from the first byte to the last.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Maximum time for all devices to end; the daemon itself waits less.

@@ -1,11 +1,16 @@
-//! The command line of the daemon.
+//! The command line of `xen-virtiod`: its commands, options and their help.
+#![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use tracing::Level;
 
-use xen_virtiod::daemon::control::DEFAULT_SOCKET;
+/// The default path of the configuration file.
+pub const DEFAULT_CONFIG: &str = "/etc/xen-virtiod.toml";
+
+/// The default path of the control socket.
+pub const DEFAULT_SOCKET: &str = "/run/xen-virtiod.sock";
 
 /// Serves virtio devices to Xen guests and reaches only the memory that they granted.
 ///
@@ -67,6 +72,7 @@ pub enum Operation {
     ///
     /// To stop or restart the daemon does not end disks: their guests wait for the next daemon.
     End,
+    /// One for the devices of a guest.
     #[command(flatten)]
     Device(DeviceCommand),
     /// Serves the devices of one guest. The daemon starts this program so, with a socket as its
@@ -222,6 +228,6 @@ mod tests {
     fn help_names_the_default_configuration_file() {
         use clap::CommandFactory;
         let help = CommandLine::command().render_long_help().to_string();
-        assert!(help.contains(xen_virtiod::config::DEFAULT_PATH), "{help}");
+        assert!(help.contains(DEFAULT_CONFIG), "{help}");
     }
 }
