@@ -75,6 +75,15 @@ pub enum Operation {
     /// One for the devices of a guest.
     #[command(flatten)]
     Device(DeviceCommand),
+    /// Applies the changed configuration file to running disks: the limits of their rates.
+    ///
+    /// Prints a line for each disk whose limits change. Other keys apply to devices that are set up
+    /// from then on, also without this. SIGHUP does the same; the log says what changed.
+    Reload {
+        /// Prints one JSON array, for programs.
+        #[arg(long)]
+        json: bool,
+    },
     /// Serves the devices of one guest. The daemon starts this program so, with a socket as its
     /// standard input.
     #[command(hide = true)]

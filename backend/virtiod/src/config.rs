@@ -6,6 +6,7 @@ mod console;
 mod disk;
 mod file;
 mod in_flight;
+mod limits;
 mod network;
 mod poll;
 mod service;
@@ -18,10 +19,11 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
 pub use self::console::{ConsoleSettings, MAX_PORTS, PortName};
-pub use self::disk::DiskSettings;
+pub use self::disk::{CacheMode, DiskSettings, Serial};
 use self::disk::{DiskDefaults, DiskName};
 pub use self::file::{ConfigError, ConfigFile, DEFAULT_PATH};
 pub use self::in_flight::{ByteLimit, RequestLimit};
+pub use self::limits::LimitSettings;
 use self::network::NetworkDefaults;
 pub use self::network::NetworkSettings;
 pub use self::poll::PollTime;
@@ -29,6 +31,7 @@ pub use self::service::{PoolLimit, ServiceSettings};
 pub use self::socket::{Cid, SocketPath, SocketSettings};
 pub use self::threads::ThreadLimit;
 use crate::device::DeviceId;
+use crate::device::blk::DiskRates;
 use crate::device::rate::Rate;
 
 /// The content of a configuration file. Every key has a default: all devices work without a file.
@@ -45,6 +48,8 @@ pub struct Config {
 struct DomainSettings {
     virtio: BTreeMap<DeviceIndex, DeviceSettings>,
     disk: BTreeMap<DiskName, DiskSettings>,
+    /// Groups of disks that share limits.
+    group: BTreeMap<String, LimitSettings>,
 }
 
 /// Position of a device in a guest's `virtio = [ … ]`, from 0: the device's number in XenStore.
@@ -87,6 +92,17 @@ pub struct DeviceSettings {
 pub struct Misplaced {
     section: String,
     id: DeviceId,
+}
+
+/// A disk's section names a group without a section.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a disk's group {group:?} has no limits: add a section [domain.{domain}.group.{group}] to the \
+     configuration"
+)]
+pub struct NoGroup {
+    domain: String,
+    group: String,
 }
 
 /// Settings of an entropy device.
@@ -139,7 +155,26 @@ impl Config {
     /// default.
     pub fn disk(&self, domain: Option<&str>, vdev: &str) -> DiskSettings {
         let own = domain.and_then(|name| self.domain.get(name)?.disk.get(vdev));
-        self.default.disk.under(own.copied().unwrap_or_default())
+        self.default.disk.under(own.cloned().unwrap_or_default())
+    }
+
+    /// Returns the limits of the rate of the disk `vdev` in the named domain, and its group if it
+    /// shares them with other disks.
+    ///
+    /// # Errors
+    /// [`NoGroup`] if the domain has no such group.
+    pub fn disk_rates(
+        &self,
+        domain: Option<&str>,
+        vdev: &str,
+    ) -> Result<(DiskRates, Option<String>), NoGroup> {
+        let settings = self.disk(domain, vdev);
+        let Some(group) = settings.group else { return Ok((settings.limits.rates(), None)) };
+        let found = domain.and_then(|name| self.domain.get(name)?.group.get(&group));
+        match found {
+            Some(limits) => Ok((limits.rates(), Some(group))),
+            None => Err(NoGroup { domain: domain.unwrap_or_default().to_owned(), group }),
+        }
     }
 
     /// Returns the settings that apply to every device of any type.

@@ -16,6 +16,7 @@ pub mod launch;
 mod own_keys;
 mod process_log;
 pub mod registry;
+pub mod reload;
 pub mod runner;
 mod same_address;
 pub mod server;

@@ -47,7 +47,7 @@ pub(super) enum DeviceCommandError {
 /// Carries out one of the commands, and prints what came of it.
 pub(super) fn carry_out(command: &DeviceCommand) -> Result<(), DeviceCommandError> {
     let (mut out, records) = (io::stdout().lock(), Path::new(RECORDS));
-    let stop = stop_on_signals().map_err(DeviceCommandError::Signals)?;
+    let stop = stop_on_signals(None).map_err(DeviceCommandError::Signals)?;
     let stop = stop.as_fd();
     match command {
         DeviceCommand::Attach { domain, kind, options, backend, json } => {

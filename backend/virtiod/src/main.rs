@@ -17,7 +17,7 @@ use command_line::{CommandLine, Operation};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use xen::{Causes, DevXen, DomId, GuestXen};
 use xen_virtiod::config::{ConfigError, ConfigFile};
-use xen_virtiod::daemon::control::{self, ControlError, ControlSocket};
+use xen_virtiod::daemon::control::{self, Control, ControlError, ControlSocket};
 use xen_virtiod::daemon::daemon_lock::{DaemonLock, LOCK, SoleError};
 use xen_virtiod::daemon::descriptor_store::{NoStore, StoredDescriptors};
 use xen_virtiod::daemon::guest_processes::GuestProcesses;
@@ -81,6 +81,7 @@ fn main() -> ExitCode {
         None => serve(&command_line),
         Some(Operation::Stat { json }) => show(&command_line, *json),
         Some(Operation::End) => end(&command_line),
+        Some(Operation::Reload { json }) => reload(&command_line, *json),
         Some(Operation::Device(command)) => {
             logging::start(command_line.log, false);
             device_commands::carry_out(command).map_err(MainError::from)
@@ -105,7 +106,10 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
         tracing::warn!("cannot take what systemd kept: {}", Causes(&error));
         StoredDescriptors::new(Arc::new(NoStore), Vec::new())
     });
-    let stop = stop_on_signals().map_err(MainError::Signals)?;
+    let shared =
+        SharedHost::new(records(), Arc::new(HostNetwork)).map_err(MainError::Descriptor)?;
+    let reloads = Arc::clone(&shared.reloads);
+    let stop = stop_on_signals(Some(Arc::clone(&reloads))).map_err(MainError::Signals)?;
     raise_descriptor_limit();
     let config = ConfigFile::new(command_line.config.clone());
     // The daemon reads the file again for each device; an error now ends it at once.
@@ -114,12 +118,11 @@ fn serve(command_line: &CommandLine) -> Result<(), MainError> {
     let registry = Arc::new(Registry::default());
     let xen = ByGrants(DevXen);
     let launch = Box::new(SameProgram { arguments: common_arguments(command_line) });
-    let shared =
-        SharedHost::new(records(), Arc::new(HostNetwork)).map_err(MainError::Descriptor)?;
     let all = Arc::clone(&registry);
     let processes = GuestProcesses::new(xen, launch, config, all, shared.clone(), stored)?;
     let server = Server::with_runner(xen, Arc::clone(&registry), shared, Box::new(processes))?;
-    let _control = ControlSocket::listen(&command_line.socket, registry, Arc::clone(&stop))?;
+    let control = Control { registry, stop: Arc::clone(&stop), reloads };
+    let _control = ControlSocket::listen(&command_line.socket, control)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "cannot notify systemd");
@@ -196,6 +199,19 @@ fn show(command_line: &CommandLine, json: bool) -> Result<(), MainError> {
 }
 
 /// Ends all devices and the daemon, and prints what has ended.
+fn reload(command_line: &CommandLine, json: bool) -> Result<(), MainError> {
+    let changes = control::reload(&command_line.socket)?;
+    let mut out = std::io::stdout().lock();
+    if json {
+        let text = serde_json::to_string(&changes).map_err(std::io::Error::from)?;
+        return Ok(writeln!(out, "{text}")?);
+    }
+    if changes.is_empty() {
+        writeln!(out, "no running device changes")?;
+    }
+    Ok(changes.iter().try_for_each(|change| writeln!(out, "{change}"))?)
+}
+
 fn end(command_line: &CommandLine) -> Result<(), MainError> {
     let ended = control::end(&command_line.socket)?;
     stat::print_ended(&mut std::io::stdout().lock(), &ended)?;

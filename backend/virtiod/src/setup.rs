@@ -2,6 +2,7 @@
 
 mod console;
 pub mod disk;
+pub mod disk_rates;
 pub mod network;
 mod socket;
 
@@ -9,9 +10,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use self::disk_rates::GuestRates;
 use crate::bus::DevicePath;
 use crate::bus::Keys;
-use crate::config::{Config, ConfigError, ConfigFile, DeviceSettings, Misplaced, RateLimit};
+use crate::config::{
+    Config, ConfigError, ConfigFile, DeviceSettings, Misplaced, NoGroup, RateLimit,
+};
 use crate::device::blk::{Images, SizeWatcher, TargetError};
 use crate::device::console::{ConsoleError, Terminals};
 use crate::device::rng::{Entropy, EntropyError};
@@ -23,7 +27,7 @@ use xen::{StoreError, XenStore};
 
 /// The device classes of virtio devices in XenStore.
 pub const CLASSES: [&str; 2] = [DISKS, "virtio"];
-const DISKS: &str = "virtio_disk";
+pub(crate) const DISKS: &str = "virtio_disk";
 
 /// First number of the disks beyond xvdp. Linux guests ignore a device whose class and number have
 /// 20 characters or more (`XEN_BUS_ID_SIZE`), and `virtio_disk/268439552` has 21.
@@ -54,6 +58,9 @@ pub enum DeviceError {
     /// A section of the configuration file does not fit the device.
     #[error(transparent)]
     Misplaced(#[from] Misplaced),
+    /// A disk's group has no section in the configuration file.
+    #[error(transparent)]
+    Group(#[from] NoGroup),
     /// The console cannot be opened.
     #[error(transparent)]
     Console(#[from] ConsoleError),
@@ -94,6 +101,8 @@ pub struct Host {
     pub terminals: Arc<dyn Terminals>,
     /// The sockets that programs connect to.
     pub sockets: Arc<dyn Sockets>,
+    /// The limits of the rates of the guest's disks.
+    pub disk_rates: Arc<GuestRates>,
 }
 
 /// The interface that the network device at `path` needs.
@@ -170,7 +179,7 @@ pub fn open<S: XenStore, M: DeviceMemory>(
         if path.number >= EXTENDED_DISKS {
             tracing::warn!("no disk beyond xvdp is found by Linux guests; name it xvda1 to xvdp15");
         }
-        let mut disk = disk::open(keys, path, config, &host.images, stats)?;
+        let mut disk = disk::open(keys, path, config, host, stats)?;
         disk.watch_size(&*host.sizes);
         return Ok(Box::new(disk));
     }

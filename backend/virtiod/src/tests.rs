@@ -39,6 +39,7 @@ pub(crate) mod qcow2;
 mod qcow2_damage;
 mod queue_reset;
 mod queue_threads;
+mod reload;
 mod ring;
 mod rings;
 mod scale;

@@ -18,7 +18,7 @@ use xen_virtiod::bus::scheduler::{Step, Woken};
 use xen_virtiod::bus::transport::{Effects, Transport};
 use xen_virtiod::config::{PollTime, ServiceSettings, ThreadLimit};
 use xen_virtiod::device::blk::{
-    AccessMode, Block, Caching, Discard, ImageFormat, InFlightLimits, Owner, Sharing, Target,
+    AccessMode, Block, BlockOptions, Caching, Discard, ImageFormat, Owner, Sharing, Target,
     TargetOptions,
 };
 use xen_virtiod::dma::DmaMemory;
@@ -63,8 +63,7 @@ impl<E: EventChannels> Disk<E> {
     pub(crate) fn open(path: &Path, caching: Caching, hypervisor: &Hypervisor, events: E) -> Self {
         let stats = Arc::new(DeviceStats::default());
         let target = Target::open(options(path, caching)).unwrap();
-        let limits = InFlightLimits::default();
-        let device = Block::new(target, "xvda", limits, Arc::clone(&stats)).unwrap();
+        let device = Block::new(target, BlockOptions::named("xvda"), Arc::clone(&stats)).unwrap();
         let platform = GrantPlatform::new(hypervisor.grants(DomId(GUEST)).unwrap());
         let memory = DmaMemory::new(platform, Arc::clone(&stats), GuestBudget::alone());
         let (poll, threads) = (PollTime::NEVER, ThreadLimit::ONE);

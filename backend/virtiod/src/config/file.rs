@@ -239,6 +239,15 @@ mod tests {
             (limits.requests, limits.bytes)
         };
         assert_eq!(in_flight(Some("db1"), "xvda"), (512, 64 << 20));
+        let rates = |vdev| {
+            let (rates, group) = config.disk_rates(Some("db1"), vdev).unwrap();
+            (rates.to_string(), group)
+        };
+        let (own, none) = rates("xvda");
+        assert_eq!(none, None);
+        assert_eq!(own, "iops 5000, write-rate 104857600 B/s, write-iops 500, burst 100ms");
+        let of_group = ("rate 20971520 B/s, burst 100ms".to_owned(), Some("logs".to_owned()));
+        assert_eq!(rates("xvdc"), of_group);
         let text = fs::read_to_string(example).unwrap();
         let InFlightLimits { requests, bytes } = InFlightLimits::default();
         assert!(text.contains(&format!("guest's queues; default: {requests}\n")), "{text}");
@@ -321,6 +330,37 @@ mod tests {
                 "2: domain.web1.disk.xvda.force-share: invalid type: string",
             ),
             ("[domain.web1.disk.xvda]\nshare = true", "2: domain.web1.disk.xvda.share: unknown"),
+            (
+                "[default.disk]\nlimits = { rate = \"fast\" }",
+                "2: default.disk.limits.rate: \"fast\" is not a rate",
+            ),
+            (
+                "[domain.web1.disk.xvda.limits]\niops = 0",
+                "2: domain.web1.disk.xvda.limits.iops: a number of requests in a second",
+            ),
+            (
+                "[domain.web1.group.data]\nread-iops = \"many\"",
+                "2: domain.web1.group.data.read-iops: a number of requests in a second",
+            ),
+            (
+                "[default.disk.limits]\nburst = \"2m\"",
+                "2: default.disk.limits.burst: \"2m\" is not a time",
+            ),
+            ("[default.disk.limits]\nbps = 1", "2: default.disk.limits.bps: unknown"),
+            (
+                "[default.disk]\nqueues = 5",
+                "2: default.disk.queues: 5 is not a number of queues, 1 to 4",
+            ),
+            (
+                "[default.disk]\ncache = \"unsafe\"",
+                "2: default.disk.cache: unknown variant `unsafe`, expected one of `writeback`",
+            ),
+            (
+                "[domain.web1.disk.xvda]\nserial = \"more than twenty letters\"",
+                "2: domain.web1.disk.xvda.serial: \"more than twenty letters\" is not a serial",
+            ),
+            ("[default.disk]\nserial = \"a\"", "2: default.disk.serial: unknown"),
+            ("[default.disk]\ngroup = \"a\"", "2: default.disk.group: unknown"),
             ("[default.disk]\nforce-share = true", "2: default.disk.force-share: unknown"),
             (
                 "[default.disk]\nin-flight-requests = 0",

@@ -1,5 +1,6 @@
-//! The control socket. A client sends a command, a line. The answer is a [`Report`] as JSON; the
-//! daemon closes the connection at once after `stat`, and after `end` when it has ended itself.
+//! The control socket. A client sends a command, a line. The answer is JSON: a [`Report`], or of
+//! `reload` what changed. The daemon closes the connection at once, and after `end` when it has
+//! ended itself.
 //!
 //! A thread of its own answers each client, so that no client waits for another that does not read.
 
@@ -10,8 +11,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
+
 use crate::bus::{Ending, StopSignal};
 use crate::daemon::registry::{Registry, Report};
+use crate::daemon::reload::{Change, Reloaded, Reloads};
 use crate::listener::{self, ListenError, SocketFile};
 
 /// Default path of the socket.
@@ -26,6 +30,7 @@ const MOST_ANSWERS: usize = 16;
 /// The commands.
 const STAT: &str = "stat";
 const END: &str = "end";
+const RELOAD: &str = "reload";
 /// Maximum length of a command in bytes.
 const LONGEST_COMMAND: usize = 64;
 
@@ -53,14 +58,28 @@ pub enum ControlError {
         /// The kernel's error.
         source: io::Error,
     },
-    /// The answer is not a report.
-    #[error("the answer on {path:?} is not a report: is it another version of xen-virtiod?")]
+    /// The daemon does not reload the configuration.
+    #[error("the configuration is not reloaded: {0}")]
+    Reload(String),
+    /// The answer is not the expected one.
+    #[error("the answer on {path:?} is not understood: is it another version of xen-virtiod?")]
     Answer {
         /// The socket's path.
         path: PathBuf,
         /// The parser's error.
         source: serde_json::Error,
     },
+}
+
+/// What clients may ask for.
+#[derive(Clone)]
+pub struct Control {
+    /// The devices.
+    pub registry: Arc<Registry>,
+    /// Ends the daemon.
+    pub stop: Arc<StopSignal>,
+    /// Reloads the configuration.
+    pub reloads: Arc<Reloads>,
 }
 
 /// The control socket. Dropping this removes its file.
@@ -72,11 +91,7 @@ impl ControlSocket {
     ///
     /// # Errors
     /// [`ControlError::Listen`], [`ControlError::Taken`], [`ControlError::Thread`].
-    pub fn listen(
-        path: &Path,
-        registry: Arc<Registry>,
-        stop: Arc<StopSignal>,
-    ) -> Result<Self, ControlError> {
+    pub fn listen(path: &Path, control: Control) -> Result<Self, ControlError> {
         let (listener, file) = match listener::listen(path) {
             Err(ListenError::Taken(path)) => return Err(ControlError::Taken(path)),
             listening => listening?,
@@ -89,7 +104,7 @@ impl ControlSocket {
                     Ok(_) if Arc::strong_count(&answers) > MOST_ANSWERS => {
                         tracing::debug!("control connection refused: too many others");
                     }
-                    Ok(stream) => answer_apart(stream, &registry, &stop, &answers),
+                    Ok(stream) => answer_apart(stream, &control, &answers),
                     Err(error) => {
                         tracing::debug!(%error, "control connection failed");
                         thread::sleep(RETRY);
@@ -104,16 +119,11 @@ impl ControlSocket {
 }
 
 /// Answers in a new thread, if the kernel can start one.
-fn answer_apart(
-    stream: UnixStream,
-    registry: &Arc<Registry>,
-    stop: &Arc<StopSignal>,
-    answers: &Arc<()>,
-) {
-    let (registry, stop, under_way) = (Arc::clone(registry), Arc::clone(stop), Arc::clone(answers));
+fn answer_apart(stream: UnixStream, control: &Control, answers: &Arc<()>) {
+    let (control, under_way) = (control.clone(), Arc::clone(answers));
     let answer = move || {
         let _under_way = under_way;
-        if let Err(error) = answer(stream, &registry, &stop) {
+        if let Err(error) = answer(stream, &control) {
             tracing::debug!(%error, "control connection failed");
         }
     };
@@ -122,13 +132,14 @@ fn answer_apart(
     }
 }
 
-fn answer(mut stream: UnixStream, registry: &Registry, stop: &StopSignal) -> io::Result<()> {
+fn answer(mut stream: UnixStream, control: &Control) -> io::Result<()> {
     let end = Instant::now() + PATIENCE;
     let command = read_command(&mut stream, end)?;
-    let answer = serde_json::to_vec(&registry.report())?;
-    if ![STAT, END].contains(&command.as_str()) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
+    let answer = match command.as_str() {
+        STAT | END => serde_json::to_vec(&control.registry.report())?,
+        RELOAD => serde_json::to_vec(&control.reloads.ask())?,
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
+    };
     let mut rest = answer.as_slice();
     // The client sees the end of the process.
     let ends = command == END;
@@ -143,7 +154,7 @@ fn answer(mut stream: UnixStream, registry: &Registry, stop: &StopSignal) -> io:
     }
     if ends {
         tracing::info!("all devices end, as the command says");
-        stop.give(Ending::End)?;
+        control.stop.give(Ending::End)?;
         loop {
             thread::park();
         }
@@ -185,7 +196,19 @@ pub fn end(path: &Path) -> Result<Report, ControlError> {
     send(path, END, END_LIMIT)
 }
 
-fn send(path: &Path, command: &str, limit: Duration) -> Result<Report, ControlError> {
+/// Has the daemon that listens on `path` reload its configuration; returns what changed.
+///
+/// # Errors
+/// As for [`ask`], and [`ControlError::Reload`].
+pub fn reload(path: &Path) -> Result<Vec<Change>, ControlError> {
+    send::<Reloaded>(path, RELOAD, PATIENCE)?.map_err(ControlError::Reload)
+}
+
+fn send<T: DeserializeOwned>(
+    path: &Path,
+    command: &str,
+    limit: Duration,
+) -> Result<T, ControlError> {
     let failed = |source| ControlError::Ask { path: path.to_owned(), source };
     let mut stream = UnixStream::connect(path).map_err(failed)?;
     stream.set_read_timeout(Some(limit)).map_err(failed)?;
@@ -201,6 +224,7 @@ mod tests {
     use super::*;
     use crate::bus::DevicePath;
     use crate::guest_log::GuestLog;
+    use nix::sys::eventfd::EventFd;
     use xen::DomId;
 
     /// A registry whose report is larger than a socket's buffer.
@@ -213,24 +237,27 @@ mod tests {
         registry
     }
 
-    fn stop() -> Arc<StopSignal> {
-        Arc::new(StopSignal::new().unwrap())
+    fn control(registry: Arc<Registry>) -> Control {
+        let woken = Arc::new(EventFd::new().unwrap());
+        let reloads = Arc::new(Reloads::new(woken));
+        Control { registry, stop: Arc::new(StopSignal::new().unwrap()), reloads }
     }
 
     #[test]
     fn command_to_end_gives_the_signal_and_any_other_does_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
-        let (registry, stop) = (Arc::new(Registry::default()), stop());
-        let _control = ControlSocket::listen(&path, registry, Arc::clone(&stop)).unwrap();
+        let control = control(Arc::default());
+        let stop = Arc::clone(&control.stop);
+        let _control = ControlSocket::listen(&path, control).unwrap();
         ask(&path).unwrap();
         for command in ["", "END", "end everything", &"end".repeat(50)] {
-            assert!(send(&path, command, PATIENCE).is_err(), "{command}");
+            assert!(send::<Report>(&path, command, PATIENCE).is_err(), "{command}");
         }
         assert_eq!(stop.ending(), Ending::Leave);
         // The test's process does not end.
         let limit = Duration::from_millis(100);
-        assert!(matches!(send(&path, END, limit), Err(ControlError::Ask { .. })));
+        assert!(matches!(send::<Report>(&path, END, limit), Err(ControlError::Ask { .. })));
         assert_eq!(stop.ending(), Ending::End);
     }
 
@@ -239,7 +266,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
         let registry = large_registry();
-        let _control = ControlSocket::listen(&path, Arc::clone(&registry), stop()).unwrap();
+        let _control = ControlSocket::listen(&path, control(registry)).unwrap();
         let silent: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
         // Within the client's own limit, though the clients before it have not read a byte.
         assert_eq!(ask(&path).unwrap().devices.len(), 2000);
@@ -250,7 +277,7 @@ mod tests {
     fn clients_beyond_the_limit_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
-        let _control = ControlSocket::listen(&path, large_registry(), stop()).unwrap();
+        let _control = ControlSocket::listen(&path, control(large_registry())).unwrap();
         let mut silent: Vec<_> =
             (0..2 * MOST_ANSWERS).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let last = silent.last_mut().unwrap();

@@ -18,6 +18,7 @@ use super::device_service::{DeviceService, HangUp, HostServices, ServedDevice};
 use super::image_service::KeptClaims;
 use super::launch::Launch;
 use super::registry::Registry;
+use super::reload::{self, Reloaded, Replaced};
 use super::runner::{EndReports, Runner, Runs, SharedHost, StartError};
 use super::same_address::same_address_hook;
 use super::server::ServerError;
@@ -27,6 +28,7 @@ use super::user_range::UserRange;
 use crate::Causes;
 use crate::bus::{DevicePath, Ending};
 use crate::config::ConfigFile;
+use crate::device::blk::DiskRates;
 use crate::dma::shared_count::{CountSlot, CountTable};
 use crate::process::device_thread::{Ended, Found, NewDevice, OpenedHook, Outcome};
 use crate::process::message::{self, Event};
@@ -48,6 +50,8 @@ pub struct GuestProcesses<X> {
     config: ConfigFile,
     /// The configuration with which each device was set up.
     configs: BTreeMap<DevicePath, ConfigFile>,
+    /// The limits of disks that were set since.
+    replaced: Replaced,
     opened: OpenedHook,
     all: BTreeMap<DomId, Arc<GuestProcess>>,
     host: HostServices,
@@ -111,6 +115,7 @@ impl<X: Xen> GuestProcesses<X> {
             launch,
             config,
             configs,
+            replaced: Replaced::new(),
             opened,
             all,
             host,
@@ -174,6 +179,9 @@ impl<X: Xen> Runner for GuestProcesses<X> {
         DeviceService::start(self.xen.clone(), served)?;
         process.add(&path, stats, ends, service);
         self.host.kept.expect(&path);
+        if reload::is_disk(&path) {
+            process.limit(&path, self.replaced.get(&path).copied());
+        }
         let command = message::Command::Start { path: path.clone(), found, fault, config_error };
         let sent =
             process.control.send(&command, &[theirs.as_fd(), theirs_fired.as_fd(), text.as_fd()]);
@@ -188,7 +196,32 @@ impl<X: Xen> Runner for GuestProcesses<X> {
         Ok(Box::new(RunningRemote { process, path }))
     }
 
+    fn reload(&mut self) -> Reloaded {
+        let causes = |error: &dyn std::error::Error| Causes(error).to_string();
+        let now = self.config.load().map_err(|error| causes(&error))?.unwrap_or_default();
+        let mut changes = Vec::new();
+        for (path, config) in self.configs.iter().filter(|(path, _)| reload::is_disk(path)) {
+            let store = self.xen.store().map_err(|error| causes(&error))?;
+            let Ok(before) = config.load() else { continue };
+            let before = (&before.unwrap_or_default(), self.replaced.get(path).copied());
+            match reload::change(store, path, before, &now) {
+                Ok(Some((change, rates))) => {
+                    if let Some(rates) = rates {
+                        self.replaced.insert(path.clone(), rates);
+                        let process = self.all.get(&path.guest);
+                        process.into_iter().for_each(|process| process.limit(path, Some(rates)));
+                    }
+                    changes.push(change);
+                }
+                Ok(None) => {}
+                Err(error) => return Err(causes(&error)),
+            }
+        }
+        Ok(changes)
+    }
+
     fn forget_device(&mut self, path: &DevicePath) {
+        self.replaced.remove(path);
         self.host.kept.forget(path);
         self.configs.remove(path);
         self.host.terminals.close(path);
@@ -278,6 +311,14 @@ impl GuestProcess {
         devices.running.insert(path.clone(), Arc::clone(stats));
         devices.services.insert(path.clone(), service);
         devices.ends = Some(ends.clone());
+    }
+
+    /// Replaces the limits of a disk's rate. A process that takes no command is given up elsewhere.
+    fn limit(&self, path: &DevicePath, rates: Option<DiskRates>) {
+        let command = message::Command::Limit { path: path.clone(), rates };
+        if let Err(error) = self.control.send(&command, &[]) {
+            tracing::warn!(%path, "cannot set the limits of the disk: {}", Causes(&error));
+        }
     }
 
     /// Handles what the process reports, until it is gone or breaks the rules.

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::reload::{Reloaded, Reloads};
 use super::size_watches::SizeWatches;
 use crate::bus::{DevicePath, Ending, StopSignal};
 use crate::domain::Domain;
@@ -40,6 +41,8 @@ pub struct SharedHost {
     pub network: Arc<dyn Network>,
     /// The sizes of files and block devices.
     pub sizes: SizeWatches,
+    /// Requests to reload the configuration file.
+    pub reloads: Arc<Reloads>,
 }
 
 impl SharedHost {
@@ -50,7 +53,8 @@ impl SharedHost {
     pub fn new(records: Option<RecordDirectory>, network: Arc<dyn Network>) -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let waker = Arc::new(EventFd::from_value_and_flags(0, flags)?);
-        Ok(Self { records, network, sizes: SizeWatches::new(waker) })
+        let reloads = Arc::new(Reloads::new(Arc::clone(&waker)));
+        Ok(Self { records, network, sizes: SizeWatches::new(waker), reloads })
     }
 }
 
@@ -66,6 +70,9 @@ pub trait Runner: Send {
         stats: &Arc<DeviceStats>,
         ends: &EndReports,
     ) -> Result<Box<dyn Runs>, StartError>;
+
+    /// Applies a changed configuration file to running devices.
+    fn reload(&mut self) -> Reloaded;
 
     /// Forgets a device, which is gone.
     fn forget_device(&mut self, path: &DevicePath);
@@ -145,6 +152,11 @@ impl<X: Domain> Runner for Threads<X> {
         let report = move |ended| ends.report(ended);
         let thread = device_thread::spawn(xen, device, stopped, surroundings, stats, report);
         Ok(Box::new(RunningThread { stop, thread: thread.map_err(StartError::Thread)? }))
+    }
+
+    /// The next devices read the file.
+    fn reload(&mut self) -> Reloaded {
+        Ok(Vec::new())
     }
 
     fn forget_device(&mut self, _: &DevicePath) {}

@@ -22,6 +22,7 @@ use tracing::Level;
 
 use self::changes::{Change, changes};
 use self::retries::Retries;
+use super::reload::Reloads;
 use super::runner::{EndReports, Runner, Runs, SharedHost, Threads};
 use super::same_address::same_address_hook;
 use super::size_watches::SizeWatches;
@@ -86,6 +87,7 @@ pub struct Server<X: Domain> {
     registry: Arc<Registry>,
     records: Option<RecordDirectory>,
     network: Arc<dyn Network>,
+    reloads: Arc<Reloads>,
     runner: Box<dyn Runner>,
     /// Watches the sizes of disks.
     sizes: SizeWatches,
@@ -127,6 +129,7 @@ impl<X: Domain> Server<X> {
             images: Arc::new(LocalImages),
             terminals: Arc::new(LocalTerminals),
             sockets: Arc::new(LocalSockets),
+            disk_rates: Arc::default(),
         };
         let opened = same_address_hook(Arc::clone(&registry));
         let records = shared.records.clone().map(|records| Arc::new(records) as _);
@@ -142,7 +145,7 @@ impl<X: Domain> Server<X> {
     pub fn with_runner(
         xen: X,
         registry: Arc<Registry>,
-        SharedHost { records, network, sizes }: SharedHost,
+        SharedHost { records, network, sizes, reloads }: SharedHost,
         runner: Box<dyn Runner>,
     ) -> Result<Self, ServerError> {
         let woken = sizes.waker();
@@ -155,6 +158,7 @@ impl<X: Domain> Server<X> {
             registry,
             records,
             network,
+            reloads,
             runner,
             sizes,
             guests: Guests::new(DaemonBudget::of_this_process()),
@@ -232,6 +236,7 @@ impl<X: Domain> Server<X> {
         let mut changed = Fired::Anywhere;
         loop {
             self.reap();
+            self.reload();
             // XenStore may have changed meanwhile: that is handled before any wait.
             let handled = self.handle(&changed).and_then(|()| self.store.take_fired());
             let stopped = match handled {
@@ -336,6 +341,28 @@ impl<X: Domain> Server<X> {
         waited.map_err(|error| ServerError::System("wait for events", error))?;
         self.sizes.handle(Instant::now());
         Ok(fds.first().and_then(PollFd::any).unwrap_or(false))
+    }
+
+    /// Reloads the configuration file for those who ask for it.
+    fn reload(&mut self) {
+        let waiting = self.reloads.take();
+        if waiting.is_empty() {
+            return;
+        }
+        let reloaded = self.runner.reload();
+        match &reloaded {
+            Ok(changes) if changes.is_empty() => {
+                tracing::info!("configuration reloaded: no change")
+            }
+            Ok(changes) => {
+                changes
+                    .iter()
+                    .for_each(|change| tracing::info!("configuration reloaded: {change}"));
+            }
+            Err(error) => tracing::error!("configuration not reloaded: {error}"),
+        }
+        // One who has waited too long is gone.
+        waiting.iter().for_each(|asker| drop(asker.send(reloaded.clone())));
     }
 
     /// Joins the threads of sessions that ended.

@@ -25,6 +25,7 @@ mod sync;
 mod target;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod worker;
 
 use std::io;
@@ -50,12 +51,14 @@ pub use self::image::{ImageFormat, backing_of, no_backing};
 pub use self::in_flight::InFlightLimits;
 use self::in_flight::{Carrier, Ended, InFlightTable};
 pub use self::request::SECTOR_SIZE;
-use self::request::SERIAL_SIZE;
+pub use self::request::SERIAL_SIZE;
 use self::size_watch::SizeCheck;
 pub use self::size_watch::{SizeListener, SizeSignal, SizeWatch, SizeWatcher};
 use self::submit::Ticket;
 use self::sync::Syncs;
 pub use self::target::{AccessMode, Caching, Discard, Target, TargetError, TargetOptions};
+use self::throttle::Delays;
+pub use self::throttle::{DiskRates, RateLimits, Throttle};
 use self::worker::{Job, Report, Reports, Worker};
 #[cfg(any(test, feature = "sample-images"))]
 pub use self::{
@@ -71,8 +74,8 @@ use crate::record::LossMark;
 use crate::stats::{DeviceStats, PartUse, StorageUse};
 use uring::waiting::wait_for;
 
-/// Number of queues that the device offers; the driver uses one per CPU, at most these.
-const QUEUES: u16 = 4;
+/// Maximum number of queues that a device offers; the driver uses one per CPU, at most these.
+pub const QUEUES: u16 = 4;
 /// Number of entries of each queue.
 const QUEUE_SIZE: u16 = 512;
 /// Bytes of a request's status.
@@ -115,9 +118,36 @@ struct Common {
     format: ImageFormat,
     serial: [u8; SERIAL_SIZE],
     limits: InFlightLimits,
+    queues: u16,
     method: Method,
     storage: Arc<StorageUse>,
+    throttle: Arc<Throttle>,
     stats: Arc<DeviceStats>,
+}
+
+/// Options of a block device beside those of its target.
+#[derive(Clone, Debug)]
+pub struct BlockOptions {
+    /// Its identity, of which the driver reads the first 20 bytes.
+    pub serial: String,
+    /// Limits of what is in flight.
+    pub limits: InFlightLimits,
+    /// Limits of its rate.
+    pub throttle: Arc<Throttle>,
+    /// Number of queues that it offers, 1 to [`QUEUES`].
+    pub queues: u16,
+}
+
+impl BlockOptions {
+    /// Those of a disk of this name, without limits of its rate.
+    pub fn named(serial: &str) -> Self {
+        Self {
+            serial: serial.to_owned(),
+            limits: InFlightLimits::default(),
+            throttle: Arc::default(),
+            queues: QUEUES,
+        }
+    }
 }
 
 /// A block device, or a part of it for some queues.
@@ -126,6 +156,7 @@ pub struct Block {
     config: [u8; config::SIZE],
     config_changed: bool,
     serial: [u8; SERIAL_SIZE],
+    queues: u16,
     driver_features: u64,
     disk_use: DiskUse,
     /// The format of the image.
@@ -147,6 +178,9 @@ pub struct Block {
     ended: Vec<Ended>,
     syncs: Syncs,
     cached_reads: CachedReads,
+    /// Limits of the rate of all parts of the device, and requests of this part that wait for them.
+    throttle: Arc<Throttle>,
+    delays: Delays,
     /// Queues in which requests wait until fewer are in flight.
     blocked: QueueSet,
     /// For each queue, the fault of the request behind those that were taken.
@@ -161,28 +195,26 @@ pub struct Block {
 }
 
 impl Block {
-    /// A disk on `target`, with these limits of what is in flight. The driver reads the first 20
-    /// bytes of `serial` as its identity.
+    /// A disk on `target`.
     ///
     /// # Errors
     /// [`TargetError::Worker`].
     pub fn new(
         target: Target,
-        serial: &str,
-        limits: InFlightLimits,
+        options: BlockOptions,
         stats: Arc<DeviceStats>,
     ) -> Result<Self, TargetError> {
-        Self::with_method(target, serial, limits, stats, Method::Ring)
+        Self::with_method(target, options, stats, Method::Ring)
     }
 
     /// As [`Block::new`], with an engine of this kind.
     fn with_method(
         target: Target,
-        serial: &str,
-        limits: InFlightLimits,
+        options: BlockOptions,
         stats: Arc<DeviceStats>,
         method: Method,
     ) -> Result<Self, TargetError> {
+        let BlockOptions { serial, limits, throttle, queues } = options;
         let storage =
             Arc::new(StorageUse::new(target.path().display().to_string(), limits.requests));
         stats.set_storage(&storage);
@@ -191,21 +223,33 @@ impl Block {
         name.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
         let worker = Worker::start(target, Arc::clone(&storage)).map_err(TargetError::Worker)?;
         let role = PartRole::First(Arc::new(()));
-        let common = Common { facts, format, serial: name, limits, method, storage, stats };
+        let common = Common {
+            facts,
+            format,
+            serial: name,
+            limits,
+            queues,
+            method,
+            storage,
+            throttle,
+            stats,
+        };
         Ok(Self::of_parts(common, worker, role))
     }
 
     fn of_parts(common: Common, worker: Worker, role: PartRole) -> Self {
-        let Common { facts, format, serial, limits, method, storage, stats } = common;
+        let Common { facts, format, serial, limits, queues, method, storage, throttle, stats } =
+            common;
         let part_use = StorageUse::add_part(&storage);
         Self {
-            config: config::bytes(&facts, QUEUES, QUEUE_SIZE),
+            config: config::bytes(&facts, queues, QUEUE_SIZE),
             size_watch: None,
             size_check: SizeCheck::default(),
             is_end_noted: false,
             facts,
             config_changed: false,
             serial,
+            queues,
             driver_features: 0,
             disk_use: DiskUse::Idle,
             format,
@@ -221,6 +265,8 @@ impl Block {
             ended: Vec::new(),
             syncs: Syncs::default(),
             cached_reads: CachedReads::default(),
+            throttle,
+            delays: Delays::default(),
             blocked: QueueSet::default(),
             faults: [const { None }; QUEUES as usize],
             commit_at: None,
@@ -240,8 +286,10 @@ impl Block {
             format: self.format,
             serial: self.serial,
             limits: self.limits,
+            queues: self.queues,
             method: self.method,
             storage: Arc::clone(self.part_use.storage()),
+            throttle: Arc::clone(&self.throttle),
             stats: Arc::clone(&self.stats),
         };
         Some(Self::of_parts(common, worker, role))
@@ -369,7 +417,7 @@ impl Block {
 
     /// Shows a new size in the configuration space.
     fn note_size(&mut self) {
-        self.config = config::bytes(&self.facts, QUEUES, QUEUE_SIZE);
+        self.config = config::bytes(&self.facts, self.queues, QUEUE_SIZE);
         self.config_changed = true;
         let sectors = self.facts.sectors;
         let line = format_args!("disk resized: it has {sectors} sectors now");
@@ -385,6 +433,7 @@ impl Block {
 
     /// Forgets the requests of a queue, or of all: they are awaited, but not answered.
     fn forget(&mut self, queue: Option<usize>) {
+        self.delays.forget(queue);
         self.in_flight.forget(queue);
         for slot in self.worker.cancel(queue) {
             self.in_flight.remove(slot);
@@ -438,9 +487,20 @@ impl Block {
         self.in_flight.of_queue(index) > 0
     }
 
+    /// Number of requests that may be taken from a ring now. Those that wait for their rate are at
+    /// most half of the limit, so that some in the other direction go on.
+    fn room(&self) -> usize {
+        let (room, delayed) = (self.in_flight.room(), self.delays.len());
+        let may_delay = (self.limits.requests / 2).max(1).saturating_sub(delayed);
+        match delayed {
+            0 => room,
+            _ => room.saturating_sub(delayed).min(may_delay),
+        }
+    }
+
     /// Lets queues go on that waited until fewer requests are in flight.
     fn unblock<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) {
-        if self.in_flight.room() > 0 {
+        if self.room() > 0 {
             self.blocked.take().iter().for_each(|index| queues.reschedule(index));
         }
     }
@@ -456,7 +516,7 @@ impl Block {
     fn due_fault(&mut self, queue: usize) -> Result<(), Fault> {
         let slot = self.faults.get_mut(queue).filter(|fault| fault.is_some());
         let Some(slot) = slot else { return Ok(()) };
-        if self.in_flight.of_queue(queue) > 0 {
+        if self.in_flight.of_queue(queue) > 0 || self.delays.has_of(queue) {
             return Ok(());
         }
         slot.take().map_or(Ok(()), Err)
@@ -502,7 +562,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         let always = 1 << VIRTIO_BLK_F_SEG_MAX
             | 1 << VIRTIO_BLK_F_BLK_SIZE
             | 1 << VIRTIO_BLK_F_TOPOLOGY
-            | u64::from(self.facts.has_cache) << VIRTIO_BLK_F_FLUSH
+            | u64::from(self.facts.has_cache && !self.facts.writes_through) << VIRTIO_BLK_F_FLUSH
             | 1 << VIRTIO_BLK_F_MQ;
         let by_target = match (self.facts.access, self.facts.can_discard) {
             (AccessMode::ReadOnly, _) => 1 << VIRTIO_BLK_F_RO,
@@ -529,7 +589,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE; QUEUES as usize]
+        let all = &[QUEUE_SIZE; QUEUES as usize];
+        all.get(..usize::from(self.queues)).unwrap_or(all)
     }
 
     fn config(&self) -> &[u8] {
@@ -542,7 +603,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         // Each driver's device has to fail.
         self.is_end_noted = false;
         let flushes = features & 1 << VIRTIO_BLK_F_FLUSH != 0;
-        let mode = if flushes { WriteMode::Back } else { WriteMode::Through };
+        let may_cache = flushes && !self.facts.writes_through;
+        let mode = if may_cache { WriteMode::Back } else { WriteMode::Through };
         self.take_disk(mode);
         // Until then, the worker serves all requests.
         self.wait_shortly(|disk| {
@@ -620,7 +682,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         if self.worker.has_reports() {
             self.collect();
         }
-        let room = self.in_flight.room();
+        let room = self.room();
         if room == 0 {
             self.blocked.insert(index);
             return Ok(());
@@ -631,6 +693,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
             queues.recycle(requests);
             queues.mark_idle(index);
         } else {
+            let requests = match self.delays.concern(&self.throttle) {
+                false => requests,
+                true => self.admit(index, requests, queues)?,
+            };
             self.begin(index, requests, queues)?;
             // Some storage answers at once.
             if self.engine.has_completions() {
@@ -657,12 +723,12 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         let size = self.size_watch.as_ref().map(SizeWatch::source);
         let engine = self.engine.completions().map(Source::readable);
         let worker = (!self.is_end_noted).then(|| Source::readable(self.worker.as_fd()));
-        [worker, engine, size].into_iter().flatten().collect()
+        [worker, engine, size, self.delays.source()].into_iter().flatten().collect()
     }
 
     /// At once, if a reset has made work that no source tells of.
     fn deadline(&self) -> Option<Instant> {
-        let may_go_on = !self.blocked.is_empty() && self.in_flight.room() > 0;
+        let may_go_on = !self.blocked.is_empty() && self.room() > 0;
         if !self.ended.is_empty() || may_go_on { Some(Instant::now()) } else { self.commit_at }
     }
 
@@ -670,6 +736,9 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         self.collect();
         self.answer_ended(queues)?;
+        if self.delays.len() > 0 {
+            self.begin_delayed(queues)?;
+        }
         self.unblock(queues);
         self.is_end_noted = self.worker.has_ended();
         if self.is_end_noted {

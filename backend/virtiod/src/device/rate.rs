@@ -1,4 +1,4 @@
-//! A limit to the bytes that a device transfers in a second.
+//! Limits to what a device transfers in a second.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use serde::{Deserialize, Serialize};
 
 use super::Source;
 
-/// The time for which an idle device accumulates credit.
+/// The time for which an idle device accumulates credit, if nothing else is set.
 const BURST: Duration = Duration::from_secs(1);
 /// Suffixes of a rate. A suffix precedes those that it ends with.
 const UNITS: &[(&str, u64)] = &[
@@ -25,7 +26,7 @@ const UNITS: &[(&str, u64)] = &[
 ];
 
 /// A rate in bytes per second, at least 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate(NonZeroU64);
 
 /// The given text is not a rate.
@@ -37,10 +38,9 @@ pub struct Rate(NonZeroU64);
 pub struct NotARate(String);
 
 impl Rate {
-    /// The time that the transfer of `bytes` takes at this rate.
-    fn time(self, bytes: u64) -> Duration {
-        let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(self.0.get());
-        Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+    /// Bytes in a second.
+    pub fn bytes(self) -> NonZeroU64 {
+        self.0
     }
 }
 
@@ -66,30 +66,39 @@ impl fmt::Display for Rate {
     }
 }
 
-/// A token bucket. One instant represents its contents: when all transferred bytes are paid for. A
+/// A token bucket. One instant represents its contents: when all transferred units are paid for. A
 /// debt is allowed, so that the device serves a request larger than the bucket and waits
 /// afterwards.
-#[derive(Debug)]
-struct TokenBucket {
-    rate: Rate,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TokenBucket {
+    /// Units in a second, such as bytes.
+    rate: NonZeroU64,
+    /// The time for which an idle device accumulates credit.
+    burst: Duration,
     paid: Instant,
 }
 
 impl TokenBucket {
     /// A full bucket.
-    fn new(rate: Rate, now: Instant) -> Self {
-        Self { rate, paid: now.checked_sub(BURST).unwrap_or(now) }
+    pub(super) fn new(rate: NonZeroU64, burst: Duration, now: Instant) -> Self {
+        Self { rate, burst, paid: now.checked_sub(burst).unwrap_or(now) }
     }
 
-    /// Takes bytes out.
-    fn spend(&mut self, bytes: u64, now: Instant) {
-        let earliest = now.checked_sub(BURST).unwrap_or(now);
+    /// Takes units out.
+    pub(super) fn spend(&mut self, units: u64, now: Instant) {
+        let earliest = now.checked_sub(self.burst).unwrap_or(now);
         let paid = self.paid.max(earliest);
-        self.paid = paid.checked_add(self.rate.time(bytes)).unwrap_or(paid);
+        self.paid = paid.checked_add(self.time(units)).unwrap_or(paid);
+    }
+
+    /// The time that so many units take.
+    fn time(&self, units: u64) -> Duration {
+        let nanoseconds = u128::from(units) * 1_000_000_000 / u128::from(self.rate.get());
+        Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
     }
 
     /// The time until the next transfer is allowed; `None` if it is allowed now.
-    fn wait(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         self.paid.checked_duration_since(now).filter(|left| !left.is_zero())
     }
 }
@@ -110,7 +119,7 @@ impl Limiter {
     pub fn new(rate: Rate) -> nix::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-        Ok(Self { bucket: TokenBucket::new(rate, Instant::now()), timer })
+        Ok(Self { bucket: TokenBucket::new(rate.bytes(), BURST, Instant::now()), timer })
     }
 
     /// Whether a transfer is allowed now. If not, the source becomes ready when it is.
@@ -170,7 +179,7 @@ mod tests {
     #[test]
     fn token_bucket_allows_one_second_at_once_then_the_rate() {
         let start = Instant::now();
-        let mut bucket = TokenBucket::new(rate("1000B/s"), start);
+        let mut bucket = TokenBucket::new(rate("1000B/s").0, BURST, start);
         bucket.spend(1000, start);
         assert_eq!(bucket.wait(start), None);
         bucket.spend(500, start);
@@ -184,7 +193,7 @@ mod tests {
     #[test]
     fn token_bucket_accumulates_at_most_one_second() {
         let start = Instant::now();
-        let mut bucket = TokenBucket::new(rate("1000B/s"), start);
+        let mut bucket = TokenBucket::new(rate("1000B/s").0, BURST, start);
         bucket.spend(10, start);
         let later = start + Duration::from_secs(3600);
         bucket.spend(1000, later);

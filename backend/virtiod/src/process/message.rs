@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::device_thread::{Ended, Found};
 use crate::Causes;
 use crate::bus::{DevicePath, Ending};
-use crate::device::blk::{AccessMode, ClaimError, FileId, Handover, Owner, QueueLimits, Sharing};
+use crate::device::blk::{
+    AccessMode, ClaimError, DiskRates, FileId, Handover, Owner, QueueLimits, Sharing,
+};
 use crate::stats::StatsSnapshot;
 
 /// A command of the supervisor's to a process.
@@ -45,6 +47,13 @@ pub enum Command {
     },
     /// End, once no device is left and storage has let go of all of them.
     Finish,
+    /// Replace the limits of a disk's rate, also of one that is started later.
+    Limit {
+        /// The disk.
+        path: DevicePath,
+        /// The limits; `None`: those of the configuration that comes with its start.
+        rates: Option<DiskRates>,
+    },
     /// Report a device's statistics.
     Report {
         /// The device.

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{DeviceError, config_and_name};
+use super::{DeviceError, Host, config_and_name};
 use crate::bus::{DevicePath, Keys};
-use crate::config::ConfigFile;
+use crate::config::{CacheMode, ConfigFile, DiskSettings, Serial};
 use crate::device::blk::{
-    AccessMode, Block, Caching, Discard, Images, InFlightLimits, Owner, Target, TargetOptions,
+    AccessMode, Block, BlockOptions, Caching, Discard, Owner, Target, TargetOptions,
 };
 use crate::stats::DeviceStats;
 use xen::XenStore;
@@ -16,7 +16,7 @@ pub(super) fn open<S: XenStore>(
     keys: &mut Keys<S>,
     path: &DevicePath,
     config: &ConfigFile,
-    images: &Arc<dyn Images>,
+    host: &Host,
     stats: &Arc<DeviceStats>,
 ) -> Result<Block, DeviceError> {
     let kind = keys.backend("device-type")?.unwrap_or_else(|| "disk".to_owned());
@@ -24,14 +24,23 @@ pub(super) fn open<S: XenStore>(
         return Err(DeviceError::DeviceType(kind));
     }
     let vdev = keys.backend("dev")?.unwrap_or_default();
-    let (options, limits) = options(keys, path, config, &vdev)?;
+    let (options, settings) = options(keys, path, config, &vdev)?;
     let format = options.format();
-    let target = Target::open_claimed(options.clone(), images)?;
+    let target = Target::open_claimed(options.clone(), &host.images)?;
+    let (config, name) = config_and_name(keys, config)?;
+    let throttle = host.disk_rates.of_disk(path, &config, name.as_deref(), &vdev)?;
+    stats.note("limits", &throttle.rates().to_string());
+    let block = BlockOptions {
+        limits: settings.in_flight(),
+        throttle,
+        queues: settings.queues(),
+        ..BlockOptions::named(settings.serial.as_ref().map_or(&vdev, |Serial(serial)| serial))
+    };
     stats.note("format", &format.to_string());
     let TargetOptions { path, mode, caching, discard, sharing, .. } = options;
     let sectors = target.sectors();
     tracing::info!(?path, %format, ?mode, ?caching, ?discard, ?sharing, sectors, "disk opened");
-    Ok(Block::new(target, &vdev, limits, Arc::clone(stats))?)
+    Ok(Block::new(target, block, Arc::clone(stats))?)
 }
 
 /// Reads the options of the disk's target from the disk line's keys and from the configuration
@@ -48,14 +57,14 @@ pub fn target_options<S: XenStore>(
     options(keys, path, config, &vdev).map(|(options, _)| options)
 }
 
-/// Reads the options, and the limits of what is in flight, from the disk line's keys and from the
-/// configuration file.
+/// Reads the options, from the disk line's keys and from the configuration file, and the settings
+/// of the latter.
 fn options<S: XenStore>(
     keys: &mut Keys<S>,
     path: &DevicePath,
     config: &ConfigFile,
     vdev: &str,
-) -> Result<(TargetOptions, InFlightLimits), DeviceError> {
+) -> Result<(TargetOptions, DiskSettings), DeviceError> {
     let target = keys.backend("params")?.filter(|path| !path.is_empty());
     let target = target.ok_or(DeviceError::NoTarget)?;
     let mode = keys.backend("mode")?.unwrap_or_default();
@@ -64,25 +73,24 @@ fn options<S: XenStore>(
         "w" => AccessMode::ReadWrite,
         _ => return Err(DeviceError::Mode(mode)),
     };
-    let caching = match keys.backend("direct-io-safe")?.as_deref() {
-        Some("1") => Caching::Direct,
-        _ => Caching::PageCache,
-    };
+    let direct = keys.backend("direct-io-safe")?.is_some_and(|value| value == "1");
     let discard = match keys.backend("discard-enable")?.as_deref() {
         Some("1") => Discard::Allowed,
         _ => Discard::Refused,
     };
     let (config, name) = config_and_name(keys, config)?;
     let settings = config.disk(name.as_deref(), vdev);
+    let mode = if settings.read_only { AccessMode::ReadOnly } else { mode };
+    let by_line = if direct { Caching::Direct } else { Caching::PageCache };
     let vdev = if vdev.is_empty() { path.name() } else { vdev.to_owned() };
     let options = TargetOptions {
         path: target.into(),
         mode,
-        caching,
+        caching: settings.cache.map_or(by_line, CacheMode::caching),
         discard,
         format: settings.format,
         sharing: settings.force_share,
         owner: Owner { domain: path.guest.0, number: path.number, vdev, uuid: keys.guest_uuid()? },
     };
-    Ok((options, settings.in_flight()))
+    Ok((options, settings))
 }

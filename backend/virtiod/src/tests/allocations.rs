@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::device::blk::{Block, InFlightLimits, Target, TargetOptions};
+use crate::device::blk::{Block, BlockOptions, Target, TargetOptions};
 use crate::device::{QueueContext, RequestPool, VirtioDevice};
 use crate::dma::DmaMemory;
 use crate::dma::budget::GuestBudget;
@@ -60,7 +60,7 @@ impl Bench {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&[7; 1 << 20]).unwrap();
         let target = Target::open(TargetOptions::for_test(file.path())).unwrap();
-        let mut disk = Block::new(target, "xvda", InFlightLimits::default(), stats).unwrap();
+        let mut disk = Block::new(target, BlockOptions::named("xvda"), stats).unwrap();
         let features = 1 << VIRTIO_BLK_F_FLUSH;
         VirtioDevice::<Memory>::start(&mut disk, features).unwrap();
         let spare = RequestPool::default();

@@ -18,6 +18,7 @@ use crate::daemon::descriptor_store::{DescriptorStore, StoredDescriptors};
 use crate::daemon::guest_processes::GuestProcesses;
 use crate::daemon::launch::{Launch, Launched};
 use crate::daemon::registry::{RegisteredDevice, Registry};
+use crate::daemon::reload::{Reloaded, Reloads};
 use crate::daemon::runner::SharedHost;
 use crate::daemon::server::{Server, ServerError};
 use crate::domain::{ByGrants, Domain};
@@ -159,6 +160,7 @@ pub(super) struct Host {
     config: NamedTempFile,
     records: TempDir,
     stop: Arc<StopSignal>,
+    reloads: Option<Arc<Reloads>>,
     server: Option<JoinHandle<Result<(), ServerError>>>,
     /// The processes of guests, if devices are served by such.
     pub(super) processes: Option<Processes>,
@@ -191,6 +193,7 @@ impl Host {
             config: NamedTempFile::new().unwrap(),
             records: TempDir::new().unwrap(),
             stop: Arc::new(StopSignal::new().unwrap()),
+            reloads: None,
             server: None,
             processes: in_processes().then(Processes::default),
         };
@@ -215,6 +218,7 @@ impl Host {
         let cables = Arc::new(self.network.clone());
         let records = RecordDirectory::new(self.records.path()).unwrap();
         let shared = SharedHost::new(Some(records), Arc::clone(&cables) as _).unwrap();
+        self.reloads = Some(Arc::clone(&shared.reloads));
         let (registry, stop) = (Arc::clone(&self.registry), Arc::clone(&self.stop));
         let server = if let Some(processes) = &self.processes {
             let launch = InThread {
@@ -264,6 +268,11 @@ impl Host {
     /// Ends the server and all devices, as `xen-virtiod end` does.
     pub(super) fn end_daemon(&mut self) {
         self.stop_with(Ending::End);
+    }
+
+    /// Has the server reload the configuration file.
+    pub(super) fn reload(&self) -> Reloaded {
+        self.reloads.as_ref().unwrap().ask()
     }
 
     /// Writes the configuration file, which is empty at first.

@@ -41,6 +41,8 @@ pub(super) struct DiskFacts {
     pub(super) outlives_its_domain: bool,
     /// The image, if others than its worker may transfer data of it.
     pub(super) in_place: Option<Arc<dyn InPlace>>,
+    /// Whether a write is durable when it is answered, although a driver could flush.
+    pub(super) writes_through: bool,
     /// When writes have to be durable.
     pub(super) write_mode: WriteMode,
 }

@@ -21,7 +21,7 @@ pub(super) const MAX_RANGES: u32 = 16;
 pub(super) const MAX_RANGE_SECTORS: u32 = 1 << 21;
 
 /// Bytes of the answer to an identity request.
-pub(super) const SERIAL_SIZE: usize = 20;
+pub const SERIAL_SIZE: usize = 20;
 
 /// Maximum bytes of data of a request; a longer request gets an I/O error (SPEC section 7).
 pub(super) const MAX_DATA: u64 = 16 << 20;

@@ -164,6 +164,7 @@ impl Target {
             durability: Arc::clone(self.files.durability()),
             can_be_taken_over: self.files.are_marked(),
             outlives_its_domain: self.outlives_its_domain(),
+            writes_through: self.options.caching == Caching::WriteThrough,
             write_mode: self.write_mode,
         }
     }

@@ -6,6 +6,7 @@ mod engine;
 mod features;
 mod in_place;
 mod parts;
+mod throttled;
 
 use std::collections::VecDeque;
 use std::io;

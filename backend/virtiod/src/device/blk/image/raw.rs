@@ -44,7 +44,7 @@ impl RawImage {
         let block_size = device.map_or_else(|| file_block_size(&metadata), device_block_size);
         let granularity = device.and_then(|device| device.discard_granularity);
         let direct = match options.caching {
-            Caching::PageCache => None,
+            Caching::PageCache | Caching::WriteThrough => None,
             Caching::Direct => open_direct(options, files, &limits)?,
         };
         let mut ranges = Ranges::of(match device.map(|device| device.write_zeroes_max_bytes) {

@@ -24,6 +24,8 @@ pub enum Caching {
     /// `direct-io-safe` in the guest's configuration: direct I/O, where the storage supports it.
     /// The guest has a page cache of its own, and this domain has little memory.
     Direct,
+    /// Through this domain's page cache, but a write is answered when it is in the storage.
+    WriteThrough,
 }
 
 /// Whether a guest may deallocate storage: `discard` in its configuration.

@@ -13,7 +13,7 @@ use vm_memory::Bytes;
 
 use super::super::request::Range;
 use super::super::target::Target;
-use super::super::{Block, DiskUse, InFlightLimits};
+use super::super::{Block, BlockOptions, DiskUse};
 use super::Scripted;
 use crate::device::{BatchSummary, QueueContext, RequestPool, VirtioDevice};
 use crate::dma::DmaMemory;
@@ -84,8 +84,8 @@ impl Driver {
         let base = guest.address(pages[0], first);
         let area = |page: u64| base + page * 4096;
         let ring = OneRing::new(&memory, ENTRIES, [area(0), area(1), area(2)]);
-        let limits = InFlightLimits::default();
-        let mut disk = Block::with_method(target, "xvda", limits, stats, method).unwrap();
+        let mut disk =
+            Block::with_method(target, BlockOptions::named("xvda"), stats, method).unwrap();
         VirtioDevice::<Memory>::start(&mut disk, features).unwrap();
         let end = Instant::now() + Duration::from_secs(30);
         while disk.disk_use == DiskUse::Starting {

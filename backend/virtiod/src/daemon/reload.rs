@@ -1,0 +1,129 @@
+//! Applies a changed configuration file to running devices, where a device can change: the limits
+//! of disks.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::sys::eventfd::EventFd;
+use serde::{Deserialize, Serialize};
+
+use crate::bus::{DevicePath, Keys};
+use crate::config::Config;
+use crate::device::blk::DiskRates;
+use crate::setup::DISKS;
+use xen::{StoreError, XenStore};
+
+/// Maximum time until the server has done it.
+const ANSWER_LIMIT: Duration = Duration::from_secs(4);
+
+/// What a reload changed, or why nothing.
+pub type Reloaded = Result<Vec<Change>, String>;
+
+/// A change of a running device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The guest's domain id.
+    pub domid: u16,
+    /// The guest's name, if this domain may read it.
+    pub guest: Option<String>,
+    /// The device, by its class and number in XenStore.
+    pub device: String,
+    /// The disk's name in the guest's configuration.
+    pub vdev: String,
+    /// The limits that it had.
+    pub from: String,
+    /// The limits that it has.
+    pub to: String,
+    /// Why it keeps the earlier limits, if it does.
+    pub kept: Option<String>,
+}
+
+/// One line for people.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { domid, guest, vdev, from, to, kept, .. } = self;
+        match guest {
+            Some(guest) => write!(f, "{guest} {vdev}: ")?,
+            None => write!(f, "domain {domid} {vdev}: ")?,
+        }
+        match kept {
+            Some(why) => write!(f, "keeps {from}: {why}"),
+            None => write!(f, "{from} -> {to}"),
+        }
+    }
+}
+
+/// Requests to reload, which the server carries out between its events.
+#[derive(Debug)]
+pub struct Reloads {
+    waiting: Mutex<Vec<Sender<Reloaded>>>,
+    woken: Arc<EventFd>,
+}
+
+impl Reloads {
+    /// Requests for the server that waits for `woken`.
+    pub(super) fn new(woken: Arc<EventFd>) -> Self {
+        Self { waiting: Mutex::default(), woken }
+    }
+
+    /// Has the server reload the configuration file, and waits for that.
+    pub fn ask(&self) -> Reloaded {
+        let (sender, receiver) = mpsc::channel();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        self.woken.write(1).map_err(|error| format!("cannot wake up the server: {error}"))?;
+        receiver
+            .recv_timeout(ANSWER_LIMIT)
+            .unwrap_or_else(|_| Err("the server is busy or ends; the log says what it did".into()))
+    }
+
+    /// Those who wait.
+    pub(super) fn take(&self) -> Vec<Sender<Reloaded>> {
+        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Compares the limits of a disk that was set up with `before` and has `replaced` since, with those
+/// of `now`. Returns the change, and the new limits unless it keeps its own.
+pub(super) fn change<S: XenStore>(
+    store: S,
+    path: &DevicePath,
+    (before, replaced): (&Config, Option<DiskRates>),
+    now: &Config,
+) -> Result<Option<(Change, Option<DiskRates>)>, StoreError> {
+    let mut keys = Keys::open(store, path.clone())?;
+    let guest = keys.guest_name()?;
+    let vdev = keys.backend("dev")?.unwrap_or_default();
+    let of = |config: &Config| config.disk_rates(guest.as_deref(), &vdev);
+    // It would not run otherwise.
+    let Ok((rates, group)) = of(before) else { return Ok(None) };
+    let rates = replaced.unwrap_or(rates);
+    let change = |to: &str, kept| Change {
+        domid: path.guest.0,
+        guest: guest.clone(),
+        device: path.name(),
+        vdev: vdev.clone(),
+        from: rates.to_string(),
+        to: to.to_owned(),
+        kept,
+    };
+    Ok(match of(now) {
+        Err(error) => Some((change("", Some(error.to_string())), None)),
+        Ok((_, other)) if other != group => {
+            let why = "its group changes when the guest binds it anew".to_owned();
+            Some((change("", Some(why)), None))
+        }
+        Ok((same, _)) if same == rates => None,
+        Ok((other, _)) => Some((change(&other.to_string(), None), Some(other))),
+    })
+}
+
+/// Whether a device may have limits.
+pub(super) fn is_disk(path: &DevicePath) -> bool {
+    path.class == DISKS
+}
+
+/// The limits that were set since disks were set up.
+pub(super) type Replaced = BTreeMap<DevicePath, DiskRates>;

@@ -1,0 +1,115 @@
+//! Tests of a disk whose rate is limited.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_S_OK, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+};
+
+use super::driver::{Driver, Memory};
+use super::{Call, Scripted};
+use crate::device::VirtioDevice;
+use crate::device::blk::{DiskRates, RateLimits};
+use xen::Access;
+
+/// The status of a request that is not answered.
+const UNANSWERED: u8 = 0xff;
+const OK: u8 = VIRTIO_BLK_S_OK as u8;
+
+/// Limits of writes, without credit.
+fn writes(rate: Option<&str>, iops: u64) -> DiskRates {
+    let rate = rate.map(|rate| rate.parse().unwrap());
+    let writes = RateLimits { iops: NonZeroU64::new(iops), rate };
+    DiskRates { writes, burst: Duration::ZERO, ..DiskRates::default() }
+}
+
+/// Limits that allow one write in ten minutes.
+fn slow() -> DiskRates {
+    writes(Some("1B/s"), 1)
+}
+
+fn write(driver: &mut Driver, sector: u64) {
+    driver.add_at(VIRTIO_BLK_T_OUT, sector, 0, &[], Some((512, Access::ReadOnly)));
+}
+
+/// The offsets of the image's writes.
+fn written(image: &Scripted) -> Vec<u64> {
+    let offset = |call: Call| match call {
+        Call::Write(offset, _) => Some(offset),
+        _ => None,
+    };
+    image.take_calls().into_iter().filter_map(offset).collect()
+}
+
+#[test]
+fn reads_and_flushes_go_on_while_writes_wait() {
+    let image = Scripted::default();
+    let mut driver = Driver::new(&image);
+    driver.disk.throttle.set(slow());
+    write(&mut driver, 0);
+    write(&mut driver, 8);
+    write(&mut driver, 16);
+    driver.add(VIRTIO_BLK_T_IN, &[], Some((512, Access::ReadWrite)));
+    driver.add(VIRTIO_BLK_T_FLUSH, &[], None);
+    driver.serve_all();
+    assert_eq!(driver.statuses(), [OK, UNANSWERED, UNANSWERED, OK, OK]);
+    assert_eq!(driver.disk.delays.len(), 2);
+}
+
+#[test]
+fn delayed_requests_are_carried_out_in_order() {
+    let image = Scripted::default();
+    let mut driver = Driver::new(&image);
+    driver.disk.throttle.set(writes(None, 1000));
+    let sectors: Vec<u64> = (0..20).map(|number| number * 8).collect();
+    sectors.iter().for_each(|sector| write(&mut driver, *sector));
+    driver.serve_all();
+    while driver.disk.delays.len() > 0 || driver.disk.in_flight.len() > 0 {
+        driver.handle();
+    }
+    driver.serve_all();
+    assert_eq!(driver.statuses(), [OK; 20]);
+    let offsets: Vec<_> = sectors.iter().map(|sector| sector * 512).collect();
+    assert_eq!(written(&image), offsets);
+}
+
+#[test]
+fn limits_that_go_free_the_requests_that_wait() {
+    let image = Scripted::default();
+    let mut driver = Driver::new(&image);
+    driver.disk.throttle.set(slow());
+    (0..4).for_each(|number| write(&mut driver, number * 8));
+    driver.serve_all();
+    assert_eq!(driver.disk.delays.len(), 3);
+    driver.disk.throttle.set(DiskRates::default());
+    driver.handle_now();
+    driver.serve_all();
+    assert_eq!(driver.statuses(), [OK; 4]);
+}
+
+#[test]
+fn reset_forgets_requests_that_wait() {
+    let image = Scripted::default();
+    let mut driver = Driver::with_features(&image, 1 << VIRTIO_BLK_F_FLUSH);
+    driver.disk.throttle.set(slow());
+    (0..4).for_each(|number| write(&mut driver, number * 8));
+    driver.serve_all();
+    assert_eq!(driver.disk.delays.len(), 3);
+    VirtioDevice::<Memory>::reset_queue(&mut driver.disk, 0);
+    assert_eq!(driver.disk.delays.len(), 0);
+    assert_eq!(written(&image), [0]);
+}
+
+#[test]
+fn requests_that_wait_leave_room_for_others() {
+    let image = Scripted::default();
+    let mut driver = Driver::new(&image);
+    driver.disk.throttle.set(slow());
+    driver.disk.limits.requests = 4;
+    (0..6).for_each(|number| write(&mut driver, number * 8));
+    driver.serve();
+    assert_eq!(driver.disk.room(), 0, "{} wait", driver.disk.delays.len());
+    driver.disk.limits.requests = 400;
+    assert!(driver.disk.room() > 0);
+}
