@@ -75,6 +75,15 @@ pub enum Operation {
     /// One for the devices of a guest.
     #[command(flatten)]
     Device(DeviceCommand),
+    /// Lets disks go on that are paused because their storage failed (on-error in the configuration).
+    ///
+    /// Repair the storage first. The requests that failed are done again.
+    Resume {
+        /// The guest's domain id [default: all guests].
+        domain: Option<u16>,
+        /// The device as `stat` shows it, such as virtio_disk/51712 [default: all that are paused].
+        device: Option<String>,
+    },
     /// Applies the changed configuration file to running disks: the limits of their rates.
     ///
     /// Prints a line for each disk whose limits change. Other keys apply to devices that are set up

@@ -22,7 +22,7 @@ use xen_virtiod::daemon::daemon_lock::{DaemonLock, LOCK, SoleError};
 use xen_virtiod::daemon::descriptor_store::{NoStore, StoredDescriptors};
 use xen_virtiod::daemon::guest_processes::GuestProcesses;
 use xen_virtiod::daemon::launch::SameProgram;
-use xen_virtiod::daemon::registry::Registry;
+use xen_virtiod::daemon::registry::{RegisteredDevice, Registry};
 use xen_virtiod::daemon::runner::SharedHost;
 use xen_virtiod::daemon::server::{Server, ServerError};
 use xen_virtiod::daemon::signals::{ignore_stop_signals, stop_on_signals};
@@ -81,6 +81,9 @@ fn main() -> ExitCode {
         None => serve(&command_line),
         Some(Operation::Stat { json }) => show(&command_line, *json),
         Some(Operation::End) => end(&command_line),
+        Some(Operation::Resume { domain, device }) => {
+            resume(&command_line, *domain, device.as_deref())
+        }
         Some(Operation::Reload { json }) => reload(&command_line, *json),
         Some(Operation::Device(command)) => {
             logging::start(command_line.log, false);
@@ -199,6 +202,31 @@ fn show(command_line: &CommandLine, json: bool) -> Result<(), MainError> {
 }
 
 /// Ends all devices and the daemon, and prints what has ended.
+fn resume(
+    command_line: &CommandLine,
+    domain: Option<u16>,
+    device: Option<&str>,
+) -> Result<(), MainError> {
+    let report = control::ask(&command_line.socket)?;
+    let is_meant = |found: &&RegisteredDevice| {
+        found.stats.state.paused.is_some()
+            && domain.is_none_or(|domain| domain == found.domid)
+            && device.is_none_or(|device| device == found.device)
+    };
+    let mut out = std::io::stdout().lock();
+    let paused: Vec<_> = report.devices.iter().filter(is_meant).collect();
+    if paused.is_empty() {
+        writeln!(out, "no such disk is paused")?;
+    }
+    for RegisteredDevice { domid, device, .. } in paused {
+        match control::resume(&command_line.socket, *domid, device)? {
+            true => writeln!(out, "domain {domid} {device} goes on")?,
+            false => writeln!(out, "domain {domid} {device} has ended meanwhile")?,
+        }
+    }
+    Ok(())
+}
+
 fn reload(command_line: &CommandLine, json: bool) -> Result<(), MainError> {
     let changes = control::reload(&command_line.socket)?;
     let mut out = std::io::stdout().lock();

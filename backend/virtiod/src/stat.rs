@@ -39,6 +39,9 @@ fn print_device(out: &mut impl Write, device: &RegisteredDevice) -> io::Result<(
     if let Some(error) = &stats.state.error {
         writeln!(out, "  error      {error}")?;
     }
+    if let Some(paused) = &stats.state.paused {
+        writeln!(out, "  paused     {paused}; `xen-virtiod resume` after the repair")?;
+    }
     for (key, value) in &stats.state.details {
         writeln!(out, "  {key:<10} {value}")?;
     }

@@ -13,6 +13,7 @@ use tracing::Level;
 
 pub use self::storage::{PartUse, StorageSnapshot, StorageUse, Tick};
 use crate::Causes;
+use crate::device::blk::PauseSwitch;
 use crate::excerpt::{excerpt, one_line};
 use crate::guest_log::GuestLog;
 
@@ -82,6 +83,8 @@ pub struct DeviceStats {
     state: Mutex<DeviceState>,
     /// A disk's use of its image, until the image is free.
     storage: Mutex<Weak<StorageUse>>,
+    /// A disk's switch that pauses it.
+    pause: Mutex<Weak<PauseSwitch>>,
     /// The statistics of a device that another process serves.
     remote: Mutex<Remote>,
 }
@@ -90,6 +93,9 @@ pub struct DeviceStats {
 pub trait RemoteStats: Send + Sync {
     /// Fetches them.
     fn fetch(&self) -> Fetched;
+
+    /// Lets the device go on, if it is paused. Returns whether the process was told.
+    fn resume(&self) -> bool;
 }
 
 /// The outcome of fetching statistics.
@@ -129,6 +135,9 @@ pub struct DeviceState {
     pub features: Vec<String>,
     /// The fault behind DEVICE_NEEDS_RESET, if the device has needed a reset since it connected.
     pub needs_reset: Option<String>,
+    /// Why the disk is paused until an operator resumes it.
+    #[serde(default)]
+    pub paused: Option<String>,
     /// The reason why the device is not served, as in the key `error` of the backend's directory.
     pub error: Option<String>,
 }
@@ -220,6 +229,26 @@ impl DeviceStats {
             Arc::downgrade(storage);
     }
 
+    /// Refers to the switch that pauses a disk.
+    pub fn set_pause(&self, switch: &Arc<PauseSwitch>) {
+        *self.pause.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) =
+            Arc::downgrade(switch);
+    }
+
+    fn pause(&self) -> Option<Arc<PauseSwitch>> {
+        self.pause.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).upgrade()
+    }
+
+    /// Lets a paused disk go on, here or in the process that serves it. Returns whether it was
+    /// paused, or its process was told.
+    pub fn resume(&self) -> bool {
+        let source = self.remote().source.clone();
+        match source {
+            Some(source) => source.resume(),
+            None => self.pause().is_some_and(|switch| switch.resume()),
+        }
+    }
+
     /// Returns a disk's use of its image; `None` if the device has no image, or has given it up.
     pub fn storage(&self) -> Option<Arc<StorageUse>> {
         self.storage.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).upgrade()
@@ -259,6 +288,7 @@ impl DeviceStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut state = DeviceState::default();
         self.update(|current| state = current.clone());
+        state.paused = self.pause().and_then(|switch| switch.reason());
         StatsSnapshot {
             state,
             requests: Requests {
@@ -338,7 +368,7 @@ pub struct StatsSnapshot {
 impl StatsSnapshot {
     /// The same with texts that a terminal can show: another process wrote them.
     fn harmless(self) -> Self {
-        let DeviceState { kind, state, details, features, needs_reset, error } = self.state;
+        let DeviceState { kind, state, details, features, needs_reset, error, paused } = self.state;
         let details =
             details.iter().take(MOST_DETAILS).map(|(key, value)| (shown(key), shown(value)));
         let state = DeviceState {
@@ -347,6 +377,7 @@ impl StatsSnapshot {
             details: details.collect(),
             features: features.iter().take(64).map(|name| shown(name)).collect(),
             needs_reset: needs_reset.as_deref().map(shown),
+            paused: paused.as_deref().map(shown),
             error: error.as_deref().map(shown),
         };
         let storage =

@@ -5,7 +5,9 @@ use serde::de::{Deserializer, Error};
 
 use super::in_flight::{ByteLimit, RequestLimit};
 use super::limits::LimitSettings;
-use crate::device::blk::{Caching, ImageFormat, InFlightLimits, QUEUES, SERIAL_SIZE, Sharing};
+use crate::device::blk::{
+    Caching, ErrorPolicy, ImageFormat, InFlightLimits, QUEUES, SERIAL_SIZE, Sharing,
+};
 
 /// Settings of all disks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -21,6 +23,8 @@ pub struct DiskDefaults {
     pub limits: LimitSettings,
     /// How this domain caches them.
     pub cache: Option<CacheMode>,
+    /// What they do when their storage fails.
+    pub on_error: Option<ErrorPolicy>,
     /// Maximum number of queues.
     queues: Option<QueueCount>,
 }
@@ -42,6 +46,8 @@ pub struct DiskSettings {
     pub limits: LimitSettings,
     /// How this domain caches the disk; `None`: as the disk's line says.
     pub cache: Option<CacheMode>,
+    /// What it does when its storage fails.
+    pub on_error: Option<ErrorPolicy>,
     /// Maximum number of queues.
     queues: Option<QueueCount>,
     /// The disk's identity in the guest; `None`: its name.
@@ -77,6 +83,7 @@ impl DiskDefaults {
             in_flight_bytes: own.in_flight_bytes.or(self.in_flight_bytes),
             limits: own.limits.or(self.limits),
             cache: own.cache.or(self.cache),
+            on_error: own.on_error.or(self.on_error),
             queues: own.queues.or(self.queues),
             ..own
         }

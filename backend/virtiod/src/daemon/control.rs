@@ -31,6 +31,8 @@ const MOST_ANSWERS: usize = 16;
 const STAT: &str = "stat";
 const END: &str = "end";
 const RELOAD: &str = "reload";
+/// Followed by a guest's domain id and a device, as `stat` shows them.
+const RESUME: &str = "resume ";
 /// Maximum length of a command in bytes.
 const LONGEST_COMMAND: usize = 64;
 
@@ -137,6 +139,10 @@ fn answer(mut stream: UnixStream, control: &Control) -> io::Result<()> {
     let command = read_command(&mut stream, end)?;
     let answer = match command.as_str() {
         STAT | END => serde_json::to_vec(&control.registry.report())?,
+        resume if resume.starts_with(RESUME) => {
+            let (_, device) = resume.split_at(RESUME.len());
+            serde_json::to_vec(&control.registry.resume(device))?
+        }
         RELOAD => serde_json::to_vec(&control.reloads.ask())?,
         _ => return Err(io::ErrorKind::InvalidInput.into()),
     };
@@ -202,6 +208,15 @@ pub fn end(path: &Path) -> Result<Report, ControlError> {
 /// As for [`ask`], and [`ControlError::Reload`].
 pub fn reload(path: &Path) -> Result<Vec<Change>, ControlError> {
     send::<Reloaded>(path, RELOAD, PATIENCE)?.map_err(ControlError::Reload)
+}
+
+/// Lets a paused disk of the daemon's that listens on `path` go on. Returns whether it has such a
+/// device, and could tell it.
+///
+/// # Errors
+/// As for [`ask`].
+pub fn resume(path: &Path, domid: u16, device: &str) -> Result<bool, ControlError> {
+    send(path, &format!("{RESUME}{domid} {device}"), PATIENCE)
 }
 
 fn send<T: DeserializeOwned>(

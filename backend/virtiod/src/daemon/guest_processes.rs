@@ -438,6 +438,11 @@ struct ProcessStats {
 }
 
 impl RemoteStats for ProcessStats {
+    fn resume(&self) -> bool {
+        let command = message::Command::Resume { path: self.path.clone() };
+        self.process.control.send(&command, &[]).is_ok()
+    }
+
     fn fetch(&self) -> Fetched {
         self.process.ask_for_stats(&self.path)
     }

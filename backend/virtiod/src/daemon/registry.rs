@@ -92,6 +92,16 @@ impl Registry {
         self.lock().there.remove(path);
     }
 
+    /// Lets a paused device go on: `5 virtio_disk/51712`. Returns whether there is one that was told.
+    pub fn resume(&self, named: &str) -> bool {
+        let devices = self.lock();
+        let is_it =
+            |(path, _): &(&DevicePath, _)| format!("{} {}", path.guest.0, path.name()) == named;
+        let found = devices.there.iter().find(is_it).map(|(_, stats)| Arc::clone(stats));
+        drop(devices);
+        found.is_some_and(|stats| stats.resume())
+    }
+
     /// Returns the other present devices whose note under `key` equals that of the device at
     /// `path`.
     pub fn others_with_same(&self, key: &str, path: &DevicePath) -> Vec<DevicePath> {

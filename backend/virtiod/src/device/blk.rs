@@ -14,6 +14,7 @@ mod facts;
 mod files;
 mod image;
 mod in_flight;
+mod pause;
 mod progress;
 mod request;
 #[cfg(any(test, feature = "sample-images"))]
@@ -50,6 +51,8 @@ use self::facts::DiskFacts;
 pub use self::image::{ImageFormat, backing_of, no_backing};
 pub use self::in_flight::InFlightLimits;
 use self::in_flight::{Carrier, Ended, InFlightTable};
+use self::pause::Pause;
+pub use self::pause::{ErrorPolicy, PauseSwitch};
 pub use self::request::SECTOR_SIZE;
 pub use self::request::SERIAL_SIZE;
 use self::size_watch::SizeCheck;
@@ -122,6 +125,7 @@ struct Common {
     method: Method,
     storage: Arc<StorageUse>,
     throttle: Arc<Throttle>,
+    pause: Pause,
     stats: Arc<DeviceStats>,
 }
 
@@ -136,6 +140,8 @@ pub struct BlockOptions {
     pub throttle: Arc<Throttle>,
     /// Number of queues that it offers, 1 to [`QUEUES`].
     pub queues: u16,
+    /// What it does when its storage fails.
+    pub on_error: ErrorPolicy,
 }
 
 impl BlockOptions {
@@ -146,6 +152,7 @@ impl BlockOptions {
             limits: InFlightLimits::default(),
             throttle: Arc::default(),
             queues: QUEUES,
+            on_error: ErrorPolicy::default(),
         }
     }
 }
@@ -181,6 +188,7 @@ pub struct Block {
     /// Limits of the rate of all parts of the device, and requests of this part that wait for them.
     throttle: Arc<Throttle>,
     delays: Delays,
+    pause: Pause,
     /// Queues in which requests wait until fewer are in flight.
     blocked: QueueSet,
     /// For each queue, the fault of the request behind those that were taken.
@@ -214,7 +222,10 @@ impl Block {
         stats: Arc<DeviceStats>,
         method: Method,
     ) -> Result<Self, TargetError> {
-        let BlockOptions { serial, limits, throttle, queues } = options;
+        let BlockOptions { serial, limits, throttle, queues, on_error } = options;
+        let switch = Arc::new(PauseSwitch::default());
+        stats.set_pause(&switch);
+        let pause = Pause::new(on_error, switch);
         let storage =
             Arc::new(StorageUse::new(target.path().display().to_string(), limits.requests));
         stats.set_storage(&storage);
@@ -232,14 +243,25 @@ impl Block {
             method,
             storage,
             throttle,
+            pause,
             stats,
         };
         Ok(Self::of_parts(common, worker, role))
     }
 
     fn of_parts(common: Common, worker: Worker, role: PartRole) -> Self {
-        let Common { facts, format, serial, limits, queues, method, storage, throttle, stats } =
-            common;
+        let Common {
+            facts,
+            format,
+            serial,
+            limits,
+            queues,
+            method,
+            storage,
+            throttle,
+            pause,
+            stats,
+        } = common;
         let part_use = StorageUse::add_part(&storage);
         Self {
             config: config::bytes(&facts, queues, QUEUE_SIZE),
@@ -267,6 +289,7 @@ impl Block {
             cached_reads: CachedReads::default(),
             throttle,
             delays: Delays::default(),
+            pause,
             blocked: QueueSet::default(),
             faults: [const { None }; QUEUES as usize],
             commit_at: None,
@@ -290,6 +313,7 @@ impl Block {
             method: self.method,
             storage: Arc::clone(self.part_use.storage()),
             throttle: Arc::clone(&self.throttle),
+            pause: self.pause.share(),
             stats: Arc::clone(&self.stats),
         };
         Some(Self::of_parts(common, worker, role))
@@ -434,6 +458,7 @@ impl Block {
     /// Forgets the requests of a queue, or of all: they are awaited, but not answered.
     fn forget(&mut self, queue: Option<usize>) {
         self.delays.forget(queue);
+        self.pause.forget(queue);
         self.in_flight.forget(queue);
         for slot in self.worker.cancel(queue) {
             self.in_flight.remove(slot);
@@ -487,9 +512,13 @@ impl Block {
         self.in_flight.of_queue(index) > 0
     }
 
-    /// Number of requests that may be taken from a ring now. Those that wait for their rate are at
+    /// Number of requests that may be taken from a ring now; none while the disk is paused. Those
+    /// that wait for their rate are at
     /// most half of the limit, so that some in the other direction go on.
     fn room(&self) -> usize {
+        if self.pause.is_paused() {
+            return 0;
+        }
         let (room, delayed) = (self.in_flight.room(), self.delays.len());
         let may_delay = (self.limits.requests / 2).max(1).saturating_sub(delayed);
         match delayed {
@@ -516,7 +545,10 @@ impl Block {
     fn due_fault(&mut self, queue: usize) -> Result<(), Fault> {
         let slot = self.faults.get_mut(queue).filter(|fault| fault.is_some());
         let Some(slot) = slot else { return Ok(()) };
-        if self.in_flight.of_queue(queue) > 0 || self.delays.has_of(queue) {
+        if self.in_flight.of_queue(queue) > 0
+            || self.delays.has_of(queue)
+            || self.pause.has_of(queue)
+        {
             return Ok(());
         }
         slot.take().map_or(Ok(()), Err)
@@ -723,7 +755,10 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         let size = self.size_watch.as_ref().map(SizeWatch::source);
         let engine = self.engine.completions().map(Source::readable);
         let worker = (!self.is_end_noted).then(|| Source::readable(self.worker.as_fd()));
-        [worker, engine, size, self.delays.source()].into_iter().flatten().collect()
+        [worker, engine, size, self.delays.source(), self.pause.source()]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// At once, if a reset has made work that no source tells of.
@@ -736,7 +771,11 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         self.collect();
         self.answer_ended(queues)?;
-        if self.delays.len() > 0 {
+        if self.pause.may_go_on() {
+            let failed = self.pause.take();
+            self.begin_all(failed, queues)?;
+        }
+        if self.delays.len() > 0 && !self.pause.is_paused() {
             self.begin_delayed(queues)?;
         }
         self.unblock(queues);

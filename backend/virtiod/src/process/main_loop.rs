@@ -197,6 +197,10 @@ impl<X: Domain> Process<X> {
                 }
             }
             Command::Limit { path, rates } => self.disk_rates.replace(path, rates),
+            Command::Resume { path } => {
+                let running = self.running.get(&path);
+                running.map(|running| running.stats.resume());
+            }
             Command::Finish => self.is_finishing = true,
             Command::Report { path } => {
                 let running = self.running.get(&path).map(|running| &running.stats);

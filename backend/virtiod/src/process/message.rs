@@ -54,6 +54,11 @@ pub enum Command {
         /// The limits; `None`: those of the configuration that comes with its start.
         rates: Option<DiskRates>,
     },
+    /// Let a paused disk go on.
+    Resume {
+        /// The disk.
+        path: DevicePath,
+    },
     /// Report a device's statistics.
     Report {
         /// The device.

@@ -34,6 +34,7 @@ pub(super) fn open<S: XenStore>(
         limits: settings.in_flight(),
         throttle,
         queues: settings.queues(),
+        on_error: settings.on_error.unwrap_or_default(),
         ..BlockOptions::named(settings.serial.as_ref().map_or(&vdev, |Serial(serial)| serial))
     };
     stats.note("format", &format.to_string());

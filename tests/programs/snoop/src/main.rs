@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use xen::DevXen;
 use xen_virtiod::config::ConfigFile;
-use xen_virtiod::daemon::control::{ControlSocket, DEFAULT_SOCKET};
+use xen_virtiod::daemon::control::{Control, ControlSocket, DEFAULT_SOCKET};
 use xen_virtiod::daemon::registry::Registry;
 use xen_virtiod::daemon::runner::SharedHost;
 use xen_virtiod::daemon::server::Server;
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 
 fn serve(command_line: &CommandLine) -> Result<()> {
     tracing_subscriber::fmt().with_ansi(false).with_target(false).init();
-    let stop = stop_on_signals().context("cannot wait for SIGTERM")?;
+    let stop = stop_on_signals(None).context("cannot wait for SIGTERM")?;
 
     let report = &command_line.report;
     let search = Search::new(report, &command_line.words)
@@ -57,8 +57,10 @@ fn serve(command_line: &CommandLine) -> Result<()> {
     let registry = Arc::new(Registry::default());
     let xen = ByGrants(Snoop::new(DevXen, Arc::clone(&search)));
     let shared = SharedHost::new(None, Arc::new(HostNetwork)).context("no descriptor is left")?;
+    let reloads = Arc::clone(&shared.reloads);
     let server = Server::new(xen, Arc::clone(&registry), ConfigFile::new(None), shared)?;
-    let _control = ControlSocket::listen(Path::new(DEFAULT_SOCKET), registry, Arc::clone(&stop))?;
+    let control = Control { registry, stop: Arc::clone(&stop), reloads };
+    let _control = ControlSocket::listen(Path::new(DEFAULT_SOCKET), control)?;
     println!("snoop: ready to serve");
     server.run(&stop)?;
     search.finish().with_context(|| format!("cannot write the report {}", report.display()))

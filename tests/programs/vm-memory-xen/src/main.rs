@@ -21,7 +21,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use xen_virtiod::config::ConfigFile;
-use xen_virtiod::daemon::control::{ControlSocket, DEFAULT_SOCKET};
+use xen_virtiod::daemon::control::{Control, ControlSocket, DEFAULT_SOCKET};
 use xen_virtiod::daemon::registry::Registry;
 use xen_virtiod::daemon::runner::SharedHost;
 use xen_virtiod::daemon::server::Server;
@@ -74,12 +74,14 @@ fn main() -> ExitCode {
 
 fn serve(xen: impl Domain, peek: Option<PathBuf>) -> Result<()> {
     tracing_subscriber::fmt().with_ansi(false).with_target(false).init();
-    let stop = stop_on_signals().context("cannot wait for SIGTERM")?;
+    let stop = stop_on_signals(None).context("cannot wait for SIGTERM")?;
 
     let registry = Arc::new(Registry::default());
     let shared = SharedHost::new(None, Arc::new(HostNetwork)).context("no descriptor is left")?;
+    let reloads = Arc::clone(&shared.reloads);
     let server = Server::new(xen, Arc::clone(&registry), ConfigFile::new(None), shared)?;
-    let _control = ControlSocket::listen(Path::new(DEFAULT_SOCKET), registry, Arc::clone(&stop))?;
+    let control = Control { registry, stop: Arc::clone(&stop), reloads };
+    let _control = ControlSocket::listen(Path::new(DEFAULT_SOCKET), control)?;
     if let Some(fifo) = peek {
         std::thread::spawn(move || peek::answer(&fifo));
     }

@@ -94,7 +94,7 @@ impl Block {
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         let mut ended = std::mem::take(&mut self.ended);
-        ended.retain(|ended| ended.entry.is_wanted);
+        ended.retain(|ended| ended.entry.is_wanted && !self.keeps(ended));
         let all: QueueSet = ended.iter().map(|ended| ended.entry.queue).collect();
         let mut outcome = Ok(());
         for queue in all.iter() {
@@ -108,6 +108,12 @@ impl Block {
         // All are taken out; the allocation is kept.
         self.ended = ended;
         outcome
+    }
+
+    /// Whether a request that has ended waits because the disk is paused.
+    fn keeps(&mut self, ended: &Ended) -> bool {
+        let Ended { entry, outcome, .. } = ended;
+        self.keeps_failed(entry.queue, &entry.request, &entry.command, outcome)
     }
 
     /// Answers requests whose data is in their buffers, which they hold.

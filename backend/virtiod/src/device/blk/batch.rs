@@ -96,6 +96,8 @@ struct Judged {
     bytes: u64,
     /// The other requests, in order.
     left: Vec<Unanswered>,
+    /// The numbers of those that wait because the disk is paused.
+    kept: Vec<usize>,
 }
 
 impl Judged {
@@ -114,7 +116,9 @@ impl Judged {
 
     /// The buffers that the device may have written of the answered requests.
     fn written(&self, requests: &[VirtioRequest]) -> impl Iterator<Item = Buffer> {
-        let is_left = |number: &usize| self.left.iter().any(|left| left.number == *number);
+        let is_left = |number: &usize| {
+            self.left.iter().any(|left| left.number == *number) || self.kept.contains(number)
+        };
         let judged = requests.iter().take(self.count).enumerate();
         let answered = judged.filter(move |(number, _)| !is_left(number));
         answered.flat_map(|(_, request)| request.writable().buffers())
@@ -134,7 +138,7 @@ impl Block {
     ) -> Result<(), Fault> {
         queues.prepare(&requests);
         let mut judged = Judged::default();
-        let outcome = self.judge_all(&requests, queues.memory(), &mut judged);
+        let outcome = self.judge_all(index, &requests, queues.memory(), &mut judged);
         if let Err(fault) = outcome {
             self.set_fault(index, Some(fault));
         }
@@ -167,12 +171,13 @@ impl Block {
     /// Judges requests up to the first fault.
     fn judge_all<M: DeviceMemory>(
         &mut self,
+        queue: usize,
         requests: &[VirtioRequest],
         memory: &M,
         judged: &mut Judged,
     ) -> Result<(), Fault> {
         let outcome = requests.iter().try_for_each(|request| {
-            self.judge(request, memory, judged)?;
+            self.judge(queue, request, memory, judged)?;
             judged.count += 1;
             Ok(())
         });
@@ -182,6 +187,7 @@ impl Block {
 
     fn judge<M: DeviceMemory>(
         &mut self,
+        queue: usize,
         request: &VirtioRequest,
         memory: &M,
         judged: &mut Judged,
@@ -200,7 +206,13 @@ impl Block {
             judged.left.push(Unanswered { number, command, rest });
             return Ok(());
         }
-        let written = self.conclude(&parsed, outcome.map(drop), memory, |status| {
+        let outcome = outcome.map(drop);
+        if self.keeps_failed(queue, request, &parsed.command, &outcome) {
+            status_byte.copy_from(&[PENDING]);
+            judged.kept.push(judged.count);
+            return Ok(());
+        }
+        let written = self.conclude(&parsed, outcome, memory, |status| {
             status_byte.copy_from(&[status]);
             Ok(())
         })?;

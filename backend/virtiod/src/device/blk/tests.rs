@@ -6,6 +6,7 @@ mod engine;
 mod features;
 mod in_place;
 mod parts;
+mod paused;
 mod throttled;
 
 use std::collections::VecDeque;

@@ -367,28 +367,33 @@ impl Block {
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         let now = Instant::now();
-        let mut next = self.delays.next(&self.throttle, now);
-        while let Some((queue, request)) = next.take() {
+        let ready = std::iter::from_fn(|| self.delays.next(&self.throttle, now)).collect();
+        self.begin_all(ready, queues)?;
+        self.set_delay_timer(now)
+    }
+
+    /// Begins requests that were taken from their queues before.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub(super) fn begin_all<M: DeviceMemory>(
+        &mut self,
+        requests: Vec<(usize, VirtioRequest)>,
+        queues: &mut QueueContext<'_, M>,
+    ) -> Result<(), Fault> {
+        let mut requests = requests.into_iter().peekable();
+        while let Some((queue, request)) = requests.next() {
             let mut bytes = request.length();
             let mut batch = queues.take_list();
             batch.push(request);
             while batch.len() < BATCH && bytes < BATCH_BYTES {
-                next = self.delays.next(&self.throttle, now);
-                match next.take() {
-                    Some((of, request)) if of == queue => {
-                        bytes += request.length();
-                        batch.push(request);
-                    }
-                    other => {
-                        next = other;
-                        break;
-                    }
-                }
+                let Some((_, request)) = requests.next_if(|(of, _)| *of == queue) else { break };
+                bytes += request.length();
+                batch.push(request);
             }
             self.begin(queue, batch, queues)?;
-            next = next.or_else(|| self.delays.next(&self.throttle, now));
         }
-        self.set_delay_timer(now)
+        Ok(())
     }
 
     fn set_delay_timer(&mut self, now: Instant) -> Result<(), Fault> {

@@ -70,7 +70,17 @@ impl Driver {
 
     /// As [`Driver::with_method`], with this target and its file.
     pub(super) fn with_target(
+        target: (NamedTempFile, Target),
+        features: u64,
+        method: Method,
+    ) -> Self {
+        Self::with_options(target, BlockOptions::named("xvda"), features, method)
+    }
+
+    /// As [`Driver::with_target`], with these options of the disk.
+    pub(super) fn with_options(
         (target_file, target): (NamedTempFile, Target),
+        options: BlockOptions,
         features: u64,
         method: Method,
     ) -> Self {
@@ -84,8 +94,7 @@ impl Driver {
         let base = guest.address(pages[0], first);
         let area = |page: u64| base + page * 4096;
         let ring = OneRing::new(&memory, ENTRIES, [area(0), area(1), area(2)]);
-        let mut disk =
-            Block::with_method(target, BlockOptions::named("xvda"), stats, method).unwrap();
+        let mut disk = Block::with_method(target, options, stats, method).unwrap();
         VirtioDevice::<Memory>::start(&mut disk, features).unwrap();
         let end = Instant::now() + Duration::from_secs(30);
         while disk.disk_use == DiskUse::Starting {
