@@ -1,8 +1,9 @@
 //! Builds the project's programs, modules and archives into `target/lab`.
 
-mod debian;
+mod guest_system;
 mod guests;
 mod module;
+mod packages;
 mod payload;
 mod programs;
 
@@ -15,9 +16,10 @@ use crate::cpio::Cpio;
 use crate::dirs::Dirs;
 use crate::fetch::Guest;
 
-pub(crate) use debian::DebianBuild;
+pub(crate) use guest_system::guest_system;
 pub(crate) use guests::{GuestFiles, Guests, build as guests, for_kernel as guest};
 pub(crate) use module::{MOUNT_POINTS, build_core as module_core};
+pub(crate) use packages::PackagesBuild;
 pub(crate) use payload::{Installation, Payload, write_payload};
 pub(crate) use programs::{
     Dom0Programs, GuestPrograms, dom0 as dom0_programs, guest as guest_programs,

@@ -6,7 +6,7 @@ mod guest;
 mod kernel;
 mod lint;
 mod modules;
-mod rust;
+mod packaging;
 mod tools;
 
 use std::path::Path;
@@ -24,7 +24,7 @@ pub(crate) use dom0::Dom0;
 pub(crate) use guest::Guest;
 pub(crate) use kernel::Kernel;
 pub(crate) use lint::root as lint_root;
-pub(crate) use rust::root as rust_root;
+pub(crate) use packaging::{build_root, system_root};
 pub(crate) use tools::Tools;
 
 /// Everything that the lab fetches.
@@ -39,12 +39,22 @@ pub(crate) struct Fetched {
     pub(crate) others: Vec<(Suite, Result<Kernel>)>,
 }
 
+/// The extent of a root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Contents {
+    /// The files of the packages and of their dependencies; no script of a package ran.
+    Files,
+    /// A system that Debian's installer could have made.
+    System,
+}
+
 /// Describes how the lab makes a cache entry from Debian packages.
 struct Recipe<'a> {
     name: &'a str,
     suite: Suite,
     /// Lists of packages; recipes can share a list.
     packages: &'a [&'a [&'a str]],
+    contents: Contents,
     /// Changes whenever `finish` produces other contents from the same packages.
     revision: &'static str,
     /// Makes the entry's contents from the root, in the entry's new directory.
@@ -63,7 +73,11 @@ impl Recipe<'_> {
             let step = progress.step(&format!("fetch {}", self.name));
             let log = logs.join(format!("fetch-{}.log", self.name));
             let packages = self.packages.concat();
-            let root = Root::fetch(dir.join("root"), self.suite, &packages, &step, &log)?;
+            let fetch = match self.contents {
+                Contents::Files => Root::fetch,
+                Contents::System => Root::install,
+            };
+            let root = fetch(dir.join("root"), self.suite, &packages, &step, &log)?;
             (self.finish)(dir, root, &step, &log)?;
             step.done();
             Ok(())
@@ -105,6 +119,7 @@ mod tests {
         name: "thing",
         suite: Suite::LAB,
         packages: &[&["one"], &["two"]],
+        contents: Contents::Files,
         revision: "1",
         finish: |_, _, _, _| Ok(()),
     };

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use nix::fcntl::Flock;
 
 use crate::boot::{Init, Machine, MachineKind, Setup};
-use crate::build::{self, Built, DebianBuild, Dom0Programs, GuestFiles, Installation, Payload};
+use crate::build::{self, Built, Dom0Programs, GuestFiles, Installation, PackagesBuild, Payload};
 use crate::cpio::Cpio;
 use crate::debian::Suite;
 use crate::dirs::Dirs;
@@ -116,6 +116,7 @@ impl Lab {
             dom0: &self.fetched.dom0,
             initrd: &self.dom0_initrd()?,
             payload: &payload_image,
+            guest_system: installation.as_ref().map(|all| all.guest_system.as_path()),
             logs: &logs,
             terminal,
         })?;
@@ -124,12 +125,13 @@ impl Lab {
         Ok(machine)
     }
 
-    /// Builds the daemon by README's commands, and collects the files to install it.
+    /// Builds the packages of Dom0's release, and a guest's disk with them.
     fn installation(&self, progress: &Progress) -> Result<Installation> {
-        let build = DebianBuild::prepare(&self.dirs, &self.logs, progress)?;
+        let build = PackagesBuild::prepare(Suite::LAB, &self.dirs, &self.logs, progress)?;
+        let packages = build.build(progress)?;
         Ok(Installation {
-            xen_virtiod: build.daemon(progress)?,
-            commands: build.install_commands().to_vec(),
+            packages,
+            guest_system: build::guest_system(&build, &self.dirs, &self.logs, progress)?,
             kernel: self.fetched.dom0.kernel(),
             initrd: self.fetched.dom0.initrd(),
         })

@@ -10,6 +10,7 @@ mod cargo_test;
 mod command;
 mod commands;
 mod cpio;
+mod crates;
 mod debian;
 mod dirs;
 mod e2e;
@@ -40,6 +41,7 @@ use clap::{Parser, Subcommand};
 use crate::bench::selection::{self, Selection};
 use crate::boot::MachineKind;
 use crate::commands::{Busyness, Extent, Keep, Record};
+use crate::debian::Suite;
 use crate::fuzz::Sanitizer;
 
 /// Runs this project on Xen, in a nested machine
@@ -65,10 +67,10 @@ enum Command {
     /// images. The exit status is 0 only if all checks passed.
     Demo,
     /// Checks everything: formatting, clippy, documentation, linters, unit tests, counted
-    /// instructions, killed processes, fuzz targets, compilers, end-to-end scenarios
+    /// instructions, killed processes, fuzz targets, packages, compilers, end-to-end scenarios
     ///
     /// FILTER selects checks by part of their name: fmt, clippy, doc, lint/WHICH, unit,
-    /// instructions, kills, fuzz/TARGET, compiler/WHICH, e2e/GUEST/SCENARIO. GUEST is pv, pvh or
+    /// instructions, kills, fuzz/TARGET, packages/SUITE, compiler/WHICH, e2e/GUEST/SCENARIO. GUEST is pv, pvh or
     /// hvm, and SCENARIO is a folder of tests/scenarios: `cargo lab test e2e/pv/` runs all
     /// scenarios with a PV guest, and `cargo lab test files` runs one scenario with each kind of
     /// guest. Guests have Debian 13's kernel; with the kernel of another release, GUEST is
@@ -77,8 +79,8 @@ enum Command {
     /// each scenario's output and logs.
     #[command(verbatim_doc_comment)]
     Test(Tested),
-    /// Checks everything that `test` does, fuzzes for longer, kills more processes, and runs the
-    /// scenarios that take too long for `test`
+    /// Checks everything that `test` does, fuzzes for longer, kills more processes, builds packages
+    /// twice and for more releases, and runs the scenarios that take too long for `test`
     ///
     /// Takes one or two hours. `test` ends with a list of the scenarios that it leaves to `soak`.
     Soak(Tested),
@@ -149,6 +151,22 @@ enum Command {
         #[arg(long, conflicts_with_all = ["quick", "rounds"])]
         record: bool,
     },
+    /// Builds the Debian packages xen-virtiod and virtio-msg-xen-dkms, into
+    /// target/lab/packages/SUITE
+    ///
+    /// Prints their paths; README says how to install them. They are built in a root of the release,
+    /// which is fetched once, with Debian's own Rust compiler.
+    Packages {
+        /// The release of Debian: bookworm or trixie
+        #[arg(long, default_value = "trixie")]
+        suite: Suite,
+    },
+    /// Makes a release of the commit: sources, packages for Debian 12 and 13, a bill of materials
+    /// and checksums, in target/lab/release
+    ///
+    /// The bill, in CycloneDX's format, lists the crates in the daemon and in the module. The commit
+    /// has all that git knows: the command refuses a tree with changes.
+    Release,
     /// Runs a script of yours in Dom0
     ///
     /// The script runs as root in /lab/files, which also has the files. The lab prints the script's
@@ -226,6 +244,8 @@ fn main() -> ExitCode {
             let record = if record { Record::Yes } else { Record::No };
             commands::bench(&filters, &Selection { extent, works, stores, rounds }, record)
         }
+        Command::Release => commands::release(),
+        Command::Packages { suite } => commands::packages(suite),
         Command::Run { script, files, limit, machine } => {
             commands::run(machine, script, files, Duration::from_secs(limit))
         }

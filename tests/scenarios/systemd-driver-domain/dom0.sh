@@ -5,10 +5,11 @@
 # limit: 180
 . /lab/dom0/lib.sh
 
-# The files and links that README's commands installed in Dom0. As after a reboot, no command runs.
-mkdir -p root/install/usr/local/sbin root/install/etc/systemd/system/multi-user.target.wants root/install/srv
-cp /usr/local/sbin/xen-virtiod root/install/usr/local/sbin/
-cp /etc/systemd/system/xen-virtiod.service root/install/etc/systemd/system/
+# The files and links that the package installed in Dom0. As after a reboot, no command runs.
+mkdir -p root/install/usr/sbin root/install/usr/lib/systemd/system root/install/srv \
+    root/install/etc/systemd/system/multi-user.target.wants
+cp /usr/sbin/xen-virtiod root/install/usr/sbin/
+cp /usr/lib/systemd/system/xen-virtiod.service root/install/usr/lib/systemd/system/
 cp -a /etc/systemd/system/multi-user.target.wants/xen-virtiod.service \
     root/install/etc/systemd/system/multi-user.target.wants/
 head -c 4M /dev/urandom >root/install/srv/disk.img

@@ -1,6 +1,6 @@
-# A Dom0 boots systemd with the units of Debian's Xen, and xen-virtiod installed by README's
-# commands (in dom0/systemd-job). The scenario checks the unit and its sandbox, a device of each
-# kind, the journal, a crash, a restart, a stop, and an invalid configuration.
+# A Dom0 boots systemd with the units of Debian's Xen, and xen-virtiod installed from its package
+# (in dom0/systemd-job). The scenario checks the unit and its sandbox, a device of each kind, the
+# journal, a crash, a restart, a stop, an upgrade of the package, and an invalid configuration.
 # guests: pv
 # machine: systemd
 # limit: 240
@@ -128,7 +128,7 @@ orders xendomains.service $unit
 # processes of guests: SETUID, SETGID, SETPCAP, SYS_CHROOT and KILL, and the system calls for it.
 systemd-analyze security --no-pager --threshold=28 $unit >exposure || fail "$(tail -n 1 exposure)"
 tail -n 1 exposure
-[ "$(command -v xen-virtiod)" = /usr/local/sbin/xen-virtiod ] ||
+[ "$(command -v xen-virtiod)" = /usr/sbin/xen-virtiod ] ||
     fail "xen-virtiod is $(command -v xen-virtiod)"
 
 # Its process.
@@ -150,7 +150,7 @@ for device in /dev/xen/privcmd /dev/mem /dev/hvc0; do
     grep -q 'Operation not permitted' opening ||
         fail "opening $device fails with another error: $(cat opening)"
 done
-for path in /usr/local/sbin/x /etc/x; do
+for path in /usr/sbin/x /etc/x; do
     ! writes $path || fail "the sandbox lets the daemon write to $path"
 done
 for path in /root/x /var/lib/x /srv/x /run/xen-virtiod/x /run/x "$PWD/x"; do
@@ -232,6 +232,19 @@ holds ExecMainStatus 0
 [ -z "$(mapped_grants "$guest")" ] ||
     fail "grants of domain $guest are mapped: $(mapped_grants "$guest")"
 systemctl start $unit
+wait_console writing 20 "lab: writing $(($(guest_said writing writing) + 2))"
+
+# An upgrade of the package: other processes serve the guest, which goes on.
+dpkg-deb --raw-extract /lab/packages/xen-virtiod_*.deb next
+sed -i 's/^Version: .*/&+next/' next/DEBIAN/control
+dpkg-deb --build next next.deb >/dev/null
+processes=$(pidof xen-virtiod)
+dpkg --force-depends -i next.deb
+holds ActiveState active
+holds NRestarts 0
+for process in $processes; do
+    [ ! -e "/proc/$process" ] || fail "process $process of the earlier version still runs"
+done
 wait_console writing 20 "lab: writing $(($(guest_said writing writing) + 2))"
 
 # An end: the guest loses its disk.

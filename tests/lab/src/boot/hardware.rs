@@ -18,7 +18,7 @@ pub(crate) enum MachineKind {
     /// Three processors, two of them for Dom0, and no IOMMU.
     TwoForDom0,
     /// The default machine, on which Dom0 boots as Debian does: systemd with the units of Debian's
-    /// packages, and xen-virtiod installed by README's commands.
+    /// packages, and xen-virtiod installed from its package. A disk has the system of a guest.
     Systemd,
     /// The default machine, on which Dom0's disks offer VIRTIO_F_ACCESS_PLATFORM.
     DiskPlatform,

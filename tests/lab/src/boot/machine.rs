@@ -36,6 +36,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) initrd: &'a Path,
     /// The archive that Dom0 unpacks to `/lab`.
     pub(crate) payload: &'a Path,
+    /// The disk of a guest with a whole system, for a Dom0 that boots as Debian does.
+    pub(crate) guest_system: Option<&'a Path>,
     /// The directory for the logs of the console, of the daemon and of QEMU.
     pub(crate) logs: &'a Path,
     /// Whether Dom0 has a terminal that the lab can use.
@@ -187,6 +189,9 @@ fn add_machine(qemu: &mut Command, setup: &Setup, console: &Path) {
     if setup.kind.init() == Init::Systemd {
         // The root file system of a driver domain that boots the same system.
         add_disk(qemu, "system", setup.dom0.disk(), "readonly=on", access);
+    }
+    if let Some(image) = setup.guest_system {
+        add_disk(qemu, "guest-root", image.into(), "snapshot=on", access);
     }
     for card in setup.kind.spare_cards() {
         add_spare_card(qemu, card);

@@ -20,13 +20,12 @@ pub(crate) struct Payload<'a> {
     pub(crate) files: &'a [PathBuf],
 }
 
-/// The files and commands that install xen-virtiod as README says, and the files that boot Dom0's
-/// system in a driver domain.
+/// The packages to install in Dom0, and the files that boot Dom0's system in a driver domain.
 pub(crate) struct Installation {
-    /// The daemon, built by README's command.
-    pub(crate) xen_virtiod: PathBuf,
-    /// README's commands, which run in the clone.
-    pub(crate) commands: Vec<String>,
+    /// The packages.
+    pub(crate) packages: Vec<PathBuf>,
+    /// The disk of a guest with Debian's whole system. Dom0 has it as a disk of its own.
+    pub(crate) guest_system: PathBuf,
     /// Dom0's kernel.
     pub(crate) kernel: PathBuf,
     /// The distribution's part of its initrd.
@@ -72,7 +71,7 @@ pub(crate) fn write_payload(
         archive.tree("scenarios", &dirs.tests().join(scenarios))?;
     }
     if let Some(installation) = installation {
-        archive.installation(dirs, installation)?;
+        archive.installation(installation)?;
     }
     archive.directory("files")?;
     for file in payload.files {
@@ -114,16 +113,14 @@ impl Archive {
             .with_context(|| format!("cannot copy {}", source.display()))
     }
 
-    /// Adds `install`, with README's commands and the files of a clone that they use, and `boot`,
-    /// with Dom0's kernel and initrd.
-    fn installation(&mut self, dirs: &Dirs, installation: &Installation) -> Result<()> {
-        let unit = "backend/virtiod/xen-virtiod.service";
-        self.file("install/target/release/xen-virtiod", &installation.xen_virtiod)?;
-        self.file(Path::new("install").join(unit), &dirs.project.join(unit))?;
+    /// Adds `packages`, and `boot` with Dom0's kernel and initrd.
+    fn installation(&mut self, installation: &Installation) -> Result<()> {
+        for package in &installation.packages {
+            let name = package.file_name().unwrap_or_default();
+            self.file(Path::new("packages").join(name), package)?;
+        }
         self.file("boot/vmlinuz", &installation.kernel)?;
-        self.file("boot/initrd", &installation.initrd)?;
-        let commands = installation.commands.join("\n");
-        self.script("install/commands", &format!("#!/bin/sh -eux\n{commands}\n"))
+        self.file("boot/initrd", &installation.initrd)
     }
 
     fn script(&mut self, inside: &str, text: &str) -> Result<()> {

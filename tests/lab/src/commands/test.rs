@@ -3,6 +3,7 @@
 
 mod compilers;
 mod lints;
+mod packages;
 
 use std::env;
 use std::fs;
@@ -12,7 +13,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use self::compilers::{COMPILERS, Compiler, Tried};
+use self::compilers::{Bench, COMPILERS, Compiler, Tried};
+use self::packages::RELEASES;
+use crate::boot::Init;
 use crate::cargo_test::Sum;
 use crate::command;
 use crate::debian::Suite;
@@ -20,6 +23,7 @@ use crate::dirs::Dirs;
 use crate::e2e;
 use crate::fetch::BenchPrograms;
 use crate::fuzz::{self, Fuzzer, Sanitizer};
+use crate::host;
 use crate::lab::{self, Lab};
 use crate::lint::Project;
 use crate::progress::Progress;
@@ -34,11 +38,23 @@ struct Check {
     variables: &'static [(&'static str, &'static str)],
 }
 
+/// The feature for the program that packages alone use.
+const DOCUMENTS: &str = "command-line/documents";
+
 const CHECKS: &[Check] = &[
     Check { name: "fmt", arguments: &["fmt", "--all", "--check"], variables: &[] },
     Check {
         name: "clippy",
-        arguments: &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
+        arguments: &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--features",
+            DOCUMENTS,
+            "--",
+            "-D",
+            "warnings",
+        ],
         variables: &[],
     },
     Check {
@@ -145,7 +161,9 @@ pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i
     if stress.is_none() {
         let fuzz = || short_fuzz(&dirs, filter, extent.fuzz_time(), &logs, &progress, &mut summary);
         progress.minutes().part("fuzz", fuzz)?;
-        compilers(filter, &dirs, &logs, &progress, &mut summary);
+        let bench = Bench { dirs: &dirs, logs: &logs, progress: &progress };
+        packages(filter, extent, &bench, &mut summary);
+        compilers(filter, &bench, &mut summary);
     }
     let times = if stress.is_some() { stress::LIMIT_FACTOR } else { 1 };
     let (left, scenarios): (Vec<_>, Vec<_>) = scenario::all(&dirs.tests().join("scenarios"))?
@@ -210,7 +228,7 @@ fn short_fuzz(
 fn unit(dirs: &Dirs, delays: Option<u64>, logs: &Path, progress: &Progress, summary: &mut Summary) {
     // All calls of cargo append to the log, which must not have the results of an earlier run.
     let _ = fs::remove_file(logs.join("unit.log"));
-    let all = ["test", "--workspace", "--no-fail-fast"];
+    let all = ["test", "--workspace", "--features", DOCUMENTS, "--no-fail-fast"];
     // Tests that must not run in parallel are marked as ignored; the second call runs them.
     let alone = [&all[..], &["--", "--ignored", "--test-threads=1"]].concat();
     let seed = delays.map(|seed| seed.to_string());
@@ -268,16 +286,34 @@ impl Benchmark {
     }
 }
 
+/// Runs the checks of packages whose names contain `filter`.
+fn packages(filter: &str, extent: Extent, bench: &Bench, summary: &mut Summary) {
+    let named = RELEASES.iter().filter(|release| release.name.contains(filter));
+    for release in named.filter(|release| extent == Extent::Soak || !release.soak) {
+        let check = |bench: &Bench| release.check(bench, extent == Extent::Soak);
+        tried(release.name, bench, check, summary);
+    }
+}
+
 /// Runs the compiler checks whose names contain `filter`.
-fn compilers(filter: &str, dirs: &Dirs, logs: &Path, progress: &Progress, summary: &mut Summary) {
-    let bench = compilers::Bench { dirs, logs, progress };
+fn compilers(filter: &str, bench: &Bench, summary: &mut Summary) {
     for Compiler { name, check } in COMPILERS.iter().filter(|tried| tried.name.contains(filter)) {
-        let check = || lab::lock(dirs, progress).and_then(|_lock| check(&bench));
-        match progress.minutes().part(name, check) {
-            Ok(Tried::By(compiler)) => summary.pass(&format!("{name}: {compiler}"), 1),
-            Ok(Tried::Not(why)) => summary.skip(&format!("{name}: {why}")),
-            Err(error) => summary.fail(name, &format!("{error:#}")),
-        }
+        tried(name, bench, check, summary);
+    }
+}
+
+/// Runs a check that may have to be skipped.
+fn tried(
+    name: &str,
+    bench: &Bench,
+    check: impl FnOnce(&Bench) -> Result<Tried>,
+    summary: &mut Summary,
+) {
+    let check = || lab::lock(bench.dirs, bench.progress).and_then(|_lock| check(bench));
+    match bench.progress.minutes().part(name, check) {
+        Ok(Tried::By(what)) => summary.pass(&format!("{name}: {what}"), 1),
+        Ok(Tried::Not(why)) => summary.skip(&format!("{name}: {why}")),
+        Err(error) => summary.fail(name, &format!("{error:#}")),
     }
 }
 
@@ -297,6 +333,13 @@ fn end_to_end(mut scenarios: Vec<Scenario>, progress: &Progress, summary: &mut S
             summary.fail(&name(scenario), &format!("not run: {why}"));
             false
         }
+    });
+    scenarios.retain(|scenario| {
+        let can_boot = scenario.machine.init() == Init::Lab || host::is_root();
+        if !can_boot {
+            summary.skip(&format!("{}: only root can build Debian packages", name(scenario)));
+        }
+        can_boot
     });
     if scenarios.is_empty() {
         return;

@@ -5,12 +5,20 @@ use std::process::Command;
 
 use super::root::{self, Root};
 
-/// A shell script that runs in a mount namespace of its own. Arguments: the root; for each mount,
-/// `ro` or `rw`, the host's directory and the directory in the root; `--`; the program with its
-/// arguments.
+/// A shell script that runs in a mount namespace of its own. Arguments: `kept` or `lost`, which is
+/// the fate of changes to the root; the root; for each mount, `ro` or `rw`, the host's directory and
+/// the directory in the root; `--`; the program with its arguments.
 const ENTER: &str = r#"set -e
-root=$1
-shift
+root=$2
+if [ "$1" = lost ]; then
+    lower=$root
+    root=$(mktemp -d)
+    mount -t tmpfs lab "$root"
+    mkdir "$root/changes" "$root/work" "$root/root"
+    mount -t overlay lab -o "lowerdir=$lower,upperdir=$root/changes,workdir=$root/work" "$root/root"
+    root=$root/root
+fi
+shift 2
 while [ "$1" != -- ]; do
     mount --bind "$2" "$root/$3"
     [ "$1" = rw ] || mount -o remount,bind,ro "$root/$3"
@@ -30,16 +38,30 @@ pub(crate) enum Access {
     Write,
 }
 
+/// The fate of a program's changes to the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Changes {
+    Kept,
+    /// They are in memory, and end with the program.
+    Lost,
+}
+
 /// A root, and the mounts that a program inside it sees.
 pub(crate) struct Inside<'a> {
     root: &'a Root,
+    changes: Changes,
     mounts: Vec<(Access, PathBuf, &'static str)>,
 }
 
 impl<'a> Inside<'a> {
     /// Returns `root` without mounts of the host's directories.
     pub(crate) fn new(root: &'a Root) -> Self {
-        Inside { root, mounts: Vec::new() }
+        Inside { root, changes: Changes::Kept, mounts: Vec::new() }
+    }
+
+    /// Returns a copy of `root` in memory, without mounts of the host's directories.
+    pub(crate) fn copy_of(root: &'a Root) -> Self {
+        Inside { root, changes: Changes::Lost, mounts: Vec::new() }
     }
 
     /// Mounts the host's directory `source` on the root's directory `target`, which must exist.
@@ -52,7 +74,11 @@ impl<'a> Inside<'a> {
     /// same on every host.
     pub(crate) fn shell(&self, script: &str) -> Command {
         let mut command = root::as_root("sh");
-        command.args(["-c", ENTER, "inside"]).arg(self.root.path());
+        let changes = match self.changes {
+            Changes::Kept => "kept",
+            Changes::Lost => "lost",
+        };
+        command.args(["-c", ENTER, "inside", changes]).arg(self.root.path());
         for (access, source, target) in &self.mounts {
             let access = match access {
                 Access::Read => "ro",

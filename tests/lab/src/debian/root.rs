@@ -1,13 +1,14 @@
 //! A root: a directory with the files of some Debian packages and of their dependencies.
 //!
 //! The lab unpacks the packages and does not run their scripts: that is fast, needs no privilege
-//! and is enough for its purposes. [`SETUP`] replaces the scripts' work as far as the lab needs it.
+//! and is enough for most purposes. [`SETUP`] replaces the scripts' work as far as the lab needs it.
+//! A system in which packages are to be installed needs its scripts, and root: [`Root::install`].
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{Suite, mirror};
 use crate::command;
@@ -48,11 +49,41 @@ impl Root {
     ) -> Result<Root> {
         let mut mmdebstrap = as_root("mmdebstrap");
         mmdebstrap
-            .args(["--variant=extract", "--mode=root", "--format=directory"])
+            .args(["--variant=extract", "--mode=root"])
             .arg("--skip=chroot/mount,output/dev") // no program runs in the root or needs devices
             .env("TAR_OPTIONS", "--no-same-owner") // the user namespace has no user but root
+            .arg(format!("--setup-hook={SETUP}"));
+        Root::bootstrap(mmdebstrap, path, suite, packages, step, log)
+    }
+
+    /// Installs a minimal Debian system of `suite` with `packages` into a new root at `path`.
+    ///
+    /// # Errors
+    /// The lab does not run as root.
+    pub(crate) fn install(
+        path: PathBuf,
+        suite: Suite,
+        packages: &[&str],
+        step: &Step,
+        log: &Path,
+    ) -> Result<Root> {
+        ensure!(host::is_root(), "only root can install packages with their scripts");
+        let mut mmdebstrap = as_root("mmdebstrap");
+        mmdebstrap.args(["--variant=minbase", "--mode=root"]);
+        Root::bootstrap(mmdebstrap, path, suite, packages, step, log)
+    }
+
+    fn bootstrap(
+        mut mmdebstrap: Command,
+        path: PathBuf,
+        suite: Suite,
+        packages: &[&str],
+        step: &Step,
+        log: &Path,
+    ) -> Result<Root> {
+        mmdebstrap
+            .arg("--format=directory")
             .arg(format!("--include={}", packages.join(",")))
-            .arg(format!("--setup-hook={SETUP}"))
             .args(mirror::proxy_options())
             .args(mirror::suite_options(suite))
             .arg(suite.name())

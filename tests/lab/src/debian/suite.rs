@@ -1,6 +1,7 @@
 //! The releases of Debian that the lab supports.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// A release of Debian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +34,18 @@ impl Suite {
     /// none: Debian updates sid itself.
     pub(super) fn is_released(self) -> bool {
         self != Suite::Sid
+    }
+}
+
+/// Parses the name of a released suite.
+impl FromStr for Suite {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let mut released = Suite::ALL.into_iter().filter(|suite| suite.is_released());
+        released
+            .find(|suite| suite.name() == name)
+            .ok_or_else(|| "packages are built for bookworm and trixie".to_owned())
     }
 }
 

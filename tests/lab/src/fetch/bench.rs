@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
-use super::Recipe;
+use super::{Contents, Recipe};
 use crate::debian::Suite;
 use crate::debian::root::Root;
 use crate::progress::{Progress, Step};
@@ -16,6 +16,7 @@ const RECIPE: Recipe<'static> = Recipe {
     name: "bench",
     suite: Suite::LAB,
     packages: &[&["dmsetup", "e2fsprogs", "fio", "iperf3"]],
+    contents: Contents::Files,
     revision: "3",
     finish,
 };

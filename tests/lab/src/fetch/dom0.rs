@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{Recipe, modules};
+use super::{Contents, Recipe, modules};
 use crate::command;
 use crate::cpio::Cpio;
 use crate::debian::Suite;
@@ -33,10 +33,12 @@ const RECIPE: Recipe<'static> = Recipe {
         "e2fsprogs",
         "findutils",
         "grep",
+        "init-system-helpers",
         "iproute2",
         "kmod",
         "mawk",
         "mount",
+        "perl-base",
         "procps",
         "qemu-system-xen",
         "qemu-utils",
@@ -48,7 +50,8 @@ const RECIPE: Recipe<'static> = Recipe {
         "tar",
         "util-linux",
     ]],
-    revision: "6",
+    contents: Contents::Files,
+    revision: "7",
     finish,
 };
 

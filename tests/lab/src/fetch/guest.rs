@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::{Kernel, Recipe, kernel};
+use super::{Contents, Kernel, Recipe, kernel};
 use crate::cpio::Cpio;
 use crate::debian::Suite;
 use crate::debian::root::{LOADER, Root};
@@ -16,6 +16,7 @@ const RECIPE: Recipe<'static> = Recipe {
     name: "guest",
     suite: Suite::LAB,
     packages: &[kernel::CLOUD, kernel::TOOLS, &["e2fsprogs", "ethtool", "rust-src", "rustc"]],
+    contents: Contents::Files,
     revision: "13",
     finish,
 };

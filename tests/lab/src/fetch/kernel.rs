@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::{Recipe, modules};
+use super::{Contents, Recipe, modules};
 use crate::command;
 use crate::cpio::Cpio;
 use crate::debian::Suite;
@@ -76,6 +76,7 @@ impl Kernel {
             name: &format!("kernel-{suite}"),
             suite,
             packages: &[CLOUD, TOOLS],
+            contents: Contents::Files,
             revision: "3",
             finish,
         };
@@ -88,6 +89,7 @@ impl Kernel {
             name: "kernel-drivers",
             suite: Suite::LAB,
             packages: &[DRIVERS, TOOLS],
+            contents: Contents::Files,
             revision: "1",
             finish,
         };

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::Recipe;
+use super::{Contents, Recipe};
 use crate::command;
 use crate::debian::Suite;
 use crate::debian::inside::Inside;
@@ -21,6 +21,7 @@ const RECIPE: Recipe<'static> = Recipe {
         // and themselves.
         &["codespell", "linux-source", "shellcheck"],
     ],
+    contents: Contents::Files,
     revision: "1",
     finish: |_, root, step, log| finish(&root, step, log),
 };

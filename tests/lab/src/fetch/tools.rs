@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::Recipe;
+use super::{Contents, Recipe};
 use crate::debian::Suite;
 use crate::debian::root::Root;
 use crate::progress::Progress;
@@ -14,6 +14,7 @@ const RECIPE: Recipe<'static> = Recipe {
     name: "tools",
     suite: Suite::LAB,
     packages: &[&["qemu-system-x86"]],
+    contents: Contents::Files,
     revision: "1",
     finish: |_, _, _, _| Ok(()),
 };

@@ -1,7 +1,6 @@
 //! The licences, the versions and the sources of all crates. This is what `cargo deny` checks
 //! offline; to build that takes minutes, and Debian has no package of it.
 
-mod crates;
 mod policy;
 
 use std::collections::BTreeMap;
@@ -9,9 +8,9 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use spdx::{Expression, LicenseReq, ParseMode};
 
-use self::crates::{Crate, Crates};
 use self::policy::Policy;
 use super::{Project, Verdict};
+use crate::crates::{Crate, Crates};
 
 /// What is linked into a guest's module, with all that it depends on, and what allows that.
 const MODULE: &str = "guest-shim";

@@ -11,21 +11,21 @@ use crate::command;
 
 /// All crates, and which depends on which.
 #[derive(Debug, Deserialize)]
-pub(super) struct Crates {
+pub(crate) struct Crates {
     packages: Vec<Crate>,
     resolve: Resolve,
 }
 
 /// A version of a crate.
 #[derive(Debug, Deserialize)]
-pub(super) struct Crate {
+pub(crate) struct Crate {
     id: String,
-    pub(super) name: String,
-    pub(super) version: String,
+    pub(crate) name: String,
+    pub(crate) version: String,
     /// An SPDX expression.
-    pub(super) license: Option<String>,
+    pub(crate) license: Option<String>,
     /// Where it comes from, unless it is the project's.
-    source: Option<String>,
+    pub(crate) source: Option<String>,
     dependencies: Vec<Dependency>,
 }
 
@@ -62,7 +62,7 @@ struct EdgeKind {
 
 impl Crates {
     /// Asks cargo for those of `project`, on all platforms.
-    pub(super) fn read(project: &Path) -> Result<Crates> {
+    pub(crate) fn read(project: &Path) -> Result<Crates> {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
         cargo.args(["metadata", "--format-version", "1", "--locked"]).current_dir(project);
         let metadata = command::output(&mut cargo, "cargo metadata")?;
@@ -70,12 +70,12 @@ impl Crates {
     }
 
     /// Each version of each crate.
-    pub(super) fn all(&self) -> &[Crate] {
+    pub(crate) fn all(&self) -> &[Crate] {
         &self.packages
     }
 
     /// The crate `name` and all that is linked with it.
-    pub(super) fn linked_into(&self, name: &str) -> Vec<&Crate> {
+    pub(crate) fn linked_into(&self, name: &str) -> Vec<&Crate> {
         let roots = self.packages.iter().filter(|each| each.name == name);
         let mut ids: Vec<&str> = roots.map(|each| each.id.as_str()).collect();
         let mut done = 0;
@@ -103,7 +103,7 @@ impl Resolve {
 
 impl Crate {
     /// Sources of it and of its dependencies that are not the usual registry.
-    pub(super) fn foreign_sources(&self) -> impl Iterator<Item = String> {
+    pub(crate) fn foreign_sources(&self) -> impl Iterator<Item = String> {
         let git = self.source.iter().filter(|source| !is_registry(source));
         let git = git.map(|source| format!("it comes from {source}, not from the usual registry"));
         let others = self.dependencies.iter().filter_map(|dependency| {
@@ -121,7 +121,7 @@ fn is_registry(source: &str) -> bool {
 #[cfg(test)]
 impl Crate {
     /// A crate of the project's without a licence.
-    pub(super) fn named(name: &str, version: &str) -> Crate {
+    pub(crate) fn named(name: &str, version: &str) -> Crate {
         Crate {
             id: format!("{name}@{version}"),
             name: name.to_owned(),
