@@ -75,7 +75,8 @@ pub enum Operation {
     /// One for the devices of a guest.
     #[command(flatten)]
     Device(DeviceCommand),
-    /// Lets disks go on that are paused because their storage failed (on-error in the configuration).
+    /// Lets disks go on that are paused because their storage failed (on-error in the
+    /// configuration).
     ///
     /// Repair the storage first. The requests that failed are done again.
     Resume {

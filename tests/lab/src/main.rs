@@ -70,13 +70,12 @@ enum Command {
     /// instructions, killed processes, fuzz targets, packages, compilers, end-to-end scenarios
     ///
     /// FILTER selects checks by part of their name: fmt, clippy, doc, lint/WHICH, unit,
-    /// instructions, kills, fuzz/TARGET, packages/SUITE, compiler/WHICH, e2e/GUEST/SCENARIO. GUEST is pv, pvh or
-    /// hvm, and SCENARIO is a folder of tests/scenarios: `cargo lab test e2e/pv/` runs all
-    /// scenarios with a PV guest, and `cargo lab test files` runs one scenario with each kind of
-    /// guest. Guests have Debian 13's kernel; with the kernel of another release, GUEST is
-    /// pv-bookworm, pvh-sid and so on.
-    /// Scenarios that need the same machine share one boot. target/lab/logs/test/GUEST/SCENARIO has
-    /// each scenario's output and logs.
+    /// instructions, kills, fuzz/TARGET, packages/SUITE, compiler/WHICH, e2e/GUEST/SCENARIO. GUEST
+    /// is pv, pvh or hvm, and SCENARIO is a folder of tests/scenarios: `cargo lab test e2e/pv/`
+    /// runs all scenarios with a PV guest, and `cargo lab test files` runs one scenario with each
+    /// kind of guest. Guests have Debian 13's kernel; with the kernel of another release, GUEST is
+    /// pv-bookworm, pvh-sid and so on. Scenarios that need the same machine share one boot.
+    /// target/lab/logs/test/GUEST/SCENARIO has each scenario's output and logs.
     #[command(verbatim_doc_comment)]
     Test(Tested),
     /// Checks everything that `test` does, fuzzes for longer, kills more processes, builds packages
@@ -154,8 +153,8 @@ enum Command {
     /// Builds the Debian packages xen-virtiod and virtio-msg-xen-dkms, into
     /// target/lab/packages/SUITE
     ///
-    /// Prints their paths; README says how to install them. They are built in a root of the release,
-    /// which is fetched once, with Debian's own Rust compiler.
+    /// Prints their paths; README says how to install them. They are built in a root of the
+    /// release, which is fetched once, with Debian's own Rust compiler.
     Packages {
         /// The release of Debian: bookworm or trixie
         #[arg(long, default_value = "trixie")]
@@ -164,8 +163,8 @@ enum Command {
     /// Makes a release of the commit: sources, packages for Debian 12 and 13, a bill of materials
     /// and checksums, in target/lab/release
     ///
-    /// The bill, in CycloneDX's format, lists the crates in the daemon and in the module. The commit
-    /// has all that git knows: the command refuses a tree with changes.
+    /// The bill, in CycloneDX's format, lists the crates in the daemon and in the module. The
+    /// commit has all that git knows: the command refuses a tree with changes.
     Release,
     /// Runs a script of yours in Dom0
     ///

@@ -1,5 +1,6 @@
 # Ten guests run at once, each with a disk; each guest's image holds the data that the guest wrote.
-# guests: pv
+# guests:
+# soak: pv
 # limit: 240
 . /lab/dom0/lib.sh
 

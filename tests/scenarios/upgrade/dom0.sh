@@ -2,8 +2,8 @@
 # version before did, and back, while a guest writes and verifies its disk: the guest sees neither
 # an error nor wrong data. A record that is newer than the daemon is refused by name: the guest
 # loses that disk, and has it anew when it binds the device again.
-# guests: pv
-# soak: pvh
+# guests:
+# soak: pv pvh
 # limit: 240
 . /lab/dom0/lib.sh
 

@@ -92,7 +92,8 @@ impl Registry {
         self.lock().there.remove(path);
     }
 
-    /// Lets a paused device go on: `5 virtio_disk/51712`. Returns whether there is one that was told.
+    /// Lets a paused device go on: `5 virtio_disk/51712`. Returns whether there is one that was
+    /// told.
     pub fn resume(&self, named: &str) -> bool {
         let devices = self.lock();
         let is_it =

@@ -11,7 +11,8 @@ use crate::Causes;
 use crate::bus::{Ending, StopSignal};
 
 /// A signal that SIGTERM and SIGINT give: sessions leave their devices to the next process. SIGHUP
-/// asks for a reload, if that is possible. Call this before any thread starts, so that no other one gets them.
+/// asks for a reload, if that is possible. Call this before any thread starts, so that no other one
+/// gets them.
 ///
 /// # Errors
 /// The kernel's.

@@ -6,8 +6,8 @@ use std::process::Command;
 use super::root::{self, Root};
 
 /// A shell script that runs in a mount namespace of its own. Arguments: `kept` or `lost`, which is
-/// the fate of changes to the root; the root; for each mount, `ro` or `rw`, the host's directory and
-/// the directory in the root; `--`; the program with its arguments.
+/// the fate of changes to the root; the root; for each mount, `ro` or `rw`, the host's directory
+/// and the directory in the root; `--`; the program with its arguments.
 const ENTER: &str = r#"set -e
 root=$2
 if [ "$1" = lost ]; then

@@ -1,8 +1,9 @@
 //! A root: a directory with the files of some Debian packages and of their dependencies.
 //!
 //! The lab unpacks the packages and does not run their scripts: that is fast, needs no privilege
-//! and is enough for most purposes. [`SETUP`] replaces the scripts' work as far as the lab needs it.
-//! A system in which packages are to be installed needs its scripts, and root: [`Root::install`].
+//! and is enough for most purposes. [`SETUP`] replaces the scripts' work as far as the lab needs
+//! it. A system in which packages are to be installed needs its scripts, and root:
+//! [`Root::install`].
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

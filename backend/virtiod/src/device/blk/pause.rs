@@ -29,8 +29,8 @@ pub enum ErrorPolicy {
 }
 
 impl ErrorPolicy {
-    /// Whether a disk pauses after this outcome of a request. What a failed flush has lost cannot be
-    /// done again: the guest gets its error.
+    /// Whether a disk pauses after this outcome of a request. What a failed flush has lost cannot
+    /// be done again: the guest gets its error.
     fn pauses(self, command: &BlockCommand, error: &TargetError) -> bool {
         let can_be_repeated = matches!(
             command,

@@ -95,8 +95,8 @@ impl Flow {
     /// Both, in the order of lists for each.
     const ALL: [Self; 2] = [Self::Read, Self::Write];
 
-    /// The direction of a request; `None` for requests without limits, and for malformed ones, which
-    /// are judged later.
+    /// The direction of a request; `None` for requests without limits, and for malformed ones,
+    /// which are judged later.
     fn of<M: DeviceMemory>(request: &VirtioRequest, memory: &M) -> Option<(Self, u64)> {
         let parsed = BlockRequest::parse(request, memory).ok()?;
         match parsed.command {

@@ -1,5 +1,5 @@
-//! Checks of the Debian packages: they build, lintian finds nothing, and a clean system can install,
-//! upgrade and purge them.
+//! Checks of the Debian packages: they build, lintian finds nothing, and a clean system can
+//! install, upgrade and purge them.
 
 use std::fs;
 
