@@ -2,13 +2,14 @@
 
 use serde::Deserialize;
 
+use super::RateLimit;
 use crate::device::net::{MacAddress, QueuePairs};
 use crate::tap::name::InterfaceName;
 use crate::tap::network::Bridge;
 
 /// Settings of one network device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct NetworkSettings {
     /// The bridge to attach the interface to.
     pub bridge: Option<Bridge>,
@@ -18,14 +19,20 @@ pub struct NetworkSettings {
     pub queues: Option<QueuePairs>,
     /// Name of the interface in this domain.
     pub tap: Option<InterfaceName>,
+    /// Limit of packets to the guest.
+    pub rate_to_guest: Option<RateLimit>,
+    /// Limit of packets from the guest.
+    pub rate_from_guest: Option<RateLimit>,
 }
 
 /// Settings of all network devices. They have no address and no name, which must be unique.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct NetworkDefaults {
     bridge: Option<Bridge>,
     queues: Option<QueuePairs>,
+    rate_to_guest: Option<RateLimit>,
+    rate_from_guest: Option<RateLimit>,
 }
 
 impl NetworkDefaults {
@@ -34,6 +41,8 @@ impl NetworkDefaults {
         NetworkSettings {
             bridge: own.bridge.or_else(|| self.bridge.clone()),
             queues: own.queues.or(self.queues),
+            rate_to_guest: own.rate_to_guest.or(self.rate_to_guest),
+            rate_from_guest: own.rate_from_guest.or(self.rate_from_guest),
             ..own
         }
     }

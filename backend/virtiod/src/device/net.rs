@@ -11,6 +11,7 @@ mod transmit;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tracing::Level;
 use virtio_bindings::virtio_net::{
@@ -25,7 +26,10 @@ pub use self::mac::MacAddress;
 pub use self::pairs::QueuePairs;
 use self::receive::{HeaderFlags, PacketBuffers, PacketFormat, Receiver};
 use self::transmit::{PacketSink, Transmitter};
-use super::{DeviceId, DeviceMemory, Fault, IoEngine, QueueContext, Source, VirtioDevice};
+use super::rate::{Limiter, Rate};
+use super::{
+    DeviceId, DeviceMemory, Fault, IoEngine, QueueContext, QueueSet, Source, VirtioDevice,
+};
 use crate::Causes;
 use crate::record::DeviceNote;
 use crate::stats::DeviceStats;
@@ -59,15 +63,50 @@ pub struct Net {
     note: Option<DeviceNote>,
     /// The number of an earlier process.
     noted: u32,
+    limits: NetLimits,
+    /// Transmit queues whose packets wait for the limit.
+    limited: QueueSet,
     stats: Arc<DeviceStats>,
 }
 
+/// Limits of an interface's rate, in bytes of packets.
+#[derive(Debug, Default)]
+pub struct NetLimits {
+    /// Of packets to the guest.
+    pub to_guest: Option<Limiter>,
+    /// Of packets from the guest.
+    pub from_guest: Option<Limiter>,
+}
+
+impl NetLimits {
+    /// Limits of these rates.
+    ///
+    /// # Errors
+    /// The kernel's, if it creates no timer.
+    pub fn new(to_guest: Option<Rate>, from_guest: Option<Rate>) -> nix::Result<Self> {
+        let limiter = |rate: Option<Rate>| rate.map(Limiter::new).transpose();
+        Ok(Self { to_guest: limiter(to_guest)?, from_guest: limiter(from_guest)? })
+    }
+}
+
+/// Whether packets may pass; if not, the limiter's source tells when.
+fn is_open(limiter: &mut Option<Limiter>, stats: &DeviceStats) -> Result<bool, Fault> {
+    let Some(limiter) = limiter else { return Ok(true) };
+    let waited = limiter.is_waiting();
+    let open = limiter.is_open().map_err(|errno| Fault::Host("timer", errno.into()))?;
+    if !open && !waited {
+        DeviceStats::count(&stats.waits);
+    }
+    Ok(open)
+}
+
 impl Net {
-    /// A device at `interface`, with `pairs` queue pairs.
+    /// A device at `interface`, with `pairs` queue pairs and limits of its rate.
     pub fn new(
         interface: Box<dyn Interface>,
         mac: MacAddress,
         pairs: QueuePairs,
+        limits: NetLimits,
         stats: Arc<DeviceStats>,
     ) -> Self {
         let link = LinkState::Down;
@@ -86,6 +125,8 @@ impl Net {
             engine: IoEngine::default(),
             note: None,
             noted: 0,
+            limits,
+            limited: QueueSet::default(),
             stats,
         }
     }
@@ -121,11 +162,18 @@ impl Net {
         queues: &mut QueueContext<'_, M>,
     ) -> Result<bool, Fault> {
         let format = self.format();
+        if !is_open(&mut self.limits.to_guest, &self.stats)? {
+            return Ok(false);
+        }
+        let earlier = self.stats.bytes_read.load(Ordering::Relaxed);
         let receiver = self.receivers.get_mut(pair).filter(|_| pair < self.active);
         let Some(receiver) = receiver else { return Ok(false) };
         let (interface, engine) = (self.interface.as_mut(), &mut self.engine);
         let found = receiver.fill(interface, pair, engine).map_err(interface_fault)?;
         receiver.deliver(queues, format, &self.stats)?;
+        if let Some(limiter) = &mut self.limits.to_guest {
+            limiter.spend(self.stats.bytes_read.load(Ordering::Relaxed) - earlier);
+        }
         Ok(found)
     }
 
@@ -135,6 +183,11 @@ impl Net {
         pair: usize,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
+        if !is_open(&mut self.limits.from_guest, &self.stats)? {
+            self.limited.insert(index);
+            return Ok(());
+        }
+        let earlier = self.stats.bytes_written.load(Ordering::Relaxed);
         // Packets in a queue that the driver no longer uses are still sent.
         let pair = pair.min(self.active.saturating_sub(1));
         let (interface, engine) = (self.interface.as_mut(), &mut self.engine);
@@ -143,7 +196,11 @@ impl Net {
             queues,
             PacketSink { interface, pair, engine },
             &self.stats,
-        )
+        )?;
+        if let Some(limiter) = &mut self.limits.from_guest {
+            limiter.spend(self.stats.bytes_written.load(Ordering::Relaxed) - earlier);
+        }
+        Ok(())
     }
 
     fn control<M: DeviceMemory>(
@@ -291,6 +348,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
 
     fn reset(&mut self) {
         self.features = 0;
+        self.limited = QueueSet::default();
         self.set_active(0);
         self.set_announce(false);
         self.receivers.iter_mut().for_each(Receiver::reset);
@@ -303,6 +361,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
 
     /// The device keeps no requests of transmit queues and of the control queue over iterations.
     fn reset_queue(&mut self, index: usize) {
+        self.limited.remove(index);
         if let Role::Receive(pair) = self.role(index) {
             self.receivers.get_mut(pair).into_iter().for_each(Receiver::return_buffers);
         }
@@ -327,14 +386,22 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
     fn sources(&self) -> Vec<Source<'_>> {
         let pairs = self.receivers.iter().take(self.active).enumerate();
         let hungry = pairs.filter(|(_, receiver)| !receiver.is_starved());
+        let waits = self.limits.to_guest.as_ref().is_some_and(Limiter::is_waiting);
+        let limits = [&self.limits.to_guest, &self.limits.from_guest].into_iter().flatten();
         hungry
+            .filter(|_| !waits)
             .filter_map(|(pair, _)| self.interface.packets(pair))
             .chain([self.interface.link_changes()])
+            .chain(limits.map(Limiter::source))
             .collect()
     }
 
     fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         let mut found = false;
+        if !self.limited.is_empty() && is_open(&mut self.limits.from_guest, &self.stats)? {
+            self.limited.take().iter().for_each(|index| queues.reschedule(index));
+            found = true;
+        }
         for pair in 0..self.receivers.len() {
             if self.receivers.get(pair).is_some_and(|receiver| !receiver.is_starved()) {
                 found |= self.receive(pair, queues)?;

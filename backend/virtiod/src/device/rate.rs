@@ -109,6 +109,8 @@ impl TokenBucket {
 pub struct Limiter {
     bucket: TokenBucket,
     timer: TimerFd,
+    /// Whether the timer is set.
+    is_waiting: bool,
 }
 
 impl Limiter {
@@ -119,7 +121,11 @@ impl Limiter {
     pub fn new(rate: Rate) -> nix::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-        Ok(Self { bucket: TokenBucket::new(rate.bytes(), BURST, Instant::now()), timer })
+        Ok(Self {
+            bucket: TokenBucket::new(rate.bytes(), BURST, Instant::now()),
+            timer,
+            is_waiting: false,
+        })
     }
 
     /// Whether a transfer is allowed now. If not, the source becomes ready when it is.
@@ -129,12 +135,20 @@ impl Limiter {
     pub fn is_open(&mut self) -> nix::Result<bool> {
         let Some(left) = self.bucket.wait(Instant::now()) else {
             // Disarm the timer, so that it does not stay ready.
-            self.timer.unset()?;
+            if std::mem::take(&mut self.is_waiting) {
+                self.timer.unset()?;
+            }
             return Ok(true);
         };
+        self.is_waiting = true;
         let expiration = Expiration::OneShot(TimeSpec::from_duration(left));
         self.timer.set(expiration, TimerSetTimeFlags::empty())?;
         Ok(false)
+    }
+
+    /// Whether the next transfer waits for the timer.
+    pub fn is_waiting(&self) -> bool {
+        self.is_waiting
     }
 
     /// Counts transferred bytes.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::DeviceError;
 use crate::bus::{DevicePath, Keys};
-use crate::config::NetworkSettings;
-use crate::device::net::{MacAddress, Net};
+use crate::config::{NetworkSettings, RateLimit};
+use crate::device::net::{MacAddress, Net, NetLimits};
 use crate::stats::DeviceStats;
 use crate::tap::name::InterfaceName;
 use crate::tap::network::{InterfaceRequest, Network, NetworkError};
@@ -53,7 +53,15 @@ pub(super) fn open<S: XenStore>(
     }
     let bridge = bridge.map(tracing::field::display);
     tracing::info!(tap = %name, bridge, %mac, queues = pairs.count(), "network device opened");
-    Ok(Net::new(attached.interface, mac, pairs, Arc::clone(stats)))
+    let rates = [settings.rate_to_guest, settings.rate_from_guest];
+    let [to_guest, from_guest] = rates.map(|rate| rate.and_then(RateLimit::rate));
+    for (key, rate) in [("to guest", to_guest), ("from guest", from_guest)] {
+        if let Some(rate) = rate {
+            stats.note(key, &format!("at most {rate}"));
+        }
+    }
+    let limits = NetLimits::new(to_guest, from_guest).map_err(NetworkError::Timer)?;
+    Ok(Net::new(attached.interface, mac, pairs, limits, Arc::clone(stats)))
 }
 
 /// Returns the MAC address of a device whose configuration has none.

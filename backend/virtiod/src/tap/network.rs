@@ -95,6 +95,9 @@ pub enum NetworkError {
         "network interface {0} already exists: remove it, or set another name in tap = \"...\""
     )]
     Taken(InterfaceName),
+    /// The timer of a rate limit cannot be created.
+    #[error("cannot create the timer of the interface's rate limit")]
+    Timer(#[source] nix::Error),
     /// The interface's name is not valid.
     #[error(transparent)]
     Name(#[from] NotAName),

@@ -143,6 +143,32 @@ fn packets_pass_both_ways_and_are_counted() {
     assert_eq!(stats.state.kind, "net");
 }
 
+/// The first second's packets are credit.
+#[test]
+fn packets_beyond_the_rate_wait_in_both_directions() {
+    let host = Host::start();
+    let settings = "rate-from-guest = \"40kB/s\"\nrate-to-guest = \"40kB/s\"";
+    host.configure(&format!("[default.net]\n{settings}"));
+    let (ends, mut driver, link) = add(&host, 1);
+    driver.start_with(2);
+    let packets: Vec<_> = (0..12).map(|seed| packet(5000, seed)).collect();
+    for packet in &packets {
+        send(&mut driver, packet, &[packet.len()]);
+        assert_eq!(link.next(), (0, packet.clone()));
+    }
+    let waits = || host.stat(DomId(1)).stats.waits;
+    let from_guest = waits();
+    assert!(from_guest > 0, "from the guest");
+    for packet in &packets {
+        let buffer = offer(&mut driver, packet.len());
+        assert!(link.send(0, packet));
+        assert_eq!(received(&mut driver, &[buffer]), in_buffers(packet, 1));
+    }
+    assert!(waits() > from_guest, "to the guest");
+    assert_eq!(host.stat(DomId(1)).stats.dropped.to_guest, 0);
+    end(host, &ends, driver);
+}
+
 #[test]
 fn packet_uses_as_many_mergeable_buffers_as_needed() {
     let mut net = TestNet::connect();
