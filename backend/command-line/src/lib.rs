@@ -68,6 +68,17 @@ pub enum Operation {
         #[arg(long)]
         json: bool,
     },
+    /// Says what this host lacks to serve devices, with the commands that mend it.
+    ///
+    /// Run it in Dom0 or in a driver domain, with or without a daemon. It changes nothing. Each
+    /// line begins with "ok", "unknown" (the check could not look, as for a user who is not root),
+    /// "warning" (slower, less safe, or lost later) or "error" (not served). The exit status is 1
+    /// if there is an error.
+    Doctor {
+        /// Prints one JSON object, for programs.
+        #[arg(long)]
+        json: bool,
+    },
     /// Ends all devices for good, and the daemon: guests lose them, as after an unplugged disk.
     ///
     /// To stop or restart the daemon does not end disks: their guests wait for the next daemon.

@@ -33,6 +33,7 @@ pub use self::threads::ThreadLimit;
 use crate::device::DeviceId;
 use crate::device::blk::DiskRates;
 use crate::device::rate::Rate;
+use crate::tap::network::Bridge;
 
 /// The content of a configuration file. Every key has a default: all devices work without a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -181,6 +182,13 @@ impl Config {
     pub fn service(&self) -> ServiceSettings {
         let DefaultSettings { poll, pool, threads, .. } = self.default;
         ServiceSettings { poll, pool, threads }
+    }
+
+    /// The bridges that the file has for network devices, of all and of specific ones.
+    pub fn bridges(&self) -> impl Iterator<Item = Bridge> {
+        let all = self.default.net.under(NetworkSettings::default()).bridge;
+        let devices = self.domain.values().flat_map(|domain| domain.virtio.values());
+        all.into_iter().chain(devices.filter_map(|device| device.net.bridge.clone()))
     }
 
     /// Whether the file has settings for specific domains.

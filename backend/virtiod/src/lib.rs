@@ -51,6 +51,7 @@ pub mod config;
 pub mod daemon;
 pub mod device;
 pub mod dma;
+pub mod doctor;
 pub mod domain;
 pub mod excerpt;
 pub mod features;

@@ -26,6 +26,7 @@ use xen_virtiod::daemon::registry::{RegisteredDevice, Registry};
 use xen_virtiod::daemon::runner::SharedHost;
 use xen_virtiod::daemon::server::{Server, ServerError};
 use xen_virtiod::daemon::signals::{ignore_stop_signals, stop_on_signals};
+use xen_virtiod::doctor::{self, Severity};
 use xen_virtiod::domain::ByGrants;
 use xen_virtiod::process;
 use xen_virtiod::process::confinement::confine;
@@ -90,6 +91,10 @@ fn main() -> ExitCode {
             device_commands::carry_out(command).map_err(MainError::from)
         }
         Some(Operation::ServeGuest { guest }) => serve_guest(&command_line, DomId(*guest)),
+        Some(Operation::Doctor { json }) => match doctor(&command_line, *json) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Some(Operation::Check { path }) => check(path.as_ref().or(command_line.config.as_ref())),
     };
     match outcome {
@@ -256,4 +261,16 @@ fn check(named: Option<&PathBuf>) -> Result<(), MainError> {
         None => writeln!(out, "{path} does not exist: every device has its defaults")?,
     }
     Ok(())
+}
+
+/// Says what this host lacks, and what mends it. The exit status is a failure if devices are not
+/// served.
+fn doctor(command_line: &CommandLine, json: bool) -> Result<ExitCode, MainError> {
+    let config = ConfigFile::new(command_line.config.clone());
+    let report = doctor::examine(&doctor::Host::of_this_machine(config, &command_line.socket));
+    doctor::print(&mut std::io::stdout().lock(), &report, json)?;
+    Ok(match report.count(Severity::Error) {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
 }

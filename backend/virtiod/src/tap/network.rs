@@ -14,7 +14,7 @@ use crate::device::net::interface::{Interface, LinkState, Offload};
 use crate::device::{Gather, Source, net::QueuePairs};
 
 /// The default bridge of Xen's own tools.
-const USUAL_BRIDGE: &str = "xenbr0";
+pub(crate) const USUAL_BRIDGE: &str = "xenbr0";
 
 /// The MAC address of a bridge's port, as Xen's scripts set it: the highest, so that the bridge
 /// never adopts it as its own, which would change as guests start and stop.

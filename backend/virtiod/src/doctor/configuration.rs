@@ -1,0 +1,53 @@
+//! The configuration file.
+
+use std::io;
+
+use xen::Causes;
+
+use super::finding::Finding;
+use super::host::Host;
+use crate::config::ConfigError;
+
+pub(super) fn examine(host: &Host) -> Vec<Finding> {
+    let path = host.config.path().display();
+    let finding = match host.config.load() {
+        Ok(Some(_)) => Finding::ok(format!("{path} is valid")),
+        Ok(None) => Finding::ok(format!("{path} does not exist: all devices have their defaults")),
+        Err(ConfigError::Read { source, .. })
+            if source.kind() == io::ErrorKind::PermissionDenied && !host.is_root =>
+        {
+            Finding::root_only(&path.to_string())
+        }
+        Err(error) => {
+            let text =
+                format!("the daemon refuses new devices, and does not start: {}", Causes(&error));
+            Finding::error(text).mend(format!("editor {path}; xen-virtiod check {path}"))
+        }
+    };
+    vec![finding]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::TestHost;
+    use crate::config::ConfigFile;
+
+    const CHECK: &str = "configuration";
+
+    #[test]
+    fn invalid_file_is_an_error_with_its_line() {
+        let host = TestHost::healthy();
+        host.expect(CHECK, &["ok: ", " is valid"]);
+        host.configure("[default]\npool = 5000\n");
+        host.expect(CHECK, &["error: the daemon refuses", ":2: default.pool", "xen-virtiod check"]);
+    }
+
+    #[test]
+    fn missing_file_means_defaults_unless_it_was_named() {
+        let mut host = TestHost::healthy();
+        host.host.config = ConfigFile::new(Some("/no/such/file".into()));
+        host.expect(CHECK, &["error: the daemon refuses", "cannot read /no/such/file"]);
+        host.host.config = ConfigFile::new(None).as_it_is().unwrap();
+        host.expect(CHECK, &["ok: "]);
+    }
+}
