@@ -1,5 +1,7 @@
 //! Builds the project's programs, modules and archives into `target/lab`.
 
+#[cfg(test)]
+mod guest_doctor;
 mod guest_system;
 mod guests;
 mod module;
