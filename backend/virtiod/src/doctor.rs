@@ -11,6 +11,7 @@ mod descriptors;
 mod device_files;
 mod devices;
 mod domain;
+mod driver_domains;
 mod event_channels;
 mod finding;
 mod grants;
@@ -51,7 +52,7 @@ const fn under_xen(name: &'static str, examine: fn(&Host) -> Vec<Finding>) -> Ch
 }
 
 /// All checks, in the order of their findings: first those whose failure explains others.
-const CHECKS: [Check; 17] = [
+const CHECKS: [Check; 18] = [
     always(domain::NAME, domain::examine),
     under_xen("devices of Xen", device_files::examine),
     under_xen("XenStore", xenstore::examine),
@@ -68,6 +69,7 @@ const CHECKS: [Check; 17] = [
     under_xen("event channels", event_channels::examine),
     under_xen("map tracking", map_tracking::examine),
     under_xen("grants", grants::examine),
+    under_xen("driver domains", driver_domains::examine),
     always("memory maps", map_tracking::examine_mappings),
 ];
 

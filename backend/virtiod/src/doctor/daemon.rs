@@ -9,6 +9,7 @@ use xen::Causes;
 
 use super::finding::Finding;
 use super::host::Host;
+use super::inventory::Inventory;
 use crate::daemon::control::{self, ControlError};
 use crate::daemon::registry::Report;
 
@@ -83,6 +84,9 @@ pub(super) fn examine(host: &Host) -> Vec<Finding> {
 }
 
 fn absent(host: &Host) -> Finding {
+    if host.inventory.as_ref().is_ok_and(Inventory::is_served_elsewhere) {
+        return Finding::ok("no daemon runs here, and driver domains serve all devices");
+    }
     let finding = Finding::error("no daemon runs: guests wait for their devices");
     if !host.has_systemd() {
         return finding.mend("modprobe -a xen-gntdev xen-evtchn; xen-virtiod &");
@@ -143,6 +147,16 @@ mod tests {
         host.expect(CHECK, &["mend: install -m 644 backend", "mend: systemctl daemon-reload"]);
         host.remove("/run/systemd/system");
         host.expect(CHECK, &["modprobe -a xen-gntdev xen-evtchn; xen-virtiod &"]);
+    }
+
+    #[test]
+    fn dom0_whose_driver_domains_serve_all_devices_needs_no_daemon() {
+        let mut host = TestHost::healthy();
+        host.host.daemon = Daemon::Absent;
+        host.serve_elsewhere("{}");
+        host.expect(CHECK, &["error: no daemon runs"]);
+        host.hypervisor.store_remove("/local/domain/0/backend");
+        host.expect(CHECK, &["ok: no daemon runs here, and driver domains serve all devices"]);
     }
 
     #[test]

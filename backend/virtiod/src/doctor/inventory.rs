@@ -62,6 +62,8 @@ pub(super) struct LibxlGuest {
     pub(super) other_disks: Vec<String>,
     /// Number of its other virtio devices.
     pub(super) other_devices: usize,
+    /// The domain that serves each of its virtio devices.
+    pub(super) backends: Vec<u16>,
 }
 
 /// The part of XenStore that matters here, as far as this domain may see it.
@@ -102,6 +104,12 @@ impl Inventory {
         Ok(inventory)
     }
 
+    /// Whether other domains serve devices, and this one none.
+    pub(super) fn is_served_elsewhere(&self) -> bool {
+        let mut backends = self.guests.iter().flat_map(|guest| &guest.backends);
+        self.served.is_empty() && backends.any(|backend| Some(*backend) != self.own)
+    }
+
     /// Number of devices of a kind that this domain serves.
     pub(super) fn count(&self, kind: Kind) -> usize {
         self.served.iter().filter(|it| it.kind == kind).count()
@@ -136,7 +144,21 @@ fn libxl_guest(store: &mut impl XenStore, id: u16) -> Result<LibxlGuest, StoreEr
         virtio_disks: disks(store, &format!("{top}/virtio_disk"))?,
         other_disks: disks(store, &format!("{top}/vbd"))?,
         other_devices: numbers(store, &format!("{top}/virtio"))?.len(),
+        backends: backends(store, &top)?,
     })
+}
+
+/// The domains that serve the devices in a guest's directory of libxl's.
+fn backends(store: &mut impl XenStore, top: &str) -> Result<Vec<u16>, StoreError> {
+    let mut found = Vec::new();
+    for class in ["virtio_disk", "virtio"] {
+        for number in numbers(store, &format!("{top}/{class}"))? {
+            let path = store.read(&format!("{top}/{class}/{number}/backend"))?.unwrap_or_default();
+            let id = path.strip_prefix("/local/domain/").and_then(|rest| rest.split('/').next());
+            found.extend(id.and_then(|id| id.parse::<u16>().ok()));
+        }
+    }
+    Ok(found)
 }
 
 /// The names of the disks in a directory of libxl's.

@@ -8,13 +8,13 @@ use super::host::Host;
 use super::inventory::Inventory;
 
 /// Entries of a frame, and frames of a domain for which nobody has set another number.
-const ENTRIES: u64 = 256;
-const FRAMES: u64 = 1024;
+pub(super) const ENTRIES: u64 = 256;
+pub(super) const FRAMES: u64 = 1024;
 /// Pages of the pools of a guest, and of all guests (`dma/budget.rs`).
-const GUEST_POOLS: u64 = 24_576;
-const ALL_POOLS: u64 = 65_536;
+pub(super) const GUEST_POOLS: u64 = 24_576;
+pub(super) const ALL_POOLS: u64 = 65_536;
 /// Pages that a device's driver shares by default.
-const DRIVER_POOL: u64 = 2048;
+pub(super) const DRIVER_POOL: u64 = 2048;
 /// Linux' default limit of a process's mappings.
 const MAPPINGS: u64 = 65_530;
 

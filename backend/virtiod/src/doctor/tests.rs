@@ -173,6 +173,23 @@ impl TestHost {
         self.hypervisor.store_write(&path, target);
     }
 
+    /// Adds a driver domain that serves a disk and an interface, with this record of libxl's.
+    pub(super) fn serve_elsewhere(&self, record: &str) {
+        let uuid = "b566a76a-27e5-4510-a415-6da14768d412";
+        self.hypervisor.store_write_all([
+            ("/local/domain/5/name", "storage"),
+            ("/local/domain/5/vm", &format!("/vm/{uuid}")),
+            ("/libxl/5/type", "pvh"),
+            ("/libxl/3/device/virtio_disk/51728/dev", "xvdb"),
+            (
+                "/libxl/3/device/virtio_disk/51728/backend",
+                "/local/domain/5/backend/virtio_disk/3/51728",
+            ),
+            ("/libxl/3/device/virtio/2/backend", "/local/domain/5/backend/virtio/3/2"),
+        ]);
+        self.write(&format!("/var/lib/xen/userdata-d.5.{uuid}.libxl-json"), record);
+    }
+
     pub(super) fn limit_descriptors(&self, limit: u64) {
         self.write("/proc/77/limits", &format!("Max open files            {limit} 9 files\n"));
     }
