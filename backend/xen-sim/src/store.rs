@@ -215,7 +215,8 @@ fn absolute(operation: &'static str, path: &str, value: &str) -> Result<String, 
     if path.len() + 1 + value.len() > MAX_REQUEST || path.contains('\0') {
         return Err(StoreError::TooLong(path.to_owned()));
     }
-    let (whole, limit) = match path.starts_with('/') {
+    // @introduceDomain and @releaseDomain are in no directory.
+    let (whole, limit) = match path.starts_with(['/', '@']) {
         true => (path.to_owned(), MAX_ABSOLUTE),
         false => (format!("{OWN}/{path}"), MAX_RELATIVE),
     };

@@ -43,11 +43,13 @@ echo "kernel $(guest_said "$name" kernel), root $(guest_said "$name" root)"
 [ -n "$(guest_said "$name" module)" ] || fail "its module is not loaded"
 [ -z "$(guest_said "$name" 'failed units:')" ] ||
     fail "units of the guest failed: $(guest_said "$name" 'failed units:')"
+tell_guest "$domid" 'virtio-msg-xen-doctor >/var/lib/doctor; sed "s/^/lab: doctor: /" /var/lib/doctor; ! grep -q ^error /var/lib/doctor'
+wait_console "$name" 60 'lab: status'
+[ "$(guest_said "$name" status)" = 0 ] || fail "the guest's doctor finds errors"
 order reboot 2
 order panic 3
-tell_guest "$domid" 'echo MODULES=dep >/etc/initramfs-tools/conf.d/dep; update-initramfs -u >/dev/null'
-wait_console "$name" 180 'lab: status'
-[ "$(guest_said "$name" status)" = 0 ] || fail "the guest could not make an initrd"
+tell_guest "$domid" 'echo MODULES=dep >/etc/initramfs-tools/conf.d/dep; update-initramfs -u >/dev/null && echo lab: made 0'
+wait_console "$name" 180 'lab: made'
 order reboot 4
 tell_guest "$domid" poweroff
 wait_gone "$domid" 90

@@ -116,6 +116,11 @@ make_initrd initrd /lab/scenarios/systemd/guest.sh
 start systemd "$PWD/disk.img" /root/home.img "$loop"
 guest=$domid
 
+# The doctor finds no error in a Dom0 that serves a guest.
+xen-virtiod doctor >doctor || fail "the doctor finds errors:
+$(cat doctor)"
+cat doctor
+
 # The unit.
 holds ActiveState active
 holds UnitFileState enabled

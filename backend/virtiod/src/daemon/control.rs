@@ -84,6 +84,16 @@ pub struct Control {
     pub reloads: Arc<Reloads>,
 }
 
+#[cfg(test)]
+impl Control {
+    /// The devices of `registry`, and a daemon that neither ends nor reloads.
+    pub(crate) fn for_test(registry: Arc<Registry>) -> Self {
+        let woken = Arc::new(nix::sys::eventfd::EventFd::new().unwrap());
+        let stop = Arc::new(StopSignal::new().unwrap());
+        Self { registry, stop, reloads: Arc::new(Reloads::new(woken)) }
+    }
+}
+
 /// The control socket. Dropping this removes its file.
 #[derive(Debug)]
 pub struct ControlSocket(#[expect(dead_code, reason = "kept for its drop")] SocketFile);
@@ -239,7 +249,6 @@ mod tests {
     use super::*;
     use crate::bus::DevicePath;
     use crate::guest_log::GuestLog;
-    use nix::sys::eventfd::EventFd;
     use xen::DomId;
 
     /// A registry whose report is larger than a socket's buffer.
@@ -252,17 +261,11 @@ mod tests {
         registry
     }
 
-    fn control(registry: Arc<Registry>) -> Control {
-        let woken = Arc::new(EventFd::new().unwrap());
-        let reloads = Arc::new(Reloads::new(woken));
-        Control { registry, stop: Arc::new(StopSignal::new().unwrap()), reloads }
-    }
-
     #[test]
     fn command_to_end_gives_the_signal_and_any_other_does_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
-        let control = control(Arc::default());
+        let control = Control::for_test(Arc::default());
         let stop = Arc::clone(&control.stop);
         let _control = ControlSocket::listen(&path, control).unwrap();
         ask(&path).unwrap();
@@ -281,7 +284,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
         let registry = large_registry();
-        let _control = ControlSocket::listen(&path, control(registry)).unwrap();
+        let _control = ControlSocket::listen(&path, Control::for_test(registry)).unwrap();
         let silent: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
         // Within the client's own limit, though the clients before it have not read a byte.
         assert_eq!(ask(&path).unwrap().devices.len(), 2000);
@@ -292,7 +295,7 @@ mod tests {
     fn clients_beyond_the_limit_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
-        let _control = ControlSocket::listen(&path, control(large_registry())).unwrap();
+        let _control = ControlSocket::listen(&path, Control::for_test(large_registry())).unwrap();
         let mut silent: Vec<_> =
             (0..2 * MOST_ANSWERS).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let last = silent.last_mut().unwrap();

@@ -131,9 +131,7 @@ mod tests {
 
     use super::super::tests::{PROCESS, TestHost};
     use super::*;
-    use crate::bus::StopSignal;
-    use crate::daemon::control::ControlSocket;
-    use crate::daemon::registry::Registry;
+    use crate::daemon::control::{Control, ControlSocket};
 
     const CHECK: &str = "daemon";
 
@@ -189,8 +187,7 @@ mod tests {
         drop(UnixListener::bind(&socket).unwrap());
         assert!(matches!(Daemon::ask(&socket), Daemon::Absent), "a socket that was left");
         std::fs::remove_file(&socket).unwrap();
-        let stop = Arc::new(StopSignal::new().unwrap());
-        let _control = ControlSocket::listen(&socket, Arc::new(Registry::default()), stop).unwrap();
+        let _control = ControlSocket::listen(&socket, Control::for_test(Arc::default())).unwrap();
         let daemon = Daemon::ask(&socket);
         assert_eq!(daemon.process(), Some(std::process::id() as i32), "{daemon:?}");
         let mut host = TestHost::healthy();
