@@ -520,7 +520,7 @@ impl Block {
             return 0;
         }
         let (room, delayed) = (self.in_flight.room(), self.delays.len());
-        let may_delay = (self.limits.requests / 2).max(1).saturating_sub(delayed);
+        let may_delay = (self.in_flight.limit() / 2).max(1).saturating_sub(delayed);
         match delayed {
             0 => room,
             _ => room.saturating_sub(delayed).min(may_delay),

@@ -152,6 +152,11 @@ impl InFlightTable {
         self.limits = limits;
     }
 
+    /// Maximum number of requests in flight.
+    pub(super) fn limit(&self) -> usize {
+        self.limits.requests
+    }
+
     /// Number of requests that may be taken from a ring now.
     pub(super) fn room(&self) -> usize {
         let count = self.len();

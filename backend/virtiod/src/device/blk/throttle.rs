@@ -196,6 +196,11 @@ impl Throttle {
         self.is_limited.load(Ordering::Relaxed)
     }
 
+    /// Whether reads and writes have a limit together.
+    fn limits_both(&self) -> bool {
+        self.lock().rates.all != RateLimits::default()
+    }
+
     /// Counts a request, unless it has to wait for so long at least.
     fn admit(&self, flow: Flow, bytes: u64, now: Instant) -> Result<(), Duration> {
         let mut budget = self.lock();
@@ -225,6 +230,9 @@ struct Delayed {
 pub(super) struct Delays {
     reads: VecDeque<Delayed>,
     writes: VecDeque<Delayed>,
+    /// The direction of the last request that was taken up again: the other one is next, or a limit
+    /// of both together would never let it pass.
+    latest: Option<Flow>,
     /// Ready when the next one may be taken; made for the first one.
     timer: Option<TimerFd>,
 }
@@ -262,11 +270,15 @@ impl Delays {
         now: Instant,
     ) -> Option<VirtioRequest> {
         let Some((flow, bytes)) = Flow::of(&request, memory) else { return Some(request) };
-        let list = self.list(flow);
-        if list.is_empty() && throttle.admit(flow, bytes, now).is_ok() {
+        // Those that wait for the same limit are first.
+        let is_behind = match throttle.limits_both() {
+            true => self.len() > 0,
+            false => !self.list(flow).is_empty(),
+        };
+        if !is_behind && throttle.admit(flow, bytes, now).is_ok() {
             return Some(request);
         }
-        list.push_back(Delayed { queue, flow, bytes, request });
+        self.list(flow).push_back(Delayed { queue, flow, bytes, request });
         None
     }
 
@@ -276,11 +288,15 @@ impl Delays {
         throttle: &Throttle,
         now: Instant,
     ) -> Option<(usize, VirtioRequest)> {
-        Flow::ALL.into_iter().find_map(|flow| {
-            let list = self.list(flow);
-            let first = list.front()?;
+        let order = match self.latest {
+            Some(Flow::Read) => [Flow::Write, Flow::Read],
+            Some(Flow::Write) | None => Flow::ALL,
+        };
+        order.into_iter().find_map(|flow| {
+            let first = self.list(flow).front()?;
             throttle.admit(first.flow, first.bytes, now).ok()?;
-            list.pop_front().map(|delayed| (delayed.queue, delayed.request))
+            self.latest = Some(flow);
+            self.list(flow).pop_front().map(|delayed| (delayed.queue, delayed.request))
         })
     }
 

@@ -10,7 +10,7 @@ use virtio_bindings::virtio_blk::{
 use super::driver::{Driver, Memory};
 use super::{Call, Scripted};
 use crate::device::VirtioDevice;
-use crate::device::blk::{DiskRates, RateLimits};
+use crate::device::blk::{DiskRates, InFlightLimits, RateLimits};
 use xen::Access;
 
 /// The status of a request that is not answered.
@@ -106,10 +106,41 @@ fn requests_that_wait_leave_room_for_others() {
     let image = Scripted::default();
     let mut driver = Driver::new(&image);
     driver.disk.throttle.set(slow());
-    driver.disk.limits.requests = 4;
+    let limits = |requests| InFlightLimits { requests, ..InFlightLimits::default() };
+    driver.disk.in_flight.set_limits(limits(4));
     (0..6).for_each(|number| write(&mut driver, number * 8));
     driver.serve();
     assert_eq!(driver.disk.room(), 0, "{} wait", driver.disk.delays.len());
-    driver.disk.limits.requests = 400;
+    driver.disk.in_flight.set_limits(limits(400));
     assert!(driver.disk.room() > 0);
+}
+
+#[test]
+fn reads_and_writes_take_turns_under_a_limit_of_both() {
+    let image = Scripted::default();
+    let mut driver = Driver::new(&image);
+    let all = RateLimits { iops: NonZeroU64::new(200), rate: None };
+    let rates = DiskRates { all, burst: Duration::ZERO, ..DiskRates::default() };
+    driver.disk.throttle.set(rates);
+    for number in 0..6 {
+        driver.add_at(VIRTIO_BLK_T_IN, number * 8, 0, &[], Some((512, Access::ReadWrite)));
+    }
+    (0..3).for_each(|number| write(&mut driver, number * 8));
+    driver.serve_all();
+    while driver.disk.delays.len() > 0 || driver.disk.in_flight.len() > 0 {
+        driver.handle();
+    }
+    driver.serve_all();
+    let kinds: Vec<_> = image
+        .take_calls()
+        .iter()
+        .filter_map(|call| match call {
+            Call::Read(_) => Some('r'),
+            Call::Write(..) => Some('w'),
+            _ => None,
+        })
+        .collect();
+    let kinds: String = kinds.into_iter().collect();
+    // The first one does not wait.
+    assert_eq!(kinds, "rrwrwrwrr");
 }
