@@ -1,21 +1,26 @@
 //! Counters and state of a device, which `xen-virtiod stat` shows.
 
+mod latency;
 mod storage;
 
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use serde::{Deserialize, Serialize};
 use tracing::Level;
 
+pub use self::latency::{BUCKETS, Latencies, LatencySnapshot, LatencySnapshots, Operation, bound};
 pub use self::storage::{PartUse, StorageSnapshot, StorageUse, Tick};
 use crate::Causes;
 use crate::device::blk::PauseSwitch;
 use crate::excerpt::{excerpt, one_line};
 use crate::guest_log::GuestLog;
+
+/// The kind of disks.
+const DISK: &str = "blk";
 
 /// Counters of one device. The device's thread adds, any thread reads; the counters are independent
 /// of each other, so all orderings are relaxed.
@@ -78,8 +83,12 @@ pub struct DeviceStats {
     pub connections: AtomicU64,
     /// Currently open connections.
     pub connections_open: AtomicU64,
+    /// The times that a disk's requests take.
+    pub latency: Latencies,
     /// The rate-limited log of lines that the guest can cause.
     pub log: Arc<GuestLog>,
+    /// The guest's name.
+    guest: OnceLock<String>,
     state: Mutex<DeviceState>,
     /// A disk's use of its image, until the image is free.
     storage: Mutex<Weak<StorageUse>>,
@@ -151,6 +160,17 @@ impl DeviceStats {
     /// Increments `counter`.
     pub fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes the guest's name, which the first call sets.
+    pub fn set_guest(&self, name: &str) {
+        // A device keeps the name that it had first.
+        let _ = self.guest.set(excerpt(name));
+    }
+
+    /// Returns the guest's name, if it is known.
+    pub fn guest(&self) -> Option<&str> {
+        self.guest.get().map(String::as_str)
     }
 
     /// Changes the state.
@@ -289,8 +309,10 @@ impl DeviceStats {
         let mut state = DeviceState::default();
         self.update(|current| state = current.clone());
         state.paused = self.pause().and_then(|switch| switch.reason());
+        let latency = (state.kind == DISK).then(|| self.latency.snapshot());
         StatsSnapshot {
             state,
+            latency,
             requests: Requests {
                 read: read(&self.reads),
                 write: read(&self.writes),
@@ -343,6 +365,8 @@ pub struct StatsSnapshot {
     pub state: DeviceState,
     /// Requests by kind.
     pub requests: Requests,
+    /// The times that a disk's requests take; none for other devices.
+    pub latency: Option<LatencySnapshots>,
     /// Dropped packets of a network device, whose requests are packets.
     pub dropped: Dropped,
     /// Bytes of data transferred.

@@ -14,6 +14,7 @@ mod facts;
 mod files;
 mod image;
 mod in_flight;
+mod latency;
 mod pause;
 mod progress;
 mod request;
@@ -51,6 +52,7 @@ use self::facts::DiskFacts;
 pub use self::image::{ImageFormat, backing_of, no_backing};
 pub use self::in_flight::InFlightLimits;
 use self::in_flight::{Carrier, Ended, InFlightTable};
+use self::latency::LatencyMeter;
 use self::pause::Pause;
 pub use self::pause::{ErrorPolicy, PauseSwitch};
 pub use self::request::SECTOR_SIZE;
@@ -189,6 +191,7 @@ pub struct Block {
     throttle: Arc<Throttle>,
     delays: Delays,
     pause: Pause,
+    latency: LatencyMeter,
     /// Queues in which requests wait until fewer are in flight.
     blocked: QueueSet,
     /// For each queue, the fault of the request behind those that were taken.
@@ -290,6 +293,7 @@ impl Block {
             throttle,
             delays: Delays::default(),
             pause,
+            latency: LatencyMeter::default(),
             blocked: QueueSet::default(),
             faults: [const { None }; QUEUES as usize],
             commit_at: None,

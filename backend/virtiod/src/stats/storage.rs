@@ -23,8 +23,14 @@ impl Tick {
         Self::at(time.unwrap_or_default())
     }
 
-    fn at(time: Duration) -> Self {
+    /// The tick at this time since the machine started.
+    pub(crate) fn at(time: Duration) -> Self {
         Self((time.as_millis() as u32).max(1))
+    }
+
+    /// The time from an earlier tick, less than 49 days ago, to this one.
+    pub fn after(self, earlier: Self) -> Duration {
+        self.since(earlier.0)
     }
 
     /// The time from `begun`, an earlier tick less than 49 days ago, to this one.

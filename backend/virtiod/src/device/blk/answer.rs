@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::Level;
 
 use super::in_flight::{Carrier, Ended, HeldBatch, InFlight};
+use super::latency::AnswerMoment;
 use super::request::{BlockCommand, BlockRequest, BlockStatus};
 use super::target::TargetError;
 use super::{Block, STATUS_SIZE};
@@ -14,7 +15,7 @@ use crate::Causes;
 use crate::device::{
     BATCH, BATCH_PAGES, Buffer, DeviceMemory, Fault, QueueContext, QueueSet, VirtioRequest,
 };
-use crate::stats::DeviceStats;
+use crate::stats::{DeviceStats, Operation};
 
 /// The status for an outcome. A fault that the guest caused stops the device.
 #[inline]
@@ -44,6 +45,14 @@ fn status_of_error<M: DeviceMemory>(
             Ok(BlockStatus::IoError)
         }
     }
+}
+
+/// The answer to a request.
+pub(super) struct Answer {
+    /// Number of bytes written into its buffers.
+    pub(super) written: u32,
+    /// The operation, if it is one that is timed and has succeeded.
+    pub(super) succeeded: Option<Operation>,
 }
 
 /// Buffers of one batch that are copies, and have to be written back.
@@ -96,14 +105,22 @@ impl Block {
         let mut ended = std::mem::take(&mut self.ended);
         ended.retain(|ended| ended.entry.is_wanted && !self.keeps(ended));
         let all: QueueSet = ended.iter().map(|ended| ended.entry.queue).collect();
-        let mut outcome = Ok(());
+        let (mut outcome, mut at) = (Ok(()), AnswerMoment::default());
+        let has_jobs = ended.iter().any(|ended| ended.entry.is_by_worker());
         for queue in all.iter() {
             let is_its = |ended: &mut Ended| ended.entry.queue == queue;
-            let by_worker = |ended: &mut Ended| is_its(ended) && ended.entry.is_by_worker();
-            let by_worker: Vec<_> = ended.extract_if(.., by_worker).collect();
-            let by_engine = ended.extract_if(.., is_its);
-            outcome = outcome.and(self.answer_by_engine(queue, by_engine, queues));
-            outcome = outcome.and(self.answer_by_worker(queue, by_worker, queues));
+            let mut by_worker = Vec::new();
+            if has_jobs {
+                let is_job = |ended: &mut Ended| is_its(ended) && ended.entry.is_by_worker();
+                by_worker.extend(ended.extract_if(.., is_job));
+            }
+            if ended.iter().any(|ended| ended.entry.queue == queue) {
+                let by_engine = ended.extract_if(.., is_its);
+                outcome = outcome.and(self.answer_by_engine(queue, by_engine, &mut at, queues));
+            }
+            if !by_worker.is_empty() {
+                outcome = outcome.and(self.answer_by_worker(queue, by_worker, &mut at, queues));
+            }
         }
         // All are taken out; the allocation is kept.
         self.ended = ended;
@@ -121,26 +138,26 @@ impl Block {
         &mut self,
         queue: usize,
         ended: impl Iterator<Item = Ended>,
+        at: &mut AnswerMoment,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
-        let mut ended = ended.peekable();
-        if ended.peek().is_none() {
-            return Ok(());
-        }
         let (mut done, mut bytes) = (std::mem::take(&mut self.done), 0);
         done.clear();
         let mut back = WriteBack::default();
         let mut outcome = Ok(());
         let mut requests = queues.take_list();
         for Ended { entry, outcome: result, .. } in ended {
-            let InFlight { request, command, carrier, .. } = entry;
+            let InFlight { request, command, carrier, begun, .. } = entry;
             if let Carrier::Engine { held, .. } = &carrier {
                 let memory = queues.memory();
                 let answered = self.write_status(&request, command, result, held, memory);
-                let answered = answered.and_then(|written| {
+                let answered = answered.and_then(|Answer { written, succeeded }| {
                     back.add(held, &request)?;
                     done.push((request.head, written));
                     bytes += request.length();
+                    if let Some(operation) = succeeded {
+                        self.latency.answer_later(operation, begun, at, &self.stats.latency);
+                    }
                     Ok(())
                 });
                 outcome = outcome.and(answered);
@@ -156,7 +173,7 @@ impl Block {
         outcome
     }
 
-    /// Writes a request's status; returns the number of bytes written into its buffers.
+    /// Writes a request's status.
     fn write_status<M: DeviceMemory>(
         &self,
         request: &VirtioRequest,
@@ -164,16 +181,16 @@ impl Block {
         outcome: Result<(), TargetError>,
         held: &HeldBatch,
         memory: &M,
-    ) -> Result<u32, Fault> {
+    ) -> Result<Answer, Fault> {
         let request = BlockRequest::split_again(request, command)?;
-        let written = self.conclude(&request, outcome, memory, |status| {
+        let answer = self.conclude(&request, outcome, memory, |status| {
             request.status.for_each_held(held.0.as_ref(), |byte| {
                 byte.copy_from(&[status]);
                 Ok(())
             })
         })?;
         memory.copied(STATUS_SIZE.into());
-        Ok(written)
+        Ok(answer)
     }
 
     /// Answers requests that the worker did, whose buffers are made reachable again.
@@ -181,11 +198,12 @@ impl Block {
         &mut self,
         queue: usize,
         ended: Vec<Ended>,
+        at: &mut AnswerMoment,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         let mut ended = ended.into_iter().peekable();
         while ended.peek().is_some() {
-            self.answer_some_by_worker(queue, next_batch(&mut ended), queues)?;
+            self.answer_some_by_worker(queue, next_batch(&mut ended), at, queues)?;
         }
         Ok(())
     }
@@ -195,16 +213,18 @@ impl Block {
         &mut self,
         queue: usize,
         ended: Vec<Ended>,
+        at: &mut AnswerMoment,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         let mut requests = queues.take_list();
         let mut rest = Vec::with_capacity(ended.len());
-        for Ended { entry: InFlight { request, command, .. }, outcome, data } in ended {
+        for Ended { entry: InFlight { request, command, begun, .. }, outcome, data } in ended {
             requests.push(request);
-            rest.push((command, outcome, data));
+            rest.push((command, begun, outcome, data));
         }
+        let mut latency = std::mem::take(&mut self.latency);
         let answered = queues.process_fetched(queue, &requests, |requests, memory, done| {
-            requests.iter().zip(rest).try_for_each(|(request, (command, outcome, data))| {
+            requests.iter().zip(rest).try_for_each(|(request, (command, begun, outcome, data))| {
                 let parsed = BlockRequest::split_again(request, command)?;
                 let outcome = outcome.and_then(|()| {
                     if matches!(parsed.command, BlockCommand::Read { .. }) {
@@ -212,56 +232,63 @@ impl Block {
                     }
                     Ok(())
                 });
-                let written = self.conclude(&parsed, outcome, memory, |status| {
-                    parsed.status_byte(memory)?.copy_from(&[status]);
-                    Ok(())
-                })?;
+                let Answer { written, succeeded } =
+                    self.conclude(&parsed, outcome, memory, |status| {
+                        parsed.status_byte(memory)?.copy_from(&[status]);
+                        Ok(())
+                    })?;
                 memory.copied(STATUS_SIZE.into());
                 done.push(request, written);
+                if let Some(operation) = succeeded {
+                    latency.answer_later(operation, begun, at, &self.stats.latency);
+                }
                 Ok(())
             })
         });
+        self.latency = latency;
         queues.recycle(requests);
         answered
     }
 
-    /// Concludes a request: counts it, and has `write` write its status. Returns the number of
-    /// bytes written into its buffers.
+    /// Concludes a request: counts it, and has `write` write its status.
     pub(super) fn conclude<M: DeviceMemory>(
         &self,
         request: &BlockRequest<'_>,
         outcome: Result<(), TargetError>,
         memory: &M,
         write: impl FnOnce(u8) -> Result<(), Fault>,
-    ) -> Result<u32, Fault> {
+    ) -> Result<Answer, Fault> {
         let status = status_of(outcome, memory, &self.stats)?;
-        self.count(&request.command, request.data.length(), status);
+        let succeeded = self.count(&request.command, request.data.length(), status);
         write(status as u8)?;
-        Ok(request.written(status))
+        Ok(Answer { written: request.written(status), succeeded })
     }
 
-    /// Counts a request that is answered.
-    fn count(&self, command: &BlockCommand, length: u64, status: BlockStatus) {
+    /// Counts a request that is answered. Returns its operation, if that is timed and has
+    /// succeeded.
+    fn count(&self, command: &BlockCommand, length: u64, status: BlockStatus) -> Option<Operation> {
         if status != BlockStatus::Ok {
             DeviceStats::count(&self.stats.failed);
-            return;
+            return None;
         }
         let add = |counter: &AtomicU64, bytes| {
             counter.fetch_add(bytes, Ordering::Relaxed);
         };
-        match command {
+        let (counter, operation) = match command {
             BlockCommand::Read { .. } => {
-                DeviceStats::count(&self.stats.reads);
                 add(&self.stats.bytes_read, length);
+                (&self.stats.reads, Some(Operation::Read))
             }
             BlockCommand::Write { .. } => {
-                DeviceStats::count(&self.stats.writes);
                 add(&self.stats.bytes_written, length);
+                (&self.stats.writes, Some(Operation::Write))
             }
-            BlockCommand::Flush => DeviceStats::count(&self.stats.flushes),
-            BlockCommand::Change { .. } => DeviceStats::count(&self.stats.discards),
-            BlockCommand::GetId => DeviceStats::count(&self.stats.identities),
-            BlockCommand::Unsupported => {}
-        }
+            BlockCommand::Flush => (&self.stats.flushes, Some(Operation::Flush)),
+            BlockCommand::Change { .. } => (&self.stats.discards, Some(Operation::Discard)),
+            BlockCommand::GetId => (&self.stats.identities, None),
+            BlockCommand::Unsupported => return None,
+        };
+        DeviceStats::count(counter);
+        operation
     }
 }

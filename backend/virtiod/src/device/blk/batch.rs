@@ -3,10 +3,12 @@
 use std::io;
 use std::sync::Arc;
 
+use super::answer::Answer;
 use super::disk_file::{DiskFile, Store};
 use super::facts::Extent;
 use super::image::Located;
 use super::in_flight::{Carrier, HeldBatch, InFlight};
+use super::latency::{AnsweredAtOnce, Moment};
 use super::request::{BlockCommand, BlockRequest, LONGEST, MAX_DATA, RangeChange, Task};
 use super::submit::note_write_loss;
 use super::target::{PART_BYTES, TargetError};
@@ -94,6 +96,8 @@ struct Judged {
     answered: usize,
     /// Bytes of their buffers together.
     bytes: u64,
+    /// Those that succeeded.
+    succeeded: AnsweredAtOnce,
     /// The other requests, in order.
     left: Vec<Unanswered>,
     /// The numbers of those that wait because the disk is paused.
@@ -102,7 +106,10 @@ struct Judged {
 
 impl Judged {
     #[inline]
-    fn answer(&mut self, request: &VirtioRequest, written: u32) {
+    fn answer(&mut self, request: &VirtioRequest, Answer { written, succeeded }: Answer) {
+        if let Some(operation) = succeeded {
+            self.succeeded.add(operation);
+        }
         if let Some(place) = self.done.get_mut(self.answered) {
             *place = (request.head, written);
             self.answered += 1;
@@ -136,6 +143,7 @@ impl Block {
         mut requests: Requests,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
+        let begun = self.latency.begin(Moment::now);
         queues.prepare(&requests);
         let mut judged = Judged::default();
         let outcome = self.judge_all(index, &requests, queues.memory(), &mut judged);
@@ -146,6 +154,7 @@ impl Block {
         if uses_buffers && queues.memory().has_mappings() {
             // What is mapped for a request is unmapped before that is returned [3.5].
             queues.complete(index, judged.done(), judged.bytes)?;
+            self.time_answered(&judged, begun);
             self.hand_over(index, &mut requests, judged.left, &mut |request| {
                 hold_alone(request, queues)
             });
@@ -164,8 +173,15 @@ impl Block {
             });
         }
         queues.complete(index, judged.done(), judged.bytes)?;
+        self.time_answered(&judged, begun);
         queues.recycle(requests);
         written
+    }
+
+    /// Records the times of requests that were answered at once.
+    fn time_answered(&mut self, judged: &Judged, begun: Option<Moment>) {
+        let (answered, to) = (&judged.succeeded, &self.stats.latency);
+        self.latency.answer_at_once(answered, begun, to, Moment::now);
     }
 
     /// Judges requests up to the first fault.
@@ -212,11 +228,11 @@ impl Block {
             judged.kept.push(judged.count);
             return Ok(());
         }
-        let written = self.conclude(&parsed, outcome, memory, |status| {
+        let answer = self.conclude(&parsed, outcome, memory, |status| {
             status_byte.copy_from(&[status]);
             Ok(())
         })?;
-        judged.answer(request, written);
+        judged.answer(request, answer);
         Ok(())
     }
 
@@ -371,7 +387,7 @@ impl Block {
         left: Vec<Unanswered>,
         hold: &mut dyn FnMut(&VirtioRequest) -> Result<Arc<HeldBatch>, Fault>,
     ) {
-        let begun = Tick::now();
+        let begun = self.latency.begin_rest(Tick::now(), Moment::now);
         let mut left = left.into_iter().peekable();
         let (mut transfers, mut jobs) = (Vec::new(), Vec::new());
         let mut answered = Vec::new();
@@ -385,15 +401,15 @@ impl Block {
                 Rest::Transfer(file) | Rest::Sync(file) => (file, None),
                 Rest::Located(located) => (Arc::clone(&located.file), Some(located)),
                 Rest::Job(data) => {
-                    let entry = InFlight::new(queue, request, command, Carrier::Worker);
-                    jobs.push(self.add_job(entry, data, begun));
+                    let entry = InFlight::new(queue, request, command, Carrier::Worker, begun);
+                    jobs.push(self.add_job(entry, data));
                     continue;
                 }
             };
             let held = hold(&request);
-            let mut entry = InFlight::new(queue, request, command, Carrier::Worker);
+            let mut entry = InFlight::new(queue, request, command, Carrier::Worker, begun);
             entry.located = located;
-            transfers.extend(self.add_transfer(entry, file, held, begun));
+            transfers.extend(self.add_transfer(entry, file, held));
         }
         answered.into_iter().for_each(|request| requests.push(request));
         if !jobs.is_empty() {
@@ -405,10 +421,10 @@ impl Block {
     }
 
     /// Adds a request of the worker's; returns its job.
-    fn add_job(&mut self, entry: InFlight, data: Vec<u8>, begun: Tick) -> Job {
+    fn add_job(&mut self, entry: InFlight, data: Vec<u8>) -> Job {
         let task = Task { command: entry.command.clone(), done: 0 };
         let (part, queue) = (self.worker.part(), entry.queue);
-        let slot = self.in_flight.add(entry, begun);
+        let slot = self.in_flight.add(entry);
         Job::Request(RequestJob { part, slot, queue, task, data })
     }
 
@@ -419,7 +435,6 @@ impl Block {
         mut entry: InFlight,
         file: Arc<DiskFile>,
         held: Result<Arc<HeldBatch>, Fault>,
-        begun: Tick,
     ) -> Option<usize> {
         let is_sync = entry.command == BlockCommand::Flush;
         let fault = match held {
@@ -429,7 +444,7 @@ impl Block {
             }
             Err(fault) => Some(fault),
         };
-        let slot = self.in_flight.add(entry, begun);
+        let slot = self.in_flight.add(entry);
         match fault {
             Some(fault) => self.end_request(slot, Err(TargetError::Guest(fault)), Vec::new()),
             None if is_sync => self.syncs.add(slot),

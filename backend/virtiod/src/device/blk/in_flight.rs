@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::disk_file::DiskFile;
 use super::image::Located;
+use super::latency::Begun;
 use super::request::BlockCommand;
 use super::target::TargetError;
 use crate::device::{HeldBuffers, VirtioRequest};
-use crate::stats::{PartUse, Tick};
+use crate::stats::PartUse;
 
 /// Buffers of a batch, for the operations that use them.
 pub(super) struct HeldBatch(pub(super) Box<dyn HeldBuffers>);
@@ -39,6 +40,8 @@ pub(super) struct InFlight {
     pub(super) request: VirtioRequest,
     pub(super) command: BlockCommand,
     pub(super) carrier: Carrier,
+    /// When it was handed to storage or to the worker.
+    pub(super) begun: Begun,
     /// Where its data is, if its sectors do not say that.
     pub(super) located: Option<Box<Located>>,
     /// Whether the driver still waits for it. If not, only its end is awaited.
@@ -58,12 +61,14 @@ impl InFlight {
         request: VirtioRequest,
         command: BlockCommand,
         carrier: Carrier,
+        begun: Begun,
     ) -> Self {
         Self {
             queue,
             request,
             command,
             carrier,
+            begun,
             located: None,
             is_wanted: true,
             next: None,
@@ -181,8 +186,9 @@ impl InFlightTable {
         self.slots.iter().flatten().any(|entry| !entry.is_wanted)
     }
 
-    /// Adds a request of a batch that began at a tick; returns its slot.
-    pub(super) fn add(&mut self, entry: InFlight, begun: Tick) -> usize {
+    /// Adds a request; returns its slot.
+    pub(super) fn add(&mut self, entry: InFlight) -> usize {
+        let begun = entry.begun.tick;
         self.bytes += entry.bytes();
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
