@@ -183,8 +183,7 @@ impl<S: XenStore> Keys<S> {
     /// Reads the guest's name; `None` if this domain may not read it, as in a driver domain. While
     /// a guest is migrated to this host, xl calls it by another name.
     pub fn guest_name(&mut self) -> Result<Option<String>, StoreError> {
-        let name = self.guest_key("name")?;
-        Ok(name.map(|name| name.strip_suffix(MIGRATED).unwrap_or(&name).to_owned()))
+        guest_name(&mut self.store, self.backend.guest)
     }
 
     /// Reads the guest's UUID as text, which stays the same across reboots; `None` if this domain
@@ -331,6 +330,15 @@ impl<S: XenStore> Keys<S> {
     fn write(&mut self, key: &str, value: &str) -> Result<(), StoreError> {
         self.store.write(&self.backend.key(key), value)
     }
+}
+
+/// Reads a guest's name, as [`Keys::guest_name`] does.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn guest_name(store: &mut impl XenStore, guest: DomId) -> Result<Option<String>, StoreError> {
+    let name = store.read(&format!("/local/domain/{}/name", guest.0))?;
+    Ok(name.map(|name| name.strip_suffix(MIGRATED).unwrap_or(&name).to_owned()))
 }
 
 /// Refuses the device at `path` over another session's connection [2.6].

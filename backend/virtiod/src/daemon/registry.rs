@@ -51,8 +51,13 @@ impl Devices {
 pub struct RegisteredDevice {
     /// The guest's domain id.
     pub domid: u16,
+    /// The guest's name when the device was set up; `None` if this domain may not read it, as in a
+    /// driver domain.
+    pub guest: Option<String>,
     /// Class and number, as in XenStore.
     pub device: String,
+    /// Whether the device is removed.
+    pub removed: bool,
     /// Counters and state.
     #[serde(flatten)]
     pub stats: StatsSnapshot,
@@ -61,8 +66,19 @@ pub struct RegisteredDevice {
 /// The answer to `stat`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// The removed devices, oldest first, those that wait for storage last, then the present ones.
+    /// The present devices by guest, class and number, then the removed ones: those that wait for
+    /// storage, then the others, the latest first.
     pub devices: Vec<RegisteredDevice>,
+}
+
+impl Report {
+    /// Leaves only the devices of one guest, which has this name or domain id.
+    pub fn retain_guest(&mut self, named: &str) {
+        let is_its = |device: &RegisteredDevice| {
+            device.guest.as_deref() == Some(named) || device.domid.to_string() == named
+        };
+        self.devices.retain(is_its);
+    }
 }
 
 impl Registry {
@@ -126,13 +142,23 @@ impl Registry {
         all.iter().take_while(|_| Instant::now() < end).for_each(|stats| stats.refresh());
         let mut devices = self.lock();
         devices.sort_out();
-        let gone = devices.gone.iter().chain(&devices.waiting).map(|(path, stats)| (path, stats));
-        let device = |(path, stats): (&DevicePath, &Arc<DeviceStats>)| RegisteredDevice {
-            domid: path.guest.0,
-            device: path.name(),
-            stats: stats.snapshot(),
-        };
-        Report { devices: gone.chain(&devices.there).map(device).collect() }
+        let mut present: Vec<_> = devices.there.iter().collect();
+        // Stable: the paths are in the order of classes and numbers.
+        present.sort_by_key(|(path, _)| path.guest.0);
+        let present = present.into_iter().map(|(path, stats)| device(path, stats, false));
+        let removed = devices.waiting.iter().chain(devices.gone.iter().rev());
+        let removed = removed.map(|(path, stats)| device(path, stats, true));
+        Report { devices: present.chain(removed).collect() }
+    }
+}
+
+fn device(path: &DevicePath, stats: &DeviceStats, removed: bool) -> RegisteredDevice {
+    RegisteredDevice {
+        domid: path.guest.0,
+        guest: stats.guest().map(str::to_owned),
+        device: path.name(),
+        removed,
+        stats: stats.snapshot(),
     }
 }
 
@@ -164,7 +190,48 @@ mod tests {
             devices.iter().filter(|device| device.stats.storage.is_some()).count()
         };
         assert_eq!((waiting(), registry.report().devices.len()), (1, HISTORY + 2));
+        let removed: Vec<_> =
+            registry.report().devices.iter().map(|device| device.removed).collect();
+        assert!(!removed[0] && removed[1..].iter().all(|removed| *removed), "{removed:?}");
         drop(storage);
         assert_eq!((waiting(), registry.report().devices.len()), (0, HISTORY + 1));
+    }
+
+    #[test]
+    fn report_begins_with_present_devices_by_guest_and_ends_with_the_first_removed() {
+        let registry = Registry::default();
+        let begin = |class: &str, guest, number| {
+            let path = DevicePath { class: class.to_owned(), guest: DomId(guest), number };
+            registry.begin(&path, Arc::<GuestLog>::default()).set_guest(&format!("guest-{guest}"));
+            path
+        };
+        let removed = [begin("virtio_disk", 1, 1), begin("virtio_disk", 1, 2)];
+        removed.iter().for_each(|path| registry.end(path));
+        for (class, guest) in [("virtio_disk", 1), ("virtio", 3), ("virtio_disk", 2)] {
+            begin(class, guest, 0);
+        }
+        let mut report = registry.report();
+        let order = |report: &Report| {
+            let shown = |device: &RegisteredDevice| {
+                let guest = device.guest.clone().unwrap();
+                format!("{guest} {} {}", device.device, device.removed)
+            };
+            report.devices.iter().map(shown).collect::<Vec<_>>()
+        };
+        let expected = [
+            "guest-1 virtio_disk/0 false",
+            "guest-2 virtio_disk/0 false",
+            "guest-3 virtio/0 false",
+            "guest-1 virtio_disk/2 true",
+            "guest-1 virtio_disk/1 true",
+        ];
+        assert_eq!(order(&report), expected);
+        let mut by_id = report.clone();
+        report.retain_guest("guest-1");
+        assert_eq!(order(&report), [expected[0], expected[3], expected[4]]);
+        by_id.retain_guest("1");
+        assert_eq!(by_id, report);
+        by_id.retain_guest("guest-2");
+        assert!(by_id.devices.is_empty());
     }
 }

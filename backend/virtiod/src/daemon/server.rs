@@ -594,10 +594,21 @@ impl<X: Domain> Server<X> {
         Ok(())
     }
 
+    /// Notes the guest's name for `stat`. A device is served without it.
+    fn note_guest_name(&mut self, path: &DevicePath, stats: &DeviceStats) {
+        match keys::guest_name(&mut self.store, path.guest) {
+            Ok(name) => name.iter().for_each(|name| stats.set_guest(name)),
+            Err(error) => {
+                tracing::warn!(%path, "`stat` lacks the guest's name: {}", Causes(&error));
+            }
+        }
+    }
+
     /// Starts a device. Refuses it if that fails.
     fn start(&mut self, path: DevicePath, found: Found) {
         let guest = self.guests.get(path.guest);
         let stats = self.registry.begin(&path, Arc::clone(&guest.log));
+        self.note_guest_name(&path, &stats);
         let fault = self.died.is_excessive(&path, MOST_DEATHS).then(|| {
             format!("the process that serves it died {MOST_DEATHS} times; see xen-virtiod's log")
         });

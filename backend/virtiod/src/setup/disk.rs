@@ -38,6 +38,7 @@ pub(super) fn open<S: XenStore>(
         ..BlockOptions::named(settings.serial.as_ref().map_or(&vdev, |Serial(serial)| serial))
     };
     stats.note("format", &format.to_string());
+    stats.note("target", &options.path.display().to_string());
     let TargetOptions { path, mode, caching, discard, sharing, .. } = options;
     let sectors = target.sectors();
     tracing::info!(?path, %format, ?mode, ?caching, ?discard, ?sharing, sectors, "disk opened");

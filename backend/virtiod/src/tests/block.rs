@@ -1,6 +1,7 @@
 //! Tests of successful block I/O.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use protocol::status::{F_ACCESS_PLATFORM, F_VERSION_1};
 use virtio_bindings::virtio_blk::{
@@ -9,7 +10,8 @@ use virtio_bindings::virtio_blk::{
 };
 
 use super::driver::Driver;
-use super::host::{TestDisk, numbered_disk};
+use super::host::{TestDisk, TestGuest, XVDA, numbered_disk};
+use crate::stats::LatencySnapshot;
 use xen::{Access, DomId};
 
 pub(super) const OK: u8 = VIRTIO_BLK_S_OK as u8;
@@ -65,6 +67,39 @@ fn written_data_is_read_back_and_in_the_file() {
     assert_eq!((stat.bytes.read, stat.bytes.written), (512 + 12288, 12288));
     assert_eq!(stat.addresses.refused, 0);
     assert_eq!(stat.state.state, "connected");
+}
+
+#[test]
+fn stat_shows_the_names_of_guest_and_target_and_the_times_of_requests() {
+    let file = numbered_disk(64);
+    let mut guest = TestGuest::connect(|host| {
+        host.hypervisor.store_write("/local/domain/1/name", "web--incoming");
+        host.add_disk(1, XVDA, file.path(), "w")
+    });
+    guest.driver.start();
+    assert_eq!(request(&mut guest.driver, VIRTIO_BLK_T_IN, 64, &[], 512).0, IOERR);
+    let end = Instant::now() + Duration::from_secs(10);
+    let device = loop {
+        for (kind, out, capacity) in
+            [(VIRTIO_BLK_T_IN, 0, 512), (VIRTIO_BLK_T_OUT, 512, 0), (VIRTIO_BLK_T_FLUSH, 0, 0)]
+        {
+            let (status, _) = request(&mut guest.driver, kind, 0, &vec![7; out], capacity);
+            assert_eq!(status, OK);
+        }
+        let device = guest.host.stat(DomId(1));
+        let times = device.stats.latency.clone().unwrap();
+        let requests = &device.stats.requests;
+        let timed = [&times.read, &times.write, &times.flush].map(LatencySnapshot::count);
+        let answered = [requests.read, requests.write, requests.flush];
+        assert!(timed.iter().zip(answered).all(|(timed, count)| *timed <= count), "{timed:?}");
+        // Each operation was measured once.
+        if timed == answered {
+            break device;
+        }
+        assert!(Instant::now() < end, "waited 10 s for times of {answered:?}: {timed:?}");
+    };
+    assert_eq!(device.guest.as_deref(), Some("web"));
+    assert_eq!(device.stats.state.details["target"], file.path().display().to_string());
 }
 
 #[test]
