@@ -46,7 +46,7 @@ pub struct CommandLine {
     #[arg(long, hide = true, global = true)]
     pub journal: bool,
 
-    /// Path of the control socket, which `stat` connects to.
+    /// Path of the control socket, which `stat` and others connect to.
     #[arg(long, default_value = DEFAULT_SOCKET, value_name = "PATH", global = true)]
     pub socket: PathBuf,
 
@@ -58,15 +58,32 @@ pub struct CommandLine {
 /// A command other than serving.
 #[derive(Debug, Subcommand)]
 pub enum Operation {
-    /// Shows every device: state, features, requests, bytes, addresses, pages mapped.
+    /// Shows every device: state, target, requests, bytes, latency, addresses, pages mapped.
     ///
     /// Also shows how many requests of a disk wait for storage ("in flight") and for how long the
-    /// oldest has, removed disks that still wait for storage, and the latest 64 other removed
-    /// devices.
+    /// oldest has; at the end removed disks that still wait for storage, and the latest 64 other
+    /// removed devices. Latency is the time from taking a request out of its queue to answering it.
+    ///
+    ///   xen-virtiod stat web
+    ///   xen-virtiod stat --watch 5
+    #[command(verbatim_doc_comment)]
     Stat {
+        /// The guest's name or domain id [default: all guests].
+        domain: Option<String>,
         /// Prints one JSON object, for programs.
         #[arg(long)]
         json: bool,
+        /// Prints a line for each device that is present, with rates and latency in the interval,
+        /// again and again until it is interrupted [default: every second].
+        #[arg(
+            long,
+            value_name = "SECONDS",
+            num_args = 0..=1,
+            default_missing_value = "1",
+            value_parser = clap::value_parser!(u32).range(1..=86400),
+            conflicts_with = "json"
+        )]
+        watch: Option<u32>,
     },
     /// Says what this host lacks to serve devices, with the commands that mend it.
     ///
@@ -244,6 +261,25 @@ mod tests {
         use clap::CommandFactory;
         let version = CommandLine::command().render_version();
         assert_eq!(version, format!("xen-virtiod {}\n", env!("CARGO_PKG_VERSION")));
+    }
+
+    #[test]
+    fn stat_takes_a_guest_and_an_interval() {
+        let stat = |arguments: &[&str]| {
+            let words = ["xen-virtiod", "stat"].iter().chain(arguments);
+            match CommandLine::try_parse_from(words).ok()?.action? {
+                Operation::Stat { domain, json, watch } => Some((domain, json, watch)),
+                _ => None,
+            }
+        };
+        let web = Some("web".to_owned());
+        assert_eq!(stat(&[]), Some((None, false, None)));
+        assert_eq!(stat(&["web", "--json"]), Some((web.clone(), true, None)));
+        assert_eq!(stat(&["web", "--watch"]), Some((web.clone(), false, Some(1))));
+        assert_eq!(stat(&["--watch", "5", "web"]), Some((web, false, Some(5))));
+        for wrong in [&["--watch", "0"][..], &["--watch", "web"], &["--watch", "--json"]] {
+            assert_eq!(stat(wrong), None, "{wrong:?}");
+        }
     }
 
     #[test]

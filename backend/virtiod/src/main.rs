@@ -6,11 +6,13 @@ mod logging;
 mod stat;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use clap::Parser;
 use command_line::{CommandLine, Operation};
@@ -22,7 +24,7 @@ use xen_virtiod::daemon::daemon_lock::{DaemonLock, LOCK, SoleError};
 use xen_virtiod::daemon::descriptor_store::{NoStore, StoredDescriptors};
 use xen_virtiod::daemon::guest_processes::GuestProcesses;
 use xen_virtiod::daemon::launch::SameProgram;
-use xen_virtiod::daemon::registry::{RegisteredDevice, Registry};
+use xen_virtiod::daemon::registry::{RegisteredDevice, Registry, Report};
 use xen_virtiod::daemon::runner::SharedHost;
 use xen_virtiod::daemon::server::{Server, ServerError};
 use xen_virtiod::daemon::signals::{ignore_stop_signals, stop_on_signals};
@@ -37,6 +39,7 @@ use xen_virtiod::record::{RECORDS, RecordDirectory, RecordVersion};
 use xen_virtiod::tap::network::HostNetwork;
 
 use crate::device_commands::DeviceCommandError;
+use crate::stat::watch::{self, Sample};
 
 /// An error that ends the program.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +83,13 @@ fn main() -> ExitCode {
     let command_line = CommandLine::parse();
     let outcome = match &command_line.action {
         None => serve(&command_line),
-        Some(Operation::Stat { json }) => show(&command_line, *json),
+        Some(Operation::Stat { domain, json, watch }) => {
+            let report = || report(&command_line, domain.as_deref());
+            match watch {
+                Some(seconds) => watch_devices(report, *seconds),
+                None => show(report, *json),
+            }
+        }
         Some(Operation::End) => end(&command_line),
         Some(Operation::Resume { domain, device }) => {
             resume(&command_line, *domain, device.as_deref())
@@ -200,13 +209,36 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn show(command_line: &CommandLine, json: bool) -> Result<(), MainError> {
-    let report = control::ask(&command_line.socket)?;
-    stat::print(&mut std::io::stdout().lock(), &report, json)?;
+/// The daemon's report of all devices, or of those of one guest.
+fn report(command_line: &CommandLine, guest: Option<&str>) -> Result<Report, MainError> {
+    let mut report = control::ask(&command_line.socket)?;
+    guest.iter().for_each(|named| report.retain_guest(named));
+    Ok(report)
+}
+
+fn show(report: impl Fn() -> Result<Report, MainError>, json: bool) -> Result<(), MainError> {
+    stat::print(&mut std::io::stdout().lock(), &report()?, json)?;
     Ok(())
 }
 
-/// Ends all devices and the daemon, and prints what has ended.
+/// Prints what devices do in each interval, until a signal or an error ends the program.
+fn watch_devices(
+    report: impl Fn() -> Result<Report, MainError>,
+    seconds: u32,
+) -> Result<(), MainError> {
+    let mut out = std::io::stdout().lock();
+    let clears = out.is_terminal();
+    let mut before = Sample::of(report()?);
+    loop {
+        thread::sleep(Duration::from_secs(seconds.into()));
+        let now = Sample::of(report()?);
+        watch::print(&mut out, &before, &now, clears)?;
+        out.flush()?;
+        before = now;
+    }
+}
+
+/// Lets paused disks go on, and prints which.
 fn resume(
     command_line: &CommandLine,
     domain: Option<u16>,
@@ -232,6 +264,7 @@ fn resume(
     Ok(())
 }
 
+/// Has the daemon reload its configuration, and prints what changed.
 fn reload(command_line: &CommandLine, json: bool) -> Result<(), MainError> {
     let changes = control::reload(&command_line.socket)?;
     let mut out = std::io::stdout().lock();
@@ -245,6 +278,7 @@ fn reload(command_line: &CommandLine, json: bool) -> Result<(), MainError> {
     Ok(changes.iter().try_for_each(|change| writeln!(out, "{change}"))?)
 }
 
+/// Ends all devices and the daemon, and prints what has ended.
 fn end(command_line: &CommandLine) -> Result<(), MainError> {
     let ended = control::end(&command_line.socket)?;
     stat::print_ended(&mut std::io::stdout().lock(), &ended)?;

@@ -1,8 +1,17 @@
 //! Prints the output of `xen-virtiod stat`.
 
+pub mod watch;
+
 use std::io::{self, Write};
+use std::time::Duration;
 
 use xen_virtiod::daemon::registry::{RegisteredDevice, Report};
+use xen_virtiod::excerpt::one_line;
+use xen_virtiod::hot_plug::vdev::Vdev;
+use xen_virtiod::stats::{LatencySnapshots, Operation, StatsSnapshot};
+
+/// The percentiles that are shown, by name.
+const PERCENTILES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
 
 /// Prints a report, as JSON or for a person.
 ///
@@ -32,10 +41,60 @@ pub fn print_ended(out: &mut impl Write, report: &Report) -> io::Result<()> {
     writeln!(out, "xen-virtiod has stopped")
 }
 
+/// The guest's name, if it is known.
+fn guest(device: &RegisteredDevice) -> Option<String> {
+    device.guest.as_deref().map(one_line)
+}
+
+/// A disk's name, such as xvda.
+fn vdev(device: &RegisteredDevice) -> Option<String> {
+    let number = device.device.strip_prefix("virtio_disk/")?;
+    Vdev::of_number(number.parse().ok()?).map(|vdev| vdev.to_string())
+}
+
+/// The state in words.
+fn state(stats: &StatsSnapshot) -> &str {
+    match stats.state.state.as_str() {
+        "" => "being opened",
+        "waiting" => "waiting for the guest's driver",
+        state => state,
+    }
+}
+
+/// The percentiles of each operation that the guest used; `None` if it used none.
+fn latency(latency: &LatencySnapshots) -> Option<String> {
+    let of = |operation: Operation| {
+        let times = latency.of(operation);
+        let percentile =
+            |(name, share)| Some(format!("{name} {}", short(times.percentile(share)?)));
+        let shown: Vec<_> = PERCENTILES.into_iter().filter_map(percentile).collect();
+        (!shown.is_empty()).then(|| format!("{} {}", operation.name(), shown.join(" ")))
+    };
+    let all: Vec<_> = Operation::ALL.into_iter().filter_map(of).collect();
+    (!all.is_empty()).then(|| all.join(", "))
+}
+
+/// A time with two or three digits.
+fn short(time: Duration) -> String {
+    let micros = time.as_secs_f64() * 1e6;
+    let (value, unit) = match micros {
+        ..1e3 => (micros, "us"),
+        ..1e6 => (micros / 1e3, "ms"),
+        _ => (micros / 1e6, "s"),
+    };
+    // 9.96 would be 10.0.
+    let digits = usize::from(value < 9.95);
+    format!("{value:.digits$}{unit}")
+}
+
 fn print_device(out: &mut impl Write, device: &RegisteredDevice) -> io::Result<()> {
     let stats = &device.stats;
     let requests = &stats.requests;
-    writeln!(out, "domain {} {}: {}", device.domid, device.device, stats.state.state)?;
+    let names: Vec<_> = [vdev(device), guest(device)].into_iter().flatten().collect();
+    let names = if names.is_empty() { names } else { vec![format!(" ({})", names.join(" of "))] };
+    let removed = if device.removed { ", removed" } else { "" };
+    let (domid, name, state) = (device.domid, &device.device, state(stats));
+    writeln!(out, "domain {domid} {name}{}: {state}{removed}", names.concat())?;
     if let Some(error) = &stats.state.error {
         writeln!(out, "  error      {error}")?;
     }
@@ -65,6 +124,9 @@ fn print_device(out: &mut impl Write, device: &RegisteredDevice) -> io::Result<(
         )?;
     }
     writeln!(out, "  bytes      {} read, {} written", stats.bytes.read, stats.bytes.written)?;
+    if let Some(latency) = stats.latency.as_ref().and_then(latency) {
+        writeln!(out, "  latency    {latency}")?;
+    }
     match &stats.storage {
         Some(storage) if storage.waiting => writeln!(out, "  waiting for storage: {storage}")?,
         Some(storage) => writeln!(out, "  storage    {storage}")?,
@@ -151,5 +213,58 @@ mod tests {
         assert!(printed(true).contains(object), "{}", printed(true));
         drop((part, storage));
         assert!(!printed(false).contains("waiting for storage"));
+    }
+
+    #[test]
+    fn device_is_shown_with_the_names_of_guest_and_disk_and_its_state_in_words() {
+        let registry = Registry::default();
+        let begin = |class: &str, guest| {
+            let path = DevicePath { class: class.to_owned(), guest: DomId(guest), number: 51728 };
+            (registry.begin(&path, Arc::<GuestLog>::default()), path)
+        };
+        let (disk, path) = begin("virtio_disk", 5);
+        disk.set_guest("web\n");
+        disk.update(|state| (state.kind, state.state) = ("blk".to_owned(), "waiting".to_owned()));
+        begin("virtio_disk", 6);
+        begin("virtio", 7);
+        let printed = || {
+            let mut out = Vec::new();
+            print(&mut out, &registry.report(), false).unwrap();
+            let text = String::from_utf8(out).unwrap();
+            text.lines().filter(|line| line.starts_with("domain")).collect::<Vec<_>>().join("; ")
+        };
+        let expected = "domain 5 virtio_disk/51728 (xvdb of web\\n): waiting for the guest's driver; \
+                        domain 6 virtio_disk/51728 (xvdb): being opened; \
+                        domain 7 virtio/51728: being opened";
+        assert_eq!(printed(), expected);
+        disk.update(|state| state.state = "closed".to_owned());
+        registry.end(&path);
+        assert!(printed().ends_with("(xvdb of web\\n): closed, removed"), "{}", printed());
+    }
+
+    #[test]
+    fn latency_is_shown_by_operation() {
+        let latencies = xen_virtiod::stats::Latencies::default();
+        assert_eq!(latency(&latencies.snapshot()), None);
+        latencies.record(Operation::Read, 100_000, 99);
+        latencies.record(Operation::Read, 3_000_000, 1);
+        latencies.record(Operation::Flush, 12_000_000_000, 1);
+        let expected = "read p50 96us p99 128us p99.9 3.9ms, flush p50 13s p99 17s p99.9 17s";
+        assert_eq!(latency(&latencies.snapshot()).unwrap(), expected);
+    }
+
+    #[test]
+    fn times_have_two_or_three_digits() {
+        for (nanos, text) in [
+            (0, "0.0us"),
+            (1_500, "1.5us"),
+            (9_970, "10us"),
+            (87_400, "87us"),
+            (1_234_000, "1.2ms"),
+            (345_000_000, "345ms"),
+            (61_400_000_000, "61s"),
+        ] {
+            assert_eq!(short(Duration::from_nanos(nanos)), text);
+        }
     }
 }
