@@ -3,6 +3,8 @@
 
 mod device_commands;
 mod logging;
+#[cfg(test)]
+mod sample_report;
 mod stat;
 
 use std::ffi::OsString;

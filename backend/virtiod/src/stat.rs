@@ -1,5 +1,7 @@
 //! Prints the output of `xen-virtiod stat`.
 
+#[cfg(test)]
+mod schema;
 pub mod watch;
 
 use std::io::{self, Write};
