@@ -96,6 +96,15 @@ pub enum Operation {
         #[arg(long)]
         json: bool,
     },
+    /// Prints counters, gauges and latency histograms of all devices for Prometheus.
+    ///
+    /// It prints the text format of OpenMetrics. With --output it writes the earlier text format of
+    /// Prometheus, which the textfile collector of node_exporter reads.
+    Metrics {
+        /// Replaces this file, whose name ends in .prom, instead of printing.
+        #[arg(long, value_name = "PATH")]
+        output: Option<PathBuf>,
+    },
     /// Ends all devices for good, and the daemon: guests lose them, as after an unplugged disk.
     ///
     /// To stop or restart the daemon does not end disks: their guests wait for the next daemon.

@@ -3,6 +3,7 @@
 
 mod device_commands;
 mod logging;
+mod metrics;
 #[cfg(test)]
 mod sample_report;
 mod stat;
@@ -41,6 +42,7 @@ use xen_virtiod::record::{RECORDS, RecordDirectory, RecordVersion};
 use xen_virtiod::tap::network::HostNetwork;
 
 use crate::device_commands::DeviceCommandError;
+use crate::metrics::MetricsError;
 use crate::stat::watch::{self, Sample};
 
 /// An error that ends the program.
@@ -64,6 +66,8 @@ enum MainError {
     Process(#[from] ProcessError),
     #[error(transparent)]
     Device(#[from] DeviceCommandError),
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     #[error("cannot read standard input or write to standard output")]
     Print(#[from] std::io::Error),
 }
@@ -92,6 +96,7 @@ fn main() -> ExitCode {
                 None => show(report, *json),
             }
         }
+        Some(Operation::Metrics { output }) => write_metrics(&command_line, output.as_deref()),
         Some(Operation::End) => end(&command_line),
         Some(Operation::Resume { domain, device }) => {
             resume(&command_line, *domain, device.as_deref())
@@ -262,6 +267,16 @@ fn resume(
             true => writeln!(out, "domain {domid} {device} goes on")?,
             false => writeln!(out, "domain {domid} {device} has ended meanwhile")?,
         }
+    }
+    Ok(())
+}
+
+/// Prints metrics, or replaces a file with them.
+fn write_metrics(command_line: &CommandLine, output: Option<&Path>) -> Result<(), MainError> {
+    let report = report(command_line, None)?;
+    match output {
+        Some(path) => metrics::replace_file(path, report)?,
+        None => write!(std::io::stdout().lock(), "{}", metrics::open_metrics(report)?)?,
     }
     Ok(())
 }
