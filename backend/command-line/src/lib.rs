@@ -117,8 +117,8 @@ pub enum Operation {
     ///
     /// Repair the storage first. The requests that failed are done again.
     Resume {
-        /// The guest's domain id [default: all guests].
-        domain: Option<u16>,
+        /// The guest's name or domain id [default: all guests].
+        domain: Option<String>,
         /// The device as `stat` shows it, such as virtio_disk/51712 [default: all that are paused].
         device: Option<String>,
     },

@@ -99,7 +99,7 @@ fn main() -> ExitCode {
         Some(Operation::Metrics { output }) => write_metrics(&command_line, output.as_deref()),
         Some(Operation::End) => end(&command_line),
         Some(Operation::Resume { domain, device }) => {
-            resume(&command_line, *domain, device.as_deref())
+            resume(&command_line, domain.as_deref(), device.as_deref())
         }
         Some(Operation::Reload { json }) => reload(&command_line, *json),
         Some(Operation::Device(command)) => {
@@ -248,14 +248,12 @@ fn watch_devices(
 /// Lets paused disks go on, and prints which.
 fn resume(
     command_line: &CommandLine,
-    domain: Option<u16>,
+    domain: Option<&str>,
     device: Option<&str>,
 ) -> Result<(), MainError> {
-    let report = control::ask(&command_line.socket)?;
+    let report = report(command_line, domain)?;
     let is_meant = |found: &&RegisteredDevice| {
-        found.stats.state.paused.is_some()
-            && domain.is_none_or(|domain| domain == found.domid)
-            && device.is_none_or(|device| device == found.device)
+        found.stats.state.paused.is_some() && device.is_none_or(|device| device == found.device)
     };
     let mut out = std::io::stdout().lock();
     let paused: Vec<_> = report.devices.iter().filter(is_meant).collect();
