@@ -9,7 +9,7 @@ use serde::Deserialize;
 /// The counters of the daemon's devices, including those that have ended.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Stat {
-    /// The devices, in the order in which the daemon started them.
+    /// The devices, present ones first.
     pub(crate) devices: Vec<Device>,
 }
 

@@ -179,8 +179,8 @@ impl<X: Xen> Runner for GuestProcesses<X> {
         DeviceService::start(self.xen.clone(), served)?;
         process.add(&path, stats, ends, service);
         self.host.kept.expect(&path);
-        if reload::is_disk(&path) {
-            process.limit(&path, self.replaced.get(&path).copied());
+        if let Some(rates) = self.replaced.get(&path) {
+            process.limit(&path, Some(*rates));
         }
         let command = message::Command::Start { path: path.clone(), found, fault, config_error };
         let sent =
@@ -221,7 +221,11 @@ impl<X: Xen> Runner for GuestProcesses<X> {
     }
 
     fn forget_device(&mut self, path: &DevicePath) {
-        self.replaced.remove(path);
+        if self.replaced.remove(path).is_some()
+            && let Some(process) = self.all.get(&path.guest)
+        {
+            process.limit(path, None);
+        }
         self.host.kept.forget(path);
         self.configs.remove(path);
         self.host.terminals.close(path);

@@ -144,7 +144,7 @@ mod tests {
             let components = bill["components"].as_array().unwrap();
             components.iter().filter(|each| each["name"] == name).count()
         };
-        assert_eq!((named("virtio-queue"), named("tempfile"), named("xen")), (1, 0, 0));
+        assert_eq!((named("virtio-queue"), named("criterion"), named("xen")), (1, 0, 0));
         let first = &bill["components"][0];
         assert!(first["purl"].as_str().unwrap().starts_with("pkg:cargo/"), "{first}");
     }
