@@ -759,10 +759,9 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         let size = self.size_watch.as_ref().map(SizeWatch::source);
         let engine = self.engine.completions().map(Source::readable);
         let worker = (!self.is_end_noted).then(|| Source::readable(self.worker.as_fd()));
-        [worker, engine, size, self.delays.source(), self.pause.source()]
-            .into_iter()
-            .flatten()
-            .collect()
+        // A timer that nobody heeds stays ready.
+        let delays = self.delays.source().filter(|_| !self.pause.is_paused());
+        [worker, engine, size, delays, self.pause.source()].into_iter().flatten().collect()
     }
 
     /// At once, if a reset has made work that no source tells of.

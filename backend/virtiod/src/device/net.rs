@@ -387,13 +387,19 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
         let pairs = self.receivers.iter().take(self.active).enumerate();
         let hungry = pairs.filter(|(_, receiver)| !receiver.is_starved());
         let waits = self.limits.to_guest.as_ref().is_some_and(Limiter::is_waiting);
-        let limits = [&self.limits.to_guest, &self.limits.from_guest].into_iter().flatten();
-        hungry
-            .filter(|_| !waits)
-            .filter_map(|(pair, _)| self.interface.packets(pair))
-            .chain([self.interface.link_changes()])
-            .chain(limits.map(Limiter::source))
-            .collect()
+        let mut to_guest = None;
+        let packets = hungry.filter_map(|(pair, _)| {
+            if waits {
+                to_guest = self.limits.to_guest.as_ref().map(Limiter::source);
+                return None;
+            }
+            self.interface.packets(pair)
+        });
+        let mut sources: Vec<_> = packets.chain([self.interface.link_changes()]).collect();
+        // Only where somebody waits: a timer that nobody heeds stays ready.
+        let from_guest = self.limits.from_guest.as_ref().filter(|_| !self.limited.is_empty());
+        sources.extend(to_guest.into_iter().chain(from_guest.map(Limiter::source)));
+        sources
     }
 
     fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {

@@ -338,9 +338,10 @@ impl Delays {
         timer.set(Expiration::OneShot(wait), TimerSetTimeFlags::empty())
     }
 
-    /// The timer.
+    /// The timer, while requests wait for it.
     pub(super) fn source(&self) -> Option<Source<'_>> {
-        self.timer.as_ref().map(|timer| Source::readable(timer.as_fd()))
+        let timer = self.timer.as_ref().filter(|_| self.len() > 0);
+        timer.map(|timer| Source::readable(timer.as_fd()))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::libc::{EIO, ENOSPC};
 use uring::engine::Method;
@@ -13,7 +14,7 @@ use super::driver::{Driver, Memory};
 use super::{Call, Scripted, failure};
 use crate::device::VirtioDevice;
 use crate::device::blk::disk_file::{DiskFile, Store};
-use crate::device::blk::{BlockOptions, ErrorPolicy};
+use crate::device::blk::{BlockOptions, DiskRates, ErrorPolicy, RateLimits};
 use xen::Access;
 
 const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
@@ -130,4 +131,26 @@ fn reset_forgets_failed_requests_and_ends_the_pause() {
     VirtioDevice::<Memory>::reset(&mut driver.disk);
     assert!(!driver.disk.pause.has_of(0));
     assert_eq!(driver.disk.pause.switch().reason(), None);
+}
+
+/// A source that stays ready takes a processor.
+#[test]
+fn paused_disk_heeds_no_timer_of_its_limits() {
+    let image = failing(&[ENOSPC]);
+    let mut driver = driver(&image, ErrorPolicy::Pause);
+    // One in ten minutes.
+    let writes = RateLimits { rate: "1B/s".parse().ok(), iops: None };
+    driver.disk.throttle.set(DiskRates { writes, burst: Duration::ZERO, ..DiskRates::default() });
+    (0..3).for_each(|number| write(&mut driver, number * 8));
+    driver.serve_all();
+    assert_eq!(driver.disk.delays.len(), 2);
+    let sources = |driver: &Driver| VirtioDevice::<Memory>::sources(&driver.disk).len();
+    let paused = sources(&driver);
+    driver.disk.pause.switch().resume();
+    assert_eq!(sources(&driver), paused + 1);
+    driver.disk.throttle.set(DiskRates::default());
+    driver.handle_now();
+    driver.serve_all();
+    assert_eq!(driver.statuses(), [OK; 3]);
+    assert_eq!(sources(&driver), paused, "nothing waits");
 }
