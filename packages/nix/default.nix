@@ -1,10 +1,14 @@
 # A recipe for Nix: the daemon, and the guest's module for a kernel. Nobody has built it on NixOS.
 #     nix-build packages/nix -A daemon
-#     boot.extraModulePackages = [ (import packages/nix { inherit pkgs; }).module kernel ];
+#     boot.extraModulePackages =
+#       [ ((import ./packages/nix { inherit pkgs; }).module config.boot.kernelPackages.kernel) ];
 { pkgs ? import <nixpkgs> { } }:
 
 let
-  source = pkgs.lib.cleanSource ../..;
+  source = pkgs.lib.fileset.toSource {
+    root = ../..;
+    fileset = pkgs.lib.fileset.gitTracked ../..;
+  };
   version = "0.1.0";
 in
 {

@@ -193,6 +193,11 @@ journal err | grep -F "$refusal" | grep -F "guest=$guest" >/dev/null ||
 journal info | grep -w ready >/dev/null || fail "the journal does not say that the daemon is ready"
 ! journal debug | grep '^<[0-7]>' || fail "the journal has priorities in its text"
 
+# The configuration, read again.
+systemctl reload $unit
+wait_for "the daemon to reload its configuration" 10 \
+    "journal info | grep -q 'configuration reloaded: no change'" sh -c 'while echo; do sleep 0.1; done'
+
 # A crash: systemd starts the daemon again, which takes all devices over.
 kill -9 "$(property MainPID)"
 wait_for "the next daemon to take seven devices over" 30 \

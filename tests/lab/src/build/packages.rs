@@ -249,12 +249,15 @@ mod tests {
     }
 
     #[test]
-    fn changelog_dkms_and_crates_have_one_version() {
+    fn packages_dkms_and_crates_have_one_version() {
         let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let version = env!("CARGO_PKG_VERSION");
         for (file, line) in [
             ("packages/debian/changelog", format!("virtio-msg-xen ({version}) ")),
             ("guest-shim/linux/dkms.conf", format!("PACKAGE_VERSION=\"{version}\"")),
+            ("packages/fedora/xen-virtiod.spec", format!("Version:        {version}\n")),
+            ("packages/alpine/APKBUILD", format!("pkgver={version}\n")),
+            ("packages/nix/default.nix", format!("version = \"{version}\";")),
         ] {
             let text = fs::read_to_string(project.join(file)).unwrap();
             assert!(text.contains(&line), "{file} has not {line}");
