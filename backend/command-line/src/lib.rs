@@ -119,7 +119,7 @@ pub enum Operation {
     Resume {
         /// The guest's name or domain id [default: all guests].
         domain: Option<String>,
-        /// The device as `stat` shows it, such as virtio_disk/51712 [default: all that are paused].
+        /// The disk's name, such as xvda, or virtio_disk/51712 [default: all that are paused].
         device: Option<String>,
     },
     /// Applies the changed configuration file to running disks: the limits of their rates.

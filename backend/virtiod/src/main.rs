@@ -68,6 +68,8 @@ enum MainError {
     Device(#[from] DeviceCommandError),
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    #[error("there is no such disk: `xen-virtiod stat` shows all")]
+    NoDisk,
     #[error("cannot read standard input or write to standard output")]
     Print(#[from] std::io::Error),
 }
@@ -245,26 +247,34 @@ fn watch_devices(
     }
 }
 
-/// Lets paused disks go on, and prints which.
+/// Lets paused disks go on, and prints which. A process that does not report is told all the same.
 fn resume(
     command_line: &CommandLine,
     domain: Option<&str>,
     device: Option<&str>,
 ) -> Result<(), MainError> {
-    let report = report(command_line, domain)?;
-    let is_meant = |found: &&RegisteredDevice| {
-        found.stats.state.paused.is_some() && device.is_none_or(|device| device == found.device)
-    };
-    let mut out = std::io::stdout().lock();
-    let paused: Vec<_> = report.devices.iter().filter(is_meant).collect();
-    if paused.is_empty() {
-        writeln!(out, "no such disk is paused")?;
+    let mut report = report(command_line, domain)?;
+    report.devices.retain(|found| {
+        let is_named = |named| named == found.device || stat::vdev(found).as_deref() == Some(named);
+        !found.removed && found.stats.state.kind == "blk" && device.is_none_or(is_named)
+    });
+    if report.devices.is_empty() && device.or(domain).is_some() {
+        return Err(MainError::NoDisk);
     }
-    for RegisteredDevice { domid, device, .. } in paused {
-        match control::resume(&command_line.socket, *domid, device)? {
-            true => writeln!(out, "domain {domid} {device} goes on")?,
-            false => writeln!(out, "domain {domid} {device} has ended meanwhile")?,
+    let mut out = std::io::stdout().lock();
+    let mut paused = 0;
+    for found in &report.devices {
+        let is_told = control::resume(&command_line.socket, found.domid, &found.device)?;
+        let RegisteredDevice { domid, device, stats, .. } = found;
+        match (is_told, &stats.state.paused) {
+            (true, None) => continue,
+            (true, Some(_)) => writeln!(out, "domain {domid} {device} goes on")?,
+            (false, _) => writeln!(out, "domain {domid} {device} cannot be told")?,
         }
+        paused += 1;
+    }
+    if paused == 0 {
+        writeln!(out, "no such disk is paused")?;
     }
     Ok(())
 }

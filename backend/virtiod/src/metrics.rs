@@ -267,6 +267,13 @@ const FAMILIES: &[Family] = &[
         of: |stats| flag(stats.state.state == "connected"),
     },
     Family {
+        name: "xen_virtiod_device_paused",
+        help: "Whether the disk waits for xen-virtiod resume, since its storage failed.",
+        unit: None,
+        kind: MetricType::Gauge,
+        of: |stats| flag(stats.state.paused.is_some()),
+    },
+    Family {
         name: "xen_virtiod_device_needs_reset",
         help: "Whether the device has stopped until the guest binds it anew.",
         unit: None,

@@ -49,7 +49,7 @@ fn guest(device: &RegisteredDevice) -> Option<String> {
 }
 
 /// A disk's name, such as xvda.
-fn vdev(device: &RegisteredDevice) -> Option<String> {
+pub(super) fn vdev(device: &RegisteredDevice) -> Option<String> {
     let number = device.device.strip_prefix("virtio_disk/")?;
     Vdev::of_number(number.parse().ok()?).map(|vdev| vdev.to_string())
 }

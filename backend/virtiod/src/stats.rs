@@ -234,6 +234,7 @@ impl DeviceStats {
         if let Some(latest) = &mut remote.latest {
             (latest.grants_mapped, latest.pool_pages, latest.storage) = (0, 0, None);
             latest.state.state = "closed".to_owned();
+            latest.state.paused = None;
         }
     }
 
@@ -406,7 +407,8 @@ impl StatsSnapshot {
         };
         let storage =
             self.storage.map(|storage| StorageSnapshot { image: shown(&storage.image), ..storage });
-        Self { state, storage, ..self }
+        let latency = self.latency.map(LatencySnapshots::harmless);
+        Self { state, storage, latency, ..self }
     }
 }
 

@@ -138,6 +138,15 @@ impl<X: Xen> GuestProcesses<X> {
         now
     }
 
+    /// Forgets the limits that a reload has set for a disk.
+    fn forget_limits(&mut self, path: &DevicePath) {
+        if self.replaced.remove(path).is_some()
+            && let Some(process) = self.all.get(&path.guest)
+        {
+            process.limit(path, None);
+        }
+    }
+
     /// The guest's process, started if there is none.
     fn of(&mut self, guest: DomId) -> io::Result<Arc<GuestProcess>> {
         if let Some(process) = self.all.get(&guest).filter(|process| !process.is_gone()) {
@@ -179,6 +188,10 @@ impl<X: Xen> Runner for GuestProcesses<X> {
         DeviceService::start(self.xen.clone(), served)?;
         process.add(&path, stats, ends, service);
         self.host.kept.expect(&path);
+        if found != Found::Left {
+            // It has the file's limits of now.
+            self.forget_limits(&path);
+        }
         if let Some(rates) = self.replaced.get(&path) {
             process.limit(&path, Some(*rates));
         }
@@ -200,11 +213,11 @@ impl<X: Xen> Runner for GuestProcesses<X> {
         let causes = |error: &dyn std::error::Error| Causes(error).to_string();
         let now = self.config.load().map_err(|error| causes(&error))?.unwrap_or_default();
         let mut changes = Vec::new();
+        let mut store = self.xen.store().map_err(|error| causes(&error))?;
         for (path, config) in self.configs.iter().filter(|(path, _)| reload::is_disk(path)) {
-            let store = self.xen.store().map_err(|error| causes(&error))?;
             let Ok(before) = config.load() else { continue };
             let before = (&before.unwrap_or_default(), self.replaced.get(path).copied());
-            match reload::change(store, path, before, &now) {
+            match reload::change(&mut store, path, before, &now) {
                 Ok(Some((change, rates))) => {
                     if let Some(rates) = rates {
                         self.replaced.insert(path.clone(), rates);
@@ -214,18 +227,14 @@ impl<X: Xen> Runner for GuestProcesses<X> {
                     changes.push(change);
                 }
                 Ok(None) => {}
-                Err(error) => return Err(causes(&error)),
+                Err(error) => changes.push(reload::kept(path, causes(&error))),
             }
         }
         Ok(changes)
     }
 
     fn forget_device(&mut self, path: &DevicePath) {
-        if self.replaced.remove(path).is_some()
-            && let Some(process) = self.all.get(&path.guest)
-        {
-            process.limit(path, None);
-        }
+        self.forget_limits(path);
         self.host.kept.forget(path);
         self.configs.remove(path);
         self.host.terminals.close(path);
@@ -317,11 +326,13 @@ impl GuestProcess {
         devices.ends = Some(ends.clone());
     }
 
-    /// Replaces the limits of a disk's rate. A process that takes no command is given up elsewhere.
+    /// Replaces the limits of a disk's rate.
     fn limit(&self, path: &DevicePath, rates: Option<DiskRates>) {
         let command = message::Command::Limit { path: path.clone(), rates };
         if let Err(error) = self.control.send(&command, &[]) {
             tracing::warn!(%path, "cannot set the limits of the disk: {}", Causes(&error));
+            // One that does not take commands serves nobody.
+            self.hang_up();
         }
     }
 
@@ -444,7 +455,8 @@ struct ProcessStats {
 impl RemoteStats for ProcessStats {
     fn resume(&self) -> bool {
         let command = message::Command::Resume { path: self.path.clone() };
-        self.process.control.send(&command, &[]).is_ok()
+        let sent = self.process.control.send(&command, &[]);
+        sent.inspect_err(|_| self.process.hang_up()).is_ok()
     }
 
     fn fetch(&self) -> Fetched {

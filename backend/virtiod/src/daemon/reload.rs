@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::eventfd::EventFd;
 use serde::{Deserialize, Serialize};
 
-use crate::bus::{DevicePath, Keys};
+use crate::bus::{DevicePath, keys};
 use crate::config::Config;
 use crate::device::blk::DiskRates;
 use crate::setup::DISKS;
@@ -88,14 +88,13 @@ impl Reloads {
 /// Compares the limits of a disk that was set up with `before` and has `replaced` since, with those
 /// of `now`. Returns the change, and the new limits unless it keeps its own.
 pub(super) fn change<S: XenStore>(
-    store: S,
+    store: &mut S,
     path: &DevicePath,
     (before, replaced): (&Config, Option<DiskRates>),
     now: &Config,
 ) -> Result<Option<(Change, Option<DiskRates>)>, StoreError> {
-    let mut keys = Keys::open(store, path.clone())?;
-    let guest = keys.guest_name()?;
-    let vdev = keys.backend("dev")?.unwrap_or_default();
+    let guest = keys::guest_name(store, path.guest)?;
+    let vdev = store.read(&path.key("dev"))?.unwrap_or_default();
     let of = |config: &Config| config.disk_rates(guest.as_deref(), &vdev);
     // It would not run otherwise.
     let Ok((rates, group)) = of(before) else { return Ok(None) };
@@ -112,12 +111,26 @@ pub(super) fn change<S: XenStore>(
     Ok(match of(now) {
         Err(error) => Some((change("", Some(error.to_string())), None)),
         Ok((_, other)) if other != group => {
-            let why = "its group changes when the guest binds it anew".to_owned();
+            let why = "its group changes when it is attached anew, or its guest is created anew"
+                .to_owned();
             Some((change("", Some(why)), None))
         }
         Ok((same, _)) if same == rates => None,
         Ok((other, _)) => Some((change(&other.to_string(), None), Some(other))),
     })
+}
+
+/// A disk that keeps its limits because it could not be asked for its name.
+pub(super) fn kept(path: &DevicePath, why: String) -> Change {
+    Change {
+        domid: path.guest.0,
+        guest: None,
+        device: path.name(),
+        vdev: path.name(),
+        from: "its limits".to_owned(),
+        to: String::new(),
+        kept: Some(why),
+    }
 }
 
 /// Whether a device may have limits.

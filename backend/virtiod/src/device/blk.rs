@@ -30,6 +30,7 @@ mod tests;
 mod throttle;
 mod worker;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
@@ -55,8 +56,8 @@ use self::in_flight::{Carrier, Ended, InFlightTable};
 use self::latency::LatencyMeter;
 use self::pause::Pause;
 pub use self::pause::{ErrorPolicy, PauseSwitch};
-pub use self::request::SECTOR_SIZE;
-pub use self::request::SERIAL_SIZE;
+use self::request::BlockCommand;
+pub use self::request::{SECTOR_SIZE, SERIAL_SIZE};
 use self::size_watch::SizeCheck;
 pub use self::size_watch::{SizeListener, SizeSignal, SizeWatch, SizeWatcher};
 use self::submit::Ticket;
@@ -190,6 +191,8 @@ pub struct Block {
     /// Limits of the rate of all parts of the device, and requests of this part that wait for them.
     throttle: Arc<Throttle>,
     delays: Delays,
+    /// What the headers said of the requests that are begun now, if those were taken earlier.
+    known: VecDeque<Result<BlockCommand, Fault>>,
     pause: Pause,
     latency: LatencyMeter,
     /// Queues in which requests wait until fewer are in flight.
@@ -292,6 +295,7 @@ impl Block {
             cached_reads: CachedReads::default(),
             throttle,
             delays: Delays::default(),
+            known: VecDeque::new(),
             pause,
             latency: LatencyMeter::default(),
             blocked: QueueSet::default(),
@@ -516,11 +520,11 @@ impl Block {
         self.in_flight.of_queue(index) > 0
     }
 
-    /// Number of requests that may be taken from a ring now; none while the disk is paused. Those
-    /// that wait for their rate are at
-    /// most half of the limit, so that some in the other direction go on.
+    /// Number of requests that may be taken from a ring now; none while the disk is paused, or before
+    /// the failed ones were begun again. At most half of the limit wait for their rate: so requests
+    /// in the other direction go on, up to that many.
     fn room(&self) -> usize {
-        if self.pause.is_paused() {
+        if self.pause.is_possible() && (self.pause.is_paused() || self.pause.len() > 0) {
             return 0;
         }
         let (room, delayed) = (self.in_flight.room(), self.delays.len());
@@ -759,9 +763,13 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         let size = self.size_watch.as_ref().map(SizeWatch::source);
         let engine = self.engine.completions().map(Source::readable);
         let worker = (!self.is_end_noted).then(|| Source::readable(self.worker.as_fd()));
-        // A timer that nobody heeds stays ready.
-        let delays = self.delays.source().filter(|_| !self.pause.is_paused());
-        [worker, engine, size, delays, self.pause.source()].into_iter().flatten().collect()
+        let mut sources: Vec<_> = [worker, engine, size].into_iter().flatten().collect();
+        if self.delays.len() > 0 || self.pause.is_possible() {
+            // A timer that nobody watches stays ready.
+            let delays = self.delays.source().filter(|_| !self.pause.is_paused());
+            sources.extend(delays.into_iter().chain(self.pause.source()));
+        }
+        sources
     }
 
     /// At once, if a reset has made work that no source tells of.
@@ -774,7 +782,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         self.collect();
         self.answer_ended(queues)?;
-        if self.pause.may_go_on() {
+        if self.pause.is_possible() && self.pause.may_go_on() {
             let failed = self.pause.take();
             self.begin_all(failed, queues)?;
         }

@@ -162,8 +162,13 @@ impl Net {
         queues: &mut QueueContext<'_, M>,
     ) -> Result<bool, Fault> {
         let format = self.format();
+        let waited = self.limits.to_guest.as_ref().is_some_and(Limiter::is_waiting);
         if !is_open(&mut self.limits.to_guest, &self.stats)? {
             return Ok(false);
+        }
+        if waited {
+            // Other pairs may have packets that waited too.
+            (0..self.active).for_each(|pair| queues.reschedule(2 * pair));
         }
         let earlier = self.stats.bytes_read.load(Ordering::Relaxed);
         let receiver = self.receivers.get_mut(pair).filter(|_| pair < self.active);
@@ -187,6 +192,7 @@ impl Net {
             self.limited.insert(index);
             return Ok(());
         }
+        self.limited.take().iter().for_each(|index| queues.reschedule(index));
         let earlier = self.stats.bytes_written.load(Ordering::Relaxed);
         // Packets in a queue that the driver no longer uses are still sent.
         let pair = pair.min(self.active.saturating_sub(1));

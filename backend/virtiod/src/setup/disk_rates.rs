@@ -45,8 +45,9 @@ impl GuestRates {
             let throttle = disk.throttle.upgrade()?;
             (group.is_some() && disk.group == group).then_some(throttle)
         };
-        let throttle = all.disks.iter().find_map(of_group).unwrap_or_default();
-        throttle.set(rates);
+        // A group has the limits of its first disk, or those of the last reload.
+        let shared = all.disks.iter().find_map(of_group);
+        let throttle = shared.unwrap_or_else(|| Arc::new(Throttle::new(rates)));
         all.disks.push(Disk { path: path.clone(), group, throttle: Arc::downgrade(&throttle) });
         Ok(throttle)
     }

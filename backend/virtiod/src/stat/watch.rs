@@ -173,6 +173,9 @@ fn note(stats: &StatsSnapshot) -> Option<String> {
     if let Some(error) = &stats.state.error {
         return Some(format!("error: {error}"));
     }
+    if let Some(why) = &stats.state.paused {
+        return Some(format!("paused: {why}"));
+    }
     if let Some(why) = &stats.state.needs_reset {
         return Some(format!("needs reset: {why}"));
     }

@@ -103,7 +103,10 @@ impl Block {
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         let mut ended = std::mem::take(&mut self.ended);
-        ended.retain(|ended| ended.entry.is_wanted && !self.keeps(ended));
+        ended.retain(|ended| ended.entry.is_wanted);
+        if self.pause.is_possible() {
+            ended.retain(|ended| !self.keeps(ended));
+        }
         let all: QueueSet = ended.iter().map(|ended| ended.entry.queue).collect();
         let (mut outcome, mut at) = (Ok(()), AnswerMoment::default());
         let has_jobs = ended.iter().any(|ended| ended.entry.is_by_worker());
@@ -130,7 +133,9 @@ impl Block {
     /// Whether a request that has ended waits because the disk is paused.
     fn keeps(&mut self, ended: &Ended) -> bool {
         let Ended { entry, outcome, .. } = ended;
-        self.keeps_failed(entry.queue, &entry.request, &entry.command, outcome)
+        outcome.as_ref().is_err_and(|error| {
+            self.keeps_failed(entry.queue, &entry.request, &entry.command, error)
+        })
     }
 
     /// Answers requests whose data is in their buffers, which they hold.

@@ -148,6 +148,7 @@ impl Block {
         let mut judged = Judged::default();
         let outcome = self.judge_all(index, &requests, queues.memory(), &mut judged);
         if let Err(fault) = outcome {
+            self.known.clear();
             self.set_fault(index, Some(fault));
         }
         let uses_buffers = judged.left.iter().any(Unanswered::uses_buffers);
@@ -208,7 +209,10 @@ impl Block {
         memory: &M,
         judged: &mut Judged,
     ) -> Result<(), Fault> {
-        let parsed = BlockRequest::parse(request, memory)?;
+        let parsed = match self.known.pop_front() {
+            None => BlockRequest::parse(request, memory)?,
+            Some(command) => BlockRequest::split_again(request, command?)?,
+        };
         // Before the data, so that the status can report data that cannot be reached.
         let mut status_byte = parsed.status_byte(memory)?;
         let outcome = if request.length() > LONGEST {
@@ -222,12 +226,15 @@ impl Block {
             judged.left.push(Unanswered { number, command, rest });
             return Ok(());
         }
-        let outcome = outcome.map(drop);
-        if self.keeps_failed(queue, request, &parsed.command, &outcome) {
-            status_byte.copy_from(&[PENDING]);
-            judged.kept.push(judged.count);
-            return Ok(());
-        }
+        let outcome = match outcome {
+            Ok(_) => Ok(()),
+            Err(error) if self.keeps_failed(queue, request, &parsed.command, &error) => {
+                status_byte.copy_from(&[PENDING]);
+                judged.kept.push(judged.count);
+                return Ok(());
+            }
+            Err(error) => Err(error),
+        };
         let answer = self.conclude(&parsed, outcome, memory, |status| {
             status_byte.copy_from(&[status]);
             Ok(())

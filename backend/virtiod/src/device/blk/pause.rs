@@ -12,6 +12,7 @@ use tracing::Level;
 use super::Block;
 use super::request::BlockCommand;
 use super::target::TargetError;
+use super::throttle::Taken;
 use crate::Causes;
 use crate::device::{Source, VirtioRequest};
 
@@ -103,8 +104,8 @@ pub(super) struct Pause {
     switch: Arc<PauseSwitch>,
     /// Tells that the disk goes on; none with [`ErrorPolicy::Report`].
     woken: Option<Arc<EventFd>>,
-    /// The requests that failed, with their queues.
-    failed: Vec<(usize, VirtioRequest)>,
+    /// The requests that failed.
+    failed: Vec<Taken>,
 }
 
 impl Pause {
@@ -115,6 +116,9 @@ impl Pause {
         let woken = if policy == ErrorPolicy::Report { None } else { make() };
         if let Some(woken) = &woken {
             switch.lock().threads.push(Arc::downgrade(woken));
+        }
+        if policy != ErrorPolicy::Report && woken.is_none() {
+            tracing::warn!("no descriptor is left: the disk reports errors instead of a pause");
         }
         let policy = if woken.is_some() { policy } else { ErrorPolicy::Report };
         Self { policy, switch, woken, failed: Vec::new() }
@@ -131,17 +135,22 @@ impl Pause {
     }
 
     pub(super) fn is_paused(&self) -> bool {
-        self.switch.is_paused.load(Ordering::Relaxed)
+        self.woken.is_some() && self.switch.is_paused.load(Ordering::Relaxed)
+    }
+
+    /// Number of requests that failed.
+    pub(super) fn len(&self) -> usize {
+        self.failed.len()
     }
 
     pub(super) fn has_of(&self, queue: usize) -> bool {
-        self.failed.iter().any(|(of, _)| *of == queue)
+        self.failed.iter().any(|taken| taken.queue == queue)
     }
 
     /// Forgets the requests of a queue, or of all. Without any driver's, the disk is not paused.
     pub(super) fn forget(&mut self, queue: Option<usize>) {
-        self.failed.retain(|(of, _)| queue.is_some_and(|queue| queue != *of));
-        if queue.is_none() && self.woken.is_some() {
+        self.failed.retain(|taken| queue.is_some_and(|queue| queue != taken.queue));
+        if queue.is_none() && self.is_paused() {
             self.switch.resume();
         }
     }
@@ -156,30 +165,38 @@ impl Pause {
     }
 
     /// Takes the requests to begin again.
-    pub(super) fn take(&mut self) -> Vec<(usize, VirtioRequest)> {
+    pub(super) fn take(&mut self) -> Vec<Taken> {
         std::mem::take(&mut self.failed)
     }
 
-    /// Ready when the disk goes on.
+    /// Whether the disk may ever be paused.
+    pub(super) fn is_possible(&self) -> bool {
+        self.woken.is_some()
+    }
+
+    /// Ready when the disk goes on, while it is paused. A source that nobody waits for would stay
+    /// ready.
     pub(super) fn source(&self) -> Option<Source<'_>> {
-        self.woken.as_ref().map(|woken| Source::readable(woken.as_fd()))
+        let woken = self.woken.as_ref().filter(|_| self.is_paused() || !self.failed.is_empty());
+        woken.map(|woken| Source::readable(woken.as_fd()))
     }
 }
 
 impl Block {
-    /// Whether the request is kept, and the disk pauses, instead of an answer with this outcome.
+    /// Whether the request is kept, and the disk pauses, instead of an answer with this error.
+    #[cold]
     pub(super) fn keeps_failed(
         &mut self,
         queue: usize,
         request: &VirtioRequest,
         command: &BlockCommand,
-        outcome: &Result<(), TargetError>,
+        error: &TargetError,
     ) -> bool {
-        let Err(error) = outcome else { return false };
         if !self.pause.policy.pauses(command, error) {
             return false;
         }
-        self.pause.failed.push((queue, request.clone()));
+        let command = Ok(command.clone());
+        self.pause.failed.push(Taken { queue, request: request.clone(), command });
         let reason = Causes(error).to_string();
         if self.pause.switch.pause(reason.clone()) {
             self.stats.log.line(

@@ -12,8 +12,8 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use serde::{Deserialize, Serialize};
 
-use super::request::{BlockCommand, BlockRequest};
-use super::{BATCH, Block};
+use super::request::{BlockCommand, BlockRequest, RangeChange};
+use super::{BATCH, Block, SECTOR_SIZE};
 use crate::device::rate::{Rate, TokenBucket};
 use crate::device::{
     BATCH_BYTES, DeviceMemory, Fault, QueueContext, Requests, Source, VirtioRequest,
@@ -95,17 +95,29 @@ impl Flow {
     /// Both, in the order of lists for each.
     const ALL: [Self; 2] = [Self::Read, Self::Write];
 
-    /// The direction of a request; `None` for requests without limits, and for malformed ones,
-    /// which are judged later.
-    fn of<M: DeviceMemory>(request: &VirtioRequest, memory: &M) -> Option<(Self, u64)> {
-        let parsed = BlockRequest::parse(request, memory).ok()?;
-        match parsed.command {
-            BlockCommand::Read { .. } => Some((Self::Read, parsed.data.length())),
-            BlockCommand::Write { .. } => Some((Self::Write, parsed.data.length())),
-            BlockCommand::Change { .. } => Some((Self::Write, 0)),
+    /// The direction of a request with so much data, and the bytes that it counts for; `None` for
+    /// requests without limits.
+    fn of(command: &BlockCommand, data: u64) -> Option<(Self, u64)> {
+        match command {
+            BlockCommand::Read { .. } => Some((Self::Read, data)),
+            BlockCommand::Write { .. } => Some((Self::Write, data)),
+            // Storage may have to write the zeroes.
+            BlockCommand::Change { change: RangeChange::WriteZeroes, ranges } => {
+                let sectors: u64 = ranges.iter().map(|range| u64::from(range.sectors)).sum();
+                Some((Self::Write, sectors * SECTOR_SIZE))
+            }
+            BlockCommand::Change { change: RangeChange::Discard, .. } => Some((Self::Write, 0)),
             BlockCommand::Flush | BlockCommand::GetId | BlockCommand::Unsupported => None,
         }
     }
+}
+
+/// A request that was taken from its ring earlier, with what its header said then: the guest may
+/// have changed that since.
+pub(super) struct Taken {
+    pub(super) queue: usize,
+    pub(super) request: VirtioRequest,
+    pub(super) command: Result<BlockCommand, Fault>,
 }
 
 /// The buckets of some limits.
@@ -219,10 +231,9 @@ impl Throttle {
 
 /// A request that waits for its turn.
 struct Delayed {
-    queue: usize,
     flow: Flow,
     bytes: u64,
-    request: VirtioRequest,
+    taken: Taken,
 }
 
 /// The requests of a thread's queues that wait, by direction, each in order.
@@ -252,7 +263,7 @@ impl Delays {
 
     /// Whether a request of the queue waits.
     pub(super) fn has_of(&self, queue: usize) -> bool {
-        self.reads.iter().chain(&self.writes).any(|delayed| delayed.queue == queue)
+        self.reads.iter().chain(&self.writes).any(|delayed| delayed.taken.queue == queue)
     }
 
     /// Whether requests have to be asked before they are begun.
@@ -268,26 +279,26 @@ impl Delays {
         request: VirtioRequest,
         memory: &M,
         now: Instant,
-    ) -> Option<VirtioRequest> {
-        let Some((flow, bytes)) = Flow::of(&request, memory) else { return Some(request) };
+    ) -> Option<Taken> {
+        let parsed = BlockRequest::parse(&request, memory);
+        let parsed = parsed.map(|parsed| (parsed.data.length(), parsed.command));
+        let flow = parsed.as_ref().ok().and_then(|(data, command)| Flow::of(command, *data));
+        let taken = Taken { queue, request, command: parsed.map(|(_, command)| command) };
+        let Some((flow, bytes)) = flow else { return Some(taken) };
         // Those that wait for the same limit are first.
         let is_behind = match throttle.limits_both() {
             true => self.len() > 0,
             false => !self.list(flow).is_empty(),
         };
         if !is_behind && throttle.admit(flow, bytes, now).is_ok() {
-            return Some(request);
+            return Some(taken);
         }
-        self.list(flow).push_back(Delayed { queue, flow, bytes, request });
+        self.list(flow).push_back(Delayed { flow, bytes, taken });
         None
     }
 
-    /// Removes and returns the next request that may begin now, with its queue.
-    pub(super) fn next(
-        &mut self,
-        throttle: &Throttle,
-        now: Instant,
-    ) -> Option<(usize, VirtioRequest)> {
+    /// Removes and returns the next request that may begin now.
+    pub(super) fn next(&mut self, throttle: &Throttle, now: Instant) -> Option<Taken> {
         let order = match self.latest {
             Some(Flow::Read) => [Flow::Write, Flow::Read],
             Some(Flow::Write) | None => Flow::ALL,
@@ -296,14 +307,15 @@ impl Delays {
             let first = self.list(flow).front()?;
             throttle.admit(first.flow, first.bytes, now).ok()?;
             self.latest = Some(flow);
-            self.list(flow).pop_front().map(|delayed| (delayed.queue, delayed.request))
+            self.list(flow).pop_front().map(|delayed| delayed.taken)
         })
     }
 
     /// Forgets the requests of a queue, or of all.
     pub(super) fn forget(&mut self, queue: Option<usize>) {
         for flow in Flow::ALL {
-            self.list(flow).retain(|delayed| queue.is_some_and(|queue| queue != delayed.queue));
+            self.list(flow)
+                .retain(|delayed| queue.is_some_and(|queue| queue != delayed.taken.queue));
         }
     }
 
@@ -338,6 +350,11 @@ impl Delays {
         timer.set(Expiration::OneShot(wait), TimerSetTimeFlags::empty())
     }
 
+    /// Stops the timer.
+    fn stop_timer(&mut self) -> nix::Result<()> {
+        self.timer.as_ref().map_or(Ok(()), TimerFd::unset)
+    }
+
     /// The timer, while requests wait for it.
     pub(super) fn source(&self) -> Option<Source<'_>> {
         let timer = self.timer.as_ref().filter(|_| self.len() > 0);
@@ -360,10 +377,14 @@ impl Block {
         queues.prepare(&requests);
         let (now, earlier) = (Instant::now(), self.delays.len());
         let mut admitted = queues.take_list();
+        self.known.clear();
         for request in requests.drain() {
             let memory = queues.memory();
             let may_begin = self.delays.ask(&self.throttle, queue, request, memory, now);
-            may_begin.into_iter().for_each(|request| admitted.push(request));
+            if let Some(Taken { request, command, .. }) = may_begin {
+                admitted.push(request);
+                self.known.push_back(command);
+            }
         }
         queues.recycle(requests);
         // Those that begin are made reachable with their batch.
@@ -384,9 +405,15 @@ impl Block {
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         let now = Instant::now();
-        let ready = std::iter::from_fn(|| self.delays.next(&self.throttle, now)).collect();
-        self.begin_all(ready, queues)?;
-        self.set_delay_timer(now)
+        // What is in flight keeps its own limits.
+        while self.in_flight.room() > 0 {
+            let Some(next) = self.delays.next(&self.throttle, now) else {
+                return self.set_delay_timer(now);
+            };
+            self.begin_all(vec![next], queues)?;
+        }
+        // Requests that end make room, and tell.
+        self.delays.stop_timer().map_err(|errno| Fault::Host("timer", errno.into()))
     }
 
     /// Begins requests that were taken from their queues before.
@@ -395,18 +422,21 @@ impl Block {
     /// [`Fault`].
     pub(super) fn begin_all<M: DeviceMemory>(
         &mut self,
-        requests: Vec<(usize, VirtioRequest)>,
+        requests: Vec<Taken>,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         let mut requests = requests.into_iter().peekable();
-        while let Some((queue, request)) = requests.next() {
+        while let Some(Taken { queue, request, command }) = requests.next() {
             let mut bytes = request.length();
             let mut batch = queues.take_list();
+            self.known.clear();
             batch.push(request);
+            self.known.push_back(command);
             while batch.len() < BATCH && bytes < BATCH_BYTES {
-                let Some((_, request)) = requests.next_if(|(of, _)| *of == queue) else { break };
-                bytes += request.length();
-                batch.push(request);
+                let Some(next) = requests.next_if(|taken| taken.queue == queue) else { break };
+                bytes += next.request.length();
+                batch.push(next.request);
+                self.known.push_back(next.command);
             }
             self.begin(queue, batch, queues)?;
         }

@@ -164,6 +164,13 @@ impl Driver {
         available.write_obj(self.requests, 2).unwrap();
     }
 
+    /// Overwrites the header of a request.
+    pub(super) fn change_header(&self, number: u16, kind: u32, sector: u64) {
+        let (headers, at) = (self.guest.slice(self.pages[3], 0, 4096), usize::from(number));
+        headers.write_obj(kind, at * HEADER as usize).unwrap();
+        headers.write_obj(sector, at * HEADER as usize + 8).unwrap();
+    }
+
     fn descriptor(&mut self, address: u64, length: u32, flags: u16) {
         let entry = self.guest.slice(self.pages[0], usize::from(self.descriptors) * 16, 16);
         self.descriptors += 1;

@@ -1,16 +1,20 @@
 //! Tests of a disk whose rate is limited.
 
 use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::time::Duration;
 
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_S_OK, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_S_OK, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN,
+    VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
+use super::super::request::Range;
 use super::driver::{Driver, Memory};
 use super::{Call, Scripted};
 use crate::device::VirtioDevice;
 use crate::device::blk::{DiskRates, InFlightLimits, RateLimits};
+use crate::tests::gate::Gate;
 use xen::Access;
 
 /// The status of a request that is not answered.
@@ -143,4 +147,60 @@ fn reads_and_writes_take_turns_under_a_limit_of_both() {
     let kinds: String = kinds.into_iter().collect();
     // The first one does not wait.
     assert_eq!(kinds, "rrwrwrwrr");
+}
+
+/// A guest could call a read a write while it waits, which costs nothing then.
+#[test]
+fn header_of_a_request_that_waits_is_not_read_again() {
+    let image = Scripted::default();
+    let mut driver = Driver::new(&image);
+    driver.disk.throttle.set(slow());
+    write(&mut driver, 0);
+    write(&mut driver, 8);
+    driver.serve_all();
+    assert_eq!(driver.statuses(), [OK, UNANSWERED]);
+    driver.change_header(1, VIRTIO_BLK_T_IN, 800);
+    driver.disk.throttle.set(DiskRates::default());
+    driver.handle_now();
+    driver.serve_all();
+    assert_eq!(written(&image), [0, 8 * 512]);
+}
+
+/// Storage may have to write the zeroes.
+#[test]
+fn zeroes_count_as_data_and_discards_do_not() {
+    let range = Range { sector: 0, sectors: 1 << 11, flags: 0 };
+    for (kind, is_last) in [(VIRTIO_BLK_T_WRITE_ZEROES, true), (VIRTIO_BLK_T_DISCARD, false)] {
+        let mut driver = Driver::new(&Scripted::default());
+        let write_rate = RateLimits { rate: "1MiB/s".parse().ok(), iops: None };
+        let burst = Duration::ZERO;
+        driver.disk.throttle.set(DiskRates { writes: write_rate, burst, ..DiskRates::default() });
+        driver.add(kind, &[Range { sectors: 1 << 21, ..range }], None);
+        write(&mut driver, 0);
+        driver.serve_all();
+        assert_eq!(driver.status(1) == UNANSWERED, is_last, "{kind}");
+    }
+}
+
+#[test]
+fn requests_that_waited_keep_the_limit_of_those_in_flight() {
+    let gate = Arc::new(Gate::default());
+    gate.close();
+    let image = Scripted::new(|script| script.gate = Some(Arc::clone(&gate)));
+    let mut driver = Driver::new(&image);
+    driver.disk.throttle.set(slow());
+    (0..6).for_each(|number| write(&mut driver, number * 8));
+    driver.serve();
+    assert_eq!(driver.disk.delays.len(), 5);
+    let limits = InFlightLimits { requests: 3, ..InFlightLimits::default() };
+    driver.disk.in_flight.set_limits(limits);
+    driver.disk.throttle.set(DiskRates::default());
+    driver.handle_now();
+    assert_eq!((driver.disk.in_flight.len(), driver.disk.delays.len()), (3, 3));
+    gate.open();
+    while driver.disk.delays.len() > 0 || driver.disk.in_flight.len() > 0 {
+        driver.handle();
+    }
+    driver.serve_all();
+    assert_eq!(driver.statuses(), [OK; 6]);
 }
