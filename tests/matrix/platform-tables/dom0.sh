@@ -28,7 +28,7 @@ readers() {
 usage() {
     local value addresses said outcome='works, by grants'
     value=$(xenstore-read "$backends/$2/grant_usage")
-    addresses=$(xen-virtiod stat | sed -n "/^domain $domid virtio_disk.$2:/,/^domain/s/^  addresses  //p")
+    addresses=$(xen-virtiod stat | sed -n "/^domain $domid virtio_disk.$2[: ]/,/^domain/s/^  addresses  //p")
     sha256sum <"$1.img" >there
     guest_said $name written >written
     busybox cmp -s there written || outcome='works, data wrong'

@@ -87,7 +87,7 @@ wait $listener
 wait_console $name 40 'lab: entropy'
 # counted DEVICE WORD: prints a value from the section of a device of the guest in `stat`.
 counted() {
-    xen-virtiod stat | sed -n "/^domain $domid virtio.$1:/,/^domain/s/^  $2 *//p"
+    xen-virtiod stat | sed -n "/^domain $domid virtio.$1[: ]/,/^domain/s/^  $2 *//p"
 }
 [ "$(counted 0 rate)" = '2048 B/s' ] || fail "device 0 has the rate $(counted 0 rate)"
 [ "$(counted 1 rate)" = unlimited ] || fail "device 1 has the rate $(counted 1 rate)"

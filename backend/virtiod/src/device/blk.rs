@@ -194,6 +194,9 @@ pub struct Block {
     /// What the headers said of the requests that are begun now, if those were taken earlier.
     known: VecDeque<Result<BlockCommand, Fault>>,
     pause: Pause,
+    /// Whether requests were ever held back by limits, or may be by a pause. Most disks have
+    /// neither.
+    may_hold_back: bool,
     latency: LatencyMeter,
     /// Queues in which requests wait until fewer are in flight.
     blocked: QueueSet,
@@ -296,6 +299,7 @@ impl Block {
             throttle,
             delays: Delays::default(),
             known: VecDeque::new(),
+            may_hold_back: pause.is_possible(),
             pause,
             latency: LatencyMeter::default(),
             blocked: QueueSet::default(),
@@ -524,10 +528,14 @@ impl Block {
     /// the failed ones were begun again. At most half of the limit wait for their rate: so requests
     /// in the other direction go on, up to that many.
     fn room(&self) -> usize {
-        if self.pause.is_possible() && (self.pause.is_paused() || self.pause.len() > 0) {
+        let room = self.in_flight.room();
+        if !self.may_hold_back {
+            return room;
+        }
+        if self.pause.is_paused() || self.pause.len() > 0 {
             return 0;
         }
-        let (room, delayed) = (self.in_flight.room(), self.delays.len());
+        let delayed = self.delays.len();
         let may_delay = (self.in_flight.limit() / 2).max(1).saturating_sub(delayed);
         match delayed {
             0 => room,
@@ -535,9 +543,25 @@ impl Block {
         }
     }
 
+    /// Begins requests that were held back, if they may go on.
+    #[cold]
+    fn begin_held_back<M: DeviceMemory>(
+        &mut self,
+        queues: &mut QueueContext<'_, M>,
+    ) -> Result<(), Fault> {
+        if self.pause.may_go_on() {
+            let failed = self.pause.take();
+            self.begin_all(failed, queues)?;
+        }
+        if self.delays.len() > 0 && !self.pause.is_paused() {
+            self.begin_delayed(queues)?;
+        }
+        Ok(())
+    }
+
     /// Lets queues go on that waited until fewer requests are in flight.
     fn unblock<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) {
-        if self.room() > 0 {
+        if !self.blocked.is_empty() && self.room() > 0 {
             self.blocked.take().iter().for_each(|index| queues.reschedule(index));
         }
     }
@@ -733,7 +757,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
             queues.recycle(requests);
             queues.mark_idle(index);
         } else {
-            let requests = match self.delays.concern(&self.throttle) {
+            let requests = match self.may_hold_back || self.throttle.is_limited() {
                 false => requests,
                 true => self.admit(index, requests, queues)?,
             };
@@ -764,7 +788,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         let engine = self.engine.completions().map(Source::readable);
         let worker = (!self.is_end_noted).then(|| Source::readable(self.worker.as_fd()));
         let mut sources: Vec<_> = [worker, engine, size].into_iter().flatten().collect();
-        if self.delays.len() > 0 || self.pause.is_possible() {
+        if self.may_hold_back {
             // A timer that nobody watches stays ready.
             let delays = self.delays.source().filter(|_| !self.pause.is_paused());
             sources.extend(delays.into_iter().chain(self.pause.source()));
@@ -782,12 +806,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
         self.collect();
         self.answer_ended(queues)?;
-        if self.pause.is_possible() && self.pause.may_go_on() {
-            let failed = self.pause.take();
-            self.begin_all(failed, queues)?;
-        }
-        if self.delays.len() > 0 && !self.pause.is_paused() {
-            self.begin_delayed(queues)?;
+        if self.may_hold_back {
+            self.begin_held_back(queues)?;
         }
         self.unblock(queues);
         self.is_end_noted = self.worker.has_ended();

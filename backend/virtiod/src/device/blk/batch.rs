@@ -85,6 +85,13 @@ impl CachedReads {
     }
 }
 
+const _: () = assert!(BATCH <= u32::BITS as usize, "a request of a batch has a bit");
+
+/// The bit of a request's number in a batch.
+fn bit(number: usize) -> u32 {
+    u32::try_from(number).ok().and_then(|number| 1u32.checked_shl(number)).unwrap_or(0)
+}
+
 /// What became of a batch.
 #[derive(Default)]
 struct Judged {
@@ -100,8 +107,8 @@ struct Judged {
     succeeded: AnsweredAtOnce,
     /// The other requests, in order.
     left: Vec<Unanswered>,
-    /// The numbers of those that wait because the disk is paused.
-    kept: Vec<usize>,
+    /// A bit for the number of each that waits because the disk is paused.
+    kept: u32,
 }
 
 impl Judged {
@@ -117,6 +124,10 @@ impl Judged {
         }
     }
 
+    fn is_kept(&self, number: usize) -> bool {
+        self.kept & bit(number) != 0
+    }
+
     fn done(&self) -> &[(u16, u32)] {
         self.done.get(..self.answered).unwrap_or(&[])
     }
@@ -124,7 +135,7 @@ impl Judged {
     /// The buffers that the device may have written of the answered requests.
     fn written(&self, requests: &[VirtioRequest]) -> impl Iterator<Item = Buffer> {
         let is_left = |number: &usize| {
-            self.left.iter().any(|left| left.number == *number) || self.kept.contains(number)
+            self.left.iter().any(|left| left.number == *number) || self.is_kept(*number)
         };
         let judged = requests.iter().take(self.count).enumerate();
         let answered = judged.filter(move |(number, _)| !is_left(number));
@@ -230,7 +241,7 @@ impl Block {
             Ok(_) => Ok(()),
             Err(error) if self.keeps_failed(queue, request, &parsed.command, &error) => {
                 status_byte.copy_from(&[PENDING]);
-                judged.kept.push(judged.count);
+                judged.kept |= bit(judged.count);
                 return Ok(());
             }
             Err(error) => Err(error),

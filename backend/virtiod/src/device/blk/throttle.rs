@@ -204,7 +204,7 @@ impl Throttle {
         self.lock().rates
     }
 
-    fn is_limited(&self) -> bool {
+    pub(super) fn is_limited(&self) -> bool {
         self.is_limited.load(Ordering::Relaxed)
     }
 
@@ -264,11 +264,6 @@ impl Delays {
     /// Whether a request of the queue waits.
     pub(super) fn has_of(&self, queue: usize) -> bool {
         self.reads.iter().chain(&self.writes).any(|delayed| delayed.taken.queue == queue)
-    }
-
-    /// Whether requests have to be asked before they are begun.
-    pub(super) fn concern(&self, throttle: &Throttle) -> bool {
-        throttle.is_limited() || self.len() > 0
     }
 
     /// Returns the request if it may begin now; otherwise it waits.
@@ -374,6 +369,10 @@ impl Block {
         mut requests: Requests,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<Requests, Fault> {
+        if !self.throttle.is_limited() && self.delays.len() == 0 {
+            return Ok(requests);
+        }
+        self.may_hold_back = true;
         queues.prepare(&requests);
         let (now, earlier) = (Instant::now(), self.delays.len());
         let mut admitted = queues.take_list();
