@@ -94,6 +94,9 @@ const SHORT_WAIT: Duration = Duration::from_millis(20);
 /// Maximum milliseconds between two looks at what storage does not let go.
 const LET_GO_LOOK: u16 = 60_000;
 
+/// Number of sources that a part of a device may have.
+const MOST_SOURCES: usize = 5;
+
 /// Whether a driver uses the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DiskUse {
@@ -524,9 +527,9 @@ impl Block {
         self.in_flight.of_queue(index) > 0
     }
 
-    /// Number of requests that may be taken from a ring now; none while the disk is paused, or before
-    /// the failed ones were begun again. At most half of the limit wait for their rate: so requests
-    /// in the other direction go on, up to that many.
+    /// Number of requests that may be taken from a ring now; none while the disk is paused, or
+    /// before the failed ones were begun again. At most half of the limit wait for their rate: so
+    /// requests in the other direction go on, up to that many.
     fn room(&self) -> usize {
         let room = self.in_flight.room();
         if !self.may_hold_back {
@@ -784,10 +787,16 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     }
 
     fn sources(&self) -> Vec<Source<'_>> {
-        let size = self.size_watch.as_ref().map(SizeWatch::source);
-        let engine = self.engine.completions().map(Source::readable);
-        let worker = (!self.is_end_noted).then(|| Source::readable(self.worker.as_fd()));
-        let mut sources: Vec<_> = [worker, engine, size].into_iter().flatten().collect();
+        let mut sources = Vec::with_capacity(MOST_SOURCES);
+        if !self.is_end_noted {
+            sources.push(Source::readable(self.worker.as_fd()));
+        }
+        if let Some(engine) = self.engine.completions() {
+            sources.push(Source::readable(engine));
+        }
+        if let Some(size_watch) = &self.size_watch {
+            sources.push(size_watch.source());
+        }
         if self.may_hold_back {
             // A timer that nobody watches stays ready.
             let delays = self.delays.source().filter(|_| !self.pause.is_paused());

@@ -220,7 +220,8 @@ impl Block {
         memory: &M,
         judged: &mut Judged,
     ) -> Result<(), Fault> {
-        let parsed = match self.known.pop_front() {
+        let known = if self.may_hold_back { self.known.pop_front() } else { None };
+        let parsed = match known {
             None => BlockRequest::parse(request, memory)?,
             Some(command) => BlockRequest::split_again(request, command?)?,
         };
