@@ -2,7 +2,8 @@
 # grants, and the hypervisor refuses it any other page. Its daemon and its processes can be killed
 # while a guest writes and verifies its disk. Guests can end and be destroyed as with a backend in
 # Dom0, and the destruction of the driver domain costs a guest only its devices.
-# guests: pv
+# guests:
+# soak: pv
 # limit: 240
 . /lab/dom0/lib.sh
 

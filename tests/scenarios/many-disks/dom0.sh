@@ -1,7 +1,8 @@
 # A guest with 64 disks finds them in the order of its configuration, and each image holds the data
 # that the guest wrote to that disk. Linux does not find disks beyond xvdp, so the names go from
 # xvda, xvda1, xvda2 and xvda3 to xvdp3. The daemon warns of a 65th disk, xvdq.
-# guests: pv
+# guests:
+# soak: pv
 # limit: 180
 . /lab/dom0/lib.sh
 

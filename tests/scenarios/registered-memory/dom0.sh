@@ -2,8 +2,8 @@
 # io_uring, so that a transfer need not look each one up; Linux 6.1 refuses that, and the daemon
 # does without. Dom0 has one kernel, so a driver domain, which has the guest's, serves the guest. In
 # a PV domain the kernel must not hold mapped pages, so the driver domain is PVH.
-# guests: pv
-# soak: pv-bookworm
+# guests:
+# soak: pv pv-bookworm
 # limit: 150
 . /lab/dom0/lib.sh
 

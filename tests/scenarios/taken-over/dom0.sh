@@ -4,8 +4,8 @@
 # the devices over. The guest sees neither an error nor wrong data, XenStore shows both sides
 # connected all the time, and the daemon does what it owes. At last no daemon runs for longer than a
 # response may take, while the guest's idle pools give pages back: the guest waits for the next one.
-# guests: pv
-# soak: pv-bookworm pvh pvh-sid hvm
+# guests:
+# soak: pv pv-bookworm pvh pvh-sid hvm
 # limit: 400
 . /lab/dom0/lib.sh
 
