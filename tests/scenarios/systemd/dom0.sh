@@ -248,7 +248,7 @@ wait_console writing 20 "lab: writing $(($(guest_said writing writing) + 2))"
 # An upgrade of the package: other processes serve the guest, which goes on.
 dpkg-deb --raw-extract /lab/packages/xen-virtiod_*.deb next
 sed -i 's/^Version: .*/&+next/' next/DEBIAN/control
-dpkg-deb --build next next.deb >/dev/null
+dpkg-deb -Znone --build next next.deb >/dev/null
 processes=$(pidof xen-virtiod)
 dpkg --force-depends -i next.deb
 holds ActiveState active
