@@ -164,12 +164,21 @@ impl Budget {
         Self { rates, all, reads, writes }
     }
 
-    fn of(&mut self, flow: Flow) -> [&mut Buckets; 2] {
+    /// The time until a request may begin; `None` if it may now.
+    fn wait(&self, flow: Flow, now: Instant) -> Option<Duration> {
+        let own = match flow {
+            Flow::Read => &self.reads,
+            Flow::Write => &self.writes,
+        };
+        self.all.wait(now).max(own.wait(now))
+    }
+
+    fn spend(&mut self, flow: Flow, bytes: u64, now: Instant) {
         let own = match flow {
             Flow::Read => &mut self.reads,
             Flow::Write => &mut self.writes,
         };
-        [&mut self.all, own]
+        [&mut self.all, own].into_iter().for_each(|buckets| buckets.spend(bytes, now));
     }
 }
 
@@ -216,11 +225,10 @@ impl Throttle {
     /// Counts a request, unless it has to wait for so long at least.
     fn admit(&self, flow: Flow, bytes: u64, now: Instant) -> Result<(), Duration> {
         let mut budget = self.lock();
-        let buckets = budget.of(flow);
-        if let Some(wait) = buckets.iter().filter_map(|buckets| buckets.wait(now)).max() {
+        if let Some(wait) = budget.wait(flow, now) {
             return Err(wait);
         }
-        buckets.into_iter().for_each(|buckets| buckets.spend(bytes, now));
+        budget.spend(flow, bytes, now);
         Ok(())
     }
 
@@ -322,15 +330,11 @@ impl Delays {
         let budget = throttle.lock();
         let wait = |flow: Flow, list: &VecDeque<Delayed>| {
             list.front()?;
-            let own = match flow {
-                Flow::Read => &budget.reads,
-                Flow::Write => &budget.writes,
-            };
-            Some(budget.all.wait(now).max(own.wait(now)).unwrap_or_default())
+            Some(budget.wait(flow, now).unwrap_or_default())
         };
         let waits = [wait(Flow::Read, &self.reads), wait(Flow::Write, &self.writes)];
         let Some(wait) = waits.into_iter().flatten().min() else {
-            return self.timer.as_ref().map_or(Ok(()), TimerFd::unset);
+            return self.stop_timer();
         };
         drop(budget);
         let timer = match &mut self.timer {
@@ -346,7 +350,7 @@ impl Delays {
     }
 
     /// Stops the timer.
-    fn stop_timer(&mut self) -> nix::Result<()> {
+    fn stop_timer(&self) -> nix::Result<()> {
         self.timer.as_ref().map_or(Ok(()), TimerFd::unset)
     }
 
@@ -369,6 +373,8 @@ impl Block {
         mut requests: Requests,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<Requests, Fault> {
+        // A fault may have left some.
+        self.known.clear();
         if !self.throttle.is_limited() && self.delays.len() == 0 {
             return Ok(requests);
         }
@@ -376,7 +382,6 @@ impl Block {
         queues.prepare(&requests);
         let (now, earlier) = (Instant::now(), self.delays.len());
         let mut admitted = queues.take_list();
-        self.known.clear();
         for request in requests.drain() {
             let memory = queues.memory();
             let may_begin = self.delays.ask(&self.throttle, queue, request, memory, now);
