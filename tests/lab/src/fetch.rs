@@ -15,7 +15,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow};
 
 use crate::debian::Suite;
-use crate::debian::root::{self, Root};
+use crate::debian::root::{self, Contents, Root};
 use crate::progress::{Progress, Step};
 use crate::store;
 
@@ -37,15 +37,6 @@ pub(crate) struct Fetched {
     pub(crate) guest: Guest,
     /// Kernels of other releases for guests. A failure to fetch one does not affect the others.
     pub(crate) others: Vec<(Suite, Result<Kernel>)>,
-}
-
-/// The extent of a root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Contents {
-    /// The files of the packages and of their dependencies; no script of a package ran.
-    Files,
-    /// A system that Debian's installer could have made.
-    System,
 }
 
 /// Describes how the lab makes a cache entry from Debian packages.
@@ -73,11 +64,8 @@ impl Recipe<'_> {
             let step = progress.step(&format!("fetch {}", self.name));
             let log = logs.join(format!("fetch-{}.log", self.name));
             let packages = self.packages.concat();
-            let fetch = match self.contents {
-                Contents::Files => Root::fetch,
-                Contents::System => Root::install,
-            };
-            let root = fetch(dir.join("root"), self.suite, &packages, &step, &log)?;
+            let (path, suite) = (dir.join("root"), self.suite);
+            let root = Root::fetch(path, suite, &packages, self.contents, &step, &log)?;
             (self.finish)(dir, root, &step, &log)?;
             step.done();
             Ok(())

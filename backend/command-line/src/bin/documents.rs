@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -140,7 +139,7 @@ fn complete(shell: Shell, directory: &Path) -> std::io::Result<()> {
     clap_complete::generate(shell, &mut CommandLine::command(), "xen-virtiod", &mut script);
     let name = shell.to_possible_value().map(|value| value.get_name().to_owned());
     let name = format!("xen-virtiod.{}", name.unwrap_or_default());
-    fs::File::create(directory.join(name))?.write_all(&script)
+    fs::write(directory.join(name), script)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! The lab unpacks the packages and does not run their scripts: that is fast, needs no privilege
 //! and is enough for most purposes. [`SETUP`] replaces the scripts' work as far as the lab needs
 //! it. A system in which packages are to be installed needs its scripts, and root:
-//! [`Root::install`].
+//! [`Contents::System`].
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -29,6 +29,15 @@ pub(crate) const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 /// Directories that the lab does not need.
 const PRUNED: &[&str] = &["usr/share/doc", "usr/share/locale", "usr/share/man"];
 
+/// The extent of a root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contents {
+    /// The files of the packages and of their dependencies; no script of a package ran.
+    Files,
+    /// A minimal Debian system with the packages.
+    System,
+}
+
 /// A root in the cache.
 pub(crate) struct Root {
     path: PathBuf,
@@ -41,49 +50,31 @@ impl Root {
     }
 
     /// Fetches `packages` of `suite` into a new root at `path`.
+    ///
+    /// # Errors
+    /// Also if a whole system is to be installed, and the lab does not run as root.
     pub(crate) fn fetch(
         path: PathBuf,
         suite: Suite,
         packages: &[&str],
+        contents: Contents,
         step: &Step,
         log: &Path,
     ) -> Result<Root> {
         let mut mmdebstrap = as_root("mmdebstrap");
+        match contents {
+            Contents::Files => mmdebstrap
+                .arg("--variant=extract")
+                .arg("--skip=chroot/mount,output/dev") // no program runs in the root or needs devices
+                .env("TAR_OPTIONS", "--no-same-owner") // the user namespace has no user but root
+                .arg(format!("--setup-hook={SETUP}")),
+            Contents::System => {
+                ensure!(host::is_root(), "only root can install packages with their scripts");
+                mmdebstrap.arg("--variant=minbase")
+            }
+        };
         mmdebstrap
-            .args(["--variant=extract", "--mode=root"])
-            .arg("--skip=chroot/mount,output/dev") // no program runs in the root or needs devices
-            .env("TAR_OPTIONS", "--no-same-owner") // the user namespace has no user but root
-            .arg(format!("--setup-hook={SETUP}"));
-        Root::bootstrap(mmdebstrap, path, suite, packages, step, log)
-    }
-
-    /// Installs a minimal Debian system of `suite` with `packages` into a new root at `path`.
-    ///
-    /// # Errors
-    /// The lab does not run as root.
-    pub(crate) fn install(
-        path: PathBuf,
-        suite: Suite,
-        packages: &[&str],
-        step: &Step,
-        log: &Path,
-    ) -> Result<Root> {
-        ensure!(host::is_root(), "only root can install packages with their scripts");
-        let mut mmdebstrap = as_root("mmdebstrap");
-        mmdebstrap.args(["--variant=minbase", "--mode=root"]);
-        Root::bootstrap(mmdebstrap, path, suite, packages, step, log)
-    }
-
-    fn bootstrap(
-        mut mmdebstrap: Command,
-        path: PathBuf,
-        suite: Suite,
-        packages: &[&str],
-        step: &Step,
-        log: &Path,
-    ) -> Result<Root> {
-        mmdebstrap
-            .arg("--format=directory")
+            .args(["--mode=root", "--format=directory"])
             .arg(format!("--include={}", packages.join(",")))
             .args(mirror::proxy_options())
             .args(mirror::suite_options(suite))
