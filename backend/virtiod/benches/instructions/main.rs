@@ -12,7 +12,8 @@
 //! nothing while instructions are counted. The disk is a file in memory, which a read never waits
 //! for, so that the device's thread answers each request at once.
 //!
-//! A count does not depend on the machine, only on the compiler and the C library.
+//! A count depends on the compiler and the C library, not on the machine, but for some 15
+//! instructions: the C library copies memory by what the processor has.
 
 #![allow(
     clippy::unwrap_used,

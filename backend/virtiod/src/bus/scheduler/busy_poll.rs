@@ -131,7 +131,8 @@ fn average(before: u64, now: Duration) -> u64 {
     before - before / 8 + nanoseconds(now) / 8
 }
 
-fn nanoseconds(time: Duration) -> u64 {
+/// The nanoseconds of a time, as far as 64 bits hold them: other numbers are slow to divide.
+pub(super) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use super::busy_poll::nanoseconds;
+
 /// Polls that are measured together.
 pub(super) const MEASURED: u32 = 32;
 /// Windows that ended in vain between two measurements.
@@ -30,7 +32,7 @@ impl Default for PollClock {
 impl PollClock {
     /// The number of polls that take `time`.
     pub(super) fn polls_within(self, time: Duration) -> u32 {
-        let polls = time.as_nanos() / self.each.as_nanos();
+        let polls = nanoseconds(time) / nanoseconds(self.each).max(1);
         u32::try_from(polls).unwrap_or(u32::MAX)
     }
 

@@ -12,9 +12,7 @@ use super::request::{BlockCommand, BlockRequest, BlockStatus};
 use super::target::TargetError;
 use super::{Block, STATUS_SIZE};
 use crate::Causes;
-use crate::device::{
-    BATCH, BATCH_PAGES, Buffer, DeviceMemory, Fault, QueueContext, QueueSet, VirtioRequest,
-};
+use crate::device::{BATCH, BATCH_PAGES, Buffer, DeviceMemory, Fault, QueueContext, VirtioRequest};
 use crate::stats::{DeviceStats, Operation};
 
 /// The status for an outcome. A fault that the guest caused stops the device.
@@ -107,25 +105,20 @@ impl Block {
         if self.pause.is_possible() {
             ended.retain(|ended| !self.keeps(ended));
         }
-        let all: QueueSet = ended.iter().map(|ended| ended.entry.queue).collect();
         let (mut outcome, mut at) = (Ok(()), AnswerMoment::default());
-        let has_jobs = ended.iter().any(|ended| ended.entry.is_by_worker());
-        for queue in all.iter() {
-            let is_its = |ended: &mut Ended| ended.entry.queue == queue;
-            let mut by_worker = Vec::new();
-            if has_jobs {
-                let is_job = |ended: &mut Ended| is_its(ended) && ended.entry.is_by_worker();
-                by_worker.extend(ended.extract_if(.., is_job));
-            }
-            if ended.iter().any(|ended| ended.entry.queue == queue) {
-                let by_engine = ended.extract_if(.., is_its);
-                outcome = outcome.and(self.answer_by_engine(queue, by_engine, &mut at, queues));
-            }
-            if !by_worker.is_empty() {
-                outcome = outcome.and(self.answer_by_worker(queue, by_worker, &mut at, queues));
-            }
+        let kind = |ended: &Ended| (ended.entry.queue, ended.entry.is_by_worker());
+        ended.sort_unstable_by_key(kind);
+        while let Some(first) = ended.first() {
+            let (queue, is_by_worker) = kind(first);
+            let count = ended.partition_point(|ended| kind(ended) == (queue, is_by_worker));
+            let some = ended.drain(..count);
+            let answered = match is_by_worker {
+                true => self.answer_by_worker(queue, some, &mut at, queues),
+                false => self.answer_by_engine(queue, some, &mut at, queues),
+            };
+            outcome = outcome.and(answered);
         }
-        // All are taken out; the allocation is kept.
+        // It is empty; the allocation is kept.
         self.ended = ended;
         outcome
     }
@@ -202,11 +195,11 @@ impl Block {
     fn answer_by_worker<M: DeviceMemory>(
         &mut self,
         queue: usize,
-        ended: Vec<Ended>,
+        ended: impl Iterator<Item = Ended>,
         at: &mut AnswerMoment,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
-        let mut ended = ended.into_iter().peekable();
+        let mut ended = ended.peekable();
         while ended.peek().is_some() {
             self.answer_some_by_worker(queue, next_batch(&mut ended), at, queues)?;
         }
