@@ -176,6 +176,7 @@ fn options(path: &Path, caching: Caching) -> TargetOptions {
         caching,
         discard: Discard::Allowed,
         format: Some(ImageFormat::Raw),
+        logical_block: None,
         sharing: Sharing::Safe,
         owner: Owner { domain: GUEST, number: 51712, vdev: "xvda".to_owned(), uuid: None },
     }

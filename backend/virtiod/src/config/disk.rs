@@ -6,7 +6,8 @@ use serde::de::{Deserializer, Error};
 use super::in_flight::{ByteLimit, RequestLimit};
 use super::limits::LimitSettings;
 use crate::device::blk::{
-    Caching, ErrorPolicy, ImageFormat, InFlightLimits, QUEUES, SERIAL_SIZE, Sharing,
+    Caching, DetectZeroes, ErrorPolicy, ImageFormat, InFlightLimits, LogicalBlockSize, QUEUES,
+    SERIAL_SIZE, Sharing,
 };
 
 /// Settings of all disks.
@@ -25,8 +26,12 @@ pub struct DiskDefaults {
     pub cache: Option<CacheMode>,
     /// What they do when their storage fails.
     pub on_error: Option<ErrorPolicy>,
+    /// What they do with data that is zeros.
+    pub detect_zeroes: Option<DetectZeroes>,
     /// Maximum number of queues.
     queues: Option<QueueCount>,
+    /// The unit of addresses that guests see.
+    logical_block_size: Option<BlockBytes>,
 }
 
 /// Settings of one disk.
@@ -48,8 +53,12 @@ pub struct DiskSettings {
     pub cache: Option<CacheMode>,
     /// What it does when its storage fails.
     pub on_error: Option<ErrorPolicy>,
+    /// What it does with data that is zeros.
+    pub detect_zeroes: Option<DetectZeroes>,
     /// Maximum number of queues.
     queues: Option<QueueCount>,
+    /// The unit of addresses that the guest sees; `None`: that of the storage.
+    logical_block_size: Option<BlockBytes>,
     /// The disk's identity in the guest; `None`: its name.
     pub serial: Option<Serial>,
     /// Whether the guest may only read, whatever the disk's line says.
@@ -62,6 +71,11 @@ impl DiskSettings {
     /// Number of queues that the disk offers.
     pub fn queues(&self) -> u16 {
         self.queues.map_or(QUEUES, |QueueCount(count)| count)
+    }
+
+    /// The unit of addresses that the guest sees, if it is not that of the storage.
+    pub fn logical_block_size(&self) -> Option<LogicalBlockSize> {
+        self.logical_block_size.map(|BlockBytes(size)| size)
     }
 
     /// The limits of the requests in flight.
@@ -84,7 +98,9 @@ impl DiskDefaults {
             limits: own.limits.or(self.limits),
             cache: own.cache.or(self.cache),
             on_error: own.on_error.or(self.on_error),
+            detect_zeroes: own.detect_zeroes.or(self.detect_zeroes),
             queues: own.queues.or(self.queues),
+            logical_block_size: own.logical_block_size.or(self.logical_block_size),
             ..own
         }
     }
@@ -123,6 +139,22 @@ impl<'de> Deserialize<'de> for QueueCount {
         let count = u16::try_from(number).ok().filter(|count| (1..=QUEUES).contains(count));
         count.map(Self).ok_or_else(|| {
             D::Error::custom(format_args!("{number} is not a number of queues, 1 to {QUEUES}"))
+        })
+    }
+}
+
+/// A logical block size, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct BlockBytes(LogicalBlockSize);
+
+impl<'de> Deserialize<'de> for BlockBytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = i64::deserialize(deserializer)?;
+        let size = u32::try_from(number).ok().and_then(LogicalBlockSize::new);
+        size.map(Self).ok_or_else(|| {
+            D::Error::custom(format_args!(
+                "{number} is not a logical block size: 512, 1024, 2048 or 4096"
+            ))
         })
     }
 }

@@ -359,6 +359,14 @@ mod tests {
                 "[domain.web1.disk.xvda]\nserial = \"more than twenty letters\"",
                 "2: domain.web1.disk.xvda.serial: \"more than twenty letters\" is not a serial",
             ),
+            (
+                "[default.disk]\nlogical-block-size = 520",
+                "2: default.disk.logical-block-size: 520 is not a logical block size: 512, 1024",
+            ),
+            (
+                "[domain.web1.disk.xvda]\ndetect-zeroes = \"true\"",
+                "2: domain.web1.disk.xvda.detect-zeroes: unknown variant `true`, expected one of",
+            ),
             ("[default.disk]\nserial = \"a\"", "2: default.disk.serial: unknown"),
             ("[default.disk]\ngroup = \"a\"", "2: default.disk.group: unknown"),
             ("[default.disk]\nforce-share = true", "2: default.disk.force-share: unknown"),

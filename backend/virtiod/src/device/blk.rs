@@ -29,6 +29,7 @@ mod target;
 mod tests;
 mod throttle;
 mod worker;
+mod zeroes;
 
 use std::collections::VecDeque;
 use std::io;
@@ -62,10 +63,13 @@ use self::size_watch::SizeCheck;
 pub use self::size_watch::{SizeListener, SizeSignal, SizeWatch, SizeWatcher};
 use self::submit::Ticket;
 use self::sync::Syncs;
-pub use self::target::{AccessMode, Caching, Discard, Target, TargetError, TargetOptions};
+pub use self::target::{
+    AccessMode, Caching, Discard, LogicalBlockSize, Target, TargetError, TargetOptions,
+};
 use self::throttle::Delays;
 pub use self::throttle::{DiskRates, RateLimits, Throttle};
 use self::worker::{Job, Report, Reports, Worker};
+pub use self::zeroes::DetectZeroes;
 #[cfg(any(test, feature = "sample-images"))]
 pub use self::{
     sample::qcow2_samples,
@@ -122,16 +126,18 @@ enum PartRole {
 }
 
 /// What the parts of a device have in common.
+#[derive(Clone)]
 struct Common {
-    facts: DiskFacts,
+    /// The format of the image.
     format: ImageFormat,
     serial: [u8; SERIAL_SIZE],
+    /// Limits of what all parts have in flight.
     limits: InFlightLimits,
     queues: u16,
     method: Method,
-    storage: Arc<StorageUse>,
+    /// Limits of the rate of all parts.
     throttle: Arc<Throttle>,
-    pause: Pause,
+    detect_zeroes: DetectZeroes,
     stats: Arc<DeviceStats>,
 }
 
@@ -148,6 +154,8 @@ pub struct BlockOptions {
     pub queues: u16,
     /// What it does when its storage fails.
     pub on_error: ErrorPolicy,
+    /// What it does with data that is zeros.
+    pub detect_zeroes: DetectZeroes,
 }
 
 impl BlockOptions {
@@ -159,22 +167,19 @@ impl BlockOptions {
             throttle: Arc::default(),
             queues: QUEUES,
             on_error: ErrorPolicy::default(),
+            detect_zeroes: DetectZeroes::default(),
         }
     }
 }
 
 /// A block device, or a part of it for some queues.
 pub struct Block {
+    common: Common,
     facts: DiskFacts,
     config: [u8; config::SIZE],
     config_changed: bool,
-    serial: [u8; SERIAL_SIZE],
-    queues: u16,
     driver_features: u64,
     disk_use: DiskUse,
-    /// The format of the image.
-    format: ImageFormat,
-    method: Method,
     role: PartRole,
     worker: Worker,
     engine: Engine<Ticket>,
@@ -183,16 +188,13 @@ pub struct Block {
     /// Requests that are being answered, with the numbers of bytes written.
     done: Vec<(u16, u32)>,
     in_flight: InFlightTable,
-    /// Limits of what all parts of the device have in flight.
-    limits: InFlightLimits,
     /// For `stat`. The worker refers to the use of the image too.
     part_use: Arc<PartUse>,
     /// Requests that have ended and are not answered yet.
     ended: Vec<Ended>,
     syncs: Syncs,
     cached_reads: CachedReads,
-    /// Limits of the rate of all parts of the device, and requests of this part that wait for them.
-    throttle: Arc<Throttle>,
+    /// Requests of this part that wait for the limits of the rate.
     delays: Delays,
     /// What the headers said of the requests that are begun now, if those were taken earlier.
     known: VecDeque<Result<BlockCommand, Fault>>,
@@ -211,7 +213,6 @@ pub struct Block {
     size_check: SizeCheck,
     /// Whether the end of the worker, which its descriptor tells for ever, is noted.
     is_end_noted: bool,
-    stats: Arc<DeviceStats>,
 }
 
 impl Block {
@@ -234,72 +235,50 @@ impl Block {
         stats: Arc<DeviceStats>,
         method: Method,
     ) -> Result<Self, TargetError> {
-        let BlockOptions { serial, limits, throttle, queues, on_error } = options;
         let switch = Arc::new(PauseSwitch::default());
         stats.set_pause(&switch);
-        let pause = Pause::new(on_error, switch);
-        let storage =
-            Arc::new(StorageUse::new(target.path().display().to_string(), limits.requests));
+        let pause = Pause::new(options.on_error, switch);
+        let name = target.path().display().to_string();
+        let storage = Arc::new(StorageUse::new(name, options.limits.requests));
         stats.set_storage(&storage);
         let (facts, format) = (target.facts(), target.format());
-        let mut name = [0; SERIAL_SIZE];
-        name.iter_mut().zip(serial.bytes()).for_each(|(to, from)| *to = from);
+        let mut serial = [0; SERIAL_SIZE];
+        serial.iter_mut().zip(options.serial.bytes()).for_each(|(to, from)| *to = from);
         let worker = Worker::start(target, Arc::clone(&storage)).map_err(TargetError::Worker)?;
+        let BlockOptions { limits, throttle, queues, detect_zeroes, .. } = options;
+        let common =
+            Common { format, serial, limits, queues, method, throttle, detect_zeroes, stats };
         let role = PartRole::First(Arc::new(()));
-        let common = Common {
-            facts,
-            format,
-            serial: name,
-            limits,
-            queues,
-            method,
-            storage,
-            throttle,
-            pause,
-            stats,
-        };
-        Ok(Self::of_parts(common, worker, role))
+        Ok(Self::of_parts(common, facts, pause, StorageUse::add_part(&storage), worker, role))
     }
 
-    fn of_parts(common: Common, worker: Worker, role: PartRole) -> Self {
-        let Common {
-            facts,
-            format,
-            serial,
-            limits,
-            queues,
-            method,
-            storage,
-            throttle,
-            pause,
-            stats,
-        } = common;
-        let part_use = StorageUse::add_part(&storage);
+    fn of_parts(
+        common: Common,
+        facts: DiskFacts,
+        pause: Pause,
+        part_use: Arc<PartUse>,
+        worker: Worker,
+        role: PartRole,
+    ) -> Self {
         Self {
-            config: config::bytes(&facts, queues, QUEUE_SIZE),
+            config: config::bytes(&facts, common.queues, QUEUE_SIZE),
             size_watch: None,
             size_check: SizeCheck::default(),
             is_end_noted: false,
             facts,
             config_changed: false,
-            serial,
-            queues,
             driver_features: 0,
             disk_use: DiskUse::Idle,
-            format,
-            method,
             role,
             worker,
-            engine: Engine::new(method),
+            engine: Engine::new(common.method),
             landed: Vec::new(),
             done: Vec::new(),
-            in_flight: InFlightTable::new(limits, Arc::clone(&part_use)),
-            limits,
+            in_flight: InFlightTable::new(common.limits, Arc::clone(&part_use)),
             part_use,
             ended: Vec::new(),
             syncs: Syncs::default(),
             cached_reads: CachedReads::default(),
-            throttle,
             delays: Delays::default(),
             known: VecDeque::new(),
             may_hold_back: pause.is_possible(),
@@ -308,30 +287,20 @@ impl Block {
             blocked: QueueSet::default(),
             faults: [const { None }; QUEUES as usize],
             commit_at: None,
-            stats,
+            common,
         }
     }
 
     /// Another part of the device, unless the worker transfers all data of the image anyway.
     fn further_part(&self) -> Option<Self> {
         let PartRole::First(first) = &self.role else { return None };
-        let ImageFormat::Raw = self.format else { return None };
+        let ImageFormat::Raw = self.common.format else { return None };
         let role = PartRole::Further { first: Arc::downgrade(first), uses: None };
         // One part serves all queues if no descriptor is left.
         let worker = self.worker.share().ok()?;
-        let common = Common {
-            facts: self.facts.clone(),
-            format: self.format,
-            serial: self.serial,
-            limits: self.limits,
-            queues: self.queues,
-            method: self.method,
-            storage: Arc::clone(self.part_use.storage()),
-            throttle: Arc::clone(&self.throttle),
-            pause: self.pause.share(),
-            stats: Arc::clone(&self.stats),
-        };
-        Some(Self::of_parts(common, worker, role))
+        let part_use = StorageUse::add_part(self.part_use.storage());
+        let (common, facts) = (self.common.clone(), self.facts.clone());
+        Some(Self::of_parts(common, facts, self.pause.share(), part_use, worker, role))
     }
 
     /// Takes the disk for a driver.
@@ -368,7 +337,7 @@ impl Block {
     /// Has the device learn of changes of its target's size.
     pub fn watch_size(&mut self, watcher: &dyn SizeWatcher) {
         let Some((file, bytes)) = &self.facts.sized_file else { return };
-        match watcher.watch(file.as_fd(), *bytes, &self.stats) {
+        match watcher.watch(file.as_fd(), *bytes, &self.common.stats) {
             Ok(watch) => self.size_watch = Some(watch),
             Err(error) => tracing::warn!(
                 "the disk notices a change of its size only while it is used: {}",
@@ -415,7 +384,7 @@ impl Block {
     fn commit(&mut self) {
         let begun = self.engine.commit();
         if let Err(error) = &begun {
-            self.stats.log.line(
+            self.common.stats.log.line(
                 Level::WARN,
                 format_args!("cannot begin to access storage; tried again: {}", Causes(error)),
             );
@@ -450,17 +419,17 @@ impl Block {
 
     fn warn_of(&self, outcome: Result<(), TargetError>, what: &str) {
         if let Err(error) = outcome {
-            self.stats.log.line(Level::WARN, format_args!("{what}: {}", Causes(&error)));
+            self.common.stats.log.line(Level::WARN, format_args!("{what}: {}", Causes(&error)));
         }
     }
 
     /// Shows a new size in the configuration space.
     fn note_size(&mut self) {
-        self.config = config::bytes(&self.facts, self.queues, QUEUE_SIZE);
+        self.config = config::bytes(&self.facts, self.common.queues, QUEUE_SIZE);
         self.config_changed = true;
         let sectors = self.facts.sectors;
         let line = format_args!("disk resized: it has {sectors} sectors now");
-        self.stats.log.line(Level::INFO, line);
+        self.common.stats.log.line(Level::INFO, line);
     }
 
     /// Notes that a request has ended.
@@ -598,7 +567,7 @@ impl Drop for Block {
     fn drop(&mut self) {
         self.part_use.set_waiting(true);
         if self.engine.in_flight() > 0 {
-            self.stats.log_storage_wait();
+            self.common.stats.log_storage_wait();
         }
         self.in_flight.forget(None);
         while self.engine.in_flight() > 0 {
@@ -657,7 +626,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
 
     fn queue_sizes(&self) -> &[u16] {
         let all = &[QUEUE_SIZE; QUEUES as usize];
-        all.get(..usize::from(self.queues)).unwrap_or(all)
+        all.get(..usize::from(self.common.queues)).unwrap_or(all)
     }
 
     fn config(&self) -> &[u8] {
@@ -711,7 +680,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
     }
 
     fn set_shares(&mut self, parts: usize) {
-        self.in_flight.set_limits(self.limits.shared_by(parts));
+        self.in_flight.set_limits(self.common.limits.shared_by(parts));
     }
 
     fn is_draining(&mut self) -> bool {
@@ -760,7 +729,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
             queues.recycle(requests);
             queues.mark_idle(index);
         } else {
-            let requests = match self.may_hold_back || self.throttle.is_limited() {
+            let requests = match self.may_hold_back || self.common.throttle.is_limited() {
                 false => requests,
                 true => self.admit(index, requests, queues)?,
             };

@@ -19,6 +19,19 @@ pub struct Readable<'a>(pub(super) VolatileSlice<'a>);
 /// Bytes that the device may write for the driver.
 pub struct Writable<'a>(pub(super) VolatileSlice<'a>);
 
+impl Readable<'_> {
+    /// Whether all bytes are zero. Ends soon after the first one that is not.
+    pub fn is_zero(&self) -> bool {
+        let mut bytes = [0; 512];
+        (0..self.0.len()).step_by(bytes.len()).all(|at| {
+            let Ok(rest) = self.0.offset(at) else { return false };
+            let part = bytes.get_mut(..rest.len().min(512)).unwrap_or_default();
+            rest.copy_to(part);
+            part.iter().all(|byte| *byte == 0)
+        })
+    }
+}
+
 impl Writable<'_> {
     /// Copies `bytes` into the buffer: all of them, or as many as fit.
     #[inline]

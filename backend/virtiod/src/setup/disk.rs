@@ -35,6 +35,7 @@ pub(super) fn open<S: XenStore>(
         throttle,
         queues: settings.queues(),
         on_error: settings.on_error.unwrap_or_default(),
+        detect_zeroes: settings.detect_zeroes.unwrap_or_default(),
         ..BlockOptions::named(settings.serial.as_ref().map_or(&vdev, |Serial(serial)| serial))
     };
     stats.note("format", &format.to_string());
@@ -91,6 +92,7 @@ fn options<S: XenStore>(
         caching: settings.cache.map_or(by_line, CacheMode::caching),
         discard,
         format: settings.format,
+        logical_block: settings.logical_block_size(),
         sharing: settings.force_share,
         owner: Owner { domain: path.guest.0, number: path.number, vdev, uuid: keys.guest_uuid()? },
     };

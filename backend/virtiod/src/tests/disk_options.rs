@@ -19,6 +19,7 @@ use super::driver::Driver;
 use super::host::{Host, TestDisk, XVDA, numbered_disk};
 use crate::device::blk::sample::{ImageBytes, Shape};
 use crate::device::blk::{ImageFormat, Target, TargetOptions};
+use crate::stats::Requests;
 use xen::{Access, DomId};
 
 /// One range of a discard or write-zeroes request.
@@ -411,6 +412,104 @@ fn configured_limit_of_requests_in_flight_is_the_disks() {
         driver.close();
         host.remove(&ends);
     }
+    host.finish();
+}
+
+#[test]
+fn written_zeros_keep_or_give_back_storage_as_configured() {
+    for (settings, discard, keeps) in [
+        ("detect-zeroes = \"off\"", "1", true),
+        ("detect-zeroes = \"on\"", "1", true),
+        ("detect-zeroes = \"unmap\"", "1", false),
+        ("detect-zeroes = \"unmap\"", "0", true),
+    ] {
+        let (host, disk) = (Host::start(), full_disk(1));
+        host.configure(&format!("[default.disk]\n{settings}"));
+        let path = disk.path().to_str().unwrap();
+        let keys = [("params", path), ("mode", "w"), ("discard-enable", discard)];
+        let ends = host.add("virtio_disk", 1, XVDA, &keys);
+        let mut driver = host.connect(&ends);
+        driver.start();
+        let before = allocated(disk.path());
+        let mut almost = vec![0; 65536];
+        *almost.last_mut().unwrap() = 1;
+        for (sector, data) in [(128, &[0; 65536][..]), (512, &almost), (1024, &[0; 512])] {
+            assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, sector, data, 0).0, OK);
+            let (status, read) = request(&mut driver, VIRTIO_BLK_T_IN, sector, &[], data.len());
+            assert!(status == OK && read == data, "{settings} {sector}");
+        }
+        let bytes = fs::read(disk.path()).unwrap();
+        let zeros = bytes.iter().filter(|byte| **byte == 0).count();
+        assert_eq!((bytes.len(), zeros), (1 << 20, 65536 + 65535 + 512), "{settings}");
+        disk.as_file().sync_all().unwrap();
+        assert_eq!(allocated(disk.path()) >= before, keeps, "{settings} {discard}");
+        // What is outside the disk, or too short, is refused as other data is.
+        let outside = request(&mut driver, VIRTIO_BLK_T_OUT, 2047, &[0; 4096], 0).0;
+        assert_eq!(outside, VIRTIO_BLK_S_IOERR as u8);
+        let stats = host.stat(DomId(1)).stats;
+        let Requests { write, discard, failed, .. } = stats.requests;
+        assert_eq!((write, discard, failed), (3, 0, 1), "{settings}");
+        driver.close();
+        host.remove(&ends);
+        host.finish();
+    }
+}
+
+#[test]
+fn written_zeros_take_no_cluster_of_an_image() {
+    let (host, directory) = (Host::start(), tempfile::tempdir().unwrap());
+    let path = directory.path().join("disk.qcow2");
+    let image = ImageBytes::new(Shape::default());
+    for (settings, grows) in [("on", false), ("unmap", false), ("off", true)] {
+        fs::write(&path, &image.bytes).unwrap();
+        host.configure(&format!("[default.disk]\ndetect-zeroes = \"{settings}\""));
+        let ends = host.add_disk(1, XVDA, &path, "w");
+        let mut driver = host.connect(&ends);
+        driver.start();
+        let last = config_u64(&mut driver, 0) - 256;
+        let zeros = vec![0; 256 * 512];
+        assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, last, &zeros, 0).0, OK);
+        let (status, read) = request(&mut driver, VIRTIO_BLK_T_IN, last, &[], zeros.len());
+        assert!(status == OK && read == zeros, "{settings}");
+        driver.close();
+        host.remove(&ends);
+        let bytes = fs::metadata(&path).unwrap().len();
+        assert_eq!(bytes >= image.bytes.len() as u64 + zeros.len() as u64, grows, "{settings}");
+    }
+    host.finish();
+}
+
+/// `blk_size` and `physical_block_exp` of the configuration space.
+fn block_sizes(driver: &mut Driver) -> (u32, u8) {
+    let both = config_u64(driver, 20).to_le_bytes();
+    (u32::from_le_bytes(*both.first_chunk().unwrap()), both[4])
+}
+
+#[test]
+fn configured_logical_block_size_is_what_the_guest_sees() {
+    let (host, disk) = (Host::start(), numbered_disk(17));
+    host.configure(
+        "[default.disk]\nlogical-block-size = 4096\n[domain.db.disk.xvda]\n\
+         logical-block-size = 512",
+    );
+    host.hypervisor.store_write("/local/domain/1/name", "db");
+    for (guest, size, sectors) in [(1, 512, 17), (2, 4096, 16)] {
+        let ends = host.add_disk(guest, XVDA, disk.path(), "w");
+        let mut driver = host.connect(&ends);
+        let (logical, exponent) = block_sizes(&mut driver);
+        assert_eq!((logical, config_u64(&mut driver, 0)), (size, sectors));
+        assert!(size << exponent >= 4096, "{exponent}");
+        driver.start();
+        // The unit of requests stays the sector.
+        assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, 3, &[7; 512], 0).0, OK);
+        assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 3, &[], 512), (OK, vec![7; 512]));
+        driver.close();
+        host.remove(&ends);
+    }
+    host.configure("[default.disk]\nlogical-block-size = 4096");
+    let small = numbered_disk(7);
+    let reason = refusal(&host, &host.add_disk(3, XVDA, small.path(), "w"));
+    assert!(reason.contains("3584") && reason.contains("4096"), "{reason}");
     host.finish();
 }
 

@@ -154,7 +154,7 @@ impl Block {
                     done.push((request.head, written));
                     bytes += request.length();
                     if let Some(operation) = succeeded {
-                        self.latency.answer_later(operation, begun, at, &self.stats.latency);
+                        self.latency.answer_later(operation, begun, at, &self.common.stats.latency);
                     }
                     Ok(())
                 });
@@ -238,7 +238,7 @@ impl Block {
                 memory.copied(STATUS_SIZE.into());
                 done.push(request, written);
                 if let Some(operation) = succeeded {
-                    latency.answer_later(operation, begun, at, &self.stats.latency);
+                    latency.answer_later(operation, begun, at, &self.common.stats.latency);
                 }
                 Ok(())
             })
@@ -256,7 +256,7 @@ impl Block {
         memory: &M,
         write: impl FnOnce(u8) -> Result<(), Fault>,
     ) -> Result<Answer, Fault> {
-        let status = status_of(outcome, memory, &self.stats)?;
+        let status = status_of(outcome, memory, &self.common.stats)?;
         let succeeded = self.count(&request.command, request.data.length(), status);
         write(status as u8)?;
         Ok(Answer { written: request.written(status), succeeded })
@@ -266,7 +266,7 @@ impl Block {
     /// succeeded.
     fn count(&self, command: &BlockCommand, length: u64, status: BlockStatus) -> Option<Operation> {
         if status != BlockStatus::Ok {
-            DeviceStats::count(&self.stats.failed);
+            DeviceStats::count(&self.common.stats.failed);
             return None;
         }
         let add = |counter: &AtomicU64, bytes| {
@@ -274,16 +274,16 @@ impl Block {
         };
         let (counter, operation) = match command {
             BlockCommand::Read { .. } => {
-                add(&self.stats.bytes_read, length);
-                (&self.stats.reads, Some(Operation::Read))
+                add(&self.common.stats.bytes_read, length);
+                (&self.common.stats.reads, Some(Operation::Read))
             }
             BlockCommand::Write { .. } => {
-                add(&self.stats.bytes_written, length);
-                (&self.stats.writes, Some(Operation::Write))
+                add(&self.common.stats.bytes_written, length);
+                (&self.common.stats.writes, Some(Operation::Write))
             }
-            BlockCommand::Flush => (&self.stats.flushes, Some(Operation::Flush)),
-            BlockCommand::Change { .. } => (&self.stats.discards, Some(Operation::Discard)),
-            BlockCommand::GetId => (&self.stats.identities, None),
+            BlockCommand::Flush => (&self.common.stats.flushes, Some(Operation::Flush)),
+            BlockCommand::Change { .. } => (&self.common.stats.discards, Some(Operation::Discard)),
+            BlockCommand::GetId => (&self.common.stats.identities, None),
             BlockCommand::Unsupported => return None,
         };
         DeviceStats::count(counter);

@@ -9,7 +9,7 @@ use super::facts::Extent;
 use super::image::Located;
 use super::in_flight::{Carrier, HeldBatch, InFlight};
 use super::latency::{AnsweredAtOnce, Moment};
-use super::request::{BlockCommand, BlockRequest, LONGEST, MAX_DATA, RangeChange, Task};
+use super::request::{BlockCommand, BlockRequest, LONGEST, MAX_DATA, Range, RangeChange, Task};
 use super::submit::note_write_loss;
 use super::target::{PART_BYTES, TargetError};
 use super::worker::{Job, RequestJob};
@@ -31,6 +31,8 @@ enum Rest {
     Located(Box<Located>),
     /// It waits for a sync of this file.
     Sync(Arc<DiskFile>),
+    /// Its data is zeros: the worker zeroes this range.
+    Zero(Range),
     /// The worker does it, with this data.
     Job(Vec<u8>),
 }
@@ -45,7 +47,7 @@ struct Unanswered {
 
 impl Unanswered {
     fn uses_buffers(&self) -> bool {
-        !matches!(self.rest, Rest::Job(_))
+        !matches!(self.rest, Rest::Job(_) | Rest::Zero(_))
     }
 }
 
@@ -192,7 +194,7 @@ impl Block {
 
     /// Records the times of requests that were answered at once.
     fn time_answered(&mut self, judged: &Judged, begun: Option<Moment>) {
-        let (answered, to) = (&judged.succeeded, &self.stats.latency);
+        let (answered, to) = (&judged.succeeded, &self.common.stats.latency);
         self.latency.answer_at_once(answered, begun, to, Moment::now);
     }
 
@@ -265,7 +267,7 @@ impl Block {
         match (&request.command, &self.facts.file) {
             (BlockCommand::Unsupported, _) => Err(TargetError::Unsupported),
             (BlockCommand::GetId, _) => {
-                data.copy_from(memory, &self.serial)?;
+                data.copy_from(memory, &self.common.serial)?;
                 Ok(None)
             }
             (BlockCommand::Change { change: RangeChange::Discard, .. }, _)
@@ -281,22 +283,36 @@ impl Block {
             (BlockCommand::Read { sector }, None) => {
                 self.in_place(request, *sector, AccessMode::ReadOnly, memory)
             }
-            (BlockCommand::Write { sector }, None) => {
-                self.in_place(request, *sector, AccessMode::ReadWrite, memory)
-            }
             (BlockCommand::Read { sector }, Some(file)) => {
                 let extent = Extent::of_data(*sector, data.length(), self.facts.sectors)?;
                 read_at_once(&mut self.cached_reads, extent, data, memory, file)
             }
-            (BlockCommand::Write { sector }, Some(file)) => {
-                self.facts.check_writable()?;
-                if self.facts.write_mode == WriteMode::Through {
-                    self.check_durable(file)?;
+            (BlockCommand::Write { sector }, file) => {
+                if let Some(range) = self.zeroed_by(*sector, data, memory)? {
+                    return Ok(Some(Rest::Zero(range)));
                 }
-                let extent = Extent::of_data(*sector, data.length(), self.facts.sectors)?;
-                self.write_at_once(extent, data, memory, file)
+                match file {
+                    Some(file) => self.write_file(*sector, data, memory, file),
+                    None => self.in_place(request, *sector, AccessMode::ReadWrite, memory),
+                }
             }
         }
+    }
+
+    /// Writes to a raw target's file, or leaves it to the engine.
+    fn write_file<M: DeviceMemory>(
+        &self,
+        sector: u64,
+        data: Buffers<'_>,
+        memory: &M,
+        file: &Arc<DiskFile>,
+    ) -> Result<Option<Rest>, TargetError> {
+        self.facts.check_writable()?;
+        if self.facts.write_mode == WriteMode::Through {
+            self.check_durable(file)?;
+        }
+        let extent = Extent::of_data(sector, data.length(), self.facts.sectors)?;
+        self.write_at_once(extent, data, memory, file)
     }
 
     /// The file that a flush has to sync; `None` if the worker has to do more.
@@ -421,7 +437,13 @@ impl Block {
                 Rest::Located(located) => (Arc::clone(&located.file), Some(located)),
                 Rest::Job(data) => {
                     let entry = InFlight::new(queue, request, command, Carrier::Worker, begun);
-                    jobs.push(self.add_job(entry, data));
+                    let job = entry.command.clone();
+                    jobs.push(self.add_job(entry, job, data));
+                    continue;
+                }
+                Rest::Zero(range) => {
+                    let entry = InFlight::new(queue, request, command, Carrier::Worker, begun);
+                    jobs.push(self.add_job(entry, range.zeroed(), Vec::new()));
                     continue;
                 }
             };
@@ -439,9 +461,9 @@ impl Block {
         self.commit();
     }
 
-    /// Adds a request of the worker's; returns its job.
-    fn add_job(&mut self, entry: InFlight, data: Vec<u8>) -> Job {
-        let task = Task { command: entry.command.clone(), done: 0 };
+    /// Adds a request that the worker carries out by `command`; returns its job.
+    fn add_job(&mut self, entry: InFlight, command: BlockCommand, data: Vec<u8>) -> Job {
+        let task = Task { command, done: 0 };
         let (part, queue) = (self.worker.part(), entry.queue);
         let slot = self.in_flight.add(entry);
         Job::Request(RequestJob { part, slot, queue, task, data })

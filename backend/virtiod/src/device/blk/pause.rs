@@ -199,7 +199,7 @@ impl Block {
         self.pause.failed.push(Taken { queue, request: request.clone(), command });
         let reason = Causes(error).to_string();
         if self.pause.switch.pause(reason.clone()) {
-            self.stats.log.line(
+            self.common.stats.log.line(
                 Level::ERROR,
                 format_args!(
                     "disk paused: {reason}; its requests wait: repair the storage, then run \

@@ -10,6 +10,7 @@ use virtio_bindings::virtio_blk::{
 };
 
 use super::STATUS_SIZE;
+use super::image::Storage;
 use crate::device::{Buffers, DeviceMemory, Fault, VirtioRequest, Writable};
 
 /// Bytes of a sector, the unit of addresses whatever the block size is.
@@ -98,6 +99,22 @@ impl Range {
     /// Whether the storage may be deallocated.
     pub(super) fn unmap(self) -> bool {
         self.flags & RANGE_UNMAP != 0
+    }
+
+    /// The range of a write whose data is zeros; `None` if that is longer than a range may be.
+    pub(super) fn of_write(sector: u64, bytes: u64, storage: Storage) -> Option<Self> {
+        let sectors = u32::try_from(bytes / SECTOR_SIZE).ok();
+        let flags = match storage {
+            Storage::Keep => 0,
+            Storage::GiveBack => RANGE_UNMAP,
+        };
+        Some(Self { sector, sectors: sectors.filter(|count| *count <= MAX_RANGE_SECTORS)?, flags })
+    }
+
+    /// The command that zeroes the range.
+    pub(super) fn zeroed(self) -> BlockCommand {
+        let ranges = Box::new(VecDeque::from([self]));
+        BlockCommand::Change { change: RangeChange::WriteZeroes, ranges }
     }
 
     fn parse(bytes: &[u8; RANGE_SIZE]) -> Self {

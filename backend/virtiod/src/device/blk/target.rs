@@ -15,7 +15,7 @@ use std::time::Instant;
 
 pub use self::error::TargetError;
 pub(super) use self::in_place::InPlaceTarget;
-pub use self::options::{AccessMode, Caching, Discard, TargetOptions};
+pub use self::options::{AccessMode, Caching, Discard, LogicalBlockSize, TargetOptions};
 use super::SECTOR_SIZE;
 use super::claim::{ClaimError, Handover, Images, LocalImages, Sharing};
 use super::disk_file::DiskFile;
@@ -88,7 +88,8 @@ impl Target {
             error => TargetError::Claim(error),
         })?;
         let image = image::open(&options, &mut files).map_err(failed)?;
-        let (bytes, block) = (image.size(), image.block_size().logical);
+        let block = seen_block_size(&options, &*image).logical;
+        let bytes = image.size();
         if bytes < u64::from(block) {
             return Err(TargetError::TooSmall { path, bytes, block });
         }
@@ -140,9 +141,9 @@ impl Target {
         self.image.size() / block * block / SECTOR_SIZE
     }
 
-    /// Preferred block sizes.
+    /// The block sizes that the guest sees.
     pub fn block_size(&self) -> BlockSize {
-        self.image.block_size()
+        seen_block_size(&self.options, &*self.image)
     }
 
     /// What a device shows of the disk.
@@ -481,6 +482,14 @@ impl Target {
             WriteMode::Back => Ok(()),
         }
     }
+}
+
+/// The block sizes of an image, with the logical one that is configured. Requests that are smaller
+/// than the storage's blocks go through the page cache, which reads the rest of a block.
+fn seen_block_size(options: &TargetOptions, image: &dyn Image) -> BlockSize {
+    let own = image.block_size();
+    let logical = options.logical_block.map_or(own.logical, LogicalBlockSize::bytes);
+    BlockSize { logical, physical: own.physical.max(logical) }
 }
 
 /// Calls `each` for the data part by part, from byte `done` on, until the time is over; at least

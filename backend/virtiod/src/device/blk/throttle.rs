@@ -375,7 +375,7 @@ impl Block {
     ) -> Result<Requests, Fault> {
         // A fault may have left some.
         self.known.clear();
-        if !self.throttle.is_limited() && self.delays.len() == 0 {
+        if !self.common.throttle.is_limited() && self.delays.len() == 0 {
             return Ok(requests);
         }
         self.may_hold_back = true;
@@ -384,7 +384,7 @@ impl Block {
         let mut admitted = queues.take_list();
         for request in requests.drain() {
             let memory = queues.memory();
-            let may_begin = self.delays.ask(&self.throttle, queue, request, memory, now);
+            let may_begin = self.delays.ask(&self.common.throttle, queue, request, memory, now);
             if let Some(Taken { request, command, .. }) = may_begin {
                 admitted.push(request);
                 self.known.push_back(command);
@@ -394,7 +394,7 @@ impl Block {
         // Those that begin are made reachable with their batch.
         queues.give_back(queue, &[])?;
         if self.delays.len() > earlier {
-            DeviceStats::count(&self.stats.waits);
+            DeviceStats::count(&self.common.stats.waits);
             self.set_delay_timer(now)?;
         }
         Ok(admitted)
@@ -411,7 +411,7 @@ impl Block {
         let now = Instant::now();
         // What is in flight keeps its own limits.
         while self.in_flight.room() > 0 {
-            let Some(next) = self.delays.next(&self.throttle, now) else {
+            let Some(next) = self.delays.next(&self.common.throttle, now) else {
                 return self.set_delay_timer(now);
             };
             self.begin_all(vec![next], queues)?;
@@ -448,7 +448,7 @@ impl Block {
     }
 
     fn set_delay_timer(&mut self, now: Instant) -> Result<(), Fault> {
-        let set = self.delays.set_timer(&self.throttle, now);
+        let set = self.delays.set_timer(&self.common.throttle, now);
         set.map_err(|errno| Fault::Host("timer", errno.into()))
     }
 }

@@ -60,6 +60,7 @@ fn exercise(image: &[u8], seed: u64) -> io::Result<Exercised> {
         caching: Caching::PageCache,
         discard: Discard::Allowed,
         format: Some(ImageFormat::Qcow2),
+        logical_block: None,
         sharing: Sharing::Safe,
         owner: Owner { domain: 1, number: 51712, vdev: "xvda".to_owned(), uuid: None },
     };

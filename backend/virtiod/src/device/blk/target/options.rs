@@ -37,6 +37,23 @@ pub enum Discard {
     Allowed,
 }
 
+/// The unit of addresses that a guest sees: 512, 1024, 2048 or 4096 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogicalBlockSize(u32);
+
+impl LogicalBlockSize {
+    /// The size, if it is one of the above.
+    pub fn new(bytes: u32) -> Option<Self> {
+        let is_known = bytes.is_power_of_two() && (512..=4096).contains(&bytes);
+        is_known.then_some(Self(bytes))
+    }
+
+    /// Number of bytes.
+    pub fn bytes(self) -> u32 {
+        self.0
+    }
+}
+
 /// A target, and the options to open it with.
 #[derive(Clone, Debug)]
 pub struct TargetOptions {
@@ -50,6 +67,8 @@ pub struct TargetOptions {
     pub discard: Discard,
     /// Its format; if `None`, its name decides.
     pub format: Option<ImageFormat>,
+    /// The unit of addresses that the guest sees; if `None`, that of the storage.
+    pub logical_block: Option<LogicalBlockSize>,
     /// Whether others may use the target at the same time.
     pub sharing: Sharing,
     /// The device that the target belongs to.
@@ -70,6 +89,7 @@ impl TargetOptions {
             caching: Caching::PageCache,
             discard: Discard::Allowed,
             format: None,
+            logical_block: None,
             sharing: Sharing::Safe,
             owner: Owner { domain: 1, number: 51712, vdev: "xvda".to_owned(), uuid: None },
         }

@@ -107,7 +107,7 @@ fn end_reset(driver: &mut Driver) {
 
 /// The number of requests in flight, and whether something waits for storage, as `stat` shows them.
 fn shown(driver: &Driver) -> (u64, bool) {
-    let storage = driver.disk.stats.storage().unwrap().snapshot();
+    let storage = driver.disk.common.stats.storage().unwrap().snapshot();
     assert_eq!(storage.oldest_ms.is_some(), storage.in_flight > 0);
     (storage.in_flight, storage.waiting)
 }
@@ -233,7 +233,7 @@ fn the_image_of_a_device_that_ended_is_claimed_until_storage_lets_go() {
     driver.add(VIRTIO_BLK_T_IN, &[], READ);
     serve(&mut driver);
     let Driver { disk, target_file, hypervisor, memory, .. } = driver;
-    let stats = Arc::clone(&disk.stats);
+    let stats = Arc::clone(&disk.common.stats);
     // The end of the device waits for storage, in a thread of its own.
     let dropping = std::thread::spawn(move || drop((disk, memory)));
     let open = || {

@@ -140,7 +140,11 @@ fn paused_disk_watches_no_timer_of_its_limits() {
     let mut driver = driver(&image, ErrorPolicy::Pause);
     // One in ten minutes.
     let writes = RateLimits { rate: "1B/s".parse().ok(), iops: None };
-    driver.disk.throttle.set(DiskRates { writes, burst: Duration::ZERO, ..DiskRates::default() });
+    driver.disk.common.throttle.set(DiskRates {
+        writes,
+        burst: Duration::ZERO,
+        ..DiskRates::default()
+    });
     (0..3).for_each(|number| write(&mut driver, number * 8));
     driver.serve_all();
     assert_eq!(driver.disk.delays.len(), 2);
@@ -148,7 +152,7 @@ fn paused_disk_watches_no_timer_of_its_limits() {
     let paused = sources(&driver);
     driver.disk.pause.switch().resume();
     assert_eq!(sources(&driver), paused + 1);
-    driver.disk.throttle.set(DiskRates::default());
+    driver.disk.common.throttle.set(DiskRates::default());
     driver.handle_now();
     driver.serve_all();
     assert_eq!(driver.statuses(), [OK; 3]);

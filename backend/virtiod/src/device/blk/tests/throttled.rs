@@ -50,7 +50,7 @@ fn written(image: &Scripted) -> Vec<u64> {
 fn reads_and_flushes_go_on_while_writes_wait() {
     let image = Scripted::default();
     let mut driver = Driver::new(&image);
-    driver.disk.throttle.set(slow());
+    driver.disk.common.throttle.set(slow());
     write(&mut driver, 0);
     write(&mut driver, 8);
     write(&mut driver, 16);
@@ -65,7 +65,7 @@ fn reads_and_flushes_go_on_while_writes_wait() {
 fn delayed_requests_are_carried_out_in_order() {
     let image = Scripted::default();
     let mut driver = Driver::new(&image);
-    driver.disk.throttle.set(writes(None, 1000));
+    driver.disk.common.throttle.set(writes(None, 1000));
     let sectors: Vec<u64> = (0..20).map(|number| number * 8).collect();
     sectors.iter().for_each(|sector| write(&mut driver, *sector));
     driver.serve_all();
@@ -82,11 +82,11 @@ fn delayed_requests_are_carried_out_in_order() {
 fn limits_that_go_free_the_requests_that_wait() {
     let image = Scripted::default();
     let mut driver = Driver::new(&image);
-    driver.disk.throttle.set(slow());
+    driver.disk.common.throttle.set(slow());
     (0..4).for_each(|number| write(&mut driver, number * 8));
     driver.serve_all();
     assert_eq!(driver.disk.delays.len(), 3);
-    driver.disk.throttle.set(DiskRates::default());
+    driver.disk.common.throttle.set(DiskRates::default());
     driver.handle_now();
     driver.serve_all();
     assert_eq!(driver.statuses(), [OK; 4]);
@@ -96,7 +96,7 @@ fn limits_that_go_free_the_requests_that_wait() {
 fn reset_forgets_requests_that_wait() {
     let image = Scripted::default();
     let mut driver = Driver::with_features(&image, 1 << VIRTIO_BLK_F_FLUSH);
-    driver.disk.throttle.set(slow());
+    driver.disk.common.throttle.set(slow());
     (0..4).for_each(|number| write(&mut driver, number * 8));
     driver.serve_all();
     assert_eq!(driver.disk.delays.len(), 3);
@@ -109,7 +109,7 @@ fn reset_forgets_requests_that_wait() {
 fn requests_that_wait_leave_room_for_others() {
     let image = Scripted::default();
     let mut driver = Driver::new(&image);
-    driver.disk.throttle.set(slow());
+    driver.disk.common.throttle.set(slow());
     let limits = |requests| InFlightLimits { requests, ..InFlightLimits::default() };
     driver.disk.in_flight.set_limits(limits(4));
     (0..6).for_each(|number| write(&mut driver, number * 8));
@@ -125,7 +125,7 @@ fn reads_and_writes_take_turns_under_a_limit_of_both() {
     let mut driver = Driver::new(&image);
     let all = RateLimits { iops: NonZeroU64::new(200), rate: None };
     let rates = DiskRates { all, burst: Duration::ZERO, ..DiskRates::default() };
-    driver.disk.throttle.set(rates);
+    driver.disk.common.throttle.set(rates);
     for number in 0..6 {
         driver.add_at(VIRTIO_BLK_T_IN, number * 8, 0, &[], Some((512, Access::ReadWrite)));
     }
@@ -154,13 +154,13 @@ fn reads_and_writes_take_turns_under_a_limit_of_both() {
 fn header_of_a_request_that_waits_is_not_read_again() {
     let image = Scripted::default();
     let mut driver = Driver::new(&image);
-    driver.disk.throttle.set(slow());
+    driver.disk.common.throttle.set(slow());
     write(&mut driver, 0);
     write(&mut driver, 8);
     driver.serve_all();
     assert_eq!(driver.statuses(), [OK, UNANSWERED]);
     driver.change_header(1, VIRTIO_BLK_T_IN, 800);
-    driver.disk.throttle.set(DiskRates::default());
+    driver.disk.common.throttle.set(DiskRates::default());
     driver.handle_now();
     driver.serve_all();
     assert_eq!(written(&image), [0, 8 * 512]);
@@ -174,7 +174,11 @@ fn zeroes_count_as_data_and_discards_do_not() {
         let mut driver = Driver::new(&Scripted::default());
         let write_rate = RateLimits { rate: "1MiB/s".parse().ok(), iops: None };
         let burst = Duration::ZERO;
-        driver.disk.throttle.set(DiskRates { writes: write_rate, burst, ..DiskRates::default() });
+        driver.disk.common.throttle.set(DiskRates {
+            writes: write_rate,
+            burst,
+            ..DiskRates::default()
+        });
         driver.add(kind, &[Range { sectors: 1 << 21, ..range }], None);
         write(&mut driver, 0);
         driver.serve_all();
@@ -188,13 +192,13 @@ fn requests_that_waited_keep_the_limit_of_those_in_flight() {
     gate.close();
     let image = Scripted::new(|script| script.gate = Some(Arc::clone(&gate)));
     let mut driver = Driver::new(&image);
-    driver.disk.throttle.set(slow());
+    driver.disk.common.throttle.set(slow());
     (0..6).for_each(|number| write(&mut driver, number * 8));
     driver.serve();
     assert_eq!(driver.disk.delays.len(), 5);
     let limits = InFlightLimits { requests: 3, ..InFlightLimits::default() };
     driver.disk.in_flight.set_limits(limits);
-    driver.disk.throttle.set(DiskRates::default());
+    driver.disk.common.throttle.set(DiskRates::default());
     driver.handle_now();
     assert_eq!((driver.disk.in_flight.len(), driver.disk.delays.len()), (3, 3));
     gate.open();
