@@ -2,7 +2,8 @@
 # block device may discard but not zero, and qcow2 version 2 cannot mark a cluster as zero. The
 # device offers discard where the storage supports it and write-zeroes everywhere, and no request
 # fails.
-# guests: pvh
+# guests:
+# soak: pvh
 # limit: 120
 . /lab/dom0/lib.sh
 

@@ -10,7 +10,7 @@
 . /lab/dom0/lib.sh
 
 # The soak does 100 rounds.
-ROUNDS=4
+ROUNDS=3
 [ "$GUEST" = pv ] || ROUNDS=100
 
 clean_up() {
