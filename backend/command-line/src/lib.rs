@@ -122,9 +122,9 @@ pub enum Operation {
         /// The disk's name, such as xvda, or virtio_disk/51712 [default: all that are paused].
         device: Option<String>,
     },
-    /// Applies the changed configuration file to running disks: the limits of their rates.
+    /// Applies the changed configuration file to running devices: the limits of their rates.
     ///
-    /// Prints a line for each disk whose limits change. Other keys apply to devices that are set up
+    /// Prints a line for each device whose limits change. Other keys apply to devices that are set up
     /// from then on, also without this. SIGHUP does the same; the log says what changed.
     Reload {
         /// Prints one JSON array, for programs.

@@ -2,23 +2,22 @@
 
 mod console;
 pub mod disk;
-pub mod disk_rates;
 pub mod network;
+pub mod rates;
 mod socket;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use self::disk_rates::GuestRates;
+use self::rates::{DeviceRates, GuestRates};
 use crate::bus::DevicePath;
 use crate::bus::Keys;
-use crate::config::{
-    Config, ConfigError, ConfigFile, DeviceSettings, Misplaced, NoGroup, RateLimit,
-};
+use crate::config::{Config, ConfigError, ConfigFile, DeviceSettings, Misplaced, NoGroup};
 use crate::device::blk::{Images, SizeWatcher, TargetError};
 use crate::device::console::{ConsoleError, Terminals};
-use crate::device::rng::{Entropy, EntropyError};
+use crate::device::net::NetLimits;
+use crate::device::rng::Entropy;
 use crate::device::{DeviceId, DeviceMemory, VirtioDevice};
 use crate::listener::{ListenError, SocketDirectory, Sockets};
 use crate::stats::DeviceStats;
@@ -28,6 +27,8 @@ use xen::{StoreError, XenStore};
 /// The device classes of virtio devices in XenStore.
 pub const CLASSES: [&str; 2] = [DISKS, "virtio"];
 pub(crate) const DISKS: &str = "virtio_disk";
+/// The note of a device's limits.
+pub const LIMITS_NOTE: &str = "limits";
 
 /// First number of the disks beyond xvdp. Linux guests ignore a device whose class and number have
 /// 20 characters or more (`XEN_BUS_ID_SIZE`), and `virtio_disk/268439552` has 21.
@@ -64,9 +65,6 @@ pub enum DeviceError {
     /// The console cannot be opened.
     #[error(transparent)]
     Console(#[from] ConsoleError),
-    /// The entropy device cannot be opened.
-    #[error(transparent)]
-    Entropy(#[from] EntropyError),
     /// The host's network has no interface for the device.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -101,8 +99,8 @@ pub struct Host {
     pub terminals: Arc<dyn Terminals>,
     /// The sockets that programs connect to.
     pub sockets: Arc<dyn Sockets>,
-    /// The limits of the rates of the guest's disks.
-    pub disk_rates: Arc<GuestRates>,
+    /// The limits of the rates of the guest's devices.
+    pub rates: Arc<GuestRates>,
 }
 
 /// The interface that the network device at `path` needs.
@@ -185,19 +183,22 @@ pub fn open<S: XenStore, M: DeviceMemory>(
     }
     let id = kind(keys, path)?;
     let settings = settings(keys, path, config, id)?;
+    let limits = DeviceRates::of(id, &settings).map(|rates| host.rates.of_device(path, rates));
+    if let Some((_, rates)) = &limits {
+        stats.note(LIMITS_NOTE, &rates.to_string());
+    }
+    let [first, second] = limits.map(|(shared, _)| shared).unwrap_or_default();
     match id {
         DeviceId::Network => {
-            Ok(Box::new(network::open(keys, path, &settings.net, &*host.network, stats)?))
+            let limits = NetLimits::new(first, second);
+            Ok(Box::new(network::open(keys, path, &settings.net, limits, &*host.network, stats)?))
         }
         DeviceId::Console => {
             Ok(Box::new(console::open(keys, path, &settings.console, host, stats)?))
         }
         DeviceId::Entropy => {
-            let rate = settings.rng.rate.and_then(RateLimit::rate);
-            tracing::info!(rate = rate.map(tracing::field::display), "entropy device opened");
-            let text = rate.map_or_else(|| "unlimited".to_owned(), |rate| rate.to_string());
-            stats.note("rate", &text);
-            Ok(Box::new(Entropy::open(rate, Arc::clone(stats))?))
+            tracing::info!("entropy device opened");
+            Ok(Box::new(Entropy::new(first, Arc::clone(stats))))
         }
         DeviceId::Socket => {
             let sockets = &host.sockets;
@@ -243,7 +244,7 @@ fn config_and_name<S: XenStore>(
 
 /// Returns the device for xl's `type=virtio,deviceN`, N in hexadecimal; `None` if the daemon does
 /// not implement it.
-fn device_id(kind: &str) -> Option<DeviceId> {
+pub fn device_id(kind: &str) -> Option<DeviceId> {
     let digits = kind.strip_prefix("virtio,device")?;
     // `from_str_radix` alone would accept a sign.
     let plain = digits.bytes().all(|digit| digit.is_ascii_hexdigit());

@@ -28,11 +28,11 @@ use super::user_range::UserRange;
 use crate::Causes;
 use crate::bus::{DevicePath, Ending};
 use crate::config::ConfigFile;
-use crate::device::blk::DiskRates;
 use crate::dma::shared_count::{CountSlot, CountTable};
 use crate::process::device_thread::{Ended, Found, NewDevice, OpenedHook, Outcome};
 use crate::process::message::{self, Event};
 use crate::process::message_socket::MessageSocket;
+use crate::setup::rates::DeviceRates;
 use crate::stats::{DeviceStats, Fetched, RemoteStats};
 use crate::wakeup::WakeUp;
 use xen::{DomId, Xen};
@@ -138,7 +138,7 @@ impl<X: Xen> GuestProcesses<X> {
         now
     }
 
-    /// Forgets the limits that a reload has set for a disk.
+    /// Forgets the limits that a reload has set for a device.
     fn forget_limits(&mut self, path: &DevicePath) {
         if self.replaced.remove(path).is_some()
             && let Some(process) = self.all.get(&path.guest)
@@ -214,7 +214,7 @@ impl<X: Xen> Runner for GuestProcesses<X> {
         let now = self.config.load().map_err(|error| causes(&error))?.unwrap_or_default();
         let mut changes = Vec::new();
         let mut store = self.xen.store().map_err(|error| causes(&error))?;
-        for (path, config) in self.configs.iter().filter(|(path, _)| reload::is_disk(path)) {
+        for (path, config) in &self.configs {
             let Ok(before) = config.load() else { continue };
             let before = (&before.unwrap_or_default(), self.replaced.get(path).copied());
             match reload::change(&mut store, path, before, &now) {
@@ -327,7 +327,7 @@ impl GuestProcess {
     }
 
     /// Replaces the limits of a disk's rate.
-    fn limit(&self, path: &DevicePath, rates: Option<DiskRates>) {
+    fn limit(&self, path: &DevicePath, rates: Option<DeviceRates>) {
         let command = message::Command::Limit { path: path.clone(), rates };
         if let Err(error) = self.control.send(&command, &[]) {
             tracing::warn!(%path, "cannot set the limits of the disk: {}", Causes(&error));

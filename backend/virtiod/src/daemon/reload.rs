@@ -1,5 +1,5 @@
 //! Applies a changed configuration file to running devices, where a device can change: the limits
-//! of disks.
+//! of its rate.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::bus::{DevicePath, keys};
 use crate::config::Config;
-use crate::device::blk::DiskRates;
-use crate::setup::DISKS;
+use crate::setup::rates::DeviceRates;
+use crate::setup::{DISKS, device_id};
 use xen::{StoreError, XenStore};
 
 /// Maximum time until the server has done it.
@@ -31,7 +31,7 @@ pub struct Change {
     pub guest: Option<String>,
     /// The device, by its class and number in XenStore.
     pub device: String,
-    /// The disk's name in the guest's configuration.
+    /// The disk's name in the guest's configuration; for another device as `device`.
     pub vdev: String,
     /// The limits that it had.
     pub from: String,
@@ -85,42 +85,60 @@ impl Reloads {
     }
 }
 
-/// Compares the limits of a disk that was set up with `before` and has `replaced` since, with those
-/// of `now`. Returns the change, and the new limits unless it keeps its own.
+/// The limits of a device by a configuration file, and the group that a disk shares them with.
+type Limits = Result<Option<(DeviceRates, Option<String>)>, String>;
+
+/// Compares the limits of a device that was set up with `before` and has `replaced` since, with
+/// those of `now`. Returns the change, and the new limits unless it keeps its own.
 pub(super) fn change<S: XenStore>(
     store: &mut S,
     path: &DevicePath,
-    (before, replaced): (&Config, Option<DiskRates>),
+    (before, replaced): (&Config, Option<DeviceRates>),
     now: &Config,
-) -> Result<Option<(Change, Option<DiskRates>)>, StoreError> {
+) -> Result<Option<(Change, Option<DeviceRates>)>, StoreError> {
     let guest = keys::guest_name(store, path.guest)?;
-    let vdev = store.read(&path.key("dev"))?.unwrap_or_default();
-    let of = |config: &Config| config.disk_rates(guest.as_deref(), &vdev);
+    let key = if path.class == DISKS { "dev" } else { "type" };
+    let said = store.read(&path.key(key))?.unwrap_or_default();
+    let of = |config: &Config| limits_of(config, path, guest.as_deref(), &said);
     // It would not run otherwise.
-    let Ok((rates, group)) = of(before) else { return Ok(None) };
+    let Ok(Some((rates, group))) = of(before) else { return Ok(None) };
     let rates = replaced.unwrap_or(rates);
     let change = |to: &str, kept| Change {
         domid: path.guest.0,
         guest: guest.clone(),
         device: path.name(),
-        vdev: vdev.clone(),
+        vdev: if path.class == DISKS { said.clone() } else { path.name() },
         from: rates.to_string(),
         to: to.to_owned(),
         kept,
     };
     Ok(match of(now) {
-        Err(error) => Some((change("", Some(error.to_string())), None)),
-        Ok((_, other)) if other != group => {
+        Err(error) => Some((change("", Some(error)), None)),
+        Ok(Some((_, other))) if other != group => {
             let why = "its group changes when it is attached anew, or its guest is created anew"
                 .to_owned();
             Some((change("", Some(why)), None))
         }
-        Ok((same, _)) if same == rates => None,
-        Ok((other, _)) => Some((change(&other.to_string(), None), Some(other))),
+        Ok(Some((other, _))) if other != rates => {
+            Some((change(&other.to_string(), None), Some(other)))
+        }
+        Ok(_) => None,
     })
 }
 
-/// A disk that keeps its limits because it could not be asked for its name.
+/// The limits of a device. `said`: a disk's name in the guest's configuration, or the type of
+/// another device.
+fn limits_of(config: &Config, path: &DevicePath, guest: Option<&str>, said: &str) -> Limits {
+    if path.class == DISKS {
+        let (rates, group) = config.disk_rates(guest, said).map_err(|error| error.to_string())?;
+        return Ok(Some((DeviceRates::Disk(rates), group)));
+    }
+    let Some(id) = device_id(said) else { return Ok(None) };
+    let settings = config.device(guest, path.number, id).map_err(|error| error.to_string())?;
+    Ok(DeviceRates::of(id, &settings).map(|rates| (rates, None)))
+}
+
+/// A device that keeps its limits because it could not be asked for its name.
 pub(super) fn kept(path: &DevicePath, why: String) -> Change {
     Change {
         domid: path.guest.0,
@@ -133,10 +151,5 @@ pub(super) fn kept(path: &DevicePath, why: String) -> Change {
     }
 }
 
-/// Whether a device may have limits.
-pub(super) fn is_disk(path: &DevicePath) -> bool {
-    path.class == DISKS
-}
-
-/// The limits that were set since disks were set up.
-pub(super) type Replaced = BTreeMap<DevicePath, DiskRates>;
+/// The limits that were set since devices were set up.
+pub(super) type Replaced = BTreeMap<DevicePath, DeviceRates>;

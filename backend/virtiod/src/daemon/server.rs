@@ -129,7 +129,7 @@ impl<X: Domain> Server<X> {
             images: Arc::new(LocalImages),
             terminals: Arc::new(LocalTerminals),
             sockets: Arc::new(LocalSockets),
-            disk_rates: Arc::default(),
+            rates: Arc::default(),
         };
         let opened = same_address_hook(Arc::clone(&registry));
         let records = shared.records.clone().map(|records| Arc::new(records) as _);

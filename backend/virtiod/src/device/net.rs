@@ -26,7 +26,7 @@ pub use self::mac::MacAddress;
 pub use self::pairs::QueuePairs;
 use self::receive::{HeaderFlags, PacketBuffers, PacketFormat, Receiver};
 use self::transmit::{PacketSink, Transmitter};
-use super::rate::{Limiter, Rate};
+use super::rate::{Limiter, SharedRate};
 use super::{
     DeviceId, DeviceMemory, Fault, IoEngine, QueueContext, QueueSet, Source, VirtioDevice,
 };
@@ -73,25 +73,20 @@ pub struct Net {
 #[derive(Debug, Default)]
 pub struct NetLimits {
     /// Of packets to the guest.
-    pub to_guest: Option<Limiter>,
+    to_guest: Limiter,
     /// Of packets from the guest.
-    pub from_guest: Option<Limiter>,
+    from_guest: Limiter,
 }
 
 impl NetLimits {
     /// Limits of these rates.
-    ///
-    /// # Errors
-    /// The kernel's, if it creates no timer.
-    pub fn new(to_guest: Option<Rate>, from_guest: Option<Rate>) -> nix::Result<Self> {
-        let limiter = |rate: Option<Rate>| rate.map(Limiter::new).transpose();
-        Ok(Self { to_guest: limiter(to_guest)?, from_guest: limiter(from_guest)? })
+    pub fn new(to_guest: Arc<SharedRate>, from_guest: Arc<SharedRate>) -> Self {
+        Self { to_guest: Limiter::new(to_guest), from_guest: Limiter::new(from_guest) }
     }
 }
 
 /// Whether packets may pass; if not, the limiter's source tells when.
-fn is_open(limiter: &mut Option<Limiter>, stats: &DeviceStats) -> Result<bool, Fault> {
-    let Some(limiter) = limiter else { return Ok(true) };
+fn is_open(limiter: &mut Limiter, stats: &DeviceStats) -> Result<bool, Fault> {
     let waited = limiter.is_waiting();
     let open = limiter.is_open().map_err(|errno| Fault::Host("timer", errno.into()))?;
     if !open && !waited {
@@ -162,7 +157,7 @@ impl Net {
         queues: &mut QueueContext<'_, M>,
     ) -> Result<bool, Fault> {
         let format = self.format();
-        let waited = self.limits.to_guest.as_ref().is_some_and(Limiter::is_waiting);
+        let waited = self.limits.to_guest.is_waiting();
         if !is_open(&mut self.limits.to_guest, &self.stats)? {
             return Ok(false);
         }
@@ -176,9 +171,7 @@ impl Net {
         let (interface, engine) = (self.interface.as_mut(), &mut self.engine);
         let found = receiver.fill(interface, pair, engine).map_err(interface_fault)?;
         receiver.deliver(queues, format, &self.stats)?;
-        if let Some(limiter) = &mut self.limits.to_guest {
-            limiter.spend(self.stats.bytes_read.load(Ordering::Relaxed) - earlier);
-        }
+        self.limits.to_guest.spend(self.stats.bytes_read.load(Ordering::Relaxed) - earlier);
         Ok(found)
     }
 
@@ -203,9 +196,7 @@ impl Net {
             PacketSink { interface, pair, engine },
             &self.stats,
         )?;
-        if let Some(limiter) = &mut self.limits.from_guest {
-            limiter.spend(self.stats.bytes_written.load(Ordering::Relaxed) - earlier);
-        }
+        self.limits.from_guest.spend(self.stats.bytes_written.load(Ordering::Relaxed) - earlier);
         Ok(())
     }
 
@@ -392,19 +383,19 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
     fn sources(&self) -> Vec<Source<'_>> {
         let pairs = self.receivers.iter().take(self.active).enumerate();
         let hungry = pairs.filter(|(_, receiver)| !receiver.is_starved());
-        let waits = self.limits.to_guest.as_ref().is_some_and(Limiter::is_waiting);
+        let waits = self.limits.to_guest.is_waiting();
         let mut to_guest = None;
         let packets = hungry.filter_map(|(pair, _)| {
             if waits {
-                to_guest = self.limits.to_guest.as_ref().map(Limiter::source);
+                to_guest = self.limits.to_guest.source();
                 return None;
             }
             self.interface.packets(pair)
         });
         let mut sources: Vec<_> = packets.chain([self.interface.link_changes()]).collect();
         // Only where somebody waits: a timer that nobody heeds stays ready.
-        let from_guest = self.limits.from_guest.as_ref().filter(|_| !self.limited.is_empty());
-        sources.extend(to_guest.into_iter().chain(from_guest.map(Limiter::source)));
+        let from_guest = self.limits.from_guest.source().filter(|_| !self.limited.is_empty());
+        sources.extend(to_guest.into_iter().chain(from_guest));
         sources
     }
 

@@ -4,6 +4,8 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::time::TimeSpec;
@@ -14,6 +16,8 @@ use super::Source;
 
 /// The time for which an idle device accumulates credit, if nothing else is set.
 const BURST: Duration = Duration::from_secs(1);
+/// Maximum time until a limit is looked at again for a transfer that waits: it may have changed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// Suffixes of a rate. A suffix precedes those that it ends with.
 const UNITS: &[(&str, u64)] = &[
     ("KiB/s", 1 << 10),
@@ -103,47 +107,80 @@ impl TokenBucket {
     }
 }
 
+/// A rate limit that may change while a device keeps it; 0 is none. It orders nothing: a device that
+/// reads an earlier value keeps it for one transfer more.
+#[derive(Debug, Default)]
+pub struct SharedRate(AtomicU64);
+
+impl SharedRate {
+    /// This limit, or none.
+    pub fn new(rate: Option<Rate>) -> Self {
+        let shared = Self::default();
+        shared.set(rate);
+        shared
+    }
+
+    /// Replaces the limit.
+    pub fn set(&self, rate: Option<Rate>) {
+        self.0.store(rate.map_or(0, |rate| rate.bytes().get()), Ordering::Relaxed);
+    }
+
+    fn bytes(&self) -> Option<NonZeroU64> {
+        NonZeroU64::new(self.0.load(Ordering::Relaxed))
+    }
+}
+
 /// Limits a device to a rate without sleeping: a timer becomes ready when the next transfer is
-/// allowed.
-#[derive(Debug)]
+/// allowed, or when the limit is to be looked at again.
+#[derive(Debug, Default)]
 pub struct Limiter {
-    bucket: TokenBucket,
-    timer: TimerFd,
+    rate: Arc<SharedRate>,
+    /// None without a limit.
+    bucket: Option<TokenBucket>,
+    /// Made for the first wait.
+    timer: Option<TimerFd>,
     /// Whether the timer is set.
     is_waiting: bool,
 }
 
 impl Limiter {
     /// A limiter that allows one second's bytes at once.
-    ///
-    /// # Errors
-    /// The kernel's, if it creates no timer.
-    pub fn new(rate: Rate) -> nix::Result<Self> {
-        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
-        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-        Ok(Self {
-            bucket: TokenBucket::new(rate.bytes(), BURST, Instant::now()),
-            timer,
-            is_waiting: false,
-        })
+    pub fn new(rate: Arc<SharedRate>) -> Self {
+        Self { rate, ..Self::default() }
     }
 
-    /// Whether a transfer is allowed now. If not, the source becomes ready when it is.
+    /// Whether a transfer is allowed now. If not, the source becomes ready later.
     ///
     /// # Errors
-    /// The kernel's, if the timer cannot be set.
+    /// The kernel's, if there is no timer, or it cannot be set.
     pub fn is_open(&mut self) -> nix::Result<bool> {
-        let Some(left) = self.bucket.wait(Instant::now()) else {
+        let rate = self.rate.bytes();
+        if self.bucket.map(|bucket| bucket.rate) != rate {
+            self.bucket = rate.map(|rate| TokenBucket::new(rate, BURST, Instant::now()));
+        }
+        let Some(left) = self.bucket.and_then(|bucket| bucket.wait(Instant::now())) else {
             // Disarm the timer, so that it does not stay ready.
             if std::mem::take(&mut self.is_waiting) {
-                self.timer.unset()?;
+                self.timer.as_ref().map_or(Ok(()), TimerFd::unset)?;
             }
             return Ok(true);
         };
+        let timer = match &mut self.timer {
+            Some(timer) => timer,
+            none => {
+                let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+                none.insert(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?)
+            }
+        };
         self.is_waiting = true;
-        let expiration = Expiration::OneShot(TimeSpec::from_duration(left));
-        self.timer.set(expiration, TimerSetTimeFlags::empty())?;
+        let wait = TimeSpec::from_duration(left.min(LONGEST_SLEEP));
+        timer.set(Expiration::OneShot(wait), TimerSetTimeFlags::empty())?;
         Ok(false)
+    }
+
+    /// Whether there is a limit.
+    pub fn is_limited(&self) -> bool {
+        self.bucket.is_some()
     }
 
     /// Whether the next transfer waits for the timer.
@@ -153,12 +190,13 @@ impl Limiter {
 
     /// Counts transferred bytes.
     pub fn spend(&mut self, bytes: u64) {
-        self.bucket.spend(bytes, Instant::now());
+        self.bucket.iter_mut().for_each(|bucket| bucket.spend(bytes, Instant::now()));
     }
 
-    /// The timer, which is ready when the next transfer is allowed.
-    pub fn source(&self) -> Source<'_> {
-        Source::readable(self.timer.as_fd())
+    /// The timer, which tells when to ask again, while the next transfer waits for it.
+    pub fn source(&self) -> Option<Source<'_>> {
+        let timer = self.timer.as_ref().filter(|_| self.is_waiting);
+        timer.map(|timer| Source::readable(timer.as_fd()))
     }
 }
 
@@ -216,22 +254,41 @@ mod tests {
         assert_eq!(bucket.wait(later), Some(Duration::from_millis(1)));
     }
 
+    /// The readiness of the limiter's timer within so many milliseconds.
+    fn is_ready(limiter: &Limiter, milliseconds: u16) -> bool {
+        use nix::poll::{PollFd, poll};
+        let source = limiter.source().unwrap();
+        poll(&mut [PollFd::new(source.fd, source.events)], milliseconds).unwrap() == 1
+    }
+
     #[test]
     fn limiter_timer_is_ready_when_limiter_opens() {
-        use nix::poll::{PollFd, poll};
-        let mut limiter = Limiter::new(rate("1000B/s")).unwrap();
+        let mut limiter = Limiter::new(Arc::new(SharedRate::new(Some(rate("1000B/s")))));
         assert!(limiter.is_open().unwrap());
         limiter.spend(1050);
         // On a slow machine the limiter may be open already.
         while !limiter.is_open().unwrap() {
-            let source = limiter.source();
-            let mut fds = [PollFd::new(source.fd, source.events)];
-            assert_eq!(poll(&mut fds, 10_000u16).unwrap(), 1, "waited 10 s for the timer");
+            assert!(is_ready(&limiter, 10_000), "waited 10 s for the timer");
         }
-        let source = limiter.source();
-        assert_eq!(poll(&mut [PollFd::new(source.fd, source.events)], 0u8).unwrap(), 0);
+        assert!(limiter.source().is_none(), "a source though nothing waits");
         // An hour's bytes are counted at once, without waiting.
         limiter.spend(3_600_000);
         assert!(!limiter.is_open().unwrap());
+        // The limit may change meanwhile.
+        assert!(is_ready(&limiter, 10_000), "waited 10 s for a look at the limit");
+    }
+
+    #[test]
+    fn other_limits_apply_at_the_next_transfer() {
+        let shared = Arc::new(SharedRate::default());
+        let mut limiter = Limiter::new(Arc::clone(&shared));
+        limiter.spend(u64::MAX);
+        assert!(limiter.is_open().unwrap() && !limiter.is_limited());
+        shared.set(Some(rate("1B/s")));
+        assert!(limiter.is_open().unwrap() && limiter.is_limited());
+        limiter.spend(3600);
+        assert!(!limiter.is_open().unwrap());
+        shared.set(None);
+        assert!(limiter.is_open().unwrap() && !limiter.is_waiting());
     }
 }

@@ -8,7 +8,7 @@ use tracing::Level;
 use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice};
 
-use super::rate::{Limiter, Rate};
+use super::rate::{Limiter, SharedRate};
 use super::{DeviceId, DeviceMemory, Fault, QueueContext, Source, VirtioDevice, VirtioRequest};
 use crate::stats::DeviceStats;
 
@@ -22,41 +22,31 @@ const QUEUE_SIZE: u16 = 64;
 /// return fewer bytes than the buffers hold, but at least one (section 5.4.6.1).
 const MAX_REQUEST_BYTES: u64 = 64 << 10;
 
-/// An error that prevents an entropy device from being opened.
-#[derive(Debug, thiserror::Error)]
-pub enum EntropyError {
-    /// The timer of the rate limit cannot be created.
-    #[error("cannot create the timer of the rate limit")]
-    Timer(#[from] nix::Error),
-}
-
 /// An entropy device.
 pub struct Entropy {
     /// Survives resets, so that a guest gains nothing by a reset.
-    limiter: Option<Limiter>,
+    limiter: Limiter,
     /// Whether requests wait for the limiter now.
     waits: bool,
     stats: Arc<DeviceStats>,
 }
 
 impl Entropy {
-    /// A device that returns at most `rate` bytes per second, if a rate is given.
-    ///
-    /// # Errors
-    /// [`EntropyError`].
-    pub fn open(rate: Option<Rate>, stats: Arc<DeviceStats>) -> Result<Self, EntropyError> {
-        let limiter = rate.map(Limiter::new).transpose()?;
-        Ok(Self { limiter, waits: false, stats })
+    /// A device that returns at most `rate` bytes per second, if there is a limit.
+    pub fn new(rate: Arc<SharedRate>, stats: Arc<DeviceStats>) -> Self {
+        Self { limiter: Limiter::new(rate), waits: false, stats }
     }
 
     /// The number of requests that may be served now. Others wait in the ring.
     fn allowance(&mut self) -> Result<usize, Fault> {
-        let Some(limiter) = &mut self.limiter else { return Ok(usize::MAX) };
-        let open = limiter.is_open().map_err(|errno| Fault::Host("timer", errno.into()))?;
+        let open = self.limiter.is_open().map_err(|errno| Fault::Host("timer", errno.into()))?;
         if !open && !self.waits {
             DeviceStats::count(&self.stats.waits);
         }
         self.waits = !open;
+        if !self.limiter.is_limited() {
+            return Ok(usize::MAX);
+        }
         // One at a time: its cost is known only after it was served.
         Ok(usize::from(open))
     }
@@ -99,7 +89,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Entropy {
         }
         queues.process_some(index, allowance, |request, memory| {
             let written = fill(request, memory, &self.stats)?;
-            self.limiter.iter_mut().for_each(|limiter| limiter.spend(written.into()));
+            self.limiter.spend(written.into());
             DeviceStats::count(&self.stats.reads);
             self.stats.bytes_read.fetch_add(written.into(), Ordering::Relaxed);
             Ok(written)
@@ -107,7 +97,7 @@ impl<M: DeviceMemory> VirtioDevice<M> for Entropy {
     }
 
     fn sources(&self) -> Vec<Source<'_>> {
-        self.limiter.iter().map(Limiter::source).collect()
+        self.limiter.source().into_iter().collect()
     }
 
     /// Continues: the limiter may be open now.

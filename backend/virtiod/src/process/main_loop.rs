@@ -34,7 +34,8 @@ use crate::domain::Domain;
 use crate::guest::Guest;
 use crate::record::RecordVersion;
 use crate::setup::Host;
-use crate::setup::disk_rates::GuestRates;
+use crate::setup::LIMITS_NOTE;
+use crate::setup::rates::GuestRates;
 use crate::stats::DeviceStats;
 use crate::tap::network::Network;
 use uring::waiting::wait_for;
@@ -84,7 +85,7 @@ struct Process<X> {
     /// What the guest's devices share.
     guest: Guest,
     sizes: SizeEvents,
-    disk_rates: Arc<GuestRates>,
+    rates: Arc<GuestRates>,
     running: BTreeMap<DevicePath, Running>,
     /// Devices that ended, while their storage has not let go of them. A later one may have the
     /// same path.
@@ -119,7 +120,7 @@ pub fn run<X: Domain>(xen: X, control: MessageSocket, common: Common) -> Result<
         common,
         guest,
         sizes,
-        disk_rates: Arc::default(),
+        rates: Arc::default(),
         running: BTreeMap::new(),
         draining: Vec::new(),
         is_finishing: false,
@@ -196,7 +197,12 @@ impl<X: Domain> Process<X> {
                     given.map_err(|error| ProcessError::System("stop a device", error))?;
                 }
             }
-            Command::Limit { path, rates } => self.disk_rates.replace(path, rates),
+            Command::Limit { path, rates } => {
+                if let Some((running, rates)) = self.running.get(&path).zip(rates) {
+                    running.stats.note(LIMITS_NOTE, &rates.to_string());
+                }
+                self.rates.replace(path, rates);
+            }
             Command::Resume { path } => {
                 let running = self.running.get(&path);
                 running.map(|running| running.stats.resume());
@@ -265,7 +271,7 @@ impl<X: Domain> Process<X> {
             images: Arc::new(SupervisedImages::new(Arc::clone(link))),
             terminals: Arc::new(SupervisedTerminals::new(Arc::clone(link))),
             sockets: Arc::new(SupervisedSockets::new(Arc::clone(link))),
-            disk_rates: Arc::clone(&self.disk_rates),
+            rates: Arc::clone(&self.rates),
         }
     }
 

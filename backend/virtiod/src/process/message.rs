@@ -11,9 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::device_thread::{Ended, Found};
 use crate::Causes;
 use crate::bus::{DevicePath, Ending};
-use crate::device::blk::{
-    AccessMode, ClaimError, DiskRates, FileId, Handover, Owner, QueueLimits, Sharing,
-};
+use crate::device::blk::{AccessMode, ClaimError, FileId, Handover, Owner, QueueLimits, Sharing};
+use crate::setup::rates::DeviceRates;
 use crate::stats::StatsSnapshot;
 
 /// A command of the supervisor's to a process.
@@ -47,12 +46,12 @@ pub enum Command {
     },
     /// End, once no device is left and storage has let go of all of them.
     Finish,
-    /// Replace the limits of a disk's rate, also of one that is started later.
+    /// Replace the limits of a device's rate, also of one that is started later.
     Limit {
-        /// The disk.
+        /// The device.
         path: DevicePath,
         /// The limits; `None`: those of the configuration that comes with its start.
-        rates: Option<DiskRates>,
+        rates: Option<DeviceRates>,
     },
     /// Let a paused disk go on.
     Resume {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::DeviceError;
 use crate::bus::{DevicePath, Keys};
-use crate::config::{NetworkSettings, RateLimit};
+use crate::config::NetworkSettings;
 use crate::device::net::{MacAddress, Net, NetLimits};
 use crate::stats::DeviceStats;
 use crate::tap::name::InterfaceName;
@@ -34,6 +34,7 @@ pub(super) fn open<S: XenStore>(
     keys: &mut Keys<S>,
     path: &DevicePath,
     settings: &NetworkSettings,
+    limits: NetLimits,
     network: &dyn Network,
     stats: &Arc<DeviceStats>,
 ) -> Result<Net, DeviceError> {
@@ -53,14 +54,6 @@ pub(super) fn open<S: XenStore>(
     }
     let bridge = bridge.map(tracing::field::display);
     tracing::info!(tap = %name, bridge, %mac, queues = pairs.count(), "network device opened");
-    let rates = [settings.rate_to_guest, settings.rate_from_guest];
-    let [to_guest, from_guest] = rates.map(|rate| rate.and_then(RateLimit::rate));
-    for (key, rate) in [("to guest", to_guest), ("from guest", from_guest)] {
-        if let Some(rate) = rate {
-            stats.note(key, &format!("at most {rate}"));
-        }
-    }
-    let limits = NetLimits::new(to_guest, from_guest).map_err(NetworkError::Timer)?;
     Ok(Net::new(attached.interface, mac, pairs, limits, Arc::clone(stats)))
 }
 

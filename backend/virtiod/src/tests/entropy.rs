@@ -122,7 +122,7 @@ fn rate_limit_keeps_requests_in_the_ring_until_the_timer_fires() {
     driver.wait_used();
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
     assert!(buffers.iter().all(|buffer| driver.unshare(buffer).iter().any(|byte| *byte != 0)));
-    assert_eq!(host.stat(DomId(1)).stats.state.details["rate"], "8192 B/s");
+    assert_eq!(host.stat(DomId(1)).stats.state.details["limits"], "8192 B/s");
     driver.close();
     host.remove(&ends);
     host.finish();
@@ -161,7 +161,7 @@ fn rate_applies_to_the_named_domain_and_device_only() {
         driver.start();
         (0..10).for_each(|_| drop(random(&mut driver, 4 * 4096)));
         let stat = host.stat(DomId(guest)).stats;
-        assert_eq!((stat.waits, stat.state.details["rate"].as_str()), (0, "unlimited"));
+        assert_eq!((stat.waits, stat.state.details["limits"].as_str()), (0, "unlimited"));
         driver.close();
         host.remove(&ends);
     }

@@ -4,6 +4,7 @@ use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 
 use super::block::{OK, request};
 use super::driver::Driver;
+use super::entropy::random;
 use super::host::{Host, XVDA, numbered_disk};
 use xen::DomId;
 
@@ -69,5 +70,52 @@ fn invalid_file_changes_nothing_and_its_error_names_the_line() {
     assert!(kept.contains("[domain.web.group.none]"), "{kept}");
     driver.close();
     host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn limits_of_other_devices_change_while_they_run() {
+    let (host, processes) = Host::start_in_processes();
+    let entropy = host.add("virtio", 1, 0, &[("type", "virtio,device4")]);
+    let mut driver = host.connect(&entropy);
+    driver.start();
+    let network = host.add("virtio", 2, 1, &[("type", "virtio,device1")]);
+    let net_driver = host.connect(&network);
+    let console = host.add("virtio", 3, 0, &[("type", "virtio,device3")]);
+    let console_driver = host.connect(&console);
+    let reload = |text: &str| {
+        host.configure(text);
+        host.reload().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let limits = || host.stat(DomId(1)).stats.state.details["limits"].clone();
+    assert_eq!((reload(""), limits().as_str()), (vec![], "unlimited"));
+    let limited = "[default.rng]\nrate = \"8KiB/s\"\n\
+                   [default.net]\nrate-to-guest = \"1MB/s\"\nrate-from-guest = \"2MB/s\"\n";
+    let network_limits = "rate-to-guest 1000000 B/s, rate-from-guest 2000000 B/s";
+    assert_eq!(
+        reload(limited),
+        [
+            "domain 1 virtio/0: unlimited -> 8192 B/s".to_owned(),
+            format!("domain 2 virtio/1: unlimited -> {network_limits}"),
+        ]
+    );
+    driver.until("stat to show the limit", |_| limits() == "8192 B/s");
+    random(&mut driver, 9000);
+    random(&mut driver, 1);
+    assert!(waits(&host) > 0, "in this process");
+    processes.kill();
+    random(&mut driver, 9000);
+    random(&mut driver, 1);
+    assert!(waits(&host) > 0, "in the next process");
+    // A device of another type keeps its limits, and says why.
+    host.hypervisor.store_write("/local/domain/1/name", "web");
+    let misplaced = reload(&format!("{limited}[domain.web.virtio.0.net]\nqueues = 1\n"));
+    let kept = "web virtio/0: keeps 8192 B/s: section domain.web.virtio.0.net of the configuration";
+    assert!(misplaced.len() == 1 && misplaced[0].starts_with(kept), "{misplaced:?}");
+    assert_eq!(reload("")[0], "web virtio/0: 8192 B/s -> unlimited");
+    for (driver, ends) in [(driver, entropy), (net_driver, network), (console_driver, console)] {
+        driver.close();
+        host.remove(&ends);
+    }
     host.finish();
 }
