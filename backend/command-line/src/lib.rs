@@ -124,8 +124,8 @@ pub enum Operation {
     },
     /// Applies the changed configuration file to running devices: the limits of their rates.
     ///
-    /// Prints a line for each device whose limits change. Other keys apply to devices that are set up
-    /// from then on, also without this. SIGHUP does the same; the log says what changed.
+    /// Prints a line for each device whose limits change. Other keys apply to devices that are set
+    /// up from then on, also without this. SIGHUP does the same; the log says what changed.
     Reload {
         /// Prints one JSON array, for programs.
         #[arg(long)]

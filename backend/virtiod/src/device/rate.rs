@@ -107,8 +107,8 @@ impl TokenBucket {
     }
 }
 
-/// A rate limit that may change while a device keeps it; 0 is none. It orders nothing: a device that
-/// reads an earlier value keeps it for one transfer more.
+/// A rate limit that may change while a device keeps it; 0 is none. It orders nothing: a device
+/// that reads an earlier value keeps it for one transfer more.
 #[derive(Debug, Default)]
 pub struct SharedRate(AtomicU64);
 
