@@ -10,6 +10,8 @@ mod chain;
 pub mod console;
 mod memory;
 pub mod net;
+#[allow(unsafe_code, reason = "instructions that no library places by itself")]
+mod probes;
 mod queue;
 mod queue_set;
 pub mod rate;

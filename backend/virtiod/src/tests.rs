@@ -34,6 +34,7 @@ pub(crate) mod one_ring;
 mod platforms;
 mod pool;
 mod ports;
+mod probes;
 mod processes;
 pub(crate) mod qcow2;
 mod qcow2_damage;

@@ -77,7 +77,7 @@ pub use self::{
 };
 use super::{
     AwaitedFd, BATCH, DeviceId, DeviceMemory, Fault, QueueContext, QueueSet, Source, VirtioDevice,
-    WorkSource, WriteMode,
+    WorkSource, WriteMode, probes,
 };
 use crate::Causes;
 use crate::record::LossMark;
@@ -435,6 +435,7 @@ impl Block {
     /// Notes that a request has ended.
     fn end_request(&mut self, slot: usize, outcome: Result<(), TargetError>, data: Vec<u8>) {
         if let Some(entry) = self.in_flight.remove(slot) {
+            probes::request_done(entry.queue, entry.request.head);
             self.ended.push(Ended { entry, outcome, data });
         }
     }

@@ -78,7 +78,7 @@ pub(crate) fn dom0(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<Dom0
 /// Builds the programs for guests, stripped, because every guest's initrd contains them.
 pub(crate) fn guest(dirs: &Dirs, logs: &Path, progress: &Progress) -> Result<GuestPrograms> {
     let step = progress.step("build the guests' programs");
-    let packages = ["probe", "foreign-map", "user-driver", "hostile-driver"];
+    let packages = ["guest-probe", "foreign-map", "user-driver", "hostile-driver"];
     let built = cargo_build(dirs, logs, "guest-programs", &packages, |cargo| {
         cargo
             .args(["--target", TARGET])

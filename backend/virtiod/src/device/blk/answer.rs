@@ -12,7 +12,9 @@ use super::request::{BlockCommand, BlockRequest, BlockStatus};
 use super::target::TargetError;
 use super::{Block, STATUS_SIZE};
 use crate::Causes;
-use crate::device::{BATCH, BATCH_PAGES, Buffer, DeviceMemory, Fault, QueueContext, VirtioRequest};
+use crate::device::{
+    BATCH, BATCH_PAGES, Buffer, DeviceMemory, Fault, QueueContext, VirtioRequest, probes,
+};
 use crate::stats::{DeviceStats, Operation};
 
 /// The status for an outcome. A fault that the guest caused stops the device.
@@ -151,6 +153,7 @@ impl Block {
                 let answered = self.write_status(&request, command, result, held, memory);
                 let answered = answered.and_then(|Answer { written, succeeded }| {
                     back.add(held, &request)?;
+                    probes::request_end(queue, request.head, written);
                     done.push((request.head, written));
                     bytes += request.length();
                     if let Some(operation) = succeeded {
@@ -236,6 +239,7 @@ impl Block {
                         Ok(())
                     })?;
                 memory.copied(STATUS_SIZE.into());
+                probes::request_end(queue, request.head, written);
                 done.push(request, written);
                 if let Some(operation) = succeeded {
                     latency.answer_later(operation, begun, at, &self.common.stats.latency);

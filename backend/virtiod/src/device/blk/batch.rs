@@ -16,6 +16,7 @@ use super::worker::{Job, RequestJob};
 use super::{AccessMode, BATCH, Block, Discard, STATUS_SIZE, VIRTIO_BLK_F_DISCARD, WriteMode};
 use crate::device::{
     Buffer, Buffers, DeviceMemory, Fault, Gather, QueueContext, Requests, Scatter, VirtioRequest,
+    probes,
 };
 use crate::stats::Tick;
 
@@ -227,6 +228,8 @@ impl Block {
             None => BlockRequest::parse(request, memory)?,
             Some(command) => BlockRequest::split_again(request, command?)?,
         };
+        let kind = parsed.command.kind().unwrap_or(u32::MAX);
+        probes::request_begin(queue, request.head, kind, request.length());
         // Before the data, so that the status can report data that cannot be reached.
         let mut status_byte = parsed.status_byte(memory)?;
         let outcome = if request.length() > LONGEST {
@@ -238,6 +241,7 @@ impl Block {
             status_byte.copy_from(&[PENDING]);
             let (number, command) = (judged.count, parsed.command);
             judged.left.push(Unanswered { number, command, rest });
+            probes::request_wait(queue, request.head);
             return Ok(());
         }
         let outcome = match outcome {
@@ -253,6 +257,7 @@ impl Block {
             status_byte.copy_from(&[status]);
             Ok(())
         })?;
+        probes::request_end(queue, request.head, answer.written);
         judged.answer(request, answer);
         Ok(())
     }

@@ -61,6 +61,23 @@ pub(super) enum BlockCommand {
     Unsupported,
 }
 
+impl BlockCommand {
+    /// The type of its requests (virtio 1.3 section 5.2.6); `None` for an unsupported one.
+    pub(super) fn kind(&self) -> Option<u32> {
+        match self {
+            Self::Read { .. } => Some(VIRTIO_BLK_T_IN),
+            Self::Write { .. } => Some(VIRTIO_BLK_T_OUT),
+            Self::Flush => Some(VIRTIO_BLK_T_FLUSH),
+            Self::GetId => Some(VIRTIO_BLK_T_GET_ID),
+            Self::Change { change: RangeChange::Discard, .. } => Some(VIRTIO_BLK_T_DISCARD),
+            Self::Change { change: RangeChange::WriteZeroes, .. } => {
+                Some(VIRTIO_BLK_T_WRITE_ZEROES)
+            }
+            Self::Unsupported => None,
+        }
+    }
+}
+
 /// A kind of change of ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RangeChange {
