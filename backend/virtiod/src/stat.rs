@@ -245,6 +245,42 @@ mod tests {
     }
 
     #[test]
+    fn readme_shows_what_is_printed() {
+        let registry = Registry::default();
+        let path = DevicePath { class: "virtio_disk".to_owned(), guest: DomId(5), number: 51712 };
+        let stats = registry.begin(&path, Arc::<GuestLog>::default());
+        stats.set_guest("web");
+        stats.update(|state| {
+            (state.kind, state.state) = ("blk".to_owned(), "connected".to_owned());
+        });
+        let storage = Arc::new(StorageUse::new("/dev/vg/web1".to_owned(), 256));
+        stats.set_storage(&storage);
+        let part = StorageUse::add_part(&storage);
+        let printed = || {
+            let mut report = registry.report();
+            let shown = report.devices[0].stats.storage.as_mut().unwrap();
+            (shown.in_flight, shown.oldest_ms) = (2, Some(61_400));
+            let mut out = Vec::new();
+            print(&mut out, &report, false).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let readme = include_str!("../README.md");
+        let line = |begin: &str| {
+            let text = printed();
+            let lines = text.lines().map(str::trim);
+            lines.into_iter().find(|line| line.starts_with(begin)).unwrap().to_owned()
+        };
+        let first = line("domain 5");
+        assert!(readme.replace('\n', " ").contains(&format!("`{first}`")), "{first}");
+        let shown = line("storage ");
+        assert!(readme.contains(&format!("\n    {shown}\n")), "{shown}");
+        part.set_waiting(true);
+        registry.end(&path);
+        let shown = line("waiting for storage");
+        assert!(readme.contains(&format!("\n    {shown}\n")), "{shown}");
+    }
+
+    #[test]
     fn latency_is_shown_by_operation() {
         let latencies = xen_virtiod::stats::Latencies::default();
         assert_eq!(latency(&latencies.snapshot()), None);

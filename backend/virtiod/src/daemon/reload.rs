@@ -153,3 +153,25 @@ pub(super) fn kept(path: &DevicePath, why: String) -> Change {
 
 /// The limits that were set since devices were set up.
 pub(super) type Replaced = BTreeMap<DevicePath, DeviceRates>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readme_shows_what_is_printed() {
+        let limits = |text: &str| toml::from_str::<crate::config::LimitSettings>(text).unwrap();
+        let rates = |text: &str| limits(text).rates().to_string();
+        let change = Change {
+            domid: 5,
+            guest: Some("web".to_owned()),
+            device: "virtio_disk/51712".to_owned(),
+            vdev: "xvda".to_owned(),
+            from: rates("read-rate = \"4MiB/s\"\nwrite-iops = 100"),
+            to: rates("read-rate = \"8MiB/s\""),
+            kept: None,
+        };
+        let readme = include_str!("../../README.md");
+        assert!(readme.contains(&format!("\n    {change}\n")), "{change}");
+    }
+}

@@ -262,6 +262,48 @@ mod tests {
     }
 
     #[test]
+    fn readme_shows_what_is_printed() {
+        let registry = Registry::default();
+        let disk = |guest: &str, domain, number| {
+            let class = "virtio_disk".to_owned();
+            let path = DevicePath { class, guest: DomId(domain), number };
+            let stats = registry.begin(&path, Arc::<GuestLog>::default());
+            stats.set_guest(guest);
+            stats.update(|state| {
+                (state.kind, state.state) = ("blk".to_owned(), "connected".to_owned());
+            });
+            let storage = Arc::new(StorageUse::new("/image".to_owned(), 256));
+            stats.set_storage(&storage);
+            stats.pool_addresses.store(1, Ordering::Relaxed);
+            (stats, storage)
+        };
+        let ((web, storage), (mail, _idle)) = (disk("web", 5, 51712), disk("mail", 6, 51728));
+        let part = StorageUse::add_part(&storage);
+        part.begin(0, xen_virtiod::stats::Tick::now());
+        let before = Sample::of(registry.report());
+        for stats in [&web, &mail] {
+            stats.reads.store(1374, Ordering::Relaxed);
+            stats.bytes_read.store(1374 << 12, Ordering::Relaxed);
+            stats.pool_addresses.store(951, Ordering::Relaxed);
+            stats.grant_addresses.store(50, Ordering::Relaxed);
+            stats.latency.record(Operation::Read, 45_000, 1350);
+            stats.latency.record(Operation::Read, 300_000, 24);
+        }
+        web.writes.store(310, Ordering::Relaxed);
+        web.bytes_written.store(310 << 15, Ordering::Relaxed);
+        web.flushes.store(86, Ordering::Relaxed);
+        web.failed.store(1, Ordering::Relaxed);
+        web.latency.record(Operation::Write, 100_000, 300);
+        web.latency.record(Operation::Write, 500_000, 10);
+        web.latency.record(Operation::Flush, 400_000, 80);
+        web.latency.record(Operation::Flush, 50_000_000, 6);
+        let text = printed(&before, &after(&registry, &before, 1), false);
+        let quoted: String = text.trim_end().lines().map(|line| format!("    {line}\n")).collect();
+        let readme = include_str!("../../README.md");
+        assert!(readme.contains(&quoted), "README.md does not have\n{quoted}");
+    }
+
+    #[test]
     fn present_devices_have_a_line_each_and_removed_ones_none() {
         let registry = Registry::default();
         let before = Sample::of(registry.report());
