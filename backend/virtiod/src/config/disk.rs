@@ -30,8 +30,6 @@ pub struct DiskDefaults {
     pub detect_zeroes: Option<DetectZeroes>,
     /// Maximum number of queues.
     queues: Option<QueueCount>,
-    /// The unit of addresses that guests see.
-    logical_block_size: Option<BlockBytes>,
 }
 
 /// Settings of one disk.
@@ -100,7 +98,6 @@ impl DiskDefaults {
             on_error: own.on_error.or(self.on_error),
             detect_zeroes: own.detect_zeroes.or(self.detect_zeroes),
             queues: own.queues.or(self.queues),
-            logical_block_size: own.logical_block_size.or(self.logical_block_size),
             ..own
         }
     }

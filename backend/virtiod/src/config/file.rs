@@ -360,8 +360,13 @@ mod tests {
                 "2: domain.web1.disk.xvda.serial: \"more than twenty letters\" is not a serial",
             ),
             (
-                "[default.disk]\nlogical-block-size = 520",
-                "2: default.disk.logical-block-size: 520 is not a logical block size: 512, 1024",
+                "[domain.web1.disk.xvda]\nlogical-block-size = 520",
+                "2: domain.web1.disk.xvda.logical-block-size: 520 is not a logical block size: 512",
+            ),
+            // It would make the existing disks of all guests unreadable.
+            (
+                "[default.disk]\nlogical-block-size = 512",
+                "2: default.disk.logical-block-size: unknown",
             ),
             (
                 "[domain.web1.disk.xvda]\ndetect-zeroes = \"true\"",

@@ -489,10 +489,12 @@ fn block_sizes(driver: &mut Driver) -> (u32, u8) {
 fn configured_logical_block_size_is_what_the_guest_sees() {
     let (host, disk) = (Host::start(), numbered_disk(17));
     host.configure(
-        "[default.disk]\nlogical-block-size = 4096\n[domain.db.disk.xvda]\n\
+        "[domain.large.disk.xvda]\nlogical-block-size = 4096\n[domain.small.disk.xvda]\n\
          logical-block-size = 512",
     );
-    host.hypervisor.store_write("/local/domain/1/name", "db");
+    for (guest, name) in [(1, "small"), (2, "large"), (3, "large")] {
+        host.hypervisor.store_write(&format!("/local/domain/{guest}/name"), name);
+    }
     for (guest, size, sectors) in [(1, 512, 17), (2, 4096, 16)] {
         let ends = host.add_disk(guest, XVDA, disk.path(), "w");
         let mut driver = host.connect(&ends);
@@ -506,7 +508,6 @@ fn configured_logical_block_size_is_what_the_guest_sees() {
         driver.close();
         host.remove(&ends);
     }
-    host.configure("[default.disk]\nlogical-block-size = 4096");
     let small = numbered_disk(7);
     let reason = refusal(&host, &host.add_disk(3, XVDA, small.path(), "w"));
     assert!(reason.contains("3584") && reason.contains("4096"), "{reason}");
