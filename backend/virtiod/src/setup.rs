@@ -27,8 +27,6 @@ use xen::{StoreError, XenStore};
 /// The device classes of virtio devices in XenStore.
 pub const CLASSES: [&str; 2] = [DISKS, "virtio"];
 pub(crate) const DISKS: &str = "virtio_disk";
-/// The note of a device's limits.
-pub const LIMITS_NOTE: &str = "limits";
 
 /// First number of the disks beyond xvdp. Linux guests ignore a device whose class and number have
 /// 20 characters or more (`XEN_BUS_ID_SIZE`), and `virtio_disk/268439552` has 21.
@@ -183,11 +181,9 @@ pub fn open<S: XenStore, M: DeviceMemory>(
     }
     let id = kind(keys, path)?;
     let settings = settings(keys, path, config, id)?;
-    let limits = DeviceRates::of(id, &settings).map(|rates| host.rates.of_device(path, rates));
-    if let Some((_, rates)) = &limits {
-        stats.note(LIMITS_NOTE, &rates.to_string());
-    }
-    let [first, second] = limits.map(|(shared, _)| shared).unwrap_or_default();
+    let rates = DeviceRates::of(id, &settings);
+    let limits = rates.map(|rates| host.rates.of_device(path, rates, stats));
+    let [first, second] = limits.unwrap_or_default();
     match id {
         DeviceId::Network => {
             let limits = NetLimits::new(first, second);

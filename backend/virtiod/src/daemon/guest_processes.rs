@@ -326,11 +326,11 @@ impl GuestProcess {
         devices.ends = Some(ends.clone());
     }
 
-    /// Replaces the limits of a disk's rate.
+    /// Replaces the limits of a device's rate.
     fn limit(&self, path: &DevicePath, rates: Option<DeviceRates>) {
         let command = message::Command::Limit { path: path.clone(), rates };
         if let Err(error) = self.control.send(&command, &[]) {
-            tracing::warn!(%path, "cannot set the limits of the disk: {}", Causes(&error));
+            tracing::warn!(%path, "cannot set the limits of the device: {}", Causes(&error));
             // One that does not take commands serves nobody.
             self.hang_up();
         }

@@ -34,7 +34,6 @@ use crate::domain::Domain;
 use crate::guest::Guest;
 use crate::record::RecordVersion;
 use crate::setup::Host;
-use crate::setup::LIMITS_NOTE;
 use crate::setup::rates::GuestRates;
 use crate::stats::DeviceStats;
 use crate::tap::network::Network;
@@ -198,10 +197,8 @@ impl<X: Domain> Process<X> {
                 }
             }
             Command::Limit { path, rates } => {
-                if let Some((running, rates)) = self.running.get(&path).zip(rates) {
-                    running.stats.note(LIMITS_NOTE, &rates.to_string());
-                }
-                self.rates.replace(path, rates);
+                let stats = self.running.get(&path).map(|running| Arc::clone(&running.stats));
+                self.rates.replace(path, rates, stats.as_deref());
             }
             Command::Resume { path } => {
                 let running = self.running.get(&path);

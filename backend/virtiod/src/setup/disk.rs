@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{DeviceError, Host, LIMITS_NOTE, config_and_name};
+use super::{DeviceError, Host, config_and_name};
 use crate::bus::{DevicePath, Keys};
 use crate::config::{CacheMode, ConfigFile, DiskSettings, Serial};
 use crate::device::blk::{
@@ -28,8 +28,7 @@ pub(super) fn open<S: XenStore>(
     let format = options.format();
     let target = Target::open_claimed(options.clone(), &host.images)?;
     let (config, name) = config_and_name(keys, config)?;
-    let throttle = host.rates.of_disk(path, &config, name.as_deref(), &vdev)?;
-    stats.note(LIMITS_NOTE, &throttle.rates().to_string());
+    let throttle = host.rates.of_disk(path, &config, (name.as_deref(), &vdev), stats)?;
     let block = BlockOptions {
         limits: settings.in_flight(),
         throttle,

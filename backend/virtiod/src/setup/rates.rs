@@ -11,6 +11,10 @@ use crate::config::{Config, DeviceSettings, NoGroup, RateLimit};
 use crate::device::DeviceId;
 use crate::device::blk::{DiskRates, Throttle};
 use crate::device::rate::{Rate, SharedRate};
+use crate::stats::DeviceStats;
+
+/// The note of a device's limits.
+const NOTE: &str = "limits";
 
 /// The limits of a device's rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +99,8 @@ struct Disk {
 }
 
 impl GuestRates {
-    /// The limits of the disk at `path`, which the configuration file calls `vdev`.
+    /// The limits of the disk at `path`, which the configuration file calls `vdev` of `guest`. Notes
+    /// them for `stat`.
     ///
     /// # Errors
     /// [`NoGroup`].
@@ -103,8 +108,8 @@ impl GuestRates {
         &self,
         path: &DevicePath,
         config: &Config,
-        guest: Option<&str>,
-        vdev: &str,
+        (guest, vdev): (Option<&str>, &str),
+        stats: &DeviceStats,
     ) -> Result<Arc<Throttle>, NoGroup> {
         let (rates, group) = config.disk_rates(guest, vdev)?;
         let mut all = self.lock();
@@ -120,33 +125,42 @@ impl GuestRates {
         // A group has the limits of its first disk, or those of the last reload.
         let shared = all.disks.iter().find_map(of_group);
         let throttle = shared.unwrap_or_else(|| Arc::new(Throttle::new(rates)));
+        stats.note(NOTE, &throttle.rates().to_string());
         all.disks.push(Disk { path: path.clone(), group, throttle: Arc::downgrade(&throttle) });
         Ok(throttle)
     }
 
     /// The limits of a device that is no disk: of a network device to the guest and from it, of an
-    /// entropy device the first one. Returns what they are now, too.
+    /// entropy device the first one. Notes them for `stat`.
     pub fn of_device(
         &self,
         path: &DevicePath,
         rates: DeviceRates,
-    ) -> ([Arc<SharedRate>; 2], DeviceRates) {
+        stats: &DeviceStats,
+    ) -> [Arc<SharedRate>; 2] {
         let mut all = self.lock();
         let rates = all.replaced.get(path).copied().unwrap_or(rates);
         let shared = rates.streams().map(|rate| Arc::new(SharedRate::new(rate)));
         all.streams.retain(|(_, [first, _])| first.strong_count() > 0);
         all.streams.push((path.clone(), shared.each_ref().map(Arc::downgrade)));
-        (shared, rates)
+        stats.note(NOTE, &rates.to_string());
+        shared
     }
 
     /// Replaces the limits of a device, and of a disk's group, also of one that is set up later;
-    /// `None`: those of its configuration apply when it is set up.
-    pub fn replace(&self, path: DevicePath, rates: Option<DeviceRates>) {
+    /// `None`: those of its configuration apply when it is set up. Notes them for `stat`.
+    pub fn replace(
+        &self,
+        path: DevicePath,
+        rates: Option<DeviceRates>,
+        stats: Option<&DeviceStats>,
+    ) {
         let mut all = self.lock();
         let Some(rates) = rates else {
             all.replaced.remove(&path);
             return;
         };
+        stats.into_iter().for_each(|stats| stats.note(NOTE, &rates.to_string()));
         if let DeviceRates::Disk(rates) = rates {
             let of_disk = all.disks.iter().filter(|disk| disk.path == path);
             let throttles: Vec<_> = of_disk.filter_map(|disk| disk.throttle.upgrade()).collect();
@@ -191,7 +205,9 @@ mod tests {
              [default.disk]\nlimits = { iops = 7 }",
         );
         let rates = GuestRates::default();
-        let of = |number, vdev| rates.of_disk(&path(number), &config, Some("db"), vdev);
+        let of = |number, vdev| {
+            rates.of_disk(&path(number), &config, (Some("db"), vdev), &DeviceStats::default())
+        };
         let (a, b, c) = (of(0, "xvda").unwrap(), of(1, "xvdb").unwrap(), of(2, "xvdc").unwrap());
         assert!(Arc::ptr_eq(&a, &b) && !Arc::ptr_eq(&a, &c));
         assert_eq!(a.rates().to_string(), "iops 100, burst 100ms");
@@ -210,15 +226,19 @@ mod tests {
              [domain.db.disk.xvda]\ngroup = \"data\"\n[domain.db.disk.xvdb]\ngroup = \"data\"",
         );
         let rates = GuestRates::default();
-        let of = |number, vdev| rates.of_disk(&path(number), &before, Some("db"), vdev).unwrap();
+        let of = |number, vdev| {
+            rates
+                .of_disk(&path(number), &before, (Some("db"), vdev), &DeviceStats::default())
+                .unwrap()
+        };
         let (_a, b) = (of(0, "xvda"), of(1, "xvdb"));
         let replaced =
             config("[default.disk]\nlimits = { iops = 5 }").disk(None, "").limits.rates();
-        rates.replace(path(0), Some(DeviceRates::Disk(replaced)));
+        rates.replace(path(0), Some(DeviceRates::Disk(replaced)), None);
         assert_eq!(b.rates(), replaced);
-        rates.replace(path(2), Some(DeviceRates::Disk(replaced)));
+        rates.replace(path(2), Some(DeviceRates::Disk(replaced)), None);
         assert_eq!(of(2, "xvdc").rates(), replaced);
-        rates.replace(path(2), None);
+        rates.replace(path(2), None, None);
         assert_eq!(of(2, "xvdc").rates(), DiskRates::default());
     }
 }

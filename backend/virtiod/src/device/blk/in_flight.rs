@@ -171,6 +171,11 @@ impl InFlightTable {
         self.limits.requests.saturating_sub(count)
     }
 
+    /// Bytes of buffers that may be taken now; the last request may exceed them.
+    pub(super) fn room_bytes(&self) -> u64 {
+        self.limits.bytes.saturating_sub(self.bytes)
+    }
+
     /// Number of requests in flight.
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()

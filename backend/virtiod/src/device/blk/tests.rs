@@ -8,6 +8,7 @@ mod in_place;
 mod parts;
 mod paused;
 mod throttled;
+mod zeroes;
 
 use std::collections::VecDeque;
 use std::io;

@@ -410,14 +410,19 @@ impl Block {
     ) -> Result<(), Fault> {
         let now = Instant::now();
         // What is in flight keeps its own limits.
-        while self.in_flight.room() > 0 {
+        let (room, most_bytes) = (self.in_flight.room(), self.in_flight.room_bytes());
+        let (mut begun, mut bytes) = (Vec::new(), 0);
+        while begun.len() < room && bytes < most_bytes {
             let Some(next) = self.delays.next(&self.common.throttle, now) else {
+                self.begin_all(begun, queues)?;
                 return self.set_delay_timer(now);
             };
-            self.begin_all(vec![next], queues)?;
+            bytes += next.request.length();
+            begun.push(next);
         }
         // Requests that end make room, and tell.
-        self.delays.stop_timer().map_err(|errno| Fault::Host("timer", errno.into()))
+        self.delays.stop_timer().map_err(|errno| Fault::Host("timer", errno.into()))?;
+        self.begin_all(begun, queues)
     }
 
     /// Begins requests that were taken from their queues before.

@@ -2,14 +2,16 @@
 
 use serde::Deserialize;
 
-use super::Block;
 use super::facts::Extent;
 use super::image::Storage;
-use super::request::Range;
+use super::request::{Range, SECTOR_SIZE};
+use super::{Block, WriteMode};
 use crate::device::{Buffers, DeviceMemory, Fault};
 
-/// The least data that is looked at. File systems allocate in blocks of this size.
-const LEAST: u64 = 4096;
+/// Sectors of the least range that is zeroed, which is also its alignment. File systems allocate in
+/// blocks of this size. And a page of the page cache is never zeroed in part, while another request
+/// may write its rest: on a block device, kernels before 6.15 may then restore what was zeroed.
+const LEAST: u64 = 8;
 
 /// What a disk does with written data that is zeros.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -61,9 +63,19 @@ impl Block {
         memory: &M,
     ) -> Result<Option<Range>, Fault> {
         let bytes = data.length();
-        let fits = Extent::of_data(sector, bytes, self.facts.sectors).is_ok();
+        let extent = Extent::of_data(sector, bytes, self.facts.sectors);
         // Where other writes are reported, this one is too.
-        if bytes < LEAST || !fits || self.facts.check_writable().is_err() {
+        if extent.is_err() || self.facts.check_writable().is_err() {
+            return Ok(None);
+        }
+        // Of an image with metadata, whole clusters alone need no data.
+        let unit = match &self.facts.file {
+            Some(_) => LEAST,
+            None => LEAST.max(self.facts.discard_alignment.into()),
+        };
+        let is_whole = sector.is_multiple_of(unit) && bytes.is_multiple_of(unit * SECTOR_SIZE);
+        // One sync of the whole file for each would cost more than the data.
+        if !is_whole || self.facts.write_mode == WriteMode::Through {
             return Ok(None);
         }
         for buffer in data.readable(memory) {

@@ -47,11 +47,14 @@ impl RawImage {
             Caching::PageCache | Caching::WriteThrough => None,
             Caching::Direct => open_direct(options, files, &limits)?,
         };
-        let mut ranges = Ranges::of(match device.map(|device| device.write_zeroes_max_bytes) {
+        let medium = match device.map(|device| device.write_zeroes_max_bytes) {
             None => Medium::File,
             Some(None | Some(0)) => Medium::Device,
             Some(Some(_)) => Medium::ZeroingDevice,
-        });
+        };
+        // As for writes: what should bypass the page cache must not stay in it alone.
+        let write_mode = if direct.is_some() { WriteMode::Through } else { WriteMode::Back };
+        let mut ranges = Ranges::of(medium, write_mode);
         let can_discard = options.mode == AccessMode::ReadWrite
             && options.discard == Discard::Allowed
             && ranges.try_discard(&file, bytes);

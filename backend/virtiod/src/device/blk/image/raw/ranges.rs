@@ -11,6 +11,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use uring::block_device;
 
 use super::super::Storage;
+use crate::device::WriteMode;
 
 /// The kind of a raw target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,14 +59,16 @@ static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 #[derive(Debug)]
 pub(super) struct Ranges {
     medium: Medium,
+    /// Whether written zeros may stay in the page cache.
+    write_mode: WriteMode,
     /// The methods that are not tried any more, as bits.
     refused: u8,
 }
 
 impl Ranges {
     /// A state in which no method was refused yet.
-    pub(super) fn of(medium: Medium) -> Self {
-        Self { medium, refused: 0 }
+    pub(super) fn of(medium: Medium, write_mode: WriteMode) -> Self {
+        Self { medium, write_mode, refused: 0 }
     }
 
     /// Whether storage can be deallocated. Tries it where no data is lost: behind the end of a file
@@ -136,9 +139,15 @@ impl Ranges {
             }
             let length = self.length_at_once(*way, length);
             match apply(*way, file, offset, length) {
-                Ok(()) => return Ok(ChangeResult::Done(length)),
+                Ok(()) => {
+                    if *way == ChangeMethod::Write && self.write_mode == WriteMode::Through {
+                        file.sync_data()?;
+                    }
+                    return Ok(ChangeResult::Done(length));
+                }
                 // No other method is left.
                 Err(error) if *way == ChangeMethod::Write => return Err(error),
+                Err(error) if self.is_final(&error) => return Err(error),
                 Err(error) => match refusal(&error) {
                     Some(Refusal::Always) => self.refuse(*way),
                     Some(Refusal::Now) => {}
@@ -157,6 +166,13 @@ impl Ranges {
             }
             _ => length,
         }
+    }
+
+    /// Whether an error is the storage's although another method is left: zeros in the page cache
+    /// of a full device would find no space later, when nobody waits for them.
+    fn is_final(&self, error: &io::Error) -> bool {
+        let is_full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
+        self.medium != Medium::File && is_full
     }
 
     fn is_refused(&self, way: ChangeMethod) -> bool {
@@ -259,7 +275,7 @@ mod tests {
     /// are left.
     fn zero_middle(storage: Storage, refused: &[ChangeMethod]) -> u64 {
         let file = full();
-        let mut ranges = Ranges::of(Medium::File);
+        let mut ranges = Ranges::of(Medium::File, WriteMode::Back);
         refused.iter().for_each(|way| ranges.refuse(*way));
         let start = 65536 + 512;
         let zeroed = ranges.write_zeroes(&opened(&file), start, 524_288, storage).unwrap();
@@ -298,7 +314,7 @@ mod tests {
     fn refused_discard_succeeds_and_is_not_tried_again() {
         let file = full();
         // A file is no block device, so every kernel refuses this.
-        let mut ranges = Ranges::of(Medium::Device);
+        let mut ranges = Ranges::of(Medium::Device, WriteMode::Back);
         assert!(!ranges.try_discard(&opened(&file), SIZE as u64));
         ranges.discard(&opened(&file), 0, 4096).unwrap();
         assert!(ranges.is_refused(ChangeMethod::Discard));
@@ -313,22 +329,37 @@ mod tests {
     fn one_call_writes_a_limited_number_of_zeros() {
         let file = full();
         file.as_file().set_len(3 << 20).unwrap();
-        let mut ranges = Ranges::of(Medium::File);
+        let mut ranges = Ranges::of(Medium::File, WriteMode::Back);
         let zero = |ranges: &mut Ranges| {
             ranges.write_zeroes(&opened(&file), 4096, 2 << 20, Storage::Keep).unwrap()
         };
         ranges.refuse(ChangeMethod::ZeroRange);
         assert_eq!(zero(&mut ranges), MOST_WRITTEN);
-        let at_once = |medium| Ranges::of(medium).length_at_once(ChangeMethod::ZeroOut, 2 << 20);
+        let at_once = |medium| {
+            Ranges::of(medium, WriteMode::Back).length_at_once(ChangeMethod::ZeroOut, 2 << 20)
+        };
         assert_eq!(at_once(Medium::Device), MOST_WRITTEN);
         assert_eq!(at_once(Medium::ZeroingDevice), 2 << 20);
+    }
+
+    #[test]
+    fn full_device_is_no_reason_for_another_method() {
+        let is_final = |medium, errno| {
+            let ranges = Ranges::of(medium, WriteMode::Back);
+            ranges.is_final(&io::Error::from_raw_os_error(errno))
+        };
+        for errno in [libc::ENOSPC, libc::EDQUOT] {
+            assert!(is_final(Medium::Device, errno) && is_final(Medium::ZeroingDevice, errno));
+            assert!(!is_final(Medium::File, errno));
+        }
+        assert!(!is_final(Medium::Device, libc::EINVAL));
     }
 
     #[test]
     fn trial_discard_changes_nothing() {
         let file = full();
         let before = file.as_file().metadata().unwrap().blocks();
-        Ranges::of(Medium::File).try_discard(&opened(&file), SIZE as u64);
+        Ranges::of(Medium::File, WriteMode::Back).try_discard(&opened(&file), SIZE as u64);
         assert_eq!(file.as_file().metadata().unwrap().blocks(), before);
         assert!(fs::read(file.path()).unwrap().iter().all(|byte| *byte == 0xaa));
         assert_eq!(file.as_file().metadata().unwrap().len(), SIZE as u64);
