@@ -265,7 +265,9 @@ opened_by() {
 
 # guest_said NAME KEY: prints VALUE of the guest's last line `lab: KEY VALUE`.
 guest_said() {
-    tr -d '\r' <"$consoles/guest-$1.log" | sed -n "s/^.*lab: $2 //p" | tail -n 1
+    # Not by sed: the words may have any characters.
+    tr -d '\r' <"$consoles/guest-$1.log" | grep -aF "lab: $2 " | tail -n 1 |
+        while IFS= read -r line; do printf '%s\n' "${line#*"lab: $2 "}"; done
 }
 
 # result ROW HOST BACKEND WHERE GUEST DMA OUTCOME EVIDENCE: writes a result of the matrix (see

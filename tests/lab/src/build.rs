@@ -18,7 +18,7 @@ use crate::cpio::Cpio;
 use crate::dirs::Dirs;
 use crate::fetch::Guest;
 
-pub(crate) use guest_system::guest_system;
+pub(crate) use guest_system::{StorageTools, guest_system};
 pub(crate) use guests::{GuestFiles, Guests, build as guests, for_kernel as guest};
 pub(crate) use module::{MOUNT_POINTS, build_core as module_core};
 pub(crate) use packages::PackagesBuild;

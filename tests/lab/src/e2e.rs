@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::boot::{Event, Machine, MachineKind};
-use crate::build::Payload;
+use crate::build::{Payload, StorageTools};
 use crate::lab::Lab;
 use crate::progress::Progress;
 use crate::scenario::{self, Scenario};
@@ -81,7 +81,9 @@ fn run_waiting(
     progress: &Progress,
     report: &mut impl FnMut(Outcome),
 ) -> Result<()> {
-    let payload = Payload { job: scenario::job(waiting.make_contiguous()), files };
+    let is_soak = waiting.iter().any(|scenario| scenario.soak);
+    let guest_tools = if is_soak { StorageTools::Many } else { StorageTools::Few };
+    let payload = Payload { job: scenario::job(waiting.make_contiguous()), files, guest_tools };
     let machine = lab.boot(kind, &payload, false, progress)?;
     while let Some(scenario) = waiting.front().cloned() {
         let step = progress.step(&scenario.to_string());

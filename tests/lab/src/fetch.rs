@@ -24,7 +24,7 @@ pub(crate) use dom0::Dom0;
 pub(crate) use guest::Guest;
 pub(crate) use kernel::Kernel;
 pub(crate) use lint::root as lint_root;
-pub(crate) use packaging::{build_root, system_root};
+pub(crate) use packaging::{build_root, storage_root, system_root};
 pub(crate) use tools::Tools;
 
 /// Everything that the lab fetches.

@@ -8,7 +8,9 @@ use anyhow::{Context, Result};
 use nix::fcntl::Flock;
 
 use crate::boot::{Init, Machine, MachineKind, Setup};
-use crate::build::{self, Built, Dom0Programs, GuestFiles, Installation, PackagesBuild, Payload};
+use crate::build::{
+    self, Built, Dom0Programs, GuestFiles, Installation, PackagesBuild, Payload, StorageTools,
+};
 use crate::cpio::Cpio;
 use crate::debian::Suite;
 use crate::dirs::Dirs;
@@ -93,7 +95,7 @@ impl Lab {
     ) -> Result<Machine> {
         let installation = match kind.init() {
             Init::Lab => None,
-            Init::Systemd => Some(self.installation(progress)?),
+            Init::Systemd => Some(self.installation(payload.guest_tools, progress)?),
         };
         progress.line(crate::boot::accel_line());
         let step = progress.step(&match kind {
@@ -126,12 +128,12 @@ impl Lab {
     }
 
     /// Builds the packages of Dom0's release, and a guest's disk with them.
-    fn installation(&self, progress: &Progress) -> Result<Installation> {
+    fn installation(&self, tools: StorageTools, progress: &Progress) -> Result<Installation> {
         let build = PackagesBuild::prepare(Suite::LAB, &self.dirs, &self.logs, progress)?;
         let packages = build.build(progress)?;
         Ok(Installation {
             packages,
-            guest_system: build::guest_system(&build, &self.dirs, &self.logs, progress)?,
+            guest_system: build::guest_system(tools, &build, &self.dirs, &self.logs, progress)?,
             kernel: self.fetched.dom0.kernel(),
             initrd: self.fetched.dom0.initrd(),
         })

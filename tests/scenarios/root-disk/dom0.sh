@@ -9,6 +9,7 @@
 . /lab/dom0/root-disk.sh
 
 start_root
+wait_up
 echo "kernel $(guest_said "$name" kernel), root $(guest_said "$name" root)"
 order virtio-msg-xen-doctor
 end_root

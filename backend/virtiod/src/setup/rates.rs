@@ -99,8 +99,8 @@ struct Disk {
 }
 
 impl GuestRates {
-    /// The limits of the disk at `path`, which the configuration file calls `vdev` of `guest`. Notes
-    /// them for `stat`.
+    /// The limits of the disk at `path`, which the configuration file calls `vdev` of `guest`.
+    /// Notes them for `stat`.
     ///
     /// # Errors
     /// [`NoGroup`].

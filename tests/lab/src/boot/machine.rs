@@ -192,9 +192,13 @@ fn add_machine(qemu: &mut Command, setup: &Setup, console: &Path) {
     }
     if let Some(image) = setup.guest_system {
         add_disk(qemu, "guest-root", image.into(), "snapshot=on", access);
+        for serial in ["guest-xfs", "guest-btrfs", "guest-lvm", "guest-luks"] {
+            add_spare_disk(qemu, &SpareDisk { serial, size: "3G" }, "", access);
+        }
     }
-    for card in setup.kind.spare_cards() {
-        add_spare_card(qemu, card);
+    for SpareCard { serial, access, slot } in setup.kind.spare_cards() {
+        let spare = SpareDisk { serial, size: "16M" };
+        add_spare_disk(qemu, &spare, &format!("addr={slot:#x},"), *access);
     }
     qemu.args(["-device", "virtio-serial-pci,max_ports=8"]);
 }
@@ -206,13 +210,19 @@ fn add_disk(qemu: &mut Command, name: &str, image: PathBuf, mode: &str, access: 
         .arg(format!("virtio-blk-pci,drive={name},serial={name},{}", access.options()));
 }
 
-/// Adds a card with a disk of zeros. The disk keeps written data until the machine ends.
-fn add_spare_card(qemu: &mut Command, SpareCard { serial, access, slot }: &SpareCard) {
-    let access = access.options();
+/// A disk of zeros. It keeps written data until the machine ends.
+struct SpareDisk<'a> {
+    serial: &'a str,
+    size: &'static str,
+}
+
+/// Adds a card with a spare disk; `place` is an option for its place on the bus.
+fn add_spare_disk(qemu: &mut Command, disk: &SpareDisk<'_>, place: &str, access: Access) {
+    let (SpareDisk { serial, size }, access) = (disk, access.options());
     qemu.arg("-drive")
-        .arg(format!("driver=null-co,read-zeroes=on,size=16M,if=none,id={serial},snapshot=on"))
+        .arg(format!("driver=null-co,read-zeroes=on,size={size},if=none,id={serial},snapshot=on"))
         .arg("-device")
-        .arg(format!("virtio-blk-pci,drive={serial},serial={serial},addr={slot:#x},{access}"));
+        .arg(format!("virtio-blk-pci,drive={serial},serial={serial},{place}{access}"));
 }
 
 /// Reads events in a thread, so that [`Machine::next`] can limit its wait.

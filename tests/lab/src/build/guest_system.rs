@@ -17,20 +17,33 @@ use crate::store;
 /// The directory with the scripts for the system.
 const SCRIPTS: &str = "lab/guest-system";
 
+/// What the system can do with storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StorageTools {
+    /// It has its file system's tools.
+    Few,
+    /// It can make other file systems, volumes and initrds, and install another kernel.
+    Many,
+}
+
 /// Returns the image of the disk, made if the packages or the scripts changed since the last time.
 pub(crate) fn guest_system(
+    tools: StorageTools,
     packages: &PackagesBuild,
     dirs: &Dirs,
     logs: &Path,
     progress: &Progress,
 ) -> Result<PathBuf> {
-    let system = fetch::system_root(Suite::LAB, &dirs.cache, logs, progress)?;
+    let system = match tools {
+        StorageTools::Few => fetch::system_root(Suite::LAB, &dirs.cache, logs, progress)?,
+        StorageTools::Many => fetch::storage_root(Suite::LAB, &dirs.cache, logs, progress)?,
+    };
     let out = dirs.lab.join("guest-system");
     fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
     let (image, stamp) = (out.join("system.img"), out.join("built-from"));
     let built_from = fs::read_to_string(packages.packages().join("built-from"))?;
     let mut parts = vec![system.path().display().to_string(), built_from];
-    for name in ["set-up", "lab-guest", "lab-guest.service"] {
+    for name in ["set-up", "lab-guest", "lab-guest.service", "lab-move"] {
         parts.push(fs::read_to_string(dirs.tests().join(SCRIPTS).join(name))?);
     }
     let key = store::key(parts.iter().map(String::as_str));

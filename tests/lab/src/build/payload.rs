@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tar::{Builder, Header, HeaderMode};
 
-use super::{Built, GuestFiles};
+use super::{Built, GuestFiles, StorageTools};
 use crate::debian::Suite;
 use crate::dirs::Dirs;
 use crate::fetch::Guest;
@@ -18,6 +18,8 @@ pub(crate) struct Payload<'a> {
     pub(crate) job: String,
     /// The host's files and directories for `/lab/files`.
     pub(crate) files: &'a [PathBuf],
+    /// What a guest with a whole system has; only a Dom0 that boots as Debian does has its disk.
+    pub(crate) guest_tools: StorageTools,
 }
 
 /// The packages to install in Dom0, and the files that boot Dom0's system in a driver domain.

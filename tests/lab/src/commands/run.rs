@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::boot::{Event, MachineKind};
-use crate::build::Payload;
+use crate::build::{Payload, StorageTools};
 use crate::lab::Lab;
 use crate::progress::Progress;
 
@@ -31,7 +31,8 @@ pub(crate) fn run(
     }
     let progress = Progress::new();
     let lab = Lab::prepare("run", &[], &progress)?;
-    let payload = Payload { job: job(&name), files: &files };
+    let guest_tools = StorageTools::Few;
+    let payload = Payload { job: job(&name), files: &files, guest_tools };
     let machine = lab.boot(kind, &payload, false, &progress)?;
     match machine.next(&format!("the end of {name}"), limit)? {
         Event::Exit { status } => {

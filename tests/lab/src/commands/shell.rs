@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::termios::{self, SetArg, Termios};
 
 use crate::boot::{MachineKind, Terminal};
-use crate::build::Payload;
+use crate::build::{Payload, StorageTools};
 use crate::lab::Lab;
 use crate::progress::Progress;
 
@@ -24,7 +24,8 @@ pub(crate) fn shell(kind: MachineKind) -> Result<i32> {
     );
     let progress = Progress::new();
     let lab = Lab::prepare("shell", &[], &progress)?;
-    let payload = Payload { job: job(terminal_size().unwrap_or((24, 80))), files: &[] };
+    let job = job(terminal_size().unwrap_or((24, 80)));
+    let payload = Payload { job, files: &[], guest_tools: StorageTools::Few };
     let mut machine = lab.boot(kind, &payload, true, &progress)?;
     let terminal = machine.terminal.take().context("Dom0 has no terminal")?;
     eprintln!("This is a shell in Dom0. `exit` or Ctrl-] leaves it and stops the machine.");

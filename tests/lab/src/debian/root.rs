@@ -34,8 +34,9 @@ const PRUNED: &[&str] = &["usr/share/doc", "usr/share/locale", "usr/share/man"];
 pub(crate) enum Contents {
     /// The files of the packages and of their dependencies; no script of a package ran.
     Files,
-    /// A minimal Debian system with the packages.
-    System,
+    /// A minimal Debian system with the packages. The script of mmdebstrap's runs at the end, with
+    /// the root as its argument.
+    System { finally: &'static str },
 }
 
 /// A root in the cache.
@@ -68,9 +69,9 @@ impl Root {
                 .arg("--skip=chroot/mount,output/dev") // no program runs in the root or needs devices
                 .env("TAR_OPTIONS", "--no-same-owner") // the user namespace has no user but root
                 .arg(format!("--setup-hook={SETUP}")),
-            Contents::System => {
+            Contents::System { finally } => {
                 ensure!(host::is_root(), "only root can install packages with their scripts");
-                mmdebstrap.arg("--variant=minbase")
+                mmdebstrap.arg("--variant=minbase").arg(format!("--customize-hook={finally}"))
             }
         };
         mmdebstrap

@@ -24,6 +24,35 @@ const SYSTEM: &[&str] = &[
     "udev",
 ];
 
+/// What a guest needs that puts its root on other storage, makes its initrd by dracut, or boots
+/// another kernel by kexec.
+const STORAGE_TOOLS: &[&str] = &[
+    "btrfs-progs",
+    "cryptsetup-initramfs",
+    "dracut-core",
+    "fdisk",
+    "kexec-tools",
+    "lvm2",
+    "xfsprogs",
+];
+
+/// Keeps the packages of another kernel in the system, for a guest that installs it: without
+/// compression, which takes minutes where a processor is emulated.
+const OTHER_KERNEL: &str = r#"set -e
+export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+mkdir -p "$1/var/cache/lab-kernel"
+cd "$1/var/cache/lab-kernel"
+other=$(apt-cache pkgnames linux-headers-6 | sed -n 's/^linux-headers-\(.*\)-cloud-amd64$/\1/p' |
+    while read -r release; do [ -e "$1/boot/vmlinuz-$release-cloud-amd64" ] || echo "$release"; done |
+    sort -V | tail -n 1)
+apt-get download "linux-image-$other-cloud-amd64" "linux-headers-$other-cloud-amd64" \
+    "linux-headers-$other-common" "linux-kbuild-$other"
+for package in *.deb; do
+    dpkg-deb --raw-extract "$package" unpacked
+    dpkg-deb -Znone --build unpacked "$package" >/dev/null
+    rm -r unpacked
+done"#;
+
 /// Directories in the roots on which the lab mounts others, or which a build needs.
 const DIRECTORIES: [&str; 5] = ["project", "crates", "packages", "out", "root/.cargo"];
 
@@ -40,7 +69,7 @@ pub(crate) fn build_root(
         name: &format!("build-{suite}"),
         suite,
         packages: &[&build_depends, PACKAGING],
-        contents: Contents::System,
+        contents: Contents::System { finally: "true" },
         revision: "1",
         finish: |_, root, _, _| directories(&root),
     };
@@ -54,11 +83,33 @@ pub(crate) fn system_root(
     logs: &Path,
     progress: &Progress,
 ) -> Result<Root> {
+    system(&format!("system-{suite}"), suite, &[SYSTEM], "true", (cache, logs, progress))
+}
+
+/// Fetches a system as [`system_root`], with tools for storage, and with the packages of another
+/// kernel in `/var/cache/lab-kernel`.
+pub(crate) fn storage_root(
+    suite: Suite,
+    cache: &Path,
+    logs: &Path,
+    progress: &Progress,
+) -> Result<Root> {
+    let packages = [SYSTEM, STORAGE_TOOLS];
+    system(&format!("storage-{suite}"), suite, &packages, OTHER_KERNEL, (cache, logs, progress))
+}
+
+fn system(
+    name: &str,
+    suite: Suite,
+    packages: &[&[&str]],
+    finally: &'static str,
+    (cache, logs, progress): (&Path, &Path, &Progress),
+) -> Result<Root> {
     let recipe = Recipe {
-        name: &format!("system-{suite}"),
+        name,
         suite,
-        packages: &[SYSTEM],
-        contents: Contents::System,
+        packages,
+        contents: Contents::System { finally },
         revision: "1",
         finish: |_, root, _, _| directories(&root),
     };
