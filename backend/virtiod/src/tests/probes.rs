@@ -9,7 +9,10 @@ use object::{Object, ObjectSection, ObjectSegment};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 
 use super::block::{OK, request};
-use super::host::{TestDisk, numbered_disk};
+use super::host::{Host, XVDA, numbered_disk};
+
+/// A domain id that no other test has.
+const GUEST: u16 = 777;
 
 /// Traces this program's probes until a line is written to it, and prints the trace. Arguments: an
 /// empty directory, the name of the group, and for each probe its event and its definition.
@@ -134,17 +137,22 @@ fn a_requests_life_can_be_traced() {
     let events: Vec<_> =
         probes.iter().enumerate().map(|(at, probe)| event(at, probe, &path)).collect();
     let Some(mut tracer) = trace(&events) else { return };
-    let mut disk = TestDisk::start(numbered_disk(64), "w");
-    assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_OUT, 3, &[9; 1024], 0).0, OK);
-    assert_eq!(request(&mut disk.driver, VIRTIO_BLK_T_IN, 3, &[], 512), (OK, vec![9; 512]));
-    let threads = fs::read_dir("/proc/self/task").unwrap();
-    let threads: Vec<_> =
-        threads.map(|thread| format!("-{} ", thread.unwrap().file_name().display())).collect();
+    // Other tests' devices are traced too: no other one has this guest.
+    let (host, file) = (Host::start(), numbered_disk(64));
+    let ends = host.add_disk(GUEST, XVDA, file.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_OUT, 3, &[9; 1024], 0).0, OK);
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 3, &[], 512), (OK, vec![9; 512]));
+    driver.close();
+    host.remove(&ends);
+    host.finish();
     tracer.stdin.take().unwrap().write_all(b"\n").unwrap();
     let mut trace = String::new();
     tracer.stdout.take().unwrap().read_to_string(&mut trace).unwrap();
     assert!(tracer.wait().unwrap().success());
-    let is_ours = |line: &&str| threads.iter().any(|thread| line.contains(thread));
+    let thread = format!("{GUEST}-{XVDA}-");
+    let is_ours = |line: &&str| line.trim_start().starts_with(&thread);
     let lines: Vec<_> = trace.lines().filter(is_ours).map(parsed).collect();
     let of = |name: &str| {
         let of_name = lines.iter().filter(|(of, _)| of == name);
