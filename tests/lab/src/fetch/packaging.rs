@@ -24,8 +24,7 @@ const SYSTEM: &[&str] = &[
     "udev",
 ];
 
-/// What a guest needs that puts its root on other storage, makes its initrd by dracut, or boots
-/// another kernel by kexec.
+/// What a guest needs that puts its root on other storage, or makes its initrd by dracut.
 const STORAGE_TOOLS: &[&str] = &[
     "btrfs-progs",
     "cryptsetup-initramfs",
