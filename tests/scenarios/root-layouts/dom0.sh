@@ -38,7 +38,10 @@ for layout in $layouts; do
     esac
     start_root
     if [ "$layout" = luks ]; then
-        wait_console "$name" 240 'unlock disk guest-root'
+        # The question does not end its line.
+        wait_for "the guest $name to ask for its passphrase" 240 true sh -c \
+            'tail -n +1 -F "$1" | stdbuf -o0 tr ":" "\n" | grep --line-buffered -aF "$2"' \
+            sh "$consoles/guest-$name.log" 'unlock disk guest-root'
         tell_guest "$domid" secret
     fi
     wait_up
