@@ -25,15 +25,8 @@ const SYSTEM: &[&str] = &[
 ];
 
 /// What a guest needs that puts its root on other storage, or makes its initrd by dracut.
-const STORAGE_TOOLS: &[&str] = &[
-    "btrfs-progs",
-    "cryptsetup-initramfs",
-    "dracut-core",
-    "fdisk",
-    "kexec-tools",
-    "lvm2",
-    "xfsprogs",
-];
+const STORAGE_TOOLS: &[&str] =
+    &["btrfs-progs", "cryptsetup-initramfs", "dracut-core", "fdisk", "lvm2", "xfsprogs"];
 
 /// Keeps the packages of another kernel in the system, for a guest that installs it: without
 /// compression, which takes minutes where a processor is emulated.
