@@ -46,7 +46,7 @@ impl DeviceRates {
         }
     }
 
-    /// The rates of a device that is no disk, in the order of [`GuestRates::of_network`].
+    /// The rates of a device that is no disk, in the order of [`GuestRates::of_device`].
     fn streams(self) -> [Option<Rate>; 2] {
         match self {
             Self::Disk(_) => [None, None],
