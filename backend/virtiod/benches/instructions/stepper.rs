@@ -1,8 +1,9 @@
 //! Counts the instructions of a process by single steps, which needs no counter of the processor
 //! and no other program.
 
-use std::env;
+use std::ops::Range;
 use std::process::Command;
+use std::{env, fs};
 
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
@@ -36,7 +37,7 @@ fn follow(process: Pid) -> Vec<u64> {
     loop {
         match waitpid(process, None).unwrap() {
             WaitStatus::Stopped(_, MARK) => {
-                counts.push(count_section(process));
+                counts.push(count_section(process, &clock_code(process)));
                 ptrace::cont(process, None).unwrap();
             }
             WaitStatus::Stopped(_, signal) => ptrace::cont(process, signal).unwrap(),
@@ -46,9 +47,19 @@ fn follow(process: Pid) -> Vec<u64> {
     }
 }
 
+/// The addresses of the vDSO: the kernel's code that reads the clock.
+fn clock_code(process: Pid) -> Range<u64> {
+    let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
+    let line = maps.lines().find(|line| line.ends_with("[vdso]"));
+    let range = line.and_then(|line| line.split(' ').next()?.split_once('-'));
+    let address = |text| u64::from_str_radix(text, 16).unwrap();
+    range.map_or(0..0, |(start, end)| address(start)..address(end))
+}
+
 /// Steps to the mark that ends a section. A repeated string instruction counts once, though each
-/// repetition is a step.
-fn count_section(process: Pid) -> u64 {
+/// repetition is a step, and so does a read of the `clock`, whose code loops while the kernel sets
+/// it.
+fn count_section(process: Pid, clock: &Range<u64>) -> u64 {
     let (mut count, mut before) = (0, 0);
     loop {
         ptrace::step(process, None).unwrap();
@@ -58,7 +69,8 @@ fn count_section(process: Pid) -> u64 {
             other => panic!("a section ended with {other:?}"),
         }
         let now = ptrace::getregs(process).unwrap().rip;
-        count += u64::from(now != before);
+        let is_same = now == before || clock.contains(&now) && clock.contains(&before);
+        count += u64::from(!is_same);
         before = now;
     }
 }
