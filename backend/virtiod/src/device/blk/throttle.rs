@@ -16,7 +16,7 @@ use super::request::{BlockCommand, BlockRequest, RangeChange};
 use super::{BATCH, Block, SECTOR_SIZE};
 use crate::device::rate::{Rate, TokenBucket};
 use crate::device::{
-    BATCH_BYTES, DeviceMemory, Fault, QueueContext, Requests, Source, VirtioRequest,
+    BATCH_BYTES, BATCH_PAGES, DeviceMemory, Fault, QueueContext, Requests, Source, VirtioRequest,
 };
 use crate::stats::DeviceStats;
 
@@ -409,20 +409,26 @@ impl Block {
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         let now = Instant::now();
-        // What is in flight keeps its own limits.
-        let (room, most_bytes) = (self.in_flight.room(), self.in_flight.room_bytes());
-        let (mut begun, mut bytes) = (Vec::new(), 0);
-        while begun.len() < room && bytes < most_bytes {
-            let Some(next) = self.delays.next(&self.common.throttle, now) else {
-                self.begin_all(begun, queues)?;
-                return self.set_delay_timer(now);
-            };
-            bytes += next.request.length();
-            begun.push(next);
+        loop {
+            // What is in flight keeps its own limits.
+            let (room, most_bytes) = (self.in_flight.room(), self.in_flight.room_bytes());
+            let (mut begun, mut bytes) = (Vec::new(), 0);
+            while begun.len() < room && bytes < most_bytes {
+                let Some(next) = self.delays.next(&self.common.throttle, now) else {
+                    self.begin_all(begun, queues)?;
+                    return self.set_delay_timer(now);
+                };
+                bytes += next.request.length();
+                begun.push(next);
+            }
+            if begun.is_empty() {
+                // Requests that end make room, and tell.
+                let stopped = self.delays.stop_timer();
+                return stopped.map_err(|errno| Fault::Host("timer", errno.into()));
+            }
+            // Those that are answered at once leave their room to others, and tell nobody.
+            self.begin_all(begun, queues)?;
         }
-        // Requests that end make room, and tell.
-        self.delays.stop_timer().map_err(|errno| Fault::Host("timer", errno.into()))?;
-        self.begin_all(begun, queues)
     }
 
     /// Begins requests that were taken from their queues before.
@@ -436,14 +442,15 @@ impl Block {
     ) -> Result<(), Fault> {
         let mut requests = requests.into_iter().peekable();
         while let Some(Taken { queue, request, command }) = requests.next() {
-            let mut bytes = request.length();
+            let (mut bytes, mut pages) = (request.length(), request.pages());
             let mut batch = queues.take_list();
             self.known.clear();
             batch.push(request);
             self.known.push_back(command);
-            while batch.len() < BATCH && bytes < BATCH_BYTES {
+            while batch.len() < BATCH && bytes < BATCH_BYTES && pages < BATCH_PAGES {
                 let Some(next) = requests.next_if(|taken| taken.queue == queue) else { break };
                 bytes += next.request.length();
+                pages += next.request.pages();
                 batch.push(next.request);
                 self.known.push_back(next.command);
             }

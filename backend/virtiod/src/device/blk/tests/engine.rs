@@ -40,7 +40,7 @@ const IO_ERROR: u8 = VIRTIO_BLK_S_IOERR as u8;
 const OPEN: u8 = 0xff;
 
 /// A disk on this file.
-fn image(cached: File, direct: Option<File>, store: Store) -> Scripted {
+pub(super) fn image(cached: File, direct: Option<File>, store: Store) -> Scripted {
     let file = DiskFile {
         cached: Arc::new(cached),
         direct: direct.map(|file| DirectFile { file: Arc::new(file), longest: usize::MAX }),

@@ -9,9 +9,11 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
+use super::super::disk_file::Store;
 use super::super::request::Range;
 use super::driver::{Driver, Memory};
-use super::{Call, Scripted};
+use super::engine::image;
+use super::{Call, SIZE, Scripted};
 use crate::device::VirtioDevice;
 use crate::device::blk::{DiskRates, InFlightLimits, RateLimits};
 use crate::tests::gate::Gate;
@@ -90,6 +92,24 @@ fn limits_that_go_free_the_requests_that_wait() {
     driver.handle_now();
     driver.serve_all();
     assert_eq!(driver.statuses(), [OK; 4]);
+}
+
+#[test]
+fn requests_that_are_answered_at_once_leave_none_waiting() {
+    let file = tempfile::tempfile_in("/dev/shm").unwrap();
+    file.set_len(SIZE).unwrap();
+    let mut driver = Driver::new(&image(file, None, Store::Memory));
+    driver.disk.common.throttle.set(slow());
+    (0..8).for_each(|number| write(&mut driver, number * 8));
+    driver.serve_all();
+    assert_eq!(driver.disk.delays.len(), 7);
+    // Two at a time: nothing is in flight afterwards that would tell.
+    let limits = InFlightLimits { requests: 2, ..InFlightLimits::default() };
+    driver.disk.in_flight.set_limits(limits);
+    driver.disk.common.throttle.set(DiskRates::default());
+    driver.handle_now();
+    assert_eq!((driver.disk.delays.len(), driver.disk.in_flight.len()), (0, 0));
+    assert_eq!(driver.statuses(), [OK; 8]);
 }
 
 #[test]
