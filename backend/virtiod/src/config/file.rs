@@ -66,6 +66,12 @@ impl ConfigFile {
         Self { path: named.unwrap_or_else(|| DEFAULT_PATH.into()), required, text: None }
     }
 
+    /// The file `path`, which may be missing.
+    #[cfg(test)]
+    pub(crate) fn optional(path: &Path) -> Self {
+        Self { path: path.to_owned(), required: false, text: None }
+    }
+
     /// The file as it is now, whatever becomes of it; a missing one is empty.
     ///
     /// # Errors

@@ -211,22 +211,30 @@ impl<X: Xen> Runner for GuestProcesses<X> {
 
     fn reload(&mut self) -> Reloaded {
         let causes = |error: &dyn std::error::Error| Causes(error).to_string();
-        let now = self.config.load().map_err(|error| causes(&error))?.unwrap_or_default();
+        let now = self.config.load().map_err(|error| causes(&error))?;
+        let had_one = |config: &ConfigFile| config.text().is_ok_and(|text| !text.is_empty());
+        if now.is_none() && self.configs.values().any(had_one) {
+            return Err(
+                "the configuration file is missing, by which running devices were set up; \
+                        an empty one lifts all limits"
+                    .to_owned(),
+            );
+        }
+        let now = now.unwrap_or_default();
         let mut changes = Vec::new();
         let mut store = self.xen.store().map_err(|error| causes(&error))?;
         for (path, config) in &self.configs {
             let Ok(before) = config.load() else { continue };
             let before = (&before.unwrap_or_default(), self.replaced.get(path).copied());
             match reload::change(&mut store, path, before, &now) {
-                Ok(Some((change, rates))) => {
+                Ok((change, rates)) => {
                     if let Some(rates) = rates {
                         self.replaced.insert(path.clone(), rates);
                         let process = self.all.get(&path.guest);
                         process.into_iter().for_each(|process| process.limit(path, Some(rates)));
                     }
-                    changes.push(change);
+                    changes.extend(change);
                 }
-                Ok(None) => {}
                 Err(error) => changes.push(reload::kept(path, causes(&error))),
             }
         }

@@ -89,19 +89,20 @@ impl Reloads {
 type Limits = Result<Option<(DeviceRates, Option<String>)>, String>;
 
 /// Compares the limits of a device that was set up with `before` and has `replaced` since, with
-/// those of `now`. Returns the change, and the new limits unless it keeps its own.
+/// those of `now`. Returns the change, if there is one, and the limits to set: always for a disk of
+/// a group, which may have those of a disk that was set up before it.
 pub(super) fn change<S: XenStore>(
     store: &mut S,
     path: &DevicePath,
     (before, replaced): (&Config, Option<DeviceRates>),
     now: &Config,
-) -> Result<Option<(Change, Option<DeviceRates>)>, StoreError> {
+) -> Result<(Option<Change>, Option<DeviceRates>), StoreError> {
     let guest = keys::guest_name(store, path.guest)?;
     let key = if path.class == DISKS { "dev" } else { "type" };
     let said = store.read(&path.key(key))?.unwrap_or_default();
     let of = |config: &Config| limits_of(config, path, guest.as_deref(), &said);
     // It would not run otherwise.
-    let Ok(Some((rates, group))) = of(before) else { return Ok(None) };
+    let Ok(Some((rates, group))) = of(before) else { return Ok((None, None)) };
     let rates = replaced.unwrap_or(rates);
     let change = |to: &str, kept| Change {
         domid: path.guest.0,
@@ -113,16 +114,17 @@ pub(super) fn change<S: XenStore>(
         kept,
     };
     Ok(match of(now) {
-        Err(error) => Some((change("", Some(error)), None)),
+        Err(error) => (Some(change("", Some(error))), None),
         Ok(Some((_, other))) if other != group => {
             let why = "its group changes when it is attached anew, or its guest is created anew"
                 .to_owned();
-            Some((change("", Some(why)), None))
+            (Some(change("", Some(why))), None)
         }
         Ok(Some((other, _))) if other != rates => {
-            Some((change(&other.to_string(), None), Some(other)))
+            (Some(change(&other.to_string(), None)), Some(other))
         }
-        Ok(_) => None,
+        Ok(Some((other, Some(_)))) => (None, Some(other)),
+        Ok(_) => (None, None),
     })
 }
 

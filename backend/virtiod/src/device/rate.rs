@@ -125,6 +125,12 @@ impl SharedRate {
         self.0.store(rate.map_or(0, |rate| rate.bytes().get()), Ordering::Relaxed);
     }
 
+    /// The limit.
+    #[cfg(test)]
+    pub(crate) fn rate(&self) -> Option<Rate> {
+        self.bytes().map(Rate)
+    }
+
     fn bytes(&self) -> Option<NonZeroU64> {
         NonZeroU64::new(self.0.load(Ordering::Relaxed))
     }

@@ -197,6 +197,28 @@ mod tests {
     }
 
     #[test]
+    fn replaced_limits_of_a_network_device_apply_by_direction() {
+        let (all, stats) = (GuestRates::default(), DeviceStats::default());
+        let path = DevicePath { class: "virtio".to_owned(), guest: DomId(1), number: 2 };
+        let rate = |text: &str| Some(text.parse::<Rate>().unwrap());
+        let network = |to: &str, from: &str| DeviceRates::Network {
+            to_guest: rate(to),
+            from_guest: rate(from),
+        };
+        let shared = all.of_device(&path, network("1MiB/s", "2MiB/s"), &stats);
+        let now = |shared: &[Arc<SharedRate>; 2]| shared.each_ref().map(|shared| shared.rate());
+        assert_eq!(now(&shared), [rate("1MiB/s"), rate("2MiB/s")]);
+        all.replace(path.clone(), Some(network("3MiB/s", "4MiB/s")), Some(&stats));
+        assert_eq!(now(&shared), [rate("3MiB/s"), rate("4MiB/s")]);
+        // Also those of a device that is set up again, until nothing is replaced any more.
+        let again = all.of_device(&path, network("1MiB/s", "2MiB/s"), &stats);
+        assert_eq!(now(&again), [rate("3MiB/s"), rate("4MiB/s")]);
+        all.replace(path.clone(), None, None);
+        let anew = all.of_device(&path, network("1MiB/s", "2MiB/s"), &stats);
+        assert_eq!(now(&anew), [rate("1MiB/s"), rate("2MiB/s")]);
+    }
+
+    #[test]
     fn disks_of_a_group_share_limits() {
         let config = config(
             "[domain.db.group.data]\niops = 100\n\

@@ -214,7 +214,7 @@ impl Host {
     fn serve(&mut self, domain: impl Domain) {
         self.registry = Arc::default();
         self.stop = Arc::new(StopSignal::new().unwrap());
-        let file = ConfigFile::new(Some(self.config.path().to_owned()));
+        let file = ConfigFile::optional(self.config.path());
         let cables = Arc::new(self.network.clone());
         let records = RecordDirectory::new(self.records.path()).unwrap();
         let shared = SharedHost::new(Some(records), Arc::clone(&cables) as _).unwrap();
@@ -278,6 +278,11 @@ impl Host {
     /// Writes the configuration file, which is empty at first.
     pub(super) fn configure(&self, text: &str) {
         std::fs::write(self.config.path(), text).unwrap();
+    }
+
+    /// Removes the configuration file.
+    pub(super) fn remove_configuration(&self) {
+        std::fs::remove_file(self.config.path()).unwrap();
     }
 
     /// Adds the keys of a read-only disk that an earlier daemon left in `state`.

@@ -74,6 +74,52 @@ fn invalid_file_changes_nothing_and_its_error_names_the_line() {
 }
 
 #[test]
+fn missing_file_lifts_no_limit() {
+    let ((host, _processes), file) = (Host::start_in_processes(), numbered_disk(8));
+    host.configure(SLOW);
+    let ends = host.add_disk(1, XVDA, file.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    host.remove_configuration();
+    let error = host.reload().unwrap_err();
+    assert!(error.contains("is missing"), "{error}");
+    write_three(&mut driver);
+    assert!(waits(&host) > 0);
+    driver.close();
+    host.remove(&ends);
+    host.finish();
+}
+
+#[test]
+fn disks_of_a_group_have_the_limits_of_the_file() {
+    let ((host, _processes), file) = (Host::start_in_processes(), numbered_disk(8));
+    host.hypervisor.store_write("/local/domain/1/name", "web");
+    let group = |iops: u64| {
+        let disk = |name: &str| format!("[domain.web.disk.{name}]\ngroup = \"all\"\n");
+        let (first, second) = (disk("xvda"), disk("xvdb"));
+        host.configure(&format!("{first}{second}[domain.web.group.all]\niops = {iops}\n"));
+    };
+    group(100);
+    let first = host.add_disk(1, XVDA, file.path(), "w");
+    let mut first_driver = host.connect(&first);
+    first_driver.start();
+    // The second disk is set up by another file than the first, whose limits it shares.
+    group(200);
+    let other = numbered_disk(8);
+    let second = host.add_disk(1, 51728, other.path(), "w");
+    let mut second_driver = host.connect_beside(&second);
+    second_driver.start();
+    first_driver.close();
+    host.remove(&first);
+    assert_eq!(host.reload(), Ok(Vec::new()));
+    let limits = || host.stat(DomId(1)).stats.state.details["limits"].clone();
+    second_driver.until("stat to show the limit", |_| limits().starts_with("iops 200"));
+    second_driver.close();
+    host.remove(&second);
+    host.finish();
+}
+
+#[test]
 fn limits_of_other_devices_change_while_they_run() {
     let (host, processes) = Host::start_in_processes();
     let entropy = host.add("virtio", 1, 0, &[("type", "virtio,device4")]);
