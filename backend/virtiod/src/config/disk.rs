@@ -56,7 +56,7 @@ pub struct DiskSettings {
     /// Maximum number of queues.
     queues: Option<QueueCount>,
     /// The unit of addresses that the guest sees; `None`: that of the storage.
-    logical_block_size: Option<BlockBytes>,
+    pub logical_block_size: Option<LogicalBlockSize>,
     /// The disk's identity in the guest; `None`: its name.
     pub serial: Option<Serial>,
     /// Whether the guest may only read, whatever the disk's line says.
@@ -69,11 +69,6 @@ impl DiskSettings {
     /// Number of queues that the disk offers.
     pub fn queues(&self) -> u16 {
         self.queues.map_or(QUEUES, |QueueCount(count)| count)
-    }
-
-    /// The unit of addresses that the guest sees, if it is not that of the storage.
-    pub fn logical_block_size(&self) -> Option<LogicalBlockSize> {
-        self.logical_block_size.map(|BlockBytes(size)| size)
     }
 
     /// The limits of the requests in flight.
@@ -136,22 +131,6 @@ impl<'de> Deserialize<'de> for QueueCount {
         let count = u16::try_from(number).ok().filter(|count| (1..=QUEUES).contains(count));
         count.map(Self).ok_or_else(|| {
             D::Error::custom(format_args!("{number} is not a number of queues, 1 to {QUEUES}"))
-        })
-    }
-}
-
-/// A logical block size, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct BlockBytes(LogicalBlockSize);
-
-impl<'de> Deserialize<'de> for BlockBytes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = i64::deserialize(deserializer)?;
-        let size = u32::try_from(number).ok().and_then(LogicalBlockSize::new);
-        size.map(Self).ok_or_else(|| {
-            D::Error::custom(format_args!(
-                "{number} is not a logical block size: 512, 1024, 2048 or 4096"
-            ))
         })
     }
 }

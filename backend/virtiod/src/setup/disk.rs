@@ -91,7 +91,7 @@ fn options<S: XenStore>(
         caching: settings.cache.map_or(by_line, CacheMode::caching),
         discard,
         format: settings.format,
-        logical_block: settings.logical_block_size(),
+        logical_block: settings.logical_block_size,
         sharing: settings.force_share,
         owner: Owner { domain: path.guest.0, number: path.number, vdev, uuid: keys.guest_uuid()? },
     };

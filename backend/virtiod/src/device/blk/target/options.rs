@@ -38,19 +38,28 @@ pub enum Discard {
 }
 
 /// The unit of addresses that a guest sees: 512, 1024, 2048 or 4096 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "i64")]
 pub struct LogicalBlockSize(u32);
 
-impl LogicalBlockSize {
-    /// The size, if it is one of the above.
-    pub fn new(bytes: u32) -> Option<Self> {
-        let is_known = bytes.is_power_of_two() && (512..=4096).contains(&bytes);
-        is_known.then_some(Self(bytes))
-    }
+/// A number of bytes that no block has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not a logical block size: 512, 1024, 2048 or 4096")]
+pub struct NoBlockSize(i64);
 
+impl LogicalBlockSize {
     /// Number of bytes.
     pub fn bytes(self) -> u32 {
         self.0
+    }
+}
+
+impl TryFrom<i64> for LogicalBlockSize {
+    type Error = NoBlockSize;
+
+    fn try_from(bytes: i64) -> Result<Self, NoBlockSize> {
+        let is_known = |bytes: &u32| bytes.is_power_of_two() && (512..=4096).contains(bytes);
+        u32::try_from(bytes).ok().filter(is_known).map(Self).ok_or(NoBlockSize(bytes))
     }
 }
 
