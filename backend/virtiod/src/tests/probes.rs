@@ -22,6 +22,8 @@ shift 2
 mount -t tracefs tracefs "$tracing"
 instance=$tracing/instances/$group
 mkdir "$instance"
+test -w "$tracing/uprobe_events"
+echo tracing
 clean_up() {
     echo 0 >"$instance/events/$group/enable"
     rmdir "$instance"
@@ -107,13 +109,20 @@ fn trace(events: &[String]) -> Option<Child> {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    if line == "ready\n" {
+    let mut output = BufReader::new(child.stdout.as_mut().unwrap());
+    let mut lines = String::new();
+    output.read_line(&mut lines).unwrap();
+    let has_tracer = lines == "tracing\n";
+    if has_tracer {
+        output.read_line(&mut lines).unwrap();
+    }
+    if lines == "tracing\nready\n" {
         return Some(child);
     }
     let ended = child.wait_with_output().unwrap();
-    println!("skipped: no tracer: {}", String::from_utf8_lossy(&ended.stderr));
+    let error = String::from_utf8_lossy(&ended.stderr);
+    assert!(!has_tracer, "the tracer refuses the probes: {error}");
+    println!("skipped: no tracer: {error}");
     None
 }
 
