@@ -109,7 +109,8 @@ impl Block {
         }
         let (mut outcome, mut at) = (Ok(()), AnswerMoment::default());
         let kind = |ended: &Ended| (ended.entry.queue, ended.entry.is_by_worker());
-        ended.sort_unstable_by_key(kind);
+        // Stable: buffers that were mapped together are written back together.
+        ended.sort_by_key(kind);
         while let Some(first) = ended.first() {
             let (queue, is_by_worker) = kind(first);
             let count = ended.partition_point(|ended| kind(ended) == (queue, is_by_worker));

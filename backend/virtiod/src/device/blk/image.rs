@@ -143,6 +143,12 @@ pub trait Image: Send {
     /// The error of the storage.
     fn sync(&mut self) -> io::Result<()>;
 
+    /// Whether a sync has to follow, since something was written that no flush of the guest's may
+    /// make durable; only the first call says so.
+    fn take_unsynced(&mut self) -> bool {
+        false
+    }
+
     /// Whether a discard deallocates storage, as far as an attempt shows.
     fn can_discard(&self) -> bool;
 

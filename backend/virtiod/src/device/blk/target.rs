@@ -360,7 +360,8 @@ impl Target {
         from: &Gather<'_>,
     ) -> Result<(), TargetError> {
         let outcome = self.image.write(offset, from, self.write_mode);
-        outcome.map_err(|error| self.note_write_error(error))
+        outcome.map_err(|error| self.note_write_error(error))?;
+        if self.image.take_unsynced() { self.flush() } else { Ok(()) }
     }
 
     /// Handles the error of a write. For a write-through write the kernel does not say whether the
@@ -417,14 +418,14 @@ impl Target {
             let bytes_wanted = self.part_size(change).end(start, end, granularity) - start;
             let changed = self.change_part(change, range, start, bytes_wanted)?;
             if changed == bytes_wanted {
-                self.part_size(change).learn(begun.elapsed());
+                self.part_size(change).learn(bytes_wanted, begun.elapsed());
             }
             *done += changed;
             if *done < bytes && deadline.is_over() {
                 return Ok(Progress::Unfinished);
             }
         }
-        if self.write_mode == WriteMode::Through {
+        if self.image.take_unsynced() || self.write_mode == WriteMode::Through {
             self.flush()?;
         }
         Ok(Progress::Done)

@@ -62,6 +62,8 @@ struct Script {
     no_discard: bool,
     /// Whether written data is durable at once.
     no_cache: bool,
+    /// Whether a sync has to follow writes and zeroing.
+    is_unsynced: bool,
     /// The file for transfers without the image.
     file: Option<DiskFile>,
     /// What others than the worker may use, and the file that makes it durable.
@@ -161,6 +163,10 @@ impl Image for Scripted {
 
     fn sync_file(&self, _: &Arc<Durability>) -> Option<DiskFile> {
         self.0.lock().unwrap().sync_file.clone()
+    }
+
+    fn take_unsynced(&mut self) -> bool {
+        std::mem::take(&mut self.0.lock().unwrap().is_unsynced)
     }
 
     fn has_cache(&self) -> bool {

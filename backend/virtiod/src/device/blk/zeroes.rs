@@ -75,7 +75,8 @@ impl Block {
         };
         let is_whole = sector.is_multiple_of(unit) && bytes.is_multiple_of(unit * SECTOR_SIZE);
         // One sync of the whole file for each would cost more than the data.
-        if !is_whole || self.facts.write_mode == WriteMode::Through {
+        let costs_sync = self.facts.write_mode == WriteMode::Through && self.facts.has_cache;
+        if !is_whole || costs_sync {
             return Ok(None);
         }
         for buffer in data.readable(memory) {

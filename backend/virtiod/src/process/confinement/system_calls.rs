@@ -31,6 +31,7 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_fsync,
     libc::SYS_fdatasync,
     libc::SYS_fallocate,
+    libc::SYS_fadvise64,
     libc::SYS_ftruncate,
     // To ask what a file is that is open, or in the empty root.
     libc::SYS_fstat,

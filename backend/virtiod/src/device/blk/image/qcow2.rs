@@ -123,7 +123,10 @@ impl Qcow2Image {
         deadline: &Deadline,
     ) -> io::Result<Self> {
         if options.caching == Caching::Direct {
-            tracing::info!("direct-io-safe has no effect for a qcow2 image");
+            tracing::info!(
+                "a qcow2 image stays in the page cache: direct-io-safe or cache = \"none\" has no \
+                 effect"
+            );
         }
         let path = options.path.clone();
         let file = files.target().file().map_err(io::Error::other)?;

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::Arc;
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use protocol::grant::PAGE_SIZE;
 
 use self::ranges::{Medium, Ranges};
@@ -32,6 +33,8 @@ pub(super) struct RawImage {
     granularity: u64,
     /// A block device without a cache of its own, past the page cache.
     is_write_through: bool,
+    /// Whether data was written that no write made durable, though it had to be.
+    is_unsynced: bool,
 }
 
 impl RawImage {
@@ -47,6 +50,9 @@ impl RawImage {
             Caching::PageCache | Caching::WriteThrough => None,
             Caching::Direct => open_direct(options, files, &limits)?,
         };
+        if direct.is_some() {
+            read_nothing_ahead(&file);
+        }
         let medium = match device.map(|device| device.write_zeroes_max_bytes) {
             None => Medium::File,
             Some(None | Some(0)) => Medium::Device,
@@ -74,6 +80,7 @@ impl RawImage {
             can_discard,
             granularity,
             is_write_through,
+            is_unsynced: false,
         })
     }
 
@@ -155,10 +162,19 @@ fn open_direct(
         Err(error) => {
             tracing::warn!(
                 %error,
-                "direct-io-safe has no effect: the file system of {path:?} has no direct I/O"
+                "direct-io-safe or cache = \"none\" has no effect: the file system of {path:?} has \
+                 no direct I/O"
             );
             Ok(None)
         }
+    }
+}
+
+/// Keeps the kernel from reading pages of the page cache that no request asks for: on a block
+/// device, a write past the cache that is under way does not remove what is read meanwhile.
+fn read_nothing_ahead(file: &File) {
+    if let Err(error) = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM) {
+        tracing::warn!(%error, "cannot turn off reading ahead");
     }
 }
 
@@ -230,7 +246,8 @@ impl Image for RawImage {
             // The file system does not support RWF_DSYNC.
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 self.transfer(|file| from.write(file, offset, WriteMode::Back))?;
-                self.sync()
+                self.is_unsynced = true;
+                Ok(())
             }
             outcome => outcome,
         }
@@ -238,6 +255,11 @@ impl Image for RawImage {
 
     fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn take_unsynced(&mut self) -> bool {
+        // Both are asked.
+        std::mem::take(&mut self.is_unsynced) | self.ranges.take_unsynced()
     }
 
     fn can_discard(&self) -> bool {

@@ -182,3 +182,17 @@ fn storage_is_deallocated_only_if_both_sides_allow_it() {
         assert_eq!(discards, usize::from(discard == Discard::Allowed), "{discard:?}");
     }
 }
+
+#[test]
+fn failed_sync_of_what_bypassed_no_cache_reaches_all_users() {
+    type Action = fn(&mut Target) -> Result<(), TargetError>;
+    let zero: Action = |target| change(target, RangeChange::WriteZeroes);
+    for action in [zero, write] {
+        let (file, image) = failing();
+        image.0.lock().unwrap().is_unsynced = true;
+        let [mut first, mut second] = devices(file.path(), &image, [WriteMode::Back; 2]);
+        assert!(matches!(action(&mut first), Err(TargetError::Sync(_))));
+        assert!(matches!(first.flush(), Err(TargetError::Lost)));
+        assert!(matches!(second.flush(), Err(TargetError::Lost)));
+    }
+}

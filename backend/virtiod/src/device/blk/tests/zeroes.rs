@@ -9,9 +9,18 @@ use super::{Call, Scripted};
 use crate::device::WriteMode;
 use xen::Access;
 
-/// What the image is asked for by a write of zeros of a driver with these features.
+/// What an image is asked for by a write of zeros of a driver with these features.
 fn asked(detect_zeroes: DetectZeroes, features: u64, sector: u64, length: u32) -> Vec<Call> {
-    let image = Scripted::default();
+    asked_of(&Scripted::default(), detect_zeroes, features, sector, length)
+}
+
+fn asked_of(
+    image: &Scripted,
+    detect_zeroes: DetectZeroes,
+    features: u64,
+    sector: u64,
+    length: u32,
+) -> Vec<Call> {
     let options = BlockOptions { detect_zeroes, ..BlockOptions::named("xvda") };
     let mut driver = Driver::with_options(image.target(|_| {}), options, features, Method::Ring);
     image.take_calls();
@@ -36,4 +45,11 @@ fn whole_blocks_of_zeros_alone_are_zeroed() {
 fn zeros_that_must_be_durable_are_written() {
     let calls = asked(DetectZeroes::On, 0, 8, 4096);
     assert_eq!(calls, [Call::Write(4096, WriteMode::Through)]);
+}
+
+#[test]
+fn storage_without_a_cache_zeroes_for_a_driver_that_does_not_flush() {
+    let image = Scripted::new(|script| script.no_cache = true);
+    let calls = asked_of(&image, DetectZeroes::On, 0, 8, 4096);
+    assert_eq!(calls, [Call::WriteZeroes(4096, 4096, Storage::Keep), Call::WriteBack, Call::Sync]);
 }

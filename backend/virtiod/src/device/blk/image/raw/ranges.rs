@@ -61,6 +61,8 @@ pub(super) struct Ranges {
     medium: Medium,
     /// Whether written zeros may stay in the page cache.
     write_mode: WriteMode,
+    /// Whether zeros were written that must not.
+    is_unsynced: bool,
     /// The methods that are not tried any more, as bits.
     refused: u8,
 }
@@ -68,7 +70,7 @@ pub(super) struct Ranges {
 impl Ranges {
     /// A state in which no method was refused yet.
     pub(super) fn of(medium: Medium, write_mode: WriteMode) -> Self {
-        Self { medium, write_mode, refused: 0 }
+        Self { medium, write_mode, is_unsynced: false, refused: 0 }
     }
 
     /// Whether storage can be deallocated. Tries it where no data is lost: behind the end of a file
@@ -119,6 +121,11 @@ impl Ranges {
         }
     }
 
+    /// Whether zeros are in the page cache that must not stay there, since the last call.
+    pub(super) fn take_unsynced(&mut self) -> bool {
+        std::mem::take(&mut self.is_unsynced)
+    }
+
     fn discard_way(&self) -> ChangeMethod {
         match self.medium {
             Medium::File => ChangeMethod::PunchHole,
@@ -140,14 +147,13 @@ impl Ranges {
             let length = self.length_at_once(*way, length);
             match apply(*way, file, offset, length) {
                 Ok(()) => {
-                    if *way == ChangeMethod::Write && self.write_mode == WriteMode::Through {
-                        file.sync_data()?;
-                    }
+                    self.is_unsynced |=
+                        *way == ChangeMethod::Write && self.write_mode == WriteMode::Through;
                     return Ok(ChangeResult::Done(length));
                 }
                 // No other method is left.
                 Err(error) if *way == ChangeMethod::Write => return Err(error),
-                Err(error) if self.is_final(&error) => return Err(error),
+                Err(error) if self.is_final(*way, &error) => return Err(error),
                 Err(error) => match refusal(&error) {
                     Some(Refusal::Always) => self.refuse(*way),
                     Some(Refusal::Now) => {}
@@ -169,10 +175,10 @@ impl Ranges {
     }
 
     /// Whether an error is the storage's although another method is left: zeros in the page cache
-    /// of a full device would find no space later, when nobody waits for them.
-    fn is_final(&self, error: &io::Error) -> bool {
+    /// of a full device would find no space later, when nobody waits for them. A discard needs none.
+    fn is_final(&self, way: ChangeMethod, error: &io::Error) -> bool {
         let is_full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
-        self.medium != Medium::File && is_full
+        self.medium != Medium::File && way != ChangeMethod::Discard && is_full
     }
 
     fn is_refused(&self, way: ChangeMethod) -> bool {
@@ -346,13 +352,16 @@ mod tests {
     fn full_device_is_no_reason_for_another_method() {
         let is_final = |medium, errno| {
             let ranges = Ranges::of(medium, WriteMode::Back);
-            ranges.is_final(&io::Error::from_raw_os_error(errno))
+            ranges.is_final(ChangeMethod::ZeroOut, &io::Error::from_raw_os_error(errno))
         };
         for errno in [libc::ENOSPC, libc::EDQUOT] {
             assert!(is_final(Medium::Device, errno) && is_final(Medium::ZeroingDevice, errno));
             assert!(!is_final(Medium::File, errno));
         }
         assert!(!is_final(Medium::Device, libc::EINVAL));
+        let full = io::Error::from_raw_os_error(libc::ENOSPC);
+        let device = Ranges::of(Medium::Device, WriteMode::Back);
+        assert!(!device.is_final(ChangeMethod::Discard, &full));
     }
 
     #[test]
