@@ -18,9 +18,9 @@ start_root
 wait_up
 tell_guest "$domid" panic
 wait_up
-order make-initrd
+order make_initrd
 reboot
-order make-dracut-initrd
+order make_dracut_initrd
 reboot
 before=$(guest_said "$name" kernel)
 # For this one, dkms builds the module in the guest.

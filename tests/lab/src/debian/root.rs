@@ -34,9 +34,9 @@ const PRUNED: &[&str] = &["usr/share/doc", "usr/share/locale", "usr/share/man"];
 pub(crate) enum Contents {
     /// The files of the packages and of their dependencies; no script of a package ran.
     Files,
-    /// A minimal Debian system with the packages. The script of mmdebstrap's runs at the end, with
-    /// the root as its argument.
-    System { finally: &'static str },
+    /// A minimal Debian system with the packages. The script of mmdebstrap's, if any, runs at the
+    /// end, with the root as its argument.
+    System { finally: Option<&'static str> },
 }
 
 /// A root in the cache.
@@ -71,7 +71,8 @@ impl Root {
                 .arg(format!("--setup-hook={SETUP}")),
             Contents::System { finally } => {
                 ensure!(host::is_root(), "only root can install packages with their scripts");
-                mmdebstrap.arg("--variant=minbase").arg(format!("--customize-hook={finally}"))
+                let finally = finally.map(|script| format!("--customize-hook={script}"));
+                mmdebstrap.arg("--variant=minbase").args(finally)
             }
         };
         mmdebstrap

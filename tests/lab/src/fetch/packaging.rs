@@ -57,15 +57,8 @@ pub(crate) fn build_root(
     progress: &Progress,
 ) -> Result<Root> {
     let build_depends: Vec<&str> = build_depends.iter().map(String::as_str).collect();
-    let recipe = Recipe {
-        name: &format!("build-{suite}"),
-        suite,
-        packages: &[&build_depends, PACKAGING],
-        contents: Contents::System { finally: "true" },
-        revision: "1",
-        finish: |_, root, _, _| directories(&root),
-    };
-    Ok(Root::at(recipe.entry(cache, logs, progress)?.join("root")))
+    let name = format!("build-{suite}");
+    system(&name, suite, &[&build_depends, PACKAGING], None, (cache, logs, progress))
 }
 
 /// Fetches a clean system that installs the packages.
@@ -75,7 +68,7 @@ pub(crate) fn system_root(
     logs: &Path,
     progress: &Progress,
 ) -> Result<Root> {
-    system(&format!("system-{suite}"), suite, &[SYSTEM], "true", (cache, logs, progress))
+    system(&format!("system-{suite}"), suite, &[SYSTEM], None, (cache, logs, progress))
 }
 
 /// Fetches a system as [`system_root`], with tools for storage, and with the packages of another
@@ -87,14 +80,15 @@ pub(crate) fn storage_root(
     progress: &Progress,
 ) -> Result<Root> {
     let packages = [SYSTEM, STORAGE_TOOLS];
-    system(&format!("storage-{suite}"), suite, &packages, OTHER_KERNEL, (cache, logs, progress))
+    let finally = Some(OTHER_KERNEL);
+    system(&format!("storage-{suite}"), suite, &packages, finally, (cache, logs, progress))
 }
 
 fn system(
     name: &str,
     suite: Suite,
     packages: &[&[&str]],
-    finally: &'static str,
+    finally: Option<&'static str>,
     (cache, logs, progress): (&Path, &Path, &Progress),
 ) -> Result<Root> {
     let recipe = Recipe {
