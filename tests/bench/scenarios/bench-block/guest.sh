@@ -71,7 +71,7 @@ done </jobs/passes
 [ ! -s /jobs/more ] || find_close
 while read -r round pass; do
     [ -s /tmp/close ] || break
-    awk -f /jobs/select.awk /tmp/close "/jobs/$pass.fio" >/tmp/selected.fio
+    awk -f /jobs/select.awk /tmp/close RS= "/jobs/$pass.fio" >/tmp/selected.fio
     do_pass /tmp/selected.fio "$(grep -q shell@ /tmp/close && echo yes || echo no)"
 done </jobs/more
 leave

@@ -1,10 +1,10 @@
-# Prints fio's job file without the jobs of comparisons that are not in the list. The first file is
-# the list, lines WORK@TARGET; the second is the job file, in which blank lines separate the jobs.
+# Prints fio's job file without the jobs of comparisons that are not in the list:
+#     awk -f select.awk LIST RS= JOBS
+# LIST has lines WORK@TARGET; in JOBS, blank lines separate the jobs.
 
 BEGIN { ORS = "\n\n" }
 NR == FNR {
     listed[$1] = 1
-    RS = ""
     next
 }
 {

@@ -298,7 +298,7 @@ tree() {
 machine_facts() {
     {
         xl info | sed -n 's/^xen_version *: /Xen: /p'
-        echo "Dom0: Linux $(uname -r), $(xl info | sed -n 's/^virt_caps *: /hypervisor offers /p')"
+        echo "Dom0: $(cat /sys/hypervisor/guest_type), Linux $(uname -r), $(xl info | sed -n 's/^virt_caps *: /hypervisor offers /p')"
         echo "guest: $(guest_said "$1" kernel)"
         tr -d '\r' <"${consoles:?}/guest-$1.log" | sed -n "s/^.*lab: disk \([^ ]*\) /$GUEST disk \1: /p"
     } >>"$RESULTS/machine"

@@ -6,6 +6,10 @@ use anyhow::{Context, Result};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::{SysconfVar, sysconf};
 
+/// The part of the host's processor time that other programs may take during a run that is
+/// recorded.
+pub(crate) const MOST_OTHER_WORK: f64 = 0.02;
+
 /// Processor time in seconds since some moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Busyness {

@@ -6,11 +6,12 @@ use std::process::Command;
 
 use crate::dirs::Dirs;
 
-/// Runs the script `name` of bench-block with awk, and returns its output's lines, sorted.
-fn awk(name: &str, files: &[PathBuf]) -> Vec<String> {
+/// Runs the script `name` of bench-block with awk and its operands, and returns its output's lines,
+/// sorted.
+fn awk(name: &str, operands: &[PathBuf]) -> Vec<String> {
     let scripts = Dirs::find().unwrap().tests().join("bench/scenarios/bench-block");
     let output =
-        Command::new("awk").arg("-f").arg(scripts.join(name)).args(files).output().unwrap();
+        Command::new("awk").arg("-f").arg(scripts.join(name)).args(operands).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
@@ -76,13 +77,21 @@ fn close_comparisons_of_other_tools_are_found() {
 #[test]
 fn selected_jobs_remain_with_the_common_options() {
     let dir = tempfile::tempdir().unwrap();
-    let list = write(dir.path(), "list", "a-qd1@file\n");
+    let list = write(dir.path(), "list", "a-qd1@file\nc@file\na-qd1@null\n");
     let jobs = "[global]\nx=1\n\n[a-qd1@ours-file]\nb=2\n\n[b@ours-file]\nq\n\n\
-                [a-qd1@blkback-tuned-file]\nz\n\n[beside:a-qd1@ours-file]\nw\n\n[a-qd1@ours-ram]\ny\n";
+                [a-qd1@blkback-tuned-file]\nz\n\n[beside:a-qd1@ours-file]\nw\n\n\
+                [a-qd1@ours-ram]\ny\n\n[c@ours-file]\nv\n\n[a-qd1@blkback-null]\nu\n";
     let jobs = write(dir.path(), "forward.fio", jobs);
+    let operands = [list, "RS=".into(), jobs];
     let kept: Vec<_> =
-        awk("select.awk", &[list, jobs]).into_iter().filter(|line| line.starts_with('[')).collect();
-    let expected =
-        ["[a-qd1@blkback-tuned-file]", "[a-qd1@ours-file]", "[beside:a-qd1@ours-file]", "[global]"];
+        awk("select.awk", &operands).into_iter().filter(|line| line.starts_with('[')).collect();
+    let expected = [
+        "[a-qd1@blkback-null]",
+        "[a-qd1@blkback-tuned-file]",
+        "[a-qd1@ours-file]",
+        "[beside:a-qd1@ours-file]",
+        "[c@ours-file]",
+        "[global]",
+    ];
     assert_eq!(kept, expected);
 }

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 
 use anyhow::Result;
 
-use crate::boot::accel_line;
+use crate::boot::{MachineKind, accel_line};
 use crate::command;
 use crate::fetch::Tools;
 
@@ -22,14 +23,35 @@ pub(crate) fn host(tools: &Tools) -> Result<Vec<(String, String)>> {
     let processor = format!("{processors} of {}", processor(&cpuinfo));
     let facts = [
         ("host's processors", processor),
-        (
-            "machine",
-            "QEMU's q35 with 2 processors: the first is Dom0's, the other the guests'".to_owned(),
-        ),
         ("QEMU", version),
         ("acceleration", accel_line().to_owned()),
     ];
     Ok(facts.map(|(what, which)| (what.to_owned(), which)).to_vec())
+}
+
+/// Returns the fact about the emulated machine of a scenario; those that are not the default one
+/// are named by it.
+pub(crate) fn emulated(kind: MachineKind, scenario: &str) -> (String, String) {
+    let (all, dom0) = (kind.processors(), kind.dom0_processors());
+    let name = match kind {
+        MachineKind::Default => "machine".to_owned(),
+        _ => format!("machine of {scenario}"),
+    };
+    (
+        name,
+        format!(
+            "QEMU's q35 with {all} processors: {dom0} for Dom0 alone, {} for guests",
+            all - dom0
+        ),
+    )
+}
+
+/// Returns the version of the project: the date and the name of the last commit, if git knows one.
+pub(crate) fn version(project: &Path) -> Option<String> {
+    let mut git = Command::new("git");
+    git.args(["log", "-1", "--format=%cs, %h"]).current_dir(project);
+    let version = command::output(&mut git, "asking for the last commit").ok()?;
+    Some(version.trim().to_owned()).filter(|version| !version.is_empty())
 }
 
 /// Returns the model name in `/proc/cpuinfo`.
@@ -38,13 +60,21 @@ fn processor(cpuinfo: &str) -> &str {
     line.map_or("a processor without a name", |rest| rest.trim_start_matches([' ', '\t', ':']))
 }
 
-/// Adds the facts of the scenario `name` about Dom0 and the guest to `facts`, each only once.
-pub(crate) fn add(facts: &mut Vec<(String, String)>, name: &str, results: &Path) {
+/// Adds the facts of the scenario `name` about its machine, Dom0 and the guest to `facts`, each only
+/// once.
+pub(crate) fn add(
+    facts: &mut Vec<(String, String)>,
+    kind: MachineKind,
+    name: &str,
+    results: &Path,
+) {
     let text = fs::read_to_string(results.join(FACTS)).unwrap_or_default();
-    for (what, which) in text.lines().filter_map(|line| line.split_once(": ")) {
+    let reported = text.lines().filter_map(|line| line.split_once(": ")).map(|(what, which)| {
         // Guests of one kind differ: in memory, processors and kernels.
         let what = if what == "guest" { format!("guest of {name}") } else { what.to_owned() };
-        let fact = (what, which.trim().to_owned());
+        (what, which.trim().to_owned())
+    });
+    for fact in [emulated(kind, name)].into_iter().chain(reported) {
         if !facts.contains(&fact) {
             facts.push(fact);
         }
@@ -67,10 +97,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(FACTS), "Xen: 4.20\nguest: Linux 6.12\n").unwrap();
         let mut facts = Vec::new();
-        add(&mut facts, "pv/a", dir.path());
-        add(&mut facts, "pv/a", dir.path());
-        add(&mut facts, "pv/b", dir.path());
+        add(&mut facts, MachineKind::Default, "pv/a", dir.path());
+        add(&mut facts, MachineKind::Default, "pv/a", dir.path());
+        add(&mut facts, MachineKind::TwoForDom0, "pv/b", dir.path());
         let facts: Vec<_> = facts.iter().map(|(name, fact)| format!("{name}: {fact}")).collect();
-        assert_eq!(facts, ["Xen: 4.20", "guest of pv/a: Linux 6.12", "guest of pv/b: Linux 6.12"]);
+        let expected = [
+            "machine: QEMU's q35 with 2 processors: 1 for Dom0 alone, 1 for guests",
+            "Xen: 4.20",
+            "guest of pv/a: Linux 6.12",
+            "machine of pv/b: QEMU's q35 with 3 processors: 2 for Dom0 alone, 1 for guests",
+            "guest of pv/b: Linux 6.12",
+        ];
+        assert_eq!(facts, expected);
     }
 }

@@ -67,6 +67,10 @@ pub(crate) struct Comparison {
     /// `None` in reports of earlier versions.
     #[serde(default)]
     pub(crate) other_work: Option<f64>,
+    /// The version of the project that was measured: a commit's date and name. `None` in reports of
+    /// earlier versions, and where git does not say it.
+    #[serde(default)]
+    pub(crate) version: Option<String>,
 }
 
 /// The rates of one server.
@@ -149,7 +153,7 @@ fn compare(task: &Task, samples: &[&Sample]) -> Comparison {
         let ours = ours.as_deref().filter(|_| *name != OURS);
         summarize(name, rounds, ours)
     });
-    Comparison { task: task.clone(), servers: servers.collect(), other_work: None }
+    Comparison { task: task.clone(), servers: servers.collect(), other_work: None, version: None }
 }
 
 /// Summarizes the rounds of the server `name`, and compares them with `ours`.

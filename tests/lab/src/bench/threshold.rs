@@ -2,6 +2,7 @@
 //! request.
 
 use super::counts::{Counts, DOM0_TIME};
+use super::pair::{Paired, Verdict};
 use super::report::Report;
 use super::sample::Task;
 use super::stores::OURS;
@@ -72,8 +73,12 @@ pub(crate) fn missed(report: &Report) -> Vec<String> {
             };
             if ratio < least {
                 let name = work::find(&task.work).map_or(task.work.as_str(), |work| work.name);
+                let known = server.paired.filter(|paired| paired.verdict() != Verdict::Unknown);
+                let interval = known
+                    .map(|Paired { low, high, .. }| format!(" ({low:.2} to {high:.2})"))
+                    .unwrap_or_default();
                 lines.push(format!(
-                    "{}, {}, {name}: {ratio:.2} times {}, wanted {least}",
+                    "{}, {}, {name}: {ratio:.2}{interval} times {}, wanted {least}",
                     task.guest.to_uppercase(),
                     work::target_name(&task.target),
                     work::server_name(&server.name)
@@ -86,17 +91,21 @@ pub(crate) fn missed(report: &Report) -> Vec<String> {
     lines
 }
 
-/// Returns a line if a request costs Dom0 more processor time with xen-virtiod than with `theirs`.
+/// Returns a line if a request costs Dom0 more processor time with xen-virtiod than with the server
+/// of Xen's own.
 fn too_much_time(ours: &Counts, all: &[Counts]) -> Option<String> {
     let theirs = all.iter().find(|theirs| {
-        theirs.server == "blkback" && (&theirs.guest, &theirs.work) == (&ours.guest, &ours.work)
+        theirs.server != OURS && (&theirs.guest, &theirs.work) == (&ours.guest, &ours.work)
     })?;
     let time = |counts: &Counts| counts.per_request.get(DOM0_TIME).copied();
     let (most, time) = (time(theirs)?, time(ours)?);
     let name = work::find(&ours.work).map_or(ours.work.as_str(), |work| work.name);
-    (ours.server == OURS && MOST_FOR.has(&ours.work) && time > most).then(|| {
+    (ours.server == OURS && time > most).then(|| {
         let guest = ours.guest.to_uppercase();
-        format!("{guest}, {name}: {time:.0} {DOM0_TIME} a request, wanted {most:.0} at most, xen-blkback's")
+        let by = work::server_name(&theirs.server);
+        format!(
+            "{guest}, {name}: {time:.0} {DOM0_TIME} a request, wanted {most:.0} at most, {by}'s"
+        )
     })
 }
 

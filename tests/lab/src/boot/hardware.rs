@@ -54,7 +54,7 @@ impl MachineKind {
     }
 
     /// Returns the number of processors: those of Dom0 and, after them, those of guests.
-    pub(super) fn processors(self) -> u32 {
+    pub(crate) fn processors(self) -> u32 {
         match self {
             MachineKind::ThreeProcessors | MachineKind::TwoForDom0 => 3,
             _ => 2,
@@ -62,7 +62,7 @@ impl MachineKind {
     }
 
     /// Returns the number of processors that Dom0 has for itself.
-    pub(super) fn dom0_processors(self) -> u32 {
+    pub(crate) fn dom0_processors(self) -> u32 {
         match self {
             MachineKind::TwoForDom0 => 2,
             _ => 1,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::bench::busyness::Busyness;
+use crate::bench::busyness::{Busyness, MOST_OTHER_WORK};
 use crate::bench::counts::{Counts, Idle};
 use crate::bench::jobs::{self, Pass};
 use crate::bench::report::{self, Report};
@@ -62,9 +62,13 @@ pub(crate) fn bench(filters: &[String], selection: &Selection, record: Record) -
         BenchOptions { machine: machine::host(&lab.fetched().tools)?, ..BenchOptions::default() };
     let before = Busyness::now()?;
     e2e::run(&lab, &scenarios, &files, &progress, |outcome| run.take(&outcome));
-    let other_work = Some(Busyness::now()?.others_since(&before));
+    let other_work = Busyness::now()?.others_since(&before);
+    let version = machine::version(&lab.dirs().project);
     let mut comparisons = report::comparisons(&run.samples);
-    comparisons.iter_mut().for_each(|comparison| comparison.other_work = other_work);
+    for comparison in &mut comparisons {
+        comparison.other_work = Some(other_work);
+        comparison.version.clone_from(&version);
+    }
     let report = Report { machine: run.machine, comparisons, counts: run.counts, idle: run.idle };
     write(&report, &lab.dirs().lab.join("bench"))?;
     print!("{}", markdown::text(&report));
@@ -78,6 +82,13 @@ pub(crate) fn bench(filters: &[String], selection: &Selection, record: Record) -
         println!("FAILED  {failure}");
     }
     if record == Record::Yes {
+        ensure!(
+            other_work <= MOST_OTHER_WORK,
+            "not recorded: other programs took {:.1} % of the host's time, and {:.0} % disturb a \
+             measurement; repeat it on a quiet machine",
+            other_work * 100.0,
+            MOST_OTHER_WORK * 100.0
+        );
         write(&last.unwrap_or_default().renewed_by(&report), &home)?;
     }
     Ok(i32::from(!run.failures.is_empty()))
@@ -95,7 +106,8 @@ struct BenchOptions {
 
 impl BenchOptions {
     fn take(&mut self, outcome: &Outcome) {
-        machine::add(&mut self.machine, &outcome.scenario.to_string(), &outcome.results);
+        let scenario = &outcome.scenario;
+        machine::add(&mut self.machine, scenario.machine, &scenario.to_string(), &outcome.results);
         if let Err(error) = self.try_take(outcome) {
             self.failures.push(format!("{}: {error:#}", outcome.scenario));
         }
