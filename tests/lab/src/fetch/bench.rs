@@ -1,6 +1,6 @@
-//! The programs that measure, fio and iperf3, and dmsetup, with which Dom0 makes slow stores. With
-//! their libraries they are too large for an initrd, so the lab puts them on a disk image, which a
-//! guest or Dom0 mounts.
+//! The programs that measure, fio and iperf3, dmsetup, with which Dom0 makes slow stores, and kexec.
+//! With their libraries they are too large for an initrd, so the lab puts them on a disk image,
+//! which a guest or Dom0 mounts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,13 +15,13 @@ use crate::progress::{Progress, Step};
 const RECIPE: Recipe<'static> = Recipe {
     name: "bench",
     suite: Suite::LAB,
-    packages: &[&["dmsetup", "e2fsprogs", "fio", "iperf3"]],
+    packages: &[&["dmsetup", "e2fsprogs", "fio", "iperf3", "kexec-tools"]],
     contents: Contents::Files,
-    revision: "3",
+    revision: "4",
     finish,
 };
 
-const PROGRAMS: [&str; 3] = ["usr/bin/fio", "usr/bin/iperf3", "usr/sbin/dmsetup"];
+const PROGRAMS: [&str; 4] = ["usr/bin/fio", "usr/bin/iperf3", "usr/sbin/dmsetup", "usr/sbin/kexec"];
 
 /// The directory of libraries, and the one library that is in a directory below it.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";

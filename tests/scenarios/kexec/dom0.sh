@@ -1,0 +1,43 @@
+# An HVM guest boots another kernel by kexec, and the kernel that it keeps for crashes after a panic
+# (kdump). For each, xl resets the domain softly: its devices end and are made anew, so that the
+# next kernel has them, and no page of the last one is written any more. xl does this for HVM guests
+# alone and destroys others; a PV guest's kernel refuses to load another one.
+# guests:
+# soak: pv pvh hvm
+# limit: 400
+# needs: fio
+. /lab/dom0/lib.sh
+
+name=$GUEST-kexec
+make_disk disk.img 16
+make_initrd initrd /lab/scenarios/kexec/guest.sh
+cp "$guest_files/vmlinuz" kernel.img
+cp initrd initrd.img
+truncate -s %4096 kernel.img initrd.img
+
+start_example "blk-$GUEST" "$name" "$PWD/initrd" 's|^memory = .*|memory = 768|' \
+    's,^\(extra\|cmdline\) = ",&crashkernel=256M ,' \
+    "s|^disk = .*|disk = [$(disk_lines "$PWD/disk.img" /lab/files/programs.img:r "$PWD/kernel.img:r" "$PWD/initrd.img:r")]|" ||
+    fail "xl could not create the guest"
+case $GUEST in
+pv)
+    end_guest "$name" 120
+    [ "$(guest_said "$name" loaded)" = no ] || fail "the PV guest's kernel loaded another one"
+    ;;
+pvh)
+    wait_console "$name" 120 "lab: kernel first"
+    # libxl_domain_soft_reset() refuses every guest but HVM ones.
+    wait_gone "$domid" 120
+    grep 'is soft-reset' "/var/log/xen/xl-$name.log" || fail "xl's log says nothing of a soft reset"
+    ;;
+hvm)
+    for kernel in first second third; do
+        wait_console "$name" 120 "lab: kernel $kernel"
+        echo "the kernel $kernel is up"
+    done
+    end_guest "$name" 60
+    [ "$(guest_said "$name" sum)" = "$(sha256sum <disk.img)" ] ||
+        fail "the image does not hold the data that the guest wrote"
+    ;;
+esac
+check_nothing_mapped
