@@ -1,7 +1,8 @@
 # An unprivileged driver domain serves guests' devices. Their data is right, the daemon uses only
-# grants, and the hypervisor refuses it any other page. Its daemon and its processes can be killed
-# while a guest writes and verifies its disk. Guests can end and be destroyed as with a backend in
-# Dom0, and the destruction of the driver domain costs a guest only its devices.
+# grants, and the hypervisor refuses it any other page. Its daemon and its processes can be killed,
+# and a guest saved and restored, while the guest writes and verifies its disk. Guests can end and
+# be destroyed as with a backend in Dom0, and the destruction of the driver domain costs a guest
+# only its devices.
 # guests:
 # soak: pv
 # limit: 240
@@ -67,6 +68,15 @@ for what in process daemon both; do
     wait_console verified 60 "lab: round $((round + 2))"
 done
 tell_guest "$backend" end
+
+# Save and restore the guest during writes.
+saved=$domid
+xl save "$saved" "$PWD/saved" || fail "xl could not save the guest"
+wait_gone "$saved" 15
+round=$(guest_said verified round)
+xl restore "$PWD/saved" || fail "xl could not restore the guest"
+domid=$(xl domid verified)
+wait_console verified 60 "lab: round $((round + 2))"
 tell_guest "$domid" stop
 end_guest verified 40
 
