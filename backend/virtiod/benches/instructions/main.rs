@@ -5,8 +5,8 @@
 //! doorbell and its next sleep: the scheduler, the rings, the access to the guest's memory, the
 //! block device and the file engine, with the C library below them. A system call counts as one
 //! instruction, whatever the kernel does, and so does a read of the clock in the vDSO, whose code
-//! depends on the machine's clock. The event channels are a stub, the scheduler's clock stands still,
-//! and the rings are not polled. The guest's side is not counted.
+//! depends on the machine's clock. The event channels are a stub, the scheduler's clock stands
+//! still, and the rings are not polled. The guest's side is not counted.
 //!
 //! The requests are what Linux' driver makes of a read of a page: an indirect table of three
 //! descriptors, a header, data and a status byte, all in the pool. So the simulated hypervisor does

@@ -14,6 +14,9 @@ use crate::fetch::Tools;
 /// The file among a scenario's results with facts about Dom0 and the guest: lines `WHAT: WHICH`.
 pub(crate) const FACTS: &str = "machine";
 
+/// Where the recorded reports are: a run that follows another one finds them changed.
+const REPORTS: &str = "tests/bench/report.";
+
 /// Returns facts about the host and QEMU.
 pub(crate) fn host(tools: &Tools) -> Result<Vec<(String, String)>> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -46,12 +49,18 @@ pub(crate) fn emulated(kind: MachineKind, scenario: &str) -> (String, String) {
     )
 }
 
-/// Returns the version of the project: the date and the name of the last commit, if git knows one.
+/// Returns the version of the project, if git knows it: the date and the name of the last commit,
+/// and whether files differ from it.
 pub(crate) fn version(project: &Path) -> Option<String> {
-    let mut git = Command::new("git");
-    git.args(["log", "-1", "--format=%cs, %h"]).current_dir(project);
-    let version = command::output(&mut git, "asking for the last commit").ok()?;
-    Some(version.trim().to_owned()).filter(|version| !version.is_empty())
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.args(arguments).current_dir(project);
+        command::output(&mut git, "asking for the version").ok()
+    };
+    let commit = git(&["log", "-1", "--format=%cs, %h"])?;
+    let is_changed = git(&["status", "--porcelain"])?.lines().any(|line| !line.contains(REPORTS));
+    let changed = if is_changed { ", changed" } else { "" };
+    Some(format!("{}{changed}", commit.trim())).filter(|version| version != changed)
 }
 
 /// Returns the model name in `/proc/cpuinfo`.
@@ -60,8 +69,8 @@ fn processor(cpuinfo: &str) -> &str {
     line.map_or("a processor without a name", |rest| rest.trim_start_matches([' ', '\t', ':']))
 }
 
-/// Adds the facts of the scenario `name` about its machine, Dom0 and the guest to `facts`, each only
-/// once.
+/// Adds the facts of the scenario `name` about its machine, Dom0 and the guest to `facts`, each
+/// only once.
 pub(crate) fn add(
     facts: &mut Vec<(String, String)>,
     kind: MachineKind,

@@ -1,6 +1,6 @@
-//! The programs that measure, fio and iperf3, dmsetup, with which Dom0 makes slow stores, and kexec.
-//! With their libraries they are too large for an initrd, so the lab puts them on a disk image,
-//! which a guest or Dom0 mounts.
+//! The programs that measure, fio and iperf3, dmsetup, with which Dom0 makes slow stores, and
+//! kexec. With their libraries they are too large for an initrd, so the lab puts them on a disk
+//! image, which a guest or Dom0 mounts.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -175,7 +175,8 @@ impl Ranges {
     }
 
     /// Whether an error is the storage's although another method is left: zeros in the page cache
-    /// of a full device would find no space later, when nobody waits for them. A discard needs none.
+    /// of a full device would find no space later, when nobody waits for them. A discard needs no
+    /// space.
     fn is_final(&self, way: ChangeMethod, error: &io::Error) -> bool {
         let is_full = matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
         self.medium != Medium::File && way != ChangeMethod::Discard && is_full
