@@ -213,12 +213,10 @@ impl<X: Xen> Runner for GuestProcesses<X> {
         let causes = |error: &dyn std::error::Error| Causes(error).to_string();
         let now = self.config.load().map_err(|error| causes(&error))?;
         let had_one = |config: &ConfigFile| config.text().is_ok_and(|text| !text.is_empty());
-        if now.is_none() && self.configs.values().any(had_one) {
-            return Err(
-                "the configuration file is missing, by which running devices were set up; \
-                        an empty one lifts all limits"
-                    .to_owned(),
-            );
+        let has_settings = !self.replaced.is_empty() || self.configs.values().any(had_one);
+        if now.is_none() && has_settings {
+            let path = self.config.path().display();
+            return Err(format!("{path} is missing; if it is to have no settings, make it empty"));
         }
         let now = now.unwrap_or_default();
         let mut changes = Vec::new();

@@ -775,10 +775,11 @@ impl<M: DeviceMemory> VirtioDevice<M> for Block {
         sources
     }
 
-    /// At once, if a reset has made work that no source tells of.
+    /// At once, if a reset, or a look at a queue, has made work that no source tells of.
     fn deadline(&self) -> Option<Instant> {
         let may_go_on = !self.blocked.is_empty() && self.room() > 0;
-        if !self.ended.is_empty() || may_go_on { Some(Instant::now()) } else { self.commit_at }
+        let is_due = !self.ended.is_empty() || may_go_on || self.may_begin_delayed();
+        if is_due { Some(Instant::now()) } else { self.commit_at }
     }
 
     /// Answers the requests that have ended.

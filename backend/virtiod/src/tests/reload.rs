@@ -80,11 +80,24 @@ fn missing_file_lifts_no_limit() {
     let ends = host.add_disk(1, XVDA, file.path(), "w");
     let mut driver = host.connect(&ends);
     driver.start();
-    host.remove_configuration();
-    let error = host.reload().unwrap_err();
-    assert!(error.contains("is missing"), "{error}");
+    let missing = || {
+        host.remove_configuration();
+        let error = host.reload().unwrap_err();
+        assert!(error.contains("is missing"), "{error}");
+    };
+    missing();
     write_three(&mut driver);
     assert!(waits(&host) > 0);
+    driver.close();
+    host.remove(&ends);
+    // Also limits that came by a reload.
+    let ends = host.add_disk(2, XVDA, file.path(), "w");
+    let mut driver = host.connect(&ends);
+    driver.start();
+    assert_eq!(host.reload(), Ok(Vec::new()));
+    host.configure(SLOW);
+    assert_eq!(host.reload().unwrap().len(), 1);
+    missing();
     driver.close();
     host.remove(&ends);
     host.finish();

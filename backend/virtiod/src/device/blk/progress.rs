@@ -60,12 +60,12 @@ impl PartSize {
         aligned.max(least).min(end)
     }
 
-    /// Adapts the size to the duration of a part of `bytes`. One that is smaller than parts may be
-    /// does not tell how long a whole one takes.
-    pub fn learn(&mut self, bytes: u64, took: Duration) {
+    /// Adapts the size to the duration of a part that ends at `at` of a range that ends at `end`.
+    /// The last part may be small, and then does not tell how long a whole one takes.
+    pub fn learn(&mut self, at: u64, end: u64, took: Duration) {
         self.0 = if took > Self::LONG {
             (self.0 / 2).max(Self::LEAST)
-        } else if took < Self::SHORT && bytes >= self.0 {
+        } else if took < Self::SHORT && at < end {
             (self.0 * 2).min(Self::MOST)
         } else {
             self.0
@@ -96,13 +96,13 @@ mod tests {
     fn part_size_grows_when_fast_and_shrinks_when_slow() {
         let mut size = PartSize::default();
         assert_eq!(size.end(0, u64::MAX, 512), PartSize::FIRST);
-        (0..100).for_each(|_| size.learn(4096, Duration::ZERO));
+        (0..100).for_each(|_| size.learn(4096, 4096, Duration::ZERO));
         assert_eq!(size.end(0, u64::MAX, 512), PartSize::FIRST);
-        (0..100).for_each(|_| size.learn(PartSize::MOST, Duration::ZERO));
+        (0..100).for_each(|_| size.learn(0, u64::MAX, Duration::ZERO));
         assert_eq!(size.end(0, u64::MAX, 512), PartSize::MOST);
-        (0..100).for_each(|_| size.learn(4096, Duration::from_secs(1)));
+        (0..100).for_each(|_| size.learn(4096, 4096, Duration::from_secs(1)));
         assert_eq!(size.end(0, u64::MAX, 512), PartSize::LEAST);
-        size.learn(PartSize::LEAST, PartSize::LONG);
+        size.learn(0, u64::MAX, PartSize::LONG);
         assert_eq!(size.end(0, u64::MAX, 512), PartSize::LEAST);
     }
 

@@ -361,7 +361,26 @@ impl Target {
     ) -> Result<(), TargetError> {
         let outcome = self.image.write(offset, from, self.write_mode);
         outcome.map_err(|error| self.note_write_error(error))?;
-        if self.image.take_unsynced() { self.flush() } else { Ok(()) }
+        self.sync_unsynced()
+    }
+
+    /// Syncs what was just written, if no flush of the guest's may make it durable. Nothing else is
+    /// in the page cache then: if storage is full, only that was not written, and can be again.
+    fn sync_unsynced(&mut self) -> Result<(), TargetError> {
+        if !self.image.take_unsynced() {
+            return Ok(());
+        }
+        self.image.write_back()?;
+        let mut shortage = None;
+        let synced = self.files.durability().sync(|| match self.image.sync() {
+            Err(error) if is_exhaustion(&error) => {
+                shortage = Some(error);
+                Ok(())
+            }
+            outcome => outcome,
+        });
+        synced.ok_or(TargetError::Lost)?.map_err(TargetError::Sync)?;
+        shortage.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Handles the error of a write. For a write-through write the kernel does not say whether the
@@ -418,14 +437,15 @@ impl Target {
             let bytes_wanted = self.part_size(change).end(start, end, granularity) - start;
             let changed = self.change_part(change, range, start, bytes_wanted)?;
             if changed == bytes_wanted {
-                self.part_size(change).learn(bytes_wanted, begun.elapsed());
+                self.part_size(change).learn(start + bytes_wanted, end, begun.elapsed());
             }
             *done += changed;
             if *done < bytes && deadline.is_over() {
                 return Ok(Progress::Unfinished);
             }
         }
-        if self.image.take_unsynced() || self.write_mode == WriteMode::Through {
+        self.sync_unsynced()?;
+        if self.write_mode == WriteMode::Through {
             self.flush()?;
         }
         Ok(Progress::Done)

@@ -254,6 +254,8 @@ pub(super) struct Delays {
     latest: Option<Flow>,
     /// Ready when the next one may be taken; made for the first one.
     timer: Option<TimerFd>,
+    /// Whether they wait for others to end, without the timer.
+    need_room: bool,
 }
 
 impl Delays {
@@ -409,6 +411,7 @@ impl Block {
         queues: &mut QueueContext<'_, M>,
     ) -> Result<(), Fault> {
         let now = Instant::now();
+        self.delays.need_room = false;
         loop {
             // What is in flight keeps its own limits.
             let (room, most_bytes) = (self.in_flight.room(), self.in_flight.room_bytes());
@@ -422,13 +425,26 @@ impl Block {
                 begun.push(next);
             }
             if begun.is_empty() {
-                // Requests that end make room, and tell.
+                // Requests that end make room, and tell; if not here, the deadline looks.
+                self.delays.need_room = true;
                 let stopped = self.delays.stop_timer();
                 return stopped.map_err(|errno| Fault::Host("timer", errno.into()));
             }
             // Those that are answered at once leave their room to others, and tell nobody.
             self.begin_all(begun, queues)?;
+            if self.pause.is_paused() {
+                return Ok(());
+            }
         }
+    }
+
+    /// Whether requests are delayed only because others were in flight, which have ended.
+    pub(super) fn may_begin_delayed(&self) -> bool {
+        self.delays.need_room
+            && self.delays.len() > 0
+            && !self.pause.is_paused()
+            && self.in_flight.room() > 0
+            && self.in_flight.room_bytes() > 0
     }
 
     /// Begins requests that were taken from their queues before.

@@ -88,6 +88,8 @@ pub(super) struct Qcow2Image {
     /// Holds a request's data during a transfer: the library takes slices, and a guest's memory is
     /// none.
     buffer: Vec<u8>,
+    /// Whether data was written that no flush of the guest's may make durable.
+    is_unsynced: bool,
 }
 
 /// The representation of a cluster without data.
@@ -158,6 +160,7 @@ impl Qcow2Image {
             clusters: Clusters::of(&header),
             discard: options.discard,
             unwritten: None,
+            is_unsynced: false,
             buffer: Vec::new(),
         })
     }
@@ -408,13 +411,12 @@ impl Image for Qcow2Image {
             from.copy_to(data);
             self.write_buffer(start..end)?;
         }
-        match mode {
-            WriteMode::Back => Ok(()),
-            WriteMode::Through => {
-                self.write_back()?;
-                self.sync()
-            }
-        }
+        self.is_unsynced |= mode == WriteMode::Through;
+        Ok(())
+    }
+
+    fn take_unsynced(&mut self) -> bool {
+        std::mem::take(&mut self.is_unsynced)
     }
 
     fn finish_batch(&mut self) -> io::Result<()> {

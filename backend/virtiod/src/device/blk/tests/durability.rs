@@ -1,6 +1,7 @@
 //! Flushes, write-through, and failures of both.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -195,4 +196,17 @@ fn failed_sync_of_what_bypassed_no_cache_reaches_all_users() {
         assert!(matches!(first.flush(), Err(TargetError::Lost)));
         assert!(matches!(second.flush(), Err(TargetError::Lost)));
     }
+}
+
+#[test]
+fn full_storage_loses_nothing_that_was_written_before() {
+    let image = Scripted::new(|script| {
+        script.syncs.push_back(failure(libc::ENOSPC));
+        script.is_unsynced = true;
+    });
+    let (_file, mut target) = image.target(|_| {});
+    target.start(WriteMode::Back).unwrap();
+    let full = write(&mut target).unwrap_err();
+    assert!(matches!(&full, TargetError::Io(error) if error.kind() == ErrorKind::StorageFull));
+    target.flush().unwrap();
 }

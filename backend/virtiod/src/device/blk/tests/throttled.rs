@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_S_OK, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN,
@@ -110,6 +110,31 @@ fn requests_that_are_answered_at_once_leave_none_waiting() {
     driver.handle_now();
     assert_eq!((driver.disk.delays.len(), driver.disk.in_flight.len()), (0, 0));
     assert_eq!(driver.statuses(), [OK; 8]);
+}
+
+#[test]
+fn requests_that_wait_for_room_begin_whoever_answers_the_others() {
+    let image = Scripted::default();
+    let mut driver = Driver::new(&image);
+    driver.disk.common.throttle.set(slow());
+    (0..4).for_each(|number| write(&mut driver, number * 8));
+    driver.serve_all();
+    let limits = InFlightLimits { requests: 2, ..InFlightLimits::default() };
+    driver.disk.in_flight.set_limits(limits);
+    driver.disk.common.throttle.set(DiskRates::default());
+    driver.handle_now();
+    assert_eq!((driver.disk.delays.len(), driver.disk.in_flight.len()), (1, 2));
+    assert_eq!(VirtioDevice::<Memory>::deadline(&driver.disk), None);
+    // As a look at a queue does that finds the others answered.
+    let end = Instant::now() + Duration::from_secs(30);
+    while driver.disk.in_flight.len() > 0 {
+        assert!(Instant::now() < end, "waited 30 s for the worker");
+        driver.disk.collect();
+    }
+    driver.disk.ended.clear();
+    assert!(VirtioDevice::<Memory>::deadline(&driver.disk).is_some());
+    driver.handle_now();
+    assert_eq!(driver.disk.delays.len(), 0);
 }
 
 #[test]

@@ -308,6 +308,22 @@ mod tests {
     }
 
     #[test]
+    fn written_zeros_need_a_sync_where_others_bypass_the_page_cache() {
+        for (mode, method, needs_sync) in [
+            (WriteMode::Through, ChangeMethod::ZeroRange, true),
+            (WriteMode::Through, ChangeMethod::Discard, false),
+            (WriteMode::Back, ChangeMethod::ZeroRange, false),
+        ] {
+            let file = full();
+            let mut ranges = Ranges::of(Medium::File, mode);
+            ranges.refuse(method);
+            ranges.write_zeroes(&opened(&file), 4096, 4096, Storage::Keep).unwrap();
+            assert_eq!(ranges.take_unsynced(), needs_sync, "{mode:?} without {method:?}");
+            assert!(!ranges.take_unsynced(), "once");
+        }
+    }
+
+    #[test]
     fn write_zeroes_deallocates_storage_where_supported() {
         assert!(zero_middle(Storage::GiveBack, &[]) < SIZE as u64);
         for refused in
