@@ -56,6 +56,8 @@ pub(crate) fn bench(filters: &[String], selection: &Selection, record: Record) -
         home.join("scenarios").display()
     );
     let last = last(&home)?;
+    // Files may change while it runs.
+    let version = machine::version(&Dirs::find()?.project);
     let lab = Lab::prepare("bench", &[], &progress)?;
     let files = files(&lab, &scenarios, selection, &progress)?;
     let mut run =
@@ -63,7 +65,6 @@ pub(crate) fn bench(filters: &[String], selection: &Selection, record: Record) -
     let before = Busyness::now()?;
     e2e::run(&lab, &scenarios, &files, &progress, |outcome| run.take(&outcome));
     let other_work = Busyness::now()?.others_since(&before);
-    let version = machine::version(&lab.dirs().project);
     let mut comparisons = report::comparisons(&run.samples);
     for comparison in &mut comparisons {
         comparison.other_work = Some(other_work);
