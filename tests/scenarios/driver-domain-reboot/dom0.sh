@@ -28,7 +28,7 @@ start_backend() {
 # go_on TURN: waits until the guest's disk and interface go on, and the guest has verified the disk
 # twice more.
 go_on() {
-    wait_for "disk and interface to go on" 30 "[ \$((count += 1)) -ge 2 ]" sh -c \
+    wait_for "disk and interface to go on" 60 "[ \$((count += 1)) -ge 2 ]" sh -c \
         'tail -n +1 -F "$1" | grep --line-buffered -a "goes on, with domain $2"' \
         sh "$consoles/guest-$name.log" "$backend"
     round=$(guest_said "$name" round)

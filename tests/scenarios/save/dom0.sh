@@ -14,12 +14,17 @@ ip link add xenbr0 type bridge
 ip link set xenbr0 up
 line=$(sed -n 's/^disk = \["\(.*\)"\]$/\1/p' /lab/xen-configs/blk-pv.cfg)
 disks=
-for disk in a:idle b:open c:busy; do
+all="a:idle b:open c:busy" kind="s|^type = .*|type = \"$GUEST\"|"
+if [ "$GUEST" = hvm ]; then
+    # QEMU emulates the first four disks too, and a screen unless it is told.
+    all="e:idle f:open g:busy" kind="$kind; s|^extra|cmdline|; \$avga = \"none\"\nvnc = 0"
+fi
+for disk in $all; do
     make_disk "$PWD/${disk#*:}.img" 8
     disks="$disks\"$(echo "$line" | sed "s|xvda|xvd${disk%:*}|; s|target=.*|target=$PWD/${disk#*:}.img|")\", "
 done
 make_initrd initrd /lab/scenarios/save/guest.sh
-start_example devices-pv "$name" "$PWD/initrd" "s|^type = .*|type = \"$GUEST\"|" "\$adisk = [$disks]" \
+start_example devices-pv "$name" "$PWD/initrd" "$kind" "\$adisk = [$disks]" \
     's|^virtio = \[|&"type=virtio,device1,transport=mmio,grant_usage=1",|' ||
     fail "xl could not create the guest"
 
