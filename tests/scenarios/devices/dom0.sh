@@ -89,8 +89,8 @@ wait_console $name 40 'lab: entropy'
 counted() {
     xen-virtiod stat | sed -n "/^domain $domid virtio.$1[: ]/,/^domain/s/^  $2 *//p"
 }
-[ "$(counted 0 rate)" = '2048 B/s' ] || fail "device 0 has the rate $(counted 0 rate)"
-[ "$(counted 1 rate)" = unlimited ] || fail "device 1 has the rate $(counted 1 rate)"
+[ "$(counted 0 limits)" = '2048 B/s' ] || fail "device 0 has the limits $(counted 0 limits)"
+[ "$(counted 1 limits)" = unlimited ] || fail "device 1 has the limits $(counted 1 limits)"
 [ -n "$(counted 0 waits)" ] || fail "device 0 never waited for its rate"
 [ -z "$(counted 1 waits)" ] || fail "device 1 waited, $(counted 1 waits)"
 [ "$(counted 3 streams)" = '2 made, 0 open' ] || fail "device 3's streams: $(counted 3 streams)"
