@@ -1,6 +1,7 @@
 //! Fetches Debian packages, and keeps everything made of them in the user's cache.
 
 mod bench;
+mod bzimage;
 mod dom0;
 mod guest;
 mod kernel;

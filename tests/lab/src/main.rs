@@ -81,7 +81,7 @@ enum Command {
     /// Checks everything that `test` does, fuzzes for longer, kills more processes, builds packages
     /// twice and for more releases, and runs the scenarios that take too long for `test`
     ///
-    /// Takes one or two hours. `test` ends with a list of the scenarios that it leaves to `soak`.
+    /// Takes several hours. `test` ends with a list of the checks that it leaves to `soak`.
     Soak(Tested),
     /// Fuzzes the project with libFuzzer: messages, rings, XenStore values, images, configurations
     ///
@@ -173,6 +173,7 @@ enum Command {
     /// boots a fresh Dom0, which has:
     ///
     ///   /lab/guest/vmlinuz        a guest's kernel: Debian's, unchanged
+    ///   /lab/guest/vmlinux        the same, unpacked: xl starts it seconds sooner
     ///   /lab/guest/initrd         its initrd: busybox, mke2fs, virtio_msg_xen.ko
     ///   /lab/guest/driver-domain.cpio
     ///                             xen-virtiod and its libraries; appended to that initrd, it makes

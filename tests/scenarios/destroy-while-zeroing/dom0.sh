@@ -1,6 +1,7 @@
 # Several processes of a guest zero its whole qcow2 disks in endless loops. `xl destroy` ends the
 # guest as quickly as any other, and no program has its images open afterwards.
-# guests: pv
+# guests:
+# soak: pv
 # limit: 120
 . /lab/dom0/lib.sh
 

@@ -1,6 +1,7 @@
 # A disk belongs to one guest: another guest, QEMU's tools and mounts cannot use it at the same
 # time, and the daemon refuses a target that another program uses. Readers can share a disk.
-# guests: pv
+# guests:
+# soak: pv
 # limit: 150
 . /lab/dom0/lib.sh
 

@@ -3,8 +3,8 @@
 # guest, whose module was loaded with reconnect=: the mounted file system and the stream go on, and
 # nothing that was answered is lost. In the soak the domain then shuts down by itself, and the
 # command that watches names the next one.
-# guests: pv
-# soak: pvh pv-bookworm pvh-sid
+# guests:
+# soak: pv pvh pv-bookworm pvh-sid
 # limit: 300
 # needs: fio
 . /lab/dom0/lib.sh

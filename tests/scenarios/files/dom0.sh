@@ -1,7 +1,8 @@
 # The demo's scenario: the guest makes a file system on one disk and reads another disk completely.
 # It also runs with other kernels.
 # limit: 120
-# guests: pv pvh hvm pv-bookworm pvh-sid
+# guests: pv pvh hvm pv-bookworm
+# soak: pvh-sid
 . /lab/dom0/lib.sh
 
 make_disk "$PWD/files.img" 64

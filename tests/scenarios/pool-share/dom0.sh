@@ -1,6 +1,7 @@
 # Four disks of a guest with a small grant table: their pools together stay within the guest's share
 # of references, each has its first 64 pages, and none fails.
-# guests: pv
+# guests:
+# soak: pv
 # limit: 90
 . /lab/dom0/lib.sh
 

@@ -2,8 +2,8 @@
 # transfers (ethtool -G). The transfers are complete, and no page of the old rings stays mapped. The
 # scenario also runs with other kernels.
 # limit: 150
-# guests: pv pv-bookworm
-# soak: pvh pvh-sid
+# guests: pv
+# soak: pv-bookworm pvh pvh-sid
 . /lab/dom0/lib.sh
 
 clean_up() {

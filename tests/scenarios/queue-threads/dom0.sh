@@ -1,7 +1,7 @@
 # Two threads of the daemon process the queues of a disk: which served the reads of each of the
 # guest's processors, and how often each slept.
-# guests: pv
-# soak: pvh
+# guests:
+# soak: pv pvh
 # limit: 90
 # machine: two-for-dom0
 . /lab/dom0/lib.sh

@@ -1,7 +1,8 @@
 # The daemon refuses images that it cannot serve, and logs the reason with a command that repairs or
 # converts the image; it serves the result of the command. The daemon takes an image's format from
 # the target's name, unless the configuration file sets it.
-# guests: pv
+# guests:
+# soak: pv
 # limit: 150
 . /lab/dom0/lib.sh
 

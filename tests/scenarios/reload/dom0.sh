@@ -1,5 +1,7 @@
 # The guest unloads the module and loads it again: no grant is left, and the disk works again. The
 # driver grants a queue's device area writable, and the other areas read-only.
+# guests: pv
+# soak: pvh
 # limit: 90
 . /lab/dom0/lib.sh
 

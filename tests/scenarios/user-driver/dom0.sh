@@ -1,6 +1,8 @@
 # An unprivileged process drives a disk without a kernel module. It reads and writes the right data,
 # and the backend maps only pages that the process granted.
 # matrix: pv pvh hvm
+# guests: pv
+# soak: pvh
 # limit: 150
 . /lab/dom0/lib.sh
 

@@ -34,6 +34,8 @@ pub(crate) struct GuestFiles {
     pub(crate) suite: Suite,
     /// The kernel.
     pub(crate) kernel: PathBuf,
+    /// The same, without the image around it.
+    pub(crate) unpacked: PathBuf,
     /// The initrd, with the module for that kernel.
     pub(crate) initrd: PathBuf,
 }
@@ -104,5 +106,5 @@ fn guest_files(
     let suite = kernel.suite();
     let initrd = dirs.lab.join(format!("guest-initrd-{}", kernel.name()));
     fs::write(&initrd, bytes)?;
-    Ok(GuestFiles { suite, kernel: kernel.image(), initrd })
+    Ok(GuestFiles { suite, kernel: kernel.image(), unpacked: kernel.unpacked(), initrd })
 }

@@ -62,6 +62,7 @@ pub(crate) fn write_payload(
     for files in &built.guests.files {
         let dir = guest_directory(files);
         archive.file(dir.join("vmlinuz"), &files.kernel)?;
+        archive.file(dir.join("vmlinux"), &files.unpacked)?;
         archive.file(dir.join("initrd"), &files.initrd)?;
     }
     archive.file("guest/driver-domain.cpio", &built.driver_domain)?;

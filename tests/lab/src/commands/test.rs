@@ -109,6 +109,11 @@ impl Extent {
         })
     }
 
+    /// Returns whether a check is left to a later run; `soak` says that only the soak runs it.
+    fn leaves(self, soak: bool) -> bool {
+        soak && self == Extent::Test
+    }
+
     /// Returns the number of times that the process of a disk is killed. After those of
     /// [`Extent::Soak`] each instruction of a request's life was hit.
     fn kills(self) -> &'static str {
@@ -145,6 +150,7 @@ pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i
     }
     let project = Project { dirs: &dirs, logs: &logs, progress: &progress };
     lints::run(filter, &project, &mut summary);
+    let mut left = Vec::new();
     let stress = busyness.stress.map(Stress::start);
     for run in (0..busyness.runs).filter(|_| UNIT.contains(filter)) {
         let delays = stress.as_ref().map(|stress| stress.seed(run));
@@ -162,14 +168,14 @@ pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i
         let fuzz = || short_fuzz(&dirs, filter, extent.fuzz_time(), &logs, &progress, &mut summary);
         progress.minutes().part("fuzz", fuzz)?;
         let bench = Bench { dirs: &dirs, logs: &logs, progress: &progress };
-        packages(filter, extent, &bench, &mut summary);
-        compilers(filter, &bench, &mut summary);
+        left.extend(packages(filter, extent, &bench, &mut summary));
+        left.extend(compilers(filter, extent, &bench, &mut summary));
     }
     let times = if stress.is_some() { stress::LIMIT_FACTOR } else { 1 };
-    let (left, scenarios): (Vec<_>, Vec<_>) = scenario::all(&dirs.tests().join("scenarios"))?
+    let (slow, scenarios): (Vec<_>, Vec<_>) = scenario::all(&dirs.tests().join("scenarios"))?
         .into_iter()
         .filter(|scenario| name(scenario).contains(filter))
-        .partition(|scenario| scenario.soak && extent == Extent::Test);
+        .partition(|scenario| extent.leaves(scenario.soak));
     let scenarios: Vec<Scenario> = scenarios
         .into_iter()
         // Measurements mean nothing while other programs use the processors.
@@ -179,9 +185,9 @@ pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i
     for _ in (0..busyness.runs).filter(|_| !scenarios.is_empty()) {
         end_to_end(scenarios.clone(), &progress, &mut summary);
     }
+    left.extend(slow.iter().map(name));
     if !left.is_empty() {
-        let names: Vec<_> = left.iter().map(ToString::to_string).collect();
-        println!("not run; `cargo lab soak` runs them: {}", names.join(", "));
+        println!("not run; `cargo lab soak` runs them: {}", left.join(", "));
     }
     if summary.empty() {
         summary.fail(filter, "no check has this in its name: see `cargo lab test --help`");
@@ -286,20 +292,26 @@ impl Benchmark {
     }
 }
 
-/// Runs the checks of packages whose names contain `filter`.
-fn packages(filter: &str, extent: Extent, bench: &Bench, summary: &mut Summary) {
+/// Runs the checks of packages whose names contain `filter`; returns those that are left to the
+/// soak.
+fn packages(filter: &str, extent: Extent, bench: &Bench, summary: &mut Summary) -> Vec<String> {
     let named = RELEASES.iter().filter(|release| release.name.contains(filter));
-    for release in named.filter(|release| extent == Extent::Soak || !release.soak) {
+    let (left, run): (Vec<_>, Vec<_>) = named.partition(|release| extent.leaves(release.soak));
+    for release in run {
         let check = |bench: &Bench| release.check(bench, extent == Extent::Soak);
         tried(release.name, bench, check, summary);
     }
+    left.iter().map(|release| release.name.to_owned()).collect()
 }
 
-/// Runs the compiler checks whose names contain `filter`.
-fn compilers(filter: &str, bench: &Bench, summary: &mut Summary) {
-    for Compiler { name, check } in COMPILERS.iter().filter(|tried| tried.name.contains(filter)) {
+/// Runs the compiler checks whose names contain `filter`; returns those that are left to the soak.
+fn compilers(filter: &str, extent: Extent, bench: &Bench, summary: &mut Summary) -> Vec<String> {
+    let named = COMPILERS.iter().filter(|compiler| compiler.name.contains(filter));
+    let (left, run): (Vec<_>, Vec<_>) = named.partition(|compiler| extent.leaves(compiler.soak));
+    for Compiler { name, check, .. } in run {
         tried(name, bench, check, summary);
     }
+    left.iter().map(|compiler| compiler.name.to_owned()).collect()
 }
 
 /// Runs a check that may have to be skipped.

@@ -17,7 +17,7 @@ const RECIPE: Recipe<'static> = Recipe {
     suite: Suite::LAB,
     packages: &[kernel::CLOUD, kernel::TOOLS, &["e2fsprogs", "ethtool", "rust-src", "rustc"]],
     contents: Contents::Files,
-    revision: "13",
+    revision: "14",
     finish,
 };
 

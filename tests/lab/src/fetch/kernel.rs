@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::{Contents, Recipe, modules};
+use super::{Contents, Recipe, bzimage, modules};
 use crate::command;
 use crate::cpio::Cpio;
 use crate::debian::Suite;
@@ -35,6 +35,7 @@ pub(super) const TOOLS: &[&str] = &[
     "mawk",
     "sed",
     "xz-utils",
+    "zstd",
 ];
 
 /// Stock modules that every guest loads beside `virtio_msg_xen`, and modules that its script can
@@ -77,7 +78,7 @@ impl Kernel {
             suite,
             packages: &[CLOUD, TOOLS],
             contents: Contents::Files,
-            revision: "3",
+            revision: "4",
             finish,
         };
         Ok(Kernel::at(suite, recipe.entry(cache, logs, progress)?))
@@ -90,7 +91,7 @@ impl Kernel {
             suite: Suite::LAB,
             packages: &[DRIVERS, TOOLS],
             contents: Contents::Files,
-            revision: "1",
+            revision: "2",
             finish,
         };
         let kernel = Kernel::at(Suite::LAB, recipe.entry(cache, logs, progress)?);
@@ -123,6 +124,11 @@ impl Kernel {
         self.entry.join("vmlinuz")
     }
 
+    /// Returns the kernel without the image around it, an ELF file.
+    pub(crate) fn unpacked(&self) -> PathBuf {
+        self.entry.join("vmlinux")
+    }
+
     /// Returns the part of a guest's initrd with the kernel's own modules.
     pub(crate) fn modules(&self) -> PathBuf {
         self.entry.join("modules.cpio")
@@ -140,7 +146,9 @@ impl Kernel {
 /// Copies the kernel and an archive of its modules from `root` to the cache entry `dir`.
 pub(super) fn finish(dir: &Path, root: Root, step: &Step, log: &Path) -> Result<()> {
     step.at("taking the kernel's modules");
-    fs::copy(root.kernel_image()?, dir.join("vmlinuz"))?;
+    let image = dir.join("vmlinuz");
+    fs::copy(root.kernel_image()?, &image)?;
+    bzimage::unpack(&image, &root, &dir.join("vmlinux"))?;
     let mut depmod = root::as_root("chroot"); // /usr/sbin/depmod may be an absolute link
     depmod.arg(root.path()).args(["/usr/sbin/depmod", &root.kernel_release()?]);
     command::run(&mut depmod, "listing the guest's kernel modules", log)?;
