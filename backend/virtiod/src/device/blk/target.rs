@@ -364,23 +364,20 @@ impl Target {
         self.sync_unsynced()
     }
 
-    /// Syncs what was just written, if no flush of the guest's may make it durable. Nothing else is
-    /// in the page cache then: if storage is full, only that was not written, and can be again.
+    /// Syncs what was just written, if no flush of the guest's may make it durable.
     fn sync_unsynced(&mut self) -> Result<(), TargetError> {
         if !self.image.take_unsynced() {
             return Ok(());
         }
+        self.sync_all()
+    }
+
+    /// Writes back and syncs what this and all other devices wrote. An error is a loss, also for
+    /// lack of space: the kernel reports it once, whoever wrote what it did not keep.
+    fn sync_all(&mut self) -> Result<(), TargetError> {
         self.image.write_back()?;
-        let mut shortage = None;
-        let synced = self.files.durability().sync(|| match self.image.sync() {
-            Err(error) if is_exhaustion(&error) => {
-                shortage = Some(error);
-                Ok(())
-            }
-            outcome => outcome,
-        });
-        synced.ok_or(TargetError::Lost)?.map_err(TargetError::Sync)?;
-        shortage.map_or(Ok(()), |error| Err(error.into()))
+        let synced = self.files.durability().sync(|| self.image.sync());
+        synced.ok_or(TargetError::Lost)?.map_err(TargetError::Sync)
     }
 
     /// Handles the error of a write. For a write-through write the kernel does not say whether the
@@ -408,9 +405,7 @@ impl Target {
         }
         self.activate_for(AccessMode::ReadWrite)?;
         self.check_durable()?;
-        self.image.write_back()?;
-        let synced = self.files.durability().sync(|| self.image.sync());
-        synced.ok_or(TargetError::Lost)?.map_err(TargetError::Sync)
+        self.sync_all()
     }
 
     /// Checks that a range may be changed.
@@ -441,6 +436,8 @@ impl Target {
             }
             *done += changed;
             if *done < bytes && deadline.is_over() {
+                // Another request's sync must not take the error of these zeros.
+                self.sync_unsynced()?;
                 return Ok(Progress::Unfinished);
             }
         }

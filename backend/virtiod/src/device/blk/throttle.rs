@@ -433,6 +433,8 @@ impl Block {
             // Those that are answered at once leave their room to others, and tell nobody.
             self.begin_all(begun, queues)?;
             if self.pause.is_paused() {
+                // The deadline looks once the disk goes on.
+                self.delays.need_room = true;
                 return Ok(());
             }
         }

@@ -1,16 +1,16 @@
 //! Flushes, write-through, and failures of both.
 
 use std::collections::VecDeque;
-use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
 use super::super::claim::{Owner, Sharing};
+use super::super::progress::Progress;
 use super::super::request::{Range, RangeChange};
 use super::super::target::{Discard, Target, TargetError, TargetOptions};
-use super::{Call, Scripted, Storage, failure, later};
+use super::{Call, Scripted, Storage, failure, later, over};
 use crate::device::{Gather, WriteMode};
 
 const RANGE: Range = Range { sector: 8, sectors: 8, flags: 1 };
@@ -199,14 +199,26 @@ fn failed_sync_of_what_bypassed_no_cache_reaches_all_users() {
 }
 
 #[test]
-fn full_storage_loses_nothing_that_was_written_before() {
+fn zeros_are_synced_before_other_requests_have_a_turn() {
+    let image = Scripted::new(|script| {
+        script.is_unsynced = true;
+        script.most_zeros = Some(512);
+    });
+    let (_file, mut target) = image.target(|_| {});
+    target.start(WriteMode::Back).unwrap();
+    let unfinished = target.change(RangeChange::WriteZeroes, RANGE, &mut 0, &over()).unwrap();
+    assert_eq!(unfinished, Progress::Unfinished);
+    assert!(matches!(image.take_calls()[..], [Call::WriteZeroes(..), Call::WriteBack, Call::Sync]));
+}
+
+#[test]
+fn full_storage_is_a_loss_if_only_a_sync_sees_it() {
     let image = Scripted::new(|script| {
         script.syncs.push_back(failure(libc::ENOSPC));
         script.is_unsynced = true;
     });
     let (_file, mut target) = image.target(|_| {});
     target.start(WriteMode::Back).unwrap();
-    let full = write(&mut target).unwrap_err();
-    assert!(matches!(&full, TargetError::Io(error) if error.kind() == ErrorKind::StorageFull));
-    target.flush().unwrap();
+    assert!(matches!(write(&mut target), Err(TargetError::Sync(_))));
+    assert!(matches!(target.flush(), Err(TargetError::Lost)));
 }
