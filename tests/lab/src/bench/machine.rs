@@ -43,7 +43,7 @@ pub(crate) fn emulated(kind: MachineKind, scenario: &str) -> (String, String) {
     (
         name,
         format!(
-            "QEMU's q35 with {all} processors: {dom0} for Dom0 alone, {} for guests",
+            "QEMU's q35 with {all} processors: {dom0} for Dom0, {} for guests that are not pinned",
             all - dom0
         ),
     )
@@ -111,10 +111,10 @@ mod tests {
         add(&mut facts, MachineKind::TwoForDom0, "pv/b", dir.path());
         let facts: Vec<_> = facts.iter().map(|(name, fact)| format!("{name}: {fact}")).collect();
         let expected = [
-            "machine: QEMU's q35 with 2 processors: 1 for Dom0 alone, 1 for guests",
+            "machine: QEMU's q35 with 2 processors: 1 for Dom0, 1 for guests that are not pinned",
             "Xen: 4.20",
             "guest of pv/a: Linux 6.12",
-            "machine of pv/b: QEMU's q35 with 3 processors: 2 for Dom0 alone, 1 for guests",
+            "machine of pv/b: QEMU's q35 with 3 processors: 2 for Dom0, 1 for guests that are not pinned",
             "guest of pv/b: Linux 6.12",
         ];
         assert_eq!(facts, expected);

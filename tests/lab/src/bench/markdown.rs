@@ -27,8 +27,8 @@ const COUNTED: &str = "\
 For each request, over many requests less those over few, so that a program's start does not count: the processor \
 time of Dom0 and of the guest by Xen (`xl list`), and context switches in Dom0. For xen-virtiod also the context \
 switches of its threads, its own counters (`xen-virtiod stat --json`), and its system calls, by strace in a run of its \
-own. `xl list` has tenths of a second, so that a time for each of N requests may be wrong by 100000 / N µs. A request of \
-a stream is a MiB, and one of packets is a packet.";
+own. `xl list` has tenths of a second, and is read four times, so that a time for each of N requests may be wrong by \
+200000 / N µs. A request of a stream is a MiB, and one of packets is a packet.";
 
 /// Formats the whole report.
 pub(crate) fn text(report: &Report) -> String {
