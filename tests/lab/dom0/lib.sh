@@ -136,17 +136,18 @@ make_initrd() {
 
 # start_example EXAMPLE NAME INITRD SED…: starts a guest with xen-configs/EXAMPLE.cfg, after it has
 # replaced name, kernel and initrd and applied each SED, a command of sed. The kernel is unpacked,
-# unless QEMU loads it, which takes a bzImage alone. Sets $domid to the domain's number. XL_FLAGS are flags for xl itself, such as -vvv; CREATE_FLAGS are flags for
-# xl create, such as -p.
+# unless QEMU loads it, which takes a bzImage alone. Sets $domid to the domain's number. XL_FLAGS
+# are flags for xl itself, such as -vvv; CREATE_FLAGS are flags for xl create, such as -p.
 start_example() {
-    local example=/lab/xen-configs/$1.cfg guest=$2 initrd=$3 config=/run/$2.cfg kernel=vmlinux edit
+    local example=/lab/xen-configs/$1.cfg guest=$2 initrd=$3 config=/run/$2.cfg edit
+    local kernel=$guest_files/vmlinux
     shift 3
-    ! grep -q '^type = "hvm"' "$example" || kernel=vmlinuz
     sed -e "s|^name = .*|name = \"$guest\"|" -e "s|^ramdisk = .*|ramdisk = \"$initrd\"|" \
-        -e "s|^kernel = .*|kernel = \"$guest_files/$kernel\"|" "$example" >"$config"
+        -e "s|^kernel = .*|kernel = \"$kernel\"|" "$example" >"$config"
     for edit; do
         sed -i -e "$edit" "$config"
     done
+    ! grep -q '^type = "hvm"' "$config" || sed -i "s|\"$kernel\"|\"${kernel%x}z\"|" "$config"
     # shellcheck disable=SC2086 # flags are words
     xl ${XL_FLAGS:-} create -q ${CREATE_FLAGS:-} "$config" || return 1
     domid=$(xl domid "$guest")

@@ -189,8 +189,10 @@ pub(crate) fn test(filter: &str, extent: Extent, busyness: Busyness) -> Result<i
     if !left.is_empty() {
         println!("not run; `cargo lab soak` runs them: {}", left.join(", "));
     }
-    if summary.empty() {
+    if summary.empty() && left.is_empty() {
         summary.fail(filter, "no check has this in its name: see `cargo lab test --help`");
+    } else if summary.empty() {
+        summary.fail(filter, "only `cargo lab soak` runs what has this in its name");
     }
     println!("{}\n{summary}", progress.minutes());
     Ok(i32::from(!summary.good()))

@@ -14,35 +14,39 @@ const SECTOR: usize = 512;
 /// How an ELF file begins.
 const ELF: &[u8] = b"\x7fELF";
 
-/// Unpacks the kernel of the bzImage `image` to the file `to`, by zstd of `root`, which unpacks xz
-/// too.
+/// The programs that unpack kernels, and how their files begin: lz4's
+/// by its legacy format, which zstd's program does not read.
+const UNPACKERS: [(&str, &[u8]); 2] = [("zstd", b"\x28\xb5\x2f\xfd"), ("lz4", b"\x02\x21\x4c\x18")];
+
+/// Unpacks the kernel of the bzImage `image` to the file `to`, by a program of `root`.
 pub(super) fn unpack(image: &Path, root: &Root, to: &Path) -> Result<()> {
     let bytes = fs::read(image)?;
     let payload = Payload::of(&bytes)
         .with_context(|| format!("{} is no bzImage of Linux", image.display()))?;
+    let unpacker = UNPACKERS.iter().find(|(_, magic)| payload.packed.starts_with(magic));
+    let (name, _) = unpacker.with_context(|| format!("{} is packed otherwise", image.display()))?;
     let packed = to.with_extension("packed");
     fs::write(&packed, payload.packed)?;
-    let mut zstd = root.program("usr/bin/zstd");
-    let ran = zstd.args(["-dqf"]).arg(&packed).arg("-o").arg(to).output()?;
+    let mut program = root.program(&format!("usr/bin/{name}"));
+    let ran = program.arg("-dqc").arg(&packed).output()?;
     fs::remove_file(&packed)?;
     let errors = String::from_utf8_lossy(&ran.stderr);
-    ensure!(ran.status.success(), "zstd cannot unpack {}: {}", image.display(), errors.trim());
-    let kernel = fs::read(to)?;
+    ensure!(ran.status.success(), "{name} cannot unpack {}: {}", image.display(), errors.trim());
     ensure!(
-        kernel.len() == payload.size && kernel.starts_with(ELF),
-        "{} has no ELF file of {} bytes, but one of {}",
+        ran.stdout.len() == payload.size && ran.stdout.starts_with(ELF),
+        "{} has no ELF file of {} bytes, but {} bytes",
         image.display(),
         payload.size,
-        kernel.len()
+        ran.stdout.len()
     );
-    Ok(())
+    Ok(fs::write(to, ran.stdout)?)
 }
 
 /// The compressed kernel in a bzImage.
 #[derive(Debug, PartialEq, Eq)]
 struct Payload<'a> {
     packed: &'a [u8],
-    /// The bytes of the unpacked kernel. Linux's build appends this number to xz and zstd.
+    /// The bytes of the unpacked kernel. Linux's build appends this number to zstd's and lz4's.
     size: usize,
 }
 

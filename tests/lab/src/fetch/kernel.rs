@@ -31,6 +31,7 @@ pub(super) const TOOLS: &[&str] = &[
     "gcc",
     "grep",
     "kmod",
+    "lz4",
     "make",
     "mawk",
     "sed",
