@@ -366,15 +366,14 @@ impl Target {
 
     /// Syncs what was just written, if no flush of the guest's may make it durable.
     fn sync_unsynced(&mut self) -> Result<(), TargetError> {
-        if !self.image.take_unsynced() {
-            return Ok(());
-        }
-        self.sync_all()
+        if self.image.take_unsynced() { self.sync_all() } else { Ok(()) }
     }
 
     /// Writes back and syncs what this and all other devices wrote. An error is a loss, also for
     /// lack of space: the kernel reports it once, whoever wrote what it did not keep.
     fn sync_all(&mut self) -> Result<(), TargetError> {
+        // Whatever needed a sync has this one.
+        self.image.take_unsynced();
         self.image.write_back()?;
         let synced = self.files.durability().sync(|| self.image.sync());
         synced.ok_or(TargetError::Lost)?.map_err(TargetError::Sync)
@@ -441,9 +440,9 @@ impl Target {
                 return Ok(Progress::Unfinished);
             }
         }
-        self.sync_unsynced()?;
-        if self.write_mode == WriteMode::Through {
-            self.flush()?;
+        match self.write_mode {
+            WriteMode::Through => self.flush()?,
+            WriteMode::Back => self.sync_unsynced()?,
         }
         Ok(Progress::Done)
     }

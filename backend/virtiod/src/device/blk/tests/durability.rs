@@ -212,6 +212,17 @@ fn zeros_are_synced_before_other_requests_have_a_turn() {
 }
 
 #[test]
+fn written_through_zeros_are_synced_once() {
+    let image = Scripted::new(|script| script.is_unsynced = true);
+    let (_file, mut target) = image.target(|_| {});
+    target.start(WriteMode::Through).unwrap();
+    change(&mut target, RangeChange::WriteZeroes).unwrap();
+    write(&mut target).unwrap();
+    let syncs = image.take_calls().into_iter().filter(|call| *call == Call::Sync);
+    assert_eq!(syncs.count(), 1);
+}
+
+#[test]
 fn full_storage_is_a_loss_if_only_a_sync_sees_it() {
     let image = Scripted::new(|script| {
         script.syncs.push_back(failure(libc::ENOSPC));
