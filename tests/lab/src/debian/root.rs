@@ -139,15 +139,14 @@ impl Root {
 
     /// Decompresses the file `name` with `applet` of the root's static busybox.
     pub(crate) fn unpacked(&self, applet: &str, name: &Path) -> Result<Vec<u8>> {
-        let output =
-            Command::new(self.file("usr/bin/busybox")).args([applet, "-c"]).arg(name).output()?;
-        anyhow::ensure!(
-            output.status.success(),
-            "cannot unpack by `{applet} -c {}`: {}",
-            name.display(),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(output.stdout)
+        let mut busybox = Command::new(self.file("usr/bin/busybox"));
+        unpacked(busybox.args([applet, "-c"]), applet, name)
+    }
+
+    /// Decompresses the file `name` with the root's `program`, which has the options of zstd's.
+    pub(crate) fn unpacked_by(&self, program: &str, name: &Path) -> Result<Vec<u8>> {
+        let mut command = self.program(&format!("usr/bin/{program}"));
+        unpacked(command.arg("-dqc"), program, name)
     }
 
     /// Returns the release of the root's only kernel, as `uname -r` prints it.
@@ -218,6 +217,19 @@ pub(crate) fn as_root(program: &str) -> Command {
     }
     command.args(["--", "setpriv", "--pdeathsig", "TERM", "--", program]);
     command
+}
+
+/// Runs `command`, which decompresses the file `name` with `program`, and returns what it prints.
+fn unpacked(command: &mut Command, program: &str, name: &Path) -> Result<Vec<u8>> {
+    let output = command.arg(name).output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{program} cannot unpack {}: {}",
+        name.display(),
+        errors.trim()
+    );
+    Ok(output.stdout)
 }
 
 /// Returns the paths in lines such as `libc.so.6 => /root/lib/libc.so.6 (0x1234)`, except that of

@@ -14,8 +14,8 @@ const SECTOR: usize = 512;
 /// How an ELF file begins.
 const ELF: &[u8] = b"\x7fELF";
 
-/// The programs that unpack kernels, and how their files begin: lz4's
-/// by its legacy format, which zstd's program does not read.
+/// The programs that unpack kernels, and how their files begin: lz4's by its legacy format, which
+/// zstd's program does not read.
 const UNPACKERS: [(&str, &[u8]); 2] = [("zstd", b"\x28\xb5\x2f\xfd"), ("lz4", b"\x02\x21\x4c\x18")];
 
 /// Unpacks the kernel of the bzImage `image` to the file `to`, by a program of `root`.
@@ -27,19 +27,16 @@ pub(super) fn unpack(image: &Path, root: &Root, to: &Path) -> Result<()> {
     let (name, _) = unpacker.with_context(|| format!("{} is packed otherwise", image.display()))?;
     let packed = to.with_extension("packed");
     fs::write(&packed, payload.packed)?;
-    let mut program = root.program(&format!("usr/bin/{name}"));
-    let ran = program.arg("-dqc").arg(&packed).output()?;
+    let kernel = root.unpacked_by(name, &packed)?;
     fs::remove_file(&packed)?;
-    let errors = String::from_utf8_lossy(&ran.stderr);
-    ensure!(ran.status.success(), "{name} cannot unpack {}: {}", image.display(), errors.trim());
     ensure!(
-        ran.stdout.len() == payload.size && ran.stdout.starts_with(ELF),
+        kernel.len() == payload.size && kernel.starts_with(ELF),
         "{} has no ELF file of {} bytes, but {} bytes",
         image.display(),
         payload.size,
-        ran.stdout.len()
+        kernel.len()
     );
-    Ok(fs::write(to, ran.stdout)?)
+    Ok(fs::write(to, kernel)?)
 }
 
 /// The compressed kernel in a bzImage.
