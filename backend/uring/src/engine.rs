@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use io_uring::{IoUring, squeue, types};
+use io_uring::IoUring;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::bounce;
@@ -16,8 +16,9 @@ use crate::operation::{Operation, Step};
 use crate::owned::OwnedVector;
 use crate::registered::Registered;
 use crate::rings::{self, IdleRing};
+use crate::submission::{stop_polls, submit, wait_in_ring};
 use crate::threads::Threads;
-use crate::waiting::{AwaitedFd, POLL_MARK, RingPolls, WITHOUT_MEMORY, wait_by_poll};
+use crate::waiting::{AwaitedFd, POLL_MARK, RingPolls, wait_by_poll};
 
 /// Maximum number of times that an operation is submitted again although nothing of it was done.
 const MOST_VAIN: u8 = 16;
@@ -263,7 +264,7 @@ impl<T> Engine<T> {
             Method::Threads => None,
         };
         self.backend = match ring {
-            Some(IdleRing { ring, last_poll }) => {
+            Some(IdleRing { ring, last_poll, .. }) => {
                 self.polls = RingPolls::after(last_poll);
                 Backend::Ring(Box::new(ring))
             }
@@ -329,13 +330,12 @@ impl<T> Engine<T> {
             }
         };
         let own = ring.as_raw_fd();
-        if !has_room(ring, fds.len() + self.polls.len()) {
+        let has_results = !self.results.is_empty();
+        let waited = match wait_in_ring(ring, &mut self.polls, fds, has_results, limit) {
+            Some(waited) => waited,
             // The queue is full of what the kernel does not take.
-            return wait_by_poll(fds, limit);
-        }
-        push_polls(ring, &self.polls.change_to(fds, own));
-        let is_ready = !self.results.is_empty() || self.polls.has_fired();
-        let waited = submit_and_wait(ring, if is_ready { 0 } else { 1 }, limit);
+            None => return wait_by_poll(fds, limit),
+        };
         self.fetch();
         self.polls.note(fds);
         let has_results = !self.results.is_empty();
@@ -348,11 +348,7 @@ impl<T> Engine<T> {
     /// Has the ring poll no descriptor any more, so that it keeps no file open.
     pub fn stop_polling(&mut self) {
         if let Backend::Ring(ring) = &mut self.backend {
-            let own = ring.as_raw_fd();
-            if has_room(ring, self.polls.len()) {
-                push_polls(ring, &self.polls.change_to(&[], own));
-                submit(ring);
-            }
+            stop_polls(ring, &mut self.polls);
             self.fetch();
         }
     }
@@ -397,61 +393,6 @@ fn push_all<T>(ring: &mut IoUring, flights: &[Option<Flight<T>>], indices: Vec<u
     left.extend(indices);
     submit(ring);
     left
-}
-
-/// Whether the submission queue has room for so many entries, perhaps after others are submitted.
-fn has_room(ring: &mut IoUring, count: usize) -> bool {
-    let room = |ring: &mut IoUring| {
-        let queue = ring.submission();
-        queue.capacity().saturating_sub(queue.len()) >= count
-    };
-    room(ring) || submit(ring) && room(ring)
-}
-
-/// Adds submissions about polls, for which the queue has room.
-fn push_polls(ring: &mut IoUring, entries: &[squeue::Entry]) {
-    for entry in entries {
-        // SAFETY: the entry refers to no memory.
-        let pushed = unsafe { ring.submission().push(entry) };
-        debug_assert!(pushed.is_ok());
-    }
-}
-
-/// Submits the queue's entries and waits for so many completions, at most for `limit`.
-fn submit_and_wait(ring: &IoUring, count: usize, limit: Duration) -> io::Result<()> {
-    let waited = if limit == Duration::MAX {
-        ring.submit_and_wait(count)
-    } else {
-        let limit = types::Timespec::from(limit);
-        ring.submitter().submit_with_args(count, &types::SubmitArgs::new().timespec(&limit))
-    };
-    match waited {
-        Ok(_) => Ok(()),
-        Err(error) => match error.raw_os_error() {
-            // The time is over, a signal, or completions have to be fetched first.
-            Some(libc::ETIME | libc::EINTR | libc::EBUSY) => Ok(()),
-            Some(libc::EAGAIN | libc::ENOMEM) => {
-                std::thread::sleep(WITHOUT_MEMORY.min(limit));
-                Ok(())
-            }
-            _ => Err(error),
-        },
-    }
-}
-
-/// Submits the queue's entries; returns whether the kernel took all. What it does not take stays
-/// in the queue for the next call.
-fn submit(ring: &mut IoUring) -> bool {
-    while !ring.submission().is_empty() {
-        match ring.submit() {
-            Ok(0) => return false,
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Completions have to be taken first, or memory is short.
-            Err(_) => return false,
-        }
-    }
-    true
 }
 
 impl<T> Drop for Engine<T> {

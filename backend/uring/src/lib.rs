@@ -23,6 +23,7 @@
 pub mod block_device;
 mod bounce;
 pub mod engine;
+pub mod inbox;
 pub mod inherited;
 pub mod iovec;
 pub mod message_engine;
@@ -30,5 +31,6 @@ pub mod operation;
 pub mod owned;
 mod registered;
 pub mod rings;
+mod submission;
 mod threads;
 pub mod waiting;

@@ -2,10 +2,13 @@
 //! the right to make any, before.
 
 use std::io;
-use std::mem;
+use std::mem::{self, ManuallyDrop};
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
-use io_uring::register::Restriction;
+use io_uring::register::{Probe, Restriction};
+use io_uring::squeue::Flags;
 use io_uring::{IoUring, opcode};
 
 /// Number of submissions that are handed to the kernel together at most.
@@ -16,7 +19,7 @@ pub(crate) const COMPLETIONS: u32 = 512;
 const KERNEL_THREADS: u32 = 4;
 
 /// Operations that a restricted ring carries out: on files that are open, and nothing else.
-const OPERATIONS: [u8; 7] = [
+const OPERATIONS: [u8; 8] = [
     opcode::Readv::CODE,
     opcode::Writev::CODE,
     opcode::ReadFixed::CODE,
@@ -24,11 +27,15 @@ const OPERATIONS: [u8; 7] = [
     opcode::Fsync::CODE,
     opcode::PollAdd::CODE,
     opcode::PollRemove::CODE,
+    opcode::AsyncCancel::CODE,
 ];
 
 /// What may be registered with a restricted ring (`IORING_REGISTER_…` of Linux
-/// `include/uapi/linux/io_uring.h`): `UNREGISTER_BUFFERS`, `BUFFERS2` and `BUFFERS_UPDATE`.
-pub const REGISTRATIONS: [u8; 3] = [1, 15, 16];
+/// `include/uapi/linux/io_uring.h`): `UNREGISTER_BUFFERS`, `BUFFERS2` and `BUFFERS_UPDATE`, and
+/// buffers for messages: `PBUF_RING` and `UNREGISTER_PBUF_RING`.
+pub const REGISTRATIONS: [u8; 5] = [1, 15, 16, 22, 23];
+
+const PBUF_RING: u8 = 22;
 
 /// A ring without operations or polls.
 pub(crate) struct IdleRing {
@@ -36,6 +43,11 @@ pub(crate) struct IdleRing {
     /// The number of its latest poll: a late result of an earlier user's has another.
     pub(crate) last_poll: u32,
 }
+
+/// Whether the kernel receives messages; unset before the first ring.
+static CAN_RECEIVE: OnceLock<bool> = OnceLock::new();
+
+static RECEIVES_NONE: AtomicBool = AtomicBool::new(false);
 
 /// The rings that are left of [`stock`]; unset if rings are made when they are needed.
 static STOCK: OnceLock<Mutex<Vec<IdleRing>>> = OnceLock::new();
@@ -57,12 +69,37 @@ pub fn stock(count: usize) -> io::Result<()> {
 
 fn restricted() -> io::Result<IdleRing> {
     let ring = make(IoUring::builder().setup_r_disabled())?;
+    let receives = can_receive();
     let operations = OPERATIONS.into_iter().map(Restriction::sqe_op);
-    let registrations = REGISTRATIONS.into_iter().map(Restriction::register_op);
-    let mut permitted: Vec<_> = operations.chain(registrations).collect();
+    let mut permitted: Vec<_> = operations.collect();
+    if receives {
+        // An older kernel refuses what it does not know.
+        permitted.push(Restriction::sqe_op(opcode::ReadMulti::CODE));
+        permitted.push(Restriction::sqe_flags_allowed(Flags::BUFFER_SELECT.bits()));
+    }
+    let known = REGISTRATIONS.into_iter().filter(|number| receives || *number < PBUF_RING);
+    permitted.extend(known.map(Restriction::register_op));
     ring.submitter().register_restrictions(&mut permitted)?;
     ring.submitter().register_enable_rings()?;
     Ok(IdleRing { ring, last_poll: 0 })
+}
+
+/// Whether the kernel receives messages into buffers of a ring as they arrive (Linux 6.7), as far
+/// as is known: from the first ring on.
+pub(crate) fn can_receive() -> bool {
+    !RECEIVES_NONE.load(Ordering::Relaxed) && CAN_RECEIVE.get().is_some_and(|can| *can)
+}
+
+/// Has no ring receive messages from now on, as before Linux 6.7: so that tests can try both.
+pub fn receive_no_messages() {
+    // Relaxed: it orders nothing else.
+    RECEIVES_NONE.store(true, Ordering::Relaxed);
+}
+
+fn probe(ring: &IoUring) -> bool {
+    let mut probe = Probe::new();
+    let probed = ring.submitter().register_probe(&mut probe);
+    probed.is_ok() && probe.is_supported(opcode::ReadMulti::CODE)
 }
 
 fn make(builder: &mut io_uring::Builder) -> io::Result<IoUring> {
@@ -71,6 +108,7 @@ fn make(builder: &mut io_uring::Builder) -> io::Result<IoUring> {
     if !parameters.is_feature_nodrop() || !parameters.is_feature_submit_stable() {
         return Err(io::Error::other("io_uring is too old (Linux 5.5 is needed)"));
     }
+    CAN_RECEIVE.get_or_init(|| probe(&ring));
     // Kernels before 5.15 have no such limit.
     drop(ring.submitter().register_iowq_max_workers(&mut [KERNEL_THREADS, KERNEL_THREADS]));
     Ok(ring)
@@ -102,6 +140,55 @@ pub(crate) fn give_back(mut idle: IdleRing) {
         lock(stock).push(idle);
     } else {
         mem::drop(idle);
+    }
+}
+
+/// A ring that goes back when it is dropped.
+pub(crate) struct LentRing {
+    ring: ManuallyDrop<IoUring>,
+    last_poll: u32,
+    /// It is in use, and for nobody else.
+    is_kept: bool,
+}
+
+impl LentRing {
+    /// A ring whose latest poll had this number.
+    pub(crate) fn new(ring: IoUring, last_poll: u32) -> Self {
+        Self { ring: ManuallyDrop::new(ring), last_poll, is_kept: false }
+    }
+
+    /// Notes the number of the latest poll.
+    pub(crate) fn set_last_poll(&mut self, last_poll: u32) {
+        self.last_poll = last_poll;
+    }
+
+    /// The ring does not go back: the kernel may work on something.
+    pub(crate) fn keep_from_others(&mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Deref for LentRing {
+    type Target = IoUring;
+
+    fn deref(&self) -> &IoUring {
+        &self.ring
+    }
+}
+
+impl DerefMut for LentRing {
+    fn deref_mut(&mut self) -> &mut IoUring {
+        &mut self.ring
+    }
+}
+
+impl Drop for LentRing {
+    fn drop(&mut self) {
+        // SAFETY: the field is taken once, here, and nothing uses it afterwards.
+        let ring = unsafe { ManuallyDrop::take(&mut self.ring) };
+        if !self.is_kept {
+            give_back(IdleRing { ring, last_poll: self.last_poll });
+        }
     }
 }
 

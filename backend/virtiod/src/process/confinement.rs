@@ -26,8 +26,8 @@ use uring::rings;
 /// The root directory of guests' processes, which stays empty.
 const EMPTY: &str = "/run/xen-virtiod/empty";
 
-/// Number of io_uring instances that a process has: one for each thread of a disk's queues and of a
-/// network device. Where none is left, threads do the work.
+/// Number of io_uring instances that a process has: one for each thread of a disk's queues, and two
+/// for a network device. Where none is left, threads do a disk's work, and packets are asked for.
 const RINGS: usize = 32;
 
 /// A right that cannot be given up.
