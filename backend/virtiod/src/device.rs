@@ -103,6 +103,10 @@ pub enum WorkSource {
     /// thread may poll these without polling other sources, and notify the driver of several used
     /// buffers at once.
     Driver,
+    /// The driver, and a peer of whose messages [`VirtioDevice::has_completions`] tells: the
+    /// device's thread may poll these without polling other sources. The bus notifies the driver
+    /// after each batch.
+    DriverAndPeer,
     /// The driver and the device's own sources: the bus notifies the driver after each batch.
     Both,
 }

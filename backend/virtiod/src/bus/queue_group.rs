@@ -384,7 +384,7 @@ impl<P: AccessPlatform> QueueGroup<P> {
         }
         match self.device.work_source() {
             WorkSource::Driver => NotifyWhen::Coalesced,
-            WorkSource::Both => NotifyWhen::Now,
+            WorkSource::DriverAndPeer | WorkSource::Both => NotifyWhen::Now,
         }
     }
 

@@ -163,6 +163,8 @@ pub struct Scheduler {
     /// Requests that the storage works on.
     in_flight: u32,
     awaited: Awaited,
+    /// What was awaited when the thread slept last.
+    slept_for: Awaited,
     /// The thread has slept until storage completed requests: the driver may wait for them with
     /// nothing else to do.
     driver_waits: bool,
@@ -200,6 +202,7 @@ impl Scheduler {
             source_after: None,
             in_flight: 0,
             awaited: Awaited::Request,
+            slept_for: Awaited::Request,
             driver_waits: false,
             worked: false,
             attended: false,
@@ -215,7 +218,8 @@ impl Scheduler {
         self.notify_now = true;
         self.sources = woken.sources || woken.deadline;
         self.driver_waits = woken.sources && self.in_flight > 0;
-        let slept = self.slept(self.driver_waits, clock);
+        self.slept_for = self.awaited;
+        let slept = self.slept(self.driver_waits || woken.sources && self.has_peer(), clock);
         self.source_after = slept.map(|slept| (self.polled_in_vain, slept));
         (self.worked, self.attended, self.events) = (false, woken.sources, false);
         (self.phase, self.processed) = (Phase::Process, false);
@@ -265,7 +269,11 @@ impl Scheduler {
         self.in_flight = in_flight;
         self.worked |= taken || batch.count > 0 || !batch.rescheduled.is_empty();
         if batch.count > 0 {
-            self.awaited = Awaited::Request;
+            self.awaited = match when {
+                // Nobody waits for these but the peer.
+                NotifyWhen::Delayed if self.has_peer() => Awaited::Completion,
+                _ => Awaited::Request,
+            };
             self.judge_source();
         } else if taken && self.unnotified.is_empty() {
             self.awaited = Awaited::Completion;
@@ -314,9 +322,21 @@ impl Scheduler {
         }
         let after = self.poll_clock.time_of(vain);
         self.busy_poll.polled(after);
-        let awaited = if found.completions { Awaited::Completion } else { Awaited::Request };
-        self.busy_poll.found(awaited, after);
+        let found = if found.completions { Awaited::Completion } else { Awaited::Request };
+        self.busy_poll.found(self.habit_of(found, self.awaited), after);
         Phase::Process
+    }
+
+    /// Whether the device is between the driver and a peer: either may be the next to act.
+    fn has_peer(&self) -> bool {
+        self.work_source == WorkSource::DriverAndPeer
+    }
+
+    /// Whose habit is to be learnt from what happened while something was awaited. Where there is
+    /// a peer, what happens next depends on who acted last: habits are those of the time after the
+    /// driver's packets, and of the time after the peer's.
+    fn habit_of(&self, happened: Awaited, awaited: Awaited) -> Awaited {
+        if self.has_peer() { awaited } else { happened }
     }
 
     /// Nothing came while notifications were held back.
@@ -352,7 +372,7 @@ impl Scheduler {
     }
 
     fn polls(&self) -> bool {
-        self.work_source == WorkSource::Driver && self.busy_poll.is_enabled()
+        self.work_source != WorkSource::Both && self.busy_poll.is_enabled()
     }
 
     /// Whether the cost of the next notification is to be measured.
@@ -423,6 +443,7 @@ impl Scheduler {
 
     fn notify(&mut self) -> Step {
         self.pending = PendingCompletions::default();
+        self.delayed.driver_looks();
         Step::Notify(self.unnotified.take())
     }
 
@@ -448,6 +469,7 @@ impl Scheduler {
         let requests = self.busy_poll.window(Awaited::Request);
         match self.awaited {
             _ if !self.polls() => Duration::ZERO,
+            awaited if self.has_peer() => self.busy_poll.window(awaited),
             Awaited::Request => requests,
             Awaited::Completion => {
                 let completions = self.busy_poll.window(Awaited::Completion);
@@ -459,7 +481,7 @@ impl Scheduler {
     /// The queues to poll: nobody waits for doorbells meanwhile, so those with enabled ones too.
     fn polled_queues(&self) -> QueueSet {
         let mut queues = self.empty;
-        if self.work_source == WorkSource::Driver {
+        if self.work_source != WorkSource::Both {
             queues.extend(self.armed);
         }
         queues
@@ -469,7 +491,10 @@ impl Scheduler {
     fn judge_doorbell(&mut self) {
         if let Some(after) = self.doorbell_after.take() {
             match self.worked {
-                true => self.busy_poll.woken(Awaited::Request, self.polled_in_vain, after),
+                true => {
+                    let habit = self.habit_of(Awaited::Request, self.slept_for);
+                    self.busy_poll.woken(habit, self.polled_in_vain, after);
+                }
                 false => self.busy_poll.empty_doorbell(),
             }
         }
@@ -478,7 +503,8 @@ impl Scheduler {
     /// Learns from completions whether polling for them is worth its time.
     fn judge_source(&mut self) {
         if let Some((polled, after)) = self.source_after.take() {
-            self.busy_poll.woken(Awaited::Completion, polled, after);
+            let habit = self.habit_of(Awaited::Completion, self.slept_for);
+            self.busy_poll.woken(habit, polled, after);
         }
     }
 

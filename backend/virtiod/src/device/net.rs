@@ -1,5 +1,6 @@
 //! The network device (virtio 1.3 section 5.1).
 
+mod arrivals;
 mod config;
 mod control;
 mod features;
@@ -12,12 +13,14 @@ mod transmit;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tracing::Level;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MRG_RXBUF,
 };
 
+use self::arrivals::Arrivals;
 use self::config::Fields;
 use self::control::{Ack, ControlCommand};
 use self::interface::MAX_PACKET;
@@ -28,7 +31,8 @@ use self::receive::{HeaderFlags, PacketBuffers, PacketFormat, Receiver};
 use self::transmit::{PacketSink, Transmitter};
 use super::rate::{Limiter, SharedRate};
 use super::{
-    DeviceId, DeviceMemory, Fault, IoEngine, QueueContext, QueueSet, Source, VirtioDevice,
+    AwaitedFd, DeviceId, DeviceMemory, Fault, IoEngine, QueueContext, QueueSet, Source,
+    VirtioDevice, WorkSource,
 };
 use crate::Causes;
 use crate::record::DeviceNote;
@@ -57,6 +61,7 @@ pub struct Net {
     /// Number of queue pairs that the driver uses; 0 while it is not ready.
     active: usize,
     receivers: Vec<Receiver>,
+    arrivals: Arrivals,
     transmitter: Transmitter,
     engine: IoEngine,
     /// Where the next process finds the number of pairs that the driver uses.
@@ -115,7 +120,8 @@ impl Net {
             queue_sizes: vec![QUEUE_SIZE; 2 * count + 1],
             features: 0,
             active: 0,
-            receivers: (0..count).map(|pair| Receiver::new(2 * pair)).collect(),
+            receivers: (0..count).map(Receiver::new).collect(),
+            arrivals: Arrivals::new(count),
             transmitter: Transmitter::default(),
             engine: IoEngine::default(),
             note: None,
@@ -168,9 +174,10 @@ impl Net {
         let earlier = self.stats.bytes_read.load(Ordering::Relaxed);
         let receiver = self.receivers.get_mut(pair).filter(|_| pair < self.active);
         let Some(receiver) = receiver else { return Ok(false) };
-        let (interface, engine) = (self.interface.as_mut(), &mut self.engine);
-        let found = receiver.fill(interface, pair, engine).map_err(interface_fault)?;
-        receiver.deliver(queues, format, &self.stats)?;
+        let (interface, arrivals) = (self.interface.as_mut(), &mut self.arrivals);
+        let found = arrivals.fill(interface, pair, &mut self.engine).map_err(interface_fault)?;
+        receiver.deliver(arrivals, queues, format, &self.stats)?;
+        arrivals.listen(interface, pair, receiver.is_starved(), self.active);
         self.limits.to_guest.spend(self.stats.bytes_read.load(Ordering::Relaxed) - earlier);
         Ok(found)
     }
@@ -190,12 +197,8 @@ impl Net {
         // Packets in a queue that the driver no longer uses are still sent.
         let pair = pair.min(self.active.saturating_sub(1));
         let (interface, engine) = (self.interface.as_mut(), &mut self.engine);
-        self.transmitter.transmit(
-            index,
-            queues,
-            PacketSink { interface, pair, engine },
-            &self.stats,
-        )?;
+        let sink = PacketSink { interface, pair, engine };
+        self.transmitter.transmit(index, queues, sink, &self.stats)?;
         self.limits.from_guest.spend(self.stats.bytes_written.load(Ordering::Relaxed) - earlier);
         Ok(())
     }
@@ -230,7 +233,8 @@ impl Net {
             return Ack::Refused;
         }
         self.set_active(count);
-        self.receivers.iter_mut().skip(count).for_each(Receiver::drop_packets);
+        let unused = self.receivers.iter_mut().skip(count);
+        unused.for_each(|receiver| receiver.drop_packets(&mut self.arrivals));
         Ack::Done
     }
 
@@ -348,12 +352,14 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
         self.limited = QueueSet::default();
         self.set_active(0);
         self.set_announce(false);
-        self.receivers.iter_mut().for_each(Receiver::reset);
         if let Err(error) = self.interface.use_pairs(0) {
             self.stats
                 .log
                 .line(Level::WARN, format_args!("interface still in use: {}", Causes(&error)));
         }
+        // Behind that no more arrive.
+        self.receivers.iter_mut().for_each(|receiver| receiver.reset(&mut self.arrivals));
+        self.arrivals.stop_polling();
     }
 
     /// The device keeps no requests of transmit queues and of the control queue over iterations.
@@ -390,16 +396,35 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
                 to_guest = self.limits.to_guest.source();
                 return None;
             }
-            self.interface.packets(pair)
+            self.arrivals.source(self.interface.as_ref(), pair)
         });
         let mut sources: Vec<_> = packets.chain([self.interface.link_changes()]).collect();
+        sources.extend(self.arrivals.common_source());
         // Only where somebody waits: a timer that nobody heeds stays ready.
         let from_guest = self.limits.from_guest.source().filter(|_| !self.limited.is_empty());
         sources.extend(to_guest.into_iter().chain(from_guest));
         sources
     }
 
+    fn work_source(&self) -> WorkSource {
+        if self.arrivals.show_in_memory() { WorkSource::DriverAndPeer } else { WorkSource::Both }
+    }
+
+    fn has_completions(&self) -> bool {
+        self.arrivals.has_new()
+    }
+
+    fn wait(&mut self, fds: &mut [AwaitedFd], limit: Duration) -> io::Result<()> {
+        self.arrivals.wait(fds, limit)
+    }
+
+    fn forget_descriptors(&mut self) {
+        self.arrivals.stop_polling();
+    }
+
     fn handle_sources(&mut self, queues: &mut QueueContext<'_, M>) -> Result<(), Fault> {
+        // Or their source would stay ready.
+        self.arrivals.collect();
         let mut found = false;
         if !self.limited.is_empty() && is_open(&mut self.limits.from_guest, &self.stats)? {
             self.limited.take().iter().for_each(|index| queues.reschedule(index));

@@ -2,14 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown,
+    socketpair,
+};
+use uring::waiting::{AwaitedFd, wait_by_poll};
 
-use crate::device::net::interface::{Interface, LinkState, Offload};
+use crate::device::net::interface::{Interface, LinkState, MAX_PACKET, Offload};
 use crate::device::{Gather, Source};
 use crate::tap::network::{
     Attached, Bridge, Exported, InterfaceRequest, LinkMonitor, Network, NetworkError,
@@ -29,7 +34,43 @@ pub(super) struct FakeLink {
     link_changed: EventFd,
     arrived: Vec<EventFd>,
     /// A file of messages that replaces the simulated cable.
-    messages: OnceLock<UnixDatagram>,
+    messages: OnceLock<MessageFile>,
+}
+
+/// Both ends of a file whose messages are packets, as those of a TAP interface are.
+struct MessageFile {
+    device: OwnedFd,
+    test: OwnedFd,
+}
+
+impl MessageFile {
+    fn new() -> Self {
+        // The peer gets whole packets, and the socket holds some hundred.
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (device, test) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        Self { device, test }
+    }
+
+    /// Takes the next packet for the guest.
+    fn receive(&self, into: &mut [u8]) -> io::Result<usize> {
+        Ok(recv(&self.device, into, RecvFlags::empty())?.0)
+    }
+
+    /// Waits for the guest's next packet.
+    fn next(&self) -> Vec<u8> {
+        let mut fds = [AwaitedFd::readable(self.test.as_fd())];
+        wait_by_poll(&mut fds, Duration::from_secs(10)).unwrap();
+        assert!(fds[0].is_ready, "waited 10 s for a packet of the guest's");
+        let mut packet = vec![0; MAX_PACKET];
+        let (length, _) = recv(&self.test, &mut packet[..], RecvFlags::empty()).unwrap();
+        packet.truncate(length);
+        packet
+    }
+}
+
+fn send_message(file: &OwnedFd, packet: &[u8]) -> io::Result<()> {
+    Ok(send(file, packet, SendFlags::NOSIGNAL).map(drop)?)
 }
 
 #[derive(Default)]
@@ -124,6 +165,9 @@ impl FakeLink {
     /// Sends packets to the guest at once; returns whether the cable keeps them.
     pub(super) fn send_together(&self, pair: usize, packets: &[Vec<u8>]) -> bool {
         let mut state = self.state();
+        if let Some(MessageFile { test, .. }) = self.messages.get().filter(|_| pair < state.pairs) {
+            return packets.iter().all(|packet| send_message(test, packet).is_ok());
+        }
         if pair >= state.pairs || state.to_guest[pair].len() + packets.len() > LINK_CAPACITY {
             return false;
         }
@@ -135,6 +179,9 @@ impl FakeLink {
     /// Waits for the guest's next packet; returns it with the pair that it used. Fails the test
     /// after ten seconds.
     pub(super) fn next(&self) -> (usize, Vec<u8>) {
+        if let Some(messages) = self.messages.get() {
+            return (0, messages.next());
+        }
         let wait = Duration::from_secs(10);
         let empty = |state: &mut State| state.from_guest.is_empty();
         let (mut state, waited) = self.sent.wait_timeout_while(self.state(), wait, empty).unwrap();
@@ -142,14 +189,9 @@ impl FakeLink {
         state.from_guest.pop_front().unwrap()
     }
 
-    /// Makes packets messages of a file, as a TAP interface's are; returns the file's other end.
-    /// The file holds ten.
-    pub(super) fn use_messages(&self) -> UnixDatagram {
-        let (theirs, ours) = UnixDatagram::pair().unwrap();
-        theirs.set_nonblocking(true).unwrap();
-        ours.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        self.messages.set(theirs).expect("only once");
-        ours
+    /// Makes packets messages of a file, as a TAP interface's are. All pairs use it.
+    pub(super) fn use_messages(&self) {
+        assert!(self.messages.set(MessageFile::new()).is_ok(), "only once");
     }
 
     /// Sets the link up or down.
@@ -161,6 +203,9 @@ impl FakeLink {
     /// Makes every use of the interface fail from now on, as if it had been removed.
     pub(super) fn tear(&self) {
         self.state().is_broken = true;
+        if let Some(messages) = self.messages.get() {
+            shutdown(&messages.test, Shutdown::Both).unwrap();
+        }
         for arrived in &self.arrived {
             arrived.write(1).unwrap();
         }
@@ -200,6 +245,9 @@ impl Interface for Plug {
         let mut state = self.state()?;
         state.pairs = count;
         state.to_guest.iter_mut().skip(count).for_each(VecDeque::clear);
+        if let Some(messages) = self.cable.messages.get().filter(|_| count == 0) {
+            while messages.receive(&mut [0]).is_ok() {}
+        }
         Ok(())
     }
 
@@ -215,7 +263,8 @@ impl Interface for Plug {
 
     fn receive(&mut self, pair: usize, into: &mut [u8]) -> io::Result<Option<usize>> {
         if let Some(messages) = self.cable.messages.get() {
-            return Ok(messages.recv(into).ok());
+            drop(self.state()?);
+            return Ok(messages.receive(into).ok());
         }
         let mut state = self.state()?;
         let Some(packet) = state.to_guest[pair].pop_front() else {
@@ -234,7 +283,7 @@ impl Interface for Plug {
         let mut bytes = vec![0; packet.length()];
         packet.copy_to(&mut bytes);
         if let Some(messages) = self.cable.messages.get() {
-            return messages.send(&bytes).map(drop);
+            return send_message(&messages.device, &bytes);
         }
         state.from_guest.push_back((pair, bytes));
         self.cable.sent.notify_all();
@@ -242,7 +291,7 @@ impl Interface for Plug {
     }
 
     fn messages(&self, _pair: usize) -> Option<BorrowedFd<'_>> {
-        self.cable.messages.get().map(AsFd::as_fd)
+        self.cable.messages.get().map(|messages| messages.device.as_fd())
     }
 
     fn packets(&self, pair: usize) -> Option<Source<'_>> {

@@ -523,7 +523,35 @@ pub(super) struct TestNet {
     pub(super) link: Arc<FakeLink>,
 }
 
+/// How packets reach a network device.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum PacketWay {
+    /// The device asks a simulated interface for each.
+    Each,
+    /// It asks for several messages of a file at once, as before Linux 6.7.
+    Batch,
+    /// The kernel receives messages of a file into the device's buffers by itself.
+    Inbox,
+}
+
 impl TestNet {
+    /// A connected network device for each way in which packets reach it; a test's output says
+    /// which failed.
+    pub(super) fn each_way() -> impl Iterator<Item = Self> {
+        // Behind the others, which the last would change too.
+        [PacketWay::Each, PacketWay::Inbox, PacketWay::Batch].into_iter().map(|way| {
+            println!("packets by {way:?}");
+            if matches!(way, PacketWay::Batch) {
+                rings::receive_no_messages();
+            }
+            let net = Self::connect();
+            if !matches!(way, PacketWay::Each) {
+                net.link.use_messages();
+            }
+            net
+        })
+    }
+
     /// A connected network device.
     pub(super) fn connect() -> Self {
         let add = |host: &Host| host.add("virtio", 1, 0, &[("type", "virtio,device1")]);

@@ -14,7 +14,10 @@
 //! Nor may polling be in the way of what it waits for: where the guest, or a thread of the kernel's
 //! that works for storage, has no processor but the one on which the thread polls.
 //!
-//! A device whose storage works while the thread does something else has two windows: one for the
+//! A device between the driver and a peer, such as the other end of a network, has two windows: one
+//! for whatever comes after a packet of the driver's, and one for what comes after the peer's.
+//!
+//! A device whose storage works while the thread does something else has two too: one for the
 //! driver's next request, and one for the storage's next completion, which is learnt alike. Storage
 //! that takes longer than the limit is never polled for.
 
@@ -41,9 +44,10 @@ const UNMEASURED: u32 = 32;
 /// The next thing to happen that the thread polls for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Awaited {
-    /// A request of the driver's.
+    /// A request of the driver's; what follows a packet of a peer's, where there is one.
     Request,
-    /// A completion of the storage's: the driver was notified of all others.
+    /// A completion of the storage's: the driver was notified of all others. What follows a packet
+    /// to a peer, where there is one.
     Completion,
 }
 

@@ -12,7 +12,8 @@ use crate::device::{BatchSummary, QueueSet};
 const REQUESTS: u32 = 4;
 /// Most bytes of these: a sender may wait for more.
 const BYTES: u64 = 4096;
-/// Most iterations until the driver is notified.
+/// Most iterations until the driver is notified, and most notifications of other queues: at each of
+/// them the driver may look.
 const ITERATIONS: u32 = 16;
 
 /// Queues whose notification is delayed.
@@ -49,6 +50,15 @@ impl Delayed {
         had
     }
 
+    /// The driver is notified of other queues: most find all used buffers then. Those of the
+    /// delayed queues so far do not count any more towards the most.
+    pub(super) fn driver_looks(&mut self) {
+        if !self.is_empty() && self.iterations < ITERATIONS {
+            self.iterations += 1;
+            self.pending = PendingCompletions::default();
+        }
+    }
+
     /// Takes all queues out.
     pub(super) fn take(&mut self) -> QueueSet {
         std::mem::take(self).queues
@@ -80,6 +90,17 @@ mod tests {
         assert!(delayed.remove(1) && delayed.is_empty() && !delayed.remove(1));
         assert!(!delayed.add(&batch(1, 1, BYTES + 1)));
         assert!(delayed.add(&batch(1, 1, BYTES)));
+    }
+
+    #[test]
+    fn driver_that_is_notified_of_others_looks_at_them_too() {
+        let mut delayed = Delayed::default();
+        let added = (0..1000).take_while(|_| {
+            delayed.driver_looks();
+            delayed.add(&batch(1, 1, 64))
+        });
+        // Not for ever: a driver may not look.
+        assert_eq!(added.count() as u32, 1 + ITERATIONS + REQUESTS - 1);
     }
 
     #[test]

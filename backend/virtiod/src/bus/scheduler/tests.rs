@@ -1,5 +1,6 @@
 //! The scheduler with a clock that a test sets, and a driver that is played.
 
+mod peer;
 mod storage;
 
 use super::clock::fake::FakeClock;

@@ -6,18 +6,15 @@
 //! more than it writes.
 
 use std::collections::VecDeque;
-use std::io;
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 
-use super::interface::{HEADER_SIZE, Interface, MAX_PACKET};
-use crate::device::{
-    BATCH_PAGES, Buffers, DeviceMemory, Fault, IoEngine, QueueContext, VirtioRequest,
-};
+use super::arrivals::{Arrivals, Packet};
+use super::interface::HEADER_SIZE;
+use crate::device::{BATCH_PAGES, Buffers, DeviceMemory, Fault, QueueContext, VirtioRequest};
 use crate::stats::DeviceStats;
 
-/// Maximum number of packets that an iteration receives from the interface.
+/// Maximum number of packets that an iteration delivers.
 const PACKETS: usize = 32;
 /// Offset of `flags` in the header.
 const FLAGS: usize = 0;
@@ -49,15 +46,9 @@ pub(super) enum HeaderFlags {
     Checksum,
 }
 
-/// One receive queue.
+/// The receive queue of a pair.
 pub(super) struct Receiver {
-    index: usize,
-    /// Buffer for an iteration's packets, each of the maximum length.
-    bytes: Vec<u8>,
-    /// Number of packets in the latest iteration.
-    latest: usize,
-    /// Packets in `bytes` that were not delivered to the guest yet.
-    waiting: VecDeque<Range<usize>>,
+    pair: usize,
     /// Requests that were taken from the ring and not filled yet; at most the number of the ring's
     /// entries.
     stock: VecDeque<VirtioRequest>,
@@ -66,7 +57,7 @@ pub(super) struct Receiver {
 
 /// A packet and the number of requests that it will fill.
 struct Delivery {
-    packet: Range<usize>,
+    packet: Packet,
     requests: usize,
 }
 
@@ -90,16 +81,14 @@ enum Gathered {
 }
 
 impl Receiver {
-    /// A receiver for the receive queue with this index.
-    pub(super) fn new(index: usize) -> Self {
-        Self {
-            index,
-            bytes: vec![0; PACKETS * MAX_PACKET],
-            latest: 0,
-            waiting: VecDeque::new(),
-            stock: VecDeque::new(),
-            starved: false,
-        }
+    /// A receiver for this pair's packets.
+    pub(super) fn new(pair: usize) -> Self {
+        Self { pair, stock: VecDeque::new(), starved: false }
+    }
+
+    /// The number of its queue.
+    fn index(&self) -> usize {
+        2 * self.pair
     }
 
     /// Whether packets wait for buffers, which a doorbell announces.
@@ -113,8 +102,8 @@ impl Receiver {
     }
 
     /// Drops the packets that wait.
-    pub(super) fn drop_packets(&mut self) {
-        self.waiting.clear();
+    pub(super) fn drop_packets(&mut self, arrivals: &mut Arrivals) {
+        arrivals.drop_packets(self.pair);
         self.starved = false;
     }
 
@@ -126,92 +115,23 @@ impl Receiver {
     }
 
     /// Drops all packets and forgets all buffers.
-    pub(super) fn reset(&mut self) {
-        self.drop_packets();
+    pub(super) fn reset(&mut self, arrivals: &mut Arrivals) {
+        self.drop_packets(arrivals);
         self.stock.clear();
-    }
-
-    /// Receives packets from the interface, unless some still wait. Returns whether any wait then.
-    pub(super) fn fill(
-        &mut self,
-        interface: &mut dyn Interface,
-        pair: usize,
-        engine: &mut IoEngine,
-    ) -> io::Result<bool> {
-        if !self.waiting.is_empty() {
-            return Ok(true);
-        }
-        // A packet that the batch could not receive is still in the interface; the next iteration
-        // takes it.
-        match interface.messages(pair).filter(|_| engine.can_batch_messages()) {
-            Some(file) => self.receive_batch(file, engine)?,
-            None => self.receive_each(interface, pair)?,
-        }
-        Ok(!self.waiting.is_empty())
-    }
-
-    /// Receives packets with few system calls. It asks for one packet more than the iteration
-    /// before had: the missing packet shows that no more are waiting, without another call.
-    fn receive_batch(&mut self, file: BorrowedFd<'_>, engine: &mut IoEngine) -> io::Result<()> {
-        let (mut tried, mut more) = (0, self.latest + 1);
-        while tried < PACKETS {
-            let slots = tried..PACKETS.min(tried + more.max(2));
-            more = slots.len();
-            tried = slots.end;
-            if self.receive_some(slots, file, engine)? < more {
-                break;
-            }
-        }
-        self.latest = self.waiting.len();
-        Ok(())
-    }
-
-    /// Receives packets into these slots of the buffer with one system call; returns their number.
-    fn receive_some(
-        &mut self,
-        slots: Range<usize>,
-        file: BorrowedFd<'_>,
-        engine: &mut IoEngine,
-    ) -> io::Result<usize> {
-        let before = self.waiting.len();
-        let buffers = self.bytes.chunks_exact_mut(MAX_PACKET).skip(slots.start).take(slots.len());
-        let mut batch = engine.batch();
-        buffers.enumerate().for_each(|(number, slot)| batch.take(number, slot));
-        let results = batch.run_messages(file);
-        for (number, slot) in slots.enumerate() {
-            let start = slot * MAX_PACKET;
-            match results.of(number) {
-                Some(Ok(length)) => self.waiting.push_back(start..start + length),
-                // A packet may have arrived during the other receptions.
-                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Some(Err(error)) => return Err(error),
-                None => {}
-            }
-        }
-        Ok(self.waiting.len() - before)
-    }
-
-    /// Receives packets one by one.
-    fn receive_each(&mut self, interface: &mut dyn Interface, pair: usize) -> io::Result<()> {
-        for (number, slot) in self.bytes.chunks_exact_mut(MAX_PACKET).enumerate() {
-            let Some(length) = interface.receive(pair, slot)? else { break };
-            let start = number * MAX_PACKET;
-            self.waiting.push_back(start..start + length);
-        }
-        Ok(())
     }
 
     /// Delivers to the guest the packets for which there are buffers.
     pub(super) fn deliver<M: DeviceMemory>(
         &mut self,
+        arrivals: &mut Arrivals,
         queues: &mut QueueContext<'_, M>,
         format: PacketFormat,
         stats: &DeviceStats,
     ) -> Result<(), Fault> {
-        if self.waiting.is_empty() {
+        if arrivals.is_empty(self.pair) {
             return Ok(());
         }
-        let (plan, mut fault) = self.plan(queues, format.buffers, stats);
+        let (plan, mut fault) = self.plan(arrivals, queues, format.buffers, stats);
         let count = plan.iter().map(|delivery| delivery.requests).sum();
         let mut requests = queues.take_list();
         self.stock.drain(..count).for_each(|request| requests.push(request));
@@ -220,29 +140,24 @@ impl Receiver {
         let mut done = Vec::with_capacity(count);
         let mut rest = &*requests;
         for delivery in plan {
-            let packet = self.bytes.get_mut(delivery.packet);
-            let (Some((now, later)), Some(packet)) =
-                (rest.split_at_checked(delivery.requests), packet)
-            else {
-                fault = Some(Fault::Internal("a packet is planned for buffers that do not exist"));
-                break;
-            };
-            rest = later;
-            finish_header(packet, now.len(), format.flags);
-            if let Err(first) = write(packet, now, queues.memory(), &mut done, stats) {
-                fault = Some(first);
-                break;
+            if fault.is_none() {
+                let (now, later) = rest.split_at(delivery.requests.min(rest.len()));
+                rest = later;
+                let packet = arrivals.bytes(&delivery.packet).unwrap_or_default();
+                finish_header(packet, now.len(), format.flags);
+                fault = write(packet, now, queues.memory(), &mut done, stats).err();
             }
+            arrivals.give_back(delivery.packet);
         }
-        queues.give_back(self.index, &done)?;
+        queues.give_back(self.index(), &done)?;
         queues.recycle(requests);
         if let Some(fault) = fault {
             return Err(fault);
         }
         if self.starved {
-            queues.mark_idle(self.index);
-        } else if !self.waiting.is_empty() {
-            queues.reschedule(self.index);
+            queues.mark_idle(self.index());
+        } else if !arrivals.is_empty(self.pair) {
+            queues.reschedule(self.index());
         }
         Ok(())
     }
@@ -251,22 +166,31 @@ impl Receiver {
     /// search, if one did.
     fn plan<M: DeviceMemory>(
         &mut self,
+        arrivals: &mut Arrivals,
         queues: &mut QueueContext<'_, M>,
         buffers: PacketBuffers,
         stats: &DeviceStats,
     ) -> (Vec<Delivery>, Option<Fault>) {
-        let mut plan = Vec::with_capacity(self.waiting.len());
+        let mut plan = Vec::with_capacity(PACKETS);
         let mut planned = Planned::default();
-        while let Some(packet) = self.waiting.pop_front() {
-            match self.gather(packet.len() as u64, &mut planned, queues, buffers) {
+        while plan.len() < PACKETS
+            && let Some(packet) = arrivals.pop(self.pair)
+        {
+            match self.gather(packet.length() as u64, &mut planned, queues, buffers) {
                 Ok(Gathered::Enough(requests)) => plan.push(Delivery { packet, requests }),
-                Ok(Gathered::Never) => DeviceStats::count(&stats.dropped_to_guest),
+                Ok(Gathered::Never) => {
+                    DeviceStats::count(&stats.dropped_to_guest);
+                    arrivals.give_back(packet);
+                }
                 Ok(later @ (Gathered::NotYet | Gathered::Later)) => {
                     self.starved = matches!(later, Gathered::NotYet);
-                    self.waiting.push_front(packet);
+                    arrivals.put_back(self.pair, packet);
                     break;
                 }
-                Err(fault) => return (plan, Some(fault)),
+                Err(fault) => {
+                    arrivals.give_back(packet);
+                    return (plan, Some(fault));
+                }
             }
         }
         (plan, None)
@@ -290,7 +214,7 @@ impl Receiver {
             }
             if with.requests == self.stock.len() && !self.refill_stock(queues)? {
                 // A size of 0: the queue is not set up, or was reset.
-                let size = queues.size(self.index);
+                let size = queues.size(self.index());
                 let whole_ring = alone && (1..=count).contains(&size);
                 return Ok(if whole_ring { Gathered::Never } else { Gathered::NotYet });
             }
@@ -314,8 +238,8 @@ impl Receiver {
         &mut self,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<bool, Fault> {
-        let missing = queues.size(self.index).saturating_sub(self.stock.len());
-        let (mut requests, fault) = queues.fetch(self.index, missing);
+        let missing = queues.size(self.index()).saturating_sub(self.stock.len());
+        let (mut requests, fault) = queues.fetch(self.index(), missing);
         let found = !requests.is_empty();
         let wrong = requests.iter().find(|request| request.readable().length() > 0);
         if let Some(VirtioRequest { head, .. }) = wrong {
@@ -333,7 +257,7 @@ fn trim(requests: &mut [VirtioRequest], plan: &[Delivery]) {
     let mut rest = requests;
     for delivery in plan {
         let (now, later) = rest.split_at_mut(delivery.requests.min(rest.len()));
-        let mut left = delivery.packet.len() as u64;
+        let mut left = delivery.packet.length() as u64;
         for request in now {
             request.truncate_writable(left);
             left -= request.writable().length();
