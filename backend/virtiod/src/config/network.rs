@@ -1,5 +1,7 @@
 //! Settings of network devices.
 
+use std::net::IpAddr;
+
 use serde::Deserialize;
 
 use super::RateLimit;
@@ -23,6 +25,10 @@ pub struct NetworkSettings {
     pub rate_to_guest: Option<RateLimit>,
     /// Limit of packets from the guest.
     pub rate_from_guest: Option<RateLimit>,
+    /// Whether packets from the guest may come from its own MAC address alone.
+    pub lock_mac: Option<bool>,
+    /// The IP addresses that they may come from; they come from its own MAC address alone then.
+    pub lock_addresses: Option<Vec<IpAddr>>,
 }
 
 /// Settings of all network devices. They have no address and no name, which must be unique.
@@ -33,6 +39,7 @@ pub(super) struct NetworkDefaults {
     queues: Option<QueuePairs>,
     rate_to_guest: Option<RateLimit>,
     rate_from_guest: Option<RateLimit>,
+    lock_mac: Option<bool>,
 }
 
 impl NetworkDefaults {
@@ -43,6 +50,7 @@ impl NetworkDefaults {
             queues: own.queues.or(self.queues),
             rate_to_guest: own.rate_to_guest.or(self.rate_to_guest),
             rate_from_guest: own.rate_from_guest.or(self.rate_from_guest),
+            lock_mac: own.lock_mac.or(self.lock_mac),
             ..own
         }
     }

@@ -5,6 +5,7 @@ mod config;
 mod control;
 mod features;
 pub mod interface;
+mod lock;
 mod mac;
 mod pairs;
 mod receive;
@@ -25,6 +26,7 @@ use self::config::Fields;
 use self::control::{Ack, ControlCommand};
 use self::interface::MAX_PACKET;
 pub use self::interface::{Interface, LinkState};
+pub use self::lock::AddressLock;
 pub use self::mac::MacAddress;
 pub use self::pairs::QueuePairs;
 use self::receive::{HeaderFlags, PacketBuffers, PacketFormat, Receiver};
@@ -69,6 +71,8 @@ pub struct Net {
     /// The number of an earlier process.
     noted: u32,
     limits: NetLimits,
+    /// The addresses that the guest's packets may come from.
+    lock: Option<AddressLock>,
     /// Transmit queues whose packets wait for the limit.
     limited: QueueSet,
     stats: Arc<DeviceStats>,
@@ -127,9 +131,16 @@ impl Net {
             note: None,
             noted: 0,
             limits,
+            lock: None,
             limited: QueueSet::default(),
             stats,
         }
+    }
+
+    /// Sends only packets of the guest's that come from these addresses.
+    #[must_use]
+    pub fn locked(self, lock: Option<AddressLock>) -> Self {
+        Self { lock, ..self }
     }
 
     fn role(&self, index: usize) -> Role {
@@ -197,7 +208,7 @@ impl Net {
         // Packets in a queue that the driver no longer uses are still sent.
         let pair = pair.min(self.active.saturating_sub(1));
         let (interface, engine) = (self.interface.as_mut(), &mut self.engine);
-        let sink = PacketSink { interface, pair, engine };
+        let sink = PacketSink { interface, pair, engine, lock: self.lock.as_ref() };
         self.transmitter.transmit(index, queues, sink, &self.stats)?;
         self.limits.from_guest.spend(self.stats.bytes_written.load(Ordering::Relaxed) - earlier);
         Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::DeviceError;
 use crate::bus::{DevicePath, Keys};
 use crate::config::NetworkSettings;
-use crate::device::net::{MacAddress, Net, NetLimits};
+use crate::device::net::{AddressLock, MacAddress, Net, NetLimits};
 use crate::stats::DeviceStats;
 use crate::tap::name::InterfaceName;
 use crate::tap::network::{InterfaceRequest, Network, NetworkError};
@@ -54,7 +54,16 @@ pub(super) fn open<S: XenStore>(
     }
     let bridge = bridge.map(tracing::field::display);
     tracing::info!(tap = %name, bridge, %mac, queues = pairs.count(), "network device opened");
-    Ok(Net::new(attached.interface, mac, pairs, limits, Arc::clone(stats)))
+    let net = Net::new(attached.interface, mac, pairs, limits, Arc::clone(stats));
+    Ok(net.locked(lock(settings, mac)))
+}
+
+/// The addresses that the guest's packets may come from.
+fn lock(settings: &NetworkSettings, mac: MacAddress) -> Option<AddressLock> {
+    match &settings.lock_addresses {
+        Some(addresses) => Some(AddressLock::to_addresses(mac, addresses.clone())),
+        None => settings.lock_mac.unwrap_or(false).then(|| AddressLock::to_mac(mac)),
+    }
 }
 
 /// Returns the MAC address of a device whose configuration has none.

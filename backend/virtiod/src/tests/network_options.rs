@@ -8,7 +8,7 @@ use virtio_bindings::virtio_net::{
 
 use super::driver::Driver;
 use super::host::{Ends, Host};
-use super::network::{add, packet, received};
+use super::network::{HEADER, TRANSMIT, add, packet, received, send};
 use crate::device::net::interface::Offload;
 use crate::device::net::{LinkState, MacAddress};
 use xen::Access;
@@ -88,6 +88,55 @@ fn configuration_sets_address_interface_bridge_and_queues() {
     assert_eq!(driver.config(0, 10), [0, 0x16, 0x3e, 1, 2, 3, 0, 0, 2, 0]);
     assert_eq!(published(&host, &ends, "bridge"), None);
     end(host, &ends, driver);
+}
+
+/// An IPv4 packet behind its headers, whose source has this last byte, in frames of the MAC address
+/// 00:16:3e:00:00:05.
+fn ipv4_from(last: u8, length: usize) -> Vec<u8> {
+    let mut bytes = packet(length, last);
+    let frame = &mut bytes[HEADER..];
+    frame[6..14].copy_from_slice(&[0, 0x16, 0x3e, 0, 0, 5, 8, 0]);
+    frame[26..30].copy_from_slice(&[192, 0, 2, last]);
+    bytes
+}
+
+#[test]
+fn locked_guest_sends_from_its_own_addresses_alone() {
+    for is_file in [false, true] {
+        let host = Host::start();
+        host.configure(
+            "[domain.web1.virtio.0.net]\nmac = \"00:16:3e:00:00:05\"\n\
+             lock-addresses = [\"192.0.2.5\"]",
+        );
+        host.hypervisor.store_write("/local/domain/1/name", "web1");
+        let (ends, mut driver, cable) = add(&host, 1);
+        if is_file {
+            cable.use_messages();
+        }
+        driver.start_with(2);
+        let frames = [(5, 60), (6, 60), (5, 1400), (6, 1400), (5, 200)];
+        driver.use_queue(TRANSMIT);
+        let frames = frames.map(|(last, length)| ipv4_from(last, length));
+        // Several at once, as with segments in several buffers.
+        let shared = frames.each_ref().map(|frame| driver.share(frame, Access::ReadOnly));
+        let (ring, guest) = driver.ring();
+        for frame in &shared {
+            ring.add(guest, &[frame.readable()]);
+        }
+        ring.doorbell.notify();
+        for frame in &shared {
+            driver.wait_used();
+            driver.unshare(frame);
+        }
+        // One alone, whose begin is in several buffers.
+        send(&mut driver, &frames[3], &[10, 20, 30, 1352]);
+        send(&mut driver, &frames[2], &[10, 20, 30, 1352]);
+        for own in [0, 2, 4, 2] {
+            assert!(cable.next().1 == frames[own], "{is_file} {own}");
+        }
+        assert_eq!(host.stat(DomId(1)).stats.dropped.from_guest, 3);
+        end(host, &ends, driver);
+    }
 }
 
 #[test]

@@ -2,7 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
+use tracing::Level;
+
+use super::AddressLock;
 use super::interface::{HEADER_SIZE, Interface, MAX_PACKET};
+use super::lock::LOOKED_AT;
 use crate::device::{
     BATCH, DeviceMemory, Fault, Gather, IoEngine, MessageResults, QueueContext, VirtioRequest,
 };
@@ -13,21 +17,33 @@ pub(super) struct PacketSink<'i> {
     pub(super) interface: &'i mut dyn Interface,
     pub(super) pair: usize,
     pub(super) engine: &'i mut IoEngine,
+    /// The addresses that packets may come from.
+    pub(super) lock: Option<&'i AddressLock>,
 }
 
-/// Sends packets from the guest's buffers without a copy. Only a packet in too many pieces is
-/// copied, through the buffer in here, which holds one packet.
-pub(super) struct Transmitter(Vec<u8>);
+/// The begin of a packet, which the guest cannot change any more.
+type Begin = [u8; LOOKED_AT];
+
+/// Sends packets from the guest's buffers without a copy, but for the begins of those that are
+/// looked at.
+pub(super) struct Transmitter {
+    /// Holds one packet that is in too many pieces.
+    whole: Vec<u8>,
+    /// Hold the begins of a batch's packets.
+    begins: Vec<Begin>,
+    /// Whether the log says that packets were refused.
+    has_logged: bool,
+}
 
 impl Default for Transmitter {
     fn default() -> Self {
-        Self(vec![0; MAX_PACKET])
+        Self { whole: vec![0; MAX_PACKET], begins: vec![[0; LOOKED_AT]; BATCH], has_logged: false }
     }
 }
 
 impl Transmitter {
-    /// Sends a batch of packets from queue `index`. A packet that cannot be sent is dropped and
-    /// counted.
+    /// Sends a batch of packets from queue `index`. A packet that cannot be sent, or may not be, is
+    /// dropped and counted.
     pub(super) fn transmit<M: DeviceMemory>(
         &mut self,
         index: usize,
@@ -35,19 +51,26 @@ impl Transmitter {
         mut sink: PacketSink<'_>,
         stats: &DeviceStats,
     ) -> Result<(), Fault> {
+        let mut is_refused = false;
         queues.process_batch(index, BATCH, |requests, memory, answers| {
-            let results = send_batch(requests, memory, &mut sink);
+            let begins = &mut self.begins;
+            let results = send_batch(requests, memory, &mut sink, begins, &mut is_refused);
             for (number, request) in requests.iter().enumerate() {
                 let length = request.readable().length();
                 let sent = match results.as_ref().and_then(|results| results.of(number)) {
                     Some(sent) => sent.is_ok_and(|sent| sent as u64 == length),
-                    None => self.send(request, memory, &mut sink)?,
+                    None => self.send(request, memory, &mut sink, &mut is_refused)?,
                 };
                 count(sent, length, stats);
                 answers.push(request, 0);
             }
             Ok(())
-        })
+        })?;
+        if is_refused && !std::mem::replace(&mut self.has_logged, true) {
+            let what = format_args!("refuses packets from addresses that are not the guest's");
+            stats.log.line(Level::WARN, what);
+        }
+        Ok(())
     }
 
     /// Sends one packet; returns whether the interface accepted it.
@@ -55,17 +78,29 @@ impl Transmitter {
         &mut self,
         request: &VirtioRequest,
         memory: &M,
-        PacketSink { interface, pair, .. }: &mut PacketSink<'_>,
+        PacketSink { interface, pair, lock, .. }: &mut PacketSink<'_>,
+        is_refused: &mut bool,
     ) -> Result<bool, Fault> {
-        let packet = match packet(request, memory)? {
+        let Self { whole, begins, .. } = self;
+        let looked_at = lock.zip(begins.first_mut());
+        let packet = match packet(request, memory, looked_at)? {
             OutgoingPacket::InPlace(packet) => packet,
             OutgoingPacket::Scattered => {
-                let copy = self.0.get_mut(..request.readable().length() as usize);
+                let copy = whole.get_mut(..request.readable().length() as usize);
                 let Some(copy) = copy else { return Ok(false) };
                 request.readable().copy_to(memory, copy)?;
+                // The guest may have changed it meanwhile.
+                if lock.is_some_and(|lock| !lock.permits(copy)) {
+                    *is_refused = true;
+                    return Ok(false);
+                }
                 Gather::of(copy)
             }
             OutgoingPacket::Dropped => return Ok(false),
+            OutgoingPacket::Refused => {
+                *is_refused = true;
+                return Ok(false);
+            }
         };
         Ok(interface.send(*pair, &packet).is_ok())
     }
@@ -77,14 +112,17 @@ fn send_batch<M: DeviceMemory>(
     requests: &[VirtioRequest],
     memory: &M,
     sink: &mut PacketSink<'_>,
+    begins: &mut [Begin],
+    is_refused: &mut bool,
 ) -> Option<MessageResults> {
     let several = requests.len() > 1 && sink.engine.can_batch_messages();
     let file = sink.interface.messages(sink.pair).filter(|_| several)?;
     let mut batch = sink.engine.batch();
-    for (number, request) in requests.iter().enumerate() {
-        match packet(request, memory) {
+    for ((number, request), begin) in requests.iter().enumerate().zip(begins) {
+        match packet(request, memory, sink.lock.map(|lock| (lock, begin))) {
             Ok(OutgoingPacket::InPlace(packet)) => batch.send(number, &packet),
             Ok(OutgoingPacket::Dropped) => {}
+            Ok(OutgoingPacket::Refused) => *is_refused = true,
             Ok(OutgoingPacket::Scattered) | Err(_) => break,
         }
     }
@@ -109,11 +147,16 @@ enum OutgoingPacket<'a> {
     Scattered,
     /// It is dropped: it has no frame, is too long, or cannot be reached at present.
     Dropped,
+    /// It is dropped: it comes from an address that is not the guest's.
+    Refused,
 }
 
+/// The packet of a request. If there is a lock, it is checked over a copy of the packet's begin,
+/// and the copy is sent.
 fn packet<'a, M: DeviceMemory>(
     request: &VirtioRequest,
     memory: &'a M,
+    looked_at: Option<(&AddressLock, &'a mut Begin)>,
 ) -> Result<OutgoingPacket<'a>, Fault> {
     if request.writable().length() > 0 {
         let reason = "a device-writable buffer in a transmit queue".to_owned();
@@ -122,7 +165,7 @@ fn packet<'a, M: DeviceMemory>(
     if !(HEADER_SIZE as u64 + 1..=MAX_PACKET as u64).contains(&request.readable().length()) {
         return Ok(OutgoingPacket::Dropped);
     }
-    match gather(request, memory) {
+    match gather(request, memory, looked_at) {
         Err(Fault::Memory { source, .. }) if memory.is_shortage(&source) => {
             Ok(OutgoingPacket::Dropped)
         }
@@ -133,9 +176,19 @@ fn packet<'a, M: DeviceMemory>(
 fn gather<'a, M: DeviceMemory>(
     request: &VirtioRequest,
     memory: &'a M,
+    looked_at: Option<(&AddressLock, &'a mut Begin)>,
 ) -> Result<OutgoingPacket<'a>, Fault> {
-    let mut packet = Gather::default();
-    for buffer in request.readable().readable(memory) {
+    let (mut packet, mut rest) = (Gather::default(), request.readable());
+    if let Some((lock, begin)) = looked_at {
+        let count = rest.length().min(LOOKED_AT as u64);
+        let begin = begin.get_mut(..count as usize).unwrap_or_default();
+        rest.split_front(count).unwrap_or_default().copy_to(memory, begin)?;
+        if !lock.permits(begin) {
+            return Ok(OutgoingPacket::Refused);
+        }
+        packet = Gather::of(begin);
+    }
+    for buffer in rest.readable(memory) {
         if packet.push(buffer?).is_err() {
             return Ok(OutgoingPacket::Scattered);
         }
