@@ -1,18 +1,17 @@
 //! A guest that reads pages from a disk.
 
-use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd};
 
 use protocol::grant::PAGE_SIZE;
 use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 use vm_memory::Bytes;
-use xen::{EventChannels, EventError, LocalPort, RemotePort};
+use xen::{LocalPort, RemotePort};
 use xen_sim::Hypervisor;
 use xen_virtiod::bus::scheduler::Woken;
 use xen_virtiod::device::blk::Caching;
 
-use crate::simulated::disk::{Disk, IN_MEMORY};
+use crate::events::Events;
+use crate::simulated::device::{Device, IN_MEMORY};
 use crate::simulated::guest::{Driver, SLOTS};
 
 /// Requests in a batch.
@@ -29,43 +28,10 @@ pub(super) enum Store {
     Slow,
 }
 
-/// Event channels that only count notifications.
-struct Events {
-    notified: usize,
-    file: File,
-}
-
-impl AsFd for Events {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
-impl EventChannels for Events {
-    fn bind(&mut self, port: RemotePort) -> Result<LocalPort, EventError> {
-        Ok(LocalPort(port.0))
-    }
-
-    fn unbind(&mut self, _: LocalPort) {}
-
-    fn notify(&mut self, _: LocalPort) -> Result<(), EventError> {
-        self.notified += 1;
-        Ok(())
-    }
-
-    fn pending(&mut self) -> Result<Option<LocalPort>, EventError> {
-        Ok(None)
-    }
-
-    fn unmask(&mut self, _: LocalPort) -> Result<(), EventError> {
-        Ok(())
-    }
-}
-
 /// The guest, with its disk.
 pub(super) struct Reader {
     driver: Driver,
-    disk: Disk<Events>,
+    disk: Device<Events>,
     doorbell: RemotePort,
     notified: usize,
     _file: tempfile::NamedTempFile,
@@ -82,8 +48,7 @@ impl Reader {
         (0..BATCH).for_each(|number| file.write_all(&[number as u8; 4096]).unwrap());
         let hypervisor = Hypervisor::default();
         let driver = Driver::new(&hypervisor);
-        let events = Events { notified: 0, file: File::open("/dev/null").unwrap() };
-        let mut disk = Disk::open(file.path(), caching, &hypervisor, events);
+        let mut disk = Device::disk(file.path(), caching, &hypervisor, Events::new());
         let doorbell = driver.port().port;
         disk.negotiate(&driver, doorbell, 0);
         for slot in 0..BATCH {
@@ -104,7 +69,7 @@ impl Reader {
 
     /// Does what a device's thread does after a doorbell until it sleeps.
     pub(super) fn serve(&mut self) {
-        let Disk { transport, clock, .. } = &mut self.disk;
+        let Device { transport, clock, .. } = &mut self.disk;
         let doorbell = LocalPort(self.doorbell.0);
         transport.scheduler().begin_iteration(BY_EVENTS, clock);
         transport.first_group().handle_doorbell(doorbell);
@@ -117,12 +82,12 @@ impl Reader {
         self.disk.wait(&self.driver);
     }
 
-    /// As [`Disk::wait_for_sources`].
+    /// As [`Device::wait_for_sources`].
     pub(super) fn wait_for_sources(&mut self) -> bool {
         self.disk.wait_for_sources(&self.driver)
     }
 
-    /// As [`Disk::serve_sources`].
+    /// As [`Device::serve_sources`].
     pub(super) fn serve_sources(&mut self) {
         self.disk.serve_sources();
     }

@@ -20,7 +20,7 @@ use xen_virtiod::record::{DriverSetup, QueueRecord, Record};
 
 use crate::model::{Model, Stamp};
 use crate::random::Random;
-use crate::simulated::disk::{Disk, IN_MEMORY};
+use crate::simulated::device::{Device, IN_MEMORY};
 use crate::simulated::guest::{Driver, ENTRIES, GUEST, SLOTS};
 use crate::simulated::mark::section;
 use crate::trace::{Moment, Phase, Section, Trace};
@@ -118,7 +118,7 @@ impl Setting {
         let record_file = NamedTempFile::new_in(IN_MEMORY).unwrap();
         let starter = Child::start(|| {
             let events = hypervisor.events(DomId(GUEST)).unwrap();
-            let mut disk = Disk::open(image.path(), Caching::PageCache, &hypervisor, events);
+            let mut disk = Device::disk(image.path(), Caching::PageCache, &hypervisor, events);
             let file = record_file.reopen().unwrap();
             let mut record = Record::create(file, disk.transport.queue_sizes()).unwrap();
             disk.transport.keep(&record);
@@ -241,12 +241,12 @@ impl Setting {
     fn live(&self) {
         let events = self.hypervisor.events(DomId(GUEST)).unwrap();
         let path = self.image.path();
-        let mut disk = Disk::open(path, Caching::PageCache, &self.hypervisor, events);
+        let mut disk = Device::disk(path, Caching::PageCache, &self.hypervisor, events);
         let file = self.record_file.reopen().unwrap();
         section(|| {
             let mut record = Record::open(file).unwrap();
             let setup = record.setup().unwrap();
-            let Disk { transport, events, .. } = &mut disk;
+            let Device { transport, events, .. } = &mut disk;
             assert!(transport.can_be_taken_over());
             transport.take_over(&setup, &record, None, events).unwrap();
             save(&mut disk, &mut record);
@@ -420,7 +420,7 @@ impl Setting {
 }
 
 /// Saves the driver's set-up, as a connection does.
-fn save(disk: &mut Disk<SimEvents>, record: &mut Record) {
+fn save(disk: &mut Device<SimEvents>, record: &mut Record) {
     let mut setup = DriverSetup::default();
     disk.transport.record(&mut setup);
     record.save(&setup).unwrap();

@@ -1,4 +1,5 @@
-//! The driver of a disk in a simulated guest: its requests, its ring and the pages that it grants.
+//! The driver of a device in a simulated guest: its requests, its ring and the pages that it
+//! grants.
 
 use std::sync::atomic::Ordering;
 
@@ -107,6 +108,13 @@ impl Driver {
         let count = (0..).zip(used).map(|(index, entry)| descriptor(&table, index, entry)).count();
         let table = (small(TABLES, at * TABLE), 16 * count as u32, INDIRECT);
         descriptor(&self.page(DESCRIPTORS), slot, table);
+    }
+
+    /// Writes the descriptor of a slot: its page for data, which the device fills.
+    #[allow(dead_code, reason = "not every program has such requests")]
+    pub(crate) fn write_buffer(&self, slot: u16) {
+        let data = PoolPage(DATA_CHUNK + u32::from(slot)).address(0);
+        descriptor(&self.page(DESCRIPTORS), slot, (data, PAGE_SIZE as u32, WRITE));
     }
 
     /// The page for the data of the request in a slot.

@@ -1,4 +1,4 @@
-//! A disk that one thread serves to the driver of a simulated guest, without the daemon.
+//! A device that one thread serves to the driver of a simulated guest, without the daemon.
 
 use std::io;
 use std::path::Path;
@@ -17,6 +17,7 @@ use xen_virtiod::bus::scheduler::clock::Clock;
 use xen_virtiod::bus::scheduler::{Step, Woken};
 use xen_virtiod::bus::transport::{Effects, Transport};
 use xen_virtiod::config::{PollTime, ServiceSettings, ThreadLimit};
+use xen_virtiod::device::VirtioDevice;
 use xen_virtiod::device::blk::{
     AccessMode, Block, BlockOptions, Caching, Discard, ImageFormat, Owner, Sharing, Target,
     TargetOptions,
@@ -30,7 +31,7 @@ use crate::simulated::guest::{Chunk, Driver, ENTRIES, GUEST};
 
 /// A folder in memory.
 pub(crate) const IN_MEMORY: &str = "/dev/shm";
-/// Maximum time until storage or the disk's own thread has done something.
+/// Maximum time until storage, or a disk's own thread, has done something.
 const STORAGE_LIMIT: u16 = 10_000;
 
 const BY_SOURCES: Woken = Woken { events: false, sources: true, deadline: false };
@@ -48,28 +49,41 @@ impl Clock for StoppedClock {
     }
 }
 
-/// The transport of a disk.
-pub(crate) type DiskTransport<E> = Transport<GrantPlatform<SimGrants>, E>;
+/// The transport of a device.
+pub(crate) type SimTransport<E> = Transport<GrantPlatform<SimGrants>, E>;
 
-/// A disk.
-pub(crate) struct Disk<E> {
-    pub(crate) transport: DiskTransport<E>,
+/// The memory of the guest.
+pub(crate) type SimMemory = DmaMemory<GrantPlatform<SimGrants>>;
+
+/// A device.
+pub(crate) struct Device<E> {
+    pub(crate) transport: SimTransport<E>,
     pub(crate) events: E,
     pub(crate) clock: StoppedClock,
 }
 
-impl<E: EventChannels> Disk<E> {
-    /// Opens the image at `path` as a disk.
-    pub(crate) fn open(path: &Path, caching: Caching, hypervisor: &Hypervisor, events: E) -> Self {
+impl<E: EventChannels> Device<E> {
+    /// A disk, whose image is at `path`.
+    pub(crate) fn disk(path: &Path, caching: Caching, hypervisor: &Hypervisor, events: E) -> Self {
         let stats = Arc::new(DeviceStats::default());
         let target = Target::open(options(path, caching)).unwrap();
-        let device = Block::new(target, BlockOptions::named("xvda"), Arc::clone(&stats)).unwrap();
+        let block = Block::new(target, BlockOptions::named("xvda"), Arc::clone(&stats)).unwrap();
+        Self::new(Box::new(block), hypervisor, events, stats)
+    }
+
+    /// A device, which counts in `stats`.
+    pub(crate) fn new(
+        device: Box<dyn VirtioDevice<SimMemory>>,
+        hypervisor: &Hypervisor,
+        events: E,
+        stats: Arc<DeviceStats>,
+    ) -> Self {
         let platform = GrantPlatform::new(hypervisor.grants(DomId(GUEST)).unwrap());
         let memory = DmaMemory::new(platform, Arc::clone(&stats), GuestBudget::alone());
         let (poll, threads) = (PollTime::NEVER, ThreadLimit::ONE);
         let service = ServiceSettings { poll, threads, ..ServiceSettings::default() };
         let none = Arc::new(|| Err(io::ErrorKind::Unsupported.into()));
-        let transport = Transport::new(Box::new(device), memory, &service, SLOT_SIZE, none, stats);
+        let transport = Transport::new(device, memory, &service, SLOT_SIZE, none, stats);
         Self { transport, events, clock: StoppedClock(Instant::now()) }
     }
 
