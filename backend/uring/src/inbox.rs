@@ -143,6 +143,7 @@ impl Inbox {
     }
 
     /// Takes the next message that has arrived, with its device.
+    #[inline]
     pub fn take(&mut self) -> Option<(usize, Message)> {
         if self.arrived.is_empty() {
             self.fetch();

@@ -5,13 +5,14 @@
 //! and returns all of these together. It examines buffers before it maps them, so that it maps no
 //! more than it writes.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::arrivals::{Arrivals, Packet};
 use super::interface::HEADER_SIZE;
-use crate::device::{BATCH_PAGES, Buffers, DeviceMemory, Fault, QueueContext, VirtioRequest};
+use crate::device::{
+    BATCH_PAGES, Buffers, DeviceMemory, Fault, QueueContext, Requests, VirtioRequest,
+};
 use crate::stats::DeviceStats;
 
 /// Maximum number of packets that an iteration delivers.
@@ -49,10 +50,47 @@ pub(super) enum HeaderFlags {
 /// The receive queue of a pair.
 pub(super) struct Receiver {
     pair: usize,
-    /// Requests that were taken from the ring and not filled yet; at most the number of the ring's
-    /// entries.
-    stock: VecDeque<VirtioRequest>,
+    stock: Stock,
     starved: bool,
+}
+
+/// Requests that were taken from the ring and not filled yet; at most the number of the ring's
+/// entries.
+#[derive(Default)]
+struct Stock {
+    requests: Requests,
+    /// Number of those at the begin that were filled. They stay until all are: none is moved.
+    filled: usize,
+}
+
+impl Stock {
+    /// Those that were not filled.
+    fn left(&self) -> &[VirtioRequest] {
+        self.requests.get(self.filled..).unwrap_or_default()
+    }
+
+    /// As [`Stock::left`], to shorten them.
+    fn left_mut(&mut self) -> &mut [VirtioRequest] {
+        self.requests.get_mut(self.filled..).unwrap_or_default()
+    }
+
+    /// Adds the next ones of the ring; returns a list that is not used any more.
+    fn add(&mut self, mut next: Requests) -> Requests {
+        if self.left().is_empty() {
+            self.filled = 0;
+            return std::mem::replace(&mut self.requests, next);
+        }
+        let mut left = Requests::default();
+        let all = self.requests.drain().skip(self.filled).chain(next.drain());
+        all.for_each(|request| left.push(request));
+        (self.requests, self.filled) = (left, 0);
+        next
+    }
+
+    /// The first `count` were filled.
+    fn fill(&mut self, count: usize) {
+        self.filled = self.requests.len().min(self.filled + count);
+    }
 }
 
 /// A packet and the number of requests that it will fill.
@@ -65,7 +103,7 @@ struct Delivery {
 #[derive(Clone, Copy, Default)]
 struct Planned {
     requests: usize,
-    /// Number of pages that the buffers to be filled touch.
+    /// Number of pages that the buffers to be filled touch, but for requests in shared memory.
     pages: u64,
 }
 
@@ -83,7 +121,7 @@ enum Gathered {
 impl Receiver {
     /// A receiver for this pair's packets.
     pub(super) fn new(pair: usize) -> Self {
-        Self { pair, stock: VecDeque::new(), starved: false }
+        Self { pair, stock: Stock::default(), starved: false }
     }
 
     /// The number of its queue.
@@ -110,14 +148,14 @@ impl Receiver {
     /// Forgets the buffers, which the driver owns again. Packets wait until the driver sets the
     /// queue up again.
     pub(super) fn return_buffers(&mut self) {
-        self.stock.clear();
+        self.stock = Stock::default();
         self.starved = true;
     }
 
     /// Drops all packets and forgets all buffers.
     pub(super) fn reset(&mut self, arrivals: &mut Arrivals) {
         self.drop_packets(arrivals);
-        self.stock.clear();
+        self.stock = Stock::default();
     }
 
     /// Delivers to the guest the packets for which there are buffers.
@@ -133,10 +171,9 @@ impl Receiver {
         }
         let (plan, mut fault) = self.plan(arrivals, queues, format.buffers, stats);
         let count = plan.iter().map(|delivery| delivery.requests).sum();
-        let mut requests = queues.take_list();
-        self.stock.drain(..count).for_each(|request| requests.push(request));
-        trim(&mut requests, &plan);
-        queues.prepare(&requests);
+        let requests = self.stock.left_mut().get_mut(..count).unwrap_or_default();
+        trim(requests, &plan);
+        queues.prepare(requests);
         let mut done = Vec::with_capacity(count);
         let mut rest = &*requests;
         for delivery in plan {
@@ -149,8 +186,8 @@ impl Receiver {
             }
             arrivals.give_back(delivery.packet);
         }
+        self.stock.fill(count);
         queues.give_back(self.index(), &done)?;
-        queues.recycle(requests);
         if let Some(fault) = fault {
             return Err(fault);
         }
@@ -212,16 +249,20 @@ impl Receiver {
             if count == 1 && buffers == PacketBuffers::One {
                 return Ok(Gathered::Never);
             }
-            if with.requests == self.stock.len() && !self.refill_stock(queues)? {
+            if with.requests == self.stock.left().len() && !self.refill_stock(queues)? {
                 // A size of 0: the queue is not set up, or was reset.
                 let size = queues.size(self.index());
                 let whole_ring = alone && (1..=count).contains(&size);
                 return Ok(if whole_ring { Gathered::Never } else { Gathered::NotYet });
             }
-            let Some(next) = self.stock.get(with.requests) else { return Ok(Gathered::NotYet) };
+            let Some(next) = self.stock.left().get(with.requests) else {
+                return Ok(Gathered::NotYet);
+            };
             let mut writable = next.writable();
             let taken = writable.length().min(left);
-            with.pages += writable.split_front(taken).map_or(0, Buffers::pages);
+            if next.pages() > 0 {
+                with.pages += writable.split_front(taken).map_or(0, Buffers::pages);
+            }
             with.requests += 1;
             left -= taken;
             if with.pages > BATCH_PAGES {
@@ -238,29 +279,31 @@ impl Receiver {
         &mut self,
         queues: &mut QueueContext<'_, M>,
     ) -> Result<bool, Fault> {
-        let missing = queues.size(self.index()).saturating_sub(self.stock.len());
-        let (mut requests, fault) = queues.fetch(self.index(), missing);
+        let missing = queues.size(self.index()).saturating_sub(self.stock.left().len());
+        let (requests, fault) = queues.fetch(self.index(), missing);
         let found = !requests.is_empty();
         let wrong = requests.iter().find(|request| request.readable().length() > 0);
         if let Some(VirtioRequest { head, .. }) = wrong {
             let reason = "a device-readable buffer in a receive queue".to_owned();
             return Err(Fault::Chain { head: *head, reason });
         }
-        self.stock.extend(requests.drain());
-        queues.recycle(requests);
+        queues.recycle(self.stock.add(requests));
         fault.map_or(Ok(found), Err)
     }
 }
 
 /// Shortens requests to the bytes that will be written, so that the others need not be mapped.
+/// Shared memory is mapped.
 fn trim(requests: &mut [VirtioRequest], plan: &[Delivery]) {
     let mut rest = requests;
     for delivery in plan {
         let (now, later) = rest.split_at_mut(delivery.requests.min(rest.len()));
         let mut left = delivery.packet.length() as u64;
         for request in now {
-            request.truncate_writable(left);
-            left -= request.writable().length();
+            if request.pages() > 0 {
+                request.truncate_writable(left);
+            }
+            left = left.saturating_sub(request.writable().length());
         }
         rest = later;
     }
