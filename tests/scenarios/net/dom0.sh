@@ -1,6 +1,7 @@
 # Two guests and Dom0 on a bridge: data in all directions, a persistent MAC address, several queues,
-# segmentation offload, a link that goes down, a guest that receives nothing, and a killed daemon.
-# limit: 150
+# segmentation offload, a link that goes down, a guest that is locked to its addresses, one that
+# receives nothing, and a killed daemon.
+# limit: 180
 # guests: pv
 . /lab/dom0/lib.sh
 
@@ -82,7 +83,9 @@ ip link add xenbr0 type bridge
 ip address add 10.9.0.1/24 dev xenbr0
 ip link set xenbr0 up
 echo '[domain.pv-net-1.virtio.0.net]
-queues = 2' >/etc/xen-virtiod.toml
+queues = 2
+[domain.pv-net-2.virtio.0.net]
+lock-addresses = ["10.9.0.3"]' >/etc/xen-virtiod.toml
 xen-virtiod check
 mkdir www
 head -c 2M /dev/urandom >www/noise
@@ -135,6 +138,19 @@ wait_console pv-net-1 20 'lab: link down'
 ip link set "virtio$first.0" up
 wait_console pv-net-1 20 'lab: link up'
 fetched pv-net-1 "$first" 10.9.0.3 "$noise_2"
+
+# A guest that lies about its addresses, and one that cannot.
+tell_guest "$first" 'lie 10.9.0.71 1'
+tell_guest "$second" 'lie 10.9.0.72 1'
+for name in pv-net-1 pv-net-2; do
+    wait_console $name 30 'lab: lie-1 '
+done
+[ "$(guest_said pv-net-1 lie-1)" = 'answered answered' ] ||
+    fail "a guest that may lie has no answers: $(guest_said pv-net-1 lie-1)"
+[ "$(guest_said pv-net-2 lie-1)" = 'silence silence' ] ||
+    fail "a guest that is locked to its addresses has answers: $(guest_said pv-net-2 lie-1)"
+ip neighbour show | grep -q '10\.9\.0\.72 .*lladdr' && fail "Dom0 has the address of a liar"
+serves 10.9.0.3 "$noise_2"
 
 # A guest that receives nothing: Dom0's kernel drops its packets, and the daemon does not grow.
 ip neighbour replace 10.9.0.3 lladdr "$(address_of $second_uuid)" dev xenbr0 nud permanent

@@ -12,6 +12,23 @@ fetch() {
     sha256sum </tmp/fetched
 }
 
+# answers OPTION…: prints whether Dom0 answers a ping with these options.
+answers() {
+    if ping -q -c 2 -W 2 "$@" 10.9.0.1 >/dev/null; then echo answered; else echo silence; fi
+}
+
+# lie HOST: prints whether Dom0 answers packets from another IP address, and from another MAC
+# address.
+lie() {
+    own=$(cat /sys/class/net/eth0/address)
+    ip address add "$1/32" dev eth0
+    answers -I "$1"
+    ip address delete "$1/32" dev eth0
+    ip link set eth0 address 02:00:00:00:00:99
+    answers
+    ip link set eth0 address "$own"
+}
+
 load virtio_net
 wait_for "the network device eth0" 20 test -e /sys/class/net/eth0
 ip address add "${address:?}/24" dev eth0
@@ -32,6 +49,10 @@ while read -r word host number; do
     case $word in
     fetch)
         echo "lab: fetch-$number $(fetch "$host")"
+        ;;
+    lie)
+        # shellcheck disable=SC2046 # two words
+        echo "lab: lie-$number" $(lie "$host")
         ;;
     link)
         wait_for "the link to be down" 10 carrier 0
