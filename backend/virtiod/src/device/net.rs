@@ -441,9 +441,14 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
             self.limited.take().iter().for_each(|index| queues.reschedule(index));
             found = true;
         }
-        for pair in 0..self.receivers.len() {
-            if self.receivers.get(pair).is_some_and(|receiver| !receiver.is_starved()) {
-                found |= self.receive(pair, queues)?;
+        for pair in 0..self.active {
+            match self.receivers.get(pair).map(Receiver::is_starved) {
+                Some(false) => found |= self.receive(pair, queues)?,
+                // It must not take the buffers of the others.
+                Some(true) => {
+                    self.arrivals.listen(self.interface.as_ref(), pair, true, self.active);
+                }
+                None => {}
             }
         }
         // If there were packets, they made the source ready; a change of the link stays pending

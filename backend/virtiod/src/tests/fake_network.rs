@@ -33,8 +33,8 @@ pub(super) struct FakeLink {
     sent: Condvar,
     link_changed: EventFd,
     arrived: Vec<EventFd>,
-    /// A file of messages that replaces the simulated cable.
-    messages: OnceLock<MessageFile>,
+    /// A file of messages for each pair of queues, which replaces the simulated cable.
+    messages: OnceLock<Vec<MessageFile>>,
 }
 
 /// Both ends of a file whose messages are packets, as those of a TAP interface are.
@@ -57,11 +57,8 @@ impl MessageFile {
         Ok(recv(&self.device, into, RecvFlags::empty())?.0)
     }
 
-    /// Waits for the guest's next packet.
-    fn next(&self) -> Vec<u8> {
-        let mut fds = [AwaitedFd::readable(self.test.as_fd())];
-        wait_by_poll(&mut fds, Duration::from_secs(10)).unwrap();
-        assert!(fds[0].is_ready, "waited 10 s for a packet of the guest's");
+    /// Takes the guest's next packet.
+    fn sent(&self) -> Vec<u8> {
         let mut packet = vec![0; MAX_PACKET];
         let (length, _) = recv(&self.test, &mut packet[..], RecvFlags::empty()).unwrap();
         packet.truncate(length);
@@ -165,8 +162,8 @@ impl FakeLink {
     /// Sends packets to the guest at once; returns whether the cable keeps them.
     pub(super) fn send_together(&self, pair: usize, packets: &[Vec<u8>]) -> bool {
         let mut state = self.state();
-        if let Some(MessageFile { test, .. }) = self.messages.get().filter(|_| pair < state.pairs) {
-            return packets.iter().all(|packet| send_message(test, packet).is_ok());
+        if let Some(messages) = self.messages.get().filter(|_| pair < state.pairs) {
+            return packets.iter().all(|packet| send_message(&messages[pair].test, packet).is_ok());
         }
         if pair >= state.pairs || state.to_guest[pair].len() + packets.len() > LINK_CAPACITY {
             return false;
@@ -180,7 +177,12 @@ impl FakeLink {
     /// after ten seconds.
     pub(super) fn next(&self) -> (usize, Vec<u8>) {
         if let Some(messages) = self.messages.get() {
-            return (0, messages.next());
+            let all = messages.iter().map(|messages| AwaitedFd::readable(messages.test.as_fd()));
+            let mut all: Vec<_> = all.collect();
+            wait_by_poll(&mut all, Duration::from_secs(10)).unwrap();
+            let pair = all.iter().position(|fd| fd.is_ready);
+            let pair = pair.expect("waited 10 s for a packet of the guest's");
+            return (pair, messages[pair].sent());
         }
         let wait = Duration::from_secs(10);
         let empty = |state: &mut State| state.from_guest.is_empty();
@@ -189,9 +191,10 @@ impl FakeLink {
         state.from_guest.pop_front().unwrap()
     }
 
-    /// Makes packets messages of a file, as a TAP interface's are. All pairs use it.
+    /// Makes packets messages of a file for each pair, as a TAP interface's are.
     pub(super) fn use_messages(&self) {
-        assert!(self.messages.set(MessageFile::new()).is_ok(), "only once");
+        let files = self.arrived.iter().map(|_| MessageFile::new()).collect();
+        assert!(self.messages.set(files).is_ok(), "only once");
     }
 
     /// Sets the link up or down.
@@ -203,7 +206,7 @@ impl FakeLink {
     /// Makes every use of the interface fail from now on, as if it had been removed.
     pub(super) fn tear(&self) {
         self.state().is_broken = true;
-        if let Some(messages) = self.messages.get() {
+        for messages in self.messages.get().into_iter().flatten() {
             shutdown(&messages.test, Shutdown::Both).unwrap();
         }
         for arrived in &self.arrived {
@@ -245,7 +248,7 @@ impl Interface for Plug {
         let mut state = self.state()?;
         state.pairs = count;
         state.to_guest.iter_mut().skip(count).for_each(VecDeque::clear);
-        if let Some(messages) = self.cable.messages.get().filter(|_| count == 0) {
+        for messages in self.cable.messages.get().into_iter().flatten().skip(count) {
             while messages.receive(&mut [0]).is_ok() {}
         }
         Ok(())
@@ -264,7 +267,7 @@ impl Interface for Plug {
     fn receive(&mut self, pair: usize, into: &mut [u8]) -> io::Result<Option<usize>> {
         if let Some(messages) = self.cable.messages.get() {
             drop(self.state()?);
-            return Ok(messages.receive(into).ok());
+            return Ok(messages[pair].receive(into).ok());
         }
         let mut state = self.state()?;
         let Some(packet) = state.to_guest[pair].pop_front() else {
@@ -283,15 +286,15 @@ impl Interface for Plug {
         let mut bytes = vec![0; packet.length()];
         packet.copy_to(&mut bytes);
         if let Some(messages) = self.cable.messages.get() {
-            return send_message(&messages.device, &bytes);
+            return send_message(&messages[pair].device, &bytes);
         }
         state.from_guest.push_back((pair, bytes));
         self.cable.sent.notify_all();
         Ok(())
     }
 
-    fn messages(&self, _pair: usize) -> Option<BorrowedFd<'_>> {
-        self.cable.messages.get().map(|messages| messages.device.as_fd())
+    fn messages(&self, pair: usize) -> Option<BorrowedFd<'_>> {
+        self.cable.messages.get().map(|messages| messages[pair].device.as_fd())
     }
 
     fn packets(&self, pair: usize) -> Option<Source<'_>> {

@@ -238,6 +238,38 @@ fn driver_sets_the_number_of_pairs() {
 }
 
 #[test]
+fn pair_without_buffers_leaves_the_others_their_packets() {
+    let host = Host::start();
+    host.configure("[default.net]\nqueues = 3");
+    let (ends, mut driver, cable) = add(&host, 1);
+    cable.use_messages();
+    driver.start_with(7);
+    assert_eq!(command(&mut driver, &[4, 0, 3, 0]), 0);
+    for round in 0..3 {
+        // More than the device has room for, though it may take them one by one.
+        for seed in 0..50 {
+            assert!(cable.send(0, &packet(60, seed)));
+            driver.status();
+        }
+        driver.use_queue(RECEIVE_1);
+        let buffer = driver.share(&[0; 100], Access::ReadWrite);
+        driver.submit(&[buffer.writable()]);
+        assert!(cable.send(1, &packet(60, round)));
+        driver.wait_used();
+        assert_eq!(driver.unshare(&buffer)[12..72], packet(60, round)[12..]);
+    }
+    // They are delivered once there are buffers.
+    driver.use_queue(0);
+    for seed in (0..3).flat_map(|_| 0..50) {
+        let buffer = driver.share(&[0; 100], Access::ReadWrite);
+        driver.submit(&[buffer.writable()]);
+        driver.wait_used();
+        assert_eq!(driver.unshare(&buffer)[12..72], packet(60, seed)[12..]);
+    }
+    end(host, &ends, driver);
+}
+
+#[test]
 fn invalid_and_unknown_commands_change_nothing() {
     let host = Host::start();
     host.configure("[default.net]\nqueues = 3");
