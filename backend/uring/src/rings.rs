@@ -4,7 +4,6 @@
 use std::io;
 use std::mem::{self, ManuallyDrop};
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use io_uring::register::{Probe, Restriction};
@@ -47,8 +46,6 @@ pub(crate) struct IdleRing {
 /// Whether the kernel receives messages; unset before the first ring.
 static CAN_RECEIVE: OnceLock<bool> = OnceLock::new();
 
-static RECEIVES_NONE: AtomicBool = AtomicBool::new(false);
-
 /// The rings that are left of [`stock`]; unset if rings are made when they are needed.
 static STOCK: OnceLock<Mutex<Vec<IdleRing>>> = OnceLock::new();
 
@@ -87,13 +84,7 @@ fn restricted() -> io::Result<IdleRing> {
 /// Whether the kernel receives messages into buffers of a ring as they arrive (Linux 6.7), as far
 /// as is known: from the first ring on.
 pub(crate) fn can_receive() -> bool {
-    !RECEIVES_NONE.load(Ordering::Relaxed) && CAN_RECEIVE.get().is_some_and(|can| *can)
-}
-
-/// Has no ring receive messages from now on, as before Linux 6.7: so that tests can try both.
-pub fn receive_no_messages() {
-    // Relaxed: it orders nothing else.
-    RECEIVES_NONE.store(true, Ordering::Relaxed);
+    CAN_RECEIVE.get().is_some_and(|can| *can)
 }
 
 fn probe(ring: &IoUring) -> bool {
@@ -123,12 +114,12 @@ pub(crate) fn take() -> Option<IdleRing> {
     if let Some(stock) = STOCK.get() {
         let ring = lock(stock).pop();
         if ring.is_none() {
-            tracing::debug!("all io_uring instances are in use; threads serve storage");
+            tracing::debug!("all io_uring instances are in use: it goes on without");
         }
         return ring;
     }
     let ring = make(&mut IoUring::builder()).inspect_err(|error| {
-        tracing::debug!(%error, "io_uring is unavailable; threads serve storage");
+        tracing::debug!(%error, "io_uring is unavailable: it goes on without");
     });
     Some(IdleRing { ring: ring.ok()?, last_poll: 0 })
 }

@@ -1,46 +1,47 @@
-//! The buffers of an inbox, and the ring in which the kernel finds those that it may fill
-//! (io_uring_register_buf_ring(3)).
+//! The buffers for a device's messages, and the ring in which the kernel finds those that it may
+//! fill (io_uring_register_buf_ring(3)).
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ffi::c_void;
 use std::io;
+use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 /// Maximum number of buffers: the bits of `provided`.
 const MOST: u16 = 64;
-/// The alignment of the ring: a page.
-const PAGE: usize = 4096;
 /// The alignment of buffers.
 const ALIGNMENT: usize = 64;
 
-/// Memory of this process's own.
+/// Memory of this process's own, from the begin of a page on. What was never touched takes no page.
 struct Memory {
-    start: NonNull<u8>,
-    layout: Layout,
+    start: NonNull<c_void>,
+    size: NonZeroUsize,
     /// Somebody may keep using it: it is never freed.
     is_leaked: bool,
 }
 
 impl Memory {
-    fn new(size: usize, alignment: usize) -> Option<Self> {
-        let layout = Layout::from_size_align(size, alignment).ok().filter(|it| it.size() > 0)?;
-        // SAFETY: the layout has a size that is not 0.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(Self { start, layout, is_leaked: false })
+    fn new(size: usize) -> Option<Self> {
+        let size = NonZeroUsize::new(size)?;
+        let (access, flags) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE);
+        // SAFETY: a new mapping, at an address of the kernel's choice, replaces none.
+        let start = unsafe { mmap_anonymous(None, size, access, flags) }.ok()?;
+        Some(Self { start, size, is_leaked: false })
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if self.is_leaked {
-            return;
+        if !self.is_leaked {
+            // SAFETY: `new` mapped so many bytes there, and nothing refers to them any more.
+            let unmapped = unsafe { munmap(self.start, self.size.get()) };
+            debug_assert!(unmapped.is_ok());
         }
-        // SAFETY: `new` allocated this with this layout, and nothing refers to it any more.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) };
     }
 }
 
@@ -68,8 +69,8 @@ impl Buffers {
     pub(super) fn new(count: u16, length: usize) -> Option<Self> {
         let fits = count.is_power_of_two() && count <= MOST && u32::try_from(length).is_ok();
         let stride = Some(length).filter(|_| fits)?.checked_next_multiple_of(ALIGNMENT)?;
-        let memory = Memory::new(stride.checked_mul(count.into())?, ALIGNMENT)?;
-        let ring = Memory::new(usize::from(count) * size_of::<BufRingEntry>(), PAGE)?;
+        let memory = Memory::new(stride.checked_mul(count.into())?)?;
+        let ring = Memory::new(usize::from(count) * size_of::<BufRingEntry>())?;
         Some(Self { memory, ring, count, length, stride, tail: 0, provided: 0 })
     }
 
@@ -105,7 +106,7 @@ impl Buffers {
     /// Where a buffer begins that exists.
     fn start(&self, buffer: u16) -> *mut u8 {
         // SAFETY: range: the caller has checked the number, so that the buffer is in the memory.
-        unsafe { self.memory.start.as_ptr().add(self.stride * usize::from(buffer)) }
+        unsafe { self.memory.start.cast::<u8>().as_ptr().add(self.stride * usize::from(buffer)) }
     }
 
     /// Lets the kernel fill a buffer, unless it may.

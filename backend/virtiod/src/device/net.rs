@@ -53,6 +53,8 @@ enum Role {
 
 /// A network device.
 pub struct Net {
+    /// Dropped before the interface, of whose files it knows the numbers.
+    arrivals: Arrivals,
     interface: Box<dyn Interface>,
     fields: Fields,
     config: [u8; config::SIZE],
@@ -63,7 +65,6 @@ pub struct Net {
     /// Number of queue pairs that the driver uses; 0 while it is not ready.
     active: usize,
     receivers: Vec<Receiver>,
-    arrivals: Arrivals,
     transmitter: Transmitter,
     engine: IoEngine,
     /// Where the next process finds the number of pairs that the driver uses.
@@ -125,7 +126,7 @@ impl Net {
             features: 0,
             active: 0,
             receivers: (0..count).map(Receiver::new).collect(),
-            arrivals: Arrivals::new(count),
+            arrivals: Arrivals::new(pairs),
             transmitter: Transmitter::default(),
             engine: IoEngine::default(),
             note: None,
@@ -188,9 +189,20 @@ impl Net {
         let (interface, arrivals) = (self.interface.as_mut(), &mut self.arrivals);
         let found = arrivals.fill(interface, pair, &mut self.engine).map_err(interface_fault)?;
         receiver.deliver(arrivals, queues, format, &self.stats)?;
-        arrivals.listen(interface, pair, receiver.is_starved(), self.active);
         self.limits.to_guest.spend(self.stats.bytes_read.load(Ordering::Relaxed) - earlier);
+        self.look_after_pairs(queues);
         Ok(found)
+    }
+
+    /// Has the kernel receive packets for all pairs, and pairs processed whose packets were found
+    /// with those of another.
+    fn look_after_pairs<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) {
+        for (pair, receiver) in self.receivers.iter().enumerate().take(self.active) {
+            self.arrivals.listen(self.interface.as_ref(), pair);
+            if !receiver.is_starved() && !self.arrivals.is_empty(pair) {
+                queues.reschedule(2 * pair);
+            }
+        }
     }
 
     fn transmit<M: DeviceMemory>(
@@ -229,7 +241,10 @@ impl Net {
                 ControlCommand::Unsupported => Ack::Refused,
             };
             request.writable().copy_from(memory, &[status as u8])
-        })
+        })?;
+        // Pairs may be new.
+        self.look_after_pairs(queues);
+        Ok(())
     }
 
     /// Uses the first `count` pairs, as the driver asks (section 5.1.6.5.6).
@@ -244,6 +259,7 @@ impl Net {
             return Ack::Refused;
         }
         self.set_active(count);
+        // The files of others get no packets any more.
         let unused = self.receivers.iter_mut().skip(count);
         unused.for_each(|receiver| receiver.drop_packets(&mut self.arrivals));
         Ack::Done
@@ -442,13 +458,8 @@ impl<M: DeviceMemory> VirtioDevice<M> for Net {
             found = true;
         }
         for pair in 0..self.active {
-            match self.receivers.get(pair).map(Receiver::is_starved) {
-                Some(false) => found |= self.receive(pair, queues)?,
-                // It must not take the buffers of the others.
-                Some(true) => {
-                    self.arrivals.listen(self.interface.as_ref(), pair, true, self.active);
-                }
-                None => {}
+            if self.receivers.get(pair).is_some_and(|receiver| !receiver.is_starved()) {
+                found |= self.receive(pair, queues)?;
             }
         }
         // If there were packets, they made the source ready; a change of the link stays pending

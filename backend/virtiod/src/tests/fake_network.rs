@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub(super) struct FakeLink {
     arrived: Vec<EventFd>,
     /// A file of messages for each pair of queues, which replaces the simulated cable.
     messages: OnceLock<Vec<MessageFile>>,
+    /// Whether the kernel may receive these by itself.
+    arrive_unasked: AtomicBool,
 }
 
 /// Both ends of a file whose messages are packets, as those of a TAP interface are.
@@ -120,6 +123,7 @@ impl Network for FakeNetwork {
             link_changed: event_fd(),
             arrived: (0..pairs).map(|_| event_fd()).collect(),
             messages: OnceLock::new(),
+            arrive_unasked: AtomicBool::new(true),
         });
         cable.link_changed.write(1).unwrap();
         self.0.lock().unwrap().insert(name.clone(), Arc::clone(&cable));
@@ -195,6 +199,11 @@ impl FakeLink {
     pub(super) fn use_messages(&self) {
         let files = self.arrived.iter().map(|_| MessageFile::new()).collect();
         assert!(self.messages.set(files).is_ok(), "only once");
+    }
+
+    /// Has packets of files asked for, as before Linux 6.7.
+    pub(super) fn have_asked(&self) {
+        self.arrive_unasked.store(false, Ordering::Relaxed);
     }
 
     /// Sets the link up or down.
@@ -295,6 +304,10 @@ impl Interface for Plug {
 
     fn messages(&self, pair: usize) -> Option<BorrowedFd<'_>> {
         self.cable.messages.get().map(|messages| messages[pair].device.as_fd())
+    }
+
+    fn arrives_unasked(&self) -> bool {
+        self.cable.arrive_unasked.load(Ordering::Relaxed)
     }
 
     fn packets(&self, pair: usize) -> Option<Source<'_>> {

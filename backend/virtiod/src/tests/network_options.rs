@@ -238,6 +238,41 @@ fn driver_sets_the_number_of_pairs() {
 }
 
 #[test]
+fn pairs_get_their_packets_whatever_the_others_do() {
+    let host = Host::start();
+    host.configure("[default.net]\nqueues = 3");
+    let (ends, mut driver, cable) = add(&host, 1);
+    cable.use_messages();
+    driver.start_with(7);
+    let offer = |driver: &mut Driver, queue| {
+        driver.use_queue(queue);
+        let buffer = driver.share(&[0; 100], Access::ReadWrite);
+        driver.submit(&[buffer.writable()]);
+        buffer
+    };
+    let take = |driver: &mut Driver, queue, buffer| {
+        driver.use_queue(queue);
+        driver.wait_used();
+        driver.unshare(&buffer)[HEADER..HEADER + 60].to_vec()
+    };
+    // The driver fills its receive queues before it enables the pairs, and rings no more.
+    let early = offer(&mut driver, RECEIVE_1);
+    assert_eq!(command(&mut driver, &[4, 0, 3, 0]), 0);
+    assert!(cable.send(1, &packet(60, 9)));
+    assert_eq!(take(&mut driver, RECEIVE_1, early), packet(60, 9)[HEADER..]);
+    // Doorbells of one pair while packets of another arrive.
+    for round in 0..100 {
+        let second = offer(&mut driver, RECEIVE_1);
+        assert!(cable.send(1, &packet(60, round)));
+        let first = offer(&mut driver, 0);
+        assert!(cable.send(0, &packet(60, round)));
+        assert_eq!(take(&mut driver, RECEIVE_1, second), packet(60, round)[HEADER..]);
+        assert_eq!(take(&mut driver, 0, first), packet(60, round)[HEADER..]);
+    }
+    end(host, &ends, driver);
+}
+
+#[test]
 fn pair_without_buffers_leaves_the_others_their_packets() {
     let host = Host::start();
     host.configure("[default.net]\nqueues = 3");

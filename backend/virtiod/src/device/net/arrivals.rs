@@ -1,7 +1,7 @@
 //! Packets of the interface that have arrived for the guest and were not delivered yet.
 //!
-//! Where the kernel can (Linux 6.7), it receives packets before they are asked for, into buffers
-//! that all queue pairs share; otherwise the thread asks it for each pair's packets.
+//! Where the kernel can (Linux 6.7), it receives packets before they are asked for; otherwise the
+//! thread asks it for each pair's packets.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,13 +11,15 @@ use std::time::Duration;
 
 use uring::inbox::{Inbox, Message};
 
+use super::QueuePairs;
 use super::interface::{Interface, MAX_PACKET};
 use crate::device::{AwaitedFd, IoEngine, Source, wait_by_poll};
 
 /// Maximum number of packets that are asked for at a time.
 const PACKETS: usize = 32;
-/// Number of buffers into which the kernel receives by itself: memory of 4 MiB at most, of which
-/// only what packets have filled exists.
+/// Number of buffers into which the kernel receives by itself, for all pairs together: memory of 4
+/// MiB at most, of which only what packets have filled exists. A pair has an equal part of them,
+/// since one whose packets wait for the driver must not keep others waiting.
 const BUFFERS: u16 = 64;
 
 /// A packet, with its header, in a buffer.
@@ -62,8 +64,10 @@ pub(super) struct Arrivals {
 
 impl Arrivals {
     /// No packets, of so many pairs.
-    pub(super) fn new(pairs: usize) -> Self {
-        let inbox = Inbox::open(pairs, BUFFERS, MAX_PACKET);
+    pub(super) fn new(pairs: QueuePairs) -> Self {
+        let pairs = pairs.count();
+        // At most 8 pairs.
+        let inbox = Inbox::open(pairs, BUFFERS / pairs.next_power_of_two(), MAX_PACKET);
         Self { pairs: (0..pairs).map(|_| PairArrivals::default()).collect(), inbox }
     }
 
@@ -77,19 +81,21 @@ impl Arrivals {
         self.inbox.as_ref().is_some_and(Inbox::has_arrived)
     }
 
-    /// Takes what has arrived by itself.
+    /// Takes what has arrived by itself, for all pairs. The caller looks after those that have
+    /// packets now, and [listens](Self::listen) to all.
     pub(super) fn collect(&mut self) {
         let Self { pairs, inbox } = self;
         let Some(inbox) = inbox else { return };
-        while let Some((pair, message)) = inbox.take() {
-            match pairs.get_mut(pair) {
+        while let Some(message) = inbox.take() {
+            match pairs.get_mut(message.device()) {
                 Some(pair) => pair.waiting.push_back(Packet::Unasked(message)),
                 None => inbox.give_back(message),
             }
         }
     }
 
-    /// Receives packets of a pair, unless some still wait. Returns whether any wait then.
+    /// Receives packets of a pair, unless some still wait. Returns whether any wait then. Others
+    /// may have packets then: see [`Arrivals::collect`].
     ///
     /// # Errors
     /// The interface's.
@@ -108,19 +114,9 @@ impl Arrivals {
         Ok(!arrivals.waiting.is_empty())
     }
 
-    /// Has the kernel receive the packets of a pair by itself, if it can. A pair that is `starved`
-    /// may fill its share of the buffers among `pairs`.
-    pub(super) fn listen(
-        &mut self,
-        interface: &dyn Interface,
-        pair: usize,
-        is_starved: bool,
-        pairs: usize,
-    ) {
-        let (Some(inbox), Some(arrivals)) = (&mut self.inbox, self.pairs.get(pair)) else { return };
-        if is_starved && arrivals.waiting.len() >= usize::from(BUFFERS) / pairs.max(1) {
-            inbox.pause(pair);
-        } else if let Some(file) = interface.messages(pair) {
+    /// Has the kernel receive the packets of a pair by itself, if it can and does not.
+    pub(super) fn listen(&mut self, interface: &dyn Interface, pair: usize) {
+        if let (Some(inbox), Some(file)) = (&mut self.inbox, unasked(interface, pair)) {
             inbox.receive_from(pair, file);
         }
     }
@@ -128,7 +124,7 @@ impl Arrivals {
     /// Whether the kernel receives the packets of this pair by itself, or will.
     fn receives(&self, interface: &dyn Interface, pair: usize) -> bool {
         let can_receive = self.inbox.as_ref().is_some_and(|inbox| inbox.can_receive(pair));
-        can_receive && interface.messages(pair).is_some()
+        can_receive && unasked(interface, pair).is_some()
     }
 
     /// What becomes ready when packets of this pair may have arrived.
@@ -211,8 +207,10 @@ impl PairArrivals {
         pair: usize,
         engine: &mut IoEngine,
     ) -> io::Result<()> {
-        // Untouched, it is no memory.
-        self.bytes.resize(PACKETS * MAX_PACKET, 0);
+        if self.bytes.is_empty() {
+            // Untouched, it is no memory.
+            self.bytes = vec![0; PACKETS * MAX_PACKET];
+        }
         match interface.messages(pair).filter(|_| engine.can_batch_messages()) {
             Some(file) => self.ask_for_batch(file, pair, engine),
             None => self.ask_for_each(interface, pair),
@@ -275,6 +273,11 @@ impl PairArrivals {
         }
         Ok(())
     }
+}
+
+/// The file of a pair's packets, if the kernel may receive them by itself.
+fn unasked(interface: &dyn Interface, pair: usize) -> Option<BorrowedFd<'_>> {
+    interface.messages(pair).filter(|_| interface.arrives_unasked())
 }
 
 /// The packet in this slot of a pair's memory.

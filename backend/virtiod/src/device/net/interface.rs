@@ -93,6 +93,11 @@ pub trait Interface: Send {
         None
     }
 
+    /// Whether the kernel may receive packets of these files before they are asked for.
+    fn arrives_unasked(&self) -> bool {
+        true
+    }
+
     /// A source that becomes ready when a packet for the guest arrives.
     fn packets(&self, pair: usize) -> Option<Source<'_>>;
 
