@@ -13,8 +13,8 @@
 //! nothing while instructions are counted. The disk is a file in memory, which a read never waits
 //! for, so that the device's thread answers each request at once.
 //!
-//! Packets to the guest have 64 bytes, and a buffer of a page each, also in the pool. They are there
-//! before the count begins, as messages of a socket that the kernel has received.
+//! Packets to the guest have 64 bytes, and a buffer of a page each, also in the pool. They are
+//! there before the count begins, as messages of a socket that the kernel has received.
 //!
 //! A count depends on the compiler and the C library, not on the machine, but for some 15
 //! instructions: the C library copies memory by what the processor has.

@@ -1,8 +1,8 @@
 //! Feature bits of the network device (virtio 1.3 section 5.1.3), and their effects.
 //!
 //! The device does not offer address filters (`VIRTIO_NET_F_CTRL_RX`, `_CTRL_MAC_ADDR`,
-//! `_CTRL_VLAN`): a guest receives the frames that its bridge sends to its port, as on a switch,
-//! and may send from any address.
+//! `_CTRL_VLAN`): a guest receives the frames that its bridge sends to its port, as on a switch. It
+//! may send from any address, unless an [`AddressLock`](super::AddressLock) says otherwise.
 
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_GUEST_CSUM,

@@ -90,7 +90,7 @@ impl Transmitter {
                 let Some(copy) = copy else { return Ok(false) };
                 request.readable().copy_to(memory, copy)?;
                 // The guest may have changed it meanwhile.
-                if lock.is_some_and(|lock| !lock.permits(copy)) {
+                if lock.is_some_and(|lock| !lock.permits(copy, true)) {
                     *is_refused = true;
                     return Ok(false);
                 }
@@ -183,7 +183,7 @@ fn gather<'a, M: DeviceMemory>(
         let count = rest.length().min(LOOKED_AT as u64);
         let begin = begin.get_mut(..count as usize).unwrap_or_default();
         rest.split_front(count).unwrap_or_default().copy_to(memory, begin)?;
-        if !lock.permits(begin) {
+        if !lock.permits(begin, rest.length() == 0) {
             return Ok(OutgoingPacket::Refused);
         }
         packet = Gather::of(begin);
