@@ -111,16 +111,19 @@ impl Inbox {
             return None;
         }
         for device in 0..devices {
-            let mut buffers = Buffers::new(count, length)?;
-            buffers.register(&inbox.ring, device).ok()?;
+            let buffers = Buffers::new(&inbox.ring, device, count, length);
+            let mut buffers = buffers
+                .inspect_err(|error| tracing::debug!(%error, "no buffers for messages"))
+                .ok()?;
             buffers.provide_all();
             inbox.receivers.push(Receiver { reception: Reception::Ended, failures: 0, buffers });
         }
         Some(inbox)
     }
 
-    /// Has the kernel receive the messages of a device, unless it does, or no buffer is left. What
-    /// it cannot receive, the caller receives in another way: see [`Inbox::can_receive`].
+    /// Has the kernel receive the messages of a device, unless it does, or no buffer is left. The
+    /// descriptor stays open as long as the inbox. What the kernel cannot receive, the caller
+    /// receives in another way: see [`Inbox::can_receive`].
     pub fn receive_from(&mut self, device: usize, file: BorrowedFd<'_>) {
         let Some(receiver) = self.receivers.get_mut(device) else { return };
         if receiver.reception != Reception::Ended || receiver.buffers.provided() == 0 {
@@ -134,9 +137,9 @@ impl Inbox {
             return;
         }
         // SAFETY: range: the kernel writes into registered buffers, each of the length that it was
-        // told. Lifetime: they are freed when no reception is left, or never; the file is open
-        // until the entry is submitted, since its owner outlives the inbox. Aliasing: a buffer
-        // that the kernel may write into is given out to nobody.
+        // told. Lifetime: they are freed when no reception is left, or never. Aliasing: a buffer
+        // that the kernel may write into is given out to nobody. A descriptor that was closed
+        // against what the caller promised is another file, or none.
         if unsafe { self.ring.submission().push(&entry) }.is_ok() {
             receiver.reception = Reception::Running;
         }
@@ -240,11 +243,18 @@ impl Inbox {
     pub fn wait_for(&mut self, fds: &mut [AwaitedFd], limit: Duration) -> io::Result<()> {
         let is_ready = self.has_news();
         let Self { ring, polls, .. } = self;
-        if !ring.params().is_feature_ext_arg() {
-            return wait_by_poll(fds, limit);
-        }
-        let Some(waited) = wait_in_ring(ring, polls, fds, is_ready, limit) else {
-            return wait_by_poll(fds, limit);
+        let waited = if ring.params().is_feature_ext_arg() {
+            wait_in_ring(ring, polls, fds, is_ready, limit)
+        } else {
+            None
+        };
+        let Some(waited) = waited else {
+            // What is in memory does not show in descriptors.
+            wait_by_poll(fds, if is_ready { Duration::ZERO } else { limit })?;
+            let own = self.ring.as_raw_fd();
+            let own = fds.iter_mut().filter(|awaited| awaited.is(own));
+            own.for_each(|awaited| awaited.is_ready |= is_ready);
+            return Ok(());
         };
         self.fetch();
         self.polls.note(fds);
@@ -255,7 +265,8 @@ impl Inbox {
         waited
     }
 
-    /// Has the ring poll no descriptor any more, so that it keeps no file open.
+    /// Has the ring poll no descriptor any more: it keeps no file open but those that it receives
+    /// from.
     pub fn stop_polling(&mut self) {
         stop_polls(&mut self.ring, &mut self.polls);
         self.fetch();

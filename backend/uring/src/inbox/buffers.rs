@@ -4,20 +4,27 @@
 use std::ffi::c_void;
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 /// Maximum number of buffers: the bits of `provided`.
 const MOST: u16 = 64;
 /// The alignment of buffers.
 const ALIGNMENT: usize = 64;
+const ACCESS: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
+/// `IOU_PBUF_RING_MMAP`, and where the memory of groups is in a ring's file
+/// (`IORING_OFF_PBUF_RING`, `IORING_OFF_PBUF_SHIFT`; Linux `include/uapi/linux/io_uring.h`).
+const KERNELS_MEMORY: u16 = 1;
+const GROUPS: i64 = 0x8000_0000;
+const GROUP_SHIFT: u32 = 16;
 
-/// Memory of this process's own, from the begin of a page on. What was never touched takes no page.
+/// Mapped memory, from the begin of a page on.
 struct Memory {
     start: NonNull<c_void>,
     size: NonZeroUsize,
@@ -26,12 +33,24 @@ struct Memory {
 }
 
 impl Memory {
-    fn new(size: usize) -> Option<Self> {
-        let size = NonZeroUsize::new(size)?;
-        let (access, flags) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE);
+    /// Memory of this process's own. What was never touched takes no page.
+    fn new(size: usize) -> io::Result<Self> {
+        let size = NonZeroUsize::new(size).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a new mapping, at an address of the kernel's choice, replaces none.
-        let start = unsafe { mmap_anonymous(None, size, access, flags) }.ok()?;
-        Some(Self { start, size, is_leaked: false })
+        let start = unsafe { mmap_anonymous(None, size, ACCESS, MapFlags::MAP_PRIVATE) }?;
+        Ok(Self { start, size, is_leaked: false })
+    }
+
+    /// The memory that the kernel has for a group of buffers.
+    fn of_group(size: usize, ring: &IoUring, group: u16) -> io::Result<Self> {
+        let size = NonZeroUsize::new(size).ok_or(io::ErrorKind::InvalidInput)?;
+        let offset = GROUPS + (i64::from(group) << GROUP_SHIFT);
+        // SAFETY: the descriptor is open as long as the ring, which is borrowed.
+        let fd = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) };
+        // SAFETY: a new mapping, at an address of the kernel's choice, replaces none. Nobody
+        // shortens the file below it.
+        let start = unsafe { mmap(None, size, ACCESS, MapFlags::MAP_SHARED, fd, offset) }?;
+        Ok(Self { start, size, is_leaked: false })
     }
 }
 
@@ -65,22 +84,27 @@ pub(super) struct Buffers {
 unsafe impl Send for Buffers {}
 
 impl Buffers {
-    /// `count` buffers, a power of two up to [`MOST`], of `length` bytes each.
-    pub(super) fn new(count: u16, length: usize) -> Option<Self> {
+    /// `count` buffers, a power of two up to [`MOST`], of `length` bytes each, as the group with
+    /// this number.
+    ///
+    /// The kernel has the memory of the group's ring. If that were the process's, the kernel would
+    /// map it a second time (Linux 6.10), and would free it before it unmaps that, when the process
+    /// is dead: Xen then refuses a page for page tables of a PV domain, since it is writable.
+    pub(super) fn new(ring: &IoUring, group: u16, count: u16, length: usize) -> io::Result<Self> {
         let fits = count.is_power_of_two() && count <= MOST && u32::try_from(length).is_ok();
-        let stride = Some(length).filter(|_| fits)?.checked_next_multiple_of(ALIGNMENT)?;
-        let memory = Memory::new(stride.checked_mul(count.into())?)?;
-        let ring = Memory::new(usize::from(count) * size_of::<BufRingEntry>())?;
-        Some(Self { memory, ring, count, length, stride, tail: 0, provided: 0 })
-    }
-
-    /// Tells the kernel of the ring, as the group with this number.
-    pub(super) fn register(&self, ring: &IoUring, group: u16) -> io::Result<()> {
-        let address = self.ring.start.as_ptr() as u64;
-        // SAFETY: range and alignment: `new` allocated so many entries, from the begin of a page
-        // on. Lifetime: the memory is freed after `unregister`, or when the kernel holds its pages
-        // by itself. Aliasing: the kernel only reads entries up to the tail.
-        unsafe { ring.submitter().register_buf_ring_with_flags(address, self.count, group, 0) }
+        let stride =
+            Some(length).filter(|_| fits).and_then(|it| it.checked_next_multiple_of(ALIGNMENT));
+        let stride = stride.ok_or(io::ErrorKind::InvalidInput)?;
+        let size = stride.checked_mul(count.into()).ok_or(io::ErrorKind::InvalidInput)?;
+        let memory = Memory::new(size)?;
+        // SAFETY: the kernel is given no memory.
+        unsafe { ring.submitter().register_buf_ring_with_flags(0, count, group, KERNELS_MEMORY) }?;
+        let size = usize::from(count) * size_of::<BufRingEntry>();
+        let entries = Memory::of_group(size, ring, group).inspect_err(|_| {
+            // Nothing is lost but the number if that fails too.
+            drop(ring.submitter().unregister_buf_ring(group));
+        })?;
+        Ok(Self { memory, ring: entries, count, length, stride, tail: 0, provided: 0 })
     }
 
     /// Has the kernel forget the ring.
@@ -116,9 +140,11 @@ impl Buffers {
         let place = usize::from(self.tail & (self.count - 1));
         let entries = self.ring.start.cast::<BufRingEntry>().as_ptr();
         let address = self.start(buffer) as u64;
-        // SAFETY: range and alignment: the place is below the number of entries, which `new`
-        // allocated from the begin of a page on. Aliasing: the kernel does not read this entry
-        // before the tail tells of it: no more buffers are provided than there are entries.
+        // SAFETY: range and alignment: the place is below the number of entries, which `new` mapped
+        // from the begin of a page on. Aliasing: the kernel only reads, and does not read this entry
+        // before the tail tells of it: no more buffers are provided than there are entries. The
+        // tail, which it reads at any time, is in a field of the first entry that nobody writes
+        // here.
         let entry = unsafe { &mut *entries.add(place) };
         entry.set_addr(address);
         entry.set_len(self.length as u32);

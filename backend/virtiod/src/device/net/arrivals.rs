@@ -149,7 +149,7 @@ impl Arrivals {
         }
     }
 
-    /// Keeps no descriptor open that was waited for.
+    /// Keeps no descriptor open that was waited for, but those of packets.
     pub(super) fn stop_polling(&mut self) {
         self.inbox.iter_mut().for_each(Inbox::stop_polling);
     }
