@@ -1,8 +1,8 @@
 //! The addresses that packets of a guest may come from: its own.
 //!
 //! A guest that lies about its address receives what is meant for others, or speaks in their name.
-//! A bridge does not prevent that. A guest that is locked to IP addresses is a host: what only
-//! routers and servers of DHCP send is refused too.
+//! A bridge does not prevent that. A guest that is locked to IP addresses is a host: it sends no
+//! router advertisements, and no answers of DHCP servers.
 //!
 //! The kernel stores a checksum in a packet where its header asks for one. It must not do that in
 //! what was looked at.
@@ -14,8 +14,9 @@ use virtio_bindings::virtio_net::VIRTIO_NET_HDR_F_NEEDS_CSUM;
 use super::MacAddress;
 use super::interface::HEADER_SIZE;
 
-/// Number of bytes of a packet that are copied and looked at: headers behind them are refused.
-pub(super) const LOOKED_AT: usize = 128;
+/// Number of bytes of a packet that are copied and looked at: headers behind them are refused. A
+/// router's advertisement has to be in them as a whole.
+pub(super) const LOOKED_AT: usize = 512;
 
 /// Bytes of the addresses of an Ethernet frame, and of a VLAN's tag behind them.
 const ADDRESSES: usize = 12;
@@ -27,7 +28,7 @@ const MOST_TAGS: usize = 2;
 const IPV4: u16 = 0x0800;
 const ARP: u16 = 0x0806;
 const IPV6: u16 = 0x86dd;
-const TAGGED: [u16; 2] = [0x8100, 0x88a8];
+const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 
 /// Protocol numbers (IANA, "Assigned Internet Protocol Numbers").
 const HOP_BY_HOP: u8 = 0;
@@ -38,8 +39,10 @@ const FRAGMENT: u8 = 44;
 const ICMPV6: u8 = 58;
 const DESTINATION_OPTIONS: u8 = 60;
 
-/// Types of ICMPv6 (RFC 4861, RFC 3810).
+/// Types of ICMPv6 (RFC 4861, RFC 2710, RFC 3810).
 const LISTENER_QUERY: u8 = 130;
+const LISTENER_REPORT_1: u8 = 131;
+const LISTENER_DONE: u8 = 132;
 const ROUTER_SOLICITATION: u8 = 133;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
@@ -47,9 +50,9 @@ const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
 const LISTENER_REPORT: u8 = 143;
 
-/// UDP ports of servers of DHCP (RFC 2131) and DHCPv6 (RFC 8415).
+/// UDP ports of servers and clients of DHCP (RFC 2131) and DHCPv6 (RFC 8415).
 const DHCP_SERVERS: [u16; 2] = [67, 547];
-const DHCP_CLIENT: u16 = 68;
+const DHCP_CLIENTS: [u16; 2] = [68, 546];
 
 /// Locks a network device to addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,8 +86,8 @@ impl AddressLock {
     }
 
     /// As [`AddressLock::to_mac`], and of those only ARP, IPv4 and IPv6 from these addresses and
-    /// from the link-local one that belongs to `mac`, and nothing that only routers and servers of
-    /// DHCP send. A client of DHCP, and the detection of duplicate addresses, need no address.
+    /// from the link-local one that belongs to `mac`, and no router advertisements, redirects and
+    /// queries of ICMPv6 and no answers of DHCP servers. A client of DHCP, and the detection of duplicate addresses, need no address.
     pub fn to_addresses(mac: MacAddress, addresses: Vec<IpAddr>) -> Self {
         Self { mac, addresses: Some(addresses) }
     }
@@ -100,7 +103,7 @@ impl AddressLock {
         (array::<6>(frame, 6)? == self.mac.bytes()).then_some(())?;
         let (mut kind, mut begin) = (number(frame, ADDRESSES)?, ADDRESSES + 2);
         for _ in 0..MOST_TAGS {
-            if self.addresses.is_none() && TAGGED.contains(&kind) {
+            if self.addresses.is_none() && TAGS.contains(&kind) {
                 (kind, begin) = (number(frame, begin + 2)?, begin + TAG);
             }
         }
@@ -114,6 +117,8 @@ impl AddressLock {
             ARP => self.check_arp(packet),
             IPV4 => self.check_ipv4(packet),
             IPV6 => self.check_ipv6(packet),
+            // A tag behind the others would hide what is in the frame.
+            _ if TAGS.contains(&kind) => None,
             _ if self.addresses.is_none() && checksum.is_none() => Some(()),
             _ => None,
         }
@@ -156,7 +161,7 @@ impl AddressLock {
         // A client of DHCP, in a packet without options or fragments.
         let is_client = protocol == UDP
             && (at, fragment) == (20, 0)
-            && [number(bytes, at)?, number(bytes, at + 2)?] == [DHCP_CLIENT, DHCP_SERVERS[0]]
+            && [number(bytes, at)?, number(bytes, at + 2)?] == [DHCP_CLIENTS[0], DHCP_SERVERS[0]]
             && !packet.changes_before(at + 4);
         (source.is_unspecified() && is_client).then_some(())
     }
@@ -171,8 +176,9 @@ impl AddressLock {
         is_first: bool,
     ) -> Option<()> {
         if protocol == UDP && is_first {
-            let is_server = DHCP_SERVERS.contains(&number(packet.bytes, at)?);
-            (!is_server).then_some(())?;
+            let (from, to) = (number(packet.bytes, at)?, number(packet.bytes, at + 2)?);
+            // Clients do not look at the port that an answer comes from.
+            (!DHCP_SERVERS.contains(&from) && !DHCP_CLIENTS.contains(&to)).then_some(())?;
         }
         // Behind the ports.
         let fixed = if matches!(protocol, TCP | UDP) { at + 4 } else { at };
@@ -182,11 +188,7 @@ impl AddressLock {
     fn check_ipv6(&self, packet: Packet<'_>) -> Option<()> {
         let Packet { bytes, .. } = packet;
         let source = Ipv6Addr::from(array::<16>(bytes, 8)?);
-        let Some(Last { protocol, at, is_first }) = last_header(bytes) else {
-            // Nothing is known of it: only its frame counts.
-            let may_pass = self.addresses.is_none() && packet.checksum.is_none();
-            return may_pass.then_some(());
-        };
+        let Last { protocol, at, is_first } = last_header(bytes)?;
         if protocol == ICMPV6 {
             return self.check_icmpv6(packet, source, at);
         }
@@ -211,9 +213,7 @@ impl AddressLock {
             _ => None,
         };
         if let Some(offset) = options {
-            // A router's message may be longer than what is looked at.
-            let must_be_whole = !matches!(kind, ROUTER_ADVERTISEMENT | REDIRECT);
-            (is_whole || !must_be_whole).then_some(())?;
+            is_whole.then_some(())?;
             self.check_options(bytes.get(at + offset..)?)?;
         }
         let is_own = self.has_v6(source);
@@ -223,7 +223,9 @@ impl AddressLock {
             NEIGHBOUR_ADVERTISEMENT => is_own && self.has_v6(told()?),
             // Asked by nobody, it tells that the target's address is wanted (RFC 4862).
             NEIGHBOUR_SOLICITATION => is_own || is_nobodys && self.has_v6(told()?),
-            ROUTER_SOLICITATION | LISTENER_REPORT => is_own || is_nobodys,
+            ROUTER_SOLICITATION | LISTENER_REPORT_1 | LISTENER_DONE | LISTENER_REPORT => {
+                is_own || is_nobodys
+            }
             _ => is_own,
         };
         is_permitted.then_some(())
@@ -265,7 +267,7 @@ struct Last {
     is_first: bool,
 }
 
-/// `None` if it cannot be seen: a fragment could hide it.
+/// `None` if it cannot be seen: a fragment could hide it, or it is behind what is looked at.
 fn last_header(packet: &[u8]) -> Option<Last> {
     let (mut protocol, mut at) = (*packet.get(6)?, 40);
     loop {
@@ -452,7 +454,7 @@ mod tests {
         }
         let nobody = Ipv6Addr::UNSPECIFIED;
         for kind in 0..=255 {
-            let may = [ROUTER_SOLICITATION, NEIGHBOUR_SOLICITATION, LISTENER_REPORT];
+            let may = [131, 132, ROUTER_SOLICITATION, NEIGHBOUR_SOLICITATION, LISTENER_REPORT];
             let mut packet = ipv6(nobody, ICMPV6, &neighbour(kind, V6));
             if kind == ROUTER_SOLICITATION {
                 // It has no address there, but options.
@@ -479,6 +481,11 @@ mod tests {
             let server = [port.to_be_bytes(), [0, 68]].concat();
             assert!(!permits(&lock, &ipv4(V4, UDP, &server)), "{port}");
             assert!(!permits(&lock, &ipv6(V6, UDP, &server)), "{port}");
+        }
+        for port in DHCP_CLIENTS {
+            let answer = [[4, 43], port.to_be_bytes()].concat();
+            assert!(!permits(&lock, &ipv4(V4, UDP, &answer)), "{port}");
+            assert!(!permits(&lock, &ipv6(V6, UDP, &answer)), "{port}");
         }
         assert!(told(128, V6), "an echo request");
     }
