@@ -141,9 +141,9 @@ impl Buffers {
         let entries = self.ring.start.cast::<BufRingEntry>().as_ptr();
         let address = self.start(buffer) as u64;
         // SAFETY: range and alignment: the place is below the number of entries, which `new` mapped
-        // from the begin of a page on. Aliasing: the kernel only reads, and does not read this entry
-        // before the tail tells of it: no more buffers are provided than there are entries. The
-        // tail, which it reads at any time, is in a field of the first entry that nobody writes
+        // from the begin of a page on. Aliasing: the kernel only reads, and does not read this
+        // entry before the tail tells of it: no more buffers are provided than there are entries.
+        // The tail, which it reads at any time, is in a field of the first entry that nobody writes
         // here.
         let entry = unsafe { &mut *entries.add(place) };
         entry.set_addr(address);

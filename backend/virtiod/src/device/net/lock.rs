@@ -87,7 +87,8 @@ impl AddressLock {
 
     /// As [`AddressLock::to_mac`], and of those only ARP, IPv4 and IPv6 from these addresses and
     /// from the link-local one that belongs to `mac`, and no router advertisements, redirects and
-    /// queries of ICMPv6 and no answers of DHCP servers. A client of DHCP, and the detection of duplicate addresses, need no address.
+    /// queries of ICMPv6 and no answers of DHCP servers. A client of DHCP, and the detection of
+    /// duplicate addresses, need no address.
     pub fn to_addresses(mac: MacAddress, addresses: Vec<IpAddr>) -> Self {
         Self { mac, addresses: Some(addresses) }
     }
