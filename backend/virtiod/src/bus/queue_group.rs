@@ -21,6 +21,9 @@ use crate::dma::{AccessPlatform, DmaMemory};
 use crate::stats::DeviceStats;
 use xen::{EventChannels, LocalPort};
 
+/// Number of polls for a peer after which another thread may have the processor.
+const POLLS_TO_YIELD: u32 = 64;
+
 /// What a group does with its queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {
@@ -273,8 +276,12 @@ impl<P: AccessPlatform> QueueGroup<P> {
     fn poll(&mut self, queues: QueueSet, polls: u32, clock: &impl Clock) {
         let mut polled = 0;
         let mut found = Found::default();
+        // The peer may be a program that waits for this processor.
+        let yields = self.device.work_source() == WorkSource::DriverAndPeer;
         while polled < polls && !found.is_any() {
-            if polled > 0 {
+            if yields && polled % POLLS_TO_YIELD == POLLS_TO_YIELD - 1 {
+                std::thread::yield_now();
+            } else if polled > 0 {
                 std::hint::spin_loop();
             }
             polled += 1;
