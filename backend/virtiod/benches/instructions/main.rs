@@ -63,7 +63,7 @@ mod counted {
     /// For a request that is alone, from its completion by storage on.
     const ANSWERED: u64 = 3500;
     /// For a packet of a full batch that is delivered to the guest.
-    const RECEIVED: u64 = 850;
+    const RECEIVED: u64 = 900;
     /// A count may exceed its limit by one of so many parts.
     const TOLERANCE: u64 = 10;
 
