@@ -264,7 +264,7 @@ impl<T> Engine<T> {
             Method::Threads => None,
         };
         self.backend = match ring {
-            Some(IdleRing { ring, last_poll, .. }) => {
+            Some(IdleRing { ring, last_poll }) => {
                 self.polls = RingPolls::after(last_poll);
                 Backend::Ring(Box::new(ring))
             }

@@ -194,8 +194,8 @@ impl Net {
         Ok(found)
     }
 
-    /// Has the kernel receive packets for all pairs, and pairs processed whose packets were found
-    /// with those of another.
+    /// Has the kernel receive packets for all pairs, and pairs processed that have packets: left
+    /// ones, or those that were found with another's.
     fn look_after_pairs<M: DeviceMemory>(&mut self, queues: &mut QueueContext<'_, M>) {
         for (pair, receiver) in self.receivers.iter().enumerate().take(self.active) {
             self.arrivals.listen(self.interface.as_ref(), pair);

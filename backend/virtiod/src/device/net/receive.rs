@@ -158,7 +158,8 @@ impl Receiver {
         self.stock = Stock::default();
     }
 
-    /// Delivers to the guest the packets for which there are buffers.
+    /// Delivers to the guest the packets for which there are buffers. The caller looks after those
+    /// that are left.
     pub(super) fn deliver<M: DeviceMemory>(
         &mut self,
         arrivals: &mut Arrivals,
@@ -193,8 +194,6 @@ impl Receiver {
         }
         if self.starved {
             queues.mark_idle(self.index());
-        } else if !arrivals.is_empty(self.pair) {
-            queues.reschedule(self.index());
         }
         Ok(())
     }
