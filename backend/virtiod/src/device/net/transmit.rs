@@ -67,7 +67,8 @@ impl Transmitter {
             Ok(())
         })?;
         if is_refused && !std::mem::replace(&mut self.has_logged, true) {
-            let what = format_args!("refuses packets from addresses that are not the guest's");
+            let what =
+                format_args!("drops packets that lock-mac or lock-addresses does not permit");
             stats.log.line(Level::WARN, what);
         }
         Ok(())
