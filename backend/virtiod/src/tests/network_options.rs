@@ -75,6 +75,64 @@ fn mac_address_is_random_if_the_uuid_is_unreadable() {
 }
 
 #[test]
+fn guest_sees_the_speed_of_the_interface() {
+    let host = Host::start();
+    let (ends, mut driver, _) = add(&host, 1);
+    assert_eq!(driver.config(12, 5), [0x10, 0x27, 0, 0, 1], "10000 Mbit/s, full duplex");
+    end(host, &ends, driver);
+}
+
+#[test]
+fn guest_changes_its_mac_address_unless_it_is_locked() {
+    const MAC: [u8; 6] = [0, 0x16, 0x3e, 0, 0, 5];
+    const OTHER: [u8; 6] = [0, 0x16, 0x3e, 0, 0, 6];
+    for (is_locked, status) in [(false, 0), (true, 1)] {
+        let host = Host::start();
+        host.configure(&format!(
+            "[domain.web1.virtio.0.net]\nmac = \"00:16:3e:00:00:05\"\nlock-mac = {is_locked}",
+        ));
+        host.hypervisor.store_write("/local/domain/1/name", "web1");
+        let (ends, mut driver, _) = add(&host, 1);
+        driver.start_with(3);
+        let mut set = |bytes: [u8; 6]| command_in(2, &mut driver, &[&[1, 1], &bytes[..]].concat());
+        assert_eq!(set(MAC), 0, "its own");
+        assert_eq!(set([0xff; 6]), 1, "no station's");
+        assert_eq!(set(OTHER), status);
+        let config = driver.config(0, 6);
+        assert_eq!(config, if is_locked { MAC } else { OTHER });
+        assert_eq!(command_in(2, &mut driver, &[1, 1, 0]), 1, "too short");
+        driver.reset_device();
+        driver.free_rings();
+        assert_eq!(driver.config(0, 6), MAC, "as before the driver");
+        end(host, &ends, driver);
+    }
+}
+
+#[test]
+fn guest_turns_offloads_off_and_the_next_process_leaves_them_off() {
+    let mut host = Host::start();
+    let (ends, mut driver, cable) = add(&host, 1);
+    driver.start_with(3);
+    let all = cable.offloads();
+    assert_eq!(all.len(), 4);
+    let set = |driver: &mut Driver, on: u64| {
+        command_in(2, driver, &[&[5, 0], &on.to_le_bytes()[..]].concat())
+    };
+    assert_eq!(set(&mut driver, 1 << VIRTIO_NET_F_GUEST_CSUM), 0);
+    assert_eq!(cable.offloads(), [Offload::Checksum]);
+    assert_eq!(set(&mut driver, 1 << VIRTIO_NET_F_MQ), 1, "no offload");
+    host.leave();
+    host.serve_again();
+    // An answer comes of the next process.
+    assert_eq!(set(&mut driver, 1 << VIRTIO_NET_F_MQ), 1);
+    assert_eq!(cable.offloads(), [Offload::Checksum]);
+    let on = VIRTIO_NET_F_GUEST_TSO4;
+    assert_eq!(set(&mut driver, 1 << VIRTIO_NET_F_GUEST_CSUM | 1 << on), 0);
+    assert_eq!(cable.offloads(), [Offload::Checksum, Offload::Tso4]);
+    end(host, &ends, driver);
+}
+
+#[test]
 fn configuration_sets_address_interface_bridge_and_queues() {
     let host = Host::start();
     host.configure(

@@ -55,6 +55,12 @@ impl MacAddress {
         Self([first & !GROUP | LOCAL, b, c, d, e, f])
     }
 
+    /// The address with these bytes, if it is one station's.
+    pub fn of_station(bytes: [u8; 6]) -> Option<Self> {
+        let [first, ..] = bytes;
+        (first & GROUP == 0 && bytes != [0; 6]).then_some(Self(bytes))
+    }
+
     /// The six bytes, in the order of a frame.
     pub fn bytes(self) -> [u8; 6] {
         self.0
@@ -78,9 +84,7 @@ impl FromStr for MacAddress {
         };
         let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
         let bytes = bytes.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok());
-        let station = bytes.filter(|[first, ..]| first & GROUP == 0);
-        let station = station.filter(|bytes| bytes.iter().any(|byte| *byte != 0));
-        station.map(Self).ok_or_else(|| NotAMacAddress(text.to_owned()))
+        bytes.and_then(Self::of_station).ok_or_else(|| NotAMacAddress(text.to_owned()))
     }
 }
 
